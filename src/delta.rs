@@ -1,0 +1,260 @@
+//! What a request changed, as a value that is merged into what is stored at the end.
+
+use std::collections::BTreeMap;
+
+use crate::id::UserKey;
+use crate::record::{Record, Value};
+
+/// The changes of one request: names set and removed, everything cleared, the user replaced.
+///
+/// Deltas obey one law: applying `a.then(b)` is the same as applying `a` and then `b`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Delta {
+    /// All names that `changes` does not mention are removed.
+    clear: bool,
+    /// A value sets the name, `None` removes it.
+    changes: BTreeMap<Box<str>, Option<Value>>,
+    user: Option<Option<UserKey>>,
+}
+
+/// What a delta says about one name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Change<'a> {
+    /// Nothing: what is stored counts.
+    Untouched,
+    /// It is removed.
+    Removed,
+    /// It has this value.
+    Set(&'a Value),
+}
+
+impl Delta {
+    /// A delta that changes nothing.
+    #[must_use]
+    pub fn new() -> Self {
+        Delta::default()
+    }
+
+    /// Sets `name`.
+    pub fn set(&mut self, name: &str, value: Value) {
+        self.changes.insert(name.into(), Some(value));
+    }
+
+    /// Removes `name`.
+    pub fn remove(&mut self, name: &str) {
+        // After a clear the name is gone already, unless this delta set it again.
+        if self.clear {
+            self.changes.remove(name);
+        } else {
+            self.changes.insert(name.into(), None);
+        }
+    }
+
+    /// Removes every name. The user stays.
+    pub fn clear(&mut self) {
+        self.clear = true;
+        self.changes.clear();
+    }
+
+    /// Says whose session it is. This is no sign-in: the stamps of the last one (time, level,
+    /// external key) are lost, even when the user stays the same.
+    pub fn set_user(&mut self, user: Option<UserKey>) {
+        self.user = Some(user);
+    }
+
+    /// Whether it changes nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        !self.clear && self.changes.is_empty() && self.user.is_none()
+    }
+
+    /// What it says about `name`.
+    #[must_use]
+    pub fn change(&self, name: &str) -> Change<'_> {
+        match self.changes.get(name) {
+            Some(Some(value)) => Change::Set(value),
+            Some(None) => Change::Removed,
+            None if self.clear => Change::Removed,
+            None => Change::Untouched,
+        }
+    }
+
+    /// The user it sets, if it says anything about the user.
+    #[must_use]
+    pub fn user(&self) -> Option<Option<&UserKey>> {
+        self.user.as_ref().map(Option::as_ref)
+    }
+
+    /// Whether every name is removed that it does not set.
+    #[must_use]
+    pub fn is_clear(&self) -> bool {
+        self.clear
+    }
+
+    /// The names it sets, and those it removes by name (with `None`).
+    pub fn iter(&self) -> impl Iterator<Item = (&str, Option<&Value>)> {
+        self.changes.iter().map(|(name, value)| (&**name, value.as_ref()))
+    }
+
+    /// This delta followed by `next`.
+    #[must_use]
+    pub fn then(mut self, next: Delta) -> Delta {
+        if next.clear {
+            self.clear();
+        }
+        for (name, value) in next.changes {
+            match value {
+                Some(value) => self.set(&name, value),
+                None => self.remove(&name),
+            }
+        }
+        if next.user.is_some() {
+            self.user = next.user;
+        }
+        self
+    }
+
+    /// Applies it; false if the record is as it was. The revision is left to the caller.
+    pub fn apply(&self, record: &mut Record) -> bool {
+        let mut changed = false;
+        if self.clear {
+            let gone: Vec<Box<str>> = record
+                .data
+                .iter()
+                .map(|(name, _)| name)
+                .filter(|name| !self.changes.contains_key(*name))
+                .map(Into::into)
+                .collect();
+            for name in gone {
+                changed |= record.data.remove(&name);
+            }
+        }
+        for (name, value) in &self.changes {
+            changed |= match value {
+                Some(value) => record.data.set(name, value),
+                None => record.data.remove(name),
+            };
+        }
+        if let Some(user) = &self.user {
+            changed |= record.user != *user
+                || record.authenticated.is_some()
+                || record.auth_level != 0
+                || record.external_key.is_some();
+            record.user.clone_from(user);
+            record.authenticated = None;
+            record.auth_level = 0;
+            record.external_key = None;
+        }
+        changed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::id::Handle;
+    use crate::lifetime::Lifetime;
+    use crate::record::Birth;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Set(usize, u8),
+        Remove(usize),
+        Clear,
+        User(Option<u8>),
+    }
+
+    const NAMES: [&str; 3] = ["a", "b", "c"];
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            4 => (0..3_usize, 0..3_u8).prop_map(|(name, value)| Step::Set(name, value)),
+            3 => (0..3_usize).prop_map(Step::Remove),
+            1 => Just(Step::Clear),
+            1 => prop::option::of(0..2_u8).prop_map(Step::User),
+        ];
+        prop::collection::vec(step, 0..6)
+    }
+
+    fn delta(steps: &[Step]) -> Delta {
+        let mut delta = Delta::new();
+        for step in steps {
+            match step {
+                Step::Set(name, value) => delta.set(NAMES[*name], Value::encode(value).unwrap()),
+                Step::Remove(name) => delta.remove(NAMES[*name]),
+                Step::Clear => delta.clear(),
+                Step::User(user) => {
+                    delta.set_user(user.map(|user| UserKey::new(user.to_string()).unwrap()));
+                }
+            }
+        }
+        delta
+    }
+
+    fn record(steps: &[Step]) -> Record {
+        let now = Timestamp::from_millis(0);
+        let mut birth = Birth::new(Lifetime::default().starting(now)).unwrap();
+        birth.handle = Handle::from_bytes([0; 16]);
+        birth.auth_level = 2;
+        let mut record = Record::born(&birth, now);
+        delta(steps).apply(&mut record);
+        record.authenticated = Some(now);
+        record
+    }
+
+    proptest! {
+        #[test]
+        fn applying_two_deltas_in_turn_is_applying_the_one_that_joins_them(
+            start in steps(), a in steps(), b in steps(),
+        ) {
+            let (a, b) = (delta(&a), delta(&b));
+            let mut in_turn = record(&start);
+            a.apply(&mut in_turn);
+            b.apply(&mut in_turn);
+            let mut joined = record(&start);
+            a.then(b).apply(&mut joined);
+            prop_assert_eq!(in_turn, joined);
+        }
+
+        #[test]
+        fn joining_is_associative_and_the_empty_delta_is_neutral(
+            a in steps(), b in steps(), c in steps(),
+        ) {
+            let (a, b, c) = (delta(&a), delta(&b), delta(&c));
+            prop_assert_eq!(
+                a.clone().then(b.clone()).then(c.clone()),
+                a.clone().then(b.then(c))
+            );
+            prop_assert_eq!(a.clone().then(Delta::new()), a.clone());
+            prop_assert_eq!(Delta::new().then(a.clone()), a);
+        }
+
+        #[test]
+        fn apply_says_whether_the_record_changed(start in steps(), a in steps()) {
+            let before = record(&start);
+            let mut after = before.clone();
+            let changed = delta(&a).apply(&mut after);
+            prop_assert_eq!(changed, before != after);
+        }
+
+        #[test]
+        fn what_a_delta_says_of_a_name_is_what_applying_it_does(start in steps(), a in steps()) {
+            let delta = delta(&a);
+            let before = record(&start);
+            let mut after = before.clone();
+            delta.apply(&mut after);
+            for name in NAMES {
+                let expected = match delta.change(name) {
+                    Change::Untouched => before.data.get(name),
+                    Change::Removed => None,
+                    Change::Set(value) => Some(value),
+                };
+                prop_assert_eq!(after.data.get(name), expected);
+            }
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! The names of a session: the browser's secret, its hash, the public handle, and whose it is.
+
+use std::fmt;
+use std::str::FromStr;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rand::TryRng;
+use rand::rngs::SysRng;
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Random bytes straight from the operating system: there is no generator state in the process
+/// that a fork could copy, so two processes never issue the same id.
+fn random<const N: usize>(doing: &'static str) -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    SysRng
+        .try_fill_bytes(&mut bytes)
+        .map_err(|source| Error::with_source(ErrorKind::Unavailable, doing, source))?;
+    Ok(bytes)
+}
+
+/// The secret ticket in the browser's cookie: 256 random bits, base64url without padding.
+///
+/// It is never stored and never printed: there is no `Display`, no `Serialize`, and `Debug` is
+/// masked. Stores see only its [`SessionKey`].
+#[derive(Clone, PartialEq, Eq)]
+pub struct SessionId([u8; 32]);
+
+impl SessionId {
+    /// The length of every id's text: 43 ASCII characters.
+    pub const TEXT_LEN: usize = 43;
+
+    /// A new id from the operating system's source of randomness.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] when the operating system gives no randomness.
+    pub fn generate() -> Result<Self> {
+        Ok(SessionId(random("generate a session id")?))
+    }
+
+    /// Reads an id from what a client sent. `None` for anything that [`reveal`](Self::reveal)
+    /// cannot have written: another length, another alphabet, stray bits in the last character.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        if text.len() != Self::TEXT_LEN {
+            return None;
+        }
+        // One byte more than an id, because the decoder reserves room for whole groups.
+        let mut bytes = [0; 33];
+        let written = URL_SAFE_NO_PAD.decode_slice(text, &mut bytes).ok()?;
+        let id = bytes.get(..written)?.try_into().ok()?;
+        Some(SessionId(id))
+    }
+
+    /// The text for the cookie: the one place where the secret leaves this type.
+    #[must_use]
+    pub fn reveal(&self) -> String {
+        URL_SAFE_NO_PAD.encode(self.0)
+    }
+
+    /// The SHA-256 of the 32 bytes: all that a store ever sees of the id.
+    #[must_use]
+    pub fn key(&self) -> SessionKey {
+        SessionKey(Sha256::digest(self.0).into())
+    }
+}
+
+impl fmt::Debug for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SessionId(***)")
+    }
+}
+
+/// What a store files a session under: the SHA-256 of its [`SessionId`].
+///
+/// It cannot be presented as a cookie: the id that hashes to it cannot be computed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionKey([u8; 32]);
+
+impl SessionKey {
+    /// The key made of these bytes, for stores that read it back.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        SessionKey(bytes)
+    }
+
+    /// The 32 bytes of the hash.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SessionKey {
+    /// The first four bytes in hexadecimal, as the sqlite3 shell shows them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SessionKey(")?;
+        for byte in self.0.iter().take(4) {
+            write!(f, "{byte:02x}")?;
+        }
+        f.write_str("…)")
+    }
+}
+
+/// The public name of a session: 128 random bits, 32 hexadecimal digits as text.
+///
+/// It stays the same when the id is renewed, says nothing about the id, and is what a page or a
+/// command names a session by.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Handle([u8; 16]);
+
+impl Handle {
+    /// A new handle.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] when the operating system gives no randomness.
+    pub fn generate() -> Result<Self> {
+        Ok(Handle(random("generate a session handle")?))
+    }
+
+    /// The handle made of these bytes, for stores that read it back.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Handle(bytes)
+    }
+
+    /// The 16 bytes.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Handle({self})")
+    }
+}
+
+impl FromStr for Handle {
+    type Err = Error;
+
+    /// Reads the 32 lower-case hexadecimal digits that `Display` writes.
+    fn from_str(text: &str) -> Result<Self> {
+        let invalid = || Error::new(ErrorKind::Invalid, "read a session handle");
+        let digits = text.as_bytes();
+        if digits.len() != 32 || !digits.iter().all(|d| matches!(d, b'0'..=b'9' | b'a'..=b'f')) {
+            return Err(invalid());
+        }
+        let number = u128::from_str_radix(text, 16).map_err(|_| invalid())?;
+        Ok(Handle(number.to_be_bytes()))
+    }
+}
+
+/// Text that names somebody, compared byte for byte.
+fn checked(text: String, doing: &'static str) -> Result<Box<str>> {
+    let why = if text.is_empty() {
+        "it is empty"
+    } else if text.len() > UserKey::MAX_LEN {
+        "it is longer than 255 bytes"
+    } else if text.contains('\0') {
+        "it contains a NUL character"
+    } else {
+        return Ok(text.into());
+    };
+    Err(Error::with_source(ErrorKind::Invalid, doing, why))
+}
+
+/// Whose session it is: any text by which the application knows a user, such as a primary key.
+///
+/// 1 to 255 bytes of UTF-8 without NUL, matched exactly, byte for byte.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UserKey(Box<str>);
+
+impl UserKey {
+    /// The longest user key and external key, in bytes of UTF-8.
+    pub const MAX_LEN: usize = 255;
+
+    /// Takes `text` as a user key.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] when it is empty, longer than 255 bytes, or contains NUL.
+    pub fn new(text: impl Into<String>) -> Result<Self> {
+        checked(text.into(), "use that as a user key").map(UserKey)
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for UserKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The name that an identity provider has for a session (the `sid` of OpenID Connect), so that
+/// the provider can end it. The same bounds as a [`UserKey`].
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ExternalKey(Box<str>);
+
+impl ExternalKey {
+    /// Takes `text` as an external key.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] when it is empty, longer than 255 bytes, or contains NUL.
+    pub fn new(text: impl Into<String>) -> Result<Self> {
+        checked(text.into(), "use that as an external key").map(ExternalKey)
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ExternalKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_survives_its_text_and_hashes_to_the_documented_key() {
+        let id = SessionId([7; 32]);
+        let text = id.reveal();
+        assert_eq!(text.len(), SessionId::TEXT_LEN);
+        assert_eq!(SessionId::parse(&text), Some(id.clone()));
+        // printf '\007%.0s' {1..32} | sha256sum
+        let hash = "4bb06f8e4e3a7715d201d573d0aa423762e55dabd61a2c02278fa56cc6d294e0";
+        let hex: String = id.key().as_bytes().iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(hex, hash);
+    }
+
+    #[test]
+    fn only_the_text_that_an_id_reveals_is_read_as_one() {
+        let good = SessionId([0xff; 32]).reveal();
+        assert!(SessionId::parse(&good).is_some());
+        let stray = format!("{}9", &good[..42]);
+        for bad in ["", &good[..42], &format!("{good}="), &format!("{good}8"), &stray] {
+            assert_eq!(SessionId::parse(bad), None, "{bad:?}");
+        }
+        for bad in ['+', '/', '=', ' ', '\0', '\n', '"', '%'] {
+            assert_eq!(SessionId::parse(&format!("{bad}{}", &good[1..])), None, "{bad:?}");
+        }
+        assert_eq!(SessionId::parse(&format!("é{}", &good[2..])), None);
+        assert_eq!(SessionId::parse(&"A".repeat(1_000_000)), None);
+    }
+
+    #[test]
+    fn nothing_prints_an_id() {
+        let id = SessionId::generate().unwrap();
+        let shown = format!("{id:?} {:?}", id.key());
+        assert!(!shown.contains(&id.reveal()[..8]));
+    }
+
+    #[test]
+    fn ids_do_not_repeat() {
+        let ids: std::collections::HashSet<_> =
+            (0..1000).map(|_| SessionId::generate().unwrap().key()).collect();
+        assert_eq!(ids.len(), 1000);
+    }
+
+    #[test]
+    fn a_handle_survives_its_text_and_nothing_else_is_one() {
+        let handle = Handle::generate().unwrap();
+        assert_eq!(handle.to_string().parse::<Handle>().unwrap(), handle);
+        for bad in ["", "0", "+0000000000000000000000000000000", &"A".repeat(32), &"é".repeat(16)]
+        {
+            assert_eq!(bad.parse::<Handle>().unwrap_err().kind(), ErrorKind::Invalid, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn user_keys_are_bounded() {
+        for bad in [String::new(), "a\0b".into(), "x".repeat(256), "x".repeat(1 << 20)] {
+            assert_eq!(UserKey::new(bad.clone()).unwrap_err().kind(), ErrorKind::Invalid);
+            assert_eq!(ExternalKey::new(bad).unwrap_err().kind(), ErrorKind::Invalid);
+        }
+        for good in ["1", "%", "_", "'\"", "søren@example.org", &"x".repeat(255)] {
+            assert_eq!(UserKey::new(good).unwrap().as_str(), good);
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! Server-side HTTP sessions for synchronous Rust web applications.
+
+#![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
+
+pub mod clock;
+pub mod delta;
+pub mod error;
+pub mod event;
+pub mod id;
+pub mod lifetime;
+pub mod record;
+pub mod store;
+
+pub use error::{Error, ErrorKind, Result};
+pub use lifetime::Lifetime;
+pub use store::memory::MemoryStore;

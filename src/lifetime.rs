@@ -1,0 +1,181 @@
+//! Idle and absolute limits, the one deadline they make, and when activity is worth writing.
+
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+use crate::error::{Error, ErrorKind, Result};
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// A touch is due when this share of the idle limit has passed since the last stored activity;
+/// it may wait as long again before it is written. Together: a twentieth.
+const TOUCHES_PER_IDLE_LIMIT: u32 = 40;
+
+/// How long sessions live: an idle limit, an absolute limit, or both.
+///
+/// Both hold together and the earlier one counts. Defaults to 1 day idle and 30 days absolute.
+///
+/// ```
+/// use std::time::Duration;
+/// use cloakroom::Lifetime;
+///
+/// // Ends after 15 minutes of silence, and after 12 hours whatever happens.
+/// let office = Lifetime::idle(Duration::from_secs(15 * 60))
+///     .with_absolute(Duration::from_secs(12 * 3600));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lifetime {
+    idle: Option<Duration>,
+    absolute: Option<Duration>,
+}
+
+impl Lifetime {
+    /// Ends when no request came for `limit`, and never for another reason.
+    #[must_use]
+    pub const fn idle(limit: Duration) -> Self {
+        Lifetime { idle: Some(limit), absolute: None }
+    }
+
+    /// Ends at the age of `limit`, counted from creation or the last sign-in; activity does not
+    /// matter.
+    #[must_use]
+    pub const fn fixed(limit: Duration) -> Self {
+        Lifetime { idle: None, absolute: Some(limit) }
+    }
+
+    /// The same with an absolute limit.
+    #[must_use]
+    pub const fn with_absolute(self, limit: Duration) -> Self {
+        Lifetime { absolute: Some(limit), ..self }
+    }
+
+    /// The idle limit.
+    #[must_use]
+    pub const fn idle_limit(&self) -> Option<Duration> {
+        self.idle
+    }
+
+    /// The absolute limit.
+    #[must_use]
+    pub const fn absolute_limit(&self) -> Option<Duration> {
+        self.absolute
+    }
+
+    /// Checks that each limit is at least one millisecond.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] for a shorter one: such a session would end before it begins.
+    pub fn check(&self) -> Result<()> {
+        let shortest = Duration::from_millis(1);
+        match self.idle.iter().chain(&self.absolute).all(|limit| *limit >= shortest) {
+            true => Ok(()),
+            false => Err(Error::with_source(
+                ErrorKind::Invalid,
+                "use that lifetime",
+                "a limit must be at least one millisecond",
+            )),
+        }
+    }
+
+    /// The limits of a session that begins, or is signed in, `now`.
+    #[must_use]
+    pub fn starting(&self, now: Timestamp) -> Limits {
+        Limits { idle: self.idle, absolute: self.absolute.map(|limit| now + limit) }
+    }
+}
+
+impl Default for Lifetime {
+    fn default() -> Self {
+        Lifetime::idle(DAY).with_absolute(DAY * 30)
+    }
+}
+
+/// The limits of one session, as they are stored with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// How long it may be silent, in whole milliseconds.
+    pub idle: Option<Duration>,
+    /// The moment at which it ends whatever happens.
+    pub absolute: Option<Timestamp>,
+}
+
+impl Limits {
+    /// These limits, for stores that read them back.
+    #[must_use]
+    pub const fn new(idle: Option<Duration>, absolute: Option<Timestamp>) -> Self {
+        Limits { idle, absolute }
+    }
+
+    /// When the session ends if its last activity was at `seen`. At the deadline it has ended.
+    #[must_use]
+    pub fn deadline(&self, seen: Timestamp) -> Timestamp {
+        let idle = self.idle.map_or(Timestamp::MAX, |idle| seen + idle);
+        idle.min(self.absolute.unwrap_or(Timestamp::MAX))
+    }
+
+    /// How much of the idle limit must pass before activity is worth writing: a fortieth.
+    /// `None` without an idle limit: activity does not matter then.
+    #[must_use]
+    pub fn touch_interval(&self) -> Option<Duration> {
+        self.idle.map(|idle| idle / TOUCHES_PER_IDLE_LIMIT)
+    }
+
+    /// Whether activity at `now` is worth writing when `seen` is what is stored.
+    #[must_use]
+    pub fn touch_due(&self, seen: Timestamp, now: Timestamp) -> bool {
+        self.touch_interval().is_some_and(|interval| now > seen && now.since(seen) >= interval)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_millis(seconds * 1000)
+    }
+
+    #[test]
+    fn the_earlier_of_idle_and_absolute_counts() {
+        let limits = Lifetime::idle(SECOND * 40).with_absolute(SECOND * 100).starting(at(0));
+        assert_eq!(limits.deadline(at(10)), at(50));
+        assert_eq!(limits.deadline(at(90)), at(100));
+    }
+
+    #[test]
+    fn activity_does_not_move_a_fixed_lifetime() {
+        let limits = Lifetime::fixed(SECOND * 100).starting(at(5));
+        assert_eq!(limits.deadline(at(5)), at(105));
+        assert_eq!(limits.deadline(at(99)), at(105));
+        assert!(!limits.touch_due(at(5), at(99)));
+    }
+
+    #[test]
+    fn a_touch_is_due_after_a_fortieth_of_the_idle_limit() {
+        let limits = Lifetime::idle(SECOND * 40).starting(at(0));
+        assert!(!limits.touch_due(at(10), at(10)));
+        assert!(!limits.touch_due(at(10), Timestamp::from_millis(10_999)));
+        assert!(limits.touch_due(at(10), at(11)));
+        assert!(!limits.touch_due(at(10), at(3)), "time does not go back");
+        let tiny = Lifetime::idle(Duration::from_millis(1)).starting(at(0));
+        assert!(!tiny.touch_due(at(10), at(10)), "one write a millisecond at most");
+    }
+
+    #[test]
+    fn limits_below_a_millisecond_are_refused() {
+        for bad in [
+            Lifetime::idle(Duration::ZERO),
+            Lifetime::fixed(Duration::from_micros(999)),
+            Lifetime::default().with_absolute(Duration::ZERO),
+        ] {
+            assert_eq!(bad.check().unwrap_err().kind(), ErrorKind::Invalid);
+        }
+        Lifetime::default().check().unwrap();
+        Lifetime::idle(Duration::MAX).with_absolute(Duration::MAX).check().unwrap();
+        let endless = Lifetime::fixed(Duration::MAX).starting(at(0));
+        assert_eq!(endless.deadline(at(0)), Timestamp::MAX);
+    }
+}

@@ -1,0 +1,638 @@
+//! A session as it is stored: its data, whose it is, its limits; and its encoding.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::de::{DeserializeOwned, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
+
+use crate::clock::Timestamp;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{ExternalKey, Handle, UserKey};
+use crate::lifetime::Limits;
+
+/// The number of the format that this version writes. A record with a higher one was written by
+/// a newer version and is undecodable here.
+pub const FORMAT: u32 = 1;
+
+/// One value of a session, as JSON text.
+///
+/// Equal means the same text: encoding the same value twice gives equal values for every type
+/// that serializes in a fixed order.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Value(Box<str>);
+
+impl Value {
+    /// Encodes anything that serde can serialize.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongType`] when JSON cannot express it, such as a map whose keys are not
+    /// strings.
+    pub fn encode(value: &(impl Serialize + ?Sized)) -> Result<Self> {
+        match serde_json::to_string(value) {
+            Ok(text) => Ok(Value(text.into())),
+            Err(source) => {
+                Err(Error::with_source(ErrorKind::WrongType, "encode a session value", source))
+            }
+        }
+    }
+
+    /// Decodes the value as a `T`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongType`] when it is not a `T`.
+    pub fn decode<T: DeserializeOwned>(&self) -> Result<T> {
+        serde_json::from_str(&self.0).map_err(|source| {
+            Error::with_source(ErrorKind::WrongType, "decode a session value", source)
+        })
+    }
+
+    /// The JSON text.
+    #[must_use]
+    pub fn as_json(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Value {
+    /// Shows the size only: session data does not belong into logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Value({} bytes)", self.0.len())
+    }
+}
+
+/// The data of a session: values by name. Cloning is cheap.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Data(Arc<Vec<(Box<str>, Value)>>);
+
+impl Data {
+    /// The value of `name`.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        let at = self.find(name).ok()?;
+        self.0.get(at).map(|(_, value)| value)
+    }
+
+    /// Names and values, in the order of the names.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.0.iter().map(|(name, value)| (&**name, value))
+    }
+
+    /// How many names there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is no name.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn find(&self, name: &str) -> Result<usize, usize> {
+        self.0.binary_search_by(|(have, _)| (**have).cmp(name))
+    }
+
+    /// Sets `name`; false if it had that value already.
+    pub(crate) fn set(&mut self, name: &str, value: &Value) -> bool {
+        match self.find(name) {
+            Ok(at) if self.0.get(at).is_some_and(|(_, have)| have == value) => return false,
+            Ok(at) => {
+                if let Some((_, have)) = Arc::make_mut(&mut self.0).get_mut(at) {
+                    *have = value.clone();
+                }
+            }
+            Err(at) => Arc::make_mut(&mut self.0).insert(at, (name.into(), value.clone())),
+        }
+        true
+    }
+
+    /// Removes `name`; false if there was none.
+    pub(crate) fn remove(&mut self, name: &str) -> bool {
+        match self.find(name) {
+            Ok(at) => {
+                Arc::make_mut(&mut self.0).remove(at);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Reads a JSON object. Of a name that comes twice, the last counts.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Undecodable`] for anything else.
+    pub fn from_json(text: &str) -> Result<Self> {
+        serde_json::from_str(text).map_err(undecodable)
+    }
+
+    /// The data as a JSON object.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        let mut json = String::with_capacity(self.json_len());
+        json.push('{');
+        for (index, (name, value)) in self.iter().enumerate() {
+            if index > 0 {
+                json.push(',');
+            }
+            push_json_string(&mut json, name);
+            json.push(':');
+            json.push_str(value.as_json());
+        }
+        json.push('}');
+        json
+    }
+
+    /// The length of [`to_json`](Self::to_json) in bytes: what the size limit counts.
+    #[must_use]
+    pub fn json_len(&self) -> usize {
+        let entries: usize =
+            self.iter().map(|(name, value)| json_string_len(name) + value.0.len() + 2).sum();
+        // Every entry has a colon and a comma, but the last one has no comma; then the braces.
+        2 + entries.saturating_sub(1)
+    }
+}
+
+fn push_json_string(json: &mut String, text: &str) {
+    json.push('"');
+    for c in text.chars() {
+        match c {
+            '"' => json.push_str("\\\""),
+            '\\' => json.push_str("\\\\"),
+            c if (c as u32) < 0x20 => json.push_str(&format!("\\u{:04x}", c as u32)),
+            c => json.push(c),
+        }
+    }
+    json.push('"');
+}
+
+fn json_string_len(text: &str) -> usize {
+    let escapes: usize = text
+        .bytes()
+        .map(|byte| match byte {
+            b'"' | b'\\' => 1,
+            byte if byte < 0x20 => 5,
+            _ => 0,
+        })
+        .sum();
+    text.len() + escapes + 2
+}
+
+fn undecodable(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    Error::with_source(ErrorKind::Undecodable, "decode a stored session", source)
+}
+
+impl<'de> Deserialize<'de> for Data {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries;
+
+        impl<'de> Visitor<'de> for Entries {
+            type Value = Data;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of session values")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Data, A::Error> {
+                let mut entries: Vec<(Box<str>, Value)> = Vec::new();
+                while let Some((name, value)) = map.next_entry::<Box<str>, &RawValue>()? {
+                    entries.push((name, Value(value.get().into())));
+                }
+                if !entries.is_sorted_by(|(a, _), (b, _)| a < b) {
+                    // The sort is stable, so the last of equal names is the last to have come.
+                    entries.reverse();
+                    entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+                    entries.dedup_by(|(a, _), (b, _)| a == b);
+                }
+                Ok(Data(Arc::new(entries)))
+            }
+        }
+
+        deserializer.deserialize_map(Entries)
+    }
+}
+
+/// What is known of the client that began a session, when the application asked for it.
+///
+/// This is personal data: keep it only if somebody will look at it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Client {
+    /// The address.
+    pub address: Option<IpAddr>,
+    /// The user agent, cut to 256 bytes.
+    pub user_agent: Option<Box<str>>,
+}
+
+impl Client {
+    /// The longest user agent that is kept, in bytes.
+    pub const MAX_USER_AGENT: usize = 256;
+
+    /// A client; a longer user agent is cut at 256 bytes, before the character that crosses them.
+    #[must_use]
+    pub fn new(address: Option<IpAddr>, user_agent: Option<&str>) -> Self {
+        let user_agent = user_agent.map(|text| {
+            let end = text.floor_char_boundary(Self::MAX_USER_AGENT);
+            text.get(..end).unwrap_or_default().into()
+        });
+        Client { address, user_agent }
+    }
+}
+
+/// What a new session begins with, apart from its data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Birth {
+    /// Its public name.
+    pub handle: Handle,
+    /// Its limits, already counted from now.
+    pub limits: Limits,
+    /// Whether the browser keeps its cookie when it is closed.
+    pub persistent: bool,
+    /// The client, if the application keeps that.
+    pub client: Option<Client>,
+    /// The name the identity provider has for it.
+    pub external_key: Option<ExternalKey>,
+    /// How strongly its user is authenticated; the application gives the number its meaning.
+    pub auth_level: u16,
+}
+
+impl Birth {
+    /// A session with these limits and a new handle.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] when the operating system gives no randomness.
+    pub fn new(limits: Limits) -> Result<Self> {
+        Ok(Birth {
+            handle: Handle::generate()?,
+            limits,
+            persistent: true,
+            client: None,
+            external_key: None,
+            auth_level: 0,
+        })
+    }
+}
+
+/// Activity, to be recorded as the time a session was last seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Touch {
+    /// When the session was used.
+    pub seen: Timestamp,
+}
+
+impl Touch {
+    /// Activity at `seen`.
+    #[must_use]
+    pub const fn at(seen: Timestamp) -> Self {
+        Touch { seen }
+    }
+}
+
+/// A session as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Record {
+    /// Its public name, the same for its whole life.
+    pub handle: Handle,
+    /// Whose it is; `None` for an anonymous session.
+    pub user: Option<UserKey>,
+    /// The name the identity provider has for it.
+    pub external_key: Option<ExternalKey>,
+    /// How strongly its user is authenticated.
+    pub auth_level: u16,
+    /// When it began.
+    pub created: Timestamp,
+    /// When its user last signed in.
+    pub authenticated: Option<Timestamp>,
+    /// The last stored activity.
+    pub seen: Timestamp,
+    /// Its limits.
+    pub limits: Limits,
+    /// Whether the browser keeps its cookie when it is closed.
+    pub persistent: bool,
+    /// Counts the committed changes, from 1. A touch does not count.
+    pub revision: u64,
+    /// The client that began it, if the application keeps that.
+    pub client: Option<Client>,
+    /// The data.
+    pub data: Data,
+}
+
+impl Record {
+    /// The record of a session that begins `now`, anonymous and without data.
+    #[must_use]
+    pub fn born(birth: &Birth, now: Timestamp) -> Self {
+        Record {
+            handle: birth.handle,
+            user: None,
+            external_key: birth.external_key.clone(),
+            auth_level: birth.auth_level,
+            created: now,
+            authenticated: None,
+            seen: now,
+            limits: birth.limits,
+            persistent: birth.persistent,
+            revision: 1,
+            client: birth.client.clone(),
+            data: Data::default(),
+        }
+    }
+
+    /// When it ends if nothing more happens.
+    #[must_use]
+    pub fn deadline(&self) -> Timestamp {
+        self.limits.deadline(self.seen)
+    }
+
+    /// Whether it lives at `now`. At its deadline it does not.
+    #[must_use]
+    pub fn is_live(&self, now: Timestamp) -> bool {
+        now < self.deadline()
+    }
+
+    /// Records activity; false if that is no news. Time never moves back.
+    pub fn touch(&mut self, touch: Touch) -> bool {
+        let news = touch.seen > self.seen;
+        if news {
+            self.seen = touch.seen;
+        }
+        news
+    }
+
+    /// The whole record as JSON text, for stores that keep a record as one value.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        let data = RawValue::from_string(self.data.to_json());
+        let wire = Wire {
+            format: FORMAT,
+            handle: self.handle.to_string(),
+            user: self.user.as_ref().map(|user| user.as_str().into()),
+            external_key: self.external_key.as_ref().map(|key| key.as_str().into()),
+            auth_level: self.auth_level,
+            created: self.created.as_millis(),
+            authenticated: self.authenticated.map(Timestamp::as_millis),
+            seen: self.seen.as_millis(),
+            idle: self.limits.idle.map(duration_to_millis),
+            absolute: self.limits.absolute.map(Timestamp::as_millis),
+            persistent: self.persistent,
+            revision: self.revision,
+            client: self.client.clone(),
+            data: data.as_deref().ok(),
+        };
+        // Nothing in the wire format can fail to serialize: numbers, text, and checked JSON.
+        serde_json::to_string(&wire).unwrap_or_default()
+    }
+
+    /// Reads what [`to_json`](Self::to_json) wrote.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Undecodable`] for anything else, and for a newer format.
+    pub fn from_json(text: &str) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Format {
+            format: u32,
+        }
+        check_format(serde_json::from_str::<Format>(text).map_err(undecodable)?.format)?;
+        let wire: Wire<'_> = serde_json::from_str(text).map_err(undecodable)?;
+        Ok(Record {
+            handle: wire.handle.parse().map_err(undecodable)?,
+            user: wire.user.map(UserKey::new).transpose().map_err(undecodable)?,
+            external_key: wire
+                .external_key
+                .map(ExternalKey::new)
+                .transpose()
+                .map_err(undecodable)?,
+            auth_level: wire.auth_level,
+            created: Timestamp::from_millis(wire.created),
+            authenticated: wire.authenticated.map(Timestamp::from_millis),
+            seen: Timestamp::from_millis(wire.seen),
+            limits: Limits::new(
+                wire.idle.map(Duration::from_millis),
+                wire.absolute.map(Timestamp::from_millis),
+            ),
+            persistent: wire.persistent,
+            revision: wire.revision,
+            client: wire.client,
+            data: match wire.data {
+                Some(data) => Data::from_json(data.get())?,
+                None => return Err(undecodable("there is no data")),
+            },
+        })
+    }
+}
+
+/// Refuses a record that a newer version wrote.
+///
+/// # Errors
+/// [`ErrorKind::Undecodable`] for a format above [`FORMAT`], and for 0.
+pub(crate) fn check_format(format: u32) -> Result<()> {
+    match format {
+        1..=FORMAT => Ok(()),
+        other => {
+            Err(undecodable(format!("its format is {other}, this version knows 1 to {FORMAT}")))
+        }
+    }
+}
+
+pub(crate) fn duration_to_millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[derive(Serialize, Deserialize)]
+struct Wire<'a> {
+    format: u32,
+    handle: String,
+    user: Option<String>,
+    external_key: Option<String>,
+    auth_level: u16,
+    created: i64,
+    authenticated: Option<i64>,
+    seen: i64,
+    idle: Option<u64>,
+    absolute: Option<i64>,
+    persistent: bool,
+    revision: u64,
+    client: Option<Client>,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+}
+
+/// A session as a list shows it: everything but its data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Summary {
+    /// Its public name.
+    pub handle: Handle,
+    /// Whose it is.
+    pub user: Option<UserKey>,
+    /// The name the identity provider has for it.
+    pub external_key: Option<ExternalKey>,
+    /// How strongly its user is authenticated.
+    pub auth_level: u16,
+    /// When it began.
+    pub created: Timestamp,
+    /// When its user last signed in.
+    pub authenticated: Option<Timestamp>,
+    /// The last stored activity.
+    pub seen: Timestamp,
+    /// When it ends if nothing more happens.
+    pub deadline: Timestamp,
+    /// Whether the browser keeps its cookie when it is closed.
+    pub persistent: bool,
+    /// The client that began it, if the application keeps that.
+    pub client: Option<Client>,
+    /// The size of its data, in bytes of JSON.
+    pub bytes: usize,
+    /// Its place in the list, to go on from.
+    pub cursor: Cursor,
+}
+
+impl Summary {
+    /// The summary of `record`, which stands at `cursor`.
+    #[must_use]
+    pub fn of(record: &Record, cursor: Cursor) -> Self {
+        Summary {
+            handle: record.handle,
+            user: record.user.clone(),
+            external_key: record.external_key.clone(),
+            auth_level: record.auth_level,
+            created: record.created,
+            authenticated: record.authenticated,
+            seen: record.seen,
+            deadline: record.deadline(),
+            persistent: record.persistent,
+            client: record.client.clone(),
+            bytes: record.data.json_len(),
+            cursor,
+        }
+    }
+}
+
+/// A place in a list of sessions. It names no session and means nothing to another store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cursor(i64);
+
+impl Cursor {
+    /// The place `position`; a store chooses what its positions mean, newer sessions higher.
+    #[must_use]
+    pub const fn new(position: i64) -> Self {
+        Cursor(position)
+    }
+
+    /// The position.
+    #[must_use]
+    pub const fn position(self) -> i64 {
+        self.0
+    }
+}
+
+/// How many sessions a store holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Live sessions.
+    pub live: u64,
+    /// Sessions that have ended and were not swept yet.
+    pub expired: u64,
+    /// Live sessions with a user.
+    pub signed_in: u64,
+    /// When the oldest live session began.
+    pub oldest: Option<Timestamp>,
+    /// When the newest live session began.
+    pub newest: Option<Timestamp>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lifetime::Lifetime;
+
+    fn record() -> Record {
+        let now = Timestamp::from_millis(1_700_000_000_123);
+        let mut birth = Birth::new(Lifetime::default().starting(now)).unwrap();
+        birth.client = Some(Client::new("::1".parse().ok(), Some("curl/8 \"quoted\"")));
+        birth.external_key = Some(ExternalKey::new("sid-1").unwrap());
+        birth.auth_level = 2;
+        let mut record = Record::born(&birth, now);
+        record.user = Some(UserKey::new("søren").unwrap());
+        record.authenticated = Some(now);
+        record.data.set("cart", &Value::encode(&[1, 2, 3]).unwrap());
+        record.data.set("a \"name\"\n\\", &Value::encode("tab\t").unwrap());
+        record
+    }
+
+    #[test]
+    fn a_record_survives_its_encoding() {
+        let record = record();
+        assert_eq!(Record::from_json(&record.to_json()).unwrap(), record);
+    }
+
+    #[test]
+    fn the_counted_length_is_the_written_length() {
+        let mut data = Data::default();
+        assert_eq!(data.to_json(), "{}");
+        assert_eq!(data.json_len(), 2);
+        for name in ["", "plain", "a \"b\" \\ c", "\u{1}\n", "ünïcode"] {
+            data.set(name, &Value::encode(name).unwrap());
+            assert_eq!(data.json_len(), data.to_json().len());
+            assert_eq!(Data::from_json(&data.to_json()).unwrap(), data);
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_record_of_this_or_an_older_format_is_undecodable() {
+        let newer = record().to_json().replace("\"format\":1", "\"format\":2");
+        let no_data = record().to_json().replace("\"data\"", "\"date\"");
+        for bad in ["", "{", "[]", "null", "{\"format\":1}", "{\"format\":0}", &newer, &no_data] {
+            assert_eq!(Record::from_json(bad).unwrap_err().kind(), ErrorKind::Undecodable, "{bad}");
+        }
+        for bad in ["", "[]", "{\"a\":1", "{\"a\":}", "{a:1}", "1", "{} x"] {
+            assert_eq!(Data::from_json(bad).unwrap_err().kind(), ErrorKind::Undecodable, "{bad}");
+        }
+    }
+
+    #[test]
+    fn of_a_name_that_comes_twice_the_last_counts() {
+        let data = Data::from_json("{\"b\": 1, \"a\": 2, \"b\": 3}").unwrap();
+        assert_eq!(data.to_json(), "{\"a\":2,\"b\":3}");
+    }
+
+    #[test]
+    fn a_value_of_another_type_is_an_error() {
+        let value = Value::encode("text").unwrap();
+        assert_eq!(value.decode::<u32>().unwrap_err().kind(), ErrorKind::WrongType);
+        assert_eq!(value.decode::<String>().unwrap(), "text");
+        let map = std::collections::BTreeMap::from([(vec![1], 1)]);
+        assert_eq!(Value::encode(&map).unwrap_err().kind(), ErrorKind::WrongType);
+    }
+
+    #[test]
+    fn a_user_agent_is_cut_between_characters() {
+        let long = format!("{}é", "x".repeat(255));
+        let client = Client::new(None, Some(&long));
+        assert_eq!(client.user_agent.unwrap().len(), 255);
+        assert_eq!(Client::new(None, Some("curl")).user_agent.as_deref(), Some("curl"));
+    }
+
+    #[test]
+    fn time_never_moves_back_in_a_record() {
+        let mut record = record();
+        let seen = record.seen;
+        assert!(!record.touch(Touch::at(seen - Duration::from_secs(1))));
+        assert!(!record.touch(Touch::at(seen)));
+        assert_eq!(record.seen, seen);
+        assert!(record.touch(Touch::at(seen + Duration::from_secs(1))));
+        assert_eq!(record.revision, 1);
+    }
+
+    #[test]
+    fn debug_output_shows_no_session_data() {
+        assert!(!format!("{:?}", record()).contains("tab"));
+    }
+}

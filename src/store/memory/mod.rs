@@ -1,0 +1,381 @@
+//! Sessions in this process's memory: the store for an application's own tests, for programs
+//! that may lose everything at a restart, and a cache in front of another store.
+
+mod cache;
+
+use std::collections::{BTreeSet, HashMap};
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use crate::clock::Timestamp;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{SessionKey, UserKey};
+use crate::record::{Cursor, Record, Stats, Summary, Touch};
+use crate::store::{
+    Commit, Committed, Decision, Loaded, Page, Registry, Rekey, Store, Traits, Upkeep, Which,
+};
+
+/// A volatile store that obeys every law but durability.
+///
+/// It holds at most a fixed number of sessions, 100,000 unless said otherwise; beginning one more
+/// fails with [`ErrorKind::Full`] until the cleaner has removed ended ones. As a
+/// [`Cache`](crate::store::Cache) it holds as many entries and drops the oldest half when full.
+#[derive(Debug)]
+pub struct MemoryStore {
+    capacity: usize,
+    sessions: RwLock<Sessions>,
+    epoch: AtomicU64,
+    cache: cache::Entries,
+}
+
+#[derive(Debug, Default)]
+struct Sessions {
+    rows: HashMap<SessionKey, Row>,
+    /// The keys that sessions had before their last renewal, with their current ones.
+    previous: HashMap<SessionKey, SessionKey>,
+    users: HashMap<UserKey, BTreeSet<SessionKey>>,
+    last_place: i64,
+}
+
+#[derive(Debug)]
+struct Row {
+    record: Record,
+    previous: Option<Previous>,
+    /// Higher for sessions that began later.
+    place: i64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Previous {
+    key: SessionKey,
+    until: Option<Timestamp>,
+}
+
+impl MemoryStore {
+    /// The number of sessions that [`new`](Self::new) allows.
+    pub const DEFAULT_CAPACITY: usize = 100_000;
+
+    /// An empty store for 100,000 sessions.
+    #[must_use]
+    pub fn new() -> Self {
+        MemoryStore::with_capacity(Self::DEFAULT_CAPACITY)
+    }
+
+    /// An empty store for at most `capacity` sessions.
+    #[must_use]
+    pub fn with_capacity(capacity: usize) -> Self {
+        MemoryStore {
+            capacity,
+            sessions: RwLock::default(),
+            epoch: AtomicU64::new(0),
+            cache: cache::Entries::new(capacity),
+        }
+    }
+
+    // No code of the application runs under the lock, and none of ours that can panic half-way:
+    // a poisoned lock guards sound data.
+    fn read(&self) -> RwLockReadGuard<'_, Sessions> {
+        self.sessions.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Sessions> {
+        self.sessions.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        MemoryStore::new()
+    }
+}
+
+impl Sessions {
+    /// The row that `key` finds at `now`: its current key, or why there is none.
+    fn find(&self, key: &SessionKey, now: Timestamp) -> Result<(SessionKey, &Row), Loaded> {
+        let live = |row: &&Row| row.record.is_live(now);
+        if let Some(row) = self.rows.get(key) {
+            return Some(row).filter(live).map(|row| (*key, row)).ok_or(Loaded::Absent);
+        }
+        let current = self.previous.get(key).ok_or(Loaded::Absent)?;
+        let row = self.rows.get(current).filter(live).ok_or(Loaded::Absent)?;
+        match row.previous.and_then(|previous| previous.until) {
+            Some(until) if now < until => Ok((*current, row)),
+            _ => Err(Loaded::Renewed),
+        }
+    }
+
+    fn load(&self, key: &SessionKey, now: Timestamp) -> Loaded {
+        match self.find(key, now) {
+            Ok((key, row)) => Loaded::Live { record: row.record.clone(), key },
+            Err(why) => why,
+        }
+    }
+
+    fn is_taken(&self, key: &SessionKey) -> bool {
+        self.rows.contains_key(key) || self.previous.contains_key(key)
+    }
+
+    fn put(&mut self, key: SessionKey, row: Row) {
+        if let Some(user) = &row.record.user {
+            self.users.entry(user.clone()).or_default().insert(key);
+        }
+        if let Some(previous) = row.previous {
+            self.previous.insert(previous.key, key);
+        }
+        self.rows.insert(key, row);
+    }
+
+    fn take(&mut self, key: &SessionKey) -> Option<Row> {
+        let row = self.rows.remove(key)?;
+        if let Some(previous) = row.previous {
+            self.previous.remove(&previous.key);
+        }
+        if let Some(user) = &row.record.user
+            && let Some(keys) = self.users.get_mut(user)
+        {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.users.remove(user);
+            }
+        }
+        Some(row)
+    }
+
+    /// The rows of `which` that live at `now`, in no order.
+    fn select<'s>(&'s self, which: &Which<'_>, now: Timestamp) -> Vec<(&'s SessionKey, &'s Row)> {
+        let wanted =
+            |(_, row): &(&SessionKey, &Row)| row.record.is_live(now) && which.includes(&row.record);
+        match which {
+            Which::User(user) | Which::OfUser(user, _) => {
+                let keys = self.users.get(*user).into_iter().flatten();
+                keys.filter_map(|key| self.rows.get_key_value(key)).filter(wanted).collect()
+            }
+            _ => self.rows.iter().filter(wanted).collect(),
+        }
+    }
+
+    /// The keys of the user's live sessions but `except`, from the one that signed in longest ago.
+    fn by_sign_in(
+        &self,
+        user: &UserKey,
+        except: Option<SessionKey>,
+        now: Timestamp,
+    ) -> Vec<SessionKey> {
+        let mut others = self.select(&Which::User(user), now);
+        others.retain(|(key, _)| Some(**key) != except);
+        others.sort_by_key(|(_, row)| (row.record.authenticated, row.place));
+        others.into_iter().map(|(key, _)| *key).collect()
+    }
+
+    fn commit(&mut self, commit: &Commit<'_>, capacity: usize) -> Result<Committed> {
+        let found = self.find(commit.key, commit.now).map(|(key, _)| key);
+        let loaded = self.load(commit.key, commit.now);
+        // An undecodable row cannot be here, so only a live one has a key.
+        let key = found.unwrap_or(*commit.key);
+        let decision = commit.decide(loaded)?;
+
+        let moved_to = match &decision {
+            Decision::Insert { key, .. } => Some(*key),
+            Decision::Update { rekey: Some(rekey), .. } => Some(rekey.to),
+            _ => None,
+        };
+        if moved_to.is_some_and(|to| self.is_taken(&to)) {
+            return Err(Error::new(ErrorKind::Conflict, "give a session its new key"));
+        }
+        let ended = match commit.admission() {
+            Some((admit, user)) if moved_to.is_some() => {
+                let others = self.by_sign_in(user, Some(key), commit.now);
+                match admit.judge(&others) {
+                    Some(ended) => ended.to_vec(),
+                    None => return Ok(Committed::Full),
+                }
+            }
+            _ => Vec::new(),
+        };
+        match decision {
+            Decision::Insert { key: to, record, replaces } => {
+                let freed = ended.len() + usize::from(replaces);
+                if self.rows.len().saturating_sub(freed) >= capacity {
+                    return Err(Error::new(ErrorKind::Full, "begin a session in memory"));
+                }
+                self.end(&ended);
+                let mut ended = ended;
+                if replaces {
+                    self.take(&key);
+                    ended.push(key);
+                }
+                self.last_place += 1;
+                let row = Row { record: record.clone(), previous: None, place: self.last_place };
+                self.put(to, row);
+                Ok(Committed::Done { record, key: to, ended })
+            }
+            Decision::Update { record, rekey } => {
+                self.end(&ended);
+                let mut ended = ended;
+                let Some(old) = self.take(&key) else { return Ok(Committed::Gone) };
+                let (to, previous) = match rekey {
+                    Some(Rekey { to, grace_until }) => {
+                        ended.push(key);
+                        (to, Some(Previous { key, until: grace_until }))
+                    }
+                    None => (key, old.previous),
+                };
+                self.put(to, Row { record: record.clone(), previous, place: old.place });
+                Ok(Committed::Done { record, key: to, ended })
+            }
+            Decision::Touch { record } => {
+                if let Some(row) = self.rows.get_mut(&key) {
+                    row.record.seen = record.seen;
+                }
+                Ok(Committed::Unchanged { record, key })
+            }
+            Decision::Remove => {
+                self.take(&key);
+                Ok(Committed::Deleted { key })
+            }
+            Decision::Answer(answer) => Ok(answer),
+        }
+    }
+
+    fn end(&mut self, keys: &[SessionKey]) {
+        for key in keys {
+            self.take(key);
+        }
+    }
+}
+
+impl Store for MemoryStore {
+    fn load(&self, key: &SessionKey, now: Timestamp) -> Result<Loaded> {
+        Ok(self.read().load(key, now))
+    }
+
+    fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
+        self.write().commit(commit, self.capacity)
+    }
+
+    fn touch(&self, batch: &[(SessionKey, Touch)], now: Timestamp) -> Result<()> {
+        let mut sessions = self.write();
+        for (key, touch) in batch {
+            let current = sessions.find(key, now).map(|(current, _)| current);
+            if let Ok(current) = current
+                && let Some(row) = sessions.rows.get_mut(&current)
+            {
+                row.record.touch(*touch);
+            }
+        }
+        Ok(())
+    }
+
+    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<usize> {
+        // The search blocks no reader; what it found is checked again before it goes.
+        let found: Vec<SessionKey> = {
+            let sessions = self.read();
+            let ended = sessions.rows.iter().filter(|(_, row)| !row.record.is_live(now));
+            ended.map(|(key, _)| *key).take(limit.get()).collect()
+        };
+        if found.is_empty() {
+            return Ok(0);
+        }
+        let mut sessions = self.write();
+        let mut swept = 0;
+        for key in found {
+            if sessions.rows.get(&key).is_some_and(|row| !row.record.is_live(now)) {
+                sessions.take(&key);
+                swept += 1;
+            }
+        }
+        Ok(swept)
+    }
+
+    fn registry(&self) -> Option<&dyn Registry> {
+        Some(self)
+    }
+
+    fn upkeep(&self) -> Option<&dyn Upkeep> {
+        None
+    }
+
+    fn traits(&self) -> Traits {
+        Traits::new().with_lists(true)
+    }
+}
+
+impl Registry for MemoryStore {
+    fn list(&self, which: &Which<'_>, page: Page, now: Timestamp) -> Result<Vec<Summary>> {
+        let sessions = self.read();
+        let mut rows = sessions.select(which, now);
+        if let Some(after) = page.after {
+            rows.retain(|(_, row)| row.place < after.position());
+        }
+        rows.sort_by_key(|(_, row)| std::cmp::Reverse(row.place));
+        let page = rows.into_iter().take(page.limit.get());
+        Ok(page.map(|(_, row)| Summary::of(&row.record, Cursor::new(row.place))).collect())
+    }
+
+    fn revoke(
+        &self,
+        which: &Which<'_>,
+        except: Option<&SessionKey>,
+        now: Timestamp,
+    ) -> Result<Vec<SessionKey>> {
+        let mut sessions = self.write();
+        let kept = except.and_then(|key| sessions.find(key, now).ok()).map(|(key, _)| key);
+        let mut keys: Vec<SessionKey> =
+            sessions.select(which, now).into_iter().map(|(key, _)| *key).collect();
+        keys.retain(|key| Some(*key) != kept);
+        sessions.end(&keys);
+        Ok(keys)
+    }
+
+    fn revoke_everyone(&self, now: Timestamp) -> Result<u64> {
+        let mut sessions = self.write();
+        let live = sessions.select(&Which::All, now).len();
+        let last_place = sessions.last_place;
+        *sessions = Sessions { last_place, ..Sessions::default() };
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+        Ok(live as u64)
+    }
+
+    fn epoch(&self) -> Result<u64> {
+        Ok(self.epoch.load(Ordering::SeqCst))
+    }
+
+    fn stats(&self, now: Timestamp) -> Result<Stats> {
+        let sessions = self.read();
+        let live = sessions.select(&Which::All, now);
+        let created = || live.iter().map(|(_, row)| row.record.created);
+        Ok(Stats {
+            live: live.len() as u64,
+            expired: (sessions.rows.len() - live.len()) as u64,
+            signed_in: live.iter().filter(|(_, row)| row.record.user.is_some()).count() as u64,
+            oldest: created().min(),
+            newest: created().max(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::delta::Delta;
+    use crate::lifetime::Lifetime;
+    use crate::record::Birth;
+    use crate::store::Fate;
+
+    #[test]
+    fn a_full_store_begins_no_session_and_keeps_those_it_has() {
+        let store = MemoryStore::with_capacity(1);
+        let now = Timestamp::from_millis(0);
+        let birth = Birth::new(Lifetime::default().starting(now)).unwrap();
+        let (first, second) = (SessionKey::from_bytes([1; 32]), SessionKey::from_bytes([2; 32]));
+        let create =
+            |key| store.commit(&Commit::new(key, Fate::Create(&birth), &Delta::new(), now));
+        create(&first).unwrap();
+        assert_eq!(create(&second).unwrap_err().kind(), ErrorKind::Full);
+        assert!(matches!(store.load(&first, now).unwrap(), Loaded::Live { .. }));
+        let later = now + std::time::Duration::from_secs(86_400 * 30);
+        assert_eq!(store.sweep(later, NonZeroUsize::MIN).unwrap(), 1);
+        create(&second).unwrap();
+    }
+}

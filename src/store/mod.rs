@@ -1,0 +1,369 @@
+//! Socket 1: what a back-end implements. One file in this folder is one back-end.
+//!
+//! [`Store`] is small and has no defaults, so that no wrapper forgets to forward a method; what
+//! only some back-ends can do stands in [`Registry`] and [`Upkeep`]. The meaning of a
+//! [`Commit`] is decided by [`Commit::decide`], once for all stores.
+
+mod commit;
+pub mod memory;
+
+use std::fmt::Debug;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use crate::clock::Timestamp;
+use crate::error::{Error, Result};
+use crate::id::{ExternalKey, Handle, SessionKey, UserKey};
+use crate::record::{Cursor, Record, Stats, Summary, Touch};
+
+pub use commit::{Admit, AtLimit, Commit, Decision, Fate, Rekey};
+
+/// Where sessions are kept. Every call blocks until it is done.
+///
+/// `now` is the time of the caller's injected clock: a store never asks for the time itself, and
+/// treats every session whose deadline is at or before `now` as absent.
+///
+/// # Errors
+/// Each method fails with an [`Error`] whose kind says whether trying again can help:
+/// [`Busy`](crate::ErrorKind::Busy), [`Unavailable`](crate::ErrorKind::Unavailable),
+/// [`Full`](crate::ErrorKind::Full), [`NotSetUp`](crate::ErrorKind::NotSetUp) and so on. A
+/// session that is not there is an answer, never an error.
+#[allow(clippy::missing_errors_doc)] // once for all of them, above
+pub trait Store: Debug + Send + Sync + 'static {
+    /// Finds a live session. Writes nothing.
+    fn load(&self, key: &SessionKey, now: Timestamp) -> Result<Loaded>;
+
+    /// Carries out everything that writes one session, in one atomic step. When it returns
+    /// [`Committed::Done`] or [`Committed::Deleted`], the change is there for every later call.
+    ///
+    /// Besides the errors above: [`TooLarge`](crate::ErrorKind::TooLarge) when the data would
+    /// exceed the commit's limit, [`Conflict`](crate::ErrorKind::Conflict) when a new key is
+    /// taken; what was stored before is intact then.
+    fn commit(&self, commit: &Commit<'_>) -> Result<Committed>;
+
+    /// Records activity, for all sessions of the batch that still live. It never moves time
+    /// back, and leaves data and revision alone.
+    fn touch(&self, batch: &[(SessionKey, Touch)], now: Timestamp) -> Result<()>;
+
+    /// Removes at most `limit` sessions that have ended and says how many it removed; fewer than
+    /// `limit` means that none is left.
+    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<usize>;
+
+    /// The power to list and revoke, if this store has it.
+    fn registry(&self) -> Option<&dyn Registry>;
+
+    /// The regular work this store needs done, if it needs any.
+    fn upkeep(&self) -> Option<&dyn Upkeep>;
+
+    /// What this store promises.
+    fn traits(&self) -> Traits;
+}
+
+/// Lists and revokes sessions by user, handle or external key.
+///
+/// # Errors
+/// The same kinds as for [`Store`].
+#[allow(clippy::missing_errors_doc)] // once for all of them, above
+pub trait Registry: Debug + Send + Sync {
+    /// Live sessions, the newest first, one page of them.
+    fn list(&self, which: &Which<'_>, page: Page, now: Timestamp) -> Result<Vec<Summary>>;
+
+    /// Ends live sessions, except the one that `except` finds, and gives the keys they had, so
+    /// that a cache can forget them.
+    fn revoke(
+        &self,
+        which: &Which<'_>,
+        except: Option<&SessionKey>,
+        now: Timestamp,
+    ) -> Result<Vec<SessionKey>>;
+
+    /// Ends every session and raises the [`epoch`](Registry::epoch). Says how many lived.
+    fn revoke_everyone(&self, now: Timestamp) -> Result<u64>;
+
+    /// How often everyone was revoked: what a cache holds from before is void.
+    fn epoch(&self) -> Result<u64>;
+
+    /// Counts the sessions.
+    fn stats(&self, now: Timestamp) -> Result<Stats>;
+}
+
+/// Regular work of a store that no request should do: for SQLite, checkpoints.
+///
+/// # Errors
+/// The same kinds as for [`Store`].
+#[allow(clippy::missing_errors_doc)] // once for all of them, above
+pub trait Upkeep: Debug + Send + Sync {
+    /// Does what is due. Called by the cleaner, never by a request.
+    fn run(&self) -> Result<()>;
+
+    /// Asks for a ring when work is due before the next regular run. The bell is rung on a
+    /// request's path, so it must not block. A second bell replaces the first.
+    fn ring_when_due(&self, bell: Box<dyn Fn() + Send + Sync>);
+}
+
+/// A place in front of a store that answers faster and may forget anything at any time.
+///
+/// A fill succeeds only by the lease that its miss took: whatever was forgotten in between has
+/// ended the lease, so a slow reader cannot bring back a dead session.
+///
+/// # Errors
+/// [`Unavailable`](crate::ErrorKind::Unavailable) when the cache cannot be reached.
+#[allow(clippy::missing_errors_doc)] // once for all of them, above
+pub trait Cache: Debug + Send + Sync + 'static {
+    /// Looks a session up, and takes a lease on a miss if nobody else holds one.
+    fn fetch(&self, key: &SessionKey, now: Timestamp) -> Result<Fetched>;
+
+    /// Stores `entry` if `lease` still holds; false if it does not.
+    fn fill(&self, key: &SessionKey, lease: Lease, entry: &Entry, now: Timestamp) -> Result<bool>;
+
+    /// Forgets these sessions and ends the leases on them.
+    fn forget(&self, keys: &[SessionKey], now: Timestamp) -> Result<()>;
+
+    /// Forgets everything and ends every lease.
+    fn forget_everything(&self, now: Timestamp) -> Result<()>;
+}
+
+/// What [`Cache::fetch`] found.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Fetched {
+    /// The session as it was when the entry's truth was read.
+    Hit(Entry),
+    /// Nothing; the lease, if given, allows one fill.
+    Miss(Option<Lease>),
+}
+
+/// The right to fill one key, until the key is forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease(u64);
+
+impl Lease {
+    /// The lease with this number; a cache chooses what its numbers mean.
+    #[must_use]
+    pub const fn new(number: u64) -> Self {
+        Lease(number)
+    }
+
+    /// The number.
+    #[must_use]
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+}
+
+/// A cached record and when it was true.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Entry {
+    /// The record.
+    pub record: Record,
+    /// When it was read from the store behind the cache.
+    pub read: Timestamp,
+}
+
+impl Entry {
+    /// `record` as it was read at `read`.
+    #[must_use]
+    pub const fn new(record: Record, read: Timestamp) -> Self {
+        Entry { record, read }
+    }
+}
+
+/// What [`Store::load`] found.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+#[allow(clippy::large_enum_variant)] // it lives on the stack for one request
+pub enum Loaded {
+    /// A live session.
+    Live {
+        /// The session.
+        record: Record,
+        /// Its current key. It differs from the key asked for when that is the key from before a
+        /// renewal, within its grace.
+        key: SessionKey,
+    },
+    /// This was the key of a session before its last renewal; it finds the session no more.
+    Renewed,
+    /// No such session, or it has ended.
+    Absent,
+    /// The session cannot be read. It stays in place until its deadline.
+    Undecodable {
+        /// Its public name, if at least that can be read.
+        handle: Option<Handle>,
+        /// Why.
+        error: Error,
+    },
+}
+
+/// What [`Store::commit`] did.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+#[allow(clippy::large_enum_variant)] // it lives on the stack for one request
+pub enum Committed {
+    /// The change was made.
+    Done {
+        /// The session as it is stored now.
+        record: Record,
+        /// Its key now. After a renewal through a grace key this is not the key asked for.
+        key: SessionKey,
+        /// Every key that stopped finding a session by this commit, so that a cache can forget
+        /// them: keys replaced by a renewal, and sessions ended by the limit per user.
+        ended: Vec<SessionKey>,
+    },
+    /// The delta changed nothing. A due touch was recorded.
+    Unchanged {
+        /// The session as it is stored.
+        record: Record,
+        /// Its key.
+        key: SessionKey,
+    },
+    /// The session is gone by this commit.
+    Deleted {
+        /// The key it had.
+        key: SessionKey,
+    },
+    /// The revision is not the one the commit demands; nothing was done.
+    Stale {
+        /// The session as it is stored.
+        record: Record,
+        /// Its key.
+        key: SessionKey,
+    },
+    /// As [`Loaded::Renewed`]; nothing was done.
+    Renewed,
+    /// There is no such session, or it has ended; nothing was done.
+    Gone,
+    /// As [`Loaded::Undecodable`]; nothing was done.
+    Undecodable {
+        /// Its public name, if at least that can be read.
+        handle: Option<Handle>,
+        /// Why.
+        error: Error,
+    },
+    /// The user has as many sessions as allowed; nothing was done.
+    Full,
+}
+
+/// What a store promises beyond the laws that all stores keep.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Traits {
+    /// What it acknowledged outlives the process.
+    pub durable: bool,
+    /// It has a [`Registry`] and obeys limits per user.
+    pub lists: bool,
+}
+
+impl Traits {
+    /// Promises nothing.
+    #[must_use]
+    pub const fn new() -> Self {
+        Traits { durable: false, lists: false }
+    }
+
+    /// The same with this durability.
+    #[must_use]
+    pub const fn with_durable(self, durable: bool) -> Self {
+        Traits { durable, ..self }
+    }
+
+    /// The same with or without a registry.
+    #[must_use]
+    pub const fn with_lists(self, lists: bool) -> Self {
+        Traits { lists, ..self }
+    }
+}
+
+/// Which sessions a [`Registry`] call is about. Names match exactly, byte for byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Which<'a> {
+    /// All.
+    All,
+    /// The sessions of this user.
+    User(&'a UserKey),
+    /// The session of this public name.
+    Handle(&'a Handle),
+    /// The session of this public name, if it is this user's.
+    OfUser(&'a UserKey, &'a Handle),
+    /// The sessions that the identity provider knows by this name.
+    External(&'a ExternalKey),
+}
+
+impl Which<'_> {
+    /// Whether `record` is one of them.
+    #[must_use]
+    pub fn includes(&self, record: &Record) -> bool {
+        match self {
+            Which::All => true,
+            Which::User(user) => record.user.as_ref() == Some(*user),
+            Which::Handle(handle) => record.handle == **handle,
+            Which::OfUser(user, handle) => {
+                record.handle == **handle && record.user.as_ref() == Some(*user)
+            }
+            Which::External(key) => record.external_key.as_ref() == Some(*key),
+        }
+    }
+}
+
+/// A page of a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Page {
+    /// At most this many.
+    pub limit: NonZeroUsize,
+    /// Only those after the session at this place.
+    pub after: Option<Cursor>,
+}
+
+impl Page {
+    /// The first `limit` sessions.
+    #[must_use]
+    pub const fn first(limit: NonZeroUsize) -> Self {
+        Page { limit, after: None }
+    }
+
+    /// The `limit` sessions after the one whose [`Summary::cursor`] is `after`.
+    #[must_use]
+    pub const fn after(limit: NonZeroUsize, after: Cursor) -> Self {
+        Page { limit, after: Some(after) }
+    }
+}
+
+macro_rules! forward {
+    ($pointer:ident) => {
+        #[deny(clippy::missing_trait_methods)]
+        impl<S: Store + ?Sized> Store for $pointer<S> {
+            fn load(&self, key: &SessionKey, now: Timestamp) -> Result<Loaded> {
+                (**self).load(key, now)
+            }
+
+            fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
+                (**self).commit(commit)
+            }
+
+            fn touch(&self, batch: &[(SessionKey, Touch)], now: Timestamp) -> Result<()> {
+                (**self).touch(batch, now)
+            }
+
+            fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<usize> {
+                (**self).sweep(now, limit)
+            }
+
+            fn registry(&self) -> Option<&dyn Registry> {
+                (**self).registry()
+            }
+
+            fn upkeep(&self) -> Option<&dyn Upkeep> {
+                (**self).upkeep()
+            }
+
+            fn traits(&self) -> Traits {
+                (**self).traits()
+            }
+        }
+    };
+}
+
+forward!(Box);
+forward!(Arc);
