@@ -236,7 +236,8 @@ impl Client {
     #[must_use]
     pub fn new(address: Option<IpAddr>, user_agent: Option<&str>) -> Self {
         let user_agent = user_agent.map(|text| {
-            let end = text.floor_char_boundary(Self::MAX_USER_AGENT);
+            let kept = text.char_indices().map(|(at, c)| at + c.len_utf8());
+            let end = kept.take_while(|end| *end <= Self::MAX_USER_AGENT).last().unwrap_or(0);
             text.get(..end).unwrap_or_default().into()
         });
         Client { address, user_agent }

@@ -52,6 +52,24 @@ struct Previous {
     until: Option<Timestamp>,
 }
 
+/// What a key leads to.
+#[derive(Clone, Copy, Debug)]
+enum Found {
+    /// The live session under this current key.
+    At(SessionKey),
+    Renewed,
+    Absent,
+}
+
+impl Found {
+    fn key(self) -> Option<SessionKey> {
+        match self {
+            Found::At(key) => Some(key),
+            Found::Renewed | Found::Absent => None,
+        }
+    }
+}
+
 impl MemoryStore {
     /// The number of sessions that [`new`](Self::new) allows.
     pub const DEFAULT_CAPACITY: usize = 100_000;
@@ -91,24 +109,28 @@ impl Default for MemoryStore {
 }
 
 impl Sessions {
-    /// The row that `key` finds at `now`: its current key, or why there is none.
-    fn find(&self, key: &SessionKey, now: Timestamp) -> Result<(SessionKey, &Row), Loaded> {
-        let live = |row: &&Row| row.record.is_live(now);
-        if let Some(row) = self.rows.get(key) {
-            return Some(row).filter(live).map(|row| (*key, row)).ok_or(Loaded::Absent);
+    /// Where the session is that `key` finds at `now`.
+    fn find(&self, key: &SessionKey, now: Timestamp) -> Found {
+        let lives = |key| self.rows.get(key).filter(|row: &&Row| row.record.is_live(now));
+        if self.rows.contains_key(key) {
+            return lives(key).map_or(Found::Absent, |_| Found::At(*key));
         }
-        let current = self.previous.get(key).ok_or(Loaded::Absent)?;
-        let row = self.rows.get(current).filter(live).ok_or(Loaded::Absent)?;
+        let Some(current) = self.previous.get(key) else { return Found::Absent };
+        let Some(row) = lives(current) else { return Found::Absent };
         match row.previous.and_then(|previous| previous.until) {
-            Some(until) if now < until => Ok((*current, row)),
-            _ => Err(Loaded::Renewed),
+            Some(until) if now < until => Found::At(*current),
+            _ => Found::Renewed,
         }
     }
 
-    fn load(&self, key: &SessionKey, now: Timestamp) -> Loaded {
-        match self.find(key, now) {
-            Ok((key, row)) => Loaded::Live { record: row.record.clone(), key },
-            Err(why) => why,
+    fn load(&self, found: Found) -> Loaded {
+        match found {
+            Found::At(key) => match self.rows.get(&key) {
+                Some(row) => Loaded::Live { record: row.record.clone(), key },
+                None => Loaded::Absent,
+            },
+            Found::Renewed => Loaded::Renewed,
+            Found::Absent => Loaded::Absent,
         }
     }
 
@@ -169,11 +191,9 @@ impl Sessions {
     }
 
     fn commit(&mut self, commit: &Commit<'_>, capacity: usize) -> Result<Committed> {
-        let found = self.find(commit.key, commit.now).map(|(key, _)| key);
-        let loaded = self.load(commit.key, commit.now);
-        // An undecodable row cannot be here, so only a live one has a key.
-        let key = found.unwrap_or(*commit.key);
-        let decision = commit.decide(loaded)?;
+        let found = self.find(commit.key, commit.now);
+        let key = found.key().unwrap_or(*commit.key);
+        let decision = commit.decide(self.load(found))?;
 
         let moved_to = match &decision {
             Decision::Insert { key, .. } => Some(*key),
@@ -247,7 +267,8 @@ impl Sessions {
 
 impl Store for MemoryStore {
     fn load(&self, key: &SessionKey, now: Timestamp) -> Result<Loaded> {
-        Ok(self.read().load(key, now))
+        let sessions = self.read();
+        Ok(sessions.load(sessions.find(key, now)))
     }
 
     fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
@@ -257,8 +278,7 @@ impl Store for MemoryStore {
     fn touch(&self, batch: &[(SessionKey, Touch)], now: Timestamp) -> Result<()> {
         let mut sessions = self.write();
         for (key, touch) in batch {
-            let current = sessions.find(key, now).map(|(current, _)| current);
-            if let Ok(current) = current
+            if let Some(current) = sessions.find(key, now).key()
                 && let Some(row) = sessions.rows.get_mut(&current)
             {
                 row.record.touch(*touch);
@@ -320,7 +340,7 @@ impl Registry for MemoryStore {
         now: Timestamp,
     ) -> Result<Vec<SessionKey>> {
         let mut sessions = self.write();
-        let kept = except.and_then(|key| sessions.find(key, now).ok()).map(|(key, _)| key);
+        let kept = except.and_then(|key| sessions.find(key, now).key());
         let mut keys: Vec<SessionKey> =
             sessions.select(which, now).into_iter().map(|(key, _)| *key).collect();
         keys.retain(|key| Some(*key) != kept);
