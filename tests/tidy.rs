@@ -1,0 +1,297 @@
+//! The rules of the house that a program can check, read off the source tree.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The floors, from the ground up. Modules on one floor do not see each other.
+const FLOORS: &[&[&str]] = &[
+    &["error"],
+    &["clock"],
+    &["id"],
+    &["event"],
+    &["lifetime"],
+    &["policy"],
+    &["record"],
+    &["delta"],
+    &["store"],
+    &["conformance"],
+    &["cleaner", "cookie"],
+    &["session"],
+    &["flash", "csrf"],
+    &["manager"],
+    &["web", "cli"],
+    &["bin"],
+];
+
+/// The most lines a source file may have.
+const MOST_LINES: usize = 600;
+
+/// Files that may be longer: the file, its own limit, and why.
+const LONGER_FILES: &[(&str, usize, &str)] =
+    &[("src/record.rs", 660, "a record and the encoding of its data, with their unit tests")];
+
+/// Files whose tests may sleep, and why.
+const SLEEPERS: &[(&str, &str)] = &[];
+
+#[test]
+fn modules_look_down_only() {
+    let mut wrong = Vec::new();
+    for file in rust_files("src") {
+        // The root names everything; it stands on no floor.
+        if file.name == "src/lib.rs" {
+            continue;
+        }
+        let path = module_path(&file.name);
+        let own = path[0];
+        let Some(own_floor) = floor(own) else {
+            wrong.push(format!("{}: `{own}` has no floor in tests/tidy.rs", file.name));
+            continue;
+        };
+        // As many steps up as the module is deep lead to the root, past the check below.
+        let to_the_root = "super::".repeat(path.len());
+        for (number, line) in file.code_lines() {
+            let mut complain = |what: String| wrong.push(format!("{}:{number}: {what}", file.name));
+            if line.contains(&to_the_root) {
+                complain("reaches the root by `super`; write `crate::`".to_owned());
+            }
+            for used in paths_from_the_root(line) {
+                match floor(used) {
+                    _ if used == own => {}
+                    Some(floor) if floor < own_floor => {}
+                    Some(_) => complain(format!("`{own}` looks up, or across, to `{used}`")),
+                    None => complain(format!("`crate::{used}` does not name a module of a floor")),
+                }
+            }
+        }
+    }
+    assert_none(&wrong);
+}
+
+#[test]
+fn conditional_compilation_stands_only_on_modules_and_imports() {
+    let mut wrong = Vec::new();
+    for file in rust_files("src") {
+        let lines: Vec<_> = file.lines().filter(|(_, line)| !line.starts_with("//")).collect();
+        for (at, (number, line)) in lines.iter().enumerate() {
+            let fine = if line.contains("cfg!(") {
+                false
+            } else if line.contains("cfg_attr(") {
+                file.name == "src/lib.rs" && line.starts_with("#![cfg_attr(")
+            } else if line.contains("cfg(") {
+                let item = item_after(&lines[at..]);
+                match *line {
+                    "#[cfg(test)]" => item == "mod tests {" || item == "mod tests;",
+                    _ => {
+                        line.starts_with("#[cfg(")
+                            && (item.starts_with("mod ") || item.starts_with("use "))
+                    }
+                }
+            } else {
+                true
+            };
+            if !fine {
+                wrong.push(format!("{}:{number}: {line}", file.name));
+            }
+        }
+    }
+    assert_none(&wrong);
+}
+
+#[test]
+fn migrations_are_numbered_without_gaps_and_all_are_embedded() {
+    let folder = root().join("migrations/sqlite");
+    if !folder.exists() {
+        return;
+    }
+    let sources: String =
+        rust_files("src/store/sqlite").into_iter().map(|file| file.text).collect();
+    let mut wrong = Vec::new();
+    let mut numbers = Vec::new();
+    for path in files(&folder) {
+        let name = path.strip_prefix(&folder).unwrap().to_str().unwrap();
+        match migration_number(name) {
+            Some(number) => numbers.push(number),
+            None => wrong.push(format!("{name} is not named V<n>__<name>.sql")),
+        }
+        let include = format!("include_str!(\"../../../migrations/sqlite/{name}\")");
+        if !sources.contains(&include) {
+            wrong.push(format!("{name} is not embedded: no {include} in src/store/sqlite/"));
+        }
+    }
+    assert_none(&wrong);
+    numbers.sort_unstable();
+    assert!(!numbers.is_empty(), "there is no migration in {}", folder.display());
+    assert_eq!(numbers, (1..=numbers.len()).collect::<Vec<_>>(), "the numbers run from 1");
+}
+
+#[test]
+fn the_changelog_has_a_heading_for_this_version() {
+    let changelog = fs::read_to_string(root().join("CHANGELOG.md")).unwrap();
+    let version = env!("CARGO_PKG_VERSION");
+    let found = changelog.lines().any(|line| {
+        let mut words = line.split_whitespace();
+        words.next() == Some("##") && words.next() == Some(version)
+    });
+    assert!(found, "CHANGELOG.md has no heading `## {version}`");
+}
+
+#[test]
+fn the_readme_names_the_test_command_and_the_benchmark_command_once_each() {
+    let readme = root().join("README.md");
+    if !readme.exists() {
+        return;
+    }
+    let readme = fs::read_to_string(readme).unwrap();
+    for command in ["tests/run.sh", "cargo run --release"] {
+        assert_eq!(readme.matches(command).count(), 1, "how often README.md names `{command}`");
+    }
+}
+
+#[test]
+fn no_file_names_a_path_of_the_machine_it_was_written_on() {
+    // In two halves, so that this file passes its own test.
+    let forbidden = [["/wo", "rk/"].concat(), ["/ro", "ot/"].concat(), ["/ho", "me/"].concat()];
+    let mut found = Vec::new();
+    let folders = ["src", "tests", "examples", "migrations", ".ci"];
+    let pages = fs::read_dir(root()).unwrap().map(|entry| entry.unwrap().path());
+    let pages = pages.filter(|path| path.extension().is_some_and(|end| end == "md"));
+    for path in folders.iter().flat_map(|folder| files(&root().join(folder))).chain(pages) {
+        // What is not text is a fixture.
+        let Ok(text) = String::from_utf8(fs::read(&path).unwrap()) else { continue };
+        for (number, line) in text.lines().enumerate() {
+            if forbidden.iter().any(|part| line.contains(part)) {
+                found.push(format!("{}:{}: {line}", relative(&path), number + 1));
+            }
+        }
+    }
+    assert_none(&found);
+}
+
+#[test]
+fn no_source_file_is_too_long() {
+    let mut wrong = Vec::new();
+    for file in rust_files("src") {
+        let exception = LONGER_FILES.iter().find(|(name, ..)| *name == file.name);
+        let limit = exception.map_or(MOST_LINES, |(_, limit, _)| *limit);
+        let length = file.lines().count();
+        if length > limit {
+            wrong.push(format!("{} has {length} lines, more than {limit}", file.name));
+        } else if exception.is_some() && length <= MOST_LINES {
+            wrong.push(format!("{} needs no exception any more", file.name));
+        }
+    }
+    assert_none(&wrong);
+}
+
+#[test]
+fn no_test_sleeps() {
+    let sleep = ["sle", "ep("].concat();
+    let mut wrong = Vec::new();
+    for file in rust_files("tests").into_iter().chain(rust_files("src")) {
+        if SLEEPERS.iter().any(|(name, _)| *name == file.name) {
+            continue;
+        }
+        // In src/ only what stands among the unit tests is a test.
+        let first = if file.name.starts_with("src/") { file.code_lines().count() } else { 0 };
+        for (number, line) in file.lines().skip(first).filter(|(_, line)| line.contains(&sleep)) {
+            wrong.push(format!("{}:{number}: {line}", file.name));
+        }
+    }
+    assert_none(&wrong);
+}
+
+/// A Rust source file: its name from the root of the package, and its text.
+struct Source {
+    name: String,
+    text: String,
+}
+
+impl Source {
+    /// Its lines, trimmed, numbered from 1.
+    fn lines(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.text.lines().enumerate().map(|(at, line)| (at + 1, line.trim()))
+    }
+
+    /// The lines above its unit tests; those that are comments are empty.
+    fn code_lines(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.lines()
+            .take_while(|(_, line)| *line != "#[cfg(test)]")
+            .map(|(number, line)| (number, if line.starts_with("//") { "" } else { line }))
+    }
+}
+
+fn assert_none(wrong: &[String]) {
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn relative(path: &Path) -> String {
+    path.strip_prefix(root()).unwrap().to_str().unwrap().replace('\\', "/")
+}
+
+/// Every file below a folder, in order; none if there is no such folder.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    paths
+        .into_iter()
+        .flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] })
+        .collect()
+}
+
+fn rust_files(folder: &str) -> Vec<Source> {
+    files(&root().join(folder))
+        .into_iter()
+        .filter(|path| path.extension().is_some_and(|end| end == "rs"))
+        .map(|path| Source { name: relative(&path), text: fs::read_to_string(&path).unwrap() })
+        .collect()
+}
+
+/// `src/store/memory/mod.rs` holds the module `store`, `memory`.
+fn module_path(file: &str) -> Vec<&str> {
+    let inner = file.trim_start_matches("src/").trim_end_matches(".rs");
+    inner.trim_end_matches("/mod").split('/').collect()
+}
+
+fn floor(module: &str) -> Option<usize> {
+    FLOORS.iter().position(|floor| floor.contains(&module))
+}
+
+/// What follows each `crate::` of a line, up to the end of the name. A group (`crate::{…}`)
+/// yields the empty name, which is on no floor, so that groups are refused.
+fn paths_from_the_root(line: &str) -> impl Iterator<Item = &str> {
+    line.split("crate::").skip(1).map(|rest| {
+        let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
+        &rest[..end]
+    })
+}
+
+/// The item under the attributes that the lines begin with, without its visibility.
+fn item_after<'a>(lines: &[(usize, &'a str)]) -> &'a str {
+    let mut in_attribute = false;
+    for &(_, line) in lines {
+        if in_attribute || line.starts_with("#[") {
+            in_attribute = !line.ends_with(']');
+        } else {
+            let item = line.strip_prefix("pub").map_or(line, |rest| {
+                rest.strip_prefix('(').and_then(|rest| rest.split_once(')')).map_or(rest, |r| r.1)
+            });
+            return item.trim_start();
+        }
+    }
+    ""
+}
+
+/// The number of a migration, if it is named as one.
+fn migration_number(file: &str) -> Option<usize> {
+    let (number, name) = file.strip_prefix('V')?.strip_suffix(".sql")?.split_once("__")?;
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    let named = !name.is_empty() && name.chars().all(plain);
+    // Not `01`: a number has one spelling.
+    let number = number.parse().ok().filter(|n: &usize| n.to_string() == number)?;
+    named.then_some(number)
+}
