@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# Everything that must hold before a change goes in. Works from any directory.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# One folder for every stage, `cargo package` included, so that nothing is compiled twice.
+export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$PWD/target}"
+export CARGO_INCREMENTAL=0 CARGO_PROFILE_DEV_DEBUG=line-tables-only
+export CARGO_TERM_COLOR="${CARGO_TERM_COLOR:-never}"
+
+crate_limit=60
+summary=()
+crates="not counted"
+
+# What the machine must have: a C compiler, because SQLite is compiled from source, and the
+# sqlite3 shell, which tests use to look at a database from outside.
+install_missing() {
+    local packages=()
+    command -v cc >/dev/null || packages+=(gcc libc6-dev)
+    command -v sqlite3 >/dev/null || packages+=(sqlite3)
+    if ((${#packages[@]})); then
+        if ((EUID != 0)) || ! command -v apt-get >/dev/null; then
+            echo "run.sh: please install: ${packages[*]} (the names are Debian's)" >&2
+            exit 1
+        fi
+        export DEBIAN_FRONTEND=noninteractive
+        apt-get update
+        apt-get install --yes --no-install-recommends "${packages[@]}"
+    fi
+    if ! command -v cargo >/dev/null; then
+        echo "run.sh: cargo is missing or not on the PATH; rustup installs it" >&2
+        exit 1
+    fi
+}
+
+print_summary() {
+    printf '\n%-16s %6s\n' stage seconds
+    printf '%s\n' "${summary[@]}"
+    printf '%-16s %6d\n' total "$SECONDS"
+    printf 'crates in the default build: %s (fewer than %d)\n' "$crates" "$crate_limit"
+}
+
+# stage NAME COMMAND...: runs it, says how long it took, and ends the run if it failed.
+stage() {
+    local name=$1 start=$SECONDS status=0
+    shift
+    printf '\n== %s: %s\n' "$name" "$*"
+    "$@" || status=$?
+    local took=$((SECONDS - start)) mark=""
+    ((status == 0)) || mark="  FAILED"
+    summary+=("$(printf '%-16s %6d%s' "$name" "$took" "$mark")")
+    echo "stage $name: $took s$mark"
+    if ((status != 0)); then
+        print_summary
+        exit "$status"
+    fi
+}
+
+# A marked line, `(*)`, repeats a crate that was already listed. `set -e` does not reach into
+# a stage, hence the explicit return.
+count_crates() {
+    local tree
+    tree=$(cargo tree --locked -e normal --prefix none) || return
+    crates=$(sed 's/ (\*)$//' <<<"$tree" | sort -u | grep -vc '^cloakroom v')
+    echo "$crates crates"
+    ((crates < crate_limit))
+}
+
+install_missing
+stage fmt cargo fmt --all --check
+stage crates count_crates
+# The checks come first, they fail fastest; docs reuse what the last of them compiled.
+stage clippy-none cargo clippy --locked --all-targets --no-default-features -- -D warnings
+stage clippy-default cargo clippy --locked --all-targets -- -D warnings
+stage clippy-all cargo clippy --locked --all-targets --all-features -- -D warnings
+stage docs env RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --all-features
+stage tests cargo test --locked --all-features
+stage tests-none cargo test --locked --no-default-features --lib
+stage examples cargo build --locked --examples --all-features
+stage package cargo package --locked --allow-dirty
+print_summary
