@@ -15,4 +15,8 @@ pub mod store;
 
 pub use error::{Error, ErrorKind, Result};
 pub use lifetime::Lifetime;
+#[cfg(feature = "sqlite")]
+pub use rusqlite;
 pub use store::memory::MemoryStore;
+#[cfg(feature = "sqlite")]
+pub use store::sqlite::SqliteStore;

@@ -6,6 +6,8 @@
 
 mod commit;
 pub mod memory;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
 
 use std::fmt::Debug;
 use std::num::NonZeroUsize;

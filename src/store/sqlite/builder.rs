@@ -1,0 +1,263 @@
+//! Opening: the file, its journal mode, its tables.
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Event, Events};
+use crate::store::sqlite::failure::while_doing;
+use crate::store::sqlite::log::Log;
+use crate::store::sqlite::readers::{self, Readers};
+use crate::store::sqlite::sql::{Sql, TableName};
+use crate::store::sqlite::writer::{Writer, patiently};
+use crate::store::sqlite::{Durability, Inner, Journal, SqliteStore, migrate};
+
+/// The settings of a [`SqliteStore`]. Start with [`SqliteStore::builder`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Builder {
+    place: Place,
+    table: String,
+    readers: u32,
+    busy_timeout: Duration,
+    durability: Durability,
+    journal: Journal,
+    migrate: bool,
+    max_file_size: Option<u64>,
+    events: Events,
+}
+
+#[derive(Clone, Debug)]
+enum Place {
+    File(PathBuf),
+    Memory,
+}
+
+impl Builder {
+    pub(super) fn file(path: &Path) -> Self {
+        Builder::at(Place::File(path.to_owned()))
+    }
+
+    pub(super) fn memory() -> Self {
+        Builder::at(Place::Memory)
+    }
+
+    fn at(place: Place) -> Self {
+        Builder {
+            place,
+            table: TableName::DEFAULT.to_owned(),
+            readers: 8,
+            busy_timeout: Duration::from_secs(5),
+            durability: Durability::Normal,
+            journal: Journal::Wal,
+            migrate: true,
+            max_file_size: None,
+            events: Events::default(),
+        }
+    }
+
+    /// The sessions table: 1 to 64 ASCII letters, digits and underscores, not beginning with a
+    /// digit. Two stores with different tables can share a file. Defaults to
+    /// `cloakroom_sessions`.
+    pub fn table(self, name: impl Into<String>) -> Self {
+        Builder { table: name.into(), ..self }
+    }
+
+    /// The most connections that read at the same time, opened on demand; at least 1. Defaults
+    /// to 8.
+    pub fn readers(self, readers: u32) -> Self {
+        Builder { readers, ..self }
+    }
+
+    /// How long a call may wait for its turn, all waits together, before it fails with
+    /// [`ErrorKind::Busy`]. Defaults to 5 seconds.
+    pub fn busy_timeout(self, timeout: Duration) -> Self {
+        Builder { busy_timeout: timeout, ..self }
+    }
+
+    /// What survives a power cut. Defaults to [`Durability::Normal`].
+    pub fn durability(self, durability: Durability) -> Self {
+        Builder { durability, ..self }
+    }
+
+    /// Whether the file is switched to a write-ahead log. Defaults to [`Journal::Wal`].
+    pub fn journal(self, journal: Journal) -> Self {
+        Builder { journal, ..self }
+    }
+
+    /// Whether opening sets the tables up and brings older ones to this version. Without it,
+    /// opening fails with [`ErrorKind::NotSetUp`] unless that was done before, and changes
+    /// nothing. Defaults to true.
+    pub fn migrate(self, migrate: bool) -> Self {
+        Builder { migrate, ..self }
+    }
+
+    /// The size in bytes that this store may let the database file grow to, rounded down to
+    /// pages, the log not counted; past it, changes that need room fail with
+    /// [`ErrorKind::Full`]. Defaults to no bound.
+    pub fn max_file_size(self, bytes: u64) -> Self {
+        Builder { max_file_size: Some(bytes), ..self }
+    }
+
+    /// Where events go. Defaults to the [`log`] crate.
+    pub fn events(self, events: Events) -> Self {
+        Builder { events, ..self }
+    }
+
+    /// Opens the store.
+    ///
+    /// # Errors
+    /// - [`ErrorKind::Invalid`]: a setting is not acceptable.
+    /// - [`ErrorKind::Unavailable`]: the folder does not exist, or the file cannot be opened.
+    /// - [`ErrorKind::ReadOnly`]: the file or its folder cannot be written.
+    /// - [`ErrorKind::Corrupt`]: the file is not a SQLite database.
+    /// - [`ErrorKind::ForeignTable`], [`ErrorKind::NewerSchema`]: the table is somebody else's or
+    ///   a newer version's; nothing was changed.
+    /// - [`ErrorKind::NotSetUp`]: with `migrate(false)`, the tables are missing or older.
+    /// - [`ErrorKind::Busy`]: others kept the file locked for the whole busy timeout.
+    pub fn open(self) -> Result<SqliteStore> {
+        let table = TableName::new(&self.table)?;
+        let sql = Sql::new(&table);
+        let deadline = Instant::now() + self.busy_timeout;
+        let connection = match &self.place {
+            Place::Memory => {
+                Connection::open_in_memory().map_err(while_doing("open a database"))?
+            }
+            Place::File(path) => open_file(path, self.migrate)?,
+        };
+        connection.set_prepared_statement_cache_capacity(readers::PREPARED);
+        self.prepare(&connection, &table, &sql, deadline)?;
+
+        let full = self.durability == Durability::Full;
+        let page_size = pragma(&connection, "page_size")?;
+        if let Some(bytes) = self.max_file_size {
+            let pages = bytes.checked_div(page_size).unwrap_or(bytes).max(1);
+            let bound = format!("PRAGMA max_page_count = {pages}");
+            connection
+                .query_row(&bound, [], |_| Ok(()))
+                .map_err(while_doing("bound the size of the database"))?;
+        }
+        Log::watch(&connection);
+        let log = Log::new(page_size, self.events.clone());
+        let writer = Arc::new(Writer::new(connection, self.busy_timeout, full, log));
+        let (path, readers, name) = match self.place {
+            Place::Memory => (None, Readers::Shared(writer.clone()), "a database in memory".into()),
+            Place::File(path) => {
+                let readers = Readers::pool(&path, self.readers, self.busy_timeout)?;
+                let name = format!("table {} in {}", table.as_str(), path.display());
+                (Some(path), readers, name)
+            }
+        };
+        self.events.raise(&Event::Opened { store: &name });
+        Ok(SqliteStore(Arc::new(Inner {
+            path,
+            table,
+            sql: Arc::new(sql),
+            writer,
+            readers,
+            events: self.events,
+            patience: self.busy_timeout,
+        })))
+    }
+
+    /// Refuses what is not ours before anything changes; then the journal mode, then the tables.
+    fn prepare(
+        &self,
+        connection: &Connection,
+        table: &TableName,
+        sql: &Sql,
+        deadline: Instant,
+    ) -> Result<()> {
+        connection
+            .busy_timeout(self.busy_timeout)
+            .map_err(while_doing("configure the connection"))?;
+        let version = migrate::version(connection, table)?;
+        if !self.migrate && version != migrate::newest() {
+            return Err(Error::with_source(
+                ErrorKind::NotSetUp,
+                "open the store",
+                format!(
+                    "schema version {version} was found and {} is needed; migrating is off",
+                    migrate::newest()
+                ),
+            ));
+        }
+        // From here on every wait is our own: `patiently` asks again faster than SQLite does.
+        connection.busy_timeout(Duration::ZERO).map_err(while_doing("configure the connection"))?;
+        if self.journal == Journal::Wal && matches!(self.place, Place::File(_)) {
+            switch_to_wal(connection, deadline)?;
+        }
+        if self.migrate {
+            migrate::migrate(connection, table, sql, &self.events, deadline)?;
+        }
+        Ok(())
+    }
+}
+
+fn pragma(connection: &Connection, name: &str) -> Result<u64> {
+    connection
+        .query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0))
+        .map(|value| u64::try_from(value).unwrap_or(0))
+        .map_err(while_doing("read a setting of the database"))
+}
+
+/// SQLite's busy timeout does not cover the switch, so it is tried until the deadline.
+fn switch_to_wal(connection: &Connection, deadline: Instant) -> Result<()> {
+    let switch = || -> rusqlite::Result<String> {
+        connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))
+    };
+    let mode = patiently(deadline, switch).map_err(while_doing("switch to a write-ahead log"))?;
+    match mode.eq_ignore_ascii_case("wal") {
+        true => Ok(()),
+        false => Err(Error::with_source(
+            ErrorKind::Unavailable,
+            "switch to a write-ahead log",
+            format!("the file system allows only the journal mode {mode}"),
+        )),
+    }
+}
+
+fn open_file(path: &Path, create: bool) -> Result<Connection> {
+    let doing = || format!("open {}", path.display());
+    if path.as_os_str().is_empty() || path.as_os_str() == ":memory:" {
+        let why = "for a database in memory use SqliteStore::in_memory";
+        return Err(Error::with_source(ErrorKind::Invalid, doing(), why));
+    }
+    if create {
+        create_private(path)
+            .map_err(|source| Error::with_source(kind_of_io(&source), doing(), source))?;
+    } else if !fs::exists(path).unwrap_or(true) {
+        let why = "there is no such file, and migrating is off";
+        return Err(Error::with_source(ErrorKind::NotSetUp, doing(), why));
+    }
+    let connection =
+        Connection::open_with_flags(path, readers::flags()).map_err(while_doing(doing()))?;
+    // SQLite opens a file that it may not write for reading, without a word.
+    if connection.is_readonly("main").map_err(while_doing(doing()))? {
+        return Err(Error::new(ErrorKind::ReadOnly, doing()));
+    }
+    Ok(connection)
+}
+
+/// Creates the file readable by its owner only, if it is not there; SQLite gives the log and the
+/// shared memory beside it the same mode.
+pub(super) fn create_private(path: &Path) -> io::Result<()> {
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn kind_of_io(error: &io::Error) -> ErrorKind {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => ErrorKind::ReadOnly,
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::Full,
+        _ => ErrorKind::Unavailable,
+    }
+}

@@ -1,0 +1,240 @@
+//! Setting the tables up, and bringing them to this version's schema.
+//!
+//! The history stands in a table of our own, because `user_version` is the host's. Everything
+//! happens in one transaction that holds the write lock, so many processes may start at once.
+
+use std::fmt::Write;
+use std::time::Instant;
+
+use rusqlite::{Connection, OptionalExtension, params};
+use sha2::{Digest, Sha256};
+
+use crate::clock::{Clock, SystemClock};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Event, Events};
+use crate::store::sqlite::failure::while_doing;
+use crate::store::sqlite::sql::{HISTORY, Sql, TableName};
+use crate::store::sqlite::writer::patiently;
+
+struct Migration {
+    version: u32,
+    name: &'static str,
+    sql: &'static str,
+}
+
+/// All migrations, in order. From the first release on this list only grows.
+const MIGRATIONS: &[Migration] = &[Migration {
+    version: 1,
+    name: "sessions",
+    sql: include_str!("../../../migrations/sqlite/V1__sessions.sql"),
+}];
+
+const DOING: &str = "set up the tables";
+
+impl Migration {
+    fn checksum(&self) -> String {
+        let mut hex = String::new();
+        for byte in Sha256::digest(self.sql) {
+            // Writing to a String cannot fail.
+            let _ = write!(hex, "{byte:02x}");
+        }
+        hex
+    }
+}
+
+/// The newest schema version that this program knows.
+pub(super) fn newest() -> u32 {
+    MIGRATIONS.last().map_or(0, |migration| migration.version)
+}
+
+/// The schema version that the table has; 0 when it is not there. Changes nothing.
+///
+/// Fails with [`ErrorKind::NewerSchema`] and [`ErrorKind::ForeignTable`] when the table is not
+/// one that this program may use.
+pub(super) fn version(connection: &Connection, table: &TableName) -> Result<u32> {
+    let failed = || while_doing("read the history of migrations");
+    let mut version = 0;
+    if exists(connection, HISTORY).map_err(failed())? {
+        version = recorded_version(connection, table)?;
+    }
+    let has_table = exists(connection, table.as_str()).map_err(failed())?;
+    match version {
+        0 => match foreign(connection, table).map_err(failed())? {
+            Some(name) => Err(Error::with_source(
+                ErrorKind::ForeignTable,
+                DOING,
+                format!("{name} is there already and was not made by this program"),
+            )),
+            None => Ok(0),
+        },
+        version if has_table => Ok(version),
+        // Somebody dropped it by hand. What is left of ours is cleared away by the set-up.
+        _ => Ok(0),
+    }
+}
+
+fn recorded_version(connection: &Connection, table: &TableName) -> Result<u32> {
+    let foreign = |source: rusqlite::Error| {
+        Error::with_source(ErrorKind::ForeignTable, "read the history of migrations", source)
+    };
+    let sql =
+        format!("SELECT version, checksum FROM {HISTORY} WHERE table_name = ?1 ORDER BY version");
+    let mut statement = connection.prepare(&sql).map_err(|source| {
+        match super::failure::kind(&source) {
+            // A history of another shape is not ours.
+            ErrorKind::Unexpected => foreign(source),
+            _ => while_doing("read the history of migrations")(source),
+        }
+    })?;
+    let rows = statement
+        .query_map([table.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))
+        .and_then(Iterator::collect::<rusqlite::Result<Vec<(u32, String)>>>)
+        .map_err(while_doing("read the history of migrations"))?;
+    let Some((last, _)) = rows.last() else { return Ok(0) };
+    if *last > newest() {
+        return Err(Error::with_source(
+            ErrorKind::NewerSchema,
+            DOING,
+            format!("the table has schema version {last}, this program knows up to {}", newest()),
+        ));
+    }
+    for (version, checksum) in &rows {
+        let known = MIGRATIONS.iter().find(|migration| migration.version == *version);
+        if known.is_none_or(|migration| migration.checksum() != *checksum) {
+            return Err(Error::with_source(
+                ErrorKind::ForeignTable,
+                DOING,
+                format!("its migration {version} is not the one this program knows"),
+            ));
+        }
+    }
+    Ok(*last)
+}
+
+fn exists(connection: &Connection, name: &str) -> rusqlite::Result<bool> {
+    // SQLite compares names of tables without regard to case.
+    let sql = "SELECT 1 FROM sqlite_schema WHERE name = ?1 COLLATE NOCASE";
+    let found = connection.query_row(sql, [name], |_| Ok(())).optional()?;
+    Ok(found.is_some())
+}
+
+/// The first thing in the file that has a name we would use.
+fn foreign(connection: &Connection, table: &TableName) -> rusqlite::Result<Option<String>> {
+    let suffixes =
+        ["", "_meta", "_readable", "_previous", "_handle", "_user", "_external", "_deadline"];
+    for suffix in suffixes {
+        let name = format!("{}{suffix}", table.as_str());
+        if exists(connection, &name)? {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
+}
+
+/// Brings the table to the newest version; does nothing, and takes no lock, if it is there.
+pub(super) fn migrate(
+    connection: &Connection,
+    table: &TableName,
+    sql: &Sql,
+    events: &Events,
+    deadline: Instant,
+) -> Result<()> {
+    if version(connection, table)? == newest() {
+        return Ok(());
+    }
+    let failed = || while_doing(DOING);
+    patiently(deadline, || connection.execute_batch("BEGIN IMMEDIATE")).map_err(failed())?;
+    let migrated = apply(connection, table, sql).and_then(|from| {
+        patiently(deadline, || connection.execute_batch("COMMIT")).map_err(failed())?;
+        Ok(from)
+    });
+    match migrated {
+        Ok(from) if from < newest() => {
+            let table = table.as_str();
+            events.raise(&Event::Migrated { table, from, to: newest() });
+            Ok(())
+        }
+        Ok(_) => Ok(()),
+        Err(error) => {
+            // The error that matters is the first one.
+            let _ = connection.execute_batch("ROLLBACK");
+            Err(error)
+        }
+    }
+}
+
+/// Applies what is missing, and says from which version on. Within a transaction.
+fn apply(connection: &Connection, table: &TableName, sql: &Sql) -> Result<u32> {
+    let failed = || while_doing(DOING);
+    // Another process may have done it while this one waited for the lock.
+    let from = version(connection, table)?;
+    if from == newest() {
+        return Ok(from);
+    }
+    if from == 0 {
+        // What somebody who dropped the table by hand has left.
+        remove(connection, table, sql).map_err(failed())?;
+    }
+    connection
+        .execute_batch(&format!(
+            "CREATE TABLE IF NOT EXISTS {HISTORY} (
+                 table_name TEXT NOT NULL,
+                 version INTEGER NOT NULL,
+                 name TEXT NOT NULL,
+                 checksum TEXT NOT NULL,
+                 applied INTEGER NOT NULL,
+                 applied_by TEXT NOT NULL,
+                 PRIMARY KEY (table_name, version)
+             ) STRICT"
+        ))
+        .map_err(failed())?;
+    for migration in MIGRATIONS.iter().filter(|migration| migration.version > from) {
+        connection.execute_batch(&migration.sql.replace("{t}", table.as_str())).map_err(failed())?;
+        let record = format!("INSERT INTO {HISTORY} VALUES (?1, ?2, ?3, ?4, ?5, ?6)");
+        connection
+            .execute(
+                &record,
+                params![
+                    table.as_str(),
+                    migration.version,
+                    migration.name,
+                    migration.checksum(),
+                    SystemClock.now().as_millis(),
+                    concat!("cloakroom ", env!("CARGO_PKG_VERSION")),
+                ],
+            )
+            .map_err(failed())?;
+    }
+    Ok(from)
+}
+
+/// Removes our tables and their history. Within a transaction, and only when they are ours.
+pub(super) fn remove(
+    connection: &Connection,
+    table: &TableName,
+    sql: &Sql,
+) -> rusqlite::Result<()> {
+    connection.execute_batch(&sql.drop)?;
+    if exists(connection, HISTORY)? {
+        let forget = format!("DELETE FROM {HISTORY} WHERE table_name = ?1");
+        connection.execute(&forget, [table.as_str()])?;
+        let left: i64 =
+            connection.query_row(&format!("SELECT count(*) FROM {HISTORY}"), [], |r| r.get(0))?;
+        if left == 0 {
+            connection.execute_batch(&format!("DROP TABLE {HISTORY}"))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn migrations_count_up_from_one() {
+        for (index, migration) in MIGRATIONS.iter().enumerate() {
+            assert_eq!(migration.version as usize, index + 1);
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! Sessions in a SQLite file: durable, shared by threads and processes, nothing else to run.
+//!
+//! The file may be the application's own database. Only the tables of the chosen name, and the
+//! history `cloakroom_migrations`, are ever touched in it.
+
+mod backup;
+mod builder;
+mod commit;
+mod failure;
+mod log;
+mod migrate;
+mod readers;
+mod registry;
+mod rows;
+mod sql;
+mod writer;
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+
+use crate::clock::Timestamp;
+use crate::error::Result;
+use crate::event::Events;
+use crate::id::SessionKey;
+use crate::record::Touch;
+use crate::store::sqlite::failure::while_doing;
+use crate::store::sqlite::readers::Readers;
+use crate::store::sqlite::sql::{Sql, TableName};
+use crate::store::sqlite::writer::{Pace, Writer};
+use crate::store::{Commit, Committed, Loaded, Registry, Store, Traits, Upkeep};
+
+pub use builder::Builder;
+
+/// What of an acknowledged change survives a power cut.
+///
+/// Whatever is chosen, everything acknowledged survives the death of the process, and everything
+/// that ends a session (destroying, revoking, renewing, signing in) is on the disk before it is
+/// acknowledged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Durability {
+    /// The newest ordinary changes may be lost, whole transactions at a time.
+    #[default]
+    Normal,
+    /// Everything acknowledged survives. A lone change takes several times as long.
+    Full,
+}
+
+/// How SQLite journals the file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Journal {
+    /// A write-ahead log: readers and the writer do not wait for each other. The setting stays
+    /// with the file.
+    #[default]
+    Wal,
+    /// As the file is now, for a host that needs it so. Under a rollback journal reads wait for
+    /// commits, and commits for reads.
+    Keep,
+}
+
+/// Sessions in a SQLite database. Cloning gives another handle to the same store.
+///
+/// The newest commit is visible to every later load, in this process and in others. Reads go on
+/// while a change is written. Changes of many threads are committed in groups.
+///
+/// ```
+/// # fn main() -> Result<(), cloakroom::Error> {
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let path = folder.path().join("app.db");
+/// use cloakroom::SqliteStore;
+///
+/// let store = SqliteStore::builder(&path).table("session").open()?;
+/// store.clear()?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct SqliteStore(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    /// `None` for a database in memory.
+    path: Option<PathBuf>,
+    table: TableName,
+    sql: Arc<Sql>,
+    writer: Arc<Writer>,
+    readers: Readers,
+    events: Events,
+    patience: Duration,
+}
+
+impl SqliteStore {
+    /// Opens the database at `path` with all defaults, and creates file and tables if needed. A
+    /// new file can be read by its owner only.
+    ///
+    /// # Errors
+    /// As [`Builder::open`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        SqliteStore::builder(path).open()
+    }
+
+    /// Opens a new database in memory, which ends with the last clone of the store. It has one
+    /// connection: reads wait for writes.
+    ///
+    /// # Errors
+    /// As [`Builder::open`].
+    pub fn in_memory() -> Result<Self> {
+        Builder::memory().open()
+    }
+
+    /// Starts with the default settings for the database at `path`.
+    pub fn builder(path: impl AsRef<Path>) -> Builder {
+        Builder::file(path.as_ref())
+    }
+
+    /// Sets the tables up if they are not there. Opening has done so already, unless it was told
+    /// not to; this is for after [`drop_tables`](Self::drop_tables).
+    ///
+    /// # Errors
+    /// The kinds of [`Builder::open`].
+    pub fn setup(&self) -> Result<()> {
+        let (sql, table, events) =
+            (self.0.sql.clone(), self.0.table.clone(), self.0.events.clone());
+        let deadline = Instant::now() + self.0.patience;
+        self.0.writer.write(Pace::Alone, "set up the tables", move |connection| {
+            migrate::migrate(connection, &table, &sql, &events, deadline)
+        })
+    }
+
+    /// Ends every session, and says how many there were, ended ones included. The tables stay;
+    /// where there are none, nothing happens.
+    ///
+    /// # Errors
+    /// Those of every write: [`Busy`](crate::ErrorKind::Busy),
+    /// [`Unavailable`](crate::ErrorKind::Unavailable), [`Full`](crate::ErrorKind::Full) and so on.
+    pub fn clear(&self) -> Result<u64> {
+        if self.0.is_set_up()? {
+            // Every deadline is later than this moment, so every session counts.
+            self.0.delete_all("clear the table", Timestamp::from_millis(i64::MIN))
+        } else {
+            Ok(0)
+        }
+    }
+
+    /// Removes our tables with all sessions; where there are none, nothing happens. From then on
+    /// every call fails with [`NotSetUp`](crate::ErrorKind::NotSetUp) until
+    /// [`setup`](Self::setup).
+    ///
+    /// # Errors
+    /// As [`clear`](Self::clear).
+    pub fn drop_tables(&self) -> Result<()> {
+        if !self.0.is_set_up()? {
+            return Ok(());
+        }
+        let (sql, table) = (self.0.sql.clone(), self.0.table.clone());
+        self.0.writer.write(Pace::Synced, "drop the tables", move |connection| {
+            migrate::remove(connection, &table, &sql).map_err(while_doing("drop the tables"))
+        })
+    }
+
+    /// Copies the whole database, as it is at this moment, to a new file at `to`, while readers
+    /// and writers go on. The name `to` appears only when the copy is complete.
+    ///
+    /// Sessions that are revoked later live on in the copy.
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::ErrorKind::Invalid) when `to` exists;
+    /// [`Full`](crate::ErrorKind::Full), [`ReadOnly`](crate::ErrorKind::ReadOnly) or
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) when it cannot be written.
+    pub fn backup(&self, to: impl AsRef<Path>) -> Result<()> {
+        match &self.0.path {
+            Some(path) => {
+                // A connection of its own: a long copy keeps no reader from a request.
+                let source = Connection::open_with_flags(path, readers::flags())
+                    .map_err(while_doing("back the database up"))?;
+                source
+                    .busy_timeout(self.0.patience)
+                    .map_err(while_doing("back the database up"))?;
+                backup::copy(&source, to.as_ref())
+            }
+            None => self.0.writer.read(|source| backup::copy(source, to.as_ref())),
+        }
+    }
+
+    /// The sessions table.
+    #[must_use]
+    pub fn table(&self) -> &str {
+        self.0.table.as_str()
+    }
+}
+
+impl Inner {
+    fn is_set_up(&self) -> Result<bool> {
+        self.readers.read("look for the tables", |connection| {
+            connection
+                .prepare(&self.sql.exists)
+                .and_then(|mut statement| statement.exists([]))
+                .map_err(while_doing("look for the tables"))
+        })
+    }
+
+    /// Deletes all rows and raises the epoch; says how many of them lived at `now`.
+    fn delete_all(&self, doing: &'static str, now: Timestamp) -> Result<u64> {
+        let sql = self.sql.clone();
+        self.writer.write(Pace::Synced, doing, move |connection| {
+            let delete = || -> rusqlite::Result<i64> {
+                let count = &sql.count_live;
+                let live = connection.query_row(count, [now.as_millis()], |row| row.get(0))?;
+                connection.execute(&sql.delete_all, [])?;
+                connection.execute(&sql.raise_epoch, [])?;
+                Ok(live)
+            };
+            let live = delete().map_err(while_doing(doing))?;
+            Ok(u64::try_from(live).unwrap_or(0))
+        })
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl Store for SqliteStore {
+    fn load(&self, key: &SessionKey, now: Timestamp) -> Result<Loaded> {
+        self.0.readers.read("load a session", |connection| {
+            rows::find(connection, &self.0.sql, key, now).map(|(loaded, _)| loaded)
+        })
+    }
+
+    fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
+        let (sql, owned) = (self.0.sql.clone(), commit::Owned::new(commit));
+        self.0.writer.write(commit::pace(commit), commit::doing(commit), move |connection| {
+            owned.carry_out(connection, &sql)
+        })
+    }
+
+    fn touch(&self, batch: &[(SessionKey, Touch)], now: Timestamp) -> Result<()> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let (sql, batch) = (self.0.sql.clone(), batch.to_vec());
+        self.0.writer.write(Pace::Normal, "record activity", move |connection| {
+            for (key, touch) in batch {
+                rows::touch(connection, &sql, &key, touch, now)
+                    .map_err(while_doing("record activity"))?;
+            }
+            Ok(())
+        })
+    }
+
+    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<usize> {
+        let sql = self.0.sql.clone();
+        let limit = i64::try_from(limit.get()).unwrap_or(i64::MAX);
+        self.0.writer.write(Pace::Normal, "sweep ended sessions", move |connection| {
+            connection
+                .prepare_cached(&sql.sweep)
+                .and_then(|mut statement| statement.execute([now.as_millis(), limit]))
+                .map_err(while_doing("sweep ended sessions"))
+        })
+    }
+
+    fn registry(&self) -> Option<&dyn Registry> {
+        Some(&*self.0)
+    }
+
+    fn upkeep(&self) -> Option<&dyn Upkeep> {
+        match self.0.path {
+            Some(_) => Some(&*self.0),
+            None => None,
+        }
+    }
+
+    fn traits(&self) -> Traits {
+        Traits::new().with_durable(self.0.path.is_some()).with_lists(true)
+    }
+}
+
+impl Upkeep for Inner {
+    /// Copies the write-ahead log into the database beside the writers; what is left at the end is
+    /// copied while nobody writes, so that the log starts again from its beginning.
+    fn run(&self) -> Result<()> {
+        const DOING: &str = "copy the log into the database";
+        let worth_a_restart =
+            self.readers.read(DOING, |connection| self.writer.log().copy(connection))?;
+        if !worth_a_restart {
+            return Ok(());
+        }
+        let writer = self.writer.clone();
+        self.writer.write(Pace::Alone, DOING, move |connection| writer.log().restart(connection))
+    }
+
+    fn ring_when_due(&self, bell: Box<dyn Fn() + Send + Sync>) {
+        self.writer.log().set_bell(bell);
+    }
+}

@@ -1,0 +1,99 @@
+//! The connections that read: a pool, or the writer's own when the database is in memory.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use r2d2::{NopErrorHandler, Pool, PooledConnection};
+use r2d2_sqlite::SqliteConnectionManager;
+use rusqlite::{Connection, OpenFlags};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::sqlite::failure::while_doing;
+use crate::store::sqlite::writer::Writer;
+
+/// Statements that one connection keeps prepared: more than there are.
+pub(super) const PREPARED: usize = 48;
+
+#[derive(Debug)]
+pub(super) enum Readers {
+    Pool {
+        pool: Pool<SqliteConnectionManager>,
+        patience: Duration,
+    },
+    /// A database in memory has one connection: SQLite's shared cache answers with locks that no
+    /// busy timeout covers.
+    Shared(Arc<Writer>),
+}
+
+impl Readers {
+    pub(super) fn pool(path: &Path, readers: u32, patience: Duration) -> Result<Self> {
+        let manager =
+            SqliteConnectionManager::file(path).with_flags(flags()).with_init(move |connection| {
+                connection.busy_timeout(patience)?;
+                connection.set_prepared_statement_cache_capacity(PREPARED);
+                // Not opened read-only: after a kill the first reader has to recover the log.
+                connection.execute_batch("PRAGMA query_only = ON")
+            });
+        if readers == 0 {
+            let why = "at least one reader is needed";
+            return Err(Error::with_source(ErrorKind::Invalid, "open the readers", why));
+        }
+        let pool = Pool::builder()
+            .max_size(readers)
+            .min_idle(Some(0))
+            .test_on_check_out(false)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .connection_timeout(patience)
+            // What went wrong comes back with the error of the checkout.
+            .error_handler(Box::new(NopErrorHandler))
+            .build_unchecked(manager);
+        Ok(Readers::Pool { pool, patience })
+    }
+
+    pub(super) fn read<T>(
+        &self,
+        doing: &'static str,
+        work: impl FnOnce(&Connection) -> Result<T>,
+    ) -> Result<T> {
+        match self {
+            Readers::Shared(writer) => writer.read(work),
+            Readers::Pool { pool, patience } => match pool.try_get() {
+                Some(connection) => work(&connection),
+                None => {
+                    let (connection, left) = check_out(pool, *patience, doing)?;
+                    // The wait for SQLite is part of the same deadline.
+                    connection.busy_timeout(left).map_err(while_doing(doing))?;
+                    let result = work(&connection);
+                    connection.busy_timeout(*patience).map_err(while_doing(doing))?;
+                    result
+                }
+            },
+        }
+    }
+}
+
+/// How every connection is opened: an existing file, and never shared between threads at a time.
+pub(super) fn flags() -> OpenFlags {
+    OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX
+}
+
+/// A connection and what is left of the time.
+fn check_out(
+    pool: &Pool<SqliteConnectionManager>,
+    patience: Duration,
+    doing: &'static str,
+) -> Result<(PooledConnection<SqliteConnectionManager>, Duration)> {
+    let began = Instant::now();
+    match pool.get_timeout(patience) {
+        Ok(connection) => Ok((connection, patience.saturating_sub(began.elapsed()))),
+        Err(error) => {
+            // The pool tells a connection that could not be opened from one that was not free
+            // only in words.
+            let all_in_use = pool.state().connections >= pool.max_size();
+            let kind = if all_in_use { ErrorKind::Busy } else { ErrorKind::Unavailable };
+            Err(Error::with_source(kind, doing, error))
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Listing, revoking and counting.
+
+use rusqlite::types::Value as Column;
+use rusqlite::{Connection, OptionalExtension, params_from_iter};
+
+use crate::clock::Timestamp;
+use crate::error::Result;
+use crate::id::SessionKey;
+use crate::record::{Stats, Summary};
+use crate::store::sqlite::failure::while_doing;
+use crate::store::sqlite::sql::Sql;
+use crate::store::sqlite::writer::Pace;
+use crate::store::sqlite::{Inner, rows};
+use crate::store::{Page, Registry, Which};
+
+/// A condition to follow an `AND`, with its parameters from `?3` on.
+type Condition = (&'static str, Vec<Column>);
+
+/// The conditions that together find `which`; the next is for when the one before found nothing.
+fn conditions(which: &Which<'_>) -> Vec<Condition> {
+    let text = |text: &str| Column::Text(text.to_owned());
+    match which {
+        Which::All => vec![("1", vec![])],
+        Which::User(user) => vec![("user_key = ?3", vec![text(user.as_str())])],
+        // Only sessions with a user are indexed by handle. The others are searched one by one,
+        // which is for an operator's commands, not for requests.
+        Which::Handle(handle) => {
+            let handle = Column::Blob(handle.as_bytes().to_vec());
+            vec![
+                ("handle = ?3 AND user_key IS NOT NULL", vec![handle.clone()]),
+                ("handle = ?3 AND user_key IS NULL", vec![handle]),
+            ]
+        }
+        Which::OfUser(user, handle) => vec![(
+            "handle = ?3 AND user_key = ?4",
+            vec![Column::Blob(handle.as_bytes().to_vec()), text(user.as_str())],
+        )],
+        Which::External(key) => vec![("external_key = ?3", vec![text(key.as_str())])],
+    }
+}
+
+fn list(
+    connection: &Connection,
+    sql: &Sql,
+    (condition, given): Condition,
+    page: Page,
+    now: Timestamp,
+) -> rusqlite::Result<Vec<Summary>> {
+    let before = page.after.map_or(i64::MAX, |cursor| cursor.position());
+    let limit = i64::try_from(page.limit.get()).unwrap_or(i64::MAX);
+    let text = format!("{}{condition} ORDER BY id DESC LIMIT {limit}", sql.list);
+    let mut columns = vec![Column::Integer(now.as_millis()), Column::Integer(before)];
+    columns.extend(given);
+    let mut statement = connection.prepare(&text)?;
+    statement.query_map(params_from_iter(columns), rows::summary)?.collect()
+}
+
+fn revoke(
+    connection: &Connection,
+    sql: &Sql,
+    (condition, given): Condition,
+    except: Option<&SessionKey>,
+    now: Timestamp,
+) -> rusqlite::Result<Vec<SessionKey>> {
+    let except = except.map_or(Column::Null, |key| Column::Blob(key.as_bytes().to_vec()));
+    let mut columns = vec![Column::Integer(now.as_millis()), except];
+    columns.extend(given);
+    let mut statement = connection.prepare(&format!("{}{condition} RETURNING key", sql.revoke))?;
+    statement
+        .query_map(params_from_iter(columns), |row| Ok(SessionKey::from_bytes(row.get(0)?)))?
+        .collect()
+}
+
+impl Registry for Inner {
+    fn list(&self, which: &Which<'_>, page: Page, now: Timestamp) -> Result<Vec<Summary>> {
+        self.readers.read("list sessions", |connection| {
+            for condition in conditions(which) {
+                let found = list(connection, &self.sql, condition, page, now)
+                    .map_err(while_doing("list sessions"))?;
+                if !found.is_empty() {
+                    return Ok(found);
+                }
+            }
+            Ok(Vec::new())
+        })
+    }
+
+    fn revoke(
+        &self,
+        which: &Which<'_>,
+        except: Option<&SessionKey>,
+        now: Timestamp,
+    ) -> Result<Vec<SessionKey>> {
+        const DOING: &str = "revoke sessions";
+        let (sql, except, conditions) = (self.sql.clone(), except.copied(), conditions(which));
+        self.writer.write(Pace::Synced, DOING, move |connection| {
+            for condition in conditions {
+                let revoked = revoke(connection, &sql, condition, except.as_ref(), now)
+                    .map_err(while_doing(DOING))?;
+                if !revoked.is_empty() {
+                    return Ok(revoked);
+                }
+            }
+            Ok(Vec::new())
+        })
+    }
+
+    fn revoke_everyone(&self, now: Timestamp) -> Result<u64> {
+        self.delete_all("revoke everyone", now)
+    }
+
+    fn epoch(&self) -> Result<u64> {
+        const DOING: &str = "read the epoch";
+        self.readers.read(DOING, |connection| {
+            let epoch: i64 = connection
+                .prepare_cached(&self.sql.epoch)
+                .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
+                .map_err(while_doing(DOING))?;
+            Ok(u64::try_from(epoch).unwrap_or(0))
+        })
+    }
+
+    fn stats(&self, now: Timestamp) -> Result<Stats> {
+        const DOING: &str = "count sessions";
+        self.readers
+            .read(DOING, |connection| stats(connection, &self.sql, now).map_err(while_doing(DOING)))
+    }
+}
+
+fn stats(connection: &Connection, sql: &Sql, now: Timestamp) -> rusqlite::Result<Stats> {
+    // One snapshot for all the numbers.
+    let snapshot = connection.unchecked_transaction()?;
+    let count = |sql: &str| -> rusqlite::Result<u64> {
+        let count: i64 = snapshot.query_row(sql, [now.as_millis()], |row| row.get(0))?;
+        Ok(u64::try_from(count).unwrap_or(0))
+    };
+    let first = |sql: &str| -> rusqlite::Result<Option<Timestamp>> {
+        let created = snapshot.query_row(sql, [now.as_millis()], |row| row.get(0)).optional()?;
+        Ok(created.map(Timestamp::from_millis))
+    };
+    Ok(Stats {
+        live: count(&sql.count_live)?,
+        expired: count(&sql.count_expired)?,
+        signed_in: count(&sql.count_signed_in)?,
+        oldest: first(&sql.oldest)?,
+        newest: first(&sql.newest)?,
+    })
+}

@@ -1,0 +1,332 @@
+//! Rows to records and back.
+
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use crate::clock::Timestamp;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{ExternalKey, Handle, SessionKey, UserKey};
+use crate::lifetime::Limits;
+use crate::record::{self, Client, Cursor, Data, FORMAT, Record, Summary, Touch};
+use crate::store::sqlite::failure::while_doing;
+use crate::store::sqlite::sql::Sql;
+use crate::store::{Loaded, Rekey};
+
+/// Where a live session stands.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) id: i64,
+    pub(super) key: SessionKey,
+    pub(super) seen: Timestamp,
+}
+
+/// What `key` finds at `now`, and where that stands if it lives.
+pub(super) fn find(
+    connection: &Connection,
+    sql: &Sql,
+    key: &SessionKey,
+    now: Timestamp,
+) -> Result<(Loaded, Option<Place>)> {
+    let failed = || while_doing("look a session up");
+    if let Some(found) = query(connection, &sql.by_key, key, now, false).map_err(failed())? {
+        return Ok(found);
+    }
+    let renewed = query(connection, &sql.by_previous_key, key, now, true).map_err(failed())?;
+    Ok(renewed.unwrap_or((Loaded::Absent, None)))
+}
+
+fn query(
+    connection: &Connection,
+    sql: &str,
+    key: &SessionKey,
+    now: Timestamp,
+    previous: bool,
+) -> rusqlite::Result<Option<(Loaded, Option<Place>)>> {
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query([key.as_bytes()])?;
+    let Some(row) = rows.next()? else { return Ok(None) };
+    if row.get::<_, i64>(12)? <= now.as_millis() {
+        return Ok(Some((Loaded::Absent, None)));
+    }
+    if previous && row.get::<_, i64>(2)? <= now.as_millis() {
+        return Ok(Some((Loaded::Renewed, None)));
+    }
+    let key = SessionKey::from_bytes(row.get(1)?);
+    let place = Place { id: row.get(0)?, key, seen: Timestamp::from_millis(row.get(9)?) };
+    let loaded = match decode(row)? {
+        Ok(record) => Loaded::Live { record, key },
+        Err(error) => Loaded::Undecodable { handle: Some(Handle::from_bytes(row.get(3)?)), error },
+    };
+    Ok(Some((loaded, Some(place))))
+}
+
+/// The outer error is SQLite's, the inner one says that the row makes no sense.
+fn decode(row: &Row<'_>) -> rusqlite::Result<Result<Record>> {
+    let format: i64 = row.get(16)?;
+    if let Err(error) = record::check_format(u32::try_from(format).unwrap_or(u32::MAX)) {
+        return Ok(Err(error));
+    }
+    let Ok(data) = row.get_ref(17)?.as_str() else { return Ok(Err(nonsense("data"))) };
+    let data = match Data::from_json(data) {
+        Ok(data) => data,
+        Err(error) => return Ok(Err(error)),
+    };
+    let Some(limits) = limits(row, 10)? else { return Ok(Err(nonsense("idle"))) };
+    let Some(owner) = owner(row, 4)? else { return Ok(Err(nonsense("user_key"))) };
+    let Ok(revision) = u64::try_from(row.get::<_, i64>(14)?) else {
+        return Ok(Err(nonsense("revision")));
+    };
+    Ok(Ok(Record {
+        handle: Handle::from_bytes(row.get(3)?),
+        user: owner.user,
+        external_key: owner.external_key,
+        auth_level: owner.auth_level,
+        created: Timestamp::from_millis(row.get(7)?),
+        authenticated: row.get::<_, Option<i64>>(8)?.map(Timestamp::from_millis),
+        seen: Timestamp::from_millis(row.get(9)?),
+        limits,
+        persistent: row.get(13)?,
+        revision,
+        client: client(row, 15)?,
+        data,
+    }))
+}
+
+fn nonsense(column: &'static str) -> Error {
+    Error::with_source(
+        ErrorKind::Undecodable,
+        "decode a stored session",
+        format!("the column {column} makes no sense"),
+    )
+}
+
+/// The columns `idle` and `absolute`, from `at`; `None` if they make no sense.
+fn limits(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<Limits>> {
+    let idle = row.get::<_, Option<i64>>(at)?.map(u64::try_from).transpose();
+    let absolute = row.get::<_, Option<i64>>(at + 1)?.map(Timestamp::from_millis);
+    Ok(idle.ok().map(|idle| Limits::new(idle.map(Duration::from_millis), absolute)))
+}
+
+struct Owner {
+    user: Option<UserKey>,
+    external_key: Option<ExternalKey>,
+    auth_level: u16,
+}
+
+/// The columns `user_key`, `external_key`, `auth_level`, from `at`; `None` if they make no sense.
+fn owner(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<Owner>> {
+    let user = row.get::<_, Option<String>>(at)?.map(UserKey::new).transpose();
+    let external_key = row.get::<_, Option<String>>(at + 1)?.map(ExternalKey::new).transpose();
+    let auth_level = u16::try_from(row.get::<_, i64>(at + 2)?);
+    Ok(match (user, external_key, auth_level) {
+        (Ok(user), Ok(external_key), Ok(auth_level)) => {
+            Some(Owner { user, external_key, auth_level })
+        }
+        _ => None,
+    })
+}
+
+/// Nothing depends on the client's description, so one that does not decode is none.
+fn client(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<Client>> {
+    let text = row.get_ref(at)?.as_str_or_null()?;
+    Ok(text.and_then(|text| serde_json::from_str(text).ok()))
+}
+
+fn client_text(client: Option<&Client>) -> Option<String> {
+    client.and_then(|client| serde_json::to_string(client).ok())
+}
+
+/// One row of a list. An owner that makes no sense is shown as none: the row must stay visible.
+pub(super) fn summary(row: &Row<'_>) -> rusqlite::Result<Summary> {
+    let owner = owner(row, 2)?;
+    let (user, external_key, auth_level) = match owner {
+        Some(owner) => (owner.user, owner.external_key, owner.auth_level),
+        None => (None, None, 0),
+    };
+    Ok(Summary {
+        handle: Handle::from_bytes(row.get(1)?),
+        user,
+        external_key,
+        auth_level,
+        created: Timestamp::from_millis(row.get(5)?),
+        authenticated: row.get::<_, Option<i64>>(6)?.map(Timestamp::from_millis),
+        seen: Timestamp::from_millis(row.get(7)?),
+        deadline: Timestamp::from_millis(row.get(8)?),
+        persistent: row.get(9)?,
+        client: client(row, 10)?,
+        bytes: usize::try_from(row.get::<_, i64>(11)?).unwrap_or(0),
+        cursor: Cursor::new(row.get(0)?),
+    })
+}
+
+fn idle_column(limits: &Limits) -> Option<i64> {
+    let millis = limits.idle.map(record::duration_to_millis);
+    millis.map(|millis| i64::try_from(millis).unwrap_or(i64::MAX))
+}
+
+fn revision_column(record: &Record) -> i64 {
+    i64::try_from(record.revision).unwrap_or(i64::MAX)
+}
+
+pub(super) fn insert(
+    connection: &Connection,
+    sql: &Sql,
+    key: &SessionKey,
+    record: &Record,
+) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare_cached(&sql.insert)?;
+    statement.execute(params![
+        key.as_bytes(),
+        record.handle.as_bytes(),
+        record.user.as_ref().map(UserKey::as_str),
+        record.external_key.as_ref().map(ExternalKey::as_str),
+        record.auth_level,
+        record.created.as_millis(),
+        record.authenticated.map(Timestamp::as_millis),
+        record.seen.as_millis(),
+        idle_column(&record.limits),
+        record.limits.absolute.map(Timestamp::as_millis),
+        record.deadline().as_millis(),
+        record.persistent,
+        revision_column(record),
+        client_text(record.client.as_ref()),
+        FORMAT,
+        record.data.to_json(),
+    ])?;
+    Ok(())
+}
+
+/// Moves a row to a new key and remembers the one it leaves.
+pub(super) fn rekey(
+    connection: &Connection,
+    sql: &Sql,
+    place: Place,
+    rekey: &Rekey,
+) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare_cached(&sql.rekey)?;
+    let until = rekey.grace_until.map_or(0, Timestamp::as_millis);
+    statement.execute(params![place.id, rekey.to.as_bytes(), place.key.as_bytes(), until])?;
+    Ok(())
+}
+
+/// Writes everything that can change but the keys: what a sign-in changes.
+pub(super) fn update_all(
+    connection: &Connection,
+    sql: &Sql,
+    place: Place,
+    record: &Record,
+) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare_cached(&sql.update_all)?;
+    statement.execute(params![
+        place.id,
+        record.user.as_ref().map(UserKey::as_str),
+        record.external_key.as_ref().map(ExternalKey::as_str),
+        record.auth_level,
+        record.authenticated.map(Timestamp::as_millis),
+        record.seen.as_millis(),
+        idle_column(&record.limits),
+        record.limits.absolute.map(Timestamp::as_millis),
+        record.deadline().as_millis(),
+        record.persistent,
+        revision_column(record),
+        client_text(record.client.as_ref()),
+        FORMAT,
+        record.data.to_json(),
+    ])?;
+    Ok(())
+}
+
+/// Writes the data, and the activity if that moved: what a merge changes.
+pub(super) fn update_data(
+    connection: &Connection,
+    sql: &Sql,
+    place: Place,
+    record: &Record,
+) -> rusqlite::Result<()> {
+    let (revision, data) = (revision_column(record), record.data.to_json());
+    if record.seen == place.seen {
+        let mut statement = connection.prepare_cached(&sql.update_data)?;
+        statement.execute(params![place.id, revision, FORMAT, data])?;
+    } else {
+        let mut statement = connection.prepare_cached(&sql.update_data_and_seen)?;
+        let (seen, deadline) = (record.seen.as_millis(), record.deadline().as_millis());
+        statement.execute(params![place.id, revision, FORMAT, data, seen, deadline])?;
+    }
+    Ok(())
+}
+
+/// Records activity if the session lives and it is news.
+pub(super) fn touch(
+    connection: &Connection,
+    sql: &Sql,
+    key: &SessionKey,
+    touch: Touch,
+    now: Timestamp,
+) -> rusqlite::Result<()> {
+    let times = |row: &Row<'_>| {
+        let seen = Timestamp::from_millis(row.get(1)?);
+        let deadline = Timestamp::from_millis(row.get(2)?);
+        Ok((row.get::<_, i64>(0)?, seen, deadline, limits(row, 3)?))
+    };
+    let by_key = connection
+        .prepare_cached(&sql.times_by_key)?
+        .query_row([key.as_bytes()], times)
+        .optional()?;
+    let found = match by_key {
+        Some(found) => Some(found),
+        None => connection
+            .prepare_cached(&sql.times_by_previous_key)?
+            .query_row(params![key.as_bytes(), now.as_millis()], times)
+            .optional()?,
+    };
+    match found {
+        Some((id, seen, deadline, Some(limits))) if now < deadline && seen < touch.seen => {
+            update_seen(connection, sql, id, touch.seen, limits.deadline(touch.seen))
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn update_seen(
+    connection: &Connection,
+    sql: &Sql,
+    id: i64,
+    seen: Timestamp,
+    deadline: Timestamp,
+) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare_cached(&sql.update_seen)?;
+    statement.execute(params![id, seen.as_millis(), deadline.as_millis()])?;
+    Ok(())
+}
+
+pub(super) fn delete(connection: &Connection, sql: &Sql, id: i64) -> rusqlite::Result<()> {
+    connection.prepare_cached(&sql.delete)?.execute([id])?;
+    Ok(())
+}
+
+pub(super) fn is_taken(
+    connection: &Connection,
+    sql: &Sql,
+    key: &SessionKey,
+) -> rusqlite::Result<bool> {
+    let mut statement = connection.prepare_cached(&sql.is_taken)?;
+    let taken = statement.query_row([key.as_bytes()], |_| Ok(())).optional()?;
+    Ok(taken.is_some())
+}
+
+/// The user's live sessions but the one in row `except`, from the one that signed in longest ago.
+pub(super) fn by_sign_in(
+    connection: &Connection,
+    sql: &Sql,
+    user: &UserKey,
+    except: Option<i64>,
+    now: Timestamp,
+) -> rusqlite::Result<Vec<(i64, SessionKey)>> {
+    let mut statement = connection.prepare_cached(&sql.by_sign_in)?;
+    // No row has the id -1: SQLite counts ids up from 1.
+    let columns = params![user.as_str(), now.as_millis(), except.unwrap_or(-1)];
+    let rows = statement
+        .query_map(columns, |row| Ok((row.get(0)?, SessionKey::from_bytes(row.get(1)?))))?;
+    rows.collect()
+}

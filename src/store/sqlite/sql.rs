@@ -1,0 +1,189 @@
+//! The statements, written once for the chosen table.
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// The history of migrations of every table of ours in the file.
+pub(super) const HISTORY: &str = "cloakroom_migrations";
+
+/// The columns that [`rows`](super::rows) reads, in its order.
+const COLUMNS: &str = "id, key, previous_until, handle, user_key, external_key, auth_level, \
+     created, authenticated, seen, idle, absolute, deadline, persistent, revision, client, \
+     format, data";
+
+/// What a touch needs to know.
+const TIMES: &str = "SELECT id, seen, deadline, idle, absolute";
+
+/// A table name that is safe inside double quotes and leaves room for suffixes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct TableName(String);
+
+impl TableName {
+    pub(super) const DEFAULT: &str = "cloakroom_sessions";
+
+    pub(super) fn new(name: &str) -> Result<Self> {
+        let why = if name.is_empty() || name.len() > 64 {
+            "a table name has 1 to 64 characters"
+        } else if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+            || name.starts_with(|c: char| c.is_ascii_digit())
+        {
+            "a table name has only ASCII letters, digits and underscores, and begins with no digit"
+        } else if name.to_ascii_lowercase().starts_with("sqlite_") {
+            "names that begin with sqlite_ belong to SQLite"
+        } else if name.eq_ignore_ascii_case(HISTORY) {
+            "cloakroom_migrations is the history of migrations"
+        } else {
+            return Ok(TableName(name.to_owned()));
+        };
+        Err(Error::with_source(ErrorKind::Invalid, "use that table name", why))
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Sql {
+    pub(super) by_key: String,
+    pub(super) by_previous_key: String,
+    pub(super) is_taken: String,
+    pub(super) insert: String,
+    pub(super) rekey: String,
+    pub(super) update_all: String,
+    pub(super) update_data: String,
+    pub(super) update_data_and_seen: String,
+    pub(super) times_by_key: String,
+    pub(super) times_by_previous_key: String,
+    pub(super) update_seen: String,
+    pub(super) delete: String,
+    pub(super) by_sign_in: String,
+    pub(super) sweep: String,
+    pub(super) list: String,
+    pub(super) revoke: String,
+    pub(super) count_live: String,
+    pub(super) count_expired: String,
+    pub(super) count_signed_in: String,
+    pub(super) oldest: String,
+    pub(super) newest: String,
+    pub(super) delete_all: String,
+    pub(super) epoch: String,
+    pub(super) raise_epoch: String,
+    pub(super) exists: String,
+    pub(super) drop: String,
+}
+
+impl Sql {
+    pub(super) fn new(table: &TableName) -> Self {
+        let t = format!("\"{}\"", table.0);
+        let meta = format!("\"{}_meta\"", table.0);
+        Sql {
+            by_key: format!("SELECT {COLUMNS} FROM {t} WHERE key = ?1"),
+            by_previous_key: format!("SELECT {COLUMNS} FROM {t} WHERE previous_key = ?1"),
+            is_taken: format!("SELECT 1 FROM {t} WHERE key = ?1 OR previous_key = ?1"),
+            insert: format!(
+                "INSERT INTO {t} (key, handle, user_key, external_key, auth_level, created, \
+                 authenticated, seen, idle, absolute, deadline, persistent, revision, client, \
+                 format, data) VALUES \
+                 (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)"
+            ),
+            // An index is rewritten when one of its columns is named here, changed or not: so
+            // the common changes name as few as they can.
+            rekey: format!(
+                "UPDATE {t} SET key = ?2, previous_key = ?3, previous_until = ?4 WHERE id = ?1"
+            ),
+            update_all: format!(
+                "UPDATE {t} SET user_key = ?2, external_key = ?3, auth_level = ?4, \
+                 authenticated = ?5, seen = ?6, idle = ?7, absolute = ?8, deadline = ?9, \
+                 persistent = ?10, revision = ?11, client = ?12, format = ?13, data = ?14 \
+                 WHERE id = ?1"
+            ),
+            update_data: format!(
+                "UPDATE {t} SET revision = ?2, format = ?3, data = ?4 WHERE id = ?1"
+            ),
+            update_data_and_seen: format!(
+                "UPDATE {t} SET revision = ?2, format = ?3, data = ?4, seen = ?5, deadline = ?6 \
+                 WHERE id = ?1"
+            ),
+            times_by_key: format!("{TIMES} FROM {t} WHERE key = ?1"),
+            times_by_previous_key: format!(
+                "{TIMES} FROM {t} WHERE previous_key = ?1 AND previous_until > ?2"
+            ),
+            update_seen: format!("UPDATE {t} SET seen = ?2, deadline = ?3 WHERE id = ?1"),
+            delete: format!("DELETE FROM {t} WHERE id = ?1"),
+            by_sign_in: format!(
+                "SELECT id, key FROM {t} WHERE user_key = ?1 AND deadline > ?2 AND id <> ?3 \
+                 ORDER BY authenticated, id"
+            ),
+            sweep: format!(
+                "DELETE FROM {t} WHERE id IN (SELECT id FROM {t} WHERE deadline <= ?1 LIMIT ?2)"
+            ),
+            list: format!(
+                "SELECT id, handle, user_key, external_key, auth_level, created, authenticated, \
+                 seen, deadline, persistent, client, length(CAST(data AS BLOB)) FROM {t} \
+                 WHERE deadline > ?1 AND id < ?2 AND "
+            ),
+            revoke: format!(
+                "DELETE FROM {t} WHERE deadline > ?1 AND (?2 IS NULL OR \
+                 (key <> ?2 AND NOT (previous_key IS ?2 AND previous_until > ?1))) AND "
+            ),
+            count_live: format!("SELECT count(*) FROM {t} WHERE deadline > ?1"),
+            count_expired: format!("SELECT count(*) FROM {t} WHERE deadline <= ?1"),
+            count_signed_in: format!(
+                "SELECT count(*) FROM {t} WHERE user_key IS NOT NULL AND deadline > ?1"
+            ),
+            // The plus keeps SQLite from the deadline index: in the order of the ids the first
+            // live row is usually the first row.
+            oldest: format!("SELECT created FROM {t} WHERE +deadline > ?1 ORDER BY id LIMIT 1"),
+            newest: format!(
+                "SELECT created FROM {t} WHERE +deadline > ?1 ORDER BY id DESC LIMIT 1"
+            ),
+            delete_all: format!("DELETE FROM {t}"),
+            epoch: format!("SELECT CAST(value AS INTEGER) FROM {meta} WHERE name = 'epoch'"),
+            raise_epoch: format!(
+                "UPDATE {meta} SET value = CAST(CAST(value AS INTEGER) + 1 AS TEXT) \
+                 WHERE name = 'epoch'"
+            ),
+            exists: format!(
+                "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = '{0}'",
+                table.0
+            ),
+            drop: format!(
+                "DROP VIEW IF EXISTS \"{0}_readable\"; DROP TABLE IF EXISTS \"{0}_meta\"; \
+                 DROP TABLE IF EXISTS \"{0}\";",
+                table.0
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plain_identifiers_are_table_names() {
+        let long = "x".repeat(200);
+        for bad in [
+            "",
+            " ",
+            "a b",
+            "a\"b",
+            "a'b",
+            "a;b",
+            "a-b",
+            "1a",
+            "é",
+            "a\0",
+            "sqlite_x",
+            "cloakroom_migrations",
+            "CLOAKROOM_MIGRATIONS",
+            "main.a",
+            &long,
+        ] {
+            assert_eq!(TableName::new(bad).unwrap_err().kind(), ErrorKind::Invalid, "{bad:?}");
+        }
+        for good in ["session", "_a1", "order", "T", TableName::DEFAULT] {
+            assert_eq!(TableName::new(good).unwrap().as_str(), good);
+        }
+    }
+}

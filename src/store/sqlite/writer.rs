@@ -1,0 +1,425 @@
+//! One writer a process: a connection, not a thread.
+//!
+//! Whoever finds nobody writing leads: it begins a transaction, takes everyone who queued
+//! meanwhile into it, commits once, and hands leadership to the next in line. A lone writer
+//! therefore works on its own thread and waits for nobody. The groups are small enough that a
+//! leader is not kept long by the others.
+
+use std::collections::VecDeque;
+use std::fmt::{self, Debug};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::sqlite::failure::{self, while_doing};
+use crate::store::sqlite::log::Log;
+
+const LARGEST_GROUP: usize = 64;
+
+/// How a piece of work is to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// In a group, as durable as the store is.
+    Normal,
+    /// In a group that is on the disk before anyone in it gets an answer.
+    Synced,
+    /// Alone and outside a transaction.
+    Alone,
+}
+
+pub(super) struct Writer {
+    desk: Mutex<Desk>,
+    line: Mutex<Line>,
+    patience: Duration,
+    /// Sync every group.
+    full: bool,
+    log: Log,
+}
+
+struct Desk {
+    connection: Connection,
+    /// Whether its commits are synced now, if that is known.
+    synced: Option<bool>,
+}
+
+#[derive(Default)]
+struct Line {
+    led: bool,
+    waiting: VecDeque<Arc<dyn Waiter>>,
+}
+
+impl Debug for Writer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writer").field("patience", &self.patience).finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What a panic can leave behind is an open transaction, and `begin` heals that.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One caller in the line, with its work.
+trait Waiter: Send + Sync {
+    fn pace(&self) -> Pace;
+    /// Tells the caller that it leads now.
+    fn lead(&self);
+    /// Runs the work and keeps its result; an error is given back as well.
+    fn run(&self, connection: &Connection) -> Result<()>;
+    /// Gives the caller its result, or the group's failure in place of a good one.
+    fn settle(&self, failure: Option<&Error>);
+}
+
+struct Job<T, F> {
+    pace: Pace,
+    doing: &'static str,
+    state: Mutex<State<T, F>>,
+    changed: Condvar,
+}
+
+enum State<T, F> {
+    Waiting(F),
+    Leading(F),
+    Running,
+    Ran(Result<T>),
+    Settled(Result<T>),
+}
+
+/// What a caller in the line was woken for.
+enum Turn {
+    Lead,
+    Settled,
+    TimedOut,
+}
+
+impl<T, F> Job<T, F> {
+    fn wait(&self, deadline: Option<Instant>) -> Turn {
+        let mut state = lock(&self.state);
+        loop {
+            match *state {
+                State::Leading(_) => return Turn::Lead,
+                State::Settled(_) => return Turn::Settled,
+                _ => {}
+            }
+            state = match deadline
+                .map(|deadline| deadline.saturating_duration_since(Instant::now()))
+            {
+                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(left) if left.is_zero() => return Turn::TimedOut,
+                Some(left) => {
+                    self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+
+    fn answer(&self) -> Result<T> {
+        match std::mem::replace(&mut *lock(&self.state), State::Running) {
+            State::Settled(answer) => answer,
+            _ => Err(panicked(self.doing)),
+        }
+    }
+}
+
+impl<T: Send, F: FnOnce(&Connection) -> Result<T> + Send> Waiter for Job<T, F> {
+    fn pace(&self) -> Pace {
+        self.pace
+    }
+
+    fn lead(&self) {
+        let mut state = lock(&self.state);
+        *state = match std::mem::replace(&mut *state, State::Running) {
+            State::Waiting(work) => State::Leading(work),
+            other => other,
+        };
+        self.changed.notify_one();
+    }
+
+    fn run(&self, connection: &Connection) -> Result<()> {
+        let state = std::mem::replace(&mut *lock(&self.state), State::Running);
+        let (State::Waiting(work) | State::Leading(work)) = state else { return Ok(()) };
+        let result = work(connection);
+        let failure = result.as_ref().err().cloned();
+        *lock(&self.state) = State::Ran(result);
+        failure.map_or(Ok(()), Err)
+    }
+
+    fn settle(&self, failure: Option<&Error>) {
+        let mut state = lock(&self.state);
+        *state = match (std::mem::replace(&mut *state, State::Running), failure) {
+            (State::Settled(answer), _) => State::Settled(answer),
+            (State::Ran(Err(own)), _) => State::Settled(Err(own)),
+            (State::Ran(Ok(answer)), None) => State::Settled(Ok(answer)),
+            (_, Some(failure)) => State::Settled(Err(failure.clone())),
+            (unanswered, None) => unanswered,
+        };
+        self.changed.notify_one();
+    }
+}
+
+/// Leadership, and everyone who is answered by it. However it ends, the next in line leads and
+/// nobody is left waiting.
+struct Leader<'w> {
+    writer: &'w Writer,
+    doing: &'static str,
+    group: Vec<Arc<dyn Waiter>>,
+    /// Why nobody's work stands.
+    failure: Option<Error>,
+}
+
+impl Drop for Leader<'_> {
+    fn drop(&mut self) {
+        // First the next leader: it begins while this thread still wakes the others.
+        {
+            let mut line = lock(&self.writer.line);
+            match line.waiting.pop_front() {
+                Some(next) => next.lead(),
+                None => line.led = false,
+            }
+        }
+        let failure = match self.failure.take() {
+            None if thread::panicking() => Some(panicked(self.doing)),
+            failure => failure,
+        };
+        for waiter in &self.group {
+            waiter.settle(failure.as_ref());
+        }
+    }
+}
+
+fn panicked(doing: &'static str) -> Error {
+    let why = "the thread that wrote for this one panicked";
+    Error::with_source(ErrorKind::Unexpected, doing, why)
+}
+
+impl Writer {
+    pub(super) fn new(connection: Connection, patience: Duration, full: bool, log: Log) -> Self {
+        Writer {
+            desk: Mutex::new(Desk { connection, synced: None }),
+            line: Mutex::default(),
+            patience,
+            full,
+            log,
+        }
+    }
+
+    pub(super) fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// Runs `work` on the writing connection, in a transaction unless it is to be alone, and
+    /// returns once that is committed.
+    ///
+    /// Fails with [`ErrorKind::Busy`] when its turn does not come in time.
+    pub(super) fn write<T, F>(&self, pace: Pace, doing: &'static str, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T> + Send + 'static,
+    {
+        let deadline = Instant::now() + self.patience;
+        let job = Arc::new(Job {
+            pace,
+            doing,
+            state: Mutex::new(State::Waiting(work)),
+            changed: Condvar::new(),
+        });
+        if self.take_turn(&job, deadline)? {
+            self.lead(job.clone(), doing, deadline);
+        }
+        job.answer()
+    }
+
+    /// For a read on the writing connection, when there is no other.
+    pub(super) fn read<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        work(&lock(&self.desk).connection)
+    }
+
+    /// Waits in line. True: lead. False: someone else did the work.
+    fn take_turn<T, F>(&self, job: &Arc<Job<T, F>>, deadline: Instant) -> Result<bool>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T> + Send + 'static,
+    {
+        {
+            let mut line = lock(&self.line);
+            if !line.led {
+                line.led = true;
+                return Ok(true);
+            }
+            line.waiting.push_back(job.clone());
+        }
+        let mut turn = job.wait(Some(deadline));
+        if matches!(turn, Turn::TimedOut) {
+            let mut line = lock(&self.line);
+            let own = Arc::as_ptr(job).cast::<()>();
+            let place = line.waiting.iter().position(|w| Arc::as_ptr(w).cast::<()>() == own);
+            if let Some(place) = place {
+                line.waiting.remove(place);
+                return Err(Error::with_source(
+                    ErrorKind::Busy,
+                    job.doing,
+                    "others in this process were still writing",
+                ));
+            }
+            drop(line);
+            // Out of the line: in a transaction that is under way, or called to lead.
+            turn = job.wait(None);
+        }
+        Ok(matches!(turn, Turn::Lead))
+    }
+
+    fn lead(&self, own: Arc<dyn Waiter>, doing: &'static str, deadline: Instant) {
+        let pace = own.pace();
+        let mut leader = Leader { writer: self, doing, group: vec![own], failure: None };
+        let mut desk = lock(&self.desk);
+        let written = match (pace, leader.group.as_slice()) {
+            // Its error is its own; nobody shares it.
+            (Pace::Alone, [own]) => own.run(&desk.connection).or(Ok(())),
+            _ => self.write_group(&mut desk, &mut leader, deadline),
+        };
+        leader.failure = written.err();
+        drop(desk);
+    }
+
+    fn write_group(
+        &self,
+        desk: &mut Desk,
+        leader: &mut Leader<'_>,
+        deadline: Instant,
+    ) -> Result<()> {
+        let failed = || while_doing(leader.doing);
+        let synced = self.full || self.next_group(&leader.group).any(|pace| pace == Pace::Synced);
+        desk.set_synced(synced).map_err(failed())?;
+        let connection = &desk.connection;
+        begin(connection, deadline).map_err(failed())?;
+        self.fill_group(&mut leader.group, synced);
+        let result = run_group(connection, &leader.group, leader.doing, deadline);
+        if result.is_err() && !connection.is_autocommit() {
+            // If even this fails, the next leader tries it again before it begins.
+            let _ = connection.execute_batch("ROLLBACK");
+        }
+        result?;
+        self.log.after_commit(connection);
+        Ok(())
+    }
+
+    /// How those who could be written together now are to be written.
+    fn next_group(&self, group: &[Arc<dyn Waiter>]) -> impl Iterator<Item = Pace> {
+        let line = lock(&self.line);
+        let waiting = line.waiting.iter().map(|waiter| waiter.pace());
+        let paces: Vec<Pace> = group
+            .iter()
+            .map(|waiter| waiter.pace())
+            .chain(waiting.take_while(|pace| *pace != Pace::Alone))
+            .take(LARGEST_GROUP)
+            .collect();
+        paces.into_iter()
+    }
+
+    /// Takes those who queued until now, in their order, up to the first who needs something else.
+    fn fill_group(&self, group: &mut Vec<Arc<dyn Waiter>>, synced: bool) {
+        let mut line = lock(&self.line);
+        while group.len() < LARGEST_GROUP {
+            let fits = |waiter: &Arc<dyn Waiter>| match waiter.pace() {
+                Pace::Normal => true,
+                Pace::Synced => synced,
+                Pace::Alone => false,
+            };
+            match line.waiting.front() {
+                Some(first) if fits(first) => group.extend(line.waiting.pop_front()),
+                _ => return,
+            }
+        }
+    }
+}
+
+/// Runs everyone's work, each undone on its own if it fails, and commits.
+fn run_group(
+    connection: &Connection,
+    group: &[Arc<dyn Waiter>],
+    doing: &'static str,
+    deadline: Instant,
+) -> Result<()> {
+    let execute = |sql| execute(connection, sql).map_err(while_doing(doing));
+    let together = group.len() > 1;
+    for waiter in group {
+        if together {
+            execute("SAVEPOINT job")?;
+        }
+        if let Err(error) = waiter.run(connection) {
+            if connection.is_autocommit() {
+                // SQLite has rolled everything back, the work of those before included.
+                return Err(error);
+            }
+            execute(if together { "ROLLBACK TO job" } else { "ROLLBACK" })?;
+        }
+        if together {
+            execute("RELEASE job")?;
+        }
+    }
+    match connection.is_autocommit() {
+        true => Ok(()),
+        false => commit(connection, deadline).map_err(while_doing(doing)),
+    }
+}
+
+fn execute(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
+    connection.prepare_cached(sql)?.execute([]).map(drop)
+}
+
+impl Desk {
+    /// Under WAL, FULL has each commit on the disk before it returns; NORMAL leaves that to the
+    /// next checkpoint or the next commit under FULL. It cannot change within a transaction.
+    fn set_synced(&mut self, synced: bool) -> rusqlite::Result<()> {
+        if self.synced == Some(synced) {
+            return Ok(());
+        }
+        if !self.connection.is_autocommit() {
+            self.connection.execute_batch("ROLLBACK")?;
+        }
+        // Never from the statement cache: this pragma acts when it is prepared.
+        self.connection.execute_batch(match synced {
+            true => "PRAGMA synchronous = FULL",
+            false => "PRAGMA synchronous = NORMAL",
+        })?;
+        self.synced = Some(synced);
+        Ok(())
+    }
+}
+
+/// Begins a transaction that writes.
+///
+/// SQLite's own busy handler sleeps up to 100 ms at a time: against another process that writes
+/// without a pause it can miss every gap. This one asks again within two milliseconds.
+fn begin(connection: &Connection, deadline: Instant) -> rusqlite::Result<()> {
+    if !connection.is_autocommit() {
+        connection.execute_batch("ROLLBACK")?;
+    }
+    patiently(deadline, || execute(connection, "BEGIN IMMEDIATE"))
+}
+
+/// In WAL mode nothing can hold a commit up. In a kept rollback mode readers can.
+fn commit(connection: &Connection, deadline: Instant) -> rusqlite::Result<()> {
+    patiently(deadline, || execute(connection, "COMMIT"))
+}
+
+/// Tries until it is not busy or the deadline has passed, at least once.
+pub(super) fn patiently<T>(
+    deadline: Instant,
+    mut attempt: impl FnMut() -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
+    let mut pause = Duration::from_micros(50);
+    loop {
+        match attempt() {
+            Err(error) if failure::kind(&error) == ErrorKind::Busy && Instant::now() < deadline => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                thread::sleep(pause.min(left));
+                pause = (pause * 2).min(Duration::from_millis(2));
+            }
+            result => return result,
+        }
+    }
+}
