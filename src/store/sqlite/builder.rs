@@ -177,7 +177,7 @@ impl Builder {
         connection
             .busy_timeout(self.busy_timeout)
             .map_err(while_doing("configure the connection"))?;
-        let version = migrate::version(connection, table)?;
+        let version = migrate::version_before(connection, table)?;
         if !self.migrate && version != migrate::newest() {
             return Err(Error::with_source(
                 ErrorKind::NotSetUp,
@@ -193,7 +193,7 @@ impl Builder {
         if self.journal == Journal::Wal && matches!(self.place, Place::File(_)) {
             switch_to_wal(connection, deadline)?;
         }
-        if self.migrate {
+        if version != migrate::newest() {
             migrate::migrate(connection, table, sql, &self.events, deadline)?;
         }
         Ok(())

@@ -51,7 +51,16 @@ pub(super) fn newest() -> u32 {
 ///
 /// Fails with [`ErrorKind::NewerSchema`] and [`ErrorKind::ForeignTable`] when the table is not
 /// one that this program may use.
-pub(super) fn version(connection: &Connection, table: &TableName) -> Result<u32> {
+pub(super) fn version_before(connection: &Connection, table: &TableName) -> Result<u32> {
+    // One snapshot for all questions: another process may be setting the tables up right now.
+    let snapshot = connection
+        .unchecked_transaction()
+        .map_err(while_doing("read the history of migrations"))?;
+    version(&snapshot, table)
+}
+
+/// The same within a transaction.
+fn version(connection: &Connection, table: &TableName) -> Result<u32> {
     let failed = || while_doing("read the history of migrations");
     let mut version = 0;
     if exists(connection, HISTORY).map_err(failed())? {
@@ -131,7 +140,7 @@ fn foreign(connection: &Connection, table: &TableName) -> rusqlite::Result<Optio
     Ok(None)
 }
 
-/// Brings the table to the newest version; does nothing, and takes no lock, if it is there.
+/// Brings the table to the newest version; does nothing if it is there.
 pub(super) fn migrate(
     connection: &Connection,
     table: &TableName,
@@ -139,9 +148,6 @@ pub(super) fn migrate(
     events: &Events,
     deadline: Instant,
 ) -> Result<()> {
-    if version(connection, table)? == newest() {
-        return Ok(());
-    }
     let failed = || while_doing(DOING);
     patiently(deadline, || connection.execute_batch("BEGIN IMMEDIATE")).map_err(failed())?;
     let migrated = apply(connection, table, sql).and_then(|from| {

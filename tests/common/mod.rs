@@ -1,0 +1,100 @@
+//! What several test programs need.
+
+#![allow(dead_code, unreachable_pub, reason = "no test program uses all of it")]
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use cloakroom::clock::Timestamp;
+use cloakroom::delta::Delta;
+use cloakroom::id::{SessionId, SessionKey};
+use cloakroom::record::{Birth, Record, Value};
+use cloakroom::store::{Commit, Committed, Fate, Loaded, Store};
+use cloakroom::{Lifetime, Result};
+use tempfile::TempDir;
+
+pub const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+pub const HOUR: Duration = Duration::from_secs(3600);
+
+/// A folder that goes with the test, and a database path in it.
+pub struct Folder(TempDir);
+
+impl Folder {
+    pub fn new() -> Self {
+        Folder(tempfile::tempdir().unwrap())
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    pub fn database(&self) -> PathBuf {
+        self.path("app.db")
+    }
+}
+
+pub fn new_key() -> SessionKey {
+    SessionId::generate().unwrap().key()
+}
+
+pub fn birth() -> Birth {
+    Birth::new(Lifetime::default().starting(NOW)).unwrap()
+}
+
+pub fn setting(name: &str, value: impl serde::Serialize) -> Delta {
+    let mut delta = Delta::new();
+    delta.set(name, Value::encode(&value).unwrap());
+    delta
+}
+
+pub fn create(store: &impl Store, delta: &Delta) -> Result<SessionKey> {
+    let key = new_key();
+    store.commit(&Commit::new(&key, Fate::Create(&birth()), delta, NOW))?;
+    Ok(key)
+}
+
+pub fn merge(store: &impl Store, key: &SessionKey, delta: &Delta) -> Result<Committed> {
+    store.commit(&Commit::new(key, Fate::Merge, delta, NOW))
+}
+
+pub fn delete(store: &impl Store, key: &SessionKey) -> Result<Committed> {
+    store.commit(&Commit::new(key, Fate::Delete, &Delta::new(), NOW))
+}
+
+pub fn live(store: &impl Store, key: &SessionKey) -> Result<Option<Record>> {
+    Ok(match store.load(key, NOW)? {
+        Loaded::Live { record, .. } => Some(record),
+        _ => None,
+    })
+}
+
+pub fn value<T: serde::de::DeserializeOwned>(record: &Record, name: &str) -> Option<T> {
+    record.data.get(name).map(|value| value.decode().unwrap())
+}
+
+const ROLE: &str = "CLOAKROOM_TEST_ROLE";
+
+/// This test program again, as a process of its own that runs `child_process` in the role given.
+pub fn child(role: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["child_process", "--exact", "--nocapture", "--test-threads=1"]);
+    command.env(ROLE, role).stdin(Stdio::null());
+    command
+}
+
+/// In a child, the role it was given. Every program with children has a test `child_process` that
+/// plays it, and does nothing when nobody asked.
+pub fn role() -> Option<String> {
+    std::env::var(ROLE).ok()
+}
+
+/// A child that does not outlive the test, however that ends.
+pub struct Kept(pub Child);
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

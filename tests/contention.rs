@@ -1,0 +1,161 @@
+//! Many threads and several processes write one file: nobody is told it is locked, nothing is
+//! lost, and the log stays short.
+
+mod common;
+
+use std::fs;
+use std::io::Read;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use cloakroom::SqliteStore;
+use cloakroom::delta::Delta;
+use cloakroom::id::SessionKey;
+use cloakroom::store::{Commit, Committed, Fate, Loaded, Store};
+use common::{Folder, Kept, NOW, child, create, live, merge, role, setting, value};
+
+/// How long the two processes write. A minute by hand: `CLOAKROOM_SECONDS=60`.
+fn seconds() -> Duration {
+    let seconds = std::env::var("CLOAKROOM_SECONDS").ok().and_then(|text| text.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(5))
+}
+
+fn key_of(hex: &str) -> SessionKey {
+    let byte = |at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
+    SessionKey::from_bytes(std::array::from_fn(|n| byte(n * 2)))
+}
+
+#[test]
+fn child_process() {
+    match role().as_deref() {
+        Some("write") => {
+            let store = SqliteStore::open(std::env::var("DATABASE").unwrap()).unwrap();
+            let written = write_as_fast_as_possible(&store, 8, seconds());
+            println!("\nwritten {written}");
+        }
+        Some("increment") => {
+            let store = SqliteStore::open(std::env::var("DATABASE").unwrap()).unwrap();
+            increment(&store, &key_of(&std::env::var("KEY").unwrap()), 8, 50);
+        }
+        _ => {}
+    }
+}
+
+/// Every thread changes a session of its own and begins others, until the time is over.
+fn write_as_fast_as_possible(store: &SqliteStore, threads: usize, time: Duration) -> u64 {
+    let end = Instant::now() + time;
+    let written = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                let key = create(store, &Delta::new()).unwrap();
+                let mut n = 0_u64;
+                while Instant::now() < end {
+                    n += 1;
+                    let done = merge(store, &key, &setting("n", n)).unwrap();
+                    assert!(matches!(done, Committed::Done { .. }));
+                    if n.is_multiple_of(10) {
+                        create(store, &setting("note", "x".repeat(200))).unwrap();
+                    }
+                }
+                let record = live(store, &key).unwrap().unwrap();
+                assert_eq!(value::<u64>(&record, "n"), Some(n));
+                written.fetch_add(n, Ordering::Relaxed);
+            });
+        }
+    });
+    written.into_inner()
+}
+
+fn two_processes_write(upkeep: bool) {
+    let folder = Folder::new();
+    let store = SqliteStore::open(folder.database()).unwrap();
+    let mut process = Kept(
+        child("write").env("DATABASE", folder.database()).stdout(Stdio::piped()).spawn().unwrap(),
+    );
+    let mut output = process.0.stdout.take().unwrap();
+    let stop = AtomicBool::new(false);
+    let (longest, written) = std::thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            let mut longest = 0;
+            while !stop.load(Ordering::Relaxed) {
+                if upkeep {
+                    store.upkeep().unwrap().run().unwrap();
+                }
+                let log = fs::metadata(folder.path("app.db-wal")).map_or(0, |meta| meta.len());
+                longest = longest.max(log);
+                std::thread::yield_now();
+            }
+            longest
+        });
+        let written = write_as_fast_as_possible(&store, 32, seconds());
+        stop.store(true, Ordering::Relaxed);
+        (watch.join().unwrap(), written)
+    });
+    assert!(process.0.wait().unwrap().success(), "the other process was never told it is busy");
+    let mut words = String::new();
+    output.read_to_string(&mut words).unwrap();
+    let others: u64 = words
+        .lines()
+        .find_map(|line| line.strip_prefix("written "))
+        .and_then(|number| number.parse().ok())
+        .unwrap();
+    println!(
+        "{written} merges here, {others} there, log at most {} KiB, upkeep {upkeep}",
+        longest >> 10
+    );
+    assert!(written > 0 && others > 0);
+    assert!(longest < 64 << 20, "the log grew to {longest} bytes");
+}
+
+#[test]
+fn two_processes_that_write_without_a_pause_are_never_busy_and_the_log_stays_short() {
+    two_processes_write(true);
+}
+
+#[test]
+fn the_log_stays_short_even_if_nobody_does_the_upkeep() {
+    two_processes_write(false);
+}
+
+/// What `update` does: read, compute, commit if nobody came in between, else again.
+fn increment(store: &SqliteStore, key: &SessionKey, threads: usize, times: u32) {
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                for _ in 0..times {
+                    let Loaded::Live { mut record, .. } = store.load(key, NOW).unwrap() else {
+                        panic!("it lives");
+                    };
+                    loop {
+                        let next = value::<u32>(&record, "n").unwrap_or(0) + 1;
+                        let delta = setting("n", next);
+                        let mut commit = Commit::new(key, Fate::Merge, &delta, NOW);
+                        commit.if_revision = Some(record.revision);
+                        match store.commit(&commit).unwrap() {
+                            Committed::Stale { record: newer, .. } => record = newer,
+                            Committed::Done { .. } => break,
+                            other => panic!("{other:?}"),
+                        }
+                    }
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn increments_of_two_processes_are_all_counted() {
+    let folder = Folder::new();
+    let store = SqliteStore::open(folder.database()).unwrap();
+    let key = create(&store, &Delta::new()).unwrap();
+    let hex: String = key.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut other =
+        Kept(child("increment").env("DATABASE", folder.database()).env("KEY", hex).spawn().unwrap());
+    increment(&store, &key, 8, 50);
+    assert!(other.0.wait().unwrap().success());
+    let record = live(&store, &key).unwrap().unwrap();
+    assert_eq!(value::<u32>(&record, "n"), Some(800));
+    assert_eq!(record.revision, 801);
+}
