@@ -36,12 +36,15 @@ use crate::clock::{Clock, SystemClock};
 use crate::store::Store;
 use given::{Failure, Given, Outcome};
 
-/// A law and its checks.
+/// One law in one situation.
+type Check = fn(&Given) -> Outcome;
+
+/// A law and its checks by name.
 struct Law {
     name: &'static str,
     /// Whether only a store that lists can be asked.
     lists: bool,
-    checks: &'static [(&'static str, fn(&Given) -> Outcome)],
+    checks: &'static [(&'static str, Check)],
 }
 
 /// `law: [module::check, …]`, and `if lists` where the store must be able to list.

@@ -48,11 +48,11 @@ pub(super) fn a_renewal_does_not_move_the_absolute_deadline(given: &Given) -> Ou
         given.touch(&key, now, now)?;
         let (to, answer) = given.renew(&key, None, now)?;
         let renewed = done(answer, "a renewal of a busy session")?.record;
-        ensure!(renewed.created == given.now, "a renewal moved when the session was created");
         ensure!(
             renewed.limits == session.record.limits,
-            "a renewal moved the absolute deadline or changed the idle limit"
+            "a renewal changed the idle limit or moved the absolute deadline"
         );
+        ensure!(renewed.created == given.now, "a renewal moved when the session was created");
         key = to;
     }
     given.live(&key, given.after(ABSOLUTE) - MILLI, "before its end a session renewed often")?;
@@ -187,8 +187,13 @@ pub(super) fn a_stale_renewal_moves_nothing(given: &Given) -> Outcome {
     given.is_intact(&session, "a stale renewal")
 }
 
-/// Every kind of key that is taken: the sessions that hold them, and the keys.
-fn taken(given: &Given) -> Outcome<(Vec<Session>, Vec<(SessionKey, &'static str)>)> {
+/// Keys that are taken, in every way in which they can be, and the sessions that hold them.
+struct Taken {
+    keys: Vec<(SessionKey, &'static str)>,
+    all: Vec<Session>,
+}
+
+fn taken(given: &Given) -> Outcome<Taken> {
     let other = given.session()?;
     let before = given.session()?;
     let after = given.renewed(&before, None)?;
@@ -199,7 +204,7 @@ fn taken(given: &Given) -> Outcome<(Vec<Session>, Vec<(SessionKey, &'static str)
         (before.key, "the previous key of a session"),
         (within.key, "a key within its grace"),
     ];
-    Ok((vec![other, after, graced], keys))
+    Ok(Taken { keys, all: vec![other, after, graced] })
 }
 
 fn conflicts(given: &Given, commit: &Commit<'_>, all: &[Session], what: &str) -> Outcome {
@@ -208,7 +213,7 @@ fn conflicts(given: &Given, commit: &Commit<'_>, all: &[Session], what: &str) ->
 }
 
 pub(super) fn a_taken_key_is_a_conflict_at_creation(given: &Given) -> Outcome {
-    let (all, keys) = taken(given)?;
+    let Taken { keys, all } = taken(given)?;
     let (birth, delta) = (given.birth()?, set("coat", "red")?);
     for (key, whose) in keys {
         let create = Commit::new(&key, Fate::Create(&birth), &delta, given.now);
@@ -218,7 +223,7 @@ pub(super) fn a_taken_key_is_a_conflict_at_creation(given: &Given) -> Outcome {
 }
 
 pub(super) fn a_taken_key_is_a_conflict_at_renewal(given: &Given) -> Outcome {
-    let (mut all, mut keys) = taken(given)?;
+    let Taken { mut keys, mut all } = taken(given)?;
     let previous = given.session()?;
     let session = given.renewed(&previous, None)?;
     keys.push((session.key, "the key that the session has"));
@@ -234,7 +239,7 @@ pub(super) fn a_taken_key_is_a_conflict_at_renewal(given: &Given) -> Outcome {
 }
 
 pub(super) fn a_taken_key_is_a_conflict_at_sign_in(given: &Given) -> Outcome {
-    let (mut all, mut keys) = taken(given)?;
+    let Taken { mut keys, mut all } = taken(given)?;
     let session = given.session()?;
     keys.push((session.key, "the key that the session has"));
     all.push(session.clone());
