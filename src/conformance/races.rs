@@ -1,16 +1,18 @@
 //! Two calls on one session at the same moment, many times over: whichever comes first, the
 //! answers and what is stored must fit one of the two orders.
 
+use std::hint;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Barrier, Mutex, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::clock::Timestamp;
 use crate::conformance::caught;
 use crate::conformance::given::{
-    ALL, Failure, Given, IDLE, MILLI, Outcome, SECOND, Session, answered, done, ensure, holds, key,
-    nothing, said, set, user,
+    ALL, Dice, Failure, Given, IDLE, MILLI, Outcome, SECOND, Session, answered, done, ensure,
+    holds, key, nothing, said, set, user,
 };
 use crate::id::{SessionKey, UserKey};
 use crate::record::Value;
@@ -18,8 +20,7 @@ use crate::store::{AtLimit, Commit, Committed, Fate, Page, Which};
 
 const ROUNDS: u32 = 1000;
 
-/// Lets two threads go at the same moment. The barrier alone wakes one of them much later than
-/// the other; so both meet once more, awake.
+/// Lets two threads go at the same moment, or one of them a little later.
 struct Start {
     barrier: Barrier,
     awake: AtomicUsize,
@@ -30,11 +31,25 @@ impl Start {
         Start { barrier: Barrier::new(2), awake: AtomicUsize::new(0) }
     }
 
-    fn wait(&self, round: usize) {
+    fn wait(&self, round: usize, thread: usize) {
         self.barrier.wait();
+        // The barrier alone wakes one of them much later than the other; so both meet once
+        // more, awake.
         self.awake.fetch_add(1, Ordering::SeqCst);
+        let mut spins = 0_u32;
         while self.awake.load(Ordering::SeqCst) < 2 * (round + 1) {
-            thread::yield_now();
+            spins += 1;
+            if spins.is_multiple_of(1000) { thread::yield_now() } else { hint::spin_loop() }
+        }
+        // The quicker of two calls would always come first. Head starts of up to 200 µs, most of
+        // them short, find the moments in which the calls of a fast and of a slow store overlap.
+        if round % 2 == thread {
+            let most = 100_usize << (round / 2 % 12);
+            let head_start = Dice(round as u64).roll(most) as u64;
+            let go = Instant::now() + Duration::from_nanos(head_start);
+            while Instant::now() < go {
+                hint::spin_loop();
+            }
         }
     }
 }
@@ -53,13 +68,13 @@ fn race<T: Sync, A, B: Send>(
     thread::scope(|scope| {
         let second = scope.spawn(|| {
             let run = |(round, given)| {
-                start.wait(round);
+                start.wait(round, 1);
                 caught(|| b(given))
             };
             rounds.iter().enumerate().map(run).collect::<Vec<_>>()
         });
         of_a.extend(rounds.iter().enumerate().map(|(round, given)| {
-            start.wait(round);
+            start.wait(round, 0);
             caught(|| a(given))
         }));
         of_b.extend(second.join().unwrap_or_default());
