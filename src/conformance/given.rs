@@ -1,6 +1,8 @@
 //! What the checks are written with: a store, a time, and short words for the calls.
 
+use std::any::Any;
 use std::num::NonZeroUsize;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -24,6 +26,24 @@ impl From<Error> for Failure {
 }
 
 pub(super) type Outcome<T = ()> = Result<T, Failure>;
+
+/// Runs `f`; a panic in it is a failure like any other.
+pub(super) fn caught<T>(f: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
+    // Whatever a panic leaves half-done belongs to the store of this one check.
+    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| {
+        Err(Failure(format!("the store panicked: {}", words(panic.as_ref()))))
+    })
+}
+
+fn words(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it did not say why")
+}
+
+/// For a thread that ended although every call in it is [`caught`].
+pub(super) fn panicked() -> Failure {
+    Failure("a thread of the check panicked".into())
+}
 
 macro_rules! ensure {
     ($holds:expr, $($otherwise:tt)+) => {

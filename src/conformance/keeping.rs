@@ -28,7 +28,7 @@ pub(super) fn loading_stores_nothing(given: &Given) -> Outcome {
     given.store.load(&unknown, given.now)?;
     given.merge(&unknown, &set("coat", "red")?, given.now)?;
     let stats = given.registry()?.stats(given.now)?;
-    ensure!(stats.live + stats.expired == 0, "an unknown key left {} rows behind", stats.live);
+    ensure!(stats.live + stats.expired == 0, "an unknown key left rows behind: {stats:?}");
     let session = given.session()?;
     for _ in 0..10 {
         given.is_intact(&session, "a load")?;

@@ -27,14 +27,12 @@ mod sweeping;
 mod time;
 mod touching;
 
-use std::any::Any;
 use std::error;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::clock::{Clock, SystemClock};
 use crate::store::Store;
-use given::{Failure, Given, Outcome};
+use given::{Failure, Given, Outcome, caught};
 
 /// One law in one situation.
 type Check = fn(&Given) -> Outcome;
@@ -225,19 +223,6 @@ fn run_all(make: &dyn Fn() -> Box<dyn Store>) -> Result<(), Failures> {
         }
     }
     if failures.is_empty() { Ok(()) } else { Err(Failures(failures)) }
-}
-
-/// Runs `f`; a panic in it is a failure like any other.
-fn caught<T>(f: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
-    // Whatever a panic leaves half-done belongs to the store of this one check.
-    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| {
-        Err(Failure(format!("the store panicked: {}", words(panic.as_ref()))))
-    })
-}
-
-fn words(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it did not say why")
 }
 
 /// The checks that a store failed, one sentence each: the law, what happened, and in brackets

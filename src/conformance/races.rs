@@ -9,13 +9,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::clock::Timestamp;
-use crate::conformance::caught;
 use crate::conformance::given::{
-    ALL, Dice, Failure, Given, IDLE, MILLI, Outcome, SECOND, Session, answered, done, ensure,
-    holds, key, nothing, said, set, user,
+    ALL, Dice, Failure, Given, IDLE, MILLI, Outcome, SECOND, Session, answered, caught, done,
+    ensure, holds, key, nothing, panicked, said, set, user,
 };
+use crate::conformance::limits;
 use crate::id::{SessionKey, UserKey};
-use crate::record::Value;
+use crate::lifetime::Lifetime;
+use crate::record::{Birth, Value};
 use crate::store::{AtLimit, Commit, Committed, Fate, Page, Which};
 
 const ROUNDS: u32 = 1000;
@@ -63,9 +64,8 @@ fn race<T: Sync, A, B: Send>(
 ) -> Outcome {
     let rounds = (0..ROUNDS).map(prepare).collect::<Outcome<Vec<T>>>()?;
     let start = Start::new();
-    let (mut of_a, mut of_b) = (Vec::new(), Vec::new());
     // A failure ends no thread before its last round: the other one would wait for ever.
-    thread::scope(|scope| {
+    let (of_a, of_b) = thread::scope(|scope| {
         let second = scope.spawn(|| {
             let run = |(round, given)| {
                 start.wait(round, 1);
@@ -73,12 +73,14 @@ fn race<T: Sync, A, B: Send>(
             };
             rounds.iter().enumerate().map(run).collect::<Vec<_>>()
         });
-        of_a.extend(rounds.iter().enumerate().map(|(round, given)| {
+        let run = |(round, given)| {
             start.wait(round, 0);
             caught(|| a(given))
-        }));
-        of_b.extend(second.join().unwrap_or_default());
+        };
+        let of_a: Vec<_> = rounds.iter().enumerate().map(run).collect();
+        (of_a, second.join())
     });
+    let of_b = of_b.map_err(|_| panicked())?;
     for ((given, a), b) in rounds.iter().zip(of_a).zip(of_b) {
         judge(given, a?, b?)?;
     }
@@ -130,7 +132,7 @@ pub(super) fn no_increment_is_lost(given: &Given) -> Outcome {
     thread::scope(|scope| {
         let count = || (0..EACH).try_for_each(|_| caught(increment));
         let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(count)).collect();
-        threads.into_iter().try_for_each(|thread| thread.join().unwrap_or(Ok(())))
+        threads.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_| Err(panicked())))
     })?;
     let record = given.live(&session.key, given.now, "a counter")?.record;
     let wanted = THREADS * EACH;
@@ -249,8 +251,8 @@ pub(super) fn a_touch_at_the_moment_of_a_sweep_revives_nothing(given: &Given) ->
     )
 }
 
-fn birth_at(now: Timestamp) -> Outcome<crate::record::Birth> {
-    Ok(crate::record::Birth::new(crate::lifetime::Lifetime::idle(IDLE).starting(now))?)
+fn birth_at(now: Timestamp) -> Outcome<Birth> {
+    Ok(Birth::new(Lifetime::idle(IDLE).starting(now))?)
 }
 
 pub(super) fn a_merge_at_the_moment_of_a_revocation_revives_nothing(given: &Given) -> Outcome {
@@ -339,7 +341,7 @@ fn two_sign_ins(
 ) -> Outcome {
     let sign_in = |owner: &UserKey| {
         let limit = (NonZeroU32::MIN.get(), at_limit);
-        super::limits::sign_in(given, &key()?, owner, limit, given.now)
+        limits::sign_in(given, &key()?, owner, limit, given.now)
     };
     race(
         |round| user(&format!("user {round}")),

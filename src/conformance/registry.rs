@@ -8,6 +8,7 @@ use crate::conformance::given::{
 };
 use crate::delta::Delta;
 use crate::id::{Handle, SessionKey};
+use crate::lifetime::Lifetime;
 use crate::record::{Client, Stats, Summary};
 use crate::store::{Page, Which};
 
@@ -269,7 +270,7 @@ pub(super) fn revoking_everyone_leaves_nobody_and_raises_the_epoch(given: &Given
     let new = given.renewed(&old, Some(given.after(IDLE * 9)))?;
     let other = given.session()?;
     let later = given.after(SECOND);
-    let expired = given.session_for(crate::lifetime::Lifetime::idle(SECOND))?;
+    let expired = given.session_for(Lifetime::idle(SECOND))?;
     let registry = given.registry()?;
     let epoch = registry.epoch()?;
     let revoked = registry.revoke_everyone(later)?;
@@ -293,7 +294,7 @@ pub(super) fn the_stats_count_what_is_there(given: &Given) -> Outcome {
     let empty = registry.stats(given.now)?;
     ensure!(empty == Stats::default(), "the stats of an empty store are {empty:?}");
     sessions(given, 3)?;
-    given.session_for(crate::lifetime::Lifetime::fixed(SECOND))?;
+    given.session_for(Lifetime::fixed(SECOND))?;
     given.session_of(&user("u")?, given.after(SECOND * 5))?;
     let stats = registry.stats(given.after(SECOND * 5))?;
     let wanted = Stats {

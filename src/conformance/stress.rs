@@ -4,8 +4,9 @@ use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use crate::conformance::caught;
-use crate::conformance::given::{ALL, Dice, Given, Outcome, SECOND, Session, ensure, set, user};
+use crate::conformance::given::{
+    ALL, Dice, Given, Outcome, SECOND, Session, caught, ensure, panicked, set, user,
+};
 use crate::id::{Handle, SessionKey};
 use crate::store::{Committed, Loaded, Which};
 
@@ -46,7 +47,7 @@ pub(super) fn under_load_nothing_fails_and_nothing_comes_back(given: &Given) -> 
                 })
             })
             .collect();
-        threads.into_iter().try_for_each(|thread| thread.join().unwrap_or(Ok(())))
+        threads.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_| Err(panicked())))
     })?;
     let dead = lock(&room.dead);
     ensure!(!dead.is_empty(), "under load not one delete found a session");
