@@ -1,0 +1,185 @@
+//! A back-end of one's own: a map behind a lock, which holds every session as one JSON text. It
+//! shows what any other place (a folder, a key-value server) has to do.
+//!
+//! `cargo run --example own_store --features conformance` runs the checks of every law on it.
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use cloakroom::clock::Timestamp;
+use cloakroom::id::SessionKey;
+use cloakroom::record::{Record, Touch};
+use cloakroom::store::{
+    Commit, Committed, Decision, Loaded, Registry, Rekey, Store, Traits, Upkeep,
+};
+use cloakroom::{Error, ErrorKind, Result, conformance};
+
+#[derive(Debug, Default)]
+struct OwnStore(Mutex<Rows>);
+
+#[derive(Debug, Default)]
+struct Rows {
+    by_key: HashMap<SessionKey, Row>,
+    /// The key that a session had before its last renewal leads to the one it has now. Without
+    /// this a request under way could not be told from one whose session is gone.
+    by_previous: HashMap<SessionKey, SessionKey>,
+}
+
+#[derive(Debug)]
+struct Row {
+    json: String,
+    /// Beside the text, so that a sweep need not decode every session.
+    deadline: Timestamp,
+    previous: Option<Previous>,
+}
+
+/// A key from before a renewal, and until when it works still.
+type Previous = (SessionKey, Option<Timestamp>);
+
+impl OwnStore {
+    fn rows(&self) -> MutexGuard<'_, Rows> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Rows {
+    /// The current key of the session that `key` may lead to, and what is found there.
+    fn find(&self, key: &SessionKey, now: Timestamp) -> (SessionKey, Loaded) {
+        let current = *self.by_previous.get(key).unwrap_or(key);
+        // A session ends at its deadline, whether or not a sweep came by.
+        let Some(row) = self.by_key.get(&current).filter(|row| now < row.deadline) else {
+            return (current, Loaded::Absent);
+        };
+        let grace_until = row.previous.and_then(|(_, until)| until);
+        if current != *key && grace_until.is_none_or(|until| until <= now) {
+            return (current, Loaded::Renewed);
+        }
+        // What does not decode stays: an older version of the program may be able to read it.
+        let loaded = match Record::from_json(&row.json) {
+            Ok(record) => Loaded::Live { record, key: current },
+            Err(error) => Loaded::Undecodable { handle: None, error },
+        };
+        (current, loaded)
+    }
+
+    fn put(&mut self, key: SessionKey, record: &Record, previous: Option<Previous>) {
+        if let Some((previous, _)) = previous {
+            self.by_previous.insert(previous, key);
+        }
+        let row = Row { json: record.to_json(), deadline: record.deadline(), previous };
+        self.by_key.insert(key, row);
+    }
+
+    /// The row keeps its place, and the key it had before.
+    fn replace(&mut self, key: &SessionKey, record: &Record) {
+        if let Some(row) = self.by_key.get_mut(key) {
+            row.json = record.to_json();
+            row.deadline = record.deadline();
+        }
+    }
+
+    fn remove(&mut self, key: &SessionKey) {
+        if let Some((previous, _)) = self.by_key.remove(key).and_then(|row| row.previous) {
+            self.by_previous.remove(&previous);
+        }
+    }
+
+    /// A new key must never lead to two sessions, and an old one never lead anywhere again.
+    fn check_free(&self, key: &SessionKey) -> Result<()> {
+        match self.by_key.contains_key(key) || self.by_previous.contains_key(key) {
+            true => Err(Error::new(ErrorKind::Conflict, "give a session its new key")),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Store for OwnStore {
+    fn load(&self, key: &SessionKey, now: Timestamp) -> Result<Loaded> {
+        Ok(self.rows().find(key, now).1)
+    }
+
+    fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
+        // One lock from the look to the write is what makes the commit atomic. In a database it
+        // is a transaction, on a server without one a compare-and-swap that is tried again.
+        let mut rows = self.rows();
+        let (key, found) = rows.find(commit.key, commit.now);
+        // What a commit means is decided once for all stores; a store only carries it out.
+        match commit.decide(found)? {
+            Decision::Answer(answer) => Ok(answer),
+            Decision::Insert { key: to, record, replaces } => {
+                rows.check_free(&to)?;
+                let ended = if replaces { vec![key] } else { Vec::new() };
+                for key in &ended {
+                    rows.remove(key);
+                }
+                rows.put(to, &record, None);
+                Ok(Committed::Done { record, key: to, ended })
+            }
+            Decision::Update { record, rekey: None } => {
+                rows.replace(&key, &record);
+                Ok(Committed::Done { record, key, ended: Vec::new() })
+            }
+            Decision::Update { record, rekey: Some(Rekey { to, grace_until, .. }) } => {
+                // Check before anything is changed: if the renewal fails, the old key works on.
+                rows.check_free(&to)?;
+                rows.remove(&key);
+                rows.put(to, &record, Some((key, grace_until)));
+                Ok(Committed::Done { record, key: to, ended: vec![key] })
+            }
+            Decision::Touch { record } => {
+                rows.replace(&key, &record);
+                Ok(Committed::Unchanged { record, key })
+            }
+            Decision::Remove => {
+                rows.remove(&key);
+                Ok(Committed::Deleted { key })
+            }
+            // A decision of a later version: better to do nothing than half of it.
+            _ => Err(Error::new(ErrorKind::Unsupported, "carry out that commit")),
+        }
+    }
+
+    fn touch(&self, batch: &[(SessionKey, Touch)], now: Timestamp) -> Result<()> {
+        let mut rows = self.rows();
+        for (key, touch) in batch {
+            // The record is read again under the lock: what a touch writes back is what is
+            // stored now, never what some request has read before.
+            if let (key, Loaded::Live { mut record, .. }) = rows.find(key, now)
+                && record.touch(*touch)
+            {
+                rows.replace(&key, &record);
+            }
+        }
+        Ok(())
+    }
+
+    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<usize> {
+        let mut rows = self.rows();
+        let ended = rows.by_key.iter().filter(|(_, row)| row.deadline <= now);
+        let ended: Vec<SessionKey> = ended.map(|(key, _)| *key).take(limit.get()).collect();
+        for key in &ended {
+            rows.remove(key);
+        }
+        Ok(ended.len())
+    }
+
+    fn registry(&self) -> Option<&dyn Registry> {
+        // It has no index by user. Saying so is better than a list that may be incomplete.
+        None
+    }
+
+    fn upkeep(&self) -> Option<&dyn Upkeep> {
+        None
+    }
+
+    fn traits(&self) -> Traits {
+        Traits::new()
+    }
+}
+
+fn main() -> Result<(), conformance::Failures> {
+    conformance::check(OwnStore::default)?;
+    println!("the store keeps the laws");
+    Ok(())
+}

@@ -1,0 +1,332 @@
+//! What the checks are written with: a store, a time, and short words for the calls.
+
+use std::any::Any;
+use std::num::NonZeroUsize;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::clock::Timestamp;
+use crate::delta::Delta;
+use crate::error::{Error, ErrorKind};
+use crate::id::{ExternalKey, Handle, SessionId, SessionKey, UserKey};
+use crate::lifetime::Lifetime;
+use crate::record::{Birth, Record, Touch, Value};
+use crate::store::{Commit, Committed, Fate, Loaded, Registry, Store};
+
+/// What happened instead of what should have.
+#[derive(Debug)]
+pub(super) struct Failure(pub(super) String);
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Failure(format!("the store answered an error: {error:?}"))
+    }
+}
+
+pub(super) type Outcome<T = ()> = Result<T, Failure>;
+
+/// Runs `f`; a panic in it is a failure like any other.
+pub(super) fn caught<T>(f: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
+    // Whatever a panic leaves half-done belongs to the store of this one check.
+    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| {
+        Err(Failure(format!("the store panicked: {}", words(panic.as_ref()))))
+    })
+}
+
+fn words(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it did not say why")
+}
+
+/// For a thread that ended although every call in it is [`caught`].
+pub(super) fn panicked() -> Failure {
+    Failure("a thread of the check panicked".into())
+}
+
+macro_rules! ensure {
+    ($holds:expr, $($otherwise:tt)+) => {
+        if !$holds {
+            return Err($crate::conformance::given::Failure(format!($($otherwise)+)));
+        }
+    };
+}
+pub(super) use ensure;
+
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+pub(super) const MILLI: Duration = Duration::from_millis(1);
+/// The limits of a session about which a check says nothing else. A touch is due after 90 s.
+pub(super) const IDLE: Duration = Duration::from_secs(3600);
+pub(super) const ABSOLUTE: Duration = Duration::from_secs(36_000);
+pub(super) const TOUCH_DUE: Duration = Duration::from_secs(90);
+pub(super) const ALL: NonZeroUsize = NonZeroUsize::MAX;
+
+pub(super) fn lifetime() -> Lifetime {
+    Lifetime::idle(IDLE).with_absolute(ABSOLUTE)
+}
+
+pub(super) fn key() -> Outcome<SessionKey> {
+    Ok(SessionId::generate()?.key())
+}
+
+pub(super) fn user(name: &str) -> Outcome<UserKey> {
+    Ok(UserKey::new(name)?)
+}
+
+pub(super) fn external(name: &str) -> Outcome<ExternalKey> {
+    Ok(ExternalKey::new(name)?)
+}
+
+/// A delta that sets one name.
+pub(super) fn set(name: &str, value: impl Serialize) -> Outcome<Delta> {
+    let mut delta = Delta::new();
+    delta.set(name, Value::encode(&value)?);
+    Ok(delta)
+}
+
+pub(super) fn nothing() -> Delta {
+    Delta::new()
+}
+
+/// Whether `name` has this value in the record.
+pub(super) fn holds(record: &Record, name: &str, value: impl Serialize) -> Outcome<bool> {
+    Ok(record.data.get(name) == Some(&Value::encode(&value)?))
+}
+
+/// A key and the record that the store answered when it put it there.
+#[derive(Clone, Debug)]
+pub(super) struct Session {
+    pub(super) key: SessionKey,
+    pub(super) record: Record,
+}
+
+impl Session {
+    pub(super) fn handle(&self) -> Handle {
+        self.record.handle
+    }
+}
+
+/// What [`Committed::Done`] says.
+#[derive(Debug)]
+pub(super) struct Done {
+    pub(super) record: Record,
+    pub(super) key: SessionKey,
+    pub(super) ended: Vec<SessionKey>,
+}
+
+/// The answer's name.
+pub(super) fn said(answer: &Committed) -> &'static str {
+    match answer {
+        Committed::Done { .. } => "Done",
+        Committed::Unchanged { .. } => "Unchanged",
+        Committed::Deleted { .. } => "Deleted",
+        Committed::Stale { .. } => "Stale",
+        Committed::Renewed => "Renewed",
+        Committed::Gone => "Gone",
+        Committed::Undecodable { .. } => "Undecodable",
+        Committed::Full => "Full",
+    }
+}
+
+fn found(loaded: &Loaded) -> &'static str {
+    match loaded {
+        Loaded::Live { .. } => "Live",
+        Loaded::Renewed => "Renewed",
+        Loaded::Absent => "Absent",
+        Loaded::Undecodable { .. } => "Undecodable",
+    }
+}
+
+/// Demands that the answer to `what` has this name.
+pub(super) fn answered(answer: &Committed, wanted: &str, what: &str) -> Outcome {
+    ensure!(said(answer) == wanted, "{what} was answered {}, not {wanted}", said(answer));
+    Ok(())
+}
+
+pub(super) fn done(answer: Committed, what: &str) -> Outcome<Done> {
+    answered(&answer, "Done", what)?;
+    match answer {
+        Committed::Done { record, key, ended } => Ok(Done { record, key, ended }),
+        _ => Err(Failure(format!("{what} was not done"))),
+    }
+}
+
+/// An empty store and the time at which its story begins.
+#[derive(Debug)]
+pub(super) struct Given {
+    pub(super) store: Box<dyn Store>,
+    pub(super) now: Timestamp,
+}
+
+impl Given {
+    pub(super) fn registry(&self) -> Outcome<&dyn Registry> {
+        self.store.registry().ok_or_else(|| Failure("there is no registry".into()))
+    }
+
+    /// The time `duration` after the beginning.
+    pub(super) fn after(&self, duration: Duration) -> Timestamp {
+        self.now + duration
+    }
+
+    pub(super) fn birth(&self) -> Outcome<Birth> {
+        Ok(Birth::new(lifetime().starting(self.now))?)
+    }
+
+    /// A session that holds a blue coat.
+    pub(super) fn session(&self) -> Outcome<Session> {
+        self.session_from(self.now, &self.birth()?)
+    }
+
+    pub(super) fn session_for(&self, lifetime: Lifetime) -> Outcome<Session> {
+        self.session_from(self.now, &Birth::new(lifetime.starting(self.now))?)
+    }
+
+    pub(super) fn session_from(&self, now: Timestamp, birth: &Birth) -> Outcome<Session> {
+        let key = key()?;
+        let answer = self.commit(&key, Fate::Create(birth), &set("coat", "blue")?, now)?;
+        let done = done(answer, "a create")?;
+        ensure!(done.key == key, "a create was answered with another key than its own");
+        Ok(Session { key, record: done.record })
+    }
+
+    /// A session of this user, begun and signed in at `now`.
+    pub(super) fn session_of(&self, user: &UserKey, now: Timestamp) -> Outcome<Session> {
+        let (key, answer) = self.sign_in(&key()?, user, now)?;
+        Ok(Session { key, record: done(answer, "a sign-in without a session")?.record })
+    }
+
+    /// Commits without conditions. Whatever it takes to say more stands in the check.
+    pub(super) fn commit(
+        &self,
+        key: &SessionKey,
+        fate: Fate<'_>,
+        delta: &Delta,
+        now: Timestamp,
+    ) -> Outcome<Committed> {
+        Ok(self.store.commit(&Commit::new(key, fate, delta, now))?)
+    }
+
+    pub(super) fn merge(
+        &self,
+        key: &SessionKey,
+        delta: &Delta,
+        now: Timestamp,
+    ) -> Outcome<Committed> {
+        self.commit(key, Fate::Merge, delta, now)
+    }
+
+    pub(super) fn delete(&self, key: &SessionKey, now: Timestamp) -> Outcome<Committed> {
+        self.commit(key, Fate::Delete, &nothing(), now)
+    }
+
+    /// Renews to a new key, which comes back with the answer.
+    pub(super) fn renew(
+        &self,
+        key: &SessionKey,
+        grace_until: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Outcome<(SessionKey, Committed)> {
+        let to = self::key()?;
+        let answer = self.commit(key, Fate::Renew { to: &to, grace_until }, &nothing(), now)?;
+        Ok((to, answer))
+    }
+
+    /// Renews what must be possible to renew.
+    pub(super) fn renewed(
+        &self,
+        session: &Session,
+        grace_until: Option<Timestamp>,
+    ) -> Outcome<Session> {
+        let (key, answer) = self.renew(&session.key, grace_until, self.now)?;
+        Ok(Session { key, record: done(answer, "a renewal")?.record })
+    }
+
+    /// Signs in to a new key, which comes back with the answer.
+    pub(super) fn sign_in(
+        &self,
+        key: &SessionKey,
+        user: &UserKey,
+        now: Timestamp,
+    ) -> Outcome<(SessionKey, Committed)> {
+        let to = self::key()?;
+        let birth = Birth::new(lifetime().starting(now))?;
+        let fate = Fate::SignIn { to: &to, user, birth: &birth };
+        let answer = self.commit(key, fate, &nothing(), now)?;
+        Ok((to, answer))
+    }
+
+    pub(super) fn touch(&self, key: &SessionKey, seen: Timestamp, now: Timestamp) -> Outcome {
+        Ok(self.store.touch(&[(*key, Touch::at(seen))], now)?)
+    }
+
+    /// Sweeps what must have something to sweep. `None` for a store that leaves its ended
+    /// sessions to a server that forgets them by itself: it removes none, and cannot list.
+    pub(super) fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Outcome<Option<usize>> {
+        let swept = self.store.sweep(now, limit)?;
+        Ok(Some(swept).filter(|swept| *swept > 0 || self.store.traits().lists))
+    }
+
+    pub(super) fn is_live(&self, key: &SessionKey, now: Timestamp) -> Outcome<bool> {
+        Ok(matches!(self.store.load(key, now)?, Loaded::Live { .. }))
+    }
+
+    /// Loads what must live, under whatever key.
+    pub(super) fn live(&self, key: &SessionKey, now: Timestamp, what: &str) -> Outcome<Session> {
+        match self.store.load(key, now)? {
+            Loaded::Live { record, key } => Ok(Session { key, record }),
+            other => Err(Failure(format!("{what} is not found: a load says {}", found(&other)))),
+        }
+    }
+
+    /// Demands that the session is stored exactly as it is in `session`.
+    pub(super) fn is_intact(&self, session: &Session, what: &str) -> Outcome {
+        let stored = self.live(&session.key, self.now, &format!("after {what} the session"))?;
+        ensure!(stored.key == session.key, "{what} changed the key of the session");
+        ensure!(stored.record == session.record, "{what} changed the session");
+        Ok(())
+    }
+
+    pub(super) fn is_absent(&self, key: &SessionKey, now: Timestamp, what: &str) -> Outcome {
+        let loaded = self.store.load(key, now)?;
+        ensure!(matches!(loaded, Loaded::Absent), "{what}: a load says {}", found(&loaded));
+        Ok(())
+    }
+
+    pub(super) fn is_renewed(&self, key: &SessionKey, now: Timestamp, what: &str) -> Outcome {
+        let loaded = self.store.load(key, now)?;
+        ensure!(
+            matches!(loaded, Loaded::Renewed),
+            "{what} is not answered Renewed: a load says {}",
+            found(&loaded)
+        );
+        Ok(())
+    }
+
+    /// Demands that the commit fails with an error of this kind.
+    pub(super) fn fails(&self, commit: &Commit<'_>, kind: ErrorKind, what: &str) -> Outcome {
+        match self.store.commit(commit) {
+            Err(error) if error.kind() == kind => Ok(()),
+            Err(error) => Err(Failure(format!("{what} failed not as {kind:?} but: {error:?}"))),
+            Ok(answer) => {
+                Err(Failure(format!("{what} did not fail but was answered {}", said(&answer))))
+            }
+        }
+    }
+}
+
+/// A generator of the same numbers in every run (SplitMix64): a failure can be repeated.
+#[derive(Debug)]
+pub(super) struct Dice(pub(super) u64);
+
+impl Dice {
+    /// A number below `sides`.
+    pub(super) fn roll(&mut self, sides: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^= z >> 31;
+        usize::try_from(z >> 33).unwrap_or(0) % sides.max(1)
+    }
+}

@@ -1,0 +1,254 @@
+//! The laws of a store as named checks, for the tests of every back-end: [`check`] runs them all.
+//!
+//! A back-end's own test is one line, and a failure names the law that was broken:
+//!
+//! ```
+//! use cloakroom::MemoryStore;
+//!
+//! cloakroom::conformance::check(MemoryStore::new)?;
+//! # Ok::<(), cloakroom::conformance::Failures>(())
+//! ```
+//!
+//! The checks never sleep: they pass made-up times, none of them before the time at which the
+//! run began. Listing, revoking and limits per user are checked if the store
+//! [promises them](crate::store::Traits::lists).
+
+mod given;
+mod gone;
+mod keeping;
+mod limits;
+mod merging;
+mod races;
+mod registry;
+mod renewing;
+mod signing_in;
+mod stress;
+mod sweeping;
+mod time;
+mod touching;
+
+use std::error;
+use std::fmt;
+
+use crate::clock::{Clock, SystemClock};
+use crate::store::Store;
+use given::{Failure, Given, Outcome, caught};
+
+/// One law in one situation.
+type Check = fn(&Given) -> Outcome;
+
+/// A law and its checks by name.
+struct Law {
+    name: &'static str,
+    /// Whether only a store that lists can be asked.
+    lists: bool,
+    checks: &'static [(&'static str, Check)],
+}
+
+/// `law: [module::check, …]`, and `if lists` where the store must be able to list.
+macro_rules! laws {
+    ($($law:literal $(if $lists:ident)?: [$($module:ident :: $check:ident),+ $(,)?])+) => {
+        &[$(Law {
+            name: $law,
+            lists: laws!(@ $($lists)?),
+            checks: &[$((stringify!($check), $module::$check)),+],
+        }),+]
+    };
+    (@ lists) => { true };
+    (@) => { false };
+}
+
+const LAWS: &[Law] = laws! {
+    "law 1, lazy": [keeping::an_unknown_key_is_absent]
+    "law 1, lazy" if lists: [keeping::loading_stores_nothing]
+    "law 9, what was acknowledged is there": [
+        keeping::a_session_is_loaded_as_it_was_created,
+        keeping::every_name_and_value_survives,
+        keeping::a_merge_is_loaded_as_it_was_answered,
+        keeping::an_empty_session_exists,
+        keeping::a_second_delete_is_no_error,
+        keeping::a_store_lists_if_it_says_so,
+        keeping::the_regular_work_disturbs_no_session,
+    ]
+    "law 9, what was acknowledged is there" if lists: [
+        keeping::a_session_is_one_row_whatever_is_done_to_it,
+    ]
+    "law 15, bad input gets a typed error, and nothing is lost": [
+        keeping::too_large_at_creation_stores_nothing,
+        keeping::too_large_leaves_the_old_data_intact,
+        keeping::the_limit_itself_is_not_too_large,
+        keeping::a_session_over_a_lowered_limit_may_shrink,
+    ]
+    "law 4, a request changes what it changed": [
+        merging::two_requests_on_different_keys_both_keep_their_change,
+        merging::on_the_same_key_the_later_commit_wins,
+        merging::writing_the_value_that_is_there_is_no_change,
+        merging::a_clear_removes_what_it_does_not_set,
+        merging::a_condition_on_the_revision_holds,
+        merging::the_revision_grows_by_one_with_each_change,
+        merging::many_deltas_do_what_they_do_to_a_record,
+        races::two_merges_at_once_both_keep_their_change,
+        races::no_increment_is_lost,
+    ]
+    "law 5, gone is final": [
+        gone::a_late_merge_stores_nothing,
+        gone::nothing_brings_back_a_deleted_session,
+        gone::nothing_brings_back_a_session_deleted_after_its_renewal,
+        gone::nothing_brings_back_a_session_deleted_through_its_grace,
+        gone::nothing_brings_back_a_swept_session,
+        gone::nothing_brings_back_an_expired_session,
+        races::a_merge_at_the_moment_of_a_delete_revives_nothing,
+        races::a_touch_at_the_moment_of_a_delete_revives_nothing,
+        races::a_renewal_at_the_moment_of_a_delete_revives_nothing,
+        races::a_renewal_with_grace_at_the_moment_of_a_delete_revives_nothing,
+        races::a_sign_in_at_the_moment_of_a_delete_revives_nothing,
+        races::a_touch_at_the_moment_of_a_sweep_revives_nothing,
+        stress::under_load_nothing_fails_and_nothing_comes_back,
+    ]
+    "law 5, gone is final" if lists: [
+        gone::nothing_brings_back_a_revoked_session,
+        gone::nothing_brings_back_a_session_revoked_with_everyone,
+        races::a_merge_at_the_moment_of_a_revocation_revives_nothing,
+    ]
+    "law 6, renewal is one step": [
+        renewing::a_renewal_changes_the_key_and_nothing_else,
+        renewing::a_renewal_carries_its_change_along,
+        renewing::a_renewal_does_not_move_the_absolute_deadline,
+        renewing::the_key_from_before_a_renewal_is_answered_renewed,
+        renewing::the_key_from_before_works_until_the_end_of_the_grace,
+        renewing::the_key_from_before_does_not_work_at_the_end_of_the_grace,
+        renewing::a_delete_through_the_grace_ends_the_session,
+        renewing::a_renewal_through_the_grace_merges_and_rotates_nothing,
+        renewing::the_next_renewal_replaces_the_remembered_key,
+        renewing::a_merge_leaves_the_grace_as_it_is,
+        renewing::a_stale_renewal_moves_nothing,
+        renewing::a_taken_key_is_a_conflict_at_creation,
+        renewing::a_taken_key_is_a_conflict_at_renewal,
+        renewing::a_taken_key_is_a_conflict_at_sign_in,
+        signing_in::a_sign_in_binds_the_user_and_restarts_both_clocks,
+        signing_in::a_sign_in_without_a_session_begins_one,
+        signing_in::a_sign_in_keeps_the_anonymous_session_and_its_data,
+        signing_in::a_sign_in_again_is_the_same_session,
+        signing_in::nothing_of_another_users_session_reaches_a_sign_in,
+        signing_in::a_sign_in_ends_the_grace,
+        signing_in::a_sign_in_through_the_grace_moves_the_session,
+        signing_in::a_sign_in_through_a_renewed_key_begins_a_session,
+        signing_in::a_stale_sign_in_moves_nothing,
+        races::a_merge_at_the_moment_of_a_renewal_is_told_or_kept,
+        races::of_two_renewals_at_once_one_moves_the_session,
+        races::of_two_renewals_with_grace_at_once_one_moves_the_session,
+    ]
+    "law 6, renewal is one step" if lists: [
+        renewing::a_revocation_ends_the_grace,
+        limits::a_refused_sign_in_changes_nothing,
+        limits::at_the_limit_the_longest_signed_in_ends,
+        limits::at_the_limit_all_others_end,
+        limits::below_the_limit_nothing_ends,
+        limits::sessions_that_ended_do_not_count,
+        limits::signing_in_again_is_not_one_more,
+        limits::another_users_session_does_not_count,
+        races::of_two_sign_ins_at_once_the_limit_refuses_one,
+        races::of_two_sign_ins_at_once_the_limit_ends_one,
+    ]
+    "law 7, time is checked at read": [
+        time::an_idle_session_ends_at_its_deadline,
+        time::an_absolute_limit_ends_a_busy_session,
+        time::activity_does_not_move_a_fixed_lifetime,
+        time::activity_moves_the_idle_deadline_to_the_absolute_one_at_most,
+        time::every_call_takes_an_expired_session_as_absent,
+        time::a_touch_after_the_deadline_does_nothing,
+        time::a_sign_in_over_an_expired_session_begins_a_new_one,
+        time::a_session_without_an_end_lives_on,
+    ]
+    "law 7, time is checked at read" if lists: [time::expired_sessions_are_not_listed]
+    "law 8, reading is not writing": [
+        touching::a_touch_changes_neither_data_nor_revision,
+        touching::a_touch_does_not_undo_what_was_written_since_the_read,
+        touching::a_touch_never_moves_time_back,
+        touching::a_batch_touches_those_that_live,
+        touching::a_merge_with_a_touch_that_is_not_due_leaves_the_time,
+        touching::a_merge_with_a_touch_that_is_due_moves_the_time,
+        touching::an_unchanged_merge_records_a_due_touch_only,
+    ]
+    "law 13, the cleaner is polite": [
+        sweeping::a_sweep_removes_exactly_what_has_ended,
+        sweeping::a_sweep_removes_no_more_than_its_limit,
+        sweeping::a_sweep_leaves_the_keys_of_live_sessions,
+    ]
+    "users and revocation" if lists: [
+        registry::the_newest_session_is_listed_first,
+        registry::pages_have_no_gaps_and_no_repeats,
+        registry::a_summary_says_what_the_record_says,
+        registry::names_of_users_match_exactly,
+        registry::names_of_the_identity_provider_match_exactly,
+        registry::the_list_follows_the_user_of_a_session,
+        registry::the_list_has_one_entry_after_a_renewal,
+        registry::a_revocation_gives_the_keys_that_the_sessions_had,
+        registry::a_revocation_keeps_exactly_the_exception,
+        registry::a_revocation_keeps_the_exception_named_by_its_grace,
+        registry::a_key_that_finds_nothing_is_no_exception,
+        registry::a_handle_of_another_user_is_not_revoked,
+        registry::revoking_everyone_leaves_nobody_and_raises_the_epoch,
+        registry::the_stats_count_what_is_there,
+    ]
+};
+
+/// Runs every check on a fresh, empty store from `make`, to the end even when some fail.
+///
+/// # Errors
+/// The checks that failed: a law was broken, the store answered an error, or it panicked.
+pub fn check<S: Store>(make: impl Fn() -> S) -> Result<(), Failures> {
+    run_all(&|| Box::new(make()))
+}
+
+/// The names of all checks, in the order in which they run.
+pub fn checks() -> impl Iterator<Item = &'static str> {
+    LAWS.iter().flat_map(|law| law.checks).map(|(name, _)| *name)
+}
+
+fn run_all(make: &dyn Fn() -> Box<dyn Store>) -> Result<(), Failures> {
+    // One base for all: a store that hands deadlines to a server's own clock must find them
+    // ahead of it.
+    let now = SystemClock.now();
+    let mut failures = Vec::new();
+    for law in LAWS {
+        for (name, check) in law.checks {
+            let run = || {
+                let given = Given { store: make(), now };
+                if law.lists && !given.store.traits().lists { Ok(()) } else { check(&given) }
+            };
+            if let Err(Failure(what)) = caught(run) {
+                failures.push(format!("{}: {what} [{name}]", law.name));
+            }
+        }
+    }
+    if failures.is_empty() { Ok(()) } else { Err(Failures(failures)) }
+}
+
+/// The checks that a store failed, one sentence each: the law, what happened, and in brackets
+/// the name of the check.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Failures(Vec<String>);
+
+impl Failures {
+    /// The sentences.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+}
+
+impl fmt::Display for Failures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} checks failed", self.0.len(), checks().count())?;
+        self.0.iter().try_for_each(|failure| write!(f, "\n- {failure}"))
+    }
+}
+
+impl fmt::Debug for Failures {
+    /// The same as `Display`: it is what `unwrap` and a failing `main` print.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl error::Error for Failures {}

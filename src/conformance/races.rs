@@ -1,0 +1,396 @@
+//! Two calls on one session at the same moment, many times over: whichever comes first, the
+//! answers and what is stored must fit one of the two orders.
+
+use std::hint;
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Barrier, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::clock::Timestamp;
+use crate::conformance::given::{
+    ALL, Dice, Failure, Given, IDLE, MILLI, Outcome, SECOND, Session, answered, caught, done,
+    ensure, holds, key, nothing, panicked, said, set, user,
+};
+use crate::conformance::limits;
+use crate::id::{SessionKey, UserKey};
+use crate::lifetime::Lifetime;
+use crate::record::{Birth, Value};
+use crate::store::{AtLimit, Commit, Committed, Fate, Page, Which};
+
+const ROUNDS: u32 = 1000;
+
+/// Lets two threads go at the same moment, or one of them a little later.
+struct Start {
+    barrier: Barrier,
+    awake: AtomicUsize,
+}
+
+impl Start {
+    fn new() -> Self {
+        Start { barrier: Barrier::new(2), awake: AtomicUsize::new(0) }
+    }
+
+    fn wait(&self, round: usize, thread: usize) {
+        self.barrier.wait();
+        // The barrier alone wakes one of them much later than the other; so both meet once
+        // more, awake.
+        self.awake.fetch_add(1, Ordering::SeqCst);
+        let mut spins = 0_u32;
+        while self.awake.load(Ordering::SeqCst) < 2 * (round + 1) {
+            spins += 1;
+            if spins.is_multiple_of(1000) { thread::yield_now() } else { hint::spin_loop() }
+        }
+        // The quicker of two calls would always come first. Head starts of up to 200 µs, most of
+        // them short, find the moments in which the calls of a fast and of a slow store overlap.
+        if round % 2 == thread {
+            let most = 100_usize << (round / 2 % 12);
+            let head_start = Dice(round as u64).roll(most) as u64;
+            let go = Instant::now() + Duration::from_nanos(head_start);
+            while Instant::now() < go {
+                hint::spin_loop();
+            }
+        }
+    }
+}
+
+/// Prepares every round, runs `a` and `b` of each at the same moment, then judges them all.
+fn race<T: Sync, A, B: Send>(
+    prepare: impl Fn(u32) -> Outcome<T>,
+    a: impl Fn(&T) -> Outcome<A>,
+    b: impl Fn(&T) -> Outcome<B> + Sync,
+    judge: impl Fn(&T, A, B) -> Outcome,
+) -> Outcome {
+    let rounds = (0..ROUNDS).map(prepare).collect::<Outcome<Vec<T>>>()?;
+    let start = Start::new();
+    // A failure ends no thread before its last round: the other one would wait for ever.
+    let (of_a, of_b) = thread::scope(|scope| {
+        let second = scope.spawn(|| {
+            let run = |(round, given)| {
+                start.wait(round, 1);
+                caught(|| b(given))
+            };
+            rounds.iter().enumerate().map(run).collect::<Vec<_>>()
+        });
+        let run = |(round, given)| {
+            start.wait(round, 0);
+            caught(|| a(given))
+        };
+        let of_a: Vec<_> = rounds.iter().enumerate().map(run).collect();
+        (of_a, second.join())
+    });
+    let of_b = of_b.map_err(|_| panicked())?;
+    for ((given, a), b) in rounds.iter().zip(of_a).zip(of_b) {
+        judge(given, a?, b?)?;
+    }
+    Ok(())
+}
+
+pub(super) fn two_merges_at_once_both_keep_their_change(given: &Given) -> Outcome {
+    race(
+        |_| given.session(),
+        |session| given.merge(&session.key, &set("hat", 1)?, given.now),
+        |session| given.merge(&session.key, &set("scarf", 2)?, given.now),
+        |session, hat, scarf| {
+            done(hat, "one of two merges at once")?;
+            done(scarf, "one of two merges at once")?;
+            let record = given.live(&session.key, given.now, "a merged session")?.record;
+            let both = holds(&record, "hat", 1)? && holds(&record, "scarf", 2)?;
+            ensure!(both, "of two merges on different names at once one was lost");
+            let revision = session.record.revision + 2;
+            ensure!(record.revision == revision, "two merges at once were counted as one change");
+            Ok(())
+        },
+    )
+}
+
+pub(super) fn no_increment_is_lost(given: &Given) -> Outcome {
+    const THREADS: u32 = 32;
+    const EACH: u32 = 100;
+    let session = given.session()?;
+    // As a session does it: the first try is free, the next ones take turns.
+    let turn = Mutex::new(());
+    let increment = || -> Outcome {
+        let mut record = given.live(&session.key, given.now, "a counter")?.record;
+        let mut guard = None;
+        loop {
+            let n = record.data.get("n").map_or(Ok(0), Value::decode::<u32>)?;
+            let delta = set("n", n + 1)?;
+            let merge = Commit::new(&session.key, Fate::Merge, &delta, given.now);
+            let merge = Commit { if_revision: Some(record.revision), ..merge };
+            match given.store.commit(&merge)? {
+                Committed::Done { .. } => return Ok(()),
+                Committed::Stale { record: stored, .. } => record = stored,
+                other => return answered(&other, "Done or Stale", "an increment"),
+            }
+            if guard.is_none() {
+                guard = Some(turn.lock().unwrap_or_else(PoisonError::into_inner));
+            }
+        }
+    };
+    thread::scope(|scope| {
+        let count = || (0..EACH).try_for_each(|_| caught(increment));
+        let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(count)).collect();
+        threads.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_| Err(panicked())))
+    })?;
+    let record = given.live(&session.key, given.now, "a counter")?.record;
+    let wanted = THREADS * EACH;
+    ensure!(holds(&record, "n", wanted)?, "of {wanted} increments at once some were lost");
+    Ok(())
+}
+
+pub(super) fn a_merge_at_the_moment_of_a_delete_revives_nothing(given: &Given) -> Outcome {
+    race(
+        |_| given.session(),
+        |session| given.merge(&session.key, &set("coat", "red")?, given.now),
+        |session| given.delete(&session.key, given.now),
+        |session, merge, delete| {
+            answered(&delete, "Deleted", "a delete at the moment of a merge")?;
+            let back = given.is_live(&session.key, given.now)?;
+            ensure!(!back, "a merge at the moment of a delete brought the session back");
+            let told = matches!(merge, Committed::Done { .. } | Committed::Gone);
+            ensure!(told, "a merge at the moment of a delete was answered {}", said(&merge));
+            Ok(())
+        },
+    )
+}
+
+pub(super) fn a_touch_at_the_moment_of_a_delete_revives_nothing(given: &Given) -> Outcome {
+    let then = given.after(SECOND);
+    race(
+        |_| given.session(),
+        |session| given.touch(&session.key, then, then),
+        |session| given.delete(&session.key, then),
+        |session, (), delete| {
+            answered(&delete, "Deleted", "a delete at the moment of a touch")?;
+            let back = given.is_live(&session.key, then)?;
+            ensure!(!back, "a touch at the moment of a delete brought the session back");
+            Ok(())
+        },
+    )
+}
+
+fn renewal_and_delete(given: &Given, grace_until: Option<Timestamp>) -> Outcome {
+    race(
+        |_| given.session(),
+        |session| given.renew(&session.key, grace_until, given.now),
+        |session| given.delete(&session.key, given.now),
+        |session, (to, renewal), delete| {
+            let moved = match (&renewal, &delete, grace_until) {
+                // Without a grace the delete comes too late: its key finds nothing to end.
+                (Committed::Done { .. }, Committed::Renewed, None) => true,
+                (Committed::Done { .. }, Committed::Deleted { .. }, Some(_)) => false,
+                (Committed::Gone, Committed::Deleted { .. }, _) => false,
+                _ => {
+                    let (renewal, delete) = (said(&renewal), said(&delete));
+                    ensure!(false, "at one moment a renewal said {renewal}, a delete {delete}");
+                    false
+                }
+            };
+            let lives = given.is_live(&to, given.now)?;
+            ensure!(!lives || moved, "a renewal at the moment of a delete revived the session");
+            ensure!(lives || !moved, "a delete that was answered Renewed ended the session");
+            let old = given.is_live(&session.key, given.now)?;
+            ensure!(!old, "after a renewal and a delete at once the old key still works");
+            Ok(())
+        },
+    )
+}
+
+pub(super) fn a_renewal_at_the_moment_of_a_delete_revives_nothing(given: &Given) -> Outcome {
+    renewal_and_delete(given, None)
+}
+
+pub(super) fn a_renewal_with_grace_at_the_moment_of_a_delete_revives_nothing(
+    given: &Given,
+) -> Outcome {
+    renewal_and_delete(given, Some(given.after(IDLE)))
+}
+
+pub(super) fn a_sign_in_at_the_moment_of_a_delete_revives_nothing(given: &Given) -> Outcome {
+    let owner = user("u")?;
+    race(
+        |_| given.session(),
+        |session| given.sign_in(&session.key, &owner, given.now),
+        |session| given.delete(&session.key, given.now),
+        |session, (to, sign_in), delete| {
+            let record = done(sign_in, "a sign-in at the moment of a delete")?.record;
+            let kept = record.handle == session.handle();
+            // The sign-in stands in either order; what differs is whether it found a session.
+            answered(
+                &delete,
+                if kept { "Renewed" } else { "Deleted" },
+                "a delete at the moment of a sign-in",
+            )?;
+            ensure!(kept || record.data.is_empty(), "a sign-in revived the data of a dead session");
+            given.is_intact(&Session { key: to, record }, "a delete at the moment of a sign-in")?;
+            let old = given.is_live(&session.key, given.now)?;
+            ensure!(!old, "after a sign-in and a delete at once the old key still works");
+            Ok(())
+        },
+    )
+}
+
+pub(super) fn a_touch_at_the_moment_of_a_sweep_revives_nothing(given: &Given) -> Outcome {
+    let begins = |round| given.after(SECOND * round);
+    race(
+        // Every round has a deadline of its own, so that its sweep finds no other's session.
+        |round| Ok((given.session_from(begins(round), &birth_at(begins(round))?)?, round)),
+        |(session, round)| {
+            let last = begins(*round) + IDLE - MILLI;
+            given.touch(&session.key, last, last)
+        },
+        |(_, round)| Ok(given.store.sweep(begins(*round) + IDLE, ALL)?),
+        |(session, round), (), swept| {
+            let lives = given.is_live(&session.key, begins(*round) + IDLE)?;
+            ensure!(swept <= 1, "a sweep of at most one ended session removed {swept}");
+            ensure!(!lives || swept == 0, "a touch at the moment of a sweep revived the session");
+            Ok(())
+        },
+    )
+}
+
+fn birth_at(now: Timestamp) -> Outcome<Birth> {
+    Ok(Birth::new(Lifetime::idle(IDLE).starting(now))?)
+}
+
+pub(super) fn a_merge_at_the_moment_of_a_revocation_revives_nothing(given: &Given) -> Outcome {
+    race(
+        |_| given.session(),
+        |session| given.merge(&session.key, &set("coat", "red")?, given.now),
+        |session| {
+            Ok(given.registry()?.revoke(&Which::Handle(&session.handle()), None, given.now)?)
+        },
+        |session, merge, revoked| {
+            ensure!(revoked == [session.key], "a revocation at the moment of a merge missed it");
+            let back = given.is_live(&session.key, given.now)?;
+            ensure!(!back, "a merge at the moment of a revocation brought the session back");
+            let told = matches!(merge, Committed::Done { .. } | Committed::Gone);
+            ensure!(told, "a merge at the moment of a revocation was answered {}", said(&merge));
+            Ok(())
+        },
+    )
+}
+
+pub(super) fn a_merge_at_the_moment_of_a_renewal_is_told_or_kept(given: &Given) -> Outcome {
+    race(
+        |_| given.session(),
+        |session| given.merge(&session.key, &set("coat", "red")?, given.now),
+        |session| given.renew(&session.key, None, given.now),
+        |session, merge, (to, renewal)| {
+            done(renewal, "a renewal at the moment of a merge")?;
+            let record = given.live(&to, given.now, "a session renewed while merged")?.record;
+            ensure!(record.handle == session.handle(), "a renewal lost the handle");
+            let kept = holds(&record, "coat", "red")?;
+            // Either the change was in time and moved along, or the writer knows that it was not.
+            let wanted = if kept { "Done" } else { "Renewed" };
+            answered(&merge, wanted, "a merge at the moment of a renewal")?;
+            given.is_renewed(&session.key, given.now, "the key from before a renewal")
+        },
+    )
+}
+
+fn two_renewals(given: &Given, grace_until: Option<Timestamp>) -> Outcome {
+    let renew = |session: &Session| given.renew(&session.key, grace_until, given.now);
+    race(
+        |_| given.session(),
+        renew,
+        renew,
+        |session, (to_a, a), (to_b, b)| {
+            let (winner, loser, answer) = match (&a, &b) {
+                (Committed::Done { .. }, _) => (to_a, to_b, b),
+                _ => (to_b, to_a, a),
+            };
+            let found = given.live(&winner, given.now, "a session renewed twice at once")?;
+            ensure!(found.record.handle == session.handle(), "a renewal lost the handle");
+            given.is_absent(&loser, given.now, "of two renewals at once both moved the session")?;
+            match answer {
+                Committed::Renewed if grace_until.is_none() => Ok(()),
+                Committed::Unchanged { key, .. } if grace_until.is_some() && key == winner => {
+                    Ok(())
+                }
+                other => answered(
+                    &other,
+                    if grace_until.is_some() {
+                        "Unchanged with the current key"
+                    } else {
+                        "Renewed"
+                    },
+                    "the later of two renewals at once",
+                ),
+            }
+        },
+    )
+}
+
+pub(super) fn of_two_renewals_at_once_one_moves_the_session(given: &Given) -> Outcome {
+    two_renewals(given, None)
+}
+
+pub(super) fn of_two_renewals_with_grace_at_once_one_moves_the_session(given: &Given) -> Outcome {
+    two_renewals(given, Some(given.after(IDLE)))
+}
+
+type SignIn = (SessionKey, Committed);
+
+fn two_sign_ins(
+    given: &Given,
+    at_limit: AtLimit,
+    judge: impl Fn(&SignIn, &SignIn) -> Outcome,
+) -> Outcome {
+    let sign_in = |owner: &UserKey| {
+        let limit = (NonZeroU32::MIN.get(), at_limit);
+        limits::sign_in(given, &key()?, owner, limit, given.now)
+    };
+    race(
+        |round| user(&format!("user {round}")),
+        sign_in,
+        sign_in,
+        |owner, a, b| {
+            let listed =
+                given.registry()?.list(&Which::User(owner), Page::first(ALL), given.now)?.len();
+            ensure!(listed == 1, "two sign-ins at once under a limit of 1 left {listed} sessions");
+            judge(&a, &b)
+        },
+    )
+}
+
+pub(super) fn of_two_sign_ins_at_once_the_limit_refuses_one(given: &Given) -> Outcome {
+    two_sign_ins(given, AtLimit::Refuse, |(_, a), (_, b)| {
+        let one = matches!(
+            (a, b),
+            (Committed::Done { .. }, Committed::Full) | (Committed::Full, Committed::Done { .. })
+        );
+        let (a, b) = (said(a), said(b));
+        ensure!(one, "two sign-ins at once under a limit of 1 were answered {a} and {b}");
+        Ok(())
+    })
+}
+
+pub(super) fn of_two_sign_ins_at_once_the_limit_ends_one(given: &Given) -> Outcome {
+    for at_limit in [AtLimit::EndOldest, AtLimit::EndOthers] {
+        two_sign_ins(given, at_limit, |(to_a, a), (to_b, b)| {
+            let ends = |answer: &Committed, key| match answer {
+                Committed::Done { ended, .. } => Ok(ended.contains(key)),
+                other => {
+                    Err(Failure(format!("a sign-in that may end was answered {}", said(other))))
+                }
+            };
+            let (a_ends_b, b_ends_a) = (ends(a, to_b)?, ends(b, to_a)?);
+            ensure!(
+                a_ends_b != b_ends_a,
+                "of two sign-ins at once not exactly one ended the other"
+            );
+            let ended = if a_ends_b { to_b } else { to_a };
+            given.is_absent(ended, given.now, "a session that the limit ended is not absent")?;
+            given.merge(ended, &nothing(), given.now).and_then(|late| {
+                answered(&late, "Gone", "a merge after the limit ended the session")
+            })
+        })?;
+        if let Some(registry) = given.store.registry() {
+            registry.revoke_everyone(given.now)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,324 @@
+//! The checks are worth something: stores with the usual faults fail them, by the right law.
+
+#![cfg(feature = "conformance")]
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::sync::{Mutex, MutexGuard};
+
+use cloakroom::clock::Timestamp;
+use cloakroom::conformance::{Failures, check};
+use cloakroom::delta::Delta;
+use cloakroom::id::SessionKey;
+use cloakroom::record::{Birth, Record, Stats, Summary, Touch};
+use cloakroom::store::{
+    Commit, Committed, Fate, Loaded, Page, Registry, Store, Traits, Upkeep, Which,
+};
+use cloakroom::{Lifetime, MemoryStore, Result};
+
+/// A right store, of which a fault replaces some calls.
+#[derive(Debug, Default)]
+struct Wrong<F> {
+    right: MemoryStore,
+    fault: F,
+}
+
+trait Fault: std::fmt::Debug + Default + Send + Sync + Sized + 'static {
+    fn load(&self, right: &MemoryStore, key: &SessionKey, now: Timestamp) -> Result<Loaded> {
+        right.load(key, now)
+    }
+
+    fn commit(&self, right: &MemoryStore, commit: &Commit<'_>) -> Result<Committed> {
+        right.commit(commit)
+    }
+
+    fn touch(
+        &self,
+        right: &MemoryStore,
+        batch: &[(SessionKey, Touch)],
+        now: Timestamp,
+    ) -> Result<()> {
+        right.touch(batch, now)
+    }
+
+    fn registry(wrong: &Wrong<Self>) -> &dyn Registry {
+        &wrong.right
+    }
+}
+
+impl<F: Fault> Store for Wrong<F> {
+    fn load(&self, key: &SessionKey, now: Timestamp) -> Result<Loaded> {
+        self.fault.load(&self.right, key, now)
+    }
+
+    fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
+        self.fault.commit(&self.right, commit)
+    }
+
+    fn touch(&self, batch: &[(SessionKey, Touch)], now: Timestamp) -> Result<()> {
+        self.fault.touch(&self.right, batch, now)
+    }
+
+    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<usize> {
+        self.right.sweep(now, limit)
+    }
+
+    fn registry(&self) -> Option<&dyn Registry> {
+        Some(F::registry(self))
+    }
+
+    fn upkeep(&self) -> Option<&dyn Upkeep> {
+        self.right.upkeep()
+    }
+
+    fn traits(&self) -> Traits {
+        self.right.traits()
+    }
+}
+
+fn failures_of<F: Fault>() -> Failures {
+    check(Wrong::<F>::default).expect_err("a wrong store passed")
+}
+
+/// Demands that one of the failures says this, and that the law before it is the right one.
+fn says(failures: &Failures, law: &str, text: &str) {
+    let found = failures.iter().any(|failure| failure.starts_with(law) && failure.contains(text));
+    assert!(found, "no failure of {law} says \"{text}\":\n{failures}");
+}
+
+/// Stores what it is given, whether or not the session is still there.
+#[derive(Debug, Default)]
+struct Upsert;
+
+impl Fault for Upsert {
+    fn commit(&self, right: &MemoryStore, commit: &Commit<'_>) -> Result<Committed> {
+        match (right.commit(commit)?, commit.fate) {
+            (Committed::Gone, Fate::Merge) => {
+                let birth = Birth::new(Lifetime::default().starting(commit.now))?;
+                right.commit(&Commit::new(
+                    commit.key,
+                    Fate::Create(&birth),
+                    commit.delta,
+                    commit.now,
+                ))
+            }
+            (answer, _) => Ok(answer),
+        }
+    }
+}
+
+#[test]
+fn a_store_that_inserts_what_it_cannot_update_breaks_law_5() {
+    let failures = failures_of::<Upsert>();
+    let logout = "a merge after a delete (a logout in between) brought the session back";
+    says(&failures, "law 5, gone is final:", logout);
+    says(&failures, "law 5", "[nothing_brings_back_a_swept_session]");
+    says(&failures, "law 5", "[nothing_brings_back_a_revoked_session]");
+    says(&failures, "law 5", "a merge at the moment of a delete brought the session back");
+    says(&failures, "law 1, lazy:", "a merge under an unknown key was answered Done, not Gone");
+}
+
+/// Renews by deleting the session and beginning another one with its data.
+#[derive(Debug, Default)]
+struct DeleteThenCreate;
+
+impl Fault for DeleteThenCreate {
+    fn commit(&self, right: &MemoryStore, commit: &Commit<'_>) -> Result<Committed> {
+        let Fate::Renew { to, .. } = commit.fate else { return right.commit(commit) };
+        let Loaded::Live { record, .. } = right.load(commit.key, commit.now)? else {
+            return right.commit(commit);
+        };
+        let birth = Birth::new(Lifetime::default().starting(commit.now))?;
+        let delta = copy(&record).then(commit.delta.clone());
+        right.commit(&Commit::new(commit.key, Fate::Delete, &delta, commit.now))?;
+        right.commit(&Commit::new(to, Fate::Create(&birth), &delta, commit.now))
+    }
+}
+
+/// The delta that makes any data into the record's.
+fn copy(record: &Record) -> Delta {
+    let mut delta = Delta::new();
+    delta.clear();
+    for (name, value) in record.data.iter() {
+        delta.set(name, value.clone());
+    }
+    delta
+}
+
+#[test]
+fn a_store_that_renews_by_beginning_another_session_breaks_law_6() {
+    let failures = failures_of::<DeleteThenCreate>();
+    let law = "law 6, renewal is one step:";
+    says(&failures, law, "a renewal lost the handle");
+    says(&failures, law, "moved the absolute deadline [");
+    says(&failures, law, "[the_key_from_before_works_until_the_end_of_the_grace]");
+    says(&failures, law, "[a_taken_key_is_a_conflict_at_renewal]");
+}
+
+/// Finds what the sweep has not removed yet.
+#[derive(Debug, Default)]
+struct NoExpiryAtRead;
+
+impl Fault for NoExpiryAtRead {
+    fn load(&self, right: &MemoryStore, key: &SessionKey, _: Timestamp) -> Result<Loaded> {
+        right.load(key, Timestamp::default())
+    }
+}
+
+#[test]
+fn a_store_that_leaves_expiry_to_the_sweep_breaks_law_7() {
+    let failures = failures_of::<NoExpiryAtRead>();
+    let law = "law 7, time is checked at read:";
+    says(&failures, law, "at its deadline an idle session is still live");
+    says(&failures, law, "an expired session that was not swept is not absent");
+}
+
+/// Touches by writing back the session as it was read.
+#[derive(Debug, Default)]
+struct TouchWritesData {
+    read: Mutex<HashMap<SessionKey, Record>>,
+}
+
+impl TouchWritesData {
+    fn read(&self) -> MutexGuard<'_, HashMap<SessionKey, Record>> {
+        self.read.lock().unwrap()
+    }
+}
+
+impl Fault for TouchWritesData {
+    fn load(&self, right: &MemoryStore, key: &SessionKey, now: Timestamp) -> Result<Loaded> {
+        let loaded = right.load(key, now)?;
+        if let Loaded::Live { record, .. } = &loaded {
+            self.read().insert(*key, record.clone());
+        }
+        Ok(loaded)
+    }
+
+    fn touch(
+        &self,
+        right: &MemoryStore,
+        batch: &[(SessionKey, Touch)],
+        now: Timestamp,
+    ) -> Result<()> {
+        for (key, _) in batch {
+            if let Some(record) = self.read().get(key) {
+                right.commit(&Commit::new(key, Fate::Merge, &copy(record), now))?;
+            }
+        }
+        right.touch(batch, now)
+    }
+}
+
+#[test]
+fn a_store_that_touches_by_writing_the_session_breaks_law_8() {
+    let failures = failures_of::<TouchWritesData>();
+    let law = "law 8, reading is not writing:";
+    says(&failures, law, "a touch undid the write of another request");
+}
+
+/// Takes every user for one whose name begins like the one asked for.
+#[derive(Debug, Default)]
+struct UsersByPrefix;
+
+impl Fault for UsersByPrefix {
+    fn registry(wrong: &Wrong<Self>) -> &dyn Registry {
+        wrong
+    }
+}
+
+impl Wrong<UsersByPrefix> {
+    fn matching(&self, which: &Which<'_>, now: Timestamp) -> Result<Vec<Summary>> {
+        let Which::User(user) = which else {
+            return self.right.list(which, Page::first(NonZeroUsize::MAX), now);
+        };
+        let mut all = self.right.list(&Which::All, Page::first(NonZeroUsize::MAX), now)?;
+        all.retain(|summary| {
+            summary.user.as_ref().is_some_and(|other| other.as_str().starts_with(user.as_str()))
+        });
+        Ok(all)
+    }
+}
+
+impl Registry for Wrong<UsersByPrefix> {
+    fn list(&self, which: &Which<'_>, page: Page, now: Timestamp) -> Result<Vec<Summary>> {
+        let mut matching = self.matching(which, now)?;
+        matching.retain(|summary| page.after.is_none_or(|after| summary.cursor < after));
+        matching.truncate(page.limit.get());
+        Ok(matching)
+    }
+
+    fn revoke(
+        &self,
+        which: &Which<'_>,
+        except: Option<&SessionKey>,
+        now: Timestamp,
+    ) -> Result<Vec<SessionKey>> {
+        let mut keys = Vec::new();
+        for summary in self.matching(which, now)? {
+            keys.extend(self.right.revoke(&Which::Handle(&summary.handle), except, now)?);
+        }
+        Ok(keys)
+    }
+
+    fn revoke_everyone(&self, now: Timestamp) -> Result<u64> {
+        self.right.revoke_everyone(now)
+    }
+
+    fn epoch(&self) -> Result<u64> {
+        self.right.epoch()
+    }
+
+    fn stats(&self, now: Timestamp) -> Result<Stats> {
+        self.right.stats(now)
+    }
+}
+
+#[test]
+fn a_store_that_matches_users_by_prefix_ends_the_wrong_sessions() {
+    let failures = failures_of::<UsersByPrefix>();
+    says(&failures, "users and revocation:", "the list of the user UserKey(\"u\") has");
+    says(&failures, "users and revocation:", "[names_of_users_match_exactly]");
+}
+
+/// Renews, and remembers nothing of the key from before.
+#[derive(Debug, Default)]
+struct ForgetsThePreviousKey;
+
+impl Fault for ForgetsThePreviousKey {
+    fn load(&self, right: &MemoryStore, key: &SessionKey, now: Timestamp) -> Result<Loaded> {
+        Ok(match right.load(key, now)? {
+            Loaded::Renewed => Loaded::Absent,
+            found => found,
+        })
+    }
+}
+
+#[test]
+fn a_store_that_forgets_the_key_from_before_breaks_law_6() {
+    let failures = failures_of::<ForgetsThePreviousKey>();
+    says(
+        &failures,
+        "law 6, renewal is one step:",
+        "the key from before a renewal is not answered Renewed: a load says Absent",
+    );
+}
+
+/// Panics where it should say no.
+#[derive(Debug, Default)]
+struct Panics;
+
+impl Fault for Panics {
+    fn commit(&self, right: &MemoryStore, commit: &Commit<'_>) -> Result<Committed> {
+        match right.commit(commit)? {
+            Committed::Gone => panic!("no such row"),
+            answer => Ok(answer),
+        }
+    }
+}
+
+#[test]
+fn a_panic_is_a_failure_like_any_other_and_the_checks_go_on() {
+    let failures = failures_of::<Panics>();
+    says(&failures, "law 1, lazy:", "the store panicked: no such row [an_unknown_key_is_absent]");
+    says(&failures, "law 5", "[nothing_brings_back_an_expired_session]");
+}
