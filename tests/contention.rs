@@ -151,8 +151,9 @@ fn increments_of_two_processes_are_all_counted() {
     let store = SqliteStore::open(folder.database()).unwrap();
     let key = create(&store, &Delta::new()).unwrap();
     let hex: String = key.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
-    let mut other =
-        Kept(child("increment").env("DATABASE", folder.database()).env("KEY", hex).spawn().unwrap());
+    let mut other = Kept(
+        child("increment").env("DATABASE", folder.database()).env("KEY", hex).spawn().unwrap(),
+    );
     increment(&store, &key, 8, 50);
     assert!(other.0.wait().unwrap().success());
     let record = live(&store, &key).unwrap().unwrap();

@@ -65,11 +65,8 @@ fn kill_and_look(role: &str, rounds: usize) {
     let folder = Folder::new();
     let mut acknowledged: HashMap<String, Option<u64>> = HashMap::new();
     for round in 0..rounds {
-        let mut process = child(role)
-            .env("DATABASE", folder.database())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut process =
+            child(role).env("DATABASE", folder.database()).stdout(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(process.stdout.take().unwrap());
         let mut process = Kept(process);
         // Killed after a number of acknowledgements that differs from round to round; those that

@@ -59,7 +59,9 @@ fn a_damaged_page_fails_its_own_sessions_only() {
     drop(store);
     let leaves: Vec<u64> = Connection::open(folder.database())
         .unwrap()
-        .prepare("SELECT pageno FROM dbstat WHERE name = 'cloakroom_sessions' AND pagetype = 'leaf'")
+        .prepare(
+            "SELECT pageno FROM dbstat WHERE name = 'cloakroom_sessions' AND pagetype = 'leaf'",
+        )
         .unwrap()
         .query_map([], |row| row.get::<_, i64>(0))
         .unwrap()

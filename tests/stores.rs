@@ -2,35 +2,43 @@
 
 #![cfg(feature = "conformance")]
 
+mod common;
+
 use std::sync::Arc;
 
-use cloakroom::MemoryStore;
 use cloakroom::conformance::check;
+use cloakroom::{MemoryStore, SqliteStore};
+use common::Folder;
 
-/// `name: make` checks the store that `make` makes.
+/// `name: make` checks the store that `make` makes in the folder it is given.
 macro_rules! stores {
-    ($($(#[$attribute:meta])* $name:ident: $make:expr;)+) => {
-        $($(#[$attribute])* mod $name {
+    ($($name:ident: $make:expr;)+) => {
+        $(mod $name {
             use super::*;
 
             #[test]
             fn keeps_the_laws() {
-                check(|| $make).unwrap();
+                let (folder, make) = (Folder::new(), $make);
+                check(|| make(&folder)).unwrap();
             }
 
             #[test]
             fn keeps_the_laws_in_a_box() {
-                check(|| Box::new($make)).unwrap();
+                let (folder, make) = (Folder::new(), $make);
+                check(|| Box::new(make(&folder))).unwrap();
             }
 
             #[test]
             fn keeps_the_laws_when_it_is_shared() {
-                check(|| Arc::new($make)).unwrap();
+                let (folder, make) = (Folder::new(), $make);
+                check(|| Arc::new(make(&folder))).unwrap();
             }
         })+
     };
 }
 
 stores! {
-    memory: MemoryStore::new();
+    memory: |_: &Folder| MemoryStore::new();
+    sqlite: |folder: &Folder| SqliteStore::open(folder.fresh()).unwrap();
+    sqlite_in_memory: |_: &Folder| SqliteStore::in_memory().unwrap();
 }

@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use cloakroom::clock::Timestamp;
@@ -27,6 +28,12 @@ impl Folder {
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
+    }
+
+    /// A path that was not given out before.
+    pub fn fresh(&self) -> PathBuf {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        self.path(&format!("{}.db", NEXT.fetch_add(1, Ordering::Relaxed)))
     }
 
     pub fn database(&self) -> PathBuf {
