@@ -120,7 +120,7 @@ impl Store for OwnStore {
                 rows.replace(&key, &record);
                 Ok(Committed::Done { record, key, ended: Vec::new() })
             }
-            Decision::Update { record, rekey: Some(Rekey { to, grace_until, .. }) } => {
+            Decision::Update { record, rekey: Some(Rekey { to, grace_until }) } => {
                 // Check before anything is changed: if the renewal fails, the old key works on.
                 rows.check_free(&to)?;
                 rows.remove(&key);
@@ -135,8 +135,6 @@ impl Store for OwnStore {
                 rows.remove(&key);
                 Ok(Committed::Deleted { key })
             }
-            // A decision of a later version: better to do nothing than half of it.
-            _ => Err(Error::new(ErrorKind::Unsupported, "carry out that commit")),
         }
     }
 

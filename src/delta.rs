@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::data::Value;
 use crate::id::UserKey;
-use crate::record::{Record, Value};
+use crate::record::Record;
 
 /// The changes of one request: names set and removed, everything cleared, the user replaced.
 ///

@@ -7,6 +7,7 @@
 pub mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+pub mod data;
 pub mod delta;
 pub mod error;
 pub mod event;

@@ -1,7 +1,5 @@
 //! Every store keeps the laws: bare, in a box, and shared. A new store is one line here.
 
-#![cfg(feature = "conformance")]
-
 mod common;
 
 use std::sync::Arc;

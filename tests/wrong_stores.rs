@@ -1,7 +1,5 @@
 //! The checks are worth something: stores with the usual faults fail them, by the right law.
 
-#![cfg(feature = "conformance")]
-
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::{Mutex, MutexGuard};

@@ -8,11 +8,12 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::clock::Timestamp;
+use crate::data::Value;
 use crate::delta::Delta;
 use crate::error::{Error, ErrorKind};
 use crate::id::{ExternalKey, Handle, SessionId, SessionKey, UserKey};
 use crate::lifetime::Lifetime;
-use crate::record::{Birth, Record, Touch, Value};
+use crate::record::{Birth, Record, Touch};
 use crate::store::{Commit, Committed, Fate, Loaded, Registry, Store};
 
 /// What happened instead of what should have.

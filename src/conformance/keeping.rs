@@ -3,10 +3,11 @@
 use crate::conformance::given::{
     Given, Outcome, SECOND, Session, answered, done, ensure, external, holds, key, nothing, set,
 };
+use crate::data::Value;
 use crate::delta::Delta;
 use crate::error::ErrorKind;
 use crate::id::UserKey;
-use crate::record::{Client, Value};
+use crate::record::Client;
 use crate::store::{Commit, Fate};
 
 pub(super) fn an_unknown_key_is_absent(given: &Given) -> Outcome {

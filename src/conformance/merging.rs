@@ -3,9 +3,9 @@
 use crate::conformance::given::{
     Dice, Given, Outcome, Session, answered, done, ensure, holds, nothing, set,
 };
+use crate::data::Value;
 use crate::delta::Delta;
 use crate::id::UserKey;
-use crate::record::Value;
 use crate::store::{Commit, Committed, Fate};
 
 pub(super) fn two_requests_on_different_keys_both_keep_their_change(given: &Given) -> Outcome {

@@ -14,9 +14,10 @@ use crate::conformance::given::{
     ensure, holds, key, nothing, panicked, said, set, user,
 };
 use crate::conformance::limits;
+use crate::data::Value;
 use crate::id::{SessionKey, UserKey};
 use crate::lifetime::Lifetime;
-use crate::record::{Birth, Value};
+use crate::record::Birth;
 use crate::store::{AtLimit, Commit, Committed, Fate, Page, Which};
 
 const ROUNDS: u32 = 1000;

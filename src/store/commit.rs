@@ -40,7 +40,7 @@ pub enum Fate<'a> {
     /// It goes on as it is.
     Merge,
     /// It goes on under a new key; the absolute deadline stays. Through a key that is already
-    /// within its grace this is a [`Merge`](Fate::Merge).
+    /// within its grace this is a [`Merge`](Fate::Merge), and the answer's key is not `to`.
     Renew {
         /// The new key.
         to: &'a SessionKey,
@@ -48,7 +48,8 @@ pub enum Fate<'a> {
         grace_until: Option<Timestamp>,
     },
     /// It goes on under a new key as the session of `user`, and both clocks restart. If there is
-    /// no session, or it is another user's, one begins (and the other user's ends).
+    /// no session, or it is another user's, one begins (and the other user's ends). A condition on
+    /// the revision holds only where there is a session.
     SignIn {
         /// The new key.
         to: &'a SessionKey,
@@ -57,7 +58,7 @@ pub enum Fate<'a> {
         /// The limits from now on, the level, the external key; and the rest if a session begins.
         birth: &'a Birth,
     },
-    /// It ends. The delta does not matter.
+    /// It ends, whatever the delta, the condition and the touch say.
     Delete,
 }
 
@@ -106,8 +107,10 @@ impl Admit {
 }
 
 /// What a store has to do for a commit, in the same atomic step in which it found the session.
+///
+/// Unlike other enums here it is exhaustive: a store that does not know a decision must fail to
+/// compile, not at a commit.
 #[derive(Clone, Debug)]
-#[non_exhaustive]
 #[allow(clippy::large_enum_variant)] // it lives on the stack for one request
 pub enum Decision {
     /// Store a new session under `key`, a [`Conflict`](ErrorKind::Conflict) if any session has or
@@ -142,7 +145,6 @@ pub enum Decision {
 /// A move of a session to a new key, a [`Conflict`](ErrorKind::Conflict) if any session has or
 /// had that key. The key it leaves is remembered in place of the one remembered before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct Rekey {
     /// The new key.
     pub to: SessionKey,

@@ -208,8 +208,9 @@ pub enum Committed {
         record: Record,
         /// Its key now. After a renewal through a grace key this is not the key asked for.
         key: SessionKey,
-        /// Every key that stopped finding a session by this commit, so that a cache can forget
-        /// them: keys replaced by a renewal, and sessions ended by the limit per user.
+        /// The current keys that stopped finding a session by this commit, so that a cache can
+        /// forget them: the key replaced by a renewal, and sessions ended by the limit per user.
+        /// Keys within their grace are not named; a cache files nothing under those.
         ended: Vec<SessionKey>,
     },
     /// The delta changed nothing. A due touch was recorded.

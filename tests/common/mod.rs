@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use cloakroom::clock::Timestamp;
+use cloakroom::data::Value;
 use cloakroom::delta::Delta;
 use cloakroom::id::{SessionId, SessionKey};
-use cloakroom::record::{Birth, Record, Value};
+use cloakroom::record::{Birth, Record};
 use cloakroom::store::{Commit, Committed, Fate, Loaded, Store};
 use cloakroom::{Lifetime, Result};
 use tempfile::TempDir;

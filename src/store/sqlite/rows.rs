@@ -5,10 +5,11 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::clock::Timestamp;
+use crate::data::Data;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ExternalKey, Handle, SessionKey, UserKey};
 use crate::lifetime::Limits;
-use crate::record::{self, Client, Cursor, Data, FORMAT, Record, Summary, Touch};
+use crate::record::{self, Client, Cursor, FORMAT, Record, Summary, Touch};
 use crate::store::sqlite::failure::while_doing;
 use crate::store::sqlite::sql::Sql;
 use crate::store::{Loaded, Rekey};

@@ -1,0 +1,247 @@
+//! The data of a session: values by name, as JSON.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::de::{DeserializeOwned, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// One value of a session, as JSON text.
+///
+/// Equal means the same text: encoding the same value twice gives equal values for every type
+/// that serializes in a fixed order.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Value(Box<str>);
+
+impl Value {
+    /// Encodes anything that serde can serialize.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongType`] when JSON cannot express it, such as a map whose keys are not
+    /// strings.
+    pub fn encode(value: &(impl Serialize + ?Sized)) -> Result<Self> {
+        match serde_json::to_string(value) {
+            Ok(text) => Ok(Value(text.into())),
+            Err(source) => {
+                Err(Error::with_source(ErrorKind::WrongType, "encode a session value", source))
+            }
+        }
+    }
+
+    /// Decodes the value as a `T`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongType`] when it is not a `T`.
+    pub fn decode<T: DeserializeOwned>(&self) -> Result<T> {
+        serde_json::from_str(&self.0).map_err(|source| {
+            Error::with_source(ErrorKind::WrongType, "decode a session value", source)
+        })
+    }
+
+    /// The JSON text.
+    #[must_use]
+    pub fn as_json(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Value {
+    /// Shows the size only: session data does not belong into logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Value({} bytes)", self.0.len())
+    }
+}
+
+/// The data of a session: values by name. Cloning is cheap.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Data(Arc<Vec<(Box<str>, Value)>>);
+
+impl Data {
+    /// The value of `name`.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        let at = self.find(name).ok()?;
+        self.0.get(at).map(|(_, value)| value)
+    }
+
+    /// Names and values, in the order of the names.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.0.iter().map(|(name, value)| (&**name, value))
+    }
+
+    /// How many names there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is no name.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn find(&self, name: &str) -> Result<usize, usize> {
+        self.0.binary_search_by(|(have, _)| (**have).cmp(name))
+    }
+
+    /// Sets `name`; false if it had that value already.
+    pub(crate) fn set(&mut self, name: &str, value: &Value) -> bool {
+        match self.find(name) {
+            Ok(at) if self.0.get(at).is_some_and(|(_, have)| have == value) => return false,
+            Ok(at) => {
+                if let Some((_, have)) = Arc::make_mut(&mut self.0).get_mut(at) {
+                    *have = value.clone();
+                }
+            }
+            Err(at) => Arc::make_mut(&mut self.0).insert(at, (name.into(), value.clone())),
+        }
+        true
+    }
+
+    /// Removes `name`; false if there was none.
+    pub(crate) fn remove(&mut self, name: &str) -> bool {
+        match self.find(name) {
+            Ok(at) => {
+                Arc::make_mut(&mut self.0).remove(at);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Reads a JSON object. Of a name that comes twice, the last counts.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Undecodable`] for anything else.
+    pub fn from_json(text: &str) -> Result<Self> {
+        serde_json::from_str(text).map_err(undecodable)
+    }
+
+    /// The data as a JSON object.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        let mut json = String::with_capacity(self.json_len());
+        json.push('{');
+        for (index, (name, value)) in self.iter().enumerate() {
+            if index > 0 {
+                json.push(',');
+            }
+            push_json_string(&mut json, name);
+            json.push(':');
+            json.push_str(value.as_json());
+        }
+        json.push('}');
+        json
+    }
+
+    /// The length of [`to_json`](Self::to_json) in bytes: what the size limit counts.
+    #[must_use]
+    pub fn json_len(&self) -> usize {
+        let entries: usize =
+            self.iter().map(|(name, value)| json_string_len(name) + value.0.len() + 2).sum();
+        // Every entry has a colon and a comma, but the last one has no comma; then the braces.
+        2 + entries.saturating_sub(1)
+    }
+}
+
+fn push_json_string(json: &mut String, text: &str) {
+    json.push('"');
+    for c in text.chars() {
+        match c {
+            '"' => json.push_str("\\\""),
+            '\\' => json.push_str("\\\\"),
+            c if (c as u32) < 0x20 => json.push_str(&format!("\\u{:04x}", c as u32)),
+            c => json.push(c),
+        }
+    }
+    json.push('"');
+}
+
+fn json_string_len(text: &str) -> usize {
+    let escapes: usize = text
+        .bytes()
+        .map(|byte| match byte {
+            b'"' | b'\\' => 1,
+            byte if byte < 0x20 => 5,
+            _ => 0,
+        })
+        .sum();
+    text.len() + escapes + 2
+}
+
+pub(crate) fn undecodable(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    Error::with_source(ErrorKind::Undecodable, "decode a stored session", source)
+}
+
+impl<'de> Deserialize<'de> for Data {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries;
+
+        impl<'de> Visitor<'de> for Entries {
+            type Value = Data;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of session values")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Data, A::Error> {
+                let mut entries: Vec<(Box<str>, Value)> = Vec::new();
+                while let Some((name, value)) = map.next_entry::<Box<str>, &RawValue>()? {
+                    entries.push((name, Value(value.get().into())));
+                }
+                if !entries.is_sorted_by(|(a, _), (b, _)| a < b) {
+                    // The sort is stable, so the last of equal names is the last to have come.
+                    entries.reverse();
+                    entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+                    entries.dedup_by(|(a, _), (b, _)| a == b);
+                }
+                Ok(Data(Arc::new(entries)))
+            }
+        }
+
+        deserializer.deserialize_map(Entries)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_counted_length_is_the_written_length() {
+        let mut data = Data::default();
+        assert_eq!(data.to_json(), "{}");
+        assert_eq!(data.json_len(), 2);
+        for name in ["", "plain", "a \"b\" \\ c", "\u{1}\n", "ünïcode"] {
+            data.set(name, &Value::encode(name).unwrap());
+            assert_eq!(data.json_len(), data.to_json().len());
+            assert_eq!(Data::from_json(&data.to_json()).unwrap(), data);
+        }
+    }
+
+    #[test]
+    fn of_a_name_that_comes_twice_the_last_counts() {
+        let data = Data::from_json("{\"b\": 1, \"a\": 2, \"b\": 3}").unwrap();
+        assert_eq!(data.to_json(), "{\"a\":2,\"b\":3}");
+    }
+
+    #[test]
+    fn a_value_of_another_type_is_an_error() {
+        let value = Value::encode("text").unwrap();
+        assert_eq!(value.decode::<u32>().unwrap_err().kind(), ErrorKind::WrongType);
+        assert_eq!(value.decode::<String>().unwrap(), "text");
+        let map = std::collections::BTreeMap::from([(vec![1], 1)]);
+        assert_eq!(Value::encode(&map).unwrap_err().kind(), ErrorKind::WrongType);
+    }
+
+    #[test]
+    fn what_is_not_a_json_object_is_undecodable() {
+        for bad in ["", "[]", "{\"a\":1", "{\"a\":}", "{a:1}", "1", "{} x"] {
+            assert_eq!(Data::from_json(bad).unwrap_err().kind(), ErrorKind::Undecodable, "{bad}");
+        }
+    }
+}
