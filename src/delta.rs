@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::data::Value;
+use crate::data::{Data, Value};
 use crate::id::UserKey;
 use crate::record::Record;
 
@@ -116,27 +116,32 @@ impl Delta {
         self
     }
 
-    /// Applies it; false if the record is as it was. The revision is left to the caller.
-    pub fn apply(&self, record: &mut Record) -> bool {
+    /// Applies what it says about the data; false if the data is as it was.
+    pub(crate) fn apply_data(&self, data: &mut Data) -> bool {
         let mut changed = false;
         if self.clear {
-            let gone: Vec<Box<str>> = record
-                .data
+            let gone: Vec<Box<str>> = data
                 .iter()
                 .map(|(name, _)| name)
                 .filter(|name| !self.changes.contains_key(*name))
                 .map(Into::into)
                 .collect();
             for name in gone {
-                changed |= record.data.remove(&name);
+                changed |= data.remove(&name);
             }
         }
         for (name, value) in &self.changes {
             changed |= match value {
-                Some(value) => record.data.set(name, value),
-                None => record.data.remove(name),
+                Some(value) => data.set(name, value),
+                None => data.remove(name),
             };
         }
+        changed
+    }
+
+    /// Applies it; false if the record is as it was. The revision is left to the caller.
+    pub fn apply(&self, record: &mut Record) -> bool {
+        let mut changed = self.apply_data(&mut record.data);
         if let Some(user) = &self.user {
             changed |= record.user != *user
                 || record.authenticated.is_some()

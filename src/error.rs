@@ -56,6 +56,8 @@ pub enum ErrorKind {
     Invalid,
     /// The store cannot do this at all, for example list sessions by user.
     Unsupported,
+    /// The request was closed already.
+    Closed,
     /// None of the above; the source says more.
     Unexpected,
 }
@@ -77,7 +79,8 @@ impl ErrorKind {
             ErrorKind::Conflict => "the new id is already taken",
             ErrorKind::Invalid => "that is not acceptable",
             ErrorKind::Unsupported => "the store cannot do this",
-            ErrorKind::Unexpected => "the store failed",
+            ErrorKind::Closed => "the request has been closed",
+            ErrorKind::Unexpected => "something unexpected happened",
         }
     }
 }

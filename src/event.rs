@@ -1,13 +1,14 @@
 //! What happened, for the operator: typed events, where they go, and how often each came.
 
 use std::fmt::{self, Debug};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::error::Error;
-use crate::id::Handle;
+use crate::id::{Handle, UserKey};
 
 /// Something the operator may want to know. No event carries an id.
 #[derive(Clone, Debug)]
@@ -29,8 +30,8 @@ pub enum Event<'a> {
     },
     /// A stored session does not decode; it stays in place until its deadline.
     Undecodable {
-        /// The session's public name.
-        handle: &'a Handle,
+        /// The session's public name, if at least that can be read.
+        handle: Option<&'a Handle>,
         /// Why.
         error: &'a Error,
     },
@@ -41,6 +42,88 @@ pub enum Event<'a> {
     },
     /// The write-ahead log restarts again.
     LogReleased,
+    /// The cleaner removed sessions that had ended.
+    Swept {
+        /// How many.
+        sessions: usize,
+    },
+    /// A run of the cleaner failed; it goes on and tries again.
+    CleanerFailed {
+        /// What failed.
+        error: &'a Error,
+    },
+    /// The cleaner works again.
+    CleanerRecovered,
+    /// The clock was set forward by more than an hour: no session is swept for ten minutes.
+    ClockStepped {
+        /// How far.
+        by: Duration,
+    },
+    /// A request presented something in place of an id that no session ever had.
+    Malformed {
+        /// Where the request came from, if that is known.
+        peer: Option<IpAddr>,
+    },
+    /// A request presented an id of no live session: ended, or guessed.
+    Unknown {
+        /// Where the request came from, if that is known.
+        peer: Option<IpAddr>,
+    },
+    /// A session began.
+    Created {
+        /// Its public name.
+        handle: &'a Handle,
+    },
+    /// A session got a new id.
+    Renewed {
+        /// Its public name.
+        handle: &'a Handle,
+    },
+    /// A user signed in.
+    SignedIn {
+        /// The session's public name.
+        handle: &'a Handle,
+        /// The user.
+        user: &'a UserKey,
+    },
+    /// A sign-in was refused because the user has as many sessions as allowed.
+    Refused {
+        /// The user.
+        user: &'a UserKey,
+    },
+    /// A session was ended by its owner.
+    Destroyed,
+    /// Changes of a request were discarded, because its session had ended or had been renewed
+    /// meanwhile.
+    Discarded {
+        /// The session's public name, if the request had seen it.
+        handle: Option<&'a Handle>,
+    },
+    /// Activity could not be recorded: the session may end early.
+    TouchFailed {
+        /// Why.
+        error: &'a Error,
+    },
+    /// The session could not be read, and the request went on as if there were none.
+    ReadAsEmpty {
+        /// Why.
+        error: &'a Error,
+    },
+    /// A request was answered with an error because of this.
+    RequestFailed {
+        /// Why.
+        error: &'a Error,
+    },
+    /// A request was answered with an error because the application's handler failed.
+    HandlerFailed {
+        /// The handler's error and its sources, in words.
+        error: &'a str,
+    },
+    /// A Secure cookie was sent over a connection on which a browser drops it. Told once a process.
+    InsecureConnection {
+        /// The host the request was for.
+        host: &'a str,
+    },
 }
 
 /// The kind of an [`Event`], for counting.
@@ -57,25 +140,94 @@ pub enum EventKind {
     LogHeld,
     /// [`Event::LogReleased`]
     LogReleased,
+    /// [`Event::Swept`]
+    Swept,
+    /// [`Event::CleanerFailed`]
+    CleanerFailed,
+    /// [`Event::CleanerRecovered`]
+    CleanerRecovered,
+    /// [`Event::ClockStepped`]
+    ClockStepped,
+    /// [`Event::Malformed`]
+    Malformed,
+    /// [`Event::Unknown`]
+    Unknown,
+    /// [`Event::Created`]
+    Created,
+    /// [`Event::Renewed`]
+    Renewed,
+    /// [`Event::SignedIn`]
+    SignedIn,
+    /// [`Event::Refused`]
+    Refused,
+    /// [`Event::Destroyed`]
+    Destroyed,
+    /// [`Event::Discarded`]
+    Discarded,
+    /// [`Event::TouchFailed`]
+    TouchFailed,
+    /// [`Event::ReadAsEmpty`]
+    ReadAsEmpty,
+    /// [`Event::RequestFailed`]
+    RequestFailed,
+    /// [`Event::HandlerFailed`]
+    HandlerFailed,
+    /// [`Event::InsecureConnection`]
+    InsecureConnection,
 }
 
 impl EventKind {
     /// Every kind, in the order of the counters.
-    pub const ALL: [EventKind; 5] = [
+    pub const ALL: [EventKind; 22] = [
         EventKind::Opened,
         EventKind::Migrated,
         EventKind::Undecodable,
         EventKind::LogHeld,
         EventKind::LogReleased,
+        EventKind::Swept,
+        EventKind::CleanerFailed,
+        EventKind::CleanerRecovered,
+        EventKind::ClockStepped,
+        EventKind::Malformed,
+        EventKind::Unknown,
+        EventKind::Created,
+        EventKind::Renewed,
+        EventKind::SignedIn,
+        EventKind::Refused,
+        EventKind::Destroyed,
+        EventKind::Discarded,
+        EventKind::TouchFailed,
+        EventKind::ReadAsEmpty,
+        EventKind::RequestFailed,
+        EventKind::HandlerFailed,
+        EventKind::InsecureConnection,
     ];
 
     /// Error: a request failed or data was discarded. Warn: a change of state. Info: start,
-    /// migration, stop.
+    /// migration. Debug: what belongs to one request.
     fn level(self) -> log::Level {
         match self {
-            EventKind::Undecodable => log::Level::Error,
-            EventKind::LogHeld | EventKind::LogReleased => log::Level::Warn,
+            EventKind::Undecodable
+            | EventKind::Discarded
+            | EventKind::RequestFailed
+            | EventKind::HandlerFailed => log::Level::Error,
+            EventKind::LogHeld
+            | EventKind::LogReleased
+            | EventKind::CleanerFailed
+            | EventKind::CleanerRecovered
+            | EventKind::ClockStepped
+            | EventKind::TouchFailed
+            | EventKind::ReadAsEmpty
+            | EventKind::InsecureConnection => log::Level::Warn,
             EventKind::Opened | EventKind::Migrated => log::Level::Info,
+            EventKind::Swept
+            | EventKind::Malformed
+            | EventKind::Unknown
+            | EventKind::Created
+            | EventKind::Renewed
+            | EventKind::SignedIn
+            | EventKind::Refused
+            | EventKind::Destroyed => log::Level::Debug,
         }
     }
 }
@@ -90,6 +242,23 @@ impl Event<'_> {
             Event::Undecodable { .. } => EventKind::Undecodable,
             Event::LogHeld { .. } => EventKind::LogHeld,
             Event::LogReleased => EventKind::LogReleased,
+            Event::Swept { .. } => EventKind::Swept,
+            Event::CleanerFailed { .. } => EventKind::CleanerFailed,
+            Event::CleanerRecovered => EventKind::CleanerRecovered,
+            Event::ClockStepped { .. } => EventKind::ClockStepped,
+            Event::Malformed { .. } => EventKind::Malformed,
+            Event::Unknown { .. } => EventKind::Unknown,
+            Event::Created { .. } => EventKind::Created,
+            Event::Renewed { .. } => EventKind::Renewed,
+            Event::SignedIn { .. } => EventKind::SignedIn,
+            Event::Refused { .. } => EventKind::Refused,
+            Event::Destroyed => EventKind::Destroyed,
+            Event::Discarded { .. } => EventKind::Discarded,
+            Event::TouchFailed { .. } => EventKind::TouchFailed,
+            Event::ReadAsEmpty { .. } => EventKind::ReadAsEmpty,
+            Event::RequestFailed { .. } => EventKind::RequestFailed,
+            Event::HandlerFailed { .. } => EventKind::HandlerFailed,
+            Event::InsecureConnection { .. } => EventKind::InsecureConnection,
         }
     }
 }
@@ -104,8 +273,11 @@ impl fmt::Display for Event<'_> {
             Event::Migrated { table, from, to } => {
                 write!(f, "migrated table {table} from schema version {from} to {to}")
             }
-            Event::Undecodable { handle, error } => {
+            Event::Undecodable { handle: Some(handle), error } => {
                 write!(f, "session {handle} does not decode and is kept as it is: {error:?}")
+            }
+            Event::Undecodable { handle: None, error } => {
+                write!(f, "a session does not decode and is kept as it is: {error:?}")
             }
             Event::LogHeld { pages } => {
                 write!(
@@ -114,6 +286,59 @@ impl fmt::Display for Event<'_> {
                 )
             }
             Event::LogReleased => f.write_str("the write-ahead log restarts again"),
+            Event::Swept { sessions } => write!(f, "swept {sessions} ended sessions"),
+            Event::CleanerFailed { error } => {
+                write!(f, "the cleaner failed and will try again: {error:?}")
+            }
+            Event::CleanerRecovered => f.write_str("the cleaner works again"),
+            Event::ClockStepped { by } => {
+                let seconds = by.as_secs();
+                write!(f, "the clock stepped forward by {seconds} s: no sweeps for ten minutes")
+            }
+            Event::Malformed { peer } => write!(f, "a malformed id came from {}", Peer(*peer)),
+            Event::Unknown { peer } => {
+                write!(f, "an id of no live session came from {}", Peer(*peer))
+            }
+            Event::Created { handle } => write!(f, "session {handle} began"),
+            Event::Renewed { handle } => write!(f, "session {handle} has a new id"),
+            Event::SignedIn { handle, user } => {
+                write!(f, "user {:?} signed in to session {handle}", user.as_str())
+            }
+            Event::Refused { user } => {
+                write!(f, "user {:?} has too many sessions to sign in", user.as_str())
+            }
+            Event::Destroyed => f.write_str("a session was ended by its owner"),
+            Event::Discarded { handle: Some(handle) } => {
+                write!(f, "changes to session {handle} were discarded: it has ended or was renewed")
+            }
+            Event::Discarded { handle: None } => {
+                f.write_str("changes to a session were discarded: it was renewed")
+            }
+            Event::TouchFailed { error } => {
+                write!(f, "activity was not recorded, the session may end early: {error:?}")
+            }
+            Event::ReadAsEmpty { error } => {
+                write!(f, "a session was read as empty: {error:?}")
+            }
+            Event::RequestFailed { error } => write!(f, "a request failed: {error:?}"),
+            Event::HandlerFailed { error } => write!(f, "a handler failed: {error}"),
+            Event::InsecureConnection { host } => write!(
+                f,
+                "a browser drops the Secure session cookie on plain HTTP to {host:?}: serve it over \
+                 TLS (a proxy must send X-Forwarded-Proto: https), or use \
+                 CookieConfig::insecure_http() if the connection is trusted"
+            ),
+        }
+    }
+}
+
+struct Peer(Option<IpAddr>);
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(address) => write!(f, "{address}"),
+            None => f.write_str("an unknown address"),
         }
     }
 }
@@ -183,7 +408,7 @@ impl<C: Clock> Sink for LogSink<C> {
         if level > log::max_level() {
             return;
         }
-        if level > log::Level::Error {
+        if level > log::Level::Warn {
             log::log!(level, "{event}");
             return;
         }

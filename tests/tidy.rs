@@ -16,6 +16,7 @@ const FLOORS: &[&[&str]] = &[
     &["delta"],
     &["store"],
     &["conformance"],
+    &["http"],
     &["cleaner", "cookie"],
     &["session"],
     &["flash", "csrf"],

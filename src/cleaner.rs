@@ -1,0 +1,379 @@
+//! One thread behind every manager: it writes touches, sweeps ended sessions and lets the store
+//! do its upkeep, fed through a channel on which no request waits.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+
+use crate::clock::{Clock, Timestamp};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Event, Events};
+use crate::id::SessionKey;
+use crate::record::Touch;
+use crate::store::Store;
+
+/// Messages that may wait; a touch that finds no room is written by its own request.
+const ROOM: usize = 4096;
+
+/// Touches that are written at once when so many have come together.
+const TOUCHES: usize = 256;
+
+/// Touches that are kept for another try while the store fails.
+const TOUCHES_KEPT: usize = 16 * TOUCHES;
+
+/// The longest that a touch waits for others.
+const TOUCH_WAIT: Duration = Duration::from_secs(1);
+
+/// The most sessions that one transaction of a sweep removes.
+const BATCH: NonZeroUsize = match NonZeroUsize::new(1000) {
+    Some(batch) => batch,
+    None => NonZeroUsize::MIN,
+};
+
+/// A batch that took longer is followed by smaller ones.
+const BATCH_TIME: Duration = Duration::from_millis(10);
+
+/// A clock that steps forward by more than this is not believed at once.
+const STEP: Duration = Duration::from_secs(3600);
+
+/// For so long no session is swept after such a step.
+const PAUSE: Duration = Duration::from_secs(600);
+
+enum Message {
+    Touch(SessionKey, Touch, Duration),
+    Upkeep,
+    Sweep(Sender<Result<usize>>),
+    Flush(Sender<Result<()>>),
+    Stop,
+}
+
+/// The handle to the thread. Dropping it writes what is pending, stops the thread and waits for
+/// that.
+#[derive(Debug)]
+pub(crate) struct Cleaner {
+    sender: Sender<Message>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Cleaner {
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] when the operating system gives no thread.
+    pub(crate) fn start(
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        events: Events,
+        sweep_every: Duration,
+    ) -> Result<Self> {
+        let (sender, receiver) = bounded(ROOM);
+        let stop = Arc::new(AtomicBool::new(false));
+        if let Some(upkeep) = store.upkeep() {
+            let sender = sender.clone();
+            // No room means that messages wait, and the upkeep follows the next sweep at the latest.
+            upkeep.ring_when_due(Box::new(move || drop(sender.try_send(Message::Upkeep))));
+        }
+        let work = Work {
+            step: Step { time: clock.now(), instant: Instant::now(), paused_until: None },
+            store,
+            clock,
+            events,
+            sweep_every,
+            next_sweep: Instant::now() + sweep_every,
+            touches: HashMap::new(),
+            touches_due: None,
+            batch: BATCH,
+            sweeping: None,
+            failing: false,
+            stop: stop.clone(),
+        };
+        let thread = thread::Builder::new()
+            .name("cloakroom-cleaner".to_owned())
+            .spawn(move || work.run(&receiver))
+            .map_err(|source| {
+                Error::with_source(ErrorKind::Unavailable, "start the cleaner", source)
+            })?;
+        Ok(Cleaner { sender, stop, thread: Some(thread) })
+    }
+
+    /// Hands a touch over without waiting; false if there is no room. It is written within `wait`
+    /// or a second, whichever is less.
+    pub(crate) fn touch(&self, key: SessionKey, touch: Touch, wait: Duration) -> bool {
+        match self.sender.try_send(Message::Touch(key, touch, wait)) {
+            Ok(()) => true,
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
+        }
+    }
+
+    /// Removes every session that has ended, and says how many those were.
+    pub(crate) fn sweep_now(&self) -> Result<usize> {
+        self.ask(Message::Sweep, "sweep ended sessions")
+    }
+
+    /// Returns when every touch handed over before is written.
+    pub(crate) fn flush(&self) -> Result<()> {
+        self.ask(Message::Flush, "write the activity that is pending")
+    }
+
+    fn ask<T>(&self, message: fn(Sender<Result<T>>) -> Message, doing: &'static str) -> Result<T> {
+        let stopped =
+            || Error::with_source(ErrorKind::Unavailable, doing, "the cleaner has stopped");
+        let (answer, answers) = bounded(1);
+        self.sender.send(message(answer)).map_err(|_| stopped())?;
+        answers.recv().map_err(|_| stopped())?
+    }
+}
+
+impl Drop for Cleaner {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        // The thread empties the channel, or is gone and has closed it.
+        let _ = self.sender.send(Message::Stop);
+        let Some(thread) = self.thread.take() else { return };
+        // A session that outlives its manager can be dropped by an event sink, on the thread itself.
+        if thread.thread().id() != thread::current().id() {
+            // Its panics are caught where they happen; there is none to pass on.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Work {
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    events: Events,
+    sweep_every: Duration,
+    next_sweep: Instant,
+    touches: HashMap<SessionKey, Touch>,
+    touches_due: Option<Instant>,
+    /// How many sessions the next transaction of a sweep may remove.
+    batch: NonZeroUsize,
+    sweeping: Option<Sweep>,
+    step: Step,
+    /// The last call of the store failed: the change is told once, not the state.
+    failing: bool,
+    stop: Arc<AtomicBool>,
+}
+
+/// A sweep under way, batch by batch.
+struct Sweep {
+    removed: usize,
+    next_batch: Instant,
+    asked_by: Vec<Sender<Result<usize>>>,
+}
+
+/// Where the clock stood when it was last compared with the time that had really passed.
+struct Step {
+    time: Timestamp,
+    instant: Instant,
+    paused_until: Option<Instant>,
+}
+
+impl Step {
+    /// By how much the clock has stepped forward since the last look.
+    fn look(&mut self, time: Timestamp, instant: Instant) -> Duration {
+        let passed = instant.saturating_duration_since(self.instant);
+        let step = time.since(self.time).saturating_sub(passed);
+        (self.time, self.instant) = (time, instant);
+        if step > STEP {
+            self.paused_until = Some(instant + PAUSE);
+        }
+        step
+    }
+
+    fn pauses(&self, instant: Instant) -> bool {
+        self.paused_until.is_some_and(|until| instant < until)
+    }
+}
+
+impl Work {
+    fn run(mut self, messages: &Receiver<Message>) {
+        loop {
+            match messages.recv_deadline(self.next_deadline()) {
+                Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+                Ok(message) => self.take(message),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            self.do_what_is_due();
+        }
+        // Whoever asked before the end still gets what was asked for.
+        for message in messages.try_iter() {
+            match message {
+                Message::Touch(key, touch, wait) => self.add_touch(key, touch, wait),
+                Message::Flush(answer) => drop(answer.send(self.write_touches())),
+                Message::Upkeep | Message::Sweep(_) | Message::Stop => {}
+            }
+        }
+        let _ = self.write_touches();
+    }
+
+    fn next_deadline(&self) -> Instant {
+        let sweep = self.sweeping.as_ref().map_or(self.next_sweep, |sweep| sweep.next_batch);
+        self.touches_due.map_or(sweep, |touches| touches.min(sweep))
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Touch(key, touch, wait) => self.add_touch(key, touch, wait),
+            Message::Upkeep => self.upkeep(),
+            Message::Flush(answer) => drop(answer.send(self.write_touches())),
+            Message::Sweep(answer) => self.begin_sweep(Some(answer)),
+            Message::Stop => {}
+        }
+    }
+
+    fn do_what_is_due(&mut self) {
+        let now = Instant::now();
+        if self.touches.len() >= TOUCHES || self.touches_due.is_some_and(|due| due <= now) {
+            // A failure was told as an event; the touches wait for the next time.
+            let _ = self.write_touches();
+        }
+        if self.next_sweep <= now {
+            self.next_sweep = now + self.sweep_every;
+            let step = self.step.look(self.clock.now(), now);
+            if step > STEP {
+                self.events.raise(&Event::ClockStepped { by: step });
+            }
+            if !self.step.pauses(now) {
+                self.begin_sweep(None);
+            }
+            self.upkeep();
+        }
+        if self.sweeping.as_ref().is_some_and(|sweep| sweep.next_batch <= now) {
+            self.sweep_a_batch();
+        }
+    }
+
+    fn add_touch(&mut self, key: SessionKey, touch: Touch, wait: Duration) {
+        let due = Instant::now() + wait.min(TOUCH_WAIT);
+        self.touches_due = Some(self.touches_due.map_or(due, |before| before.min(due)));
+        let pending = self.touches.entry(key).or_insert(touch);
+        pending.seen = pending.seen.max(touch.seen);
+    }
+
+    fn write_touches(&mut self) -> Result<()> {
+        self.touches_due = None;
+        if self.touches.is_empty() {
+            return Ok(());
+        }
+        let batch: Vec<_> = self.touches.drain().collect();
+        let now = self.clock.now();
+        let written = self.guard("record activity", |store| store.touch(&batch, now));
+        if written.is_err() && batch.len() <= TOUCHES_KEPT {
+            self.touches.extend(batch);
+            self.touches_due = Some(Instant::now() + TOUCH_WAIT);
+        }
+        written
+    }
+
+    fn begin_sweep(&mut self, asked_by: Option<Sender<Result<usize>>>) {
+        let sweep = self.sweeping.get_or_insert_with(|| Sweep {
+            removed: 0,
+            next_batch: Instant::now(),
+            asked_by: Vec::new(),
+        });
+        sweep.asked_by.extend(asked_by);
+    }
+
+    fn sweep_a_batch(&mut self) {
+        let began = Instant::now();
+        // A session is not swept for want of a touch that is on its way.
+        let touched = self.write_touches();
+        let (now, limit) = (self.clock.now(), self.batch);
+        let removed =
+            touched.and_then(|()| self.guard("sweep ended sessions", |s| s.sweep(now, limit)));
+        let took = began.elapsed();
+        let half = self.batch.get() / 2;
+        let twice = self.batch.get() * 2;
+        self.batch = NonZeroUsize::new(if took > BATCH_TIME { half } else { twice })
+            .unwrap_or(NonZeroUsize::MIN)
+            .min(BATCH);
+        let Some(mut sweep) = self.sweeping.take() else { return };
+        match removed {
+            Ok(removed) if removed >= limit.get() => {
+                sweep.removed += removed;
+                // As long as it worked, it leaves the store to the requests.
+                sweep.next_batch = Instant::now() + took;
+                self.sweeping = Some(sweep);
+            }
+            Ok(removed) => {
+                sweep.removed += removed;
+                if sweep.removed > 0 {
+                    self.events.raise(&Event::Swept { sessions: sweep.removed });
+                }
+                for asked in sweep.asked_by {
+                    let _ = asked.send(Ok(sweep.removed));
+                }
+            }
+            Err(error) => {
+                for asked in sweep.asked_by {
+                    let _ = asked.send(Err(error.clone()));
+                }
+            }
+        }
+    }
+
+    fn upkeep(&mut self) {
+        // Its failure was told as an event; it is tried again after the next sweep.
+        let _ = self.guard("do the store's upkeep", |store| match store.upkeep() {
+            Some(upkeep) => upkeep.run(),
+            None => Ok(()),
+        });
+    }
+
+    /// Calls the store; an error or a panic becomes an event and the thread goes on.
+    fn guard<T>(
+        &mut self,
+        doing: &'static str,
+        call: impl FnOnce(&dyn Store) -> Result<T>,
+    ) -> Result<T> {
+        let store = &*self.store;
+        let result = catch_unwind(AssertUnwindSafe(|| call(store)))
+            .unwrap_or_else(|panic| Err(panicked(doing, &*panic)));
+        match &result {
+            // At the end of the program a busy store is no news.
+            Err(error) if !self.stop.load(Ordering::Relaxed) && !self.failing => {
+                self.failing = true;
+                self.events.raise(&Event::CleanerFailed { error });
+            }
+            Ok(_) if self.failing => {
+                self.failing = false;
+                self.events.raise(&Event::CleanerRecovered);
+            }
+            _ => {}
+        }
+        result
+    }
+}
+
+fn panicked(doing: &'static str, panic: &(dyn Any + Send)) -> Error {
+    let words = panic.downcast_ref::<String>().map(String::as_str);
+    let words = words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked");
+    Error::with_source(ErrorKind::Unexpected, doing, words.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_forward_of_more_than_an_hour_pauses_sweeps_for_ten_minutes() {
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let at = |seconds: i64| Timestamp::from_millis(seconds * 1000);
+        let mut step = Step { time: at(0), instant: start, paused_until: None };
+        assert_eq!(step.look(at(7200), after(7200)), Duration::ZERO, "time that really passed");
+        assert!(!step.pauses(after(7200)));
+        assert_eq!(step.look(at(7200 + 3600 + 60), after(7260)), Duration::from_secs(3600));
+        assert!(!step.pauses(after(7260)), "an hour exactly is believed");
+        assert_eq!(step.look(at(20_000), after(7320)), Duration::from_secs(20_000 - 10_860 - 60));
+        assert!(step.pauses(after(7320)) && step.pauses(after(7919)));
+        assert!(!step.pauses(after(7920)));
+    }
+}

@@ -1,0 +1,161 @@
+//! Signed and encrypted cookies, with keys that can be rotated.
+
+use std::fmt;
+use std::sync::Arc;
+
+use cookie::{Cookie, CookieJar, Key};
+
+use crate::cookie::{CookieConfig, Seal, Unsealed};
+use crate::error::{Error, ErrorKind, Result};
+
+/// The keys that seal cookies. The first one seals; all of them open.
+///
+/// To rotate, put a new key first and keep the old one: cookies of the old key still count and
+/// are sent again under the new one. A key that is removed ends the cookies it sealed.
+///
+/// An id is random already, so sealing adds no secrecy to a session. It lets the application
+/// refuse made-up ids without asking the store.
+#[derive(Clone)]
+pub struct CookieKeys(Vec<Key>);
+
+impl CookieKeys {
+    /// The fewest bytes that a key is made from.
+    pub const MIN_LEN: usize = 64;
+
+    /// Keys made from secrets of at least 64 random bytes each, the newest first.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] when there is none, or one is shorter.
+    pub fn new<S: AsRef<[u8]>>(secrets: impl IntoIterator<Item = S>) -> Result<Self> {
+        let invalid = |why: String| Error::with_source(ErrorKind::Invalid, "use those keys", why);
+        let keys = secrets
+            .into_iter()
+            .map(|secret| Key::try_from(secret.as_ref()).map_err(|why| invalid(why.to_string())))
+            .collect::<Result<Vec<_>>>()?;
+        match keys.is_empty() {
+            true => Err(invalid("there is no key".to_owned())),
+            false => Ok(CookieKeys(keys)),
+        }
+    }
+}
+
+impl fmt::Debug for CookieKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CookieKeys({} keys)", self.0.len())
+    }
+}
+
+impl CookieConfig {
+    /// Signs the id: it can be read, and not be made up.
+    pub fn signed(self, keys: CookieKeys) -> Self {
+        CookieConfig { seal: Some(Arc::new(Signed(keys))), ..self }
+    }
+
+    /// Encrypts the id: it can neither be read nor be made up.
+    pub fn encrypted(self, keys: CookieKeys) -> Self {
+        CookieConfig { seal: Some(Arc::new(Encrypted(keys))), ..self }
+    }
+}
+
+#[derive(Debug)]
+struct Signed(CookieKeys);
+
+#[derive(Debug)]
+struct Encrypted(CookieKeys);
+
+impl CookieKeys {
+    fn seal(
+        &self,
+        name: &str,
+        id: &str,
+        add: impl Fn(&mut CookieJar, &Key, Cookie<'static>),
+    ) -> String {
+        let mut jar = CookieJar::new();
+        if let Some(key) = self.0.first() {
+            add(&mut jar, key, Cookie::new(name.to_owned(), id.to_owned()));
+        }
+        jar.get(name).map(|cookie| cookie.value().to_owned()).unwrap_or_default()
+    }
+
+    fn unseal(&self, open: impl Fn(&Key) -> Option<Cookie<'static>>) -> Option<Unsealed> {
+        self.0.iter().enumerate().find_map(|(index, key)| {
+            let id = open(key)?.value().to_owned();
+            Some(Unsealed { id, outdated: index > 0 })
+        })
+    }
+}
+
+fn sealed(name: &str, value: &str) -> Cookie<'static> {
+    Cookie::new(name.to_owned(), value.to_owned())
+}
+
+impl Seal for Signed {
+    fn seal(&self, name: &str, id: &str) -> String {
+        self.0.seal(name, id, |jar, key, cookie| jar.signed_mut(key).add(cookie))
+    }
+
+    fn unseal(&self, name: &str, value: &str) -> Option<Unsealed> {
+        self.0.unseal(|key| CookieJar::new().signed(key).verify(sealed(name, value)))
+    }
+}
+
+impl Seal for Encrypted {
+    fn seal(&self, name: &str, id: &str) -> String {
+        self.0.seal(name, id, |jar, key, cookie| jar.private_mut(key).add(cookie))
+    }
+
+    fn unseal(&self, name: &str, value: &str) -> Option<Unsealed> {
+        self.0.unseal(|key| CookieJar::new().private(key).decrypt(sealed(name, value)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::SessionId;
+
+    fn config(encrypted: bool, secrets: &[u8]) -> CookieConfig {
+        let keys = CookieKeys::new(secrets.iter().map(|byte| [*byte; 64])).unwrap();
+        match encrypted {
+            true => CookieConfig::new().encrypted(keys),
+            false => CookieConfig::new().signed(keys),
+        }
+    }
+
+    #[test]
+    fn an_old_key_opens_while_it_is_listed_and_not_after() {
+        for encrypted in [false, true] {
+            let id = SessionId::generate().unwrap();
+            let header = config(encrypted, &[1]).issue(&id, None);
+            let pair = header.split(';').next().unwrap();
+            let read = |config: CookieConfig| {
+                let value = config.values(pair).next().unwrap();
+                config.read(value)
+            };
+            assert_eq!(read(config(encrypted, &[1])), Some((id.clone(), false)));
+            assert_eq!(read(config(encrypted, &[2, 1])), Some((id.clone(), true)));
+            assert_eq!(read(config(encrypted, &[2])), None);
+            assert_eq!(read(config(!encrypted, &[1])), None);
+            assert_eq!(header.contains(&id.reveal()), !encrypted);
+            config(encrypted, &[1]).check().unwrap();
+        }
+    }
+
+    #[test]
+    fn what_was_not_sealed_here_is_no_id() {
+        let id = SessionId::generate().unwrap().reveal();
+        for encrypted in [false, true] {
+            for bad in ["", "x", &id, &format!("{}{id}", "A".repeat(44)), &"A".repeat(100_000)] {
+                assert_eq!(config(encrypted, &[1]).read(bad), None);
+            }
+        }
+    }
+
+    #[test]
+    fn short_keys_and_no_keys_are_refused() {
+        let none: [&[u8]; 0] = [];
+        assert_eq!(CookieKeys::new(none).unwrap_err().kind(), ErrorKind::Invalid);
+        assert_eq!(CookieKeys::new([[1; 63]]).unwrap_err().kind(), ErrorKind::Invalid);
+        assert!(!format!("{:?}", CookieKeys::new([[7; 64]]).unwrap()).contains('7'));
+    }
+}

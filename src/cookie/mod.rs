@@ -1,0 +1,342 @@
+//! Cookies: from their header to an id, and from an id to a header.
+
+#[cfg(feature = "cookie-keys")]
+mod keys;
+
+use std::fmt::{Debug, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::SessionId;
+
+#[cfg(feature = "cookie-keys")]
+pub use keys::CookieKeys;
+
+/// The longest that browsers keep a cookie: 400 days, by the draft of RFC 6265bis, section 5.5.
+const LONGEST: Duration = Duration::from_secs(400 * 86_400);
+
+/// What browsers take for name and value together, by the same draft; ASVS 3.3.5.
+const MOST_BYTES: usize = 4096;
+
+/// When a browser sends a cookie along with requests that other sites cause.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SameSite {
+    /// Never.
+    Strict,
+    /// With top-level navigations by safe methods only.
+    #[default]
+    Lax,
+    /// Always; only with Secure.
+    None,
+}
+
+/// Turns the text of an id into the value of a cookie, and back.
+pub(crate) trait Seal: Debug + Send + Sync {
+    fn seal(&self, name: &str, id: &str) -> String;
+    fn unseal(&self, name: &str, value: &str) -> Option<Unsealed>;
+}
+
+#[derive(Debug)]
+pub(crate) struct Unsealed {
+    pub(crate) id: String,
+    /// It was sealed with a key that is on its way out: send it again, sealed with the new one.
+    pub(crate) outdated: bool,
+}
+
+/// The session cookie.
+///
+/// Defaults: the name `__Host-id`, Secure, HttpOnly, SameSite=Lax, Path=/, no Domain, and as
+/// Max-Age what is left of the absolute limit, at most 400 days.
+///
+/// The default works on `http://localhost` and `http://127.0.0.1` too, because browsers trust
+/// those. On any other name without TLS a browser drops it: see
+/// [`insecure_http`](Self::insecure_http).
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct CookieConfig {
+    name: String,
+    path: String,
+    domain: Option<String>,
+    secure: bool,
+    http_only: bool,
+    same_site: SameSite,
+    extra: Vec<String>,
+    seal: Option<Arc<dyn Seal>>,
+}
+
+impl CookieConfig {
+    /// The defaults.
+    pub fn new() -> Self {
+        CookieConfig {
+            name: "__Host-id".to_owned(),
+            path: "/".to_owned(),
+            domain: None,
+            secure: true,
+            http_only: true,
+            same_site: SameSite::Lax,
+            extra: Vec::new(),
+            seal: None,
+        }
+    }
+
+    /// For plain HTTP on a name other than localhost: the name `id`, and not Secure. Anyone on
+    /// the way can read such a cookie and use the session.
+    pub fn insecure_http() -> Self {
+        CookieConfig::new().name("id").secure(false)
+    }
+
+    /// The name. A name that begins with `__Host-` demands Secure, Path=/ and no Domain; one that
+    /// begins with `__Secure-` demands Secure. Defaults to `__Host-id`.
+    pub fn name(self, name: impl Into<String>) -> Self {
+        CookieConfig { name: name.into(), ..self }
+    }
+
+    /// The path below which the browser sends it. Defaults to `/`.
+    pub fn path(self, path: impl Into<String>) -> Self {
+        CookieConfig { path: path.into(), ..self }
+    }
+
+    /// A domain, to share the cookie with all its subdomains. Defaults to none: the host alone.
+    pub fn domain(self, domain: impl Into<String>) -> Self {
+        CookieConfig { domain: Some(domain.into()), ..self }
+    }
+
+    /// Whether it is sent over encrypted connections only. Defaults to true.
+    pub fn secure(self, secure: bool) -> Self {
+        CookieConfig { secure, ..self }
+    }
+
+    /// Whether scripts in the page cannot read it. Defaults to true.
+    pub fn http_only(self, http_only: bool) -> Self {
+        CookieConfig { http_only, ..self }
+    }
+
+    /// When it is sent with requests that other sites cause. Defaults to [`SameSite::Lax`].
+    pub fn same_site(self, same_site: SameSite) -> Self {
+        CookieConfig { same_site, ..self }
+    }
+
+    /// One more attribute, written as it is, such as `Partitioned` or `Priority=High`.
+    pub fn extra(mut self, attribute: impl Into<String>) -> Self {
+        self.extra.push(attribute.into());
+        self
+    }
+
+    /// Checks that browsers will take it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`], with the reason in words.
+    pub fn check(&self) -> Result<()> {
+        let prefixed = |prefix: &str| {
+            // Browsers compare the prefixes without regard to case.
+            self.name.get(..prefix.len()).is_some_and(|have| have.eq_ignore_ascii_case(prefix))
+        };
+        let host = prefixed("__Host-");
+        let attribute = |text: &str| {
+            !text.is_empty() && text.bytes().all(|b| (b' '..=b'~').contains(&b) && b != b';')
+        };
+        let why = if self.name.is_empty() || !self.name.bytes().all(is_token) {
+            "a cookie's name has only letters, digits and !#$%&'*+-.^_`|~"
+        } else if host && !self.secure {
+            "a name that begins with __Host- demands Secure"
+        } else if host && self.path != "/" {
+            "a name that begins with __Host- demands Path=/"
+        } else if host && self.domain.is_some() {
+            "a name that begins with __Host- allows no Domain"
+        } else if prefixed("__Secure-") && !self.secure {
+            "a name that begins with __Secure- demands Secure"
+        } else if self.same_site == SameSite::None && !self.secure {
+            "SameSite=None demands Secure"
+        } else if !self.path.starts_with('/') || !attribute(&self.path) {
+            "a path begins with a slash and has no control character and no semicolon"
+        } else if self.domain.as_deref().is_some_and(|domain| !is_domain(domain)) {
+            "a domain has only letters, digits, hyphens and dots"
+        } else if !self.extra.iter().all(|text| attribute(text)) {
+            "an extra attribute has no control character and no semicolon, and is not empty"
+        } else if self.name.len() + self.value(&"x".repeat(SessionId::TEXT_LEN)).len() > MOST_BYTES
+        {
+            "name and value together have at most 4096 bytes"
+        } else {
+            return Ok(());
+        };
+        Err(Error::with_source(ErrorKind::Invalid, "use that session cookie", why))
+    }
+
+    pub(crate) fn is_secure(&self) -> bool {
+        self.secure
+    }
+
+    /// The values of our cookie in one `Cookie` header. Allocates nothing.
+    pub(crate) fn values<'h>(&self, header: &'h str) -> impl Iterator<Item = &'h str> {
+        header.split(';').filter_map(|pair| {
+            let (name, value) = pair.split_once('=')?;
+            (name.trim_matches([' ', '\t']) == self.name).then(|| value.trim_matches([' ', '\t']))
+        })
+    }
+
+    /// The id in a cookie's value, and whether it should be sent again.
+    pub(crate) fn read(&self, value: &str) -> Option<(SessionId, bool)> {
+        match &self.seal {
+            None => Some((SessionId::parse(value)?, false)),
+            Some(seal) => {
+                // Nothing longer than a browser's limit is worth the arithmetic.
+                let value = (value.len() <= MOST_BYTES).then_some(value)?;
+                let unsealed = seal.unseal(&self.name, value)?;
+                Some((SessionId::parse(&unsealed.id)?, unsealed.outdated))
+            }
+        }
+    }
+
+    fn value(&self, id: &str) -> String {
+        match &self.seal {
+            None => id.to_owned(),
+            Some(seal) => seal.seal(&self.name, id),
+        }
+    }
+
+    /// The `Set-Cookie` value that gives the browser an id: until it is closed, or for `max_age`.
+    pub(crate) fn issue(&self, id: &SessionId, max_age: Option<Duration>) -> String {
+        self.set_cookie(&self.value(&id.reveal()), max_age.map(|age| age.min(LONGEST)))
+    }
+
+    /// The `Set-Cookie` value that takes the id away: the same cookie, ended.
+    pub(crate) fn remove(&self) -> String {
+        self.set_cookie("", Some(Duration::ZERO))
+    }
+
+    fn set_cookie(&self, value: &str, max_age: Option<Duration>) -> String {
+        let mut text = format!("{}={value}; Path={}", self.name, self.path);
+        // Writing to a String cannot fail.
+        let mut push = |name: &str, value: &str| {
+            let _ = write!(text, "; {name}{value}");
+        };
+        if let Some(domain) = &self.domain {
+            push("Domain=", domain);
+        }
+        if let Some(max_age) = max_age {
+            push("Max-Age=", &max_age.as_secs().to_string());
+        }
+        if self.secure {
+            push("Secure", "");
+        }
+        if self.http_only {
+            push("HttpOnly", "");
+        }
+        push(
+            "SameSite=",
+            match self.same_site {
+                SameSite::Strict => "Strict",
+                SameSite::Lax => "Lax",
+                SameSite::None => "None",
+            },
+        );
+        for attribute in &self.extra {
+            push(attribute, "");
+        }
+        text
+    }
+}
+
+impl Default for CookieConfig {
+    fn default() -> Self {
+        CookieConfig::new()
+    }
+}
+
+/// RFC 9110, section 5.6.2.
+pub(crate) fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+fn is_domain(text: &str) -> bool {
+    !text.trim_matches('.').is_empty()
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id() -> SessionId {
+        SessionId::generate().unwrap()
+    }
+
+    #[test]
+    fn the_default_cookie_has_the_safest_attributes() {
+        let id = id();
+        let cookie = CookieConfig::new().issue(&id, Some(Duration::from_secs(60)));
+        let expected = format!(
+            "__Host-id={}; Path=/; Max-Age=60; Secure; HttpOnly; SameSite=Lax",
+            id.reveal()
+        );
+        assert_eq!(cookie, expected);
+        CookieConfig::new().check().unwrap();
+    }
+
+    #[test]
+    fn a_cookie_lives_400_days_at_most_and_a_browser_session_has_no_age() {
+        let cookie = CookieConfig::new().issue(&id(), Some(Duration::MAX));
+        assert!(cookie.contains("Max-Age=34560000;"), "{cookie}");
+        let cookie = CookieConfig::new().issue(&id(), None);
+        assert!(!cookie.contains("Max-Age") && !cookie.contains("Expires"), "{cookie}");
+    }
+
+    #[test]
+    fn the_removal_has_the_same_name_path_domain_and_flags() {
+        let config = CookieConfig::new()
+            .name("s")
+            .path("/app")
+            .domain("example.org")
+            .same_site(SameSite::None)
+            .extra("Partitioned");
+        assert_eq!(
+            config.remove(),
+            "s=; Path=/app; Domain=example.org; Max-Age=0; Secure; HttpOnly; SameSite=None; \
+             Partitioned"
+        );
+    }
+
+    #[test]
+    fn combinations_that_browsers_refuse_are_refused_in_words() {
+        let new = CookieConfig::new;
+        for (bad, words) in [
+            (new().secure(false), "demands Secure"),
+            (new().path("/app"), "demands Path=/"),
+            (new().domain("example.org"), "no Domain"),
+            (new().name("__host-x").domain("example.org"), "no Domain"),
+            (new().name("__Secure-id").secure(false), "demands Secure"),
+            (new().name("id").secure(false).same_site(SameSite::None), "SameSite=None"),
+            (new().name(""), "name"),
+            (new().name("a b"), "name"),
+            (new().name("ä"), "name"),
+            (new().name("a;b"), "name"),
+            (new().name("x".repeat(5000)), "4096"),
+            (new().name("id").path("app"), "path"),
+            (new().name("id").path("/a;b"), "path"),
+            (new().name("id").domain("a b"), "domain"),
+            (new().name("id").domain("x; Secure"), "domain"),
+            (new().extra("a\r\nSet-Cookie: b"), "extra"),
+            (new().extra(""), "extra"),
+        ] {
+            let error = bad.check().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Invalid);
+            assert!(format!("{error:?}").contains(words), "{error:?}");
+        }
+        CookieConfig::insecure_http().check().unwrap();
+        new().name("__Secure-id").domain("example.org").path("/app").check().unwrap();
+    }
+
+    #[test]
+    fn our_cookies_are_found_among_others() {
+        let config = CookieConfig::new().name("id");
+        let found = |header| config.values(header).collect::<Vec<_>>();
+        assert_eq!(found("id=a"), ["a"]);
+        assert_eq!(found("x=1; id=a;id=b ; Id=c; xid=d; id; =id"), ["a", "b"]);
+        assert_eq!(found("id=a=b"), ["a=b"]);
+        assert_eq!(found(""), [""; 0]);
+        assert_eq!(found(";;;=;= ;"), [""; 0]);
+        assert_eq!(found("id=\"a\""), ["\"a\""], "quotes belong to the value");
+    }
+}

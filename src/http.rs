@@ -1,0 +1,227 @@
+//! What sessions need to know of a request, and what they add to a response.
+
+use std::net::IpAddr;
+
+/// What the manager looks at in a request. It borrows, and making one does nothing else.
+///
+/// ```
+/// use cloakroom::http::RequestHead;
+///
+/// let head = RequestHead::new().cookie("id=abc; theme=dark").host("example.org");
+/// // Where there is one Cookie header at most, the header is enough:
+/// let head = RequestHead::from(Some("id=abc; theme=dark"));
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+#[must_use]
+pub struct RequestHead<'r> {
+    pub(crate) cookies: [Option<&'r str>; RequestHead::MAX_COOKIE_HEADERS],
+    pub(crate) id: Option<&'r str>,
+    pub(crate) host: Option<&'r str>,
+    pub(crate) secure: bool,
+    pub(crate) peer: Option<IpAddr>,
+}
+
+impl<'r> RequestHead<'r> {
+    /// This many `Cookie` headers are looked at. Browsers send one; a proxy may send some.
+    pub const MAX_COOKIE_HEADERS: usize = 8;
+
+    /// A request of which nothing is known.
+    pub fn new() -> Self {
+        RequestHead::default()
+    }
+
+    /// With the value of one more `Cookie` header.
+    pub fn cookie(mut self, value: &'r str) -> Self {
+        if let Some(free) = self.cookies.iter_mut().find(|slot| slot.is_none()) {
+            *free = Some(value);
+        }
+        self
+    }
+
+    /// With the value of the header that carries the id, where that is not a cookie.
+    pub fn id(self, value: &'r str) -> Self {
+        RequestHead { id: Some(value), ..self }
+    }
+
+    /// With the value of the `Host` header.
+    pub fn host(self, value: &'r str) -> Self {
+        RequestHead { host: Some(value), ..self }
+    }
+
+    /// Marks that the client's connection is encrypted: by TLS here, or by a proxy that says so
+    /// with `X-Forwarded-Proto: https`. It decides nothing but a warning.
+    pub fn secure(self, secure: bool) -> Self {
+        RequestHead { secure, ..self }
+    }
+
+    /// With the client's address.
+    pub fn peer(self, address: IpAddr) -> Self {
+        RequestHead { peer: Some(address), ..self }
+    }
+}
+
+impl<'r> From<Option<&'r str>> for RequestHead<'r> {
+    /// A request with at most one `Cookie` header.
+    fn from(cookie: Option<&'r str>) -> Self {
+        match cookie {
+            Some(value) => RequestHead::new().cookie(value),
+            None => RequestHead::new(),
+        }
+    }
+}
+
+/// Whether `host`, the value of a `Host` header, is a name of this machine's own. Browsers trust
+/// these without TLS and take Secure cookies from them.
+pub(crate) fn is_loopback(host: &str) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(v6) => v6.split(']').next().unwrap_or_default(),
+        None => host.split(':').next().unwrap_or_default(),
+    };
+    let name = name.trim_end_matches('.').to_ascii_lowercase();
+    name == "localhost"
+        || name.ends_with(".localhost")
+        || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// How a request ended, for [`SessionManager::close`](crate::SessionManager::close).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// The handler answered with a status below 500: everything is kept.
+    Completed,
+    /// The handler answered with a 5xx status: data changes are discarded, a destroy and a
+    /// renewal are carried out.
+    ServerError,
+    /// The handler panicked: everything is discarded but a destroy.
+    Panicked,
+}
+
+impl Outcome {
+    /// The outcome of a handler that answered with this status code.
+    #[must_use]
+    pub fn of_status(status: u16) -> Self {
+        if status >= 500 { Outcome::ServerError } else { Outcome::Completed }
+    }
+}
+
+/// What a session adds to a response.
+///
+/// Appending every pair of [`iter`](Self::iter) is right for any response; an adapter that can
+/// replace headers uses [`vary`](Self::vary) and [`cache_control`](Self::cache_control) instead
+/// of repeating those two.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ResponseHeaders {
+    /// The header that gives the client its id, or takes it away: name and value.
+    pub id: Option<(String, String)>,
+    /// The request header that the response depends on; `None` if the session was not looked at.
+    pub depends_on: Option<String>,
+    /// Changes of this request were discarded, because its session had ended or had been renewed
+    /// meanwhile.
+    pub discarded: bool,
+}
+
+/// Says that a cache must not reuse the Set-Cookie header; RFC 9111, section 5.2.2.4.
+const GUARD: &str = "no-cache=\"Set-Cookie\"";
+
+impl ResponseHeaders {
+    /// Names and values to append.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        let id = self.id.as_ref().map(|(name, value)| (name.as_str(), value.as_str()));
+        let guard = self.id.as_ref().map(|_| ("Cache-Control", GUARD));
+        let vary = self.depends_on.as_deref().map(|name| ("Vary", name));
+        id.into_iter().chain(guard).chain(vary)
+    }
+
+    /// The value that the response's `Vary` must have, given the one it has; `None` if that is
+    /// right as it is.
+    #[must_use]
+    pub fn vary(&self, now: Option<&str>) -> Option<String> {
+        let name = self.depends_on.as_deref()?;
+        match now.map(str::trim).filter(|now| !now.is_empty()) {
+            None => Some(name.to_owned()),
+            Some(now) => {
+                let mut parts = now.split(',').map(str::trim);
+                let covered = parts.any(|part| part == "*" || part.eq_ignore_ascii_case(name));
+                (!covered).then(|| format!("{now}, {name}"))
+            }
+        }
+    }
+
+    /// The value that the response's `Cache-Control` must have, given the one it has; `None` if
+    /// that is right as it is. A response that carries an id is never public.
+    #[must_use]
+    pub fn cache_control(&self, now: Option<&str>) -> Option<String> {
+        self.id.as_ref()?;
+        let is = |part: &str, name: &str| {
+            part.split('=').next().is_some_and(|word| word.trim().eq_ignore_ascii_case(name))
+        };
+        let parts: Vec<&str> =
+            now.unwrap_or_default().split(',').map(str::trim).filter(|p| !p.is_empty()).collect();
+        if parts.iter().any(|part| is(part, "no-store")) {
+            return None;
+        }
+        let shared = |part: &&str| is(part, "public") || is(part, "s-maxage");
+        let was_shared = parts.iter().any(shared);
+        let mut kept: Vec<&str> = parts.into_iter().filter(|part| !shared(part)).collect();
+        if was_shared && !kept.iter().any(|part| is(part, "private")) {
+            kept.push("private");
+        }
+        kept.push(GUARD);
+        Some(kept.join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers() -> ResponseHeaders {
+        ResponseHeaders {
+            id: Some(("Set-Cookie".into(), "id=x".into())),
+            depends_on: Some("Cookie".into()),
+            discarded: false,
+        }
+    }
+
+    #[test]
+    fn vary_names_the_cookie_once_and_keeps_what_was_there() {
+        let vary = |now| headers().vary(now);
+        assert_eq!(vary(None).as_deref(), Some("Cookie"));
+        assert_eq!(vary(Some("")).as_deref(), Some("Cookie"));
+        assert_eq!(vary(Some("Accept-Encoding")).as_deref(), Some("Accept-Encoding, Cookie"));
+        assert_eq!(vary(Some("Accept, cookie")), None);
+        assert_eq!(vary(Some("*")), None);
+        assert_eq!(ResponseHeaders::default().vary(None), None);
+    }
+
+    #[test]
+    fn a_response_with_an_id_is_never_public() {
+        let cache = |now| headers().cache_control(now);
+        assert_eq!(cache(None).as_deref(), Some(GUARD));
+        assert_eq!(
+            cache(Some("public, max-age=60, s-maxage=9")).as_deref(),
+            Some("max-age=60, private, no-cache=\"Set-Cookie\"")
+        );
+        assert_eq!(cache(Some("private")).as_deref(), Some("private, no-cache=\"Set-Cookie\""));
+        assert_eq!(cache(Some("no-store")), None);
+        assert_eq!(ResponseHeaders::default().cache_control(Some("public")), None);
+    }
+
+    #[test]
+    fn loopback_names_are_told_from_others() {
+        for host in ["localhost", "LOCALHOST:8000", "a.localhost", "127.0.0.1:80", "[::1]:8000"] {
+            assert!(is_loopback(host), "{host}");
+        }
+        for host in ["", "example.org", "localhost.example.org", "10.0.0.1", "[::2]", "127.0.0.1.x"]
+        {
+            assert!(!is_loopback(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn more_cookie_headers_than_are_looked_at_are_no_harm() {
+        let head = (0..100).fold(RequestHead::new(), |head, _| head.cookie("a=b"));
+        assert!(head.cookies.iter().all(Option::is_some));
+    }
+}

@@ -1,0 +1,309 @@
+//! The manager: what an application holds, and what it opens and closes sessions with.
+
+use std::fmt::{self, Debug};
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::cleaner::Cleaner;
+use crate::clock::{Clock, SystemClock};
+use crate::cookie::{self, CookieConfig};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Event, Events};
+use crate::http::{Outcome, RequestHead, ResponseHeaders};
+use crate::lifetime::Lifetime;
+use crate::session::{OnLoadFailure, Session, Settings, Shared, Transport};
+use crate::store::{Admit, AtLimit, Store};
+
+/// Sessions of one application, or of one part of it. Cloning gives another handle to the same.
+///
+/// When the last clone and the last [`Session`] are dropped, pending activity is written and the
+/// cleaner's thread is stopped.
+///
+/// ```
+/// use cloakroom::http::Outcome;
+/// use cloakroom::{MemoryStore, SessionManager};
+///
+/// let sessions = SessionManager::new(MemoryStore::new())?;
+///
+/// // What an adapter does for each request: open, let the handler work, close, add the headers.
+/// let session = sessions.open(Some("theme=dark"));
+/// session.set("cart", [1, 2, 3])?;
+/// let headers = sessions.close(&session, Outcome::Completed)?;
+/// assert!(headers.iter().any(|(name, value)| {
+///     name == "Set-Cookie" && value.starts_with("__Host-id=")
+/// }));
+/// # Ok::<(), cloakroom::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct SessionManager(Arc<Shared>);
+
+impl Debug for SessionManager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SessionManager").field(&self.0.store).finish()
+    }
+}
+
+impl SessionManager {
+    /// Sessions in `store`, with all defaults.
+    ///
+    /// # Errors
+    /// As [`Builder::build`].
+    pub fn new(store: impl Store) -> Result<Self> {
+        SessionManager::builder(store).build()
+    }
+
+    /// Starts with the defaults.
+    pub fn builder(store: impl Store) -> Builder {
+        Builder {
+            store: Arc::new(store),
+            clock: Arc::new(SystemClock),
+            events: Events::default(),
+            sweep_every: Some(Duration::from_secs(60)),
+            settings: Settings {
+                transport: Transport::Cookie(CookieConfig::new()),
+                lifetime: Lifetime::default(),
+                browser_session: None,
+                persistent: true,
+                max_bytes: 64 << 10,
+                grace: None,
+                on_load_failure: OnLoadFailure::Fail,
+                keep_on_server_error: false,
+                admit: None,
+                status_of: default_status,
+            },
+        }
+    }
+
+    /// The session of a request. No I/O.
+    #[must_use]
+    pub fn open<'r>(&self, head: impl Into<RequestHead<'r>>) -> Session {
+        Session::new(self.0.clone(), &head.into())
+    }
+
+    /// Ends the request: stores what the session has changed and says what the response needs.
+    /// Call it before the first byte of the response goes out.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Closed`] at a second call. Any other error means that the changes were not
+    /// stored: answer with [`status_of`](Self::status_of) it and without a cookie.
+    pub fn close(&self, session: &Session, outcome: Outcome) -> Result<ResponseHeaders> {
+        session.close(outcome)
+    }
+
+    /// Removes every session that has ended, and says how many those were. The cleaner does so
+    /// regularly; this is for commands and tests.
+    ///
+    /// # Errors
+    /// The store's errors; [`ErrorKind::Unsupported`] without a cleaner.
+    pub fn sweep_now(&self) -> Result<usize> {
+        self.cleaner("sweep ended sessions")?.sweep_now()
+    }
+
+    /// Returns when all activity that requests have handed to the cleaner is written.
+    ///
+    /// # Errors
+    /// The store's errors; [`ErrorKind::Unsupported`] without a cleaner.
+    pub fn flush(&self) -> Result<()> {
+        self.cleaner("write pending activity")?.flush()
+    }
+
+    fn cleaner(&self, doing: &'static str) -> Result<&Cleaner> {
+        let none = || Error::with_source(ErrorKind::Unsupported, doing, "there is no cleaner");
+        self.0.cleaner.as_ref().ok_or_else(none)
+    }
+
+    /// The events of this manager, with their counters.
+    #[must_use]
+    pub fn events(&self) -> &Events {
+        &self.0.events
+    }
+
+    /// The request header that carries the id, where that is not a cookie: adapters pass its value
+    /// to [`RequestHead::id`].
+    #[must_use]
+    pub fn id_header(&self) -> Option<&str> {
+        match &self.0.settings.transport {
+            Transport::Cookie(_) => None,
+            Transport::Header(name) => Some(name),
+        }
+    }
+
+    /// The HTTP status to answer a request with that failed with `error`.
+    #[must_use]
+    pub fn status_of(&self, error: &Error) -> u16 {
+        (self.0.settings.status_of)(error.kind())
+    }
+
+    /// Raises the event that a request failed with `error`, and gives the status to answer it with.
+    pub fn failed(&self, error: &Error) -> u16 {
+        self.0.events.raise(&Event::RequestFailed { error });
+        self.status_of(error)
+    }
+}
+
+/// 503 when trying again can help, else 500.
+fn default_status(kind: ErrorKind) -> u16 {
+    match kind {
+        ErrorKind::Busy | ErrorKind::Unavailable => 503,
+        _ => 500,
+    }
+}
+
+/// The settings of a [`SessionManager`]. Start with [`SessionManager::builder`].
+#[derive(Clone)]
+#[must_use]
+pub struct Builder {
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    events: Events,
+    sweep_every: Option<Duration>,
+    settings: Settings,
+}
+
+impl Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl Builder {
+    /// The session cookie. Defaults to [`CookieConfig::new`]. It ends the mode of
+    /// [`header`](Self::header).
+    pub fn cookie(self, cookie: CookieConfig) -> Self {
+        self.with(|settings| settings.transport = Transport::Cookie(cookie))
+    }
+
+    /// Lets the id travel in a header of this name, in requests and responses, instead of a
+    /// cookie: for clients that are no browsers. Cookies are not looked at then.
+    pub fn header(self, name: impl Into<String>) -> Self {
+        self.with(|settings| settings.transport = Transport::Header(name.into()))
+    }
+
+    /// How long sessions live. Defaults to 1 day idle and 30 days absolute.
+    pub fn lifetime(self, lifetime: Lifetime) -> Self {
+        self.with(|settings| settings.lifetime = lifetime)
+    }
+
+    /// How long sessions live whose cookie the browser forgets when it is closed. Defaults to
+    /// [`lifetime`](Self::lifetime).
+    pub fn browser_session_lifetime(self, lifetime: Lifetime) -> Self {
+        self.with(|settings| settings.browser_session = Some(lifetime))
+    }
+
+    /// Whether browsers keep the cookie when they are closed, unless
+    /// [`Session::set_persistent`] says otherwise. Defaults to true.
+    pub fn persistent(self, persistent: bool) -> Self {
+        self.with(|settings| settings.persistent = persistent)
+    }
+
+    /// The most bytes of JSON that one session may hold. Defaults to 65,536.
+    pub fn max_bytes(self, bytes: usize) -> Self {
+        self.with(|settings| settings.max_bytes = bytes)
+    }
+
+    /// For how long the old id works on after [`Session::renew`], for requests that were under
+    /// way. A sign-in has no grace. Defaults to none.
+    pub fn renewal_grace(self, grace: Duration) -> Self {
+        self.with(|settings| settings.grace = Some(grace))
+    }
+
+    /// What a request gets when the store cannot be read. Defaults to the error.
+    pub fn on_load_failure(self, policy: OnLoadFailure) -> Self {
+        self.with(|settings| settings.on_load_failure = policy)
+    }
+
+    /// Whether the changes of a handler that answers with a 5xx status are stored. Defaults to
+    /// false.
+    pub fn keep_on_server_error(self, keep: bool) -> Self {
+        self.with(|settings| settings.keep_on_server_error = keep)
+    }
+
+    /// The most sessions that one user may have, and what a sign-in does that would exceed it.
+    /// Defaults to no limit.
+    pub fn max_sessions_per_user(self, limit: NonZeroU32, at_limit: AtLimit) -> Self {
+        self.with(|settings| settings.admit = Some(Admit::new(limit, at_limit)))
+    }
+
+    /// The HTTP status for a request that failed because of the store. Defaults to 503 for
+    /// [`Busy`](ErrorKind::Busy) and [`Unavailable`](ErrorKind::Unavailable), and 500 for all
+    /// else.
+    pub fn error_status(self, status_of: fn(ErrorKind) -> u16) -> Self {
+        self.with(|settings| settings.status_of = status_of)
+    }
+
+    /// How often ended sessions are swept; at least one millisecond. Defaults to 60 seconds.
+    pub fn sweep_every(self, interval: Duration) -> Self {
+        Builder { sweep_every: Some(interval), ..self }
+    }
+
+    /// Starts no cleaner: nothing is swept, and each request writes its own activity. For a
+    /// program beside the one that serves.
+    pub fn without_cleaner(self) -> Self {
+        Builder { sweep_every: None, ..self }
+    }
+
+    /// Where the time comes from. Defaults to [`SystemClock`].
+    pub fn clock(self, clock: impl Clock) -> Self {
+        Builder { clock: Arc::new(clock), ..self }
+    }
+
+    /// Where events go. Defaults to the [`log`] crate.
+    pub fn events(self, events: Events) -> Self {
+        Builder { events, ..self }
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Settings)) -> Self {
+        change(&mut self.settings);
+        self
+    }
+
+    /// Checks the settings and starts the cleaner.
+    ///
+    /// # Errors
+    /// - [`ErrorKind::Invalid`]: a setting is not acceptable; the text says which and why.
+    /// - [`ErrorKind::Unsupported`]: there is a limit per user, and the store cannot list sessions
+    ///   by user.
+    /// - [`ErrorKind::Unavailable`]: the operating system gives no thread for the cleaner.
+    pub fn build(self) -> Result<SessionManager> {
+        let invalid = |why| Error::with_source(ErrorKind::Invalid, "configure sessions", why);
+        let settings = &self.settings;
+        settings.lifetime.check()?;
+        if let Some(lifetime) = &settings.browser_session {
+            lifetime.check()?;
+        }
+        match &settings.transport {
+            Transport::Cookie(cookie) => cookie.check()?,
+            Transport::Header(name) => {
+                if name.is_empty() || !name.bytes().all(cookie::is_token) {
+                    return Err(invalid("a header's name has only letters, digits and hyphens"));
+                }
+            }
+        }
+        if self.sweep_every.is_some_and(|interval| interval < Duration::from_millis(1)) {
+            return Err(invalid("sweeps are at least one millisecond apart"));
+        }
+        if settings.admit.is_some() && !self.store.traits().lists {
+            let why = "this store cannot count the sessions of a user";
+            let doing = "limit the sessions of a user";
+            return Err(Error::with_source(ErrorKind::Unsupported, doing, why));
+        }
+        let cleaner = match self.sweep_every {
+            Some(interval) => Some(Cleaner::start(
+                self.store.clone(),
+                self.clock.clone(),
+                self.events.clone(),
+                interval,
+            )?),
+            None => None,
+        };
+        Ok(SessionManager(Arc::new(Shared {
+            store: self.store,
+            clock: self.clock,
+            events: self.events,
+            cleaner,
+            settings: self.settings,
+            stripes: [const { Mutex::new(()) }; 64],
+        })))
+    }
+}

@@ -1,0 +1,132 @@
+//! What a request has changed so far, in a form that can be computed again on newer data.
+
+use std::fmt::{self, Debug};
+
+use crate::data::{Data, Value};
+use crate::delta::{Change, Delta};
+use crate::error::Result;
+
+/// Computes a value from the one that is there.
+type Update = Box<dyn Fn(Option<&Value>) -> Result<Value> + Send>;
+
+#[derive(Default)]
+pub(super) struct Changes {
+    /// What all steps come to, on the data that the request saw.
+    delta: Delta,
+    /// The steps, once there is one that depends on what was there before.
+    steps: Vec<Step>,
+}
+
+enum Step {
+    Plain(Delta),
+    Update { name: Box<str>, compute: Update },
+}
+
+impl Debug for Changes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Changes").field("delta", &self.delta).finish_non_exhaustive()
+    }
+}
+
+/// What a name has when `delta` comes on top of `data`.
+fn on_top<'v>(delta: &'v Delta, data: Option<&'v Data>, name: &str) -> Option<&'v Value> {
+    match delta.change(name) {
+        Change::Set(value) => Some(value),
+        Change::Removed => None,
+        Change::Untouched => data.and_then(|data| data.get(name)),
+    }
+}
+
+impl Changes {
+    pub(super) fn delta(&self) -> &Delta {
+        &self.delta
+    }
+
+    /// Whether the result depends on what was there: then it counts only for the revision seen.
+    pub(super) fn depends_on_data(&self) -> bool {
+        !self.steps.is_empty()
+    }
+
+    /// A change that does not depend on what is there.
+    pub(super) fn edit(&mut self, edit: impl Fn(&mut Delta)) {
+        edit(&mut self.delta);
+        match self.steps.last_mut() {
+            None => {}
+            Some(Step::Plain(delta)) => edit(delta),
+            Some(Step::Update { .. }) => {
+                let mut delta = Delta::new();
+                edit(&mut delta);
+                self.steps.push(Step::Plain(delta));
+            }
+        }
+    }
+
+    /// A change computed from what is there, which is `data` under the changes so far.
+    pub(super) fn update(
+        &mut self,
+        name: &str,
+        data: Option<&Data>,
+        compute: Update,
+    ) -> Result<()> {
+        let value = compute(on_top(&self.delta, data, name))?;
+        if self.steps.is_empty() {
+            self.steps.push(Step::Plain(self.delta.clone()));
+        }
+        self.delta.set(name, value);
+        self.steps.push(Step::Update { name: name.into(), compute });
+        Ok(())
+    }
+
+    /// Computes everything again, on newer data.
+    pub(super) fn again(&mut self, data: &Data) -> Result<()> {
+        let mut delta = Delta::new();
+        for step in &self.steps {
+            match step {
+                Step::Plain(plain) => delta = delta.then(plain.clone()),
+                Step::Update { name, compute } => {
+                    let value = compute(on_top(&delta, Some(data), name))?;
+                    delta.set(name, value);
+                }
+            }
+        }
+        self.delta = delta;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn add(n: u32) -> Update {
+        Box::new(move |now| {
+            let now = now.map_or(Ok(0), Value::decode::<u32>)?;
+            Value::encode(&(now + n))
+        })
+    }
+
+    fn set(name: &'static str, value: u32) -> impl Fn(&mut Delta) {
+        move |delta| delta.set(name, Value::encode(&value).unwrap())
+    }
+
+    #[test]
+    fn updates_are_computed_again_in_their_order_among_the_other_changes() {
+        let old = Data::from_json("{\"a\":1,\"b\":1}").unwrap();
+        let new = Data::from_json("{\"a\":10,\"b\":20,\"c\":30}").unwrap();
+        let mut changes = Changes::default();
+        changes.edit(set("b", 5));
+        assert!(!changes.depends_on_data());
+        changes.update("a", Some(&old), add(1)).unwrap();
+        changes.update("b", Some(&old), add(1)).unwrap();
+        changes.edit(|delta| delta.remove("c"));
+        changes.update("c", Some(&old), add(7)).unwrap();
+        assert!(changes.depends_on_data());
+        let value = |changes: &Changes, name| match changes.delta().change(name) {
+            Change::Set(value) => value.decode::<u32>().unwrap(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(["a", "b", "c"].map(|name| value(&changes, name)), [2, 6, 7]);
+        changes.again(&new).unwrap();
+        assert_eq!(["a", "b", "c"].map(|name| value(&changes, name)), [11, 6, 7]);
+    }
+}

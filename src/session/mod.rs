@@ -1,0 +1,426 @@
+//! The session of one request: read lazily, changed in memory, committed at the end.
+
+mod changes;
+mod settle;
+mod shared;
+
+use std::fmt::{self, Debug};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::clock::Timestamp;
+use crate::data::{Data, Value};
+use crate::delta::Change;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::Event;
+use crate::http::RequestHead;
+use crate::id::{Handle, SessionId, SessionKey, UserKey};
+use crate::record::Record;
+use crate::store::Loaded;
+use changes::Changes;
+
+pub use shared::OnLoadFailure;
+pub(crate) use shared::{Presented, Settings, Shared, Transport};
+
+/// The session of one request.
+///
+/// Nothing happens until it is used. The first read loads it; changes are collected and merged
+/// into what is stored then, in one step, when the manager closes it: a request changes what it
+/// changed and nothing else. Until something is written there is no session and no cookie.
+///
+/// It can be shared by threads; it is not meant to outlive its request. Dropped without being
+/// closed it stores nothing.
+pub struct Session {
+    shared: Arc<Shared>,
+    presented: Presented,
+    /// The host, if a browser would drop a cookie sent to it and nobody was told yet.
+    insecure_host: Option<Box<str>>,
+    peer: Option<IpAddr>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    known: Known,
+    changes: Changes,
+    renew: bool,
+    /// What the handler decided about the browser's keeping of a session that begins.
+    persistent: Option<bool>,
+    /// Sessions to end, because the handler said so.
+    to_end: Vec<SessionKey>,
+    destroyed: bool,
+    ignored: bool,
+    /// An id that the client does not have yet.
+    issued: Option<SessionId>,
+    /// The session was ended or renewed by someone else while this request wanted to change it.
+    lost: bool,
+    /// The store failed, and the policy is to go on without a session.
+    unreadable: Option<Error>,
+    /// The response depends on the session.
+    looked_at: bool,
+    closed: bool,
+}
+
+/// What this request knows of its session.
+#[derive(Debug, Default)]
+#[allow(clippy::large_enum_variant)] // it is in place, once a request
+enum Known {
+    #[default]
+    Unread,
+    Live {
+        record: Record,
+        key: SessionKey,
+    },
+    None {
+        /// An id was presented that was a session's before its renewal: another response has
+        /// brought the client a newer one.
+        renewed: bool,
+        /// An id was presented whose session does not decode.
+        undecodable: bool,
+    },
+}
+
+const NOTHING: Known = Known::None { renewed: false, undecodable: false };
+
+impl Known {
+    fn data(&self) -> Option<&Data> {
+        match self {
+            Known::Live { record, .. } => Some(&record.data),
+            Known::Unread | Known::None { .. } => None,
+        }
+    }
+}
+
+/// What became of a [`Session::sign_in`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+#[non_exhaustive]
+pub enum SignIn {
+    /// The user is signed in.
+    Done,
+    /// The user has as many sessions as allowed, and nothing was changed.
+    Refused,
+}
+
+/// What became of the changes at a [`Session::commit`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+#[non_exhaustive]
+pub enum Saved {
+    /// They are stored, or there were none.
+    Kept,
+    /// The session had ended, or had been renewed, before they could be stored.
+    Discarded,
+}
+
+impl Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    /// No I/O; and without a cookie no allocation.
+    pub(crate) fn new(shared: Arc<Shared>, head: &RequestHead<'_>) -> Self {
+        let presented = shared.settings.transport.presented(head);
+        if presented.malformed {
+            shared.events.raise(&Event::Malformed { peer: head.peer });
+        }
+        let insecure_host = shared.insecure_host(head).map(Into::into);
+        Session { shared, presented, insecure_host, peer: head.peer, state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic of the application's own Serialize leaves the state as it was before the call.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Loads the session unless that was done.
+    fn read<'s>(&self, state: &'s mut State) -> Result<&'s Known> {
+        state.looked_at = true;
+        if let Known::Unread = state.known {
+            state.known = match self.load() {
+                Ok(known) => known,
+                Err(error) => match self.shared.settings.on_load_failure {
+                    OnLoadFailure::Fail => return Err(error),
+                    OnLoadFailure::ReadAsEmpty => {
+                        self.shared.events.raise(&Event::ReadAsEmpty { error: &error });
+                        state.unreadable = Some(error);
+                        NOTHING
+                    }
+                },
+            };
+        }
+        Ok(&state.known)
+    }
+
+    /// The first live one of the ids that were presented.
+    fn load(&self) -> Result<Known> {
+        let now = self.shared.now();
+        let (mut renewed, mut undecodable) = (false, false);
+        for key in self.presented.keys() {
+            match self.shared.store.load(&key, now)? {
+                Loaded::Live { record, key } => return Ok(Known::Live { record, key }),
+                Loaded::Renewed => renewed = true,
+                Loaded::Absent => self.unknown_id(),
+                Loaded::Undecodable { handle, error } => {
+                    undecodable = true;
+                    self.undecodable(handle.as_ref(), &error);
+                }
+            }
+        }
+        Ok(Known::None { renewed, undecodable })
+    }
+
+    fn unknown_id(&self) {
+        self.shared.events.raise(&Event::Unknown { peer: self.peer });
+    }
+
+    fn undecodable(&self, handle: Option<&Handle>, error: &Error) {
+        self.shared.events.raise(&Event::Undecodable { handle, error });
+    }
+
+    /// The state for a change, if changes are possible.
+    fn writable(&self, doing: &'static str) -> Result<MutexGuard<'_, State>> {
+        let mut state = self.state();
+        if state.closed {
+            return Err(Error::new(ErrorKind::Closed, doing));
+        }
+        if let Some(error) = &state.unreadable {
+            return Err(Error::with_source(ErrorKind::Unavailable, doing, error.clone()));
+        }
+        state.looked_at = true;
+        Ok(state)
+    }
+
+    /// The value of `name`; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongType`] when the value is not a `T`; and the store's errors when this is
+    /// the first read.
+    pub fn get<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
+        let mut state = self.state();
+        let state = &mut *state;
+        state.looked_at = true;
+        let value = match state.changes.delta().change(name) {
+            Change::Set(value) => Some(value),
+            Change::Removed => None,
+            Change::Untouched => self.read(state)?.data().and_then(|data| data.get(name)),
+        };
+        value.map(Value::decode).transpose()
+    }
+
+    /// Whether there is a value of `name`.
+    ///
+    /// # Errors
+    /// The store's errors when this is the first read.
+    pub fn contains(&self, name: &str) -> Result<bool> {
+        let mut state = self.state();
+        let state = &mut *state;
+        state.looked_at = true;
+        Ok(match state.changes.delta().change(name) {
+            Change::Set(_) => true,
+            Change::Removed => false,
+            Change::Untouched => {
+                self.read(state)?.data().is_some_and(|data| data.get(name).is_some())
+            }
+        })
+    }
+
+    /// All names that have a value, in order. Names of cloakroom's own, which begin with
+    /// `cloakroom.`, are left out.
+    ///
+    /// # Errors
+    /// The store's errors when this is the first read.
+    pub fn keys(&self) -> Result<Vec<String>> {
+        let mut state = self.state();
+        let mut data = self.read(&mut state)?.data().cloned().unwrap_or_default();
+        state.changes.delta().apply_data(&mut data);
+        let names = data.iter().map(|(name, _)| name);
+        Ok(names.filter(|name| !name.starts_with("cloakroom.")).map(str::to_owned).collect())
+    }
+
+    /// Sets `name`. Loads nothing: what is stored is merged with at the end.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongType`] when JSON cannot express the value, [`ErrorKind::TooLarge`] when
+    /// it alone exceeds the limit of a session.
+    pub fn set(&self, name: &str, value: impl Serialize) -> Result<()> {
+        const DOING: &str = "set a session value";
+        let value = Value::encode(&value)?;
+        let (bytes, limit) = (value.as_json().len(), self.shared.settings.max_bytes);
+        if bytes > limit {
+            let why = format!("the value has {bytes} bytes, a session at most {limit}");
+            return Err(Error::with_source(ErrorKind::TooLarge, DOING, why));
+        }
+        let mut state = self.writable(DOING)?;
+        state.changes.edit(|delta| delta.set(name, value.clone()));
+        Ok(())
+    }
+
+    /// Removes `name`. Loads nothing.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Closed`] after the end of the request.
+    pub fn remove(&self, name: &str) -> Result<()> {
+        self.writable("remove a session value")?.changes.edit(|delta| delta.remove(name));
+        Ok(())
+    }
+
+    /// Removes `name` and gives the value it had.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get); the value stays then.
+    pub fn take<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
+        let value = self.get(name)?;
+        if value.is_some() {
+            self.remove(name)?;
+        }
+        Ok(value)
+    }
+
+    /// Removes every value. The session goes on, and its user stays signed in.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Closed`] after the end of the request.
+    pub fn clear(&self) -> Result<()> {
+        self.writable("clear the session")?.changes.edit(crate::delta::Delta::clear);
+        Ok(())
+    }
+
+    /// Changes the value of `name` by `f`, such that no change of a parallel request is lost.
+    ///
+    /// `f` runs at once, on what this request sees, and its result is returned. If another request
+    /// has changed the session before this one's changes are stored, `f` runs again, on this
+    /// thread, on what is stored then: so it must depend on nothing but its argument.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get) and [`set`](Self::set).
+    pub fn update<T, F>(&self, name: &str, f: F) -> Result<T>
+    where
+        T: Serialize + DeserializeOwned,
+        F: Fn(Option<T>) -> T + Send + 'static,
+    {
+        let mut state = self.writable("update a session value")?;
+        self.read(&mut state)?;
+        // The same check as after a load that was not the first: read as empty is not writable.
+        if let Some(error) = &state.unreadable {
+            let doing = "update a session value";
+            return Err(Error::with_source(ErrorKind::Unavailable, doing, error.clone()));
+        }
+        let State { known, changes, .. } = &mut *state;
+        let compute = move |now: Option<&Value>| {
+            let now = now.map(Value::decode::<T>).transpose()?;
+            Value::encode(&f(now))
+        };
+        changes.update(name, known.data(), Box::new(compute))?;
+        match changes.delta().change(name) {
+            Change::Set(value) => value.decode(),
+            Change::Removed | Change::Untouched => {
+                Err(Error::new(ErrorKind::Unexpected, "update a session value"))
+            }
+        }
+    }
+
+    /// Who is signed in.
+    ///
+    /// # Errors
+    /// The store's errors when this is the first read.
+    pub fn user(&self) -> Result<Option<UserKey>> {
+        self.about(|record| record.user.clone()).map(Option::flatten)
+    }
+
+    /// When the user last signed in.
+    ///
+    /// # Errors
+    /// The store's errors when this is the first read.
+    pub fn authenticated_at(&self) -> Result<Option<Timestamp>> {
+        self.about(|record| record.authenticated).map(Option::flatten)
+    }
+
+    /// The public name of the session, for pages and logs; `None` if there is none yet.
+    ///
+    /// # Errors
+    /// The store's errors when this is the first read.
+    pub fn handle(&self) -> Result<Option<Handle>> {
+        self.about(|record| record.handle)
+    }
+
+    fn about<T>(&self, ask: impl FnOnce(&Record) -> T) -> Result<Option<T>> {
+        let mut state = self.state();
+        Ok(match self.read(&mut state)? {
+            Known::Live { record, .. } => Some(ask(record)),
+            Known::Unread | Known::None { .. } => None,
+        })
+    }
+
+    /// Whether the browser keeps the cookie of a session that begins with this request, or signs
+    /// in with it, after it is closed: "remember me". Sessions under way keep what they have.
+    /// Defaults to the manager's setting.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Closed`] after the end of the request.
+    pub fn set_persistent(&self, persistent: bool) -> Result<()> {
+        self.writable("choose how long the cookie lives")?.persistent = Some(persistent);
+        Ok(())
+    }
+
+    /// Gives the session a new id at the end of this request, with everything else as it is. The
+    /// old id is dead then, but for the grace of the manager's settings. Without a session nothing
+    /// happens, unless something is written.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Closed`] after the end of the request.
+    pub fn renew(&self) -> Result<()> {
+        self.writable("renew the session")?.renew = true;
+        Ok(())
+    }
+
+    /// Ends the session for good, under every id that this request presented. From now on it is
+    /// empty: a later write in this request begins a new, anonymous session.
+    ///
+    /// It is done at the end of the request, also when the handler fails or panics.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Closed`] after the end of the request.
+    pub fn destroy(&self) -> Result<()> {
+        let mut state = self.state();
+        if state.closed {
+            return Err(Error::new(ErrorKind::Closed, "destroy the session"));
+        }
+        match std::mem::replace(&mut state.known, NOTHING) {
+            Known::Unread => {}
+            Known::Live { key, .. } => state.to_end.push(key),
+            Known::None { .. } => {}
+        }
+        for key in self.presented.keys() {
+            if !state.to_end.contains(&key) {
+                state.to_end.push(key);
+            }
+        }
+        state.looked_at = true;
+        state.destroyed = true;
+        state.changes = Changes::default();
+        state.renew = false;
+        state.issued = None;
+        state.unreadable = None;
+        Ok(())
+    }
+
+    /// Leaves the session as it was before this request, whatever was changed, and sends no
+    /// cookie. What [`commit`](Self::commit) and [`sign_in`](Self::sign_in) did stands.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Closed`] after the end of the request.
+    pub fn ignore(&self) -> Result<()> {
+        let mut state = self.state();
+        if state.closed {
+            return Err(Error::new(ErrorKind::Closed, "ignore the session"));
+        }
+        state.ignored = true;
+        Ok(())
+    }
+}

@@ -1,0 +1,351 @@
+//! Where a session meets its store: sign-in, commit, and the end of the request.
+
+use std::sync::{MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::delta::Delta;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::Event;
+use crate::http::{Outcome, ResponseHeaders};
+use crate::id::{SessionId, SessionKey, UserKey};
+use crate::record::{Birth, Record, Touch};
+use crate::session::changes::Changes;
+use crate::session::{Known, NOTHING, Saved, Session, SignIn, State};
+use crate::store::{Commit, Committed, Fate};
+
+/// So often a commit is computed again because others were faster. In one process the second try
+/// already waits for its turn, so this many mean that other processes do nothing else.
+const TRIES: usize = 100;
+
+impl Session {
+    /// Signs `user` in: the session gets a new id and is this user's from now on, both clocks
+    /// start again, and the limit per user is applied. All changes so far are stored with it. The
+    /// id from before is dead. Where there is no session, one begins; where it is another user's,
+    /// that one ends and a new one begins.
+    ///
+    /// It is done at once and stands, whatever the response will be.
+    ///
+    /// # Errors
+    /// The store's errors; nothing was changed then.
+    pub fn sign_in(&self, user: UserKey) -> Result<SignIn> {
+        const DOING: &str = "sign a user in";
+        let mut state = self.writable(DOING)?;
+        self.read(&mut state)?;
+        if let Some(error) = &state.unreadable {
+            return Err(Error::with_source(ErrorKind::Unavailable, DOING, error.clone()));
+        }
+        self.end_what_was_destroyed(&mut state)?;
+        let id = SessionId::generate()?;
+        let to = id.key();
+        let birth = self.birth(&state)?;
+        // Without a session any key will do under which there is none.
+        let from = match &state.known {
+            Known::Live { key, .. } => *key,
+            Known::Unread | Known::None { .. } => SessionId::generate()?.key(),
+        };
+        let fate = Fate::SignIn { to: &to, user: &user, birth: &birth };
+        match self.commit_to(&mut state, &from, fate)? {
+            Committed::Done { record, key, .. } => {
+                let handle = record.handle;
+                self.shared.events.raise(&Event::SignedIn { handle: &handle, user: &user });
+                state.known = Known::Live { record, key };
+                state.issued = Some(id);
+                state.changes = Changes::default();
+                state.renew = false;
+                state.lost = false;
+                Ok(SignIn::Done)
+            }
+            Committed::Full => {
+                self.shared.events.raise(&Event::Refused { user: &user });
+                Ok(SignIn::Refused)
+            }
+            _ => Err(Error::new(ErrorKind::Unexpected, DOING)),
+        }
+    }
+
+    /// Stores all changes now, for a handler that must know that they are. What it did stands,
+    /// whatever the response will be.
+    ///
+    /// # Errors
+    /// The store's errors; the changes are kept and tried again at the end of the request.
+    pub fn commit(&self) -> Result<Saved> {
+        let mut state = self.writable("commit the session")?;
+        if state.ignored {
+            return Ok(Saved::Kept);
+        }
+        self.end_what_was_destroyed(&mut state)?;
+        self.store_changes(&mut state)?;
+        Ok(if state.lost { Saved::Discarded } else { Saved::Kept })
+    }
+
+    /// The end of the request.
+    pub(crate) fn close(&self, outcome: Outcome) -> Result<ResponseHeaders> {
+        let mut state = self.state();
+        if std::mem::replace(&mut state.closed, true) {
+            return Err(Error::new(ErrorKind::Closed, "close a session"));
+        }
+        let state = &mut *state;
+        if state.ignored {
+            state.changes = Changes::default();
+            state.renew = false;
+            state.to_end.clear();
+            state.destroyed = false;
+        }
+        let discard = match outcome {
+            Outcome::Completed => false,
+            Outcome::ServerError => !self.shared.settings.keep_on_server_error,
+            Outcome::Panicked => true,
+        };
+        if discard {
+            state.changes = Changes::default();
+            state.renew &= outcome == Outcome::ServerError;
+        }
+        self.end_what_was_destroyed(state)?;
+        if state.unreadable.is_none() {
+            self.store_changes(state)?;
+        }
+        if let Known::Live { record, key } = &state.known {
+            self.shared.touch(*key, record, self.shared.now());
+        }
+        Ok(self.headers(state))
+    }
+
+    fn headers(&self, state: &State) -> ResponseHeaders {
+        let transport = &self.shared.settings.transport;
+        let id = if state.unreadable.is_some() || (state.ignored && state.issued.is_none()) {
+            None
+        } else if let Known::Live { record, key } = &state.known {
+            let issued = state.issued.as_ref().or_else(|| self.to_be_sealed_again(key));
+            if issued.is_some() {
+                self.shared.warn_if_insecure(self.insecure_host.as_deref());
+            }
+            issued.map(|id| transport.issue(id, self.max_age(record)))
+        } else if self.takes_id_away(state) {
+            transport.remove()
+        } else {
+            None
+        };
+        ResponseHeaders {
+            id,
+            depends_on: state.looked_at.then(|| transport.request_header().to_owned()),
+            discarded: state.lost,
+        }
+    }
+
+    /// Only when this request ended the session, or when it is known that nothing the client
+    /// presented is of use: a late answer must not take away the id that another has just given.
+    fn takes_id_away(&self, state: &State) -> bool {
+        let dead = match state.known {
+            Known::None { renewed, undecodable } => !renewed && !undecodable,
+            Known::Unread | Known::Live { .. } => false,
+        };
+        !self.presented.is_empty() && !state.lost && (state.destroyed || dead)
+    }
+
+    /// The id presented, if it finds this session by its current key and was sealed with an old key.
+    fn to_be_sealed_again(&self, key: &SessionKey) -> Option<&SessionId> {
+        let outdated = self.presented.ids.iter().flatten().filter(|(_, outdated)| *outdated);
+        outdated.map(|(id, _)| id).find(|id| id.key() == *key)
+    }
+
+    fn max_age(&self, record: &Record) -> Option<Duration> {
+        record.persistent.then(|| {
+            let absolute = record.limits.absolute.map(|end| end.since(self.shared.now()));
+            absolute.unwrap_or(Duration::MAX)
+        })
+    }
+
+    fn end_what_was_destroyed(&self, state: &mut State) -> Result<()> {
+        let (mut ended, mut renewed) = (false, false);
+        while let Some(key) = state.to_end.last() {
+            let now = self.shared.now();
+            let nothing = Delta::new();
+            match self.shared.store.commit(&Commit::new(key, Fate::Delete, &nothing, now))? {
+                Committed::Deleted { .. } => {
+                    ended = true;
+                    self.shared.events.raise(&Event::Destroyed);
+                }
+                Committed::Renewed => renewed = true,
+                _ => {}
+            }
+            state.to_end.pop();
+        }
+        if renewed && !ended {
+            // The client has a newer id by now, which this request knows nothing of.
+            state.destroyed = false;
+            state.known = Known::None { renewed: true, undecodable: false };
+        }
+        Ok(())
+    }
+
+    fn store_changes(&self, state: &mut State) -> Result<()> {
+        if state.changes.delta().is_empty() && !state.renew {
+            return Ok(());
+        }
+        match &state.known {
+            Known::Unread => self.change_unread(state)?,
+            Known::Live { key, .. } => {
+                let key = *key;
+                self.change(state, &key)?;
+            }
+            Known::None { .. } => {}
+        }
+        // Those that found a session have taken the changes; the others are left here.
+        if let Known::None { renewed, .. } = state.known
+            && !state.changes.delta().is_empty()
+        {
+            if renewed || state.lost {
+                self.lose(state, None);
+            } else {
+                self.begin(state)?;
+            }
+        }
+        state.changes = Changes::default();
+        state.renew = false;
+        Ok(())
+    }
+
+    /// Merges into the first live one of the sessions that were presented, without a look before.
+    fn change_unread(&self, state: &mut State) -> Result<()> {
+        let (mut renewed, mut undecodable) = (false, false);
+        for key in self.presented.keys() {
+            match self.change(state, &key)? {
+                Found::Live => return Ok(()),
+                Found::Renewed => renewed = true,
+                Found::Gone => self.unknown_id(),
+                Found::Undecodable => undecodable = true,
+            }
+        }
+        state.known = Known::None { renewed, undecodable };
+        Ok(())
+    }
+
+    /// Merges into, or renews, the session that `key` finds.
+    fn change(&self, state: &mut State, key: &SessionKey) -> Result<Found> {
+        let id = state.renew.then(SessionId::generate).transpose()?;
+        let to = id.as_ref().map(SessionId::key);
+        let grace = self.shared.settings.grace;
+        let grace_until = grace.map(|grace| self.shared.now() + grace);
+        let fate = match &to {
+            Some(to) => Fate::Renew { to, grace_until },
+            None => Fate::Merge,
+        };
+        let answer = self.commit_to(state, key, fate)?;
+        // A session that was seen alive and is not there any more was ended by someone else.
+        let seen = match &state.known {
+            Known::Live { record, .. } => Some(record.handle),
+            Known::Unread | Known::None { .. } => None,
+        };
+        let found = match answer {
+            Committed::Done { record, key, .. } | Committed::Unchanged { record, key } => {
+                if to == Some(key) {
+                    let handle = record.handle;
+                    self.shared.events.raise(&Event::Renewed { handle: &handle });
+                    state.issued = id;
+                }
+                state.known = Known::Live { record, key };
+                state.changes = Changes::default();
+                return Ok(Found::Live);
+            }
+            Committed::Renewed => Found::Renewed,
+            Committed::Gone => Found::Gone,
+            Committed::Undecodable { handle, error } => {
+                self.undecodable(handle.as_ref(), &error);
+                Found::Undecodable
+            }
+            _ => return Err(Error::new(ErrorKind::Unexpected, "change a session")),
+        };
+        if seen.is_some() {
+            state.known = NOTHING;
+            self.lose(state, seen.as_ref());
+        }
+        Ok(found)
+    }
+
+    fn lose(&self, state: &mut State, handle: Option<&crate::id::Handle>) {
+        state.lost = true;
+        state.issued = None;
+        state.changes = Changes::default();
+        self.shared.events.raise(&Event::Discarded { handle });
+    }
+
+    /// Begins a session with the changes so far, if they come to anything.
+    fn begin(&self, state: &mut State) -> Result<()> {
+        let now = self.shared.now();
+        let birth = self.birth(state)?;
+        if !state.changes.delta().apply(&mut Record::born(&birth, now)) {
+            return Ok(());
+        }
+        let id = SessionId::generate()?;
+        let key = id.key();
+        match self.commit_to(state, &key, Fate::Create(&birth))? {
+            Committed::Done { record, key, .. } => {
+                let handle = record.handle;
+                self.shared.events.raise(&Event::Created { handle: &handle });
+                state.known = Known::Live { record, key };
+                state.issued = Some(id);
+                Ok(())
+            }
+            _ => Err(Error::new(ErrorKind::Unexpected, "begin a session")),
+        }
+    }
+
+    fn birth(&self, state: &State) -> Result<Birth> {
+        let settings = &self.shared.settings;
+        let persistent = state.persistent.unwrap_or(settings.persistent);
+        let lifetime = match settings.browser_session {
+            Some(short) if !persistent => short,
+            _ => settings.lifetime,
+        };
+        let mut birth = Birth::new(lifetime.starting(self.shared.now()))?;
+        birth.persistent = persistent;
+        Ok(birth)
+    }
+
+    /// Commits the changes; computes them again as often as another request was faster.
+    fn commit_to(&self, state: &mut State, key: &SessionKey, fate: Fate<'_>) -> Result<Committed> {
+        let mut revision = match &state.known {
+            Known::Live { record, .. } if state.changes.depends_on_data() => Some(record.revision),
+            _ => None,
+        };
+        let mut turn: Option<MutexGuard<'_, ()>> = None;
+        for _ in 0..TRIES {
+            let now = self.shared.now();
+            let mut commit = Commit::new(key, fate, state.changes.delta(), now);
+            commit.if_revision = revision;
+            commit.touch = Some(Touch::at(now));
+            commit.admit = self.shared.settings.admit;
+            commit.max_bytes = self.shared.settings.max_bytes;
+            match self.shared.store.commit(&commit)? {
+                Committed::Stale { record, .. } => {
+                    // From the second try on one after the other, or many would keep each other
+                    // from ever being first.
+                    turn = turn.or_else(|| self.turn(key));
+                    state.changes.again(&record.data)?;
+                    revision = Some(record.revision);
+                    if let Known::Live { record: known, .. } = &mut state.known {
+                        *known = record;
+                    }
+                }
+                answer => return Ok(answer),
+            }
+        }
+        let why = "others kept changing the session";
+        Err(Error::with_source(ErrorKind::Busy, "update a session", why))
+    }
+
+    fn turn(&self, key: &SessionKey) -> Option<MutexGuard<'_, ()>> {
+        let [first, ..] = *key.as_bytes();
+        let stripes = &self.shared.stripes;
+        let stripe = stripes.get(usize::from(first) % stripes.len())?;
+        Some(stripe.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What a key presented led to.
+enum Found {
+    Live,
+    Renewed,
+    Gone,
+    Undecodable,
+}

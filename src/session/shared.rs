@@ -1,0 +1,196 @@
+//! What all sessions of one manager share.
+
+use std::fmt::{self, Debug};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::cleaner::Cleaner;
+use crate::clock::{Clock, Timestamp};
+use crate::cookie::CookieConfig;
+use crate::error::ErrorKind;
+use crate::event::{Event, Events};
+use crate::http::{RequestHead, is_loopback};
+use crate::id::{SessionId, SessionKey};
+use crate::lifetime::Lifetime;
+use crate::record::{Record, Touch};
+use crate::store::{Admit, Store};
+
+/// Touches of sessions with a shorter idle limit do not wait for others.
+const SHORT_IDLE: Duration = Duration::from_secs(60);
+
+/// What a request gets whose session cannot be read because the store fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnLoadFailure {
+    /// The error.
+    #[default]
+    Fail,
+    /// No session: reading sees nothing, and every change is
+    /// [`Unavailable`](ErrorKind::Unavailable). No cookie is sent or removed.
+    ReadAsEmpty,
+}
+
+/// How the id travels.
+#[derive(Clone, Debug)]
+pub(crate) enum Transport {
+    Cookie(CookieConfig),
+    Header(String),
+}
+
+/// A manager's configuration.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) transport: Transport,
+    pub(crate) lifetime: Lifetime,
+    /// The lifetime of sessions whose cookie ends with the browser; the usual one if `None`.
+    pub(crate) browser_session: Option<Lifetime>,
+    pub(crate) persistent: bool,
+    pub(crate) max_bytes: usize,
+    pub(crate) grace: Option<Duration>,
+    pub(crate) on_load_failure: OnLoadFailure,
+    pub(crate) keep_on_server_error: bool,
+    pub(crate) admit: Option<Admit>,
+    pub(crate) status_of: fn(ErrorKind) -> u16,
+}
+
+pub(crate) struct Shared {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) events: Events,
+    pub(crate) cleaner: Option<Cleaner>,
+    pub(crate) settings: Settings,
+    /// For those who were overtaken: they go on one after the other, key by key.
+    pub(crate) stripes: [Mutex<()>; 64],
+}
+
+impl Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("store", &self.store).finish_non_exhaustive()
+    }
+}
+
+/// The ids that a request presents, as far as they are looked at.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Presented {
+    pub(crate) ids: [Option<(SessionId, bool)>; Presented::MAX],
+    /// Something stood in the place of an id that none of ours can be.
+    pub(crate) malformed: bool,
+}
+
+impl Presented {
+    /// More ids than this are not tried: whoever sends them is no browser of ours.
+    const MAX: usize = 4;
+
+    fn add(&mut self, read: Option<(SessionId, bool)>) {
+        let Some((id, outdated)) = read else {
+            self.malformed = true;
+            return;
+        };
+        let known = self.ids.iter().flatten().any(|(have, _)| *have == id);
+        if !known && let Some(free) = self.ids.iter_mut().find(|slot| slot.is_none()) {
+            *free = Some((id, outdated));
+        }
+    }
+
+    /// Nothing was presented, not even something malformed.
+    pub(crate) fn is_empty(&self) -> bool {
+        !self.malformed && self.ids.iter().all(Option::is_none)
+    }
+
+    pub(crate) fn keys(&self) -> impl Iterator<Item = SessionKey> {
+        self.ids.iter().flatten().map(|(id, _)| id.key())
+    }
+}
+
+impl Transport {
+    /// Finds the ids; no I/O, no allocation where there is none.
+    pub(crate) fn presented(&self, head: &RequestHead<'_>) -> Presented {
+        let mut presented = Presented::default();
+        match self {
+            Transport::Cookie(cookie) => {
+                for header in head.cookies.iter().flatten() {
+                    for value in cookie.values(header) {
+                        // An empty value is what a removal leaves in some clients.
+                        if !value.is_empty() {
+                            presented.add(cookie.read(value));
+                        }
+                    }
+                }
+            }
+            Transport::Header(_) => {
+                if let Some(text) = head.id {
+                    presented.add(SessionId::parse(text).map(|id| (id, false)));
+                }
+            }
+        }
+        presented
+    }
+
+    /// The request header that carries the id.
+    pub(crate) fn request_header(&self) -> &str {
+        match self {
+            Transport::Cookie(_) => "Cookie",
+            Transport::Header(name) => name,
+        }
+    }
+
+    /// The response header that gives a client its id.
+    pub(crate) fn issue(&self, id: &SessionId, max_age: Option<Duration>) -> (String, String) {
+        match self {
+            Transport::Cookie(cookie) => ("Set-Cookie".to_owned(), cookie.issue(id, max_age)),
+            Transport::Header(name) => (name.clone(), id.reveal()),
+        }
+    }
+
+    /// The response header that takes the id away, where there is such a thing.
+    pub(crate) fn remove(&self) -> Option<(String, String)> {
+        match self {
+            Transport::Cookie(cookie) => Some(("Set-Cookie".to_owned(), cookie.remove())),
+            Transport::Header(_) => None,
+        }
+    }
+}
+
+impl Shared {
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Records activity if it is due: by the cleaner, or at once where there is no time to wait.
+    pub(crate) fn touch(&self, key: SessionKey, record: &Record, now: Timestamp) {
+        if !record.limits.touch_due(record.seen, now) {
+            return;
+        }
+        let touch = Touch::at(now);
+        let short = record.limits.idle.is_some_and(|idle| idle < SHORT_IDLE);
+        let wait = record.limits.touch_interval().unwrap_or_default();
+        let handed_over = match &self.cleaner {
+            Some(cleaner) if !short => cleaner.touch(key, touch, wait),
+            _ => false,
+        };
+        // A request that only reads does not fail because its activity cannot be written.
+        if !handed_over && let Err(error) = self.store.touch(&[(key, touch)], now) {
+            self.events.raise(&Event::TouchFailed { error: &error });
+        }
+    }
+
+    /// The host of a request to which a browser would drop our cookie, until somebody was told.
+    pub(crate) fn insecure_host<'r>(&self, head: &RequestHead<'r>) -> Option<&'r str> {
+        let Transport::Cookie(cookie) = &self.settings.transport else { return None };
+        let host = head.host.filter(|_| cookie.is_secure() && !head.secure)?;
+        (!TOLD.load(Ordering::Relaxed) && !is_loopback(host)).then_some(host)
+    }
+
+    /// Tells once a process that browsers drop the cookie that is being sent.
+    pub(crate) fn warn_if_insecure(&self, host: Option<&str>) {
+        if let Some(host) = host
+            && !TOLD.swap(true, Ordering::Relaxed)
+        {
+            self.events.raise(&Event::InsecureConnection { host });
+        }
+    }
+}
+
+/// Whether somebody was told that browsers drop the cookie.
+static TOLD: AtomicBool = AtomicBool::new(false);
