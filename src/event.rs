@@ -351,7 +351,10 @@ pub trait Sink: Debug + Send + Sync + 'static {
     fn record(&self, event: &Event<'_>);
 }
 
-/// Writes events to the [`log`] crate: a repeated error at most once a second, with a count.
+/// The target of everything that is logged.
+const TARGET: &str = "cloakroom";
+
+/// Writes events to the [`log`] crate, under the target `cloakroom`: a repeated error at most once a second, with a count.
 #[derive(Debug)]
 pub struct LogSink<C = SystemClock> {
     clock: C,
@@ -409,12 +412,14 @@ impl<C: Clock> Sink for LogSink<C> {
             return;
         }
         if level > log::Level::Warn {
-            log::log!(level, "{event}");
+            log::log!(target: TARGET, level, "{event}");
             return;
         }
         match self.admit(event.kind()) {
-            Some(0) => log::log!(level, "{event}"),
-            Some(held_back) => log::log!(level, "{event} ({held_back} more of this kind before)"),
+            Some(0) => log::log!(target: TARGET, level, "{event}"),
+            Some(held_back) => {
+                log::log!(target: TARGET, level, "{event} ({held_back} more of this kind before)")
+            }
             None => {}
         }
     }

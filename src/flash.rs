@@ -41,10 +41,10 @@ impl Session {
         if !flashes.is_empty() {
             let marks: Vec<String> = flashes.iter().map(|flash| flash.mark.clone()).collect();
             // Not all that is there, but what was read: another request may add one right now.
-            self.update(NAME, move |flashes: Option<Vec<Flash>>| {
-                let mut flashes = flashes.unwrap_or_default();
+            self.compute(NAME, move |flashes: Option<Vec<Flash>>| {
+                let mut flashes = flashes?;
                 flashes.retain(|flash| !marks.contains(&flash.mark));
-                flashes
+                (!flashes.is_empty()).then_some(flashes)
             })?;
         }
         Ok(flashes)

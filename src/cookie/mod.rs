@@ -216,7 +216,8 @@ impl CookieConfig {
             push("Domain=", domain);
         }
         if let Some(max_age) = max_age {
-            push("Max-Age=", &max_age.as_secs().to_string());
+            // Rounded up: the server keeps the limit, the browser need not be early.
+            push("Max-Age=", &max_age.as_millis().div_ceil(1000).to_string());
         }
         if self.secure {
             push("Secure", "");

@@ -6,8 +6,8 @@ use crate::data::{Data, Value};
 use crate::delta::{Change, Delta};
 use crate::error::Result;
 
-/// Computes a value from the one that is there.
-type Update = Box<dyn Fn(Option<&Value>) -> Result<Value> + Send>;
+/// Computes a value from the one that is there; `None` stands for no value.
+type Update = Box<dyn Fn(Option<&Value>) -> Result<Option<Value>> + Send>;
 
 #[derive(Default)]
 pub(super) struct Changes {
@@ -34,6 +34,13 @@ fn on_top<'v>(delta: &'v Delta, data: Option<&'v Data>, name: &str) -> Option<&'
         Change::Set(value) => Some(value),
         Change::Removed => None,
         Change::Untouched => data.and_then(|data| data.get(name)),
+    }
+}
+
+fn put(delta: &mut Delta, name: &str, value: Option<Value>) {
+    match value {
+        Some(value) => delta.set(name, value),
+        None => delta.remove(name),
     }
 }
 
@@ -72,7 +79,7 @@ impl Changes {
         if self.steps.is_empty() {
             self.steps.push(Step::Plain(self.delta.clone()));
         }
-        self.delta.set(name, value);
+        put(&mut self.delta, name, value);
         self.steps.push(Step::Update { name: name.into(), compute });
         Ok(())
     }
@@ -85,7 +92,7 @@ impl Changes {
                 Step::Plain(plain) => delta = delta.then(plain.clone()),
                 Step::Update { name, compute } => {
                     let value = compute(on_top(&delta, Some(data), name))?;
-                    delta.set(name, value);
+                    put(&mut delta, name, value);
                 }
             }
         }
@@ -101,7 +108,7 @@ mod tests {
     fn add(n: u32) -> Update {
         Box::new(move |now| {
             let now = now.map_or(Ok(0), Value::decode::<u32>)?;
-            Value::encode(&(now + n))
+            Value::encode(&(now + n)).map(Some)
         })
     }
 

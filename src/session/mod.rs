@@ -304,24 +304,31 @@ impl Session {
         T: Serialize + DeserializeOwned,
         F: Fn(Option<T>) -> T + Send + 'static,
     {
-        let mut state = self.writable("update a session value")?;
+        let updated = self.compute(name, move |now| Some(f(now)))?;
+        updated.ok_or_else(|| Error::new(ErrorKind::Unexpected, "update a session value"))
+    }
+
+    /// [`update`](Self::update) that can also remove the value.
+    pub(crate) fn compute<T, F>(&self, name: &str, f: F) -> Result<Option<T>>
+    where
+        T: Serialize + DeserializeOwned,
+        F: Fn(Option<T>) -> Option<T> + Send + 'static,
+    {
+        const DOING: &str = "update a session value";
+        let mut state = self.writable(DOING)?;
         self.read(&mut state)?;
-        // The same check as after a load that was not the first: read as empty is not writable.
         if let Some(error) = &state.unreadable {
-            let doing = "update a session value";
-            return Err(Error::with_source(ErrorKind::Unavailable, doing, error.clone()));
+            return Err(Error::with_source(ErrorKind::Unavailable, DOING, error.clone()));
         }
         let State { known, changes, .. } = &mut *state;
         let compute = move |now: Option<&Value>| {
             let now = now.map(Value::decode::<T>).transpose()?;
-            Value::encode(&f(now))
+            f(now).map(|value| Value::encode(&value)).transpose()
         };
         changes.update(name, known.data(), Box::new(compute))?;
         match changes.delta().change(name) {
-            Change::Set(value) => value.decode(),
-            Change::Removed | Change::Untouched => {
-                Err(Error::new(ErrorKind::Unexpected, "update a session value"))
-            }
+            Change::Set(value) => value.decode().map(Some),
+            Change::Removed | Change::Untouched => Ok(None),
         }
     }
 

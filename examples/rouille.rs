@@ -1,0 +1,53 @@
+//! A small application on rouille: visits are counted, users sign in and out.
+//!
+//! `cargo run --release --features rouille --example rouille`, then open the address it prints.
+//! `CLOAKROOM_ADDR` and `CLOAKROOM_DB` choose another address and another database file.
+
+mod app;
+
+use std::error::Error;
+
+use cloakroom::{SessionManager, SqliteStore, web};
+use rouille::{Request, Response, Server, post_input, router};
+
+fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
+    env_logger::init();
+    let sessions = SessionManager::new(SqliteStore::open(app::database())?)?;
+
+    let handler = {
+        let sessions = sessions.clone();
+        move |request: &Request| handle(&sessions, request)
+    };
+    let server = Server::new(app::address(), handler)?;
+    println!("listening on http://{}", server.server_addr());
+    let (serving, stop) = server.stoppable();
+    ctrlc::set_handler(move || {
+        // An error means that it has stopped already.
+        let _ = stop.send(());
+    })?;
+    let _ = serving.join();
+
+    // Activity that is still pending would be written anyway when the last manager is dropped;
+    // here a failure is seen.
+    sessions.flush()?;
+    println!("stopped");
+    Ok(())
+}
+
+fn handle(sessions: &SessionManager, request: &Request) -> Response {
+    web::rouille::session(sessions, request, |session| {
+        Ok(router!(request,
+            (GET) ["/"] => { Response::html(app::home(session)?) },
+            (POST) ["/sign-in"] => {
+                let form = post_input!(request, { user: String, password: String })?;
+                app::sign_in(session, &form.user, &form.password)?;
+                Response::redirect_303("/")
+            },
+            (POST) ["/sign-out"] => {
+                app::sign_out(session)?;
+                Response::redirect_303("/")
+            },
+            _ => Response::empty_404()
+        ))
+    })
+}
