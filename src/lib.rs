@@ -1,4 +1,42 @@
 //! Server-side HTTP sessions for synchronous Rust web applications.
+//!
+//! A [`SessionManager`] holds a store, such as [`SqliteStore`]. For each request it opens a
+//! [`Session`], which does nothing until it is used; the handler reads and changes it; and
+//! closing it stores what was changed and says which headers the response needs. Adapters for
+//! web frameworks, in [`web`], do the opening and closing.
+//!
+//! ```
+//! use cloakroom::http::Outcome;
+//! use cloakroom::{SessionManager, SqliteStore};
+//!
+//! let sessions = SessionManager::new(SqliteStore::in_memory()?)?;
+//!
+//! // The first request has no cookie. It gets one, because it writes.
+//! let session = sessions.open(None);
+//! session.set("theme", "dark")?;
+//! let headers = sessions.close(&session, Outcome::Completed)?;
+//! let set_cookie = headers.iter().find(|(name, _)| *name == "Set-Cookie");
+//! let (_, cookie) = set_cookie.expect("a session began");
+//!
+//! // The next one brings it back. It only reads, so it writes nothing and gets no cookie.
+//! let session = sessions.open(cookie.split(';').next());
+//! assert_eq!(session.get::<String>("theme")?.as_deref(), Some("dark"));
+//! let headers = sessions.close(&session, Outcome::Completed)?;
+//! assert!(headers.iter().all(|(name, _)| name == "Vary"));
+//! # Ok::<(), cloakroom::Error>(())
+//! ```
+//!
+//! # Where to look
+//!
+//! | for | see |
+//! |---|---|
+//! | the cookie and its safe defaults | [`CookieConfig`] |
+//! | how long sessions live | [`Lifetime`] |
+//! | settings of the manager, of the SQLite store | [`manager::Builder`], [`store::sqlite::Builder`] |
+//! | what can go wrong | [`ErrorKind`] |
+//! | what is told to the operator | [`event::Event`] |
+//! | tests with a clock of their own | [`clock::ManualClock`], [`MemoryStore`] |
+//! | a store of your own | [`store::Store`], `conformance` |
 
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
@@ -11,6 +49,8 @@ pub mod conformance;
 pub mod cookie;
 pub mod data;
 pub mod delta;
+#[cfg(all(doctest, feature = "rouille"))]
+mod documents;
 mod error;
 pub mod event;
 mod flash;

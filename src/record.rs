@@ -66,7 +66,7 @@ impl Birth {
     /// A session with these limits and a new handle.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] when the operating system gives no randomness.
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) when the operating system gives no randomness.
     pub fn new(limits: Limits) -> Result<Self> {
         Ok(Birth {
             handle: Handle::generate()?,
@@ -193,7 +193,7 @@ impl Record {
     /// Reads what [`to_json`](Self::to_json) wrote.
     ///
     /// # Errors
-    /// [`ErrorKind::Undecodable`] for anything else, and for a newer format.
+    /// [`Undecodable`](crate::ErrorKind::Undecodable) for anything else, and for a newer format.
     pub fn from_json(text: &str) -> Result<Self> {
         #[derive(Deserialize)]
         struct Format {
@@ -231,7 +231,7 @@ impl Record {
 /// Refuses a record that a newer version wrote.
 ///
 /// # Errors
-/// [`ErrorKind::Undecodable`] for a format above [`FORMAT`], and for 0.
+/// [`Undecodable`](crate::ErrorKind::Undecodable) for a format above [`FORMAT`], and for 0.
 pub(crate) fn check_format(format: u32) -> Result<()> {
     match format {
         1..=FORMAT => Ok(()),

@@ -12,12 +12,10 @@ crate_limit=60
 summary=()
 crates="not counted"
 
-# What the machine must have: a C compiler, because SQLite is compiled from source, and the
-# sqlite3 shell, which tests use to look at a database from outside.
+# What the machine must have: a C compiler, because SQLite is compiled from source.
 install_missing() {
     local packages=()
     command -v cc >/dev/null || packages+=(gcc libc6-dev)
-    command -v sqlite3 >/dev/null || packages+=(sqlite3)
     if ((${#packages[@]})); then
         if ((EUID != 0)) || ! command -v apt-get >/dev/null; then
             echo "run.sh: please install: ${packages[*]} (the names are Debian's)" >&2

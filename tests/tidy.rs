@@ -23,6 +23,7 @@ const FLOORS: &[&[&str]] = &[
     &["manager"],
     &["web", "cli"],
     &["bin"],
+    &["documents"],
 ];
 
 /// The most lines a source file may have.
