@@ -1,0 +1,484 @@
+//! cloakroom and hand-written SQLite on the same rows.
+
+use std::cell::Cell;
+use std::hint::black_box;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use cloakroom::clock::{Clock, ManualClock, Timestamp};
+use cloakroom::http::Outcome;
+use cloakroom::id::SessionId;
+use cloakroom::rusqlite::Connection;
+use cloakroom::store::sqlite::Durability;
+use cloakroom::store::{Page, Registry, Store, Which};
+use cloakroom::{SessionManager, SqliteStore, UserKey};
+
+use crate::raw::{self, Raw};
+use crate::report::{Goal, Report};
+use crate::workload::{Random, interleaved, median, per_operation, session_json};
+
+const IDLE: Duration = Duration::from_secs(86_400);
+
+/// One session of the workload, as the browser and as hand-written SQL know it.
+struct Known {
+    cookie: String,
+    key: [u8; 32],
+}
+
+struct Bench {
+    clock: ManualClock,
+    store: SqliteStore,
+    sessions: SessionManager,
+    known: Vec<Known>,
+    raw: Raw,
+    rounds: usize,
+    slice: Duration,
+}
+
+pub fn run(quick: bool, dir: Option<&Path>, report: &mut Report) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let dir = dir.unwrap_or(folder.path());
+    let rows = if quick { 20_000 } else { 100_000 };
+    let bench = Bench::new(&dir.join("normal"), rows, quick, Durability::Normal);
+    println!("{rows} sessions of {} bytes", session_json(0).len());
+    bench.no_session(report);
+    bench.load(report, "load_1t", 1, Goal::AtMost(1.4));
+    bench.load(report, "load_8t", 8, Goal::AtLeast(0.9));
+    bench.touch(report);
+    bench.merge(report, "merge_1t", 1, false, Goal::AtMost(0.6));
+    bench.request(report);
+    bench.checkpoint(report);
+    bench.merge(report, "merge_32t", 32, false, Goal::AtLeast(2.5));
+    if report.wants("merge_full_32t") {
+        let full = Bench::new(&dir.join("full"), rows, quick, Durability::Full);
+        full.merge(report, "merge_full_32t", 32, true, Goal::AtLeast(5.0));
+    }
+    let (expired, all) = if quick { (50_000, 100_000) } else { (500_000, 1_000_000) };
+    if report.wants("sweep") {
+        sweep(report, &dir.join("sweep"), expired, all);
+    }
+    if report.wants("open") || report.wants("list") {
+        open_and_list(report, &dir.join("large"), all);
+    }
+}
+
+/// Fills a store's table by one transaction, which a million commits would take too long for.
+fn fill(
+    path: &Path,
+    count: usize,
+    clock: &ManualClock,
+    idle: impl Fn(usize) -> Duration,
+    user: impl Fn(usize) -> Option<String>,
+) -> Vec<Known> {
+    let connection = Connection::open(path).expect("open");
+    connection.execute_batch("BEGIN").expect("begin");
+    let mut known = Vec::with_capacity(count);
+    {
+        let sql = "INSERT INTO cloakroom_sessions (key, handle, user_key, created, seen, idle,
+                   deadline, persistent, revision, format, data)
+                   VALUES (?1, randomblob(16), ?2, ?3, ?3, ?4, ?5, 1, 1, 1, ?6)";
+        let mut insert = connection.prepare(sql).expect("prepare");
+        let now = clock.now().as_millis();
+        for n in 0..count {
+            let id = SessionId::generate().expect("randomness");
+            let (key, idle) = (*id.key().as_bytes(), idle(n).as_millis() as i64);
+            let columns = cloakroom::rusqlite::params![
+                key,
+                user(n),
+                now,
+                idle,
+                now + idle,
+                session_json(n as u64 % 1_000_000)
+            ];
+            insert.execute(columns).expect("insert");
+            known.push(Known { cookie: format!("__Host-id={}", id.reveal()), key });
+        }
+    }
+    connection.execute_batch("COMMIT").expect("commit");
+    known
+}
+
+impl Bench {
+    fn new(dir: &Path, rows: usize, quick: bool, durability: Durability) -> Self {
+        std::fs::create_dir_all(dir).expect("a folder");
+        let clock = ManualClock::new(Timestamp::from_millis(raw::NOW));
+        let path = dir.join("cloakroom.db");
+        let store = SqliteStore::builder(&path).durability(durability).open().expect("open");
+        let known = fill(&path, rows, &clock, |_| IDLE, |_| None);
+        store.upkeep().expect("a file has a log").run().expect("checkpoint");
+        let sessions =
+            SessionManager::builder(store.clone()).clock(clock.clone()).build().expect("a manager");
+        let keys: Vec<[u8; 32]> = known.iter().map(|known| known.key).collect();
+        let raw = Raw::fill(&dir.join("raw.db"), &keys, &session_json(0));
+        let slice = Duration::from_millis(if quick { 100 } else { 400 });
+        Bench { clock, store, sessions, known, raw, rounds: if quick { 5 } else { 11 }, slice }
+    }
+
+    /// A whole request that reads one value.
+    fn read(&self, known: &Known) {
+        let session = self.sessions.open(Some(known.cookie.as_str()));
+        black_box(session.get::<u32>("user_id").expect("it loads"));
+        black_box(self.sessions.close(&session, Outcome::Completed).expect("it closes"));
+    }
+
+    /// A whole request that sets one value.
+    fn write(&self, known: &Known, n: u64) {
+        let session = self.sessions.open(Some(known.cookie.as_str()));
+        session.set("theme", format!("dark{:06}", n % 1_000_000)).expect("it is set");
+        black_box(self.sessions.close(&session, Outcome::Completed).expect("it closes"));
+    }
+
+    fn time_reads(&self, threads: usize) -> f64 {
+        per_operation(
+            threads,
+            self.slice,
+            |thread| Random::new(thread as u64 + 1),
+            |random| self.read(random.pick(&self.known)),
+        )
+    }
+
+    fn time_raw_reads(&self, threads: usize) -> f64 {
+        per_operation(
+            threads,
+            self.slice,
+            |thread| (Random::new(thread as u64 + 1), self.raw.connect(false)),
+            |(random, connection)| {
+                black_box(raw::select(connection, &random.pick(&self.known).key));
+            },
+        )
+    }
+
+    fn time_writes(&self, threads: usize) -> f64 {
+        per_operation(
+            threads,
+            self.slice,
+            |thread| Random::new(thread as u64 + 1),
+            |random| {
+                let n = random.next();
+                self.write(random.pick(&self.known), n);
+            },
+        )
+    }
+
+    fn time_raw_writes(&self, threads: usize, full: bool) -> f64 {
+        per_operation(
+            threads,
+            self.slice,
+            |thread| (Random::new(thread as u64 + 1), self.raw.connect(full)),
+            |(random, connection)| {
+                let n = random.next() % 1_000_000;
+                let key = &random.pick(&self.known).key;
+                raw::update(connection, key, &session_json(n), raw::NOW + n as i64);
+            },
+        )
+    }
+
+    fn no_session(&self, report: &mut Report) {
+        if !report.wants("load_none") {
+            return;
+        }
+        let times = (0..self.rounds).map(|_| {
+            per_operation(
+                1,
+                self.slice,
+                |_| (),
+                |()| {
+                    let session = self.sessions.open(black_box(None));
+                    black_box(
+                        self.sessions.close(&session, Outcome::Completed).expect("it closes"),
+                    );
+                },
+            )
+        });
+        let time = median(times.collect());
+        report.ratio("load_none", time, Goal::AtMost(150.0), "nanoseconds, not a ratio");
+    }
+
+    fn load(&self, report: &mut Report, name: &str, threads: usize, goal: Goal) {
+        if report.wants(name) {
+            let pairs = interleaved(
+                self.rounds,
+                || self.time_reads(threads),
+                || self.time_raw_reads(threads),
+            );
+            self.tell(report, name, goal, &pairs, "SELECT");
+        }
+    }
+
+    fn merge(&self, report: &mut Report, name: &str, threads: usize, full: bool, goal: Goal) {
+        if report.wants(name) {
+            let pairs = interleaved(
+                self.rounds,
+                || self.time_writes(threads),
+                || self.time_raw_writes(threads, full),
+            );
+            self.tell(report, name, goal, &pairs, "UPDATE");
+        }
+    }
+
+    /// Goals of time are ratios of time, goals of throughput the other way round.
+    fn tell(
+        &self,
+        report: &mut Report,
+        name: &str,
+        goal: Goal,
+        pairs: &crate::workload::Pairs,
+        what: &str,
+    ) {
+        let value = match goal {
+            Goal::AtMost(_) => pairs.ratio,
+            Goal::AtLeast(_) => 1.0 / pairs.ratio,
+        };
+        let from =
+            format!("{:.1} us here, {:.1} us for the raw {what}", pairs.a / 1e3, pairs.b / 1e3);
+        report.ratio(name, value, goal, &from);
+    }
+
+    /// Reads whose activity is due and handed to the cleaner, beside reads whose is not.
+    fn touch(&self, report: &mut Report) {
+        if !report.wants("touch") {
+            return;
+        }
+        let pairs = interleaved(
+            self.rounds,
+            || {
+                // From here on every session's next read is due to be recorded.
+                self.clock.advance(IDLE / 20);
+                let time = self.time_reads(1);
+                self.sessions.flush().expect("the touches are written");
+                time
+            },
+            || self.time_reads(1),
+        );
+        let from = format!("{:.1} us with a touch, {:.1} us without", pairs.a / 1e3, pairs.b / 1e3);
+        report.ratio("touch", pairs.ratio, Goal::AtMost(1.1), &from);
+    }
+
+    fn request(&self, report: &mut Report) {
+        if !report.wants("request_1t") {
+            return;
+        }
+        let ours = || {
+            per_operation(
+                1,
+                self.slice,
+                |_| Random::new(5),
+                |random| {
+                    let n = random.next();
+                    let known = random.pick(&self.known);
+                    let session = self.sessions.open(Some(known.cookie.as_str()));
+                    black_box(session.get::<u32>("user_id").expect("it loads"));
+                    session.set("theme", format!("dark{:06}", n % 1_000_000)).expect("it is set");
+                    black_box(
+                        self.sessions.close(&session, Outcome::Completed).expect("it closes"),
+                    );
+                },
+            )
+        };
+        let raw = || self.time_raw_reads(1) + self.time_raw_writes(1, false);
+        let pairs = interleaved(self.rounds, ours, raw);
+        self.tell(report, "request_1t", Goal::AtMost(0.7), &pairs, "SELECT and UPDATE");
+    }
+
+    /// Merges with the checkpoints that they cause, beside the raw UPDATE with its own; and how
+    /// long a checkpoint keeps a writer waiting.
+    fn checkpoint(&self, report: &mut Report) {
+        if !report.wants("checkpoint") {
+            return;
+        }
+        let longest = Cell::new(0.0_f64);
+        let upkeep = self.store.upkeep().expect("a file has a log");
+        let ours = || {
+            let began = Instant::now();
+            let mut random = Random::new(7);
+            let mut operations = 0;
+            while began.elapsed() < self.slice * 2 {
+                let n = random.next();
+                self.write(random.pick(&self.known), n);
+                operations += 1;
+            }
+            upkeep.run().expect("checkpoint");
+            began.elapsed().as_nanos() as f64 / f64::from(operations)
+        };
+        let raw = || self.time_raw_writes(1, false);
+        let pairs = interleaved(self.rounds, ours, raw);
+        self.tell(report, "checkpoint", Goal::AtMost(0.8), &pairs, "UPDATE with its checkpoints");
+
+        // Requests that write while checkpoints run on another thread: the slowest is the hold.
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    upkeep.run().expect("checkpoint");
+                }
+            });
+            let mut random = Random::new(9);
+            let mut times: Vec<f64> = Vec::new();
+            let began = Instant::now();
+            while began.elapsed() < self.slice * 5 {
+                let one = Instant::now();
+                let n = random.next();
+                self.write(random.pick(&self.known), n);
+                times.push(one.elapsed().as_secs_f64() * 1e3);
+            }
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            times.sort_by(f64::total_cmp);
+            longest.set(times[times.len() * 99 / 100]);
+        });
+        let from = "milliseconds a merge takes, p99, while checkpoints never stop";
+        report.ratio("checkpoint_p99", longest.get(), Goal::AtMost(50.0), from);
+    }
+}
+
+/// The cleaner's sweep beside one raw DELETE on a copy; and requests meanwhile.
+fn sweep(report: &mut Report, dir: &Path, expired: usize, all: usize) {
+    std::fs::create_dir_all(dir).expect("a folder");
+    let clock = ManualClock::new(Timestamp::from_millis(raw::NOW));
+    let path = dir.join("cloakroom.db");
+    let store = SqliteStore::open(&path).expect("open");
+    // The short-lived ones are spread evenly among the others.
+    let long = |n: usize| n * expired / all == (n + 1) * expired / all;
+    let known = fill(
+        &path,
+        all,
+        &clock,
+        |n| if long(n) { IDLE * 100 } else { IDLE },
+        |n| (n % 5 == 0).then(|| format!("user{}", n / 25)),
+    );
+    store.upkeep().expect("a file has a log").run().expect("checkpoint");
+    let raw_path = dir.join("raw.db");
+    store.backup(&raw_path).expect("copy");
+    let sessions =
+        SessionManager::builder(store.clone()).clock(clock.clone()).build().expect("a manager");
+    let live: Vec<&Known> =
+        known.iter().enumerate().filter(|(n, _)| long(*n)).map(|(_, known)| known).collect();
+
+    let requests = |stop: &dyn Fn() -> bool| {
+        let (mut reads, mut writes) = (Vec::new(), Vec::new());
+        let mut random = Random::new(3);
+        while !stop() {
+            let known = random.pick(&live);
+            let one = Instant::now();
+            let session = sessions.open(Some(known.cookie.as_str()));
+            black_box(session.get::<u32>("user_id").expect("it loads"));
+            sessions.close(&session, Outcome::Completed).expect("it closes");
+            reads.push(one.elapsed().as_secs_f64() * 1e3);
+            let one = Instant::now();
+            let session = sessions.open(Some(known.cookie.as_str()));
+            session.set("theme", format!("{:06}", random.next() % 1_000_000)).expect("it is set");
+            sessions.close(&session, Outcome::Completed).expect("it closes");
+            writes.push(one.elapsed().as_secs_f64() * 1e3);
+        }
+        reads.sort_by(f64::total_cmp);
+        writes.sort_by(f64::total_cmp);
+        (reads, writes)
+    };
+    let p99 = |times: &[f64]| times[times.len() * 99 / 100];
+    let began = Instant::now();
+    let before = requests(&|| began.elapsed() > Duration::from_secs(2));
+
+    // Alone first, for the rate: what a raw DELETE does has nobody beside it either.
+    clock.advance(IDLE * 2);
+    let connection = Connection::open(&raw_path).expect("open");
+    connection.execute_batch("PRAGMA synchronous = NORMAL").expect("synchronous");
+    let began = Instant::now();
+    let now = clock.now();
+    let deleted = connection
+        .execute("DELETE FROM cloakroom_sessions WHERE deadline <= ?1", [now.as_millis()])
+        .expect("delete");
+    let raw = began.elapsed().as_secs_f64() / deleted as f64;
+    drop(connection);
+
+    let half = expired / 2;
+    let began = Instant::now();
+    let mut swept = 0;
+    let batch = std::num::NonZeroUsize::new(1000).expect("not zero");
+    while swept < half {
+        swept += store.sweep(now, batch).expect("sweep");
+        store.upkeep().expect("a file has a log").run().expect("checkpoint");
+    }
+    let ours = began.elapsed().as_secs_f64() / swept as f64;
+    let from = format!("{:.1} us a row in batches, {:.1} us in one DELETE", ours * 1e6, raw * 1e6);
+    report.ratio("sweep", raw / ours, Goal::AtLeast(0.5), &from);
+
+    // Then the rest by the cleaner, with requests beside it.
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let during = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            sessions.sweep_now().expect("sweep");
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        requests(&|| done.load(std::sync::atomic::Ordering::Relaxed))
+    });
+    for (name, during, before) in
+        [("sweep_p99_load", &during.0, &before.0), ("sweep_p99_merge", &during.1, &before.1)]
+    {
+        let longest = during.last().copied().unwrap_or_default();
+        let from = format!(
+            "p99 {:.3} ms during, {:.3} ms before; longest {longest:.1} ms, goal 50",
+            p99(during),
+            p99(before)
+        );
+        report.ratio(name, p99(during) / p99(before), Goal::AtMost(2.0), &from);
+    }
+}
+
+/// From nothing to the first load on a large file, and one user's sessions among all.
+fn open_and_list(report: &mut Report, dir: &Path, all: usize) {
+    std::fs::create_dir_all(dir).expect("a folder");
+    let clock = ManualClock::new(Timestamp::from_millis(raw::NOW));
+    let path = dir.join("cloakroom.db");
+    drop(SqliteStore::open(&path).expect("open"));
+    let user = |n: usize| Some(format!("user{}", n % (all / 5)));
+    let known = fill(&path, all, &clock, |_| IDLE, user);
+
+    let began = Instant::now();
+    let store = SqliteStore::open(&path).expect("open");
+    let sessions =
+        SessionManager::builder(store.clone()).clock(clock.clone()).build().expect("a manager");
+    let session = sessions.open(Some(known[all / 2].cookie.as_str()));
+    black_box(session.get::<u32>("user_id").expect("it loads"));
+    let time = began.elapsed().as_secs_f64() * 1e3;
+    report.ratio("open", time, Goal::AtMost(50.0), "milliseconds, not a ratio");
+
+    let slice = Duration::from_millis(100);
+    let registry: &dyn Registry = store.registry().expect("it lists");
+    let page = Page::first(std::num::NonZeroUsize::new(100).expect("not zero"));
+    let pairs = interleaved(
+        5,
+        || {
+            per_operation(
+                1,
+                slice,
+                |_| Random::new(1),
+                |random| {
+                    let user = format!("user{}", random.next() as usize % (all / 5));
+                    let user = UserKey::new(user).expect("a user");
+                    let listed = registry.list(&Which::User(&user), page, clock.now());
+                    assert_eq!(listed.expect("it lists").len(), 5);
+                },
+            )
+        },
+        || {
+            per_operation(
+                1,
+                slice,
+                |_| (Random::new(1), Connection::open(&path).expect("open")),
+                |(random, connection)| {
+                    for _ in 0..5 {
+                        let key = &random.pick(&known).key;
+                        let sql = "SELECT data, deadline FROM cloakroom_sessions WHERE key = ?1";
+                        let row: (String, i64) = connection
+                            .prepare_cached(sql)
+                            .and_then(|mut s| s.query_row([key], |r| Ok((r.get(0)?, r.get(1)?))))
+                            .expect("select");
+                        black_box(row);
+                    }
+                },
+            )
+        },
+    );
+    let from =
+        format!("{:.1} us for a list of 5, {:.1} us for 5 SELECTs", pairs.a / 1e3, pairs.b / 1e3);
+    report.ratio("list", pairs.ratio, Goal::AtMost(3.0), &from);
+}
