@@ -113,7 +113,7 @@ impl Store for OwnStore {
                 for key in &ended {
                     rows.remove(key);
                 }
-                rows.put(to, &record, None);
+                rows.put(to, &record, replaces.then_some((key, None)));
                 Ok(Committed::Done { record, key: to, ended })
             }
             Decision::Update { record, rekey: None } => {

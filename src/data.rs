@@ -17,7 +17,8 @@ use crate::error::{Error, ErrorKind, Result};
 pub struct Value(Box<str>);
 
 impl Value {
-    /// Encodes anything that serde can serialize.
+    /// Encodes anything that serde can serialize. JSON has no number for NaN and the infinities:
+    /// they become `null`. What is nested more than 127 deep encodes and does not decode again.
     ///
     /// # Errors
     /// [`ErrorKind::WrongType`] when JSON cannot express it, such as a map whose keys are not
@@ -118,7 +119,7 @@ impl Data {
     /// # Errors
     /// [`ErrorKind::Undecodable`] for anything else.
     pub fn from_json(text: &str) -> Result<Self> {
-        serde_json::from_str(text).map_err(undecodable)
+        serde_json::from_str::<Entries>(text).map(|entries| entries.0).map_err(undecodable)
     }
 
     /// The data as a JSON object.
@@ -177,18 +178,21 @@ pub(crate) fn undecodable(source: impl Into<Box<dyn std::error::Error + Send + S
     Error::with_source(ErrorKind::Undecodable, "decode a stored session", source)
 }
 
-impl<'de> Deserialize<'de> for Data {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Entries;
+/// Data that is being read. Not public: it reads borrowed JSON text and nothing else.
+struct Entries(Data);
 
-        impl<'de> Visitor<'de> for Entries {
-            type Value = Data;
+impl<'de> Deserialize<'de> for Entries {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+
+        impl<'de> Visitor<'de> for Object {
+            type Value = Entries;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object of session values")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Data, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries, A::Error> {
                 let mut entries: Vec<(Box<str>, Value)> = Vec::new();
                 while let Some((name, value)) = map.next_entry::<Box<str>, &RawValue>()? {
                     entries.push((name, Value(value.get().into())));
@@ -199,11 +203,11 @@ impl<'de> Deserialize<'de> for Data {
                     entries.sort_by(|(a, _), (b, _)| a.cmp(b));
                     entries.dedup_by(|(a, _), (b, _)| a == b);
                 }
-                Ok(Data(Arc::new(entries)))
+                Ok(Entries(Data(Arc::new(entries))))
             }
         }
 
-        deserializer.deserialize_map(Entries)
+        deserializer.deserialize_map(Object)
     }
 }
 

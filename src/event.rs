@@ -178,7 +178,7 @@ pub enum EventKind {
 
 impl EventKind {
     /// Every kind, in the order of the counters.
-    pub const ALL: [EventKind; 22] = [
+    pub const ALL: &'static [EventKind] = &[
         EventKind::Opened,
         EventKind::Migrated,
         EventKind::Undecodable,

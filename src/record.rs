@@ -19,7 +19,7 @@ pub const FORMAT: u32 = 1;
 /// What is known of the client that began a session, when the application asked for it.
 ///
 /// This is personal data: keep it only if somebody will look at it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Client {
     /// The address.
@@ -41,6 +41,27 @@ impl Client {
             text.get(..end).unwrap_or_default().into()
         });
         Client { address, user_agent }
+    }
+
+    pub(crate) fn to_json(&self) -> String {
+        // Nothing in it can fail to serialize.
+        serde_json::to_string(&WireClient::from(self)).unwrap_or_default()
+    }
+
+    pub(crate) fn from_json(text: &str) -> Option<Self> {
+        serde_json::from_str::<WireClient>(text).ok().map(Client::from)
+    }
+}
+
+impl From<&Client> for WireClient {
+    fn from(client: &Client) -> Self {
+        WireClient { address: client.address, user_agent: client.user_agent.clone() }
+    }
+}
+
+impl From<WireClient> for Client {
+    fn from(wire: WireClient) -> Self {
+        Client { address: wire.address, user_agent: wire.user_agent }
     }
 }
 
@@ -183,7 +204,7 @@ impl Record {
             absolute: self.limits.absolute.map(Timestamp::as_millis),
             persistent: self.persistent,
             revision: self.revision,
-            client: self.client.clone(),
+            client: self.client.as_ref().map(WireClient::from),
             data: data.as_deref().ok(),
         };
         // Nothing in the wire format can fail to serialize: numbers, text, and checked JSON.
@@ -219,7 +240,7 @@ impl Record {
             ),
             persistent: wire.persistent,
             revision: wire.revision,
-            client: wire.client,
+            client: wire.client.map(Client::from),
             data: match wire.data {
                 Some(data) => Data::from_json(data.get())?,
                 None => return Err(undecodable("there is no data")),
@@ -259,9 +280,15 @@ struct Wire<'a> {
     absolute: Option<i64>,
     persistent: bool,
     revision: u64,
-    client: Option<Client>,
+    client: Option<WireClient>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WireClient {
+    address: Option<IpAddr>,
+    user_agent: Option<Box<str>>,
 }
 
 /// A session as a list shows it: everything but its data.

@@ -5,15 +5,19 @@ mod common;
 use std::fs::{self, OpenOptions};
 use std::num::NonZeroUsize;
 use std::os::unix::fs::FileExt;
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use cloakroom::clock::Timestamp;
 use cloakroom::delta::Delta;
 use cloakroom::id::SessionId;
 use cloakroom::rusqlite::Connection;
 use cloakroom::store::{Commit, Committed, Fate, Loaded, Page, Store, Which};
-use cloakroom::{ErrorKind, Lifetime, SqliteStore};
-use common::{Folder, NOW, birth, create, delete, live, merge, new_key, setting, value};
+use cloakroom::{ErrorKind, Lifetime, MemoryStore, SqliteStore};
+use common::{
+    Folder, NOW, birth, child, create, delete, live, merge, new_key, role, setting, value,
+};
 
 const MANY: NonZeroUsize = NonZeroUsize::new(1000).unwrap();
 
@@ -36,8 +40,57 @@ fn settings_that_make_no_sense_are_refused() {
     for bad in ["", "a b", "a\"b", "a;b", "ä", &"x".repeat(200)] {
         assert_eq!(build().table(bad).open().unwrap_err().kind(), ErrorKind::Invalid, "{bad:?}");
     }
+    for bad in [
+        build().readers(0),
+        build().readers(u32::MAX),
+        build().busy_timeout(Duration::ZERO),
+        build().busy_timeout(Duration::from_secs(30 * 86_400)),
+        build().busy_timeout(Duration::MAX),
+    ] {
+        assert_eq!(bad.open().unwrap_err().kind(), ErrorKind::Invalid);
+    }
     assert!(!folder.database().exists(), "refused before the file is created");
-    assert_eq!(build().readers(0).open().unwrap_err().kind(), ErrorKind::Invalid);
+}
+
+#[test]
+fn a_store_opened_by_a_relative_path_survives_a_change_of_the_working_folder() {
+    let folder = Folder::new();
+    let output = child("change the folder").env("FOLDER", folder.path("")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn child_process() {
+    if role().as_deref() != Some("change the folder") {
+        return;
+    }
+    let folder = std::env::var("FOLDER").unwrap();
+    std::env::set_current_dir(&folder).unwrap();
+    let store = SqliteStore::open("app.db").unwrap();
+    let key = create(&store, &setting("n", 1)).unwrap();
+    std::env::set_current_dir("/").unwrap();
+    assert!(live(&store, &key).unwrap().is_some());
+    store.backup(format!("{folder}/copy.db")).unwrap();
+    // What looks like a URI is a file of that name, not a database in memory.
+    std::env::set_current_dir(&folder).unwrap();
+    let store = SqliteStore::open("file::memory:").unwrap();
+    let key = create(&store, &setting("n", 1)).unwrap();
+    assert!(live(&store, &key).unwrap().is_some());
+    assert!(std::path::Path::new("file::memory:").exists());
+}
+
+#[test]
+fn a_file_that_cannot_be_opened_any_more_is_unavailable_at_once() {
+    let folder = Folder::new();
+    let store = SqliteStore::builder(folder.database())
+        .busy_timeout(Duration::from_secs(3600))
+        .open()
+        .unwrap();
+    let key = new_key();
+    fs::remove_file(folder.database()).unwrap();
+    // Within the hour of the busy timeout, or this test does not end.
+    let error = store.load(&key, NOW).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
 }
 
 #[test]
@@ -110,6 +163,9 @@ fn an_undecodable_session_stays_in_place_until_its_deadline() {
         "auth_level = -1",
         "revision = -1",
         "idle = -1",
+        "user_key = CAST(x'ff' AS TEXT)",
+        "external_key = CAST(x'ff' AS TEXT)",
+        "data = CAST(x'22ff22' AS TEXT)",
     ] {
         let folder = Folder::new();
         let store = SqliteStore::open(folder.database()).unwrap();
@@ -117,8 +173,8 @@ fn an_undecodable_session_stays_in_place_until_its_deadline() {
         let sql = format!("UPDATE cloakroom_sessions SET {spoil}");
         let other = Connection::open(folder.database()).unwrap();
         other.execute(&sql, []).unwrap();
-        let row = || -> (String, i64) {
-            let sql = "SELECT data, format FROM cloakroom_sessions";
+        let row = || -> (Vec<u8>, i64) {
+            let sql = "SELECT CAST(data AS BLOB), format FROM cloakroom_sessions";
             other.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap()
         };
         let before = row();
@@ -139,6 +195,58 @@ fn an_undecodable_session_stays_in_place_until_its_deadline() {
         let revoked = registry.revoke(&Which::Handle(&handle), None, NOW).unwrap();
         assert_eq!(revoked, [key], "{spoil}: and end it");
     }
+}
+
+#[test]
+fn a_client_that_does_not_decode_is_none_and_its_session_lives() {
+    let folder = Folder::new();
+    let store = SqliteStore::open(folder.database()).unwrap();
+    let key = create(&store, &setting("n", 1)).unwrap();
+    let other = Connection::open(folder.database()).unwrap();
+    for client in ["'no JSON'", "CAST(x'ff' AS TEXT)", "'{}'"] {
+        other.execute(&format!("UPDATE cloakroom_sessions SET client = {client}"), []).unwrap();
+        assert!(live(&store, &key).unwrap().is_some(), "{client}");
+        let listed = store.registry().unwrap().list(&Which::All, Page::first(MANY), NOW).unwrap();
+        assert_eq!(listed.len(), 1, "{client}");
+    }
+}
+
+#[test]
+fn without_grace_the_old_key_is_dead_at_any_time() {
+    let before_1970 = Timestamp::from_millis(-1000);
+    let stores: [Box<dyn Store>; 2] =
+        [Box::new(SqliteStore::in_memory().unwrap()), Box::new(MemoryStore::new())];
+    for store in stores {
+        let (key, to, birth) = (new_key(), new_key(), birth());
+        let commit =
+            |key, fate| store.commit(&Commit::new(key, fate, &Delta::new(), before_1970)).unwrap();
+        commit(&key, Fate::Create(&birth));
+        commit(&key, Fate::Renew { to: &to, grace_until: None });
+        assert!(matches!(store.load(&key, before_1970).unwrap(), Loaded::Renewed));
+    }
+}
+
+#[test]
+fn of_two_backups_to_one_name_one_is_made_and_the_other_refused() {
+    let folder = Folder::new();
+    let store = SqliteStore::open(folder.database()).unwrap();
+    for n in 0..500 {
+        create(&store, &setting("n", n)).unwrap();
+    }
+    let barrier = Barrier::new(2);
+    let results: Vec<_> = std::thread::scope(|scope| {
+        let backup = || {
+            barrier.wait();
+            store.backup(folder.path("copy.db")).map_err(|error| error.kind())
+        };
+        let threads = [scope.spawn(backup), scope.spawn(backup)];
+        threads.map(|thread| thread.join().unwrap()).to_vec()
+    });
+    assert!(results.contains(&Ok(())) && results.contains(&Err(ErrorKind::Invalid)), "{results:?}");
+    assert_eq!(SqliteStore::open(folder.path("copy.db")).unwrap().clear().unwrap(), 500);
+    let left = fs::read_dir(folder.path("")).unwrap();
+    let names = left.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert_eq!(names.filter(|name| name.contains("partial")).count(), 0);
 }
 
 #[test]

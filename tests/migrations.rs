@@ -250,6 +250,57 @@ fn tables_dropped_by_hand_are_set_up_anew() {
     create(&store, &setting("n", 1)).unwrap();
 }
 
+/// What the host makes of our names after it has removed our tables by hand.
+const TAKEN_OVER: [&str; 3] = [
+    "CREATE TABLE session (customer TEXT)",
+    "CREATE TABLE session_meta (customer TEXT)",
+    "CREATE VIEW session_readable AS SELECT 1 AS customer",
+];
+
+#[test]
+fn a_table_of_the_hosts_in_place_of_one_of_ours_is_neither_used_nor_dropped() {
+    for theirs in TAKEN_OVER {
+        let folder = Folder::new();
+        let store = SqliteStore::builder(folder.database()).table("session").open().unwrap();
+        let host = Connection::open(folder.database()).unwrap();
+        host.execute_batch(
+            "DROP VIEW session_readable; DROP TABLE session; DROP TABLE session_meta",
+        )
+        .unwrap();
+        host.execute_batch(theirs).unwrap();
+        let before = everything(&folder.database());
+        assert_eq!(store.drop_tables().unwrap_err().kind(), ErrorKind::ForeignTable, "{theirs}");
+        assert_eq!(store.clear().unwrap_err().kind(), ErrorKind::ForeignTable, "{theirs}");
+        assert_eq!(store.setup().unwrap_err().kind(), ErrorKind::ForeignTable, "{theirs}");
+        let again = SqliteStore::builder(folder.database()).table("session").open();
+        assert_eq!(again.unwrap_err().kind(), ErrorKind::ForeignTable, "{theirs}");
+        assert_eq!(everything(&folder.database()), before, "{theirs}");
+    }
+}
+
+#[test]
+fn a_table_the_host_makes_after_ours_were_dropped_is_not_dropped() {
+    for theirs in TAKEN_OVER {
+        let folder = Folder::new();
+        let store = SqliteStore::builder(folder.database()).table("session").open().unwrap();
+        store.drop_tables().unwrap();
+        Connection::open(folder.database()).unwrap().execute_batch(theirs).unwrap();
+        let before = everything(&folder.database());
+        assert_eq!(store.drop_tables().unwrap_err().kind(), ErrorKind::ForeignTable, "{theirs}");
+        assert_eq!(everything(&folder.database()), before, "{theirs}");
+    }
+}
+
+#[test]
+fn a_table_name_in_another_case_is_the_same_table() {
+    let folder = Folder::new();
+    let open = |table| SqliteStore::builder(folder.database()).table(table).open();
+    let key = create(&open("Session").unwrap(), &setting("n", 1)).unwrap();
+    let error = open("session").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ForeignTable, "spelled otherwise: {error:?}");
+    assert!(live(&open("Session").unwrap(), &key).unwrap().is_some());
+}
+
 #[test]
 fn the_readable_view_shows_sessions_to_a_person() {
     let folder = Folder::new();

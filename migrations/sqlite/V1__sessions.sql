@@ -4,9 +4,9 @@ CREATE TABLE "{t}" (
     id             INTEGER PRIMARY KEY,
     -- SHA-256 of the id in the browser's cookie; the id itself is nowhere.
     key            BLOB    NOT NULL UNIQUE CHECK (length(key) = 32),
-    -- The key before the last renewal; it finds the session until previous_until.
+    -- The key before the last renewal; it finds the session until previous_until, if at all.
     previous_key   BLOB    CHECK (length(previous_key) = 32),
-    previous_until INTEGER NOT NULL DEFAULT 0,
+    previous_until INTEGER,
     handle         BLOB    NOT NULL CHECK (length(handle) = 16),
     user_key       TEXT,
     external_key   TEXT,

@@ -86,7 +86,7 @@ pub(super) fn nothing_of_another_users_session_reaches_a_sign_in(given: &Given) 
     let still = given.is_live(&theirs.key, given.now)?;
     ensure!(!still, "a sign-in left another user's session alive");
     let late = given.merge(&theirs.key, &set("coat", "red")?, given.now)?;
-    answered(&late, "Gone", "a merge after another user's sign-in")?;
+    answered(&late, "Renewed", "a merge after another user's sign-in")?;
     given.is_intact(&Session { key: to, record: mine.record }, "a sign-in")
 }
 

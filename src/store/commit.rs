@@ -114,14 +114,14 @@ impl Admit {
 #[allow(clippy::large_enum_variant)] // it lives on the stack for one request
 pub enum Decision {
     /// Store a new session under `key`, a [`Conflict`](ErrorKind::Conflict) if any session has or
-    /// had that key; before that, obey the commit's limit per user, and remove the session that
-    /// was found if `replaces` is set.
+    /// had that key; before that, obey the commit's limit per user. If `replaces` is set, remove
+    /// the session that was found, and let the new one remember its key, without grace.
     Insert {
         /// The key of the new session.
         key: SessionKey,
         /// The new session.
         record: Record,
-        /// Remove the session that was found.
+        /// It takes the place of the session that was found.
         replaces: bool,
     },
     /// Store `record` in place of the one that was found.

@@ -2,12 +2,16 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::SessionKey;
 use crate::store::memory::MemoryStore;
 use crate::store::{Cache, Entry, Fetched, Lease};
+
+/// Whoever took a lease and has not filled by then has failed: the next one gets a new lease.
+const LEASE: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub(super) struct Entries {
@@ -24,14 +28,14 @@ struct Slots {
 
 #[derive(Debug)]
 enum Slot {
-    Leased(Lease),
+    Leased { lease: Lease, taken: Timestamp },
     Filled { lease: Lease, entry: Entry },
 }
 
 impl Slot {
     fn lease(&self) -> Lease {
         match self {
-            Slot::Leased(lease) | Slot::Filled { lease, .. } => *lease,
+            Slot::Leased { lease, .. } | Slot::Filled { lease, .. } => *lease,
         }
     }
 }
@@ -65,20 +69,24 @@ impl Cache for MemoryStore {
             Some(Slot::Filled { entry, .. }) if entry.record.is_live(now) => {
                 return Ok(Fetched::Hit(entry.clone()));
             }
-            Some(Slot::Leased(_)) => return Ok(Fetched::Miss(None)),
+            Some(Slot::Leased { taken, .. }) if now.since(*taken) < LEASE => {
+                return Ok(Fetched::Miss(None));
+            }
             _ => {}
         }
         slots.make_room(self.cache.capacity);
         slots.last_lease += 1;
         let lease = Lease::new(slots.last_lease);
-        slots.by_key.insert(*key, Slot::Leased(lease));
+        slots.by_key.insert(*key, Slot::Leased { lease, taken: now });
         Ok(Fetched::Miss(Some(lease)))
     }
 
     fn fill(&self, key: &SessionKey, lease: Lease, entry: &Entry, now: Timestamp) -> Result<bool> {
         let mut slots = self.cache.slots();
         match slots.by_key.get_mut(key) {
-            Some(slot) if slot.lease() == lease && entry.record.is_live(now) => {
+            Some(slot @ Slot::Leased { .. })
+                if slot.lease() == lease && entry.record.is_live(now) =>
+            {
                 *slot = Slot::Filled { lease, entry: entry.clone() };
                 Ok(true)
             }
@@ -140,6 +148,8 @@ mod tests {
         let cache = MemoryStore::new();
         lease(&cache, &KEY, NOW);
         assert_eq!(cache.fetch(&KEY, NOW).unwrap(), Fetched::Miss(None));
+        let first_has_failed = NOW + LEASE;
+        assert!(matches!(cache.fetch(&KEY, first_has_failed).unwrap(), Fetched::Miss(Some(_))));
     }
 
     #[test]

@@ -221,12 +221,13 @@ impl Sessions {
                 }
                 self.end(&ended);
                 let mut ended = ended;
+                let previous = replaces.then_some(Previous { key, until: None });
                 if replaces {
                     self.take(&key);
                     ended.push(key);
                 }
                 self.last_place += 1;
-                let row = Row { record: record.clone(), previous: None, place: self.last_place };
+                let row = Row { record: record.clone(), previous, place: self.last_place };
                 self.put(to, row);
                 Ok(Committed::Done { record, key: to, ended })
             }
@@ -288,24 +289,27 @@ impl Store for MemoryStore {
     }
 
     fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<usize> {
-        // The search blocks no reader; what it found is checked again before it goes.
-        let found: Vec<SessionKey> = {
-            let sessions = self.read();
-            let ended = sessions.rows.iter().filter(|(_, row)| !row.record.is_live(now));
-            ended.map(|(key, _)| *key).take(limit.get()).collect()
-        };
-        if found.is_empty() {
-            return Ok(0);
-        }
-        let mut sessions = self.write();
+        // The search blocks no reader; what it found is checked again before it goes. Whoever
+        // removed some of it meanwhile leaves room for another search.
         let mut swept = 0;
-        for key in found {
-            if sessions.rows.get(&key).is_some_and(|row| !row.record.is_live(now)) {
-                sessions.take(&key);
-                swept += 1;
+        loop {
+            let room = limit.get() - swept;
+            let found: Vec<SessionKey> = {
+                let sessions = self.read();
+                let ended = sessions.rows.iter().filter(|(_, row)| !row.record.is_live(now));
+                ended.map(|(key, _)| *key).take(room).collect()
+            };
+            let mut sessions = self.write();
+            for key in &found {
+                if sessions.rows.get(key).is_some_and(|row| !row.record.is_live(now)) {
+                    sessions.take(key);
+                    swept += 1;
+                }
+            }
+            if found.len() < room || swept == limit.get() {
+                return Ok(swept);
             }
         }
-        Ok(swept)
     }
 
     fn registry(&self) -> Option<&dyn Registry> {

@@ -2,9 +2,10 @@
 
 use std::fs::{self, OpenOptions};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
@@ -69,14 +70,14 @@ impl Builder {
         Builder { table: name.into(), ..self }
     }
 
-    /// The most connections that read at the same time, opened on demand; at least 1. Defaults
+    /// The most connections that read at the same time, opened on demand; 1 to 1,000. Defaults
     /// to 8.
     pub fn readers(self, readers: u32) -> Self {
         Builder { readers, ..self }
     }
 
     /// How long a call may wait for its turn, all waits together, before it fails with
-    /// [`ErrorKind::Busy`]. Defaults to 5 seconds.
+    /// [`ErrorKind::Busy`]; 1 millisecond to 1 day. Defaults to 5 seconds.
     pub fn busy_timeout(self, timeout: Duration) -> Self {
         Builder { busy_timeout: timeout, ..self }
     }
@@ -124,14 +125,24 @@ impl Builder {
     pub fn open(self) -> Result<SqliteStore> {
         let table = TableName::new(&self.table)?;
         let sql = Sql::new(&table);
+        self.check()?;
         let deadline = Instant::now() + self.busy_timeout;
-        let connection = match &self.place {
+        let (connection, path) = match &self.place {
             Place::Memory => {
-                Connection::open_in_memory().map_err(while_doing("open a database"))?
+                let memory =
+                    Connection::open_in_memory().map_err(while_doing("open a database"))?;
+                (memory, None)
             }
-            Place::File(path) => open_file(path, self.migrate)?,
+            Place::File(path) => {
+                let (connection, path) = open_file(path, self.migrate)?;
+                (connection, Some(path))
+            }
         };
         connection.set_prepared_statement_cache_capacity(readers::PREPARED);
+        // On macOS a plain fsync stops at the drive's cache; elsewhere this means nothing.
+        connection
+            .execute_batch("PRAGMA fullfsync = ON")
+            .map_err(while_doing("configure the connection"))?;
         self.prepare(&connection, &table, &sql, deadline)?;
 
         let full = self.durability == Durability::Full;
@@ -146,12 +157,11 @@ impl Builder {
         Log::watch(&connection);
         let log = Log::new(page_size, self.events.clone());
         let writer = Arc::new(Writer::new(connection, self.busy_timeout, full, log));
-        let (path, readers, name) = match self.place {
-            Place::Memory => (None, Readers::Shared(writer.clone()), "a database in memory".into()),
-            Place::File(path) => {
-                let readers = Readers::pool(&path, self.readers, self.busy_timeout)?;
-                let name = format!("table {} in {}", table.as_str(), path.display());
-                (Some(path), readers, name)
+        let (readers, name) = match &path {
+            None => (Readers::Shared(writer.clone()), "a database in memory".to_owned()),
+            Some(path) => {
+                let readers = Readers::pool(path, self.readers, self.busy_timeout);
+                (readers, format!("table {} in {}", table.as_str(), path.display()))
             }
         };
         self.events.raise(&Event::Opened { store: &name });
@@ -164,6 +174,19 @@ impl Builder {
             events: self.events,
             patience: self.busy_timeout,
         })))
+    }
+
+    /// Refuses settings that make no sense before anything is touched.
+    fn check(&self) -> Result<()> {
+        let longest = Duration::from_secs(86_400);
+        let why = if !(Duration::from_millis(1)..=longest).contains(&self.busy_timeout) {
+            "the busy timeout is from one millisecond to one day"
+        } else if !(1..=1000).contains(&self.readers) {
+            "there are from 1 to 1,000 readers"
+        } else {
+            return Ok(());
+        };
+        Err(Error::with_source(ErrorKind::Invalid, "open the store", why))
     }
 
     /// Refuses what is not ours before anything changes; then the journal mode, then the tables.
@@ -223,35 +246,48 @@ fn switch_to_wal(connection: &Connection, deadline: Instant) -> Result<()> {
     }
 }
 
-fn open_file(path: &Path, create: bool) -> Result<Connection> {
+/// The connection, and the path by which the file is known from here on: an absolute one, so that
+/// later connections find the same file whatever becomes of the working folder.
+fn open_file(path: &Path, create: bool) -> Result<(Connection, PathBuf)> {
     let doing = || format!("open {}", path.display());
+    let invalid = |why| Error::with_source(ErrorKind::Invalid, doing(), why);
+    let io = |source: io::Error| Error::with_source(kind_of_io(&source), doing(), source);
     if path.as_os_str().is_empty() || path.as_os_str() == ":memory:" {
-        let why = "for a database in memory use SqliteStore::in_memory";
-        return Err(Error::with_source(ErrorKind::Invalid, doing(), why));
+        return Err(invalid("for a database in memory use SqliteStore::in_memory"));
+    }
+    if path.as_os_str().as_bytes().contains(&0) {
+        return Err(invalid("a path has no NUL"));
     }
     if create {
-        create_private(path)
-            .map_err(|source| Error::with_source(kind_of_io(&source), doing(), source))?;
+        create_private(path).map_err(io)?;
     } else if !fs::exists(path).unwrap_or(true) {
         let why = "there is no such file, and migrating is off";
         return Err(Error::with_source(ErrorKind::NotSetUp, doing(), why));
     }
-    let connection =
-        Connection::open_with_flags(path, readers::flags()).map_err(while_doing(doing()))?;
+    let path = fs::canonicalize(path).map_err(io)?;
+    let connection = readers::connect(&path).map_err(while_doing(doing()))?;
     // SQLite opens a file that it may not write for reading, without a word.
     if connection.is_readonly("main").map_err(while_doing(doing()))? {
         return Err(Error::new(ErrorKind::ReadOnly, doing()));
     }
-    Ok(connection)
+    Ok((connection, path))
 }
 
 /// Creates the file readable by its owner only, if it is not there; SQLite gives the log and the
 /// shared memory beside it the same mode.
-pub(super) fn create_private(path: &Path) -> io::Result<()> {
-    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+fn create_private(path: &Path) -> io::Result<()> {
+    // Closing a file drops all locks that the process has on it, SQLite's included: nobody here
+    // may open it between its creation and that close.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    match create_new_private(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
         _ => Ok(()),
     }
+}
+
+pub(super) fn create_new_private(path: &Path) -> io::Result<()> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map(drop)
 }
 
 pub(super) fn kind_of_io(error: &io::Error) -> ErrorKind {

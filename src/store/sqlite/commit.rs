@@ -116,7 +116,8 @@ fn carry_out(commit: &Commit<'_>, connection: &Connection, sql: &Sql) -> Result<
                 rows::delete(connection, sql, place.id).map_err(failed())?;
                 ended.push(place.key);
             }
-            rows::insert(connection, sql, &to, &record).map_err(failed())?;
+            let replaced = place.map(|place| place.key);
+            rows::insert(connection, sql, &to, replaced.as_ref(), &record).map_err(failed())?;
             Ok(Committed::Done { record, key: to, ended })
         }
         (Decision::Update { record, rekey: Some(rekey) }, Some(place)) => {

@@ -2,10 +2,10 @@
 
 use std::cell::Cell;
 use std::fmt::{self, Debug};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use rusqlite::hooks::Wal;
@@ -21,11 +21,15 @@ const RING_BYTES: u64 = 16 << 20;
 /// Half of the promised 64 MiB, because another process can write on while a checkpoint begins.
 const NET_BYTES: u64 = 32 << 20;
 
-/// A restart that an old reader prevented is tried again when the log has grown by this much.
-const RETRY_BYTES: u64 = 8 << 20;
+/// A restart that an old reader prevented is tried again after this time, or when the log has
+/// grown by half: it costs every writer a wait.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// Passive checkpoints go on until fewer pages than this are left for the last, exclusive pass.
 const FEW_PAGES: u32 = 256;
+
+/// Against writers who write faster than it copies, the exclusive pass comes after so many rounds.
+const MOST_ROUNDS: usize = 16;
 
 thread_local! {
     /// Pages in the log after this thread's last commit. SQLite calls the hook on the thread that
@@ -38,9 +42,16 @@ pub(super) struct Log {
     events: Events,
     bell: Mutex<Option<Box<dyn Fn() + Send + Sync>>>,
     rung: AtomicBool,
+    /// The last restart was prevented: when, and how long the log was then.
+    blocked: Mutex<Option<Blocked>>,
+    /// The operator was told so.
     held: AtomicBool,
-    /// Not before the log has this many pages is the next restart tried by a writer.
-    next_restart: AtomicU32,
+}
+
+#[derive(Clone, Copy)]
+struct Blocked {
+    at: Instant,
+    pages: u32,
 }
 
 impl Debug for Log {
@@ -62,16 +73,14 @@ struct Checkpoint {
 
 impl Log {
     pub(super) fn new(page_size: u64, events: Events) -> Self {
-        let log = Log {
+        Log {
             page_size,
             events,
             bell: Mutex::default(),
             rung: AtomicBool::new(false),
+            blocked: Mutex::default(),
             held: AtomicBool::new(false),
-            next_restart: AtomicU32::new(0),
-        };
-        log.next_restart.store(log.pages(NET_BYTES), Ordering::Relaxed);
-        log
+        }
     }
 
     /// Has SQLite report the length of the log; this replaces its own automatic checkpoints.
@@ -91,34 +100,53 @@ impl Log {
         *self.bell.lock().unwrap_or_else(PoisonError::into_inner) = Some(bell);
     }
 
-    /// After a commit, on the connection that made it.
-    pub(super) fn after_commit(&self, connection: &Connection) {
+    /// After a commit on this thread: the pages in the log, if that is a reason to do something.
+    pub(super) fn is_due(&self) -> Option<u32> {
         let pages = PAGES.take();
-        if pages >= self.pages(RING_BYTES) && !self.rung.swap(true, Ordering::Relaxed) {
+        (pages >= self.pages(RING_BYTES) && self.may_restart(pages)).then_some(pages)
+    }
+
+    /// Asks for upkeep, or does the most urgent of it on the connection that writes.
+    pub(super) fn look_after(&self, connection: &Connection, pages: u32) {
+        if !self.rung.swap(true, Ordering::Relaxed) {
             let bell = self.bell.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(ring) = &*bell {
                 ring();
             }
         }
-        if pages >= self.next_restart.load(Ordering::Relaxed) {
-            // The commit stands whatever becomes of the checkpoint.
+        if pages >= self.pages(NET_BYTES) {
+            // The commits stand whatever becomes of the checkpoint.
             let _ = self.restart(connection);
         }
     }
 
-    /// Copies the log into the database beside the writers, until little is left. Whether there
-    /// is anything worth a restart after that.
+    fn may_restart(&self, pages: u32) -> bool {
+        let blocked = self.blocked.lock().unwrap_or_else(PoisonError::into_inner);
+        blocked.is_none_or(|before| before.at.elapsed() >= RETRY || pages / 3 >= before.pages / 2)
+    }
+
+    /// Copies the log into the database beside the writers, until little is left. Whether a
+    /// restart is worth its while after that.
     pub(super) fn copy(&self, connection: &Connection) -> Result<bool> {
         self.rung.store(false, Ordering::Relaxed);
-        let mut rounds = 0;
-        loop {
-            let checkpoint = checkpoint(connection, "PASSIVE")?;
-            let Some(pages) = checkpoint.pages else { return Ok(false) };
-            rounds += 1;
-            if pages.saturating_sub(checkpoint.copied) <= FEW_PAGES || rounds == 16 {
-                return Ok(pages > FEW_PAGES);
+        let (mut pages_before, mut copied_before) = (0, 0);
+        for _ in 0..MOST_ROUNDS {
+            let Checkpoint { pages, copied, .. } = checkpoint(connection, "PASSIVE")?;
+            // There is no log, or another process is at it, or has made it start again.
+            let Some(pages) = pages.filter(|pages| *pages >= pages_before) else {
+                return Ok(false);
+            };
+            if pages.saturating_sub(copied) <= FEW_PAGES {
+                return Ok(pages > FEW_PAGES && self.may_restart(pages));
             }
+            // No way forward: an old reader needs what the log would overwrite in the database.
+            if copied <= copied_before {
+                self.note(pages, true);
+                return Ok(false);
+            }
+            (pages_before, copied_before) = (pages, copied);
         }
+        Ok(self.may_restart(pages_before))
     }
 
     /// Copies what is left while nobody writes, and waits shortly for readers of the log, so that
@@ -133,21 +161,23 @@ impl Log {
         let result = checkpoint(connection, "RESTART");
         connection.busy_timeout(Duration::ZERO).map_err(failed())?;
         let checkpoint = result?;
-        let Some(pages) = checkpoint.pages else { return Ok(()) };
-        let next = match checkpoint.blocked {
-            true => pages.saturating_add(self.pages(RETRY_BYTES)).max(self.pages(NET_BYTES)),
-            false => self.pages(NET_BYTES),
-        };
-        self.next_restart.store(next, Ordering::Relaxed);
+        if let Some(pages) = checkpoint.pages {
+            self.note(pages, checkpoint.blocked);
+        }
+        Ok(())
+    }
+
+    fn note(&self, pages: u32, blocked: bool) {
+        let before = blocked.then(|| Blocked { at: Instant::now(), pages });
+        *self.blocked.lock().unwrap_or_else(PoisonError::into_inner) = before;
         // Blocked on a short log is a busy moment; on a long one it is an old reader.
-        let held = checkpoint.blocked && pages >= self.pages(NET_BYTES);
+        let held = blocked && pages >= self.pages(RING_BYTES);
         if held != self.held.swap(held, Ordering::Relaxed) {
             self.events.raise(&match held {
                 true => Event::LogHeld { pages },
                 false => Event::LogReleased,
             });
         }
-        Ok(())
     }
 }
 
@@ -164,4 +194,27 @@ fn checkpoint(connection: &Connection, mode: &str) -> Result<Checkpoint> {
             })
         })
         .map_err(while_doing("copy the log into the database"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restart_that_was_prevented_is_not_tried_again_at_every_commit() {
+        let log = Log::new(4096, Events::default());
+        let rings = log.pages(RING_BYTES);
+        PAGES.set(rings);
+        assert_eq!(log.is_due(), Some(rings));
+        log.note(rings, true);
+        for pages in [rings, rings + 1, rings + rings / 3] {
+            PAGES.set(pages);
+            assert_eq!(log.is_due(), None, "{pages} of {rings}");
+        }
+        PAGES.set(rings * 2);
+        assert_eq!(log.is_due(), Some(rings * 2), "it has grown");
+        log.note(100, false);
+        PAGES.set(rings);
+        assert_eq!(log.is_due(), Some(rings), "the reader has gone");
+    }
 }

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
-use crate::store::sqlite::failure::while_doing;
+use crate::store::sqlite::failure::{self, while_doing};
 use crate::store::sqlite::sql::{HISTORY, Sql, TableName};
 use crate::store::sqlite::writer::patiently;
 
@@ -30,8 +30,13 @@ const MIGRATIONS: &[Migration] = &[Migration {
 }];
 
 const DOING: &str = "set up the tables";
+const READING: &str = "read the history of migrations";
 
 impl Migration {
+    fn sql_for(&self, table: &TableName) -> String {
+        self.sql.replace("{t}", table.as_str())
+    }
+
     fn checksum(&self) -> String {
         let mut hex = String::new();
         for byte in Sha256::digest(self.sql) {
@@ -53,52 +58,88 @@ pub(super) fn newest() -> u32 {
 /// one that this program may use.
 pub(super) fn version_before(connection: &Connection, table: &TableName) -> Result<u32> {
     // One snapshot for all questions: another process may be setting the tables up right now.
-    let snapshot = connection
-        .unchecked_transaction()
-        .map_err(while_doing("read the history of migrations"))?;
+    let snapshot = connection.unchecked_transaction().map_err(while_doing(READING))?;
     version(&snapshot, table)
 }
 
 /// The same within a transaction.
-fn version(connection: &Connection, table: &TableName) -> Result<u32> {
-    let failed = || while_doing("read the history of migrations");
-    let mut version = 0;
-    if exists(connection, HISTORY).map_err(failed())? {
-        version = recorded_version(connection, table)?;
+pub(super) fn version(connection: &Connection, table: &TableName) -> Result<u32> {
+    let recorded = match object(connection, HISTORY).map_err(while_doing(READING))? {
+        None => 0,
+        Some(_) => recorded_version(connection, table)?,
+    };
+    // A name says nothing about whose a table is. Ours are those that look, to the letter, as
+    // the recorded migrations make them.
+    let ours = made_by(recorded, table)?;
+    let found = objects(connection, table).map_err(while_doing(READING))?;
+    if let Some(foreign) = found.iter().find(|object| !ours.contains(object)) {
+        let why = format!("the {} {} was not made by this program", foreign.kind, foreign.name);
+        return Err(Error::with_source(ErrorKind::ForeignTable, DOING, why));
     }
-    let has_table = exists(connection, table.as_str()).map_err(failed())?;
-    match version {
-        0 => match foreign(connection, table).map_err(failed())? {
-            Some(name) => Err(Error::with_source(
-                ErrorKind::ForeignTable,
-                DOING,
-                format!("{name} is there already and was not made by this program"),
-            )),
-            None => Ok(0),
-        },
-        version if has_table => Ok(version),
-        // Somebody dropped it by hand. What is left of ours is cleared away by the set-up.
-        _ => Ok(0),
-    }
+    let has_table = found.iter().any(|object| object.name.eq_ignore_ascii_case(table.as_str()));
+    // Where somebody dropped the table by hand, the set-up clears away what is left of ours.
+    Ok(if has_table { recorded } else { 0 })
+}
+
+/// Something in the schema of a database.
+#[derive(Debug, PartialEq, Eq)]
+struct Object {
+    kind: String,
+    name: String,
+    sql: String,
+}
+
+/// What stands in the schema under `name`.
+fn object(connection: &Connection, name: &str) -> rusqlite::Result<Option<Object>> {
+    // SQLite compares such names without regard to case.
+    connection
+        .prepare_cached(
+            "SELECT type, name, coalesce(sql, '') FROM sqlite_schema
+             WHERE name = ?1 COLLATE NOCASE",
+        )?
+        .query_row([name], |row| {
+            Ok(Object { kind: row.get(0)?, name: row.get(1)?, sql: row.get(2)? })
+        })
+        .optional()
+}
+
+/// What stands there under the table's name, and under the names that we make of it.
+fn objects(connection: &Connection, table: &TableName) -> rusqlite::Result<Vec<Object>> {
+    let suffixes =
+        ["", "_meta", "_readable", "_previous", "_handle", "_user", "_external", "_deadline"];
+    let found = suffixes
+        .iter()
+        .map(|suffix| object(connection, &format!("{}{suffix}", table.as_str())).transpose());
+    found.flatten().collect()
+}
+
+/// What the migrations up to `version` make, tried out in memory.
+fn made_by(version: u32, table: &TableName) -> Result<Vec<Object>> {
+    let try_out = || {
+        let memory = Connection::open_in_memory()?;
+        for migration in MIGRATIONS.iter().filter(|migration| migration.version <= version) {
+            memory.execute_batch(&migration.sql_for(table))?;
+        }
+        objects(&memory, table)
+    };
+    try_out().map_err(while_doing("try the migrations out"))
 }
 
 fn recorded_version(connection: &Connection, table: &TableName) -> Result<u32> {
-    let foreign = |source: rusqlite::Error| {
-        Error::with_source(ErrorKind::ForeignTable, "read the history of migrations", source)
+    // A history of another shape, or with values of another kind, is not ours.
+    let foreign = |source: rusqlite::Error| match failure::kind(&source) {
+        ErrorKind::Unexpected => Error::with_source(ErrorKind::ForeignTable, READING, source),
+        _ => while_doing(READING)(source),
     };
-    let sql =
-        format!("SELECT version, checksum FROM {HISTORY} WHERE table_name = ?1 ORDER BY version");
-    let mut statement = connection.prepare(&sql).map_err(|source| {
-        match super::failure::kind(&source) {
-            // A history of another shape is not ours.
-            ErrorKind::Unexpected => foreign(source),
-            _ => while_doing("read the history of migrations")(source),
-        }
-    })?;
+    let sql = format!(
+        "SELECT version, checksum FROM {HISTORY} WHERE table_name = ?1 COLLATE NOCASE \
+         ORDER BY version"
+    );
+    let mut statement = connection.prepare(&sql).map_err(foreign)?;
     let rows = statement
         .query_map([table.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))
         .and_then(Iterator::collect::<rusqlite::Result<Vec<(u32, String)>>>)
-        .map_err(while_doing("read the history of migrations"))?;
+        .map_err(foreign)?;
     let Some((last, _)) = rows.last() else { return Ok(0) };
     if *last > newest() {
         return Err(Error::with_source(
@@ -118,26 +159,6 @@ fn recorded_version(connection: &Connection, table: &TableName) -> Result<u32> {
         }
     }
     Ok(*last)
-}
-
-fn exists(connection: &Connection, name: &str) -> rusqlite::Result<bool> {
-    // SQLite compares names of tables without regard to case.
-    let sql = "SELECT 1 FROM sqlite_schema WHERE name = ?1 COLLATE NOCASE";
-    let found = connection.query_row(sql, [name], |_| Ok(())).optional()?;
-    Ok(found.is_some())
-}
-
-/// The first thing in the file that has a name we would use.
-fn foreign(connection: &Connection, table: &TableName) -> rusqlite::Result<Option<String>> {
-    let suffixes =
-        ["", "_meta", "_readable", "_previous", "_handle", "_user", "_external", "_deadline"];
-    for suffix in suffixes {
-        let name = format!("{}{suffix}", table.as_str());
-        if exists(connection, &name)? {
-            return Ok(Some(name));
-        }
-    }
-    Ok(None)
 }
 
 /// Brings the table to the newest version; does nothing if it is there.
@@ -214,21 +235,23 @@ fn apply(connection: &Connection, table: &TableName, sql: &Sql) -> Result<u32> {
     Ok(from)
 }
 
-/// Removes our tables and their history. Within a transaction, and only when they are ours.
+/// Removes our tables and their history. Within a transaction that has asked for the
+/// [`version`], so that they are known to be ours.
 pub(super) fn remove(
     connection: &Connection,
     table: &TableName,
     sql: &Sql,
 ) -> rusqlite::Result<()> {
     connection.execute_batch(&sql.drop)?;
-    if exists(connection, HISTORY)? {
-        let forget = format!("DELETE FROM {HISTORY} WHERE table_name = ?1");
-        connection.execute(&forget, [table.as_str()])?;
-        let left: i64 =
-            connection.query_row(&format!("SELECT count(*) FROM {HISTORY}"), [], |r| r.get(0))?;
-        if left == 0 {
-            connection.execute_batch(&format!("DROP TABLE {HISTORY}"))?;
-        }
+    if object(connection, HISTORY)?.is_none() {
+        return Ok(());
+    }
+    let forget = format!("DELETE FROM {HISTORY} WHERE table_name = ?1 COLLATE NOCASE");
+    connection.execute(&forget, [table.as_str()])?;
+    let left: i64 =
+        connection.query_row(&format!("SELECT count(*) FROM {HISTORY}"), [], |r| r.get(0))?;
+    if left == 0 {
+        connection.execute_batch(&format!("DROP TABLE {HISTORY}"))?;
     }
     Ok(())
 }

@@ -15,6 +15,7 @@ mod rows;
 mod sql;
 mod writer;
 
+use std::fmt::{self, Debug};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -59,7 +60,8 @@ pub enum Journal {
     #[default]
     Wal,
     /// As the file is now, for a host that needs it so. Under a rollback journal reads wait for
-    /// commits, and commits for reads.
+    /// commits, and commits for reads: a long read, such as a backup, makes changes
+    /// [`Busy`](crate::ErrorKind::Busy).
     Keep,
 }
 
@@ -82,7 +84,6 @@ pub enum Journal {
 #[derive(Clone, Debug)]
 pub struct SqliteStore(Arc<Inner>);
 
-#[derive(Debug)]
 struct Inner {
     /// `None` for a database in memory.
     path: Option<PathBuf>,
@@ -92,6 +93,13 @@ struct Inner {
     readers: Readers,
     events: Events,
     patience: Duration,
+}
+
+impl Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { path, table, .. } = self;
+        f.debug_struct("Inner").field("path", path).field("table", table).finish_non_exhaustive()
+    }
 }
 
 impl SqliteStore {
@@ -105,12 +113,18 @@ impl SqliteStore {
     }
 
     /// Opens a new database in memory, which ends with the last clone of the store. It has one
-    /// connection: reads wait for writes.
+    /// connection: reads wait for writes, however long those take.
     ///
     /// # Errors
     /// As [`Builder::open`].
     pub fn in_memory() -> Result<Self> {
-        Builder::memory().open()
+        SqliteStore::builder_in_memory().open()
+    }
+
+    /// Starts with the default settings for a new database in memory. Readers, journal and
+    /// durability do not matter there.
+    pub fn builder_in_memory() -> Builder {
+        Builder::memory()
     }
 
     /// Starts with the default settings for the database at `path`.
@@ -139,12 +153,16 @@ impl SqliteStore {
     /// Those of every write: [`Busy`](crate::ErrorKind::Busy),
     /// [`Unavailable`](crate::ErrorKind::Unavailable), [`Full`](crate::ErrorKind::Full) and so on.
     pub fn clear(&self) -> Result<u64> {
-        if self.0.is_set_up()? {
-            // Every deadline is later than this moment, so every session counts.
-            self.0.delete_all("clear the table", Timestamp::from_millis(i64::MIN))
-        } else {
-            Ok(0)
-        }
+        const DOING: &str = "clear the table";
+        let (sql, table) = (self.0.sql.clone(), self.0.table.clone());
+        self.0.writer.write(Pace::Synced, DOING, move |connection| {
+            match migrate::version(connection, &table)? {
+                0 => Ok(0),
+                // Every deadline is later than this moment, so every session counts.
+                _ => delete_all(connection, &sql, Timestamp::from_millis(i64::MIN))
+                    .map_err(while_doing(DOING)),
+            }
+        })
     }
 
     /// Removes our tables with all sessions; where there are none, nothing happens. From then on
@@ -154,11 +172,10 @@ impl SqliteStore {
     /// # Errors
     /// As [`clear`](Self::clear).
     pub fn drop_tables(&self) -> Result<()> {
-        if !self.0.is_set_up()? {
-            return Ok(());
-        }
         let (sql, table) = (self.0.sql.clone(), self.0.table.clone());
         self.0.writer.write(Pace::Synced, "drop the tables", move |connection| {
+            // What is not ours is refused here.
+            migrate::version(connection, &table)?;
             migrate::remove(connection, &table, &sql).map_err(while_doing("drop the tables"))
         })
     }
@@ -166,7 +183,8 @@ impl SqliteStore {
     /// Copies the whole database, as it is at this moment, to a new file at `to`, while readers
     /// and writers go on. The name `to` appears only when the copy is complete.
     ///
-    /// Sessions that are revoked later live on in the copy.
+    /// Sessions that are revoked later live on in the copy. Under a kept rollback journal
+    /// ([`Journal::Keep`]) nobody can commit while it is made.
     ///
     /// # Errors
     /// [`Invalid`](crate::ErrorKind::Invalid) when `to` exists;
@@ -176,8 +194,7 @@ impl SqliteStore {
         match &self.0.path {
             Some(path) => {
                 // A connection of its own: a long copy keeps no reader from a request.
-                let source = Connection::open_with_flags(path, readers::flags())
-                    .map_err(while_doing("back the database up"))?;
+                let source = readers::connect(path).map_err(while_doing("back the database up"))?;
                 source
                     .busy_timeout(self.0.patience)
                     .map_err(while_doing("back the database up"))?;
@@ -194,31 +211,12 @@ impl SqliteStore {
     }
 }
 
-impl Inner {
-    fn is_set_up(&self) -> Result<bool> {
-        self.readers.read("look for the tables", |connection| {
-            connection
-                .prepare(&self.sql.exists)
-                .and_then(|mut statement| statement.exists([]))
-                .map_err(while_doing("look for the tables"))
-        })
-    }
-
-    /// Deletes all rows and raises the epoch; says how many of them lived at `now`.
-    fn delete_all(&self, doing: &'static str, now: Timestamp) -> Result<u64> {
-        let sql = self.sql.clone();
-        self.writer.write(Pace::Synced, doing, move |connection| {
-            let delete = || -> rusqlite::Result<i64> {
-                let count = &sql.count_live;
-                let live = connection.query_row(count, [now.as_millis()], |row| row.get(0))?;
-                connection.execute(&sql.delete_all, [])?;
-                connection.execute(&sql.raise_epoch, [])?;
-                Ok(live)
-            };
-            let live = delete().map_err(while_doing(doing))?;
-            Ok(u64::try_from(live).unwrap_or(0))
-        })
-    }
+/// Deletes all rows and raises the epoch; says how many of them lived at `now`.
+fn delete_all(connection: &Connection, sql: &Sql, now: Timestamp) -> rusqlite::Result<u64> {
+    let live: i64 = connection.query_row(&sql.count_live, [now.as_millis()], |row| row.get(0))?;
+    connection.execute(&sql.delete_all, [])?;
+    connection.execute(&sql.raise_epoch, [])?;
+    Ok(u64::try_from(live).unwrap_or(0))
 }
 
 #[deny(clippy::missing_trait_methods)]

@@ -1,6 +1,6 @@
 //! The connections that read: a pool, or the writer's own when the database is in memory.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ pub(super) const PREPARED: usize = 48;
 pub(super) enum Readers {
     Pool {
         pool: Pool<SqliteConnectionManager>,
+        path: PathBuf,
         patience: Duration,
     },
     /// A database in memory has one connection: SQLite's shared cache answers with locks that no
@@ -27,7 +28,7 @@ pub(super) enum Readers {
 }
 
 impl Readers {
-    pub(super) fn pool(path: &Path, readers: u32, patience: Duration) -> Result<Self> {
+    pub(super) fn pool(path: &Path, readers: u32, patience: Duration) -> Self {
         let manager =
             SqliteConnectionManager::file(path).with_flags(flags()).with_init(move |connection| {
                 connection.busy_timeout(patience)?;
@@ -35,10 +36,6 @@ impl Readers {
                 // Not opened read-only: after a kill the first reader has to recover the log.
                 connection.execute_batch("PRAGMA query_only = ON")
             });
-        if readers == 0 {
-            let why = "at least one reader is needed";
-            return Err(Error::with_source(ErrorKind::Invalid, "open the readers", why));
-        }
         let pool = Pool::builder()
             .max_size(readers)
             .min_idle(Some(0))
@@ -49,7 +46,7 @@ impl Readers {
             // What went wrong comes back with the error of the checkout.
             .error_handler(Box::new(NopErrorHandler))
             .build_unchecked(manager);
-        Ok(Readers::Pool { pool, patience })
+        Readers::Pool { pool, path: path.to_owned(), patience }
     }
 
     pub(super) fn read<T>(
@@ -59,10 +56,10 @@ impl Readers {
     ) -> Result<T> {
         match self {
             Readers::Shared(writer) => writer.read(work),
-            Readers::Pool { pool, patience } => match pool.try_get() {
+            Readers::Pool { pool, path, patience } => match pool.try_get() {
                 Some(connection) => work(&connection),
                 None => {
-                    let (connection, left) = check_out(pool, *patience, doing)?;
+                    let (connection, left) = check_out(pool, path, *patience, doing)?;
                     // The wait for SQLite is part of the same deadline.
                     connection.busy_timeout(left).map_err(while_doing(doing))?;
                     let result = work(&connection);
@@ -75,17 +72,27 @@ impl Readers {
 }
 
 /// How every connection is opened: an existing file, and never shared between threads at a time.
-pub(super) fn flags() -> OpenFlags {
+fn flags() -> OpenFlags {
     OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX
+}
+
+pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    Connection::open_with_flags(path, flags())
 }
 
 /// A connection and what is left of the time.
 fn check_out(
     pool: &Pool<SqliteConnectionManager>,
+    path: &Path,
     patience: Duration,
     doing: &'static str,
 ) -> Result<(PooledConnection<SqliteConnectionManager>, Duration)> {
     let began = Instant::now();
+    if pool.state().connections < pool.max_size() {
+        // The pool is about to open one more, and would try that until the time is over where it
+        // cannot succeed. The reason is known at once by trying it here.
+        connect(path).map_err(while_doing(doing))?;
+    }
     match pool.get_timeout(patience) {
         Ok(connection) => Ok((connection, patience.saturating_sub(began.elapsed()))),
         Err(error) => {

@@ -10,7 +10,7 @@ use crate::record::{Stats, Summary};
 use crate::store::sqlite::failure::while_doing;
 use crate::store::sqlite::sql::Sql;
 use crate::store::sqlite::writer::Pace;
-use crate::store::sqlite::{Inner, rows};
+use crate::store::sqlite::{Inner, delete_all, rows};
 use crate::store::{Page, Registry, Which};
 
 /// A condition to follow an `AND`, with its parameters from `?3` on.
@@ -106,7 +106,11 @@ impl Registry for Inner {
     }
 
     fn revoke_everyone(&self, now: Timestamp) -> Result<u64> {
-        self.delete_all("revoke everyone", now)
+        const DOING: &str = "revoke everyone";
+        let sql = self.sql.clone();
+        self.writer.write(Pace::Synced, DOING, move |connection| {
+            delete_all(connection, &sql, now).map_err(while_doing(DOING))
+        })
     }
 
     fn epoch(&self) -> Result<u64> {

@@ -50,7 +50,10 @@ fn query(
     if row.get::<_, i64>(12)? <= now.as_millis() {
         return Ok(Some((Loaded::Absent, None)));
     }
-    if previous && row.get::<_, i64>(2)? <= now.as_millis() {
+    let in_grace = || -> rusqlite::Result<bool> {
+        Ok(row.get::<_, Option<i64>>(2)?.is_some_and(|until| now.as_millis() < until))
+    };
+    if previous && !in_grace()? {
         return Ok(Some((Loaded::Renewed, None)));
     }
     let key = SessionKey::from_bytes(row.get(1)?);
@@ -117,25 +120,25 @@ struct Owner {
 
 /// The columns `user_key`, `external_key`, `auth_level`, from `at`; `None` if they make no sense.
 fn owner(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<Owner>> {
-    let user = row.get::<_, Option<String>>(at)?.map(UserKey::new).transpose();
-    let external_key = row.get::<_, Option<String>>(at + 1)?.map(ExternalKey::new).transpose();
+    let user = text(row, at)?.map(|user| user.map(UserKey::new).transpose());
+    let external = text(row, at + 1)?.map(|key| key.map(ExternalKey::new).transpose());
     let auth_level = u16::try_from(row.get::<_, i64>(at + 2)?);
-    Ok(match (user, external_key, auth_level) {
-        (Ok(user), Ok(external_key), Ok(auth_level)) => {
+    Ok(match (user, external, auth_level) {
+        (Some(Ok(user)), Some(Ok(external_key)), Ok(auth_level)) => {
             Some(Owner { user, external_key, auth_level })
         }
         _ => None,
     })
 }
 
-/// Nothing depends on the client's description, so one that does not decode is none.
-fn client(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<Client>> {
-    let text = row.get_ref(at)?.as_str_or_null()?;
-    Ok(text.and_then(|text| serde_json::from_str(text).ok()))
+/// A column of text; the outer `None` if it is not UTF-8, which SQLite does not check.
+fn text<'r>(row: &'r Row<'_>, at: usize) -> rusqlite::Result<Option<Option<&'r str>>> {
+    Ok(row.get_ref(at)?.as_str_or_null().ok())
 }
 
-fn client_text(client: Option<&Client>) -> Option<String> {
-    client.and_then(|client| serde_json::to_string(client).ok())
+/// Nothing depends on the client's description, so one that does not decode is none.
+fn client(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<Client>> {
+    Ok(text(row, at)?.flatten().and_then(Client::from_json))
 }
 
 /// One row of a list. An owner that makes no sense is shown as none: the row must stay visible.
@@ -170,15 +173,18 @@ fn revision_column(record: &Record) -> i64 {
     i64::try_from(record.revision).unwrap_or(i64::MAX)
 }
 
+/// A new row, which remembers the key of the one it replaces.
 pub(super) fn insert(
     connection: &Connection,
     sql: &Sql,
     key: &SessionKey,
+    replaced: Option<&SessionKey>,
     record: &Record,
 ) -> rusqlite::Result<()> {
     let mut statement = connection.prepare_cached(&sql.insert)?;
     statement.execute(params![
         key.as_bytes(),
+        replaced.map(SessionKey::as_bytes),
         record.handle.as_bytes(),
         record.user.as_ref().map(UserKey::as_str),
         record.external_key.as_ref().map(ExternalKey::as_str),
@@ -191,7 +197,7 @@ pub(super) fn insert(
         record.deadline().as_millis(),
         record.persistent,
         revision_column(record),
-        client_text(record.client.as_ref()),
+        record.client.as_ref().map(Client::to_json),
         FORMAT,
         record.data.to_json(),
     ])?;
@@ -206,7 +212,7 @@ pub(super) fn rekey(
     rekey: &Rekey,
 ) -> rusqlite::Result<()> {
     let mut statement = connection.prepare_cached(&sql.rekey)?;
-    let until = rekey.grace_until.map_or(0, Timestamp::as_millis);
+    let until = rekey.grace_until.map(Timestamp::as_millis);
     statement.execute(params![place.id, rekey.to.as_bytes(), place.key.as_bytes(), until])?;
     Ok(())
 }
@@ -231,7 +237,7 @@ pub(super) fn update_all(
         record.deadline().as_millis(),
         record.persistent,
         revision_column(record),
-        client_text(record.client.as_ref()),
+        record.client.as_ref().map(Client::to_json),
         FORMAT,
         record.data.to_json(),
     ])?;

@@ -68,7 +68,6 @@ pub(super) struct Sql {
     pub(super) delete_all: String,
     pub(super) epoch: String,
     pub(super) raise_epoch: String,
-    pub(super) exists: String,
     pub(super) drop: String,
 }
 
@@ -81,10 +80,10 @@ impl Sql {
             by_previous_key: format!("SELECT {COLUMNS} FROM {t} WHERE previous_key = ?1"),
             is_taken: format!("SELECT 1 FROM {t} WHERE key = ?1 OR previous_key = ?1"),
             insert: format!(
-                "INSERT INTO {t} (key, handle, user_key, external_key, auth_level, created, \
+                "INSERT INTO {t} (key, previous_key, handle, user_key, external_key, auth_level, created, \
                  authenticated, seen, idle, absolute, deadline, persistent, revision, client, \
                  format, data) VALUES \
-                 (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)"
+                 (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)"
             ),
             // An index is rewritten when one of its columns is named here, changed or not: so
             // the common changes name as few as they can.
@@ -124,7 +123,7 @@ impl Sql {
             ),
             revoke: format!(
                 "DELETE FROM {t} WHERE deadline > ?1 AND (?2 IS NULL OR \
-                 (key <> ?2 AND NOT (previous_key IS ?2 AND previous_until > ?1))) AND "
+                 (key <> ?2 AND NOT (previous_key IS ?2 AND coalesce(previous_until > ?1, 0)))) AND "
             ),
             count_live: format!("SELECT count(*) FROM {t} WHERE deadline > ?1"),
             count_expired: format!("SELECT count(*) FROM {t} WHERE deadline <= ?1"),
@@ -142,10 +141,6 @@ impl Sql {
             raise_epoch: format!(
                 "UPDATE {meta} SET value = CAST(CAST(value AS INTEGER) + 1 AS TEXT) \
                  WHERE name = 'epoch'"
-            ),
-            exists: format!(
-                "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = '{0}'",
-                table.0
             ),
             drop: format!(
                 "DROP VIEW IF EXISTS \"{0}_readable\"; DROP TABLE IF EXISTS \"{0}_meta\"; \

@@ -5,8 +5,10 @@
 //! therefore works on its own thread and waits for nobody. The groups are small enough that a
 //! leader is not kept long by the others.
 
+use std::any::Any;
 use std::collections::VecDeque;
 use std::fmt::{self, Debug};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -85,6 +87,7 @@ enum State<T, F> {
     Leading(F),
     Running,
     Ran(Result<T>),
+    Panicked(Box<dyn Any + Send>),
     Settled(Result<T>),
 }
 
@@ -101,8 +104,8 @@ impl<T, F> Job<T, F> {
         loop {
             match *state {
                 State::Leading(_) => return Turn::Lead,
-                State::Settled(_) => return Turn::Settled,
-                _ => {}
+                State::Settled(_) | State::Panicked(_) => return Turn::Settled,
+                State::Waiting(_) | State::Running | State::Ran(_) => {}
             }
             state = match deadline
                 .map(|deadline| deadline.saturating_duration_since(Instant::now()))
@@ -119,6 +122,8 @@ impl<T, F> Job<T, F> {
     fn answer(&self) -> Result<T> {
         match std::mem::replace(&mut *lock(&self.state), State::Running) {
             State::Settled(answer) => answer,
+            // A panic of the work is its caller's, whoever ran it.
+            State::Panicked(panic) => resume_unwind(panic),
             _ => Err(panicked(self.doing)),
         }
     }
@@ -141,9 +146,12 @@ impl<T: Send, F: FnOnce(&Connection) -> Result<T> + Send> Waiter for Job<T, F> {
     fn run(&self, connection: &Connection) -> Result<()> {
         let state = std::mem::replace(&mut *lock(&self.state), State::Running);
         let (State::Waiting(work) | State::Leading(work)) = state else { return Ok(()) };
-        let result = work(connection);
-        let failure = result.as_ref().err().cloned();
-        *lock(&self.state) = State::Ran(result);
+        let (state, failure) = match catch_unwind(AssertUnwindSafe(|| work(connection))) {
+            Ok(Ok(answer)) => (State::Ran(Ok(answer)), None),
+            Ok(Err(error)) => (State::Ran(Err(error.clone())), Some(error)),
+            Err(panic) => (State::Panicked(panic), Some(panicked(self.doing))),
+        };
+        *lock(&self.state) = state;
         failure.map_or(Ok(()), Err)
     }
 
@@ -151,6 +159,7 @@ impl<T: Send, F: FnOnce(&Connection) -> Result<T> + Send> Waiter for Job<T, F> {
         let mut state = lock(&self.state);
         *state = match (std::mem::replace(&mut *state, State::Running), failure) {
             (State::Settled(answer), _) => State::Settled(answer),
+            (State::Panicked(panic), _) => State::Panicked(panic),
             (State::Ran(Err(own)), _) => State::Settled(Err(own)),
             (State::Ran(Ok(answer)), None) => State::Settled(Ok(answer)),
             (_, Some(failure)) => State::Settled(Err(failure.clone())),
@@ -170,6 +179,18 @@ struct Leader<'w> {
     failure: Option<Error>,
 }
 
+impl Leader<'_> {
+    fn settle(&mut self) {
+        let failure = match self.failure.take() {
+            None if thread::panicking() => Some(panicked(self.doing)),
+            failure => failure,
+        };
+        for waiter in self.group.drain(..) {
+            waiter.settle(failure.as_ref());
+        }
+    }
+}
+
 impl Drop for Leader<'_> {
     fn drop(&mut self) {
         // First the next leader: it begins while this thread still wakes the others.
@@ -180,13 +201,7 @@ impl Drop for Leader<'_> {
                 None => line.led = false,
             }
         }
-        let failure = match self.failure.take() {
-            None if thread::panicking() => Some(panicked(self.doing)),
-            failure => failure,
-        };
-        for waiter in &self.group {
-            waiter.settle(failure.as_ref());
-        }
+        self.settle();
     }
 }
 
@@ -277,10 +292,15 @@ impl Writer {
         let mut desk = lock(&self.desk);
         let written = match (pace, leader.group.as_slice()) {
             // Its error is its own; nobody shares it.
-            (Pace::Alone, [own]) => own.run(&desk.connection).or(Ok(())),
+            (Pace::Alone, [own]) => desk.heal().map(|()| own.run(&desk.connection).unwrap_or(())),
             _ => self.write_group(&mut desk, &mut leader, deadline),
         };
         leader.failure = written.err();
+        if let Some(pages) = self.log.is_due() {
+            // What is committed is answered before the log is looked after.
+            leader.settle();
+            self.log.look_after(&desk.connection, pages);
+        }
         drop(desk);
     }
 
@@ -292,18 +312,17 @@ impl Writer {
     ) -> Result<()> {
         let failed = || while_doing(leader.doing);
         let synced = self.full || self.next_group(&leader.group).any(|pace| pace == Pace::Synced);
-        desk.set_synced(synced).map_err(failed())?;
+        desk.heal()?;
+        desk.set_synced(synced, deadline).map_err(failed())?;
         let connection = &desk.connection;
-        begin(connection, deadline).map_err(failed())?;
+        patiently(deadline, || execute(connection, "BEGIN IMMEDIATE")).map_err(failed())?;
         self.fill_group(&mut leader.group, synced);
         let result = run_group(connection, &leader.group, leader.doing, deadline);
         if result.is_err() && !connection.is_autocommit() {
-            // If even this fails, the next leader tries it again before it begins.
+            // If even this fails, the next leader heals it.
             let _ = connection.execute_batch("ROLLBACK");
         }
-        result?;
-        self.log.after_commit(connection);
-        Ok(())
+        result
     }
 
     /// How those who could be written together now are to be written.
@@ -343,27 +362,33 @@ fn run_group(
     doing: &'static str,
     deadline: Instant,
 ) -> Result<()> {
-    let execute = |sql| execute(connection, sql).map_err(while_doing(doing));
+    let step = |sql| execute(connection, sql).map_err(while_doing(doing));
     let together = group.len() > 1;
     for waiter in group {
         if together {
-            execute("SAVEPOINT job")?;
+            step("SAVEPOINT job")?;
         }
         if let Err(error) = waiter.run(connection) {
             if connection.is_autocommit() {
                 // SQLite has rolled everything back, the work of those before included.
                 return Err(error);
             }
-            execute(if together { "ROLLBACK TO job" } else { "ROLLBACK" })?;
+            step(if together { "ROLLBACK TO job" } else { "ROLLBACK" })?;
         }
         if together {
-            execute("RELEASE job")?;
+            step("RELEASE job")?;
         }
     }
-    match connection.is_autocommit() {
-        true => Ok(()),
-        false => commit(connection, deadline).map_err(while_doing(doing)),
+    if connection.is_autocommit() {
+        // Alone, and its work was undone: there is nothing to commit. Or it was ended by work that
+        // did not say so.
+        return match group {
+            [_] => Ok(()),
+            _ => Err(Error::new(ErrorKind::Unexpected, doing)),
+        };
     }
+    // In WAL mode nothing can hold a commit up. In a kept rollback mode readers can.
+    patiently(deadline, || execute(connection, "COMMIT")).map_err(while_doing(doing))
 }
 
 fn execute(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
@@ -371,42 +396,38 @@ fn execute(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
 }
 
 impl Desk {
-    /// Under WAL, FULL has each commit on the disk before it returns; NORMAL leaves that to the
-    /// next checkpoint or the next commit under FULL. It cannot change within a transaction.
-    fn set_synced(&mut self, synced: bool) -> rusqlite::Result<()> {
+    /// Ends a transaction that a failed roll-back has left open.
+    fn heal(&self) -> Result<()> {
+        if self.connection.is_autocommit() {
+            return Ok(());
+        }
+        self.connection.execute_batch("ROLLBACK").map_err(while_doing("undo a failed change"))
+    }
+
+    /// Under WAL, EXTRA and FULL have each commit on the disk before it returns, and NORMAL leaves
+    /// that to the next checkpoint or the next synced commit. In a kept rollback mode only EXTRA
+    /// also keeps a power cut from bringing the journal back. It cannot change within a
+    /// transaction.
+    fn set_synced(&mut self, synced: bool, deadline: Instant) -> rusqlite::Result<()> {
         if self.synced == Some(synced) {
             return Ok(());
         }
-        if !self.connection.is_autocommit() {
-            self.connection.execute_batch("ROLLBACK")?;
-        }
         // Never from the statement cache: this pragma acts when it is prepared.
-        self.connection.execute_batch(match synced {
-            true => "PRAGMA synchronous = FULL",
-            false => "PRAGMA synchronous = NORMAL",
+        patiently(deadline, || {
+            self.connection.execute_batch(match synced {
+                true => "PRAGMA synchronous = EXTRA",
+                false => "PRAGMA synchronous = NORMAL",
+            })
         })?;
         self.synced = Some(synced);
         Ok(())
     }
 }
 
-/// Begins a transaction that writes.
+/// Tries until it is not busy or the deadline has passed, at least once.
 ///
 /// SQLite's own busy handler sleeps up to 100 ms at a time: against another process that writes
-/// without a pause it can miss every gap. This one asks again within two milliseconds.
-fn begin(connection: &Connection, deadline: Instant) -> rusqlite::Result<()> {
-    if !connection.is_autocommit() {
-        connection.execute_batch("ROLLBACK")?;
-    }
-    patiently(deadline, || execute(connection, "BEGIN IMMEDIATE"))
-}
-
-/// In WAL mode nothing can hold a commit up. In a kept rollback mode readers can.
-fn commit(connection: &Connection, deadline: Instant) -> rusqlite::Result<()> {
-    patiently(deadline, || execute(connection, "COMMIT"))
-}
-
-/// Tries until it is not busy or the deadline has passed, at least once.
+/// without a pause it can miss every gap. This asks again within two milliseconds.
 pub(super) fn patiently<T>(
     deadline: Instant,
     mut attempt: impl FnMut() -> rusqlite::Result<T>,
@@ -421,5 +442,172 @@ pub(super) fn patiently<T>(
             }
             result => return result,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::event::Events;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    struct Bench {
+        writer: Arc<Writer>,
+        other: Connection,
+        folder: tempfile::TempDir,
+    }
+
+    type Work = Box<dyn FnOnce(&Connection) -> Result<i64> + Send>;
+
+    fn bench(journal: &str, patience: Duration) -> Bench {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || {
+            let connection = Connection::open(folder.path().join("a.db")).unwrap();
+            connection.busy_timeout(Duration::ZERO).unwrap();
+            connection
+        };
+        let connection = open();
+        let set_up = format!("PRAGMA journal_mode = {journal}; CREATE TABLE t (n)");
+        connection.execute_batch(&set_up).unwrap();
+        let log = Log::new(4096, Events::default());
+        let writer = Arc::new(Writer::new(connection, patience, false, log));
+        Bench { writer, other: open(), folder }
+    }
+
+    impl Bench {
+        /// Runs these as one group, in this order: another connection's lock holds the first one
+        /// up until the others have queued.
+        fn group(&self, jobs: Vec<(Pace, Work)>) -> Vec<thread::Result<Result<i64>>> {
+            self.other.execute_batch("BEGIN IMMEDIATE").unwrap();
+            let mut threads = vec![];
+            for (queued, (pace, work)) in jobs.into_iter().enumerate() {
+                let writer = self.writer.clone();
+                threads.push(thread::spawn(move || writer.write(pace, "test", work)));
+                let is_in_line = || {
+                    let line = lock(&self.writer.line);
+                    line.led && line.waiting.len() == queued
+                };
+                while !is_in_line() {
+                    thread::yield_now();
+                }
+            }
+            self.other.execute_batch("ROLLBACK").unwrap();
+            threads.into_iter().map(thread::JoinHandle::join).collect()
+        }
+
+        fn stored(&self) -> i64 {
+            self.other.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap()
+        }
+    }
+
+    fn insert() -> Work {
+        Box::new(|c| Ok(i64::try_from(c.execute("INSERT INTO t VALUES (1)", []).unwrap()).unwrap()))
+    }
+
+    fn level() -> Work {
+        Box::new(|c| Ok(c.query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap()))
+    }
+
+    #[test]
+    fn what_must_be_synced_never_runs_in_a_group_that_is_not() {
+        let bench = bench("WAL", LONG);
+        assert_eq!(bench.writer.write(Pace::Normal, "test", level()).unwrap(), 1);
+        assert_eq!(bench.writer.write(Pace::Synced, "test", level()).unwrap(), 3);
+        let jobs = vec![(Pace::Normal, level()), (Pace::Synced, level()), (Pace::Normal, level())];
+        let levels: Vec<_> = bench.group(jobs).into_iter().map(|l| l.unwrap().unwrap()).collect();
+        assert_eq!(levels[1..], [3, 3], "the third joins the second");
+    }
+
+    #[test]
+    fn nobody_is_told_yes_when_sqlite_has_rolled_the_group_back() {
+        let bench = bench("WAL", LONG);
+        let fail: Work = Box::new(|c| {
+            c.execute_batch("ROLLBACK").unwrap();
+            Err(Error::new(ErrorKind::Full, "test"))
+        });
+        let jobs = vec![(Pace::Normal, insert()), (Pace::Normal, fail), (Pace::Normal, insert())];
+        let answers = bench.group(jobs);
+        let kinds: Vec<_> =
+            answers.into_iter().map(|answer| answer.unwrap().map_err(|e| e.kind())).collect();
+        assert_eq!(kinds, [Err(ErrorKind::Full); 3]);
+        assert_eq!(bench.stored(), 0);
+        bench.writer.write(Pace::Normal, "test", insert()).unwrap();
+        assert_eq!(bench.stored(), 1);
+    }
+
+    #[test]
+    fn work_that_panics_is_undone_and_panics_its_own_caller_only() {
+        let bench = bench("WAL", LONG);
+        let panic: Work = Box::new(|c| {
+            c.execute("INSERT INTO t VALUES (1)", []).unwrap();
+            panic!("test")
+        });
+        let jobs = vec![(Pace::Normal, insert()), (Pace::Normal, panic), (Pace::Normal, insert())];
+        let answers = bench.group(jobs);
+        let panicked: Vec<_> = answers.iter().map(Result::is_err).collect();
+        assert_eq!(panicked, [false, true, false]);
+        assert_eq!(bench.stored(), 2);
+        let alone: Work = Box::new(|_| panic!("test"));
+        let writer = bench.writer.clone();
+        thread::spawn(move || writer.write(Pace::Normal, "test", alone)).join().unwrap_err();
+        bench.writer.write(Pace::Normal, "test", insert()).unwrap();
+        assert_eq!(bench.stored(), 3);
+    }
+
+    #[test]
+    fn a_commit_that_a_reader_holds_up_fails_for_all_and_leaves_nothing_behind() {
+        let bench = bench("DELETE", Duration::from_millis(100));
+        let reader = Connection::open(bench.folder.path().join("a.db")).unwrap();
+        reader.execute_batch("BEGIN").unwrap();
+        reader.query_row("SELECT count(*) FROM t", [], |_| Ok(())).unwrap();
+        for answer in bench.group(vec![(Pace::Normal, insert()), (Pace::Normal, insert())]) {
+            assert_eq!(answer.unwrap().unwrap_err().kind(), ErrorKind::Busy);
+        }
+        reader.execute_batch("COMMIT").unwrap();
+        assert_eq!(bench.stored(), 0);
+        bench.writer.write(Pace::Normal, "test", insert()).unwrap();
+        assert_eq!(bench.stored(), 1);
+    }
+
+    #[test]
+    fn a_commit_waits_for_a_reader_that_ends_in_time() {
+        let bench = bench("DELETE", LONG);
+        let reader = Connection::open(bench.folder.path().join("a.db")).unwrap();
+        reader.execute_batch("BEGIN").unwrap();
+        reader.query_row("SELECT count(*) FROM t", [], |_| Ok(())).unwrap();
+        let writer = bench.writer.clone();
+        let waiting = thread::spawn(move || writer.write(Pace::Normal, "test", insert()));
+        // Once it is at its COMMIT, nobody can begin to read.
+        while bench.other.query_row("SELECT count(*) FROM t", [], |_| Ok(())).is_ok() {
+            thread::yield_now();
+        }
+        reader.execute_batch("COMMIT").unwrap();
+        waiting.join().unwrap().unwrap();
+        assert_eq!(bench.stored(), 1);
+    }
+
+    #[test]
+    fn who_waits_behind_long_work_is_busy_when_the_time_is_over() {
+        let bench = bench("WAL", Duration::from_millis(50));
+        let (began, has_begun) = mpsc::channel();
+        let (end, ended) = mpsc::channel::<()>();
+        let writer = bench.writer.clone();
+        let long = thread::spawn(move || {
+            writer.write(Pace::Normal, "test", move |_| {
+                began.send(()).unwrap();
+                ended.recv().unwrap();
+                Ok(())
+            })
+        });
+        has_begun.recv().unwrap();
+        let error = bench.writer.write(Pace::Normal, "test", insert()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Busy);
+        end.send(()).unwrap();
+        long.join().unwrap().unwrap();
+        assert!(lock(&bench.writer.line).waiting.is_empty(), "it has left the line");
+        bench.writer.write(Pace::Normal, "test", insert()).unwrap();
     }
 }
