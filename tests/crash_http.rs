@@ -85,15 +85,17 @@ impl Promised {
         visitor.try_send(Request::post(format!("/sign-in:{user}/redirect")))?;
         self.ended.push(before);
         let id = visitor.id().to_owned();
-        if self.users % 2 == 0 {
-            self.signed_in.push((user, id));
-        } else if self.users % 3 == 0 {
-            visitor.try_send(Request::post("/renew"))?;
-            self.ended.push(id);
-            self.signed_in.push((user, visitor.id().to_owned()));
-        } else {
-            visitor.try_send(Request::post("/destroy/redirect"))?;
-            self.ended.push(id);
+        match self.users % 4 {
+            0 => self.signed_in.push((user, id)),
+            1 => {
+                visitor.try_send(Request::post("/renew"))?;
+                self.ended.push(id);
+                self.signed_in.push((user, visitor.id().to_owned()));
+            }
+            _ => {
+                visitor.try_send(Request::post("/destroy/redirect"))?;
+                self.ended.push(id);
+            }
         }
         Ok(())
     }
