@@ -10,7 +10,7 @@ mod common;
 #[path = "common/site.rs"]
 mod site;
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -22,7 +22,7 @@ use cloakroom::event::EventKind;
 use cloakroom::id::SessionId;
 use cloakroom::manager::Builder;
 use cloakroom::rusqlite::Connection;
-use cloakroom::store::{Page, Store, Which};
+use cloakroom::store::{AtLimit, Page, Store, Which};
 use cloakroom::{ErrorKind, OnLoadFailure, UserKey};
 use site::{Site, everywhere, everywhere_with, on_files};
 
@@ -601,6 +601,15 @@ fn signing_out_ends_the_sessions_of_all_cookies_presented() {
         let both = format!("{}; {}", cookie(a.id()), cookie(b.id()));
         let response = site.send(&Request::post("/destroy").cookie(both));
         assert_eq!((response.one("Set-Cookie"), site.sessions()), (Some(REMOVAL), 0));
+
+        a.post("/count");
+        let old = cookie(a.id());
+        a.post("/sign-in:ada");
+        b.post("/sign-in:bob");
+        let both = format!("{old}; {}", cookie(b.id()));
+        let response = site.send(&Request::post("/destroy").cookie(both));
+        assert_eq!(response.one("Set-Cookie"), Some(REMOVAL), "one of them was ended");
+        assert_eq!((a.get("/who").text(), b.get("/who").text()), ("ada", "none"));
     });
 }
 
@@ -612,6 +621,21 @@ fn signing_out_without_a_session_is_no_error() {
         let response = site.send(&Request::post("/destroy").cookie(cookie(&unknown_id())));
         assert_eq!((response.status, response.one("Set-Cookie")), (200, Some(REMOVAL)));
         assert_eq!(site.sessions(), 0);
+    });
+}
+
+#[test]
+fn at_the_limit_of_sessions_a_sign_in_is_refused_unless_the_request_has_ended_one_before() {
+    let configure =
+        |builder: Builder| builder.max_sessions_per_user(NonZeroU32::MIN, AtLimit::Refuse);
+    everywhere_with(configure, |site| {
+        let (mut a, mut b) = (site.browser(), site.browser());
+        a.post("/sign-in:ada");
+        let response = b.post("/count/sign-in:ada");
+        assert_eq!((response.status, response.text()), (200, "1\nRefused"));
+        assert_eq!(b.get("/who/visits").text(), "none\n1");
+        assert_eq!(a.post("/destroy/sign-in:ada").text(), "");
+        assert_eq!((a.get("/who").text(), site.stats().signed_in), ("ada", 1));
     });
 }
 
@@ -674,6 +698,8 @@ fn with_a_grace_the_old_id_finds_the_same_session_until_it_ends() {
         let late = site.send(&Request::post("/count").cookie(cookie(&old)));
         assert_eq!((late.text(), late.one("Set-Cookie")), ("2", None));
         assert_eq!(browser.get("/visits").text(), "2", "on the same row");
+        let late = site.send(&Request::post("/renew").cookie(cookie(&old)));
+        assert_eq!((late.status, late.one("Set-Cookie")), (200, None), "it rotates nothing");
         site.clock.advance(Duration::from_secs(2));
         let late = site.send(&Request::get("/visits").cookie(cookie(&old)));
         assert_eq!((late.text(), late.one("Set-Cookie")), ("0", None));
@@ -688,6 +714,9 @@ fn a_session_past_its_idle_limit_is_gone_and_its_cookie_is_removed() {
         browser.post("/sign-in:ada");
         site.clock.advance(Duration::from_secs(86_400 - 1));
         assert_eq!(browser.get("/who").text(), "ada");
+        site.app.sessions.flush().unwrap();
+        site.clock.advance(Duration::from_secs(86_400 - 1));
+        assert_eq!(browser.get("/who").text(), "ada", "reading is activity");
         let id = browser.id().to_owned();
         site.app.sessions.flush().unwrap();
         site.clock.advance(Duration::from_secs(86_400));
@@ -916,6 +945,12 @@ fn where_it_is_configured_so_a_failed_load_reads_as_empty_and_sets_and_removes_n
         for path in ["/visits/count", "/count", "/who/sign-in:bob", "/who/set:name:x"] {
             assert_plain_failure(&browser.post(path), 503);
         }
+        // Written before it was known that nothing can be: not lost in silence.
+        for path in ["/own-cookie/set:name:x/visits", "/own-cookie/renew/visits"] {
+            assert_plain_failure(&browser.post(path), 503);
+        }
+        assert_eq!(browser.post("/set:name:x/visits/ignore").status, 200);
+        assert_eq!(site.sessions(), 1);
         site.store.fail_loads(None);
         assert_eq!(browser.get("/visits/who").text(), "1\nada");
         assert_eq!(browser.id(), id);
@@ -1138,6 +1173,22 @@ fn a_writer_that_is_overtaken_by_a_revocation_stores_nothing_and_sends_no_cookie
         assert_eq!(site.sessions(), 0);
         let response = browser.get("/who");
         assert_eq!((response.text(), response.one("Set-Cookie")), ("none", Some(REMOVAL)));
+    });
+}
+
+#[test]
+fn a_sign_in_after_a_lost_change_begins_anew() {
+    everywhere(|site| {
+        let mut browser = site.browser();
+        browser.post("/sign-in:ada/count");
+        let path = "/count/gate:late/commit/sign-in:bob/count/commit";
+        let (mut slow, gate) = late(site, &browser, path);
+        browser.post("/destroy");
+        gate.open();
+        let response = slow.answer().unwrap();
+        assert_eq!(response.text(), "2\nDiscarded\n1\nKept");
+        browser.take(&response);
+        assert_eq!(browser.get("/who/visits").text(), "bob\n1");
     });
 }
 
