@@ -101,8 +101,14 @@ impl Session {
             state.renew &= outcome == Outcome::ServerError;
         }
         self.end_what_was_destroyed(state)?;
-        if state.unreadable.is_none() {
-            self.store_changes(state)?;
+        match &state.unreadable {
+            None => self.store_changes(state)?,
+            // Asked for before the read that failed: the application was not told yet.
+            Some(error) if state.renew || !state.changes.delta().is_empty() => {
+                let doing = "store the session";
+                return Err(Error::with_source(ErrorKind::Unavailable, doing, error.clone()));
+            }
+            Some(_) => {}
         }
         if let Known::Live { record, key } = &state.known {
             self.shared.touch(*key, record, self.shared.now());

@@ -1,0 +1,222 @@
+//! One application for all frameworks: the path of a request lists what its handler does.
+//!
+//! `/set:name:ada/own-cookie/status:500` sets a session value, then a cookie of its own, and
+//! answers with 500. What the steps read is the body of the answer, a line each.
+
+#![allow(dead_code, unreachable_pub, reason = "no test program uses all of it")]
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::fmt::Display;
+use std::io::{self, Read};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use cloakroom::{ErrorKind, Session, SessionManager, SignIn, UserKey, web};
+
+use crate::client::PATIENCE;
+
+/// A framework: its name, and how it serves the application.
+pub type Framework = (&'static str, fn(Arc<App>, SocketAddr) -> Server);
+
+/// Everything that is tested over HTTP is tested on all of these.
+pub const FRAMEWORKS: &[Framework] = &[("rouille", rouille)];
+
+/// A server that stops when it is dropped.
+pub struct Server {
+    pub address: SocketAddr,
+    stop: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            stop();
+        }
+    }
+}
+
+fn rouille(app: Arc<App>, address: SocketAddr) -> Server {
+    let server = rouille::Server::new(address, move |request: &rouille::Request| {
+        web::rouille::session(&app.sessions, request, |session| {
+            let reply = act(&app, &request.url(), session)?;
+            Ok(rouille::Response {
+                status_code: reply.status,
+                headers: reply.headers.into_iter().map(|(n, v)| (n.into(), v.into())).collect(),
+                data: match reply.body {
+                    Body::Text(text) => rouille::ResponseBody::from_string(text),
+                    Body::Stream(stream) => rouille::ResponseBody::from_reader(stream),
+                },
+                upgrade: None,
+            })
+        })
+    })
+    .unwrap();
+    let address = server.server_addr();
+    let stopped = Arc::new(AtomicBool::new(false));
+    let told = stopped.clone();
+    let thread = thread::spawn(move || {
+        while !told.load(Ordering::Relaxed) {
+            server.poll_timeout(Duration::from_millis(10));
+        }
+    });
+    let stop = move || {
+        stopped.store(true, Ordering::Relaxed);
+        thread.join().unwrap();
+    };
+    Server { address, stop: Some(Box::new(stop)) }
+}
+
+/// What a handler answers, in no framework's words.
+pub struct Reply {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Body,
+}
+
+pub enum Body {
+    Text(String),
+    Stream(Box<dyn Read + Send>),
+}
+
+pub struct App {
+    pub sessions: SessionManager,
+    gates: Mutex<HashMap<String, InnerSide>>,
+}
+
+impl App {
+    pub fn new(sessions: SessionManager) -> Arc<Self> {
+        Arc::new(App { sessions, gates: Mutex::default() })
+    }
+
+    /// A gate at which the step `gate:NAME`, or a body made by `stream:N:NAME`, stops once.
+    pub fn gate(&self, name: &str) -> Gate {
+        let ((at_gate, arrived), (go, opened)) = (mpsc::channel(), mpsc::channel());
+        self.gates.lock().unwrap().insert(name.to_owned(), (at_gate, opened));
+        Gate { arrived, go }
+    }
+
+    /// Stops at the gate of this name, if there is one, until it opens.
+    fn stop_at(&self, name: &str) {
+        let gate = self.gates.lock().unwrap().remove(name);
+        if let Some((at_gate, opened)) = gate {
+            // Nobody may be waiting for the arrival.
+            let _ = at_gate.send(());
+            opened.recv_timeout(PATIENCE).expect("the test opens its gates");
+        }
+    }
+}
+
+/// Where a request says that it has come, and where it waits.
+type InnerSide = (Sender<()>, Receiver<()>);
+
+#[must_use]
+pub struct Gate {
+    arrived: Receiver<()>,
+    go: Sender<()>,
+}
+
+impl Gate {
+    pub fn wait_for_arrival(&self) {
+        self.arrived.recv_timeout(PATIENCE).expect("a request comes to the gate");
+    }
+
+    pub fn open(self) {
+        // Who hung up has not stayed to be let through.
+        let _ = self.go.send(());
+    }
+}
+
+/// Carries out the steps that the path lists.
+pub fn act(
+    app: &Arc<App>,
+    path: &str,
+    session: &Session,
+) -> Result<Reply, Box<dyn Error + Send + Sync>> {
+    let (mut status, mut headers, mut lines, mut stream) = (200, vec![], vec![], None);
+    let mut header = |name: &str, value: &str| headers.push((name.to_owned(), value.to_owned()));
+    for step in path.split('/').filter(|step| !step.is_empty()) {
+        let mut words = step.split(':');
+        let mut word = || words.next().unwrap_or_default();
+        match word() {
+            "hello" => lines.push("hello".to_owned()),
+            "count" => {
+                let count = |visits: Option<u32>| visits.unwrap_or(0) + 1;
+                lines.push(session.update("visits", count)?.to_string());
+            }
+            "visits" => lines.push(session.get::<u32>("visits")?.unwrap_or(0).to_string()),
+            "set" => session.set(word(), word())?,
+            "get" => lines.push(or_none(session.get::<String>(word())?)),
+            "remove" => session.remove(word())?,
+            "keys" => lines.push(session.keys()?.join(",")),
+            "clear" => session.clear()?,
+            "who" => lines.push(or_none(session.user()?.as_ref().map(UserKey::as_str))),
+            "handle" => lines.push(or_none(session.handle()?)),
+            "sign-in" => match session.sign_in(UserKey::new(word())?)? {
+                SignIn::Done => {}
+                answer => lines.push(format!("{answer:?}")),
+            },
+            "renew" => session.renew()?,
+            "destroy" => session.destroy()?,
+            "ignore" => session.ignore()?,
+            "browser-session" => session.set_persistent(false)?,
+            "commit" => lines.push(format!("{:?}", session.commit()?)),
+            "flash" => session.flash("info", word())?,
+            "flashes" => {
+                let texts = session.flashes()?.into_iter().map(|flash| flash.text);
+                lines.push(texts.collect::<Vec<_>>().join(","));
+            }
+            "status" => status = word().parse()?,
+            "redirect" => {
+                status = 303;
+                header("Location", "/who");
+            }
+            "own-cookie" => header("Set-Cookie", "theme=dark; Path=/"),
+            "public" => header("Cache-Control", "public, max-age=60"),
+            "vary" => header("Vary", word()),
+            "stream" => stream = Some(long_body(app, word().parse()?, word())),
+            "gate" => app.stop_at(word()),
+            "fails" => return Err("the printer is on fire".into()),
+            "fails-of-ours" => {
+                let secret = "the password is swordfish";
+                return Err(cloakroom::Error::with_source(kind(word()), "try", secret).into());
+            }
+            "panics" => panic!("the password is swordfish"),
+            step => return Err(format!("there is no step {step:?}").into()),
+        }
+    }
+    let body = stream.map_or_else(|| Body::Text(lines.join("\n")), Body::Stream);
+    Ok(Reply { status, headers, body })
+}
+
+fn or_none(value: Option<impl Display>) -> String {
+    value.map_or_else(|| "none".to_owned(), |value| value.to_string())
+}
+
+fn kind(name: &str) -> ErrorKind {
+    match name {
+        "Busy" => ErrorKind::Busy,
+        "Unavailable" => ErrorKind::Unavailable,
+        "TooLarge" => ErrorKind::TooLarge,
+        _ => ErrorKind::Unexpected,
+    }
+}
+
+/// As many bytes, after half of which the gate is.
+fn long_body(app: &Arc<App>, bytes: u64, gate: &str) -> Box<dyn Read + Send> {
+    struct AtGate(Option<(Arc<App>, String)>);
+    impl Read for AtGate {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            if let Some((app, gate)) = self.0.take() {
+                app.stop_at(&gate);
+            }
+            Ok(0)
+        }
+    }
+    let half = || io::repeat(b'x').take(bytes / 2);
+    Box::new(half().chain(AtGate(Some((app.clone(), gate.to_owned())))).chain(half()))
+}
