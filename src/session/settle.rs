@@ -117,7 +117,7 @@ impl Session {
         } else if let Known::Live { record, key } = &state.known {
             let issued = state.issued.as_ref().or_else(|| self.to_be_sealed_again(key));
             if issued.is_some() {
-                self.shared.warn_if_insecure(self.insecure_host.as_deref());
+                self.shared.warn_if_insecure(self.insecure_host.as_ref());
             }
             issued.map(|id| transport.issue(id, self.max_age(record)))
         } else if self.takes_id_away(state) {
