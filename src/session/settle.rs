@@ -44,7 +44,19 @@ impl Session {
             Known::Unread | Known::None { .. } => SessionId::generate()?.key(),
         };
         let fate = Fate::SignIn { to: &to, user: &user, birth: &birth };
-        match self.commit_to(&mut state, &from, fate)? {
+        // Nothing of one user's session may reach the next user's, nor what was computed from it.
+        let apart = match &state.known {
+            Known::Live { record, .. } if record.user.as_ref().is_some_and(|had| *had != user) => {
+                Some(state.changes.apart()?)
+            }
+            _ => None,
+        };
+        let kept = apart.map(|apart| std::mem::replace(&mut state.changes, apart));
+        let answer = self.commit_to(&mut state, &from, fate);
+        if let Some(kept) = kept {
+            state.changes = kept;
+        }
+        match answer? {
             Committed::Done { record, key, .. } => {
                 let handle = record.handle;
                 self.shared.events.raise(&Event::SignedIn { handle: &handle, user: &user });
