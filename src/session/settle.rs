@@ -113,8 +113,14 @@ impl Session {
             state.renew &= outcome == Outcome::ServerError;
         }
         self.end_what_was_destroyed(state)?;
-        if state.unreadable.is_none() {
-            self.store_changes(state)?;
+        match &state.unreadable {
+            None => self.store_changes(state)?,
+            // They were made before the store failed to be read.
+            Some(error) if !state.changes.delta().is_empty() || state.renew => {
+                let doing = "store the session's changes";
+                return Err(Error::with_source(ErrorKind::Unavailable, doing, error.clone()));
+            }
+            Some(_) => {}
         }
         if let Known::Live { record, key } = &state.known {
             self.shared.touch(*key, record, self.shared.now());
