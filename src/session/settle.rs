@@ -11,7 +11,7 @@ use crate::id::{SessionId, SessionKey, UserKey};
 use crate::record::{Birth, Record, Touch};
 use crate::session::changes::Changes;
 use crate::session::{Known, NOTHING, Saved, Session, SignIn, State};
-use crate::store::{Commit, Committed, Fate};
+use crate::store::{Commit, Committed, Fate, Loaded};
 
 /// So often a commit is computed again because others were faster. In one process the second try
 /// already waits for its turn, so this many mean that other processes do nothing else.
@@ -163,7 +163,12 @@ impl Session {
     /// The id presented, if it finds this session by its current key and was sealed with an old key.
     fn to_be_sealed_again(&self, key: &SessionKey) -> Option<&SessionId> {
         let outdated = self.presented.ids.iter().flatten().filter(|(_, outdated)| *outdated);
-        outdated.map(|(id, _)| id).find(|id| id.key() == *key)
+        let id = outdated.map(|(id, _)| id).find(|id| id.key() == *key)?;
+        // Asked again: by now another response may have brought the client a newer id.
+        match self.shared.store.load(key, self.shared.now()) {
+            Ok(Loaded::Live { key: current, .. }) if current == *key => Some(id),
+            _ => None,
+        }
     }
 
     fn max_age(&self, record: &Record) -> Option<Duration> {
