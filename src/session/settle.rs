@@ -122,7 +122,9 @@ impl Session {
             }
             Some(_) => {}
         }
-        if let Known::Live { record, key } = &state.known {
+        if let Known::Live { record, key } = &state.known
+            && !state.ignored
+        {
             self.shared.touch(*key, record, self.shared.now());
         }
         Ok(self.headers(state))
