@@ -247,7 +247,11 @@ impl Session {
 
     /// Merges into, or renews, the session that `key` finds.
     fn change(&self, state: &mut State, key: &SessionKey) -> Result<Found> {
-        let id = state.renew.then(SessionId::generate).transpose()?;
+        // Through an id in its grace nothing is rotated: the client has been sent a newer one.
+        let rotates = state.renew
+            && (state.issued.iter().map(SessionId::key).chain(self.presented.keys()))
+                .any(|own| own == *key);
+        let id = rotates.then(SessionId::generate).transpose()?;
         let to = id.as_ref().map(SessionId::key);
         let grace = self.shared.settings.grace;
         let grace_until = grace.map(|grace| self.shared.now() + grace);
