@@ -91,6 +91,8 @@ pub struct Faulty<S> {
     endless: Mutex<bool>,
     /// The sessions named in touches.
     touched: AtomicU64,
+    /// The highest limit of a sweep.
+    largest_sweep: AtomicU64,
     /// Rung after each call.
     called: Condvar,
     bell: Mutex<()>,
@@ -103,6 +105,7 @@ impl<S: Store> Faulty<S> {
             verbs: Default::default(),
             endless: Mutex::new(false),
             touched: AtomicU64::new(0),
+            largest_sweep: AtomicU64::new(0),
             called: Condvar::new(),
             bell: Mutex::new(()),
         }
@@ -125,6 +128,11 @@ impl<S: Store> Faulty<S> {
     /// How many sessions were named in touches that did not fail.
     pub fn touched(&self) -> u64 {
         self.touched.load(Ordering::SeqCst)
+    }
+
+    /// The most sessions that a sweep was allowed to remove.
+    pub fn largest_sweep(&self) -> u64 {
+        self.largest_sweep.load(Ordering::SeqCst)
     }
 
     /// Returns when so many calls of this kind were begun.
@@ -195,6 +203,7 @@ impl<S: Store> Store for Faulty<S> {
     }
 
     fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<usize> {
+        self.largest_sweep.fetch_max(limit.get() as u64, Ordering::SeqCst);
         self.enter(Call::Sweep)?;
         let removed = self.inner.sweep(now, limit)?;
         Ok(if *self.endless.lock().unwrap() { limit.get() } else { removed })

@@ -42,10 +42,13 @@ fn a_store_that_fails_at_the_end_is_an_error_and_no_cookie() {
 
 #[test]
 fn the_status_of_an_error_can_be_chosen() {
-    on_both_stores(|builder| builder.error_status(|_| 507), |app| {
-        let error = cloakroom::Error::new(ErrorKind::Full, "test");
-        assert_eq!(app.sessions.failed(&error), 507);
-    });
+    on_both_stores(
+        |builder| builder.error_status(|_| 507),
+        |app| {
+            let error = cloakroom::Error::new(ErrorKind::Full, "test");
+            assert_eq!(app.sessions.failed(&error), 507);
+        },
+    );
 }
 
 #[test]
@@ -116,10 +119,16 @@ fn a_failed_load_is_an_error_and_never_a_cookie() {
             app.store.fail(Call::Load, 1, ErrorKind::Unavailable);
             let session = browser.open(&app.sessions);
             let error = read(&session).unwrap_err();
-            assert_eq!((error.kind(), app.sessions.status_of(&error)), (ErrorKind::Unavailable, 503));
+            assert_eq!(
+                (error.kind(), app.sessions.status_of(&error)),
+                (ErrorKind::Unavailable, 503)
+            );
             // A handler may swallow it.
             let headers = complete(&app.sessions, &session);
-            assert_eq!((set_cookie(&headers), headers.depends_on.as_deref()), (None, Some("Cookie")));
+            assert_eq!(
+                (set_cookie(&headers), headers.depends_on.as_deref()),
+                (None, Some("Cookie"))
+            );
         }
         assert_eq!((app.n(&browser), app.rows()), (Some(1), 1));
         assert_eq!(who(&app.sessions, &browser), None);
@@ -200,38 +209,46 @@ fn read_as_empty_does_not_drop_a_change_from_before_the_failure_in_silence() {
 
 #[test]
 fn data_that_would_be_too_large_is_refused_and_the_old_stays() {
-    on_both_stores(|builder| builder.max_bytes(1000), |app| {
-        let mut browser = app.visitor(1);
-        browser.request(&app.sessions, |session| {
-            let error = session.set("big", "x".repeat(10 << 20)).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::TooLarge);
-            session.set("n", 2).unwrap();
-        });
-        assert_eq!(app.n(&browser), Some(2));
+    on_both_stores(
+        |builder| builder.max_bytes(1000),
+        |app| {
+            let mut browser = app.visitor(1);
+            browser.request(&app.sessions, |session| {
+                let error = session.set("big", "x".repeat(10 << 20)).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::TooLarge);
+                session.set("n", 2).unwrap();
+            });
+            assert_eq!(app.n(&browser), Some(2));
 
-        // Each value is small enough, all of them are not: in an old session and in a new one.
-        for mut browser in [browser.clone(), Browser::default()] {
-            let fill = |session: &Session| {
-                (0..20).for_each(|i| session.set(&format!("k{i}"), "x".repeat(90)).unwrap());
-            };
-            let error = browser.try_request(&app.sessions, Outcome::Completed, fill).unwrap_err();
-            assert_eq!((error.kind(), app.sessions.status_of(&error)), (ErrorKind::TooLarge, 500));
-            let updates = |session: &Session| {
-                session.update("u", |_: Option<String>| "x".repeat(2000)).unwrap();
-            };
-            let error = browser.try_request(&app.sessions, Outcome::Completed, updates).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::TooLarge);
-        }
-        assert_eq!((app.n(&browser), app.rows()), (Some(2), 1));
+            // Each value is small enough, all of them are not: in an old session and in a new one.
+            for mut browser in [browser.clone(), Browser::default()] {
+                let fill = |session: &Session| {
+                    (0..20).for_each(|i| session.set(&format!("k{i}"), "x".repeat(90)).unwrap());
+                };
+                let error =
+                    browser.try_request(&app.sessions, Outcome::Completed, fill).unwrap_err();
+                assert_eq!(
+                    (error.kind(), app.sessions.status_of(&error)),
+                    (ErrorKind::TooLarge, 500)
+                );
+                let updates = |session: &Session| {
+                    session.update("u", |_: Option<String>| "x".repeat(2000)).unwrap();
+                };
+                let error =
+                    browser.try_request(&app.sessions, Outcome::Completed, updates).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::TooLarge);
+            }
+            assert_eq!((app.n(&browser), app.rows()), (Some(2), 1));
 
-        // One byte decides: {"a":"…"} has 8 besides the value.
-        let fits = |len: usize| {
-            let set = |session: &Session| session.set("a", "x".repeat(len)).unwrap();
-            Browser::default().try_request(&app.sessions, Outcome::Completed, set)
-        };
-        fits(1000 - 8).unwrap();
-        assert_eq!(fits(1000 - 7).unwrap_err().kind(), ErrorKind::TooLarge);
-    });
+            // One byte decides: {"a":"…"} has 8 besides the value.
+            let fits = |len: usize| {
+                let set = |session: &Session| session.set("a", "x".repeat(len)).unwrap();
+                Browser::default().try_request(&app.sessions, Outcome::Completed, set)
+            };
+            fits(1000 - 8).unwrap();
+            assert_eq!(fits(1000 - 7).unwrap_err().kind(), ErrorKind::TooLarge);
+        },
+    );
 }
 
 #[test]

@@ -6,7 +6,7 @@ use cloakroom::http::{Outcome, RequestHead};
 use cloakroom::{ErrorKind, Saved};
 
 use crate::common::app::{
-    App, ATTRIBUTES, Browser, complete, defaults, get, issued, on_both_stores, set_cookie, sign_in,
+    ATTRIBUTES, App, Browser, complete, defaults, get, issued, on_both_stores, set_cookie, sign_in,
     who,
 };
 use crate::common::faulty::Call;
@@ -232,15 +232,18 @@ fn an_ignored_request_leaves_everything_as_it_was() {
 
 #[test]
 fn an_ignored_request_is_no_activity() {
-    on_both_stores(|builder| builder.without_cleaner(), |app| {
-        let browser = app.visitor(1);
-        app.clock.advance(crate::common::HOUR);
-        let session = browser.open(&app.sessions);
-        assert_eq!(session.get("n").unwrap(), Some(1));
-        session.ignore().unwrap();
-        complete(&app.sessions, &session);
-        assert_eq!(app.store.calls(Call::Touch), 0);
-    });
+    on_both_stores(
+        |builder| builder.without_cleaner(),
+        |app| {
+            let browser = app.visitor(1);
+            app.clock.advance(crate::common::HOUR);
+            let session = browser.open(&app.sessions);
+            assert_eq!(session.get("n").unwrap(), Some(1));
+            session.ignore().unwrap();
+            complete(&app.sessions, &session);
+            assert_eq!(app.store.calls(Call::Touch), 0);
+        },
+    );
 }
 
 #[test]
@@ -372,14 +375,17 @@ fn a_renewal_is_done_after_a_server_error_and_not_after_a_panic() {
 
 #[test]
 fn a_manager_may_keep_the_changes_of_a_server_error_but_not_those_of_a_panic() {
-    on_both_stores(|builder| builder.keep_on_server_error(true), |app| {
-        let mut browser = app.visitor(1);
-        let set = |n| move |session: &cloakroom::Session| session.set("n", n).unwrap();
-        browser.try_request(&app.sessions, Outcome::ServerError, set(2)).unwrap();
-        assert_eq!(app.n(&browser), Some(2));
-        browser.try_request(&app.sessions, Outcome::Panicked, set(3)).unwrap();
-        assert_eq!(app.n(&browser), Some(2));
-    });
+    on_both_stores(
+        |builder| builder.keep_on_server_error(true),
+        |app| {
+            let mut browser = app.visitor(1);
+            let set = |n| move |session: &cloakroom::Session| session.set("n", n).unwrap();
+            browser.try_request(&app.sessions, Outcome::ServerError, set(2)).unwrap();
+            assert_eq!(app.n(&browser), Some(2));
+            browser.try_request(&app.sessions, Outcome::Panicked, set(3)).unwrap();
+            assert_eq!(app.n(&browser), Some(2));
+        },
+    );
 }
 
 #[test]
@@ -431,8 +437,7 @@ fn several_managers_in_one_application_keep_to_their_own_cookies() {
         let session = admin.open(RequestHead::new().cookie(&both));
         session.destroy().unwrap();
         let headers = complete(&admin, &session);
-        let removal =
-            "__Secure-admin=; Path=/admin; Max-Age=0; Secure; HttpOnly; SameSite=Lax";
+        let removal = "__Secure-admin=; Path=/admin; Max-Age=0; Secure; HttpOnly; SameSite=Lax";
         assert_eq!(set_cookie(&headers), Some(removal));
         assert_eq!((read(&app.sessions), read(&admin)), (Some(1), None));
         visitor.request(&app.sessions, |session| session.set("n", 3).unwrap());

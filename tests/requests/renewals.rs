@@ -152,25 +152,28 @@ fn an_id_in_its_grace_may_sign_out_and_sign_in() {
 #[test]
 fn a_renewal_leaves_the_absolute_deadline_and_a_sign_in_restarts_both_clocks() {
     let lifetime = Lifetime::idle(HOUR).with_absolute(HOUR * 2);
-    on_both_stores(|builder| builder.lifetime(lifetime).without_cleaner(), |app| {
-        let half = HOUR / 2;
-        let mut renewed = app.visitor(1);
-        let mut signed_in = renewed.clone();
-        signed_in.cookie = app.visitor(1).cookie;
-        for _ in 0..3 {
+    on_both_stores(
+        |builder| builder.lifetime(lifetime).without_cleaner(),
+        |app| {
+            let half = HOUR / 2;
+            let mut renewed = app.visitor(1);
+            let mut signed_in = renewed.clone();
+            signed_in.cookie = app.visitor(1).cookie;
+            for _ in 0..3 {
+                app.clock.advance(half);
+                renewed.request(&app.sessions, |session| session.renew().unwrap());
+                signed_in.request(&app.sessions, |session| sign_in(session, "ada"));
+                let at = signed_in.open(&app.sessions).authenticated_at().unwrap();
+                assert_eq!(at, Some(app.clock.now()));
+            }
+            app.clock.set(NOW + HOUR * 2 - Duration::from_millis(1));
+            assert_eq!((app.n(&renewed), app.n(&signed_in)), (Some(1), Some(1)));
+            app.clock.set(NOW + HOUR * 2);
+            assert_eq!((app.n(&renewed), app.n(&signed_in)), (None, Some(1)));
             app.clock.advance(half);
-            renewed.request(&app.sessions, |session| session.renew().unwrap());
-            signed_in.request(&app.sessions, |session| sign_in(session, "ada"));
-            let at = signed_in.open(&app.sessions).authenticated_at().unwrap();
-            assert_eq!(at, Some(app.clock.now()));
-        }
-        app.clock.set(NOW + HOUR * 2 - Duration::from_millis(1));
-        assert_eq!((app.n(&renewed), app.n(&signed_in)), (Some(1), Some(1)));
-        app.clock.set(NOW + HOUR * 2);
-        assert_eq!((app.n(&renewed), app.n(&signed_in)), (None, Some(1)));
-        app.clock.advance(half);
-        assert_eq!(app.n(&signed_in), Some(1), "idle limits are counted from the sign-in too");
-    });
+            assert_eq!(app.n(&signed_in), Some(1), "idle limits are counted from the sign-in too");
+        },
+    );
 }
 
 #[test]
@@ -202,8 +205,7 @@ fn a_sign_in_renews_binds_and_stores_the_changes_so_far() {
 #[test]
 fn a_refused_sign_in_is_an_answer_and_changes_nothing() {
     let limit = NonZeroU32::new(1).unwrap();
-    let configure =
-        move |builder: Builder| builder.max_sessions_per_user(limit, AtLimit::Refuse);
+    let configure = move |builder: Builder| builder.max_sessions_per_user(limit, AtLimit::Refuse);
     on_both_stores(configure, |app| {
         let ada = app.signed_in("ada");
         let mut browser = app.visitor(1);
@@ -253,11 +255,10 @@ fn a_failed_renewal_leaves_the_old_id_working() {
     on_both_stores(defaults, |app| {
         let mut browser = app.visitor(1);
         app.store.fail(Call::Commit, 1, ErrorKind::Busy);
-        let failed = browser.try_request(
-            &app.sessions,
-            cloakroom::http::Outcome::Completed,
-            |session| session.renew().unwrap(),
-        );
+        let failed =
+            browser.try_request(&app.sessions, cloakroom::http::Outcome::Completed, |session| {
+                session.renew().unwrap()
+            });
         assert_eq!(failed.unwrap_err().kind(), ErrorKind::Busy);
         assert_eq!(app.n(&browser), Some(1));
         app.store.fail(Call::Commit, 1, ErrorKind::Busy);
