@@ -90,7 +90,7 @@ impl Cleaner {
             touches_due: None,
             batch: BATCH,
             sweeping: None,
-            failing: false,
+            failing: Vec::new(),
             stop: stop.clone(),
         };
         let thread = thread::Builder::new()
@@ -156,8 +156,8 @@ struct Work {
     batch: NonZeroUsize,
     sweeping: Option<Sweep>,
     step: Step,
-    /// The last call of the store failed: the change is told once, not the state.
-    failing: bool,
+    /// The work that failed when it was last tried: the change is told once, not the state.
+    failing: Vec<&'static str>,
     stop: Arc<AtomicBool>,
 }
 
@@ -337,16 +337,22 @@ impl Work {
         let result = catch_unwind(AssertUnwindSafe(|| call(store)))
             .unwrap_or_else(|panic| Err(panicked(doing, &*panic)));
         match &result {
-            // At the end of the program a busy store is no news.
-            Err(error) if !self.stop.load(Ordering::Relaxed) && !self.failing => {
-                self.failing = true;
-                self.events.raise(&Event::CleanerFailed { error });
+            Err(error) => {
+                // At the end of the program a busy store is no news.
+                if self.failing.is_empty() && !self.stop.load(Ordering::Relaxed) {
+                    self.events.raise(&Event::CleanerFailed { error });
+                }
+                if !self.failing.contains(&doing) {
+                    self.failing.push(doing);
+                }
             }
-            Ok(_) if self.failing => {
-                self.failing = false;
-                self.events.raise(&Event::CleanerRecovered);
+            Ok(_) if self.failing.contains(&doing) => {
+                self.failing.retain(|failing| *failing != doing);
+                if self.failing.is_empty() {
+                    self.events.raise(&Event::CleanerRecovered);
+                }
             }
-            _ => {}
+            Ok(_) => {}
         }
         result
     }
