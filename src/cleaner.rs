@@ -163,6 +163,8 @@ struct Work {
 
 /// A sweep under way, batch by batch.
 struct Sweep {
+    /// What had ended by then is removed: a step of the clock in mid-sweep changes nothing.
+    now: Timestamp,
     removed: usize,
     next_batch: Instant,
     asked_by: Vec<Sender<Result<usize>>>,
@@ -223,7 +225,7 @@ impl Work {
             Message::Touch(key, touch, wait) => self.add_touch(key, touch, wait),
             Message::Upkeep => self.upkeep(),
             Message::Flush(answer) => drop(answer.send(self.write_touches())),
-            Message::Sweep(answer) => self.begin_sweep(Some(answer)),
+            Message::Sweep(answer) => self.begin_sweep(self.clock.now(), Some(answer)),
             Message::Stop => {}
         }
     }
@@ -236,12 +238,13 @@ impl Work {
         }
         if self.next_sweep <= now {
             self.next_sweep = now + self.sweep_every;
-            let step = self.step.look(self.clock.now(), now);
+            let time = self.clock.now();
+            let step = self.step.look(time, now);
             if step > STEP {
                 self.events.raise(&Event::ClockStepped { by: step });
             }
             if !self.step.pauses(now) {
-                self.begin_sweep(None);
+                self.begin_sweep(time, None);
             }
             self.upkeep();
         }
@@ -272,20 +275,23 @@ impl Work {
         written
     }
 
-    fn begin_sweep(&mut self, asked_by: Option<Sender<Result<usize>>>) {
+    fn begin_sweep(&mut self, now: Timestamp, asked_by: Option<Sender<Result<usize>>>) {
         let sweep = self.sweeping.get_or_insert_with(|| Sweep {
+            now,
             removed: 0,
             next_batch: Instant::now(),
             asked_by: Vec::new(),
         });
+        sweep.now = now;
         sweep.asked_by.extend(asked_by);
     }
 
     fn sweep_a_batch(&mut self) {
+        let Some(mut sweep) = self.sweeping.take() else { return };
         let began = Instant::now();
         // A session is not swept for want of a touch that is on its way.
         let touched = self.write_touches();
-        let (now, limit) = (self.clock.now(), self.batch);
+        let (now, limit) = (sweep.now, self.batch);
         let removed =
             touched.and_then(|()| self.guard("sweep ended sessions", |s| s.sweep(now, limit)));
         let took = began.elapsed();
@@ -294,7 +300,6 @@ impl Work {
         self.batch = NonZeroUsize::new(if took > BATCH_TIME { half } else { twice })
             .unwrap_or(NonZeroUsize::MIN)
             .min(BATCH);
-        let Some(mut sweep) = self.sweeping.take() else { return };
         match removed {
             Ok(removed) if removed >= limit.get() => {
                 sweep.removed += removed;
