@@ -90,7 +90,7 @@ impl Cleaner {
             touches_due: None,
             batch: BATCH,
             sweeping: None,
-            failing: false,
+            failing: Vec::new(),
             stop: stop.clone(),
         };
         let thread = thread::Builder::new()
@@ -156,13 +156,15 @@ struct Work {
     batch: NonZeroUsize,
     sweeping: Option<Sweep>,
     step: Step,
-    /// The last call of the store failed: the change is told once, not the state.
-    failing: bool,
+    /// The work that failed when it was last tried: the change is told once, not the state.
+    failing: Vec<&'static str>,
     stop: Arc<AtomicBool>,
 }
 
 /// A sweep under way, batch by batch.
 struct Sweep {
+    /// What had ended by then is removed: a step of the clock in mid-sweep changes nothing.
+    now: Timestamp,
     removed: usize,
     next_batch: Instant,
     asked_by: Vec<Sender<Result<usize>>>,
@@ -223,7 +225,7 @@ impl Work {
             Message::Touch(key, touch, wait) => self.add_touch(key, touch, wait),
             Message::Upkeep => self.upkeep(),
             Message::Flush(answer) => drop(answer.send(self.write_touches())),
-            Message::Sweep(answer) => self.begin_sweep(Some(answer)),
+            Message::Sweep(answer) => self.begin_sweep(self.clock.now(), Some(answer)),
             Message::Stop => {}
         }
     }
@@ -236,12 +238,13 @@ impl Work {
         }
         if self.next_sweep <= now {
             self.next_sweep = now + self.sweep_every;
-            let step = self.step.look(self.clock.now(), now);
+            let time = self.clock.now();
+            let step = self.step.look(time, now);
             if step > STEP {
                 self.events.raise(&Event::ClockStepped { by: step });
             }
             if !self.step.pauses(now) {
-                self.begin_sweep(None);
+                self.begin_sweep(time, None);
             }
             self.upkeep();
         }
@@ -272,20 +275,23 @@ impl Work {
         written
     }
 
-    fn begin_sweep(&mut self, asked_by: Option<Sender<Result<usize>>>) {
+    fn begin_sweep(&mut self, now: Timestamp, asked_by: Option<Sender<Result<usize>>>) {
         let sweep = self.sweeping.get_or_insert_with(|| Sweep {
+            now,
             removed: 0,
             next_batch: Instant::now(),
             asked_by: Vec::new(),
         });
+        sweep.now = now;
         sweep.asked_by.extend(asked_by);
     }
 
     fn sweep_a_batch(&mut self) {
+        let Some(mut sweep) = self.sweeping.take() else { return };
         let began = Instant::now();
         // A session is not swept for want of a touch that is on its way.
         let touched = self.write_touches();
-        let (now, limit) = (self.clock.now(), self.batch);
+        let (now, limit) = (sweep.now, self.batch);
         let removed =
             touched.and_then(|()| self.guard("sweep ended sessions", |s| s.sweep(now, limit)));
         let took = began.elapsed();
@@ -294,7 +300,6 @@ impl Work {
         self.batch = NonZeroUsize::new(if took > BATCH_TIME { half } else { twice })
             .unwrap_or(NonZeroUsize::MIN)
             .min(BATCH);
-        let Some(mut sweep) = self.sweeping.take() else { return };
         match removed {
             Ok(removed) if removed >= limit.get() => {
                 sweep.removed += removed;
@@ -337,16 +342,22 @@ impl Work {
         let result = catch_unwind(AssertUnwindSafe(|| call(store)))
             .unwrap_or_else(|panic| Err(panicked(doing, &*panic)));
         match &result {
-            // At the end of the program a busy store is no news.
-            Err(error) if !self.stop.load(Ordering::Relaxed) && !self.failing => {
-                self.failing = true;
-                self.events.raise(&Event::CleanerFailed { error });
+            Err(error) => {
+                // At the end of the program a busy store is no news.
+                if self.failing.is_empty() && !self.stop.load(Ordering::Relaxed) {
+                    self.events.raise(&Event::CleanerFailed { error });
+                }
+                if !self.failing.contains(&doing) {
+                    self.failing.push(doing);
+                }
             }
-            Ok(_) if self.failing => {
-                self.failing = false;
-                self.events.raise(&Event::CleanerRecovered);
+            Ok(_) if self.failing.contains(&doing) => {
+                self.failing.retain(|failing| *failing != doing);
+                if self.failing.is_empty() {
+                    self.events.raise(&Event::CleanerRecovered);
+                }
             }
-            _ => {}
+            Ok(_) => {}
         }
         result
     }

@@ -77,10 +77,44 @@ pub(crate) fn is_loopback(host: &str) -> bool {
         Some(v6) => v6.split(']').next().unwrap_or_default(),
         None => host.split(':').next().unwrap_or_default(),
     };
-    let name = name.trim_end_matches('.').to_ascii_lowercase();
-    name == "localhost"
-        || name.ends_with(".localhost")
+    let name = name.trim_end_matches('.');
+    let ends_with = |end: &str| {
+        let at = name.len().checked_sub(end.len());
+        let have = at.and_then(|at| name.as_bytes().get(at..));
+        have.is_some_and(|have| have.eq_ignore_ascii_case(end.as_bytes()))
+    };
+    name.eq_ignore_ascii_case("localhost")
+        || ends_with(".localhost")
         || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// The value of a `Host` header, kept without an allocation and cut where it is longer than any
+/// that a person would recognize.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HostText {
+    bytes: [u8; HostText::MAX],
+    len: usize,
+}
+
+impl HostText {
+    const MAX: usize = 128;
+
+    pub(crate) fn new(host: &str) -> Self {
+        let mut len = host.len().min(Self::MAX);
+        while !host.is_char_boundary(len) {
+            len -= 1;
+        }
+        let mut bytes = [0; Self::MAX];
+        for (to, from) in bytes.iter_mut().zip(host.bytes().take(len)) {
+            *to = from;
+        }
+        HostText { bytes, len }
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        let bytes = self.bytes.get(..self.len).unwrap_or_default();
+        std::str::from_utf8(bytes).unwrap_or_default()
+    }
 }
 
 /// How a request ended, for [`SessionManager::close`](crate::SessionManager::close).
@@ -217,6 +251,16 @@ mod tests {
         {
             assert!(!is_loopback(host), "{host}");
         }
+    }
+
+    #[test]
+    fn a_host_is_kept_as_it_is_and_a_long_one_is_cut_between_characters() {
+        for host in ["", "example.org:8000", &"a".repeat(128)] {
+            assert_eq!(HostText::new(host).as_str(), host);
+        }
+        assert_eq!(HostText::new(&"a".repeat(10_000)).as_str(), "a".repeat(128));
+        let odd = "a".to_owned() + &"é".repeat(100);
+        assert_eq!(HostText::new(&odd).as_str(), &odd[..127]);
     }
 
     #[test]

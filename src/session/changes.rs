@@ -86,6 +86,19 @@ impl Changes {
 
     /// Computes everything again, on newer data.
     pub(super) fn again(&mut self, data: &Data) -> Result<()> {
+        self.delta = self.computed_on(data)?;
+        Ok(())
+    }
+
+    /// The same changes for another session: nothing of the one seen is in them.
+    pub(super) fn apart(&self) -> Result<Self> {
+        Ok(match self.depends_on_data() {
+            true => Changes { delta: self.computed_on(&Data::default())?, steps: Vec::new() },
+            false => Changes { delta: self.delta.clone(), steps: Vec::new() },
+        })
+    }
+
+    fn computed_on(&self, data: &Data) -> Result<Delta> {
         let mut delta = Delta::new();
         for step in &self.steps {
             match step {
@@ -96,8 +109,7 @@ impl Changes {
                 }
             }
         }
-        self.delta = delta;
-        Ok(())
+        Ok(delta)
     }
 }
 

@@ -16,7 +16,7 @@ use crate::data::{Data, Value};
 use crate::delta::Change;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
-use crate::http::RequestHead;
+use crate::http::{HostText, RequestHead};
 use crate::id::{Handle, SessionId, SessionKey, UserKey};
 use crate::record::Record;
 use crate::store::Loaded;
@@ -37,7 +37,7 @@ pub struct Session {
     shared: Arc<Shared>,
     presented: Presented,
     /// The host, if a browser would drop a cookie sent to it and nobody was told yet.
-    insecure_host: Option<Box<str>>,
+    insecure_host: Option<HostText>,
     peer: Option<IpAddr>,
     state: Mutex<State>,
 }
@@ -129,7 +129,7 @@ impl Session {
         if presented.malformed {
             shared.events.raise(&Event::Malformed { peer: head.peer });
         }
-        let insecure_host = shared.insecure_host(head).map(Into::into);
+        let insecure_host = shared.insecure_host(head).map(HostText::new);
         Session { shared, presented, insecure_host, peer: head.peer, state: Mutex::default() }
     }
 

@@ -11,7 +11,7 @@ use crate::id::{SessionId, SessionKey, UserKey};
 use crate::record::{Birth, Record, Touch};
 use crate::session::changes::Changes;
 use crate::session::{Known, NOTHING, Saved, Session, SignIn, State};
-use crate::store::{Commit, Committed, Fate};
+use crate::store::{Commit, Committed, Fate, Loaded};
 
 /// So often a commit is computed again because others were faster. In one process the second try
 /// already waits for its turn, so this many mean that other processes do nothing else.
@@ -44,7 +44,19 @@ impl Session {
             Known::Unread | Known::None { .. } => SessionId::generate()?.key(),
         };
         let fate = Fate::SignIn { to: &to, user: &user, birth: &birth };
-        match self.commit_to(&mut state, &from, fate)? {
+        // Nothing of one user's session may reach the next user's, nor what was computed from it.
+        let apart = match &state.known {
+            Known::Live { record, .. } if record.user.as_ref().is_some_and(|had| *had != user) => {
+                Some(state.changes.apart()?)
+            }
+            _ => None,
+        };
+        let kept = apart.map(|apart| std::mem::replace(&mut state.changes, apart));
+        let answer = self.commit_to(&mut state, &from, fate);
+        if let Some(kept) = kept {
+            state.changes = kept;
+        }
+        match answer? {
             Committed::Done { record, key, .. } => {
                 let handle = record.handle;
                 self.shared.events.raise(&Event::SignedIn { handle: &handle, user: &user });
@@ -103,14 +115,16 @@ impl Session {
         self.end_what_was_destroyed(state)?;
         match &state.unreadable {
             None => self.store_changes(state)?,
-            // Asked for before the read that failed: the application was not told yet.
-            Some(error) if state.renew || !state.changes.delta().is_empty() => {
-                let doing = "store the session";
+            // They were made before the store failed to be read.
+            Some(error) if !state.changes.delta().is_empty() || state.renew => {
+                let doing = "store the session's changes";
                 return Err(Error::with_source(ErrorKind::Unavailable, doing, error.clone()));
             }
             Some(_) => {}
         }
-        if let Known::Live { record, key } = &state.known {
+        if let Known::Live { record, key } = &state.known
+            && !state.ignored
+        {
             self.shared.touch(*key, record, self.shared.now());
         }
         Ok(self.headers(state))
@@ -123,7 +137,7 @@ impl Session {
         } else if let Known::Live { record, key } = &state.known {
             let issued = state.issued.as_ref().or_else(|| self.to_be_sealed_again(key));
             if issued.is_some() {
-                self.shared.warn_if_insecure(self.insecure_host.as_deref());
+                self.shared.warn_if_insecure(self.insecure_host.as_ref());
             }
             issued.map(|id| transport.issue(id, self.max_age(record)))
         } else if self.takes_id_away(state) {
@@ -151,7 +165,12 @@ impl Session {
     /// The id presented, if it finds this session by its current key and was sealed with an old key.
     fn to_be_sealed_again(&self, key: &SessionKey) -> Option<&SessionId> {
         let outdated = self.presented.ids.iter().flatten().filter(|(_, outdated)| *outdated);
-        outdated.map(|(id, _)| id).find(|id| id.key() == *key)
+        let id = outdated.map(|(id, _)| id).find(|id| id.key() == *key)?;
+        // Asked again: by now another response may have brought the client a newer id.
+        match self.shared.store.load(key, self.shared.now()) {
+            Ok(Loaded::Live { key: current, .. }) if current == *key => Some(id),
+            _ => None,
+        }
     }
 
     fn max_age(&self, record: &Record) -> Option<Duration> {
@@ -228,7 +247,11 @@ impl Session {
 
     /// Merges into, or renews, the session that `key` finds.
     fn change(&self, state: &mut State, key: &SessionKey) -> Result<Found> {
-        let id = state.renew.then(SessionId::generate).transpose()?;
+        // Through an id in its grace nothing is rotated: the client has been sent a newer one.
+        let rotates = state.renew
+            && (state.issued.iter().map(SessionId::key).chain(self.presented.keys()))
+                .any(|own| own == *key);
+        let id = rotates.then(SessionId::generate).transpose()?;
         let to = id.as_ref().map(SessionId::key);
         let grace = self.shared.settings.grace;
         let grace_until = grace.map(|grace| self.shared.now() + grace);

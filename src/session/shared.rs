@@ -10,7 +10,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::cookie::CookieConfig;
 use crate::error::ErrorKind;
 use crate::event::{Event, Events};
-use crate::http::{RequestHead, is_loopback};
+use crate::http::{HostText, RequestHead, is_loopback};
 use crate::id::{SessionId, SessionKey};
 use crate::lifetime::Lifetime;
 use crate::record::{Record, Touch};
@@ -183,11 +183,11 @@ impl Shared {
     }
 
     /// Tells once a process that browsers drop the cookie that is being sent.
-    pub(crate) fn warn_if_insecure(&self, host: Option<&str>) {
+    pub(crate) fn warn_if_insecure(&self, host: Option<&HostText>) {
         if let Some(host) = host
             && !TOLD.swap(true, Ordering::Relaxed)
         {
-            self.events.raise(&Event::InsecureConnection { host });
+            self.events.raise(&Event::InsecureConnection { host: host.as_str() });
         }
     }
 }

@@ -2,6 +2,10 @@
 
 #![allow(dead_code, unreachable_pub, reason = "no test program uses all of it")]
 
+pub mod faulty;
+#[cfg(feature = "sqlite")]
+pub mod in_process;
+
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};

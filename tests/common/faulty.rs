@@ -1,0 +1,225 @@
+//! A store that counts its calls, and fails, panics or waits in those it is told to.
+
+use std::collections::VecDeque;
+use std::fmt::Debug;
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Condvar, Mutex, PoisonError};
+
+use cloakroom::clock::Timestamp;
+use cloakroom::id::SessionKey;
+use cloakroom::record::Touch;
+use cloakroom::store::{Commit, Committed, Loaded, Registry, Store, Traits, Upkeep};
+use cloakroom::{Error, ErrorKind, Result};
+
+/// The calls of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    Load,
+    Commit,
+    Touch,
+    Sweep,
+    /// The question for its upkeep.
+    Upkeep,
+}
+
+impl Call {
+    pub const ALL: [Call; 5] = [Call::Load, Call::Commit, Call::Touch, Call::Sweep, Call::Upkeep];
+}
+
+/// What a call does instead of its work, or before it.
+#[derive(Debug)]
+pub enum Fault {
+    Fail(ErrorKind),
+    Panic,
+    /// Waits until the gate is opened, then works.
+    Wait(Gate),
+}
+
+/// Where a call waits.
+#[derive(Debug)]
+pub struct Gate {
+    reached: Sender<()>,
+    opened: Receiver<()>,
+}
+
+/// Who opens a gate. Dropped it opens the gate too.
+#[derive(Debug)]
+pub struct Gatekeeper {
+    reached: Receiver<()>,
+    open: Sender<()>,
+}
+
+impl Gate {
+    pub fn new() -> (Gate, Gatekeeper) {
+        let (is_reached, reached) = channel();
+        let (open, opened) = channel();
+        (Gate { reached: is_reached, opened }, Gatekeeper { reached, open })
+    }
+
+    fn pass(self) {
+        let _ = self.reached.send(());
+        let _ = self.opened.recv();
+    }
+}
+
+impl Gatekeeper {
+    /// Returns when a call stands before the gate.
+    pub fn wait_until_reached(&self) {
+        self.reached.recv().unwrap();
+    }
+
+    pub fn open(self) {
+        let _ = self.open.send(());
+    }
+}
+
+#[derive(Debug, Default)]
+struct Verb {
+    calls: AtomicU64,
+    /// For the next calls, in this order.
+    faults: Mutex<VecDeque<Fault>>,
+}
+
+/// A store around another.
+#[derive(Debug)]
+pub struct Faulty<S> {
+    inner: S,
+    verbs: [Verb; Call::ALL.len()],
+    /// While set, every sweep says that it removed as many as it might.
+    endless: Mutex<bool>,
+    /// The sessions named in touches.
+    touched: AtomicU64,
+    /// The highest limit of a sweep.
+    largest_sweep: AtomicU64,
+    /// Rung after each call.
+    called: Condvar,
+    bell: Mutex<()>,
+}
+
+impl<S: Store> Faulty<S> {
+    pub fn new(inner: S) -> Self {
+        Faulty {
+            inner,
+            verbs: Default::default(),
+            endless: Mutex::new(false),
+            touched: AtomicU64::new(0),
+            largest_sweep: AtomicU64::new(0),
+            called: Condvar::new(),
+            bell: Mutex::new(()),
+        }
+    }
+
+    pub fn inner(&self) -> &S {
+        &self.inner
+    }
+
+    /// How many calls of this kind were begun.
+    pub fn calls(&self, call: Call) -> u64 {
+        self.verbs[call as usize].calls.load(Ordering::SeqCst)
+    }
+
+    /// How many calls of any kind were begun, but for what a manager asks when it starts.
+    pub fn all_calls(&self) -> u64 {
+        Call::ALL.iter().filter(|call| **call != Call::Upkeep).map(|call| self.calls(*call)).sum()
+    }
+
+    /// How many sessions were named in touches that did not fail.
+    pub fn touched(&self) -> u64 {
+        self.touched.load(Ordering::SeqCst)
+    }
+
+    /// The most sessions that a sweep was allowed to remove.
+    pub fn largest_sweep(&self) -> u64 {
+        self.largest_sweep.load(Ordering::SeqCst)
+    }
+
+    /// Returns when so many calls of this kind were begun.
+    pub fn wait_for(&self, call: Call, count: u64) {
+        let mut bell = self.bell.lock().unwrap_or_else(PoisonError::into_inner);
+        while self.calls(call) < count {
+            bell = self.called.wait(bell).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    pub fn sweep_endlessly(&self) {
+        *self.endless.lock().unwrap() = true;
+    }
+
+    /// The next call of this kind for which nothing is planned yet does this.
+    pub fn plan(&self, call: Call, fault: Fault) {
+        self.verbs[call as usize].faults.lock().unwrap().push_back(fault);
+    }
+
+    /// The next `count` calls of this kind fail.
+    pub fn fail(&self, call: Call, count: usize, kind: ErrorKind) {
+        (0..count).for_each(|_| self.plan(call, Fault::Fail(kind)));
+    }
+
+    /// The next call of this kind waits.
+    pub fn hold(&self, call: Call) -> Gatekeeper {
+        let (gate, keeper) = Gate::new();
+        self.plan(call, Fault::Wait(gate));
+        keeper
+    }
+
+    fn enter(&self, call: Call) -> Result<()> {
+        let verb = &self.verbs[call as usize];
+        let fault = verb.faults.lock().unwrap().pop_front();
+        {
+            let _bell = self.bell.lock().unwrap_or_else(PoisonError::into_inner);
+            verb.calls.fetch_add(1, Ordering::SeqCst);
+            self.called.notify_all();
+        }
+        match fault {
+            None => {}
+            Some(Fault::Fail(kind)) => {
+                return Err(Error::with_source(kind, "play a faulty store", "as planned"));
+            }
+            Some(Fault::Panic) => panic!("as planned"),
+            Some(Fault::Wait(gate)) => gate.pass(),
+        }
+        Ok(())
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl<S: Store> Store for Faulty<S> {
+    fn load(&self, key: &SessionKey, now: Timestamp) -> Result<Loaded> {
+        self.enter(Call::Load)?;
+        self.inner.load(key, now)
+    }
+
+    fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
+        self.enter(Call::Commit)?;
+        self.inner.commit(commit)
+    }
+
+    fn touch(&self, batch: &[(SessionKey, Touch)], now: Timestamp) -> Result<()> {
+        self.enter(Call::Touch)?;
+        self.touched.fetch_add(batch.len() as u64, Ordering::SeqCst);
+        self.inner.touch(batch, now)
+    }
+
+    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<usize> {
+        self.largest_sweep.fetch_max(limit.get() as u64, Ordering::SeqCst);
+        self.enter(Call::Sweep)?;
+        let removed = self.inner.sweep(now, limit)?;
+        Ok(if *self.endless.lock().unwrap() { limit.get() } else { removed })
+    }
+
+    fn registry(&self) -> Option<&dyn Registry> {
+        self.inner.registry()
+    }
+
+    fn upkeep(&self) -> Option<&dyn Upkeep> {
+        // It cannot fail here; a plan for it would be a mistake of the test.
+        self.enter(Call::Upkeep).unwrap();
+        self.inner.upkeep()
+    }
+
+    fn traits(&self) -> Traits {
+        self.inner.traits()
+    }
+}

@@ -1,0 +1,225 @@
+//! A small application around a manager, on each of the stores, and the browsers that visit it.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Mutex, PoisonError};
+
+use cloakroom::clock::ManualClock;
+use cloakroom::event::{Event, EventKind, Events, Sink};
+use cloakroom::http::{Outcome, RequestHead, ResponseHeaders};
+use cloakroom::id::SessionId;
+use cloakroom::manager::Builder;
+use cloakroom::record::Stats;
+use cloakroom::store::Store;
+use cloakroom::{MemoryStore, Result, Session, SessionManager, SqliteStore, UserKey};
+
+use super::faulty::Faulty;
+use super::{Folder, NOW};
+
+/// What every cookie of the default configuration ends with.
+pub const ATTRIBUTES: &str = "Secure; HttpOnly; SameSite=Lax";
+
+/// The removal of the default cookie.
+pub const REMOVAL: &str = "__Host-id=; Path=/; Max-Age=0; Secure; HttpOnly; SameSite=Lax";
+
+pub type Inner = Faulty<Box<dyn Store>>;
+
+pub struct App {
+    pub sessions: SessionManager,
+    pub store: Arc<Inner>,
+    pub clock: ManualClock,
+    pub events: Events,
+    told: Mutex<Receiver<EventKind>>,
+    pub folder: Folder,
+}
+
+/// Runs `test` with an application on each store.
+pub fn on_both_stores(configure: impl Fn(Builder) -> Builder, test: impl Fn(App)) {
+    for sqlite in [false, true] {
+        eprintln!("on {}", if sqlite { "SqliteStore" } else { "MemoryStore" });
+        test(App::new(sqlite, &configure));
+    }
+}
+
+/// No setting but the defaults.
+pub fn defaults(builder: Builder) -> Builder {
+    builder
+}
+
+#[derive(Debug)]
+struct Tell(Mutex<Sender<EventKind>>);
+
+impl Sink for Tell {
+    fn record(&self, event: &Event<'_>) {
+        // Nobody listens any more at the end of a test.
+        let _ = self.0.lock().unwrap_or_else(PoisonError::into_inner).send(event.kind());
+    }
+}
+
+impl App {
+    pub fn new(sqlite: bool, configure: impl Fn(Builder) -> Builder) -> App {
+        let folder = Folder::new();
+        let inner: Box<dyn Store> = match sqlite {
+            true => Box::new(SqliteStore::open(folder.database()).unwrap()),
+            false => Box::new(MemoryStore::new()),
+        };
+        let store = Arc::new(Faulty::new(inner));
+        let clock = ManualClock::new(NOW);
+        let (tell, told) = channel();
+        let events = Events::new(Tell(Mutex::new(tell)));
+        let builder = SessionManager::builder(store.clone()).clock(clock.clone());
+        let sessions = configure(builder.events(events.clone())).build().unwrap();
+        App { sessions, store, clock, events, told: Mutex::new(told), folder }
+    }
+
+    /// One more manager in the same application, on the same store.
+    pub fn another(&self, configure: impl Fn(Builder) -> Builder) -> SessionManager {
+        let builder = SessionManager::builder(self.store.clone()).clock(self.clock.clone());
+        configure(builder.events(self.events.clone())).build().unwrap()
+    }
+
+    /// Returns when the next event of this kind is raised, or was raised since the last wait.
+    pub fn wait_for(&self, kind: EventKind) {
+        let told = self.told.lock().unwrap();
+        while told.recv().unwrap() != kind {}
+    }
+
+    pub fn count(&self, kind: EventKind) -> u64 {
+        self.events.count(kind)
+    }
+
+    pub fn stats(&self) -> Stats {
+        use cloakroom::clock::Clock;
+        self.store.inner().registry().unwrap().stats(self.clock.now()).unwrap()
+    }
+
+    /// Live sessions.
+    pub fn live(&self) -> u64 {
+        self.stats().live
+    }
+
+    /// All sessions, also those that have ended and were not swept.
+    pub fn rows(&self) -> u64 {
+        let stats = self.stats();
+        stats.live + stats.expired
+    }
+
+    /// A browser with a session of `n`.
+    pub fn visitor(&self, n: u32) -> Browser {
+        let mut browser = Browser::default();
+        browser.request(&self.sessions, |session| session.set("n", n).unwrap());
+        assert!(browser.cookie.is_some());
+        browser
+    }
+
+    /// A browser with a session in which somebody is signed in.
+    pub fn signed_in(&self, name: &str) -> Browser {
+        let mut browser = Browser::default();
+        browser.request(&self.sessions, |session| sign_in(session, name));
+        browser
+    }
+
+    /// What a browser of this cookie sees as `n`.
+    pub fn n(&self, browser: &Browser) -> Option<u32> {
+        get(&self.sessions, browser, "n")
+    }
+}
+
+pub fn sign_in(session: &Session, name: &str) {
+    let done = session.sign_in(user(name)).unwrap();
+    assert_eq!(done, cloakroom::SignIn::Done);
+}
+
+pub fn user(name: &str) -> UserKey {
+    UserKey::new(name).unwrap()
+}
+
+/// What a request of this cookie reads, without a trace in the browser.
+pub fn get<T: serde::de::DeserializeOwned>(
+    sessions: &SessionManager,
+    browser: &Browser,
+    name: &str,
+) -> Option<T> {
+    let session = browser.open(sessions);
+    let value = session.get(name).unwrap();
+    sessions.close(&session, Outcome::Completed).unwrap();
+    value
+}
+
+pub fn who(sessions: &SessionManager, browser: &Browser) -> Option<String> {
+    let session = browser.open(sessions);
+    let user = session.user().unwrap();
+    sessions.close(&session, Outcome::Completed).unwrap();
+    user.map(|user| user.as_str().to_owned())
+}
+
+pub fn complete(sessions: &SessionManager, session: &Session) -> ResponseHeaders {
+    sessions.close(session, Outcome::Completed).unwrap()
+}
+
+pub fn set_cookie(headers: &ResponseHeaders) -> Option<&str> {
+    let values: Vec<&str> =
+        headers.iter().filter(|(name, _)| *name == "Set-Cookie").map(|(_, value)| value).collect();
+    assert!(values.len() <= 1, "more than one Set-Cookie: {values:?}");
+    values.first().copied()
+}
+
+/// The id that a response gives, and the attributes after it.
+pub fn issued(headers: &ResponseHeaders) -> (SessionId, &str) {
+    let header = set_cookie(headers).expect("a Set-Cookie");
+    let (pair, attributes) = header.split_once("; ").unwrap();
+    let (_, value) = pair.split_once('=').unwrap();
+    (SessionId::parse(value).expect("an id"), attributes)
+}
+
+/// A browser, as far as it concerns one site: it keeps one cookie.
+#[derive(Clone, Debug, Default)]
+pub struct Browser {
+    /// Name and value, as it sends them.
+    pub cookie: Option<String>,
+}
+
+impl Browser {
+    pub fn with(cookie: impl Into<String>) -> Browser {
+        Browser { cookie: Some(cookie.into()) }
+    }
+
+    pub fn open(&self, sessions: &SessionManager) -> Session {
+        sessions.open(RequestHead::from(self.cookie.as_deref()))
+    }
+
+    /// Takes what a response brings.
+    pub fn take(&mut self, headers: &ResponseHeaders) {
+        let Some(header) = set_cookie(headers) else { return };
+        let pair = header.split(';').next().unwrap();
+        self.cookie = (!header.contains("Max-Age=0")).then(|| pair.to_owned());
+    }
+
+    /// A whole request, and what it adds to the response.
+    pub fn try_request(
+        &mut self,
+        sessions: &SessionManager,
+        outcome: Outcome,
+        handler: impl FnOnce(&Session),
+    ) -> Result<ResponseHeaders> {
+        let session = self.open(sessions);
+        handler(&session);
+        let headers = sessions.close(&session, outcome)?;
+        self.take(&headers);
+        Ok(headers)
+    }
+
+    /// A whole request that goes well.
+    pub fn request(
+        &mut self,
+        sessions: &SessionManager,
+        handler: impl FnOnce(&Session),
+    ) -> ResponseHeaders {
+        self.try_request(sessions, Outcome::Completed, handler).unwrap()
+    }
+
+    pub fn id(&self) -> SessionId {
+        let (_, value) = self.cookie.as_deref().unwrap().split_once('=').unwrap();
+        SessionId::parse(value).unwrap()
+    }
+}

@@ -1,0 +1,19 @@
+//! Requests from `open` to `close`, on each store: what is stored, and which headers come back.
+
+mod common;
+
+#[path = "requests/cookies.rs"]
+mod cookies;
+#[path = "requests/endings.rs"]
+mod endings;
+#[path = "requests/failures.rs"]
+mod failures;
+#[path = "requests/flashes.rs"]
+mod flashes;
+#[cfg(feature = "cookie-keys")]
+#[path = "requests/keys.rs"]
+mod keys;
+#[path = "requests/lifecycle.rs"]
+mod lifecycle;
+#[path = "requests/renewals.rs"]
+mod renewals;

@@ -1,0 +1,372 @@
+//! A session that has ended stays ended, and late answers harm nobody.
+
+use cloakroom::event::EventKind;
+use cloakroom::id::Handle;
+use cloakroom::store::Which;
+use cloakroom::{Saved, Session};
+
+use crate::common::in_process::{
+    App, Browser, REMOVAL, complete, defaults, get, issued, on_both_stores, set_cookie, sign_in,
+    who,
+};
+
+#[test]
+fn a_destroyed_session_is_gone_and_its_cookie_removed() {
+    on_both_stores(defaults, |app| {
+        for read_before in [false, true] {
+            let mut browser = app.visitor(1);
+            let recorded = browser.clone();
+            let headers = browser.request(&app.sessions, |session| {
+                if read_before {
+                    assert_eq!(session.get("n").unwrap(), Some(1));
+                }
+                session.set("m", 2).unwrap();
+                session.destroy().unwrap();
+                assert_eq!(session.get::<u32>("n").unwrap(), None);
+                assert_eq!(session.get::<u32>("m").unwrap(), None);
+                assert!(session.keys().unwrap().is_empty());
+                assert_eq!((session.user().unwrap(), session.handle().unwrap()), (None, None));
+            });
+            assert_eq!(set_cookie(&headers), Some(REMOVAL));
+            let guard = ("Cache-Control", "no-cache=\"Set-Cookie\"");
+            assert!(headers.iter().any(|header| header == guard));
+            assert_eq!((browser.cookie, app.n(&recorded), app.rows()), (None, None, 0));
+        }
+        assert_eq!(app.count(EventKind::Destroyed), 2);
+        assert_eq!(app.count(EventKind::Discarded), 0);
+    });
+}
+
+#[test]
+fn a_destroy_without_a_session_sends_nothing() {
+    on_both_stores(defaults, |app| {
+        let headers = Browser::default().request(&app.sessions, |s| s.destroy().unwrap());
+        assert_eq!((set_cookie(&headers), app.store.all_calls()), (None, 0));
+    });
+}
+
+#[test]
+fn a_destroy_ends_every_session_that_the_request_presented() {
+    on_both_stores(defaults, |app| {
+        let cookies: Vec<String> = (0..3).map(|n| app.visitor(n).cookie.unwrap()).collect();
+        let headers = Browser::with(cookies.join("; "))
+            .request(&app.sessions, |session| session.destroy().unwrap());
+        assert_eq!((set_cookie(&headers), app.rows()), (Some(REMOVAL), 0));
+    });
+}
+
+#[test]
+fn a_cookie_recorded_before_a_sign_out_is_signed_in_nowhere_after_it() {
+    on_both_stores(defaults, |app| {
+        let mut browser = app.signed_in("ada");
+        let recorded = browser.clone();
+        browser.request(&app.sessions, |session| session.destroy().unwrap());
+        assert_eq!(who(&app.sessions, &recorded), None);
+        let headers = recorded.clone().request(&app.sessions, |s| s.set("n", 1).unwrap());
+        assert_ne!(issued(&headers).0, recorded.id());
+        assert_eq!(who(&app.sessions, &recorded), None);
+        assert_eq!(get::<u32>(&app.sessions, &recorded, "n"), None);
+    });
+}
+
+#[test]
+fn a_flash_after_a_sign_out_is_read_in_a_new_session_in_which_nobody_is_signed_in() {
+    on_both_stores(defaults, |app| {
+        let mut browser = app.signed_in("ada");
+        let old = browser.clone();
+        let headers = browser.request(&app.sessions, |session| {
+            session.destroy().unwrap();
+            session.flash("info", "See you soon").unwrap();
+        });
+        assert_ne!(issued(&headers).0, old.id());
+        assert_eq!((who(&app.sessions, &old), app.rows()), (None, 1));
+        browser.request(&app.sessions, |session| {
+            assert_eq!(session.user().unwrap(), None);
+            let flashes = session.flashes().unwrap();
+            assert_eq!(flashes[0].text, "See you soon");
+            assert_eq!(flashes.len(), 1);
+        });
+    });
+}
+
+#[test]
+fn a_destroy_and_a_commit_before_the_flash_come_to_the_same() {
+    on_both_stores(defaults, |app| {
+        let mut browser = app.signed_in("ada");
+        let headers = browser.request(&app.sessions, |session| {
+            session.destroy().unwrap();
+            assert_eq!(session.commit().unwrap(), Saved::Kept);
+            assert_eq!(app.rows(), 0);
+            session.flash("info", "bye").unwrap();
+        });
+        issued(&headers);
+        assert_eq!((who(&app.sessions, &browser), app.rows()), (None, 1));
+    });
+}
+
+#[test]
+fn a_sign_in_after_a_destroy_in_one_request_begins_anew() {
+    on_both_stores(defaults, |app| {
+        let mut browser = app.signed_in("ada");
+        let old = browser.clone();
+        browser.request(&app.sessions, |session| session.set("n", 1).unwrap());
+        browser.request(&app.sessions, |session| {
+            session.destroy().unwrap();
+            sign_in(session, "ben");
+        });
+        assert_eq!(who(&app.sessions, &browser).as_deref(), Some("ben"));
+        assert_eq!((app.n(&browser), app.n(&old), app.rows()), (None, None, 1));
+    });
+}
+
+#[test]
+fn a_destroy_after_a_sign_in_in_one_request_ends_that_too() {
+    on_both_stores(defaults, |app| {
+        for mut browser in [app.visitor(1), Browser::default()] {
+            let had_cookie = browser.cookie.is_some();
+            let headers = browser.request(&app.sessions, |session| {
+                sign_in(session, "ada");
+                session.destroy().unwrap();
+            });
+            assert_eq!(set_cookie(&headers), had_cookie.then_some(REMOVAL));
+            assert_eq!(app.rows(), 0);
+        }
+    });
+}
+
+#[test]
+fn signing_in_as_another_user_leaks_nothing_of_the_first() {
+    on_both_stores(defaults, |app| {
+        let mut browser = app.signed_in("ada");
+        let ada = browser.clone();
+        browser.request(&app.sessions, |session| {
+            session.set("secret", "of Ada").unwrap();
+            session.flash("info", "Ada has mail").unwrap();
+            session.set("n", 41).unwrap();
+        });
+        let handle = |browser: &Browser| -> Handle {
+            browser.open(&app.sessions).handle().unwrap().unwrap()
+        };
+        let first = handle(&ada);
+        browser.request(&app.sessions, |session| {
+            session.flash("info", "Welcome, Ben").unwrap();
+            session.update("n", |n: Option<u32>| n.unwrap_or(0) + 1).unwrap();
+            session.set("own", 5).unwrap();
+            sign_in(session, "ben");
+        });
+        assert_eq!(who(&app.sessions, &browser).as_deref(), Some("ben"));
+        assert_ne!(handle(&browser), first);
+        browser.request(&app.sessions, |session| {
+            assert_eq!(session.get::<String>("secret").unwrap(), None);
+            assert_eq!(session.get::<u32>("own").unwrap(), Some(5), "of this request itself");
+            assert_eq!(session.get::<u32>("n").unwrap(), Some(1), "computed without Ada's");
+            let texts: Vec<String> =
+                session.flashes().unwrap().into_iter().map(|flash| flash.text).collect();
+            assert_eq!(texts, ["Welcome, Ben"]);
+        });
+        assert_eq!((who(&app.sessions, &ada), app.rows()), (None, 1));
+    });
+}
+
+#[test]
+fn a_session_that_another_user_signs_in_to_meanwhile_leaks_nothing_either() {
+    on_both_stores(defaults, |app| {
+        // Anonymous, as this request sees it, and Ada's under another id by the time it signs in.
+        let mut browser = app.visitor(41);
+        let session = browser.open(&app.sessions);
+        session.update("n", |n: Option<u32>| n.unwrap_or(0) + 1).unwrap();
+        browser.request(&app.sessions, |session| sign_in(session, "ada"));
+        sign_in(&session, "ben");
+        let mut late = Browser::default();
+        late.take(&complete(&app.sessions, &session));
+        assert_eq!(who(&app.sessions, &late).as_deref(), Some("ben"));
+        assert_eq!(who(&app.sessions, &browser).as_deref(), Some("ada"));
+        assert_eq!(app.n(&browser), Some(41));
+    });
+}
+
+/// Opens a request with the browser's cookie that has read its session.
+fn in_flight(app: &App, browser: &Browser) -> Session {
+    let session = browser.open(&app.sessions);
+    assert_eq!(session.get("n").unwrap(), Some(1));
+    session
+}
+
+#[test]
+fn a_writer_under_way_learns_that_its_session_was_ended_and_stores_nothing() {
+    on_both_stores(defaults, |app| {
+        let writes: [fn(&Session); 4] = [
+            |session| session.set("n", 2).unwrap(),
+            |session| session.update("n", |n: Option<u32>| n.unwrap() + 1).map(drop).unwrap(),
+            |session| session.renew().unwrap(),
+            |session| session.flash("info", "late").unwrap(),
+        ];
+        for (index, write) in writes.into_iter().enumerate() {
+            let mut browser = app.visitor(1);
+            let session = in_flight(&app, &browser);
+            write(&session);
+            browser.request(&app.sessions, |session| session.destroy().unwrap());
+            let headers = complete(&app.sessions, &session);
+            assert!(headers.discarded);
+            assert_eq!((set_cookie(&headers), app.rows()), (None, 0));
+            assert_eq!(app.count(EventKind::Discarded), index as u64 + 1);
+        }
+    });
+}
+
+#[test]
+fn a_commit_under_way_learns_it_too_and_later_writes_begin_nothing() {
+    on_both_stores(defaults, |app| {
+        let mut browser = app.visitor(1);
+        let session = in_flight(&app, &browser);
+        browser.request(&app.sessions, |session| session.destroy().unwrap());
+        session.set("n", 2).unwrap();
+        assert_eq!(session.commit().unwrap(), Saved::Discarded);
+        session.set("n", 3).unwrap();
+        assert_eq!(session.commit().unwrap(), Saved::Discarded);
+        session.flash("info", "late").unwrap();
+        let headers = complete(&app.sessions, &session);
+        assert!(headers.discarded);
+        assert_eq!((set_cookie(&headers), app.rows()), (None, 0));
+    });
+}
+
+#[test]
+fn a_writer_under_way_does_not_bring_back_a_session_revoked_swept_or_run_out() {
+    on_both_stores(defaults, |app| {
+        let ends: [fn(&App); 3] = [
+            |app| {
+                let registry = app.store.inner().registry().unwrap();
+                let all = registry.revoke(&Which::All, None, crate::common::NOW).unwrap();
+                assert_eq!(all.len(), 1);
+            },
+            |app| app.clock.advance(crate::common::HOUR * 24),
+            |app| {
+                app.clock.advance(crate::common::HOUR * 24);
+                assert!(app.sessions.sweep_now().unwrap() > 0);
+            },
+        ];
+        for end in ends {
+            let browser = app.visitor(1);
+            let session = in_flight(&app, &browser);
+            session.set("n", 2).unwrap();
+            end(&app);
+            let headers = complete(&app.sessions, &session);
+            assert!(headers.discarded);
+            assert_eq!((set_cookie(&headers), app.live()), (None, 0));
+            assert_eq!(app.n(&browser), None);
+        }
+    });
+}
+
+#[test]
+fn a_reader_under_way_does_not_bring_back_a_session_by_its_activity() {
+    on_both_stores(defaults, |app| {
+        let mut browser = app.visitor(1);
+        app.clock.advance(crate::common::HOUR);
+        let session = in_flight(&app, &browser);
+        browser.request(&app.sessions, |session| session.destroy().unwrap());
+        let headers = complete(&app.sessions, &session);
+        assert_eq!((set_cookie(&headers), headers.discarded), (None, false));
+        app.sessions.flush().unwrap();
+        assert_eq!(app.rows(), 0);
+    });
+}
+
+#[test]
+fn a_write_that_never_saw_the_ended_session_begins_one_with_nothing_of_it() {
+    on_both_stores(defaults, |app| {
+        let mut browser = app.signed_in("ada");
+        browser.request(&app.sessions, |session| session.set("n", 1).unwrap());
+        let session = browser.open(&app.sessions);
+        session.set("m", 2).unwrap();
+        let old = browser.clone();
+        browser.request(&app.sessions, |session| session.destroy().unwrap());
+        let mut late = old.clone();
+        late.take(&complete(&app.sessions, &session));
+        assert_ne!(late.id(), old.id());
+        assert_eq!((who(&app.sessions, &late), app.n(&late)), (None, None));
+        assert_eq!(get(&app.sessions, &late, "m"), Some(2));
+        assert_eq!(app.rows(), 1);
+    });
+}
+
+/// What requests under way with the old id may have done by the time it is replaced.
+const LATE: [fn(&Session); 8] = [
+    |_| {},
+    |session| assert!(!session.contains("x").unwrap()),
+    |session| session.set("n", 2).unwrap(),
+    |session| session.update("n", |n: Option<u32>| n.unwrap_or(0) + 1).map(drop).unwrap(),
+    |session| session.remove("n").unwrap(),
+    |session| session.renew().unwrap(),
+    |session| session.destroy().unwrap(),
+    |session| {
+        session.destroy().unwrap();
+        session.flash("info", "bye").unwrap();
+    },
+];
+
+#[test]
+fn late_answers_for_an_id_that_a_parallel_request_replaced_carry_no_cookie() {
+    let replacements: [fn(&Session); 2] =
+        [|session| sign_in(session, "ada"), |session| session.renew().unwrap()];
+    on_both_stores(defaults, |app| {
+        for replace in replacements {
+            for (index, late) in LATE.into_iter().enumerate() {
+                for read_before in [true, false] {
+                    for act_before in [true, false] {
+                        let mut browser = app.visitor(1);
+                        let session = browser.open(&app.sessions);
+                        if read_before {
+                            assert_eq!(session.get("n").unwrap(), Some(1));
+                        }
+                        if act_before {
+                            late(&session);
+                        }
+                        let rows = app.rows();
+                        browser.request(&app.sessions, replace);
+                        if !act_before {
+                            late(&session);
+                        }
+                        let headers = complete(&app.sessions, &session);
+                        let case = format!("{index} {read_before} {act_before}");
+                        assert_eq!(set_cookie(&headers), None, "{case}");
+                        assert_eq!(app.rows(), rows, "{case}");
+                        assert_eq!(app.n(&browser), Some(1), "the new id lives on: {case}");
+                        // Whoever had something to store learns that it was not.
+                        let stores = !matches!(index, 0 | 1 | 5 | 6);
+                        assert!(headers.discarded || !stores, "{case}");
+                    }
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_destroy_through_an_id_that_was_renewed_ends_nothing_and_removes_no_cookie() {
+    on_both_stores(defaults, |app| {
+        let mut browser = app.visitor(1);
+        let old = browser.clone();
+        browser.request(&app.sessions, |session| session.renew().unwrap());
+        let headers = old.clone().request(&app.sessions, |session| session.destroy().unwrap());
+        assert_eq!(set_cookie(&headers), None);
+        assert_eq!(app.n(&browser), Some(1));
+    });
+}
+
+#[test]
+fn a_dead_id_beside_a_renewed_one_removes_no_cookie_either() {
+    on_both_stores(defaults, |app| {
+        let mut browser = app.visitor(1);
+        let old = browser.cookie.clone().unwrap();
+        browser.request(&app.sessions, |session| session.renew().unwrap());
+        let dead = format!("__Host-id={}", cloakroom::id::SessionId::generate().unwrap().reveal());
+        for both in [format!("{dead}; {old}"), format!("{old}; {dead}; __Host-id=garbage")] {
+            let headers = Browser::with(both).request(&app.sessions, |session| {
+                assert_eq!(session.get::<u32>("n").unwrap(), None);
+            });
+            assert_eq!(set_cookie(&headers), None);
+        }
+    });
+}

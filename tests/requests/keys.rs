@@ -1,0 +1,111 @@
+//! Signed and encrypted cookies, with keys that change.
+
+use cloakroom::cookie::{CookieConfig, CookieKeys};
+use cloakroom::event::EventKind;
+use cloakroom::id::SessionId;
+
+use crate::common::faulty::Call;
+use crate::common::in_process::{Browser, defaults, get, on_both_stores, set_cookie, sign_in};
+
+fn config(encrypted: bool, secrets: &[u8]) -> CookieConfig {
+    let keys = CookieKeys::new(secrets.iter().map(|byte| [*byte; 64])).unwrap();
+    match encrypted {
+        true => CookieConfig::new().encrypted(keys),
+        false => CookieConfig::new().signed(keys),
+    }
+}
+
+#[test]
+fn keys_rotate_old_ones_are_accepted_and_replaced_and_removed_ones_are_not() {
+    for encrypted in [false, true] {
+        on_both_stores(defaults, |app| {
+            let manager =
+                |secrets: &[u8]| app.another(|builder| builder.cookie(config(encrypted, secrets)));
+            let (old, both, new) = (manager(&[1]), manager(&[2, 1]), manager(&[2]));
+            let mut browser = Browser::default();
+            browser.request(&old, |session| session.set("n", 1).unwrap());
+            let issued_by_old = browser.clone();
+
+            // A request that does not look at its session sends nothing.
+            assert_eq!(set_cookie(&browser.request(&both, |_| {})), None);
+            let headers = browser.request(&both, |s| assert_eq!(s.get("n").unwrap(), Some(1)));
+            let sealed_again = set_cookie(&headers).expect("it is sent again").to_owned();
+            assert!(
+                sealed_again.ends_with("; Path=/; Max-Age=2592000; Secure; HttpOnly; SameSite=Lax")
+            );
+            assert_ne!(browser.cookie, issued_by_old.cookie);
+            let headers = browser.request(&both, |s| assert_eq!(s.get("n").unwrap(), Some(1)));
+            assert_eq!(set_cookie(&headers), None, "once");
+            assert_eq!(get(&new, &browser, "n"), Some(1), "the same id under the new key");
+
+            let loads = app.store.calls(Call::Load);
+            assert_eq!(get::<u32>(&new, &issued_by_old, "n"), None);
+            assert_eq!(app.store.calls(Call::Load), loads, "it reaches no store");
+            assert_eq!((app.count(EventKind::Malformed), app.rows()), (1, 1));
+        });
+    }
+}
+
+#[test]
+fn a_blind_write_with_an_old_key_is_sealed_again_and_a_renewed_id_is_not() {
+    on_both_stores(defaults, |app| {
+        let old = app.another(|builder| builder.cookie(config(false, &[1])));
+        let both = app.another(|builder| builder.cookie(config(false, &[2, 1])));
+        let mut browser = Browser::default();
+        browser.request(&old, |session| session.set("n", 1).unwrap());
+        let stale = browser.clone();
+        let headers = browser.request(&both, |session| session.set("n", 2).unwrap());
+        assert!(set_cookie(&headers).is_some());
+
+        let late = stale.open(&both);
+        assert_eq!(late.get("n").unwrap(), Some(2));
+        browser.request(&both, |session| sign_in(session, "ada"));
+        late.set("n", 3).unwrap();
+        let headers = both.close(&late, cloakroom::http::Outcome::Completed).unwrap();
+        assert_eq!((set_cookie(&headers), headers.discarded), (None, true));
+        let mut stale = stale;
+        let headers = stale.request(&both, |s| assert!(!s.contains("x").unwrap()));
+        assert_eq!(set_cookie(&headers), None);
+    });
+}
+
+#[test]
+fn a_late_reader_that_seals_again_does_not_bring_back_a_replaced_id() {
+    on_both_stores(defaults, |app| {
+        let old = app.another(|builder| builder.cookie(config(false, &[1])));
+        let both = app.another(|builder| builder.cookie(config(false, &[2, 1])));
+        let mut browser = Browser::default();
+        browser.request(&old, |session| session.set("n", 1).unwrap());
+        let late = browser.open(&both);
+        assert_eq!(late.get("n").unwrap(), Some(1));
+        browser.request(&both, |session| sign_in(session, "ada"));
+        let headers = both.close(&late, cloakroom::http::Outcome::Completed).unwrap();
+        browser.take(&headers);
+        assert_eq!(get(&both, &browser, "n"), Some(1), "the browser keeps the new id");
+    });
+}
+
+#[test]
+fn a_bare_id_or_one_that_was_tampered_with_is_refused_unasked() {
+    for encrypted in [false, true] {
+        on_both_stores(
+            |builder| builder.cookie(config(encrypted, &[1])),
+            |app| {
+                let mut browser = Browser::default();
+                browser.request(&app.sessions, |session| session.set("n", 1).unwrap());
+                let sealed = browser.cookie.clone().unwrap();
+                let bare = SessionId::generate().unwrap().reveal();
+                let last = sealed.chars().last().unwrap();
+                let other = if last == 'A' { 'B' } else { 'A' };
+                let tampered = format!("{}{other}", &sealed[..sealed.len() - 1]);
+                let swapped = format!("{}{bare}", &sealed[..sealed.len() - 43]);
+                let long = format!("__Host-id={}", "A".repeat(1 << 20));
+                for wrong in [format!("__Host-id={bare}"), tampered, swapped, long] {
+                    assert_eq!(app.n(&Browser::with(wrong)), None);
+                }
+                assert_eq!(app.store.calls(Call::Load), 0);
+                assert_eq!(app.n(&browser), Some(1));
+            },
+        );
+    }
+}

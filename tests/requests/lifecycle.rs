@@ -1,0 +1,468 @@
+//! Nothing, a read, a write; the outcomes; ignoring; several managers.
+
+use cloakroom::cookie::CookieConfig;
+use cloakroom::event::EventKind;
+use cloakroom::http::{Outcome, RequestHead};
+use cloakroom::{ErrorKind, Saved};
+
+use crate::common::faulty::Call;
+use crate::common::in_process::{
+    ATTRIBUTES, App, Browser, complete, defaults, get, issued, on_both_stores, set_cookie, sign_in,
+    who,
+};
+
+#[test]
+fn a_handler_that_ignores_the_session_leaves_no_trace() {
+    on_both_stores(defaults, |app| {
+        for cookie in [None, Some("theme=dark; lang=de")] {
+            let session = app.sessions.open(cookie);
+            let headers = complete(&app.sessions, &session);
+            assert_eq!(headers, Default::default());
+            assert_eq!(headers.iter().count(), 0);
+        }
+        assert_eq!((app.rows(), app.store.all_calls()), (0, 0));
+    });
+}
+
+#[test]
+fn a_handler_that_only_reads_gets_no_cookie_and_no_row() {
+    on_both_stores(defaults, |app| {
+        let headers = Browser::default().request(&app.sessions, |session| {
+            assert_eq!(session.get::<u32>("n").unwrap(), None);
+            assert!(!session.contains("n").unwrap());
+            assert!(session.keys().unwrap().is_empty());
+            assert_eq!(session.take::<u32>("n").unwrap(), None);
+            assert_eq!(session.user().unwrap(), None);
+            assert_eq!(session.authenticated_at().unwrap(), None);
+            assert_eq!(session.handle().unwrap(), None);
+            assert!(session.flashes().unwrap().is_empty());
+        });
+        assert_eq!(headers.iter().collect::<Vec<_>>(), [("Vary", "Cookie")]);
+        assert_eq!((app.rows(), app.store.all_calls()), (0, 0));
+    });
+}
+
+#[test]
+fn a_write_makes_one_row_and_sends_one_cookie_with_every_default() {
+    on_both_stores(defaults, |app| {
+        let mut browser = Browser::default();
+        let headers = browser.request(&app.sessions, |session| {
+            session.set("a", 1).unwrap();
+            session.set("b", "two").unwrap();
+        });
+        let (id, attributes) = issued(&headers);
+        assert_eq!(attributes, format!("Path=/; Max-Age=2592000; {ATTRIBUTES}"));
+        let cookie = format!("__Host-id={}; {attributes}", id.reveal());
+        let expected = [
+            ("Set-Cookie", cookie.as_str()),
+            ("Cache-Control", "no-cache=\"Set-Cookie\""),
+            ("Vary", "Cookie"),
+        ];
+        assert_eq!(headers.iter().collect::<Vec<_>>(), expected);
+        assert!(!headers.discarded);
+        assert_eq!((app.rows(), app.store.calls(Call::Load)), (1, 0), "a write loads nothing");
+        assert_eq!(app.store.calls(Call::Commit), 1);
+        assert_eq!(app.count(EventKind::Created), 1);
+        assert_eq!(get(&app.sessions, &browser, "b"), Some("two".to_owned()));
+    });
+}
+
+#[test]
+fn an_existing_session_that_is_only_read_is_not_written() {
+    on_both_stores(defaults, |app| {
+        let mut browser = app.visitor(1);
+        let commits = app.store.calls(Call::Commit);
+        let headers = browser.request(&app.sessions, |session| {
+            assert_eq!(session.get("n").unwrap(), Some(1));
+            assert_eq!(session.get("n").unwrap(), Some(1));
+        });
+        assert_eq!(headers.iter().collect::<Vec<_>>(), [("Vary", "Cookie")]);
+        assert_eq!(app.store.calls(Call::Commit), commits);
+        assert_eq!(app.store.calls(Call::Load), 1, "once a request");
+    });
+}
+
+#[test]
+fn a_change_of_an_existing_session_keeps_its_id() {
+    on_both_stores(defaults, |app| {
+        let mut browser = app.visitor(1);
+        let before = browser.cookie.clone();
+        let headers = browser.request(&app.sessions, |session| session.set("n", 2).unwrap());
+        assert_eq!(headers.iter().collect::<Vec<_>>(), [("Vary", "Cookie")]);
+        assert_eq!((browser.cookie.clone(), app.n(&browser), app.rows()), (before, Some(2), 1));
+    });
+}
+
+#[test]
+fn what_was_written_is_read_back_in_the_same_request() {
+    on_both_stores(defaults, |app| {
+        let mut browser = app.visitor(1);
+        browser.request(&app.sessions, |session| {
+            session.set("m", 5).unwrap();
+            assert_eq!(session.keys().unwrap(), ["m", "n"]);
+            assert_eq!(session.take::<u32>("n").unwrap(), Some(1));
+            assert_eq!(session.get::<u32>("n").unwrap(), None);
+            assert!(!session.contains("n").unwrap() && session.contains("m").unwrap());
+            assert_eq!(session.update("m", |m: Option<u32>| m.unwrap() + 1).unwrap(), 6);
+            session.clear().unwrap();
+            assert!(session.keys().unwrap().is_empty());
+            session.set("k", 7).unwrap();
+            assert_eq!(session.keys().unwrap(), ["k"]);
+        });
+        browser.request(&app.sessions, |session| assert_eq!(session.keys().unwrap(), ["k"]));
+    });
+}
+
+#[test]
+fn changes_that_come_to_nothing_begin_no_session() {
+    on_both_stores(defaults, |app| {
+        let nothings: [fn(&cloakroom::Session); 4] = [
+            |session| session.remove("n").unwrap(),
+            |session| session.clear().unwrap(),
+            |session| {
+                session.set("n", 1).unwrap();
+                session.remove("n").unwrap();
+            },
+            |session| session.set_persistent(false).unwrap(),
+        ];
+        for nothing in nothings {
+            let headers = Browser::default().request(&app.sessions, nothing);
+            assert_eq!(set_cookie(&headers), None);
+        }
+        assert_eq!(app.rows(), 0);
+    });
+}
+
+#[test]
+fn the_wrong_type_is_an_error_and_absent_is_none() {
+    on_both_stores(defaults, |app| {
+        let mut browser = Browser::default();
+        browser.request(&app.sessions, |session| session.set("name", "Ada").unwrap());
+        browser.request(&app.sessions, |session| {
+            let kind = session.get::<u32>("name").unwrap_err().kind();
+            assert_eq!(kind, ErrorKind::WrongType);
+            assert_eq!(session.get::<u32>("other").unwrap(), None);
+            let kind = session.take::<u32>("name").unwrap_err().kind();
+            assert_eq!(kind, ErrorKind::WrongType);
+            let kind = session.update("name", |n: Option<u32>| n.unwrap_or(0)).unwrap_err().kind();
+            assert_eq!(kind, ErrorKind::WrongType);
+            let no_text = std::collections::BTreeMap::from([((1, 2), 3)]);
+            assert_eq!(session.set("map", no_text).unwrap_err().kind(), ErrorKind::WrongType);
+        });
+        assert_eq!(get(&app.sessions, &browser, "name"), Some("Ada".to_owned()), "it stays");
+    });
+}
+
+#[test]
+fn a_second_close_is_closed_and_so_is_every_change_after_the_first() {
+    on_both_stores(defaults, |app| {
+        let mut browser = app.visitor(1);
+        let session = browser.open(&app.sessions);
+        session.set("n", 2).unwrap();
+        browser.take(&complete(&app.sessions, &session));
+        let closed = |result: cloakroom::Result<()>| {
+            assert_eq!(result.unwrap_err().kind(), ErrorKind::Closed);
+        };
+        closed(app.sessions.close(&session, Outcome::Completed).map(drop));
+        closed(session.set("n", 3));
+        closed(session.remove("n"));
+        closed(session.clear());
+        closed(session.update("n", |_: Option<u32>| 4).map(drop));
+        closed(session.flash("info", "late"));
+        closed(session.renew());
+        closed(session.destroy());
+        closed(session.ignore());
+        closed(session.set_persistent(true));
+        closed(session.commit().map(drop));
+        closed(session.sign_in(crate::common::in_process::user("ada")).map(drop));
+        assert_eq!((app.n(&browser), app.rows()), (Some(2), 1));
+    });
+}
+
+#[test]
+fn a_session_dropped_unclosed_stores_nothing() {
+    on_both_stores(defaults, |app| {
+        let browser = app.visitor(1);
+        let session = browser.open(&app.sessions);
+        session.set("n", 2).unwrap();
+        session.renew().unwrap();
+        drop(session);
+        let session = browser.open(&app.sessions);
+        session.destroy().unwrap();
+        drop(session);
+        assert_eq!((app.n(&browser), app.rows()), (Some(1), 1));
+    });
+}
+
+#[test]
+fn an_ignored_request_leaves_everything_as_it_was() {
+    on_both_stores(defaults, |app| {
+        let mut browser = app.visitor(1);
+        let cookie = browser.cookie.clone();
+        let ways: [fn(&cloakroom::Session); 4] = [
+            |session| session.set("n", 2).unwrap(),
+            |session| session.destroy().unwrap(),
+            |session| session.renew().unwrap(),
+            |session| session.update("n", |n: Option<u32>| n.unwrap() + 1).map(drop).unwrap(),
+        ];
+        let commits = app.store.calls(Call::Commit);
+        for way in ways {
+            for first in [true, false] {
+                let headers = browser.request(&app.sessions, |session| {
+                    if first {
+                        session.ignore().unwrap();
+                    }
+                    way(session);
+                    session.ignore().unwrap();
+                });
+                assert_eq!(set_cookie(&headers), None);
+            }
+        }
+        assert_eq!(app.store.calls(Call::Commit), commits);
+        assert_eq!((browser.cookie.clone(), app.n(&browser)), (cookie, Some(1)));
+
+        let mut stranger = Browser::default();
+        let headers = stranger.request(&app.sessions, |session| {
+            session.ignore().unwrap();
+            session.set("n", 2).unwrap();
+        });
+        assert_eq!((set_cookie(&headers), app.rows()), (None, 1));
+    });
+}
+
+#[test]
+fn an_ignored_request_is_no_activity() {
+    on_both_stores(
+        |builder| builder.without_cleaner(),
+        |app| {
+            let browser = app.visitor(1);
+            app.clock.advance(crate::common::HOUR);
+            let session = browser.open(&app.sessions);
+            assert_eq!(session.get("n").unwrap(), Some(1));
+            session.ignore().unwrap();
+            complete(&app.sessions, &session);
+            assert_eq!(app.store.calls(Call::Touch), 0);
+        },
+    );
+}
+
+#[test]
+fn what_commit_and_sign_in_did_stands_in_a_request_that_is_ignored_afterwards() {
+    on_both_stores(defaults, |app| {
+        let mut browser = Browser::default();
+        let headers = browser.request(&app.sessions, |session| {
+            session.set("n", 1).unwrap();
+            assert_eq!(session.commit().unwrap(), Saved::Kept);
+            session.set("n", 2).unwrap();
+            session.ignore().unwrap();
+        });
+        assert!(set_cookie(&headers).is_some(), "the browser needs the id of what stands");
+        assert_eq!(app.n(&browser), Some(1));
+        let headers = browser.request(&app.sessions, |session| {
+            sign_in(session, "ada");
+            session.set("n", 3).unwrap();
+            session.ignore().unwrap();
+        });
+        assert!(set_cookie(&headers).is_some());
+        assert_eq!(app.n(&browser), Some(1));
+        assert_eq!(who(&app.sessions, &browser).as_deref(), Some("ada"));
+    });
+}
+
+#[test]
+fn a_commit_is_visible_to_others_before_the_request_ends_and_is_not_repeated() {
+    on_both_stores(defaults, |app| {
+        let mut browser = app.visitor(1);
+        let session = browser.open(&app.sessions);
+        session.update("n", |n: Option<u32>| n.unwrap() + 1).unwrap();
+        assert_eq!(session.commit().unwrap(), Saved::Kept);
+        assert_eq!(app.n(&browser), Some(2));
+        let commits = app.store.calls(Call::Commit);
+        assert_eq!(session.commit().unwrap(), Saved::Kept, "nothing is left to do");
+        browser.take(&complete(&app.sessions, &session));
+        assert_eq!((app.store.calls(Call::Commit), app.n(&browser)), (commits, Some(2)));
+    });
+}
+
+#[test]
+fn a_sign_in_is_stored_before_the_response_is_sent() {
+    on_both_stores(defaults, |app| {
+        let mut browser = Browser::default();
+        let session = browser.open(&app.sessions);
+        session.set("cart", 3).unwrap();
+        sign_in(&session, "ada");
+        assert_eq!(app.stats().signed_in, 1);
+        let headers = complete(&app.sessions, &session);
+        browser.take(&headers);
+        assert_eq!(who(&app.sessions, &browser).as_deref(), Some("ada"));
+        assert_eq!(get(&app.sessions, &browser, "cart"), Some(3));
+    });
+}
+
+/// What a handler does that is then said to have failed, and what must be left of it.
+fn failing(app: &App, outcome: Outcome) {
+    // Data changes are discarded, in a new session and in an old one.
+    let headers = Browser::default()
+        .try_request(&app.sessions, outcome, |session| session.set("n", 1).unwrap())
+        .unwrap();
+    assert_eq!((set_cookie(&headers), app.rows()), (None, 0));
+    let mut browser = app.visitor(1);
+    let change = |session: &cloakroom::Session| {
+        session.set("n", 2).unwrap();
+        session.update("m", |m: Option<u32>| m.unwrap_or(7)).unwrap();
+    };
+    browser.try_request(&app.sessions, outcome, change).unwrap();
+    assert_eq!(app.n(&browser), Some(1));
+    assert_eq!(get::<u32>(&app.sessions, &browser, "m"), None);
+
+    // What was committed stands.
+    let commit = |session: &cloakroom::Session| {
+        session.set("n", 3).unwrap();
+        assert_eq!(session.commit().unwrap(), Saved::Kept);
+        session.set("n", 4).unwrap();
+    };
+    browser.try_request(&app.sessions, outcome, commit).unwrap();
+    assert_eq!(app.n(&browser), Some(3));
+
+    // So does a sign-in, and the browser learns the id.
+    let headers = browser
+        .try_request(&app.sessions, outcome, |session| {
+            sign_in(session, "ada");
+            session.set("n", 5).unwrap();
+        })
+        .unwrap();
+    issued(&headers);
+    assert_eq!((app.n(&browser), who(&app.sessions, &browser).as_deref()), (Some(3), Some("ada")));
+
+    // A destroy is done, and what comes after it discarded.
+    let headers = browser
+        .try_request(&app.sessions, outcome, |session| {
+            session.destroy().unwrap();
+            session.flash("info", "bye").unwrap();
+        })
+        .unwrap();
+    assert_eq!(set_cookie(&headers), Some(crate::common::in_process::REMOVAL));
+    assert_eq!(app.rows(), 0);
+}
+
+#[test]
+fn a_server_error_discards_data_but_not_what_was_made_final() {
+    on_both_stores(defaults, |app| failing(&app, Outcome::of_status(500)));
+}
+
+#[test]
+fn a_panic_discards_data_but_not_what_was_made_final() {
+    on_both_stores(defaults, |app| failing(&app, Outcome::Panicked));
+}
+
+#[test]
+fn a_renewal_is_done_after_a_server_error_and_not_after_a_panic() {
+    on_both_stores(defaults, |app| {
+        let mut browser = app.visitor(1);
+        let old = browser.clone();
+        let renew = |session: &cloakroom::Session| {
+            session.set("n", 2).unwrap();
+            session.renew().unwrap();
+        };
+        let headers = browser.try_request(&app.sessions, Outcome::Panicked, renew).unwrap();
+        assert_eq!(set_cookie(&headers), None);
+        assert_eq!(app.n(&old), Some(1));
+        let headers = browser.try_request(&app.sessions, Outcome::ServerError, renew).unwrap();
+        assert_ne!(issued(&headers).0, old.id());
+        assert_eq!((app.n(&old), app.n(&browser), app.rows()), (None, Some(1), 1));
+    });
+}
+
+#[test]
+fn a_manager_may_keep_the_changes_of_a_server_error_but_not_those_of_a_panic() {
+    on_both_stores(
+        |builder| builder.keep_on_server_error(true),
+        |app| {
+            let mut browser = app.visitor(1);
+            let set = |n| move |session: &cloakroom::Session| session.set("n", n).unwrap();
+            browser.try_request(&app.sessions, Outcome::ServerError, set(2)).unwrap();
+            assert_eq!(app.n(&browser), Some(2));
+            browser.try_request(&app.sessions, Outcome::Panicked, set(3)).unwrap();
+            assert_eq!(app.n(&browser), Some(2));
+        },
+    );
+}
+
+#[test]
+fn a_status_below_500_is_no_failure() {
+    for status in [100, 200, 302, 404, 499] {
+        assert_eq!(Outcome::of_status(status), Outcome::Completed);
+    }
+    for status in [500, 503, 599, 999] {
+        assert_eq!(Outcome::of_status(status), Outcome::ServerError);
+    }
+}
+
+#[test]
+fn a_handler_that_panics_breaks_nothing_for_the_next_request() {
+    on_both_stores(defaults, |app| {
+        let mut browser = app.visitor(1);
+        let session = browser.open(&app.sessions);
+        let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            session.set("n", 2).unwrap();
+            session.update("n", |_: Option<u32>| -> u32 { panic!("as planned") })
+        }));
+        assert!(panic.is_err());
+        assert_eq!(session.get("n").unwrap(), Some(2), "as before the call that panicked");
+        browser.take(&app.sessions.close(&session, Outcome::Panicked).unwrap());
+        assert_eq!(app.n(&browser), Some(1));
+        browser.request(&app.sessions, |session| session.set("n", 3).unwrap());
+        assert_eq!(app.n(&browser), Some(3));
+    });
+}
+
+#[test]
+fn several_managers_in_one_application_keep_to_their_own_cookies() {
+    on_both_stores(defaults, |app| {
+        let admin = app.another(|builder| {
+            builder.cookie(CookieConfig::new().name("__Secure-admin").path("/admin"))
+        });
+        let mut visitor = app.visitor(1);
+        let mut clerk = Browser::default();
+        let headers = clerk.request(&admin, |session| session.set("n", 2).unwrap());
+        let (id, attributes) = issued(&headers);
+        assert_eq!(attributes, format!("Path=/admin; Max-Age=2592000; {ATTRIBUTES}"));
+        assert_eq!(clerk.cookie, Some(format!("__Secure-admin={}", id.reveal())));
+
+        // One browser with both cookies.
+        let both =
+            format!("{}; {}", clerk.cookie.as_deref().unwrap(), visitor.cookie.as_deref().unwrap());
+        let read = |sessions| get::<u32>(sessions, &Browser::with(both.clone()), "n");
+        assert_eq!((read(&app.sessions), read(&admin)), (Some(1), Some(2)));
+        let session = admin.open(RequestHead::new().cookie(&both));
+        session.destroy().unwrap();
+        let headers = complete(&admin, &session);
+        let removal = "__Secure-admin=; Path=/admin; Max-Age=0; Secure; HttpOnly; SameSite=Lax";
+        assert_eq!(set_cookie(&headers), Some(removal));
+        assert_eq!((read(&app.sessions), read(&admin)), (Some(1), None));
+        visitor.request(&app.sessions, |session| session.set("n", 3).unwrap());
+        assert_eq!(read(&app.sessions), Some(3));
+    });
+}
+
+#[test]
+fn managers_are_cloned_and_shared_by_threads() {
+    fn shared<T: Clone + Send + Sync + 'static>(_: &T) {}
+    fn threads<T: Send + Sync>(_: &T) {}
+    on_both_stores(defaults, |app| {
+        shared(&app.sessions);
+        let session = app.sessions.clone().open(None);
+        threads(&session);
+        std::thread::scope(|scope| {
+            for name in ["a", "b", "c"] {
+                let session = &session;
+                scope.spawn(move || session.set(name, 1).unwrap());
+            }
+        });
+        let mut browser = Browser::default();
+        browser.take(&complete(&app.sessions, &session));
+        browser.request(&app.sessions, |session| {
+            assert_eq!(session.keys().unwrap(), ["a", "b", "c"]);
+        });
+    });
+}

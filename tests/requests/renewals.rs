@@ -1,0 +1,323 @@
+//! New ids: renewal, its grace, and signing in.
+
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::time::Duration;
+
+use cloakroom::clock::Clock;
+use cloakroom::event::EventKind;
+use cloakroom::manager::Builder;
+use cloakroom::store::{AtLimit, Page, Which};
+use cloakroom::{ErrorKind, Lifetime, MemoryStore, SessionManager, SignIn, UserKey};
+
+use crate::common::faulty::Call;
+use crate::common::in_process::{
+    App, Browser, complete, defaults, get, issued, on_both_stores, set_cookie, sign_in, user, who,
+};
+use crate::common::{HOUR, NOW};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn with_grace(builder: Builder) -> Builder {
+    builder.renewal_grace(SECOND * 10)
+}
+
+fn handles_of(app: &App, name: &str) -> Vec<cloakroom::id::Handle> {
+    let (user, many) = (user(name), Page::first(NonZeroUsize::new(100).unwrap()));
+    let registry = app.store.inner().registry().unwrap();
+    let listed = registry.list(&Which::User(&user), many, app.clock.now()).unwrap();
+    listed.into_iter().map(|summary| summary.handle).collect()
+}
+
+#[test]
+fn a_renewal_gives_the_same_session_a_new_id_and_the_old_one_is_dead() {
+    on_both_stores(defaults, |app| {
+        for read_before in [true, false] {
+            let mut browser = app.signed_in("ada");
+            browser.request(&app.sessions, |session| session.set("n", 1).unwrap());
+            let old = browser.clone();
+            let before = handles_of(&app, "ada");
+            let headers = browser.request(&app.sessions, |session| {
+                if read_before {
+                    assert_eq!(session.get("n").unwrap(), Some(1));
+                }
+                session.renew().unwrap();
+                session.set("m", 2).unwrap();
+            });
+            assert_ne!(issued(&headers).0, old.id());
+            assert_eq!((app.n(&browser), app.n(&old)), (Some(1), None));
+            assert_eq!(get(&app.sessions, &browser, "m"), Some(2));
+            assert_eq!(who(&app.sessions, &browser).as_deref(), Some("ada"));
+            assert_eq!(handles_of(&app, "ada"), before, "one entry, the same handle");
+            browser.request(&app.sessions, |session| session.destroy().unwrap());
+        }
+        assert_eq!((app.count(EventKind::Renewed), app.rows()), (2, 0));
+    });
+}
+
+#[test]
+fn a_renewal_without_a_session_begins_one_only_for_a_write() {
+    on_both_stores(defaults, |app| {
+        let mut browser = Browser::default();
+        let headers = browser.request(&app.sessions, |session| session.renew().unwrap());
+        assert_eq!((set_cookie(&headers), app.rows()), (None, 0));
+        let headers = browser.request(&app.sessions, |session| {
+            session.renew().unwrap();
+            session.set("n", 1).unwrap();
+        });
+        issued(&headers);
+        assert_eq!((app.n(&browser), app.rows()), (Some(1), 1));
+    });
+}
+
+#[test]
+fn within_the_grace_the_old_id_works_on_the_same_row_and_not_after_it() {
+    on_both_stores(with_grace, |app| {
+        let mut browser = app.visitor(1);
+        let mut old = browser.clone();
+        browser.request(&app.sessions, |session| session.renew().unwrap());
+        app.clock.advance(SECOND * 9);
+        let headers = old.request(&app.sessions, |session| {
+            assert_eq!(session.get("n").unwrap(), Some(1));
+            session.set("n", 2).unwrap();
+        });
+        assert_eq!(set_cookie(&headers), None);
+        assert_eq!((app.n(&browser), app.rows()), (Some(2), 1));
+        app.clock.advance(SECOND * 2);
+        assert_eq!((app.n(&old), app.n(&browser)), (None, Some(2)));
+        let headers = old.request(&app.sessions, |session| session.set("n", 3).unwrap());
+        assert_eq!((set_cookie(&headers), headers.discarded), (None, true));
+        assert_eq!((app.n(&browser), app.rows()), (Some(2), 1));
+    });
+}
+
+#[test]
+fn a_renewal_through_an_id_in_its_grace_merges_and_rotates_nothing() {
+    on_both_stores(with_grace, |app| {
+        for read_before in [false, true] {
+            let mut browser = app.visitor(1);
+            let mut old = browser.clone();
+            browser.request(&app.sessions, |session| session.renew().unwrap());
+            let headers = old.request(&app.sessions, |session| {
+                if read_before {
+                    assert_eq!(session.get("n").unwrap(), Some(1));
+                }
+                session.set("n", 2).unwrap();
+                session.renew().unwrap();
+            });
+            assert_eq!(set_cookie(&headers), None, "read before: {read_before}");
+            app.clock.advance(SECOND * 11);
+            assert_eq!((app.n(&browser), app.n(&old)), (Some(2), None));
+        }
+    });
+}
+
+#[test]
+fn the_next_renewal_a_sign_in_and_a_destroy_end_the_grace() {
+    on_both_stores(with_grace, |app| {
+        let ends: [fn(&cloakroom::Session); 3] = [
+            |session| session.renew().unwrap(),
+            |session| sign_in(session, "ada"),
+            |session| session.destroy().unwrap(),
+        ];
+        for end in ends {
+            let mut browser = app.visitor(1);
+            let first = browser.clone();
+            browser.request(&app.sessions, |session| session.renew().unwrap());
+            assert_eq!(app.n(&first), Some(1));
+            browser.request(&app.sessions, end);
+            assert_eq!(app.n(&first), None);
+        }
+    });
+}
+
+#[test]
+fn an_id_in_its_grace_may_sign_out_and_sign_in() {
+    on_both_stores(with_grace, |app| {
+        let mut browser = app.visitor(1);
+        let mut old = browser.clone();
+        browser.request(&app.sessions, |session| session.renew().unwrap());
+        let headers = old.request(&app.sessions, |session| sign_in(session, "ada"));
+        issued(&headers);
+        assert_eq!((app.n(&old), app.n(&browser), app.rows()), (Some(1), None, 1));
+
+        let mut browser = app.visitor(1);
+        let mut old = browser.clone();
+        browser.request(&app.sessions, |session| session.renew().unwrap());
+        let headers = old.request(&app.sessions, |session| session.destroy().unwrap());
+        assert_eq!(set_cookie(&headers), Some(crate::common::in_process::REMOVAL));
+        assert_eq!(app.n(&browser), None);
+    });
+}
+
+#[test]
+fn a_renewal_leaves_the_absolute_deadline_and_a_sign_in_restarts_both_clocks() {
+    let lifetime = Lifetime::idle(HOUR).with_absolute(HOUR * 2);
+    on_both_stores(
+        |builder| builder.lifetime(lifetime).without_cleaner(),
+        |app| {
+            let half = HOUR / 2;
+            let mut renewed = app.visitor(1);
+            let mut signed_in = renewed.clone();
+            signed_in.cookie = app.visitor(1).cookie;
+            for _ in 0..3 {
+                app.clock.advance(half);
+                renewed.request(&app.sessions, |session| session.renew().unwrap());
+                signed_in.request(&app.sessions, |session| sign_in(session, "ada"));
+                let at = signed_in.open(&app.sessions).authenticated_at().unwrap();
+                assert_eq!(at, Some(app.clock.now()));
+            }
+            app.clock.set(NOW + HOUR * 2 - Duration::from_millis(1));
+            assert_eq!((app.n(&renewed), app.n(&signed_in)), (Some(1), Some(1)));
+            app.clock.set(NOW + HOUR * 2);
+            assert_eq!((app.n(&renewed), app.n(&signed_in)), (None, Some(1)));
+            app.clock.advance(half);
+            assert_eq!(app.n(&signed_in), Some(1), "idle limits are counted from the sign-in too");
+        },
+    );
+}
+
+#[test]
+fn a_sign_in_renews_binds_and_stores_the_changes_so_far() {
+    on_both_stores(defaults, |app| {
+        let mut browser = app.visitor(1);
+        let old = browser.clone();
+        let headers = browser.request(&app.sessions, |session| {
+            session.set("m", 2).unwrap();
+            sign_in(session, "ada");
+            assert_eq!(session.user().unwrap(), Some(user("ada")));
+            assert_eq!(session.get("n").unwrap(), Some(1));
+            assert_eq!(session.get("m").unwrap(), Some(2));
+        });
+        assert_ne!(issued(&headers).0, old.id());
+        assert_eq!((app.n(&old), app.n(&browser), app.rows()), (None, Some(1), 1));
+        assert_eq!(get(&app.sessions, &browser, "m"), Some(2));
+        assert_eq!(handles_of(&app, "ada").len(), 1);
+
+        // Again as the same user: the same session, another id.
+        let before = (handles_of(&app, "ada"), browser.id());
+        browser.request(&app.sessions, |session| sign_in(session, "ada"));
+        assert_eq!(handles_of(&app, "ada"), before.0);
+        assert_ne!(browser.id(), before.1);
+        assert_eq!(app.n(&browser), Some(1));
+    });
+}
+
+#[test]
+fn a_refused_sign_in_is_an_answer_and_changes_nothing() {
+    let limit = NonZeroU32::new(1).unwrap();
+    let configure = move |builder: Builder| builder.max_sessions_per_user(limit, AtLimit::Refuse);
+    on_both_stores(configure, |app| {
+        let ada = app.signed_in("ada");
+        let mut browser = app.visitor(1);
+        let before = browser.clone();
+        let headers = browser.request(&app.sessions, |session| {
+            session.update("n", |n: Option<u32>| n.unwrap() + 1).unwrap();
+            assert_eq!(session.sign_in(user("ada")).unwrap(), SignIn::Refused);
+            assert_eq!(session.user().unwrap(), None);
+        });
+        assert_eq!(set_cookie(&headers), None);
+        assert_eq!((app.n(&before), app.rows()), (Some(2), 2), "other changes are stored");
+        assert_eq!(who(&app.sessions, &ada).as_deref(), Some("ada"));
+
+        // Nor does a refusal as another user spoil the changes to the session that goes on.
+        let mut ben = app.signed_in("ben");
+        ben.request(&app.sessions, |session| session.set("n", 1).unwrap());
+        ben.request(&app.sessions, |session| {
+            session.update("n", |n: Option<u32>| n.unwrap_or(100) + 1).unwrap();
+            assert_eq!(session.sign_in(user("ada")).unwrap(), SignIn::Refused);
+            assert_eq!(session.get("n").unwrap(), Some(2));
+        });
+        assert_eq!((app.n(&ben), who(&app.sessions, &ben).as_deref()), (Some(2), Some("ben")));
+        assert_eq!(app.count(EventKind::Refused), 2);
+    });
+}
+
+#[test]
+fn at_the_limit_the_oldest_sign_in_ends() {
+    let limit = NonZeroU32::new(2).unwrap();
+    let configure =
+        move |builder: Builder| builder.max_sessions_per_user(limit, AtLimit::EndOldest);
+    on_both_stores(configure, |app| {
+        let browsers: Vec<Browser> = (0..3)
+            .map(|_| {
+                app.clock.advance(SECOND);
+                app.signed_in("ada")
+            })
+            .collect();
+        let signed_in: Vec<bool> =
+            browsers.iter().map(|browser| who(&app.sessions, browser).is_some()).collect();
+        assert_eq!(signed_in, [false, true, true]);
+    });
+}
+
+#[test]
+fn a_failed_renewal_leaves_the_old_id_working() {
+    on_both_stores(defaults, |app| {
+        let mut browser = app.visitor(1);
+        app.store.fail(Call::Commit, 1, ErrorKind::Busy);
+        let failed =
+            browser.try_request(&app.sessions, cloakroom::http::Outcome::Completed, |session| {
+                session.renew().unwrap()
+            });
+        assert_eq!(failed.unwrap_err().kind(), ErrorKind::Busy);
+        assert_eq!(app.n(&browser), Some(1));
+        app.store.fail(Call::Commit, 1, ErrorKind::Busy);
+        let headers = browser.request(&app.sessions, |session| {
+            let error = session.sign_in(UserKey::new("ada").unwrap()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Busy);
+        });
+        assert_eq!((set_cookie(&headers), app.n(&browser)), (None, Some(1)));
+        assert_eq!(who(&app.sessions, &browser), None);
+    });
+}
+
+#[test]
+fn two_first_requests_without_a_cookie_get_two_sessions() {
+    on_both_stores(defaults, |app| {
+        let sessions = [app.sessions.open(None), app.sessions.open(None)];
+        for (n, session) in sessions.iter().enumerate() {
+            session.set("n", n).unwrap();
+        }
+        let ids = sessions.map(|session| issued(&complete(&app.sessions, &session)).0);
+        assert_ne!(ids[0], ids[1]);
+        assert_eq!(app.rows(), 2);
+    });
+}
+
+#[test]
+fn a_limit_per_user_needs_a_store_that_lists() {
+    #[derive(Debug)]
+    struct ListsNothing(MemoryStore);
+    use cloakroom::clock::Timestamp;
+    use cloakroom::id::SessionKey;
+    use cloakroom::record::Touch;
+    use cloakroom::store::{Commit, Committed, Loaded, Registry, Store, Traits, Upkeep};
+    #[deny(clippy::missing_trait_methods)]
+    impl Store for ListsNothing {
+        fn load(&self, key: &SessionKey, now: Timestamp) -> cloakroom::Result<Loaded> {
+            self.0.load(key, now)
+        }
+        fn commit(&self, commit: &Commit<'_>) -> cloakroom::Result<Committed> {
+            self.0.commit(commit)
+        }
+        fn touch(&self, batch: &[(SessionKey, Touch)], now: Timestamp) -> cloakroom::Result<()> {
+            self.0.touch(batch, now)
+        }
+        fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> cloakroom::Result<usize> {
+            self.0.sweep(now, limit)
+        }
+        fn registry(&self) -> Option<&dyn Registry> {
+            None
+        }
+        fn upkeep(&self) -> Option<&dyn Upkeep> {
+            None
+        }
+        fn traits(&self) -> Traits {
+            Traits::new()
+        }
+    }
+    let builder = SessionManager::builder(ListsNothing(MemoryStore::new()));
+    let limit = NonZeroU32::new(1).unwrap();
+    let error = builder.max_sessions_per_user(limit, AtLimit::Refuse).build().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+}
