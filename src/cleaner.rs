@@ -46,6 +46,8 @@ const STEP: Duration = Duration::from_secs(3600);
 /// For so long no session is swept after such a step.
 const PAUSE: Duration = Duration::from_secs(600);
 
+const TOUCHING: &str = "record activity";
+
 enum Message {
     Touch(SessionKey, Touch, Duration),
     Upkeep,
@@ -232,7 +234,9 @@ impl Work {
 
     fn do_what_is_due(&mut self) {
         let now = Instant::now();
-        if self.touches.len() >= TOUCHES || self.touches_due.is_some_and(|due| due <= now) {
+        // After a failure only the time counts: a store in trouble is not asked at every message.
+        let many = self.touches.len() >= TOUCHES && !self.failing.contains(&TOUCHING);
+        if many || self.touches_due.is_some_and(|due| due <= now) {
             // A failure was told as an event; the touches wait for the next time.
             let _ = self.write_touches();
         }
@@ -267,7 +271,7 @@ impl Work {
         }
         let batch: Vec<_> = self.touches.drain().collect();
         let now = self.clock.now();
-        let written = self.guard("record activity", |store| store.touch(&batch, now));
+        let written = self.guard(TOUCHING, |store| store.touch(&batch, now));
         if written.is_err() && batch.len() <= TOUCHES_KEPT {
             self.touches.extend(batch);
             self.touches_due = Some(Instant::now() + TOUCH_WAIT);

@@ -312,7 +312,7 @@ impl fmt::Display for Event<'_> {
                 write!(f, "changes to session {handle} were discarded: it has ended or was renewed")
             }
             Event::Discarded { handle: None } => {
-                f.write_str("changes to a session were discarded: it was renewed")
+                f.write_str("changes to a session were discarded: it has ended or was renewed")
             }
             Event::TouchFailed { error } => {
                 write!(f, "activity was not recorded, the session may end early: {error:?}")

@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::http::{Outcome, RequestHead, ResponseHeaders};
 use crate::lifetime::Lifetime;
-use crate::session::{OnLoadFailure, Session, Settings, Shared, Transport};
+use crate::session::{Endings, OnLoadFailure, Session, Settings, Shared, Transport};
 use crate::store::{Admit, AtLimit, Store};
 
 /// Sessions of one application, or of one part of it. Cloning gives another handle to the same.
@@ -303,6 +303,7 @@ impl Builder {
             events: self.events,
             cleaner,
             settings: self.settings,
+            endings: Endings::default(),
             stripes: [const { Mutex::new(()) }; 64],
         })))
     }

@@ -1,12 +1,14 @@
 //! The session of one request: read lazily, changed in memory, committed at the end.
 
 mod changes;
+mod endings;
 mod settle;
 mod shared;
 
 use std::fmt::{self, Debug};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -22,6 +24,7 @@ use crate::record::Record;
 use crate::store::Loaded;
 use changes::Changes;
 
+pub(crate) use endings::Endings;
 pub use shared::OnLoadFailure;
 pub(crate) use shared::{Presented, Settings, Shared, Transport};
 
@@ -36,6 +39,7 @@ pub(crate) use shared::{Presented, Settings, Shared, Transport};
 pub struct Session {
     shared: Arc<Shared>,
     presented: Presented,
+    opened: Instant,
     /// The host, if a browser would drop a cookie sent to it and nobody was told yet.
     insecure_host: Option<HostText>,
     peer: Option<IpAddr>,
@@ -130,7 +134,14 @@ impl Session {
             shared.events.raise(&Event::Malformed { peer: head.peer });
         }
         let insecure_host = shared.insecure_host(head).map(HostText::new);
-        Session { shared, presented, insecure_host, peer: head.peer, state: Mutex::default() }
+        Session {
+            shared,
+            presented,
+            opened: Instant::now(),
+            insecure_host,
+            peer: head.peer,
+            state: Mutex::default(),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -57,7 +57,8 @@ impl Session {
             state.changes = kept;
         }
         match answer? {
-            Committed::Done { record, key, .. } => {
+            Committed::Done { record, key, ended } => {
+                ended.into_iter().for_each(|key| self.shared.endings.note(key));
                 let handle = record.handle;
                 self.shared.events.raise(&Event::SignedIn { handle: &handle, user: &user });
                 state.known = Known::Live { record, key };
@@ -76,7 +77,7 @@ impl Session {
     }
 
     /// Stores all changes now, for a handler that must know that they are. What it did stands,
-    /// whatever the response will be.
+    /// whatever the response will be. After [`ignore`](Self::ignore) it does nothing.
     ///
     /// # Errors
     /// The store's errors; the changes are kept and tried again at the end of the request.
@@ -186,8 +187,10 @@ impl Session {
             let now = self.shared.now();
             let nothing = Delta::new();
             match self.shared.store.commit(&Commit::new(key, Fate::Delete, &nothing, now))? {
-                Committed::Deleted { .. } => {
+                Committed::Deleted { key: current } => {
                     ended = true;
+                    self.shared.endings.note(current);
+                    self.shared.endings.note(*key);
                     self.shared.events.raise(&Event::Destroyed);
                 }
                 Committed::Renewed => renewed = true,
@@ -237,6 +240,12 @@ impl Session {
             match self.change(state, &key)? {
                 Found::Live => return Ok(()),
                 Found::Renewed => renewed = true,
+                Found::Gone if self.shared.endings.has_ended_since(&key, self.opened) => {
+                    // It was alive when this request came.
+                    state.known = NOTHING;
+                    self.lose(state, None);
+                    return Ok(());
+                }
                 Found::Gone => self.unknown_id(),
                 Found::Undecodable => undecodable = true,
             }

@@ -14,6 +14,7 @@ use crate::http::{HostText, RequestHead, is_loopback};
 use crate::id::{SessionId, SessionKey};
 use crate::lifetime::Lifetime;
 use crate::record::{Record, Touch};
+use crate::session::endings::Endings;
 use crate::store::{Admit, Store};
 
 /// Touches of sessions with a shorter idle limit do not wait for others.
@@ -60,6 +61,7 @@ pub(crate) struct Shared {
     pub(crate) events: Events,
     pub(crate) cleaner: Option<Cleaner>,
     pub(crate) settings: Settings,
+    pub(crate) endings: Endings,
     /// For those who were overtaken: they go on one after the other, key by key.
     pub(crate) stripes: [Mutex<()>; 64],
 }

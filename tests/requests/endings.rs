@@ -274,16 +274,27 @@ fn a_reader_under_way_does_not_bring_back_a_session_by_its_activity() {
 }
 
 #[test]
-fn a_write_that_never_saw_the_ended_session_begins_one_with_nothing_of_it() {
+fn a_write_that_never_saw_its_session_is_late_when_that_was_ended_meanwhile() {
+    on_both_stores(defaults, |app| {
+        let mut browser = app.signed_in("ada");
+        let session = browser.open(&app.sessions);
+        session.set("m", 2).unwrap();
+        browser.request(&app.sessions, |session| session.destroy().unwrap());
+        let headers = complete(&app.sessions, &session);
+        assert_eq!((set_cookie(&headers), headers.discarded), (None, true));
+        assert_eq!(app.rows(), 0);
+    });
+}
+
+#[test]
+fn a_write_that_comes_after_the_end_begins_a_session_with_nothing_of_the_old_one() {
     on_both_stores(defaults, |app| {
         let mut browser = app.signed_in("ada");
         browser.request(&app.sessions, |session| session.set("n", 1).unwrap());
-        let session = browser.open(&app.sessions);
-        session.set("m", 2).unwrap();
         let old = browser.clone();
         browser.request(&app.sessions, |session| session.destroy().unwrap());
         let mut late = old.clone();
-        late.take(&complete(&app.sessions, &session));
+        late.request(&app.sessions, |session| session.set("m", 2).unwrap());
         assert_ne!(late.id(), old.id());
         assert_eq!((who(&app.sessions, &late), app.n(&late)), (None, None));
         assert_eq!(get(&app.sessions, &late, "m"), Some(2));

@@ -5,11 +5,11 @@
 //! therefore works on its own thread and waits for nobody. The groups are small enough that a
 //! leader is not kept long by the others.
 
-use std::any::Any;
+mod job;
+
 use std::collections::VecDeque;
 use std::fmt::{self, Debug};
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,19 +18,11 @@ use rusqlite::Connection;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::sqlite::failure::{self, while_doing};
 use crate::store::sqlite::log::Log;
+use job::{Job, Turn, Waiter, lock, panicked};
+
+pub(super) use job::Pace;
 
 const LARGEST_GROUP: usize = 64;
-
-/// How a piece of work is to be written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Pace {
-    /// In a group, as durable as the store is.
-    Normal,
-    /// In a group that is on the disk before anyone in it gets an answer.
-    Synced,
-    /// Alone and outside a transaction.
-    Alone,
-}
 
 pub(super) struct Writer {
     desk: Mutex<Desk>,
@@ -56,116 +48,6 @@ struct Line {
 impl Debug for Writer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Writer").field("patience", &self.patience).finish_non_exhaustive()
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What a panic can leave behind is an open transaction, and `begin` heals that.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// One caller in the line, with its work.
-trait Waiter: Send + Sync {
-    fn pace(&self) -> Pace;
-    /// Tells the caller that it leads now.
-    fn lead(&self);
-    /// Runs the work and keeps its result; an error is given back as well.
-    fn run(&self, connection: &Connection) -> Result<()>;
-    /// Gives the caller its result, or the group's failure in place of a good one.
-    fn settle(&self, failure: Option<&Error>);
-}
-
-struct Job<T, F> {
-    pace: Pace,
-    doing: &'static str,
-    state: Mutex<State<T, F>>,
-    changed: Condvar,
-}
-
-enum State<T, F> {
-    Waiting(F),
-    Leading(F),
-    Running,
-    Ran(Result<T>),
-    Panicked(Box<dyn Any + Send>),
-    Settled(Result<T>),
-}
-
-/// What a caller in the line was woken for.
-enum Turn {
-    Lead,
-    Settled,
-    TimedOut,
-}
-
-impl<T, F> Job<T, F> {
-    fn wait(&self, deadline: Option<Instant>) -> Turn {
-        let mut state = lock(&self.state);
-        loop {
-            match *state {
-                State::Leading(_) => return Turn::Lead,
-                State::Settled(_) | State::Panicked(_) => return Turn::Settled,
-                State::Waiting(_) | State::Running | State::Ran(_) => {}
-            }
-            state = match deadline
-                .map(|deadline| deadline.saturating_duration_since(Instant::now()))
-            {
-                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
-                Some(left) if left.is_zero() => return Turn::TimedOut,
-                Some(left) => {
-                    self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
-                }
-            };
-        }
-    }
-
-    fn answer(&self) -> Result<T> {
-        match std::mem::replace(&mut *lock(&self.state), State::Running) {
-            State::Settled(answer) => answer,
-            // A panic of the work is its caller's, whoever ran it.
-            State::Panicked(panic) => resume_unwind(panic),
-            _ => Err(panicked(self.doing)),
-        }
-    }
-}
-
-impl<T: Send, F: FnOnce(&Connection) -> Result<T> + Send> Waiter for Job<T, F> {
-    fn pace(&self) -> Pace {
-        self.pace
-    }
-
-    fn lead(&self) {
-        let mut state = lock(&self.state);
-        *state = match std::mem::replace(&mut *state, State::Running) {
-            State::Waiting(work) => State::Leading(work),
-            other => other,
-        };
-        self.changed.notify_one();
-    }
-
-    fn run(&self, connection: &Connection) -> Result<()> {
-        let state = std::mem::replace(&mut *lock(&self.state), State::Running);
-        let (State::Waiting(work) | State::Leading(work)) = state else { return Ok(()) };
-        let (state, failure) = match catch_unwind(AssertUnwindSafe(|| work(connection))) {
-            Ok(Ok(answer)) => (State::Ran(Ok(answer)), None),
-            Ok(Err(error)) => (State::Ran(Err(error.clone())), Some(error)),
-            Err(panic) => (State::Panicked(panic), Some(panicked(self.doing))),
-        };
-        *lock(&self.state) = state;
-        failure.map_or(Ok(()), Err)
-    }
-
-    fn settle(&self, failure: Option<&Error>) {
-        let mut state = lock(&self.state);
-        *state = match (std::mem::replace(&mut *state, State::Running), failure) {
-            (State::Settled(answer), _) => State::Settled(answer),
-            (State::Panicked(panic), _) => State::Panicked(panic),
-            (State::Ran(Err(own)), _) => State::Settled(Err(own)),
-            (State::Ran(Ok(answer)), None) => State::Settled(Ok(answer)),
-            (_, Some(failure)) => State::Settled(Err(failure.clone())),
-            (unanswered, None) => unanswered,
-        };
-        self.changed.notify_one();
     }
 }
 
@@ -205,11 +87,6 @@ impl Drop for Leader<'_> {
     }
 }
 
-fn panicked(doing: &'static str) -> Error {
-    let why = "the thread that wrote for this one panicked";
-    Error::with_source(ErrorKind::Unexpected, doing, why)
-}
-
 impl Writer {
     pub(super) fn new(connection: Connection, patience: Duration, full: bool, log: Log) -> Self {
         Writer {
@@ -235,12 +112,7 @@ impl Writer {
         F: FnOnce(&Connection) -> Result<T> + Send + 'static,
     {
         let deadline = Instant::now() + self.patience;
-        let job = Arc::new(Job {
-            pace,
-            doing,
-            state: Mutex::new(State::Waiting(work)),
-            changed: Condvar::new(),
-        });
+        let job = Arc::new(Job::new(pace, doing, work));
         if self.take_turn(&job, deadline)? {
             self.lead(job.clone(), doing, deadline);
         }
@@ -273,11 +145,7 @@ impl Writer {
             let place = line.waiting.iter().position(|w| Arc::as_ptr(w).cast::<()>() == own);
             if let Some(place) = place {
                 line.waiting.remove(place);
-                return Err(Error::with_source(
-                    ErrorKind::Busy,
-                    job.doing,
-                    "others in this process were still writing",
-                ));
+                return Err(job.busy());
             }
             drop(line);
             // Out of the line: in a transaction that is under way, or called to lead.

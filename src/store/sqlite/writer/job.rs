@@ -1,0 +1,146 @@
+//! One caller in the line, and its way to an answer.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use rusqlite::Connection;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// How a piece of work is to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store::sqlite) enum Pace {
+    /// In a group, as durable as the store is.
+    Normal,
+    /// In a group that is on the disk before anyone in it gets an answer.
+    Synced,
+    /// Alone and outside a transaction.
+    Alone,
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What a panic can leave behind is an open transaction, and `begin` heals that.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One caller in the line, with its work.
+pub(super) trait Waiter: Send + Sync {
+    fn pace(&self) -> Pace;
+    /// Tells the caller that it leads now.
+    fn lead(&self);
+    /// Runs the work and keeps its result; an error is given back as well.
+    fn run(&self, connection: &Connection) -> Result<()>;
+    /// Gives the caller its result, or the group's failure in place of a good one.
+    fn settle(&self, failure: Option<&Error>);
+}
+
+pub(super) struct Job<T, F> {
+    pace: Pace,
+    doing: &'static str,
+    state: Mutex<State<T, F>>,
+    changed: Condvar,
+}
+
+enum State<T, F> {
+    Waiting(F),
+    Leading(F),
+    Running,
+    Ran(Result<T>),
+    Panicked(Box<dyn Any + Send>),
+    Settled(Result<T>),
+}
+
+/// What a caller in the line was woken for.
+pub(super) enum Turn {
+    Lead,
+    Settled,
+    TimedOut,
+}
+
+impl<T, F> Job<T, F> {
+    pub(super) fn new(pace: Pace, doing: &'static str, work: F) -> Self {
+        Job { pace, doing, state: Mutex::new(State::Waiting(work)), changed: Condvar::new() }
+    }
+
+    pub(super) fn wait(&self, deadline: Option<Instant>) -> Turn {
+        let mut state = lock(&self.state);
+        loop {
+            match *state {
+                State::Leading(_) => return Turn::Lead,
+                State::Settled(_) | State::Panicked(_) => return Turn::Settled,
+                State::Waiting(_) | State::Running | State::Ran(_) => {}
+            }
+            state = match deadline
+                .map(|deadline| deadline.saturating_duration_since(Instant::now()))
+            {
+                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(left) if left.is_zero() => return Turn::TimedOut,
+                Some(left) => {
+                    self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+
+    /// The error of a caller whose turn did not come in time.
+    pub(super) fn busy(&self) -> Error {
+        let why = "others in this process were still writing";
+        Error::with_source(ErrorKind::Busy, self.doing, why)
+    }
+
+    pub(super) fn answer(&self) -> Result<T> {
+        match std::mem::replace(&mut *lock(&self.state), State::Running) {
+            State::Settled(answer) => answer,
+            // A panic of the work is its caller's, whoever ran it.
+            State::Panicked(panic) => resume_unwind(panic),
+            _ => Err(panicked(self.doing)),
+        }
+    }
+}
+
+impl<T: Send, F: FnOnce(&Connection) -> Result<T> + Send> Waiter for Job<T, F> {
+    fn pace(&self) -> Pace {
+        self.pace
+    }
+
+    fn lead(&self) {
+        let mut state = lock(&self.state);
+        *state = match std::mem::replace(&mut *state, State::Running) {
+            State::Waiting(work) => State::Leading(work),
+            other => other,
+        };
+        self.changed.notify_one();
+    }
+
+    fn run(&self, connection: &Connection) -> Result<()> {
+        let state = std::mem::replace(&mut *lock(&self.state), State::Running);
+        let (State::Waiting(work) | State::Leading(work)) = state else { return Ok(()) };
+        let (state, failure) = match catch_unwind(AssertUnwindSafe(|| work(connection))) {
+            Ok(Ok(answer)) => (State::Ran(Ok(answer)), None),
+            Ok(Err(error)) => (State::Ran(Err(error.clone())), Some(error)),
+            Err(panic) => (State::Panicked(panic), Some(panicked(self.doing))),
+        };
+        *lock(&self.state) = state;
+        failure.map_or(Ok(()), Err)
+    }
+
+    fn settle(&self, failure: Option<&Error>) {
+        let mut state = lock(&self.state);
+        *state = match (std::mem::replace(&mut *state, State::Running), failure) {
+            (State::Settled(answer), _) => State::Settled(answer),
+            (State::Panicked(panic), _) => State::Panicked(panic),
+            (State::Ran(Err(own)), _) => State::Settled(Err(own)),
+            (State::Ran(Ok(answer)), None) => State::Settled(Ok(answer)),
+            (_, Some(failure)) => State::Settled(Err(failure.clone())),
+            (unanswered, None) => unanswered,
+        };
+        self.changed.notify_one();
+    }
+}
+
+pub(super) fn panicked(doing: &'static str) -> Error {
+    let why = "the thread that wrote for this one panicked";
+    Error::with_source(ErrorKind::Unexpected, doing, why)
+}
