@@ -43,12 +43,16 @@ impl Client {
         Client { address, user_agent }
     }
 
-    pub(crate) fn to_json(&self) -> String {
+    /// The client as JSON text, for stores that keep it in a column of its own.
+    #[must_use]
+    pub fn to_json(&self) -> String {
         // Nothing in it can fail to serialize.
         serde_json::to_string(&WireClient::from(self)).unwrap_or_default()
     }
 
-    pub(crate) fn from_json(text: &str) -> Option<Self> {
+    /// Reads what [`to_json`](Self::to_json) wrote; `None` for anything else.
+    #[must_use]
+    pub fn from_json(text: &str) -> Option<Self> {
         serde_json::from_str::<WireClient>(text).ok().map(Client::from)
     }
 }
