@@ -66,6 +66,7 @@ count_crates() {
 
 install_missing
 stage fmt cargo fmt --all --check
+stage fmt-bench cargo fmt --manifest-path bench/Cargo.toml --check
 stage crates count_crates
 # The checks come first, they fail fastest; docs reuse what the last of them compiled.
 stage clippy-none cargo clippy --locked --all-targets --no-default-features -- -D warnings
@@ -75,5 +76,8 @@ stage docs env RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --all-fea
 stage tests cargo test --locked --all-features
 stage tests-none cargo test --locked --no-default-features --lib
 stage examples cargo build --locked --examples --all-features
+# The instrument works; its figures are printed, not judged. It builds for release, as it measures.
+stage bench-clippy cargo clippy --locked --manifest-path bench/Cargo.toml -- -D warnings
+stage bench cargo run --locked --release --manifest-path bench/Cargo.toml -- limit --quick
 stage package cargo package --locked --allow-dirty
 print_summary

@@ -84,7 +84,7 @@ pub struct Pairs {
 
 pub fn interleaved(rounds: usize, mut a: impl FnMut() -> f64, mut b: impl FnMut() -> f64) -> Pairs {
     // One round that does not count, for caches and connections.
-    (a(), b());
+    let _ = (a(), b());
     let pairs: Vec<(f64, f64)> = (0..rounds).map(|_| (a(), b())).collect();
     Pairs {
         a: median(pairs.iter().map(|(a, _)| *a).collect()),
