@@ -11,7 +11,7 @@ use cloakroom::clock::Timestamp;
 use cloakroom::id::SessionKey;
 use cloakroom::record::{Record, Touch};
 use cloakroom::store::{
-    Commit, Committed, Decision, Loaded, Registry, Rekey, Store, Traits, Upkeep,
+    Commit, Committed, Decision, Former, LeadsTo, Loaded, Registry, Rekey, Store, Traits, Upkeep,
 };
 use cloakroom::{Error, ErrorKind, Result, conformance};
 
@@ -31,11 +31,8 @@ struct Row {
     json: String,
     /// Beside the text, so that a sweep need not decode every session.
     deadline: Timestamp,
-    previous: Option<Previous>,
+    former: Option<Former>,
 }
-
-/// A key from before a renewal, and until when it works still.
-type Previous = (SessionKey, Option<Timestamp>);
 
 impl OwnStore {
     fn rows(&self) -> MutexGuard<'_, Rows> {
@@ -51,9 +48,12 @@ impl Rows {
         let Some(row) = self.by_key.get(&current).filter(|row| now < row.deadline) else {
             return (current, Loaded::Absent);
         };
-        let grace_until = row.previous.and_then(|(_, until)| until);
-        if current != *key && grace_until.is_none_or(|until| until <= now) {
-            return (current, Loaded::Renewed);
+        if current != *key {
+            match row.former.map(|former| former.leads_to(now)) {
+                Some(LeadsTo::Session) => {}
+                Some(LeadsTo::Renewed) => return (current, Loaded::Renewed),
+                Some(LeadsTo::Nothing) | None => return (current, Loaded::Absent),
+            }
         }
         // What does not decode stays: an older version of the program may be able to read it.
         let loaded = match Record::from_json(&row.json) {
@@ -63,11 +63,11 @@ impl Rows {
         (current, loaded)
     }
 
-    fn put(&mut self, key: SessionKey, record: &Record, previous: Option<Previous>) {
-        if let Some((previous, _)) = previous {
-            self.by_previous.insert(previous, key);
+    fn put(&mut self, key: SessionKey, record: &Record, former: Option<Former>) {
+        if let Some(former) = former {
+            self.by_previous.insert(former.key, key);
         }
-        let row = Row { json: record.to_json(), deadline: record.deadline(), previous };
+        let row = Row { json: record.to_json(), deadline: record.deadline(), former };
         self.by_key.insert(key, row);
     }
 
@@ -80,8 +80,8 @@ impl Rows {
     }
 
     fn remove(&mut self, key: &SessionKey) {
-        if let Some((previous, _)) = self.by_key.remove(key).and_then(|row| row.previous) {
-            self.by_previous.remove(&previous);
+        if let Some(former) = self.by_key.remove(key).and_then(|row| row.former) {
+            self.by_previous.remove(&former.key);
         }
     }
 
@@ -109,22 +109,22 @@ impl Store for OwnStore {
             Decision::Answer(answer) => Ok(answer),
             Decision::Insert { key: to, record, replaces } => {
                 rows.check_free(&to)?;
-                let ended = if replaces { vec![key] } else { Vec::new() };
+                let ended: Vec<_> = replaces.iter().map(|former| former.key).collect();
                 for key in &ended {
                     rows.remove(key);
                 }
-                rows.put(to, &record, replaces.then_some((key, None)));
+                rows.put(to, &record, replaces);
                 Ok(Committed::Done { record, key: to, ended })
             }
             Decision::Update { record, rekey: None } => {
                 rows.replace(&key, &record);
                 Ok(Committed::Done { record, key, ended: Vec::new() })
             }
-            Decision::Update { record, rekey: Some(Rekey { to, grace_until }) } => {
+            Decision::Update { record, rekey: Some(Rekey { to, former }) } => {
                 // Check before anything is changed: if the renewal fails, the old key works on.
                 rows.check_free(&to)?;
                 rows.remove(&key);
-                rows.put(to, &record, Some((key, grace_until)));
+                rows.put(to, &record, Some(former));
                 Ok(Committed::Done { record, key: to, ended: vec![key] })
             }
             Decision::Touch { record } => {

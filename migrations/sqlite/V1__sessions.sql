@@ -4,8 +4,10 @@ CREATE TABLE "{t}" (
     id             INTEGER PRIMARY KEY,
     -- SHA-256 of the id in the browser's cookie; the id itself is nowhere.
     key            BLOB    NOT NULL UNIQUE CHECK (length(key) = 32),
-    -- The key before the last renewal; it finds the session until previous_until, if at all.
+    -- The key before the last renewal, and when it was left. It finds the session until
+    -- previous_until, if that is set, and is known as renewed for some minutes more.
     previous_key   BLOB    CHECK (length(previous_key) = 32),
+    previous_left  INTEGER,
     previous_until INTEGER,
     handle         BLOB    NOT NULL CHECK (length(handle) = 16),
     user_key       TEXT,

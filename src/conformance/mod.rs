@@ -115,6 +115,7 @@ const LAWS: &[Law] = laws! {
         renewing::a_renewal_carries_its_change_along,
         renewing::a_renewal_does_not_move_the_absolute_deadline,
         renewing::the_key_from_before_a_renewal_is_answered_renewed,
+        renewing::the_key_from_before_a_renewal_is_unknown_after_a_while,
         renewing::the_key_from_before_works_until_the_end_of_the_grace,
         renewing::the_key_from_before_does_not_work_at_the_end_of_the_grace,
         renewing::a_delete_through_the_grace_ends_the_session,

@@ -8,7 +8,7 @@ use crate::conformance::given::{
 use crate::error::ErrorKind;
 use crate::id::SessionKey;
 use crate::record::{Record, Touch};
-use crate::store::{Commit, Committed, Fate, Which};
+use crate::store::{Commit, Committed, Fate, Former, Loaded, Which};
 
 pub(super) fn a_renewal_changes_the_key_and_nothing_else(given: &Given) -> Outcome {
     let owner = user("u")?;
@@ -79,6 +79,20 @@ fn is_only_remembered(
     given.is_absent(&to, now, "a renewal through a dead key stored something")?;
     given.is_renewed(old, now, "the key from before a renewal")?;
     given.is_intact(current, &format!("what came {through}"))
+}
+
+pub(super) fn the_key_from_before_a_renewal_is_unknown_after_a_while(given: &Given) -> Outcome {
+    for grace in [None, Some(SECOND)] {
+        let old = given.session()?;
+        let new = given.renewed(&old, grace.map(|grace| given.after(grace)))?;
+        let end = given.after(grace.unwrap_or_default() + Former::REMEMBERED);
+        let just_before = given.store.load(&old.key, end - MILLI)?;
+        ensure!(matches!(just_before, Loaded::Renewed), "a left key was forgotten too early");
+        let then = given.store.load(&old.key, end)?;
+        ensure!(matches!(then, Loaded::Absent), "a left key was remembered for too long");
+        given.live(&new.key, end, "a session whose old key is forgotten")?;
+    }
+    Ok(())
 }
 
 pub(super) fn the_key_from_before_a_renewal_is_answered_renewed(given: &Given) -> Outcome {

@@ -1,6 +1,7 @@
 //! A commit, and what it means: decided here, carried out by the store.
 
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::delta::Delta;
@@ -114,15 +115,15 @@ impl Admit {
 #[allow(clippy::large_enum_variant)] // it lives on the stack for one request
 pub enum Decision {
     /// Store a new session under `key`, a [`Conflict`](ErrorKind::Conflict) if any session has or
-    /// had that key; before that, obey the commit's limit per user. If `replaces` is set, remove
-    /// the session that was found, and let the new one remember its key, without grace.
+    /// had that key; before that, obey the commit's limit per user. If it replaces the session
+    /// that was found, remove that one, and let the new one remember its key.
     Insert {
         /// The key of the new session.
         key: SessionKey,
         /// The new session.
         record: Record,
-        /// It takes the place of the session that was found.
-        replaces: bool,
+        /// It takes the place of the session that was found under this key.
+        replaces: Option<Former>,
     },
     /// Store `record` in place of the one that was found.
     Update {
@@ -143,13 +144,56 @@ pub enum Decision {
 }
 
 /// A move of a session to a new key, a [`Conflict`](ErrorKind::Conflict) if any session has or
-/// had that key. The key it leaves is remembered in place of the one remembered before.
+/// had that key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rekey {
     /// The new key.
     pub to: SessionKey,
-    /// Until when the key it leaves finds it too.
+    /// The key it leaves, to be remembered in place of the one remembered before.
+    pub former: Former,
+}
+
+/// A key that a session has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Former {
+    /// The key.
+    pub key: SessionKey,
+    /// When it was left.
+    pub left: Timestamp,
+    /// Until when it finds the session all the same.
     pub grace_until: Option<Timestamp>,
+}
+
+/// What a [`Former`] key leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeadsTo {
+    /// To the session: the grace is not over.
+    Session,
+    /// To the answer [`Loaded::Renewed`].
+    Renewed,
+    /// Nowhere, like a key that no session ever had.
+    Nothing,
+}
+
+impl Former {
+    /// For so long, after it was left and after its grace, it is answered [`Loaded::Renewed`]:
+    /// longer than a request can be under way. A client that never received its new id is told
+    /// then that the old one is dead, and can begin again.
+    pub const REMEMBERED: Duration = Duration::from_secs(600);
+
+    /// What it leads to at `now`.
+    #[must_use]
+    pub fn leads_to(&self, now: Timestamp) -> LeadsTo {
+        // The grace is no part of `left`: were the clock set back over a restart, a key left
+        // without grace must not find the session again.
+        if self.grace_until.is_some_and(|until| now < until) {
+            LeadsTo::Session
+        } else if now < self.left.max(self.grace_until.unwrap_or(self.left)) + Self::REMEMBERED {
+            LeadsTo::Renewed
+        } else {
+            LeadsTo::Nothing
+        }
+    }
 }
 
 impl<'a> Commit<'a> {
@@ -199,12 +243,9 @@ impl<'a> Commit<'a> {
     /// [`ErrorKind::TooLarge`] when the data would exceed the limit and would grow.
     pub fn decide(&self, found: Loaded) -> Result<Decision> {
         match self.fate {
-            Fate::Create(birth) => self.begin(*self.key, birth, None, false),
+            Fate::Create(birth) => self.begin(*self.key, birth, None, None),
             Fate::SignIn { to, user, birth } => self.sign_in(found, to, user, birth),
-            Fate::Merge => self.go_on(found, None),
-            Fate::Renew { to, grace_until } => {
-                self.go_on(found, Some(Rekey { to: *to, grace_until }))
-            }
+            Fate::Merge | Fate::Renew { .. } => self.go_on(found),
             Fate::Delete => Ok(match found {
                 Loaded::Live { .. } | Loaded::Undecodable { .. } => Decision::Remove,
                 Loaded::Renewed => Decision::Answer(Committed::Renewed),
@@ -218,7 +259,7 @@ impl<'a> Commit<'a> {
         key: SessionKey,
         birth: &Birth,
         user: Option<&UserKey>,
-        replaces: bool,
+        replaces: Option<Former>,
     ) -> Result<Decision> {
         let mut record = Record::born(birth, self.now);
         self.delta.apply(&mut record);
@@ -248,7 +289,7 @@ impl<'a> Commit<'a> {
             // A sign-in is an authentication of its own: it does not need the session from
             // before, and it must not fail because that one has ended meanwhile.
             Loaded::Renewed | Loaded::Absent | Loaded::Undecodable { .. } => {
-                return self.begin(*to, birth, Some(user), false);
+                return self.begin(*to, birth, Some(user), None);
             }
         };
         if self.is_stale(&record) {
@@ -256,7 +297,7 @@ impl<'a> Commit<'a> {
         }
         if record.user.as_ref().is_some_and(|owner| owner != user) {
             // Nothing of one user's session may reach the next user's.
-            return self.begin(*to, birth, Some(user), true);
+            return self.begin(*to, birth, Some(user), Some(self.leave(key, None)));
         }
         let bytes = record.data.json_len();
         self.delta.apply(&mut record);
@@ -267,10 +308,15 @@ impl<'a> Commit<'a> {
         record.seen = record.seen.max(self.now);
         record.revision += 1;
         self.check_size(&record, bytes)?;
-        Ok(Decision::Update { record, rekey: Some(Rekey { to: *to, grace_until: None }) })
+        let former = self.leave(key, None);
+        Ok(Decision::Update { record, rekey: Some(Rekey { to: *to, former }) })
     }
 
-    fn go_on(&self, found: Loaded, rekey: Option<Rekey>) -> Result<Decision> {
+    fn leave(&self, key: SessionKey, grace_until: Option<Timestamp>) -> Former {
+        Former { key, left: self.now, grace_until }
+    }
+
+    fn go_on(&self, found: Loaded) -> Result<Decision> {
         let (mut record, key) = match found {
             Loaded::Live { record, key } => (record, key),
             Loaded::Renewed => return Ok(Decision::Answer(Committed::Renewed)),
@@ -282,8 +328,14 @@ impl<'a> Commit<'a> {
         if self.is_stale(&record) {
             return Ok(Decision::Answer(Committed::Stale { record, key }));
         }
-        // Another request has renewed already: a second move would leave its new id behind.
-        let rekey = rekey.filter(|_| key == *self.key);
+        let rekey = match self.fate {
+            // Not through a key in its grace: another request has renewed already, and a second
+            // move would leave its new id behind.
+            Fate::Renew { to, grace_until } if key == *self.key => {
+                Some(Rekey { to: *to, former: self.leave(key, grace_until) })
+            }
+            _ => None,
+        };
         let bytes = record.data.json_len();
         let changed = self.delta.apply(&mut record);
         let touched = match self.touch {

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::id::{ExternalKey, Handle, SessionKey, UserKey};
 use crate::record::{Cursor, Record, Stats, Summary, Touch};
 
-pub use commit::{Admit, AtLimit, Commit, Decision, Fate, Rekey};
+pub use commit::{Admit, AtLimit, Commit, Decision, Fate, Former, LeadsTo, Rekey};
 
 /// Where sessions are kept. Every call blocks until it is done.
 ///
@@ -184,7 +184,8 @@ pub enum Loaded {
         /// renewal, within its grace.
         key: SessionKey,
     },
-    /// This was the key of a session before its last renewal; it finds the session no more.
+    /// This was the key of a session before its last renewal, not long ago
+    /// ([`Former::REMEMBERED`]); it finds the session no more.
     Renewed,
     /// No such session, or it has ended.
     Absent,

@@ -13,7 +13,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{SessionKey, UserKey};
 use crate::record::{Cursor, Record, Stats, Summary, Touch};
 use crate::store::{
-    Commit, Committed, Decision, Loaded, Page, Registry, Rekey, Store, Traits, Upkeep, Which,
+    Commit, Committed, Decision, Former, LeadsTo, Loaded, Page, Registry, Rekey, Store, Traits,
+    Upkeep, Which,
 };
 
 /// A volatile store that obeys every law but durability.
@@ -41,15 +42,9 @@ struct Sessions {
 #[derive(Debug)]
 struct Row {
     record: Record,
-    previous: Option<Previous>,
+    former: Option<Former>,
     /// Higher for sessions that began later.
     place: i64,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Previous {
-    key: SessionKey,
-    until: Option<Timestamp>,
 }
 
 /// What a key leads to.
@@ -117,9 +112,10 @@ impl Sessions {
         }
         let Some(current) = self.previous.get(key) else { return Found::Absent };
         let Some(row) = lives(current) else { return Found::Absent };
-        match row.previous.and_then(|previous| previous.until) {
-            Some(until) if now < until => Found::At(*current),
-            _ => Found::Renewed,
+        match row.former.map(|former| former.leads_to(now)) {
+            Some(LeadsTo::Session) => Found::At(*current),
+            Some(LeadsTo::Renewed) => Found::Renewed,
+            Some(LeadsTo::Nothing) | None => Found::Absent,
         }
     }
 
@@ -142,16 +138,16 @@ impl Sessions {
         if let Some(user) = &row.record.user {
             self.users.entry(user.clone()).or_default().insert(key);
         }
-        if let Some(previous) = row.previous {
-            self.previous.insert(previous.key, key);
+        if let Some(former) = row.former {
+            self.previous.insert(former.key, key);
         }
         self.rows.insert(key, row);
     }
 
     fn take(&mut self, key: &SessionKey) -> Option<Row> {
         let row = self.rows.remove(key)?;
-        if let Some(previous) = row.previous {
-            self.previous.remove(&previous.key);
+        if let Some(former) = row.former {
+            self.previous.remove(&former.key);
         }
         if let Some(user) = &row.record.user
             && let Some(keys) = self.users.get_mut(user)
@@ -215,19 +211,19 @@ impl Sessions {
         };
         match decision {
             Decision::Insert { key: to, record, replaces } => {
-                let freed = ended.len() + usize::from(replaces);
+                let freed = ended.len() + usize::from(replaces.is_some());
                 if self.rows.len().saturating_sub(freed) >= capacity {
                     return Err(Error::new(ErrorKind::Full, "begin a session in memory"));
                 }
                 self.end(&ended);
                 let mut ended = ended;
-                let previous = replaces.then_some(Previous { key, until: None });
-                if replaces {
+                if replaces.is_some() {
                     self.take(&key);
                     ended.push(key);
                 }
                 self.last_place += 1;
-                let row = Row { record: record.clone(), previous, place: self.last_place };
+                let place = self.last_place;
+                let row = Row { record: record.clone(), former: replaces, place };
                 self.put(to, row);
                 Ok(Committed::Done { record, key: to, ended })
             }
@@ -235,14 +231,14 @@ impl Sessions {
                 self.end(&ended);
                 let mut ended = ended;
                 let Some(old) = self.take(&key) else { return Ok(Committed::Gone) };
-                let (to, previous) = match rekey {
-                    Some(Rekey { to, grace_until }) => {
+                let (to, former) = match rekey {
+                    Some(Rekey { to, former }) => {
                         ended.push(key);
-                        (to, Some(Previous { key, until: grace_until }))
+                        (to, Some(former))
                     }
-                    None => (key, old.previous),
+                    None => (key, old.former),
                 };
-                self.put(to, Row { record: record.clone(), previous, place: old.place });
+                self.put(to, Row { record: record.clone(), former, place: old.place });
                 Ok(Committed::Done { record, key: to, ended })
             }
             Decision::Touch { record } => {

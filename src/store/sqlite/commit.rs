@@ -108,7 +108,7 @@ fn carry_out(commit: &Commit<'_>, connection: &Connection, sql: &Sql) -> Result<
     };
     match (commit.decide(loaded)?, place) {
         (Decision::Insert { key: to, record, replaces }, place) => {
-            let place = place.filter(|_| replaces);
+            let place = place.filter(|_| replaces.is_some());
             let Some(mut ended) = make_room(commit, connection, sql, &to, place)? else {
                 return Ok(Committed::Full);
             };
@@ -116,8 +116,7 @@ fn carry_out(commit: &Commit<'_>, connection: &Connection, sql: &Sql) -> Result<
                 rows::delete(connection, sql, place.id).map_err(failed())?;
                 ended.push(place.key);
             }
-            let replaced = place.map(|place| place.key);
-            rows::insert(connection, sql, &to, replaced.as_ref(), &record).map_err(failed())?;
+            rows::insert(connection, sql, &to, replaces.as_ref(), &record).map_err(failed())?;
             Ok(Committed::Done { record, key: to, ended })
         }
         (Decision::Update { record, rekey: Some(rekey) }, Some(place)) => {

@@ -12,7 +12,7 @@ use crate::lifetime::Limits;
 use crate::record::{self, Client, Cursor, FORMAT, Record, Summary, Touch};
 use crate::store::sqlite::failure::while_doing;
 use crate::store::sqlite::sql::Sql;
-use crate::store::{Loaded, Rekey};
+use crate::store::{Former, LeadsTo, Loaded, Rekey};
 
 /// Where a live session stands.
 #[derive(Clone, Copy, Debug)]
@@ -50,11 +50,16 @@ fn query(
     if row.get::<_, i64>(12)? <= now.as_millis() {
         return Ok(Some((Loaded::Absent, None)));
     }
-    let in_grace = || -> rusqlite::Result<bool> {
-        Ok(row.get::<_, Option<i64>>(2)?.is_some_and(|until| now.as_millis() < until))
-    };
-    if previous && !in_grace()? {
-        return Ok(Some((Loaded::Renewed, None)));
+    if previous {
+        let time = |at: usize| -> rusqlite::Result<Option<Timestamp>> {
+            Ok(row.get::<_, Option<i64>>(at)?.map(Timestamp::from_millis))
+        };
+        let (grace_until, left) = (time(2)?, time(18)?.unwrap_or(Timestamp::from_millis(0)));
+        match (Former { key: *key, left, grace_until }).leads_to(now) {
+            LeadsTo::Session => {}
+            LeadsTo::Renewed => return Ok(Some((Loaded::Renewed, None))),
+            LeadsTo::Nothing => return Ok(Some((Loaded::Absent, None))),
+        }
     }
     let key = SessionKey::from_bytes(row.get(1)?);
     let place = Place { id: row.get(0)?, key, seen: Timestamp::from_millis(row.get(9)?) };
@@ -178,13 +183,14 @@ pub(super) fn insert(
     connection: &Connection,
     sql: &Sql,
     key: &SessionKey,
-    replaced: Option<&SessionKey>,
+    replaced: Option<&Former>,
     record: &Record,
 ) -> rusqlite::Result<()> {
     let mut statement = connection.prepare_cached(&sql.insert)?;
     statement.execute(params![
         key.as_bytes(),
-        replaced.map(SessionKey::as_bytes),
+        replaced.map(|former| former.key.as_bytes()),
+        replaced.map(|former| former.left.as_millis()),
         record.handle.as_bytes(),
         record.user.as_ref().map(UserKey::as_str),
         record.external_key.as_ref().map(ExternalKey::as_str),
@@ -212,8 +218,15 @@ pub(super) fn rekey(
     rekey: &Rekey,
 ) -> rusqlite::Result<()> {
     let mut statement = connection.prepare_cached(&sql.rekey)?;
-    let until = rekey.grace_until.map(Timestamp::as_millis);
-    statement.execute(params![place.id, rekey.to.as_bytes(), place.key.as_bytes(), until])?;
+    let Former { key, left, grace_until } = rekey.former;
+    let grace_until = grace_until.map(Timestamp::as_millis);
+    statement.execute(params![
+        place.id,
+        rekey.to.as_bytes(),
+        key.as_bytes(),
+        left.as_millis(),
+        grace_until
+    ])?;
     Ok(())
 }
 

@@ -8,7 +8,7 @@ pub(super) const HISTORY: &str = "cloakroom_migrations";
 /// The columns that [`rows`](super::rows) reads, in its order.
 const COLUMNS: &str = "id, key, previous_until, handle, user_key, external_key, auth_level, \
      created, authenticated, seen, idle, absolute, deadline, persistent, revision, client, \
-     format, data";
+     format, data, previous_left";
 
 /// What a touch needs to know.
 const TIMES: &str = "SELECT id, seen, deadline, idle, absolute";
@@ -80,15 +80,16 @@ impl Sql {
             by_previous_key: format!("SELECT {COLUMNS} FROM {t} WHERE previous_key = ?1"),
             is_taken: format!("SELECT 1 FROM {t} WHERE key = ?1 OR previous_key = ?1"),
             insert: format!(
-                "INSERT INTO {t} (key, previous_key, handle, user_key, external_key, auth_level, created, \
+                "INSERT INTO {t} (key, previous_key, previous_left, handle, user_key, external_key, auth_level, created, \
                  authenticated, seen, idle, absolute, deadline, persistent, revision, client, \
                  format, data) VALUES \
-                 (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)"
+                 (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)"
             ),
             // An index is rewritten when one of its columns is named here, changed or not: so
             // the common changes name as few as they can.
             rekey: format!(
-                "UPDATE {t} SET key = ?2, previous_key = ?3, previous_until = ?4 WHERE id = ?1"
+                "UPDATE {t} SET key = ?2, previous_key = ?3, previous_left = ?4, \
+                 previous_until = ?5 WHERE id = ?1"
             ),
             update_all: format!(
                 "UPDATE {t} SET user_key = ?2, external_key = ?3, auth_level = ?4, \
