@@ -321,3 +321,36 @@ fn a_limit_per_user_needs_a_store_that_lists() {
     let error = builder.max_sessions_per_user(limit, AtLimit::Refuse).build().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
 }
+
+#[test]
+fn a_client_that_never_got_its_new_id_can_begin_again_after_ten_minutes() {
+    on_both_stores(defaults, |app| {
+        let mut lost = app.visitor(1);
+        let old = lost.clone();
+        lost.request(&app.sessions, |session| sign_in(session, "ada"));
+        // The response with the new id went astray. While another may still bring it, the old id
+        // is left as it is …
+        let mut client = old.clone();
+        let headers = client.request(&app.sessions, |session| session.set("n", 2).unwrap());
+        assert_eq!((set_cookie(&headers), headers.discarded), (None, true));
+        // … and then it is an unknown one.
+        app.clock.advance(SECOND * 600);
+        client.request(&app.sessions, |session| session.set("n", 3).unwrap());
+        assert_ne!(client.id(), old.id());
+        assert_eq!((app.n(&client), who(&app.sessions, &client)), (Some(3), None));
+        assert_eq!(who(&app.sessions, &lost).as_deref(), Some("ada"), "that one goes on");
+    });
+}
+
+#[test]
+fn a_clock_set_back_does_not_bring_an_old_id_back() {
+    on_both_stores(defaults, |app| {
+        let mut browser = app.visitor(1);
+        let old = browser.clone();
+        app.clock.advance(HOUR);
+        browser.request(&app.sessions, |session| sign_in(session, "ada"));
+        app.clock.set(NOW);
+        assert_eq!(who(&app.sessions, &old), None);
+        assert_eq!(who(&app.sessions, &browser).as_deref(), Some("ada"));
+    });
+}
