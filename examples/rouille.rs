@@ -39,9 +39,14 @@ fn handle(sessions: &SessionManager, request: &Request) -> Response {
         Ok(router!(request,
             (GET) ["/"] => { Response::html(app::home(session)?) },
             (POST) ["/sign-in"] => {
-                let form = post_input!(request, { user: String, password: String })?;
-                app::sign_in(session, &form.user, &form.password)?;
-                Response::redirect_303("/")
+                match post_input!(request, { user: String, password: String }) {
+                    Ok(form) => {
+                        app::sign_in(session, &form.user, &form.password)?;
+                        Response::redirect_303("/")
+                    }
+                    // An error that is returned is a 500; this one is the client's.
+                    Err(_) => Response::empty_400(),
+                }
             },
             (POST) ["/sign-out"] => {
                 app::sign_out(session)?;

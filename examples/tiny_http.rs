@@ -6,6 +6,8 @@
 mod app;
 
 use std::error::Error;
+use std::io::Read;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 
@@ -40,27 +42,34 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
 
 fn answer(sessions: &SessionManager, mut request: Request) {
     let mut body = String::new();
-    let readable = request.as_reader().read_to_string(&mut body).is_ok();
+    if request.as_reader().take(64 << 10).read_to_string(&mut body).is_err() {
+        return drop(request.respond(Response::empty(400)));
+    }
     let mut head = RequestHead::new();
     for header in request.headers() {
+        let value = header.value.as_str();
         match header.field.as_str().as_str().to_ascii_lowercase().as_str() {
-            "cookie" => head = head.cookie(header.value.as_str()),
-            "host" => head = head.host(header.value.as_str()),
+            "cookie" => head = head.cookie(value),
+            "host" => head = head.host(value),
+            "x-forwarded-proto" => head = head.secure(value.trim() == "https"),
             _ => {}
         }
     }
     let session = sessions.open(head);
-    let page = match handle(&session, request.method(), request.url(), &body) {
-        Ok(page) if readable => page,
-        Ok(_) => Response::from_string("").with_status_code(400),
-        Err(error) => Response::from_string("Sorry.").with_status_code(sessions.failed(&error)),
+    let sorry = |status: u16| Response::from_string("Sorry.").with_status_code(status);
+    let work = || handle(&session, request.method(), request.url(), &body);
+    let (page, outcome) = match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(page)) => (page, Outcome::Completed),
+        Ok(Err(error)) => (sorry(sessions.failed(&error)), Outcome::ServerError),
+        Err(_) => (sorry(500), Outcome::Panicked),
     };
-    let page = match sessions.close(&session, Outcome::of_status(page.status_code().0)) {
-        Ok(headers) => headers.iter().fold(page, |page, (name, value)| {
-            page.with_header(Header::from_bytes(name, value).expect("headers are plain ASCII"))
-        }),
-        Err(error) => Response::from_string("Sorry.").with_status_code(sessions.failed(&error)),
+    let (page, headers) = match sessions.close(&session, outcome) {
+        Ok(headers) => (page, headers),
+        Err(error) => (sorry(sessions.failed(&error)), sessions.headers_after_failure(&session)),
     };
+    let page = headers.iter().fold(page, |page, (name, value)| {
+        page.with_header(Header::from_bytes(name, value).expect("headers are plain ASCII"))
+    });
     // A client that has gone does not need its answer.
     drop(request.respond(page));
 }

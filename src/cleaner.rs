@@ -4,6 +4,7 @@
 use std::any::Any;
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,6 +37,9 @@ const BATCH: NonZeroUsize = match NonZeroUsize::new(1000) {
     Some(batch) => batch,
     None => NonZeroUsize::MIN,
 };
+
+/// However long a batch takes, the next one has at least so many.
+const SMALLEST_BATCH: usize = 50;
 
 /// A batch that took longer is followed by smaller ones.
 const BATCH_TIME: Duration = Duration::from_millis(10);
@@ -199,12 +203,12 @@ impl Step {
 impl Work {
     fn run(mut self, messages: &Receiver<Message>) {
         loop {
-            match messages.recv_deadline(self.next_deadline()) {
-                Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => break,
-                Ok(message) => self.take(message),
-                Err(RecvTimeoutError::Timeout) => {}
+            // Calls of the store have a guard of their own; this one is for the application's clock
+            // and event sink. Whoever asked for something in such a turn is told it has stopped.
+            let turn = catch_unwind(AssertUnwindSafe(|| self.turn(messages)));
+            if let Ok(ControlFlow::Break(())) = turn {
+                break;
             }
-            self.do_what_is_due();
         }
         // Whoever asked before the end still gets what was asked for.
         for message in messages.try_iter() {
@@ -215,6 +219,18 @@ impl Work {
             }
         }
         let _ = self.write_touches();
+    }
+
+    fn turn(&mut self, messages: &Receiver<Message>) -> ControlFlow<()> {
+        match messages.recv_deadline(self.next_deadline()) {
+            Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => {
+                return ControlFlow::Break(());
+            }
+            Ok(message) => self.take(message),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        self.do_what_is_due();
+        ControlFlow::Continue(())
     }
 
     fn next_deadline(&self) -> Instant {
@@ -271,12 +287,30 @@ impl Work {
         }
         let batch: Vec<_> = self.touches.drain().collect();
         let now = self.clock.now();
-        let written = self.guard(TOUCHING, |store| store.touch(&batch, now));
-        if written.is_err() && batch.len() <= TOUCHES_KEPT {
+        let Err(error) = self.guard(TOUCHING, |store| store.touch(&batch, now)) else {
+            return Ok(());
+        };
+        if !matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Conflict) {
+            // The store is in trouble, not one session: all wait for another try.
+            return self.keep_touches(batch, error);
+        }
+        // One session that cannot be written must not hold up the others.
+        for touch in batch {
+            if let Err(error) = self.guard(TOUCHING, |store| store.touch(&[touch], now)) {
+                self.events.raise(&Event::TouchFailed { error: &error });
+            }
+        }
+        Ok(())
+    }
+
+    fn keep_touches(&mut self, batch: Vec<(SessionKey, Touch)>, error: Error) -> Result<()> {
+        if batch.len() <= TOUCHES_KEPT {
             self.touches.extend(batch);
             self.touches_due = Some(Instant::now() + TOUCH_WAIT);
+        } else {
+            self.events.raise(&Event::TouchFailed { error: &error });
         }
-        written
+        Err(error)
     }
 
     fn begin_sweep(&mut self, now: Timestamp, asked_by: Option<Sender<Result<usize>>>) {
@@ -293,17 +327,17 @@ impl Work {
     fn sweep_a_batch(&mut self) {
         let Some(mut sweep) = self.sweeping.take() else { return };
         let began = Instant::now();
-        // A session is not swept for want of a touch that is on its way.
-        let touched = self.write_touches();
+        // A session is not swept for want of a touch that is on its way. Where touches fail, the
+        // sweep goes on: at its deadline a session is dead to every read anyway.
+        let _ = self.write_touches();
         let (now, limit) = (sweep.now, self.batch);
-        let removed =
-            touched.and_then(|()| self.guard("sweep ended sessions", |s| s.sweep(now, limit)));
+        let removed = self.guard("sweep ended sessions", |s| s.sweep(now, limit));
         let took = began.elapsed();
         let half = self.batch.get() / 2;
         let twice = self.batch.get() * 2;
-        self.batch = NonZeroUsize::new(if took > BATCH_TIME { half } else { twice })
-            .unwrap_or(NonZeroUsize::MIN)
-            .min(BATCH);
+        let next = if took > BATCH_TIME { half } else { twice };
+        self.batch =
+            NonZeroUsize::new(next.max(SMALLEST_BATCH)).map_or(BATCH, |next| next.min(BATCH));
         match removed {
             Ok(removed) if removed >= limit.get() => {
                 sweep.removed += removed;

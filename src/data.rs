@@ -38,7 +38,9 @@ impl Value {
     /// [`ErrorKind::WrongType`] when it is not a `T`.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T> {
         serde_json::from_str(&self.0).map_err(|source| {
-            Error::with_source(ErrorKind::WrongType, "decode a session value", source)
+            let wanted = std::any::type_name::<T>();
+            let why = format!("it is no {wanted}: {}", without_data(&source));
+            Error::with_source(ErrorKind::WrongType, "decode a session value", why)
         })
     }
 
@@ -119,7 +121,8 @@ impl Data {
     /// # Errors
     /// [`ErrorKind::Undecodable`] for anything else.
     pub fn from_json(text: &str) -> Result<Self> {
-        serde_json::from_str::<Entries>(text).map(|entries| entries.0).map_err(undecodable)
+        let entries = serde_json::from_str::<Entries>(text);
+        entries.map(|entries| entries.0).map_err(|source| undecodable(without_data(&source)))
     }
 
     /// The data as a JSON object.
@@ -172,6 +175,15 @@ fn json_string_len(text: &str) -> usize {
         })
         .sum();
     text.len() + escapes + 2
+}
+
+/// What went wrong, in words that quote nothing of the data: errors go into logs.
+pub(crate) fn without_data(error: &serde_json::Error) -> String {
+    let what = match error.classify() {
+        serde_json::error::Category::Data => "the JSON is of another shape",
+        _ => "the text is no JSON",
+    };
+    format!("{what}, at line {} column {}", error.line(), error.column())
 }
 
 pub(crate) fn undecodable(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
@@ -237,6 +249,7 @@ mod tests {
     fn a_value_of_another_type_is_an_error() {
         let value = Value::encode("text").unwrap();
         assert_eq!(value.decode::<u32>().unwrap_err().kind(), ErrorKind::WrongType);
+        assert!(!format!("{:?}", value.decode::<u32>().unwrap_err()).contains("text"));
         assert_eq!(value.decode::<String>().unwrap(), "text");
         let map = std::collections::BTreeMap::from([(vec![1], 1)]);
         assert_eq!(Value::encode(&map).unwrap_err().kind(), ErrorKind::WrongType);

@@ -1,6 +1,6 @@
 //! What happened, for the operator: typed events, where they go, and how often each came.
 
-use std::fmt::{self, Debug};
+use std::fmt::{self, Debug, Write};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -345,7 +345,9 @@ impl fmt::Display for Peer {
 
 /// Where events go: [`LogSink`] by default, or your own bridge to metrics.
 ///
-/// It is called on the request's path, so it must be quick and must not call back into the store.
+/// It is called on the request's path and on the cleaner's thread, so it must be quick. It must
+/// not call back into the store, the manager or a session, nor own a manager, and it must not
+/// panic.
 pub trait Sink: Debug + Send + Sync + 'static {
     /// Takes one event.
     fn record(&self, event: &Event<'_>);
@@ -405,20 +407,41 @@ impl<C: Clock> LogSink<C> {
     }
 }
 
+/// What others wrote (paths, panics, errors of the application) stays on its line.
+struct OneLine<'e>(&'e Event<'e>);
+
+impl fmt::Display for OneLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        struct Escape<'f, 'o>(&'f mut fmt::Formatter<'o>);
+
+        impl fmt::Write for Escape<'_, '_> {
+            fn write_str(&mut self, text: &str) -> fmt::Result {
+                text.chars().try_for_each(|c| match c.is_control() {
+                    true => write!(self.0, "{}", c.escape_default()),
+                    false => self.0.write_char(c),
+                })
+            }
+        }
+
+        write!(Escape(f), "{}", self.0)
+    }
+}
+
 impl<C: Clock> Sink for LogSink<C> {
     fn record(&self, event: &Event<'_>) {
+        let line = OneLine(event);
         let level = event.kind().level();
         if level > log::max_level() {
             return;
         }
         if level > log::Level::Warn {
-            log::log!(target: TARGET, level, "{event}");
+            log::log!(target: TARGET, level, "{line}");
             return;
         }
         match self.admit(event.kind()) {
-            Some(0) => log::log!(target: TARGET, level, "{event}"),
+            Some(0) => log::log!(target: TARGET, level, "{line}"),
             Some(held_back) => {
-                log::log!(target: TARGET, level, "{event} ({held_back} more of this kind before)")
+                log::log!(target: TARGET, level, "{line} ({held_back} more of this kind before)")
             }
             None => {}
         }
@@ -478,6 +501,12 @@ mod tests {
         events.raise(&Event::LogReleased);
         assert_eq!(events.count(EventKind::LogReleased), 2);
         assert_eq!(events.count(EventKind::LogHeld), 0);
+    }
+
+    #[test]
+    fn an_event_is_one_line_whatever_others_wrote_into_it() {
+        let event = Event::HandlerFailed { error: "a\nb\u{1b}[2J" };
+        assert_eq!(OneLine(&event).to_string(), "a handler failed: a\\nb\\u{1b}[2J");
     }
 
     #[test]

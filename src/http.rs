@@ -155,14 +155,20 @@ pub struct ResponseHeaders {
     pub discarded: bool,
 }
 
-/// Says that a cache must not reuse the Set-Cookie header; RFC 9111, section 5.2.2.4.
-const GUARD: &str = "no-cache=\"Set-Cookie\"";
+/// Says that a cache must not reuse the Set-Cookie header; RFC 9111, section 5.2.2.4. Caches know
+/// nothing of an id in another header: such a response must not be stored.
+fn guard(header: &str) -> &'static str {
+    match header {
+        "Set-Cookie" => "no-cache=\"Set-Cookie\"",
+        _ => "no-store",
+    }
+}
 
 impl ResponseHeaders {
     /// Names and values to append.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         let id = self.id.as_ref().map(|(name, value)| (name.as_str(), value.as_str()));
-        let guard = self.id.as_ref().map(|_| ("Cache-Control", GUARD));
+        let guard = self.id.as_ref().map(|(name, _)| ("Cache-Control", guard(name)));
         let vary = self.depends_on.as_deref().map(|name| ("Vary", name));
         id.into_iter().chain(guard).chain(vary)
     }
@@ -186,7 +192,7 @@ impl ResponseHeaders {
     /// that is right as it is. A response that carries an id is never public.
     #[must_use]
     pub fn cache_control(&self, now: Option<&str>) -> Option<String> {
-        self.id.as_ref()?;
+        let (header, _) = self.id.as_ref()?;
         let is = |part: &str, name: &str| {
             part.split('=').next().is_some_and(|word| word.trim().eq_ignore_ascii_case(name))
         };
@@ -201,7 +207,7 @@ impl ResponseHeaders {
         if was_shared && !kept.iter().any(|part| is(part, "private")) {
             kept.push("private");
         }
-        kept.push(GUARD);
+        kept.push(guard(header));
         Some(kept.join(", "))
     }
 }
@@ -232,13 +238,17 @@ mod tests {
     #[test]
     fn a_response_with_an_id_is_never_public() {
         let cache = |now| headers().cache_control(now);
-        assert_eq!(cache(None).as_deref(), Some(GUARD));
+        assert_eq!(cache(None).as_deref(), Some("no-cache=\"Set-Cookie\""));
         assert_eq!(
             cache(Some("public, max-age=60, s-maxage=9")).as_deref(),
             Some("max-age=60, private, no-cache=\"Set-Cookie\"")
         );
         assert_eq!(cache(Some("private")).as_deref(), Some("private, no-cache=\"Set-Cookie\""));
         assert_eq!(cache(Some("no-store")), None);
+        let id = Some(("X-Session".to_owned(), "x".to_owned()));
+        let headers = ResponseHeaders { id, ..headers() };
+        let cache = headers.cache_control(Some("max-age=60"));
+        assert_eq!(cache.as_deref(), Some("max-age=60, no-store"), "no cache knows that header");
         assert_eq!(ResponseHeaders::default().cache_control(Some("public")), None);
     }
 

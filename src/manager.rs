@@ -85,10 +85,19 @@ impl SessionManager {
     /// Call it before the first byte of the response goes out.
     ///
     /// # Errors
-    /// [`ErrorKind::Closed`] at a second call. Any other error means that the changes were not
-    /// stored: answer with [`status_of`](Self::status_of) it and without a cookie.
+    /// [`ErrorKind::Closed`] at a second call. Any other error means that the changes since the
+    /// last [`Session::commit`] or [`Session::sign_in`] were not stored: answer with
+    /// [`status_of`](Self::status_of) it, and with the [headers](Self::headers_after_failure) of
+    /// what was done before.
     pub fn close(&self, session: &Session, outcome: Outcome) -> Result<ResponseHeaders> {
         session.close(outcome)
+    }
+
+    /// What the response needs although [`close`](Self::close) failed: the new id, if a sign-in or
+    /// a commit in this request has brought one, because that stands. Else there is no id in it.
+    #[must_use]
+    pub fn headers_after_failure(&self, session: &Session) -> ResponseHeaders {
+        session.standing()
     }
 
     /// Removes every session that has ended, and says how many those were. The cleaner does so
@@ -142,6 +151,20 @@ impl SessionManager {
     }
 }
 
+/// Headers that cannot carry an id, because they carry something else.
+const TAKEN: [&str; 10] = [
+    "Cookie",
+    "Set-Cookie",
+    "Host",
+    "Content-Length",
+    "Content-Type",
+    "Transfer-Encoding",
+    "Connection",
+    "Vary",
+    "Cache-Control",
+    "Location",
+];
+
 /// 503 when trying again can help, else 500.
 fn default_status(kind: ErrorKind) -> u16 {
     match kind {
@@ -175,7 +198,8 @@ impl Builder {
     }
 
     /// Lets the id travel in a header of this name, in requests and responses, instead of a
-    /// cookie: for clients that are no browsers. Cookies are not looked at then.
+    /// cookie: for clients that are no browsers. Cookies are not looked at then. A client whose
+    /// session was destroyed is not told; its id is dead.
     pub fn header(self, name: impl Into<String>) -> Self {
         self.with(|settings| settings.transport = Transport::Header(name.into()))
     }
@@ -232,7 +256,7 @@ impl Builder {
         self.with(|settings| settings.status_of = status_of)
     }
 
-    /// How often ended sessions are swept; at least one millisecond. Defaults to 60 seconds.
+    /// How often ended sessions are swept; from one millisecond to one day. Defaults to 60 seconds.
     pub fn sweep_every(self, interval: Duration) -> Self {
         Builder { sweep_every: Some(interval), ..self }
     }
@@ -276,12 +300,18 @@ impl Builder {
             Transport::Cookie(cookie) => cookie.check()?,
             Transport::Header(name) => {
                 if name.is_empty() || !name.bytes().all(cookie::is_token) {
-                    return Err(invalid("a header's name has only letters, digits and hyphens"));
+                    return Err(invalid(
+                        "a header's name has only letters, digits, !#$%&'*+-.^_`|~",
+                    ));
+                }
+                if TAKEN.iter().any(|taken| name.eq_ignore_ascii_case(taken)) {
+                    return Err(invalid("that header has a meaning of its own"));
                 }
             }
         }
-        if self.sweep_every.is_some_and(|interval| interval < Duration::from_millis(1)) {
-            return Err(invalid("sweeps are at least one millisecond apart"));
+        let possible = Duration::from_millis(1)..=Duration::from_secs(86_400);
+        if self.sweep_every.is_some_and(|interval| !possible.contains(&interval)) {
+            return Err(invalid("sweeps are from one millisecond to one day apart"));
         }
         if settings.admit.is_some() && !self.store.traits().lists {
             let why = "this store cannot count the sessions of a user";

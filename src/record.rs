@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::clock::Timestamp;
-use crate::data::{Data, undecodable};
+use crate::data::{Data, undecodable, without_data};
 use crate::error::Result;
 use crate::id::{ExternalKey, Handle, UserKey};
 use crate::lifetime::Limits;
@@ -224,8 +224,9 @@ impl Record {
         struct Format {
             format: u32,
         }
-        check_format(serde_json::from_str::<Format>(text).map_err(undecodable)?.format)?;
-        let wire: Wire<'_> = serde_json::from_str(text).map_err(undecodable)?;
+        let json = |source| undecodable(without_data(&source));
+        check_format(serde_json::from_str::<Format>(text).map_err(json)?.format)?;
+        let wire: Wire<'_> = serde_json::from_str(text).map_err(json)?;
         Ok(Record {
             handle: wire.handle.parse().map_err(undecodable)?,
             user: wire.user.map(UserKey::new).transpose().map_err(undecodable)?,

@@ -56,11 +56,15 @@ struct State {
     /// Sessions to end, because the handler said so.
     to_end: Vec<SessionKey>,
     destroyed: bool,
+    /// One of them was ended.
+    ended: bool,
     ignored: bool,
     /// An id that the client does not have yet.
     issued: Option<SessionId>,
     /// The session was ended or renewed by someone else while this request wanted to change it.
     lost: bool,
+    /// Changes were lost at any time in this request.
+    discarded: bool,
     /// The store failed, and the policy is to go on without a session.
     unreadable: Option<Error>,
     /// The response depends on the session.
@@ -79,15 +83,15 @@ enum Known {
         key: SessionKey,
     },
     None {
-        /// An id was presented that was a session's before its renewal: another response has
-        /// brought the client a newer one.
-        renewed: bool,
+        /// An id was presented that another request has renewed, or ended while this one was under
+        /// way: another response has told the client.
+        overtaken: bool,
         /// An id was presented whose session does not decode.
         undecodable: bool,
     },
 }
 
-const NOTHING: Known = Known::None { renewed: false, undecodable: false };
+const NOTHING: Known = Known::None { overtaken: false, undecodable: false };
 
 impl Known {
     fn data(&self) -> Option<&Data> {
@@ -171,11 +175,14 @@ impl Session {
     /// The first live one of the ids that were presented.
     fn load(&self) -> Result<Known> {
         let now = self.shared.now();
-        let (mut renewed, mut undecodable) = (false, false);
+        let (mut overtaken, mut undecodable) = (false, false);
         for key in self.presented.keys() {
             match self.shared.store.load(&key, now)? {
                 Loaded::Live { record, key } => return Ok(Known::Live { record, key }),
-                Loaded::Renewed => renewed = true,
+                Loaded::Renewed => overtaken = true,
+                Loaded::Absent if self.shared.endings.has_ended_since(&key, self.opened) => {
+                    overtaken = true;
+                }
                 Loaded::Absent => self.unknown_id(),
                 Loaded::Undecodable { handle, error } => {
                     undecodable = true;
@@ -183,7 +190,7 @@ impl Session {
                 }
             }
         }
-        Ok(Known::None { renewed, undecodable })
+        Ok(Known::None { overtaken, undecodable })
     }
 
     fn unknown_id(&self) {
@@ -258,9 +265,12 @@ impl Session {
     ///
     /// # Errors
     /// [`ErrorKind::WrongType`] when JSON cannot express the value, [`ErrorKind::TooLarge`] when
-    /// it alone exceeds the limit of a session.
+    /// it alone exceeds the limit of a session, [`ErrorKind::Invalid`] for a name that begins with
+    /// `cloakroom.`, [`ErrorKind::Closed`] after the end of the request,
+    /// [`ErrorKind::Unavailable`] when the session was read as empty.
     pub fn set(&self, name: &str, value: impl Serialize) -> Result<()> {
         const DOING: &str = "set a session value";
+        check_name(name, DOING)?;
         let value = Value::encode(&value)?;
         let (bytes, limit) = (value.as_json().len(), self.shared.settings.max_bytes);
         if bytes > limit {
@@ -275,13 +285,16 @@ impl Session {
     /// Removes `name`. Loads nothing.
     ///
     /// # Errors
-    /// [`ErrorKind::Closed`] after the end of the request.
+    /// [`ErrorKind::Closed`] after the end of the request, [`ErrorKind::Invalid`] for a name that
+    /// begins with `cloakroom.`.
     pub fn remove(&self, name: &str) -> Result<()> {
+        check_name(name, "remove a session value")?;
         self.writable("remove a session value")?.changes.edit(|delta| delta.remove(name));
         Ok(())
     }
 
-    /// Removes `name` and gives the value it had.
+    /// Removes `name` and gives the value it had. Two parallel requests can both get it: for
+    /// something that may be used once only, use [`update`](Self::update).
     ///
     /// # Errors
     /// As [`get`](Self::get); the value stays then.
@@ -315,6 +328,7 @@ impl Session {
         T: Serialize + DeserializeOwned,
         F: Fn(Option<T>) -> T + Send + 'static,
     {
+        check_name(name, "update a session value")?;
         let updated = self.compute(name, move |now| Some(f(now)))?;
         updated.ok_or_else(|| Error::new(ErrorKind::Unexpected, "update a session value"))
     }
@@ -400,7 +414,10 @@ impl Session {
     /// Ends the session for good, under every id that this request presented. From now on it is
     /// empty: a later write in this request begins a new, anonymous session.
     ///
-    /// It is done at the end of the request, also when the handler fails or panics.
+    /// It is done at the end of the request, also when the handler fails or panics, or has asked to
+    /// [`ignore`](Self::ignore) the session before. If another request has renewed the session
+    /// meanwhile, this one's ids find it no more: it is not ended, and the response headers say
+    /// that something was discarded.
     ///
     /// # Errors
     /// [`ErrorKind::Closed`] after the end of the request.
@@ -421,6 +438,7 @@ impl Session {
         }
         state.looked_at = true;
         state.destroyed = true;
+        state.ignored = false;
         state.changes = Changes::default();
         state.renew = false;
         state.issued = None;
@@ -440,5 +458,16 @@ impl Session {
         }
         state.ignored = true;
         Ok(())
+    }
+}
+
+/// Names of our own are not the application's to change: it would be told of a wrong type later.
+fn check_name(name: &str, doing: &'static str) -> Result<()> {
+    match name.starts_with("cloakroom.") {
+        true => {
+            let why = "names that begin with `cloakroom.` are its own";
+            Err(Error::with_source(ErrorKind::Invalid, doing, why))
+        }
+        false => Ok(()),
     }
 }

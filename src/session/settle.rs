@@ -1,7 +1,8 @@
 //! Where a session meets its store: sign-in, commit, and the end of the request.
 
-use std::sync::{MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{MutexGuard, TryLockError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, Result};
@@ -17,6 +18,9 @@ use crate::store::{Commit, Committed, Fate, Loaded};
 /// already waits for its turn, so this many mean that other processes do nothing else.
 const TRIES: usize = 100;
 
+/// So long a request that was overtaken waits for others of its process that were too.
+const LONGEST_TURN: Duration = Duration::from_secs(5);
+
 impl Session {
     /// Signs `user` in: the session gets a new id and is this user's from now on, both clocks
     /// start again, and the limit per user is applied. All changes so far are stored with it. The
@@ -25,8 +29,12 @@ impl Session {
     ///
     /// It is done at once and stands, whatever the response will be.
     ///
+    /// The cookie of the session is kept by the browser as [`set_persistent`](Self::set_persistent)
+    /// said before in this request; else as that of the session so far.
+    ///
     /// # Errors
-    /// The store's errors; nothing was changed then.
+    /// The store's errors; nobody was signed in then. A [`destroy`](Self::destroy) that came
+    /// before in this request may be done already.
     pub fn sign_in(&self, user: UserKey) -> Result<SignIn> {
         const DOING: &str = "sign a user in";
         let mut state = self.writable(DOING)?;
@@ -61,6 +69,9 @@ impl Session {
                 ended.into_iter().for_each(|key| self.shared.endings.note(key));
                 let handle = record.handle;
                 self.shared.events.raise(&Event::SignedIn { handle: &handle, user: &user });
+                // Of several ids the browser would go on sending the others, and one of them could
+                // be found first.
+                state.to_end.extend(self.presented.keys().filter(|other| *other != from));
                 state.known = Known::Live { record, key };
                 state.issued = Some(id);
                 state.changes = Changes::default();
@@ -131,6 +142,17 @@ impl Session {
         Ok(self.headers(state))
     }
 
+    /// What the response needs although the end of the request failed: the id that a sign-in or a
+    /// commit has brought before.
+    pub(crate) fn standing(&self) -> ResponseHeaders {
+        let state = self.state();
+        let mut headers = self.headers(&state);
+        if state.issued.is_none() {
+            headers.id = None;
+        }
+        headers
+    }
+
     fn headers(&self, state: &State) -> ResponseHeaders {
         let transport = &self.shared.settings.transport;
         let id = if state.unreadable.is_some() || (state.ignored && state.issued.is_none()) {
@@ -149,7 +171,7 @@ impl Session {
         ResponseHeaders {
             id,
             depends_on: state.looked_at.then(|| transport.request_header().to_owned()),
-            discarded: state.lost,
+            discarded: state.discarded,
         }
     }
 
@@ -157,7 +179,7 @@ impl Session {
     /// presented is of use: a late answer must not take away the id that another has just given.
     fn takes_id_away(&self, state: &State) -> bool {
         let dead = match state.known {
-            Known::None { renewed, undecodable } => !renewed && !undecodable,
+            Known::None { overtaken, undecodable } => !overtaken && !undecodable,
             Known::Unread | Known::Live { .. } => false,
         };
         !self.presented.is_empty() && !state.lost && (state.destroyed || dead)
@@ -182,26 +204,27 @@ impl Session {
     }
 
     fn end_what_was_destroyed(&self, state: &mut State) -> Result<()> {
-        let (mut ended, mut renewed) = (false, false);
+        let mut overtaken = false;
         while let Some(key) = state.to_end.last() {
             let now = self.shared.now();
             let nothing = Delta::new();
             match self.shared.store.commit(&Commit::new(key, Fate::Delete, &nothing, now))? {
                 Committed::Deleted { key: current } => {
-                    ended = true;
+                    state.ended = true;
                     self.shared.endings.note(current);
                     self.shared.endings.note(*key);
                     self.shared.events.raise(&Event::Destroyed);
                 }
-                Committed::Renewed => renewed = true,
+                Committed::Renewed => overtaken = true,
                 _ => {}
             }
             state.to_end.pop();
         }
-        if renewed && !ended {
+        if overtaken && state.destroyed && !state.ended {
             // The client has a newer id by now, which this request knows nothing of.
             state.destroyed = false;
-            state.known = Known::None { renewed: true, undecodable: false };
+            state.known = Known::None { overtaken: true, undecodable: false };
+            self.lose(state, None);
         }
         Ok(())
     }
@@ -219,10 +242,10 @@ impl Session {
             Known::None { .. } => {}
         }
         // Those that found a session have taken the changes; the others are left here.
-        if let Known::None { renewed, .. } = state.known
+        if let Known::None { overtaken, .. } = state.known
             && !state.changes.delta().is_empty()
         {
-            if renewed || state.lost {
+            if overtaken || state.lost {
                 self.lose(state, None);
             } else {
                 self.begin(state)?;
@@ -235,22 +258,20 @@ impl Session {
 
     /// Merges into the first live one of the sessions that were presented, without a look before.
     fn change_unread(&self, state: &mut State) -> Result<()> {
-        let (mut renewed, mut undecodable) = (false, false);
+        let (mut overtaken, mut undecodable) = (false, false);
         for key in self.presented.keys() {
             match self.change(state, &key)? {
                 Found::Live => return Ok(()),
-                Found::Renewed => renewed = true,
+                Found::Renewed => overtaken = true,
+                // It was alive when this request came.
                 Found::Gone if self.shared.endings.has_ended_since(&key, self.opened) => {
-                    // It was alive when this request came.
-                    state.known = NOTHING;
-                    self.lose(state, None);
-                    return Ok(());
+                    overtaken = true;
                 }
                 Found::Gone => self.unknown_id(),
                 Found::Undecodable => undecodable = true,
             }
         }
-        state.known = Known::None { renewed, undecodable };
+        state.known = Known::None { overtaken, undecodable };
         Ok(())
     }
 
@@ -275,16 +296,16 @@ impl Session {
             Known::Unread | Known::None { .. } => None,
         };
         let found = match answer {
-            Committed::Done { record, key, .. } | Committed::Unchanged { record, key } => {
-                if to == Some(key) {
+            Committed::Done { record, key: current, ended } => {
+                ended.into_iter().for_each(|key| self.shared.endings.note(key));
+                if to == Some(current) {
                     let handle = record.handle;
                     self.shared.events.raise(&Event::Renewed { handle: &handle });
                     state.issued = id;
                 }
-                state.known = Known::Live { record, key };
-                state.changes = Changes::default();
-                return Ok(Found::Live);
+                return Ok(self.changed(state, record, current));
             }
+            Committed::Unchanged { record, key } => return Ok(self.changed(state, record, key)),
             Committed::Renewed => Found::Renewed,
             Committed::Gone => Found::Gone,
             Committed::Undecodable { handle, error } => {
@@ -300,8 +321,15 @@ impl Session {
         Ok(found)
     }
 
+    fn changed(&self, state: &mut State, record: Record, key: SessionKey) -> Found {
+        state.known = Known::Live { record, key };
+        state.changes = Changes::default();
+        Found::Live
+    }
+
     fn lose(&self, state: &mut State, handle: Option<&crate::id::Handle>) {
         state.lost = true;
+        state.discarded = true;
         state.issued = None;
         state.changes = Changes::default();
         self.shared.events.raise(&Event::Discarded { handle });
@@ -330,7 +358,10 @@ impl Session {
 
     fn birth(&self, state: &State) -> Result<Birth> {
         let settings = &self.shared.settings;
-        let persistent = state.persistent.unwrap_or(settings.persistent);
+        let persistent = state.persistent.unwrap_or(match &state.known {
+            Known::Live { record, .. } => record.persistent,
+            Known::Unread | Known::None { .. } => settings.persistent,
+        });
         let lifetime = match settings.browser_session {
             Some(short) if !persistent => short,
             _ => settings.lifetime,
@@ -359,6 +390,9 @@ impl Session {
                     // From the second try on one after the other, or many would keep each other
                     // from ever being first.
                     turn = turn.or_else(|| self.turn(key));
+                    if turn.is_none() {
+                        break;
+                    }
                     state.changes.again(&record.data)?;
                     revision = Some(record.revision);
                     if let Known::Live { record: known, .. } = &mut state.known {
@@ -372,11 +406,22 @@ impl Session {
         Err(Error::with_source(ErrorKind::Busy, "update a session", why))
     }
 
+    /// A turn among those who were overtaken, or `None` if it does not come in time.
     fn turn(&self, key: &SessionKey) -> Option<MutexGuard<'_, ()>> {
         let [first, ..] = *key.as_bytes();
         let stripes = &self.shared.stripes;
         let stripe = stripes.get(usize::from(first) % stripes.len())?;
-        Some(stripe.lock().unwrap_or_else(PoisonError::into_inner))
+        let deadline = Instant::now() + LONGEST_TURN;
+        loop {
+            match stripe.try_lock() {
+                Ok(turn) => return Some(turn),
+                Err(TryLockError::Poisoned(turn)) => return Some(turn.into_inner()),
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                    thread::sleep(Duration::from_micros(200));
+                }
+                Err(TryLockError::WouldBlock) => return None,
+            }
+        }
     }
 }
 

@@ -57,9 +57,17 @@ pub fn session(
             (plain(500), Outcome::Panicked)
         }
     };
-    match sessions.close(&session, outcome) {
-        Ok(headers) => add(response, headers),
-        Err(error) => plain(sessions.failed(&error)),
+    // Closing can run the handler's `update` functions again.
+    match catch_unwind(AssertUnwindSafe(|| sessions.close(&session, outcome))) {
+        Ok(Ok(headers)) => add(response, headers),
+        Ok(Err(error)) => {
+            let headers = sessions.headers_after_failure(&session);
+            add(plain(sessions.failed(&error)), headers)
+        }
+        Err(panic) => {
+            sessions.events().raise(&Event::HandlerFailed { error: words(&*panic) });
+            add(plain(500), sessions.headers_after_failure(&session))
+        }
     }
 }
 
@@ -74,7 +82,9 @@ fn head<'r>(sessions: &SessionManager, request: &'r Request) -> RequestHead<'r> 
         } else if is("Host") {
             head = head.host(value);
         } else if is("X-Forwarded-Proto") {
-            secure |= value.trim().eq_ignore_ascii_case("https");
+            // Of several proxies the first one speaks of the client's connection.
+            let first = value.split(',').next().unwrap_or_default();
+            secure |= first.trim().eq_ignore_ascii_case("https");
         }
         if sessions.id_header().is_some_and(is) {
             head = head.id(value);
