@@ -59,10 +59,10 @@ impl Session {
     }
 
     fn add_flashes(&self, new: Vec<Flash>) -> Result<()> {
-        self.update(NAME, move |flashes: Option<Vec<Flash>>| {
+        self.compute(NAME, move |flashes: Option<Vec<Flash>>| {
             let mut flashes = flashes.unwrap_or_default();
             flashes.extend(new.iter().cloned());
-            flashes
+            Some(flashes)
         })
         .map(drop)
     }

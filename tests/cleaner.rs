@@ -2,12 +2,13 @@
 
 mod common;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
 use cloakroom::clock::Clock;
-use cloakroom::event::EventKind;
+use cloakroom::event::{Event, EventKind, Events, Sink};
 use cloakroom::manager::Builder;
 use cloakroom::{ErrorKind, Lifetime};
 use common::faulty::{Call, Fault};
@@ -310,4 +311,46 @@ fn two_managers_on_one_store_sweep_side_by_side() {
         app.visitor(1);
         assert_eq!(app.live(), 1);
     });
+}
+
+#[test]
+fn a_session_whose_activity_cannot_be_written_holds_up_no_other() {
+    on_both_stores(on_demand, |app| {
+        let (first, second) = (app.visitor(1), app.visitor(2));
+        app.clock.advance(HOUR);
+        // The batch, and then one of its two alone.
+        app.store.fail(Call::Touch, 2, ErrorKind::Corrupt);
+        read(&app, &first);
+        read(&app, &second);
+        app.sessions.flush().unwrap();
+        assert_eq!((app.store.touched(), app.count(EventKind::TouchFailed)), (1, 1));
+        app.clock.advance(HOUR * 23);
+        assert_eq!(app.sessions.sweep_now().unwrap(), 1, "the one that was not written");
+    });
+}
+
+#[derive(Debug, Default)]
+struct PanicsOnce(AtomicBool);
+
+impl Sink for PanicsOnce {
+    fn record(&self, event: &Event<'_>) {
+        if event.kind() == EventKind::Swept && !self.0.swap(true, Ordering::Relaxed) {
+            panic!("as planned");
+        }
+    }
+}
+
+#[test]
+fn an_event_sink_that_panics_does_not_stop_the_cleaner() {
+    on_both_stores(
+        |builder| on_demand(builder).events(Events::new(PanicsOnce::default())),
+        |app| {
+            app.visitor(1);
+            app.clock.advance(HOUR * 24);
+            assert_eq!(app.sessions.sweep_now().unwrap_err().kind(), ErrorKind::Unavailable);
+            app.visitor(2);
+            app.clock.advance(HOUR * 24);
+            assert_eq!(app.sessions.sweep_now().unwrap(), 1);
+        },
+    );
 }

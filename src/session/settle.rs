@@ -69,9 +69,7 @@ impl Session {
                 ended.into_iter().for_each(|key| self.shared.endings.note(key));
                 let handle = record.handle;
                 self.shared.events.raise(&Event::SignedIn { handle: &handle, user: &user });
-                // Of several ids the browser would go on sending the others, and one of them could
-                // be found first.
-                state.to_end.extend(self.presented.keys().filter(|other| *other != from));
+                state.to_end.extend(self.other_live_sessions(&from));
                 state.known = Known::Live { record, key };
                 state.issued = Some(id);
                 state.changes = Changes::default();
@@ -85,6 +83,14 @@ impl Session {
             }
             _ => Err(Error::new(ErrorKind::Unexpected, DOING)),
         }
+    }
+
+    /// The live sessions of the ids presented, but `from`. After a sign-in the browser would go on
+    /// sending those ids, and one of them could be found first.
+    fn other_live_sessions(&self, from: &SessionKey) -> Vec<SessionKey> {
+        let now = self.shared.now();
+        let is_live = |key: &SessionKey| matches!(self.shared.store.load(key, now), Ok(Loaded::Live { key, .. }) if key != *from);
+        self.presented.keys().filter(|key| key != from).filter(is_live).collect()
     }
 
     /// Stores all changes now, for a handler that must know that they are. What it did stands,

@@ -1,9 +1,10 @@
 //! A session that has ended stays ended, and late answers harm nobody.
 
 use cloakroom::event::EventKind;
+use cloakroom::http::Outcome;
 use cloakroom::id::Handle;
 use cloakroom::store::Which;
-use cloakroom::{Saved, Session};
+use cloakroom::{ErrorKind, Saved, Session};
 
 use crate::common::in_process::{
     App, Browser, REMOVAL, complete, defaults, get, issued, on_both_stores, set_cookie, sign_in,
@@ -378,6 +379,117 @@ fn a_dead_id_beside_a_renewed_one_removes_no_cookie_either() {
                 assert_eq!(session.get::<u32>("n").unwrap(), None);
             });
             assert_eq!(set_cookie(&headers), None);
+        }
+    });
+}
+
+#[test]
+fn a_late_request_takes_no_newer_id_away_however_it_uses_its_session() {
+    let late: [fn(&Session); 4] = [
+        |session| assert!(!session.contains("n").unwrap()),
+        |session| session.set("n", 2).unwrap(),
+        |session| session.update("n", |n: Option<u32>| n.unwrap_or(0) + 1).map(drop).unwrap(),
+        |session| session.flash("info", "late").unwrap(),
+    ];
+    let endings: [fn(&Session); 2] = [
+        |session| session.destroy().unwrap(),
+        |session| {
+            session.renew().unwrap();
+            assert_eq!(session.commit().unwrap(), Saved::Kept);
+            session.destroy().unwrap();
+        },
+    ];
+    on_both_stores(defaults, |app| {
+        for end in endings {
+            for act in late {
+                let mut browser = app.visitor(1);
+                let session = browser.open(&app.sessions);
+                browser.request(&app.sessions, end);
+                browser.request(&app.sessions, |session| sign_in(session, "ada"));
+                act(&session);
+                let headers = complete(&app.sessions, &session);
+                assert_eq!(set_cookie(&headers), None);
+                assert_eq!(who(&app.sessions, &browser).as_deref(), Some("ada"));
+                browser.request(&app.sessions, |session| session.destroy().unwrap());
+                assert_eq!(app.rows(), 0, "nothing was begun");
+            }
+        }
+    });
+}
+
+#[test]
+fn the_id_of_a_sign_in_is_sent_although_the_end_of_its_request_fails() {
+    on_both_stores(defaults, |app| {
+        let mut browser = app.visitor(1);
+        let session = browser.open(&app.sessions);
+        sign_in(&session, "ada");
+        session.set("a", "x".repeat(40_000)).unwrap();
+        session.set("b", "x".repeat(40_000)).unwrap();
+        let error = app.sessions.close(&session, Outcome::Completed).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TooLarge);
+        browser.take(&app.sessions.headers_after_failure(&session));
+        assert_eq!(who(&app.sessions, &browser).as_deref(), Some("ada"));
+
+        // Where nothing was done before, no cookie of either kind goes out.
+        let session = browser.open(&app.sessions);
+        session.set("a", "x".repeat(40_000)).unwrap();
+        session.set("b", "x".repeat(40_000)).unwrap();
+        app.sessions.close(&session, Outcome::Completed).unwrap_err();
+        assert_eq!(set_cookie(&app.sessions.headers_after_failure(&session)), None);
+    });
+}
+
+#[test]
+fn a_sign_out_through_an_id_renewed_meanwhile_is_told_to_be_without_effect() {
+    on_both_stores(defaults, |app| {
+        let mut browser = app.signed_in("ada");
+        let old = browser.clone();
+        browser.request(&app.sessions, |session| session.renew().unwrap());
+        let session = old.open(&app.sessions);
+        session.destroy().unwrap();
+        assert_eq!(session.commit().unwrap(), Saved::Discarded);
+        let headers = complete(&app.sessions, &session);
+        assert_eq!((set_cookie(&headers), headers.discarded), (None, true));
+        assert_eq!(who(&app.sessions, &browser).as_deref(), Some("ada"));
+    });
+}
+
+#[test]
+fn a_destroy_counts_although_the_session_was_to_be_ignored_before() {
+    on_both_stores(defaults, |app| {
+        let mut browser = app.signed_in("ada");
+        browser.request(&app.sessions, |session| {
+            session.ignore().unwrap();
+            session.destroy().unwrap();
+        });
+        assert_eq!(app.rows(), 0);
+    });
+}
+
+#[test]
+fn a_sign_in_ends_the_other_live_sessions_that_came_with_it() {
+    on_both_stores(defaults, |app| {
+        let (first, other) = (app.visitor(1), app.signed_in("zoe"));
+        let both = format!("__Host-id={}; __Host-id={}", first.id().reveal(), other.id().reveal());
+        let mut browser = Browser::with(both);
+        browser.request(&app.sessions, |session| sign_in(session, "ada"));
+        assert_eq!(who(&app.sessions, &other), None);
+        assert_eq!(who(&app.sessions, &browser).as_deref(), Some("ada"));
+        assert_eq!(app.rows(), 1);
+    });
+}
+
+#[test]
+fn names_of_cloakrooms_own_cannot_be_changed() {
+    on_both_stores(defaults, |app| {
+        let session = app.sessions.open(None);
+        let name = "cloakroom.flash";
+        for error in [
+            session.set(name, 1).unwrap_err(),
+            session.remove(name).unwrap_err(),
+            session.update(name, |n: Option<u32>| n.unwrap_or(0)).unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::Invalid);
         }
     });
 }
