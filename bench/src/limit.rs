@@ -53,7 +53,7 @@ pub fn run(quick: bool, dir: Option<&Path>, report: &mut Report) {
         let full = Bench::new(&dir.join("full"), rows, quick, Durability::Full);
         full.merge(report, "merge_full_32t", 32, true, Goal::AtLeast(5.0));
     }
-    let (expired, all) = if quick { (50_000, 100_000) } else { (500_000, 1_000_000) };
+    let (expired, all) = if quick { (25_000, 50_000) } else { (500_000, 1_000_000) };
     if report.wants("sweep") {
         sweep(report, &dir.join("sweep"), expired, all);
     }
@@ -110,7 +110,7 @@ impl Bench {
             SessionManager::builder(store.clone()).clock(clock.clone()).build().expect("a manager");
         let keys: Vec<[u8; 32]> = known.iter().map(|known| known.key).collect();
         let raw = Raw::fill(&dir.join("raw.db"), &keys, &session_json(0));
-        let slice = Duration::from_millis(if quick { 100 } else { 400 });
+        let slice = Duration::from_millis(if quick { 60 } else { 400 });
         Bench { clock, store, sessions, known, raw, rounds: if quick { 5 } else { 11 }, slice }
     }
 
@@ -375,7 +375,7 @@ fn sweep(report: &mut Report, dir: &Path, expired: usize, all: usize) {
     };
     let p99 = |times: &[f64]| times[times.len() * 99 / 100];
     let began = Instant::now();
-    let before = requests(&|| began.elapsed() > Duration::from_secs(2));
+    let before = requests(&|| began.elapsed() > Duration::from_secs(1));
 
     // Alone first, for the rate: what a raw DELETE does has nobody beside it either.
     clock.advance(IDLE * 2);

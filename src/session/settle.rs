@@ -89,8 +89,11 @@ impl Session {
     /// sending those ids, and one of them could be found first.
     fn other_live_sessions(&self, from: &SessionKey) -> Vec<SessionKey> {
         let now = self.shared.now();
-        let is_live = |key: &SessionKey| matches!(self.shared.store.load(key, now), Ok(Loaded::Live { key, .. }) if key != *from);
-        self.presented.keys().filter(|key| key != from).filter(is_live).collect()
+        let is_another = |key: &SessionKey| match self.shared.store.load(key, now) {
+            Ok(Loaded::Live { key, .. }) => key != *from,
+            _ => false,
+        };
+        self.presented.keys().filter(|key| key != from).filter(is_another).collect()
     }
 
     /// Stores all changes now, for a handler that must know that they are. What it did stands,
@@ -226,7 +229,8 @@ impl Session {
             }
             state.to_end.pop();
         }
-        if overtaken && state.destroyed && !state.ended {
+        let goes_on = matches!(state.known, Known::Live { .. });
+        if overtaken && state.destroyed && !state.ended && !goes_on {
             // The client has a newer id by now, which this request knows nothing of.
             state.destroyed = false;
             state.known = Known::None { overtaken: true, undecodable: false };
