@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 
 use crate::clock::{Clock, Timestamp};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, panic_words};
 use crate::event::{Event, Events};
 use crate::id::SessionKey;
 use crate::record::Touch;
@@ -402,8 +402,7 @@ impl Work {
 }
 
 fn panicked(doing: &'static str, panic: &(dyn Any + Send)) -> Error {
-    let words = panic.downcast_ref::<String>().map(String::as_str);
-    let words = words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked");
+    let words = panic_words(panic).unwrap_or("it panicked");
     Error::with_source(ErrorKind::Unexpected, doing, words.to_owned())
 }
 

@@ -1,5 +1,6 @@
 //! The one error type: a kind to match on, what was being done, and the source.
 
+use std::any::Any;
 use std::borrow::Cow;
 use std::error;
 use std::fmt;
@@ -130,14 +131,29 @@ impl fmt::Display for Error {
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // `fn main() -> Result<(), Error>` prints Debug: make that readable, sources included.
-        fmt::Display::fmt(self, f)?;
-        let mut next = error::Error::source(self);
+        fmt::Display::fmt(&Chain(self), f)
+    }
+}
+
+/// Shows an error with its sources, on one line.
+pub(crate) struct Chain<'e>(pub(crate) &'e (dyn error::Error + 'static));
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut next = self.0.source();
         while let Some(source) = next {
             write!(f, ": {source}")?;
             next = source.source();
         }
         Ok(())
     }
+}
+
+/// What a panic said, if it said something.
+pub(crate) fn panic_words(panic: &(dyn Any + Send)) -> Option<&str> {
+    let words = panic.downcast_ref::<String>().map(String::as_str);
+    words.or_else(|| panic.downcast_ref::<&str>().copied())
 }
 
 impl error::Error for Error {

@@ -13,17 +13,12 @@ use cloakroom::SqliteStore;
 use cloakroom::delta::Delta;
 use cloakroom::id::SessionKey;
 use cloakroom::store::{Commit, Committed, Fate, Loaded, Store};
-use common::{Folder, Kept, NOW, child, create, live, merge, role, setting, value};
+use common::{Folder, Kept, NOW, child, create, hex, key_of, live, merge, role, setting, value};
 
 /// How long the two processes write. A minute by hand: `CLOAKROOM_SECONDS=60`.
 fn seconds() -> Duration {
     let seconds = std::env::var("CLOAKROOM_SECONDS").ok().and_then(|text| text.parse().ok());
     Duration::from_secs(seconds.unwrap_or(5))
-}
-
-fn key_of(hex: &str) -> SessionKey {
-    let byte = |at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
-    SessionKey::from_bytes(std::array::from_fn(|n| byte(n * 2)))
 }
 
 #[test]
@@ -150,9 +145,12 @@ fn increments_of_two_processes_are_all_counted() {
     let folder = Folder::new();
     let store = SqliteStore::open(folder.database()).unwrap();
     let key = create(&store, &Delta::new()).unwrap();
-    let hex: String = key.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
     let mut other = Kept(
-        child("increment").env("DATABASE", folder.database()).env("KEY", hex).spawn().unwrap(),
+        child("increment")
+            .env("DATABASE", folder.database())
+            .env("KEY", hex(&key))
+            .spawn()
+            .unwrap(),
     );
     increment(&store, &key, 8, 50);
     assert!(other.0.wait().unwrap().success());

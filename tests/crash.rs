@@ -8,20 +8,12 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use cloakroom::SqliteStore;
-use cloakroom::id::SessionKey;
 use cloakroom::rusqlite::Connection;
 use cloakroom::store::sqlite::Durability;
 use cloakroom::store::{Committed, Loaded, Store, Upkeep};
-use common::{Folder, Kept, NOW, child, create, delete, live, merge, role, setting, value};
-
-fn hex(key: &SessionKey) -> String {
-    key.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn key(hex: &str) -> SessionKey {
-    let byte = |at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
-    SessionKey::from_bytes(std::array::from_fn(|n| byte(n * 2)))
-}
+use common::{
+    Folder, Kept, NOW, child, create, delete, hex, key_of, live, merge, role, setting, value,
+};
 
 /// Says what is done, in one write: a reader of the pipe sees all of a line or nothing.
 fn acknowledge(line: &str) {
@@ -95,13 +87,16 @@ fn kill_and_look(role: &str, rounds: usize) {
 
         let store = SqliteStore::open(folder.database()).unwrap();
         for (hex, state) in &acknowledged {
-            match (state, store.load(&key(hex), NOW).unwrap()) {
+            match (state, store.load(&key_of(hex), NOW).unwrap()) {
                 (None, Loaded::Absent) => {}
                 (None, other) => panic!("round {round}: an ended session is back: {other:?}"),
                 (Some(n), _) => {
-                    let Some(record) = live(&store, &key(hex)).unwrap() else {
+                    let Some(record) = live(&store, &key_of(hex)).unwrap() else {
                         // The next step of such a life is its end: done, and not acknowledged.
-                        assert!(*n == 7 && key(hex).as_bytes()[0] < 128, "round {round}: {n} lost");
+                        assert!(
+                            *n == 7 && key_of(hex).as_bytes()[0] < 128,
+                            "round {round}: {n} lost"
+                        );
                         continue;
                     };
                     let stored = value::<u64>(&record, "n").unwrap();
@@ -110,7 +105,7 @@ fn kill_and_look(role: &str, rounds: usize) {
             }
         }
         // From here on what was not acknowledged is known.
-        acknowledged.retain(|hex, state| match live(&store, &key(hex)).unwrap() {
+        acknowledged.retain(|hex, state| match live(&store, &key_of(hex)).unwrap() {
             Some(record) => {
                 *state = value(&record, "n");
                 true

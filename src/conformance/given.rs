@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::clock::Timestamp;
 use crate::data::Value;
 use crate::delta::Delta;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, panic_words};
 use crate::id::{ExternalKey, Handle, SessionId, SessionKey, UserKey};
 use crate::lifetime::Lifetime;
 use crate::record::{Birth, Record, Touch};
@@ -37,8 +37,7 @@ pub(super) fn caught<T>(f: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
 }
 
 fn words(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it did not say why")
+    panic_words(panic).unwrap_or("it did not say why")
 }
 
 /// For a thread that ended although every call in it is [`caught`].

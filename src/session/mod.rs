@@ -72,6 +72,20 @@ struct State {
     closed: bool,
 }
 
+impl State {
+    fn has_changes(&self) -> bool {
+        self.renew || !self.changes.delta().is_empty()
+    }
+
+    /// Where the session was read as empty, nothing can be changed.
+    fn check_readable(&self, doing: &'static str) -> Result<()> {
+        match &self.unreadable {
+            Some(error) => Err(Error::with_source(ErrorKind::Unavailable, doing, error.clone())),
+            None => Ok(()),
+        }
+    }
+}
+
 /// What this request knows of its session.
 #[derive(Debug, Default)]
 #[allow(clippy::large_enum_variant)] // it is in place, once a request
@@ -207,9 +221,7 @@ impl Session {
         if state.closed {
             return Err(Error::new(ErrorKind::Closed, doing));
         }
-        if let Some(error) = &state.unreadable {
-            return Err(Error::with_source(ErrorKind::Unavailable, doing, error.clone()));
-        }
+        state.check_readable(doing)?;
         state.looked_at = true;
         Ok(state)
     }
@@ -342,9 +354,7 @@ impl Session {
         const DOING: &str = "update a session value";
         let mut state = self.writable(DOING)?;
         self.read(&mut state)?;
-        if let Some(error) = &state.unreadable {
-            return Err(Error::with_source(ErrorKind::Unavailable, DOING, error.clone()));
-        }
+        state.check_readable(DOING)?;
         let State { known, changes, .. } = &mut *state;
         let compute = move |now: Option<&Value>| {
             let now = now.map(Value::decode::<T>).transpose()?;

@@ -39,9 +39,7 @@ impl Session {
         const DOING: &str = "sign a user in";
         let mut state = self.writable(DOING)?;
         self.read(&mut state)?;
-        if let Some(error) = &state.unreadable {
-            return Err(Error::with_source(ErrorKind::Unavailable, DOING, error.clone()));
-        }
+        state.check_readable(DOING)?;
         self.end_what_was_destroyed(&mut state)?;
         let id = SessionId::generate()?;
         let to = id.key();
@@ -134,14 +132,10 @@ impl Session {
             state.renew &= outcome == Outcome::ServerError;
         }
         self.end_what_was_destroyed(state)?;
-        match &state.unreadable {
-            None => self.store_changes(state)?,
-            // They were made before the store failed to be read.
-            Some(error) if !state.changes.delta().is_empty() || state.renew => {
-                let doing = "store the session's changes";
-                return Err(Error::with_source(ErrorKind::Unavailable, doing, error.clone()));
-            }
-            Some(_) => {}
+        if state.has_changes() {
+            // They may have been made before the store failed to be read.
+            state.check_readable("store the session's changes")?;
+            self.store_changes(state)?;
         }
         if let Known::Live { record, key } = &state.known
             && !state.ignored
@@ -240,7 +234,7 @@ impl Session {
     }
 
     fn store_changes(&self, state: &mut State) -> Result<()> {
-        if state.changes.delta().is_empty() && !state.renew {
+        if !state.has_changes() {
             return Ok(());
         }
         match &state.known {

@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use rouille::{Request, Response};
 
-use crate::error::Error;
+use crate::error::{Chain, Error, panic_words};
 use crate::event::Event;
 use crate::http::{Outcome, RequestHead, ResponseHeaders};
 use crate::manager::SessionManager;
@@ -94,8 +94,7 @@ fn head<'r>(sessions: &SessionManager, request: &'r Request) -> RequestHead<'r> 
 }
 
 fn words(panic: &(dyn Any + Send)) -> &str {
-    let words = panic.downcast_ref::<String>().map(String::as_str);
-    words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked")
+    panic_words(panic).unwrap_or("it panicked")
 }
 
 /// The answer to a handler's error, which is told in full to the operator only.
@@ -106,12 +105,7 @@ fn failure(
     if let Some(ours) = error.downcast_ref::<Error>() {
         return plain(sessions.failed(ours));
     }
-    let mut words = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        words.push_str(&format!(": {error}"));
-        source = error.source();
-    }
+    let words = Chain(error).to_string();
     sessions.events().raise(&Event::HandlerFailed { error: &words });
     plain(500)
 }

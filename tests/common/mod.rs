@@ -50,6 +50,17 @@ pub fn new_key() -> SessionKey {
     SessionId::generate().unwrap().key()
 }
 
+/// A key as text, to hand it to another process.
+pub fn hex(key: &SessionKey) -> String {
+    key.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The key that [`hex`] wrote.
+pub fn key_of(hex: &str) -> SessionKey {
+    let byte = |at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
+    SessionKey::from_bytes(std::array::from_fn(|n| byte(n * 2)))
+}
+
 pub fn birth() -> Birth {
     Birth::new(Lifetime::default().starting(NOW)).unwrap()
 }
