@@ -48,10 +48,10 @@ impl<'r> RequestHead<'r> {
         RequestHead { host: Some(value), ..self }
     }
 
-    /// Marks that the client's connection is encrypted: by TLS here, or by a proxy that says so
-    /// with `X-Forwarded-Proto: https`. It decides nothing but a warning.
+    /// Marks, if `secure`, that the client's connection is encrypted: by TLS here, or by a proxy
+    /// that says so with `X-Forwarded-Proto: https`. It decides nothing but a warning.
     pub fn secure(self, secure: bool) -> Self {
-        RequestHead { secure, ..self }
+        RequestHead { secure: self.secure || secure, ..self }
     }
 
     /// With the client's address.

@@ -1,5 +1,7 @@
 //! The manager: what an application holds, and what it opens and closes sessions with.
 
+use std::any::Any;
+use std::error;
 use std::fmt::{self, Debug};
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex};
@@ -8,12 +10,16 @@ use std::time::Duration;
 use crate::cleaner::Cleaner;
 use crate::clock::{Clock, SystemClock};
 use crate::cookie::{self, CookieConfig};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Chain, Error, ErrorKind, Result, panic_words};
 use crate::event::{Event, Events};
 use crate::http::{Outcome, RequestHead, ResponseHeaders};
 use crate::lifetime::Lifetime;
-use crate::session::{Endings, OnLoadFailure, Session, Settings, Shared, Transport};
+use crate::session::{
+    Endings, OnLoadFailure, Session, Settings, Shared, Transport, cross, straight,
+};
 use crate::store::{Admit, AtLimit, Store};
+
+pub use crate::session::Crossing;
 
 /// Sessions of one application, or of one part of it. Cloning gives another handle to the same.
 ///
@@ -36,11 +42,14 @@ use crate::store::{Admit, AtLimit, Store};
 /// # Ok::<(), cloakroom::Error>(())
 /// ```
 #[derive(Clone)]
-pub struct SessionManager(Arc<Shared>);
+pub struct SessionManager {
+    shared: Arc<Shared>,
+    crossing: Crossing,
+}
 
 impl Debug for SessionManager {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("SessionManager").field(&self.0.store).finish()
+        f.debug_tuple("SessionManager").field(&self.shared.store).finish()
     }
 }
 
@@ -75,10 +84,18 @@ impl SessionManager {
         }
     }
 
+    /// Another handle to the same sessions, for threads that must not block: it makes every call
+    /// that may block through `crossing`, and so do the sessions that it opens. This is for
+    /// adapters of frameworks that run handlers on such threads.
+    #[must_use]
+    pub fn crossing(&self, crossing: Crossing) -> Self {
+        SessionManager { shared: self.shared.clone(), crossing }
+    }
+
     /// The session of a request. No I/O.
     #[must_use]
     pub fn open<'r>(&self, head: impl Into<RequestHead<'r>>) -> Session {
-        Session::new(self.0.clone(), &head.into())
+        Session::new(self.shared.clone(), self.crossing, &head.into())
     }
 
     /// Ends the request: stores what the session has changed and says what the response needs.
@@ -106,7 +123,8 @@ impl SessionManager {
     /// # Errors
     /// The store's errors; [`ErrorKind::Unsupported`] without a cleaner.
     pub fn sweep_now(&self) -> Result<usize> {
-        self.cleaner("sweep ended sessions")?.sweep_now()
+        let cleaner = self.cleaner("sweep ended sessions")?;
+        cross(self.crossing, || cleaner.sweep_now())
     }
 
     /// Returns when all activity that requests have handed to the cleaner is written.
@@ -114,25 +132,58 @@ impl SessionManager {
     /// # Errors
     /// The store's errors; [`ErrorKind::Unsupported`] without a cleaner.
     pub fn flush(&self) -> Result<()> {
-        self.cleaner("write pending activity")?.flush()
+        let cleaner = self.cleaner("write pending activity")?;
+        cross(self.crossing, || cleaner.flush())
     }
 
     fn cleaner(&self, doing: &'static str) -> Result<&Cleaner> {
         let none = || Error::with_source(ErrorKind::Unsupported, doing, "there is no cleaner");
-        self.0.cleaner.as_ref().ok_or_else(none)
+        self.shared.cleaner.as_ref().ok_or_else(none)
     }
 
     /// The events of this manager, with their counters.
     #[must_use]
     pub fn events(&self) -> &Events {
-        &self.0.events
+        &self.shared.events
     }
 
-    /// The request header that carries the id, where that is not a cookie: adapters pass its value
-    /// to [`RequestHead::id`].
+    /// What sessions need to know of a request with these headers. An adapter for which the
+    /// framework lists headers needs nothing else, but for the client's
+    /// [address](RequestHead::peer) and whether the connection is [encrypted](RequestHead::secure).
+    pub fn head<'r>(
+        &self,
+        headers: impl IntoIterator<Item = (&'r str, &'r str)>,
+    ) -> RequestHead<'r> {
+        let mut head = RequestHead::new();
+        for (name, value) in headers {
+            let is = |other: &str| name.eq_ignore_ascii_case(other);
+            if is("Cookie") {
+                head = head.cookie(value);
+            } else if is("Host") {
+                head = head.host(value);
+            } else if is("X-Forwarded-Proto") {
+                // Of several proxies the first one speaks of the client's connection.
+                let first = value.split(',').next().unwrap_or_default();
+                head = head.secure(first.trim().eq_ignore_ascii_case("https"));
+            }
+            if self.id_header().is_some_and(is) {
+                head = head.id(value);
+            }
+        }
+        head
+    }
+
+    /// The names of all headers that [`head`](Self::head) looks at, for frameworks in which headers
+    /// are asked for by name.
+    pub fn header_names(&self) -> impl Iterator<Item = &str> {
+        ["Cookie", "Host", "X-Forwarded-Proto"].into_iter().chain(self.id_header())
+    }
+
+    /// The request header that carries the id, where that is not a cookie: an adapter that does
+    /// not use [`head`](Self::head) passes its value to [`RequestHead::id`].
     #[must_use]
     pub fn id_header(&self) -> Option<&str> {
-        match &self.0.settings.transport {
+        match &self.shared.settings.transport {
             Transport::Cookie(_) => None,
             Transport::Header(name) => Some(name),
         }
@@ -141,13 +192,31 @@ impl SessionManager {
     /// The HTTP status to answer a request with that failed with `error`.
     #[must_use]
     pub fn status_of(&self, error: &Error) -> u16 {
-        (self.0.settings.status_of)(error.kind())
+        (self.shared.settings.status_of)(error.kind())
     }
 
     /// Raises the event that a request failed with `error`, and gives the status to answer it with.
     pub fn failed(&self, error: &Error) -> u16 {
-        self.0.events.raise(&Event::RequestFailed { error });
+        self.shared.events.raise(&Event::RequestFailed { error });
         self.status_of(error)
+    }
+
+    /// The same for whatever a handler returned: [`failed`](Self::failed) for an error of ours,
+    /// else an event of its own, and 500.
+    pub fn handler_failed(&self, error: &(dyn error::Error + Send + Sync + 'static)) -> u16 {
+        if let Some(ours) = error.downcast_ref::<Error>() {
+            return self.failed(ours);
+        }
+        let words = Chain(error).to_string();
+        self.shared.events.raise(&Event::HandlerFailed { error: &words });
+        500
+    }
+
+    /// The same for a panic.
+    pub fn handler_panicked(&self, panic: &(dyn Any + Send)) -> u16 {
+        let error = panic_words(panic).unwrap_or("it panicked");
+        self.shared.events.raise(&Event::HandlerFailed { error });
+        500
     }
 }
 
@@ -327,7 +396,7 @@ impl Builder {
             )?),
             None => None,
         };
-        Ok(SessionManager(Arc::new(Shared {
+        let shared = Arc::new(Shared {
             store: self.store,
             clock: self.clock,
             events: self.events,
@@ -335,6 +404,7 @@ impl Builder {
             settings: self.settings,
             endings: Endings::default(),
             stripes: [const { Mutex::new(()) }; 64],
-        })))
+        });
+        Ok(SessionManager { shared, crossing: straight })
     }
 }

@@ -25,8 +25,8 @@ use crate::store::Loaded;
 use changes::Changes;
 
 pub(crate) use endings::Endings;
-pub use shared::OnLoadFailure;
-pub(crate) use shared::{Presented, Settings, Shared, Transport};
+pub use shared::{Crossing, OnLoadFailure};
+pub(crate) use shared::{Presented, Settings, Shared, Transport, cross, straight};
 
 /// The session of one request.
 ///
@@ -38,6 +38,7 @@ pub(crate) use shared::{Presented, Settings, Shared, Transport};
 /// closed it stores nothing.
 pub struct Session {
     shared: Arc<Shared>,
+    crossing: Crossing,
     presented: Presented,
     opened: Instant,
     /// The host, if a browser would drop a cookie sent to it and nobody was told yet.
@@ -146,7 +147,7 @@ impl Debug for Session {
 
 impl Session {
     /// No I/O; and without a cookie no allocation.
-    pub(crate) fn new(shared: Arc<Shared>, head: &RequestHead<'_>) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, crossing: Crossing, head: &RequestHead<'_>) -> Self {
         let presented = shared.settings.transport.presented(head);
         if presented.malformed {
             shared.events.raise(&Event::Malformed { peer: head.peer });
@@ -154,6 +155,7 @@ impl Session {
         let insecure_host = shared.insecure_host(head).map(HostText::new);
         Session {
             shared,
+            crossing,
             presented,
             opened: Instant::now(),
             insecure_host,
@@ -165,6 +167,11 @@ impl Session {
     fn state(&self) -> MutexGuard<'_, State> {
         // A panic of the application's own Serialize leaves the state as it was before the call.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a call that may block.
+    fn cross<T>(&self, call: impl FnOnce() -> Result<T>) -> Result<T> {
+        cross(self.crossing, call)
     }
 
     /// Loads the session unless that was done.
@@ -191,7 +198,7 @@ impl Session {
         let now = self.shared.now();
         let (mut overtaken, mut undecodable) = (false, false);
         for key in self.presented.keys() {
-            match self.shared.store.load(&key, now)? {
+            match self.cross(|| self.shared.store.load(&key, now))? {
                 Loaded::Live { record, key } => return Ok(Known::Live { record, key }),
                 Loaded::Renewed => overtaken = true,
                 Loaded::Absent if self.shared.endings.has_ended_since(&key, self.opened) => {

@@ -87,7 +87,7 @@ impl Session {
     /// sending those ids, and one of them could be found first.
     fn other_live_sessions(&self, from: &SessionKey) -> Vec<SessionKey> {
         let now = self.shared.now();
-        let is_another = |key: &SessionKey| match self.shared.store.load(key, now) {
+        let is_another = |key: &SessionKey| match self.cross(|| self.shared.store.load(key, now)) {
             Ok(Loaded::Live { key, .. }) => key != *from,
             _ => false,
         };
@@ -140,7 +140,7 @@ impl Session {
         if let Known::Live { record, key } = &state.known
             && !state.ignored
         {
-            self.shared.touch(*key, record, self.shared.now());
+            self.shared.touch(self.crossing, *key, record, self.shared.now());
         }
         Ok(self.headers(state))
     }
@@ -193,7 +193,7 @@ impl Session {
         let outdated = self.presented.ids.iter().flatten().filter(|(_, outdated)| *outdated);
         let id = outdated.map(|(id, _)| id).find(|id| id.key() == *key)?;
         // Asked again: by now another response may have brought the client a newer id.
-        match self.shared.store.load(key, self.shared.now()) {
+        match self.cross(|| self.shared.store.load(key, self.shared.now())) {
             Ok(Loaded::Live { key: current, .. }) if current == *key => Some(id),
             _ => None,
         }
@@ -211,7 +211,8 @@ impl Session {
         while let Some(key) = state.to_end.last() {
             let now = self.shared.now();
             let nothing = Delta::new();
-            match self.shared.store.commit(&Commit::new(key, Fate::Delete, &nothing, now))? {
+            let end = Commit::new(key, Fate::Delete, &nothing, now);
+            match self.cross(|| self.shared.store.commit(&end))? {
                 Committed::Deleted { key: current } => {
                     state.ended = true;
                     self.shared.endings.note(current);
@@ -389,13 +390,12 @@ impl Session {
             commit.touch = Some(Touch::at(now));
             commit.admit = self.shared.settings.admit;
             commit.max_bytes = self.shared.settings.max_bytes;
-            match self.shared.store.commit(&commit)? {
+            match self.cross(|| self.shared.store.commit(&commit))? {
                 Committed::Stale { record, .. } => {
                     // From the second try on one after the other, or many would keep each other
                     // from ever being first.
-                    turn = turn.or_else(|| self.turn(key));
                     if turn.is_none() {
-                        break;
+                        turn = Some(self.turn(key)?);
                     }
                     state.changes.again(&record.data)?;
                     revision = Some(record.revision);
@@ -406,27 +406,36 @@ impl Session {
                 answer => return Ok(answer),
             }
         }
-        let why = "others kept changing the session";
-        Err(Error::with_source(ErrorKind::Busy, "update a session", why))
+        Err(overtaken())
     }
 
-    /// A turn among those who were overtaken, or `None` if it does not come in time.
-    fn turn(&self, key: &SessionKey) -> Option<MutexGuard<'_, ()>> {
+    /// A turn among those who were overtaken.
+    fn turn(&self, key: &SessionKey) -> Result<MutexGuard<'_, ()>> {
         let [first, ..] = *key.as_bytes();
         let stripes = &self.shared.stripes;
-        let stripe = stripes.get(usize::from(first) % stripes.len())?;
-        let deadline = Instant::now() + LONGEST_TURN;
-        loop {
-            match stripe.try_lock() {
-                Ok(turn) => return Some(turn),
-                Err(TryLockError::Poisoned(turn)) => return Some(turn.into_inner()),
-                Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
-                    thread::sleep(Duration::from_micros(200));
+        let stripe = stripes.get(usize::from(first) % stripes.len()).ok_or_else(overtaken)?;
+        let taken = || match stripe.try_lock() {
+            Ok(turn) => Some(turn),
+            Err(TryLockError::Poisoned(turn)) => Some(turn.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        };
+        let wait = || {
+            let deadline = Instant::now() + LONGEST_TURN;
+            while Instant::now() < deadline {
+                if let Some(turn) = taken() {
+                    return Ok(turn);
                 }
-                Err(TryLockError::WouldBlock) => return None,
+                thread::sleep(Duration::from_micros(200));
             }
-        }
+            Err(overtaken())
+        };
+        taken().map_or_else(|| self.cross(wait), Ok)
     }
+}
+
+fn overtaken() -> Error {
+    let why = "others kept changing the session";
+    Error::with_source(ErrorKind::Busy, "update a session", why)
 }
 
 /// What a key presented led to.

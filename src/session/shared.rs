@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::cleaner::Cleaner;
 use crate::clock::{Clock, Timestamp};
 use crate::cookie::CookieConfig;
-use crate::error::ErrorKind;
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::http::{HostText, RequestHead, is_loopback};
 use crate::id::{SessionId, SessionKey};
@@ -37,6 +37,22 @@ pub enum OnLoadFailure {
 pub(crate) enum Transport {
     Cookie(CookieConfig),
     Header(String),
+}
+
+/// How a call is made that may block its thread: it is handed the call, and makes it once.
+pub type Crossing = fn(&mut dyn FnMut());
+
+/// On this thread, as it is.
+pub(crate) fn straight(call: &mut dyn FnMut()) {
+    call();
+}
+
+/// Makes a call that may block.
+pub(crate) fn cross<T>(by: Crossing, call: impl FnOnce() -> Result<T>) -> Result<T> {
+    let (mut call, mut result) = (Some(call), None);
+    by(&mut || result = call.take().map(|call| call()));
+    let none = || Error::with_source(ErrorKind::Unexpected, "make a call", "it was not made once");
+    result.ok_or_else(none)?
 }
 
 /// A manager's configuration.
@@ -160,7 +176,7 @@ impl Shared {
     }
 
     /// Records activity if it is due: by the cleaner, or at once where there is no time to wait.
-    pub(crate) fn touch(&self, key: SessionKey, record: &Record, now: Timestamp) {
+    pub(crate) fn touch(&self, by: Crossing, key: SessionKey, record: &Record, now: Timestamp) {
         if !record.limits.touch_due(record.seen, now) {
             return;
         }
@@ -172,7 +188,7 @@ impl Shared {
             _ => false,
         };
         // A request that only reads does not fail because its activity cannot be written.
-        if !handed_over && let Err(error) = self.store.touch(&[(key, touch)], now) {
+        if !handed_over && let Err(error) = cross(by, || self.store.touch(&[(key, touch)], now)) {
             self.events.raise(&Event::TouchFailed { error: &error });
         }
     }

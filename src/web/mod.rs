@@ -6,5 +6,7 @@
 //!
 //! [`SessionManager::open`]: crate::SessionManager::open
 
+#[cfg(feature = "rocket")]
+pub mod rocket;
 #[cfg(feature = "rouille")]
 pub mod rouille;

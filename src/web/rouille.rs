@@ -1,14 +1,11 @@
 //! Sessions for rouille.
 
-use std::any::Any;
 use std::borrow::Cow;
 use std::error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use rouille::{Request, Response};
 
-use crate::error::{Chain, Error, panic_words};
-use crate::event::Event;
 use crate::http::{Outcome, RequestHead, ResponseHeaders};
 use crate::manager::SessionManager;
 use crate::session::Session;
@@ -18,7 +15,7 @@ pub type Result = std::result::Result<Response, Box<dyn error::Error + Send + Sy
 
 /// Answers a request with a session.
 ///
-/// The session's changes are stored before this returns. An [`Error`] of ours that the handler
+/// The session's changes are stored before this returns. An [`Error`](crate::Error) of ours that the handler
 /// returns, or that storing the changes meets, is answered with
 /// [`SessionManager::status_of`] it, any other error of the handler with 500; both with a plain
 /// body that says no more, and the details in an event. A panic of the handler is answered with
@@ -51,65 +48,25 @@ pub fn session(
             let outcome = Outcome::of_status(response.status_code);
             (response, outcome)
         }
-        Ok(Err(error)) => (failure(sessions, &*error), Outcome::ServerError),
-        Err(panic) => {
-            sessions.events().raise(&Event::HandlerFailed { error: words(&*panic) });
-            (plain(500), Outcome::Panicked)
-        }
+        Ok(Err(error)) => (plain(sessions.handler_failed(&*error)), Outcome::ServerError),
+        Err(panic) => (plain(sessions.handler_panicked(&*panic)), Outcome::Panicked),
     };
     // Closing can run the handler's `update` functions again.
-    match catch_unwind(AssertUnwindSafe(|| sessions.close(&session, outcome))) {
-        Ok(Ok(headers)) => add(response, headers),
-        Ok(Err(error)) => {
-            let headers = sessions.headers_after_failure(&session);
-            add(plain(sessions.failed(&error)), headers)
-        }
-        Err(panic) => {
-            sessions.events().raise(&Event::HandlerFailed { error: words(&*panic) });
-            add(plain(500), sessions.headers_after_failure(&session))
-        }
-    }
+    let status = match catch_unwind(AssertUnwindSafe(|| sessions.close(&session, outcome))) {
+        Ok(Ok(headers)) => return add(response, headers),
+        Ok(Err(error)) => sessions.failed(&error),
+        Err(panic) => sessions.handler_panicked(&*panic),
+    };
+    add(plain(status), sessions.headers_after_failure(&session))
 }
 
 fn head<'r>(sessions: &SessionManager, request: &'r Request) -> RequestHead<'r> {
-    let mut head = RequestHead::new().peer(request.remote_addr().ip());
-    let mut secure = request.is_secure();
     // `Request::header` gives the first of several headers of a name only.
-    for (name, value) in request.headers() {
-        let is = |other: &str| name.eq_ignore_ascii_case(other);
-        if is("Cookie") {
-            head = head.cookie(value);
-        } else if is("Host") {
-            head = head.host(value);
-        } else if is("X-Forwarded-Proto") {
-            // Of several proxies the first one speaks of the client's connection.
-            let first = value.split(',').next().unwrap_or_default();
-            secure |= first.trim().eq_ignore_ascii_case("https");
-        }
-        if sessions.id_header().is_some_and(is) {
-            head = head.id(value);
-        }
-    }
-    head.secure(secure)
+    let head = sessions.head(request.headers());
+    head.secure(request.is_secure()).peer(request.remote_addr().ip())
 }
 
-fn words(panic: &(dyn Any + Send)) -> &str {
-    panic_words(panic).unwrap_or("it panicked")
-}
-
-/// The answer to a handler's error, which is told in full to the operator only.
-fn failure(
-    sessions: &SessionManager,
-    error: &(dyn error::Error + Send + Sync + 'static),
-) -> Response {
-    if let Some(ours) = error.downcast_ref::<Error>() {
-        return plain(sessions.failed(ours));
-    }
-    let words = Chain(error).to_string();
-    sessions.events().raise(&Event::HandlerFailed { error: &words });
-    plain(500)
-}
-
+/// The answer to a failure, which is told in full to the operator only.
 fn plain(status: u16) -> Response {
     let body = match status {
         503 => "The service is not available right now. Please try again.",

@@ -24,7 +24,7 @@ use crate::client::PATIENCE;
 pub type Framework = (&'static str, fn(Arc<App>, SocketAddr) -> Server);
 
 /// Everything that is tested over HTTP is tested on all of these.
-pub const FRAMEWORKS: &[Framework] = &[("rouille", rouille)];
+pub const FRAMEWORKS: &[Framework] = &[("rouille", rouille), ("Rocket", on_rocket::serve)];
 
 /// A server that stops when it is dropped.
 pub struct Server {
@@ -69,6 +69,131 @@ fn rouille(app: Arc<App>, address: SocketAddr) -> Server {
         thread.join().unwrap();
     };
     Server { address, stop: Some(Box::new(stop)) }
+}
+
+mod on_rocket {
+    use std::sync::Arc;
+    use std::sync::mpsc;
+    use std::thread;
+
+    use cloakroom::Session;
+    use cloakroom::web::rocket::{Failure, Result};
+    use rocket::config::{Config, Ident, LogLevel, Shutdown};
+    use rocket::fairing::AdHoc;
+    use rocket::http::uri::Origin;
+    use rocket::http::{ContentType, Header, Status};
+    use rocket::response::stream::ByteStream;
+    use rocket::response::{self, Responder};
+    use rocket::{Request, State, catch, catchers, routes};
+
+    use super::{App, Body, Reply, Server, SocketAddr, act};
+
+    struct Answer(Reply);
+
+    impl<'r> Responder<'r, 'r> for Answer {
+        fn respond_to(self, request: &'r Request<'_>) -> response::Result<'r> {
+            let mut answer = match self.0.body {
+                Body::Text(text) => text.respond_to(request)?,
+                Body::Stream(mut stream) => {
+                    let mut read = move || {
+                        let mut bytes = vec![0; 4096];
+                        // The body stops at a gate, which is not this thread's to wait at.
+                        let read = rocket::tokio::task::block_in_place(|| stream.read(&mut bytes));
+                        bytes.truncate(read.unwrap());
+                        bytes
+                    };
+                    let chunks = ByteStream! {
+                        loop {
+                            let chunk = read();
+                            if chunk.is_empty() {
+                                break;
+                            }
+                            yield chunk;
+                        }
+                    };
+                    chunks.respond_to(request)?
+                }
+            };
+            answer.set_status(Status::new(self.0.status));
+            for (name, value) in self.0.headers {
+                answer.adjoin_header(Header::new(name, value));
+            }
+            Ok(answer)
+        }
+    }
+
+    fn answer(app: &Arc<App>, uri: &Origin<'_>, session: &Session) -> Result<Answer> {
+        let path = uri.path().percent_decode_lossy().into_owned();
+        // A step can stop at a gate, which is not for a thread of Rocket's to do.
+        let waits = path.contains("gate:");
+        let act = || act(app, &path, session);
+        let reply = if waits { rocket::tokio::task::block_in_place(act) } else { act() };
+        reply.map(Answer).map_err(Failure::new)
+    }
+
+    #[rocket::get("/<_..>")]
+    fn get(app: &State<Arc<App>>, uri: &Origin<'_>, session: &Session) -> Result<Answer> {
+        answer(app, uri, session)
+    }
+
+    #[rocket::post("/<_..>")]
+    async fn post(app: &State<Arc<App>>, uri: &Origin<'_>, session: &Session) -> Result<Answer> {
+        answer(app, uri, session)
+    }
+
+    /// What rouille's adapter answers, so that the two can be compared.
+    #[catch(default)]
+    fn failed(status: Status, _: &Request<'_>) -> (Status, (ContentType, &'static str)) {
+        let text = match status {
+            Status::ServiceUnavailable => {
+                "The service is not available right now. Please try again."
+            }
+            _ => "Something went wrong.",
+        };
+        (status, (ContentType::Plain, text))
+    }
+
+    pub fn serve(app: Arc<App>, address: SocketAddr) -> Server {
+        let (listening, listens) = mpsc::channel();
+        let thread = thread::spawn(move || {
+            let config = Config {
+                address: address.ip(),
+                port: address.port(),
+                workers: 4,
+                keep_alive: 600,
+                ident: Ident::none(),
+                log_level: LogLevel::Off,
+                shutdown: Shutdown {
+                    ctrlc: false,
+                    signals: Default::default(),
+                    grace: 0,
+                    mercy: 0,
+                    ..Shutdown::default()
+                },
+                ..Config::debug_default()
+            };
+            let sessions = app.sessions.clone();
+            let rocket = rocket::custom(config)
+                .attach(sessions)
+                .attach(AdHoc::on_liftoff("tell the address", move |rocket| {
+                    Box::pin(async move {
+                        let config = rocket.config();
+                        let address = SocketAddr::from((config.address, config.port));
+                        listening.send((address, rocket.shutdown())).unwrap();
+                    })
+                }))
+                .manage(app)
+                .mount("/", routes![get, post])
+                .register("/", catchers![failed]);
+            rocket::execute(rocket.launch()).map(|_| ())
+        });
+        let (address, shutdown) = listens.recv().unwrap();
+        let stop = move || {
+            shutdown.notify();
+            let _ = thread.join().unwrap();
+        };
+        Server { address, stop: Some(Box::new(stop)) }
+    }
 }
 
 /// What a handler answers, in no framework's words.
