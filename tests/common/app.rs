@@ -72,6 +72,7 @@ fn rouille(app: Arc<App>, address: SocketAddr) -> Server {
 }
 
 mod on_rocket {
+    use std::io::Cursor;
     use std::sync::Arc;
     use std::sync::mpsc;
     use std::thread;
@@ -79,12 +80,13 @@ mod on_rocket {
     use cloakroom::Session;
     use cloakroom::web::rocket::{Failure, Result};
     use rocket::config::{Config, Ident, LogLevel, Shutdown};
+    use rocket::error::ErrorKind;
     use rocket::fairing::AdHoc;
     use rocket::http::uri::Origin;
     use rocket::http::{ContentType, Header, Status};
     use rocket::response::stream::ByteStream;
     use rocket::response::{self, Responder};
-    use rocket::{Request, State, catch, catchers, routes};
+    use rocket::{Request, Response, State, catch, catchers, routes};
 
     use super::{App, Body, Reply, Server, SocketAddr, act};
 
@@ -93,7 +95,9 @@ mod on_rocket {
     impl<'r> Responder<'r, 'r> for Answer {
         fn respond_to(self, request: &'r Request<'_>) -> response::Result<'r> {
             let mut answer = match self.0.body {
-                Body::Text(text) => text.respond_to(request)?,
+                Body::Text(text) => {
+                    Response::build().sized_body(text.len(), Cursor::new(text)).finalize()
+                }
                 Body::Stream(mut stream) => {
                     let mut read = move || {
                         let mut bytes = vec![0; 4096];
@@ -111,7 +115,9 @@ mod on_rocket {
                             yield chunk;
                         }
                     };
-                    chunks.respond_to(request)?
+                    let mut answer = chunks.respond_to(request)?;
+                    answer.remove_header("Content-Type");
+                    answer
                 }
             };
             answer.set_status(Status::new(self.0.status));
@@ -185,12 +191,16 @@ mod on_rocket {
                 .manage(app)
                 .mount("/", routes![get, post])
                 .register("/", catchers![failed]);
-            rocket::execute(rocket.launch()).map(|_| ())
+            match rocket::execute(rocket.launch()) {
+                Ok(_) => true,
+                // Clients that keep their connections.
+                Err(error) => matches!(error.kind(), ErrorKind::Shutdown(..)),
+            }
         });
         let (address, shutdown) = listens.recv().unwrap();
         let stop = move || {
             shutdown.notify();
-            let _ = thread.join().unwrap();
+            assert!(thread.join().unwrap(), "the server was not stopped as it should");
         };
         Server { address, stop: Some(Box::new(stop)) }
     }

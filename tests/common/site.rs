@@ -162,6 +162,10 @@ impl Site {
         self.server = Some(Site::serve(&self.plan, &self.app));
     }
 
+    pub fn framework(&self) -> &'static str {
+        self.plan.framework.0
+    }
+
     pub fn address(&self) -> SocketAddr {
         self.server.as_ref().unwrap().address
     }
@@ -224,6 +228,14 @@ pub fn everywhere(test: impl Fn(&mut Site)) {
 /// The same with other settings than the defaults.
 pub fn everywhere_with(configure: fn(Builder) -> Builder, test: impl Fn(&mut Site)) {
     for plan in plans(configure) {
+        println!("{plan}");
+        test(&mut Site::start(plan));
+    }
+}
+
+/// Runs a test on one framework, where they differ.
+pub fn on(framework: &str, test: impl Fn(&mut Site)) {
+    for plan in plans(|builder| builder).filter(|plan| plan.framework.0 == framework) {
         println!("{plan}");
         test(&mut Site::start(plan));
     }
