@@ -35,7 +35,7 @@
 //! | settings of the manager, of the SQLite store | [`manager::Builder`], [`store::sqlite::Builder`] |
 //! | what can go wrong | [`ErrorKind`] |
 //! | what is told to the operator | [`event::Event`] |
-//! | tests with a clock of their own | [`clock::ManualClock`], [`MemoryStore`] |
+//! | tests of an application | [`clock::ManualClock`], [`MemoryStore`], `testing` |
 //! | a store of your own | [`store::Store`], `conformance` |
 
 #![forbid(unsafe_code)]
@@ -49,7 +49,7 @@ pub mod conformance;
 pub mod cookie;
 pub mod data;
 pub mod delta;
-#[cfg(all(doctest, feature = "rouille"))]
+#[cfg(all(doctest, feature = "rocket", feature = "rouille", feature = "testing"))]
 mod documents;
 mod error;
 pub mod event;
@@ -61,6 +61,8 @@ pub mod manager;
 pub mod record;
 mod session;
 pub mod store;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod web;
 
 pub use cookie::CookieConfig;

@@ -21,7 +21,7 @@ const FLOORS: &[&[&str]] = &[
     &["session"],
     &["flash", "csrf"],
     &["manager"],
-    &["web", "cli"],
+    &["testing", "web", "cli"],
     &["bin"],
     &["documents"],
 ];

@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::http::RequestHead;
 use crate::manager::SessionManager;
 use crate::session::Session;
-use crate::web::rocket::{Managed, answers};
+use crate::web::rocket::{Managed, answers, panics};
 
 /// A request's session of one kind, from the first guard on.
 struct Opened<M> {
@@ -49,7 +49,11 @@ fn manager_for<'r, M: 'static>(request: &'r Request<'_>) -> Result<&'r SessionMa
 
 fn session_for<'r, M: 'static>(request: &'r Request<'_>) -> Result<&'r Session> {
     let sessions = manager_for::<M>(request)?;
-    Ok(in_request::<M>(request).get_or_init(|| sessions.open(head(sessions, request))))
+    let open = || {
+        panics::begin();
+        sessions.open(head(sessions, request))
+    };
+    Ok(in_request::<M>(request).get_or_init(open))
 }
 
 fn head<'r>(sessions: &'r SessionManager, request: &'r Request<'_>) -> RequestHead<'r> {

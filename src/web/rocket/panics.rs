@@ -60,6 +60,12 @@ fn note(info: &PanicHookInfo<'_>) {
     COUNT.store(panics.len(), Ordering::Release);
 }
 
+/// Forgets what panicked here before this request: a local client's requests follow each other on
+/// one thread.
+pub(super) fn begin() {
+    while take().is_some() {}
+}
+
 /// What the handler of this request said when it panicked, if it did. The first one who asks
 /// takes it out; the request remembers it for the others.
 pub(super) fn of_this_request<'r>(request: &'r Request<'_>) -> Option<&'r String> {
