@@ -62,12 +62,12 @@ pub enum Event<'a> {
     /// A request presented something in place of an id that no session ever had.
     Malformed {
         /// Where the request came from, if that is known.
-        peer: Option<IpAddr>,
+        address: Option<IpAddr>,
     },
     /// A request presented an id of no live session: ended, or guessed.
     Unknown {
         /// Where the request came from, if that is known.
-        peer: Option<IpAddr>,
+        address: Option<IpAddr>,
     },
     /// A session began.
     Created {
@@ -295,9 +295,11 @@ impl fmt::Display for Event<'_> {
                 let seconds = by.as_secs();
                 write!(f, "the clock stepped forward by {seconds} s: no sweeps for ten minutes")
             }
-            Event::Malformed { peer } => write!(f, "a malformed id came from {}", Peer(*peer)),
-            Event::Unknown { peer } => {
-                write!(f, "an id of no live session came from {}", Peer(*peer))
+            Event::Malformed { address } => {
+                write!(f, "a malformed id came from {}", Address(*address))
+            }
+            Event::Unknown { address } => {
+                write!(f, "an id of no live session came from {}", Address(*address))
             }
             Event::Created { handle } => write!(f, "session {handle} began"),
             Event::Renewed { handle } => write!(f, "session {handle} has a new id"),
@@ -332,9 +334,9 @@ impl fmt::Display for Event<'_> {
     }
 }
 
-struct Peer(Option<IpAddr>);
+struct Address(Option<IpAddr>);
 
-impl fmt::Display for Peer {
+impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Some(address) => write!(f, "{address}"),

@@ -1,6 +1,6 @@
 //! What sessions need to know of a request, and what they add to a response.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// What the manager looks at in a request. It borrows, and making one does nothing else.
 ///
@@ -19,6 +19,9 @@ pub struct RequestHead<'r> {
     pub(crate) host: Option<&'r str>,
     pub(crate) secure: bool,
     pub(crate) peer: Option<IpAddr>,
+    /// The last ones: what a client wrote itself comes before what proxies add.
+    pub(crate) forwarded_for: [Option<&'r str>; RequestHead::MAX_COOKIE_HEADERS],
+    pub(crate) user_agent: Option<&'r str>,
 }
 
 impl<'r> RequestHead<'r> {
@@ -54,10 +57,48 @@ impl<'r> RequestHead<'r> {
         RequestHead { secure: self.secure || secure, ..self }
     }
 
-    /// With the client's address.
+    /// With the address at the other end of the connection: the client's, or a proxy's.
     pub fn peer(self, address: IpAddr) -> Self {
         RequestHead { peer: Some(address), ..self }
     }
+
+    /// With the value of one more `X-Forwarded-For` header. It is believed as far as the manager
+    /// knows of [proxies](crate::manager::Builder::behind_proxies).
+    pub fn forwarded_for(mut self, value: &'r str) -> Self {
+        match self.forwarded_for.iter_mut().find(|slot| slot.is_none()) {
+            Some(free) => *free = Some(value),
+            None => {
+                self.forwarded_for.rotate_left(1);
+                if let Some(last) = self.forwarded_for.last_mut() {
+                    *last = Some(value);
+                }
+            }
+        }
+        self
+    }
+
+    /// With the value of the `User-Agent` header.
+    pub fn user_agent(self, value: &'r str) -> Self {
+        RequestHead { user_agent: Some(value), ..self }
+    }
+
+    /// The client's address, where so many proxies have each added the address of whoever
+    /// connected to them. A request with fewer entries has not come through all of them.
+    pub(crate) fn client_address(&self, proxies: u8) -> Option<IpAddr> {
+        let Some(nearer) = usize::from(proxies).checked_sub(1) else { return self.peer };
+        let lines = self.forwarded_for.iter().flatten().rev();
+        match lines.flat_map(|line| line.rsplit(',')).nth(nearer) {
+            Some(entry) => address(entry.trim()),
+            None => self.peer,
+        }
+    }
+}
+
+/// The address of an entry of `X-Forwarded-For`, which some proxies write with a port.
+fn address(entry: &str) -> Option<IpAddr> {
+    let with_port = || entry.parse::<SocketAddr>().ok().map(|address| address.ip());
+    let in_brackets = || entry.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
+    entry.parse().ok().or_else(with_port).or_else(in_brackets)
 }
 
 impl<'r> From<Option<&'r str>> for RequestHead<'r> {
@@ -250,6 +291,32 @@ mod tests {
         let cache = headers.cache_control(Some("max-age=60"));
         assert_eq!(cache.as_deref(), Some("max-age=60, no-store"), "no cache knows that header");
         assert_eq!(ResponseHeaders::default().cache_control(Some("public")), None);
+    }
+
+    #[test]
+    fn an_address_is_believed_only_from_as_many_proxies_as_there_are() {
+        let peer: IpAddr = "10.0.0.1".parse().unwrap();
+        let of = |lines: &[&'static str], proxies| {
+            let head = lines.iter().fold(RequestHead::new().peer(peer), |h, l| h.forwarded_for(l));
+            head.client_address(proxies).map(|address| address.to_string())
+        };
+        let own = || Some("10.0.0.1".to_owned());
+        let client = || Some("192.0.2.7".to_owned());
+        assert_eq!(of(&["192.0.2.7"], 0), own(), "anybody can send the header");
+        assert_eq!(of(&["192.0.2.7"], 1), client());
+        assert_eq!(of(&["1.1.1.1, 192.0.2.7"], 1), client(), "the client has lied");
+        assert_eq!(of(&["1.1.1.1", "192.0.2.7 "], 1), client());
+        assert_eq!(of(&["1.1.1.1,192.0.2.7", "10.0.0.2"], 2), client());
+        assert_eq!(of(&["10.0.0.2"], 2), own(), "it came past a proxy");
+        assert_eq!(of(&[], 1), own());
+        assert_eq!(of(&["192.0.2.7:4711"], 1), client());
+        assert_eq!(of(&["[2001:db8::1]:4711"], 1).as_deref(), Some("2001:db8::1"));
+        assert_eq!(of(&["[2001:db8::1]"], 1).as_deref(), Some("2001:db8::1"));
+        for odd in ["", "unknown", "1.1.1.1 2.2.2.2", "192.0.2.7,"] {
+            assert_eq!(of(&[odd], 1), None, "{odd:?}");
+        }
+        let lies = ["1.1.1.1"; 100];
+        assert_eq!(of(&[&lies[..], &["192.0.2.7", "10.0.0.2"]].concat(), 2), client());
     }
 
     #[test]

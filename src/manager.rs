@@ -80,6 +80,9 @@ impl SessionManager {
                 keep_on_server_error: false,
                 admit: None,
                 status_of: default_status,
+                proxies: 0,
+                record_address: false,
+                record_user_agent: false,
             },
         }
     }
@@ -165,6 +168,10 @@ impl SessionManager {
                 // Of several proxies the first one speaks of the client's connection.
                 let first = value.split(',').next().unwrap_or_default();
                 head = head.secure(first.trim().eq_ignore_ascii_case("https"));
+            } else if is("X-Forwarded-For") {
+                head = head.forwarded_for(value);
+            } else if is("User-Agent") {
+                head = head.user_agent(value);
             }
             if self.id_header().is_some_and(is) {
                 head = head.id(value);
@@ -176,7 +183,8 @@ impl SessionManager {
     /// The names of all headers that [`head`](Self::head) looks at, for frameworks in which headers
     /// are asked for by name.
     pub fn header_names(&self) -> impl Iterator<Item = &str> {
-        ["Cookie", "Host", "X-Forwarded-Proto"].into_iter().chain(self.id_header())
+        let names = ["Cookie", "Host", "X-Forwarded-Proto", "X-Forwarded-For", "User-Agent"];
+        names.into_iter().chain(self.id_header())
     }
 
     /// The request header that carries the id, where that is not a cookie: an adapter that does
@@ -323,6 +331,25 @@ impl Builder {
     /// else.
     pub fn error_status(self, status_of: fn(ErrorKind) -> u16) -> Self {
         self.with(|settings| settings.status_of = status_of)
+    }
+
+    /// How many proxies stand in front of the application that each add to `X-Forwarded-For`: the
+    /// client's address is the one that the farthest of them has added. Defaults to 0: the header,
+    /// which any client can send, is not believed, and the address is the connection's own. Every
+    /// request must come through all of them.
+    pub fn behind_proxies(self, proxies: u8) -> Self {
+        self.with(|settings| settings.proxies = proxies)
+    }
+
+    /// Whether a session keeps the address of the client that began it or signed in, for lists of
+    /// a user's sessions. Defaults to false: it is personal data.
+    pub fn record_address(self, record: bool) -> Self {
+        self.with(|settings| settings.record_address = record)
+    }
+
+    /// The same for the client's user agent, of which 256 bytes are kept. Defaults to false.
+    pub fn record_user_agent(self, record: bool) -> Self {
+        self.with(|settings| settings.record_user_agent = record)
     }
 
     /// How often ended sessions are swept; from one millisecond to one day. Defaults to 60 seconds.

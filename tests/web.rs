@@ -19,6 +19,8 @@ mod endings;
 mod handlers;
 #[path = "web/parallel.rs"]
 mod parallel;
+#[path = "web/proxies.rs"]
+mod proxies;
 #[path = "web/responses.rs"]
 mod responses;
 #[path = "common/site.rs"]

@@ -20,7 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::http::{HostText, RequestHead};
 use crate::id::{Handle, SessionId, SessionKey, UserKey};
-use crate::record::Record;
+use crate::record::{Client, Record};
 use crate::store::Loaded;
 use changes::Changes;
 
@@ -43,7 +43,9 @@ pub struct Session {
     opened: Instant,
     /// The host, if a browser would drop a cookie sent to it and nobody was told yet.
     insecure_host: Option<HostText>,
-    peer: Option<IpAddr>,
+    address: Option<IpAddr>,
+    /// The client, if it is to be kept.
+    client: Option<Client>,
     state: Mutex<State>,
 }
 
@@ -149,9 +151,11 @@ impl Session {
     /// No I/O; and without a cookie no allocation.
     pub(crate) fn new(shared: Arc<Shared>, crossing: Crossing, head: &RequestHead<'_>) -> Self {
         let presented = shared.settings.transport.presented(head);
+        let address = head.client_address(shared.settings.proxies);
         if presented.malformed {
-            shared.events.raise(&Event::Malformed { peer: head.peer });
+            shared.events.raise(&Event::Malformed { address });
         }
+        let client = shared.settings.client(head, address);
         let insecure_host = shared.insecure_host(head).map(HostText::new);
         Session {
             shared,
@@ -159,7 +163,8 @@ impl Session {
             presented,
             opened: Instant::now(),
             insecure_host,
-            peer: head.peer,
+            address,
+            client,
             state: Mutex::default(),
         }
     }
@@ -215,7 +220,7 @@ impl Session {
     }
 
     fn unknown_id(&self) {
-        self.shared.events.raise(&Event::Unknown { peer: self.peer });
+        self.shared.events.raise(&Event::Unknown { address: self.address });
     }
 
     fn undecodable(&self, handle: Option<&Handle>, error: &Error) {

@@ -373,6 +373,7 @@ impl Session {
         };
         let mut birth = Birth::new(lifetime.starting(self.shared.now()))?;
         birth.persistent = persistent;
+        birth.client.clone_from(&self.client);
         Ok(birth)
     }
 

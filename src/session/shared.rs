@@ -1,6 +1,7 @@
 //! What all sessions of one manager share.
 
 use std::fmt::{self, Debug};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use crate::event::{Event, Events};
 use crate::http::{HostText, RequestHead, is_loopback};
 use crate::id::{SessionId, SessionKey};
 use crate::lifetime::Lifetime;
-use crate::record::{Record, Touch};
+use crate::record::{Client, Record, Touch};
 use crate::session::endings::Endings;
 use crate::store::{Admit, Store};
 
@@ -69,6 +70,10 @@ pub(crate) struct Settings {
     pub(crate) keep_on_server_error: bool,
     pub(crate) admit: Option<Admit>,
     pub(crate) status_of: fn(ErrorKind) -> u16,
+    /// How many proxies have added to `X-Forwarded-For`.
+    pub(crate) proxies: u8,
+    pub(crate) record_address: bool,
+    pub(crate) record_user_agent: bool,
 }
 
 pub(crate) struct Shared {
@@ -167,6 +172,16 @@ impl Transport {
             Transport::Cookie(cookie) => Some(("Set-Cookie".to_owned(), cookie.remove())),
             Transport::Header(_) => None,
         }
+    }
+}
+
+impl Settings {
+    /// What is to be kept of the client.
+    pub(crate) fn client(&self, head: &RequestHead<'_>, address: Option<IpAddr>) -> Option<Client> {
+        (self.record_address || self.record_user_agent).then(|| {
+            let address = address.filter(|_| self.record_address);
+            Client::new(address, head.user_agent.filter(|_| self.record_user_agent))
+        })
     }
 }
 

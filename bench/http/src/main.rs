@@ -1,0 +1,104 @@
+//! Requests per second on rouille and Rocket: with no session, one that is read, one that is
+//! written. The load comes from wrk, in a process of its own; variants take turns in slices of a
+//! second, each pair of neighbours gives one ratio, and the median of those is printed.
+//!
+//! `cargo run --release --manifest-path bench/http/Cargo.toml [-- --rounds N]`; wrk must be
+//! installed.
+
+mod servers;
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use cloakroom::http::Outcome;
+use cloakroom::{SessionManager, SqliteStore};
+
+const SESSIONS: usize = 20_000;
+const CONNECTIONS: usize = 32;
+
+fn main() -> ExitCode {
+    let rounds = std::env::args().skip_while(|word| word != "--rounds").nth(1);
+    let rounds = rounds.and_then(|rounds| rounds.parse().ok()).unwrap_or(7);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let store = SqliteStore::open(folder.path().join("bench.db")).expect("a database");
+    let sessions = SessionManager::new(store).expect("a manager");
+    let script = script(folder.path(), &sessions);
+    let bench = Bench { script, rounds };
+
+    let rouille = servers::rouille(sessions.clone());
+    bench.ratio("http_read", rouille, "/none", rouille, "/read", 0.95);
+    bench.ratio("http_write", rouille, "/none", rouille, "/write", 0.75);
+    let rocket = servers::rocket(sessions.clone(), false);
+    let inline = servers::rocket(sessions, true);
+    bench.ratio("rocket_1ms_read", rocket, "/slow", rocket, "/slow-read", 0.95);
+    bench.ratio("rocket_read_inline", inline, "/none", inline, "/read", 0.7);
+    bench.ratio("rocket_read_crossing", rocket, "/none", rocket, "/read", 0.45);
+    bench.ratio("rocket_write_inline", inline, "/none", inline, "/write", 0.35);
+    bench.ratio("rocket_write_crossing", rocket, "/none", rocket, "/write", 0.35);
+    ExitCode::SUCCESS
+}
+
+/// Makes the sessions, and the file that lets wrk send a random one with each request.
+fn script(folder: &Path, sessions: &SessionManager) -> PathBuf {
+    let mut cookies = String::from("local cookies = {\n");
+    for n in 0..SESSIONS {
+        let session = sessions.open(None);
+        session.set("visits", n).expect("a value");
+        session.set("note", "x".repeat(100)).expect("a value");
+        let headers = sessions.close(&session, Outcome::Completed).expect("a session");
+        let (_, cookie) = headers.id.expect("an id");
+        cookies.push_str(&format!("\"{}\",\n", cookie.split(';').next().unwrap_or_default()));
+    }
+    cookies.push_str(
+        "}
+request = function()
+  return wrk.format(nil, nil, { Cookie = cookies[math.random(#cookies)] })
+end\n",
+    );
+    let path = folder.join("random_session.lua");
+    fs::write(&path, cookies).expect("a script");
+    path
+}
+
+struct Bench {
+    script: PathBuf,
+    rounds: usize,
+}
+
+impl Bench {
+    fn ratio(
+        &self,
+        name: &str,
+        plain: SocketAddr,
+        plain_path: &str,
+        server: SocketAddr,
+        path: &str,
+        goal: f64,
+    ) {
+        let mut pairs: Vec<(f64, f64)> = (0..=self.rounds)
+            .map(|_| (self.per_second(plain, plain_path), self.per_second(server, path)))
+            .skip(1)
+            .collect();
+        pairs.sort_by(|a, b| (a.1 / a.0).total_cmp(&(b.1 / b.0)));
+        let (without, with) = pairs[pairs.len() / 2];
+        println!(
+            "ratio {name} {:.2} goal >= {goal}   ({with:.0} and {without:.0} requests a second)",
+            with / without
+        );
+    }
+
+    fn per_second(&self, address: SocketAddr, path: &str) -> f64 {
+        let output = Command::new("wrk")
+            .args(["-t", "1", "-d", "1", "-c", &CONNECTIONS.to_string(), "-s"])
+            .arg(&self.script)
+            .arg(format!("http://{address}{path}"))
+            .output()
+            .expect("wrk is installed");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(!text.contains("Non-2xx"), "{text}");
+        let line = text.lines().find_map(|line| line.strip_prefix("Requests/sec:"));
+        line.and_then(|rate| rate.trim().parse().ok()).unwrap_or_else(|| panic!("{text}"))
+    }
+}
