@@ -1,18 +1,19 @@
 //! A small application on rouille: visits are counted, users sign in and out.
 //!
 //! `cargo run --release --features rouille --example rouille`, then open the address it prints.
-//! `CLOAKROOM_ADDR` and `CLOAKROOM_DB` choose another address and another database file.
+//! `CLOAKROOM_ADDR` and `CLOAKROOM_DB` choose another address and another database file; all
+//! settings are listed in `app/mod.rs`.
 
 mod app;
 
 use std::error::Error;
 
-use cloakroom::{SessionManager, SqliteStore, web};
+use cloakroom::{SessionManager, web};
 use rouille::{Request, Response, Server, post_input, router};
 
 fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     env_logger::init();
-    let sessions = SessionManager::new(SqliteStore::open(app::database())?)?;
+    let sessions = app::sessions()?;
 
     let handler = {
         let sessions = sessions.clone();

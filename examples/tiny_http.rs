@@ -12,14 +12,14 @@ use std::sync::Arc;
 use std::thread;
 
 use cloakroom::http::{Outcome, RequestHead};
-use cloakroom::{Session, SessionManager, SqliteStore};
+use cloakroom::{Session, SessionManager};
 use tiny_http::{Header, Method, Request, Response, Server, StatusCode};
 
 type Page = Response<std::io::Cursor<Vec<u8>>>;
 
 fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     env_logger::init();
-    let sessions = SessionManager::new(SqliteStore::open(app::database())?)?;
+    let sessions = app::sessions()?;
     let server = Arc::new(Server::http(app::address())?);
     println!("listening on http://{}", server.server_addr());
     {

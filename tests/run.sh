@@ -11,6 +11,7 @@ export CARGO_TERM_COLOR="${CARGO_TERM_COLOR:-never}"
 crate_limit=60
 summary=()
 crates="not counted"
+browser="not run"
 
 # What the machine must have: a C compiler, because SQLite is compiled from source.
 install_missing() {
@@ -31,11 +32,33 @@ install_missing() {
     fi
 }
 
+# The browser for tests/browser.rs. Where it cannot be installed its tests are skipped, and said to
+# be; where it is there, they must not skip.
+find_browser() {
+    if ! has_browser && ((EUID == 0)) && command -v apt-get >/dev/null; then
+        export DEBIAN_FRONTEND=noninteractive
+        apt-get update && apt-get install --yes --no-install-recommends chromium chromium-driver ||
+            echo "run.sh: chromium and chromium-driver cannot be installed" >&2
+    fi
+    if has_browser; then
+        export CLOAKROOM_REQUIRE_BROWSER=1
+    else
+        printf '\n*** run.sh: %s\n\n' \
+            "the browser tests will be SKIPPED; to run them install chromium chromium-driver" >&2
+    fi
+}
+
+has_browser() {
+    command -v chromedriver >/dev/null &&
+        { command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null
+}
+
 print_summary() {
     printf '\n%-16s %6s\n' stage seconds
     printf '%s\n' "${summary[@]}"
     printf '%-16s %6d\n' total "$SECONDS"
     printf 'crates in the default build: %s (fewer than %d)\n' "$crates" "$crate_limit"
+    printf 'browser tests: %s\n' "$browser"
 }
 
 # stage NAME COMMAND...: runs it, says how long it took, and ends the run if it failed.
@@ -65,6 +88,7 @@ count_crates() {
 }
 
 install_missing
+find_browser
 stage fmt cargo fmt --all --check
 stage fmt-bench cargo fmt --manifest-path bench/Cargo.toml --check
 stage crates count_crates
@@ -74,6 +98,7 @@ stage clippy-default cargo clippy --locked --all-targets -- -D warnings
 stage clippy-all cargo clippy --locked --all-targets --all-features -- -D warnings
 stage docs env RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --all-features
 stage tests cargo test --locked --all-features
+if has_browser; then browser=ran; else browser="SKIPPED (no chromium)"; fi
 stage tests-none cargo test --locked --no-default-features --lib
 stage examples cargo build --locked --examples --all-features
 # The instrument works; its figures are printed, not judged. It builds for release, as it measures.

@@ -1,21 +1,36 @@
 //! The application of the examples, without a framework: what each page does with its session,
 //! and what it looks like.
+//!
+//! Its settings come from the environment:
+//!
+//! - `CLOAKROOM_ADDR`: where to listen, `127.0.0.1:8000` if it is not set.
+//! - `CLOAKROOM_DB`: the database file, `cloakroom.db` if it is not set.
+//! - `CLOAKROOM_INSECURE_HTTP=1`: send the cookie over plain HTTP to hosts other than localhost
+//!   too, for a network that is trusted. Browsers drop the default cookie there.
 
 #![allow(unreachable_pub, reason = "each example is a program of its own")]
 
 use std::env;
 use std::fmt::Write;
 
-use cloakroom::{Flash, Result, Session, SignIn, UserKey};
+use cloakroom::{
+    CookieConfig, Flash, Result, Session, SessionManager, SignIn, SqliteStore, UserKey,
+};
 
 /// Where to listen, from `CLOAKROOM_ADDR`.
 pub fn address() -> String {
     env::var("CLOAKROOM_ADDR").unwrap_or_else(|_| "127.0.0.1:8000".to_owned())
 }
 
-/// The database file, from `CLOAKROOM_DB`.
-pub fn database() -> String {
-    env::var("CLOAKROOM_DB").unwrap_or_else(|_| "cloakroom.db".to_owned())
+/// The sessions, in the file that `CLOAKROOM_DB` names and with the cookie that
+/// `CLOAKROOM_INSECURE_HTTP` chooses.
+pub fn sessions() -> Result<SessionManager> {
+    let file = env::var("CLOAKROOM_DB").unwrap_or_else(|_| "cloakroom.db".to_owned());
+    let mut sessions = SessionManager::builder(SqliteStore::open(file)?);
+    if env::var("CLOAKROOM_INSECURE_HTTP").is_ok_and(|value| value == "1") {
+        sessions = sessions.cookie(CookieConfig::insecure_http());
+    }
+    sessions.build()
 }
 
 /// `GET /`: counts the visits and shows who is signed in.

@@ -17,12 +17,13 @@ pub struct Request {
     method: &'static str,
     path: String,
     headers: Vec<(String, Vec<u8>)>,
+    body: Vec<u8>,
     keep_alive: bool,
 }
 
 impl Request {
     pub fn new(method: &'static str, path: impl Into<String>) -> Self {
-        Request { method, path: path.into(), headers: vec![], keep_alive: false }
+        Request { method, path: path.into(), headers: vec![], body: vec![], keep_alive: false }
     }
 
     pub fn get(path: impl Into<String>) -> Self {
@@ -41,6 +42,13 @@ impl Request {
     /// One more `Cookie` header.
     pub fn cookie(self, value: impl AsRef<[u8]>) -> Self {
         self.header("Cookie", value)
+    }
+
+    /// A body and its length.
+    pub fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
+        self.body = body.into();
+        let length = self.body.len().to_string();
+        self.header("Content-Length", length)
     }
 
     /// Leaves the connection open for another request.
@@ -63,6 +71,7 @@ impl Request {
             bytes.extend(b"Connection: close\r\n");
         }
         bytes.extend(b"\r\n");
+        bytes.extend(&self.body);
         bytes
     }
 }

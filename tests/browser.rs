@@ -1,0 +1,217 @@
+//! The example programs in a real Chromium: what a person sees, and the cookie as a browser
+//! treats it.
+//!
+//! Debian's packages are `chromium` and `chromium-driver`. Without them the tests say that they
+//! are skipped, or fail if `CLOAKROOM_REQUIRE_BROWSER=1`.
+
+#[path = "common/browser.rs"]
+mod browser;
+#[path = "common/client.rs"]
+mod client;
+mod common;
+#[path = "common/example.rs"]
+mod example;
+#[path = "common/tls.rs"]
+mod tls;
+
+use std::time::SystemTime;
+
+use browser::{Chromium, ELSEWHERE, Page, Programs, Tab};
+use client::COOKIE;
+use common::Folder;
+use example::{CookieKind, Example};
+
+/// All that are the same application; `cargo test` builds them.
+const EXAMPLES: &[&str] = &["rouille"];
+
+const WARNING: &str = "a browser drops the Secure session cookie";
+
+/// Runs a test on every example with an empty database, in a browser that knows nothing yet.
+fn everywhere(test: impl Fn(&Chromium, &str, &Folder)) {
+    let Some(programs) = Programs::find() else { return };
+    // Its start takes longer than most tests.
+    let chromium = Chromium::start(&programs);
+    for name in EXAMPLES {
+        println!("{name}");
+        chromium.forget_cookies();
+        test(&chromium, name, &Folder::new());
+    }
+}
+
+fn start(name: &str, folder: &Folder) -> Example {
+    Example::start(name, folder, CookieKind::Default)
+}
+
+#[test]
+fn a_sign_in_is_told_once_and_gives_the_browser_another_id() {
+    everywhere(|chromium, name, folder| {
+        let server = start(name, folder);
+        let tab = chromium.tab();
+        tab.open(&server.url("localhost"));
+        assert_eq!(tab.page(), Page::new(1, None, &[]));
+        tab.look(&format!("{name}-nobody"));
+        tab.reload();
+        assert_eq!(tab.page(), Page::new(2, None, &[]));
+        let before = tab.cookie();
+
+        tab.sign_in("ada", "guess");
+        let refused = "That did not work. The password is “demo”.";
+        assert_eq!(tab.page(), Page::new(3, None, &[refused]));
+        tab.look(&format!("{name}-refused"));
+        assert_eq!(tab.cookie().value, before.value);
+
+        tab.sign_in("ada", "demo");
+        assert_eq!(tab.page(), Page::new(4, "ada", &["You are signed in."]));
+        tab.look(&format!("{name}-signed-in"));
+        let after = tab.cookie();
+        assert_ne!(after.value, before.value);
+        tab.reload();
+        assert_eq!(tab.page(), Page::new(5, "ada", &[]));
+        assert_eq!(tab.cookie().value, after.value);
+
+        // Who knew the id from before knows nothing now.
+        tab.take_cookie(&before);
+        tab.reload();
+        assert_eq!(tab.page(), Page::new(1, None, &[]));
+    });
+}
+
+#[test]
+fn who_signs_out_in_one_tab_is_signed_out_in_the_other_at_its_next_request() {
+    everywhere(|chromium, name, folder| {
+        let server = start(name, folder);
+        let (one, other) = (chromium.tab(), chromium.tab());
+        one.open(&server.url("localhost"));
+        one.sign_in("ada", "demo");
+        other.open(&server.url("localhost"));
+        assert_eq!(other.page(), Page::new(3, "ada", &[]));
+        let recorded = other.cookie();
+
+        one.sign_out();
+        assert_eq!(one.page(), Page::new(1, None, &["You are signed out."]));
+        assert_eq!(other.page(), Page::new(3, "ada", &[]), "it has asked for nothing yet");
+        other.reload();
+        assert_eq!(other.page(), Page::new(2, None, &[]));
+
+        // The cookie from before is of no use to who recorded it.
+        other.take_cookie(&recorded);
+        assert_eq!(other.cookie().value, recorded.value);
+        other.reload();
+        assert_eq!(other.page(), Page::new(1, None, &[]));
+    });
+}
+
+#[test]
+fn who_is_signed_in_stays_so_when_the_server_is_restarted_or_killed() {
+    everywhere(|chromium, name, folder| {
+        let server = start(name, folder);
+        let tab = chromium.tab();
+        tab.open(&server.url("localhost"));
+        tab.sign_in("ada", "demo");
+        assert_eq!(tab.page().visits, 2);
+        server.stop();
+        // On another port, which cookies do not see.
+        let server = start(name, folder);
+        tab.open(&server.url("localhost"));
+        assert_eq!(tab.page(), Page::new(3, "ada", &[]));
+        server.kill();
+        let server = start(name, folder);
+        tab.open(&server.url("localhost"));
+        assert_eq!(tab.page(), Page::new(4, "ada", &[]));
+    });
+}
+
+/// The cookie is as the default says, for this host, and the page cannot read it.
+#[track_caller]
+fn assert_default_cookie(tab: &Tab<'_>, host: &str) {
+    let cookie = tab.cookie();
+    assert_eq!(cookie.name, COOKIE);
+    assert!(cookie.secure);
+    assert_as_every_cookie(tab, host);
+}
+
+/// What holds for both cookies, the default one and that for plain HTTP.
+#[track_caller]
+fn assert_as_every_cookie(tab: &Tab<'_>, host: &str) {
+    let cookie = tab.cookie();
+    assert!(cookie.http_only);
+    assert_eq!(cookie.same_site, "Lax");
+    assert_eq!(cookie.path, "/");
+    assert_eq!(cookie.domain, host, "a dot in front would mean subdomains too");
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
+    let days = (cookie.expiry.unwrap() - now) as f64 / 86_400.0;
+    assert!((29.9..30.1).contains(&days), "it lives for {days} days");
+    assert_eq!(tab.script("return document.cookie"), "");
+}
+
+#[test]
+fn the_default_cookie_works_over_plain_http_to_this_machine() {
+    everywhere(|chromium, name, folder| {
+        let server = start(name, folder);
+        let tab = chromium.tab();
+        for host in ["localhost", "127.0.0.1"] {
+            tab.open(&server.url(host));
+            assert_default_cookie(&tab, host);
+            tab.sign_in("ada", "demo");
+            assert_eq!(tab.page(), Page::new(2, "ada", &["You are signed in."]));
+            assert_default_cookie(&tab, host);
+        }
+        let log = server.stop();
+        assert!(!log.iter().any(|line| line.contains(WARNING)), "{log:#?}");
+    });
+}
+
+#[test]
+fn the_default_cookie_works_behind_a_proxy_that_ends_tls() {
+    everywhere(|chromium, name, folder| {
+        let server = start(name, folder);
+        let proxy = tls::proxy(ELSEWHERE, server.address);
+        let tab = chromium.tab();
+        tab.open(&format!("https://{ELSEWHERE}:{}/", proxy.port()));
+        assert_default_cookie(&tab, ELSEWHERE);
+        tab.sign_in("ada", "demo");
+        assert_eq!(tab.page(), Page::new(2, "ada", &["You are signed in."]));
+        assert_default_cookie(&tab, ELSEWHERE);
+        let log = server.stop();
+        assert!(!log.iter().any(|line| line.contains(WARNING)), "{log:#?}");
+    });
+}
+
+#[test]
+fn the_default_cookie_is_dropped_over_plain_http_elsewhere_and_the_log_says_so_once() {
+    everywhere(|chromium, name, folder| {
+        let server = start(name, folder);
+        let tab = chromium.tab();
+        tab.open(&server.url(ELSEWHERE));
+        tab.reload();
+        assert_eq!(tab.page(), Page::new(1, None, &[]));
+        tab.sign_in("ada", "demo");
+        assert_eq!(tab.page(), Page::new(1, None, &[]));
+        assert!(tab.cookies().is_empty());
+        let log = server.stop();
+        let warnings: Vec<_> = log.iter().filter(|line| line.contains(WARNING)).collect();
+        assert_eq!(warnings.len(), 1, "{log:#?}");
+        for word in ["WARN", ELSEWHERE, "X-Forwarded-Proto", "insecure_http"] {
+            assert!(warnings[0].contains(word), "{word} is not in {warnings:?}");
+        }
+    });
+}
+
+#[test]
+fn the_cookie_for_insecure_http_works_over_plain_http_elsewhere() {
+    everywhere(|chromium, name, folder| {
+        let server = Example::start(name, folder, CookieKind::InsecureHttp);
+        let tab = chromium.tab();
+        tab.open(&server.url(ELSEWHERE));
+        tab.sign_in("ada", "demo");
+        assert_eq!(tab.page(), Page::new(2, "ada", &["You are signed in."]));
+        tab.reload();
+        assert_eq!(tab.page(), Page::new(3, "ada", &[]));
+        let cookie = tab.cookie();
+        assert_eq!(cookie.name, "id");
+        assert!(!cookie.secure);
+        assert_as_every_cookie(&tab, ELSEWHERE);
+        let log = server.stop();
+        assert!(!log.iter().any(|line| line.contains(WARNING)), "{log:#?}");
+    });
+}
