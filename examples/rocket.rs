@@ -1,14 +1,14 @@
 //! The application of `examples/rouille.rs` on Rocket: visits are counted, users sign in and out.
 //!
 //! `cargo run --release --features rocket --example rocket`, then open the address it prints.
-//! `CLOAKROOM_ADDR` and `CLOAKROOM_DB` choose another address and another database file.
+//! `examples/app/mod.rs` lists its settings.
 
 mod app;
 
 use std::error::Error;
 use std::net::SocketAddr;
 
-use cloakroom::{Session, SessionManager, SqliteStore};
+use cloakroom::Session;
 use rocket::fairing::AdHoc;
 use rocket::form::{Form, FromForm};
 use rocket::http::Status;
@@ -19,7 +19,7 @@ use rocket::{Config, get, post, routes};
 #[rocket::main]
 async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     env_logger::init();
-    let sessions = SessionManager::new(SqliteStore::open(app::database())?)?;
+    let sessions = app::sessions()?;
 
     let address: SocketAddr = app::address().parse()?;
     let config = Config { address: address.ip(), port: address.port(), ..Config::default() };

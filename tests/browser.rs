@@ -22,7 +22,7 @@ use common::Folder;
 use example::{CookieKind, Example};
 
 /// All that are the same application; `cargo test` builds them.
-const EXAMPLES: &[&str] = &["rouille"];
+const EXAMPLES: &[&str] = &["rouille", "rocket"];
 
 const WARNING: &str = "a browser drops the Secure session cookie";
 
