@@ -93,6 +93,14 @@ pub enum Event<'a> {
     },
     /// A session was ended by its owner.
     Destroyed,
+    /// Sessions were ended from elsewhere.
+    Revoked {
+        /// How many.
+        sessions: u64,
+    },
+    /// A manager was configured without an absolute limit: who keeps a session busy keeps it for
+    /// ever, whoever that is.
+    NoAbsoluteLimit,
     /// Changes of a request were discarded, because its session had ended or had been renewed
     /// meanwhile.
     Discarded {
@@ -162,6 +170,10 @@ pub enum EventKind {
     Refused,
     /// [`Event::Destroyed`]
     Destroyed,
+    /// [`Event::Revoked`]
+    Revoked,
+    /// [`Event::NoAbsoluteLimit`]
+    NoAbsoluteLimit,
     /// [`Event::Discarded`]
     Discarded,
     /// [`Event::TouchFailed`]
@@ -195,6 +207,8 @@ impl EventKind {
         EventKind::SignedIn,
         EventKind::Refused,
         EventKind::Destroyed,
+        EventKind::Revoked,
+        EventKind::NoAbsoluteLimit,
         EventKind::Discarded,
         EventKind::TouchFailed,
         EventKind::ReadAsEmpty,
@@ -218,6 +232,7 @@ impl EventKind {
             | EventKind::ClockStepped
             | EventKind::TouchFailed
             | EventKind::ReadAsEmpty
+            | EventKind::NoAbsoluteLimit
             | EventKind::InsecureConnection => log::Level::Warn,
             EventKind::Opened | EventKind::Migrated => log::Level::Info,
             EventKind::Swept
@@ -227,7 +242,8 @@ impl EventKind {
             | EventKind::Renewed
             | EventKind::SignedIn
             | EventKind::Refused
-            | EventKind::Destroyed => log::Level::Debug,
+            | EventKind::Destroyed
+            | EventKind::Revoked => log::Level::Debug,
         }
     }
 }
@@ -253,6 +269,8 @@ impl Event<'_> {
             Event::SignedIn { .. } => EventKind::SignedIn,
             Event::Refused { .. } => EventKind::Refused,
             Event::Destroyed => EventKind::Destroyed,
+            Event::Revoked { .. } => EventKind::Revoked,
+            Event::NoAbsoluteLimit => EventKind::NoAbsoluteLimit,
             Event::Discarded { .. } => EventKind::Discarded,
             Event::TouchFailed { .. } => EventKind::TouchFailed,
             Event::ReadAsEmpty { .. } => EventKind::ReadAsEmpty,
@@ -310,6 +328,11 @@ impl fmt::Display for Event<'_> {
                 write!(f, "user {:?} has too many sessions to sign in", user.as_str())
             }
             Event::Destroyed => f.write_str("a session was ended by its owner"),
+            Event::Revoked { sessions } => write!(f, "{sessions} sessions were revoked"),
+            Event::NoAbsoluteLimit => f.write_str(
+                "sessions have no absolute limit: one that is kept busy never ends; set one, or \
+                 document why there is none (OWASP ASVS 7.3.2)",
+            ),
             Event::Discarded { handle: Some(handle) } => {
                 write!(f, "changes to session {handle} were discarded: it has ended or was renewed")
             }

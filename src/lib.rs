@@ -31,7 +31,7 @@
 //! | for | see |
 //! |---|---|
 //! | the cookie and its safe defaults | [`CookieConfig`] |
-//! | how long sessions live | [`Lifetime`] |
+//! | how long sessions live | [`Lifetime`], [`policy::Policy`] |
 //! | settings of the manager, of the SQLite store | [`manager::Builder`], [`store::sqlite::Builder`] |
 //! | what can go wrong | [`ErrorKind`] |
 //! | what is told to the operator | [`event::Event`] |
@@ -58,8 +58,9 @@ pub mod http;
 pub mod id;
 pub mod lifetime;
 pub mod manager;
+pub mod policy;
 pub mod record;
-mod session;
+pub mod session;
 pub mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -73,7 +74,7 @@ pub use lifetime::Lifetime;
 pub use manager::SessionManager;
 #[cfg(feature = "sqlite")]
 pub use rusqlite;
-pub use session::{OnLoadFailure, Saved, Session, SignIn};
+pub use session::{Authentication, RecentAuth, Session, SignIn};
 pub use store::memory::MemoryStore;
 #[cfg(feature = "sqlite")]
 pub use store::sqlite::SqliteStore;

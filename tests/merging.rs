@@ -5,8 +5,9 @@ mod common;
 use std::sync::{Arc, Barrier};
 use std::thread;
 
+use cloakroom::Session;
 use cloakroom::http::Outcome;
-use cloakroom::{Saved, Session};
+use cloakroom::session::Saved;
 use common::faulty::Call;
 use common::in_process::{App, Browser, complete, defaults, get, on_both_stores, set_cookie};
 

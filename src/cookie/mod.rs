@@ -168,6 +168,18 @@ impl CookieConfig {
         self.secure
     }
 
+    pub(crate) fn is_http_only(&self) -> bool {
+        self.http_only
+    }
+
+    pub(crate) fn same_site_mode(&self) -> SameSite {
+        self.same_site
+    }
+
+    pub(crate) fn name_text(&self) -> &str {
+        &self.name
+    }
+
     /// The values of our cookie in one `Cookie` header. Allocates nothing.
     pub(crate) fn values<'h>(&self, header: &'h str) -> impl Iterator<Item = &'h str> {
         header.split(';').filter_map(|pair| {

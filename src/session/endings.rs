@@ -25,6 +25,8 @@ struct Generations {
     began: Option<Instant>,
     young: HashMap<SessionKey, Instant>,
     old: HashMap<SessionKey, Instant>,
+    /// When all sessions were ended.
+    everyone: Option<Instant>,
 }
 
 impl Endings {
@@ -44,11 +46,17 @@ impl Endings {
         endings.young.insert(key, now);
     }
 
-    /// Whether the session of this key was ended since `then`.
+    /// All sessions were ended now.
+    pub(crate) fn note_everyone(&self) {
+        self.lock().everyone = Some(Instant::now());
+    }
+
+    /// Whether the session of this key was ended since `then`. It is asked for keys of no live
+    /// session.
     pub(crate) fn has_ended_since(&self, key: &SessionKey, then: Instant) -> bool {
         let endings = self.lock();
         let ended = endings.young.get(key).or_else(|| endings.old.get(key));
-        ended.is_some_and(|ended| then <= *ended)
+        ended.into_iter().chain(&endings.everyone).any(|ended| then <= *ended)
     }
 }
 

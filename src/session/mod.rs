@@ -1,5 +1,6 @@
 //! The session of one request: read lazily, changed in memory, committed at the end.
 
+mod authentication;
 mod changes;
 mod endings;
 mod settle;
@@ -24,6 +25,7 @@ use crate::record::{Client, Record};
 use crate::store::Loaded;
 use changes::Changes;
 
+pub use authentication::{Authentication, RecentAuth};
 pub(crate) use endings::Endings;
 pub use shared::{Crossing, OnLoadFailure};
 pub(crate) use shared::{Presented, Settings, Shared, Transport, cross, straight};
@@ -172,6 +174,10 @@ impl Session {
     fn state(&self) -> MutexGuard<'_, State> {
         // A panic of the application's own Serialize leaves the state as it was before the call.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Timestamp {
+        self.shared.now()
     }
 
     /// Makes a call that may block.
@@ -401,6 +407,24 @@ impl Session {
     /// The store's errors when this is the first read.
     pub fn handle(&self) -> Result<Option<Handle>> {
         self.about(|record| record.handle)
+    }
+
+    /// How strongly the user is authenticated, as the sign-in said; 0 if it did not, or if nobody is
+    /// signed in.
+    ///
+    /// # Errors
+    /// The store's errors when this is the first read.
+    pub fn auth_level(&self) -> Result<u16> {
+        self.about(|record| record.auth_level).map(Option::unwrap_or_default)
+    }
+
+    /// Who is signed in, and the key of their session.
+    pub(crate) fn who(&self) -> Result<Option<(UserKey, SessionKey)>> {
+        let mut state = self.state();
+        Ok(match self.read(&mut state)? {
+            Known::Live { record, key } => record.user.clone().map(|user| (user, *key)),
+            Known::Unread | Known::None { .. } => None,
+        })
     }
 
     fn about<T>(&self, ask: impl FnOnce(&Record) -> T) -> Result<Option<T>> {

@@ -11,7 +11,7 @@ use crate::http::{Outcome, ResponseHeaders};
 use crate::id::{SessionId, SessionKey, UserKey};
 use crate::record::{Birth, Record, Touch};
 use crate::session::changes::Changes;
-use crate::session::{Known, NOTHING, Saved, Session, SignIn, State};
+use crate::session::{Authentication, Known, NOTHING, Saved, Session, SignIn, State};
 use crate::store::{Commit, Committed, Fate, Loaded};
 
 /// So often a commit is computed again because others were faster. In one process the second try
@@ -36,6 +36,14 @@ impl Session {
     /// The store's errors; nobody was signed in then. A [`destroy`](Self::destroy) that came
     /// before in this request may be done already.
     pub fn sign_in(&self, user: UserKey) -> Result<SignIn> {
+        self.sign_in_with(user, &Authentication::new())
+    }
+
+    /// [`sign_in`](Self::sign_in) that says how the user was authenticated.
+    ///
+    /// # Errors
+    /// As [`sign_in`](Self::sign_in); and [`ErrorKind::Invalid`] for an end that is not to come.
+    pub fn sign_in_with(&self, user: UserKey, how: &Authentication) -> Result<SignIn> {
         const DOING: &str = "sign a user in";
         let mut state = self.writable(DOING)?;
         self.read(&mut state)?;
@@ -43,7 +51,8 @@ impl Session {
         self.end_what_was_destroyed(&mut state)?;
         let id = SessionId::generate()?;
         let to = id.key();
-        let birth = self.birth(&state)?;
+        let mut birth = self.birth(&state)?;
+        how.apply(&mut birth, self.shared.now())?;
         // Without a session any key will do under which there is none.
         let from = match &state.known {
             Known::Live { key, .. } => *key,

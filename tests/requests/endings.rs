@@ -3,8 +3,9 @@
 use cloakroom::event::EventKind;
 use cloakroom::http::Outcome;
 use cloakroom::id::Handle;
+use cloakroom::session::Saved;
 use cloakroom::store::Which;
-use cloakroom::{ErrorKind, Saved, Session};
+use cloakroom::{ErrorKind, Session};
 
 use crate::common::in_process::{
     App, Browser, REMOVAL, complete, defaults, get, issued, on_both_stores, set_cookie, sign_in,

@@ -2,7 +2,9 @@
 
 use cloakroom::event::EventKind;
 use cloakroom::http::Outcome;
-use cloakroom::{ErrorKind, OnLoadFailure, Saved, Session};
+use cloakroom::manager::OnLoadFailure;
+use cloakroom::session::Saved;
+use cloakroom::{ErrorKind, Session};
 
 use crate::common::faulty::{Call, Fault};
 use crate::common::in_process::{

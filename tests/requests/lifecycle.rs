@@ -1,9 +1,10 @@
 //! Nothing, a read, a write; the outcomes; ignoring; several managers.
 
+use cloakroom::ErrorKind;
 use cloakroom::cookie::CookieConfig;
 use cloakroom::event::EventKind;
 use cloakroom::http::{Outcome, RequestHead};
-use cloakroom::{ErrorKind, Saved};
+use cloakroom::session::Saved;
 
 use crate::common::faulty::Call;
 use crate::common::in_process::{

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use cloakroom::ErrorKind;
 use cloakroom::event::EventKind;
 use cloakroom::manager::Builder;
+use cloakroom::manager::OnLoadFailure;
 use cloakroom::rusqlite::Connection;
-use cloakroom::{ErrorKind, OnLoadFailure};
 
 use crate::client::Request;
 use crate::site::{everywhere, everywhere_with, on_files};

@@ -1,7 +1,5 @@
-//! The manager: what an application holds, and what it opens and closes sessions with.
+//! The settings of a manager, and the check that they hold together.
 
-use std::any::Any;
-use std::error;
 use std::fmt::{self, Debug};
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex};
@@ -10,223 +8,13 @@ use std::time::Duration;
 use crate::cleaner::Cleaner;
 use crate::clock::{Clock, SystemClock};
 use crate::cookie::{self, CookieConfig};
-use crate::error::{Chain, Error, ErrorKind, Result, panic_words};
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
-use crate::http::{Outcome, RequestHead, ResponseHeaders};
 use crate::lifetime::Lifetime;
-use crate::session::{
-    Endings, OnLoadFailure, Session, Settings, Shared, Transport, cross, straight,
-};
+use crate::manager::SessionManager;
+use crate::policy::Policy;
+use crate::session::{Endings, OnLoadFailure, Settings, Shared, Transport, straight};
 use crate::store::{Admit, AtLimit, Store};
-
-pub use crate::session::Crossing;
-
-/// Sessions of one application, or of one part of it. Cloning gives another handle to the same.
-///
-/// When the last clone and the last [`Session`] are dropped, pending activity is written and the
-/// cleaner's thread is stopped.
-///
-/// ```
-/// use cloakroom::http::Outcome;
-/// use cloakroom::{MemoryStore, SessionManager};
-///
-/// let sessions = SessionManager::new(MemoryStore::new())?;
-///
-/// // What an adapter does for each request: open, let the handler work, close, add the headers.
-/// let session = sessions.open(Some("theme=dark"));
-/// session.set("cart", [1, 2, 3])?;
-/// let headers = sessions.close(&session, Outcome::Completed)?;
-/// assert!(headers.iter().any(|(name, value)| {
-///     name == "Set-Cookie" && value.starts_with("__Host-id=")
-/// }));
-/// # Ok::<(), cloakroom::Error>(())
-/// ```
-#[derive(Clone)]
-pub struct SessionManager {
-    shared: Arc<Shared>,
-    crossing: Crossing,
-}
-
-impl Debug for SessionManager {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("SessionManager").field(&self.shared.store).finish()
-    }
-}
-
-impl SessionManager {
-    /// Sessions in `store`, with all defaults.
-    ///
-    /// # Errors
-    /// As [`Builder::build`].
-    pub fn new(store: impl Store) -> Result<Self> {
-        SessionManager::builder(store).build()
-    }
-
-    /// Starts with the defaults.
-    pub fn builder(store: impl Store) -> Builder {
-        Builder {
-            store: Arc::new(store),
-            clock: Arc::new(SystemClock),
-            events: Events::default(),
-            sweep_every: Some(Duration::from_secs(60)),
-            settings: Settings {
-                transport: Transport::Cookie(CookieConfig::new()),
-                lifetime: Lifetime::default(),
-                browser_session: None,
-                persistent: true,
-                max_bytes: 64 << 10,
-                grace: None,
-                on_load_failure: OnLoadFailure::Fail,
-                keep_on_server_error: false,
-                admit: None,
-                status_of: default_status,
-                proxies: 0,
-                record_address: false,
-                record_user_agent: false,
-            },
-        }
-    }
-
-    /// Another handle to the same sessions, for threads that must not block: it makes every call
-    /// that may block through `crossing`, and so do the sessions that it opens. This is for
-    /// adapters of frameworks that run handlers on such threads.
-    #[must_use]
-    pub fn crossing(&self, crossing: Crossing) -> Self {
-        SessionManager { shared: self.shared.clone(), crossing }
-    }
-
-    /// The session of a request. No I/O.
-    #[must_use]
-    pub fn open<'r>(&self, head: impl Into<RequestHead<'r>>) -> Session {
-        Session::new(self.shared.clone(), self.crossing, &head.into())
-    }
-
-    /// Ends the request: stores what the session has changed and says what the response needs.
-    /// Call it before the first byte of the response goes out.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Closed`] at a second call. Any other error means that the changes since the
-    /// last [`Session::commit`] or [`Session::sign_in`] were not stored: answer with
-    /// [`status_of`](Self::status_of) it, and with the [headers](Self::headers_after_failure) of
-    /// what was done before.
-    pub fn close(&self, session: &Session, outcome: Outcome) -> Result<ResponseHeaders> {
-        session.close(outcome)
-    }
-
-    /// What the response needs although [`close`](Self::close) failed: the new id, if a sign-in or
-    /// a commit in this request has brought one, because that stands. Else there is no id in it.
-    #[must_use]
-    pub fn headers_after_failure(&self, session: &Session) -> ResponseHeaders {
-        session.standing()
-    }
-
-    /// Removes every session that has ended, and says how many those were. The cleaner does so
-    /// regularly; this is for commands and tests.
-    ///
-    /// # Errors
-    /// The store's errors; [`ErrorKind::Unsupported`] without a cleaner.
-    pub fn sweep_now(&self) -> Result<usize> {
-        let cleaner = self.cleaner("sweep ended sessions")?;
-        cross(self.crossing, || cleaner.sweep_now())
-    }
-
-    /// Returns when all activity that requests have handed to the cleaner is written.
-    ///
-    /// # Errors
-    /// The store's errors; [`ErrorKind::Unsupported`] without a cleaner.
-    pub fn flush(&self) -> Result<()> {
-        let cleaner = self.cleaner("write pending activity")?;
-        cross(self.crossing, || cleaner.flush())
-    }
-
-    fn cleaner(&self, doing: &'static str) -> Result<&Cleaner> {
-        let none = || Error::with_source(ErrorKind::Unsupported, doing, "there is no cleaner");
-        self.shared.cleaner.as_ref().ok_or_else(none)
-    }
-
-    /// The events of this manager, with their counters.
-    #[must_use]
-    pub fn events(&self) -> &Events {
-        &self.shared.events
-    }
-
-    /// What sessions need to know of a request with these headers. An adapter for which the
-    /// framework lists headers needs nothing else, but for the client's
-    /// [address](RequestHead::peer) and whether the connection is [encrypted](RequestHead::secure).
-    pub fn head<'r>(
-        &self,
-        headers: impl IntoIterator<Item = (&'r str, &'r str)>,
-    ) -> RequestHead<'r> {
-        let mut head = RequestHead::new();
-        for (name, value) in headers {
-            let is = |other: &str| name.eq_ignore_ascii_case(other);
-            if is("Cookie") {
-                head = head.cookie(value);
-            } else if is("Host") {
-                head = head.host(value);
-            } else if is("X-Forwarded-Proto") {
-                // Of several proxies the first one speaks of the client's connection.
-                let first = value.split(',').next().unwrap_or_default();
-                head = head.secure(first.trim().eq_ignore_ascii_case("https"));
-            } else if is("X-Forwarded-For") {
-                head = head.forwarded_for(value);
-            } else if is("User-Agent") {
-                head = head.user_agent(value);
-            }
-            if self.id_header().is_some_and(is) {
-                head = head.id(value);
-            }
-        }
-        head
-    }
-
-    /// The names of all headers that [`head`](Self::head) looks at, for frameworks in which headers
-    /// are asked for by name.
-    pub fn header_names(&self) -> impl Iterator<Item = &str> {
-        let names = ["Cookie", "Host", "X-Forwarded-Proto", "X-Forwarded-For", "User-Agent"];
-        names.into_iter().chain(self.id_header())
-    }
-
-    /// The request header that carries the id, where that is not a cookie: an adapter that does
-    /// not use [`head`](Self::head) passes its value to [`RequestHead::id`].
-    #[must_use]
-    pub fn id_header(&self) -> Option<&str> {
-        match &self.shared.settings.transport {
-            Transport::Cookie(_) => None,
-            Transport::Header(name) => Some(name),
-        }
-    }
-
-    /// The HTTP status to answer a request with that failed with `error`.
-    #[must_use]
-    pub fn status_of(&self, error: &Error) -> u16 {
-        (self.shared.settings.status_of)(error.kind())
-    }
-
-    /// Raises the event that a request failed with `error`, and gives the status to answer it with.
-    pub fn failed(&self, error: &Error) -> u16 {
-        self.shared.events.raise(&Event::RequestFailed { error });
-        self.status_of(error)
-    }
-
-    /// The same for whatever a handler returned: [`failed`](Self::failed) for an error of ours,
-    /// else an event of its own, and 500.
-    pub fn handler_failed(&self, error: &(dyn error::Error + Send + Sync + 'static)) -> u16 {
-        if let Some(ours) = error.downcast_ref::<Error>() {
-            return self.failed(ours);
-        }
-        let words = Chain(error).to_string();
-        self.shared.events.raise(&Event::HandlerFailed { error: &words });
-        500
-    }
-
-    /// The same for a panic.
-    pub fn handler_panicked(&self, panic: &(dyn Any + Send)) -> u16 {
-        let error = panic_words(panic).unwrap_or("it panicked");
-        self.shared.events.raise(&Event::HandlerFailed { error });
-        500
-    }
-}
 
 /// Headers that cannot carry an id, because they carry something else.
 const TAKEN: [&str; 10] = [
@@ -268,6 +56,30 @@ impl Debug for Builder {
 }
 
 impl Builder {
+    pub(super) fn new(store: impl Store) -> Self {
+        Builder {
+            store: Arc::new(store),
+            clock: Arc::new(SystemClock),
+            events: Events::default(),
+            sweep_every: Some(Duration::from_secs(60)),
+            settings: Settings {
+                transport: Transport::Cookie(CookieConfig::new()),
+                lifetime: Lifetime::default(),
+                browser_session: None,
+                persistent: true,
+                max_bytes: 64 << 10,
+                grace: None,
+                on_load_failure: OnLoadFailure::Fail,
+                keep_on_server_error: false,
+                admit: None,
+                status_of: default_status,
+                proxies: 0,
+                record_address: false,
+                record_user_agent: false,
+            },
+        }
+    }
+
     /// The session cookie. Defaults to [`CookieConfig::new`]. It ends the mode of
     /// [`header`](Self::header).
     pub fn cookie(self, cookie: CookieConfig) -> Self {
@@ -284,6 +96,11 @@ impl Builder {
     /// How long sessions live. Defaults to 1 day idle and 30 days absolute.
     pub fn lifetime(self, lifetime: Lifetime) -> Self {
         self.with(|settings| settings.lifetime = lifetime)
+    }
+
+    /// The limits and the persistence of a named policy.
+    pub fn policy(self, policy: Policy) -> Self {
+        self.lifetime(policy.lifetime()).persistent(policy.is_persistent())
     }
 
     /// How long sessions live whose cookie the browser forgets when it is closed. Defaults to
@@ -413,6 +230,10 @@ impl Builder {
             let why = "this store cannot count the sessions of a user";
             let doing = "limit the sessions of a user";
             return Err(Error::with_source(ErrorKind::Unsupported, doing, why));
+        }
+        let endless = |lifetime: &Lifetime| lifetime.absolute_limit().is_none();
+        if endless(&settings.lifetime) || settings.browser_session.as_ref().is_some_and(endless) {
+            self.events.raise(&Event::NoAbsoluteLimit);
         }
         let cleaner = match self.sweep_every {
             Some(interval) => Some(Cleaner::start(
