@@ -8,13 +8,14 @@ mod app;
 use std::error::Error;
 use std::net::SocketAddr;
 
-use cloakroom::Session;
+use app::Answer;
+use cloakroom::{Session, SessionManager};
 use rocket::fairing::AdHoc;
 use rocket::form::{Form, FromForm};
 use rocket::http::Status;
-use rocket::response::Redirect;
 use rocket::response::content::RawHtml;
-use rocket::{Config, get, post, routes};
+use rocket::response::{self, Redirect, Responder};
+use rocket::{Config, Request, get, post, routes};
 
 #[rocket::main]
 async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
@@ -29,7 +30,7 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
             let (ip, port) = (rocket.config().address, rocket.config().port);
             Box::pin(async move { println!("listening on http://{}", SocketAddr::new(ip, port)) })
         }))
-        .mount("/", routes![home, sign_in, sign_out])
+        .mount("/", routes![home, sign_in, sign_out, list, revoke, revoke_others])
         .launch()
         .await?;
 
@@ -40,29 +41,68 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     Ok(())
 }
 
+impl<'r> Responder<'r, 'static> for Answer {
+    fn respond_to(self, request: &'r Request<'_>) -> response::Result<'static> {
+        match self {
+            Answer::Page(html) => RawHtml(html).respond_to(request),
+            Answer::See(path) => Redirect::to(path).respond_to(request),
+            Answer::Forbidden => (Status::Forbidden, "This form has expired.").respond_to(request),
+        }
+    }
+}
+
 #[get("/")]
-fn home(session: &Session) -> cloakroom::Result<RawHtml<String>> {
-    Ok(RawHtml(app::home(session)?))
+fn home(session: &Session) -> cloakroom::Result<Answer> {
+    app::home(session)
 }
 
 #[derive(FromForm)]
-struct Credentials {
-    user: String,
-    password: String,
+struct Credentials<'r> {
+    csrf: &'r str,
+    user: &'r str,
+    password: &'r str,
 }
 
 #[post("/sign-in", data = "<form>")]
-fn sign_in(
-    session: &Session,
-    form: Option<Form<Credentials>>,
-) -> cloakroom::Result<Result<Redirect, Status>> {
-    let Some(form) = form else { return Ok(Err(Status::BadRequest)) };
-    app::sign_in(session, &form.user, &form.password)?;
-    Ok(Ok(Redirect::to("/")))
+fn sign_in(session: &Session, form: Form<Credentials<'_>>) -> cloakroom::Result<Answer> {
+    app::sign_in(session, form.csrf, form.user, form.password)
 }
 
-#[post("/sign-out")]
-fn sign_out(session: &Session) -> cloakroom::Result<Redirect> {
-    app::sign_out(session)?;
-    Ok(Redirect::to("/"))
+#[derive(FromForm)]
+struct Csrf<'r> {
+    csrf: &'r str,
+}
+
+#[post("/sign-out", data = "<form>")]
+fn sign_out(session: &Session, form: Form<Csrf<'_>>) -> cloakroom::Result<Answer> {
+    app::sign_out(session, form.csrf)
+}
+
+#[get("/sessions")]
+fn list(sessions: &SessionManager, session: &Session) -> cloakroom::Result<Answer> {
+    app::list(sessions, session)
+}
+
+#[derive(FromForm)]
+struct Named<'r> {
+    csrf: &'r str,
+    handle: &'r str,
+}
+
+#[post("/sessions/revoke", data = "<form>")]
+fn revoke(
+    sessions: &SessionManager,
+    session: &Session,
+    form: Form<Named<'_>>,
+) -> cloakroom::Result<Answer> {
+    app::revoke(sessions, session, form.csrf, form.handle)
+}
+
+#[post("/sessions/revoke-others", data = "<form>")]
+fn revoke_others(
+    sessions: &SessionManager,
+    session: &Session,
+    form: Form<Csrf<'_>>,
+) -> cloakroom::Result<Answer> {
+    app::revoke_others(sessions, session, form.csrf)
 }

@@ -8,6 +8,7 @@ mod app;
 
 use std::error::Error;
 
+use app::Answer;
 use cloakroom::{SessionManager, web};
 use rouille::{Request, Response, Server, post_input, router};
 
@@ -37,23 +38,36 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
 
 fn handle(sessions: &SessionManager, request: &Request) -> Response {
     web::rouille::session(sessions, request, |session| {
-        Ok(router!(request,
-            (GET) ["/"] => { Response::html(app::home(session)?) },
-            (POST) ["/sign-in"] => {
-                match post_input!(request, { user: String, password: String }) {
-                    Ok(form) => {
-                        app::sign_in(session, &form.user, &form.password)?;
-                        Response::redirect_303("/")
-                    }
-                    // An error that is returned is a 500; this one is the client's.
-                    Err(_) => Response::empty_400(),
+        // An error that is returned is a 500; a form that lacks a field is the client's.
+        macro_rules! form {
+            ($($field:ident),*) => {
+                match post_input!(request, { $($field: String),* }) {
+                    Ok(form) => form,
+                    Err(_) => return Ok(Response::empty_400()),
                 }
+            };
+        }
+        let answer = router!(request,
+            (GET) ["/"] => { app::home(session)? },
+            (POST) ["/sign-in"] => {
+                let form = form!(csrf, user, password);
+                app::sign_in(session, &form.csrf, &form.user, &form.password)?
             },
-            (POST) ["/sign-out"] => {
-                app::sign_out(session)?;
-                Response::redirect_303("/")
+            (POST) ["/sign-out"] => { app::sign_out(session, &form!(csrf).csrf)? },
+            (GET) ["/sessions"] => { app::list(sessions, session)? },
+            (POST) ["/sessions/revoke"] => {
+                let form = form!(csrf, handle);
+                app::revoke(sessions, session, &form.csrf, &form.handle)?
             },
-            _ => Response::empty_404()
-        ))
+            (POST) ["/sessions/revoke-others"] => {
+                app::revoke_others(sessions, session, &form!(csrf).csrf)?
+            },
+            _ => return Ok(Response::empty_404())
+        );
+        Ok(match answer {
+            Answer::Page(html) => Response::html(html),
+            Answer::See(path) => Response::redirect_303(path),
+            Answer::Forbidden => Response::text("This form has expired.").with_status_code(403),
+        })
     })
 }

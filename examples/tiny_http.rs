@@ -11,7 +11,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 
-use cloakroom::http::{Outcome, RequestHead};
+use app::Answer;
+use cloakroom::http::Outcome;
 use cloakroom::{Session, SessionManager};
 use tiny_http::{Header, Method, Request, Response, Server, StatusCode};
 
@@ -45,19 +46,15 @@ fn answer(sessions: &SessionManager, mut request: Request) {
     if request.as_reader().take(64 << 10).read_to_string(&mut body).is_err() {
         return drop(request.respond(Response::empty(400)));
     }
-    let mut head = RequestHead::new();
-    for header in request.headers() {
-        let value = header.value.as_str();
-        match header.field.as_str().as_str().to_ascii_lowercase().as_str() {
-            "cookie" => head = head.cookie(value),
-            "host" => head = head.host(value),
-            "x-forwarded-proto" => head = head.secure(value.trim() == "https"),
-            _ => {}
-        }
-    }
+    let headers = request.headers().iter();
+    let head = sessions.head(headers.map(|h| (h.field.as_str().as_str(), h.value.as_str())));
+    let head = match request.remote_addr() {
+        Some(address) => head.peer(address.ip()),
+        None => head,
+    };
     let session = sessions.open(head);
     let sorry = |status: u16| Response::from_string("Sorry.").with_status_code(status);
-    let work = || handle(&session, request.method(), request.url(), &body);
+    let work = || handle(sessions, &session, request.method(), request.url(), &body);
     let (page, outcome) = match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(page)) => (page, Outcome::Completed),
         Ok(Err(error)) => (sorry(sessions.failed(&error)), Outcome::ServerError),
@@ -75,6 +72,7 @@ fn answer(sessions: &SessionManager, mut request: Request) {
 }
 
 fn handle(
+    sessions: &SessionManager,
     session: &Session,
     method: &Method,
     path: &str,
@@ -82,24 +80,28 @@ fn handle(
 ) -> Result<Page, cloakroom::Error> {
     let field = |name: &str| form_urlencoded::parse(body.as_bytes()).find(|(key, _)| key == name);
     let field = |name: &str| field(name).map(|(_, value)| value.into_owned()).unwrap_or_default();
-    let back = || {
-        let home = Header::from_bytes("Location", "/").expect("plain ASCII");
-        Response::from_string("").with_status_code(303).with_header(home)
-    };
-    Ok(match (method, path) {
-        (Method::Get, "/") => {
-            let html = Header::from_bytes("Content-Type", "text/html; charset=utf-8");
-            let html = html.expect("plain ASCII");
-            Response::from_string(app::home(session)?).with_header(html)
-        }
+    let answer = match (method, path) {
+        (Method::Get, "/") => app::home(session)?,
         (Method::Post, "/sign-in") => {
-            app::sign_in(session, &field("user"), &field("password"))?;
-            back()
+            app::sign_in(session, &field("csrf"), &field("user"), &field("password"))?
         }
-        (Method::Post, "/sign-out") => {
-            app::sign_out(session)?;
-            back()
+        (Method::Post, "/sign-out") => app::sign_out(session, &field("csrf"))?,
+        (Method::Get, "/sessions") => app::list(sessions, session)?,
+        (Method::Post, "/sessions/revoke") => {
+            app::revoke(sessions, session, &field("csrf"), &field("handle"))?
         }
-        _ => Response::from_string("").with_status_code(StatusCode(404)),
+        (Method::Post, "/sessions/revoke-others") => {
+            app::revoke_others(sessions, session, &field("csrf"))?
+        }
+        _ => return Ok(Response::from_string("").with_status_code(StatusCode(404))),
+    };
+    let header = |name, value| Header::from_bytes(name, value).expect("plain ASCII");
+    Ok(match answer {
+        Answer::Page(html) => Response::from_string(html)
+            .with_header(header("Content-Type", "text/html; charset=utf-8")),
+        Answer::See(path) => {
+            Response::from_string("").with_status_code(303).with_header(header("Location", path))
+        }
+        Answer::Forbidden => Response::from_string("This form has expired.").with_status_code(403),
     })
 }

@@ -101,6 +101,82 @@ fn who_signs_out_in_one_tab_is_signed_out_in_the_other_at_its_next_request() {
     });
 }
 
+/// Where the user is signed in, as the page tells: for each place whether it is this one.
+#[track_caller]
+fn places(tab: &Tab<'_>) -> Vec<bool> {
+    let script = "return [...document.querySelectorAll('li')].map(
+        item => item.querySelector('form') === null)";
+    serde_json::from_value(tab.script(script)).unwrap()
+}
+
+#[test]
+fn a_user_sees_all_sessions_and_ends_one_of_them_or_all_others() {
+    let Some(programs) = Programs::find() else { return };
+    let others = [Chromium::start(&programs), Chromium::start(&programs)];
+    everywhere(|chromium, name, folder| {
+        let server = start(name, folder);
+        others.iter().for_each(Chromium::forget_cookies);
+        let [phone, laptop] = others.each_ref().map(|other| {
+            let tab = other.tab();
+            tab.open(&server.url("localhost"));
+            tab.sign_in("ada", "demo");
+            tab
+        });
+        let desk = chromium.tab();
+        desk.open(&server.url("localhost"));
+        desk.sign_in("ada", "demo");
+        desk.follow("a[href='/sessions']");
+        assert_eq!(places(&desk), [true, false, false], "the newest first");
+        desk.look(&format!("{name}-sessions"));
+
+        // The first one with a button is the laptop, which signed in second.
+        desk.follow("form[action='/sessions/revoke'] button");
+        assert_eq!(places(&desk), [true, false]);
+        laptop.reload();
+        assert_eq!(laptop.page(), Page::new(1, None, &[]));
+        phone.reload();
+        assert_eq!(phone.page().user.as_deref(), Some("ada"));
+
+        laptop.sign_in("ada", "demo");
+        desk.follow("form[action='/sessions/revoke-others'] button");
+        assert_eq!(places(&desk), [true]);
+        for out in [&laptop, &phone] {
+            out.reload();
+            assert_eq!(out.page().user, None);
+        }
+        desk.open(&server.url("localhost"));
+        assert_eq!(desk.page().user.as_deref(), Some("ada"));
+    });
+}
+
+#[test]
+fn a_form_without_the_sessions_token_is_refused_and_does_nothing() {
+    everywhere(|chromium, name, folder| {
+        let server = start(name, folder);
+        let tab = chromium.tab();
+        tab.open(&server.url("localhost"));
+        let forge = |value: &str| {
+            let script = "document.querySelectorAll('input[name=csrf]').forEach(i => i.value = V)";
+            tab.script(&script.replace('V', &format!("'{value}'")));
+        };
+        let refused = || tab.script("return document.body.textContent").to_string();
+        forge("");
+        tab.sign_in("ada", "demo");
+        assert!(refused().contains("This form has expired."), "{}", refused());
+        tab.open(&server.url("localhost"));
+        assert_eq!(tab.page(), Page::new(2, None, &[]));
+        // A token from before the sign-in is none of the session's any more.
+        let old = tab.script("return document.querySelector('input[name=csrf]').value");
+        tab.sign_in("ada", "demo");
+        assert_eq!(tab.page().user.as_deref(), Some("ada"));
+        forge(old.as_str().unwrap());
+        tab.sign_out();
+        assert!(refused().contains("This form has expired."));
+        tab.open(&server.url("localhost"));
+        assert_eq!(tab.page().user.as_deref(), Some("ada"));
+    });
+}
+
 #[test]
 fn who_is_signed_in_stays_so_when_the_server_is_restarted_or_killed() {
     everywhere(|chromium, name, folder| {
