@@ -5,8 +5,10 @@ mod common;
 use std::sync::Arc;
 
 use cloakroom::conformance::check;
+use cloakroom::store::cached::CachedStore;
 use cloakroom::{MemoryStore, SqliteStore};
 use common::Folder;
+use common::memcached::shared;
 
 /// `name: make` checks the store that `make` makes in the folder it is given.
 macro_rules! stores {
@@ -39,4 +41,12 @@ stores! {
     memory: |_: &Folder| MemoryStore::new();
     sqlite: |folder: &Folder| SqliteStore::open(folder.fresh()).unwrap();
     sqlite_in_memory: |_: &Folder| SqliteStore::in_memory().unwrap();
+    memcached: |_: &Folder| shared().store();
+    sqlite_behind_memory: |folder: &Folder| {
+        CachedStore::new(MemoryStore::new(), SqliteStore::open(folder.fresh()).unwrap())
+    };
+    sqlite_behind_memcached: |folder: &Folder| {
+        let truth = SqliteStore::open(folder.fresh()).unwrap();
+        CachedStore::new(shared().store(), truth)
+    };
 }

@@ -5,6 +5,8 @@
 pub mod faulty;
 #[cfg(feature = "sqlite")]
 pub mod in_process;
+#[cfg(feature = "memcached")]
+pub mod memcached;
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
