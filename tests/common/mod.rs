@@ -7,6 +7,8 @@ pub mod faulty;
 pub mod in_process;
 #[cfg(feature = "memcached")]
 pub mod memcached;
+#[cfg(feature = "memcached")]
+pub mod proxy;
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};

@@ -59,10 +59,13 @@ impl Cache for MemcachedStore {
         now: Timestamp,
     ) -> Result<bool> {
         let life = until.min(entry.record.deadline()).since(now);
-        if life < Duration::from_secs(1) {
+        let stamp = Stamp::of(lease);
+        if life < Duration::from_secs(1)
+            || !self.0.client.is_within_reach(Space::Entries, key, stamp)
+        {
             return Ok(false);
         }
-        let (stamp, value) = (Stamp::of(lease), encode_entry(entry));
+        let value = encode_entry(entry);
         let new = Replacement { key: *key, stamp, value, life: Some(life) };
         let written = self.0.client.replace(Space::Entries, &new, "fill memcached")?;
         Ok(matches!(written, Written::Stored(_)))

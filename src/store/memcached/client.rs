@@ -17,10 +17,10 @@ use memcache::exp::{
     Delete, Error as ClientError, Get, GetResult, GetStatus, Meta, MetaClient, MutationResult,
     MutationStatus, Op, OpResult, Set, Ttl,
 };
-use sha2::{Digest, Sha256};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Handle, SessionKey};
+use crate::store::memcached::share;
 
 /// So often a batch is sent again because somebody raised the epoch meanwhile.
 const TRIES: usize = 8;
@@ -145,18 +145,14 @@ impl Client {
                 .io_timeout(Some(reach.io_timeout))
                 .connect(name.as_str())
                 .map_err(|source| failure(format!("find the memcached server {name}"), source))?;
-            let weight = first_number(&Sha256::digest(name));
-            Ok(Server { client, weight, epochs: Default::default() })
+            Ok(Server { client, weight: share::weight(name), epochs: Default::default() })
         };
         let servers = reach.servers.iter().map(server).collect::<Result<_>>()?;
         Ok(Client { servers, reach })
     }
 
-    /// Rendezvous hashing: the loss or the addition of a server moves its own share only. It is
-    /// spelled out here because every process must agree on it, whatever it was compiled with.
     fn server(&self, key: &SessionKey) -> Result<&Server> {
-        let number = first_number(key.as_bytes());
-        let best = self.servers.iter().max_by_key(|server| mix(number ^ server.weight));
+        let best = self.servers.iter().max_by_key(|server| share::score(server.weight, key));
         best.ok_or_else(|| Error::new(ErrorKind::Invalid, "choose a memcached server"))
     }
 
@@ -251,6 +247,11 @@ impl Client {
             Written::Stored(stamp) => Some(stamp),
             Written::Changed | Written::Missing => None,
         })
+    }
+
+    /// Whether everything that this process knows of speaks for this version being within reach.
+    pub(super) fn is_within_reach(&self, space: Space, key: &SessionKey, stamp: Stamp) -> bool {
+        self.server(key).is_ok_and(|server| server.seen(space) == stamp.epoch)
     }
 
     /// Stores a value in place of one version of an item.
@@ -499,18 +500,7 @@ fn read_epoch(found: &GetResult) -> Option<u64> {
 }
 
 fn new_epoch() -> Result<u64> {
-    Ok(first_number(Handle::generate()?.as_bytes()).max(1))
-}
-
-fn first_number(bytes: &[u8]) -> u64 {
-    bytes.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
-}
-
-/// The end of SplitMix64, which spreads a change of one bit over all.
-fn mix(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
+    Ok(share::first_number(Handle::generate()?.as_bytes()).max(1))
 }
 
 /// Whole seconds for the server's own clock, at least one. Above 30 days the client sends the
@@ -536,6 +526,10 @@ fn failure(doing: impl Into<std::borrow::Cow<'static, str>>, source: ClientError
         ClientError::Ambiguous { source, .. } => {
             let why = match *source {
                 ClientError::Timeout { .. } => "the server did not answer in time".to_owned(),
+                // It has answered, and said no.
+                no @ (ClientError::Server(_) | ClientError::Rejected(_)) => {
+                    return failure(doing, no);
+                }
                 source => source.to_string(),
             };
             unavailable(format!("whether it was done is not known: {why}"))
@@ -555,50 +549,6 @@ fn failure(doing: impl Into<std::borrow::Cow<'static, str>>, source: ClientError
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn client(servers: &[&str]) -> Client {
-        let timeout = Duration::from_millis(200);
-        Client::new(Reach {
-            servers: servers.iter().map(|name| (*name).to_owned()).collect(),
-            namespace: "test".to_owned(),
-            connections: 1,
-            connect_timeout: timeout,
-            io_timeout: timeout,
-            item_limit: 1 << 20,
-        })
-        .unwrap()
-    }
-
-    fn share_of(client: &Client) -> Vec<usize> {
-        let keys =
-            (0..3000_u32).map(|n| SessionKey::from_bytes(Sha256::digest(n.to_be_bytes()).into()));
-        let place = |key: SessionKey| {
-            let server = client.server(&key).unwrap();
-            client.servers.iter().position(|other| std::ptr::eq(other, server)).unwrap()
-        };
-        keys.map(place).collect()
-    }
-
-    #[test]
-    fn a_lost_server_loses_only_its_share() {
-        let all = share_of(&client(&["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"]));
-        let fewer = share_of(&client(&["127.0.0.1:1", "127.0.0.1:2"]));
-        for server in 0..3 {
-            let share = all.iter().filter(|place| **place == server).count();
-            assert!((800..1200).contains(&share), "server {server} has {share} of 3000");
-        }
-        for (before, after) in all.iter().zip(&fewer) {
-            assert!(*before == 2 || before == after);
-        }
-    }
-
-    #[test]
-    fn every_process_chooses_the_same_server_for_a_key() {
-        let client = client(&["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"]);
-        // Written down once: another distribution would lose every session at an update.
-        let wanted = [0; 0];
-        assert_eq!(&share_of(&client)[..wanted.len()], &wanted);
-    }
 
     #[test]
     fn a_life_is_sent_in_seconds_and_never_as_zero() {

@@ -6,6 +6,7 @@ mod cache;
 mod client;
 mod commit;
 mod find;
+mod share;
 mod value;
 
 use std::fmt::Debug;
