@@ -1,7 +1,7 @@
 //! The application of the examples, without a framework: what each page does with its session,
 //! and what it looks like.
 
-#![allow(unreachable_pub, reason = "each example is a program of its own")]
+#![allow(dead_code, unreachable_pub, reason = "each example is a program of its own")]
 
 use std::env;
 use std::fmt::Write;
