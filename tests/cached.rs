@@ -344,6 +344,21 @@ fn a_lease_is_good_for_one_epoch() {
 }
 
 #[test]
+fn who_has_not_heard_of_a_new_epoch_makes_the_cache_forget_all_the_same() {
+    let (truth, server) = (truth(), shared());
+    let open = || server.builder_in("heard").open().unwrap();
+    let mine = CachedStore::new(open(), truth.clone());
+    let theirs = CachedStore::new(open(), truth);
+    let key = create(&mine, &setting("n", 1)).unwrap();
+    assert_eq!(n(&mine, &key), Some(1));
+    theirs.registry().unwrap().revoke_everyone(NOW).unwrap();
+    let key = create(&theirs, &setting("n", 1)).unwrap();
+    assert_eq!(n(&theirs, &key), Some(1));
+    delete(&mine, &key).unwrap();
+    assert_eq!(n(&theirs, &key), None);
+}
+
+#[test]
 fn the_sessions_that_a_limit_ends_leave_the_cache() {
     Stage::on_each_cache(|stage| {
         let first = sign_in(&stage.store, &new_key(), None);

@@ -181,6 +181,18 @@ fn a_clear_holds_for_every_process_at_once() {
 }
 
 #[test]
+fn a_clear_reaches_every_server() {
+    let second = Memcached::start();
+    let servers = [shared().address, second.address].map(|address| address.to_string());
+    let open = || MemcachedStore::builder().servers(servers.clone()).namespace("all").open();
+    let (one, other) = (open().unwrap(), open().unwrap());
+    let keys: Vec<SessionKey> = (0..50).map(|n| create(&one, &setting("n", n)).unwrap()).collect();
+    assert!(keys.iter().all(|key| is_live(&other, key)));
+    one.clear().unwrap();
+    assert!(keys.iter().all(|key| is_absent(&one, key) && is_absent(&other, key)));
+}
+
+#[test]
 fn an_epoch_that_was_lost_brings_nothing_back() {
     let server = shared();
     let one = server.builder_in("lost").open().unwrap();

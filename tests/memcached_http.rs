@@ -16,6 +16,9 @@ use cloakroom::{MemoryStore, SessionManager, SqliteStore};
 use common::Folder;
 use common::memcached::Memcached;
 
+/// What is done to a memcached.
+type Act = fn(&Memcached);
+
 /// Starts a service on a store, as its process does when it is started again.
 fn serve(framework: &Framework, store: impl Store) -> Server {
     let app = App::new(SessionManager::new(store).unwrap());
@@ -136,7 +139,7 @@ fn a_service_whose_cache_is_down_goes_on_and_signs_nobody_out() {
         let mut browser = Browser::new(service.address);
         browser.post("/sign-in:ada/count");
         assert_eq!(browser.get("/who").text(), "ada");
-        let break_and_mend: [(fn(&Memcached), fn(&Memcached)); 2] =
+        let break_and_mend: [(Act, Act); 2] =
             [(Memcached::kill, Memcached::start_again), (Memcached::freeze, Memcached::thaw)];
         for (n, (breaks, mends)) in (0..).zip(break_and_mend) {
             breaks(&server);

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{LazyLock, Mutex};
 use std::thread;
@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use cloakroom::id::SessionKey;
 use cloakroom::store::memcached::{Builder, MemcachedStore};
+
+use super::Kept;
 
 /// What takes longer than this hangs.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -19,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Memcached {
     pub address: SocketAddr,
     options: Vec<String>,
-    child: Mutex<Option<Child>>,
+    child: Mutex<Option<Kept>>,
 }
 
 impl Memcached {
@@ -51,10 +53,11 @@ impl Memcached {
         // Memcached refuses to run as root unless it is told so.
         command.args(["-u", &user()]).args(&self.options);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let mut child = command.spawn().expect("memcached is installed; tests/run.sh does it");
+        let child = command.spawn().expect("memcached is installed; tests/run.sh does it");
+        let mut child = Kept(child);
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
-            if child.try_wait().unwrap().is_some() {
+            if child.0.try_wait().unwrap().is_some() {
                 return false;
             }
             if let Ok(stream) = TcpStream::connect(self.address) {
@@ -66,16 +69,12 @@ impl Memcached {
             }
             thread::park_timeout(Duration::from_millis(5));
         }
-        let _ = child.kill();
         false
     }
 
     /// Ends the process as a power cut would.
     pub fn kill(&self) {
-        if let Some(mut child) = self.child.lock().unwrap().take() {
-            child.kill().unwrap();
-            child.wait().unwrap();
-        }
+        drop(self.child.lock().unwrap().take());
     }
 
     /// Starts it again, empty, at the same address.
@@ -94,7 +93,7 @@ impl Memcached {
 
     fn signal(&self, signal: &str) {
         let child = self.child.lock().unwrap();
-        let id = child.as_ref().expect("it runs").id().to_string();
+        let id = child.as_ref().expect("it runs").0.id().to_string();
         assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
     }
 
@@ -118,12 +117,6 @@ impl Memcached {
     }
 }
 
-impl Drop for Memcached {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
 /// The user to run as: the one we are, by name.
 fn user() -> String {
     let output = Command::new("id").arg("-un").output().unwrap();
@@ -144,14 +137,13 @@ pub fn shared() -> &'static Memcached {
 /// A shell that waits for this process to end, and then ends that one.
 fn watch(server: &Memcached) {
     let child = server.child.lock().unwrap();
-    let id = child.as_ref().expect("it runs").id();
+    let id = child.as_ref().expect("it runs").0.id();
     let script = format!("read -r _; kill -9 {id}");
     let mut watcher = Command::new("sh");
     // Its standard input is a pipe from us: it reads its end when we are gone.
     watcher.args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-    let mut watcher = watcher.spawn().unwrap();
-    std::mem::forget(watcher.stdin.take());
-    drop(child);
+    // Neither it nor the pipe is let go before this process ends.
+    std::mem::forget(Kept(watcher.spawn().unwrap()));
 }
 
 /// A connection on which a test says what it likes.

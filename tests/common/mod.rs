@@ -117,6 +117,7 @@ pub fn role() -> Option<String> {
 }
 
 /// A child that does not outlive the test, however that ends.
+#[derive(Debug)]
 pub struct Kept(pub Child);
 
 impl Drop for Kept {

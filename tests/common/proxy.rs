@@ -120,15 +120,13 @@ fn carry(mut client: TcpStream, mut server: TcpStream, plan: &Mutex<Plan>) {
     let loses = lose_answer.clone();
     let pump = thread::spawn(move || {
         let mut bytes = [0; 1 << 16];
-        while let Ok(1..) = answers.read(&mut bytes).map(|read| {
-            if !*loses.lock().unwrap() {
-                // Who hung up reads no answer.
-                let _ = back.write_all(&bytes[..read]);
-            } else {
-                let _ = answers.shutdown(Shutdown::Both);
+        while let Ok(read @ 1..) = answers.read(&mut bytes) {
+            // Who hung up reads no answer.
+            if *loses.lock().unwrap() || back.write_all(&bytes[..read]).is_err() {
+                break;
             }
-            read
-        }) {}
+        }
+        let _ = answers.shutdown(Shutdown::Both);
         let _ = back.shutdown(Shutdown::Both);
     });
     let mut bytes = [0; 1 << 16];

@@ -6,7 +6,7 @@
 //! the right name if that has changed. A raised epoch, a lost one and a restarted server therefore
 //! have one effect: what was stored before is out of reach for good.
 
-use std::fmt::{self, Debug};
+use std::fmt::{self, Debug, Write};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -124,6 +124,9 @@ impl Server {
 
 pub(super) struct Client {
     servers: Vec<Server>,
+    /// The names of the items that hold the epochs.
+    epoch_of_sessions: String,
+    epoch_of_entries: String,
     reach: Reach,
 }
 
@@ -148,7 +151,9 @@ impl Client {
             Ok(Server { client, weight: share::weight(name), epochs: Default::default() })
         };
         let servers = reach.servers.iter().map(server).collect::<Result<_>>()?;
-        Ok(Client { servers, reach })
+        let name = |space: Space| format!("{}:{}:epoch", reach.namespace, space.letter());
+        let (epoch_of_sessions, epoch_of_entries) = (name(Space::Sessions), name(Space::Entries));
+        Ok(Client { servers, epoch_of_sessions, epoch_of_entries, reach })
     }
 
     fn server(&self, key: &SessionKey) -> Result<&Server> {
@@ -158,11 +163,18 @@ impl Client {
 
     fn name(&self, space: Space, epoch: u64, key: &SessionKey) -> String {
         let (namespace, letter) = (&self.reach.namespace, space.letter());
-        format!("{namespace}:{letter}:{epoch:016x}:{}", URL_SAFE_NO_PAD.encode(key.as_bytes()))
+        let mut name = String::with_capacity(namespace.len() + 64);
+        // Writing into a string cannot fail.
+        let _ = write!(name, "{namespace}:{letter}:{epoch:016x}:");
+        URL_SAFE_NO_PAD.encode_string(key.as_bytes(), &mut name);
+        name
     }
 
-    fn name_of_epoch(&self, space: Space) -> String {
-        format!("{}:{}:epoch", self.reach.namespace, space.letter())
+    fn name_of_epoch(&self, space: Space) -> &str {
+        match space {
+            Space::Sessions => &self.epoch_of_sessions,
+            Space::Entries => &self.epoch_of_entries,
+        }
     }
 
     /// The item under `key`.
@@ -402,14 +414,14 @@ impl Client {
         let name = self.name_of_epoch(space);
         let failed = |source| failure(doing, source);
         for _ in 0..TRIES {
-            let found = server.client.run(Get::new(&name).meta(Meta::NONE.cas()));
+            let found = server.client.run(Get::new(name).meta(Meta::NONE.cas()));
             let found = found.map_err(failed)?;
             if let Some(epoch) = read_epoch(&found) {
                 server.note(space, epoch);
                 return Ok(epoch);
             }
             let epoch = new_epoch()?;
-            let set = Set::new(&name, format!("{epoch:016x}")).ttl(Ttl::NEVER);
+            let set = Set::new(name, format!("{epoch:016x}")).ttl(Ttl::NEVER);
             let set = match found.item.cas {
                 Some(cas) => set.compare_cas(cas),
                 None => set.add(),
