@@ -37,6 +37,7 @@ impl Builder {
 
     /// The servers, each as `host:port` or `[IPv6 address]:port`. Every process must name the same
     /// servers by the same text, in any order: the text decides which server has which session.
+    /// TCP only, without authentication or encryption.
     /// Defaults to `127.0.0.1:11211`.
     pub fn servers<T: Into<String>>(mut self, servers: impl IntoIterator<Item = T>) -> Self {
         self.reach.servers = servers.into_iter().map(Into::into).collect();
