@@ -593,6 +593,35 @@ fn whoever_comes_by_either_key_finishes_a_move() {
 }
 
 #[test]
+fn a_move_to_a_server_that_goes_away_is_finished_when_it_is_back() {
+    let (one, other) = (Memcached::start(), Memcached::start());
+    let proxy = Proxy::to(other.address);
+    let servers = [one.address, proxy.address].map(|address| address.to_string());
+    let store = MemcachedStore::builder().servers(servers).open().unwrap();
+    let here_or_there = || {
+        proxy.plan(Plan::Down);
+        let (there, here): (Vec<_>, Vec<_>) =
+            (0..100).map(|_| new_key()).partition(|key| store.load(key, NOW).is_err());
+        proxy.plan(Plan::Pass);
+        (here[0], there[0])
+    };
+    for act in [Act::Renew, Act::RenewWithGrace, Act::SignIn] {
+        let (key, to) = here_or_there();
+        create_at(&store, &key).unwrap();
+        // The other server reserves the key, and is gone when the session shall arrive.
+        assert!(is_absent(&store, &to), "its epoch is known");
+        proxy.plan(Plan::LoseRequest(1));
+        let answer = act.run(&store, &key, &to).unwrap();
+        assert!(matches!(answer, Committed::Done { key, .. } if key == to), "{answer:?}");
+        assert_eq!(store.load(&to, NOW).unwrap_err().kind(), ErrorKind::Unavailable);
+        proxy.plan(Plan::Pass);
+        assert!(is_live(&store, &to), "{act:?}");
+        assert!(matches!(delete(&store, &to).unwrap(), Committed::Deleted { .. }));
+        assert!(!is_live(&store, &key), "{act:?}");
+    }
+}
+
+#[test]
 fn who_finishes_a_move_late_brings_nothing_back() {
     let stopped = Stopped::new();
     for act in [Act::Renew, Act::RenewWithGrace, Act::SignIn] {

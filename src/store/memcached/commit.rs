@@ -193,18 +193,24 @@ impl Inner {
         };
         // From here on the session has moved, whatever fails: somebody else can go on from here.
         *reserved = None;
-        if let Ok(Written::Missing) = self.settle(way.to, arriving, record.clone(), now, doing) {
+        match self.settle(way.to, arriving, record.clone(), now, doing) {
+            Ok(Written::Stored(_) | Written::Changed) => {
+                let _ = self.leave(Place { stamp: moved, ..old }, way, now, doing);
+            }
+            // The old item is left as it is: whoever comes needs what is in it.
+            Err(_) => {}
             // It arrived by somebody else's hand and was ended there, or the server has lost it.
-            return match commit.fate {
-                Fate::SignIn { .. } => Err(Error::with_source(
-                    ErrorKind::Unavailable,
-                    doing,
-                    "memcached has lost the session meanwhile",
-                )),
-                _ => Ok(Attempt::Answer(Committed::Gone)),
-            };
+            Ok(Written::Missing) => {
+                return match commit.fate {
+                    Fate::SignIn { .. } => Err(Error::with_source(
+                        ErrorKind::Unavailable,
+                        doing,
+                        "memcached has lost the session meanwhile",
+                    )),
+                    _ => Ok(Attempt::Answer(Committed::Gone)),
+                };
+            }
         }
-        let _ = self.leave(Place { stamp: moved, ..old }, way, now, doing);
         let ended = vec![old.key];
         Ok(Attempt::Answer(Committed::Done { record, key: way.to, ended }))
     }
