@@ -1,5 +1,6 @@
 //! Real memcached processes: started on free ports, killed, stopped for a while, started again.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
@@ -84,17 +85,23 @@ impl Memcached {
 
     /// Lets the process stand still: it accepts connections and answers nothing.
     pub fn freeze(&self) {
-        self.signal("-STOP");
+        let id = self.signal("-STOP");
+        // The signal was sent; its threads stop one after the other.
+        let deadline = Instant::now() + PATIENCE;
+        while !all_stopped(&id) && Instant::now() < deadline {
+            thread::park_timeout(Duration::from_millis(1));
+        }
     }
 
     pub fn thaw(&self) {
         self.signal("-CONT");
     }
 
-    fn signal(&self, signal: &str) {
+    fn signal(&self, signal: &str) -> String {
         let child = self.child.lock().unwrap();
         let id = child.as_ref().expect("it runs").0.id().to_string();
         assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
+        id
     }
 
     pub fn raw(&self) -> Raw {
@@ -115,6 +122,15 @@ impl Memcached {
     pub fn builder_in(&self, namespace: &str) -> Builder {
         MemcachedStore::builder().servers([self.address.to_string()]).namespace(namespace)
     }
+}
+
+/// Whether all threads of a process have been stopped, as Linux says it.
+fn all_stopped(id: &str) -> bool {
+    let Ok(threads) = fs::read_dir(format!("/proc/{id}/task")) else { return true };
+    threads.flatten().all(|thread| {
+        let state = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        state.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
+    })
 }
 
 /// The user to run as: the one we are, by name.
