@@ -19,6 +19,8 @@ pub enum Plan {
     LoseRequest(usize),
     /// The answer to it is lost, and the server is out of reach from then on.
     LoseAnswer(usize),
+    /// The answer to it is lost, with its connection. Another one works.
+    LoseOneAnswer(usize),
     /// It waits until the gate is opened.
     Hold(usize, Sender<()>, Receiver<()>),
     /// The server is out of reach.
@@ -103,11 +105,18 @@ fn next(plan: &Mutex<Plan>) -> Act {
             *plan = Plan::Down;
             Act::LoseAnswer
         }
+        Plan::LoseOneAnswer(0) => {
+            *plan = Plan::Pass;
+            Act::LoseAnswer
+        }
         Plan::Hold(0, ..) => match std::mem::take(&mut *plan) {
             Plan::Hold(_, at_gate, opened) => Act::Hold(at_gate, opened),
             _ => Act::Pass,
         },
-        Plan::LoseRequest(number) | Plan::LoseAnswer(number) | Plan::Hold(number, ..) => {
+        Plan::LoseRequest(number)
+        | Plan::LoseAnswer(number)
+        | Plan::LoseOneAnswer(number)
+        | Plan::Hold(number, ..) => {
             *number -= 1;
             Act::Pass
         }
