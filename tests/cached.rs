@@ -383,6 +383,7 @@ fn what_a_key_in_its_grace_leads_to_is_not_filed_under_it() {
         assert_eq!(n(&stage.store, &new), Some(1));
         merge(&stage.store, &old, &setting("n", 2)).unwrap();
         assert_eq!(n(&stage.store, &new), Some(2));
+        assert_eq!(n(&stage.store, &old), Some(2));
         sign_in(&stage.store, &new, None);
         assert_eq!(n(&stage.store, &old), None);
         assert_eq!(n(&stage.store, &new), None);
