@@ -40,17 +40,25 @@ struct Gated {
     down: AtomicBool,
     calls: AtomicU64,
     fill: Mutex<Option<Gate>>,
+    forget: Mutex<Option<Gate>>,
 }
 
 impl Gated {
     fn new(inner: impl Cache) -> Arc<Gated> {
         let (down, calls) = (AtomicBool::new(false), AtomicU64::new(0));
-        Arc::new(Gated { inner: Box::new(inner), down, calls, fill: Mutex::default() })
+        let (fill, forget) = Default::default();
+        Arc::new(Gated { inner: Box::new(inner), down, calls, fill, forget })
     }
 
     fn hold_fill(&self) -> Gatekeeper {
         let (gate, keeper) = Gate::new();
         *self.fill.lock().unwrap() = Some(gate);
+        keeper
+    }
+
+    fn hold_forget(&self) -> Gatekeeper {
+        let (gate, keeper) = Gate::new();
+        *self.forget.lock().unwrap() = Some(gate);
         keeper
     }
 
@@ -99,6 +107,10 @@ impl Cache for Shared {
 
     fn forget(&self, keys: &[SessionKey], now: Timestamp) -> Result<()> {
         self.0.enter()?;
+        let gate = self.0.forget.lock().unwrap().take();
+        if let Some(gate) = gate {
+            gate.pass();
+        }
         self.0.inner.forget(keys, now)
     }
 
@@ -321,6 +333,34 @@ fn a_lease_from_before_a_restart_of_memcached_fills_nothing() {
 }
 
 #[test]
+fn a_version_whose_number_comes_again_after_a_restart_is_not_taken_for_the_old_one() {
+    let server = Memcached::start();
+    let cache = server.store();
+    let key = new_key();
+    let lease = || match cache.fetch(&key, NOW).unwrap() {
+        Fetched::Miss(Some(lease)) => lease,
+        other => panic!("{other:?}"),
+    };
+    for _ in 0..20 {
+        cache.fetch(&new_key(), NOW).unwrap();
+    }
+    let old = lease();
+    server.kill();
+    server.start_again();
+    let version = |lease: Lease| lease.number() & u128::from(u64::MAX);
+    let same = (0..100).find(|_| {
+        cache.forget(&[key], NOW).unwrap();
+        version(lease()) == version(old)
+    });
+    assert!(same.is_some(), "memcached does not number its versions from the beginning");
+    let store = MemoryStore::new();
+    let session = create(&store, &setting("n", 1)).unwrap();
+    let entry = Entry::new(live(&store, &session).unwrap().unwrap(), NOW);
+    assert!(!cache.fill(&key, old, &entry, NOW + LIFE, NOW).unwrap());
+    assert_eq!(cache.fetch(&key, NOW).unwrap(), Fetched::Miss(None));
+}
+
+#[test]
 fn a_lease_is_good_for_one_epoch() {
     let cache = shared().store();
     let key = new_key();
@@ -516,6 +556,35 @@ fn what_changed_while_the_cache_was_down_is_never_served_as_it_was() {
         }
         assert_eq!(stage.events.count(EventKind::CacheDown), ENDINGS.len() as u64);
         assert_eq!(stage.events.count(EventKind::CacheBack), ENDINGS.len() as u64);
+    });
+}
+
+#[test]
+fn what_changes_while_the_cache_is_being_repaired_is_told_as_well() {
+    Stage::on_each_cache(|stage| {
+        let (first, second, third) = (stage.cached(), stage.cached(), stage.cached());
+        stage.cache.set_down(true);
+        delete(&stage.store, &first).unwrap();
+        stage.cache.set_down(false);
+        let keeper = stage.cache.hold_forget();
+        let (reached, is_reached) = channel();
+        thread::scope(|scope| {
+            let keeper = scope.spawn(move || {
+                keeper.wait_until_reached();
+                reached.send(()).unwrap();
+                keeper
+            });
+            while is_reached.recv_timeout(Duration::from_millis(2)).is_err() {
+                stage.store.load(&new_key(), NOW).unwrap();
+            }
+            // The repair is telling what it found; this comes after that.
+            delete(&stage.store, &second).unwrap();
+            keeper.join().unwrap().open();
+        });
+        stage.until_back();
+        assert_eq!(n(&stage.store, &first), None);
+        assert_eq!(n(&stage.store, &second), None);
+        assert_eq!(n(&stage.store, &third), Some(1));
     });
 }
 
