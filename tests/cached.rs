@@ -308,6 +308,25 @@ fn a_slow_reader_fills_in_nothing_that_was_ended_meanwhile() {
 }
 
 #[test]
+fn a_session_that_is_ended_while_it_moves_is_not_found_by_its_old_key() {
+    Stage::on_each_cache(|stage| {
+        let key = stage.cached();
+        let keeper = stage.cache.hold_forget();
+        thread::scope(|scope| {
+            let moves = scope.spawn(|| sign_in(&stage.store, &key, None));
+            // It has a new key, and the cache has not been told to forget the old one.
+            keeper.wait_until_reached();
+            let registry = stage.store.registry().unwrap();
+            assert_eq!(registry.revoke(&Which::User(&user()), None, NOW).unwrap().len(), 1);
+            assert_eq!(n(&stage.store, &key), None);
+            keeper.open();
+            moves.join().unwrap();
+        });
+        assert_eq!(n(&stage.store, &key), None);
+    });
+}
+
+#[test]
 fn a_lease_from_before_a_restart_of_memcached_fills_nothing() {
     let server = Memcached::start();
     let stage = Stage::over(Gated::new(server.store()), truth());

@@ -3,6 +3,7 @@
 
 mod builder;
 mod health;
+mod moving;
 mod registry;
 mod trust;
 
@@ -18,6 +19,7 @@ use crate::event::{Event, Events};
 use crate::id::SessionKey;
 use crate::record::{Record, Touch};
 use crate::store::cached::health::{Health, Untold};
+use crate::store::cached::moving::Moving;
 use crate::store::cached::trust::{Trust, Verdict};
 use crate::store::{
     Cache, Commit, Committed, Entry, Fate, Fetched, Lease, Loaded, Registry, Store, Traits, Upkeep,
@@ -63,6 +65,7 @@ struct Inner<C, S> {
     truth: S,
     trust: Trust,
     health: Health,
+    moving: Moving,
     events: Events,
 }
 
@@ -80,7 +83,8 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
 
     fn with(cache: C, truth: S, life: Duration, retry: Duration, events: Events) -> Self {
         let (trust, health) = (Trust::new(life), Health::new(retry));
-        CachedStore(Arc::new(Inner { cache, truth, trust, health, events }))
+        let moving = Moving::default();
+        CachedStore(Arc::new(Inner { cache, truth, trust, health, moving, events }))
     }
 
     /// The store behind the cache.
@@ -260,6 +264,9 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
             self.ask_again(now);
             return self.0.truth.load(key, now);
         }
+        if self.0.moving.is_under_way(key) {
+            return self.0.truth.load(key, now);
+        }
         let consulted = self.0.consult(key, now);
         if let Consulted::Hit(record) = consulted {
             return Ok(Loaded::Live { record, key: *key });
@@ -278,6 +285,16 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
     fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
         let (asked, now) = (*commit.key, commit.now);
         self.0.trust.begin(now);
+        // Until the cache has been told.
+        let _asked = self.0.moving.begin(asked);
+        let _current = match commit.fate {
+            // Through a key in its grace it is another one that the session leaves.
+            Fate::SignIn { .. } => match self.0.truth.load(&asked, now)? {
+                Loaded::Live { key, .. } if key != asked => Some(self.0.moving.begin(key)),
+                _ => None,
+            },
+            _ => None,
+        };
         let answer = match self.0.truth.commit(commit) {
             Ok(answer) => answer,
             Err(error) => {
