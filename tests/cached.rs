@@ -541,6 +541,20 @@ fn a_touch_that_is_due_is_written_once_and_not_by_every_hit() {
 }
 
 #[test]
+fn a_touch_that_comes_with_a_commit_of_nothing_is_seen_at_once() {
+    Stage::on_each_cache(|stage| {
+        let (key, nothing, later) = (stage.cached(), Delta::new(), NOW + HOUR);
+        let mut commit = Commit::new(&key, Fate::Merge, &nothing, later);
+        commit.touch = Some(Touch::at(later));
+        assert!(matches!(stage.store.commit(&commit).unwrap(), Committed::Unchanged { .. }));
+        let Loaded::Live { record, .. } = stage.store.load(&key, NOW).unwrap() else {
+            panic!("it lives");
+        };
+        assert_eq!(record.seen, later);
+    });
+}
+
+#[test]
 fn a_process_believes_nothing_that_was_read_before_it_began() {
     Stage::on_each_cache(|stage| {
         let key = stage.cached();
