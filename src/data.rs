@@ -191,7 +191,7 @@ pub(crate) fn undecodable(source: impl Into<Box<dyn std::error::Error + Send + S
 }
 
 /// Data that is being read. Not public: it reads borrowed JSON text and nothing else.
-struct Entries(Data);
+pub(crate) struct Entries(pub(crate) Data);
 
 impl<'de> Deserialize<'de> for Entries {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

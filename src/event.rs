@@ -132,6 +132,19 @@ pub enum Event<'a> {
         /// The host the request was for.
         host: &'a str,
     },
+    /// A value under one of our keys is nothing that any version of this program wrote; it counts
+    /// as absent.
+    Garbage {
+        /// What is wrong with it.
+        error: &'a Error,
+    },
+    /// The cache failed and is left alone until it works again: sessions come from the store.
+    CacheDown {
+        /// Why.
+        error: &'a Error,
+    },
+    /// The cache works again, and has been told all that it missed.
+    CacheBack,
 }
 
 /// The kind of an [`Event`], for counting.
@@ -186,6 +199,12 @@ pub enum EventKind {
     HandlerFailed,
     /// [`Event::InsecureConnection`]
     InsecureConnection,
+    /// [`Event::Garbage`]
+    Garbage,
+    /// [`Event::CacheDown`]
+    CacheDown,
+    /// [`Event::CacheBack`]
+    CacheBack,
 }
 
 impl EventKind {
@@ -215,6 +234,9 @@ impl EventKind {
         EventKind::RequestFailed,
         EventKind::HandlerFailed,
         EventKind::InsecureConnection,
+        EventKind::Garbage,
+        EventKind::CacheDown,
+        EventKind::CacheBack,
     ];
 
     /// Error: a request failed or data was discarded. Warn: a change of state. Info: start,
@@ -224,7 +246,8 @@ impl EventKind {
             EventKind::Undecodable
             | EventKind::Discarded
             | EventKind::RequestFailed
-            | EventKind::HandlerFailed => log::Level::Error,
+            | EventKind::HandlerFailed
+            | EventKind::Garbage => log::Level::Error,
             EventKind::LogHeld
             | EventKind::LogReleased
             | EventKind::CleanerFailed
@@ -233,7 +256,9 @@ impl EventKind {
             | EventKind::TouchFailed
             | EventKind::ReadAsEmpty
             | EventKind::NoAbsoluteLimit
-            | EventKind::InsecureConnection => log::Level::Warn,
+            | EventKind::InsecureConnection
+            | EventKind::CacheDown
+            | EventKind::CacheBack => log::Level::Warn,
             EventKind::Opened | EventKind::Migrated => log::Level::Info,
             EventKind::Swept
             | EventKind::Malformed
@@ -277,6 +302,9 @@ impl Event<'_> {
             Event::RequestFailed { .. } => EventKind::RequestFailed,
             Event::HandlerFailed { .. } => EventKind::HandlerFailed,
             Event::InsecureConnection { .. } => EventKind::InsecureConnection,
+            Event::Garbage { .. } => EventKind::Garbage,
+            Event::CacheDown { .. } => EventKind::CacheDown,
+            Event::CacheBack => EventKind::CacheBack,
         }
     }
 }
@@ -353,6 +381,13 @@ impl fmt::Display for Event<'_> {
                  TLS (a proxy must send X-Forwarded-Proto: https), or use \
                  CookieConfig::insecure_http() if the connection is trusted"
             ),
+            Event::Garbage { error } => {
+                write!(f, "a value that is no session counts as absent: {error:?}")
+            }
+            Event::CacheDown { error } => {
+                write!(f, "the cache is left alone until it works again: {error:?}")
+            }
+            Event::CacheBack => f.write_str("the cache works again"),
         }
     }
 }

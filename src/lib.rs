@@ -33,6 +33,8 @@
 //! | the cookie and its safe defaults | [`CookieConfig`] |
 //! | how long sessions live | [`Lifetime`], [`policy::Policy`] |
 //! | settings of the manager, of the SQLite store | [`manager::Builder`], [`store::sqlite::Builder`] |
+//! | a cache in front of a store | [`store::cached::CachedStore`] |
+//! | sessions in memcached, or memcached as that cache | `store::memcached`, with its feature |
 //! | what can go wrong | [`ErrorKind`] |
 //! | what is told to the operator | [`event::Event`] |
 //! | tests of an application | [`clock::ManualClock`], [`MemoryStore`], `testing` |

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::clock::Timestamp;
-use crate::data::{Data, undecodable, without_data};
+use crate::data::{Data, Entries, undecodable, without_data};
 use crate::error::Result;
 use crate::id::{ExternalKey, Handle, UserKey};
 use crate::lifetime::Limits;
@@ -225,8 +225,15 @@ impl Record {
             format: u32,
         }
         let json = |source| undecodable(without_data(&source));
-        check_format(serde_json::from_str::<Format>(text).map_err(json)?.format)?;
-        let wire: Wire<'_> = serde_json::from_str(text).map_err(json)?;
+        let wire = match serde_json::from_str::<Wire<Entries>>(text) {
+            Ok(wire) => wire,
+            Err(source) => {
+                // A newer format says more about it than what does not fit into this one.
+                check_format(serde_json::from_str::<Format>(text).map_err(json)?.format)?;
+                return Err(json(source));
+            }
+        };
+        check_format(wire.format)?;
         Ok(Record {
             handle: wire.handle.parse().map_err(undecodable)?,
             user: wire.user.map(UserKey::new).transpose().map_err(undecodable)?,
@@ -247,7 +254,7 @@ impl Record {
             revision: wire.revision,
             client: wire.client.map(Client::from),
             data: match wire.data {
-                Some(data) => Data::from_json(data.get())?,
+                Some(Entries(data)) => data,
                 None => return Err(undecodable("there is no data")),
             },
         })
@@ -272,7 +279,7 @@ pub(crate) fn duration_to_millis(duration: Duration) -> u64 {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Wire<'a> {
+struct Wire<D> {
     format: u32,
     handle: String,
     user: Option<String>,
@@ -286,8 +293,7 @@ struct Wire<'a> {
     persistent: bool,
     revision: u64,
     client: Option<WireClient>,
-    #[serde(borrow)]
-    data: Option<&'a RawValue>,
+    data: Option<D>,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -13,10 +13,12 @@ summary=()
 crates="not counted"
 browser="not run"
 
-# What the machine must have: a C compiler, because SQLite is compiled from source.
+# What the machine must have: a C compiler, because SQLite is compiled from source; memcached,
+# because the tests start real ones.
 install_missing() {
     local packages=()
     command -v cc >/dev/null || packages+=(gcc libc6-dev)
+    command -v memcached >/dev/null || packages+=(memcached)
     if ((${#packages[@]})); then
         if ((EUID != 0)) || ! command -v apt-get >/dev/null; then
             echo "run.sh: please install: ${packages[*]} (the names are Debian's)" >&2

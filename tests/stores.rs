@@ -5,8 +5,10 @@ mod common;
 use std::sync::Arc;
 
 use cloakroom::conformance::check;
+use cloakroom::store::cached::CachedStore;
 use cloakroom::{MemoryStore, SqliteStore};
 use common::Folder;
+use common::memcached::shared;
 
 /// `name: make` checks the store that `make` makes in the folder it is given.
 macro_rules! stores {
@@ -39,4 +41,21 @@ stores! {
     memory: |_: &Folder| MemoryStore::new();
     sqlite: |folder: &Folder| SqliteStore::open(folder.fresh()).unwrap();
     sqlite_in_memory: |_: &Folder| SqliteStore::in_memory().unwrap();
+    memcached: |_: &Folder| shared().store();
+}
+
+// Around a store that was checked above: what is passed on is the same in a box.
+
+#[test]
+fn sqlite_behind_memory_keeps_the_laws() {
+    let folder = Folder::new();
+    let truth = || SqliteStore::open(folder.fresh()).unwrap();
+    check(|| CachedStore::new(MemoryStore::new(), truth())).unwrap();
+}
+
+#[test]
+fn sqlite_behind_memcached_keeps_the_laws() {
+    let folder = Folder::new();
+    let truth = || SqliteStore::open(folder.fresh()).unwrap();
+    check(|| CachedStore::new(shared().store(), truth())).unwrap();
 }

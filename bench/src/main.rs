@@ -5,8 +5,12 @@
 //! printed.
 //!
 //! `cargo run --release --manifest-path bench/Cargo.toml -- limit [--quick] [--json FILE]`
+//!
+//! With `--features memcached` the memcached store is measured beside its client's own commands.
 
 mod limit;
+#[cfg(feature = "memcached")]
+mod memcached;
 mod raw;
 mod report;
 mod workload;
@@ -55,7 +59,11 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let mut report = Report::new(options.only);
-    limit::run(options.quick, options.dir.as_deref(), &mut report);
+    if !report.is_only("memcached") {
+        limit::run(options.quick, options.dir.as_deref(), &mut report);
+    }
+    #[cfg(feature = "memcached")]
+    memcached::run(options.quick, &mut report);
     if let Some(path) = options.json
         && let Err(error) = std::fs::write(&path, report.json())
     {

@@ -24,6 +24,11 @@ impl Report {
         self.only.as_ref().is_none_or(|only| name.starts_with(only.as_str()))
     }
 
+    /// Whether all that is asked for has a name that begins like this.
+    pub fn is_only(&self, family: &str) -> bool {
+        self.only.as_ref().is_some_and(|only| only.starts_with(family))
+    }
+
     /// One ratio, with what it was made from, in words.
     pub fn ratio(&mut self, name: &str, value: f64, goal: Goal, from: &str) {
         let (sign, bound) = match goal {

@@ -4,7 +4,10 @@
 //! only some back-ends can do stands in [`Registry`] and [`Upkeep`]. The meaning of a
 //! [`Commit`] is decided by [`Commit::decide`], once for all stores.
 
+pub mod cached;
 mod commit;
+#[cfg(feature = "memcached")]
+pub mod memcached;
 pub mod memory;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
@@ -115,8 +118,16 @@ pub trait Cache: Debug + Send + Sync + 'static {
     /// Looks a session up, and takes a lease on a miss if nobody else holds one.
     fn fetch(&self, key: &SessionKey, now: Timestamp) -> Result<Fetched>;
 
-    /// Stores `entry` if `lease` still holds; false if it does not.
-    fn fill(&self, key: &SessionKey, lease: Lease, entry: &Entry, now: Timestamp) -> Result<bool>;
+    /// Stores `entry` if `lease` still holds; false if it does not. From `until` on nobody asks for
+    /// it, so it need not be kept.
+    fn fill(
+        &self,
+        key: &SessionKey,
+        lease: Lease,
+        entry: &Entry,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Result<bool>;
 
     /// Forgets these sessions and ends the leases on them.
     fn forget(&self, keys: &[SessionKey], now: Timestamp) -> Result<()>;
@@ -137,18 +148,18 @@ pub enum Fetched {
 
 /// The right to fill one key, until the key is forgotten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lease(u64);
+pub struct Lease(u128);
 
 impl Lease {
     /// The lease with this number; a cache chooses what its numbers mean.
     #[must_use]
-    pub const fn new(number: u64) -> Self {
+    pub const fn new(number: u128) -> Self {
         Lease(number)
     }
 
     /// The number.
     #[must_use]
-    pub const fn number(self) -> u64 {
+    pub const fn number(self) -> u128 {
         self.0
     }
 }

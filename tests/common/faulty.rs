@@ -58,7 +58,7 @@ impl Gate {
         (Gate { reached: is_reached, opened }, Gatekeeper { reached, open })
     }
 
-    fn pass(self) {
+    pub fn pass(self) {
         let _ = self.reached.send(());
         let _ = self.opened.recv();
     }

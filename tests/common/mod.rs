@@ -5,6 +5,10 @@
 pub mod faulty;
 #[cfg(feature = "sqlite")]
 pub mod in_process;
+#[cfg(feature = "memcached")]
+pub mod memcached;
+#[cfg(feature = "memcached")]
+pub mod proxy;
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -113,6 +117,7 @@ pub fn role() -> Option<String> {
 }
 
 /// A child that does not outlive the test, however that ends.
+#[derive(Debug)]
 pub struct Kept(pub Child);
 
 impl Drop for Kept {

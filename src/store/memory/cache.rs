@@ -23,7 +23,7 @@ pub(super) struct Entries {
 struct Slots {
     by_key: HashMap<SessionKey, Slot>,
     /// Grows with every lease, so that no two leases are alike, whatever was forgotten between.
-    last_lease: u64,
+    last_lease: u128,
 }
 
 #[derive(Debug)]
@@ -55,9 +55,10 @@ impl Slots {
         if self.by_key.len() < capacity {
             return;
         }
-        let mut leases: Vec<u64> = self.by_key.values().map(|slot| slot.lease().number()).collect();
+        let mut leases: Vec<u128> =
+            self.by_key.values().map(|slot| slot.lease().number()).collect();
         leases.sort_unstable();
-        let median = leases.get(leases.len() / 2).copied().unwrap_or(u64::MAX);
+        let median = leases.get(leases.len() / 2).copied().unwrap_or(u128::MAX);
         self.by_key.retain(|_, slot| slot.lease().number() > median);
     }
 }
@@ -81,7 +82,14 @@ impl Cache for MemoryStore {
         Ok(Fetched::Miss(Some(lease)))
     }
 
-    fn fill(&self, key: &SessionKey, lease: Lease, entry: &Entry, now: Timestamp) -> Result<bool> {
+    fn fill(
+        &self,
+        key: &SessionKey,
+        lease: Lease,
+        entry: &Entry,
+        _until: Timestamp,
+        now: Timestamp,
+    ) -> Result<bool> {
         let mut slots = self.cache.slots();
         match slots.by_key.get_mut(key) {
             Some(slot @ Slot::Leased { .. })
@@ -134,13 +142,13 @@ mod tests {
         let cache = MemoryStore::new();
         let slow = lease(&cache, &KEY, NOW);
         cache.forget(&[KEY], NOW).unwrap();
-        assert!(!cache.fill(&KEY, slow, &entry(NOW), NOW).unwrap());
+        assert!(!cache.fill(&KEY, slow, &entry(NOW), NOW, NOW).unwrap());
         let next = lease(&cache, &KEY, NOW);
-        assert!(!cache.fill(&KEY, slow, &entry(NOW), NOW).unwrap(), "nor by another's lease");
-        assert!(cache.fill(&KEY, next, &entry(NOW), NOW).unwrap());
+        assert!(!cache.fill(&KEY, slow, &entry(NOW), NOW, NOW).unwrap(), "nor by another's lease");
+        assert!(cache.fill(&KEY, next, &entry(NOW), NOW, NOW).unwrap());
         assert!(matches!(cache.fetch(&KEY, NOW).unwrap(), Fetched::Hit(_)));
         cache.forget_everything(NOW).unwrap();
-        assert!(!cache.fill(&KEY, next, &entry(NOW), NOW).unwrap());
+        assert!(!cache.fill(&KEY, next, &entry(NOW), NOW, NOW).unwrap());
     }
 
     #[test]
@@ -157,7 +165,7 @@ mod tests {
         let cache = MemoryStore::new();
         let lease = lease(&cache, &KEY, NOW);
         let entry = entry(NOW);
-        assert!(cache.fill(&KEY, lease, &entry, NOW).unwrap());
+        assert!(cache.fill(&KEY, lease, &entry, NOW, NOW).unwrap());
         let ended = entry.record.deadline();
         assert!(matches!(cache.fetch(&KEY, ended).unwrap(), Fetched::Miss(Some(_))));
     }
@@ -168,7 +176,7 @@ mod tests {
         let key = |n| SessionKey::from_bytes([n; 32]);
         for n in 0..5 {
             let lease = lease(&cache, &key(n), NOW);
-            cache.fill(&key(n), lease, &entry(NOW), NOW).unwrap();
+            cache.fill(&key(n), lease, &entry(NOW), NOW, NOW).unwrap();
         }
         assert!(matches!(cache.fetch(&key(4), NOW).unwrap(), Fetched::Hit(_)));
         assert!(matches!(cache.fetch(&key(0), NOW).unwrap(), Fetched::Miss(_)));

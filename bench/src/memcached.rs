@@ -1,0 +1,150 @@
+//! The memcached store beside its client's own commands on values of the same size, and beside
+//! SQLite.
+
+use std::hint::black_box;
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use cloakroom::clock::Timestamp;
+use cloakroom::data::Value;
+use cloakroom::delta::Delta;
+use cloakroom::id::{SessionId, SessionKey};
+use cloakroom::record::{Birth, Touch};
+use cloakroom::store::memcached::MemcachedStore;
+use cloakroom::store::{Commit, Committed, Fate, Loaded, Store};
+use cloakroom::{Lifetime, SqliteStore};
+use memcache::exp::{Meta, MetaClient, Ttl};
+
+use crate::report::{Goal, Report};
+use crate::workload::{Pairs, Random, interleaved, per_operation, session_json};
+
+const NOW: Timestamp = Timestamp::from_millis(crate::raw::NOW);
+
+/// A memcached of our own, which ends with the measurement.
+struct Server(Child, String);
+
+impl Server {
+    fn start() -> Server {
+        let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+        let address = free.expect("a free port");
+        let mut command = Command::new("memcached");
+        command.args(["-l", "127.0.0.1", "-U", "0", "-u", "nobody", "-m", "256"]);
+        command.args(["-p", &address.port().to_string()]).stderr(Stdio::null());
+        let child = command.spawn().expect("memcached is installed");
+        while TcpStream::connect(address).is_err() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Server(child, address.to_string())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn fill(store: &impl Store, rows: usize) -> Vec<SessionKey> {
+    let data: std::collections::BTreeMap<String, serde_json::Value> =
+        serde_json::from_str(&session_json(0)).expect("JSON");
+    let mut delta = Delta::new();
+    for (name, value) in data {
+        delta.set(&name, Value::encode(&value).expect("it encodes"));
+    }
+    let row = |_| {
+        let key = SessionId::generate().expect("randomness").key();
+        let birth = Birth::new(Lifetime::default().starting(NOW)).expect("randomness");
+        let create = Commit::new(&key, Fate::Create(&birth), &delta, NOW);
+        store.commit(&create).expect("it is stored");
+        key
+    };
+    (0..rows).map(row).collect()
+}
+
+fn load(store: &impl Store, key: &SessionKey) {
+    let loaded = store.load(key, NOW).expect("it loads");
+    assert!(matches!(black_box(loaded), Loaded::Live { .. }));
+}
+
+fn merge(store: &impl Store, key: &SessionKey, n: u64) {
+    let mut delta = Delta::new();
+    let theme = Value::encode(&format!("dark{:06}", n % 1_000_000)).expect("it encodes");
+    delta.set("theme", theme);
+    let mut merge = Commit::new(key, Fate::Merge, &delta, NOW);
+    merge.touch = Some(Touch::at(NOW));
+    let answer = store.commit(&merge).expect("it merges");
+    assert!(matches!(answer, Committed::Done { .. } | Committed::Unchanged { .. }));
+}
+
+pub fn run(quick: bool, report: &mut Report) {
+    let names = ["memcached_load_1t", "memcached_load_8t", "memcached_merge", "memcached_sqlite"];
+    if !names.iter().any(|name| report.wants(name)) {
+        return;
+    }
+    let server = Server::start();
+    let store = MemcachedStore::builder().servers([&server.1]).open().expect("open");
+    let keys = fill(&store, if quick { 2_000 } else { 20_000 });
+    let client = MetaClient::builder().max_idle(16).connect(server.1.as_str()).expect("connect");
+    // As long as what the store has under a key.
+    let (record, _) = match store.load(&keys[0], NOW) {
+        Ok(Loaded::Live { record, key }) => (record.to_json(), key),
+        _ => panic!("it is there"),
+    };
+    let names: Vec<String> = keys.iter().map(|key| format!("raw:{key:?}")).collect();
+    for name in &names {
+        client.set(name, &record).ttl(Ttl::secs(86_400)).send().expect("it is stored");
+    }
+    let (rounds, slice) = (if quick { 5 } else { 11 }, if quick { 60 } else { 400 });
+    let slice = Duration::from_millis(slice);
+    let random = |thread| Random::new(thread as u64 + 1);
+    for (name, threads) in [("memcached_load_1t", 1), ("memcached_load_8t", 8)] {
+        if report.wants(name) {
+            let ours =
+                || per_operation(threads, slice, random, |random| load(&store, random.pick(&keys)));
+            let raw = || {
+                per_operation(threads, slice, random, |random| {
+                    let got = client.get(random.pick(&names)).send().expect("it is read");
+                    assert!(black_box(got).hit());
+                })
+            };
+            tell(report, name, Goal::AtMost(1.3), &interleaved(rounds, ours, raw), "get");
+        }
+    }
+    if report.wants("memcached_merge") {
+        let ours = || {
+            per_operation(1, slice, random, |random| {
+                let n = random.next();
+                merge(&store, random.pick(&keys), n);
+            })
+        };
+        let raw = || {
+            per_operation(1, slice, random, |random| {
+                let name = random.pick(&names);
+                let got = client.get(name).meta(Meta::NONE.cas()).send().expect("it is read");
+                let cas = got.item.cas.expect("a version");
+                let value = got.value.expect("a value");
+                let set = client.set(name, &value).ttl(Ttl::secs(86_400)).compare_cas(cas);
+                assert!(set.send().expect("it is stored").applied());
+            })
+        };
+        let pairs = interleaved(rounds, ours, raw);
+        tell(report, "memcached_merge", Goal::AtMost(1.3), &pairs, "gets and cas");
+    }
+    if report.wants("memcached_sqlite") {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let sqlite = SqliteStore::open(folder.path().join("app.db")).expect("open");
+        let rows = fill(&sqlite, keys.len().min(2_000));
+        let ours = || per_operation(1, slice, random, |random| load(&store, random.pick(&keys)));
+        let local = || per_operation(1, slice, random, |random| load(&sqlite, random.pick(&rows)));
+        let pairs = interleaved(rounds, ours, local);
+        tell(report, "memcached_sqlite", Goal::AtLeast(1.0), &pairs, "SQLite load");
+    }
+}
+
+fn tell(report: &mut Report, name: &str, goal: Goal, pairs: &Pairs, what: &str) {
+    let (a, b) = (pairs.a / 1e3, pairs.b / 1e3);
+    let from = format!("{a:.1} us here, {b:.1} us for the {what}");
+    report.ratio(name, pairs.ratio, goal, &from);
+}

@@ -1,0 +1,292 @@
+//! Whether the cache works, and what it could not be told while it did not.
+//!
+//! A breaker: closed while the cache works; open, and the cache is left alone, after a few reads
+//! in a row have failed, or as soon as it could not be told to forget something. While it is open,
+//! one probe at a time tells what is owed; when nothing is owed any more, it closes.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::id::SessionKey;
+
+/// So many reads in a row must fail. One may be an accident.
+const FAILURES: u32 = 3;
+
+/// So many keys are kept; more, and the cache is told to forget everything.
+const MOST_UNTOLD: usize = 10_000;
+
+/// What a cache must forget.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Untold {
+    Keys(HashSet<SessionKey>),
+    Everything,
+}
+
+impl Default for Untold {
+    fn default() -> Self {
+        Untold::Keys(HashSet::new())
+    }
+}
+
+impl Untold {
+    pub(super) fn keys(keys: impl IntoIterator<Item = SessionKey>) -> Self {
+        Untold::Keys(keys.into_iter().collect())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        matches!(self, Untold::Keys(keys) if keys.is_empty())
+    }
+
+    fn add(&mut self, more: Untold) {
+        match (&mut *self, more) {
+            (Untold::Everything, _) => {}
+            (Untold::Keys(keys), Untold::Keys(more)) if keys.len() + more.len() <= MOST_UNTOLD => {
+                keys.extend(more);
+            }
+            _ => *self = Untold::Everything,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Health {
+    retry_after: Duration,
+    /// Whether `open` is `None`, for those who only want to know that.
+    closed: AtomicBool,
+    failures: AtomicU32,
+    open: Mutex<Option<Open>>,
+}
+
+#[derive(Debug)]
+struct Open {
+    untold: Untold,
+    next_probe: Instant,
+    probing: bool,
+    /// The cache answers again: whoever has something to tell tells it himself.
+    others_tell: bool,
+}
+
+impl Health {
+    pub(super) fn new(retry_after: Duration) -> Self {
+        Health {
+            retry_after,
+            closed: AtomicBool::new(true),
+            failures: AtomicU32::new(0),
+            open: Mutex::default(),
+        }
+    }
+
+    fn open(&self) -> MutexGuard<'_, Option<Open>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the cache may be read.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    /// The cache has answered.
+    pub(super) fn worked(&self) {
+        if self.failures.load(Ordering::Relaxed) > 0 {
+            self.failures.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// A read or a fill under `key` has failed. True if that was one too many.
+    pub(super) fn failed(&self, key: SessionKey, at: Instant) -> bool {
+        let failures = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
+        // The key is what the probe has to tell: forgetting it shows whether its server is back.
+        failures >= FAILURES && self.missed(Untold::keys([key]), at)
+    }
+
+    /// The cache could not be told. True if it is left alone from now on, and was not before.
+    pub(super) fn missed(&self, untold: Untold, at: Instant) -> bool {
+        let mut open = self.open();
+        match &mut *open {
+            Some(open) => {
+                open.untold.add(untold);
+                open.others_tell = false;
+                false
+            }
+            None => {
+                let next_probe = at + self.retry_after;
+                let (probing, others_tell) = (false, false);
+                *open = Some(Open { untold, next_probe, probing, others_tell });
+                self.closed.store(false, Ordering::SeqCst);
+                true
+            }
+        }
+    }
+
+    /// Keeps this until the cache is back; gives it back if it is to be told at once.
+    pub(super) fn keep_for_later(&self, untold: Untold) -> Option<Untold> {
+        if self.is_closed() {
+            return Some(untold);
+        }
+        match &mut *self.open() {
+            Some(open) if !open.others_tell => {
+                open.untold.add(untold);
+                None
+            }
+            _ => Some(untold),
+        }
+    }
+
+    /// Whether a probe is due; if so, the caller makes it.
+    pub(super) fn begin_probe(&self, at: Instant) -> bool {
+        if self.is_closed() {
+            return false;
+        }
+        match &mut *self.open() {
+            Some(open) if !open.probing && open.next_probe <= at => {
+                open.probing = true;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// What the cache was not told so far.
+    pub(super) fn take_untold(&self) -> Untold {
+        self.open().as_mut().map(|open| std::mem::take(&mut open.untold)).unwrap_or_default()
+    }
+
+    /// [`take_untold`](Self::take_untold), and nothing is kept for later any more.
+    pub(super) fn let_others_tell(&self) -> Untold {
+        let mut open = self.open();
+        let Some(open) = &mut *open else { return Untold::default() };
+        open.others_tell = true;
+        std::mem::take(&mut open.untold)
+    }
+
+    /// Everything was told: the cache is read again. False if somebody failed to tell it something
+    /// meanwhile.
+    pub(super) fn close(&self) -> bool {
+        let mut open = self.open();
+        let is_told = open.as_ref().is_some_and(|open| open.untold.is_empty() && open.others_tell);
+        if is_told {
+            *open = None;
+            self.failures.store(0, Ordering::Relaxed);
+            self.closed.store(true, Ordering::SeqCst);
+        }
+        is_told
+    }
+
+    /// A probe has ended that may have told nothing; `owed` is what it was to tell.
+    pub(super) fn put_off(&self, owed: Untold, at: Instant) {
+        if let Some(open) = &mut *self.open() {
+            open.untold.add(owed);
+            open.next_probe = at + self.retry_after;
+            open.probing = false;
+            open.others_tell = false;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RETRY: Duration = Duration::from_secs(1);
+
+    fn key(n: u32) -> SessionKey {
+        let mut bytes = [0; 32];
+        bytes[..4].copy_from_slice(&n.to_be_bytes());
+        SessionKey::from_bytes(bytes)
+    }
+
+    fn keys(range: std::ops::Range<u32>) -> Untold {
+        Untold::keys(range.map(key))
+    }
+
+    fn open_at(at: Instant) -> Health {
+        let health = Health::new(RETRY);
+        assert!(health.missed(keys(0..1), at));
+        health
+    }
+
+    /// A probe that goes well.
+    fn repair(health: &Health) -> bool {
+        health.take_untold();
+        health.let_others_tell();
+        health.close()
+    }
+
+    #[test]
+    fn a_few_failures_in_a_row_open_it_and_a_success_between_them_does_not() {
+        let (health, at) = (Health::new(RETRY), Instant::now());
+        for _ in 0..5 {
+            assert!(!health.failed(key(0), at));
+            assert!(!health.failed(key(0), at));
+            health.worked();
+        }
+        assert!(health.is_closed());
+        assert!(!health.failed(key(0), at));
+        assert!(!health.failed(key(0), at));
+        assert!(health.failed(key(0), at), "told once");
+        assert!(!health.failed(key(0), at), "told once");
+        assert!(!health.is_closed());
+    }
+
+    #[test]
+    fn what_could_not_be_told_opens_it_at_once() {
+        assert!(!open_at(Instant::now()).is_closed());
+    }
+
+    #[test]
+    fn one_probe_at_a_time_and_not_before_its_time() {
+        let at = Instant::now();
+        let health = open_at(at);
+        assert!(!health.begin_probe(at));
+        assert!(health.begin_probe(at + RETRY));
+        assert!(!health.begin_probe(at + RETRY * 2), "there is one");
+        health.put_off(health.take_untold(), at + RETRY);
+        assert!(!health.begin_probe(at + RETRY));
+        assert!(health.begin_probe(at + RETRY * 2));
+        assert!(repair(&health));
+        assert!(health.is_closed());
+        assert!(!health.begin_probe(at + RETRY * 9));
+    }
+
+    #[test]
+    fn what_a_failed_probe_was_to_tell_is_still_owed() {
+        let at = Instant::now();
+        let health = open_at(at);
+        assert_eq!(health.keep_for_later(keys(1..2)), None);
+        let owed = health.take_untold();
+        assert_eq!(owed, keys(0..2));
+        assert_eq!(health.keep_for_later(keys(2..3)), None);
+        health.put_off(owed, at);
+        assert_eq!(health.take_untold(), keys(0..3));
+    }
+
+    #[test]
+    fn it_does_not_close_while_something_is_owed() {
+        let at = Instant::now();
+        let health = open_at(at);
+        assert!(!health.close(), "nothing was told yet");
+        health.take_untold();
+        assert_eq!(health.keep_for_later(keys(1..2)), None);
+        assert_eq!(health.let_others_tell(), keys(1..2));
+        assert_eq!(health.keep_for_later(keys(2..3)), Some(keys(2..3)), "told by who has it");
+        assert!(!health.missed(keys(2..3), at));
+        assert!(!health.close(), "that failed");
+        health.put_off(Untold::default(), at);
+        assert_eq!(health.keep_for_later(keys(3..4)), None);
+        assert_eq!(health.take_untold(), keys(2..4));
+        health.let_others_tell();
+        assert!(health.close());
+        assert_eq!(health.keep_for_later(keys(4..5)), Some(keys(4..5)));
+    }
+
+    #[test]
+    fn too_much_to_remember_becomes_everything() {
+        let health = open_at(Instant::now());
+        assert_eq!(health.keep_for_later(keys(1..9_000)), None);
+        assert_eq!(health.keep_for_later(keys(10_000..20_000)), None);
+        assert_eq!(health.keep_for_later(keys(0..1)), None);
+        assert_eq!(health.take_untold(), Untold::Everything);
+    }
+}

@@ -1,0 +1,358 @@
+//! A cache in front of a store. The store is the truth; the cache makes reading it cheaper, and
+//! may fail, forget, or be away, and nobody is told a lie.
+
+mod builder;
+mod health;
+mod moving;
+mod registry;
+mod trust;
+
+use std::fmt::Debug;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::clock::Timestamp;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Event, Events};
+use crate::id::SessionKey;
+use crate::record::{Record, Touch};
+use crate::store::cached::health::{Health, Untold};
+use crate::store::cached::moving::Moving;
+use crate::store::cached::trust::{Trust, Verdict};
+use crate::store::{
+    Cache, Commit, Committed, Entry, Fate, Fetched, Lease, Loaded, Registry, Store, Traits, Upkeep,
+};
+
+pub use builder::Builder;
+
+/// The store `S`, with the cache `C` in front of it. Cloning gives another handle to the same.
+///
+/// Reads come from the cache if they can. Whatever changes a session is done in the store first,
+/// and then the cache is made to forget it. What was read from the store is filled in only if
+/// nobody has changed it meanwhile.
+///
+/// A cache that fails costs time, never a session: after a few failures it is left alone, and
+/// asked from time to time by a thread of its own. What it could not be told until then is made
+/// good before it is believed again.
+///
+/// The one bound: when this process cannot reach the cache and changes a session, another process
+/// that can may serve the session as it was for as long as an entry lives, 60 seconds by default.
+/// The clocks of the machines must agree; what they differ by is added to that bound.
+///
+/// ```
+/// use cloakroom::store::cached::CachedStore;
+/// use cloakroom::{MemoryStore, SessionManager};
+///
+/// // In earnest, a memcached in front of a database.
+/// let store = CachedStore::new(MemoryStore::new(), MemoryStore::new());
+/// let sessions = SessionManager::new(store)?;
+/// # Ok::<(), cloakroom::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct CachedStore<C, S>(Arc<Inner<C, S>>);
+
+impl<C, S> Clone for CachedStore<C, S> {
+    fn clone(&self) -> Self {
+        CachedStore(self.0.clone())
+    }
+}
+
+#[derive(Debug)]
+struct Inner<C, S> {
+    cache: C,
+    truth: S,
+    trust: Trust,
+    health: Health,
+    moving: Moving,
+    events: Events,
+}
+
+impl<C: Cache, S: Store> CachedStore<C, S> {
+    /// `truth` with `cache` in front of it, with all defaults.
+    pub fn new(cache: C, truth: S) -> Self {
+        let (life, retry) = (builder::LIFE, builder::RETRY);
+        CachedStore::with(cache, truth, life, retry, Events::default())
+    }
+
+    /// Starts with the defaults.
+    pub fn builder(cache: C, truth: S) -> Builder<C, S> {
+        Builder::new(cache, truth)
+    }
+
+    fn with(cache: C, truth: S, life: Duration, retry: Duration, events: Events) -> Self {
+        let (trust, health) = (Trust::new(life), Health::new(retry));
+        let moving = Moving::default();
+        CachedStore(Arc::new(Inner { cache, truth, trust, health, moving, events }))
+    }
+
+    /// The store behind the cache.
+    #[must_use]
+    pub fn truth(&self) -> &S {
+        &self.0.truth
+    }
+
+    /// The cache.
+    #[must_use]
+    pub fn cache(&self) -> &C {
+        &self.0.cache
+    }
+
+    /// Has the cache asked again, if it is down and the time has come. No request waits for that.
+    fn ask_again(&self, now: Timestamp) {
+        if !self.0.health.begin_probe(Instant::now()) {
+            return;
+        }
+        let inner = self.0.clone();
+        let probe = move || inner.repair(now);
+        if thread::Builder::new().name("cloakroom-cache".to_owned()).spawn(probe).is_err() {
+            self.0.health.put_off(Untold::default(), Instant::now());
+        }
+    }
+
+    /// Makes the cache forget. What it cannot be told now is made good later.
+    fn tell(&self, untold: Untold, now: Timestamp) {
+        if untold.is_empty() {
+            return;
+        }
+        if let Some(untold) = self.0.health.keep_for_later(untold) {
+            self.0.tell_at_once(untold, now);
+        } else {
+            self.ask_again(now);
+        }
+    }
+
+    fn tell_keys(&self, keys: impl IntoIterator<Item = SessionKey>, now: Timestamp) {
+        self.tell(Untold::keys(keys), now);
+    }
+}
+
+/// What the cache has for a read.
+#[allow(clippy::large_enum_variant)] // it lives on the stack for one request
+enum Consulted {
+    Hit(Record),
+    Fill(Lease),
+    Nothing,
+}
+
+impl<C: Cache, S: Store> Inner<C, S> {
+    fn consult(&self, key: &SessionKey, now: Timestamp) -> Consulted {
+        match self.fetch(key, now) {
+            Ok(consulted) => {
+                self.health.worked();
+                consulted
+            }
+            Err(error) => {
+                self.failed(key, &error);
+                Consulted::Nothing
+            }
+        }
+    }
+
+    fn fetch(&self, key: &SessionKey, now: Timestamp) -> Result<Consulted> {
+        let entry = match self.cache.fetch(key, now)? {
+            Fetched::Hit(entry) => entry,
+            Fetched::Miss(Some(lease)) => return Ok(Consulted::Fill(lease)),
+            Fetched::Miss(None) => return Ok(Consulted::Nothing),
+        };
+        match self.trust.judge(&entry, now) {
+            Verdict::True => return Ok(Consulted::Hit(entry.record)),
+            Verdict::Doubtful => return Ok(Consulted::Nothing),
+            Verdict::Void => self.cache.forget(&[*key], now)?,
+        }
+        Ok(match self.cache.fetch(key, now)? {
+            Fetched::Miss(Some(lease)) => Consulted::Fill(lease),
+            Fetched::Miss(None) | Fetched::Hit(_) => Consulted::Nothing,
+        })
+    }
+
+    fn fill(&self, key: &SessionKey, lease: Lease, record: &Record, now: Timestamp) {
+        // `now` is from before the read: an entry is never younger than its truth.
+        let entry = Entry::new(record.clone(), now);
+        if let Err(error) = self.cache.fill(key, lease, &entry, self.trust.end_of(&entry), now) {
+            self.failed(key, &error);
+        }
+    }
+
+    /// A read or a fill failed.
+    fn failed(&self, key: &SessionKey, error: &Error) {
+        if self.health.failed(*key, Instant::now()) {
+            self.events.raise(&Event::CacheDown { error });
+        }
+    }
+
+    fn tell_at_once(&self, untold: Untold, now: Timestamp) {
+        match self.say(&untold, now) {
+            Ok(()) => self.health.worked(),
+            Err(error) => {
+                if self.health.missed(untold, Instant::now()) {
+                    self.events.raise(&Event::CacheDown { error: &error });
+                }
+            }
+        }
+    }
+
+    fn say(&self, untold: &Untold, now: Timestamp) -> Result<()> {
+        match untold {
+            Untold::Keys(keys) if keys.is_empty() => Ok(()),
+            Untold::Keys(keys) => {
+                let keys: Vec<SessionKey> = keys.iter().copied().collect();
+                self.cache.forget(&keys, now)
+            }
+            Untold::Everything => self.cache.forget_everything(now),
+        }
+    }
+
+    /// Tells a cache that was down all that it missed. Only then is it believed again.
+    fn repair(&self, now: Timestamp) {
+        let mut probe = Probe { health: &self.health, owed: Untold::default() };
+        probe.owed = self.health.take_untold();
+        if self.say(&probe.owed, now).is_err() {
+            return;
+        }
+        // From here on whoever changes a session tells the cache himself: what is owed comes to an
+        // end, however many those are.
+        probe.owed = self.health.let_others_tell();
+        if self.say(&probe.owed, now).is_err() {
+            return;
+        }
+        probe.owed = Untold::default();
+        if self.health.close() {
+            self.events.raise(&Event::CacheBack);
+        }
+    }
+
+    /// After a failed change that may have been done all the same.
+    fn doubt(&self, now: Timestamp) {
+        self.trust.begin_after(now);
+    }
+}
+
+/// A probe under way. However it ends, what it has not told is still owed.
+struct Probe<'h> {
+    health: &'h Health,
+    owed: Untold,
+}
+
+impl Drop for Probe<'_> {
+    fn drop(&mut self) {
+        self.health.put_off(std::mem::take(&mut self.owed), Instant::now());
+    }
+}
+
+/// Whether an error leaves open what was done. The other kinds say that nothing was.
+fn is_uncertain(error: &Error) -> bool {
+    !matches!(
+        error.kind(),
+        ErrorKind::TooLarge
+            | ErrorKind::Conflict
+            | ErrorKind::Invalid
+            | ErrorKind::Unsupported
+            | ErrorKind::WrongType
+            | ErrorKind::NotSetUp
+            | ErrorKind::ForeignTable
+            | ErrorKind::NewerSchema
+            | ErrorKind::ReadOnly
+    )
+}
+
+impl<C: Cache, S: Store> Store for CachedStore<C, S> {
+    fn load(&self, key: &SessionKey, now: Timestamp) -> Result<Loaded> {
+        self.0.trust.begin(now);
+        if !self.0.health.is_closed() {
+            self.ask_again(now);
+            return self.0.truth.load(key, now);
+        }
+        if self.0.moving.is_under_way(key) {
+            return self.0.truth.load(key, now);
+        }
+        let consulted = self.0.consult(key, now);
+        if let Consulted::Hit(record) = consulted {
+            return Ok(Loaded::Live { record, key: *key });
+        }
+        let loaded = self.0.truth.load(key, now)?;
+        // What another key leads to is not filed under this one: nobody would be told to forget it.
+        if let (Consulted::Fill(lease), Loaded::Live { record, key: current }) =
+            (&consulted, &loaded)
+            && current == key
+        {
+            self.0.fill(key, *lease, record, now);
+        }
+        Ok(loaded)
+    }
+
+    fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
+        let (asked, now) = (*commit.key, commit.now);
+        self.0.trust.begin(now);
+        // Until the cache has been told.
+        let _asked = self.0.moving.begin(asked);
+        let _current = match commit.fate {
+            // Through a key in its grace it is another one that the session leaves.
+            Fate::SignIn { .. } => match self.0.truth.load(&asked, now)? {
+                Loaded::Live { key, .. } if key != asked => Some(self.0.moving.begin(key)),
+                _ => None,
+            },
+            _ => None,
+        };
+        let answer = match self.0.truth.commit(commit) {
+            Ok(answer) => answer,
+            Err(error) => {
+                if is_uncertain(&error) {
+                    // It may have ended sessions whose keys nobody has named.
+                    if commit.is_revocation() {
+                        self.0.doubt(now);
+                    }
+                    self.tell_keys([asked], now);
+                }
+                return Err(error);
+            }
+        };
+        match &answer {
+            // Nobody can have asked for a key before its session began.
+            Committed::Done { .. } if matches!(commit.fate, Fate::Create(_)) => {}
+            Committed::Done { key, ended, .. } => {
+                self.tell_keys([asked, *key].into_iter().chain(ended.iter().copied()), now);
+            }
+            Committed::Unchanged { record, key } => {
+                if commit.touch.is_some_and(|touch| touch.seen <= record.seen) {
+                    self.tell_keys([asked, *key], now);
+                }
+            }
+            // What the cache holds is not what the store does, or this request would know better.
+            Committed::Stale { key, .. } | Committed::Deleted { key } => {
+                self.tell_keys([asked, *key], now);
+            }
+            Committed::Renewed | Committed::Gone | Committed::Undecodable { .. } => {
+                self.tell_keys([asked], now);
+            }
+            Committed::Full => {}
+        }
+        Ok(answer)
+    }
+
+    /// The cache forgets what was touched. An entry would go on saying that a touch is due, and
+    /// every request would send another one.
+    fn touch(&self, batch: &[(SessionKey, Touch)], now: Timestamp) -> Result<()> {
+        self.0.trust.begin(now);
+        self.0.truth.touch(batch, now)?;
+        self.tell_keys(batch.iter().map(|(key, _)| *key), now);
+        Ok(())
+    }
+
+    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<usize> {
+        self.0.truth.sweep(now, limit)
+    }
+
+    fn registry(&self) -> Option<&dyn Registry> {
+        self.0.truth.registry().map(|_| self as &dyn Registry)
+    }
+
+    fn upkeep(&self) -> Option<&dyn Upkeep> {
+        self.0.truth.upkeep()
+    }
+
+    fn traits(&self) -> Traits {
+        self.0.truth.traits()
+    }
+}

@@ -1,0 +1,59 @@
+//! The registry of the truth. What it ends, the cache forgets.
+
+use crate::clock::Timestamp;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::SessionKey;
+use crate::record::{Stats, Summary};
+use crate::store::cached::health::Untold;
+use crate::store::cached::{CachedStore, is_uncertain};
+use crate::store::{Cache, Page, Registry, Store, Which};
+
+impl<C: Cache, S: Store> CachedStore<C, S> {
+    fn behind(&self, doing: &'static str) -> Result<&dyn Registry> {
+        self.0.truth.registry().ok_or_else(|| Error::new(ErrorKind::Unsupported, doing))
+    }
+
+    /// What a failed revocation may have ended is not believed here any more.
+    fn doubting<T>(&self, answer: Result<T>, now: Timestamp) -> Result<T> {
+        if answer.as_ref().is_err_and(is_uncertain) {
+            self.0.doubt(now);
+        }
+        answer
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl<C: Cache, S: Store> Registry for CachedStore<C, S> {
+    fn list(&self, which: &Which<'_>, page: Page, now: Timestamp) -> Result<Vec<Summary>> {
+        self.behind("list sessions")?.list(which, page, now)
+    }
+
+    fn revoke(
+        &self,
+        which: &Which<'_>,
+        except: Option<&SessionKey>,
+        now: Timestamp,
+    ) -> Result<Vec<SessionKey>> {
+        self.0.trust.begin(now);
+        let answer = self.behind("revoke sessions")?.revoke(which, except, now);
+        let keys = self.doubting(answer, now)?;
+        self.tell_keys(keys.iter().copied(), now);
+        Ok(keys)
+    }
+
+    fn revoke_everyone(&self, now: Timestamp) -> Result<u64> {
+        self.0.trust.begin(now);
+        let answer = self.behind("revoke everyone")?.revoke_everyone(now);
+        let revoked = self.doubting(answer, now)?;
+        self.tell(Untold::Everything, now);
+        Ok(revoked)
+    }
+
+    fn epoch(&self) -> Result<u64> {
+        self.behind("read the epoch")?.epoch()
+    }
+
+    fn stats(&self, now: Timestamp) -> Result<Stats> {
+        self.behind("count sessions")?.stats(now)
+    }
+}

@@ -1,0 +1,184 @@
+//! Where a session is. A step of a move that somebody has left undone is done here first.
+
+use crate::clock::Timestamp;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::SessionKey;
+use crate::record::Record;
+use crate::store::memcached::client::{Item, Replacement, Space, Stamp, Written};
+use crate::store::memcached::value::{State, Way};
+use crate::store::memcached::{Inner, life, life_of};
+use crate::store::{LeadsTo, Loaded};
+
+/// So often a key is looked at again because its session moved meanwhile.
+const STEPS: usize = 8;
+
+/// What a key leads to.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) loaded: Loaded,
+    /// The item that holds the session, live or undecodable.
+    pub(super) place: Option<Place>,
+}
+
+/// An item, in the version in which it was read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) key: SessionKey,
+    pub(super) stamp: Stamp,
+}
+
+impl Found {
+    fn nothing(loaded: Loaded) -> Self {
+        Found { loaded, place: None }
+    }
+}
+
+impl Inner {
+    pub(super) fn find(
+        &self,
+        key: &SessionKey,
+        now: Timestamp,
+        doing: &'static str,
+    ) -> Result<Found> {
+        for _ in 0..STEPS {
+            let Some(item) = self.client.get(Space::Sessions, key, doing)? else {
+                return Ok(Found::nothing(Loaded::Absent));
+            };
+            let place = Place { key: *key, stamp: item.stamp };
+            match self.read(&item) {
+                Ok(None) => return Ok(Found::nothing(Loaded::Absent)),
+                Err(error) => return Ok(undecodable(place, error)),
+                Ok(Some(State::Live(record))) => return Ok(live(place, record, now)),
+                Ok(Some(State::Left(way))) => return self.follow(key, &way, now, doing),
+                Ok(Some(State::Moved(way, record))) => {
+                    self.arrive(place, &way, record, now, doing)?;
+                }
+                Ok(Some(State::Arriving(from))) => {
+                    if !self.has_set_out(&from, key, now, doing)? {
+                        return Ok(Found::nothing(Loaded::Absent));
+                    }
+                }
+            }
+        }
+        Err(Error::with_source(ErrorKind::Busy, doing, "the session keeps moving"))
+    }
+
+    /// What a key leads to that its session has left: one step far, because only the key from
+    /// before the last move may lead to it.
+    fn follow(
+        &self,
+        key: &SessionKey,
+        way: &Way,
+        now: Timestamp,
+        doing: &'static str,
+    ) -> Result<Found> {
+        let leads_to = way.former(*key).leads_to(now);
+        if leads_to == LeadsTo::Nothing {
+            return Ok(Found::nothing(Loaded::Absent));
+        }
+        let Some(item) = self.client.get(Space::Sessions, &way.to, doing)? else {
+            return Ok(Found::nothing(Loaded::Absent));
+        };
+        let place = Place { key: way.to, stamp: item.stamp };
+        Ok(match self.read(&item) {
+            Ok(Some(State::Live(record))) => match live(place, record, now) {
+                found if leads_to == LeadsTo::Session => found,
+                Found { place: None, .. } => Found::nothing(Loaded::Absent),
+                Found { place: Some(_), .. } => Found::nothing(Loaded::Renewed),
+            },
+            Ok(Some(State::Moved(..) | State::Left(_))) => Found::nothing(Loaded::Renewed),
+            Ok(Some(State::Arriving(_)) | None) => Found::nothing(Loaded::Absent),
+            Err(error) if leads_to == LeadsTo::Session => undecodable(place, error),
+            Err(_) => Found::nothing(Loaded::Renewed),
+        })
+    }
+
+    /// The last two steps of a move, by whoever comes along. The session lives from the moment at
+    /// which its old key said [`Moved`](State::Moved); here it is put where it lives.
+    ///
+    /// Only what was [`Arriving`](State::Arriving) becomes live, and in that very version. Nobody
+    /// adds it: a session that has been ended at its new key meanwhile stays ended, however late
+    /// this comes.
+    pub(super) fn arrive(
+        &self,
+        old: Place,
+        way: &Way,
+        record: Record,
+        now: Timestamp,
+        doing: &'static str,
+    ) -> Result<()> {
+        if let Some(item) = self.client.get(Space::Sessions, &way.to, doing)?
+            && let Ok(Some(State::Arriving(from))) = self.read(&item)
+            && from == old.key
+        {
+            self.settle(way.to, item.stamp, record, now, doing)?;
+        }
+        self.leave(old, way, now, doing)
+    }
+
+    pub(super) fn settle(
+        &self,
+        to: SessionKey,
+        arriving: Stamp,
+        record: Record,
+        now: Timestamp,
+        doing: &'static str,
+    ) -> Result<Written> {
+        let life = life_of(&record, now);
+        let value = State::Live(record).encode();
+        let new = Replacement { key: to, stamp: arriving, value, life };
+        self.client.replace(Space::Sessions, &new, doing)
+    }
+
+    pub(super) fn leave(
+        &self,
+        old: Place,
+        way: &Way,
+        now: Timestamp,
+        doing: &'static str,
+    ) -> Result<()> {
+        let value = State::Left(*way).encode();
+        let life = life(way.end(), now);
+        let new = Replacement { key: old.key, stamp: old.stamp, value, life };
+        // Somebody who was faster has done the same.
+        self.client.replace(Space::Sessions, &new, doing).map(drop)
+    }
+
+    /// Whether a session is on its way from `from` to `to`. If so, it has arrived when this
+    /// returns.
+    fn has_set_out(
+        &self,
+        from: &SessionKey,
+        to: &SessionKey,
+        now: Timestamp,
+        doing: &'static str,
+    ) -> Result<bool> {
+        let Some(item) = self.client.get(Space::Sessions, from, doing)? else { return Ok(false) };
+        let stamp = item.stamp;
+        match self.read(&item) {
+            Ok(Some(State::Moved(way, record))) if way.to == *to => {
+                self.arrive(Place { key: *from, stamp }, &way, record, now, doing)?;
+                Ok(true)
+            }
+            // It arrived between the two looks.
+            Ok(Some(State::Left(way))) => Ok(way.to == *to),
+            _ => Ok(false),
+        }
+    }
+
+    /// Whether an item is nothing of ours, so that something may be put in its place.
+    pub(super) fn is_garbage(&self, item: &Item) -> bool {
+        matches!(self.read(item), Ok(None))
+    }
+}
+
+fn live(place: Place, record: Record, now: Timestamp) -> Found {
+    match record.is_live(now) {
+        true => Found { loaded: Loaded::Live { record, key: place.key }, place: Some(place) },
+        false => Found::nothing(Loaded::Absent),
+    }
+}
+
+fn undecodable(place: Place, error: Error) -> Found {
+    Found { loaded: Loaded::Undecodable { handle: None, error }, place: Some(place) }
+}

@@ -1,0 +1,229 @@
+//! The values in memcached: a format byte, a byte for the kind, and what belongs to it.
+
+use crate::clock::Timestamp;
+use crate::error::{Error, ErrorKind};
+use crate::id::SessionKey;
+use crate::record::Record;
+use crate::store::{Entry, Former};
+
+/// The format that this version writes. Up to [`LAST_FORMAT`] a higher one is a newer version's;
+/// anything else in the first byte is nobody's that we know.
+const FORMAT: u8 = 1;
+const LAST_FORMAT: u8 = 31;
+
+/// What stands under a session's key.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::large_enum_variant)] // it lives on the stack for one request
+pub(super) enum State {
+    /// The session.
+    Live(Record),
+    /// A session is about to arrive here from this key, and has, as soon as that says [`Moved`]
+    /// to here.
+    ///
+    /// [`Moved`]: State::Moved
+    Arriving(SessionKey),
+    /// The session has moved, and this is what it is where it arrives.
+    Moved(Way, Record),
+    /// The session has left and has arrived.
+    Left(Way),
+}
+
+/// Where a session went, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Way {
+    pub(super) to: SessionKey,
+    pub(super) left: Timestamp,
+    pub(super) grace_until: Option<Timestamp>,
+}
+
+impl Way {
+    /// The way of a session from the key of `former`.
+    pub(super) fn of(former: &Former, to: SessionKey) -> Self {
+        Way { to, left: former.left, grace_until: former.grace_until }
+    }
+
+    pub(super) fn former(&self, key: SessionKey) -> Former {
+        Former { key, left: self.left, grace_until: self.grace_until }
+    }
+
+    /// From when on it is not worth remembering.
+    pub(super) fn end(&self) -> Timestamp {
+        self.left.max(self.grace_until.unwrap_or(self.left)) + Former::REMEMBERED
+    }
+}
+
+/// Why a value is no [`State`].
+#[derive(Debug)]
+pub(super) enum Unreadable {
+    /// Ours, but this version cannot read it. It may be a newer version's.
+    Undecodable(Error),
+    /// Not ours.
+    Garbage(Error),
+}
+
+const READING: &str = "read a value from memcached";
+
+impl Unreadable {
+    fn garbage(why: &'static str) -> Self {
+        Unreadable::Garbage(Error::with_source(ErrorKind::Undecodable, READING, why))
+    }
+
+    fn newer(format: u8) -> Self {
+        let why = format!("its format is {format}, this version knows {FORMAT}");
+        Unreadable::Undecodable(Error::with_source(ErrorKind::Undecodable, READING, why))
+    }
+}
+
+impl State {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        match self {
+            State::Live(record) => [&[FORMAT, b'L'], record.to_json().as_bytes()].concat(),
+            State::Arriving(from) => [&[FORMAT, b'A'], &from.as_bytes()[..]].concat(),
+            State::Moved(way, record) => {
+                [&[FORMAT, b'M'], &way.encode()[..], record.to_json().as_bytes()].concat()
+            }
+            State::Left(way) => [&[FORMAT, b'F'], &way.encode()[..]].concat(),
+        }
+    }
+
+    pub(super) fn decode(value: &[u8]) -> Result<State, Unreadable> {
+        let short = || Unreadable::garbage("it ends too early");
+        match open(value)? {
+            (b'L', body) => record(body).map(State::Live),
+            (b'A', body) => {
+                let from = body.try_into().map_err(|_| short())?;
+                Ok(State::Arriving(SessionKey::from_bytes(from)))
+            }
+            (b'M', body) => {
+                let (way, body) = Way::decode(body).ok_or_else(short)?;
+                Ok(State::Moved(way, record(body)?))
+            }
+            (b'F', body) => match Way::decode(body).ok_or_else(short)? {
+                (way, []) => Ok(State::Left(way)),
+                _ => Err(Unreadable::garbage("it does not end where it should")),
+            },
+            _ => Err(Unreadable::garbage("it is of no kind that is known")),
+        }
+    }
+}
+
+impl Way {
+    fn encode(&self) -> [u8; 48] {
+        let mut bytes = [0; 48];
+        let grace = self.grace_until.map_or(i64::MIN, Timestamp::as_millis);
+        let left = self.left.as_millis().to_be_bytes();
+        let all = self.to.as_bytes().iter().chain(&left).copied().chain(grace.to_be_bytes());
+        bytes.iter_mut().zip(all).for_each(|(place, byte)| *place = byte);
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Option<(Self, &[u8])> {
+        let (to, rest) = bytes.split_first_chunk::<32>()?;
+        let (left, rest) = rest.split_first_chunk::<8>()?;
+        let (grace, rest) = rest.split_first_chunk::<8>()?;
+        let grace = i64::from_be_bytes(*grace);
+        let way = Way {
+            to: SessionKey::from_bytes(*to),
+            left: Timestamp::from_millis(i64::from_be_bytes(*left)),
+            grace_until: (grace != i64::MIN).then_some(Timestamp::from_millis(grace)),
+        };
+        Some((way, rest))
+    }
+}
+
+/// An entry of a cache: when the truth was read stands inside it.
+pub(super) fn encode_entry(entry: &Entry) -> Vec<u8> {
+    let read = entry.read.as_millis().to_be_bytes();
+    [&[FORMAT, b'E'], &read[..], entry.record.to_json().as_bytes()].concat()
+}
+
+pub(super) fn decode_entry(value: &[u8]) -> Result<Entry, Unreadable> {
+    let (b'E', body) = open(value)? else {
+        return Err(Unreadable::garbage("it is of no kind that is known"));
+    };
+    let Some((read, body)) = body.split_first_chunk::<8>() else {
+        return Err(Unreadable::garbage("it ends too early"));
+    };
+    Ok(Entry::new(record(body)?, Timestamp::from_millis(i64::from_be_bytes(*read))))
+}
+
+/// The kind and the body of a value of our format.
+fn open(value: &[u8]) -> Result<(u8, &[u8]), Unreadable> {
+    match value {
+        [FORMAT, kind, body @ ..] => Ok((*kind, body)),
+        [format, ..] if (FORMAT + 1..=LAST_FORMAT).contains(format) => {
+            Err(Unreadable::newer(*format))
+        }
+        _ => Err(Unreadable::garbage("it does not begin as our values do")),
+    }
+}
+
+fn record(body: &[u8]) -> Result<Record, Unreadable> {
+    let text = std::str::from_utf8(body).map_err(|source| {
+        Unreadable::Undecodable(Error::with_source(ErrorKind::Undecodable, READING, source))
+    })?;
+    Record::from_json(text).map_err(Unreadable::Undecodable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lifetime::Lifetime;
+    use crate::record::Birth;
+
+    const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+    const KEY: SessionKey = SessionKey::from_bytes([7; 32]);
+
+    fn a_record() -> Record {
+        Record::born(&Birth::new(Lifetime::default().starting(NOW)).unwrap(), NOW)
+    }
+
+    fn states() -> Vec<State> {
+        let way = Way { to: KEY, left: NOW, grace_until: None };
+        let graced = Way { grace_until: Some(NOW + Former::REMEMBERED), ..way };
+        vec![
+            State::Live(a_record()),
+            State::Arriving(KEY),
+            State::Moved(way, a_record()),
+            State::Moved(graced, a_record()),
+            State::Left(way),
+            State::Left(graced),
+        ]
+    }
+
+    #[test]
+    fn every_state_survives_its_encoding() {
+        for state in states() {
+            assert_eq!(State::decode(&state.encode()).unwrap(), state);
+        }
+        let entry = Entry::new(a_record(), NOW);
+        assert_eq!(decode_entry(&encode_entry(&entry)).unwrap(), entry);
+    }
+
+    #[test]
+    fn what_is_cut_short_or_is_not_ours_is_never_a_state() {
+        for state in states() {
+            let value = state.encode();
+            for end in 0..value.len() {
+                assert!(State::decode(&value[..end]).is_err(), "{state:?} cut at {end}");
+                assert!(decode_entry(&value[..end]).is_err());
+            }
+        }
+        for garbage in [&b""[..], b"\0", b"\x01", b"\x01?", b"{}", b"hello", b"\xff\xff", b"\x01Lx"]
+        {
+            assert!(State::decode(garbage).is_err(), "{garbage:?}");
+            assert!(decode_entry(garbage).is_err(), "{garbage:?}");
+        }
+    }
+
+    #[test]
+    fn a_value_of_a_newer_format_is_not_taken_for_garbage() {
+        for value in [&b"\x02Lwhatever"[..], b"\x02", b"\x1f"] {
+            assert!(matches!(State::decode(value), Err(Unreadable::Undecodable(_))), "{value:?}");
+            assert!(matches!(decode_entry(value), Err(Unreadable::Undecodable(_))), "{value:?}");
+        }
+        let newer = a_record().to_json().replace("\"format\":1", "\"format\":2");
+        let value = [&b"\x01L"[..], newer.as_bytes()].concat();
+        assert!(matches!(State::decode(&value), Err(Unreadable::Undecodable(_))));
+    }
+}
