@@ -32,6 +32,7 @@
 //! |---|---|
 //! | the cookie and its safe defaults | [`CookieConfig`] |
 //! | how long sessions live | [`Lifetime`] |
+//! | forms that no other site can forge | [`Session::csrf_field`], [`Session::verify_csrf`] |
 //! | settings of the manager, of the SQLite store | [`manager::Builder`], [`store::sqlite::Builder`] |
 //! | what can go wrong | [`ErrorKind`] |
 //! | what is told to the operator | [`event::Event`] |
@@ -47,6 +48,7 @@ pub mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod cookie;
+mod csrf;
 pub mod data;
 pub mod delta;
 #[cfg(all(doctest, feature = "rocket", feature = "rouille", feature = "testing"))]
