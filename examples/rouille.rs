@@ -14,8 +14,11 @@ use rouille::{Request, Response, Server, post_input, router};
 
 fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     env_logger::init();
-    let sessions = app::sessions()?;
+    serve(app::sessions()?)
+}
 
+/// Serves until it is told to stop.
+pub(crate) fn serve(sessions: SessionManager) -> Result<(), Box<dyn Error + Send + Sync>> {
     let handler = {
         let sessions = sessions.clone();
         move |request: &Request| handle(&sessions, request)

@@ -69,6 +69,20 @@ pub enum Event<'a> {
         /// Where the request came from, if that is known.
         address: Option<IpAddr>,
     },
+    /// One address has presented many malformed or unknown ids within a minute: somebody may be
+    /// guessing. Raised when it has presented 20, and again whenever that number has doubled.
+    ///
+    /// The same unknown id many times in a row, as from a client that did not notice the end of its
+    /// session, counts once. Requests whose address is unknown are counted together, and so are
+    /// those that come through a proxy that the manager was not
+    /// [told of](crate::manager::Builder::behind_proxies).
+    Guessing {
+        /// Where the ids came from, if that is known; of an IPv6 address the first 64 bits, which
+        /// one client has to itself.
+        address: Option<IpAddr>,
+        /// How many so far.
+        count: u64,
+    },
     /// A session began.
     Created {
         /// Its public name.
@@ -173,6 +187,8 @@ pub enum EventKind {
     Malformed,
     /// [`Event::Unknown`]
     Unknown,
+    /// [`Event::Guessing`]
+    Guessing,
     /// [`Event::Created`]
     Created,
     /// [`Event::Renewed`]
@@ -221,6 +237,7 @@ impl EventKind {
         EventKind::ClockStepped,
         EventKind::Malformed,
         EventKind::Unknown,
+        EventKind::Guessing,
         EventKind::Created,
         EventKind::Renewed,
         EventKind::SignedIn,
@@ -253,6 +270,7 @@ impl EventKind {
             | EventKind::CleanerFailed
             | EventKind::CleanerRecovered
             | EventKind::ClockStepped
+            | EventKind::Guessing
             | EventKind::TouchFailed
             | EventKind::ReadAsEmpty
             | EventKind::NoAbsoluteLimit
@@ -289,6 +307,7 @@ impl Event<'_> {
             Event::ClockStepped { .. } => EventKind::ClockStepped,
             Event::Malformed { .. } => EventKind::Malformed,
             Event::Unknown { .. } => EventKind::Unknown,
+            Event::Guessing { .. } => EventKind::Guessing,
             Event::Created { .. } => EventKind::Created,
             Event::Renewed { .. } => EventKind::Renewed,
             Event::SignedIn { .. } => EventKind::SignedIn,
@@ -346,6 +365,11 @@ impl fmt::Display for Event<'_> {
             }
             Event::Unknown { address } => {
                 write!(f, "an id of no live session came from {}", Address(*address))
+            }
+            Event::Guessing { address, count } => {
+                let network = if matches!(address, Some(IpAddr::V6(_))) { "/64" } else { "" };
+                let from = Address(*address);
+                write!(f, "{count} odd ids within a minute came from {from}{network}: a guesser?")
             }
             Event::Created { handle } => write!(f, "session {handle} began"),
             Event::Renewed { handle } => write!(f, "session {handle} has a new id"),

@@ -183,7 +183,7 @@ impl Outcome {
 ///
 /// Appending every pair of [`iter`](Self::iter) is right for any response; an adapter that can
 /// replace headers uses [`vary`](Self::vary) and [`cache_control`](Self::cache_control) instead
-/// of repeating those two.
+/// of repeating those two, and appends the [`rest`](Self::rest).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ResponseHeaders {
@@ -194,7 +194,16 @@ pub struct ResponseHeaders {
     /// Changes of this request were discarded, because its session had ended or had been renewed
     /// meanwhile.
     pub discarded: bool,
+    /// No cache, the browser's included, may store the response:
+    /// [`no_store_when_signed_in`](crate::manager::Builder::no_store_when_signed_in).
+    pub no_store: bool,
+    /// The browser is to forget what it keeps of this site, but for cookies:
+    /// [`clear_site_data`](crate::manager::Builder::clear_site_data).
+    pub clear_site_data: bool,
 }
+
+/// Not `"cookies"`, which would take away the cookie of a session that the same response begins.
+const CLEAR_SITE_DATA: (&str, &str) = ("Clear-Site-Data", "\"cache\", \"storage\"");
 
 /// Says that a cache must not reuse the Set-Cookie header; RFC 9111, section 5.2.2.4. Caches know
 /// nothing of an id in another header: such a response must not be stored.
@@ -208,10 +217,24 @@ fn guard(header: &str) -> &'static str {
 impl ResponseHeaders {
     /// Names and values to append.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        let id = self.id.as_ref().map(|(name, value)| (name.as_str(), value.as_str()));
-        let guard = self.id.as_ref().map(|(name, _)| ("Cache-Control", guard(name)));
+        let guard = self.guard().map(|value| ("Cache-Control", value));
         let vary = self.depends_on.as_deref().map(|name| ("Vary", name));
-        id.into_iter().chain(guard).chain(vary)
+        self.rest().chain(guard).chain(vary)
+    }
+
+    /// Names and values to append beside those that [`vary`](Self::vary) and
+    /// [`cache_control`](Self::cache_control) give.
+    pub fn rest(&self) -> impl Iterator<Item = (&str, &str)> {
+        let id = self.id.as_ref().map(|(name, value)| (name.as_str(), value.as_str()));
+        id.into_iter().chain(self.clear_site_data.then_some(CLEAR_SITE_DATA))
+    }
+
+    fn guard(&self) -> Option<&'static str> {
+        match &self.id {
+            _ if self.no_store => Some("no-store"),
+            Some((name, _)) => Some(guard(name)),
+            None => None,
+        }
     }
 
     /// The value that the response's `Vary` must have, given the one it has; `None` if that is
@@ -230,10 +253,11 @@ impl ResponseHeaders {
     }
 
     /// The value that the response's `Cache-Control` must have, given the one it has; `None` if
-    /// that is right as it is. A response that carries an id is never public.
+    /// that is right as it is. A response that carries an id is never public; one that is not to be
+    /// stored says so, whatever else it said.
     #[must_use]
     pub fn cache_control(&self, now: Option<&str>) -> Option<String> {
-        let (header, _) = self.id.as_ref()?;
+        let guard = self.guard()?;
         let is = |part: &str, name: &str| {
             part.split('=').next().is_some_and(|word| word.trim().eq_ignore_ascii_case(name))
         };
@@ -248,7 +272,7 @@ impl ResponseHeaders {
         if was_shared && !kept.iter().any(|part| is(part, "private")) {
             kept.push("private");
         }
-        kept.push(guard(header));
+        kept.push(guard);
         Some(kept.join(", "))
     }
 }
@@ -262,6 +286,8 @@ mod tests {
             id: Some(("Set-Cookie".into(), "id=x".into())),
             depends_on: Some("Cookie".into()),
             discarded: false,
+            no_store: false,
+            clear_site_data: false,
         }
     }
 
@@ -291,6 +317,31 @@ mod tests {
         let cache = headers.cache_control(Some("max-age=60"));
         assert_eq!(cache.as_deref(), Some("max-age=60, no-store"), "no cache knows that header");
         assert_eq!(ResponseHeaders::default().cache_control(Some("public")), None);
+    }
+
+    #[test]
+    fn a_response_that_is_not_to_be_stored_says_so_with_an_id_and_without() {
+        for id in [headers().id, None] {
+            let headers = ResponseHeaders { id, no_store: true, ..headers() };
+            assert_eq!(headers.cache_control(None).as_deref(), Some("no-store"));
+            let cache = headers.cache_control(Some("public, max-age=60"));
+            assert_eq!(cache.as_deref(), Some("max-age=60, private, no-store"));
+            assert_eq!(headers.cache_control(Some("No-Store")), None);
+            let is_guard =
+                |(name, value): &(&str, &str)| *name == "Cache-Control" && *value == "no-store";
+            assert_eq!(headers.iter().filter(is_guard).count(), 1);
+        }
+    }
+
+    #[test]
+    fn the_rest_is_everything_but_what_an_adapter_merges() {
+        let headers = ResponseHeaders { no_store: true, clear_site_data: true, ..headers() };
+        let clear = ("Clear-Site-Data", "\"cache\", \"storage\"");
+        assert_eq!(headers.rest().collect::<Vec<_>>(), [("Set-Cookie", "id=x"), clear]);
+        let all: Vec<_> = headers.iter().collect();
+        let merged = [("Cache-Control", "no-store"), ("Vary", "Cookie")];
+        assert_eq!(all, [&[("Set-Cookie", "id=x"), clear], &merged[..]].concat());
+        assert_eq!(ResponseHeaders::default().iter().count(), 0);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// Random bytes straight from the operating system: there is no generator state in the process
 /// that a fork could copy, so two processes never issue the same id.
-fn random<const N: usize>(doing: &'static str) -> Result<[u8; N]> {
+pub(crate) fn random<const N: usize>(doing: &'static str) -> Result<[u8; N]> {
     let mut bytes = [0; N];
     SysRng
         .try_fill_bytes(&mut bytes)

@@ -32,6 +32,7 @@
 //! |---|---|
 //! | the cookie and its safe defaults | [`CookieConfig`] |
 //! | how long sessions live | [`Lifetime`], [`policy::Policy`] |
+//! | forms that no other site can forge | [`Session::csrf_field`], [`Session::verify_csrf`] |
 //! | settings of the manager, of the SQLite store | [`manager::Builder`], [`store::sqlite::Builder`] |
 //! | a cache in front of a store | [`store::cached::CachedStore`] |
 //! | sessions in memcached, or memcached as that cache | `store::memcached`, with its feature |
@@ -49,6 +50,7 @@ pub mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod cookie;
+mod csrf;
 pub mod data;
 pub mod delta;
 #[cfg(all(doctest, feature = "rocket", feature = "rouille", feature = "testing"))]

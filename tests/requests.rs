@@ -4,12 +4,18 @@ mod common;
 
 #[path = "requests/cookies.rs"]
 mod cookies;
+#[path = "requests/csrf.rs"]
+mod csrf;
 #[path = "requests/endings.rs"]
 mod endings;
 #[path = "requests/failures.rs"]
 mod failures;
 #[path = "requests/flashes.rs"]
 mod flashes;
+#[path = "requests/guessing.rs"]
+mod guessing;
+#[path = "requests/headers.rs"]
+mod headers;
 #[cfg(feature = "cookie-keys")]
 #[path = "requests/keys.rs"]
 mod keys;

@@ -14,7 +14,9 @@ mod pages;
 use std::env;
 
 use cloakroom::clock::{Clock, SystemClock};
-use cloakroom::{CookieConfig, Result, Session, SessionManager, SignIn, SqliteStore, UserKey};
+use cloakroom::{
+    CookieConfig, ErrorKind, Result, Session, SessionManager, SignIn, SqliteStore, UserKey,
+};
 
 /// Where to listen, from `CLOAKROOM_ADDR`.
 pub fn address() -> String {
@@ -80,7 +82,14 @@ pub fn sign_out(session: &Session, csrf: &str) -> Result<Answer> {
 /// `GET /sessions`: where the user is signed in.
 pub fn list(sessions: &SessionManager, session: &Session) -> Result<Answer> {
     let Some(user) = session.user()? else { return Ok(Answer::See("/")) };
-    let (list, csrf) = (sessions.list(&user, Some(session))?, session.csrf_field()?);
+    let list = match sessions.list(&user, Some(session)) {
+        Err(error) if error.kind() == ErrorKind::Unsupported => {
+            session.flash("error", "This store cannot list sessions.")?;
+            return Ok(Answer::See("/"));
+        }
+        list => list?,
+    };
+    let csrf = session.csrf_field()?;
     Ok(Answer::Page(pages::sessions(&list, SystemClock.now(), &csrf, &session.flashes()?)))
 }
 

@@ -13,7 +13,7 @@ use crate::event::{Event, Events};
 use crate::lifetime::Lifetime;
 use crate::manager::SessionManager;
 use crate::policy::Policy;
-use crate::session::{Endings, OnLoadFailure, Settings, Shared, Transport, straight};
+use crate::session::{Endings, Guessing, OnLoadFailure, Settings, Shared, Transport, straight};
 use crate::store::{Admit, AtLimit, Store};
 
 /// Headers that cannot carry an id, because they carry something else.
@@ -76,6 +76,8 @@ impl Builder {
                 proxies: 0,
                 record_address: false,
                 record_user_agent: false,
+                no_store_when_signed_in: false,
+                clear_site_data: false,
             },
         }
     }
@@ -169,6 +171,33 @@ impl Builder {
         self.with(|settings| settings.record_user_agent = record)
     }
 
+    /// Whether responses of requests that looked at their session and found somebody signed in say
+    /// `Cache-Control: no-store`: neither a proxy nor the browser keeps them, so the back button
+    /// does not show them after a sign-out. Defaults to false. OWASP ASVS 5.0 asks for it in 14.3.2
+    /// where the response is sensitive; a handler can say the same for its own response alone.
+    pub fn no_store_when_signed_in(self, no_store: bool) -> Self {
+        self.with(|settings| settings.no_store_when_signed_in = no_store)
+    }
+
+    /// Whether the response of a request that destroyed a session says
+    /// `Clear-Site-Data: "cache", "storage"`: the browser forgets what this site's pages have
+    /// stored in it and what it has cached of them. Defaults to false. OWASP ASVS 5.0 names it in
+    /// 14.3.1. Browsers heed it over TLS only.
+    ///
+    /// `"cookies"` is not among it. It removes every cookie of the whole registered domain, those
+    /// of sibling hosts too; and it is carried out after `Set-Cookie`, so it would remove the cookie
+    /// of a session that the same response begins ([W3C Clear Site Data], Fetch Integration). Our
+    /// own cookie is removed by name in any case.
+    ///
+    /// Chromium can take some seconds to clear a large cache. Where that is too long, leave this
+    /// off, use [`no_store_when_signed_in`](Self::no_store_when_signed_in), and let the page that
+    /// signs out send `Clear-Site-Data: "storage"` itself.
+    ///
+    /// [W3C Clear Site Data]: https://w3c.github.io/webappsec-clear-site-data/#fetch-integration
+    pub fn clear_site_data(self, clear: bool) -> Self {
+        self.with(|settings| settings.clear_site_data = clear)
+    }
+
     /// How often ended sessions are swept; from one millisecond to one day. Defaults to 60 seconds.
     pub fn sweep_every(self, interval: Duration) -> Self {
         Builder { sweep_every: Some(interval), ..self }
@@ -251,6 +280,7 @@ impl Builder {
             cleaner,
             settings: self.settings,
             endings: Endings::default(),
+            guessing: Guessing::default(),
             stripes: [const { Mutex::new(()) }; 64],
         });
         Ok(SessionManager { shared, crossing: straight })

@@ -3,6 +3,8 @@
 mod authentication;
 mod changes;
 mod endings;
+mod guessing;
+mod secret;
 mod settle;
 mod shared;
 
@@ -27,6 +29,8 @@ use changes::Changes;
 
 pub use authentication::{Authentication, RecentAuth};
 pub(crate) use endings::Endings;
+pub(crate) use guessing::Guessing;
+pub(crate) use secret::Secret;
 pub use shared::{Crossing, OnLoadFailure};
 pub(crate) use shared::{Presented, Settings, Shared, Transport, cross, straight};
 
@@ -74,12 +78,28 @@ struct State {
     unreadable: Option<Error>,
     /// The response depends on the session.
     looked_at: bool,
+    /// Somebody was signed in to a session that this request has seen.
+    saw_user: bool,
     closed: bool,
 }
 
 impl State {
     fn has_changes(&self) -> bool {
         self.renew || !self.changes.delta().is_empty()
+    }
+
+    /// What is known, with nothing known from now on.
+    fn forget(&mut self) -> Known {
+        self.saw_user = self.has_seen_user();
+        std::mem::replace(&mut self.known, NOTHING)
+    }
+
+    fn has_seen_user(&self) -> bool {
+        let is_signed_in = |known: &Known| match known {
+            Known::Live { record, .. } => record.user.is_some(),
+            Known::Unread | Known::None { .. } => false,
+        };
+        self.saw_user || is_signed_in(&self.known)
     }
 
     /// Where the session was read as empty, nothing can be changed.
@@ -156,6 +176,7 @@ impl Session {
         let address = head.client_address(shared.settings.proxies);
         if presented.malformed {
             shared.events.raise(&Event::Malformed { address });
+            shared.count_guess(address, None);
         }
         let client = shared.settings.client(head, address);
         let insecure_host = shared.insecure_host(head).map(HostText::new);
@@ -215,7 +236,7 @@ impl Session {
                 Loaded::Absent if self.shared.endings.has_ended_since(&key, self.opened) => {
                     overtaken = true;
                 }
-                Loaded::Absent => self.unknown_id(),
+                Loaded::Absent => self.unknown_id(&key),
                 Loaded::Undecodable { handle, error } => {
                     undecodable = true;
                     self.undecodable(handle.as_ref(), &error);
@@ -225,8 +246,9 @@ impl Session {
         Ok(Known::None { overtaken, undecodable })
     }
 
-    fn unknown_id(&self) {
+    fn unknown_id(&self, key: &SessionKey) {
         self.shared.events.raise(&Event::Unknown { address: self.address });
+        self.shared.count_guess(self.address, Some(key));
     }
 
     fn undecodable(&self, handle: Option<&Handle>, error: &Error) {
@@ -472,7 +494,7 @@ impl Session {
         if state.closed {
             return Err(Error::new(ErrorKind::Closed, "destroy the session"));
         }
-        match std::mem::replace(&mut state.known, NOTHING) {
+        match state.forget() {
             Known::Unread => {}
             Known::Live { key, .. } => state.to_end.push(key),
             Known::None { .. } => {}

@@ -11,7 +11,7 @@ use crate::http::{Outcome, ResponseHeaders};
 use crate::id::{SessionId, SessionKey, UserKey};
 use crate::record::{Birth, Record, Touch};
 use crate::session::changes::Changes;
-use crate::session::{Authentication, Known, NOTHING, Saved, Session, SignIn, State};
+use crate::session::{Authentication, Known, Saved, Secret, Session, SignIn, State};
 use crate::store::{Commit, Committed, Fate, Loaded};
 
 /// So often a commit is computed again because others were faster. In one process the second try
@@ -180,10 +180,13 @@ impl Session {
         } else {
             None
         };
+        let settings = &self.shared.settings;
         ResponseHeaders {
             id,
             depends_on: state.looked_at.then(|| transport.request_header().to_owned()),
             discarded: state.discarded,
+            no_store: settings.no_store_when_signed_in && state.has_seen_user(),
+            clear_site_data: settings.clear_site_data && state.destroyed && state.ended,
         }
     }
 
@@ -281,7 +284,7 @@ impl Session {
                 Found::Gone if self.shared.endings.has_ended_since(&key, self.opened) => {
                     overtaken = true;
                 }
-                Found::Gone => self.unknown_id(),
+                Found::Gone => self.unknown_id(&key),
                 Found::Undecodable => undecodable = true,
             }
         }
@@ -329,7 +332,7 @@ impl Session {
             _ => return Err(Error::new(ErrorKind::Unexpected, "change a session")),
         };
         if seen.is_some() {
-            state.known = NOTHING;
+            state.forget();
             self.lose(state, seen.as_ref());
         }
         Ok(found)
@@ -341,7 +344,7 @@ impl Session {
         Found::Live
     }
 
-    fn lose(&self, state: &mut State, handle: Option<&crate::id::Handle>) {
+    pub(super) fn lose(&self, state: &mut State, handle: Option<&crate::id::Handle>) {
         state.lost = true;
         state.discarded = true;
         state.issued = None;
@@ -387,7 +390,16 @@ impl Session {
     }
 
     /// Commits the changes; computes them again as often as another request was faster.
-    fn commit_to(&self, state: &mut State, key: &SessionKey, fate: Fate<'_>) -> Result<Committed> {
+    pub(super) fn commit_to(
+        &self,
+        state: &mut State,
+        key: &SessionKey,
+        fate: Fate<'_>,
+    ) -> Result<Committed> {
+        let new_secret = match fate {
+            Fate::SignIn { .. } => Some(Secret::generate()?),
+            _ => None,
+        };
         let mut revision = match &state.known {
             Known::Live { record, .. } if state.changes.depends_on_data() => Some(record.revision),
             _ => None,
@@ -395,7 +407,15 @@ impl Session {
         let mut turn: Option<MutexGuard<'_, ()>> = None;
         for _ in 0..TRIES {
             let now = self.shared.now();
-            let mut commit = Commit::new(key, fate, state.changes.delta(), now);
+            let with_secret;
+            let delta = match &new_secret {
+                Some(secret) => {
+                    with_secret = state.with_new_secret(secret)?;
+                    &with_secret
+                }
+                None => state.changes.delta(),
+            };
+            let mut commit = Commit::new(key, fate, delta, now);
             commit.if_revision = revision;
             commit.touch = Some(Touch::at(now));
             commit.admit = self.shared.settings.admit;

@@ -16,6 +16,7 @@ use crate::id::{SessionId, SessionKey};
 use crate::lifetime::Lifetime;
 use crate::record::{Client, Record, Touch};
 use crate::session::endings::Endings;
+use crate::session::guessing::Guessing;
 use crate::store::{Admit, Store};
 
 /// Touches of sessions with a shorter idle limit do not wait for others.
@@ -74,6 +75,8 @@ pub(crate) struct Settings {
     pub(crate) proxies: u8,
     pub(crate) record_address: bool,
     pub(crate) record_user_agent: bool,
+    pub(crate) no_store_when_signed_in: bool,
+    pub(crate) clear_site_data: bool,
 }
 
 pub(crate) struct Shared {
@@ -83,6 +86,7 @@ pub(crate) struct Shared {
     pub(crate) cleaner: Option<Cleaner>,
     pub(crate) settings: Settings,
     pub(crate) endings: Endings,
+    pub(crate) guessing: Guessing,
     /// For those who were overtaken: they go on one after the other, key by key.
     pub(crate) stripes: [Mutex<()>; 64],
 }
@@ -188,6 +192,13 @@ impl Settings {
 impl Shared {
     pub(crate) fn now(&self) -> Timestamp {
         self.clock.now()
+    }
+
+    /// Counts something odd in place of an id: the key of an unknown one, or nothing better.
+    pub(crate) fn count_guess(&self, address: Option<IpAddr>, key: Option<&SessionKey>) {
+        if let Some((address, count)) = self.guessing.note(address, key, self.now()) {
+            self.events.raise(&Event::Guessing { address, count });
+        }
     }
 
     /// Records activity if it is due: by the cleaner, or at once where there is no time to wait.

@@ -53,11 +53,11 @@ pub fn session(
     };
     // Closing can run the handler's `update` functions again.
     let status = match catch_unwind(AssertUnwindSafe(|| sessions.close(&session, outcome))) {
-        Ok(Ok(headers)) => return add(response, headers),
+        Ok(Ok(headers)) => return add(response, &headers),
         Ok(Err(error)) => sessions.failed(&error),
         Err(panic) => sessions.handler_panicked(&*panic),
     };
-    add(plain(status), sessions.headers_after_failure(&session))
+    add(plain(status), &sessions.headers_after_failure(&session))
 }
 
 fn head<'r>(sessions: &SessionManager, request: &'r Request) -> RequestHead<'r> {
@@ -75,11 +75,11 @@ fn plain(status: u16) -> Response {
     Response::text(body).with_status_code(status)
 }
 
-fn add(mut response: Response, headers: ResponseHeaders) -> Response {
+fn add(mut response: Response, headers: &ResponseHeaders) -> Response {
     set(&mut response, "Vary", |now| headers.vary(now));
     set(&mut response, "Cache-Control", |now| headers.cache_control(now));
-    if let Some((name, value)) = headers.id {
-        response.headers.push((Cow::Owned(name), Cow::Owned(value)));
+    for (name, value) in headers.rest() {
+        response.headers.push((Cow::Owned(name.to_owned()), Cow::Owned(value.to_owned())));
     }
     response
 }

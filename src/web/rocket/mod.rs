@@ -213,10 +213,10 @@ async fn end<'r, M: 'static>(request: &'r Request<'_>, response: &mut Response<'
         None => Outcome::of_status(response.status().code),
     };
     match close(sessions, session, outcome) {
-        Ok(headers) => add(response, headers),
+        Ok(headers) => add(response, &headers),
         Err(status) => {
             *response = answers::caught(status, request).await;
-            add(response, sessions.headers_after_failure(session));
+            add(response, &sessions.headers_after_failure(session));
         }
     }
 }
@@ -234,11 +234,11 @@ fn close(
     }
 }
 
-fn add(response: &mut Response<'_>, headers: ResponseHeaders) {
+fn add(response: &mut Response<'_>, headers: &ResponseHeaders) {
     set(response, "Vary", |now| headers.vary(now));
     set(response, "Cache-Control", |now| headers.cache_control(now));
-    if let Some((name, value)) = headers.id {
-        response.adjoin_raw_header(name, value);
+    for (name, value) in headers.rest() {
+        response.adjoin_raw_header(name.to_owned(), value.to_owned());
     }
 }
 

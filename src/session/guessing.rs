@@ -1,0 +1,172 @@
+//! Which addresses present ids that are none of ours, and how many.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+use crate::id::SessionKey;
+
+/// So many within a window are told of.
+const MANY: u64 = 20;
+
+/// The length of a window, from the first odd id of an address.
+const WINDOW: Duration = Duration::from_secs(60);
+
+/// The most addresses that are counted at a time.
+const MOST: usize = 1_024;
+
+/// Locked only for a request that presents something odd.
+#[derive(Debug, Default)]
+pub(crate) struct Guessing(Mutex<Windows>);
+
+#[derive(Debug, Default)]
+struct Windows {
+    /// How many windows were begun.
+    begun: u64,
+    of: HashMap<Option<IpAddr>, Window>,
+}
+
+#[derive(Debug)]
+struct Window {
+    /// Higher for windows that began later.
+    number: u64,
+    began: Timestamp,
+    count: u64,
+    tell_at: u64,
+    last: Option<SessionKey>,
+}
+
+/// Whom one client can pose as: an IPv6 client has 64 bits of its address to itself.
+fn client(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)))
+        }
+        v4 => v4,
+    }
+}
+
+impl Guessing {
+    /// Counts an odd id: the key of an unknown one, none for what is malformed. Gives whom to tell
+    /// of and with what number, when that is due.
+    pub(crate) fn note(
+        &self,
+        address: Option<IpAddr>,
+        key: Option<&SessionKey>,
+        now: Timestamp,
+    ) -> Option<(Option<IpAddr>, u64)> {
+        let address = address.map(client);
+        let mut windows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let window = windows.of(address, now);
+        // A client that does not know that its session has ended guesses nothing.
+        if key.is_some() && window.last.as_ref() == key {
+            return None;
+        }
+        window.last = key.copied().or(window.last);
+        window.count += 1;
+        let due = window.count >= window.tell_at;
+        if due {
+            window.tell_at *= 2;
+        }
+        due.then_some((address, window.count))
+    }
+}
+
+impl Windows {
+    fn of(&mut self, address: Option<IpAddr>, now: Timestamp) -> &mut Window {
+        if self.of.len() >= MOST && !self.of.contains_key(&address) {
+            // By halves, so that making room costs little per address.
+            let newer = self.begun - (MOST / 2) as u64;
+            self.of.retain(|_, window| window.number > newer);
+        }
+        let fresh = |begun: &mut u64| {
+            *begun += 1;
+            Window { number: *begun, began: now, count: 0, tell_at: MANY, last: None }
+        };
+        let begun = &mut self.begun;
+        let window = self.of.entry(address).or_insert_with(|| fresh(begun));
+        if now.since(window.began) >= WINDOW {
+            *window = fresh(begun);
+        }
+        window
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(n: u64) -> SessionKey {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&n.to_le_bytes());
+        SessionKey::from_bytes(bytes)
+    }
+
+    const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+
+    /// Presents `many` different ids and gives the numbers that were told.
+    fn told(guessing: &Guessing, address: Option<&str>, many: u64, now: Timestamp) -> Vec<u64> {
+        let address = address.map(|text| text.parse().unwrap());
+        let counts = (0..many).filter_map(|n| guessing.note(address, Some(&key(n)), now));
+        counts.map(|(_, count)| count).collect()
+    }
+
+    #[test]
+    fn many_ids_are_told_of_at_the_threshold_and_whenever_they_double() {
+        let guessing = Guessing::default();
+        assert_eq!(told(&guessing, Some("192.0.2.7"), 19, NOW), [0; 0]);
+        assert_eq!(told(&guessing, Some("192.0.2.7"), 1, NOW), [20]);
+        assert_eq!(told(&guessing, Some("192.0.2.7"), 200, NOW), [40, 80, 160]);
+        assert_eq!(told(&guessing, Some("192.0.2.8"), 19, NOW), [0; 0]);
+        assert_eq!(told(&guessing, None, 21, NOW), [20]);
+    }
+
+    #[test]
+    fn a_window_is_a_minute_long() {
+        let guessing = Guessing::default();
+        assert_eq!(told(&guessing, None, 19, NOW), [0; 0]);
+        let last = NOW + (WINDOW - Duration::from_millis(1));
+        assert_eq!(told(&guessing, None, 1, last), [20]);
+        assert_eq!(told(&guessing, None, 19, NOW + WINDOW), [0; 0]);
+        assert_eq!(told(&guessing, None, 1, NOW + WINDOW), [20]);
+    }
+
+    #[test]
+    fn the_same_unknown_id_again_is_no_guess() {
+        let guessing = Guessing::default();
+        assert!((0..100).all(|_| guessing.note(None, Some(&key(1)), NOW).is_none()));
+        assert_eq!(guessing.0.lock().unwrap().of[&None].count, 1);
+        let malformed = (0..100).filter_map(|_| guessing.note(None, None, NOW));
+        assert_eq!(malformed.map(|(_, count)| count).collect::<Vec<_>>(), [20, 40, 80]);
+        assert_eq!(guessing.0.lock().unwrap().of[&None].count, 101);
+        assert!((0..100).all(|_| guessing.note(None, Some(&key(1)), NOW).is_none()));
+        assert_eq!(guessing.0.lock().unwrap().of[&None].count, 101, "still the same one");
+    }
+
+    #[test]
+    fn one_client_is_one_whatever_it_writes_into_its_half_of_an_ipv6_address() {
+        let of = |text: &str| client(text.parse().unwrap()).to_string();
+        assert_eq!(of("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
+        assert_eq!(of("2001:db8:1:2:ffff::1"), "2001:db8:1:2::");
+        assert_eq!(of("2001:db8:1:3::1"), "2001:db8:1:3::");
+        assert_eq!(of("::ffff:192.0.2.7"), "192.0.2.7");
+        assert_eq!(of("192.0.2.7"), "192.0.2.7");
+    }
+
+    #[test]
+    fn the_memory_is_bounded_and_the_newest_are_remembered() {
+        let guessing = Guessing::default();
+        let address = |n: u32| Some(IpAddr::V4(n.into()));
+        let note = |n: u32| guessing.note(address(n), None, NOW);
+        for n in 0..10_000 {
+            assert_eq!(note(n), None);
+            assert!(guessing.0.lock().unwrap().of.len() <= MOST);
+        }
+        // Those of the last half have one each; 18 more are not enough for another.
+        (0..18).for_each(|_| assert_eq!(note(9_999), None));
+        assert_eq!(note(9_999), Some((address(9_999), 20)));
+        assert!(guessing.0.lock().unwrap().of.contains_key(&address(10_000 - MOST as u32 / 2)));
+    }
+}

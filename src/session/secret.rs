@@ -1,0 +1,167 @@
+//! A secret of the session, which its pages prove to know. It is made when it is first asked for,
+//! stays through renewals, and is replaced at every sign-in.
+
+use std::hint::black_box;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use crate::data::{Data, Value};
+use crate::delta::{Change, Delta};
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::random;
+use crate::session::changes::Changes;
+use crate::session::{Known, Session, State};
+use crate::store::{Committed, Fate};
+
+/// The name under which it is stored.
+const NAME: &str = "cloakroom.csrf";
+
+const DOING: &str = "make a CSRF token";
+
+/// 256 random bits; stored as base64url without padding.
+#[derive(Clone)]
+pub(crate) struct Secret([u8; 32]);
+
+impl Secret {
+    pub(super) fn generate() -> Result<Self> {
+        Ok(Secret(random(DOING)?))
+    }
+
+    /// `None` for anything that [`value`](Self::value) cannot have written.
+    fn read(value: &Value) -> Option<Self> {
+        let bytes = URL_SAFE_NO_PAD.decode(value.decode::<String>().ok()?).ok()?;
+        Some(Secret(bytes.try_into().ok()?))
+    }
+
+    fn of(data: &Data) -> Option<Self> {
+        data.get(NAME).and_then(Secret::read)
+    }
+
+    fn value(&self) -> Result<Value> {
+        Value::encode(&URL_SAFE_NO_PAD.encode(self.0))
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// Takes the same time for all bytes.
+    pub(crate) fn is(&self, bytes: &[u8; 32]) -> bool {
+        let pairs = self.0.iter().zip(bytes);
+        // Seen by the optimizer as a whole, the loop could end at the first difference.
+        pairs.fold(0, |different, (own, other)| black_box(different | (own ^ other))) == 0
+    }
+}
+
+impl State {
+    /// The secret as this request sees it.
+    fn secret(&self) -> Option<Secret> {
+        match self.changes.delta().change(NAME) {
+            Change::Set(value) => Secret::read(value),
+            Change::Removed => None,
+            Change::Untouched => self.known.data().and_then(Secret::of),
+        }
+    }
+
+    /// The changes, such that no secret from before is left when they are stored: not the one that
+    /// is known, nor one that a parallel request is about to add.
+    pub(super) fn with_new_secret(&self, new: &Secret) -> Result<Delta> {
+        let mut delta = self.changes.delta().clone();
+        let in_delta = matches!(delta.change(NAME), Change::Set(_));
+        if in_delta || self.known.data().is_some_and(|data| data.get(NAME).is_some()) {
+            delta.set(NAME, new.value()?);
+        } else {
+            delta.remove(NAME);
+        }
+        Ok(delta)
+    }
+}
+
+impl Session {
+    /// The session's secret, if it has one. Writes nothing.
+    pub(crate) fn secret_if_any(&self) -> Result<Option<Secret>> {
+        let mut state = self.state();
+        self.read(&mut state)?;
+        Ok(state.secret())
+    }
+
+    /// The session's secret. Where there is no session it is a change like any other.
+    pub(crate) fn secret(&self) -> Result<Secret> {
+        let mut state = self.state();
+        let state = &mut *state;
+        self.read(state)?;
+        if let Some(secret) = state.secret() {
+            return Ok(secret);
+        }
+        if state.closed {
+            return Err(Error::new(ErrorKind::Closed, DOING));
+        }
+        state.check_readable(DOING)?;
+        let secret = match &state.known {
+            Known::Live { record, .. } if !state.ignored => match Secret::of(&record.data) {
+                Some(secret) => Some(secret),
+                None => self.add_secret(state)?,
+            },
+            _ => None,
+        };
+        if secret.is_none() && state.lost {
+            // The session is gone, and no token of this request can hold.
+            return Secret::generate();
+        }
+        match (secret, state.changes.delta().change(NAME)) {
+            (Some(secret), Change::Untouched) => Ok(secret),
+            // It outlives a `clear` in the same request, because pages have been shown with it.
+            (secret, _) => {
+                let secret = secret.map_or_else(Secret::generate, Ok)?;
+                let value = secret.value()?;
+                state.changes.edit(|delta| delta.set(NAME, value.clone()));
+                Ok(secret)
+            }
+        }
+    }
+
+    /// Gives a session that has none its secret, unless another request does so first, and gives
+    /// whichever is stored then. It is done at once and by itself: as one of the changes at the end
+    /// it would replace the secret of a page that was shown in the meantime. `None` if the session
+    /// is not there any more.
+    fn add_secret(&self, state: &mut State) -> Result<Option<Secret>> {
+        let Known::Live { record, key } = &state.known else { return Ok(None) };
+        let (key, handle, revision) = (*key, record.handle, record.revision);
+        let new = Secret::generate()?.value()?;
+        let mut alone = Changes::default();
+        let unless_there = move |now: Option<&Value>| {
+            Ok(now.filter(|now| Secret::read(now).is_some()).or(Some(&new)).cloned())
+        };
+        alone.update(NAME, state.known.data(), Box::new(unless_there))?;
+        let others = std::mem::replace(&mut state.changes, alone);
+        let answer = self.commit_to(state, &key, Fate::Merge);
+        state.changes = others;
+        let stored = match answer {
+            Ok(Committed::Done { record, key, .. } | Committed::Unchanged { record, key }) => {
+                let secret = Secret::of(&record.data);
+                state.known = Known::Live { record, key };
+                secret.map(Some).ok_or_else(|| Error::new(ErrorKind::Unexpected, DOING))
+            }
+            Ok(Committed::Renewed | Committed::Gone) => Ok(None),
+            Ok(Committed::Undecodable { handle, error }) => {
+                self.undecodable(handle.as_ref(), &error);
+                Ok(None)
+            }
+            Ok(_) => Err(Error::new(ErrorKind::Unexpected, DOING)),
+            Err(error) => Err(error),
+        };
+        if let Ok(None) = stored {
+            // It was ended or renewed by someone else: this request is late.
+            state.forget();
+            self.lose(state, Some(&handle));
+        }
+        // What was computed before was computed from that revision, and will be computed again.
+        if let Known::Live { record, .. } = &mut state.known
+            && state.changes.depends_on_data()
+        {
+            record.revision = revision;
+        }
+        stored
+    }
+}

@@ -1,0 +1,130 @@
+//! Who presents many ids that are none of ours is told of.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use cloakroom::event::{Event, EventKind, Events, Sink};
+use cloakroom::http::{Outcome, RequestHead};
+use cloakroom::id::SessionId;
+use cloakroom::{Session, SessionManager};
+
+use crate::common::in_process::{App, Browser, complete, defaults, on_both_stores};
+
+/// Keeps what is said of guessing.
+#[derive(Clone, Debug, Default)]
+struct Told(Arc<Mutex<Vec<(Option<IpAddr>, u64, String)>>>);
+
+impl Sink for Told {
+    fn record(&self, event: &Event<'_>) {
+        if let Event::Guessing { address, count } = event {
+            self.0.lock().unwrap().push((*address, *count, event.to_string()));
+        }
+    }
+}
+
+fn head<'r>(cookie: &'r str, from: Option<&str>) -> RequestHead<'r> {
+    let head = RequestHead::new().cookie(cookie);
+    from.map_or(head, |address| head.peer(address.parse().unwrap()))
+}
+
+/// A request with an id that no session has.
+fn guess(sessions: &SessionManager, from: Option<&str>, act: impl FnOnce(&Session)) {
+    let cookie = format!("__Host-id={}", SessionId::generate().unwrap().reveal());
+    let session = sessions.open(head(&cookie, from));
+    act(&session);
+    complete(sessions, &session);
+}
+
+fn read(session: &Session) {
+    assert_eq!(session.get::<u32>("n").unwrap(), None);
+}
+
+#[test]
+fn many_unknown_ids_from_one_address_are_told_of_once_and_at_each_doubling() {
+    on_both_stores(defaults, |app| {
+        let told = Told::default();
+        let sessions = app.another(|builder| builder.events(Events::new(told.clone())));
+        for n in 1..=85 {
+            // Those who write without a look are found out at the end of the request.
+            match n % 2 {
+                0 => guess(&sessions, Some("192.0.2.7"), read),
+                _ => guess(&sessions, Some("192.0.2.7"), |s| s.set("n", 1).unwrap()),
+            }
+            guess(&sessions, Some(&format!("198.51.100.{n}")), read);
+        }
+        let address = Some("192.0.2.7".parse().unwrap());
+        let told = told.0.lock().unwrap();
+        let counts: Vec<_> = told.iter().map(|(from, count, _)| (*from, *count)).collect();
+        assert_eq!(counts, [(address, 20), (address, 40), (address, 80)]);
+        assert_eq!(told[0].2, "20 odd ids within a minute came from 192.0.2.7: a guesser?");
+        assert_eq!(sessions.events().count(EventKind::Guessing), 3);
+    });
+}
+
+#[test]
+fn malformed_ids_count_and_an_ipv6_network_is_one_client() {
+    on_both_stores(defaults, |app| {
+        let told = Told::default();
+        let sessions = app.another(|builder| builder.events(Events::new(told.clone())));
+        for n in 0..10 {
+            let address = format!("2001:db8::{n}:1");
+            guess(&sessions, Some(&address), read);
+            // It is not looked up, so a request that does not use its session is counted too.
+            drop(sessions.open(head(&format!("__Host-id=garbage{n}"), Some(&address))));
+        }
+        let told = told.0.lock().unwrap();
+        assert_eq!(told.len(), 1);
+        assert_eq!((told[0].0, told[0].1), (Some("2001:db8::".parse().unwrap()), 20));
+        assert!(told[0].2.contains("2001:db8::/64"), "{}", told[0].2);
+    });
+}
+
+#[test]
+fn unknown_addresses_are_counted_together_and_a_minute_later_anew() {
+    on_both_stores(defaults, |app| {
+        (0..19).for_each(|_| guess(&app.sessions, None, read));
+        app.clock.advance(Duration::from_secs(60));
+        (0..19).for_each(|_| guess(&app.sessions, None, read));
+        assert_eq!(app.count(EventKind::Guessing), 0);
+        guess(&app.sessions, None, read);
+        assert_eq!(app.count(EventKind::Guessing), 1);
+        assert_eq!(app.count(EventKind::Unknown), 39);
+    });
+}
+
+#[test]
+fn a_client_that_keeps_the_id_of_an_ended_session_is_no_guesser() {
+    on_both_stores(defaults, |app| {
+        let browser = app.visitor(1);
+        let registry = app.store.inner().registry().unwrap();
+        registry.revoke(&cloakroom::store::Which::All, None, crate::common::NOW).unwrap();
+        for _ in 0..100 {
+            let session = browser.open(&app.sessions);
+            read(&session);
+            complete(&app.sessions, &session);
+        }
+        assert_eq!(app.count(EventKind::Unknown), 100);
+        assert_eq!(app.count(EventKind::Guessing), 0);
+    });
+}
+
+#[test]
+fn those_who_have_a_session_or_were_just_renewed_are_not_counted() {
+    on_both_stores(defaults, |app| {
+        let App { sessions, .. } = &app;
+        for _ in 0..30 {
+            let mut browser = app.visitor(1);
+            let mut old = browser.clone();
+            browser.request(sessions, |session| session.renew().unwrap());
+            old.request(sessions, read);
+            let session = browser.open(sessions);
+            assert_eq!(session.get("n").unwrap(), Some(1));
+            // The response of the one that ended it went out first.
+            browser.request(sessions, |session| session.destroy().unwrap());
+            sessions.close(&session, Outcome::Completed).unwrap();
+            Browser::default().request(sessions, read);
+        }
+        assert_eq!(app.count(EventKind::Guessing), 0);
+    });
+}

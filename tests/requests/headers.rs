@@ -1,0 +1,184 @@
+//! Headers that are sent when asked for: what is not to be stored, what is to be forgotten.
+
+use cloakroom::http::{Outcome, ResponseHeaders};
+use cloakroom::manager::Builder;
+use cloakroom::{ErrorKind, Session};
+
+use crate::common::faulty::Call;
+use crate::common::in_process::{
+    Browser, REMOVAL, complete, defaults, issued, on_both_stores, set_cookie, sign_in, who,
+};
+
+fn asked_for(builder: Builder) -> Builder {
+    builder.clear_site_data(true).no_store_when_signed_in(true)
+}
+
+fn value<'h>(headers: &'h ResponseHeaders, name: &str) -> Option<&'h str> {
+    let values: Vec<&str> =
+        headers.iter().filter(|(have, _)| *have == name).map(|(_, value)| value).collect();
+    assert!(values.len() <= 1, "{values:?}");
+    values.first().copied()
+}
+
+fn clears(headers: &ResponseHeaders) -> bool {
+    let value = value(headers, "Clear-Site-Data");
+    assert!(matches!(value, None | Some("\"cache\", \"storage\"")), "{value:?}");
+    value.is_some()
+}
+
+fn not_stored(headers: &ResponseHeaders) -> bool {
+    value(headers, "Cache-Control") == Some("no-store")
+}
+
+#[test]
+fn neither_header_is_sent_unless_it_is_asked_for() {
+    on_both_stores(defaults, |app| {
+        let mut browser = app.signed_in("ada");
+        let headers = browser.request(&app.sessions, |s| drop(s.user().unwrap()));
+        assert_eq!(headers.iter().collect::<Vec<_>>(), [("Vary", "Cookie")]);
+        let headers = browser.request(&app.sessions, |session| session.destroy().unwrap());
+        assert!(!clears(&headers) && !not_stored(&headers));
+    });
+}
+
+#[test]
+fn the_response_of_a_request_that_destroyed_a_session_clears_what_the_browser_keeps() {
+    on_both_stores(asked_for, |app| {
+        let mut browser = app.visitor(1);
+        let old = browser.clone();
+        let headers = browser.request(&app.sessions, |session| session.destroy().unwrap());
+        assert!(clears(&headers));
+        assert_eq!(set_cookie(&headers), Some(REMOVAL));
+
+        // There is nothing to destroy any more, and nothing was.
+        let headers = old.clone().request(&app.sessions, |session| session.destroy().unwrap());
+        assert!(!clears(&headers));
+        let headers = Browser::default().request(&app.sessions, |s| s.destroy().unwrap());
+        assert!(!clears(&headers));
+
+        // One that begins in the same response keeps its cookie.
+        let mut browser = app.visitor(1);
+        let headers = browser.request(&app.sessions, |session| {
+            session.destroy().unwrap();
+            session.flash("info", "bye").unwrap();
+        });
+        issued(&headers);
+        assert!(clears(&headers) && !value(&headers, "Clear-Site-Data").unwrap().contains("cook"));
+
+        // A panic does not undo it.
+        let mut browser = app.visitor(1);
+        let destroy = |session: &Session| session.destroy().unwrap();
+        let headers = browser.try_request(&app.sessions, Outcome::Panicked, destroy).unwrap();
+        assert!(clears(&headers));
+    });
+}
+
+#[test]
+fn a_request_that_destroyed_nothing_clears_nothing() {
+    on_both_stores(asked_for, |app| {
+        let acts: [fn(&Session); 6] = [
+            |_| {},
+            |session| assert_eq!(session.get("n").unwrap(), Some(1)),
+            |session| session.set("n", 1).unwrap(),
+            |session| session.clear().unwrap(),
+            |session| session.renew().unwrap(),
+            |session| sign_in(session, "ada"),
+        ];
+        for act in acts {
+            assert!(!clears(&app.visitor(1).request(&app.sessions, act)));
+        }
+        // Nor does one whose session was renewed meanwhile, so that its destroy was without effect.
+        let mut browser = app.visitor(1);
+        let late = browser.open(&app.sessions);
+        late.destroy().unwrap();
+        browser.request(&app.sessions, |session| session.renew().unwrap());
+        let headers = complete(&app.sessions, &late);
+        assert!(headers.discarded && !clears(&headers));
+        // Nor a sign-in that ends what else was presented.
+        let (first, other) = (app.visitor(1), app.signed_in("zoe"));
+        let both = format!("{}; {}", first.cookie.unwrap(), other.cookie.clone().unwrap());
+        let mut browser = Browser::with(both);
+        let headers = browser.request(&app.sessions, |session| sign_in(session, "ada"));
+        assert_eq!(who(&app.sessions, &other), None);
+        assert!(!clears(&headers));
+    });
+}
+
+#[test]
+fn a_destroy_that_was_done_before_the_end_failed_clears_and_one_that_failed_does_not() {
+    on_both_stores(asked_for, |app| {
+        let browser = app.visitor(1);
+        let session = browser.open(&app.sessions);
+        session.destroy().unwrap();
+        app.store.fail(Call::Commit, 1, ErrorKind::Busy);
+        app.sessions.close(&session, Outcome::Completed).unwrap_err();
+        assert!(!clears(&app.sessions.headers_after_failure(&session)));
+
+        let session = browser.open(&app.sessions);
+        session.destroy().unwrap();
+        assert_eq!(session.commit().unwrap(), cloakroom::Saved::Kept);
+        session.set("n", 1).unwrap();
+        app.store.fail(Call::Commit, 1, ErrorKind::Busy);
+        app.sessions.close(&session, Outcome::Completed).unwrap_err();
+        let headers = app.sessions.headers_after_failure(&session);
+        assert_eq!(set_cookie(&headers), None);
+        assert!(clears(&headers));
+    });
+}
+
+#[test]
+fn what_is_shown_to_somebody_signed_in_is_not_stored() {
+    on_both_stores(asked_for, |app| {
+        let acts: [fn(&Session); 8] = [
+            |session| drop(session.user().unwrap()),
+            |session| assert_eq!(session.get::<u32>("n").unwrap(), None),
+            |session| session.set("n", 1).unwrap(),
+            |session| session.renew().unwrap(),
+            |session| drop(session.csrf_token().unwrap()),
+            |session| {
+                session.user().unwrap();
+                session.ignore().unwrap();
+            },
+            |session| sign_in(session, "ben"),
+            |session| {
+                session.user().unwrap();
+                session.destroy().unwrap();
+            },
+        ];
+        for (index, act) in acts.into_iter().enumerate() {
+            let mut browser = app.signed_in("ada");
+            assert!(not_stored(&browser.request(&app.sessions, act)), "{index}");
+        }
+        let headers = app.visitor(1).request(&app.sessions, |session| sign_in(session, "ada"));
+        assert!(not_stored(&headers));
+        let public = headers.cache_control(Some("public, max-age=60")).unwrap();
+        assert_eq!(public, "max-age=60, private, no-store");
+    });
+}
+
+#[test]
+fn what_was_seen_of_a_user_is_not_stored_although_the_session_was_ended_meanwhile() {
+    on_both_stores(asked_for, |app| {
+        let mut browser = app.signed_in("ada");
+        let late = browser.open(&app.sessions);
+        assert!(late.user().unwrap().is_some());
+        late.set("n", 2).unwrap();
+        browser.request(&app.sessions, |session| session.destroy().unwrap());
+        let headers = complete(&app.sessions, &late);
+        assert!(headers.discarded && not_stored(&headers));
+    });
+}
+
+#[test]
+fn what_is_shown_to_nobody_in_particular_may_be_stored() {
+    on_both_stores(asked_for, |app| {
+        let browser = app.signed_in("ada");
+        let headers = complete(&app.sessions, &browser.open(&app.sessions));
+        assert_eq!(headers, ResponseHeaders::default(), "the session was not looked at");
+        let headers = app.visitor(1).request(&app.sessions, |s| drop(s.user().unwrap()));
+        assert!(!not_stored(&headers) && !headers.no_store);
+        assert_eq!(headers.cache_control(Some("public")), None);
+        let headers = Browser::default().request(&app.sessions, |s| s.set("n", 1).unwrap());
+        assert!(!not_stored(&headers));
+    });
+}
