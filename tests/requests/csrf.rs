@@ -6,8 +6,10 @@ use std::thread;
 use cloakroom::event::EventKind;
 use cloakroom::http::Outcome;
 use cloakroom::manager::Builder;
+use cloakroom::manager::OnLoadFailure;
+use cloakroom::session::Saved;
 use cloakroom::store::{AtLimit, Which};
-use cloakroom::{ErrorKind, OnLoadFailure, Saved, Session, SignIn};
+use cloakroom::{ErrorKind, Session, SignIn};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 

@@ -116,7 +116,7 @@ fn a_destroy_that_was_done_before_the_end_failed_clears_and_one_that_failed_does
 
         let session = browser.open(&app.sessions);
         session.destroy().unwrap();
-        assert_eq!(session.commit().unwrap(), cloakroom::Saved::Kept);
+        assert_eq!(session.commit().unwrap(), cloakroom::session::Saved::Kept);
         session.set("n", 1).unwrap();
         app.store.fail(Call::Commit, 1, ErrorKind::Busy);
         app.sessions.close(&session, Outcome::Completed).unwrap_err();
