@@ -85,12 +85,17 @@ impl<'r> RequestHead<'r> {
     /// The client's address, where so many proxies have each added the address of whoever
     /// connected to them. A request with fewer entries has not come through all of them.
     pub(crate) fn client_address(&self, proxies: u8) -> Option<IpAddr> {
-        let Some(nearer) = usize::from(proxies).checked_sub(1) else { return self.peer };
+        let Some(nearer) = usize::from(proxies).checked_sub(1) else { return self.connected() };
         let lines = self.forwarded_for.iter().flatten().rev();
         match lines.flat_map(|line| line.rsplit(',')).nth(nearer) {
             Some(entry) => address(entry.trim()),
-            None => self.peer,
+            None => self.connected(),
         }
+    }
+
+    /// A listener for both kinds of addresses gives those of IPv4 in the clothes of IPv6.
+    fn connected(&self) -> Option<IpAddr> {
+        self.peer.map(|address| address.to_canonical())
     }
 }
 

@@ -120,7 +120,7 @@ enum Plan {
     Fail(ErrorKind),
 }
 
-/// Where one call waits until this is ended, or dropped.
+/// Where one call waits until this is ended, or dropped; for 30 seconds at most.
 #[derive(Debug)]
 #[must_use]
 pub struct Pause {
@@ -181,7 +181,8 @@ impl<S: Store> PausingStore<S> {
             Some(Plan::Wait { reached, end }) => {
                 // Nobody may be watching.
                 let _ = reached.send(());
-                let _ = end.recv();
+                // A test that forgets to end it does not hang, nor does a manager that is dropped.
+                let _ = end.recv_timeout(PATIENCE);
                 Ok(())
             }
         }

@@ -3,26 +3,28 @@
 
 #[path = "common/client.rs"]
 mod client;
+#[path = "common/rocket_server.rs"]
+mod rocket_server;
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use client::{Exchange, send};
 use cloakroom::event::{Event, EventKind, Events, Sink};
 use cloakroom::testing::{Call, PausingStore, signed_in, with_session};
-use cloakroom::web::rocket::{ManagerOf, SessionOf, Sessions};
+use cloakroom::web::rocket::{ManagerOf, SessionOf, Sessions, outcome};
 use cloakroom::{
     CookieConfig, Error, ErrorKind, MemoryStore, Session, SessionManager, UserKey, web,
 };
-use rocket::config::{Config, Ident, LogLevel, Shutdown};
-use rocket::fairing::AdHoc;
+use rocket::config::{Config, Ident, LogLevel};
 use rocket::http::{ContentType, Cookie, CookieJar, Header, Status};
 use rocket::local::blocking;
+use rocket::outcome::try_outcome;
 use rocket::request::{FromRequest, Outcome};
 use rocket::response::{Redirect, Responder};
 use rocket::{Build, Request, Rocket, catch, catchers, get, post, routes};
+use rocket_server::Server;
 
 const REMOVAL: &str = "__Host-id=; Path=/; Max-Age=0; Secure; HttpOnly; SameSite=Lax";
 
@@ -121,15 +123,10 @@ impl<'r> FromRequest<'r> for User {
     type Error = Error;
 
     async fn from_request(request: &'r Request<'_>) -> Outcome<Self, Error> {
-        let session = match request.guard::<&Session>().await {
-            Outcome::Success(session) => session,
-            Outcome::Error(error) => return Outcome::Error(error),
-            Outcome::Forward(status) => return Outcome::Forward(status),
-        };
-        match session.user() {
-            Ok(Some(user)) => Outcome::Success(User(user)),
-            Ok(None) => Outcome::Forward(Status::Unauthorized),
-            Err(error) => Outcome::Error((Status::InternalServerError, error)),
+        let session = try_outcome!(request.guard::<&Session>().await);
+        match try_outcome!(outcome(request, session.user())) {
+            Some(user) => Outcome::Success(User(user)),
+            None => Outcome::Forward(Status::Unauthorized),
         }
     }
 }
@@ -148,12 +145,18 @@ fn home_of_nobody() -> Redirect {
 }
 
 #[test]
-fn a_guard_of_the_application_can_ask_the_session_and_forward() {
-    let sessions = memory();
+fn a_guard_of_the_application_can_ask_the_session_forward_and_fail() {
+    let store = PausingStore::new(MemoryStore::new());
+    let sessions = SessionManager::new(store.clone()).unwrap();
     let ada = signed_in(&sessions, UserKey::new("ada").unwrap()).unwrap();
-    let client = client(bare().attach(sessions).mount("/", routes![home, home_of_nobody]));
+    let rocket = bare().attach(sessions.clone()).mount("/", routes![home, home_of_nobody]);
+    let client = client(rocket);
     let response = client.get("/home").header(cookie(&ada)).dispatch();
     assert_eq!(response.into_string().unwrap(), "ada true");
+    store.fail(Call::Load, ErrorKind::Busy);
+    let response = client.get("/home").header(cookie(&ada)).dispatch();
+    assert_eq!(response.status(), Status::ServiceUnavailable);
+    assert_eq!(sessions.events().count(EventKind::RequestFailed), 1);
     let response = client.get("/home").dispatch();
     assert_eq!(response.headers().get_one("Location"), Some("/sign-in"));
     assert_eq!(response.headers().get_one("Vary"), Some("Cookie"), "who had looked");
@@ -374,45 +377,16 @@ fn a_panic_in_another_task_or_thread_is_none_of_the_request() {
 
 // Threads.
 
-struct Server {
-    address: SocketAddr,
-    stop: Option<(rocket::Shutdown, thread::JoinHandle<()>)>,
-}
-
-impl Server {
-    /// On a socket, with two threads for all requests.
-    fn start(rocket: Rocket<Build>) -> Self {
-        let (listening, listens) = mpsc::channel();
-        let shutdown = Shutdown { ctrlc: false, grace: 0, mercy: 0, ..Shutdown::default() };
-        let config = Config { workers: 2, port: 0, shutdown, ..quiet() };
-        let rocket = rocket.configure(config).attach(AdHoc::on_liftoff("tell", |rocket| {
-            Box::pin(async move {
-                let address = SocketAddr::from((rocket.config().address, rocket.config().port));
-                listening.send((address, rocket.shutdown())).unwrap();
-            })
-        }));
-        let thread = thread::spawn(move || {
-            // Clients may keep their connections.
-            let _ = rocket::execute(rocket.launch()).map_err(|error| error.kind().to_string());
-        });
-        let (address, shutdown) = listens.recv().unwrap();
-        Server { address, stop: Some((shutdown, thread)) }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        if let Some((shutdown, thread)) = self.stop.take() {
-            shutdown.notify();
-            let _ = thread.join();
-        }
-    }
-}
-
 #[post("/commit")]
 fn commit(session: &Session) -> cloakroom::Result<String> {
     session.set("n", 1)?;
     Ok(format!("{:?}", session.commit()?))
+}
+
+#[post("/sign-out")]
+fn sign_out(session: &Session) -> cloakroom::Result<&'static str> {
+    session.destroy()?;
+    Ok("out")
 }
 
 #[post("/begin")]
@@ -425,13 +399,15 @@ async fn begin(session: &Session) -> cloakroom::Result<&'static str> {
 fn while_64_requests_wait_for_the_store_a_route_without_a_session_answers() {
     let store = PausingStore::new(MemoryStore::new());
     let sessions = SessionManager::new(store.clone()).unwrap();
-    let routes = routes![visits, commit, begin, sign_in, free];
+    let routes = routes![visits, commit, begin, sign_in, sign_out, free];
     let server = Server::start(bare().attach(sessions.clone()).mount("/", routes));
     for (call, request, answer) in [
         (Call::Load, client::Request::get("/visits"), "7"),
         (Call::Load, client::Request::post("/sign-in"), "done"),
         (Call::Commit, client::Request::post("/commit"), "Kept"),
         (Call::Commit, client::Request::post("/begin"), "begun"),
+        (Call::Commit, client::Request::post("/sign-in"), "done"),
+        (Call::Commit, client::Request::post("/sign-out"), "out"),
     ] {
         let visitor = with_session(&sessions, |session| session.set("visits", 7)).unwrap();
         let request = request.cookie(visitor);

@@ -14,6 +14,8 @@ fn memory() -> SessionManager {
 }
 
 fn bare() -> Rocket<Build> {
+    // Before Rocket sets a logger of its own.
+    logged();
     rocket::custom(Config { log_level: LogLevel::Off, ..Config::debug_default() })
 }
 

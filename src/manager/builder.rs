@@ -10,6 +10,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::cookie::{self, CookieConfig};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
+use crate::http::RequestHead;
 use crate::lifetime::Lifetime;
 use crate::manager::SessionManager;
 use crate::policy::Policy;
@@ -155,7 +156,7 @@ impl Builder {
     /// How many proxies stand in front of the application that each add to `X-Forwarded-For`: the
     /// client's address is the one that the farthest of them has added. Defaults to 0: the header,
     /// which any client can send, is not believed, and the address is the connection's own. Every
-    /// request must come through all of them.
+    /// request must come through all of them. At most 8.
     pub fn behind_proxies(self, proxies: u8) -> Self {
         self.with(|settings| settings.proxies = proxies)
     }
@@ -250,6 +251,9 @@ impl Builder {
                     return Err(invalid("that header has a meaning of its own"));
                 }
             }
+        }
+        if usize::from(settings.proxies) > RequestHead::MAX_COOKIE_HEADERS {
+            return Err(invalid("the addresses of at most 8 proxies are looked at"));
         }
         let possible = Duration::from_millis(1)..=Duration::from_secs(86_400);
         if self.sweep_every.is_some_and(|interval| !possible.contains(&interval)) {

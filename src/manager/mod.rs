@@ -177,6 +177,16 @@ impl SessionManager {
         }
     }
 
+    /// The cookie or header that carries the id, in words. Two managers of one application must not
+    /// have the same: they would take each other's sessions away.
+    #[must_use]
+    pub fn carrier(&self) -> String {
+        match &self.shared.settings.transport {
+            Transport::Cookie(cookie) => format!("the cookie {}", cookie.name_text()),
+            Transport::Header(name) => format!("the header {}", name.to_ascii_lowercase()),
+        }
+    }
+
     /// The HTTP status to answer a request with that failed with `error`.
     #[must_use]
     pub fn status_of(&self, error: &Error) -> u16 {

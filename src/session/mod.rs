@@ -514,6 +514,14 @@ impl Session {
         Ok(())
     }
 
+    /// Whether this request has changes that are not stored yet. A change to what is there already
+    /// counts too.
+    #[must_use]
+    pub fn is_changed(&self) -> bool {
+        let state = self.state();
+        !state.closed && state.has_changes()
+    }
+
     /// Leaves the session as it was before this request, whatever was changed, and sends no
     /// cookie. What [`commit`](Self::commit) and [`sign_in`](Self::sign_in) did stands.
     ///

@@ -124,7 +124,15 @@ impl Session {
         if std::mem::replace(&mut state.closed, true) {
             return Err(Error::new(ErrorKind::Closed, "close a session"));
         }
-        let state = &mut *state;
+        let headers = self.end(&mut state, outcome);
+        if headers.is_err() {
+            // Who answers the failure must not read what was never stored.
+            state.changes = Changes::default();
+        }
+        headers
+    }
+
+    fn end(&self, state: &mut State, outcome: Outcome) -> Result<ResponseHeaders> {
         if state.ignored {
             state.changes = Changes::default();
             state.renew = false;

@@ -165,7 +165,6 @@ mod on_rocket {
             let config = Config {
                 address: address.ip(),
                 port: address.port(),
-                workers: 4,
                 keep_alive: 600,
                 ident: Ident::none(),
                 log_level: LogLevel::Off,

@@ -273,7 +273,8 @@ impl Client {
         new: &Replacement,
         doing: &'static str,
     ) -> Result<Written> {
-        let answer = self.server(&new.key)?.client.run(self.set(space, new, doing)?);
+        let (server, set) = (self.server(&new.key)?, self.set(space, new, doing)?);
+        let answer = uninterrupted(|| server.client.run(set.clone()));
         answer
             .map(|result| written(new.stamp.epoch, result))
             .map_err(|source| failure(doing, source))
@@ -300,7 +301,7 @@ impl Client {
                     Err(error) => put(&mut done, index, Err(error)),
                 }
             }
-            match server.client.run_many(sets) {
+            match uninterrupted(|| server.client.run_many(sets.clone())) {
                 Ok(answers) => {
                     for ((index, epoch), answer) in sent.into_iter().zip(answers) {
                         let answer = answer.map(|result| written(epoch, result));
@@ -338,7 +339,8 @@ impl Client {
         doing: &'static str,
     ) -> Result<bool> {
         let delete = Delete::new(self.name(space, stamp.epoch, key)).compare_cas(stamp.cas);
-        let answer = self.server(key)?.client.run(delete);
+        let server = self.server(key)?;
+        let answer = uninterrupted(|| server.client.run(delete.clone()));
         answer.map(|result| result.applied()).map_err(|source| failure(doing, source))
     }
 
@@ -370,7 +372,8 @@ impl Client {
         for server in &self.servers {
             let epoch = new_epoch()?;
             let set = Set::new(self.name_of_epoch(space), format!("{epoch:016x}")).ttl(Ttl::NEVER);
-            let done = server.client.run(set).map_err(|source| failure(doing, source));
+            let done = uninterrupted(|| server.client.run(set.clone()))
+                .map_err(|source| failure(doing, source));
             if done.is_ok() {
                 server.note(space, epoch);
             }
@@ -395,8 +398,8 @@ impl Client {
             };
             let mut batch: Vec<Op> = vec![Get::new(self.name_of_epoch(space)).into()];
             batch.extend(operations(epoch));
-            let answers =
-                server.client.run_batch(batch).map_err(|source| failure(doing, source))?;
+            let answers = uninterrupted(|| server.client.run_batch(batch.clone()))
+                .map_err(|source| failure(doing, source))?;
             let mut answers = answers.into_iter();
             let current = got(answers.next(), doing)?;
             if read_epoch(&current) == Some(epoch) {
@@ -414,7 +417,7 @@ impl Client {
         let name = self.name_of_epoch(space);
         let failed = |source| failure(doing, source);
         for _ in 0..TRIES {
-            let found = server.client.run(Get::new(name).meta(Meta::NONE.cas()));
+            let found = uninterrupted(|| server.client.run(Get::new(name).meta(Meta::NONE.cas())));
             let found = found.map_err(failed)?;
             if let Some(epoch) = read_epoch(&found) {
                 server.note(space, epoch);
@@ -427,7 +430,7 @@ impl Client {
                 None => set.add(),
             };
             // Whoever was faster has made the epoch for all.
-            server.client.run(set).map_err(failed)?;
+            uninterrupted(|| server.client.run(set.clone())).map_err(failed)?;
         }
         Err(Error::with_source(ErrorKind::Busy, doing, "others keep clearing the store"))
     }
@@ -524,6 +527,18 @@ fn ttl(life: Option<Duration>) -> Ttl {
         Some(seconds) if unix + u64::from(seconds) < u64::from(u32::MAX) => Ttl::secs(seconds),
         _ => Ttl::NEVER,
     }
+}
+
+/// Sends again what a signal has kept from being sent, be it the end of a child or a terminal's.
+/// That it was not is what the client means by an error of this kind.
+fn uninterrupted<T>(send: impl Fn() -> Result<T, ClientError>) -> Result<T, ClientError> {
+    for _ in 1..TRIES {
+        match send() {
+            Err(ClientError::Io(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+            answer => return answer,
+        }
+    }
+    send()
 }
 
 /// The client's error in our kinds, and without the names of keys that its own words have.

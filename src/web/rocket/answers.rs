@@ -2,8 +2,8 @@
 
 use std::error;
 use std::panic::AssertUnwindSafe;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use rocket::catcher::Catcher;
 use rocket::futures::FutureExt;
@@ -12,13 +12,18 @@ use rocket::response::{self, Responder};
 use rocket::{Request, Response};
 
 use crate::error::{Chain, Error};
+use crate::http::Outcome;
 use crate::manager::SessionManager;
+use crate::web::rocket::panics::Watched;
 
 /// Who is told of a request's error, and whether there was one.
 #[derive(Default)]
 struct Operator {
     sessions: OnceLock<SessionManager>,
     was_told: AtomicBool,
+    watched: OnceLock<Watched>,
+    /// The headers with ids that were added so far, by all managers of this request.
+    kept: Mutex<Vec<(String, String)>>,
 }
 
 fn operator<'r>(request: &'r Request<'_>) -> &'r Operator {
@@ -30,9 +35,86 @@ pub(super) fn used(request: &Request<'_>, sessions: &SessionManager) {
     operator(request).sessions.get_or_init(|| sessions.clone());
 }
 
-/// Whether an error of ours was returned, whatever a catcher made of it.
-pub(super) fn has_failed(request: &Request<'_>) -> bool {
-    operator(request).was_told.load(Ordering::Relaxed)
+/// Watches for a panic of this request from now on.
+pub(super) fn watch(request: &Request<'_>) {
+    operator(request).watched.get_or_init(Watched::new);
+}
+
+/// What became of the handler, and what it said if it panicked.
+///
+/// A catcher can make any status of a failure. That a panic was caught by the handler itself, and
+/// its answer is a success, is told by asking that catcher: it answers alike if it was its answer.
+pub(super) async fn outcome(request: &Request<'_>, answered: Status) -> (Outcome, Option<String>) {
+    let operator = operator(request);
+    if let Some(panic) = operator.watched.get().and_then(Watched::panic) {
+        let status = Status::InternalServerError;
+        let failed = answered.code >= 500
+            || match matching(status, request) {
+                Some(catcher) => by(&catcher, status, request)
+                    .await
+                    .is_some_and(|answer| answer.status() == answered),
+                None => false,
+            };
+        if failed {
+            return (Outcome::Panicked, Some(panic));
+        }
+    }
+    match operator.was_told.load(Ordering::Relaxed) {
+        true => (Outcome::ServerError, None),
+        false => (Outcome::of_status(answered.code), None),
+    }
+}
+
+/// Adds a header, and keeps it for an answer that replaces this one: what a manager has told the
+/// client is done, whatever becomes of another's session.
+pub(super) fn add_kept(
+    request: &Request<'_>,
+    response: &mut Response<'_>,
+    name: &str,
+    value: &str,
+) {
+    response.adjoin_raw_header(name.to_owned(), value.to_owned());
+    let mut kept = operator(request).kept.lock().unwrap_or_else(PoisonError::into_inner);
+    kept.push((name.to_owned(), value.to_owned()));
+}
+
+/// Replaces the whole response by the catcher's for this status. What stays is what others have
+/// added that is no part of the handler's answer: ids of other managers, and headers that a
+/// server sends with every answer.
+pub(super) async fn replace<'r>(
+    request: &'r Request<'_>,
+    response: &mut Response<'r>,
+    status: u16,
+) {
+    let handlers = std::mem::replace(response, caught(status, request).await);
+    for header in handlers.headers().iter() {
+        let name = header.name().as_str();
+        if is_of_every_answer(name) && !response.headers().contains(name) {
+            response.set_raw_header(name.to_owned(), header.value().to_owned());
+        }
+    }
+    let kept = operator(request).kept.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    for (name, value) in kept {
+        response.adjoin_raw_header(name, value);
+    }
+}
+
+/// Whether a header of this name comes from the server or a fairing rather than from a handler.
+fn is_of_every_answer(name: &str) -> bool {
+    const NAMES: [&str; 9] = [
+        "Server",
+        "X-Content-Type-Options",
+        "X-Frame-Options",
+        "X-XSS-Protection",
+        "Permissions-Policy",
+        "Strict-Transport-Security",
+        "Referrer-Policy",
+        "Content-Security-Policy",
+        "Expect-CT",
+    ];
+    let name = name.to_ascii_lowercase();
+    NAMES.iter().any(|known| known.eq_ignore_ascii_case(&name))
+        || ["access-control-", "cross-origin-"].iter().any(|start| name.starts_with(start))
 }
 
 /// Goes to the catcher of its status; the event tells all of it, the response nothing.
@@ -42,7 +124,10 @@ impl<'r> Responder<'r, 'static> for Error {
     }
 }
 
-fn failed(request: &Request<'_>, error: &(dyn error::Error + Send + Sync + 'static)) -> Status {
+pub(super) fn failed(
+    request: &Request<'_>,
+    error: &(dyn error::Error + Send + Sync + 'static),
+) -> Status {
     let operator = operator(request);
     operator.was_told.store(true, Ordering::Relaxed);
     match operator.sessions.get() {
@@ -85,9 +170,10 @@ fn status(code: u16) -> Status {
 
 /// The answer of the catcher for this status; if that fails too, of the one for 500, as Rocket
 /// does it.
-pub(super) async fn caught<'r>(code: u16, request: &'r Request<'_>) -> Response<'r> {
+async fn caught<'r>(code: u16, request: &'r Request<'_>) -> Response<'r> {
     for status in [status(code), Status::InternalServerError] {
-        if let Some(answer) = by(&matching(status, request), status, request).await {
+        let catcher = matching(status, request).unwrap_or_default();
+        if let Some(answer) = by(&catcher, status, request).await {
             return answer;
         }
     }
@@ -106,14 +192,14 @@ async fn by<'r>(
     AssertUnwindSafe(answer).catch_unwind().await.ok()?.ok()
 }
 
-/// The catcher that Rocket would choose: the deepest base counts first, then the code.
-fn matching(status: Status, request: &Request<'_>) -> Catcher {
+/// The application's catcher that Rocket would choose: the deepest base counts first, then the
+/// code.
+fn matching(status: Status, request: &Request<'_>) -> Option<Catcher> {
     let path = request.uri().path();
     let covers = |catcher: &&Catcher| {
         catcher.code.is_none_or(|code| code == status.code)
             && catcher.base.path().segments().prefix_of(path.segments())
     };
     let depth = |catcher: &&Catcher| (catcher.base.path().segments().len(), catcher.code.is_some());
-    let found = request.rocket().catchers().filter(covers).max_by_key(depth);
-    found.cloned().unwrap_or_default()
+    request.rocket().catchers().filter(covers).max_by_key(depth).cloned()
 }

@@ -5,33 +5,57 @@ use std::fmt::{self, Debug};
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use rocket::http::Status;
 use rocket::request::{FromRequest, Outcome};
 use rocket::{Ignite, Phase, Request, Rocket, Sentinel};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::http::RequestHead;
+use crate::event::Event;
+use crate::http::{self, RequestHead};
 use crate::manager::SessionManager;
 use crate::session::Session;
-use crate::web::rocket::{Managed, answers, panics};
+use crate::web::rocket::{Managed, answers};
 
 /// A request's session of one kind, from the first guard on.
-struct Opened<M> {
-    session: OnceLock<Session>,
+pub(super) struct Opened {
+    pub(super) session: Session,
+    pub(super) sessions: SessionManager,
+}
+
+impl Drop for Opened {
+    /// Rocket ends some requests without asking fairings: those it cannot parse, and those in
+    /// which another fairing panics. What they ended is ended all the same.
+    fn drop(&mut self) {
+        if self.session.is_changed() {
+            self.sessions.events().raise(&Event::Discarded { handle: None });
+        }
+        // One that was ended before says so.
+        let _ = self.sessions.close(&self.session, http::Outcome::Panicked);
+    }
+}
+
+/// Where a request keeps it.
+struct Slot<M> {
+    opened: OnceLock<Opened>,
+    /// The fairing has asked for it: nothing can be stored any more.
+    has_ended: AtomicBool,
     marker: PhantomData<fn() -> M>,
 }
 
-fn in_request<'r, M: 'static>(request: &'r Request<'_>) -> &'r OnceLock<Session> {
-    let opened = || Opened::<M> { session: OnceLock::new(), marker: PhantomData };
-    &request.local_cache(opened).session
+fn slot<'r, M: 'static>(request: &'r Request<'_>) -> &'r Slot<M> {
+    request.local_cache(|| Slot::<M> {
+        opened: OnceLock::new(),
+        has_ended: AtomicBool::new(false),
+        marker: PhantomData,
+    })
 }
 
-/// The session that this request has opened, with its manager.
-pub(super) fn opened<'r, M: 'static>(
-    request: &'r Request<'_>,
-) -> Option<(&'r Session, &'r SessionManager)> {
-    Some((in_request::<M>(request).get()?, manager::<M, _>(request.rocket())?))
+/// The session that this request has opened, at its end.
+pub(super) fn end<'r, M: 'static>(request: &'r Request<'_>) -> Option<&'r Opened> {
+    let slot = slot::<M>(request);
+    slot.has_ended.store(true, Ordering::Relaxed);
+    slot.opened.get()
 }
 
 fn manager<M: 'static, P: Phase>(rocket: &Rocket<P>) -> Option<&SessionManager> {
@@ -49,11 +73,17 @@ fn manager_for<'r, M: 'static>(request: &'r Request<'_>) -> Result<&'r SessionMa
 
 fn session_for<'r, M: 'static>(request: &'r Request<'_>) -> Result<&'r Session> {
     let sessions = manager_for::<M>(request)?;
+    let slot = slot::<M>(request);
     let open = || {
-        panics::begin();
-        sessions.open(head(sessions, request))
+        answers::watch(request);
+        let session = sessions.open(head(sessions, request));
+        if slot.has_ended.load(Ordering::Relaxed) {
+            // It can be read, and refuses to be changed. There is nothing to store yet.
+            let _ = sessions.close(&session, http::Outcome::Completed);
+        }
+        Opened { session, sessions: sessions.clone() }
     };
-    Ok(in_request::<M>(request).get_or_init(open))
+    Ok(&slot.opened.get_or_init(open).session)
 }
 
 fn head<'r>(sessions: &'r SessionManager, request: &'r Request<'_>) -> RequestHead<'r> {
@@ -67,10 +97,36 @@ fn head<'r>(sessions: &'r SessionManager, request: &'r Request<'_>) -> RequestHe
     }
 }
 
-fn outcome<T>(found: Result<T>) -> Outcome<T, Error> {
+/// The outcome of a guard of the application's own that asks the session: an error gets the
+/// manager's [status](SessionManager::status_of) and its event.
+///
+/// ```
+/// use cloakroom::web::rocket::outcome;
+/// use cloakroom::{Error, Session, UserKey};
+/// use rocket::Request;
+/// use rocket::http::Status;
+/// use rocket::outcome::try_outcome;
+/// use rocket::request::{FromRequest, Outcome};
+///
+/// struct User(UserKey);
+///
+/// #[rocket::async_trait]
+/// impl<'r> FromRequest<'r> for User {
+///     type Error = Error;
+///
+///     async fn from_request(request: &'r Request<'_>) -> Outcome<Self, Error> {
+///         let session = try_outcome!(request.guard::<&Session>().await);
+///         match try_outcome!(outcome(request, session.user())) {
+///             Some(user) => Outcome::Success(User(user)),
+///             None => Outcome::Forward(Status::Unauthorized),
+///         }
+///     }
+/// }
+/// ```
+pub fn outcome<T>(request: &Request<'_>, found: Result<T>) -> Outcome<T, Error> {
     match found {
         Ok(found) => Outcome::Success(found),
-        Err(error) => Outcome::Error((Status::InternalServerError, error)),
+        Err(error) => Outcome::Error((answers::failed(request, &error), error)),
     }
 }
 
@@ -96,7 +152,7 @@ impl<'r> FromRequest<'r> for &'r Session {
     type Error = Error;
 
     async fn from_request(request: &'r Request<'_>) -> Outcome<Self, Error> {
-        outcome(session_for::<()>(request))
+        outcome(request, session_for::<()>(request))
     }
 }
 
@@ -111,7 +167,7 @@ impl<'r> FromRequest<'r> for &'r SessionManager {
     type Error = Error;
 
     async fn from_request(request: &'r Request<'_>) -> Outcome<Self, Error> {
-        outcome(manager_for::<()>(request))
+        outcome(request, manager_for::<()>(request))
     }
 }
 
@@ -148,7 +204,8 @@ macro_rules! guard_of_a_kind {
             type Error = Error;
 
             async fn from_request(request: &'r Request<'_>) -> Outcome<Self, Error> {
-                outcome($find::<M>(request).map(|found| $name { found, marker: PhantomData }))
+                let found = $find::<M>(request);
+                outcome(request, found.map(|found| $name { found, marker: PhantomData }))
             }
         }
 

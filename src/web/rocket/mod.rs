@@ -32,15 +32,24 @@
 //! and what the session was told to end is ended. If storing fails, the matching catcher answers
 //! instead, with neither the handler's cookies nor its own in Rocket's jar.
 //!
-//! To know of a panic, launching puts a hook before the program's [panic hook](std::panic), once.
-//! A program that replaces it later makes a handler's panic look like a 500.
+//! To know of a panic, launching puts a hook before the program's [panic hook](std::panic::set_hook), once.
+//! A hook that is set later must call the one before it, or a panic looks like a 500, and where a
+//! catcher makes a success of that, like a success. So does one that is carried on with
+//! [`resume_unwind`](std::panic::resume_unwind), which calls no hook; `unwrap` on the result of a
+//! joined task is a panic like any other.
+//!
+//! An answer that replaces another keeps what the server, or a fairing that was attached before,
+//! sends with every answer (`Server`, CORS, and the like). Attach sessions after such fairings.
+//! A body that is streamed is read after the end: it can show what its session held, and change
+//! nothing.
 //!
 //! # Threads
 //! Rocket runs handlers on threads that must not block, plain `fn` ones too. So what may block
 //! tells the runtime before (`block_in_place`), which hands the thread's other work to another
 //! one; a call of the session that does not reach the store does not. That costs some
-//! microseconds a call, which [`Sessions::inline`] saves. A current-thread runtime cannot do it:
-//! launching fails there.
+//! microseconds a call, which [`Sessions::inline`] saves. Rocket's setting `max_blocking`, 512 by
+//! default, is how many calls can wait at once: while so many do, nothing else goes on. A
+//! current-thread runtime cannot do it: launching fails there.
 
 mod answers;
 mod guards;
@@ -49,6 +58,7 @@ mod panics;
 use std::fmt::{self, Debug};
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, PoisonError};
 
 use rocket::fairing::{self, Fairing, Info, Kind};
 use rocket::tokio::runtime::{Handle, RuntimeFlavor};
@@ -58,9 +68,10 @@ use rocket::{Build, Request, Response, Rocket};
 use crate::http::{Outcome, ResponseHeaders};
 use crate::manager::SessionManager;
 use crate::session::Session;
+use crate::web::rocket::guards::Opened;
 
 pub use answers::Failure;
-pub use guards::{ManagerOf, SessionOf};
+pub use guards::{ManagerOf, SessionOf, outcome};
 
 /// What a handler returns that can fail with anything: `?` works on any error.
 pub type Result<T> = std::result::Result<T, Failure>;
@@ -125,6 +136,9 @@ struct Managed<M> {
     marker: PhantomData<fn() -> M>,
 }
 
+/// What carries the ids of all managers of a Rocket: the names of cookies and headers.
+struct Carriers(Mutex<Vec<String>>);
+
 /// Makes a call that may block from a thread of Rocket's.
 fn apart(call: &mut dyn FnMut()) {
     // A manager can be carried to where there is no such thread.
@@ -178,6 +192,20 @@ fn ignite<M: 'static>(
         );
         return Err(rocket);
     }
+    let carrier = sessions.carrier();
+    if let Some(Carriers(others)) = rocket.state() {
+        let mut others = others.lock().unwrap_or_else(PoisonError::into_inner);
+        if others.contains(&carrier) {
+            log::error!(
+                target: "cloakroom",
+                "two session managers of this Rocket use {carrier:?}, and would take each other's \
+                 sessions away: give one another name"
+            );
+            drop(others);
+            return Err(rocket);
+        }
+        others.push(carrier.clone());
+    }
     let sessions = if inline {
         sessions.clone()
     } else {
@@ -193,32 +221,33 @@ fn ignite<M: 'static>(
         sessions.crossing(apart)
     };
     panics::watch();
+    let rocket = match rocket.state::<Carriers>() {
+        Some(_) => rocket,
+        None => rocket.manage(Carriers(Mutex::new(vec![carrier]))),
+    };
     Ok(rocket.manage(Managed::<M> { sessions, marker: PhantomData }))
 }
 
+/// By trying: a task of a `LocalSet` cannot, on whichever runtime.
 fn can_cross() -> bool {
-    Handle::try_current()
-        .is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread)
+    catch_unwind(|| block_in_place(|| ())).is_ok()
 }
 
 /// Ends the request for its session of this kind, if it has one.
 async fn end<'r, M: 'static>(request: &'r Request<'_>, response: &mut Response<'r>) {
-    let Some((session, sessions)) = guards::opened::<M>(request) else { return };
-    let outcome = match panics::of_this_request(request) {
-        Some(panic) => {
-            sessions.handler_panicked(panic);
-            Outcome::Panicked
-        }
-        None if answers::has_failed(request) => Outcome::ServerError,
-        None => Outcome::of_status(response.status().code),
-    };
-    match close(sessions, session, outcome) {
-        Ok(headers) => add(response, &headers),
-        Err(status) => {
-            *response = answers::caught(status, request).await;
-            add(response, &sessions.headers_after_failure(session));
-        }
+    let Some(Opened { session, sessions }) = guards::end::<M>(request) else { return };
+    let (outcome, panic) = answers::outcome(request, response.status()).await;
+    if let Some(panic) = panic {
+        sessions.handler_panicked(&panic);
     }
+    let headers = match close(sessions, session, outcome) {
+        Ok(headers) => headers,
+        Err(status) => {
+            answers::replace(request, response, status).await;
+            sessions.headers_after_failure(session)
+        }
+    };
+    add(request, response, &headers);
 }
 
 /// Stores the session's changes; where that fails, the status to answer with.
@@ -234,11 +263,11 @@ fn close(
     }
 }
 
-fn add(response: &mut Response<'_>, headers: &ResponseHeaders) {
+fn add(request: &Request<'_>, response: &mut Response<'_>, headers: &ResponseHeaders) {
     set(response, "Vary", |now| headers.vary(now));
     set(response, "Cache-Control", |now| headers.cache_control(now));
     for (name, value) in headers.rest() {
-        response.adjoin_raw_header(name.to_owned(), value.to_owned());
+        answers::add_kept(request, response, name, value);
     }
 }
 

@@ -4,19 +4,17 @@
 //! handler unwinds. So a hook before the program's own notes which request has panicked: Rocket
 //! runs each request in a task of its own, or, for its local client, on the caller's thread.
 
-use std::collections::VecDeque;
+use std::collections::HashMap;
 use std::panic::{self, PanicHookInfo};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, Once, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 use std::thread::{self, ThreadId};
 
-use rocket::Request;
 use rocket::tokio::task;
 
 use crate::error::panic_words;
 
 /// Where a request is worked on.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Place {
     Task(task::Id),
     Thread(ThreadId),
@@ -26,16 +24,12 @@ fn here() -> Place {
     task::try_id().map_or_else(|| Place::Thread(thread::current().id()), Place::Task)
 }
 
-/// So many panics are remembered, in case they are no request's and nobody asks.
-const REMEMBERED: usize = 64;
+/// The places of requests that have opened a session and not ended, and what they said when they
+/// panicked. What panics elsewhere is not noted.
+static REQUESTS: Mutex<Option<HashMap<Place, Option<String>>>> = Mutex::new(None);
 
-static PANICS: Mutex<VecDeque<(Place, String)>> = Mutex::new(VecDeque::new());
-
-/// How many those are, so that nobody has to wait to learn that there is none.
-static COUNT: AtomicUsize = AtomicUsize::new(0);
-
-fn panics() -> MutexGuard<'static, VecDeque<(Place, String)>> {
-    PANICS.lock().unwrap_or_else(PoisonError::into_inner)
+fn requests() -> MutexGuard<'static, Option<HashMap<Place, Option<String>>>> {
+    REQUESTS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Begins to note panics, once a process.
@@ -51,36 +45,33 @@ pub(super) fn watch() {
 }
 
 fn note(info: &PanicHookInfo<'_>) {
-    let words = panic_words(info.payload()).unwrap_or("it panicked").to_owned();
-    let mut panics = panics();
-    if panics.len() == REMEMBERED {
-        panics.pop_front();
+    let place = here();
+    if let Some(words) = requests().as_mut().and_then(|requests| requests.get_mut(&place)) {
+        *words = Some(panic_words(info.payload()).unwrap_or("it panicked").to_owned());
     }
-    panics.push_back((here(), words));
-    COUNT.store(panics.len(), Ordering::Release);
 }
 
-/// Forgets what panicked here before this request: a local client's requests follow each other on
-/// one thread.
-pub(super) fn begin() {
-    while take().is_some() {}
-}
+/// A request that is watched until this is dropped.
+pub(super) struct Watched(Place);
 
-/// What the handler of this request said when it panicked, if it did. The first one who asks
-/// takes it out; the request remembers it for the others.
-pub(super) fn of_this_request<'r>(request: &'r Request<'_>) -> Option<&'r String> {
-    struct Panic(OnceLock<Option<String>>);
-    let Panic(panic) = request.local_cache(|| Panic(OnceLock::new()));
-    panic.get_or_init(take).as_ref()
-}
-
-fn take() -> Option<String> {
-    if COUNT.load(Ordering::Acquire) == 0 {
-        return None;
+impl Watched {
+    /// Watches the request that is worked on here.
+    pub(super) fn new() -> Self {
+        let place = here();
+        requests().get_or_insert_default().insert(place, None);
+        Watched(place)
     }
-    let mut panics = panics();
-    let at = panics.iter().position(|(place, _)| *place == here())?;
-    let (_, words) = panics.remove(at)?;
-    COUNT.store(panics.len(), Ordering::Release);
-    Some(words)
+
+    /// What the request said when it panicked last, if it did.
+    pub(super) fn panic(&self) -> Option<String> {
+        requests().as_ref()?.get(&self.0)?.clone()
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if let Some(requests) = requests().as_mut() {
+            requests.remove(&self.0);
+        }
+    }
 }

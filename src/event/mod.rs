@@ -1,14 +1,17 @@
 //! What happened, for the operator: typed events, where they go, and how often each came.
 
-use std::fmt::{self, Debug, Write};
+mod log;
+
+use std::fmt::{self, Debug};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::error::Error;
 use crate::id::{Handle, UserKey};
+
+pub use self::log::LogSink;
 
 /// Something the operator may want to know. No event carries an id.
 #[derive(Clone, Debug)]
@@ -258,13 +261,13 @@ impl EventKind {
 
     /// Error: a request failed or data was discarded. Warn: a change of state. Info: start,
     /// migration. Debug: what belongs to one request.
-    fn level(self) -> log::Level {
+    fn level(self) -> ::log::Level {
         match self {
             EventKind::Undecodable
             | EventKind::Discarded
             | EventKind::RequestFailed
             | EventKind::HandlerFailed
-            | EventKind::Garbage => log::Level::Error,
+            | EventKind::Garbage => ::log::Level::Error,
             EventKind::LogHeld
             | EventKind::LogReleased
             | EventKind::CleanerFailed
@@ -276,8 +279,8 @@ impl EventKind {
             | EventKind::NoAbsoluteLimit
             | EventKind::InsecureConnection
             | EventKind::CacheDown
-            | EventKind::CacheBack => log::Level::Warn,
-            EventKind::Opened | EventKind::Migrated => log::Level::Info,
+            | EventKind::CacheBack => ::log::Level::Warn,
+            EventKind::Opened | EventKind::Migrated => ::log::Level::Info,
             EventKind::Swept
             | EventKind::Malformed
             | EventKind::Unknown
@@ -286,7 +289,7 @@ impl EventKind {
             | EventKind::SignedIn
             | EventKind::Refused
             | EventKind::Destroyed
-            | EventKind::Revoked => log::Level::Debug,
+            | EventKind::Revoked => ::log::Level::Debug,
         }
     }
 }
@@ -437,101 +440,6 @@ pub trait Sink: Debug + Send + Sync + 'static {
     fn record(&self, event: &Event<'_>);
 }
 
-/// The target of everything that is logged.
-const TARGET: &str = "cloakroom";
-
-/// Writes events to the [`log`] crate, under the target `cloakroom`: a repeated error at most once a second, with a count.
-#[derive(Debug)]
-pub struct LogSink<C = SystemClock> {
-    clock: C,
-    repeats: Mutex<[Repeat; EventKind::ALL.len()]>,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Repeat {
-    last: Option<Timestamp>,
-    held_back: u64,
-}
-
-impl LogSink {
-    /// A sink that reads the system clock.
-    #[must_use]
-    pub fn new() -> Self {
-        LogSink::with_clock(SystemClock)
-    }
-}
-
-impl Default for LogSink {
-    fn default() -> Self {
-        LogSink::new()
-    }
-}
-
-impl<C: Clock> LogSink<C> {
-    /// A sink that measures its second by `clock`.
-    pub fn with_clock(clock: C) -> Self {
-        LogSink { clock, repeats: Mutex::default() }
-    }
-
-    /// How many of this kind were held back before this one; `None` to hold this one back too.
-    fn admit(&self, kind: EventKind) -> Option<u64> {
-        let now = self.clock.now();
-        let mut repeats = self.repeats.lock().unwrap_or_else(PoisonError::into_inner);
-        let repeat = repeats.get_mut(kind as usize)?;
-        match repeat.last {
-            Some(last) if now.since(last) < Duration::from_secs(1) => {
-                repeat.held_back += 1;
-                None
-            }
-            _ => {
-                repeat.last = Some(now);
-                Some(std::mem::take(&mut repeat.held_back))
-            }
-        }
-    }
-}
-
-/// What others wrote (paths, panics, errors of the application) stays on its line.
-struct OneLine<'e>(&'e Event<'e>);
-
-impl fmt::Display for OneLine<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        struct Escape<'f, 'o>(&'f mut fmt::Formatter<'o>);
-
-        impl fmt::Write for Escape<'_, '_> {
-            fn write_str(&mut self, text: &str) -> fmt::Result {
-                text.chars().try_for_each(|c| match c.is_control() {
-                    true => write!(self.0, "{}", c.escape_default()),
-                    false => self.0.write_char(c),
-                })
-            }
-        }
-
-        write!(Escape(f), "{}", self.0)
-    }
-}
-
-impl<C: Clock> Sink for LogSink<C> {
-    fn record(&self, event: &Event<'_>) {
-        let line = OneLine(event);
-        let level = event.kind().level();
-        if level > log::max_level() {
-            return;
-        }
-        if level > log::Level::Warn {
-            log::log!(target: TARGET, level, "{line}");
-            return;
-        }
-        match self.admit(event.kind()) {
-            Some(0) => log::log!(target: TARGET, level, "{line}"),
-            Some(held_back) => {
-                log::log!(target: TARGET, level, "{line} ({held_back} more of this kind before)")
-            }
-            None => {}
-        }
-    }
-}
-
 /// A [`Sink`] with a counter for each kind of event. Clones share both.
 #[derive(Clone, Debug)]
 pub struct Events(Arc<Inner>);
@@ -573,7 +481,6 @@ impl Default for Events {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::ManualClock;
 
     #[test]
     fn every_kind_has_its_own_counter() {
@@ -585,23 +492,5 @@ mod tests {
         events.raise(&Event::LogReleased);
         assert_eq!(events.count(EventKind::LogReleased), 2);
         assert_eq!(events.count(EventKind::LogHeld), 0);
-    }
-
-    #[test]
-    fn an_event_is_one_line_whatever_others_wrote_into_it() {
-        let event = Event::HandlerFailed { error: "a\nb\u{1b}[2J" };
-        assert_eq!(OneLine(&event).to_string(), "a handler failed: a\\nb\\u{1b}[2J");
-    }
-
-    #[test]
-    fn a_repeated_error_is_logged_once_a_second_with_a_count() {
-        let clock = ManualClock::default();
-        let sink = LogSink::with_clock(clock.clone());
-        assert_eq!(sink.admit(EventKind::Undecodable), Some(0));
-        assert_eq!(sink.admit(EventKind::Undecodable), None);
-        assert_eq!(sink.admit(EventKind::Undecodable), None);
-        assert_eq!(sink.admit(EventKind::LogHeld), Some(0), "kinds do not hold each other back");
-        clock.advance(Duration::from_secs(1));
-        assert_eq!(sink.admit(EventKind::Undecodable), Some(2));
     }
 }
