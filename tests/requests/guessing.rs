@@ -13,7 +13,10 @@ use crate::common::in_process::{App, Browser, complete, defaults, on_both_stores
 
 /// Keeps what is said of guessing.
 #[derive(Clone, Debug, Default)]
-struct Told(Arc<Mutex<Vec<(Option<IpAddr>, u64, String)>>>);
+struct Told(Arc<Mutex<Vec<Suspicion>>>);
+
+/// The address, the number of ids, and the event in words.
+type Suspicion = (Option<IpAddr>, u64, String);
 
 impl Sink for Told {
     fn record(&self, event: &Event<'_>) {
