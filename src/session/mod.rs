@@ -95,11 +95,7 @@ impl State {
     }
 
     fn has_seen_user(&self) -> bool {
-        let is_signed_in = |known: &Known| match known {
-            Known::Live { record, .. } => record.user.is_some(),
-            Known::Unread | Known::None { .. } => false,
-        };
-        self.saw_user || is_signed_in(&self.known)
+        self.saw_user || matches!(&self.known, Known::Live { record, .. } if record.user.is_some())
     }
 
     /// Where the session was read as empty, nothing can be changed.

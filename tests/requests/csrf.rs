@@ -253,7 +253,9 @@ fn a_first_page_that_also_signs_in_leaves_no_token_from_before() {
             sign_in(session, "ada");
         });
         assert!(!holds(&app, &browser, &before));
+        let commits = app.store.calls(Call::Commit);
         assert!(holds(&app, &browser, &token(&app, &mut browser.clone())));
+        assert_eq!(app.store.calls(Call::Commit), commits, "the sign-in has brought a new one");
     });
 }
 

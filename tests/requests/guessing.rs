@@ -13,10 +13,10 @@ use crate::common::in_process::{App, Browser, complete, defaults, on_both_stores
 
 /// Keeps what is said of guessing.
 #[derive(Clone, Debug, Default)]
-struct Told(Arc<Mutex<Vec<Guess>>>);
+struct Told(Arc<Mutex<Vec<Suspicion>>>);
 
-/// Address, count, and the whole in words.
-type Guess = (Option<IpAddr>, u64, String);
+/// The address, the number of ids, and the event in words.
+type Suspicion = (Option<IpAddr>, u64, String);
 
 impl Sink for Told {
     fn record(&self, event: &Event<'_>) {

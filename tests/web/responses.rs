@@ -45,6 +45,26 @@ fn vary_names_the_cookie_once_and_keeps_what_the_handler_said() {
 }
 
 #[test]
+fn the_headers_that_are_sent_when_asked_for_come_beside_all_others() {
+    let asked_for = |builder: Builder| builder.no_store_when_signed_in(true).clear_site_data(true);
+    everywhere_with(asked_for, |site| {
+        let mut browser = site.browser();
+        let response = browser.post("/sign-in:ada/own-cookie/public");
+        let not_stored = Some("max-age=60, private, no-store");
+        assert_eq!(response.one("Cache-Control"), not_stored);
+        assert_eq!(response.all("Set-Cookie").len(), 2);
+        assert_eq!(browser.get("/who/public").one("Cache-Control"), not_stored);
+        assert_eq!(browser.get("/who").one("Cache-Control"), Some("no-store"));
+        assert_eq!(browser.get("/who/status:500").one("Cache-Control"), Some("no-store"));
+        assert_eq!(browser.get("/hello").one("Cache-Control"), None);
+        let response = browser.post("/destroy/own-cookie");
+        assert_eq!(response.one("Clear-Site-Data"), Some("\"cache\", \"storage\""));
+        assert_eq!(response.all("Set-Cookie").len(), 2);
+        assert_eq!(site.browser().get("/who").one("Clear-Site-Data"), None);
+    });
+}
+
+#[test]
 fn a_response_that_carries_an_id_is_not_publicly_cacheable() {
     everywhere(|site| {
         let mut browser = site.browser();
