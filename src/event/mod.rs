@@ -472,7 +472,7 @@ impl Events {
 }
 
 impl Default for Events {
-    /// Events go to the [`log`] crate.
+    /// Events go to the [`log`](::log) crate.
     fn default() -> Self {
         Events::new(LogSink::new())
     }

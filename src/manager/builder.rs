@@ -113,7 +113,7 @@ impl Builder {
     }
 
     /// Whether browsers keep the cookie when they are closed, unless
-    /// [`Session::set_persistent`] says otherwise. Defaults to true.
+    /// [`Session::set_persistent`](crate::Session::set_persistent) says otherwise. Defaults to true.
     pub fn persistent(self, persistent: bool) -> Self {
         self.with(|settings| settings.persistent = persistent)
     }
@@ -123,7 +123,7 @@ impl Builder {
         self.with(|settings| settings.max_bytes = bytes)
     }
 
-    /// For how long the old id works on after [`Session::renew`], for requests that were under
+    /// For how long the old id works on after [`Session::renew`](crate::Session::renew), for requests that were under
     /// way. A sign-in has no grace. Defaults to none.
     pub fn renewal_grace(self, grace: Duration) -> Self {
         self.with(|settings| settings.grace = Some(grace))
