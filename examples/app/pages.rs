@@ -46,9 +46,9 @@ pub fn sessions(list: &[Listed], now: Timestamp, csrf: &str, flashes: &[Flash]) 
         };
         let _ = write!(
             items,
-            "<li><p>{}</p><small>from {address}, since {}, last seen {}</small>{end}</li>",
+            "<li><p>{}</p><small>from {address}, signed in {}, last seen {}</small>{end}</li>",
             escape(agent),
-            ago(now.since(listed.created)),
+            ago(now.since(listed.authenticated.unwrap_or(listed.created))),
             ago(now.since(listed.seen)),
         );
     }
@@ -119,6 +119,8 @@ const STYLE: &str = "
 body { margin: 0; font: 1rem/1.5 system-ui, sans-serif; }
 main { max-width: 26rem; margin: 8vh auto; padding: 1.5rem; }
 h1 { font-size: 1.25rem; letter-spacing: .04em; color: var(--accent); margin: 0 0 1.5rem; }
+h2 { font-size: 1.125rem; margin: 0 0 1rem; }
+a { color: var(--accent); }
 .count { font-size: 2.5rem; line-height: 1.1; margin: 0 0 1.5rem; }
 .flash { border-left: .25rem solid var(--accent); background: #8881; padding: .6rem .9rem; }
 .flash.error { border-color: #c22; }
