@@ -644,7 +644,7 @@ fn another_process_sees_what_this_one_could_not_tell_within_the_life_of_an_entry
 fn an_outage_is_told_once_and_costs_a_few_timeouts_at_most() {
     let server = Memcached::start();
     let (events, told) = events();
-    let cache = server.store();
+    let cache = server.hasty_store();
     let store = CachedStore::builder(cache, MemoryStore::new()).retry_after(HOUR);
     let store = store.events(events.clone()).build().unwrap();
     let key = create(&store, &setting("n", 1)).unwrap();
@@ -655,15 +655,9 @@ fn an_outage_is_told_once_and_costs_a_few_timeouts_at_most() {
         assert_eq!(n(&store, &key), Some(1));
         merge(&store, &key, &setting("n", 1)).unwrap();
     }
-    // Three reads, 200 ms each.
-    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    // Three reads wait for 200 ms each, and not two thousand calls.
+    assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
     assert_eq!(told.try_iter().collect::<Vec<_>>(), [EventKind::CacheDown]);
-    // What could not be told once is not tried at all any more.
-    let began = Instant::now();
-    for n in 0..1000 {
-        merge(&store, &key, &setting("n", n)).unwrap();
-    }
-    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
 }
 
 #[test]
@@ -804,7 +798,7 @@ fn under_load_a_kill_and_a_restart_of_memcached_fail_no_request_and_lose_no_sign
     let folder = common::Folder::new();
     let truth = SqliteStore::open(folder.database()).unwrap();
     let (events, told) = events();
-    let store = CachedStore::builder(server.store(), truth).retry_after(RETRY);
+    let store = CachedStore::builder(server.hasty_store(), truth).retry_after(RETRY);
     let store = store.events(events).build().unwrap();
     let sessions = SessionManager::new(store.clone()).unwrap();
     let (rounds, stop) = (AtomicU64::new(0), AtomicBool::new(false));

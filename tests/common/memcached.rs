@@ -113,6 +113,12 @@ impl Memcached {
         self.builder().open().unwrap()
     }
 
+    /// One with the timeouts of the defaults, for servers that do not answer.
+    pub fn hasty_store(&self) -> MemcachedStore {
+        let timeout = Duration::from_millis(200);
+        self.builder().connect_timeout(timeout).io_timeout(timeout).open().unwrap()
+    }
+
     pub fn builder(&self) -> Builder {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let namespace = format!("test{}", NEXT.fetch_add(1, Ordering::Relaxed));
@@ -120,7 +126,9 @@ impl Memcached {
     }
 
     pub fn builder_in(&self, namespace: &str) -> Builder {
-        MemcachedStore::builder().servers([self.address.to_string()]).namespace(namespace)
+        // A busy machine is no server that is down.
+        let builder = MemcachedStore::builder().connect_timeout(PATIENCE).io_timeout(PATIENCE);
+        builder.servers([self.address.to_string()]).namespace(namespace)
     }
 }
 
