@@ -7,7 +7,7 @@ use cloakroom::clock::Clock;
 use cloakroom::event::EventKind;
 use cloakroom::manager::Builder;
 use cloakroom::store::{AtLimit, Page, Which};
-use cloakroom::{ErrorKind, Lifetime, MemoryStore, SessionManager, SignIn, UserKey};
+use cloakroom::{ErrorKind, Lifetime, SignIn, UserKey};
 
 use crate::common::faulty::Call;
 use crate::common::in_process::{
@@ -282,44 +282,6 @@ fn two_first_requests_without_a_cookie_get_two_sessions() {
         assert_ne!(ids[0], ids[1]);
         assert_eq!(app.rows(), 2);
     });
-}
-
-#[test]
-fn a_limit_per_user_needs_a_store_that_lists() {
-    #[derive(Debug)]
-    struct ListsNothing(MemoryStore);
-    use cloakroom::clock::Timestamp;
-    use cloakroom::id::SessionKey;
-    use cloakroom::record::Touch;
-    use cloakroom::store::{Commit, Committed, Loaded, Registry, Store, Traits, Upkeep};
-    #[deny(clippy::missing_trait_methods)]
-    impl Store for ListsNothing {
-        fn load(&self, key: &SessionKey, now: Timestamp) -> cloakroom::Result<Loaded> {
-            self.0.load(key, now)
-        }
-        fn commit(&self, commit: &Commit<'_>) -> cloakroom::Result<Committed> {
-            self.0.commit(commit)
-        }
-        fn touch(&self, batch: &[(SessionKey, Touch)], now: Timestamp) -> cloakroom::Result<()> {
-            self.0.touch(batch, now)
-        }
-        fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> cloakroom::Result<usize> {
-            self.0.sweep(now, limit)
-        }
-        fn registry(&self) -> Option<&dyn Registry> {
-            None
-        }
-        fn upkeep(&self) -> Option<&dyn Upkeep> {
-            None
-        }
-        fn traits(&self) -> Traits {
-            Traits::new()
-        }
-    }
-    let builder = SessionManager::builder(ListsNothing(MemoryStore::new()));
-    let limit = NonZeroU32::new(1).unwrap();
-    let error = builder.max_sessions_per_user(limit, AtLimit::Refuse).build().unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unsupported);
 }
 
 #[test]
