@@ -176,6 +176,30 @@ impl Builder {
         })))
     }
 
+    pub(super) fn table_name(&self) -> Result<TableName> {
+        TableName::new(&self.table)
+    }
+
+    pub(super) fn patience(&self) -> Duration {
+        self.busy_timeout
+    }
+
+    pub(super) fn path(&self) -> Result<&Path> {
+        match &self.place {
+            Place::File(path) => Ok(path),
+            Place::Memory => {
+                let why = "a database in memory has no file";
+                Err(Error::with_source(ErrorKind::Invalid, "find the database file", why))
+            }
+        }
+    }
+
+    /// A connection to the file as it is.
+    pub(super) fn connect_to_existing(&self) -> Result<(Connection, PathBuf)> {
+        self.check()?;
+        open_file(self.path()?, false)
+    }
+
     /// Refuses settings that make no sense before anything is touched.
     fn check(&self) -> Result<()> {
         let longest = Duration::from_secs(86_400);

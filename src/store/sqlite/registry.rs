@@ -142,11 +142,15 @@ fn stats(connection: &Connection, sql: &Sql, now: Timestamp) -> rusqlite::Result
         let created = snapshot.query_row(sql, [now.as_millis()], |row| row.get(0)).optional()?;
         Ok(created.map(Timestamp::from_millis))
     };
-    Ok(Stats {
-        live: count(&sql.count_live)?,
-        expired: count(&sql.count_expired)?,
-        signed_in: count(&sql.count_signed_in)?,
-        oldest: first(&sql.oldest)?,
-        newest: first(&sql.newest)?,
-    })
+    let (live, expired) = (count(&sql.count_live)?, count(&sql.count_expired)?);
+    // Whether a row with a user lives is in no index. All of them are counted in one; those that
+    // must be looked at are the live or the expired ones, whichever are fewer.
+    let signed_in = if expired <= live {
+        let with_user: i64 = snapshot.query_row(&sql.count_with_user, [], |row| row.get(0))?;
+        let with_user = u64::try_from(with_user).unwrap_or(0);
+        with_user.saturating_sub(count(&sql.count_expired_with_user)?)
+    } else {
+        count(&sql.count_live_with_user)?
+    };
+    Ok(Stats { live, expired, signed_in, oldest: first(&sql.oldest)?, newest: first(&sql.newest)? })
 }
