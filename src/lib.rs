@@ -43,6 +43,8 @@
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 mod cleaner;
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;

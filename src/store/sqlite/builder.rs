@@ -176,6 +176,15 @@ impl Builder {
         })))
     }
 
+    /// Refuses settings that are not acceptable, without a look at the file.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`].
+    pub fn validate(&self) -> Result<()> {
+        self.table_name()?;
+        self.check()
+    }
+
     pub(super) fn table_name(&self) -> Result<TableName> {
         TableName::new(&self.table)
     }
