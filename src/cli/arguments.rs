@@ -6,6 +6,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::cli::target::Target;
@@ -129,7 +130,8 @@ pub(super) struct Show {
 }
 
 #[derive(Debug, Args)]
-#[group(id = "which", required = true, multiple = false, args = ["handle", "user", "all"])]
+#[group(skip)]
+#[command(group = clap::ArgGroup::new("which").required(true).args(["handle", "user", "all"]))]
 pub(super) struct Revoke {
     /// The handle of the one to end, as `list` shows it
     #[arg(value_parser = handle)]
@@ -233,7 +235,21 @@ where
     I: IntoIterator<Item = A>,
     A: Into<OsString> + Clone,
 {
-    let matches = command(target).try_get_matches_from(args)?;
+    let mut command = command(target);
+    let matches = command.try_get_matches_from_mut(args)?;
+    let given = |name: &str| {
+        let mut level = Some(&matches);
+        std::iter::from_fn(|| {
+            let here = level?;
+            level = here.subcommand().map(|(_, below)| below);
+            Some(here.value_source(name))
+        })
+        .any(|source| source == Some(ValueSource::CommandLine))
+    };
+    if !matches!(target, Target::Arguments) && (given("db") || given("table")) {
+        let why = "--db and --table are not for this program: it knows its database\n";
+        return Err(command.error(ErrorKind::UnknownArgument, why));
+    }
     Arguments::from_arg_matches(&matches)
 }
 

@@ -186,7 +186,7 @@ pub(super) fn revoke(
     if given.all {
         let name = Place::name(&store);
         let live = live_sessions(&store, context)?;
-        ask(&format!("This ends all {live} of {name}: everyone has to sign in again."), given.yes)?;
+        ask(&format!("This ends {live} of {name}: everyone has to sign in again."), given.yes)?;
         let ended = registry.revoke_everyone(now)?;
         writeln!(out, "ended {}", sessions(ended))?;
         return Ok(Done::Well);

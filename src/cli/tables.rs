@@ -16,8 +16,7 @@ pub(super) fn setup(
     context: &Context,
     out: &mut dyn Write,
 ) -> Result<Done, Failure> {
-    let before = context.place.file()?.pending();
-    let nothing_to_do = before.is_ok_and(|pending| pending.is_empty());
+    let nothing_to_do = context.place.is_set_up();
     let store = context.place.set_up(given.keep_journal)?;
     let done = if nothing_to_do { "already set up" } else { "set up" };
     writeln!(out, "{done}: {}", one_line(&Place::name(&store)))?;
@@ -49,7 +48,7 @@ pub(super) fn clear(given: &Sure, context: &Context, out: &mut dyn Write) -> Res
     let store = context.place.store()?;
     ask(
         &format!(
-            "This ends all {} of {}: everyone has to sign in again.",
+            "This ends {} of {}: everyone has to sign in again.",
             live_sessions(&store, context)?,
             Place::name(&store),
         ),
@@ -86,10 +85,11 @@ pub(super) fn drop_tables(
 
 /// For questions: a table that is too damaged to be counted can be emptied all the same.
 pub(super) fn live_sessions(store: &SqliteStore, context: &Context) -> Result<String, Failure> {
-    let Some(registry) = store.registry() else { return Ok("its sessions".to_owned()) };
+    let Some(registry) = store.registry() else { return Ok("all sessions".to_owned()) };
     match registry.stats(context.now) {
-        Ok(stats) => Ok(format!("live {}", sessions(stats.live))),
-        Err(error) if error.kind() == ErrorKind::Corrupt => Ok("its sessions".to_owned()),
+        Ok(stats) if stats.live == 1 => Ok("1 live session".to_owned()),
+        Ok(stats) => Ok(format!("{} live sessions", indicatif::HumanCount(stats.live))),
+        Err(error) if error.kind() == ErrorKind::Corrupt => Ok("all sessions".to_owned()),
         Err(error) => Err(error.into()),
     }
 }

@@ -69,6 +69,13 @@ impl Place {
         }
     }
 
+    pub(super) fn is_set_up(&self) -> bool {
+        match self {
+            Place::Open(store) if store.path().is_none() => true,
+            _ => self.file().is_ok_and(|file| file.pending().is_ok_and(|some| some.is_empty())),
+        }
+    }
+
     /// The store, set up if it is not.
     pub(super) fn set_up(&self, keep_journal: bool) -> Result<SqliteStore, Failure> {
         if let Place::Open(store) = self {

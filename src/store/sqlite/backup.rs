@@ -104,7 +104,11 @@ fn refuse_taken(to: &Path, doing: &'static str) -> Result<()> {
 }
 
 fn taken(path: &Path, doing: &'static str) -> Error {
-    Error::with_source(ErrorKind::Invalid, doing, format!("{} exists", path.display()))
+    Error::with_source(
+        ErrorKind::Invalid,
+        doing,
+        format!("{} exists: choose another name, or move it away", path.display()),
+    )
 }
 
 fn failed_io(doing: &'static str, source: io::Error) -> Error {
@@ -200,6 +204,7 @@ impl Restore<'_> {
             if connection.is_readonly("main").map_err(failed())? {
                 return Err(Error::new(ErrorKind::ReadOnly, RESTORING));
             }
+            self.refuse_stranger(&connection)?;
             target = Some(connection);
         } else {
             refuse_taken(self.to, RESTORING)?;
@@ -252,6 +257,28 @@ impl Restore<'_> {
             ControlFlow::Continue(()) => ControlFlow::Continue(restored),
             ControlFlow::Break(()) => ControlFlow::Break(()),
         })
+    }
+
+    /// A database that was never ours is not the one that the copy was made of.
+    fn refuse_stranger(&self, target: &Connection) -> Result<()> {
+        let failed = || while_doing(RESTORING);
+        // What is no database at all cannot be written to either.
+        target.query_row("PRAGMA schema_version", [], |_| Ok(())).map_err(failed())?;
+        match migrate::version_before(target, self.table) {
+            Ok(0) => {
+                let tables = "SELECT count(*) FROM sqlite_schema";
+                let tables: i64 = target.query_row(tables, [], |r| r.get(0)).map_err(failed())?;
+                if tables == 0 {
+                    return Ok(());
+                }
+                let (table, path) = (self.table.as_str(), self.to.display());
+                let why = format!("{path} holds other tables and no table {table}");
+                Err(Error::with_source(ErrorKind::NotSetUp, RESTORING, why))
+            }
+            Err(error) if error.kind() == ErrorKind::ForeignTable => Err(error),
+            // Ours, of whatever version, or so damaged that it does not matter.
+            _ => Ok(()),
+        }
     }
 
     /// Ends the sessions of the copy, and raises the epoch above every one that a cache has seen.
