@@ -51,7 +51,7 @@ pub mod conformance;
 pub mod cookie;
 pub mod data;
 pub mod delta;
-#[cfg(all(doctest, feature = "rocket", feature = "rouille", feature = "testing"))]
+#[cfg(all(doctest, feature = "cli", feature = "rocket", feature = "rouille", feature = "testing"))]
 mod documents;
 mod error;
 pub mod event;

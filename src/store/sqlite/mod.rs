@@ -284,8 +284,8 @@ impl Store for SqliteStore {
 
     fn upkeep(&self) -> Option<&dyn Upkeep> {
         match self.0.path {
-            Some(_) => Some(&*self.0),
-            None => None,
+            Some(_) if self.0.writer.log().is_ours() => Some(&*self.0),
+            _ => None,
         }
     }
 
