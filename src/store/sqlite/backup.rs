@@ -251,7 +251,8 @@ impl Restore<'_> {
         };
         self.fit_pages(&prepared, &target).map_err(failed())?;
         // What it ends, it ends for good: on the disk before it is acknowledged.
-        target.execute_batch("PRAGMA synchronous = EXTRA").map_err(failed())?;
+        let synced = "PRAGMA synchronous = EXTRA; PRAGMA fullfsync = ON";
+        target.execute_batch(synced).map_err(failed())?;
         let moved = transfer(&prepared, &mut target, self.patience, watch, RESTORING)?;
         Ok(match moved {
             ControlFlow::Continue(()) => ControlFlow::Continue(restored),

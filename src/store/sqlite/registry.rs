@@ -1,7 +1,7 @@
 //! Listing, revoking and counting.
 
 use rusqlite::types::Value as Column;
-use rusqlite::{Connection, OptionalExtension, params_from_iter};
+use rusqlite::{Connection, params_from_iter};
 
 use crate::clock::Timestamp;
 use crate::error::Result;
@@ -138,10 +138,6 @@ fn stats(connection: &Connection, sql: &Sql, now: Timestamp) -> rusqlite::Result
         let count: i64 = snapshot.query_row(sql, [now.as_millis()], |row| row.get(0))?;
         Ok(u64::try_from(count).unwrap_or(0))
     };
-    let first = |sql: &str| -> rusqlite::Result<Option<Timestamp>> {
-        let created = snapshot.query_row(sql, [now.as_millis()], |row| row.get(0)).optional()?;
-        Ok(created.map(Timestamp::from_millis))
-    };
     let (live, expired) = (count(&sql.count_live)?, count(&sql.count_expired)?);
     // Whether a row with a user lives is in no index. All of them are counted in one; those that
     // must be looked at are the live or the expired ones, whichever are fewer.
@@ -152,5 +148,9 @@ fn stats(connection: &Connection, sql: &Sql, now: Timestamp) -> rusqlite::Result
     } else {
         count(&sql.count_live_with_user)?
     };
-    Ok(Stats { live, expired, signed_in, oldest: first(&sql.oldest)?, newest: first(&sql.newest)? })
+    let (oldest, newest) = snapshot.query_row(&sql.live_ends, [now.as_millis()], |row| {
+        let (first, last): (Option<i64>, Option<i64>) = (row.get(0)?, row.get(1)?);
+        Ok((first.map(Timestamp::from_millis), last.map(Timestamp::from_millis)))
+    })?;
+    Ok(Stats { live, expired, signed_in, oldest, newest })
 }

@@ -82,8 +82,7 @@ pub(super) struct Sql {
     pub(super) place: String,
     pub(super) ends: String,
     pub(super) size_at: String,
-    pub(super) oldest: String,
-    pub(super) newest: String,
+    pub(super) live_ends: String,
     pub(super) delete_all: String,
     pub(super) epoch: String,
     pub(super) raise_epoch: String,
@@ -184,11 +183,12 @@ impl Sql {
             size_at: format!(
                 "SELECT id, length(CAST(data AS BLOB)) FROM {t} WHERE id >= ?1 ORDER BY id LIMIT 1"
             ),
-            // The plus keeps SQLite from the deadline index: in the order of the ids the first
-            // live row is usually the first row.
-            oldest: format!("SELECT created FROM {t} WHERE +deadline > ?1 ORDER BY id LIMIT 1"),
-            newest: format!(
-                "SELECT created FROM {t} WHERE +deadline > ?1 ORDER BY id DESC LIMIT 1"
+            // The pluses keep SQLite to the index of deadlines, which has the ids too: in the order
+            // of the ids it might look at every expired row to find the first live one.
+            live_ends: format!(
+                "SELECT (SELECT created FROM {t} WHERE id = ends.first), \
+                 (SELECT created FROM {t} WHERE id = ends.last) FROM \
+                 (SELECT min(+id) AS first, max(+id) AS last FROM {t} WHERE deadline > ?1) AS ends"
             ),
             delete_all: format!("DELETE FROM {t}"),
             epoch: format!("SELECT CAST(value AS INTEGER) FROM {meta} WHERE name = 'epoch'"),
