@@ -32,17 +32,32 @@ const TOUCHES_KEPT: usize = 16 * TOUCHES;
 /// The longest that a touch waits for others.
 const TOUCH_WAIT: Duration = Duration::from_secs(1);
 
-/// The most sessions that one transaction of a sweep removes.
-const BATCH: NonZeroUsize = match NonZeroUsize::new(1000) {
-    Some(batch) => batch,
-    None => NonZeroUsize::MIN,
-};
+/// How many sessions one transaction of a sweep may remove: as many as fit into its time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Batch(NonZeroUsize);
 
-/// However long a batch takes, the next one has at least so many.
-const SMALLEST_BATCH: usize = 50;
+impl Batch {
+    /// It begins with the most, and never has more.
+    pub(crate) const LARGEST: Batch = Batch(NonZeroUsize::MIN.saturating_add(999));
 
-/// A batch that took longer is followed by smaller ones.
-const BATCH_TIME: Duration = Duration::from_millis(10);
+    /// However long a batch takes, the next one has at least so many.
+    const SMALLEST: usize = 50;
+
+    /// A batch that took longer is followed by smaller ones.
+    const TIME: Duration = Duration::from_millis(10);
+
+    pub(crate) fn limit(self) -> NonZeroUsize {
+        self.0
+    }
+
+    /// The batch after this one, which took so long.
+    #[must_use]
+    pub(crate) fn after(self, took: Duration) -> Self {
+        let next = if took > Self::TIME { self.0.get() / 2 } else { self.0.get() * 2 };
+        let next = NonZeroUsize::new(next.max(Self::SMALLEST)).unwrap_or(Self::LARGEST.0);
+        Batch(next.min(Self::LARGEST.0))
+    }
+}
 
 /// A clock that steps forward by more than this is not believed at once.
 const STEP: Duration = Duration::from_secs(3600);
@@ -94,7 +109,7 @@ impl Cleaner {
             next_sweep: Instant::now() + sweep_every,
             touches: HashMap::new(),
             touches_due: None,
-            batch: BATCH,
+            batch: Batch::LARGEST,
             sweeping: None,
             failing: Vec::new(),
             stop: stop.clone(),
@@ -159,7 +174,7 @@ struct Work {
     touches: HashMap<SessionKey, Touch>,
     touches_due: Option<Instant>,
     /// How many sessions the next transaction of a sweep may remove.
-    batch: NonZeroUsize,
+    batch: Batch,
     sweeping: Option<Sweep>,
     step: Step,
     /// The work that failed when it was last tried: the change is told once, not the state.
@@ -330,14 +345,10 @@ impl Work {
         // A session is not swept for want of a touch that is on its way. Where touches fail, the
         // sweep goes on: at its deadline a session is dead to every read anyway.
         let _ = self.write_touches();
-        let (now, limit) = (sweep.now, self.batch);
+        let (now, limit) = (sweep.now, self.batch.limit());
         let removed = self.guard("sweep ended sessions", |s| s.sweep(now, limit));
         let took = began.elapsed();
-        let half = self.batch.get() / 2;
-        let twice = self.batch.get() * 2;
-        let next = if took > BATCH_TIME { half } else { twice };
-        self.batch =
-            NonZeroUsize::new(next.max(SMALLEST_BATCH)).map_or(BATCH, |next| next.min(BATCH));
+        self.batch = self.batch.after(took);
         match removed {
             Ok(removed) if removed >= limit.get() => {
                 sweep.removed += removed;

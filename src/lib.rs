@@ -46,6 +46,8 @@
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 mod cleaner;
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -53,7 +55,7 @@ pub mod cookie;
 mod csrf;
 pub mod data;
 pub mod delta;
-#[cfg(all(doctest, feature = "rocket", feature = "rouille", feature = "testing"))]
+#[cfg(all(doctest, feature = "cli", feature = "rocket", feature = "rouille", feature = "testing"))]
 mod documents;
 mod error;
 pub mod event;

@@ -158,3 +158,20 @@ fn increments_of_two_processes_are_all_counted() {
     assert_eq!(value::<u32>(&record, "n"), Some(800));
     assert_eq!(record.revision, 801);
 }
+
+#[test]
+fn a_log_that_is_left_to_another_program_is_not_made_to_start_again() {
+    let length = |checkpoints: bool| {
+        let folder = Folder::new();
+        let builder = SqliteStore::builder(folder.database()).checkpoints(checkpoints);
+        let store = builder.open().unwrap();
+        assert_eq!(store.upkeep().is_some(), checkpoints);
+        let note = "x".repeat(50_000);
+        for _ in 0..1000 {
+            create(&store, &setting("note", &note)).unwrap();
+        }
+        fs::metadata(folder.path("app.db-wal")).unwrap().len()
+    };
+    assert!(length(false) > 48 << 20);
+    assert!(length(true) < 40 << 20);
+}

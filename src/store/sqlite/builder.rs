@@ -30,6 +30,7 @@ pub struct Builder {
     durability: Durability,
     journal: Journal,
     migrate: bool,
+    checkpoints: bool,
     max_file_size: Option<u64>,
     events: Events,
 }
@@ -58,6 +59,7 @@ impl Builder {
             durability: Durability::Normal,
             journal: Journal::Wal,
             migrate: true,
+            checkpoints: true,
             max_file_size: None,
             events: Events::default(),
         }
@@ -97,6 +99,13 @@ impl Builder {
     /// nothing. Defaults to true.
     pub fn migrate(self, migrate: bool) -> Self {
         Builder { migrate, ..self }
+    }
+
+    /// Whether this store copies the write-ahead log into the database and makes it start again.
+    /// Turn it off where another program does that and must be the only one, such as Litestream
+    /// under many writes: the log grows until that program comes. Defaults to true.
+    pub fn checkpoints(self, checkpoints: bool) -> Self {
+        Builder { checkpoints, ..self }
     }
 
     /// The size in bytes that this store may let the database file grow to, rounded down to
@@ -155,7 +164,7 @@ impl Builder {
                 .map_err(while_doing("bound the size of the database"))?;
         }
         Log::watch(&connection);
-        let log = Log::new(page_size, self.events.clone());
+        let log = Log::new(page_size, self.checkpoints, self.events.clone());
         let writer = Arc::new(Writer::new(connection, self.busy_timeout, full, log));
         let (readers, name) = match &path {
             None => (Readers::Shared(writer.clone()), "a database in memory".to_owned()),
@@ -174,6 +183,39 @@ impl Builder {
             events: self.events,
             patience: self.busy_timeout,
         })))
+    }
+
+    /// Refuses settings that are not acceptable, without a look at the file.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`].
+    pub fn validate(&self) -> Result<()> {
+        self.table_name()?;
+        self.check()
+    }
+
+    pub(super) fn table_name(&self) -> Result<TableName> {
+        TableName::new(&self.table)
+    }
+
+    pub(super) fn patience(&self) -> Duration {
+        self.busy_timeout
+    }
+
+    pub(super) fn path(&self) -> Result<&Path> {
+        match &self.place {
+            Place::File(path) => Ok(path),
+            Place::Memory => {
+                let why = "a database in memory has no file";
+                Err(Error::with_source(ErrorKind::Invalid, "find the database file", why))
+            }
+        }
+    }
+
+    /// A connection to the file as it is.
+    pub(super) fn connect_to_existing(&self) -> Result<(Connection, PathBuf)> {
+        self.check()?;
+        open_file(self.path()?, false)
     }
 
     /// Refuses settings that make no sense before anything is touched.

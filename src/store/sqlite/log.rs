@@ -39,6 +39,8 @@ thread_local! {
 
 pub(super) struct Log {
     page_size: u64,
+    /// Otherwise another program looks after it.
+    ours: bool,
     events: Events,
     bell: Mutex<Option<Box<dyn Fn() + Send + Sync>>>,
     rung: AtomicBool,
@@ -72,9 +74,10 @@ struct Checkpoint {
 }
 
 impl Log {
-    pub(super) fn new(page_size: u64, events: Events) -> Self {
+    pub(super) fn new(page_size: u64, ours: bool, events: Events) -> Self {
         Log {
             page_size,
+            ours,
             events,
             bell: Mutex::default(),
             rung: AtomicBool::new(false),
@@ -92,6 +95,10 @@ impl Log {
         connection.wal_hook(Some(note));
     }
 
+    pub(super) fn is_ours(&self) -> bool {
+        self.ours
+    }
+
     fn pages(&self, bytes: u64) -> u32 {
         u32::try_from(bytes / self.page_size.max(1)).unwrap_or(u32::MAX)
     }
@@ -103,7 +110,7 @@ impl Log {
     /// After a commit on this thread: the pages in the log, if that is a reason to do something.
     pub(super) fn is_due(&self) -> Option<u32> {
         let pages = PAGES.take();
-        (pages >= self.pages(RING_BYTES) && self.may_restart(pages)).then_some(pages)
+        (self.ours && pages >= self.pages(RING_BYTES) && self.may_restart(pages)).then_some(pages)
     }
 
     /// Asks for upkeep, or does the most urgent of it on the connection that writes.
@@ -202,7 +209,7 @@ mod tests {
 
     #[test]
     fn a_restart_that_was_prevented_is_not_tried_again_at_every_commit() {
-        let log = Log::new(4096, Events::default());
+        let log = Log::new(4096, true, Events::default());
         let rings = log.pages(RING_BYTES);
         PAGES.set(rings);
         assert_eq!(log.is_due(), Some(rings));

@@ -13,6 +13,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::store::sqlite::failure::{self, while_doing};
+use crate::store::sqlite::operate::Pending;
 use crate::store::sqlite::sql::{HISTORY, Sql, TableName};
 use crate::store::sqlite::writer::patiently;
 
@@ -50,6 +51,12 @@ impl Migration {
 /// The newest schema version that this program knows.
 pub(super) fn newest() -> u32 {
     MIGRATIONS.last().map_or(0, |migration| migration.version)
+}
+
+/// What is missing after `version`.
+pub(super) fn pending(version: u32) -> Vec<Pending> {
+    let missing = MIGRATIONS.iter().filter(|migration| migration.version > version);
+    missing.map(|migration| Pending { version: migration.version, name: migration.name }).collect()
 }
 
 /// The schema version that the table has; 0 when it is not there. Changes nothing.

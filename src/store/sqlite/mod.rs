@@ -8,7 +8,9 @@ mod builder;
 mod commit;
 mod failure;
 mod log;
+mod look;
 mod migrate;
+mod operate;
 mod readers;
 mod registry;
 mod rows;
@@ -17,6 +19,7 @@ mod writer;
 
 use std::fmt::{self, Debug};
 use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -35,6 +38,8 @@ use crate::store::sqlite::writer::{Pace, Writer};
 use crate::store::{Commit, Committed, Loaded, Registry, Store, Traits, Upkeep};
 
 pub use builder::Builder;
+pub use look::{Examined, Found, Sizes};
+pub use operate::{Compacting, Facts, Pending, Progress, Restored, Watch};
 
 /// What of an acknowledged change survives a power cut.
 ///
@@ -191,6 +196,20 @@ impl SqliteStore {
     /// [`Full`](crate::ErrorKind::Full), [`ReadOnly`](crate::ErrorKind::ReadOnly) or
     /// [`Unavailable`](crate::ErrorKind::Unavailable) when it cannot be written.
     pub fn backup(&self, to: impl AsRef<Path>) -> Result<()> {
+        self.back_up(to.as_ref(), false, Box::new(|_| ControlFlow::Continue(()))).map(drop)
+    }
+
+    /// The same, with a look at how far it is, and a check that the copy is sound before its name
+    /// appears. Ended early, it leaves nothing behind.
+    ///
+    /// # Errors
+    /// As [`backup`](Self::backup), and [`Corrupt`](crate::ErrorKind::Corrupt) when the copy is
+    /// not sound.
+    pub fn backup_checked(&self, to: impl AsRef<Path>, watch: Watch) -> Result<ControlFlow<()>> {
+        self.back_up(to.as_ref(), true, watch)
+    }
+
+    fn back_up(&self, to: &Path, check: bool, mut watch: Watch) -> Result<ControlFlow<()>> {
         match &self.0.path {
             Some(path) => {
                 // A connection of its own: a long copy keeps no reader from a request.
@@ -198,9 +217,9 @@ impl SqliteStore {
                 source
                     .busy_timeout(self.0.patience)
                     .map_err(while_doing("back the database up"))?;
-                backup::copy(&source, to.as_ref())
+                backup::copy(&source, to, check, &mut watch)
             }
-            None => self.0.writer.read(|source| backup::copy(source, to.as_ref())),
+            None => self.0.writer.read(|source| backup::copy(source, to, check, &mut watch)),
         }
     }
 
@@ -265,8 +284,8 @@ impl Store for SqliteStore {
 
     fn upkeep(&self) -> Option<&dyn Upkeep> {
         match self.0.path {
-            Some(_) => Some(&*self.0),
-            None => None,
+            Some(_) if self.0.writer.log().is_ours() => Some(&*self.0),
+            _ => None,
         }
     }
 

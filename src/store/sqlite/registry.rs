@@ -1,7 +1,7 @@
 //! Listing, revoking and counting.
 
 use rusqlite::types::Value as Column;
-use rusqlite::{Connection, OptionalExtension, params_from_iter};
+use rusqlite::{Connection, params_from_iter};
 
 use crate::clock::Timestamp;
 use crate::error::Result;
@@ -138,15 +138,19 @@ fn stats(connection: &Connection, sql: &Sql, now: Timestamp) -> rusqlite::Result
         let count: i64 = snapshot.query_row(sql, [now.as_millis()], |row| row.get(0))?;
         Ok(u64::try_from(count).unwrap_or(0))
     };
-    let first = |sql: &str| -> rusqlite::Result<Option<Timestamp>> {
-        let created = snapshot.query_row(sql, [now.as_millis()], |row| row.get(0)).optional()?;
-        Ok(created.map(Timestamp::from_millis))
+    let (live, expired) = (count(&sql.count_live)?, count(&sql.count_expired)?);
+    // Whether a row with a user lives is in no index. All of them are counted in one; those that
+    // must be looked at are the live or the expired ones, whichever are fewer.
+    let signed_in = if expired <= live {
+        let with_user: i64 = snapshot.query_row(&sql.count_with_user, [], |row| row.get(0))?;
+        let with_user = u64::try_from(with_user).unwrap_or(0);
+        with_user.saturating_sub(count(&sql.count_expired_with_user)?)
+    } else {
+        count(&sql.count_live_with_user)?
     };
-    Ok(Stats {
-        live: count(&sql.count_live)?,
-        expired: count(&sql.count_expired)?,
-        signed_in: count(&sql.count_signed_in)?,
-        oldest: first(&sql.oldest)?,
-        newest: first(&sql.newest)?,
-    })
+    let (oldest, newest) = snapshot.query_row(&sql.live_ends, [now.as_millis()], |row| {
+        let (first, last): (Option<i64>, Option<i64>) = (row.get(0)?, row.get(1)?);
+        Ok((first.map(Timestamp::from_millis), last.map(Timestamp::from_millis)))
+    })?;
+    Ok(Stats { live, expired, signed_in, oldest, newest })
 }

@@ -71,7 +71,7 @@ fn query(
 }
 
 /// The outer error is SQLite's, the inner one says that the row makes no sense.
-fn decode(row: &Row<'_>) -> rusqlite::Result<Result<Record>> {
+pub(super) fn decode(row: &Row<'_>) -> rusqlite::Result<Result<Record>> {
     let format: i64 = row.get(16)?;
     if let Err(error) = record::check_format(u32::try_from(format).unwrap_or(u32::MAX)) {
         return Ok(Err(error));

@@ -10,6 +10,10 @@ const COLUMNS: &str = "id, key, previous_until, handle, user_key, external_key, 
      created, authenticated, seen, idle, absolute, deadline, persistent, revision, client, \
      format, data, previous_left";
 
+/// The columns that [`rows::summary`](super::rows::summary) reads, in its order.
+const SUMMARY: &str = "id, handle, user_key, external_key, auth_level, created, authenticated, \
+     seen, deadline, persistent, client, length(CAST(data AS BLOB))";
+
 /// What a touch needs to know.
 const TIMES: &str = "SELECT id, seen, deadline, idle, absolute";
 
@@ -59,15 +63,30 @@ pub(super) struct Sql {
     pub(super) by_sign_in: String,
     pub(super) sweep: String,
     pub(super) list: String,
+    pub(super) list_ended: String,
+    pub(super) list_ended_of: String,
+    pub(super) by_handle_of_user: String,
+    pub(super) by_handle_of_nobody: String,
+    pub(super) by_id: String,
+    pub(super) after_id: String,
+    pub(super) is_users: String,
+    pub(super) revoke_but: String,
     pub(super) revoke: String,
     pub(super) count_live: String,
     pub(super) count_expired: String,
-    pub(super) count_signed_in: String,
-    pub(super) oldest: String,
-    pub(super) newest: String,
+    pub(super) count_all: String,
+    pub(super) count_with_user: String,
+    pub(super) count_live_with_user: String,
+    pub(super) count_expired_with_user: String,
+    pub(super) count_by_place: String,
+    pub(super) place: String,
+    pub(super) ends: String,
+    pub(super) size_at: String,
+    pub(super) live_ends: String,
     pub(super) delete_all: String,
     pub(super) epoch: String,
     pub(super) raise_epoch: String,
+    pub(super) set_epoch: String,
     pub(super) drop: String,
 }
 
@@ -117,10 +136,31 @@ impl Sql {
             sweep: format!(
                 "DELETE FROM {t} WHERE id IN (SELECT id FROM {t} WHERE deadline <= ?1 LIMIT ?2)"
             ),
-            list: format!(
-                "SELECT id, handle, user_key, external_key, auth_level, created, authenticated, \
-                 seen, deadline, persistent, client, length(CAST(data AS BLOB)) FROM {t} \
-                 WHERE deadline > ?1 AND id < ?2 AND "
+            list: format!("SELECT {SUMMARY} FROM {t} WHERE deadline > ?1 AND id < ?2 AND "),
+            // The pluses keep SQLite to the index of deadlines, or of users: in the order of the
+            // ids it might look at every live row to find a few that have ended.
+            list_ended: format!(
+                "SELECT {SUMMARY} FROM {t} WHERE deadline <= ?1 AND +id < ?2 \
+                 ORDER BY +id DESC LIMIT ?3"
+            ),
+            list_ended_of: format!(
+                "SELECT {SUMMARY} FROM {t} WHERE user_key = ?4 AND +deadline <= ?1 AND id < ?2 \
+                 ORDER BY id DESC LIMIT ?3"
+            ),
+            by_handle_of_user: format!(
+                "SELECT {SUMMARY} FROM {t} WHERE handle = ?1 AND user_key IS NOT NULL"
+            ),
+            by_handle_of_nobody: format!(
+                "SELECT {SUMMARY} FROM {t} WHERE handle = ?1 AND user_key IS NULL"
+            ),
+            by_id: format!("SELECT {COLUMNS} FROM {t} WHERE id = ?1"),
+            after_id: format!("SELECT {COLUMNS} FROM {t} WHERE id > ?1 ORDER BY id LIMIT 500"),
+            is_users: format!(
+                "SELECT 1 FROM {t} WHERE handle = ?3 AND user_key = ?2 AND deadline > ?1"
+            ),
+            revoke_but: format!(
+                "DELETE FROM {t} WHERE user_key = ?2 AND deadline > ?1 AND handle <> ?3 \
+                 RETURNING key"
             ),
             revoke: format!(
                 "DELETE FROM {t} WHERE deadline > ?1 AND (?2 IS NULL OR \
@@ -128,14 +168,27 @@ impl Sql {
             ),
             count_live: format!("SELECT count(*) FROM {t} WHERE deadline > ?1"),
             count_expired: format!("SELECT count(*) FROM {t} WHERE deadline <= ?1"),
-            count_signed_in: format!(
-                "SELECT count(*) FROM {t} WHERE user_key IS NOT NULL AND deadline > ?1"
+            count_all: format!("SELECT count(*) FROM {t}"),
+            // Each in an index alone, or by the fewest rows: see `registry::stats`.
+            count_with_user: format!("SELECT count(*) FROM {t} WHERE user_key IS NOT NULL"),
+            count_live_with_user: format!(
+                "SELECT count(*) FROM {t} WHERE +user_key IS NOT NULL AND deadline > ?1"
             ),
-            // The plus keeps SQLite from the deadline index: in the order of the ids the first
-            // live row is usually the first row.
-            oldest: format!("SELECT created FROM {t} WHERE +deadline > ?1 ORDER BY id LIMIT 1"),
-            newest: format!(
-                "SELECT created FROM {t} WHERE +deadline > ?1 ORDER BY id DESC LIMIT 1"
+            count_expired_with_user: format!(
+                "SELECT count(*) FROM {t} WHERE +user_key IS NOT NULL AND deadline <= ?1"
+            ),
+            count_by_place: format!("SELECT count(*){{counts}} FROM {t} WHERE deadline > ?1"),
+            place: format!("SELECT id, created FROM {t} WHERE id >= ?1 ORDER BY id LIMIT 1"),
+            ends: format!("SELECT (SELECT min(id) FROM {t}), (SELECT max(id) FROM {t})"),
+            size_at: format!(
+                "SELECT id, length(CAST(data AS BLOB)) FROM {t} WHERE id >= ?1 ORDER BY id LIMIT 1"
+            ),
+            // The pluses keep SQLite to the index of deadlines, which has the ids too: in the order
+            // of the ids it might look at every expired row to find the first live one.
+            live_ends: format!(
+                "SELECT (SELECT created FROM {t} WHERE id = ends.first), \
+                 (SELECT created FROM {t} WHERE id = ends.last) FROM \
+                 (SELECT min(+id) AS first, max(+id) AS last FROM {t} WHERE deadline > ?1) AS ends"
             ),
             delete_all: format!("DELETE FROM {t}"),
             epoch: format!("SELECT CAST(value AS INTEGER) FROM {meta} WHERE name = 'epoch'"),
@@ -143,6 +196,7 @@ impl Sql {
                 "UPDATE {meta} SET value = CAST(CAST(value AS INTEGER) + 1 AS TEXT) \
                  WHERE name = 'epoch'"
             ),
+            set_epoch: format!("UPDATE {meta} SET value = ?1 WHERE name = 'epoch'"),
             drop: format!(
                 "DROP VIEW IF EXISTS \"{0}_readable\"; DROP TABLE IF EXISTS \"{0}_meta\"; \
                  DROP TABLE IF EXISTS \"{0}\";",

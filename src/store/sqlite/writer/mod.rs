@@ -340,7 +340,7 @@ mod tests {
         let connection = open();
         let set_up = format!("PRAGMA journal_mode = {journal}; CREATE TABLE t (n)");
         connection.execute_batch(&set_up).unwrap();
-        let log = Log::new(4096, Events::default());
+        let log = Log::new(4096, true, Events::default());
         let writer = Arc::new(Writer::new(connection, patience, false, log));
         Bench { writer, other: open(), folder }
     }

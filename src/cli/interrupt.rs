@@ -1,0 +1,79 @@
+//! Long work: a bar that shows it, and an end before its end when somebody presses Ctrl-C.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+
+use crate::cli::failure::{FAILED, Failure};
+use crate::store::sqlite::Watch;
+
+/// Set by Ctrl-C, or when the process is asked to end.
+#[derive(Clone, Debug)]
+pub(super) struct Interrupt(Arc<AtomicBool>);
+
+impl Interrupt {
+    /// From here on the first signal asks, and the second ends the process at once.
+    pub(super) fn listen() -> Result<Self, Failure> {
+        let asked = Arc::new(AtomicBool::new(false));
+        for signal in [SIGINT, SIGTERM] {
+            // In this order: the second signal finds the flag set by the first.
+            flag::register_conditional_shutdown(signal, i32::from(FAILED), asked.clone())?;
+            flag::register(signal, asked.clone())?;
+        }
+        Ok(Interrupt(asked))
+    }
+
+    pub(super) fn is_asked(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Waits for so long, or until it is asked.
+    pub(super) fn wait(&self, duration: Duration) {
+        let until = Instant::now() + duration;
+        while !self.is_asked() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            thread::sleep(left.min(Duration::from_millis(50)));
+        }
+    }
+
+    /// Shows progress in `bar` and ends the work when it is asked to.
+    pub(super) fn watch(&self, bar: &ProgressBar) -> Watch {
+        let (bar, asked) = (bar.clone(), self.clone());
+        Box::new(move |progress| {
+            if progress.total > 0 {
+                bar.set_length(progress.total);
+                bar.set_position(progress.done);
+            } else {
+                bar.tick();
+            }
+            match asked.is_asked() {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
+        })
+    }
+}
+
+/// A bar on standard error, if that is a terminal. `unit` is what it counts.
+pub(super) fn bar(doing: &'static str, unit: &str) -> ProgressBar {
+    let template = format!("{doing} [{{bar:30}}] {{human_pos}}/{{human_len}} {unit}, {{eta}} left");
+    let bar = ProgressBar::new(0).with_message(doing);
+    match ProgressStyle::with_template(&template) {
+        Ok(style) => bar.with_style(style.progress_chars("=> ")),
+        Err(_) => bar,
+    }
+}
+
+/// The same for work whose length is not known.
+pub(super) fn spinner(doing: &'static str) -> ProgressBar {
+    ProgressBar::new_spinner().with_message(doing)
+}

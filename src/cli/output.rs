@@ -1,0 +1,249 @@
+//! Answers for people: times, sizes, tables, colours, and nothing that a terminal would obey.
+
+use std::env;
+use std::io::{self, BufRead, Write};
+
+use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
+use console::Term;
+use jiff::tz::TimeZone;
+use serde_json::Value as Json;
+
+use crate::cli::failure::Failure;
+use crate::clock::Timestamp;
+
+/// How answers look.
+#[derive(Clone, Debug)]
+pub(super) struct Style {
+    zone: TimeZone,
+    utc: bool,
+    terminal: bool,
+    colours: bool,
+    /// `None`: as wide as it needs.
+    width: Option<u16>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Colour {
+    Bold,
+    Green,
+    Yellow,
+    Red,
+}
+
+/// What a terminal would obey, or would show in another order than it stands.
+fn is_command(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Text of others (users, user agents, errors) as one line that a terminal only shows.
+pub(super) fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        match is_command(c) {
+            true => line.extend(c.escape_default()),
+            false => line.push(c),
+        }
+    }
+    line
+}
+
+/// JSON that a terminal only shows: such characters stand inside of texts only, escaped.
+pub(super) fn json(value: &Json, pretty: bool) -> String {
+    let text = if pretty { format!("{value:#}") } else { value.to_string() };
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        match is_command(c) && c != '\n' {
+            // None of them is above the 16 bits of one escape.
+            true => safe.push_str(&format!("\\u{:04x}", u32::from(c))),
+            false => safe.push(c),
+        }
+    }
+    safe
+}
+
+/// A moment for programs: RFC 3339 in UTC with milliseconds; null for what never comes.
+pub(super) fn json_time(time: Timestamp) -> Json {
+    match jiff::Timestamp::from_millisecond(time.as_millis()) {
+        Ok(time) => Json::String(format!("{time:.3}")),
+        Err(_) => Json::Null,
+    }
+}
+
+impl Style {
+    pub(super) fn new(utc: bool, is_terminal: bool) -> Self {
+        // A terminal that does not say how wide it is gets lines as they are.
+        let size = if is_terminal { Term::stdout().size_checked() } else { None };
+        Style {
+            zone: if utc { TimeZone::UTC } else { TimeZone::system() },
+            utc,
+            terminal: is_terminal,
+            colours: allows_colours(is_terminal, |name| env::var(name).ok()),
+            width: size.map(|(_, columns)| columns),
+        }
+    }
+
+    pub(super) fn time(&self, time: Timestamp) -> String {
+        match jiff::Timestamp::from_millisecond(time.as_millis()) {
+            Ok(time) => {
+                let time = time.to_zoned(self.zone.clone());
+                let mark = if self.utc { "Z" } else { "" };
+                format!("{}{mark}", time.strftime("%Y-%m-%d %H:%M:%S"))
+            }
+            Err(_) => "never".to_owned(),
+        }
+    }
+
+    pub(super) fn is_terminal(&self) -> bool {
+        self.terminal
+    }
+
+    /// The days up to `now`, the first one first: their names and where they begin.
+    pub(super) fn days(&self, now: Timestamp, days: usize) -> Vec<(String, Timestamp)> {
+        let Ok(now) = jiff::Timestamp::from_millisecond(now.as_millis()) else {
+            return Vec::new();
+        };
+        let mut begun = Vec::new();
+        let mut day = now.to_zoned(self.zone.clone()).date();
+        for _ in 0..days {
+            if let Ok(start) = day.to_zoned(self.zone.clone()) {
+                let start = Timestamp::from_millis(start.timestamp().as_millisecond());
+                begun.push((day.to_string(), start));
+            }
+            let Ok(before) = day.yesterday() else { break };
+            day = before;
+        }
+        begun.reverse();
+        begun
+    }
+
+    /// The same style, with times in UTC: for programs.
+    pub(super) fn in_utc(&self) -> Style {
+        Style { zone: TimeZone::UTC, utc: true, ..self.clone() }
+    }
+
+    pub(super) fn paint(&self, colour: Colour, text: &str) -> String {
+        let code = match colour {
+            Colour::Bold => 1,
+            Colour::Green => 32,
+            Colour::Yellow => 33,
+            Colour::Red => 31,
+        };
+        match self.colours {
+            true => format!("\u{1b}[{code}m{text}\u{1b}[0m"),
+            false => text.to_owned(),
+        }
+    }
+
+    /// A table as wide as the terminal at most. The first column is never broken.
+    pub(super) fn table(&self, header: &[&str], rows: &[Vec<String>]) -> String {
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING).set_header(header);
+        for row in rows {
+            table.add_row(row.iter().map(|cell| one_line(cell)).collect::<Vec<_>>());
+        }
+        match self.width {
+            Some(width) => {
+                table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+                if let Some(first) = table.column_mut(0) {
+                    first.set_constraint(ColumnConstraint::ContentWidth);
+                }
+            }
+            None => {
+                table.set_content_arrangement(ContentArrangement::Disabled);
+            }
+        }
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
+        table.trim_fmt() + "\n"
+    }
+}
+
+/// On a terminal, unless somebody does not want them (<https://no-color.org>).
+fn allows_colours(is_terminal: bool, variable: impl Fn(&str) -> Option<String>) -> bool {
+    let refused = variable("NO_COLOR").is_some_and(|value| !value.is_empty());
+    is_terminal && !refused && variable("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// Says what is about to be done, and asks unless that was answered before. Only `yes` is a yes;
+/// a closed or empty input is a no.
+pub(super) fn ask(about: &str, yes: bool) -> Result<(), Failure> {
+    let mut stderr = io::stderr();
+    let about = one_line(about);
+    if yes {
+        writeln!(stderr, "{about}")?;
+        return Ok(());
+    }
+    write!(stderr, "{about}\nType yes to go on: ")?;
+    stderr.flush()?;
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer)?;
+    if answer.trim() == "yes" {
+        return Ok(());
+    }
+    if !answer.ends_with('\n') {
+        writeln!(stderr)?;
+    }
+    Err(Failure::new("nothing was changed; answer yes, or give --yes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn style(width: Option<u16>) -> Style {
+        Style { zone: TimeZone::UTC, utc: true, terminal: false, colours: false, width }
+    }
+
+    #[test]
+    fn what_others_wrote_cannot_command_a_terminal() {
+        assert_eq!(one_line("a\u{1b}[2J\nb\u{9b}c\u{202e}é"), "a\\u{1b}[2J\\nb\\u{9b}c\\u{202e}é");
+        let value = json!({ "a": "\u{9b}\u{1b}\u{202e}\n" });
+        for pretty in [false, true] {
+            let text = json(&value, pretty);
+            assert!(!text.chars().any(|c| is_command(c) && c != '\n'), "{text}");
+            assert_eq!(serde_json::from_str::<Json>(&text).unwrap(), value);
+        }
+    }
+
+    #[test]
+    fn colours_are_for_terminals_and_never_with_no_color() {
+        let given = |no_color: Option<&str>, term: &str| {
+            let (no_color, term) = (no_color.map(str::to_owned), term.to_owned());
+            move |name: &str| if name == "TERM" { Some(term.clone()) } else { no_color.clone() }
+        };
+        assert!(allows_colours(true, given(None, "xterm")));
+        assert!(allows_colours(true, given(Some(""), "xterm")));
+        assert!(!allows_colours(true, given(Some("1"), "xterm")));
+        assert!(!allows_colours(true, given(None, "dumb")));
+        assert!(!allows_colours(false, given(None, "xterm")));
+        assert_eq!(style(None).paint(Colour::Red, "x"), "x");
+    }
+
+    #[test]
+    fn a_table_fits_the_terminal_and_keeps_handles_whole() {
+        let agent = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko)";
+        let row = vec!["0".repeat(32), "ada".to_owned(), agent.to_owned()];
+        let narrow =
+            style(Some(60)).table(&["HANDLE", "USER", "AGENT"], std::slice::from_ref(&row));
+        assert!(narrow.lines().all(|line| line.chars().count() <= 60), "{narrow}");
+        assert!(narrow.contains(&row[0]), "{narrow}");
+        let wide = style(None).table(&["HANDLE", "USER", "AGENT"], &[row]);
+        assert_eq!(wide.lines().count(), 2, "{wide}");
+    }
+
+    #[test]
+    fn times_are_written_as_documented() {
+        let time = Timestamp::from_millis(1_700_000_000_123);
+        assert_eq!(json_time(time), json!("2023-11-14T22:13:20.123Z"));
+        assert_eq!(json_time(Timestamp::MAX), Json::Null);
+        assert_eq!(style(None).time(time), "2023-11-14 22:13:20Z");
+        assert_eq!(style(None).time(Timestamp::MAX), "never");
+        let days = style(None).days(time, 2);
+        let names: Vec<_> = days.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["2023-11-13", "2023-11-14"]);
+        assert_eq!(days[1].1.as_millis(), 1_699_920_000_000);
+    }
+}

@@ -1,0 +1,32 @@
+//! What is generated from the commands themselves: completions and manual pages.
+
+use std::io::Write;
+
+use clap::CommandFactory;
+
+use crate::cli::arguments::{Arguments, Completions, Man};
+use crate::cli::failure::{Done, Failure};
+
+pub(super) fn completions(given: &Completions, out: &mut dyn Write) -> Result<Done, Failure> {
+    // The generator panics where it cannot write, so it writes to memory.
+    let mut script = Vec::new();
+    clap_complete::generate(given.shell, &mut Arguments::command(), "cloakroom", &mut script);
+    out.write_all(&script)?;
+    Ok(Done::Well)
+}
+
+pub(super) fn man(given: &Man, out: &mut dyn Write) -> Result<Done, Failure> {
+    let mut command = Arguments::command();
+    command.build();
+    let page = match &given.command {
+        None => command,
+        Some(name) => match command.find_subcommand(name) {
+            Some(found) => found.clone(),
+            None => {
+                return Err(Failure::usage(format!("there is no command {name}; see `help`")));
+            }
+        },
+    };
+    clap_mangen::Man::new(page).render(out)?;
+    Ok(Done::Well)
+}

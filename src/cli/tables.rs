@@ -1,0 +1,102 @@
+//! Setting up, migrating, emptying and removing the tables.
+
+use std::io::Write;
+
+use crate::cli::Context;
+use crate::cli::arguments::{Migrate, Setup, Sure};
+use crate::cli::failure::{Done, Failure};
+use crate::cli::output::{ask, one_line};
+use crate::cli::target::Place;
+use crate::error::ErrorKind;
+use crate::store::Store;
+use crate::store::sqlite::SqliteStore;
+
+pub(super) fn setup(
+    given: &Setup,
+    context: &Context,
+    out: &mut dyn Write,
+) -> Result<Done, Failure> {
+    let nothing_to_do = context.place.is_set_up();
+    let store = context.place.set_up(given.keep_journal)?;
+    let done = if nothing_to_do { "already set up" } else { "set up" };
+    writeln!(out, "{done}: {}", one_line(&Place::name(&store)))?;
+    Ok(Done::Well)
+}
+
+pub(super) fn migrate(
+    given: &Migrate,
+    context: &Context,
+    out: &mut dyn Write,
+) -> Result<Done, Failure> {
+    // Here a missing file is refused, and what is not ours.
+    let pending = context.place.file()?.pending()?;
+    if pending.is_empty() {
+        writeln!(out, "nothing to do: the tables are of this version")?;
+        return Ok(Done::Well);
+    }
+    if !given.dry_run {
+        context.place.set_up(true)?;
+    }
+    let done = if given.dry_run { "would apply" } else { "applied" };
+    for migration in pending {
+        writeln!(out, "{done} migration {}, {}", migration.version, migration.name)?;
+    }
+    Ok(Done::Well)
+}
+
+pub(super) fn clear(given: &Sure, context: &Context, out: &mut dyn Write) -> Result<Done, Failure> {
+    let store = context.place.store()?;
+    ask(
+        &format!(
+            "This ends {} of {}: everyone has to sign in again.",
+            live_sessions(&store, context)?,
+            Place::name(&store),
+        ),
+        given.yes,
+    )?;
+    let ended = store.clear()?;
+    writeln!(out, "ended {}, expired ones included", sessions(ended))?;
+    Ok(Done::Well)
+}
+
+pub(super) fn drop_tables(
+    given: &Sure,
+    context: &Context,
+    out: &mut dyn Write,
+) -> Result<Done, Failure> {
+    let store = context.place.store()?;
+    let others = match store.facts()?.map_or(0, |facts| facts.other_tables) {
+        0 => "There are no other tables in it.".to_owned(),
+        1 => "The one other table in it stays.".to_owned(),
+        others => format!("The {others} other tables in it stay."),
+    };
+    ask(
+        &format!(
+            "This removes {} with {}; a running service fails until `setup` is run. {others}",
+            Place::name(&store),
+            live_sessions(&store, context)?,
+        ),
+        given.yes,
+    )?;
+    store.drop_tables()?;
+    writeln!(out, "removed {}", one_line(&Place::name(&store)))?;
+    Ok(Done::Well)
+}
+
+/// For questions: a table that is too damaged to be counted can be emptied all the same.
+pub(super) fn live_sessions(store: &SqliteStore, context: &Context) -> Result<String, Failure> {
+    let Some(registry) = store.registry() else { return Ok("all sessions".to_owned()) };
+    match registry.stats(context.now) {
+        Ok(stats) if stats.live == 1 => Ok("1 live session".to_owned()),
+        Ok(stats) => Ok(format!("{} live sessions", indicatif::HumanCount(stats.live))),
+        Err(error) if error.kind() == ErrorKind::Corrupt => Ok("all sessions".to_owned()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+pub(super) fn sessions(count: u64) -> String {
+    match count {
+        1 => "1 session".to_owned(),
+        _ => format!("{} sessions", indicatif::HumanCount(count)),
+    }
+}

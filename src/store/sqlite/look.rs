@@ -1,0 +1,299 @@
+//! Looking at sessions as an operator does: ended ones, single ones, all of them.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use rusqlite::types::Value as Column;
+use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
+
+use crate::clock::Timestamp;
+use crate::error::{Error, Result};
+use crate::id::{Handle, SessionKey, UserKey};
+use crate::record::{Record, Summary};
+use crate::store::Page;
+use crate::store::sqlite::failure::while_doing;
+use crate::store::sqlite::operate::{Facts, Progress, Watch, facts_of};
+use crate::store::sqlite::writer::Pace;
+use crate::store::sqlite::{SqliteStore, rows};
+
+/// A session that was looked up by its handle.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Found {
+    /// What a list shows of it.
+    pub summary: Summary,
+    /// All of it, data included, if it decodes.
+    pub record: Result<Record>,
+}
+
+/// What reading every session has shown.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Examined {
+    /// Sessions that were read, ended ones included.
+    pub sessions: u64,
+    /// How many do not decode.
+    pub undecodable: u64,
+    /// The first of those, and why.
+    pub examples: Vec<(Handle, Error)>,
+    /// The latest time at which one was begun or used.
+    pub latest: Option<Timestamp>,
+}
+
+/// The sizes of some sessions' data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Sizes {
+    /// How many were looked at, evenly spread over all.
+    pub sampled: u64,
+    /// The bytes of their data, on average.
+    pub average: u64,
+    /// The bytes of the largest.
+    pub largest: u64,
+}
+
+/// For operators: what goes beyond a [`Registry`](crate::store::Registry).
+impl SqliteStore {
+    /// The file; `None` for a database in memory.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        self.0.path.as_deref()
+    }
+
+    /// Facts about the file; `None` for a database in memory.
+    ///
+    /// # Errors
+    /// Those of every read.
+    pub fn facts(&self) -> Result<Option<Facts>> {
+        self.0.path.as_ref().map(|path| facts_of(path, &self.0.table)).transpose()
+    }
+
+    /// Sessions that have ended and were not swept yet, the newest first.
+    ///
+    /// # Errors
+    /// Those of every read.
+    pub fn list_ended(
+        &self,
+        user: Option<&UserKey>,
+        page: Page,
+        now: Timestamp,
+    ) -> Result<Vec<Summary>> {
+        const DOING: &str = "list ended sessions";
+        let mut columns = vec![
+            Column::Integer(now.as_millis()),
+            Column::Integer(page.after.map_or(i64::MAX, |cursor| cursor.position())),
+            Column::Integer(i64::try_from(page.limit.get()).unwrap_or(i64::MAX)),
+        ];
+        let sql = match user {
+            Some(user) => {
+                columns.push(Column::Text(user.as_str().to_owned()));
+                &self.0.sql.list_ended_of
+            }
+            None => &self.0.sql.list_ended,
+        };
+        self.0.readers.read(DOING, |connection| {
+            connection
+                .prepare_cached(sql)
+                .and_then(|mut list| {
+                    list.query_map(params_from_iter(columns), rows::summary)?.collect()
+                })
+                .map_err(while_doing(DOING))
+        })
+    }
+
+    /// The session of this handle, ended or not, with its data. An anonymous one is searched among
+    /// all, which takes a while where there are many.
+    ///
+    /// # Errors
+    /// Those of every read.
+    pub fn find(&self, handle: &Handle) -> Result<Option<Found>> {
+        const DOING: &str = "look a session up by its handle";
+        self.0.readers.read(DOING, |connection| {
+            // The summary and the record are of the same moment.
+            let snapshot = connection.unchecked_transaction().map_err(while_doing(DOING))?;
+            for sql in [&self.0.sql.by_handle_of_user, &self.0.sql.by_handle_of_nobody] {
+                let summary = snapshot
+                    .query_row(sql, [handle.as_bytes()], rows::summary)
+                    .optional()
+                    .map_err(while_doing(DOING))?;
+                let Some(summary) = summary else { continue };
+                let record = snapshot
+                    .query_row(&self.0.sql.by_id, [summary.cursor.position()], |row| {
+                        rows::decode(row)
+                    })
+                    .map_err(while_doing(DOING))?;
+                return Ok(Some(Found { summary, record }));
+            }
+            Ok(None)
+        })
+    }
+
+    /// Ends all live sessions of `user` but the one of this handle, and gives their keys. `None`,
+    /// and nothing ended, where that is no live session of this user.
+    ///
+    /// # Errors
+    /// Those of every write.
+    pub fn revoke_but(
+        &self,
+        user: &UserKey,
+        except: &Handle,
+        now: Timestamp,
+    ) -> Result<Option<Vec<SessionKey>>> {
+        const DOING: &str = "revoke sessions";
+        let (sql, user, except) = (self.0.sql.clone(), user.clone(), *except);
+        self.0.writer.write(Pace::Synced, DOING, move |connection| {
+            let columns = params![now.as_millis(), user.as_str(), except.as_bytes()];
+            let run = || -> rusqlite::Result<Option<Vec<SessionKey>>> {
+                let theirs = connection.query_row(&sql.is_users, columns, |_| Ok(())).optional()?;
+                if theirs.is_none() {
+                    return Ok(None);
+                }
+                let mut revoke = connection.prepare(&sql.revoke_but)?;
+                let keys = revoke.query_map(columns, |row| Ok(SessionKey::from_bytes(row.get(0)?)));
+                keys?.collect::<rusqlite::Result<_>>().map(Some)
+            };
+            run().map_err(while_doing(DOING))
+        })
+    }
+
+    /// Reads and decodes every session, some at a time, so that the log can start again meanwhile.
+    ///
+    /// # Errors
+    /// Those of every read.
+    pub fn examine(&self, mut watch: Watch) -> Result<ControlFlow<(), Examined>> {
+        const DOING: &str = "read every session";
+        const EXAMPLES: usize = 5;
+        let mut examined = Examined::default();
+        let total = self.0.readers.read(DOING, |connection| {
+            let count = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
+            connection.query_row(&self.0.sql.count_all, [], count).map_err(while_doing(DOING))
+        })?;
+        let mut after = i64::MIN;
+        loop {
+            let before = examined.sessions;
+            self.0.readers.read(DOING, |connection| {
+                let mut read = || -> rusqlite::Result<()> {
+                    let mut statement = connection.prepare_cached(&self.0.sql.after_id)?;
+                    let mut rows = statement.query([after])?;
+                    while let Some(row) = rows.next()? {
+                        after = row.get(0)?;
+                        examined.sessions += 1;
+                        let times = row.get::<_, i64>(7)?.max(row.get(9)?);
+                        examined.latest = examined.latest.max(Some(Timestamp::from_millis(times)));
+                        if let Err(error) = rows::decode(row)? {
+                            examined.undecodable += 1;
+                            if examined.examples.len() < EXAMPLES {
+                                let handle = Handle::from_bytes(row.get(3)?);
+                                examined.examples.push((handle, error));
+                            }
+                        }
+                    }
+                    Ok(())
+                };
+                read().map_err(while_doing(DOING))
+            })?;
+            if examined.sessions == before {
+                return Ok(ControlFlow::Continue(examined));
+            }
+            let total = u64::try_from(total).unwrap_or(0).max(examined.sessions);
+            if watch(Progress { done: examined.sessions, total }).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+    }
+
+    /// How many of the live sessions were begun between each of these moments and the next, the
+    /// moments in their order; the last number is of those begun since the last moment.
+    ///
+    /// The times at which sessions begin are in no index. Rows stand in the order in which they
+    /// were begun, so the places of the moments are found by halving, and the rest is counted in
+    /// the index of deadlines.
+    ///
+    /// # Errors
+    /// Those of every read.
+    pub fn begun_since(&self, moments: &[Timestamp], now: Timestamp) -> Result<Vec<u64>> {
+        const DOING: &str = "count sessions by day";
+        self.0.readers.read(DOING, |connection| {
+            let run = || {
+                let snapshot = connection.unchecked_transaction()?;
+                let mut places = Vec::new();
+                for moment in moments {
+                    places.push(first_begun_at(&snapshot, &self.0.sql.place, *moment)?);
+                }
+                let ends = places.iter().skip(1).copied().chain([i64::MAX]);
+                let mut counts = String::new();
+                for (from, to) in places.iter().zip(ends) {
+                    counts
+                        .push_str(&format!(", count(*) FILTER (WHERE id >= {from} AND id < {to})"));
+                }
+                let sql = self.0.sql.count_by_place.replace("{counts}", &counts);
+                snapshot.query_row(&sql, [now.as_millis()], |row| {
+                    let count = |at| Ok(u64::try_from(row.get::<_, i64>(at)?).unwrap_or(0));
+                    (1..=moments.len()).map(count).collect()
+                })
+            };
+            run().map_err(while_doing(DOING))
+        })
+    }
+
+    /// How large the data of sessions is, by some hundred of them.
+    ///
+    /// # Errors
+    /// Those of every read.
+    pub fn sizes(&self) -> Result<Sizes> {
+        const DOING: &str = "look at some sessions";
+        const PROBES: i64 = 500;
+        self.0.readers.read(DOING, |connection| {
+            let run = || {
+                let snapshot = connection.unchecked_transaction()?;
+                let ends = snapshot.query_row(&self.0.sql.ends, [], |row| {
+                    Ok(row.get::<_, Option<i64>>(0)?.zip(row.get::<_, Option<i64>>(1)?))
+                })?;
+                let Some((first, last)) = ends else { return Ok(Sizes::default()) };
+                let step = (last.saturating_sub(first) / PROBES).max(1);
+                let mut probe = snapshot.prepare_cached(&self.0.sql.size_at)?;
+                let (mut sizes, mut total, mut at) = (Sizes::default(), 0, first);
+                while at <= last {
+                    let found = probe
+                        .query_row([at], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)));
+                    let Some((id, bytes)) = found.optional()? else { break };
+                    let bytes = u64::try_from(bytes).unwrap_or(0);
+                    sizes.sampled += 1;
+                    sizes.largest = sizes.largest.max(bytes);
+                    total += bytes;
+                    at = id.max(at).saturating_add(step);
+                }
+                sizes.average = total.checked_div(sizes.sampled).unwrap_or(0);
+                Ok(sizes)
+            };
+            run().map_err(while_doing(DOING))
+        })
+    }
+}
+
+/// The first row, in their order, that was begun at or after `moment`.
+fn first_begun_at(
+    connection: &Connection,
+    place: &str,
+    moment: Timestamp,
+) -> rusqlite::Result<i64> {
+    let mut statement = connection.prepare_cached(place)?;
+    let mut begun_at = |id: i64| {
+        let row = statement.query_row([id], |row| Ok((row.get::<_, i64>(0)?, row.get(1)?)));
+        row.optional()
+    };
+    // The first one at or after `low` is the answer or stands before it.
+    let (mut low, mut high) = (0_i64, i64::MAX);
+    let Some((first, _)) = begun_at(0)? else { return Ok(i64::MAX) };
+    low = low.max(first);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        match begun_at(middle)? {
+            Some((id, created)) if Timestamp::from_millis(created) < moment => {
+                low = id.saturating_add(1);
+            }
+            _ => high = middle,
+        }
+    }
+    Ok(low)
+}

@@ -1,0 +1,334 @@
+//! What an operator asks of the file: facts, checks, room, a copy put in its place.
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Instant;
+
+use rusqlite::{Connection, ErrorCode};
+
+use crate::clock::Timestamp;
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::sqlite::backup::{Restore, with_suffix};
+use crate::store::sqlite::builder::Builder;
+use crate::store::sqlite::failure::while_doing;
+use crate::store::sqlite::sql::{HISTORY, Sql, TableName};
+use crate::store::sqlite::writer::patiently;
+use crate::store::sqlite::{migrate, readers};
+
+/// How far long work is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Progress {
+    /// Pages or rows that are done.
+    pub done: u64,
+    /// Of so many; 0 where that is not known.
+    pub total: u64,
+}
+
+/// Is told now and then how far long work is; to answer [`ControlFlow::Break`] ends it early.
+pub type Watch = Box<dyn FnMut(Progress) -> ControlFlow<()> + Send>;
+
+/// Facts about a database file and our tables in it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Facts {
+    /// The file.
+    pub path: PathBuf,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// The size of the write-ahead log beside it.
+    pub log_bytes: u64,
+    /// The size of a page in bytes.
+    pub page_size: u64,
+    /// Pages in use or free.
+    pub pages: u64,
+    /// Pages that hold nothing: room that is used again before the file grows.
+    pub free_pages: u64,
+    /// The journal mode as SQLite names it: `wal`, `delete` and so on.
+    pub journal: String,
+    /// Whether SQLite notes which pages can be given back a few at a time
+    /// (`auto_vacuum = INCREMENTAL`).
+    pub incremental: bool,
+    /// The schema version of our tables, 0 where they are not set up; or why it is not known.
+    pub schema: Result<u32>,
+    /// The schema version of this program.
+    pub newest_schema: u32,
+    /// How many tables in the file are somebody else's.
+    pub other_tables: u64,
+}
+
+/// A migration that was not applied yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Pending {
+    /// The schema version it leads to.
+    pub version: u32,
+    /// Its name.
+    pub name: &'static str,
+}
+
+/// How a file is made smaller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Compacting {
+    /// Free pages are given back, some at a time; others write in between. For files with
+    /// `auto_vacuum = INCREMENTAL`.
+    Incremental,
+    /// The file is written anew (`VACUUM`): nobody else can write meanwhile, and as much room as
+    /// the file takes is needed once more, most of it in the log. In tables of others without an
+    /// `INTEGER PRIMARY KEY` the row numbers may change.
+    Full,
+}
+
+/// What a restored copy held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Restored {
+    /// Sessions of the copy that had not expired.
+    pub live: u64,
+    /// Whether they live on.
+    pub kept: bool,
+}
+
+const READING: &str = "read facts about the database";
+
+fn number(connection: &Connection, sql: &str) -> Result<u64> {
+    let number: i64 =
+        connection.query_row(sql, [], |row| row.get(0)).map_err(while_doing(READING))?;
+    Ok(u64::try_from(number).unwrap_or(0))
+}
+
+pub(super) fn facts(connection: &Connection, path: &Path, table: &TableName) -> Result<Facts> {
+    let size = |path: &Path| fs::metadata(path).map_or(0, |file| file.len());
+    let journal = connection
+        .query_row("PRAGMA journal_mode", [], |row| row.get(0))
+        .map_err(while_doing(READING))?;
+    let schema = migrate::version_before(connection, table);
+    let tables = number(
+        connection,
+        "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' \
+         ESCAPE '\\'",
+    )?;
+    let ours = match schema {
+        Ok(1..) => number(
+            connection,
+            &format!(
+                "SELECT count(*) FROM sqlite_schema WHERE type = 'table' \
+                 AND name COLLATE NOCASE IN ('{0}', '{0}_meta', '{HISTORY}')",
+                table.as_str()
+            ),
+        )?,
+        _ => 0,
+    };
+    Ok(Facts {
+        path: path.to_owned(),
+        bytes: size(path),
+        log_bytes: size(&with_suffix(path, "-wal")),
+        page_size: number(connection, "PRAGMA page_size")?,
+        pages: number(connection, "PRAGMA page_count")?,
+        free_pages: number(connection, "PRAGMA freelist_count")?,
+        journal,
+        incremental: number(connection, "PRAGMA auto_vacuum")? == 2,
+        schema,
+        newest_schema: migrate::newest(),
+        other_tables: tables.saturating_sub(ours),
+    })
+}
+
+/// Has SQLite ask the watch every so many of its own steps.
+fn attended<T>(
+    connection: &Connection,
+    watch: &mut Watch,
+    work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    doing: &'static str,
+) -> Result<ControlFlow<(), T>> {
+    const STEPS: i32 = 20_000;
+    let failed = || while_doing(doing);
+    // SQLite keeps the handler, so the watch is lent to it for this while.
+    let lent = std::mem::replace(watch, Box::new(|_| ControlFlow::Continue(())));
+    let shared = Arc::new(Mutex::new(lent));
+    let asked = shared.clone();
+    let ask = move || {
+        let mut watch = asked.lock().unwrap_or_else(PoisonError::into_inner);
+        watch(Progress::default()).is_break()
+    };
+    connection.progress_handler(STEPS, Some(ask)).map_err(failed())?;
+    let result = work(connection);
+    connection.progress_handler(0, None::<fn() -> bool>).map_err(failed())?;
+    if let Some(lent) = Arc::into_inner(shared) {
+        *watch = lent.into_inner().unwrap_or_else(PoisonError::into_inner);
+    }
+    match result {
+        Ok(answer) => Ok(ControlFlow::Continue(answer)),
+        Err(rusqlite::Error::SqliteFailure(failure, _))
+            if failure.code == ErrorCode::OperationInterrupted =>
+        {
+            Ok(ControlFlow::Break(()))
+        }
+        Err(error) => Err(while_doing(doing)(error)),
+    }
+}
+
+/// What SQLite finds wrong, at most twenty things.
+pub(super) fn check(
+    connection: &Connection,
+    quick: bool,
+    watch: &mut Watch,
+    doing: &'static str,
+) -> Result<ControlFlow<(), Vec<String>>> {
+    let sql = if quick { "PRAGMA quick_check(20)" } else { "PRAGMA integrity_check(20)" };
+    let run = |connection: &Connection| {
+        let mut statement = connection.prepare(sql)?;
+        let found: Vec<String> =
+            statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+        Ok(found.into_iter().filter(|line| line != "ok").collect())
+    };
+    attended(connection, watch, run, doing)
+}
+
+/// For operators: the database file as it is, whether our tables are set up in it or not. Nothing
+/// but [`compact`](Self::compact) and [`restore`](Self::restore) changes anything.
+///
+/// All of these fail with [`ErrorKind::Invalid`] for a database in memory, and all but
+/// [`restore`](Self::restore) with [`ErrorKind::NotSetUp`] where there is no file.
+impl Builder {
+    /// Facts about the file.
+    ///
+    /// # Errors
+    /// The kinds of [`open`](Self::open).
+    pub fn facts(&self) -> Result<Facts> {
+        let (connection, path, table) = self.connect()?;
+        facts(&connection, &path, &table)
+    }
+
+    /// The migrations that [`open`](Self::open) would apply.
+    ///
+    /// # Errors
+    /// The kinds of [`open`](Self::open).
+    pub fn pending(&self) -> Result<Vec<Pending>> {
+        let (connection, _, table) = self.connect()?;
+        let version = migrate::version_before(&connection, &table)?;
+        Ok(migrate::pending(version))
+    }
+
+    /// Has SQLite check the whole file, and says what it finds wrong: nothing, or some of it. A
+    /// quick check does not compare the indexes with their tables. Others can read and write
+    /// meanwhile; the log cannot start again until it is over.
+    ///
+    /// # Errors
+    /// The kinds of [`open`](Self::open).
+    pub fn check_file(
+        &self,
+        quick: bool,
+        mut watch: Watch,
+    ) -> Result<ControlFlow<(), Vec<String>>> {
+        let (connection, ..) = self.connect()?;
+        check(&connection, quick, &mut watch, "check the database")
+    }
+
+    /// Makes the file smaller. Ended early, a full one has changed nothing, an incremental one
+    /// has given back what it had by then.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] when the file does not allow incremental work; else the kinds of
+    /// [`open`](Self::open).
+    pub fn compact(&self, how: Compacting, mut watch: Watch) -> Result<ControlFlow<()>> {
+        const DOING: &str = "compact the database";
+        let (connection, path, table) = self.connect()?;
+        let (failed, deadline) = (|| while_doing(DOING), Instant::now() + self.patience());
+        let facts = facts(&connection, &path, &table)?;
+        let done = match how {
+            Compacting::Incremental if !facts.incremental => {
+                let why = "the file was not made with auto_vacuum = INCREMENTAL";
+                return Err(Error::with_source(ErrorKind::Invalid, DOING, why));
+            }
+            Compacting::Incremental => give_back(&connection, &facts, &mut watch)?,
+            Compacting::Full => {
+                let vacuum = |connection: &Connection| {
+                    patiently(deadline, || connection.execute_batch("VACUUM"))
+                };
+                attended(&connection, &mut watch, vacuum, DOING)?
+            }
+        };
+        // The smaller file is there once the log is copied; a reader may hold that up for now.
+        let truncate = "PRAGMA wal_checkpoint(TRUNCATE)";
+        connection.query_row(truncate, [], |_| Ok(())).map_err(failed())?;
+        Ok(done)
+    }
+
+    /// Puts the copy `from` (made by [`SqliteStore::backup`](crate::SqliteStore::backup), or any
+    /// database with our table) in the place of this database, all tables of it, and ends every
+    /// session in it unless they are to be kept: what was revoked since the copy was made would
+    /// live again.
+    ///
+    /// The database may be in use: for everyone else it changes in one transaction, as if
+    /// somebody had written all of it. They can read meanwhile, but not write. Where there is no
+    /// file, it appears when it is complete. The copy is checked before, and stays as it is.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] when there is no such copy, or a log without its database stands
+    /// where the file is to appear; [`ErrorKind::NotSetUp`], [`ErrorKind::ForeignTable`],
+    /// [`ErrorKind::NewerSchema`] when our table is not in the copy; [`ErrorKind::Corrupt`] when
+    /// it is damaged, or what stands in its place is no database; [`ErrorKind::Full`] and so on.
+    pub fn restore(
+        &self,
+        from: impl AsRef<Path>,
+        keep_sessions: bool,
+        now: Timestamp,
+        mut watch: Watch,
+    ) -> Result<ControlFlow<(), Restored>> {
+        let (path, table) = (self.path()?, self.table_name()?);
+        let restore = Restore {
+            from: from.as_ref(),
+            to: path,
+            table: &table,
+            sql: &Sql::new(&table),
+            keep_sessions,
+            patience: self.patience(),
+            now,
+        };
+        restore.run(&mut watch)
+    }
+
+    fn connect(&self) -> Result<(Connection, PathBuf, TableName)> {
+        let table = self.table_name()?;
+        let (connection, path) = self.connect_to_existing()?;
+        connection
+            .busy_timeout(self.patience())
+            .map_err(while_doing("configure the connection"))?;
+        Ok((connection, path, table))
+    }
+}
+
+fn give_back(connection: &Connection, facts: &Facts, watch: &mut Watch) -> Result<ControlFlow<()>> {
+    const SOME: u64 = 256;
+    let total = facts.free_pages;
+    let mut left = total;
+    while left > 0 {
+        let began = Instant::now();
+        connection
+            .execute_batch(&format!("PRAGMA incremental_vacuum({SOME})"))
+            .map_err(while_doing("give free pages back"))?;
+        let now = number(connection, "PRAGMA freelist_count")?;
+        if now >= left {
+            // Others free pages faster than this gives them back.
+            break;
+        }
+        left = now;
+        if watch(Progress { done: total.saturating_sub(left), total }).is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+        // As long as it worked, it leaves the file to the others.
+        thread::sleep(began.elapsed());
+    }
+    Ok(ControlFlow::Continue(()))
+}
+
+/// The facts of a store that is open.
+pub(super) fn facts_of(path: &Path, table: &TableName) -> Result<Facts> {
+    let connection = readers::connect(path).map_err(while_doing(READING))?;
+    facts(&connection, path, table)
+}

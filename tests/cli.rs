@@ -1,0 +1,27 @@
+//! The operator's program, run as a process.
+
+mod common;
+
+#[path = "cli/bad_files.rs"]
+mod bad_files;
+#[path = "cli/copies.rs"]
+mod copies;
+#[path = "cli/doctor.rs"]
+mod doctor;
+#[path = "cli/embedded.rs"]
+mod embedded;
+#[path = "cli/ending.rs"]
+mod ending;
+#[path = "cli/given.rs"]
+mod given;
+#[path = "cli/reading.rs"]
+mod reading;
+#[path = "cli/room.rs"]
+mod room;
+#[path = "cli/tables.rs"]
+mod tables;
+
+#[test]
+fn child_process() {
+    embedded::play();
+}

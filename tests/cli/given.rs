@@ -1,0 +1,204 @@
+//! What the tests of the program begin with.
+
+#![allow(unreachable_pub, reason = "shared by the files beside this one")]
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use cloakroom::clock::{Clock, SystemClock, Timestamp};
+use cloakroom::id::{Handle, SessionId, SessionKey};
+use cloakroom::record::{Birth, Client};
+use cloakroom::rusqlite::{Connection, params};
+use cloakroom::store::{Commit, Committed, Fate, Store};
+use cloakroom::{Lifetime, SqliteStore, UserKey};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::common::{Folder, setting};
+
+pub const DAY: Duration = Duration::from_secs(86_400);
+
+pub fn now() -> Timestamp {
+    SystemClock.now()
+}
+
+/// The program, with nothing from the environment that changes what it does.
+pub fn program(folder: &Folder, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cloakroom"));
+    command.args(args).env("CLOAKROOM_DB", folder.database()).env("TZ", "UTC");
+    command.env_remove("NO_COLOR").stdin(Stdio::null());
+    command
+}
+
+pub struct Ran {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+impl From<Output> for Ran {
+    fn from(output: Output) -> Self {
+        Ran {
+            code: output.status.code().expect("an exit code, not a signal"),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
+
+pub fn run(folder: &Folder, args: &[&str]) -> Ran {
+    program(folder, args).output().unwrap().into()
+}
+
+/// Runs it and expects it to do what it was told.
+pub fn done(folder: &Folder, args: &[&str]) -> String {
+    let ran = run(folder, args);
+    assert_eq!(ran.code, 0, "{args:?}: {}{}", ran.out, ran.err);
+    ran.out
+}
+
+/// Runs it and expects this exit code, and one line that says why.
+pub fn fails(folder: &Folder, args: &[&str], code: i32) -> String {
+    let ran = run(folder, args);
+    assert_eq!(ran.code, code, "{args:?}: {}{}", ran.out, ran.err);
+    assert!(ran.err.starts_with("cloakroom: "), "{args:?}: {}", ran.err);
+    assert_eq!(ran.err.lines().count(), 1, "{args:?}: {}", ran.err);
+    ran.err
+}
+
+pub fn answered(folder: &Folder, args: &[&str], answer: &str) -> Ran {
+    let mut child = start(program(folder, args).stdin(Stdio::piped()));
+    child.stdin.take().unwrap().write_all(answer.as_bytes()).unwrap();
+    child.wait_with_output().unwrap().into()
+}
+
+pub fn json(folder: &Folder, args: &[&str]) -> serde_json::Value {
+    serde_json::from_str(&done(folder, args)).unwrap()
+}
+
+pub fn start(command: &mut Command) -> Child {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// What Ctrl-C sends.
+pub fn interrupt(child: &Child) {
+    // It may have ended by itself.
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    let _ = kill_process(pid, Signal::INT);
+}
+
+pub fn open(folder: &Folder) -> SqliteStore {
+    SqliteStore::open(folder.database()).unwrap()
+}
+
+pub struct Begun {
+    pub id: SessionId,
+    pub key: SessionKey,
+    pub handle: Handle,
+}
+
+/// A session that began this long ago and ends after a day of silence.
+pub fn begin(store: &SqliteStore, user: Option<&str>, ago: Duration) -> Begun {
+    begin_with(store, user, ago, "192.0.2.7", "Firefox on Linux")
+}
+
+pub fn begin_with(
+    store: &SqliteStore,
+    user: Option<&str>,
+    ago: Duration,
+    address: &str,
+    agent: &str,
+) -> Begun {
+    let at = now() - ago;
+    let mut birth = Birth::new(Lifetime::idle(DAY).starting(at)).unwrap();
+    birth.client = Some(Client::new(Some(address.parse().unwrap()), Some(agent)));
+    let delta = setting("cart", "three secret coats");
+    let id = SessionId::generate().unwrap();
+    let key = id.key();
+    let user = user.map(|user| UserKey::new(user).unwrap());
+    let fate = match &user {
+        None => Fate::Create(&birth),
+        Some(user) => Fate::SignIn { to: &key, user, birth: &birth },
+    };
+    let at_first = SessionId::generate().unwrap().key();
+    let from = if user.is_some() { &at_first } else { &key };
+    match store.commit(&Commit::new(from, fate, &delta, at)).unwrap() {
+        Committed::Done { key, record, .. } => Begun { id, key, handle: record.handle },
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Many sessions, quickly: all of them live, or all of them long expired.
+pub fn fill(folder: &Folder, sessions: u32, live: bool) {
+    let connection = Connection::open(folder.database()).unwrap();
+    let ago = if live { 60_000 } else { 3 * 86_400_000 };
+    let seen = now().as_millis() - ago;
+    connection
+        .execute(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
+             INSERT INTO cloakroom_sessions
+             (key, handle, created, seen, idle, deadline, persistent, revision, format, data)
+             SELECT randomblob(32), randomblob(16), ?2, ?2, 86400000, ?2 + 86400000, 1, 1, 1,
+             '{\"n\":\"' || hex(randomblob(80)) || '\"}' FROM n",
+            params![sessions, seen],
+        )
+        .unwrap();
+}
+
+pub fn number(path: &Path, sql: &str) -> i64 {
+    let connection = Connection::open(path).unwrap();
+    connection.busy_timeout(Duration::from_secs(60)).unwrap();
+    connection.query_row(sql, [], |row| row.get(0)).unwrap()
+}
+
+pub fn count(folder: &Folder) -> i64 {
+    number(&folder.database(), "SELECT count(*) FROM cloakroom_sessions")
+}
+
+pub fn is_sound(path: &Path) -> bool {
+    number(path, "SELECT integrity_check = 'ok' FROM pragma_integrity_check") == 1
+}
+
+/// Names in the folder of the database that are neither it nor beside it.
+pub fn strangers(folder: &Folder) -> Vec<String> {
+    let names = std::fs::read_dir(folder.path("")).unwrap();
+    let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| !["app.db", "app.db-wal", "app.db-shm"].contains(&name.as_str())).collect()
+}
+
+/// The text with what differs from run to run replaced: the folder, handles, times.
+pub fn masked(folder: &Folder, text: &str) -> String {
+    let folder = folder.path("").display().to_string();
+    let text = text.replace(folder.trim_end_matches('/'), "FOLDER");
+    let mut masked = String::new();
+    let mut rest = text.as_str();
+    while let Some(c) = rest.chars().next() {
+        let shape = |length: usize, fits: fn(usize, u8) -> bool| {
+            let bytes = rest.as_bytes();
+            bytes.len() >= length && bytes[..length].iter().enumerate().all(|(n, b)| fits(n, *b))
+        };
+        if shape(32, |_, byte| byte.is_ascii_hexdigit()) {
+            masked.push_str(&"H".repeat(32));
+            rest = &rest[32..];
+        } else if shape(19, |at, byte| match at {
+            4 | 7 => byte == b'-',
+            10 => byte == b' ',
+            13 | 16 => byte == b':',
+            _ => byte.is_ascii_digit(),
+        }) {
+            masked.push_str("YYYY-MM-DD hh:mm:ss");
+            rest = &rest[19..];
+        } else if shape(10, |at, byte| match at {
+            4 | 7 => byte == b'-',
+            _ => byte.is_ascii_digit(),
+        }) {
+            masked.push_str("YYYY-MM-DD");
+            rest = &rest[10..];
+        } else {
+            masked.push(c);
+            rest = &rest[c.len_utf8()..];
+        }
+    }
+    masked
+}

@@ -1,0 +1,332 @@
+//! stats, list, show: what they answer, and what they never show.
+
+use std::io::Read;
+use std::process::Stdio;
+use std::time::Duration;
+
+use cloakroom::rusqlite::Connection;
+use serde_json::json;
+
+use crate::common::Folder;
+use crate::given::{
+    DAY, begin, begin_with, count, done, fails, fill, interrupt, json, masked, open, program, run,
+    start,
+};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+#[test]
+fn statistics_count_sessions_and_measure_the_file() {
+    let folder = Folder::new();
+    let store = open(&folder);
+    begin(&store, Some("ada"), 3 * DAY);
+    begin(&store, Some("ada"), MINUTE);
+    begin(&store, None, MINUTE);
+    drop(store);
+    let shown = masked(&folder, &done(&folder, &["stats"]));
+    let mut lines = shown.lines();
+    assert_eq!(lines.next(), Some("file      FOLDER/app.db"));
+    assert_eq!(lines.next(), Some("table     cloakroom_sessions, schema version 1"));
+    assert_eq!(lines.next(), Some("live      2, 1 of them signed in"));
+    assert_eq!(lines.next(), Some("expired   1, to be swept"));
+    assert_eq!(lines.next(), Some("begun     from YYYY-MM-DD hh:mm:ss to YYYY-MM-DD hh:mm:ss"));
+    assert_eq!(lines.next(), Some("data      29 B a session, 29 B at most, by a sample of 3"));
+    assert!(lines.next().unwrap().starts_with("size      48.00 KiB, 0 B of it free; log "));
+    assert_eq!(lines.next(), Some("journal   wal"));
+    assert_eq!(lines.next(), Some("by day    YYYY-MM-DD          0"));
+    assert_eq!(lines.count(), 7);
+}
+
+#[test]
+fn the_json_of_statistics_is_as_documented() {
+    let folder = Folder::new();
+    let store = open(&folder);
+    for days in [8, 3, 0] {
+        // Live, whatever day they were begun on.
+        let begun = begin(&store, None, days * DAY + MINUTE * 2);
+        Connection::open(folder.database())
+            .unwrap()
+            .execute(
+                "UPDATE cloakroom_sessions SET deadline = deadline + 864000000 WHERE handle = ?1",
+                [begun.handle.as_bytes()],
+            )
+            .unwrap();
+    }
+    let mut answer = json(&folder, &["stats", "--json"]);
+    let begun = answer["begun"].take();
+    let keys: Vec<_> = answer.as_object().unwrap().keys().cloned().collect();
+    assert_eq!(
+        keys,
+        [
+            "at",
+            "begun",
+            "data_bytes",
+            "expired",
+            "file",
+            "live",
+            "newest",
+            "oldest",
+            "signed_in",
+            "table"
+        ]
+    );
+    assert_eq!(answer["live"], 3);
+    assert_eq!(answer["data_bytes"], json!({ "sampled": 3, "average": 29, "largest": 29 }));
+    let file: Vec<_> = answer["file"].as_object().unwrap().keys().cloned().collect();
+    assert_eq!(
+        file,
+        [
+            "bytes",
+            "free_pages",
+            "journal",
+            "log_bytes",
+            "other_tables",
+            "page_size",
+            "pages",
+            "path",
+            "schema"
+        ]
+    );
+    assert_eq!(begun["before"], 1, "{begun}");
+    let days = begun["days"].as_array().unwrap();
+    let counts: Vec<_> = days.iter().map(|day| day["sessions"].as_u64().unwrap()).collect();
+    // Begun two minutes ago may be yesterday.
+    assert!(counts == [0, 0, 0, 1, 0, 0, 1] || counts == [0, 0, 1, 0, 0, 1, 0], "{begun}");
+    assert_eq!(days[0]["day"].as_str().unwrap().len(), 10);
+    assert!(answer["at"].as_str().unwrap().ends_with('Z'));
+}
+
+#[test]
+fn a_watch_counts_again_until_it_is_interrupted() {
+    let folder = Folder::new();
+    open(&folder);
+    let mut child = start(&mut program(&folder, &["stats", "--json", "--watch", "1"]));
+    let mut out = child.stdout.take().unwrap();
+    let mut seen = Vec::new();
+    while seen.iter().filter(|byte| **byte == b'\n').count() < 2 {
+        let mut some = [0; 4096];
+        let read = out.read(&mut some).unwrap();
+        assert!(read > 0, "it ended by itself");
+        seen.extend_from_slice(&some[..read]);
+    }
+    interrupt(&child);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_list_is_a_table_of_live_sessions_with_the_newest_first() {
+    let folder = Folder::new();
+    let store = open(&folder);
+    begin(&store, Some("ada"), 2 * DAY);
+    let first = begin(&store, Some("ada"), MINUTE * 2);
+    let second = begin(&store, None, MINUTE);
+    let shown = done(&folder, &["list"]);
+    assert_eq!(
+        masked(&folder, &shown),
+        "\
+HANDLE                            USER  BEGUN                SEEN                 DEADLINE             ADDRESS    BYTES  AGENT
+HHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHH  -     YYYY-MM-DD hh:mm:ss  YYYY-MM-DD hh:mm:ss  YYYY-MM-DD hh:mm:ss  192.0.2.7  29     Firefox on Linux
+HHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHH  ada   YYYY-MM-DD hh:mm:ss  YYYY-MM-DD hh:mm:ss  YYYY-MM-DD hh:mm:ss  192.0.2.7  29     Firefox on Linux
+"
+    );
+    let at = |handle: &str| shown.find(handle).unwrap();
+    assert!(at(&second.handle.to_string()) < at(&first.handle.to_string()));
+    let limited = done(&folder, &["list", "--limit", "1"]);
+    assert!(limited.contains(&second.handle.to_string()));
+    assert!(!limited.contains(&first.handle.to_string()));
+    assert!(limited.ends_with("There are more; --limit shows them.\n"));
+}
+
+#[test]
+fn a_list_can_be_of_one_user_or_of_the_expired() {
+    let folder = Folder::new();
+    let store = open(&folder);
+    let old = begin(&store, Some("ada"), 2 * DAY);
+    let others = begin(&store, Some("bob"), 2 * DAY);
+    let live = begin(&store, Some("ada"), MINUTE);
+    let handles = |args: &[&str]| -> Vec<String> {
+        let answer = json(&folder, args);
+        let list = answer["sessions"].as_array().unwrap().clone();
+        list.iter().map(|session| session["handle"].as_str().unwrap().to_owned()).collect()
+    };
+    let names = |begun: &[&crate::given::Begun]| -> Vec<String> {
+        begun.iter().map(|begun| begun.handle.to_string()).collect()
+    };
+    assert_eq!(handles(&["list", "--user", "ada", "--json"]), names(&[&live]));
+    assert_eq!(handles(&["list", "--expired", "--json"]), names(&[&others, &old]));
+    assert_eq!(handles(&["list", "--expired", "--user", "ada", "--json"]), names(&[&old]));
+    fails(&folder, &["list", "--user", "bob"], 4);
+    fails(&folder, &["list", "--user", "nobody", "--expired"], 4);
+    let nothing = run(&folder, &["list", "--user", "bob", "--json"]);
+    assert_eq!((nothing.code, nothing.out.as_str()), (4, "{\"more\":false,\"sessions\":[]}\n"));
+    let answer = json(&folder, &["list", "--user", "ada", "--json"]);
+    assert_eq!(answer["more"], false);
+    let keys: Vec<_> = answer["sessions"][0].as_object().unwrap().keys().cloned().collect();
+    assert_eq!(
+        keys,
+        [
+            "address",
+            "auth_level",
+            "authenticated",
+            "bytes",
+            "created",
+            "deadline",
+            "external_key",
+            "handle",
+            "persistent",
+            "seen",
+            "user",
+            "user_agent"
+        ]
+    );
+}
+
+#[test]
+fn a_long_list_is_complete_and_in_order() {
+    let folder = Folder::new();
+    open(&folder);
+    fill(&folder, 2500, true);
+    for (limit, shown, more) in [("2499", 2499, true), ("2500", 2500, false), ("9999", 2500, false)]
+    {
+        let answer = json(&folder, &["list", "--json", "--limit", limit]);
+        let list = answer["sessions"].as_array().unwrap();
+        let mut handles: Vec<_> = list.iter().map(|s| s["handle"].to_string()).collect();
+        handles.sort();
+        handles.dedup();
+        assert_eq!((handles.len(), answer["more"].as_bool()), (shown, Some(more)), "{limit}");
+    }
+    assert_eq!(done(&folder, &["list", "--expired"]), "There are none.\n");
+}
+
+#[test]
+fn a_sessions_data_is_shown_only_when_asked_for() {
+    let folder = Folder::new();
+    let store = open(&folder);
+    let begun = begin(&store, Some("ada"), MINUTE);
+    let handle = begun.handle.to_string();
+    let shown = done(&folder, &["show", &handle]);
+    assert_eq!(
+        masked(&folder, &shown),
+        "\
+handle        HHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHH
+user          ada
+level         0
+begun         YYYY-MM-DD hh:mm:ss
+signed in     YYYY-MM-DD hh:mm:ss
+seen          YYYY-MM-DD hh:mm:ss
+deadline      YYYY-MM-DD hh:mm:ss
+address       192.0.2.7
+agent         Firefox on Linux
+remembered    yes
+data          29 bytes
+"
+    );
+    let with_data = done(&folder, &["show", &handle, "--data"]);
+    assert_eq!(with_data, format!("{shown}{{\n  \"cart\": \"three secret coats\"\n}}\n"));
+    let answer = json(&folder, &["show", &handle, "--json"]);
+    assert!(answer.get("data").is_none());
+    assert_eq!((&answer["expired"], &answer["revision"]), (&json!(false), &json!(1)));
+    let answer = json(&folder, &["show", &handle, "--json", "--data"]);
+    assert_eq!(answer["data"], json!({ "cart": "three secret coats" }));
+    fails(&folder, &["show", "0123456789abcdef0123456789abcdef"], 4);
+}
+
+#[test]
+fn an_expired_and_an_undecodable_session_are_shown_as_what_they_are() {
+    let folder = Folder::new();
+    let store = open(&folder);
+    let expired = begin(&store, None, 2 * DAY).handle.to_string();
+    assert!(done(&folder, &["show", &expired]).contains(" (expired)\n"));
+    assert_eq!(json(&folder, &["show", &expired, "--json"])["expired"], true);
+    let spoilt = begin(&store, Some("ada"), MINUTE).handle.to_string();
+    Connection::open(folder.database())
+        .unwrap()
+        .execute("UPDATE cloakroom_sessions SET data = 'no JSON' WHERE user_key = 'ada'", [])
+        .unwrap();
+    let shown = done(&folder, &["show", &spoilt, "--data"]);
+    assert!(shown.contains("undecodable   cannot decode"), "{shown}");
+    let answer = json(&folder, &["show", &spoilt, "--json", "--data"]);
+    assert!(answer["undecodable"].is_string() && answer["data"].is_null(), "{answer}");
+    assert!(done(&folder, &["list"]).contains(&spoilt), "it stays in the list");
+}
+
+#[test]
+fn nothing_shows_an_id_or_a_key() {
+    let folder = Folder::new();
+    let store = open(&folder);
+    let begun = begin(&store, Some("ada"), MINUTE);
+    let handle = begun.handle.to_string();
+    let mut all = String::new();
+    for args in [
+        &["stats"][..],
+        &["stats", "--json"],
+        &["list"],
+        &["list", "--json"],
+        &["show", &handle, "--data"],
+        &["show", &handle, "--data", "--json"],
+        &["doctor"],
+        &["doctor", "--json"],
+        &["revoke", &handle],
+    ] {
+        let ran = run(&folder, args);
+        all.push_str(&ran.out);
+        all.push_str(&ran.err);
+    }
+    assert!(all.contains(&handle));
+    assert!(!all.contains(&begun.id.reveal()));
+    assert!(!all.to_lowercase().contains(&crate::common::hex(&begun.key)[..8]));
+}
+
+#[test]
+fn what_a_visitor_sent_cannot_command_the_terminal() {
+    let folder = Folder::new();
+    let store = open(&folder);
+    let agent = "\u{1b}]0;owned\u{7}\n\u{9b}2J\u{202e}agent";
+    let begun = begin_with(&store, Some("a\u{1b}[31mda"), MINUTE, "::1", agent);
+    let handle = begun.handle.to_string();
+    let outputs = [
+        done(&folder, &["list"]),
+        done(&folder, &["show", &handle]),
+        done(&folder, &["list", "--json"]),
+        fails(&folder, &["list", "--user", "x\u{1b}[2J"], 4),
+    ];
+    for shown in &outputs {
+        let commands = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
+        assert!(!shown.chars().any(commands), "{shown:?}");
+    }
+    assert_eq!(outputs[0].lines().count(), 2, "{}", outputs[0]);
+    let answer: serde_json::Value = serde_json::from_str(&outputs[2]).unwrap();
+    assert_eq!(answer["sessions"][0]["user_agent"], agent, "and programs get what was sent");
+}
+
+#[test]
+fn times_are_local_unless_utc_is_asked_for() {
+    let folder = Folder::new();
+    let store = open(&folder);
+    let handle = begin(&store, None, MINUTE).handle.to_string();
+    let line = |args: &[&str], zone: &str| {
+        let output = program(&folder, args).env("TZ", zone).output().unwrap();
+        let out = String::from_utf8(output.stdout).unwrap();
+        out.lines().find(|line| line.starts_with("begun")).unwrap().to_owned()
+    };
+    let utc = line(&["show", &handle, "--utc"], "Etc/GMT-5");
+    let local = line(&["show", &handle], "Etc/GMT-5");
+    assert!(utc.ends_with('Z') && !local.ends_with('Z'), "{utc} {local}");
+    let hour = |line: &str| line.split(' ').next_back().unwrap()[..2].parse::<u32>().unwrap();
+    assert_eq!(hour(&local), (hour(&utc) + 5) % 24);
+    assert_eq!(utc, line(&["--utc", "show", &handle], "Etc/GMT+7"));
+}
+
+#[test]
+fn whoever_reads_no_further_is_no_failure() {
+    let folder = Folder::new();
+    open(&folder);
+    fill(&folder, 3000, true);
+    let mut command = program(&folder, &["list", "--limit", "3000"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let ran = child.wait_with_output().unwrap();
+    assert_eq!(ran.status.code(), Some(0));
+    assert_eq!(String::from_utf8(ran.stderr).unwrap(), "");
+    assert_eq!(count(&folder), 3000);
+}
