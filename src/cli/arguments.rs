@@ -9,6 +9,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::cli::cache::InFront;
 use crate::cli::target::Target;
 use crate::error::Error;
 use crate::id::{Handle, UserKey};
@@ -26,6 +27,8 @@ pub(super) struct Arguments {
     /// Show times in UTC instead of the local time zone
     #[arg(long, global = true)]
     pub(super) utc: bool,
+    #[command(flatten)]
+    pub(super) in_front: InFront,
     #[command(subcommand)]
     pub(super) command: Command,
 }

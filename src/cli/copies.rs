@@ -62,6 +62,7 @@ pub(super) fn restore(
         false => "every session in it is ended, since some may have been revoked since then.",
     };
     ask(&format!("{replaced}{ended}"), given.yes)?;
+    context.in_front.check(context.now)?;
     let interrupt = Interrupt::listen()?;
     let bar = bar("restoring", "pages");
     bar.enable_steady_tick(Duration::from_millis(200));
@@ -70,6 +71,7 @@ pub(super) fn restore(
     match done {
         ControlFlow::Break(()) => Err(Failure::interrupted("nothing was changed")),
         ControlFlow::Continue(restored) => {
+            context.in_front.forget_everything(context.now)?;
             let verb = if restored.kept { "kept" } else { "ended" };
             writeln!(out, "restored from {}; {verb} {}", one_line(&from), sessions(restored.live))?;
             Ok(Done::Well)

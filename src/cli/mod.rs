@@ -24,6 +24,11 @@
 //! leave nothing partial. Exit codes: 0 done, 1 failed, 2 usage, 3 not set up, 4 nothing matched.
 
 mod arguments;
+#[cfg(feature = "memcached")]
+mod cache;
+#[cfg(not(feature = "memcached"))]
+#[path = "no_cache.rs"]
+mod cache;
 mod copies;
 mod doctor;
 mod failure;
@@ -42,6 +47,7 @@ use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use crate::cli::arguments::Command;
+use crate::cli::cache::InFront;
 use crate::cli::failure::{Done, Failure};
 use crate::cli::output::Style;
 use crate::cli::target::Place;
@@ -55,6 +61,7 @@ struct Context {
     place: Place,
     now: Timestamp,
     style: Style,
+    in_front: InFront,
     /// What the application's own configuration looks like, if it runs this.
     review: Option<Review>,
 }
@@ -105,7 +112,8 @@ where
     let style = Style::new(arguments.utc, io::stdout().is_terminal());
     let done = Place::new(target, &arguments)
         .and_then(|place| {
-            let context = Context { place, now: SystemClock.now(), style, review };
+            let (now, in_front) = (SystemClock.now(), arguments.in_front.clone());
+            let context = Context { place, now, style, in_front, review };
             carry_out(&arguments.command, &context, &mut out)
         })
         .and_then(|done| out.flush().map(|()| done).map_err(Failure::from));

@@ -187,10 +187,13 @@ pub(super) fn revoke(
         let name = Place::name(&store);
         let live = live_sessions(&store, context)?;
         ask(&format!("This ends {live} of {name}: everyone has to sign in again."), given.yes)?;
+        context.in_front.check(now)?;
         let ended = registry.revoke_everyone(now)?;
+        context.in_front.forget_everything(now)?;
         writeln!(out, "ended {}", sessions(ended))?;
         return Ok(Done::Well);
     }
+    context.in_front.check(now)?;
     let (ended, nothing) = match (&given.user, &given.except, &given.handle) {
         (Some(user), Some(except), _) => match store.revoke_but(user, except, now)? {
             // With a slip in the handle nobody is signed out by mistake.
@@ -213,6 +216,7 @@ pub(super) fn revoke(
     if ended.is_empty() {
         return Ok(Done::Nothing(nothing));
     }
+    context.in_front.forget(&ended, now)?;
     writeln!(out, "ended {}", sessions(u64::try_from(ended.len()).unwrap_or(u64::MAX)))?;
     Ok(Done::Well)
 }

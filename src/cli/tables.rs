@@ -54,7 +54,9 @@ pub(super) fn clear(given: &Sure, context: &Context, out: &mut dyn Write) -> Res
         ),
         given.yes,
     )?;
+    context.in_front.check(context.now)?;
     let ended = store.clear()?;
+    context.in_front.forget_everything(context.now)?;
     writeln!(out, "ended {}, expired ones included", sessions(ended))?;
     Ok(Done::Well)
 }
@@ -78,7 +80,9 @@ pub(super) fn drop_tables(
         ),
         given.yes,
     )?;
+    context.in_front.check(context.now)?;
     store.drop_tables()?;
+    context.in_front.forget_everything(context.now)?;
     writeln!(out, "removed {}", one_line(&Place::name(&store)))?;
     Ok(Done::Well)
 }

@@ -1,0 +1,28 @@
+//! What stands for `cache` where the program knows no memcached.
+
+use clap::Args;
+
+use crate::cli::failure::Failure;
+use crate::clock::Timestamp;
+use crate::id::SessionKey;
+
+/// None.
+#[derive(Clone, Debug, Default, Args)]
+pub(super) struct InFront {}
+
+impl InFront {
+    #[allow(clippy::unnecessary_wraps)]
+    pub(super) fn check(&self, _: Timestamp) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    #[allow(clippy::unnecessary_wraps)] // as the other one
+    pub(super) fn forget(&self, _: &[SessionKey], _: Timestamp) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    #[allow(clippy::unnecessary_wraps)]
+    pub(super) fn forget_everything(&self, _: Timestamp) -> Result<(), Failure> {
+        Ok(())
+    }
+}
