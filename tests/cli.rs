@@ -4,6 +4,9 @@ mod common;
 
 #[path = "cli/bad_files.rs"]
 mod bad_files;
+#[cfg(feature = "memcached")]
+#[path = "cli/cache.rs"]
+mod cache;
 #[path = "cli/copies.rs"]
 mod copies;
 #[path = "cli/doctor.rs"]

@@ -4,6 +4,7 @@ use clap::Args;
 
 use crate::cli::failure::Failure;
 use crate::clock::Timestamp;
+use crate::error::Error;
 use crate::id::SessionKey;
 use crate::store::Cache;
 use crate::store::memcached::MemcachedStore;
@@ -56,7 +57,7 @@ impl InFront {
     }
 }
 
-fn told(forgotten: crate::Result<()>) -> Result<(), Failure> {
+fn told(forgotten: Result<(), Error>) -> Result<(), Failure> {
     forgotten.map_err(|error| {
         Failure::new(format!(
             "ended in the database, but memcached was not told: {error:?}; its entries may be \

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::cookie::SameSite;
 use crate::lifetime::Lifetime;
 use crate::manager::SessionManager;
 use crate::policy::{Policy, in_words};
@@ -65,7 +66,8 @@ fn said(lifetime: &Lifetime) -> String {
 
 impl SessionManager {
     /// What this configuration meets of OWASP ASVS 5.0 and NIST SP 800-63B-4, as far as a
-    /// configuration of sessions can meet it.
+    /// configuration of sessions can meet it. A handler can deviate from it: by
+    /// [`Session::set_persistent`](crate::Session::set_persistent), for example.
     #[must_use]
     pub fn review(&self) -> Review {
         let settings = &self.shared.settings;
@@ -120,7 +122,9 @@ impl SessionManager {
                 let prefixed = name.starts_with("__Host-") || name.starts_with("__Secure-");
                 let secure = cookie.is_secure() && prefixed;
                 find("ASVS 3.3.1", secure, format!("the cookie {name:?}, Secure or not"));
-                find("ASVS 3.3.2", true, format!("SameSite={:?}", cookie.same_site_mode()));
+                let same_site = cookie.same_site_mode();
+                let own = same_site != SameSite::None;
+                find("ASVS 3.3.2", own, format!("SameSite={same_site:?}"));
                 let host = name.starts_with("__Host-");
                 find(
                     "ASVS 3.3.3",

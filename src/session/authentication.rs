@@ -43,13 +43,14 @@ impl Authentication {
     }
 
     /// The name that the identity provider has for the session, to
-    /// [revoke](crate::SessionManager::revoke_external) it by.
+    /// [revoke](crate::SessionManager::revoke_external) it by. Without one, a session of the same
+    /// user keeps the name it has.
     pub fn external_key(self, key: ExternalKey) -> Self {
         Authentication { external_key: Some(key), ..self }
     }
 
     /// When the session ends at the latest, as an identity provider says. The limits of the
-    /// manager hold too.
+    /// manager hold too. A later sign-in restarts all limits: say it again there.
     pub fn ends(self, at: Timestamp) -> Self {
         Authentication { ends: Some(at), ..self }
     }

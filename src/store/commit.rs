@@ -274,7 +274,10 @@ impl<'a> Commit<'a> {
         record.user = Some(user.clone());
         record.authenticated = Some(self.now);
         record.auth_level = birth.auth_level;
-        record.external_key.clone_from(&birth.external_key);
+        // A step up by the application itself does not take away the provider's power.
+        if birth.external_key.is_some() {
+            record.external_key.clone_from(&birth.external_key);
+        }
     }
 
     fn sign_in(

@@ -31,6 +31,7 @@ pub fn program(folder: &Folder, args: &[&str]) -> Command {
     command
 }
 
+#[derive(Debug)]
 pub struct Ran {
     pub code: i32,
     pub out: String,

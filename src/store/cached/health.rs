@@ -1,18 +1,22 @@
 //! Whether the cache works, and what it could not be told while it did not.
 //!
 //! A breaker: closed while the cache works; open, and the cache is left alone, after a few reads
-//! in a row have failed, or as soon as it could not be told to forget something. While it is open,
+//! have failed within a while, or as soon as it could not be told to forget something. While it is open,
 //! one probe at a time tells what is owed; when nothing is owed any more, it closes.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::id::SessionKey;
 
-/// So many reads in a row must fail. One may be an accident.
+/// So many reads must fail, one may be an accident, …
 const FAILURES: u32 = 3;
+
+/// … within so long a time. That others work meanwhile says nothing: of several servers one may
+/// stand still.
+const WITHIN: Duration = Duration::from_secs(10);
 
 /// So many keys are kept; more, and the cache is told to forget everything.
 const MOST_UNTOLD: usize = 10_000;
@@ -55,7 +59,8 @@ pub(super) struct Health {
     retry_after: Duration,
     /// Whether `open` is `None`, for those who only want to know that.
     closed: AtomicBool,
-    failures: AtomicU32,
+    /// When the first of the last failures was, and how many those are.
+    failures: Mutex<Option<(Instant, u32)>>,
     open: Mutex<Option<Open>>,
 }
 
@@ -73,7 +78,7 @@ impl Health {
         Health {
             retry_after,
             closed: AtomicBool::new(true),
-            failures: AtomicU32::new(0),
+            failures: Mutex::default(),
             open: Mutex::default(),
         }
     }
@@ -87,18 +92,21 @@ impl Health {
         self.closed.load(Ordering::SeqCst)
     }
 
-    /// The cache has answered.
-    pub(super) fn worked(&self) {
-        if self.failures.load(Ordering::Relaxed) > 0 {
-            self.failures.store(0, Ordering::Relaxed);
-        }
-    }
-
     /// A read or a fill under `key` has failed. True if that was one too many.
     pub(super) fn failed(&self, key: SessionKey, at: Instant) -> bool {
-        let failures = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
+        let failures = self.count(at);
         // The key is what the probe has to tell: forgetting it shows whether its server is back.
         failures >= FAILURES && self.missed(Untold::keys([key]), at)
+    }
+
+    fn count(&self, at: Instant) -> u32 {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let (first, count) = match *failures {
+            Some((first, count)) if at.duration_since(first) < WITHIN => (first, count + 1),
+            _ => (at, 1),
+        };
+        *failures = Some((first, count));
+        count
     }
 
     /// The cache could not be told. True if it is left alone from now on, and was not before.
@@ -168,7 +176,7 @@ impl Health {
         let is_told = open.as_ref().is_some_and(|open| open.untold.is_empty() && open.others_tell);
         if is_told {
             *open = None;
-            self.failures.store(0, Ordering::Relaxed);
+            *self.failures.lock().unwrap_or_else(PoisonError::into_inner) = None;
             self.closed.store(true, Ordering::SeqCst);
         }
         is_told
@@ -215,12 +223,12 @@ mod tests {
     }
 
     #[test]
-    fn a_few_failures_in_a_row_open_it_and_a_success_between_them_does_not() {
-        let (health, at) = (Health::new(RETRY), Instant::now());
+    fn a_few_failures_within_a_while_open_it_and_as_many_in_a_long_time_do_not() {
+        let (health, mut at) = (Health::new(RETRY), Instant::now());
         for _ in 0..5 {
             assert!(!health.failed(key(0), at));
             assert!(!health.failed(key(0), at));
-            health.worked();
+            at += WITHIN;
         }
         assert!(health.is_closed());
         assert!(!health.failed(key(0), at));

@@ -2,8 +2,8 @@
 //! may fail, forget, or be away, and nobody is told a lie.
 
 mod builder;
+mod ending;
 mod health;
-mod moving;
 mod registry;
 mod trust;
 
@@ -18,8 +18,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::id::SessionKey;
 use crate::record::{Record, Touch};
+use crate::store::cached::ending::Ending;
 use crate::store::cached::health::{Health, Untold};
-use crate::store::cached::moving::Moving;
 use crate::store::cached::trust::{Trust, Verdict};
 use crate::store::{
     Cache, Commit, Committed, Entry, Fate, Fetched, Lease, Loaded, Registry, Store, Traits, Upkeep,
@@ -37,8 +37,10 @@ pub use builder::Builder;
 /// asked from time to time by a thread of its own. What it could not be told until then is made
 /// good before it is believed again.
 ///
-/// The one bound: when this process cannot reach the cache and changes a session, another process
-/// that can may serve the session as it was for as long as an entry lives, 60 seconds by default.
+/// The one bound: where the cache was not told of a change, a process may serve the session as it
+/// was for as long as an entry lives, 60 seconds by default. That is so for other processes when
+/// this one cannot reach the cache, or dies between store and cache; and for all of them when the
+/// store is changed past this type, by the sqlite3 shell or a program that uses the store alone.
 /// The clocks of the machines must agree; what they differ by is added to that bound.
 ///
 /// ```
@@ -65,7 +67,7 @@ struct Inner<C, S> {
     truth: S,
     trust: Trust,
     health: Health,
-    moving: Moving,
+    ending: Ending,
     events: Events,
 }
 
@@ -83,8 +85,8 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
 
     fn with(cache: C, truth: S, life: Duration, retry: Duration, events: Events) -> Self {
         let (trust, health) = (Trust::new(life), Health::new(retry));
-        let moving = Moving::default();
-        CachedStore(Arc::new(Inner { cache, truth, trust, health, moving, events }))
+        let ending = Ending::default();
+        CachedStore(Arc::new(Inner { cache, truth, trust, health, ending, events }))
     }
 
     /// The store behind the cache.
@@ -138,16 +140,10 @@ enum Consulted {
 
 impl<C: Cache, S: Store> Inner<C, S> {
     fn consult(&self, key: &SessionKey, now: Timestamp) -> Consulted {
-        match self.fetch(key, now) {
-            Ok(consulted) => {
-                self.health.worked();
-                consulted
-            }
-            Err(error) => {
-                self.failed(key, &error);
-                Consulted::Nothing
-            }
-        }
+        self.fetch(key, now).unwrap_or_else(|error| {
+            self.failed(key, &error);
+            Consulted::Nothing
+        })
     }
 
     fn fetch(&self, key: &SessionKey, now: Timestamp) -> Result<Consulted> {
@@ -183,13 +179,10 @@ impl<C: Cache, S: Store> Inner<C, S> {
     }
 
     fn tell_at_once(&self, untold: Untold, now: Timestamp) {
-        match self.say(&untold, now) {
-            Ok(()) => self.health.worked(),
-            Err(error) => {
-                if self.health.missed(untold, Instant::now()) {
-                    self.events.raise(&Event::CacheDown { error: &error });
-                }
-            }
+        if let Err(error) = self.say(&untold, now)
+            && self.health.missed(untold, Instant::now())
+        {
+            self.events.raise(&Event::CacheDown { error: &error });
         }
     }
 
@@ -223,9 +216,10 @@ impl<C: Cache, S: Store> Inner<C, S> {
         }
     }
 
-    /// After a failed change that may have been done all the same.
-    fn doubt(&self, now: Timestamp) {
-        self.trust.begin_after(now);
+    /// After a failed change, begun at `began`, that may have been done all the same. While it was
+    /// waiting others may have filled in what it has ended since.
+    fn doubt(&self, now: Timestamp, began: Instant) {
+        self.trust.begin_after(now + began.elapsed());
     }
 }
 
@@ -264,7 +258,7 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
             self.ask_again(now);
             return self.0.truth.load(key, now);
         }
-        if self.0.moving.is_under_way(key) {
+        if self.0.ending.is_under_way() {
             return self.0.truth.load(key, now);
         }
         let consulted = self.0.consult(key, now);
@@ -286,22 +280,15 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
         let (asked, now) = (*commit.key, commit.now);
         self.0.trust.begin(now);
         // Until the cache has been told.
-        let _asked = self.0.moving.begin(asked);
-        let _current = match commit.fate {
-            // Through a key in its grace it is another one that the session leaves.
-            Fate::SignIn { .. } => match self.0.truth.load(&asked, now)? {
-                Loaded::Live { key, .. } if key != asked => Some(self.0.moving.begin(key)),
-                _ => None,
-            },
-            _ => None,
-        };
+        let _ending = commit.is_revocation().then(|| self.0.ending.begin());
+        let began = Instant::now();
         let answer = match self.0.truth.commit(commit) {
             Ok(answer) => answer,
             Err(error) => {
                 if is_uncertain(&error) {
                     // It may have ended sessions whose keys nobody has named.
                     if commit.is_revocation() {
-                        self.0.doubt(now);
+                        self.0.doubt(now, began);
                     }
                     self.tell_keys([asked], now);
                 }

@@ -1,5 +1,7 @@
 //! The registry of the truth. What it ends, the cache forgets.
 
+use std::time::Instant;
+
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionKey;
@@ -14,9 +16,9 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
     }
 
     /// What a failed revocation may have ended is not believed here any more.
-    fn doubting<T>(&self, answer: Result<T>, now: Timestamp) -> Result<T> {
+    fn doubting<T>(&self, answer: Result<T>, now: Timestamp, began: Instant) -> Result<T> {
         if answer.as_ref().is_err_and(is_uncertain) {
-            self.0.doubt(now);
+            self.0.doubt(now, began);
         }
         answer
     }
@@ -35,16 +37,18 @@ impl<C: Cache, S: Store> Registry for CachedStore<C, S> {
         now: Timestamp,
     ) -> Result<Vec<SessionKey>> {
         self.0.trust.begin(now);
+        let (_ending, began) = (self.0.ending.begin(), Instant::now());
         let answer = self.behind("revoke sessions")?.revoke(which, except, now);
-        let keys = self.doubting(answer, now)?;
+        let keys = self.doubting(answer, now, began)?;
         self.tell_keys(keys.iter().copied(), now);
         Ok(keys)
     }
 
     fn revoke_everyone(&self, now: Timestamp) -> Result<u64> {
         self.0.trust.begin(now);
+        let (_ending, began) = (self.0.ending.begin(), Instant::now());
         let answer = self.behind("revoke everyone")?.revoke_everyone(now);
-        let revoked = self.doubting(answer, now)?;
+        let revoked = self.doubting(answer, now, began)?;
         self.tell(Untold::Everything, now);
         Ok(revoked)
     }

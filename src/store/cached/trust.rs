@@ -16,6 +16,8 @@ pub(super) struct Trust {
     life: Duration,
     /// In milliseconds; [`NOT_BEGUN`](Trust::NOT_BEGUN) until the first call.
     since: AtomicI64,
+    /// The latest time that was given: nothing was filled in by this process that was read later.
+    latest: AtomicI64,
 }
 
 /// What an entry is worth.
@@ -33,11 +35,14 @@ impl Trust {
     const NOT_BEGUN: i64 = i64::MAX;
 
     pub(super) fn new(life: Duration) -> Self {
-        Trust { life, since: AtomicI64::new(Self::NOT_BEGUN) }
+        Trust { life, since: AtomicI64::new(Self::NOT_BEGUN), latest: AtomicI64::new(i64::MIN) }
     }
 
     /// The process is at work, at the latest from the first time that it is given.
     pub(super) fn begin(&self, now: Timestamp) {
+        if self.latest.load(Ordering::SeqCst) < now.as_millis() {
+            self.latest.fetch_max(now.as_millis(), Ordering::SeqCst);
+        }
         if self.since.load(Ordering::SeqCst) == Self::NOT_BEGUN {
             let (before, begun) = (Self::NOT_BEGUN, now.as_millis());
             // Whoever was faster has said when.
@@ -45,10 +50,11 @@ impl Trust {
         }
     }
 
-    /// From now on nothing is believed that was read up to `now`.
+    /// From now on nothing is believed that was read up to `now`, or up to the latest time known.
     pub(super) fn begin_after(&self, now: Timestamp) {
-        let after = now + Duration::from_millis(1);
-        self.begin(after);
+        self.begin(now);
+        let latest = Timestamp::from_millis(self.latest.load(Ordering::SeqCst));
+        let after = latest.max(now) + Duration::from_millis(1);
         self.since.fetch_max(after.as_millis(), Ordering::SeqCst);
     }
 

@@ -182,9 +182,12 @@ impl Inner {
         let arriving = self.reserve(old.key, way.to, &record, reserved, now, doing)?;
         let (value, life) = (State::Moved(*way, record.clone()).encode(), life_of(&record, now));
         let new = Replacement { key: old.key, stamp: old.stamp, value, life };
-        let moved = match self.client.replace(Space::Sessions, &new, doing) {
-            Ok(Written::Stored(stamp)) => stamp,
-            Ok(Written::Changed | Written::Missing) => return Ok(Attempt::Overtaken),
+        let moved = match self.client.replace_within_reach(Space::Sessions, &new, doing) {
+            Ok((Written::Stored(stamp), true)) => stamp,
+            // The name of the old key holds the epoch under which it was read, while the new key's
+            // may hold one of the time after a `clear`: then the session has been ended.
+            Ok((Written::Stored(_), false)) => return Ok(Attempt::Overtaken),
+            Ok((Written::Changed | Written::Missing, _)) => return Ok(Attempt::Overtaken),
             Err(error) => {
                 // It may have been done, or be done yet: then the session needs what is reserved.
                 *reserved = None;

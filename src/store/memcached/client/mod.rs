@@ -6,8 +6,9 @@
 //! the right name if that has changed. A raised epoch, a lost one and a restarted server therefore
 //! have one effect: what was stored before is out of reach for good.
 
+mod failure;
+
 use std::fmt::{self, Debug, Write};
-use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -20,6 +21,7 @@ use memcache::exp::{
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Handle, SessionKey};
+use crate::store::memcached::client::failure::{failure, uninterrupted};
 use crate::store::memcached::share;
 
 /// So often a batch is sent again because somebody raised the epoch meanwhile.
@@ -264,6 +266,32 @@ impl Client {
     /// Whether everything that this process knows of speaks for this version being within reach.
     pub(super) fn is_within_reach(&self, space: Space, key: &SessionKey, stamp: Stamp) -> bool {
         self.server(key).is_ok_and(|server| server.seen(space) == stamp.epoch)
+    }
+
+    /// [`replace`](Self::replace), and whether the epoch of the version was still the server's
+    /// after it. If not, what was stored is out of reach.
+    pub(super) fn replace_within_reach(
+        &self,
+        space: Space,
+        new: &Replacement,
+        doing: &'static str,
+    ) -> Result<(Written, bool)> {
+        let (server, set) = (self.server(&new.key)?, self.set(space, new, doing)?);
+        let epoch = Get::new(self.name_of_epoch(space));
+        let batch: Vec<Op> = vec![set.into(), epoch.into()];
+        let answers = uninterrupted(|| server.client.run_batch(batch.clone()));
+        let mut answers = answers.map_err(|source| failure(doing, source))?.into_iter();
+        let written = written(new.stamp.epoch, mutated(answers.next(), doing)?);
+        let current = read_epoch(&got(answers.next(), doing)?) == Some(new.stamp.epoch);
+        if !current {
+            server.note(space, 0);
+        }
+        Ok((written, current))
+    }
+
+    /// How many servers there are.
+    pub(super) fn servers(&self) -> usize {
+        self.servers.len()
     }
 
     /// Stores a value in place of one version of an item.
@@ -527,50 +555,6 @@ fn ttl(life: Option<Duration>) -> Ttl {
         Some(seconds) if unix + u64::from(seconds) < u64::from(u32::MAX) => Ttl::secs(seconds),
         _ => Ttl::NEVER,
     }
-}
-
-/// Sends again what a signal has kept from being sent, be it the end of a child or a terminal's.
-/// That it was not is what the client means by an error of this kind.
-fn uninterrupted<T>(send: impl Fn() -> Result<T, ClientError>) -> Result<T, ClientError> {
-    for _ in 1..TRIES {
-        match send() {
-            Err(ClientError::Io(error)) if error.kind() == io::ErrorKind::Interrupted => {}
-            answer => return answer,
-        }
-    }
-    send()
-}
-
-/// The client's error in our kinds, and without the names of keys that its own words have.
-fn failure(doing: impl Into<std::borrow::Cow<'static, str>>, source: ClientError) -> Error {
-    let unavailable = |why: String| (ErrorKind::Unavailable, why);
-    let (kind, why) = match source {
-        ClientError::Io(source) => match source.kind() {
-            io::ErrorKind::InvalidInput => (ErrorKind::Invalid, source.to_string()),
-            _ => return Error::with_source(ErrorKind::Unavailable, doing, source),
-        },
-        ClientError::Timeout { .. } => unavailable("the server did not answer in time".to_owned()),
-        ClientError::Ambiguous { source, .. } => {
-            let why = match *source {
-                ClientError::Timeout { .. } => "the server did not answer in time".to_owned(),
-                // It has answered, and said no.
-                no @ (ClientError::Server(_) | ClientError::Rejected(_)) => {
-                    return failure(doing, no);
-                }
-                source => source.to_string(),
-            };
-            unavailable(format!("whether it was done is not known: {why}"))
-        }
-        ClientError::Server(words) if words.contains("too large") => (ErrorKind::TooLarge, words),
-        ClientError::Server(words) if words.contains("out of memory") => (ErrorKind::Full, words),
-        ClientError::Server(words) => unavailable(words),
-        ClientError::Protocol(words) => unavailable(format!("that is not memcached: {words}")),
-        ClientError::Rejected(words) => {
-            (ErrorKind::Unsupported, format!("memcached 1.6 or newer is needed: {words}"))
-        }
-        other => (ErrorKind::Unexpected, other.to_string()),
-    };
-    Error::with_source(kind, doing, why)
 }
 
 #[cfg(test)]
