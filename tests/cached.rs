@@ -22,7 +22,8 @@ use cloakroom::store::{
     Traits, Upkeep, Which,
 };
 use cloakroom::{Error, ErrorKind, Lifetime, MemoryStore, Result, SessionManager, SqliteStore};
-use common::faulty::{Call, Faulty, Gate, Gatekeeper};
+use common::faulty::{Call, Faulty};
+use common::gated::{Gated, Shared};
 use common::in_process::{Browser, get, sign_in as sign_in_to, who};
 use common::memcached::{Memcached, shared};
 use common::proxy::{Plan, Proxy};
@@ -32,93 +33,6 @@ const LIFE: Duration = Duration::from_secs(60);
 const SECOND: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// A cache that a test can hold at a fill, and take away.
-#[derive(Debug)]
-struct Gated {
-    inner: Box<dyn Cache>,
-    down: AtomicBool,
-    calls: AtomicU64,
-    fill: Mutex<Option<Gate>>,
-    forget: Mutex<Option<Gate>>,
-}
-
-impl Gated {
-    fn new(inner: impl Cache) -> Arc<Gated> {
-        let (down, calls) = (AtomicBool::new(false), AtomicU64::new(0));
-        let (fill, forget) = Default::default();
-        Arc::new(Gated { inner: Box::new(inner), down, calls, fill, forget })
-    }
-
-    fn hold_fill(&self) -> Gatekeeper {
-        let (gate, keeper) = Gate::new();
-        *self.fill.lock().unwrap() = Some(gate);
-        keeper
-    }
-
-    fn hold_forget(&self) -> Gatekeeper {
-        let (gate, keeper) = Gate::new();
-        *self.forget.lock().unwrap() = Some(gate);
-        keeper
-    }
-
-    fn set_down(&self, down: bool) {
-        self.down.store(down, Ordering::SeqCst);
-    }
-
-    fn calls(&self) -> u64 {
-        self.calls.load(Ordering::SeqCst)
-    }
-
-    fn enter(&self) -> Result<()> {
-        self.calls.fetch_add(1, Ordering::SeqCst);
-        match self.down.load(Ordering::SeqCst) {
-            true => Err(Error::new(ErrorKind::Unavailable, "play a cache that is down")),
-            false => Ok(()),
-        }
-    }
-}
-
-/// The same cache, for another process.
-#[derive(Debug, Clone)]
-struct Shared(Arc<Gated>);
-
-impl Cache for Shared {
-    fn fetch(&self, key: &SessionKey, now: Timestamp) -> Result<Fetched> {
-        self.0.enter()?;
-        self.0.inner.fetch(key, now)
-    }
-
-    fn fill(
-        &self,
-        key: &SessionKey,
-        lease: Lease,
-        entry: &Entry,
-        until: Timestamp,
-        now: Timestamp,
-    ) -> Result<bool> {
-        self.0.enter()?;
-        let gate = self.0.fill.lock().unwrap().take();
-        if let Some(gate) = gate {
-            gate.pass();
-        }
-        self.0.inner.fill(key, lease, entry, until, now)
-    }
-
-    fn forget(&self, keys: &[SessionKey], now: Timestamp) -> Result<()> {
-        self.0.enter()?;
-        let gate = self.0.forget.lock().unwrap().take();
-        if let Some(gate) = gate {
-            gate.pass();
-        }
-        self.0.inner.forget(keys, now)
-    }
-
-    fn forget_everything(&self, now: Timestamp) -> Result<()> {
-        self.0.enter()?;
-        self.0.inner.forget_everything(now)
-    }
-}
 
 type Truth = Arc<Faulty<SqliteStore>>;
 

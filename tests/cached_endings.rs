@@ -1,7 +1,5 @@
 //! A store with a cache in front of it: revocations that meet others, and ones that fail.
 
-#![cfg(all(feature = "memcached", feature = "sqlite"))]
-
 mod common;
 
 use std::num::NonZeroUsize;
@@ -16,63 +14,12 @@ use cloakroom::id::{SessionKey, UserKey};
 use cloakroom::record::{Stats, Summary, Touch};
 use cloakroom::store::cached::CachedStore;
 use cloakroom::store::{
-    Admit, AtLimit, Cache, Commit, Committed, Entry, Fate, Fetched, Lease, Loaded, Page, Registry,
-    Store, Traits, Upkeep, Which,
+    Admit, AtLimit, Commit, Committed, Fate, Loaded, Page, Registry, Store, Traits, Upkeep, Which,
 };
 use cloakroom::{Error, ErrorKind, MemoryStore, Result, SqliteStore};
-use common::faulty::{Call, Faulty, Gate, Gatekeeper};
+use common::faulty::{Call, Faulty, Gate};
+use common::gated::{Gated, Shared};
 use common::{HOUR, NOW, birth, delete, live, new_key};
-
-/// A cache that can be held before it forgets.
-#[derive(Debug, Default)]
-struct Held {
-    inner: MemoryStore,
-    forget: Mutex<Option<Gate>>,
-}
-
-impl Held {
-    fn hold_forget(&self) -> Gatekeeper {
-        let (gate, keeper) = Gate::new();
-        *self.forget.lock().unwrap() = Some(gate);
-        keeper
-    }
-}
-
-#[derive(Clone, Debug)]
-struct Shared(Arc<Held>);
-
-impl Cache for Shared {
-    fn fetch(&self, key: &SessionKey, now: Timestamp) -> Result<Fetched> {
-        self.0.inner.fetch(key, now)
-    }
-
-    fn fill(
-        &self,
-        key: &SessionKey,
-        lease: Lease,
-        entry: &Entry,
-        until: Timestamp,
-        now: Timestamp,
-    ) -> Result<bool> {
-        self.0.inner.fill(key, lease, entry, until, now)
-    }
-
-    fn forget(&self, keys: &[SessionKey], now: Timestamp) -> Result<()> {
-        let gate = self.0.forget.lock().unwrap().take();
-        if let Some(gate) = gate {
-            gate.pass();
-        }
-        self.0.inner.forget(keys, now)
-    }
-
-    fn forget_everything(&self, now: Timestamp) -> Result<()> {
-        let gate = self.0.forget.lock().unwrap().take();
-        if let Some(gate) = gate {
-            gate.pass();
-        }
-        self.0.inner.forget_everything(now)
-    }
-}
 
 /// Does what it is told; may wait before it does, and may say that it failed.
 #[derive(Debug)]
@@ -184,22 +131,33 @@ type Cached = CachedStore<Shared, SqliteStore>;
 /// Somebody ends a session, in the store, and has not told the cache yet. Then a revocation of all
 /// the user's sessions is acknowledged: after that none of them is served.
 fn none_is_served_after_a_revocation(what: &str, end: impl Fn(&Cached, &SessionKey) + Sync) {
-    let cache = Arc::new(Held::default());
+    let cache = Gated::new(MemoryStore::new());
     let store = CachedStore::new(Shared(cache.clone()), SqliteStore::in_memory().unwrap());
     let key = sign_in(&store, &new_key(), None);
     assert!(lives(&store, &key), "it is in the cache from now on");
+    let served = is_served_after_a_revocation(&cache, &store, &key, || end(&store, &key));
+    assert!(!served, "{what}: served after a revocation was acknowledged");
+    assert!(!lives(&store, &key));
+}
+
+/// Whether the session is served after a revocation of all the user's, acknowledged while `end`
+/// stands before the cache.
+fn is_served_after_a_revocation(
+    cache: &Gated,
+    store: &Cached,
+    key: &SessionKey,
+    end: impl FnOnce() + Send,
+) -> bool {
     let keeper = cache.hold_forget();
-    let served = thread::scope(|scope| {
-        let first = scope.spawn(|| end(&store, &key));
+    thread::scope(|scope| {
+        let first = scope.spawn(end);
         keeper.wait_until_reached();
         store.registry().unwrap().revoke(&Which::User(&user()), None, NOW).unwrap();
-        let served = lives(&store, &key);
+        let served = lives(store, key);
         keeper.open();
         first.join().unwrap();
         served
-    });
-    assert!(!served, "{what}: served after a revocation was acknowledged");
-    assert!(!lives(&store, &key));
+    })
 }
 
 #[test]
@@ -227,23 +185,15 @@ fn a_revocation_that_meets_a_sign_in_at_the_limit() {
 
 #[test]
 fn a_revocation_that_meets_a_sign_out_through_a_grace() {
-    let cache = Arc::new(Held::default());
+    let cache = Gated::new(MemoryStore::new());
     let store = CachedStore::new(Shared(cache.clone()), SqliteStore::in_memory().unwrap());
     let old = sign_in(&store, &new_key(), None);
     let (key, nothing) = (new_key(), Delta::new());
     let fate = Fate::Renew { to: &key, grace_until: Some(NOW + HOUR) };
     store.commit(&Commit::new(&old, fate, &nothing, NOW)).unwrap();
     assert!(lives(&store, &key));
-    let keeper = cache.hold_forget();
-    let served = thread::scope(|scope| {
-        let first = scope.spawn(|| delete(&store, &old).unwrap());
-        keeper.wait_until_reached();
-        store.registry().unwrap().revoke(&Which::User(&user()), None, NOW).unwrap();
-        let served = lives(&store, &key);
-        keeper.open();
-        first.join().unwrap();
-        served
-    });
+    let end = || drop(delete(&store, &old).unwrap());
+    let served = is_served_after_a_revocation(&cache, &store, &key, end);
     assert!(!served, "served after a revocation was acknowledged");
 }
 
@@ -251,7 +201,7 @@ fn a_revocation_that_meets_a_sign_out_through_a_grace() {
 /// has looked for it.
 #[test]
 fn a_revocation_that_meets_a_sign_in_whose_key_was_just_renewed() {
-    let (cache, truth) = (Arc::new(Held::default()), SqliteStore::in_memory().unwrap());
+    let (cache, truth) = (Gated::new(MemoryStore::new()), SqliteStore::in_memory().unwrap());
     let truth = Arc::new(Faulty::new(truth));
     let store = CachedStore::new(Shared(cache.clone()), truth.clone());
     let old = sign_in(&store, &new_key(), None);

@@ -7,7 +7,7 @@
 //! - `CLOAKROOM_INSECURE_HTTP=1`: send the cookie over plain HTTP to hosts other than localhost
 //!   too, for a network that is trusted. Browsers drop the default cookie there.
 
-#![allow(dead_code, unreachable_pub, reason = "each example is a program of its own")]
+#![allow(unreachable_pub, reason = "each example is a program of its own")]
 
 mod pages;
 

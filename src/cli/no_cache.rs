@@ -11,17 +11,14 @@ use crate::id::SessionKey;
 pub(super) struct InFront {}
 
 impl InFront {
-    #[allow(clippy::unnecessary_wraps)]
     pub(super) fn check(&self, _: Timestamp) -> Result<(), Failure> {
         Ok(())
     }
 
-    #[allow(clippy::unnecessary_wraps)] // as the other one
     pub(super) fn forget(&self, _: &[SessionKey], _: Timestamp) -> Result<(), Failure> {
         Ok(())
     }
 
-    #[allow(clippy::unnecessary_wraps)]
     pub(super) fn forget_everything(&self, _: Timestamp) -> Result<(), Failure> {
         Ok(())
     }

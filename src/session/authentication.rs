@@ -102,7 +102,7 @@ impl Session {
             Some(_) => self.authenticated_at()?,
             None => return Ok(RecentAuth::NotSignedIn),
         };
-        let now = self.now();
+        let now = self.shared.now();
         Ok(match authenticated {
             Some(at) if now < at + max_age => RecentAuth::Recent,
             _ => RecentAuth::TooOld,

@@ -193,10 +193,6 @@ impl Session {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn now(&self) -> Timestamp {
-        self.shared.now()
-    }
-
     /// Makes a call that may block.
     fn cross<T>(&self, call: impl FnOnce() -> Result<T>) -> Result<T> {
         cross(self.crossing, call)

@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, reason = "no test program uses all of it")]
 
 pub mod faulty;
+pub mod gated;
 #[cfg(feature = "sqlite")]
 pub mod in_process;
 #[cfg(feature = "memcached")]

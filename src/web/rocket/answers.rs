@@ -102,18 +102,18 @@ pub(super) async fn replace<'r>(
 /// Whether a header of this name comes from the server or a fairing rather than from a handler.
 fn is_of_every_answer(name: &str) -> bool {
     const NAMES: [&str; 9] = [
-        "Server",
-        "X-Content-Type-Options",
-        "X-Frame-Options",
-        "X-XSS-Protection",
-        "Permissions-Policy",
-        "Strict-Transport-Security",
-        "Referrer-Policy",
-        "Content-Security-Policy",
-        "Expect-CT",
+        "server",
+        "x-content-type-options",
+        "x-frame-options",
+        "x-xss-protection",
+        "permissions-policy",
+        "strict-transport-security",
+        "referrer-policy",
+        "content-security-policy",
+        "expect-ct",
     ];
     let name = name.to_ascii_lowercase();
-    NAMES.iter().any(|known| known.eq_ignore_ascii_case(&name))
+    NAMES.contains(&name.as_str())
         || ["access-control-", "cross-origin-"].iter().any(|start| name.starts_with(start))
 }
 

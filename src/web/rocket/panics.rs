@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::panic::{self, PanicHookInfo};
-use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard, Once, PoisonError};
 use std::thread::{self, ThreadId};
 
 use rocket::tokio::task;
@@ -26,9 +26,9 @@ fn here() -> Place {
 
 /// The places of requests that have opened a session and not ended, and what they said when they
 /// panicked. What panics elsewhere is not noted.
-static REQUESTS: Mutex<Option<HashMap<Place, Option<String>>>> = Mutex::new(None);
+static REQUESTS: LazyLock<Mutex<HashMap<Place, Option<String>>>> = LazyLock::new(Mutex::default);
 
-fn requests() -> MutexGuard<'static, Option<HashMap<Place, Option<String>>>> {
+fn requests() -> MutexGuard<'static, HashMap<Place, Option<String>>> {
     REQUESTS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -46,7 +46,7 @@ pub(super) fn watch() {
 
 fn note(info: &PanicHookInfo<'_>) {
     let place = here();
-    if let Some(words) = requests().as_mut().and_then(|requests| requests.get_mut(&place)) {
+    if let Some(words) = requests().get_mut(&place) {
         *words = Some(panic_words(info.payload()).unwrap_or("it panicked").to_owned());
     }
 }
@@ -58,20 +58,18 @@ impl Watched {
     /// Watches the request that is worked on here.
     pub(super) fn new() -> Self {
         let place = here();
-        requests().get_or_insert_default().insert(place, None);
+        requests().insert(place, None);
         Watched(place)
     }
 
     /// What the request said when it panicked last, if it did.
     pub(super) fn panic(&self) -> Option<String> {
-        requests().as_ref()?.get(&self.0)?.clone()
+        requests().get(&self.0)?.clone()
     }
 }
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        if let Some(requests) = requests().as_mut() {
-            requests.remove(&self.0);
-        }
+        requests().remove(&self.0);
     }
 }
