@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use cloakroom::clock::Timestamp;
 use cloakroom::delta::Delta;
-use cloakroom::id::{SessionKey, UserKey};
+use cloakroom::id::{Handle, SessionKey, UserKey};
 use cloakroom::record::{Stats, Summary, Touch};
 use cloakroom::store::cached::CachedStore;
 use cloakroom::store::{
@@ -90,7 +90,7 @@ impl Registry for Liar {
     fn revoke(
         &self,
         which: &Which<'_>,
-        except: Option<&SessionKey>,
+        except: Option<&Handle>,
         now: Timestamp,
     ) -> Result<Vec<SessionKey>> {
         self.answer(|| self.behind().revoke(which, except, now))

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard};
 use cloakroom::clock::Timestamp;
 use cloakroom::conformance::{Failures, check};
 use cloakroom::delta::Delta;
-use cloakroom::id::SessionKey;
+use cloakroom::id::{Handle, SessionKey};
 use cloakroom::record::{Birth, Record, Stats, Summary, Touch};
 use cloakroom::store::{
     Commit, Committed, Fate, Loaded, Page, Registry, Store, Traits, Upkeep, Which,
@@ -248,7 +248,7 @@ impl Registry for Wrong<UsersByPrefix> {
     fn revoke(
         &self,
         which: &Which<'_>,
-        except: Option<&SessionKey>,
+        except: Option<&Handle>,
         now: Timestamp,
     ) -> Result<Vec<SessionKey>> {
         let mut keys = Vec::new();

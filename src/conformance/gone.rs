@@ -1,11 +1,14 @@
 //! What has ended stays ended, whatever comes late and by whichever key.
 
+use std::num::NonZeroU32;
+
 use crate::clock::Timestamp;
 use crate::conformance::given::{
-    ALL, Given, IDLE, Outcome, SECOND, Session, answered, ensure, said, set, user,
+    ALL, Given, IDLE, MILLI, Outcome, SECOND, Session, answered, done, ensure, key, nothing, said,
+    set, user,
 };
 use crate::id::SessionKey;
-use crate::store::{Committed, Which};
+use crate::store::{Admit, AtLimit, Commit, Committed, Fate, Which};
 
 pub(super) fn a_late_merge_stores_nothing(given: &Given) -> Outcome {
     let session = given.session()?;
@@ -87,6 +90,55 @@ pub(super) fn nothing_brings_back_a_swept_session(given: &Given) -> Outcome {
 pub(super) fn nothing_brings_back_an_expired_session(given: &Given) -> Outcome {
     let (_, keys) = renewed_session(given)?;
     nothing_revives(given, &keys, given.after(IDLE), "the deadline")
+}
+
+pub(super) fn nothing_late_brings_back_a_session_ended_at_its_deadline(given: &Given) -> Outcome {
+    let end = given.after(IDLE);
+    let (session, keys) = renewed_session(given)?;
+    answered(&given.delete(&session.key, end)?, "Gone", "a delete at the deadline")?;
+    nothing_revives(given, &keys, end - MILLI, "a delete at the deadline")?;
+
+    let (_, keys) = renewed_session(given)?;
+    let [_, old] = keys;
+    answered(&given.delete(&old, end)?, "Gone", "a delete through the grace at the deadline")?;
+    nothing_revives(given, &keys, end - MILLI, "a delete through the grace at the deadline")?;
+
+    let (session, keys) = renewed_session(given)?;
+    given.sign_in(&session.key, &user("u")?, end)?;
+    nothing_revives(given, &keys, end - MILLI, "a sign-in at the deadline")
+}
+
+pub(super) fn nothing_late_brings_back_a_session_revoked_at_its_deadline(given: &Given) -> Outcome {
+    let (owner, end) = (user("u")?, given.after(IDLE));
+    for which in 0..4 {
+        let session = given.session_of(&owner, given.now)?;
+        let handle = session.handle();
+        let which = match which {
+            0 => Which::All,
+            1 => Which::User(&owner),
+            2 => Which::Handle(&handle),
+            _ => Which::OfUser(&owner, &handle),
+        };
+        let revoked = given.registry()?.revoke(&which, None, end)?;
+        ensure!(revoked.is_empty(), "a revocation at the deadline gave keys of no live session");
+        nothing_revives(given, &[session.key], end - MILLI, "a revocation at the deadline")?;
+    }
+    Ok(())
+}
+
+pub(super) fn nothing_late_brings_back_a_session_that_made_room_for_a_sign_in(
+    given: &Given,
+) -> Outcome {
+    let (owner, end) = (user("u")?, given.after(IDLE));
+    let expired = given.session_of(&owner, given.now)?;
+    let (new, to) = (key()?, key()?);
+    let birth = given.birth()?;
+    let delta = nothing();
+    let fate = Fate::SignIn { to: &to, user: &owner, birth: &birth };
+    let admit = Admit::new(NonZeroU32::MIN, AtLimit::Refuse);
+    let sign_in = Commit { admit: Some(admit), ..Commit::new(&new, fate, &delta, end) };
+    done(given.store.commit(&sign_in)?, "a sign-in where all of the user's sessions had expired")?;
+    nothing_revives(given, &[expired.key], end - MILLI, "a sign-in with a limit")
 }
 
 pub(super) fn nothing_brings_back_a_revoked_session(given: &Given) -> Outcome {

@@ -97,6 +97,7 @@ const LAWS: &[Law] = laws! {
         gone::nothing_brings_back_a_session_deleted_through_its_grace,
         gone::nothing_brings_back_a_swept_session,
         gone::nothing_brings_back_an_expired_session,
+        gone::nothing_late_brings_back_a_session_ended_at_its_deadline,
         races::a_merge_at_the_moment_of_a_delete_revives_nothing,
         races::a_touch_at_the_moment_of_a_delete_revives_nothing,
         races::a_renewal_at_the_moment_of_a_delete_revives_nothing,
@@ -106,6 +107,8 @@ const LAWS: &[Law] = laws! {
         stress::under_load_nothing_fails_and_nothing_comes_back,
     ]
     "law 5, gone is final" if lists: [
+        gone::nothing_late_brings_back_a_session_revoked_at_its_deadline,
+        gone::nothing_late_brings_back_a_session_that_made_room_for_a_sign_in,
         gone::nothing_brings_back_a_revoked_session,
         gone::nothing_brings_back_a_session_revoked_with_everyone,
         races::a_merge_at_the_moment_of_a_revocation_revives_nothing,
@@ -186,8 +189,8 @@ const LAWS: &[Law] = laws! {
         registry::the_list_has_one_entry_after_a_renewal,
         registry::a_revocation_gives_the_keys_that_the_sessions_had,
         registry::a_revocation_keeps_exactly_the_exception,
-        registry::a_revocation_keeps_the_exception_named_by_its_grace,
-        registry::a_key_that_finds_nothing_is_no_exception,
+        registry::a_revocation_keeps_the_exception_whatever_its_key,
+        registry::a_handle_that_is_nobodys_is_no_exception,
         registry::a_handle_of_another_user_is_not_revoked,
         registry::revoking_everyone_leaves_nobody_and_raises_the_epoch,
         registry::the_stats_count_what_is_there,

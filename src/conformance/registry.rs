@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 
 use crate::conformance::given::{
-    ALL, Given, IDLE, Outcome, SECOND, Session, answered, done, ensure, external, key, set, user,
+    ALL, Given, IDLE, Outcome, SECOND, Session, answered, done, ensure, external, set, user,
 };
 use crate::delta::Delta;
-use crate::id::{Handle, SessionKey};
+use crate::id::Handle;
 use crate::lifetime::Lifetime;
 use crate::record::{Client, Stats, Summary};
 use crate::store::{Page, Which};
@@ -24,7 +24,7 @@ fn handles(summaries: &[Summary]) -> Vec<Handle> {
 fn revokes(
     given: &Given,
     which: &Which<'_>,
-    except: Option<&SessionKey>,
+    except: Option<&Handle>,
     sessions: &[&Session],
 ) -> Outcome {
     let revoked = given.registry()?.revoke(which, except, given.now)?;
@@ -218,36 +218,33 @@ pub(super) fn a_revocation_keeps_exactly_the_exception(given: &Given) -> Outcome
     let of = |owner| given.session_of(owner, given.now);
     let (a, b, current) = (of(&owner)?, of(&owner)?, of(&owner)?);
     let other = of(&user("u1")?)?;
-    revokes(given, &Which::User(&owner), Some(&current.key), &[&a, &b])?;
+    revokes(given, &Which::User(&owner), Some(&current.handle()), &[&a, &b])?;
     given.is_intact(&current, "a revocation except this session")?;
-    revokes(given, &Which::Handle(&current.handle()), Some(&current.key), &[])?;
+    revokes(given, &Which::Handle(&current.handle()), Some(&current.handle()), &[])?;
     given.is_intact(&current, "a revocation except this session")?;
-    revokes(given, &Which::All, Some(&current.key), &[&other])?;
+    revokes(given, &Which::All, Some(&current.handle()), &[&other])?;
     given.is_intact(&current, "a revocation except this session")
 }
 
-pub(super) fn a_revocation_keeps_the_exception_named_by_its_grace(given: &Given) -> Outcome {
-    let owner = user("u")?;
-    let other = given.session_of(&owner, given.now)?;
-    let old = given.session_of(&owner, given.now)?;
-    let current = given.renewed(&old, Some(given.after(SECOND)))?;
-    revokes(given, &Which::User(&owner), Some(&old.key), &[&other])?;
-    given.is_intact(&current, "a revocation except the session of a key in its grace")
-}
-
-pub(super) fn a_key_that_finds_nothing_is_no_exception(given: &Given) -> Outcome {
+pub(super) fn a_revocation_keeps_the_exception_whatever_its_key(given: &Given) -> Outcome {
     let owner = user("u")?;
     let mine = || given.session_of(&owner, given.now);
-    let old = mine()?;
-    for except in [key()?, old.key] {
-        let (a, b) = (mine()?, given.renewed(&mine()?, None)?);
-        given.delete(&old.key, given.now)?;
-        revokes(given, &Which::User(&owner), Some(&except), &[&a, &b])?;
+    for grace_until in [None, Some(given.after(SECOND))] {
+        let (other, old) = (mine()?, mine()?);
+        let current = given.renewed(&old, grace_until)?;
+        revokes(given, &Which::User(&owner), Some(&old.handle()), &[&other])?;
+        given.is_intact(&current, "a revocation except a session that has been renewed")?;
+        revokes(given, &Which::User(&owner), None, &[&current])?;
     }
-    let old = mine()?;
-    let renewed = given.renewed(&old, None)?;
-    // The key from before finds the session no more, so it does not spare it either.
-    revokes(given, &Which::User(&owner), Some(&old.key), &[&renewed])
+    Ok(())
+}
+
+pub(super) fn a_handle_that_is_nobodys_is_no_exception(given: &Given) -> Outcome {
+    let owner = user("u")?;
+    let mine = || given.session_of(&owner, given.now);
+    let (ended, a, b) = (mine()?, mine()?, mine()?);
+    given.delete(&ended.key, given.now)?;
+    revokes(given, &Which::User(&owner), Some(&ended.handle()), &[&a, &b])
 }
 
 pub(super) fn a_handle_of_another_user_is_not_revoked(given: &Given) -> Outcome {

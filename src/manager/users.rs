@@ -5,7 +5,7 @@ use std::ops::Deref;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
-use crate::id::{ExternalKey, Handle, SessionKey, UserKey};
+use crate::id::{ExternalKey, Handle, UserKey};
 use crate::manager::SessionManager;
 use crate::record::{Stats, Summary};
 use crate::session::{Session, cross};
@@ -101,13 +101,11 @@ impl SessionManager {
     /// Ends all sessions of the user who is signed in to `session`, but this one; says how many.
     /// None if nobody is signed in. This is for after a change of the password.
     ///
-    /// Where another request renews this very session at the same moment, it may be ended too.
-    ///
     /// # Errors
     /// As [`revoke`](Self::revoke).
     pub fn revoke_others(&self, session: &Session) -> Result<usize> {
         match session.who()? {
-            Some((user, key)) => self.end(&Which::User(&user), Some(&key)),
+            Some((user, handle)) => self.end(&Which::User(&user), Some(&handle)),
             None => Ok(0),
         }
     }
@@ -142,7 +140,7 @@ impl SessionManager {
         Ok(ended)
     }
 
-    fn end(&self, which: &Which<'_>, except: Option<&SessionKey>) -> Result<usize> {
+    fn end(&self, which: &Which<'_>, except: Option<&Handle>) -> Result<usize> {
         let registry = self.registry("revoke sessions")?;
         let revoke = || registry.revoke(which, except, self.shared.now());
         let ended = cross(self.crossing, revoke)?;

@@ -433,12 +433,9 @@ impl Session {
     }
 
     /// Who is signed in, and the key of their session.
-    pub(crate) fn who(&self) -> Result<Option<(UserKey, SessionKey)>> {
-        let mut state = self.state();
-        Ok(match self.read(&mut state)? {
-            Known::Live { record, key } => record.user.clone().map(|user| (user, *key)),
-            Known::Unread | Known::None { .. } => None,
-        })
+    pub(crate) fn who(&self) -> Result<Option<(UserKey, Handle)>> {
+        let who = |record: &Record| record.user.clone().map(|user| (user, record.handle));
+        self.about(who).map(Option::flatten)
     }
 
     fn about<T>(&self, ask: impl FnOnce(&Record) -> T) -> Result<Option<T>> {

@@ -73,12 +73,13 @@ pub trait Registry: Debug + Send + Sync {
     /// Live sessions, the newest first, one page of them.
     fn list(&self, which: &Which<'_>, page: Page, now: Timestamp) -> Result<Vec<Summary>>;
 
-    /// Ends live sessions, except the one that `except` finds, and gives the keys they had, so
-    /// that a cache can forget them.
+    /// Ends sessions, except the one of the handle `except`, and gives the keys of those that
+    /// lived, so that a cache can forget them. Those whose deadlines have passed are removed too,
+    /// or a write that has waited since before the deadline could make one live again.
     fn revoke(
         &self,
         which: &Which<'_>,
-        except: Option<&SessionKey>,
+        except: Option<&Handle>,
         now: Timestamp,
     ) -> Result<Vec<SessionKey>>;
 

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::SessionKey;
+use crate::id::{Handle, SessionKey};
 use crate::record::{Stats, Summary};
 use crate::store::cached::health::Untold;
 use crate::store::cached::{CachedStore, is_uncertain};
@@ -33,7 +33,7 @@ impl<C: Cache, S: Store> Registry for CachedStore<C, S> {
     fn revoke(
         &self,
         which: &Which<'_>,
-        except: Option<&SessionKey>,
+        except: Option<&Handle>,
         now: Timestamp,
     ) -> Result<Vec<SessionKey>> {
         self.0.trust.begin(now);

@@ -10,7 +10,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{SessionKey, UserKey};
+use crate::id::{Handle, SessionKey, UserKey};
 use crate::record::{Cursor, Record, Stats, Summary, Touch};
 use crate::store::{
     Commit, Committed, Decision, Former, LeadsTo, Loaded, Page, Registry, Rekey, Store, Traits,
@@ -52,6 +52,8 @@ struct Row {
 enum Found {
     /// The live session under this current key.
     At(SessionKey),
+    /// The session under this current key, whose deadline has passed.
+    Expired(SessionKey),
     Renewed,
     Absent,
 }
@@ -60,7 +62,7 @@ impl Found {
     fn key(self) -> Option<SessionKey> {
         match self {
             Found::At(key) => Some(key),
-            Found::Renewed | Found::Absent => None,
+            Found::Expired(_) | Found::Renewed | Found::Absent => None,
         }
     }
 }
@@ -106,16 +108,19 @@ impl Default for MemoryStore {
 impl Sessions {
     /// Where the session is that `key` finds at `now`.
     fn find(&self, key: &SessionKey, now: Timestamp) -> Found {
-        let lives = |key| self.rows.get(key).filter(|row: &&Row| row.record.is_live(now));
-        if self.rows.contains_key(key) {
-            return lives(key).map_or(Found::Absent, |_| Found::At(*key));
+        let at = |key: &SessionKey, row: &Row| match row.record.is_live(now) {
+            true => Found::At(*key),
+            false => Found::Expired(*key),
+        };
+        if let Some(row) = self.rows.get(key) {
+            return at(key, row);
         }
         let Some(current) = self.previous.get(key) else { return Found::Absent };
-        let Some(row) = lives(current) else { return Found::Absent };
+        let Some(row) = self.rows.get(current) else { return Found::Absent };
         match row.former.map(|former| former.leads_to(now)) {
-            Some(LeadsTo::Session) => Found::At(*current),
-            Some(LeadsTo::Renewed) => Found::Renewed,
-            Some(LeadsTo::Nothing) | None => Found::Absent,
+            Some(LeadsTo::Session) => at(current, row),
+            Some(LeadsTo::Renewed) if row.record.is_live(now) => Found::Renewed,
+            Some(LeadsTo::Renewed | LeadsTo::Nothing) | None => Found::Absent,
         }
     }
 
@@ -126,7 +131,7 @@ impl Sessions {
                 None => Loaded::Absent,
             },
             Found::Renewed => Loaded::Renewed,
-            Found::Absent => Loaded::Absent,
+            Found::Expired(_) | Found::Absent => Loaded::Absent,
         }
     }
 
@@ -161,9 +166,15 @@ impl Sessions {
     }
 
     /// The rows of `which` that live at `now`, in no order.
-    fn select<'s>(&'s self, which: &Which<'_>, now: Timestamp) -> Vec<(&'s SessionKey, &'s Row)> {
-        let wanted =
-            |(_, row): &(&SessionKey, &Row)| row.record.is_live(now) && which.includes(&row.record);
+    fn live<'s>(&'s self, which: &Which<'_>, now: Timestamp) -> Vec<(&'s SessionKey, &'s Row)> {
+        let mut rows = self.select(which);
+        rows.retain(|(_, row)| row.record.is_live(now));
+        rows
+    }
+
+    /// The rows of `which`, expired ones too, in no order.
+    fn select<'s>(&'s self, which: &Which<'_>) -> Vec<(&'s SessionKey, &'s Row)> {
+        let wanted = |(_, row): &(&SessionKey, &Row)| which.includes(&row.record);
         match which {
             Which::User(user) | Which::OfUser(user, _) => {
                 let keys = self.users.get(*user).into_iter().flatten();
@@ -180,7 +191,7 @@ impl Sessions {
         except: Option<SessionKey>,
         now: Timestamp,
     ) -> Vec<SessionKey> {
-        let mut others = self.select(&Which::User(user), now);
+        let mut others = self.live(&Which::User(user), now);
         others.retain(|(key, _)| Some(**key) != except);
         others.sort_by_key(|(_, row)| (row.record.authenticated, row.place));
         others.into_iter().map(|(key, _)| *key).collect()
@@ -188,6 +199,11 @@ impl Sessions {
 
     fn commit(&mut self, commit: &Commit<'_>, capacity: usize) -> Result<Committed> {
         let found = self.find(commit.key, commit.now);
+        if let Found::Expired(key) = found
+            && commit.removes_expired()
+        {
+            self.take(&key);
+        }
         let key = found.key().unwrap_or(*commit.key);
         let decision = commit.decide(self.load(found))?;
 
@@ -201,6 +217,10 @@ impl Sessions {
         }
         let ended = match commit.admission() {
             Some((admit, user)) if moved_to.is_some() => {
+                let theirs = self.select(&Which::User(user)).into_iter();
+                let expired = theirs.filter(|(_, row)| !row.record.is_live(commit.now));
+                let expired: Vec<_> = expired.map(|(key, _)| *key).collect();
+                self.end(&expired);
                 let others = self.by_sign_in(user, Some(key), commit.now);
                 match admit.judge(&others) {
                     Some(ended) => ended.to_vec(),
@@ -324,7 +344,7 @@ impl Store for MemoryStore {
 impl Registry for MemoryStore {
     fn list(&self, which: &Which<'_>, page: Page, now: Timestamp) -> Result<Vec<Summary>> {
         let sessions = self.read();
-        let mut rows = sessions.select(which, now);
+        let mut rows = sessions.live(which, now);
         if let Some(after) = page.after {
             rows.retain(|(_, row)| row.place < after.position());
         }
@@ -336,21 +356,26 @@ impl Registry for MemoryStore {
     fn revoke(
         &self,
         which: &Which<'_>,
-        except: Option<&SessionKey>,
+        except: Option<&Handle>,
         now: Timestamp,
     ) -> Result<Vec<SessionKey>> {
         let mut sessions = self.write();
-        let kept = except.and_then(|key| sessions.find(key, now).key());
-        let mut keys: Vec<SessionKey> =
-            sessions.select(which, now).into_iter().map(|(key, _)| *key).collect();
-        keys.retain(|key| Some(*key) != kept);
-        sessions.end(&keys);
-        Ok(keys)
+        let (mut live, mut expired) = (Vec::new(), Vec::new());
+        for (key, row) in sessions.select(which) {
+            match row.record.is_live(now) {
+                _ if except == Some(&row.record.handle) => {}
+                true => live.push(*key),
+                false => expired.push(*key),
+            }
+        }
+        sessions.end(&live);
+        sessions.end(&expired);
+        Ok(live)
     }
 
     fn revoke_everyone(&self, now: Timestamp) -> Result<u64> {
         let mut sessions = self.write();
-        let live = sessions.select(&Which::All, now).len();
+        let live = sessions.live(&Which::All, now).len();
         let last_place = sessions.last_place;
         *sessions = Sessions { last_place, ..Sessions::default() };
         self.epoch.fetch_add(1, Ordering::SeqCst);
@@ -363,7 +388,7 @@ impl Registry for MemoryStore {
 
     fn stats(&self, now: Timestamp) -> Result<Stats> {
         let sessions = self.read();
-        let live = sessions.select(&Which::All, now);
+        let live = sessions.live(&Which::All, now);
         let created = || live.iter().map(|(_, row)| row.record.created);
         Ok(Stats {
             live: live.len() as u64,

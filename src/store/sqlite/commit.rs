@@ -11,7 +11,7 @@ use crate::store::sqlite::failure::while_doing;
 use crate::store::sqlite::rows::{self, Place};
 use crate::store::sqlite::sql::Sql;
 use crate::store::sqlite::writer::Pace;
-use crate::store::{Admit, Commit, Committed, Decision, Fate};
+use crate::store::{Admit, Commit, Committed, Decision, Fate, Loaded};
 
 /// A commit that owns what it needs: the thread that carries it out may be another one.
 pub(super) struct Owned {
@@ -103,9 +103,14 @@ fn carry_out(commit: &Commit<'_>, connection: &Connection, sql: &Sql) -> Result<
     let failed = || while_doing(doing(commit));
     let (loaded, place) = match commit.fate {
         // The unique key finds the conflict that a look-up would find.
-        Fate::Create(_) => (crate::store::Loaded::Absent, None),
+        Fate::Create(_) => (Loaded::Absent, None),
         _ => rows::find(connection, sql, commit.key, commit.now)?,
     };
+    if let (Loaded::Absent, Some(place)) = (&loaded, place)
+        && commit.removes_expired()
+    {
+        rows::delete(connection, sql, place.id).map_err(failed())?;
+    }
     match (commit.decide(loaded)?, place) {
         (Decision::Insert { key: to, record, replaces }, place) => {
             let place = place.filter(|_| replaces.is_some());
@@ -165,6 +170,7 @@ fn make_room(
     }
     let Some((admit, user)) = commit.admission() else { return Ok(Some(Vec::new())) };
     let except = found.map(|place| place.id);
+    rows::delete_expired_of(connection, sql, user, commit.now).map_err(failed())?;
     let others = rows::by_sign_in(connection, sql, user, except, commit.now).map_err(failed())?;
     let Some(ended) = admit.judge(&others) else { return Ok(None) };
     for (id, _) in ended {

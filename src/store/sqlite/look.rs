@@ -4,16 +4,15 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use rusqlite::types::Value as Column;
-use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, params_from_iter};
 
 use crate::clock::Timestamp;
 use crate::error::{Error, Result};
-use crate::id::{Handle, SessionKey, UserKey};
+use crate::id::{Handle, UserKey};
 use crate::record::{Record, Summary};
 use crate::store::Page;
 use crate::store::sqlite::failure::while_doing;
 use crate::store::sqlite::operate::{Facts, Progress, Watch, facts_of};
-use crate::store::sqlite::writer::Pace;
 use crate::store::sqlite::{SqliteStore, rows};
 
 /// A session that was looked up by its handle.
@@ -125,34 +124,6 @@ impl SqliteStore {
                 return Ok(Some(Found { summary, record }));
             }
             Ok(None)
-        })
-    }
-
-    /// Ends all live sessions of `user` but the one of this handle, and gives their keys. `None`,
-    /// and nothing ended, where that is no live session of this user.
-    ///
-    /// # Errors
-    /// Those of every write.
-    pub fn revoke_but(
-        &self,
-        user: &UserKey,
-        except: &Handle,
-        now: Timestamp,
-    ) -> Result<Option<Vec<SessionKey>>> {
-        const DOING: &str = "revoke sessions";
-        let (sql, user, except) = (self.0.sql.clone(), user.clone(), *except);
-        self.0.writer.write(Pace::Synced, DOING, move |connection| {
-            let columns = params![now.as_millis(), user.as_str(), except.as_bytes()];
-            let run = || -> rusqlite::Result<Option<Vec<SessionKey>>> {
-                let theirs = connection.query_row(&sql.is_users, columns, |_| Ok(())).optional()?;
-                if theirs.is_none() {
-                    return Ok(None);
-                }
-                let mut revoke = connection.prepare(&sql.revoke_but)?;
-                let keys = revoke.query_map(columns, |row| Ok(SessionKey::from_bytes(row.get(0)?)));
-                keys?.collect::<rusqlite::Result<_>>().map(Some)
-            };
-            run().map_err(while_doing(DOING))
         })
     }
 

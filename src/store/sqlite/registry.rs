@@ -5,7 +5,7 @@ use rusqlite::{Connection, params_from_iter};
 
 use crate::clock::Timestamp;
 use crate::error::Result;
-use crate::id::SessionKey;
+use crate::id::{Handle, SessionKey};
 use crate::record::{Stats, Summary};
 use crate::store::sqlite::failure::while_doing;
 use crate::store::sqlite::sql::Sql;
@@ -59,16 +59,20 @@ fn revoke(
     connection: &Connection,
     sql: &Sql,
     (condition, given): Condition,
-    except: Option<&SessionKey>,
+    except: Option<&Handle>,
     now: Timestamp,
 ) -> rusqlite::Result<Vec<SessionKey>> {
-    let except = except.map_or(Column::Null, |key| Column::Blob(key.as_bytes().to_vec()));
+    let except = except.map_or(Column::Null, |handle| Column::Blob(handle.as_bytes().to_vec()));
     let mut columns = vec![Column::Integer(now.as_millis()), except];
     columns.extend(given);
-    let mut statement = connection.prepare(&format!("{}{condition} RETURNING key", sql.revoke))?;
-    statement
-        .query_map(params_from_iter(columns), |row| Ok(SessionKey::from_bytes(row.get(0)?)))?
-        .collect()
+    let text = format!("{}{condition} RETURNING key, deadline > ?1", sql.revoke);
+    let mut statement = connection.prepare(&text)?;
+    let removed = statement
+        .query_map(params_from_iter(columns), |row| {
+            Ok((SessionKey::from_bytes(row.get(0)?), row.get(1)?))
+        })?
+        .collect::<rusqlite::Result<Vec<(SessionKey, bool)>>>()?;
+    Ok(removed.into_iter().filter(|(_, lived)| *lived).map(|(key, _)| key).collect())
 }
 
 impl Registry for Inner {
@@ -88,7 +92,7 @@ impl Registry for Inner {
     fn revoke(
         &self,
         which: &Which<'_>,
-        except: Option<&SessionKey>,
+        except: Option<&Handle>,
         now: Timestamp,
     ) -> Result<Vec<SessionKey>> {
         const DOING: &str = "revoke sessions";

@@ -14,7 +14,7 @@ use crate::store::sqlite::failure::while_doing;
 use crate::store::sqlite::sql::Sql;
 use crate::store::{Former, LeadsTo, Loaded, Rekey};
 
-/// Where a live session stands.
+/// Where a session stands.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
     pub(super) id: i64,
@@ -22,7 +22,8 @@ pub(super) struct Place {
     pub(super) seen: Timestamp,
 }
 
-/// What `key` finds at `now`, and where that stands if it lives.
+/// What `key` finds at `now`, and where that stands. [`Loaded::Absent`] has a place where the
+/// session's deadline has passed.
 pub(super) fn find(
     connection: &Connection,
     sql: &Sql,
@@ -47,9 +48,7 @@ fn query(
     let mut statement = connection.prepare_cached(sql)?;
     let mut rows = statement.query([key.as_bytes()])?;
     let Some(row) = rows.next()? else { return Ok(None) };
-    if row.get::<_, i64>(12)? <= now.as_millis() {
-        return Ok(Some((Loaded::Absent, None)));
-    }
+    let expired = row.get::<_, i64>(12)? <= now.as_millis();
     if previous {
         let time = |at: usize| -> rusqlite::Result<Option<Timestamp>> {
             Ok(row.get::<_, Option<i64>>(at)?.map(Timestamp::from_millis))
@@ -57,12 +56,15 @@ fn query(
         let (grace_until, left) = (time(2)?, time(18)?.unwrap_or(Timestamp::from_millis(0)));
         match (Former { key: *key, left, grace_until }).leads_to(now) {
             LeadsTo::Session => {}
-            LeadsTo::Renewed => return Ok(Some((Loaded::Renewed, None))),
-            LeadsTo::Nothing => return Ok(Some((Loaded::Absent, None))),
+            LeadsTo::Renewed if !expired => return Ok(Some((Loaded::Renewed, None))),
+            LeadsTo::Renewed | LeadsTo::Nothing => return Ok(Some((Loaded::Absent, None))),
         }
     }
     let key = SessionKey::from_bytes(row.get(1)?);
     let place = Place { id: row.get(0)?, key, seen: Timestamp::from_millis(row.get(9)?) };
+    if expired {
+        return Ok(Some((Loaded::Absent, Some(place))));
+    }
     let loaded = match decode(row)? {
         Ok(record) => Loaded::Live { record, key },
         Err(error) => Loaded::Undecodable { handle: Some(Handle::from_bytes(row.get(3)?)), error },
@@ -333,6 +335,17 @@ pub(super) fn is_taken(
     let mut statement = connection.prepare_cached(&sql.is_taken)?;
     let taken = statement.query_row([key.as_bytes()], |_| Ok(())).optional()?;
     Ok(taken.is_some())
+}
+
+/// Removes the user's sessions whose deadline has passed.
+pub(super) fn delete_expired_of(
+    connection: &Connection,
+    sql: &Sql,
+    user: &UserKey,
+    now: Timestamp,
+) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare_cached(&sql.delete_expired_of)?;
+    statement.execute(params![user.as_str(), now.as_millis()]).map(drop)
 }
 
 /// The user's live sessions but the one in row `except`, from the one that signed in longest ago.

@@ -60,6 +60,7 @@ pub(super) struct Sql {
     pub(super) times_by_previous_key: String,
     pub(super) update_seen: String,
     pub(super) delete: String,
+    pub(super) delete_expired_of: String,
     pub(super) by_sign_in: String,
     pub(super) sweep: String,
     pub(super) list: String,
@@ -69,8 +70,6 @@ pub(super) struct Sql {
     pub(super) by_handle_of_nobody: String,
     pub(super) by_id: String,
     pub(super) after_id: String,
-    pub(super) is_users: String,
-    pub(super) revoke_but: String,
     pub(super) revoke: String,
     pub(super) count_live: String,
     pub(super) count_expired: String,
@@ -129,6 +128,7 @@ impl Sql {
             ),
             update_seen: format!("UPDATE {t} SET seen = ?2, deadline = ?3 WHERE id = ?1"),
             delete: format!("DELETE FROM {t} WHERE id = ?1"),
+            delete_expired_of: format!("DELETE FROM {t} WHERE user_key = ?1 AND +deadline <= ?2"),
             by_sign_in: format!(
                 "SELECT id, key FROM {t} WHERE user_key = ?1 AND deadline > ?2 AND id <> ?3 \
                  ORDER BY authenticated, id"
@@ -155,17 +155,7 @@ impl Sql {
             ),
             by_id: format!("SELECT {COLUMNS} FROM {t} WHERE id = ?1"),
             after_id: format!("SELECT {COLUMNS} FROM {t} WHERE id > ?1 ORDER BY id LIMIT 500"),
-            is_users: format!(
-                "SELECT 1 FROM {t} WHERE handle = ?3 AND user_key = ?2 AND deadline > ?1"
-            ),
-            revoke_but: format!(
-                "DELETE FROM {t} WHERE user_key = ?2 AND deadline > ?1 AND handle <> ?3 \
-                 RETURNING key"
-            ),
-            revoke: format!(
-                "DELETE FROM {t} WHERE deadline > ?1 AND (?2 IS NULL OR \
-                 (key <> ?2 AND NOT (previous_key IS ?2 AND coalesce(previous_until > ?1, 0)))) AND "
-            ),
+            revoke: format!("DELETE FROM {t} WHERE (?2 IS NULL OR handle <> ?2) AND "),
             count_live: format!("SELECT count(*) FROM {t} WHERE deadline > ?1"),
             count_expired: format!("SELECT count(*) FROM {t} WHERE deadline <= ?1"),
             count_all: format!("SELECT count(*) FROM {t}"),
