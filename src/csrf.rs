@@ -33,6 +33,17 @@ fn unmasked(token: &str) -> Option<[u8; 32]> {
     Some(secret)
 }
 
+/// What [`Session::verify_csrf`] found. It is a type of its own, so that the compiler warns where
+/// it is not looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "a request may be forged"]
+pub enum CsrfToken {
+    /// The request was made from a page of this session.
+    Valid,
+    /// It may have been made by another site.
+    Invalid,
+}
+
 impl Session {
     /// A token for a form of this page, which no other site can know: a request that brings it back
     /// was made from a page of this session. It is different at every call; all of them hold for as
@@ -63,23 +74,27 @@ impl Session {
     }
 
     /// Whether `token` is one of this session's: ask before anything is changed on behalf of the
-    /// user, and answer with 403 where it is false. False too where there is no session, and for
-    /// anything that is no token; what is no token at all is not even looked up. Writes nothing.
+    /// user, and answer with 403 where it is invalid. It is so too where there is no session, and
+    /// for anything that is no token; what is no token at all is not even looked up. Writes nothing.
     ///
     /// ```
+    /// use cloakroom::csrf::CsrfToken;
+    ///
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
     /// # let session = sessions.open(None);
     /// let shown = session.csrf_token()?;
-    /// assert!(session.verify_csrf(&shown)?);
-    /// assert!(!session.verify_csrf("forged")?);
+    /// assert_eq!(session.verify_csrf(&shown)?, CsrfToken::Valid);
+    /// assert_eq!(session.verify_csrf("forged")?, CsrfToken::Invalid);
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
     ///
     /// # Errors
     /// The store's errors when this is the first read.
-    #[must_use = "a request is forged when this is false"]
-    pub fn verify_csrf(&self, token: &str) -> Result<bool> {
-        let Some(claimed) = unmasked(token) else { return Ok(false) };
-        Ok(self.secret_if_any()?.is_some_and(|secret| secret.is(&claimed)))
+    pub fn verify_csrf(&self, token: &str) -> Result<CsrfToken> {
+        let Some(claimed) = unmasked(token) else { return Ok(CsrfToken::Invalid) };
+        Ok(match self.secret_if_any()? {
+            Some(secret) if secret.is(&claimed) => CsrfToken::Valid,
+            _ => CsrfToken::Invalid,
+        })
     }
 }

@@ -52,7 +52,7 @@ pub mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod cookie;
-mod csrf;
+pub mod csrf;
 pub mod data;
 pub mod delta;
 #[cfg(all(doctest, feature = "cli", feature = "rocket", feature = "rouille", feature = "testing"))]

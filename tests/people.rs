@@ -174,6 +174,13 @@ fn all_others_are_revoked_and_exactly_the_current_one_is_kept() {
             assert_eq!(app.sessions.revoke_others(session).unwrap(), 1);
         });
         assert_eq!(who(&app.sessions, &current).as_deref(), Some("ada"));
+        // While another request of the same browser gives the session a new id.
+        app.signed_in("ada");
+        let changes_the_password = current.open(&app.sessions);
+        assert!(changes_the_password.user().unwrap().is_some());
+        current.request(&app.sessions, |session| session.renew().unwrap());
+        assert_eq!(app.sessions.revoke_others(&changes_the_password).unwrap(), 1);
+        assert_eq!(who(&app.sessions, &current).as_deref(), Some("ada"));
         // Nobody has no others.
         app.visitor(1).request(&app.sessions, |session| {
             assert_eq!(app.sessions.revoke_others(session).unwrap(), 0);

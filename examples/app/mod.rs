@@ -14,6 +14,7 @@ mod pages;
 use std::env;
 
 use cloakroom::clock::{Clock, SystemClock};
+use cloakroom::csrf::CsrfToken;
 use cloakroom::{
     CookieConfig, ErrorKind, Result, Session, SessionManager, SignIn, SqliteStore, UserKey,
 };
@@ -56,7 +57,7 @@ pub fn home(session: &Session) -> Result<Answer> {
 
 /// `POST /sign-in`: any user will do, and the password is `demo`.
 pub fn sign_in(session: &Session, csrf: &str, user: &str, password: &str) -> Result<Answer> {
-    if !session.verify_csrf(csrf)? {
+    if session.verify_csrf(csrf)? == CsrfToken::Invalid {
         return Ok(Answer::Forbidden);
     }
     match UserKey::new(user.trim()) {
@@ -71,7 +72,7 @@ pub fn sign_in(session: &Session, csrf: &str, user: &str, password: &str) -> Res
 
 /// `POST /sign-out`: the old session is over; the message begins a new, anonymous one.
 pub fn sign_out(session: &Session, csrf: &str) -> Result<Answer> {
-    if !session.verify_csrf(csrf)? {
+    if session.verify_csrf(csrf)? == CsrfToken::Invalid {
         return Ok(Answer::Forbidden);
     }
     session.destroy()?;
@@ -100,7 +101,7 @@ pub fn revoke(
     csrf: &str,
     handle: &str,
 ) -> Result<Answer> {
-    if !session.verify_csrf(csrf)? {
+    if session.verify_csrf(csrf)? == CsrfToken::Invalid {
         return Ok(Answer::Forbidden);
     }
     if let (Some(user), Ok(handle)) = (session.user()?, handle.parse()) {
@@ -115,7 +116,7 @@ pub fn revoke(
 
 /// `POST /sessions/revoke-others`: ends all sessions of the user but this one.
 pub fn revoke_others(sessions: &SessionManager, session: &Session, csrf: &str) -> Result<Answer> {
-    if !session.verify_csrf(csrf)? {
+    if session.verify_csrf(csrf)? == CsrfToken::Invalid {
         return Ok(Answer::Forbidden);
     }
     let ended = sessions.revoke_others(session)?;

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::thread;
 
+use cloakroom::csrf::CsrfToken;
 use cloakroom::event::EventKind;
 use cloakroom::http::Outcome;
 use cloakroom::manager::Builder;
@@ -28,7 +29,7 @@ fn token(app: &App, browser: &mut Browser) -> String {
 /// Whether this browser may send `token`, without a trace.
 fn holds(app: &App, browser: &Browser, token: &str) -> bool {
     let (session, commits) = (browser.open(&app.sessions), app.store.calls(Call::Commit));
-    let holds = session.verify_csrf(token).unwrap();
+    let holds = session.verify_csrf(token).unwrap() == CsrfToken::Valid;
     let headers = complete(&app.sessions, &session);
     assert_eq!(app.store.calls(Call::Commit), commits, "checking writes nothing");
     assert!(!headers.discarded);
@@ -49,7 +50,11 @@ fn a_page_without_a_session_begins_one_and_its_form_is_accepted() {
         let mut token = String::new();
         let headers = browser.request(&app.sessions, |session| {
             token = session.csrf_token().unwrap();
-            assert!(session.verify_csrf(&token).unwrap(), "in the same request too");
+            assert_eq!(
+                session.verify_csrf(&token).unwrap(),
+                CsrfToken::Valid,
+                "in the same request too"
+            );
             assert_eq!(app.store.all_calls(), 0, "it is stored at the end");
             assert!(session.keys().unwrap().is_empty(), "the application's names only");
         });
@@ -103,7 +108,7 @@ fn a_page_of_a_session_that_has_a_secret_writes_nothing() {
         let headers = browser.request(&app.sessions, |session| {
             session.csrf_token().unwrap();
             session.csrf_field().unwrap();
-            assert!(session.verify_csrf(&old).unwrap());
+            assert_eq!(session.verify_csrf(&old).unwrap(), CsrfToken::Valid);
         });
         assert_eq!(app.store.calls(Call::Commit), commits);
         assert_eq!(app.store.calls(Call::Load), loads + 1, "it is read once");
@@ -162,7 +167,8 @@ fn no_bytes_make_the_check_panic_or_pass() {
         ];
         let mut runner = TestRunner::deterministic();
         let check = |text: String| {
-            prop_assert_eq!(session.verify_csrf(&text).unwrap(), text == token);
+            let valid = session.verify_csrf(&text).unwrap() == CsrfToken::Valid;
+            prop_assert_eq!(valid, text == token);
             Ok(())
         };
         runner.run(&any, check).unwrap();
@@ -208,7 +214,7 @@ fn a_token_from_before_a_sign_in_is_refused_after_it() {
             browser.request(&app.sessions, |session| {
                 within = session.csrf_token().unwrap();
                 sign_in(session, "ada");
-                assert!(!session.verify_csrf(&within).unwrap());
+                assert_eq!(session.verify_csrf(&within).unwrap(), CsrfToken::Invalid);
                 after = session.csrf_token().unwrap();
             });
             assert!(!holds(&app, &browser, &before) && !holds(&app, &browser, &within));
@@ -372,7 +378,11 @@ fn a_secret_stored_at_once_carries_no_other_change_of_the_request() {
         assert_eq!(session.get("m").unwrap(), Some(2));
         assert_eq!(session.get::<u32>("n").unwrap(), None);
         let other = browser.open(&app.sessions);
-        assert!(other.verify_csrf(&token).unwrap(), "already, under the id from before");
+        assert_eq!(
+            other.verify_csrf(&token).unwrap(),
+            CsrfToken::Valid,
+            "already, under the id from before"
+        );
         assert_eq!((other.get("n").unwrap(), other.get::<u32>("m").unwrap()), (Some(1), None));
         browser.take(&complete(&app.sessions, &session));
         assert_eq!((app.n(&browser), get(&app.sessions, &browser, "m")), (None, Some(2)));
@@ -555,7 +565,7 @@ fn after_a_destroy_a_token_belongs_to_the_new_anonymous_session() {
         let headers = browser.request(&app.sessions, |session| {
             session.csrf_token().unwrap();
             session.destroy().unwrap();
-            assert!(!session.verify_csrf(&before).unwrap());
+            assert_eq!(session.verify_csrf(&before).unwrap(), CsrfToken::Invalid);
             after = session.csrf_token().unwrap();
         });
         assert_ne!(issued(&headers).0, old.id());
@@ -572,7 +582,7 @@ fn a_clear_removes_the_secret_unless_a_token_is_asked_for_after_it() {
         browser.request(&app.sessions, |session| {
             session.clear().unwrap();
             second = session.csrf_token().unwrap();
-            assert!(session.verify_csrf(&second).unwrap());
+            assert_eq!(session.verify_csrf(&second).unwrap(), CsrfToken::Valid);
         });
         assert_eq!(app.n(&browser), None);
         assert!(holds(&app, &browser, &first) && holds(&app, &browser, &second));
@@ -621,7 +631,7 @@ fn after_the_end_of_a_request_tokens_are_given_only_of_a_secret_that_is_there() 
         let session = browser.open(&app.sessions);
         complete(&app.sessions, &session);
         assert_eq!(session.csrf_token().unwrap_err().kind(), ErrorKind::Closed);
-        assert!(!session.verify_csrf(&"A".repeat(86)).unwrap());
+        assert_eq!(session.verify_csrf(&"A".repeat(86)).unwrap(), CsrfToken::Invalid);
         // The page may be written while the response is under way.
         let session = browser.open(&app.sessions);
         session.csrf_token().unwrap();
@@ -669,7 +679,7 @@ fn where_the_session_is_read_as_empty_no_token_is_given_and_none_holds() {
             let (browser, token) = visitor_with_token(&app);
             app.store.fail(Call::Load, 1, ErrorKind::Busy);
             let session = browser.open(&app.sessions);
-            assert!(!session.verify_csrf(&token).unwrap());
+            assert_eq!(session.verify_csrf(&token).unwrap(), CsrfToken::Invalid);
             assert_eq!(session.csrf_token().unwrap_err().kind(), ErrorKind::Unavailable);
             assert_eq!(set_cookie(&complete(&app.sessions, &session)), None);
             assert!(holds(&app, &browser, &token));
