@@ -1,20 +1,66 @@
 //! The data of a session: values by name, as JSON.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use serde::de::{DeserializeOwned, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::error::{Error, ErrorKind, Result};
+
+/// A piece of text that others may have pieces of too: what is read from a store is copied once,
+/// not once for each name and value.
+#[derive(Clone)]
+struct Text {
+    all: Arc<str>,
+    start: usize,
+    end: usize,
+}
+
+impl Text {
+    /// The piece of `all` that `part` is; a copy if it is none.
+    fn within(all: &Arc<str>, part: &str) -> Self {
+        let start = (part.as_ptr() as usize).wrapping_sub(all.as_ptr() as usize);
+        let end = start.wrapping_add(part.len());
+        match all.get(start..end) {
+            Some(piece) if piece == part => Text { all: all.clone(), start, end },
+            _ => part.into(),
+        }
+    }
+
+    fn as_str(&self) -> &str {
+        self.all.get(self.start..self.end).unwrap_or_default()
+    }
+}
+
+impl From<&str> for Text {
+    fn from(text: &str) -> Self {
+        Text { all: text.into(), start: 0, end: text.len() }
+    }
+}
+
+impl PartialEq for Text {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for Text {}
+
+impl fmt::Debug for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_str().fmt(f)
+    }
+}
 
 /// One value of a session, as JSON text.
 ///
 /// Equal means the same text: encoding the same value twice gives equal values for every type
 /// that serializes in a fixed order.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Value(Box<str>);
+pub struct Value(Text);
 
 impl Value {
     /// Encodes anything that serde can serialize. JSON has no number for NaN and the infinities:
@@ -25,7 +71,7 @@ impl Value {
     /// strings.
     pub fn encode(value: &(impl Serialize + ?Sized)) -> Result<Self> {
         match serde_json::to_string(value) {
-            Ok(text) => Ok(Value(text.into())),
+            Ok(text) => Ok(Value(text.as_str().into())),
             Err(source) => {
                 Err(Error::with_source(ErrorKind::WrongType, "encode a session value", source))
             }
@@ -37,7 +83,7 @@ impl Value {
     /// # Errors
     /// [`ErrorKind::WrongType`] when it is not a `T`.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T> {
-        serde_json::from_str(&self.0).map_err(|source| {
+        serde_json::from_str(self.as_json()).map_err(|source| {
             let wanted = std::any::type_name::<T>();
             let why = format!("it is no {wanted}: {}", without_data(&source));
             Error::with_source(ErrorKind::WrongType, "decode a session value", why)
@@ -47,20 +93,20 @@ impl Value {
     /// The JSON text.
     #[must_use]
     pub fn as_json(&self) -> &str {
-        &self.0
+        self.0.as_str()
     }
 }
 
 impl fmt::Debug for Value {
     /// Shows the size only: session data does not belong into logs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Value({} bytes)", self.0.len())
+        write!(f, "Value({} bytes)", self.as_json().len())
     }
 }
 
 /// The data of a session: values by name. Cloning is cheap.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Data(Arc<Vec<(Box<str>, Value)>>);
+pub struct Data(Arc<Vec<(Text, Value)>>);
 
 impl Data {
     /// The value of `name`.
@@ -72,7 +118,7 @@ impl Data {
 
     /// Names and values, in the order of the names.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
-        self.0.iter().map(|(name, value)| (&**name, value))
+        self.0.iter().map(|(name, value)| (name.as_str(), value))
     }
 
     /// How many names there are.
@@ -88,7 +134,7 @@ impl Data {
     }
 
     fn find(&self, name: &str) -> Result<usize, usize> {
-        self.0.binary_search_by(|(have, _)| (**have).cmp(name))
+        self.0.binary_search_by(|(have, _)| have.as_str().cmp(name))
     }
 
     /// Sets `name`; false if it had that value already.
@@ -121,8 +167,11 @@ impl Data {
     /// # Errors
     /// [`ErrorKind::Undecodable`] for anything else.
     pub fn from_json(text: &str) -> Result<Self> {
-        let entries = serde_json::from_str::<Entries>(text);
-        entries.map(|entries| entries.0).map_err(|source| undecodable(without_data(&source)))
+        let all: Arc<str> = text.into();
+        let mut deserializer = serde_json::Deserializer::from_str(&all);
+        let data = Entries(&all).deserialize(&mut deserializer);
+        let data = data.and_then(|data| deserializer.end().map(|()| data));
+        data.map_err(|source| undecodable(without_data(&source)))
     }
 
     /// The data as a JSON object.
@@ -145,8 +194,10 @@ impl Data {
     /// The length of [`to_json`](Self::to_json) in bytes: what the size limit counts.
     #[must_use]
     pub fn json_len(&self) -> usize {
-        let entries: usize =
-            self.iter().map(|(name, value)| json_string_len(name) + value.0.len() + 2).sum();
+        let entries: usize = self
+            .iter()
+            .map(|(name, value)| json_string_len(name) + value.as_json().len() + 2)
+            .sum();
         // Every entry has a colon and a comma, but the last one has no comma; then the braces.
         2 + entries.saturating_sub(1)
     }
@@ -190,38 +241,43 @@ pub(crate) fn undecodable(source: impl Into<Box<dyn std::error::Error + Send + S
     Error::with_source(ErrorKind::Undecodable, "decode a stored session", source)
 }
 
-/// Data that is being read. Not public: it reads borrowed JSON text and nothing else.
-pub(crate) struct Entries(pub(crate) Data);
+/// Reads data from this text.
+struct Entries<'t>(&'t Arc<str>);
 
-impl<'de> Deserialize<'de> for Entries {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Object;
+impl<'de> DeserializeSeed<'de> for Entries<'_> {
+    type Value = Data;
 
-        impl<'de> Visitor<'de> for Object {
-            type Value = Entries;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of session values")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries, A::Error> {
-                let mut entries: Vec<(Box<str>, Value)> = Vec::new();
-                while let Some((name, value)) = map.next_entry::<Box<str>, &RawValue>()? {
-                    entries.push((name, Value(value.get().into())));
-                }
-                if !entries.is_sorted_by(|(a, _), (b, _)| a < b) {
-                    // The sort is stable, so the last of equal names is the last to have come.
-                    entries.reverse();
-                    entries.sort_by(|(a, _), (b, _)| a.cmp(b));
-                    entries.dedup_by(|(a, _), (b, _)| a == b);
-                }
-                Ok(Entries(Data(Arc::new(entries))))
-            }
-        }
-
-        deserializer.deserialize_map(Object)
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Data, D::Error> {
+        deserializer.deserialize_map(self)
     }
 }
+
+impl<'de> Visitor<'de> for Entries<'_> {
+    type Value = Data;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of session values")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Data, A::Error> {
+        let mut entries: Vec<(Text, Value)> = Vec::with_capacity(8);
+        while let Some((Name(name), value)) = map.next_entry::<Name<'de>, &RawValue>()? {
+            let name = Text::within(self.0, &name);
+            entries.push((name, Value(Text::within(self.0, value.get()))));
+        }
+        if !entries.is_sorted_by(|(a, _), (b, _)| a.as_str() < b.as_str()) {
+            // The sort is stable, so the last of equal names is the last to have come.
+            entries.reverse();
+            entries.sort_by(|(a, _), (b, _)| a.as_str().cmp(b.as_str()));
+            entries.dedup_by(|(a, _), (b, _)| a == b);
+        }
+        Ok(Data(Arc::new(entries)))
+    }
+}
+
+/// A name, borrowed where it has no escapes.
+#[derive(Deserialize)]
+struct Name<'t>(#[serde(borrow)] Cow<'t, str>);
 
 #[cfg(test)]
 mod tests {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::clock::Timestamp;
-use crate::data::{Data, Entries, undecodable, without_data};
+use crate::data::{Data, undecodable, without_data};
 use crate::error::Result;
 use crate::id::{ExternalKey, Handle, UserKey};
 use crate::lifetime::Limits;
@@ -225,7 +225,7 @@ impl Record {
             format: u32,
         }
         let json = |source| undecodable(without_data(&source));
-        let wire = match serde_json::from_str::<Wire<Entries>>(text) {
+        let wire = match serde_json::from_str::<Wire<&RawValue>>(text) {
             Ok(wire) => wire,
             Err(source) => {
                 // A newer format says more about it than what does not fit into this one.
@@ -254,7 +254,7 @@ impl Record {
             revision: wire.revision,
             client: wire.client.map(Client::from),
             data: match wire.data {
-                Some(Entries(data)) => data,
+                Some(data) => Data::from_json(data.get())?,
                 None => return Err(undecodable("there is no data")),
             },
         })
