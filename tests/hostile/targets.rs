@@ -1,0 +1,309 @@
+//! What strangers send or leave behind, as functions of bytes. Each of them says what must hold
+//! for any bytes whatever, and panics where it does not.
+//!
+//! `tests/hostile.rs` drives them with mutations of `corpus/`; so does `fuzz/`, guided by coverage.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::process::ExitCode;
+use std::sync::LazyLock;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use cloakroom::cli::{self, Target};
+use cloakroom::clock::{Clock, ManualClock, SystemClock, Timestamp};
+use cloakroom::cookie::CookieKeys;
+use cloakroom::csrf::CsrfToken;
+use cloakroom::data::{Data, Value};
+use cloakroom::delta::Delta;
+use cloakroom::http::{Outcome, RequestHead};
+use cloakroom::id::SessionId;
+use cloakroom::record::{Birth, Record};
+use cloakroom::rusqlite::{Connection, params};
+use cloakroom::store::{Commit, Fate, Loaded, Page, Store, Which};
+use cloakroom::{CookieConfig, ErrorKind, Lifetime, MemoryStore, SessionManager, SqliteStore};
+use serde_json::value::RawValue;
+
+/// A target's name, which is its corpus's, and the function.
+pub(crate) type Named = (&'static str, fn(&[u8]));
+
+pub(crate) const TARGETS: [Named; 8] = [
+    ("cookie_header", cookie_header),
+    ("sealed_cookie", sealed_cookie),
+    ("request_head", request_head),
+    ("record", record),
+    ("data", data),
+    ("row", row),
+    ("csrf_token", csrf_token),
+    ("arguments", arguments),
+];
+
+const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+
+/// The one id that finds a session: 32 bytes from 0 to 31.
+const KNOWN: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
+
+/// Seeds that cannot hold a sealed cookie, which is another one every time, have this in its place.
+const SEALED: &str = "SEALED";
+
+fn birth() -> Birth {
+    Birth::new(Lifetime::default().starting(NOW)).expect("randomness")
+}
+
+/// A store with the session of [`KNOWN`], in which `n` is 7.
+fn store(delta: Delta) -> MemoryStore {
+    let (store, mut delta) = (MemoryStore::new(), delta);
+    delta.set("n", Value::encode(&7).expect("a number"));
+    let key = SessionId::parse(KNOWN).expect("it is an id").key();
+    let birth = birth();
+    let create = Commit::new(&key, Fate::Create(&birth), &delta, NOW);
+    store.commit(&create).expect("it begins");
+    store
+}
+
+fn manager(delta: Delta, cookie: CookieConfig) -> SessionManager {
+    let builder = SessionManager::builder(store(delta)).clock(ManualClock::new(NOW));
+    builder.cookie(cookie).without_cleaner().build().expect("it builds")
+}
+
+/// Whether a request with this `Cookie` header is the known session's.
+fn is_known(sessions: &SessionManager, head: RequestHead<'_>) -> bool {
+    let session = sessions.open(head);
+    let n: Option<u32> = session.get("n").expect("the store does not fail");
+    let headers = sessions.close(&session, Outcome::Completed).expect("nothing is stored");
+    for (name, value) in headers.iter() {
+        is_header(name);
+        is_header(value);
+    }
+    assert!(n.is_none() || n == Some(7));
+    n.is_some()
+}
+
+/// No line may end in what is sent back.
+fn is_header(text: &str) {
+    assert!(text.bytes().all(|byte| byte >= b' ' && byte != 127), "{text:?}");
+}
+
+/// What stands in a `Cookie` header under the name of the session cookie, read another way.
+fn session_cookies(header: &str) -> Vec<&str> {
+    let blank = |c: char| c == ' ' || c == '\t';
+    let pairs = header.split(';').filter_map(|pair| {
+        let at = pair.find('=')?;
+        let (name, value) = (&pair[..at], &pair[at + 1..]);
+        (name.trim_matches(blank) == "__Host-id").then(|| value.trim_matches(blank))
+    });
+    pairs.collect()
+}
+
+/// 32 bytes as base64url, of which the last character has two bits to spare.
+fn looks_like_an_id(text: &str) -> bool {
+    text.len() == 43
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+        && text.ends_with(|last| "AEIMQUYcgkosw048".contains(last))
+}
+
+/// A `Cookie` header finds the known session if it has the known id, among the first four ids.
+pub(crate) fn cookie_header(bytes: &[u8]) {
+    static SESSIONS: LazyLock<SessionManager> =
+        LazyLock::new(|| manager(Delta::new(), CookieConfig::new()));
+    let header = String::from_utf8_lossy(bytes);
+    let mut ids: Vec<&str> = Vec::new();
+    for value in session_cookies(&header) {
+        if looks_like_an_id(value) && !ids.contains(&value) {
+            ids.push(value);
+        }
+    }
+    let expected = ids.iter().take(4).any(|id| *id == KNOWN);
+    assert_eq!(is_known(&SESSIONS, RequestHead::new().cookie(&header)), expected, "{header:?}");
+}
+
+/// Only what was sealed with our keys is opened: nobody makes a cookie, or another one of ours.
+pub(crate) fn sealed_cookie(bytes: &[u8]) {
+    static SEALS: LazyLock<[(SessionManager, String); 2]> = LazyLock::new(|| {
+        let keys = || CookieKeys::new([[7; 64]]).expect("long enough");
+        let configs = [CookieConfig::new().signed(keys()), CookieConfig::new().encrypted(keys())];
+        configs.map(|config| {
+            let sessions = manager(Delta::new(), config);
+            let session = sessions.open(None);
+            session.set("n", 7).expect("it is set");
+            let headers = sessions.close(&session, Outcome::Completed).expect("it is stored");
+            let issued =
+                headers.iter().find(|(name, _)| *name == "Set-Cookie").expect("a cookie").1;
+            let value = issued.split([';', '=']).nth(1).expect("a value");
+            let value = &issued[issued.find(value).expect("there")..];
+            let value = value.split(';').next().expect("its beginning").to_owned();
+            (sessions, value)
+        })
+    });
+    for (sessions, sealed) in SEALS.iter() {
+        let header = String::from_utf8_lossy(bytes).replace(SEALED, sealed);
+        let values = session_cookies(&header);
+        // More than four that are different and open cannot be made from one.
+        let expected = values.contains(&sealed.as_str());
+        let known = is_known(sessions, RequestHead::new().cookie(&header));
+        assert_eq!(known, expected, "{header:?} where {sealed:?} was issued");
+    }
+}
+
+/// Other headers change nothing about whose request it is, and cannot put lines into answers.
+pub(crate) fn request_head(bytes: &[u8]) {
+    static SESSIONS: LazyLock<SessionManager> = LazyLock::new(|| {
+        let store = store(Delta::new());
+        let builder = SessionManager::builder(store).clock(ManualClock::new(NOW)).without_cleaner();
+        let builder = builder.behind_proxies(2).record_address(true).record_user_agent(true);
+        builder.build().expect("it builds")
+    });
+    let text = String::from_utf8_lossy(bytes);
+    let mut lines = text.lines();
+    let mut next = || lines.next().unwrap_or_default();
+    let cookie = format!("__Host-id={KNOWN}");
+    let (host, agent, now) = (next(), next(), next());
+    let mut head = RequestHead::new().host(host).user_agent(agent).id(now);
+    head = head.peer([127, 0, 0, 1].into()).cookie(next()).cookie(&cookie);
+    for line in lines {
+        head = head.forwarded_for(line);
+    }
+    assert!(is_known(&SESSIONS, head));
+    let session = SESSIONS.open(head);
+    session.set("n", 7).expect("it is set");
+    let headers = SESSIONS.close(&session, Outcome::Completed).expect("nothing changes");
+    if let Some(vary) = headers.vary(Some(now)) {
+        assert!(vary.contains(now.trim()), "{vary:?} has lost {now:?}");
+    }
+    let _ = headers.cache_control(Some(now));
+}
+
+/// Any text is a record or undecodable; a record that was read is written and read again the same.
+pub(crate) fn record(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    match Record::from_json(&text) {
+        Ok(record) => {
+            assert_eq!(Record::from_json(&record.to_json()).expect("it was written"), record);
+            assert_eq!(record.data.to_json().len(), record.data.json_len());
+            // No time overflows, however far.
+            let _ = record.is_live(NOW);
+        }
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::Undecodable);
+        }
+    }
+}
+
+/// Data is read as serde_json reads an object, and written so that it is read the same.
+pub(crate) fn data(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let reference = serde_json::from_str::<BTreeMap<String, Box<RawValue>>>(&text);
+    match (Data::from_json(&text), reference) {
+        (Ok(data), Ok(reference)) => {
+            let have = data.iter().map(|(name, value)| (name, value.as_json()));
+            assert!(have.eq(reference.iter().map(|(name, value)| (name.as_str(), value.get()))));
+            let written = data.to_json();
+            assert_eq!(written.len(), data.json_len());
+            assert_eq!(Data::from_json(&written).expect("it was written"), data);
+        }
+        (Err(error), Err(_)) => assert_eq!(error.kind(), ErrorKind::Undecodable),
+        (ours, theirs) => panic!("{text:?}: {ours:?} here, {theirs:?} from serde_json"),
+    }
+}
+
+/// A row in which anything stands is a session or undecodable, in every call that meets it.
+pub(crate) fn row(bytes: &[u8]) {
+    thread_local! {
+        static DATABASE: (tempfile::TempDir, SqliteStore, Connection) = {
+            let folder = tempfile::tempdir().expect("a folder");
+            let path = folder.path().join("app.db");
+            let store = SqliteStore::open(&path).expect("it opens");
+            let connection = Connection::open(&path).expect("it opens");
+            connection.pragma_update(None, "synchronous", "OFF").expect("it is set");
+            (folder, store, connection)
+        };
+    }
+    let mut parts = bytes.split(|byte| *byte == b'\n');
+    let mut part = || parts.next().unwrap_or_default();
+    let (data, user, external, client, numbers) = (part(), part(), part(), part(), part());
+    let number = |at: usize| {
+        let bytes = numbers.chunks(8).nth(at).unwrap_or_default();
+        bytes.iter().fold(0_i64, |number, byte| (number << 8) | i64::from(*byte))
+    };
+    DATABASE.with(|(_, store, connection)| {
+        let key = SessionId::parse(KNOWN).expect("it is an id").key();
+        let now = NOW.as_millis();
+        connection
+            .execute(
+                "INSERT OR REPLACE INTO cloakroom_sessions (id, key, handle, data, user_key,
+                 external_key, client, created, seen, idle, absolute, deadline, persistent,
+                 revision, format, auth_level) VALUES (1, ?1, zeroblob(16), CAST(?2 AS TEXT),
+                 CAST(nullif(?3, x'') AS TEXT), CAST(nullif(?4, x'') AS TEXT),
+                 CAST(nullif(?5, x'') AS TEXT), ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+                params![
+                    key.as_bytes(),
+                    data,
+                    user,
+                    external,
+                    client,
+                    now - number(0),
+                    now - number(1) / 2,
+                    number(2),
+                    Some(number(3)).filter(|n| n % 2 == 0),
+                    now + 1 + number(4).rem_euclid(1 << 40),
+                    number(5),
+                    number(6),
+                    1 + number(7) % 2,
+                    number(8),
+                ],
+            )
+            .expect("the columns' types are right");
+        let loaded = store.load(&key, NOW);
+        assert!(
+            matches!(loaded, Ok(Loaded::Live { .. } | Loaded::Undecodable { .. })),
+            "{loaded:?}"
+        );
+        let registry = store.registry().expect("it lists");
+        let summaries = registry.list(&Which::All, Page::first(NonZeroUsize::MIN), NOW);
+        assert_eq!(summaries.expect("a list").len(), 1);
+        let delta = Delta::new();
+        let merged = store.commit(&Commit::new(&key, Fate::Merge, &delta, NOW));
+        merged.expect("nothing changes");
+        let stats = registry.stats(NOW).expect("it counts");
+        assert_eq!(stats.live, 1);
+    });
+}
+
+/// A token is valid if it unmasks to the secret, and is written as it would be written.
+pub(crate) fn csrf_token(bytes: &[u8]) {
+    const SECRET: [u8; 32] = [0xC5; 32];
+    static SESSIONS: LazyLock<SessionManager> = LazyLock::new(|| {
+        let mut delta = Delta::new();
+        let secret = Value::encode(&URL_SAFE_NO_PAD.encode(SECRET)).expect("text");
+        delta.set("cloakroom.csrf", secret);
+        manager(delta, CookieConfig::new())
+    });
+    let token = String::from_utf8_lossy(bytes);
+    let cookie = format!("__Host-id={KNOWN}");
+    let session = SESSIONS.open(Some(cookie.as_str()));
+    let expected = URL_SAFE_NO_PAD.decode(token.as_bytes()).is_ok_and(|bytes| {
+        bytes.len() == 64 && (0..32).all(|at| bytes[at] ^ bytes[at + 32] == SECRET[at])
+    });
+    let found = session.verify_csrf(&token).expect("the store does not fail");
+    assert_eq!(found == CsrfToken::Valid, expected, "{token:?}");
+}
+
+/// Words of a command line, one a line. Whatever they are, the program ends with a documented code.
+pub(crate) fn arguments(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    // It runs what it is told to: so nothing that leads out of here, and nothing that goes on for
+    // ever.
+    if ["/", "..", "-w", "\\", "@"].iter().any(|word| text.contains(word)) {
+        return;
+    }
+    let store = SqliteStore::in_memory().expect("memory");
+    let delta = Delta::new();
+    let key = SessionId::parse(KNOWN).expect("it is an id").key();
+    let birth = birth();
+    store
+        .commit(&Commit::new(&key, Fate::Create(&birth), &delta, SystemClock.now()))
+        .expect("done");
+    let words = std::iter::once("cloakroom").chain(text.lines()).map(str::to_owned);
+    let code = cli::run(words.collect::<Vec<_>>(), Target::Sqlite(store));
+    assert!((0..=4).any(|known| code == ExitCode::from(known)), "{code:?}");
+}
