@@ -5,17 +5,19 @@ mod app;
 #[path = "common/client.rs"]
 mod client;
 mod common;
+#[path = "common/served.rs"]
+mod served;
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::io;
 use std::net::SocketAddr;
-use std::process::Stdio;
 use std::sync::mpsc::{self, Sender};
 
-use app::{App, FRAMEWORKS};
+use app::FRAMEWORKS;
 use client::{Browser, COOKIE, Request, send};
 use cloakroom::rusqlite::Connection;
 use cloakroom::{SessionManager, SqliteStore};
-use common::{Folder, Kept, child, role};
+use common::{Folder, role};
+use served::{serve, start};
 
 const KILLS: usize = 10;
 const CLIENTS: usize = 4;
@@ -23,26 +25,8 @@ const CLIENTS: usize = 4;
 #[test]
 fn child_process() {
     let Some(role) = role() else { return };
-    let (_, serve) = FRAMEWORKS.iter().find(|(name, _)| *name == role).unwrap();
     let store = SqliteStore::open(std::env::var("DATABASE").unwrap()).unwrap();
-    let app = App::new(SessionManager::new(store).unwrap());
-    let server = serve(app, SocketAddr::from(([127, 0, 0, 1], 0)));
-    io::stdout().write_all(format!("\nserving {}\n", server.address).as_bytes()).unwrap();
-    loop {
-        std::thread::park();
-    }
-}
-
-/// Starts a server of its own process and waits until it listens.
-fn start(framework: &str, folder: &Folder) -> (Kept, SocketAddr) {
-    let mut child = child(framework);
-    child.env("DATABASE", folder.database()).stdout(Stdio::piped());
-    let mut process = Kept(child.spawn().unwrap());
-    let lines = BufReader::new(process.0.stdout.take().unwrap()).lines();
-    let address = lines
-        .map_while(Result::ok)
-        .find_map(|line| line.strip_prefix("serving ").map(|address| address.parse().unwrap()));
-    (process, address.expect("the server starts"))
+    serve(&role, SessionManager::new(store).unwrap());
 }
 
 /// What the answers have promised to one client.

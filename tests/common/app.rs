@@ -297,6 +297,11 @@ pub fn act(
             "renew" => session.renew()?,
             "destroy" => session.destroy()?,
             "ignore" => session.ignore()?,
+            "revoke-others" => lines.push(app.sessions.revoke_others(session)?.to_string()),
+            "revoke-user" => {
+                let user = UserKey::new(word())?;
+                lines.push(app.sessions.revoke_all(&user)?.to_string());
+            }
             "browser-session" => session.set_persistent(false)?,
             "commit" => lines.push(format!("{:?}", session.commit()?)),
             "flash" => session.flash("info", word())?,

@@ -1,0 +1,7 @@
+#![no_main]
+
+#[allow(dead_code, reason = "the others have programs of their own")]
+#[path = "../../tests/hostile/targets.rs"]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| targets::csrf_token(bytes));
