@@ -53,7 +53,10 @@ impl InFront {
     }
 
     pub(super) fn forget_everything(&self, now: Timestamp) -> Result<(), Failure> {
-        told(self.cache()?.map_or(Ok(()), |cache| cache.forget_everything(now)))
+        let Some(cache) = self.cache()? else { return Ok(()) };
+        let forgotten = (0..cache.shares().get()).map(|share| cache.forget_share(share, now));
+        // A server that is down keeps nothing from being told to the others.
+        told(forgotten.fold(Ok(()), Result::and))
     }
 }
 

@@ -227,7 +227,17 @@ impl<'a> Commit<'a> {
         }
     }
 
-    /// The limit per user that this commit must obey, and whose it is.
+    /// Whether a session that the key finds, but whose deadline has passed, must be removed in the
+    /// same step: it is as if there were none, but a write that has waited since before the
+    /// deadline could make it live again, and this commit says that it shall not.
+    #[must_use]
+    pub fn removes_expired(&self) -> bool {
+        matches!(self.fate, Fate::SignIn { .. } | Fate::Delete)
+    }
+
+    /// The limit per user that this commit must obey, and whose it is. The user's sessions whose
+    /// deadlines have passed are removed in the same step, for the reason of
+    /// [`removes_expired`](Self::removes_expired).
     #[must_use]
     pub fn admission(&self) -> Option<(Admit, &'a UserKey)> {
         match self.fate {
