@@ -64,7 +64,9 @@ impl Two {
 
     fn cache(servers: &[Memcached; 2], proxy: &Proxy) -> MemcachedStore {
         let addresses = [servers[0].address, proxy.address].map(|address| address.to_string());
-        MemcachedStore::builder().servers(addresses).namespace(NAMESPACE).open().unwrap()
+        // A busy machine is no server that is down.
+        let builder = MemcachedStore::builder().servers(addresses).namespace(NAMESPACE);
+        builder.connect_timeout(PATIENCE).io_timeout(PATIENCE).open().unwrap()
     }
 
     /// A session of this share that is in the cache.

@@ -69,7 +69,8 @@ fn an_epoch_that_was_lost_brings_nothing_back() {
 fn no_session_slips_from_server_to_server_through_a_clear() {
     let servers = [Memcached::start(), Memcached::start()];
     let addresses = servers.iter().map(|server| server.address.to_string());
-    let store = MemcachedStore::builder().servers(addresses).open().unwrap();
+    let patient = Duration::from_secs(20);
+    let store = MemcachedStore::builder().servers(addresses).io_timeout(patient).open().unwrap();
     let deadline = Instant::now() + Duration::from_secs(10);
     for round in 0.. {
         if Instant::now() > deadline {
@@ -175,7 +176,8 @@ impl Clearing {
             builder.namespace("clearing").io_timeout(timeout).open().unwrap()
         };
         let direct = servers.each_ref().map(|server| server.address);
-        let store = open(direct, Duration::from_millis(200));
+        // It waits so long for a server that is closed.
+        let store = open(direct, Duration::from_secs(2));
         let through = proxies.each_ref().map(|proxy| proxy.address);
         let clearer = open(through, Duration::from_secs(20));
         Clearing { servers, proxies, store, clearer }

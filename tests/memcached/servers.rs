@@ -204,3 +204,31 @@ fn a_failure_names_the_server() {
     let words = format!("{error:?}");
     assert!(words.contains(&addresses[1]) && !words.contains(&addresses[0]), "{words}");
 }
+
+#[test]
+fn a_server_is_found_by_its_ipv6_address() {
+    if TcpListener::bind("[::1]:0").is_err() {
+        eprintln!("skipped: this machine has no IPv6");
+        return;
+    }
+    let server = Memcached::with(&["-l", "::1"]);
+    let address = format!("[::1]:{}", server.address.port());
+    let store = MemcachedStore::builder().servers([address]).open().unwrap();
+    let key = create(&store, &setting("n", 1)).unwrap();
+    assert!(is_live(&store, &key));
+}
+
+#[test]
+fn one_server_under_two_names_loses_nothing_and_can_be_cleared() {
+    let server = Memcached::start();
+    let port = server.address.port();
+    let names = [format!("127.0.0.1:{port}"), format!("localhost:{port}")];
+    let store = MemcachedStore::builder().servers(names).open().unwrap();
+    let keys: Vec<SessionKey> =
+        (0..50).map(|n| create(&store, &setting("n", n)).unwrap()).collect();
+    assert!(keys.iter().all(|key| is_live(&store, key)));
+    store.clear().unwrap();
+    assert!(keys.iter().all(|key| is_absent(&store, key)));
+    let key = create(&store, &setting("n", 1)).unwrap();
+    assert!(is_live(&store, &key));
+}
