@@ -14,3 +14,5 @@ mod races;
 mod shares;
 #[path = "cached/stage.rs"]
 mod stage;
+#[path = "cached/storm.rs"]
+mod storm;

@@ -85,7 +85,8 @@ pub trait Registry: Debug + Send + Sync {
     /// Ends every session and raises the [`epoch`](Registry::epoch). Says how many lived.
     fn revoke_everyone(&self, now: Timestamp) -> Result<u64>;
 
-    /// How often everyone was revoked: what a cache holds from before is void.
+    /// How often everyone was revoked: what a cache holds from before is void. A cached store asks
+    /// for it once a second.
     fn epoch(&self) -> Result<u64>;
 
     /// Counts the sessions.
