@@ -8,13 +8,12 @@ use std::time::{Duration, Instant};
 use cloakroom::event::EventKind;
 use cloakroom::http::Outcome;
 use cloakroom::store::cached::CachedStore;
-use cloakroom::store::memcached::MemcachedStore;
 use cloakroom::store::{Committed, Loaded, Store};
 use cloakroom::{MemoryStore, SessionManager, SqliteStore};
 
 use crate::common::gated::Shared;
 use crate::common::in_process::{Browser, get, sign_in, who};
-use crate::common::memcached::{Memcached, shared};
+use crate::common::memcached::{Memcached, on, shared};
 use crate::common::proxy::{Plan, Proxy};
 use crate::common::{Folder, HOUR, NOW, create, delete, live, merge, new_key, setting};
 use crate::stage::{ENDINGS, LIFE, PATIENCE, RETRY, Stage, events, n, truth, until_back};
@@ -79,8 +78,7 @@ fn another_process_sees_what_this_one_could_not_tell_within_the_life_of_an_entry
     let server = shared();
     let proxy = Proxy::to(server.address);
     let truth = truth();
-    let mine = MemcachedStore::builder().servers([proxy.address.to_string()]);
-    let mine = mine.namespace("another").open().unwrap();
+    let mine = on([proxy.address.to_string()]).namespace("another").open().unwrap();
     let mine = CachedStore::builder(mine, truth.clone()).retry_after(HOUR).build().unwrap();
     let theirs = CachedStore::new(server.builder_in("another").open().unwrap(), truth);
     let key = create(&mine, &setting("n", 1)).unwrap();

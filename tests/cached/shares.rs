@@ -13,7 +13,7 @@ use cloakroom::store::{Cache, Fetched, Store};
 
 use crate::common::faulty::Call;
 use crate::common::gated::{Gated, Shared};
-use crate::common::memcached::Memcached;
+use crate::common::memcached::{Memcached, on};
 use crate::common::proxy::{Plan, Proxy};
 use crate::common::{HOUR, NOW, create, delete, live, merge, new_key, setting};
 use crate::stage::{PATIENCE, Truth, events, n, truth};
@@ -64,9 +64,7 @@ impl Two {
 
     fn cache(servers: &[Memcached; 2], proxy: &Proxy) -> MemcachedStore {
         let addresses = [servers[0].address, proxy.address].map(|address| address.to_string());
-        // A busy machine is no server that is down.
-        let builder = MemcachedStore::builder().servers(addresses).namespace(NAMESPACE);
-        builder.connect_timeout(PATIENCE).io_timeout(PATIENCE).open().unwrap()
+        on(addresses).namespace(NAMESPACE).open().unwrap()
     }
 
     /// A session of this share that is in the cache.

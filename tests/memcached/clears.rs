@@ -13,7 +13,7 @@ use cloakroom::id::SessionKey;
 use cloakroom::store::memcached::MemcachedStore;
 use cloakroom::store::{Cache, Commit, Committed, Fate, Loaded, Store};
 
-use crate::common::memcached::{Memcached, shared};
+use crate::common::memcached::{Memcached, on, shared};
 use crate::common::proxy::{Plan, Proxy};
 use crate::common::{HOUR, NOW, create, live, merge, new_key, setting};
 use crate::given::{create_at, is_absent, is_live, renew};
@@ -37,7 +37,7 @@ fn a_clear_holds_for_every_process_at_once() {
 fn a_clear_reaches_every_server() {
     let second = Memcached::start();
     let servers = [shared().address, second.address].map(|address| address.to_string());
-    let open = || MemcachedStore::builder().servers(servers.clone()).namespace("all").open();
+    let open = || on(servers.clone()).namespace("all").open();
     let (one, other) = (open().unwrap(), open().unwrap());
     let keys: Vec<SessionKey> = (0..50).map(|n| create(&one, &setting("n", n)).unwrap()).collect();
     assert!(keys.iter().all(|key| is_live(&other, key)));
@@ -69,8 +69,7 @@ fn an_epoch_that_was_lost_brings_nothing_back() {
 fn no_session_slips_from_server_to_server_through_a_clear() {
     let servers = [Memcached::start(), Memcached::start()];
     let addresses = servers.iter().map(|server| server.address.to_string());
-    let patient = Duration::from_secs(20);
-    let store = MemcachedStore::builder().servers(addresses).io_timeout(patient).open().unwrap();
+    let store = on(addresses).open().unwrap();
     let deadline = Instant::now() + Duration::from_secs(10);
     for round in 0.. {
         if Instant::now() > deadline {
@@ -109,9 +108,7 @@ fn cleared_in_between(number: usize, grace_until: Option<Timestamp>) {
     let (server, namespace) = (Memcached::start(), "cleared");
     let store = server.builder_in(namespace).open().unwrap();
     let proxy = Proxy::to(server.address);
-    let through = MemcachedStore::builder().servers([proxy.address.to_string()]);
-    let patient = Duration::from_secs(20);
-    let through = through.namespace(namespace).io_timeout(patient).open().unwrap();
+    let through = on([proxy.address.to_string()]).namespace(namespace).open().unwrap();
     let (key, to) = (create(&store, &setting("n", 1)).unwrap(), new_key());
     // It has learned the epoch before requests are counted.
     assert!(live(&through, &new_key()).unwrap().is_none());
@@ -172,7 +169,7 @@ impl Clearing {
         let servers = [Memcached::start(), Memcached::start()];
         let proxies = servers.each_ref().map(|server| Proxy::to(server.address));
         let open = |addresses: [SocketAddr; 2], timeout| {
-            let builder = MemcachedStore::builder().servers(addresses.map(|a| a.to_string()));
+            let builder = on(addresses.map(|address| address.to_string()));
             builder.namespace("clearing").io_timeout(timeout).open().unwrap()
         };
         let direct = servers.each_ref().map(|server| server.address);

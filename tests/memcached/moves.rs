@@ -1,7 +1,6 @@
 //! Requests that stop between any two of their commands.
 
 use std::thread;
-use std::time::Duration;
 
 use cloakroom::id::SessionKey;
 use cloakroom::record::Touch;
@@ -9,7 +8,7 @@ use cloakroom::store::memcached::MemcachedStore;
 use cloakroom::store::{Committed, Loaded, Store};
 use cloakroom::{ErrorKind, Result};
 
-use crate::common::memcached::{Memcached, shared};
+use crate::common::memcached::{Memcached, on, shared};
 use crate::common::proxy::{Plan, Proxy};
 use crate::common::{HOUR, NOW, create, delete, live, merge, new_key, setting, value};
 use crate::given::{create_at, is_absent, is_live, renew, sign_in};
@@ -65,10 +64,8 @@ impl Stopped {
         let namespace = format!("stopped{number}");
         let store = shared().builder_in(&namespace).open().unwrap();
         let proxy = Proxy::to(shared().address);
-        let through = MemcachedStore::builder().servers([proxy.address.to_string()]);
         // A request that is held must not give up.
-        let patient = Duration::from_secs(20);
-        let through = through.namespace(namespace).io_timeout(patient).open().unwrap();
+        let through = on([proxy.address.to_string()]).namespace(namespace).open().unwrap();
         let stopped = Stopped { store, proxy, through };
         // It has learned the epoch before requests are counted.
         assert!(is_absent(&stopped.through, &new_key()));
@@ -249,7 +246,7 @@ fn a_move_to_a_server_that_goes_away_is_finished_when_it_is_back() {
     let (one, other) = (Memcached::start(), Memcached::start());
     let proxy = Proxy::to(other.address);
     let servers = [one.address, proxy.address].map(|address| address.to_string());
-    let store = MemcachedStore::builder().servers(servers).open().unwrap();
+    let store = on(servers).open().unwrap();
     let here_or_there = || {
         proxy.plan(Plan::Down);
         let (there, here): (Vec<_>, Vec<_>) =

@@ -13,7 +13,7 @@ use cloakroom::record::Touch;
 use cloakroom::store::memcached::MemcachedStore;
 use cloakroom::store::{Committed, Loaded, Store};
 
-use crate::common::memcached::Memcached;
+use crate::common::memcached::{Memcached, on};
 use crate::common::{HOUR, NOW, create, live, merge, new_key, setting, value};
 use crate::given::{SOON, all_fail, is_absent, is_live};
 
@@ -111,7 +111,7 @@ fn a_server_that_may_not_drop_anything_is_full() {
 fn the_loss_of_one_server_loses_its_share_only_and_nothing_moves_over() {
     let (one, other) = (Memcached::start(), Memcached::start());
     let addresses = [one.address.to_string(), other.address.to_string()];
-    let store = MemcachedStore::builder().servers(addresses.clone()).open().unwrap();
+    let store = on(addresses.clone()).open().unwrap();
     let keys: Vec<SessionKey> =
         (0..100).map(|n| create(&store, &setting("n", n)).unwrap()).collect();
     one.kill();
@@ -136,7 +136,7 @@ fn the_loss_of_one_server_loses_its_share_only_and_nothing_moves_over() {
     one.start_again();
     // In another order the servers are the same.
     let [a, b] = addresses;
-    let reversed = MemcachedStore::builder().servers([b, a]).open().unwrap();
+    let reversed = on([b, a]).open().unwrap();
     for (key, alive) in keys.iter().zip(&alive) {
         assert_eq!(is_live(&store, key), *alive);
         assert_eq!(is_live(&reversed, key), *alive);
@@ -198,7 +198,7 @@ fn a_server_without_versions_is_refused_in_words() {
 fn a_failure_names_the_server() {
     let (one, other) = (Memcached::start(), Memcached::start());
     let addresses = [&one, &other].map(|server| server.address.to_string());
-    let store = MemcachedStore::builder().servers(addresses.clone()).open().unwrap();
+    let store = on(addresses.clone()).open().unwrap();
     other.kill();
     let error = (0..100).find_map(|_| store.load(&new_key(), NOW).err()).unwrap();
     let words = format!("{error:?}");
@@ -213,7 +213,7 @@ fn a_server_is_found_by_its_ipv6_address() {
     }
     let server = Memcached::with(&["-l", "::1"]);
     let address = format!("[::1]:{}", server.address.port());
-    let store = MemcachedStore::builder().servers([address]).open().unwrap();
+    let store = on([address]).open().unwrap();
     let key = create(&store, &setting("n", 1)).unwrap();
     assert!(is_live(&store, &key));
 }
@@ -223,7 +223,7 @@ fn one_server_under_two_names_loses_nothing_and_can_be_cleared() {
     let server = Memcached::start();
     let port = server.address.port();
     let names = [format!("127.0.0.1:{port}"), format!("localhost:{port}")];
-    let store = MemcachedStore::builder().servers(names).open().unwrap();
+    let store = on(names).open().unwrap();
     let keys: Vec<SessionKey> =
         (0..50).map(|n| create(&store, &setting("n", n)).unwrap()).collect();
     assert!(keys.iter().all(|key| is_live(&store, key)));
