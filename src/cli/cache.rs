@@ -39,8 +39,10 @@ impl InFront {
     /// trying again would end and tell nothing.
     pub(super) fn check(&self, now: Timestamp) -> Result<(), Failure> {
         let Some(cache) = self.cache()? else { return Ok(()) };
-        let nobody = SessionKey::from_bytes([0; 32]);
-        cache.forget(&[nobody], now).map_err(|error| {
+        // Every server may have some of what is going to be ended.
+        let nobody_in = |share| nobodys_keys().find(|key| cache.share_of(key) == share);
+        let nobodies: Vec<_> = (0..cache.shares().get()).filter_map(nobody_in).collect();
+        cache.forget(&nobodies, now).map_err(|error| {
             Failure::new(format!(
                 "nothing was ended, since memcached could not be told: {error:?}; without \
                  --memcached it is ended in the database alone"
@@ -53,8 +55,20 @@ impl InFront {
     }
 
     pub(super) fn forget_everything(&self, now: Timestamp) -> Result<(), Failure> {
-        told(self.cache()?.map_or(Ok(()), |cache| cache.forget_everything(now)))
+        let Some(cache) = self.cache()? else { return Ok(()) };
+        let forgotten = (0..cache.shares().get()).map(|share| cache.forget_share(share, now));
+        // A server that is down keeps nothing from being told to the others.
+        told(forgotten.fold(Ok(()), Result::and))
     }
+}
+
+/// Keys of no session, enough of them for every server to have one.
+fn nobodys_keys() -> impl Iterator<Item = SessionKey> {
+    (0..=u16::MAX).map(|number| {
+        let mut bytes = [0; 32];
+        bytes.iter_mut().zip(number.to_be_bytes()).for_each(|(place, byte)| *place = byte);
+        SessionKey::from_bytes(bytes)
+    })
 }
 
 fn told(forgotten: Result<(), Error>) -> Result<(), Failure> {

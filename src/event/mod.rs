@@ -155,13 +155,23 @@ pub enum Event<'a> {
         /// What is wrong with it.
         error: &'a Error,
     },
-    /// The cache failed and is left alone until it works again: sessions come from the store.
+    /// A share of the cache, such as one of several servers, failed and is left alone until it works
+    /// again: its sessions come from the store.
     CacheDown {
+        /// Which share, counted from 1 in the order of the servers.
+        share: usize,
+        /// How many shares there are.
+        of: usize,
         /// Why.
         error: &'a Error,
     },
-    /// The cache works again, and has been told all that it missed.
-    CacheBack,
+    /// A share of the cache works again, and has been told all that it missed.
+    CacheBack {
+        /// Which share, counted from 1 in the order of the servers.
+        share: usize,
+        /// How many shares there are.
+        of: usize,
+    },
 }
 
 /// The kind of an [`Event`], for counting.
@@ -326,7 +336,7 @@ impl Event<'_> {
             Event::InsecureConnection { .. } => EventKind::InsecureConnection,
             Event::Garbage { .. } => EventKind::Garbage,
             Event::CacheDown { .. } => EventKind::CacheDown,
-            Event::CacheBack => EventKind::CacheBack,
+            Event::CacheBack { .. } => EventKind::CacheBack,
         }
     }
 }
@@ -411,10 +421,13 @@ impl fmt::Display for Event<'_> {
             Event::Garbage { error } => {
                 write!(f, "a value that is no session counts as absent: {error:?}")
             }
-            Event::CacheDown { error } => {
-                write!(f, "the cache is left alone until it works again: {error:?}")
+            Event::CacheDown { share, of, error } => {
+                write!(
+                    f,
+                    "the cache ({share} of {of}) is left alone until it works again: {error:?}"
+                )
             }
-            Event::CacheBack => f.write_str("the cache works again"),
+            Event::CacheBack { share, of } => write!(f, "the cache ({share} of {of}) works again"),
         }
     }
 }

@@ -6,7 +6,6 @@ use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Handle, SessionKey};
 use crate::record::{Stats, Summary};
-use crate::store::cached::health::Untold;
 use crate::store::cached::{CachedStore, is_uncertain};
 use crate::store::{Cache, Page, Registry, Store, Which};
 
@@ -49,7 +48,7 @@ impl<C: Cache, S: Store> Registry for CachedStore<C, S> {
         let (_ending, began) = (self.0.ending.begin(), Instant::now());
         let answer = self.behind("revoke everyone")?.revoke_everyone(now);
         let revoked = self.doubting(answer, now, began)?;
-        self.tell(Untold::Everything, now);
+        self.tell_everything(now);
         Ok(revoked)
     }
 
