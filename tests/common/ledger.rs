@@ -32,6 +32,8 @@ pub enum Change {
     SignIn { life: String, key: SessionKey, n: u64, user: String, ends: Vec<String> },
     /// These lives end.
     End { lives: Vec<String> },
+    /// What is over is removed, this life too.
+    Sweep { life: String },
     /// Every session ends.
     Everyone,
 }
@@ -43,7 +45,8 @@ impl Change {
             | Change::Merge { life, .. }
             | Change::Bind { life, .. }
             | Change::Touch { life, .. }
-            | Change::Renew { life, .. } => vec![life],
+            | Change::Renew { life, .. }
+            | Change::Sweep { life } => vec![life],
             Change::SignIn { life, ends, .. } => std::iter::once(life).chain(ends).collect(),
             Change::End { lives } => lives.iter().collect(),
             Change::Everyone => vec![],
@@ -53,7 +56,11 @@ impl Change {
     /// Whether it ends something: a session, a key, or what a user may do with it.
     pub fn is_revocation(&self) -> bool {
         match self {
-            Change::Create { .. } | Change::Merge { .. } | Change::Touch { .. } => false,
+            // What is swept was dead already.
+            Change::Create { .. }
+            | Change::Merge { .. }
+            | Change::Touch { .. }
+            | Change::Sweep { .. } => false,
             Change::Bind { .. }
             | Change::Renew { .. }
             | Change::SignIn { .. }
@@ -77,6 +84,7 @@ impl Display for Change {
                 write!(f, "sign-in {life} {} {n} {user} {}", hex(key), ends.join(" "))
             }
             Change::End { lives } => write!(f, "end {}", lives.join(" ")),
+            Change::Sweep { life } => write!(f, "sweep {life}"),
             Change::Everyone => f.write_str("everyone"),
         }
     }
@@ -118,6 +126,7 @@ impl FromStr for Change {
                 ends: owned(ends),
             },
             ["end", ref lives @ ..] => Change::End { lives: owned(lives) },
+            ["sweep", life] => Change::Sweep { life: life.to_owned() },
             ["everyone"] => Change::Everyone,
             _ => return Err(()),
         })
@@ -264,6 +273,7 @@ fn apply(change: &Change, lives: &mut Lives) {
                 lives.entry(life.clone()).or_default().end();
             }
         }
+        Change::Sweep { life } => lives.entry(life.clone()).or_default().end(),
         Change::Everyone => {}
     }
 }
@@ -343,6 +353,11 @@ impl Ledger {
         let open = Open { change: change.clone(), everyone, overlapped };
         let before = self.open.insert(worker.to_owned(), open);
         assert!(before.is_none(), "{worker} began two changes: {before:?} and {change}");
+    }
+
+    /// The keys that a revocation has ended.
+    pub fn ended(&self) -> impl Iterator<Item = &SessionKey> {
+        self.lives.values().filter(|life| !life.brief).flat_map(|life| &life.ended)
     }
 
     /// Looks whether the store keeps all of it, and takes from it what was not known. Nobody may

@@ -259,7 +259,7 @@ impl<'w> Worker<'w> {
             worker.store.commit(&Commit::new(&key, Fate::Create(&birth), &delta, NOW))?;
             Ok(Answer::Done)
         })?;
-        self.carry_out(&Change::End { lives: vec![life] }, |worker| {
+        self.carry_out(&Change::Sweep { life }, |worker| {
             worker.store.sweep(NOW + HOUR, MANY).map(|_| Answer::Done)
         })
     }
