@@ -334,7 +334,7 @@ impl Ledger {
 
     fn begin(&mut self, worker: &str, change: &Change) {
         // What others do at the same time is nothing that a revocation of everyone must end.
-        for open in self.open.values_mut() {
+        for open in self.open.values_mut().chain(&mut self.unknown) {
             open.everyone.retain(|life| !change.lives().contains(&life));
         }
         let mut everyone = vec![];

@@ -30,6 +30,9 @@ pub struct Worker<'w> {
     dice: Dice,
     lives: Vec<Own>,
     begun: u64,
+    /// Changes that failed: from then on the users are others, because a sign-in would end what
+    /// such a change may have left.
+    failed: u64,
     /// Whether it ends everyone's sessions now and then.
     pub ends_everyone: bool,
 }
@@ -58,7 +61,7 @@ impl<'w> Worker<'w> {
         say: &'w (dyn Fn(&str, &Said) + Sync),
     ) -> Self {
         let (name, lives) = (name.into(), vec![]);
-        Worker { name, store, say, dice, lives, begun: 0, ends_everyone: false }
+        Worker { name, store, say, dice, lives, begun: 0, failed: 0, ends_everyone: false }
     }
 
     /// One change, acknowledged or failed. The sessions of a change that failed are left alone
@@ -95,6 +98,7 @@ impl<'w> Worker<'w> {
             Err(_) => Said::Failed,
         };
         (self.say)(&self.name, &said);
+        self.failed += u64::from(said == Said::Failed);
         if said != Said::Done {
             self.lives.retain(|own| !change.lives().contains(&&own.life));
         }
@@ -107,7 +111,7 @@ impl<'w> Worker<'w> {
     }
 
     fn user(&mut self) -> UserKey {
-        UserKey::new(format!("{}-user-{}", self.name, self.dice.roll(3))).unwrap()
+        UserKey::new(format!("{}-{}-user-{}", self.name, self.failed, self.dice.roll(3))).unwrap()
     }
 
     /// Data that takes up to some pages, and `n`.

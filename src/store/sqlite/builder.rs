@@ -164,8 +164,12 @@ impl Builder {
                 .map_err(while_doing("bound the size of the database"))?;
         }
         Log::watch(&connection);
+        let mode: String = connection
+            .query_row("PRAGMA journal_mode", [], |row| row.get(0))
+            .map_err(while_doing("read a setting of the database"))?;
+        let wal = mode.eq_ignore_ascii_case("wal");
         let log = Log::new(page_size, self.checkpoints, self.events.clone());
-        let writer = Arc::new(Writer::new(connection, self.busy_timeout, full, log));
+        let writer = Arc::new(Writer::new(connection, wal, self.busy_timeout, full, log));
         let (readers, name) = match &path {
             None => (Readers::Shared(writer.clone()), "a database in memory".to_owned()),
             Some(path) => {

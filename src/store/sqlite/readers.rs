@@ -15,6 +15,9 @@ use crate::store::sqlite::writer::Writer;
 /// Statements that one connection keeps prepared: more than there are.
 pub(super) const PREPARED: usize = 48;
 
+/// How long the pool may try to open a connection before somebody looks why it takes so long.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
 #[derive(Debug)]
 pub(super) enum Readers {
     Pool {
@@ -29,13 +32,9 @@ pub(super) enum Readers {
 
 impl Readers {
     pub(super) fn pool(path: &Path, readers: u32, patience: Duration) -> Self {
-        let manager =
-            SqliteConnectionManager::file(path).with_flags(flags()).with_init(move |connection| {
-                connection.busy_timeout(patience)?;
-                connection.set_prepared_statement_cache_capacity(PREPARED);
-                // Not opened read-only: after a kill the first reader has to recover the log.
-                connection.execute_batch("PRAGMA query_only = ON")
-            });
+        let manager = SqliteConnectionManager::file(path)
+            .with_flags(flags())
+            .with_init(move |connection| prepare(connection, patience));
         let pool = Pool::builder()
             .max_size(readers)
             .min_idle(Some(0))
@@ -76,6 +75,14 @@ fn flags() -> OpenFlags {
     OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX
 }
 
+/// Makes a new connection one that reads.
+fn prepare(connection: &Connection, patience: Duration) -> rusqlite::Result<()> {
+    connection.busy_timeout(patience)?;
+    connection.set_prepared_statement_cache_capacity(PREPARED);
+    // Not opened read-only: after a kill the first reader has to recover the log.
+    connection.execute_batch("PRAGMA query_only = ON")
+}
+
 pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
     Connection::open_with_flags(path, flags())
 }
@@ -87,20 +94,28 @@ fn check_out(
     patience: Duration,
     doing: &'static str,
 ) -> Result<(PooledConnection<SqliteConnectionManager>, Duration)> {
-    let began = Instant::now();
-    if pool.state().connections < pool.max_size() {
-        // The pool is about to open one more, and would try that until the time is over where it
-        // cannot succeed. The reason is known at once by trying it here.
-        connect(path).map_err(while_doing(doing))?;
-    }
-    match pool.get_timeout(patience) {
-        Ok(connection) => Ok((connection, patience.saturating_sub(began.elapsed()))),
-        Err(error) => {
-            // The pool tells a connection that could not be opened from one that was not free
-            // only in words.
-            let all_in_use = pool.state().connections >= pool.max_size();
-            let kind = if all_in_use { ErrorKind::Busy } else { ErrorKind::Unavailable };
-            Err(Error::with_source(kind, doing, error))
+    let deadline = Instant::now() + patience;
+    let left = || deadline.saturating_duration_since(Instant::now());
+    loop {
+        if pool.state().connections < pool.max_size() {
+            // The pool is about to open one more, and would try that until the time is over where
+            // it cannot succeed. The reason is known at once by trying it here: all of it, because
+            // a disk that opens the file need not read it.
+            connect(path)
+                .and_then(|connection| prepare(&connection, left()))
+                .map_err(while_doing(doing))?;
+        }
+        // What could be done a moment ago may fail from now on, so the pool is not left alone.
+        match pool.get_timeout(left().min(LOOK_AGAIN)) {
+            Ok(connection) => return Ok((connection, left())),
+            Err(_) if !left().is_zero() => {}
+            Err(error) => {
+                // The pool tells a connection that could not be opened from one that was not free
+                // only in words.
+                let all_in_use = pool.state().connections >= pool.max_size();
+                let kind = if all_in_use { ErrorKind::Busy } else { ErrorKind::Unavailable };
+                return Err(Error::with_source(kind, doing, error));
+            }
         }
     }
 }

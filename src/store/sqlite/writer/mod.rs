@@ -37,6 +37,8 @@ struct Desk {
     connection: Connection,
     /// Whether its commits are synced now, if that is known.
     synced: Option<bool>,
+    /// Whether there is a write-ahead log.
+    wal: bool,
 }
 
 #[derive(Default)]
@@ -88,9 +90,15 @@ impl Drop for Leader<'_> {
 }
 
 impl Writer {
-    pub(super) fn new(connection: Connection, patience: Duration, full: bool, log: Log) -> Self {
+    pub(super) fn new(
+        connection: Connection,
+        wal: bool,
+        patience: Duration,
+        full: bool,
+        log: Log,
+    ) -> Self {
         Writer {
-            desk: Mutex::new(Desk { connection, synced: None }),
+            desk: Mutex::new(Desk { connection, synced: None, wal }),
             line: Mutex::default(),
             patience,
             full,
@@ -274,7 +282,8 @@ impl Desk {
 
     /// Under WAL, EXTRA and FULL have each commit on the disk before it returns, and NORMAL leaves
     /// that to the next checkpoint or the next synced commit. In a kept rollback mode only EXTRA
-    /// also keeps a power cut from bringing the journal back. It cannot change within a
+    /// also keeps a power cut from bringing the journal back; and less than FULL could damage the
+    /// database, by a journal of which only a part had reached the disk. It cannot change within a
     /// transaction.
     fn set_synced(&mut self, synced: bool, deadline: Instant) -> rusqlite::Result<()> {
         if self.synced == Some(synced) {
@@ -282,9 +291,10 @@ impl Desk {
         }
         // Never from the statement cache: this pragma acts when it is prepared.
         patiently(deadline, || {
-            self.connection.execute_batch(match synced {
-                true => "PRAGMA synchronous = EXTRA",
-                false => "PRAGMA synchronous = NORMAL",
+            self.connection.execute_batch(match (synced, self.wal) {
+                (true, _) => "PRAGMA synchronous = EXTRA",
+                (false, true) => "PRAGMA synchronous = NORMAL",
+                (false, false) => "PRAGMA synchronous = FULL",
             })
         })?;
         self.synced = Some(synced);
@@ -341,7 +351,7 @@ mod tests {
         let set_up = format!("PRAGMA journal_mode = {journal}; CREATE TABLE t (n)");
         connection.execute_batch(&set_up).unwrap();
         let log = Log::new(4096, true, Events::default());
-        let writer = Arc::new(Writer::new(connection, patience, false, log));
+        let writer = Arc::new(Writer::new(connection, journal == "WAL", patience, false, log));
         Bench { writer, other: open(), folder }
     }
 
