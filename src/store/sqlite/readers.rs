@@ -10,6 +10,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::sqlite::failure::while_doing;
+use crate::store::sqlite::names::Names;
 use crate::store::sqlite::writer::Writer;
 
 /// Statements that one connection keeps prepared: more than there are.
@@ -23,6 +24,7 @@ pub(super) enum Readers {
     Pool {
         pool: Pool<SqliteConnectionManager>,
         path: PathBuf,
+        names: Arc<Names>,
         patience: Duration,
     },
     /// A database in memory has one connection: SQLite's shared cache answers with locks that no
@@ -31,7 +33,7 @@ pub(super) enum Readers {
 }
 
 impl Readers {
-    pub(super) fn pool(path: &Path, readers: u32, patience: Duration) -> Self {
+    pub(super) fn pool(path: &Path, names: Arc<Names>, readers: u32, patience: Duration) -> Self {
         let manager = SqliteConnectionManager::file(path)
             .with_flags(flags())
             .with_init(move |connection| prepare(connection, patience));
@@ -45,7 +47,7 @@ impl Readers {
             // What went wrong comes back with the error of the checkout.
             .error_handler(Box::new(NopErrorHandler))
             .build_unchecked(manager);
-        Readers::Pool { pool, path: path.to_owned(), patience }
+        Readers::Pool { pool, path: path.to_owned(), names, patience }
     }
 
     pub(super) fn read<T>(
@@ -55,10 +57,10 @@ impl Readers {
     ) -> Result<T> {
         match self {
             Readers::Shared(writer) => writer.read(work),
-            Readers::Pool { pool, path, patience } => match pool.try_get() {
+            Readers::Pool { pool, path, names, patience } => match pool.try_get() {
                 Some(connection) => work(&connection),
                 None => {
-                    let (connection, left) = check_out(pool, path, *patience, doing)?;
+                    let (connection, left) = check_out(pool, path, names, *patience, doing)?;
                     // The wait for SQLite is part of the same deadline.
                     connection.busy_timeout(left).map_err(while_doing(doing))?;
                     let result = work(&connection);
@@ -91,6 +93,7 @@ pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
 fn check_out(
     pool: &Pool<SqliteConnectionManager>,
     path: &Path,
+    names: &Names,
     patience: Duration,
     doing: &'static str,
 ) -> Result<(PooledConnection<SqliteConnectionManager>, Duration)> {
@@ -101,6 +104,8 @@ fn check_out(
             // The pool is about to open one more, and would try that until the time is over where
             // it cannot succeed. The reason is known at once by trying it here: all of it, because
             // a disk that opens the file need not read it.
+            // A file that has taken the place of ours would be read with our log.
+            names.check()?;
             connect(path)
                 .and_then(|connection| prepare(&connection, left()))
                 .map_err(while_doing(doing))?;

@@ -18,6 +18,7 @@ use rusqlite::Connection;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::sqlite::failure::{self, while_doing};
 use crate::store::sqlite::log::Log;
+use crate::store::sqlite::names::Names;
 use job::{Job, Turn, Waiter, lock, panicked};
 
 pub(super) use job::Pace;
@@ -31,6 +32,7 @@ pub(super) struct Writer {
     /// Sync every group.
     full: bool,
     log: Log,
+    names: Arc<Names>,
 }
 
 struct Desk {
@@ -96,6 +98,7 @@ impl Writer {
         patience: Duration,
         full: bool,
         log: Log,
+        names: Arc<Names>,
     ) -> Self {
         Writer {
             desk: Mutex::new(Desk { connection, synced: None, wal }),
@@ -103,6 +106,7 @@ impl Writer {
             patience,
             full,
             log,
+            names,
         }
     }
 
@@ -166,11 +170,11 @@ impl Writer {
         let pace = own.pace();
         let mut leader = Leader { writer: self, doing, group: vec![own], failure: None };
         let mut desk = lock(&self.desk);
-        let written = match (pace, leader.group.as_slice()) {
+        let written = self.names.check().and_then(|()| match (pace, leader.group.as_slice()) {
             // Its error is its own; nobody shares it.
             (Pace::Alone, [own]) => desk.heal().map(|()| own.run(&desk.connection).unwrap_or(())),
             _ => self.write_group(&mut desk, &mut leader, deadline),
-        };
+        });
         leader.failure = written.err();
         if let Some(pages) = self.log.is_due() {
             // What is committed is answered before the log is looked after.
@@ -351,7 +355,9 @@ mod tests {
         let set_up = format!("PRAGMA journal_mode = {journal}; CREATE TABLE t (n)");
         connection.execute_batch(&set_up).unwrap();
         let log = Log::new(4096, true, Events::default());
-        let writer = Arc::new(Writer::new(connection, journal == "WAL", patience, false, log));
+        let names = Arc::new(Names::of(vec![], Events::default()));
+        let writer =
+            Arc::new(Writer::new(connection, journal == "WAL", patience, false, log, names));
         Bench { writer, other: open(), folder }
     }
 
