@@ -155,3 +155,48 @@ fn a_sync_that_fails_anywhere_loses_nothing_acknowledged_and_the_store_goes_on()
 fn a_read_that_fails_anywhere_loses_nothing_acknowledged_and_the_store_goes_on() {
     fail_in_all_ways(Operation::Read, &[ffi::SQLITE_IOERR_READ, ffi::SQLITE_IOERR_SHORT_READ]);
 }
+
+#[test]
+fn an_opening_that_fails_anywhere_is_a_typed_error_and_the_next_one_finds_everything() {
+    let mut dice = Dice::new(dice::seed());
+    let faults = [
+        (Operation::Open, ffi::SQLITE_CANTOPEN),
+        (Operation::Read, ffi::SQLITE_IOERR_READ),
+        (Operation::Write, ffi::SQLITE_IOERR_WRITE),
+        (Operation::Write, ffi::SQLITE_FULL),
+        (Operation::Sync, ffi::SQLITE_IOERR_FSYNC),
+        (Operation::Truncate, ffi::SQLITE_IOERR_TRUNCATE),
+        (Operation::Delete, ffi::SQLITE_IOERR_DELETE),
+    ];
+    let mut refused = 0;
+    for (operation, code) in faults {
+        for (after, lasting) in (0..12).flat_map(|after| [(after, false), (after, true)]) {
+            let bench = Bench::new();
+            // Of a new file, and of one that has sessions and, as after a kill, a log.
+            for is_new in [true, false] {
+                bench.tape.plan(Fault { operation, after, code, lasting });
+                match bench.open(Durability::Normal, Journal::Wal) {
+                    Ok(store) => drop(store),
+                    Err(error) => {
+                        refused += 1;
+                        assert!(
+                            is_typed(error.kind()),
+                            "{operation:?} {after} {is_new}: {error:?}"
+                        );
+                    }
+                }
+                bench.tape.heal();
+                let store = bench.open(Durability::Normal, Journal::Wal).unwrap();
+                bench.check(&store);
+                let say = bench.say();
+                let mut worker = Worker::new(format!("{is_new}"), &store, dice.other(), &say);
+                (0..6).for_each(|_| worker.step().unwrap());
+                // Never closed, so that its log is left as it is.
+                std::mem::forget(store);
+            }
+            bench.tape.take();
+        }
+    }
+    println!("{refused} openings refused");
+    assert!(refused > 30, "{refused}");
+}
