@@ -3,7 +3,6 @@
 mod common;
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Barrier;
@@ -156,24 +155,28 @@ fn no_call_of_an_operator_drops_the_locks_of_a_store_that_is_open() {
         }),
         ("a backup to its own name", &|| drop(store.backup(folder.database()).unwrap_err())),
     ];
-    let number = fs::metadata(folder.database()).unwrap().ino();
-    let ours = |line: &&str| {
-        let has = |word: &str| line.split_whitespace().any(|found| found == word);
-        has(&std::process::id().to_string()) && line.contains(&format!(":{number} "))
-    };
-    let Ok(_) = fs::read_to_string("/proc/locks") else {
-        println!("SKIPPED: no /proc/locks");
+    let path = fs::canonicalize(folder.database()).unwrap();
+    let Ok(_) = fs::read_dir("/proc/self/fdinfo") else {
+        println!("SKIPPED: no /proc");
         return;
     };
-    let locks = || fs::read_to_string("/proc/locks").unwrap().lines().filter(ours).count();
+    let is_locked = || {
+        let files = fs::read_dir("/proc/self/fd").unwrap().map(|file| file.unwrap().path());
+        let mut ours = files.filter(|file| fs::read_link(file).is_ok_and(|file| file == path));
+        ours.any(|file| {
+            let number = file.file_name().unwrap().to_str().unwrap();
+            let about = fs::read_to_string(format!("/proc/self/fdinfo/{number}"));
+            about.is_ok_and(|about| about.contains("lock:"))
+        })
+    };
     for (name, call) in calls {
         call();
-        assert!(locks() > 0, "{name}");
+        assert!(is_locked(), "{name}");
         assert!(live(&store, &key).unwrap().is_some(), "{name}");
     }
     // What all of these avoid, and what the look above would see.
     drop(fs::File::open(folder.database()).unwrap());
-    assert_eq!(locks(), 0);
+    assert!(!is_locked());
 }
 
 /// Fills the disk, makes room, and goes on.

@@ -49,7 +49,7 @@ fn what_was_ended_stays_ended_and_the_rest_is_lost_from_the_end_only() {
 
 #[test]
 fn the_same_holds_when_many_threads_of_two_stores_write() {
-    let tell = |dice: &mut Dice| Story::of_workers(Durability::Normal, Journal::Wal, 2, 2, dice);
+    let tell = |dice: &mut Dice| Story::of_workers(Durability::Normal, Journal::Wal, 2, 4, dice);
     in_stories(tell, Promise::Normal);
 }
 
