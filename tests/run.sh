@@ -93,6 +93,7 @@ install_missing
 find_browser
 stage fmt cargo fmt --all --check
 stage fmt-bench cargo fmt --manifest-path bench/Cargo.toml --check
+stage fmt-power cargo fmt --manifest-path tests/power/Cargo.toml --check
 stage crates count_crates
 # The checks come first, they fail fastest; docs reuse what the last of them compiled.
 stage clippy-none cargo clippy --locked --all-targets --no-default-features -- -D warnings
@@ -100,6 +101,8 @@ stage clippy-default cargo clippy --locked --all-targets -- -D warnings
 stage clippy-all cargo clippy --locked --all-targets --all-features -- -D warnings
 stage docs env RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --all-features
 stage tests cargo test --locked --all-features
+stage power-clippy cargo clippy --locked --all-targets --manifest-path tests/power/Cargo.toml -- -D warnings
+stage power cargo test --locked --manifest-path tests/power/Cargo.toml
 if has_browser; then browser=ran; else browser="SKIPPED (no chromium)"; fi
 stage tests-none cargo test --locked --no-default-features --lib
 stage examples cargo build --locked --examples --all-features

@@ -4,6 +4,7 @@ mod log;
 
 use std::fmt::{self, Debug};
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -45,6 +46,15 @@ pub enum Event<'a> {
     },
     /// The write-ahead log restarts again.
     LogReleased,
+    /// The database or its log was deleted or replaced while it was open: every change fails with
+    /// [`Unavailable`](crate::ErrorKind::Unavailable), because it would be written to a file that
+    /// nobody finds again.
+    FileMoved {
+        /// The name that stands for another file now, or for none.
+        path: &'a Path,
+    },
+    /// The file is back under its name, and changes are written again.
+    FileBack,
     /// The cleaner removed sessions that had ended.
     Swept {
         /// How many.
@@ -188,6 +198,10 @@ pub enum EventKind {
     LogHeld,
     /// [`Event::LogReleased`]
     LogReleased,
+    /// [`Event::FileMoved`]
+    FileMoved,
+    /// [`Event::FileBack`]
+    FileBack,
     /// [`Event::Swept`]
     Swept,
     /// [`Event::CleanerFailed`]
@@ -244,6 +258,8 @@ impl EventKind {
         EventKind::Undecodable,
         EventKind::LogHeld,
         EventKind::LogReleased,
+        EventKind::FileMoved,
+        EventKind::FileBack,
         EventKind::Swept,
         EventKind::CleanerFailed,
         EventKind::CleanerRecovered,
@@ -280,6 +296,8 @@ impl EventKind {
             | EventKind::Garbage => ::log::Level::Error,
             EventKind::LogHeld
             | EventKind::LogReleased
+            | EventKind::FileMoved
+            | EventKind::FileBack
             | EventKind::CleanerFailed
             | EventKind::CleanerRecovered
             | EventKind::ClockStepped
@@ -314,6 +332,8 @@ impl Event<'_> {
             Event::Undecodable { .. } => EventKind::Undecodable,
             Event::LogHeld { .. } => EventKind::LogHeld,
             Event::LogReleased => EventKind::LogReleased,
+            Event::FileMoved { .. } => EventKind::FileMoved,
+            Event::FileBack => EventKind::FileBack,
             Event::Swept { .. } => EventKind::Swept,
             Event::CleanerFailed { .. } => EventKind::CleanerFailed,
             Event::CleanerRecovered => EventKind::CleanerRecovered,
@@ -364,6 +384,12 @@ impl fmt::Display for Event<'_> {
                 )
             }
             Event::LogReleased => f.write_str("the write-ahead log restarts again"),
+            Event::FileMoved { path } => write!(
+                f,
+                "{} was deleted or replaced while it was open: nothing is written any more",
+                path.display()
+            ),
+            Event::FileBack => f.write_str("the database is back under its name"),
             Event::Swept { sessions } => write!(f, "swept {sessions} ended sessions"),
             Event::CleanerFailed { error } => {
                 write!(f, "the cleaner failed and will try again: {error:?}")

@@ -12,8 +12,10 @@ use rusqlite::Connection;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
+use crate::store::sqlite::backup::with_suffix;
 use crate::store::sqlite::failure::while_doing;
 use crate::store::sqlite::log::Log;
+use crate::store::sqlite::names::Names;
 use crate::store::sqlite::readers::{self, Readers};
 use crate::store::sqlite::sql::{Sql, TableName};
 use crate::store::sqlite::writer::{Writer, patiently};
@@ -164,12 +166,22 @@ impl Builder {
                 .map_err(while_doing("bound the size of the database"))?;
         }
         Log::watch(&connection);
+        let mode: String = connection
+            .query_row("PRAGMA journal_mode", [], |row| row.get(0))
+            .map_err(while_doing("read a setting of the database"))?;
+        let wal = mode.eq_ignore_ascii_case("wal");
+        let files = path.iter().flat_map(|path| {
+            // Under a rollback journal there is none, and none is looked after.
+            [path.clone(), with_suffix(path, "-wal")]
+        });
+        let names = Arc::new(Names::of(files.collect(), self.events.clone()));
         let log = Log::new(page_size, self.checkpoints, self.events.clone());
-        let writer = Arc::new(Writer::new(connection, self.busy_timeout, full, log));
+        let writer =
+            Arc::new(Writer::new(connection, wal, self.busy_timeout, full, log, names.clone()));
         let (readers, name) = match &path {
             None => (Readers::Shared(writer.clone()), "a database in memory".to_owned()),
             Some(path) => {
-                let readers = Readers::pool(path, self.readers, self.busy_timeout);
+                let readers = Readers::pool(path, names, self.readers, self.busy_timeout);
                 (readers, format!("table {} in {}", table.as_str(), path.display()))
             }
         };

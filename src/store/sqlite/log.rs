@@ -144,7 +144,12 @@ impl Log {
                 return Ok(false);
             };
             if pages.saturating_sub(copied) <= FEW_PAGES {
-                return Ok(pages > FEW_PAGES && self.may_restart(pages));
+                if pages <= FEW_PAGES {
+                    // It has begun again without being made to, behind a reader who is gone.
+                    self.note(pages, false);
+                    return Ok(false);
+                }
+                return Ok(self.may_restart(pages));
             }
             // No way forward: an old reader needs what the log would overwrite in the database.
             if copied <= copied_before {

@@ -10,6 +10,7 @@ mod failure;
 mod log;
 mod look;
 mod migrate;
+mod names;
 mod operate;
 mod readers;
 mod registry;
