@@ -3,13 +3,14 @@
 use std::thread;
 
 use cloakroom::MemoryStore;
+use cloakroom::delta::Delta;
 use cloakroom::store::cached::CachedStore;
 use cloakroom::store::memcached::MemcachedStore;
-use cloakroom::store::{Cache, Entry, Fetched, Lease, Loaded, Store, Which};
+use cloakroom::store::{Cache, Committed, Entry, Fetched, Lease, Loaded, Store, Which};
 
 use crate::common::gated::Gated;
 use crate::common::memcached::{Memcached, shared};
-use crate::common::{NOW, create, delete, live, merge, new_key, setting};
+use crate::common::{NOW, create, delete, live, merge, new_key, setting, value};
 use crate::stage::{ENDINGS, LIFE, SECOND, Stage, n, sign_in, truth, user};
 
 #[test]
@@ -188,5 +189,25 @@ fn that_everyone_was_revoked_past_the_cache_is_seen_within_a_second() {
         let loads = stage.loads();
         assert!(matches!(stage.store.load(&key, later).unwrap(), Loaded::Live { .. }));
         assert_eq!(stage.loads(), loads);
+    });
+}
+
+#[test]
+fn a_change_that_somebody_has_seen_is_not_unseen_while_the_cache_is_being_told() {
+    Stage::on_each_cache(|stage| {
+        let key = stage.cached();
+        let keeper = stage.cache.hold_forget();
+        thread::scope(|scope| {
+            let change = scope.spawn(|| merge(&stage.store, &key, &setting("n", 2)));
+            // The store has it, and the cache was not told yet.
+            keeper.wait_until_reached();
+            match merge(&stage.store, &key, &Delta::new()).unwrap() {
+                Committed::Unchanged { record, .. } => assert_eq!(value(&record, "n"), Some(2)),
+                other => panic!("{other:?}"),
+            }
+            assert_eq!(n(&stage.store, &key), Some(2));
+            keeper.open();
+            change.join().unwrap().unwrap();
+        });
     });
 }

@@ -1,12 +1,13 @@
 //! The epoch of the truth: how a process learns that everyone was revoked by somebody who did not
 //! tell the cache.
 
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Mutex, TryLockError};
+use std::sync::TryLockError;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::error::Result;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicI64, Ordering};
 
 /// For so long an epoch that was read is taken for the truth's.
 const FRESH: Duration = Duration::from_secs(1);

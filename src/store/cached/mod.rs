@@ -2,7 +2,7 @@
 //! may fail, forget, or be away, and nobody is told a lie.
 
 mod builder;
-mod ending;
+mod changing;
 mod epoch;
 mod health;
 mod registry;
@@ -12,7 +12,6 @@ use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::clock::Timestamp;
@@ -20,13 +19,14 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::id::SessionKey;
 use crate::record::{Record, Touch};
-use crate::store::cached::ending::Ending;
+use crate::store::cached::changing::Changing;
 use crate::store::cached::epoch::Epoch;
 use crate::store::cached::health::{Health, Shares, Untold};
 use crate::store::cached::trust::{Trust, Verdict};
 use crate::store::{
     Cache, Commit, Committed, Entry, Fate, Fetched, Lease, Loaded, Registry, Store, Traits, Upkeep,
 };
+use crate::sync::{instant, thread};
 
 pub use builder::Builder;
 
@@ -39,6 +39,10 @@ pub use builder::Builder;
 /// A cache that fails costs time, never a session: after a few failures it is left alone, and
 /// asked from time to time by a thread of its own. What it could not be told until then is made
 /// good before it is believed again. Of several servers each is left alone by itself.
+///
+/// What this process has acknowledged, or has read from the store, it never reads otherwise from the
+/// cache. Another process may see a change that is under way, and once more what was before, until
+/// it is acknowledged.
 ///
 /// The one bound: where the cache was not told of a change, a process may serve the session as it
 /// was for as long as an entry lives, 60 seconds by default. That is so for other processes when
@@ -73,7 +77,7 @@ struct Inner<C, S> {
     trust: Trust,
     epoch: Epoch,
     shares: Shares,
-    ending: Ending,
+    changing: Changing,
     events: Events,
 }
 
@@ -91,8 +95,8 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
 
     fn with(cache: C, truth: S, life: Duration, retry: Duration, events: Events) -> Self {
         let (trust, epoch) = (Trust::new(life), Epoch::new());
-        let (shares, ending) = (Shares::new(cache.shares(), retry), Ending::default());
-        CachedStore(Arc::new(Inner { cache, truth, trust, epoch, shares, ending, events }))
+        let (shares, changing) = (Shares::new(cache.shares(), retry), Changing::default());
+        CachedStore(Arc::new(Inner { cache, truth, trust, epoch, shares, changing, events }))
     }
 
     /// The store behind the cache.
@@ -110,13 +114,13 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
     /// Has a share asked again, if it is down and the time has come. No request waits for that.
     fn ask_again(&self, share: usize, now: Timestamp) {
         let health = self.0.shares.of(share);
-        if !health.begin_probe(Instant::now()) {
+        if !health.begin_probe(instant()) {
             return;
         }
         let inner = self.0.clone();
         let probe = move || inner.repair(share, now);
         if thread::Builder::new().name("cloakroom-cache".to_owned()).spawn(probe).is_err() {
-            health.put_off(Untold::default(), Instant::now());
+            health.put_off(Untold::default(), instant());
         }
     }
 
@@ -206,14 +210,14 @@ impl<C: Cache, S: Store> Inner<C, S> {
     /// A read or a fill failed.
     fn failed(&self, key: &SessionKey, error: &Error) {
         let share = self.cache.share_of(key);
-        if self.shares.of(share).failed(*key, Instant::now()) {
+        if self.shares.of(share).failed(*key, instant()) {
             self.raise_down(share, error);
         }
     }
 
     fn tell_at_once(&self, share: usize, untold: Untold, now: Timestamp) {
         if let Err(error) = self.say(share, &untold, now)
-            && self.shares.of(share).missed(untold, Instant::now())
+            && self.shares.of(share).missed(untold, instant())
         {
             self.raise_down(share, &error);
         }
@@ -265,7 +269,7 @@ impl<C: Cache, S: Store> Inner<C, S> {
     /// After a failed change, begun at `began`, that may have been done all the same. While it was
     /// waiting others may have filled in what it has ended since.
     fn doubt(&self, now: Timestamp, began: Instant) {
-        self.trust.begin_after(now + began.elapsed());
+        self.trust.begin_after(now + instant().saturating_duration_since(began));
     }
 }
 
@@ -277,7 +281,7 @@ struct Probe<'h> {
 
 impl Drop for Probe<'_> {
     fn drop(&mut self) {
-        self.health.put_off(std::mem::take(&mut self.owed), Instant::now());
+        self.health.put_off(std::mem::take(&mut self.owed), instant());
     }
 }
 
@@ -305,7 +309,7 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
             self.ask_again(share, now);
             return self.0.truth.load(key, now);
         }
-        if self.0.ending.is_under_way() || !self.0.is_in_epoch(now) {
+        if self.0.changing.is_under_way() || !self.0.is_in_epoch(now) {
             return self.0.truth.load(key, now);
         }
         let consulted = self.0.consult(key, now);
@@ -326,9 +330,10 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
     fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
         let (asked, now) = (*commit.key, commit.now);
         self.0.trust.begin(now);
-        // Until the cache has been told.
-        let _ending = commit.is_revocation().then(|| self.0.ending.begin());
-        let began = Instant::now();
+        // Until the cache has been told. Of a session that begins it knows nothing.
+        let is_new = matches!(commit.fate, Fate::Create(_));
+        let _changing = (!is_new).then(|| self.0.changing.begin());
+        let began = instant();
         let answer = match self.0.truth.commit(commit) {
             Ok(answer) => answer,
             Err(error) => {
@@ -340,7 +345,7 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
         };
         match &answer {
             // Nobody can have asked for a key before its session began.
-            Committed::Done { .. } if matches!(commit.fate, Fate::Create(_)) => {}
+            Committed::Done { .. } if is_new => {}
             Committed::Done { key, ended, .. } => {
                 self.tell_keys([asked, *key].into_iter().chain(ended.iter().copied()), now);
             }
@@ -365,6 +370,7 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
     /// every request would send another one.
     fn touch(&self, batch: &[(SessionKey, Touch)], now: Timestamp) -> Result<()> {
         self.0.trust.begin(now);
+        let _changing = self.0.changing.begin();
         self.0.truth.touch(batch, now)?;
         self.tell_keys(batch.iter().map(|(key, _)| *key), now);
         Ok(())

@@ -8,6 +8,7 @@ use crate::id::{Handle, SessionKey};
 use crate::record::{Stats, Summary};
 use crate::store::cached::{CachedStore, is_uncertain};
 use crate::store::{Cache, Page, Registry, Store, Which};
+use crate::sync::instant;
 
 impl<C: Cache, S: Store> CachedStore<C, S> {
     fn behind(&self, doing: &'static str) -> Result<&dyn Registry> {
@@ -36,7 +37,7 @@ impl<C: Cache, S: Store> Registry for CachedStore<C, S> {
         now: Timestamp,
     ) -> Result<Vec<SessionKey>> {
         self.0.trust.begin(now);
-        let (_ending, began) = (self.0.ending.begin(), Instant::now());
+        let (_changing, began) = (self.0.changing.begin(), instant());
         let answer = self.behind("revoke sessions")?.revoke(which, except, now);
         let keys = self.doubting(answer, now, began)?;
         self.tell_keys(keys.iter().copied(), now);
@@ -45,7 +46,7 @@ impl<C: Cache, S: Store> Registry for CachedStore<C, S> {
 
     fn revoke_everyone(&self, now: Timestamp) -> Result<u64> {
         self.0.trust.begin(now);
-        let (_ending, began) = (self.0.ending.begin(), Instant::now());
+        let (_changing, began) = (self.0.changing.begin(), instant());
         let answer = self.behind("revoke everyone")?.revoke_everyone(now);
         let revoked = self.doubting(answer, now, began)?;
         self.tell_everything(now);

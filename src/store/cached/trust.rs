@@ -1,10 +1,10 @@
 //! Which entries of a cache are believed.
 
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::store::Entry;
+use crate::sync::atomic::{AtomicI64, Ordering};
 
 /// Entries that were read from the truth since this process began, and not longer ago than an
 /// entry lives.

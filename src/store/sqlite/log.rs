@@ -2,8 +2,7 @@
 
 use std::cell::Cell;
 use std::fmt::{self, Debug};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::PoisonError;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,6 +12,8 @@ use rusqlite::hooks::Wal;
 use crate::error::Result;
 use crate::event::{Event, Events};
 use crate::store::sqlite::failure::while_doing;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// From here on the bell asks for upkeep.
 const RING_BYTES: u64 = 16 << 20;

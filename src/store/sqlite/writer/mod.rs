@@ -9,8 +9,7 @@ mod job;
 
 use std::collections::VecDeque;
 use std::fmt::{self, Debug};
-use std::sync::{Arc, Mutex};
-use std::thread;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
@@ -19,6 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::store::sqlite::failure::{self, while_doing};
 use crate::store::sqlite::log::Log;
 use crate::store::sqlite::names::Names;
+use crate::sync::{Mutex, instant, thread};
 use job::{Job, Turn, Waiter, lock, panicked};
 
 pub(super) use job::Pace;
@@ -123,7 +123,7 @@ impl Writer {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T> + Send + 'static,
     {
-        let deadline = Instant::now() + self.patience;
+        let deadline = instant() + self.patience;
         let job = Arc::new(Job::new(pace, doing, work));
         if self.take_turn(&job, deadline)? {
             self.lead(job.clone(), doing, deadline);
@@ -317,8 +317,8 @@ pub(super) fn patiently<T>(
     let mut pause = Duration::from_micros(50);
     loop {
         match attempt() {
-            Err(error) if failure::kind(&error) == ErrorKind::Busy && Instant::now() < deadline => {
-                let left = deadline.saturating_duration_since(Instant::now());
+            Err(error) if failure::kind(&error) == ErrorKind::Busy && instant() < deadline => {
+                let left = deadline.saturating_duration_since(instant());
                 thread::sleep(pause.min(left));
                 pause = (pause * 2).min(Duration::from_millis(2));
             }
