@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use crate::cli::failure::Failure;
+use crate::cli::failure::{Failure, in_words};
 use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::id::SessionKey;
@@ -42,8 +42,9 @@ impl InFront {
         let nobody = SessionKey::from_bytes([0; 32]);
         cache.forget(&[nobody], now).map_err(|error| {
             Failure::new(format!(
-                "nothing was ended, since memcached could not be told: {error:?}; without \
-                 --memcached it is ended in the database alone"
+                "nothing was ended, since memcached could not be told: {}; without \
+                 --memcached it is ended in the database alone",
+                in_words(&error)
             ))
         })
     }
@@ -60,8 +61,9 @@ impl InFront {
 fn told(forgotten: Result<(), Error>) -> Result<(), Failure> {
     forgotten.map_err(|error| {
         Failure::new(format!(
-            "ended in the database, but memcached was not told: {error:?}; its entries may be \
-             believed until they end, 60 seconds after they were read by default"
+            "ended in the database, but memcached was not told: {}; its entries may be \
+             believed until they end, 60 seconds after they were read by default",
+            in_words(&error)
         ))
     })
 }

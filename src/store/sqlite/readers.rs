@@ -1,15 +1,15 @@
 //! The connections that read: a pool, or the writer's own when the database is in memory.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use r2d2::{NopErrorHandler, Pool, PooledConnection};
 use r2d2_sqlite::SqliteConnectionManager;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::Connection;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::sqlite::failure::while_doing;
+use crate::store::sqlite::file::Access;
 use crate::store::sqlite::writer::Writer;
 
 /// Statements that one connection keeps prepared: more than there are.
@@ -19,7 +19,7 @@ pub(super) const PREPARED: usize = 48;
 pub(super) enum Readers {
     Pool {
         pool: Pool<SqliteConnectionManager>,
-        path: PathBuf,
+        access: Access,
         patience: Duration,
     },
     /// A database in memory has one connection: SQLite's shared cache answers with locks that no
@@ -28,9 +28,10 @@ pub(super) enum Readers {
 }
 
 impl Readers {
-    pub(super) fn pool(path: &Path, readers: u32, patience: Duration) -> Self {
-        let manager =
-            SqliteConnectionManager::file(path).with_flags(flags()).with_init(move |connection| {
+    pub(super) fn pool(access: &Access, readers: u32, patience: Duration) -> Self {
+        let manager = SqliteConnectionManager::file(access.name())
+            .with_flags(access.flags())
+            .with_init(move |connection| {
                 connection.busy_timeout(patience)?;
                 connection.set_prepared_statement_cache_capacity(PREPARED);
                 // Not opened read-only: after a kill the first reader has to recover the log.
@@ -46,7 +47,7 @@ impl Readers {
             // What went wrong comes back with the error of the checkout.
             .error_handler(Box::new(NopErrorHandler))
             .build_unchecked(manager);
-        Readers::Pool { pool, path: path.to_owned(), patience }
+        Readers::Pool { pool, access: access.clone(), patience }
     }
 
     pub(super) fn read<T>(
@@ -56,10 +57,10 @@ impl Readers {
     ) -> Result<T> {
         match self {
             Readers::Shared(writer) => writer.read(work),
-            Readers::Pool { pool, path, patience } => match pool.try_get() {
+            Readers::Pool { pool, access, patience } => match pool.try_get() {
                 Some(connection) => work(&connection),
                 None => {
-                    let (connection, left) = check_out(pool, path, *patience, doing)?;
+                    let (connection, left) = check_out(pool, access, *patience, doing)?;
                     // The wait for SQLite is part of the same deadline.
                     connection.busy_timeout(left).map_err(while_doing(doing))?;
                     let result = work(&connection);
@@ -71,19 +72,10 @@ impl Readers {
     }
 }
 
-/// How every connection is opened: an existing file, and never shared between threads at a time.
-fn flags() -> OpenFlags {
-    OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX
-}
-
-pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
-    Connection::open_with_flags(path, flags())
-}
-
 /// A connection and what is left of the time.
 fn check_out(
     pool: &Pool<SqliteConnectionManager>,
-    path: &Path,
+    access: &Access,
     patience: Duration,
     doing: &'static str,
 ) -> Result<(PooledConnection<SqliteConnectionManager>, Duration)> {
@@ -91,7 +83,7 @@ fn check_out(
     if pool.state().connections < pool.max_size() {
         // The pool is about to open one more, and would try that until the time is over where it
         // cannot succeed. The reason is known at once by trying it here.
-        connect(path).map_err(while_doing(doing))?;
+        access.connect().map_err(while_doing(doing))?;
     }
     match pool.get_timeout(patience) {
         Ok(connection) => Ok((connection, patience.saturating_sub(began.elapsed()))),
