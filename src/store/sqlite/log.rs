@@ -65,9 +65,9 @@ impl Debug for Log {
 
 /// What a checkpoint answers.
 #[derive(Clone, Copy, Debug)]
-struct Checkpoint {
+pub(super) struct Checkpoint {
     /// Something prevented it from being complete.
-    blocked: bool,
+    pub(super) blocked: bool,
     /// Pages in the log; `None` when there is no write-ahead log.
     pages: Option<u32>,
     /// Pages of those that are in the database now.
@@ -112,6 +112,11 @@ impl Log {
     pub(super) fn is_due(&self) -> Option<u32> {
         let pages = PAGES.take();
         (self.ours && pages >= self.pages(RING_BYTES) && self.may_restart(pages)).then_some(pages)
+    }
+
+    /// Whether upkeep was asked for and has not begun.
+    pub(super) fn has_rung(&self) -> bool {
+        self.rung.load(Ordering::Relaxed)
     }
 
     /// Asks for upkeep, or does the most urgent of it on the connection that writes.
@@ -194,7 +199,7 @@ impl Log {
     }
 }
 
-fn checkpoint(connection: &Connection, mode: &str) -> Result<Checkpoint> {
+pub(super) fn checkpoint(connection: &Connection, mode: &str) -> Result<Checkpoint> {
     connection
         .prepare_cached(&format!("PRAGMA wal_checkpoint({mode})"))
         .and_then(|mut statement| {

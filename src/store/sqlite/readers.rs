@@ -1,15 +1,15 @@
 //! The connections that read: a pool, or the writer's own when the database is in memory.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use r2d2::{NopErrorHandler, Pool, PooledConnection};
 use r2d2_sqlite::SqliteConnectionManager;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::Connection;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::sqlite::failure::while_doing;
+use crate::store::sqlite::file::Access;
 use crate::store::sqlite::names::Names;
 use crate::store::sqlite::writer::Writer;
 
@@ -23,7 +23,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 pub(super) enum Readers {
     Pool {
         pool: Pool<SqliteConnectionManager>,
-        path: PathBuf,
+        access: Access,
         names: Arc<Names>,
         patience: Duration,
     },
@@ -33,9 +33,14 @@ pub(super) enum Readers {
 }
 
 impl Readers {
-    pub(super) fn pool(path: &Path, names: Arc<Names>, readers: u32, patience: Duration) -> Self {
-        let manager = SqliteConnectionManager::file(path)
-            .with_flags(flags())
+    pub(super) fn pool(
+        access: &Access,
+        names: Arc<Names>,
+        readers: u32,
+        patience: Duration,
+    ) -> Self {
+        let manager = SqliteConnectionManager::file(access.name())
+            .with_flags(access.flags())
             .with_init(move |connection| prepare(connection, patience));
         let pool = Pool::builder()
             .max_size(readers)
@@ -47,7 +52,7 @@ impl Readers {
             // What went wrong comes back with the error of the checkout.
             .error_handler(Box::new(NopErrorHandler))
             .build_unchecked(manager);
-        Readers::Pool { pool, path: path.to_owned(), names, patience }
+        Readers::Pool { pool, access: access.clone(), names, patience }
     }
 
     pub(super) fn read<T>(
@@ -57,10 +62,10 @@ impl Readers {
     ) -> Result<T> {
         match self {
             Readers::Shared(writer) => writer.read(work),
-            Readers::Pool { pool, path, names, patience } => match pool.try_get() {
+            Readers::Pool { pool, access, names, patience } => match pool.try_get() {
                 Some(connection) => work(&connection),
                 None => {
-                    let (connection, left) = check_out(pool, path, names, *patience, doing)?;
+                    let (connection, left) = check_out(pool, access, names, *patience, doing)?;
                     // The wait for SQLite is part of the same deadline.
                     connection.busy_timeout(left).map_err(while_doing(doing))?;
                     let result = work(&connection);
@@ -72,11 +77,6 @@ impl Readers {
     }
 }
 
-/// How every connection is opened: an existing file, and never shared between threads at a time.
-fn flags() -> OpenFlags {
-    OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX
-}
-
 /// Makes a new connection one that reads.
 fn prepare(connection: &Connection, patience: Duration) -> rusqlite::Result<()> {
     connection.busy_timeout(patience)?;
@@ -85,14 +85,10 @@ fn prepare(connection: &Connection, patience: Duration) -> rusqlite::Result<()> 
     connection.execute_batch("PRAGMA query_only = ON")
 }
 
-pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
-    Connection::open_with_flags(path, flags())
-}
-
 /// A connection and what is left of the time.
 fn check_out(
     pool: &Pool<SqliteConnectionManager>,
-    path: &Path,
+    access: &Access,
     names: &Names,
     patience: Duration,
     doing: &'static str,
@@ -106,7 +102,8 @@ fn check_out(
             // a disk that opens the file need not read it.
             // A file that has taken the place of ours would be read with our log.
             names.check()?;
-            connect(path)
+            access
+                .connect()
                 .and_then(|connection| prepare(&connection, left()))
                 .map_err(while_doing(doing))?;
         }
