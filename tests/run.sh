@@ -100,6 +100,8 @@ stage crates count_crates
 stage clippy-none cargo clippy --locked --all-targets --no-default-features -- -D warnings
 stage clippy-default cargo clippy --locked --all-targets -- -D warnings
 stage clippy-all cargo clippy --locked --all-targets --all-features -- -D warnings
+stage clippy-sched cargo clippy --locked --manifest-path tests/schedules/Cargo.toml \
+    --test schedules -- -D warnings
 stage docs env RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --all-features
 stage tests cargo test --locked --all-features
 stage power-clippy cargo clippy --locked --all-targets --manifest-path tests/power/Cargo.toml -- -D warnings

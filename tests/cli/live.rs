@@ -112,6 +112,9 @@ fn two_operators_at_once_do_not_spoil_each_others_work() {
     assert_eq!(both([restore, &[restore, &["--keep"][..]].concat()]), [0, 0]);
     assert!([0, 20_000].contains(&count(&folder)), "the one or the other");
     assert!(is_sound(&folder.database()));
-    fs::remove_file(&copy).unwrap();
+    // Two who close a database at the same moment may each leave its empty log to the other.
+    for suffix in ["", "-wal", "-shm"] {
+        let _ = fs::remove_file(format!("{copy}{suffix}"));
+    }
     assert_eq!(strangers(&folder), Vec::<String>::new());
 }

@@ -1,6 +1,8 @@
 //! What the crate runs on in the tests of schedules: shuttle decides who goes on. Time passes
 //! where somebody looks at it, a little, and where somebody waits for it, if shuttle will have it.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a schedule fails")]
+
 use std::cell::Cell;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
