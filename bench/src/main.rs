@@ -17,6 +17,7 @@ mod ours;
 mod peers;
 mod raw;
 mod report;
+mod scale;
 mod timing;
 mod workload;
 
@@ -29,6 +30,7 @@ const USAGE: &str = "usage: COMMAND [--quick] [--json FILE] [--dir FOLDER] [--on
 
   limit      cloakroom and hand-written SQLite on the same rows
   peers      cloakroom and other session stores, each a program that is compiled first
+  scale      from ten thousand to ten million sessions; needs some 8 GB of disk and 10 minutes
   --quick    fewer rows and shorter slices: `limit` takes under 45 seconds
   --json     also write the figures to FILE
   --dir      where the databases are put; a temporary folder by default
@@ -70,13 +72,19 @@ fn run(options: &Options, report: &mut Report) -> bool {
             memcached::run(quick, report);
         }
         "peers" => peers::run(quick, dir, report),
+        "scale" => scale::run(quick, dir, report),
         _ => return false,
     }
     true
 }
 
 fn main() -> ExitCode {
-    let options = options(std::env::args().skip(1));
+    let mut words = std::env::args().skip(1).peekable();
+    if words.next_if(|word| word == scale::SERVE).is_some() {
+        scale::serve(words);
+        return ExitCode::SUCCESS;
+    }
+    let options = options(words);
     let mut report = Report::new(options.as_ref().and_then(|options| options.only.clone()));
     let Some(options) = options.filter(|options| run(options, &mut report)) else {
         eprintln!("{USAGE}");
