@@ -1,5 +1,5 @@
 //! Measures cloakroom: beside hand-written SQLite (`limit`), beside its peers (`peers`), and as
-//! the number of sessions grows (`scale`).
+//! the number of sessions grows (`scale`). `chart` shows what was measured.
 //!
 //! Machines are shared and noisy, so only ratios count that were taken in one run: the sides take
 //! turns in short slices, each round of neighbours gives one ratio, and the median of those is
@@ -10,6 +10,7 @@
 //! With `--features memcached`, `limit` measures the memcached store too, beside its client's own
 //! commands.
 
+mod chart;
 mod limit;
 #[cfg(feature = "memcached")]
 mod memcached;
@@ -31,6 +32,7 @@ const USAGE: &str = "usage: COMMAND [--quick] [--json FILE] [--dir FOLDER] [--on
   limit      cloakroom and hand-written SQLite on the same rows
   peers      cloakroom and other session stores, each a program that is compiled first
   scale      from ten thousand to ten million sessions; needs some 8 GB of disk and 10 minutes
+  chart      draws pictures and tables in docs anew, from the figures in bench/figures
   --quick    fewer rows and shorter slices: `limit` takes under 45 seconds
   --json     also write the figures to FILE
   --dir      where the databases are put; a temporary folder by default
@@ -73,6 +75,7 @@ fn run(options: &Options, report: &mut Report) -> bool {
         }
         "peers" => peers::run(quick, dir, report),
         "scale" => scale::run(quick, dir, report),
+        "chart" => chart::run(),
         _ => return false,
     }
     true
@@ -90,6 +93,9 @@ fn main() -> ExitCode {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
     };
+    if let Some(others) = report.others() {
+        println!("others used {others} % of the machine meanwhile");
+    }
     if let Some(path) = options.json
         && let Err(error) = report.write(&path)
     {

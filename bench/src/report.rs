@@ -23,11 +23,39 @@ impl Goal {
 pub struct Report {
     only: Option<String>,
     figures: Vec<Value>,
+    began: Option<Used>,
+}
+
+/// What the processors have done so far, in the clock ticks of the system.
+#[derive(Clone, Copy)]
+struct Used {
+    all: f64,
+    busy: f64,
+    /// By this process and by the ones it started that have ended.
+    ours: f64,
+}
+
+impl Used {
+    /// `None` where the system does not say (it is not Linux).
+    fn now() -> Option<Used> {
+        let numbers = |text: &str| -> Vec<f64> {
+            text.split_whitespace().filter_map(|word| word.parse().ok()).collect()
+        };
+        let stat = std::fs::read_to_string("/proc/stat").ok()?;
+        let all = numbers(stat.lines().next()?);
+        let own = std::fs::read_to_string("/proc/self/stat").ok()?;
+        // Behind the name of the program, which may have blanks in it, and the state.
+        let own = numbers(own.rsplit_once(')')?.1);
+        let idle = all.get(3..5)?.iter().sum::<f64>();
+        // The last two are part of the first two.
+        let sum: f64 = all.get(..8)?.iter().sum();
+        Some(Used { all: sum, busy: sum - idle, ours: own.get(10..14)?.iter().sum() })
+    }
 }
 
 impl Report {
     pub fn new(only: Option<String>) -> Self {
-        Report { only, figures: Vec::new() }
+        Report { only, figures: Vec::new(), began: Used::now() }
     }
 
     /// Whether a ratio of this name is asked for.
@@ -72,6 +100,14 @@ impl Report {
         self.figures.push(json!({ "name": name, "unit": unit, "points": points(points_of) }));
     }
 
+    /// How much of the machine others have used meanwhile, in percent: where that is much, the
+    /// figures say little.
+    pub fn others(&self) -> Option<f64> {
+        let (began, now) = (self.began?, Used::now()?);
+        let others = (now.busy - began.busy) - (now.ours - began.ours);
+        Some((100.0 * others / (now.all - began.all)).round().max(0.0))
+    }
+
     /// Writes the figures, with the command that made them.
     pub fn write(&self, path: &Path) -> std::io::Result<()> {
         let words: Vec<String> = std::env::args().skip(1).collect();
@@ -85,7 +121,10 @@ impl Report {
             }
         }
         let cores = std::thread::available_parallelism().map_or(0, usize::from);
-        let run = json!({ "command": command.join(" "), "cores": cores, "figures": self.figures });
+        let run = json!({
+            "command": command.join(" "), "cores": cores, "others_percent": self.others(),
+            "figures": self.figures,
+        });
         std::fs::write(path, format!("{run:#}\n"))
     }
 }
