@@ -7,11 +7,7 @@ use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 
 use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, ErrorKind, Result, panic_words};
@@ -19,6 +15,10 @@ use crate::event::{Event, Events};
 use crate::id::SessionKey;
 use crate::record::Touch;
 use crate::store::Store;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use crate::sync::instant;
+use crate::sync::thread::{self, JoinHandle};
 
 /// Messages that may wait; a touch that finds no room is written by its own request.
 const ROOM: usize = 4096;
@@ -101,12 +101,12 @@ impl Cleaner {
             upkeep.ring_when_due(Box::new(move || drop(sender.try_send(Message::Upkeep))));
         }
         let work = Work {
-            step: Step { time: clock.now(), instant: Instant::now(), paused_until: None },
+            step: Step { time: clock.now(), instant: instant(), paused_until: None },
             store,
             clock,
             events,
             sweep_every,
-            next_sweep: Instant::now() + sweep_every,
+            next_sweep: instant() + sweep_every,
             touches: HashMap::new(),
             touches_due: None,
             batch: Batch::LARGEST,
@@ -264,7 +264,7 @@ impl Work {
     }
 
     fn do_what_is_due(&mut self) {
-        let now = Instant::now();
+        let now = instant();
         // After a failure only the time counts: a store in trouble is not asked at every message.
         let many = self.touches.len() >= TOUCHES && !self.failing.contains(&TOUCHING);
         if many || self.touches_due.is_some_and(|due| due <= now) {
@@ -289,7 +289,7 @@ impl Work {
     }
 
     fn add_touch(&mut self, key: SessionKey, touch: Touch, wait: Duration) {
-        let due = Instant::now() + wait.min(TOUCH_WAIT);
+        let due = instant() + wait.min(TOUCH_WAIT);
         self.touches_due = Some(self.touches_due.map_or(due, |before| before.min(due)));
         let pending = self.touches.entry(key).or_insert(touch);
         pending.seen = pending.seen.max(touch.seen);
@@ -321,7 +321,7 @@ impl Work {
     fn keep_touches(&mut self, batch: Vec<(SessionKey, Touch)>, error: Error) -> Result<()> {
         if batch.len() <= TOUCHES_KEPT {
             self.touches.extend(batch);
-            self.touches_due = Some(Instant::now() + TOUCH_WAIT);
+            self.touches_due = Some(instant() + TOUCH_WAIT);
         } else {
             self.events.raise(&Event::TouchFailed { error: &error });
         }
@@ -332,7 +332,7 @@ impl Work {
         let sweep = self.sweeping.get_or_insert_with(|| Sweep {
             now,
             removed: 0,
-            next_batch: Instant::now(),
+            next_batch: instant(),
             asked_by: Vec::new(),
         });
         sweep.now = now;
@@ -341,19 +341,19 @@ impl Work {
 
     fn sweep_a_batch(&mut self) {
         let Some(mut sweep) = self.sweeping.take() else { return };
-        let began = Instant::now();
+        let began = instant();
         // A session is not swept for want of a touch that is on its way. Where touches fail, the
         // sweep goes on: at its deadline a session is dead to every read anyway.
         let _ = self.write_touches();
         let (now, limit) = (sweep.now, self.batch.limit());
         let removed = self.guard("sweep ended sessions", |s| s.sweep(now, limit));
-        let took = began.elapsed();
+        let took = instant().saturating_duration_since(began);
         self.batch = self.batch.after(took);
         match removed {
             Ok(removed) if removed >= limit.get() => {
                 sweep.removed += removed;
                 // As long as it worked, it leaves the store to the requests.
-                sweep.next_batch = Instant::now() + took;
+                sweep.next_batch = instant() + took;
                 self.sweeping = Some(sweep);
             }
             Ok(removed) => {

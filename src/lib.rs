@@ -68,6 +68,7 @@ pub mod policy;
 pub mod record;
 pub mod session;
 pub mod store;
+mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod web;

@@ -17,6 +17,8 @@ mod embedded;
 mod ending;
 #[path = "cli/given.rs"]
 mod given;
+#[path = "cli/live.rs"]
+mod live;
 #[path = "cli/reading.rs"]
 mod reading;
 #[path = "cli/room.rs"]

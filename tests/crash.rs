@@ -1,46 +1,72 @@
 //! Processes killed in mid-write: nothing acknowledged is missing, no ended session is back.
 
 mod common;
+#[path = "common/dice.rs"]
+mod dice;
+#[path = "common/ledger.rs"]
+mod ledger;
+#[path = "common/lives.rs"]
+mod lives;
 
-use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
-use std::time::Duration;
+use std::sync::mpsc::{self, Receiver};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use cloakroom::SqliteStore;
 use cloakroom::rusqlite::Connection;
 use cloakroom::store::sqlite::Durability;
-use cloakroom::store::{Committed, Loaded, Store, Upkeep};
-use common::{
-    Folder, Kept, NOW, child, create, delete, hex, key_of, live, merge, role, setting, value,
-};
+use cloakroom::store::{Store, Upkeep};
+use common::{Folder, Kept, child, create, role, setting};
+use dice::Dice;
+use ledger::{Ledger, Said};
+use lives::Worker;
 
-/// Says what is done, in one write: a reader of the pipe sees all of a line or nothing.
-fn acknowledge(line: &str) {
-    std::io::stdout().write_all(format!("\n{line}\n").as_bytes()).unwrap();
+const WORKERS: usize = 6;
+
+/// Kills after which a new file is begun, so that a look at all that was promised stays short.
+const KILLS_OF_A_FILE: u64 = 20;
+
+/// Says it in one write: a reader of the pipe sees all of a line or nothing.
+fn say(worker: &str, said: &Said) {
+    std::io::stdout().write_all(format!("\nsay {worker} {said}\n").as_bytes()).unwrap();
+}
+
+fn open(folder: &Folder, durability: Durability) -> SqliteStore {
+    SqliteStore::builder(folder.database())
+        .durability(durability)
+        .busy_timeout(Duration::from_secs(60))
+        .open()
+        .unwrap()
+}
+
+fn durability_of(role: &str) -> Durability {
+    match role.starts_with("full") {
+        true => Durability::Full,
+        false => Durability::Normal,
+    }
 }
 
 #[test]
 fn child_process() {
     let Some(role) = role() else { return };
-    let durability = if role == "full" { Durability::Full } else { Durability::Normal };
-    let path = std::env::var("DATABASE").unwrap();
-    let store = SqliteStore::builder(path).durability(durability).open().unwrap();
+    let store = SqliteStore::builder(std::env::var("DATABASE").unwrap())
+        .durability(durability_of(&role))
+        .busy_timeout(Duration::from_secs(60))
+        .open()
+        .unwrap();
+    let name = std::env::var("NAME").unwrap();
+    let mut dice = Dice::new(std::env::var("SEED").unwrap().parse().unwrap());
     std::thread::scope(|scope| {
-        for _ in 0..6 {
-            scope.spawn(|| {
+        for number in 0..WORKERS {
+            let mut worker = Worker::new(format!("{name}w{number}"), &store, dice.other(), &say);
+            // The lines of two processes have no order, and this needs one.
+            worker.ends_everyone = number == 0 && role.ends_with("alone");
+            scope.spawn(move || {
                 loop {
-                    // A life of a few changes, then an end that must be final.
-                    let key = create(&store, &setting("n", 0)).unwrap();
-                    for n in 1..8 {
-                        let done = merge(&store, &key, &setting("n", n)).unwrap();
-                        assert!(matches!(done, Committed::Done { .. }));
-                        acknowledge(&format!("set {} {n}", hex(&key)));
-                    }
-                    if key.as_bytes()[0] < 128 {
-                        delete(&store, &key).unwrap();
-                        acknowledge(&format!("end {} 0", hex(&key)));
-                    }
+                    worker.step().unwrap();
                 }
             });
         }
@@ -53,108 +79,127 @@ fn child_process() {
     });
 }
 
-fn kill_and_look(role: &str, rounds: usize) {
-    let folder = Folder::new();
-    let mut acknowledged: HashMap<String, Option<u64>> = HashMap::new();
-    for round in 0..rounds {
-        let mut process =
-            child(role).env("DATABASE", folder.database()).stdout(Stdio::piped()).spawn().unwrap();
-        let lines = BufReader::new(process.stdout.take().unwrap());
-        let mut process = Kept(process);
-        // Killed after a number of acknowledgements that differs from round to round; those that
-        // were in the pipe by then count as well.
-        let fatal = 1 + (round * 37) % 400;
-        let mut seen = 0;
-        for line in lines.lines() {
-            let line = line.unwrap();
-            let mut words = line.split(' ');
-            let (what, key, n) = (words.next(), words.next(), words.next());
-            match (what, key, n) {
-                (Some("set"), Some(key), Some(n)) if key.len() == 64 => {
-                    acknowledged.insert(key.to_owned(), Some(n.parse().unwrap()));
-                }
-                (Some("end"), Some(key), Some(_)) if key.len() == 64 => {
-                    acknowledged.insert(key.to_owned(), None);
-                }
-                _ => continue,
-            }
-            seen += 1;
-            if seen == fatal {
-                process.0.kill().unwrap();
-            }
-        }
-        assert!(seen >= fatal, "round {round}: the child ended by itself");
+/// A child at work, and what it says.
+struct Worked {
+    process: Kept,
+    said: Receiver<(String, Said)>,
+    listener: JoinHandle<()>,
+}
 
-        let store = SqliteStore::open(folder.database()).unwrap();
-        for (hex, state) in &acknowledged {
-            match (state, store.load(&key_of(hex), NOW).unwrap()) {
-                (None, Loaded::Absent) => {}
-                (None, other) => panic!("round {round}: an ended session is back: {other:?}"),
-                (Some(n), _) => {
-                    let Some(record) = live(&store, &key_of(hex)).unwrap() else {
-                        // The next step of such a life is its end: done, and not acknowledged.
-                        assert!(
-                            *n == 7 && key_of(hex).as_bytes()[0] < 128,
-                            "round {round}: {n} lost"
-                        );
-                        continue;
-                    };
-                    let stored = value::<u64>(&record, "n").unwrap();
-                    assert!((*n..=n + 1).contains(&stored), "round {round}: {stored}, not {n}");
-                }
-            }
-        }
-        // From here on what was not acknowledged is known.
-        acknowledged.retain(|hex, state| match live(&store, &key_of(hex)).unwrap() {
-            Some(record) => {
-                *state = value(&record, "n");
-                true
-            }
-            None => {
-                *state = None;
-                true
+impl Worked {
+    fn start(role: &str, folder: &Folder, name: &str, seed: u64) -> Self {
+        let mut command = child(role);
+        command.env("DATABASE", folder.database()).env("NAME", name).env("SEED", seed.to_string());
+        let mut process = Kept(command.stdout(Stdio::piped()).spawn().unwrap());
+        let lines = BufReader::new(process.0.stdout.take().unwrap()).lines();
+        let (sender, said) = mpsc::channel();
+        let listener = std::thread::spawn(move || {
+            for line in lines {
+                let line = line.unwrap();
+                let Some(line) = line.strip_prefix("say ") else { continue };
+                let (worker, said) = line.split_once(' ').unwrap();
+                sender.send((worker.to_owned(), said.parse().unwrap())).unwrap();
             }
         });
-        let check = Connection::open(folder.database())
-            .unwrap()
-            .query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0))
-            .unwrap();
-        assert_eq!(check, "ok", "round {round}");
+        Worked { process, said, listener }
     }
-    let ends = acknowledged.values().filter(|state| state.is_none()).count();
-    println!("{rounds} kills, {} sessions, {ends} of them ended", acknowledged.len());
-    assert!(ends > rounds, "ends were among what was killed");
+
+    /// Kills it at a moment that has little to do with what it does, and hears all it has said.
+    fn kill(mut self, dice: &mut Dice, ledger: &mut Ledger) {
+        // Some die while they open the file, or recover what the one before has left.
+        let lines = if dice.chance(20) { 0 } else { 1 + dice.roll(1500) };
+        for (worker, said) in self.said.iter().take(lines) {
+            ledger.hear(&worker, &said);
+        }
+        let most = if lines == 0 { 40_000 } else { 2_000 };
+        let moment = Instant::now() + Duration::from_micros(dice.roll(most) as u64);
+        while Instant::now() < moment {
+            std::hint::spin_loop();
+        }
+        self.process.0.kill().unwrap();
+        let status = self.process.0.wait().unwrap();
+        assert_eq!(status.signal(), Some(9), "the child ended by itself: {status}");
+        for (worker, said) in self.said {
+            ledger.hear(&worker, &said);
+        }
+        self.listener.join().unwrap();
+    }
+}
+
+/// So many of a hundred of all kills of this program.
+fn kill_and_look(role: &str, processes: u64, share: u64) {
+    let mut dice = Dice::new(dice::seed());
+    let kills = (dice::number("CLOAKROOM_KILLS").unwrap_or(60) * share).div_ceil(100);
+    let (mut killed, mut looks, mut acknowledged, mut revocations) = (0, 0, 0, 0);
+    while killed < kills {
+        let (folder, mut ledger) = (Folder::new(), Ledger::default());
+        let enough = kills.min(killed + KILLS_OF_A_FILE);
+        while killed < enough {
+            let children: Vec<Worked> = (0..processes)
+                .map(|n| Worked::start(role, &folder, &format!("k{}", killed + n), dice.next()))
+                .collect();
+            for child in children {
+                child.kill(&mut dice, &mut ledger);
+                killed += 1;
+            }
+            // Without a look the next ones, or the next kill, find the file as it was left.
+            if dice.chance(60) {
+                looks += 1;
+                look(&folder, durability_of(role), &mut ledger);
+            }
+        }
+        look(&folder, durability_of(role), &mut ledger);
+        acknowledged += ledger.acknowledged;
+        revocations += ledger.revocations;
+    }
+    println!(
+        "{role}, {processes} processes at a time: {killed} kills, {looks} looks, \
+         {acknowledged} changes, {revocations} of them revocations"
+    );
+    assert!(revocations > killed, "revocations were among what was killed");
+}
+
+fn look(folder: &Folder, durability: Durability, ledger: &mut Ledger) {
+    ledger.check(&open(folder, durability));
+    let check: String = Connection::open(folder.database())
+        .unwrap()
+        .query_row("PRAGMA integrity_check", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(check, "ok");
 }
 
 #[test]
-fn fifty_kills_lose_nothing_acknowledged_and_revive_nothing() {
-    kill_and_look("normal", 50);
+fn kills_lose_nothing_acknowledged_and_revive_nothing() {
+    kill_and_look("normal alone", 1, 50);
 }
 
 #[test]
 fn kills_under_full_durability_lose_nothing_either() {
-    kill_and_look("full", 10);
+    kill_and_look("full alone", 1, 15);
+}
+
+#[test]
+fn kills_of_two_processes_on_one_file_lose_nothing_of_either() {
+    kill_and_look("normal", 2, 25);
+}
+
+#[test]
+fn kills_of_two_processes_under_full_durability_lose_nothing_of_either() {
+    kill_and_look("full", 2, 10);
 }
 
 #[test]
 fn a_killed_writer_keeps_nobody_out() {
     let folder = Folder::new();
-    let mut process =
-        child("normal").env("DATABASE", folder.database()).stdout(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
-    let mut process = Kept(process);
+    let mut writer = Worked::start("normal", &folder, "w", 1);
     // The other process is known to be writing.
-    while !lines.next().unwrap().unwrap().starts_with("set") {}
-    let store = SqliteStore::builder(folder.database())
-        .busy_timeout(Duration::from_secs(30))
-        .open()
-        .unwrap();
-    let drain = std::thread::spawn(move || lines.map_while(Result::ok).count());
+    while writer.said.recv().unwrap().1 != Said::Done {}
+    let store = open(&folder, Durability::Normal);
     for n in 0..100 {
         if n == 50 {
-            process.0.kill().unwrap();
+            writer.process.0.kill().unwrap();
         }
         create(&store, &setting("n", n)).unwrap();
     }
-    drain.join().unwrap();
+    writer.listener.join().unwrap();
 }

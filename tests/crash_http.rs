@@ -5,6 +5,8 @@ mod app;
 #[path = "common/client.rs"]
 mod client;
 mod common;
+#[path = "common/dice.rs"]
+mod dice;
 #[path = "common/served.rs"]
 mod served;
 
@@ -17,9 +19,9 @@ use client::{Browser, COOKIE, Request, send};
 use cloakroom::rusqlite::Connection;
 use cloakroom::{SessionManager, SqliteStore};
 use common::{Folder, role};
+use dice::Dice;
 use served::{serve, start};
 
-const KILLS: usize = 10;
 const CLIENTS: usize = 4;
 
 #[test]
@@ -110,14 +112,15 @@ impl Promised {
 }
 
 #[test]
-fn ten_kills_under_load_lose_nothing_that_was_answered_and_revive_no_session() {
+fn kills_under_load_lose_nothing_that_was_answered_and_revive_no_session() {
+    let mut dice = Dice::new(dice::seed());
+    let kills = dice::number("CLOAKROOM_KILLS").map_or(10, |kills| kills.div_ceil(10));
     for (framework, _) in FRAMEWORKS {
         let folder = Folder::new();
         let mut clients: Vec<Promised> = (0..CLIENTS).map(|_| Promised::default()).collect();
-        for kill in 0..KILLS {
+        for _ in 0..kills {
             let (mut process, address) = start(framework, &folder);
-            // Killed after a number of answers that differs from time to time.
-            let fatal = 5 + (kill * 37) % 100;
+            let fatal = 5 + dice.roll(100);
             let (answered, answers) = mpsc::channel();
             std::thread::scope(|scope| {
                 for (number, client) in clients.iter_mut().enumerate() {
@@ -141,7 +144,7 @@ fn ten_kills_under_load_lose_nothing_that_was_answered_and_revive_no_session() {
         assert_eq!(check, "ok");
         let ended: usize = clients.iter().map(|client| client.ended.len()).sum();
         let counted: u64 = clients.iter().flat_map(|c| &c.counter).map(|(_, n)| n).sum();
-        println!("{framework}: {counted} changes and {ended} ended sessions over {KILLS} kills");
+        println!("{framework}: {counted} changes and {ended} ended sessions over {kills} kills");
         assert!(ended > 100, "ends were among what was killed");
     }
 }

@@ -1,6 +1,8 @@
 //! Bad input, bad files, and a store that goes on.
 
 mod common;
+#[path = "common/dice.rs"]
+mod dice;
 
 use std::fs::{self, OpenOptions};
 use std::num::NonZeroUsize;
@@ -252,7 +254,8 @@ fn of_two_backups_to_one_name_one_is_made_and_the_other_refused() {
 #[test]
 fn while_another_process_holds_the_lock_reads_go_on_and_writes_are_busy() {
     let folder = Folder::new();
-    let timeout = Duration::from_millis(100);
+    let timeout = dice::number("CLOAKROOM_BUSY_MILLISECONDS").unwrap_or(100);
+    let timeout = Duration::from_millis(timeout);
     let store = SqliteStore::builder(folder.database()).busy_timeout(timeout).open().unwrap();
     let key = create(&store, &setting("n", 1)).unwrap();
     let other = Connection::open(folder.database()).unwrap();

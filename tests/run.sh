@@ -93,6 +93,8 @@ install_missing
 find_browser
 stage fmt cargo fmt --all --check
 stage fmt-bench cargo fmt --manifest-path bench/Cargo.toml --check
+stage fmt-power cargo fmt --manifest-path tests/power/Cargo.toml --check
+stage fmt-schedules cargo fmt --manifest-path tests/schedules/Cargo.toml --check
 stage crates count_crates
 # The checks come first, they fail fastest; docs reuse what the last of them compiled.
 stage clippy-none cargo clippy --locked --all-targets --no-default-features -- -D warnings
@@ -100,7 +102,11 @@ stage clippy-default cargo clippy --locked --all-targets -- -D warnings
 stage clippy-all cargo clippy --locked --all-targets --all-features -- -D warnings
 stage docs env RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --all-features
 stage tests cargo test --locked --all-features
+stage power-clippy cargo clippy --locked --all-targets --manifest-path tests/power/Cargo.toml -- -D warnings
+stage power cargo test --locked --manifest-path tests/power/Cargo.toml
 if has_browser; then browser=ran; else browser="SKIPPED (no chromium)"; fi
+# The same sources on the locks and threads of a scheduler.
+stage schedules cargo test --locked --manifest-path tests/schedules/Cargo.toml
 stage tests-none cargo test --locked --no-default-features --lib
 stage examples cargo build --locked --examples --all-features
 # The instrument works; its figures are printed, not judged. It builds for release, as it measures.

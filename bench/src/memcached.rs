@@ -4,13 +4,14 @@
 use std::hint::black_box;
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cloakroom::clock::Timestamp;
 use cloakroom::data::Value;
 use cloakroom::delta::Delta;
 use cloakroom::id::{SessionId, SessionKey};
 use cloakroom::record::{Birth, Touch};
+use cloakroom::store::cached::CachedStore;
 use cloakroom::store::memcached::MemcachedStore;
 use cloakroom::store::{Commit, Committed, Fate, Loaded, Store};
 use cloakroom::{Lifetime, SqliteStore};
@@ -37,6 +38,14 @@ impl Server {
             std::thread::sleep(Duration::from_millis(5));
         }
         Server(child, address.to_string())
+    }
+}
+
+impl Server {
+    /// From here on it accepts connections and answers nothing.
+    fn freeze(&self) {
+        let stop = Command::new("kill").args(["-STOP", &self.0.id().to_string()]).status();
+        assert!(stop.expect("kill is installed").success());
     }
 }
 
@@ -80,6 +89,11 @@ fn merge(store: &impl Store, key: &SessionKey, n: u64) {
 }
 
 pub fn run(quick: bool, report: &mut Report) {
+    let (rounds, slice) = (if quick { 5 } else { 11 }, if quick { 60 } else { 400 });
+    let slice = Duration::from_millis(slice);
+    if report.wants("memcached_down") {
+        down(rounds, slice, report);
+    }
     let names = ["memcached_load_1t", "memcached_load_8t", "memcached_merge", "memcached_sqlite"];
     if !names.iter().any(|name| report.wants(name)) {
         return;
@@ -97,8 +111,6 @@ pub fn run(quick: bool, report: &mut Report) {
     for name in &names {
         client.set(name, &record).ttl(Ttl::secs(86_400)).send().expect("it is stored");
     }
-    let (rounds, slice) = (if quick { 5 } else { 11 }, if quick { 60 } else { 400 });
-    let slice = Duration::from_millis(slice);
     let random = |thread| Random::new(thread as u64 + 1);
     for (name, threads) in [("memcached_load_1t", 1), ("memcached_load_8t", 8)] {
         if report.wants(name) {
@@ -142,6 +154,51 @@ pub fn run(quick: bool, report: &mut Report) {
         let pairs = interleaved(rounds, ours, local);
         tell(report, "memcached_sqlite", Goal::AtLeast(1.0), &pairs, "SQLite load");
     }
+}
+
+/// A read and a write with a cache in front that stands still, beside the same without a cache.
+fn down(rounds: usize, slice: Duration, report: &mut Report) {
+    let (server, folder) = (Server::start(), tempfile::tempdir().expect("a temporary folder"));
+    let truth = SqliteStore::open(folder.path().join("app.db")).expect("open");
+    let cache = MemcachedStore::builder().servers([&server.1]).open().expect("open");
+    let store = CachedStore::new(cache, truth.clone());
+    let keys = fill(&store, 2_000);
+    keys.iter().for_each(|key| load(&store, key));
+    server.freeze();
+    // A few wait for its answer, and then it is left alone.
+    keys.iter().take(10).for_each(|key| load(&store, key));
+    fn request(store: &impl Store, keys: &[SessionKey], random: &mut Random) {
+        let (key, n) = (random.pick(keys), random.next());
+        load(store, key);
+        merge(store, key, n);
+    }
+    let random = |thread| Random::new(thread as u64 + 1);
+    let pairs = interleaved(
+        rounds,
+        || per_operation(1, slice, random, |random| request(&store, &keys, random)),
+        || per_operation(1, slice, random, |random| request(&truth, &keys, random)),
+    );
+    let more = (pairs.a - pairs.b) / 1e3;
+    let from = format!("microseconds more than the {:.1} us without a cache", pairs.b / 1e3);
+    report.ratio("memcached_down", more, Goal::AtMost(1000.0), &from);
+    // It is asked again once a second, and no request may wait for that.
+    let (mut with, mut without) = (Vec::new(), Vec::new());
+    let (mut random, began) = (Random::new(7), Instant::now());
+    while began.elapsed() < Duration::from_secs(5) {
+        let one = Instant::now();
+        request(&store, &keys, &mut random);
+        with.push(one.elapsed().as_nanos() as f64);
+        let one = Instant::now();
+        request(&truth, &keys, &mut random);
+        without.push(one.elapsed().as_nanos() as f64);
+    }
+    let slow = |mut times: Vec<f64>| {
+        times.sort_by(f64::total_cmp);
+        times[times.len() * 999 / 1000] / 1e3
+    };
+    let (with, without) = (slow(with), slow(without));
+    let from = format!("microseconds more than the {without:.1} us without a cache, p99.9");
+    report.ratio("memcached_down_p999", with - without, Goal::AtMost(1000.0), &from);
 }
 
 fn tell(report: &mut Report, name: &str, goal: Goal, pairs: &Pairs, what: &str) {

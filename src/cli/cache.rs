@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use crate::cli::failure::Failure;
+use crate::cli::failure::{Failure, in_words};
 use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::id::SessionKey;
@@ -39,11 +39,14 @@ impl InFront {
     /// trying again would end and tell nothing.
     pub(super) fn check(&self, now: Timestamp) -> Result<(), Failure> {
         let Some(cache) = self.cache()? else { return Ok(()) };
-        let nobody = SessionKey::from_bytes([0; 32]);
-        cache.forget(&[nobody], now).map_err(|error| {
+        // Every server may have some of what is going to be ended.
+        let nobody_in = |share| nobodys_keys().find(|key| cache.share_of(key) == share);
+        let nobodies: Vec<_> = (0..cache.shares().get()).filter_map(nobody_in).collect();
+        cache.forget(&nobodies, now).map_err(|error| {
             Failure::new(format!(
-                "nothing was ended, since memcached could not be told: {error:?}; without \
-                 --memcached it is ended in the database alone"
+                "nothing was ended, since memcached could not be told: {}; without \
+                 --memcached it is ended in the database alone",
+                in_words(&error)
             ))
         })
     }
@@ -53,15 +56,28 @@ impl InFront {
     }
 
     pub(super) fn forget_everything(&self, now: Timestamp) -> Result<(), Failure> {
-        told(self.cache()?.map_or(Ok(()), |cache| cache.forget_everything(now)))
+        let Some(cache) = self.cache()? else { return Ok(()) };
+        let forgotten = (0..cache.shares().get()).map(|share| cache.forget_share(share, now));
+        // A server that is down keeps nothing from being told to the others.
+        told(forgotten.fold(Ok(()), Result::and))
     }
+}
+
+/// Keys of no session, enough of them for every server to have one.
+fn nobodys_keys() -> impl Iterator<Item = SessionKey> {
+    (0..=u16::MAX).map(|number| {
+        let mut bytes = [0; 32];
+        bytes.iter_mut().zip(number.to_be_bytes()).for_each(|(place, byte)| *place = byte);
+        SessionKey::from_bytes(bytes)
+    })
 }
 
 fn told(forgotten: Result<(), Error>) -> Result<(), Failure> {
     forgotten.map_err(|error| {
         Failure::new(format!(
-            "ended in the database, but memcached was not told: {error:?}; its entries may be \
-             believed until they end, 60 seconds after they were read by default"
+            "ended in the database, but memcached was not told: {}; its entries may be \
+             believed until they end, 60 seconds after they were read by default",
+            in_words(&error)
         ))
     })
 }

@@ -9,18 +9,18 @@ use indicatif::HumanBytes;
 
 use crate::cli::Context;
 use crate::cli::arguments::{Backup, Restore};
-use crate::cli::failure::{Done, Failure};
+use crate::cli::failure::{Done, Failure, NOT_SET_UP, in_words};
 use crate::cli::interrupt::{Interrupt, bar};
 use crate::cli::output::{ask, one_line};
 use crate::cli::tables::sessions;
-use crate::error::ErrorKind;
+use crate::error::{Error, ErrorKind};
 
 pub(super) fn backup(
     given: &Backup,
     context: &Context,
     out: &mut dyn Write,
 ) -> Result<Done, Failure> {
-    let store = context.place.store()?;
+    let store = context.place.store_to_read()?;
     let interrupt = Interrupt::listen()?;
     let bar = bar("copying", "pages");
     bar.enable_steady_tick(Duration::from_millis(200));
@@ -43,9 +43,14 @@ pub(super) fn restore(
     let target = context.place.file()?;
     let from = given.file.display().to_string();
     let replaced = match target.facts() {
+        Ok(facts) if facts.read_only => {
+            let doing = format!("restore into {}", facts.path.display());
+            return Err(Error::new(ErrorKind::ReadOnly, doing).into());
+        }
         Ok(facts) => {
             let others = match facts.other_tables {
                 0 => String::new(),
+                1 => ", one table of others included".to_owned(),
                 others => format!(", {others} tables of others included"),
             };
             format!("This puts {from} in the place of {}{others}; ", facts.path.display())
@@ -66,9 +71,9 @@ pub(super) fn restore(
     let interrupt = Interrupt::listen()?;
     let bar = bar("restoring", "pages");
     bar.enable_steady_tick(Duration::from_millis(200));
-    let done = target.restore(&given.file, given.keep, context.now, interrupt.watch(&bar))?;
+    let done = target.restore(&given.file, given.keep, context.now, interrupt.watch(&bar));
     bar.finish_and_clear();
-    match done {
+    match done.map_err(of_restoring)? {
         ControlFlow::Break(()) => Err(Failure::interrupted("nothing was changed")),
         ControlFlow::Continue(restored) => {
             context.in_front.forget_everything(context.now)?;
@@ -76,5 +81,16 @@ pub(super) fn restore(
             writeln!(out, "restored from {}; {verb} {}", one_line(&from), sessions(restored.live))?;
             Ok(Done::Well)
         }
+    }
+}
+
+/// What is not set up is not the database, but what is to take its place.
+fn of_restoring(error: Error) -> Failure {
+    match error.kind() {
+        ErrorKind::NotSetUp => {
+            let advice = "check --db and --table, and that this is the copy you mean";
+            Failure::Words(NOT_SET_UP, format!("{}; {advice}", in_words(&error)))
+        }
+        _ => Failure::Store(error),
     }
 }

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::cli::Context;
 use crate::cli::arguments::Doctor;
-use crate::cli::failure::{Done, Failure, what_to_do};
+use crate::cli::failure::{Done, Failure, in_words, is_no_database, what_to_do};
 use crate::cli::interrupt::{Interrupt, bar, spinner};
 use crate::cli::machine;
 use crate::cli::output::{self, Colour, one_line};
@@ -32,6 +32,10 @@ const LEAST_ROOM: u64 = 256 << 20;
 
 /// Clocks of machines differ by less than this.
 const SKEW: Duration = Duration::from_secs(60);
+
+/// What to do with a database of which some pages make no sense.
+const DAMAGED: &str = "stop the service, keep the file, and `restore` a copy; without one, \
+                       `.recover` of the sqlite3 shell saves what can be read";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -69,8 +73,11 @@ impl Findings {
     }
 
     fn failed(&mut self, check: &'static str, error: &Error) {
-        let remedy = what_to_do(error.kind()).unwrap_or("see the log of the service");
-        self.wrong(check, format!("{error:?}"), remedy);
+        let remedy = match error.kind() {
+            ErrorKind::Corrupt if !is_no_database(error) => DAMAGED,
+            _ => what_to_do(error).unwrap_or("see the log of the service"),
+        };
+        self.wrong(check, in_words(error), remedy);
     }
 }
 
@@ -93,12 +100,16 @@ pub(super) fn doctor(
     };
     if let Some(facts) = &facts {
         findings.fine("file", format!("{}, {}", facts.path.display(), HumanBytes(facts.bytes)));
+        if facts.read_only {
+            let remedy = "run this as the service's user to see what the service can do";
+            findings.note("access", "here the file can only be read", remedy);
+        }
         look_at_machine(&mut findings, &facts.path, facts);
         look_at_file(&mut findings, facts);
         let goes_on = check(&mut findings, &file, given.quick, &interrupt)?;
         let set_up = matches!(facts.schema, Ok(version) if version == facts.newest_schema);
         if goes_on && set_up {
-            match context.place.store() {
+            match context.place.store_to_read() {
                 Ok(store) => look_at_sessions(&mut findings, &store, given, context, &interrupt)?,
                 Err(Failure::Store(error)) => findings.failed("tables", &error),
                 Err(other) => return Err(other),
@@ -115,8 +126,13 @@ fn look_at_machine(findings: &mut Findings, path: &Path, facts: &Facts) {
         findings.fine("permissions", "only the owner may use the file");
     }
     for found in wrong {
-        let remedy = "chown it to the service's user, chmod 600 the file and what is beside it";
+        let remedy = "chown the file to the service's user, chmod 600 it and what is beside it, \
+                      chmod o-w the folder";
         findings.wrong("permissions", found, remedy);
+    }
+    for file in machine::unfinished(path) {
+        let remedy = "remove it, unless a restore is running: it may hold sessions";
+        findings.note("copies", format!("{} was not finished", file.display()), remedy);
     }
     match machine::file_system(path) {
         Some(kind) if machine::is_network(&kind) => findings.wrong(
@@ -200,9 +216,7 @@ fn check(
                 count => format!(", and {} more", count - 1),
             };
             let first = problems.first().map_or("", String::as_str);
-            let remedy = "stop the service, keep the file, and `restore` a copy, or `drop` and \
-                          `setup` where sessions may be lost";
-            findings.wrong("integrity", format!("{first}{more}"), remedy);
+            findings.wrong("integrity", format!("{first}{more}"), DAMAGED);
             Ok(true)
         }
         Err(error) => {
@@ -255,7 +269,7 @@ fn look_at_sessions(
                 findings.fine("sessions", format!("all {read} decode"));
             } else {
                 let (handle, why) = match examined.examples.first() {
-                    Some((handle, error)) => (handle.to_string(), format!("{error:?}")),
+                    Some((handle, error)) => (handle.to_string(), in_words(error)),
                     None => Default::default(),
                 };
                 findings.wrong(

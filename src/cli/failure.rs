@@ -1,7 +1,10 @@
 //! How a command can end.
 
+use std::error;
 use std::fmt;
 use std::io;
+
+use rusqlite::ErrorCode;
 
 use crate::error::{Error, ErrorKind};
 
@@ -70,21 +73,45 @@ impl fmt::Display for Failure {
         match self {
             Failure::Words(_, words) => f.write_str(words),
             Failure::Store(error) => {
-                // Debug is the error with its sources.
-                write!(f, "{error:?}")?;
-                what_to_do(error.kind()).map_or(Ok(()), |advice| write!(f, "; {advice}"))
+                f.write_str(&in_words(error))?;
+                what_to_do(error).map_or(Ok(()), |advice| write!(f, "; {advice}"))
             }
             Failure::Output(error) => write!(f, "cannot write the answer: {error}"),
         }
     }
 }
 
-pub(super) fn what_to_do(kind: ErrorKind) -> Option<&'static str> {
-    Some(match kind {
+/// An error with its sources, down to what SQLite says; its number below that says it again.
+pub(super) fn in_words(error: &Error) -> String {
+    let mut words = error.to_string();
+    let mut next = error::Error::source(error);
+    while let Some(source) = next {
+        words.push_str(&format!(": {source}"));
+        next = if source.is::<rusqlite::Error>() { None } else { source.source() };
+    }
+    words
+}
+
+/// Whether the file is not a database, or no longer looks like one: nothing can be put in its
+/// place then, because SQLite would have to write to it.
+pub(super) fn is_no_database(error: &Error) -> bool {
+    let source = error::Error::source(error).and_then(|source| source.downcast_ref());
+    let code = source.and_then(rusqlite::Error::sqlite_error_code);
+    code == Some(ErrorCode::NotADatabase)
+}
+
+pub(super) fn what_to_do(error: &Error) -> Option<&'static str> {
+    Some(match error.kind() {
         ErrorKind::Busy => "others keep the file locked: try again, or see who writes for so long",
         ErrorKind::Unavailable => "check the path, and that its file system is there",
-        ErrorKind::ReadOnly => "run this as the user who owns the file and its folder",
+        ErrorKind::ReadOnly => {
+            "run this as the user who owns the file and its folder, where they can be written"
+        }
         ErrorKind::Full => "make room on the disk",
+        ErrorKind::Corrupt if is_no_database(error) => {
+            "check --db; if it was the database, move it away with its -wal and -shm, and \
+             `restore` a copy"
+        }
         ErrorKind::Corrupt => "run `doctor`; `restore FILE` puts a copy in its place",
         ErrorKind::NotSetUp => "check --db and --table; `setup` makes the file and its tables",
         ErrorKind::ForeignTable => "check --db; choose another name with --table",

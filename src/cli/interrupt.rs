@@ -1,5 +1,6 @@
 //! Long work: a bar that shows it, and an end before its end when somebody presses Ctrl-C.
 
+use std::fs;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,13 +8,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use crate::cli::failure::{FAILED, Failure};
 use crate::store::sqlite::Watch;
 
-/// Set by Ctrl-C, or when the process is asked to end.
+/// Set by Ctrl-C, when the process is asked to end, or when its terminal is gone.
 #[derive(Clone, Debug)]
 pub(super) struct Interrupt(Arc<AtomicBool>);
 
@@ -21,7 +22,7 @@ impl Interrupt {
     /// From here on the first signal asks, and the second ends the process at once.
     pub(super) fn listen() -> Result<Self, Failure> {
         let asked = Arc::new(AtomicBool::new(false));
-        for signal in [SIGINT, SIGTERM] {
+        for signal in [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| !is_ignored(*signal)) {
             // In this order: the second signal finds the flag set by the first.
             flag::register_conditional_shutdown(signal, i32::from(FAILED), asked.clone())?;
             flag::register(signal, asked.clone())?;
@@ -61,6 +62,17 @@ impl Interrupt {
             }
         })
     }
+}
+
+/// Whether whoever started this (`nohup`, a script's `&`) wants it to go on through that signal.
+/// Where the operating system does not say, a lost terminal does what it does by itself.
+fn is_ignored(signal: i32) -> bool {
+    let ignored = fs::read_to_string("/proc/self/status").ok().and_then(|status| {
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
+        let mask = u64::from_str_radix(mask.trim(), 16).ok()?;
+        Some(mask >> (signal - 1) & 1 == 1)
+    });
+    ignored.unwrap_or(signal == SIGHUP)
 }
 
 /// A bar on standard error, if that is a terminal. `unit` is what it counts.

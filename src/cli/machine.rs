@@ -111,6 +111,18 @@ pub(super) fn permissions(path: &Path) -> Vec<String> {
     wrong
 }
 
+/// Files beside the database that a restore had not finished when it was killed.
+pub(super) fn unfinished(path: &Path) -> Vec<PathBuf> {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Vec::new() };
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let begins_and_ends = |entry: &fs::DirEntry| {
+        let entry = entry.file_name();
+        let rest = entry.as_bytes().strip_prefix(name.as_bytes());
+        rest.is_some_and(|rest| rest.starts_with(b".") && rest.ends_with(b".partial"))
+    };
+    entries.flatten().filter(begins_and_ends).map(|entry| entry.path()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

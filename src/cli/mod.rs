@@ -104,7 +104,8 @@ where
             return ExitCode::SUCCESS;
         }
         Err(error) => {
-            let _ = writeln!(stderr, "cloakroom: {}", arguments::in_one_line(&error));
+            let words = arguments::in_one_line(&error);
+            let _ = writeln!(stderr, "cloakroom: {}", output::one_line(&words));
             return ExitCode::from(failure::USAGE);
         }
     };

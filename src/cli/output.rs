@@ -3,7 +3,7 @@
 use std::env;
 use std::io::{self, BufRead, Write};
 
-use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
+use comfy_table::{ColumnConstraint, ContentArrangement, Width, presets};
 use console::Term;
 use jiff::tz::TimeZone;
 use serde_json::Value as Json;
@@ -32,7 +32,8 @@ pub(super) enum Colour {
 
 /// What a terminal would obey, or would show in another order than it stands.
 fn is_command(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Text of others (users, user agents, errors) as one line that a terminal only shows.
@@ -135,9 +136,30 @@ impl Style {
     }
 
     /// A table as wide as the terminal at most. The first column is never broken.
-    pub(super) fn table(&self, header: &[&str], rows: &[Vec<String>]) -> String {
-        let mut table = Table::new();
-        table.load_style(presets::NOTHING).set_header(header);
+    pub(super) fn table(&self, header: &'static [&'static str]) -> Table {
+        Table { header, width: self.width, columns: Vec::new() }
+    }
+}
+
+/// A table that is shown page by page, with one header.
+pub(super) struct Table {
+    header: &'static [&'static str],
+    width: Option<u16>,
+    /// How wide the columns have been so far; none before the first page.
+    columns: Vec<u16>,
+}
+
+impl Table {
+    /// The next rows, in columns that are as wide as those before them or wider.
+    pub(super) fn page(&mut self, rows: &[Vec<String>]) -> String {
+        if rows.is_empty() {
+            return String::new();
+        }
+        let mut table = comfy_table::Table::new();
+        table.load_style(presets::NOTHING);
+        if self.columns.is_empty() {
+            table.set_header(self.header);
+        }
         for row in rows {
             table.add_row(row.iter().map(|cell| one_line(cell)).collect::<Vec<_>>());
         }
@@ -150,14 +172,26 @@ impl Style {
             }
             None => {
                 table.set_content_arrangement(ContentArrangement::Disabled);
+                for (column, least) in table.column_iter_mut().zip(&self.columns) {
+                    let least = Width::Fixed(least.saturating_add(GAP));
+                    column.set_constraint(ColumnConstraint::LowerBoundary(least));
+                }
             }
         }
         for column in table.column_iter_mut() {
-            column.set_padding((0, 2));
+            column.set_padding((0, GAP));
+        }
+        let widths = table.column_max_content_widths();
+        self.columns.resize(widths.len(), 0);
+        for (column, width) in self.columns.iter_mut().zip(widths) {
+            *column = width.max(*column);
         }
         table.trim_fmt() + "\n"
     }
 }
+
+/// Spaces between two columns.
+const GAP: u16 = 2;
 
 /// On a terminal, unless somebody does not want them (<https://no-color.org>).
 fn allows_colours(is_terminal: bool, variable: impl Fn(&str) -> Option<String>) -> bool {
@@ -226,12 +260,29 @@ mod tests {
     fn a_table_fits_the_terminal_and_keeps_handles_whole() {
         let agent = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko)";
         let row = vec!["0".repeat(32), "ada".to_owned(), agent.to_owned()];
-        let narrow =
-            style(Some(60)).table(&["HANDLE", "USER", "AGENT"], std::slice::from_ref(&row));
+        let header = &["HANDLE", "USER", "AGENT"];
+        let narrow = style(Some(60)).table(header).page(std::slice::from_ref(&row));
         assert!(narrow.lines().all(|line| line.chars().count() <= 60), "{narrow}");
         assert!(narrow.contains(&row[0]), "{narrow}");
-        let wide = style(None).table(&["HANDLE", "USER", "AGENT"], &[row]);
+        let wide = style(None).table(header).page(&[row]);
         assert_eq!(wide.lines().count(), 2, "{wide}");
+    }
+
+    #[test]
+    fn the_pages_of_a_table_share_a_header_and_their_columns() {
+        let page = |cells: &[&str]| vec![cells.iter().map(|cell| (*cell).to_owned()).collect()];
+        let mut table = style(None).table(&["A", "B", "C"]);
+        let mut shown = table.page(&page(&["wide cell", "b", "c"]));
+        shown += &table.page(&page(&["a", "wider than before", "c"]));
+        shown += &table.page(&page(&["a", "b", "c"]));
+        shown += &table.page(&[]);
+        let expected = "\
+A          B  C
+wide cell  b  c
+a          wider than before  c
+a          b                  c
+";
+        assert_eq!(shown, expected);
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Room: sweeping what has expired, and giving back what is free.
 
 use std::io::Write;
-use std::time::{Duration, Instant};
+use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
+use std::time::Duration;
 
 use indicatif::HumanBytes;
 
@@ -12,8 +14,9 @@ use crate::cli::failure::{Done, Failure};
 use crate::cli::interrupt::{Interrupt, bar, spinner};
 use crate::cli::output::ask;
 use crate::cli::tables::sessions;
+use crate::clock::Timestamp;
 use crate::store::Store;
-use crate::store::sqlite::Compacting;
+use crate::store::sqlite::{Compacting, SqliteStore};
 
 pub(super) fn sweep(
     given: &Sweep,
@@ -29,31 +32,60 @@ pub(super) fn sweep(
     };
     let bar = bar("sweeping", "sessions");
     bar.set_length(expired.min(most));
-    let (mut batch, mut swept, mut all) = (Batch::LARGEST, 0, false);
-    while swept < most && !all {
-        if interrupt.is_asked() {
+    let mut swept = 0;
+    let ended = sweep_all(&store, context.now, most, &interrupt, |removed| {
+        swept += removed;
+        bar.set_position(swept);
+    });
+    bar.finish_and_clear();
+    match ended {
+        Ok(ControlFlow::Continue(())) => writeln!(out, "swept {}", sessions(swept))?,
+        Ok(ControlFlow::Break(())) => {
             return Err(Failure::interrupted(format!("swept {} until then", sessions(swept))));
         }
-        // In batches as the cleaner's, and for as long as one took the file is left to others.
-        let began = Instant::now();
-        let left = usize::try_from(most - swept).unwrap_or(usize::MAX);
-        let limit = batch.limit().min(left.try_into().unwrap_or(batch.limit()));
-        let removed = store.sweep(context.now, limit)?;
-        swept += u64::try_from(removed).unwrap_or(0);
-        all = removed < limit.get();
-        bar.set_position(swept);
-        let took = began.elapsed();
-        batch = batch.after(took);
-        if !all {
-            interrupt.wait(took);
+        Err(failure) => {
+            // What was swept is swept, whatever failed after that.
+            if swept > 0 {
+                writeln!(out, "swept {}", sessions(swept))?;
+            }
+            return Err(failure);
         }
     }
-    bar.finish_and_clear();
     if let Some(upkeep) = store.upkeep() {
         upkeep.run()?;
     }
-    writeln!(out, "swept {}", sessions(swept))?;
     Ok(Done::Well)
+}
+
+/// In batches as the cleaner's; for as long as one kept others from writing, the file is left to
+/// them.
+fn sweep_all(
+    store: &SqliteStore,
+    now: Timestamp,
+    most: u64,
+    interrupt: &Interrupt,
+    mut swept: impl FnMut(u64),
+) -> Result<ControlFlow<()>, Failure> {
+    let (mut batch, mut left) = (Batch::LARGEST, most);
+    while let Some(most) = usize::try_from(left).map_or(Some(NonZeroUsize::MAX), NonZeroUsize::new)
+    {
+        if interrupt.is_asked() {
+            return Ok(ControlFlow::Break(()));
+        }
+        let limit = batch.limit().min(most);
+        let (removed, held) = store.sweep_a_batch(now, limit)?;
+        let all = removed < limit.get();
+        let removed = u64::try_from(removed).unwrap_or(0);
+        left = left.saturating_sub(removed);
+        swept(removed);
+        if all {
+            break;
+        }
+        batch = batch.after(held);
+        store.upkeep_if_due()?;
+        interrupt.wait(held);
+    }
+    Ok(ControlFlow::Continue(()))
 }
 
 pub(super) fn compact(
@@ -78,8 +110,9 @@ pub(super) fn compact(
                 _ => " Row numbers of other tables without an INTEGER PRIMARY KEY may change.",
             };
             let about = format!(
-                "This writes {path} ({bytes}, {free} free) anew: nobody can write meanwhile, \
-                 reads go on, and up to twice its size is needed on the disk.{others}"
+                "This writes {path} ({bytes}, {free} free) anew: nobody else can write meanwhile \
+                 (changes wait, and fail as busy after the service's busy timeout), reads go on, \
+                 and up to twice its size is needed on the disk.{others}"
             );
             ask(&about, given.yes)?;
             spinner("writing the file anew")

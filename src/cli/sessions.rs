@@ -7,8 +7,8 @@ use serde_json::{Value as Json, json};
 
 use crate::cli::Context;
 use crate::cli::arguments::{List, Revoke, Show};
-use crate::cli::failure::{Done, Failure};
-use crate::cli::output::{self, Colour, ask, json_time, one_line};
+use crate::cli::failure::{Done, Failure, in_words};
+use crate::cli::output::{self, Colour, Table, ask, json_time, one_line};
 use crate::cli::tables::{live_sessions, sessions};
 use crate::cli::target::Place;
 use crate::error::Result as StoreResult;
@@ -17,15 +17,16 @@ use crate::record::{Client, Summary};
 use crate::store::sqlite::{Found, SqliteStore};
 use crate::store::{Page, Registry, Store, Which};
 
-/// Sessions that are read at a time, so that a long list holds no old state of the database.
-const PAGE: usize = 1000;
+/// Sessions that are read, and shown, at a time: so that a long list needs little memory and
+/// holds no old state of the database.
+const PAGE: usize = 5000;
 
 fn registry(store: &SqliteStore) -> Result<&dyn Registry, Failure> {
     store.registry().ok_or_else(|| Failure::new("this store cannot list its sessions"))
 }
 
 pub(super) fn list(given: &List, context: &Context, out: &mut dyn Write) -> Result<Done, Failure> {
-    let store = context.place.store()?;
+    let store = context.place.store_to_read()?;
     let registry = registry(&store)?;
     let which = given.user.as_ref().map_or(Which::All, Which::User);
     let next = |page: Page| -> StoreResult<Vec<Summary>> {
@@ -34,45 +35,86 @@ pub(super) fn list(given: &List, context: &Context, out: &mut dyn Write) -> Resu
             false => registry.list(&which, page, context.now),
         }
     };
-    // One more than is shown tells whether there are more.
-    let wanted = given.limit.get().saturating_add(1);
-    let mut found: Vec<Summary> = Vec::new();
-    while let Some(left) = NonZeroUsize::new((wanted - found.len()).min(PAGE)) {
-        let page = match found.last() {
-            Some(last) => Page::after(left, last.cursor),
-            None => Page::first(left),
-        };
-        let some = next(page)?;
-        let all = some.len() < left.get();
-        found.extend(some);
-        if all {
+    let mut shown = match given.json {
+        true => Shown::Json { any: false },
+        false => Shown::Table(context.style.table(&HEADER)),
+    };
+    let (mut left, mut last) = (given.limit.get(), None);
+    let (mut any, mut more) = (false, false);
+    loop {
+        // One more than is shown tells whether there are more.
+        let wanted = NonZeroUsize::MIN.saturating_add(left.min(PAGE));
+        let mut page = next(Page { after: last, limit: wanted })?;
+        let read = page.len();
+        page.truncate(left.min(PAGE));
+        shown.page(&page, context, out)?;
+        any |= !page.is_empty();
+        left -= page.len();
+        last = page.last().map(|summary| summary.cursor);
+        if read < wanted.get() {
+            break;
+        }
+        if left == 0 {
+            more = true;
             break;
         }
     }
-    let more = found.len() > given.limit.get();
-    found.truncate(given.limit.get());
-    if given.json {
-        let found: Vec<_> = found.iter().map(summary_json).collect();
-        let answer = json!({ "sessions": found, "more": more });
-        writeln!(out, "{}", output::json(&answer, false))?;
-    } else if !found.is_empty() {
-        let rows: Vec<_> = found.iter().map(|summary| row(summary, context)).collect();
-        let header = ["HANDLE", "USER", "BEGUN", "SEEN", "DEADLINE", "ADDRESS", "BYTES", "AGENT"];
-        write!(out, "{}", context.style.table(&header, &rows))?;
-        if more {
-            writeln!(out, "There are more; --limit shows them.")?;
-        }
-    }
-    match (&given.user, found.is_empty()) {
-        (Some(user), true) => {
+    shown.end(more, out)?;
+    match &given.user {
+        Some(user) if !any => {
             let kind = if given.expired { "expired" } else { "live" };
             Ok(Done::Nothing(format!("user {user} has no {kind} session")))
         }
-        (None, true) if !given.json => {
+        None if !any && !given.json => {
             writeln!(out, "There are none.")?;
             Ok(Done::Well)
         }
         _ => Ok(Done::Well),
+    }
+}
+
+const HEADER: [&str; 8] =
+    ["HANDLE", "USER", "BEGUN", "SEEN", "DEADLINE", "ADDRESS", "BYTES", "AGENT"];
+
+/// A list on its way out, page by page.
+enum Shown {
+    Json { any: bool },
+    Table(Table),
+}
+
+impl Shown {
+    fn page(
+        &mut self,
+        page: &[Summary],
+        context: &Context,
+        out: &mut dyn Write,
+    ) -> Result<(), Failure> {
+        match self {
+            Shown::Table(table) => {
+                let rows: Vec<_> = page.iter().map(|summary| row(summary, context)).collect();
+                write!(out, "{}", table.page(&rows))?;
+            }
+            Shown::Json { any } => {
+                for summary in page {
+                    let before = if *any { "," } else { "{\"sessions\":[" };
+                    *any = true;
+                    write!(out, "{before}{}", output::json(&summary_json(summary), false))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn end(self, more: bool, out: &mut dyn Write) -> Result<(), Failure> {
+        match self {
+            Shown::Table(_) if more => writeln!(out, "There are more; --limit shows them.")?,
+            Shown::Table(_) => {}
+            Shown::Json { any } => {
+                let before = if any { "" } else { "{\"sessions\":[" };
+                writeln!(out, "{before}],\"more\":{more}}}")?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -114,12 +156,12 @@ fn summary_json(summary: &Summary) -> Json {
 }
 
 pub(super) fn show(given: &Show, context: &Context, out: &mut dyn Write) -> Result<Done, Failure> {
-    let store = context.place.store()?;
+    let store = context.place.store_to_read()?;
     let Some(Found { summary, record, .. }) = store.find(&given.handle)? else {
         return Ok(nothing_of(&given.handle));
     };
     let expired = summary.deadline <= context.now;
-    let undecodable = record.as_ref().err().map(|error| format!("{error:?}"));
+    let undecodable = record.as_ref().err().map(in_words);
     let data = match (&record, given.data) {
         (Ok(record), true) => {
             let text = record.data.to_json();

@@ -24,7 +24,7 @@ pub(super) fn stats(
     context: &Context,
     out: &mut dyn Write,
 ) -> Result<Done, Failure> {
-    let store = context.place.store()?;
+    let store = context.place.store_to_read()?;
     let Some(seconds) = given.watch else {
         let counted = Counted::now(&store, context, context.now, given.json)?;
         counted.print(given.json, context, out)?;

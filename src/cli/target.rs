@@ -1,7 +1,7 @@
 //! What the commands work on.
 
 use crate::cli::arguments::Arguments;
-use crate::cli::failure::Failure;
+use crate::cli::failure::{Failure, in_words};
 use crate::store::sqlite::{Builder, Journal, SqliteStore};
 
 /// What the commands work on.
@@ -38,7 +38,7 @@ impl Place {
                         None => builder,
                     };
                     // What was typed is wrong, not the file.
-                    builder.validate().map_err(|error| Failure::usage(format!("{error:?}")))?;
+                    builder.validate().map_err(|error| Failure::usage(in_words(&error)))?;
                     Place::File(builder)
                 }
             }),
@@ -66,6 +66,14 @@ impl Place {
         match self {
             Place::Open(store) => Ok(store.clone()),
             _ => Ok(self.file()?.migrate(false).journal(Journal::Keep).open()?),
+        }
+    }
+
+    /// The same, to be read only: also where nothing can be written.
+    pub(super) fn store_to_read(&self) -> Result<SqliteStore, Failure> {
+        match self {
+            Place::Open(store) => Ok(store.clone()),
+            _ => Ok(self.file()?.only_reads().open()?),
         }
     }
 

@@ -4,6 +4,7 @@ mod log;
 
 use std::fmt::{self, Debug};
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -45,6 +46,15 @@ pub enum Event<'a> {
     },
     /// The write-ahead log restarts again.
     LogReleased,
+    /// The database or its log was deleted or replaced while it was open: every change fails with
+    /// [`Unavailable`](crate::ErrorKind::Unavailable), because it would be written to a file that
+    /// nobody finds again.
+    FileMoved {
+        /// The name that stands for another file now, or for none.
+        path: &'a Path,
+    },
+    /// The file is back under its name, and changes are written again.
+    FileBack,
     /// The cleaner removed sessions that had ended.
     Swept {
         /// How many.
@@ -155,13 +165,23 @@ pub enum Event<'a> {
         /// What is wrong with it.
         error: &'a Error,
     },
-    /// The cache failed and is left alone until it works again: sessions come from the store.
+    /// A share of the cache, such as one of several servers, failed and is left alone until it works
+    /// again: its sessions come from the store.
     CacheDown {
+        /// Which share, counted from 1 in the order of the servers.
+        share: usize,
+        /// How many shares there are.
+        of: usize,
         /// Why.
         error: &'a Error,
     },
-    /// The cache works again, and has been told all that it missed.
-    CacheBack,
+    /// A share of the cache works again, and has been told all that it missed.
+    CacheBack {
+        /// Which share, counted from 1 in the order of the servers.
+        share: usize,
+        /// How many shares there are.
+        of: usize,
+    },
 }
 
 /// The kind of an [`Event`], for counting.
@@ -178,6 +198,10 @@ pub enum EventKind {
     LogHeld,
     /// [`Event::LogReleased`]
     LogReleased,
+    /// [`Event::FileMoved`]
+    FileMoved,
+    /// [`Event::FileBack`]
+    FileBack,
     /// [`Event::Swept`]
     Swept,
     /// [`Event::CleanerFailed`]
@@ -234,6 +258,8 @@ impl EventKind {
         EventKind::Undecodable,
         EventKind::LogHeld,
         EventKind::LogReleased,
+        EventKind::FileMoved,
+        EventKind::FileBack,
         EventKind::Swept,
         EventKind::CleanerFailed,
         EventKind::CleanerRecovered,
@@ -270,6 +296,8 @@ impl EventKind {
             | EventKind::Garbage => ::log::Level::Error,
             EventKind::LogHeld
             | EventKind::LogReleased
+            | EventKind::FileMoved
+            | EventKind::FileBack
             | EventKind::CleanerFailed
             | EventKind::CleanerRecovered
             | EventKind::ClockStepped
@@ -304,6 +332,8 @@ impl Event<'_> {
             Event::Undecodable { .. } => EventKind::Undecodable,
             Event::LogHeld { .. } => EventKind::LogHeld,
             Event::LogReleased => EventKind::LogReleased,
+            Event::FileMoved { .. } => EventKind::FileMoved,
+            Event::FileBack => EventKind::FileBack,
             Event::Swept { .. } => EventKind::Swept,
             Event::CleanerFailed { .. } => EventKind::CleanerFailed,
             Event::CleanerRecovered => EventKind::CleanerRecovered,
@@ -326,7 +356,7 @@ impl Event<'_> {
             Event::InsecureConnection { .. } => EventKind::InsecureConnection,
             Event::Garbage { .. } => EventKind::Garbage,
             Event::CacheDown { .. } => EventKind::CacheDown,
-            Event::CacheBack => EventKind::CacheBack,
+            Event::CacheBack { .. } => EventKind::CacheBack,
         }
     }
 }
@@ -354,6 +384,12 @@ impl fmt::Display for Event<'_> {
                 )
             }
             Event::LogReleased => f.write_str("the write-ahead log restarts again"),
+            Event::FileMoved { path } => write!(
+                f,
+                "{} was deleted or replaced while it was open: nothing is written any more",
+                path.display()
+            ),
+            Event::FileBack => f.write_str("the database is back under its name"),
             Event::Swept { sessions } => write!(f, "swept {sessions} ended sessions"),
             Event::CleanerFailed { error } => {
                 write!(f, "the cleaner failed and will try again: {error:?}")
@@ -411,10 +447,13 @@ impl fmt::Display for Event<'_> {
             Event::Garbage { error } => {
                 write!(f, "a value that is no session counts as absent: {error:?}")
             }
-            Event::CacheDown { error } => {
-                write!(f, "the cache is left alone until it works again: {error:?}")
+            Event::CacheDown { share, of, error } => {
+                write!(
+                    f,
+                    "the cache ({share} of {of}) is left alone until it works again: {error:?}"
+                )
             }
-            Event::CacheBack => f.write_str("the cache works again"),
+            Event::CacheBack { share, of } => write!(f, "the cache ({share} of {of}) works again"),
         }
     }
 }

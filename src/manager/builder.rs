@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Debug};
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cleaner::Cleaner;
@@ -16,6 +16,7 @@ use crate::manager::SessionManager;
 use crate::policy::Policy;
 use crate::session::{Endings, Guessing, OnLoadFailure, Settings, Shared, Transport, straight};
 use crate::store::{Admit, AtLimit, Store};
+use crate::sync::Mutex;
 
 /// Headers that cannot carry an id, because they carry something else.
 const TAKEN: [&str; 10] = [

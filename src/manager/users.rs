@@ -134,8 +134,10 @@ impl SessionManager {
     /// As [`revoke`](Self::revoke).
     pub fn revoke_everyone(&self) -> Result<u64> {
         let registry = self.registry("revoke all sessions")?;
+        let ending = self.shared.endings.begin();
         let ended = cross(self.crossing, || registry.revoke_everyone(self.shared.now()))?;
         self.shared.endings.note_everyone();
+        drop(ending);
         self.shared.events.raise(&Event::Revoked { sessions: ended });
         Ok(ended)
     }
@@ -143,9 +145,11 @@ impl SessionManager {
     fn end(&self, which: &Which<'_>, except: Option<&Handle>) -> Result<usize> {
         let registry = self.registry("revoke sessions")?;
         let revoke = || registry.revoke(which, except, self.shared.now());
+        let ending = self.shared.endings.begin();
         let ended = cross(self.crossing, revoke)?;
         // Requests under way learn that they are late, instead of beginning anew.
         ended.iter().for_each(|key| self.shared.endings.note(*key));
+        drop(ending);
         if !ended.is_empty() {
             let sessions = u64::try_from(ended.len()).unwrap_or(u64::MAX);
             self.shared.events.raise(&Event::Revoked { sessions });

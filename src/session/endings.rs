@@ -4,11 +4,12 @@
 //! none then, this tells whether the session was ended while the request was under way (then its
 //! changes are late) or was gone before (then they begin a new session).
 
-use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use crate::id::SessionKey;
+use crate::sync::{Condvar, Mutex, MutexGuard, instant};
 
 /// A request that takes longer than this is not told that it was late.
 const KEPT: Duration = Duration::from_secs(600);
@@ -17,7 +18,17 @@ const KEPT: Duration = Duration::from_secs(600);
 const MANY: usize = 10_000;
 
 #[derive(Debug, Default)]
-pub(crate) struct Endings(Mutex<Generations>);
+pub(crate) struct Endings {
+    known: Mutex<Generations>,
+    /// One that was under way is over.
+    changed: Condvar,
+}
+
+/// Something is being ended until this is dropped. Only the store knows by then what it has ended.
+pub(crate) struct UnderWay<'e> {
+    endings: &'e Endings,
+    number: u64,
+}
 
 /// Old endings go a generation at a time, so that forgetting costs nothing per request.
 #[derive(Debug, Default)]
@@ -27,16 +38,29 @@ struct Generations {
     old: HashMap<SessionKey, Instant>,
     /// When all sessions were ended.
     everyone: Option<Instant>,
+    /// How many have begun.
+    begun: u64,
+    /// The numbers of those that are under way.
+    under_way: BTreeSet<u64>,
 }
 
 impl Endings {
     fn lock(&self) -> MutexGuard<'_, Generations> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From before the store is asked to end something until all of that was noted.
+    pub(crate) fn begin(&self) -> UnderWay<'_> {
+        let mut endings = self.lock();
+        endings.begun += 1;
+        let number = endings.begun;
+        endings.under_way.insert(number);
+        UnderWay { endings: self, number }
     }
 
     /// The session of this key was ended now.
     pub(crate) fn note(&self, key: SessionKey) {
-        let now = Instant::now();
+        let now = instant();
         let mut endings = self.lock();
         let began = *endings.began.get_or_insert(now);
         if endings.young.len() >= MANY || now.duration_since(began) >= KEPT {
@@ -48,15 +72,38 @@ impl Endings {
 
     /// All sessions were ended now.
     pub(crate) fn note_everyone(&self) {
-        self.lock().everyone = Some(Instant::now());
+        self.lock().everyone = Some(instant());
     }
 
     /// Whether the session of this key was ended since `then`. It is asked for keys of no live
-    /// session.
+    /// session: whoever has ended one is waited for until he has said so.
     pub(crate) fn has_ended_since(&self, key: &SessionKey, then: Instant) -> bool {
-        let endings = self.lock();
-        let ended = endings.young.get(key).or_else(|| endings.old.get(key));
-        ended.into_iter().chain(&endings.everyone).any(|ended| then <= *ended)
+        let mut endings = self.lock();
+        // Who begins later does not find the session either.
+        let last = endings.begun;
+        loop {
+            if endings.has_ended_since(key, then) {
+                return true;
+            }
+            if endings.under_way.first().is_none_or(|first| *first > last) {
+                return false;
+            }
+            endings = self.changed.wait(endings).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl Generations {
+    fn has_ended_since(&self, key: &SessionKey, then: Instant) -> bool {
+        let ended = self.young.get(key).or_else(|| self.old.get(key));
+        ended.into_iter().chain(&self.everyone).any(|ended| then <= *ended)
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.endings.lock().under_way.remove(&self.number);
+        self.endings.changed.notify_all();
     }
 }
 

@@ -10,7 +10,7 @@ mod shared;
 
 use std::fmt::{self, Debug};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use serde::Serialize;
@@ -25,6 +25,7 @@ use crate::http::{HostText, RequestHead};
 use crate::id::{Handle, SessionId, SessionKey, UserKey};
 use crate::record::{Client, Record};
 use crate::store::Loaded;
+use crate::sync::{Mutex, MutexGuard, instant};
 use changes::Changes;
 
 pub use authentication::{Authentication, RecentAuth};
@@ -180,7 +181,7 @@ impl Session {
             shared,
             crossing,
             presented,
-            opened: Instant::now(),
+            opened: instant(),
             insecure_host,
             address,
             client,
@@ -225,9 +226,7 @@ impl Session {
             match self.cross(|| self.shared.store.load(&key, now))? {
                 Loaded::Live { record, key } => return Ok(Known::Live { record, key }),
                 Loaded::Renewed => overtaken = true,
-                Loaded::Absent if self.shared.endings.has_ended_since(&key, self.opened) => {
-                    overtaken = true;
-                }
+                Loaded::Absent if self.has_ended_meanwhile(&key)? => overtaken = true,
                 Loaded::Absent => self.unknown_id(&key),
                 Loaded::Undecodable { handle, error } => {
                     undecodable = true;

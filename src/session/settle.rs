@@ -1,8 +1,7 @@
 //! Where a session meets its store: sign-in, commit, and the end of the request.
 
-use std::sync::{MutexGuard, TryLockError};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::sync::TryLockError;
+use std::time::Duration;
 
 use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, Result};
@@ -13,6 +12,7 @@ use crate::record::{Birth, Record, Touch};
 use crate::session::changes::Changes;
 use crate::session::{Authentication, Known, Saved, Secret, Session, SignIn, State};
 use crate::store::{Commit, Committed, Fate, Loaded};
+use crate::sync::{MutexGuard, instant, thread};
 
 /// So often a commit is computed again because others were faster. In one process the second try
 /// already waits for its turn, so this many mean that other processes do nothing else.
@@ -67,6 +67,7 @@ impl Session {
             _ => None,
         };
         let kept = apart.map(|apart| std::mem::replace(&mut state.changes, apart));
+        let ending = self.shared.endings.begin();
         let answer = self.commit_to(&mut state, &from, fate);
         if let Some(kept) = kept {
             state.changes = kept;
@@ -74,6 +75,7 @@ impl Session {
         match answer? {
             Committed::Done { record, key, ended } => {
                 ended.into_iter().for_each(|key| self.shared.endings.note(key));
+                drop(ending);
                 let handle = record.handle;
                 self.shared.events.raise(&Event::SignedIn { handle: &handle, user: &user });
                 state.to_end.extend(self.other_live_sessions(&from));
@@ -232,11 +234,13 @@ impl Session {
             let now = self.shared.now();
             let nothing = Delta::new();
             let end = Commit::new(key, Fate::Delete, &nothing, now);
+            let ending = self.shared.endings.begin();
             match self.cross(|| self.shared.store.commit(&end))? {
                 Committed::Deleted { key: current } => {
                     state.ended = true;
                     self.shared.endings.note(current);
                     self.shared.endings.note(*key);
+                    drop(ending);
                     self.shared.events.raise(&Event::Destroyed);
                 }
                 Committed::Renewed => overtaken = true,
@@ -289,7 +293,7 @@ impl Session {
                 Found::Live => return Ok(()),
                 Found::Renewed => overtaken = true,
                 // It was alive when this request came.
-                Found::Gone if self.shared.endings.has_ended_since(&key, self.opened) => {
+                Found::Gone if self.has_ended_meanwhile(&key)? => {
                     overtaken = true;
                 }
                 Found::Gone => self.unknown_id(&key),
@@ -298,6 +302,11 @@ impl Session {
         }
         state.known = Known::None { overtaken, undecodable };
         Ok(())
+    }
+
+    /// Whether the session of a key that finds none was ended since this request came.
+    pub(super) fn has_ended_meanwhile(&self, key: &SessionKey) -> Result<bool> {
+        self.cross(|| Ok(self.shared.endings.has_ended_since(key, self.opened)))
     }
 
     /// Merges into, or renews, the session that `key` finds.
@@ -458,8 +467,8 @@ impl Session {
             Err(TryLockError::WouldBlock) => None,
         };
         let wait = || {
-            let deadline = Instant::now() + LONGEST_TURN;
-            while Instant::now() < deadline {
+            let deadline = instant() + LONGEST_TURN;
+            while instant() < deadline {
                 if let Some(turn) = taken() {
                     return Ok(turn);
                 }

@@ -2,8 +2,8 @@
 
 use std::fmt::{self, Debug};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::cleaner::Cleaner;
@@ -18,6 +18,7 @@ use crate::record::{Client, Record, Touch};
 use crate::session::endings::Endings;
 use crate::session::guessing::Guessing;
 use crate::store::{Admit, Store};
+use crate::sync::Mutex;
 
 /// Touches of sessions with a shorter idle limit do not wait for others.
 const SHORT_IDLE: Duration = Duration::from_secs(60);

@@ -86,7 +86,8 @@ pub trait Registry: Debug + Send + Sync {
     /// Ends every session and raises the [`epoch`](Registry::epoch). Says how many lived.
     fn revoke_everyone(&self, now: Timestamp) -> Result<u64>;
 
-    /// How often everyone was revoked: what a cache holds from before is void.
+    /// How often everyone was revoked: what a cache holds from before is void. A cached store asks
+    /// for it once a second.
     fn epoch(&self) -> Result<u64>;
 
     /// Counts the sessions.
@@ -112,10 +113,19 @@ pub trait Upkeep: Debug + Send + Sync {
 /// A fill succeeds only by the lease that its miss took: whatever was forgotten in between has
 /// ended the lease, so a slow reader cannot bring back a dead session.
 ///
+/// It has one share or more, such as servers, of which one can fail without the others. Each key
+/// belongs to one share, always to the same.
+///
 /// # Errors
 /// [`Unavailable`](crate::ErrorKind::Unavailable) when the cache cannot be reached.
 #[allow(clippy::missing_errors_doc)] // once for all of them, above
 pub trait Cache: Debug + Send + Sync + 'static {
+    /// How many shares it has, for its whole life.
+    fn shares(&self) -> NonZeroUsize;
+
+    /// The share that `key` belongs to, counted from 0.
+    fn share_of(&self, key: &SessionKey) -> usize;
+
     /// Looks a session up, and takes a lease on a miss if nobody else holds one.
     fn fetch(&self, key: &SessionKey, now: Timestamp) -> Result<Fetched>;
 
@@ -133,8 +143,8 @@ pub trait Cache: Debug + Send + Sync + 'static {
     /// Forgets these sessions and ends the leases on them.
     fn forget(&self, keys: &[SessionKey], now: Timestamp) -> Result<()>;
 
-    /// Forgets everything and ends every lease.
-    fn forget_everything(&self, now: Timestamp) -> Result<()>;
+    /// Forgets everything in one share and ends every lease there.
+    fn forget_share(&self, share: usize, now: Timestamp) -> Result<()>;
 }
 
 /// What [`Cache::fetch`] found.

@@ -3,12 +3,17 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::time::Duration;
 
 use cloakroom::rusqlite::Connection;
 
 use crate::common::Folder;
-use crate::given::{Ran, begin, open, program, run};
+use crate::given::{
+    Ran, begin, count, damage, done, fill, is_sound, names, number, open, program, run,
+};
+
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// Every command that needs a database, but those that make one.
 fn commands(folder: &Folder) -> Vec<Vec<String>> {
@@ -108,29 +113,224 @@ fn what_is_not_ours_is_refused_and_stays_as_it_is() {
     }
 }
 
+/// Runs it as somebody who may not write: root may write everything.
+fn as_a_reader(folder: &Folder, args: &[&str]) -> Ran {
+    let mut program = program(folder, args);
+    if fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0) {
+        program.uid(65_534).gid(65_534);
+    }
+    program.output().unwrap().into()
+}
+
+fn set_mode(folder: &Folder, name: &str, mode: u32) {
+    fs::set_permissions(folder.path(name), fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// Reads as somebody who may not write, and expects it to be done and nothing left behind.
+fn reads(folder: &Folder, handle: &str) {
+    let before = (fs::read(folder.database()).unwrap(), names(folder));
+    let elsewhere = tempfile::tempdir().unwrap();
+    fs::set_permissions(elsewhere.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let copy = elsewhere.path().join("copy.db").display().to_string();
+    for words in [
+        &["stats"][..],
+        &["stats", "--json"],
+        &["list"],
+        &["list", "--expired"],
+        &["list", "--user", "ada"],
+        &["show", handle, "--data"],
+        &["migrate", "--dry-run"],
+        &["backup", &copy],
+    ] {
+        let ran = as_a_reader(folder, words);
+        assert_eq!(ran.code, 0, "{words:?}: {}", ran.err);
+    }
+    assert!(is_sound(Path::new(&copy)));
+    let ran = as_a_reader(folder, &["doctor"]);
+    assert!(ran.out.contains("note  access       here the file can only be read"), "{}", ran.out);
+    for check in ["journal      wal", "integrity    ok", "sessions     all "] {
+        assert!(ran.out.contains(&format!("fine  {check}")), "{check}: {}", ran.out);
+    }
+    assert_eq!((fs::read(folder.database()).unwrap(), names(folder)), before);
+}
+
+/// Whatever writes is refused in a line that says what to do, before it asks.
+fn writes_nothing(folder: &Folder, copy: &str) {
+    let before = (fs::read(folder.database()).unwrap(), names(folder));
+    let handle = "0123456789abcdef0123456789abcdef";
+    for words in [
+        &["setup"][..],
+        &["clear"],
+        &["drop"],
+        &["revoke", handle],
+        &["revoke", "--user", "ada"],
+        &["revoke", "--all"],
+        &["sweep"],
+        &["compact"],
+        &["restore", copy],
+    ] {
+        let ran = as_a_reader(folder, words);
+        assert_eq!(ran.code, 1, "{words:?}: {}", ran.err);
+        assert!(ran.err.contains("run this as the user who owns the file"), "{words:?}: {ran:?}");
+        assert_eq!(ran.err.lines().count(), 1, "{words:?}: {}", ran.err);
+    }
+    assert_eq!((fs::read(folder.database()).unwrap(), names(folder)), before);
+}
+
 #[test]
-fn a_file_that_may_not_be_written_is_refused_in_words() {
+fn a_file_that_may_not_be_written_is_read_and_refused_to_writers_in_words() {
+    let (folder, other) = (Folder::new(), Folder::new());
+    let handle = begin(&open(&folder), Some("ada"), MINUTE).handle.to_string();
+    let copy = other.path("copy of 100% ?.db").display().to_string();
+    done(&folder, &["backup", &copy]);
+    set_mode(&folder, "app.db", 0o444);
+    // A folder that can be written is worse: what SQLite would make there keeps the owner out.
+    for mode in [0o555, 0o777] {
+        set_mode(&folder, "", mode);
+        reads(&folder, &handle);
+        writes_nothing(&folder, &copy);
+    }
+    set_mode(&folder, "", 0o755);
+    // While the owner has it open, with changes that are in the log alone.
+    let store = open(&folder);
+    let newest = begin(&store, Some("ada"), MINUTE).handle.to_string();
+    for name in ["app.db-wal", "app.db-shm"] {
+        set_mode(&folder, name, 0o644);
+    }
+    reads(&folder, &newest);
+    writes_nothing(&folder, &copy);
+    begin(&store, Some("ada"), MINUTE);
+}
+
+#[test]
+fn a_file_in_a_folder_that_may_not_be_written_is_read_and_restored_from() {
     let folder = Folder::new();
-    begin(&open(&folder), None, Duration::from_secs(60));
-    let set = |name: &str, mode| {
-        let permissions = fs::Permissions::from_mode(mode);
-        fs::set_permissions(folder.path(name), permissions).unwrap();
-    };
-    set("app.db", 0o444);
-    set("", 0o555);
-    let before = fs::read(folder.database()).unwrap();
-    for command in commands(&folder) {
-        let words: Vec<&str> = command.iter().map(String::as_str).collect();
-        let mut program = program(&folder, &words);
-        // Root may write everything, so somebody else tries.
-        if fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0) {
-            program.uid(65_534).gid(65_534);
+    let handle = begin(&open(&folder), Some("ada"), MINUTE).handle.to_string();
+    set_mode(&folder, "app.db", 0o666);
+    set_mode(&folder, "", 0o555);
+    reads(&folder, &handle);
+    writes_nothing(&folder, &folder.database().display().to_string());
+    // As a copy on a disk that is mounted to be read.
+    set_mode(&folder, "app.db", 0o444);
+    let other = Folder::new();
+    set_mode(&other, "", 0o777);
+    let copy = folder.database().display().to_string();
+    let ran = as_a_reader(&other, &["restore", &copy, "--keep", "--yes"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert_eq!(count(&other), 1);
+    set_mode(&folder, "", 0o755);
+}
+
+#[test]
+fn a_log_that_cannot_be_read_is_not_left_out() {
+    let folder = Folder::new();
+    let store = open(&folder);
+    begin(&store, Some("ada"), MINUTE);
+    let copied = Folder::new();
+    for name in ["app.db", "app.db-wal"] {
+        fs::copy(folder.path(name), copied.path(name)).unwrap();
+        set_mode(&copied, name, 0o444);
+    }
+    for mode in [0o555, 0o777] {
+        set_mode(&copied, "", mode);
+        for words in [&["stats"][..], &["list"]] {
+            let ran = as_a_reader(&copied, words);
+            assert_eq!(ran.code, 1, "{words:?}: {ran:?}");
+            assert!(ran.err.contains("changes stand in the log beside it"), "{}", ran.err);
+            assert_eq!(names(&copied).len(), 2, "{words:?}");
         }
-        let ran = Ran::from(program.output().unwrap());
+    }
+    set_mode(&copied, "", 0o755);
+}
+
+#[test]
+fn a_folder_in_the_place_of_a_file_is_called_one() {
+    let folder = Folder::new();
+    fs::create_dir(folder.database()).unwrap();
+    each(&folder, |words, ran| {
         assert_eq!(ran.code, 1, "{words:?}: {}", ran.err);
         let said = format!("{}{}", ran.err, ran.out);
-        assert!(said.contains("run this as the user who owns the file"), "{words:?}: {said}");
-        assert_eq!(fs::read(folder.database()).unwrap(), before, "{words:?}");
+        assert!(said.contains("it is a folder"), "{words:?}: {said}");
+    });
+}
+
+#[test]
+fn a_link_is_followed_to_its_file() {
+    let folder = Folder::new();
+    let handle = begin(&open(&folder), Some("ada"), MINUTE).handle.to_string();
+    std::os::unix::fs::symlink(folder.database(), folder.path("link.db")).unwrap();
+    let link = folder.path("link.db").display().to_string();
+    let listed = done(&folder, &["list", "--db", &link]);
+    assert!(listed.contains(&handle), "{listed}");
+    let copy = folder.path("copy.db").display().to_string();
+    done(&folder, &["backup", &copy, "--db", &link]);
+    done(&folder, &["restore", &copy, "--yes", "--db", &link]);
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert_eq!(count(&folder), 0);
+    // To itself through a link, and a copy onto a link: neither.
+    for args in [&["restore", link.as_str(), "--yes"][..], &["backup", &link]] {
+        assert_eq!(run(&folder, args).code, 1, "{args:?}");
     }
-    set("", 0o755);
+    assert!(is_sound(&folder.database()));
+}
+
+#[test]
+fn damage_is_told_in_one_line_with_a_way_out_wherever_it_is() {
+    let other = Folder::new();
+    begin(&open(&other), Some("ada"), MINUTE);
+    let copy = other.database().display().to_string();
+    let root =
+        |name: &str| format!("SELECT rootpage FROM sqlite_schema WHERE name = 'cloakroom_{name}'");
+    let leaf = "SELECT max(pageno) FROM dbstat WHERE name = 'cloakroom_sessions'".to_owned();
+    for place in [
+        "SELECT 1".to_owned(),
+        root("migrations"),
+        root("sessions"),
+        root("sessions_meta"),
+        root("sessions_deadline"),
+        root("sessions_user"),
+        leaf,
+    ] {
+        let folder = Folder::new();
+        open(&folder);
+        fill(&folder, 2000, true);
+        damage(&folder, number(&folder.database(), &place));
+        let before = fs::read(folder.database()).unwrap();
+        let is_header = place == "SELECT 1";
+        let way_out = match is_header {
+            true => "move it away with its -wal and -shm, and `restore` a copy",
+            false => "run `doctor`; `restore FILE` puts a copy in its place",
+        };
+        for command in commands(&folder) {
+            let words: Vec<&str> = command.iter().map(String::as_str).collect();
+            let ran = run(&folder, &words);
+            // What does not come across the damage works.
+            assert!([0, 1, 4].contains(&ran.code), "{place}: {ran:?}");
+            if words[0] == "doctor" {
+                assert_eq!(ran.code, 1, "{place}: {ran:?}");
+                assert!(!ran.out.contains("run `doctor`"), "{place}: {ran:?}");
+                assert_eq!(ran.out.contains("WRONG integrity"), !is_header, "{place}: {ran:?}");
+            } else if ran.code == 1 {
+                let said = ran.err.lines().last().unwrap();
+                assert!(said.starts_with("cloakroom: cannot "), "{place}: {words:?}: {said}");
+                assert!(said.ends_with(way_out), "{place}: {words:?}: {said}");
+                let twice =
+                    ["malformed", "not a database"].map(|words| said.matches(words).count());
+                assert!(twice.iter().all(|times| *times < 2), "{place}: {said}");
+            }
+            assert!(!folder.path("copy.db").exists(), "{place}: {words:?}");
+            fs::write(folder.database(), &before).unwrap();
+            for beside in ["app.db-wal", "app.db-shm"] {
+                let _ = fs::remove_file(folder.path(beside));
+            }
+        }
+        // And that way leads out.
+        if is_header {
+            fs::remove_file(folder.database()).unwrap();
+        }
+        let ran = run(&folder, &["restore", &copy, "--keep", "--yes"]);
+        assert_eq!(ran.code, 0, "{place}: {}", ran.err);
+        assert!(!ran.err.contains("tables of others"), "{place}: {}", ran.err);
+        assert!(is_sound(&folder.database()) && count(&folder) == 1, "{place}");
+    }
 }

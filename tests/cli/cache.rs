@@ -47,3 +47,20 @@ fn a_revocation_reaches_the_service_at_once_through_its_cache() {
     assert_eq!(run(&folder, &["revoke", "--user", "ada"]).code, 0, "without --memcached");
     assert!(!is_in(&cookie));
 }
+
+#[test]
+fn nothing_is_ended_while_one_of_several_servers_cannot_be_told() {
+    let (folder, servers) = (Folder::new(), [Memcached::start(), Memcached::start()]);
+    assert_eq!(run(&folder, &["setup"]).code, 0);
+    let front = servers.each_ref().map(|server| server.address.to_string()).join(",");
+    let end_all = ["revoke", "--all", "--yes", "--memcached", &front];
+    for server in &servers {
+        server.kill();
+        let ran = run(&folder, &end_all);
+        assert_eq!(ran.code, 1, "{ran:?}");
+        assert!(ran.err.contains("nothing was ended"), "{ran:?}");
+        assert!(ran.err.contains(&server.address.to_string()), "it says which: {ran:?}");
+        server.start_again();
+        assert_eq!(run(&folder, &end_all).code, 0);
+    }
+}

@@ -3,18 +3,17 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use cloakroom::SqliteStore;
 use cloakroom::rusqlite::Connection;
 use cloakroom::store::Store;
-use cloakroom::{ErrorKind, SqliteStore};
 
-use crate::common::{Folder, create, live, setting};
+use crate::common::{Folder, live};
 use crate::given::{
-    Begun, answered, begin, count, done, fails, fill, interrupt, is_sound, number, open, program,
-    run, start, strangers,
+    Begun, answered, begin, beside_a_service, count, damage, done, fails, fill, interrupt,
+    is_sound, number, open, program, run, start, strangers,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -32,21 +31,12 @@ fn backup(folder: &Folder) -> String {
 #[test]
 fn a_copy_made_under_writers_is_sound_and_private() {
     let folder = Folder::new();
-    let store = open(&folder);
+    open(&folder);
     fill(&folder, 5000, true);
-    let over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            while !over.load(Ordering::Relaxed) {
-                create(&store, &setting("n", 1)).unwrap();
-            }
-        });
-        let copy = backup(&folder);
-        over.store(true, Ordering::Relaxed);
-        assert!(is_sound(Path::new(&copy)));
-        assert!(number(Path::new(&copy), "SELECT count(*) FROM cloakroom_sessions") >= 5000);
-        assert_eq!(fs::metadata(&copy).unwrap().permissions().mode() & 0o777, 0o600);
-    });
+    let (copy, _) = beside_a_service(&folder, || backup(&folder));
+    assert!(is_sound(Path::new(&copy)));
+    assert_eq!(number(Path::new(&copy), "SELECT count(*) FROM cloakroom_sessions"), 5001);
+    assert_eq!(fs::metadata(&copy).unwrap().permissions().mode() & 0o777, 0o600);
 }
 
 #[test]
@@ -83,10 +73,7 @@ fn damaged(folder: &Folder) {
         &folder.database(),
         "SELECT max(pageno) FROM dbstat WHERE name = 'cloakroom_sessions' AND pagetype = 'leaf'",
     );
-    let mut bytes = fs::read(folder.database()).unwrap();
-    let at = (usize::try_from(leaf).unwrap() - 1) * 4096;
-    bytes[at..at + 4096].fill(0xff);
-    fs::write(folder.database(), bytes).unwrap();
+    damage(folder, leaf);
 }
 
 #[test]
@@ -157,27 +144,10 @@ fn a_running_service_goes_on_through_a_restore() {
     fill(&folder, 5000, true);
     let copy = backup(&folder);
     host_connection.execute("UPDATE customers SET name = 'Bob'", []).unwrap();
-    let over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let service = scope.spawn(|| {
-            let mut written = 0;
-            while !over.load(Ordering::Relaxed) {
-                match create(&store, &setting("n", 1)) {
-                    Ok(key) => drop(live(&store, &key).unwrap()),
-                    // Within the busy timeout, whatever the machine is doing beside this.
-                    Err(error) => assert_eq!(error.kind(), ErrorKind::Busy, "{error:?}"),
-                }
-                written += 1;
-            }
-            written
-        });
-        let ran = run(&folder, &["restore", &copy, "--yes"]);
-        over.store(true, Ordering::Relaxed);
-        assert_eq!(ran.code, 0, "{}", ran.err);
-        assert!(ran.err.contains("1 tables of others included"), "{}", ran.err);
-        assert!(service.join().unwrap() > 0);
-    });
-    assert!(count(&folder) < 5000);
+    let (ran, _) = beside_a_service(&folder, || run(&folder, &["restore", &copy, "--yes"]));
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(ran.err.contains(", one table of others included"), "{}", ran.err);
+    assert_eq!(count(&folder), 1, "the visitor, who came again");
     let name: String =
         host_connection.query_row("SELECT name FROM customers", [], |row| row.get(0)).unwrap();
     assert_eq!(name, "Ada", "a connection that was open all the time sees what was restored");
@@ -283,6 +253,47 @@ fn what_is_no_copy_of_this_database_is_refused_and_changes_nothing() {
         assert_eq!(ran.code, code, "{name}: {}{}", ran.out, ran.err);
         assert_eq!(fs::read(folder.path(name)).unwrap(), before, "{name}");
     }
+}
+
+#[test]
+fn what_is_not_set_up_in_a_copy_is_not_blamed_on_the_database() {
+    let folder = Folder::new();
+    open(&folder);
+    fs::write(folder.path("empty.db"), "").unwrap();
+    let empty = folder.path("empty.db").display().to_string();
+    let ran = run(&folder, &["restore", &empty, "--yes"]);
+    assert_eq!(ran.code, 3, "{}", ran.err);
+    assert!(ran.err.ends_with("and that this is the copy you mean\n"), "{}", ran.err);
+    fs::write(folder.path("notes"), "These are my notes. ".repeat(500)).unwrap();
+    let notes = folder.path("notes").display().to_string();
+    let ran = run(&folder, &["restore", &notes, "--yes"]);
+    assert!(ran.code == 1 && ran.err.ends_with("notes is not a database\n"), "{}", ran.err);
+}
+
+#[test]
+fn a_restore_that_is_killed_changes_everything_or_nothing() {
+    let folder = Folder::new();
+    let store = open(&folder);
+    fill(&folder, 50_000, true);
+    let copy = backup(&folder);
+    store.clear().unwrap();
+    done(&folder, &["compact", "--yes"]);
+    let log = || fs::metadata(folder.path("app.db-wal")).map_or(0, |file| file.len());
+    let before = log();
+    let mut child = start(&mut program(&folder, &["restore", &copy, "--keep", "--yes"]));
+    while log() < before + (1 << 20) && child.try_wait().unwrap().is_none() {
+        thread::yield_now();
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(is_sound(&folder.database()));
+    assert!([0, 50_000].contains(&count(&folder)), "{} sessions", count(&folder));
+    let begun = begin(&store, None, MINUTE);
+    assert!(is_live(&store, &begun));
+    // What it has left, if it was killed in time, is found.
+    let left = strangers(&folder).into_iter().any(|name| name.ends_with(".partial"));
+    let told = run(&folder, &["doctor"]).out.contains(".partial was not finished");
+    assert_eq!(told, left);
 }
 
 /// Interrupts a restore when `now` says so; whether that came in time.

@@ -5,14 +5,18 @@
 use std::io::Write;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use cloakroom::clock::{Clock, SystemClock, Timestamp};
+use cloakroom::http::Outcome;
 use cloakroom::id::{Handle, SessionId, SessionKey};
 use cloakroom::record::{Birth, Client};
 use cloakroom::rusqlite::{Connection, params};
 use cloakroom::store::{Commit, Committed, Fate, Store};
-use cloakroom::{Lifetime, SqliteStore, UserKey};
+use cloakroom::{ErrorKind, Lifetime, Result, SessionManager, SignIn, SqliteStore, UserKey};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::common::{Folder, setting};
@@ -84,9 +88,13 @@ pub fn start(command: &mut Command) -> Child {
 
 /// What Ctrl-C sends.
 pub fn interrupt(child: &Child) {
+    signal(child, Signal::INT);
+}
+
+pub fn signal(child: &Child, signal: Signal) {
     // It may have ended by itself.
     let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
-    let _ = kill_process(pid, Signal::INT);
+    let _ = kill_process(pid, signal);
 }
 
 pub fn open(folder: &Folder) -> SqliteStore {
@@ -145,6 +153,83 @@ pub fn fill(folder: &Folder, sessions: u32, live: bool) {
             params![sessions, seen],
         )
         .unwrap();
+    // The log that this has written is nothing that happens while somebody waits.
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+}
+
+/// What a service saw that wrote without a pause.
+#[derive(Debug)]
+pub struct Seen {
+    /// Requests that were answered, each with a change that was committed.
+    pub requests: usize,
+    /// Requests that failed because the store was busy for the whole busy timeout.
+    pub busy: usize,
+    /// How long all but a hundredth of them took at most, and the slowest.
+    pub p99: Duration,
+    pub longest: Duration,
+    /// How often the visitor's session was over when the next request came.
+    pub ended: usize,
+}
+
+/// Does `work` while a service writes to the database, and not before it has begun to. It has a
+/// visitor who is signed in as `visitor` and whose requests are counted in the session.
+pub fn beside_a_service<T>(folder: &Folder, work: impl FnOnce() -> T) -> (T, Seen) {
+    let sessions = SessionManager::builder(open(folder)).sweep_every(DAY).build().unwrap();
+    let (over, begun) = (AtomicBool::new(false), Barrier::new(2));
+    thread::scope(|scope| {
+        let service = scope.spawn(|| {
+            let (mut cookie, mut counted) = (None, 0);
+            let (mut waits, mut busy, mut ended) = (Vec::new(), 0, 0);
+            loop {
+                // The last request comes after the work, and sees what that did.
+                let last = over.load(Ordering::Relaxed);
+                let began = Instant::now();
+                match visit(&sessions, cookie.as_deref()) {
+                    Ok((new, count)) => {
+                        cookie = new.or(cookie);
+                        if count != counted + 1 {
+                            assert_eq!(count, 1, "after {counted}");
+                            ended += 1;
+                        }
+                        counted = count;
+                        waits.push(began.elapsed());
+                    }
+                    Err(error) => {
+                        assert_eq!(error.kind(), ErrorKind::Busy, "{error:?}");
+                        busy += 1;
+                    }
+                }
+                if waits.len() + busy == 10 {
+                    begun.wait();
+                }
+                if last {
+                    break;
+                }
+            }
+            waits.sort();
+            let p99 = waits[waits.len() * 99 / 100];
+            let (requests, longest) = (waits.len(), *waits.last().unwrap());
+            Seen { requests, busy, p99, longest, ended }
+        });
+        begun.wait();
+        let answer = work();
+        over.store(true, Ordering::Relaxed);
+        (answer, service.join().unwrap())
+    })
+}
+
+/// One request of the visitor: the cookie if there is a new one, and which request of the session
+/// it was.
+pub fn visit(sessions: &SessionManager, cookie: Option<&str>) -> Result<(Option<String>, u64)> {
+    let session = sessions.open(cookie);
+    if session.user()?.is_none() {
+        assert_eq!(session.sign_in(UserKey::new("visitor")?)?, SignIn::Done);
+    }
+    let count = session.update("n", |n: Option<u64>| n.unwrap_or(0) + 1)?;
+    let headers = sessions.close(&session, Outcome::Completed)?;
+    let set = headers.iter().find(|(name, _)| *name == "Set-Cookie");
+    let cookie = set.map(|(_, value)| value.split(';').next().unwrap().to_owned());
+    Ok((cookie, count))
 }
 
 pub fn number(path: &Path, sql: &str) -> i64 {
@@ -161,11 +246,24 @@ pub fn is_sound(path: &Path) -> bool {
     number(path, "SELECT integrity_check = 'ok' FROM pragma_integrity_check") == 1
 }
 
-/// Names in the folder of the database that are neither it nor beside it.
-pub fn strangers(folder: &Folder) -> Vec<String> {
+/// Overwrites one page of the database, of which the first is 1.
+pub fn damage(folder: &Folder, page: i64) {
+    let mut bytes = std::fs::read(folder.database()).unwrap();
+    let end = usize::try_from(page).unwrap() * 4096;
+    bytes[end - 4096..end].fill(0xff);
+    std::fs::write(folder.database(), bytes).unwrap();
+}
+
+/// What is in the folder of the database.
+pub fn names(folder: &Folder) -> Vec<String> {
     let names = std::fs::read_dir(folder.path("")).unwrap();
-    let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    names.filter(|name| !["app.db", "app.db-wal", "app.db-shm"].contains(&name.as_str())).collect()
+    names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+/// Names there that are neither the database nor beside it.
+pub fn strangers(folder: &Folder) -> Vec<String> {
+    let ours = |name: &String| ["app.db", "app.db-wal", "app.db-shm"].contains(&name.as_str());
+    names(folder).into_iter().filter(|name| !ours(name)).collect()
 }
 
 /// The text with what differs from run to run replaced: the folder, handles, times.

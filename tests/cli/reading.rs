@@ -1,16 +1,18 @@
 //! stats, list, show: what they answer, and what they never show.
 
+use std::collections::HashSet;
 use std::io::Read;
-use std::process::Stdio;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use cloakroom::rusqlite::Connection;
+use rustix::process::Signal;
 use serde_json::json;
 
 use crate::common::Folder;
 use crate::given::{
     DAY, begin, begin_with, count, done, fails, fill, interrupt, json, masked, open, program, run,
-    start,
+    signal, start,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -96,19 +98,41 @@ fn the_json_of_statistics_is_as_documented() {
     assert!(answer["at"].as_str().unwrap().ends_with('Z'));
 }
 
+/// Reads until so many lines have come.
+fn lines(child: &mut Child, lines: usize) {
+    let out = child.stdout.as_mut().unwrap();
+    let mut seen = 0;
+    while seen < lines {
+        let mut some = [0; 4096];
+        let read = out.read(&mut some).unwrap();
+        assert!(read > 0, "it ended by itself");
+        seen += some[..read].iter().filter(|byte| **byte == b'\n').count();
+    }
+}
+
 #[test]
 fn a_watch_counts_again_until_it_is_interrupted() {
     let folder = Folder::new();
     open(&folder);
-    let mut child = start(&mut program(&folder, &["stats", "--json", "--watch", "1"]));
-    let mut out = child.stdout.take().unwrap();
-    let mut seen = Vec::new();
-    while seen.iter().filter(|byte| **byte == b'\n').count() < 2 {
-        let mut some = [0; 4096];
-        let read = out.read(&mut some).unwrap();
-        assert!(read > 0, "it ended by itself");
-        seen.extend_from_slice(&some[..read]);
+    for end in [Signal::INT, Signal::TERM, Signal::HUP] {
+        let mut child = start(&mut program(&folder, &["stats", "--json", "--watch", "1"]));
+        lines(&mut child, 2);
+        signal(&child, end);
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{end:?}");
     }
+}
+
+#[test]
+fn what_was_started_to_outlive_its_terminal_does() {
+    let folder = Folder::new();
+    open(&folder);
+    let mut nohup = Command::new("sh");
+    let watch = "trap '' HUP; exec \"$0\" stats --json --watch 1";
+    nohup.args(["-c", watch, env!("CARGO_BIN_EXE_cloakroom")]);
+    let mut child = start(nohup.env("CLOAKROOM_DB", folder.database()));
+    lines(&mut child, 1);
+    signal(&child, Signal::HUP);
+    lines(&mut child, 2);
     interrupt(&child);
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
@@ -158,7 +182,7 @@ fn a_list_can_be_of_one_user_or_of_the_expired() {
     fails(&folder, &["list", "--user", "bob"], 4);
     fails(&folder, &["list", "--user", "nobody", "--expired"], 4);
     let nothing = run(&folder, &["list", "--user", "bob", "--json"]);
-    assert_eq!((nothing.code, nothing.out.as_str()), (4, "{\"more\":false,\"sessions\":[]}\n"));
+    assert_eq!((nothing.code, nothing.out.as_str()), (4, "{\"sessions\":[],\"more\":false}\n"));
     let answer = json(&folder, &["list", "--user", "ada", "--json"]);
     assert_eq!(answer["more"], false);
     let keys: Vec<_> = answer["sessions"][0].as_object().unwrap().keys().cloned().collect();
@@ -185,16 +209,37 @@ fn a_list_can_be_of_one_user_or_of_the_expired() {
 fn a_long_list_is_complete_and_in_order() {
     let folder = Folder::new();
     open(&folder);
-    fill(&folder, 2500, true);
-    for (limit, shown, more) in [("2499", 2499, true), ("2500", 2500, false), ("9999", 2500, false)]
+    // More than are read at a time.
+    fill(&folder, 5500, true);
+    fill(&folder, 5500, false);
+    for (limit, shown, more) in
+        [("5000", 5000, true), ("5499", 5499, true), ("5500", 5500, false), ("9999", 5500, false)]
     {
-        let answer = json(&folder, &["list", "--json", "--limit", limit]);
-        let list = answer["sessions"].as_array().unwrap();
-        let mut handles: Vec<_> = list.iter().map(|s| s["handle"].to_string()).collect();
-        handles.sort();
-        handles.dedup();
-        assert_eq!((handles.len(), answer["more"].as_bool()), (shown, Some(more)), "{limit}");
+        for which in [&["list"][..], &["list", "--expired"]] {
+            let args = [which, &["--limit", limit]].concat();
+            let answer = json(&folder, &[&args[..], &["--json"]].concat());
+            let list = answer["sessions"].as_array().unwrap();
+            let handles: Vec<_> = list.iter().map(|s| s["handle"].as_str().unwrap()).collect();
+            let different: HashSet<_> = handles.iter().collect();
+            assert_eq!((different.len(), handles.len()), (shown, shown), "{args:?}");
+            assert_eq!(answer["more"], more, "{args:?}");
+            // The table has the same rows, under one header.
+            let table = done(&folder, &args);
+            let mut lines = table.lines();
+            assert!(lines.next().unwrap().starts_with("HANDLE "), "{args:?}");
+            let rows: Vec<_> = lines.by_ref().take(shown).map(|line| &line[..32]).collect();
+            assert_eq!(rows, handles, "{args:?}");
+            let end: &[&str] = if more { &["There are more; --limit shows them."] } else { &[] };
+            assert_eq!(lines.collect::<Vec<_>>(), end, "{args:?}");
+        }
     }
+}
+
+#[test]
+fn a_list_of_none_says_so() {
+    let folder = Folder::new();
+    open(&folder);
+    assert_eq!(done(&folder, &["list"]), "There are none.\n");
     assert_eq!(done(&folder, &["list", "--expired"]), "There are none.\n");
 }
 

@@ -126,12 +126,15 @@ fn what_cannot_be_understood_is_refused_in_one_line() {
         &["revoke", "--except", "0123456789abcdef0123456789abcdef"],
         &["stats", "--watch", "0"],
         &["stats", "--table", "a b"],
+        &["stats", "--db", ":memory:"],
+        &["list", "--limit", "\u{1b}[2J"],
         &["backup"],
         &["man", "lost"],
         &["completions", "cmd"],
     ] {
         let said = fails(&folder, wrong, 2);
         assert!(said.len() > 20, "{wrong:?}: {said}");
+        assert!(!said.contains('\u{1b}'), "{wrong:?}: {said:?}");
     }
     let mut nowhere = program(&folder, &["stats"]);
     let nowhere = start(nowhere.env_remove("CLOAKROOM_DB")).wait_with_output().unwrap();

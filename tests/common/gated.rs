@@ -1,5 +1,6 @@
 //! A cache that a test can hold, and take away.
 
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -68,6 +69,14 @@ fn wait_at(gate: &Mutex<Option<Gate>>) {
 pub struct Shared(pub Arc<Gated>);
 
 impl Cache for Shared {
+    fn shares(&self) -> NonZeroUsize {
+        self.0.inner.shares()
+    }
+
+    fn share_of(&self, key: &SessionKey) -> usize {
+        self.0.inner.share_of(key)
+    }
+
     fn fetch(&self, key: &SessionKey, now: Timestamp) -> Result<Fetched> {
         self.0.enter()?;
         self.0.inner.fetch(key, now)
@@ -92,9 +101,9 @@ impl Cache for Shared {
         self.0.inner.forget(keys, now)
     }
 
-    fn forget_everything(&self, now: Timestamp) -> Result<()> {
+    fn forget_share(&self, share: usize, now: Timestamp) -> Result<()> {
         self.0.enter()?;
         wait_at(&self.0.forget);
-        self.0.inner.forget_everything(now)
+        self.0.inner.forget_share(share, now)
     }
 }

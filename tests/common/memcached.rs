@@ -126,10 +126,14 @@ impl Memcached {
     }
 
     pub fn builder_in(&self, namespace: &str) -> Builder {
-        // A busy machine is no server that is down.
-        let builder = MemcachedStore::builder().connect_timeout(PATIENCE).io_timeout(PATIENCE);
-        builder.servers([self.address.to_string()]).namespace(namespace)
+        on([self.address.to_string()]).namespace(namespace)
     }
+}
+
+/// A store on these servers, with time: a busy machine is no server that is down.
+pub fn on(servers: impl IntoIterator<Item = String>) -> Builder {
+    let builder = MemcachedStore::builder().servers(servers);
+    builder.connect_timeout(PATIENCE).io_timeout(PATIENCE)
 }
 
 /// Whether all threads of a process have been stopped, as Linux says it.

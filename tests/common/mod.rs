@@ -36,6 +36,11 @@ impl Folder {
         Folder(tempfile::tempdir().unwrap())
     }
 
+    /// One that need not survive anything, where the machine has memory for such folders.
+    pub fn in_memory() -> Self {
+        Folder(tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap())
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }

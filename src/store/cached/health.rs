@@ -1,27 +1,28 @@
-//! Whether the cache works, and what it could not be told while it did not.
+//! Whether a share of the cache works, and what it could not be told while it did not.
 //!
-//! A breaker: closed while the cache works; open, and the cache is left alone, after a few reads
-//! have failed within a while, or as soon as it could not be told to forget something. While it is open,
-//! one probe at a time tells what is owed; when nothing is owed any more, it closes.
+//! A breaker: closed while the share works; open, and the share is left alone, after a few reads
+//! have failed within a while, or as soon as it could not be told to forget something. While it is
+//! open, one probe at a time tells what is owed; when nothing is owed any more, it closes.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::num::NonZeroUsize;
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use crate::id::SessionKey;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 
 /// So many reads must fail, one may be an accident, …
 const FAILURES: u32 = 3;
 
-/// … within so long a time. That others work meanwhile says nothing: of several servers one may
-/// stand still.
+/// … within so long a time.
 const WITHIN: Duration = Duration::from_secs(10);
 
-/// So many keys are kept; more, and the cache is told to forget everything.
+/// So many keys are kept; more, and the share is told to forget everything.
 const MOST_UNTOLD: usize = 10_000;
 
-/// What a cache must forget.
+/// What a share must forget.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Untold {
     Keys(HashSet<SessionKey>),
@@ -54,6 +55,30 @@ impl Untold {
     }
 }
 
+/// The health of each share.
+#[derive(Debug)]
+pub(super) struct Shares {
+    first: Health,
+    others: Vec<Health>,
+}
+
+impl Shares {
+    pub(super) fn new(count: NonZeroUsize, retry_after: Duration) -> Self {
+        let others = (1..count.get()).map(|_| Health::new(retry_after)).collect();
+        Shares { first: Health::new(retry_after), others }
+    }
+
+    pub(super) fn count(&self) -> usize {
+        1 + self.others.len()
+    }
+
+    /// The health of a share; of the first, if a cache names one that it does not have.
+    pub(super) fn of(&self, share: usize) -> &Health {
+        let other = share.checked_sub(1).and_then(|other| self.others.get(other));
+        other.unwrap_or(&self.first)
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Health {
     retry_after: Duration,
@@ -74,7 +99,7 @@ struct Open {
 }
 
 impl Health {
-    pub(super) fn new(retry_after: Duration) -> Self {
+    fn new(retry_after: Duration) -> Self {
         Health {
             retry_after,
             closed: AtomicBool::new(true),

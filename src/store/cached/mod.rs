@@ -2,15 +2,16 @@
 //! may fail, forget, or be away, and nobody is told a lie.
 
 mod builder;
-mod ending;
+mod changing;
+mod epoch;
 mod health;
 mod registry;
 mod trust;
 
+use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::clock::Timestamp;
@@ -18,12 +19,14 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::id::SessionKey;
 use crate::record::{Record, Touch};
-use crate::store::cached::ending::Ending;
-use crate::store::cached::health::{Health, Untold};
+use crate::store::cached::changing::Changing;
+use crate::store::cached::epoch::Epoch;
+use crate::store::cached::health::{Health, Shares, Untold};
 use crate::store::cached::trust::{Trust, Verdict};
 use crate::store::{
     Cache, Commit, Committed, Entry, Fate, Fetched, Lease, Loaded, Registry, Store, Traits, Upkeep,
 };
+use crate::sync::{instant, thread};
 
 pub use builder::Builder;
 
@@ -35,13 +38,19 @@ pub use builder::Builder;
 ///
 /// A cache that fails costs time, never a session: after a few failures it is left alone, and
 /// asked from time to time by a thread of its own. What it could not be told until then is made
-/// good before it is believed again.
+/// good before it is believed again. Of several servers each is left alone by itself.
+///
+/// What this process has acknowledged, or has read from the store, it never reads otherwise from the
+/// cache. Another process may see a change that is under way, and once more what was before, until
+/// it is acknowledged.
 ///
 /// The one bound: where the cache was not told of a change, a process may serve the session as it
 /// was for as long as an entry lives, 60 seconds by default. That is so for other processes when
 /// this one cannot reach the cache, or dies between store and cache; and for all of them when the
 /// store is changed past this type, by the sqlite3 shell or a program that uses the store alone.
-/// The clocks of the machines must agree; what they differ by is added to that bound.
+/// That everyone was revoked is seen within a second in any case, by the store's
+/// [`epoch`](Registry::epoch). The clocks of the machines must agree; what they differ by is added
+/// to that bound.
 ///
 /// ```
 /// use cloakroom::store::cached::CachedStore;
@@ -66,8 +75,9 @@ struct Inner<C, S> {
     cache: C,
     truth: S,
     trust: Trust,
-    health: Health,
-    ending: Ending,
+    epoch: Epoch,
+    shares: Shares,
+    changing: Changing,
     events: Events,
 }
 
@@ -84,9 +94,9 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
     }
 
     fn with(cache: C, truth: S, life: Duration, retry: Duration, events: Events) -> Self {
-        let (trust, health) = (Trust::new(life), Health::new(retry));
-        let ending = Ending::default();
-        CachedStore(Arc::new(Inner { cache, truth, trust, health, ending, events }))
+        let (trust, epoch) = (Trust::new(life), Epoch::new());
+        let (shares, changing) = (Shares::new(cache.shares(), retry), Changing::default());
+        CachedStore(Arc::new(Inner { cache, truth, trust, epoch, shares, changing, events }))
     }
 
     /// The store behind the cache.
@@ -101,32 +111,58 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
         &self.0.cache
     }
 
-    /// Has the cache asked again, if it is down and the time has come. No request waits for that.
-    fn ask_again(&self, now: Timestamp) {
-        if !self.0.health.begin_probe(Instant::now()) {
+    /// Has a share asked again, if it is down and the time has come. No request waits for that.
+    fn ask_again(&self, share: usize, now: Timestamp) {
+        let health = self.0.shares.of(share);
+        if !health.begin_probe(instant()) {
             return;
         }
         let inner = self.0.clone();
-        let probe = move || inner.repair(now);
+        let probe = move || inner.repair(share, now);
         if thread::Builder::new().name("cloakroom-cache".to_owned()).spawn(probe).is_err() {
-            self.0.health.put_off(Untold::default(), Instant::now());
+            health.put_off(Untold::default(), instant());
         }
     }
 
-    /// Makes the cache forget. What it cannot be told now is made good later.
-    fn tell(&self, untold: Untold, now: Timestamp) {
-        if untold.is_empty() {
-            return;
-        }
-        if let Some(untold) = self.0.health.keep_for_later(untold) {
-            self.0.tell_at_once(untold, now);
+    /// Makes a share forget. What it cannot be told now is made good later.
+    fn tell(&self, share: usize, untold: Untold, now: Timestamp) {
+        if let Some(untold) = self.0.shares.of(share).keep_for_later(untold) {
+            self.0.tell_at_once(share, untold, now);
         } else {
-            self.ask_again(now);
+            self.ask_again(share, now);
         }
     }
 
     fn tell_keys(&self, keys: impl IntoIterator<Item = SessionKey>, now: Timestamp) {
-        self.tell(Untold::keys(keys), now);
+        let mut shares: HashMap<usize, HashSet<SessionKey>> = HashMap::new();
+        for key in keys {
+            shares.entry(self.0.cache.share_of(&key)).or_default().insert(key);
+        }
+        for (share, keys) in shares {
+            self.tell(share, Untold::Keys(keys), now);
+        }
+    }
+
+    fn tell_everything(&self, now: Timestamp) {
+        (0..self.0.shares.count()).for_each(|share| self.tell(share, Untold::Everything, now));
+    }
+
+    /// After a commit, begun at `began`, that failed and may have been done all the same.
+    fn tell_what_may_have_been(&self, commit: &Commit<'_>, began: Instant) {
+        let (asked, now) = (*commit.key, commit.now);
+        let mut keys = vec![asked];
+        if commit.is_revocation() {
+            // It may have ended sessions whose keys nobody has named.
+            self.0.doubt(now, began);
+        } else if matches!(commit.fate, Fate::Merge) {
+            // Through a grace the session has another key than was asked for.
+            match self.0.truth.load(&asked, now) {
+                Ok(Loaded::Live { key, .. }) => keys.push(key),
+                Ok(_) => {}
+                Err(_) => self.0.doubt(now, began),
+            }
+        }
+        self.tell_keys(keys, now);
     }
 }
 
@@ -173,53 +209,67 @@ impl<C: Cache, S: Store> Inner<C, S> {
 
     /// A read or a fill failed.
     fn failed(&self, key: &SessionKey, error: &Error) {
-        if self.health.failed(*key, Instant::now()) {
-            self.events.raise(&Event::CacheDown { error });
+        let share = self.cache.share_of(key);
+        if self.shares.of(share).failed(*key, instant()) {
+            self.raise_down(share, error);
         }
     }
 
-    fn tell_at_once(&self, untold: Untold, now: Timestamp) {
-        if let Err(error) = self.say(&untold, now)
-            && self.health.missed(untold, Instant::now())
+    fn tell_at_once(&self, share: usize, untold: Untold, now: Timestamp) {
+        if let Err(error) = self.say(share, &untold, now)
+            && self.shares.of(share).missed(untold, instant())
         {
-            self.events.raise(&Event::CacheDown { error: &error });
+            self.raise_down(share, &error);
         }
     }
 
-    fn say(&self, untold: &Untold, now: Timestamp) -> Result<()> {
+    fn raise_down(&self, share: usize, error: &Error) {
+        let (share, of) = (share + 1, self.shares.count());
+        self.events.raise(&Event::CacheDown { share, of, error });
+    }
+
+    fn say(&self, share: usize, untold: &Untold, now: Timestamp) -> Result<()> {
         match untold {
             Untold::Keys(keys) if keys.is_empty() => Ok(()),
             Untold::Keys(keys) => {
                 let keys: Vec<SessionKey> = keys.iter().copied().collect();
                 self.cache.forget(&keys, now)
             }
-            Untold::Everything => self.cache.forget_everything(now),
+            Untold::Everything => self.cache.forget_share(share, now),
         }
     }
 
-    /// Tells a cache that was down all that it missed. Only then is it believed again.
-    fn repair(&self, now: Timestamp) {
-        let mut probe = Probe { health: &self.health, owed: Untold::default() };
-        probe.owed = self.health.take_untold();
-        if self.say(&probe.owed, now).is_err() {
+    /// Tells a share that was down all that it missed. Only then is it believed again.
+    fn repair(&self, share: usize, now: Timestamp) {
+        let health = self.shares.of(share);
+        let mut probe = Probe { health, owed: Untold::default() };
+        probe.owed = health.take_untold();
+        if self.say(share, &probe.owed, now).is_err() {
             return;
         }
         // From here on whoever changes a session tells the cache himself: what is owed comes to an
         // end, however many those are.
-        probe.owed = self.health.let_others_tell();
-        if self.say(&probe.owed, now).is_err() {
+        probe.owed = health.let_others_tell();
+        if self.say(share, &probe.owed, now).is_err() {
             return;
         }
         probe.owed = Untold::default();
-        if self.health.close() {
-            self.events.raise(&Event::CacheBack);
+        if health.close() {
+            let (share, of) = (share + 1, self.shares.count());
+            self.events.raise(&Event::CacheBack { share, of });
         }
+    }
+
+    /// Whether everyone has been revoked, for all that this process knows, no earlier than it knows.
+    fn is_in_epoch(&self, now: Timestamp) -> bool {
+        let Some(registry) = self.truth.registry() else { return true };
+        self.epoch.allows(now, || registry.epoch(), || self.trust.begin_after(now))
     }
 
     /// After a failed change, begun at `began`, that may have been done all the same. While it was
     /// waiting others may have filled in what it has ended since.
     fn doubt(&self, now: Timestamp, began: Instant) {
-        self.trust.begin_after(now + began.elapsed());
+        self.trust.begin_after(now + instant().saturating_duration_since(began));
     }
 }
 
@@ -231,7 +281,7 @@ struct Probe<'h> {
 
 impl Drop for Probe<'_> {
     fn drop(&mut self) {
-        self.health.put_off(std::mem::take(&mut self.owed), Instant::now());
+        self.health.put_off(std::mem::take(&mut self.owed), instant());
     }
 }
 
@@ -254,11 +304,12 @@ fn is_uncertain(error: &Error) -> bool {
 impl<C: Cache, S: Store> Store for CachedStore<C, S> {
     fn load(&self, key: &SessionKey, now: Timestamp) -> Result<Loaded> {
         self.0.trust.begin(now);
-        if !self.0.health.is_closed() {
-            self.ask_again(now);
+        let share = self.0.cache.share_of(key);
+        if !self.0.shares.of(share).is_closed() {
+            self.ask_again(share, now);
             return self.0.truth.load(key, now);
         }
-        if self.0.ending.is_under_way() {
+        if self.0.changing.is_under_way() || !self.0.is_in_epoch(now) {
             return self.0.truth.load(key, now);
         }
         let consulted = self.0.consult(key, now);
@@ -279,25 +330,22 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
     fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
         let (asked, now) = (*commit.key, commit.now);
         self.0.trust.begin(now);
-        // Until the cache has been told.
-        let _ending = commit.is_revocation().then(|| self.0.ending.begin());
-        let began = Instant::now();
+        // Until the cache has been told. Of a session that begins it knows nothing.
+        let is_new = matches!(commit.fate, Fate::Create(_));
+        let _changing = (!is_new).then(|| self.0.changing.begin());
+        let began = instant();
         let answer = match self.0.truth.commit(commit) {
             Ok(answer) => answer,
             Err(error) => {
                 if is_uncertain(&error) {
-                    // It may have ended sessions whose keys nobody has named.
-                    if commit.is_revocation() {
-                        self.0.doubt(now, began);
-                    }
-                    self.tell_keys([asked], now);
+                    self.tell_what_may_have_been(commit, began);
                 }
                 return Err(error);
             }
         };
         match &answer {
             // Nobody can have asked for a key before its session began.
-            Committed::Done { .. } if matches!(commit.fate, Fate::Create(_)) => {}
+            Committed::Done { .. } if is_new => {}
             Committed::Done { key, ended, .. } => {
                 self.tell_keys([asked, *key].into_iter().chain(ended.iter().copied()), now);
             }
@@ -322,6 +370,7 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
     /// every request would send another one.
     fn touch(&self, batch: &[(SessionKey, Touch)], now: Timestamp) -> Result<()> {
         self.0.trust.begin(now);
+        let _changing = self.0.changing.begin();
         self.0.truth.touch(batch, now)?;
         self.tell_keys(batch.iter().map(|(key, _)| *key), now);
         Ok(())

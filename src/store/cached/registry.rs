@@ -6,9 +6,9 @@ use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Handle, SessionKey};
 use crate::record::{Stats, Summary};
-use crate::store::cached::health::Untold;
 use crate::store::cached::{CachedStore, is_uncertain};
 use crate::store::{Cache, Page, Registry, Store, Which};
+use crate::sync::instant;
 
 impl<C: Cache, S: Store> CachedStore<C, S> {
     fn behind(&self, doing: &'static str) -> Result<&dyn Registry> {
@@ -37,7 +37,7 @@ impl<C: Cache, S: Store> Registry for CachedStore<C, S> {
         now: Timestamp,
     ) -> Result<Vec<SessionKey>> {
         self.0.trust.begin(now);
-        let (_ending, began) = (self.0.ending.begin(), Instant::now());
+        let (_changing, began) = (self.0.changing.begin(), instant());
         let answer = self.behind("revoke sessions")?.revoke(which, except, now);
         let keys = self.doubting(answer, now, began)?;
         self.tell_keys(keys.iter().copied(), now);
@@ -46,10 +46,10 @@ impl<C: Cache, S: Store> Registry for CachedStore<C, S> {
 
     fn revoke_everyone(&self, now: Timestamp) -> Result<u64> {
         self.0.trust.begin(now);
-        let (_ending, began) = (self.0.ending.begin(), Instant::now());
+        let (_changing, began) = (self.0.changing.begin(), instant());
         let answer = self.behind("revoke everyone")?.revoke_everyone(now);
         let revoked = self.doubting(answer, now, began)?;
-        self.tell(Untold::Everything, now);
+        self.tell_everything(now);
         Ok(revoked)
     }
 

@@ -1,10 +1,10 @@
 //! Which entries of a cache are believed.
 
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::store::Entry;
+use crate::sync::atomic::{AtomicI64, Ordering};
 
 /// Entries that were read from the truth since this process began, and not longer ago than an
 /// entry lives.
@@ -64,10 +64,13 @@ impl Trust {
     }
 
     pub(super) fn judge(&self, entry: &Entry, now: Timestamp) -> Verdict {
+        // A request that comes late asks for a time gone by. Since then what has expired may have
+        // been removed from the truth, and nobody names it to the cache.
+        let latest = Timestamp::from_millis(self.latest.load(Ordering::SeqCst)).max(now);
         if entry.read.as_millis() < self.since.load(Ordering::SeqCst)
-            || self.end_of(entry) <= now
+            || self.end_of(entry) <= latest
             // Touches do not reach an entry, so its deadline may be too early.
-            || !entry.record.is_live(now)
+            || !entry.record.is_live(latest)
         {
             Verdict::Void
         } else if now < entry.read {
@@ -119,6 +122,18 @@ mod tests {
         assert_eq!(trust.judge(&entry(NOW + SECOND), NOW + SECOND), Verdict::True);
         trust.begin_after(NOW - SECOND);
         assert_eq!(trust.judge(&entry(NOW), NOW), Verdict::Void, "it does not move back");
+    }
+
+    #[test]
+    fn who_is_late_does_not_find_what_has_ended_since() {
+        let trust = Trust::new(LIFE);
+        trust.begin(NOW);
+        let short = read_at(NOW, Lifetime::idle(SECOND));
+        assert_eq!(trust.judge(&short, NOW), Verdict::True);
+        trust.begin(NOW + SECOND);
+        assert_eq!(trust.judge(&short, NOW), Verdict::Void);
+        trust.begin(NOW + LIFE);
+        assert_eq!(trust.judge(&entry(NOW), NOW), Verdict::Void);
     }
 
     #[test]

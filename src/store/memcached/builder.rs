@@ -37,8 +37,11 @@ impl Builder {
 
     /// The servers, each as `host:port` or `[IPv6 address]:port`. Every process must name the same
     /// servers by the same text, in any order: the text decides which server has which session.
+    /// A server that leaves the list and comes back brings back what it has; [`clear`] before.
     /// TCP only, without authentication or encryption.
     /// Defaults to `127.0.0.1:11211`.
+    ///
+    /// [`clear`]: MemcachedStore::clear
     pub fn servers<T: Into<String>>(mut self, servers: impl IntoIterator<Item = T>) -> Self {
         self.reach.servers = servers.into_iter().map(Into::into).collect();
         self

@@ -4,6 +4,7 @@
 //! Forgetting removes the item and, with it, the lease: no tombstone is needed. A lease holds the
 //! epoch too, because after a restart memcached numbers its versions from the beginning.
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
@@ -29,6 +30,15 @@ impl Stamp {
 }
 
 impl Cache for MemcachedStore {
+    /// The servers.
+    fn shares(&self) -> NonZeroUsize {
+        NonZeroUsize::new(self.0.client.servers()).unwrap_or(NonZeroUsize::MIN)
+    }
+
+    fn share_of(&self, key: &SessionKey) -> usize {
+        self.0.client.place(key)
+    }
+
     fn fetch(&self, key: &SessionKey, now: Timestamp) -> Result<Fetched> {
         const DOING: &str = "look a session up in memcached";
         let item = match self.0.client.get_or_lease(Space::Entries, key, DOING)? {
@@ -75,7 +85,7 @@ impl Cache for MemcachedStore {
         self.0.client.remove_all(Space::Entries, keys, FORGETTING)
     }
 
-    fn forget_everything(&self, _now: Timestamp) -> Result<()> {
-        self.0.client.raise_epoch(Space::Entries, FORGETTING)
+    fn forget_share(&self, share: usize, _now: Timestamp) -> Result<()> {
+        self.0.client.raise_epoch(share, Space::Entries, FORGETTING)
     }
 }

@@ -83,6 +83,12 @@ impl Inner {
             Fate::Create(_) => Found { loaded: Loaded::Absent, place: None },
             _ => self.find(commit.key, now, doing)?,
         };
+        if let (Loaded::Absent, Some(place)) = (&loaded, place)
+            && commit.removes_expired()
+            && !self.client.remove(Space::Sessions, &place.key, place.stamp, doing)?
+        {
+            return Ok(Attempt::Overtaken);
+        }
         let answer = match (commit.decide(loaded)?, place) {
             (Decision::Answer(answer), _) => answer,
             (Decision::Insert { key, record, replaces: None }, _) => {

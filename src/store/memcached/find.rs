@@ -16,7 +16,7 @@ const STEPS: usize = 8;
 #[derive(Debug)]
 pub(super) struct Found {
     pub(super) loaded: Loaded,
-    /// The item that holds the session, live or undecodable.
+    /// The item that holds the session: live, undecodable, or past its deadline and so absent.
     pub(super) place: Option<Place>,
 }
 
@@ -83,8 +83,8 @@ impl Inner {
         Ok(match self.read(&item) {
             Ok(Some(State::Live(record))) => match live(place, record, now) {
                 found if leads_to == LeadsTo::Session => found,
-                Found { place: None, .. } => Found::nothing(Loaded::Absent),
-                Found { place: Some(_), .. } => Found::nothing(Loaded::Renewed),
+                Found { loaded: Loaded::Absent, .. } => Found::nothing(Loaded::Absent),
+                _ => Found::nothing(Loaded::Renewed),
             },
             Ok(Some(State::Moved(..) | State::Left(_))) => Found::nothing(Loaded::Renewed),
             Ok(Some(State::Arriving(_)) | None) => Found::nothing(Loaded::Absent),
@@ -173,10 +173,11 @@ impl Inner {
 }
 
 fn live(place: Place, record: Record, now: Timestamp) -> Found {
-    match record.is_live(now) {
-        true => Found { loaded: Loaded::Live { record, key: place.key }, place: Some(place) },
-        false => Found::nothing(Loaded::Absent),
-    }
+    let loaded = match record.is_live(now) {
+        true => Loaded::Live { record, key: place.key },
+        false => Loaded::Absent,
+    };
+    Found { loaded, place: Some(place) }
 }
 
 fn undecodable(place: Place, error: Error) -> Found {

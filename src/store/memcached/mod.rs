@@ -74,21 +74,16 @@ impl MemcachedStore {
     }
 
     /// Ends every session of this namespace, and no other: what was stored before is out of reach
-    /// from now on, for every process. The memory is memcached's to take back, by and by. With
-    /// several servers, which are cleared one after the other, a session that is renewed twice
-    /// meanwhile, each time onto the other side, can slip through.
+    /// from now on, for every process. The memory is memcached's to take back, by and by. Several
+    /// servers are closed first, and opened when all of them are; requests wait meanwhile, and
+    /// fail with [`Busy`](crate::ErrorKind::Busy) when that takes longer than the timeout. If this
+    /// process dies in between, the servers open by themselves after ten seconds.
     ///
     /// # Errors
     /// [`Unavailable`](crate::ErrorKind::Unavailable) when a server cannot be reached. The others
     /// are cleared then; try again.
     pub fn clear(&self) -> Result<()> {
-        const DOING: &str = "end all sessions in memcached";
-        self.0.client.raise_epoch(Space::Sessions, DOING)?;
-        match self.0.client.servers() {
-            1 => Ok(()),
-            // A session can have moved from a server that was not yet cleared to one that was.
-            _ => self.0.client.raise_epoch(Space::Sessions, DOING),
-        }
+        self.0.client.clear(Space::Sessions, "end all sessions in memcached")
     }
 }
 

@@ -167,6 +167,10 @@ fn record(body: &[u8]) -> Result<Record, Unreadable> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+    use proptest::test_runner::{Config, TestRunner};
+
     use super::*;
     use crate::lifetime::Lifetime;
     use crate::record::Birth;
@@ -225,5 +229,34 @@ mod tests {
         let newer = a_record().to_json().replace("\"format\":1", "\"format\":2");
         let value = [&b"\x01L"[..], newer.as_bytes()].concat();
         assert!(matches!(State::decode(&value), Err(Unreadable::Undecodable(_))));
+    }
+
+    #[test]
+    fn whatever_is_changed_in_a_value_it_is_read_or_refused_and_read_the_same_again() {
+        let mut values: Vec<_> = states().iter().map(State::encode).collect();
+        values.push(encode_entry(&Entry::new(a_record(), NOW)));
+        let change = (any::<Index>(), 0_usize..9, prop::collection::vec(any::<u8>(), 0..9));
+        let changes = (0..values.len(), prop::collection::vec(change, 0..5));
+        let cases = std::env::var("CLOAKROOM_FUZZ").map_or(2000, |count| count.parse().unwrap());
+        let config = Config { cases, failure_persistence: None, ..Config::default() };
+        let run = TestRunner::new(config).run(&changes, |(value, changes)| {
+            let mut value = values[value].clone();
+            for (at, removed, new) in changes {
+                let at = at.index(value.len() + 1);
+                value.splice(at..(at + removed).min(value.len()), new);
+            }
+            if let Ok(state) = State::decode(&value) {
+                assert_eq!(State::decode(&state.encode()).unwrap(), state);
+                if let State::Moved(way, _) | State::Left(way) = state {
+                    // No time is too far away to be counted with.
+                    let _ = (way.end(), way.former(KEY).leads_to(NOW));
+                }
+            }
+            if let Ok(entry) = decode_entry(&value) {
+                assert_eq!(decode_entry(&encode_entry(&entry)).unwrap(), entry);
+            }
+            Ok(())
+        });
+        run.unwrap();
     }
 }

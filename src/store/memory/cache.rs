@@ -1,6 +1,7 @@
 //! The memory store as a cache: entries, and the leases that guard their filling.
 
 use std::collections::HashMap;
+use std::num::NonZeroUsize;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -64,6 +65,14 @@ impl Slots {
 }
 
 impl Cache for MemoryStore {
+    fn shares(&self) -> NonZeroUsize {
+        NonZeroUsize::MIN
+    }
+
+    fn share_of(&self, _key: &SessionKey) -> usize {
+        0
+    }
+
     fn fetch(&self, key: &SessionKey, now: Timestamp) -> Result<Fetched> {
         let mut slots = self.cache.slots();
         match slots.by_key.get(key) {
@@ -110,7 +119,7 @@ impl Cache for MemoryStore {
         Ok(())
     }
 
-    fn forget_everything(&self, _now: Timestamp) -> Result<()> {
+    fn forget_share(&self, _share: usize, _now: Timestamp) -> Result<()> {
         self.cache.slots().by_key.clear();
         Ok(())
     }
@@ -147,7 +156,7 @@ mod tests {
         assert!(!cache.fill(&KEY, slow, &entry(NOW), NOW, NOW).unwrap(), "nor by another's lease");
         assert!(cache.fill(&KEY, next, &entry(NOW), NOW, NOW).unwrap());
         assert!(matches!(cache.fetch(&KEY, NOW).unwrap(), Fetched::Hit(_)));
-        cache.forget_everything(NOW).unwrap();
+        cache.forget_share(0, NOW).unwrap();
         assert!(!cache.fill(&KEY, next, &entry(NOW), NOW, NOW).unwrap());
     }
 

@@ -7,16 +7,17 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
 use rusqlite::backup::{Backup, StepResult};
+use rusqlite::{Connection, ErrorCode};
 
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::Handle;
 use crate::store::sqlite::failure::while_doing;
+use crate::store::sqlite::file::{self, Access, Opened, Purpose, with_suffix};
 use crate::store::sqlite::operate::{self, Progress, Watch};
 use crate::store::sqlite::sql::{Sql, TableName};
-use crate::store::sqlite::{Restored, builder, delete_all, migrate, readers};
+use crate::store::sqlite::{Restored, delete_all, migrate};
 
 const BACKING_UP: &str = "back the database up";
 const RESTORING: &str = "restore the database";
@@ -40,7 +41,7 @@ pub(super) fn copy(
         return Ok(copied);
     }
     if check {
-        let connection = readers::connect(&partial.0).map_err(while_doing(BACKING_UP))?;
+        let connection = Access::whole(&partial.0).connect().map_err(while_doing(BACKING_UP))?;
         if refuse_damaged(&connection, BACKING_UP, watch)?.is_break() {
             return Ok(ControlFlow::Break(()));
         }
@@ -86,12 +87,6 @@ impl Drop for Partial {
     }
 }
 
-pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
-}
-
 /// A log that another database has left behind would be taken for the new one's.
 fn refuse_taken(to: &Path, doing: &'static str) -> Result<()> {
     for suffix in ["", "-wal", "-journal"] {
@@ -112,7 +107,7 @@ fn taken(path: &Path, doing: &'static str) -> Error {
 }
 
 fn failed_io(doing: &'static str, source: io::Error) -> Error {
-    Error::with_source(builder::kind_of_io(&source), doing, source)
+    Error::with_source(file::kind_of_io(&source), doing, source)
 }
 
 fn copy_all(
@@ -122,8 +117,8 @@ fn copy_all(
     doing: &'static str,
 ) -> Result<ControlFlow<()>> {
     let failed = || while_doing(doing);
-    builder::create_new_private(to).map_err(|source| failed_io(doing, source))?;
-    let mut target = readers::connect(to).map_err(failed())?;
+    file::create_new_private(to).map_err(|source| failed_io(doing, source))?;
+    let mut target = Access::whole(to).connect().map_err(failed())?;
     // A read transaction of our own holds one snapshot: without it the copy would begin anew at
     // each commit of a writer, and under load never end.
     let snapshot = source.unchecked_transaction().map_err(failed())?;
@@ -199,7 +194,7 @@ impl Restore<'_> {
         let exists = fs::exists(self.to).map_err(|source| failed_io(RESTORING, source))?;
         let mut target = None;
         if exists {
-            let connection = readers::connect(self.to).map_err(failed())?;
+            let connection = Access::whole(self.to).connect().map_err(failed())?;
             connection.busy_timeout(self.patience).map_err(failed())?;
             if connection.is_readonly("main").map_err(failed())? {
                 return Err(Error::new(ErrorKind::ReadOnly, RESTORING));
@@ -223,8 +218,7 @@ impl Restore<'_> {
         // Everything is prepared in a file of its own, so that the one step that others see is
         // the last: no moment at which sessions of the copy are live that should not be.
         let partial = Partial::beside(self.to)?;
-        let source = readers::connect(self.from).map_err(failed())?;
-        source.busy_timeout(self.patience).map_err(failed())?;
+        let source = self.open_copy()?;
         if migrate::version_before(&source, self.table)? == 0 {
             let why = format!("the copy has no table {}", self.table.as_str());
             return Err(Error::with_source(ErrorKind::NotSetUp, RESTORING, why));
@@ -233,7 +227,7 @@ impl Restore<'_> {
             return Ok(ControlFlow::Break(()));
         }
         drop(source);
-        let prepared = readers::connect(&partial.0).map_err(failed())?;
+        let prepared = Access::whole(&partial.0).connect().map_err(failed())?;
         if refuse_damaged(&prepared, RESTORING, watch)?.is_break() {
             return Ok(ControlFlow::Break(()));
         }
@@ -258,6 +252,19 @@ impl Restore<'_> {
             ControlFlow::Continue(()) => ControlFlow::Continue(restored),
             ControlFlow::Break(()) => ControlFlow::Break(()),
         })
+    }
+
+    fn open_copy(&self) -> Result<Connection> {
+        let Opened { connection, .. } = file::open(self.from, Purpose::Read)?;
+        connection.busy_timeout(self.patience).map_err(while_doing(RESTORING))?;
+        let read = connection.query_row("PRAGMA schema_version", [], |_| Ok(()));
+        match read.as_ref().map_err(rusqlite::Error::sqlite_error_code) {
+            Err(Some(ErrorCode::NotADatabase)) => {
+                let why = format!("{} is not a database", self.from.display());
+                Err(Error::with_source(ErrorKind::Invalid, RESTORING, why))
+            }
+            _ => Ok(connection),
+        }
     }
 
     /// A database that was never ours is not the one that the copy was made of.

@@ -1,11 +1,7 @@
 //! Opening: the file, its journal mode, its tables.
 
-use std::fs::{self, OpenOptions};
-use std::io;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
@@ -13,7 +9,9 @@ use rusqlite::Connection;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::store::sqlite::failure::while_doing;
+use crate::store::sqlite::file::{self, Opened, Purpose, with_suffix};
 use crate::store::sqlite::log::Log;
+use crate::store::sqlite::names::Names;
 use crate::store::sqlite::readers::{self, Readers};
 use crate::store::sqlite::sql::{Sql, TableName};
 use crate::store::sqlite::writer::{Writer, patiently};
@@ -30,6 +28,7 @@ pub struct Builder {
     durability: Durability,
     journal: Journal,
     migrate: bool,
+    only_reads: bool,
     checkpoints: bool,
     max_file_size: Option<u64>,
     events: Events,
@@ -59,6 +58,7 @@ impl Builder {
             durability: Durability::Normal,
             journal: Journal::Wal,
             migrate: true,
+            only_reads: false,
             checkpoints: true,
             max_file_size: None,
             events: Events::default(),
@@ -101,6 +101,12 @@ impl Builder {
         Builder { migrate, ..self }
     }
 
+    /// Opens what is set up, to be read: also a file that cannot be written, or in a folder that
+    /// cannot. Nothing is made, migrated or switched.
+    pub(crate) fn only_reads(self) -> Self {
+        Builder { migrate: false, journal: Journal::Keep, only_reads: true, ..self }
+    }
+
     /// Whether this store copies the write-ahead log into the database and makes it start again.
     /// Turn it off where another program does that and must be the only one, such as Litestream
     /// under many writes: the log grows until that program comes. Defaults to true.
@@ -136,15 +142,20 @@ impl Builder {
         let sql = Sql::new(&table);
         self.check()?;
         let deadline = Instant::now() + self.busy_timeout;
-        let (connection, path) = match &self.place {
+        let (connection, file) = match &self.place {
             Place::Memory => {
                 let memory =
                     Connection::open_in_memory().map_err(while_doing("open a database"))?;
                 (memory, None)
             }
             Place::File(path) => {
-                let (connection, path) = open_file(path, self.migrate)?;
-                (connection, Some(path))
+                let purpose = match (self.only_reads, self.migrate) {
+                    (true, _) => Purpose::Read,
+                    (false, true) => Purpose::Create,
+                    (false, false) => Purpose::Write,
+                };
+                let Opened { connection, access, path } = file::open(path, purpose)?;
+                (connection, Some((access, path)))
             }
         };
         connection.set_prepared_statement_cache_capacity(readers::PREPARED);
@@ -164,18 +175,28 @@ impl Builder {
                 .map_err(while_doing("bound the size of the database"))?;
         }
         Log::watch(&connection);
+        let mode: String = connection
+            .query_row("PRAGMA journal_mode", [], |row| row.get(0))
+            .map_err(while_doing("read a setting of the database"))?;
+        let wal = mode.eq_ignore_ascii_case("wal");
+        let files = file.iter().flat_map(|(_, path)| {
+            // Under a rollback journal there is none, and none is looked after.
+            [path.clone(), with_suffix(path, "-wal")]
+        });
+        let names = Arc::new(Names::of(files.collect(), self.events.clone()));
         let log = Log::new(page_size, self.checkpoints, self.events.clone());
-        let writer = Arc::new(Writer::new(connection, self.busy_timeout, full, log));
-        let (readers, name) = match &path {
+        let writer =
+            Arc::new(Writer::new(connection, wal, self.busy_timeout, full, log, names.clone()));
+        let (readers, name) = match &file {
             None => (Readers::Shared(writer.clone()), "a database in memory".to_owned()),
-            Some(path) => {
-                let readers = Readers::pool(path, self.readers, self.busy_timeout);
+            Some((access, path)) => {
+                let readers = Readers::pool(access, names, self.readers, self.busy_timeout);
                 (readers, format!("table {} in {}", table.as_str(), path.display()))
             }
         };
         self.events.raise(&Event::Opened { store: &name });
         Ok(SqliteStore(Arc::new(Inner {
-            path,
+            file,
             table,
             sql: Arc::new(sql),
             writer,
@@ -213,13 +234,16 @@ impl Builder {
     }
 
     /// A connection to the file as it is.
-    pub(super) fn connect_to_existing(&self) -> Result<(Connection, PathBuf)> {
+    pub(super) fn open_existing(&self, purpose: Purpose) -> Result<Opened> {
         self.check()?;
-        open_file(self.path()?, false)
+        file::open(self.path()?, purpose)
     }
 
     /// Refuses settings that make no sense before anything is touched.
     fn check(&self) -> Result<()> {
+        if let Place::File(path) = &self.place {
+            file::check_path(path)?;
+        }
         let longest = Duration::from_secs(86_400);
         let why = if !(Duration::from_millis(1)..=longest).contains(&self.busy_timeout) {
             "the busy timeout is from one millisecond to one day"
@@ -247,10 +271,13 @@ impl Builder {
             return Err(Error::with_source(
                 ErrorKind::NotSetUp,
                 "open the store",
-                format!(
-                    "schema version {version} was found and {} is needed; migrating is off",
-                    migrate::newest()
-                ),
+                match version {
+                    0 => format!("there is no table {}, and migrating is off", table.as_str()),
+                    _ => format!(
+                        "schema version {version} was found and {} is needed; migrating is off",
+                        migrate::newest()
+                    ),
+                },
             ));
         }
         // From here on every wait is our own: `patiently` asks again faster than SQLite does.
@@ -285,57 +312,5 @@ fn switch_to_wal(connection: &Connection, deadline: Instant) -> Result<()> {
             "switch to a write-ahead log",
             format!("the file system allows only the journal mode {mode}"),
         )),
-    }
-}
-
-/// The connection, and the path by which the file is known from here on: an absolute one, so that
-/// later connections find the same file whatever becomes of the working folder.
-fn open_file(path: &Path, create: bool) -> Result<(Connection, PathBuf)> {
-    let doing = || format!("open {}", path.display());
-    let invalid = |why| Error::with_source(ErrorKind::Invalid, doing(), why);
-    let io = |source: io::Error| Error::with_source(kind_of_io(&source), doing(), source);
-    if path.as_os_str().is_empty() || path.as_os_str() == ":memory:" {
-        return Err(invalid("for a database in memory use SqliteStore::in_memory"));
-    }
-    if path.as_os_str().as_bytes().contains(&0) {
-        return Err(invalid("a path has no NUL"));
-    }
-    if create {
-        create_private(path).map_err(io)?;
-    } else if !fs::exists(path).unwrap_or(true) {
-        let why = "there is no such file, and migrating is off";
-        return Err(Error::with_source(ErrorKind::NotSetUp, doing(), why));
-    }
-    let path = fs::canonicalize(path).map_err(io)?;
-    let connection = readers::connect(&path).map_err(while_doing(doing()))?;
-    // SQLite opens a file that it may not write for reading, without a word.
-    if connection.is_readonly("main").map_err(while_doing(doing()))? {
-        return Err(Error::new(ErrorKind::ReadOnly, doing()));
-    }
-    Ok((connection, path))
-}
-
-/// Creates the file readable by its owner only, if it is not there; SQLite gives the log and the
-/// shared memory beside it the same mode.
-fn create_private(path: &Path) -> io::Result<()> {
-    // Closing a file drops all locks that the process has on it, SQLite's included: nobody here
-    // may open it between its creation and that close.
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    match create_new_private(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        _ => Ok(()),
-    }
-}
-
-pub(super) fn create_new_private(path: &Path) -> io::Result<()> {
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map(drop)
-}
-
-pub(super) fn kind_of_io(error: &io::Error) -> ErrorKind {
-    match error.kind() {
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => ErrorKind::ReadOnly,
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::Full,
-        _ => ErrorKind::Unavailable,
     }
 }

@@ -2,8 +2,7 @@
 
 use std::cell::Cell;
 use std::fmt::{self, Debug};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::PoisonError;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,6 +12,8 @@ use rusqlite::hooks::Wal;
 use crate::error::Result;
 use crate::event::{Event, Events};
 use crate::store::sqlite::failure::while_doing;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// From here on the bell asks for upkeep.
 const RING_BYTES: u64 = 16 << 20;
@@ -64,9 +65,9 @@ impl Debug for Log {
 
 /// What a checkpoint answers.
 #[derive(Clone, Copy, Debug)]
-struct Checkpoint {
+pub(super) struct Checkpoint {
     /// Something prevented it from being complete.
-    blocked: bool,
+    pub(super) blocked: bool,
     /// Pages in the log; `None` when there is no write-ahead log.
     pages: Option<u32>,
     /// Pages of those that are in the database now.
@@ -113,6 +114,11 @@ impl Log {
         (self.ours && pages >= self.pages(RING_BYTES) && self.may_restart(pages)).then_some(pages)
     }
 
+    /// Whether upkeep was asked for and has not begun.
+    pub(super) fn has_rung(&self) -> bool {
+        self.rung.load(Ordering::Relaxed)
+    }
+
     /// Asks for upkeep, or does the most urgent of it on the connection that writes.
     pub(super) fn look_after(&self, connection: &Connection, pages: u32) {
         if !self.rung.swap(true, Ordering::Relaxed) {
@@ -144,7 +150,12 @@ impl Log {
                 return Ok(false);
             };
             if pages.saturating_sub(copied) <= FEW_PAGES {
-                return Ok(pages > FEW_PAGES && self.may_restart(pages));
+                if pages <= FEW_PAGES {
+                    // It has begun again without being made to, behind a reader who is gone.
+                    self.note(pages, false);
+                    return Ok(false);
+                }
+                return Ok(self.may_restart(pages));
             }
             // No way forward: an old reader needs what the log would overwrite in the database.
             if copied <= copied_before {
@@ -188,7 +199,7 @@ impl Log {
     }
 }
 
-fn checkpoint(connection: &Connection, mode: &str) -> Result<Checkpoint> {
+pub(super) fn checkpoint(connection: &Connection, mode: &str) -> Result<Checkpoint> {
     connection
         .prepare_cached(&format!("PRAGMA wal_checkpoint({mode})"))
         .and_then(|mut statement| {

@@ -1,7 +1,7 @@
 //! Looking at sessions as an operator does: ended ones, single ones, all of them.
 
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rusqlite::types::Value as Column;
 use rusqlite::{Connection, OptionalExtension, params_from_iter};
@@ -12,6 +12,7 @@ use crate::id::{Handle, UserKey};
 use crate::record::{Record, Summary};
 use crate::store::Page;
 use crate::store::sqlite::failure::while_doing;
+use crate::store::sqlite::file::Access;
 use crate::store::sqlite::operate::{Facts, Progress, Watch, facts_of};
 use crate::store::sqlite::{SqliteStore, rows};
 
@@ -56,7 +57,7 @@ impl SqliteStore {
     /// The file; `None` for a database in memory.
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
-        self.0.path.as_deref()
+        self.0.file.as_ref().map(|(_, path)| path.as_path())
     }
 
     /// Facts about the file; `None` for a database in memory.
@@ -64,7 +65,8 @@ impl SqliteStore {
     /// # Errors
     /// Those of every read.
     pub fn facts(&self) -> Result<Option<Facts>> {
-        self.0.path.as_ref().map(|path| facts_of(path, &self.0.table)).transpose()
+        let of = |(access, path): &(Access, PathBuf)| facts_of(access, path, &self.0.table);
+        self.0.file.as_ref().map(of).transpose()
     }
 
     /// Sessions that have ended and were not swept yet, the newest first.

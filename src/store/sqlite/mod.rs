@@ -7,9 +7,11 @@ mod backup;
 mod builder;
 mod commit;
 mod failure;
+mod file;
 mod log;
 mod look;
 mod migrate;
+mod names;
 mod operate;
 mod readers;
 mod registry;
@@ -32,6 +34,7 @@ use crate::event::Events;
 use crate::id::SessionKey;
 use crate::record::Touch;
 use crate::store::sqlite::failure::while_doing;
+use crate::store::sqlite::file::Access;
 use crate::store::sqlite::readers::Readers;
 use crate::store::sqlite::sql::{Sql, TableName};
 use crate::store::sqlite::writer::{Pace, Writer};
@@ -90,8 +93,8 @@ pub enum Journal {
 pub struct SqliteStore(Arc<Inner>);
 
 struct Inner {
-    /// `None` for a database in memory.
-    path: Option<PathBuf>,
+    /// How the file is opened, and its path; `None` for a database in memory.
+    file: Option<(Access, PathBuf)>,
     table: TableName,
     sql: Arc<Sql>,
     writer: Arc<Writer>,
@@ -102,8 +105,9 @@ struct Inner {
 
 impl Debug for Inner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { path, table, .. } = self;
-        f.debug_struct("Inner").field("path", path).field("table", table).finish_non_exhaustive()
+        let Inner { file, table, .. } = self;
+        let path = file.as_ref().map(|(_, path)| path);
+        f.debug_struct("Inner").field("path", &path).field("table", table).finish_non_exhaustive()
     }
 }
 
@@ -210,16 +214,44 @@ impl SqliteStore {
     }
 
     fn back_up(&self, to: &Path, check: bool, mut watch: Watch) -> Result<ControlFlow<()>> {
-        match &self.0.path {
-            Some(path) => {
+        match &self.0.file {
+            Some((access, _)) => {
                 // A connection of its own: a long copy keeps no reader from a request.
-                let source = readers::connect(path).map_err(while_doing("back the database up"))?;
+                let source = access.connect().map_err(while_doing("back the database up"))?;
                 source
                     .busy_timeout(self.0.patience)
                     .map_err(while_doing("back the database up"))?;
                 backup::copy(&source, to, check, &mut watch)
             }
             None => self.0.writer.read(|source| backup::copy(source, to, check, &mut watch)),
+        }
+    }
+
+    /// Sweeps, and says for how long that kept others from writing. The wait for the lock is not
+    /// part of it: beside a busy service that is most of the time, and says nothing about how
+    /// large a batch may be.
+    pub(crate) fn sweep_a_batch(
+        &self,
+        now: Timestamp,
+        limit: NonZeroUsize,
+    ) -> Result<(usize, Duration)> {
+        const DOING: &str = "sweep ended sessions";
+        let sql = self.0.sql.clone();
+        let limit = i64::try_from(limit.get()).unwrap_or(i64::MAX);
+        let swept = self.0.writer.write(Pace::Normal, DOING, move |connection| {
+            let began = Instant::now();
+            let mut sweep = connection.prepare_cached(&sql.sweep).map_err(while_doing(DOING))?;
+            let removed = sweep.execute([now.as_millis(), limit]).map_err(while_doing(DOING))?;
+            Ok((removed, began))
+        });
+        swept.map(|(removed, began)| (removed, began.elapsed()))
+    }
+
+    /// The upkeep, where the log has become so long that it is time for it.
+    pub(crate) fn upkeep_if_due(&self) -> Result<()> {
+        match self.upkeep() {
+            Some(upkeep) if self.0.writer.log().has_rung() => upkeep.run(),
+            _ => Ok(()),
         }
     }
 
@@ -268,14 +300,7 @@ impl Store for SqliteStore {
     }
 
     fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<usize> {
-        let sql = self.0.sql.clone();
-        let limit = i64::try_from(limit.get()).unwrap_or(i64::MAX);
-        self.0.writer.write(Pace::Normal, "sweep ended sessions", move |connection| {
-            connection
-                .prepare_cached(&sql.sweep)
-                .and_then(|mut statement| statement.execute([now.as_millis(), limit]))
-                .map_err(while_doing("sweep ended sessions"))
-        })
+        self.sweep_a_batch(now, limit).map(|(removed, _)| removed)
     }
 
     fn registry(&self) -> Option<&dyn Registry> {
@@ -283,14 +308,14 @@ impl Store for SqliteStore {
     }
 
     fn upkeep(&self) -> Option<&dyn Upkeep> {
-        match self.0.path {
+        match self.0.file {
             Some(_) if self.0.writer.log().is_ours() => Some(&*self.0),
             _ => None,
         }
     }
 
     fn traits(&self) -> Traits {
-        Traits::new().with_durable(self.0.path.is_some()).with_lists(true)
+        Traits::new().with_durable(self.0.file.is_some()).with_lists(true)
     }
 }
 

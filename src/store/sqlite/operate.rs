@@ -5,18 +5,19 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode};
 
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::sqlite::backup::{Restore, with_suffix};
+use crate::store::sqlite::backup::Restore;
 use crate::store::sqlite::builder::Builder;
-use crate::store::sqlite::failure::while_doing;
+use crate::store::sqlite::failure::{self, while_doing};
+use crate::store::sqlite::file::{Access, Opened, Purpose, with_suffix};
 use crate::store::sqlite::sql::{HISTORY, Sql, TableName};
 use crate::store::sqlite::writer::patiently;
-use crate::store::sqlite::{migrate, readers};
+use crate::store::sqlite::{log, migrate};
 
 /// How far long work is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,6 +59,8 @@ pub struct Facts {
     pub newest_schema: u32,
     /// How many tables in the file are somebody else's.
     pub other_tables: u64,
+    /// Whether this process can only read it.
+    pub read_only: bool,
 }
 
 /// A migration that was not applied yet.
@@ -101,19 +104,33 @@ fn number(connection: &Connection, sql: &str) -> Result<u64> {
     Ok(u64::try_from(number).unwrap_or(0))
 }
 
-pub(super) fn facts(connection: &Connection, path: &Path, table: &TableName) -> Result<Facts> {
+fn facts(
+    connection: &Connection,
+    access: &Access,
+    path: &Path,
+    table: &TableName,
+) -> Result<Facts> {
     let size = |path: &Path| fs::metadata(path).map_or(0, |file| file.len());
-    let journal = connection
-        .query_row("PRAGMA journal_mode", [], |row| row.get(0))
-        .map_err(while_doing(READING))?;
+    let journal = match access.is_frozen() {
+        // Only a database with a log is opened so, and SQLite then knows nothing of the log.
+        true => "wal".to_owned(),
+        false => connection
+            .query_row("PRAGMA journal_mode", [], |row| row.get(0))
+            .map_err(while_doing(READING))?,
+    };
     let schema = migrate::version_before(connection, table);
     let tables = number(
         connection,
         "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' \
          ESCAPE '\\'",
     )?;
-    let ours = match schema {
-        Ok(1..) => number(
+    let is_ours = match &schema {
+        Ok(version) => *version > 0,
+        // Too damaged to be asked, but not somebody else's.
+        Err(error) => error.kind() == ErrorKind::Corrupt,
+    };
+    let ours = match is_ours {
+        true => number(
             connection,
             &format!(
                 "SELECT count(*) FROM sqlite_schema WHERE type = 'table' \
@@ -121,7 +138,7 @@ pub(super) fn facts(connection: &Connection, path: &Path, table: &TableName) -> 
                 table.as_str()
             ),
         )?,
-        _ => 0,
+        false => 0,
     };
     Ok(Facts {
         path: path.to_owned(),
@@ -135,6 +152,7 @@ pub(super) fn facts(connection: &Connection, path: &Path, table: &TableName) -> 
         schema,
         newest_schema: migrate::newest(),
         other_tables: tables.saturating_sub(ours),
+        read_only: connection.is_readonly("main").map_err(while_doing(READING))?,
     })
 }
 
@@ -182,9 +200,19 @@ pub(super) fn check(
     let sql = if quick { "PRAGMA quick_check(20)" } else { "PRAGMA integrity_check(20)" };
     let run = |connection: &Connection| {
         let mut statement = connection.prepare(sql)?;
-        let found: Vec<String> =
-            statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
-        Ok(found.into_iter().filter(|line| line != "ok").collect())
+        let mut found: Vec<String> = Vec::new();
+        for line in statement.query_map([], |row| row.get(0))? {
+            match line {
+                Ok(line) => found.push(line),
+                // It gives up where it can go no further; what it has found by then says more.
+                Err(error) if !found.is_empty() && failure::kind(&error) == ErrorKind::Corrupt => {
+                    break;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        found.retain(|line| line != "ok");
+        Ok(found)
     };
     attended(connection, watch, run, doing)
 }
@@ -200,8 +228,8 @@ impl Builder {
     /// # Errors
     /// The kinds of [`open`](Self::open).
     pub fn facts(&self) -> Result<Facts> {
-        let (connection, path, table) = self.connect()?;
-        facts(&connection, &path, &table)
+        let (Opened { connection, access, path }, table) = self.connect(Purpose::Read)?;
+        facts(&connection, &access, &path, &table)
     }
 
     /// The migrations that [`open`](Self::open) would apply.
@@ -209,7 +237,7 @@ impl Builder {
     /// # Errors
     /// The kinds of [`open`](Self::open).
     pub fn pending(&self) -> Result<Vec<Pending>> {
-        let (connection, _, table) = self.connect()?;
+        let (Opened { connection, .. }, table) = self.connect(Purpose::Read)?;
         let version = migrate::version_before(&connection, &table)?;
         Ok(migrate::pending(version))
     }
@@ -225,7 +253,7 @@ impl Builder {
         quick: bool,
         mut watch: Watch,
     ) -> Result<ControlFlow<(), Vec<String>>> {
-        let (connection, ..) = self.connect()?;
+        let (Opened { connection, .. }, _) = self.connect(Purpose::Read)?;
         check(&connection, quick, &mut watch, "check the database")
     }
 
@@ -237,9 +265,9 @@ impl Builder {
     /// [`open`](Self::open).
     pub fn compact(&self, how: Compacting, mut watch: Watch) -> Result<ControlFlow<()>> {
         const DOING: &str = "compact the database";
-        let (connection, path, table) = self.connect()?;
-        let (failed, deadline) = (|| while_doing(DOING), Instant::now() + self.patience());
-        let facts = facts(&connection, &path, &table)?;
+        let (Opened { connection, access, path }, table) = self.connect(Purpose::Write)?;
+        let deadline = Instant::now() + self.patience();
+        let facts = facts(&connection, &access, &path, &table)?;
         let done = match how {
             Compacting::Incremental if !facts.incremental => {
                 let why = "the file was not made with auto_vacuum = INCREMENTAL";
@@ -253,9 +281,7 @@ impl Builder {
                 attended(&connection, &mut watch, vacuum, DOING)?
             }
         };
-        // The smaller file is there once the log is copied; a reader may hold that up for now.
-        let truncate = "PRAGMA wal_checkpoint(TRUNCATE)";
-        connection.query_row(truncate, [], |_| Ok(())).map_err(failed())?;
+        empty_log(&connection, self.patience())?;
         Ok(done)
     }
 
@@ -293,14 +319,31 @@ impl Builder {
         restore.run(&mut watch)
     }
 
-    fn connect(&self) -> Result<(Connection, PathBuf, TableName)> {
+    fn connect(&self, purpose: Purpose) -> Result<(Opened, TableName)> {
         let table = self.table_name()?;
-        let (connection, path) = self.connect_to_existing()?;
-        connection
+        let opened = self.open_existing(purpose)?;
+        opened
+            .connection
             .busy_timeout(self.patience())
             .map_err(while_doing("configure the connection"))?;
-        Ok((connection, path, table))
+        Ok((opened, table))
     }
+}
+
+/// Copies the log into the database, which is smaller once that is done, and makes it empty.
+///
+/// All but the last of it is copied beside the writers. What empties the log keeps them waiting,
+/// also while it waits for readers: so it waits shortly, and comes again.
+fn empty_log(connection: &Connection, patience: Duration) -> Result<()> {
+    const SHORTLY: Duration = Duration::from_millis(25);
+    let deadline = Instant::now() + patience;
+    log::checkpoint(connection, "PASSIVE")?;
+    connection.busy_timeout(SHORTLY).map_err(while_doing("configure the connection"))?;
+    // A reader that does not end holds this up for now; whoever comes next does it.
+    while log::checkpoint(connection, "TRUNCATE")?.blocked && Instant::now() < deadline {
+        thread::sleep(SHORTLY);
+    }
+    Ok(())
 }
 
 fn give_back(connection: &Connection, facts: &Facts, watch: &mut Watch) -> Result<ControlFlow<()>> {
@@ -328,7 +371,7 @@ fn give_back(connection: &Connection, facts: &Facts, watch: &mut Watch) -> Resul
 }
 
 /// The facts of a store that is open.
-pub(super) fn facts_of(path: &Path, table: &TableName) -> Result<Facts> {
-    let connection = readers::connect(path).map_err(while_doing(READING))?;
-    facts(&connection, path, table)
+pub(super) fn facts_of(access: &Access, path: &Path, table: &TableName) -> Result<Facts> {
+    let connection = access.connect().map_err(while_doing(READING))?;
+    facts(&connection, access, path, table)
 }

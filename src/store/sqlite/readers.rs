@@ -1,25 +1,30 @@
 //! The connections that read: a pool, or the writer's own when the database is in memory.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use r2d2::{NopErrorHandler, Pool, PooledConnection};
 use r2d2_sqlite::SqliteConnectionManager;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::Connection;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::sqlite::failure::while_doing;
+use crate::store::sqlite::file::Access;
+use crate::store::sqlite::names::Names;
 use crate::store::sqlite::writer::Writer;
 
 /// Statements that one connection keeps prepared: more than there are.
 pub(super) const PREPARED: usize = 48;
 
+/// How long the pool may try to open a connection before somebody looks why it takes so long.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
 #[derive(Debug)]
 pub(super) enum Readers {
     Pool {
         pool: Pool<SqliteConnectionManager>,
-        path: PathBuf,
+        access: Access,
+        names: Arc<Names>,
         patience: Duration,
     },
     /// A database in memory has one connection: SQLite's shared cache answers with locks that no
@@ -28,14 +33,15 @@ pub(super) enum Readers {
 }
 
 impl Readers {
-    pub(super) fn pool(path: &Path, readers: u32, patience: Duration) -> Self {
-        let manager =
-            SqliteConnectionManager::file(path).with_flags(flags()).with_init(move |connection| {
-                connection.busy_timeout(patience)?;
-                connection.set_prepared_statement_cache_capacity(PREPARED);
-                // Not opened read-only: after a kill the first reader has to recover the log.
-                connection.execute_batch("PRAGMA query_only = ON")
-            });
+    pub(super) fn pool(
+        access: &Access,
+        names: Arc<Names>,
+        readers: u32,
+        patience: Duration,
+    ) -> Self {
+        let manager = SqliteConnectionManager::file(access.name())
+            .with_flags(access.flags())
+            .with_init(move |connection| prepare(connection, patience));
         let pool = Pool::builder()
             .max_size(readers)
             .min_idle(Some(0))
@@ -46,7 +52,7 @@ impl Readers {
             // What went wrong comes back with the error of the checkout.
             .error_handler(Box::new(NopErrorHandler))
             .build_unchecked(manager);
-        Readers::Pool { pool, path: path.to_owned(), patience }
+        Readers::Pool { pool, access: access.clone(), names, patience }
     }
 
     pub(super) fn read<T>(
@@ -56,10 +62,10 @@ impl Readers {
     ) -> Result<T> {
         match self {
             Readers::Shared(writer) => writer.read(work),
-            Readers::Pool { pool, path, patience } => match pool.try_get() {
+            Readers::Pool { pool, access, names, patience } => match pool.try_get() {
                 Some(connection) => work(&connection),
                 None => {
-                    let (connection, left) = check_out(pool, path, *patience, doing)?;
+                    let (connection, left) = check_out(pool, access, names, *patience, doing)?;
                     // The wait for SQLite is part of the same deadline.
                     connection.busy_timeout(left).map_err(while_doing(doing))?;
                     let result = work(&connection);
@@ -71,36 +77,47 @@ impl Readers {
     }
 }
 
-/// How every connection is opened: an existing file, and never shared between threads at a time.
-fn flags() -> OpenFlags {
-    OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX
-}
-
-pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
-    Connection::open_with_flags(path, flags())
+/// Makes a new connection one that reads.
+fn prepare(connection: &Connection, patience: Duration) -> rusqlite::Result<()> {
+    connection.busy_timeout(patience)?;
+    connection.set_prepared_statement_cache_capacity(PREPARED);
+    // Not opened read-only: after a kill the first reader has to recover the log.
+    connection.execute_batch("PRAGMA query_only = ON")
 }
 
 /// A connection and what is left of the time.
 fn check_out(
     pool: &Pool<SqliteConnectionManager>,
-    path: &Path,
+    access: &Access,
+    names: &Names,
     patience: Duration,
     doing: &'static str,
 ) -> Result<(PooledConnection<SqliteConnectionManager>, Duration)> {
-    let began = Instant::now();
-    if pool.state().connections < pool.max_size() {
-        // The pool is about to open one more, and would try that until the time is over where it
-        // cannot succeed. The reason is known at once by trying it here.
-        connect(path).map_err(while_doing(doing))?;
-    }
-    match pool.get_timeout(patience) {
-        Ok(connection) => Ok((connection, patience.saturating_sub(began.elapsed()))),
-        Err(error) => {
-            // The pool tells a connection that could not be opened from one that was not free
-            // only in words.
-            let all_in_use = pool.state().connections >= pool.max_size();
-            let kind = if all_in_use { ErrorKind::Busy } else { ErrorKind::Unavailable };
-            Err(Error::with_source(kind, doing, error))
+    let deadline = Instant::now() + patience;
+    let left = || deadline.saturating_duration_since(Instant::now());
+    loop {
+        if pool.state().connections < pool.max_size() {
+            // The pool is about to open one more, and would try that until the time is over where
+            // it cannot succeed. The reason is known at once by trying it here: all of it, because
+            // a disk that opens the file need not read it.
+            // A file that has taken the place of ours would be read with our log.
+            names.check()?;
+            access
+                .connect()
+                .and_then(|connection| prepare(&connection, left()))
+                .map_err(while_doing(doing))?;
+        }
+        // What could be done a moment ago may fail from now on, so the pool is not left alone.
+        match pool.get_timeout(left().min(LOOK_AGAIN)) {
+            Ok(connection) => return Ok((connection, left())),
+            Err(_) if !left().is_zero() => {}
+            Err(error) => {
+                // The pool tells a connection that could not be opened from one that was not free
+                // only in words.
+                let all_in_use = pool.state().connections >= pool.max_size();
+                let kind = if all_in_use { ErrorKind::Busy } else { ErrorKind::Unavailable };
+                return Err(Error::with_source(kind, doing, error));
+            }
         }
     }
 }

@@ -138,10 +138,11 @@ impl Sql {
             ),
             list: format!("SELECT {SUMMARY} FROM {t} WHERE deadline > ?1 AND id < ?2 AND "),
             // The pluses keep SQLite to the index of deadlines, or of users: in the order of the
-            // ids it might look at every live row to find a few that have ended.
+            // ids it might look at every live row to find a few that have ended. That index alone
+            // says which rows come next; only those are looked at.
             list_ended: format!(
-                "SELECT {SUMMARY} FROM {t} WHERE deadline <= ?1 AND +id < ?2 \
-                 ORDER BY +id DESC LIMIT ?3"
+                "SELECT {SUMMARY} FROM {t} WHERE id IN (SELECT id FROM {t} WHERE deadline <= ?1 \
+                 AND +id < ?2 ORDER BY +id DESC LIMIT ?3) ORDER BY id DESC"
             ),
             list_ended_of: format!(
                 "SELECT {SUMMARY} FROM {t} WHERE user_key = ?4 AND +deadline <= ?1 AND id < ?2 \

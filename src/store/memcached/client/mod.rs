@@ -7,25 +7,24 @@
 //! have one effect: what was stored before is out of reach for good.
 
 mod failure;
+mod server;
 
 use std::fmt::{self, Debug, Write};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use memcache::exp::{
-    Delete, Error as ClientError, Get, GetResult, GetStatus, Meta, MetaClient, MutationResult,
-    MutationStatus, Op, OpResult, Set, Ttl,
+    Delete, Get, GetResult, GetStatus, Meta, MutationResult, MutationStatus, OpResult, Set, Ttl,
 };
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{Handle, SessionKey};
-use crate::store::memcached::client::failure::{failure, uninterrupted};
+use crate::id::SessionKey;
+use crate::store::memcached::client::server::{SURELY_CLOSED_FOR, Server};
 use crate::store::memcached::share;
 
-/// So often a batch is sent again because somebody raised the epoch meanwhile.
-const TRIES: usize = 8;
+/// The most keys of one exchange with a server. An exchange has the time of one command.
+const PIECE: usize = 64;
 
 /// Whoever took a lease and has not filled by then has failed; memcached gives another one.
 const LEASE_SECONDS: u32 = 10;
@@ -100,35 +99,8 @@ pub(super) struct Replacement {
     pub(super) life: Option<Duration>,
 }
 
-struct Server {
-    client: MetaClient,
-    /// What its name weighs when a key chooses its server.
-    weight: u64,
-    /// The epochs of both spaces as they were last seen; 0 for not yet.
-    epochs: [AtomicU64; 2],
-}
-
-impl Server {
-    fn epoch(&self, space: Space) -> Option<&AtomicU64> {
-        self.epochs.get(space as usize)
-    }
-
-    fn seen(&self, space: Space) -> u64 {
-        self.epoch(space).map_or(0, |epoch| epoch.load(Ordering::SeqCst))
-    }
-
-    fn note(&self, space: Space, epoch: u64) {
-        if let Some(seen) = self.epoch(space) {
-            seen.store(epoch, Ordering::SeqCst);
-        }
-    }
-}
-
 pub(super) struct Client {
     servers: Vec<Server>,
-    /// The names of the items that hold the epochs.
-    epoch_of_sessions: String,
-    epoch_of_entries: String,
     reach: Reach,
 }
 
@@ -138,29 +110,34 @@ impl Debug for Client {
     }
 }
 
-type Answers = Vec<Result<OpResult, ClientError>>;
-
 impl Client {
     /// Resolves the names of the servers. Connections are opened on demand.
     pub(super) fn new(reach: Reach) -> Result<Self> {
-        let server = |name: &String| {
-            let client = MetaClient::builder()
-                .max_idle(reach.connections)
-                .connect_timeout(Some(reach.connect_timeout))
-                .io_timeout(Some(reach.io_timeout))
-                .connect(name.as_str())
-                .map_err(|source| failure(format!("find the memcached server {name}"), source))?;
-            Ok(Server { client, weight: share::weight(name), epochs: Default::default() })
-        };
+        let server = |name: &String| Server::find(name, &reach);
         let servers = reach.servers.iter().map(server).collect::<Result<_>>()?;
-        let name = |space: Space| format!("{}:{}:epoch", reach.namespace, space.letter());
-        let (epoch_of_sessions, epoch_of_entries) = (name(Space::Sessions), name(Space::Entries));
-        Ok(Client { servers, epoch_of_sessions, epoch_of_entries, reach })
+        Ok(Client { servers, reach })
+    }
+
+    /// How many servers there are.
+    pub(super) fn servers(&self) -> usize {
+        self.servers.len()
+    }
+
+    /// Which server has `key`.
+    pub(super) fn place(&self, key: &SessionKey) -> usize {
+        let score = |place: &usize| {
+            self.servers.get(*place).map(|server| share::score(server.weight(), key))
+        };
+        (0..self.servers.len()).max_by_key(score).unwrap_or(0)
+    }
+
+    fn at(&self, place: usize) -> Result<&Server> {
+        let none = || Error::new(ErrorKind::Invalid, "choose a memcached server");
+        self.servers.get(place).ok_or_else(none)
     }
 
     fn server(&self, key: &SessionKey) -> Result<&Server> {
-        let best = self.servers.iter().max_by_key(|server| share::score(server.weight, key));
-        best.ok_or_else(|| Error::new(ErrorKind::Invalid, "choose a memcached server"))
+        self.at(self.place(key))
     }
 
     fn name(&self, space: Space, epoch: u64, key: &SessionKey) -> String {
@@ -172,13 +149,6 @@ impl Client {
         name
     }
 
-    fn name_of_epoch(&self, space: Space) -> &str {
-        match space {
-            Space::Sessions => &self.epoch_of_sessions,
-            Space::Entries => &self.epoch_of_entries,
-        }
-    }
-
     /// The item under `key`.
     pub(super) fn get(
         &self,
@@ -186,42 +156,27 @@ impl Client {
         key: &SessionKey,
         doing: &'static str,
     ) -> Result<Option<Item>> {
-        let server = self.server(key)?;
-        let (epoch, answers) = self.exchange(server, space, doing, |epoch| {
-            vec![Get::new(self.name(space, epoch, key)).meta(Meta::NONE.cas()).into()]
+        let (epoch, mut answers) = self.server(key)?.exchange(space, doing, |epoch, batch| {
+            batch.push(Get::new(self.name(space, epoch, key)).meta(Meta::NONE.cas()).into());
         })?;
-        item(epoch, got(answers.into_iter().next(), doing)?)
+        item(epoch, got(answers.next(), doing)?)
     }
 
-    /// The items under many keys, asked for in one round trip a server.
+    /// The items under many keys.
     pub(super) fn get_many(
         &self,
         space: Space,
         keys: &[SessionKey],
         doing: &'static str,
     ) -> Vec<Result<Option<Item>>> {
-        let mut found: Vec<_> = keys.iter().map(|_| Ok(None)).collect();
-        for (server, indices) in self.shares(keys) {
-            let mine = || indices.iter().filter_map(|index| keys.get(*index));
-            let answers = self.exchange(server, space, doing, |epoch| {
+        let ask = |server: &Server, piece: &[&SessionKey]| {
+            let (epoch, answers) = server.exchange(space, doing, |epoch, batch| {
                 let get = |key| Get::new(self.name(space, epoch, key)).meta(Meta::NONE.cas());
-                mine().map(|key| get(key).into()).collect()
-            });
-            let (epoch, mut answers) = match answers {
-                Ok((epoch, answers)) => (epoch, answers.into_iter()),
-                Err(error) => {
-                    for index in &indices {
-                        put(&mut found, *index, Err(error.clone()));
-                    }
-                    continue;
-                }
-            };
-            for index in &indices {
-                let item = got(answers.next(), doing).and_then(|result| item(epoch, result));
-                put(&mut found, *index, item);
-            }
-        }
-        found
+                batch.extend(piece.iter().map(|key| get(key).into()));
+            })?;
+            Ok(answers.map(|answer| item(epoch, got(Some(answer), doing)?)).collect())
+        };
+        self.in_pieces(keys, |key| key, ask, doing)
     }
 
     /// The item under `key`, or the right to fill in what is missing.
@@ -231,11 +186,10 @@ impl Client {
         key: &SessionKey,
         doing: &'static str,
     ) -> Result<Leased> {
-        let server = self.server(key)?;
-        let (epoch, answers) = self.exchange(server, space, doing, |epoch| {
-            vec![Get::new(self.name(space, epoch, key)).lease_ttl(LEASE_SECONDS).into()]
+        let (epoch, mut answers) = self.server(key)?.exchange(space, doing, |epoch, batch| {
+            batch.push(Get::new(self.name(space, epoch, key)).lease_ttl(LEASE_SECONDS).into());
         })?;
-        let result = got(answers.into_iter().next(), doing)?;
+        let result = got(answers.next(), doing)?;
         Ok(match result.item.cas {
             Some(cas) if result.won_lease() => Leased::Granted(Stamp { epoch, cas }),
             _ => item(epoch, result)?.map_or(Leased::Busy, Leased::Item),
@@ -252,12 +206,11 @@ impl Client {
         doing: &'static str,
     ) -> Result<Option<Stamp>> {
         self.check_size(value, doing)?;
-        let server = self.server(key)?;
-        let (epoch, answers) = self.exchange(server, space, doing, |epoch| {
+        let (epoch, mut answers) = self.server(key)?.exchange(space, doing, |epoch, batch| {
             let set = Set::new(self.name(space, epoch, key), value).ttl(ttl(life)).return_cas();
-            vec![set.add().into()]
+            batch.push(set.add().into());
         })?;
-        Ok(match written(epoch, mutated(answers.into_iter().next(), doing)?) {
+        Ok(match written(epoch, mutated(answers.next(), doing)?) {
             Written::Stored(stamp) => Some(stamp),
             Written::Changed | Written::Missing => None,
         })
@@ -276,22 +229,13 @@ impl Client {
         new: &Replacement,
         doing: &'static str,
     ) -> Result<(Written, bool)> {
-        let (server, set) = (self.server(&new.key)?, self.set(space, new, doing)?);
-        let epoch = Get::new(self.name_of_epoch(space));
-        let batch: Vec<Op> = vec![set.into(), epoch.into()];
-        let answers = uninterrupted(|| server.client.run_batch(batch.clone()));
-        let mut answers = answers.map_err(|source| failure(doing, source))?.into_iter();
+        self.check_size(&new.value, doing)?;
+        let server = self.server(&new.key)?;
+        let mut answers = server
+            .run_all(doing, || vec![self.set(space, new).into(), server.get_epoch(space).into()])?;
         let written = written(new.stamp.epoch, mutated(answers.next(), doing)?);
-        let current = read_epoch(&got(answers.next(), doing)?) == Some(new.stamp.epoch);
-        if !current {
-            server.note(space, 0);
-        }
+        let current = server.is_current(space, new.stamp.epoch, answers.next(), doing)?;
         Ok((written, current))
-    }
-
-    /// How many servers there are.
-    pub(super) fn servers(&self) -> usize {
-        self.servers.len()
     }
 
     /// Stores a value in place of one version of an item.
@@ -301,61 +245,39 @@ impl Client {
         new: &Replacement,
         doing: &'static str,
     ) -> Result<Written> {
-        let (server, set) = (self.server(&new.key)?, self.set(space, new, doing)?);
-        let answer = uninterrupted(|| server.client.run(set.clone()));
-        answer
-            .map(|result| written(new.stamp.epoch, result))
-            .map_err(|source| failure(doing, source))
+        self.check_size(&new.value, doing)?;
+        let result = self.server(&new.key)?.run(doing, || self.set(space, new))?;
+        Ok(written(new.stamp.epoch, result))
     }
 
-    /// [`replace`](Self::replace) for many, in one round trip a server.
+    /// [`replace`](Self::replace) for many.
     pub(super) fn replace_many(
         &self,
         space: Space,
         all: &[Replacement],
         doing: &'static str,
     ) -> Vec<Result<Written>> {
-        let keys: Vec<SessionKey> = all.iter().map(|new| new.key).collect();
-        let mut done: Vec<_> = all.iter().map(|_| Ok(Written::Missing)).collect();
-        for (server, indices) in self.shares(&keys) {
-            let (mut sent, mut sets) = (Vec::new(), Vec::new());
-            for index in indices {
-                let Some(new) = all.get(index) else { continue };
-                match self.set(space, new, doing) {
-                    Ok(set) => {
-                        sent.push((index, new.stamp.epoch));
-                        sets.push(set);
-                    }
-                    Err(error) => put(&mut done, index, Err(error)),
-                }
-            }
-            match uninterrupted(|| server.client.run_many(sets.clone())) {
-                Ok(answers) => {
-                    for ((index, epoch), answer) in sent.into_iter().zip(answers) {
-                        let answer = answer.map(|result| written(epoch, result));
-                        put(&mut done, index, answer.map_err(|source| failure(doing, source)));
-                    }
-                }
-                Err(source) => {
-                    let error = failure(doing, source);
-                    for (index, _) in sent {
-                        put(&mut done, index, Err(error.clone()));
-                    }
-                }
-            }
-        }
-        done
+        let send = |server: &Server, piece: &[&Replacement]| {
+            // One that is too large keeps the others from nothing.
+            let fits = |new: &&&Replacement| self.check_size(&new.value, doing).is_ok();
+            let (_, mut answers) = server.exchange(space, doing, |_, batch| {
+                batch.extend(piece.iter().filter(fits).map(|new| self.set(space, new).into()));
+            })?;
+            let answer = |new: &&Replacement| {
+                self.check_size(&new.value, doing)?;
+                Ok(written(new.stamp.epoch, mutated(answers.next(), doing)?))
+            };
+            Ok(piece.iter().map(answer).collect())
+        };
+        self.in_pieces(all, |new| &new.key, send, doing)
     }
 
-    fn set(&self, space: Space, new: &Replacement, doing: &'static str) -> Result<Set> {
-        self.check_size(&new.value, doing)?;
+    fn set(&self, space: Space, new: &Replacement) -> Set {
         // The name under which this version was read: were the epoch another one by now, the
         // number of the version would mean nothing.
         let Stamp { epoch, cas } = new.stamp;
-        Ok(Set::new(self.name(space, epoch, &new.key), &new.value)
-            .ttl(ttl(new.life))
-            .compare_cas(cas)
-            .return_cas())
+        let set = Set::new(self.name(space, epoch, &new.key), &new.value);
+        set.ttl(ttl(new.life)).compare_cas(cas).return_cas()
     }
 
     /// Removes one version of an item. True if it was that version, and is gone now.
@@ -366,10 +288,9 @@ impl Client {
         stamp: Stamp,
         doing: &'static str,
     ) -> Result<bool> {
-        let delete = Delete::new(self.name(space, stamp.epoch, key)).compare_cas(stamp.cas);
-        let server = self.server(key)?;
-        let answer = uninterrupted(|| server.client.run(delete.clone()));
-        answer.map(|result| result.applied()).map_err(|source| failure(doing, source))
+        let name = self.name(space, stamp.epoch, key);
+        let delete = || Delete::new(&name).compare_cas(stamp.cas);
+        self.server(key)?.run(doing, delete).map(|result| result.applied())
     }
 
     /// Removes the items under these keys, whatever they are, and ends the leases on them.
@@ -379,101 +300,94 @@ impl Client {
         keys: &[SessionKey],
         doing: &'static str,
     ) -> Result<()> {
-        let mut outcome = Ok(());
-        for (server, indices) in self.shares(keys) {
-            let mine = || indices.iter().filter_map(|index| keys.get(*index));
-            let answers = self.exchange(server, space, doing, |epoch| {
-                mine().map(|key| Delete::new(self.name(space, epoch, key)).into()).collect()
-            });
-            let done = answers.and_then(|(_, answers)| {
-                answers.into_iter().try_for_each(|answer| mutated(Some(answer), doing).map(drop))
-            });
-            // A server that is down keeps nothing from being told to the others.
-            outcome = outcome.and(done);
-        }
-        outcome
+        let send = |server: &Server, piece: &[&SessionKey]| {
+            let (_, answers) = server.exchange(space, doing, |epoch, batch| {
+                let delete = |key| Delete::new(self.name(space, epoch, key));
+                batch.extend(piece.iter().map(|key| delete(key).into()));
+            })?;
+            Ok(answers.map(|answer| mutated(Some(answer), doing).map(drop)).collect())
+        };
+        // A server that is down keeps nothing from being told to the others.
+        self.in_pieces(keys, |key| key, send, doing).into_iter().collect()
     }
 
-    /// Puts everything in this space out of reach, on all servers.
-    pub(super) fn raise_epoch(&self, space: Space, doing: &'static str) -> Result<()> {
-        let mut outcome = Ok(());
-        for server in &self.servers {
-            let epoch = new_epoch()?;
-            let set = Set::new(self.name_of_epoch(space), format!("{epoch:016x}")).ttl(Ttl::NEVER);
-            let done = uninterrupted(|| server.client.run(set.clone()))
-                .map_err(|source| failure(doing, source));
-            if done.is_ok() {
-                server.note(space, epoch);
-            }
-            outcome = outcome.and(done.map(drop));
-        }
-        outcome
-    }
-
-    /// Sends operations on names under the server's epoch. What was sent under an epoch of the
-    /// past has changed nothing that can be reached, and is sent again.
-    fn exchange(
+    /// Does something to many items, server by server and piece by piece. The answers are in the
+    /// order of the items.
+    fn in_pieces<'a, T, A>(
         &self,
-        server: &Server,
+        items: &'a [T],
+        key: impl Fn(&T) -> &SessionKey,
+        send: impl Fn(&Server, &[&'a T]) -> Result<Vec<Result<A>>>,
+        doing: &'static str,
+    ) -> Vec<Result<A>> {
+        let mut shares: Vec<Vec<(usize, &T)>> = Vec::new();
+        shares.resize_with(self.servers.len(), Vec::new);
+        for (index, item) in items.iter().enumerate() {
+            if let Some(share) = shares.get_mut(self.place(key(item))) {
+                share.push((index, item));
+            }
+        }
+        let missing = || Err(Error::with_source(ErrorKind::Unavailable, doing, MISSING));
+        let mut done: Vec<Result<A>> = items.iter().map(|_| missing()).collect();
+        let mut put = |index: usize, answer| {
+            if let Some(place) = done.get_mut(index) {
+                *place = answer;
+            }
+        };
+        for (server, share) in self.servers.iter().zip(&shares) {
+            // The rest would wait for a timeout each.
+            let mut down = None;
+            for piece in share.chunks(PIECE) {
+                let mine: Vec<&T> = piece.iter().map(|(_, item)| *item).collect();
+                match down.clone().map_or_else(|| send(server, &mine), Err) {
+                    Ok(answers) => {
+                        piece
+                            .iter()
+                            .zip(answers)
+                            .for_each(|((index, _), answer)| put(*index, answer));
+                    }
+                    Err(error) => {
+                        piece.iter().for_each(|(index, _)| put(*index, Err(error.clone())));
+                        down = Some(error);
+                    }
+                }
+            }
+        }
+        done
+    }
+
+    /// Puts everything that one server has in this space out of reach.
+    pub(super) fn raise_epoch(
+        &self,
+        place: usize,
         space: Space,
         doing: &'static str,
-        operations: impl Fn(u64) -> Vec<Op>,
-    ) -> Result<(u64, Answers)> {
-        for _ in 0..TRIES {
-            let epoch = match server.seen(space) {
-                0 => self.learn_epoch(server, space, doing)?,
-                epoch => epoch,
-            };
-            let mut batch: Vec<Op> = vec![Get::new(self.name_of_epoch(space)).into()];
-            batch.extend(operations(epoch));
-            let answers = uninterrupted(|| server.client.run_batch(batch.clone()))
-                .map_err(|source| failure(doing, source))?;
-            let mut answers = answers.into_iter();
-            let current = got(answers.next(), doing)?;
-            if read_epoch(&current) == Some(epoch) {
-                return Ok((epoch, answers.collect()));
-            }
-            // Lost, or raised: what is there now is learned by the next round.
-            server.note(space, 0);
-        }
-        Err(Error::with_source(ErrorKind::Busy, doing, "others keep clearing the store"))
+    ) -> Result<()> {
+        self.at(place)?.raise_epoch(space, doing)
     }
 
-    /// Reads the epoch. One that was lost is replaced by a number that never was: were it the old
-    /// one, it could bring back what was cleared.
-    fn learn_epoch(&self, server: &Server, space: Space, doing: &'static str) -> Result<u64> {
-        let name = self.name_of_epoch(space);
-        let failed = |source| failure(doing, source);
-        for _ in 0..TRIES {
-            let found = uninterrupted(|| server.client.run(Get::new(name).meta(Meta::NONE.cas())));
-            let found = found.map_err(failed)?;
-            if let Some(epoch) = read_epoch(&found) {
-                server.note(space, epoch);
-                return Ok(epoch);
-            }
-            let epoch = new_epoch()?;
-            let set = Set::new(name, format!("{epoch:016x}")).ttl(Ttl::NEVER);
-            let set = match found.item.cas {
-                Some(cas) => set.compare_cas(cas),
-                None => set.add(),
-            };
-            // Whoever was faster has made the epoch for all.
-            uninterrupted(|| server.client.run(set.clone())).map_err(failed)?;
-        }
-        Err(Error::with_source(ErrorKind::Busy, doing, "others keep clearing the store"))
-    }
-
-    /// The indices of the keys, by server.
-    fn shares(&self, keys: &[SessionKey]) -> Vec<(&Server, Vec<usize>)> {
-        let mut shares: Vec<(&Server, Vec<usize>)> = Vec::new();
-        for (index, key) in keys.iter().enumerate() {
-            let Ok(server) = self.server(key) else { continue };
-            match shares.iter_mut().find(|(other, _)| std::ptr::eq(*other, server)) {
-                Some((_, indices)) => indices.push(index),
-                None => shares.push((server, vec![index])),
+    /// Puts everything in this space out of reach, on all servers at one moment: there is a time at
+    /// which all of them are closed. So nothing slips through by moving from one to another.
+    pub(super) fn clear(&self, space: Space, doing: &'static str) -> Result<()> {
+        let mut outcome = Ok(());
+        if self.servers.len() > 1 {
+            let began = Instant::now();
+            // Whatever becomes of one server, the others are cleared.
+            self.servers
+                .iter()
+                .for_each(|server| keep_first(&mut outcome, server.close(space, doing)));
+            if began.elapsed() > SURELY_CLOSED_FOR {
+                let why = "the servers answered too slowly to be cleared together";
+                keep_first(
+                    &mut outcome,
+                    Err(Error::with_source(ErrorKind::Unavailable, doing, why)),
+                );
             }
         }
-        shares
+        for server in &self.servers {
+            keep_first(&mut outcome, server.raise_epoch(space, doing));
+        }
+        outcome
     }
 
     /// Before a value is sent: memcached drops the old value when it refuses a new one.
@@ -490,28 +404,28 @@ impl Client {
     }
 }
 
-fn put<T>(all: &mut [T], index: usize, value: T) {
-    if let Some(place) = all.get_mut(index) {
-        *place = value;
+/// What a server's answer is when there is none.
+const MISSING: &str = "an answer is missing";
+
+fn keep_first(outcome: &mut Result<()>, next: Result<()>) {
+    if outcome.is_ok() {
+        *outcome = next;
     }
 }
 
-fn got(answer: Option<Result<OpResult, ClientError>>, doing: &'static str) -> Result<GetResult> {
+fn got(answer: Option<Result<OpResult>>, doing: &'static str) -> Result<GetResult> {
     match answer {
         Some(Ok(OpResult::Get(result))) => Ok(result),
-        Some(Err(source)) => Err(failure(doing, source)),
-        _ => Err(Error::with_source(ErrorKind::Unavailable, doing, "an answer is missing")),
+        Some(Err(error)) => Err(error),
+        _ => Err(Error::with_source(ErrorKind::Unavailable, doing, MISSING)),
     }
 }
 
-fn mutated(
-    answer: Option<Result<OpResult, ClientError>>,
-    doing: &'static str,
-) -> Result<MutationResult> {
+fn mutated(answer: Option<Result<OpResult>>, doing: &'static str) -> Result<MutationResult> {
     match answer {
         Some(Ok(OpResult::Mutation(result))) => Ok(result),
-        Some(Err(source)) => Err(failure(doing, source)),
-        _ => Err(Error::with_source(ErrorKind::Unavailable, doing, "an answer is missing")),
+        Some(Err(error)) => Err(error),
+        _ => Err(Error::with_source(ErrorKind::Unavailable, doing, MISSING)),
     }
 }
 
@@ -534,16 +448,6 @@ fn written(epoch: u64, result: MutationResult) -> Written {
         MutationStatus::NotFound => Written::Missing,
         _ => Written::Changed,
     }
-}
-
-fn read_epoch(found: &GetResult) -> Option<u64> {
-    let text = std::str::from_utf8(found.value.as_deref()?).ok()?;
-    let epoch = u64::from_str_radix(text, 16).ok().filter(|_| text.len() == 16);
-    epoch.filter(|epoch| *epoch != 0)
-}
-
-fn new_epoch() -> Result<u64> {
-    Ok(share::first_number(Handle::generate()?.as_bytes()).max(1))
 }
 
 /// Whole seconds for the server's own clock, at least one. Above 30 days the client sends the

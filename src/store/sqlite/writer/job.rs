@@ -2,12 +2,13 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 use std::time::Instant;
 
 use rusqlite::Connection;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::sync::{Condvar, Mutex, MutexGuard, instant};
 
 /// How a piece of work is to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,9 +73,7 @@ impl<T, F> Job<T, F> {
                 State::Settled(_) | State::Panicked(_) => return Turn::Settled,
                 State::Waiting(_) | State::Running | State::Ran(_) => {}
             }
-            state = match deadline
-                .map(|deadline| deadline.saturating_duration_since(Instant::now()))
-            {
+            state = match deadline.map(|deadline| deadline.saturating_duration_since(instant())) {
                 None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
                 Some(left) if left.is_zero() => return Turn::TimedOut,
                 Some(left) => {

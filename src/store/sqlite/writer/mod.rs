@@ -9,8 +9,7 @@ mod job;
 
 use std::collections::VecDeque;
 use std::fmt::{self, Debug};
-use std::sync::{Arc, Mutex};
-use std::thread;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
@@ -18,6 +17,8 @@ use rusqlite::Connection;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::sqlite::failure::{self, while_doing};
 use crate::store::sqlite::log::Log;
+use crate::store::sqlite::names::Names;
+use crate::sync::{Mutex, instant, thread};
 use job::{Job, Turn, Waiter, lock, panicked};
 
 pub(super) use job::Pace;
@@ -31,12 +32,15 @@ pub(super) struct Writer {
     /// Sync every group.
     full: bool,
     log: Log,
+    names: Arc<Names>,
 }
 
 struct Desk {
     connection: Connection,
     /// Whether its commits are synced now, if that is known.
     synced: Option<bool>,
+    /// Whether there is a write-ahead log.
+    wal: bool,
 }
 
 #[derive(Default)]
@@ -88,13 +92,21 @@ impl Drop for Leader<'_> {
 }
 
 impl Writer {
-    pub(super) fn new(connection: Connection, patience: Duration, full: bool, log: Log) -> Self {
+    pub(super) fn new(
+        connection: Connection,
+        wal: bool,
+        patience: Duration,
+        full: bool,
+        log: Log,
+        names: Arc<Names>,
+    ) -> Self {
         Writer {
-            desk: Mutex::new(Desk { connection, synced: None }),
+            desk: Mutex::new(Desk { connection, synced: None, wal }),
             line: Mutex::default(),
             patience,
             full,
             log,
+            names,
         }
     }
 
@@ -111,7 +123,7 @@ impl Writer {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T> + Send + 'static,
     {
-        let deadline = Instant::now() + self.patience;
+        let deadline = instant() + self.patience;
         let job = Arc::new(Job::new(pace, doing, work));
         if self.take_turn(&job, deadline)? {
             self.lead(job.clone(), doing, deadline);
@@ -158,11 +170,11 @@ impl Writer {
         let pace = own.pace();
         let mut leader = Leader { writer: self, doing, group: vec![own], failure: None };
         let mut desk = lock(&self.desk);
-        let written = match (pace, leader.group.as_slice()) {
+        let written = self.names.check().and_then(|()| match (pace, leader.group.as_slice()) {
             // Its error is its own; nobody shares it.
             (Pace::Alone, [own]) => desk.heal().map(|()| own.run(&desk.connection).unwrap_or(())),
             _ => self.write_group(&mut desk, &mut leader, deadline),
-        };
+        });
         leader.failure = written.err();
         if let Some(pages) = self.log.is_due() {
             // What is committed is answered before the log is looked after.
@@ -274,7 +286,8 @@ impl Desk {
 
     /// Under WAL, EXTRA and FULL have each commit on the disk before it returns, and NORMAL leaves
     /// that to the next checkpoint or the next synced commit. In a kept rollback mode only EXTRA
-    /// also keeps a power cut from bringing the journal back. It cannot change within a
+    /// also keeps a power cut from bringing the journal back; and less than FULL could damage the
+    /// database, by a journal of which only a part had reached the disk. It cannot change within a
     /// transaction.
     fn set_synced(&mut self, synced: bool, deadline: Instant) -> rusqlite::Result<()> {
         if self.synced == Some(synced) {
@@ -282,9 +295,10 @@ impl Desk {
         }
         // Never from the statement cache: this pragma acts when it is prepared.
         patiently(deadline, || {
-            self.connection.execute_batch(match synced {
-                true => "PRAGMA synchronous = EXTRA",
-                false => "PRAGMA synchronous = NORMAL",
+            self.connection.execute_batch(match (synced, self.wal) {
+                (true, _) => "PRAGMA synchronous = EXTRA",
+                (false, true) => "PRAGMA synchronous = NORMAL",
+                (false, false) => "PRAGMA synchronous = FULL",
             })
         })?;
         self.synced = Some(synced);
@@ -303,8 +317,8 @@ pub(super) fn patiently<T>(
     let mut pause = Duration::from_micros(50);
     loop {
         match attempt() {
-            Err(error) if failure::kind(&error) == ErrorKind::Busy && Instant::now() < deadline => {
-                let left = deadline.saturating_duration_since(Instant::now());
+            Err(error) if failure::kind(&error) == ErrorKind::Busy && instant() < deadline => {
+                let left = deadline.saturating_duration_since(instant());
                 thread::sleep(pause.min(left));
                 pause = (pause * 2).min(Duration::from_millis(2));
             }
@@ -341,7 +355,9 @@ mod tests {
         let set_up = format!("PRAGMA journal_mode = {journal}; CREATE TABLE t (n)");
         connection.execute_batch(&set_up).unwrap();
         let log = Log::new(4096, true, Events::default());
-        let writer = Arc::new(Writer::new(connection, patience, false, log));
+        let names = Arc::new(Names::of(vec![], Events::default()));
+        let writer =
+            Arc::new(Writer::new(connection, journal == "WAL", patience, false, log, names));
         Bench { writer, other: open(), folder }
     }
 

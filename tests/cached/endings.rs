@@ -1,126 +1,20 @@
-//! A store with a cache in front of it: revocations that meet others, and ones that fail.
+//! Revocations that meet others, and changes that fail and are done all the same.
 
-mod common;
-
-use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
-use cloakroom::clock::Timestamp;
 use cloakroom::delta::Delta;
-use cloakroom::id::{Handle, SessionKey, UserKey};
-use cloakroom::record::{Stats, Summary, Touch};
+use cloakroom::id::SessionKey;
 use cloakroom::store::cached::CachedStore;
-use cloakroom::store::{
-    Admit, AtLimit, Commit, Committed, Fate, Loaded, Page, Registry, Store, Traits, Upkeep, Which,
-};
-use cloakroom::{Error, ErrorKind, MemoryStore, Result, SqliteStore};
-use common::faulty::{Call, Faulty, Gate};
-use common::gated::{Gated, Shared};
-use common::{HOUR, NOW, birth, delete, live, new_key};
+use cloakroom::store::{Admit, AtLimit, Commit, Fate, Loaded, Store, Which};
+use cloakroom::{ErrorKind, MemoryStore, SqliteStore};
 
-/// Does what it is told; may wait before it does, and may say that it failed.
-#[derive(Debug)]
-struct Liar {
-    truth: SqliteStore,
-    lies: AtomicBool,
-    gate: Mutex<Option<Gate>>,
-}
-
-impl Liar {
-    fn new() -> Arc<Liar> {
-        let truth = SqliteStore::in_memory().unwrap();
-        Arc::new(Liar { truth, lies: false.into(), gate: Mutex::default() })
-    }
-
-    fn behind(&self) -> &dyn Registry {
-        self.truth.registry().unwrap()
-    }
-
-    fn answer<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
-        let gate = self.gate.lock().unwrap().take();
-        if let Some(gate) = gate {
-            gate.pass();
-        }
-        let answer = work()?;
-        match self.lies.load(Ordering::SeqCst) {
-            true => Err(Error::new(ErrorKind::Unavailable, "answer")),
-            false => Ok(answer),
-        }
-    }
-}
-
-impl Store for Liar {
-    fn load(&self, key: &SessionKey, now: Timestamp) -> Result<Loaded> {
-        self.truth.load(key, now)
-    }
-
-    fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
-        self.answer(|| self.truth.commit(commit))
-    }
-
-    fn touch(&self, batch: &[(SessionKey, Touch)], now: Timestamp) -> Result<()> {
-        self.truth.touch(batch, now)
-    }
-
-    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<usize> {
-        self.truth.sweep(now, limit)
-    }
-
-    fn registry(&self) -> Option<&dyn Registry> {
-        Some(self)
-    }
-
-    fn upkeep(&self) -> Option<&dyn Upkeep> {
-        self.truth.upkeep()
-    }
-
-    fn traits(&self) -> Traits {
-        self.truth.traits()
-    }
-}
-
-impl Registry for Liar {
-    fn list(&self, which: &Which<'_>, page: Page, now: Timestamp) -> Result<Vec<Summary>> {
-        self.behind().list(which, page, now)
-    }
-
-    fn revoke(
-        &self,
-        which: &Which<'_>,
-        except: Option<&Handle>,
-        now: Timestamp,
-    ) -> Result<Vec<SessionKey>> {
-        self.answer(|| self.behind().revoke(which, except, now))
-    }
-
-    fn revoke_everyone(&self, now: Timestamp) -> Result<u64> {
-        self.answer(|| self.behind().revoke_everyone(now))
-    }
-
-    fn epoch(&self) -> Result<u64> {
-        self.behind().epoch()
-    }
-
-    fn stats(&self, now: Timestamp) -> Result<Stats> {
-        self.behind().stats(now)
-    }
-}
-
-fn user() -> UserKey {
-    UserKey::new("ada").unwrap()
-}
-
-fn sign_in(store: &impl Store, key: &SessionKey, admit: Option<Admit>) -> SessionKey {
-    let (to, user, birth, delta) = (new_key(), user(), birth(), Delta::new());
-    let fate = Fate::SignIn { to: &to, user: &user, birth: &birth };
-    let mut commit = Commit::new(key, fate, &delta, NOW);
-    commit.admit = admit;
-    assert!(matches!(store.commit(&commit).unwrap(), Committed::Done { .. }));
-    to
-}
+use crate::common::faulty::{Call, Faulty, Gate};
+use crate::common::gated::{Gated, Shared};
+use crate::common::{HOUR, NOW, create, delete, live, merge, new_key, setting};
+use crate::stage::{Liar, n, renew, sign_in, user};
 
 fn lives(store: &impl Store, key: &SessionKey) -> bool {
     live(store, key).unwrap().is_some()
@@ -260,4 +154,44 @@ fn what_was_read_while_the_end_of_everyone_was_failing_is_not_believed() {
     not_served_after_a_failure(|store| {
         store.registry().unwrap().revoke_everyone(NOW).unwrap_err();
     });
+}
+
+#[test]
+fn what_failed_and_was_done_all_the_same_is_not_served_as_it_was() {
+    let liar = Liar::new();
+    let store = CachedStore::new(MemoryStore::new(), liar.clone());
+    let lie = |lies| liar.lies.store(lies, Ordering::SeqCst);
+    let cached = || {
+        let key = create(&store, &setting("n", 1)).unwrap();
+        assert_eq!(n(&store, &key), Some(1));
+        key
+    };
+    let (merged, ended, old) = (cached(), cached(), cached());
+    let new = renew(&store, &old, Some(NOW + HOUR));
+    assert_eq!(n(&store, &new), Some(1));
+    lie(true);
+    merge(&store, &merged, &setting("n", 2)).unwrap_err();
+    assert_eq!(n(&store, &merged), Some(2));
+    delete(&store, &ended).unwrap_err();
+    assert_eq!(n(&store, &ended), None);
+    // Through its grace: nobody has said which key the session has.
+    delete(&store, &old).unwrap_err();
+    assert_eq!(n(&store, &new), None);
+}
+
+#[test]
+fn what_a_failed_merge_has_changed_through_a_grace_is_not_served_as_it_was() {
+    for failing_loads in [0, 1] {
+        let liar = Liar::new();
+        let truth = Arc::new(Faulty::new(liar.clone()));
+        let store = CachedStore::new(MemoryStore::new(), truth.clone());
+        let old = create(&store, &setting("n", 1)).unwrap();
+        let key = renew(&store, &old, Some(NOW + HOUR));
+        assert_eq!(n(&store, &key), Some(1), "it is in the cache from now on");
+        liar.lies.store(true, Ordering::SeqCst);
+        // In the second round nobody can say where the grace leads.
+        truth.fail(Call::Load, failing_loads, ErrorKind::Unavailable);
+        merge(&store, &old, &setting("n", 2)).unwrap_err();
+        assert_eq!(n(&store, &key), Some(2));
+    }
 }

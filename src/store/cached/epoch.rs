@@ -1,0 +1,130 @@
+//! The epoch of the truth: how a process learns that everyone was revoked by somebody who did not
+//! tell the cache.
+
+use std::sync::TryLockError;
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+use crate::error::Result;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicI64, Ordering};
+
+/// For so long an epoch that was read is taken for the truth's.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// The epoch as it was last read.
+#[derive(Debug)]
+pub(super) struct Epoch {
+    /// From when on it is read again before the cache is believed, in milliseconds.
+    due: AtomicI64,
+    last: Mutex<Last>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Last {
+    #[default]
+    NotRead,
+    /// It was needed and could not be read.
+    Unknown,
+    Read(u64),
+}
+
+impl Epoch {
+    pub(super) fn new() -> Self {
+        Epoch { due: AtomicI64::new(i64::MIN), last: Mutex::default() }
+    }
+
+    fn is_due(&self, now: Timestamp) -> bool {
+        self.due.load(Ordering::SeqCst) <= now.as_millis()
+    }
+
+    /// Whether the cache may be read at `now`. If the epoch has not been read for a while, it is
+    /// read, by one of those who come: the others go to the truth themselves meanwhile. If it is
+    /// another one than before, `raised` is called before anybody goes on. One that cannot be read
+    /// keeps nobody from the cache.
+    pub(super) fn allows(
+        &self,
+        now: Timestamp,
+        read: impl FnOnce() -> Result<u64>,
+        raised: impl FnOnce(),
+    ) -> bool {
+        if !self.is_due(now) {
+            return true;
+        }
+        let mut last = match self.last.try_lock() {
+            Ok(last) => last,
+            Err(TryLockError::Poisoned(last)) => last.into_inner(),
+            Err(TryLockError::WouldBlock) => return false,
+        };
+        if self.is_due(now) {
+            let before = *last;
+            *last = match (read(), before) {
+                (Ok(epoch), _) => Last::Read(epoch),
+                (Err(_), Last::NotRead) => Last::Unknown,
+                (Err(_), before) => before,
+            };
+            if before != Last::NotRead && *last != before {
+                raised();
+            }
+            self.due.store((now + FRESH).as_millis(), Ordering::SeqCst);
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::error::{Error, ErrorKind};
+
+    const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+
+    /// Asks with this answer to be read; how often that was, and whether it was another one.
+    fn ask(epoch: &Epoch, now: Timestamp, answer: Result<u64>) -> (u32, bool) {
+        let (reads, raised) = (Cell::new(0), Cell::new(false));
+        let read = || {
+            reads.set(reads.get() + 1);
+            answer
+        };
+        assert!(epoch.allows(now, read, || raised.set(true)));
+        (reads.get(), raised.get())
+    }
+
+    fn failed() -> Result<u64> {
+        Err(Error::new(ErrorKind::Unavailable, "read the epoch"))
+    }
+
+    #[test]
+    fn it_is_read_once_a_while_and_a_raise_is_told_once() {
+        let epoch = Epoch::new();
+        assert_eq!(ask(&epoch, NOW, Ok(7)), (1, false), "the first is news to nobody");
+        assert_eq!(ask(&epoch, NOW + FRESH - Duration::from_millis(1), Ok(8)), (0, false));
+        assert_eq!(ask(&epoch, NOW + FRESH, Ok(8)), (1, true));
+        assert_eq!(ask(&epoch, NOW + FRESH, Ok(8)), (0, false));
+        assert_eq!(ask(&epoch, NOW + FRESH * 2, Ok(8)), (1, false));
+    }
+
+    #[test]
+    fn one_that_could_not_be_read_is_read_later_and_misses_no_raise() {
+        let epoch = Epoch::new();
+        assert_eq!(ask(&epoch, NOW, failed()), (1, false));
+        assert_eq!(ask(&epoch, NOW + FRESH, Ok(7)), (1, true), "it may have been another one");
+        assert_eq!(ask(&epoch, NOW + FRESH * 2, failed()), (1, false));
+        assert_eq!(ask(&epoch, NOW + FRESH * 3, Ok(7)), (1, false));
+        assert_eq!(ask(&epoch, NOW + FRESH * 4, failed()), (1, false));
+        assert_eq!(ask(&epoch, NOW + FRESH * 5, Ok(8)), (1, true));
+    }
+
+    #[test]
+    fn while_one_reads_it_the_others_are_sent_to_the_truth() {
+        let epoch = Epoch::new();
+        let read = || {
+            assert!(!epoch.allows(NOW, || Ok(7), || ()));
+            Ok(7)
+        };
+        assert!(epoch.allows(NOW, read, || ()));
+        assert!(epoch.allows(NOW, failed, || ()));
+    }
+}

@@ -1,0 +1,224 @@
+//! What is in the cache, for how long, and what is not.
+
+use std::time::Duration;
+
+use cloakroom::clock::ManualClock;
+use cloakroom::delta::Delta;
+use cloakroom::id::SessionKey;
+use cloakroom::record::Touch;
+use cloakroom::store::cached::CachedStore;
+use cloakroom::store::{Admit, AtLimit, Commit, Committed, Fate, Loaded, Store};
+use cloakroom::{Lifetime, MemoryStore, SessionManager};
+
+use crate::common::gated::Gated;
+use crate::common::in_process::{Browser, get};
+use crate::common::memcached::{Memcached, shared};
+use crate::common::{HOUR, NOW, create, delete, live, merge, new_key, setting, value};
+use crate::stage::{LIFE, SECOND, Stage, n, renew, sign_in, truth};
+
+#[test]
+fn what_is_in_the_cache_costs_the_store_nothing_until_it_changes() {
+    Stage::on_each_cache(|stage| {
+        let key = stage.cached();
+        merge(&stage.store, &key, &setting("n", 2)).unwrap();
+        assert_eq!(n(&stage.store, &key), Some(2));
+        let loads = stage.loads();
+        assert_eq!(n(&stage.store, &key), Some(2));
+        assert_eq!(n(&stage.another().store, &key), Some(2), "another process has it too");
+        assert_eq!(stage.loads(), loads);
+    });
+}
+
+#[test]
+fn the_sessions_that_a_limit_ends_leave_the_cache() {
+    Stage::on_each_cache(|stage| {
+        let first = sign_in(&stage.store, &new_key(), None);
+        assert!(live(&stage.store, &first).unwrap().is_some());
+        assert!(live(&stage.store, &first).unwrap().is_some());
+        let admit = Admit::new(1.try_into().unwrap(), AtLimit::EndOldest);
+        let second = sign_in(&stage.store, &new_key(), Some(admit));
+        assert!(live(&stage.store, &first).unwrap().is_none());
+        assert!(live(&stage.store, &second).unwrap().is_some());
+    });
+}
+
+#[test]
+fn what_a_key_in_its_grace_leads_to_is_not_filed_under_it() {
+    Stage::on_each_cache(|stage| {
+        let old = stage.cached();
+        let new = renew(&stage.store, &old, Some(NOW + HOUR));
+        for _ in 0..3 {
+            assert_eq!(n(&stage.store, &old), Some(1));
+        }
+        // Through the grace the session itself is changed, and so is what is cached of it.
+        assert_eq!(n(&stage.store, &new), Some(1));
+        merge(&stage.store, &old, &setting("n", 2)).unwrap();
+        assert_eq!(n(&stage.store, &new), Some(2));
+        assert_eq!(n(&stage.store, &old), Some(2));
+        sign_in(&stage.store, &new, None);
+        assert_eq!(n(&stage.store, &old), None);
+        assert_eq!(n(&stage.store, &new), None);
+    });
+}
+
+#[test]
+fn what_the_cache_has_lost_is_read_from_the_store() {
+    let server = Memcached::start();
+    let stage = Stage::over(Gated::new(server.store()), truth());
+    let key = stage.cached();
+    assert_eq!(server.raw().ask("flush_all"), "OK");
+    assert_eq!(n(&stage.store, &key), Some(1));
+    let loads = stage.loads();
+    assert_eq!(n(&stage.store, &key), Some(1));
+    assert_eq!(stage.loads(), loads, "and is in the cache again");
+}
+
+#[test]
+fn an_entry_is_kept_no_longer_than_it_lives_or_its_session() {
+    let store = |lifetime: Lifetime| {
+        let cache = shared().builder_in("lives").open().unwrap();
+        let store = CachedStore::new(cache, MemoryStore::new());
+        let (key, delta) = (new_key(), Delta::new());
+        let birth = cloakroom::record::Birth::new(lifetime.starting(NOW)).unwrap();
+        store.commit(&Commit::new(&key, Fate::Create(&birth), &delta, NOW)).unwrap();
+        assert!(live(&store, &key).unwrap().is_some());
+        let mut raw = shared().raw();
+        let name = raw.name("lives", 'c', &key);
+        raw.seconds_left(&name)
+    };
+    let most = |lifetime, most| {
+        let seconds = store(lifetime).unwrap();
+        assert!((most - 5..=most).contains(&seconds), "{seconds} s of at most {most}");
+    };
+    most(Lifetime::default(), 60);
+    most(Lifetime::idle(HOUR * 24 * 40), 60);
+    most(Lifetime::idle(SECOND * 20), 20);
+}
+
+#[test]
+fn an_entry_is_not_believed_after_its_life_and_a_touch_does_not_make_it_longer() {
+    Stage::on_each_cache(|stage| {
+        let key = stage.cached();
+        // Behind the back of everyone who could tell the cache.
+        merge(&*stage.truth, &key, &setting("n", 2)).unwrap();
+        assert_eq!(n(&stage.store, &key), Some(1), "the one bound");
+        let half = NOW + LIFE / 2;
+        assert!(matches!(stage.store.load(&key, half).unwrap(), Loaded::Live { .. }));
+        stage.truth.touch(&[(key, Touch::at(half))], half).unwrap();
+        let Loaded::Live { record, .. } = stage.store.load(&key, NOW + LIFE).unwrap() else {
+            panic!("it lives");
+        };
+        assert_eq!(value(&record, "n"), Some(2));
+    });
+}
+
+#[test]
+fn a_session_that_looks_ended_in_the_cache_is_looked_up() {
+    Stage::on_each_cache(|stage| {
+        let (key, delta) = (new_key(), setting("n", 1));
+        let birth = Lifetime::idle(SECOND * 40).starting(NOW);
+        let birth = cloakroom::record::Birth::new(birth).unwrap();
+        stage.store.commit(&Commit::new(&key, Fate::Create(&birth), &delta, NOW)).unwrap();
+        assert_eq!(n(&stage.store, &key), Some(1));
+        let later = NOW + SECOND * 30;
+        stage.truth.touch(&[(key, Touch::at(later))], later).unwrap();
+        let then = NOW + SECOND * 50;
+        let Loaded::Live { record, .. } = stage.store.load(&key, then).unwrap() else {
+            panic!("it ended early");
+        };
+        assert_eq!(record.seen, later);
+    });
+}
+
+#[test]
+fn a_touch_that_is_due_is_written_once_and_not_by_every_hit() {
+    Stage::on_each_cache(|stage| {
+        let clock = ManualClock::new(NOW);
+        let sessions = SessionManager::builder(stage.store.clone()).clock(clock.clone());
+        let sessions = sessions.lifetime(Lifetime::idle(HOUR)).build().unwrap();
+        let mut browser = Browser::default();
+        browser.request(&sessions, |session| session.set("n", 1).unwrap());
+        assert_eq!(get::<u32>(&sessions, &browser, "n"), Some(1));
+        clock.advance(HOUR / 40);
+        for _ in 0..20 {
+            assert_eq!(get::<u32>(&sessions, &browser, "n"), Some(1));
+            sessions.flush().unwrap();
+        }
+        assert_eq!(stage.truth.touched(), 1);
+        // With it came one read, and no more than that.
+        let loads = stage.loads();
+        assert_eq!(get::<u32>(&sessions, &browser, "n"), Some(1));
+        assert_eq!(stage.loads(), loads);
+    });
+}
+
+#[test]
+fn a_touch_that_comes_with_a_commit_of_nothing_is_seen_at_once() {
+    Stage::on_each_cache(|stage| {
+        let (key, nothing, later) = (stage.cached(), Delta::new(), NOW + HOUR);
+        let mut commit = Commit::new(&key, Fate::Merge, &nothing, later);
+        commit.touch = Some(Touch::at(later));
+        assert!(matches!(stage.store.commit(&commit).unwrap(), Committed::Unchanged { .. }));
+        let Loaded::Live { record, .. } = stage.store.load(&key, NOW).unwrap() else {
+            panic!("it lives");
+        };
+        assert_eq!(record.seen, later);
+    });
+}
+
+#[test]
+fn a_process_believes_nothing_that_was_read_before_it_began() {
+    Stage::on_each_cache(|stage| {
+        let key = stage.cached();
+        // It signs somebody out, and dies before it can tell the cache.
+        delete(&*stage.truth, &key).unwrap();
+        let restarted = stage.another();
+        let loaded = restarted.store.load(&key, NOW + Duration::from_millis(1)).unwrap();
+        assert!(matches!(loaded, Loaded::Absent), "{loaded:?}");
+    });
+}
+
+#[test]
+fn what_the_store_knows_better_is_forgotten() {
+    Stage::on_each_cache(|stage| {
+        let stale = |key: &SessionKey| {
+            let delta = setting("m", 1);
+            let mut merge = Commit::new(key, Fate::Merge, &delta, NOW);
+            merge.if_revision = Some(1);
+            stage.store.commit(&merge).unwrap()
+        };
+        let key = stage.cached();
+        merge(&*stage.truth, &key, &setting("n", 2)).unwrap();
+        assert!(matches!(stale(&key), Committed::Stale { .. }));
+        assert_eq!(n(&stage.store, &key), Some(2));
+        delete(&*stage.truth, &key).unwrap();
+        assert!(matches!(stale(&key), Committed::Gone));
+        assert_eq!(n(&stage.store, &key), None);
+        let key = stage.cached();
+        renew(&*stage.truth, &key, None);
+        assert!(matches!(stale(&key), Committed::Renewed));
+        assert_eq!(n(&stage.store, &key), None);
+    });
+}
+
+#[test]
+fn garbage_and_newer_versions_in_the_cache_are_a_miss() {
+    let cache = shared().builder_in("odd").open().unwrap();
+    let store = CachedStore::new(cache, MemoryStore::new());
+    let key = create(&store, &setting("n", 1)).unwrap();
+    assert_eq!(n(&store, &key), Some(1));
+    let mut raw = shared().raw();
+    let name = raw.name("odd", 'c', &key);
+    for odd in [&b""[..], b"hello", b"\x01", b"\x01E123", b"\x01L{}", b"\x02E", b"\x01E12345678{}"]
+    {
+        raw.set(&name, odd);
+        for _ in 0..3 {
+            assert_eq!(n(&store, &key), Some(1), "{odd:?}");
+        }
+    }
+    raw.set(&name, b"garbage");
+    for _ in 0..3 {
+        assert_eq!(n(&store, &key), Some(1));
+    }
+    assert_eq!(raw.get(&name).unwrap()[..2], *b"\x01E", "garbage gives way to an entry");
+}

@@ -1,0 +1,54 @@
+//! Numbers that look random and can be had again: the seed is printed, and can be set.
+
+#![allow(dead_code, unreachable_pub, reason = "no test program uses all of it")]
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// A generator of the same numbers from the same seed (SplitMix64).
+#[derive(Clone, Debug)]
+pub struct Dice(u64);
+
+/// The seed of this run: `CLOAKROOM_SEED`, or one that no run had before. It is printed, because
+/// a failure is of use only to who can repeat it.
+pub fn seed() -> u64 {
+    let seed = number("CLOAKROOM_SEED").unwrap_or_else(|| {
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        u64::try_from(time.as_micros()).unwrap()
+    });
+    println!("CLOAKROOM_SEED={seed}");
+    seed
+}
+
+/// A number from the environment.
+pub fn number(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name} is a number, not {text:?}")))
+}
+
+impl Dice {
+    pub fn new(seed: u64) -> Self {
+        Dice(seed)
+    }
+
+    /// Other dice, whose numbers have nothing to do with those of these.
+    pub fn other(&mut self) -> Dice {
+        Dice(self.next())
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `sides`.
+    pub fn roll(&mut self, sides: usize) -> usize {
+        usize::try_from((self.next() >> 33) % u64::try_from(sides.max(1)).unwrap()).unwrap()
+    }
+
+    /// True in so many of a hundred cases.
+    pub fn chance(&mut self, of_a_hundred: usize) -> bool {
+        self.roll(100) < of_a_hundred
+    }
+}

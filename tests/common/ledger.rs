@@ -1,0 +1,436 @@
+//! What workers were promised, and whether a store keeps it.
+//!
+//! A worker says each change before it begins and after it was acknowledged. What was acknowledged
+//! must stand; what was only begun may stand or not, but as a whole.
+
+#![allow(dead_code, unreachable_pub, reason = "no test program uses all of it")]
+
+use std::collections::HashMap;
+use std::fmt::{self, Display};
+use std::str::FromStr;
+
+use cloakroom::id::SessionKey;
+use cloakroom::store::{Loaded, Store};
+
+use crate::common::{NOW, hex, key_of, value};
+
+/// A change to one life of a session, or to several at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A session begins with `n` = 0. A brief one can be swept by anybody.
+    Create { life: String, key: SessionKey, brief: bool },
+    /// `n` is set.
+    Merge { life: String, n: u64 },
+    /// `n` is set, and the user, or none.
+    Bind { life: String, n: u64, user: Option<String> },
+    /// Activity is recorded at this time.
+    Touch { life: String, seen: i64 },
+    /// The session gets a new key; the one before goes on for a while, or not.
+    Renew { life: String, key: SessionKey, grace: bool },
+    /// The session gets a new key and a user, and the other lives of that user end. Where there is
+    /// no session any more, one begins with this `n`.
+    SignIn { life: String, key: SessionKey, n: u64, user: String, ends: Vec<String> },
+    /// These lives end.
+    End { lives: Vec<String> },
+    /// What is over is removed, this life too.
+    Sweep { life: String },
+    /// Every session ends.
+    Everyone,
+}
+
+impl Change {
+    pub fn lives(&self) -> Vec<&String> {
+        match self {
+            Change::Create { life, .. }
+            | Change::Merge { life, .. }
+            | Change::Bind { life, .. }
+            | Change::Touch { life, .. }
+            | Change::Renew { life, .. }
+            | Change::Sweep { life } => vec![life],
+            Change::SignIn { life, ends, .. } => std::iter::once(life).chain(ends).collect(),
+            Change::End { lives } => lives.iter().collect(),
+            Change::Everyone => vec![],
+        }
+    }
+
+    /// Whether it ends something: a session, a key, or what a user may do with it.
+    pub fn is_revocation(&self) -> bool {
+        match self {
+            // What is swept was dead already.
+            Change::Create { .. }
+            | Change::Merge { .. }
+            | Change::Touch { .. }
+            | Change::Sweep { .. } => false,
+            Change::Bind { .. }
+            | Change::Renew { .. }
+            | Change::SignIn { .. }
+            | Change::End { .. }
+            | Change::Everyone => true,
+        }
+    }
+}
+
+impl Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Change::Create { life, key, brief } => write!(f, "create {life} {} {brief}", hex(key)),
+            Change::Merge { life, n } => write!(f, "merge {life} {n}"),
+            Change::Bind { life, n, user } => {
+                write!(f, "bind {life} {n} {}", user.as_deref().unwrap_or_default())
+            }
+            Change::Touch { life, seen } => write!(f, "touch {life} {seen}"),
+            Change::Renew { life, key, grace } => write!(f, "renew {life} {} {grace}", hex(key)),
+            Change::SignIn { life, key, n, user, ends } => {
+                write!(f, "sign-in {life} {} {n} {user} {}", hex(key), ends.join(" "))
+            }
+            Change::End { lives } => write!(f, "end {}", lives.join(" ")),
+            Change::Sweep { life } => write!(f, "sweep {life}"),
+            Change::Everyone => f.write_str("everyone"),
+        }
+    }
+}
+
+impl FromStr for Change {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        Ok(match words[..] {
+            ["create", life, key, brief] => Change::Create {
+                life: life.to_owned(),
+                key: key_of(key),
+                brief: brief.parse().map_err(drop)?,
+            },
+            ["merge", life, n] => {
+                Change::Merge { life: life.to_owned(), n: n.parse().map_err(drop)? }
+            }
+            ["bind", life, n, ref user @ ..] => Change::Bind {
+                life: life.to_owned(),
+                n: n.parse().map_err(drop)?,
+                user: user.first().map(|user| (*user).to_owned()),
+            },
+            ["touch", life, seen] => {
+                Change::Touch { life: life.to_owned(), seen: seen.parse().map_err(drop)? }
+            }
+            ["renew", life, key, grace] => Change::Renew {
+                life: life.to_owned(),
+                key: key_of(key),
+                grace: grace.parse().map_err(drop)?,
+            },
+            ["sign-in", life, key, n, user, ref ends @ ..] => Change::SignIn {
+                life: life.to_owned(),
+                key: key_of(key),
+                n: n.parse().map_err(drop)?,
+                user: user.to_owned(),
+                ends: owned(ends),
+            },
+            ["end", ref lives @ ..] => Change::End { lives: owned(lives) },
+            ["sweep", life] => Change::Sweep { life: life.to_owned() },
+            ["everyone"] => Change::Everyone,
+            _ => return Err(()),
+        })
+    }
+}
+
+/// What a worker says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// The change comes next.
+    Begins(Change),
+    /// The change it began was acknowledged.
+    Done,
+    /// The change it began was answered with: there is no such session.
+    Gone,
+    /// The change it began failed; whether it was made is not known.
+    Failed,
+}
+
+impl Display for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Said::Begins(change) => write!(f, "begins {change}"),
+            Said::Done => f.write_str("done"),
+            Said::Gone => f.write_str("gone"),
+            Said::Failed => f.write_str("failed"),
+        }
+    }
+}
+
+impl FromStr for Said {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "done" => Ok(Said::Done),
+            "gone" => Ok(Said::Gone),
+            "failed" => Ok(Said::Failed),
+            _ => text.strip_prefix("begins ").ok_or(())?.parse().map(Said::Begins),
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Now {
+    key: SessionKey,
+    n: u64,
+    /// When it was last known to be seen, if that is known.
+    seen: Option<i64>,
+    user: Option<String>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Life {
+    /// `None` when it has ended.
+    now: Option<Now>,
+    /// The key before the last renewal, if that had a grace.
+    grace: Option<SessionKey>,
+    /// Keys that must find nothing.
+    ended: Vec<SessionKey>,
+    /// Somebody else may have ended it.
+    doubtful: bool,
+    /// Any sweep may end it.
+    brief: bool,
+}
+
+impl Life {
+    fn end(&mut self) {
+        self.ended.extend(self.grace.take());
+        self.ended.extend(self.now.take().map(|now| now.key));
+        self.doubtful = false;
+    }
+
+    /// What is wrong with it in this store.
+    fn wrong(&self, store: &dyn Store) -> Option<String> {
+        for key in &self.ended {
+            match store.load(key, NOW).unwrap() {
+                Loaded::Absent | Loaded::Renewed => {}
+                found => return Some(format!("an ended key finds {found:?}")),
+            }
+        }
+        let now = self.now.as_ref()?;
+        match store.load(&now.key, NOW).unwrap() {
+            Loaded::Live { record, key } => {
+                let n = value::<u64>(&record, "n");
+                let user = record.user.as_ref().map(|user| user.as_str().to_owned());
+                let seen = record.seen.as_millis();
+                let same = n == Some(now.n)
+                    && user == now.user
+                    && key == now.key
+                    && now.seen.is_none_or(|promised| promised == seen);
+                (!same).then(|| format!("{now:?} is n={n:?} user={user:?} seen={seen}"))
+            }
+            found => Some(format!("{now:?} finds {found:?}")),
+        }
+    }
+}
+
+type Lives = HashMap<String, Life>;
+
+fn apply(change: &Change, lives: &mut Lives) {
+    match change {
+        Change::Create { life, key, brief } => {
+            let now = Now { key: *key, n: 0, seen: None, user: None };
+            let begun = Life { now: Some(now), doubtful: *brief, brief: *brief, ..Life::default() };
+            lives.insert(life.clone(), begun);
+        }
+        Change::Merge { life, n } => {
+            if let Some(now) = &mut lives.entry(life.clone()).or_default().now {
+                now.n = *n;
+            }
+        }
+        Change::Bind { life, n, user } => {
+            if let Some(now) = &mut lives.entry(life.clone()).or_default().now {
+                (now.n, now.user) = (*n, user.clone());
+            }
+        }
+        Change::Touch { life, seen } => {
+            if let Some(now) = &mut lives.entry(life.clone()).or_default().now {
+                now.seen = Some(*seen);
+            }
+        }
+        Change::Renew { life, key, grace } => {
+            let life = lives.entry(life.clone()).or_default();
+            if let Some(now) = &mut life.now {
+                let left = std::mem::replace(&mut now.key, *key);
+                life.ended.extend(life.grace.take());
+                match grace {
+                    true => life.grace = Some(left),
+                    false => life.ended.push(left),
+                }
+            }
+        }
+        Change::SignIn { life, key, n, user, ends } => {
+            let life = lives.entry(life.clone()).or_default();
+            life.end();
+            life.now = Some(Now { key: *key, n: *n, seen: None, user: Some(user.clone()) });
+            for other in ends {
+                lives.entry(other.clone()).or_default().end();
+            }
+        }
+        Change::End { lives: ended } => {
+            for life in ended {
+                lives.entry(life.clone()).or_default().end();
+            }
+        }
+        Change::Sweep { life } => lives.entry(life.clone()).or_default().end(),
+        Change::Everyone => {}
+    }
+}
+
+/// A change that was begun and of which nothing was heard since.
+#[derive(Clone, Debug)]
+struct Open {
+    change: Change,
+    /// For [`Change::Everyone`]: the lives that it must end, because nothing else happened to them.
+    everyone: Vec<String>,
+    /// Everyone was being ended at the same time: nobody knows which came first.
+    overlapped: bool,
+}
+
+/// What was promised.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    lives: Lives,
+    /// By worker.
+    open: HashMap<String, Open>,
+    /// Failed, so that nobody knows.
+    unknown: Vec<Open>,
+    /// Changes that were acknowledged, and how many of them were revocations.
+    pub acknowledged: u64,
+    pub revocations: u64,
+}
+
+impl Ledger {
+    pub fn hear(&mut self, worker: &str, said: &Said) {
+        let open = match said {
+            Said::Begins(change) => return self.begin(worker, change),
+            _ => self.open.remove(worker).expect("a change that was begun"),
+        };
+        match said {
+            Said::Begins(_) => {}
+            Said::Done => {
+                self.acknowledged += 1;
+                self.revocations += u64::from(open.change.is_revocation());
+                apply(&open.change, &mut self.lives);
+                for life in &open.everyone {
+                    self.lives.get_mut(life).unwrap().end();
+                }
+                for life in open.change.lives() {
+                    self.lives.get_mut(life).unwrap().doubtful |= open.overlapped;
+                }
+            }
+            Said::Gone => {
+                for life in open.change.lives() {
+                    let life = self.lives.get_mut(life).unwrap();
+                    let ended = life.doubtful || life.now.is_none();
+                    assert!(ended, "{}: nobody ended {life:?}", open.change);
+                    life.end();
+                }
+            }
+            Said::Failed => self.unknown.push(open),
+        }
+    }
+
+    fn begin(&mut self, worker: &str, change: &Change) {
+        // What others do at the same time is nothing that a revocation of everyone must end.
+        for open in self.open.values_mut().chain(&mut self.unknown) {
+            open.everyone.retain(|life| !change.lives().contains(&life));
+        }
+        let mut everyone = vec![];
+        let overlapped = self.open.values().any(|open| open.change == Change::Everyone);
+        if *change == Change::Everyone {
+            self.open.values_mut().for_each(|open| open.overlapped = true);
+            let busy: Vec<&String> =
+                self.open.values().flat_map(|open| open.change.lives()).collect();
+            for (name, life) in self.lives.iter_mut().filter(|(_, life)| life.now.is_some()) {
+                life.doubtful = true;
+                if !busy.contains(&name) {
+                    everyone.push(name.clone());
+                }
+            }
+        }
+        let open = Open { change: change.clone(), everyone, overlapped };
+        let before = self.open.insert(worker.to_owned(), open);
+        assert!(before.is_none(), "{worker} began two changes: {before:?} and {change}");
+    }
+
+    /// The keys that a revocation has ended.
+    pub fn ended(&self) -> impl Iterator<Item = &SessionKey> {
+        self.lives.values().filter(|life| !life.brief).flat_map(|life| &life.ended)
+    }
+
+    /// Looks whether the store keeps all of it, and takes from it what was not known. Nobody may
+    /// be at work.
+    pub fn check(&mut self, store: &dyn Store) {
+        let open: Vec<Open> =
+            self.open.drain().map(|(_, open)| open).chain(self.unknown.drain(..)).collect();
+        for open in &open {
+            self.settle_everyone(open, store);
+        }
+        for open in open {
+            self.settle(&open.change, store);
+        }
+        for (name, life) in &mut self.lives {
+            let Some(wrong) = life.wrong(store) else {
+                life.doubtful = life.brief;
+                continue;
+            };
+            assert!(life.doubtful, "{name}: {wrong}");
+            life.end();
+            assert_eq!(life.wrong(store), None, "{name}");
+        }
+    }
+
+    fn settle_everyone(&mut self, open: &Open, store: &dyn Store) {
+        let lives: Vec<_> = open.everyone.iter().map(|name| &self.lives[name]).collect();
+        let kept = lives.iter().filter(|life| life.wrong(store).is_none()).count();
+        assert!(kept == 0 || kept == lives.len(), "{kept} of {} were not ended", lives.len());
+    }
+
+    /// Whether the change was made, which must be seen in all lives alike.
+    fn settle(&mut self, change: &Change, store: &dyn Store) {
+        let mut after = Lives::new();
+        for life in change.lives() {
+            after.insert(life.clone(), self.lives.get(life).cloned().unwrap_or_default());
+        }
+        let before = after.clone();
+        apply(change, &mut after);
+        let wrong = |lives: &Lives| -> Vec<String> {
+            lives.values().filter_map(|life| life.wrong(store)).collect()
+        };
+        let not_made = wrong(&with_new_key(change, &before)).is_empty();
+        let made = wrong(&after).is_empty();
+        if made {
+            self.lives.extend(after);
+        } else if not_made {
+            self.lives.extend(before);
+        } else {
+            let doubtful = before.values().any(|life| life.doubtful);
+            assert!(
+                doubtful,
+                "{change} is half made: not before ({:?}), not after ({:?})",
+                wrong(&before),
+                wrong(&after)
+            );
+            for (name, before) in before {
+                let after = after.remove(&name).unwrap();
+                let life = if after.wrong(store).is_none() { after } else { before };
+                self.lives.insert(name, Life { doubtful: true, ..life });
+            }
+        }
+    }
+}
+
+/// The lives as they are while the change is not made: its new key finds nothing.
+fn with_new_key(change: &Change, before: &Lives) -> Lives {
+    let mut lives = before.clone();
+    if let Change::Create { life, key, .. }
+    | Change::Renew { life, key, .. }
+    | Change::SignIn { life, key, .. } = change
+        && let Some(life) = lives.get_mut(life)
+    {
+        life.ended.push(*key);
+    }
+    lives
+}

@@ -1,0 +1,287 @@
+//! Workers that lead sessions through random lives, and say what they are about to do.
+
+#![allow(dead_code, unreachable_pub, reason = "no test program uses all of it")]
+
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::time::Duration;
+
+use cloakroom::clock::Timestamp;
+use cloakroom::delta::Delta;
+use cloakroom::id::{ExternalKey, Handle, SessionKey, UserKey};
+use cloakroom::record::Touch;
+use cloakroom::store::{Admit, AtLimit, Commit, Committed, Fate, Store, Which};
+use cloakroom::{Lifetime, Result};
+
+use crate::common::{HOUR, NOW, birth, new_key, setting};
+use crate::dice::Dice;
+use crate::ledger::{Change, Said};
+
+/// Sessions that one worker has under way at most.
+const MOST: usize = 6;
+
+const MANY: NonZeroUsize = NonZeroUsize::new(1000).unwrap();
+
+/// One worker: its sessions are its own, and nobody else changes or ends them, but for those who
+/// end everyone, and for sweeps of the brief ones.
+pub struct Worker<'w> {
+    name: String,
+    store: &'w dyn Store,
+    say: &'w (dyn Fn(&str, &Said) + Sync),
+    dice: Dice,
+    lives: Vec<Own>,
+    begun: u64,
+    /// Changes that failed: from then on the users are others, because a sign-in would end what
+    /// such a change may have left.
+    failed: u64,
+    /// Whether it ends everyone's sessions now and then.
+    pub ends_everyone: bool,
+}
+
+struct Own {
+    life: String,
+    key: SessionKey,
+    handle: Handle,
+    n: u64,
+    seen: i64,
+    user: Option<UserKey>,
+    external: Option<ExternalKey>,
+}
+
+/// What became of a change.
+enum Answer {
+    Done,
+    Gone,
+}
+
+impl<'w> Worker<'w> {
+    pub fn new(
+        name: impl Into<String>,
+        store: &'w dyn Store,
+        dice: Dice,
+        say: &'w (dyn Fn(&str, &Said) + Sync),
+    ) -> Self {
+        let (name, lives) = (name.into(), vec![]);
+        Worker { name, store, say, dice, lives, begun: 0, failed: 0, ends_everyone: false }
+    }
+
+    /// One change, acknowledged or failed. The sessions of a change that failed are left alone
+    /// from then on.
+    pub fn step(&mut self) -> Result<()> {
+        let roll = self.dice.roll(100);
+        if self.lives.is_empty() || (roll < 15 && self.lives.len() < MOST) {
+            return self.create();
+        }
+        let at = self.dice.roll(self.lives.len());
+        match roll {
+            0..40 => self.merge(at),
+            40..46 => self.bind(at),
+            46..54 => self.touch(at),
+            54..66 => self.renew(at),
+            66..82 => self.sign_in(at),
+            82..95 => self.end(at),
+            95..98 => self.brief(),
+            _ if self.ends_everyone => self.everyone(),
+            _ => self.merge(at),
+        }
+    }
+
+    fn carry_out(
+        &mut self,
+        change: &Change,
+        work: impl FnOnce(&mut Self) -> Result<Answer>,
+    ) -> Result<()> {
+        (self.say)(&self.name, &Said::Begins(change.clone()));
+        let result = work(self);
+        let said = match &result {
+            Ok(Answer::Done) => Said::Done,
+            Ok(Answer::Gone) => Said::Gone,
+            Err(_) => Said::Failed,
+        };
+        (self.say)(&self.name, &said);
+        self.failed += u64::from(said == Said::Failed);
+        if said != Said::Done {
+            self.lives.retain(|own| !change.lives().contains(&&own.life));
+        }
+        result.map(drop)
+    }
+
+    fn new_life(&mut self) -> String {
+        self.begun += 1;
+        format!("{}.{}", self.name, self.begun)
+    }
+
+    fn user(&mut self) -> UserKey {
+        UserKey::new(format!("{}-{}-user-{}", self.name, self.failed, self.dice.roll(3))).unwrap()
+    }
+
+    /// Data that takes up to some pages, and `n`.
+    fn data(&mut self, n: u64) -> Delta {
+        let mut delta = setting("n", n);
+        if self.dice.chance(20) {
+            let length = self.dice.roll(6000);
+            let filling: String = (0..length)
+                .map(|_| char::from(b'a' + u8::try_from(self.dice.roll(26)).unwrap()))
+                .collect();
+            delta = delta.then(setting("filling", filling));
+        }
+        delta
+    }
+
+    fn create(&mut self) -> Result<()> {
+        let (life, key, birth) = (self.new_life(), new_key(), birth());
+        let change = Change::Create { life: life.clone(), key, brief: false };
+        self.carry_out(&change, |worker| {
+            let delta = worker.data(0);
+            worker.store.commit(&Commit::new(&key, Fate::Create(&birth), &delta, NOW))?;
+            let (handle, seen) = (birth.handle, NOW.as_millis());
+            let own = Own { life, key, handle, n: 0, seen, user: None, external: None };
+            worker.lives.push(own);
+            Ok(Answer::Done)
+        })
+    }
+
+    fn merge(&mut self, at: usize) -> Result<()> {
+        let (life, n) = (self.lives[at].life.clone(), self.lives[at].n + 1);
+        self.carry_out(&Change::Merge { life, n }, |worker| {
+            let delta = worker.data(n);
+            let own = &mut worker.lives[at];
+            own.n = n;
+            let merged = worker.store.commit(&Commit::new(&own.key, Fate::Merge, &delta, NOW))?;
+            Ok(answer(&merged))
+        })
+    }
+
+    fn bind(&mut self, at: usize) -> Result<()> {
+        let (life, n) = (self.lives[at].life.clone(), self.lives[at].n + 1);
+        let user = self.dice.chance(50).then(|| self.user());
+        let name = user.as_ref().map(|user| user.as_str().to_owned());
+        self.carry_out(&Change::Bind { life, n, user: name }, |worker| {
+            let own = &mut worker.lives[at];
+            // Whom the provider authenticated is another matter from here on.
+            (own.n, own.user, own.external) = (n, user.clone(), None);
+            let mut delta = setting("n", n);
+            delta.set_user(user);
+            let merged = worker.store.commit(&Commit::new(&own.key, Fate::Merge, &delta, NOW))?;
+            Ok(answer(&merged))
+        })
+    }
+
+    fn touch(&mut self, at: usize) -> Result<()> {
+        let (life, seen) = (self.lives[at].life.clone(), self.lives[at].seen + 1000);
+        self.carry_out(&Change::Touch { life, seen }, |worker| {
+            let own = &mut worker.lives[at];
+            own.seen = seen;
+            let touch = Touch::at(Timestamp::from_millis(seen));
+            worker.store.touch(&[(own.key, touch)], NOW).map(|()| Answer::Done)
+        })
+    }
+
+    fn renew(&mut self, at: usize) -> Result<()> {
+        let (life, to, grace) = (self.lives[at].life.clone(), new_key(), self.dice.chance(30));
+        self.carry_out(&Change::Renew { life, key: to, grace }, |worker| {
+            let own = &mut worker.lives[at];
+            let grace_until = grace.then(|| NOW + HOUR);
+            let fate = Fate::Renew { to: &to, grace_until };
+            let renewed = worker.store.commit(&Commit::new(&own.key, fate, &Delta::new(), NOW))?;
+            own.key = to;
+            Ok(answer(&renewed))
+        })
+    }
+
+    fn sign_in(&mut self, at: usize) -> Result<()> {
+        let (life, to, user) = (self.lives[at].life.clone(), new_key(), self.user());
+        let ends: Vec<String> = self
+            .lives
+            .iter()
+            .filter(|own| own.life != life && own.user.as_ref() == Some(&user))
+            .map(|own| own.life.clone())
+            .collect();
+        let (n, name) = (self.lives[at].n, user.as_str().to_owned());
+        let change =
+            Change::SignIn { life: life.clone(), key: to, n, user: name, ends: ends.clone() };
+        self.carry_out(&change, |worker| {
+            let own = &worker.lives[at];
+            let mut birth = birth();
+            birth.external_key = Some(ExternalKey::new(format!("{life}-{n}")).unwrap());
+            // Where there is no session any more one begins, and has nothing but this.
+            let delta = setting("n", n);
+            let fate = Fate::SignIn { to: &to, user: &user, birth: &birth };
+            let mut commit = Commit::new(&own.key, fate, &delta, NOW);
+            commit.admit = Some(Admit::new(NonZeroU32::MIN, AtLimit::EndOthers));
+            match worker.store.commit(&commit)? {
+                Committed::Done { record, .. } => {
+                    let own = &mut worker.lives[at];
+                    (own.key, own.handle, own.user) = (to, record.handle, record.user);
+                    (own.external, own.seen) = (record.external_key, record.seen.as_millis());
+                    worker.lives.retain(|own| !ends.contains(&own.life));
+                    Ok(Answer::Done)
+                }
+                other => panic!("a sign-in is answered {other:?}"),
+            }
+        })
+    }
+
+    fn end(&mut self, at: usize) -> Result<()> {
+        let own = &self.lives[at];
+        let (key, handle) = (own.key, own.handle);
+        let (user, external) = (own.user.clone(), own.external.clone());
+        let how = self.dice.roll(if user.is_some() { 5 } else { 2 });
+        let lives: Vec<String> = match (how, &user) {
+            (4, Some(user)) => {
+                let theirs = self.lives.iter().filter(|own| own.user.as_ref() == Some(user));
+                theirs.map(|own| own.life.clone()).collect()
+            }
+            _ => vec![self.lives[at].life.clone()],
+        };
+        self.carry_out(&Change::End { lives: lives.clone() }, |worker| {
+            let which = match (how, &user, &external) {
+                (1, ..) => Which::Handle(&handle),
+                (2, Some(user), _) => Which::OfUser(user, &handle),
+                (3, _, Some(external)) => Which::External(external),
+                (4, Some(user), _) => Which::User(user),
+                _ => {
+                    let delete = Delta::new();
+                    let delete = Commit::new(&key, Fate::Delete, &delete, NOW);
+                    let ended = worker.store.commit(&delete)?;
+                    worker.lives.retain(|own| !lives.contains(&own.life));
+                    return Ok(answer(&ended));
+                }
+            };
+            let revoked = worker.store.registry().unwrap().revoke(&which, None, NOW)?;
+            worker.lives.retain(|own| !lives.contains(&own.life));
+            Ok(if revoked.is_empty() { Answer::Gone } else { Answer::Done })
+        })
+    }
+
+    /// A session that is over within a second, and a sweep an hour later.
+    fn brief(&mut self) -> Result<()> {
+        let (life, key, mut birth) = (self.new_life(), new_key(), birth());
+        birth.limits = Lifetime::fixed(Duration::from_secs(1)).starting(NOW);
+        let change = Change::Create { life: life.clone(), key, brief: true };
+        self.carry_out(&change, |worker| {
+            let delta = setting("n", 0);
+            worker.store.commit(&Commit::new(&key, Fate::Create(&birth), &delta, NOW))?;
+            Ok(Answer::Done)
+        })?;
+        self.carry_out(&Change::Sweep { life }, |worker| {
+            worker.store.sweep(NOW + HOUR, MANY).map(|_| Answer::Done)
+        })
+    }
+
+    fn everyone(&mut self) -> Result<()> {
+        self.carry_out(&Change::Everyone, |worker| {
+            let registry = worker.store.registry().unwrap();
+            registry.revoke_everyone(NOW).map(|_| Answer::Done)
+        })?;
+        self.lives.clear();
+        Ok(())
+    }
+}
+
+fn answer(committed: &Committed) -> Answer {
+    match committed {
+        Committed::Done { .. } | Committed::Deleted { .. } => Answer::Done,
+        Committed::Gone => Answer::Gone,
+        other => panic!("a change is answered {other:?}"),
+    }
+}

@@ -1,0 +1,345 @@
+//! A disk that is full or read-only, a file that is moved away, locks that must not be lost.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Barrier;
+use std::time::Duration;
+
+use cloakroom::event::{Event, EventKind, Events, Sink};
+use cloakroom::rusqlite::Connection;
+use cloakroom::store::sqlite::{Journal, Watch};
+use cloakroom::store::{Committed, Registry, Store};
+use cloakroom::{ErrorKind, Result, SqliteStore};
+use common::{Folder, NOW, child, create, delete, live, merge, role, setting, value};
+
+#[derive(Debug)]
+struct Silent;
+
+impl Sink for Silent {
+    fn record(&self, _: &Event<'_>) {}
+}
+
+fn open(path: &Path) -> (SqliteStore, Events) {
+    let events = Events::new(Silent);
+    (SqliteStore::builder(path).events(events.clone()).open().unwrap(), events)
+}
+
+fn watch() -> Watch {
+    Box::new(|_| std::ops::ControlFlow::Continue(()))
+}
+
+fn is_sound(path: &Path) -> bool {
+    let check = "PRAGMA integrity_check";
+    let connection = Connection::open(path).unwrap();
+    connection.query_row(check, [], |row| row.get::<_, String>(0)).unwrap() == "ok"
+}
+
+fn assert_unavailable<T: std::fmt::Debug>(result: Result<T>) {
+    let error = result.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+}
+
+#[test]
+fn child_process() {
+    let Some(role) = role() else { return };
+    let path = std::env::var("DATABASE").unwrap();
+    match role.as_str() {
+        "fill" => {
+            let store = SqliteStore::open(path).unwrap();
+            fill_and_go_on(&store, || {});
+        }
+        other => panic!("no role {other}"),
+    }
+}
+
+#[test]
+fn a_file_that_was_replaced_is_written_to_no_more_and_goes_on_when_it_is_back() {
+    let folder = Folder::new();
+    let (store, events) = open(&folder.database());
+    let key = create(&store, &setting("n", 1)).unwrap();
+    assert!(live(&store, &key).unwrap().is_some());
+    store.backup(folder.path("copy.db")).unwrap();
+    let copy = fs::read(folder.path("copy.db")).unwrap();
+
+    fs::rename(folder.database(), folder.path("away.db")).unwrap();
+    fs::rename(folder.path("copy.db"), folder.database()).unwrap();
+    for _ in 0..3 {
+        assert_unavailable(merge(&store, &key, &setting("n", 2)));
+        assert_unavailable(delete(&store, &key));
+        assert_unavailable(store.clear());
+    }
+    assert!(live(&store, &key).unwrap().is_some(), "reads of what was open go on");
+    // Nobody reads the new file with the old one's log, or copies that log into it.
+    let barrier = Barrier::new(4);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                barrier.wait();
+                for _ in 0..50 {
+                    let _ = live(&store, &key);
+                    let _ = store.upkeep().unwrap().run();
+                }
+            });
+        }
+    });
+    assert_eq!(fs::read(folder.database()).unwrap(), copy, "the new file is as it was");
+    assert_eq!(events.count(EventKind::FileMoved), 1);
+
+    fs::rename(folder.database(), folder.path("copy.db")).unwrap();
+    fs::rename(folder.path("away.db"), folder.database()).unwrap();
+    assert!(matches!(merge(&store, &key, &setting("n", 3)).unwrap(), Committed::Done { .. }));
+    assert_eq!((events.count(EventKind::FileMoved), events.count(EventKind::FileBack)), (1, 1));
+    drop(store);
+    let (store, _) = open(&folder.database());
+    let record = live(&store, &key).unwrap().unwrap();
+    assert_eq!(value::<u32>(&record, "n"), Some(3));
+}
+
+#[test]
+fn a_file_or_log_that_was_deleted_is_written_to_no_more() {
+    for name in ["app.db", "app.db-wal"] {
+        let folder = Folder::new();
+        let (store, events) = open(&folder.database());
+        let key = create(&store, &setting("n", 1)).unwrap();
+        fs::remove_file(folder.path(name)).unwrap();
+        assert_unavailable(merge(&store, &key, &setting("n", 2)));
+        assert_unavailable(create(&store, &setting("n", 2)));
+        assert_eq!(events.count(EventKind::FileMoved), 1, "{name}");
+    }
+}
+
+#[test]
+fn a_program_that_is_started_inherits_no_file_of_the_store() {
+    let folder = Folder::new();
+    let (store, _) = open(&folder.database());
+    let key = create(&store, &setting("n", 1)).unwrap();
+    assert!(live(&store, &key).unwrap().is_some());
+    let open_files = |of: &str| -> String {
+        let listed = Command::new("ls").args(["-l", of]).output().unwrap();
+        String::from_utf8(listed.stdout).unwrap()
+    };
+    let ours = open_files(&format!("/proc/{}/fd", std::process::id()));
+    if ours.is_empty() {
+        println!("SKIPPED: no /proc");
+        return;
+    }
+    let name = folder.database().display().to_string();
+    assert!(ours.contains(&name), "{ours}");
+    let theirs = open_files("/proc/self/fd");
+    assert!(!theirs.is_empty() && !theirs.contains(&name), "{theirs}");
+}
+
+#[test]
+fn no_call_of_an_operator_drops_the_locks_of_a_store_that_is_open() {
+    let folder = Folder::new();
+    let (store, _) = open(&folder.database());
+    let key = create(&store, &setting("n", 1)).unwrap();
+    // POSIX drops all locks that a process has on a file when it closes that file anywhere.
+    let build = || SqliteStore::builder(folder.database());
+    let calls: [(&str, &dyn Fn()); 8] = [
+        ("nothing", &|| {}),
+        ("open", &|| drop(build().open().unwrap())),
+        ("facts", &|| drop(build().facts().unwrap())),
+        ("pending", &|| drop(build().pending().unwrap())),
+        ("check_file", &|| drop(build().check_file(false, watch()).unwrap())),
+        ("backup", &|| {
+            let _ = fs::remove_file(folder.path("copy.db"));
+            store.backup_checked(folder.path("copy.db"), watch()).map(drop).unwrap();
+        }),
+        ("restore", &|| {
+            let restored = build().restore(folder.path("copy.db"), true, NOW, watch()).unwrap();
+            assert!(restored.is_continue());
+        }),
+        ("a backup to its own name", &|| drop(store.backup(folder.database()).unwrap_err())),
+    ];
+    let path = fs::canonicalize(folder.database()).unwrap();
+    let Ok(_) = fs::read_dir("/proc/self/fdinfo") else {
+        println!("SKIPPED: no /proc");
+        return;
+    };
+    let is_locked = || {
+        let files = fs::read_dir("/proc/self/fd").unwrap().map(|file| file.unwrap().path());
+        let mut ours = files.filter(|file| fs::read_link(file).is_ok_and(|file| file == path));
+        ours.any(|file| {
+            let number = file.file_name().unwrap().to_str().unwrap();
+            let about = fs::read_to_string(format!("/proc/self/fdinfo/{number}"));
+            about.is_ok_and(|about| about.contains("lock:"))
+        })
+    };
+    for (name, call) in calls {
+        call();
+        assert!(is_locked(), "{name}");
+        assert!(live(&store, &key).unwrap().is_some(), "{name}");
+    }
+    // What all of these avoid, and what the look above would see.
+    drop(fs::File::open(folder.database()).unwrap());
+    assert!(!is_locked());
+}
+
+/// Fills the disk, makes room, and goes on.
+fn fill_and_go_on(store: &SqliteStore, make_room: impl FnOnce()) {
+    let note = "x".repeat(2000);
+    let mut keys = vec![];
+    let error = loop {
+        match create(store, &setting("n", &note)) {
+            Ok(key) => keys.push(key),
+            Err(error) => break error,
+        }
+        let _ = store.upkeep().unwrap().run();
+    };
+    // Linux tells a limit on the size of files as it tells a broken disk, by SQLite's lights.
+    assert!(matches!(error.kind(), ErrorKind::Full | ErrorKind::Unavailable), "{error:?}");
+    assert!(keys.len() > 20, "{}", keys.len());
+    for key in &keys {
+        assert!(live(store, key).unwrap().is_some(), "nothing acknowledged is lost");
+    }
+    make_room();
+    let ended: Vec<_> = keys.drain(..10).collect();
+    for key in &ended {
+        // The log has to be copied before it can be used again; a sign-out needs a page of it.
+        let _ = store.upkeep().unwrap().run();
+        if delete(store, key).is_ok() {
+            assert!(live(store, key).unwrap().is_none());
+        }
+    }
+    for key in &keys {
+        assert!(live(store, key).unwrap().is_some());
+    }
+}
+
+#[test]
+fn a_limit_on_the_size_of_files_is_an_error_and_loses_nothing() {
+    let folder = Folder::new();
+    let program = std::env::current_exe().unwrap();
+    // The signal that would end the process is ignored, and that is inherited.
+    let script = "trap '' XFSZ; ulimit -f 400; exec \"$@\"";
+    let mut limited = Command::new("sh");
+    limited.args(["-c", script, "sh"]).arg(program);
+    limited.args(child("fill").get_args());
+    for (name, value) in child("fill").get_envs() {
+        limited.env(name, value.unwrap());
+    }
+    let done = limited.env("DATABASE", folder.database()).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    assert!(is_sound(&folder.database()));
+}
+
+/// A small disk of its own, where we may have one.
+struct SmallDisk(Folder);
+
+impl SmallDisk {
+    fn new() -> Option<Self> {
+        let disk = SmallDisk(Folder::new());
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"])
+            .arg(disk.0.path(""))
+            .output()
+            .is_ok_and(|done| done.status.success());
+        if !mounted {
+            println!("SKIPPED: mounting a small disk takes root");
+        }
+        mounted.then_some(disk)
+    }
+
+    fn again(&self, how: &str) -> bool {
+        let options = format!("remount,{how}");
+        let again = Command::new("mount").args(["-o", &options]).arg(self.0.path("")).output();
+        again.unwrap().status.success()
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path("")).output();
+    }
+}
+
+#[test]
+fn a_full_disk_loses_nothing_and_is_written_to_again_when_there_is_room() {
+    let Some(disk) = SmallDisk::new() else { return };
+    let (store, _) = open(&disk.0.database());
+    fill_and_go_on(&store, || assert!(disk.again("size=4m")));
+    let key = create(&store, &setting("n", "x".repeat(2000))).unwrap();
+    drop(store);
+    let (store, _) = open(&disk.0.database());
+    assert!(live(&store, &key).unwrap().is_some());
+    assert!(is_sound(&disk.0.database()));
+}
+
+#[test]
+fn a_disk_that_is_read_only_refuses_to_open_and_nothing_else() {
+    let Some(disk) = SmallDisk::new() else { return };
+    let (store, _) = open(&disk.0.database());
+    let key = create(&store, &setting("n", 1)).unwrap();
+    drop(store);
+    assert!(disk.again("ro"));
+    let error = SqliteStore::open(disk.0.database()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ReadOnly, "{error:?}");
+    assert!(disk.again("rw"));
+    let (store, _) = open(&disk.0.database());
+    assert!(live(&store, &key).unwrap().is_some());
+}
+
+#[test]
+fn a_long_reader_lets_the_log_grow_and_the_operator_is_told_once_each_way() {
+    let folder = Folder::new();
+    let (store, events) = open(&folder.database());
+    let note = setting("note", "x".repeat(60_000));
+    let length = || fs::metadata(folder.path("app.db-wal")).unwrap().len();
+    let key = create(&store, &note).unwrap();
+    let reader = Connection::open(folder.database()).unwrap();
+    reader.execute_batch("BEGIN").unwrap();
+    let count = "SELECT count(*) FROM cloakroom_sessions";
+    reader.query_row(count, [], |_| Ok(())).unwrap();
+    for _ in 0..400 {
+        create(&store, &note).unwrap();
+        store.upkeep().unwrap().run().unwrap();
+    }
+    assert!(length() > 20 << 20, "{}", length());
+    assert_eq!((events.count(EventKind::LogHeld), events.count(EventKind::LogReleased)), (1, 0));
+    assert!(live(&store, &key).unwrap().is_some());
+
+    reader.execute_batch("COMMIT").unwrap();
+    // All of it can be copied now, so the next commit begins it again, and that is noticed.
+    for _ in 0..3 {
+        store.upkeep().unwrap().run().unwrap();
+        create(&store, &note).unwrap();
+    }
+    assert_eq!((events.count(EventKind::LogHeld), events.count(EventKind::LogReleased)), (1, 1));
+    let grown = length();
+    for _ in 0..20 {
+        create(&store, &note).unwrap();
+    }
+    assert_eq!(length(), grown, "it is written from its beginning again");
+}
+
+#[test]
+fn when_all_readers_are_in_use_the_next_one_is_busy_and_later_served() {
+    let folder = Folder::new();
+    let store = SqliteStore::builder(folder.database())
+        .journal(Journal::Keep)
+        .readers(1)
+        .busy_timeout(Duration::from_millis(300))
+        .open()
+        .unwrap();
+    let key = create(&store, &setting("n", 1)).unwrap();
+    let other = Connection::open(folder.database()).unwrap();
+    // Under a rollback journal this keeps readers out.
+    other.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    let barrier = Barrier::new(4);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                barrier.wait();
+                let error = live(&store, &key).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Busy, "{error:?}");
+            });
+        }
+    });
+    other.execute_batch("COMMIT").unwrap();
+    assert!(live(&store, &key).unwrap().is_some());
+    assert_eq!(store.registry().map(Registry::epoch).unwrap().unwrap(), 0);
+}

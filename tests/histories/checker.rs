@@ -1,0 +1,103 @@
+//! Whether a history has an order: one in which every operation takes effect at one moment between
+//! its beginning and its end, and in which every answer is what the model says.
+//!
+//! The search is Wing and Gong's, with Lowe's memory of the configurations that lead nowhere.
+
+use std::collections::HashSet;
+use std::fmt::Debug;
+use std::hash::Hash;
+
+/// A sequential model.
+pub trait Model {
+    type State: Clone + Debug + Eq + Hash;
+    type Operation;
+    type Answer;
+
+    /// The states that may follow if the operation is done here and is answered so. Without an
+    /// answer, nobody knows what was answered.
+    fn step(
+        &self,
+        state: &Self::State,
+        operation: &Self::Operation,
+        answer: Option<&Self::Answer>,
+    ) -> Vec<Self::State>;
+}
+
+/// One operation of a history.
+pub struct Entry<'h, O, A> {
+    pub operation: &'h O,
+    /// None if it is not known whether it was done: then it may be done at any later time, or never.
+    pub answer: Option<&'h A>,
+    pub start: u64,
+    pub end: u64,
+}
+
+/// There is no order.
+#[derive(Debug)]
+pub struct NoOrder<S> {
+    /// As far as any order leads: the entries in that order, and the state after them.
+    pub furthest: Vec<usize>,
+    pub state: S,
+}
+
+type Done = u128;
+
+/// The most operations of a history.
+pub const MOST: usize = Done::BITS as usize;
+
+/// Finds an order, if there is one.
+pub fn check<M: Model>(
+    model: &M,
+    initial: M::State,
+    history: &[Entry<'_, M::Operation, M::Answer>],
+) -> Result<(), NoOrder<M::State>> {
+    assert!(history.len() <= MOST, "a history of {} operations is too long", history.len());
+    let furthest = NoOrder { furthest: Vec::new(), state: initial.clone() };
+    let mut search = Search { model, history, dead: HashSet::new(), path: Vec::new(), furthest };
+    match search.from(0, &initial) {
+        true => Ok(()),
+        false => Err(search.furthest),
+    }
+}
+
+struct Search<'m, 'h, M: Model> {
+    model: &'m M,
+    history: &'h [Entry<'h, M::Operation, M::Answer>],
+    /// What was done and the state after it, for all from which there is no way on.
+    dead: HashSet<(Done, M::State)>,
+    path: Vec<usize>,
+    furthest: NoOrder<M::State>,
+}
+
+impl<M: Model> Search<'_, '_, M> {
+    fn from(&mut self, done: Done, state: &M::State) -> bool {
+        let left = |at: &usize| done >> at & 1 == 0;
+        let waiting = || (0..self.history.len()).filter(left).map(|at| (at, &self.history[at]));
+        // Whoever begins after the first of these has ended comes after it.
+        let Some(first_end) =
+            waiting().filter(|(_, entry)| entry.answer.is_some()).map(|(_, e)| e.end).min()
+        else {
+            return true;
+        };
+        let next: Vec<usize> =
+            waiting().filter(|(_, entry)| entry.start <= first_end).map(|(at, _)| at).collect();
+        for at in next {
+            let Entry { operation, answer, .. } = self.history[at];
+            for after in self.model.step(state, operation, answer) {
+                let done = done | 1 << at;
+                if !self.dead.insert((done, after.clone())) {
+                    continue;
+                }
+                self.path.push(at);
+                if self.path.len() > self.furthest.furthest.len() {
+                    self.furthest = NoOrder { furthest: self.path.clone(), state: after.clone() };
+                }
+                if self.from(done, &after) {
+                    return true;
+                }
+                self.path.pop();
+            }
+        }
+        false
+    }
+}

@@ -1,0 +1,248 @@
+//! The checker and the model, on histories of which everybody can see what they are.
+
+use std::collections::BTreeMap;
+
+use super::model::{Reads, Sessions};
+use super::operations::{
+    Answer, AtLimit, Begins, Call, Change, Happened, Moment, Number, Operation, Session, Who,
+};
+
+const IDLE: Moment = 1000;
+const BEGINS: Begins =
+    Begins { handle: 1, external: None, level: 0, idle: Some(IDLE), absolute: None };
+
+/// A history that is being written down.
+#[derive(Default)]
+struct History(Vec<Happened>);
+
+impl History {
+    /// One session under key 1.
+    fn of_one_session() -> History {
+        let mut history = History::default();
+        let create = Call::Create { key: 1, begins: BEGINS, changes: Vec::new() };
+        history.add(0..1, create, done(session(1, &[]), 1, &[]));
+        history
+    }
+
+    fn add(&mut self, time: std::ops::Range<u64>, call: Call, answer: Answer) {
+        self.add_at(0, time, call, answer);
+    }
+
+    fn add_at(&mut self, now: Moment, time: std::ops::Range<u64>, call: Call, answer: Answer) {
+        let (thread, latest) = (self.0.len(), now);
+        let operation = Operation { call, now };
+        let (start, end, process) = (time.start, time.end, thread);
+        self.0.push(Happened { thread, process, operation, answer, start, end, latest });
+    }
+
+    fn has_an_order_by(&self, model: Sessions) -> bool {
+        model.judge(&self.0).is_ok()
+    }
+
+    fn has_an_order(&self) -> bool {
+        self.has_an_order_by(Sessions::PLAIN)
+    }
+}
+
+fn session(revision: u64, data: &[(Number, Number)]) -> Session {
+    Session {
+        handle: 1,
+        user: None,
+        external: None,
+        level: 0,
+        created: 0,
+        authenticated: None,
+        seen: 0,
+        idle: Some(IDLE),
+        absolute: None,
+        revision,
+        data: data.iter().copied().collect::<BTreeMap<_, _>>(),
+    }
+}
+
+fn set(name: Number, value: Number, if_revision: Option<u64>) -> Call {
+    Call::Merge { key: 1, changes: vec![Change::Set(name, value)], if_revision, seen: None }
+}
+
+fn renew(to: Number) -> Call {
+    Call::Renew { key: 1, to, grace_until: None, changes: Vec::new() }
+}
+
+const LOAD: Call = Call::Load { key: 1 };
+
+fn live(session: Session, key: Number) -> Answer {
+    Answer::Live { session, key }
+}
+
+fn done(session: Session, key: Number, ended: &[Number]) -> Answer {
+    Answer::Done { session, key, ended: ended.to_vec() }
+}
+
+fn unknown() -> Answer {
+    Answer::Unknown("test".to_owned())
+}
+
+#[test]
+fn changes_of_two_names_at_once_are_both_kept() {
+    for kept in [true, false] {
+        let mut history = History::of_one_session();
+        history.add(2..5, set(1, 7, None), done(session(2, &[(1, 7)]), 1, &[]));
+        let second = if kept { session(3, &[(1, 7), (2, 8)]) } else { session(2, &[(2, 8)]) };
+        history.add(3..4, set(2, 8, None), done(second, 1, &[]));
+        assert_eq!(history.has_an_order(), kept);
+    }
+}
+
+#[test]
+fn of_two_updates_on_one_revision_the_second_is_stale() {
+    for is_stale in [true, false] {
+        let mut history = History::of_one_session();
+        history.add(2..5, set(1, 1, Some(1)), done(session(2, &[(1, 1)]), 1, &[]));
+        let second = match is_stale {
+            true => Answer::Stale { session: session(2, &[(1, 1)]), key: 1 },
+            false => done(session(2, &[(1, 1)]), 1, &[]),
+        };
+        history.add(3..4, set(1, 1, Some(1)), second);
+        assert_eq!(history.has_an_order(), is_stale, "a lost update");
+    }
+}
+
+#[test]
+fn a_read_during_a_change_sees_either_and_a_read_after_it_the_new() {
+    let (old, new) = (session(1, &[]), session(2, &[(1, 7)]));
+    for (read, time, fine) in
+        [(&old, 3..4, true), (&new, 3..4, true), (&new, 6..7, true), (&old, 6..7, false)]
+    {
+        let mut history = History::of_one_session();
+        history.add(2..5, set(1, 7, None), done(new.clone(), 1, &[]));
+        history.add(time, LOAD, live(read.clone(), 1));
+        assert_eq!(history.has_an_order(), fine, "{read:?}");
+    }
+}
+
+#[test]
+fn what_was_seen_of_a_change_under_way_is_not_unseen() {
+    let (old, new) = (session(1, &[]), session(2, &[(1, 7)]));
+    let mut history = History::of_one_session();
+    history.add(2..9, set(1, 7, None), done(new.clone(), 1, &[]));
+    history.add(3..4, LOAD, live(new.clone(), 1));
+    history.add(5..6, LOAD, live(old.clone(), 1));
+    assert!(!history.has_an_order());
+    let acknowledged = Sessions { reads: Reads::LatestAcknowledged, ..Sessions::PLAIN };
+    assert!(history.has_an_order_by(acknowledged), "by another process, until acknowledged");
+    history.add(10..11, LOAD, live(old, 1));
+    assert!(!history.has_an_order_by(acknowledged));
+    let within = |life| Sessions { reads: Reads::Within(life), ..Sessions::PLAIN };
+    assert!(history.has_an_order_by(within(1)));
+    assert!(!history.has_an_order_by(within(0)), "the life of an entry is over");
+}
+
+#[test]
+fn what_ended_stays_ended() {
+    let gone = [
+        (Call::Delete { key: 1 }, Answer::Deleted { key: 1 }),
+        (Call::Revoke(Who::Handle(1)), Answer::Revoked(vec![1])),
+        (Call::RevokeEveryone, Answer::RevokedEveryone(Some(1))),
+    ];
+    for (end, answer) in gone {
+        for revived in [false, true] {
+            let mut history = History::of_one_session();
+            history.add(2..3, end.clone(), answer.clone());
+            let late = if revived { done(session(2, &[(1, 7)]), 1, &[]) } else { Answer::Absent };
+            history.add(4..5, set(1, 7, None), late);
+            assert_eq!(history.has_an_order(), !revived, "{end:?}");
+        }
+    }
+}
+
+#[test]
+fn a_session_that_has_expired_is_read_and_touched_no_more() {
+    for (now, lives) in [(IDLE - 1, true), (IDLE, false)] {
+        let mut history = History::of_one_session();
+        history.add_at(now, 2..3, Call::Touch { key: 1, seen: now }, Answer::Ok);
+        let seen = Session { seen: now, ..session(1, &[]) };
+        history.add_at(now, 4..5, LOAD, live(seen, 1));
+        assert_eq!(history.has_an_order(), lives);
+    }
+}
+
+#[test]
+fn of_two_renewals_of_one_key_one_is_told_that_it_was_renewed() {
+    for both in [false, true] {
+        let mut history = History::of_one_session();
+        history.add(2..5, renew(2), done(session(2, &[]), 2, &[1]));
+        let second = if both { done(session(3, &[]), 3, &[1]) } else { Answer::Renewed };
+        history.add(3..4, renew(3), second);
+        assert_eq!(history.has_an_order(), !both);
+        if !both {
+            history.add(6..7, LOAD, live(session(2, &[]), 1));
+            assert!(!history.has_an_order(), "the old key is dead");
+        }
+    }
+}
+
+#[test]
+fn a_limit_is_never_passed_by_two_sign_ins_at_once() {
+    for ends in [true, false] {
+        let mut history = History::default();
+        for (key, time) in [(2, 0..5), (3, 1..4)] {
+            let call = Call::SignIn {
+                key: 1,
+                to: key,
+                user: 1,
+                begins: Begins { handle: key, ..BEGINS },
+                changes: Vec::new(),
+                limit: Some((1, AtLimit::EndOldest)),
+            };
+            let born = session(1, &[]);
+            let (user, authenticated) = (Some(1), Some(0));
+            let signed_in = Session { handle: key, user, authenticated, ..born };
+            let ended: &[Number] = if ends && key == 3 { &[2] } else { &[] };
+            history.add(time, call, done(signed_in, key, ended));
+        }
+        assert_eq!(history.has_an_order(), ends);
+    }
+}
+
+#[test]
+fn what_has_an_unknown_outcome_may_be_done_late_or_never_but_not_twice() {
+    let seven = session(2, &[(1, 7)]);
+    let mut history = History::of_one_session();
+    history.add(2..3, set(1, 7, None), unknown());
+    history.add(4..5, LOAD, live(session(1, &[]), 1));
+    assert!(history.has_an_order(), "never, or not yet");
+    history.add(6..7, LOAD, live(seven.clone(), 1));
+    assert!(history.has_an_order(), "late");
+    history.add(
+        8..9,
+        Call::Merge { key: 1, changes: vec![Change::Remove(1)], if_revision: None, seen: None },
+        done(session(3, &[]), 1, &[]),
+    );
+    history.add(10..11, LOAD, live(session(4, &[(1, 7)]), 1));
+    assert!(!history.has_an_order(), "twice");
+}
+
+#[test]
+fn a_server_that_was_started_again_has_nothing_from_before() {
+    for (time, fine) in [(2..3, true), (6..7, false)] {
+        let mut history = History::of_one_session();
+        history.add(4..5, Call::Lose, Answer::Ok);
+        history.add(time, LOAD, live(session(1, &[]), 1));
+        assert_eq!(history.has_an_order(), fine);
+    }
+}
+
+#[test]
+fn a_renewal_that_says_its_session_has_ended_leaves_none_behind() {
+    let memcached = Sessions { moves_in_steps: true, ..Sessions::PLAIN };
+    for (answer, fine) in [(Answer::Absent, false), (unknown(), true)] {
+        let mut history = History::of_one_session();
+        history.add(2..3, renew(2), answer);
+        history.add(4..5, LOAD, Answer::Renewed);
+        assert_eq!(history.has_an_order_by(memcached), fine);
+    }
+    let mut history = History::of_one_session();
+    history.add(2..5, renew(2), Answer::Absent);
+    history.add(3..4, Call::Delete { key: 2 }, Answer::Deleted { key: 2 });
+    assert!(history.has_an_order_by(memcached));
+}

@@ -1,0 +1,25 @@
+//! A little pause by chance.
+
+use std::cell::RefCell;
+use std::thread;
+
+use cloakroom::id::SessionId;
+
+use super::chance::Chance;
+
+pub fn pause() {
+    thread_local! {
+        static CHANCE: RefCell<Chance> = RefCell::new({
+            let [first, second, ..] = *SessionId::generate().unwrap().key().as_bytes();
+            Chance::new(u64::from(first) << 8 | u64::from(second))
+        });
+    }
+    let (kind, length) = CHANCE.with_borrow_mut(|chance| (chance.below(8), chance.below(400)));
+    match kind {
+        0..=3 => {}
+        4 | 5 => (0..length / 40).for_each(|_| thread::yield_now()),
+        6 => (0..length).for_each(|_| std::hint::spin_loop()),
+        // As long as others take for a few operations.
+        _ => (0..length * 50).for_each(|_| std::hint::spin_loop()),
+    }
+}

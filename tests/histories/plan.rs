@@ -1,0 +1,316 @@
+//! What the threads of a history are to do: made by chance, and made smaller while it still fails.
+
+use super::chance::Chance;
+use super::operations::{AtLimit, Begins, Call, Change, Moment, Number, Operation, Who};
+
+/// What a history is run on can do.
+#[derive(Clone, Copy, Debug)]
+pub struct Abilities {
+    /// It lists, revokes, and obeys limits per user.
+    pub lists: bool,
+    /// How many threads call it.
+    pub threads: usize,
+    /// The threads take so long that something can happen to a server meanwhile.
+    pub slow: bool,
+}
+
+/// One operation to come.
+#[derive(Clone, Debug)]
+pub struct Step {
+    pub operation: Operation,
+    /// A merge on the condition that the session is as this thread saw it last.
+    pub conditional: bool,
+    /// A conditional merge that counts this name up from what was seen.
+    pub counts_up: Option<Number>,
+    /// So long it spins before.
+    pub pause: u32,
+}
+
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// One after the other, before the threads begin.
+    pub before: Vec<Step>,
+    pub threads: Vec<Vec<Step>>,
+    /// Whether the threads wait for each other before every operation, not only the first.
+    pub in_rounds: bool,
+}
+
+/// What a history is mostly about: few kinds of operations meet more often than many do.
+#[derive(Clone, Copy, Debug)]
+enum Theme {
+    Data,
+    Reading,
+    Renewals,
+    Endings,
+    Limits,
+    Time,
+    Anything,
+}
+
+struct Maker<'c> {
+    chance: &'c mut Chance,
+    abilities: Abilities,
+    theme: Theme,
+    /// Keys that were given to some session of the plan.
+    keys: Vec<Number>,
+    /// How many of them are given out before the threads begin.
+    given_out: usize,
+    next_key: Number,
+    next_handle: Number,
+    /// The limit that times are chosen around.
+    scale: Moment,
+    times: &'static [Moment],
+    /// One way to treat a limit in a history: an application has one.
+    limit: Option<(u32, AtLimit)>,
+}
+
+/// Percents of the scale at which operations happen.
+const STILL: &[Moment] = &[0];
+const AROUND: &[Moment] = &[0, 0, 0, 2, 3, 50, 99, 100, 101, 103, 150];
+
+impl Plan {
+    pub fn by(chance: &mut Chance, abilities: Abilities) -> Plan {
+        let theme = match chance.below(if abilities.lists { 7 } else { 6 }) {
+            0 => Theme::Data,
+            1 => Theme::Reading,
+            2 => Theme::Renewals,
+            3 => Theme::Endings,
+            4 => Theme::Time,
+            5 => Theme::Anything,
+            _ => Theme::Limits,
+        };
+        let scale = chance.pick(&[1000, 1000, 40, 60_000, 600_000]);
+        let times = match theme {
+            Theme::Time => AROUND,
+            Theme::Anything if chance.one_in(2) => AROUND,
+            // What cannot be told is over with time.
+            _ if abilities.slow && chance.one_in(2) => AROUND,
+            _ => STILL,
+        };
+        let at_limit = chance.pick(&[AtLimit::Refuse, AtLimit::EndOldest, AtLimit::EndOthers]);
+        let limit = 1 + u32::try_from(chance.below(2)).unwrap();
+        let limited = abilities.lists && (matches!(theme, Theme::Limits) || chance.one_in(3));
+        let limit = limited.then_some((limit, at_limit));
+        let (keys, given_out, next_key, next_handle) = (Vec::new(), 0, 0, 0);
+        let mut maker = Maker {
+            chance,
+            abilities,
+            theme,
+            keys,
+            given_out,
+            next_key,
+            next_handle,
+            scale,
+            times,
+            limit,
+        };
+        let before = maker.before();
+        maker.given_out = maker.keys.len();
+        let (fewest, most) = (3, 6);
+        let threads = (0..abilities.threads).map(|_| {
+            let length = fewest + maker.chance.below(most - fewest + 1);
+            (0..length).map(|_| maker.step()).collect()
+        });
+        let threads = threads.collect();
+        Plan { before, threads, in_rounds: maker.chance.one_in(2) }
+    }
+
+    pub fn operations(&self) -> usize {
+        self.before.len() + self.threads.iter().map(Vec::len).sum::<usize>()
+    }
+
+    /// Smaller plans, the smallest first: without a thread, and without one operation.
+    pub fn smaller(&self) -> Vec<Plan> {
+        let mut plans = Vec::new();
+        let mut with = |change: &dyn Fn(&mut Plan)| {
+            let mut plan = self.clone();
+            change(&mut plan);
+            plans.push(plan);
+        };
+        for thread in 0..self.threads.len() {
+            if !self.threads[thread].is_empty() {
+                with(&|plan| plan.threads[thread].clear());
+            }
+        }
+        for at in 0..self.before.len() {
+            with(&|plan| drop(plan.before.remove(at)));
+        }
+        for thread in 0..self.threads.len() {
+            for at in 0..self.threads[thread].len() {
+                with(&|plan| drop(plan.threads[thread].remove(at)));
+            }
+        }
+        plans
+    }
+}
+
+impl Maker<'_> {
+    fn new_key(&mut self) -> Number {
+        self.next_key += 1;
+        self.keys.push(self.next_key);
+        self.next_key
+    }
+
+    fn begins(&mut self) -> Begins {
+        self.next_handle += 1;
+        let idle = (!self.chance.one_in(4)).then_some(self.scale);
+        let absolute = self.chance.one_in(3).then_some(self.scale * 3 / 2);
+        let absolute = if idle.is_none() { Some(self.scale) } else { absolute };
+        let external = self.chance.one_in(4).then_some(1);
+        let level = if self.chance.one_in(3) { 2 } else { 0 };
+        Begins { handle: self.next_handle, external, level, idle, absolute }
+    }
+
+    fn before(&mut self) -> Vec<Step> {
+        let mut steps = Vec::new();
+        for _ in 0..1 + self.chance.below(2) {
+            let (key, begins) = (self.new_key(), self.begins());
+            let changes = self.changes();
+            let mut changes: Vec<Change> =
+                changes.into_iter().filter(|change| !matches!(change, Change::User(_))).collect();
+            if self.chance.one_in(3) {
+                changes.push(Change::User(Some(1)));
+            }
+            steps.push(self.at(Call::Create { key, begins, changes }, 0));
+        }
+        // Sometimes one is already on its second key.
+        if self.chance.one_in(3) {
+            let (key, call) = (self.keys[0], self.chance.below(3));
+            let to = self.new_key();
+            let begins = self.begins();
+            let call = match call {
+                0 => Call::SignIn { key, to, user: 1, begins, changes: Vec::new(), limit: None },
+                n => {
+                    let grace_until = (n == 1).then_some(self.scale);
+                    Call::Renew { key, to, grace_until, changes: Vec::new() }
+                }
+            };
+            steps.push(self.at(call, 0));
+        }
+        steps
+    }
+
+    fn at(&mut self, call: Call, now: Moment) -> Step {
+        let pause = self.chance.pick(match self.abilities.slow {
+            true => &[0, 200, 20_000, 50_000, 100_000],
+            false => &[0, 0, 20, 200, 2000],
+        });
+        let operation = Operation { call, now };
+        Step { operation, conditional: false, counts_up: None, pause }
+    }
+
+    fn key(&mut self) -> Number {
+        // Mostly those that the history begins with, on which all threads meet.
+        match self.chance.one_in(3) {
+            true => self.chance.pick(&self.keys),
+            false => self.keys[self.chance.below(self.keys.len().min(3))],
+        }
+    }
+
+    /// This key, or one that somebody can know. Memcached begins or moves a session in several
+    /// steps. They are as good as one as long as nobody uses its new key before they are done; and
+    /// nobody knows that by then.
+    fn key_given_out(&mut self, key: Number) -> Number {
+        match self.abilities.lists {
+            true => key,
+            false => self.keys[self.chance.below(self.given_out)],
+        }
+    }
+
+    fn user(&mut self) -> Number {
+        self.chance.pick(&[1, 1, 1, 2])
+    }
+
+    fn who(&mut self) -> Who {
+        let user = self.user();
+        let handle = Number::try_from(1 + self.chance.below(3)).unwrap();
+        match self.chance.below(7) {
+            0 => Who::All,
+            1 | 2 => Who::User(user),
+            3 | 4 => Who::Handle(handle),
+            5 => Who::OfUser(user, handle),
+            _ => Who::External(1),
+        }
+    }
+
+    fn changes(&mut self) -> Vec<Change> {
+        let number = |chance: &mut Chance, end| Number::try_from(chance.below(end)).unwrap();
+        let mut changes = Vec::new();
+        for _ in 0..1 + self.chance.below(2) {
+            let (name, value) = (number(self.chance, 3), number(self.chance, 100));
+            changes.push(match self.chance.below(12) {
+                0..=7 => Change::Set(name, value),
+                8 | 9 => Change::Remove(name),
+                10 => Change::Clear,
+                _ => Change::User(self.chance.pick(&[None, Some(1), Some(2)])),
+            });
+        }
+        changes
+    }
+
+    fn now(&mut self) -> Moment {
+        self.scale * self.chance.pick(self.times) / 100
+    }
+
+    fn step(&mut self) -> Step {
+        let now = self.now();
+        // Out of a hundred: load, merge, counting up, renew, sign in, delete, touch, registry.
+        let weights: [usize; 8] = match self.theme {
+            Theme::Data => [25, 30, 30, 5, 0, 5, 5, 0],
+            Theme::Reading => [50, 30, 0, 5, 0, 5, 5, 5],
+            Theme::Renewals => [25, 10, 10, 40, 5, 5, 5, 0],
+            Theme::Endings => [30, 10, 5, 15, 10, 15, 5, 10],
+            Theme::Limits => [20, 5, 0, 5, 45, 5, 0, 20],
+            Theme::Time => [30, 15, 5, 15, 5, 5, 20, 5],
+            Theme::Anything => [20, 15, 10, 15, 10, 10, 10, 10],
+        };
+        let mut at = self.chance.below(weights.iter().sum());
+        let mut kind = 0;
+        while at >= weights[kind] {
+            at -= weights[kind];
+            kind += 1;
+        }
+        let key = self.key();
+        let mut conditional = false;
+        let mut counts_up = None;
+        let call = match kind {
+            0 => Call::Load { key },
+            1 => {
+                conditional = self.chance.one_in(3);
+                let seen = self.chance.one_in(2).then_some(now);
+                let empty = self.chance.one_in(4);
+                let changes = if empty { Vec::new() } else { self.changes() };
+                Call::Merge { key, changes, if_revision: None, seen }
+            }
+            2 => {
+                (conditional, counts_up) = (true, Some(0));
+                Call::Merge { key, changes: Vec::new(), if_revision: None, seen: Some(now) }
+            }
+            3 => {
+                let grace = self.chance.one_in(2);
+                let grace_until = grace.then(|| now + self.scale / self.chance.pick(&[1, 2]));
+                let changes = if self.chance.one_in(2) { self.changes() } else { Vec::new() };
+                Call::Renew { key, to: self.new_key(), grace_until, changes }
+            }
+            4 => {
+                let key = self.key_given_out(key);
+                let (user, mut begins, limit) = (self.user(), self.begins(), self.limit);
+                // From the sign-in on.
+                begins.absolute = begins.absolute.map(|absolute| now + absolute);
+                let changes = if self.chance.one_in(3) { self.changes() } else { Vec::new() };
+                Call::SignIn { key, to: self.new_key(), user, begins, changes, limit }
+            }
+            5 => Call::Delete { key: self.key_given_out(key) },
+            6 if self.abilities.lists && self.chance.one_in(4) => Call::Sweep,
+            6 => Call::Touch { key, seen: now },
+            _ => match self.chance.below(10) {
+                0 => Call::RevokeEveryone,
+                _ if !self.abilities.lists => Call::Load { key },
+                1..=3 => Call::List(self.who()),
+                4 => Call::Stats,
+                _ => Call::Revoke(self.who()),
+            },
+        };
+        Step { conditional, counts_up, ..self.at(call, now) }
+    }
+}

@@ -1,0 +1,109 @@
+//! The state of a session, which threads of one request may share; the turns of those who were
+//! overtaken; and the memory of what has ended.
+
+use cloakroom::Session;
+use cloakroom::clock::Clock;
+use cloakroom::http::Outcome;
+use cloakroom::id::SessionKey;
+use cloakroom::manager::Builder;
+use cloakroom::session::Saved;
+use cloakroom::store::{Loaded, Store};
+use shuttle::thread;
+
+use super::cleaner::Stage;
+use super::explore;
+
+/// Without a cleaner nobody lets time pass, and nobody waits too long for a turn.
+fn stage() -> Stage {
+    Stage::with(Builder::without_cleaner)
+}
+
+fn n(stage: &Stage, key: &SessionKey, name: &str) -> Option<u32> {
+    match stage.store.load(key, stage.clock.now()).unwrap() {
+        Loaded::Live { record, .. } => record.data.get(name).map(|value| value.decode().unwrap()),
+        _ => None,
+    }
+}
+
+#[test]
+fn requests_that_count_up_at_once_lose_none() {
+    explore("counting up", 1000, || {
+        let stage = stage();
+        let (key, cookie) = stage.visitor();
+        let threads: Vec<_> = (0..3)
+            .map(|_| {
+                let (sessions, cookie) = (stage.sessions.clone(), cookie.clone());
+                thread::spawn(move || {
+                    let session = sessions.open(Some(cookie.as_str()));
+                    let up = |n: Option<u32>| n.unwrap_or(0) + 1;
+                    session.update("n", up).unwrap();
+                    sessions.close(&session, Outcome::Completed).unwrap();
+                })
+            })
+            .collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        assert_eq!(n(&stage, &key, "n"), Some(3));
+    });
+}
+
+#[test]
+fn threads_of_one_request_share_its_session() {
+    explore("one session", 1000, || {
+        let stage = stage();
+        let (key, cookie) = stage.visitor();
+        let session = stage.sessions.open(Some(cookie.as_str()));
+        let work: [fn(&Session); 3] = [
+            |session| session.set("a", 1).unwrap(),
+            |session| {
+                session.update("b", |n: Option<u32>| n.unwrap_or(1) + 1).unwrap();
+            },
+            |session| {
+                assert_eq!(session.commit().unwrap(), Saved::Kept);
+            },
+        ];
+        thread::scope(|scope| {
+            for work in work {
+                let session = &session;
+                scope.spawn(move || work(session));
+            }
+        });
+        stage.sessions.close(&session, Outcome::Completed).unwrap();
+        assert_eq!((n(&stage, &key, "a"), n(&stage, &key, "b")), (Some(1), Some(2)));
+    });
+}
+
+#[test]
+fn a_session_that_is_destroyed_meanwhile_is_not_begun_anew() {
+    explore("a late write", 1000, || {
+        let stage = stage();
+        let (_, cookie) = stage.visitor();
+        let late = stage.sessions.open(Some(cookie.as_str()));
+        let (sessions, cookie) = (stage.sessions.clone(), cookie.clone());
+        let leaving = thread::spawn(move || {
+            let session = sessions.open(Some(cookie.as_str()));
+            session.destroy().unwrap();
+            sessions.close(&session, Outcome::Completed).unwrap();
+        });
+        late.set("n", 1).unwrap();
+        stage.sessions.close(&late, Outcome::Completed).unwrap();
+        leaving.join().unwrap();
+        let stats = stage.store.registry().unwrap().stats(stage.clock.now()).unwrap();
+        assert_eq!(stats.live, 0, "the late write has begun a session");
+    });
+}
+
+#[test]
+fn a_session_that_is_revoked_meanwhile_is_not_begun_anew() {
+    explore("a late write after a revocation", 1000, || {
+        let stage = stage();
+        let (_, cookie) = stage.visitor();
+        let late = stage.sessions.open(Some(cookie.as_str()));
+        let sessions = stage.sessions.clone();
+        let revoking = thread::spawn(move || sessions.revoke_everyone().unwrap());
+        late.set("n", 1).unwrap();
+        stage.sessions.close(&late, Outcome::Completed).unwrap();
+        revoking.join().unwrap();
+        let stats = stage.store.registry().unwrap().stats(stage.clock.now()).unwrap();
+        assert_eq!(stats.live, 0, "the late write has begun a session");
+    });
+}

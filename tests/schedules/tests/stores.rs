@@ -1,0 +1,192 @@
+//! The group commit of SQLite, and the cached store with its breaker: histories, as in the test of
+//! that name, one a schedule.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use cloakroom::clock::Timestamp;
+use cloakroom::id::SessionKey;
+use cloakroom::store::cached::CachedStore;
+use cloakroom::store::{Cache, Entry, Fetched, Lease, Store};
+use cloakroom::{Error, ErrorKind, MemoryStore, Result, SqliteStore};
+use shuttle::rand::Rng;
+use shuttle::thread;
+
+use super::chance::Chance;
+use super::explore;
+use super::model::Sessions;
+use super::operations::{Answer, Begins, Call, Change, Happened, Operation, readable};
+use super::pausing::Pausing;
+use super::plan::{Abilities, Plan, Step};
+use super::target::Names;
+
+const THREADS: usize = 3;
+
+/// A plan that is short enough for many schedules.
+fn short_plan() -> Plan {
+    let seed = shuttle::rand::thread_rng().r#gen();
+    let abilities = Abilities { lists: true, threads: THREADS, slow: false };
+    let mut plan = Plan::by(&mut Chance::new(seed), abilities);
+    plan.threads.iter_mut().for_each(|steps| steps.truncate(3));
+    plan
+}
+
+/// A plan of reads and changes of two sessions.
+fn plan_of_reads() -> Plan {
+    let mut chance = Chance::new(shuttle::rand::thread_rng().r#gen());
+    let step = |call| Step {
+        operation: Operation { call, now: 0 },
+        conditional: false,
+        counts_up: None,
+        pause: 0,
+    };
+    let create = |key| {
+        let (external, level, idle, absolute) = (None, 0, Some(1000), None);
+        let begins = Begins { handle: key, external, level, idle, absolute };
+        step(Call::Create { key, begins, changes: Vec::new() })
+    };
+    let mut call = || {
+        let key = chance.pick(&[1, 2]);
+        let changes = vec![Change::Set(1, chance.below(100) as u8)];
+        match chance.below(8) {
+            0..=4 => Call::Load { key },
+            5 | 6 => Call::Merge { key, changes, if_revision: None, seen: None },
+            _ => Call::Delete { key },
+        }
+    };
+    let threads = (0..THREADS).map(|_| (0..5).map(|_| step(call())).collect()).collect();
+    Plan { before: [1, 2].map(create).into(), threads, in_rounds: false }
+}
+
+/// Mostly one of reads, because those are what a cache answers.
+fn some_plan() -> Plan {
+    match shuttle::rand::thread_rng().gen_ratio(1, 4) {
+        true => short_plan(),
+        false => plan_of_reads(),
+    }
+}
+
+#[derive(Default)]
+struct Clock {
+    stamps: AtomicU64,
+    now: AtomicI64,
+}
+
+/// One history of this store; what was refused for want of time was not done.
+fn has_an_order(plan: Plan, store: impl Store + Clone, model: Sessions, others: impl FnOnce()) {
+    let clock = Arc::new(Clock::default());
+    let mut history = take(&store, &plan.before, 0, &clock);
+    let threads = plan.threads.into_iter().enumerate();
+    let threads: Vec<_> = threads
+        .map(|(number, steps)| {
+            let (store, clock) = (store.clone(), clock.clone());
+            thread::spawn(move || take(&store, &steps, number, &clock))
+        })
+        .collect();
+    others();
+    for thread in threads {
+        history.extend(thread.join().unwrap());
+    }
+    // The store goes within the schedule, with all that it has begun.
+    drop(store);
+    for happened in &history {
+        assert!(!matches!(happened.answer, Answer::Failed(_)), "{happened:?}");
+    }
+    history.retain(|happened| !happened.is_open());
+    if let Err(why) = model.judge(&history) {
+        panic!("{}{why}", readable(&history));
+    }
+}
+
+fn take(store: &impl Store, steps: &[Step], thread: usize, clock: &Clock) -> Vec<Happened> {
+    let mut history = Vec::new();
+    for step in steps {
+        let start = clock.stamps.fetch_add(1, Ordering::SeqCst);
+        let planned = step.operation.now;
+        let now = clock.now.fetch_max(planned, Ordering::SeqCst).max(planned);
+        let operation = step.operation.at(now);
+        let answer = Names { history: 0 }.call(store, &operation);
+        let end = clock.stamps.fetch_add(1, Ordering::SeqCst);
+        let latest = clock.now.load(Ordering::SeqCst);
+        history.push(Happened { thread, process: 0, operation, answer, start, end, latest });
+    }
+    history
+}
+
+#[test]
+fn whoever_waits_in_line_is_answered_and_what_is_answered_was_done() {
+    explore("group commit", 1000, || {
+        // In a schedule the time may be over at any wait.
+        has_an_order(short_plan(), SqliteStore::in_memory().unwrap(), Sessions::PLAIN, || ());
+    });
+}
+
+#[test]
+fn nobody_reads_from_the_cache_what_was_changed_before() {
+    explore("cached", 2000, || {
+        let (cache, truth) = (Pausing(MemoryStore::new()), Pausing(MemoryStore::new()));
+        let model = Sessions { sweeps_in_two_steps: true, ..Sessions::PLAIN };
+        has_an_order(some_plan(), CachedStore::new(cache, truth), model, || ());
+    });
+}
+
+/// A cache that is down from time to time.
+#[derive(Debug)]
+struct Failing {
+    cache: MemoryStore,
+    is_down: Arc<AtomicBool>,
+}
+
+impl Failing {
+    fn ask<T>(&self, call: impl FnOnce(&MemoryStore) -> Result<T>) -> Result<T> {
+        match self.is_down.load(Ordering::SeqCst) {
+            true => Err(Error::new(ErrorKind::Unavailable, "play a cache that is down")),
+            false => call(&self.cache),
+        }
+    }
+}
+
+impl Cache for Failing {
+    fn fetch(&self, key: &SessionKey, now: Timestamp) -> Result<Fetched> {
+        self.ask(|cache| cache.fetch(key, now))
+    }
+
+    fn fill(
+        &self,
+        key: &SessionKey,
+        lease: Lease,
+        entry: &Entry,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Result<bool> {
+        self.ask(|cache| cache.fill(key, lease, entry, until, now))
+    }
+
+    fn forget(&self, keys: &[SessionKey], now: Timestamp) -> Result<()> {
+        self.ask(|cache| cache.forget(keys, now))
+    }
+
+    fn forget_everything(&self, now: Timestamp) -> Result<()> {
+        self.ask(|cache| cache.forget_everything(now))
+    }
+}
+
+#[test]
+fn a_cache_that_fails_and_comes_back_hides_nothing() {
+    explore("failing cache", 2000, || {
+        let is_down = Arc::new(AtomicBool::new(false));
+        let cache = Failing { cache: MemoryStore::new(), is_down: is_down.clone() };
+        let builder = CachedStore::builder(Pausing(cache), Pausing(MemoryStore::new()));
+        let store = builder.retry_after(Duration::from_millis(1)).build().unwrap();
+        let model = Sessions { sweeps_in_two_steps: true, ..Sessions::PLAIN };
+        has_an_order(some_plan(), store, model, || {
+            for _ in 0..2 {
+                for _ in 0..shuttle::rand::thread_rng().gen_range(1..40) {
+                    thread::yield_now();
+                }
+                is_down.fetch_not(Ordering::SeqCst);
+            }
+        });
+    });
+}
