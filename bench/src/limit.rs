@@ -7,23 +7,18 @@ use std::time::{Duration, Instant};
 
 use cloakroom::clock::{Clock, ManualClock, Timestamp};
 use cloakroom::http::Outcome;
-use cloakroom::id::SessionId;
 use cloakroom::rusqlite::Connection;
 use cloakroom::store::sqlite::Durability;
 use cloakroom::store::{Page, Registry, Store, Which};
 use cloakroom::{SessionManager, SqliteStore, UserKey};
 
+use crate::ours::{self, Known, fill};
 use crate::raw::{self, Raw};
 use crate::report::{Goal, Report};
-use crate::workload::{Random, interleaved, median, per_operation, session_json};
+use crate::timing::{Pairs, interleaved, median, per_operation};
+use crate::workload::{Random, session_json};
 
 const IDLE: Duration = Duration::from_secs(86_400);
-
-/// One session of the workload, as the browser and as hand-written SQL know it.
-struct Known {
-    cookie: String,
-    key: [u8; 32],
-}
 
 struct Bench {
     clock: ManualClock,
@@ -62,42 +57,6 @@ pub fn run(quick: bool, dir: Option<&Path>, report: &mut Report) {
     }
 }
 
-/// Fills a store's table by one transaction, which a million commits would take too long for.
-fn fill(
-    path: &Path,
-    count: usize,
-    clock: &ManualClock,
-    idle: impl Fn(usize) -> Duration,
-    user: impl Fn(usize) -> Option<String>,
-) -> Vec<Known> {
-    let connection = Connection::open(path).expect("open");
-    connection.execute_batch("BEGIN").expect("begin");
-    let mut known = Vec::with_capacity(count);
-    {
-        let sql = "INSERT INTO cloakroom_sessions (key, handle, user_key, created, seen, idle,
-                   deadline, persistent, revision, format, data)
-                   VALUES (?1, randomblob(16), ?2, ?3, ?3, ?4, ?5, 1, 1, 1, ?6)";
-        let mut insert = connection.prepare(sql).expect("prepare");
-        let now = clock.now().as_millis();
-        for n in 0..count {
-            let id = SessionId::generate().expect("randomness");
-            let (key, idle) = (*id.key().as_bytes(), idle(n).as_millis() as i64);
-            let columns = cloakroom::rusqlite::params![
-                key,
-                user(n),
-                now,
-                idle,
-                now + idle,
-                session_json(n as u64 % 1_000_000)
-            ];
-            insert.execute(columns).expect("insert");
-            known.push(Known { cookie: format!("__Host-id={}", id.reveal()), key });
-        }
-    }
-    connection.execute_batch("COMMIT").expect("commit");
-    known
-}
-
 impl Bench {
     fn new(dir: &Path, rows: usize, quick: bool, durability: Durability) -> Self {
         std::fs::create_dir_all(dir).expect("a folder");
@@ -114,26 +73,12 @@ impl Bench {
         Bench { clock, store, sessions, known, raw, rounds: if quick { 5 } else { 11 }, slice }
     }
 
-    /// A whole request that reads one value.
-    fn read(&self, known: &Known) {
-        let session = self.sessions.open(Some(known.cookie.as_str()));
-        black_box(session.get::<u32>("user_id").expect("it loads"));
-        black_box(self.sessions.close(&session, Outcome::Completed).expect("it closes"));
-    }
-
-    /// A whole request that sets one value.
-    fn write(&self, known: &Known, n: u64) {
-        let session = self.sessions.open(Some(known.cookie.as_str()));
-        session.set("theme", format!("dark{:06}", n % 1_000_000)).expect("it is set");
-        black_box(self.sessions.close(&session, Outcome::Completed).expect("it closes"));
-    }
-
     fn time_reads(&self, threads: usize) -> f64 {
         per_operation(
             threads,
             self.slice,
             |thread| Random::new(thread as u64 + 1),
-            |random| self.read(random.pick(&self.known)),
+            |random| ours::read(&self.sessions, &random.pick(&self.known).cookie),
         )
     }
 
@@ -155,7 +100,7 @@ impl Bench {
             |thread| Random::new(thread as u64 + 1),
             |random| {
                 let n = random.next();
-                self.write(random.pick(&self.known), n);
+                ours::write(&self.sessions, &random.pick(&self.known).cookie, n);
             },
         )
     }
@@ -217,21 +162,15 @@ impl Bench {
     }
 
     /// Goals of time are ratios of time, goals of throughput the other way round.
-    fn tell(
-        &self,
-        report: &mut Report,
-        name: &str,
-        goal: Goal,
-        pairs: &crate::workload::Pairs,
-        what: &str,
-    ) {
+    fn tell(&self, report: &mut Report, name: &str, goal: Goal, pairs: &Pairs, what: &str) {
         let value = match goal {
             Goal::AtMost(_) => pairs.ratio,
             Goal::AtLeast(_) => 1.0 / pairs.ratio,
         };
         let from =
             format!("{:.1} us here, {:.1} us for the raw {what}", pairs.a / 1e3, pairs.b / 1e3);
-        report.ratio(name, value, goal, &from);
+        let sides = [("cloakroom", pairs.a / 1e3), ("hand-written", pairs.b / 1e3)];
+        report.ratio_of(name, value, goal, &from, &sides);
     }
 
     /// Reads whose activity is due and handed to the cleaner, beside reads whose is not.
@@ -265,13 +204,7 @@ impl Bench {
                 |_| Random::new(5),
                 |random| {
                     let n = random.next();
-                    let known = random.pick(&self.known);
-                    let session = self.sessions.open(Some(known.cookie.as_str()));
-                    black_box(session.get::<u32>("user_id").expect("it loads"));
-                    session.set("theme", format!("dark{:06}", n % 1_000_000)).expect("it is set");
-                    black_box(
-                        self.sessions.close(&session, Outcome::Completed).expect("it closes"),
-                    );
+                    ours::request(&self.sessions, &random.pick(&self.known).cookie, n);
                 },
             )
         };
@@ -294,7 +227,7 @@ impl Bench {
             let mut operations = 0;
             while began.elapsed() < self.slice * 2 {
                 let n = random.next();
-                self.write(random.pick(&self.known), n);
+                ours::write(&self.sessions, &random.pick(&self.known).cookie, n);
                 operations += 1;
             }
             upkeep.run().expect("checkpoint");
@@ -318,7 +251,7 @@ impl Bench {
             while began.elapsed() < self.slice * 5 {
                 let one = Instant::now();
                 let n = random.next();
-                self.write(random.pick(&self.known), n);
+                ours::write(&self.sessions, &random.pick(&self.known).cookie, n);
                 times.push(one.elapsed().as_secs_f64() * 1e3);
             }
             stop.store(true, std::sync::atomic::Ordering::Relaxed);
@@ -359,14 +292,10 @@ fn sweep(report: &mut Report, dir: &Path, expired: usize, all: usize) {
         while !stop() {
             let known = random.pick(&live);
             let one = Instant::now();
-            let session = sessions.open(Some(known.cookie.as_str()));
-            black_box(session.get::<u32>("user_id").expect("it loads"));
-            sessions.close(&session, Outcome::Completed).expect("it closes");
+            ours::read(&sessions, &known.cookie);
             reads.push(one.elapsed().as_secs_f64() * 1e3);
             let one = Instant::now();
-            let session = sessions.open(Some(known.cookie.as_str()));
-            session.set("theme", format!("{:06}", random.next() % 1_000_000)).expect("it is set");
-            sessions.close(&session, Outcome::Completed).expect("it closes");
+            ours::write(&sessions, &known.cookie, random.next());
             writes.push(one.elapsed().as_secs_f64() * 1e3);
         }
         reads.sort_by(f64::total_cmp);
@@ -436,8 +365,7 @@ fn open_and_list(report: &mut Report, dir: &Path, all: usize) {
     let store = SqliteStore::open(&path).expect("open");
     let sessions =
         SessionManager::builder(store.clone()).clock(clock.clone()).build().expect("a manager");
-    let session = sessions.open(Some(known[all / 2].cookie.as_str()));
-    black_box(session.get::<u32>("user_id").expect("it loads"));
+    ours::read(&sessions, &known[all / 2].cookie);
     let time = began.elapsed().as_secs_f64() * 1e3;
     report.ratio("open", time, Goal::AtMost(50.0), "milliseconds, not a ratio");
 

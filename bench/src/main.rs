@@ -1,18 +1,25 @@
-//! Measures cloakroom beside hand-written SQLite.
+//! Measures cloakroom: beside hand-written SQLite (`limit`), beside its peers (`peers`), and as
+//! the number of sessions grows (`scale`). `chart` shows what was measured.
 //!
-//! Machines are shared and noisy, so only ratios count that were taken in one run: the two sides
-//! take turns in short slices, each pair of neighbours gives one ratio, and the median of those is
+//! Machines are shared and noisy, so only ratios count that were taken in one run: the sides take
+//! turns in short slices, each round of neighbours gives one ratio, and the median of those is
 //! printed.
 //!
 //! `cargo run --release --manifest-path bench/Cargo.toml -- limit [--quick] [--json FILE]`
 //!
-//! With `--features memcached` the memcached store is measured beside its client's own commands.
+//! With `--features memcached`, `limit` measures the memcached store too, beside its client's own
+//! commands.
 
+mod chart;
 mod limit;
 #[cfg(feature = "memcached")]
 mod memcached;
+mod ours;
+mod peers;
 mod raw;
 mod report;
+mod scale;
+mod timing;
 mod workload;
 
 use std::path::PathBuf;
@@ -20,16 +27,20 @@ use std::process::ExitCode;
 
 use report::Report;
 
-const USAGE: &str = "usage: limit [--quick] [--json FILE] [--dir FOLDER] [--only NAME]
+const USAGE: &str = "usage: COMMAND [--quick] [--json FILE] [--dir FOLDER] [--only NAME]
 
   limit      cloakroom and hand-written SQLite on the same rows
-  --quick    fewer rows and shorter slices: under 45 seconds
+  peers      cloakroom and other session stores, each a program that is compiled first
+  scale      from ten thousand to ten million sessions; needs some 8 GB of disk and 10 minutes
+  chart      draws pictures and tables in docs anew, from the figures in bench/figures
+  --quick    fewer rows and shorter slices: `limit` takes under 45 seconds
   --json     also write the figures to FILE
   --dir      where the databases are put; a temporary folder by default
   --only     only the ratios whose name begins with NAME";
 
 /// How the run is to be made.
 struct Options {
+    command: String,
     quick: bool,
     json: Option<PathBuf>,
     dir: Option<PathBuf>,
@@ -37,10 +48,8 @@ struct Options {
 }
 
 fn options(mut words: impl Iterator<Item = String>) -> Option<Options> {
-    if words.next()? != "limit" {
-        return None;
-    }
-    let mut options = Options { quick: false, json: None, dir: None, only: None };
+    let command = words.next()?;
+    let mut options = Options { command, quick: false, json: None, dir: None, only: None };
     while let Some(word) = words.next() {
         match word.as_str() {
             "--quick" => options.quick = true,
@@ -53,19 +62,42 @@ fn options(mut words: impl Iterator<Item = String>) -> Option<Options> {
     Some(options)
 }
 
+/// Runs one command; false if there is none of this name.
+fn run(options: &Options, report: &mut Report) -> bool {
+    let (quick, dir) = (options.quick, options.dir.as_deref());
+    match options.command.as_str() {
+        "limit" => {
+            if !report.is_only("memcached") {
+                limit::run(quick, dir, report);
+            }
+            #[cfg(feature = "memcached")]
+            memcached::run(quick, report);
+        }
+        "peers" => peers::run(quick, dir, report),
+        "scale" => scale::run(quick, dir, report),
+        "chart" => chart::run(),
+        _ => return false,
+    }
+    true
+}
+
 fn main() -> ExitCode {
-    let Some(options) = options(std::env::args().skip(1)) else {
+    let mut words = std::env::args().skip(1).peekable();
+    if words.next_if(|word| word == scale::SERVE).is_some() {
+        scale::serve(words);
+        return ExitCode::SUCCESS;
+    }
+    let options = options(words);
+    let mut report = Report::new(options.as_ref().and_then(|options| options.only.clone()));
+    let Some(options) = options.filter(|options| run(options, &mut report)) else {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
     };
-    let mut report = Report::new(options.only);
-    if !report.is_only("memcached") {
-        limit::run(options.quick, options.dir.as_deref(), &mut report);
+    if let Some(others) = report.others() {
+        println!("others used {others} % of the machine meanwhile");
     }
-    #[cfg(feature = "memcached")]
-    memcached::run(options.quick, &mut report);
     if let Some(path) = options.json
-        && let Err(error) = std::fs::write(&path, report.json())
+        && let Err(error) = report.write(&path)
     {
         eprintln!("cannot write {}: {error}", path.display());
         return ExitCode::FAILURE;

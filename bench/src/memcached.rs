@@ -18,7 +18,8 @@ use cloakroom::{Lifetime, SqliteStore};
 use memcache::exp::{Meta, MetaClient, Ttl};
 
 use crate::report::{Goal, Report};
-use crate::workload::{Pairs, Random, interleaved, per_operation, session_json};
+use crate::timing::{Pairs, interleaved, per_operation};
+use crate::workload::{Random, session_json};
 
 const NOW: Timestamp = Timestamp::from_millis(crate::raw::NOW);
 

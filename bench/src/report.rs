@@ -1,6 +1,8 @@
 //! The figures, as lines and as JSON.
 
-use serde_json::{Value, json};
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
 
 /// Which way is good.
 #[derive(Clone, Copy)]
@@ -9,14 +11,51 @@ pub enum Goal {
     AtLeast(f64),
 }
 
+impl Goal {
+    fn text(self) -> String {
+        match self {
+            Goal::AtMost(bound) => format!("<= {bound}"),
+            Goal::AtLeast(bound) => format!(">= {bound}"),
+        }
+    }
+}
+
 pub struct Report {
     only: Option<String>,
     figures: Vec<Value>,
+    began: Option<Used>,
+}
+
+/// What the processors have done so far, in the clock ticks of the system.
+#[derive(Clone, Copy)]
+struct Used {
+    all: f64,
+    busy: f64,
+    /// By this process and by the ones it started that have ended.
+    ours: f64,
+}
+
+impl Used {
+    /// `None` where the system does not say (it is not Linux).
+    fn now() -> Option<Used> {
+        let numbers = |text: &str| -> Vec<f64> {
+            text.split_whitespace().filter_map(|word| word.parse().ok()).collect()
+        };
+        let stat = std::fs::read_to_string("/proc/stat").ok()?;
+        let all = numbers(stat.lines().next()?);
+        let own = std::fs::read_to_string("/proc/self/stat").ok()?;
+        // Behind the name of the program, which may have blanks in it, and the state.
+        let own = numbers(own.rsplit_once(')')?.1);
+        let idle = all.get(3..5)?.iter().sum::<f64>();
+        // The last two are part of the first two.
+        let sum: f64 = all.get(..8)?.iter().sum();
+        Some(Used { all: sum, busy: sum - idle, ours: own.get(10..14)?.iter().sum() })
+    }
 }
 
 impl Report {
     pub fn new(only: Option<String>) -> Self {
-        Report { only, figures: Vec::new() }
+        Report { only, figures: Vec::new(), began: Used::now() }
     }
 
     /// Whether a ratio of this name is asked for.
@@ -31,17 +70,72 @@ impl Report {
 
     /// One ratio, with what it was made from, in words.
     pub fn ratio(&mut self, name: &str, value: f64, goal: Goal, from: &str) {
-        let (sign, bound) = match goal {
-            Goal::AtMost(bound) => ("<=", bound),
-            Goal::AtLeast(bound) => (">=", bound),
-        };
-        println!("ratio {name} {value:.2} goal {sign} {bound}   ({from})");
-        self.figures.push(json!({
-            "name": name, "value": value, "goal": format!("{sign} {bound}"), "from": from,
-        }));
+        self.ratio_of(name, value, goal, from, &[]);
     }
 
-    pub fn json(&self) -> String {
-        format!("{:#}\n", Value::Array(self.figures.clone()))
+    /// The same, with the measured sides in microseconds, for the pictures.
+    pub fn ratio_of(
+        &mut self,
+        name: &str,
+        value: f64,
+        goal: Goal,
+        from: &str,
+        sides: &[(&str, f64)],
+    ) {
+        let goal = goal.text();
+        println!("ratio {name} {value:.2} goal {goal}   ({from})");
+        let mut figure =
+            json!({ "name": name, "value": rounded(value), "goal": goal, "from": from });
+        if !sides.is_empty() {
+            figure["microseconds"] = points(sides);
+        }
+        self.figures.push(figure);
     }
+
+    /// Something that was measured and has no goal: a value for each of several things.
+    pub fn series(&mut self, name: &str, unit: &str, points_of: &[(&str, f64)]) {
+        let line: Vec<String> =
+            points_of.iter().map(|(what, value)| format!("{what} {}", rounded(*value))).collect();
+        println!("series {name} in {unit}: {}", line.join(", "));
+        self.figures.push(json!({ "name": name, "unit": unit, "points": points(points_of) }));
+    }
+
+    /// How much of the machine others have used meanwhile, in percent: where that is much, the
+    /// figures say little.
+    pub fn others(&self) -> Option<f64> {
+        let (began, now) = (self.began?, Used::now()?);
+        let others = (now.busy - began.busy) - (now.ours - began.ours);
+        Some((100.0 * others / (now.all - began.all)).round().max(0.0))
+    }
+
+    /// Writes the figures, with the command that made them.
+    pub fn write(&self, path: &Path) -> std::io::Result<()> {
+        let words: Vec<String> = std::env::args().skip(1).collect();
+        // Where the figures and the databases went says nothing about the figures.
+        let mut command = Vec::new();
+        let mut words = words.iter().map(String::as_str);
+        while let Some(word) = words.next() {
+            match word {
+                "--json" | "--dir" => drop(words.next()),
+                word => command.push(word),
+            }
+        }
+        let cores = std::thread::available_parallelism().map_or(0, usize::from);
+        let run = json!({
+            "command": command.join(" "), "cores": cores, "others_percent": self.others(),
+            "figures": self.figures,
+        });
+        std::fs::write(path, format!("{run:#}\n"))
+    }
+}
+
+/// Four digits: more would say nothing and change with every run.
+fn rounded(value: f64) -> f64 {
+    format!("{value:.3e}").parse().unwrap_or(value)
+}
+
+fn points(sides: &[(&str, f64)]) -> Value {
+    let map: Map<String, Value> =
+        sides.iter().map(|(what, value)| ((*what).to_owned(), rounded(*value).into())).collect();
+    Value::Object(map)
 }

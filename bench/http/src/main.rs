@@ -2,9 +2,12 @@
 //! written. The load comes from wrk, in a process of its own; variants take turns in slices of a
 //! second, each pair of neighbours gives one ratio, and the median of those is printed.
 //!
-//! `cargo run --release --manifest-path bench/http/Cargo.toml [-- --rounds N]`; wrk must be
-//! installed.
+//! `cargo run --release --manifest-path bench/http/Cargo.toml [-- [--rounds N] [--json FILE]]`; wrk
+//! must be installed.
 
+#[expect(dead_code, reason = "it can do more than is needed here")]
+#[path = "../../src/report.rs"]
+mod report;
 mod servers;
 
 use std::fs;
@@ -14,18 +17,19 @@ use std::process::{Command, ExitCode};
 
 use cloakroom::http::Outcome;
 use cloakroom::{SessionManager, SqliteStore};
+use report::{Goal, Report};
 
 const SESSIONS: usize = 20_000;
 const CONNECTIONS: usize = 32;
 
 fn main() -> ExitCode {
-    let rounds = std::env::args().skip_while(|word| word != "--rounds").nth(1);
-    let rounds = rounds.and_then(|rounds| rounds.parse().ok()).unwrap_or(7);
+    let option = |name: &str| std::env::args().skip_while(|word| word != name).nth(1);
+    let rounds = option("--rounds").and_then(|rounds| rounds.parse().ok()).unwrap_or(7);
     let folder = tempfile::tempdir().expect("a temporary folder");
     let store = SqliteStore::open(folder.path().join("bench.db")).expect("a database");
     let sessions = SessionManager::new(store).expect("a manager");
     let script = script(folder.path(), &sessions);
-    let bench = Bench { script, rounds };
+    let mut bench = Bench { script, rounds, report: Report::new(None) };
 
     let rouille = servers::rouille(sessions.clone());
     bench.ratio("http_read", rouille, "/none", rouille, "/read", 0.95);
@@ -37,6 +41,12 @@ fn main() -> ExitCode {
     bench.ratio("rocket_read_crossing", rocket, "/none", rocket, "/read", 0.45);
     bench.ratio("rocket_write_inline", inline, "/none", inline, "/write", 0.35);
     bench.ratio("rocket_write_crossing", rocket, "/none", rocket, "/write", 0.35);
+    if let Some(path) = option("--json")
+        && let Err(error) = bench.report.write(Path::new(&path))
+    {
+        eprintln!("cannot write {path}: {error}");
+        return ExitCode::FAILURE;
+    }
     ExitCode::SUCCESS
 }
 
@@ -65,11 +75,12 @@ end\n",
 struct Bench {
     script: PathBuf,
     rounds: usize,
+    report: Report,
 }
 
 impl Bench {
     fn ratio(
-        &self,
+        &mut self,
         name: &str,
         plain: SocketAddr,
         plain_path: &str,
@@ -83,10 +94,8 @@ impl Bench {
             .collect();
         pairs.sort_by(|a, b| (a.1 / a.0).total_cmp(&(b.1 / b.0)));
         let (without, with) = pairs[pairs.len() / 2];
-        println!(
-            "ratio {name} {:.2} goal >= {goal}   ({with:.0} and {without:.0} requests a second)",
-            with / without
-        );
+        let from = format!("{with:.0} and {without:.0} requests a second");
+        self.report.ratio(name, with / without, Goal::AtLeast(goal), &from);
     }
 
     fn per_second(&self, address: SocketAddr, path: &str) -> f64 {

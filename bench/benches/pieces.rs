@@ -1,0 +1,99 @@
+//! What the pieces of a request cost, each alone and in nanoseconds, with everything it needs in
+//! the processor's caches: `cargo bench --manifest-path bench/Cargo.toml`.
+
+#[path = "../src/workload.rs"]
+mod workload;
+
+use cloakroom::clock::Timestamp;
+use cloakroom::data::{Data, Value};
+use cloakroom::delta::Delta;
+use cloakroom::id::SessionId;
+use cloakroom::record::{Birth, Record};
+use cloakroom::{Lifetime, MemoryStore, SessionManager};
+use divan::{Bencher, black_box};
+use workload::{Random, session_json};
+
+fn main() {
+    // As many calls between two looks at the clock, whatever else the machine does.
+    divan::Divan::from_args().sample_size(100).main();
+}
+
+#[divan::bench]
+fn generate_an_id() -> SessionId {
+    SessionId::generate().expect("randomness")
+}
+
+#[divan::bench]
+fn parse_an_id(bencher: Bencher) {
+    let text = generate_an_id().reveal();
+    bencher.bench_local(|| SessionId::parse(black_box(&text)));
+}
+
+#[divan::bench]
+fn hash_an_id(bencher: Bencher) {
+    let id = generate_an_id();
+    bencher.bench_local(|| black_box(&id).key());
+}
+
+/// A session that nobody looks at, from a request without a cookie.
+#[divan::bench]
+fn open_without_a_cookie(bencher: Bencher) {
+    let sessions = SessionManager::new(MemoryStore::new()).expect("a manager");
+    bencher.bench_local(|| sessions.open(black_box(None)));
+}
+
+/// The same, where our cookie is the third of three.
+#[divan::bench]
+fn open_with_three_cookies(bencher: Bencher) {
+    let sessions = SessionManager::new(MemoryStore::new()).expect("a manager");
+    let header = format!("lang=en; theme=dark; __Host-id={}", generate_an_id().reveal());
+    bencher.bench_local(|| sessions.open(black_box(Some(header.as_str()))));
+}
+
+#[divan::bench]
+fn decode_a_session(bencher: Bencher) {
+    let json = session_json(0);
+    bencher.bench_local(|| Data::from_json(black_box(&json)).expect("it decodes"));
+}
+
+#[divan::bench]
+fn encode_a_session(bencher: Bencher) {
+    let data = Data::from_json(&session_json(0)).expect("it decodes");
+    bencher.bench_local(|| black_box(&data).to_json());
+}
+
+#[divan::bench]
+fn decode_a_value(bencher: Bencher) {
+    let value = Value::encode(&123_456_u32).expect("it encodes");
+    bencher.bench_local(|| black_box(&value).decode::<u32>().expect("a number"));
+}
+
+#[divan::bench]
+fn encode_a_value(bencher: Bencher) {
+    let theme = String::from("dark000000");
+    bencher.bench_local(|| Value::encode(black_box(&theme)).expect("it encodes"));
+}
+
+/// One name of five replaced, in a record that nobody shares.
+#[divan::bench]
+fn apply_a_delta(bencher: Bencher) {
+    let now = Timestamp::from_millis(1_900_000_000_000);
+    let birth = Birth::new(Lifetime::default().starting(now)).expect("randomness");
+    let mut random = Random::new(1);
+    let setting = |theme: &str| {
+        let mut delta = Delta::new();
+        delta.set("theme", Value::encode(&theme).expect("it encodes"));
+        delta
+    };
+    let deltas = [setting("light"), setting("dark")];
+    bencher
+        .with_inputs(|| {
+            let mut record = Record::born(&birth, now);
+            record.data = Data::from_json(&session_json(0)).expect("it decodes");
+            (record, random.pick(&deltas).clone())
+        })
+        .bench_local_values(|(mut record, delta)| {
+            assert!(delta.apply(&mut record));
+            record
+        });
+}

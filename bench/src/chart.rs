@@ -1,0 +1,83 @@
+//! The pictures, and the tables of the performance page, from the figures that were kept.
+
+mod page;
+mod pictures;
+
+use std::path::Path;
+
+use serde_json::Value;
+
+/// Draws everything anew: from `bench/figures` into `docs`.
+pub fn run() {
+    let bench = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let docs = bench.join("../docs");
+    let runs = Runs::read(&bench.join("figures"));
+    pictures::draw(&runs, &docs);
+    page::fill(&runs, &docs.join("performance.md"));
+}
+
+/// What was measured, one run of each command.
+struct Runs {
+    limit: Run,
+    peers: Run,
+    scale: Run,
+    http: Run,
+    memcached: Run,
+    /// The table of the small pieces, as its program prints it.
+    pieces: String,
+}
+
+impl Runs {
+    fn read(folder: &Path) -> Self {
+        let text = |name: &str| {
+            let path = folder.join(name);
+            std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+        };
+        let run = |name: &str| Run(serde_json::from_str(&text(name)).expect("JSON"));
+        Runs {
+            limit: run("limit.json"),
+            peers: run("peers.json"),
+            scale: run("scale.json"),
+            http: run("http.json"),
+            memcached: run("memcached.json"),
+            pieces: text("pieces.txt"),
+        }
+    }
+}
+
+/// One run of one command.
+struct Run(Value);
+
+impl Run {
+    fn figures(&self) -> &[Value] {
+        self.0["figures"].as_array().expect("figures")
+    }
+
+    fn figure(&self, name: &str) -> &Value {
+        let found = self.figures().iter().find(|figure| figure["name"] == name);
+        found.unwrap_or_else(|| panic!("no figure `{name}`"))
+    }
+
+    fn value(&self, name: &str) -> f64 {
+        self.figure(name)["value"].as_f64().expect("a number")
+    }
+
+    /// The microseconds that one of the sides took.
+    fn side(&self, name: &str, side: &str) -> f64 {
+        let time = self.figure(name)["microseconds"][side].as_f64();
+        time.unwrap_or_else(|| panic!("no `{side}` in `{name}`"))
+    }
+
+    /// A value for each number of sessions, the fewest first.
+    fn points(&self, name: &str) -> Vec<(f64, f64)> {
+        let points = self.figures().iter().filter(|figure| figure["name"] == name);
+        let points = points.filter_map(|figure| figure["points"].as_object()).flatten();
+        let mut points: Vec<(f64, f64)> = points
+            .map(|(size, value)| {
+                (size.parse().expect("sessions"), value.as_f64().expect("a number"))
+            })
+            .collect();
+        points.sort_by(|a, b| a.0.total_cmp(&b.0));
+        points
+    }
+}

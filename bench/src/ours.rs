@@ -1,0 +1,108 @@
+//! cloakroom's side: rows in its table, and whole requests as an adapter makes them.
+
+use std::hint::black_box;
+use std::path::Path;
+use std::time::Duration;
+
+use cloakroom::SessionManager;
+use cloakroom::clock::{Clock, ManualClock};
+use cloakroom::http::Outcome;
+use cloakroom::id::SessionId;
+use cloakroom::rusqlite::{Connection, params};
+
+use crate::workload::session_json;
+
+/// What stands before the id in a cookie.
+const NAME: &str = "__Host-id=";
+
+/// A browser's cookie. It stands in one place in memory, as in a request that was just received: a
+/// pointer to follow would be charged to what is measured.
+#[derive(Clone, Copy)]
+pub struct Cookie([u8; NAME.len() + SessionId::TEXT_LEN]);
+
+impl Cookie {
+    pub fn of(id: &SessionId) -> Self {
+        let mut cookie = [0; NAME.len() + SessionId::TEXT_LEN];
+        let (name, text) = cookie.split_at_mut(NAME.len());
+        name.copy_from_slice(NAME.as_bytes());
+        text.copy_from_slice(id.reveal().as_bytes());
+        Cookie(cookie)
+    }
+
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("it is ASCII")
+    }
+}
+
+/// One session of the workload, as the browser and as hand-written SQL know it.
+pub struct Known {
+    pub cookie: Cookie,
+    pub key: [u8; 32],
+}
+
+/// What a row is made of, as far as rows differ.
+pub struct Row {
+    pub id: SessionId,
+    pub idle: Duration,
+    pub user: Option<String>,
+}
+
+/// Fills a store's table by one transaction, which a million commits would take too long for.
+pub fn fill(
+    path: &Path,
+    count: usize,
+    clock: &ManualClock,
+    idle: impl Fn(usize) -> Duration,
+    user: impl Fn(usize) -> Option<String>,
+) -> Vec<Known> {
+    let connection = Connection::open(path).expect("open");
+    let mut known = Vec::with_capacity(count);
+    let rows = (0..count).map(|n| {
+        let id = SessionId::generate().expect("randomness");
+        known.push(Known { cookie: Cookie::of(&id), key: *id.key().as_bytes() });
+        Row { id, idle: idle(n), user: user(n) }
+    });
+    insert(&connection, clock, rows);
+    known
+}
+
+/// Inserts rows by one transaction.
+pub fn insert(connection: &Connection, clock: &ManualClock, rows: impl Iterator<Item = Row>) {
+    connection.execute_batch("BEGIN").expect("begin");
+    let sql = "INSERT INTO cloakroom_sessions (key, handle, user_key, created, seen, idle,
+               deadline, persistent, revision, format, data)
+               VALUES (?1, randomblob(16), ?2, ?3, ?3, ?4, ?5, 1, 1, 1, ?6)";
+    let mut insert = connection.prepare(sql).expect("prepare");
+    let now = clock.now().as_millis();
+    for (n, Row { id, idle, user }) in rows.enumerate() {
+        let idle = idle.as_millis() as i64;
+        let json = session_json(n as u64 % 1_000_000);
+        let key = id.key();
+        let columns = params![key.as_bytes(), user, now, idle, now + idle, json];
+        insert.execute(columns).expect("insert");
+    }
+    drop(insert);
+    connection.execute_batch("COMMIT").expect("commit");
+}
+
+/// W1: a whole request that reads one value.
+pub fn read(sessions: &SessionManager, cookie: &Cookie) {
+    let session = sessions.open(Some(cookie.as_str()));
+    black_box(session.get::<u32>("user_id").expect("it loads"));
+    black_box(sessions.close(&session, Outcome::Completed).expect("it closes"));
+}
+
+/// W2: a whole request that sets one value.
+pub fn write(sessions: &SessionManager, cookie: &Cookie, n: u64) {
+    let session = sessions.open(Some(cookie.as_str()));
+    session.set("theme", format!("dark{:06}", n % 1_000_000)).expect("it is set");
+    black_box(sessions.close(&session, Outcome::Completed).expect("it closes"));
+}
+
+/// W4: a whole request that reads one value and sets another.
+pub fn request(sessions: &SessionManager, cookie: &Cookie, n: u64) {
+    let session = sessions.open(Some(cookie.as_str()));
+    black_box(session.get::<u32>("user_id").expect("it loads"));
+    session.set("theme", format!("dark{:06}", n % 1_000_000)).expect("it is set");
+    black_box(sessions.close(&session, Outcome::Completed).expect("it closes"));
+}
