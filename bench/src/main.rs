@@ -1,5 +1,6 @@
 //! Measures cloakroom: beside hand-written SQLite (`limit`), beside its peers (`peers`), and as
-//! the number of sessions grows (`scale`). `chart` shows what was measured.
+//! the number of sessions grows (`scale`). `secrets` asks whether times tell more than answers;
+//! `chart` shows what was measured.
 //!
 //! Machines are shared and noisy, so only ratios count that were taken in one run: the sides take
 //! turns in short slices, each round of neighbours gives one ratio, and the median of those is
@@ -19,6 +20,7 @@ mod peers;
 mod raw;
 mod report;
 mod scale;
+mod secrets;
 mod timing;
 mod workload;
 
@@ -32,6 +34,7 @@ const USAGE: &str = "usage: COMMAND [--quick] [--json FILE] [--dir FOLDER] [--on
   limit      cloakroom and hand-written SQLite on the same rows
   peers      cloakroom and other session stores, each a program that is compiled first
   scale      from ten thousand to ten million sessions; needs some 8 GB of disk and 10 minutes
+  secrets    whether the time of an answer tells a stranger something of ids and tokens
   chart      draws pictures and tables in docs anew, from the figures in bench/figures
   --quick    fewer rows and shorter slices: `limit` takes under 45 seconds
   --json     also write the figures to FILE
@@ -75,6 +78,7 @@ fn run(options: &Options, report: &mut Report) -> bool {
         }
         "peers" => peers::run(quick, dir, report),
         "scale" => scale::run(quick, dir, report),
+        "secrets" => secrets::run(quick, dir),
         "chart" => chart::run(),
         _ => return false,
     }

@@ -1,6 +1,7 @@
 //! The group commit of SQLite, and the cached store with its breaker: histories, as in the test of
 //! that name, one a schedule.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
@@ -167,8 +168,16 @@ impl Cache for Failing {
         self.ask(|cache| cache.forget(keys, now))
     }
 
-    fn forget_everything(&self, now: Timestamp) -> Result<()> {
-        self.ask(|cache| cache.forget_everything(now))
+    fn shares(&self) -> NonZeroUsize {
+        NonZeroUsize::MIN
+    }
+
+    fn share_of(&self, _: &SessionKey) -> usize {
+        0
+    }
+
+    fn forget_share(&self, share: usize, now: Timestamp) -> Result<()> {
+        self.ask(|cache| cache.forget_share(share, now))
     }
 }
 
