@@ -94,15 +94,15 @@ fn every_history_of_sqlite_behind_a_memcached_that_restarts_and_stands_still_has
 
 #[test]
 fn processes_behind_one_memcached_see_what_was_acknowledged() {
-    search("processes behind memcached", &Several::on_sqlite(Some(shared())), 60);
+    search("processes behind memcached", &Several::on_sqlite(Some(shared())), 40);
 }
 
 #[test]
 fn a_process_that_could_not_tell_the_cache_is_not_seen_by_another_for_the_life_of_an_entry() {
-    search("an outage for one of two", &TwoInstances::new(true), 50);
+    search("an outage for one of two", &TwoInstances::new(true), 30);
 }
 
 #[test]
 fn instances_behind_one_cache_see_what_was_acknowledged() {
-    search("two instances", &TwoInstances::new(false), 60);
+    search("two instances", &TwoInstances::new(false), 30);
 }

@@ -17,6 +17,10 @@ stages=(
     "kills-http|kills$|env CLOAKROOM_KILLS=300 cargo test --locked --all-features --test crash_http -- --nocapture"
     "cuts|cuts in|env CLOAKROOM_CUTS=4000 cargo test --locked --release --manifest-path $power --test cuts -- --nocapture"
     "faults|struck|env CLOAKROOM_FAULTS=100 cargo test --locked --release --manifest-path $power --test faults -- --nocapture"
+    "histories|each has an order|env CLOAKROOM_HISTORIES=10000 cargo test --locked --release --features memcached --test histories -- --nocapture --test-threads=1"
+    "schedules|schedules in|env CLOAKROOM_SCHEDULES=100000 cargo test --locked --release --manifest-path tests/schedules/Cargo.toml -- --nocapture --test-threads=2"
+    "hostile|inputs$|env CLOAKROOM_FUZZ=1000000 cargo test --locked --release --all-features --test hostile -- --nocapture"
+    "soak|requests in|env CLOAKROOM_SECONDS=600 cargo test --locked --release --all-features --test soak -- --nocapture"
     "busy|test result|env CLOAKROOM_BUSY_MILLISECONDS=5000 cargo test --locked --all-features --test faults while_"
 )
 

@@ -304,12 +304,15 @@ fn is_uncertain(error: &Error) -> bool {
 impl<C: Cache, S: Store> Store for CachedStore<C, S> {
     fn load(&self, key: &SessionKey, now: Timestamp) -> Result<Loaded> {
         self.0.trust.begin(now);
+        // Asked in this order: a change that the cache could not be told has opened the breaker by
+        // the time it is over.
+        let is_changing = self.0.changing.is_under_way();
         let share = self.0.cache.share_of(key);
         if !self.0.shares.of(share).is_closed() {
             self.ask_again(share, now);
             return self.0.truth.load(key, now);
         }
-        if self.0.changing.is_under_way() || !self.0.is_in_epoch(now) {
+        if is_changing || !self.0.is_in_epoch(now) {
             return self.0.truth.load(key, now);
         }
         let consulted = self.0.consult(key, now);

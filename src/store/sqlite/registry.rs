@@ -77,10 +77,14 @@ fn revoke(
 
 impl Registry for Inner {
     fn list(&self, which: &Which<'_>, page: Page, now: Timestamp) -> Result<Vec<Summary>> {
-        self.readers.read("list sessions", |connection| {
+        const DOING: &str = "list sessions";
+        self.readers.read(DOING, |connection| {
+            // One snapshot: between two looks a sign-in would move a session from the second
+            // condition to the first.
+            let snapshot = connection.unchecked_transaction().map_err(while_doing(DOING))?;
             for condition in conditions(which) {
-                let found = list(connection, &self.sql, condition, page, now)
-                    .map_err(while_doing("list sessions"))?;
+                let found =
+                    list(&snapshot, &self.sql, condition, page, now).map_err(while_doing(DOING))?;
                 if !found.is_empty() {
                     return Ok(found);
                 }
