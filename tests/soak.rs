@@ -20,14 +20,18 @@ use std::time::{Duration, Instant};
 
 use app::FRAMEWORKS;
 use client::{Browser, Request, Response};
-use cloakroom::rusqlite::{Connection, params};
+use cloakroom::rusqlite::Connection;
 use cloakroom::{SessionManager, SqliteStore};
 use common::{Folder, Kept, role};
 use served::{serve, start};
 
 const CLIENTS: usize = 8;
-/// Expired sessions that another program puts into the table at a time.
-const EXPIRED: usize = 500;
+/// Expired sessions that another program puts into the table at a time, …
+const EXPIRED: u64 = 500;
+/// … as long as fewer than these are there.
+const MOST_EXPIRED: u64 = 4 * EXPIRED;
+/// Between two of its looks; the load is the clients'.
+const PACE: Duration = Duration::from_millis(20);
 /// The log may grow to what `docs/operating.md` says before it starts again, and some more.
 const LOG: u64 = 80 << 20;
 const MIB: u64 = 1 << 20;
@@ -105,16 +109,22 @@ impl Client<'_> {
     }
 }
 
-/// Another program's share of the work: it leaves expired sessions to be swept.
-fn leave_expired(connection: &Connection) {
+/// Another program's share of the work: it leaves expired sessions to be swept, and says how many.
+fn leave_expired(connection: &Connection) -> u64 {
+    let count = "SELECT count(*) FROM cloakroom_sessions WHERE deadline = 1";
+    let there: i64 = connection.query_row(count, [], |row| row.get(0)).unwrap();
+    if there as u64 >= MOST_EXPIRED {
+        return 0;
+    }
     let sql = "INSERT INTO cloakroom_sessions (key, handle, created, seen, idle, deadline,
                persistent, revision, format, data)
                VALUES (randomblob(32), randomblob(16), 0, 0, 1, 1, 1, 1, 1, '{}')";
     connection.execute_batch("BEGIN IMMEDIATE").unwrap();
     for _ in 0..EXPIRED {
-        connection.execute(sql, params![]).unwrap();
+        connection.execute(sql, []).unwrap();
     }
     connection.execute_batch("COMMIT").unwrap();
+    EXPIRED
 }
 
 fn memory_of(process: &Kept) -> u64 {
@@ -129,14 +139,17 @@ struct Sizes {
     memory: u64,
     file: u64,
     log: u64,
+    /// How many expired sessions were left meanwhile.
+    expired: u64,
 }
 
-/// The highest of each until a moment.
+/// The highest of each until a moment; of the expired ones, their sum.
 fn watch(until: Instant, process: &Kept, folder: &Folder, other: &Connection) -> Sizes {
     let mut most = Sizes::default();
     let size = |name: &str| fs::metadata(folder.path(name)).map_or(0, |file| file.len());
     while Instant::now() < until {
-        leave_expired(other);
+        most.expired += leave_expired(other);
+        thread::park_timeout(PACE);
         most.memory = most.memory.max(memory_of(process));
         most.file = most.file.max(size("app.db"));
         most.log = most.log.max(size("app.db-wal"));
@@ -175,8 +188,9 @@ fn soak(framework: &str, seconds: u64) {
     took.sort();
     let share = |percent: usize| took[(took.len() - 1) * percent / 100];
     let last = sizes[3];
+    let expired: u64 = sizes.iter().map(|sizes| sizes.expired).sum();
     println!(
-        "{framework}: {} requests in {seconds} s, 0 failed; median {:?}, p99 {:?}, longest {:?}; \
+        "{framework}: {} requests in {seconds} s, 0 failed, {expired} expired ones swept; median {:?}, p99 {:?}, longest {:?}; \
          memory {} MiB, file {} MiB, log {} MiB at most",
         took.len(),
         share(50),
@@ -186,6 +200,7 @@ fn soak(framework: &str, seconds: u64) {
         last.file / MIB,
         sizes.iter().map(|sizes| sizes.log).max().unwrap() / MIB,
     );
+    assert!(expired > MOST_EXPIRED, "nothing was swept");
     // The second quarter has warmed everything up.
     assert!(last.memory < sizes[1].memory * 5 / 4 + 8 * MIB, "memory grows: {sizes:?}");
     assert!(last.file < sizes[1].file * 3 / 2 + 8 * MIB, "the file grows: {sizes:?}");
