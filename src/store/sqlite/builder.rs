@@ -102,8 +102,8 @@ impl Builder {
     }
 
     /// Opens what is set up, to be read: also a file that cannot be written, or in a folder that
-    /// cannot. Nothing is made, migrated or switched.
-    pub(crate) fn only_reads(self) -> Self {
+    /// cannot. Nothing is made, migrated or switched; changes fail where the file cannot be written.
+    pub fn only_reads(self) -> Self {
         Builder { migrate: false, journal: Journal::Keep, only_reads: true, ..self }
     }
 

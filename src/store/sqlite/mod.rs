@@ -247,8 +247,12 @@ impl SqliteStore {
         swept.map(|(removed, began)| (removed, began.elapsed()))
     }
 
-    /// The upkeep, where the log has become so long that it is time for it.
-    pub(crate) fn upkeep_if_due(&self) -> Result<()> {
+    /// The upkeep, where the log has become so long that it is time for it: for a program that
+    /// changes much without a manager, whose cleaner does this.
+    ///
+    /// # Errors
+    /// Those of every write.
+    pub fn upkeep_if_due(&self) -> Result<()> {
         match self.upkeep() {
             Some(upkeep) if self.0.writer.log().has_rung() => upkeep.run(),
             _ => Ok(()),
