@@ -78,38 +78,26 @@ pub fn run(quick: bool, dir: Option<&Path>) {
         let session = sessions.open(Some(cookie));
         black_box(session.get::<usize>("n").expect("it loads"));
     };
-    let unknown = || {
-        let id = SessionId::generate().expect("randomness");
-        format!("__Host-id={}", id.reveal())
-    };
+    let unknown: Vec<String> = (0..SESSIONS)
+        .map(|_| format!("__Host-id={}", SessionId::generate().expect("randomness").reveal()))
+        .collect();
+    // Other characters in place of two of the last four, where every character makes an id.
+    let near: Vec<String> = known
+        .iter()
+        .map(|known| {
+            let (head, tail) = known.split_at(known.len() - 4);
+            let other = if tail.starts_with("AA") { "BB" } else { "AA" };
+            format!("{head}{other}{}", &tail[2..])
+        })
+        .collect();
+    // What is asked for is made in the same way for both, so that only the answers differ.
+    let classes = ("nothing like ours", "all but ours");
     let mut random = Random::new(3);
-    let near = |known: &str, random: &mut Random| {
-        // Four characters before the end, where every character makes an id.
-        let (head, tail) = known.split_at(known.len() - 4);
-        let other = ["AA", "BB", "CC", "DD"][(random.next() % 4) as usize];
-        format!("{head}{other}{}", &tail[2..])
-    };
-    compare(
-        "unknown_ids",
-        ("nothing like ours", "all but ours"),
-        rounds,
-        |close| match close {
-            true => {
-                let one = random.pick(&known).clone();
-                near(&one, &mut random)
-            }
-            false => unknown(),
-        },
-        load,
-    );
+    let pick = |close| random.pick(if close { &near } else { &unknown }).clone();
+    compare("unknown_ids", classes, rounds, pick, load);
     let mut random = Random::new(5);
-    compare(
-        "known_ids",
-        ("unknown", "known"),
-        rounds,
-        |is_known| if is_known { random.pick(&known).clone() } else { unknown() },
-        load,
-    );
+    let pick = |is_known| random.pick(if is_known { &known } else { &unknown }).clone();
+    compare("known_ids", ("unknown", "known"), rounds, pick, load);
     let last = known.last().expect("there are some").clone();
     let session = sessions.open(Some(last.as_str()));
     let wrong = |at: usize| {
