@@ -7,6 +7,7 @@ mod workload;
 use cloakroom::clock::Timestamp;
 use cloakroom::data::{Data, Value};
 use cloakroom::delta::Delta;
+use cloakroom::http::Outcome;
 use cloakroom::id::SessionId;
 use cloakroom::record::{Birth, Record};
 use cloakroom::{Lifetime, MemoryStore, SessionManager};
@@ -48,6 +49,26 @@ fn open_with_three_cookies(bencher: Bencher) {
     let sessions = SessionManager::new(MemoryStore::new()).expect("a manager");
     let header = format!("lang=en; theme=dark; __Host-id={}", generate_an_id().reveal());
     bencher.bench_local(|| sessions.open(black_box(Some(header.as_str()))));
+}
+
+/// A whole request that reads one value, of a session in memory.
+#[divan::bench]
+fn read_from_memory(bencher: Bencher) {
+    let sessions = SessionManager::new(MemoryStore::new()).expect("a manager");
+    let session = sessions.open(None);
+    let data = Data::from_json(&session_json(0)).expect("it decodes");
+    for (name, value) in data.iter() {
+        let value: serde_json::Value = value.decode().expect("JSON");
+        session.set(name, value).expect("it is set");
+    }
+    let headers = sessions.close(&session, Outcome::Completed).expect("it closes");
+    let (_, cookie) = headers.id.expect("an id");
+    let cookie = cookie.split(';').next().unwrap_or_default();
+    bencher.bench_local(|| {
+        let session = sessions.open(black_box(Some(cookie)));
+        black_box(session.get::<u32>("user_id").expect("it loads"));
+        sessions.close(&session, Outcome::Completed).expect("it closes")
+    });
 }
 
 #[divan::bench]

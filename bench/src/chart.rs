@@ -62,6 +62,14 @@ impl Run {
         self.figure(name)["value"].as_f64().expect("a number")
     }
 
+    /// A ratio of times, also where the goal is one of throughput.
+    fn time_ratio(&self, name: &str) -> f64 {
+        match self.figure(name)["goal"].as_str() {
+            Some(goal) if goal.starts_with(">=") => 1.0 / self.value(name),
+            _ => self.value(name),
+        }
+    }
+
     /// The microseconds that one of the sides took.
     fn side(&self, name: &str, side: &str) -> f64 {
         let time = self.figure(name)["microseconds"][side].as_f64();

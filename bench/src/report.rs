@@ -103,6 +103,9 @@ impl Report {
     /// How much of the machine others have used meanwhile, in percent: where that is much, the
     /// figures say little.
     pub fn others(&self) -> Option<f64> {
+        if self.figures.is_empty() {
+            return None;
+        }
         let (began, now) = (self.began?, Used::now()?);
         let others = (now.busy - began.busy) - (now.ours - began.ours);
         Some((100.0 * others / (now.all - began.all)).round().max(0.0))

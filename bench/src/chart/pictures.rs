@@ -38,7 +38,7 @@ pub fn draw(runs: &Runs, docs: &Path) {
         .map(|(what, name)| {
             let [ours, theirs] =
                 ["cloakroom", "hand-written"].map(|side| runs.limit.side(name, side));
-            (what, ours / theirs, format!("{ours:.1} µs beside {theirs:.1} µs"))
+            (what, runs.limit.time_ratio(name), format!("{ours:.1} µs beside {theirs:.1} µs"))
         })
         .collect();
     picture(&docs.join("limit.svg"), 90 + 34 * limit.len() as u32, |area| {
@@ -86,7 +86,8 @@ fn picture(path: &Path, height: u32, draw: impl FnOnce(&Area)) {
 }
 
 fn write(area: &Area, text: &str, size: u32, paint: &Paint, at: (i32, i32), side: HPos) {
-    let style = ("sans-serif", size).into_font().color(&paint.0);
+    // The library takes a size for the height of a line, which is a quarter more.
+    let style = ("sans-serif", f64::from(size) * 1.24).into_font().color(&paint.0);
     let style = style.pos(Pos::new(side, VPos::Center));
     area.draw(&Text::new(text.to_owned(), at, style)).expect("a string takes everything");
 }
@@ -108,7 +109,7 @@ fn peers(run: &Run, area: &Area) {
     for (name, paint) in SIDES {
         bar(area, &paint, (x, 44), (x + 12, 56));
         write(area, name, 13, &FAINT, (x + 18, 50), HPos::Left);
-        x += 36 + 7 * name.len() as i32;
+        x += 40 + 7 * name.len() as i32;
     }
     let mut y = 76;
     for (what, name) in [("a value read", "peer_load"), ("one read, one changed", "peer_request")] {
@@ -165,7 +166,11 @@ fn scale(run: &Run, area: &Area) {
     let first = run.points(lines[0].1);
     let (from, to) = (first[0].0, first[first.len() - 1].0);
     let most = lines.iter().flat_map(|(_, name, _)| run.points(name)).map(|(_, time)| time);
-    let most = (most.fold(0.0, f64::max) / 10.0).ceil() * 10.0;
+    let most = most.fold(0.0, f64::max);
+    let step = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0].into_iter().find(|step| step * 6.0 >= most);
+    let step = step.unwrap_or(100.0);
+    let steps = (most / step).ceil();
+    let most = steps * step;
     let (left, right, top, bottom) = (60, 640, 56, 296);
     let at = |(sessions, time): (f64, f64)| {
         let across = (sessions / from).ln() / (to / from).ln();
@@ -175,8 +180,8 @@ fn scale(run: &Run, area: &Area) {
             bottom - (f64::from(bottom - top) * up).round() as i32,
         )
     };
-    for step in 0..=5 {
-        let time = most * f64::from(step) / 5.0;
+    for line in 0..=steps as u32 {
+        let time = step * f64::from(line);
         let y = at((from, time)).1;
         let grid = PathElement::new([(left, y), (right, y)], LINE.0);
         area.draw(&grid).expect("a string takes everything");
@@ -187,7 +192,7 @@ fn scale(run: &Run, area: &Area) {
         write(area, &thousands(*sessions), 13, &FAINT, (x, bottom + 18), HPos::Center);
     }
     // Names that would stand upon each other are moved apart, the lowest line first.
-    let mut ends: Vec<(&str, i32, Paint)> = Vec::new();
+    let mut ends: Vec<(&str, i32)> = Vec::new();
     for (what, name, paint) in lines {
         let points: Vec<(i32, i32)> = run.points(name).into_iter().map(at).collect();
         area.draw(&PathElement::new(points.clone(), paint.0.stroke_width(3)))
@@ -196,13 +201,13 @@ fn scale(run: &Run, area: &Area) {
             area.draw(&Circle::new(*point, 4, paint.0.filled()))
                 .expect("a string takes everything");
         }
-        ends.push((what, points[points.len() - 1].1, paint));
+        ends.push((what, points[points.len() - 1].1));
     }
-    ends.sort_by_key(|(_, y, _)| -y);
+    ends.sort_by_key(|(_, y)| -y);
     let mut lowest = i32::MAX;
-    for (what, y, paint) in ends {
+    for (what, y) in ends {
         let y = y.min(lowest - 16);
-        write(area, what, 14, &paint, (right + 14, y), HPos::Left);
+        write(area, what, 14, &INK, (right + 14, y), HPos::Left);
         lowest = y;
     }
 }
