@@ -20,8 +20,8 @@ use crate::workload::{Random, interleaved, median, per_operation, session_json};
 const IDLE: Duration = Duration::from_secs(86_400);
 
 /// One session of the workload, as the browser and as hand-written SQL know it.
-struct Known {
-    cookie: String,
+pub struct Known {
+    pub cookie: String,
     key: [u8; 32],
 }
 
@@ -63,7 +63,7 @@ pub fn run(quick: bool, dir: Option<&Path>, report: &mut Report) {
 }
 
 /// Fills a store's table by one transaction, which a million commits would take too long for.
-fn fill(
+pub fn fill(
     path: &Path,
     count: usize,
     clock: &ManualClock,

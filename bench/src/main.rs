@@ -6,11 +6,14 @@
 //!
 //! `cargo run --release --manifest-path bench/Cargo.toml -- limit [--quick] [--json FILE]`
 //!
-//! With `--features memcached` the memcached store is measured beside its client's own commands.
+//! With `--features memcached` the memcached store is measured beside its client's own commands,
+//! with `--features cli` a service beside the operator's.
 
 mod limit;
 #[cfg(feature = "memcached")]
 mod memcached;
+#[cfg(feature = "cli")]
+mod operator;
 mod raw;
 mod report;
 mod workload;
@@ -54,16 +57,22 @@ fn options(mut words: impl Iterator<Item = String>) -> Option<Options> {
 }
 
 fn main() -> ExitCode {
+    #[cfg(feature = "cli")]
+    if let Some(code) = operator::play() {
+        return code;
+    }
     let Some(options) = options(std::env::args().skip(1)) else {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
     };
     let mut report = Report::new(options.only);
-    if !report.is_only("memcached") {
+    if !report.is_only("memcached") && !report.is_only("operator") {
         limit::run(options.quick, options.dir.as_deref(), &mut report);
     }
     #[cfg(feature = "memcached")]
     memcached::run(options.quick, &mut report);
+    #[cfg(feature = "cli")]
+    operator::run(options.quick, options.dir.as_deref(), &mut report);
     if let Some(path) = options.json
         && let Err(error) = std::fs::write(&path, report.json())
     {
