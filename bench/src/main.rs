@@ -9,12 +9,14 @@
 //! `cargo run --release --manifest-path bench/Cargo.toml -- limit [--quick] [--json FILE]`
 //!
 //! With `--features memcached`, `limit` measures the memcached store too, beside its client's own
-//! commands.
+//! commands; with `--features cli` the command `operator` measures a service beside the operator's.
 
 mod chart;
 mod limit;
 #[cfg(feature = "memcached")]
 mod memcached;
+#[cfg(feature = "cli")]
+mod operator;
 mod ours;
 mod peers;
 mod raw;
@@ -32,6 +34,7 @@ use report::Report;
 const USAGE: &str = "usage: COMMAND [--quick] [--json FILE] [--dir FOLDER] [--only NAME]
 
   limit      cloakroom and hand-written SQLite on the same rows
+  operator   a service beside the operator's commands; with `--features cli`
   peers      cloakroom and other session stores, each a program that is compiled first
   scale      from ten thousand to ten million sessions; needs some 8 GB of disk and 10 minutes
   secrets    whether the time of an answer tells a stranger something of ids and tokens
@@ -76,6 +79,8 @@ fn run(options: &Options, report: &mut Report) -> bool {
             #[cfg(feature = "memcached")]
             memcached::run(quick, report);
         }
+        #[cfg(feature = "cli")]
+        "operator" => operator::run(quick, dir, report),
         "peers" => peers::run(quick, dir, report),
         "scale" => scale::run(quick, dir, report),
         "secrets" => secrets::run(quick, dir),
@@ -86,6 +91,10 @@ fn run(options: &Options, report: &mut Report) -> bool {
 }
 
 fn main() -> ExitCode {
+    #[cfg(feature = "cli")]
+    if let Some(code) = operator::play() {
+        return code;
+    }
     let mut words = std::env::args().skip(1).peekable();
     if words.next_if(|word| word == scale::SERVE).is_some() {
         scale::serve(words);

@@ -82,7 +82,7 @@ fn sweep_all(
             break;
         }
         batch = batch.after(held);
-        store.upkeep_if_due()?;
+        store.copy_log_if_long()?;
         interrupt.wait(held);
     }
     Ok(ControlFlow::Continue(()))

@@ -101,8 +101,10 @@ impl Builder {
         Builder { migrate, ..self }
     }
 
-    /// Opens what is set up, to be read: also a file that cannot be written, or in a folder that
-    /// cannot. Nothing is made, migrated or switched; changes fail where the file cannot be written.
+    /// Opens what is set up to be read: also a file that cannot be written, or in a folder that
+    /// cannot. Nothing is made, migrated or switched. Where the file cannot be written, changes
+    /// fail with [`ErrorKind::ReadOnly`], and opening does where a log stands beside it that
+    /// SQLite cannot read without writing.
     pub fn only_reads(self) -> Self {
         Builder { migrate: false, journal: Journal::Keep, only_reads: true, ..self }
     }

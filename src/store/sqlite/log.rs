@@ -114,9 +114,13 @@ impl Log {
         (self.ours && pages >= self.pages(RING_BYTES) && self.may_restart(pages)).then_some(pages)
     }
 
-    /// Whether upkeep was asked for and has not begun.
-    pub(super) fn has_rung(&self) -> bool {
-        self.rung.load(Ordering::Relaxed)
+    /// Copies what stands in the log now into the database beside the writers, where upkeep was
+    /// asked for and has not begun. No restart follows, so what is written meanwhile can wait.
+    pub(super) fn copy_if_rung(&self, connection: &Connection) -> Result<()> {
+        match self.rung.swap(false, Ordering::Relaxed) {
+            true => checkpoint(connection, "PASSIVE").map(drop),
+            false => Ok(()),
+        }
     }
 
     /// Asks for upkeep, or does the most urgent of it on the connection that writes.

@@ -247,16 +247,14 @@ impl SqliteStore {
         swept.map(|(removed, began)| (removed, began.elapsed()))
     }
 
-    /// The upkeep, where the log has become so long that it is time for it: for a program that
-    /// changes much without a manager, whose cleaner does this.
+    /// Copies the log into the database beside the writers, where this store's changes have made it
+    /// longer than 16 MiB; for long work beside a service. Making the log start again, for which
+    /// writers wait, is left to that service; where nobody else writes, this is all it needs.
     ///
     /// # Errors
-    /// Those of every write.
-    pub fn upkeep_if_due(&self) -> Result<()> {
-        match self.upkeep() {
-            Some(upkeep) if self.0.writer.log().has_rung() => upkeep.run(),
-            _ => Ok(()),
-        }
+    /// Those of every read.
+    pub fn copy_log_if_long(&self) -> Result<()> {
+        self.0.readers.read(LOG, |connection| self.0.writer.log().copy_if_rung(connection))
     }
 
     /// The sessions table.
@@ -265,6 +263,8 @@ impl SqliteStore {
         self.0.table.as_str()
     }
 }
+
+const LOG: &str = "copy the log into the database";
 
 /// Deletes all rows and raises the epoch; says how many of them lived at `now`.
 fn delete_all(connection: &Connection, sql: &Sql, now: Timestamp) -> rusqlite::Result<u64> {
@@ -327,14 +327,13 @@ impl Upkeep for Inner {
     /// Copies the write-ahead log into the database beside the writers; what is left at the end is
     /// copied while nobody writes, so that the log starts again from its beginning.
     fn run(&self) -> Result<()> {
-        const DOING: &str = "copy the log into the database";
         let worth_a_restart =
-            self.readers.read(DOING, |connection| self.writer.log().copy(connection))?;
+            self.readers.read(LOG, |connection| self.writer.log().copy(connection))?;
         if !worth_a_restart {
             return Ok(());
         }
         let writer = self.writer.clone();
-        self.writer.write(Pace::Alone, DOING, move |connection| writer.log().restart(connection))
+        self.writer.write(Pace::Alone, LOG, move |connection| writer.log().restart(connection))
     }
 
     fn ring_when_due(&self, bell: Box<dyn Fn() + Send + Sync>) {

@@ -218,7 +218,8 @@ pub(super) fn check(
 }
 
 /// For operators: the database file as it is, whether our tables are set up in it or not. Nothing
-/// but [`compact`](Self::compact) and [`restore`](Self::restore) changes anything.
+/// but [`compact`](Self::compact) and [`restore`](Self::restore) changes anything, and the others
+/// also read a file that cannot be written.
 ///
 /// All of these fail with [`ErrorKind::Invalid`] for a database in memory, and all but
 /// [`restore`](Self::restore) with [`ErrorKind::NotSetUp`] where there is no file.
