@@ -100,9 +100,11 @@ impl Builder {
         Builder { migrate, ..self }
     }
 
-    /// Opens what is set up, to be read: also a file that cannot be written, or in a folder that
-    /// cannot. Nothing is made, migrated or switched.
-    pub(crate) fn only_reads(self) -> Self {
+    /// Opens what is set up to be read: also a file that cannot be written, or in a folder that
+    /// cannot. Nothing is made, migrated or switched. Where the file cannot be written, changes
+    /// fail with [`ErrorKind::ReadOnly`], and opening does where a log stands beside it that
+    /// SQLite cannot read without writing.
+    pub fn only_reads(self) -> Self {
         Builder { migrate: false, journal: Journal::Keep, only_reads: true, ..self }
     }
 

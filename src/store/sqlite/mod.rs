@@ -246,10 +246,13 @@ impl SqliteStore {
         swept.map(|(removed, began)| (removed, began.elapsed()))
     }
 
-    /// Copies the log into the database beside the writers, where it has become long. Making it
-    /// start again, for which they wait, is left to a service that writes; where none does, that
-    /// needs no more than this.
-    pub(crate) fn copy_log_if_long(&self) -> Result<()> {
+    /// Copies the log into the database beside the writers, where this store's changes have made it
+    /// longer than 16 MiB; for long work beside a service. Making the log start again, for which
+    /// writers wait, is left to that service; where nobody else writes, this is all it needs.
+    ///
+    /// # Errors
+    /// Those of every read.
+    pub fn copy_log_if_long(&self) -> Result<()> {
         self.0.readers.read(LOG, |connection| self.0.writer.log().copy_if_rung(connection))
     }
 
