@@ -238,10 +238,12 @@ fn relative(path: &Path) -> String {
     path.strip_prefix(root()).unwrap().to_str().unwrap().replace('\\', "/")
 }
 
-/// Every file below a folder, in order; none if there is no such folder.
+/// Every file below a folder, in order; none if there is no such folder. What cargo has built for a
+/// package of its own is nobody's source.
 fn files(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
     let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| !path.ends_with("target"));
     paths.sort();
     paths
         .into_iter()
