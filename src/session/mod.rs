@@ -431,7 +431,7 @@ impl Session {
         self.about(|record| record.auth_level).map(Option::unwrap_or_default)
     }
 
-    /// Who is signed in, and the key of their session.
+    /// Who is signed in, and the handle of their session.
     pub(crate) fn who(&self) -> Result<Option<(UserKey, Handle)>> {
         let who = |record: &Record| record.user.clone().map(|user| (user, record.handle));
         self.about(who).map(Option::flatten)
