@@ -8,6 +8,8 @@ mod chance;
 #[path = "histories/checker.rs"]
 mod checker;
 mod common;
+#[path = "common/dice.rs"]
+mod dice;
 #[path = "histories/known.rs"]
 mod known;
 #[path = "histories/model.rs"]

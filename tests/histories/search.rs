@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::chance::Chance;
+use super::dice::number;
 use super::model::Sessions;
 use super::operations::{
     Answer, Call, Change, Happened, Moment, Number, Operation, Session, readable,
@@ -53,10 +54,9 @@ pub trait Subject: Sync {
 /// The seed of each is that of the first and its number: `CLOAKROOM_SEED` and one history make
 /// the same plan again.
 pub fn search(name: &str, subject: &impl Subject, histories: u64) {
-    let given = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
-    let histories = given("CLOAKROOM_HISTORIES").unwrap_or(histories);
+    let histories = number("CLOAKROOM_HISTORIES").unwrap_or(histories);
     let by_the_clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
-    let seed = given("CLOAKROOM_SEED").unwrap_or(by_the_clock);
+    let seed = number("CLOAKROOM_SEED").unwrap_or(by_the_clock);
     println!("{name}: {histories} histories from seed {seed}");
     let (began, mut operations, mut open) = (Instant::now(), 0, 0);
     let runner = Runner { subject, next: AtomicU64::new(0) };

@@ -11,6 +11,8 @@ mod chance;
 #[path = "../../histories/checker.rs"]
 mod checker;
 mod cleaner;
+#[path = "../../common/dice.rs"]
+mod dice;
 #[path = "../../histories/model.rs"]
 mod model;
 #[path = "../../histories/operations.rs"]
@@ -44,10 +46,9 @@ mod pause {
 /// Tries so many schedules, half of them by chance, and half by chance with few changes from one
 /// thread to another, which finds what needs few. `CLOAKROOM_SCHEDULES` says another number.
 fn explore(name: &str, schedules: usize, run: impl Fn() + Send + Sync + 'static) {
-    let given = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
-    let schedules = given("CLOAKROOM_SCHEDULES").map_or(schedules, |given| given as usize);
+    let schedules = dice::number("CLOAKROOM_SCHEDULES").map_or(schedules, |given| given as usize);
     let by_the_clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
-    let seed = given("CLOAKROOM_SEED").unwrap_or(by_the_clock);
+    let seed = dice::number("CLOAKROOM_SEED").unwrap_or(by_the_clock);
     println!("{name}: {schedules} schedules from seed {seed}");
     let began = Instant::now();
     let mut config = Config::new();
