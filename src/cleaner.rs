@@ -16,20 +16,24 @@ use crate::id::SessionKey;
 use crate::record::Touch;
 use crate::store::Store;
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use crate::sync::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use crate::sync::instant;
 use crate::sync::thread::{self, JoinHandle};
 
-/// Messages that may wait; a touch that finds no room is written by its own request.
+/// Messages that may wait.
+const MESSAGES: usize = 64;
+
+/// Touches that may wait; one that finds no room is written by its own request.
 const ROOM: usize = 4096;
 
-/// Touches that are written at once when so many have come together.
+/// So many touches are written by one transaction, and at once when they have come together.
 const TOUCHES: usize = 256;
 
 /// Touches that are kept for another try while the store fails.
 const TOUCHES_KEPT: usize = 16 * TOUCHES;
 
-/// The longest that a touch waits for others.
+/// How long touches wait for others. Sooner than another fortieth of any idle limit that is not
+/// too short for the cleaner.
 const TOUCH_WAIT: Duration = Duration::from_secs(1);
 
 /// How many sessions one transaction of a sweep may remove: as many as fit into its time.
@@ -68,7 +72,8 @@ const PAUSE: Duration = Duration::from_secs(600);
 const TOUCHING: &str = "record activity";
 
 enum Message {
-    Touch(SessionKey, Touch, Duration),
+    /// Touches have been handed over.
+    Touches,
     Upkeep,
     Sweep(Sender<Result<usize>>),
     Flush(Sender<Result<()>>),
@@ -80,6 +85,10 @@ enum Message {
 #[derive(Debug)]
 pub(crate) struct Cleaner {
     sender: Sender<Message>,
+    touches: Sender<(SessionKey, Touch)>,
+    /// Whether the thread was told of touches since it last took some. To wake it takes several
+    /// times as long as to hand a touch over.
+    told: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -93,7 +102,9 @@ impl Cleaner {
         events: Events,
         sweep_every: Duration,
     ) -> Result<Self> {
-        let (sender, receiver) = bounded(ROOM);
+        let (sender, receiver) = bounded(MESSAGES);
+        let (touches, handed_over) = bounded(ROOM);
+        let told = Arc::new(AtomicBool::new(false));
         let stop = Arc::new(AtomicBool::new(false));
         if let Some(upkeep) = store.upkeep() {
             let sender = sender.clone();
@@ -107,6 +118,8 @@ impl Cleaner {
             events,
             sweep_every,
             next_sweep: instant() + sweep_every,
+            handed_over,
+            told: told.clone(),
             touches: HashMap::new(),
             touches_due: None,
             batch: Batch::LARGEST,
@@ -120,16 +133,20 @@ impl Cleaner {
             .map_err(|source| {
                 Error::with_source(ErrorKind::Unavailable, "start the cleaner", source)
             })?;
-        Ok(Cleaner { sender, stop, thread: Some(thread) })
+        Ok(Cleaner { sender, touches, told, stop, thread: Some(thread) })
     }
 
-    /// Hands a touch over without waiting; false if there is no room. It is written within `wait`
-    /// or a second, whichever is less.
-    pub(crate) fn touch(&self, key: SessionKey, touch: Touch, wait: Duration) -> bool {
-        match self.sender.try_send(Message::Touch(key, touch, wait)) {
-            Ok(()) => true,
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
+    /// Hands a touch over without waiting; false if there is no room. It is written within a second.
+    pub(crate) fn touch(&self, key: SessionKey, touch: Touch) -> bool {
+        if self.touches.try_send((key, touch)).is_err() {
+            return false;
         }
+        let first = !self.told.swap(true, Ordering::AcqRel);
+        if first || self.touches.len().is_multiple_of(TOUCHES) {
+            // No room means that the thread has yet to look at others.
+            let _ = self.sender.try_send(Message::Touches);
+        }
+        true
     }
 
     /// Removes every session that has ended, and says how many those were.
@@ -171,6 +188,9 @@ struct Work {
     events: Events,
     sweep_every: Duration,
     next_sweep: Instant,
+    handed_over: Receiver<(SessionKey, Touch)>,
+    told: Arc<AtomicBool>,
+    /// Those that could not be written, and those that are about to be.
     touches: HashMap<SessionKey, Touch>,
     touches_due: Option<Instant>,
     /// How many sessions the next transaction of a sweep may remove.
@@ -228,9 +248,8 @@ impl Work {
         // Whoever asked before the end still gets what was asked for.
         for message in messages.try_iter() {
             match message {
-                Message::Touch(key, touch, wait) => self.add_touch(key, touch, wait),
                 Message::Flush(answer) => drop(answer.send(self.write_touches())),
-                Message::Upkeep | Message::Sweep(_) | Message::Stop => {}
+                Message::Touches | Message::Upkeep | Message::Sweep(_) | Message::Stop => {}
             }
         }
         let _ = self.write_touches();
@@ -255,18 +274,21 @@ impl Work {
 
     fn take(&mut self, message: Message) {
         match message {
-            Message::Touch(key, touch, wait) => self.add_touch(key, touch, wait),
             Message::Upkeep => self.upkeep(),
             Message::Flush(answer) => drop(answer.send(self.write_touches())),
             Message::Sweep(answer) => self.begin_sweep(self.clock.now(), Some(answer)),
-            Message::Stop => {}
+            // What is due is done after every message.
+            Message::Touches | Message::Stop => {}
         }
     }
 
     fn do_what_is_due(&mut self) {
         let now = instant();
         // After a failure only the time counts: a store in trouble is not asked at every message.
-        let many = self.touches.len() >= TOUCHES && !self.failing.contains(&TOUCHING);
+        let many = self.handed_over.len() >= TOUCHES && !self.failing.contains(&TOUCHING);
+        if self.touches_due.is_none() && self.told.load(Ordering::Acquire) {
+            self.touches_due = Some(now + TOUCH_WAIT);
+        }
         if many || self.touches_due.is_some_and(|due| due <= now) {
             // A failure was told as an event; the touches wait for the next time.
             let _ = self.write_touches();
@@ -288,26 +310,37 @@ impl Work {
         }
     }
 
-    fn add_touch(&mut self, key: SessionKey, touch: Touch, wait: Duration) {
-        let due = instant() + wait.min(TOUCH_WAIT);
-        self.touches_due = Some(self.touches_due.map_or(due, |before| before.min(due)));
-        let pending = self.touches.entry(key).or_insert(touch);
-        pending.seen = pending.seen.max(touch.seen);
-    }
-
+    /// Writes what was handed over before this call, and what could not be written earlier.
     fn write_touches(&mut self) -> Result<()> {
         self.touches_due = None;
-        if self.touches.is_empty() {
-            return Ok(());
+        // Before they are taken: who hands one over after that tells of it again.
+        self.told.swap(false, Ordering::AcqRel);
+        for (key, touch) in self.handed_over.try_iter().take(ROOM) {
+            let pending = self.touches.entry(key).or_insert(touch);
+            pending.seen = pending.seen.max(touch.seen);
         }
-        let batch: Vec<_> = self.touches.drain().collect();
+        let mut touches: Vec<_> = self.touches.drain().collect();
+        while !touches.is_empty() {
+            let rest = touches.split_off(touches.len().min(TOUCHES));
+            self.write_batch(touches, &rest)?;
+            touches = rest;
+        }
+        Ok(())
+    }
+
+    /// Writes a batch, or keeps it for another try, and then the `rest` too.
+    fn write_batch(
+        &mut self,
+        batch: Vec<(SessionKey, Touch)>,
+        rest: &[(SessionKey, Touch)],
+    ) -> Result<()> {
         let now = self.clock.now();
         let Err(error) = self.guard(TOUCHING, |store| store.touch(&batch, now)) else {
             return Ok(());
         };
         if !matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Conflict) {
             // The store is in trouble, not one session: all wait for another try.
-            return self.keep_touches(batch, error);
+            return self.keep_touches([&batch, rest].concat(), error);
         }
         // One session that cannot be written must not hold up the others.
         for touch in batch {

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Barrier;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use cloakroom::event::{Event, EventKind, Events, Sink};
 use cloakroom::rusqlite::Connection;
@@ -109,6 +109,49 @@ fn a_file_or_log_that_was_deleted_is_written_to_no_more() {
         assert_unavailable(create(&store, &setting("n", 2)));
         assert_eq!(events.count(EventKind::FileMoved), 1, "{name}");
     }
+}
+
+/// Nothing has happened in the folder for an hour, by its own account.
+fn let_it_rest(folder: &Path) {
+    let long_ago = SystemTime::now() - Duration::from_secs(3600);
+    fs::File::open(folder).unwrap().set_modified(long_ago).unwrap();
+}
+
+#[test]
+fn in_a_folder_where_nothing_has_happened_a_file_that_goes_is_missed_at_once() {
+    for name in ["app.db", "app.db-wal"] {
+        let folder = Folder::new();
+        let (store, events) = open(&folder.database());
+        let key = create(&store, &setting("n", 1)).unwrap();
+        let_it_rest(&folder.path(""));
+        for n in 0..3 {
+            merge(&store, &key, &setting("n", n)).unwrap();
+        }
+        fs::rename(folder.path(name), folder.path("away")).unwrap();
+        assert_unavailable(merge(&store, &key, &setting("n", 4)));
+        // However long ago that was.
+        let_it_rest(&folder.path(""));
+        assert_unavailable(merge(&store, &key, &setting("n", 5)));
+        fs::rename(folder.path("away"), folder.path(name)).unwrap();
+        merge(&store, &key, &setting("n", 6)).unwrap();
+        assert_eq!(events.count(EventKind::FileMoved), 1, "{name}");
+        assert_eq!(events.count(EventKind::FileBack), 1, "{name}");
+    }
+}
+
+#[test]
+fn a_revocation_in_a_folder_that_was_moved_as_a_whole_is_an_error_at_once() {
+    let folder = Folder::new();
+    fs::create_dir(folder.path("data")).unwrap();
+    let (store, _) = open(&folder.path("data/app.db"));
+    let keys = [(); 3].map(|()| create(&store, &setting("n", 1)).unwrap());
+    let_it_rest(&folder.path("data"));
+    merge(&store, &keys[0], &setting("n", 2)).unwrap();
+    fs::rename(folder.path("data"), folder.path("elsewhere")).unwrap();
+    assert_unavailable(delete(&store, &keys[1]));
+    assert_unavailable(store.registry().unwrap().revoke_everyone(NOW));
+    fs::rename(folder.path("elsewhere"), folder.path("data")).unwrap();
+    delete(&store, &keys[1]).unwrap();
 }
 
 #[test]

@@ -209,9 +209,8 @@ impl Shared {
         }
         let touch = Touch::at(now);
         let short = record.limits.idle.is_some_and(|idle| idle < SHORT_IDLE);
-        let wait = record.limits.touch_interval().unwrap_or_default();
         let handed_over = match &self.cleaner {
-            Some(cleaner) if !short => cleaner.touch(key, touch, wait),
+            Some(cleaner) if !short => cleaner.touch(key, touch),
             _ => false,
         };
         // A request that only reads does not fail because its activity cannot be written.

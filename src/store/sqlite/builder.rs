@@ -10,12 +10,15 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::store::sqlite::failure::while_doing;
 use crate::store::sqlite::file::{self, Opened, Purpose, with_suffix};
+use crate::store::sqlite::hot::Tier;
 use crate::store::sqlite::log::Log;
 use crate::store::sqlite::names::Names;
 use crate::store::sqlite::readers::{self, Readers};
 use crate::store::sqlite::sql::{Sql, TableName};
 use crate::store::sqlite::writer::{Writer, patiently};
 use crate::store::sqlite::{Durability, Inner, Journal, SqliteStore, migrate};
+
+const HOT_BYTES: usize = 64 << 20;
 
 /// The settings of a [`SqliteStore`]. Start with [`SqliteStore::builder`].
 #[derive(Clone, Debug)]
@@ -31,6 +34,7 @@ pub struct Builder {
     only_reads: bool,
     checkpoints: bool,
     max_file_size: Option<u64>,
+    hot_bytes: usize,
     events: Events,
 }
 
@@ -61,6 +65,7 @@ impl Builder {
             only_reads: false,
             checkpoints: true,
             max_file_size: None,
+            hot_bytes: HOT_BYTES,
             events: Events::default(),
         }
     }
@@ -121,6 +126,14 @@ impl Builder {
     /// [`ErrorKind::Full`]. Defaults to no bound.
     pub fn max_file_size(self, bytes: u64) -> Self {
         Builder { max_file_size: Some(bytes), ..self }
+    }
+
+    /// About how many bytes of memory may be used to keep sessions that were loaded or written
+    /// lately, so that loading them again is no query. What is kept is always what a query would
+    /// find: after a commit of another process everything is forgotten. 0 keeps none. Only with a
+    /// write-ahead log. Defaults to 64 MiB, which is some 60,000 small sessions.
+    pub fn hot_bytes(self, bytes: usize) -> Self {
+        Builder { hot_bytes: bytes, ..self }
     }
 
     /// Where events go. Defaults to the [`log`] crate.
@@ -187,8 +200,15 @@ impl Builder {
         });
         let names = Arc::new(Names::of(files.collect(), self.events.clone()));
         let log = Log::new(page_size, self.checkpoints, self.events.clone());
-        let writer =
-            Arc::new(Writer::new(connection, wal, self.busy_timeout, full, log, names.clone()));
+        let hot = match &file {
+            Some((_, path)) if wal && self.hot_bytes > 0 && !self.only_reads => {
+                Tier::new(&with_suffix(path, "-shm"), self.hot_bytes).map(Arc::new)
+            }
+            _ => None,
+        };
+        let patience = self.busy_timeout;
+        let writer = Writer::new(connection, wal, patience, full, log, names.clone(), hot.clone());
+        let writer = Arc::new(writer);
         let (readers, name) = match &file {
             None => (Readers::Shared(writer.clone()), "a database in memory".to_owned()),
             Some((access, path)) => {
@@ -204,7 +224,8 @@ impl Builder {
             writer,
             readers,
             events: self.events,
-            patience: self.busy_timeout,
+            patience,
+            hot,
         })))
     }
 

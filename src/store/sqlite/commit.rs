@@ -8,6 +8,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{SessionKey, UserKey};
 use crate::record::{Birth, Touch};
 use crate::store::sqlite::failure::while_doing;
+use crate::store::sqlite::hot::{Hot, Transaction};
 use crate::store::sqlite::rows::{self, Place};
 use crate::store::sqlite::sql::Sql;
 use crate::store::sqlite::writer::Pace;
@@ -77,8 +78,13 @@ impl Owned {
     }
 
     /// Finds the session and does what is decided, within the writer's transaction.
-    pub(super) fn carry_out(&self, connection: &Connection, sql: &Sql) -> Result<Committed> {
-        carry_out(&self.borrow(), connection, sql)
+    pub(super) fn carry_out(
+        &self,
+        connection: &Connection,
+        sql: &Sql,
+        transaction: &mut Transaction<'_>,
+    ) -> Result<Committed> {
+        carry_out(&self.borrow(), connection, sql, transaction)
     }
 }
 
@@ -99,36 +105,50 @@ pub(super) fn doing(commit: &Commit<'_>) -> &'static str {
     }
 }
 
-fn carry_out(commit: &Commit<'_>, connection: &Connection, sql: &Sql) -> Result<Committed> {
+fn carry_out(
+    commit: &Commit<'_>,
+    connection: &Connection,
+    sql: &Sql,
+    transaction: &mut Transaction<'_>,
+) -> Result<Committed> {
     let failed = || while_doing(doing(commit));
     let (loaded, place) = match commit.fate {
         // The unique key finds the conflict that a look-up would find.
         Fate::Create(_) => (Loaded::Absent, None),
-        _ => rows::find(connection, sql, commit.key, commit.now)?,
+        _ => match transaction.find(commit.key) {
+            Some(hot) => found(commit, hot),
+            None => rows::find(connection, sql, commit.key, commit.now)?,
+        },
     };
     if let (Loaded::Absent, Some(place)) = (&loaded, place)
         && commit.removes_expired()
     {
         rows::delete(connection, sql, place.id).map_err(failed())?;
+        transaction.remove(place.key);
     }
     match (commit.decide(loaded)?, place) {
         (Decision::Insert { key: to, record, replaces }, place) => {
             let place = place.filter(|_| replaces.is_some());
-            let Some(mut ended) = make_room(commit, connection, sql, &to, place)? else {
+            let Some(mut ended) = make_room(commit, connection, sql, &to, place, transaction)?
+            else {
                 return Ok(Committed::Full);
             };
             if let Some(place) = place {
                 rows::delete(connection, sql, place.id).map_err(failed())?;
+                transaction.remove(place.key);
                 ended.push(place.key);
             }
             rows::insert(connection, sql, &to, replaces.as_ref(), &record).map_err(failed())?;
+            transaction.put(to, connection.last_insert_rowid(), &record);
             Ok(Committed::Done { record, key: to, ended })
         }
         (Decision::Update { record, rekey: Some(rekey) }, Some(place)) => {
-            let room = make_room(commit, connection, sql, &rekey.to, Some(place))?;
+            let room = make_room(commit, connection, sql, &rekey.to, Some(place), transaction)?;
             let Some(mut ended) = room else { return Ok(Committed::Full) };
             rows::rekey(connection, sql, place, &rekey).map_err(failed())?;
             rows::update_all(connection, sql, place, &record).map_err(failed())?;
+            transaction.remove(place.key);
+            transaction.put(rekey.to, place.id, &record);
             ended.push(place.key);
             Ok(Committed::Done { record, key: rekey.to, ended })
         }
@@ -138,20 +158,33 @@ fn carry_out(commit: &Commit<'_>, connection: &Connection, sql: &Sql) -> Result<
                 None => rows::update_data(connection, sql, place, &record),
             }
             .map_err(failed())?;
+            transaction.put(place.key, place.id, &record);
             Ok(Committed::Done { record, key: place.key, ended: Vec::new() })
         }
         (Decision::Touch { record }, Some(place)) => {
             rows::update_seen(connection, sql, place.id, record.seen, record.deadline())
                 .map_err(failed())?;
+            transaction.seen(place.key, record.seen);
             Ok(Committed::Unchanged { record, key: place.key })
         }
         (Decision::Remove, Some(place)) => {
             rows::delete(connection, sql, place.id).map_err(failed())?;
+            transaction.remove(place.key);
             Ok(Committed::Deleted { key: place.key })
         }
         (Decision::Answer(answer), _) => Ok(answer),
         // Only a session that was found is changed, and what was found has a place.
         (_, None) => Err(Error::new(ErrorKind::Unexpected, doing(commit))),
+    }
+}
+
+/// What a query would find where the session is known.
+fn found(commit: &Commit<'_>, Hot { id, record }: Hot) -> (Loaded, Option<Place>) {
+    let key = *commit.key;
+    let place = Place { id, key, seen: record.seen };
+    match record.is_live(commit.now) {
+        true => (Loaded::Live { record, key }, Some(place)),
+        false => (Loaded::Absent, Some(place)),
     }
 }
 
@@ -163,6 +196,7 @@ fn make_room(
     sql: &Sql,
     to: &SessionKey,
     found: Option<Place>,
+    transaction: &mut Transaction<'_>,
 ) -> Result<Option<Vec<SessionKey>>> {
     let failed = || while_doing(doing(commit));
     if rows::is_taken(connection, sql, to).map_err(failed())? {
@@ -170,11 +204,14 @@ fn make_room(
     }
     let Some((admit, user)) = commit.admission() else { return Ok(Some(Vec::new())) };
     let except = found.map(|place| place.id);
-    rows::delete_expired_of(connection, sql, user, commit.now).map_err(failed())?;
+    if rows::delete_expired_of(connection, sql, user, commit.now).map_err(failed())? > 0 {
+        transaction.everything();
+    }
     let others = rows::by_sign_in(connection, sql, user, except, commit.now).map_err(failed())?;
     let Some(ended) = admit.judge(&others) else { return Ok(None) };
-    for (id, _) in ended {
+    for (id, key) in ended {
         rows::delete(connection, sql, *id).map_err(failed())?;
+        transaction.remove(*key);
     }
     Ok(Some(ended.iter().map(|(_, key)| *key).collect()))
 }

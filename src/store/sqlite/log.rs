@@ -108,6 +108,16 @@ impl Log {
         *self.bell.lock().unwrap_or_else(PoisonError::into_inner) = Some(bell);
     }
 
+    /// Before a commit on this thread, so that what is known of the log afterwards is of this one.
+    pub(super) fn begin_commit() {
+        PAGES.set(0);
+    }
+
+    /// After a commit on this thread: the pages in the log, if it wrote any.
+    pub(super) fn frames() -> Option<u32> {
+        Some(PAGES.get()).filter(|pages| *pages > 0)
+    }
+
     /// After a commit on this thread: the pages in the log, if that is a reason to do something.
     pub(super) fn is_due(&self) -> Option<u32> {
         let pages = PAGES.take();

@@ -8,6 +8,7 @@ mod builder;
 mod commit;
 mod failure;
 mod file;
+mod hot;
 mod log;
 mod look;
 mod migrate;
@@ -35,6 +36,7 @@ use crate::id::SessionKey;
 use crate::record::Touch;
 use crate::store::sqlite::failure::while_doing;
 use crate::store::sqlite::file::Access;
+use crate::store::sqlite::hot::Tier;
 use crate::store::sqlite::readers::Readers;
 use crate::store::sqlite::sql::{Sql, TableName};
 use crate::store::sqlite::writer::{Pace, Writer};
@@ -101,6 +103,9 @@ struct Inner {
     readers: Readers,
     events: Events,
     patience: Duration,
+    /// Sessions that need not be read from the database. Here to be let go of last, when the
+    /// connections are closed.
+    hot: Option<Arc<Tier>>,
 }
 
 impl Debug for Inner {
@@ -238,12 +243,18 @@ impl SqliteStore {
         const DOING: &str = "sweep ended sessions";
         let sql = self.0.sql.clone();
         let limit = i64::try_from(limit.get()).unwrap_or(i64::MAX);
-        let swept = self.0.writer.write(Pace::Normal, DOING, move |connection| {
-            let began = Instant::now();
-            let mut sweep = connection.prepare_cached(&sql.sweep).map_err(while_doing(DOING))?;
-            let removed = sweep.execute([now.as_millis(), limit]).map_err(while_doing(DOING))?;
-            Ok((removed, began))
-        });
+        let swept =
+            self.0.writer.write_known(Pace::Normal, DOING, move |connection, transaction| {
+                let began = Instant::now();
+                let mut sweep =
+                    connection.prepare_cached(&sql.sweep).map_err(while_doing(DOING))?;
+                let removed =
+                    sweep.execute([now.as_millis(), limit]).map_err(while_doing(DOING))?;
+                if removed > 0 {
+                    transaction.everything();
+                }
+                Ok((removed, began))
+            });
         swept.map(|(removed, began)| (removed, began.elapsed()))
     }
 
@@ -277,15 +288,29 @@ fn delete_all(connection: &Connection, sql: &Sql, now: Timestamp) -> rusqlite::R
 #[deny(clippy::missing_trait_methods)]
 impl Store for SqliteStore {
     fn load(&self, key: &SessionKey, now: Timestamp) -> Result<Loaded> {
-        self.0.readers.read("load a session", |connection| {
-            rows::find(connection, &self.0.sql, key, now).map(|(loaded, _)| loaded)
-        })
+        let hot = self.0.hot.as_deref();
+        let missed = match hot.map(|hot| hot.find(key, now)) {
+            Some(Ok(record)) => return Ok(Loaded::Live { record, key: *key }),
+            Some(Err(missed)) => Some(missed),
+            None => None,
+        };
+        let (loaded, place) = self
+            .0
+            .readers
+            .read("load a session", |connection| rows::find(connection, &self.0.sql, key, now))?;
+        if let (Loaded::Live { record, .. }, Some(place), Some(hot), Some(missed)) =
+            (&loaded, place, hot, missed)
+        {
+            hot.keep(missed, place.key, place.id, record);
+        }
+        Ok(loaded)
     }
 
     fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
         let (sql, owned) = (self.0.sql.clone(), commit::Owned::new(commit));
-        self.0.writer.write(commit::pace(commit), commit::doing(commit), move |connection| {
-            owned.carry_out(connection, &sql)
+        let (pace, doing) = (commit::pace(commit), commit::doing(commit));
+        self.0.writer.write_known(pace, doing, move |connection, transaction| {
+            owned.carry_out(connection, &sql, transaction)
         })
     }
 
@@ -294,13 +319,17 @@ impl Store for SqliteStore {
             return Ok(());
         }
         let (sql, batch) = (self.0.sql.clone(), batch.to_vec());
-        self.0.writer.write(Pace::Normal, "record activity", move |connection| {
-            for (key, touch) in batch {
-                rows::touch(connection, &sql, &key, touch, now)
-                    .map_err(while_doing("record activity"))?;
-            }
-            Ok(())
-        })
+        self.0.writer.write_known(
+            Pace::Normal,
+            "record activity",
+            move |connection, transaction| {
+                for (key, touch) in batch {
+                    rows::touch(connection, &sql, &key, touch, now, transaction)
+                        .map_err(while_doing("record activity"))?;
+                }
+                Ok(())
+            },
+        )
     }
 
     fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<usize> {

@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::id::{Handle, SessionKey};
 use crate::record::{Stats, Summary};
 use crate::store::sqlite::failure::while_doing;
+use crate::store::sqlite::hot::Transaction;
 use crate::store::sqlite::sql::Sql;
 use crate::store::sqlite::writer::Pace;
 use crate::store::sqlite::{Inner, delete_all, rows};
@@ -61,6 +62,7 @@ fn revoke(
     (condition, given): Condition,
     except: Option<&Handle>,
     now: Timestamp,
+    transaction: &mut Transaction<'_>,
 ) -> rusqlite::Result<Vec<SessionKey>> {
     let except = except.map_or(Column::Null, |handle| Column::Blob(handle.as_bytes().to_vec()));
     let mut columns = vec![Column::Integer(now.as_millis()), except];
@@ -72,6 +74,7 @@ fn revoke(
             Ok((SessionKey::from_bytes(row.get(0)?), row.get(1)?))
         })?
         .collect::<rusqlite::Result<Vec<(SessionKey, bool)>>>()?;
+    removed.iter().for_each(|(key, _)| transaction.remove(*key));
     Ok(removed.into_iter().filter(|(_, lived)| *lived).map(|(key, _)| key).collect())
 }
 
@@ -101,10 +104,11 @@ impl Registry for Inner {
     ) -> Result<Vec<SessionKey>> {
         const DOING: &str = "revoke sessions";
         let (sql, except, conditions) = (self.sql.clone(), except.copied(), conditions(which));
-        self.writer.write(Pace::Synced, DOING, move |connection| {
+        self.writer.write_known(Pace::Synced, DOING, move |connection, transaction| {
             for condition in conditions {
-                let revoked = revoke(connection, &sql, condition, except.as_ref(), now)
-                    .map_err(while_doing(DOING))?;
+                let revoked =
+                    revoke(connection, &sql, condition, except.as_ref(), now, transaction)
+                        .map_err(while_doing(DOING))?;
                 if !revoked.is_empty() {
                     return Ok(revoked);
                 }

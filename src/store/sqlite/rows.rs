@@ -11,6 +11,7 @@ use crate::id::{ExternalKey, Handle, SessionKey, UserKey};
 use crate::lifetime::Limits;
 use crate::record::{self, Client, Cursor, FORMAT, Record, Summary, Touch};
 use crate::store::sqlite::failure::while_doing;
+use crate::store::sqlite::hot::{Hot, Transaction};
 use crate::store::sqlite::sql::Sql;
 use crate::store::{Former, LeadsTo, Loaded, Rekey};
 
@@ -222,17 +223,16 @@ pub(super) fn rekey(
     let mut statement = connection.prepare_cached(&sql.rekey)?;
     let Former { key, left, grace_until } = rekey.former;
     let grace_until = grace_until.map(Timestamp::as_millis);
-    statement.execute(params![
+    one(statement.execute(params![
         place.id,
         rekey.to.as_bytes(),
         key.as_bytes(),
         left.as_millis(),
         grace_until
-    ])?;
-    Ok(())
+    ])?)
 }
 
-/// Writes everything that can change but the keys: what a sign-in changes.
+/// Writes everything that can change but the keys: what a sign-in transaction.
 pub(super) fn update_all(
     connection: &Connection,
     sql: &Sql,
@@ -240,7 +240,7 @@ pub(super) fn update_all(
     record: &Record,
 ) -> rusqlite::Result<()> {
     let mut statement = connection.prepare_cached(&sql.update_all)?;
-    statement.execute(params![
+    one(statement.execute(params![
         place.id,
         record.user.as_ref().map(UserKey::as_str),
         record.external_key.as_ref().map(ExternalKey::as_str),
@@ -255,11 +255,10 @@ pub(super) fn update_all(
         record.client.as_ref().map(Client::to_json),
         FORMAT,
         record.data.to_json(),
-    ])?;
-    Ok(())
+    ])?)
 }
 
-/// Writes the data, and the activity if that moved: what a merge changes.
+/// Writes the data, and the activity if that moved: what a merge transaction.
 pub(super) fn update_data(
     connection: &Connection,
     sql: &Sql,
@@ -269,13 +268,12 @@ pub(super) fn update_data(
     let (revision, data) = (revision_column(record), record.data.to_json());
     if record.seen == place.seen {
         let mut statement = connection.prepare_cached(&sql.update_data)?;
-        statement.execute(params![place.id, revision, FORMAT, data])?;
+        one(statement.execute(params![place.id, revision, FORMAT, data])?)
     } else {
         let mut statement = connection.prepare_cached(&sql.update_data_and_seen)?;
         let (seen, deadline) = (record.seen.as_millis(), record.deadline().as_millis());
-        statement.execute(params![place.id, revision, FORMAT, data, seen, deadline])?;
+        one(statement.execute(params![place.id, revision, FORMAT, data, seen, deadline])?)
     }
-    Ok(())
 }
 
 /// Records activity if the session lives and it is news.
@@ -285,16 +283,23 @@ pub(super) fn touch(
     key: &SessionKey,
     touch: Touch,
     now: Timestamp,
+    transaction: &mut Transaction<'_>,
 ) -> rusqlite::Result<()> {
     let times = |row: &Row<'_>| {
         let seen = Timestamp::from_millis(row.get(1)?);
         let deadline = Timestamp::from_millis(row.get(2)?);
-        Ok((row.get::<_, i64>(0)?, seen, deadline, limits(row, 3)?))
+        let place = (row.get::<_, i64>(0)?, SessionKey::from_bytes(row.get(5)?));
+        Ok((place, seen, deadline, limits(row, 3)?))
     };
-    let by_key = connection
-        .prepare_cached(&sql.times_by_key)?
-        .query_row([key.as_bytes()], times)
-        .optional()?;
+    let by_key = match transaction.find(key) {
+        Some(Hot { id, record }) => {
+            Some(((id, *key), record.seen, record.deadline(), Some(record.limits)))
+        }
+        None => connection
+            .prepare_cached(&sql.times_by_key)?
+            .query_row([key.as_bytes()], times)
+            .optional()?,
+    };
     let found = match by_key {
         Some(found) => Some(found),
         None => connection
@@ -303,8 +308,10 @@ pub(super) fn touch(
             .optional()?,
     };
     match found {
-        Some((id, seen, deadline, Some(limits))) if now < deadline && seen < touch.seen => {
-            update_seen(connection, sql, id, touch.seen, limits.deadline(touch.seen))
+        Some(((id, key), seen, deadline, Some(limits))) if now < deadline && seen < touch.seen => {
+            update_seen(connection, sql, id, touch.seen, limits.deadline(touch.seen))?;
+            transaction.seen(key, touch.seen);
+            Ok(())
         }
         _ => Ok(()),
     }
@@ -318,13 +325,19 @@ pub(super) fn update_seen(
     deadline: Timestamp,
 ) -> rusqlite::Result<()> {
     let mut statement = connection.prepare_cached(&sql.update_seen)?;
-    statement.execute(params![id, seen.as_millis(), deadline.as_millis()])?;
-    Ok(())
+    one(statement.execute(params![id, seen.as_millis(), deadline.as_millis()])?)
 }
 
 pub(super) fn delete(connection: &Connection, sql: &Sql, id: i64) -> rusqlite::Result<()> {
-    connection.prepare_cached(&sql.delete)?.execute([id])?;
-    Ok(())
+    one(connection.prepare_cached(&sql.delete)?.execute([id])?)
+}
+
+/// What is written was found before, within the same transaction.
+fn one(changed: usize) -> rusqlite::Result<()> {
+    match changed {
+        1 => Ok(()),
+        other => Err(rusqlite::Error::StatementChangedRows(other)),
+    }
 }
 
 pub(super) fn is_taken(
@@ -337,15 +350,15 @@ pub(super) fn is_taken(
     Ok(taken.is_some())
 }
 
-/// Removes the user's sessions whose deadline has passed.
+/// Removes the user's sessions whose deadline has passed; says how many there were.
 pub(super) fn delete_expired_of(
     connection: &Connection,
     sql: &Sql,
     user: &UserKey,
     now: Timestamp,
-) -> rusqlite::Result<()> {
+) -> rusqlite::Result<usize> {
     let mut statement = connection.prepare_cached(&sql.delete_expired_of)?;
-    statement.execute(params![user.as_str(), now.as_millis()]).map(drop)
+    statement.execute(params![user.as_str(), now.as_millis()])
 }
 
 /// The user's live sessions but the one in row `except`, from the one that signed in longest ago.

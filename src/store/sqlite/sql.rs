@@ -15,7 +15,7 @@ const SUMMARY: &str = "id, handle, user_key, external_key, auth_level, created, 
      seen, deadline, persistent, client, length(CAST(data AS BLOB))";
 
 /// What a touch needs to know.
-const TIMES: &str = "SELECT id, seen, deadline, idle, absolute";
+const TIMES: &str = "SELECT id, seen, deadline, idle, absolute, key";
 
 /// A table name that is safe inside double quotes and leaves room for suffixes.
 #[derive(Clone, Debug, PartialEq, Eq)]

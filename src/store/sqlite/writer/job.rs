@@ -8,6 +8,7 @@ use std::time::Instant;
 use rusqlite::Connection;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::store::sqlite::hot::Transaction;
 use crate::sync::{Condvar, Mutex, MutexGuard, instant};
 
 /// How a piece of work is to be written.
@@ -32,7 +33,8 @@ pub(super) trait Waiter: Send + Sync {
     /// Tells the caller that it leads now.
     fn lead(&self);
     /// Runs the work and keeps its result; an error is given back as well.
-    fn run(&self, connection: &Connection) -> Result<()>;
+    /// What it changes is put into `transaction`, also where it fails.
+    fn run(&self, connection: &Connection, transaction: &mut Transaction<'_>) -> Result<()>;
     /// Gives the caller its result, or the group's failure in place of a good one.
     fn settle(&self, failure: Option<&Error>);
 }
@@ -99,7 +101,9 @@ impl<T, F> Job<T, F> {
     }
 }
 
-impl<T: Send, F: FnOnce(&Connection) -> Result<T> + Send> Waiter for Job<T, F> {
+impl<T: Send, F: FnOnce(&Connection, &mut Transaction<'_>) -> Result<T> + Send> Waiter
+    for Job<T, F>
+{
     fn pace(&self) -> Pace {
         self.pace
     }
@@ -113,14 +117,15 @@ impl<T: Send, F: FnOnce(&Connection) -> Result<T> + Send> Waiter for Job<T, F> {
         self.changed.notify_one();
     }
 
-    fn run(&self, connection: &Connection) -> Result<()> {
+    fn run(&self, connection: &Connection, transaction: &mut Transaction<'_>) -> Result<()> {
         let state = std::mem::replace(&mut *lock(&self.state), State::Running);
         let (State::Waiting(work) | State::Leading(work)) = state else { return Ok(()) };
-        let (state, failure) = match catch_unwind(AssertUnwindSafe(|| work(connection))) {
-            Ok(Ok(answer)) => (State::Ran(Ok(answer)), None),
-            Ok(Err(error)) => (State::Ran(Err(error.clone())), Some(error)),
-            Err(panic) => (State::Panicked(panic), Some(panicked(self.doing))),
-        };
+        let (state, failure) =
+            match catch_unwind(AssertUnwindSafe(|| work(connection, transaction))) {
+                Ok(Ok(answer)) => (State::Ran(Ok(answer)), None),
+                Ok(Err(error)) => (State::Ran(Err(error.clone())), Some(error)),
+                Err(panic) => (State::Panicked(panic), Some(panicked(self.doing))),
+            };
         *lock(&self.state) = state;
         failure.map_or(Ok(()), Err)
     }

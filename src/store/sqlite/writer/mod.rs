@@ -16,6 +16,7 @@ use rusqlite::Connection;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::sqlite::failure::{self, while_doing};
+use crate::store::sqlite::hot::{Tier, Transaction};
 use crate::store::sqlite::log::Log;
 use crate::store::sqlite::names::Names;
 use crate::sync::{Mutex, instant, thread};
@@ -33,6 +34,7 @@ pub(super) struct Writer {
     full: bool,
     log: Log,
     names: Arc<Names>,
+    hot: Option<Arc<Tier>>,
 }
 
 struct Desk {
@@ -99,6 +101,7 @@ impl Writer {
         full: bool,
         log: Log,
         names: Arc<Names>,
+        hot: Option<Arc<Tier>>,
     ) -> Self {
         Writer {
             desk: Mutex::new(Desk { connection, synced: None, wal }),
@@ -107,6 +110,7 @@ impl Writer {
             full,
             log,
             names,
+            hot,
         }
     }
 
@@ -122,6 +126,18 @@ impl Writer {
     where
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T> + Send + 'static,
+    {
+        self.write_known(pace, doing, |connection, transaction| {
+            transaction.everything();
+            work(connection)
+        })
+    }
+
+    /// The same for work that tells which sessions it changes.
+    pub(super) fn write_known<T, F>(&self, pace: Pace, doing: &'static str, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection, &mut Transaction<'_>) -> Result<T> + Send + 'static,
     {
         let deadline = instant() + self.patience;
         let job = Arc::new(Job::new(pace, doing, work));
@@ -140,7 +156,7 @@ impl Writer {
     fn take_turn<T, F>(&self, job: &Arc<Job<T, F>>, deadline: Instant) -> Result<bool>
     where
         T: Send + 'static,
-        F: FnOnce(&Connection) -> Result<T> + Send + 'static,
+        F: FnOnce(&Connection, &mut Transaction<'_>) -> Result<T> + Send + 'static,
     {
         {
             let mut line = lock(&self.line);
@@ -170,11 +186,13 @@ impl Writer {
         let pace = own.pace();
         let mut leader = Leader { writer: self, doing, group: vec![own], failure: None };
         let mut desk = lock(&self.desk);
-        let written = self.names.check().and_then(|()| match (pace, leader.group.as_slice()) {
+        let written = match (pace, leader.group.as_slice()) {
             // Its error is its own; nobody shares it.
-            (Pace::Alone, [own]) => desk.heal().map(|()| own.run(&desk.connection).unwrap_or(())),
+            (Pace::Alone, [own]) => self.names.check().and_then(|()| desk.heal()).map(|()| {
+                own.run(&desk.connection, &mut Transaction::begin(None)).unwrap_or(());
+            }),
             _ => self.write_group(&mut desk, &mut leader, deadline),
-        });
+        };
         leader.failure = written.err();
         if let Some(pages) = self.log.is_due() {
             // What is committed is answered before the log is looked after.
@@ -192,12 +210,21 @@ impl Writer {
     ) -> Result<()> {
         let failed = || while_doing(leader.doing);
         let synced = self.full || self.next_group(&leader.group).any(|pace| pace == Pace::Synced);
+        match synced {
+            true => self.names.check()?,
+            false => self.names.check_if_changed()?,
+        }
         desk.heal()?;
         desk.set_synced(synced, deadline).map_err(failed())?;
         let connection = &desk.connection;
         patiently(deadline, || execute(connection, "BEGIN IMMEDIATE")).map_err(failed())?;
+        Log::begin_commit();
+        let mut transaction = Transaction::begin(self.hot.as_deref());
         self.fill_group(&mut leader.group, synced);
-        let result = run_group(connection, &leader.group, leader.doing, deadline);
+        let result = run_group(connection, &leader.group, &mut transaction, leader.doing, deadline);
+        if result.is_ok() {
+            transaction.committed(Log::frames());
+        }
         if result.is_err() && !connection.is_autocommit() {
             // If even this fails, the next leader heals it.
             let _ = connection.execute_batch("ROLLBACK");
@@ -239,6 +266,7 @@ impl Writer {
 fn run_group(
     connection: &Connection,
     group: &[Arc<dyn Waiter>],
+    transaction: &mut Transaction<'_>,
     doing: &'static str,
     deadline: Instant,
 ) -> Result<()> {
@@ -248,12 +276,14 @@ fn run_group(
         if together {
             step("SAVEPOINT job")?;
         }
-        if let Err(error) = waiter.run(connection) {
+        let mark = transaction.mark();
+        if let Err(error) = waiter.run(connection, transaction) {
             if connection.is_autocommit() {
                 // SQLite has rolled everything back, the work of those before included.
                 return Err(error);
             }
             step(if together { "ROLLBACK TO job" } else { "ROLLBACK" })?;
+            transaction.undo(mark);
         }
         if together {
             step("RELEASE job")?;
@@ -357,7 +387,7 @@ mod tests {
         let log = Log::new(4096, true, Events::default());
         let names = Arc::new(Names::of(vec![], Events::default()));
         let writer =
-            Arc::new(Writer::new(connection, journal == "WAL", patience, false, log, names));
+            Arc::new(Writer::new(connection, journal == "WAL", patience, false, log, names, None));
         Bench { writer, other: open(), folder }
     }
 

@@ -1,0 +1,476 @@
+//! Hot sessions: those loaded or written lately, kept as they are in the database, and believed as
+//! long as the database is known not to have changed since.
+//!
+//! The shared memory that every process on the file maps has a header that changes with every
+//! commit. To find a session here costs one read of that header. While it is the one for which the
+//! kept sessions are known to be right, they are; a commit of this process carries them over to the
+//! next header, with what it changed; after anybody else's commit all of them are forgotten. So
+//! what is found here is what a query would have found.
+//!
+//! The header is read by a system call and written through a map of the same file. Where the
+//! system does not keep these two in step, nothing may be believed: so nothing is, until one of
+//! our own commits was seen to change the header as it should, and nothing ever again once one was
+//! not.
+
+mod header;
+mod slots;
+
+use std::path::Path;
+use std::sync::PoisonError;
+
+use crate::clock::Timestamp;
+use crate::id::SessionKey;
+use crate::record::Record;
+use crate::sync::{Mutex, MutexGuard};
+use header::{Header, Index};
+use slots::Slots;
+
+pub(super) use slots::Hot;
+
+/// The hot sessions of one store.
+#[derive(Debug)]
+pub(super) struct Tier {
+    index: Index,
+    shelf: Mutex<Shelf>,
+}
+
+#[derive(Debug)]
+struct Shelf {
+    trust: Trust,
+    /// The state of the database for which the sessions are right.
+    known: Option<Header>,
+    /// A commit of this process is under way. Until it is carried over, a new header is nobody's
+    /// reason to forget anything.
+    committing: bool,
+    slots: Slots,
+}
+
+/// Whether the header is seen to change with what is committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trust {
+    Untried,
+    Seen,
+    Broken,
+}
+
+/// The state in which a session was not found here, so that it can be kept once it was read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Missed(Option<Header>);
+
+#[derive(Debug)]
+enum Change {
+    /// The session is this from now on.
+    Now(Hot),
+    /// It was last seen then.
+    Seen(Timestamp),
+    /// No row has this key any more.
+    Gone,
+}
+
+impl Tier {
+    /// Of the database whose shared memory is at `path`, with up to about `budget` bytes. `None`
+    /// where that is not to be had: then every load is a query.
+    pub(super) fn new(path: &Path, budget: usize) -> Option<Self> {
+        let index = Index::open(path).ok()?;
+        let shelf = Shelf {
+            trust: Trust::Untried,
+            known: None,
+            committing: false,
+            slots: Slots::new(budget),
+        };
+        Some(Tier { index, shelf: Mutex::new(shelf) })
+    }
+
+    fn shelf(&self) -> MutexGuard<'_, Shelf> {
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The session under `key`, if it is kept and live at `now`. Nothing is known of the others:
+    /// they must be read from the database.
+    pub(super) fn find(&self, key: &SessionKey, now: Timestamp) -> Result<Record, Missed> {
+        let header = self.index.read().ok_or(Missed(None))?;
+        let (mut shelf, mut forgotten) = (self.shelf(), None);
+        if shelf.trust != Trust::Seen {
+            return Err(Missed(None));
+        }
+        if shelf.known != Some(header) {
+            forgotten = shelf.turn_to(&self.index)?;
+        }
+        let found = shelf.slots.get(key).filter(|hot| hot.record.is_live(now));
+        let found = found.map(|hot| hot.record.clone()).ok_or(Missed(shelf.known));
+        drop(shelf);
+        drop(forgotten);
+        found
+    }
+
+    /// Keeps what a query has found under `key` since it was missed.
+    ///
+    /// The query has seen the database as it was then, or later. If what is known has not moved
+    /// since, the session is right for it; or there is a newer commit, after which the sessions
+    /// are believed only once it is carried over, with this one in it if it was changed, or they
+    /// are forgotten.
+    pub(super) fn keep(&self, missed: Missed, key: SessionKey, id: i64, record: &Record) {
+        let Some(header) = missed.0 else { return };
+        let hot = Hot { id, record: record.clone() };
+        let mut shelf = self.shelf();
+        if shelf.known == Some(header) {
+            shelf.slots.put(key, hot);
+        }
+    }
+}
+
+impl Shelf {
+    fn forget(&mut self, known: Option<Header>) -> Slots {
+        self.known = known;
+        self.slots.empty()
+    }
+
+    /// Forgets what is not right for the database as it is now.
+    fn turn_to(&mut self, index: &Index) -> Result<Option<Slots>, Missed> {
+        if self.committing {
+            return Err(Missed(None));
+        }
+        // Once more, now that nobody else is at it: another thread may have come here later and
+        // read a newer one.
+        let header = index.read().ok_or(Missed(None))?;
+        Ok((self.known != Some(header)).then(|| self.forget(Some(header))))
+    }
+}
+
+/// A transaction that writes, and what it changes for those who load sessions.
+#[derive(Debug)]
+pub(super) struct Transaction<'t> {
+    under_way: Option<UnderWay<'t>>,
+    /// Any session may have changed.
+    everything: bool,
+    /// By key, in their order.
+    changes: Vec<(SessionKey, Change)>,
+}
+
+#[derive(Debug)]
+struct UnderWay<'t> {
+    tier: &'t Tier,
+    before: Option<Header>,
+}
+
+impl<'t> Transaction<'t> {
+    /// To be called within the transaction: nobody else's commit can come between this and its end.
+    pub(super) fn begin(tier: Option<&'t Tier>) -> Self {
+        let under_way = tier.map(|tier| {
+            let before = tier.index.read();
+            let mut shelf = tier.shelf();
+            let forgotten = (shelf.known != before).then(|| shelf.forget(before));
+            shelf.committing = true;
+            drop(shelf);
+            drop(forgotten);
+            UnderWay { tier, before }
+        });
+        Transaction { under_way, everything: false, changes: Vec::new() }
+    }
+
+    /// The session under `key`, as this transaction would find it; `None` if it has to look.
+    pub(super) fn find(&self, key: &SessionKey) -> Option<Hot> {
+        let UnderWay { tier, .. } = self.under_way.as_ref()?;
+        if self.everything || self.changes.iter().any(|(changed, _)| changed == key) {
+            return None;
+        }
+        tier.shelf().slots.get(key).cloned()
+    }
+
+    /// The session is this from now on.
+    pub(super) fn put(&mut self, key: SessionKey, id: i64, record: &Record) {
+        if self.under_way.is_some() {
+            self.changes.push((key, Change::Now(Hot { id, record: record.clone() })));
+        }
+    }
+
+    /// The session was last seen at `seen`.
+    pub(super) fn seen(&mut self, key: SessionKey, seen: Timestamp) {
+        self.changes.push((key, Change::Seen(seen)));
+    }
+
+    /// No row has this key any more.
+    pub(super) fn remove(&mut self, key: SessionKey) {
+        self.changes.push((key, Change::Gone));
+    }
+
+    /// Any session may have changed.
+    pub(super) fn everything(&mut self) {
+        self.everything = true;
+    }
+
+    /// How much has been changed until now.
+    pub(super) fn mark(&self) -> usize {
+        self.changes.len()
+    }
+
+    /// What was changed since `mark` was not, after all.
+    pub(super) fn undo(&mut self, mark: usize) {
+        self.changes.truncate(mark);
+    }
+
+    /// Carries the sessions over to what the commit has made of the database. `frames` is how long
+    /// SQLite said that the log was after it, if it wrote at all. To be called before the commit is
+    /// acknowledged.
+    pub(super) fn committed(mut self, frames: Option<u32>) {
+        let Some(UnderWay { tier, before }) = self.under_way.take() else { return };
+        let after = tier.index.read();
+        let mut shelf = tier.shelf();
+        shelf.committing = false;
+        let alone = match (&before, &after, frames) {
+            (Some(before), Some(after), None) => before == after,
+            (Some(before), Some(after), Some(frames)) => {
+                let follows = after.follows(before, frames);
+                shelf.trust = match shelf.trust {
+                    _ if before == after => Trust::Broken,
+                    Trust::Untried if follows => Trust::Seen,
+                    trust => trust,
+                };
+                follows
+            }
+            _ => false,
+        };
+        let mut forgotten = None;
+        if !alone || self.everything || shelf.trust != Trust::Seen {
+            forgotten = Some(shelf.forget(after.filter(|_| alone)));
+        } else {
+            shelf.known = after;
+            for (key, change) in std::mem::take(&mut self.changes) {
+                match change {
+                    Change::Now(session) => shelf.slots.put(key, session),
+                    Change::Seen(seen) => shelf.slots.seen(&key, seen),
+                    Change::Gone => shelf.slots.remove(&key),
+                }
+            }
+        }
+        drop(shelf);
+        drop(forgotten);
+    }
+}
+
+impl Drop for Transaction<'_> {
+    /// Whether a commit that failed has changed anything is not known.
+    fn drop(&mut self) {
+        if let Some(UnderWay { tier, .. }) = self.under_way.take() {
+            let mut shelf = tier.shelf();
+            shelf.committing = false;
+            let forgotten = shelf.forget(None);
+            drop(shelf);
+            drop(forgotten);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::time::Duration;
+
+    use rusqlite::Connection;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::data::Value;
+    use crate::delta::Delta;
+    use crate::id::SessionId;
+    use crate::lifetime::Lifetime;
+    use crate::record::Birth;
+    use crate::store::sqlite::SqliteStore;
+    use crate::store::{Commit, Committed, Fate, Store};
+
+    const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+
+    fn store() -> (TempDir, SqliteStore) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(folder.path().join("a.db")).unwrap();
+        (folder, store)
+    }
+
+    fn tier(store: &SqliteStore) -> &Tier {
+        store.0.hot.as_deref().unwrap()
+    }
+
+    fn is_hot(store: &SqliteStore, key: &SessionKey) -> bool {
+        tier(store).find(key, NOW).is_ok()
+    }
+
+    fn setting(value: u32) -> Delta {
+        let mut delta = Delta::new();
+        delta.set("n", Value::encode(&value).unwrap());
+        delta
+    }
+
+    fn nowhere() -> SessionKey {
+        SessionId::generate().unwrap().key()
+    }
+
+    fn begin(store: &SqliteStore, key: &SessionKey) {
+        let birth = Birth::new(Lifetime::default().starting(NOW)).unwrap();
+        store.commit(&Commit::new(key, Fate::Create(&birth), &setting(0), NOW)).unwrap();
+    }
+
+    fn create(store: &SqliteStore) -> SessionKey {
+        let key = nowhere();
+        begin(store, &key);
+        key
+    }
+
+    fn merge(store: &SqliteStore, key: &SessionKey, value: u32) -> Record {
+        match store.commit(&Commit::new(key, Fate::Merge, &setting(value), NOW)).unwrap() {
+            Committed::Done { record, .. } => record,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn row(store: &SqliteStore, key: &SessionKey) -> i64 {
+        tier(store).shelf().slots.get(key).unwrap().id
+    }
+
+    #[test]
+    fn what_was_written_or_loaded_is_found_without_a_query_as_it_is_in_the_database() {
+        let (folder, store) = store();
+        let (one, two) = (create(&store), create(&store));
+        assert!(is_hot(&store, &one) && is_hot(&store, &two));
+        let written = merge(&store, &one, 1);
+        assert_eq!(tier(&store).find(&one, NOW).unwrap(), written);
+        let other = SqliteStore::open(folder.path().join("a.db")).unwrap();
+        assert!(!is_hot(&other, &one), "it has not seen that the header changes");
+        create(&other);
+        assert!(!is_hot(&other, &one));
+        other.load(&one, NOW).unwrap();
+        assert_eq!(tier(&other).find(&one, NOW).unwrap(), written);
+        assert!(!is_hot(&other, &two));
+    }
+
+    #[test]
+    fn after_anybody_elses_commit_everything_is_forgotten_and_after_ones_own_nothing_else() {
+        let (folder, store) = store();
+        let (one, two) = (create(&store), create(&store));
+        merge(&store, &one, 1);
+        assert!(is_hot(&store, &two));
+        let other = Connection::open(folder.path().join("a.db")).unwrap();
+        other.execute_batch("CREATE TABLE t (n)").unwrap();
+        assert!(!is_hot(&store, &one) && !is_hot(&store, &two));
+        for key in [&one, &two] {
+            store.load(key, NOW).unwrap();
+            assert!(is_hot(&store, key));
+        }
+        other.execute_batch("INSERT INTO t VALUES (1)").unwrap();
+        create(&store);
+        assert!(!is_hot(&store, &one), "the writer was the first to notice");
+    }
+
+    #[test]
+    fn a_slow_reader_keeps_nothing_that_was_changed_meanwhile() {
+        let (folder, store) = store();
+        let key = create(&store);
+        let other = Connection::open(folder.path().join("a.db")).unwrap();
+        other.execute_batch("CREATE TABLE t (n)").unwrap();
+        for by_another in [false, true] {
+            let missed = tier(&store).find(&nowhere(), NOW).unwrap_err();
+            let old = merge(&store, &key, 1);
+            let id = row(&store, &key);
+            let missed_later = tier(&store).find(&nowhere(), NOW).unwrap_err();
+            match by_another {
+                true => other.execute_batch("DELETE FROM cloakroom_sessions").unwrap(),
+                false => {
+                    store.commit(&Commit::new(&key, Fate::Delete, &Delta::new(), NOW)).unwrap();
+                }
+            }
+            tier(&store).keep(missed, key, id, &old);
+            tier(&store).keep(missed_later, key, id, &old);
+            assert!(!is_hot(&store, &key));
+            if by_another {
+                return;
+            }
+            begin(&store, &key);
+        }
+    }
+
+    #[test]
+    fn at_its_deadline_it_is_not_found() {
+        let (_folder, store) = store();
+        let key = create(&store);
+        let record = tier(&store).find(&key, NOW).unwrap();
+        let just_before = record.deadline() - Duration::from_millis(1);
+        assert!(tier(&store).find(&key, just_before).is_ok());
+        assert!(tier(&store).find(&key, record.deadline()).is_err());
+    }
+
+    #[test]
+    fn where_the_header_is_not_seen_to_change_nothing_is_believed() {
+        let (folder, store) = store();
+        let key = create(&store);
+        let (id, record) = (row(&store, &key), tier(&store).find(&key, NOW).unwrap());
+        // A system that answers reads of the file from another place than the map.
+        let stale = folder.path().join("stale-shm");
+        fs::copy(folder.path().join("a.db-shm"), &stale).unwrap();
+        let tier = Tier::new(&stale, 1 << 20).unwrap();
+        let commit = |frames: Option<u32>| {
+            let mut transaction = Transaction::begin(Some(&tier));
+            transaction.put(key, id, &record);
+            transaction.committed(frames);
+        };
+        for frames in [None, Some(7), Some(8)] {
+            commit(frames);
+            let missed = tier.find(&key, NOW).unwrap_err();
+            tier.keep(missed, key, id, &record);
+            assert!(tier.find(&key, NOW).is_err());
+            assert!(Transaction::begin(Some(&tier)).find(&key).is_none());
+        }
+        assert_eq!(tier.shelf().trust, Trust::Broken);
+        fs::copy(folder.path().join("a.db-shm"), &stale).unwrap();
+        commit(None);
+        assert_eq!(tier.shelf().trust, Trust::Broken, "for good");
+    }
+
+    #[test]
+    fn a_transaction_that_fails_leaves_nothing_to_be_believed() {
+        let (_folder, store) = store();
+        let (one, two) = (create(&store), create(&store));
+        let record = merge(&store, &one, 1);
+        let mut transaction = Transaction::begin(Some(tier(&store)));
+        assert!(transaction.find(&one).is_some());
+        let mark = transaction.mark();
+        transaction.remove(one);
+        assert!(transaction.find(&one).is_none(), "it has to look");
+        transaction.undo(mark);
+        assert!(transaction.find(&one).is_some());
+        transaction.put(two, 1, &record);
+        drop(transaction);
+        assert!(!is_hot(&store, &one) && !is_hot(&store, &two));
+        assert!(!tier(&store).shelf().committing);
+    }
+
+    #[test]
+    fn a_commit_of_anybody_else_right_after_ones_own_is_not_taken_for_it() {
+        let (folder, store) = store();
+        let key = create(&store);
+        let other = Connection::open(folder.path().join("a.db")).unwrap();
+        for (commits, is_ours) in [(1, true), (2, false)] {
+            merge(&store, &key, commits);
+            let transaction = Transaction::begin(Some(tier(&store)));
+            let mut frames = 0;
+            for n in 0..commits {
+                other.execute_batch(&format!("PRAGMA user_version = {}", n + commits)).unwrap();
+                let log = "PRAGMA wal_checkpoint(PASSIVE)";
+                frames = other.query_row(log, [], |row| row.get::<_, u32>(1)).unwrap();
+            }
+            transaction.committed(Some(frames));
+            assert_eq!(is_hot(&store, &key), is_ours, "{commits}");
+        }
+    }
+
+    #[test]
+    fn while_a_commit_is_under_way_a_new_header_is_no_reason_to_forget() {
+        let (_folder, store) = store();
+        let (one, two) = (create(&store), create(&store));
+        let transaction = Transaction::begin(Some(tier(&store)));
+        assert!(is_hot(&store, &one), "nothing has been committed yet");
+        tier(&store).shelf().known = None;
+        assert!(!is_hot(&store, &one), "what was committed is not carried over yet");
+        tier(&store).shelf().known = transaction.under_way.as_ref().unwrap().before;
+        transaction.committed(None);
+        assert!(is_hot(&store, &one) && is_hot(&store, &two));
+    }
+}

@@ -1,0 +1,224 @@
+//! Sessions in memory, as many as a budget allows; who was not asked for goes first.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+use crate::clock::Timestamp;
+use crate::id::{ExternalKey, SessionKey, UserKey};
+use crate::record::Record;
+
+/// What a session takes besides its texts: its slot, its place in the index, and what the
+/// allocator adds.
+const OVERHEAD: usize = size_of::<Slot>() + 128;
+
+/// What one name and its value take besides their texts.
+const ENTRY: usize = 64;
+
+/// Records by key. When the budget is used up, a hand goes round and takes out the first that
+/// nobody has asked for since it came by (the "clock", or second chance, of page caches).
+#[derive(Debug)]
+pub(super) struct Slots {
+    budget: usize,
+    weight: usize,
+    hand: usize,
+    places: HashMap<SessionKey, usize, BuildHasherDefault<KeyHasher>>,
+    slots: Vec<Slot>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    key: SessionKey,
+    session: Hot,
+    weight: usize,
+    asked_for: bool,
+}
+
+/// A session as its row is, and which row that is.
+#[derive(Clone, Debug)]
+pub(in crate::store::sqlite) struct Hot {
+    pub(in crate::store::sqlite) id: i64,
+    pub(in crate::store::sqlite) record: Record,
+}
+
+impl Slots {
+    /// No sessions, of which all together may take about `budget` bytes.
+    pub(super) fn new(budget: usize) -> Self {
+        Slots { budget, weight: 0, hand: 0, places: HashMap::default(), slots: Vec::new() }
+    }
+
+    /// Takes everything out, to be dropped where nobody waits for it.
+    pub(super) fn empty(&mut self) -> Self {
+        let budget = self.budget;
+        std::mem::replace(self, Slots::new(budget))
+    }
+
+    pub(super) fn get(&mut self, key: &SessionKey) -> Option<&Hot> {
+        let slot = self.slots.get_mut(*self.places.get(key)?)?;
+        slot.asked_for = true;
+        Some(&slot.session)
+    }
+
+    pub(super) fn put(&mut self, key: SessionKey, session: Hot) {
+        let weight = weight(&session.record);
+        if weight > self.budget / 8 {
+            // It would drive too many others out.
+            return self.remove(&key);
+        }
+        match self.places.get(&key).and_then(|place| self.slots.get_mut(*place)) {
+            Some(slot) => {
+                self.weight = self.weight - slot.weight + weight;
+                (slot.session, slot.weight) = (session, weight);
+            }
+            None => {
+                self.weight += weight;
+                self.places.insert(key, self.slots.len());
+                self.slots.push(Slot { key, session, weight, asked_for: false });
+            }
+        }
+        while self.weight > self.budget {
+            self.make_room();
+        }
+    }
+
+    /// Records when a session that is kept was last seen.
+    pub(super) fn seen(&mut self, key: &SessionKey, seen: Timestamp) {
+        let slot = self.places.get(key).and_then(|place| self.slots.get_mut(*place));
+        if let Some(slot) = slot {
+            slot.session.record.seen = seen;
+        }
+    }
+
+    fn make_room(&mut self) {
+        if self.hand >= self.slots.len() {
+            self.hand = 0;
+        }
+        match self.slots.get_mut(self.hand) {
+            Some(slot) if slot.asked_for => {
+                slot.asked_for = false;
+                self.hand += 1;
+            }
+            Some(slot) => {
+                let key = slot.key;
+                self.remove(&key);
+            }
+            None => self.weight = 0,
+        }
+    }
+
+    pub(super) fn remove(&mut self, key: &SessionKey) {
+        let Some(place) = self.places.remove(key) else { return };
+        if place < self.slots.len() {
+            let slot = self.slots.swap_remove(place);
+            self.weight = self.weight.saturating_sub(slot.weight);
+        }
+        // The last one has moved to where this one was.
+        if let Some(moved) = self.slots.get(place) {
+            self.places.insert(moved.key, place);
+        }
+    }
+}
+
+/// About what a record takes in memory, in bytes.
+fn weight(record: &Record) -> usize {
+    let user = record.user.as_ref().map_or(0, |user| UserKey::as_str(user).len());
+    let external = record.external_key.as_ref().map_or(0, |key| ExternalKey::as_str(key).len());
+    let agent = record.client.as_ref().and_then(|client| client.user_agent.as_ref());
+    let agent = agent.map_or(0, |agent| agent.len());
+    let data: usize =
+        record.data.iter().map(|(name, value)| ENTRY + name.len() + value.as_json().len()).sum();
+    OVERHEAD + user + external + agent + data
+}
+
+/// A key is a hash already; its first bytes do.
+#[derive(Default)]
+struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        if let Some((first, _)) = bytes.split_first_chunk() {
+            self.0 = u64::from_ne_bytes(*first);
+        }
+    }
+
+    /// The length of a key, which is always the same.
+    fn write_usize(&mut self, _: usize) {}
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Value;
+    use crate::lifetime::Lifetime;
+    use crate::record::Birth;
+
+    fn key(number: u8) -> SessionKey {
+        SessionKey::from_bytes([number; 32])
+    }
+
+    fn session(id: i64, bytes: usize) -> Hot {
+        let now = Timestamp::from_millis(0);
+        let birth = Birth::new(Lifetime::default().starting(now)).unwrap();
+        let mut record = Record::born(&birth, now);
+        record.data.set("data", &Value::encode(&"x".repeat(bytes)).unwrap());
+        Hot { id, record }
+    }
+
+    fn kept(slots: &mut Slots) -> Vec<u8> {
+        (0..=u8::MAX).filter(|number| slots.places.contains_key(&key(*number))).collect()
+    }
+
+    #[test]
+    fn who_was_asked_for_stays_and_the_budget_is_kept() {
+        let one = weight(&session(0, 1000).record);
+        let mut slots = Slots::new(one * 10);
+        for number in 0..10 {
+            slots.put(key(number), session(i64::from(number), 1000));
+        }
+        assert_eq!(kept(&mut slots), (0..10).collect::<Vec<_>>());
+        for number in [1, 4, 9] {
+            assert_eq!(slots.get(&key(number)).unwrap().id, i64::from(number));
+        }
+        for number in 10..17 {
+            slots.put(key(number), session(i64::from(number), 1000));
+            assert!(slots.weight <= slots.budget);
+        }
+        let kept = kept(&mut slots);
+        assert_eq!(kept.len(), 10);
+        assert!([1, 4, 9].iter().all(|number| kept.contains(number)), "{kept:?}");
+    }
+
+    #[test]
+    fn what_is_replaced_removed_or_too_large_is_not_found_and_weighs_nothing() {
+        let mut slots = Slots::new(1 << 20);
+        for number in 0..20 {
+            slots.put(key(number), session(1, 100));
+        }
+        slots.put(key(3), session(2, 5000));
+        assert_eq!(slots.get(&key(3)).unwrap().id, 2);
+        slots.put(key(3), session(3, 1 << 18));
+        assert!(slots.get(&key(3)).is_none());
+        for number in (0..20).rev() {
+            slots.remove(&key(number));
+            slots.remove(&key(number));
+            assert!(slots.get(&key(number)).is_none());
+            let rest: Vec<u8> = (0..number).filter(|n| *n != 3).collect();
+            assert_eq!(kept(&mut slots), rest);
+            assert!(rest.iter().all(|n| slots.get(&key(*n)).is_some()));
+        }
+        assert_eq!(slots.weight, 0);
+    }
+
+    #[test]
+    fn emptied_it_has_its_budget_still() {
+        let mut slots = Slots::new(1 << 20);
+        slots.put(key(1), session(1, 100));
+        assert_eq!(kept(&mut slots.empty()), [1]);
+        assert!(kept(&mut slots).is_empty());
+        slots.put(key(2), session(1, 100));
+        assert_eq!(kept(&mut slots), [2]);
+    }
+}

@@ -1,0 +1,262 @@
+//! Hot sessions: what is kept in memory is what the database has, whoever writes to it.
+
+mod common;
+#[path = "common/dice.rs"]
+mod dice;
+
+use std::num::NonZeroU32;
+use std::ops::ControlFlow;
+use std::sync::{Barrier, Mutex};
+use std::time::Duration;
+
+use cloakroom::clock::Timestamp;
+use cloakroom::delta::Delta;
+use cloakroom::id::{ExternalKey, Handle, SessionKey};
+use cloakroom::record::{Birth, Touch};
+use cloakroom::rusqlite::Connection;
+use cloakroom::store::sqlite::{Compacting, Watch};
+use cloakroom::store::{Admit, AtLimit, Commit, Committed, Fate, Loaded, Store, Which};
+use cloakroom::{Lifetime, SqliteStore, UserKey};
+use common::{Folder, NOW, birth, create, live, merge, new_key, setting, value};
+use dice::Dice;
+
+fn watch() -> Watch {
+    Box::new(|_| ControlFlow::Continue(()))
+}
+
+/// What a load says, to be compared.
+fn said(store: &SqliteStore, key: &SessionKey, now: Timestamp) -> String {
+    match store.load(key, now).unwrap() {
+        Loaded::Live { record, key } => {
+            format!("{record:?} {} {:?}", record.data.to_json(), key.as_bytes())
+        }
+        Loaded::Undecodable { handle, .. } => format!("undecodable {handle:?}"),
+        other => format!("{other:?}"),
+    }
+}
+
+/// Stores on one file, as several processes would have them, and what was ever in it.
+struct Several {
+    folder: Folder,
+    stores: Vec<SqliteStore>,
+    /// Keeps nothing.
+    plain: SqliteStore,
+    keys: Vec<SessionKey>,
+    handles: Vec<Handle>,
+    dice: Dice,
+    now: Timestamp,
+}
+
+impl Several {
+    fn new(dice: Dice) -> Self {
+        let folder = Folder::in_memory();
+        let open = |bytes| SqliteStore::builder(folder.database()).hot_bytes(bytes).open().unwrap();
+        // One has room for a few sessions only.
+        let (stores, plain) = (vec![open(64 << 20), open(64 << 20), open(10_000)], open(0));
+        Several { folder, stores, plain, keys: vec![], handles: vec![], dice, now: NOW }
+    }
+
+    fn any_key(&mut self) -> SessionKey {
+        match self.keys.len() {
+            0 => new_key(),
+            many => self.keys[self.dice.roll(many)],
+        }
+    }
+
+    fn fresh_key(&mut self) -> SessionKey {
+        self.keys.push(new_key());
+        self.keys[self.keys.len() - 1]
+    }
+
+    fn user(&mut self) -> UserKey {
+        UserKey::new(format!("user {}", self.dice.roll(3))).unwrap()
+    }
+
+    fn birth(&mut self) -> Birth {
+        let minutes = Duration::from_secs(60 * (1 + self.dice.roll(60) as u64));
+        let mut birth = Birth::new(Lifetime::idle(minutes).starting(self.now)).unwrap();
+        if self.dice.chance(30) {
+            birth.external_key = Some(ExternalKey::new(format!("{}", self.dice.roll(3))).unwrap());
+        }
+        self.handles.push(birth.handle);
+        birth
+    }
+
+    fn delta(&mut self) -> Delta {
+        let mut delta = setting(["a", "b", "\"c\"\n"][self.dice.roll(3)], self.dice.roll(5));
+        if self.dice.chance(5) {
+            delta.clear();
+        }
+        if self.dice.chance(5) {
+            delta.set_user(Some(self.user()));
+        }
+        delta
+    }
+
+    /// Anything that anybody can do to the file.
+    fn step(&mut self) {
+        self.now = self.now + Duration::from_secs(1);
+        let store = self.stores[self.dice.roll(self.stores.len())].clone();
+        let store = if self.dice.chance(20) { self.plain.clone() } else { store };
+        // Some requests come late.
+        let late = Duration::from_secs(if self.dice.chance(10) { 600 } else { 0 });
+        let now = self.now - late;
+        let (key, delta, birth) = (self.any_key(), self.delta(), self.birth());
+        let touch = self.dice.chance(30).then(|| Touch::at(now));
+        let commit = |fate| {
+            let mut commit = Commit::new(&key, fate, &delta, now);
+            commit.touch = touch;
+            commit
+        };
+        match self.dice.roll(40) {
+            0..8 => {
+                let key = self.fresh_key();
+                store.commit(&Commit::new(&key, Fate::Create(&birth), &delta, now)).map(drop)
+            }
+            8..18 => store.commit(&commit(Fate::Merge)).map(drop),
+            18..22 => {
+                let to = self.fresh_key();
+                let grace_until = self.dice.chance(50).then(|| now + Duration::from_secs(600));
+                store.commit(&commit(Fate::Renew { to: &to, grace_until })).map(drop)
+            }
+            22..26 => {
+                let (to, user) = (self.fresh_key(), self.user());
+                let limit = NonZeroU32::new(2).unwrap();
+                let mut commit = commit(Fate::SignIn { to: &to, user: &user, birth: &birth });
+                commit.admit = self.dice.chance(50).then(|| Admit::new(limit, AtLimit::EndOldest));
+                store.commit(&commit).map(drop)
+            }
+            26..28 => store.commit(&commit(Fate::Delete)).map(drop),
+            28..32 => {
+                let batch: Vec<_> = (0..3).map(|_| (self.any_key(), Touch::at(now))).collect();
+                store.touch(&batch, now)
+            }
+            32 => store.sweep(now, 3.try_into().unwrap()).map(drop),
+            33 => {
+                let handle = self.handles[self.dice.roll(self.handles.len())];
+                store.registry().unwrap().revoke(&Which::Handle(&handle), None, now).map(drop)
+            }
+            34 => {
+                let user = self.user();
+                store.registry().unwrap().revoke(&Which::User(&user), None, now).map(drop)
+            }
+            35 => {
+                let external = ExternalKey::new("1").unwrap();
+                let which = Which::External(&external);
+                store.registry().unwrap().revoke(&which, None, now).map(drop)
+            }
+            36 => match self.dice.roll(20) {
+                0 => store.registry().unwrap().revoke_everyone(now).map(drop),
+                1 => store.clear().map(drop),
+                2 => store.drop_tables().and_then(|()| store.setup()),
+                _ => Ok(()),
+            },
+            37 => {
+                self.by_others();
+                Ok(())
+            }
+            38 => store.upkeep().unwrap().run(),
+            _ => {
+                self.now = self.now + Duration::from_secs(60 * self.dice.roll(20) as u64);
+                Ok(())
+            }
+        }
+        .unwrap();
+    }
+
+    /// What no store of ours does.
+    fn by_others(&mut self) {
+        let path = self.folder.database();
+        let connection = Connection::open(&path).unwrap();
+        let sql = match self.dice.roll(6) {
+            0 => "UPDATE cloakroom_sessions SET data = '{\"by\":\"hand\"}' WHERE id % 2 = 0",
+            1 => "DELETE FROM cloakroom_sessions WHERE id % 3 = 0",
+            2 => "BEGIN; DELETE FROM cloakroom_sessions; ROLLBACK",
+            3 => "UPDATE cloakroom_sessions SET format = 9 WHERE id % 5 = 0",
+            4 => "VACUUM",
+            _ => {
+                let copy = self.folder.fresh();
+                self.plain.backup(&copy).unwrap();
+                self.plain.clear().unwrap();
+                let builder = SqliteStore::builder(&path);
+                let _ = builder.clone().restore(&copy, true, self.now, watch()).unwrap();
+                let _ = builder.compact(Compacting::Full, watch()).unwrap();
+                return;
+            }
+        };
+        connection.execute_batch(sql).unwrap();
+    }
+
+    fn check(&mut self, step: usize) {
+        for _ in 0..self.keys.len().min(20) {
+            let (key, store) = (self.any_key(), self.dice.roll(self.stores.len()));
+            let late = Duration::from_secs(60 * self.dice.roll(15) as u64);
+            let now = self.now - late;
+            assert_eq!(
+                said(&self.stores[store], &key, now),
+                said(&self.plain, &key, now),
+                "store {store} after step {step}"
+            );
+        }
+    }
+}
+
+#[test]
+fn whoever_writes_what_is_kept_is_what_a_query_finds() {
+    let mut dice = Dice::new(dice::seed());
+    for _ in 0..dice::number("CLOAKROOM_FUZZ").unwrap_or(12) {
+        let mut several = Several::new(dice.other());
+        for step in 0..150 {
+            several.step();
+            several.check(step);
+        }
+    }
+}
+
+#[test]
+fn readers_see_at_once_what_another_process_has_written() {
+    let folder = Folder::in_memory();
+    let open = || SqliteStore::open(folder.database()).unwrap();
+    let (here, there) = (open(), open());
+    let key = create(&here, &setting("n", 0)).unwrap();
+    let (before, after) = (Barrier::new(3), Barrier::new(3));
+    // Told at the end: who panics here keeps the others waiting.
+    let wrong = Mutex::new(Vec::new());
+    let see = |turn: u64, expected: &[u64]| {
+        let n = value::<u64>(&live(&here, &key).unwrap().unwrap(), "n").unwrap();
+        if !expected.contains(&n) {
+            wrong.lock().unwrap().push((turn, n));
+        }
+    };
+    let reader = || {
+        for turn in 0..2000 {
+            before.wait();
+            see(turn, &[turn, turn + 1]);
+            after.wait();
+            see(turn, &[turn + 1]);
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(reader);
+        scope.spawn(reader);
+        for turn in 0..2000 {
+            before.wait();
+            // By turns, so that the one commits after the other.
+            let store = if turn % 3 == 0 { &here } else { &there };
+            merge(store, &key, &setting("n", turn + 1)).unwrap();
+            after.wait();
+        }
+    });
+    assert_eq!(wrong.into_inner().unwrap(), [], "the turn, and what was seen in it");
+}
+
+#[test]
+fn a_store_that_keeps_no_sessions_works_the_same() {
+    let folder = Folder::new();
+    let store = SqliteStore::builder(folder.database()).hot_bytes(0).open().unwrap();
+    let key = create(&store, &setting("n", 1)).unwrap();
+    assert!(matches!(merge(&store, &key, &setting("n", 2)), Ok(Committed::Done { .. })));
+    assert_eq!(value::<u64>(&live(&store, &key).unwrap().unwrap(), "n"), Some(2));
+    let late = birth().limits.deadline(NOW);
+    assert!(matches!(store.load(&key, late), Ok(Loaded::Absent)));
+}
