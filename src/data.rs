@@ -15,29 +15,39 @@ use crate::error::{Error, ErrorKind, Result};
 #[derive(Clone)]
 struct Text {
     all: Arc<str>,
-    start: usize,
-    end: usize,
+    start: u32,
+    /// [`TO_THE_END`] for all of the rest.
+    len: u32,
 }
+
+const TO_THE_END: u32 = u32::MAX;
 
 impl Text {
     /// The piece of `all` that `part` is; a copy if it is none.
     fn within(all: &Arc<str>, part: &str) -> Self {
         let start = (part.as_ptr() as usize).wrapping_sub(all.as_ptr() as usize);
-        let end = start.wrapping_add(part.len());
-        match all.get(start..end) {
-            Some(piece) if piece == part => Text { all: all.clone(), start, end },
+        match (u32::try_from(start), u32::try_from(part.len())) {
+            (Ok(start), Ok(len)) if len != TO_THE_END => {
+                let piece = Text { all: all.clone(), start, len };
+                if piece.as_str() == part { piece } else { part.into() }
+            }
             _ => part.into(),
         }
     }
 
     fn as_str(&self) -> &str {
-        self.all.get(self.start..self.end).unwrap_or_default()
+        let start = self.start as usize;
+        let piece = match self.len {
+            TO_THE_END => self.all.get(start..),
+            len => self.all.get(start..start.saturating_add(len as usize)),
+        };
+        piece.unwrap_or_default()
     }
 }
 
 impl From<&str> for Text {
     fn from(text: &str) -> Self {
-        Text { all: text.into(), start: 0, end: text.len() }
+        Text { all: text.into(), start: 0, len: TO_THE_END }
     }
 }
 
@@ -271,6 +281,8 @@ impl<'de> Visitor<'de> for Entries<'_> {
             entries.sort_by(|(a, _), (b, _)| a.as_str().cmp(b.as_str()));
             entries.dedup_by(|(a, _), (b, _)| a == b);
         }
+        // It may be kept for long.
+        entries.shrink_to_fit();
         Ok(Data(Arc::new(entries)))
     }
 }

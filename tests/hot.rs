@@ -251,6 +251,27 @@ fn readers_see_at_once_what_another_process_has_written() {
 }
 
 #[test]
+fn a_late_request_does_not_find_what_a_sign_in_has_removed_as_expired() {
+    let folder = Folder::in_memory();
+    let store = SqliteStore::open(folder.database()).unwrap();
+    let user = UserKey::new("user").unwrap();
+    let sign_in = |now| {
+        let (none, to) = (new_key(), new_key());
+        let birth = Birth::new(Lifetime::idle(Duration::from_secs(60)).starting(now)).unwrap();
+        let (delta, limit) = (Delta::new(), NonZeroU32::MIN);
+        let fate = Fate::SignIn { to: &to, user: &user, birth: &birth };
+        let mut commit = Commit::new(&none, fate, &delta, now);
+        commit.admit = Some(Admit::new(limit, AtLimit::Refuse));
+        assert!(matches!(store.commit(&commit), Ok(Committed::Done { .. })));
+        to
+    };
+    let first = sign_in(NOW);
+    assert!(live(&store, &first).unwrap().is_some());
+    sign_in(NOW + Duration::from_secs(61));
+    assert!(matches!(store.load(&first, NOW), Ok(Loaded::Absent)));
+}
+
+#[test]
 fn a_store_that_keeps_no_sessions_works_the_same() {
     let folder = Folder::new();
     let store = SqliteStore::builder(folder.database()).hot_bytes(0).open().unwrap();

@@ -18,7 +18,7 @@ use crate::store::sqlite::sql::{Sql, TableName};
 use crate::store::sqlite::writer::{Writer, patiently};
 use crate::store::sqlite::{Durability, Inner, Journal, SqliteStore, migrate};
 
-const HOT_BYTES: usize = 64 << 20;
+const HOT_BYTES: usize = 80 << 20;
 
 /// The settings of a [`SqliteStore`]. Start with [`SqliteStore::builder`].
 #[derive(Clone, Debug)]
@@ -131,7 +131,7 @@ impl Builder {
     /// About how many bytes of memory may be used to keep sessions that were loaded or written
     /// lately, so that loading them again is no query. What is kept is always what a query would
     /// find: after a commit of another process everything is forgotten. 0 keeps none. Only with a
-    /// write-ahead log. Defaults to 64 MiB, which is some 60,000 small sessions.
+    /// write-ahead log. Defaults to 80 MiB, which is some 100,000 small sessions.
     pub fn hot_bytes(self, bytes: usize) -> Self {
         Builder { hot_bytes: bytes, ..self }
     }

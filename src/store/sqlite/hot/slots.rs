@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::clock::Timestamp;
+use crate::data::Value;
 use crate::id::{ExternalKey, SessionKey, UserKey};
 use crate::record::Record;
 
@@ -12,7 +13,7 @@ use crate::record::Record;
 const OVERHEAD: usize = size_of::<Slot>() + 128;
 
 /// What one name and its value take besides their texts.
-const ENTRY: usize = 64;
+const ENTRY: usize = size_of::<(Value, Value)>();
 
 /// Records by key. When the budget is used up, a hand goes round and takes out the first that
 /// nobody has asked for since it came by (the "clock", or second chance, of page caches).
@@ -151,7 +152,6 @@ impl Hasher for KeyHasher {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::Value;
     use crate::lifetime::Lifetime;
     use crate::record::Birth;
 
