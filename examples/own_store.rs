@@ -6,12 +6,14 @@
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use cloakroom::clock::Timestamp;
 use cloakroom::id::SessionKey;
 use cloakroom::record::{Record, Touch};
 use cloakroom::store::{
-    Commit, Committed, Decision, Former, LeadsTo, Loaded, Registry, Rekey, Store, Traits, Upkeep,
+    Commit, Committed, Decision, Former, LeadsTo, Loaded, Registry, Rekey, Store, Swept, Traits,
+    Upkeep,
 };
 use cloakroom::{Error, ErrorKind, Result, conformance};
 
@@ -152,14 +154,16 @@ impl Store for OwnStore {
         Ok(())
     }
 
-    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<usize> {
+    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<Swept> {
         let mut rows = self.rows();
+        // From here on it keeps others waiting; its own wait does not count.
+        let began = Instant::now();
         let ended = rows.by_key.iter().filter(|(_, row)| row.deadline <= now);
         let ended: Vec<SessionKey> = ended.map(|(key, _)| *key).take(limit.get()).collect();
         for key in &ended {
             rows.remove(key);
         }
-        Ok(ended.len())
+        Ok(Swept::new(ended.len(), began.elapsed()))
     }
 
     fn registry(&self) -> Option<&dyn Registry> {

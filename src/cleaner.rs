@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Result, panic_words};
 use crate::event::{Event, Events};
 use crate::id::SessionKey;
 use crate::record::Touch;
-use crate::store::Store;
+use crate::store::{Store, Swept};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use crate::sync::instant;
@@ -36,7 +36,8 @@ const TOUCHES_KEPT: usize = 16 * TOUCHES;
 /// too short for the cleaner.
 const TOUCH_WAIT: Duration = Duration::from_secs(1);
 
-/// How many sessions one transaction of a sweep may remove: as many as fit into its time.
+/// How many sessions one transaction of a sweep may remove: as many as hold others up for no longer
+/// than its time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Batch(NonZeroUsize);
 
@@ -44,20 +45,20 @@ impl Batch {
     /// It begins with the most, and never has more.
     pub(crate) const LARGEST: Batch = Batch(NonZeroUsize::MIN.saturating_add(999));
 
-    /// However long a batch takes, the next one has at least so many.
+    /// However long a batch holds others up, the next one has at least so many.
     const SMALLEST: usize = 50;
 
-    /// A batch that took longer is followed by smaller ones.
+    /// A batch that held others up for longer is followed by smaller ones.
     const TIME: Duration = Duration::from_millis(10);
 
     pub(crate) fn limit(self) -> NonZeroUsize {
         self.0
     }
 
-    /// The batch after this one, which took so long.
+    /// The batch after this one, which held others up for so long.
     #[must_use]
-    pub(crate) fn after(self, took: Duration) -> Self {
-        let next = if took > Self::TIME { self.0.get() / 2 } else { self.0.get() * 2 };
+    pub(crate) fn after(self, held: Duration) -> Self {
+        let next = if held > Self::TIME { self.0.get() / 2 } else { self.0.get() * 2 };
         let next = NonZeroUsize::new(next.max(Self::SMALLEST)).unwrap_or(Self::LARGEST.0);
         Batch(next.min(Self::LARGEST.0))
     }
@@ -374,23 +375,25 @@ impl Work {
 
     fn sweep_a_batch(&mut self) {
         let Some(mut sweep) = self.sweeping.take() else { return };
-        let began = instant();
         // A session is not swept for want of a touch that is on its way. Where touches fail, the
         // sweep goes on: at its deadline a session is dead to every read anyway.
         let _ = self.write_touches();
         let (now, limit) = (sweep.now, self.batch.limit());
-        let removed = self.guard("sweep ended sessions", |s| s.sweep(now, limit));
-        let took = instant().saturating_duration_since(began);
-        self.batch = self.batch.after(took);
-        match removed {
-            Ok(removed) if removed >= limit.get() => {
-                sweep.removed += removed;
-                // As long as it worked, it leaves the store to the requests.
-                sweep.next_batch = instant() + took;
-                self.sweeping = Some(sweep);
-            }
-            Ok(removed) => {
-                sweep.removed += removed;
+        let began = instant();
+        let swept = self.guard("sweep ended sessions", |s| s.sweep(now, limit));
+        let ended = instant();
+        match swept {
+            Ok(Swept { removed, held }) => {
+                sweep.removed = sweep.removed.saturating_add(removed);
+                // A store can be mistaken, but nobody was held up for longer than the call took.
+                let held = held.min(ended.saturating_duration_since(began));
+                self.batch = self.batch.after(held);
+                if removed >= limit.get() {
+                    // For as long as it held the requests up, it leaves the store to them.
+                    sweep.next_batch = ended + held;
+                    self.sweeping = Some(sweep);
+                    return;
+                }
                 if sweep.removed > 0 {
                     self.events.raise(&Event::Swept { sessions: sweep.removed });
                 }

@@ -49,7 +49,7 @@ use crate::id::{SessionKey, UserKey};
 use crate::manager::SessionManager;
 use crate::record::Touch;
 use crate::session::{Session, SignIn};
-use crate::store::{Commit, Committed, Loaded, Registry, Store, Traits, Upkeep};
+use crate::store::{Commit, Committed, Loaded, Registry, Store, Swept, Traits, Upkeep};
 
 /// Signs `user` in, and gives the value of the `Cookie` header (or of the header that carries the
 /// id, where that is not a cookie) that their browser sends from now on.
@@ -206,7 +206,7 @@ impl<S: Store> Store for PausingStore<S> {
         self.store.touch(batch, now)
     }
 
-    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<usize> {
+    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<Swept> {
         self.store.sweep(now, limit)
     }
 

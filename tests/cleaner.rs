@@ -5,7 +5,7 @@ mod common;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cloakroom::clock::Clock;
 use cloakroom::event::{Event, EventKind, Events, Sink};
@@ -72,7 +72,37 @@ fn a_large_sweep_goes_in_batches_and_counts_all_of_them() {
         assert_eq!(app.sessions.sweep_now().unwrap(), 2500);
         assert_eq!(app.rows(), 0);
         assert!(app.store.calls(Call::Sweep) >= 3);
-        assert!(app.store.largest_sweep() <= 1000);
+        assert!(app.store.limits().iter().all(|limit| *limit <= 1000));
+    });
+}
+
+#[test]
+fn a_sweep_that_waits_long_and_holds_others_up_shortly_keeps_the_size_of_its_batches() {
+    on_both_stores(on_demand, |app| {
+        let browser = app.visitor(1);
+        app.store.sweep_fully(4, Duration::ZERO);
+        let keeper = app.store.hold(Call::Sweep);
+        let swept = thread::scope(|scope| {
+            let sweeper = scope.spawn(|| app.sessions.sweep_now().unwrap());
+            keeper.wait_until_reached();
+            // For longer than a batch should hold others up.
+            let waits = Instant::now();
+            while waits.elapsed() < MILLI * 50 {
+                read(&app, &browser);
+            }
+            keeper.open();
+            sweeper.join().unwrap()
+        });
+        assert_eq!((swept, app.store.limits()), (4000, vec![1000; 5]));
+    });
+}
+
+#[test]
+fn a_sweep_goes_on_though_its_store_overstates_for_how_long_it_held_others_up() {
+    on_both_stores(on_demand, |app| {
+        app.store.sweep_fully(4, Duration::MAX);
+        let swept = app.sessions.sweep_now().unwrap();
+        assert_eq!(swept, app.store.limits()[..4].iter().sum::<usize>());
     });
 }
 
@@ -209,7 +239,7 @@ fn dropping_the_manager_writes_the_activity_that_is_pending() {
 fn dropping_the_manager_in_mid_sweep_ends_the_sweep() {
     on_both_stores(all_the_time, |app| {
         let browser = app.visitor(1);
-        app.store.sweep_endlessly();
+        app.store.sweep_fully(u64::MAX, Duration::ZERO);
         app.store.wait_for(Call::Sweep, app.store.calls(Call::Sweep) + 5);
         app.clock.advance(MINUTE);
         read(&app, &browser);

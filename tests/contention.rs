@@ -5,15 +5,20 @@ mod common;
 
 use std::fs;
 use std::io::Read;
+use std::num::NonZeroUsize;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use cloakroom::SqliteStore;
 use cloakroom::delta::Delta;
 use cloakroom::id::SessionKey;
+use cloakroom::rusqlite::Connection;
 use cloakroom::store::{Commit, Committed, Fate, Loaded, Store};
-use common::{Folder, Kept, NOW, child, create, hex, key_of, live, merge, role, setting, value};
+use common::{
+    Folder, HOUR, Kept, NOW, child, create, hex, key_of, live, merge, role, setting, value,
+};
 
 /// How long the two processes write. A minute by hand: `CLOAKROOM_SECONDS=60`.
 fn seconds() -> Duration {
@@ -112,6 +117,33 @@ fn two_processes_that_write_without_a_pause_are_never_busy_and_the_log_stays_sho
 #[test]
 fn the_log_stays_short_even_if_nobody_does_the_upkeep() {
     two_processes_write(false);
+}
+
+#[test]
+fn the_wait_for_another_writer_is_no_part_of_the_time_for_which_a_sweep_holds_others_up() {
+    let folder = Folder::new();
+    let store = SqliteStore::open(folder.database()).unwrap();
+    create(&store, &Delta::new()).unwrap();
+    let other = Connection::open(folder.database()).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let (begins, begun) = channel();
+    let (swept, after) = std::thread::scope(|scope| {
+        let sweeper = scope.spawn(|| {
+            begins.send(()).unwrap();
+            (store.sweep(NOW + HOUR * 24, NonZeroUsize::MIN).unwrap(), Instant::now())
+        });
+        begun.recv().unwrap();
+        let waits = Instant::now();
+        while waits.elapsed() < Duration::from_millis(50) {
+            std::thread::yield_now();
+        }
+        let free = Instant::now();
+        other.execute_batch("COMMIT").unwrap();
+        let (swept, ended) = sweeper.join().unwrap();
+        (swept, ended - free)
+    });
+    assert_eq!(swept.removed, 1);
+    assert!(swept.held <= after, "{:?}, of {after:?} with the lock", swept.held);
 }
 
 /// What `update` does: read, compute, commit if nobody came in between, else again.

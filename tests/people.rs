@@ -16,7 +16,7 @@ use cloakroom::policy::Policy;
 use cloakroom::record::Touch;
 use cloakroom::session::Saved;
 use cloakroom::store::{
-    AtLimit, Commit, Committed, Loaded, Page, Registry, Store, Traits, Upkeep, Which,
+    AtLimit, Commit, Committed, Loaded, Page, Registry, Store, Swept, Traits, Upkeep, Which,
 };
 use cloakroom::{
     Authentication, CookieConfig, ErrorKind, Lifetime, MemoryStore, RecentAuth, Result, Session,
@@ -302,7 +302,7 @@ impl Store for Unlisted {
         self.0.touch(batch, now)
     }
 
-    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<usize> {
+    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<Swept> {
         self.0.sweep(now, limit)
     }
 

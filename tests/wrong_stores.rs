@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
 
 use cloakroom::clock::Timestamp;
 use cloakroom::conformance::{Failures, check};
@@ -10,7 +11,7 @@ use cloakroom::delta::Delta;
 use cloakroom::id::{Handle, SessionKey};
 use cloakroom::record::{Birth, Record, Stats, Summary, Touch};
 use cloakroom::store::{
-    Commit, Committed, Fate, Loaded, Page, Registry, Store, Traits, Upkeep, Which,
+    Commit, Committed, Fate, Loaded, Page, Registry, Store, Swept, Traits, Upkeep, Which,
 };
 use cloakroom::{Lifetime, MemoryStore, Result};
 
@@ -39,6 +40,10 @@ trait Fault: std::fmt::Debug + Default + Send + Sync + Sized + 'static {
         right.touch(batch, now)
     }
 
+    fn sweep(&self, right: &MemoryStore, now: Timestamp, limit: NonZeroUsize) -> Result<Swept> {
+        right.sweep(now, limit)
+    }
+
     fn registry(wrong: &Wrong<Self>) -> &dyn Registry {
         &wrong.right
     }
@@ -57,8 +62,8 @@ impl<F: Fault> Store for Wrong<F> {
         self.fault.touch(&self.right, batch, now)
     }
 
-    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<usize> {
-        self.right.sweep(now, limit)
+    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<Swept> {
+        self.fault.sweep(&self.right, now, limit)
     }
 
     fn registry(&self) -> Option<&dyn Registry> {
@@ -319,4 +324,20 @@ fn a_panic_is_a_failure_like_any_other_and_the_checks_go_on() {
     let failures = failures_of::<Panics>();
     says(&failures, "law 1, lazy:", "the store panicked: no such row [an_unknown_key_is_absent]");
     says(&failures, "law 5", "[nothing_brings_back_an_expired_session]");
+}
+
+/// Counts the time for which it waits, and more.
+#[derive(Debug, Default)]
+struct OverstatesItsHold;
+
+impl Fault for OverstatesItsHold {
+    fn sweep(&self, right: &MemoryStore, now: Timestamp, limit: NonZeroUsize) -> Result<Swept> {
+        Ok(Swept::new(right.sweep(now, limit)?.removed, Duration::MAX))
+    }
+}
+
+#[test]
+fn a_store_that_says_it_held_others_up_for_longer_than_it_took_breaks_law_13() {
+    let failures = failures_of::<OverstatesItsHold>();
+    says(&failures, "law 13, the cleaner is polite:", "said that it held others up for");
 }

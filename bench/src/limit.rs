@@ -361,7 +361,7 @@ fn sweep(report: &mut Report, dir: &Path, expired: usize, all: usize) {
     let mut swept = 0;
     let batch = std::num::NonZeroUsize::new(1000).expect("not zero");
     while swept < half {
-        swept += store.sweep(now, batch).expect("sweep");
+        swept += store.sweep(now, batch).expect("sweep").removed;
         store.upkeep().expect("a file has a log").run().expect("checkpoint");
     }
     let ours = began.elapsed().as_secs_f64() / swept as f64;

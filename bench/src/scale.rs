@@ -208,7 +208,7 @@ impl Site {
         let began = Instant::now();
         let mut swept = 0;
         while swept < SWEPT {
-            match self.store.sweep(now, batch).expect("sweep") {
+            match self.store.sweep(now, batch).expect("sweep").removed {
                 0 => break,
                 rows => swept += rows,
             }

@@ -15,8 +15,8 @@ use crate::cli::interrupt::{Interrupt, bar, spinner};
 use crate::cli::output::ask;
 use crate::cli::tables::sessions;
 use crate::clock::Timestamp;
-use crate::store::Store;
 use crate::store::sqlite::{Compacting, SqliteStore};
+use crate::store::{Store, Swept};
 
 pub(super) fn sweep(
     given: &Sweep,
@@ -73,7 +73,7 @@ fn sweep_all(
             return Ok(ControlFlow::Break(()));
         }
         let limit = batch.limit().min(most);
-        let (removed, held) = store.sweep_a_batch(now, limit)?;
+        let Swept { removed, held } = store.sweep(now, limit)?;
         let all = removed < limit.get();
         let removed = u64::try_from(removed).unwrap_or(0);
         left = left.saturating_sub(removed);

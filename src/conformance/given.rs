@@ -14,7 +14,8 @@ use crate::error::{Error, ErrorKind, panic_words};
 use crate::id::{ExternalKey, Handle, SessionId, SessionKey, UserKey};
 use crate::lifetime::Lifetime;
 use crate::record::{Birth, Record, Touch};
-use crate::store::{Commit, Committed, Fate, Loaded, Registry, Store};
+use crate::store::{Commit, Committed, Fate, Loaded, Registry, Store, Swept};
+use crate::sync::instant;
 
 /// What happened instead of what should have.
 #[derive(Debug)]
@@ -263,8 +264,11 @@ impl Given {
     /// Sweeps what must have something to sweep. `None` for a store that leaves its ended
     /// sessions to a server that forgets them by itself: it removes none, and cannot list.
     pub(super) fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Outcome<Option<usize>> {
-        let swept = self.store.sweep(now, limit)?;
-        Ok(Some(swept).filter(|swept| *swept > 0 || self.store.traits().lists))
+        let began = instant();
+        let Swept { removed, held } = self.store.sweep(now, limit)?;
+        let took = instant().saturating_duration_since(began);
+        ensure!(held <= took, "a sweep of {took:?} said that it held others up for {held:?}");
+        Ok(Some(removed).filter(|removed| *removed > 0 || self.store.traits().lists))
     }
 
     pub(super) fn is_live(&self, key: &SessionKey, now: Timestamp) -> Outcome<bool> {

@@ -242,7 +242,7 @@ pub(super) fn a_touch_at_the_moment_of_a_sweep_revives_nothing(given: &Given) ->
             let last = begins(*round) + IDLE - MILLI;
             given.touch(&session.key, last, last)
         },
-        |(_, round)| Ok(given.store.sweep(begins(*round) + IDLE, ALL)?),
+        |(_, round)| Ok(given.store.sweep(begins(*round) + IDLE, ALL)?.removed),
         |(session, round), (), swept| {
             let lives = given.is_live(&session.key, begins(*round) + IDLE)?;
             ensure!(swept <= 1, "a sweep of at most one ended session removed {swept}");

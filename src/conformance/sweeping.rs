@@ -22,7 +22,7 @@ pub(super) fn a_sweep_removes_exactly_what_has_ended(given: &Given) -> Outcome {
     if let Some(session) = live.last() {
         given.touch(&session.key, given.after(SECOND), given.after(SECOND))?;
     }
-    let early = given.store.sweep(given.now, ALL)?;
+    let early = given.store.sweep(given.now, ALL)?.removed;
     ensure!(early == 0, "a sweep before any deadline removed {early}");
     let Some(swept) = given.sweep(end, ALL)? else { return Ok(()) };
     ensure!(swept == ended.len(), "a sweep removed {swept}, though {} had ended", ended.len());
@@ -46,7 +46,7 @@ pub(super) fn a_sweep_removes_no_more_than_its_limit(given: &Given) -> Outcome {
         let Some(swept) = given.sweep(given.after(IDLE), two)? else { return Ok(()) };
         ensure!(swept == wanted, "of 5 ended sessions, 2 at a time, a sweep removed {swept}");
     }
-    let swept = given.store.sweep(given.after(IDLE), two)?;
+    let swept = given.store.sweep(given.after(IDLE), two)?.removed;
     ensure!(swept == 0, "a sweep of a store without ended sessions removed {swept}");
     Ok(())
 }

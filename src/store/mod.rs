@@ -15,6 +15,7 @@ pub mod sqlite;
 use std::fmt::Debug;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::error::{Error, Result};
@@ -50,9 +51,9 @@ pub trait Store: Debug + Send + Sync + 'static {
     /// back, and leaves data and revision alone.
     fn touch(&self, batch: &[(SessionKey, Touch)], now: Timestamp) -> Result<()>;
 
-    /// Removes at most `limit` sessions that have ended and says how many it removed; fewer than
-    /// `limit` means that none is left.
-    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<usize>;
+    /// Removes at most `limit` sessions that have ended, and says how many and at what cost to
+    /// others. Fewer than `limit` means that none is left.
+    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<Swept>;
 
     /// The power to list and revoke, if this store has it.
     fn registry(&self) -> Option<&dyn Registry>;
@@ -332,6 +333,27 @@ impl Which<'_> {
     }
 }
 
+/// What one sweep has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Swept {
+    /// How many sessions it removed.
+    pub removed: usize,
+    /// For how long it kept others from writing: the cleaner makes the next sweep smaller or larger
+    /// by this, and pauses for as long. The time for which the sweep itself waited is no part of
+    /// it: beside busy writers that may be most of the time, and a smaller sweep waits as long. A
+    /// store that cannot tell gives the time of the whole call.
+    pub held: Duration,
+}
+
+impl Swept {
+    /// A sweep that removed so many sessions and kept others from writing for so long.
+    #[must_use]
+    pub const fn new(removed: usize, held: Duration) -> Self {
+        Swept { removed, held }
+    }
+}
+
 /// A page of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -372,7 +394,7 @@ macro_rules! forward {
                 (**self).touch(batch, now)
             }
 
-            fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<usize> {
+            fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<Swept> {
                 (**self).sweep(now, limit)
             }
 

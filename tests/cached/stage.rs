@@ -13,7 +13,7 @@ use cloakroom::id::{Handle, SessionKey, UserKey};
 use cloakroom::record::{Stats, Summary, Touch};
 use cloakroom::store::cached::CachedStore;
 use cloakroom::store::{
-    Admit, Commit, Committed, Fate, Loaded, Page, Registry, Store, Traits, Upkeep, Which,
+    Admit, Commit, Committed, Fate, Loaded, Page, Registry, Store, Swept, Traits, Upkeep, Which,
 };
 use cloakroom::{Error, ErrorKind, MemoryStore, Result, SqliteStore};
 
@@ -198,7 +198,7 @@ impl Store for Liar {
         self.truth.touch(batch, now)
     }
 
-    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<usize> {
+    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<Swept> {
         self.truth.sweep(now, limit)
     }
 

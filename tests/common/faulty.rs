@@ -6,11 +6,12 @@ use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use cloakroom::clock::Timestamp;
 use cloakroom::id::SessionKey;
 use cloakroom::record::Touch;
-use cloakroom::store::{Commit, Committed, Loaded, Registry, Store, Traits, Upkeep};
+use cloakroom::store::{Commit, Committed, Loaded, Registry, Store, Swept, Traits, Upkeep};
 use cloakroom::{Error, ErrorKind, Result};
 
 /// The calls of a store.
@@ -87,12 +88,12 @@ struct Verb {
 pub struct Faulty<S> {
     inner: S,
     verbs: [Verb; Call::ALL.len()],
-    /// While set, every sweep says that it removed as many as it might.
-    endless: Mutex<bool>,
+    /// So many sweeps say that they removed as many as they might, and held others up for so long.
+    full_sweeps: Mutex<(u64, Duration)>,
     /// The sessions named in touches.
     touched: AtomicU64,
-    /// The highest limit of a sweep.
-    largest_sweep: AtomicU64,
+    /// How many sessions each sweep was allowed to remove.
+    limits: Mutex<Vec<usize>>,
     /// Rung after each call.
     called: Condvar,
     bell: Mutex<()>,
@@ -103,9 +104,9 @@ impl<S: Store> Faulty<S> {
         Faulty {
             inner,
             verbs: Default::default(),
-            endless: Mutex::new(false),
+            full_sweeps: Mutex::new((0, Duration::ZERO)),
             touched: AtomicU64::new(0),
-            largest_sweep: AtomicU64::new(0),
+            limits: Mutex::new(Vec::new()),
             called: Condvar::new(),
             bell: Mutex::new(()),
         }
@@ -130,9 +131,9 @@ impl<S: Store> Faulty<S> {
         self.touched.load(Ordering::SeqCst)
     }
 
-    /// The most sessions that a sweep was allowed to remove.
-    pub fn largest_sweep(&self) -> u64 {
-        self.largest_sweep.load(Ordering::SeqCst)
+    /// How many sessions each sweep was allowed to remove, from the first on.
+    pub fn limits(&self) -> Vec<usize> {
+        self.limits.lock().unwrap().clone()
     }
 
     /// Returns when so many calls of this kind were begun.
@@ -143,8 +144,10 @@ impl<S: Store> Faulty<S> {
         }
     }
 
-    pub fn sweep_endlessly(&self) {
-        *self.endless.lock().unwrap() = true;
+    /// The next `count` sweeps say that they removed as many as they might, and held others up for
+    /// so long.
+    pub fn sweep_fully(&self, count: u64, held: Duration) {
+        *self.full_sweeps.lock().unwrap() = (count, held);
     }
 
     /// The next call of this kind for which nothing is planned yet does this.
@@ -202,11 +205,16 @@ impl<S: Store> Store for Faulty<S> {
         self.inner.touch(batch, now)
     }
 
-    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<usize> {
-        self.largest_sweep.fetch_max(limit.get() as u64, Ordering::SeqCst);
+    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<Swept> {
+        self.limits.lock().unwrap().push(limit.get());
         self.enter(Call::Sweep)?;
-        let removed = self.inner.sweep(now, limit)?;
-        Ok(if *self.endless.lock().unwrap() { limit.get() } else { removed })
+        let swept = self.inner.sweep(now, limit)?;
+        let (count, held) = &mut *self.full_sweeps.lock().unwrap();
+        if *count == 0 {
+            return Ok(swept);
+        }
+        *count -= 1;
+        Ok(Swept::new(limit.get(), *held))
     }
 
     fn registry(&self) -> Option<&dyn Registry> {

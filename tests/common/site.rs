@@ -15,7 +15,7 @@ use cloakroom::event::EventKind;
 use cloakroom::id::SessionKey;
 use cloakroom::manager::Builder;
 use cloakroom::record::{Stats, Touch};
-use cloakroom::store::{Commit, Committed, Loaded, Registry, Store, Traits, Upkeep};
+use cloakroom::store::{Commit, Committed, Loaded, Registry, Store, Swept, Traits, Upkeep};
 use cloakroom::{Error, ErrorKind, MemoryStore, Result, SessionManager, SqliteStore};
 
 use crate::app::{App, FRAMEWORKS, Framework, Gate, Server};
@@ -81,7 +81,7 @@ impl Store for Watched {
         self.0.store.touch(batch, now)
     }
 
-    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<usize> {
+    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<Swept> {
         self.0.store.sweep(now, limit)
     }
 

@@ -8,8 +8,8 @@ use cloakroom::clock::Timestamp;
 use cloakroom::id::{Handle, SessionKey};
 use cloakroom::record::{Stats, Summary, Touch};
 use cloakroom::store::{
-    Cache, Commit, Committed, Entry, Fetched, Lease, Loaded, Page, Registry, Store, Traits, Upkeep,
-    Which,
+    Cache, Commit, Committed, Entry, Fetched, Lease, Loaded, Page, Registry, Store, Swept, Traits,
+    Upkeep, Which,
 };
 
 use super::pause::pause;
@@ -46,7 +46,7 @@ impl<S: Store> Store for Pausing<S> {
         self.around(|store| store.touch(batch, now))
     }
 
-    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<usize> {
+    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<Swept> {
         self.around(|store| store.sweep(now, limit))
     }
 

@@ -156,7 +156,7 @@ impl Names {
                 store.touch(&[(self.key(*key), Touch::at(self.time(*seen)))], now)?;
                 Answer::Ok
             }
-            Call::Sweep => Answer::Swept(store.sweep(now, MANY)?),
+            Call::Sweep => Answer::Swept(store.sweep(now, MANY)?.removed),
             Call::List(who) => {
                 let list =
                     self.which(who, |which| registry(store).list(which, Page::first(MANY), now))?;

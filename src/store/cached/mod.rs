@@ -24,7 +24,8 @@ use crate::store::cached::epoch::Epoch;
 use crate::store::cached::health::{Health, Shares, Untold};
 use crate::store::cached::trust::{Trust, Verdict};
 use crate::store::{
-    Cache, Commit, Committed, Entry, Fate, Fetched, Lease, Loaded, Registry, Store, Traits, Upkeep,
+    Cache, Commit, Committed, Entry, Fate, Fetched, Lease, Loaded, Registry, Store, Swept, Traits,
+    Upkeep,
 };
 use crate::sync::{instant, thread};
 
@@ -379,7 +380,7 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
         Ok(())
     }
 
-    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<usize> {
+    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<Swept> {
         self.0.truth.sweep(now, limit)
     }
 

@@ -21,7 +21,7 @@ use crate::id::SessionKey;
 use crate::record::{Record, Touch};
 use crate::store::memcached::client::{Client, Item, Replacement, Space, Written};
 use crate::store::memcached::value::{State, Unreadable};
-use crate::store::{Commit, Committed, Loaded, Registry, Store, Traits, Upkeep};
+use crate::store::{Commit, Committed, Loaded, Registry, Store, Swept, Traits, Upkeep};
 
 pub use builder::Builder;
 
@@ -124,8 +124,8 @@ impl Store for MemcachedStore {
     }
 
     /// Nothing to do: memcached forgets what has ended by itself.
-    fn sweep(&self, _now: Timestamp, _limit: NonZeroUsize) -> Result<usize> {
-        Ok(0)
+    fn sweep(&self, _now: Timestamp, _limit: NonZeroUsize) -> Result<Swept> {
+        Ok(Swept::new(0, Duration::ZERO))
     }
 
     fn registry(&self) -> Option<&dyn Registry> {

@@ -7,15 +7,17 @@ use std::collections::{BTreeSet, HashMap};
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Handle, SessionKey, UserKey};
 use crate::record::{Cursor, Record, Stats, Summary, Touch};
 use crate::store::{
-    Commit, Committed, Decision, Former, LeadsTo, Loaded, Page, Registry, Rekey, Store, Traits,
-    Upkeep, Which,
+    Commit, Committed, Decision, Former, LeadsTo, Loaded, Page, Registry, Rekey, Store, Swept,
+    Traits, Upkeep, Which,
 };
+use crate::sync::instant;
 
 /// A volatile store that obeys every law but durability.
 ///
@@ -304,25 +306,30 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<usize> {
+    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<Swept> {
         // The search blocks no reader; what it found is checked again before it goes. Whoever
         // removed some of it meanwhile leaves room for another search.
-        let mut swept = 0;
+        let mut swept = Swept::new(0, Duration::ZERO);
         loop {
-            let room = limit.get() - swept;
+            let room = limit.get() - swept.removed;
             let found: Vec<SessionKey> = {
                 let sessions = self.read();
+                let began = instant();
                 let ended = sessions.rows.iter().filter(|(_, row)| !row.record.is_live(now));
-                ended.map(|(key, _)| *key).take(room).collect()
+                let found = ended.map(|(key, _)| *key).take(room).collect();
+                swept.held += instant().saturating_duration_since(began);
+                found
             };
             let mut sessions = self.write();
+            let began = instant();
             for key in &found {
                 if sessions.rows.get(key).is_some_and(|row| !row.record.is_live(now)) {
                     sessions.take(key);
-                    swept += 1;
+                    swept.removed += 1;
                 }
             }
-            if found.len() < room || swept == limit.get() {
+            swept.held += instant().saturating_duration_since(began);
+            if found.len() < room || swept.removed == limit.get() {
                 return Ok(swept);
             }
         }
@@ -420,7 +427,7 @@ mod tests {
         assert_eq!(create(&second).unwrap_err().kind(), ErrorKind::Full);
         assert!(matches!(store.load(&first, now).unwrap(), Loaded::Live { .. }));
         let later = now + std::time::Duration::from_secs(86_400 * 30);
-        assert_eq!(store.sweep(later, NonZeroUsize::MIN).unwrap(), 1);
+        assert_eq!(store.sweep(later, NonZeroUsize::MIN).unwrap().removed, 1);
         create(&second).unwrap();
     }
 }

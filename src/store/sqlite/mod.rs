@@ -40,7 +40,8 @@ use crate::store::sqlite::hot::Tier;
 use crate::store::sqlite::readers::Readers;
 use crate::store::sqlite::sql::{Sql, TableName};
 use crate::store::sqlite::writer::{Pace, Writer};
-use crate::store::{Commit, Committed, Loaded, Registry, Store, Traits, Upkeep};
+use crate::store::{Commit, Committed, Loaded, Registry, Store, Swept, Traits, Upkeep};
+use crate::sync::instant;
 
 pub use builder::Builder;
 pub use look::{Examined, Found, Sizes};
@@ -232,32 +233,6 @@ impl SqliteStore {
         }
     }
 
-    /// Sweeps, and says for how long that kept others from writing. The wait for the lock is not
-    /// part of it: beside a busy service that is most of the time, and says nothing about how
-    /// large a batch may be.
-    pub(crate) fn sweep_a_batch(
-        &self,
-        now: Timestamp,
-        limit: NonZeroUsize,
-    ) -> Result<(usize, Duration)> {
-        const DOING: &str = "sweep ended sessions";
-        let sql = self.0.sql.clone();
-        let limit = i64::try_from(limit.get()).unwrap_or(i64::MAX);
-        let swept =
-            self.0.writer.write_known(Pace::Normal, DOING, move |connection, transaction| {
-                let began = Instant::now();
-                let mut sweep =
-                    connection.prepare_cached(&sql.sweep).map_err(while_doing(DOING))?;
-                let removed =
-                    sweep.execute([now.as_millis(), limit]).map_err(while_doing(DOING))?;
-                if removed > 0 {
-                    transaction.everything();
-                }
-                Ok((removed, began))
-            });
-        swept.map(|(removed, began)| (removed, began.elapsed()))
-    }
-
     /// Copies the log into the database beside the writers, where this store's changes have made it
     /// longer than 16 MiB; for long work beside a service. Making the log start again, for which
     /// writers wait, is left to that service; where nobody else writes, this is all it needs.
@@ -332,8 +307,24 @@ impl Store for SqliteStore {
         )
     }
 
-    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<usize> {
-        self.sweep_a_batch(now, limit).map(|(removed, _)| removed)
+    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<Swept> {
+        const DOING: &str = "sweep ended sessions";
+        let sql = self.0.sql.clone();
+        let limit = i64::try_from(limit.get()).unwrap_or(i64::MAX);
+        let (removed, began) =
+            self.0.writer.write_known(Pace::Normal, DOING, move |connection, transaction| {
+                // By now the lock is held; it is given up by the commit.
+                let began = instant();
+                let mut sweep =
+                    connection.prepare_cached(&sql.sweep).map_err(while_doing(DOING))?;
+                let removed =
+                    sweep.execute([now.as_millis(), limit]).map_err(while_doing(DOING))?;
+                if removed > 0 {
+                    transaction.everything();
+                }
+                Ok((removed, began))
+            })?;
+        Ok(Swept::new(removed, instant().saturating_duration_since(began)))
     }
 
     fn registry(&self) -> Option<&dyn Registry> {
