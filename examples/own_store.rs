@@ -101,6 +101,11 @@ impl Store for OwnStore {
         Ok(self.rows().find(key, now).1)
     }
 
+    fn try_load(&self, key: &SessionKey, now: Timestamp) -> Option<Loaded> {
+        // Nobody waits long for a lock that is only held for moments.
+        self.load(key, now).ok()
+    }
+
     fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
         // One lock from the look to the write is what makes the commit atomic. In a database it
         // is a transaction, on a server without one a compare-and-swap that is tried again.

@@ -196,6 +196,11 @@ impl<S: Store> Store for PausingStore<S> {
         self.store.load(key, now)
     }
 
+    /// Nothing: what a store is asked here, it is asked where it can be made to pause or to fail.
+    fn try_load(&self, _: &SessionKey, _: Timestamp) -> Option<Loaded> {
+        None
+    }
+
     fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
         self.enter(Call::Commit)?;
         self.store.commit(commit)

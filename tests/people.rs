@@ -294,6 +294,10 @@ impl Store for Unlisted {
         self.0.load(key, now)
     }
 
+    fn try_load(&self, key: &SessionKey, now: Timestamp) -> Option<Loaded> {
+        self.0.try_load(key, now)
+    }
+
     fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
         self.0.commit(commit)
     }

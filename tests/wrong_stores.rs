@@ -27,6 +27,10 @@ trait Fault: std::fmt::Debug + Default + Send + Sync + Sized + 'static {
         right.load(key, now)
     }
 
+    fn try_load(&self, _: &MemoryStore, _: &SessionKey, _: Timestamp) -> Option<Loaded> {
+        None
+    }
+
     fn commit(&self, right: &MemoryStore, commit: &Commit<'_>) -> Result<Committed> {
         right.commit(commit)
     }
@@ -52,6 +56,10 @@ trait Fault: std::fmt::Debug + Default + Send + Sync + Sized + 'static {
 impl<F: Fault> Store for Wrong<F> {
     fn load(&self, key: &SessionKey, now: Timestamp) -> Result<Loaded> {
         self.fault.load(&self.right, key, now)
+    }
+
+    fn try_load(&self, key: &SessionKey, now: Timestamp) -> Option<Loaded> {
+        self.fault.try_load(&self.right, key, now)
     }
 
     fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
@@ -174,6 +182,28 @@ fn a_store_that_leaves_expiry_to_the_sweep_breaks_law_7() {
     let law = "law 7, time is checked at read:";
     says(&failures, law, "at its deadline an idle session is still live");
     says(&failures, law, "an expired session that was not swept is not absent");
+}
+
+/// Knows without waiting what it has once read.
+#[derive(Debug, Default)]
+struct BelievesItsMemory(Mutex<HashMap<SessionKey, Record>>);
+
+impl Fault for BelievesItsMemory {
+    fn try_load(&self, right: &MemoryStore, key: &SessionKey, now: Timestamp) -> Option<Loaded> {
+        let mut known = self.0.lock().unwrap();
+        if let Ok(Loaded::Live { record, .. }) = right.load(key, now) {
+            known.entry(*key).or_insert(record);
+        }
+        known.get(key).map(|record| Loaded::Live { record: record.clone(), key: *key })
+    }
+}
+
+#[test]
+fn a_store_that_answers_at_once_what_was_true_once_breaks_the_laws() {
+    let failures = failures_of::<BelievesItsMemory>();
+    let words = "try_load answers otherwise than load, which says";
+    says(&failures, "law 5, gone is final:", words);
+    says(&failures, "law 7, time is checked at read:", words);
 }
 
 /// Touches by writing back the session as it was read.

@@ -130,6 +130,15 @@ pub(super) fn said(answer: &Committed) -> &'static str {
     }
 }
 
+fn is_same(one: &Loaded, other: &Loaded) -> bool {
+    match (one, other) {
+        (Loaded::Live { record, key }, Loaded::Live { record: other, key: other_key }) => {
+            record == other && key == other_key
+        }
+        (one, other) => found(one) == found(other),
+    }
+}
+
 fn found(loaded: &Loaded) -> &'static str {
     match loaded {
         Loaded::Live { .. } => "Live",
@@ -188,12 +197,14 @@ impl Given {
         let answer = self.commit(&key, Fate::Create(birth), &set("coat", "blue")?, now)?;
         let done = done(answer, "a create")?;
         ensure!(done.key == key, "a create was answered with another key than its own");
+        self.read(&key, now)?;
         Ok(Session { key, record: done.record })
     }
 
     /// A session of this user, begun and signed in at `now`.
     pub(super) fn session_of(&self, user: &UserKey, now: Timestamp) -> Outcome<Session> {
         let (key, answer) = self.sign_in(&key()?, user, now)?;
+        self.read(&key, now)?;
         Ok(Session { key, record: done(answer, "a sign-in without a session")?.record })
     }
 
@@ -272,12 +283,35 @@ impl Given {
     }
 
     pub(super) fn is_live(&self, key: &SessionKey, now: Timestamp) -> Outcome<bool> {
-        Ok(matches!(self.store.load(key, now)?, Loaded::Live { .. }))
+        Ok(matches!(self.load(key, now)?, Loaded::Live { .. }))
+    }
+
+    /// Has the store keep in memory what it keeps.
+    fn read(&self, key: &SessionKey, now: Timestamp) -> Outcome {
+        self.store.load(key, now)?;
+        self.store.try_load(key, now);
+        Ok(())
+    }
+
+    /// Loads, and demands that what was known without waiting was no other answer.
+    fn load(&self, key: &SessionKey, now: Timestamp) -> Outcome<Loaded> {
+        let before = self.store.load(key, now)?;
+        let at_hand = self.store.try_load(key, now);
+        let after = self.store.load(key, now)?;
+        // Others may write meanwhile; a session never becomes what it was before.
+        if let Some(at_hand) = at_hand.filter(|_| is_same(&before, &after)) {
+            let loaded = found(&after);
+            ensure!(
+                is_same(&at_hand, &after),
+                "try_load answers otherwise than load, which says {loaded}"
+            );
+        }
+        Ok(after)
     }
 
     /// Loads what must live, under whatever key.
     pub(super) fn live(&self, key: &SessionKey, now: Timestamp, what: &str) -> Outcome<Session> {
-        match self.store.load(key, now)? {
+        match self.load(key, now)? {
             Loaded::Live { record, key } => Ok(Session { key, record }),
             other => Err(Failure(format!("{what} is not found: a load says {}", found(&other)))),
         }
@@ -292,13 +326,13 @@ impl Given {
     }
 
     pub(super) fn is_absent(&self, key: &SessionKey, now: Timestamp, what: &str) -> Outcome {
-        let loaded = self.store.load(key, now)?;
+        let loaded = self.load(key, now)?;
         ensure!(matches!(loaded, Loaded::Absent), "{what}: a load says {}", found(&loaded));
         Ok(())
     }
 
     pub(super) fn is_renewed(&self, key: &SessionKey, now: Timestamp, what: &str) -> Outcome {
-        let loaded = self.store.load(key, now)?;
+        let loaded = self.load(key, now)?;
         ensure!(
             matches!(loaded, Loaded::Renewed),
             "{what} is not answered Renewed: a load says {}",

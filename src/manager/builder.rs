@@ -14,7 +14,7 @@ use crate::http::RequestHead;
 use crate::lifetime::Lifetime;
 use crate::manager::SessionManager;
 use crate::policy::Policy;
-use crate::session::{Endings, Guessing, OnLoadFailure, Settings, Shared, Transport, straight};
+use crate::session::{Endings, Guessing, OnLoadFailure, Settings, Shared, Transport};
 use crate::store::{Admit, AtLimit, Store};
 use crate::sync::Mutex;
 
@@ -288,6 +288,6 @@ impl Builder {
             guessing: Guessing::default(),
             stripes: [const { Mutex::new(()) }; 64],
         });
-        Ok(SessionManager { shared, crossing: straight })
+        Ok(SessionManager { shared, crossing: None })
     }
 }

@@ -44,7 +44,7 @@ pub use users::Listed;
 #[derive(Clone)]
 pub struct SessionManager {
     shared: Arc<Shared>,
-    crossing: Crossing,
+    crossing: Option<Crossing>,
 }
 
 impl Debug for SessionManager {
@@ -72,7 +72,7 @@ impl SessionManager {
     /// adapters of frameworks that run handlers on such threads.
     #[must_use]
     pub fn crossing(&self, crossing: Crossing) -> Self {
-        SessionManager { shared: self.shared.clone(), crossing }
+        SessionManager { shared: self.shared.clone(), crossing: Some(crossing) }
     }
 
     /// The session of a request. No I/O.

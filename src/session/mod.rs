@@ -33,7 +33,7 @@ pub(crate) use endings::Endings;
 pub(crate) use guessing::Guessing;
 pub(crate) use secret::Secret;
 pub use shared::{Crossing, OnLoadFailure};
-pub(crate) use shared::{Presented, Settings, Shared, Transport, cross, straight};
+pub(crate) use shared::{Presented, Settings, Shared, Transport, cross};
 
 /// The session of one request.
 ///
@@ -45,7 +45,7 @@ pub(crate) use shared::{Presented, Settings, Shared, Transport, cross, straight}
 /// closed it stores nothing.
 pub struct Session {
     shared: Arc<Shared>,
-    crossing: Crossing,
+    crossing: Option<Crossing>,
     presented: Presented,
     opened: Instant,
     /// The host, if a browser would drop a cookie sent to it and nobody was told yet.
@@ -168,7 +168,11 @@ impl Debug for Session {
 
 impl Session {
     /// No I/O; and without a cookie no allocation.
-    pub(crate) fn new(shared: Arc<Shared>, crossing: Crossing, head: &RequestHead<'_>) -> Self {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        crossing: Option<Crossing>,
+        head: &RequestHead<'_>,
+    ) -> Self {
         let presented = shared.settings.transport.presented(head);
         let address = head.client_address(shared.settings.proxies);
         if presented.malformed {
@@ -223,7 +227,12 @@ impl Session {
         let now = self.shared.now();
         let (mut overtaken, mut undecodable) = (false, false);
         for key in self.presented.keys() {
-            match self.cross(|| self.shared.store.load(&key, now))? {
+            let at_hand = self.crossing.and_then(|_| self.shared.store.try_load(&key, now));
+            let loaded = match at_hand {
+                Some(loaded) => loaded,
+                None => self.cross(|| self.shared.store.load(&key, now))?,
+            };
+            match loaded {
                 Loaded::Live { record, key } => return Ok(Known::Live { record, key }),
                 Loaded::Renewed => overtaken = true,
                 Loaded::Absent if self.has_ended_meanwhile(&key)? => overtaken = true,

@@ -45,13 +45,9 @@ pub(crate) enum Transport {
 /// How a call is made that may block its thread: it is handed the call, and makes it once.
 pub type Crossing = fn(&mut dyn FnMut());
 
-/// On this thread, as it is.
-pub(crate) fn straight(call: &mut dyn FnMut()) {
-    call();
-}
-
-/// Makes a call that may block.
-pub(crate) fn cross<T>(by: Crossing, call: impl FnOnce() -> Result<T>) -> Result<T> {
+/// Makes a call that may block; without a crossing on this thread, as it is.
+pub(crate) fn cross<T>(by: Option<Crossing>, call: impl FnOnce() -> Result<T>) -> Result<T> {
+    let Some(by) = by else { return call() };
     let (mut call, mut result) = (Some(call), None);
     by(&mut || result = call.take().map(|call| call()));
     let none = || Error::with_source(ErrorKind::Unexpected, "make a call", "it was not made once");
@@ -203,7 +199,13 @@ impl Shared {
     }
 
     /// Records activity if it is due: by the cleaner, or at once where there is no time to wait.
-    pub(crate) fn touch(&self, by: Crossing, key: SessionKey, record: &Record, now: Timestamp) {
+    pub(crate) fn touch(
+        &self,
+        by: Option<Crossing>,
+        key: SessionKey,
+        record: &Record,
+        now: Timestamp,
+    ) {
         if !record.limits.touch_due(record.seen, now) {
             return;
         }

@@ -39,6 +39,11 @@ pub trait Store: Debug + Send + Sync + 'static {
     /// Finds a live session. Writes nothing.
     fn load(&self, key: &SessionKey, now: Timestamp) -> Result<Loaded>;
 
+    /// What [`load`](Self::load) would answer, where that is known without waiting for a disk,
+    /// another machine, or whoever writes; else `None`, which says nothing of the session. It lets
+    /// a server whose threads must not wait do without the detour that a call that may wait takes.
+    fn try_load(&self, key: &SessionKey, now: Timestamp) -> Option<Loaded>;
+
     /// Carries out everything that writes one session, in one atomic step. When it returns
     /// [`Committed::Done`] or [`Committed::Deleted`], the change is there for every later call.
     ///
@@ -384,6 +389,10 @@ macro_rules! forward {
         impl<S: Store + ?Sized> Store for $pointer<S> {
             fn load(&self, key: &SessionKey, now: Timestamp) -> Result<Loaded> {
                 (**self).load(key, now)
+            }
+
+            fn try_load(&self, key: &SessionKey, now: Timestamp) -> Option<Loaded> {
+                (**self).try_load(key, now)
             }
 
             fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {

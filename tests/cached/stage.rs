@@ -190,6 +190,10 @@ impl Store for Liar {
         self.truth.load(key, now)
     }
 
+    fn try_load(&self, _: &SessionKey, _: Timestamp) -> Option<Loaded> {
+        None
+    }
+
     fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
         self.answer(|| self.truth.commit(commit))
     }

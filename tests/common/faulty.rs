@@ -194,6 +194,10 @@ impl<S: Store> Store for Faulty<S> {
         self.inner.load(key, now)
     }
 
+    fn try_load(&self, _: &SessionKey, _: Timestamp) -> Option<Loaded> {
+        None
+    }
+
     fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
         self.enter(Call::Commit)?;
         self.inner.commit(commit)

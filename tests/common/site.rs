@@ -72,6 +72,10 @@ impl Store for Watched {
         self.0.store.load(key, now)
     }
 
+    fn try_load(&self, _: &SessionKey, _: Timestamp) -> Option<Loaded> {
+        None
+    }
+
     fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
         self.called(&self.0.failing_commits)?;
         self.0.store.commit(commit)

@@ -38,6 +38,10 @@ impl<S: Store> Store for Pausing<S> {
         self.around(|store| store.load(key, now))
     }
 
+    fn try_load(&self, _: &SessionKey, _: Timestamp) -> Option<Loaded> {
+        None
+    }
+
     fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
         self.around(|store| store.commit(commit))
     }

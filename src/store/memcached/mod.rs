@@ -115,6 +115,10 @@ impl Store for MemcachedStore {
         self.0.find(key, now, "load a session").map(|found| found.loaded)
     }
 
+    fn try_load(&self, _: &SessionKey, _: Timestamp) -> Option<Loaded> {
+        None
+    }
+
     fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
         self.0.commit(commit)
     }

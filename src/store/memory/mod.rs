@@ -290,6 +290,10 @@ impl Store for MemoryStore {
         Ok(sessions.load(sessions.find(key, now)))
     }
 
+    fn try_load(&self, key: &SessionKey, now: Timestamp) -> Option<Loaded> {
+        self.load(key, now).ok()
+    }
+
     fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
         self.write().commit(commit, self.capacity)
     }

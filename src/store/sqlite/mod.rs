@@ -281,6 +281,11 @@ impl Store for SqliteStore {
         Ok(loaded)
     }
 
+    fn try_load(&self, key: &SessionKey, now: Timestamp) -> Option<Loaded> {
+        let record = self.0.hot.as_deref()?.find(key, now).ok()?;
+        Some(Loaded::Live { record, key: *key })
+    }
+
     fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
         let (sql, owned) = (self.0.sql.clone(), commit::Owned::new(commit));
         let (pace, doing) = (commit::pace(commit), commit::doing(commit));
