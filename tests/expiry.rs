@@ -5,13 +5,13 @@ mod common;
 use std::thread;
 use std::time::Duration;
 
-use cloakroom::Lifetime;
-use cloakroom::clock::Clock;
+use cloakroom::clock::{Clock, ManualClock};
 use cloakroom::event::EventKind;
 use cloakroom::manager::Builder;
+use cloakroom::{Lifetime, SessionManager, SqliteStore};
 use common::faulty::Call;
 use common::in_process::{App, Browser, complete, on_both_stores, set_cookie};
-use common::{HOUR, NOW};
+use common::{Folder, HOUR, NOW};
 
 const MILLI: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -325,6 +325,39 @@ fn a_clock_that_steps_back_and_forth_under_requests_breaks_nothing() {
         app.sessions.flush().unwrap();
         assert_eq!((app.n(&browser), app.count(EventKind::CleanerFailed)), (Some(200), 0));
     });
+}
+
+#[test]
+fn a_clock_set_back_across_a_restart_lets_a_session_live_longer_by_as_much_and_no_more() {
+    let folder = Folder::new();
+    let start = |now| {
+        let (store, clock) = (SqliteStore::open(folder.database()).unwrap(), ManualClock::new(now));
+        let builder = SessionManager::builder(store).clock(clock.clone());
+        (idle(HOUR)(builder).build().unwrap(), clock)
+    };
+    let lives = |sessions: &SessionManager, browser: &Browser| {
+        browser.open(sessions).contains("n").unwrap()
+    };
+    let (mut browser, mut left) = (Browser::default(), Browser::default());
+    let (sessions, clock) = start(NOW);
+    for browser in [&mut browser, &mut left] {
+        browser.request(&sessions, |session| session.set("n", 1).unwrap());
+    }
+    clock.advance(HOUR / 2);
+    left.clone().request(&sessions, |session| session.destroy().unwrap());
+    clock.advance(HOUR / 2);
+    assert!(!lives(&sessions, &browser));
+    drop(sessions);
+    for back in [MILLI, MINUTE, HOUR * 5, HOUR * 24 * 400] {
+        let (sessions, clock) = start(NOW + HOUR - back);
+        assert_eq!(sessions.sweep_now().unwrap(), 0);
+        assert!(lives(&sessions, &browser), "back {back:?}: nobody knows that it had ended");
+        assert!(!lives(&sessions, &left), "back {back:?}: what was ended stays so");
+        clock.advance(back - MILLI);
+        assert!(lives(&sessions, &browser), "back {back:?}");
+        clock.advance(MILLI);
+        assert!(!lives(&sessions, &browser), "back {back:?}");
+    }
 }
 
 #[test]

@@ -178,6 +178,7 @@ const LAWS: &[Law] = laws! {
         sweeping::a_sweep_removes_exactly_what_has_ended,
         sweeping::a_sweep_removes_no_more_than_its_limit,
         sweeping::a_sweep_leaves_the_keys_of_live_sessions,
+        races::a_merge_at_the_moment_of_a_sweep_is_told_or_kept,
     ]
     "users and revocation" if lists: [
         registry::the_newest_session_is_listed_first,
@@ -187,6 +188,7 @@ const LAWS: &[Law] = laws! {
         registry::names_of_the_identity_provider_match_exactly,
         registry::the_list_follows_the_user_of_a_session,
         registry::the_list_has_one_entry_after_a_renewal,
+        races::a_list_by_handle_at_the_moment_of_a_sign_in_shows_the_session,
         registry::a_revocation_gives_the_keys_that_the_sessions_had,
         registry::a_revocation_keeps_exactly_the_exception,
         registry::a_revocation_keeps_the_exception_whatever_its_key,

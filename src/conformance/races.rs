@@ -3,7 +3,7 @@
 
 use std::hint;
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Barrier, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use crate::conformance::limits;
 use crate::data::Value;
 use crate::id::{SessionKey, UserKey};
 use crate::lifetime::Lifetime;
-use crate::record::Birth;
+use crate::record::{Birth, Touch};
 use crate::store::{AtLimit, Commit, Committed, Fate, Page, Which};
 
 const ROUNDS: u32 = 1000;
@@ -252,6 +252,33 @@ pub(super) fn a_touch_at_the_moment_of_a_sweep_revives_nothing(given: &Given) ->
     )
 }
 
+pub(super) fn a_merge_at_the_moment_of_a_sweep_is_told_or_kept(given: &Given) -> Outcome {
+    let begins = |round| given.after(SECOND * round);
+    race(
+        |round| Ok((given.session_from(begins(round), &birth_at(begins(round))?)?, round)),
+        |(session, round)| {
+            let last = begins(*round) + IDLE - MILLI;
+            let delta = set("coat", "red")?;
+            let merge = Commit::new(&session.key, Fate::Merge, &delta, last);
+            Ok(given.store.commit(&Commit { touch: Some(Touch::at(last)), ..merge })?)
+        },
+        |(_, round)| Ok(given.store.sweep(begins(*round) + IDLE, ALL)?),
+        |(session, round), merge, swept| {
+            let lives = given.is_live(&session.key, begins(*round) + IDLE)?;
+            match &merge {
+                Committed::Done { .. } => {
+                    ensure!(lives && swept == 0, "a sweep took a session that was just kept alive");
+                }
+                other => {
+                    answered(other, "Gone", "a merge at the moment of a sweep")?;
+                    ensure!(!lives, "a merge at the moment of a sweep revived the session");
+                }
+            }
+            Ok(())
+        },
+    )
+}
+
 fn birth_at(now: Timestamp) -> Outcome<Birth> {
     Ok(Birth::new(Lifetime::idle(IDLE).starting(now))?)
 }
@@ -269,6 +296,45 @@ pub(super) fn a_merge_at_the_moment_of_a_revocation_revives_nothing(given: &Give
             ensure!(!back, "a merge at the moment of a revocation brought the session back");
             let told = matches!(merge, Committed::Done { .. } | Committed::Gone);
             ensure!(told, "a merge at the moment of a revocation was answered {}", said(&merge));
+            Ok(())
+        },
+    )
+}
+
+/// Says so when it goes, after a panic of the store too.
+struct Done<'d>(&'d AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+pub(super) fn a_list_by_handle_at_the_moment_of_a_sign_in_shows_the_session(
+    given: &Given,
+) -> Outcome {
+    let owner = user("u")?;
+    race(
+        |_| Ok((given.session()?, AtomicBool::new(false))),
+        |(session, is_done)| {
+            let _done = Done(is_done);
+            given.sign_in(&session.key, &owner, given.now)
+        },
+        |(session, is_done)| {
+            let (registry, handle) = (given.registry()?, session.handle());
+            // Again and again, so that one of the looks meets the moment.
+            loop {
+                let was_done = is_done.load(Ordering::SeqCst);
+                let listed = registry.list(&Which::Handle(&handle), Page::first(ALL), given.now)?;
+                if listed.is_empty() || was_done {
+                    return Ok(listed);
+                }
+            }
+        },
+        |(session, _), (_, answer), listed| {
+            done(answer, "a sign-in at the moment of a list")?;
+            let handles: Vec<_> = listed.iter().map(|summary| summary.handle).collect();
+            ensure!(handles == [session.handle()], "a list by handle missed a session");
             Ok(())
         },
     )

@@ -65,6 +65,8 @@ struct State {
     persistent: Option<bool>,
     /// Sessions to end, because the handler said so.
     to_end: Vec<SessionKey>,
+    /// Sessions to end, because a sign-in left them behind: it stands, whatever comes after it.
+    left_behind: Vec<SessionKey>,
     destroyed: bool,
     /// One of them was ended.
     ended: bool,

@@ -78,7 +78,7 @@ impl Session {
                 drop(ending);
                 let handle = record.handle;
                 self.shared.events.raise(&Event::SignedIn { handle: &handle, user: &user });
-                state.to_end.extend(self.other_live_sessions(&from));
+                state.left_behind.extend(self.other_sessions(&from));
                 state.known = Known::Live { record, key };
                 state.issued = Some(id);
                 state.changes = Changes::default();
@@ -94,13 +94,15 @@ impl Session {
         }
     }
 
-    /// The live sessions of the ids presented, but `from`. After a sign-in the browser would go on
-    /// sending those ids, and one of them could be found first.
-    fn other_live_sessions(&self, from: &SessionKey) -> Vec<SessionKey> {
+    /// The sessions of the ids presented, but `from`, that are not known to be gone. After a sign-in
+    /// the browser would go on sending those ids, and one of them could be found first.
+    fn other_sessions(&self, from: &SessionKey) -> Vec<SessionKey> {
         let now = self.shared.now();
         let is_another = |key: &SessionKey| match self.cross(|| self.shared.store.load(key, now)) {
             Ok(Loaded::Live { key, .. }) => key != *from,
-            _ => false,
+            Ok(_) => false,
+            // To end one that is gone does no harm.
+            Err(_) => true,
         };
         self.presented.keys().filter(|key| key != from).filter(is_another).collect()
     }
@@ -230,6 +232,7 @@ impl Session {
 
     fn end_what_was_destroyed(&self, state: &mut State) -> Result<()> {
         let mut overtaken = false;
+        state.to_end.append(&mut state.left_behind);
         while let Some(key) = state.to_end.last() {
             let now = self.shared.now();
             let nothing = Delta::new();

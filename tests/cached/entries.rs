@@ -5,7 +5,7 @@ use std::time::Duration;
 use cloakroom::clock::ManualClock;
 use cloakroom::delta::Delta;
 use cloakroom::id::SessionKey;
-use cloakroom::record::Touch;
+use cloakroom::record::{Birth, Touch};
 use cloakroom::store::cached::CachedStore;
 use cloakroom::store::{Admit, AtLimit, Commit, Committed, Fate, Loaded, Store};
 use cloakroom::{Lifetime, MemoryStore, SessionManager};
@@ -155,11 +155,16 @@ fn a_touch_that_is_due_is_written_once_and_not_by_every_hit() {
 #[test]
 fn a_touch_that_comes_with_a_commit_of_nothing_is_seen_at_once() {
     Stage::on_each_cache(|stage| {
-        let (key, nothing, later) = (stage.cached(), Delta::new(), NOW + HOUR);
+        // Activity is due while the entry is still believed.
+        let (key, nothing, later) = (new_key(), Delta::new(), NOW + LIFE / 2);
+        let birth = Birth::new(Lifetime::idle(LIFE * 10).starting(NOW)).unwrap();
+        let begin = Commit::new(&key, Fate::Create(&birth), &nothing, NOW);
+        stage.store.commit(&begin).unwrap();
+        assert!(live(&stage.store, &key).unwrap().is_some(), "it is in the cache from now on");
         let mut commit = Commit::new(&key, Fate::Merge, &nothing, later);
         commit.touch = Some(Touch::at(later));
         assert!(matches!(stage.store.commit(&commit).unwrap(), Committed::Unchanged { .. }));
-        let Loaded::Live { record, .. } = stage.store.load(&key, NOW).unwrap() else {
+        let Loaded::Live { record, .. } = stage.store.load(&key, later).unwrap() else {
             panic!("it lives");
         };
         assert_eq!(record.seen, later);

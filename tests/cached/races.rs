@@ -1,12 +1,14 @@
 //! What the cache may never say, whoever is slow.
 
+use std::num::NonZeroUsize;
 use std::thread;
 
 use cloakroom::MemoryStore;
 use cloakroom::delta::Delta;
+use cloakroom::record::Touch;
 use cloakroom::store::cached::CachedStore;
 use cloakroom::store::memcached::MemcachedStore;
-use cloakroom::store::{Cache, Committed, Entry, Fetched, Lease, Loaded, Store, Which};
+use cloakroom::store::{Cache, Committed, Entry, Fetched, Lease, Loaded, Page, Store, Which};
 
 use crate::common::gated::Gated;
 use crate::common::memcached::{Memcached, shared};
@@ -208,6 +210,27 @@ fn a_change_that_somebody_has_seen_is_not_unseen_while_the_cache_is_being_told()
             assert_eq!(n(&stage.store, &key), Some(2));
             keeper.open();
             change.join().unwrap().unwrap();
+        });
+    });
+}
+
+#[test]
+fn activity_that_somebody_has_seen_is_not_unseen_while_the_cache_is_being_told() {
+    Stage::on_each_cache(|stage| {
+        let (key, later) = (stage.cached(), NOW + SECOND);
+        let keeper = stage.cache.hold_forget();
+        thread::scope(|scope| {
+            let touch = scope.spawn(|| stage.store.touch(&[(key, Touch::at(later))], later));
+            keeper.wait_until_reached();
+            let listed = stage.store.registry().unwrap();
+            let listed = listed.list(&Which::All, Page::first(NonZeroUsize::MIN), later).unwrap();
+            assert_eq!(listed[0].seen, later);
+            match stage.store.load(&key, later).unwrap() {
+                Loaded::Live { record, .. } => assert_eq!(record.seen, later),
+                other => panic!("{other:?}"),
+            }
+            keeper.open();
+            touch.join().unwrap().unwrap();
         });
     });
 }

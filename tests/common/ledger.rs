@@ -183,7 +183,7 @@ struct Now {
 struct Life {
     /// `None` when it has ended.
     now: Option<Now>,
-    /// The key before the last renewal, if that had a grace.
+    /// The key before the last renewal, if that had a grace: it finds the session too.
     grace: Option<SessionKey>,
     /// Keys that must find nothing.
     ended: Vec<SessionKey>,
@@ -209,6 +209,12 @@ impl Life {
             }
         }
         let now = self.now.as_ref()?;
+        if let Some(grace) = &self.grace {
+            match store.load(grace, NOW).unwrap() {
+                Loaded::Live { key, .. } if key == now.key => {}
+                found => return Some(format!("the grace of {now:?} finds {found:?}")),
+            }
+        }
         match store.load(&now.key, NOW).unwrap() {
             Loaded::Live { record, key } => {
                 let n = value::<u64>(&record, "n");

@@ -40,6 +40,8 @@ pub struct Worker<'w> {
 struct Own {
     life: String,
     key: SessionKey,
+    /// The key before, while that finds the session too.
+    grace: Option<SessionKey>,
     handle: Handle,
     n: u64,
     seen: i64,
@@ -134,8 +136,8 @@ impl<'w> Worker<'w> {
             let delta = worker.data(0);
             worker.store.commit(&Commit::new(&key, Fate::Create(&birth), &delta, NOW))?;
             let (handle, seen) = (birth.handle, NOW.as_millis());
-            let own = Own { life, key, handle, n: 0, seen, user: None, external: None };
-            worker.lives.push(own);
+            let (grace, user, external) = (None, None, None);
+            worker.lives.push(Own { life, key, grace, handle, n: 0, seen, user, external });
             Ok(Answer::Done)
         })
     }
@@ -143,10 +145,12 @@ impl<'w> Worker<'w> {
     fn merge(&mut self, at: usize) -> Result<()> {
         let (life, n) = (self.lives[at].life.clone(), self.lives[at].n + 1);
         self.carry_out(&Change::Merge { life, n }, |worker| {
-            let delta = worker.data(n);
+            let (delta, late) = (worker.data(n), worker.dice.chance(30));
             let own = &mut worker.lives[at];
             own.n = n;
-            let merged = worker.store.commit(&Commit::new(&own.key, Fate::Merge, &delta, NOW))?;
+            // Some by a client that does not have its new id yet.
+            let key = own.grace.filter(|_| late).unwrap_or(own.key);
+            let merged = worker.store.commit(&Commit::new(&key, Fate::Merge, &delta, NOW))?;
             Ok(answer(&merged))
         })
     }
@@ -183,7 +187,8 @@ impl<'w> Worker<'w> {
             let grace_until = grace.then(|| NOW + HOUR);
             let fate = Fate::Renew { to: &to, grace_until };
             let renewed = worker.store.commit(&Commit::new(&own.key, fate, &Delta::new(), NOW))?;
-            own.key = to;
+            let left = std::mem::replace(&mut own.key, to);
+            own.grace = grace.then_some(left);
             Ok(answer(&renewed))
         })
     }
@@ -211,7 +216,8 @@ impl<'w> Worker<'w> {
             match worker.store.commit(&commit)? {
                 Committed::Done { record, .. } => {
                     let own = &mut worker.lives[at];
-                    (own.key, own.handle, own.user) = (to, record.handle, record.user);
+                    (own.key, own.grace) = (to, None);
+                    (own.handle, own.user) = (record.handle, record.user);
                     (own.external, own.seen) = (record.external_key, record.seen.as_millis());
                     worker.lives.retain(|own| !ends.contains(&own.life));
                     Ok(Answer::Done)

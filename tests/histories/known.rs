@@ -166,6 +166,47 @@ fn a_session_that_has_expired_is_read_and_touched_no_more() {
     }
 }
 
+/// Somebody signs in at the deadline of the session under key 1, and gets key 2.
+fn sign_in_at_the_deadline() -> (Call, Answer) {
+    let (begins, changes) = (Begins { handle: 2, ..BEGINS }, Vec::new());
+    let call = Call::SignIn { key: 1, to: 2, user: 1, begins, changes, limit: None };
+    let born = Session { handle: 2, created: IDLE, seen: IDLE, ..session(1, &[]) };
+    let begun = Session { user: Some(1), authenticated: Some(IDLE), ..born };
+    (call, done(begun, 2, &[]))
+}
+
+#[test]
+fn what_was_ended_at_its_deadline_is_gone_for_who_is_late_too() {
+    let ends = [
+        (Call::Delete { key: 1 }, Answer::Absent),
+        (Call::Revoke(Who::Handle(1)), Answer::Revoked(vec![])),
+        sign_in_at_the_deadline(),
+    ];
+    for (end, answer) in ends {
+        for revived in [false, true] {
+            let mut history = History::of_one_session();
+            history.add_at(IDLE, 2..3, end.clone(), answer.clone());
+            let late = if revived { done(session(2, &[(1, 7)]), 1, &[]) } else { Answer::Absent };
+            history.add_at(IDLE - 1, 4..5, set(1, 7, None), late);
+            assert_eq!(history.has_an_order(), !revived, "{end:?}");
+        }
+    }
+}
+
+#[test]
+fn who_is_late_may_see_the_two_steps_of_a_sign_in_over_an_expired_session() {
+    let mut history = History::of_one_session();
+    let (sign_in, signed_in) = sign_in_at_the_deadline();
+    history.add_at(IDLE, 2..9, sign_in, signed_in);
+    history.add_at(IDLE - 1, 3..4, LOAD, Answer::Absent);
+    history.0[2].latest = IDLE;
+    history.add_at(IDLE, 5..6, Call::Load { key: 2 }, Answer::Absent);
+    assert!(!history.has_an_order());
+    assert!(history.has_an_order_by(Sessions { moves_in_steps: true, ..Sessions::PLAIN }));
+    history.0[2].latest = IDLE - 1;
+    assert!(!history.has_an_order_by(Sessions { moves_in_steps: true, ..Sessions::PLAIN }));
+}
+
 #[test]
 fn of_two_renewals_of_one_key_one_is_told_that_it_was_renewed() {
     for both in [false, true] {

@@ -21,6 +21,8 @@ pub struct Sessions {
     /// As memcached does. Former keys lead one step far, however often the session has moved
     /// since: a key from before the last move but one may be answered as renewed, or as unknown.
     /// And a renewal that is done may find the session ended when it comes back to it; it says so.
+    /// A sign-in over a session that has expired removes it first, and begins another then: in
+    /// between a request that is late, by whose time it would live, finds neither.
     pub moves_in_steps: bool,
     /// It looks for ended sessions first and removes them then; one that is renewed in between, by
     /// somebody for whom it has not ended yet, is left to the next sweep.
@@ -201,47 +203,24 @@ impl Store {
         self.rows.iter().any(is)
     }
 
-    /// What ends sessions may remove the expired ones that it finds, or leave them to a sweep.
-    fn with_or_without_expired(self, operation: &Operation) -> Vec<Store> {
+    /// What ends sessions removes those that it finds expired, and names none of them: a write that
+    /// has waited since before the deadline must not find them any more.
+    fn without_expired(mut self, operation: &Operation) -> Store {
         let now = operation.now;
-        let expired_at = |store: &Store, key| match store.find(key, now)[..] {
-            [Found::Expired(at)] => Some(store.rows[at].key),
+        let (key, which) = match &operation.call {
+            Call::Delete { key } => (Some(*key), None),
+            Call::SignIn { key, user, limit, .. } => (Some(*key), limit.map(|_| Who::User(*user))),
+            Call::Revoke(who) => (None, Some(*who)),
+            _ => return self,
+        };
+        let found = key.map(|key| self.find(key, now));
+        let found = match found.as_deref() {
+            Some([Found::Expired(at)]) => Some(self.rows[*at].key),
             _ => None,
         };
-        let mut stores = vec![self];
-        let mut or_without = |gone: &dyn Fn(&Row) -> bool| {
-            for mut store in stores.clone() {
-                let before = store.rows.len();
-                store.end(|row| !row.session.lives(now) && gone(row));
-                if store.rows.len() < before {
-                    stores.push(store);
-                }
-            }
-        };
-        match &operation.call {
-            Call::Delete { key } | Call::Renew { key, .. } => {
-                let expired = expired_at(&stores[0], *key);
-                or_without_key(&mut stores, expired);
-            }
-            Call::SignIn { key, user, limit, .. } => {
-                if limit.is_some() {
-                    or_without(&|row| row.session.user == Some(*user));
-                }
-                let expired = expired_at(&stores[0], *key);
-                or_without_key(&mut stores, expired);
-            }
-            Call::Revoke(who) => or_without(&|row| row.session.is_of(who)),
-            _ => {}
-        }
-        stores
-    }
-}
-
-fn or_without_key(stores: &mut Vec<Store>, key: Option<Number>) {
-    for mut store in key.map(|_| stores.clone()).unwrap_or_default() {
-        if !store.end(|row| Some(row.key) == key).is_empty() {
-            stores.push(store);
-        }
+        let is_meant = |row: &Row| which.is_some_and(|who| row.session.is_of(&who));
+        self.end(|row| !row.session.lives(now) && (Some(row.key) == found || is_meant(row)));
+        self
     }
 }
 
@@ -554,6 +533,21 @@ impl Model for Sessions {
     type Answer = Answer;
 
     fn step(&self, world: &World, happened: &Happened, answer: Option<&Answer>) -> Vec<World> {
+        let mut after = self.step_from(world, happened, answer);
+        if self.moves_in_steps {
+            let mut sooner = world.clone();
+            sooner.sessions.end(|row| !row.session.lives(happened.latest));
+            if sooner != *world {
+                after.extend(self.step_from(&sooner, happened, answer));
+            }
+        }
+        after.dedup();
+        after
+    }
+}
+
+impl Sessions {
+    fn step_from(&self, world: &World, happened: &Happened, answer: Option<&Answer>) -> Vec<World> {
         let operation = &happened.operation;
         let agrees = |expected: &Answer| answer.is_none_or(|said| agree(said, expected));
         let lives_on = |(key, end): &(Number, u64)| {
@@ -566,8 +560,8 @@ impl Model for Sessions {
             let found = self.found(world, happened).iter().any(agrees);
             return found.then(|| world.clone()).into_iter().collect();
         }
-        let stores = world.sessions.clone().with_or_without_expired(operation);
-        let outcomes = stores.iter().flat_map(|store| self.outcomes(store, operation));
+        let sessions = world.sessions.clone().without_expired(operation);
+        let outcomes = self.outcomes(&sessions, operation).into_iter();
         let agreeing =
             outcomes.filter_map(|(mut store, expected)| match (&operation.call, &expected) {
                 (Call::Renew { to, .. }, Answer::Done { key, .. })
@@ -578,10 +572,10 @@ impl Model for Sessions {
                 }
                 _ => agrees(&expected).then_some((store, expected)),
             });
-        let after = agreeing.map(|(store, _)| self.after(world, store, happened));
-        let mut after: Vec<World> = after.collect();
-        after.dedup();
-        after
+        // What has failed half-way has gone no further than that.
+        let half_way = Some(&sessions).filter(|half| answer.is_none() && **half != world.sessions);
+        let after = agreeing.map(|(store, _)| store).chain(half_way.cloned());
+        after.map(|store| self.after(world, store, happened)).collect()
     }
 }
 

@@ -136,6 +136,39 @@ fn a_request_that_stops_between_any_two_commands_leaves_one_living_id() {
     }
 }
 
+/// It has reserved its new key for the session as it was found, and must not move another one there.
+#[test]
+fn a_sign_in_that_a_renewal_came_before_leaves_one_living_id_wherever_it_stops() {
+    let stopped = Stopped::new();
+    for act in [Act::SignIn, Act::SignInOverAnother] {
+        for number in 0..10 {
+            let one = Plan::LoseOneAnswer(number);
+            for lost in [Plan::LoseRequest(number), Plan::LoseAnswer(number), one] {
+                let what = format!("{act:?}, {lost:?}");
+                let (key, renewed, to) = (stopped.session(act), new_key(), new_key());
+                // It has found the session and reserved, and is about to move it.
+                let held = stopped.proxy.hold(2);
+                let answer = thread::scope(|scope| {
+                    let request = scope.spawn(|| act.run(&stopped.through, &key, &to));
+                    assert!(held.is_reached(), "{what}");
+                    renew(&stopped.store, &key, &renewed, Some(NOW + HOUR)).unwrap();
+                    stopped.proxy.plan(lost);
+                    drop(held);
+                    request.join().unwrap()
+                });
+                stopped.proxy.plan(Plan::Pass);
+                let alive = stopped.alive([&renewed, &to]);
+                assert_eq!(alive.len(), 1, "{what}: {answer:?} left {alive:?}");
+                match &answer {
+                    Ok(Committed::Done { .. }) => assert_eq!(alive, [to], "{what}"),
+                    Ok(other) => panic!("{what}: {other:?}"),
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable, "{what}"),
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn a_sign_out_while_a_request_stands_between_any_two_commands_is_final() {
     let stopped = Stopped::new();

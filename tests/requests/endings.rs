@@ -1,15 +1,19 @@
 //! A session that has ended stays ended, and late answers harm nobody.
 
+use std::num::NonZeroU32;
+
 use cloakroom::event::EventKind;
 use cloakroom::http::Outcome;
 use cloakroom::id::Handle;
+use cloakroom::manager::Builder;
 use cloakroom::session::Saved;
-use cloakroom::store::Which;
+use cloakroom::store::{AtLimit, Which};
 use cloakroom::{ErrorKind, Session};
 
+use crate::common::faulty::Call;
 use crate::common::in_process::{
     App, Browser, REMOVAL, complete, defaults, get, issued, on_both_stores, set_cookie, sign_in,
-    who,
+    user, who,
 };
 
 #[test]
@@ -277,15 +281,40 @@ fn a_reader_under_way_does_not_bring_back_a_session_by_its_activity() {
 
 #[test]
 fn a_write_that_never_saw_its_session_is_late_when_that_was_ended_meanwhile() {
-    on_both_stores(defaults, |app| {
-        let mut browser = app.signed_in("ada");
-        let session = browser.open(&app.sessions);
-        session.set("m", 2).unwrap();
-        browser.request(&app.sessions, |session| session.destroy().unwrap());
-        let headers = complete(&app.sessions, &session);
-        assert_eq!((set_cookie(&headers), headers.discarded), (None, true));
-        assert_eq!(app.rows(), 0);
-    });
+    type End = fn(&App, &mut Browser);
+    let ends: [(&str, End); 6] = [
+        ("a sign-out", |app, browser| {
+            browser.request(&app.sessions, |session| session.destroy().unwrap());
+        }),
+        ("a revocation of the user's", |app, _| {
+            assert_eq!(app.sessions.revoke_all(&user("ada")).unwrap(), 1);
+        }),
+        ("a revocation by handle", |app, browser| {
+            let handle = browser.open(&app.sessions).handle().unwrap().unwrap();
+            assert!(app.sessions.revoke(&user("ada"), &handle).unwrap());
+        }),
+        ("a revocation of everyone", |app, _| {
+            assert_eq!(app.sessions.revoke_everyone().unwrap(), 1);
+        }),
+        ("a sign-in elsewhere, at the limit", |app, _| drop(app.signed_in("ada"))),
+        ("a sign-in as somebody else", |app, browser| {
+            browser.request(&app.sessions, |session| sign_in(session, "zoe"));
+        }),
+    ];
+    let one = NonZeroU32::MIN;
+    let configure = |builder: Builder| builder.max_sessions_per_user(one, AtLimit::EndOldest);
+    for (how, end) in ends {
+        on_both_stores(configure, |app| {
+            let mut browser = app.signed_in("ada");
+            let session = browser.open(&app.sessions);
+            session.set("m", 2).unwrap();
+            end(&app, &mut browser);
+            let rows = app.rows();
+            let headers = complete(&app.sessions, &session);
+            assert_eq!((set_cookie(&headers), headers.discarded), (None, true), "{how}");
+            assert_eq!(app.rows(), rows, "{how}: nothing is begun");
+        });
+    }
 }
 
 #[test]
@@ -469,15 +498,30 @@ fn a_destroy_counts_although_the_session_was_to_be_ignored_before() {
 
 #[test]
 fn a_sign_in_ends_the_other_live_sessions_that_came_with_it() {
-    on_both_stores(defaults, |app| {
-        let (first, other) = (app.visitor(1), app.signed_in("zoe"));
-        let both = format!("__Host-id={}; __Host-id={}", first.id().reveal(), other.id().reveal());
-        let mut browser = Browser::with(both);
-        browser.request(&app.sessions, |session| sign_in(session, "ada"));
-        assert_eq!(who(&app.sessions, &other), None);
-        assert_eq!(who(&app.sessions, &browser).as_deref(), Some("ada"));
-        assert_eq!(app.rows(), 1);
-    });
+    type Way = fn(&App, &Session);
+    let ways: [(&str, Way); 3] = [
+        ("alone", |_, session| sign_in(session, "ada")),
+        ("ignored afterwards", |_, session| {
+            sign_in(session, "ada");
+            session.ignore().unwrap();
+        }),
+        ("where the look for others fails", |app, session| {
+            assert_eq!(session.get("n").unwrap(), Some(1));
+            app.store.fail(Call::Load, 1, ErrorKind::Busy);
+            sign_in(session, "ada");
+        }),
+    ];
+    for (how, way) in ways {
+        on_both_stores(defaults, |app| {
+            let (first, other) = (app.visitor(1), app.signed_in("zoe"));
+            let ids = [first.id().reveal(), other.id().reveal()];
+            let mut browser = Browser::with(ids.map(|id| format!("__Host-id={id}")).join("; "));
+            browser.request(&app.sessions, |session| way(&app, session));
+            assert_eq!(who(&app.sessions, &other), None, "{how}");
+            assert_eq!(who(&app.sessions, &browser).as_deref(), Some("ada"), "{how}");
+            assert_eq!(app.rows(), 1, "{how}");
+        });
+    }
 }
 
 #[test]

@@ -17,7 +17,7 @@ use shuttle::thread;
 use super::chance::Chance;
 use super::explore;
 use super::model::Sessions;
-use super::operations::{Answer, Begins, Call, Change, Happened, Operation, readable};
+use super::operations::{Answer, Begins, Call, Change, Happened, Operation, Who, readable};
 use super::pausing::Pausing;
 use super::plan::{Abilities, Plan, Step};
 use super::target::Names;
@@ -50,10 +50,14 @@ fn plan_of_reads() -> Plan {
     let mut call = || {
         let key = chance.pick(&[1, 2]);
         let changes = vec![Change::Set(1, chance.below(100) as u8)];
-        match chance.below(8) {
+        let merge = |changes| Call::Merge { key, changes, if_revision: None, seen: None };
+        match chance.below(10) {
             0..=4 => Call::Load { key },
-            5 | 6 => Call::Merge { key, changes, if_revision: None, seen: None },
-            _ => Call::Delete { key },
+            5 | 6 => merge(changes),
+            7 => Call::Delete { key },
+            // These two show what is stored, whatever the cache says.
+            8 => Call::List(Who::All),
+            _ => merge(Vec::new()),
         }
     };
     let threads = (0..THREADS).map(|_| (0..5).map(|_| step(call())).collect()).collect();
