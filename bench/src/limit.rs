@@ -3,6 +3,8 @@
 use std::cell::Cell;
 use std::hint::black_box;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use cloakroom::clock::{Clock, ManualClock, Timestamp};
@@ -18,7 +20,9 @@ use crate::report::{Goal, Report};
 use crate::timing::{Pairs, interleaved, median, per_operation};
 use crate::workload::{Random, session_json};
 
-const IDLE: Duration = Duration::from_secs(86_400);
+const DAY: Duration = Duration::from_secs(86_400);
+
+const IDLE: Duration = DAY;
 
 struct Bench {
     clock: ManualClock,
@@ -276,10 +280,10 @@ impl Bench {
         self.tell(report, "checkpoint", Goal::AtMost(0.8), &pairs, "UPDATE with its checkpoints");
 
         // Requests that write while checkpoints run on another thread: the slowest is the hold.
-        let stop = std::sync::atomic::AtomicBool::new(false);
+        let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                while !stop.load(Ordering::Relaxed) {
                     upkeep.run().expect("checkpoint");
                 }
             });
@@ -292,7 +296,7 @@ impl Bench {
                 ours::write(&self.sessions, &random.pick(&self.known).cookie, n);
                 times.push(one.elapsed().as_secs_f64() * 1e3);
             }
-            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            stop.store(true, Ordering::Relaxed);
             times.sort_by(f64::total_cmp);
             longest.set(times[times.len() * 99 / 100]);
         });
@@ -317,23 +321,26 @@ fn sweep(report: &mut Report, dir: &Path, expired: usize, all: usize) {
         |n| (n % 5 == 0).then(|| format!("user{}", n / 25)),
     );
     store.upkeep().expect("a file has a log").run().expect("checkpoint");
-    let raw_path = dir.join("raw.db");
-    store.backup(&raw_path).expect("copy");
-    let sessions =
-        SessionManager::builder(store.clone()).clock(clock.clone()).build().expect("a manager");
+    let raw_paths = ["before.db", "after.db"].map(|name| dir.join(name));
+    raw_paths.iter().for_each(|path| store.backup(path).expect("copy"));
+    // It sweeps when it is asked to.
+    let manager = || {
+        let builder = SessionManager::builder(store.clone()).clock(clock.clone());
+        builder.sweep_every(DAY).build().expect("a manager")
+    };
     let live: Vec<&Known> =
         known.iter().enumerate().filter(|(n, _)| long(*n)).map(|(_, known)| known).collect();
 
-    let requests = |stop: &dyn Fn() -> bool| {
+    let requests = |sessions: &SessionManager, stop: &dyn Fn() -> bool| {
         let (mut reads, mut writes) = (Vec::new(), Vec::new());
         let mut random = Random::new(3);
         while !stop() {
             let known = random.pick(&live);
             let one = Instant::now();
-            ours::read(&sessions, &known.cookie);
+            ours::read(sessions, &known.cookie);
             reads.push(one.elapsed().as_secs_f64() * 1e3);
             let one = Instant::now();
-            ours::write(&sessions, &known.cookie, random.next());
+            ours::write(sessions, &known.cookie, random.next());
             writes.push(one.elapsed().as_secs_f64() * 1e3);
         }
         reads.sort_by(f64::total_cmp);
@@ -342,40 +349,53 @@ fn sweep(report: &mut Report, dir: &Path, expired: usize, all: usize) {
     };
     let p99 = |times: &[f64]| times[times.len() * 99 / 100];
     let began = Instant::now();
-    let before = requests(&|| began.elapsed() > Duration::from_secs(1));
+    let before = requests(&manager(), &|| began.elapsed() > Duration::from_secs(1));
 
     // Alone first, for the rate: what a raw DELETE does has nobody beside it either.
     clock.advance(IDLE * 2);
-    let connection = Connection::open(&raw_path).expect("open");
-    connection.execute_batch("PRAGMA synchronous = NORMAL").expect("synchronous");
-    let began = Instant::now();
     let now = clock.now();
-    let deleted = connection
-        .execute("DELETE FROM cloakroom_sessions WHERE deadline <= ?1", [now.as_millis()])
-        .expect("delete");
-    let raw = began.elapsed().as_secs_f64() / deleted as f64;
-    drop(connection);
+    let delete = |path: &Path| {
+        let connection = Connection::open(path).expect("open");
+        connection.execute_batch("PRAGMA synchronous = NORMAL").expect("synchronous");
+        let began = Instant::now();
+        let deleted = connection
+            .execute("DELETE FROM cloakroom_sessions WHERE deadline <= ?1", [now.as_millis()])
+            .expect("delete");
+        began.elapsed().as_secs_f64() / deleted as f64
+    };
+    let [before_ours, after_ours] = raw_paths;
+    let raw = delete(&before_ours);
 
+    // As the cleaner, the log is copied when the store asks for it; but without pauses.
+    let upkeep = store.upkeep().expect("a file has a log");
+    let rung = Arc::new(AtomicBool::new(false));
+    let bell = rung.clone();
+    upkeep.ring_when_due(Box::new(move || bell.store(true, Ordering::Relaxed)));
     let half = expired / 2;
     let began = Instant::now();
     let mut swept = 0;
     let batch = std::num::NonZeroUsize::new(1000).expect("not zero");
     while swept < half {
         swept += store.sweep(now, batch).expect("sweep").removed;
-        store.upkeep().expect("a file has a log").run().expect("checkpoint");
+        if rung.swap(false, Ordering::Relaxed) {
+            upkeep.run().expect("checkpoint");
+        }
     }
+    upkeep.run().expect("checkpoint");
     let ours = began.elapsed().as_secs_f64() / swept as f64;
+    let raw = f64::midpoint(raw, delete(&after_ours));
     let from = format!("{:.1} us a row in batches, {:.1} us in one DELETE", ours * 1e6, raw * 1e6);
     report.ratio("sweep", raw / ours, Goal::AtLeast(0.5), &from);
 
     // Then the rest by the cleaner, with requests beside it.
-    let done = std::sync::atomic::AtomicBool::new(false);
+    let sessions = manager();
+    let done = AtomicBool::new(false);
     let during = std::thread::scope(|scope| {
         scope.spawn(|| {
             sessions.sweep_now().expect("sweep");
-            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            done.store(true, Ordering::Relaxed);
         });
-        requests(&|| done.load(std::sync::atomic::Ordering::Relaxed))
+        requests(&sessions, &|| done.load(Ordering::Relaxed))
     });
     for (name, during, before) in
         [("sweep_p99_load", &during.0, &before.0), ("sweep_p99_merge", &during.1, &before.1)]
