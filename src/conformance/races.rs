@@ -262,7 +262,7 @@ pub(super) fn a_merge_at_the_moment_of_a_sweep_is_told_or_kept(given: &Given) ->
             let merge = Commit::new(&session.key, Fate::Merge, &delta, last);
             Ok(given.store.commit(&Commit { touch: Some(Touch::at(last)), ..merge })?)
         },
-        |(_, round)| Ok(given.store.sweep(begins(*round) + IDLE, ALL)?),
+        |(_, round)| Ok(given.store.sweep(begins(*round) + IDLE, ALL)?.removed),
         |(session, round), merge, swept| {
             let lives = given.is_live(&session.key, begins(*round) + IDLE)?;
             match &merge {

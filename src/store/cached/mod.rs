@@ -386,6 +386,8 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
     }
 
     fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<Swept> {
+        // A request that comes late must not find in the cache what is removed here.
+        self.0.trust.begin(now);
         self.0.truth.sweep(now, limit)
     }
 
