@@ -18,19 +18,19 @@ macro_rules! stores {
 
             #[test]
             fn keeps_the_laws() {
-                let (folder, make) = (Folder::new(), $make);
+                let (folder, make) = (Folder::in_memory(), $make);
                 check(|| make(&folder)).unwrap();
             }
 
             #[test]
             fn keeps_the_laws_in_a_box() {
-                let (folder, make) = (Folder::new(), $make);
+                let (folder, make) = (Folder::in_memory(), $make);
                 check(|| Box::new(make(&folder))).unwrap();
             }
 
             #[test]
             fn keeps_the_laws_when_it_is_shared() {
-                let (folder, make) = (Folder::new(), $make);
+                let (folder, make) = (Folder::in_memory(), $make);
                 check(|| Arc::new(make(&folder))).unwrap();
             }
         })+
@@ -48,14 +48,14 @@ stores! {
 
 #[test]
 fn sqlite_behind_memory_keeps_the_laws() {
-    let folder = Folder::new();
+    let folder = Folder::in_memory();
     let truth = || SqliteStore::open(folder.fresh()).unwrap();
     check(|| CachedStore::new(MemoryStore::new(), truth())).unwrap();
 }
 
 #[test]
 fn sqlite_behind_memcached_keeps_the_laws() {
-    let folder = Folder::new();
+    let folder = Folder::in_memory();
     let truth = || SqliteStore::open(folder.fresh()).unwrap();
     check(|| CachedStore::new(shared().store(), truth())).unwrap();
 }
