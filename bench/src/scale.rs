@@ -105,6 +105,8 @@ struct Site {
     path: PathBuf,
     store: SqliteStore,
     sessions: SessionManager,
+    /// Keeps no session in memory: how a query grows with the file is asked for.
+    cold: SessionManager,
 }
 
 /// What a process says that has served a site.
@@ -151,9 +153,12 @@ impl Site {
     fn open(path: PathBuf, count: u64) -> Self {
         let clock = ManualClock::new(Timestamp::from_millis(raw::NOW));
         let store = SqliteStore::open(&path).expect("open");
-        let sessions =
-            SessionManager::builder(store.clone()).clock(clock).build().expect("a manager");
-        Site { count, path, store, sessions }
+        let cold = SqliteStore::builder(&path).hot_bytes(0).open().expect("open");
+        let manager = |store: SqliteStore| {
+            SessionManager::builder(store).clock(clock.clone()).build().expect("a manager")
+        };
+        let (sessions, cold) = (manager(store.clone()), manager(cold));
+        Site { count, path, store, sessions, cold }
     }
 
     fn mebibytes(&self) -> f64 {
@@ -165,7 +170,7 @@ impl Site {
     }
 
     fn loads(&self, slice: Duration) -> f64 {
-        timed(slice, |random| self.cookie(random), |cookie| ours::read(&self.sessions, cookie))
+        timed(slice, |random| self.cookie(random), |cookie| ours::read(&self.cold, cookie))
     }
 
     /// Merges, which bear the cost of their checkpoint.

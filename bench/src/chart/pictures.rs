@@ -29,6 +29,7 @@ pub fn draw(runs: &Runs, docs: &Path) {
     let limit = [
         ("load, 1 thread", "load_1t"),
         ("load, 8 threads", "load_8t"),
+        ("load, not in memory, 1 thread", "load_cold_1t"),
         ("change, 1 thread", "merge_1t"),
         ("change, 32 threads", "merge_32t"),
         ("load and change, 1 thread", "request_1t"),
