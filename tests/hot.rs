@@ -168,12 +168,18 @@ impl Several {
     fn by_others(&mut self) {
         let path = self.folder.database();
         let connection = Connection::open(&path).unwrap();
-        let sql = match self.dice.roll(6) {
+        let sql = match self.dice.roll(9) {
             0 => "UPDATE cloakroom_sessions SET data = '{\"by\":\"hand\"}' WHERE id % 2 = 0",
             1 => "DELETE FROM cloakroom_sessions WHERE id % 3 = 0",
             2 => "BEGIN; DELETE FROM cloakroom_sessions; ROLLBACK",
             3 => "UPDATE cloakroom_sessions SET format = 9 WHERE id % 5 = 0",
             4 => "VACUUM",
+            5 => "UPDATE cloakroom_sessions SET deadline = deadline - 600000 WHERE id % 2 = 0",
+            6 => {
+                "CREATE TRIGGER IF NOT EXISTS one AFTER INSERT ON cloakroom_sessions BEGIN
+                 DELETE FROM cloakroom_sessions WHERE id = NEW.id - 2; END"
+            }
+            7 => "DROP TRIGGER IF EXISTS one",
             _ => {
                 let copy = self.folder.fresh();
                 self.plain.backup(&copy).unwrap();
@@ -269,6 +275,38 @@ fn a_late_request_does_not_find_what_a_sign_in_has_removed_as_expired() {
     assert!(live(&store, &first).unwrap().is_some());
     sign_in(NOW + Duration::from_secs(61));
     assert!(matches!(store.load(&first, NOW), Ok(Loaded::Absent)));
+}
+
+#[test]
+fn what_a_trigger_of_the_host_changes_is_not_found_as_it_was() {
+    let folder = Folder::in_memory();
+    let store = SqliteStore::open(folder.database()).unwrap();
+    let others = Connection::open(folder.database()).unwrap();
+    let trigger = "CREATE TRIGGER one AFTER INSERT ON cloakroom_sessions BEGIN
+                   DELETE FROM cloakroom_sessions WHERE id <> NEW.id; END";
+    others.execute_batch(trigger).unwrap();
+    create(&store, &setting("n", 1)).unwrap();
+    let first = create(&store, &setting("n", 1)).unwrap();
+    assert!(live(&store, &first).unwrap().is_some());
+    let second = create(&store, &setting("n", 2)).unwrap();
+    assert!(live(&store, &first).unwrap().is_none());
+    assert!(live(&store, &second).unwrap().is_some());
+}
+
+#[test]
+fn a_deadline_that_an_operator_has_set_by_hand_counts_when_it_comes() {
+    let folder = Folder::in_memory();
+    let store = SqliteStore::open(folder.database()).unwrap();
+    let others = Connection::open(folder.database()).unwrap();
+    let key = create(&store, &setting("n", 1)).unwrap();
+    let minute = NOW + Duration::from_secs(60);
+    let sql = "UPDATE cloakroom_sessions SET deadline = ?1";
+    others.execute(sql, [minute.as_millis()]).unwrap();
+    let is_live = |now| matches!(store.load(&key, now), Ok(Loaded::Live { .. }));
+    assert!(is_live(NOW) && is_live(NOW) && !is_live(minute));
+    // A change of the data leaves the deadline alone.
+    merge(&store, &key, &setting("n", 2)).unwrap();
+    assert!(is_live(NOW) && is_live(NOW) && !is_live(minute));
 }
 
 #[test]

@@ -158,7 +158,12 @@ fn carry_out(
                 None => rows::update_data(connection, sql, place, &record),
             }
             .map_err(failed())?;
-            transaction.put(place.key, place.id, &record);
+            // The deadline was written with anything but data.
+            let is_only_data = commit.delta.user().is_none() && record.seen == place.seen;
+            match is_only_data && !place.agrees_with(&record) {
+                true => transaction.remove(place.key),
+                false => transaction.put(place.key, place.id, &record),
+            }
             Ok(Committed::Done { record, key: place.key, ended: Vec::new() })
         }
         (Decision::Touch { record }, Some(place)) => {
@@ -181,7 +186,7 @@ fn carry_out(
 /// What a query would find where the session is known.
 fn found(commit: &Commit<'_>, Hot { id, record }: Hot) -> (Loaded, Option<Place>) {
     let key = *commit.key;
-    let place = Place { id, key, seen: record.seen };
+    let place = Place { id, key, seen: record.seen, deadline: record.deadline() };
     match record.is_live(commit.now) {
         true => (Loaded::Live { record, key }, Some(place)),
         false => (Loaded::Absent, Some(place)),

@@ -275,6 +275,7 @@ impl Store for SqliteStore {
             .read("load a session", |connection| rows::find(connection, &self.0.sql, key, now))?;
         if let (Loaded::Live { record, .. }, Some(place), Some(hot), Some(missed)) =
             (&loaded, place, hot, missed)
+            && place.agrees_with(record)
         {
             hot.keep(missed, place.key, place.id, record);
         }

@@ -21,6 +21,15 @@ pub(super) struct Place {
     pub(super) id: i64,
     pub(super) key: SessionKey,
     pub(super) seen: Timestamp,
+    /// As the row has it, which an operator's hand can have changed.
+    pub(super) deadline: Timestamp,
+}
+
+impl Place {
+    /// Whether the row has the deadline that is computed for the record.
+    pub(super) fn agrees_with(&self, record: &Record) -> bool {
+        self.deadline == record.deadline()
+    }
 }
 
 /// What `key` finds at `now`, and where that stands. [`Loaded::Absent`] has a place where the
@@ -49,7 +58,8 @@ fn query(
     let mut statement = connection.prepare_cached(sql)?;
     let mut rows = statement.query([key.as_bytes()])?;
     let Some(row) = rows.next()? else { return Ok(None) };
-    let expired = row.get::<_, i64>(12)? <= now.as_millis();
+    let deadline = Timestamp::from_millis(row.get(12)?);
+    let expired = deadline <= now;
     if previous {
         let time = |at: usize| -> rusqlite::Result<Option<Timestamp>> {
             Ok(row.get::<_, Option<i64>>(at)?.map(Timestamp::from_millis))
@@ -62,7 +72,8 @@ fn query(
         }
     }
     let key = SessionKey::from_bytes(row.get(1)?);
-    let place = Place { id: row.get(0)?, key, seen: Timestamp::from_millis(row.get(9)?) };
+    let seen = Timestamp::from_millis(row.get(9)?);
+    let place = Place { id: row.get(0)?, key, seen, deadline };
     if expired {
         return Ok(Some((Loaded::Absent, Some(place))));
     }

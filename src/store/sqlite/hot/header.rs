@@ -5,7 +5,8 @@
 //! (<https://www.sqlite.org/walformat.html>, section 2.1): two copies of 48 bytes each, in the
 //! machine's byte order, of which the second is written first. Of each: the version of the format
 //! at 0, the count of transactions at 8, whether it is initialised at 12, the frames in the log at
-//! 16; the salts and the running checksum of the log's content make the rest.
+//! 16, the running checksum of the log's content at 24, and at 32 the log's two salts, of which the
+//! first counts how often it has begun again and the second is random.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -18,7 +19,7 @@ const COPY: usize = 48;
 const VERSION: u32 = 3_007_000;
 
 /// What the database contained at one moment, by the header that stood there then. No two states
-/// of one log have the same.
+/// have the same, as long as there was a log.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Header([u8; COPY]);
 
@@ -28,7 +29,14 @@ impl Header {
         let (first, second) = bytes.split_first_chunk::<COPY>()?;
         let header = Header(*first);
         let known = header.number(0) == Some(VERSION) && header.0.get(12) == Some(&1);
-        (known && second == first).then_some(header)
+        // A log that was never written to has no salts.
+        let has_log = header.salts() != Some((0, 0));
+        (known && has_log && second == first).then_some(header)
+    }
+
+    fn salts(&self) -> Option<(u32, u32)> {
+        // These two are big-endian on every machine, as they are in the log.
+        Some((self.number(32)?.to_be(), self.number(36)?.to_be()))
     }
 
     fn number(&self, at: usize) -> Option<u32> {
@@ -39,7 +47,10 @@ impl Header {
     /// Whether `self` is what one commit made of `before`, after which the log had `frames`.
     pub(super) fn follows(&self, before: &Header, frames: u32) -> bool {
         let count = before.number(8).map(|count| count.wrapping_add(1));
-        self.number(8) == count && self.number(16) == Some(frames)
+        let (Some(old), Some(new)) = (before.salts(), self.salts()) else { return false };
+        let goes_on = new == old && before.number(16).is_some_and(|before| before < frames);
+        let began_again = new.0 == old.0.wrapping_add(1);
+        self.number(8) == count && self.number(16) == Some(frames) && (goes_on || began_again)
     }
 }
 
@@ -83,7 +94,8 @@ impl Drop for Index {
 static OPEN: Mutex<Vec<Arc<File>>> = Mutex::new(Vec::new());
 
 fn has_name(file: &File) -> bool {
-    file.metadata().is_ok_and(|file| file.nlink() > 0)
+    // What cannot be looked at may be in use.
+    file.metadata().map_or(true, |file| file.nlink() > 0)
 }
 
 fn kept_open(path: &Path) -> io::Result<Arc<File>> {

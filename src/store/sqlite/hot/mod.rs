@@ -204,6 +204,13 @@ impl<'t> Transaction<'t> {
         self.changes.len()
     }
 
+    /// SQLite has counted so many changed rows since `mark`. If they are not as many as it was
+    /// told, somebody's trigger has changed others.
+    pub(super) fn compare(&mut self, mark: usize, rows: u64) {
+        let told = u64::try_from(self.changes.len().saturating_sub(mark));
+        self.everything |= told != Ok(rows);
+    }
+
     /// What was changed since `mark` was not, after all.
     pub(super) fn undo(&mut self, mark: usize) {
         self.changes.truncate(mark);
@@ -214,8 +221,9 @@ impl<'t> Transaction<'t> {
     /// acknowledged.
     pub(super) fn committed(mut self, frames: Option<u32>) {
         let Some(UnderWay { tier, before }) = self.under_way.take() else { return };
-        let after = tier.index.read();
         let mut shelf = tier.shelf();
+        // Read while nobody can keep anything: what was kept before is from before this.
+        let after = tier.index.read();
         shelf.committing = false;
         let alone = match (&before, &after, frames) {
             (Some(before), Some(after), None) => before == after,

@@ -276,14 +276,19 @@ fn run_group(
         if together {
             step("SAVEPOINT job")?;
         }
-        let mark = transaction.mark();
-        if let Err(error) = waiter.run(connection, transaction) {
-            if connection.is_autocommit() {
-                // SQLite has rolled everything back, the work of those before included.
-                return Err(error);
+        let (mark, rows) = (transaction.mark(), connection.total_changes());
+        match waiter.run(connection, transaction) {
+            Ok(()) => transaction.compare(mark, connection.total_changes().saturating_sub(rows)),
+            // SQLite has rolled everything back, the work of those before included.
+            Err(error) if connection.is_autocommit() => return Err(error),
+            Err(error) => {
+                step(if together { "ROLLBACK TO job" } else { "ROLLBACK" })?;
+                transaction.undo(mark);
+                if error.kind() == ErrorKind::Unexpected {
+                    // A row was not what it was known to be.
+                    transaction.everything();
+                }
             }
-            step(if together { "ROLLBACK TO job" } else { "ROLLBACK" })?;
-            transaction.undo(mark);
         }
         if together {
             step("RELEASE job")?;

@@ -190,14 +190,17 @@ impl Story {
     /// lost.
     fn find_states(&mut self) {
         let mut disk = Disk::default();
-        let mut commit_follows = false;
+        let mut commit_follows = None;
         for at in 0..self.tape.len() {
             let look = match &self.tape[at] {
-                // The header of a frame with which a transaction ends, and then its page.
-                Event::Write { bytes, .. } => {
-                    let before = commit_follows;
-                    commit_follows = bytes.len() == 24 && bytes[4..8] != [0; 4];
-                    before
+                // The header of a frame with which a transaction ends, and then its page. A
+                // checkpoint can write to the database between the two.
+                Event::Write { file, bytes, .. } => {
+                    let is_page = commit_follows.take_if(|log| log == file).is_some();
+                    if bytes.len() == 24 && bytes[4..8] != [0; 4] {
+                        commit_follows = Some(*file);
+                    }
+                    is_page
                 }
                 Event::Delete { .. } | Event::Truncate { .. } | Event::Mark(_) => true,
                 Event::Create { .. } | Event::Sync { .. } | Event::SyncFolder { .. } => false,
