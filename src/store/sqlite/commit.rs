@@ -153,16 +153,14 @@ fn carry_out(
             Ok(Committed::Done { record, key: rekey.to, ended })
         }
         (Decision::Update { record, rekey: None }, Some(place)) => {
-            match commit.delta.user() {
-                Some(_) => rows::update_all(connection, sql, place, &record),
+            let with_deadline = match commit.delta.user() {
+                Some(_) => rows::update_all(connection, sql, place, &record).map(|()| true),
                 None => rows::update_data(connection, sql, place, &record),
             }
             .map_err(failed())?;
-            // The deadline was written with anything but data.
-            let is_only_data = commit.delta.user().is_none() && record.seen == place.seen;
-            match is_only_data && !place.agrees_with(&record) {
-                true => transaction.remove(place.key),
-                false => transaction.put(place.key, place.id, &record),
+            match with_deadline || place.agrees_with(&record) {
+                true => transaction.put(place.key, place.id, &record),
+                false => transaction.remove(place.key),
             }
             Ok(Committed::Done { record, key: place.key, ended: Vec::new() })
         }

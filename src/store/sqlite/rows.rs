@@ -243,7 +243,7 @@ pub(super) fn rekey(
     ])?)
 }
 
-/// Writes everything that can change but the keys: what a sign-in transaction.
+/// Writes everything that can change but the keys: what a sign-in changes.
 pub(super) fn update_all(
     connection: &Connection,
     sql: &Sql,
@@ -269,22 +269,25 @@ pub(super) fn update_all(
     ])?)
 }
 
-/// Writes the data, and the activity if that moved: what a merge transaction.
+/// Writes the data, and the activity if that moved: what a merge changes. Says whether the deadline
+/// was written with it.
 pub(super) fn update_data(
     connection: &Connection,
     sql: &Sql,
     place: Place,
     record: &Record,
-) -> rusqlite::Result<()> {
+) -> rusqlite::Result<bool> {
     let (revision, data) = (revision_column(record), record.data.to_json());
-    if record.seen == place.seen {
-        let mut statement = connection.prepare_cached(&sql.update_data)?;
-        one(statement.execute(params![place.id, revision, FORMAT, data])?)
-    } else {
+    let moved = record.seen != place.seen;
+    if moved {
         let mut statement = connection.prepare_cached(&sql.update_data_and_seen)?;
         let (seen, deadline) = (record.seen.as_millis(), record.deadline().as_millis());
-        one(statement.execute(params![place.id, revision, FORMAT, data, seen, deadline])?)
+        one(statement.execute(params![place.id, revision, FORMAT, data, seen, deadline])?)?;
+    } else {
+        let mut statement = connection.prepare_cached(&sql.update_data)?;
+        one(statement.execute(params![place.id, revision, FORMAT, data])?)?;
     }
+    Ok(moved)
 }
 
 /// Records activity if the session lives and it is news.
