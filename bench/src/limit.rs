@@ -80,9 +80,7 @@ impl Bench {
         let keys: Vec<[u8; 32]> = known.iter().map(|known| known.key).collect();
         let raw = Raw::fill(&dir.join("raw.db"), &keys, &session_json(0));
         let slice = Duration::from_millis(if quick { 60 } else { 400 });
-        // A service that runs has written, and has seen its sessions.
-        ours::write(&sessions, &known[0].cookie, 7);
-        known.iter().for_each(|known| ours::read(&sessions, &known.cookie));
+        ours::warm(&sessions, &known);
         let rounds = if quick { 5 } else { 11 };
         Bench { clock, store, sessions, cold, known, raw, rounds, slice }
     }

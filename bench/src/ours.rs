@@ -92,6 +92,12 @@ pub fn read(sessions: &SessionManager, cookie: &Cookie) {
     black_box(sessions.close(&session, Outcome::Completed).expect("it closes"));
 }
 
+/// Makes the service one that has run: it has written, and has seen its sessions.
+pub fn warm(sessions: &SessionManager, known: &[Known]) {
+    write(sessions, &known[0].cookie, 7);
+    known.iter().for_each(|known| read(sessions, &known.cookie));
+}
+
 /// W2: a whole request that sets one value.
 pub fn write(sessions: &SessionManager, cookie: &Cookie, n: u64) {
     let session = sessions.open(Some(cookie.as_str()));

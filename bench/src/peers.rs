@@ -147,9 +147,7 @@ impl Ours {
         store.upkeep().expect("a file has a log").run().expect("checkpoint");
         let sessions =
             SessionManager::builder(store.clone()).clock(clock).build().expect("a manager");
-        // A service that runs has written, and has seen its sessions.
-        ours::write(&sessions, &known[0].cookie, 7);
-        known.iter().for_each(|known| ours::read(&sessions, &known.cookie));
+        ours::warm(&sessions, &known);
         let cookies = known.into_iter().map(|known| known.cookie).collect();
         Ours { sessions, file: Some(store), cookies }
     }
