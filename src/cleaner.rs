@@ -3,6 +3,7 @@
 
 use std::any::Any;
 use std::collections::HashMap;
+use std::mem;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,6 +14,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, ErrorKind, Result, panic_words};
 use crate::event::{Event, Events};
 use crate::id::SessionKey;
+use crate::process::Process;
 use crate::record::Touch;
 use crate::store::{Store, Swept};
 use crate::sync::atomic::{AtomicBool, Ordering};
@@ -85,6 +87,8 @@ enum Message {
 /// that.
 #[derive(Debug)]
 pub(crate) struct Cleaner {
+    /// The one that has the thread.
+    process: Process,
     sender: Sender<Message>,
     touches: Sender<(SessionKey, Touch)>,
     /// Whether the thread was told of touches since it last took some. To wake it takes several
@@ -134,7 +138,14 @@ impl Cleaner {
             .map_err(|source| {
                 Error::with_source(ErrorKind::Unavailable, "start the cleaner", source)
             })?;
-        Ok(Cleaner { sender, touches, told, stop, thread: Some(thread) })
+        Ok(Cleaner {
+            process: Process::current(),
+            sender,
+            touches,
+            told,
+            stop,
+            thread: Some(thread),
+        })
     }
 
     /// Hands a touch over without waiting; false if there is no room. It is written within a second.
@@ -161,6 +172,7 @@ impl Cleaner {
     }
 
     fn ask<T>(&self, message: fn(Sender<Result<T>>) -> Message, doing: &'static str) -> Result<T> {
+        self.process.check()?;
         let stopped =
             || Error::with_source(ErrorKind::Unavailable, doing, "the cleaner has stopped");
         let (answer, answers) = bounded(1);
@@ -171,10 +183,14 @@ impl Cleaner {
 
 impl Drop for Cleaner {
     fn drop(&mut self) {
+        let Some(thread) = self.thread.take() else { return };
+        if !self.process.is_current() {
+            // It is in the process from which this one was forked: nobody to wait for.
+            return mem::forget(thread);
+        }
         self.stop.store(true, Ordering::Relaxed);
         // The thread empties the channel, or is gone and has closed it.
         let _ = self.sender.send(Message::Stop);
-        let Some(thread) = self.thread.take() else { return };
         // A session that outlives its manager can be dropped by an event sink, on the thread itself.
         if thread.thread().id() != thread::current().id() {
             // Its panics are caught where they happen; there is none to pass on.

@@ -65,6 +65,7 @@ pub mod id;
 pub mod lifetime;
 pub mod manager;
 pub mod policy;
+mod process;
 pub mod record;
 pub mod session;
 pub mod store;

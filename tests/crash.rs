@@ -15,11 +15,14 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use cloakroom::SqliteStore;
+use cloakroom::clock::{Clock, Timestamp};
+use cloakroom::http::Outcome;
+use cloakroom::id::SessionId;
 use cloakroom::rusqlite::Connection;
 use cloakroom::store::sqlite::Durability;
-use cloakroom::store::{Store, Upkeep};
-use common::{Folder, Kept, child, create, role, setting};
+use cloakroom::store::{Loaded, Store, Upkeep};
+use cloakroom::{Lifetime, SessionManager, SqliteStore};
+use common::{Folder, HOUR, Kept, NOW, child, create, role, setting};
 use dice::Dice;
 use ledger::{Ledger, Said};
 use lives::Worker;
@@ -52,6 +55,9 @@ fn durability_of(role: &str) -> Durability {
 #[test]
 fn child_process() {
     let Some(role) = role() else { return };
+    if role == "visitors" {
+        return visit_for_ever();
+    }
     let store = SqliteStore::builder(std::env::var("DATABASE").unwrap())
         .durability(durability_of(&role))
         .busy_timeout(Duration::from_secs(60))
@@ -202,4 +208,87 @@ fn a_killed_writer_keeps_nobody_out() {
         create(&store, &setting("n", n)).unwrap();
     }
     writer.listener.join().unwrap();
+}
+
+const IDLE: Duration = HOUR;
+
+/// A clock that is fast, so that an hour without a visit is soon over.
+#[derive(Clone, Copy, Debug)]
+struct Fast(Instant);
+
+impl Fast {
+    const PACE: u32 = 30;
+}
+
+impl Clock for Fast {
+    fn now(&self) -> Timestamp {
+        NOW + self.0.elapsed() * Fast::PACE
+    }
+}
+
+/// Visits sessions that do nothing but read, and says until when all of them were there.
+fn visit_for_ever() {
+    let store = SqliteStore::open(std::env::var("DATABASE").unwrap()).unwrap();
+    let clock = Fast(Instant::now());
+    let sessions =
+        SessionManager::builder(store).clock(clock).lifetime(Lifetime::idle(IDLE)).build().unwrap();
+    let mut cookies = vec![];
+    loop {
+        let before = clock.now();
+        // They begin one after the other, so that each is due at a moment of its own.
+        if cookies.len() < 6 {
+            let session = sessions.open(None);
+            session.set("n", 1).unwrap();
+            let headers = sessions.close(&session, Outcome::Completed).unwrap();
+            let cookie = headers.id.unwrap().1;
+            let cookie = cookie.split(';').next().unwrap().to_owned();
+            println!("\nbegun {cookie}");
+            cookies.push(cookie);
+        }
+        for cookie in &cookies {
+            let session = sessions.open(Some(cookie.as_str()));
+            assert_eq!(session.get::<u32>("n").unwrap(), Some(1));
+            sessions.close(&session, Outcome::Completed).unwrap();
+        }
+        println!("\nvisited {}", before.as_millis());
+        // Not so often that their activity is written at once because there is so much of it.
+        while clock.now().since(before) < Duration::from_secs(10) {
+            std::thread::yield_now();
+        }
+    }
+}
+
+#[test]
+fn a_kill_makes_no_session_end_more_than_a_twentieth_of_its_idle_limit_early() {
+    let folder = Folder::new();
+    let mut command = child("visitors");
+    command.env("DATABASE", folder.database()).stdout(Stdio::piped());
+    let mut process = Kept(command.spawn().unwrap());
+    let lines = BufReader::new(process.0.stdout.take().unwrap()).lines();
+    let (mut ids, mut visited, mut killed) = (vec![], NOW, false);
+    for line in lines {
+        let line = line.unwrap();
+        match line.split_once(' ') {
+            Some(("begun", cookie)) => {
+                let (_, id) = cookie.split_once('=').unwrap();
+                ids.push(SessionId::parse(id).unwrap());
+            }
+            Some(("visited", at)) => visited = Timestamp::from_millis(at.parse().unwrap()),
+            _ => {}
+        }
+        // Long enough for what is not recorded to show; what was said before the kill is heard.
+        if !killed && visited.since(NOW) > IDLE / 12 {
+            process.0.kill().unwrap();
+            killed = true;
+        }
+    }
+    assert!(killed && ids.len() == 6, "{} sessions", ids.len());
+    let store = open(&folder, Durability::Normal);
+    let twentieth_early = visited + (IDLE - IDLE / 20 - Duration::from_millis(1));
+    for id in ids {
+        let loaded = store.load(&id.key(), twentieth_early).unwrap();
+        assert!(matches!(loaded, Loaded::Live { .. }), "{loaded:?}");
+        let loaded = store.load(&id.key(), visited + (IDLE + IDLE / 40)).unwrap();
+        assert!(matches!(loaded, Loaded::Absent), "never late: {loaded:?}");
+    }
 }

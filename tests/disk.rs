@@ -3,17 +3,19 @@
 mod common;
 
 use std::fs;
-use std::path::Path;
-use std::process::Command;
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Barrier;
 use std::time::{Duration, SystemTime};
 
 use cloakroom::event::{Event, EventKind, Events, Sink};
+use cloakroom::id::SessionKey;
 use cloakroom::rusqlite::Connection;
 use cloakroom::store::sqlite::{Journal, Watch};
 use cloakroom::store::{Committed, Registry, Store};
 use cloakroom::{ErrorKind, Result, SqliteStore};
-use common::{Folder, NOW, child, create, delete, live, merge, role, setting, value};
+use common::{Folder, NOW, child, create, delete, hex, key_of, live, merge, role, setting, value};
 
 #[derive(Debug)]
 struct Silent;
@@ -55,6 +57,12 @@ fn child_process() {
                     Command::new("prlimit").args(["--pid", &ours, "--fsize=unlimited"]).status();
                 assert!(raised.unwrap().success());
             });
+        }
+        "serve while the disk fails" => {
+            let keys = std::env::var("KEYS").unwrap();
+            let (ended, key) = keys.split_once(' ').unwrap();
+            let store = SqliteStore::open(path).unwrap();
+            serve_while_the_disk_fails(&store, &key_of(ended), &key_of(key));
         }
         other => panic!("no role {other}"),
     }
@@ -329,6 +337,107 @@ fn a_disk_that_is_read_only_refuses_to_open_and_nothing_else() {
     assert!(disk.again("rw"));
     let (store, _) = open(&disk.0.database());
     assert!(live(&store, &key).unwrap().is_some());
+}
+
+/// A disk with a file system that goes read-only under its open files once it has met an error.
+struct FailingDisk {
+    image: Folder,
+    at: Folder,
+}
+
+impl FailingDisk {
+    fn new() -> Option<Self> {
+        let disk = FailingDisk { image: Folder::new(), at: Folder::new() };
+        let image = disk.image.path("disk");
+        fs::File::create(&image).unwrap().set_len(16 << 20).unwrap();
+        let made = run(Command::new("mkfs.ext4").arg("-q").arg(image)) && disk.mount();
+        let made = made && disk.switch().is_some_and(|switch| switch.exists());
+        if !made {
+            println!("SKIPPED: a file system of its own takes root, mkfs.ext4 and a loop device");
+        }
+        made.then_some(disk)
+    }
+
+    fn mount(&self) -> bool {
+        let mut mount = Command::new("mount");
+        mount.args(["-o", "loop,errors=remount-ro"]).arg(self.image.path("disk"));
+        run(mount.arg(self.at.path("")))
+    }
+
+    /// What makes the system believe that it has met an error on this disk.
+    fn switch(&self) -> Option<PathBuf> {
+        let mut find = Command::new("findmnt");
+        let found = find.args(["-no", "SOURCE"]).arg(self.at.path("")).output().ok()?;
+        let device = String::from_utf8(found.stdout).ok()?;
+        let name = Path::new(device.trim()).file_name()?.to_owned();
+        Some(Path::new("/sys/fs/ext4").join(name).join("trigger_fs_error"))
+    }
+
+    fn fail(&self) {
+        fs::write(self.switch().unwrap(), "test").unwrap();
+    }
+
+    fn repair(&self) {
+        assert!(run(Command::new("umount").arg(self.at.path(""))), "nobody has a file open");
+        // It says 1 when it has mended something.
+        let _ = run(Command::new("e2fsck").arg("-p").arg(self.image.path("disk")));
+        assert!(self.mount());
+    }
+}
+
+impl Drop for FailingDisk {
+    fn drop(&mut self) {
+        let _ = run(Command::new("umount").arg("-l").arg(self.at.path("")));
+    }
+}
+
+fn run(command: &mut Command) -> bool {
+    command.output().is_ok_and(|done| done.status.success())
+}
+
+#[test]
+fn a_disk_that_becomes_read_only_under_the_store_can_be_read_and_has_what_had_to_survive() {
+    let Some(disk) = FailingDisk::new() else { return };
+    let path = disk.at.database();
+    let (store, _) = open(&path);
+    let ended = create(&store, &setting("n", 0)).unwrap();
+    let key = create(&store, &setting("n", 0)).unwrap();
+    drop(store);
+    // In a process that ends: a disk with open files cannot be taken away to be repaired.
+    let mut serving = child("serve while the disk fails");
+    serving.env("DATABASE", &path).env("KEYS", format!("{} {}", hex(&ended), hex(&key)));
+    serving.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut serving = serving.spawn().unwrap();
+    let mut words = BufReader::new(serving.stdout.take().unwrap()).lines();
+    words.find(|line| line.as_ref().unwrap().contains("revoked")).expect("it says so").unwrap();
+    disk.fail();
+    serving.stdin.take().unwrap().write_all(b"failed\n").unwrap();
+    let rest: Vec<_> = words.map(Result::unwrap).collect();
+    assert!(serving.wait().unwrap().success(), "{rest:?}");
+    disk.repair();
+
+    let (store, _) = open(&path);
+    let record = live(&store, &key).unwrap().unwrap();
+    assert_eq!(value::<u32>(&record, "n"), Some(1), "acknowledged before something ended");
+    assert!(live(&store, &ended).unwrap().is_none());
+    assert!(matches!(merge(&store, &key, &setting("n", 3)).unwrap(), Committed::Done { .. }));
+    drop(store);
+    assert!(is_sound(&path));
+}
+
+/// What the process does under which the disk becomes read-only.
+fn serve_while_the_disk_fails(store: &SqliteStore, ended: &SessionKey, key: &SessionKey) {
+    merge(store, key, &setting("n", 1)).unwrap();
+    assert!(matches!(delete(store, ended).unwrap(), Committed::Deleted { .. }));
+    println!("revoked");
+    io::stdin().read_line(&mut String::new()).unwrap();
+    for _ in 0..3 {
+        assert_unavailable(merge(store, key, &setting("n", 2)));
+        assert_unavailable(delete(store, key));
+        let record = live(store, key).unwrap().unwrap();
+        assert_eq!(value::<u32>(&record, "n"), Some(1));
+        assert!(live(store, ended).unwrap().is_none());
+    }
 }
 
 #[test]

@@ -14,6 +14,7 @@ use crate::http::RequestHead;
 use crate::lifetime::Lifetime;
 use crate::manager::SessionManager;
 use crate::policy::Policy;
+use crate::process::Process;
 use crate::session::{Endings, Guessing, OnLoadFailure, Settings, Shared, Transport};
 use crate::store::{Admit, AtLimit, Store};
 use crate::sync::Mutex;
@@ -279,6 +280,7 @@ impl Builder {
             None => None,
         };
         let shared = Arc::new(Shared {
+            process: Process::current(),
             store: self.store,
             clock: self.clock,
             events: self.events,

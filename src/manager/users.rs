@@ -162,6 +162,6 @@ impl SessionManager {
             let why = "this store cannot list sessions by user";
             Error::with_source(ErrorKind::Unsupported, doing, why)
         };
-        self.shared.store.registry().ok_or_else(none)
+        self.shared.store()?.registry().ok_or_else(none)
     }
 }

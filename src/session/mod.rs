@@ -226,13 +226,13 @@ impl Session {
 
     /// The first live one of the ids that were presented.
     fn load(&self) -> Result<Known> {
-        let now = self.shared.now();
+        let (store, now) = (self.shared.store()?, self.shared.now());
         let (mut overtaken, mut undecodable) = (false, false);
         for key in self.presented.keys() {
-            let at_hand = self.crossing.and_then(|_| self.shared.store.try_load(&key, now));
+            let at_hand = self.crossing.and_then(|_| store.try_load(&key, now));
             let loaded = match at_hand {
                 Some(loaded) => loaded,
-                None => self.cross(|| self.shared.store.load(&key, now))?,
+                None => self.cross(|| store.load(&key, now))?,
             };
             match loaded {
                 Loaded::Live { record, key } => return Ok(Known::Live { record, key }),

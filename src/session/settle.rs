@@ -98,7 +98,8 @@ impl Session {
     /// the browser would go on sending those ids, and one of them could be found first.
     fn other_sessions(&self, from: &SessionKey) -> Vec<SessionKey> {
         let now = self.shared.now();
-        let is_another = |key: &SessionKey| match self.cross(|| self.shared.store.load(key, now)) {
+        let is_another = |key: &SessionKey| match self.cross(|| self.shared.store()?.load(key, now))
+        {
             Ok(Loaded::Live { key, .. }) => key != *from,
             Ok(_) => false,
             // To end one that is gone does no harm.
@@ -217,7 +218,7 @@ impl Session {
         let outdated = self.presented.ids.iter().flatten().filter(|(_, outdated)| *outdated);
         let id = outdated.map(|(id, _)| id).find(|id| id.key() == *key)?;
         // Asked again: by now another response may have brought the client a newer id.
-        match self.cross(|| self.shared.store.load(key, self.shared.now())) {
+        match self.cross(|| self.shared.store()?.load(key, self.shared.now())) {
             Ok(Loaded::Live { key: current, .. }) if current == *key => Some(id),
             _ => None,
         }
@@ -231,14 +232,14 @@ impl Session {
     }
 
     fn end_what_was_destroyed(&self, state: &mut State) -> Result<()> {
-        let mut overtaken = false;
+        let (store, mut overtaken) = (self.shared.store()?, false);
         state.to_end.append(&mut state.left_behind);
         while let Some(key) = state.to_end.last() {
             let now = self.shared.now();
             let nothing = Delta::new();
             let end = Commit::new(key, Fate::Delete, &nothing, now);
             let ending = self.shared.endings.begin();
-            match self.cross(|| self.shared.store.commit(&end))? {
+            match self.cross(|| store.commit(&end))? {
                 Committed::Deleted { key: current } => {
                     state.ended = true;
                     self.shared.endings.note(current);
@@ -440,7 +441,7 @@ impl Session {
             commit.touch = Some(Touch::at(now));
             commit.admit = self.shared.settings.admit;
             commit.max_bytes = self.shared.settings.max_bytes;
-            match self.cross(|| self.shared.store.commit(&commit))? {
+            match self.cross(|| self.shared.store()?.commit(&commit))? {
                 Committed::Stale { record, .. } => {
                     // From the second try on one after the other, or many would keep each other
                     // from ever being first.

@@ -14,6 +14,7 @@ use crate::event::{Event, Events};
 use crate::http::{HostText, RequestHead, is_loopback};
 use crate::id::{SessionId, SessionKey};
 use crate::lifetime::Lifetime;
+use crate::process::Process;
 use crate::record::{Client, Record, Touch};
 use crate::session::endings::Endings;
 use crate::session::guessing::Guessing;
@@ -77,6 +78,8 @@ pub(crate) struct Settings {
 }
 
 pub(crate) struct Shared {
+    /// The one in which the manager was made.
+    pub(crate) process: Process,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) events: Events,
@@ -189,6 +192,15 @@ impl Settings {
 impl Shared {
     pub(crate) fn now(&self) -> Timestamp {
         self.clock.now()
+    }
+
+    /// The store, for whatever a request or the application wants of it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] in a process that was forked from the manager's.
+    pub(crate) fn store(&self) -> Result<&dyn Store> {
+        self.process.check()?;
+        Ok(&*self.store)
     }
 
     /// Counts something odd in place of an id: the key of an unknown one, or nothing better.

@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::store::sqlite::failure::while_doing;
-use crate::store::sqlite::file::{self, Opened, Purpose, with_suffix};
+use crate::store::sqlite::file::{self, InUse, Opened, Purpose, with_suffix};
 use crate::store::sqlite::hot::Tier;
 use crate::store::sqlite::log::Log;
 use crate::store::sqlite::names::Names;
@@ -206,6 +206,10 @@ impl Builder {
             }
             _ => None,
         };
+        let in_use = match &file {
+            Some((_, path)) => Some(InUse::new(path)?),
+            None => None,
+        };
         let patience = self.busy_timeout;
         let writer = Writer::new(connection, wal, patience, full, log, names.clone(), hot.clone());
         let writer = Arc::new(writer);
@@ -219,6 +223,7 @@ impl Builder {
         self.events.raise(&Event::Opened { store: &name });
         Ok(SqliteStore(Arc::new(Inner {
             file,
+            in_use,
             table,
             sql: Arc::new(sql),
             writer,

@@ -4,13 +4,14 @@ use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rusqlite::{Connection, OpenFlags};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::process::Process;
 use crate::store::sqlite::failure::{self, while_doing};
 
 /// What a file is opened for.
@@ -96,12 +97,80 @@ pub(super) fn check_path(path: &Path) -> Result<()> {
     Ok(())
 }
 
+fn unavailable(path: &Path, source: io::Error) -> Error {
+    Error::with_source(kind_of_io(&source), doing(path), source)
+}
+
 fn doing(path: &Path) -> String {
     format!("open {}", path.display())
 }
 
+/// Says, for as long as it is there, that this process has a database open.
+#[derive(Debug)]
+pub(super) struct InUse(Use);
+
+#[derive(Debug, PartialEq, Eq)]
+struct Use {
+    process: Process,
+    /// Device and number.
+    file: (u64, u64),
+}
+
+static IN_USE: Mutex<Vec<Use>> = Mutex::new(Vec::new());
+
+impl InUse {
+    pub(super) fn new(path: &Path) -> Result<Self> {
+        let file = number(path).map_err(|source| unavailable(path, source))?;
+        let held = |process| Use { process, file };
+        let process = Process::current();
+        in_use().push(held(process));
+        Ok(InUse(held(process)))
+    }
+
+    /// Fails in a process that was forked from the one of which it says so.
+    pub(super) fn check(&self) -> Result<()> {
+        self.0.process.check()
+    }
+
+    /// Whether it says so of a process from which this one was forked.
+    pub(super) fn is_inherited(&self) -> bool {
+        !self.0.process.is_current()
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        let mut all = in_use();
+        // What was inherited stays in use for ever: it cannot be closed here.
+        if !self.is_inherited()
+            && let Some(this) = all.iter().position(|other| *other == self.0)
+        {
+            all.swap_remove(this);
+        }
+    }
+}
+
+fn in_use() -> MutexGuard<'static, Vec<Use>> {
+    IN_USE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn number(path: &Path) -> io::Result<(u64, u64)> {
+    fs::metadata(path).map(|file| (file.dev(), file.ino()))
+}
+
+/// Refuses a database that was open in the process from which this one was forked. SQLite keeps an
+/// account of its locks for each file and process, and would go by the one it has inherited, where
+/// locks are not (<https://www.sqlite.org/howtocorrupt.html>, section 2.6).
+fn check_inherited(path: &Path) -> Result<()> {
+    let file = number(path).map_err(|source| unavailable(path, source))?;
+    match in_use().iter().find(|held| held.file == file && !held.process.is_current()) {
+        Some(held) => held.process.check(),
+        None => Ok(()),
+    }
+}
+
 pub(super) fn open(path: &Path, purpose: Purpose) -> Result<Opened> {
-    let io = |source: io::Error| Error::with_source(kind_of_io(&source), doing(path), source);
+    let io = |source| unavailable(path, source);
     check_path(path)?;
     if purpose == Purpose::Create {
         create_private(path).map_err(io)?;
@@ -114,6 +183,7 @@ pub(super) fn open(path: &Path, purpose: Purpose) -> Result<Opened> {
         let why = "it is a folder";
         return Err(Error::with_source(ErrorKind::Unavailable, doing(&path), why));
     }
+    check_inherited(&path)?;
     let access = Access::whole(&path);
     let connection = access.connect().map_err(while_doing(doing(&path)))?;
     // SQLite opens a file that it may not write for reading, without a word.

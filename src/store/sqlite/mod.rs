@@ -21,6 +21,7 @@ mod sql;
 mod writer;
 
 use std::fmt::{self, Debug};
+use std::mem;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -35,7 +36,7 @@ use crate::event::Events;
 use crate::id::SessionKey;
 use crate::record::Touch;
 use crate::store::sqlite::failure::while_doing;
-use crate::store::sqlite::file::Access;
+use crate::store::sqlite::file::{Access, InUse};
 use crate::store::sqlite::hot::Tier;
 use crate::store::sqlite::readers::Readers;
 use crate::store::sqlite::sql::{Sql, TableName};
@@ -98,6 +99,7 @@ pub struct SqliteStore(Arc<Inner>);
 struct Inner {
     /// How the file is opened, and its path; `None` for a database in memory.
     file: Option<(Access, PathBuf)>,
+    in_use: Option<InUse>,
     table: TableName,
     sql: Arc<Sql>,
     writer: Arc<Writer>,
@@ -107,6 +109,16 @@ struct Inner {
     /// Sessions that need not be read from the database. Here to be let go of last, when the
     /// connections are closed.
     hot: Option<Arc<Tier>>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if self.in_use.as_ref().is_some_and(InUse::is_inherited) {
+            // To close a connection in a forked process can roll back what is under way in the
+            // other one.
+            mem::forget((self.writer.clone(), self.readers.clone()));
+        }
+    }
 }
 
 impl Debug for Inner {
@@ -222,6 +234,7 @@ impl SqliteStore {
     fn back_up(&self, to: &Path, check: bool, mut watch: Watch) -> Result<ControlFlow<()>> {
         match &self.0.file {
             Some((access, _)) => {
+                self.0.in_use.as_ref().map_or(Ok(()), InUse::check)?;
                 // A connection of its own: a long copy keeps no reader from a request.
                 let source = access.connect().map_err(while_doing("back the database up"))?;
                 source

@@ -8,6 +8,7 @@ use r2d2_sqlite::SqliteConnectionManager;
 use rusqlite::Connection;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::process::Process;
 use crate::store::sqlite::failure::while_doing;
 use crate::store::sqlite::file::Access;
 use crate::store::sqlite::names::Names;
@@ -19,9 +20,10 @@ pub(super) const PREPARED: usize = 48;
 /// How long the pool may try to open a connection before somebody looks why it takes so long.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Readers {
     Pool {
+        process: Process,
         pool: Pool<SqliteConnectionManager>,
         access: Access,
         names: Arc<Names>,
@@ -52,7 +54,7 @@ impl Readers {
             // What went wrong comes back with the error of the checkout.
             .error_handler(Box::new(NopErrorHandler))
             .build_unchecked(manager);
-        Readers::Pool { pool, access: access.clone(), names, patience }
+        Readers::Pool { process: Process::current(), pool, access: access.clone(), names, patience }
     }
 
     pub(super) fn read<T>(
@@ -62,17 +64,18 @@ impl Readers {
     ) -> Result<T> {
         match self {
             Readers::Shared(writer) => writer.read(work),
-            Readers::Pool { pool, access, names, patience } => match pool.try_get() {
-                Some(connection) => work(&connection),
-                None => {
-                    let (connection, left) = check_out(pool, access, names, *patience, doing)?;
-                    // The wait for SQLite is part of the same deadline.
-                    connection.busy_timeout(left).map_err(while_doing(doing))?;
-                    let result = work(&connection);
-                    connection.busy_timeout(*patience).map_err(while_doing(doing))?;
-                    result
+            Readers::Pool { process, pool, access, names, patience } => {
+                process.check()?;
+                if let Some(connection) = pool.try_get() {
+                    return work(&connection);
                 }
-            },
+                let (connection, left) = check_out(pool, access, names, *patience, doing)?;
+                // The wait for SQLite is part of the same deadline.
+                connection.busy_timeout(left).map_err(while_doing(doing))?;
+                let result = work(&connection);
+                connection.busy_timeout(*patience).map_err(while_doing(doing))?;
+                result
+            }
         }
     }
 }

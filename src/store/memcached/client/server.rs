@@ -10,6 +10,7 @@ use memcache::exp::{
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::Handle;
+use crate::process::Process;
 use crate::store::memcached::client::failure::{failure, uninterrupted};
 use crate::store::memcached::client::{Reach, Space, got};
 use crate::store::memcached::share;
@@ -33,6 +34,8 @@ const PAUSE: Duration = Duration::from_millis(1);
 pub(super) type Answers = std::vec::IntoIter<Result<OpResult>>;
 
 pub(super) struct Server {
+    /// The one that has the connections: two would read each other's answers.
+    process: Process,
     name: String,
     client: MetaClient,
     /// What its name weighs when a key chooses its server.
@@ -63,6 +66,7 @@ impl Server {
             seen: AtomicU64::new(0),
         };
         Ok(Server {
+            process: Process::current(),
             name: name.to_owned(),
             client,
             weight: share::weight(name),
@@ -102,6 +106,7 @@ impl Server {
         doing: &'static str,
         operation: impl Fn() -> O,
     ) -> Result<O::Output> {
+        self.process.check()?;
         uninterrupted(|| self.client.run(operation())).map_err(|source| self.failure(doing, source))
     }
 
@@ -111,6 +116,7 @@ impl Server {
         doing: &'static str,
         operations: impl Fn() -> Vec<Op>,
     ) -> Result<Answers> {
+        self.process.check()?;
         let answers = uninterrupted(|| self.client.run_batch(operations()))
             .map_err(|source| self.failure(doing, source))?;
         let answer = |answer: Result<_, _>| answer.map_err(|source| self.failure(doing, source));

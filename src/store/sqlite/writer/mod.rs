@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::process::Process;
 use crate::store::sqlite::failure::{self, while_doing};
 use crate::store::sqlite::hot::{Tier, Transaction};
 use crate::store::sqlite::log::Log;
@@ -27,6 +28,7 @@ pub(super) use job::Pace;
 const LARGEST_GROUP: usize = 64;
 
 pub(super) struct Writer {
+    process: Process,
     desk: Mutex<Desk>,
     line: Mutex<Line>,
     patience: Duration,
@@ -104,6 +106,7 @@ impl Writer {
         hot: Option<Arc<Tier>>,
     ) -> Self {
         Writer {
+            process: Process::current(),
             desk: Mutex::new(Desk { connection, synced: None, wal }),
             line: Mutex::default(),
             patience,
@@ -139,6 +142,7 @@ impl Writer {
         T: Send + 'static,
         F: FnOnce(&Connection, &mut Transaction<'_>) -> Result<T> + Send + 'static,
     {
+        self.process.check()?;
         let deadline = instant() + self.patience;
         let job = Arc::new(Job::new(pace, doing, work));
         if self.take_turn(&job, deadline)? {
@@ -149,6 +153,7 @@ impl Writer {
 
     /// For a read on the writing connection, when there is no other.
     pub(super) fn read<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        self.process.check()?;
         work(&lock(&self.desk).connection)
     }
 

@@ -1,0 +1,212 @@
+//! A process that forks while a store is open, at any moment of what its threads do.
+
+#[path = "../../common/mod.rs"]
+mod common;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use cloakroom::http::Outcome;
+use cloakroom::rusqlite::Connection;
+use cloakroom::store::Store;
+use cloakroom::{Error, ErrorKind, Result, SessionManager, SqliteStore};
+use common::{Folder, NOW, create, live, merge, setting, value};
+
+unsafe extern "C" {
+    fn fork() -> i32;
+    fn waitpid(process: i32, status: *mut i32, options: i32) -> i32;
+    fn alarm(seconds: u32) -> u32;
+    fn _exit(code: i32) -> !;
+}
+
+/// Runs `child` in a process that is forked here, and says what that said: a short word in place
+/// of output, because a lock that another thread had on the output is never released there.
+/// What does not end in time is killed, and has no word.
+fn in_a_fork(child: impl FnOnce() -> std::result::Result<(), u8>) -> Option<u8> {
+    // SAFETY: these are the C library's, with the types that it documents. Of the child only this
+    // thread goes on; it allocates, for which the library prepares its locks, and ends by `_exit`,
+    // without what the parent's end would do.
+    unsafe {
+        match fork() {
+            0 => {
+                alarm(30);
+                let said = catch_unwind(AssertUnwindSafe(child)).unwrap_or(Err(255));
+                _exit(said.map_or_else(i32::from, |()| 0));
+            }
+            process => {
+                assert!(process > 0, "a fork is possible");
+                let mut status = 0;
+                assert_eq!(waitpid(process, &mut status, 0), process);
+                // The low bits are the signal that ended it.
+                (status & 0x7f == 0).then(|| u8::try_from(status >> 8 & 0xff).unwrap())
+            }
+        }
+    }
+}
+
+fn refused<T>(result: Result<T>) -> bool {
+    let is_it = |error: Error| {
+        error.kind() == ErrorKind::Unavailable && format!("{error:?}").contains("fork")
+    };
+    result.is_err_and(is_it)
+}
+
+fn is_sound(path: &Path) -> bool {
+    let connection = Connection::open(path).unwrap();
+    let check = "PRAGMA integrity_check";
+    connection.query_row(check, [], |row| row.get::<_, String>(0)).unwrap() == "ok"
+}
+
+#[test]
+fn a_forked_process_is_refused_at_once_and_what_goes_on_in_the_other_is_unharmed() {
+    let folder = Folder::new();
+    let path = folder.database();
+    let store = SqliteStore::open(&path).unwrap();
+    let sessions = SessionManager::new(store.clone()).unwrap();
+    let key = create(&store, &setting("n", 0)).unwrap();
+    let session = sessions.open(None);
+    session.set("n", 1).unwrap();
+    let headers = sessions.close(&session, Outcome::Completed).unwrap();
+    let cookie = headers.id.unwrap().1;
+    let cookie = cookie.split(';').next().unwrap();
+
+    while_others_write(&store, || {
+        in_a_fork(|| {
+            let steps: [&dyn Fn() -> bool; 9] = [
+                &|| refused(sessions.open(Some(cookie)).get::<u32>("n")),
+                &|| {
+                    let session = sessions.open(Some(cookie));
+                    session.destroy().unwrap();
+                    refused(sessions.close(&session, Outcome::Completed))
+                },
+                &|| refused(sessions.revoke_everyone()),
+                &|| refused(sessions.flush()),
+                &|| refused(merge(&store, &key, &setting("n", 0))),
+                &|| refused(store.registry().unwrap().stats(NOW)),
+                &|| refused(store.clear()),
+                &|| refused(store.backup(path.with_extension("copy"))),
+                &|| refused(SqliteStore::open(&path)),
+            ];
+            match (1..).zip(steps).find(|(_, step)| !step()) {
+                Some((number, _)) => Err(number),
+                None => Ok(()),
+            }
+        })
+    });
+    assert_eq!(sessions.open(Some(cookie)).get::<u32>("n").unwrap(), Some(1));
+    drop((sessions, store));
+    assert!(is_sound(&path));
+}
+
+#[test]
+fn a_fork_that_lets_go_of_the_last_handle_in_mid_commit_undoes_nothing() {
+    let folder = Folder::new();
+    let store = SqliteStore::open(folder.database()).unwrap();
+    while_others_write(&store, || {
+        in_a_fork(|| {
+            // SAFETY: the process ends before the other owner could drop it.
+            drop(unsafe { std::ptr::read(&store) });
+            Ok(())
+        })
+    });
+    drop(store);
+    assert!(is_sound(&folder.database()));
+}
+
+/// Forks at many moments of what three threads write, and looks whether all of that stands.
+fn while_others_write(store: &SqliteStore, fork: impl Fn() -> Option<u8>) {
+    const THREADS: usize = 3;
+    let keys: Vec<_> = (0..THREADS).map(|_| create(store, &setting("n", 0)).unwrap()).collect();
+    let (over, written) = (AtomicBool::new(false), AtomicU64::new(0));
+    let (over, written, began) = (&over, &written, &Barrier::new(THREADS + 1));
+    std::thread::scope(|scope| {
+        let write = |key| {
+            move || {
+                began.wait();
+                let mut last = 0_u32;
+                while !over.load(Ordering::Relaxed) {
+                    merge(store, key, &setting("n", last + 1)).unwrap();
+                    last += 1;
+                    let found = live(store, key).unwrap().unwrap();
+                    assert_eq!(value::<u32>(&found, "n"), Some(last));
+                    written.fetch_add(1, Ordering::Relaxed);
+                }
+                last
+            }
+        };
+        let writers: Vec<_> = keys.iter().map(|key| scope.spawn(write(key))).collect();
+        began.wait();
+        let mut word = Some(0);
+        for round in 0..100 {
+            // At a moment that is another one each time.
+            let until = written.load(Ordering::Relaxed) + round % 7;
+            while written.load(Ordering::Relaxed) < until
+                && !writers.iter().any(|w| w.is_finished())
+            {
+                std::thread::yield_now();
+            }
+            word = fork();
+            if word != Some(0) {
+                break;
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+        let last: Vec<u32> = writers.into_iter().map(|writer| writer.join().unwrap()).collect();
+        assert_eq!(word, Some(0), "what the fork said");
+        for (key, last) in keys.iter().zip(last) {
+            let record = live(store, key).unwrap().unwrap();
+            assert_eq!(value::<u32>(&record, "n"), Some(last));
+        }
+    });
+}
+
+#[test]
+fn the_last_handle_can_be_let_go_of_in_a_fork() {
+    let folder = Folder::new();
+    let store = SqliteStore::open(folder.database()).unwrap();
+    let key = create(&store, &setting("n", 1)).unwrap();
+    let mut ours = Some(SessionManager::new(store.clone()).unwrap());
+    let mut theirs = Some(store);
+    let word = in_a_fork(|| {
+        // A cleaner's thread is not here to be waited for, and a connection not to be closed.
+        drop(ours.take());
+        drop(theirs.take());
+        match refused(SqliteStore::open(folder.database())) {
+            true => Ok(()),
+            false => Err(1),
+        }
+    });
+    assert_eq!(word, Some(0));
+    let store = theirs.unwrap();
+    assert!(live(&store, &key).unwrap().is_some());
+    merge(&store, &key, &setting("n", 2)).unwrap();
+    drop((ours, store));
+    let again = SqliteStore::open(folder.database()).unwrap();
+    let record = live(&again, &key).unwrap().unwrap();
+    assert_eq!(value::<u32>(&record, "n"), Some(2));
+}
+
+#[test]
+fn a_process_that_forks_first_opens_the_store_in_the_fork_and_nothing_is_amiss() {
+    let folder = Folder::new();
+    // What was closed before is no hindrance.
+    let key = create(&SqliteStore::open(folder.database()).unwrap(), &setting("n", 1)).unwrap();
+    let word = in_a_fork(|| {
+        let Ok(store) = SqliteStore::open(folder.database()) else { return Err(1) };
+        let Ok(sessions) = SessionManager::new(store.clone()) else { return Err(2) };
+        if merge(&store, &key, &setting("n", 2)).is_err() {
+            return Err(3);
+        }
+        if sessions.flush().is_err() {
+            return Err(4);
+        }
+        drop((sessions, store));
+        Ok(())
+    });
+    assert_eq!(word, Some(0));
+    let store = SqliteStore::open(folder.database()).unwrap();
+    let record = live(&store, &key).unwrap().unwrap();
+    assert_eq!(value::<u32>(&record, "n"), Some(2));
+}
