@@ -82,6 +82,9 @@ pub enum Journal {
 /// The newest commit is visible to every later load, in this process and in others. Reads go on
 /// while a change is written. Changes of many threads are committed in groups.
 ///
+/// It belongs to the process in which it was opened. In one that was forked from that every call is
+/// [`Unavailable`](crate::ErrorKind::Unavailable), and so is opening the same file: fork first.
+///
 /// ```
 /// # fn main() -> Result<(), cloakroom::Error> {
 /// # let folder = tempfile::tempdir().unwrap();
