@@ -23,6 +23,9 @@ pub(crate) fn instant() -> Instant {
     *BEGINNING + PASSED.get()
 }
 
+/// Nobody looks without being looked at: the scheduler lets the others go on when this one waits.
+pub(crate) fn spin_until(_is_over: impl Fn() -> bool) {}
+
 fn pass(time: Duration) {
     PASSED.set(PASSED.get() + time);
 }

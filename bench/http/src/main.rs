@@ -2,8 +2,8 @@
 //! written. The load comes from wrk, in a process of its own; variants take turns in slices of a
 //! second, each pair of neighbours gives one ratio, and the median of those is printed.
 //!
-//! `cargo run --release --manifest-path bench/http/Cargo.toml [-- [--rounds N] [--json FILE]]`; wrk
-//! must be installed.
+//! `cargo run --release --manifest-path bench/http/Cargo.toml [-- [--rounds N] [--only NAME]
+//! [--json FILE]]`, where NAME is what the names of ratios begin with; wrk must be installed.
 
 #[expect(dead_code, reason = "it can do more than is needed here")]
 #[path = "../../src/report.rs"]
@@ -29,7 +29,7 @@ fn main() -> ExitCode {
     let store = SqliteStore::open(folder.path().join("bench.db")).expect("a database");
     let sessions = SessionManager::new(store).expect("a manager");
     let script = script(folder.path(), &sessions);
-    let mut bench = Bench { script, rounds, report: Report::new(None) };
+    let mut bench = Bench { script, rounds, only: option("--only"), report: Report::new(None) };
 
     let rouille = servers::rouille(sessions.clone());
     bench.ratio("http_read", rouille, "/none", rouille, "/read", 0.95);
@@ -75,6 +75,7 @@ end\n",
 struct Bench {
     script: PathBuf,
     rounds: usize,
+    only: Option<String>,
     report: Report,
 }
 
@@ -88,6 +89,9 @@ impl Bench {
         path: &str,
         goal: f64,
     ) {
+        if self.only.as_ref().is_some_and(|only| !name.starts_with(only)) {
+            return;
+        }
         let mut pairs: Vec<(f64, f64)> = (0..=self.rounds)
             .map(|_| (self.per_second(plain, plain_path), self.per_second(server, path)))
             .skip(1)

@@ -9,7 +9,8 @@ use rusqlite::Connection;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::sqlite::hot::Transaction;
-use crate::sync::{Condvar, Mutex, MutexGuard, instant};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Condvar, Mutex, MutexGuard, instant, spin_until};
 
 /// How a piece of work is to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +45,8 @@ pub(super) struct Job<T, F> {
     doing: &'static str,
     state: Mutex<State<T, F>>,
     changed: Condvar,
+    /// Set when it is worth a look at the state.
+    called: AtomicBool,
 }
 
 enum State<T, F> {
@@ -64,7 +67,23 @@ pub(super) enum Turn {
 
 impl<T, F> Job<T, F> {
     pub(super) fn new(pace: Pace, doing: &'static str, work: F) -> Self {
-        Job { pace, doing, state: Mutex::new(State::Waiting(work)), changed: Condvar::new() }
+        Job {
+            pace,
+            doing,
+            state: Mutex::new(State::Waiting(work)),
+            changed: Condvar::new(),
+            called: AtomicBool::new(false),
+        }
+    }
+
+    /// For the next in line, whose turn is about to come.
+    pub(super) fn look_out(&self) {
+        spin_until(|| self.called.load(Ordering::Relaxed));
+    }
+
+    fn call(&self) {
+        self.called.store(true, Ordering::Relaxed);
+        self.changed.notify_one();
     }
 
     pub(super) fn wait(&self, deadline: Option<Instant>) -> Turn {
@@ -114,7 +133,7 @@ impl<T: Send, F: FnOnce(&Connection, &mut Transaction<'_>) -> Result<T> + Send> 
             State::Waiting(work) => State::Leading(work),
             other => other,
         };
-        self.changed.notify_one();
+        self.call();
     }
 
     fn run(&self, connection: &Connection, transaction: &mut Transaction<'_>) -> Result<()> {
@@ -140,7 +159,7 @@ impl<T: Send, F: FnOnce(&Connection, &mut Transaction<'_>) -> Result<T> + Send> 
             (_, Some(failure)) => State::Settled(Err(failure.clone())),
             (unanswered, None) => unanswered,
         };
-        self.changed.notify_one();
+        self.call();
     }
 }
 

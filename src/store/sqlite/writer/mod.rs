@@ -163,13 +163,18 @@ impl Writer {
         T: Send + 'static,
         F: FnOnce(&Connection, &mut Transaction<'_>) -> Result<T> + Send + 'static,
     {
-        {
+        let is_next = {
             let mut line = lock(&self.line);
             if !line.led {
                 line.led = true;
                 return Ok(true);
             }
             line.waiting.push_back(job.clone());
+            line.waiting.len() == 1
+        };
+        // A commit that is synced takes much longer than to be woken.
+        if is_next && !self.full {
+            job.look_out();
         }
         let mut turn = job.wait(Some(deadline));
         if matches!(turn, Turn::TimedOut) {
