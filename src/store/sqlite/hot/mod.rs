@@ -81,6 +81,8 @@ impl Tier {
         Some(Tier { index, shelf: Mutex::new(shelf) })
     }
 
+    /// Locked. Where sessions are forgotten, a variable for them is declared before the one for
+    /// this: so they are let go of, which takes a while, after the lock.
     fn shelf(&self) -> MutexGuard<'_, Shelf> {
         self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -89,18 +91,16 @@ impl Tier {
     /// they must be read from the database.
     pub(super) fn find(&self, key: &SessionKey, now: Timestamp) -> Result<Record, Missed> {
         let header = self.index.read().ok_or(Missed(None))?;
-        let (mut shelf, mut forgotten) = (self.shelf(), None);
+        let mut _forgotten = None;
+        let mut shelf = self.shelf();
         if shelf.trust != Trust::Seen {
             return Err(Missed(None));
         }
         if shelf.known != Some(header) {
-            forgotten = shelf.turn_to(&self.index)?;
+            _forgotten = shelf.turn_to(&self.index)?;
         }
         let found = shelf.slots.get(key).filter(|hot| hot.record.is_live(now));
-        let found = found.map(|hot| hot.record.clone()).ok_or(Missed(shelf.known));
-        drop(shelf);
-        drop(forgotten);
-        found
+        found.map(|hot| hot.record.clone()).ok_or(Missed(shelf.known))
     }
 
     /// Keeps what a query has found under `key` since it was missed.
@@ -158,11 +158,10 @@ impl<'t> Transaction<'t> {
     pub(super) fn begin(tier: Option<&'t Tier>) -> Self {
         let under_way = tier.map(|tier| {
             let before = tier.index.read();
+            let _forgotten;
             let mut shelf = tier.shelf();
-            let forgotten = (shelf.known != before).then(|| shelf.forget(before));
+            _forgotten = (shelf.known != before).then(|| shelf.forget(before));
             shelf.committing = true;
-            drop(shelf);
-            drop(forgotten);
             UnderWay { tier, before }
         });
         Transaction { under_way, everything: false, changes: Vec::new() }
@@ -221,6 +220,7 @@ impl<'t> Transaction<'t> {
     /// acknowledged.
     pub(super) fn committed(mut self, frames: Option<u32>) {
         let Some(UnderWay { tier, before }) = self.under_way.take() else { return };
+        let mut _forgotten = None;
         let mut shelf = tier.shelf();
         // Read while nobody can keep anything: what was kept before is from before this.
         let after = tier.index.read();
@@ -238,9 +238,8 @@ impl<'t> Transaction<'t> {
             }
             _ => false,
         };
-        let mut forgotten = None;
         if !alone || self.everything || shelf.trust != Trust::Seen {
-            forgotten = Some(shelf.forget(after.filter(|_| alone)));
+            _forgotten = Some(shelf.forget(after.filter(|_| alone)));
         } else {
             shelf.known = after;
             for (key, change) in std::mem::take(&mut self.changes) {
@@ -251,8 +250,6 @@ impl<'t> Transaction<'t> {
                 }
             }
         }
-        drop(shelf);
-        drop(forgotten);
     }
 }
 
@@ -260,11 +257,10 @@ impl Drop for Transaction<'_> {
     /// Whether a commit that failed has changed anything is not known.
     fn drop(&mut self) {
         if let Some(UnderWay { tier, .. }) = self.under_way.take() {
+            let _forgotten;
             let mut shelf = tier.shelf();
             shelf.committing = false;
-            let forgotten = shelf.forget(None);
-            drop(shelf);
-            drop(forgotten);
+            _forgotten = shelf.forget(None);
         }
     }
 }
