@@ -2,8 +2,8 @@
 
 use std::fs;
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,23 @@ pub(super) struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
     /// From here on the first signal asks, and the second ends the process at once.
+    ///
+    /// It stays so when the command is over: what a signal did before cannot be had back without
+    /// unsafe code. So a process listens once, however many commands it runs.
     pub(super) fn listen() -> Result<Self, Failure> {
+        static LISTENING: Mutex<Option<Interrupt>> = Mutex::new(None);
+        let mut listening = LISTENING.lock().unwrap_or_else(PoisonError::into_inner);
+        let interrupt = match listening.take() {
+            Some(interrupt) => interrupt,
+            None => Interrupt::register()?,
+        };
+        // What asked the command before does not ask this one.
+        interrupt.0.store(false, Ordering::Relaxed);
+        *listening = Some(interrupt.clone());
+        Ok(interrupt)
+    }
+
+    fn register() -> Result<Self, Failure> {
         let asked = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| !is_ignored(*signal)) {
             // In this order: the second signal finds the flag set by the first.
@@ -88,4 +104,18 @@ pub(super) fn bar(doing: &'static str, unit: &str) -> ProgressBar {
 /// The same for work whose length is not known.
 pub(super) fn spinner(doing: &'static str) -> ProgressBar {
     ProgressBar::new_spinner().with_message(doing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_listens_once_however_many_commands_it_runs() {
+        let first = Interrupt::listen().unwrap();
+        first.0.store(true, Ordering::Relaxed);
+        let second = Interrupt::listen().unwrap();
+        assert!(Arc::ptr_eq(&first.0, &second.0));
+        assert!(!second.is_asked(), "the signal was for the command before");
+    }
 }

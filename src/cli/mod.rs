@@ -70,6 +70,11 @@ struct Context {
 /// [`std::env::args_os`] do; output goes to standard output, questions, progress and errors to
 /// standard error.
 ///
+/// Commands that can take long listen for SIGINT, SIGTERM and SIGHUP, unless those are ignored. The
+/// process goes on to listen when they are over: the first of these signals then does nothing, and
+/// the second ends it, besides what the application itself does at each. Call this last, or handle
+/// them.
+///
 /// The exit codes are 0 done, 1 failed, 2 usage, 3 not set up, 4 nothing matched.
 pub fn run<I, A>(args: I, target: Target) -> ExitCode
 where
