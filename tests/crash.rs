@@ -18,10 +18,10 @@ use std::time::{Duration, Instant};
 use cloakroom::clock::{Clock, Timestamp};
 use cloakroom::http::Outcome;
 use cloakroom::id::SessionId;
-use cloakroom::rusqlite::Connection;
 use cloakroom::store::sqlite::Durability;
 use cloakroom::store::{Loaded, Store, Upkeep};
 use cloakroom::{Lifetime, SessionManager, SqliteStore};
+use common::sound::assert_sound;
 use common::{Folder, HOUR, Kept, NOW, child, create, role, setting};
 use dice::Dice;
 use ledger::{Ledger, Said};
@@ -167,11 +167,7 @@ fn kill_and_look(role: &str, processes: u64, share: u64) {
 
 fn look(folder: &Folder, durability: Durability, ledger: &mut Ledger) {
     ledger.check(&open(folder, durability));
-    let check: String = Connection::open(folder.database())
-        .unwrap()
-        .query_row("PRAGMA integrity_check", [], |row| row.get(0))
-        .unwrap();
-    assert_eq!(check, "ok");
+    assert_sound(folder.database());
 }
 
 #[test]

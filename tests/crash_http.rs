@@ -16,8 +16,8 @@ use std::sync::mpsc::{self, Sender};
 
 use app::FRAMEWORKS;
 use client::{Browser, COOKIE, Request, send};
-use cloakroom::rusqlite::Connection;
 use cloakroom::{SessionManager, SqliteStore};
+use common::sound::assert_sound;
 use common::{Folder, role};
 use dice::Dice;
 use served::{serve, start};
@@ -137,11 +137,7 @@ fn kills_under_load_lose_nothing_that_was_answered_and_revive_no_session() {
                 client.check(address);
             }
         }
-        let check: String = Connection::open(folder.database())
-            .unwrap()
-            .query_row("PRAGMA integrity_check", [], |row| row.get(0))
-            .unwrap();
-        assert_eq!(check, "ok");
+        assert_sound(folder.database());
         let ended: usize = clients.iter().map(|client| client.ended.len()).sum();
         let counted: u64 = clients.iter().flat_map(|c| &c.counter).map(|(_, n)| n).sum();
         println!("{framework}: {counted} changes and {ended} ended sessions over {kills} kills");

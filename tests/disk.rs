@@ -15,6 +15,7 @@ use cloakroom::rusqlite::Connection;
 use cloakroom::store::sqlite::{Journal, Watch};
 use cloakroom::store::{Committed, Registry, Store};
 use cloakroom::{ErrorKind, Result, SqliteStore};
+use common::sound::assert_sound;
 use common::{Folder, NOW, child, create, delete, hex, key_of, live, merge, role, setting, value};
 
 #[derive(Debug)]
@@ -31,12 +32,6 @@ fn open(path: &Path) -> (SqliteStore, Events) {
 
 fn watch() -> Watch {
     Box::new(|_| std::ops::ControlFlow::Continue(()))
-}
-
-fn is_sound(path: &Path) -> bool {
-    let check = "PRAGMA integrity_check";
-    let connection = Connection::open(path).unwrap();
-    connection.query_row(check, [], |row| row.get::<_, String>(0)).unwrap() == "ok"
 }
 
 fn assert_unavailable<T: std::fmt::Debug>(result: Result<T>) {
@@ -280,7 +275,7 @@ fn a_limit_on_the_size_of_files_loses_nothing_and_the_store_goes_on_when_it_is_r
     }
     let done = limited.env("DATABASE", folder.database()).output().unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    assert!(is_sound(&folder.database()));
+    assert_sound(folder.database());
 }
 
 /// A small disk of its own, where we may have one.
@@ -322,7 +317,7 @@ fn a_full_disk_loses_nothing_and_is_written_to_again_when_there_is_room() {
     drop(store);
     let (store, _) = open(&disk.0.database());
     assert!(live(&store, &key).unwrap().is_some());
-    assert!(is_sound(&disk.0.database()));
+    assert_sound(disk.0.database());
 }
 
 #[test]
@@ -422,7 +417,7 @@ fn a_disk_that_becomes_read_only_under_the_store_can_be_read_and_has_what_had_to
     assert!(live(&store, &ended).unwrap().is_none());
     assert!(matches!(merge(&store, &key, &setting("n", 3)).unwrap(), Committed::Done { .. }));
     drop(store);
-    assert!(is_sound(&path));
+    assert_sound(path);
 }
 
 /// What the process does under which the disk becomes read-only.

@@ -17,6 +17,7 @@ use cloakroom::id::SessionId;
 use cloakroom::rusqlite::Connection;
 use cloakroom::store::{Commit, Committed, Fate, Loaded, Page, Store, Which};
 use cloakroom::{ErrorKind, Lifetime, MemoryStore, SqliteStore};
+use common::sound::assert_sound;
 use common::{
     Folder, NOW, birth, child, create, delete, live, merge, new_key, role, setting, value,
 };
@@ -426,11 +427,7 @@ fn a_backup_taken_under_load_is_whole() {
         stop.store(true, Ordering::Relaxed);
         copied.unwrap();
     });
-    let check: String = Connection::open(&copy)
-        .unwrap()
-        .query_row("PRAGMA integrity_check", [], |row| row.get(0))
-        .unwrap();
-    assert_eq!(check, "ok");
+    assert_sound(&copy);
     let restored = SqliteStore::open(&copy).unwrap();
     for key in &keys {
         assert!(live(&restored, key).unwrap().is_some());

@@ -10,6 +10,8 @@ pub mod in_process;
 pub mod memcached;
 #[cfg(feature = "memcached")]
 pub mod proxy;
+#[cfg(feature = "sqlite")]
+pub mod sound;
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};

@@ -8,11 +8,13 @@ mod dice;
 mod ledger;
 #[path = "../../common/lives.rs"]
 mod lives;
+#[path = "../../common/sound.rs"]
+mod sound;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use cloakroom::rusqlite::{Connection, ffi};
+use cloakroom::rusqlite::ffi;
 use cloakroom::store::Store;
 use cloakroom::store::sqlite::{Durability, Journal};
 use cloakroom::{ErrorKind, Result, SqliteStore};
@@ -21,6 +23,7 @@ use common::{Folder, HOUR, NOW, create, setting};
 use dice::Dice;
 use ledger::{Ledger, Said};
 use lives::Worker;
+use sound::assert_sound;
 
 /// How often each kind of fault is tried.
 fn tries() -> usize {
@@ -113,11 +116,7 @@ fn fail_everywhere(
         drop(store);
         let store = bench.open(durability, journal).unwrap();
         bench.check(&store);
-        let check: String = Connection::open(bench.folder.database())
-            .unwrap()
-            .query_row("PRAGMA integrity_check", [], |row| row.get(0))
-            .unwrap();
-        assert_eq!(check, "ok", "{operation:?} {after}");
+        assert_sound(bench.folder.database());
         bench.tape.take();
     }
     println!(

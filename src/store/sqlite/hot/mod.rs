@@ -158,7 +158,7 @@ impl<'t> Transaction<'t> {
     pub(super) fn begin(tier: Option<&'t Tier>) -> Self {
         let under_way = tier.map(|tier| {
             let before = tier.index.read();
-            let _forgotten;
+            let mut _forgotten = None;
             let mut shelf = tier.shelf();
             _forgotten = (shelf.known != before).then(|| shelf.forget(before));
             shelf.committing = true;
@@ -257,10 +257,10 @@ impl Drop for Transaction<'_> {
     /// Whether a commit that failed has changed anything is not known.
     fn drop(&mut self) {
         if let Some(UnderWay { tier, .. }) = self.under_way.take() {
-            let _forgotten;
+            let mut _forgotten = None;
             let mut shelf = tier.shelf();
             shelf.committing = false;
-            _forgotten = shelf.forget(None);
+            _forgotten = Some(shelf.forget(None));
         }
     }
 }

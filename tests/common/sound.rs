@@ -1,0 +1,12 @@
+//! Whether SQLite finds nothing wrong with a database.
+
+use std::path::Path;
+
+use cloakroom::rusqlite::Connection;
+
+pub fn assert_sound(path: impl AsRef<Path>) {
+    let connection = Connection::open(path).unwrap();
+    let check = "PRAGMA integrity_check";
+    let found: String = connection.query_row(check, [], |row| row.get(0)).unwrap();
+    assert_eq!(found, "ok");
+}
