@@ -3,6 +3,8 @@
 #[path = "../../common/mod.rs"]
 mod common;
 
+use std::io;
+use std::net::TcpListener;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -13,8 +15,9 @@ use cloakroom::http::Outcome;
 use cloakroom::rusqlite::Connection;
 use cloakroom::store::Store;
 use cloakroom::store::cached::CachedStore;
+use cloakroom::store::memcached::MemcachedStore;
 use cloakroom::{Error, ErrorKind, MemoryStore, Result, SessionManager, SqliteStore};
-use common::{Folder, NOW, create, live, merge, setting, value};
+use common::{Folder, NOW, create, live, merge, new_key, setting, value};
 
 unsafe extern "C" {
     fn fork() -> i32;
@@ -249,4 +252,26 @@ fn a_process_that_forks_first_opens_the_store_in_the_fork_and_nothing_is_amiss()
     let store = SqliteStore::open(folder.database()).unwrap();
     let record = live(&store, &key).unwrap().unwrap();
     assert_eq!(value::<u32>(&record, "n"), Some(2));
+}
+
+#[test]
+fn a_forked_process_says_nothing_to_memcached() {
+    let _alone = alone();
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    server.set_nonblocking(true).unwrap();
+    let address = server.local_addr().unwrap().to_string();
+    let store = MemcachedStore::builder().servers([address]).open().unwrap();
+    let word = in_a_fork(|| {
+        let steps: [&dyn Fn() -> bool; 3] = [
+            &|| refused(live(&store, &new_key())),
+            &|| refused(create(&store, &setting("n", 0))),
+            &|| refused(store.clear()),
+        ];
+        match (1..).zip(steps).find(|(_, step)| !step()) {
+            Some((number, _)) => Err(number),
+            None => Ok(()),
+        }
+    });
+    assert_eq!(word, Some(0));
+    assert_eq!(server.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
 }
