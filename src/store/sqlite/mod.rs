@@ -84,7 +84,7 @@ pub enum Journal {
 ///
 /// It belongs to the process in which it was opened. In one that was forked from that every call is
 /// [`Unavailable`](crate::ErrorKind::Unavailable), and so is opening the same file. To open another
-/// one there can take for ever, if a thread was at work in SQLite at that moment: fork first.
+/// one there can wait for ever for a thread that was left behind: fork first.
 ///
 /// ```
 /// # fn main() -> Result<(), cloakroom::Error> {
