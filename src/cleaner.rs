@@ -185,8 +185,9 @@ impl Drop for Cleaner {
     fn drop(&mut self) {
         let Some(thread) = self.thread.take() else { return };
         if !self.process.is_current() {
-            // It is in the process from which this one was forked: nobody to wait for.
-            return mem::forget(thread);
+            // It is in the process from which this one was forked: nobody to wait for. And whoever
+            // lets go of a channel's last end takes its lock.
+            return mem::forget((thread, self.sender.clone(), self.touches.clone()));
         }
         self.stop.store(true, Ordering::Relaxed);
         // The thread empties the channel, or is gone and has closed it.

@@ -208,6 +208,10 @@ fn a_killed_writer_keeps_nobody_out() {
 
 const IDLE: Duration = HOUR;
 
+/// As many as there are visits in the longest time for which activity may be lost, so that whenever
+/// the kill comes, it is the worst moment for one of them.
+const VISITORS: usize = 20;
+
 /// A clock that is fast, so that an hour without a visit is soon over.
 #[derive(Clone, Copy, Debug)]
 struct Fast(Instant);
@@ -232,7 +236,7 @@ fn visit_for_ever() {
     loop {
         let before = clock.now();
         // They begin one after the other, so that each is due at a moment of its own.
-        if cookies.len() < 6 {
+        if cookies.len() < VISITORS {
             let session = sessions.open(None);
             session.set("n", 1).unwrap();
             let headers = sessions.close(&session, Outcome::Completed).unwrap();
@@ -276,7 +280,7 @@ fn a_kill_makes_no_session_end_more_than_a_twentieth_of_its_idle_limit_early() {
             killed = true;
         }
     }
-    assert!(killed && ids.len() == 6, "{} sessions", ids.len());
+    assert!(killed && ids.len() == VISITORS, "{} sessions", ids.len());
     let store = open(&folder, Durability::Normal);
     let twentieth_early = visited + (IDLE - IDLE / 20 - Duration::from_millis(1));
     for id in ids {

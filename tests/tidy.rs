@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: &[&[&str]] = &[
     &["sync"],
     &["error"],
-    &["clock"],
+    &["clock", "process"],
     &["id"],
     &["event"],
     &["lifetime"],

@@ -205,7 +205,10 @@ impl Shared {
 
     /// Counts something odd in place of an id: the key of an unknown one, or nothing better.
     pub(crate) fn count_guess(&self, address: Option<IpAddr>, key: Option<&SessionKey>) {
-        if let Some((address, count)) = self.guessing.note(address, key, self.now()) {
+        // In a fork its lock may be held for ever.
+        if self.process.is_current()
+            && let Some((address, count)) = self.guessing.note(address, key, self.now())
+        {
             self.events.raise(&Event::Guessing { address, count });
         }
     }
@@ -223,12 +226,12 @@ impl Shared {
         }
         let touch = Touch::at(now);
         let short = record.limits.idle.is_some_and(|idle| idle < SHORT_IDLE);
-        let handed_over = match &self.cleaner {
-            Some(cleaner) if !short => cleaner.touch(key, touch),
-            _ => false,
-        };
+        let written = self.store().and_then(|store| match &self.cleaner {
+            Some(cleaner) if !short && cleaner.touch(key, touch) => Ok(()),
+            _ => cross(by, || store.touch(&[(key, touch)], now)),
+        });
         // A request that only reads does not fail because its activity cannot be written.
-        if !handed_over && let Err(error) = cross(by, || self.store.touch(&[(key, touch)], now)) {
+        if let Err(error) = written {
             self.events.raise(&Event::TouchFailed { error: &error });
         }
     }

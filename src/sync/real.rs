@@ -10,7 +10,7 @@ pub(crate) use std::thread;
 
 /// Looks again and again whether something `is_over`, for about as long as it takes to be put to
 /// sleep and woken. On a machine with one processor, what is waited for could not happen meanwhile.
-#[cfg_attr(not(feature = "sqlite"), expect(dead_code, reason = "who writes a file is waited for"))]
+#[allow(dead_code)] // only who writes a file waits so, and that is a feature
 pub(crate) fn spin_until(is_over: impl Fn() -> bool) {
     const TIME: Duration = Duration::from_micros(30);
     static ALONE: LazyLock<bool> =

@@ -18,6 +18,7 @@ use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::id::SessionKey;
+use crate::process::Process;
 use crate::record::{Record, Touch};
 use crate::store::cached::changing::Changing;
 use crate::store::cached::epoch::Epoch;
@@ -73,6 +74,8 @@ impl<C, S> Clone for CachedStore<C, S> {
 
 #[derive(Debug)]
 struct Inner<C, S> {
+    /// A copy of what it knows, in a process forked from this one, is told of no change.
+    process: Process,
     cache: C,
     truth: S,
     trust: Trust,
@@ -95,9 +98,16 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
     }
 
     fn with(cache: C, truth: S, life: Duration, retry: Duration, events: Events) -> Self {
-        let (trust, epoch) = (Trust::new(life), Epoch::new());
-        let (shares, changing) = (Shares::new(cache.shares(), retry), Changing::default());
-        CachedStore(Arc::new(Inner { cache, truth, trust, epoch, shares, changing, events }))
+        CachedStore(Arc::new(Inner {
+            process: Process::current(),
+            trust: Trust::new(life),
+            epoch: Epoch::new(),
+            shares: Shares::new(cache.shares(), retry),
+            changing: Changing::default(),
+            cache,
+            truth,
+            events,
+        }))
     }
 
     /// The store behind the cache.
@@ -304,6 +314,7 @@ fn is_uncertain(error: &Error) -> bool {
 
 impl<C: Cache, S: Store> Store for CachedStore<C, S> {
     fn load(&self, key: &SessionKey, now: Timestamp) -> Result<Loaded> {
+        self.0.process.check()?;
         self.0.trust.begin(now);
         // Asked in this order: a change that the cache could not be told has opened the breaker by
         // the time it is over.
@@ -337,6 +348,7 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
     }
 
     fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
+        self.0.process.check()?;
         let (asked, now) = (*commit.key, commit.now);
         self.0.trust.begin(now);
         // Until the cache has been told. Of a session that begins it knows nothing.
@@ -378,6 +390,7 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
     /// The cache forgets what was touched. An entry would go on saying that a touch is due, and
     /// every request would send another one.
     fn touch(&self, batch: &[(SessionKey, Touch)], now: Timestamp) -> Result<()> {
+        self.0.process.check()?;
         self.0.trust.begin(now);
         let _changing = self.0.changing.begin();
         self.0.truth.touch(batch, now)?;
@@ -386,6 +399,7 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
     }
 
     fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<Swept> {
+        self.0.process.check()?;
         // A request that comes late must not find in the cache what is removed here.
         self.0.trust.begin(now);
         self.0.truth.sweep(now, limit)

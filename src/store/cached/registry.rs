@@ -12,6 +12,7 @@ use crate::sync::instant;
 
 impl<C: Cache, S: Store> CachedStore<C, S> {
     fn behind(&self, doing: &'static str) -> Result<&dyn Registry> {
+        self.0.process.check()?;
         self.0.truth.registry().ok_or_else(|| Error::new(ErrorKind::Unsupported, doing))
     }
 

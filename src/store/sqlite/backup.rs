@@ -194,6 +194,7 @@ impl Restore<'_> {
         let exists = fs::exists(self.to).map_err(|source| failed_io(RESTORING, source))?;
         let mut target = None;
         if exists {
+            file::check_inherited(self.to)?;
             let connection = Access::whole(self.to).connect().map_err(failed())?;
             connection.busy_timeout(self.patience).map_err(failed())?;
             if connection.is_readonly("main").map_err(failed())? {

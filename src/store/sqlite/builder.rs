@@ -173,6 +173,10 @@ impl Builder {
                 (connection, Some((access, path)))
             }
         };
+        let in_use = match &file {
+            Some((_, path)) => Some(InUse::new(path)?),
+            None => None,
+        };
         connection.set_prepared_statement_cache_capacity(readers::PREPARED);
         // On macOS a plain fsync stops at the drive's cache; elsewhere this means nothing.
         connection
@@ -206,10 +210,6 @@ impl Builder {
             }
             _ => None,
         };
-        let in_use = match &file {
-            Some((_, path)) => Some(InUse::new(path)?),
-            None => None,
-        };
         let patience = self.busy_timeout;
         let writer = Writer::new(connection, wal, patience, full, log, names.clone(), hot.clone());
         let writer = Arc::new(writer);
@@ -223,7 +223,6 @@ impl Builder {
         self.events.raise(&Event::Opened { store: &name });
         Ok(SqliteStore(Arc::new(Inner {
             file,
-            in_use,
             table,
             sql: Arc::new(sql),
             writer,
@@ -231,6 +230,7 @@ impl Builder {
             events: self.events,
             patience,
             hot,
+            _in_use: in_use,
         })))
     }
 

@@ -126,25 +126,16 @@ impl InUse {
         in_use().push(held(process));
         Ok(InUse(held(process)))
     }
-
-    /// Fails in a process that was forked from the one of which it says so.
-    pub(super) fn check(&self) -> Result<()> {
-        self.0.process.check()
-    }
-
-    /// Whether it says so of a process from which this one was forked.
-    pub(super) fn is_inherited(&self) -> bool {
-        !self.0.process.is_current()
-    }
 }
 
 impl Drop for InUse {
     fn drop(&mut self) {
-        let mut all = in_use();
         // What was inherited stays in use for ever: it cannot be closed here.
-        if !self.is_inherited()
-            && let Some(this) = all.iter().position(|other| *other == self.0)
-        {
+        if !self.0.process.is_current() {
+            return;
+        }
+        let mut all = in_use();
+        if let Some(this) = all.iter().position(|other| *other == self.0) {
             all.swap_remove(this);
         }
     }
@@ -161,7 +152,7 @@ fn number(path: &Path) -> io::Result<(u64, u64)> {
 /// Refuses a database that was open in the process from which this one was forked. SQLite keeps an
 /// account of its locks for each file and process, and would go by the one it has inherited, where
 /// locks are not (<https://www.sqlite.org/howtocorrupt.html>, section 2.6).
-fn check_inherited(path: &Path) -> Result<()> {
+pub(super) fn check_inherited(path: &Path) -> Result<()> {
     let file = number(path).map_err(|source| unavailable(path, source))?;
     match in_use().iter().find(|held| held.file == file && !held.process.is_current()) {
         Some(held) => held.process.check(),

@@ -65,6 +65,7 @@ impl SqliteStore {
     /// # Errors
     /// Those of every read.
     pub fn facts(&self) -> Result<Option<Facts>> {
+        self.0.writer.process().check()?;
         let of = |(access, path): &(Access, PathBuf)| facts_of(access, path, &self.0.table);
         self.0.file.as_ref().map(of).transpose()
     }

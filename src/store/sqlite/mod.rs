@@ -83,7 +83,8 @@ pub enum Journal {
 /// while a change is written. Changes of many threads are committed in groups.
 ///
 /// It belongs to the process in which it was opened. In one that was forked from that every call is
-/// [`Unavailable`](crate::ErrorKind::Unavailable), and so is opening the same file: fork first.
+/// [`Unavailable`](crate::ErrorKind::Unavailable), and so is opening the same file. To open another
+/// one there can wait for ever for a thread that was left behind: fork first.
 ///
 /// ```
 /// # fn main() -> Result<(), cloakroom::Error> {
@@ -102,23 +103,24 @@ pub struct SqliteStore(Arc<Inner>);
 struct Inner {
     /// How the file is opened, and its path; `None` for a database in memory.
     file: Option<(Access, PathBuf)>,
-    in_use: Option<InUse>,
     table: TableName,
     sql: Arc<Sql>,
     writer: Arc<Writer>,
     readers: Readers,
     events: Events,
     patience: Duration,
-    /// Sessions that need not be read from the database. Here to be let go of last, when the
-    /// connections are closed.
+    /// Sessions that need not be read from the database. Here to be let go of when the connections
+    /// are closed.
     hot: Option<Arc<Tier>>,
+    /// Last, for the same reason.
+    _in_use: Option<InUse>,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if self.in_use.as_ref().is_some_and(InUse::is_inherited) {
+        if !self.writer.process().is_current() {
             // To close a connection in a forked process can roll back what is under way in the
-            // other one.
+            // other one; and it takes locks of SQLite's, which nobody may be there to release.
             mem::forget((self.writer.clone(), self.readers.clone()));
         }
     }
@@ -237,7 +239,7 @@ impl SqliteStore {
     fn back_up(&self, to: &Path, check: bool, mut watch: Watch) -> Result<ControlFlow<()>> {
         match &self.0.file {
             Some((access, _)) => {
-                self.0.in_use.as_ref().map_or(Ok(()), InUse::check)?;
+                self.0.writer.process().check()?;
                 // A connection of its own: a long copy keeps no reader from a request.
                 let source = access.connect().map_err(while_doing("back the database up"))?;
                 source
@@ -279,6 +281,7 @@ fn delete_all(connection: &Connection, sql: &Sql, now: Timestamp) -> rusqlite::R
 #[deny(clippy::missing_trait_methods)]
 impl Store for SqliteStore {
     fn load(&self, key: &SessionKey, now: Timestamp) -> Result<Loaded> {
+        self.0.writer.process().check()?;
         let hot = self.0.hot.as_deref();
         let missed = match hot.map(|hot| hot.find(key, now)) {
             Some(Ok(record)) => return Ok(Loaded::Live { record, key: *key }),
@@ -299,6 +302,7 @@ impl Store for SqliteStore {
     }
 
     fn try_load(&self, key: &SessionKey, now: Timestamp) -> Option<Loaded> {
+        self.0.writer.process().check().ok()?;
         let record = self.0.hot.as_deref()?.find(key, now).ok()?;
         Some(Loaded::Live { record, key: *key })
     }
@@ -379,6 +383,9 @@ impl Upkeep for Inner {
     }
 
     fn ring_when_due(&self, bell: Box<dyn Fn() + Send + Sync>) {
-        self.writer.log().set_bell(bell);
+        // In a fork nobody writes, and the bell's lock may be held for ever.
+        if self.writer.process().is_current() {
+            self.writer.log().set_bell(bell);
+        }
     }
 }

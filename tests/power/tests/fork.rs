@@ -3,22 +3,34 @@
 #[path = "../../common/mod.rs"]
 mod common;
 
+use std::io;
+use std::net::TcpListener;
+use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Barrier, Mutex, MutexGuard, PoisonError};
 
 use cloakroom::http::Outcome;
 use cloakroom::rusqlite::Connection;
 use cloakroom::store::Store;
-use cloakroom::{Error, ErrorKind, Result, SessionManager, SqliteStore};
-use common::{Folder, NOW, create, live, merge, setting, value};
+use cloakroom::store::cached::CachedStore;
+use cloakroom::store::memcached::MemcachedStore;
+use cloakroom::{Error, ErrorKind, MemoryStore, Result, SessionManager, SqliteStore};
+use common::{Folder, NOW, child, create, live, merge, new_key, role, setting, value};
 
 unsafe extern "C" {
     fn fork() -> i32;
     fn waitpid(process: i32, status: *mut i32, options: i32) -> i32;
     fn alarm(seconds: u32) -> u32;
     fn _exit(code: i32) -> !;
+}
+
+/// What one test does with SQLite must not be under way when another one forks: a process that
+/// opens a database in the fork would wait for ever for one of SQLite's own locks.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs `child` in a process that is forked here, and says what that said: a short word in place
@@ -61,6 +73,7 @@ fn is_sound(path: &Path) -> bool {
 
 #[test]
 fn a_forked_process_is_refused_at_once_and_what_goes_on_in_the_other_is_unharmed() {
+    let _alone = alone();
     let folder = Folder::new();
     let path = folder.database();
     let store = SqliteStore::open(&path).unwrap();
@@ -71,23 +84,46 @@ fn a_forked_process_is_refused_at_once_and_what_goes_on_in_the_other_is_unharmed
     let headers = sessions.close(&session, Outcome::Completed).unwrap();
     let cookie = headers.id.unwrap().1;
     let cookie = cookie.split(';').next().unwrap();
+    let malformed = format!("{}=x", cookie.split('=').next().unwrap());
+    let cached = CachedStore::new(MemoryStore::new(), store.clone());
+    for _ in 0..2 {
+        assert!(live(&cached, &key).unwrap().is_some());
+    }
+    let forgetful = SessionManager::new(MemoryStore::new()).unwrap();
+    let memory = SqliteStore::in_memory().unwrap();
+    let copy = path.with_extension("copy");
+    store.backup(&copy).unwrap();
 
     while_others_write(&store, || {
         in_a_fork(|| {
-            let steps: [&dyn Fn() -> bool; 9] = [
+            let file = SqliteStore::builder(&path);
+            let steps: [&dyn Fn() -> bool; 19] = [
                 &|| refused(sessions.open(Some(cookie)).get::<u32>("n")),
                 &|| {
                     let session = sessions.open(Some(cookie));
                     session.destroy().unwrap();
                     refused(sessions.close(&session, Outcome::Completed))
                 },
+                &|| refused(sessions.open(Some(malformed.as_str())).get::<u32>("n")),
                 &|| refused(sessions.revoke_everyone()),
                 &|| refused(sessions.flush()),
+                &|| refused(forgetful.open(Some(cookie)).get::<u32>("n")),
+                &|| refused(live(&store, &key)),
+                &|| store.try_load(&key, NOW).is_none(),
                 &|| refused(merge(&store, &key, &setting("n", 0))),
+                &|| refused(live(&cached, &key)),
+                &|| refused(live(&memory, &key)),
                 &|| refused(store.registry().unwrap().stats(NOW)),
                 &|| refused(store.clear()),
-                &|| refused(store.backup(path.with_extension("copy"))),
+                &|| refused(store.backup(path.with_extension("other"))),
+                &|| refused(store.facts()),
                 &|| refused(SqliteStore::open(&path)),
+                &|| refused(file.facts()),
+                &|| {
+                    let watch = Box::new(|_| ControlFlow::Continue(()));
+                    refused(file.restore(&copy, false, NOW, watch))
+                },
+                &|| refused(SessionManager::new(store.clone()).unwrap().revoke_everyone()),
             ];
             match (1..).zip(steps).find(|(_, step)| !step()) {
                 Some((number, _)) => Err(number),
@@ -102,12 +138,14 @@ fn a_forked_process_is_refused_at_once_and_what_goes_on_in_the_other_is_unharmed
 
 #[test]
 fn a_fork_that_lets_go_of_the_last_handle_in_mid_commit_undoes_nothing() {
+    let _alone = alone();
     let folder = Folder::new();
     let store = SqliteStore::open(folder.database()).unwrap();
+    let memory = SqliteStore::in_memory().unwrap();
     while_others_write(&store, || {
         in_a_fork(|| {
-            // SAFETY: the process ends before the other owner could drop it.
-            drop(unsafe { std::ptr::read(&store) });
+            // SAFETY: the process ends before the other owner could drop them.
+            drop(unsafe { (std::ptr::read(&store), std::ptr::read(&memory)) });
             Ok(())
         })
     });
@@ -164,12 +202,18 @@ fn while_others_write(store: &SqliteStore, fork: impl Fn() -> Option<u8>) {
 
 #[test]
 fn the_last_handle_can_be_let_go_of_in_a_fork() {
+    let _alone = alone();
     let folder = Folder::new();
     let store = SqliteStore::open(folder.database()).unwrap();
     let key = create(&store, &setting("n", 1)).unwrap();
     let mut ours = Some(SessionManager::new(store.clone()).unwrap());
     let mut theirs = Some(store);
+    assert!(theirs.as_ref().unwrap().try_load(&key, NOW).is_some(), "no query is needed");
     let word = in_a_fork(|| {
+        let here = theirs.as_ref().unwrap();
+        if !refused(live(here, &key)) || here.try_load(&key, NOW).is_some() {
+            return Err(2);
+        }
         // A cleaner's thread is not here to be waited for, and a connection not to be closed.
         drop(ours.take());
         drop(theirs.take());
@@ -188,25 +232,57 @@ fn the_last_handle_can_be_let_go_of_in_a_fork() {
     assert_eq!(value::<u32>(&record, "n"), Some(2));
 }
 
+/// In a process of its own: the threads of stores that other tests have closed may be about to end,
+/// and whoever opens a store in a fork would wait for locks that they had.
 #[test]
 fn a_process_that_forks_first_opens_the_store_in_the_fork_and_nothing_is_amiss() {
     let folder = Folder::new();
-    // What was closed before is no hindrance.
-    let key = create(&SqliteStore::open(folder.database()).unwrap(), &setting("n", 1)).unwrap();
+    let ended = child("fork first").env("DATABASE", folder.database()).output().unwrap();
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stdout));
+    assert!(is_sound(&folder.database()));
+}
+
+#[test]
+fn child_process() {
+    let Some(role) = role() else { return };
+    assert_eq!(role, "fork first");
+    let path = std::env::var("DATABASE").unwrap();
+    for before in 0..3 {
+        let word = in_a_fork(|| {
+            let Ok(store) = SqliteStore::open(&path) else { return Err(1) };
+            let Ok(sessions) = SessionManager::new(store.clone()) else { return Err(2) };
+            let stats = store.registry().unwrap().stats(NOW);
+            if stats.unwrap().live != before || create(&store, &setting("n", 1)).is_err() {
+                return Err(3);
+            }
+            if sessions.flush().is_err() {
+                return Err(4);
+            }
+            drop((sessions, store));
+            Ok(())
+        });
+        assert_eq!(word, Some(0));
+    }
+}
+
+#[test]
+fn a_forked_process_says_nothing_to_memcached() {
+    let _alone = alone();
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    server.set_nonblocking(true).unwrap();
+    let address = server.local_addr().unwrap().to_string();
+    let store = MemcachedStore::builder().servers([address]).open().unwrap();
     let word = in_a_fork(|| {
-        let Ok(store) = SqliteStore::open(folder.database()) else { return Err(1) };
-        let Ok(sessions) = SessionManager::new(store.clone()) else { return Err(2) };
-        if merge(&store, &key, &setting("n", 2)).is_err() {
-            return Err(3);
+        let steps: [&dyn Fn() -> bool; 3] = [
+            &|| refused(live(&store, &new_key())),
+            &|| refused(create(&store, &setting("n", 0))),
+            &|| refused(store.clear()),
+        ];
+        match (1..).zip(steps).find(|(_, step)| !step()) {
+            Some((number, _)) => Err(number),
+            None => Ok(()),
         }
-        if sessions.flush().is_err() {
-            return Err(4);
-        }
-        drop((sessions, store));
-        Ok(())
     });
     assert_eq!(word, Some(0));
-    let store = SqliteStore::open(folder.database()).unwrap();
-    let record = live(&store, &key).unwrap().unwrap();
-    assert_eq!(value::<u32>(&record, "n"), Some(2));
+    assert_eq!(server.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
 }

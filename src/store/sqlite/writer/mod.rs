@@ -117,6 +117,11 @@ impl Writer {
         }
     }
 
+    /// The one in which the database was opened.
+    pub(super) fn process(&self) -> Process {
+        self.process
+    }
+
     pub(super) fn log(&self) -> &Log {
         &self.log
     }
