@@ -226,9 +226,11 @@ impl Session {
 
     /// The first live one of the ids that were presented.
     fn load(&self) -> Result<Known> {
-        let (store, now) = (self.shared.store()?, self.shared.now());
+        let now = self.shared.now();
         let (mut overtaken, mut undecodable) = (false, false);
         for key in self.presented.keys() {
+            // Not before: a request that presents nothing pays for nothing.
+            let store = self.shared.store()?;
             let at_hand = self.crossing.and_then(|_| store.try_load(&key, now));
             let loaded = match at_hand {
                 Some(loaded) => loaded,

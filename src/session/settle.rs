@@ -232,10 +232,10 @@ impl Session {
     }
 
     fn end_what_was_destroyed(&self, state: &mut State) -> Result<()> {
-        let (store, mut overtaken) = (self.shared.store()?, false);
+        let mut overtaken = false;
         state.to_end.append(&mut state.left_behind);
         while let Some(key) = state.to_end.last() {
-            let now = self.shared.now();
+            let (store, now) = (self.shared.store()?, self.shared.now());
             let nothing = Delta::new();
             let end = Commit::new(key, Fate::Delete, &nothing, now);
             let ending = self.shared.endings.begin();

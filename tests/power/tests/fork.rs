@@ -2,22 +2,23 @@
 
 #[path = "../../common/mod.rs"]
 mod common;
+#[path = "../../common/sound.rs"]
+mod sound;
 
 use std::io;
 use std::net::TcpListener;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Barrier, Mutex, MutexGuard, PoisonError};
 
 use cloakroom::http::Outcome;
-use cloakroom::rusqlite::Connection;
 use cloakroom::store::Store;
 use cloakroom::store::cached::CachedStore;
 use cloakroom::store::memcached::MemcachedStore;
 use cloakroom::{Error, ErrorKind, MemoryStore, Result, SessionManager, SqliteStore};
 use common::{Folder, NOW, child, create, live, merge, new_key, role, setting, value};
+use sound::assert_sound;
 
 unsafe extern "C" {
     fn fork() -> i32;
@@ -63,12 +64,6 @@ fn refused<T>(result: Result<T>) -> bool {
         error.kind() == ErrorKind::Unavailable && format!("{error:?}").contains("fork")
     };
     result.is_err_and(is_it)
-}
-
-fn is_sound(path: &Path) -> bool {
-    let connection = Connection::open(path).unwrap();
-    let check = "PRAGMA integrity_check";
-    connection.query_row(check, [], |row| row.get::<_, String>(0)).unwrap() == "ok"
 }
 
 #[test]
@@ -133,7 +128,7 @@ fn a_forked_process_is_refused_at_once_and_what_goes_on_in_the_other_is_unharmed
     });
     assert_eq!(sessions.open(Some(cookie)).get::<u32>("n").unwrap(), Some(1));
     drop((sessions, store));
-    assert!(is_sound(&path));
+    assert_sound(&path);
 }
 
 #[test]
@@ -150,7 +145,7 @@ fn a_fork_that_lets_go_of_the_last_handle_in_mid_commit_undoes_nothing() {
         })
     });
     drop(store);
-    assert!(is_sound(&folder.database()));
+    assert_sound(&folder.database());
 }
 
 /// Forks at many moments of what three threads write, and looks whether all of that stands.
@@ -239,7 +234,7 @@ fn a_process_that_forks_first_opens_the_store_in_the_fork_and_nothing_is_amiss()
     let folder = Folder::new();
     let ended = child("fork first").env("DATABASE", folder.database()).output().unwrap();
     assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stdout));
-    assert!(is_sound(&folder.database()));
+    assert_sound(&folder.database());
 }
 
 #[test]
