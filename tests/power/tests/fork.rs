@@ -145,7 +145,7 @@ fn a_fork_that_lets_go_of_the_last_handle_in_mid_commit_undoes_nothing() {
         })
     });
     drop(store);
-    assert_sound(&folder.database());
+    assert_sound(folder.database());
 }
 
 /// Forks at many moments of what three threads write, and looks whether all of that stands.
@@ -234,7 +234,7 @@ fn a_process_that_forks_first_opens_the_store_in_the_fork_and_nothing_is_amiss()
     let folder = Folder::new();
     let ended = child("fork first").env("DATABASE", folder.database()).output().unwrap();
     assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stdout));
-    assert_sound(&folder.database());
+    assert_sound(folder.database());
 }
 
 #[test]
