@@ -97,7 +97,7 @@ pub(super) fn check_path(path: &Path) -> Result<()> {
     Ok(())
 }
 
-fn unavailable(path: &Path, source: io::Error) -> Error {
+fn failed(path: &Path, source: io::Error) -> Error {
     Error::with_source(kind_of_io(&source), doing(path), source)
 }
 
@@ -109,7 +109,7 @@ fn doing(path: &Path) -> String {
 #[derive(Debug)]
 pub(super) struct InUse(Use);
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Use {
     process: Process,
     /// Device and number.
@@ -120,11 +120,10 @@ static IN_USE: Mutex<Vec<Use>> = Mutex::new(Vec::new());
 
 impl InUse {
     pub(super) fn new(path: &Path) -> Result<Self> {
-        let file = number(path).map_err(|source| unavailable(path, source))?;
-        let held = |process| Use { process, file };
-        let process = Process::current();
-        in_use().push(held(process));
-        Ok(InUse(held(process)))
+        let file = number(path).map_err(|source| failed(path, source))?;
+        let held = Use { process: Process::current(), file };
+        in_use().push(held);
+        Ok(InUse(held))
     }
 }
 
@@ -153,7 +152,7 @@ fn number(path: &Path) -> io::Result<(u64, u64)> {
 /// account of its locks for each file and process, and would go by the one it has inherited, where
 /// locks are not (<https://www.sqlite.org/howtocorrupt.html>, section 2.6).
 pub(super) fn check_inherited(path: &Path) -> Result<()> {
-    let file = number(path).map_err(|source| unavailable(path, source))?;
+    let file = number(path).map_err(|source| failed(path, source))?;
     match in_use().iter().find(|held| held.file == file && !held.process.is_current()) {
         Some(held) => held.process.check(),
         None => Ok(()),
@@ -161,7 +160,7 @@ pub(super) fn check_inherited(path: &Path) -> Result<()> {
 }
 
 pub(super) fn open(path: &Path, purpose: Purpose) -> Result<Opened> {
-    let io = |source| unavailable(path, source);
+    let io = |source| failed(path, source);
     check_path(path)?;
     if purpose == Purpose::Create {
         create_private(path).map_err(io)?;
