@@ -66,6 +66,14 @@ fn refused<T>(result: Result<T>) -> bool {
     result.is_err_and(is_it)
 }
 
+/// Or the number of the first that does not, from 1.
+fn all_hold(steps: &[&dyn Fn() -> bool]) -> std::result::Result<(), u8> {
+    match (1..).zip(steps).find(|(_, step)| !step()) {
+        Some((number, _)) => Err(number),
+        None => Ok(()),
+    }
+}
+
 #[test]
 fn a_forked_process_is_refused_at_once_and_what_goes_on_in_the_other_is_unharmed() {
     let _alone = alone();
@@ -121,10 +129,7 @@ fn a_forked_process_is_refused_at_once_and_what_goes_on_in_the_other_is_unharmed
                 },
                 &|| refused(SessionManager::new(store.clone()).unwrap().revoke_everyone()),
             ];
-            match (1..).zip(steps).find(|(_, step)| !step()) {
-                Some((number, _)) => Err(number),
-                None => Ok(()),
-            }
+            all_hold(&steps)
         })
     });
     assert_eq!(sessions.open(Some(cookie)).get::<u32>("n").unwrap(), Some(1));
@@ -274,10 +279,7 @@ fn a_forked_process_says_nothing_to_memcached() {
             &|| refused(create(&store, &setting("n", 0))),
             &|| refused(store.clear()),
         ];
-        match (1..).zip(steps).find(|(_, step)| !step()) {
-            Some((number, _)) => Err(number),
-            None => Ok(()),
-        }
+        all_hold(&steps)
     });
     assert_eq!(word, Some(0));
     assert_eq!(server.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
