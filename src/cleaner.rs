@@ -154,7 +154,8 @@ impl Cleaner {
             return false;
         }
         let first = !self.told.swap(true, Ordering::AcqRel);
-        if first || self.touches.len().is_multiple_of(TOUCHES) {
+        // To wake somebody takes a lock, which a fork may have found taken; and there is nobody.
+        if (first || self.touches.len().is_multiple_of(TOUCHES)) && self.process.is_current() {
             // No room means that the thread has yet to look at others.
             let _ = self.sender.try_send(Message::Touches);
         }

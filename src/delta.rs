@@ -14,7 +14,7 @@ pub struct Delta {
     /// All names that `changes` does not mention are removed.
     clear: bool,
     /// A value sets the name, `None` removes it.
-    changes: BTreeMap<Box<str>, Option<Value>>,
+    changes: BTreeMap<Box<str>, Option<Value<'static>>>,
     user: Option<Option<UserKey>>,
 }
 
@@ -27,7 +27,7 @@ pub enum Change<'a> {
     /// It is removed.
     Removed,
     /// It has this value.
-    Set(&'a Value),
+    Set(&'a Value<'static>),
 }
 
 impl Delta {
@@ -38,7 +38,7 @@ impl Delta {
     }
 
     /// Sets `name`.
-    pub fn set(&mut self, name: &str, value: Value) {
+    pub fn set(&mut self, name: &str, value: Value<'static>) {
         self.changes.insert(name.into(), Some(value));
     }
 
@@ -94,7 +94,7 @@ impl Delta {
     }
 
     /// The names it sets, and those it removes by name (with `None`).
-    pub fn iter(&self) -> impl Iterator<Item = (&str, Option<&Value>)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&str, Option<&Value<'static>>)> {
         self.changes.iter().map(|(name, value)| (&**name, value.as_ref()))
     }
 
@@ -118,25 +118,11 @@ impl Delta {
 
     /// Applies what it says about the data; false if the data is as it was.
     pub(crate) fn apply_data(&self, data: &mut Data) -> bool {
-        let mut changed = false;
-        if self.clear {
-            let gone: Vec<Box<str>> = data
-                .iter()
-                .map(|(name, _)| name)
-                .filter(|name| !self.changes.contains_key(*name))
-                .map(Into::into)
-                .collect();
-            for name in gone {
-                changed |= data.remove(&name);
-            }
-        }
-        for (name, value) in &self.changes {
-            changed |= match value {
-                Some(value) => data.set(name, value),
-                None => data.remove(name),
-            };
-        }
-        changed
+        let changes = self.changes.iter();
+        data.change(
+            self.clear,
+            changes.map(|(name, value)| (&**name, value.as_ref().map(Value::as_json))),
+        )
     }
 
     /// Applies it; false if the record is as it was. The revision is left to the caller.
@@ -257,7 +243,7 @@ mod tests {
                 let expected = match delta.change(name) {
                     Change::Untouched => before.data.get(name),
                     Change::Removed => None,
-                    Change::Set(value) => Some(value),
+                    Change::Set(value) => Some(value.borrowed()),
                 };
                 prop_assert_eq!(after.data.get(name), expected);
             }

@@ -194,7 +194,6 @@ impl Record {
     /// The whole record as JSON text, for stores that keep a record as one value.
     #[must_use]
     pub fn to_json(&self) -> String {
-        let data = RawValue::from_string(self.data.to_json());
         let wire = Wire {
             format: FORMAT,
             handle: self.handle.to_string(),
@@ -209,7 +208,7 @@ impl Record {
             persistent: self.persistent,
             revision: self.revision,
             client: self.client.as_ref().map(WireClient::from),
-            data: data.as_deref().ok(),
+            data: serde_json::from_str::<&RawValue>(self.data.as_json()).ok(),
         };
         // Nothing in the wire format can fail to serialize: numbers, text, and checked JSON.
         serde_json::to_string(&wire).unwrap_or_default()
@@ -391,6 +390,7 @@ pub struct Stats {
 mod tests {
     use super::*;
     use crate::data::Value;
+    use crate::delta::Delta;
     use crate::error::ErrorKind;
     use crate::lifetime::Lifetime;
 
@@ -403,8 +403,10 @@ mod tests {
         let mut record = Record::born(&birth, now);
         record.user = Some(UserKey::new("søren").unwrap());
         record.authenticated = Some(now);
-        record.data.set("cart", &Value::encode(&[1, 2, 3]).unwrap());
-        record.data.set("a \"name\"\n\\", &Value::encode("tab\t").unwrap());
+        let mut delta = Delta::new();
+        delta.set("cart", Value::encode(&[1, 2, 3]).unwrap());
+        delta.set("a \"name\"\n\\", Value::encode("tab\t").unwrap());
+        delta.apply(&mut record);
         record
     }
 

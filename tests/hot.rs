@@ -28,7 +28,7 @@ fn watch() -> Watch {
 fn said(store: &SqliteStore, key: &SessionKey, now: Timestamp) -> String {
     match store.load(key, now).unwrap() {
         Loaded::Live { record, key } => {
-            format!("{record:?} {} {:?}", record.data.to_json(), key.as_bytes())
+            format!("{record:?} {} {:?}", record.data.as_json(), key.as_bytes())
         }
         Loaded::Undecodable { handle, .. } => format!("undecodable {handle:?}"),
         other => format!("{other:?}"),

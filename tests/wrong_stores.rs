@@ -151,7 +151,7 @@ fn copy(record: &Record) -> Delta {
     let mut delta = Delta::new();
     delta.clear();
     for (name, value) in record.data.iter() {
-        delta.set(name, value.clone());
+        delta.set(name, value.into_owned());
     }
     delta
 }

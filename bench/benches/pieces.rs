@@ -78,12 +78,6 @@ fn decode_a_session(bencher: Bencher) {
 }
 
 #[divan::bench]
-fn encode_a_session(bencher: Bencher) {
-    let data = Data::from_json(&session_json(0)).expect("it decodes");
-    bencher.bench_local(|| black_box(&data).to_json());
-}
-
-#[divan::bench]
 fn decode_a_value(bencher: Bencher) {
     let value = Value::encode(&123_456_u32).expect("it encodes");
     bencher.bench_local(|| black_box(&value).decode::<u32>().expect("a number"));

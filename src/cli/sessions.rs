@@ -164,8 +164,8 @@ pub(super) fn show(given: &Show, context: &Context, out: &mut dyn Write) -> Resu
     let undecodable = record.as_ref().err().map(in_words);
     let data = match (&record, given.data) {
         (Ok(record), true) => {
-            let text = record.data.to_json();
-            Some(serde_json::from_str(&text).unwrap_or(Json::String(text)))
+            let text = record.data.as_json();
+            Some(serde_json::from_str(text).unwrap_or(Json::String(text.to_owned())))
         }
         _ => None,
     };

@@ -92,7 +92,7 @@ pub(super) fn nothing() -> Delta {
 
 /// Whether `name` has this value in the record.
 pub(super) fn holds(record: &Record, name: &str, value: impl Serialize) -> Outcome<bool> {
-    Ok(record.data.get(name) == Some(&Value::encode(&value)?))
+    Ok(record.data.get(name) == Some(Value::encode(&value)?))
 }
 
 /// A key and the record that the store answered when it put it there.

@@ -14,7 +14,6 @@ use crate::conformance::given::{
     ensure, holds, key, nothing, panicked, said, set, user,
 };
 use crate::conformance::limits;
-use crate::data::Value;
 use crate::id::{SessionKey, UserKey};
 use crate::lifetime::Lifetime;
 use crate::record::{Birth, Touch};
@@ -126,7 +125,7 @@ pub(super) fn no_increment_is_lost(given: &Given) -> Outcome {
         let mut record = given.live(&session.key, given.now, "a counter")?.record;
         let mut guard = None;
         loop {
-            let n = record.data.get("n").map_or(Ok(0), Value::decode::<u32>)?;
+            let n = record.data.get("n").map_or(Ok(0), |n| n.decode::<u32>())?;
             let delta = set("n", n + 1)?;
             let merge = Commit::new(&session.key, Fate::Merge, &delta, given.now);
             let merge = Commit { if_revision: Some(record.revision), ..merge };

@@ -7,7 +7,7 @@ use crate::delta::{Change, Delta};
 use crate::error::Result;
 
 /// Computes a value from the one that is there; `None` stands for no value.
-type Update = Box<dyn Fn(Option<&Value>) -> Result<Option<Value>> + Send>;
+type Update = Box<dyn Fn(Option<&Value<'_>>) -> Result<Option<Value<'static>>> + Send>;
 
 #[derive(Default)]
 pub(super) struct Changes {
@@ -29,15 +29,15 @@ impl Debug for Changes {
 }
 
 /// What a name has when `delta` comes on top of `data`.
-fn on_top<'v>(delta: &'v Delta, data: Option<&'v Data>, name: &str) -> Option<&'v Value> {
+fn on_top<'v>(delta: &'v Delta, data: Option<&'v Data>, name: &str) -> Option<Value<'v>> {
     match delta.change(name) {
-        Change::Set(value) => Some(value),
+        Change::Set(value) => Some(value.borrowed()),
         Change::Removed => None,
         Change::Untouched => data.and_then(|data| data.get(name)),
     }
 }
 
-fn put(delta: &mut Delta, name: &str, value: Option<Value>) {
+fn put(delta: &mut Delta, name: &str, value: Option<Value<'static>>) {
     match value {
         Some(value) => delta.set(name, value),
         None => delta.remove(name),
@@ -75,7 +75,7 @@ impl Changes {
         data: Option<&Data>,
         compute: Update,
     ) -> Result<()> {
-        let value = compute(on_top(&self.delta, data, name))?;
+        let value = compute(on_top(&self.delta, data, name).as_ref())?;
         if self.steps.is_empty() {
             self.steps.push(Step::Plain(self.delta.clone()));
         }
@@ -104,7 +104,7 @@ impl Changes {
             match step {
                 Step::Plain(plain) => delta = delta.then(plain.clone()),
                 Step::Update { name, compute } => {
-                    let value = compute(on_top(&delta, Some(data), name))?;
+                    let value = compute(on_top(&delta, Some(data), name).as_ref())?;
                     put(&mut delta, name, value);
                 }
             }

@@ -47,7 +47,9 @@ pub struct Session {
     shared: Arc<Shared>,
     crossing: Option<Crossing>,
     presented: Presented,
-    opened: Instant,
+    /// When the request came. `None` where it presents nothing, which is not worth a look at the
+    /// time: a session that it begins itself can only end after that.
+    opened: Option<Instant>,
     /// The host, if a browser would drop a cookie sent to it and nobody was told yet.
     insecure_host: Option<HostText>,
     address: Option<IpAddr>,
@@ -183,11 +185,12 @@ impl Session {
         }
         let client = shared.settings.client(head, address);
         let insecure_host = shared.insecure_host(head).map(HostText::new);
+        let opened = (!presented.is_empty()).then(instant);
         Session {
             shared,
             crossing,
             presented,
-            opened: instant(),
+            opened,
             insecure_host,
             address,
             client,
@@ -280,11 +283,11 @@ impl Session {
         let state = &mut *state;
         state.looked_at = true;
         let value = match state.changes.delta().change(name) {
-            Change::Set(value) => Some(value),
+            Change::Set(value) => Some(value.borrowed()),
             Change::Removed => None,
             Change::Untouched => self.read(state)?.data().and_then(|data| data.get(name)),
         };
-        value.map(Value::decode).transpose()
+        value.map(|value| value.decode()).transpose()
     }
 
     /// Whether there is a value of `name`.
@@ -400,7 +403,7 @@ impl Session {
         self.read(&mut state)?;
         state.check_readable(DOING)?;
         let State { known, changes, .. } = &mut *state;
-        let compute = move |now: Option<&Value>| {
+        let compute = move |now: Option<&Value<'_>>| {
             let now = now.map(Value::decode::<T>).transpose()?;
             f(now).map(|value| Value::encode(&value)).transpose()
         };

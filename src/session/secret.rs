@@ -29,16 +29,16 @@ impl Secret {
     }
 
     /// `None` for anything that [`value`](Self::value) cannot have written.
-    fn read(value: &Value) -> Option<Self> {
+    fn read(value: &Value<'_>) -> Option<Self> {
         let bytes = URL_SAFE_NO_PAD.decode(value.decode::<String>().ok()?).ok()?;
         Some(Secret(bytes.try_into().ok()?))
     }
 
     fn of(data: &Data) -> Option<Self> {
-        data.get(NAME).and_then(Secret::read)
+        data.get(NAME).and_then(|value| Secret::read(&value))
     }
 
-    fn value(&self) -> Result<Value> {
+    fn value(&self) -> Result<Value<'static>> {
         Value::encode(&URL_SAFE_NO_PAD.encode(self.0))
     }
 
@@ -130,8 +130,9 @@ impl Session {
         let (key, handle, revision) = (*key, record.handle, record.revision);
         let new = Secret::generate()?.value()?;
         let mut alone = Changes::default();
-        let unless_there = move |now: Option<&Value>| {
-            Ok(now.filter(|now| Secret::read(now).is_some()).or(Some(&new)).cloned())
+        let unless_there = move |now: Option<&Value<'_>>| {
+            let kept = now.filter(|now| Secret::read(now).is_some()).unwrap_or(&new);
+            Ok(Some(kept.clone().into_owned()))
         };
         alone.update(NAME, state.known.data(), Box::new(unless_there))?;
         let others = std::mem::replace(&mut state.changes, alone);

@@ -226,10 +226,10 @@ impl Shared {
         }
         let touch = Touch::at(now);
         let short = record.limits.idle.is_some_and(|idle| idle < SHORT_IDLE);
-        let written = self.store().and_then(|store| match &self.cleaner {
+        let written = match &self.cleaner {
             Some(cleaner) if !short && cleaner.touch(key, touch) => Ok(()),
-            _ => cross(by, || store.touch(&[(key, touch)], now)),
-        });
+            _ => self.store().and_then(|store| cross(by, || store.touch(&[(key, touch)], now))),
+        };
         // A request that only reads does not fail because its activity cannot be written.
         if let Err(error) = written {
             self.events.raise(&Event::TouchFailed { error: &error });

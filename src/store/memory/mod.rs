@@ -49,22 +49,29 @@ struct Row {
     place: i64,
 }
 
+impl Row {
+    fn is_live(&self, now: Timestamp) -> bool {
+        self.record.is_live(now)
+    }
+}
+
 /// What a key leads to.
-#[derive(Clone, Copy, Debug)]
-enum Found {
+#[derive(Debug)]
+enum Found<'s> {
     /// The live session under this current key.
-    At(SessionKey),
+    At(SessionKey, &'s Row),
     /// The session under this current key, whose deadline has passed.
     Expired(SessionKey),
     Renewed,
     Absent,
 }
 
-impl Found {
-    fn key(self) -> Option<SessionKey> {
-        match self {
-            Found::At(key) => Some(key),
-            Found::Expired(_) | Found::Renewed | Found::Absent => None,
+impl From<Found<'_>> for Loaded {
+    fn from(found: Found<'_>) -> Self {
+        match found {
+            Found::At(key, row) => Loaded::Live { record: row.record.clone(), key },
+            Found::Renewed => Loaded::Renewed,
+            Found::Expired(_) | Found::Absent => Loaded::Absent,
         }
     }
 }
@@ -109,9 +116,9 @@ impl Default for MemoryStore {
 
 impl Sessions {
     /// Where the session is that `key` finds at `now`.
-    fn find(&self, key: &SessionKey, now: Timestamp) -> Found {
-        let at = |key: &SessionKey, row: &Row| match row.record.is_live(now) {
-            true => Found::At(*key),
+    fn find<'s>(&'s self, key: &SessionKey, now: Timestamp) -> Found<'s> {
+        let at = |key: &SessionKey, row: &'s Row| match row.is_live(now) {
+            true => Found::At(*key, row),
             false => Found::Expired(*key),
         };
         if let Some(row) = self.rows.get(key) {
@@ -121,19 +128,8 @@ impl Sessions {
         let Some(row) = self.rows.get(current) else { return Found::Absent };
         match row.former.map(|former| former.leads_to(now)) {
             Some(LeadsTo::Session) => at(current, row),
-            Some(LeadsTo::Renewed) if row.record.is_live(now) => Found::Renewed,
+            Some(LeadsTo::Renewed) if row.is_live(now) => Found::Renewed,
             Some(LeadsTo::Renewed | LeadsTo::Nothing) | None => Found::Absent,
-        }
-    }
-
-    fn load(&self, found: Found) -> Loaded {
-        match found {
-            Found::At(key) => match self.rows.get(&key) {
-                Some(row) => Loaded::Live { record: row.record.clone(), key },
-                None => Loaded::Absent,
-            },
-            Found::Renewed => Loaded::Renewed,
-            Found::Expired(_) | Found::Absent => Loaded::Absent,
         }
     }
 
@@ -170,7 +166,7 @@ impl Sessions {
     /// The rows of `which` that live at `now`, in no order.
     fn live<'s>(&'s self, which: &Which<'_>, now: Timestamp) -> Vec<(&'s SessionKey, &'s Row)> {
         let mut rows = self.select(which);
-        rows.retain(|(_, row)| row.record.is_live(now));
+        rows.retain(|(_, row)| row.is_live(now));
         rows
     }
 
@@ -201,13 +197,18 @@ impl Sessions {
 
     fn commit(&mut self, commit: &Commit<'_>, capacity: usize) -> Result<Committed> {
         let found = self.find(commit.key, commit.now);
-        if let Found::Expired(key) = found
+        let (key, expired) = match found {
+            Found::At(key, _) => (key, None),
+            Found::Expired(key) => (*commit.key, Some(key)),
+            Found::Renewed | Found::Absent => (*commit.key, None),
+        };
+        let loaded = found.into();
+        if let Some(key) = expired
             && commit.removes_expired()
         {
             self.take(&key);
         }
-        let key = found.key().unwrap_or(*commit.key);
-        let decision = commit.decide(self.load(found))?;
+        let decision = commit.decide(loaded)?;
 
         let moved_to = match &decision {
             Decision::Insert { key, .. } => Some(*key),
@@ -220,7 +221,7 @@ impl Sessions {
         let ended = match commit.admission() {
             Some((admit, user)) if moved_to.is_some() => {
                 let theirs = self.select(&Which::User(user)).into_iter();
-                let expired = theirs.filter(|(_, row)| !row.record.is_live(commit.now));
+                let expired = theirs.filter(|(_, row)| !row.is_live(commit.now));
                 let expired: Vec<_> = expired.map(|(key, _)| *key).collect();
                 self.end(&expired);
                 let others = self.by_sign_in(user, Some(key), commit.now);
@@ -286,8 +287,7 @@ impl Sessions {
 
 impl Store for MemoryStore {
     fn load(&self, key: &SessionKey, now: Timestamp) -> Result<Loaded> {
-        let sessions = self.read();
-        Ok(sessions.load(sessions.find(key, now)))
+        Ok(self.read().find(key, now).into())
     }
 
     fn try_load(&self, key: &SessionKey, now: Timestamp) -> Option<Loaded> {
@@ -301,7 +301,7 @@ impl Store for MemoryStore {
     fn touch(&self, batch: &[(SessionKey, Touch)], now: Timestamp) -> Result<()> {
         let mut sessions = self.write();
         for (key, touch) in batch {
-            if let Some(current) = sessions.find(key, now).key()
+            if let Found::At(current, _) = sessions.find(key, now)
                 && let Some(row) = sessions.rows.get_mut(&current)
             {
                 row.record.touch(*touch);
@@ -319,7 +319,7 @@ impl Store for MemoryStore {
             let found: Vec<SessionKey> = {
                 let sessions = self.read();
                 let began = instant();
-                let ended = sessions.rows.iter().filter(|(_, row)| !row.record.is_live(now));
+                let ended = sessions.rows.iter().filter(|(_, row)| !row.is_live(now));
                 let found = ended.map(|(key, _)| *key).take(room).collect();
                 swept.held += instant().saturating_duration_since(began);
                 found
@@ -327,7 +327,7 @@ impl Store for MemoryStore {
             let mut sessions = self.write();
             let began = instant();
             for key in &found {
-                if sessions.rows.get(key).is_some_and(|row| !row.record.is_live(now)) {
+                if sessions.rows.get(key).is_some_and(|row| !row.is_live(now)) {
                     sessions.take(key);
                     swept.removed += 1;
                 }
@@ -373,7 +373,7 @@ impl Registry for MemoryStore {
         let mut sessions = self.write();
         let (mut live, mut expired) = (Vec::new(), Vec::new());
         for (key, row) in sessions.select(which) {
-            match row.record.is_live(now) {
+            match row.is_live(now) {
                 _ if except == Some(&row.record.handle) => {}
                 true => live.push(*key),
                 false => expired.push(*key),

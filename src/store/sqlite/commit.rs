@@ -207,9 +207,8 @@ fn make_room(
     }
     let Some((admit, user)) = commit.admission() else { return Ok(Some(Vec::new())) };
     let except = found.map(|place| place.id);
-    if rows::delete_expired_of(connection, sql, user, commit.now).map_err(failed())? > 0 {
-        transaction.everything();
-    }
+    let expired = rows::delete_expired_of(connection, sql, user, commit.now).map_err(failed())?;
+    transaction.swept(commit.now, expired);
     let others = rows::by_sign_in(connection, sql, user, except, commit.now).map_err(failed())?;
     let Some(ended) = admit.judge(&others) else { return Ok(None) };
     for (id, key) in ended {

@@ -345,9 +345,7 @@ impl Store for SqliteStore {
                     connection.prepare_cached(&sql.sweep).map_err(while_doing(DOING))?;
                 let removed =
                     sweep.execute([now.as_millis(), limit]).map_err(while_doing(DOING))?;
-                if removed > 0 {
-                    transaction.everything();
-                }
+                transaction.swept(now, removed);
                 Ok((removed, began))
             })?;
         Ok(Swept::new(removed, instant().saturating_duration_since(began)))

@@ -219,7 +219,7 @@ pub(super) fn insert(
         revision_column(record),
         record.client.as_ref().map(Client::to_json),
         FORMAT,
-        record.data.to_json(),
+        record.data.as_json(),
     ])?;
     Ok(())
 }
@@ -265,7 +265,7 @@ pub(super) fn update_all(
         revision_column(record),
         record.client.as_ref().map(Client::to_json),
         FORMAT,
-        record.data.to_json(),
+        record.data.as_json(),
     ])?)
 }
 
@@ -277,7 +277,7 @@ pub(super) fn update_data(
     place: Place,
     record: &Record,
 ) -> rusqlite::Result<bool> {
-    let (revision, data) = (revision_column(record), record.data.to_json());
+    let (revision, data) = (revision_column(record), record.data.as_json());
     let moved = record.seen != place.seen;
     if moved {
         let mut statement = connection.prepare_cached(&sql.update_data_and_seen)?;

@@ -43,6 +43,9 @@ struct Shelf {
     /// reason to forget anything.
     committing: bool,
     slots: Slots,
+    /// Of the sessions whose deadline had passed by then some were swept. Nobody knows which, so
+    /// none of them is believed, not even by a clock that has been set back since.
+    swept: Timestamp,
 }
 
 /// Whether the header is seen to change with what is committed.
@@ -77,6 +80,7 @@ impl Tier {
             known: None,
             committing: false,
             slots: Slots::new(budget),
+            swept: NEVER,
         };
         Some(Tier { index, shelf: Mutex::new(shelf) })
     }
@@ -99,7 +103,7 @@ impl Tier {
         if shelf.known != Some(header) {
             _forgotten = shelf.turn_to(&self.index)?;
         }
-        let found = shelf.slots.get(key).filter(|hot| hot.record.is_live(now));
+        let found = shelf.get(key).filter(|hot| hot.record.is_live(now));
         found.map(|hot| hot.record.clone()).ok_or(Missed(shelf.known))
     }
 
@@ -120,8 +124,14 @@ impl Tier {
 }
 
 impl Shelf {
+    fn get(&mut self, key: &SessionKey) -> Option<&Hot> {
+        let swept = self.swept;
+        self.slots.get(key).filter(|hot| hot.record.deadline() > swept)
+    }
+
     fn forget(&mut self, known: Option<Header>) -> Slots {
         self.known = known;
+        self.swept = NEVER;
         self.slots.empty()
     }
 
@@ -137,6 +147,9 @@ impl Shelf {
     }
 }
 
+/// Earlier than any deadline.
+const NEVER: Timestamp = Timestamp::from_millis(i64::MIN);
+
 /// A transaction that writes, and what it changes for those who load sessions.
 #[derive(Debug)]
 pub(super) struct Transaction<'t> {
@@ -145,6 +158,16 @@ pub(super) struct Transaction<'t> {
     everything: bool,
     /// By key, in their order.
     changes: Vec<(SessionKey, Change)>,
+    /// By when the deadline had passed of those that were swept, and how many they are.
+    swept: Timestamp,
+    swept_rows: u64,
+}
+
+/// How much a transaction was told until now.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mark {
+    changes: usize,
+    swept_rows: u64,
 }
 
 #[derive(Debug)]
@@ -164,7 +187,13 @@ impl<'t> Transaction<'t> {
             shelf.committing = true;
             UnderWay { tier, before }
         });
-        Transaction { under_way, everything: false, changes: Vec::new() }
+        Transaction {
+            under_way,
+            everything: false,
+            changes: Vec::new(),
+            swept: NEVER,
+            swept_rows: 0,
+        }
     }
 
     /// The session under `key`, as this transaction would find it; `None` if it has to look.
@@ -173,7 +202,7 @@ impl<'t> Transaction<'t> {
         if self.everything || self.changes.iter().any(|(changed, _)| changed == key) {
             return None;
         }
-        tier.shelf().slots.get(key).cloned()
+        tier.shelf().get(key).filter(|hot| hot.record.deadline() > self.swept).cloned()
     }
 
     /// The session is this from now on.
@@ -193,26 +222,36 @@ impl<'t> Transaction<'t> {
         self.changes.push((key, Change::Gone));
     }
 
+    /// So many sessions are gone whose deadline had passed at `now`.
+    pub(super) fn swept(&mut self, now: Timestamp, rows: usize) {
+        if rows > 0 {
+            self.swept = self.swept.max(now);
+            self.swept_rows = self.swept_rows.saturating_add(rows as u64);
+        }
+    }
+
     /// Any session may have changed.
     pub(super) fn everything(&mut self) {
         self.everything = true;
     }
 
-    /// How much has been changed until now.
-    pub(super) fn mark(&self) -> usize {
-        self.changes.len()
+    pub(super) fn mark(&self) -> Mark {
+        Mark { changes: self.changes.len(), swept_rows: self.swept_rows }
     }
 
     /// SQLite has counted so many changed rows since `mark`. If they are not as many as it was
     /// told, somebody's trigger has changed others.
-    pub(super) fn compare(&mut self, mark: usize, rows: u64) {
-        let told = u64::try_from(self.changes.len().saturating_sub(mark));
-        self.everything |= told != Ok(rows);
+    pub(super) fn compare(&mut self, mark: Mark, rows: u64) {
+        let changes = self.changes.len().saturating_sub(mark.changes) as u64;
+        let swept = self.swept_rows.saturating_sub(mark.swept_rows);
+        self.everything |= changes.saturating_add(swept) != rows;
     }
 
-    /// What was changed since `mark` was not, after all.
-    pub(super) fn undo(&mut self, mark: usize) {
-        self.changes.truncate(mark);
+    /// What was changed since `mark` was not, after all. That something was swept is believed on:
+    /// then those sessions are looked up once more.
+    pub(super) fn undo(&mut self, mark: Mark) {
+        self.changes.truncate(mark.changes);
+        self.swept_rows = mark.swept_rows;
     }
 
     /// Carries the sessions over to what the commit has made of the database. `frames` is how long
@@ -242,6 +281,7 @@ impl<'t> Transaction<'t> {
             _forgotten = Some(shelf.forget(after.filter(|_| alone)));
         } else {
             shelf.known = after;
+            shelf.swept = shelf.swept.max(self.swept);
             for (key, change) in std::mem::take(&mut self.changes) {
                 match change {
                     Change::Now(session) => shelf.slots.put(key, session),
@@ -268,6 +308,7 @@ impl Drop for Transaction<'_> {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::num::NonZeroUsize;
     use std::time::Duration;
 
     use rusqlite::Connection;
@@ -280,7 +321,7 @@ mod tests {
     use crate::lifetime::Lifetime;
     use crate::record::Birth;
     use crate::store::sqlite::SqliteStore;
-    use crate::store::{Commit, Committed, Fate, Store};
+    use crate::store::{Commit, Committed, Fate, Loaded, Store};
 
     const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 
@@ -389,6 +430,45 @@ mod tests {
             }
             begin(&store, &key);
         }
+    }
+
+    #[test]
+    fn who_outlives_a_sweep_stays_hot_and_who_was_swept_does_not_come_back_with_the_clock() {
+        let (_folder, store) = store();
+        let short = create(&store);
+        let ends = tier(&store).find(&short, NOW).unwrap().deadline();
+        let later = NOW + Duration::from_secs(60);
+        let long = nowhere();
+        let birth = Birth::new(Lifetime::default().starting(later)).unwrap();
+        store.commit(&Commit::new(&long, Fate::Create(&birth), &setting(0), later)).unwrap();
+        let just_before = ends - Duration::from_millis(1);
+        assert_eq!(store.sweep(just_before, NonZeroUsize::MIN).unwrap().removed, 0);
+        assert!(is_hot(&store, &short));
+        assert_eq!(store.sweep(ends, NonZeroUsize::MIN).unwrap().removed, 1);
+        assert!(is_hot(&store, &long) && !is_hot(&store, &short));
+        assert!(matches!(store.load(&short, NOW).unwrap(), Loaded::Absent));
+        let merged = store.commit(&Commit::new(&short, Fate::Merge, &setting(1), NOW)).unwrap();
+        assert!(matches!(merged, Committed::Gone), "{merged:?}");
+        assert!(is_hot(&store, &long));
+    }
+
+    #[test]
+    fn within_the_transaction_that_sweeps_the_swept_are_not_found_either() {
+        let (_folder, store) = store();
+        let key = create(&store);
+        let ends = tier(&store).find(&key, NOW).unwrap().deadline();
+        let mut transaction = Transaction::begin(Some(tier(&store)));
+        transaction.swept(ends - Duration::from_millis(1), 1);
+        assert!(transaction.find(&key).is_some());
+        let mark = transaction.mark();
+        transaction.swept(ends, 2);
+        assert!(transaction.find(&key).is_none());
+        transaction.compare(mark, 2);
+        assert!(!transaction.everything);
+        transaction.undo(mark);
+        assert!(transaction.find(&key).is_none(), "it is looked up once more");
+        transaction.compare(mark, 1);
+        assert!(transaction.everything, "a trigger has changed another row");
     }
 
     #[test]

@@ -4,16 +4,12 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::clock::Timestamp;
-use crate::data::Value;
 use crate::id::{ExternalKey, SessionKey, UserKey};
 use crate::record::Record;
 
 /// What a session takes besides its texts: its slot, its place in the index, and what the
 /// allocator adds.
 const OVERHEAD: usize = size_of::<Slot>() + 128;
-
-/// What one name and its value take besides their texts.
-const ENTRY: usize = size_of::<(Value, Value)>();
 
 /// Records by key. When the budget is used up, a hand goes round and takes out the first that
 /// nobody has asked for since it came by (the "clock", or second chance, of page caches).
@@ -125,9 +121,7 @@ fn weight(record: &Record) -> usize {
     let external = record.external_key.as_ref().map_or(0, |key| ExternalKey::as_str(key).len());
     let agent = record.client.as_ref().and_then(|client| client.user_agent.as_ref());
     let agent = agent.map_or(0, |agent| agent.len());
-    let data: usize =
-        record.data.iter().map(|(name, value)| ENTRY + name.len() + value.as_json().len()).sum();
-    OVERHEAD + user + external + agent + data
+    OVERHEAD + user + external + agent + record.data.size()
 }
 
 /// A key is a hash already; its first bytes do.
@@ -152,6 +146,7 @@ impl Hasher for KeyHasher {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::Data;
     use crate::lifetime::Lifetime;
     use crate::record::Birth;
 
@@ -163,7 +158,7 @@ mod tests {
         let now = Timestamp::from_millis(0);
         let birth = Birth::new(Lifetime::default().starting(now)).unwrap();
         let mut record = Record::born(&birth, now);
-        record.data.set("data", &Value::encode(&"x".repeat(bytes)).unwrap());
+        record.data = Data::from_json(&format!("{{\"data\":\"{}\"}}", "x".repeat(bytes))).unwrap();
         Hot { id, record }
     }
 

@@ -43,10 +43,16 @@ pub(super) trait Waiter: Send + Sync {
 pub(super) struct Job<T, F> {
     pace: Pace,
     doing: &'static str,
-    state: Mutex<State<T, F>>,
+    seat: Mutex<Seat<T, F>>,
     changed: Condvar,
     /// Set when it is worth a look at the state.
     called: AtomicBool,
+}
+
+struct Seat<T, F> {
+    state: State<T, F>,
+    /// Somebody is to be woken. To wake nobody costs a call of the system too.
+    asleep: bool,
 }
 
 enum State<T, F> {
@@ -70,7 +76,7 @@ impl<T, F> Job<T, F> {
         Job {
             pace,
             doing,
-            state: Mutex::new(State::Waiting(work)),
+            seat: Mutex::new(Seat { state: State::Waiting(work), asleep: false }),
             changed: Condvar::new(),
             called: AtomicBool::new(false),
         }
@@ -81,24 +87,27 @@ impl<T, F> Job<T, F> {
         spin_until(|| self.called.load(Ordering::Relaxed));
     }
 
-    fn call(&self) {
+    fn call(&self, seat: &mut Seat<T, F>) {
         self.called.store(true, Ordering::Relaxed);
-        self.changed.notify_one();
+        if std::mem::take(&mut seat.asleep) {
+            self.changed.notify_one();
+        }
     }
 
     pub(super) fn wait(&self, deadline: Option<Instant>) -> Turn {
-        let mut state = lock(&self.state);
+        let mut seat = lock(&self.seat);
         loop {
-            match *state {
+            match seat.state {
                 State::Leading(_) => return Turn::Lead,
                 State::Settled(_) | State::Panicked(_) => return Turn::Settled,
                 State::Waiting(_) | State::Running | State::Ran(_) => {}
             }
-            state = match deadline.map(|deadline| deadline.saturating_duration_since(instant())) {
-                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+            seat.asleep = true;
+            seat = match deadline.map(|deadline| deadline.saturating_duration_since(instant())) {
+                None => self.changed.wait(seat).unwrap_or_else(PoisonError::into_inner),
                 Some(left) if left.is_zero() => return Turn::TimedOut,
                 Some(left) => {
-                    self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
+                    self.changed.wait_timeout(seat, left).unwrap_or_else(PoisonError::into_inner).0
                 }
             };
         }
@@ -111,7 +120,7 @@ impl<T, F> Job<T, F> {
     }
 
     pub(super) fn answer(&self) -> Result<T> {
-        match std::mem::replace(&mut *lock(&self.state), State::Running) {
+        match std::mem::replace(&mut lock(&self.seat).state, State::Running) {
             State::Settled(answer) => answer,
             // A panic of the work is its caller's, whoever ran it.
             State::Panicked(panic) => resume_unwind(panic),
@@ -128,16 +137,16 @@ impl<T: Send, F: FnOnce(&Connection, &mut Transaction<'_>) -> Result<T> + Send> 
     }
 
     fn lead(&self) {
-        let mut state = lock(&self.state);
-        *state = match std::mem::replace(&mut *state, State::Running) {
+        let mut seat = lock(&self.seat);
+        seat.state = match std::mem::replace(&mut seat.state, State::Running) {
             State::Waiting(work) => State::Leading(work),
             other => other,
         };
-        self.call();
+        self.call(&mut seat);
     }
 
     fn run(&self, connection: &Connection, transaction: &mut Transaction<'_>) -> Result<()> {
-        let state = std::mem::replace(&mut *lock(&self.state), State::Running);
+        let state = std::mem::replace(&mut lock(&self.seat).state, State::Running);
         let (State::Waiting(work) | State::Leading(work)) = state else { return Ok(()) };
         let (state, failure) =
             match catch_unwind(AssertUnwindSafe(|| work(connection, transaction))) {
@@ -145,13 +154,13 @@ impl<T: Send, F: FnOnce(&Connection, &mut Transaction<'_>) -> Result<T> + Send> 
                 Ok(Err(error)) => (State::Ran(Err(error.clone())), Some(error)),
                 Err(panic) => (State::Panicked(panic), Some(panicked(self.doing))),
             };
-        *lock(&self.state) = state;
+        lock(&self.seat).state = state;
         failure.map_or(Ok(()), Err)
     }
 
     fn settle(&self, failure: Option<&Error>) {
-        let mut state = lock(&self.state);
-        *state = match (std::mem::replace(&mut *state, State::Running), failure) {
+        let mut seat = lock(&self.seat);
+        seat.state = match (std::mem::replace(&mut seat.state, State::Running), failure) {
             (State::Settled(answer), _) => State::Settled(answer),
             (State::Panicked(panic), _) => State::Panicked(panic),
             (State::Ran(Err(own)), _) => State::Settled(Err(own)),
@@ -159,7 +168,7 @@ impl<T: Send, F: FnOnce(&Connection, &mut Transaction<'_>) -> Result<T> + Send> 
             (_, Some(failure)) => State::Settled(Err(failure.clone())),
             (unanswered, None) => unanswered,
         };
-        self.call();
+        self.call(&mut seat);
     }
 }
 

@@ -1,0 +1,211 @@
+//! Names and their values in one block of memory.
+
+use std::sync::Arc;
+
+use super::json;
+
+/// Texts by name, in the order of the names, and the JSON object that they are.
+///
+/// A session that is one of many is in none of the processor's caches, and each block of memory
+/// that has to be found costs as much as everything else that a look at it takes. So there is one:
+/// a byte that says how wide its numbers are; how many names there are, and how long the JSON is;
+/// of each name where it begins and ends and where its value does; the JSON; and those names once
+/// more that have escapes in JSON.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub(super) struct Block(Arc<[u8]>);
+
+/// How many numbers stand in front of those of the names.
+const HEAD: usize = 2;
+/// How many numbers each name has.
+const PLACE: usize = 4;
+
+/// How many bytes a number takes: few, for the block is mostly that of a small session.
+#[derive(Clone, Copy)]
+enum Width {
+    Short = 2,
+    Long = 8,
+}
+
+impl Block {
+    /// The block of these names with their values, which are JSON; the names are sorted.
+    pub(super) fn of<N: AsRef<str>, V: AsRef<str>>(entries: &[(N, V)]) -> Self {
+        if entries.is_empty() {
+            return Block::default();
+        }
+        let entries = || entries.iter().map(|(name, value)| (name.as_ref(), value.as_ref()));
+        let json_len = json::object_len(entries());
+        let escaped = || entries().map(|(name, _)| name).filter(|name| json::has_escapes(name));
+        let text_len = json_len + escaped().map(str::len).sum::<usize>();
+        let width = if u16::try_from(text_len).is_ok() { Width::Short } else { Width::Long };
+        let front = front(width, entries().count());
+
+        let mut bytes = Vec::with_capacity(front + text_len);
+        bytes.push(width as u8);
+        let mut push = |number: usize| match width {
+            // What is too large for a short one is in no block that has short ones.
+            Width::Short => {
+                bytes.extend_from_slice(&u16::try_from(number).unwrap_or(u16::MAX).to_le_bytes());
+            }
+            Width::Long => bytes.extend_from_slice(&(number as u64).to_le_bytes()),
+        };
+        push(entries().count());
+        push(json_len);
+        let (mut at, mut escaped_at) = ("{".len(), json_len);
+        for (name, value) in entries() {
+            let name_at = match json::has_escapes(name) {
+                false => at + "\"".len(),
+                true => {
+                    let own = escaped_at;
+                    escaped_at += name.len();
+                    own
+                }
+            };
+            let value_at = at + json::string_len(name) + ":".len();
+            at = value_at + value.len();
+            [name_at, name_at + name.len(), value_at, at].into_iter().for_each(&mut push);
+            at += ",".len();
+        }
+        json::push_object(&mut bytes, entries());
+        escaped().for_each(|name| bytes.extend_from_slice(name.as_bytes()));
+        Block(bytes.into())
+    }
+
+    /// The JSON object.
+    pub(super) fn json(&self) -> &str {
+        match self.len() {
+            0 => "{}",
+            _ => text(self.piece(0, self.json_len())),
+        }
+    }
+
+    pub(super) fn json_len(&self) -> usize {
+        match self.len() {
+            0 => "{}".len(),
+            _ => self.number(1),
+        }
+    }
+
+    /// How many names there are.
+    pub(super) fn len(&self) -> usize {
+        self.number(0)
+    }
+
+    /// What it takes in memory, in bytes.
+    pub(super) fn size(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The value of `name`.
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        let (mut low, mut high) = (0, self.len());
+        while low < high {
+            let middle = usize::midpoint(low, high);
+            let [start, end, value, value_end] = self.place(middle);
+            // In UTF-8 the order of the bytes is that of the characters.
+            match self.piece(start, end).cmp(name.as_bytes()) {
+                std::cmp::Ordering::Less => low = middle + 1,
+                std::cmp::Ordering::Equal => return Some(text(self.piece(value, value_end))),
+                std::cmp::Ordering::Greater => high = middle,
+            }
+        }
+        None
+    }
+
+    /// Names and values, in the order of the names.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        (0..self.len()).map(|index| {
+            let [name, name_end, value, value_end] = self.place(index);
+            (text(self.piece(name, name_end)), text(self.piece(value, value_end)))
+        })
+    }
+
+    fn width(&self) -> Width {
+        match self.0.first() {
+            Some(&width) if width == Width::Long as u8 => Width::Long,
+            _ => Width::Short,
+        }
+    }
+
+    /// The number at this place among all; 0 in an empty block.
+    fn number(&self, index: usize) -> usize {
+        let width = self.width();
+        let number = self.0.get(1 + index * width as usize..).unwrap_or_default();
+        match width {
+            Width::Short => {
+                number.first_chunk().map_or(0, |bytes| u16::from_le_bytes(*bytes).into())
+            }
+            // It was a length in memory.
+            Width::Long => {
+                number.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes) as usize)
+            }
+        }
+    }
+
+    /// Where this name begins and ends in the text, and where its value does.
+    fn place(&self, index: usize) -> [usize; PLACE] {
+        std::array::from_fn(|part| self.number(HEAD + index * PLACE + part))
+    }
+
+    fn piece(&self, start: usize, end: usize) -> &[u8] {
+        let front = front(self.width(), self.len());
+        self.0.get(front + start..front + end).unwrap_or_default()
+    }
+}
+
+/// How many bytes stand before the text.
+fn front(width: Width, names: usize) -> usize {
+    1 + (HEAD + names * PLACE) * width as usize
+}
+
+/// It was text when it was put there.
+fn text(piece: &[u8]) -> &str {
+    std::str::from_utf8(piece).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+    use serde_json::value::RawValue;
+
+    use super::*;
+
+    /// Names that are alike, some with escapes; values of which a few make numbers long.
+    fn entries() -> impl Strategy<Value = BTreeMap<String, String>> {
+        let name = "[ab\"\\\\\n\u{0}ü]{0,3}";
+        let value = prop_oneof![
+            9 => (0..1000_u32).prop_map(|n| n.to_string()),
+            1 => (0..70_000_usize).prop_map(|len| format!("\"{}\"", "x".repeat(len))),
+        ];
+        prop::collection::btree_map(name, value, 0..6)
+    }
+
+    proptest! {
+        #[test]
+        fn a_block_has_what_was_put_into_it_and_is_that_json(entries in entries(), other in "[ab]{0,3}") {
+            let all: Vec<_> = entries.iter().collect();
+            let block = Block::of(&all);
+            prop_assert_eq!(block.len(), entries.len());
+            prop_assert!(block.iter().eq(entries.iter().map(|(name, value)| (&**name, &**value))));
+            for name in entries.keys().chain([&other]) {
+                prop_assert_eq!(block.get(name), entries.get(name).map(|value| &**value));
+            }
+            prop_assert_eq!(block.json().len(), block.json_len());
+            let read: BTreeMap<String, Box<RawValue>> = serde_json::from_str(block.json()).unwrap();
+            prop_assert!(read.iter().map(|(name, value)| (name, value.get()))
+                .eq(entries.iter().map(|(name, value)| (name, &**value))));
+        }
+    }
+
+    #[test]
+    fn numbers_are_long_from_the_first_text_that_needs_it() {
+        // {"a":…} and two quotes are eight bytes.
+        for (len, width) in [(65_527, 2), (65_528, 8), (65_529, 8)] {
+            let value = format!("\"{}\"", "x".repeat(len));
+            let block = Block::of(&[("a", &value)]);
+            assert_eq!(block.0[0], width);
+            assert_eq!(block.get("a"), Some(&*value));
+        }
+    }
+}
