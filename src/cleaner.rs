@@ -148,14 +148,14 @@ impl Cleaner {
         })
     }
 
-    /// Hands a touch over without waiting; false if there is no room. It is written within a second.
+    /// Hands a touch over without waiting; false if there is no room, or nobody to take it because
+    /// this process was forked. It is written within a second.
     pub(crate) fn touch(&self, key: SessionKey, touch: Touch) -> bool {
-        if self.touches.try_send((key, touch)).is_err() {
+        if !self.process.is_current() || self.touches.try_send((key, touch)).is_err() {
             return false;
         }
         let first = !self.told.swap(true, Ordering::AcqRel);
-        // To wake somebody takes a lock, which a fork may have found taken; and there is nobody.
-        if (first || self.touches.len().is_multiple_of(TOUCHES)) && self.process.is_current() {
+        if first || self.touches.len().is_multiple_of(TOUCHES) {
             // No room means that the thread has yet to look at others.
             let _ = self.sender.try_send(Message::Touches);
         }

@@ -118,6 +118,9 @@ impl Delta {
 
     /// Applies what it says about the data; false if the data is as it was.
     pub(crate) fn apply_data(&self, data: &mut Data) -> bool {
+        if !self.clear && self.changes.is_empty() {
+            return false;
+        }
         let changes = self.changes.iter();
         data.change(
             self.clear,

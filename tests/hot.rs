@@ -168,7 +168,7 @@ impl Several {
     fn by_others(&mut self) {
         let path = self.folder.database();
         let connection = Connection::open(&path).unwrap();
-        let sql = match self.dice.roll(9) {
+        let sql = match self.dice.roll(10) {
             0 => "UPDATE cloakroom_sessions SET data = '{\"by\":\"hand\"}' WHERE id % 2 = 0",
             1 => "DELETE FROM cloakroom_sessions WHERE id % 3 = 0",
             2 => "BEGIN; DELETE FROM cloakroom_sessions; ROLLBACK",
@@ -179,7 +179,11 @@ impl Several {
                 "CREATE TRIGGER IF NOT EXISTS one AFTER INSERT ON cloakroom_sessions BEGIN
                  DELETE FROM cloakroom_sessions WHERE id = NEW.id - 2; END"
             }
-            7 => "DROP TRIGGER IF EXISTS one",
+            7 => {
+                "CREATE TRIGGER IF NOT EXISTS two AFTER DELETE ON cloakroom_sessions BEGIN
+                 DELETE FROM cloakroom_sessions WHERE id = OLD.id + 1; END"
+            }
+            8 => "DROP TRIGGER IF EXISTS one; DROP TRIGGER IF EXISTS two",
             _ => {
                 let copy = self.folder.fresh();
                 self.plain.backup(&copy).unwrap();

@@ -6,6 +6,8 @@ mod common;
 mod cookies;
 #[path = "requests/csrf.rs"]
 mod csrf;
+#[path = "requests/csrf_secret.rs"]
+mod csrf_secret;
 #[path = "requests/endings.rs"]
 mod endings;
 #[path = "requests/failures.rs"]

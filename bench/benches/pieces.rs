@@ -89,7 +89,7 @@ fn encode_a_value(bencher: Bencher) {
     bencher.bench_local(|| Value::encode(black_box(&theme)).expect("it encodes"));
 }
 
-/// One name of five replaced, in a record that nobody shares.
+/// One name of five replaced.
 #[divan::bench]
 fn apply_a_delta(bencher: Bencher) {
     let now = Timestamp::from_millis(1_900_000_000_000);

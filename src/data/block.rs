@@ -6,9 +6,8 @@ use super::json;
 
 /// Texts by name, in the order of the names, and the JSON object that they are.
 ///
-/// A session that is one of many is in none of the processor's caches, and each block of memory
-/// that has to be found costs as much as everything else that a look at it takes. So there is one:
-/// a byte that says how wide its numbers are; how many names there are, and how long the JSON is;
+/// A session that is one of many is in none of the processor's caches, and each place in memory
+/// that has to be fetched costs as much as hashing its key. So there is one: a byte that says how wide its numbers are; how many names there are, and how long the JSON is;
 /// of each name where it begins and ends and where its value does; the JSON; and those names once
 /// more that have escapes in JSON.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -88,11 +87,6 @@ impl Block {
     /// How many names there are.
     pub(super) fn len(&self) -> usize {
         self.number(0)
-    }
-
-    /// What it takes in memory, in bytes.
-    pub(super) fn size(&self) -> usize {
-        self.0.len()
     }
 
     /// The value of `name`.

@@ -5,6 +5,7 @@ mod json;
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
@@ -13,12 +14,19 @@ use serde_json::value::RawValue;
 use crate::error::{Error, ErrorKind, Result};
 use block::Block;
 
-/// One value of a session, as JSON text: its own, or a piece of the [`Data`] that it is in.
+/// One value of a session, as JSON text: its own, or a piece of the [`Data`] that it is in. Cloning
+/// is cheap.
 ///
 /// Equal means the same text: encoding the same value twice gives equal values for every type
 /// that serializes in a fixed order.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Value<'d>(Cow<'d, str>);
+#[derive(Clone)]
+pub struct Value<'d>(Text<'d>);
+
+#[derive(Clone)]
+enum Text<'d> {
+    Piece(&'d str),
+    Own(Arc<str>),
+}
 
 impl Value<'static> {
     /// Encodes anything that serde can serialize. JSON has no number for NaN and the infinities:
@@ -29,7 +37,7 @@ impl Value<'static> {
     /// strings.
     pub fn encode(value: &(impl Serialize + ?Sized)) -> Result<Self> {
         match serde_json::to_string(value) {
-            Ok(text) => Ok(Value(Cow::Owned(text))),
+            Ok(text) => Ok(Value(Text::Own(text.into()))),
             Err(source) => {
                 Err(Error::with_source(ErrorKind::WrongType, "encode a session value", source))
             }
@@ -53,20 +61,34 @@ impl Value<'_> {
     /// The JSON text.
     #[must_use]
     pub fn as_json(&self) -> &str {
-        &self.0
+        match &self.0 {
+            Text::Piece(text) => text,
+            Text::Own(text) => text,
+        }
     }
 
-    /// The same value with a text of its own.
+    /// The same value with a text of its own, as [`Delta::set`](crate::delta::Delta::set) takes it.
     #[must_use]
     pub fn into_owned(self) -> Value<'static> {
-        Value(Cow::Owned(self.0.into_owned()))
+        Value(Text::Own(match self.0 {
+            Text::Piece(text) => text.into(),
+            Text::Own(text) => text,
+        }))
     }
 
     /// The same value, borrowed from this one.
     pub(crate) fn borrowed(&self) -> Value<'_> {
-        Value(Cow::Borrowed(&self.0))
+        Value(Text::Piece(self.as_json()))
     }
 }
+
+impl PartialEq for Value<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_json() == other.as_json()
+    }
+}
+
+impl Eq for Value<'_> {}
 
 impl fmt::Debug for Value<'_> {
     /// Shows the size only: session data does not belong into logs.
@@ -89,12 +111,12 @@ impl Data {
     /// The value of `name`.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<Value<'_>> {
-        self.0.get(name).map(|value| Value(Cow::Borrowed(value)))
+        self.0.get(name).map(|value| Value(Text::Piece(value)))
     }
 
     /// Names and values, in the order of the names.
     pub fn iter(&self) -> impl Iterator<Item = (&str, Value<'_>)> {
-        self.0.iter().map(|(name, value)| (name, Value(Cow::Borrowed(value))))
+        self.0.iter().map(|(name, value)| (name, Value(Text::Piece(value))))
     }
 
     /// How many names there are.
@@ -144,7 +166,7 @@ impl Data {
         data.map_err(|source| undecodable(without_data(&source)))
     }
 
-    /// The data as a JSON object, its names sorted.
+    /// The data as a JSON object: its names sorted, its values as they were written.
     #[must_use]
     pub fn as_json(&self) -> &str {
         self.0.json()
@@ -154,11 +176,6 @@ impl Data {
     #[must_use]
     pub fn json_len(&self) -> usize {
         self.0.json_len()
-    }
-
-    /// What it takes in memory, in bytes.
-    pub(crate) fn size(&self) -> usize {
-        self.0.size()
     }
 }
 

@@ -75,9 +75,9 @@ impl Endings {
         self.lock().everyone = Some(instant());
     }
 
-    /// Whether the session of this key was ended since `then`, or at all. It is asked for keys of no
-    /// live session: whoever has ended one is waited for until he has said so.
-    pub(crate) fn has_ended_since(&self, key: &SessionKey, then: Option<Instant>) -> bool {
+    /// Whether the session of this key was ended since `then`. It is asked for keys of no live
+    /// session: whoever has ended one is waited for until he has said so.
+    pub(crate) fn has_ended_since(&self, key: &SessionKey, then: Instant) -> bool {
         let mut endings = self.lock();
         // Who begins later does not find the session either.
         let last = endings.begun;
@@ -94,9 +94,9 @@ impl Endings {
 }
 
 impl Generations {
-    fn has_ended_since(&self, key: &SessionKey, then: Option<Instant>) -> bool {
+    fn has_ended_since(&self, key: &SessionKey, then: Instant) -> bool {
         let ended = self.young.get(key).or_else(|| self.old.get(key));
-        ended.into_iter().chain(&self.everyone).any(|ended| then <= Some(*ended))
+        ended.into_iter().chain(&self.everyone).any(|ended| then <= *ended)
     }
 }
 
@@ -117,12 +117,9 @@ mod tests {
         let key = SessionKey::from_bytes([1; 32]);
         let before = Instant::now();
         endings.note(key);
-        assert!(endings.has_ended_since(&key, Some(before)));
-        assert!(endings.has_ended_since(&key, None));
-        assert!(!endings.has_ended_since(&key, Some(Instant::now() + Duration::from_millis(1))));
-        let other = SessionKey::from_bytes([2; 32]);
-        assert!(!endings.has_ended_since(&other, Some(before)));
-        assert!(!endings.has_ended_since(&other, None));
+        assert!(endings.has_ended_since(&key, before));
+        assert!(!endings.has_ended_since(&key, Instant::now() + Duration::from_millis(1)));
+        assert!(!endings.has_ended_since(&SessionKey::from_bytes([2; 32]), before));
     }
 
     #[test]
@@ -140,6 +137,6 @@ mod tests {
             generations.young.len() + generations.old.len()
         };
         assert!(kept <= 2 * MANY);
-        assert!(endings.has_ended_since(&key(5 * MANY - 1), Some(before)));
+        assert!(endings.has_ended_since(&key(5 * MANY - 1), before));
     }
 }

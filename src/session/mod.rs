@@ -47,8 +47,7 @@ pub struct Session {
     shared: Arc<Shared>,
     crossing: Option<Crossing>,
     presented: Presented,
-    /// When the request came. `None` where it presents nothing, which is not worth a look at the
-    /// time: a session that it begins itself can only end after that.
+    /// When the request came; `None` where it presents nothing, because then nobody asks.
     opened: Option<Instant>,
     /// The host, if a browser would drop a cookie sent to it and nobody was told yet.
     insecure_host: Option<HostText>,

@@ -49,12 +49,6 @@ struct Row {
     place: i64,
 }
 
-impl Row {
-    fn is_live(&self, now: Timestamp) -> bool {
-        self.record.is_live(now)
-    }
-}
-
 /// What a key leads to.
 #[derive(Debug)]
 enum Found<'s> {
@@ -117,7 +111,7 @@ impl Default for MemoryStore {
 impl Sessions {
     /// Where the session is that `key` finds at `now`.
     fn find<'s>(&'s self, key: &SessionKey, now: Timestamp) -> Found<'s> {
-        let at = |key: &SessionKey, row: &'s Row| match row.is_live(now) {
+        let at = |key: &SessionKey, row: &'s Row| match row.record.is_live(now) {
             true => Found::At(*key, row),
             false => Found::Expired(*key),
         };
@@ -128,7 +122,7 @@ impl Sessions {
         let Some(row) = self.rows.get(current) else { return Found::Absent };
         match row.former.map(|former| former.leads_to(now)) {
             Some(LeadsTo::Session) => at(current, row),
-            Some(LeadsTo::Renewed) if row.is_live(now) => Found::Renewed,
+            Some(LeadsTo::Renewed) if row.record.is_live(now) => Found::Renewed,
             Some(LeadsTo::Renewed | LeadsTo::Nothing) | None => Found::Absent,
         }
     }
@@ -166,7 +160,7 @@ impl Sessions {
     /// The rows of `which` that live at `now`, in no order.
     fn live<'s>(&'s self, which: &Which<'_>, now: Timestamp) -> Vec<(&'s SessionKey, &'s Row)> {
         let mut rows = self.select(which);
-        rows.retain(|(_, row)| row.is_live(now));
+        rows.retain(|(_, row)| row.record.is_live(now));
         rows
     }
 
@@ -221,7 +215,7 @@ impl Sessions {
         let ended = match commit.admission() {
             Some((admit, user)) if moved_to.is_some() => {
                 let theirs = self.select(&Which::User(user)).into_iter();
-                let expired = theirs.filter(|(_, row)| !row.is_live(commit.now));
+                let expired = theirs.filter(|(_, row)| !row.record.is_live(commit.now));
                 let expired: Vec<_> = expired.map(|(key, _)| *key).collect();
                 self.end(&expired);
                 let others = self.by_sign_in(user, Some(key), commit.now);
@@ -319,7 +313,7 @@ impl Store for MemoryStore {
             let found: Vec<SessionKey> = {
                 let sessions = self.read();
                 let began = instant();
-                let ended = sessions.rows.iter().filter(|(_, row)| !row.is_live(now));
+                let ended = sessions.rows.iter().filter(|(_, row)| !row.record.is_live(now));
                 let found = ended.map(|(key, _)| *key).take(room).collect();
                 swept.held += instant().saturating_duration_since(began);
                 found
@@ -327,7 +321,7 @@ impl Store for MemoryStore {
             let mut sessions = self.write();
             let began = instant();
             for key in &found {
-                if sessions.rows.get(key).is_some_and(|row| !row.is_live(now)) {
+                if sessions.rows.get(key).is_some_and(|row| !row.record.is_live(now)) {
                     sessions.take(key);
                     swept.removed += 1;
                 }
@@ -373,7 +367,7 @@ impl Registry for MemoryStore {
         let mut sessions = self.write();
         let (mut live, mut expired) = (Vec::new(), Vec::new());
         for (key, row) in sessions.select(which) {
-            match row.is_live(now) {
+            match row.record.is_live(now) {
                 _ if except == Some(&row.record.handle) => {}
                 true => live.push(*key),
                 false => expired.push(*key),

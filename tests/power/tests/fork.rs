@@ -11,7 +11,10 @@ use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Barrier, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use cloakroom::clock::{Clock, ManualClock, SystemClock};
+use cloakroom::event::EventKind;
 use cloakroom::http::Outcome;
 use cloakroom::store::Store;
 use cloakroom::store::cached::CachedStore;
@@ -92,15 +95,24 @@ fn a_forked_process_is_refused_at_once_and_what_goes_on_in_the_other_is_unharmed
     for _ in 0..2 {
         assert!(live(&cached, &key).unwrap().is_some());
     }
+    let hours_later = ManualClock::new(SystemClock.now() + Duration::from_secs(7200));
+    let later = SessionManager::builder(store.clone()).clock(hours_later).build().unwrap();
     let forgetful = SessionManager::new(MemoryStore::new()).unwrap();
     let memory = SqliteStore::in_memory().unwrap();
     let copy = path.with_extension("copy");
     store.backup(&copy).unwrap();
 
     while_others_write(&store, || {
+        let read_before = later.open(Some(cookie));
+        assert_eq!(read_before.get::<u32>("n").unwrap(), Some(1));
         in_a_fork(|| {
             let file = SqliteStore::builder(&path);
-            let steps: [&dyn Fn() -> bool; 19] = [
+            let steps: [&dyn Fn() -> bool; 20] = [
+                // Its activity is due to be recorded; here is nobody who would.
+                &|| {
+                    let closed = later.close(&read_before, Outcome::Completed);
+                    closed.is_ok() && later.events().count(EventKind::TouchFailed) == 1
+                },
                 &|| refused(sessions.open(Some(cookie)).get::<u32>("n")),
                 &|| {
                     let session = sessions.open(Some(cookie));
@@ -133,7 +145,7 @@ fn a_forked_process_is_refused_at_once_and_what_goes_on_in_the_other_is_unharmed
         })
     });
     assert_eq!(sessions.open(Some(cookie)).get::<u32>("n").unwrap(), Some(1));
-    drop((sessions, store));
+    drop((sessions, later, store));
     assert_sound(&path);
 }
 

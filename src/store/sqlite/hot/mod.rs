@@ -43,9 +43,6 @@ struct Shelf {
     /// reason to forget anything.
     committing: bool,
     slots: Slots,
-    /// Of the sessions whose deadline had passed by then some were swept. Nobody knows which, so
-    /// none of them is believed, not even by a clock that has been set back since.
-    swept: Timestamp,
 }
 
 /// Whether the header is seen to change with what is committed.
@@ -80,7 +77,6 @@ impl Tier {
             known: None,
             committing: false,
             slots: Slots::new(budget),
-            swept: NEVER,
         };
         Some(Tier { index, shelf: Mutex::new(shelf) })
     }
@@ -103,7 +99,7 @@ impl Tier {
         if shelf.known != Some(header) {
             _forgotten = shelf.turn_to(&self.index)?;
         }
-        let found = shelf.get(key).filter(|hot| hot.record.is_live(now));
+        let found = shelf.slots.get(key).filter(|hot| hot.record.is_live(now));
         found.map(|hot| hot.record.clone()).ok_or(Missed(shelf.known))
     }
 
@@ -124,14 +120,8 @@ impl Tier {
 }
 
 impl Shelf {
-    fn get(&mut self, key: &SessionKey) -> Option<&Hot> {
-        let swept = self.swept;
-        self.slots.get(key).filter(|hot| hot.record.deadline() > swept)
-    }
-
     fn forget(&mut self, known: Option<Header>) -> Slots {
         self.known = known;
-        self.swept = NEVER;
         self.slots.empty()
     }
 
@@ -147,9 +137,6 @@ impl Shelf {
     }
 }
 
-/// Earlier than any deadline.
-const NEVER: Timestamp = Timestamp::from_millis(i64::MIN);
-
 /// A transaction that writes, and what it changes for those who load sessions.
 #[derive(Debug)]
 pub(super) struct Transaction<'t> {
@@ -159,7 +146,7 @@ pub(super) struct Transaction<'t> {
     /// By key, in their order.
     changes: Vec<(SessionKey, Change)>,
     /// By when the deadline had passed of those that were swept, and how many they are.
-    swept: Timestamp,
+    swept: Option<Timestamp>,
     swept_rows: u64,
 }
 
@@ -191,7 +178,7 @@ impl<'t> Transaction<'t> {
             under_way,
             everything: false,
             changes: Vec::new(),
-            swept: NEVER,
+            swept: None,
             swept_rows: 0,
         }
     }
@@ -202,7 +189,8 @@ impl<'t> Transaction<'t> {
         if self.everything || self.changes.iter().any(|(changed, _)| changed == key) {
             return None;
         }
-        tier.shelf().get(key).filter(|hot| hot.record.deadline() > self.swept).cloned()
+        let mut shelf = tier.shelf();
+        shelf.slots.get(key).filter(|hot| Some(hot.record.deadline()) > self.swept).cloned()
     }
 
     /// The session is this from now on.
@@ -225,7 +213,7 @@ impl<'t> Transaction<'t> {
     /// So many sessions are gone whose deadline had passed at `now`.
     pub(super) fn swept(&mut self, now: Timestamp, rows: usize) {
         if rows > 0 {
-            self.swept = self.swept.max(now);
+            self.swept = self.swept.max(Some(now));
             self.swept_rows = self.swept_rows.saturating_add(rows as u64);
         }
     }
@@ -281,7 +269,7 @@ impl<'t> Transaction<'t> {
             _forgotten = Some(shelf.forget(after.filter(|_| alone)));
         } else {
             shelf.known = after;
-            shelf.swept = shelf.swept.max(self.swept);
+            shelf.slots.sweep(self.swept);
             for (key, change) in std::mem::take(&mut self.changes) {
                 match change {
                     Change::Now(session) => shelf.slots.put(key, session),

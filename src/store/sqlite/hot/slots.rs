@@ -11,6 +11,9 @@ use crate::record::Record;
 /// allocator adds.
 const OVERHEAD: usize = size_of::<Slot>() + 128;
 
+/// What one name and its value take besides their texts.
+const ENTRY: usize = 4 * size_of::<u16>();
+
 /// Records by key. When the budget is used up, a hand goes round and takes out the first that
 /// nobody has asked for since it came by (the "clock", or second chance, of page caches).
 #[derive(Debug)]
@@ -18,6 +21,11 @@ pub(super) struct Slots {
     budget: usize,
     weight: usize,
     hand: usize,
+    /// Of the sessions whose deadline had passed by then some were swept. Nobody knows which, so
+    /// none of them is believed, not even by a clock that has been set back since.
+    swept: Option<Timestamp>,
+    /// Where to look next for one of those.
+    broom: usize,
     places: HashMap<SessionKey, usize, BuildHasherDefault<KeyHasher>>,
     slots: Vec<Slot>,
 }
@@ -30,6 +38,12 @@ struct Slot {
     asked_for: bool,
 }
 
+impl Slot {
+    fn is_swept(&self, swept: Option<Timestamp>) -> bool {
+        Some(self.session.record.deadline()) <= swept
+    }
+}
+
 /// A session as its row is, and which row that is.
 #[derive(Clone, Debug)]
 pub(in crate::store::sqlite) struct Hot {
@@ -40,7 +54,15 @@ pub(in crate::store::sqlite) struct Hot {
 impl Slots {
     /// No sessions, of which all together may take about `budget` bytes.
     pub(super) fn new(budget: usize) -> Self {
-        Slots { budget, weight: 0, hand: 0, places: HashMap::default(), slots: Vec::new() }
+        Slots {
+            budget,
+            weight: 0,
+            hand: 0,
+            swept: None,
+            broom: 0,
+            places: HashMap::default(),
+            slots: Vec::new(),
+        }
     }
 
     /// Takes everything out, to be dropped where nobody waits for it.
@@ -51,8 +73,16 @@ impl Slots {
 
     pub(super) fn get(&mut self, key: &SessionKey) -> Option<&Hot> {
         let slot = self.slots.get_mut(*self.places.get(key)?)?;
+        if slot.is_swept(self.swept) {
+            return None;
+        }
         slot.asked_for = true;
         Some(&slot.session)
+    }
+
+    /// Some of the sessions whose deadline had passed by `then` are no more.
+    pub(super) fn sweep(&mut self, then: Option<Timestamp>) {
+        self.swept = self.swept.max(then);
     }
 
     pub(super) fn put(&mut self, key: SessionKey, session: Hot) {
@@ -70,6 +100,7 @@ impl Slots {
                 self.weight += weight;
                 self.places.insert(key, self.slots.len());
                 self.slots.push(Slot { key, session, weight, asked_for: false });
+                self.tidy();
             }
         }
         while self.weight > self.budget {
@@ -82,6 +113,21 @@ impl Slots {
         let slot = self.places.get(key).and_then(|place| self.slots.get_mut(*place));
         if let Some(slot) = slot {
             slot.session.record.seen = seen;
+        }
+    }
+
+    /// Lets go of what is not believed any more. Two places for each session that comes: so it takes
+    /// no time at once, and all of them are gone before as many others have come.
+    fn tidy(&mut self) {
+        for _ in 0..2 {
+            match self.slots.get(self.broom) {
+                Some(slot) if slot.is_swept(self.swept) => {
+                    let key = slot.key;
+                    self.remove(&key);
+                }
+                Some(_) => self.broom += 1,
+                None => self.broom = 0,
+            }
         }
     }
 
@@ -121,7 +167,8 @@ fn weight(record: &Record) -> usize {
     let external = record.external_key.as_ref().map_or(0, |key| ExternalKey::as_str(key).len());
     let agent = record.client.as_ref().and_then(|client| client.user_agent.as_ref());
     let agent = agent.map_or(0, |agent| agent.len());
-    OVERHEAD + user + external + agent + record.data.size()
+    let data = record.data.json_len() + ENTRY * record.data.len();
+    OVERHEAD + user + external + agent + data
 }
 
 /// A key is a hash already; its first bytes do.
@@ -145,6 +192,8 @@ impl Hasher for KeyHasher {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::data::Data;
     use crate::lifetime::Lifetime;
@@ -160,6 +209,35 @@ mod tests {
         let mut record = Record::born(&birth, now);
         record.data = Data::from_json(&format!("{{\"data\":\"{}\"}}", "x".repeat(bytes))).unwrap();
         Hot { id, record }
+    }
+
+    #[test]
+    fn what_may_have_been_swept_is_not_found_and_goes_as_others_come() {
+        let deadline = session(0, 10).record.deadline();
+        let later = |id| {
+            let mut session = session(id, 10);
+            session.record.seen = session.record.seen + Duration::from_secs(60);
+            session
+        };
+        let mut slots = Slots::new(1 << 20);
+        for number in 0..20 {
+            slots.put(key(number), if number % 2 == 0 { session(1, 10) } else { later(1) });
+        }
+        slots.sweep(Some(deadline - Duration::from_millis(1)));
+        assert!((0..20).all(|number| slots.get(&key(number)).is_some()));
+        slots.sweep(Some(deadline));
+        slots.sweep(None);
+        let found = (0..20).filter(|number| slots.get(&key(*number)).is_some());
+        assert!(found.eq((0..20).filter(|number| number % 2 == 1)));
+        (20..40).for_each(|number| slots.put(key(number), later(1)));
+        assert_eq!(kept(&mut slots).len(), 30);
+        assert_eq!(slots.weight, 30 * weight(&later(1).record));
+        assert!(kept(&mut slots).iter().all(|number| slots.get(&key(*number)).is_some()));
+        slots.put(key(0), later(2));
+        assert_eq!(slots.get(&key(0)).unwrap().id, 2, "it may begin anew");
+        slots.empty();
+        slots.put(key(1), session(1, 10));
+        assert!(slots.get(&key(1)).is_some(), "what is empty knows of no sweep");
     }
 
     fn kept(slots: &mut Slots) -> Vec<u8> {
