@@ -1,5 +1,6 @@
 //! What sessions need to know of a request, and what they add to a response.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
 /// What the manager looks at in a request. It borrows, and making one does nothing else.
@@ -195,7 +196,7 @@ pub struct ResponseHeaders {
     /// The header that gives the client its id, or takes it away: name and value.
     pub id: Option<(String, String)>,
     /// The request header that the response depends on; `None` if the session was not looked at.
-    pub depends_on: Option<String>,
+    pub depends_on: Option<Cow<'static, str>>,
     /// Changes of this request were discarded, because its session had ended or had been renewed
     /// meanwhile.
     pub discarded: bool,

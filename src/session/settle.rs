@@ -196,7 +196,7 @@ impl Session {
         let settings = &self.shared.settings;
         ResponseHeaders {
             id,
-            depends_on: state.looked_at.then(|| transport.request_header().to_owned()),
+            depends_on: state.looked_at.then(|| transport.request_header()),
             discarded: state.discarded,
             no_store: settings.no_store_when_signed_in && state.has_seen_user(),
             clear_site_data: settings.clear_site_data && state.destroyed && state.ended,

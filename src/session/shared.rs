@@ -1,5 +1,6 @@
 //! What all sessions of one manager share.
 
+use std::borrow::Cow;
 use std::fmt::{self, Debug};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -155,10 +156,10 @@ impl Transport {
     }
 
     /// The request header that carries the id.
-    pub(crate) fn request_header(&self) -> &str {
+    pub(crate) fn request_header(&self) -> Cow<'static, str> {
         match self {
-            Transport::Cookie(_) => "Cookie",
-            Transport::Header(name) => name,
+            Transport::Cookie(_) => Cow::Borrowed("Cookie"),
+            Transport::Header(name) => Cow::Owned(name.clone()),
         }
     }
 

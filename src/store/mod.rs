@@ -4,6 +4,7 @@
 //! only some back-ends can do stands in [`Registry`] and [`Upkeep`]. The meaning of a
 //! [`Commit`] is decided by [`Commit::decide`], once for all stores.
 
+mod by_key;
 pub mod cached;
 mod commit;
 #[cfg(feature = "memcached")]

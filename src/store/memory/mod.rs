@@ -13,6 +13,7 @@ use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Handle, SessionKey, UserKey};
 use crate::record::{Cursor, Record, Stats, Summary, Touch};
+use crate::store::by_key::ByKey;
 use crate::store::{
     Commit, Committed, Decision, Former, LeadsTo, Loaded, Page, Registry, Rekey, Store, Swept,
     Traits, Upkeep, Which,
@@ -34,9 +35,9 @@ pub struct MemoryStore {
 
 #[derive(Debug, Default)]
 struct Sessions {
-    rows: HashMap<SessionKey, Row>,
+    rows: ByKey<Row>,
     /// The keys that sessions had before their last renewal, with their current ones.
-    previous: HashMap<SessionKey, SessionKey>,
+    previous: ByKey<SessionKey>,
     users: HashMap<UserKey, BTreeSet<SessionKey>>,
     last_place: i64,
 }

@@ -1,11 +1,9 @@
 //! Sessions in memory, as many as a budget allows; who was not asked for goes first.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
-
 use crate::clock::Timestamp;
 use crate::id::{ExternalKey, SessionKey, UserKey};
 use crate::record::Record;
+use crate::store::by_key::ByKey;
 
 /// What a session takes besides its texts: its slot, its place in the index, and what the
 /// allocator adds.
@@ -26,7 +24,7 @@ pub(super) struct Slots {
     swept: Option<Timestamp>,
     /// Where to look next for one of those.
     broom: usize,
-    places: HashMap<SessionKey, usize, BuildHasherDefault<KeyHasher>>,
+    places: ByKey<usize>,
     slots: Vec<Slot>,
 }
 
@@ -60,7 +58,7 @@ impl Slots {
             hand: 0,
             swept: None,
             broom: 0,
-            places: HashMap::default(),
+            places: ByKey::default(),
             slots: Vec::new(),
         }
     }
@@ -169,25 +167,6 @@ fn weight(record: &Record) -> usize {
     let agent = agent.map_or(0, |agent| agent.len());
     let data = record.data.json_len() + ENTRY * record.data.len();
     OVERHEAD + user + external + agent + data
-}
-
-/// A key is a hash already; its first bytes do.
-#[derive(Default)]
-struct KeyHasher(u64);
-
-impl Hasher for KeyHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        if let Some((first, _)) = bytes.split_first_chunk() {
-            self.0 = u64::from_ne_bytes(*first);
-        }
-    }
-
-    /// The length of a key, which is always the same.
-    fn write_usize(&mut self, _: usize) {}
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
 }
 
 #[cfg(test)]
