@@ -9,6 +9,7 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use crate::id::SessionKey;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Condvar, Mutex, MutexGuard, instant};
 
 /// A request that takes longer than this is not told that it was late.
@@ -19,6 +20,8 @@ const MANY: usize = 10_000;
 
 #[derive(Debug, Default)]
 pub(crate) struct Endings {
+    /// How many were noted until now. Every request reads it, so it costs less than a clock.
+    noted: AtomicU64,
     known: Mutex<Generations>,
     /// One that was under way is over.
     changed: Condvar,
@@ -30,14 +33,18 @@ pub(crate) struct UnderWay<'e> {
     number: u64,
 }
 
+/// A moment: how many endings had been noted then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Moment(u64);
+
 /// Old endings go a generation at a time, so that forgetting costs nothing per request.
 #[derive(Debug, Default)]
 struct Generations {
     began: Option<Instant>,
-    young: HashMap<SessionKey, Instant>,
-    old: HashMap<SessionKey, Instant>,
+    young: HashMap<SessionKey, Moment>,
+    old: HashMap<SessionKey, Moment>,
     /// When all sessions were ended.
-    everyone: Option<Instant>,
+    everyone: Option<Moment>,
     /// How many have begun.
     begun: u64,
     /// The numbers of those that are under way.
@@ -47,6 +54,16 @@ struct Generations {
 impl Endings {
     fn lock(&self) -> MutexGuard<'_, Generations> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The moment that it is.
+    pub(crate) fn now(&self) -> Moment {
+        Moment(self.noted.load(Ordering::SeqCst))
+    }
+
+    /// The moment of an ending, which is after all that anybody has seen.
+    fn next(&self) -> Moment {
+        Moment(self.noted.fetch_add(1, Ordering::SeqCst) + 1)
     }
 
     /// From before the store is asked to end something until all of that was noted.
@@ -67,17 +84,17 @@ impl Endings {
             endings.old = std::mem::take(&mut endings.young);
             endings.began = Some(now);
         }
-        endings.young.insert(key, now);
+        endings.young.insert(key, self.next());
     }
 
     /// All sessions were ended now.
     pub(crate) fn note_everyone(&self) {
-        self.lock().everyone = Some(instant());
+        self.lock().everyone = Some(self.next());
     }
 
     /// Whether the session of this key was ended since `then`. It is asked for keys of no live
     /// session: whoever has ended one is waited for until he has said so.
-    pub(crate) fn has_ended_since(&self, key: &SessionKey, then: Instant) -> bool {
+    pub(crate) fn has_ended_since(&self, key: &SessionKey, then: Moment) -> bool {
         let mut endings = self.lock();
         // Who begins later does not find the session either.
         let last = endings.begun;
@@ -94,9 +111,9 @@ impl Endings {
 }
 
 impl Generations {
-    fn has_ended_since(&self, key: &SessionKey, then: Instant) -> bool {
+    fn has_ended_since(&self, key: &SessionKey, then: Moment) -> bool {
         let ended = self.young.get(key).or_else(|| self.old.get(key));
-        ended.into_iter().chain(&self.everyone).any(|ended| then <= *ended)
+        ended.into_iter().chain(&self.everyone).any(|ended| then < *ended)
     }
 }
 
@@ -115,11 +132,15 @@ mod tests {
     fn an_ending_is_known_to_those_who_were_under_way() {
         let endings = Endings::default();
         let key = SessionKey::from_bytes([1; 32]);
-        let before = Instant::now();
+        let before = endings.now();
         endings.note(key);
         assert!(endings.has_ended_since(&key, before));
-        assert!(!endings.has_ended_since(&key, Instant::now() + Duration::from_millis(1)));
+        assert!(!endings.has_ended_since(&key, endings.now()));
         assert!(!endings.has_ended_since(&SessionKey::from_bytes([2; 32]), before));
+        let between = endings.now();
+        endings.note_everyone();
+        assert!(endings.has_ended_since(&key, between));
+        assert!(!endings.has_ended_since(&key, endings.now()));
     }
 
     #[test]
@@ -130,7 +151,7 @@ mod tests {
             bytes[..8].copy_from_slice(&n.to_le_bytes());
             SessionKey::from_bytes(bytes)
         };
-        let before = Instant::now();
+        let before = endings.now();
         (0..5 * MANY).for_each(|n| endings.note(key(n)));
         let kept = {
             let generations = endings.lock();

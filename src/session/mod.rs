@@ -11,7 +11,6 @@ mod shared;
 use std::fmt::{self, Debug};
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError};
-use std::time::Instant;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -25,8 +24,9 @@ use crate::http::{HostText, RequestHead};
 use crate::id::{Handle, SessionId, SessionKey, UserKey};
 use crate::record::{Client, Record};
 use crate::store::Loaded;
-use crate::sync::{Mutex, MutexGuard, instant};
+use crate::sync::{Mutex, MutexGuard};
 use changes::Changes;
+use endings::Moment;
 
 pub use authentication::{Authentication, RecentAuth};
 pub(crate) use endings::Endings;
@@ -47,8 +47,8 @@ pub struct Session {
     shared: Arc<Shared>,
     crossing: Option<Crossing>,
     presented: Presented,
-    /// When the request came; `None` where it presents nothing, because then nobody asks.
-    opened: Option<Instant>,
+    /// When the request came.
+    opened: Moment,
     /// The host, if a browser would drop a cookie sent to it and nobody was told yet.
     insecure_host: Option<HostText>,
     address: Option<IpAddr>,
@@ -184,7 +184,7 @@ impl Session {
         }
         let client = shared.settings.client(head, address);
         let insecure_host = shared.insecure_host(head).map(HostText::new);
-        let opened = (!presented.is_empty()).then(instant);
+        let opened = shared.endings.now();
         Session {
             shared,
             crossing,

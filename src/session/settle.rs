@@ -308,11 +308,9 @@ impl Session {
         Ok(())
     }
 
-    /// Whether the session of a key that was presented and finds none was ended since this request
-    /// came.
+    /// Whether the session of a key that finds none was ended since this request came.
     pub(super) fn has_ended_meanwhile(&self, key: &SessionKey) -> Result<bool> {
-        let Some(opened) = self.opened else { return Ok(false) };
-        self.cross(|| Ok(self.shared.endings.has_ended_since(key, opened)))
+        self.cross(|| Ok(self.shared.endings.has_ended_since(key, self.opened)))
     }
 
     /// Merges into, or renews, the session that `key` finds.
