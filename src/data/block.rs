@@ -13,6 +13,9 @@ use super::json;
 #[derive(Clone, Default, PartialEq, Eq)]
 pub(super) struct Block(Arc<[u8]>);
 
+/// A name and its value, which are UTF-8.
+pub(super) type Entry<'e> = (&'e [u8], &'e [u8]);
+
 /// How many numbers stand in front of those of the names.
 const HEAD: usize = 2;
 /// How many numbers each name has.
@@ -27,16 +30,23 @@ enum Width {
 
 impl Block {
     /// The block of these names with their values, which are JSON; the names are sorted.
-    pub(super) fn of<N: AsRef<str>, V: AsRef<str>>(entries: &[(N, V)]) -> Self {
-        if entries.is_empty() {
+    pub(super) fn of<'e>(entries: impl Iterator<Item = Entry<'e>> + Clone) -> Self {
+        let (mut names, mut json_len, mut escaped_len) = (0, "{}".len(), 0);
+        for (name, value) in entries.clone() {
+            let escapes = json::escapes(name);
+            json_len += name.len() + escapes + value.len() + "\"\":,".len();
+            escaped_len += if escapes > 0 { name.len() } else { 0 };
+            names += 1;
+        }
+        if names == 0 {
             return Block::default();
         }
-        let entries = || entries.iter().map(|(name, value)| (name.as_ref(), value.as_ref()));
-        let json_len = json::object_len(entries());
-        let escaped = || entries().map(|(name, _)| name).filter(|name| json::has_escapes(name));
-        let text_len = json_len + escaped().map(str::len).sum::<usize>();
+        // No comma follows the last one.
+        json_len -= ",".len();
+        let has_escapes = |name: &[u8]| escaped_len > 0 && json::escapes(name) > 0;
+        let text_len = json_len + escaped_len;
         let width = if u16::try_from(text_len).is_ok() { Width::Short } else { Width::Long };
-        let front = front(width, entries().count());
+        let front = front(width, names);
 
         let mut bytes = Vec::with_capacity(front + text_len);
         bytes.push(width as u8);
@@ -47,25 +57,40 @@ impl Block {
             }
             Width::Long => bytes.extend_from_slice(&(number as u64).to_le_bytes()),
         };
-        push(entries().count());
+        push(names);
         push(json_len);
         let (mut at, mut escaped_at) = ("{".len(), json_len);
-        for (name, value) in entries() {
-            let name_at = match json::has_escapes(name) {
-                false => at + "\"".len(),
+        for (name, value) in entries.clone() {
+            at += "\"".len();
+            let name_at = match has_escapes(name) {
+                false => at,
                 true => {
                     let own = escaped_at;
                     escaped_at += name.len();
+                    at += json::escapes(name);
                     own
                 }
             };
-            let value_at = at + json::string_len(name) + ":".len();
+            let value_at = at + name.len() + "\":".len();
             at = value_at + value.len();
             [name_at, name_at + name.len(), value_at, at].into_iter().for_each(&mut push);
             at += ",".len();
         }
-        json::push_object(&mut bytes, entries());
-        escaped().for_each(|name| bytes.extend_from_slice(name.as_bytes()));
+        bytes.push(b'{');
+        for (index, (name, value)) in entries.clone().enumerate() {
+            bytes.extend_from_slice(if index > 0 { b",\"" } else { b"\"" });
+            match has_escapes(name) {
+                false => bytes.extend_from_slice(name),
+                true => json::push_escaped(&mut bytes, name),
+            }
+            bytes.extend_from_slice(b"\":");
+            bytes.extend_from_slice(value);
+        }
+        bytes.push(b'}');
+        if escaped_len > 0 {
+            let escaped = entries.map(|(name, _)| name).filter(|name| has_escapes(name));
+            escaped.for_each(|name| bytes.extend_from_slice(name));
+        }
         Block(bytes.into())
     }
 
@@ -107,9 +132,14 @@ impl Block {
 
     /// Names and values, in the order of the names.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.entries().map(|(name, value)| (text(name), text(value)))
+    }
+
+    /// The same as bytes, which need not be looked at to be known as text.
+    pub(super) fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
         (0..self.len()).map(|index| {
             let [name, name_end, value, value_end] = self.place(index);
-            (text(self.piece(name, name_end)), text(self.piece(value, value_end)))
+            (self.piece(name, name_end), self.piece(value, value_end))
         })
     }
 
@@ -178,8 +208,8 @@ mod tests {
     proptest! {
         #[test]
         fn a_block_has_what_was_put_into_it_and_is_that_json(entries in entries(), other in "[ab]{0,3}") {
-            let all: Vec<_> = entries.iter().collect();
-            let block = Block::of(&all);
+            let all = entries.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+            let block = Block::of(all);
             prop_assert_eq!(block.len(), entries.len());
             prop_assert!(block.iter().eq(entries.iter().map(|(name, value)| (&**name, &**value))));
             for name in entries.keys().chain([&other]) {
@@ -197,7 +227,7 @@ mod tests {
         // {"a":…} and two quotes are eight bytes.
         for (len, width) in [(65_527, 2), (65_528, 8), (65_529, 8)] {
             let value = format!("\"{}\"", "x".repeat(len));
-            let block = Block::of(&[("a", &value)]);
+            let block = Block::of([(b"a".as_slice(), value.as_bytes())].into_iter());
             assert_eq!(block.0[0], width);
             assert_eq!(block.get("a"), Some(&*value));
         }

@@ -139,18 +139,19 @@ impl Data {
         changes: impl Iterator<Item = (&'c str, Option<&'c str>)>,
     ) -> bool {
         let mut entries = Vec::with_capacity(self.len() + changes.size_hint().0);
-        let mut had = self.0.iter().peekable();
+        let mut had = self.0.entries().peekable();
         for (name, value) in changes {
+            let name = name.as_bytes();
             while let Some(other) = had.next_if(|(have, _)| *have < name) {
                 entries.extend((!clear).then_some(other));
             }
             had.next_if(|(have, _)| *have == name);
-            entries.extend(value.map(|value| (name, value)));
+            entries.extend(value.map(|value| (name, value.as_bytes())));
         }
         entries.extend(had.filter(|_| !clear));
-        let changed = !entries.iter().copied().eq(self.0.iter());
+        let changed = !entries.iter().copied().eq(self.0.entries());
         if changed {
-            self.0 = Block::of(&entries);
+            self.0 = Block::of(entries.iter().copied());
         }
         changed
     }
@@ -220,7 +221,8 @@ impl<'de> Visitor<'de> for Entries {
             entries.sort_by(|(a, _), (b, _)| a.cmp(b));
             entries.dedup_by(|(a, _), (b, _)| a == b);
         }
-        Ok(Data(Block::of(&entries)))
+        let entries = entries.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+        Ok(Data(Block::of(entries)))
     }
 }
 
