@@ -181,7 +181,7 @@ impl Several {
             }
             7 => {
                 "CREATE TRIGGER IF NOT EXISTS two AFTER DELETE ON cloakroom_sessions BEGIN
-                 DELETE FROM cloakroom_sessions WHERE id = OLD.id + 1; END"
+                 UPDATE cloakroom_sessions SET data = '{\"by\":\"two\"}' WHERE id = OLD.id + 1; END"
             }
             8 => "DROP TRIGGER IF EXISTS one; DROP TRIGGER IF EXISTS two",
             _ => {

@@ -109,6 +109,11 @@ impl Block {
         }
     }
 
+    /// What it takes in memory, in bytes.
+    pub(super) fn size(&self) -> usize {
+        self.0.len()
+    }
+
     /// How many names there are.
     pub(super) fn len(&self) -> usize {
         self.number(0)

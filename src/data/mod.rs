@@ -178,6 +178,13 @@ impl Data {
     pub fn json_len(&self) -> usize {
         self.0.json_len()
     }
+
+    /// How many bytes it takes in memory, for whoever keeps sessions up to some number of them.
+    /// Clones share them.
+    #[must_use]
+    pub fn memory_size(&self) -> usize {
+        self.0.size()
+    }
 }
 
 /// What went wrong, in words that quote nothing of the data: errors go into logs.

@@ -9,9 +9,6 @@ use crate::store::by_key::ByKey;
 /// allocator adds.
 const OVERHEAD: usize = size_of::<Slot>() + 128;
 
-/// What one name and its value take besides their texts.
-const ENTRY: usize = 4 * size_of::<u16>();
-
 /// Records by key. When the budget is used up, a hand goes round and takes out the first that
 /// nobody has asked for since it came by (the "clock", or second chance, of page caches).
 #[derive(Debug)]
@@ -115,7 +112,7 @@ impl Slots {
     }
 
     /// Lets go of what is not believed any more. Two places for each session that comes: so it takes
-    /// no time at once, and all of them are gone before as many others have come.
+    /// no time at once, and they are gone after about as many others have come.
     fn tidy(&mut self) {
         for _ in 0..2 {
             match self.slots.get(self.broom) {
@@ -165,8 +162,7 @@ fn weight(record: &Record) -> usize {
     let external = record.external_key.as_ref().map_or(0, |key| ExternalKey::as_str(key).len());
     let agent = record.client.as_ref().and_then(|client| client.user_agent.as_ref());
     let agent = agent.map_or(0, |agent| agent.len());
-    let data = record.data.json_len() + ENTRY * record.data.len();
-    OVERHEAD + user + external + agent + data
+    OVERHEAD + user + external + agent + record.data.memory_size()
 }
 
 #[cfg(test)]
