@@ -7,9 +7,10 @@ use super::json;
 /// Texts by name, in the order of the names, and the JSON object that they are.
 ///
 /// A session that is one of many is in none of the processor's caches, and each place in memory
-/// that has to be fetched costs as much as hashing its key. So there is one: a byte that says how wide its numbers are; how many names there are, and how long the JSON is;
-/// of each name where it begins and ends and where its value does; the JSON; and those names once
-/// more that have escapes in JSON.
+/// that has to be fetched costs as much as hashing its key. So there is one: a byte that says how
+/// wide its numbers are; how many names there are, and how long the JSON is; of each name where it
+/// begins and ends and where its value does; the JSON; and those names once more that have escapes
+/// in JSON.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub(super) struct Block(Arc<[u8]>);
 
