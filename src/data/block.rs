@@ -44,7 +44,8 @@ impl Block {
         }
         // No comma follows the last one.
         json_len -= ",".len();
-        let has_escapes = |name: &[u8]| escaped_len > 0 && json::escapes(name) > 0;
+        // Where no name has any, none is looked at again.
+        let escapes = |name: &[u8]| if escaped_len > 0 { json::escapes(name) } else { 0 };
         let text_len = json_len + escaped_len;
         let width = if u16::try_from(text_len).is_ok() { Width::Short } else { Width::Long };
         let front = front(width, names);
@@ -63,16 +64,10 @@ impl Block {
         let (mut at, mut escaped_at) = ("{".len(), json_len);
         for (name, value) in entries.clone() {
             at += "\"".len();
-            let name_at = match has_escapes(name) {
-                false => at,
-                true => {
-                    let own = escaped_at;
-                    escaped_at += name.len();
-                    at += json::escapes(name);
-                    own
-                }
-            };
-            let value_at = at + name.len() + "\":".len();
+            let escapes = escapes(name);
+            let name_at = if escapes > 0 { escaped_at } else { at };
+            escaped_at += if escapes > 0 { name.len() } else { 0 };
+            let value_at = at + name.len() + escapes + "\":".len();
             at = value_at + value.len();
             [name_at, name_at + name.len(), value_at, at].into_iter().for_each(&mut push);
             at += ",".len();
@@ -80,16 +75,16 @@ impl Block {
         bytes.push(b'{');
         for (index, (name, value)) in entries.clone().enumerate() {
             bytes.extend_from_slice(if index > 0 { b",\"" } else { b"\"" });
-            match has_escapes(name) {
-                false => bytes.extend_from_slice(name),
-                true => json::push_escaped(&mut bytes, name),
+            match escapes(name) {
+                0 => bytes.extend_from_slice(name),
+                _ => json::push_escaped(&mut bytes, name),
             }
             bytes.extend_from_slice(b"\":");
             bytes.extend_from_slice(value);
         }
         bytes.push(b'}');
         if escaped_len > 0 {
-            let escaped = entries.map(|(name, _)| name).filter(|name| has_escapes(name));
+            let escaped = entries.map(|(name, _)| name).filter(|name| escapes(name) > 0);
             escaped.for_each(|name| bytes.extend_from_slice(name));
         }
         Block(bytes.into())

@@ -247,12 +247,8 @@ mod tests {
         assert_eq!(data.as_json(), "{}");
         assert_eq!(data.json_len(), 2);
         for name in ["", "plain", "a \"b\" \\ c", "\u{1}\n", "ünïcode"] {
-            assert!(
-                data.change(
-                    false,
-                    [(name, Some(Value::encode(name).unwrap().as_json()))].into_iter()
-                )
-            );
+            let value = Value::encode(name).unwrap();
+            assert!(data.change(false, [(name, Some(value.as_json()))].into_iter()));
             assert_eq!(data.json_len(), data.as_json().len());
             assert_eq!(Data::from_json(data.as_json()).unwrap(), data);
         }

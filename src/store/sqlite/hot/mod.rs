@@ -190,7 +190,7 @@ impl<'t> Transaction<'t> {
             return None;
         }
         let mut shelf = tier.shelf();
-        shelf.slots.get(key).filter(|hot| Some(hot.record.deadline()) > self.swept).cloned()
+        shelf.slots.get(key).filter(|hot| !hot.may_be_swept(self.swept)).cloned()
     }
 
     /// The session is this from now on.

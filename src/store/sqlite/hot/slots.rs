@@ -33,17 +33,19 @@ struct Slot {
     asked_for: bool,
 }
 
-impl Slot {
-    fn is_swept(&self, swept: Option<Timestamp>) -> bool {
-        Some(self.session.record.deadline()) <= swept
-    }
-}
-
 /// A session as its row is, and which row that is.
 #[derive(Clone, Debug)]
 pub(in crate::store::sqlite) struct Hot {
     pub(in crate::store::sqlite) id: i64,
     pub(in crate::store::sqlite) record: Record,
+}
+
+impl Hot {
+    /// Whether it may be among the sessions that were swept because their deadline had passed by
+    /// then.
+    pub(super) fn may_be_swept(&self, swept: Option<Timestamp>) -> bool {
+        Some(self.record.deadline()) <= swept
+    }
 }
 
 impl Slots {
@@ -68,7 +70,7 @@ impl Slots {
 
     pub(super) fn get(&mut self, key: &SessionKey) -> Option<&Hot> {
         let slot = self.slots.get_mut(*self.places.get(key)?)?;
-        if slot.is_swept(self.swept) {
+        if slot.session.may_be_swept(self.swept) {
             return None;
         }
         slot.asked_for = true;
@@ -116,7 +118,7 @@ impl Slots {
     fn tidy(&mut self) {
         for _ in 0..2 {
             match self.slots.get(self.broom) {
-                Some(slot) if slot.is_swept(self.swept) => {
+                Some(slot) if slot.session.may_be_swept(self.swept) => {
                     let key = slot.key;
                     self.remove(&key);
                 }
