@@ -12,8 +12,8 @@ use cloakroom::clock::Timestamp;
 use cloakroom::id::SessionKey;
 use cloakroom::record::{Record, Touch};
 use cloakroom::store::{
-    Commit, Committed, Decision, Former, LeadsTo, Loaded, Registry, Rekey, Store, Swept, Traits,
-    Upkeep,
+    Commit, Committed, Decision, Loaded, Registry, ReplacedId, ReplacedIdStatus, Store, Swept,
+    Traits, Upkeep,
 };
 use cloakroom::{Error, ErrorKind, Result, conformance};
 
@@ -23,9 +23,10 @@ struct OwnStore(Mutex<Rows>);
 #[derive(Debug, Default)]
 struct Rows {
     by_key: HashMap<SessionKey, Row>,
-    /// The key that a session had before its last renewal leads to the one it has now. Without
-    /// this a request under way could not be told from one whose session is gone.
-    by_previous: HashMap<SessionKey, SessionKey>,
+    /// The keys that a session had lead to the one it has now. Without this a request under way
+    /// could not be told from one whose session is gone, and a sign-out through an old key would
+    /// end nothing.
+    by_replaced: HashMap<SessionKey, SessionKey>,
 }
 
 #[derive(Debug)]
@@ -33,7 +34,8 @@ struct Row {
     json: String,
     /// Beside the text, so that a sweep need not decode every session.
     deadline: Timestamp,
-    former: Option<Former>,
+    /// The keys it had, the oldest first.
+    replaced: Vec<ReplacedId>,
 }
 
 impl OwnStore {
@@ -45,31 +47,32 @@ impl OwnStore {
 impl Rows {
     /// The current key of the session that `key` may lead to, and what is found there.
     fn find(&self, key: &SessionKey, now: Timestamp) -> (SessionKey, Loaded) {
-        let current = *self.by_previous.get(key).unwrap_or(key);
+        let current = *self.by_replaced.get(key).unwrap_or(key);
         // A session ends at its deadline, whether or not a sweep came by.
         let Some(row) = self.by_key.get(&current).filter(|row| now < row.deadline) else {
             return (current, Loaded::Absent);
         };
-        if current != *key {
-            match row.former.map(|former| former.leads_to(now)) {
-                Some(LeadsTo::Session) => {}
-                Some(LeadsTo::Renewed) => return (current, Loaded::Renewed),
-                Some(LeadsTo::Nothing) | None => return (current, Loaded::Absent),
-            }
-        }
         // What does not decode stays: an older version of the program may be able to read it.
-        let loaded = match Record::from_json(&row.json) {
-            Ok(record) => Loaded::Live { record, key: current },
-            Err(error) => Loaded::Undecodable { handle: None, error },
+        let record = match Record::from_json(&row.json) {
+            Ok(record) => record,
+            Err(error) => return (current, Loaded::Undecodable { handle: None, error }),
+        };
+        let loaded = match row.replaced.iter().find(|id| id.key == *key) {
+            None => Loaded::Live { record, key: current },
+            Some(id) => match id.status(now) {
+                ReplacedIdStatus::InGrace => Loaded::Live { record, key: current },
+                ReplacedIdStatus::Remembered => Loaded::Replaced { id: *id, record, key: current },
+                ReplacedIdStatus::Forgotten => return (*key, Loaded::Absent),
+            },
         };
         (current, loaded)
     }
 
-    fn put(&mut self, key: SessionKey, record: &Record, former: Option<Former>) {
-        if let Some(former) = former {
-            self.by_previous.insert(former.key, key);
+    fn put(&mut self, key: SessionKey, record: &Record, replaced: Vec<ReplacedId>) {
+        for id in &replaced {
+            self.by_replaced.insert(id.key, key);
         }
-        let row = Row { json: record.to_json(), deadline: record.deadline(), former };
+        let row = Row { json: record.to_json(), deadline: record.deadline(), replaced };
         self.by_key.insert(key, row);
     }
 
@@ -81,15 +84,18 @@ impl Rows {
         }
     }
 
-    fn remove(&mut self, key: &SessionKey) {
-        if let Some(former) = self.by_key.remove(key).and_then(|row| row.former) {
-            self.by_previous.remove(&former.key);
+    /// Gives the keys that the session had.
+    fn remove(&mut self, key: &SessionKey) -> Vec<ReplacedId> {
+        let replaced = self.by_key.remove(key).map(|row| row.replaced).unwrap_or_default();
+        for id in &replaced {
+            self.by_replaced.remove(&id.key);
         }
+        replaced
     }
 
     /// A new key must never lead to two sessions, and an old one never lead anywhere again.
     fn check_free(&self, key: &SessionKey) -> Result<()> {
-        match self.by_key.contains_key(key) || self.by_previous.contains_key(key) {
+        match self.by_key.contains_key(key) || self.by_replaced.contains_key(key) {
             true => Err(Error::new(ErrorKind::Conflict, "give a session its new key")),
             false => Ok(()),
         }
@@ -111,27 +117,38 @@ impl Store for OwnStore {
         // is a transaction, on a server without one a compare-and-swap that is tried again.
         let mut rows = self.rows();
         let (key, found) = rows.find(commit.key, commit.now);
+        // One that has expired is as good as gone. A write that has waited since before its deadline
+        // could make it live again, and some commits say that it shall not.
+        if matches!(found, Loaded::Absent) && commit.removes_expired() {
+            rows.remove(&key);
+        }
         // What a commit means is decided once for all stores; a store only carries it out.
         match commit.decide(found)? {
             Decision::Answer(answer) => Ok(answer),
             Decision::Insert { key: to, record, replaces } => {
                 rows.check_free(&to)?;
-                let ended: Vec<_> = replaces.iter().map(|former| former.key).collect();
+                let ended: Vec<_> = replaces.iter().map(|left| left.key).collect();
                 for key in &ended {
                     rows.remove(key);
                 }
-                rows.put(to, &record, replaces);
+                rows.put(to, &record, replaces.into_iter().collect());
                 Ok(Committed::Done { record, key: to, ended })
             }
             Decision::Update { record, rekey: None } => {
                 rows.replace(&key, &record);
                 Ok(Committed::Done { record, key, ended: Vec::new() })
             }
-            Decision::Update { record, rekey: Some(Rekey { to, former }) } => {
+            Decision::Update { record, rekey: Some(left) } => {
                 // Check before anything is changed: if the renewal fails, the old key works on.
+                let to = left.successor;
                 rows.check_free(&to)?;
-                rows.remove(&key);
-                rows.put(to, &record, Some(former));
+                let mut replaced = rows.remove(&key);
+                if left.ends_graces() {
+                    replaced.iter_mut().for_each(|id| *id = id.without_grace());
+                }
+                replaced.push(left);
+                let excess = replaced.len().saturating_sub(ReplacedId::MAX);
+                rows.put(to, &record, replaced.split_off(excess));
                 Ok(Committed::Done { record, key: to, ended: vec![key] })
             }
             Decision::Touch { record } => {

@@ -60,6 +60,19 @@ impl SessionId {
         URL_SAFE_NO_PAD.encode(self.0)
     }
 
+    /// The id that a sign-in through this one gives, with the salt that the store remembers beside
+    /// the replaced id: SHA-256("join" ‖ id ‖ salt). Two sign-ins through one id get the same new
+    /// id by it, although no id is stored. Whoever has the salt alone cannot compute it.
+    pub(crate) fn joined(&self, salt: &JoinSalt) -> SessionId {
+        let digest = Sha256::new().chain_update("join").chain_update(self.0).chain_update(salt.0);
+        SessionId(digest.finalize().into())
+    }
+
+    /// A secret that only holders of this id can know: SHA-256("form" ‖ id).
+    pub(crate) fn form_secret(&self) -> [u8; 32] {
+        Sha256::new().chain_update("form").chain_update(self.0).finalize().into()
+    }
+
     /// The SHA-256 of the 32 bytes: all that a store ever sees of the id.
     #[must_use]
     pub fn key(&self) -> SessionKey {
@@ -101,6 +114,40 @@ impl fmt::Debug for SessionKey {
             write!(f, "{byte:02x}")?;
         }
         f.write_str("…)")
+    }
+}
+
+/// What a store keeps beside an id that a sign-in replaced: 256 random bits, from which together
+/// with the replaced id the new one follows. A second sign-in through the same id can join the
+/// first one by it. It is worth nothing without the replaced id.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct JoinSalt([u8; 32]);
+
+impl JoinSalt {
+    /// A new salt.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] when the operating system gives no randomness.
+    pub fn generate() -> Result<Self> {
+        Ok(JoinSalt(random("generate the salt of a sign-in")?))
+    }
+
+    /// The salt made of these bytes, for stores that read it back.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        JoinSalt(bytes)
+    }
+
+    /// The 32 bytes.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for JoinSalt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JoinSalt(***)")
     }
 }
 

@@ -138,6 +138,8 @@ pub struct Record {
     pub authenticated: Option<Timestamp>,
     /// The last stored activity.
     pub seen: Timestamp,
+    /// When it got the id that it has: at its beginning, its last renewal or sign-in.
+    pub id_issued: Timestamp,
     /// Its limits.
     pub limits: Limits,
     /// Whether the browser keeps its cookie when it is closed.
@@ -162,6 +164,7 @@ impl Record {
             created: now,
             authenticated: None,
             seen: now,
+            id_issued: now,
             limits: birth.limits,
             persistent: birth.persistent,
             revision: 1,
@@ -203,6 +206,7 @@ impl Record {
             created: self.created.as_millis(),
             authenticated: self.authenticated.map(Timestamp::as_millis),
             seen: self.seen.as_millis(),
+            id_issued: self.id_issued.as_millis(),
             idle: self.limits.idle.map(duration_to_millis),
             absolute: self.limits.absolute.map(Timestamp::as_millis),
             persistent: self.persistent,
@@ -245,6 +249,7 @@ impl Record {
             created: Timestamp::from_millis(wire.created),
             authenticated: wire.authenticated.map(Timestamp::from_millis),
             seen: Timestamp::from_millis(wire.seen),
+            id_issued: Timestamp::from_millis(wire.id_issued),
             limits: Limits::new(
                 wire.idle.map(Duration::from_millis),
                 wire.absolute.map(Timestamp::from_millis),
@@ -287,6 +292,7 @@ struct Wire<D> {
     created: i64,
     authenticated: Option<i64>,
     seen: i64,
+    id_issued: i64,
     idle: Option<u64>,
     absolute: Option<i64>,
     persistent: bool,

@@ -225,7 +225,7 @@ fn without_grace_the_old_key_is_dead_at_any_time() {
             |key, fate| store.commit(&Commit::new(key, fate, &Delta::new(), before_1970)).unwrap();
         commit(&key, Fate::Create(&birth));
         commit(&key, Fate::Renew { to: &to, grace_until: None });
-        assert!(matches!(store.load(&key, before_1970).unwrap(), Loaded::Renewed));
+        assert!(matches!(store.load(&key, before_1970).unwrap(), Loaded::Replaced { .. }));
     }
 }
 

@@ -122,7 +122,8 @@ impl Several {
             22..26 => {
                 let (to, user) = (self.fresh_key(), self.user());
                 let limit = NonZeroU32::new(2).unwrap();
-                let mut commit = commit(Fate::SignIn { to: &to, user: &user, birth: &birth });
+                let mut commit =
+                    commit(Fate::SignIn { to: &to, user: &user, birth: &birth, join_salt: None });
                 commit.admit = self.dice.chance(50).then(|| Admit::new(limit, AtLimit::EndOldest));
                 store.commit(&commit).map(drop)
             }
@@ -269,7 +270,7 @@ fn a_late_request_does_not_find_what_a_sign_in_has_removed_as_expired() {
         let (none, to) = (new_key(), new_key());
         let birth = Birth::new(Lifetime::idle(Duration::from_secs(60)).starting(now)).unwrap();
         let (delta, limit) = (Delta::new(), NonZeroU32::MIN);
-        let fate = Fate::SignIn { to: &to, user: &user, birth: &birth };
+        let fate = Fate::SignIn { to: &to, user: &user, birth: &birth, join_salt: None };
         let mut commit = Commit::new(&none, fate, &delta, now);
         commit.admit = Some(Admit::new(limit, AtLimit::Refuse));
         assert!(matches!(store.commit(&commit), Ok(Committed::Done { .. })));

@@ -44,7 +44,7 @@ fn is_out(app: &App, browser: &mut Browser) -> bool {
     let headers = browser.request(&app.sessions, |session| {
         assert_eq!(session.user().unwrap(), None);
     });
-    set_cookie(&headers) == Some(REMOVAL)
+    set_cookie(&headers).is_none() && browser.cookie.is_some()
 }
 
 // Lists.

@@ -315,24 +315,24 @@ fn a_store_that_matches_users_by_prefix_ends_the_wrong_sessions() {
 
 /// Renews, and remembers nothing of the key from before.
 #[derive(Debug, Default)]
-struct ForgetsThePreviousKey;
+struct ForgetsReplacedKeys;
 
-impl Fault for ForgetsThePreviousKey {
+impl Fault for ForgetsReplacedKeys {
     fn load(&self, right: &MemoryStore, key: &SessionKey, now: Timestamp) -> Result<Loaded> {
         Ok(match right.load(key, now)? {
-            Loaded::Renewed => Loaded::Absent,
+            Loaded::Replaced { .. } => Loaded::Absent,
             found => found,
         })
     }
 }
 
 #[test]
-fn a_store_that_forgets_the_key_from_before_breaks_law_6() {
-    let failures = failures_of::<ForgetsThePreviousKey>();
+fn a_store_that_forgets_replaced_keys_breaks_law_6() {
+    let failures = failures_of::<ForgetsReplacedKeys>();
     says(
         &failures,
         "law 6, renewal is one step:",
-        "the key from before a renewal is not answered Renewed: a load says Absent",
+        "the key from before a renewal is not answered Replaced: a load says Absent",
     );
 }
 

@@ -4,11 +4,6 @@ CREATE TABLE "{t}" (
     id             INTEGER PRIMARY KEY,
     -- SHA-256 of the id in the browser's cookie; the id itself is nowhere.
     key            BLOB    NOT NULL UNIQUE CHECK (length(key) = 32),
-    -- The key before the last renewal, and when it was left. It finds the session until
-    -- previous_until, if that is set, and is known as renewed for some minutes more.
-    previous_key   BLOB    CHECK (length(previous_key) = 32),
-    previous_left  INTEGER,
-    previous_until INTEGER,
     handle         BLOB    NOT NULL CHECK (length(handle) = 16),
     user_key       TEXT,
     external_key   TEXT,
@@ -16,6 +11,8 @@ CREATE TABLE "{t}" (
     created        INTEGER NOT NULL,
     authenticated  INTEGER,
     seen           INTEGER NOT NULL,
+    -- When the session got the id that it has.
+    id_issued      INTEGER NOT NULL,
     -- The idle limit as a duration, the absolute limit as a moment.
     idle           INTEGER,
     absolute       INTEGER,
@@ -27,12 +24,34 @@ CREATE TABLE "{t}" (
     data           TEXT    NOT NULL
 ) STRICT;
 
-CREATE UNIQUE INDEX "{t}_previous" ON "{t}" (previous_key) WHERE previous_key IS NOT NULL;
 -- Anonymous sessions are many and are hardly ever looked up by handle: they pay for no index.
 CREATE UNIQUE INDEX "{t}_handle" ON "{t}" (handle) WHERE user_key IS NOT NULL;
 CREATE INDEX "{t}_user" ON "{t}" (user_key) WHERE user_key IS NOT NULL;
 CREATE INDEX "{t}_external" ON "{t}" (external_key) WHERE external_key IS NOT NULL;
 CREATE INDEX "{t}_deadline" ON "{t}" (deadline);
+
+-- The ids that sessions had, each for some minutes after it was replaced.
+CREATE TABLE "{t}_replaced" (
+    id             INTEGER PRIMARY KEY,
+    key            BLOB    NOT NULL UNIQUE CHECK (length(key) = 32),
+    -- Its session. A row's number can be given to another session later, the handle cannot.
+    session        INTEGER NOT NULL,
+    handle         BLOB    NOT NULL CHECK (length(handle) = 16),
+    -- The key that took its place.
+    successor      BLOB    NOT NULL CHECK (length(successor) = 32),
+    replaced_at    INTEGER NOT NULL,
+    -- Until when it finds the session all the same; never after a sign-in.
+    grace_until    INTEGER,
+    by_sign_in     INTEGER NOT NULL,
+    -- With the replaced id, which is nowhere, it gives the id that took its place.
+    join_salt      BLOB    CHECK (length(join_salt) = 32),
+    -- Whether the session had a user until then.
+    had_user       INTEGER NOT NULL,
+    forget_at      INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX "{t}_replaced_session" ON "{t}_replaced" (session);
+CREATE INDEX "{t}_replaced_forget" ON "{t}_replaced" (forget_at);
 
 CREATE TABLE "{t}_meta" (
     name  TEXT PRIMARY KEY,

@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, panic_words};
 use crate::id::{ExternalKey, Handle, SessionId, SessionKey, UserKey};
 use crate::lifetime::Lifetime;
 use crate::record::{Birth, Record, Touch};
-use crate::store::{Commit, Committed, Fate, Loaded, Registry, Store, Swept};
+use crate::store::{Commit, Committed, Fate, Loaded, Registry, ReplacedId, Store, Swept};
 use crate::sync::instant;
 
 /// What happened instead of what should have.
@@ -123,7 +123,7 @@ pub(super) fn said(answer: &Committed) -> &'static str {
         Committed::Unchanged { .. } => "Unchanged",
         Committed::Deleted { .. } => "Deleted",
         Committed::Stale { .. } => "Stale",
-        Committed::Renewed => "Renewed",
+        Committed::Replaced { .. } => "Replaced",
         Committed::Gone => "Gone",
         Committed::Undecodable { .. } => "Undecodable",
         Committed::Full => "Full",
@@ -142,7 +142,7 @@ fn is_same(one: &Loaded, other: &Loaded) -> bool {
 fn found(loaded: &Loaded) -> &'static str {
     match loaded {
         Loaded::Live { .. } => "Live",
-        Loaded::Renewed => "Renewed",
+        Loaded::Replaced { .. } => "Replaced",
         Loaded::Absent => "Absent",
         Loaded::Undecodable { .. } => "Undecodable",
     }
@@ -254,7 +254,8 @@ impl Given {
         Ok(Session { key, record: done(answer, "a renewal")?.record })
     }
 
-    /// Signs in to a new key, which comes back with the answer.
+    /// Signs in to a new key that does not follow from the old one, which comes back with the
+    /// answer.
     pub(super) fn sign_in(
         &self,
         key: &SessionKey,
@@ -263,7 +264,7 @@ impl Given {
     ) -> Outcome<(SessionKey, Committed)> {
         let to = self::key()?;
         let birth = Birth::new(lifetime().starting(now))?;
-        let fate = Fate::SignIn { to: &to, user, birth: &birth };
+        let fate = Fate::SignIn { to: &to, user, birth: &birth, join_salt: None };
         let answer = self.commit(key, fate, &nothing(), now)?;
         Ok((to, answer))
     }
@@ -331,14 +332,27 @@ impl Given {
         Ok(())
     }
 
-    pub(super) fn is_renewed(&self, key: &SessionKey, now: Timestamp, what: &str) -> Outcome {
-        let loaded = self.load(key, now)?;
-        ensure!(
-            matches!(loaded, Loaded::Renewed),
-            "{what} is not answered Renewed: a load says {}",
-            found(&loaded)
-        );
-        Ok(())
+    /// Demands that the key is remembered as one that the session had, and finds nothing.
+    pub(super) fn is_replaced(
+        &self,
+        key: &SessionKey,
+        current: &SessionKey,
+        now: Timestamp,
+        what: &str,
+    ) -> Outcome<ReplacedId> {
+        match self.load(key, now)? {
+            Loaded::Replaced { id, key: led_to, record } => {
+                ensure!(id.key == *key, "{what} is remembered as another key");
+                ensure!(led_to == *current, "{what} does not lead to the session's current key");
+                let live = self.live(current, now, what)?.record;
+                ensure!(live == record, "{what} does not lead to the session as it is");
+                Ok(id)
+            }
+            other => Err(Failure(format!(
+                "{what} is not answered Replaced: a load says {}",
+                found(&other)
+            ))),
+        }
     }
 
     /// Demands that the commit fails with an error of this kind.

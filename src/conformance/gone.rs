@@ -41,7 +41,7 @@ fn nothing_revives(given: &Given, keys: &[SessionKey], now: Timestamp, end: &str
         for (late, answer) in answers {
             // A key from before a renewal may be remembered as that; what counts is that the
             // writer learns that nothing was stored.
-            let told = matches!(answer, Committed::Gone | Committed::Renewed);
+            let told = matches!(answer, Committed::Gone | Committed::Replaced { .. });
             ensure!(told, "{late} after {end} was answered {}", said(&answer));
         }
         for key in keys.iter().chain([&to, &grace]) {
@@ -134,7 +134,7 @@ pub(super) fn nothing_late_brings_back_a_session_that_made_room_for_a_sign_in(
     let (new, to) = (key()?, key()?);
     let birth = given.birth()?;
     let delta = nothing();
-    let fate = Fate::SignIn { to: &to, user: &owner, birth: &birth };
+    let fate = Fate::SignIn { to: &to, user: &owner, birth: &birth, join_salt: None };
     let admit = Admit::new(NonZeroU32::MIN, AtLimit::Refuse);
     let sign_in = Commit { admit: Some(admit), ..Commit::new(&new, fate, &delta, end) };
     done(given.store.commit(&sign_in)?, "a sign-in where all of the user's sessions had expired")?;

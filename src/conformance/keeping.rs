@@ -161,7 +161,10 @@ pub(super) fn too_large_leaves_the_old_data_intact(given: &Given) -> Outcome {
     for (fate, what) in [
         (Fate::Merge, "a merge of 10 MB where 64 KiB are allowed"),
         (Fate::Renew { to: &to, grace_until: None }, "a renewal with 10 MB"),
-        (Fate::SignIn { to: &to, user: &user, birth: &birth }, "a sign-in with 10 MB"),
+        (
+            Fate::SignIn { to: &to, user: &user, birth: &birth, join_salt: None },
+            "a sign-in with 10 MB",
+        ),
     ] {
         let commit = limited(Commit::new(&session.key, fate, &huge, given.now), MAX_BYTES);
         given.fails(&commit, ErrorKind::TooLarge, what)?;

@@ -22,7 +22,7 @@ pub(super) fn sign_in(
 ) -> Outcome<(SessionKey, Committed)> {
     let (to, birth, delta) = (key()?, Birth::new(lifetime().starting(now))?, nothing());
     let limit = NonZeroU32::new(limit).unwrap_or(NonZeroU32::MIN);
-    let fate = Fate::SignIn { to: &to, user: owner, birth: &birth };
+    let fate = Fate::SignIn { to: &to, user: owner, birth: &birth, join_salt: None };
     let commit = Commit::new(from, fate, &delta, now);
     let admit = Some(Admit::new(limit, at_limit));
     Ok((to, given.store.commit(&Commit { admit, ..commit })?))
@@ -138,7 +138,7 @@ pub(super) fn signing_in_again_is_not_one_more(given: &Given) -> Outcome {
     let graced = given.renewed(&b, Some(given.after(IDLE)))?;
     let (to_b, answer) = sign_in(given, &b.key, &owner, (3, AtLimit::EndOthers), then)?;
     done(answer, "a second sign-in through the grace at the limit")?;
-    given.is_renewed(&graced.key, then, "the key from before a sign-in")?;
+    given.is_replaced(&graced.key, &to_b, then, "the key from before a sign-in")?;
     live_are(given, &owner, &[to, to_b, c.key], "after a second sign-in through the grace")
 }
 

@@ -21,6 +21,7 @@ mod merging;
 mod races;
 mod registry;
 mod renewing;
+mod replaced;
 mod signing_in;
 mod stress;
 mod sweeping;
@@ -117,13 +118,24 @@ const LAWS: &[Law] = laws! {
         renewing::a_renewal_changes_the_key_and_nothing_else,
         renewing::a_renewal_carries_its_change_along,
         renewing::a_renewal_does_not_move_the_absolute_deadline,
-        renewing::the_key_from_before_a_renewal_is_answered_renewed,
+        renewing::the_key_from_before_a_renewal_is_answered_replaced,
         renewing::the_key_from_before_a_renewal_is_unknown_after_a_while,
         renewing::the_key_from_before_works_until_the_end_of_the_grace,
         renewing::the_key_from_before_does_not_work_at_the_end_of_the_grace,
         renewing::a_delete_through_the_grace_ends_the_session,
         renewing::a_renewal_through_the_grace_merges_and_rotates_nothing,
-        renewing::the_next_renewal_replaces_the_remembered_key,
+        renewing::each_replaced_key_has_a_grace_of_its_own,
+        replaced::the_latest_replaced_keys_are_remembered,
+        replaced::a_delete_through_a_replaced_key_ends_the_session,
+        replaced::a_delete_through_a_forgotten_key_ends_nothing,
+        replaced::a_sign_in_joins_one_through_the_same_key,
+        replaced::a_late_sign_in_moves_the_session,
+        replaced::a_sign_in_joins_only_the_current_key,
+        replaced::a_sign_in_through_a_renewed_key_moves_the_session,
+        replaced::another_user_takes_nothing_through_a_replaced_key,
+        replaced::another_user_leaves_what_was_bound_since,
+        replaced::a_stale_sign_in_through_a_replaced_key_moves_nothing,
+        replaced::a_move_of_the_session_ends_its_key_for_a_thief,
         renewing::a_merge_leaves_the_grace_as_it_is,
         renewing::a_stale_renewal_moves_nothing,
         renewing::a_taken_key_is_a_conflict_at_creation,
@@ -136,11 +148,11 @@ const LAWS: &[Law] = laws! {
         signing_in::nothing_of_another_users_session_reaches_a_sign_in,
         signing_in::a_sign_in_ends_the_grace,
         signing_in::a_sign_in_through_the_grace_moves_the_session,
-        signing_in::a_sign_in_through_a_renewed_key_begins_a_session,
         signing_in::a_stale_sign_in_moves_nothing,
         races::a_merge_at_the_moment_of_a_renewal_is_told_or_kept,
         races::of_two_renewals_at_once_one_moves_the_session,
         races::of_two_renewals_with_grace_at_once_one_moves_the_session,
+        races::of_two_sign_ins_through_one_key_the_later_can_join,
     ]
     "law 6, renewal is one step" if lists: [
         renewing::a_revocation_ends_the_grace,

@@ -13,7 +13,7 @@ use crate::conformance::given::{
     ALL, Dice, Failure, Given, IDLE, MILLI, Outcome, SECOND, Session, answered, caught, done,
     ensure, holds, key, nothing, panicked, said, set, user,
 };
-use crate::conformance::limits;
+use crate::conformance::{limits, replaced};
 use crate::id::{SessionKey, UserKey};
 use crate::lifetime::Lifetime;
 use crate::record::{Birth, Touch};
@@ -187,22 +187,14 @@ fn renewal_and_delete(given: &Given, grace_until: Option<Timestamp>) -> Outcome 
         |session| given.renew(&session.key, grace_until, given.now),
         |session| given.delete(&session.key, given.now),
         |session, (to, renewal), delete| {
-            let moved = match (&renewal, &delete, grace_until) {
-                // Without a grace the delete comes too late: its key finds nothing to end.
-                (Committed::Done { .. }, Committed::Renewed, None) => true,
-                (Committed::Done { .. }, Committed::Deleted { .. }, Some(_)) => false,
-                (Committed::Gone, Committed::Deleted { .. }, _) => false,
-                _ => {
-                    let (renewal, delete) = (said(&renewal), said(&delete));
-                    ensure!(false, "at one moment a renewal said {renewal}, a delete {delete}");
-                    false
-                }
-            };
-            let lives = given.is_live(&to, given.now)?;
-            ensure!(!lives || moved, "a renewal at the moment of a delete revived the session");
-            ensure!(lives || !moved, "a delete that was answered Renewed ended the session");
-            let old = given.is_live(&session.key, given.now)?;
-            ensure!(!old, "after a renewal and a delete at once the old key still works");
+            // Whichever came first: a delete ends the session through a key it has left, too.
+            answered(&delete, "Deleted", "a delete at the moment of a renewal")?;
+            let told = matches!(renewal, Committed::Done { .. } | Committed::Gone);
+            ensure!(told, "at the moment of a delete a renewal was answered {}", said(&renewal));
+            for key in [to, session.key] {
+                let lives = given.is_live(&key, given.now)?;
+                ensure!(!lives, "after a renewal and a delete at once the session lives");
+            }
             Ok(())
         },
     )
@@ -227,14 +219,17 @@ pub(super) fn a_sign_in_at_the_moment_of_a_delete_revives_nothing(given: &Given)
         |session, (to, sign_in), delete| {
             let record = done(sign_in, "a sign-in at the moment of a delete")?.record;
             let kept = record.handle == session.handle();
-            // The sign-in stands in either order; what differs is whether it found a session.
-            answered(
-                &delete,
-                if kept { "Renewed" } else { "Deleted" },
-                "a delete at the moment of a sign-in",
-            )?;
+            answered(&delete, "Deleted", "a delete at the moment of a sign-in")?;
             ensure!(kept || record.data.is_empty(), "a sign-in revived the data of a dead session");
-            given.is_intact(&Session { key: to, record }, "a delete at the moment of a sign-in")?;
+            // A delete that came later has ended the session that the sign-in moved; one that came
+            // first has left the sign-in no session, so that it began one.
+            match kept {
+                true => given.is_absent(&to, given.now, "a session deleted after its sign-in")?,
+                false => {
+                    let begun = Session { key: to, record };
+                    given.is_intact(&begun, "a delete at the moment of a sign-in")?;
+                }
+            }
             let old = given.is_live(&session.key, given.now)?;
             ensure!(!old, "after a sign-in and a delete at once the old key still works");
             Ok(())
@@ -362,9 +357,10 @@ pub(super) fn a_merge_at_the_moment_of_a_renewal_is_told_or_kept(given: &Given) 
             ensure!(record.handle == session.handle(), "a renewal lost the handle");
             let kept = holds(&record, "coat", "red")?;
             // Either the change was in time and moved along, or the writer knows that it was not.
-            let wanted = if kept { "Done" } else { "Renewed" };
+            let wanted = if kept { "Done" } else { "Replaced" };
             answered(&merge, wanted, "a merge at the moment of a renewal")?;
-            given.is_renewed(&session.key, given.now, "the key from before a renewal")
+            given.is_replaced(&session.key, &to, given.now, "the key from before a renewal")?;
+            Ok(())
         },
     )
 }
@@ -384,7 +380,7 @@ fn two_renewals(given: &Given, grace_until: Option<Timestamp>) -> Outcome {
             ensure!(found.record.handle == session.handle(), "a renewal lost the handle");
             given.is_absent(&loser, given.now, "of two renewals at once both moved the session")?;
             match answer {
-                Committed::Renewed if grace_until.is_none() => Ok(()),
+                Committed::Replaced { .. } if grace_until.is_none() => Ok(()),
                 Committed::Unchanged { key, .. } if grace_until.is_some() && key == winner => {
                     Ok(())
                 }
@@ -393,7 +389,7 @@ fn two_renewals(given: &Given, grace_until: Option<Timestamp>) -> Outcome {
                     if grace_until.is_some() {
                         "Unchanged with the current key"
                     } else {
-                        "Renewed"
+                        "Replaced"
                     },
                     "the later of two renewals at once",
                 ),
@@ -408,6 +404,26 @@ pub(super) fn of_two_renewals_at_once_one_moves_the_session(given: &Given) -> Ou
 
 pub(super) fn of_two_renewals_with_grace_at_once_one_moves_the_session(given: &Given) -> Outcome {
     two_renewals(given, Some(given.after(IDLE)))
+}
+
+pub(super) fn of_two_sign_ins_through_one_key_the_later_can_join(given: &Given) -> Outcome {
+    let owner = user("u")?;
+    race(
+        |_| given.session(),
+        |session| replaced::sign_in(given, &session.key, &owner, given.now, given.now),
+        |session| replaced::sign_in(given, &session.key, &owner, given.now, given.now),
+        |session, a, b| {
+            let (first, later) = match (&a.answer, &b.answer) {
+                (Committed::Done { .. }, _) => (a, b),
+                _ => (b, a),
+            };
+            let record = done(first.answer, "one of two sign-ins at once")?.record;
+            ensure!(record.handle == session.handle(), "a sign-in left the session behind");
+            replaced::joins(&later.answer, &first.to, &first.salt)?;
+            given.is_absent(&later.to, given.now, "of two sign-ins at once both moved")?;
+            given.is_intact(&Session { key: first.to, record }, "two sign-ins at once")
+        },
+    )
 }
 
 type SignIn = (SessionKey, Committed);

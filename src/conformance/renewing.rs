@@ -8,7 +8,7 @@ use crate::conformance::given::{
 use crate::error::ErrorKind;
 use crate::id::SessionKey;
 use crate::record::{Record, Touch};
-use crate::store::{Commit, Committed, Fate, Former, Loaded, Which};
+use crate::store::{Commit, Committed, Fate, Loaded, ReplacedId, Which};
 
 pub(super) fn a_renewal_changes_the_key_and_nothing_else(given: &Given) -> Outcome {
     let owner = user("u")?;
@@ -22,8 +22,11 @@ pub(super) fn a_renewal_changes_the_key_and_nothing_else(given: &Given) -> Outco
     ensure!(renewed.ended == [session.key], "a renewal did not name the key that it ended");
     ensure!(renewed.record.handle == before.handle, "a renewal lost the handle");
     ensure!(renewed.record.data == before.data, "a renewal lost data");
-    let expected = Record { revision: before.revision + 1, ..before };
-    ensure!(renewed.record == expected, "a renewal changed more than the key and the revision");
+    let expected = Record { revision: before.revision + 1, id_issued: then, ..before };
+    ensure!(
+        renewed.record == expected,
+        "a renewal changed more than the key, its time and the revision"
+    );
     given.is_intact(&Session { key: to, record: expected }, "a renewal")
 }
 
@@ -68,16 +71,15 @@ fn is_only_remembered(
     current: &Session,
     now: Timestamp,
 ) -> Outcome {
-    given.is_renewed(old, now, "the key from before a renewal")?;
+    given.is_replaced(old, &current.key, now, "the key from before a renewal")?;
     let through = "through the key from before a renewal";
     let merge = given.merge(old, &set("coat", "red")?, now)?;
-    answered(&merge, "Renewed", &format!("a merge {through}"))?;
+    answered(&merge, "Replaced", &format!("a merge {through}"))?;
     let (to, renewal) = given.renew(old, Some(now + SECOND), now)?;
-    answered(&renewal, "Renewed", &format!("a renewal {through}"))?;
-    answered(&given.delete(old, now)?, "Renewed", &format!("a delete {through}"))?;
+    answered(&renewal, "Replaced", &format!("a renewal {through}"))?;
     given.touch(old, now, now)?;
     given.is_absent(&to, now, "a renewal through a dead key stored something")?;
-    given.is_renewed(old, now, "the key from before a renewal")?;
+    given.is_replaced(old, &current.key, now, "the key from before a renewal")?;
     given.is_intact(current, &format!("what came {through}"))
 }
 
@@ -85,9 +87,12 @@ pub(super) fn the_key_from_before_a_renewal_is_unknown_after_a_while(given: &Giv
     for grace in [None, Some(SECOND)] {
         let old = given.session()?;
         let new = given.renewed(&old, grace.map(|grace| given.after(grace)))?;
-        let end = given.after(grace.unwrap_or_default() + Former::REMEMBERED);
+        let end = given.after(grace.unwrap_or_default() + ReplacedId::REMEMBERED);
         let just_before = given.store.load(&old.key, end - MILLI)?;
-        ensure!(matches!(just_before, Loaded::Renewed), "a left key was forgotten too early");
+        ensure!(
+            matches!(just_before, Loaded::Replaced { .. }),
+            "a left key was forgotten too early"
+        );
         let then = given.store.load(&old.key, end)?;
         ensure!(matches!(then, Loaded::Absent), "a left key was remembered for too long");
         given.live(&new.key, end, "a session whose old key is forgotten")?;
@@ -95,7 +100,7 @@ pub(super) fn the_key_from_before_a_renewal_is_unknown_after_a_while(given: &Giv
     Ok(())
 }
 
-pub(super) fn the_key_from_before_a_renewal_is_answered_renewed(given: &Given) -> Outcome {
+pub(super) fn the_key_from_before_a_renewal_is_answered_replaced(given: &Given) -> Outcome {
     let old = given.session()?;
     let new = given.renewed(&old, None)?;
     is_only_remembered(given, &old.key, &new, given.after(SECOND))
@@ -164,19 +169,21 @@ pub(super) fn a_renewal_through_the_grace_merges_and_rotates_nothing(given: &Giv
     Ok(())
 }
 
-pub(super) fn the_next_renewal_replaces_the_remembered_key(given: &Given) -> Outcome {
+pub(super) fn each_replaced_key_has_a_grace_of_its_own(given: &Given) -> Outcome {
     let first = given.session()?;
-    let grace = Some(given.after(SECOND * 10));
-    let second = given.renewed(&first, grace)?;
-    let third = given.renewed(&second, grace)?;
-    let still = given.is_live(&first.key, given.now)?;
-    ensure!(!still, "a key from before the last renewal but one still finds the session");
-    let found = given.live(&second.key, given.now, "within its grace the key before the last")?;
-    ensure!(found.key == third.key, "the grace leads to another session");
-    let fourth = given.renewed(&third, None)?;
-    let still = given.is_live(&second.key, given.now)?;
-    ensure!(!still, "a renewal without grace left the grace from before");
-    given.is_renewed(&third.key, given.now, "the key from before the last renewal")?;
+    let second = given.renewed(&first, Some(given.after(SECOND * 10)))?;
+    let third = given.renewed(&second, None)?;
+    let fourth = given.renewed(&third, Some(given.after(SECOND * 20)))?;
+    for key in [first.key, third.key] {
+        let found = given.live(&key, given.after(SECOND * 10) - MILLI, "within its grace a key")?;
+        ensure!(found.key == fourth.key, "a grace does not lead to where the session moved since");
+        let merged = given.merge(&key, &nothing(), given.now)?;
+        answered(&merged, "Unchanged", "a merge through a grace from before the last renewal")?;
+    }
+    given.is_replaced(&second.key, &fourth.key, given.now, "a key replaced without grace")?;
+    let then = given.after(SECOND * 10);
+    given.is_replaced(&first.key, &fourth.key, then, "a key whose grace is over")?;
+    given.live(&third.key, then, "a key whose grace is longer")?;
     given.is_intact(&fourth, "a chain of renewals")
 }
 
@@ -188,7 +195,13 @@ pub(super) fn a_merge_leaves_the_grace_as_it_is(given: &Given) -> Outcome {
     given.touch(&new.key, then, then)?;
     let found = given.live(&old.key, then, "after a merge the key within its grace")?;
     ensure!(found.key == new.key, "a merge changed what the grace leads to");
-    given.is_renewed(&old.key, given.after(SECOND * 10), "after a merge a key past its grace")
+    given.is_replaced(
+        &old.key,
+        &new.key,
+        given.after(SECOND * 10),
+        "after a merge a key past its grace",
+    )?;
+    Ok(())
 }
 
 pub(super) fn a_stale_renewal_moves_nothing(given: &Given) -> Outcome {
@@ -249,7 +262,8 @@ pub(super) fn a_taken_key_is_a_conflict_at_renewal(given: &Given) -> Outcome {
         let renewal = Commit::new(&session.key, fate, &delta, given.now);
         conflicts(given, &renewal, &all, &format!("a renewal to {whose}"))?;
     }
-    given.is_renewed(&previous.key, given.now, "after a conflict the key from before")
+    given.is_replaced(&previous.key, &session.key, given.now, "after a conflict the old key")?;
+    Ok(())
 }
 
 pub(super) fn a_taken_key_is_a_conflict_at_sign_in(given: &Given) -> Outcome {
@@ -262,7 +276,7 @@ pub(super) fn a_taken_key_is_a_conflict_at_sign_in(given: &Given) -> Outcome {
     let (owner, birth, delta) = (user("u")?, given.birth()?, nothing());
     for from in [session.key, others.key, key()?] {
         for (key, whose) in &keys {
-            let fate = Fate::SignIn { to: key, user: &owner, birth: &birth };
+            let fate = Fate::SignIn { to: key, user: &owner, birth: &birth, join_salt: None };
             let sign_in = Commit::new(&from, fate, &delta, given.now);
             conflicts(given, &sign_in, &all, &format!("a sign-in to {whose}"))?;
         }

@@ -16,7 +16,7 @@ pub(super) fn a_sign_in_binds_the_user_and_restarts_both_clocks(given: &Given) -
     birth.external_key = Some(external("sid-1")?);
     birth.client = Some(Client::new("127.0.0.1".parse().ok(), None));
     birth.persistent = false;
-    let fate = Fate::SignIn { to: &to, user: &owner, birth: &birth };
+    let fate = Fate::SignIn { to: &to, user: &owner, birth: &birth, join_salt: None };
     let answer = given.commit(&session.key, fate, &set("hat", 1)?, then)?;
     let signed_in = done(answer, "a sign-in")?;
     ensure!(signed_in.key == to, "a sign-in was answered with another key than the new one");
@@ -31,13 +31,13 @@ pub(super) fn a_sign_in_binds_the_user_and_restarts_both_clocks(given: &Given) -
     ensure!(record.client == birth.client, "a sign-in did not stamp the client");
     ensure!(!record.persistent, "a sign-in did not stamp whether the cookie is kept");
     ensure!(holds(&record, "hat", 1)?, "a sign-in lost the change that came with it");
-    given.is_renewed(&session.key, then, "the key from before a sign-in")?;
+    given.is_replaced(&session.key, &to, then, "the key from before a sign-in")?;
     given.is_intact(&Session { key: to, record }, "a sign-in")
 }
 
 pub(super) fn a_sign_in_without_a_session_begins_one(given: &Given) -> Outcome {
     let (absent, to, owner, birth) = (key()?, key()?, user("u")?, given.birth()?);
-    let fate = Fate::SignIn { to: &to, user: &owner, birth: &birth };
+    let fate = Fate::SignIn { to: &to, user: &owner, birth: &birth, join_salt: None };
     let answer = given.commit(&absent, fate, &set("hat", 1)?, given.now)?;
     let begun = done(answer, "a sign-in without a session")?;
     ensure!(begun.ended.is_empty(), "a sign-in without a session ended one");
@@ -86,7 +86,7 @@ pub(super) fn nothing_of_another_users_session_reaches_a_sign_in(given: &Given) 
     let still = given.is_live(&theirs.key, given.now)?;
     ensure!(!still, "a sign-in left another user's session alive");
     let late = given.merge(&theirs.key, &set("coat", "red")?, given.now)?;
-    answered(&late, "Renewed", "a merge after another user's sign-in")?;
+    answered(&late, "Replaced", "a merge after another user's sign-in")?;
     given.is_intact(&Session { key: to, record: mine.record }, "a sign-in")
 }
 
@@ -119,20 +119,10 @@ pub(super) fn a_sign_in_through_the_grace_moves_the_session(given: &Given) -> Ou
     Ok(())
 }
 
-pub(super) fn a_sign_in_through_a_renewed_key_begins_a_session(given: &Given) -> Outcome {
-    let old = given.session()?;
-    let new = given.renewed(&old, None)?;
-    let (_, answer) = given.sign_in(&old.key, &user("u")?, given.now)?;
-    let begun = done(answer, "a sign-in through a renewed key")?.record;
-    ensure!(begun.handle != new.handle(), "a sign-in through a dead key took the session over");
-    ensure!(begun.data.is_empty(), "a sign-in through a dead key took the session's data");
-    given.is_intact(&new, "a sign-in through a dead key")
-}
-
 pub(super) fn a_stale_sign_in_moves_nothing(given: &Given) -> Outcome {
     let (session, to, owner) = (given.session()?, key()?, user("u")?);
     let (birth, delta) = (given.birth()?, nothing());
-    let fate = Fate::SignIn { to: &to, user: &owner, birth: &birth };
+    let fate = Fate::SignIn { to: &to, user: &owner, birth: &birth, join_salt: None };
     let sign_in = Commit::new(&session.key, fate, &delta, given.now);
     let answer = given.store.commit(&Commit { if_revision: Some(7), ..sign_in })?;
     answered(&answer, "Stale", "a sign-in at a revision that is not stored")?;

@@ -14,7 +14,7 @@ use crate::id::SessionId;
 pub use keys::CookieKeys;
 
 /// The longest that browsers keep a cookie: 400 days, by the draft of RFC 6265bis, section 5.5.
-const LONGEST: Duration = Duration::from_secs(400 * 86_400);
+pub(crate) const LONGEST: Duration = Duration::from_secs(400 * 86_400);
 
 /// What browsers take for name and value together, by the same draft; ASVS 3.3.5.
 const MOST_BYTES: usize = 4096;

@@ -96,6 +96,16 @@ pub enum Event<'a> {
         /// How many so far.
         count: u64,
     },
+    /// A request presented an id that was replaced, by a renewal or a sign-in, more than ten seconds
+    /// before the request came. Its client lost the answer with the new id, or somebody has kept a
+    /// stolen id. The request reads nothing of the session; see
+    /// [`end_session_on_replaced_id`](crate::manager::Builder::end_session_on_replaced_id).
+    ReplacedIdUsed {
+        /// The session's public name.
+        handle: &'a Handle,
+        /// Where the request came from, if that is known.
+        address: Option<IpAddr>,
+    },
     /// A session began.
     Created {
         /// Its public name.
@@ -216,6 +226,8 @@ pub enum EventKind {
     Unknown,
     /// [`Event::Guessing`]
     Guessing,
+    /// [`Event::ReplacedIdUsed`]
+    ReplacedIdUsed,
     /// [`Event::Created`]
     Created,
     /// [`Event::Renewed`]
@@ -267,6 +279,7 @@ impl EventKind {
         EventKind::Malformed,
         EventKind::Unknown,
         EventKind::Guessing,
+        EventKind::ReplacedIdUsed,
         EventKind::Created,
         EventKind::Renewed,
         EventKind::SignedIn,
@@ -302,6 +315,7 @@ impl EventKind {
             | EventKind::CleanerRecovered
             | EventKind::ClockStepped
             | EventKind::Guessing
+            | EventKind::ReplacedIdUsed
             | EventKind::TouchFailed
             | EventKind::ReadAsEmpty
             | EventKind::NoAbsoluteLimit
@@ -341,6 +355,7 @@ impl Event<'_> {
             Event::Malformed { .. } => EventKind::Malformed,
             Event::Unknown { .. } => EventKind::Unknown,
             Event::Guessing { .. } => EventKind::Guessing,
+            Event::ReplacedIdUsed { .. } => EventKind::ReplacedIdUsed,
             Event::Created { .. } => EventKind::Created,
             Event::Renewed { .. } => EventKind::Renewed,
             Event::SignedIn { .. } => EventKind::SignedIn,
@@ -410,6 +425,11 @@ impl fmt::Display for Event<'_> {
                 let from = Address(*address);
                 write!(f, "{count} odd ids within a minute came from {from}{network}: a guesser?")
             }
+            Event::ReplacedIdUsed { handle, address } => write!(
+                f,
+                "a replaced id of session {handle} came from {}: a lost answer, or a stolen id",
+                Address(*address)
+            ),
             Event::Created { handle } => write!(f, "session {handle} began"),
             Event::Renewed { handle } => write!(f, "session {handle} has a new id"),
             Event::SignedIn { handle, user } => {

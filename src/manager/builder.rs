@@ -80,6 +80,8 @@ impl Builder {
                 record_address: false,
                 record_user_agent: false,
                 no_store_when_signed_in: false,
+                form_pages_no_store: true,
+                end_session_on_replaced_id: false,
                 clear_site_data: false,
             },
         }
@@ -131,6 +133,15 @@ impl Builder {
         self.with(|settings| settings.grace = Some(grace))
     }
 
+    /// Whether a session ends when an id comes that was replaced more than ten seconds before, by
+    /// a renewal or a sign-in, and is remembered still: a thief and the user would then both be
+    /// signed out (OWASP calls it reuse detection). Defaults to false, because a client that lost
+    /// the answer with its new id presents the old one too, and would be signed out everywhere. In
+    /// either case it is an event, [`ReplacedIdUsed`](crate::event::Event::ReplacedIdUsed).
+    pub fn end_session_on_replaced_id(self, end: bool) -> Self {
+        self.with(|settings| settings.end_session_on_replaced_id = end)
+    }
+
     /// What a request gets when the store cannot be read. Defaults to the error.
     pub fn on_load_failure(self, policy: OnLoadFailure) -> Self {
         self.with(|settings| settings.on_load_failure = policy)
@@ -180,6 +191,14 @@ impl Builder {
     /// where the response is sensitive; a handler can say the same for its own response alone.
     pub fn no_store_when_signed_in(self, no_store: bool) -> Self {
         self.with(|settings| settings.no_store_when_signed_in = no_store)
+    }
+
+    /// Whether pages with a form token say `Cache-Control: no-store`. Defaults to true: browsers
+    /// restore a page that they may keep without asking, after a restart or by the Back button,
+    /// with a token that counts no more and the name of a user who has signed out. Without it, Back
+    /// keeps the text that was typed into a form.
+    pub fn form_pages_no_store(self, no_store: bool) -> Self {
+        self.with(|settings| settings.form_pages_no_store = no_store)
     }
 
     /// Whether the response of a request that destroyed a session says

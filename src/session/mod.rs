@@ -23,7 +23,7 @@ use crate::event::Event;
 use crate::http::{HostText, RequestHead};
 use crate::id::{Handle, SessionId, SessionKey, UserKey};
 use crate::record::{Client, Record};
-use crate::store::Loaded;
+use crate::store::{Loaded, ReplacedId};
 use crate::sync::{Mutex, MutexGuard};
 use changes::Changes;
 use endings::Moment;
@@ -47,8 +47,9 @@ pub struct Session {
     shared: Arc<Shared>,
     crossing: Option<Crossing>,
     presented: Presented,
-    /// When the request came.
+    /// When the request came, among the endings of this process, and by the clock.
     opened: Moment,
+    opened_at: Timestamp,
     /// The host, if a browser would drop a cookie sent to it and nobody was told yet.
     insecure_host: Option<HostText>,
     address: Option<IpAddr>,
@@ -74,7 +75,7 @@ struct State {
     ignored: bool,
     /// An id that the client does not have yet.
     issued: Option<SessionId>,
-    /// The session was ended or renewed by someone else while this request wanted to change it.
+    /// The session was ended, or its id replaced, while this request wanted to change it.
     lost: bool,
     /// Changes were lost at any time in this request.
     discarded: bool,
@@ -84,6 +85,8 @@ struct State {
     looked_at: bool,
     /// Somebody was signed in to a session that this request has seen.
     saw_user: bool,
+    /// The page was given a form token.
+    gave_token: bool,
     closed: bool,
 }
 
@@ -121,22 +124,45 @@ enum Known {
         record: Record,
         key: SessionKey,
     },
-    None {
-        /// An id was presented that another request has renewed, or ended while this one was under
-        /// way: another response has told the client.
-        overtaken: bool,
-        /// An id was presented whose session does not decode.
-        undecodable: bool,
-    },
+    None(Missing),
 }
 
-const NOTHING: Known = Known::None { overtaken: false, undecodable: false };
+/// Why a request that presented an id finds no session.
+#[derive(Clone, Copy, Debug, Default)]
+struct Missing {
+    /// The session was ended while the request was under way.
+    ended: bool,
+    /// The id was replaced, and is remembered.
+    replaced: Option<Replaced>,
+}
+
+/// A presented id that was replaced.
+#[derive(Clone, Copy, Debug)]
+struct Replaced {
+    key: SessionKey,
+    /// The request was under way by then: the client gets its new id by another answer.
+    under_way: bool,
+}
+
+impl Missing {
+    /// Whether changes of this request come too late, instead of beginning a new session.
+    fn is_overtaken(&self) -> bool {
+        self.ended || self.replaced.is_some_and(|replaced| replaced.under_way)
+    }
+
+    /// The first replaced id counts.
+    fn note(&mut self, replaced: Option<Replaced>) {
+        self.replaced = self.replaced.or(replaced);
+    }
+}
+
+const NOTHING: Known = Known::None(Missing { ended: false, replaced: None });
 
 impl Known {
     fn data(&self) -> Option<&Data> {
         match self {
             Known::Live { record, .. } => Some(&record.data),
-            Known::Unread | Known::None { .. } => None,
+            Known::Unread | Known::None(_) => None,
         }
     }
 }
@@ -185,11 +211,17 @@ impl Session {
         let client = shared.settings.client(head, address);
         let insecure_host = shared.insecure_host(head).map(HostText::new);
         let opened = shared.endings.now();
+        // Nothing depends on it where no id was presented.
+        let opened_at = match presented.is_empty() {
+            true => Timestamp::MAX,
+            false => shared.now(),
+        };
         Session {
             shared,
             crossing,
             presented,
             opened,
+            opened_at,
             insecure_host,
             address,
             client,
@@ -229,7 +261,7 @@ impl Session {
     /// The first live one of the ids that were presented.
     fn load(&self) -> Result<Known> {
         let now = self.shared.now();
-        let (mut overtaken, mut undecodable) = (false, false);
+        let mut missing = Missing::default();
         for key in self.presented.keys() {
             // Not before: a request that presents nothing pays for nothing.
             let store = self.shared.store()?;
@@ -240,16 +272,31 @@ impl Session {
             };
             match loaded {
                 Loaded::Live { record, key } => return Ok(Known::Live { record, key }),
-                Loaded::Renewed => overtaken = true,
-                Loaded::Absent if self.has_ended_meanwhile(&key)? => overtaken = true,
+                Loaded::Replaced { id, record, .. } => {
+                    missing.note(self.replaced(&id, &record.handle)?);
+                }
+                Loaded::Absent if self.has_ended_meanwhile(&key)? => missing.ended = true,
                 Loaded::Absent => self.unknown_id(&key),
                 Loaded::Undecodable { handle, error } => {
-                    undecodable = true;
                     self.undecodable(handle.as_ref(), &error);
                 }
             }
         }
-        Ok(Known::None { overtaken, undecodable })
+        Ok(Known::None(missing))
+    }
+
+    /// What an id that was replaced means to this request. One that comes late is an event, and
+    /// ends the session where the settings say so.
+    fn replaced(&self, id: &ReplacedId, handle: &Handle) -> Result<Option<Replaced>> {
+        let (key, under_way) = (id.key, id.was_under_way(self.opened_at));
+        if !under_way {
+            self.shared.events.raise(&Event::ReplacedIdUsed { handle, address: self.address });
+            if self.shared.settings.end_session_on_replaced_id {
+                self.end_session_of(&key)?;
+                return Ok(None);
+            }
+        }
+        Ok(Some(Replaced { key, under_way }))
     }
 
     fn unknown_id(&self, key: &SessionKey) {
@@ -456,7 +503,7 @@ impl Session {
         let mut state = self.state();
         Ok(match self.read(&mut state)? {
             Known::Live { record, .. } => Some(ask(record)),
-            Known::Unread | Known::None { .. } => None,
+            Known::Unread | Known::None(_) => None,
         })
     }
 
@@ -473,7 +520,7 @@ impl Session {
 
     /// Gives the session a new id at the end of this request, with everything else as it is. The
     /// old id is dead then, but for the grace of the manager's settings. Without a session nothing
-    /// happens, unless something is written.
+    /// happens, unless something is written; nor through an id that was renewed already.
     ///
     /// # Errors
     /// [`ErrorKind::Closed`] after the end of the request.
@@ -486,9 +533,9 @@ impl Session {
     /// empty: a later write in this request begins a new, anonymous session.
     ///
     /// It is done at the end of the request, also when the handler fails or panics, or has asked to
-    /// [`ignore`](Self::ignore) the session before. If another request has renewed the session
-    /// meanwhile, this one's ids find it no more: it is not ended, and the response headers say
-    /// that something was discarded.
+    /// [`ignore`](Self::ignore) the session before. An id that another request has replaced in the
+    /// last ten minutes, by a renewal or a sign-in, ends the session too. The response removes the
+    /// cookie, whatever the id has led to.
     ///
     /// # Errors
     /// [`ErrorKind::Closed`] after the end of the request.
@@ -500,7 +547,7 @@ impl Session {
         match state.forget() {
             Known::Unread => {}
             Known::Live { key, .. } => state.to_end.push(key),
-            Known::None { .. } => {}
+            Known::None(_) => {}
         }
         for key in self.presented.keys() {
             if !state.to_end.contains(&key) {
@@ -513,6 +560,7 @@ impl Session {
         state.changes = Changes::default();
         state.renew = false;
         state.issued = None;
+        state.lost = false;
         state.unreadable = None;
         Ok(())
     }

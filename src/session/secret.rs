@@ -11,7 +11,7 @@ use crate::delta::{Change, Delta};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::random;
 use crate::session::changes::Changes;
-use crate::session::{Known, Session, State};
+use crate::session::{Known, Missing, Session, State};
 use crate::store::{Committed, Fate};
 
 /// The name under which it is stored.
@@ -83,7 +83,18 @@ impl Session {
     pub(crate) fn secret_if_any(&self) -> Result<Option<Secret>> {
         let mut state = self.state();
         self.read(&mut state)?;
-        Ok(state.secret())
+        Ok(state.secret().or_else(|| self.secret_of_replaced_id(&state).map(|(secret, _)| secret)))
+    }
+
+    /// Where the id presented was replaced: a secret that follows from that id, so that pages hold
+    /// together for a client that goes on presenting it; and whether the request was under way.
+    /// Nothing is stored for it.
+    fn secret_of_replaced_id(&self, state: &State) -> Option<(Secret, bool)> {
+        let Known::None(Missing { replaced: Some(replaced), .. }) = &state.known else {
+            return None;
+        };
+        let id = self.own_id(state, &replaced.key)?;
+        Some((Secret(id.form_secret()), replaced.under_way))
     }
 
     /// The session's secret. Where there is no session it is a change like any other.
@@ -91,7 +102,11 @@ impl Session {
         let mut state = self.state();
         let state = &mut *state;
         self.read(state)?;
+        state.gave_token = true;
         if let Some(secret) = state.secret() {
+            return Ok(secret);
+        }
+        if let Some((secret, true)) = self.secret_of_replaced_id(state) {
             return Ok(secret);
         }
         if state.closed {
@@ -106,8 +121,11 @@ impl Session {
             _ => None,
         };
         if secret.is_none() && state.lost {
-            // The session is gone, and no token of this request can hold.
-            return Secret::generate();
+            return match self.secret_of_replaced_id(state) {
+                Some((secret, _)) => Ok(secret),
+                // The session is gone, and no token of this request can hold.
+                None => Secret::generate(),
+            };
         }
         match (secret, state.changes.delta().change(NAME)) {
             (Some(secret), Change::Untouched) => Ok(secret),
@@ -138,13 +156,18 @@ impl Session {
         let others = std::mem::replace(&mut state.changes, alone);
         let answer = self.commit_to(state, &key, Fate::Merge);
         state.changes = others;
+        let mut missing = Missing::default();
         let stored = match answer {
             Ok(Committed::Done { record, key, .. } | Committed::Unchanged { record, key }) => {
                 let secret = Secret::of(&record.data);
                 state.known = Known::Live { record, key };
                 secret.map(Some).ok_or_else(|| Error::new(ErrorKind::Unexpected, DOING))
             }
-            Ok(Committed::Renewed | Committed::Gone) => Ok(None),
+            Ok(Committed::Gone) => Ok(None),
+            Ok(Committed::Replaced { id, handle, .. }) => {
+                missing.replaced = self.replaced(&id, &handle)?;
+                Ok(None)
+            }
             Ok(Committed::Undecodable { handle, error }) => {
                 self.undecodable(handle.as_ref(), &error);
                 Ok(None)
@@ -153,8 +176,9 @@ impl Session {
             Err(error) => Err(error),
         };
         if let Ok(None) = stored {
-            // It was ended or renewed by someone else: this request is late.
+            // It was ended, or its id replaced, by another request: this one is late.
             state.forget();
+            state.known = Known::None(missing);
             self.lose(state, Some(&handle));
         }
         // What was computed before was computed from that revision, and will be computed again.

@@ -3,23 +3,36 @@
 use std::sync::TryLockError;
 use std::time::Duration;
 
+use crate::clock::Timestamp;
+use crate::cookie;
 use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::http::{Outcome, ResponseHeaders};
-use crate::id::{SessionId, SessionKey, UserKey};
+use crate::id::{JoinSalt, SessionId, SessionKey, UserKey};
 use crate::record::{Birth, Record, Touch};
 use crate::session::changes::Changes;
-use crate::session::{Authentication, Known, Saved, Secret, Session, SignIn, State};
-use crate::store::{Commit, Committed, Fate, Loaded};
+use crate::session::{
+    Authentication, Known, Missing, Replaced, Saved, Secret, Session, SignIn, State, Transport,
+};
+use crate::store::{Commit, Committed, Fate, Loaded, ReplacedBy};
 use crate::sync::{MutexGuard, instant, thread};
 
 /// So often a commit is computed again because others were faster. In one process the second try
 /// already waits for its turn, so this many mean that other processes do nothing else.
 const TRIES: usize = 100;
 
+/// Revisions count from 1.
+const NO_REVISION: u64 = 0;
+
 /// So long a request that was overtaken waits for others of its process that were too.
 const LONGEST_TURN: Duration = Duration::from_secs(5);
+
+const SIGN_IN: &str = "sign a user in";
+
+/// By then an id is renewed whose session may outlive its cookie: half of the 400 days for which
+/// browsers keep one at most.
+const COOKIE_WORN: Duration = Duration::from_secs(200 * 86_400);
 
 impl Session {
     /// Signs `user` in: the session gets a new id and is this user's from now on, both clocks
@@ -28,6 +41,11 @@ impl Session {
     /// that one ends and a new one begins.
     ///
     /// It is done at once and stands, whatever the response will be.
+    ///
+    /// Two requests that sign one user in through the same id, as a double click does, end in one
+    /// session: the second joins the first, with the same new id, if it was opened at most ten
+    /// seconds after that; a later one moves the session to another id. Requests that present no
+    /// common id each begin a session.
     ///
     /// The cookie of the session is kept by the browser as [`set_persistent`](Self::set_persistent)
     /// said before in this request; else as that of the session so far.
@@ -44,21 +62,12 @@ impl Session {
     /// # Errors
     /// As [`sign_in`](Self::sign_in); and [`ErrorKind::Invalid`] for an end that is not to come.
     pub fn sign_in_with(&self, user: UserKey, how: &Authentication) -> Result<SignIn> {
-        const DOING: &str = "sign a user in";
-        let mut state = self.writable(DOING)?;
+        let mut state = self.writable(SIGN_IN)?;
         self.read(&mut state)?;
-        state.check_readable(DOING)?;
+        state.check_readable(SIGN_IN)?;
         self.end_what_was_destroyed(&mut state)?;
-        let id = SessionId::generate()?;
-        let to = id.key();
         let mut birth = self.birth(&state)?;
         how.apply(&mut birth, self.shared.now())?;
-        // Without a session any key will do under which there is none.
-        let from = match &state.known {
-            Known::Live { key, .. } => *key,
-            Known::Unread | Known::None { .. } => SessionId::generate()?.key(),
-        };
-        let fate = Fate::SignIn { to: &to, user: &user, birth: &birth };
         // Nothing of one user's session may reach the next user's, nor what was computed from it.
         let apart = match &state.known {
             Known::Live { record, .. } if record.user.as_ref().is_some_and(|had| *had != user) => {
@@ -67,45 +76,109 @@ impl Session {
             _ => None,
         };
         let kept = apart.map(|apart| std::mem::replace(&mut state.changes, apart));
-        let ending = self.shared.endings.begin();
-        let answer = self.commit_to(&mut state, &from, fate);
-        if let Some(kept) = kept {
-            state.changes = kept;
-        }
-        match answer? {
-            Committed::Done { record, key, ended } => {
-                ended.into_iter().for_each(|key| self.shared.endings.note(key));
-                drop(ending);
-                let handle = record.handle;
-                self.shared.events.raise(&Event::SignedIn { handle: &handle, user: &user });
-                state.left_behind.extend(self.other_sessions(&from));
-                state.known = Known::Live { record, key };
-                state.issued = Some(id);
+        let signed_in = self.sign_in_as(&mut state, &user, &birth);
+        match (&signed_in, kept) {
+            (Ok(SignIn::Done), _) => {
                 state.changes = Changes::default();
                 state.renew = false;
                 state.lost = false;
-                Ok(SignIn::Done)
             }
-            Committed::Full => {
-                self.shared.events.raise(&Event::Refused { user: &user });
-                Ok(SignIn::Refused)
+            (_, Some(kept)) => state.changes = kept,
+            (_, None) => {}
+        }
+        if let Ok(SignIn::Refused) = signed_in {
+            self.shared.events.raise(&Event::Refused { user: &user });
+        }
+        signed_in
+    }
+
+    fn sign_in_as(&self, state: &mut State, user: &UserKey, birth: &Birth) -> Result<SignIn> {
+        // Without a session any key will do under which there is none.
+        let from = match &state.known {
+            Known::Live { key, .. } => *key,
+            Known::None(Missing { replaced: Some(replaced), .. }) => replaced.key,
+            Known::Unread | Known::None(_) => SessionId::generate()?.key(),
+        };
+        let others = self.other_sessions(&from)?;
+        let presented = self.own_id(state, &from);
+        for _ in 0..TRIES {
+            let join_salt = presented.as_ref().map(|_| JoinSalt::generate()).transpose()?;
+            let id = match (&presented, &join_salt) {
+                (Some(presented), Some(salt)) => presented.joined(salt),
+                _ => SessionId::generate()?,
+            };
+            let to = id.key();
+            let ending = self.shared.endings.begin();
+            match self.commit_to(state, &from, Fate::SignIn { to: &to, user, birth, join_salt })? {
+                Committed::Done { record, key, ended } => {
+                    ended.into_iter().for_each(|key| self.shared.endings.note(key));
+                    drop(ending);
+                    let handle = record.handle;
+                    self.shared.events.raise(&Event::SignedIn { handle: &handle, user });
+                    state.known = Known::Live { record, key };
+                    state.issued = Some(id);
+                }
+                Committed::Replaced { id: replaced, key, .. } => {
+                    drop(ending);
+                    let joined = match (&presented, replaced.by) {
+                        (Some(presented), ReplacedBy::SignIn { salt: Some(salt) }) => {
+                            presented.joined(&salt)
+                        }
+                        _ => return Err(Error::new(ErrorKind::Unexpected, SIGN_IN)),
+                    };
+                    if joined.key() != key {
+                        return Err(Error::new(ErrorKind::Unexpected, SIGN_IN));
+                    }
+                    if !self.join(state, &key)? {
+                        continue;
+                    }
+                    state.issued = Some(joined);
+                }
+                Committed::Full => return Ok(SignIn::Refused),
+                _ => return Err(Error::new(ErrorKind::Unexpected, SIGN_IN)),
             }
-            _ => Err(Error::new(ErrorKind::Unexpected, DOING)),
+            state.left_behind.extend(others);
+            return Ok(SignIn::Done);
+        }
+        Err(overtaken())
+    }
+
+    /// Goes on with the session to which another request has just signed the same user in through
+    /// the same id: the changes of this one are merged into it. False if that session has moved or
+    /// ended since.
+    fn join(&self, state: &mut State, key: &SessionKey) -> Result<bool> {
+        match self.commit_to(state, key, Fate::Merge)? {
+            Committed::Done { record, key, .. } | Committed::Unchanged { record, key } => {
+                state.known = Known::Live { record, key };
+                Ok(true)
+            }
+            Committed::Replaced { .. } | Committed::Gone | Committed::Undecodable { .. } => {
+                Ok(false)
+            }
+            _ => Err(Error::new(ErrorKind::Unexpected, SIGN_IN)),
         }
     }
 
-    /// The sessions of the ids presented, but `from`, that are not known to be gone. After a sign-in
+    /// The id behind `key`, if it was presented, or issued by this request.
+    pub(super) fn own_id(&self, state: &State, key: &SessionKey) -> Option<SessionId> {
+        let presented = self.presented.ids.iter().flatten().map(|(id, _)| id);
+        state.issued.iter().chain(presented).find(|id| id.key() == *key).cloned()
+    }
+
+    /// The live sessions of the ids presented, but the one that `from` leads to. After a sign-in
     /// the browser would go on sending those ids, and one of them could be found first.
-    fn other_sessions(&self, from: &SessionKey) -> Vec<SessionKey> {
-        let now = self.shared.now();
-        let is_another = |key: &SessionKey| match self.cross(|| self.shared.store()?.load(key, now))
-        {
-            Ok(Loaded::Live { key, .. }) => key != *from,
-            Ok(_) => false,
-            // To end one that is gone does no harm.
-            Err(_) => true,
-        };
-        self.presented.keys().filter(|key| key != from).filter(is_another).collect()
+    fn other_sessions(&self, from: &SessionKey) -> Result<Vec<SessionKey>> {
+        let (mut others, now) = (Vec::new(), self.shared.now());
+        for key in self.presented.keys().filter(|key| key != from) {
+            // Looked up before the sign-in: afterwards an id may lead to the session signed in to.
+            let loaded = self.cross(|| self.shared.store()?.load(&key, now))?;
+            if let Loaded::Live { key, .. } = loaded
+                && key != *from
+            {
+                others.push(key);
+            }
+        }
+        Ok(others)
     }
 
     /// Stores all changes now, for a handler that must know that they are. What it did stands,
@@ -154,6 +227,7 @@ impl Session {
             state.renew &= outcome == Outcome::ServerError;
         }
         self.end_what_was_destroyed(state)?;
+        state.renew |= !discard && self.is_cookie_worn(state);
         if state.has_changes() {
             // They may have been made before the store failed to be read.
             state.check_readable("store the session's changes")?;
@@ -188,29 +262,34 @@ impl Session {
                 self.shared.warn_if_insecure(self.insecure_host.as_ref());
             }
             issued.map(|id| transport.issue(id, self.max_age(record)))
-        } else if self.takes_id_away(state) {
+        } else if state.destroyed && !self.presented.is_empty() {
+            // Only a sign-out removes the cookie. What a read found dead may be replaced in the
+            // browser by then, by another answer, and no order of answers is certain.
             transport.remove()
         } else {
             None
         };
         let settings = &self.shared.settings;
+        let is_private = settings.no_store_when_signed_in && state.has_seen_user();
+        let is_form = settings.form_pages_no_store && state.gave_token;
         ResponseHeaders {
             id,
             depends_on: state.looked_at.then(|| transport.request_header()),
             discarded: state.discarded,
-            no_store: settings.no_store_when_signed_in && state.has_seen_user(),
+            no_store: is_private || is_form,
             clear_site_data: settings.clear_site_data && state.destroyed && state.ended,
         }
     }
 
-    /// Only when this request ended the session, or when it is known that nothing the client
-    /// presented is of use: a late answer must not take away the id that another has just given.
-    fn takes_id_away(&self, state: &State) -> bool {
-        let dead = match state.known {
-            Known::None { overtaken, undecodable } => !overtaken && !undecodable,
-            Known::Unread | Known::Live { .. } => false,
-        };
-        !self.presented.is_empty() && !state.lost && (state.destroyed || dead)
+    /// Whether the browser may lose the cookie before the session ends, and has had it for long.
+    fn is_cookie_worn(&self, state: &State) -> bool {
+        let Known::Live { record, .. } = &state.known else { return false };
+        let outlives = |end: Timestamp| end.since(record.id_issued) > cookie::LONGEST;
+        matches!(self.shared.settings.transport, Transport::Cookie(_))
+            && record.persistent
+            && !state.ignored
+            && record.limits.absolute.is_none_or(outlives)
+            && self.shared.now().since(record.id_issued) >= COOKIE_WORN
     }
 
     /// The id presented, if it finds this session by its current key and was sealed with an old key.
@@ -232,34 +311,29 @@ impl Session {
     }
 
     fn end_what_was_destroyed(&self, state: &mut State) -> Result<()> {
-        let mut overtaken = false;
         state.to_end.append(&mut state.left_behind);
         while let Some(key) = state.to_end.last() {
-            let (store, now) = (self.shared.store()?, self.shared.now());
-            let nothing = Delta::new();
-            let end = Commit::new(key, Fate::Delete, &nothing, now);
-            let ending = self.shared.endings.begin();
-            match self.cross(|| store.commit(&end))? {
-                Committed::Deleted { key: current } => {
-                    state.ended = true;
-                    self.shared.endings.note(current);
-                    self.shared.endings.note(*key);
-                    drop(ending);
-                    self.shared.events.raise(&Event::Destroyed);
-                }
-                Committed::Renewed => overtaken = true,
-                _ => {}
-            }
+            state.ended |= self.end_session_of(key)?;
             state.to_end.pop();
         }
-        let goes_on = matches!(state.known, Known::Live { .. });
-        if overtaken && state.destroyed && !state.ended && !goes_on {
-            // The client has a newer id by now, which this request knows nothing of.
-            state.destroyed = false;
-            state.known = Known::None { overtaken: true, undecodable: false };
-            self.lose(state, None);
-        }
         Ok(())
+    }
+
+    /// Ends the session that `key` leads to, also if it is remembered as replaced; says whether
+    /// there was one.
+    pub(super) fn end_session_of(&self, key: &SessionKey) -> Result<bool> {
+        let (store, now) = (self.shared.store()?, self.shared.now());
+        let nothing = Delta::new();
+        let end = Commit::new(key, Fate::Delete, &nothing, now);
+        let ending = self.shared.endings.begin();
+        let Committed::Deleted { key: current } = self.cross(|| store.commit(&end))? else {
+            return Ok(false);
+        };
+        self.shared.endings.note(current);
+        self.shared.endings.note(*key);
+        drop(ending);
+        self.shared.events.raise(&Event::Destroyed);
+        Ok(true)
     }
 
     fn store_changes(&self, state: &mut State) -> Result<()> {
@@ -272,15 +346,14 @@ impl Session {
                 let key = *key;
                 self.change(state, &key)?;
             }
-            Known::None { .. } => {}
+            Known::None(_) => {}
         }
         // Those that found a session have taken the changes; the others are left here.
-        if let Known::None { overtaken, .. } = state.known
-            && !state.changes.delta().is_empty()
-        {
-            if overtaken || state.lost {
+        if let Known::None(missing) = &state.known {
+            let has_data = !state.changes.delta().is_empty();
+            if has_data && (missing.is_overtaken() || state.lost) || state.renew && missing.ended {
                 self.lose(state, None);
-            } else {
+            } else if has_data {
                 self.begin(state)?;
             }
         }
@@ -291,20 +364,18 @@ impl Session {
 
     /// Merges into the first live one of the sessions that were presented, without a look before.
     fn change_unread(&self, state: &mut State) -> Result<()> {
-        let (mut overtaken, mut undecodable) = (false, false);
+        let mut missing = Missing::default();
         for key in self.presented.keys() {
             match self.change(state, &key)? {
                 Found::Live => return Ok(()),
-                Found::Renewed => overtaken = true,
+                Found::Replaced(replaced) => missing.note(replaced),
                 // It was alive when this request came.
-                Found::Gone if self.has_ended_meanwhile(&key)? => {
-                    overtaken = true;
-                }
+                Found::Gone if self.has_ended_meanwhile(&key)? => missing.ended = true,
                 Found::Gone => self.unknown_id(&key),
-                Found::Undecodable => undecodable = true,
+                Found::Undecodable => {}
             }
         }
-        state.known = Known::None { overtaken, undecodable };
+        state.known = Known::None(missing);
         Ok(())
     }
 
@@ -331,7 +402,7 @@ impl Session {
         // A session that was seen alive and is not there any more was ended by someone else.
         let seen = match &state.known {
             Known::Live { record, .. } => Some(record.handle),
-            Known::Unread | Known::None { .. } => None,
+            Known::Unread | Known::None(_) => None,
         };
         let found = match answer {
             Committed::Done { record, key: current, ended } => {
@@ -344,7 +415,7 @@ impl Session {
                 return Ok(self.changed(state, record, current));
             }
             Committed::Unchanged { record, key } => return Ok(self.changed(state, record, key)),
-            Committed::Renewed => Found::Renewed,
+            Committed::Replaced { id, handle, .. } => Found::Replaced(self.replaced(&id, &handle)?),
             Committed::Gone => Found::Gone,
             Committed::Undecodable { handle, error } => {
                 self.undecodable(handle.as_ref(), &error);
@@ -354,6 +425,9 @@ impl Session {
         };
         if seen.is_some() {
             state.forget();
+            if let Found::Replaced(replaced) = found {
+                state.known = Known::None(Missing { ended: false, replaced });
+            }
             self.lose(state, seen.as_ref());
         }
         Ok(found)
@@ -398,7 +472,7 @@ impl Session {
         let settings = &self.shared.settings;
         let persistent = state.persistent.unwrap_or(match &state.known {
             Known::Live { record, .. } => record.persistent,
-            Known::Unread | Known::None { .. } => settings.persistent,
+            Known::Unread | Known::None(_) => settings.persistent,
         });
         let lifetime = match settings.browser_session {
             Some(short) if !persistent => short,
@@ -423,6 +497,10 @@ impl Session {
         };
         let mut revision = match &state.known {
             Known::Live { record, .. } if state.changes.depends_on_data() => Some(record.revision),
+            // What was computed without the session's data is computed again on it.
+            Known::None(Missing { replaced: Some(_), .. }) if state.changes.depends_on_data() => {
+                Some(NO_REVISION)
+            }
             _ => None,
         };
         let mut turn: Option<MutexGuard<'_, ()>> = None;
@@ -439,6 +517,7 @@ impl Session {
             let mut commit = Commit::new(key, fate, delta, now);
             commit.if_revision = revision;
             commit.touch = Some(Touch::at(now));
+            commit.opened = self.opened_at.min(now);
             commit.admit = self.shared.settings.admit;
             commit.max_bytes = self.shared.settings.max_bytes;
             match self.cross(|| self.shared.store()?.commit(&commit))? {
@@ -492,7 +571,7 @@ fn overtaken() -> Error {
 /// What a key presented led to.
 enum Found {
     Live,
-    Renewed,
+    Replaced(Option<Replaced>),
     Gone,
     Undecodable,
 }

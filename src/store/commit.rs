@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{SessionKey, UserKey};
+use crate::id::{JoinSalt, SessionKey, UserKey};
 use crate::record::{Birth, Record, Touch};
 use crate::store::{Committed, Loaded};
 
@@ -28,6 +28,9 @@ pub struct Commit<'a> {
     pub admit: Option<Admit>,
     /// The most bytes of JSON that the data may have.
     pub max_bytes: usize,
+    /// When the request was opened that wants this: whether it was under way when its id was
+    /// replaced depends on it.
+    pub opened: Timestamp,
     /// The time.
     pub now: Timestamp,
 }
@@ -51,6 +54,14 @@ pub enum Fate<'a> {
     /// It goes on under a new key as the session of `user`, and both clocks restart. If there is
     /// no session, or it is another user's, one begins (and the other user's ends). A condition on
     /// the revision holds only where there is a session.
+    ///
+    /// A key that was replaced, and is remembered, counts as follows:
+    /// - The session is this user's, and the key was replaced by their sign-in while this request
+    ///   was under way: nothing is done, and the answer is [`Committed::Replaced`], by which this
+    ///   sign-in joins that one.
+    /// - The session is this user's otherwise, or nobody's: it moves, as if its current key had
+    ///   been presented.
+    /// - It is another user's: one begins. Theirs ends if it had a user when the key was replaced.
     SignIn {
         /// The new key.
         to: &'a SessionKey,
@@ -58,8 +69,11 @@ pub enum Fate<'a> {
         user: &'a UserKey,
         /// The limits from now on, the level, the external key; and the rest if a session begins.
         birth: &'a Birth,
+        /// By which `to` follows from the id behind the commit's key; `None` if it does not.
+        join_salt: Option<JoinSalt>,
     },
-    /// It ends, whatever the delta, the condition and the touch say.
+    /// It ends, whatever the delta, the condition and the touch say, through a key in its grace or
+    /// one that is [remembered as replaced](ReplacedId) too.
     Delete,
 }
 
@@ -122,15 +136,19 @@ pub enum Decision {
         key: SessionKey,
         /// The new session.
         record: Record,
-        /// It takes the place of the session that was found under this key.
-        replaces: Option<Former>,
+        /// The key that it takes the place of.
+        replaces: Option<ReplacedId>,
     },
     /// Store `record` in place of the one that was found.
     Update {
         /// The session as it shall be.
         record: Record,
-        /// Where it moves, if it moves; on a sign-in obey the commit's limit per user first.
-        rekey: Option<Rekey>,
+        /// If it moves: the key that it leaves, and its successor, to which it moves, a
+        /// [`Conflict`](ErrorKind::Conflict) if any session has or had that key. Remember the key
+        /// beside those remembered before, at most [`ReplacedId::MAX`] of them; if
+        /// [it ends graces](ReplacedId::ends_graces), those end. On a sign-in obey the commit's
+        /// limit per user first.
+        rekey: Option<ReplacedId>,
     },
     /// Store only the record's `seen` and deadline, then answer [`Committed::Unchanged`].
     Touch {
@@ -143,56 +161,110 @@ pub enum Decision {
     Answer(Committed),
 }
 
-/// A move of a session to a new key, a [`Conflict`](ErrorKind::Conflict) if any session has or
-/// had that key.
+/// An id that a session had, and by what it was replaced. It is remembered for a while, because
+/// requests under way still present it, and so does a client that lost the answer with its new id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rekey {
-    /// The new key.
-    pub to: SessionKey,
-    /// The key it leaves, to be remembered in place of the one remembered before.
-    pub former: Former,
-}
-
-/// A key that a session has left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Former {
-    /// The key.
+pub struct ReplacedId {
+    /// The hash of the replaced id.
     pub key: SessionKey,
-    /// When it was left.
-    pub left: Timestamp,
-    /// Until when it finds the session all the same.
-    pub grace_until: Option<Timestamp>,
+    /// The hash of the id that took its place.
+    pub successor: SessionKey,
+    /// When it was replaced.
+    pub at: Timestamp,
+    /// By what.
+    pub by: ReplacedBy,
+    /// Whether the session had a user until then.
+    pub had_user: bool,
 }
 
-/// What a [`Former`] key leads to.
+/// What replaced an id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LeadsTo {
-    /// To the session: the grace is not over.
-    Session,
-    /// To the answer [`Loaded::Renewed`].
-    Renewed,
-    /// Nowhere, like a key that no session ever had.
-    Nothing,
+pub enum ReplacedBy {
+    /// A renewal.
+    Renewal {
+        /// Until when the replaced id finds the session all the same; `None`: never.
+        grace_until: Option<Timestamp>,
+    },
+    /// A sign-in, after which no replaced id finds the session.
+    SignIn {
+        /// By which another sign-in through the replaced id gets the same new id; `None` where the
+        /// new id does not follow from the replaced one.
+        salt: Option<JoinSalt>,
+    },
 }
 
-impl Former {
-    /// For so long, after it was left and after its grace, it is answered [`Loaded::Renewed`]:
-    /// longer than a request can be under way. A client that never received its new id is told
-    /// then that the old one is dead, and can begin again.
+/// What a [`ReplacedId`] means at some time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplacedIdStatus {
+    /// It finds the session: the grace is not over.
+    InGrace,
+    /// It is known as replaced: [`Loaded::Replaced`].
+    Remembered,
+    /// It means nothing, like an id that no session ever had.
+    Forgotten,
+}
+
+impl ReplacedId {
+    /// For so long it is remembered after it was replaced and after its grace.
     pub const REMEMBERED: Duration = Duration::from_secs(600);
 
-    /// What it leads to at `now`.
+    /// This many replaced ids of one session are remembered, the latest ones.
+    pub const MAX: usize = 8;
+
+    /// A request that was opened before this long after the replacement was under way: it is taken
+    /// for one that another answer has overtaken. A later one comes from a client that lost the
+    /// answer, or from a thief.
+    pub const UNDER_WAY: Duration = Duration::from_secs(10);
+
+    /// What it means at `now`.
     #[must_use]
-    pub fn leads_to(&self, now: Timestamp) -> LeadsTo {
-        // The grace is no part of `left`: were the clock set back over a restart, a key left
+    pub fn status(&self, now: Timestamp) -> ReplacedIdStatus {
+        // The grace is no part of `at`: were the clock set back over a restart, an id replaced
         // without grace must not find the session again.
-        if self.grace_until.is_some_and(|until| now < until) {
-            LeadsTo::Session
-        } else if now < self.left.max(self.grace_until.unwrap_or(self.left)) + Self::REMEMBERED {
-            LeadsTo::Renewed
+        if self.grace_until().is_some_and(|until| now < until) {
+            ReplacedIdStatus::InGrace
+        } else if now < self.forget_at() {
+            ReplacedIdStatus::Remembered
         } else {
-            LeadsTo::Nothing
+            ReplacedIdStatus::Forgotten
         }
+    }
+
+    /// Until when it finds the session, if it does at all.
+    #[must_use]
+    pub fn grace_until(&self) -> Option<Timestamp> {
+        match self.by {
+            ReplacedBy::Renewal { grace_until } => grace_until,
+            ReplacedBy::SignIn { .. } => None,
+        }
+    }
+
+    /// From when on it need not be kept.
+    #[must_use]
+    pub fn forget_at(&self) -> Timestamp {
+        self.at.max(self.grace_until().unwrap_or(self.at)) + Self::REMEMBERED
+    }
+
+    /// Whether a request that was opened then was under way when the id was replaced.
+    #[must_use]
+    pub fn was_under_way(&self, opened: Timestamp) -> bool {
+        opened <= self.at + Self::UNDER_WAY
+    }
+
+    /// The same without its grace, as after a sign-in to its session.
+    #[must_use]
+    pub fn without_grace(self) -> Self {
+        let by = match self.by {
+            ReplacedBy::Renewal { .. } => ReplacedBy::Renewal { grace_until: None },
+            by @ ReplacedBy::SignIn { .. } => by,
+        };
+        ReplacedId { by, ..self }
+    }
+
+    /// Whether this replacement ends the grace of ids that were replaced before.
+    #[must_use]
+    pub fn ends_graces(&self) -> bool {
+        matches!(self.by, ReplacedBy::SignIn { .. })
     }
 }
 
@@ -213,6 +285,7 @@ impl<'a> Commit<'a> {
             touch: None,
             admit: None,
             max_bytes: usize::MAX,
+            opened: now,
             now,
         }
     }
@@ -254,11 +327,14 @@ impl<'a> Commit<'a> {
     pub fn decide(&self, found: Loaded) -> Result<Decision> {
         match self.fate {
             Fate::Create(birth) => self.begin(*self.key, birth, None, None),
-            Fate::SignIn { to, user, birth } => self.sign_in(found, to, user, birth),
+            Fate::SignIn { to, user, birth, join_salt } => {
+                self.sign_in(found, to, user, birth, join_salt)
+            }
             Fate::Merge | Fate::Renew { .. } => self.go_on(found),
             Fate::Delete => Ok(match found {
-                Loaded::Live { .. } | Loaded::Undecodable { .. } => Decision::Remove,
-                Loaded::Renewed => Decision::Answer(Committed::Renewed),
+                Loaded::Live { .. } | Loaded::Replaced { .. } | Loaded::Undecodable { .. } => {
+                    Decision::Remove
+                }
                 Loaded::Absent => Decision::Answer(Committed::Gone),
             }),
         }
@@ -269,7 +345,7 @@ impl<'a> Commit<'a> {
         key: SessionKey,
         birth: &Birth,
         user: Option<&UserKey>,
-        replaces: Option<Former>,
+        replaces: Option<ReplacedId>,
     ) -> Result<Decision> {
         let mut record = Record::born(birth, self.now);
         self.delta.apply(&mut record);
@@ -296,22 +372,38 @@ impl<'a> Commit<'a> {
         to: &SessionKey,
         user: &UserKey,
         birth: &Birth,
+        join_salt: Option<JoinSalt>,
     ) -> Result<Decision> {
-        let (mut record, key) = match found {
-            Loaded::Live { record, key } => (record, key),
+        let (mut record, key, replaced) = match found {
+            Loaded::Live { record, key } => (record, key, None),
+            Loaded::Replaced { id, record, key } => (record, key, Some(id)),
             // A sign-in is an authentication of its own: it does not need the session from
             // before, and it must not fail because that one has ended meanwhile.
-            Loaded::Renewed | Loaded::Absent | Loaded::Undecodable { .. } => {
+            Loaded::Absent | Loaded::Undecodable { .. } => {
                 return self.begin(*to, birth, Some(user), None);
             }
         };
+        let by = ReplacedBy::SignIn { salt: join_salt.filter(|_| key == *self.key) };
+        let leave = |had_user| ReplacedId { key, successor: *to, at: self.now, by, had_user };
+        let owner = record.user.as_ref();
+        if owner.is_some_and(|owner| owner != user) {
+            // Nothing of one user's session may reach the next user's. A session that was bound
+            // to another user only when the key was replaced is that other client's.
+            let ends = replaced.is_none_or(|id| id.had_user);
+            return self.begin(*to, birth, Some(user), ends.then(|| leave(true)));
+        }
+        if let Some(id) = replaced
+            && owner.is_some()
+            && join_salt.is_some()
+            && self.can_join(&id, &key)
+        {
+            let handle = record.handle;
+            return Ok(Decision::Answer(Committed::Replaced { id, key, handle }));
+        }
         if self.is_stale(&record) {
             return Ok(Decision::Answer(Committed::Stale { record, key }));
         }
-        if record.user.as_ref().is_some_and(|owner| owner != user) {
-            // Nothing of one user's session may reach the next user's.
-            return self.begin(*to, birth, Some(user), Some(self.leave(key, None)));
-        }
+        let rekey = leave(record.user.is_some());
         let bytes = record.data.json_len();
         self.delta.apply(&mut record);
         self.stamp(&mut record, user, birth);
@@ -319,20 +411,27 @@ impl<'a> Commit<'a> {
         record.persistent = birth.persistent;
         record.client.clone_from(&birth.client);
         record.seen = record.seen.max(self.now);
+        record.id_issued = self.now;
         record.revision += 1;
         self.check_size(&record, bytes)?;
-        let former = self.leave(key, None);
-        Ok(Decision::Update { record, rekey: Some(Rekey { to: *to, former }) })
+        Ok(Decision::Update { record, rekey: Some(rekey) })
     }
 
-    fn leave(&self, key: SessionKey, grace_until: Option<Timestamp>) -> Former {
-        Former { key, left: self.now, grace_until }
+    /// Whether a sign-in through the replaced id can have the id that an earlier one got, because
+    /// that one is the session's still.
+    fn can_join(&self, id: &ReplacedId, current: &SessionKey) -> bool {
+        matches!(id.by, ReplacedBy::SignIn { salt: Some(_) })
+            && id.successor == *current
+            && id.was_under_way(self.opened)
     }
 
     fn go_on(&self, found: Loaded) -> Result<Decision> {
         let (mut record, key) = match found {
             Loaded::Live { record, key } => (record, key),
-            Loaded::Renewed => return Ok(Decision::Answer(Committed::Renewed)),
+            Loaded::Replaced { id, record, key } => {
+                let handle = record.handle;
+                return Ok(Decision::Answer(Committed::Replaced { id, key, handle }));
+            }
             Loaded::Absent => return Ok(Decision::Answer(Committed::Gone)),
             Loaded::Undecodable { handle, error } => {
                 return Ok(Decision::Answer(Committed::Undecodable { handle, error }));
@@ -344,9 +443,13 @@ impl<'a> Commit<'a> {
         let rekey = match self.fate {
             // Not through a key in its grace: another request has renewed already, and a second
             // move would leave its new id behind.
-            Fate::Renew { to, grace_until } if key == *self.key => {
-                Some(Rekey { to: *to, former: self.leave(key, grace_until) })
-            }
+            Fate::Renew { to, grace_until } if key == *self.key => Some(ReplacedId {
+                key,
+                successor: *to,
+                at: self.now,
+                by: ReplacedBy::Renewal { grace_until },
+                had_user: record.user.is_some(),
+            }),
             _ => None,
         };
         let bytes = record.data.json_len();
@@ -362,6 +465,9 @@ impl<'a> Commit<'a> {
             });
         }
         record.revision += 1;
+        if rekey.is_some() {
+            record.id_issued = self.now;
+        }
         self.check_size(&record, bytes)?;
         Ok(Decision::Update { record, rekey })
     }

@@ -23,7 +23,9 @@ use crate::error::{Error, Result};
 use crate::id::{ExternalKey, Handle, SessionKey, UserKey};
 use crate::record::{Cursor, Record, Stats, Summary, Touch};
 
-pub use commit::{Admit, AtLimit, Commit, Decision, Fate, Former, LeadsTo, Rekey};
+pub use commit::{
+    Admit, AtLimit, Commit, Decision, Fate, ReplacedBy, ReplacedId, ReplacedIdStatus,
+};
 
 /// Where sessions are kept. Every call blocks until it is done.
 ///
@@ -213,9 +215,17 @@ pub enum Loaded {
         /// renewal, within its grace.
         key: SessionKey,
     },
-    /// This was the key of a session before its last renewal, not long ago
-    /// ([`Former::REMEMBERED`]); it finds the session no more.
-    Renewed,
+    /// This was the key of a live session until a renewal or a sign-in replaced it, not long ago
+    /// ([`ReplacedId::REMEMBERED`]). It finds the session no more: a request with it may end the
+    /// session or sign in, and must not read it.
+    Replaced {
+        /// What is remembered of the key.
+        id: ReplacedId,
+        /// The session.
+        record: Record,
+        /// Its current key.
+        key: SessionKey,
+    },
     /// No such session, or it has ended.
     Absent,
     /// The session cannot be read. It stays in place until its deadline.
@@ -262,8 +272,15 @@ pub enum Committed {
         /// Its key.
         key: SessionKey,
     },
-    /// As [`Loaded::Renewed`]; nothing was done.
-    Renewed,
+    /// As [`Loaded::Replaced`]; nothing was done.
+    Replaced {
+        /// What is remembered of the key.
+        id: ReplacedId,
+        /// The session's current key.
+        key: SessionKey,
+        /// The session's public name.
+        handle: Handle,
+    },
     /// There is no such session, or it has ended; nothing was done.
     Gone,
     /// As [`Loaded::Undecodable`]; nothing was done.

@@ -201,7 +201,7 @@ fn what_the_store_knows_better_is_forgotten() {
         assert_eq!(n(&stage.store, &key), None);
         let key = stage.cached();
         renew(&*stage.truth, &key, None);
-        assert!(matches!(stale(&key), Committed::Renewed));
+        assert!(matches!(stale(&key), Committed::Replaced { .. }));
         assert_eq!(n(&stage.store, &key), None);
     });
 }

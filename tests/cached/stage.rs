@@ -127,7 +127,7 @@ pub(crate) fn renew(store: &impl Store, key: &SessionKey, grace: Option<Timestam
 
 pub(crate) fn sign_in(store: &impl Store, key: &SessionKey, admit: Option<Admit>) -> SessionKey {
     let (to, user, birth, delta) = (new_key(), user(), birth(), Delta::new());
-    let fate = Fate::SignIn { to: &to, user: &user, birth: &birth };
+    let fate = Fate::SignIn { to: &to, user: &user, birth: &birth, join_salt: None };
     let mut commit = Commit::new(key, fate, &delta, NOW);
     commit.admit = admit;
     let answer = store.commit(&commit).unwrap();

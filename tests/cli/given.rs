@@ -128,7 +128,7 @@ pub fn begin_with(
     let user = user.map(|user| UserKey::new(user).unwrap());
     let fate = match &user {
         None => Fate::Create(&birth),
-        Some(user) => Fate::SignIn { to: &key, user, birth: &birth },
+        Some(user) => Fate::SignIn { to: &key, user, birth: &birth, join_salt: None },
     };
     let at_first = SessionId::generate().unwrap().key();
     let from = if user.is_some() { &at_first } else { &key };

@@ -63,6 +63,14 @@ impl App {
             true => Box::new(SqliteStore::open(folder.database()).unwrap()),
             false => Box::new(MemoryStore::new()),
         };
+        App::on(inner, folder, configure)
+    }
+
+    pub fn on(
+        inner: Box<dyn Store>,
+        folder: Folder,
+        configure: impl Fn(Builder) -> Builder,
+    ) -> App {
         let store = Arc::new(Faulty::new(inner));
         let clock = ManualClock::new(NOW);
         let (tell, told) = channel();

@@ -204,7 +204,7 @@ impl Life {
     fn wrong(&self, store: &dyn Store) -> Option<String> {
         for key in &self.ended {
             match store.load(key, NOW).unwrap() {
-                Loaded::Absent | Loaded::Renewed => {}
+                Loaded::Absent | Loaded::Replaced { .. } => {}
                 found => return Some(format!("an ended key finds {found:?}")),
             }
         }

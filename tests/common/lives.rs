@@ -210,7 +210,7 @@ impl<'w> Worker<'w> {
             birth.external_key = Some(ExternalKey::new(format!("{life}-{n}")).unwrap());
             // Where there is no session any more one begins, and has nothing but this.
             let delta = setting("n", n);
-            let fate = Fate::SignIn { to: &to, user: &user, birth: &birth };
+            let fate = Fate::SignIn { to: &to, user: &user, birth: &birth, join_salt: None };
             let mut commit = Commit::new(&own.key, fate, &delta, NOW);
             commit.admit = Some(Admit::new(NonZeroU32::MIN, AtLimit::EndOthers));
             match worker.store.commit(&commit)? {

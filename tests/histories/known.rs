@@ -212,7 +212,8 @@ fn of_two_renewals_of_one_key_one_is_told_that_it_was_renewed() {
     for both in [false, true] {
         let mut history = History::of_one_session();
         history.add(2..5, renew(2), done(session(2, &[]), 2, &[1]));
-        let second = if both { done(session(3, &[]), 3, &[1]) } else { Answer::Renewed };
+        let second =
+            if both { done(session(3, &[]), 3, &[1]) } else { Answer::Replaced { key: 2 } };
         history.add(3..4, renew(3), second);
         assert_eq!(history.has_an_order(), !both);
         if !both {
@@ -279,7 +280,7 @@ fn a_renewal_that_says_its_session_has_ended_leaves_none_behind() {
     for (answer, fine) in [(Answer::Absent, false), (unknown(), true)] {
         let mut history = History::of_one_session();
         history.add(2..3, renew(2), answer);
-        history.add(4..5, LOAD, Answer::Renewed);
+        history.add(4..5, LOAD, Answer::Replaced { key: 2 });
         assert_eq!(history.has_an_order_by(memcached), fine);
     }
     let mut history = History::of_one_session();

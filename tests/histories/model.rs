@@ -1,16 +1,20 @@
 //! What sessions are, one operation after the other: written from the documentation, and not by
 //! the code of the crate that decides it.
 
-use std::collections::BTreeSet;
-
 use super::checker::{Entry, Model, check};
 use super::operations::{
     Answer, AtLimit, Begins, Call, Change, Happened, Listed, Moment, Number, Operation, Session,
     Who,
 };
 
-/// For so long a key that was left is answered `Renewed`.
+/// For so long a replaced key is remembered, after it was replaced and after its grace.
 const REMEMBERED: Moment = 600_000;
+
+/// This many replaced keys of a session are remembered.
+const MOST_REPLACED: usize = 8;
+
+/// A request that came up to so long after its key was replaced was under way by then.
+const UNDER_WAY: Moment = 10_000;
 
 /// A touch is due after this share of the idle limit.
 const TOUCHES_PER_IDLE_LIMIT: Moment = 40;
@@ -18,9 +22,8 @@ const TOUCHES_PER_IDLE_LIMIT: Moment = 40;
 /// The sessions of a store.
 #[derive(Clone, Copy, Debug)]
 pub struct Sessions {
-    /// As memcached does. Former keys lead one step far, however often the session has moved
-    /// since: a key from before the last move but one may be answered as renewed, or as unknown.
-    /// And a renewal that is done may find the session ended when it comes back to it; it says so.
+    /// As memcached does. A renewal that is done may find the session ended when it comes back to
+    /// it; it says so.
     /// A sign-in over a session that has expired removes it first, and begins another then: in
     /// between a request that is late, by whose time it would live, finds neither.
     pub moves_in_steps: bool,
@@ -73,8 +76,6 @@ struct Past {
 struct Store {
     /// In the order in which they began.
     rows: Vec<Row>,
-    /// Keys that were left before the last move of their session.
-    left_long_ago: BTreeSet<Number>,
     /// No session may be at these keys after these stamps: its renewal has said that it has ended.
     said_to_end: Vec<(Number, u64)>,
 }
@@ -82,22 +83,35 @@ struct Store {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Row {
     key: Number,
-    former: Option<Former>,
+    /// The latest keys it had, the oldest first.
+    replaced: Vec<Replaced>,
     session: Session,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Former {
+struct Replaced {
     key: Number,
-    left: Moment,
+    to: Number,
+    at: Moment,
     grace_until: Option<Moment>,
+    by: By,
+    had_user: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum By {
+    Renewal,
+    /// Others can join it who come with the same key.
+    SignIn,
+    /// Nobody presented the key that it replaced.
+    SignInThroughAnotherKey,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Found {
     Live(usize),
     Expired(usize),
-    Renewed,
+    Replaced(usize, Replaced),
     Absent,
 }
 
@@ -167,29 +181,40 @@ impl Session {
 type Outcomes = Vec<(Store, Answer)>;
 
 impl Store {
-    /// What `key` finds: more than one thing where the store may answer either.
-    fn find(&self, key: Number, now: Moment) -> Vec<Found> {
+    /// What `key` finds.
+    fn find(&self, key: Number, now: Moment) -> Found {
         let at = |index: usize| match self.rows[index].session.lives(now) {
             true => Found::Live(index),
             false => Found::Expired(index),
         };
         if let Some(index) = self.rows.iter().position(|row| row.key == key) {
-            return vec![at(index)];
+            return at(index);
         }
-        let left = |row: &Row| row.former.filter(|former| former.key == key);
-        let former = self.rows.iter().position(|row| left(row).is_some());
-        if let Some((index, former)) = former.and_then(|at| Some((at, left(&self.rows[at])?))) {
-            let remembered = former.left.max(former.grace_until.unwrap_or(former.left));
-            return vec![match at(index) {
-                found if former.grace_until.is_some_and(|until| now < until) => found,
-                Found::Live(_) if now < remembered + REMEMBERED => Found::Renewed,
-                _ => Found::Absent,
-            }];
+        let was = |row: &Row| row.replaced.iter().find(|replaced| replaced.key == key).copied();
+        let rows = self.rows.iter().enumerate();
+        let Some((index, replaced)) = rows.filter_map(|(at, row)| Some((at, was(row)?))).next()
+        else {
+            return Found::Absent;
+        };
+        let remembered = replaced.at.max(replaced.grace_until.unwrap_or(replaced.at)) + REMEMBERED;
+        let is_in_grace = replaced.grace_until.is_some_and(|until| now < until);
+        match at(index) {
+            found if is_in_grace => found,
+            _ if now >= remembered => Found::Absent,
+            Found::Live(at) => Found::Replaced(at, replaced),
+            expired => expired,
         }
-        match self.left_long_ago.contains(&key) {
-            true => vec![Found::Absent, Found::Renewed],
-            false => vec![Found::Absent],
+    }
+
+    fn move_to(&mut self, at: usize, left: Replaced) {
+        let row = &mut self.rows[at];
+        row.key = left.to;
+        if left.by != By::Renewal {
+            row.replaced.iter_mut().for_each(|replaced| replaced.grace_until = None);
         }
+        row.replaced.push(left);
+        let excess = row.replaced.len().saturating_sub(MOST_REPLACED);
+        row.replaced.drain(..excess);
     }
 
     fn end(&mut self, mut which: impl FnMut(&Row) -> bool) -> Vec<Number> {
@@ -199,8 +224,8 @@ impl Store {
     }
 
     fn is_taken(&self, key: Number) -> bool {
-        let is = |row: &Row| row.key == key || row.former.is_some_and(|former| former.key == key);
-        self.rows.iter().any(is)
+        let had = |row: &Row| row.replaced.iter().any(|replaced| replaced.key == key);
+        self.rows.iter().any(|row| row.key == key || had(row))
     }
 
     /// What ends sessions removes those that it finds expired, and names none of them: a write that
@@ -214,8 +239,8 @@ impl Store {
             _ => return self,
         };
         let found = key.map(|key| self.find(key, now));
-        let found = match found.as_deref() {
-            Some([Found::Expired(at)]) => Some(self.rows[*at].key),
+        let found = match found {
+            Some(Found::Expired(at)) => Some(self.rows[at].key),
             _ => None,
         };
         let is_meant = |row: &Row| which.is_some_and(|who| row.session.is_of(&who));
@@ -234,8 +259,7 @@ impl Sessions {
     fn outcomes(self, store: &Store, operation: &Operation) -> Outcomes {
         let now = operation.now;
         let each = |store: &Store, key: Number, then: &dyn Fn(Store, Found) -> Outcomes| {
-            let found = store.find(key, now).into_iter();
-            found.flat_map(|found| then(store.clone(), found)).collect::<Outcomes>()
+            then(store.clone(), store.find(key, now))
         };
         match &operation.call {
             Call::Load { key } => each(store, *key, &|store, found| {
@@ -244,7 +268,7 @@ impl Sessions {
                         let Row { key, session, .. } = store.rows[at].clone();
                         Answer::Live { session, key }
                     }
-                    Found::Renewed => Answer::Renewed,
+                    Found::Replaced(at, _) => Answer::Replaced { key: store.rows[at].key },
                     Found::Expired(_) | Found::Absent => Answer::Absent,
                 };
                 vec![(store, answer)]
@@ -256,7 +280,7 @@ impl Sessions {
                 }
                 let mut session = Session::born(begins, now);
                 session.apply(changes);
-                store.rows.push(Row { key: *key, former: None, session: session.clone() });
+                store.rows.push(Row { key: *key, replaced: Vec::new(), session: session.clone() });
                 vec![(store, Answer::Done { session, key: *key, ended: Vec::new() })]
             }
             Call::Merge { key, changes, if_revision, seen } => {
@@ -267,16 +291,20 @@ impl Sessions {
             }
             Call::Renew { key, to, grace_until, changes } => each(store, *key, &|store, found| {
                 let change = Merged { changes, if_revision: None, seen: None };
-                let former = Former { key: *key, left: now, grace_until: *grace_until };
-                vec![self.go_on(store, found, &change, Some((*to, former)))]
+                let (key, to, grace_until) = (*key, *to, *grace_until);
+                // Whether it had a user is seen where it is found.
+                let (by, had_user) = (By::Renewal, false);
+                let left = Replaced { key, to, at: now, grace_until, by, had_user };
+                vec![self.go_on(store, found, &change, Some(left))]
             }),
             Call::SignIn { key, .. } => {
                 each(store, *key, &|store, found| self.sign_in(store, found, operation))
             }
             Call::Delete { key } => each(store, *key, &|mut store, found| {
                 let answer = match found {
-                    Found::Live(at) => Answer::Deleted { key: store.rows.remove(at).key },
-                    Found::Renewed => Answer::Renewed,
+                    Found::Live(at) | Found::Replaced(at, _) => {
+                        Answer::Deleted { key: store.rows.remove(at).key }
+                    }
                     Found::Expired(_) | Found::Absent => Answer::Absent,
                 };
                 vec![(store, answer)]
@@ -337,11 +365,14 @@ impl Sessions {
         mut store: Store,
         found: Found,
         change: &Merged<'_>,
-        renewal: Option<(Number, Former)>,
+        renewal: Option<Replaced>,
     ) -> (Store, Answer) {
         let at = match found {
             Found::Live(at) => at,
-            Found::Renewed => return (store, Answer::Renewed),
+            Found::Replaced(at, _) => {
+                let key = store.rows[at].key;
+                return (store, Answer::Replaced { key });
+            }
             Found::Expired(_) | Found::Absent => return (store, Answer::Absent),
         };
         let row = &mut store.rows[at];
@@ -350,12 +381,14 @@ impl Sessions {
             return (store, Answer::Stale { session, key });
         }
         // Through a key within its grace nothing moves.
-        let renewal = renewal.filter(|(_, former)| former.key == row.key);
+        let had_user = row.session.user.is_some();
+        let renewal = renewal.filter(|left| left.key == row.key);
+        let renewal = renewal.map(|left| Replaced { had_user, ..left });
         let changed = row.session.apply(change.changes);
         if let Some(seen) = change.seen.filter(|seen| row.session.touch_is_due(*seen)) {
             row.session.seen = seen;
         }
-        let Some((to, former)) = renewal else {
+        let Some(left) = renewal else {
             row.session.revision += u64::from(changed);
             let Row { key, session, .. } = row.clone();
             return (
@@ -368,33 +401,33 @@ impl Sessions {
         };
         row.session.revision += 1;
         let session = row.session.clone();
-        self.move_to(&mut store, at, to, former);
-        (store, Answer::Done { session, key: to, ended: vec![former.key] })
-    }
-
-    fn move_to(self, store: &mut Store, at: usize, to: Number, former: Former) {
-        let row = &mut store.rows[at];
-        row.key = to;
-        let older = row.former.replace(former);
-        self.forget(store, older);
-    }
-
-    /// Older keys are forgotten, or not.
-    fn forget(self, store: &mut Store, older: Option<Former>) {
-        if self.moves_in_steps {
-            store.left_long_ago.extend(older.map(|former| former.key));
-        }
+        store.move_to(at, left);
+        (store, Answer::Done { session, key: left.to, ended: vec![left.key] })
     }
 
     fn sign_in(self, mut store: Store, found: Found, operation: &Operation) -> Outcomes {
-        let Call::SignIn { to, user, begins, changes, limit, .. } = &operation.call else {
+        let Call::SignIn { key: asked, to, user, begins, changes, limit } = &operation.call else {
             return Vec::new();
         };
         let now = operation.now;
-        let from = match found {
-            Found::Live(at) => Some(store.rows[at].clone()),
-            _ => None,
+        let (from, replaced) = match found {
+            Found::Live(at) => (Some(store.rows[at].clone()), None),
+            Found::Replaced(at, replaced) => (Some(store.rows[at].clone()), Some(replaced)),
+            _ => (None, None),
         };
+        let is_others = |row: &Row| row.session.user.is_some() && row.session.user != Some(*user);
+        if let (Some(row), Some(replaced)) = (&from, replaced)
+            && row.session.user == Some(*user)
+            && replaced.by == By::SignIn
+            && replaced.to == row.key
+            && now <= replaced.at + UNDER_WAY
+        {
+            let key = row.key;
+            return vec![(store, Answer::Replaced { key })];
+        }
+        // What was bound to another user only when the key was replaced is another client's.
+        let from =
+            from.filter(|row| !is_others(row) || replaced.is_none_or(|replaced| replaced.had_user));
         let mut ended = Vec::new();
         if let Some((limit, at_limit)) = limit {
             let others = store.rows.iter().filter(|row| {
@@ -422,19 +455,23 @@ impl Sessions {
             let mut session = Session::born(begins, now);
             session.apply(changes);
             session.sign_in(*user, begins, now);
-            store.rows.push(Row { key, former: None, session: session.clone() });
+            store.rows.push(Row { key, replaced: Vec::new(), session: session.clone() });
             return vec![(store, Answer::Done { session, key, ended: sorted(ended) })];
         };
         ended.push(from.key);
-        let former = Former { key: from.key, left: now, grace_until: None };
+        let by = match from.key == *asked {
+            true => By::SignIn,
+            false => By::SignInThroughAnotherKey,
+        };
+        let had_user = from.session.user.is_some();
+        let left = Replaced { key: from.key, to: key, at: now, grace_until: None, by, had_user };
         let at = store.rows.iter().position(|row| row.key == from.key).expect("it is there");
-        if from.session.user.is_some_and(|owner| owner != *user) {
-            let older = store.rows.remove(at).former;
-            self.forget(&mut store, older);
+        if is_others(&from) {
+            store.rows.remove(at);
             let mut session = Session::born(begins, now);
             session.apply(changes);
             session.sign_in(*user, begins, now);
-            store.rows.push(Row { key, former: Some(former), session: session.clone() });
+            store.rows.push(Row { key, replaced: vec![left], session: session.clone() });
             return vec![(store, Answer::Done { session, key, ended: sorted(ended) })];
         }
         let session = &mut store.rows[at].session;
@@ -444,7 +481,7 @@ impl Sessions {
         session.seen = session.seen.max(now);
         session.revision += 1;
         let session = session.clone();
-        self.move_to(&mut store, at, key, former);
+        store.move_to(at, left);
         vec![(store, Answer::Done { session, key, ended: sorted(ended) })]
     }
 }

@@ -158,7 +158,10 @@ pub enum Answer {
         session: Session,
         key: Number,
     },
-    Renewed,
+    /// The key was replaced; the session has this one.
+    Replaced {
+        key: Number,
+    },
     /// There is no such session, to a load or to a commit.
     Absent,
     Done {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use cloakroom::clock::Timestamp;
 use cloakroom::data::Value;
 use cloakroom::delta::Delta;
-use cloakroom::id::{ExternalKey, Handle, SessionKey};
+use cloakroom::id::{ExternalKey, Handle, JoinSalt, SessionKey};
 use cloakroom::lifetime::Limits;
 use cloakroom::record::{Birth, Record, Touch};
 use cloakroom::store::{
@@ -118,7 +118,7 @@ impl Names {
                 Loaded::Live { record, key } => {
                     Answer::Live { session: self.session(&record), key: self.key_number(&key) }
                 }
-                Loaded::Renewed => Answer::Renewed,
+                Loaded::Replaced { key, .. } => Answer::Replaced { key: self.key_number(&key) },
                 Loaded::Absent => Answer::Absent,
                 other => Answer::Failed(format!("{other:?}")),
             },
@@ -143,7 +143,8 @@ impl Names {
             Call::SignIn { key, to, user, begins, changes, limit } => {
                 let (key, to, delta) = (self.key(*key), self.key(*to), delta(changes));
                 let (user, birth) = (name_of_user(*user), self.birth(begins));
-                let fate = Fate::SignIn { to: &to, user: &user, birth: &birth };
+                let join_salt = Some(JoinSalt::from_bytes(*to.as_bytes()));
+                let fate = Fate::SignIn { to: &to, user: &user, birth: &birth, join_salt };
                 let mut commit = Commit::new(&key, fate, &delta, now);
                 commit.admit = limit.map(admit);
                 self.committed(store.commit(&commit)?)
@@ -209,7 +210,7 @@ impl Names {
                 Answer::Stale { session: session(record), key: self.key_number(key) }
             }
             Committed::Deleted { key } => Answer::Deleted { key: self.key_number(key) },
-            Committed::Renewed => Answer::Renewed,
+            Committed::Replaced { key, .. } => Answer::Replaced { key: self.key_number(key) },
             Committed::Gone => Answer::Absent,
             Committed::Full => Answer::Full,
             other => Answer::Failed(format!("{other:?}")),

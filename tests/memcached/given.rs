@@ -38,7 +38,7 @@ pub(crate) fn sign_in(
     to: &SessionKey,
     name: &str,
 ) -> Result<Committed> {
-    let fate = Fate::SignIn { to, user: &user(name), birth: &birth() };
+    let fate = Fate::SignIn { to, user: &user(name), birth: &birth(), join_salt: None };
     store.commit(&Commit::new(key, fate, &Delta::new(), NOW))
 }
 

@@ -9,7 +9,7 @@ use cloakroom::event::{EventKind, Events, LogSink};
 use cloakroom::id::SessionKey;
 use cloakroom::record::{Birth, Touch};
 use cloakroom::store::memcached::MemcachedStore;
-use cloakroom::store::{AtLimit, Commit, Committed, Fate, Former, Loaded, Store};
+use cloakroom::store::{AtLimit, Commit, Committed, Fate, Loaded, ReplacedId, Store};
 use cloakroom::{ErrorKind, Lifetime, SessionManager};
 
 use crate::common::memcached::{Memcached, shared};
@@ -133,7 +133,7 @@ fn an_item_is_kept_for_what_remains_and_a_minute() {
     store.touch(&[(key, Touch::at(NOW + HOUR / 2))], NOW).unwrap();
     assert!(raw.seconds_left(&name).unwrap() > 3660 + 1700);
     renew(&store, &key, &new_key(), None).unwrap();
-    let remembered = i64::try_from(Former::REMEMBERED.as_secs()).unwrap() + 60;
+    let remembered = i64::try_from(ReplacedId::REMEMBERED.as_secs()).unwrap() + 60;
     let seconds = raw.seconds_left(&name).unwrap();
     assert!((remembered - 5..=remembered).contains(&seconds), "{seconds} s");
 }
@@ -155,7 +155,7 @@ fn what_was_ended_at_its_deadline_is_not_brought_back_by_who_is_late() {
         |store, key, at| store.commit(&Commit::new(key, Fate::Delete, &Delta::new(), at)).unwrap(),
         |store, key, at| {
             let (to, ada, birth) = (new_key(), user("ada"), birth());
-            let fate = Fate::SignIn { to: &to, user: &ada, birth: &birth };
+            let fate = Fate::SignIn { to: &to, user: &ada, birth: &birth, join_salt: None };
             store.commit(&Commit::new(key, fate, &Delta::new(), at)).unwrap()
         },
     ];

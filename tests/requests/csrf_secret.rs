@@ -241,9 +241,14 @@ fn a_page_that_comes_late_for_an_id_that_was_renewed_leaves_the_new_one_alone() 
         let (mut browser, token) = visitor_with_token(&app);
         let mut late = browser.clone();
         browser.request(&app.sessions, |session| session.renew().unwrap());
-        let headers = late.request(&app.sessions, |session| drop(session.csrf_token().unwrap()));
-        assert_eq!((set_cookie(&headers), headers.discarded), (None, true));
+        let mut shown = String::new();
+        let headers = late.request(&app.sessions, |session| {
+            shown = session.csrf_token().unwrap();
+        });
+        assert_eq!((set_cookie(&headers), headers.discarded), (None, false), "nothing is stored");
         assert!(holds(&app, &browser, &token));
+        assert!(holds(&app, &late, &shown), "for the id that was presented it holds");
+        assert!(!holds(&app, &browser, &shown) && !holds(&app, &late, &token));
         assert_eq!(app.rows(), 1);
     });
 }

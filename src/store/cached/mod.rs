@@ -379,7 +379,7 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
             Committed::Stale { key, .. } | Committed::Deleted { key } => {
                 self.tell_keys([asked, *key], now);
             }
-            Committed::Renewed | Committed::Gone | Committed::Undecodable { .. } => {
+            Committed::Replaced { .. } | Committed::Gone | Committed::Undecodable { .. } => {
                 self.tell_keys([asked], now);
             }
             Committed::Full => {}

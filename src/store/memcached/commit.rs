@@ -95,12 +95,12 @@ impl Inner {
                 self.begin(key, &record, reserved.take(), now, doing)?;
                 Committed::Done { record, key, ended: Vec::new() }
             }
-            (Decision::Insert { key: to, record, replaces: Some(former) }, Some(place)) => {
-                let way = Way::of(&former, to);
+            (Decision::Insert { record, replaces: Some(left), .. }, Some(place)) => {
+                let way = Way::of(&left, true);
                 return self.relocate(place, &way, record, reserved, commit);
             }
             (Decision::Update { record, rekey: Some(rekey) }, Some(place)) => {
-                let way = Way::of(&rekey.former, rekey.to);
+                let way = Way::of(&rekey, false);
                 return self.relocate(place, &way, record, reserved, commit);
             }
             (Decision::Update { record, rekey: None }, Some(place)) => {
@@ -208,17 +208,12 @@ impl Inner {
             }
             // The old item is left as it is: whoever comes needs what is in it.
             Err(_) => {}
-            // It arrived by somebody else's hand and was ended there, or the server has lost it.
-            Ok(Written::Missing) => {
-                return match commit.fate {
-                    Fate::SignIn { .. } => Err(Error::with_source(
-                        ErrorKind::Unavailable,
-                        doing,
-                        "memcached has lost the session meanwhile",
-                    )),
-                    _ => Ok(Attempt::Answer(Committed::Gone)),
-                };
+            // Another request completed the move and ended the session there, or the server has
+            // lost it. A sign-in counts as done before that: it had begun or bound the session.
+            Ok(Written::Missing) if !matches!(commit.fate, Fate::SignIn { .. }) => {
+                return Ok(Attempt::Answer(Committed::Gone));
             }
+            Ok(Written::Missing) => {}
         }
         let ended = vec![old.key];
         Ok(Attempt::Answer(Committed::Done { record, key: way.to, ended }))

@@ -7,10 +7,11 @@ use crate::record::Record;
 use crate::store::memcached::client::{Item, Replacement, Space, Stamp, Written};
 use crate::store::memcached::value::{State, Way};
 use crate::store::memcached::{Inner, life, life_of};
-use crate::store::{LeadsTo, Loaded};
+use crate::store::{Loaded, ReplacedId, ReplacedIdStatus};
 
-/// So often a key is looked at again because its session moved meanwhile.
-const STEPS: usize = 8;
+/// The most items that are looked at for one key: those that its session has left, and some twice
+/// because it moved meanwhile.
+const STEPS: usize = ReplacedId::MAX + 8;
 
 /// What a key leads to.
 #[derive(Debug)]
@@ -40,57 +41,44 @@ impl Inner {
         now: Timestamp,
         doing: &'static str,
     ) -> Result<Found> {
+        // Where the session may be, what is remembered of the key asked for, and how many keys the
+        // session has had since.
+        let (mut at, mut replaced, mut later) = (*key, None::<ReplacedId>, 0);
         for _ in 0..STEPS {
-            let Some(item) = self.client.get(Space::Sessions, key, doing)? else {
+            let Some(item) = self.client.get(Space::Sessions, &at, doing)? else {
                 return Ok(Found::nothing(Loaded::Absent));
             };
-            let place = Place { key: *key, stamp: item.stamp };
+            let place = Place { key: at, stamp: item.stamp };
             match self.read(&item) {
                 Ok(None) => return Ok(Found::nothing(Loaded::Absent)),
                 Err(error) => return Ok(undecodable(place, error)),
-                Ok(Some(State::Live(record))) => return Ok(live(place, record, now)),
-                Ok(Some(State::Left(way))) => return self.follow(key, &way, now, doing),
+                Ok(Some(State::Live(record))) => return Ok(live(place, record, replaced, now)),
+                Ok(Some(State::Left(way))) => {
+                    if way.begins_session && replaced.is_some() {
+                        return Ok(Found::nothing(Loaded::Absent));
+                    }
+                    let id = way.replaced_id(at);
+                    let first = replaced.get_or_insert(id);
+                    if id.ends_graces() {
+                        *first = first.without_grace();
+                    }
+                    if later == ReplacedId::MAX || first.status(now) == ReplacedIdStatus::Forgotten
+                    {
+                        return Ok(Found::nothing(Loaded::Absent));
+                    }
+                    (at, later) = (way.to, later + 1);
+                }
                 Ok(Some(State::Moved(way, record))) => {
                     self.arrive(place, &way, record, now, doing)?;
                 }
                 Ok(Some(State::Arriving(from))) => {
-                    if !self.has_set_out(&from, key, now, doing)? {
+                    if !self.has_set_out(&from, &at, now, doing)? {
                         return Ok(Found::nothing(Loaded::Absent));
                     }
                 }
             }
         }
         Err(Error::with_source(ErrorKind::Busy, doing, "the session keeps moving"))
-    }
-
-    /// What a key leads to that its session has left: one step far, because only the key from
-    /// before the last move may lead to it.
-    fn follow(
-        &self,
-        key: &SessionKey,
-        way: &Way,
-        now: Timestamp,
-        doing: &'static str,
-    ) -> Result<Found> {
-        let leads_to = way.former(*key).leads_to(now);
-        if leads_to == LeadsTo::Nothing {
-            return Ok(Found::nothing(Loaded::Absent));
-        }
-        let Some(item) = self.client.get(Space::Sessions, &way.to, doing)? else {
-            return Ok(Found::nothing(Loaded::Absent));
-        };
-        let place = Place { key: way.to, stamp: item.stamp };
-        Ok(match self.read(&item) {
-            Ok(Some(State::Live(record))) => match live(place, record, now) {
-                found if leads_to == LeadsTo::Session => found,
-                Found { loaded: Loaded::Absent, .. } => Found::nothing(Loaded::Absent),
-                _ => Found::nothing(Loaded::Renewed),
-            },
-            Ok(Some(State::Moved(..) | State::Left(_))) => Found::nothing(Loaded::Renewed),
-            Ok(Some(State::Arriving(_)) | None) => Found::nothing(Loaded::Absent),
-            Err(error) if leads_to == LeadsTo::Session => undecodable(place, error),
-            Err(_) => Found::nothing(Loaded::Renewed),
-        })
     }
 
     /// The last two steps of a move, by whoever comes along. The session lives from the moment at
@@ -138,7 +126,7 @@ impl Inner {
         doing: &'static str,
     ) -> Result<()> {
         let value = State::Left(*way).encode();
-        let life = life(way.end(), now);
+        let life = life(way.replaced_id(old.key).forget_at(), now);
         let new = Replacement { key: old.key, stamp: old.stamp, value, life };
         // Somebody who was faster has done the same.
         self.client.replace(Space::Sessions, &new, doing).map(drop)
@@ -172,10 +160,14 @@ impl Inner {
     }
 }
 
-fn live(place: Place, record: Record, now: Timestamp) -> Found {
-    let loaded = match record.is_live(now) {
-        true => Loaded::Live { record, key: place.key },
-        false => Loaded::Absent,
+/// What is found where the session lives, by a key that was perhaps replaced.
+fn live(place: Place, record: Record, replaced: Option<ReplacedId>, now: Timestamp) -> Found {
+    let key = place.key;
+    let remembered = |id: &ReplacedId| id.status(now) == ReplacedIdStatus::Remembered;
+    let loaded = match replaced.filter(remembered) {
+        _ if !record.is_live(now) => Loaded::Absent,
+        Some(id) => Loaded::Replaced { id, record, key },
+        None => Loaded::Live { record, key },
     };
     Found { loaded, place: Some(place) }
 }

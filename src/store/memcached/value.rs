@@ -2,9 +2,9 @@
 
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind};
-use crate::id::SessionKey;
+use crate::id::{JoinSalt, SessionKey};
 use crate::record::Record;
-use crate::store::{Entry, Former};
+use crate::store::{Entry, ReplacedBy, ReplacedId};
 
 /// The format that this version writes. Up to [`LAST_FORMAT`] a higher one is a newer version's;
 /// anything else in the first byte is nobody's that we know.
@@ -28,27 +28,30 @@ pub(super) enum State {
     Left(Way),
 }
 
-/// Where a session went, and when.
+/// Where a session went, and when: all that is remembered of a replaced key but the key itself,
+/// under which it is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Way {
     pub(super) to: SessionKey,
-    pub(super) left: Timestamp,
-    pub(super) grace_until: Option<Timestamp>,
+    pub(super) at: Timestamp,
+    pub(super) by: ReplacedBy,
+    pub(super) had_user: bool,
+    /// Another session began in place of the one that was here, as at the sign-in of another user.
+    /// Keys that this one had before do not lead there.
+    pub(super) begins_session: bool,
 }
 
 impl Way {
-    /// The way of a session from the key of `former`.
-    pub(super) fn of(former: &Former, to: SessionKey) -> Self {
-        Way { to, left: former.left, grace_until: former.grace_until }
+    /// The way from the key `left` of a session, or of one that begins in its place.
+    pub(super) fn of(left: &ReplacedId, begins_session: bool) -> Self {
+        let ReplacedId { successor: to, at, by, had_user, .. } = *left;
+        Way { to, at, by, had_user, begins_session }
     }
 
-    pub(super) fn former(&self, key: SessionKey) -> Former {
-        Former { key, left: self.left, grace_until: self.grace_until }
-    }
-
-    /// From when on it is not worth remembering.
-    pub(super) fn end(&self) -> Timestamp {
-        self.left.max(self.grace_until.unwrap_or(self.left)) + Former::REMEMBERED
+    /// What is remembered of the key under which this is stored.
+    pub(super) fn replaced_id(&self, key: SessionKey) -> ReplacedId {
+        let Way { to, at, by, had_user, .. } = *self;
+        ReplacedId { key, successor: to, at, by, had_user }
     }
 }
 
@@ -107,25 +110,48 @@ impl State {
     }
 }
 
+/// The key, the time, by what it was replaced, the flags, the end of the grace, the salt.
+const WAY_BYTES: usize = 32 + 8 + 1 + 1 + 8 + 32;
+
 impl Way {
-    fn encode(&self) -> [u8; 48] {
-        let mut bytes = [0; 48];
-        let grace = self.grace_until.map_or(i64::MIN, Timestamp::as_millis);
-        let left = self.left.as_millis().to_be_bytes();
-        let all = self.to.as_bytes().iter().chain(&left).copied().chain(grace.to_be_bytes());
+    fn encode(&self) -> [u8; WAY_BYTES] {
+        let (by, grace, salt) = match &self.by {
+            ReplacedBy::Renewal { grace_until } => (b'R', *grace_until, None),
+            ReplacedBy::SignIn { salt: None } => (b'I', None, None),
+            ReplacedBy::SignIn { salt } => (b'J', None, salt.as_ref()),
+        };
+        let grace = grace.map_or(i64::MIN, Timestamp::as_millis).to_be_bytes();
+        let at = self.at.as_millis().to_be_bytes();
+        let all = self.to.as_bytes().iter().chain(&at).copied();
+        let flags = u8::from(self.had_user) | u8::from(self.begins_session) << 1;
+        let all = all.chain([by, flags]).chain(grace);
+        let all = all.chain(salt.map_or([0; 32], |salt| *salt.as_bytes()));
+        let mut bytes = [0; WAY_BYTES];
         bytes.iter_mut().zip(all).for_each(|(place, byte)| *place = byte);
         bytes
     }
 
     fn decode(bytes: &[u8]) -> Option<(Self, &[u8])> {
         let (to, rest) = bytes.split_first_chunk::<32>()?;
-        let (left, rest) = rest.split_first_chunk::<8>()?;
+        let (at, rest) = rest.split_first_chunk::<8>()?;
+        let ([by, flags @ 0..=3], rest) = rest.split_first_chunk::<2>()? else { return None };
         let (grace, rest) = rest.split_first_chunk::<8>()?;
+        let (salt, rest) = rest.split_first_chunk::<32>()?;
         let grace = i64::from_be_bytes(*grace);
+        let by = match by {
+            b'R' => ReplacedBy::Renewal {
+                grace_until: (grace != i64::MIN).then_some(Timestamp::from_millis(grace)),
+            },
+            b'I' => ReplacedBy::SignIn { salt: None },
+            b'J' => ReplacedBy::SignIn { salt: Some(JoinSalt::from_bytes(*salt)) },
+            _ => return None,
+        };
         let way = Way {
             to: SessionKey::from_bytes(*to),
-            left: Timestamp::from_millis(i64::from_be_bytes(*left)),
-            grace_until: (grace != i64::MIN).then_some(Timestamp::from_millis(grace)),
+            at: Timestamp::from_millis(i64::from_be_bytes(*at)),
+            by,
+            had_user: flags & 1 != 0,
+            begins_session: flags & 2 != 0,
         };
         Some((way, rest))
     }
@@ -183,8 +209,11 @@ mod tests {
     }
 
     fn states() -> Vec<State> {
-        let way = Way { to: KEY, left: NOW, grace_until: None };
-        let graced = Way { grace_until: Some(NOW + Former::REMEMBERED), ..way };
+        let by = ReplacedBy::Renewal { grace_until: None };
+        let way = Way { to: KEY, at: NOW, by, had_user: true, begins_session: false };
+        let by = ReplacedBy::Renewal { grace_until: Some(NOW + ReplacedId::REMEMBERED) };
+        let graced = Way { by, had_user: false, begins_session: true, ..way };
+        let sign_in = |salt| Way { by: ReplacedBy::SignIn { salt }, ..way };
         vec![
             State::Live(a_record()),
             State::Arriving(KEY),
@@ -192,6 +221,8 @@ mod tests {
             State::Moved(graced, a_record()),
             State::Left(way),
             State::Left(graced),
+            State::Left(sign_in(None)),
+            State::Moved(sign_in(Some(JoinSalt::from_bytes([9; 32]))), a_record()),
         ]
     }
 
@@ -249,7 +280,8 @@ mod tests {
                 assert_eq!(State::decode(&state.encode()).unwrap(), state);
                 if let State::Moved(way, _) | State::Left(way) = state {
                     // No time is too far away to be counted with.
-                    let _ = (way.end(), way.former(KEY).leads_to(NOW));
+                    let id = way.replaced_id(KEY);
+                    let _ = (id.forget_at(), id.status(NOW), id.was_under_way(NOW));
                 }
             }
             if let Ok(entry) = decode_entry(&value) {

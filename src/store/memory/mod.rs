@@ -15,8 +15,8 @@ use crate::id::{Handle, SessionKey, UserKey};
 use crate::record::{Cursor, Record, Stats, Summary, Touch};
 use crate::store::by_key::ByKey;
 use crate::store::{
-    Commit, Committed, Decision, Former, LeadsTo, Loaded, Page, Registry, Rekey, Store, Swept,
-    Traits, Upkeep, Which,
+    Commit, Committed, Decision, Loaded, Page, Registry, ReplacedId, ReplacedIdStatus, Store,
+    Swept, Traits, Upkeep, Which,
 };
 use crate::sync::instant;
 
@@ -36,8 +36,8 @@ pub struct MemoryStore {
 #[derive(Debug, Default)]
 struct Sessions {
     rows: ByKey<Row>,
-    /// The keys that sessions had before their last renewal, with their current ones.
-    previous: ByKey<SessionKey>,
+    /// The replaced keys that are remembered, with the current ones of their sessions.
+    replaced: ByKey<SessionKey>,
     users: HashMap<UserKey, BTreeSet<SessionKey>>,
     last_place: i64,
 }
@@ -45,7 +45,8 @@ struct Sessions {
 #[derive(Debug)]
 struct Row {
     record: Record,
-    former: Option<Former>,
+    /// The keys it had, the oldest first.
+    replaced: Vec<ReplacedId>,
     /// Higher for sessions that began later.
     place: i64,
 }
@@ -55,9 +56,10 @@ struct Row {
 enum Found<'s> {
     /// The live session under this current key.
     At(SessionKey, &'s Row),
+    /// The key was replaced; the live session under this current key.
+    Replaced(ReplacedId, SessionKey, &'s Row),
     /// The session under this current key, whose deadline has passed.
     Expired(SessionKey),
-    Renewed,
     Absent,
 }
 
@@ -65,7 +67,9 @@ impl From<Found<'_>> for Loaded {
     fn from(found: Found<'_>) -> Self {
         match found {
             Found::At(key, row) => Loaded::Live { record: row.record.clone(), key },
-            Found::Renewed => Loaded::Renewed,
+            Found::Replaced(id, key, row) => {
+                Loaded::Replaced { id, record: row.record.clone(), key }
+            }
             Found::Expired(_) | Found::Absent => Loaded::Absent,
         }
     }
@@ -119,33 +123,35 @@ impl Sessions {
         if let Some(row) = self.rows.get(key) {
             return at(key, row);
         }
-        let Some(current) = self.previous.get(key) else { return Found::Absent };
+        let Some(current) = self.replaced.get(key) else { return Found::Absent };
         let Some(row) = self.rows.get(current) else { return Found::Absent };
-        match row.former.map(|former| former.leads_to(now)) {
-            Some(LeadsTo::Session) => at(current, row),
-            Some(LeadsTo::Renewed) if row.record.is_live(now) => Found::Renewed,
-            Some(LeadsTo::Renewed | LeadsTo::Nothing) | None => Found::Absent,
+        let Some(id) = row.replaced.iter().find(|id| id.key == *key) else { return Found::Absent };
+        match (id.status(now), row.record.is_live(now)) {
+            (ReplacedIdStatus::Forgotten, _) => Found::Absent,
+            (_, false) => Found::Expired(*current),
+            (ReplacedIdStatus::InGrace, true) => Found::At(*current, row),
+            (ReplacedIdStatus::Remembered, true) => Found::Replaced(*id, *current, row),
         }
     }
 
     fn is_taken(&self, key: &SessionKey) -> bool {
-        self.rows.contains_key(key) || self.previous.contains_key(key)
+        self.rows.contains_key(key) || self.replaced.contains_key(key)
     }
 
     fn put(&mut self, key: SessionKey, row: Row) {
         if let Some(user) = &row.record.user {
             self.users.entry(user.clone()).or_default().insert(key);
         }
-        if let Some(former) = row.former {
-            self.previous.insert(former.key, key);
+        for id in &row.replaced {
+            self.replaced.insert(id.key, key);
         }
         self.rows.insert(key, row);
     }
 
     fn take(&mut self, key: &SessionKey) -> Option<Row> {
         let row = self.rows.remove(key)?;
-        if let Some(former) = row.former {
-            self.previous.remove(&former.key);
+        for id in &row.replaced {
+            self.replaced.remove(&id.key);
         }
         if let Some(user) = &row.record.user
             && let Some(keys) = self.users.get_mut(user)
@@ -193,9 +199,9 @@ impl Sessions {
     fn commit(&mut self, commit: &Commit<'_>, capacity: usize) -> Result<Committed> {
         let found = self.find(commit.key, commit.now);
         let (key, expired) = match found {
-            Found::At(key, _) => (key, None),
+            Found::At(key, _) | Found::Replaced(_, key, _) => (key, None),
             Found::Expired(key) => (*commit.key, Some(key)),
-            Found::Renewed | Found::Absent => (*commit.key, None),
+            Found::Absent => (*commit.key, None),
         };
         let loaded = found.into();
         if let Some(key) = expired
@@ -207,7 +213,7 @@ impl Sessions {
 
         let moved_to = match &decision {
             Decision::Insert { key, .. } => Some(*key),
-            Decision::Update { rekey: Some(rekey), .. } => Some(rekey.to),
+            Decision::Update { rekey: Some(rekey), .. } => Some(rekey.successor),
             _ => None,
         };
         if moved_to.is_some_and(|to| self.is_taken(&to)) {
@@ -241,7 +247,8 @@ impl Sessions {
                 }
                 self.last_place += 1;
                 let place = self.last_place;
-                let row = Row { record: record.clone(), former: replaces, place };
+                let replaced = replaces.into_iter().collect();
+                let row = Row { record: record.clone(), replaced, place };
                 self.put(to, row);
                 Ok(Committed::Done { record, key: to, ended })
             }
@@ -249,14 +256,16 @@ impl Sessions {
                 self.end(&ended);
                 let mut ended = ended;
                 let Some(old) = self.take(&key) else { return Ok(Committed::Gone) };
-                let (to, former) = match rekey {
-                    Some(Rekey { to, former }) => {
+                let mut replaced = old.replaced;
+                let to = match rekey {
+                    Some(id) => {
                         ended.push(key);
-                        (to, Some(former))
+                        remember(&mut replaced, id, commit.now);
+                        id.successor
                     }
-                    None => (key, old.former),
+                    None => key,
                 };
-                self.put(to, Row { record: record.clone(), former, place: old.place });
+                self.put(to, Row { record: record.clone(), replaced, place: old.place });
                 Ok(Committed::Done { record, key: to, ended })
             }
             Decision::Touch { record } => {
@@ -278,6 +287,17 @@ impl Sessions {
             self.take(key);
         }
     }
+}
+
+/// Adds a replaced key to those that are remembered; the oldest are forgotten.
+fn remember(replaced: &mut Vec<ReplacedId>, id: ReplacedId, now: Timestamp) {
+    if id.ends_graces() {
+        replaced.iter_mut().for_each(|id| *id = id.without_grace());
+    }
+    replaced.retain(|id| id.status(now) != ReplacedIdStatus::Forgotten);
+    replaced.push(id);
+    let excess = replaced.len().saturating_sub(ReplacedId::MAX);
+    replaced.drain(..excess);
 }
 
 impl Store for MemoryStore {

@@ -5,7 +5,7 @@ use rusqlite::Connection;
 use crate::clock::Timestamp;
 use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{SessionKey, UserKey};
+use crate::id::{JoinSalt, SessionKey, UserKey};
 use crate::record::{Birth, Touch};
 use crate::store::sqlite::failure::while_doing;
 use crate::store::sqlite::hot::{Hot, Transaction};
@@ -23,6 +23,7 @@ pub(super) struct Owned {
     touch: Option<Touch>,
     admit: Option<Admit>,
     max_bytes: usize,
+    opened: Timestamp,
     now: Timestamp,
 }
 
@@ -30,7 +31,7 @@ enum OwnedFate {
     Create(Birth),
     Merge,
     Renew { to: SessionKey, grace_until: Option<Timestamp> },
-    SignIn { to: SessionKey, user: UserKey, birth: Birth },
+    SignIn { to: SessionKey, user: UserKey, birth: Birth, join_salt: Option<JoinSalt> },
     Delete,
 }
 
@@ -42,9 +43,12 @@ impl Owned {
                 Fate::Create(birth) => OwnedFate::Create(birth.clone()),
                 Fate::Merge => OwnedFate::Merge,
                 Fate::Renew { to, grace_until } => OwnedFate::Renew { to: *to, grace_until },
-                Fate::SignIn { to, user, birth } => {
-                    OwnedFate::SignIn { to: *to, user: user.clone(), birth: birth.clone() }
-                }
+                Fate::SignIn { to, user, birth, join_salt } => OwnedFate::SignIn {
+                    to: *to,
+                    user: user.clone(),
+                    birth: birth.clone(),
+                    join_salt,
+                },
                 Fate::Delete => OwnedFate::Delete,
             },
             delta: commit.delta.clone(),
@@ -52,6 +56,7 @@ impl Owned {
             touch: commit.touch,
             admit: commit.admit,
             max_bytes: commit.max_bytes,
+            opened: commit.opened,
             now: commit.now,
         }
     }
@@ -65,7 +70,9 @@ impl Owned {
                 OwnedFate::Renew { to, grace_until } => {
                     Fate::Renew { to, grace_until: *grace_until }
                 }
-                OwnedFate::SignIn { to, user, birth } => Fate::SignIn { to, user, birth },
+                OwnedFate::SignIn { to, user, birth, join_salt } => {
+                    Fate::SignIn { to, user, birth, join_salt: *join_salt }
+                }
                 OwnedFate::Delete => Fate::Delete,
             },
             delta: &self.delta,
@@ -73,6 +80,7 @@ impl Owned {
             touch: self.touch,
             admit: self.admit,
             max_bytes: self.max_bytes,
+            opened: self.opened,
             now: self.now,
         }
     }
@@ -138,19 +146,25 @@ fn carry_out(
                 transaction.remove(place.key);
                 ended.push(place.key);
             }
-            rows::insert(connection, sql, &to, replaces.as_ref(), &record).map_err(failed())?;
-            transaction.put(to, connection.last_insert_rowid(), &record);
+            rows::insert(connection, sql, &to, &record).map_err(failed())?;
+            let id = connection.last_insert_rowid();
+            transaction.put(to, id, &record);
+            if let Some(left) = &replaces {
+                let session = (id, &record.handle);
+                rows::remember(connection, sql, session, left, transaction).map_err(failed())?;
+            }
             Ok(Committed::Done { record, key: to, ended })
         }
         (Decision::Update { record, rekey: Some(rekey) }, Some(place)) => {
-            let room = make_room(commit, connection, sql, &rekey.to, Some(place), transaction)?;
+            let to = rekey.successor;
+            let room = make_room(commit, connection, sql, &to, Some(place), transaction)?;
             let Some(mut ended) = room else { return Ok(Committed::Full) };
-            rows::rekey(connection, sql, place, &rekey).map_err(failed())?;
+            rows::rekey(connection, sql, place, &rekey, transaction).map_err(failed())?;
             rows::update_all(connection, sql, place, &record).map_err(failed())?;
             transaction.remove(place.key);
-            transaction.put(rekey.to, place.id, &record);
+            transaction.put(to, place.id, &record);
             ended.push(place.key);
-            Ok(Committed::Done { record, key: rekey.to, ended })
+            Ok(Committed::Done { record, key: to, ended })
         }
         (Decision::Update { record, rekey: None }, Some(place)) => {
             let with_deadline = match commit.delta.user() {
@@ -183,8 +197,8 @@ fn carry_out(
 
 /// What a query would find where the session is known.
 fn found(commit: &Commit<'_>, Hot { id, record }: Hot) -> (Loaded, Option<Place>) {
-    let key = *commit.key;
-    let place = Place { id, key, seen: record.seen, deadline: record.deadline() };
+    let (key, handle) = (*commit.key, record.handle);
+    let place = Place { id, key, handle, seen: record.seen, deadline: record.deadline() };
     match record.is_live(commit.now) {
         true => (Loaded::Live { record, key }, Some(place)),
         false => (Loaded::Absent, Some(place)),

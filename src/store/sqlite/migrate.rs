@@ -112,8 +112,18 @@ fn object(connection: &Connection, name: &str) -> rusqlite::Result<Option<Object
 
 /// What stands there under the table's name, and under the names that we make of it.
 fn objects(connection: &Connection, table: &TableName) -> rusqlite::Result<Vec<Object>> {
-    let suffixes =
-        ["", "_meta", "_readable", "_previous", "_handle", "_user", "_external", "_deadline"];
+    let suffixes = [
+        "",
+        "_meta",
+        "_replaced",
+        "_replaced_session",
+        "_replaced_forget",
+        "_readable",
+        "_handle",
+        "_user",
+        "_external",
+        "_deadline",
+    ];
     let found = suffixes
         .iter()
         .map(|suffix| object(connection, &format!("{}{suffix}", table.as_str())).transpose());

@@ -274,6 +274,7 @@ const LOG: &str = "copy the log into the database";
 fn delete_all(connection: &Connection, sql: &Sql, now: Timestamp) -> rusqlite::Result<u64> {
     let live: i64 = connection.query_row(&sql.count_live, [now.as_millis()], |row| row.get(0))?;
     connection.execute(&sql.delete_all, [])?;
+    connection.execute(&sql.delete_all_replaced, [])?;
     connection.execute(&sql.raise_epoch, [])?;
     Ok(u64::try_from(live).unwrap_or(0))
 }
@@ -346,6 +347,8 @@ impl Store for SqliteStore {
                 let removed =
                     sweep.execute([now.as_millis(), limit]).map_err(while_doing(DOING))?;
                 transaction.swept(now, removed);
+                rows::forget_replaced(connection, &sql, now, limit, transaction)
+                    .map_err(while_doing(DOING))?;
                 Ok((removed, began))
             })?;
         Ok(Swept::new(removed, instant().saturating_duration_since(began)))

@@ -7,19 +7,20 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use crate::clock::Timestamp;
 use crate::data::Data;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{ExternalKey, Handle, SessionKey, UserKey};
+use crate::id::{ExternalKey, Handle, JoinSalt, SessionKey, UserKey};
 use crate::lifetime::Limits;
 use crate::record::{self, Client, Cursor, FORMAT, Record, Summary, Touch};
 use crate::store::sqlite::failure::while_doing;
 use crate::store::sqlite::hot::{Hot, Transaction};
 use crate::store::sqlite::sql::Sql;
-use crate::store::{Former, LeadsTo, Loaded, Rekey};
+use crate::store::{Loaded, ReplacedBy, ReplacedId, ReplacedIdStatus};
 
 /// Where a session stands.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
     pub(super) id: i64,
     pub(super) key: SessionKey,
+    pub(super) handle: Handle,
     pub(super) seen: Timestamp,
     /// As the row has it, which an operator's hand can have changed.
     pub(super) deadline: Timestamp,
@@ -41,47 +42,78 @@ pub(super) fn find(
     now: Timestamp,
 ) -> Result<(Loaded, Option<Place>)> {
     let failed = || while_doing("look a session up");
-    if let Some(found) = query(connection, &sql.by_key, key, now, false).map_err(failed())? {
+    if let Some(found) = by_key(connection, sql, key, now).map_err(failed())? {
         return Ok(found);
     }
-    let renewed = query(connection, &sql.by_previous_key, key, now, true).map_err(failed())?;
-    Ok(renewed.unwrap_or((Loaded::Absent, None)))
+    let replaced = by_replaced_key(connection, sql, key, now).map_err(failed())?;
+    Ok(replaced.unwrap_or((Loaded::Absent, None)))
 }
 
-fn query(
+fn by_key(
     connection: &Connection,
-    sql: &str,
+    sql: &Sql,
     key: &SessionKey,
     now: Timestamp,
-    previous: bool,
 ) -> rusqlite::Result<Option<(Loaded, Option<Place>)>> {
-    let mut statement = connection.prepare_cached(sql)?;
+    let mut statement = connection.prepare_cached(&sql.by_key)?;
+    let mut rows = statement.query([key.as_bytes()])?;
+    rows.next()?.map(|row| session(row, now)).transpose()
+}
+
+fn by_replaced_key(
+    connection: &Connection,
+    sql: &Sql,
+    key: &SessionKey,
+    now: Timestamp,
+) -> rusqlite::Result<Option<(Loaded, Option<Place>)>> {
+    let mut statement = connection.prepare_cached(&sql.by_replaced_key)?;
     let mut rows = statement.query([key.as_bytes()])?;
     let Some(row) = rows.next()? else { return Ok(None) };
-    let deadline = Timestamp::from_millis(row.get(12)?);
-    let expired = deadline <= now;
-    if previous {
-        let time = |at: usize| -> rusqlite::Result<Option<Timestamp>> {
-            Ok(row.get::<_, Option<i64>>(at)?.map(Timestamp::from_millis))
-        };
-        let (grace_until, left) = (time(2)?, time(18)?.unwrap_or(Timestamp::from_millis(0)));
-        match (Former { key: *key, left, grace_until }).leads_to(now) {
-            LeadsTo::Session => {}
-            LeadsTo::Renewed if !expired => return Ok(Some((Loaded::Renewed, None))),
-            LeadsTo::Renewed | LeadsTo::Nothing => return Ok(Some((Loaded::Absent, None))),
-        }
+    let id = replaced_id(row, *key)?;
+    let status = id.status(now);
+    if status == ReplacedIdStatus::Forgotten {
+        return Ok(None);
     }
+    Ok(Some(match session(row, now)? {
+        (Loaded::Live { record, key }, place) if status == ReplacedIdStatus::Remembered => {
+            (Loaded::Replaced { id, record, key }, place)
+        }
+        found => found,
+    }))
+}
+
+/// The columns of a replaced key, after those of its session.
+fn replaced_id(row: &Row<'_>, key: SessionKey) -> rusqlite::Result<ReplacedId> {
+    let grace_until = row.get::<_, Option<i64>>(20)?.map(Timestamp::from_millis);
+    Ok(ReplacedId {
+        key,
+        successor: SessionKey::from_bytes(row.get(18)?),
+        at: Timestamp::from_millis(row.get(19)?),
+        by: match row.get(21)? {
+            true => ReplacedBy::SignIn {
+                salt: row.get::<_, Option<[u8; 32]>>(22)?.map(JoinSalt::from_bytes),
+            },
+            false => ReplacedBy::Renewal { grace_until },
+        },
+        had_user: row.get(23)?,
+    })
+}
+
+/// The session in a row, and where it stands.
+fn session(row: &Row<'_>, now: Timestamp) -> rusqlite::Result<(Loaded, Option<Place>)> {
+    let deadline = Timestamp::from_millis(row.get(12)?);
     let key = SessionKey::from_bytes(row.get(1)?);
     let seen = Timestamp::from_millis(row.get(9)?);
-    let place = Place { id: row.get(0)?, key, seen, deadline };
-    if expired {
-        return Ok(Some((Loaded::Absent, Some(place))));
+    let handle = Handle::from_bytes(row.get(3)?);
+    let place = Some(Place { id: row.get(0)?, key, handle, seen, deadline });
+    if deadline <= now {
+        return Ok((Loaded::Absent, place));
     }
     let loaded = match decode(row)? {
         Ok(record) => Loaded::Live { record, key },
-        Err(error) => Loaded::Undecodable { handle: Some(Handle::from_bytes(row.get(3)?)), error },
+        Err(error) => Loaded::Undecodable { handle: Some(handle), error },
     };
-    Ok(Some((loaded, Some(place))))
+    Ok((loaded, place))
 }
 
 /// The outer error is SQLite's, the inner one says that the row makes no sense.
@@ -108,6 +140,7 @@ pub(super) fn decode(row: &Row<'_>) -> rusqlite::Result<Result<Record>> {
         created: Timestamp::from_millis(row.get(7)?),
         authenticated: row.get::<_, Option<i64>>(8)?.map(Timestamp::from_millis),
         seen: Timestamp::from_millis(row.get(9)?),
+        id_issued: Timestamp::from_millis(row.get(2)?),
         limits,
         persistent: row.get(13)?,
         revision,
@@ -192,19 +225,17 @@ fn revision_column(record: &Record) -> i64 {
     i64::try_from(record.revision).unwrap_or(i64::MAX)
 }
 
-/// A new row, which remembers the key of the one it replaces.
+/// A new row.
 pub(super) fn insert(
     connection: &Connection,
     sql: &Sql,
     key: &SessionKey,
-    replaced: Option<&Former>,
     record: &Record,
 ) -> rusqlite::Result<()> {
     let mut statement = connection.prepare_cached(&sql.insert)?;
     statement.execute(params![
         key.as_bytes(),
-        replaced.map(|former| former.key.as_bytes()),
-        replaced.map(|former| former.left.as_millis()),
+        record.id_issued.as_millis(),
         record.handle.as_bytes(),
         record.user.as_ref().map(UserKey::as_str),
         record.external_key.as_ref().map(ExternalKey::as_str),
@@ -224,23 +255,67 @@ pub(super) fn insert(
     Ok(())
 }
 
-/// Moves a row to a new key and remembers the one it leaves.
+/// Moves a row to a new key, and remembers the one it leaves.
 pub(super) fn rekey(
     connection: &Connection,
     sql: &Sql,
     place: Place,
-    rekey: &Rekey,
+    left: &ReplacedId,
+    transaction: &mut Transaction<'_>,
 ) -> rusqlite::Result<()> {
     let mut statement = connection.prepare_cached(&sql.rekey)?;
-    let Former { key, left, grace_until } = rekey.former;
-    let grace_until = grace_until.map(Timestamp::as_millis);
-    one(statement.execute(params![
-        place.id,
-        rekey.to.as_bytes(),
-        key.as_bytes(),
-        left.as_millis(),
-        grace_until
-    ])?)
+    one(statement.execute(params![place.id, left.successor.as_bytes()])?)?;
+    if left.ends_graces() {
+        let mut statement = connection.prepare_cached(&sql.end_graces)?;
+        transaction.changed_replaced(statement.execute([place.id])?);
+    }
+    remember(connection, sql, (place.id, &place.handle), left, transaction)
+}
+
+/// Remembers a replaced key of the session in a row. The oldest of that session are forgotten, and
+/// some of any session whose time has come: as many rows go as come, in the end.
+pub(super) fn remember(
+    connection: &Connection,
+    sql: &Sql,
+    (session, handle): (i64, &Handle),
+    id: &ReplacedId,
+    transaction: &mut Transaction<'_>,
+) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare_cached(&sql.forget_replaced_of)?;
+    let others = i64::try_from(ReplacedId::MAX - 1).unwrap_or(i64::MAX);
+    transaction.changed_replaced(statement.execute(params![session, handle.as_bytes(), others])?);
+    forget_replaced(connection, sql, id.at, 2, transaction)?;
+    let (by_sign_in, salt) = match &id.by {
+        ReplacedBy::Renewal { .. } => (false, None),
+        ReplacedBy::SignIn { salt } => (true, salt.as_ref()),
+    };
+    let mut statement = connection.prepare_cached(&sql.remember_replaced)?;
+    transaction.changed_replaced(statement.execute(params![
+        id.key.as_bytes(),
+        session,
+        handle.as_bytes(),
+        id.successor.as_bytes(),
+        id.at.as_millis(),
+        id.grace_until().map(Timestamp::as_millis),
+        by_sign_in,
+        salt.map(JoinSalt::as_bytes),
+        id.had_user,
+        id.forget_at().as_millis(),
+    ])?);
+    Ok(())
+}
+
+/// Forgets at most `limit` replaced keys whose time has come.
+pub(super) fn forget_replaced(
+    connection: &Connection,
+    sql: &Sql,
+    now: Timestamp,
+    limit: i64,
+    transaction: &mut Transaction<'_>,
+) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare_cached(&sql.forget_replaced)?;
+    transaction.changed_replaced(statement.execute([now.as_millis(), limit])?);
+    Ok(())
 }
 
 /// Writes everything that can change but the keys: what a sign-in changes.
@@ -266,6 +341,7 @@ pub(super) fn update_all(
         record.client.as_ref().map(Client::to_json),
         FORMAT,
         record.data.as_json(),
+        record.id_issued.as_millis(),
     ])?)
 }
 
@@ -317,7 +393,7 @@ pub(super) fn touch(
     let found = match by_key {
         Some(found) => Some(found),
         None => connection
-            .prepare_cached(&sql.times_by_previous_key)?
+            .prepare_cached(&sql.times_by_replaced_key)?
             .query_row(params![key.as_bytes(), now.as_millis()], times)
             .optional()?,
     };

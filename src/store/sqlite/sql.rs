@@ -6,16 +6,20 @@ use crate::error::{Error, ErrorKind, Result};
 pub(super) const HISTORY: &str = "cloakroom_migrations";
 
 /// The columns that [`rows`](super::rows) reads, in its order.
-const COLUMNS: &str = "id, key, previous_until, handle, user_key, external_key, auth_level, \
+const COLUMNS: &str = "id, key, id_issued, handle, user_key, external_key, auth_level, \
      created, authenticated, seen, idle, absolute, deadline, persistent, revision, client, \
-     format, data, previous_left";
+     format, data";
+
+/// The columns of a replaced key, in the order in which [`rows`](super::rows) reads them, after
+/// those of its session.
+const REPLACED: &str = "successor, replaced_at, grace_until, by_sign_in, join_salt, had_user";
 
 /// The columns that [`rows::summary`](super::rows::summary) reads, in its order.
 const SUMMARY: &str = "id, handle, user_key, external_key, auth_level, created, authenticated, \
      seen, deadline, persistent, client, length(CAST(data AS BLOB))";
 
 /// What a touch needs to know.
-const TIMES: &str = "SELECT id, seen, deadline, idle, absolute, key";
+const TIMES: &str = "id, seen, deadline, idle, absolute, key";
 
 /// A table name that is safe inside double quotes and leaves room for suffixes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,15 +53,19 @@ impl TableName {
 #[derive(Debug)]
 pub(super) struct Sql {
     pub(super) by_key: String,
-    pub(super) by_previous_key: String,
+    pub(super) by_replaced_key: String,
     pub(super) is_taken: String,
     pub(super) insert: String,
     pub(super) rekey: String,
+    pub(super) end_graces: String,
+    pub(super) forget_replaced_of: String,
+    pub(super) forget_replaced: String,
+    pub(super) remember_replaced: String,
     pub(super) update_all: String,
     pub(super) update_data: String,
     pub(super) update_data_and_seen: String,
     pub(super) times_by_key: String,
-    pub(super) times_by_previous_key: String,
+    pub(super) times_by_replaced_key: String,
     pub(super) update_seen: String,
     pub(super) delete: String,
     pub(super) delete_expired_of: String,
@@ -83,6 +91,7 @@ pub(super) struct Sql {
     pub(super) size_at: String,
     pub(super) live_ends: String,
     pub(super) delete_all: String,
+    pub(super) delete_all_replaced: String,
     pub(super) epoch: String,
     pub(super) raise_epoch: String,
     pub(super) set_epoch: String,
@@ -93,27 +102,57 @@ impl Sql {
     pub(super) fn new(table: &TableName) -> Self {
         let t = format!("\"{}\"", table.0);
         let meta = format!("\"{}_meta\"", table.0);
+        let replaced = format!("\"{}_replaced\"", table.0);
+        // A replaced key with its session, if that is still there.
+        let and_session =
+            format!("{replaced} AS r JOIN {t} AS s ON s.id = r.session AND s.handle = r.handle");
+        let of = |table: &str, columns: &str| {
+            let columns = columns.split(", ").map(|column| format!("{table}.{column}"));
+            columns.collect::<Vec<_>>().join(", ")
+        };
         Sql {
             by_key: format!("SELECT {COLUMNS} FROM {t} WHERE key = ?1"),
-            by_previous_key: format!("SELECT {COLUMNS} FROM {t} WHERE previous_key = ?1"),
-            is_taken: format!("SELECT 1 FROM {t} WHERE key = ?1 OR previous_key = ?1"),
+            by_replaced_key: format!(
+                "SELECT {}, {} FROM {and_session} WHERE r.key = ?1",
+                of("s", COLUMNS),
+                of("r", REPLACED)
+            ),
+            is_taken: format!(
+                "SELECT 1 FROM {t} WHERE key = ?1 UNION ALL \
+                 SELECT 1 FROM {replaced} WHERE key = ?1 LIMIT 1"
+            ),
             insert: format!(
-                "INSERT INTO {t} (key, previous_key, previous_left, handle, user_key, external_key, auth_level, created, \
-                 authenticated, seen, idle, absolute, deadline, persistent, revision, client, \
-                 format, data) VALUES \
-                 (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)"
+                "INSERT INTO {t} (key, id_issued, handle, user_key, external_key, auth_level, \
+                 created, authenticated, seen, idle, absolute, deadline, persistent, revision, \
+                 client, format, data) VALUES \
+                 (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)"
             ),
             // An index is rewritten when one of its columns is named here, changed or not: so
             // the common changes name as few as they can.
-            rekey: format!(
-                "UPDATE {t} SET key = ?2, previous_key = ?3, previous_left = ?4, \
-                 previous_until = ?5 WHERE id = ?1"
+            rekey: format!("UPDATE {t} SET key = ?2 WHERE id = ?1"),
+            end_graces: format!(
+                "UPDATE {replaced} SET grace_until = NULL WHERE session = ?1 \
+                 AND grace_until IS NOT NULL"
+            ),
+            // All but the latest of this session, and what is left of one whose number it got.
+            forget_replaced_of: format!(
+                "DELETE FROM {replaced} WHERE session = ?1 AND (handle <> ?2 OR id NOT IN \
+                 (SELECT id FROM {replaced} WHERE session = ?1 AND handle = ?2 \
+                 ORDER BY id DESC LIMIT ?3))"
+            ),
+            forget_replaced: format!(
+                "DELETE FROM {replaced} WHERE id IN \
+                 (SELECT id FROM {replaced} WHERE forget_at <= ?1 LIMIT ?2)"
+            ),
+            remember_replaced: format!(
+                "INSERT INTO {replaced} (key, session, handle, {REPLACED}, forget_at) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"
             ),
             update_all: format!(
                 "UPDATE {t} SET user_key = ?2, external_key = ?3, auth_level = ?4, \
                  authenticated = ?5, seen = ?6, idle = ?7, absolute = ?8, deadline = ?9, \
-                 persistent = ?10, revision = ?11, client = ?12, format = ?13, data = ?14 \
-                 WHERE id = ?1"
+                 persistent = ?10, revision = ?11, client = ?12, format = ?13, data = ?14, \
+                 id_issued = ?15 WHERE id = ?1"
             ),
             update_data: format!(
                 "UPDATE {t} SET revision = ?2, format = ?3, data = ?4 WHERE id = ?1"
@@ -122,9 +161,10 @@ impl Sql {
                 "UPDATE {t} SET revision = ?2, format = ?3, data = ?4, seen = ?5, deadline = ?6 \
                  WHERE id = ?1"
             ),
-            times_by_key: format!("{TIMES} FROM {t} WHERE key = ?1"),
-            times_by_previous_key: format!(
-                "{TIMES} FROM {t} WHERE previous_key = ?1 AND previous_until > ?2"
+            times_by_key: format!("SELECT {TIMES} FROM {t} WHERE key = ?1"),
+            times_by_replaced_key: format!(
+                "SELECT {} FROM {and_session} WHERE r.key = ?1 AND r.grace_until > ?2",
+                of("s", TIMES)
             ),
             update_seen: format!("UPDATE {t} SET seen = ?2, deadline = ?3 WHERE id = ?1"),
             delete: format!("DELETE FROM {t} WHERE id = ?1"),
@@ -182,6 +222,7 @@ impl Sql {
                  (SELECT min(+id) AS first, max(+id) AS last FROM {t} WHERE deadline > ?1) AS ends"
             ),
             delete_all: format!("DELETE FROM {t}"),
+            delete_all_replaced: format!("DELETE FROM {replaced}"),
             epoch: format!("SELECT CAST(value AS INTEGER) FROM {meta} WHERE name = 'epoch'"),
             raise_epoch: format!(
                 "UPDATE {meta} SET value = CAST(CAST(value AS INTEGER) + 1 AS TEXT) \
@@ -190,6 +231,7 @@ impl Sql {
             set_epoch: format!("UPDATE {meta} SET value = ?1 WHERE name = 'epoch'"),
             drop: format!(
                 "DROP VIEW IF EXISTS \"{0}_readable\"; DROP TABLE IF EXISTS \"{0}_meta\"; \
+                 DROP TABLE IF EXISTS \"{0}_replaced\"; \
                  DROP TABLE IF EXISTS \"{0}\";",
                 table.0
             ),

@@ -148,6 +148,8 @@ pub(super) struct Transaction<'t> {
     /// By when the deadline had passed of those that were swept, and how many they are.
     swept: Option<Timestamp>,
     swept_rows: u64,
+    /// How many rows of the table of replaced keys it changed, of which no session is kept here.
+    replaced_rows: u64,
 }
 
 /// How much a transaction was told until now.
@@ -155,6 +157,7 @@ pub(super) struct Transaction<'t> {
 pub(super) struct Mark {
     changes: usize,
     swept_rows: u64,
+    replaced_rows: u64,
 }
 
 #[derive(Debug)]
@@ -180,6 +183,7 @@ impl<'t> Transaction<'t> {
             changes: Vec::new(),
             swept: None,
             swept_rows: 0,
+            replaced_rows: 0,
         }
     }
 
@@ -218,13 +222,22 @@ impl<'t> Transaction<'t> {
         }
     }
 
+    /// So many rows of the table of replaced keys have changed.
+    pub(super) fn changed_replaced(&mut self, rows: usize) {
+        self.replaced_rows = self.replaced_rows.saturating_add(rows as u64);
+    }
+
     /// Any session may have changed.
     pub(super) fn everything(&mut self) {
         self.everything = true;
     }
 
     pub(super) fn mark(&self) -> Mark {
-        Mark { changes: self.changes.len(), swept_rows: self.swept_rows }
+        Mark {
+            changes: self.changes.len(),
+            swept_rows: self.swept_rows,
+            replaced_rows: self.replaced_rows,
+        }
     }
 
     /// SQLite has counted so many changed rows since `mark`. If they are not as many as it was
@@ -232,7 +245,9 @@ impl<'t> Transaction<'t> {
     pub(super) fn compare(&mut self, mark: Mark, rows: u64) {
         let changes = self.changes.len().saturating_sub(mark.changes) as u64;
         let swept = self.swept_rows.saturating_sub(mark.swept_rows);
-        self.everything |= changes.saturating_add(swept) != rows;
+        let replaced = self.replaced_rows.saturating_sub(mark.replaced_rows);
+        let told = changes.saturating_add(swept).saturating_add(replaced);
+        self.everything |= told != rows;
     }
 
     /// What was changed since `mark` was not, after all. That something was swept is believed on:
@@ -240,6 +255,7 @@ impl<'t> Transaction<'t> {
     pub(super) fn undo(&mut self, mark: Mark) {
         self.changes.truncate(mark.changes);
         self.swept_rows = mark.swept_rows;
+        self.replaced_rows = mark.replaced_rows;
     }
 
     /// Carries the sessions over to what the commit has made of the database. `frames` is how long

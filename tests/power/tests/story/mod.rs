@@ -387,7 +387,7 @@ impl Image {
             Ok(store) => {
                 for key in ledger.ended() {
                     match store.load(key, NOW).map_err(text)? {
-                        Loaded::Absent | Loaded::Renewed => {}
+                        Loaded::Absent | Loaded::Replaced { .. } => {}
                         other => return Err(format!("an ended key finds {other:?}")),
                     }
                 }
