@@ -193,8 +193,9 @@ impl Outcome {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ResponseHeaders {
-    /// The header that gives the client its id, or takes it away: name and value.
-    pub id: Option<(String, String)>,
+    /// The header fields that give the client its id or remove it, in order: name and value. None,
+    /// one, or several of the same name, each of which the response carries as a field of its own.
+    pub id_fields: Vec<(Cow<'static, str>, String)>,
     /// The request header that the response depends on; `None` if the session was not looked at.
     pub depends_on: Option<Cow<'static, str>>,
     /// Changes of this request were discarded, because its session had ended or had been renewed
@@ -231,12 +232,12 @@ impl ResponseHeaders {
     /// Names and values to append beside those that [`vary`](Self::vary) and
     /// [`cache_control`](Self::cache_control) give.
     pub fn rest(&self) -> impl Iterator<Item = (&str, &str)> {
-        let id = self.id.as_ref().map(|(name, value)| (name.as_str(), value.as_str()));
-        id.into_iter().chain(self.clear_site_data.then_some(CLEAR_SITE_DATA))
+        let id = self.id_fields.iter().map(|(name, value)| (&**name, value.as_str()));
+        id.chain(self.clear_site_data.then_some(CLEAR_SITE_DATA))
     }
 
     fn guard(&self) -> Option<&'static str> {
-        match &self.id {
+        match self.id_fields.first() {
             _ if self.no_store => Some("no-store"),
             Some((name, _)) => Some(guard(name)),
             None => None,
@@ -289,7 +290,7 @@ mod tests {
 
     fn headers() -> ResponseHeaders {
         ResponseHeaders {
-            id: Some(("Set-Cookie".into(), "id=x".into())),
+            id_fields: vec![("Set-Cookie".into(), "id=x".into())],
             depends_on: Some("Cookie".into()),
             discarded: false,
             no_store: false,
@@ -318,8 +319,8 @@ mod tests {
         );
         assert_eq!(cache(Some("private")).as_deref(), Some("private, no-cache=\"Set-Cookie\""));
         assert_eq!(cache(Some("no-store")), None);
-        let id = Some(("X-Session".to_owned(), "x".to_owned()));
-        let headers = ResponseHeaders { id, ..headers() };
+        let id_fields = vec![("X-Session".into(), "x".to_owned())];
+        let headers = ResponseHeaders { id_fields, ..headers() };
         let cache = headers.cache_control(Some("max-age=60"));
         assert_eq!(cache.as_deref(), Some("max-age=60, no-store"), "no cache knows that header");
         assert_eq!(ResponseHeaders::default().cache_control(Some("public")), None);
@@ -327,8 +328,8 @@ mod tests {
 
     #[test]
     fn a_response_that_is_not_to_be_stored_says_so_with_an_id_and_without() {
-        for id in [headers().id, None] {
-            let headers = ResponseHeaders { id, no_store: true, ..headers() };
+        for id_fields in [headers().id_fields, vec![]] {
+            let headers = ResponseHeaders { id_fields, no_store: true, ..headers() };
             assert_eq!(headers.cache_control(None).as_deref(), Some("no-store"));
             let cache = headers.cache_control(Some("public, max-age=60"));
             assert_eq!(cache.as_deref(), Some("max-age=60, private, no-store"));
@@ -348,6 +349,16 @@ mod tests {
         let merged = [("Cache-Control", "no-store"), ("Vary", "Cookie")];
         assert_eq!(all, [&[("Set-Cookie", "id=x"), clear], &merged[..]].concat());
         assert_eq!(ResponseHeaders::default().iter().count(), 0);
+    }
+
+    #[test]
+    fn several_id_fields_stay_apart_and_in_order() {
+        let field = |value: &str| ("Set-Cookie".into(), value.to_owned());
+        let headers = ResponseHeaders { id_fields: vec![field("a=1"), field("b=2")], ..headers() };
+        let expected = [("Set-Cookie", "a=1"), ("Set-Cookie", "b=2")];
+        assert_eq!(headers.rest().collect::<Vec<_>>(), expected);
+        let guard = headers.cache_control(None);
+        assert_eq!(guard.as_deref(), Some("no-cache=\"Set-Cookie\""));
     }
 
     #[test]

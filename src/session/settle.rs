@@ -173,29 +173,29 @@ impl Session {
         let state = self.state();
         let mut headers = self.headers(&state);
         if state.issued.is_none() {
-            headers.id = None;
+            headers.id_fields = Vec::new();
         }
         headers
     }
 
     fn headers(&self, state: &State) -> ResponseHeaders {
         let transport = &self.shared.settings.transport;
-        let id = if state.unreadable.is_some() || (state.ignored && state.issued.is_none()) {
-            None
+        let id_fields = if state.unreadable.is_some() || (state.ignored && state.issued.is_none()) {
+            Vec::new()
         } else if let Known::Live { record, key } = &state.known {
             let issued = state.issued.as_ref().or_else(|| self.to_be_sealed_again(key));
             if issued.is_some() {
                 self.shared.warn_if_insecure(self.insecure_host.as_ref());
             }
-            issued.map(|id| transport.issue(id, self.max_age(record)))
+            issued.map_or_else(Vec::new, |id| transport.issue(id, self.max_age(record)))
         } else if self.takes_id_away(state) {
             transport.remove()
         } else {
-            None
+            Vec::new()
         };
         let settings = &self.shared.settings;
         ResponseHeaders {
-            id,
+            id_fields,
             depends_on: state.looked_at.then(|| transport.request_header()),
             discarded: state.discarded,
             no_store: settings.no_store_when_signed_in && state.has_seen_user(),

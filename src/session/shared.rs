@@ -44,6 +44,9 @@ pub(crate) enum Transport {
     Header(String),
 }
 
+/// A response header field that carries the id or removes it: name and value.
+type IdField = (Cow<'static, str>, String);
+
 /// How a call is made that may block its thread: it is handed the call, and makes it once.
 pub type Crossing = fn(&mut dyn FnMut());
 
@@ -163,19 +166,19 @@ impl Transport {
         }
     }
 
-    /// The response header that gives a client its id.
-    pub(crate) fn issue(&self, id: &SessionId, max_age: Option<Duration>) -> (String, String) {
-        match self {
-            Transport::Cookie(cookie) => ("Set-Cookie".to_owned(), cookie.issue(id, max_age)),
-            Transport::Header(name) => (name.clone(), id.reveal()),
-        }
+    /// The response header field that gives a client its id.
+    pub(crate) fn issue(&self, id: &SessionId, max_age: Option<Duration>) -> Vec<IdField> {
+        vec![match self {
+            Transport::Cookie(cookie) => (Cow::Borrowed("Set-Cookie"), cookie.issue(id, max_age)),
+            Transport::Header(name) => (Cow::Owned(name.clone()), id.reveal()),
+        }]
     }
 
-    /// The response header that takes the id away, where there is such a thing.
-    pub(crate) fn remove(&self) -> Option<(String, String)> {
+    /// The response header fields that remove the id; none where the id travels in a header.
+    pub(crate) fn remove(&self) -> Vec<IdField> {
         match self {
-            Transport::Cookie(cookie) => Some(("Set-Cookie".to_owned(), cookie.remove())),
-            Transport::Header(_) => None,
+            Transport::Cookie(cookie) => vec![(Cow::Borrowed("Set-Cookie"), cookie.remove())],
+            Transport::Header(_) => Vec::new(),
         }
     }
 }

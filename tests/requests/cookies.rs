@@ -380,33 +380,33 @@ fn in_header_mode_the_id_travels_in_the_header_and_cookies_do_not_count() {
             let session = app.sessions.open(None);
             session.set("n", 1).unwrap();
             let headers = complete(&app.sessions, &session);
-            let (name, id) = headers.id.clone().unwrap();
+            let [(name, id)] = &headers.id_fields[..] else { panic!("{headers:?}") };
             let expected = [
-                ("X-Session", &*id),
+                ("X-Session", &**id),
                 // No cache knows that this header is personal.
                 ("Cache-Control", "no-store"),
                 ("Vary", "X-Session"),
             ];
             assert_eq!(headers.iter().collect::<Vec<_>>(), expected);
             assert_eq!(name, "X-Session");
-            assert!(SessionId::parse(&id).is_some(), "the bare id");
+            assert!(SessionId::parse(id).is_some(), "the bare id");
 
             let read = |head: RequestHead<'_>| {
                 let session = app.sessions.open(head);
                 let n = session.get::<u32>("n").unwrap();
-                (n, complete(&app.sessions, &session).id)
+                (n, complete(&app.sessions, &session).id_fields)
             };
-            assert_eq!(read(RequestHead::new().id(&id)), (Some(1), None));
+            assert_eq!(read(RequestHead::new().id(id)), (Some(1), vec![]));
             let cookie = format!("__Host-id={id}; X-Session={id}");
-            assert_eq!(read(RequestHead::new().cookie(&cookie)), (None, None));
+            assert_eq!(read(RequestHead::new().cookie(&cookie)), (None, vec![]));
             assert_eq!(app.count(EventKind::Malformed), 0);
-            assert_eq!(read(RequestHead::new().id("garbage").cookie(&cookie)), (None, None));
+            assert_eq!(read(RequestHead::new().id("garbage").cookie(&cookie)), (None, vec![]));
             assert_eq!(app.count(EventKind::Malformed), 1);
 
-            let session = app.sessions.open(RequestHead::new().id(&id));
+            let session = app.sessions.open(RequestHead::new().id(id));
             session.destroy().unwrap();
-            assert_eq!(complete(&app.sessions, &session).id, None, "there is nothing to remove");
-            assert_eq!(read(RequestHead::new().id(&id)), (None, None));
+            assert_eq!(complete(&app.sessions, &session).id_fields, [], "nothing to remove");
+            assert_eq!(read(RequestHead::new().id(id)), (None, vec![]));
         },
     );
 }
