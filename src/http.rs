@@ -1,9 +1,11 @@
 //! What sessions need to know of a request, and what they add to a response.
 
 use std::borrow::Cow;
+use std::fmt::{self, Debug};
 use std::net::{IpAddr, SocketAddr};
 
-/// What the manager looks at in a request. It borrows, and making one does nothing else.
+/// What the manager looks at in a request. It borrows, and allocates only where a header has many
+/// fields. `Debug` does not show cookies and ids.
 ///
 /// ```
 /// use cloakroom::http::RequestHead;
@@ -12,39 +14,42 @@ use std::net::{IpAddr, SocketAddr};
 /// // Where there is one Cookie header at most, the header is enough:
 /// let head = RequestHead::from(Some("id=abc; theme=dark"));
 /// ```
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Default)]
 #[must_use]
 pub struct RequestHead<'r> {
-    pub(crate) cookies: [Option<&'r str>; RequestHead::MAX_COOKIE_HEADERS],
-    pub(crate) id: Option<&'r str>,
+    pub(crate) cookies: Few<&'r str, 4>,
+    pub(crate) ids: Few<&'r str, 1>,
     pub(crate) host: Option<&'r str>,
     pub(crate) secure: bool,
     pub(crate) peer: Option<IpAddr>,
     /// The last ones: what a client wrote itself comes before what proxies add.
-    pub(crate) forwarded_for: [Option<&'r str>; RequestHead::MAX_COOKIE_HEADERS],
+    forwarded_for: [Option<&'r str>; MAX_PROXIES as usize],
     pub(crate) user_agent: Option<&'r str>,
 }
 
-impl<'r> RequestHead<'r> {
-    /// This many `Cookie` headers are looked at. Browsers send one; a proxy may send some.
-    pub const MAX_COOKIE_HEADERS: usize = 8;
+/// The most proxies whose entries of `X-Forwarded-For` are told from what a client wrote.
+pub(crate) const MAX_PROXIES: u8 = 8;
 
+impl<'r> RequestHead<'r> {
     /// A request of which nothing is known.
     pub fn new() -> Self {
         RequestHead::default()
     }
 
-    /// With the value of one more `Cookie` header.
+    /// With the value of one more `Cookie` field. All of them are searched, however many: HTTP/2
+    /// sends one for each cookie (RFC 9113, section 8.2.3).
+    /// [`SessionManager::head`](crate::SessionManager::head) passes on only those that hold the
+    /// session cookie.
     pub fn cookie(mut self, value: &'r str) -> Self {
-        if let Some(free) = self.cookies.iter_mut().find(|slot| slot.is_none()) {
-            *free = Some(value);
-        }
+        self.cookies.push(value);
         self
     }
 
-    /// With the value of the header that carries the id, where that is not a cookie.
-    pub fn id(self, value: &'r str) -> Self {
-        RequestHead { id: Some(value), ..self }
+    /// With the value of one more field of the header that carries the id, where that is not a
+    /// cookie.
+    pub fn id(mut self, value: &'r str) -> Self {
+        self.ids.push(value);
+        self
     }
 
     /// With the value of the `Host` header.
@@ -63,8 +68,9 @@ impl<'r> RequestHead<'r> {
         RequestHead { peer: Some(address), ..self }
     }
 
-    /// With the value of one more `X-Forwarded-For` header. It is believed as far as the manager
-    /// knows of [proxies](crate::manager::Builder::behind_proxies).
+    /// With the value of one more `X-Forwarded-For` field, in the order in which they came. It is
+    /// believed as far as the manager knows of
+    /// [proxies](crate::manager::Builder::behind_proxies).
     pub fn forwarded_for(mut self, value: &'r str) -> Self {
         match self.forwarded_for.iter_mut().find(|slot| slot.is_none()) {
             Some(free) => *free = Some(value),
@@ -105,6 +111,55 @@ fn address(entry: &str) -> Option<IpAddr> {
     let with_port = || entry.parse::<SocketAddr>().ok().map(|address| address.ip());
     let in_brackets = || entry.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
     entry.parse().ok().or_else(with_port).or_else(in_brackets)
+}
+
+impl Debug for RequestHead<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let forwarded_for: Vec<&str> = self.forwarded_for.iter().flatten().copied().collect();
+        f.debug_struct("RequestHead")
+            .field("cookies", &format_args!("{} fields", self.cookies.len()))
+            .field("ids", &format_args!("{} fields", self.ids.len()))
+            .field("host", &self.host)
+            .field("secure", &self.secure)
+            .field("peer", &self.peer)
+            .field("forwarded_for", &forwarded_for)
+            .field("user_agent", &self.user_agent)
+            .finish()
+    }
+}
+
+/// A list whose first `N` items are kept in place, without an allocation.
+#[derive(Clone, Debug)]
+pub(crate) struct Few<T, const N: usize> {
+    first: [Option<T>; N],
+    more: Vec<T>,
+}
+
+impl<T, const N: usize> Default for Few<T, N> {
+    fn default() -> Self {
+        Few { first: [const { None }; N], more: Vec::new() }
+    }
+}
+
+impl<T, const N: usize> Few<T, N> {
+    pub(crate) fn push(&mut self, item: T) {
+        match self.first.iter_mut().find(|slot| slot.is_none()) {
+            Some(free) => *free = Some(item),
+            None => self.more.push(item),
+        }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.first.iter().flatten().chain(&self.more)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.iter().count()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.iter().next().is_none()
+    }
 }
 
 impl<'r> From<Option<&'r str>> for RequestHead<'r> {
@@ -190,7 +245,9 @@ impl Outcome {
 /// Appending every pair of [`iter`](Self::iter) is right for any response; an adapter that can
 /// replace headers uses [`vary`](Self::vary) and [`cache_control`](Self::cache_control) instead
 /// of repeating those two, and appends the [`rest`](Self::rest).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+///
+/// `Debug` does not show the values of [`id_fields`](Self::id_fields).
+#[derive(Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ResponseHeaders {
     /// The header fields that give the client its id or remove it, in order: name and value. None,
@@ -207,6 +264,19 @@ pub struct ResponseHeaders {
     /// The browser is to forget what it keeps of this site, but for cookies:
     /// [`clear_site_data`](crate::manager::Builder::clear_site_data).
     pub clear_site_data: bool,
+}
+
+impl Debug for ResponseHeaders {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.id_fields.iter().map(|(name, _)| &**name).collect();
+        f.debug_struct("ResponseHeaders")
+            .field("id_fields", &names)
+            .field("depends_on", &self.depends_on)
+            .field("discarded", &self.discarded)
+            .field("no_store", &self.no_store)
+            .field("clear_site_data", &self.clear_site_data)
+            .finish()
+    }
 }
 
 /// Not `"cookies"`, which would take away the cookie of a session that the same response begins.
@@ -409,8 +479,17 @@ mod tests {
     }
 
     #[test]
-    fn more_cookie_headers_than_are_looked_at_are_no_harm() {
-        let head = (0..100).fold(RequestHead::new(), |head, _| head.cookie("a=b"));
-        assert!(head.cookies.iter().all(Option::is_some));
+    fn every_cookie_field_is_kept_in_order() {
+        let fields: Vec<String> = (0..100).map(|n| format!("a={n}")).collect();
+        let head = fields.iter().fold(RequestHead::new(), |head, field| head.cookie(field));
+        assert!(head.cookies.iter().eq(fields.iter()));
+    }
+
+    #[test]
+    fn debug_output_shows_no_cookie_and_no_id() {
+        let head = RequestHead::new().cookie("id=SECRET").id("SECRET").host("example.org");
+        let shown = format!("{head:?} {:?}", headers());
+        assert!(shown.contains("example.org") && shown.contains("Set-Cookie"), "{shown}");
+        assert!(!shown.contains("SECRET") && !shown.contains("id=x"), "{shown}");
     }
 }

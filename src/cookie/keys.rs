@@ -126,7 +126,8 @@ mod tests {
     fn an_old_key_opens_while_it_is_listed_and_not_after() {
         for encrypted in [false, true] {
             let id = SessionId::generate().unwrap();
-            let header = config(encrypted, &[1]).issue(&id, None);
+            let header =
+                config(encrypted, &[1]).issue(&id, None, crate::clock::Timestamp::default());
             let pair = header.split(';').next().unwrap();
             let read = |config: CookieConfig| {
                 let value = config.values(pair).next().unwrap();

@@ -1,14 +1,17 @@
 //! Cookies: from their header to an id, and from an id to a header.
 
+mod date;
 #[cfg(feature = "cookie-keys")]
 mod keys;
 
-use std::fmt::{Debug, Write};
+use std::fmt::{self, Debug, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionId;
+use date::HttpDate;
 
 #[cfg(feature = "cookie-keys")]
 pub use keys::CookieKeys;
@@ -18,6 +21,9 @@ const LONGEST: Duration = Duration::from_secs(400 * 86_400);
 
 /// What browsers take for name and value together, by the same draft; ASVS 3.3.5.
 const MOST_BYTES: usize = 4096;
+
+/// The value that [`CookieConfig::overwrite`] gives the cookie. No id is made of so few characters.
+pub(crate) const OVERWRITTEN: &str = "signed-out";
 
 /// When a browser sends a cookie along with requests that other sites cause.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,11 +44,16 @@ pub(crate) trait Seal: Debug + Send + Sync {
     fn unseal(&self, name: &str, value: &str) -> Option<Unsealed>;
 }
 
-#[derive(Debug)]
 pub(crate) struct Unsealed {
     pub(crate) id: String,
     /// It was sealed with a key that is on its way out: send it again, sealed with the new one.
     pub(crate) outdated: bool,
+}
+
+impl Debug for Unsealed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Unsealed").field("outdated", &self.outdated).finish_non_exhaustive()
+    }
 }
 
 /// The session cookie.
@@ -180,12 +191,23 @@ impl CookieConfig {
         &self.name
     }
 
-    /// The values of our cookie in one `Cookie` header. Allocates nothing.
-    pub(crate) fn values<'h>(&self, header: &'h str) -> impl Iterator<Item = &'h str> {
-        header.split(';').filter_map(|pair| {
-            let (name, value) = pair.split_once('=')?;
-            (name.trim_matches([' ', '\t']) == self.name).then(|| value.trim_matches([' ', '\t']))
+    /// The values of our cookie in one `Cookie` field. Allocates nothing, and takes time in
+    /// proportion to the length of the field, whatever stands in it.
+    pub(crate) fn values<'h>(&self, field: &'h str) -> impl Iterator<Item = &'h str> {
+        field.match_indices('=').filter_map(|(at, _)| {
+            let name = field.get(..at)?.trim_end_matches(BLANKS);
+            let before = name.strip_suffix(&*self.name)?.trim_end_matches(BLANKS);
+            if !before.is_empty() && !before.ends_with(';') {
+                return None;
+            }
+            let value = field.get(at + 1..)?.split(';').next()?;
+            Some(without_quotes(value.trim_matches(BLANKS)))
         })
+    }
+
+    /// Whether values are signed or encrypted, so that reading one costs some arithmetic.
+    pub(crate) fn is_sealed(&self) -> bool {
+        self.seal.is_some()
     }
 
     /// The id in a cookie's value, and whether it should be sent again.
@@ -208,17 +230,32 @@ impl CookieConfig {
         }
     }
 
-    /// The `Set-Cookie` value that gives the browser an id: until it is closed, or for `max_age`.
-    pub(crate) fn issue(&self, id: &SessionId, max_age: Option<Duration>) -> String {
-        self.set_cookie(&self.value(&id.reveal()), max_age.map(|age| age.min(LONGEST)))
+    /// The `Set-Cookie` value that gives the browser an id: until it is closed, or for `max_age`
+    /// from `now` on.
+    pub(crate) fn issue(
+        &self,
+        id: &SessionId,
+        max_age: Option<Duration>,
+        now: Timestamp,
+    ) -> String {
+        let age = max_age.map(|age| age.min(LONGEST));
+        self.set_cookie(&self.value(&id.reveal()), age.map(|age| (age, now + age)))
     }
 
-    /// The `Set-Cookie` value that takes the id away: the same cookie, ended.
+    /// The `Set-Cookie` value that removes the cookie.
     pub(crate) fn remove(&self) -> String {
-        self.set_cookie("", Some(Duration::ZERO))
+        self.set_cookie("", Some((Duration::ZERO, Timestamp::default())))
     }
 
-    fn set_cookie(&self, value: &str, max_age: Option<Duration>) -> String {
+    /// The `Set-Cookie` value that puts [`OVERWRITTEN`] in the place of the id, until the browser
+    /// is closed.
+    pub(crate) fn overwrite(&self) -> String {
+        self.set_cookie(OVERWRITTEN, None)
+    }
+
+    /// With both Max-Age and Expires: some clients know only one of them, and Java's CookieManager
+    /// takes a cookie without Expires for one of RFC 2965, whose value it sends in quotes.
+    fn set_cookie(&self, value: &str, ends: Option<(Duration, Timestamp)>) -> String {
         let mut text = format!("{}={value}; Path={}", self.name, self.path);
         // Writing to a String cannot fail.
         let mut push = |name: &str, value: &str| {
@@ -227,9 +264,10 @@ impl CookieConfig {
         if let Some(domain) = &self.domain {
             push("Domain=", domain);
         }
-        if let Some(max_age) = max_age {
+        if let Some((max_age, expires)) = ends {
             // Rounded up: the server keeps the limit, the browser need not be early.
             push("Max-Age=", &max_age.as_millis().div_ceil(1000).to_string());
+            push("Expires=", &HttpDate(expires).to_string());
         }
         if self.secure {
             push("Secure", "");
@@ -258,6 +296,16 @@ impl Default for CookieConfig {
     }
 }
 
+/// What may stand around the name and the value of a cookie.
+const BLANKS: [char; 2] = [' ', '\t'];
+
+/// The value without the one pair of double quotes that may stand around it; RFC 6265, section
+/// 4.1.1.
+fn without_quotes(value: &str) -> &str {
+    let inner = value.strip_prefix('"').and_then(|value| value.strip_suffix('"'));
+    inner.unwrap_or(value)
+}
+
 /// RFC 9110, section 5.6.2.
 pub(crate) fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
@@ -272,6 +320,8 @@ fn is_domain(text: &str) -> bool {
 mod tests {
     use super::*;
 
+    const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+
     fn id() -> SessionId {
         SessionId::generate().unwrap()
     }
@@ -279,9 +329,10 @@ mod tests {
     #[test]
     fn the_default_cookie_has_the_safest_attributes() {
         let id = id();
-        let cookie = CookieConfig::new().issue(&id, Some(Duration::from_secs(60)));
+        let cookie = CookieConfig::new().issue(&id, Some(Duration::from_secs(60)), NOW);
         let expected = format!(
-            "__Host-id={}; Path=/; Max-Age=60; Secure; HttpOnly; SameSite=Lax",
+            "__Host-id={}; Path=/; Max-Age=60; Expires=Tue, 14 Nov 2023 22:14:20 GMT; Secure; \
+             HttpOnly; SameSite=Lax",
             id.reveal()
         );
         assert_eq!(cookie, expected);
@@ -290,9 +341,10 @@ mod tests {
 
     #[test]
     fn a_cookie_lives_400_days_at_most_and_a_browser_session_has_no_age() {
-        let cookie = CookieConfig::new().issue(&id(), Some(Duration::MAX));
-        assert!(cookie.contains("Max-Age=34560000;"), "{cookie}");
-        let cookie = CookieConfig::new().issue(&id(), None);
+        let cookie = CookieConfig::new().issue(&id(), Some(Duration::MAX), NOW);
+        let ends = "Max-Age=34560000; Expires=Wed, 18 Dec 2024 22:13:20 GMT;";
+        assert!(cookie.contains(ends), "{cookie}");
+        let cookie = CookieConfig::new().issue(&id(), None, NOW);
         assert!(!cookie.contains("Max-Age") && !cookie.contains("Expires"), "{cookie}");
     }
 
@@ -306,8 +358,8 @@ mod tests {
             .extra("Partitioned");
         assert_eq!(
             config.remove(),
-            "s=; Path=/app; Domain=example.org; Max-Age=0; Secure; HttpOnly; SameSite=None; \
-             Partitioned"
+            "s=; Path=/app; Domain=example.org; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT; \
+             Secure; HttpOnly; SameSite=None; Partitioned"
         );
     }
 
@@ -350,6 +402,40 @@ mod tests {
         assert_eq!(found("id=a=b"), ["a=b"]);
         assert_eq!(found(""), [""; 0]);
         assert_eq!(found(";;;=;= ;"), [""; 0]);
-        assert_eq!(found("id=\"a\""), ["\"a\""], "quotes belong to the value");
+        assert_eq!(found("idid=a; id id=b; i=d; id\t= c;\t id =d"), ["c", "d"]);
+    }
+
+    #[test]
+    fn one_pair_of_quotes_around_a_value_is_taken_off() {
+        let config = CookieConfig::new().name("id");
+        let found = |header| config.values(header).collect::<Vec<_>>();
+        assert_eq!(found("$Version=\"1\"; id=\"a\"; $Path=\"/\""), ["a"]);
+        assert_eq!(found("id=\"\"; id= \"b\" "), ["", "b"]);
+        assert_eq!(found("id=\"\"a\"\""), ["\"a\""], "one pair only");
+        assert_eq!(found("id=\"; id=\"a; id=a\"; id=a\"b"), ["\"", "\"a", "a\"", "a\"b"]);
+    }
+
+    #[test]
+    fn values_are_found_in_the_pairs_that_a_split_would_find() {
+        let config = CookieConfig::new().name("id");
+        let letters = ["id", "=", ";", " ", "\t", "x", "\"", "é"];
+        // Every text of up to five of these.
+        for number in 0..8_usize.pow(5) {
+            let text: String =
+                (0..5).map(|at| letters[number / 8_usize.pow(at) % 8]).collect::<Vec<_>>().concat();
+            let pairs = text.split(';').filter_map(|pair| pair.split_once('='));
+            let ours = pairs.filter(|(name, _)| name.trim_matches(BLANKS) == "id");
+            let expected = ours.map(|(_, value)| without_quotes(value.trim_matches(BLANKS)));
+            assert!(config.values(&text).eq(expected), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_overwrites_a_cookie_is_no_id() {
+        assert_eq!(CookieConfig::new().read(OVERWRITTEN), None);
+        assert_eq!(
+            CookieConfig::new().overwrite(),
+            "__Host-id=signed-out; Path=/; Secure; HttpOnly; SameSite=Lax"
+        );
     }
 }

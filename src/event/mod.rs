@@ -85,8 +85,8 @@ pub enum Event<'a> {
     /// One address has presented many malformed or unknown ids within a minute: somebody may be
     /// guessing. Raised when it has presented 20, and again whenever that number has doubled.
     ///
-    /// The same unknown id many times in a row, as from a client that did not notice the end of its
-    /// session, counts once. Requests whose address is unknown are counted together, and so are
+    /// An id that comes again, as from a client that did not notice the end of its session, counts
+    /// once within the minute. Requests whose address is unknown are counted together, and so are
     /// those that come through a proxy that the manager was not
     /// [told of](crate::manager::Builder::behind_proxies).
     Guessing {
@@ -95,6 +95,14 @@ pub enum Event<'a> {
         address: Option<IpAddr>,
         /// How many so far.
         count: u64,
+    },
+    /// A request presented more than is looked at: more than 16 different ids, or more than 256
+    /// cookies of the session cookie's name. What came after that was ignored. No browser does so
+    /// by itself: another host of the same domain may have planted cookies, which only a name that
+    /// begins with `__Host-` prevents.
+    TooManyIds {
+        /// Where the request came from, if that is known.
+        address: Option<IpAddr>,
     },
     /// A session began.
     Created {
@@ -216,6 +224,8 @@ pub enum EventKind {
     Unknown,
     /// [`Event::Guessing`]
     Guessing,
+    /// [`Event::TooManyIds`]
+    TooManyIds,
     /// [`Event::Created`]
     Created,
     /// [`Event::Renewed`]
@@ -267,6 +277,7 @@ impl EventKind {
         EventKind::Malformed,
         EventKind::Unknown,
         EventKind::Guessing,
+        EventKind::TooManyIds,
         EventKind::Created,
         EventKind::Renewed,
         EventKind::SignedIn,
@@ -302,6 +313,7 @@ impl EventKind {
             | EventKind::CleanerRecovered
             | EventKind::ClockStepped
             | EventKind::Guessing
+            | EventKind::TooManyIds
             | EventKind::TouchFailed
             | EventKind::ReadAsEmpty
             | EventKind::NoAbsoluteLimit
@@ -341,6 +353,7 @@ impl Event<'_> {
             Event::Malformed { .. } => EventKind::Malformed,
             Event::Unknown { .. } => EventKind::Unknown,
             Event::Guessing { .. } => EventKind::Guessing,
+            Event::TooManyIds { .. } => EventKind::TooManyIds,
             Event::Created { .. } => EventKind::Created,
             Event::Renewed { .. } => EventKind::Renewed,
             Event::SignedIn { .. } => EventKind::SignedIn,
@@ -410,6 +423,12 @@ impl fmt::Display for Event<'_> {
                 let from = Address(*address);
                 write!(f, "{count} odd ids within a minute came from {from}{network}: a guesser?")
             }
+            Event::TooManyIds { address } => write!(
+                f,
+                "more session ids than are looked up came from {}, and the rest was ignored: only \
+                 a cookie whose name begins with __Host- cannot be planted by other hosts",
+                Address(*address)
+            ),
             Event::Created { handle } => write!(f, "session {handle} began"),
             Event::Renewed { handle } => write!(f, "session {handle} has a new id"),
             Event::SignedIn { handle, user } => {

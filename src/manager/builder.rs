@@ -10,7 +10,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::cookie::{self, CookieConfig};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
-use crate::http::RequestHead;
+use crate::http::MAX_PROXIES;
 use crate::lifetime::Lifetime;
 use crate::manager::SessionManager;
 use crate::policy::Policy;
@@ -254,7 +254,7 @@ impl Builder {
                 }
             }
         }
-        if usize::from(settings.proxies) > RequestHead::MAX_COOKIE_HEADERS {
+        if settings.proxies > MAX_PROXIES {
             return Err(invalid("the addresses of at most 8 proxies are looked at"));
         }
         let possible = Duration::from_millis(1)..=Duration::from_secs(86_400);

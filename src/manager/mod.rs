@@ -137,11 +137,14 @@ impl SessionManager {
         &self,
         headers: impl IntoIterator<Item = (&'r str, &'r str)>,
     ) -> RequestHead<'r> {
+        let transport = &self.shared.settings.transport;
         let mut head = RequestHead::new();
         for (name, value) in headers {
             let is = |other: &str| name.eq_ignore_ascii_case(other);
             if is("Cookie") {
-                head = head.cookie(value);
+                if transport.is_in_cookie(value) {
+                    head = head.cookie(value);
+                }
             } else if is("Host") {
                 head = head.host(value);
             } else if is("X-Forwarded-Proto") {

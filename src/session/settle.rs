@@ -187,9 +187,11 @@ impl Session {
             if issued.is_some() {
                 self.shared.warn_if_insecure(self.insecure_host.as_ref());
             }
-            issued.map_or_else(Vec::new, |id| transport.issue(id, self.max_age(record)))
+            issued.map_or_else(Vec::new, |id| {
+                transport.issue(id, self.max_age(record), self.shared.now())
+            })
         } else if self.takes_id_away(state) {
-            transport.remove()
+            transport.remove(self.shared.settings.no_store_when_signed_in)
         } else {
             Vec::new()
         };
@@ -215,7 +217,7 @@ impl Session {
 
     /// The id presented, if it finds this session by its current key and was sealed with an old key.
     fn to_be_sealed_again(&self, key: &SessionKey) -> Option<&SessionId> {
-        let outdated = self.presented.ids.iter().flatten().filter(|(_, outdated)| *outdated);
+        let outdated = self.presented.ids.iter().filter(|(_, outdated)| *outdated);
         let id = outdated.map(|(id, _)| id).find(|id| id.key() == *key)?;
         // Asked again: by now another response may have brought the client a newer id.
         match self.cross(|| self.shared.store()?.load(key, self.shared.now())) {

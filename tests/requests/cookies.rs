@@ -10,8 +10,8 @@ use cloakroom::{ErrorKind, Lifetime, MemoryStore, SessionManager};
 
 use crate::common::faulty::Call;
 use crate::common::in_process::{
-    ATTRIBUTES, Browser, REMOVAL, complete, defaults, get, issued, on_both_stores, set_cookie,
-    sign_in,
+    ATTRIBUTES, Browser, ENDED, MONTH, REMOVAL, complete, defaults, get, issued, on_both_stores,
+    set_cookie, sign_in,
 };
 
 /// The text of an id that nobody has.
@@ -26,7 +26,9 @@ fn malformed() -> Vec<String> {
         good[..42].to_owned(),
         format!("{good}A"),
         format!("{good}="),
-        format!("\"{good}\""),
+        format!("\"{good}"),
+        format!("{good}\""),
+        format!("\"\"{good}\"\""),
         format!("{}+", &good[..42]),
         format!("{}/", &good[..42]),
         format!("{}%41", &good[..40]),
@@ -179,7 +181,7 @@ fn of_several_cookies_the_first_live_one_wins_in_one_header_and_in_several() {
 }
 
 #[test]
-fn at_most_four_ids_of_a_request_are_tried() {
+fn at_most_sixteen_ids_of_a_request_are_tried() {
     on_both_stores(defaults, |app| {
         let live = app.visitor(1).cookie.unwrap();
         let dead: Vec<String> = (0..100).map(|_| format!("__Host-id={}", stranger())).collect();
@@ -193,20 +195,23 @@ fn at_most_four_ids_of_a_request_are_tried() {
         let reads = |expected: Option<u32>| {
             move |session: &cloakroom::Session| assert_eq!(session.get("n").unwrap(), expected)
         };
-        let fourth = format!("{}; {live}", dead[..3].join("; "));
-        assert_eq!(calls(Call::Load, &fourth, &reads(Some(1))), 4);
-        let fifth = format!("{}; {live}", dead[..4].join("; "));
-        assert_eq!(calls(Call::Load, &fifth, &reads(None)), 4);
-        assert_eq!(calls(Call::Load, &dead.join("; "), &reads(None)), 4);
+        let last = format!("{}; {live}", dead[..15].join("; "));
+        assert_eq!(calls(Call::Load, &last, &reads(Some(1))), 16);
+        assert_eq!(app.count(EventKind::TooManyIds), 0);
+        let one_later = format!("{}; {live}", dead[..16].join("; "));
+        assert_eq!(calls(Call::Load, &one_later, &reads(None)), 16);
+        assert_eq!(app.count(EventKind::TooManyIds), 1);
+        assert_eq!(calls(Call::Load, &dead.join("; "), &reads(None)), 16);
+        assert_eq!(app.count(EventKind::TooManyIds), 2);
         let hundredfold = vec![dead[0].as_str(); 100].join("; ");
         assert_eq!(calls(Call::Load, &hundredfold, &reads(None)), 1, "the same id counts once");
         let garbage = format!("{}; {live}", ["__Host-id=garbage"; 100].join("; "));
         assert_eq!(calls(Call::Load, &garbage, &reads(Some(1))), 1, "no ids at all");
 
         let write = |session: &cloakroom::Session| session.set("n", 2).unwrap();
-        assert_eq!(calls(Call::Commit, &dead.join("; "), &write), 5, "four, and a new session");
+        assert_eq!(calls(Call::Commit, &dead.join("; "), &write), 17, "and a new session");
         let destroy = |session: &cloakroom::Session| session.destroy().unwrap();
-        assert_eq!(calls(Call::Commit, &dead.join("; "), &destroy), 4);
+        assert_eq!(calls(Call::Commit, &dead.join("; "), &destroy), 16);
     });
 }
 
@@ -265,10 +270,10 @@ fn a_removal_matches_the_cookie_that_was_set() {
             let rest = "Secure; HttpOnly; SameSite=Strict; Partitioned";
             let mut browser = Browser::default();
             let headers = browser.request(&app.sessions, |session| session.set("n", 1).unwrap());
-            let expected = format!("Path=/app; Domain=example.org; Max-Age=2592000; {rest}");
+            let expected = format!("Path=/app; Domain=example.org; {MONTH}; {rest}");
             assert_eq!(issued(&headers).1, expected);
             let headers = browser.request(&app.sessions, |session| session.destroy().unwrap());
-            let expected = format!("sid=; Path=/app; Domain=example.org; Max-Age=0; {rest}");
+            let expected = format!("sid=; Path=/app; Domain=example.org; {ENDED}; {rest}");
             assert_eq!(set_cookie(&headers), Some(expected.as_str()));
         },
     );
@@ -282,7 +287,7 @@ fn insecure_http_is_a_cookie_of_another_name_without_secure() {
             let mut browser = Browser::default();
             let headers = browser.request(&app.sessions, |session| session.set("n", 1).unwrap());
             let id = issued(&headers).0.reveal();
-            let expected = format!("id={id}; Path=/; Max-Age=2592000; HttpOnly; SameSite=Lax");
+            let expected = format!("id={id}; Path=/; {MONTH}; HttpOnly; SameSite=Lax");
             assert_eq!(set_cookie(&headers), Some(expected.as_str()));
         },
     );
@@ -306,7 +311,7 @@ fn a_browser_session_has_no_max_age_and_its_own_short_limit() {
             (browser, issued(&headers).1.to_owned())
         };
         let (kept, attributes) = begin(None);
-        assert_eq!(attributes, format!("Path=/; Max-Age=2592000; {ATTRIBUTES}"));
+        assert_eq!(attributes, format!("Path=/; {MONTH}; {ATTRIBUTES}"));
         let (mut forgotten, attributes) = begin(Some(false));
         assert_eq!(attributes, format!("Path=/; {ATTRIBUTES}"));
         app.clock.advance(Duration::from_secs(599));
@@ -323,7 +328,9 @@ fn a_browser_session_has_no_max_age_and_its_own_short_limit() {
             session.set_persistent(true).unwrap();
             sign_in(session, "ada");
         });
-        assert_eq!(issued(&headers).1, format!("Path=/; Max-Age=2592000; {ATTRIBUTES}"));
+        // 599 and 600 seconds after the cookie of the first one.
+        let later = "Max-Age=2592000; Expires=Thu, 14 Dec 2023 22:33:19 GMT";
+        assert_eq!(issued(&headers).1, format!("Path=/; {later}; {ATTRIBUTES}"));
         app.clock.advance(Duration::from_secs(601));
         assert_eq!(app.n(&browser), Some(1));
     });
@@ -341,7 +348,7 @@ fn a_manager_may_make_browser_sessions_the_rule() {
                 session.set_persistent(true).unwrap();
                 session.set("n", 1).unwrap();
             });
-            assert_eq!(issued(&headers).1, format!("Path=/; Max-Age=2592000; {ATTRIBUTES}"));
+            assert_eq!(issued(&headers).1, format!("Path=/; {MONTH}; {ATTRIBUTES}"));
         },
     );
 }
@@ -349,10 +356,12 @@ fn a_manager_may_make_browser_sessions_the_rule() {
 #[test]
 fn max_age_is_what_is_left_of_the_absolute_limit_and_at_most_400_days() {
     let day = Duration::from_secs(86_400);
+    let longest = ("34560000", "Wed, 18 Dec 2024 22");
+    let an_hour_later = ("34560000", "Wed, 18 Dec 2024 23");
     let ages = [
-        (Lifetime::fixed(day), "86400", "82800"),
-        (Lifetime::fixed(day * 1000), "34560000", "34560000"),
-        (Lifetime::idle(day), "34560000", "34560000"),
+        (Lifetime::fixed(day), ("86400", "Wed, 15 Nov 2023 22"), ("82800", "Wed, 15 Nov 2023 22")),
+        (Lifetime::fixed(day * 1000), longest, an_hour_later),
+        (Lifetime::idle(day), longest, an_hour_later),
     ];
     for (lifetime, at_first, an_hour_later) in ages {
         on_both_stores(
@@ -361,7 +370,9 @@ fn max_age_is_what_is_left_of_the_absolute_limit_and_at_most_400_days() {
                 let mut browser = Browser::default();
                 let headers =
                     browser.request(&app.sessions, |session| session.set("n", 1).unwrap());
-                let expected = |age| format!("Path=/; Max-Age={age}; {ATTRIBUTES}");
+                let expected = |(age, hour)| {
+                    format!("Path=/; Max-Age={age}; Expires={hour}:13:20 GMT; {ATTRIBUTES}")
+                };
                 assert_eq!(issued(&headers).1, expected(at_first));
                 app.clock.advance(crate::common::HOUR);
                 let headers = browser.request(&app.sessions, |session| session.renew().unwrap());

@@ -28,7 +28,10 @@ impl Sink for Told {
 
 fn head<'r>(cookie: &'r str, from: Option<&str>) -> RequestHead<'r> {
     let head = RequestHead::new().cookie(cookie);
-    from.map_or(head, |address| head.peer(address.parse().unwrap()))
+    match from {
+        Some(address) => head.peer(address.parse().unwrap()),
+        None => head,
+    }
 }
 
 /// A request with an id that no session has.
