@@ -22,6 +22,14 @@ const LONGEST: Duration = Duration::from_secs(400 * 86_400);
 /// What browsers take for name and value together, by the same draft; ASVS 3.3.5.
 const MOST_BYTES: usize = 4096;
 
+/// What browsers take for the value of one attribute, by the same draft, section 5.6.
+const MOST_ATTRIBUTE_BYTES: usize = 1024;
+
+/// The attributes that [`CookieConfig::extra`] refuses: each has a setter, or comes from the
+/// session's lifetime.
+const WITH_SETTER: [&str; 8] =
+    ["Domain", "Path", "Secure", "HttpOnly", "SameSite", "Partitioned", "Max-Age", "Expires"];
+
 /// The value that [`CookieConfig::overwrite`] gives the cookie. No id is made of so few characters.
 pub(crate) const OVERWRITTEN: &str = "signed-out";
 
@@ -73,6 +81,7 @@ pub struct CookieConfig {
     secure: bool,
     http_only: bool,
     same_site: SameSite,
+    partitioned: bool,
     extra: Vec<String>,
     seal: Option<Arc<dyn Seal>>,
 }
@@ -87,6 +96,7 @@ impl CookieConfig {
             secure: true,
             http_only: true,
             same_site: SameSite::Lax,
+            partitioned: false,
             extra: Vec::new(),
             seal: None,
         }
@@ -98,8 +108,21 @@ impl CookieConfig {
         CookieConfig::new().name("id").secure(false)
     }
 
-    /// The name. A name that begins with `__Host-` demands Secure, Path=/ and no Domain; one that
-    /// begins with `__Secure-` demands Secure. Defaults to `__Host-id`.
+    /// The name. Defaults to `__Host-id`.
+    ///
+    /// Browsers drop a cookie whose name begins with one of these, in any case of its letters, and
+    /// whose attributes are others:
+    ///
+    /// | name begins with | demands |
+    /// |---|---|
+    /// | `__Host-` | Secure, Path=/, no Domain |
+    /// | `__Secure-` | Secure |
+    /// | `__Http-` | Secure, HttpOnly |
+    /// | `__Host-Http-` | all that `__Host-` and `__Http-` demand |
+    ///
+    /// (draft-ietf-httpbis-rfc6265bis, section 4.1.3; draft-ietf-httpbis-layered-cookies for the
+    /// last two.) Only `__Host-` keeps other hosts of the same domain from planting a cookie of
+    /// this name. No prefix tells ports apart: applications on one host need names of their own.
     pub fn name(self, name: impl Into<String>) -> Self {
         CookieConfig { name: name.into(), ..self }
     }
@@ -129,7 +152,15 @@ impl CookieConfig {
         CookieConfig { same_site, ..self }
     }
 
-    /// One more attribute, written as it is, such as `Partitioned` or `Priority=High`.
+    /// Whether a browser keeps one cookie for each top-level site in which pages of this one are
+    /// embedded (Cookies Having Independent Partitioned State). It demands Secure, and is of use
+    /// with [`SameSite::None`] only. Defaults to false.
+    pub fn partitioned(self, partitioned: bool) -> Self {
+        CookieConfig { partitioned, ..self }
+    }
+
+    /// One more attribute, written as it is, such as `Priority=High`. Attributes that have a setter
+    /// here, and those that come from the lifetime, are refused when the manager is built.
     pub fn extra(mut self, attribute: impl Into<String>) -> Self {
         self.extra.push(attribute.into());
         self
@@ -145,34 +176,63 @@ impl CookieConfig {
             self.name.get(..prefix.len()).is_some_and(|have| have.eq_ignore_ascii_case(prefix))
         };
         let host = prefixed("__Host-");
+        let http = prefixed("__Http-") || prefixed("__Host-Http-");
         let attribute = |text: &str| {
-            !text.is_empty() && text.bytes().all(|b| (b' '..=b'~').contains(&b) && b != b';')
+            let is_plain = |byte| (b' '..=b'~').contains(&byte) && byte != b';';
+            !text.is_empty() && text.len() <= MOST_ATTRIBUTE_BYTES && text.bytes().all(is_plain)
         };
-        let why = if self.name.is_empty() || !self.name.bytes().all(is_token) {
-            "a cookie's name has only letters, digits and !#$%&'*+-.^_`|~"
-        } else if host && !self.secure {
-            "a name that begins with __Host- demands Secure"
-        } else if host && self.path != "/" {
-            "a name that begins with __Host- demands Path=/"
-        } else if host && self.domain.is_some() {
-            "a name that begins with __Host- allows no Domain"
-        } else if prefixed("__Secure-") && !self.secure {
-            "a name that begins with __Secure- demands Secure"
-        } else if self.same_site == SameSite::None && !self.secure {
-            "SameSite=None demands Secure"
-        } else if !self.path.starts_with('/') || !attribute(&self.path) {
-            "a path begins with a slash and has no control character and no semicolon"
-        } else if self.domain.as_deref().is_some_and(|domain| !is_domain(domain)) {
-            "a domain has only letters, digits, hyphens and dots"
-        } else if !self.extra.iter().all(|text| attribute(text)) {
-            "an extra attribute has no control character and no semicolon, and is not empty"
-        } else if self.name.len() + self.value(&"x".repeat(SessionId::TEXT_LEN)).len() > MOST_BYTES
-        {
-            "name and value together have at most 4096 bytes"
-        } else {
-            return Ok(());
+        let has_setter = |text: &String| {
+            let name = text.split('=').next().unwrap_or_default().trim_matches(BLANKS);
+            WITH_SETTER.iter().any(|known| name.eq_ignore_ascii_case(known))
         };
-        Err(Error::with_source(ErrorKind::Invalid, "use that session cookie", why))
+        let longest = self.name.len() + self.value(&"x".repeat(SessionId::TEXT_LEN)).len();
+        let refused = [
+            (
+                self.name.is_empty() || !self.name.bytes().all(is_token),
+                "a cookie's name has only letters, digits and !#$%&'*+-.^_`|~",
+            ),
+            (host && !self.secure, "a name that begins with __Host- demands Secure"),
+            (host && self.path != "/", "a name that begins with __Host- demands Path=/"),
+            (host && self.domain.is_some(), "a name that begins with __Host- allows no Domain"),
+            (
+                prefixed("__Secure-") && !self.secure,
+                "a name that begins with __Secure- demands Secure",
+            ),
+            (http && !self.secure, "a name that begins with __Http- demands Secure"),
+            (
+                http && !self.http_only,
+                "a name that begins with __Http- or __Host-Http- demands HttpOnly",
+            ),
+            (self.same_site == SameSite::None && !self.secure, "SameSite=None demands Secure"),
+            (self.partitioned && !self.secure, "Partitioned demands Secure"),
+            (
+                !self.path.starts_with('/') || !attribute(&self.path),
+                "a path begins with a slash, has no control character and no semicolon, and at \
+                 most 1024 bytes",
+            ),
+            (
+                self.domain.as_deref().is_some_and(|domain| !is_domain(domain)),
+                "a domain has labels of letters, digits and hyphens with one dot between them, \
+                 none after them, and at most 253 bytes",
+            ),
+            (
+                !self.extra.iter().all(|text| attribute(text)),
+                "an extra attribute has no control character and no semicolon, is not empty, and \
+                 has at most 1024 bytes",
+            ),
+            (
+                self.extra.iter().any(has_setter),
+                "an extra attribute is none of those that have a setter of their own: Domain, \
+                 Path, Secure, HttpOnly, SameSite, Partitioned, Max-Age and Expires",
+            ),
+            (longest > MOST_BYTES, "name and value together have at most 4096 bytes"),
+        ];
+        match refused.into_iter().find(|(is_refused, _)| *is_refused) {
+            None => Ok(()),
+            Some((_, why)) => {
+                Err(Error::with_source(ErrorKind::Invalid, "use that session cookie", why))
+            }
+        }
     }
 
     pub(crate) fn is_secure(&self) -> bool {
@@ -283,6 +343,9 @@ impl CookieConfig {
                 SameSite::None => "None",
             },
         );
+        if self.partitioned {
+            push("Partitioned", "");
+        }
         for attribute in &self.extra {
             push(attribute, "");
         }
@@ -311,9 +374,16 @@ pub(crate) fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
+/// A name as DNS has it (RFC 1035, section 2.3.4). Browsers ignore a dot before it.
 fn is_domain(text: &str) -> bool {
-    !text.trim_matches('.').is_empty()
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.')
+    let text = text.strip_prefix('.').unwrap_or(text);
+    text.len() <= 253
+        && text.split('.').all(|label| {
+            (1..=63).contains(&label.len())
+                && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+        })
 }
 
 #[cfg(test)]
@@ -355,11 +425,12 @@ mod tests {
             .path("/app")
             .domain("example.org")
             .same_site(SameSite::None)
-            .extra("Partitioned");
+            .partitioned(true)
+            .extra("Priority=High");
         assert_eq!(
             config.remove(),
             "s=; Path=/app; Domain=example.org; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT; \
-             Secure; HttpOnly; SameSite=None; Partitioned"
+             Secure; HttpOnly; SameSite=None; Partitioned; Priority=High"
         );
     }
 
@@ -384,6 +455,32 @@ mod tests {
             (new().name("id").domain("x; Secure"), "domain"),
             (new().extra("a\r\nSet-Cookie: b"), "extra"),
             (new().extra(""), "extra"),
+            (new().name("__Http-x").secure(false), "demands Secure"),
+            (new().name("__http-x").http_only(false), "demands HttpOnly"),
+            (new().name("__Host-Http-x").http_only(false), "demands HttpOnly"),
+            (new().name("__HOST-HTTP-x").path("/a"), "demands Path=/"),
+            (new().name("__Host-Http-x").domain("example.org"), "no Domain"),
+            (new().name("x").partitioned(true).secure(false), "Partitioned demands Secure"),
+            (new().extra("Domain=example.org"), "setter"),
+            (new().extra("path = /x"), "setter"),
+            (new().extra(" PATH=/x"), "setter"),
+            (new().name("x").secure(false).extra("Secure"), "setter"),
+            (new().extra("httponly"), "setter"),
+            (new().name("x").secure(false).extra("SameSite=None"), "setter"),
+            (new().extra("max-age=1"), "setter"),
+            (new().extra("Expires=Thu, 01 Jan 1970 00:00:00 GMT"), "setter"),
+            (new().name("x").secure(false).extra("Partitioned"), "setter"),
+            (new().extra("x".repeat(1025)), "extra"),
+            (new().name("x").path("/".repeat(1025)), "1024"),
+            (new().name("x").domain("a..b"), "one dot"),
+            (new().name("x").domain("..a"), "one dot"),
+            (new().name("x").domain("example.org."), "one dot"),
+            (new().name("x").domain("."), "one dot"),
+            (new().name("x").domain(""), "one dot"),
+            (new().name("x").domain("-a.example"), "hyphens"),
+            (new().name("x").domain("a-.example"), "hyphens"),
+            (new().name("x").domain("a".repeat(64)), "labels"),
+            (new().name("x").domain(["a"; 200].join(".")), "253"),
         ] {
             let error = bad.check().unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Invalid);
@@ -391,6 +488,11 @@ mod tests {
         }
         CookieConfig::insecure_http().check().unwrap();
         new().name("__Secure-id").domain("example.org").path("/app").check().unwrap();
+        new().name("__Host-Http-id").check().unwrap();
+        new().name("__Http-id").path("/app").domain("example.org").check().unwrap();
+        new().partitioned(true).same_site(SameSite::None).extra("Priority=High").check().unwrap();
+        new().extra("Path-like=x").check().unwrap();
+        new().name("x").path("/".repeat(1024)).domain(".a-b.example.org").check().unwrap();
     }
 
     #[test]

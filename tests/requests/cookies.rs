@@ -243,7 +243,9 @@ fn wrong_combinations_are_refused_in_words_when_the_manager_is_built() {
         (new().name("x").path("app"), "slash"),
         (new().name("x").path("/a;Domain=b"), "semicolon"),
         (new().name("x").domain("a;b"), "domain"),
-        (new().extra("Partitioned\r\nX: y"), "extra"),
+        (new().extra("Priority=High\r\nX: y"), "extra"),
+        (new().extra("Domain=example.org"), "setter"),
+        (new().name("__Http-id").http_only(false), "HttpOnly"),
     ];
     for (cookie, word) in wrong {
         let error = SessionManager::builder(MemoryStore::new()).cookie(cookie).build().unwrap_err();
@@ -257,13 +259,36 @@ fn wrong_combinations_are_refused_in_words_when_the_manager_is_built() {
 }
 
 #[test]
+fn a_header_that_carries_something_else_cannot_carry_ids() {
+    let taken = ["Cookie", "user-agent", "Referer", "AUTHORIZATION", "X-Forwarded-For", "Host"];
+    let others = ["Accept-Language", "Sec-Fetch-Site", "Origin", "X-Real-IP", "ETag", "If-Match"];
+    for header in taken.into_iter().chain(others) {
+        let built = SessionManager::builder(MemoryStore::new()).header(header).build();
+        assert_eq!(built.unwrap_err().kind(), ErrorKind::Invalid, "{header}");
+    }
+    for header in ["X-Session", "X-Auth-Token", "Session", "X-Accept"] {
+        SessionManager::builder(MemoryStore::new()).header(header).build().expect(header);
+    }
+}
+
+#[test]
+fn a_grace_of_more_than_a_minute_is_refused() {
+    let with = |seconds| {
+        let grace = Duration::from_secs(seconds);
+        SessionManager::builder(MemoryStore::new()).renewal_grace(grace).build()
+    };
+    assert_eq!(with(61).unwrap_err().kind(), ErrorKind::Invalid);
+    with(60).unwrap();
+}
+
+#[test]
 fn a_removal_matches_the_cookie_that_was_set() {
     let cookie = CookieConfig::new()
         .name("sid")
         .path("/app")
         .domain("example.org")
         .same_site(SameSite::Strict)
-        .extra("Partitioned");
+        .partitioned(true);
     on_both_stores(
         |builder| builder.cookie(cookie.clone()),
         |app| {
