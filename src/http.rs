@@ -282,11 +282,13 @@ impl Debug for ResponseHeaders {
 /// Not `"cookies"`, which would take away the cookie of a session that the same response begins.
 const CLEAR_SITE_DATA: (&str, &str) = ("Clear-Site-Data", "\"cache\", \"storage\"");
 
-/// Says that a cache must not reuse the Set-Cookie header; RFC 9111, section 5.2.2.4. Caches know
-/// nothing of an id in another header: such a response must not be stored.
+/// Says that a cache must not reuse the Set-Cookie header; RFC 9111, section 5.2.2.4.
+const NO_CACHE: &str = "no-cache=\"Set-Cookie\"";
+
+/// Caches know nothing of an id in another header: such a response must not be stored.
 fn guard(header: &str) -> &'static str {
     match header {
-        "Set-Cookie" => "no-cache=\"Set-Cookie\"",
+        "Set-Cookie" => NO_CACHE,
         _ => "no-store",
     }
 }
@@ -331,27 +333,54 @@ impl ResponseHeaders {
 
     /// The value that the response's `Cache-Control` must have, given the one it has; `None` if
     /// that is right as it is. A response that carries an id is never public; one that is not to be
-    /// stored says so, whatever else it said.
+    /// stored says so, whatever else it said. What is said already, by the handler, another session
+    /// of the request or a proxy, is not said again.
     #[must_use]
     pub fn cache_control(&self, now: Option<&str>) -> Option<String> {
         let guard = self.guard()?;
-        let is = |part: &str, name: &str| {
-            part.split('=').next().is_some_and(|word| word.trim().eq_ignore_ascii_case(name))
-        };
-        let parts: Vec<&str> =
-            now.unwrap_or_default().split(',').map(str::trim).filter(|p| !p.is_empty()).collect();
-        if parts.iter().any(|part| is(part, "no-store")) {
+        let parts: Vec<&str> = directives(now.unwrap_or_default()).collect();
+        if parts.iter().any(|part| is_directive(part, "no-store")) {
             return None;
         }
-        let shared = |part: &&str| is(part, "public") || is(part, "s-maxage");
+        let shared = |part: &&str| is_directive(part, "public") || is_directive(part, "s-maxage");
         let was_shared = parts.iter().any(shared);
+        let is_guarded = guard == NO_CACHE && parts.iter().any(|part| keeps_set_cookie(part));
+        if is_guarded && !was_shared {
+            return None;
+        }
         let mut kept: Vec<&str> = parts.into_iter().filter(|part| !shared(part)).collect();
-        if was_shared && !kept.iter().any(|part| is(part, "private")) {
+        if was_shared && !kept.iter().any(|part| is_directive(part, "private")) {
             kept.push("private");
         }
-        kept.push(guard);
+        if !is_guarded {
+            kept.push(guard);
+        }
         Some(kept.join(", "))
     }
+}
+
+/// The directives of a `Cache-Control` value. A comma between quotes is part of an argument.
+fn directives(value: &str) -> impl Iterator<Item = &str> {
+    let mut in_quotes = false;
+    let parts = value.split(move |c| {
+        in_quotes ^= c == '"';
+        c == ',' && !in_quotes
+    });
+    parts.map(str::trim).filter(|part| !part.is_empty())
+}
+
+fn is_directive(part: &str, name: &str) -> bool {
+    part.split('=').next().is_some_and(|word| word.trim().eq_ignore_ascii_case(name))
+}
+
+/// Whether a directive keeps caches from using `Set-Cookie` again without asking: `no-cache`, for
+/// this field or for the whole response.
+fn keeps_set_cookie(part: &str) -> bool {
+    let fields = part.split_once('=').map(|(_, fields)| fields.trim().trim_matches('"'));
+    is_directive(part, "no-cache")
+        && fields.is_none_or(|fields| {
+            fields.split(',').any(|field| field.trim().eq_ignore_ascii_case("Set-Cookie"))
+        })
 }
 
 #[cfg(test)]
@@ -394,6 +423,36 @@ mod tests {
         let cache = headers.cache_control(Some("max-age=60"));
         assert_eq!(cache.as_deref(), Some("max-age=60, no-store"), "no cache knows that header");
         assert_eq!(ResponseHeaders::default().cache_control(Some("public")), None);
+    }
+
+    #[test]
+    fn what_keeps_set_cookie_out_of_caches_is_not_said_twice() {
+        let cache = |now| headers().cache_control(Some(now));
+        for said in [
+            "no-cache=\"Set-Cookie\"",
+            "No-Cache",
+            "max-age=60, no-cache",
+            "no-cache=\"X-Other, set-cookie\", max-age=60",
+            "no-cache=Set-Cookie",
+        ] {
+            assert_eq!(cache(said), None, "{said}");
+        }
+        let of_another = "no-cache=\"X-Other\"";
+        assert_eq!(cache(of_another), Some(format!("{of_another}, {NO_CACHE}")));
+        let public = cache("public, no-cache=\"Set-Cookie\", s-maxage=9");
+        assert_eq!(public.as_deref(), Some("no-cache=\"Set-Cookie\", private"));
+        let headers = ResponseHeaders { no_store: true, ..headers() };
+        let stored = headers.cache_control(Some("no-cache"));
+        assert_eq!(stored.as_deref(), Some("no-cache, no-store"), "which asks for more");
+    }
+
+    #[test]
+    fn a_comma_in_quotes_parts_no_directives() {
+        let now = "ext=\"a, public, b\", max-age=1";
+        let merged = headers().cache_control(Some(now));
+        assert_eq!(merged, Some(format!("{now}, {NO_CACHE}")));
+        let open = headers().cache_control(Some("ext=\"a, public"));
+        assert_eq!(open, Some(format!("ext=\"a, public, {NO_CACHE}")), "a quote without an end");
     }
 
     #[test]
