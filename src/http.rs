@@ -172,8 +172,16 @@ impl<'r> From<Option<&'r str>> for RequestHead<'r> {
     }
 }
 
-/// Whether `host`, the value of a `Host` header, is a name of this machine's own. Browsers trust
-/// these without TLS and take Secure cookies from them.
+/// Whether a browser that sends this `User-Agent` is of WebKit's kind, as Safari and all browsers
+/// on iOS are, and not of Chromium's, which calls itself WebKit too.
+pub(crate) fn is_webkit(user_agent: &str) -> bool {
+    user_agent.contains("AppleWebKit/")
+        && !user_agent.contains("Chrome/")
+        && !user_agent.contains("Chromium/")
+}
+
+/// Whether `host`, the value of a `Host` header, is a name of this machine's own. Chromium and
+/// Firefox trust these without TLS and take Secure cookies from them; WebKit does not (bug 281149).
 pub(crate) fn is_loopback(host: &str) -> bool {
     let name = match host.strip_prefix('[') {
         Some(v6) => v6.split(']').next().unwrap_or_default(),
@@ -514,6 +522,22 @@ mod tests {
         }
         let lies = ["1.1.1.1"; 100];
         assert_eq!(of(&[&lies[..], &["192.0.2.7", "10.0.0.2"]].concat(), 2), client());
+    }
+
+    #[test]
+    fn webkit_is_told_from_chromium() {
+        let mozilla = "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7)";
+        let webkit = "AppleWebKit/605.1.15 (KHTML, like Gecko)";
+        for (rest, expected) in [
+            (format!("{webkit} Version/18.0 Safari/605.1.15"), true),
+            (format!("{webkit} CriOS/140.0.0.0 Mobile/15E148 Safari/604.1"), true),
+            ("AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36".into(), false),
+            ("AppleWebKit/537.36 HeadlessChrome/140.0.0.0 Safari/537.36".into(), false),
+            ("Gecko/20100101 Firefox/143.0".into(), false),
+        ] {
+            assert_eq!(is_webkit(&format!("{mozilla} {rest}")), expected, "{rest}");
+        }
+        assert!(!is_webkit("curl/8.5.0") && !is_webkit(""));
     }
 
     #[test]

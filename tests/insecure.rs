@@ -33,6 +33,25 @@ fn a_secure_cookie_sent_where_browsers_drop_it_is_told_once_in_a_process() {
         assert_eq!(set_cookie(&complete(&app.sessions, &session)), None);
         assert_eq!(app.count(EventKind::InsecureConnection), 0);
     });
+    let webkit = "Mozilla/5.0 (Macintosh) AppleWebKit/605.1.15 (KHTML, like Gecko) Safari/605.1.15";
+    let chromium = "Mozilla/5.0 (X11) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0";
+    let local = |agent| RequestHead::new().host("localhost:8000").user_agent(agent);
+    let told = std::cell::Cell::new(0);
+    on_both_stores(defaults, |app| {
+        for head in [local(chromium), local(webkit).secure(true)] {
+            let session = app.sessions.open(head);
+            session.set("n", 1).unwrap();
+            complete(&app.sessions, &session);
+        }
+        assert_eq!(app.count(EventKind::InsecureConnection), 0);
+        for _ in 0..3 {
+            let session = app.sessions.open(local(webkit));
+            session.set("n", 1).unwrap();
+            complete(&app.sessions, &session);
+        }
+        told.set(told.get() + app.count(EventKind::InsecureConnection));
+    });
+    assert_eq!(told.get(), 1, "Safari drops it on loopback names too");
     let told = std::cell::Cell::new(0);
     on_both_stores(defaults, |app| {
         for _ in 0..3 {

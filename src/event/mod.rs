@@ -162,7 +162,9 @@ pub enum Event<'a> {
         /// The handler's error and its sources, in words.
         error: &'a str,
     },
-    /// A Secure cookie was sent over a connection on which a browser drops it. Told once a process.
+    /// A Secure cookie was sent over plain HTTP to a browser that drops it there: any browser on
+    /// most hosts, Safari and other WebKit browsers on `localhost` and `127.0.0.1` too. Raised once
+    /// a process for each of the two.
     InsecureConnection {
         /// The host the request was for.
         host: &'a str,

@@ -13,7 +13,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::cookie::{CookieConfig, OVERWRITTEN};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
-use crate::http::{Few, HostText, RequestHead, is_loopback};
+use crate::http::{Few, HostText, RequestHead, is_loopback, is_webkit};
 use crate::id::{SessionId, SessionKey};
 use crate::lifetime::Lifetime;
 use crate::process::Process;
@@ -303,22 +303,29 @@ impl Shared {
         }
     }
 
-    /// The host of a request to which a browser would drop our cookie, until somebody was told.
+    /// The host of a request whose browser would drop our cookie, until somebody was told. On a
+    /// loopback name only WebKit does.
     pub(crate) fn insecure_host<'r>(&self, head: &RequestHead<'r>) -> Option<&'r str> {
         let Transport::Cookie(cookie) = &self.settings.transport else { return None };
         let host = head.host.filter(|_| cookie.is_secure() && !head.secure)?;
-        (!TOLD.load(Ordering::Relaxed) && !is_loopback(host)).then_some(host)
+        let drops = !is_loopback(host) || head.user_agent.is_some_and(is_webkit);
+        (drops && !told(host).load(Ordering::Relaxed)).then_some(host)
     }
 
-    /// Tells once a process that browsers drop the cookie that is being sent.
+    /// Tells once a process that browsers drop the cookie that is being sent, and once that WebKit
+    /// does so on a loopback name.
     pub(crate) fn warn_if_insecure(&self, host: Option<&HostText>) {
         if let Some(host) = host
-            && !TOLD.swap(true, Ordering::Relaxed)
+            && !told(host.as_str()).swap(true, Ordering::Relaxed)
         {
             self.events.raise(&Event::InsecureConnection { host: host.as_str() });
         }
     }
 }
 
-/// Whether somebody was told that browsers drop the cookie.
-static TOLD: AtomicBool = AtomicBool::new(false);
+/// Whether somebody was told that browsers drop the cookie of such a host.
+fn told(host: &str) -> &'static AtomicBool {
+    static TOLD: AtomicBool = AtomicBool::new(false);
+    static TOLD_OF_LOOPBACK: AtomicBool = AtomicBool::new(false);
+    if is_loopback(host) { &TOLD_OF_LOOPBACK } else { &TOLD }
+}
