@@ -81,8 +81,8 @@ pub fn with_session(
         let why = "nothing was written into it";
         Error::with_source(ErrorKind::Invalid, "begin a test's session", why)
     };
-    let (name, value) = headers.id.ok_or_else(none)?;
-    Ok(match name.as_str() {
+    let (name, value) = headers.id_fields.into_iter().next().ok_or_else(none)?;
+    Ok(match &*name {
         "Set-Cookie" => value.split(';').next().unwrap_or_default().to_owned(),
         _ => value,
     })

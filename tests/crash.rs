@@ -240,7 +240,7 @@ fn visit_for_ever() {
             let session = sessions.open(None);
             session.set("n", 1).unwrap();
             let headers = sessions.close(&session, Outcome::Completed).unwrap();
-            let cookie = headers.id.unwrap().1;
+            let cookie = &headers.id_fields[0].1;
             let cookie = cookie.split(';').next().unwrap().to_owned();
             println!("\nbegun {cookie}");
             cookies.push(cookie);

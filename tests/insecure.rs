@@ -10,33 +10,52 @@ use common::in_process::{complete, defaults, on_both_stores, set_cookie};
 
 #[test]
 fn a_secure_cookie_sent_where_browsers_drop_it_is_told_once_in_a_process() {
-    let far = RequestHead::new().host("example.org");
+    let far = || RequestHead::new().host("example.org");
     // Nothing is sent that a browser drops.
     on_both_stores(defaults, |app| {
         let insecure = app.another(|builder| builder.cookie(CookieConfig::insecure_http()));
         let header = app.another(|builder| builder.header("X-Session"));
         let fine = [
-            (&app.sessions, far.secure(true)),
+            (&app.sessions, far().secure(true)),
             (&app.sessions, RequestHead::new().host("localhost:8000")),
             (&app.sessions, RequestHead::new().host("127.0.0.1")),
             (&app.sessions, RequestHead::new()),
-            (&insecure, far),
-            (&header, far),
+            (&insecure, far()),
+            (&header, far()),
         ];
         for (sessions, head) in fine {
             let session = sessions.open(head);
             session.set("n", 1).unwrap();
-            assert!(complete(sessions, &session).id.is_some());
+            assert!(!complete(sessions, &session).id_fields.is_empty());
         }
-        let session = app.sessions.open(far);
+        let session = app.sessions.open(far());
         assert_eq!(session.get::<u32>("n").unwrap(), None);
         assert_eq!(set_cookie(&complete(&app.sessions, &session)), None);
         assert_eq!(app.count(EventKind::InsecureConnection), 0);
     });
+    let webkit = "Mozilla/5.0 (Macintosh) AppleWebKit/605.1.15 (KHTML, like Gecko) Safari/605.1.15";
+    let chromium = "Mozilla/5.0 (X11) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0";
+    let local = |agent| RequestHead::new().host("localhost:8000").user_agent(agent);
+    let told = std::cell::Cell::new(0);
+    on_both_stores(defaults, |app| {
+        for head in [local(chromium), local(webkit).secure(true)] {
+            let session = app.sessions.open(head);
+            session.set("n", 1).unwrap();
+            complete(&app.sessions, &session);
+        }
+        assert_eq!(app.count(EventKind::InsecureConnection), 0);
+        for _ in 0..3 {
+            let session = app.sessions.open(local(webkit));
+            session.set("n", 1).unwrap();
+            complete(&app.sessions, &session);
+        }
+        told.set(told.get() + app.count(EventKind::InsecureConnection));
+    });
+    assert_eq!(told.get(), 1, "Safari drops it on loopback names too");
     let told = std::cell::Cell::new(0);
     on_both_stores(defaults, |app| {
         for _ in 0..3 {
-            let session = app.sessions.open(far);
+            let session = app.sessions.open(far());
             session.set("n", 1).unwrap();
             assert!(set_cookie(&complete(&app.sessions, &session)).is_some(), "it is sent");
         }

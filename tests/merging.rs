@@ -179,7 +179,7 @@ fn of_renewals_at_once_one_wins_and_the_session_lives_on_under_it() {
     on_both_stores(defaults, |app| {
         for grace in [false, true] {
             let sessions = app.another(|builder| match grace {
-                true => builder.renewal_grace(common::HOUR),
+                true => builder.renewal_grace(std::time::Duration::from_secs(60)),
                 false => builder,
             });
             let browser = app.visitor(1);

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use cloakroom::clock::{Clock, Timestamp};
+use cloakroom::cookie::SameSite;
 use cloakroom::event::EventKind;
 use cloakroom::http::{Outcome, RequestHead};
 use cloakroom::id::{ExternalKey, Handle, SessionKey};
@@ -540,4 +541,41 @@ fn a_review_says_what_a_configuration_meets_and_what_it_does_not() {
     println!("{text}");
     assert!(text.contains("met   NIST AAL2  ends after 1 h of silence, after 1 d in any case"));
     assert!(text.contains("UNMET NIST AAL3"));
+}
+
+#[test]
+fn a_review_says_of_each_unmet_requirement_what_to_do() {
+    let cookie = |cookie: CookieConfig| move |builder: Builder| builder.cookie(cookie.clone());
+    let new = CookieConfig::new;
+    let cases: Vec<(&str, Box<dyn Fn(Builder) -> Builder>, &str)> = vec![
+        ("ASVS 3.3.1", Box::new(cookie(CookieConfig::insecure_http())), "serve it over TLS"),
+        ("ASVS 3.3.1", Box::new(cookie(new().name("id"))), "begin with __Host- or __Secure-"),
+        ("ASVS 3.3.2", Box::new(cookie(new().same_site(SameSite::None))), "choose Lax or Strict"),
+        ("ASVS 3.3.3", Box::new(cookie(new().name("__Secure-id"))), "begin with __Host-"),
+        ("ASVS 3.3.4", Box::new(cookie(new().http_only(false))), "leave http_only at true"),
+        ("ASVS 3.3.4", Box::new(|b| b.header("X-Session")), "use a cookie"),
+        ("ASVS 7.1.1", Box::new(|b| b.lifetime(Lifetime::fixed(HOUR))), "set both limits"),
+        ("ASVS 7.1.2", Box::new(|b| b), "max_sessions_per_user"),
+        ("ASVS 7.3.1", Box::new(|b| b.lifetime(Lifetime::fixed(HOUR))), "Lifetime::idle"),
+        ("ASVS 7.3.2", Box::new(|b| b.lifetime(Lifetime::idle(HOUR))), "with_absolute"),
+        ("ASVS 14.3.1", Box::new(|b| b), "clear_site_data(true)"),
+        ("ASVS 14.3.2", Box::new(|b| b), "no_store_when_signed_in(true)"),
+        ("NIST AAL1", Box::new(|b| b), "policy(Policy::aal1())"),
+        ("NIST AAL3", Box::new(|b| b.policy(Policy::aal2())), "policy(Policy::aal3())"),
+    ];
+    for (requirement, configure, advice) in cases {
+        let sessions = configure(SessionManager::builder(MemoryStore::new())).build().unwrap();
+        let review = sessions.review();
+        let finding = review.unmet().find(|finding| finding.requirement == requirement).unwrap();
+        assert!(finding.why.contains(advice), "{requirement}: {}", finding.why);
+    }
+}
+
+#[test]
+fn a_review_meets_what_is_asked_for_of_the_browser() {
+    let review = |builder: Builder| builder.build().unwrap().review();
+    let asked_for = SessionManager::builder(MemoryStore::new());
+    let asked_for = review(asked_for.clear_site_data(true).no_store_when_signed_in(true));
+    assert!(asked_for.meets("ASVS 14.3.1") && asked_for.meets("ASVS 14.3.2"));
+    assert!(!asked_for.to_string().contains(" or not\n"), "{asked_for}");
 }

@@ -23,5 +23,7 @@ mod headers;
 mod keys;
 #[path = "requests/lifecycle.rs"]
 mod lifecycle;
+#[path = "requests/presented.rs"]
+mod presented;
 #[path = "requests/renewals.rs"]
 mod renewals;

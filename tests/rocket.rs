@@ -26,7 +26,8 @@ use rocket::response::{Redirect, Responder};
 use rocket::{Build, Request, Rocket, catch, catchers, get, post, routes};
 use rocket_server::Server;
 
-const REMOVAL: &str = "__Host-id=; Path=/; Max-Age=0; Secure; HttpOnly; SameSite=Lax";
+const REMOVAL: &str = "__Host-id=; Path=/; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT; \
+                       Secure; HttpOnly; SameSite=Lax";
 
 fn memory() -> SessionManager {
     SessionManager::new(MemoryStore::new()).unwrap()

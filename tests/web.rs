@@ -35,7 +35,8 @@ use client::{Browser, COOKIE, Exchange, Request, Response};
 use cloakroom::id::SessionId;
 use site::Site;
 
-const REMOVAL: &str = "__Host-id=; Path=/; Max-Age=0; Secure; HttpOnly; SameSite=Lax";
+const REMOVAL: &str = "__Host-id=; Path=/; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT; \
+                       Secure; HttpOnly; SameSite=Lax";
 const GUARD: &str = "no-cache=\"Set-Cookie\"";
 const LONG: Duration = Duration::from_secs(30);
 

@@ -62,7 +62,7 @@ fn read_from_memory(bencher: Bencher) {
         session.set(name, value).expect("it is set");
     }
     let headers = sessions.close(&session, Outcome::Completed).expect("it closes");
-    let (_, cookie) = headers.id.expect("an id");
+    let (_, cookie) = headers.id_fields.first().expect("an id");
     let cookie = cookie.split(';').next().unwrap_or_default();
     bencher.bench_local(|| {
         let session = sessions.open(black_box(Some(cookie)));

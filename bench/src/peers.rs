@@ -188,7 +188,7 @@ fn created(sessions: &SessionManager) -> Cookie {
         session.set(name, value).expect("it is set");
     }
     let headers = sessions.close(&session, Outcome::Completed).expect("it closes");
-    let (_, header) = headers.id.expect("an id");
+    let (_, header) = headers.id_fields.first().expect("an id");
     let text = header.split(['=', ';']).nth(1).expect("a cookie");
     Cookie::of(&SessionId::parse(text).expect("an id"))
 }

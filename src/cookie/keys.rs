@@ -22,15 +22,27 @@ impl CookieKeys {
     /// The fewest bytes that a key is made from.
     pub const MIN_LEN: usize = 64;
 
-    /// Keys made from secrets of at least 64 random bytes each, the newest first.
+    /// Keys made from secrets of at least 64 random bytes each, the newest first. The first 32
+    /// bytes of each sign, the next 32 encrypt.
+    ///
+    /// At most 16 values of a request are opened, each with all keys at most: a key that is listed
+    /// without need costs time.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] when there is none, or one is shorter.
+    /// [`ErrorKind::Invalid`] when there is none, one is shorter, or one was never filled: its
+    /// first or its next 32 bytes are all zero.
     pub fn new<S: AsRef<[u8]>>(secrets: impl IntoIterator<Item = S>) -> Result<Self> {
         let invalid = |why: String| Error::with_source(ErrorKind::Invalid, "use those keys", why);
         let keys = secrets
             .into_iter()
-            .map(|secret| Key::try_from(secret.as_ref()).map_err(|why| invalid(why.to_string())))
+            .map(|secret| {
+                let secret = secret.as_ref();
+                let is_zero = |key: &[u8]| key.iter().all(|byte| *byte == 0);
+                if secret.chunks_exact(Self::MIN_LEN / 2).take(2).any(is_zero) {
+                    return Err(invalid("a secret has 32 bytes of zero".to_owned()));
+                }
+                Key::try_from(secret).map_err(|why| invalid(why.to_string()))
+            })
             .collect::<Result<Vec<_>>>()?;
         match keys.is_empty() {
             true => Err(invalid("there is no key".to_owned())),
@@ -126,7 +138,8 @@ mod tests {
     fn an_old_key_opens_while_it_is_listed_and_not_after() {
         for encrypted in [false, true] {
             let id = SessionId::generate().unwrap();
-            let header = config(encrypted, &[1]).issue(&id, None);
+            let header =
+                config(encrypted, &[1]).issue(&id, None, crate::clock::Timestamp::default());
             let pair = header.split(';').next().unwrap();
             let read = |config: CookieConfig| {
                 let value = config.values(pair).next().unwrap();
@@ -157,5 +170,16 @@ mod tests {
         assert_eq!(CookieKeys::new(none).unwrap_err().kind(), ErrorKind::Invalid);
         assert_eq!(CookieKeys::new([[1; 63]]).unwrap_err().kind(), ErrorKind::Invalid);
         assert!(!format!("{:?}", CookieKeys::new([[7; 64]]).unwrap()).contains('7'));
+    }
+
+    #[test]
+    fn keys_of_zero_bytes_are_refused() {
+        let secret = |first: u8, next: u8| [[first; 32], [next; 32]].concat();
+        for bad in [secret(0, 0), secret(0, 1), secret(1, 0), vec![0; 100]] {
+            let error = CookieKeys::new([secret(1, 2), bad]).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Invalid);
+            assert!(format!("{error:?}").contains("zero"), "{error:?}");
+        }
+        CookieKeys::new([[secret(1, 2), vec![0; 32]].concat()]).unwrap();
     }
 }

@@ -85,8 +85,8 @@ pub enum Event<'a> {
     /// One address has presented many malformed or unknown ids within a minute: somebody may be
     /// guessing. Raised when it has presented 20, and again whenever that number has doubled.
     ///
-    /// The same unknown id many times in a row, as from a client that did not notice the end of its
-    /// session, counts once. Requests whose address is unknown are counted together, and so are
+    /// An id that comes again, as from a client that did not notice the end of its session, counts
+    /// once within the minute. Requests whose address is unknown are counted together, and so are
     /// those that come through a proxy that the manager was not
     /// [told of](crate::manager::Builder::behind_proxies).
     Guessing {
@@ -103,6 +103,14 @@ pub enum Event<'a> {
     ReplacedIdUsed {
         /// The session's public name.
         handle: &'a Handle,
+        /// Where the request came from, if that is known.
+        address: Option<IpAddr>,
+    },
+    /// A request presented more than is looked at: more than 16 different ids, or more than 256
+    /// cookies of the session cookie's name. What came after that was ignored. No browser does so
+    /// by itself: another host of the same domain may have planted cookies, which only a name that
+    /// begins with `__Host-` prevents.
+    TooManyIds {
         /// Where the request came from, if that is known.
         address: Option<IpAddr>,
     },
@@ -164,7 +172,9 @@ pub enum Event<'a> {
         /// The handler's error and its sources, in words.
         error: &'a str,
     },
-    /// A Secure cookie was sent over a connection on which a browser drops it. Told once a process.
+    /// A Secure cookie was sent over plain HTTP to a browser that drops it there: any browser on
+    /// most hosts, Safari and other WebKit browsers on `localhost` and `127.0.0.1` too. Raised once
+    /// a process for each of the two.
     InsecureConnection {
         /// The host the request was for.
         host: &'a str,
@@ -228,6 +238,8 @@ pub enum EventKind {
     Guessing,
     /// [`Event::ReplacedIdUsed`]
     ReplacedIdUsed,
+    /// [`Event::TooManyIds`]
+    TooManyIds,
     /// [`Event::Created`]
     Created,
     /// [`Event::Renewed`]
@@ -280,6 +292,7 @@ impl EventKind {
         EventKind::Unknown,
         EventKind::Guessing,
         EventKind::ReplacedIdUsed,
+        EventKind::TooManyIds,
         EventKind::Created,
         EventKind::Renewed,
         EventKind::SignedIn,
@@ -316,6 +329,7 @@ impl EventKind {
             | EventKind::ClockStepped
             | EventKind::Guessing
             | EventKind::ReplacedIdUsed
+            | EventKind::TooManyIds
             | EventKind::TouchFailed
             | EventKind::ReadAsEmpty
             | EventKind::NoAbsoluteLimit
@@ -356,6 +370,7 @@ impl Event<'_> {
             Event::Unknown { .. } => EventKind::Unknown,
             Event::Guessing { .. } => EventKind::Guessing,
             Event::ReplacedIdUsed { .. } => EventKind::ReplacedIdUsed,
+            Event::TooManyIds { .. } => EventKind::TooManyIds,
             Event::Created { .. } => EventKind::Created,
             Event::Renewed { .. } => EventKind::Renewed,
             Event::SignedIn { .. } => EventKind::SignedIn,
@@ -428,6 +443,12 @@ impl fmt::Display for Event<'_> {
             Event::ReplacedIdUsed { handle, address } => write!(
                 f,
                 "a replaced id of session {handle} came from {}: a lost answer, or a stolen id",
+                Address(*address)
+            ),
+            Event::TooManyIds { address } => write!(
+                f,
+                "more session ids than are looked up came from {}, and the rest was ignored: only \
+                 a cookie whose name begins with __Host- cannot be planted by other hosts",
                 Address(*address)
             ),
             Event::Created { handle } => write!(f, "session {handle} began"),

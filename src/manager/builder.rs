@@ -10,7 +10,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::cookie::{self, CookieConfig};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
-use crate::http::RequestHead;
+use crate::http::MAX_PROXIES;
 use crate::lifetime::Lifetime;
 use crate::manager::SessionManager;
 use crate::policy::Policy;
@@ -19,19 +19,70 @@ use crate::session::{Endings, Guessing, OnLoadFailure, Settings, Shared, Transpo
 use crate::store::{Admit, AtLimit, Store};
 use crate::sync::Mutex;
 
-/// Headers that cannot carry an id, because they carry something else.
-const TAKEN: [&str; 10] = [
-    "Cookie",
-    "Set-Cookie",
-    "Host",
-    "Content-Length",
-    "Content-Type",
-    "Transfer-Encoding",
-    "Connection",
-    "Vary",
+/// Headers that cannot carry an id, because they carry something else, in requests or in responses.
+const TAKEN: [&str; 37] = [
+    "Age",
+    "Allow",
+    "Authorization",
     "Cache-Control",
+    "Connection",
+    "Cookie",
+    "Date",
+    "ETag",
+    "Expect",
+    "Expires",
+    "Forwarded",
+    "From",
+    "Host",
+    "Keep-Alive",
+    "Last-Modified",
+    "Link",
     "Location",
+    "Max-Forwards",
+    "Origin",
+    "Pragma",
+    "Range",
+    "Referer",
+    "Refresh",
+    "Retry-After",
+    "Server",
+    "Set-Cookie",
+    "Strict-Transport-Security",
+    "TE",
+    "Trailer",
+    "Transfer-Encoding",
+    "Upgrade",
+    "User-Agent",
+    "Vary",
+    "Via",
+    "Warning",
+    "WWW-Authenticate",
+    "X-Real-IP",
 ];
+
+/// What the names of other such headers begin with.
+const TAKEN_STARTS: [&str; 8] = [
+    "Accept",
+    "Access-Control-",
+    "Clear-Site-",
+    "Content-",
+    "If-",
+    "Proxy-",
+    "Sec-",
+    "X-Forwarded-",
+];
+
+/// How long an id that was replaced can go on at most: a request takes no longer, and a stolen id
+/// is to end with the renewal.
+const LONGEST_GRACE: Duration = Duration::from_secs(60);
+
+fn is_taken(header: &str) -> bool {
+    let begins_with = |start: &&str| {
+        header.get(..start.len()).is_some_and(|have| have.eq_ignore_ascii_case(start))
+    };
+    TAKEN.iter().any(|taken| header.eq_ignore_ascii_case(taken))
+        || TAKEN_STARTS.iter().any(begins_with)
+}
 
 /// 503 when trying again can help, else 500.
 fn default_status(kind: ErrorKind) -> u16 {
@@ -95,7 +146,8 @@ impl Builder {
 
     /// Lets the id travel in a header of this name, in requests and responses, instead of a
     /// cookie: for clients that are no browsers. Cookies are not looked at then. A client whose
-    /// session was destroyed is not told; its id is dead.
+    /// session was destroyed is not told; its id is dead. Headers that carry something else, such
+    /// as `Authorization`, are refused when the manager is built.
     pub fn header(self, name: impl Into<String>) -> Self {
         self.with(|settings| settings.transport = Transport::Header(name.into()))
     }
@@ -127,8 +179,9 @@ impl Builder {
         self.with(|settings| settings.max_bytes = bytes)
     }
 
-    /// For how long the old id works on after [`Session::renew`](crate::Session::renew), for requests that were under
-    /// way. A sign-in has no grace. Defaults to none.
+    /// For how long the old id works on after [`Session::renew`](crate::Session::renew), for
+    /// requests that were under way; at most one minute, because the id may be the one that a
+    /// renewal is to end for a thief. A sign-in has no grace. Defaults to none.
     pub fn renewal_grace(self, grace: Duration) -> Self {
         self.with(|settings| settings.grace = Some(grace))
     }
@@ -268,12 +321,15 @@ impl Builder {
                         "a header's name has only letters, digits, !#$%&'*+-.^_`|~",
                     ));
                 }
-                if TAKEN.iter().any(|taken| name.eq_ignore_ascii_case(taken)) {
+                if is_taken(name) {
                     return Err(invalid("that header has a meaning of its own"));
                 }
             }
         }
-        if usize::from(settings.proxies) > RequestHead::MAX_COOKIE_HEADERS {
+        if settings.grace.is_some_and(|grace| grace > LONGEST_GRACE) {
+            return Err(invalid("a replaced id goes on for at most one minute"));
+        }
+        if settings.proxies > MAX_PROXIES {
             return Err(invalid("the addresses of at most 8 proxies are looked at"));
         }
         let possible = Duration::from_millis(1)..=Duration::from_secs(86_400);

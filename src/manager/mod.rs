@@ -137,17 +137,21 @@ impl SessionManager {
         &self,
         headers: impl IntoIterator<Item = (&'r str, &'r str)>,
     ) -> RequestHead<'r> {
+        let transport = &self.shared.settings.transport;
         let mut head = RequestHead::new();
+        let mut protocol = None;
         for (name, value) in headers {
             let is = |other: &str| name.eq_ignore_ascii_case(other);
             if is("Cookie") {
-                head = head.cookie(value);
+                if transport.is_in_cookie(value) {
+                    head = head.cookie(value);
+                }
             } else if is("Host") {
                 head = head.host(value);
             } else if is("X-Forwarded-Proto") {
-                // Of several proxies the first one speaks of the client's connection.
-                let first = value.split(',').next().unwrap_or_default();
-                head = head.secure(first.trim().eq_ignore_ascii_case("https"));
+                // Of several proxies the first one speaks of the client's connection, in one field
+                // or in several.
+                protocol = protocol.or_else(|| value.split(',').next());
             } else if is("X-Forwarded-For") {
                 head = head.forwarded_for(value);
             } else if is("User-Agent") {
@@ -157,7 +161,7 @@ impl SessionManager {
                 head = head.id(value);
             }
         }
-        head
+        head.secure(protocol.is_some_and(|first| first.trim().eq_ignore_ascii_case("https")))
     }
 
     /// The names of all headers that [`head`](Self::head) looks at, for frameworks in which headers
@@ -215,5 +219,28 @@ impl SessionManager {
         let error = panic_words(panic).unwrap_or("it panicked");
         self.shared.events.raise(&Event::HandlerFailed { error });
         500
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::memory::MemoryStore;
+
+    #[test]
+    fn the_first_of_several_forwarded_protocols_counts() {
+        let sessions = SessionManager::new(MemoryStore::new()).unwrap();
+        for (fields, secure) in [
+            (&["https"][..], true),
+            (&["https, http"], true),
+            (&["https", "http"], true),
+            (&["http", "https"], false),
+            (&["http, https"], false),
+            (&["", "https"], false),
+            (&[], false),
+        ] {
+            let head = sessions.head(fields.iter().map(|value| ("x-forwarded-proto", *value)));
+            assert_eq!(head.secure, secure, "{fields:?}");
+        }
     }
 }

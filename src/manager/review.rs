@@ -85,7 +85,14 @@ impl SessionManager {
         let lives = kinds.iter().map(|(life, _)| said(life)).collect::<Vec<_>>().join("; or ");
         let idle = all(&|life| life.idle_limit().is_some());
         let absolute = all(&|life| life.absolute_limit().is_some());
-        find("ASVS 7.1.1", idle && absolute, format!("{lives}: document these, and why"));
+        find(
+            "ASVS 7.1.1",
+            idle && absolute,
+            match idle && absolute {
+                true => format!("{lives}: document these, and why"),
+                false => format!("{lives}: set both limits, or document why one is missing"),
+            },
+        );
         find(
             "ASVS 7.1.2",
             settings.admit.is_some(),
@@ -106,8 +113,22 @@ impl SessionManager {
                 }
             },
         );
-        find("ASVS 7.3.1", idle, lives.clone());
-        find("ASVS 7.3.2", absolute, lives.clone());
+        find(
+            "ASVS 7.3.1",
+            idle,
+            match idle {
+                true => lives.clone(),
+                false => format!("{lives}: set an idle limit, as with Lifetime::idle"),
+            },
+        );
+        find(
+            "ASVS 7.3.2",
+            absolute,
+            match absolute {
+                true => lives.clone(),
+                false => format!("{lives}: set an absolute limit, with Lifetime::with_absolute"),
+            },
+        );
         let lists = self.shared.store.traits().lists;
         let listing = match lists {
             true => "the store can list and revoke by user",
@@ -119,30 +140,91 @@ impl SessionManager {
         match &settings.transport {
             Transport::Cookie(cookie) => {
                 let name = cookie.name_text();
-                let prefixed = name.starts_with("__Host-") || name.starts_with("__Secure-");
-                let secure = cookie.is_secure() && prefixed;
-                find("ASVS 3.3.1", secure, format!("the cookie {name:?}, Secure or not"));
+                let host = name.starts_with("__Host-");
+                let prefixed = host || name.starts_with("__Secure-");
+                find(
+                    "ASVS 3.3.1",
+                    cookie.is_secure() && prefixed,
+                    match (cookie.is_secure(), prefixed) {
+                        (true, true) => format!("the cookie {name:?} is Secure"),
+                        (true, false) => format!(
+                            "the cookie {name:?} is Secure, and its name does not demand it: let \
+                             it begin with __Host- or __Secure-"
+                        ),
+                        (false, _) => format!(
+                            "the cookie {name:?} is not Secure: serve it over TLS, with \
+                             CookieConfig::new()"
+                        ),
+                    },
+                );
                 let same_site = cookie.same_site_mode();
                 let own = same_site != SameSite::None;
-                find("ASVS 3.3.2", own, format!("SameSite={same_site:?}"));
-                let host = name.starts_with("__Host-");
+                find(
+                    "ASVS 3.3.2",
+                    own,
+                    match own {
+                        true => format!("SameSite={same_site:?}"),
+                        false => "SameSite=None, so requests that other sites cause carry the \
+                                  cookie: choose Lax or Strict, or document why not"
+                            .to_owned(),
+                    },
+                );
                 find(
                     "ASVS 3.3.3",
                     host,
-                    format!("the cookie {name:?}: for this host alone or not"),
+                    match host {
+                        true => format!("the cookie {name:?} is this host's alone"),
+                        false => format!(
+                            "other hosts of the domain can plant the cookie {name:?}: let its name \
+                             begin with __Host-, or document which hosts share it"
+                        ),
+                    },
                 );
-                find("ASVS 3.3.4", cookie.is_http_only(), "HttpOnly or not".to_owned());
+                find(
+                    "ASVS 3.3.4",
+                    cookie.is_http_only(),
+                    match cookie.is_http_only() {
+                        true => "the cookie is HttpOnly".to_owned(),
+                        false => "scripts in a page can read the cookie: leave http_only at true"
+                            .to_owned(),
+                    },
+                );
             }
             Transport::Header(name) => {
-                let why = format!("the id travels in {name:?}: for clients that are no browsers");
+                let why = format!(
+                    "the id travels in the header {name:?}, from where scripts can read it: use a \
+                     cookie for browsers"
+                );
                 find("ASVS 3.3.4", false, why);
             }
         }
+        find(
+            "ASVS 14.3.1",
+            settings.clear_site_data,
+            match settings.clear_site_data {
+                true => "a sign-out clears what pages have stored in the browser".to_owned(),
+                false => "a sign-out leaves in the browser what pages have stored there: set \
+                          clear_site_data(true), or let the page that signs out send \
+                          Clear-Site-Data"
+                    .to_owned(),
+            },
+        );
+        find(
+            "ASVS 14.3.2",
+            settings.no_store_when_signed_in,
+            match settings.no_store_when_signed_in {
+                true => "no cache stores what a signed-in user is shown".to_owned(),
+                false => "caches may store what a signed-in user is shown: set \
+                          no_store_when_signed_in(true), or send Cache-Control: no-store with \
+                          every sensitive response"
+                    .to_owned(),
+            },
+        );
         let kept = kinds.iter().any(|(_, persistent)| *persistent);
-        for (level, asks_for_idle, policy) in [
-            ("NIST AAL1", false, Policy::aal1().lifetime()),
-            ("NIST AAL2", true, Policy::aal2().lifetime()),
-            ("NIST AAL3", true, Policy::aal3().lifetime()),
+        for (level, asks_for_idle, policy, name) in [
+            ("NIST AAL1", false, Policy::aal1().lifetime(), "aal1"),
+            ("NIST AAL2", true, Policy::aal2().lifetime(), "aal2"),
+            ("NIST AAL3", true, Policy::aal3().lifetime(), "aal3"),
         ] {
             let within = |limit: Option<Duration>, most: Option<Duration>| {
                 limit.is_some_and(|limit| most.is_some_and(|most| limit <= most))
@@ -151,9 +233,13 @@ impl SessionManager {
                 within(life.absolute_limit(), policy.absolute_limit())
                     && (!asks_for_idle || within(life.idle_limit(), policy.idle_limit()))
             });
-            let why = match kept {
-                true => format!("{lives}; browsers keep the cookie when closed, which it forbids"),
-                false => lives.clone(),
+            let kept_text = match kept {
+                true => "; browsers keep the cookie when closed, which it forbids",
+                false => "",
+            };
+            let why = match met && !kept {
+                true => lives.clone(),
+                false => format!("{lives}{kept_text}: set policy(Policy::{name}())"),
             };
             find(level, met && !kept, why);
         }

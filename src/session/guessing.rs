@@ -17,6 +17,9 @@ const WINDOW: Duration = Duration::from_secs(60);
 /// The most addresses that are counted at a time.
 const MOST: usize = 1_024;
 
+/// The most ids of one address that are told from new ones. Each further one counts as new.
+const MOST_SEEN: usize = 256;
+
 /// Locked only for a request that presents something odd.
 #[derive(Debug, Default)]
 pub(crate) struct Guessing(Mutex<Windows>);
@@ -35,7 +38,8 @@ struct Window {
     began: Timestamp,
     count: u64,
     tell_at: u64,
-    last: Option<SessionKey>,
+    /// The first hashes that were counted.
+    seen: Vec<u64>,
 }
 
 /// Whom one client can pose as: an IPv6 client has 64 bits of its address to itself.
@@ -49,22 +53,30 @@ fn client(address: IpAddr) -> IpAddr {
 }
 
 impl Guessing {
-    /// Counts an odd id: the key of an unknown one, none for what is malformed. Gives whom to tell
-    /// of and with what number, when that is due.
+    /// The hash under which an unknown id is counted.
+    pub(crate) fn hash_of(key: &SessionKey) -> u64 {
+        let [a, b, c, d, e, f, g, h, ..] = *key.as_bytes();
+        u64::from_le_bytes([a, b, c, d, e, f, g, h])
+    }
+
+    /// Counts an odd id, by a hash of it, unless it was counted in this window before. Gives whom
+    /// to tell of and with what number, when that is due.
     pub(crate) fn note(
         &self,
         address: Option<IpAddr>,
-        key: Option<&SessionKey>,
+        hash: u64,
         now: Timestamp,
     ) -> Option<(Option<IpAddr>, u64)> {
         let address = address.map(client);
         let mut windows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let window = windows.of(address, now);
-        // A client that does not know that its session has ended guesses nothing.
-        if key.is_some() && window.last.as_ref() == key {
+        // Clients that do not know that their sessions have ended guess nothing.
+        if window.seen.contains(&hash) {
             return None;
         }
-        window.last = key.copied().or(window.last);
+        if window.seen.len() < MOST_SEEN {
+            window.seen.push(hash);
+        }
         window.count += 1;
         let due = window.count >= window.tell_at;
         if due {
@@ -83,7 +95,7 @@ impl Windows {
         }
         let fresh = |begun: &mut u64| {
             *begun += 1;
-            Window { number: *begun, began: now, count: 0, tell_at: MANY, last: None }
+            Window { number: *begun, began: now, count: 0, tell_at: MANY, seen: Vec::new() }
         };
         let begun = &mut self.begun;
         let window = self.of.entry(address).or_insert_with(|| fresh(begun));
@@ -98,51 +110,62 @@ impl Windows {
 mod tests {
     use super::*;
 
-    fn key(n: u64) -> SessionKey {
-        let mut bytes = [0; 32];
-        bytes[..8].copy_from_slice(&n.to_le_bytes());
-        SessionKey::from_bytes(bytes)
-    }
-
     const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 
-    /// Presents `many` different ids and gives the numbers that were told.
-    fn told(guessing: &Guessing, address: Option<&str>, many: u64, now: Timestamp) -> Vec<u64> {
+    /// Presents these ids and gives the numbers that were told.
+    fn told(
+        guessing: &Guessing,
+        address: Option<&str>,
+        ids: std::ops::Range<u64>,
+        now: Timestamp,
+    ) -> Vec<u64> {
         let address = address.map(|text| text.parse().unwrap());
-        let counts = (0..many).filter_map(|n| guessing.note(address, Some(&key(n)), now));
+        let counts = ids.filter_map(|id| guessing.note(address, id, now));
         counts.map(|(_, count)| count).collect()
     }
 
     #[test]
     fn many_ids_are_told_of_at_the_threshold_and_whenever_they_double() {
         let guessing = Guessing::default();
-        assert_eq!(told(&guessing, Some("192.0.2.7"), 19, NOW), [0; 0]);
-        assert_eq!(told(&guessing, Some("192.0.2.7"), 1, NOW), [20]);
-        assert_eq!(told(&guessing, Some("192.0.2.7"), 200, NOW), [40, 80, 160]);
-        assert_eq!(told(&guessing, Some("192.0.2.8"), 19, NOW), [0; 0]);
-        assert_eq!(told(&guessing, None, 21, NOW), [20]);
+        assert_eq!(told(&guessing, Some("192.0.2.7"), 0..19, NOW), [0; 0]);
+        assert_eq!(told(&guessing, Some("192.0.2.7"), 19..20, NOW), [20]);
+        assert_eq!(told(&guessing, Some("192.0.2.7"), 20..220, NOW), [40, 80, 160]);
+        assert_eq!(told(&guessing, Some("192.0.2.8"), 0..19, NOW), [0; 0]);
+        assert_eq!(told(&guessing, None, 0..21, NOW), [20]);
     }
 
     #[test]
     fn a_window_is_a_minute_long() {
         let guessing = Guessing::default();
-        assert_eq!(told(&guessing, None, 19, NOW), [0; 0]);
+        assert_eq!(told(&guessing, None, 0..19, NOW), [0; 0]);
         let last = NOW + (WINDOW - Duration::from_millis(1));
-        assert_eq!(told(&guessing, None, 1, last), [20]);
-        assert_eq!(told(&guessing, None, 19, NOW + WINDOW), [0; 0]);
-        assert_eq!(told(&guessing, None, 1, NOW + WINDOW), [20]);
+        assert_eq!(told(&guessing, None, 19..20, last), [20]);
+        assert_eq!(told(&guessing, None, 0..19, NOW + WINDOW), [0; 0]);
+        assert_eq!(told(&guessing, None, 19..20, NOW + WINDOW), [20]);
     }
 
     #[test]
-    fn the_same_unknown_id_again_is_no_guess() {
+    fn ids_that_come_again_and_again_in_turn_are_no_guesses() {
         let guessing = Guessing::default();
-        assert!((0..100).all(|_| guessing.note(None, Some(&key(1)), NOW).is_none()));
-        assert_eq!(guessing.0.lock().unwrap().of[&None].count, 1);
-        let malformed = (0..100).filter_map(|_| guessing.note(None, None, NOW));
-        assert_eq!(malformed.map(|(_, count)| count).collect::<Vec<_>>(), [20, 40, 80]);
-        assert_eq!(guessing.0.lock().unwrap().of[&None].count, 101);
-        assert!((0..100).all(|_| guessing.note(None, Some(&key(1)), NOW).is_none()));
-        assert_eq!(guessing.0.lock().unwrap().of[&None].count, 101, "still the same one");
+        for _ in 0..100 {
+            assert_eq!(told(&guessing, None, 0..19, NOW), [0; 0]);
+        }
+        assert_eq!(guessing.0.lock().unwrap().of[&None].count, 19);
+        assert_eq!(told(&guessing, None, 19..20, NOW), [20], "one that is new");
+    }
+
+    #[test]
+    fn what_is_remembered_of_one_address_is_bounded() {
+        let guessing = Guessing::default();
+        assert_eq!(told(&guessing, None, 0..1000, NOW), [20, 40, 80, 160, 320, 640]);
+        assert_eq!(guessing.0.lock().unwrap().of[&None].seen.len(), MOST_SEEN);
+    }
+
+    #[test]
+    fn keys_of_different_ids_have_different_hashes() {
+        let of = |byte| Guessing::hash_of(&SessionKey::from_bytes([byte; 32]));
+        assert_eq!(of(1), of(1));
+        assert_ne!(of(1), of(2));
     }
 
     #[test]
@@ -159,14 +182,14 @@ mod tests {
     fn the_memory_is_bounded_and_the_newest_are_remembered() {
         let guessing = Guessing::default();
         let address = |n: u32| Some(IpAddr::V4(n.into()));
-        let note = |n: u32| guessing.note(address(n), None, NOW);
+        let note = |n: u32, id| guessing.note(address(n), id, NOW);
         for n in 0..10_000 {
-            assert_eq!(note(n), None);
+            assert_eq!(note(n, 0), None);
             let windows = guessing.0.lock().unwrap();
             assert!(windows.of.len() <= MOST);
             assert!(windows.of.contains_key(&address(n.saturating_sub(MOST as u32 / 2))));
         }
-        (0..18).for_each(|_| assert_eq!(note(9_999), None));
-        assert_eq!(note(9_999), Some((address(9_999), 20)));
+        (1..19).for_each(|id| assert_eq!(note(9_999, id), None));
+        assert_eq!(note(9_999, 19), Some((address(9_999), 20)));
     }
 }

@@ -204,9 +204,12 @@ impl Session {
     ) -> Self {
         let presented = shared.settings.transport.presented(head);
         let address = head.client_address(shared.settings.proxies);
-        if presented.malformed {
+        if let Some(hash) = presented.malformed {
             shared.events.raise(&Event::Malformed { address });
-            shared.count_guess(address, None);
+            shared.count_guess(address, hash);
+        }
+        if presented.too_many {
+            shared.events.raise(&Event::TooManyIds { address });
         }
         let client = shared.settings.client(head, address);
         let insecure_host = shared.insecure_host(head).map(HostText::new);
@@ -301,7 +304,7 @@ impl Session {
 
     fn unknown_id(&self, key: &SessionKey) {
         self.shared.events.raise(&Event::Unknown { address: self.address });
-        self.shared.count_guess(self.address, Some(key));
+        self.shared.count_guess(self.address, Guessing::hash_of(key));
     }
 
     fn undecodable(&self, handle: Option<&Handle>, error: &Error) {

@@ -161,7 +161,7 @@ impl Session {
 
     /// The id behind `key`, if it was presented, or issued by this request.
     pub(super) fn own_id(&self, state: &State, key: &SessionKey) -> Option<SessionId> {
-        let presented = self.presented.ids.iter().flatten().map(|(id, _)| id);
+        let presented = self.presented.ids.iter().map(|(id, _)| id);
         state.issued.iter().chain(presented).find(|id| id.key() == *key).cloned()
     }
 
@@ -247,33 +247,35 @@ impl Session {
         let state = self.state();
         let mut headers = self.headers(&state);
         if state.issued.is_none() {
-            headers.id = None;
+            headers.id_fields = Vec::new();
         }
         headers
     }
 
     fn headers(&self, state: &State) -> ResponseHeaders {
         let transport = &self.shared.settings.transport;
-        let id = if state.unreadable.is_some() || (state.ignored && state.issued.is_none()) {
-            None
+        let id_fields = if state.unreadable.is_some() || (state.ignored && state.issued.is_none()) {
+            Vec::new()
         } else if let Known::Live { record, key } = &state.known {
             let issued = state.issued.as_ref().or_else(|| self.to_be_sealed_again(key));
             if issued.is_some() {
                 self.shared.warn_if_insecure(self.insecure_host.as_ref());
             }
-            issued.map(|id| transport.issue(id, self.max_age(record)))
+            issued.map_or_else(Vec::new, |id| {
+                transport.issue(id, self.max_age(record), self.shared.now())
+            })
         } else if state.destroyed && !self.presented.is_empty() {
             // Only a sign-out removes the cookie. What a read found dead may be replaced in the
             // browser by then, by another answer, and no order of answers is certain.
-            transport.remove()
+            transport.remove(self.shared.settings.no_store_when_signed_in)
         } else {
-            None
+            Vec::new()
         };
         let settings = &self.shared.settings;
         let is_private = settings.no_store_when_signed_in && state.has_seen_user();
         let is_form = settings.form_pages_no_store && state.gave_token;
         ResponseHeaders {
-            id,
+            id_fields,
             depends_on: state.looked_at.then(|| transport.request_header()),
             discarded: state.discarded,
             no_store: is_private || is_form,
@@ -294,7 +296,7 @@ impl Session {
 
     /// The id presented, if it finds this session by its current key and was sealed with an old key.
     fn to_be_sealed_again(&self, key: &SessionKey) -> Option<&SessionId> {
-        let outdated = self.presented.ids.iter().flatten().filter(|(_, outdated)| *outdated);
+        let outdated = self.presented.ids.iter().filter(|(_, outdated)| *outdated);
         let id = outdated.map(|(id, _)| id).find(|id| id.key() == *key)?;
         // Asked again: by now another response may have brought the client a newer id.
         match self.cross(|| self.shared.store()?.load(key, self.shared.now())) {

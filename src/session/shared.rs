@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt::{self, Debug};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,10 +10,10 @@ use std::time::Duration;
 
 use crate::cleaner::Cleaner;
 use crate::clock::{Clock, Timestamp};
-use crate::cookie::CookieConfig;
+use crate::cookie::{CookieConfig, OVERWRITTEN};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
-use crate::http::{HostText, RequestHead, is_loopback};
+use crate::http::{Few, HostText, RequestHead, is_loopback, is_webkit};
 use crate::id::{SessionId, SessionKey};
 use crate::lifetime::Lifetime;
 use crate::process::Process;
@@ -43,6 +44,9 @@ pub(crate) enum Transport {
     Cookie(CookieConfig),
     Header(String),
 }
+
+/// A response header field that carries the id or removes it: name and value.
+type IdField = (Cow<'static, str>, String);
 
 /// How a call is made that may block its thread: it is handed the call, and makes it once.
 pub type Crossing = fn(&mut dyn FnMut());
@@ -103,58 +107,106 @@ impl Debug for Shared {
 /// The ids that a request presents, as far as they are looked at.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Presented {
-    pub(crate) ids: [Option<(SessionId, bool)>; Presented::MAX],
-    /// Something stood in the place of an id that none of ours can be.
-    pub(crate) malformed: bool,
+    /// Distinct ids in the order in which they came, and whether each was sealed with an old key.
+    pub(crate) ids: Few<(SessionId, bool), 4>,
+    /// The hash of something in the place of an id that no id of ours can be, if there was such.
+    pub(crate) malformed: Option<u64>,
+    /// There was more than is looked at.
+    pub(crate) too_many: bool,
 }
 
 impl Presented {
-    /// More ids than this are not tried: whoever sends them is no browser of ours.
-    const MAX: usize = 4;
+    /// The most distinct ids that are looked up, and the most distinct values that are unsealed.
+    /// One browser has one; the others are those that other hosts or paths may have planted.
+    const MAX_IDS: usize = 16;
 
-    fn add(&mut self, read: Option<(SessionId, bool)>) {
-        let Some((id, outdated)) = read else {
-            self.malformed = true;
-            return;
-        };
-        let known = self.ids.iter().flatten().any(|(have, _)| *have == id);
-        if !known && let Some(free) = self.ids.iter_mut().find(|slot| slot.is_none()) {
-            *free = Some((id, outdated));
+    /// The most cookies of our name that are looked at, ids or not. Other cookies do not count: who
+    /// cannot plant one of our name cannot keep the id from being found either.
+    const MAX_COOKIES: usize = 256;
+
+    /// As much of something malformed is hashed.
+    const MAX_HASHED: usize = 4096;
+
+    /// Looks for ids in the `Cookie` fields of a request.
+    fn in_cookies<'r>(cookie: &CookieConfig, fields: impl Iterator<Item = &'r str>) -> Self {
+        let mut presented = Presented::default();
+        let mut unsealed: Few<&str, 4> = Few::default();
+        let values = fields.flat_map(|field| cookie.values(field));
+        for (number, value) in values.enumerate() {
+            if number == Self::MAX_COOKIES {
+                presented.too_many = true;
+                break;
+            }
+            // A removal leaves an empty value in some clients.
+            if value.is_empty() || value == OVERWRITTEN {
+                continue;
+            }
+            if cookie.is_sealed() {
+                if unsealed.iter().any(|have| *have == value) {
+                    continue;
+                }
+                if unsealed.len() == Self::MAX_IDS {
+                    presented.too_many = true;
+                    break;
+                }
+                unsealed.push(value);
+            }
+            presented.add(value, cookie.read(value));
+            if presented.too_many {
+                break;
+            }
+        }
+        presented
+    }
+
+    fn add(&mut self, text: &str, read: Option<(SessionId, bool)>) {
+        match read {
+            None => {
+                self.malformed.get_or_insert_with(|| {
+                    let start = text.as_bytes().chunks(Self::MAX_HASHED).next();
+                    BuildHasherDefault::<DefaultHasher>::default().hash_one((start, text.len()))
+                });
+            }
+            Some((id, _)) if self.ids.iter().any(|(have, _)| *have == id) => {}
+            Some(_) if self.ids.len() == Self::MAX_IDS => self.too_many = true,
+            Some(read) => self.ids.push(read),
         }
     }
 
     /// Nothing was presented, not even something malformed.
     pub(crate) fn is_empty(&self) -> bool {
-        !self.malformed && self.ids.iter().all(Option::is_none)
+        self.malformed.is_none() && self.ids.is_empty()
     }
 
     pub(crate) fn keys(&self) -> impl Iterator<Item = SessionKey> {
-        self.ids.iter().flatten().map(|(id, _)| id.key())
+        self.ids.iter().map(|(id, _)| id.key())
     }
 }
 
 impl Transport {
-    /// Finds the ids; no I/O, no allocation where there is none.
+    /// Finds the ids; no I/O, no allocation where there are few.
     pub(crate) fn presented(&self, head: &RequestHead<'_>) -> Presented {
-        let mut presented = Presented::default();
         match self {
             Transport::Cookie(cookie) => {
-                for header in head.cookies.iter().flatten() {
-                    for value in cookie.values(header) {
-                        // An empty value is what a removal leaves in some clients.
-                        if !value.is_empty() {
-                            presented.add(cookie.read(value));
-                        }
-                    }
-                }
+                let fields = head.cookies.iter().copied();
+                Presented::in_cookies(cookie, fields.filter(|field| self.is_in_cookie(field)))
             }
             Transport::Header(_) => {
-                if let Some(text) = head.id {
-                    presented.add(SessionId::parse(text).map(|id| (id, false)));
+                let mut presented = Presented::default();
+                for text in head.ids.iter() {
+                    presented.add(text, SessionId::parse(text).map(|id| (id, false)));
                 }
+                presented
             }
         }
-        presented
+    }
+
+    /// Whether a `Cookie` field can hold the id: a quick look for the name, anywhere in it.
+    pub(crate) fn is_in_cookie(&self, field: &str) -> bool {
+        match self {
+            Transport::Cookie(cookie) => field.contains(cookie.name_text()),
+            Transport::Header(_) => false,
+        }
     }
 
     /// The request header that carries the id.
@@ -165,21 +217,35 @@ impl Transport {
         }
     }
 
-    /// The response header that gives a client its id.
-    pub(crate) fn issue(&self, id: &SessionId, max_age: Option<Duration>) -> (String, String) {
-        match self {
-            Transport::Cookie(cookie) => ("Set-Cookie".to_owned(), cookie.issue(id, max_age)),
-            Transport::Header(name) => (name.clone(), id.reveal()),
-        }
+    /// The response header field that gives a client its id.
+    pub(crate) fn issue(
+        &self,
+        id: &SessionId,
+        max_age: Option<Duration>,
+        now: Timestamp,
+    ) -> Vec<IdField> {
+        vec![match self {
+            Transport::Cookie(cookie) => set_cookie(cookie.issue(id, max_age, now)),
+            Transport::Header(name) => (Cow::Owned(name.clone()), id.reveal()),
+        }]
     }
 
-    /// The response header that takes the id away, where there is such a thing.
-    pub(crate) fn remove(&self) -> Option<(String, String)> {
+    /// The response header fields that remove the id; none where the id travels in a header. With
+    /// `overwrite`, the cookie gets another value first, which a browser notices even where it
+    /// would drop the removal in favour of an older write of the same page.
+    pub(crate) fn remove(&self, overwrite: bool) -> Vec<IdField> {
         match self {
-            Transport::Cookie(cookie) => Some(("Set-Cookie".to_owned(), cookie.remove())),
-            Transport::Header(_) => None,
+            Transport::Cookie(cookie) if overwrite => {
+                vec![set_cookie(cookie.overwrite()), set_cookie(cookie.remove())]
+            }
+            Transport::Cookie(cookie) => vec![set_cookie(cookie.remove())],
+            Transport::Header(_) => Vec::new(),
         }
     }
+}
+
+fn set_cookie(value: String) -> IdField {
+    (Cow::Borrowed("Set-Cookie"), value)
 }
 
 impl Settings {
@@ -206,11 +272,11 @@ impl Shared {
         Ok(&*self.store)
     }
 
-    /// Counts something odd in place of an id: the key of an unknown one, or nothing better.
-    pub(crate) fn count_guess(&self, address: Option<IpAddr>, key: Option<&SessionKey>) {
+    /// Counts something odd in place of an id, by a hash of it.
+    pub(crate) fn count_guess(&self, address: Option<IpAddr>, hash: u64) {
         // In a fork its lock may be held for ever.
         if self.process.is_current()
-            && let Some((address, count)) = self.guessing.note(address, key, self.now())
+            && let Some((address, count)) = self.guessing.note(address, hash, self.now())
         {
             self.events.raise(&Event::Guessing { address, count });
         }
@@ -239,22 +305,29 @@ impl Shared {
         }
     }
 
-    /// The host of a request to which a browser would drop our cookie, until somebody was told.
+    /// The host of a request whose browser would drop our cookie, until somebody was told. On a
+    /// loopback name only WebKit does.
     pub(crate) fn insecure_host<'r>(&self, head: &RequestHead<'r>) -> Option<&'r str> {
         let Transport::Cookie(cookie) = &self.settings.transport else { return None };
         let host = head.host.filter(|_| cookie.is_secure() && !head.secure)?;
-        (!TOLD.load(Ordering::Relaxed) && !is_loopback(host)).then_some(host)
+        let drops = !is_loopback(host) || head.user_agent.is_some_and(is_webkit);
+        (drops && !told(host).load(Ordering::Relaxed)).then_some(host)
     }
 
-    /// Tells once a process that browsers drop the cookie that is being sent.
+    /// Tells once a process that browsers drop the cookie that is being sent, and once that WebKit
+    /// does so on a loopback name.
     pub(crate) fn warn_if_insecure(&self, host: Option<&HostText>) {
         if let Some(host) = host
-            && !TOLD.swap(true, Ordering::Relaxed)
+            && !told(host.as_str()).swap(true, Ordering::Relaxed)
         {
             self.events.raise(&Event::InsecureConnection { host: host.as_str() });
         }
     }
 }
 
-/// Whether somebody was told that browsers drop the cookie.
-static TOLD: AtomicBool = AtomicBool::new(false);
+/// Whether somebody was told that browsers drop the cookie of such a host.
+fn told(host: &str) -> &'static AtomicBool {
+    static TOLD: AtomicBool = AtomicBool::new(false);
+    static TOLD_OF_LOOPBACK: AtomicBool = AtomicBool::new(false);
+    if is_loopback(host) { &TOLD_OF_LOOPBACK } else { &TOLD }
+}

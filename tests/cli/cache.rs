@@ -17,9 +17,8 @@ fn a_revocation_reaches_the_service_at_once_through_its_cache() {
     let sign_in = || {
         let session = sessions.open(None);
         assert_eq!(session.sign_in(UserKey::new("ada").unwrap()).unwrap(), SignIn::Done);
-        let headers =
-            sessions.close(&session, cloakroom::http::Outcome::Completed).unwrap().id.unwrap();
-        headers.1.split(';').next().unwrap().to_owned()
+        let headers = sessions.close(&session, cloakroom::http::Outcome::Completed).unwrap();
+        headers.id_fields[0].1.split(';').next().unwrap().to_owned()
     };
     let is_in = |cookie: &str| sessions.open(Some(cookie)).user().unwrap().is_some();
     let address = server.address.to_string();

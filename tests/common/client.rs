@@ -103,11 +103,17 @@ impl Response {
         std::str::from_utf8(&self.body).unwrap()
     }
 
-    /// The `Set-Cookie` header of the session, which is there once at most; others are left out.
-    #[track_caller]
-    pub fn session_cookie(&self) -> Option<&str> {
+    /// The `Set-Cookie` headers of the session; others are left out.
+    pub fn session_cookies(&self) -> Vec<&str> {
         let mut ours = self.all("Set-Cookie");
         ours.retain(|value| value.starts_with(&format!("{COOKIE}=")));
+        ours
+    }
+
+    /// The `Set-Cookie` header of the session, which is there once at most.
+    #[track_caller]
+    pub fn session_cookie(&self) -> Option<&str> {
+        let ours = self.session_cookies();
         assert!(ours.len() <= 1, "more than one session cookie: {ours:?}");
         ours.first().copied()
     }
@@ -285,8 +291,9 @@ impl Browser {
     }
 
     pub fn take(&mut self, response: &Response) {
-        if let Some(id) = response.id() {
-            self.id = Some(id).filter(|id| !id.is_empty());
+        for header in response.session_cookies() {
+            let id = header.split([';', '=']).nth(1).unwrap();
+            self.id = Some(id.to_owned()).filter(|id| !id.is_empty());
         }
     }
 

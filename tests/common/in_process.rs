@@ -19,8 +19,15 @@ use super::{Folder, NOW};
 /// What every cookie of the default configuration ends with.
 pub const ATTRIBUTES: &str = "Secure; HttpOnly; SameSite=Lax";
 
+/// How long a cookie lives that is issued at [`NOW`] by the default configuration.
+pub const MONTH: &str = "Max-Age=2592000; Expires=Thu, 14 Dec 2023 22:13:20 GMT";
+
+/// What ends a cookie.
+pub const ENDED: &str = "Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT";
+
 /// The removal of the default cookie.
-pub const REMOVAL: &str = "__Host-id=; Path=/; Max-Age=0; Secure; HttpOnly; SameSite=Lax";
+pub const REMOVAL: &str = "__Host-id=; Path=/; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT; \
+                           Secure; HttpOnly; SameSite=Lax";
 
 pub type Inner = Faulty<Box<dyn Store>>;
 
@@ -165,9 +172,13 @@ pub fn complete(sessions: &SessionManager, session: &Session) -> ResponseHeaders
     sessions.close(session, Outcome::Completed).unwrap()
 }
 
+/// The values of all `Set-Cookie` fields, in order.
+pub fn set_cookies(headers: &ResponseHeaders) -> Vec<&str> {
+    headers.iter().filter(|(name, _)| *name == "Set-Cookie").map(|(_, value)| value).collect()
+}
+
 pub fn set_cookie(headers: &ResponseHeaders) -> Option<&str> {
-    let values: Vec<&str> =
-        headers.iter().filter(|(name, _)| *name == "Set-Cookie").map(|(_, value)| value).collect();
+    let values = set_cookies(headers);
     assert!(values.len() <= 1, "more than one Set-Cookie: {values:?}");
     values.first().copied()
 }
@@ -198,9 +209,10 @@ impl Browser {
 
     /// Takes what a response brings.
     pub fn take(&mut self, headers: &ResponseHeaders) {
-        let Some(header) = set_cookie(headers) else { return };
-        let pair = header.split(';').next().unwrap();
-        self.cookie = (!header.contains("Max-Age=0")).then(|| pair.to_owned());
+        for header in set_cookies(headers) {
+            let pair = header.split(';').next().unwrap();
+            self.cookie = (!header.contains("Max-Age=0")).then(|| pair.to_owned());
+        }
     }
 
     /// A whole request, and what it adds to the response.

@@ -10,8 +10,8 @@ use cloakroom::{ErrorKind, Lifetime, MemoryStore, SessionManager};
 
 use crate::common::faulty::Call;
 use crate::common::in_process::{
-    ATTRIBUTES, Browser, REMOVAL, complete, defaults, get, issued, on_both_stores, set_cookie,
-    sign_in,
+    ATTRIBUTES, Browser, ENDED, MONTH, REMOVAL, complete, defaults, get, issued, on_both_stores,
+    set_cookie, sign_in,
 };
 
 /// The text of an id that nobody has.
@@ -26,7 +26,9 @@ fn malformed() -> Vec<String> {
         good[..42].to_owned(),
         format!("{good}A"),
         format!("{good}="),
-        format!("\"{good}\""),
+        format!("\"{good}"),
+        format!("{good}\""),
+        format!("\"\"{good}\"\""),
         format!("{}+", &good[..42]),
         format!("{}/", &good[..42]),
         format!("{}%41", &good[..40]),
@@ -179,7 +181,7 @@ fn of_several_cookies_the_first_live_one_wins_in_one_header_and_in_several() {
 }
 
 #[test]
-fn at_most_four_ids_of_a_request_are_tried() {
+fn at_most_sixteen_ids_of_a_request_are_tried() {
     on_both_stores(defaults, |app| {
         let live = app.visitor(1).cookie.unwrap();
         let dead: Vec<String> = (0..100).map(|_| format!("__Host-id={}", stranger())).collect();
@@ -193,20 +195,23 @@ fn at_most_four_ids_of_a_request_are_tried() {
         let reads = |expected: Option<u32>| {
             move |session: &cloakroom::Session| assert_eq!(session.get("n").unwrap(), expected)
         };
-        let fourth = format!("{}; {live}", dead[..3].join("; "));
-        assert_eq!(calls(Call::Load, &fourth, &reads(Some(1))), 4);
-        let fifth = format!("{}; {live}", dead[..4].join("; "));
-        assert_eq!(calls(Call::Load, &fifth, &reads(None)), 4);
-        assert_eq!(calls(Call::Load, &dead.join("; "), &reads(None)), 4);
+        let last = format!("{}; {live}", dead[..15].join("; "));
+        assert_eq!(calls(Call::Load, &last, &reads(Some(1))), 16);
+        assert_eq!(app.count(EventKind::TooManyIds), 0);
+        let one_later = format!("{}; {live}", dead[..16].join("; "));
+        assert_eq!(calls(Call::Load, &one_later, &reads(None)), 16);
+        assert_eq!(app.count(EventKind::TooManyIds), 1);
+        assert_eq!(calls(Call::Load, &dead.join("; "), &reads(None)), 16);
+        assert_eq!(app.count(EventKind::TooManyIds), 2);
         let hundredfold = vec![dead[0].as_str(); 100].join("; ");
         assert_eq!(calls(Call::Load, &hundredfold, &reads(None)), 1, "the same id counts once");
         let garbage = format!("{}; {live}", ["__Host-id=garbage"; 100].join("; "));
         assert_eq!(calls(Call::Load, &garbage, &reads(Some(1))), 1, "no ids at all");
 
         let write = |session: &cloakroom::Session| session.set("n", 2).unwrap();
-        assert_eq!(calls(Call::Commit, &dead.join("; "), &write), 5, "four, and a new session");
+        assert_eq!(calls(Call::Commit, &dead.join("; "), &write), 17, "and a new session");
         let destroy = |session: &cloakroom::Session| session.destroy().unwrap();
-        assert_eq!(calls(Call::Commit, &dead.join("; "), &destroy), 4);
+        assert_eq!(calls(Call::Commit, &dead.join("; "), &destroy), 16);
     });
 }
 
@@ -238,7 +243,9 @@ fn wrong_combinations_are_refused_in_words_when_the_manager_is_built() {
         (new().name("x").path("app"), "slash"),
         (new().name("x").path("/a;Domain=b"), "semicolon"),
         (new().name("x").domain("a;b"), "domain"),
-        (new().extra("Partitioned\r\nX: y"), "extra"),
+        (new().extra("Priority=High\r\nX: y"), "extra"),
+        (new().extra("Domain=example.org"), "setter"),
+        (new().name("__Http-id").http_only(false), "HttpOnly"),
     ];
     for (cookie, word) in wrong {
         let error = SessionManager::builder(MemoryStore::new()).cookie(cookie).build().unwrap_err();
@@ -252,23 +259,46 @@ fn wrong_combinations_are_refused_in_words_when_the_manager_is_built() {
 }
 
 #[test]
+fn a_header_that_carries_something_else_cannot_carry_ids() {
+    let taken = ["Cookie", "user-agent", "Referer", "AUTHORIZATION", "X-Forwarded-For", "Host"];
+    let others = ["Accept-Language", "Sec-Fetch-Site", "Origin", "X-Real-IP", "ETag", "If-Match"];
+    for header in taken.into_iter().chain(others) {
+        let built = SessionManager::builder(MemoryStore::new()).header(header).build();
+        assert_eq!(built.unwrap_err().kind(), ErrorKind::Invalid, "{header}");
+    }
+    for header in ["X-Session", "X-Auth-Token", "Session", "X-Accept"] {
+        SessionManager::builder(MemoryStore::new()).header(header).build().expect(header);
+    }
+}
+
+#[test]
+fn a_grace_of_more_than_a_minute_is_refused() {
+    let with = |seconds| {
+        let grace = Duration::from_secs(seconds);
+        SessionManager::builder(MemoryStore::new()).renewal_grace(grace).build()
+    };
+    assert_eq!(with(61).unwrap_err().kind(), ErrorKind::Invalid);
+    with(60).unwrap();
+}
+
+#[test]
 fn a_removal_matches_the_cookie_that_was_set() {
     let cookie = CookieConfig::new()
         .name("sid")
         .path("/app")
         .domain("example.org")
         .same_site(SameSite::Strict)
-        .extra("Partitioned");
+        .partitioned(true);
     on_both_stores(
         |builder| builder.cookie(cookie.clone()),
         |app| {
             let rest = "Secure; HttpOnly; SameSite=Strict; Partitioned";
             let mut browser = Browser::default();
             let headers = browser.request(&app.sessions, |session| session.set("n", 1).unwrap());
-            let expected = format!("Path=/app; Domain=example.org; Max-Age=2592000; {rest}");
+            let expected = format!("Path=/app; Domain=example.org; {MONTH}; {rest}");
             assert_eq!(issued(&headers).1, expected);
             let headers = browser.request(&app.sessions, |session| session.destroy().unwrap());
-            let expected = format!("sid=; Path=/app; Domain=example.org; Max-Age=0; {rest}");
+            let expected = format!("sid=; Path=/app; Domain=example.org; {ENDED}; {rest}");
             assert_eq!(set_cookie(&headers), Some(expected.as_str()));
         },
     );
@@ -282,7 +312,7 @@ fn insecure_http_is_a_cookie_of_another_name_without_secure() {
             let mut browser = Browser::default();
             let headers = browser.request(&app.sessions, |session| session.set("n", 1).unwrap());
             let id = issued(&headers).0.reveal();
-            let expected = format!("id={id}; Path=/; Max-Age=2592000; HttpOnly; SameSite=Lax");
+            let expected = format!("id={id}; Path=/; {MONTH}; HttpOnly; SameSite=Lax");
             assert_eq!(set_cookie(&headers), Some(expected.as_str()));
         },
     );
@@ -306,7 +336,7 @@ fn a_browser_session_has_no_max_age_and_its_own_short_limit() {
             (browser, issued(&headers).1.to_owned())
         };
         let (kept, attributes) = begin(None);
-        assert_eq!(attributes, format!("Path=/; Max-Age=2592000; {ATTRIBUTES}"));
+        assert_eq!(attributes, format!("Path=/; {MONTH}; {ATTRIBUTES}"));
         let (mut forgotten, attributes) = begin(Some(false));
         assert_eq!(attributes, format!("Path=/; {ATTRIBUTES}"));
         app.clock.advance(Duration::from_secs(599));
@@ -323,7 +353,9 @@ fn a_browser_session_has_no_max_age_and_its_own_short_limit() {
             session.set_persistent(true).unwrap();
             sign_in(session, "ada");
         });
-        assert_eq!(issued(&headers).1, format!("Path=/; Max-Age=2592000; {ATTRIBUTES}"));
+        // 599 and 600 seconds after the cookie of the first one.
+        let later = "Max-Age=2592000; Expires=Thu, 14 Dec 2023 22:33:19 GMT";
+        assert_eq!(issued(&headers).1, format!("Path=/; {later}; {ATTRIBUTES}"));
         app.clock.advance(Duration::from_secs(601));
         assert_eq!(app.n(&browser), Some(1));
     });
@@ -341,7 +373,7 @@ fn a_manager_may_make_browser_sessions_the_rule() {
                 session.set_persistent(true).unwrap();
                 session.set("n", 1).unwrap();
             });
-            assert_eq!(issued(&headers).1, format!("Path=/; Max-Age=2592000; {ATTRIBUTES}"));
+            assert_eq!(issued(&headers).1, format!("Path=/; {MONTH}; {ATTRIBUTES}"));
         },
     );
 }
@@ -349,10 +381,12 @@ fn a_manager_may_make_browser_sessions_the_rule() {
 #[test]
 fn max_age_is_what_is_left_of_the_absolute_limit_and_at_most_400_days() {
     let day = Duration::from_secs(86_400);
+    let longest = ("34560000", "Wed, 18 Dec 2024 22");
+    let an_hour_later = ("34560000", "Wed, 18 Dec 2024 23");
     let ages = [
-        (Lifetime::fixed(day), "86400", "82800"),
-        (Lifetime::fixed(day * 1000), "34560000", "34560000"),
-        (Lifetime::idle(day), "34560000", "34560000"),
+        (Lifetime::fixed(day), ("86400", "Wed, 15 Nov 2023 22"), ("82800", "Wed, 15 Nov 2023 22")),
+        (Lifetime::fixed(day * 1000), longest, an_hour_later),
+        (Lifetime::idle(day), longest, an_hour_later),
     ];
     for (lifetime, at_first, an_hour_later) in ages {
         on_both_stores(
@@ -361,7 +395,9 @@ fn max_age_is_what_is_left_of_the_absolute_limit_and_at_most_400_days() {
                 let mut browser = Browser::default();
                 let headers =
                     browser.request(&app.sessions, |session| session.set("n", 1).unwrap());
-                let expected = |age| format!("Path=/; Max-Age={age}; {ATTRIBUTES}");
+                let expected = |(age, hour)| {
+                    format!("Path=/; Max-Age={age}; Expires={hour}:13:20 GMT; {ATTRIBUTES}")
+                };
                 assert_eq!(issued(&headers).1, expected(at_first));
                 app.clock.advance(crate::common::HOUR);
                 let headers = browser.request(&app.sessions, |session| session.renew().unwrap());
@@ -380,33 +416,33 @@ fn in_header_mode_the_id_travels_in_the_header_and_cookies_do_not_count() {
             let session = app.sessions.open(None);
             session.set("n", 1).unwrap();
             let headers = complete(&app.sessions, &session);
-            let (name, id) = headers.id.clone().unwrap();
+            let [(name, id)] = &headers.id_fields[..] else { panic!("{headers:?}") };
             let expected = [
-                ("X-Session", &*id),
+                ("X-Session", &**id),
                 // No cache knows that this header is personal.
                 ("Cache-Control", "no-store"),
                 ("Vary", "X-Session"),
             ];
             assert_eq!(headers.iter().collect::<Vec<_>>(), expected);
             assert_eq!(name, "X-Session");
-            assert!(SessionId::parse(&id).is_some(), "the bare id");
+            assert!(SessionId::parse(id).is_some(), "the bare id");
 
             let read = |head: RequestHead<'_>| {
                 let session = app.sessions.open(head);
                 let n = session.get::<u32>("n").unwrap();
-                (n, complete(&app.sessions, &session).id)
+                (n, complete(&app.sessions, &session).id_fields)
             };
-            assert_eq!(read(RequestHead::new().id(&id)), (Some(1), None));
+            assert_eq!(read(RequestHead::new().id(id)), (Some(1), vec![]));
             let cookie = format!("__Host-id={id}; X-Session={id}");
-            assert_eq!(read(RequestHead::new().cookie(&cookie)), (None, None));
+            assert_eq!(read(RequestHead::new().cookie(&cookie)), (None, vec![]));
             assert_eq!(app.count(EventKind::Malformed), 0);
-            assert_eq!(read(RequestHead::new().id("garbage").cookie(&cookie)), (None, None));
+            assert_eq!(read(RequestHead::new().id("garbage").cookie(&cookie)), (None, vec![]));
             assert_eq!(app.count(EventKind::Malformed), 1);
 
-            let session = app.sessions.open(RequestHead::new().id(&id));
+            let session = app.sessions.open(RequestHead::new().id(id));
             session.destroy().unwrap();
-            assert_eq!(complete(&app.sessions, &session).id, None, "there is nothing to remove");
-            assert_eq!(read(RequestHead::new().id(&id)), (None, None));
+            assert_eq!(complete(&app.sessions, &session).id_fields, [], "nothing to remove");
+            assert_eq!(read(RequestHead::new().id(id)), (None, vec![]));
         },
     );
 }

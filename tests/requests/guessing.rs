@@ -28,7 +28,10 @@ impl Sink for Told {
 
 fn head<'r>(cookie: &'r str, from: Option<&str>) -> RequestHead<'r> {
     let head = RequestHead::new().cookie(cookie);
-    from.map_or(head, |address| head.peer(address.parse().unwrap()))
+    match from {
+        Some(address) => head.peer(address.parse().unwrap()),
+        None => head,
+    }
 }
 
 /// A request with an id that no session has.
@@ -128,6 +131,38 @@ fn those_who_have_a_session_or_were_just_renewed_are_not_counted() {
             sessions.close(&session, Outcome::Completed).unwrap();
             Browser::default().request(sessions, read);
         }
+        assert_eq!(app.count(EventKind::Guessing), 0);
+    });
+}
+
+#[test]
+fn dead_cookies_of_one_address_in_turn_are_no_guesses() {
+    on_both_stores(defaults, |app| {
+        // As from an office whose people were all signed out.
+        let dead: Vec<String> = (0..19)
+            .map(|_| format!("__Host-id={}", SessionId::generate().unwrap().reveal()))
+            .collect();
+        for cookie in dead.iter().cycle().take(190) {
+            let session = app.sessions.open(head(cookie, Some("192.0.2.7")));
+            read(&session);
+            complete(&app.sessions, &session);
+        }
+        assert_eq!(app.count(EventKind::Unknown), 190);
+        assert_eq!(app.count(EventKind::Guessing), 0);
+        guess(&app.sessions, Some("192.0.2.7"), read);
+        assert_eq!(app.count(EventKind::Guessing), 1, "one that is new");
+    });
+}
+
+#[test]
+fn a_malformed_cookie_that_stays_in_a_browser_is_no_guess() {
+    on_both_stores(defaults, |app| {
+        for _ in 0..100 {
+            // As of another application that has the same name for its cookie.
+            let cookie = "__Host-id=eyJhbGciOiJIUzI1NiJ9.e30.xyz";
+            drop(app.sessions.open(head(cookie, Some("192.0.2.7"))));
+        }
+        assert_eq!(app.count(EventKind::Malformed), 100);
         assert_eq!(app.count(EventKind::Guessing), 0);
     });
 }

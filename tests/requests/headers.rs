@@ -1,17 +1,22 @@
 //! Headers that are sent when asked for: what is not to be stored, what is to be forgotten.
 
+use cloakroom::event::EventKind;
 use cloakroom::http::{Outcome, ResponseHeaders};
 use cloakroom::manager::Builder;
 use cloakroom::{ErrorKind, Session};
 
 use crate::common::faulty::Call;
 use crate::common::in_process::{
-    Browser, REMOVAL, complete, defaults, issued, on_both_stores, set_cookie, sign_in, who,
+    Browser, REMOVAL, complete, defaults, issued, on_both_stores, set_cookie, set_cookies, sign_in,
+    who,
 };
 
 fn asked_for(builder: Builder) -> Builder {
     builder.clear_site_data(true).no_store_when_signed_in(true)
 }
+
+/// What comes before a removal where pages of users are not to be stored.
+const OVERWRITE: &str = "__Host-id=signed-out; Path=/; Secure; HttpOnly; SameSite=Lax";
 
 fn value<'h>(headers: &'h ResponseHeaders, name: &str) -> Option<&'h str> {
     let values: Vec<&str> =
@@ -48,7 +53,7 @@ fn the_response_of_a_request_that_destroyed_a_session_clears_what_the_browser_ke
         let old = browser.clone();
         let headers = browser.request(&app.sessions, |session| session.destroy().unwrap());
         assert!(clears(&headers));
-        assert_eq!(set_cookie(&headers), Some(REMOVAL));
+        assert_eq!(set_cookies(&headers), [OVERWRITE, REMOVAL]);
 
         // There is nothing to destroy any more, and nothing was.
         let headers = old.clone().request(&app.sessions, |session| session.destroy().unwrap());
@@ -181,5 +186,55 @@ fn what_is_shown_to_nobody_in_particular_may_be_stored() {
         assert_eq!(headers.cache_control(Some("public")), None);
         let headers = Browser::default().request(&app.sessions, |s| s.set("n", 1).unwrap());
         assert!(!not_stored(&headers));
+    });
+}
+
+#[test]
+fn a_sign_out_overwrites_the_cookie_before_it_removes_it() {
+    on_both_stores(asked_for, |app| {
+        let mut browser = app.signed_in("ada");
+        let headers = browser.request(&app.sessions, |session| session.destroy().unwrap());
+        assert_eq!(set_cookies(&headers), [OVERWRITE, REMOVAL]);
+        assert_eq!(headers.rest().filter(|(name, _)| *name == "Set-Cookie").count(), 2);
+        assert_eq!(browser.cookie, None);
+    });
+}
+
+#[test]
+fn a_sign_out_sends_one_cookie_where_nothing_is_asked_for() {
+    on_both_stores(defaults, |app| {
+        let mut browser = app.signed_in("ada");
+        let headers = browser.request(&app.sessions, |session| session.destroy().unwrap());
+        assert_eq!(set_cookies(&headers), [REMOVAL]);
+    });
+}
+
+#[test]
+fn a_sign_out_with_a_new_session_sends_the_new_id_alone() {
+    on_both_stores(asked_for, |app| {
+        let mut browser = app.signed_in("ada");
+        let headers = browser.request(&app.sessions, |session| {
+            session.destroy().unwrap();
+            session.flash("info", "bye").unwrap();
+        });
+        assert_eq!(set_cookies(&headers).len(), 1);
+        issued(&headers);
+    });
+}
+
+#[test]
+fn the_value_that_overwrites_is_ignored_without_an_event() {
+    on_both_stores(asked_for, |app| {
+        // As from a browser behind a proxy that passes on the first of several fields only.
+        let mut browser = Browser::with(OVERWRITE.split(';').next().unwrap());
+        let headers = browser.request(&app.sessions, |session| {
+            assert_eq!(session.user().unwrap(), None);
+        });
+        assert_eq!(headers.iter().collect::<Vec<_>>(), [("Vary", "Cookie")]);
+        assert_eq!(app.store.all_calls(), 0);
+        let odd = [EventKind::Malformed, EventKind::Unknown, EventKind::Guessing];
+        assert!(odd.into_iter().all(|kind| app.count(kind) == 0));
+        browser.request(&app.sessions, |session| session.set("n", 1).unwrap());
+        assert_eq!(app.n(&browser), Some(1), "a session can begin");
     });
 }

@@ -5,7 +5,9 @@ use cloakroom::event::EventKind;
 use cloakroom::id::SessionId;
 
 use crate::common::faulty::Call;
-use crate::common::in_process::{Browser, defaults, get, on_both_stores, set_cookie, sign_in};
+use crate::common::in_process::{
+    ATTRIBUTES, Browser, MONTH, defaults, get, on_both_stores, set_cookie, sign_in,
+};
 
 fn config(encrypted: bool, secrets: &[u8]) -> CookieConfig {
     let keys = CookieKeys::new(secrets.iter().map(|byte| [*byte; 64])).unwrap();
@@ -30,9 +32,7 @@ fn keys_rotate_old_ones_are_accepted_and_replaced_and_removed_ones_are_not() {
             assert_eq!(set_cookie(&browser.request(&both, |_| {})), None);
             let headers = browser.request(&both, |s| assert_eq!(s.get("n").unwrap(), Some(1)));
             let sealed_again = set_cookie(&headers).expect("it is sent again").to_owned();
-            assert!(
-                sealed_again.ends_with("; Path=/; Max-Age=2592000; Secure; HttpOnly; SameSite=Lax")
-            );
+            assert!(sealed_again.ends_with(&format!("; Path=/; {MONTH}; {ATTRIBUTES}")));
             assert_ne!(browser.cookie, issued_by_old.cookie);
             let headers = browser.request(&both, |s| assert_eq!(s.get("n").unwrap(), Some(1)));
             assert_eq!(set_cookie(&headers), None, "once");
@@ -108,4 +108,62 @@ fn a_bare_id_or_one_that_was_tampered_with_is_refused_unasked() {
             },
         );
     }
+}
+
+#[test]
+fn a_sealed_id_in_quotes_is_the_id() {
+    for encrypted in [false, true] {
+        on_both_stores(
+            |builder| builder.cookie(config(encrypted, &[1])),
+            |app| {
+                let sealed = app.visitor(1).cookie.unwrap();
+                let quoted = sealed.replacen('=', "=\"", 1) + "\"";
+                assert_eq!(app.n(&Browser::with(quoted)), Some(1));
+            },
+        );
+    }
+}
+
+#[test]
+fn sixteen_sealed_values_of_a_request_are_opened() {
+    for encrypted in [false, true] {
+        on_both_stores(
+            |builder| builder.cookie(config(encrypted, &[1, 2, 3, 4, 5])),
+            |app| {
+                let sealed = app.visitor(1).cookie.unwrap();
+                let value = sealed.split_once('=').unwrap().1;
+                let forged = |n: usize| format!("__Host-id={n:03}{}; ", &value[3..]);
+                let behind = |many: usize| (0..many).map(forged).collect::<String>() + &sealed;
+                assert_eq!(app.n(&Browser::with(behind(15))), Some(1));
+                assert_eq!(app.count(EventKind::TooManyIds), 0);
+                assert_eq!(app.n(&Browser::with(behind(16))), None);
+                assert_eq!(app.count(EventKind::TooManyIds), 1);
+
+                // The same value again is opened once.
+                let repeated = forged(0).repeat(200) + &sealed;
+                assert_eq!(app.n(&Browser::with(repeated)), Some(1));
+                let loads = app.store.calls(Call::Load);
+                assert_eq!(app.n(&Browser::with(behind((1 << 20) / sealed.len()))), None);
+                assert_eq!(app.store.calls(Call::Load), loads, "a megabyte of them");
+                assert_eq!(app.count(EventKind::TooManyIds), 2);
+            },
+        );
+    }
+}
+
+#[test]
+fn an_id_sealed_in_another_way_or_with_another_key_is_malformed() {
+    on_both_stores(defaults, |app| {
+        let of = |encrypted, key| app.another(|b| b.cookie(config(encrypted, &[key])));
+        let mut browser = Browser::default();
+        browser.request(&of(true, 1), |session| session.set("n", 1).unwrap());
+        let loads = app.store.calls(Call::Load);
+        for sessions in [of(true, 2), of(false, 1), of(false, 2)] {
+            assert_eq!(get::<u32>(&sessions, &browser, "n"), None);
+        }
+        assert_eq!(app.n(&browser), None, "nor without keys");
+        assert_eq!(app.store.calls(Call::Load), loads);
+        assert_eq!(app.count(EventKind::Malformed), 4);
+        assert_eq!(get(&of(true, 1), &browser, "n"), Some(1));
+    });
 }

@@ -8,8 +8,8 @@ use cloakroom::session::Saved;
 
 use crate::common::faulty::Call;
 use crate::common::in_process::{
-    ATTRIBUTES, App, Browser, complete, defaults, get, issued, on_both_stores, set_cookie, sign_in,
-    who,
+    ATTRIBUTES, App, Browser, ENDED, MONTH, complete, defaults, get, issued, on_both_stores,
+    set_cookie, sign_in, who,
 };
 
 #[test]
@@ -52,7 +52,7 @@ fn a_write_makes_one_row_and_sends_one_cookie_with_every_default() {
             session.set("b", "two").unwrap();
         });
         let (id, attributes) = issued(&headers);
-        assert_eq!(attributes, format!("Path=/; Max-Age=2592000; {ATTRIBUTES}"));
+        assert_eq!(attributes, format!("Path=/; {MONTH}; {ATTRIBUTES}"));
         let cookie = format!("__Host-id={}; {attributes}", id.reveal());
         let expected = [
             ("Set-Cookie", cookie.as_str()),
@@ -427,7 +427,7 @@ fn several_managers_in_one_application_keep_to_their_own_cookies() {
         let mut clerk = Browser::default();
         let headers = clerk.request(&admin, |session| session.set("n", 2).unwrap());
         let (id, attributes) = issued(&headers);
-        assert_eq!(attributes, format!("Path=/admin; Max-Age=2592000; {ATTRIBUTES}"));
+        assert_eq!(attributes, format!("Path=/admin; {MONTH}; {ATTRIBUTES}"));
         assert_eq!(clerk.cookie, Some(format!("__Secure-admin={}", id.reveal())));
 
         // One browser with both cookies.
@@ -438,8 +438,8 @@ fn several_managers_in_one_application_keep_to_their_own_cookies() {
         let session = admin.open(RequestHead::new().cookie(&both));
         session.destroy().unwrap();
         let headers = complete(&admin, &session);
-        let removal = "__Secure-admin=; Path=/admin; Max-Age=0; Secure; HttpOnly; SameSite=Lax";
-        assert_eq!(set_cookie(&headers), Some(removal));
+        let removal = format!("__Secure-admin=; Path=/admin; {ENDED}; {ATTRIBUTES}");
+        assert_eq!(set_cookie(&headers), Some(removal.as_str()));
         assert_eq!((read(&app.sessions), read(&admin)), (Some(1), None));
         visitor.request(&app.sessions, |session| session.set("n", 3).unwrap());
         assert_eq!(read(&app.sessions), Some(3));

@@ -8,7 +8,7 @@ use cloakroom::rusqlite::Connection;
 
 use crate::client::Request;
 use crate::site::{everywhere, everywhere_with, on_files};
-use crate::{GUARD, LONG, cookie};
+use crate::{GUARD, LONG, REMOVAL, cookie};
 
 #[test]
 fn the_handlers_own_cookie_stays_beside_ours() {
@@ -59,7 +59,10 @@ fn the_headers_that_are_sent_when_asked_for_come_beside_all_others() {
         assert_eq!(browser.get("/hello").one("Cache-Control"), None);
         let response = browser.post("/destroy/own-cookie");
         assert_eq!(response.one("Clear-Site-Data"), Some("\"cache\", \"storage\""));
-        assert_eq!(response.all("Set-Cookie").len(), 2);
+        assert_eq!(response.all("Set-Cookie").len(), 3);
+        let ours = response.session_cookies();
+        assert!(ours[0].starts_with("__Host-id=signed-out; "), "an overwrite first: {ours:?}");
+        assert_eq!(ours[1..], [REMOVAL]);
         assert_eq!(site.browser().get("/who").one("Clear-Site-Data"), None);
     });
 }

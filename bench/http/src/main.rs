@@ -58,7 +58,7 @@ fn script(folder: &Path, sessions: &SessionManager) -> PathBuf {
         session.set("visits", n).expect("a value");
         session.set("note", "x".repeat(100)).expect("a value");
         let headers = sessions.close(&session, Outcome::Completed).expect("a session");
-        let (_, cookie) = headers.id.expect("an id");
+        let (_, cookie) = headers.id_fields.first().expect("an id");
         cookies.push_str(&format!("\"{}\",\n", cookie.split(';').next().unwrap_or_default()));
     }
     cookies.push_str(

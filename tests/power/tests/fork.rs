@@ -88,7 +88,7 @@ fn a_forked_process_is_refused_at_once_and_what_goes_on_in_the_other_is_unharmed
     let session = sessions.open(None);
     session.set("n", 1).unwrap();
     let headers = sessions.close(&session, Outcome::Completed).unwrap();
-    let cookie = headers.id.unwrap().1;
+    let cookie = &headers.id_fields[0].1;
     let cookie = cookie.split(';').next().unwrap();
     let malformed = format!("{}=x", cookie.split('=').next().unwrap());
     let cached = CachedStore::new(MemoryStore::new(), store.clone());

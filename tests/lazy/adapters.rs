@@ -1,0 +1,62 @@
+//! The same through the adapters, which must not look at more headers than they need.
+
+use cloakroom::{MemoryStore, SessionManager};
+use rocket::http::Header;
+use rocket::local::blocking::Client;
+
+use crate::other_cookies;
+
+/// How often a rouille request with these cookies allocates beside what the handler does.
+fn in_rouille(sessions: &SessionManager, fields: &[String]) -> u64 {
+    let headers = fields.iter().map(|field| ("Cookie".to_owned(), field.clone())).collect();
+    let request = rouille::Request::fake_http("GET", "/", headers, vec![]);
+    let handler = || rouille::Response::empty_204();
+    let without = allocation_counter::measure(|| drop(handler()));
+    let with = allocation_counter::measure(|| {
+        drop(cloakroom::web::rouille::session(sessions, &request, |_| Ok(handler())));
+    });
+    with.count_total - without.count_total
+}
+
+#[test]
+fn other_cookies_cost_nothing_in_rouille() {
+    let sessions = SessionManager::new(MemoryStore::new()).unwrap();
+    assert_eq!(in_rouille(&sessions, &[]), 0);
+    for fields in other_cookies() {
+        assert_eq!(in_rouille(&sessions, &fields), 0);
+    }
+}
+
+#[rocket::get("/with")]
+fn with(_session: &cloakroom::Session) {}
+
+#[rocket::get("/without")]
+fn without() {}
+
+/// How often the guard of a request with these cookies makes Rocket allocate.
+fn in_rocket(client: &Client, fields: &[String]) -> u64 {
+    let send = |path: &'static str| {
+        let add = |request, field: &String| -> rocket::local::blocking::LocalRequest<'_> {
+            let request: rocket::local::blocking::LocalRequest<'_> = request;
+            request.header(Header::new("Cookie", field.clone()))
+        };
+        let request = fields.iter().fold(client.get(path), add);
+        allocation_counter::measure(|| drop(request.dispatch())).count_total
+    };
+    // What is made once is made before.
+    (send("/with"), send("/without"));
+    let without = send("/without");
+    send("/with") - without
+}
+
+#[test]
+fn other_cookies_cost_nothing_in_rocket() {
+    let sessions = SessionManager::new(MemoryStore::new()).unwrap();
+    let rocket = rocket::build().attach(sessions).mount("/", rocket::routes![with, without]);
+    let client = Client::untracked(rocket).unwrap();
+    let none = in_rocket(&client, &[]);
+    assert!(none > 0, "Rocket keeps the session until the end");
+    for fields in other_cookies() {
+        assert_eq!(in_rocket(&client, &fields), none);
+    }
+}
