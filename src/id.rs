@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -73,10 +74,11 @@ impl SessionId {
         Sha256::new().chain_update("form").chain_update(self.0).finalize().into()
     }
 
-    /// The SHA-256 of the 32 bytes: all that a store ever sees of the id.
+    /// The SHA-256 of the realm's tag and the 32 bytes: all that a store ever sees of the id. The
+    /// managers of another realm look it up under another key.
     #[must_use]
-    pub fn key(&self) -> SessionKey {
-        SessionKey(Sha256::digest(self.0).into())
+    pub fn key(&self, realm: RealmTag) -> SessionKey {
+        SessionKey(Sha256::new().chain_update(realm.0).chain_update(self.0).finalize().into())
     }
 }
 
@@ -86,7 +88,7 @@ impl fmt::Debug for SessionId {
     }
 }
 
-/// What a store files a session under: the SHA-256 of its [`SessionId`].
+/// What a store files a session under: the SHA-256 of its realm's tag and its [`SessionId`].
 ///
 /// It cannot be presented as a cookie: the id that hashes to it cannot be computed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -207,6 +209,64 @@ impl FromStr for Handle {
     }
 }
 
+/// Whose ids a manager takes: the managers of one realm share their sessions, those of another
+/// never see them, be the store the same.
+///
+/// A name of 1 to 255 bytes of UTF-8 without NUL, matched exactly, byte for byte. A manager's
+/// defaults to the name of its cookie or header.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Realm(Arc<str>);
+
+/// What tells the ids of one [`Realm`] from those of others: 16 bytes of the SHA-256 of its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RealmTag([u8; 16]);
+
+impl Realm {
+    /// The realm of this name.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] when the name is empty, longer than 255 bytes, or contains NUL.
+    pub fn new(name: impl Into<String>) -> Result<Self> {
+        checked(name.into(), "use that as a realm").map(|name| Realm(name.into()))
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Its tag.
+    #[must_use]
+    pub fn tag(&self) -> RealmTag {
+        let digest = Sha256::new().chain_update("cloakroom realm\0").chain_update(&*self.0);
+        let mut tag = [0; 16];
+        tag.iter_mut().zip(digest.finalize()).for_each(|(to, from)| *to = from);
+        RealmTag(tag)
+    }
+}
+
+impl RealmTag {
+    /// The 16 bytes.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl Default for Realm {
+    /// The realm of managers with the default cookie.
+    fn default() -> Self {
+        Realm("__Host-id".into())
+    }
+}
+
+impl fmt::Debug for Realm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Realm({:?})", &*self.0)
+    }
+}
+
 /// Text that names somebody, compared byte for byte.
 fn checked(text: String, doing: &'static str) -> Result<Box<str>> {
     let why = if text.is_empty() {
@@ -291,7 +351,8 @@ mod tests {
         assert_eq!(SessionId::parse(&text), Some(id.clone()));
         // printf '\007%.0s' {1..32} | sha256sum
         let hash = "4bb06f8e4e3a7715d201d573d0aa423762e55dabd61a2c02278fa56cc6d294e0";
-        let hex: String = id.key().as_bytes().iter().map(|b| format!("{b:02x}")).collect();
+        let hex: String =
+            id.key(Realm::default().tag()).as_bytes().iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(hex, hash);
     }
 
@@ -313,14 +374,14 @@ mod tests {
     #[test]
     fn nothing_prints_an_id() {
         let id = SessionId::generate().unwrap();
-        let shown = format!("{id:?} {:?}", id.key());
+        let shown = format!("{id:?} {:?}", id.key(Realm::default().tag()));
         assert!(!shown.contains(&id.reveal()[..8]));
     }
 
     #[test]
     fn ids_do_not_repeat() {
         let ids: std::collections::HashSet<_> =
-            (0..1000).map(|_| SessionId::generate().unwrap().key()).collect();
+            (0..1000).map(|_| SessionId::generate().unwrap().key(Realm::default().tag())).collect();
         assert_eq!(ids.len(), 1000);
     }
 

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use crate::clock::Timestamp;
 use crate::data::{Data, undecodable, without_data};
 use crate::error::Result;
-use crate::id::{ExternalKey, Handle, UserKey};
+use crate::id::{ExternalKey, Handle, Realm, UserKey};
 use crate::lifetime::Limits;
 
 /// The number of the format that this version writes. A record with a higher one was written by
@@ -75,6 +75,8 @@ impl From<WireClient> for Client {
 pub struct Birth {
     /// Its public name.
     pub handle: Handle,
+    /// The realm of the manager that begins it. Defaults to that of the default cookie.
+    pub realm: Realm,
     /// Its limits, already counted from now.
     pub limits: Limits,
     /// Whether the browser keeps its cookie when it is closed.
@@ -95,6 +97,7 @@ impl Birth {
     pub fn new(limits: Limits) -> Result<Self> {
         Ok(Birth {
             handle: Handle::generate()?,
+            realm: Realm::default(),
             limits,
             persistent: true,
             client: None,
@@ -126,6 +129,8 @@ impl Touch {
 pub struct Record {
     /// Its public name, the same for its whole life.
     pub handle: Handle,
+    /// The realm whose managers find it.
+    pub realm: Realm,
     /// Whose it is; `None` for an anonymous session.
     pub user: Option<UserKey>,
     /// The name the identity provider has for it.
@@ -158,6 +163,7 @@ impl Record {
     pub fn born(birth: &Birth, now: Timestamp) -> Self {
         Record {
             handle: birth.handle,
+            realm: birth.realm.clone(),
             user: None,
             external_key: birth.external_key.clone(),
             auth_level: birth.auth_level,
@@ -200,6 +206,7 @@ impl Record {
         let wire = Wire {
             format: FORMAT,
             handle: self.handle.to_string(),
+            realm: self.realm.as_str().to_owned(),
             user: self.user.as_ref().map(|user| user.as_str().into()),
             external_key: self.external_key.as_ref().map(|key| key.as_str().into()),
             auth_level: self.auth_level,
@@ -239,6 +246,7 @@ impl Record {
         check_format(wire.format)?;
         Ok(Record {
             handle: wire.handle.parse().map_err(undecodable)?,
+            realm: Realm::new(wire.realm).map_err(undecodable)?,
             user: wire.user.map(UserKey::new).transpose().map_err(undecodable)?,
             external_key: wire
                 .external_key
@@ -286,6 +294,7 @@ pub(crate) fn duration_to_millis(duration: Duration) -> u64 {
 struct Wire<D> {
     format: u32,
     handle: String,
+    realm: String,
     user: Option<String>,
     external_key: Option<String>,
     auth_level: u16,
@@ -313,6 +322,8 @@ struct WireClient {
 pub struct Summary {
     /// Its public name.
     pub handle: Handle,
+    /// The realm whose managers find it.
+    pub realm: Realm,
     /// Whose it is.
     pub user: Option<UserKey>,
     /// The name the identity provider has for it.
@@ -343,6 +354,7 @@ impl Summary {
     pub fn of(record: &Record, cursor: Cursor) -> Self {
         Summary {
             handle: record.handle,
+            realm: record.realm.clone(),
             user: record.user.clone(),
             external_key: record.external_key.clone(),
             auth_level: record.auth_level,

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use cloakroom::clock::{Clock, Timestamp};
 use cloakroom::http::Outcome;
-use cloakroom::id::SessionId;
+use cloakroom::id::{Realm, SessionId};
 use cloakroom::store::sqlite::Durability;
 use cloakroom::store::{Loaded, Store, Upkeep};
 use cloakroom::{Lifetime, SessionManager, SqliteStore};
@@ -284,9 +284,10 @@ fn a_kill_makes_no_session_end_more_than_a_twentieth_of_its_idle_limit_early() {
     let store = open(&folder, Durability::Normal);
     let twentieth_early = visited + (IDLE - IDLE / 20 - Duration::from_millis(1));
     for id in ids {
-        let loaded = store.load(&id.key(), twentieth_early).unwrap();
+        let loaded = store.load(&id.key(Realm::default().tag()), twentieth_early).unwrap();
         assert!(matches!(loaded, Loaded::Live { .. }), "{loaded:?}");
-        let loaded = store.load(&id.key(), visited + (IDLE + IDLE / 40)).unwrap();
+        let loaded =
+            store.load(&id.key(Realm::default().tag()), visited + (IDLE + IDLE / 40)).unwrap();
         assert!(matches!(loaded, Loaded::Absent), "never late: {loaded:?}");
     }
 }

@@ -159,7 +159,7 @@ fn a_revocation_in_a_folder_that_was_moved_as_a_whole_is_an_error_at_once() {
     merge(&store, &keys[0], &setting("n", 2)).unwrap();
     fs::rename(folder.path("data"), folder.path("elsewhere")).unwrap();
     assert_unavailable(delete(&store, &keys[1]));
-    assert_unavailable(store.registry().unwrap().revoke_everyone(NOW));
+    assert_unavailable(store.registry().unwrap().revoke_everyone(None, NOW));
     fs::rename(folder.path("elsewhere"), folder.path("data")).unwrap();
     delete(&store, &keys[1]).unwrap();
 }

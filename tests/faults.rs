@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use cloakroom::clock::Timestamp;
 use cloakroom::delta::Delta;
-use cloakroom::id::SessionId;
+use cloakroom::id::{Realm, SessionId};
 use cloakroom::rusqlite::Connection;
 use cloakroom::store::{Commit, Committed, Fate, Loaded, Page, Store, Which};
 use cloakroom::{ErrorKind, Lifetime, MemoryStore, SqliteStore};
@@ -224,7 +224,7 @@ fn without_grace_the_old_key_is_dead_at_any_time() {
         let commit =
             |key, fate| store.commit(&Commit::new(key, fate, &Delta::new(), before_1970)).unwrap();
         commit(&key, Fate::Create(&birth));
-        commit(&key, Fate::Renew { to: &to, grace_until: None });
+        commit(&key, Fate::Renew { to: &to, realm: &Realm::default(), grace_until: None });
         assert!(matches!(store.load(&key, before_1970).unwrap(), Loaded::Replaced { .. }));
     }
 }
@@ -353,10 +353,10 @@ fn no_byte_of_an_id_is_in_the_files() {
     let folder = Folder::new();
     let store = SqliteStore::open(folder.database()).unwrap();
     let (id, renewed) = (SessionId::generate().unwrap(), SessionId::generate().unwrap());
-    let (key, to) = (id.key(), renewed.key());
+    let (key, to) = (id.key(Realm::default().tag()), renewed.key(Realm::default().tag()));
     let birth = birth();
     store.commit(&Commit::new(&key, Fate::Create(&birth), &setting("n", 1), NOW)).unwrap();
-    let renew = Fate::Renew { to: &to, grace_until: None };
+    let renew = Fate::Renew { to: &to, realm: &Realm::default(), grace_until: None };
     store.commit(&Commit::new(&key, renew, &Delta::new(), NOW)).unwrap();
     let mut bytes = fs::read(folder.database()).unwrap();
     bytes.extend(fs::read(folder.path("app.db-wal")).unwrap());
@@ -370,7 +370,10 @@ fn no_byte_of_an_id_is_in_the_files() {
     }
     // What is in the database cannot be presented as a cookie.
     let stolen = SessionId::parse(&encoded(to.as_bytes())).unwrap();
-    assert!(matches!(store.load(&stolen.key(), NOW).unwrap(), Loaded::Absent));
+    assert!(matches!(
+        store.load(&stolen.key(Realm::default().tag()), NOW).unwrap(),
+        Loaded::Absent
+    ));
 }
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use cloakroom::clock::Timestamp;
 use cloakroom::delta::Delta;
-use cloakroom::id::{ExternalKey, Handle, SessionKey};
+use cloakroom::id::{ExternalKey, Handle, Realm, SessionKey};
 use cloakroom::record::{Birth, Touch};
 use cloakroom::rusqlite::Connection;
 use cloakroom::store::sqlite::{Compacting, Watch};
@@ -117,7 +117,9 @@ impl Several {
             18..22 => {
                 let to = self.fresh_key();
                 let grace_until = self.dice.chance(50).then(|| now + Duration::from_secs(600));
-                store.commit(&commit(Fate::Renew { to: &to, grace_until })).map(drop)
+                store
+                    .commit(&commit(Fate::Renew { to: &to, realm: &Realm::default(), grace_until }))
+                    .map(drop)
             }
             22..26 => {
                 let (to, user) = (self.fresh_key(), self.user());
@@ -147,7 +149,7 @@ impl Several {
                 store.registry().unwrap().revoke(&which, None, now).map(drop)
             }
             36 => match self.dice.roll(20) {
-                0 => store.registry().unwrap().revoke_everyone(now).map(drop),
+                0 => store.registry().unwrap().revoke_everyone(None, now).map(drop),
                 1 => store.clear().map(drop),
                 2 => store.drop_tables().and_then(|()| store.setup()),
                 _ => Ok(()),

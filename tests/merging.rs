@@ -7,6 +7,7 @@ use std::thread;
 
 use cloakroom::Session;
 use cloakroom::http::Outcome;
+use cloakroom::id::Realm;
 use cloakroom::session::Saved;
 use common::faulty::Call;
 use common::in_process::{App, Browser, complete, defaults, get, on_both_stores, set_cookie};
@@ -224,7 +225,9 @@ fn first_requests_at_once_get_sessions_of_their_own() {
                         let session = app.sessions.open(None);
                         session.set("n", number).unwrap();
                         barrier.wait();
-                        common::in_process::issued(&complete(&app.sessions, &session)).0.key()
+                        common::in_process::issued(&complete(&app.sessions, &session))
+                            .0
+                            .key(Realm::default().tag())
                     })
                 })
                 .collect();

@@ -236,7 +236,7 @@ fn clearing_raises_the_epoch() {
     let registry: &dyn Registry = store.registry().unwrap();
     assert_eq!(registry.epoch().unwrap(), 0);
     store.clear().unwrap();
-    assert_eq!(registry.revoke_everyone(NOW).unwrap(), 0);
+    assert_eq!(registry.revoke_everyone(None, NOW).unwrap(), 0);
     assert_eq!(registry.epoch().unwrap(), 2);
 }
 

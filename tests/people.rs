@@ -24,7 +24,7 @@ use cloakroom::{
     SessionManager, SignIn, UserKey,
 };
 use common::in_process::{
-    App, Browser, REMOVAL, complete, defaults, get, on_both_stores, set_cookie, sign_in, user, who,
+    App, Browser, complete, defaults, get, on_both_stores, set_cookie, sign_in, user, who,
 };
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -494,8 +494,7 @@ fn a_sign_in_by_a_renewed_id_moves_the_session() {
 #[test]
 fn another_user_gets_a_session_of_their_own_by_a_replaced_id() {
     on_every_store(defaults, |app| {
-        for (by, ends) in
-            [(By::RenewalOfAda, true), (By::SecondSignIn, true), (By::SignIn, false)]
+        for (by, ends) in [(By::RenewalOfAda, true), (By::SecondSignIn, true), (By::SignIn, false)]
         {
             for after in [Duration::ZERO, UNDER_WAY, LATE, FORGOTTEN] {
                 let (old, new) = by.replace(&app);

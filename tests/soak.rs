@@ -116,9 +116,9 @@ fn leave_expired(connection: &Connection) -> u64 {
     if there as u64 >= MOST_EXPIRED {
         return 0;
     }
-    let sql = "INSERT INTO cloakroom_sessions (key, handle, created, seen, idle, deadline,
+    let sql = "INSERT INTO cloakroom_sessions (key, handle, realm, created, seen, id_issued, idle, deadline,
                persistent, revision, format, data)
-               VALUES (randomblob(32), randomblob(16), 0, 0, 1, 1, 1, 1, 1, '{}')";
+               VALUES (randomblob(32), randomblob(16), '__Host-id', 0, 0, 0, 1, 1, 1, 1, 1, '{}')";
     connection.execute_batch("BEGIN IMMEDIATE").unwrap();
     for _ in 0..EXPIRED {
         connection.execute(sql, []).unwrap();

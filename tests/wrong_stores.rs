@@ -8,7 +8,7 @@ use std::time::Duration;
 use cloakroom::clock::Timestamp;
 use cloakroom::conformance::{Failures, check};
 use cloakroom::delta::Delta;
-use cloakroom::id::{Handle, SessionKey};
+use cloakroom::id::{Handle, Realm, SessionKey};
 use cloakroom::record::{Birth, Record, Stats, Summary, Touch};
 use cloakroom::store::{
     Commit, Committed, Fate, Loaded, Page, Registry, Store, Swept, Traits, Upkeep, Which,
@@ -293,8 +293,8 @@ impl Registry for Wrong<UsersByPrefix> {
         Ok(keys)
     }
 
-    fn revoke_everyone(&self, now: Timestamp) -> Result<u64> {
-        self.right.revoke_everyone(now)
+    fn revoke_everyone(&self, realm: Option<&Realm>, now: Timestamp) -> Result<u64> {
+        self.right.revoke_everyone(realm, now)
     }
 
     fn epoch(&self) -> Result<u64> {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use cloakroom::clock::Timestamp;
 use cloakroom::data::Value;
 use cloakroom::delta::Delta;
-use cloakroom::id::{SessionId, SessionKey};
+use cloakroom::id::{Realm, SessionId, SessionKey};
 use cloakroom::record::{Birth, Touch};
 use cloakroom::store::cached::CachedStore;
 use cloakroom::store::memcached::MemcachedStore;
@@ -64,7 +64,7 @@ fn fill(store: &impl Store, rows: usize) -> Vec<SessionKey> {
         delta.set(&name, Value::encode(&value).expect("it encodes"));
     }
     let row = |_| {
-        let key = SessionId::generate().expect("randomness").key();
+        let key = SessionId::generate().expect("randomness").key(Realm::default().tag());
         let birth = Birth::new(Lifetime::default().starting(NOW)).expect("randomness");
         let create = Commit::new(&key, Fate::Create(&birth), &delta, NOW);
         store.commit(&create).expect("it is stored");

@@ -7,7 +7,7 @@ use std::time::Duration;
 use cloakroom::SessionManager;
 use cloakroom::clock::{Clock, ManualClock};
 use cloakroom::http::Outcome;
-use cloakroom::id::SessionId;
+use cloakroom::id::{Realm, SessionId};
 use cloakroom::rusqlite::{Connection, params};
 
 use crate::workload::session_json;
@@ -59,7 +59,7 @@ pub fn fill(
     let mut known = Vec::with_capacity(count);
     let rows = (0..count).map(|n| {
         let id = SessionId::generate().expect("randomness");
-        known.push(Known { cookie: Cookie::of(&id), key: *id.key().as_bytes() });
+        known.push(Known { cookie: Cookie::of(&id), key: *id.key(Realm::default().tag()).as_bytes() });
         Row { id, idle: idle(n), user: user(n) }
     });
     insert(&connection, clock, rows);
@@ -69,15 +69,15 @@ pub fn fill(
 /// Inserts rows by one transaction.
 pub fn insert(connection: &Connection, clock: &ManualClock, rows: impl Iterator<Item = Row>) {
     connection.execute_batch("BEGIN").expect("begin");
-    let sql = "INSERT INTO cloakroom_sessions (key, handle, user_key, created, seen, idle,
-               deadline, persistent, revision, format, data)
-               VALUES (?1, randomblob(16), ?2, ?3, ?3, ?4, ?5, 1, 1, 1, ?6)";
+    let sql = "INSERT INTO cloakroom_sessions (key, handle, realm, user_key, created, seen, id_issued,
+               idle, deadline, persistent, revision, format, data)
+               VALUES (?1, randomblob(16), '__Host-id', ?2, ?3, ?3, ?3, ?4, ?5, 1, 1, 1, ?6)";
     let mut insert = connection.prepare(sql).expect("prepare");
     let now = clock.now().as_millis();
     for (n, Row { id, idle, user }) in rows.enumerate() {
         let idle = idle.as_millis() as i64;
         let json = session_json(n as u64 % 1_000_000);
-        let key = id.key();
+        let key = id.key(Realm::default().tag());
         let columns = params![key.as_bytes(), user, now, idle, now + idle, json];
         insert.execute(columns).expect("insert");
     }

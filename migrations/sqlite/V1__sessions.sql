@@ -2,9 +2,11 @@
 CREATE TABLE "{t}" (
     -- Keeps live sessions together on few pages; it never leaves a transaction.
     id             INTEGER PRIMARY KEY,
-    -- SHA-256 of the id in the browser's cookie; the id itself is nowhere.
+    -- SHA-256 of the realm's tag and the id in the browser's cookie; the id itself is nowhere.
     key            BLOB    NOT NULL UNIQUE CHECK (length(key) = 32),
     handle         BLOB    NOT NULL CHECK (length(handle) = 16),
+    -- Whose managers find it; the hash in the key covers the name.
+    realm          TEXT    NOT NULL,
     user_key       TEXT,
     external_key   TEXT,
     auth_level     INTEGER NOT NULL DEFAULT 0,
@@ -64,6 +66,7 @@ CREATE VIEW "{t}_readable" AS
 SELECT
     lower(hex(substr(key, 1, 4))) AS key_prefix,
     lower(hex(handle)) AS handle,
+    realm,
     user_key AS user,
     strftime('%Y-%m-%d %H:%M:%S', created / 1000, 'unixepoch') AS created_utc,
     strftime('%Y-%m-%d %H:%M:%S', authenticated / 1000, 'unixepoch') AS signed_in_utc,

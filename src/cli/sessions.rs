@@ -230,7 +230,7 @@ pub(super) fn revoke(
         let live = live_sessions(&store, context)?;
         ask(&format!("This ends {live} of {name}: everyone has to sign in again."), given.yes)?;
         context.in_front.check(now)?;
-        let ended = registry.revoke_everyone(now)?;
+        let ended = registry.revoke_everyone(None, now)?;
         context.in_front.forget_everything(now)?;
         writeln!(out, "ended {}", sessions(ended))?;
         return Ok(Done::Well);

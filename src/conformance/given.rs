@@ -11,7 +11,7 @@ use crate::clock::Timestamp;
 use crate::data::Value;
 use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, panic_words};
-use crate::id::{ExternalKey, Handle, SessionId, SessionKey, UserKey};
+use crate::id::{ExternalKey, Handle, Realm, SessionId, SessionKey, UserKey};
 use crate::lifetime::Lifetime;
 use crate::record::{Birth, Record, Touch};
 use crate::store::{Commit, Committed, Fate, Loaded, Registry, ReplacedId, Store, Swept};
@@ -68,7 +68,7 @@ pub(super) fn lifetime() -> Lifetime {
 }
 
 pub(super) fn key() -> Outcome<SessionKey> {
-    Ok(SessionId::generate()?.key())
+    Ok(SessionId::generate()?.key(Realm::default().tag()))
 }
 
 pub(super) fn user(name: &str) -> Outcome<UserKey> {
@@ -240,7 +240,12 @@ impl Given {
         now: Timestamp,
     ) -> Outcome<(SessionKey, Committed)> {
         let to = self::key()?;
-        let answer = self.commit(key, Fate::Renew { to: &to, grace_until }, &nothing(), now)?;
+        let answer = self.commit(
+            key,
+            Fate::Renew { to: &to, realm: &Realm::default(), grace_until },
+            &nothing(),
+            now,
+        )?;
         Ok((to, answer))
     }
 

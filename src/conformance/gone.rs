@@ -152,6 +152,6 @@ pub(super) fn nothing_brings_back_a_revoked_session(given: &Given) -> Outcome {
 pub(super) fn nothing_brings_back_a_session_revoked_with_everyone(given: &Given) -> Outcome {
     let (_, [new, old]) = renewed_session(given)?;
     let other = given.session_of(&user("u")?, given.now)?;
-    given.registry()?.revoke_everyone(given.now)?;
+    given.registry()?.revoke_everyone(None, given.now)?;
     nothing_revives(given, &[new, old, other.key], given.now, "everyone was revoked")
 }

@@ -6,7 +6,7 @@ use crate::conformance::given::{
 use crate::data::Value;
 use crate::delta::Delta;
 use crate::error::ErrorKind;
-use crate::id::UserKey;
+use crate::id::{Realm, UserKey};
 use crate::record::Client;
 use crate::store::{Commit, Fate};
 
@@ -160,7 +160,10 @@ pub(super) fn too_large_leaves_the_old_data_intact(given: &Given) -> Outcome {
     let (to, birth) = (key()?, given.birth()?);
     for (fate, what) in [
         (Fate::Merge, "a merge of 10 MB where 64 KiB are allowed"),
-        (Fate::Renew { to: &to, grace_until: None }, "a renewal with 10 MB"),
+        (
+            Fate::Renew { to: &to, realm: &Realm::default(), grace_until: None },
+            "a renewal with 10 MB",
+        ),
         (
             Fate::SignIn { to: &to, user: &user, birth: &birth, join_salt: None },
             "a sign-in with 10 MB",
@@ -197,7 +200,7 @@ pub(super) fn a_session_over_a_lowered_limit_may_shrink(given: &Given) -> Outcom
     let merge = limited(Commit::new(&session.key, Fate::Merge, &shorter, given.now), 100);
     done(given.store.commit(&merge)?, "a merge that shrinks a session over the limit")?;
     let to = key()?;
-    let fate = Fate::Renew { to: &to, grace_until: None };
+    let fate = Fate::Renew { to: &to, realm: &Realm::default(), grace_until: None };
     let same = nothing();
     let renewal = limited(Commit::new(&session.key, fate, &same, given.now), 100);
     done(given.store.commit(&renewal)?, "a renewal of a session over the limit")?;

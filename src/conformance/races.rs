@@ -483,7 +483,7 @@ pub(super) fn of_two_sign_ins_at_once_the_limit_ends_one(given: &Given) -> Outco
             })
         })?;
         if let Some(registry) = given.store.registry() {
-            registry.revoke_everyone(given.now)?;
+            registry.revoke_everyone(None, given.now)?;
         }
     }
     Ok(())

@@ -270,7 +270,7 @@ pub(super) fn revoking_everyone_leaves_nobody_and_raises_the_epoch(given: &Given
     let expired = given.session_for(Lifetime::idle(SECOND))?;
     let registry = given.registry()?;
     let epoch = registry.epoch()?;
-    let revoked = registry.revoke_everyone(later)?;
+    let revoked = registry.revoke_everyone(None, later)?;
     ensure!(revoked == 2, "revoking everyone said {revoked}, though 2 sessions lived");
     let raised = registry.epoch()?;
     ensure!(raised > epoch, "revoking everyone did not raise the epoch");

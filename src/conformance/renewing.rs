@@ -6,7 +6,7 @@ use crate::conformance::given::{
     holds, key, nothing, set, user,
 };
 use crate::error::ErrorKind;
-use crate::id::SessionKey;
+use crate::id::{Realm, SessionKey};
 use crate::record::{Record, Touch};
 use crate::store::{Commit, Committed, Fate, Loaded, ReplacedId, Which};
 
@@ -33,7 +33,8 @@ pub(super) fn a_renewal_changes_the_key_and_nothing_else(given: &Given) -> Outco
 pub(super) fn a_renewal_carries_its_change_along(given: &Given) -> Outcome {
     let (session, to) = (given.session()?, key()?);
     let then = given.after(TOUCH_DUE);
-    let (fate, delta) = (Fate::Renew { to: &to, grace_until: None }, set("coat", "red")?);
+    let (fate, delta) =
+        (Fate::Renew { to: &to, realm: &Realm::default(), grace_until: None }, set("coat", "red")?);
     let renewal = Commit::new(&session.key, fate, &delta, then);
     let answer = given.store.commit(&Commit { touch: Some(Touch::at(then)), ..renewal })?;
     let renewed = done(answer, "a renewal with a change")?.record;
@@ -155,7 +156,10 @@ pub(super) fn a_renewal_through_the_grace_merges_and_rotates_nothing(given: &Giv
     let new = given.renewed(&old, Some(given.after(SECOND)))?;
     let (unused, answer) = given.renew(&old.key, Some(given.after(IDLE)), given.now)?;
     answered(&answer, "Unchanged", "a renewal through the grace without a change")?;
-    let (fate, red) = (Fate::Renew { to: &unused, grace_until: None }, set("coat", "red")?);
+    let (fate, red) = (
+        Fate::Renew { to: &unused, realm: &Realm::default(), grace_until: None },
+        set("coat", "red")?,
+    );
     let answer = given.commit(&old.key, fate, &red, given.now)?;
     let merged = done(answer, "a renewal through the grace")?;
     ensure!(merged.key == new.key, "a renewal through the grace moved the session");
@@ -206,7 +210,7 @@ pub(super) fn a_merge_leaves_the_grace_as_it_is(given: &Given) -> Outcome {
 
 pub(super) fn a_stale_renewal_moves_nothing(given: &Given) -> Outcome {
     let (session, to, delta) = (given.session()?, key()?, nothing());
-    let fate = Fate::Renew { to: &to, grace_until: None };
+    let fate = Fate::Renew { to: &to, realm: &Realm::default(), grace_until: None };
     let renewal = Commit::new(&session.key, fate, &delta, given.now);
     let answer = given.store.commit(&Commit { if_revision: Some(7), ..renewal })?;
     answered(&answer, "Stale", "a renewal at a revision that is not stored")?;
@@ -258,7 +262,11 @@ pub(super) fn a_taken_key_is_a_conflict_at_renewal(given: &Given) -> Outcome {
     all.push(session.clone());
     let delta = set("coat", "red")?;
     for (key, whose) in keys {
-        let fate = Fate::Renew { to: &key, grace_until: Some(given.after(SECOND)) };
+        let fate = Fate::Renew {
+            to: &key,
+            realm: &Realm::default(),
+            grace_until: Some(given.after(SECOND)),
+        };
         let renewal = Commit::new(&session.key, fate, &delta, given.now);
         conflicts(given, &renewal, &all, &format!("a renewal to {whose}"))?;
     }

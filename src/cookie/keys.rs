@@ -4,9 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use cookie::{Cookie, CookieJar, Key};
+use sha2::{Digest, Sha256};
 
 use crate::cookie::{CookieConfig, Seal, Unsealed};
 use crate::error::{Error, ErrorKind, Result};
+use crate::id::RealmTag;
 
 /// The keys that seal cookies. The first one seals; all of them open.
 ///
@@ -76,6 +78,21 @@ struct Signed(CookieKeys);
 struct Encrypted(CookieKeys);
 
 impl CookieKeys {
+    /// Keys that follow from these and from the realm: SHA-256(tag ‖ half of a key), for both
+    /// halves of each.
+    fn of_realm(&self, realm: RealmTag) -> Result<Self> {
+        let half =
+            |key: &[u8]| Sha256::new().chain_update(realm.as_bytes()).chain_update(key).finalize();
+        let key = |key: &Key| {
+            let both = [half(key.signing()), half(key.encryption())].concat();
+            Key::try_from(&both[..]).map_err(|why| {
+                let why = why.to_string();
+                Error::with_source(ErrorKind::Unexpected, "derive the keys of a realm", why)
+            })
+        };
+        self.0.iter().map(key).collect::<Result<Vec<_>>>().map(CookieKeys)
+    }
+
     fn seal(
         &self,
         name: &str,
@@ -109,6 +126,10 @@ impl Seal for Signed {
     fn unseal(&self, name: &str, value: &str) -> Option<Unsealed> {
         self.0.unseal(|key| CookieJar::new().signed(key).verify(sealed(name, value)))
     }
+
+    fn of_realm(&self, realm: RealmTag) -> Result<Arc<dyn Seal>> {
+        Ok(Arc::new(Signed(self.0.of_realm(realm)?)))
+    }
 }
 
 impl Seal for Encrypted {
@@ -118,6 +139,10 @@ impl Seal for Encrypted {
 
     fn unseal(&self, name: &str, value: &str) -> Option<Unsealed> {
         self.0.unseal(|key| CookieJar::new().private(key).decrypt(sealed(name, value)))
+    }
+
+    fn of_realm(&self, realm: RealmTag) -> Result<Arc<dyn Seal>> {
+        Ok(Arc::new(Encrypted(self.0.of_realm(realm)?)))
     }
 }
 

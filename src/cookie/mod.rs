@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::SessionId;
+use crate::id::{RealmTag, SessionId};
 use date::HttpDate;
 
 #[cfg(feature = "cookie-keys")]
@@ -50,6 +50,9 @@ pub enum SameSite {
 pub(crate) trait Seal: Debug + Send + Sync {
     fn seal(&self, name: &str, id: &str) -> String;
     fn unseal(&self, name: &str, value: &str) -> Option<Unsealed>;
+
+    /// The same with keys that are of one realm alone.
+    fn of_realm(&self, realm: RealmTag) -> Result<Arc<dyn Seal>>;
 }
 
 pub(crate) struct Unsealed {
@@ -233,6 +236,12 @@ impl CookieConfig {
                 Err(Error::with_source(ErrorKind::Invalid, "use that session cookie", why))
             }
         }
+    }
+
+    /// The same cookie for one realm: what is signed or encrypted for another does not open.
+    pub(crate) fn of_realm(self, realm: RealmTag) -> Result<Self> {
+        let seal = self.seal.map(|seal| seal.of_realm(realm)).transpose()?;
+        Ok(CookieConfig { seal, ..self })
     }
 
     pub(crate) fn is_secure(&self) -> bool {

@@ -11,11 +11,12 @@ use crate::cookie::{self, CookieConfig};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::http::MAX_PROXIES;
+use crate::id::Realm;
 use crate::lifetime::Lifetime;
 use crate::manager::SessionManager;
 use crate::policy::Policy;
 use crate::process::Process;
-use crate::session::{Endings, Guessing, OnLoadFailure, Settings, Shared, Transport};
+use crate::session::{Endings, FormerCookie, Guessing, OnLoadFailure, Settings, Shared, Transport};
 use crate::store::{Admit, AtLimit, Store};
 use crate::sync::Mutex;
 
@@ -100,6 +101,8 @@ pub struct Builder {
     clock: Arc<dyn Clock>,
     events: Events,
     sweep_every: Option<Duration>,
+    realm: Option<String>,
+    also_read: Vec<String>,
     settings: Settings,
 }
 
@@ -116,8 +119,13 @@ impl Builder {
             clock: Arc::new(SystemClock),
             events: Events::default(),
             sweep_every: Some(Duration::from_secs(60)),
+            realm: None,
+            also_read: Vec::new(),
             settings: Settings {
                 transport: Transport::Cookie(CookieConfig::new()),
+                realm: Realm::default(),
+                realm_tag: Realm::default().tag(),
+                former: Vec::new(),
                 lifetime: Lifetime::default(),
                 browser_session: None,
                 persistent: true,
@@ -150,6 +158,28 @@ impl Builder {
     /// as `Authorization`, are refused when the manager is built.
     pub fn header(self, name: impl Into<String>) -> Self {
         self.with(|settings| settings.transport = Transport::Header(name.into()))
+    }
+
+    /// The realm of this manager: it takes no id of another, and lists, limits and revokes the
+    /// sessions of this one alone, be the store the same. Managers with one realm share their
+    /// sessions, such as one with a cookie for browsers and one with a header for other clients.
+    /// A name of 1 to 255 bytes; defaults to the name of the cookie or header.
+    ///
+    /// A new realm ends nothing, but nobody finds the sessions of the old one any more.
+    pub fn realm(self, name: impl Into<String>) -> Self {
+        Builder { realm: Some(name.into()), ..self }
+    }
+
+    /// Reads the cookie of this name too, which it had before: a visitor whose browser has only
+    /// that one keeps the session, which moves to today's name, with a new id, at the next change
+    /// that is stored. A sign-out removes both. The sessions are those of the former name's default
+    /// realm; the attributes and keys are today's. For cookies only; can be called for several
+    /// names.
+    ///
+    /// Keep it for as long as sessions last: with the default lifetime, 30 days.
+    pub fn also_read(mut self, name: impl Into<String>) -> Self {
+        self.also_read.push(name.into());
+        self
     }
 
     /// How long sessions live. Defaults to 1 day idle and 30 days absolute.
@@ -294,6 +324,36 @@ impl Builder {
         Builder { events, ..self }
     }
 
+    /// Works the realm out, of today's cookie and of those of former names.
+    fn find_realm(&mut self) -> Result<()> {
+        let settings = &mut self.settings;
+        let default = match &settings.transport {
+            Transport::Cookie(cookie) => cookie.name_text().to_owned(),
+            Transport::Header(name) => name.to_ascii_lowercase(),
+        };
+        settings.realm = Realm::new(self.realm.take().unwrap_or(default))?;
+        settings.realm_tag = settings.realm.tag();
+        let Transport::Cookie(cookie) = &settings.transport else {
+            if self.also_read.is_empty() {
+                return Ok(());
+            }
+            let why = "only a cookie can be read under another name, not a header";
+            return Err(Error::with_source(ErrorKind::Invalid, "read a former cookie", why));
+        };
+        for name in self.also_read.drain(..) {
+            if name == cookie.name_text() {
+                let why = "that is the name which the cookie has";
+                return Err(Error::with_source(ErrorKind::Invalid, "read a former cookie", why));
+            }
+            let former = cookie.clone().name(name);
+            former.check()?;
+            let realm = Realm::new(former.name_text())?.tag();
+            settings.former.push(FormerCookie { cookie: former.of_realm(realm)?, realm });
+        }
+        settings.transport = Transport::Cookie(cookie.clone().of_realm(settings.realm_tag)?);
+        Ok(())
+    }
+
     fn with(mut self, change: impl FnOnce(&mut Settings)) -> Self {
         change(&mut self.settings);
         self
@@ -306,7 +366,7 @@ impl Builder {
     /// - [`ErrorKind::Unsupported`]: there is a limit per user, and the store cannot list sessions
     ///   by user.
     /// - [`ErrorKind::Unavailable`]: the operating system gives no thread for the cleaner.
-    pub fn build(self) -> Result<SessionManager> {
+    pub fn build(mut self) -> Result<SessionManager> {
         let invalid = |why| Error::with_source(ErrorKind::Invalid, "configure sessions", why);
         let settings = &self.settings;
         settings.lifetime.check()?;
@@ -345,6 +405,7 @@ impl Builder {
         if endless(&settings.lifetime) || settings.browser_session.as_ref().is_some_and(endless) {
             self.events.raise(&Event::NoAbsoluteLimit);
         }
+        self.find_realm()?;
         let cleaner = match self.sweep_every {
             Some(interval) => Some(Cleaner::start(
                 self.store.clone(),

@@ -13,6 +13,7 @@ use crate::cleaner::Cleaner;
 use crate::error::{Chain, Error, ErrorKind, Result, panic_words};
 use crate::event::{Event, Events};
 use crate::http::{Outcome, RequestHead, ResponseHeaders};
+use crate::id::Realm;
 use crate::session::{Session, Shared, Transport, cross};
 use crate::store::Store;
 
@@ -137,13 +138,13 @@ impl SessionManager {
         &self,
         headers: impl IntoIterator<Item = (&'r str, &'r str)>,
     ) -> RequestHead<'r> {
-        let transport = &self.shared.settings.transport;
+        let settings = &self.shared.settings;
         let mut head = RequestHead::new();
         let mut protocol = None;
         for (name, value) in headers {
             let is = |other: &str| name.eq_ignore_ascii_case(other);
             if is("Cookie") {
-                if transport.is_in_cookie(value) {
+                if settings.is_in_cookie(value) {
                     head = head.cookie(value);
                 }
             } else if is("Host") {
@@ -181,8 +182,14 @@ impl SessionManager {
         }
     }
 
+    /// The realm in which this manager's ids count.
+    #[must_use]
+    pub fn realm(&self) -> &Realm {
+        &self.shared.settings.realm
+    }
+
     /// The cookie or header that carries the id, in words. Two managers of one application must not
-    /// have the same: they would take each other's sessions away.
+    /// have the same: each would overwrite what the other gives.
     #[must_use]
     pub fn carrier(&self) -> String {
         match &self.shared.settings.transport {

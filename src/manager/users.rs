@@ -32,7 +32,7 @@ impl Deref for Listed {
     }
 }
 
-/// Users and their sessions. A store that cannot list
+/// Users and their sessions, in this manager's [realm](SessionManager::realm). A store that cannot list
 /// ([`Traits::lists`](crate::store::Traits::lists)) answers all of these with
 /// [`ErrorKind::Unsupported`].
 impl SessionManager {
@@ -52,13 +52,14 @@ impl SessionManager {
         Ok(page.into_iter().map(mark).collect())
     }
 
-    /// A page of live sessions, the newest first.
+    /// A page of live sessions of this manager's realm, the newest first.
     ///
     /// # Errors
     /// The store's errors.
     pub fn page(&self, which: &Which<'_>, page: Page) -> Result<Vec<Summary>> {
         let registry = self.registry("list sessions")?;
-        cross(self.crossing, || registry.list(which, page, self.shared.now()))
+        let which = Which::InRealm(self.realm(), which);
+        cross(self.crossing, || registry.list(&which, page, self.shared.now()))
     }
 
     /// How many live sessions `user` has.
@@ -79,7 +80,7 @@ impl SessionManager {
         }
     }
 
-    /// Counts all sessions.
+    /// Counts all sessions in the store, those of other realms too.
     ///
     /// # Errors
     /// The store's errors.
@@ -128,14 +129,16 @@ impl SessionManager {
         self.end(&Which::External(key), None)
     }
 
-    /// Ends every session of every user and visitor; says how many lived.
+    /// Ends every session of every user and visitor of this manager's realm; says how many lived.
     ///
     /// # Errors
     /// As [`revoke`](Self::revoke).
     pub fn revoke_everyone(&self) -> Result<u64> {
         let registry = self.registry("revoke all sessions")?;
         let ending = self.shared.endings.begin();
-        let ended = cross(self.crossing, || registry.revoke_everyone(self.shared.now()))?;
+        let ended = cross(self.crossing, || {
+            registry.revoke_everyone(Some(self.realm()), self.shared.now())
+        })?;
         self.shared.endings.note_everyone();
         drop(ending);
         self.shared.events.raise(&Event::Revoked { sessions: ended });
@@ -144,7 +147,8 @@ impl SessionManager {
 
     fn end(&self, which: &Which<'_>, except: Option<&Handle>) -> Result<usize> {
         let registry = self.registry("revoke sessions")?;
-        let revoke = || registry.revoke(which, except, self.shared.now());
+        let which = Which::InRealm(self.realm(), which);
+        let revoke = || registry.revoke(&which, except, self.shared.now());
         let ending = self.shared.endings.begin();
         let ended = cross(self.crossing, revoke)?;
         // Requests under way learn that they are late, instead of beginning anew.

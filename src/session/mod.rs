@@ -33,7 +33,7 @@ pub(crate) use endings::Endings;
 pub(crate) use guessing::Guessing;
 pub(crate) use secret::Secret;
 pub use shared::{Crossing, OnLoadFailure};
-pub(crate) use shared::{Presented, Settings, Shared, Transport, cross};
+pub(crate) use shared::{FormerCookie, Presented, Settings, Shared, Transport, cross};
 
 /// The session of one request.
 ///
@@ -202,7 +202,7 @@ impl Session {
         crossing: Option<Crossing>,
         head: &RequestHead<'_>,
     ) -> Self {
-        let presented = shared.settings.transport.presented(head);
+        let presented = shared.settings.presented(head);
         let address = head.client_address(shared.settings.proxies);
         if let Some(hash) = presented.malformed {
             shared.events.raise(&Event::Malformed { address });

@@ -9,7 +9,7 @@ use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::http::{Outcome, ResponseHeaders};
-use crate::id::{JoinSalt, SessionId, SessionKey, UserKey};
+use crate::id::{JoinSalt, RealmTag, SessionId, SessionKey, UserKey};
 use crate::record::{Birth, Record, Touch};
 use crate::session::changes::Changes;
 use crate::session::{
@@ -97,7 +97,7 @@ impl Session {
         let from = match &state.known {
             Known::Live { key, .. } => *key,
             Known::None(Missing { replaced: Some(replaced), .. }) => replaced.key,
-            Known::Unread | Known::None(_) => SessionId::generate()?.key(),
+            Known::Unread | Known::None(_) => SessionId::generate()?.key(self.realm()),
         };
         let others = self.other_sessions(&from)?;
         let presented = self.own_id(state, &from);
@@ -107,7 +107,7 @@ impl Session {
                 (Some(presented), Some(salt)) => presented.joined(salt),
                 _ => SessionId::generate()?,
             };
-            let to = id.key();
+            let to = id.key(self.realm());
             let ending = self.shared.endings.begin();
             match self.commit_to(state, &from, Fate::SignIn { to: &to, user, birth, join_salt })? {
                 Committed::Done { record, key, ended } => {
@@ -126,7 +126,7 @@ impl Session {
                         }
                         _ => return Err(Error::new(ErrorKind::Unexpected, SIGN_IN)),
                     };
-                    if joined.key() != key {
+                    if joined.key(self.realm()) != key {
                         return Err(Error::new(ErrorKind::Unexpected, SIGN_IN));
                     }
                     if !self.join(state, &key)? {
@@ -161,8 +161,18 @@ impl Session {
 
     /// The id behind `key`, if it was presented, or issued by this request.
     pub(super) fn own_id(&self, state: &State, key: &SessionKey) -> Option<SessionId> {
-        let presented = self.presented.ids.iter().map(|(id, _)| id);
-        state.issued.iter().chain(presented).find(|id| id.key() == *key).cloned()
+        let issued = state.issued.as_ref().filter(|id| id.key(self.realm()) == *key);
+        let presented = || self.presented.ids.iter().find(|presented| presented.key() == *key);
+        issued.or_else(|| presented().map(|presented| &presented.id)).cloned()
+    }
+
+    fn realm(&self) -> RealmTag {
+        self.shared.settings.realm_tag
+    }
+
+    /// Whether `key` is that of an id which came under a name that the cookie had before.
+    fn is_former(&self, key: &SessionKey) -> bool {
+        self.presented.ids.iter().any(|presented| presented.former && presented.key() == *key)
     }
 
     /// The live sessions of the ids presented, but the one that `from` leads to. After a sign-in
@@ -262,12 +272,19 @@ impl Session {
                 self.shared.warn_if_insecure(self.insecure_host.as_ref());
             }
             issued.map_or_else(Vec::new, |id| {
-                transport.issue(id, self.max_age(record), self.shared.now())
+                let mut fields = transport.issue(id, self.max_age(record), self.shared.now());
+                if self.presented.ids.iter().any(|presented| presented.former) {
+                    fields.extend(self.shared.settings.remove_former());
+                }
+                fields
             })
         } else if state.destroyed && !self.presented.is_empty() {
             // Only a sign-out removes the cookie. What a read found dead may be replaced in the
-            // browser by then, by another answer, and no order of answers is certain.
-            transport.remove(self.shared.settings.no_store_when_signed_in)
+            // browser by then, by another answer, and no order of answers is certain. A cookie of a
+            // former name is given to nobody any more, so that it may go with the first new one.
+            let mut fields = transport.remove(self.shared.settings.no_store_when_signed_in);
+            fields.extend(self.shared.settings.remove_former());
+            fields
         } else {
             Vec::new()
         };
@@ -296,8 +313,9 @@ impl Session {
 
     /// The id presented, if it finds this session by its current key and was sealed with an old key.
     fn to_be_sealed_again(&self, key: &SessionKey) -> Option<&SessionId> {
-        let outdated = self.presented.ids.iter().filter(|(_, outdated)| *outdated);
-        let id = outdated.map(|(id, _)| id).find(|id| id.key() == *key)?;
+        let mut outdated =
+            self.presented.ids.iter().filter(|presented| presented.outdated && !presented.former);
+        let id = outdated.find(|presented| presented.key() == *key).map(|found| &found.id)?;
         // Asked again: by now another response may have brought the client a newer id.
         match self.cross(|| self.shared.store()?.load(key, self.shared.now())) {
             Ok(Loaded::Live { key: current, .. }) if current == *key => Some(id),
@@ -389,15 +407,13 @@ impl Session {
     /// Merges into, or renews, the session that `key` finds.
     fn change(&self, state: &mut State, key: &SessionKey) -> Result<Found> {
         // Through an id in its grace nothing is rotated: the client has been sent a newer one.
-        let rotates = state.renew
-            && (state.issued.iter().map(SessionId::key).chain(self.presented.keys()))
-                .any(|own| own == *key);
+        let rotates = state.renew && self.own_id(state, key).is_some() || self.is_former(key);
         let id = rotates.then(SessionId::generate).transpose()?;
-        let to = id.as_ref().map(SessionId::key);
+        let to = id.as_ref().map(|id| id.key(self.realm()));
         let grace = self.shared.settings.grace;
         let grace_until = grace.map(|grace| self.shared.now() + grace);
         let fate = match &to {
-            Some(to) => Fate::Renew { to, grace_until },
+            Some(to) => Fate::Renew { to, realm: &self.shared.settings.realm, grace_until },
             None => Fate::Merge,
         };
         let answer = self.commit_to(state, key, fate)?;
@@ -457,7 +473,7 @@ impl Session {
             return Ok(());
         }
         let id = SessionId::generate()?;
-        let key = id.key();
+        let key = id.key(self.realm());
         match self.commit_to(state, &key, Fate::Create(&birth))? {
             Committed::Done { record, key, .. } => {
                 let handle = record.handle;
@@ -481,6 +497,7 @@ impl Session {
             _ => settings.lifetime,
         };
         let mut birth = Birth::new(lifetime.starting(self.shared.now()))?;
+        birth.realm.clone_from(&settings.realm);
         birth.persistent = persistent;
         birth.client.clone_from(&self.client);
         Ok(birth)

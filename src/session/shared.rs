@@ -14,7 +14,7 @@ use crate::cookie::{CookieConfig, OVERWRITTEN};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::http::{Few, HostText, RequestHead, is_loopback, is_webkit};
-use crate::id::{SessionId, SessionKey};
+use crate::id::{Realm, RealmTag, SessionId, SessionKey};
 use crate::lifetime::Lifetime;
 use crate::process::Process;
 use crate::record::{Client, Record, Touch};
@@ -45,8 +45,15 @@ pub(crate) enum Transport {
     Header(String),
 }
 
+/// A cookie that carried the id before it was renamed.
+#[derive(Clone, Debug)]
+pub(crate) struct FormerCookie {
+    pub(crate) cookie: CookieConfig,
+    pub(crate) realm: RealmTag,
+}
+
 /// A response header field that carries the id or removes it: name and value.
-type IdField = (Cow<'static, str>, String);
+pub(crate) type IdField = (Cow<'static, str>, String);
 
 /// How a call is made that may block its thread: it is handed the call, and makes it once.
 pub type Crossing = fn(&mut dyn FnMut());
@@ -64,6 +71,11 @@ pub(crate) fn cross<T>(by: Option<Crossing>, call: impl FnOnce() -> Result<T>) -
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) transport: Transport,
+    /// Whose ids count, and by what they are told from those of other realms.
+    pub(crate) realm: Realm,
+    pub(crate) realm_tag: RealmTag,
+    /// Cookies of former names, whose sessions move to the one of today.
+    pub(crate) former: Vec<FormerCookie>,
     pub(crate) lifetime: Lifetime,
     /// The lifetime of sessions whose cookie ends with the browser; the usual one if `None`.
     pub(crate) browser_session: Option<Lifetime>,
@@ -104,11 +116,32 @@ impl Debug for Shared {
     }
 }
 
+/// An id that a request presents.
+#[derive(Clone, Debug)]
+pub(crate) struct PresentedId {
+    pub(crate) id: SessionId,
+    pub(crate) realm: RealmTag,
+    /// It was sealed with an old key.
+    pub(crate) outdated: bool,
+    /// It came under a name that the cookie had before.
+    pub(crate) former: bool,
+}
+
+impl PresentedId {
+    pub(crate) fn key(&self) -> SessionKey {
+        self.id.key(self.realm)
+    }
+
+    fn is_same(&self, other: &PresentedId) -> bool {
+        self.id == other.id && self.realm == other.realm
+    }
+}
+
 /// The ids that a request presents, as far as they are looked at.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Presented {
-    /// Distinct ids in the order in which they came, and whether each was sealed with an old key.
-    pub(crate) ids: Few<(SessionId, bool), 4>,
+    /// Distinct ids in the order in which they came, those of former names last.
+    pub(crate) ids: Few<PresentedId, 4>,
     /// The hash of something in the place of an id that no id of ours can be, if there was such.
     pub(crate) malformed: Option<u64>,
     /// There was more than is looked at.
@@ -128,13 +161,17 @@ impl Presented {
     const MAX_HASHED: usize = 4096;
 
     /// Looks for ids in the `Cookie` fields of a request.
-    fn in_cookies<'r>(cookie: &CookieConfig, fields: impl Iterator<Item = &'r str>) -> Self {
-        let mut presented = Presented::default();
+    fn look_in_cookies<'r>(
+        &mut self,
+        cookie: &CookieConfig,
+        (realm, former): (RealmTag, bool),
+        fields: impl Iterator<Item = &'r str>,
+    ) {
         let mut unsealed: Few<&str, 4> = Few::default();
         let values = fields.flat_map(|field| cookie.values(field));
         for (number, value) in values.enumerate() {
             if number == Self::MAX_COOKIES {
-                presented.too_many = true;
+                self.too_many = true;
                 break;
             }
             // A removal leaves an empty value in some clients.
@@ -146,20 +183,20 @@ impl Presented {
                     continue;
                 }
                 if unsealed.len() == Self::MAX_IDS {
-                    presented.too_many = true;
+                    self.too_many = true;
                     break;
                 }
                 unsealed.push(value);
             }
-            presented.add(value, cookie.read(value));
-            if presented.too_many {
+            let read = cookie.read(value);
+            self.add(value, read.map(|(id, outdated)| PresentedId { id, realm, outdated, former }));
+            if self.too_many {
                 break;
             }
         }
-        presented
     }
 
-    fn add(&mut self, text: &str, read: Option<(SessionId, bool)>) {
+    fn add(&mut self, text: &str, read: Option<PresentedId>) {
         match read {
             None => {
                 self.malformed.get_or_insert_with(|| {
@@ -167,7 +204,7 @@ impl Presented {
                     BuildHasherDefault::<DefaultHasher>::default().hash_one((start, text.len()))
                 });
             }
-            Some((id, _)) if self.ids.iter().any(|(have, _)| *have == id) => {}
+            Some(new) if self.ids.iter().any(|have| have.is_same(&new)) => {}
             Some(_) if self.ids.len() == Self::MAX_IDS => self.too_many = true,
             Some(read) => self.ids.push(read),
         }
@@ -179,36 +216,57 @@ impl Presented {
     }
 
     pub(crate) fn keys(&self) -> impl Iterator<Item = SessionKey> {
-        self.ids.iter().map(|(id, _)| id.key())
+        self.ids.iter().map(PresentedId::key)
     }
 }
 
-impl Transport {
+impl Settings {
     /// Finds the ids; no I/O, no allocation where there are few.
     pub(crate) fn presented(&self, head: &RequestHead<'_>) -> Presented {
-        match self {
+        let mut presented = Presented::default();
+        match &self.transport {
             Transport::Cookie(cookie) => {
-                let fields = head.cookies.iter().copied();
-                Presented::in_cookies(cookie, fields.filter(|field| self.is_in_cookie(field)))
+                let own = (cookie, self.realm_tag, false);
+                let former = self.former.iter().map(|former| (&former.cookie, former.realm, true));
+                for (cookie, realm, former) in std::iter::once(own).chain(former) {
+                    let fields = head.cookies.iter().copied();
+                    let fields = fields.filter(|field| field.contains(cookie.name_text()));
+                    presented.look_in_cookies(cookie, (realm, former), fields);
+                }
             }
             Transport::Header(_) => {
-                let mut presented = Presented::default();
                 for text in head.ids.iter() {
-                    presented.add(text, SessionId::parse(text).map(|id| (id, false)));
+                    let read = SessionId::parse(text).map(|id| PresentedId {
+                        id,
+                        realm: self.realm_tag,
+                        outdated: false,
+                        former: false,
+                    });
+                    presented.add(text, read);
                 }
-                presented
             }
         }
+        presented
     }
 
-    /// Whether a `Cookie` field can hold the id: a quick look for the name, anywhere in it.
+    /// Whether a `Cookie` field can hold an id: a quick look for the names, anywhere in it.
     pub(crate) fn is_in_cookie(&self, field: &str) -> bool {
-        match self {
-            Transport::Cookie(cookie) => field.contains(cookie.name_text()),
+        match &self.transport {
+            Transport::Cookie(cookie) => {
+                let former = self.former.iter().map(|former| former.cookie.name_text());
+                std::iter::once(cookie.name_text()).chain(former).any(|name| field.contains(name))
+            }
             Transport::Header(_) => false,
         }
     }
 
+    /// The response header fields that remove the cookies of former names.
+    pub(crate) fn remove_former(&self) -> impl Iterator<Item = IdField> {
+        self.former.iter().map(|former| set_cookie(former.cookie.remove()))
+    }
+}
+
+impl Transport {
     /// The request header that carries the id.
     pub(crate) fn request_header(&self) -> Cow<'static, str> {
         match self {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{JoinSalt, SessionKey, UserKey};
+use crate::id::{JoinSalt, Realm, SessionKey, UserKey};
 use crate::record::{Birth, Record, Touch};
 use crate::store::{Committed, Loaded};
 
@@ -48,6 +48,8 @@ pub enum Fate<'a> {
     Renew {
         /// The new key.
         to: &'a SessionKey,
+        /// The realm of the new key.
+        realm: &'a Realm,
         /// Until when the old key finds the session too; without it the old key is dead at once.
         grace_until: Option<Timestamp>,
     },
@@ -308,13 +310,13 @@ impl<'a> Commit<'a> {
         matches!(self.fate, Fate::SignIn { .. } | Fate::Delete)
     }
 
-    /// The limit per user that this commit must obey, and whose it is. The user's sessions whose
-    /// deadlines have passed are removed in the same step, for the reason of
-    /// [`removes_expired`](Self::removes_expired).
+    /// The limit per user that this commit must obey, and on which sessions: those of its user in
+    /// its realm. Those among them whose deadlines have passed are removed in the same step, for
+    /// the reason of [`removes_expired`](Self::removes_expired).
     #[must_use]
-    pub fn admission(&self) -> Option<(Admit, &'a UserKey)> {
+    pub fn admission(&self) -> Option<(Admit, &'a UserKey, &'a Realm)> {
         match self.fate {
-            Fate::SignIn { user, .. } => self.admit.map(|admit| (admit, user)),
+            Fate::SignIn { user, birth, .. } => self.admit.map(|admit| (admit, user, &birth.realm)),
             _ => None,
         }
     }
@@ -407,6 +409,7 @@ impl<'a> Commit<'a> {
         let bytes = record.data.json_len();
         self.delta.apply(&mut record);
         self.stamp(&mut record, user, birth);
+        record.realm.clone_from(&birth.realm);
         record.limits = birth.limits;
         record.persistent = birth.persistent;
         record.client.clone_from(&birth.client);
@@ -443,7 +446,7 @@ impl<'a> Commit<'a> {
         let rekey = match self.fate {
             // Not through a key in its grace: another request has renewed already, and a second
             // move would leave its new id behind.
-            Fate::Renew { to, grace_until } if key == *self.key => Some(ReplacedId {
+            Fate::Renew { to, grace_until, .. } if key == *self.key => Some(ReplacedId {
                 key,
                 successor: *to,
                 at: self.now,
@@ -465,8 +468,11 @@ impl<'a> Commit<'a> {
             });
         }
         record.revision += 1;
-        if rekey.is_some() {
+        if rekey.is_some()
+            && let Fate::Renew { realm, .. } = self.fate
+        {
             record.id_issued = self.now;
+            record.realm.clone_from(realm);
         }
         self.check_size(&record, bytes)?;
         Ok(Decision::Update { record, rekey })

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::error::{Error, Result};
-use crate::id::{ExternalKey, Handle, SessionKey, UserKey};
+use crate::id::{ExternalKey, Handle, Realm, SessionKey, UserKey};
 use crate::record::{Cursor, Record, Stats, Summary, Touch};
 
 pub use commit::{
@@ -92,8 +92,9 @@ pub trait Registry: Debug + Send + Sync {
         now: Timestamp,
     ) -> Result<Vec<SessionKey>>;
 
-    /// Ends every session and raises the [`epoch`](Registry::epoch). Says how many lived.
-    fn revoke_everyone(&self, now: Timestamp) -> Result<u64>;
+    /// Ends every session, of one realm or of all, and raises the [`epoch`](Registry::epoch). Says
+    /// how many lived.
+    fn revoke_everyone(&self, realm: Option<&Realm>, now: Timestamp) -> Result<u64>;
 
     /// How often everyone was revoked: what a cache holds from before is void. A cached store asks
     /// for it once a second.
@@ -338,6 +339,8 @@ pub enum Which<'a> {
     OfUser(&'a UserKey, &'a Handle),
     /// The sessions that the identity provider knows by this name.
     External(&'a ExternalKey),
+    /// Those among these that are of this realm; the others are of any.
+    InRealm(&'a Realm, &'a Which<'a>),
 }
 
 impl Which<'_> {
@@ -352,6 +355,7 @@ impl Which<'_> {
                 record.handle == **handle && record.user.as_ref() == Some(*user)
             }
             Which::External(key) => record.external_key.as_ref() == Some(*key),
+            Which::InRealm(realm, which) => record.realm == **realm && which.includes(record),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use cloakroom::delta::Delta;
-use cloakroom::id::SessionKey;
+use cloakroom::id::{Realm, SessionKey};
 use cloakroom::store::cached::CachedStore;
 use cloakroom::store::{Admit, AtLimit, Commit, Fate, Loaded, Store, Which};
 use cloakroom::{ErrorKind, MemoryStore, SqliteStore};
@@ -65,7 +65,7 @@ fn a_revocation_that_meets_another_one() {
 #[test]
 fn a_revocation_that_meets_the_end_of_everyone() {
     none_is_served_after_a_revocation("revoking everyone", |store, _| {
-        assert_eq!(store.registry().unwrap().revoke_everyone(NOW).unwrap(), 1);
+        assert_eq!(store.registry().unwrap().revoke_everyone(None, NOW).unwrap(), 1);
     });
 }
 
@@ -83,7 +83,7 @@ fn a_revocation_that_meets_a_sign_out_through_a_grace() {
     let store = CachedStore::new(Shared(cache.clone()), SqliteStore::in_memory().unwrap());
     let old = sign_in(&store, &new_key(), None);
     let (key, nothing) = (new_key(), Delta::new());
-    let fate = Fate::Renew { to: &key, grace_until: Some(NOW + HOUR) };
+    let fate = Fate::Renew { to: &key, realm: &Realm::default(), grace_until: Some(NOW + HOUR) };
     store.commit(&Commit::new(&old, fate, &nothing, NOW)).unwrap();
     assert!(lives(&store, &key));
     let end = || drop(delete(&store, &old).unwrap());
@@ -104,7 +104,8 @@ fn a_revocation_that_meets_a_sign_in_whose_key_was_just_renewed() {
     let served = thread::scope(|scope| {
         let first = scope.spawn(|| sign_in(&store, &old, None));
         at_commit.wait_until_reached();
-        let fate = Fate::Renew { to: &key, grace_until: Some(NOW + HOUR) };
+        let fate =
+            Fate::Renew { to: &key, realm: &Realm::default(), grace_until: Some(NOW + HOUR) };
         store.commit(&Commit::new(&old, fate, &nothing, NOW)).unwrap();
         assert!(lives(&store, &key), "it is in the cache from now on");
         let keeper = cache.hold_forget();
@@ -152,7 +153,7 @@ fn what_was_read_while_a_revocation_was_failing_is_not_believed() {
 #[test]
 fn what_was_read_while_the_end_of_everyone_was_failing_is_not_believed() {
     not_served_after_a_failure(|store| {
-        store.registry().unwrap().revoke_everyone(NOW).unwrap_err();
+        store.registry().unwrap().revoke_everyone(None, NOW).unwrap_err();
     });
 }
 

@@ -165,7 +165,7 @@ fn who_has_not_heard_of_a_new_epoch_makes_the_cache_forget_all_the_same() {
     let theirs = CachedStore::new(open(), truth);
     let key = create(&mine, &setting("n", 1)).unwrap();
     assert_eq!(n(&mine, &key), Some(1));
-    theirs.registry().unwrap().revoke_everyone(NOW).unwrap();
+    theirs.registry().unwrap().revoke_everyone(None, NOW).unwrap();
     let key = create(&theirs, &setting("n", 1)).unwrap();
     assert_eq!(n(&theirs, &key), Some(1));
     delete(&mine, &key).unwrap();
@@ -178,7 +178,7 @@ fn that_everyone_was_revoked_past_the_cache_is_seen_within_a_second() {
         let keys = [stage.cached(), stage.cached()];
         // By a program that has no connection to the cache.
         let registry = stage.truth.registry().unwrap();
-        assert_eq!(registry.revoke_everyone(NOW).unwrap(), 2);
+        assert_eq!(registry.revoke_everyone(None, NOW).unwrap(), 2);
         assert_eq!(n(&stage.store, &keys[0]), Some(1), "the entry lives for a minute");
         for key in keys {
             let loaded = stage.store.load(&key, NOW + SECOND).unwrap();

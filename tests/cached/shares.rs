@@ -115,7 +115,7 @@ fn what_is_owed_to_one_server_is_told_to_no_other() {
     let two = Two::new(Duration::from_millis(1));
     let keys = [two.cached(0), two.cached(1)];
     two.proxy.plan(Plan::Down);
-    two.store.registry().unwrap().revoke_everyone(NOW).unwrap();
+    two.store.registry().unwrap().revoke_everyone(None, NOW).unwrap();
     let (epoch, here) = (two.epoch_of_the_first(), two.cached(0));
     let calls = two.cache.calls();
     let deadline = Instant::now() + PATIENCE;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use cloakroom::clock::Timestamp;
 use cloakroom::delta::Delta;
 use cloakroom::event::{Event, EventKind, Events, Sink};
-use cloakroom::id::{Handle, SessionKey, UserKey};
+use cloakroom::id::{Handle, Realm, SessionKey, UserKey};
 use cloakroom::record::{Stats, Summary, Touch};
 use cloakroom::store::cached::CachedStore;
 use cloakroom::store::{
@@ -119,7 +119,7 @@ pub(crate) fn user() -> UserKey {
 
 pub(crate) fn renew(store: &impl Store, key: &SessionKey, grace: Option<Timestamp>) -> SessionKey {
     let to = new_key();
-    let fate = Fate::Renew { to: &to, grace_until: grace };
+    let fate = Fate::Renew { to: &to, realm: &Realm::default(), grace_until: grace };
     let answer = store.commit(&Commit::new(key, fate, &Delta::new(), NOW)).unwrap();
     assert!(matches!(answer, Committed::Done { .. }), "{answer:?}");
     to
@@ -150,7 +150,7 @@ pub(crate) const ENDINGS: &[Ending] = &[
         assert_eq!(registry.revoke(&Which::Handle(&handle), None, NOW).unwrap(), [*key]);
     }),
     ("revoking everyone", |stage, _| {
-        assert!(stage.store.registry().unwrap().revoke_everyone(NOW).unwrap() > 0);
+        assert!(stage.store.registry().unwrap().revoke_everyone(None, NOW).unwrap() > 0);
     }),
 ];
 
@@ -233,8 +233,8 @@ impl Registry for Liar {
         self.answer(|| self.behind().revoke(which, except, now))
     }
 
-    fn revoke_everyone(&self, now: Timestamp) -> Result<u64> {
-        self.answer(|| self.behind().revoke_everyone(now))
+    fn revoke_everyone(&self, realm: Option<&Realm>, now: Timestamp) -> Result<u64> {
+        self.answer(|| self.behind().revoke_everyone(realm, now))
     }
 
     fn epoch(&self) -> Result<u64> {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use cloakroom::clock::{Clock, SystemClock, Timestamp};
 use cloakroom::http::Outcome;
-use cloakroom::id::{Handle, SessionId, SessionKey};
+use cloakroom::id::{Handle, Realm, SessionId, SessionKey};
 use cloakroom::record::{Birth, Client};
 use cloakroom::rusqlite::{Connection, params};
 use cloakroom::store::{Commit, Committed, Fate, Store};
@@ -124,13 +124,13 @@ pub fn begin_with(
     birth.client = Some(Client::new(Some(address.parse().unwrap()), Some(agent)));
     let delta = setting("cart", "three secret coats");
     let id = SessionId::generate().unwrap();
-    let key = id.key();
+    let key = id.key(Realm::default().tag());
     let user = user.map(|user| UserKey::new(user).unwrap());
     let fate = match &user {
         None => Fate::Create(&birth),
         Some(user) => Fate::SignIn { to: &key, user, birth: &birth, join_salt: None },
     };
-    let at_first = SessionId::generate().unwrap().key();
+    let at_first = SessionId::generate().unwrap().key(Realm::default().tag());
     let from = if user.is_some() { &at_first } else { &key };
     match store.commit(&Commit::new(from, fate, &delta, at)).unwrap() {
         Committed::Done { key, record, .. } => Begun { id, key, handle: record.handle },
@@ -147,8 +147,9 @@ pub fn fill(folder: &Folder, sessions: u32, live: bool) {
         .execute(
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
              INSERT INTO cloakroom_sessions
-             (key, handle, created, seen, idle, deadline, persistent, revision, format, data)
-             SELECT randomblob(32), randomblob(16), ?2, ?2, 86400000, ?2 + 86400000, 1, 1, 1,
+             (key, handle, realm, created, seen, id_issued, idle, deadline, persistent, revision,
+             format, data)
+             SELECT randomblob(32), randomblob(16), '__Host-id', ?2, ?2, ?2, 86400000, ?2 + 86400000, 1, 1, 1,
              '{\"n\":\"' || hex(randomblob(80)) || '\"}' FROM n",
             params![sessions, seen],
         )

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use cloakroom::clock::Timestamp;
 use cloakroom::delta::Delta;
-use cloakroom::id::{ExternalKey, Handle, SessionKey, UserKey};
+use cloakroom::id::{ExternalKey, Handle, Realm, SessionKey, UserKey};
 use cloakroom::record::Touch;
 use cloakroom::store::{Admit, AtLimit, Commit, Committed, Fate, Store, Which};
 use cloakroom::{Lifetime, Result};
@@ -185,7 +185,7 @@ impl<'w> Worker<'w> {
         self.carry_out(&Change::Renew { life, key: to, grace }, |worker| {
             let own = &mut worker.lives[at];
             let grace_until = grace.then(|| NOW + HOUR);
-            let fate = Fate::Renew { to: &to, grace_until };
+            let fate = Fate::Renew { to: &to, realm: &Realm::default(), grace_until };
             let renewed = worker.store.commit(&Commit::new(&own.key, fate, &Delta::new(), NOW))?;
             let left = std::mem::replace(&mut own.key, to);
             own.grace = grace.then_some(left);
@@ -277,7 +277,7 @@ impl<'w> Worker<'w> {
     fn everyone(&mut self) -> Result<()> {
         self.carry_out(&Change::Everyone, |worker| {
             let registry = worker.store.registry().unwrap();
-            registry.revoke_everyone(NOW).map(|_| Answer::Done)
+            registry.revoke_everyone(None, NOW).map(|_| Answer::Done)
         })?;
         self.lives.clear();
         Ok(())

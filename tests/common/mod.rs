@@ -21,7 +21,7 @@ use std::time::Duration;
 use cloakroom::clock::Timestamp;
 use cloakroom::data::Value;
 use cloakroom::delta::Delta;
-use cloakroom::id::{SessionId, SessionKey};
+use cloakroom::id::{Realm, SessionId, SessionKey};
 use cloakroom::record::{Birth, Record};
 use cloakroom::store::{Commit, Committed, Fate, Loaded, Store};
 use cloakroom::{Lifetime, Result};
@@ -59,7 +59,7 @@ impl Folder {
 }
 
 pub fn new_key() -> SessionKey {
-    SessionId::generate().unwrap().key()
+    SessionId::generate().unwrap().key(Realm::default().tag())
 }
 
 /// A key as text, to hand it to another process.

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 
 use cloakroom::Result;
 use cloakroom::clock::Timestamp;
-use cloakroom::id::{Handle, SessionKey};
+use cloakroom::id::{Handle, Realm, SessionKey};
 use cloakroom::record::{Stats, Summary, Touch};
 use cloakroom::store::{
     Cache, Commit, Committed, Entry, Fetched, Lease, Loaded, Page, Registry, Store, Swept, Traits,
@@ -81,8 +81,8 @@ impl<S: Store> Registry for Pausing<S> {
         self.around(|_| self.listing().revoke(which, except, now))
     }
 
-    fn revoke_everyone(&self, now: Timestamp) -> Result<u64> {
-        self.around(|_| self.listing().revoke_everyone(now))
+    fn revoke_everyone(&self, realm: Option<&Realm>, now: Timestamp) -> Result<u64> {
+        self.around(|_| self.listing().revoke_everyone(realm, now))
     }
 
     fn epoch(&self) -> Result<u64> {

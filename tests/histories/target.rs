@@ -6,7 +6,7 @@ use std::time::Duration;
 use cloakroom::clock::Timestamp;
 use cloakroom::data::Value;
 use cloakroom::delta::Delta;
-use cloakroom::id::{ExternalKey, Handle, JoinSalt, SessionKey};
+use cloakroom::id::{ExternalKey, Handle, JoinSalt, Realm, SessionKey};
 use cloakroom::lifetime::Limits;
 use cloakroom::record::{Birth, Record, Touch};
 use cloakroom::store::{
@@ -137,7 +137,7 @@ impl Names {
             Call::Renew { key, to, grace_until, changes } => {
                 let (key, to, delta) = (self.key(*key), self.key(*to), delta(changes));
                 let grace_until = grace_until.map(|until| self.time(until));
-                let fate = Fate::Renew { to: &to, grace_until };
+                let fate = Fate::Renew { to: &to, realm: &Realm::default(), grace_until };
                 self.committed(store.commit(&Commit::new(&key, fate, &delta, now))?)
             }
             Call::SignIn { key, to, user, begins, changes, limit } => {
@@ -173,7 +173,7 @@ impl Names {
                 Answer::Revoked(self.keys(&keys))
             }
             Call::RevokeEveryone => {
-                Answer::RevokedEveryone(Some(registry(store).revoke_everyone(now)?))
+                Answer::RevokedEveryone(Some(registry(store).revoke_everyone(None, now)?))
             }
             Call::Stats => {
                 let stats = registry(store).stats(now)?;

@@ -18,7 +18,7 @@ use cloakroom::csrf::CsrfToken;
 use cloakroom::data::{Data, Value};
 use cloakroom::delta::Delta;
 use cloakroom::http::{Outcome, RequestHead};
-use cloakroom::id::SessionId;
+use cloakroom::id::{Realm, SessionId};
 use cloakroom::record::{Birth, Record};
 use cloakroom::rusqlite::{Connection, params};
 use cloakroom::store::{Commit, Fate, Loaded, Page, Store, Which};
@@ -55,7 +55,7 @@ fn birth() -> Birth {
 fn store(delta: Delta) -> MemoryStore {
     let (store, mut delta) = (MemoryStore::new(), delta);
     delta.set("n", Value::encode(&7).expect("a number"));
-    let key = SessionId::parse(KNOWN).expect("it is an id").key();
+    let key = SessionId::parse(KNOWN).expect("it is an id").key(Realm::default().tag());
     let birth = birth();
     let create = Commit::new(&key, Fate::Create(&birth), &delta, NOW);
     store.commit(&create).expect("it begins");
@@ -240,7 +240,7 @@ pub(crate) fn row(bytes: &[u8]) {
         bytes.iter().fold(0_i64, |number, byte| (number << 8) | i64::from(*byte))
     };
     DATABASE.with(|(_, store, connection)| {
-        let key = SessionId::parse(KNOWN).expect("it is an id").key();
+        let key = SessionId::parse(KNOWN).expect("it is an id").key(Realm::default().tag());
         let now = NOW.as_millis();
         connection
             .execute(
@@ -313,7 +313,7 @@ pub(crate) fn arguments(bytes: &[u8]) {
     thread_local! {
         static STORE: RefCell<Option<SqliteStore>> = const { RefCell::new(None) };
     }
-    let key = SessionId::parse(KNOWN).expect("it is an id").key();
+    let key = SessionId::parse(KNOWN).expect("it is an id").key(Realm::default().tag());
     let has_it = |store: &SqliteStore| {
         matches!(store.load(&key, SystemClock.now()), Ok(Loaded::Live { .. }))
     };

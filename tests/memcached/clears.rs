@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use cloakroom::ErrorKind;
 use cloakroom::clock::Timestamp;
 use cloakroom::delta::Delta;
-use cloakroom::id::SessionKey;
+use cloakroom::id::{Realm, SessionKey};
 use cloakroom::store::memcached::MemcachedStore;
 use cloakroom::store::{Cache, Commit, Committed, Fate, Loaded, Store};
 
@@ -85,7 +85,11 @@ fn no_session_slips_from_server_to_server_through_a_clear() {
                     scope.spawn(move || {
                         while !stop.load(Ordering::SeqCst) {
                             let (to, nothing) = (new_key(), Delta::new());
-                            let fate = Fate::Renew { to: &to, grace_until: None };
+                            let fate = Fate::Renew {
+                                to: &to,
+                                realm: &Realm::default(),
+                                grace_until: None,
+                            };
                             match store.commit(&Commit::new(&key, fate, &nothing, NOW)).unwrap() {
                                 Committed::Done { .. } => key = to,
                                 _ => break,
@@ -118,7 +122,7 @@ fn cleared_in_between(number: usize, grace_until: Option<Timestamp>) {
         let through = &through;
         let request = scope.spawn(move || {
             let nothing = Delta::new();
-            let fate = Fate::Renew { to: &to, grace_until };
+            let fate = Fate::Renew { to: &to, realm: &Realm::default(), grace_until };
             let answer = through.commit(&Commit::new(&key, fate, &nothing, NOW));
             done.send(()).unwrap();
             answer

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use cloakroom::clock::Timestamp;
 use cloakroom::delta::Delta;
-use cloakroom::id::{SessionKey, UserKey};
+use cloakroom::id::{Realm, SessionKey, UserKey};
 use cloakroom::record::Touch;
 use cloakroom::store::memcached::MemcachedStore;
 use cloakroom::store::{Commit, Committed, Fate, Loaded, Store};
@@ -29,7 +29,12 @@ pub(crate) fn renew(
     to: &SessionKey,
     grace_until: Option<Timestamp>,
 ) -> Result<Committed> {
-    store.commit(&Commit::new(key, Fate::Renew { to, grace_until }, &Delta::new(), NOW))
+    store.commit(&Commit::new(
+        key,
+        Fate::Renew { to, realm: &Realm::default(), grace_until },
+        &Delta::new(),
+        NOW,
+    ))
 }
 
 pub(crate) fn sign_in(

@@ -6,7 +6,7 @@ use std::time::Duration;
 use cloakroom::clock::Timestamp;
 use cloakroom::delta::Delta;
 use cloakroom::event::{EventKind, Events, LogSink};
-use cloakroom::id::SessionKey;
+use cloakroom::id::{Realm, SessionKey};
 use cloakroom::record::{Birth, Touch};
 use cloakroom::store::memcached::MemcachedStore;
 use cloakroom::store::{AtLimit, Commit, Committed, Fate, Loaded, ReplacedId, Store};
@@ -88,7 +88,7 @@ fn a_session_over_the_limit_of_an_item_is_too_large_and_the_old_one_is_intact() 
     let large = setting("n", "x".repeat(512 << 10));
     assert_eq!(create(&store, &large).unwrap_err().kind(), ErrorKind::TooLarge);
     assert_eq!(merge(&store, &key, &large).unwrap_err().kind(), ErrorKind::TooLarge);
-    let fate = Fate::Renew { to: &new_key(), grace_until: None };
+    let fate = Fate::Renew { to: &new_key(), realm: &Realm::default(), grace_until: None };
     let renewal = store.commit(&Commit::new(&key, fate, &large, NOW));
     assert_eq!(renewal.unwrap_err().kind(), ErrorKind::TooLarge);
     assert_eq!(value(&live(&store, &key).unwrap().unwrap(), "n"), Some(1));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use cloakroom::cookie::{CookieConfig, SameSite};
 use cloakroom::event::EventKind;
 use cloakroom::http::RequestHead;
-use cloakroom::id::SessionId;
+use cloakroom::id::{Realm, SessionId};
 use cloakroom::{ErrorKind, Lifetime, MemoryStore, SessionManager};
 
 use crate::common::faulty::Call;
@@ -476,7 +476,7 @@ fn no_key_out_of_the_database_is_an_id() {
     let other = cloakroom::rusqlite::Connection::open(&path).unwrap();
     let key: Vec<u8> =
         other.query_row("SELECT key FROM cloakroom_sessions", [], |row| row.get(0)).unwrap();
-    assert_eq!(key, browser.id().key().as_bytes());
+    assert_eq!(key, browser.id().key(Realm::default().tag()).as_bytes());
     // 32 bytes as text, the way an id is written.
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut text = String::new();

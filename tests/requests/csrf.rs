@@ -107,7 +107,10 @@ fn a_page_of_a_session_that_has_a_secret_writes_nothing() {
         });
         assert_eq!(app.store.calls(Call::Commit), commits);
         assert_eq!(app.store.calls(Call::Load), loads + 1, "it is read once");
-        assert_eq!(headers.iter().collect::<Vec<_>>(), [("Cache-Control", "no-store"), ("Vary", "Cookie")]);
+        assert_eq!(
+            headers.iter().collect::<Vec<_>>(),
+            [("Cache-Control", "no-store"), ("Vary", "Cookie")]
+        );
     });
 }
 

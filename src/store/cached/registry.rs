@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{Handle, SessionKey};
+use crate::id::{Handle, Realm, SessionKey};
 use crate::record::{Stats, Summary};
 use crate::store::cached::{CachedStore, is_uncertain};
 use crate::store::{Cache, Page, Registry, Store, Which};
@@ -45,10 +45,10 @@ impl<C: Cache, S: Store> Registry for CachedStore<C, S> {
         Ok(keys)
     }
 
-    fn revoke_everyone(&self, now: Timestamp) -> Result<u64> {
+    fn revoke_everyone(&self, realm: Option<&Realm>, now: Timestamp) -> Result<u64> {
         self.0.trust.begin(now);
         let (_changing, began) = (self.0.changing.begin(), instant());
-        let answer = self.behind("revoke everyone")?.revoke_everyone(now);
+        let answer = self.behind("revoke everyone")?.revoke_everyone(realm, now);
         let revoked = self.doubting(answer, now, began)?;
         self.tell_everything(now);
         Ok(revoked)

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{Handle, SessionKey, UserKey};
+use crate::id::{Handle, Realm, SessionKey, UserKey};
 use crate::record::{Cursor, Record, Stats, Summary, Touch};
 use crate::store::by_key::ByKey;
 use crate::store::{
@@ -174,7 +174,11 @@ impl Sessions {
     /// The rows of `which`, expired ones too, in no order.
     fn select<'s>(&'s self, which: &Which<'_>) -> Vec<(&'s SessionKey, &'s Row)> {
         let wanted = |(_, row): &(&SessionKey, &Row)| which.includes(&row.record);
-        match which {
+        let mut narrowest = which;
+        while let Which::InRealm(_, inner) = narrowest {
+            narrowest = inner;
+        }
+        match narrowest {
             Which::User(user) | Which::OfUser(user, _) => {
                 let keys = self.users.get(*user).into_iter().flatten();
                 keys.filter_map(|key| self.rows.get_key_value(key)).filter(wanted).collect()
@@ -183,14 +187,14 @@ impl Sessions {
         }
     }
 
-    /// The keys of the user's live sessions but `except`, from the one that signed in longest ago.
+    /// The keys of these live sessions but `except`, from the one that signed in longest ago.
     fn by_sign_in(
         &self,
-        user: &UserKey,
+        which: &Which<'_>,
         except: Option<SessionKey>,
         now: Timestamp,
     ) -> Vec<SessionKey> {
-        let mut others = self.live(&Which::User(user), now);
+        let mut others = self.live(which, now);
         others.retain(|(key, _)| Some(**key) != except);
         others.sort_by_key(|(_, row)| (row.record.authenticated, row.place));
         others.into_iter().map(|(key, _)| *key).collect()
@@ -220,12 +224,14 @@ impl Sessions {
             return Err(Error::new(ErrorKind::Conflict, "give a session its new key"));
         }
         let ended = match commit.admission() {
-            Some((admit, user)) if moved_to.is_some() => {
-                let theirs = self.select(&Which::User(user)).into_iter();
-                let expired = theirs.filter(|(_, row)| !row.record.is_live(commit.now));
+            Some((admit, user, realm)) if moved_to.is_some() => {
+                let of_user = Which::User(user);
+                let theirs = Which::InRealm(realm, &of_user);
+                let found = self.select(&theirs).into_iter();
+                let expired = found.filter(|(_, row)| !row.record.is_live(commit.now));
                 let expired: Vec<_> = expired.map(|(key, _)| *key).collect();
                 self.end(&expired);
-                let others = self.by_sign_in(user, Some(key), commit.now);
+                let others = self.by_sign_in(&theirs, Some(key), commit.now);
                 match admit.judge(&others) {
                     Some(ended) => ended.to_vec(),
                     None => return Ok(Committed::Full),
@@ -399,11 +405,23 @@ impl Registry for MemoryStore {
         Ok(live)
     }
 
-    fn revoke_everyone(&self, now: Timestamp) -> Result<u64> {
+    fn revoke_everyone(&self, realm: Option<&Realm>, now: Timestamp) -> Result<u64> {
         let mut sessions = self.write();
-        let live = sessions.live(&Which::All, now).len();
-        let last_place = sessions.last_place;
-        *sessions = Sessions { last_place, ..Sessions::default() };
+        let live = match realm {
+            Some(realm) => {
+                let which = Which::InRealm(realm, &Which::All);
+                let live = sessions.live(&which, now).len();
+                let keys: Vec<_> = sessions.select(&which).iter().map(|(key, _)| **key).collect();
+                sessions.end(&keys);
+                live
+            }
+            None => {
+                let live = sessions.live(&Which::All, now).len();
+                let last_place = sessions.last_place;
+                *sessions = Sessions { last_place, ..Sessions::default() };
+                live
+            }
+        };
         self.epoch.fetch_add(1, Ordering::SeqCst);
         Ok(live as u64)
     }

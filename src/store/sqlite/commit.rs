@@ -5,7 +5,7 @@ use rusqlite::Connection;
 use crate::clock::Timestamp;
 use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{JoinSalt, SessionKey, UserKey};
+use crate::id::{JoinSalt, Realm, SessionKey, UserKey};
 use crate::record::{Birth, Touch};
 use crate::store::sqlite::failure::while_doing;
 use crate::store::sqlite::hot::{Hot, Transaction};
@@ -30,7 +30,7 @@ pub(super) struct Owned {
 enum OwnedFate {
     Create(Birth),
     Merge,
-    Renew { to: SessionKey, grace_until: Option<Timestamp> },
+    Renew { to: SessionKey, realm: Realm, grace_until: Option<Timestamp> },
     SignIn { to: SessionKey, user: UserKey, birth: Birth, join_salt: Option<JoinSalt> },
     Delete,
 }
@@ -42,7 +42,9 @@ impl Owned {
             fate: match commit.fate {
                 Fate::Create(birth) => OwnedFate::Create(birth.clone()),
                 Fate::Merge => OwnedFate::Merge,
-                Fate::Renew { to, grace_until } => OwnedFate::Renew { to: *to, grace_until },
+                Fate::Renew { to, realm, grace_until } => {
+                    OwnedFate::Renew { to: *to, realm: realm.clone(), grace_until }
+                }
                 Fate::SignIn { to, user, birth, join_salt } => OwnedFate::SignIn {
                     to: *to,
                     user: user.clone(),
@@ -67,8 +69,8 @@ impl Owned {
             fate: match &self.fate {
                 OwnedFate::Create(birth) => Fate::Create(birth),
                 OwnedFate::Merge => Fate::Merge,
-                OwnedFate::Renew { to, grace_until } => {
-                    Fate::Renew { to, grace_until: *grace_until }
+                OwnedFate::Renew { to, realm, grace_until } => {
+                    Fate::Renew { to, realm, grace_until: *grace_until }
                 }
                 OwnedFate::SignIn { to, user, birth, join_salt } => {
                     Fate::SignIn { to, user, birth, join_salt: *join_salt }
@@ -219,11 +221,13 @@ fn make_room(
     if rows::is_taken(connection, sql, to).map_err(failed())? {
         return Err(Error::new(ErrorKind::Conflict, "give a session its new key"));
     }
-    let Some((admit, user)) = commit.admission() else { return Ok(Some(Vec::new())) };
+    let Some((admit, user, realm)) = commit.admission() else { return Ok(Some(Vec::new())) };
     let except = found.map(|place| place.id);
-    let expired = rows::delete_expired_of(connection, sql, user, commit.now).map_err(failed())?;
+    let expired =
+        rows::delete_expired_of(connection, sql, (user, realm), commit.now).map_err(failed())?;
     transaction.swept(commit.now, expired);
-    let others = rows::by_sign_in(connection, sql, user, except, commit.now).map_err(failed())?;
+    let others =
+        rows::by_sign_in(connection, sql, (user, realm), except, commit.now).map_err(failed())?;
     let Some(ended) = admit.judge(&others) else { return Ok(None) };
     for (id, key) in ended {
         rows::delete(connection, sql, *id).map_err(failed())?;

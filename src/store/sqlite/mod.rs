@@ -28,12 +28,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, params};
 
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::event::Events;
-use crate::id::SessionKey;
+use crate::id::{Realm, SessionKey};
 use crate::record::Touch;
 use crate::store::sqlite::failure::while_doing;
 use crate::store::sqlite::file::{Access, InUse};
@@ -275,6 +275,21 @@ fn delete_all(connection: &Connection, sql: &Sql, now: Timestamp) -> rusqlite::R
     let live: i64 = connection.query_row(&sql.count_live, [now.as_millis()], |row| row.get(0))?;
     connection.execute(&sql.delete_all, [])?;
     connection.execute(&sql.delete_all_replaced, [])?;
+    connection.execute(&sql.raise_epoch, [])?;
+    Ok(u64::try_from(live).unwrap_or(0))
+}
+
+/// Deletes all rows of a realm and raises the epoch; says how many of them lived at `now`.
+fn delete_all_of(
+    connection: &Connection,
+    sql: &Sql,
+    realm: &Realm,
+    now: Timestamp,
+) -> rusqlite::Result<u64> {
+    let (realm, now) = (realm.as_str(), now.as_millis());
+    let live: i64 =
+        connection.query_row(&sql.count_live_of, params![now, realm], |row| row.get(0))?;
+    connection.execute(&sql.delete_all_of, [realm])?;
     connection.execute(&sql.raise_epoch, [])?;
     Ok(u64::try_from(live).unwrap_or(0))
 }

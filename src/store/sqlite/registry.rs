@@ -5,38 +5,43 @@ use rusqlite::{Connection, params_from_iter};
 
 use crate::clock::Timestamp;
 use crate::error::Result;
-use crate::id::{Handle, SessionKey};
+use crate::id::{Handle, Realm, SessionKey};
 use crate::record::{Stats, Summary};
 use crate::store::sqlite::failure::while_doing;
 use crate::store::sqlite::hot::Transaction;
 use crate::store::sqlite::sql::Sql;
 use crate::store::sqlite::writer::Pace;
-use crate::store::sqlite::{Inner, delete_all, rows};
+use crate::store::sqlite::{Inner, delete_all, delete_all_of, rows};
 use crate::store::{Page, Registry, Which};
 
 /// A condition to follow an `AND`, with its parameters from `?3` on.
-type Condition = (&'static str, Vec<Column>);
+type Condition = (String, Vec<Column>);
 
 /// The conditions that together find `which`; the next is for when the one before found nothing.
 fn conditions(which: &Which<'_>) -> Vec<Condition> {
     let text = |text: &str| Column::Text(text.to_owned());
+    let blob = |handle: &Handle| Column::Blob(handle.as_bytes().to_vec());
+    let one = |condition: &str, given| vec![(condition.to_owned(), given)];
     match which {
-        Which::All => vec![("1", vec![])],
-        Which::User(user) => vec![("user_key = ?3", vec![text(user.as_str())])],
+        Which::All => one("1", vec![]),
+        Which::User(user) => one("user_key = ?3", vec![text(user.as_str())]),
         // Only sessions with a user are indexed by handle. The others are searched one by one,
         // which is for an operator's commands, not for requests.
-        Which::Handle(handle) => {
-            let handle = Column::Blob(handle.as_bytes().to_vec());
-            vec![
-                ("handle = ?3 AND user_key IS NOT NULL", vec![handle.clone()]),
-                ("handle = ?3 AND user_key IS NULL", vec![handle]),
-            ]
+        Which::Handle(handle) => vec![
+            ("handle = ?3 AND user_key IS NOT NULL".to_owned(), vec![blob(handle)]),
+            ("handle = ?3 AND user_key IS NULL".to_owned(), vec![blob(handle)]),
+        ],
+        Which::OfUser(user, handle) => {
+            one("handle = ?3 AND user_key = ?4", vec![blob(handle), text(user.as_str())])
         }
-        Which::OfUser(user, handle) => vec![(
-            "handle = ?3 AND user_key = ?4",
-            vec![Column::Blob(handle.as_bytes().to_vec()), text(user.as_str())],
-        )],
-        Which::External(key) => vec![("external_key = ?3", vec![text(key.as_str())])],
+        Which::External(key) => one("external_key = ?3", vec![text(key.as_str())]),
+        Which::InRealm(realm, which) => {
+            let in_realm = |(condition, mut given): Condition| {
+                given.push(text(realm.as_str()));
+                (format!("({condition}) AND realm = ?{}", 2 + given.len()), given)
+            };
+            conditions(which).into_iter().map(in_realm).collect()
+        }
     }
 }
 
@@ -117,11 +122,15 @@ impl Registry for Inner {
         })
     }
 
-    fn revoke_everyone(&self, now: Timestamp) -> Result<u64> {
+    fn revoke_everyone(&self, realm: Option<&Realm>, now: Timestamp) -> Result<u64> {
         const DOING: &str = "revoke everyone";
-        let sql = self.sql.clone();
+        let (sql, realm) = (self.sql.clone(), realm.cloned());
         self.writer.write(Pace::Synced, DOING, move |connection| {
-            delete_all(connection, &sql, now).map_err(while_doing(DOING))
+            match realm {
+                None => delete_all(connection, &sql, now),
+                Some(realm) => delete_all_of(connection, &sql, &realm, now),
+            }
+            .map_err(while_doing(DOING))
         })
     }
 

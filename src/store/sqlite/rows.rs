@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use crate::clock::Timestamp;
 use crate::data::Data;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{ExternalKey, Handle, JoinSalt, SessionKey, UserKey};
+use crate::id::{ExternalKey, Handle, JoinSalt, Realm, SessionKey, UserKey};
 use crate::lifetime::Limits;
 use crate::record::{self, Client, Cursor, FORMAT, Record, Summary, Touch};
 use crate::store::sqlite::failure::while_doing;
@@ -84,18 +84,18 @@ fn by_replaced_key(
 
 /// The columns of a replaced key, after those of its session.
 fn replaced_id(row: &Row<'_>, key: SessionKey) -> rusqlite::Result<ReplacedId> {
-    let grace_until = row.get::<_, Option<i64>>(20)?.map(Timestamp::from_millis);
+    let grace_until = row.get::<_, Option<i64>>(21)?.map(Timestamp::from_millis);
     Ok(ReplacedId {
         key,
-        successor: SessionKey::from_bytes(row.get(18)?),
-        at: Timestamp::from_millis(row.get(19)?),
-        by: match row.get(21)? {
+        successor: SessionKey::from_bytes(row.get(19)?),
+        at: Timestamp::from_millis(row.get(20)?),
+        by: match row.get(22)? {
             true => ReplacedBy::SignIn {
-                salt: row.get::<_, Option<[u8; 32]>>(22)?.map(JoinSalt::from_bytes),
+                salt: row.get::<_, Option<[u8; 32]>>(23)?.map(JoinSalt::from_bytes),
             },
             false => ReplacedBy::Renewal { grace_until },
         },
-        had_user: row.get(23)?,
+        had_user: row.get(24)?,
     })
 }
 
@@ -132,8 +132,10 @@ pub(super) fn decode(row: &Row<'_>) -> rusqlite::Result<Result<Record>> {
     let Ok(revision) = u64::try_from(row.get::<_, i64>(14)?) else {
         return Ok(Err(nonsense("revision")));
     };
+    let Some(realm) = realm(row, 18)? else { return Ok(Err(nonsense("realm"))) };
     Ok(Ok(Record {
         handle: Handle::from_bytes(row.get(3)?),
+        realm,
         user: owner.user,
         external_key: owner.external_key,
         auth_level: owner.auth_level,
@@ -183,6 +185,11 @@ fn owner(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<Owner>> {
     })
 }
 
+/// The column `realm`; `None` if it makes no sense.
+fn realm(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<Realm>> {
+    Ok(text(row, at)?.flatten().and_then(|name| Realm::new(name).ok()))
+}
+
 /// A column of text; the outer `None` if it is not UTF-8, which SQLite does not check.
 fn text<'r>(row: &'r Row<'_>, at: usize) -> rusqlite::Result<Option<Option<&'r str>>> {
     Ok(row.get_ref(at)?.as_str_or_null().ok())
@@ -202,6 +209,7 @@ pub(super) fn summary(row: &Row<'_>) -> rusqlite::Result<Summary> {
     };
     Ok(Summary {
         handle: Handle::from_bytes(row.get(1)?),
+        realm: realm(row, 12)?.unwrap_or_default(),
         user,
         external_key,
         auth_level,
@@ -251,6 +259,7 @@ pub(super) fn insert(
         record.client.as_ref().map(Client::to_json),
         FORMAT,
         record.data.as_json(),
+        record.realm.as_str(),
     ])?;
     Ok(())
 }
@@ -342,6 +351,7 @@ pub(super) fn update_all(
         FORMAT,
         record.data.as_json(),
         record.id_issued.as_millis(),
+        record.realm.as_str(),
     ])?)
 }
 
@@ -440,28 +450,29 @@ pub(super) fn is_taken(
     Ok(taken.is_some())
 }
 
-/// Removes the user's sessions whose deadline has passed; says how many there were.
+/// Removes the user's sessions in a realm whose deadline has passed; says how many there were.
 pub(super) fn delete_expired_of(
     connection: &Connection,
     sql: &Sql,
-    user: &UserKey,
+    (user, realm): (&UserKey, &Realm),
     now: Timestamp,
 ) -> rusqlite::Result<usize> {
     let mut statement = connection.prepare_cached(&sql.delete_expired_of)?;
-    statement.execute(params![user.as_str(), now.as_millis()])
+    statement.execute(params![user.as_str(), now.as_millis(), realm.as_str()])
 }
 
-/// The user's live sessions but the one in row `except`, from the one that signed in longest ago.
+/// The user's live sessions in a realm but the one in row `except`, from the one that signed in
+/// longest ago.
 pub(super) fn by_sign_in(
     connection: &Connection,
     sql: &Sql,
-    user: &UserKey,
+    (user, realm): (&UserKey, &Realm),
     except: Option<i64>,
     now: Timestamp,
 ) -> rusqlite::Result<Vec<(i64, SessionKey)>> {
     let mut statement = connection.prepare_cached(&sql.by_sign_in)?;
     // No row has the id -1: SQLite counts ids up from 1.
-    let columns = params![user.as_str(), now.as_millis(), except.unwrap_or(-1)];
+    let columns = params![user.as_str(), now.as_millis(), except.unwrap_or(-1), realm.as_str()];
     let rows = statement
         .query_map(columns, |row| Ok((row.get(0)?, SessionKey::from_bytes(row.get(1)?))))?;
     rows.collect()

@@ -8,7 +8,7 @@ pub(super) const HISTORY: &str = "cloakroom_migrations";
 /// The columns that [`rows`](super::rows) reads, in its order.
 const COLUMNS: &str = "id, key, id_issued, handle, user_key, external_key, auth_level, \
      created, authenticated, seen, idle, absolute, deadline, persistent, revision, client, \
-     format, data";
+     format, data, realm";
 
 /// The columns of a replaced key, in the order in which [`rows`](super::rows) reads them, after
 /// those of its session.
@@ -16,7 +16,7 @@ const REPLACED: &str = "successor, replaced_at, grace_until, by_sign_in, join_sa
 
 /// The columns that [`rows::summary`](super::rows::summary) reads, in its order.
 const SUMMARY: &str = "id, handle, user_key, external_key, auth_level, created, authenticated, \
-     seen, deadline, persistent, client, length(CAST(data AS BLOB))";
+     seen, deadline, persistent, client, length(CAST(data AS BLOB)), realm";
 
 /// What a touch needs to know.
 const TIMES: &str = "id, seen, deadline, idle, absolute, key";
@@ -91,6 +91,8 @@ pub(super) struct Sql {
     pub(super) size_at: String,
     pub(super) live_ends: String,
     pub(super) delete_all: String,
+    pub(super) delete_all_of: String,
+    pub(super) count_live_of: String,
     pub(super) delete_all_replaced: String,
     pub(super) epoch: String,
     pub(super) raise_epoch: String,
@@ -124,8 +126,8 @@ impl Sql {
             insert: format!(
                 "INSERT INTO {t} (key, id_issued, handle, user_key, external_key, auth_level, \
                  created, authenticated, seen, idle, absolute, deadline, persistent, revision, \
-                 client, format, data) VALUES \
-                 (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)"
+                 client, format, data, realm) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, \
+                 ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)"
             ),
             // An index is rewritten when one of its columns is named here, changed or not: so
             // the common changes name as few as they can.
@@ -152,7 +154,7 @@ impl Sql {
                 "UPDATE {t} SET user_key = ?2, external_key = ?3, auth_level = ?4, \
                  authenticated = ?5, seen = ?6, idle = ?7, absolute = ?8, deadline = ?9, \
                  persistent = ?10, revision = ?11, client = ?12, format = ?13, data = ?14, \
-                 id_issued = ?15 WHERE id = ?1"
+                 id_issued = ?15, realm = ?16 WHERE id = ?1"
             ),
             update_data: format!(
                 "UPDATE {t} SET revision = ?2, format = ?3, data = ?4 WHERE id = ?1"
@@ -168,10 +170,12 @@ impl Sql {
             ),
             update_seen: format!("UPDATE {t} SET seen = ?2, deadline = ?3 WHERE id = ?1"),
             delete: format!("DELETE FROM {t} WHERE id = ?1"),
-            delete_expired_of: format!("DELETE FROM {t} WHERE user_key = ?1 AND +deadline <= ?2"),
+            delete_expired_of: format!(
+                "DELETE FROM {t} WHERE user_key = ?1 AND realm = ?3 AND +deadline <= ?2"
+            ),
             by_sign_in: format!(
-                "SELECT id, key FROM {t} WHERE user_key = ?1 AND deadline > ?2 AND id <> ?3 \
-                 ORDER BY authenticated, id"
+                "SELECT id, key FROM {t} WHERE user_key = ?1 AND realm = ?4 AND deadline > ?2 \
+                 AND id <> ?3 ORDER BY authenticated, id"
             ),
             sweep: format!(
                 "DELETE FROM {t} WHERE id IN (SELECT id FROM {t} WHERE deadline <= ?1 LIMIT ?2)"
@@ -222,6 +226,8 @@ impl Sql {
                  (SELECT min(+id) AS first, max(+id) AS last FROM {t} WHERE deadline > ?1) AS ends"
             ),
             delete_all: format!("DELETE FROM {t}"),
+            delete_all_of: format!("DELETE FROM {t} WHERE realm = ?1"),
+            count_live_of: format!("SELECT count(*) FROM {t} WHERE deadline > ?1 AND realm = ?2"),
             delete_all_replaced: format!("DELETE FROM {replaced}"),
             epoch: format!("SELECT CAST(value AS INTEGER) FROM {meta} WHERE name = 'epoch'"),
             raise_epoch: format!(

@@ -8,7 +8,7 @@ use std::time::Duration;
 use cloakroom::clock::{Clock, ManualClock};
 use cloakroom::delta::Delta;
 use cloakroom::http::Outcome;
-use cloakroom::id::{SessionId, SessionKey};
+use cloakroom::id::{Realm, SessionId, SessionKey};
 use cloakroom::manager::Builder;
 use cloakroom::record::Birth;
 use cloakroom::store::{Commit, Fate, Loaded, Store};
@@ -43,7 +43,7 @@ impl Stage {
     pub fn visitor(&self) -> (SessionKey, String) {
         let id = SessionId::generate().unwrap();
         let birth = Birth::new(Lifetime::default().starting(NOW)).unwrap();
-        let (key, nothing) = (id.key(), Delta::new());
+        let (key, nothing) = (id.key(Realm::default().tag()), Delta::new());
         let create = Commit::new(&key, Fate::Create(&birth), &nothing, NOW);
         self.store.commit(&create).unwrap();
         (key, format!("__Host-id={}", id.reveal()))

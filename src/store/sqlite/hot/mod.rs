@@ -321,7 +321,7 @@ mod tests {
     use super::*;
     use crate::data::Value;
     use crate::delta::Delta;
-    use crate::id::SessionId;
+    use crate::id::{Realm, SessionId};
     use crate::lifetime::Lifetime;
     use crate::record::Birth;
     use crate::store::sqlite::SqliteStore;
@@ -350,7 +350,7 @@ mod tests {
     }
 
     fn nowhere() -> SessionKey {
-        SessionId::generate().unwrap().key()
+        SessionId::generate().unwrap().key(Realm::default().tag())
     }
 
     fn begin(store: &SqliteStore, key: &SessionKey) {
