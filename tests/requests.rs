@@ -25,3 +25,7 @@ mod keys;
 mod lifecycle;
 #[path = "requests/renewals.rs"]
 mod renewals;
+#[path = "requests/updates.rs"]
+mod updates;
+#[path = "requests/values.rs"]
+mod values;

@@ -149,6 +149,13 @@ pub enum Event<'a> {
         /// Why.
         error: &'a Error,
     },
+    /// A session value could not be read, or updated, as the type that the application asked for.
+    WrongType {
+        /// The session's public name, if the request had seen it.
+        handle: Option<&'a Handle>,
+        /// The name of the value and both types.
+        error: &'a Error,
+    },
     /// The session could not be read, and the request went on as if there were none.
     ReadAsEmpty {
         /// Why.
@@ -246,6 +253,8 @@ pub enum EventKind {
     Discarded,
     /// [`Event::TouchFailed`]
     TouchFailed,
+    /// [`Event::WrongType`]
+    WrongType,
     /// [`Event::ReadAsEmpty`]
     ReadAsEmpty,
     /// [`Event::RequestFailed`]
@@ -289,6 +298,7 @@ impl EventKind {
         EventKind::NoAbsoluteLimit,
         EventKind::Discarded,
         EventKind::TouchFailed,
+        EventKind::WrongType,
         EventKind::ReadAsEmpty,
         EventKind::RequestFailed,
         EventKind::HandlerFailed,
@@ -317,6 +327,7 @@ impl EventKind {
             | EventKind::Guessing
             | EventKind::ReplacedIdUsed
             | EventKind::TouchFailed
+            | EventKind::WrongType
             | EventKind::ReadAsEmpty
             | EventKind::NoAbsoluteLimit
             | EventKind::InsecureConnection
@@ -365,6 +376,7 @@ impl Event<'_> {
             Event::NoAbsoluteLimit => EventKind::NoAbsoluteLimit,
             Event::Discarded { .. } => EventKind::Discarded,
             Event::TouchFailed { .. } => EventKind::TouchFailed,
+            Event::WrongType { .. } => EventKind::WrongType,
             Event::ReadAsEmpty { .. } => EventKind::ReadAsEmpty,
             Event::RequestFailed { .. } => EventKind::RequestFailed,
             Event::HandlerFailed { .. } => EventKind::HandlerFailed,
@@ -453,6 +465,10 @@ impl fmt::Display for Event<'_> {
             Event::TouchFailed { error } => {
                 write!(f, "activity was not recorded, the session may end early: {error:?}")
             }
+            Event::WrongType { handle: Some(handle), error } => {
+                write!(f, "session {handle}: {error:?}")
+            }
+            Event::WrongType { handle: None, error } => write!(f, "a session: {error:?}"),
             Event::ReadAsEmpty { error } => {
                 write!(f, "a session was read as empty: {error:?}")
             }
