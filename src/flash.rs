@@ -1,16 +1,20 @@
 //! Messages for the next page: set in one request, read once in another.
 
+use std::fmt::{self, Debug};
+
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
+use crate::data::{FLASHES, Value};
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::Handle;
 use crate::session::Session;
 
-/// The name under which the messages are stored.
-const NAME: &str = "cloakroom.flash";
-
 /// A message for the next page that asks for it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+///
+/// A session keeps the newest [`MAX`](Self::MAX) messages, and of those the newest that take
+/// [`MAX_BYTES`](Self::MAX_BYTES): older ones make room. They do not count towards the limit of the
+/// session's data ([`max_bytes`](crate::manager::Builder::max_bytes)).
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Flash {
     /// What kind of message it is, such as `info` or `error`; the page gives it its meaning.
@@ -21,15 +25,52 @@ pub struct Flash {
     mark: String,
 }
 
+impl Flash {
+    /// The most messages that a session keeps.
+    pub const MAX: usize = 32;
+
+    /// The most bytes of JSON that a session's messages take together: 16 KiB.
+    pub const MAX_BYTES: usize = 16 << 10;
+}
+
+impl Debug for Flash {
+    /// Shows the size of the text only: what is said to a user does not belong into logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = format_args!("{} bytes", self.text.len());
+        f.debug_struct("Flash")
+            .field("kind", &self.kind)
+            .field("text", &text)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The messages in a stored list.
+fn items<'v>(flashes: Option<&'v Value<'v>>) -> Result<Vec<Value<'v>>> {
+    flashes.map_or(Ok(Vec::new()), |flashes| flashes.items(FLASHES))
+}
+
+/// The list of the newest messages, as many as a session keeps. They are in JSON, and stay so: a
+/// message costs the same however many there are.
+fn newest(flashes: &[Value<'_>]) -> Value<'static> {
+    let mut bytes = "[]".len();
+    let fits = |flash: &&Value<'_>| {
+        bytes += flash.as_json().len() + ",".len();
+        bytes <= Flash::MAX_BYTES
+    };
+    let count = flashes.iter().rev().take(Flash::MAX).take_while(fits).count();
+    Value::list(flashes.iter().skip(flashes.len() - count))
+}
+
 impl Session {
     /// Leaves a message for the next page that asks for it. Messages of parallel requests are all
-    /// kept.
+    /// kept, up to the [limits](Flash).
     ///
     /// # Errors
-    /// As [`update`](Self::update).
+    /// As [`update`](Self::update); [`ErrorKind::TooLarge`] for a message that alone exceeds the
+    /// limit.
     pub fn flash(&self, kind: impl Into<String>, text: impl Into<String>) -> Result<()> {
         let mark = Handle::generate()?.to_string();
-        self.add_flashes(vec![Flash { kind: kind.into(), text: text.into(), mark }])
+        self.add_flashes(&[Flash { kind: kind.into(), text: text.into(), mark }])
     }
 
     /// Reads the messages and takes them away. A page that does not ask leaves them to the next.
@@ -37,14 +78,17 @@ impl Session {
     /// # Errors
     /// As [`get`](Self::get).
     pub fn flashes(&self) -> Result<Vec<Flash>> {
-        let flashes: Vec<Flash> = self.get(NAME)?.unwrap_or_default();
+        let flashes: Vec<Flash> = self.get(FLASHES)?.unwrap_or_default();
         if !flashes.is_empty() {
             let marks: Vec<String> = flashes.iter().map(|flash| flash.mark.clone()).collect();
             // Not all that is there, but what was read: another request may add one right now.
-            self.compute(NAME, move |flashes: Option<Vec<Flash>>| {
-                let mut flashes = flashes?;
-                flashes.retain(|flash| !marks.contains(&flash.mark));
-                (!flashes.is_empty()).then_some(flashes)
+            self.compute_json(FLASHES, move |flashes| {
+                let flashes = items(flashes)?;
+                let is_read = |flash: &&Value<'_>| {
+                    flash.decode::<Flash>().is_ok_and(|flash| marks.contains(&flash.mark))
+                };
+                let mut left = flashes.iter().filter(|flash| !is_read(flash)).peekable();
+                Ok(left.peek().is_some().then(|| Value::list(left)))
             })?;
         }
         Ok(flashes)
@@ -55,14 +99,25 @@ impl Session {
     /// # Errors
     /// As [`update`](Self::update).
     pub fn keep_flashes(&self, flashes: &[Flash]) -> Result<()> {
-        self.add_flashes(flashes.to_vec())
+        self.add_flashes(flashes)
     }
 
-    fn add_flashes(&self, new: Vec<Flash>) -> Result<()> {
-        self.compute(NAME, move |flashes: Option<Vec<Flash>>| {
-            let mut flashes = flashes.unwrap_or_default();
-            flashes.extend(new.iter().cloned());
-            Some(flashes)
+    fn add_flashes(&self, new: &[Flash]) -> Result<()> {
+        const DOING: &str = "leave a message for the next page";
+        let new = new.iter().map(Value::encode).collect::<Result<Vec<_>>>()?;
+        for flash in &new {
+            let bytes = Value::list([flash]).as_json().len();
+            if bytes >= Flash::MAX_BYTES {
+                let limit = Flash::MAX_BYTES;
+                let why =
+                    format!("the message has {bytes} bytes, all of a session at most {limit}");
+                return Err(Error::with_source(ErrorKind::TooLarge, DOING, why));
+            }
+        }
+        self.compute_json(FLASHES, move |flashes| {
+            let mut flashes = items(flashes)?;
+            flashes.extend(new.iter().map(Value::borrowed));
+            Ok(Some(newest(&flashes)))
         })
         .map(drop)
     }

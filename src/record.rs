@@ -364,7 +364,7 @@ impl Summary {
             deadline: record.deadline(),
             persistent: record.persistent,
             client: record.client.clone(),
-            bytes: record.data.json_len(),
+            bytes: record.data.as_json().len(),
             cursor,
         }
     }

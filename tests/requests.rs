@@ -27,3 +27,7 @@ mod lifecycle;
 mod presented;
 #[path = "requests/renewals.rs"]
 mod renewals;
+#[path = "requests/updates.rs"]
+mod updates;
+#[path = "requests/values.rs"]
+mod values;

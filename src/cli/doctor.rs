@@ -349,7 +349,7 @@ fn print(
             })
             .collect();
         let answer = json!({ "wrong": wrong, "findings": all });
-        writeln!(out, "{}", output::json(&answer, false))?;
+        writeln!(out, "{}", output::json(&answer))?;
     } else {
         let style = &context.style;
         for finding in &findings.0 {

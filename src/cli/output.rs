@@ -48,18 +48,54 @@ pub(super) fn one_line(text: &str) -> String {
     line
 }
 
-/// JSON that a terminal only shows: such characters stand inside of texts only, escaped.
-pub(super) fn json(value: &Json, pretty: bool) -> String {
-    let text = if pretty { format!("{value:#}") } else { value.to_string() };
-    let mut safe = String::with_capacity(text.len());
+/// JSON on one line, which a terminal only shows.
+pub(super) fn json(value: &Json) -> String {
+    json_text(&value.to_string(), false)
+}
+
+/// The same JSON, on one line or with a line for each value, which a terminal only shows: what it
+/// would obey stands inside of strings only, escaped. Numbers stay as they were written.
+pub(super) fn json_text(text: &str, pretty: bool) -> String {
+    let mut out = String::with_capacity(text.len());
+    let (mut depth, mut is_empty) = (0_usize, false);
+    let (mut in_string, mut is_escaped) = (false, false);
+    let line = |out: &mut String, depth: usize| {
+        if pretty {
+            out.push('\n');
+            // What is nested deeper than people read would be mostly blanks.
+            (0..depth.min(100)).for_each(|_| out.push_str("  "));
+        }
+    };
     for c in text.chars() {
-        match is_command(c) && c != '\n' {
-            // None of them is above the 16 bits of one escape.
-            true => safe.push_str(&format!("\\u{:04x}", u32::from(c))),
-            false => safe.push(c),
+        if in_string {
+            match is_command(c) {
+                // None of them is above the 16 bits of one escape.
+                true => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+                false => out.push(c),
+            }
+            in_string = is_escaped || c != '"';
+            is_escaped = c == '\\' && !is_escaped;
+            continue;
+        }
+        if c.is_ascii_whitespace() {
+            continue;
+        }
+        let closes = matches!(c, ']' | '}');
+        depth = depth.saturating_sub(usize::from(closes));
+        if is_empty != closes {
+            line(&mut out, depth);
+        }
+        is_empty = matches!(c, '[' | '{');
+        depth += usize::from(is_empty);
+        in_string = c == '"';
+        out.push(c);
+        match c {
+            ',' => line(&mut out, depth),
+            ':' if pretty => out.push(' '),
+            _ => {}
         }
     }
-    safe
+    out
 }
 
 /// A moment for programs: RFC 3339 in UTC with milliseconds; null for what never comes.
@@ -234,12 +270,32 @@ mod tests {
     #[test]
     fn what_others_wrote_cannot_command_a_terminal() {
         assert_eq!(one_line("a\u{1b}[2J\nb\u{9b}c\u{202e}é"), "a\\u{1b}[2J\\nb\\u{9b}c\\u{202e}é");
-        let value = json!({ "a": "\u{9b}\u{1b}\u{202e}\n" });
+        let value = json!({ "a\u{9b}": ["\u{9b}\u{1b}\u{202e}\n\"\\", {}, [], [1, 2]] });
         for pretty in [false, true] {
-            let text = json(&value, pretty);
+            let text = json_text(&value.to_string(), pretty);
             assert!(!text.chars().any(|c| is_command(c) && c != '\n'), "{text}");
             assert_eq!(serde_json::from_str::<Json>(&text).unwrap(), value);
         }
+    }
+
+    #[test]
+    fn json_is_laid_out_as_serde_json_does() {
+        for value in [
+            json!(null),
+            json!([]),
+            json!({}),
+            json!([1, [], {}, [[2]], "[{,:\\\"]"]),
+            json!({ "a": { "b": [1, 2], "c": {} }, "d": -1.5e300, "e:": "\\" }),
+        ] {
+            assert_eq!(json_text(&format!("{value:#}"), false), value.to_string());
+            assert_eq!(json_text(&value.to_string(), true), format!("{value:#}"));
+        }
+    }
+
+    #[test]
+    fn numbers_are_shown_as_they_are_stored() {
+        let text = "[340282366920938463463374607431768211455,1.10,-0,1e999]";
+        assert_eq!(json_text(text, false), text);
     }
 
     #[test]

@@ -98,7 +98,7 @@ impl Shown {
                 for summary in page {
                     let before = if *any { "," } else { "{\"sessions\":[" };
                     *any = true;
-                    write!(out, "{before}{}", output::json(&summary_json(summary), false))?;
+                    write!(out, "{before}{}", output::json(&summary_json(summary)))?;
                 }
             }
         }
@@ -163,10 +163,7 @@ pub(super) fn show(given: &Show, context: &Context, out: &mut dyn Write) -> Resu
     let expired = summary.deadline <= context.now;
     let undecodable = record.as_ref().err().map(in_words);
     let data = match (&record, given.data) {
-        (Ok(record), true) => {
-            let text = record.data.as_json();
-            Some(serde_json::from_str(text).unwrap_or(Json::String(text.to_owned())))
-        }
+        (Ok(record), true) => Some(record.data.as_json()),
         _ => None,
     };
     if given.json {
@@ -176,11 +173,16 @@ pub(super) fn show(given: &Show, context: &Context, out: &mut dyn Write) -> Resu
             let revision = record.as_ref().ok().map(|record| record.revision);
             answer.insert("revision".to_owned(), json!(revision));
             answer.insert("undecodable".to_owned(), json!(undecodable));
-            if given.data {
-                answer.insert("data".to_owned(), data.unwrap_or(Json::Null));
-            }
         }
-        writeln!(out, "{}", output::json(&answer, false))?;
+        let answer = output::json(&answer);
+        match answer.strip_suffix('}') {
+            // The data stays as it is stored: not every number in it is one that we can read.
+            Some(answer) if given.data => {
+                let data = output::json_text(data.unwrap_or("null"), false);
+                writeln!(out, "{answer},\"data\":{data}}}")?;
+            }
+            _ => writeln!(out, "{answer}")?,
+        }
         return Ok(Done::Well);
     }
     let style = &context.style;
@@ -208,7 +210,7 @@ pub(super) fn show(given: &Show, context: &Context, out: &mut dyn Write) -> Resu
         line("undecodable", &why)?;
     }
     if let Some(data) = data {
-        writeln!(out, "{}", output::json(&data, true))?;
+        writeln!(out, "{}", output::json_text(data, true))?;
     }
     Ok(Done::Well)
 }

@@ -85,7 +85,7 @@ impl Counted {
 
     fn print(&self, json: bool, context: &Context, out: &mut dyn Write) -> Result<(), Failure> {
         if json {
-            writeln!(out, "{}", output::json(&self.to_json(), false))?;
+            writeln!(out, "{}", output::json(&self.to_json()))?;
             return Ok(());
         }
         let style = &context.style;

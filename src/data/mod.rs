@@ -1,6 +1,7 @@
 //! The data of a session: values by name, as JSON.
 
 mod block;
+mod encode;
 mod json;
 
 use std::borrow::Cow;
@@ -13,6 +14,9 @@ use serde_json::value::RawValue;
 
 use crate::error::{Error, ErrorKind, Result};
 use block::Block;
+
+/// The name of the flash messages, which have a limit of their own.
+pub(crate) const FLASHES: &str = "cloakroom.flash";
 
 /// One value of a session, as JSON text: its own, or a piece of the [`Data`] that it is in. Cloning
 /// is cheap.
@@ -29,33 +33,109 @@ enum Text<'d> {
 }
 
 impl Value<'static> {
-    /// Encodes anything that serde can serialize. JSON has no number for NaN and the infinities:
-    /// they become `null`. What is nested more than 127 deep encodes and does not decode again.
+    /// Encodes anything that serde can serialize.
     ///
     /// # Errors
-    /// [`ErrorKind::WrongType`] when JSON cannot express it, such as a map whose keys are not
-    /// strings.
+    /// [`ErrorKind::WrongType`] for what could not be read again: NaN and the infinities, which
+    /// JSON has no numbers for (RFC 8259, section 6), maps whose keys are not strings, numbers or
+    /// booleans, and arrays and objects nested more than 127 deep.
     pub fn encode(value: &(impl Serialize + ?Sized)) -> Result<Self> {
-        match serde_json::to_string(value) {
+        match encode::encode(value) {
             Ok(text) => Ok(Value(Text::Own(text.into()))),
-            Err(source) => {
-                Err(Error::with_source(ErrorKind::WrongType, "encode a session value", source))
-            }
+            Err(source) => Err(Error::with_source(ErrorKind::WrongType, ENCODE, source)),
         }
     }
+
+    /// The array of these values.
+    pub(crate) fn list<'v>(values: impl IntoIterator<Item = &'v Value<'v>>) -> Self {
+        let mut text = String::from("[");
+        for (index, value) in values.into_iter().enumerate() {
+            text.push_str(if index > 0 { "," } else { "" });
+            text.push_str(value.as_json());
+        }
+        text.push(']');
+        Value(Text::Own(text.into()))
+    }
+
+    /// The same for the value of `name`, which an error says.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub(crate) fn encode_named(name: &str, value: &(impl Serialize + ?Sized)) -> Result<Self> {
+        match encode::encode(value) {
+            Ok(text) => Ok(Value(Text::Own(text.into()))),
+            Err(source) => Err(wrong_type(ENCODE, name, &source)),
+        }
+    }
+}
+
+const ENCODE: &str = "encode a session value";
+const DECODE: &str = "decode a session value";
+
+fn wrong_type(doing: &'static str, name: &str, why: &impl fmt::Display) -> Error {
+    let why = format!("session value {name:?}: {why}");
+    Error::with_source(ErrorKind::WrongType, doing, why)
 }
 
 impl Value<'_> {
     /// Decodes the value as a `T`.
     ///
     /// # Errors
-    /// [`ErrorKind::WrongType`] when it is not a `T`.
+    /// [`ErrorKind::WrongType`] when it is not a `T`. The error quotes nothing of the value.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T> {
-        serde_json::from_str(self.as_json()).map_err(|source| {
-            let wanted = std::any::type_name::<T>();
-            let why = format!("it is no {wanted}: {}", without_data(&source));
-            Error::with_source(ErrorKind::WrongType, "decode a session value", why)
-        })
+        let why = |source| self.mismatch::<T>(&source);
+        serde_json::from_str(self.as_json())
+            .map_err(|source| Error::with_source(ErrorKind::WrongType, DECODE, why(source)))
+    }
+
+    /// The same for the value of `name`, which an error says.
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode).
+    pub(crate) fn decode_named<T: DeserializeOwned>(&self, name: &str) -> Result<T> {
+        serde_json::from_str(self.as_json())
+            .map_err(|source| wrong_type(DECODE, name, &self.mismatch::<T>(&source)))
+    }
+
+    /// The values of which this one, the value of `name`, is the array; none for a null.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongType`] for anything else.
+    pub(crate) fn items(&self, name: &str) -> Result<Vec<Value<'_>>> {
+        let items: Option<Vec<&RawValue>> =
+            serde_json::from_str(self.as_json()).map_err(|source| {
+                wrong_type(DECODE, name, &self.mismatch::<Vec<Value<'_>>>(&source))
+            })?;
+        let items = items.unwrap_or_default().into_iter();
+        Ok(items.map(|item| Value(Text::Piece(item.get()))).collect())
+    }
+
+    /// The type wanted and the type found, without the value: errors go into logs.
+    fn mismatch<T>(&self, error: &serde_json::Error) -> String {
+        let wanted = std::any::type_name::<T>();
+        let found = match self.as_json().bytes().next() {
+            Some(b'"') => "a string",
+            Some(b'[') => "an array",
+            Some(b'{') => "an object",
+            Some(b't' | b'f') => "a boolean",
+            Some(b'n') => "null",
+            _ => "a number",
+        };
+        let (line, column) = (error.line(), error.column());
+        match line > 1 || column > 1 {
+            // What is wrong with an array or an object stands somewhere inside of it.
+            true if matches!(found, "an array" | "an object") => {
+                format!(
+                    "expected {wanted}, found {found} that differs at line {line} column {column}"
+                )
+            }
+            _ => format!("expected {wanted}, found {found}"),
+        }
+    }
+
+    /// Whether it is JSON's `null`.
+    pub(crate) fn is_null(&self) -> bool {
+        self.as_json() == "null"
     }
 
     /// The JSON text.
@@ -173,10 +253,16 @@ impl Data {
         self.0.json()
     }
 
-    /// The length of [`as_json`](Self::as_json) in bytes: what the size limit counts.
+    /// What the size limit counts, in bytes: the length of [`as_json`](Self::as_json) without flash
+    /// messages, which have a [limit of their own](crate::Flash).
     #[must_use]
     pub fn json_len(&self) -> usize {
-        self.0.json_len()
+        let flashes = match self.0.get(FLASHES) {
+            Some(value) if self.len() == 1 => "\"\":".len() + FLASHES.len() + value.len(),
+            Some(value) => "\"\":,".len() + FLASHES.len() + value.len(),
+            None => 0,
+        };
+        self.0.json_len() - flashes
     }
 
     /// How many bytes it takes in memory, for whoever keeps sessions up to some number of them.
@@ -252,6 +338,14 @@ mod tests {
             assert_eq!(data.json_len(), data.as_json().len());
             assert_eq!(Data::from_json(data.as_json()).unwrap(), data);
         }
+    }
+
+    #[test]
+    fn flash_messages_are_not_counted() {
+        let length = |text| Data::from_json(text).unwrap().json_len();
+        assert_eq!(length("{\"cloakroom.flash\":[1,2]}"), "{}".len());
+        assert_eq!(length("{\"a\":1,\"cloakroom.flash\":[1,2]}"), "{\"a\":1}".len());
+        assert_eq!(length("{\"a\":1,\"cloakroom.flash\":[],\"d\":2}"), "{\"a\":1,\"d\":2}".len());
     }
 
     #[test]

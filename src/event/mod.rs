@@ -157,6 +157,13 @@ pub enum Event<'a> {
         /// Why.
         error: &'a Error,
     },
+    /// A session value could not be read, or updated, as the type that the application asked for.
+    WrongType {
+        /// The session's public name, if the request had seen it.
+        handle: Option<&'a Handle>,
+        /// The name of the value and both types.
+        error: &'a Error,
+    },
     /// The session could not be read, and the request went on as if there were none.
     ReadAsEmpty {
         /// Why.
@@ -258,6 +265,8 @@ pub enum EventKind {
     Discarded,
     /// [`Event::TouchFailed`]
     TouchFailed,
+    /// [`Event::WrongType`]
+    WrongType,
     /// [`Event::ReadAsEmpty`]
     ReadAsEmpty,
     /// [`Event::RequestFailed`]
@@ -302,6 +311,7 @@ impl EventKind {
         EventKind::NoAbsoluteLimit,
         EventKind::Discarded,
         EventKind::TouchFailed,
+        EventKind::WrongType,
         EventKind::ReadAsEmpty,
         EventKind::RequestFailed,
         EventKind::HandlerFailed,
@@ -331,6 +341,7 @@ impl EventKind {
             | EventKind::ReplacedIdUsed
             | EventKind::TooManyIds
             | EventKind::TouchFailed
+            | EventKind::WrongType
             | EventKind::ReadAsEmpty
             | EventKind::NoAbsoluteLimit
             | EventKind::InsecureConnection
@@ -380,6 +391,7 @@ impl Event<'_> {
             Event::NoAbsoluteLimit => EventKind::NoAbsoluteLimit,
             Event::Discarded { .. } => EventKind::Discarded,
             Event::TouchFailed { .. } => EventKind::TouchFailed,
+            Event::WrongType { .. } => EventKind::WrongType,
             Event::ReadAsEmpty { .. } => EventKind::ReadAsEmpty,
             Event::RequestFailed { .. } => EventKind::RequestFailed,
             Event::HandlerFailed { .. } => EventKind::HandlerFailed,
@@ -474,6 +486,10 @@ impl fmt::Display for Event<'_> {
             Event::TouchFailed { error } => {
                 write!(f, "activity was not recorded, the session may end early: {error:?}")
             }
+            Event::WrongType { handle: Some(handle), error } => {
+                write!(f, "session {handle}: {error:?}")
+            }
+            Event::WrongType { handle: None, error } => write!(f, "a session: {error:?}"),
             Event::ReadAsEmpty { error } => {
                 write!(f, "a session was read as empty: {error:?}")
             }

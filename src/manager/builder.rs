@@ -204,7 +204,8 @@ impl Builder {
         self.with(|settings| settings.persistent = persistent)
     }
 
-    /// The most bytes of JSON that one session may hold. Defaults to 65,536.
+    /// The most bytes of JSON that one session may hold. Defaults to 65,536. Flash messages do not
+    /// count: they have a [limit of their own](crate::Flash).
     pub fn max_bytes(self, bytes: usize) -> Self {
         self.with(|settings| settings.max_bytes = bytes)
     }

@@ -91,6 +91,7 @@ impl SessionManager {
     /// [`status_of`](Self::status_of) it, and with the [headers](Self::headers_after_failure) of
     /// what was done before.
     pub fn close(&self, session: &Session, outcome: Outcome) -> Result<ResponseHeaders> {
+        session.check_not_updating("close a session")?;
         session.close(outcome)
     }
 
@@ -98,7 +99,10 @@ impl SessionManager {
     /// a commit in this request has brought one, because that stands. Else there is no id in it.
     #[must_use]
     pub fn headers_after_failure(&self, session: &Session) -> ResponseHeaders {
-        session.standing()
+        match session.check_not_updating("close a session") {
+            Ok(()) => session.standing(),
+            Err(_) => ResponseHeaders::default(),
+        }
     }
 
     /// Removes every session that has ended, and says how many those were. The cleaner does so

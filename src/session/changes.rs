@@ -1,10 +1,12 @@
 //! What a request has changed so far, in a form that can be computed again on newer data.
 
 use std::fmt::{self, Debug};
+use std::sync::{Arc, PoisonError};
 
 use crate::data::{Data, Value};
 use crate::delta::{Change, Delta};
 use crate::error::Result;
+use crate::sync::Mutex;
 
 /// Computes a value from the one that is there; `None` stands for no value.
 type Update = Box<dyn Fn(Option<&Value<'_>>) -> Result<Option<Value<'static>>> + Send>;
@@ -19,7 +21,26 @@ pub(super) struct Changes {
 
 enum Step {
     Plain(Delta),
-    Update { name: Box<str>, compute: Update },
+    Update { name: Box<str>, compute: Update, latest: Latest },
+}
+
+/// What an update came to when it was last computed. Clones are of the same update.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Latest(Arc<Mutex<Option<Value<'static>>>>);
+
+impl Latest {
+    /// None if it removed the value.
+    pub(super) fn value(&self) -> Option<Value<'static>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, value: Option<&Value<'static>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = value.cloned();
+    }
+
+    fn is(&self, other: &Latest) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
 }
 
 impl Debug for Changes {
@@ -68,19 +89,35 @@ impl Changes {
         }
     }
 
-    /// A change computed from what is there, which is `data` under the changes so far.
+    /// A change computed from what is there, which is `data` under the changes so far. On an error
+    /// nothing is changed.
     pub(super) fn update(
         &mut self,
         name: &str,
         data: Option<&Data>,
         compute: Update,
-    ) -> Result<()> {
+    ) -> Result<Latest> {
         let value = compute(on_top(&self.delta, data, name).as_ref())?;
         if self.steps.is_empty() {
             self.steps.push(Step::Plain(self.delta.clone()));
         }
+        let latest = Latest::default();
+        latest.set(value.as_ref());
         put(&mut self.delta, name, value);
-        self.steps.push(Step::Update { name: name.into(), compute });
+        self.steps.push(Step::Update { name: name.into(), compute, latest: latest.clone() });
+        Ok(latest)
+    }
+
+    /// Takes an update back, unless it was stored. The changes are computed again without it, on
+    /// the data that they were computed on, which is `data`.
+    pub(super) fn withdraw(&mut self, update: &Latest, data: Option<&Data>) -> Result<()> {
+        let is_it = |step: &Step| matches!(step, Step::Update { latest, .. } if latest.is(update));
+        let Some(at) = self.steps.iter().position(is_it) else { return Ok(()) };
+        self.steps.remove(at);
+        self.delta = self.computed_on(data.unwrap_or(&Data::default()))?;
+        if self.steps.iter().all(|step| matches!(step, Step::Plain(_))) {
+            self.steps.clear();
+        }
         Ok(())
     }
 
@@ -103,8 +140,9 @@ impl Changes {
         for step in &self.steps {
             match step {
                 Step::Plain(plain) => delta = delta.then(plain.clone()),
-                Step::Update { name, compute } => {
+                Step::Update { name, compute, latest } => {
                     let value = compute(on_top(&delta, Some(data), name).as_ref())?;
+                    latest.set(value.as_ref());
                     put(&mut delta, name, value);
                 }
             }

@@ -7,17 +7,15 @@ mod guessing;
 mod secret;
 mod settle;
 mod shared;
+mod updating;
+mod values;
 
 use std::fmt::{self, Debug};
 use std::net::IpAddr;
-use std::sync::{Arc, PoisonError};
-
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use std::sync::{Arc, OnceLock, PoisonError, TryLockError};
 
 use crate::clock::Timestamp;
-use crate::data::{Data, Value};
-use crate::delta::Change;
+use crate::data::Data;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::http::{HostText, RequestHead};
@@ -27,6 +25,7 @@ use crate::store::{Loaded, ReplacedId};
 use crate::sync::{Mutex, MutexGuard};
 use changes::Changes;
 use endings::Moment;
+use updating::Updating;
 
 pub use authentication::{Authentication, RecentAuth};
 pub(crate) use endings::Endings;
@@ -56,6 +55,8 @@ pub struct Session {
     /// The client, if it is to be kept.
     client: Option<Client>,
     state: Mutex<State>,
+    /// None before the first update: a session that is not used allocates nothing.
+    updating: OnceLock<Updating>,
 }
 
 #[derive(Debug, Default)]
@@ -159,6 +160,13 @@ impl Missing {
 const NOTHING: Known = Known::None(Missing { ended: false, replaced: None });
 
 impl Known {
+    fn handle(&self) -> Option<Handle> {
+        match self {
+            Known::Live { record, .. } => Some(record.handle),
+            Known::Unread | Known::None { .. } => None,
+        }
+    }
+
     fn data(&self) -> Option<&Data> {
         match self {
             Known::Live { record, .. } => Some(&record.data),
@@ -229,12 +237,39 @@ impl Session {
             address,
             client,
             state: Mutex::default(),
+            updating: OnceLock::new(),
         }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         // A panic of the application's own Serialize leaves the state as it was before the call.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The state, unless this thread holds it already, in the midst of an update.
+    fn lock(&self, doing: &'static str) -> Result<MutexGuard<'_, State>> {
+        match self.state.try_lock() {
+            Ok(state) => Ok(state),
+            Err(TryLockError::Poisoned(state)) => Ok(state.into_inner()),
+            Err(TryLockError::WouldBlock) => {
+                self.check_not_updating(doing)?;
+                Ok(self.state())
+            }
+        }
+    }
+
+    /// Refuses what a closure of [`update`](Self::update) does with its own session.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] on the thread on which such a closure runs.
+    pub(crate) fn check_not_updating(&self, doing: &'static str) -> Result<()> {
+        match self.updating.get().is_some_and(Updating::is_on_this_thread) {
+            true => {
+                let why = "the closure of an update must not use its own session";
+                Err(Error::with_source(ErrorKind::Invalid, doing, why))
+            }
+            false => Ok(()),
+        }
     }
 
     /// Makes a call that may block.
@@ -313,154 +348,13 @@ impl Session {
 
     /// The state for a change, if changes are possible.
     fn writable(&self, doing: &'static str) -> Result<MutexGuard<'_, State>> {
-        let mut state = self.state();
+        let mut state = self.lock(doing)?;
         if state.closed {
             return Err(Error::new(ErrorKind::Closed, doing));
         }
         state.check_readable(doing)?;
         state.looked_at = true;
         Ok(state)
-    }
-
-    /// The value of `name`; `None` if there is none.
-    ///
-    /// # Errors
-    /// [`ErrorKind::WrongType`] when the value is not a `T`; and the store's errors when this is
-    /// the first read.
-    pub fn get<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
-        let mut state = self.state();
-        let state = &mut *state;
-        state.looked_at = true;
-        let value = match state.changes.delta().change(name) {
-            Change::Set(value) => Some(value.borrowed()),
-            Change::Removed => None,
-            Change::Untouched => self.read(state)?.data().and_then(|data| data.get(name)),
-        };
-        value.map(|value| value.decode()).transpose()
-    }
-
-    /// Whether there is a value of `name`.
-    ///
-    /// # Errors
-    /// The store's errors when this is the first read.
-    pub fn contains(&self, name: &str) -> Result<bool> {
-        let mut state = self.state();
-        let state = &mut *state;
-        state.looked_at = true;
-        Ok(match state.changes.delta().change(name) {
-            Change::Set(_) => true,
-            Change::Removed => false,
-            Change::Untouched => {
-                self.read(state)?.data().is_some_and(|data| data.get(name).is_some())
-            }
-        })
-    }
-
-    /// All names that have a value, in order. Names of cloakroom's own, which begin with
-    /// `cloakroom.`, are left out.
-    ///
-    /// # Errors
-    /// The store's errors when this is the first read.
-    pub fn keys(&self) -> Result<Vec<String>> {
-        let mut state = self.state();
-        let mut data = self.read(&mut state)?.data().cloned().unwrap_or_default();
-        state.changes.delta().apply_data(&mut data);
-        let names = data.iter().map(|(name, _)| name);
-        Ok(names.filter(|name| !name.starts_with("cloakroom.")).map(str::to_owned).collect())
-    }
-
-    /// Sets `name`. Loads nothing: what is stored is merged with at the end.
-    ///
-    /// # Errors
-    /// [`ErrorKind::WrongType`] when JSON cannot express the value, [`ErrorKind::TooLarge`] when
-    /// it alone exceeds the limit of a session, [`ErrorKind::Invalid`] for a name that begins with
-    /// `cloakroom.`, [`ErrorKind::Closed`] after the end of the request,
-    /// [`ErrorKind::Unavailable`] when the session was read as empty.
-    pub fn set(&self, name: &str, value: impl Serialize) -> Result<()> {
-        const DOING: &str = "set a session value";
-        check_name(name, DOING)?;
-        let value = Value::encode(&value)?;
-        let (bytes, limit) = (value.as_json().len(), self.shared.settings.max_bytes);
-        if bytes > limit {
-            let why = format!("the value has {bytes} bytes, a session at most {limit}");
-            return Err(Error::with_source(ErrorKind::TooLarge, DOING, why));
-        }
-        let mut state = self.writable(DOING)?;
-        state.changes.edit(|delta| delta.set(name, value.clone()));
-        Ok(())
-    }
-
-    /// Removes `name`. Loads nothing.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Closed`] after the end of the request, [`ErrorKind::Invalid`] for a name that
-    /// begins with `cloakroom.`.
-    pub fn remove(&self, name: &str) -> Result<()> {
-        check_name(name, "remove a session value")?;
-        self.writable("remove a session value")?.changes.edit(|delta| delta.remove(name));
-        Ok(())
-    }
-
-    /// Removes `name` and gives the value it had. Two parallel requests can both get it: for
-    /// something that may be used once only, use [`update`](Self::update).
-    ///
-    /// # Errors
-    /// As [`get`](Self::get); the value stays then.
-    pub fn take<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
-        let value = self.get(name)?;
-        if value.is_some() {
-            self.remove(name)?;
-        }
-        Ok(value)
-    }
-
-    /// Removes every value. The session goes on, and its user stays signed in.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Closed`] after the end of the request.
-    pub fn clear(&self) -> Result<()> {
-        self.writable("clear the session")?.changes.edit(crate::delta::Delta::clear);
-        Ok(())
-    }
-
-    /// Changes the value of `name` by `f`, such that no change of a parallel request is lost.
-    ///
-    /// `f` runs at once, on what this request sees, and its result is returned. If another request
-    /// has changed the session before this one's changes are stored, `f` runs again, on this
-    /// thread, on what is stored then: so it must depend on nothing but its argument.
-    ///
-    /// # Errors
-    /// As [`get`](Self::get) and [`set`](Self::set).
-    pub fn update<T, F>(&self, name: &str, f: F) -> Result<T>
-    where
-        T: Serialize + DeserializeOwned,
-        F: Fn(Option<T>) -> T + Send + 'static,
-    {
-        check_name(name, "update a session value")?;
-        let updated = self.compute(name, move |now| Some(f(now)))?;
-        updated.ok_or_else(|| Error::new(ErrorKind::Unexpected, "update a session value"))
-    }
-
-    /// [`update`](Self::update) that can also remove the value.
-    pub(crate) fn compute<T, F>(&self, name: &str, f: F) -> Result<Option<T>>
-    where
-        T: Serialize + DeserializeOwned,
-        F: Fn(Option<T>) -> Option<T> + Send + 'static,
-    {
-        const DOING: &str = "update a session value";
-        let mut state = self.writable(DOING)?;
-        self.read(&mut state)?;
-        state.check_readable(DOING)?;
-        let State { known, changes, .. } = &mut *state;
-        let compute = move |now: Option<&Value<'_>>| {
-            let now = now.map(Value::decode::<T>).transpose()?;
-            f(now).map(|value| Value::encode(&value)).transpose()
-        };
-        changes.update(name, known.data(), Box::new(compute))?;
-        match changes.delta().change(name) {
-            Change::Set(value) => value.decode().map(Some),
-            Change::Removed | Change::Untouched => Ok(None),
-        }
     }
 
     /// Who is signed in.
@@ -503,7 +397,7 @@ impl Session {
     }
 
     fn about<T>(&self, ask: impl FnOnce(&Record) -> T) -> Result<Option<T>> {
-        let mut state = self.state();
+        let mut state = self.lock("look at a session")?;
         Ok(match self.read(&mut state)? {
             Known::Live { record, .. } => Some(ask(record)),
             Known::Unread | Known::None(_) => None,
@@ -543,9 +437,10 @@ impl Session {
     /// # Errors
     /// [`ErrorKind::Closed`] after the end of the request.
     pub fn destroy(&self) -> Result<()> {
-        let mut state = self.state();
+        const DESTROY: &str = "destroy the session";
+        let mut state = self.lock(DESTROY)?;
         if state.closed {
-            return Err(Error::new(ErrorKind::Closed, "destroy the session"));
+            return Err(Error::new(ErrorKind::Closed, DESTROY));
         }
         match state.forget() {
             Known::Unread => {}
@@ -569,11 +464,13 @@ impl Session {
     }
 
     /// Whether this request has changes that are not stored yet. A change to what is there already
-    /// counts too.
+    /// counts too, and so does an update whose closure asks.
     #[must_use]
     pub fn is_changed(&self) -> bool {
-        let state = self.state();
-        !state.closed && state.has_changes()
+        match self.lock("look at a session") {
+            Ok(state) => !state.closed && state.has_changes(),
+            Err(_) => true,
+        }
     }
 
     /// Leaves the session as it was before this request, whatever was changed, and sends no
@@ -582,22 +479,12 @@ impl Session {
     /// # Errors
     /// [`ErrorKind::Closed`] after the end of the request.
     pub fn ignore(&self) -> Result<()> {
-        let mut state = self.state();
+        const IGNORE: &str = "ignore the session";
+        let mut state = self.lock(IGNORE)?;
         if state.closed {
-            return Err(Error::new(ErrorKind::Closed, "ignore the session"));
+            return Err(Error::new(ErrorKind::Closed, IGNORE));
         }
         state.ignored = true;
         Ok(())
-    }
-}
-
-/// Names of our own are not the application's to change: it would be told of a wrong type later.
-fn check_name(name: &str, doing: &'static str) -> Result<()> {
-    match name.starts_with("cloakroom.") {
-        true => {
-            let why = "names that begin with `cloakroom.` are its own";
-            Err(Error::with_source(ErrorKind::Invalid, doing, why))
-        }
-        false => Ok(()),
     }
 }

@@ -81,7 +81,7 @@ impl State {
 impl Session {
     /// The session's secret, if it has one. Writes nothing.
     pub(crate) fn secret_if_any(&self) -> Result<Option<Secret>> {
-        let mut state = self.state();
+        let mut state = self.lock("check a CSRF token")?;
         self.read(&mut state)?;
         Ok(state.secret().or_else(|| self.secret_of_replaced_id(&state).map(|(secret, _)| secret)))
     }
@@ -99,7 +99,7 @@ impl Session {
 
     /// The session's secret. Where there is no session it is a change like any other.
     pub(crate) fn secret(&self) -> Result<Secret> {
-        let mut state = self.state();
+        let mut state = self.lock(DOING)?;
         let state = &mut *state;
         self.read(state)?;
         state.gave_token = true;

@@ -277,6 +277,24 @@ data          29 bytes
 }
 
 #[test]
+fn the_data_of_a_session_is_shown_as_it_is_stored() {
+    let folder = Folder::new();
+    let store = open(&folder);
+    let handle = begin(&store, Some("ada"), MINUTE).handle.to_string();
+    let numbers = "[117.63331139400017,5e-324,-0.0,340282366920938463463374607431768211455]";
+    Connection::open(folder.database())
+        .unwrap()
+        .execute("UPDATE cloakroom_sessions SET data = ?1", [format!("{{ \"z\": {numbers} }}")])
+        .unwrap();
+    let answer = done(&folder, &["show", &handle, "--json", "--data"]);
+    assert!(answer.ends_with(&format!(",\"data\":{{\"z\":{numbers}}}}}\n")), "{answer}");
+    let shown = done(&folder, &["show", &handle, "--data"]);
+    for number in numbers.trim_matches(['[', ']']).split(',') {
+        assert!(shown.contains(&format!("\n    {number}")), "{shown}");
+    }
+}
+
+#[test]
 fn an_expired_and_an_undecodable_session_are_shown_as_what_they_are() {
     let folder = Folder::new();
     let store = open(&folder);

@@ -234,7 +234,13 @@ fn data_that_would_be_too_large_is_refused_and_the_old_stays() {
                     (ErrorKind::TooLarge, 500)
                 );
                 let updates = |session: &Session| {
-                    session.update("u", |_: Option<String>| "x".repeat(2000)).unwrap();
+                    let too_large = session.update("u", |_: Option<String>| "x".repeat(2000));
+                    assert_eq!(too_large.unwrap_err().kind(), ErrorKind::TooLarge);
+                    (0..20).for_each(|i| {
+                        session
+                            .update(&format!("k{i}"), |_: Option<String>| "x".repeat(90))
+                            .unwrap();
+                    });
                 };
                 let error =
                     browser.try_request(&app.sessions, Outcome::Completed, updates).unwrap_err();

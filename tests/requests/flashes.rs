@@ -1,9 +1,14 @@
 //! Messages for the next page.
 
-use cloakroom::Session;
+use cloakroom::http::Outcome;
+use cloakroom::store::Committed;
+use cloakroom::{ErrorKind, Flash, Session};
 
 use crate::common::faulty::Call;
-use crate::common::in_process::{Browser, complete, defaults, on_both_stores, set_cookie};
+use crate::common::in_process::{
+    App, Browser, complete, defaults, get, on_both_stores, set_cookie,
+};
+use crate::common::{merge, setting};
 
 fn texts(session: &Session) -> Vec<String> {
     session.flashes().unwrap().into_iter().map(|flash| flash.text).collect()
@@ -106,4 +111,174 @@ fn no_flashes_are_read_without_a_write() {
         let headers = browser.request(&app.sessions, |session| assert!(texts(session).is_empty()));
         assert_eq!((set_cookie(&headers), app.store.calls(Call::Commit)), (None, commits));
     });
+}
+
+/// A session that others have filled with messages, as it could be stored before they had a limit.
+fn with_stored_flashes(app: &App, count: usize) -> Browser {
+    let flash = |n: usize| {
+        let mark = format!("{n:032x}");
+        serde_json::json!({ "kind": "info", "text": format!("{n:090}"), "mark": mark })
+    };
+    let flashes: Vec<_> = (0..count).map(flash).collect();
+    let browser = app.visitor(1);
+    let delta = setting("cloakroom.flash", flashes);
+    let merged = merge(&app.store, &browser.id().key(), &delta).unwrap();
+    assert!(matches!(merged, Committed::Done { .. }));
+    browser
+}
+
+fn numbers(from: usize, to: usize) -> Vec<String> {
+    (from..to).map(|n| n.to_string()).collect()
+}
+
+#[test]
+fn the_newest_flashes_of_one_request_are_kept() {
+    on_both_stores(defaults, |app| {
+        let mut browser = Browser::default();
+        browser.request(&app.sessions, |session| {
+            (0..10_000).for_each(|n| session.flash("info", n.to_string()).unwrap());
+        });
+        let newest = numbers(10_000 - Flash::MAX, 10_000);
+        browser.request(&app.sessions, |session| assert_eq!(texts(session), newest));
+    });
+}
+
+#[test]
+fn the_newest_flashes_of_many_requests_are_kept() {
+    on_both_stores(defaults, |app| {
+        let mut browser = Browser::default();
+        for n in 0..1000 {
+            let flash = |session: &Session| session.flash("info", n.to_string()).unwrap();
+            browser.request(&app.sessions, flash);
+        }
+        let newest = numbers(1000 - Flash::MAX, 1000);
+        browser.request(&app.sessions, |session| assert_eq!(texts(session), newest));
+    });
+}
+
+#[test]
+fn large_flashes_make_room_for_newer_ones() {
+    on_both_stores(defaults, |app| {
+        let mut browser = Browser::default();
+        let text = |n: usize| format!("{n:05}").repeat(600);
+        browser.request(&app.sessions, |session| {
+            (0..20).for_each(|n| session.flash("info", text(n)).unwrap());
+        });
+        browser.request(&app.sessions, |session| {
+            assert_eq!(texts(session), (15..20).map(text).collect::<Vec<_>>());
+        });
+    });
+}
+
+#[test]
+fn a_flash_above_the_limit_is_refused() {
+    on_both_stores(defaults, |app| {
+        let mut browser = Browser::default();
+        browser.request(&app.sessions, |session| {
+            session.flash("info", "small").unwrap();
+            let error = session.flash("info", "x".repeat(Flash::MAX_BYTES)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::TooLarge);
+            // What stands around a text: [{"kind":"info","text":"","mark":"…"},]
+            session.flash("info", "x".repeat(Flash::MAX_BYTES - 70)).unwrap();
+            let error = session.flash("info", "x".repeat(Flash::MAX_BYTES - 69)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::TooLarge);
+        });
+        browser.request(&app.sessions, |session| {
+            assert_eq!(texts(session), ["x".repeat(Flash::MAX_BYTES - 70)]);
+        });
+    });
+}
+
+#[test]
+fn unread_flashes_leave_room_for_everything_else() {
+    on_both_stores(defaults, |app| {
+        let mut browser = Browser::default();
+        browser.request(&app.sessions, |session| {
+            (0..5).for_each(|_| session.flash("info", "x".repeat(3000)).unwrap());
+            // {"a":"…"} has 8 bytes besides the value.
+            session.set("a", "x".repeat(65_536 - 1000)).unwrap();
+        });
+        browser.request(&app.sessions, |session| {
+            session.csrf_token().unwrap();
+            session.set("small", 1).unwrap();
+            session.flash("info", "y".repeat(3000)).unwrap();
+        });
+        browser.request(&app.sessions, |session| assert_eq!(texts(session).len(), 5));
+        assert_eq!(get(&app.sessions, &browser, "small"), Some(1));
+    });
+}
+
+#[test]
+fn flashes_need_no_room_of_a_small_session() {
+    on_both_stores(
+        |builder| builder.max_bytes(100),
+        |app| {
+            let mut browser = app.visitor(1);
+            browser.request(&app.sessions, |session| {
+                session.flash("info", "x".repeat(1000)).unwrap();
+                session.set("a", "x".repeat(80)).unwrap();
+            });
+            browser.request(&app.sessions, |session| assert_eq!(texts(session).len(), 1));
+            let too_large = |session: &Session| session.set("b", "x".repeat(80)).unwrap();
+            let closed = browser.try_request(&app.sessions, Outcome::Completed, too_large);
+            assert_eq!(closed.unwrap_err().kind(), ErrorKind::TooLarge);
+        },
+    );
+}
+
+#[test]
+fn a_session_full_of_flashes_from_before_goes_on() {
+    on_both_stores(defaults, |app| {
+        let mut browser = with_stored_flashes(&app, 700);
+        browser.request(&app.sessions, |session| {
+            session.csrf_token().unwrap();
+            session.set("small", 1).unwrap();
+        });
+        browser.request(&app.sessions, |session| session.flash("info", "new").unwrap());
+        browser.request(&app.sessions, |session| {
+            let texts = texts(session);
+            assert_eq!((texts.len(), texts.last().unwrap().as_str()), (Flash::MAX, "new"));
+        });
+    });
+}
+
+#[test]
+fn kept_flashes_obey_the_limit() {
+    on_both_stores(defaults, |app| {
+        let mut browser = with_stored_flashes(&app, 100);
+        browser.request(&app.sessions, |session| {
+            let flashes = session.flashes().unwrap();
+            assert_eq!(flashes.len(), 100);
+            session.keep_flashes(&flashes).unwrap();
+        });
+        browser.request(&app.sessions, |session| {
+            assert_eq!(texts(session).len(), Flash::MAX);
+        });
+    });
+}
+
+#[test]
+fn the_debug_output_of_a_flash_hides_its_text() {
+    let app = App::new(false, defaults);
+    let session = app.sessions.open(None);
+    session.flash("info", "secret").unwrap();
+    let flashes = session.flashes().unwrap();
+    assert_eq!(format!("{flashes:?}"), "[Flash { kind: \"info\", text: 6 bytes, .. }]");
+}
+
+#[test]
+fn flashes_left_by_a_reader_may_exceed_the_session_limit() {
+    on_both_stores(
+        |builder| builder.max_bytes(100),
+        |app| {
+            let mut browser = app.visitor(1);
+            browser.request(&app.sessions, |session| session.flash("info", "old").unwrap());
+            let reader = browser.open(&app.sessions);
+            assert_eq!(texts(&reader), ["old"]);
+            let long = "x".repeat(1000);
+            browser.request(&app.sessions, |session| session.flash("info", &*long).unwrap());
+            complete(&app.sessions, &reader);
+            browser.request(&app.sessions, |session| assert_eq!(texts(session), [&*long]));
+        },
+    );
 }

@@ -1,0 +1,310 @@
+//! JSON that can be read again as what it was: no float that JSON has no number for, and no value
+//! nested deeper than the reader goes.
+
+use std::fmt::Display;
+use std::io::{self, Write};
+
+use serde::ser::{
+    self, Error as _, SerializeMap, SerializeSeq, SerializeStruct, SerializeStructVariant,
+    SerializeTuple, SerializeTupleStruct, SerializeTupleVariant,
+};
+use serde::{Serialize, Serializer};
+use serde_json::ser::Formatter;
+
+/// How deep arrays and objects may be nested: `serde_json` reads no deeper.
+const MAX_DEPTH: usize = 127;
+
+/// The JSON text of `value`.
+pub(super) fn encode(value: &(impl Serialize + ?Sized)) -> serde_json::Result<String> {
+    let mut text = Vec::with_capacity(64);
+    Finite(value).serialize(&mut serde_json::Serializer::with_formatter(&mut text, Bounded(0)))?;
+    String::from_utf8(text).map_err(serde_json::Error::custom)
+}
+
+/// Writes no more levels than [`MAX_DEPTH`]. The number is that of the levels which are open.
+struct Bounded(usize);
+
+impl Bounded {
+    fn open(&mut self) -> io::Result<()> {
+        self.0 += 1;
+        match self.0 > MAX_DEPTH {
+            true => Err(io::Error::other(format!("it is nested more than {MAX_DEPTH} deep"))),
+            false => Ok(()),
+        }
+    }
+
+    fn close(&mut self) {
+        self.0 = self.0.saturating_sub(1);
+    }
+}
+
+impl Formatter for Bounded {
+    fn begin_array<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        self.open()?;
+        writer.write_all(b"[")
+    }
+
+    fn end_array<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        self.close();
+        writer.write_all(b"]")
+    }
+
+    fn begin_object<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        self.open()?;
+        writer.write_all(b"{")
+    }
+
+    fn end_object<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        self.close();
+        writer.write_all(b"}")
+    }
+
+    /// JSON that the application brings along, as a `RawValue`.
+    fn write_raw_fragment<W: ?Sized + Write>(
+        &mut self,
+        writer: &mut W,
+        fragment: &str,
+    ) -> io::Result<()> {
+        let (mut in_string, mut escaped) = (false, false);
+        for byte in fragment.bytes() {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' => escaped = true,
+                b'"' => in_string = !in_string,
+                b'[' | b'{' if !in_string => self.open()?,
+                b']' | b'}' if !in_string => self.close(),
+                _ => {}
+            }
+        }
+        writer.write_all(fragment.as_bytes())
+    }
+}
+
+/// A value, or a serializer of one, in which every float is finite: `serde_json` writes `null` for
+/// the others. It passes on everything else.
+struct Finite<T>(T);
+
+fn check<E: ser::Error>(float: f64) -> Result<(), E> {
+    match float.is_finite() {
+        true => Ok(()),
+        false => Err(E::custom(format_args!("JSON has no number for {float}"))),
+    }
+}
+
+impl<T: Serialize + ?Sized> Serialize for Finite<&T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(Finite(serializer))
+    }
+}
+
+/// Methods that take values without parts.
+macro_rules! pass_on {
+    ($($method:ident($($arg:ident: $type:ty),*);)+) => {
+        $(fn $method(self, $($arg: $type),*) -> Result<S::Ok, S::Error> {
+            self.0.$method($($arg),*)
+        })+
+    };
+}
+
+/// Methods that begin a value of many parts.
+macro_rules! begin {
+    ($($method:ident($($arg:ident: $type:ty),*) -> $parts:ident;)+) => {
+        $(fn $method(self, $($arg: $type),*) -> Result<Self::$parts, S::Error> {
+            self.0.$method($($arg),*).map(Finite)
+        })+
+    };
+}
+
+impl<S: Serializer> Serializer for Finite<S> {
+    type Ok = S::Ok;
+    type Error = S::Error;
+    type SerializeSeq = Finite<S::SerializeSeq>;
+    type SerializeTuple = Finite<S::SerializeTuple>;
+    type SerializeTupleStruct = Finite<S::SerializeTupleStruct>;
+    type SerializeTupleVariant = Finite<S::SerializeTupleVariant>;
+    type SerializeMap = Finite<S::SerializeMap>;
+    type SerializeStruct = Finite<S::SerializeStruct>;
+    type SerializeStructVariant = Finite<S::SerializeStructVariant>;
+
+    fn serialize_f32(self, value: f32) -> Result<S::Ok, S::Error> {
+        check(value.into())?;
+        self.0.serialize_f32(value)
+    }
+
+    fn serialize_f64(self, value: f64) -> Result<S::Ok, S::Error> {
+        check(value)?;
+        self.0.serialize_f64(value)
+    }
+
+    pass_on! {
+        serialize_bool(value: bool);
+        serialize_i8(value: i8);
+        serialize_i16(value: i16);
+        serialize_i32(value: i32);
+        serialize_i64(value: i64);
+        serialize_i128(value: i128);
+        serialize_u8(value: u8);
+        serialize_u16(value: u16);
+        serialize_u32(value: u32);
+        serialize_u64(value: u64);
+        serialize_u128(value: u128);
+        serialize_char(value: char);
+        serialize_str(value: &str);
+        serialize_bytes(value: &[u8]);
+        serialize_none();
+        serialize_unit();
+        serialize_unit_struct(name: &'static str);
+        serialize_unit_variant(name: &'static str, index: u32, variant: &'static str);
+    }
+
+    fn collect_str<T: Display + ?Sized>(self, value: &T) -> Result<S::Ok, S::Error> {
+        self.0.collect_str(value)
+    }
+
+    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<S::Ok, S::Error> {
+        self.0.serialize_some(&Finite(value))
+    }
+
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(
+        self,
+        name: &'static str,
+        value: &T,
+    ) -> Result<S::Ok, S::Error> {
+        self.0.serialize_newtype_struct(name, &Finite(value))
+    }
+
+    fn serialize_newtype_variant<T: Serialize + ?Sized>(
+        self,
+        name: &'static str,
+        index: u32,
+        variant: &'static str,
+        value: &T,
+    ) -> Result<S::Ok, S::Error> {
+        self.0.serialize_newtype_variant(name, index, variant, &Finite(value))
+    }
+
+    begin! {
+        serialize_seq(len: Option<usize>) -> SerializeSeq;
+        serialize_tuple(len: usize) -> SerializeTuple;
+        serialize_tuple_struct(name: &'static str, len: usize) -> SerializeTupleStruct;
+        serialize_tuple_variant(name: &'static str, index: u32, variant: &'static str, len: usize)
+            -> SerializeTupleVariant;
+        serialize_map(len: Option<usize>) -> SerializeMap;
+        serialize_struct(name: &'static str, len: usize) -> SerializeStruct;
+        serialize_struct_variant(name: &'static str, index: u32, variant: &'static str, len: usize)
+            -> SerializeStructVariant;
+    }
+
+    fn is_human_readable(&self) -> bool {
+        self.0.is_human_readable()
+    }
+}
+
+/// The parts of such a value, some of which have a name.
+macro_rules! parts {
+    ($($parts:ident: $($method:ident $(($name:ident))?),+;)+) => {
+        $(impl<S: $parts> $parts for Finite<S> {
+            type Ok = S::Ok;
+            type Error = S::Error;
+
+            $(fn $method<T: Serialize + ?Sized>(
+                &mut self,
+                $($name: &'static str,)?
+                value: &T,
+            ) -> Result<(), S::Error> {
+                self.0.$method($($name,)? &Finite(value))
+            })+
+
+            fn end(self) -> Result<S::Ok, S::Error> {
+                self.0.end()
+            }
+        })+
+    };
+}
+
+parts! {
+    SerializeSeq: serialize_element;
+    SerializeTuple: serialize_element;
+    SerializeTupleStruct: serialize_field;
+    SerializeTupleVariant: serialize_field;
+    SerializeMap: serialize_key, serialize_value;
+    SerializeStruct: serialize_field(key);
+    SerializeStructVariant: serialize_field(key);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// Something of every form that serde knows, with a float at its end.
+    #[derive(Serialize)]
+    enum Form {
+        Unit,
+        New(f64),
+        Tuple(u8, f64),
+        Struct { a: u8, b: f32 },
+    }
+
+    #[derive(Serialize)]
+    struct UnitStruct;
+
+    #[derive(Serialize)]
+    struct New(f64);
+
+    #[derive(Serialize)]
+    struct Tuple(char, f64);
+
+    fn is_as_serde_json_writes_it(value: &impl Serialize) {
+        assert_eq!(encode(value).unwrap(), serde_json::to_string(value).unwrap());
+    }
+
+    #[test]
+    fn what_can_be_read_is_written_as_serde_json_does() {
+        is_as_serde_json_writes_it(&(
+            1_u8,
+            -2_i8,
+            3_u16,
+            -4_i16,
+            5_u32,
+            -6_i32,
+            u64::MAX,
+            i64::MIN,
+        ));
+        is_as_serde_json_writes_it(&(u128::MAX, i128::MIN, 1.5_f32, -0.0_f64, true, 'ß', "\"\n\0"));
+        is_as_serde_json_writes_it(&(Form::Unit, Form::New(1.0), Form::Tuple(1, 2.0)));
+        is_as_serde_json_writes_it(&(
+            UnitStruct,
+            New(1.0),
+            Tuple('a', 2.0),
+            (),
+            None::<u8>,
+            Some(1),
+        ));
+        is_as_serde_json_writes_it(&Form::Struct { a: 1, b: 0.1 });
+        is_as_serde_json_writes_it(&BTreeMap::from([(1, vec![1.0]), (2, vec![])]));
+        is_as_serde_json_writes_it(&BTreeMap::from([("k", serde_json::json!({ "a": [1.5] }))]));
+        is_as_serde_json_writes_it(&std::net::Ipv4Addr::LOCALHOST);
+        is_as_serde_json_writes_it(&serde_json::value::RawValue::NULL);
+        assert!(encode(&BTreeMap::from([(vec![1], 1)])).is_err());
+    }
+
+    #[test]
+    fn a_float_that_is_not_finite_is_refused_wherever_it_is() {
+        let nan = f64::NAN;
+        assert!(encode(&f32::INFINITY).is_err());
+        assert!(encode(&[nan]).is_err());
+        assert!(encode(&vec![nan]).is_err());
+        assert!(encode(&Some(nan)).is_err());
+        assert!(encode(&(1, nan)).is_err());
+        assert!(encode(&New(nan)).is_err());
+        assert!(encode(&Tuple('a', nan)).is_err());
+        assert!(encode(&Form::New(nan)).is_err());
+        assert!(encode(&Form::Tuple(1, nan)).is_err());
+        assert!(encode(&Form::Struct { a: 1, b: f32::NAN }).is_err());
+        assert!(encode(&BTreeMap::from([("k", nan)])).is_err());
+        let error = encode(&f64::NEG_INFINITY).unwrap_err();
+        assert_eq!(error.to_string(), "JSON has no number for -inf");
+    }
+}
