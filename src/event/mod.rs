@@ -549,7 +549,7 @@ struct Inner {
 impl Events {
     /// Counts every event and passes it on to `sink`.
     pub fn new(sink: impl Sink) -> Self {
-        Events(Arc::new(Inner { sink: Box::new(sink), counters: Default::default() }))
+        Events(Arc::new(Inner { sink: Box::new(sink), counters: [const { AtomicU64::new(0) }; EventKind::ALL.len()] }))
     }
 
     /// Counts the event and passes it on.

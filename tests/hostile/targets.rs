@@ -246,9 +246,10 @@ pub(crate) fn row(bytes: &[u8]) {
             .execute(
                 "INSERT OR REPLACE INTO cloakroom_sessions (id, key, handle, data, user_key,
                  external_key, client, created, seen, idle, absolute, deadline, persistent,
-                 revision, format, auth_level) VALUES (1, ?1, zeroblob(16), CAST(?2 AS TEXT),
+                 revision, format, auth_level, realm, id_issued) VALUES (1, ?1, zeroblob(16), CAST(?2 AS TEXT),
                  CAST(nullif(?3, x'') AS TEXT), CAST(nullif(?4, x'') AS TEXT),
-                 CAST(nullif(?5, x'') AS TEXT), ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+                 CAST(nullif(?5, x'') AS TEXT), ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14,
+                 '__Host-id', ?6)",
                 params![
                     key.as_bytes(),
                     data,
