@@ -492,7 +492,8 @@ struct Inner {
 impl Events {
     /// Counts every event and passes it on to `sink`.
     pub fn new(sink: impl Sink) -> Self {
-        Events(Arc::new(Inner { sink: Box::new(sink), counters: Default::default() }))
+        let counters = [const { AtomicU64::new(0) }; EventKind::ALL.len()];
+        Events(Arc::new(Inner { sink: Box::new(sink), counters }))
     }
 
     /// Counts the event and passes it on.
