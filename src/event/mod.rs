@@ -151,7 +151,7 @@ pub enum Event<'a> {
     },
     /// A request was answered with an error because the application's handler failed.
     HandlerFailed {
-        /// The handler's error and its sources, in words.
+        /// The handler's error and its sources, in words; or what it said when it panicked.
         error: &'a str,
     },
     /// A Secure cookie was sent over a connection on which a browser drops it. Told once a process.
@@ -372,10 +372,10 @@ impl fmt::Display for Event<'_> {
                 write!(f, "migrated table {table} from schema version {from} to {to}")
             }
             Event::Undecodable { handle: Some(handle), error } => {
-                write!(f, "session {handle} does not decode and is kept as it is: {error:?}")
+                write!(f, "session {handle} does not decode and is kept as it is: {error}")
             }
             Event::Undecodable { handle: None, error } => {
-                write!(f, "a session does not decode and is kept as it is: {error:?}")
+                write!(f, "a session does not decode and is kept as it is: {error}")
             }
             Event::LogHeld { pages } => {
                 write!(
@@ -392,7 +392,7 @@ impl fmt::Display for Event<'_> {
             Event::FileBack => f.write_str("the database is back under its name"),
             Event::Swept { sessions } => write!(f, "swept {sessions} ended sessions"),
             Event::CleanerFailed { error } => {
-                write!(f, "the cleaner failed and will try again: {error:?}")
+                write!(f, "the cleaner failed and will try again: {error}")
             }
             Event::CleanerRecovered => f.write_str("the cleaner works again"),
             Event::ClockStepped { by } => {
@@ -431,12 +431,12 @@ impl fmt::Display for Event<'_> {
                 f.write_str("changes to a session were discarded: it has ended or was renewed")
             }
             Event::TouchFailed { error } => {
-                write!(f, "activity was not recorded, the session may end early: {error:?}")
+                write!(f, "activity was not recorded, the session may end early: {error}")
             }
             Event::ReadAsEmpty { error } => {
-                write!(f, "a session was read as empty: {error:?}")
+                write!(f, "a session was read as empty: {error}")
             }
-            Event::RequestFailed { error } => write!(f, "a request failed: {error:?}"),
+            Event::RequestFailed { error } => write!(f, "a request failed: {error}"),
             Event::HandlerFailed { error } => write!(f, "a handler failed: {error}"),
             Event::InsecureConnection { host } => write!(
                 f,
@@ -445,13 +445,10 @@ impl fmt::Display for Event<'_> {
                  CookieConfig::insecure_http() if the connection is trusted"
             ),
             Event::Garbage { error } => {
-                write!(f, "a value that is no session counts as absent: {error:?}")
+                write!(f, "a value that is no session counts as absent: {error}")
             }
             Event::CacheDown { share, of, error } => {
-                write!(
-                    f,
-                    "the cache ({share} of {of}) is left alone until it works again: {error:?}"
-                )
+                write!(f, "the cache ({share} of {of}) is left alone until it works again: {error}")
             }
             Event::CacheBack { share, of } => write!(f, "the cache ({share} of {of}) works again"),
         }

@@ -33,14 +33,6 @@ const TAKEN: [&str; 10] = [
     "Location",
 ];
 
-/// 503 when trying again can help, else 500.
-fn default_status(kind: ErrorKind) -> u16 {
-    match kind {
-        ErrorKind::Busy | ErrorKind::Unavailable => 503,
-        _ => 500,
-    }
-}
-
 /// The settings of a [`SessionManager`]. Start with [`SessionManager::builder`].
 #[derive(Clone)]
 #[must_use]
@@ -75,7 +67,7 @@ impl Builder {
                 on_load_failure: OnLoadFailure::Fail,
                 keep_on_server_error: false,
                 admit: None,
-                status_of: default_status,
+                status_of: ErrorKind::default_status,
                 proxies: 0,
                 record_address: false,
                 record_user_agent: false,

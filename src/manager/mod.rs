@@ -10,7 +10,7 @@ use std::fmt::{self, Debug};
 use std::sync::Arc;
 
 use crate::cleaner::Cleaner;
-use crate::error::{Chain, Error, ErrorKind, Result, panic_words};
+use crate::error::{Error, ErrorKind, Result, described, panic_words};
 use crate::event::{Event, Events};
 use crate::http::{Outcome, RequestHead, ResponseHeaders};
 use crate::session::{Session, Shared, Transport, cross};
@@ -199,15 +199,16 @@ impl SessionManager {
         self.status_of(error)
     }
 
-    /// The same for whatever a handler returned: [`failed`](Self::failed) for an error of ours,
-    /// else an event of its own, and 500.
+    /// The same for whatever a handler returned: [`failed`](Self::failed) for an error of ours. For
+    /// any other there is an event of its own, and the status of the error of ours that it holds
+    /// or has among its sources; 500 if there is none.
     pub fn handler_failed(&self, error: &(dyn error::Error + Send + Sync + 'static)) -> u16 {
         if let Some(ours) = error.downcast_ref::<Error>() {
             return self.failed(ours);
         }
-        let words = Chain(error).to_string();
+        let (words, kind) = described(error);
         self.shared.events.raise(&Event::HandlerFailed { error: &words });
-        500
+        kind.map_or(500, self.shared.settings.status_of)
     }
 
     /// The same for a panic.

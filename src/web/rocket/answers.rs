@@ -11,7 +11,7 @@ use rocket::http::Status;
 use rocket::response::{self, Responder};
 use rocket::{Request, Response};
 
-use crate::error::{Chain, Error};
+use crate::error::{Error, ErrorKind, described};
 use crate::http::Outcome;
 use crate::manager::SessionManager;
 use crate::web::rocket::panics::Watched;
@@ -134,8 +134,9 @@ pub(super) fn failed(
         Some(sessions) => status(sessions.handler_failed(error)),
         // Nobody has used a guard of ours, so there are no events to tell.
         None => {
-            log::error!(target: "cloakroom", "a request failed: {}", Chain(error));
-            Status::InternalServerError
+            let (words, kind) = described(error);
+            log::error!(target: "cloakroom", "a request failed: {words}");
+            status(kind.map_or(500, ErrorKind::default_status))
         }
     }
 }
