@@ -8,6 +8,8 @@ mod cookies;
 mod csrf;
 #[path = "requests/csrf_secret.rs"]
 mod csrf_secret;
+#[path = "requests/dropped.rs"]
+mod dropped;
 #[path = "requests/endings.rs"]
 mod endings;
 #[path = "requests/failures.rs"]

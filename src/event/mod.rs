@@ -134,6 +134,13 @@ pub enum Event<'a> {
         /// The session's public name, if the request had seen it.
         handle: Option<&'a Handle>,
     },
+    /// A [`Session`](crate::Session) was dropped that nothing had closed: its changes are lost, the
+    /// client gets no id, and the session is not ended that it was told to end. Raised by a manager
+    /// at most once a second.
+    Dropped {
+        /// The session's public name, if the request had seen it.
+        handle: Option<&'a Handle>,
+    },
     /// Activity could not be recorded: the session may end early.
     TouchFailed {
         /// Why.
@@ -232,6 +239,8 @@ pub enum EventKind {
     NoAbsoluteLimit,
     /// [`Event::Discarded`]
     Discarded,
+    /// [`Event::Dropped`]
+    Dropped,
     /// [`Event::TouchFailed`]
     TouchFailed,
     /// [`Event::ReadAsEmpty`]
@@ -275,6 +284,7 @@ impl EventKind {
         EventKind::Revoked,
         EventKind::NoAbsoluteLimit,
         EventKind::Discarded,
+        EventKind::Dropped,
         EventKind::TouchFailed,
         EventKind::ReadAsEmpty,
         EventKind::RequestFailed,
@@ -291,6 +301,7 @@ impl EventKind {
         match self {
             EventKind::Undecodable
             | EventKind::Discarded
+            | EventKind::Dropped
             | EventKind::RequestFailed
             | EventKind::HandlerFailed
             | EventKind::Garbage => ::log::Level::Error,
@@ -349,6 +360,7 @@ impl Event<'_> {
             Event::Revoked { .. } => EventKind::Revoked,
             Event::NoAbsoluteLimit => EventKind::NoAbsoluteLimit,
             Event::Discarded { .. } => EventKind::Discarded,
+            Event::Dropped { .. } => EventKind::Dropped,
             Event::TouchFailed { .. } => EventKind::TouchFailed,
             Event::ReadAsEmpty { .. } => EventKind::ReadAsEmpty,
             Event::RequestFailed { .. } => EventKind::RequestFailed,
@@ -429,6 +441,12 @@ impl fmt::Display for Event<'_> {
             }
             Event::Discarded { handle: None } => {
                 f.write_str("changes to a session were discarded: it has ended or was renewed")
+            }
+            Event::Dropped { handle: Some(handle) } => {
+                write!(f, "changes to session {handle} were lost: it was dropped and not closed")
+            }
+            Event::Dropped { handle: None } => {
+                f.write_str("changes to a session were lost: it was dropped and not closed")
             }
             Event::TouchFailed { error } => {
                 write!(f, "activity was not recorded, the session may end early: {error}")

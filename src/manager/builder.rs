@@ -280,6 +280,7 @@ impl Builder {
             settings: self.settings,
             endings: Endings::default(),
             guessing: Guessing::default(),
+            dropped: Mutex::default(),
             stripes: [const { Mutex::new(()) }; 64],
         });
         Ok(SessionManager { shared, crossing: None })

@@ -42,7 +42,7 @@ pub(crate) use shared::{Presented, Settings, Shared, Transport, cross};
 /// changed and nothing else. Until something is written there is no session and no cookie.
 ///
 /// It can be shared by threads; it is not meant to outlive its request. Dropped without being
-/// closed it stores nothing.
+/// closed it stores nothing and ends nothing, of which an [event](Event::Dropped) tells.
 pub struct Session {
     shared: Arc<Shared>,
     crossing: Option<Crossing>,
@@ -166,6 +166,23 @@ pub enum Saved {
 impl Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session").finish_non_exhaustive()
+    }
+}
+
+/// What was not stored is lost. It is raised while a thread panics too: a panic that leaves out
+/// [`close`](crate::SessionManager::close) leaves a sign-out undone, which no line of the panic's
+/// own says.
+impl Drop for Session {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let done = state.closed || state.ignored;
+        if !done && (state.has_changes() || !state.to_end.is_empty() || state.issued.is_some()) {
+            let handle = match &state.known {
+                Known::Live { record, .. } => Some(&record.handle),
+                Known::Unread | Known::None { .. } => None,
+            };
+            self.shared.dropped(handle);
+        }
     }
 }
 
