@@ -32,13 +32,15 @@ impl Session {
         self.add_flashes(vec![Flash { kind: kind.into(), text: text.into(), mark }])
     }
 
-    /// Reads the messages and takes them away. A page that does not ask leaves them to the next.
+    /// Reads the messages and takes them away. A page that does not ask leaves them to the next, and
+    /// so does a page that the browser [fetches in advance](crate::http::RequestHead::purpose): it
+    /// shows them, if it is shown at all, and so does the next one.
     ///
     /// # Errors
     /// As [`get`](Self::get).
     pub fn flashes(&self) -> Result<Vec<Flash>> {
         let flashes: Vec<Flash> = self.get(NAME)?.unwrap_or_default();
-        if !flashes.is_empty() {
+        if !flashes.is_empty() && !self.is_prefetch() {
             let marks: Vec<String> = flashes.iter().map(|flash| flash.mark.clone()).collect();
             // Not all that is there, but what was read: another request may add one right now.
             self.compute(NAME, move |flashes: Option<Vec<Flash>>| {
@@ -61,7 +63,10 @@ impl Session {
     fn add_flashes(&self, new: Vec<Flash>) -> Result<()> {
         self.compute(NAME, move |flashes: Option<Vec<Flash>>| {
             let mut flashes = flashes.unwrap_or_default();
-            flashes.extend(new.iter().cloned());
+            // Some may not have been taken away.
+            let is_new = |new: &&Flash| !flashes.iter().any(|flash| flash.mark == new.mark);
+            let new: Vec<Flash> = new.iter().filter(is_new).cloned().collect();
+            flashes.extend(new);
             Some(flashes)
         })
         .map(drop)

@@ -25,5 +25,7 @@ mod headers;
 mod keys;
 #[path = "requests/lifecycle.rs"]
 mod lifecycle;
+#[path = "requests/prefetch.rs"]
+mod prefetch;
 #[path = "requests/renewals.rs"]
 mod renewals;

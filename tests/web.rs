@@ -19,6 +19,8 @@ mod endings;
 mod handlers;
 #[path = "web/parallel.rs"]
 mod parallel;
+#[path = "web/prefetch.rs"]
+mod prefetch;
 #[path = "web/proxies.rs"]
 mod proxies;
 #[path = "web/responses.rs"]

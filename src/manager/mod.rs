@@ -152,6 +152,8 @@ impl SessionManager {
                 head = head.forwarded_for(value);
             } else if is("User-Agent") {
                 head = head.user_agent(value);
+            } else if is("Sec-Purpose") || is("Purpose") {
+                head = head.purpose(value);
             }
             if self.id_header().is_some_and(is) {
                 head = head.id(value);
@@ -164,7 +166,7 @@ impl SessionManager {
     /// are asked for by name.
     pub fn header_names(&self) -> impl Iterator<Item = &str> {
         let names = ["Cookie", "Host", "X-Forwarded-Proto", "X-Forwarded-For", "User-Agent"];
-        names.into_iter().chain(self.id_header())
+        names.into_iter().chain(["Sec-Purpose", "Purpose"]).chain(self.id_header())
     }
 
     /// The request header that carries the id, where that is not a cookie: an adapter that does

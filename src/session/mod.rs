@@ -52,6 +52,8 @@ pub struct Session {
     /// The host, if a browser would drop a cookie sent to it and nobody was told yet.
     insecure_host: Option<HostText>,
     address: Option<IpAddr>,
+    /// The browser fetches the page in advance.
+    prefetch: bool,
     /// The client, if it is to be kept.
     client: Option<Client>,
     state: Mutex<State>,
@@ -209,9 +211,15 @@ impl Session {
             opened,
             insecure_host,
             address,
+            prefetch: head.prefetch,
             client,
             state: Mutex::default(),
         }
+    }
+
+    /// Whether the browser fetches the page in advance, and may never show it.
+    pub(crate) fn is_prefetch(&self) -> bool {
+        self.prefetch
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
