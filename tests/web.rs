@@ -17,6 +17,8 @@ mod cookies;
 mod endings;
 #[path = "web/handlers.rs"]
 mod handlers;
+#[path = "web/nested.rs"]
+mod nested;
 #[path = "web/parallel.rs"]
 mod parallel;
 #[path = "web/prefetch.rs"]

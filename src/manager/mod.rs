@@ -189,6 +189,12 @@ impl SessionManager {
         }
     }
 
+    /// Whether a request with this head would open this session of ours once more.
+    #[allow(dead_code)] // only the adapter for rouille asks, and that is a feature
+    pub(crate) fn would_open(&self, session: &Session, head: &RequestHead<'_>) -> bool {
+        session.is_of(&self.shared, head)
+    }
+
     /// The HTTP status to answer a request with that failed with `error`.
     #[must_use]
     pub fn status_of(&self, error: &Error) -> u16 {

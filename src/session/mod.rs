@@ -217,6 +217,12 @@ impl Session {
         }
     }
 
+    /// Whether it is a session of this manager for a request that presents the same ids.
+    pub(crate) fn is_of(&self, shared: &Arc<Shared>, head: &RequestHead<'_>) -> bool {
+        let presented = || shared.settings.transport.presented(head);
+        Arc::ptr_eq(&self.shared, shared) && presented().keys().eq(self.presented.keys())
+    }
+
     /// Whether the browser fetches the page in advance, and may never show it.
     pub(crate) fn is_prefetch(&self) -> bool {
         self.prefetch
