@@ -189,6 +189,15 @@ impl SessionManager {
         }
     }
 
+    /// The name of the cookie that carries the id.
+    #[allow(dead_code)] // only the adapter for Rocket asks, and that is a feature
+    pub(crate) fn cookie_name(&self) -> Option<&str> {
+        match &self.shared.settings.transport {
+            Transport::Cookie(cookie) => Some(cookie.name_text()),
+            Transport::Header(_) => None,
+        }
+    }
+
     /// Whether a request with this head would open this session of ours once more.
     #[allow(dead_code)] // only the adapter for rouille asks, and that is a feature
     pub(crate) fn would_open(&self, session: &Session, head: &RequestHead<'_>) -> bool {

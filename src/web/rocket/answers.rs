@@ -7,13 +7,14 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use rocket::catcher::Catcher;
 use rocket::futures::FutureExt;
-use rocket::http::Status;
+use rocket::http::{Cookie, Status};
 use rocket::response::{self, Responder};
 use rocket::{Request, Response};
 
 use crate::error::{Error, ErrorKind, described};
 use crate::http::Outcome;
 use crate::manager::SessionManager;
+use crate::web::rocket::guards;
 use crate::web::rocket::panics::Watched;
 
 /// Who is told of a request's error, and whether there was one.
@@ -22,6 +23,8 @@ struct Operator {
     sessions: OnceLock<SessionManager>,
     was_told: AtomicBool,
     watched: OnceLock<Watched>,
+    /// The answer is a catcher's.
+    caught: OnceLock<bool>,
     /// The headers with ids that were added so far, by all managers of this request.
     kept: Mutex<Vec<(String, String)>>,
 }
@@ -37,32 +40,51 @@ pub(super) fn used(request: &Request<'_>, sessions: &SessionManager) {
 
 /// Watches for a panic of this request from now on.
 pub(super) fn watch(request: &Request<'_>) {
-    operator(request).watched.get_or_init(Watched::new);
+    operator(request).watched.get_or_init(|| {
+        request.cookies().add(Cookie::new(MARK, ""));
+        Watched::new()
+    });
 }
 
 /// What became of the handler, and what it said if it panicked.
 ///
-/// A catcher can make any status of a failure. That a panic was caught by the handler itself, and
-/// its answer is a success, is told by asking that catcher: it answers alike if it was its answer.
-pub(super) async fn outcome(request: &Request<'_>, answered: Status) -> (Outcome, Option<String>) {
+/// A catcher can make any status of a failure, and a handler can catch its own panic and answer. The
+/// two are told apart by the mark.
+pub(super) fn outcome(
+    request: &Request<'_>,
+    response: &mut Response<'_>,
+) -> (Outcome, Option<String>) {
     let operator = operator(request);
-    if let Some(panic) = operator.watched.get().and_then(Watched::panic) {
-        let status = Status::InternalServerError;
-        let failed = answered.code >= 500
-            || match matching(status, request) {
-                Some(catcher) => by(&catcher, status, request)
-                    .await
-                    .is_some_and(|answer| answer.status() == answered),
-                None => false,
-            };
-        if failed {
-            return (Outcome::Panicked, Some(panic));
-        }
+    let caught = *operator.caught.get_or_init(|| !take_mark(response));
+    let status = response.status().code;
+    if let Some(panic) = operator.watched.get().and_then(Watched::panic)
+        && (status >= 500 || caught)
+    {
+        return (Outcome::Panicked, Some(panic));
     }
     match operator.was_told.load(Ordering::Relaxed) {
         true => (Outcome::ServerError, None),
-        false => (Outcome::of_status(answered.code), None),
+        false => (Outcome::of_status(status), None),
     }
+}
+
+/// A cookie that is added to the jar when a session is opened, and never sent. Rocket empties the
+/// jar before it runs a catcher, and does not say otherwise that it has run one.
+const MARK: &str = "cloakroom-no-catcher";
+
+/// Takes the mark out of a response, and says whether it was there.
+fn take_mark(response: &mut Response<'_>) -> bool {
+    let is_mark = |value: &str| value.split('=').next() == Some(MARK);
+    let cookies: Vec<String> =
+        response.headers().get("Set-Cookie").map(ToOwned::to_owned).collect();
+    let has_mark = cookies.iter().any(|value| is_mark(value));
+    if has_mark {
+        response.remove_header("Set-Cookie");
+        for cookie in cookies.into_iter().filter(|value| !is_mark(value)) {
+            response.adjoin_raw_header("Set-Cookie", cookie);
+        }
+    }
+    has_mark
 }
 
 /// Adds a header, and keeps it for an answer that replaces this one: what a manager has told the
@@ -130,9 +152,10 @@ pub(super) fn failed(
 ) -> Status {
     let operator = operator(request);
     operator.was_told.store(true, Ordering::Relaxed);
-    match operator.sessions.get() {
+    // Where no guard of ours was used, the error came from a manager that the handler holds.
+    let sessions = operator.sessions.get().or_else(|| guards::manager::<(), _>(request.rocket()));
+    match sessions {
         Some(sessions) => status(sessions.handler_failed(error)),
-        // Nobody has used a guard of ours, so there are no events to tell.
         None => {
             let (words, kind) = described(error);
             log::error!(target: "cloakroom", "a request failed: {words}");
