@@ -197,12 +197,9 @@ thread_local! {
 }
 
 fn note(kind: ErrorKind) {
-    // A thread that ends writes without it.
-    let _ = NOTED.try_with(|noted| {
-        if let Some(None) = noted.get() {
-            noted.set(Some(Some(kind)));
-        }
-    });
+    if let Some(None) = NOTED.get() {
+        NOTED.set(Some(Some(kind)));
+    }
 }
 
 /// An application's error with its sources, on one line; and the kind of our error in it, if there

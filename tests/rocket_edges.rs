@@ -14,7 +14,7 @@ use cloakroom::event::EventKind;
 use cloakroom::http::Outcome;
 use cloakroom::testing::{Call, PausingStore, with_session};
 use cloakroom::web::rocket::{SessionOf, Sessions};
-use cloakroom::{CookieConfig, ErrorKind, MemoryStore, Session, SessionManager};
+use cloakroom::{CookieConfig, Error, ErrorKind, MemoryStore, Session, SessionManager};
 use rocket::config::{Config, LogLevel};
 use rocket::fairing::AdHoc;
 use rocket::http::{CookieJar, Header, Status};
@@ -125,6 +125,47 @@ fn the_catcher_of_a_panic_runs_once_and_nothing_is_stored() {
     assert_eq!(own.len(), 2, "{cookies:?}");
     assert!(own.iter().any(|value| value.starts_with("theme=dark")), "{own:?}");
     assert!(own.iter().any(|value| value.starts_with("lang=en")), "{own:?}");
+}
+
+/// Signs out, which the store does not let happen, and fails with the same status.
+#[post("/fails-twice/<how>")]
+fn fails_twice(how: &str, session: &Session) -> cloakroom::Result<&'static str> {
+    session.destroy()?;
+    match how {
+        "panic" => panic!("as planned"),
+        _ => Err(Error::new(ErrorKind::Full, "try")),
+    }
+}
+
+#[test]
+fn a_catcher_that_has_answered_the_failure_is_not_asked_again() {
+    static ASKED: AtomicUsize = AtomicUsize::new(0);
+    #[catch(default)]
+    fn counts_all(status: Status, _: &rocket::Request<'_>) -> String {
+        ASKED.fetch_add(1, Ordering::SeqCst);
+        format!("caught {}", status.code)
+    }
+    let store = PausingStore::new(MemoryStore::new());
+    let sessions = SessionManager::new(store.clone()).unwrap();
+    let rocket = bare().attach(sessions.clone()).mount("/", routes![fails_twice]);
+    let server = Server::start(rocket.register("/", catchers![counts_all]));
+    let visitor = with_session(&sessions, |session| session.set("n", 1)).unwrap();
+    for (how, kind, status, asked) in [
+        ("panic", ErrorKind::Full, 500, 1),
+        ("error", ErrorKind::Full, 500, 1),
+        // What is not stored is answered with another status than what the handler has met.
+        ("panic", ErrorKind::Busy, 503, 2),
+        ("error", ErrorKind::Busy, 503, 2),
+    ] {
+        let before = ASKED.load(Ordering::SeqCst);
+        store.fail(Call::Commit, kind);
+        let request = client::Request::post(format!("/fails-twice/{how}")).cookie(&visitor);
+        let response = send(server.address, &request).unwrap();
+        assert_eq!(response.status, status, "{how}");
+        assert_eq!(response.text(), format!("caught {status}"), "{how}");
+        assert_eq!(ASKED.load(Ordering::SeqCst) - before, asked, "{how} {kind}");
+        assert!(response.all("Set-Cookie").is_empty(), "{response:?}");
+    }
 }
 
 #[post("/jar")]

@@ -2,7 +2,7 @@
 
 use std::error;
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use rocket::catcher::Catcher;
@@ -17,11 +17,12 @@ use crate::manager::SessionManager;
 use crate::web::rocket::guards;
 use crate::web::rocket::panics::Watched;
 
-/// Who is told of a request's error, and whether there was one.
+/// What is known of a request that may fail, and who is told of it.
 #[derive(Default)]
 struct Operator {
     sessions: OnceLock<SessionManager>,
-    was_told: AtomicBool,
+    /// The status for which Rocket is to ask a catcher, because of an error or a panic; 0 for none.
+    failed: AtomicU16,
     watched: OnceLock<Watched>,
     /// The answer is a catcher's.
     caught: OnceLock<bool>,
@@ -60,12 +61,21 @@ pub(super) fn outcome(
     if let Some(panic) = operator.watched.get().and_then(Watched::panic)
         && (status >= 500 || caught)
     {
+        operator.failed.store(Status::InternalServerError.code, Ordering::Relaxed);
         return (Outcome::Panicked, Some(panic));
     }
-    match operator.was_told.load(Ordering::Relaxed) {
-        true => (Outcome::ServerError, None),
-        false => (Outcome::of_status(status), None),
+    match operator.failed.load(Ordering::Relaxed) {
+        0 => (Outcome::of_status(status), None),
+        _ => (Outcome::ServerError, None),
     }
+}
+
+/// Whether the answer is one that a catcher has given to a failure with this status: it need not be
+/// asked again.
+pub(super) fn has_answered(request: &Request<'_>, code: u16) -> bool {
+    let operator = operator(request);
+    operator.caught.get() == Some(&true)
+        && operator.failed.load(Ordering::Relaxed) == status(code).code
 }
 
 /// A cookie that is added to the jar when a session is opened, and never sent. Rocket empties the
@@ -151,17 +161,18 @@ pub(super) fn failed(
     error: &(dyn error::Error + Send + Sync + 'static),
 ) -> Status {
     let operator = operator(request);
-    operator.was_told.store(true, Ordering::Relaxed);
     // Where no guard of ours was used, the error came from a manager that the handler holds.
     let sessions = operator.sessions.get().or_else(|| guards::manager::<(), _>(request.rocket()));
-    match sessions {
-        Some(sessions) => status(sessions.handler_failed(error)),
+    let status = status(match sessions {
+        Some(sessions) => sessions.handler_failed(error),
         None => {
             let (words, kind) = described(error);
             log::error!(target: "cloakroom", "a request failed: {words}");
-            status(kind.map_or(500, ErrorKind::default_status))
+            kind.map_or(500, ErrorKind::default_status)
         }
-    }
+    });
+    operator.failed.store(status.code, Ordering::Relaxed);
+    status
 }
 
 /// Any error of a handler, as [`Result`](super::Result) has it: the client gets the catcher's

@@ -254,7 +254,9 @@ async fn end<'r, M: 'static>(request: &'r Request<'_>, response: &mut Response<'
     let headers = match close(sessions, session, outcome) {
         Ok(headers) => headers,
         Err(status) => {
-            answers::replace(request, response, status).await;
+            if !answers::has_answered(request, status) {
+                answers::replace(request, response, status).await;
+            }
             sessions.headers_after_failure(session)
         }
     };
