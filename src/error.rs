@@ -1,7 +1,8 @@
-//! The one error type: a kind to match on, what was being done, and the source.
+//! The one error type: a kind to match on, what was being done, and the reason.
 
 use std::any::Any;
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::error;
 use std::fmt;
 use std::sync::Arc;
@@ -13,9 +14,22 @@ type Source = Box<dyn error::Error + Send + Sync>;
 
 /// Anything that can go wrong, one machine word wide.
 ///
-/// [`kind`](Error::kind) is for code, the text says what was being done and why it failed, and
-/// [`source`](error::Error::source) keeps the error of the library below. Cloning is cheap: a
-/// failed group commit gives the same error to everyone in the group.
+/// [`kind`](Error::kind) is for code. `Display` and `Debug` are for people, and write the whole
+/// sentence: what was being done, the reason, and what caused that, as in
+/// `cannot load a session: database is locked`.
+///
+/// [`source`](error::Error::source) is always `None`. The errors of the libraries below are part of
+/// the sentence already, and would be written twice by what writes an error with its sources, such
+/// as `anyhow` with `{:#}`.
+///
+/// Cloning is cheap: a failed group commit gives the same error to everyone in the group.
+///
+/// ```
+/// use cloakroom::UserKey;
+///
+/// let error = UserKey::new("").unwrap_err();
+/// assert_eq!(error.to_string(), "cannot use that as a user key: it is empty");
+/// ```
 #[derive(Clone)]
 pub struct Error(Arc<Inner>);
 
@@ -59,7 +73,7 @@ pub enum ErrorKind {
     Unsupported,
     /// The request was closed already.
     Closed,
-    /// None of the above; the source says more.
+    /// None of the above; the text says more.
     Unexpected,
 }
 
@@ -81,7 +95,17 @@ impl ErrorKind {
             ErrorKind::Invalid => "that is not acceptable",
             ErrorKind::Unsupported => "the store cannot do this",
             ErrorKind::Closed => "the request has been closed",
-            ErrorKind::Unexpected => "something unexpected happened",
+            ErrorKind::Unexpected => "the store gave an answer that does not fit the call",
+        }
+    }
+}
+
+impl ErrorKind {
+    /// The HTTP status of a request that failed so: 503 when trying again can help, else 500.
+    pub(crate) fn default_status(self) -> u16 {
+        match self {
+            ErrorKind::Busy | ErrorKind::Unavailable => 503,
+            _ => 500,
         }
     }
 }
@@ -93,14 +117,16 @@ impl fmt::Display for ErrorKind {
 }
 
 impl Error {
-    /// An error of `kind` that happened while `doing` something ("load a session").
+    /// An error of `kind` that happened while `doing` something ("load a session"). Its reason is
+    /// what the kind means.
     ///
     /// Authors of stores use this; `doing` must not contain an id.
     pub fn new(kind: ErrorKind, doing: impl Into<Cow<'static, str>>) -> Self {
         Error(Arc::new(Inner { kind, doing: doing.into(), source: None }))
     }
 
-    /// The same with the error that caused it, which becomes the [`source`](error::Error::source).
+    /// The same with the reason: words, or the error that caused it, which is written with its own
+    /// sources. It must not contain an id either.
     pub fn with_source(
         kind: ErrorKind,
         doing: impl Into<Cow<'static, str>>,
@@ -120,34 +146,72 @@ impl Error {
     pub fn doing(&self) -> &str {
         &self.0.doing
     }
+
+    /// The error that caused this one.
+    #[allow(dead_code)] // only the command line asks, and that is a feature
+    pub(crate) fn cause(&self) -> Option<&(dyn error::Error + 'static)> {
+        match &self.0.source {
+            Some(source) => Some(source.as_ref()),
+            None => None,
+        }
+    }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot {}: {}", self.0.doing, self.0.kind)
+        note(self.0.kind);
+        write!(f, "cannot {}: ", self.0.doing)?;
+        match &self.0.source {
+            Some(source) => f.write_str(&sentence(source.as_ref())),
+            None => f.write_str(self.0.kind.words()),
+        }
     }
 }
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // `fn main() -> Result<(), Error>` prints Debug: make that readable, sources included.
-        fmt::Display::fmt(&Chain(self), f)
+        // `fn main() -> Result<(), Error>` prints Debug: make that readable.
+        fmt::Display::fmt(self, f)
     }
 }
 
-/// Shows an error with its sources, on one line.
-pub(crate) struct Chain<'e>(pub(crate) &'e (dyn error::Error + 'static));
-
-impl fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut next = self.0.source();
-        while let Some(source) = next {
-            write!(f, ": {source}")?;
-            next = source.source();
+/// An error with its sources, on one line. Many an error writes its source itself: what is there
+/// already is left out.
+fn sentence(error: &(dyn error::Error + 'static)) -> String {
+    let mut sentence = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        let words = source.to_string();
+        if !sentence.contains(&words) {
+            sentence.push_str(": ");
+            sentence.push_str(&words);
         }
-        Ok(())
+        next = source.source();
     }
+    sentence
+}
+
+thread_local! {
+    /// While an error of the application is written: the kind of the first of ours in it.
+    static NOTED: Cell<Option<Option<ErrorKind>>> = const { Cell::new(None) };
+}
+
+fn note(kind: ErrorKind) {
+    if let Some(None) = NOTED.get() {
+        NOTED.set(Some(Some(kind)));
+    }
+}
+
+/// An application's error with its sources, on one line; and the kind of our error in it, if there
+/// is one.
+///
+/// To go through the sources does not find every error of ours. `anyhow` in a `Box`, an enum's
+/// transparent variant, and `std::io::Error::other` all stand for the error that they hold: they
+/// give its sources and not itself. What they do with it is to write it.
+pub(crate) fn described(error: &(dyn error::Error + 'static)) -> (String, Option<ErrorKind>) {
+    let outer = NOTED.replace(Some(None));
+    let sentence = sentence(error);
+    (sentence, NOTED.replace(outer).flatten())
 }
 
 /// What a panic said, if it said something.
@@ -156,28 +220,113 @@ pub(crate) fn panic_words(panic: &(dyn Any + Send)) -> Option<&str> {
     words.or_else(|| panic.downcast_ref::<&str>().copied())
 }
 
-impl error::Error for Error {
-    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
-        match &self.0.source {
-            Some(source) => Some(source.as_ref()),
-            None => None,
-        }
-    }
-}
+impl error::Error for Error {}
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// An error with a source, as applications have them.
+    #[derive(Debug)]
+    struct Outer {
+        words: &'static str,
+        source: Box<dyn error::Error + Send + Sync>,
+    }
+
+    impl fmt::Display for Outer {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.words)
+        }
+    }
+
+    impl error::Error for Outer {
+        fn source(&self) -> Option<&(dyn error::Error + 'static)> {
+            Some(self.source.as_ref())
+        }
+    }
+
+    /// An enum's transparent variant: it stands for the error that it holds.
+    #[derive(Debug)]
+    struct Transparent(Error);
+
+    impl fmt::Display for Transparent {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            fmt::Display::fmt(&self.0, f)
+        }
+    }
+
+    impl error::Error for Transparent {
+        fn source(&self) -> Option<&(dyn error::Error + 'static)> {
+            error::Error::source(&self.0)
+        }
+    }
+
+    fn busy() -> Error {
+        Error::with_source(ErrorKind::Busy, "load a session", "database is locked")
+    }
+
     #[test]
-    fn an_error_is_one_word_and_says_what_was_being_done() {
+    fn an_error_is_one_word_and_its_text_a_whole_sentence() {
         assert_eq!(size_of::<Error>(), size_of::<usize>());
-        let error = Error::with_source(ErrorKind::Busy, "load a session", "locked elsewhere");
-        assert_eq!(error.to_string(), "cannot load a session: the store is busy");
-        assert_eq!(
-            format!("{error:?}"),
-            "cannot load a session: the store is busy: locked elsewhere"
-        );
-        assert_eq!(error.kind(), ErrorKind::Busy);
+        assert_eq!(busy().to_string(), "cannot load a session: database is locked");
+        assert_eq!(format!("{:?}", busy()), busy().to_string());
+        assert_eq!((busy().kind(), busy().doing()), (ErrorKind::Busy, "load a session"));
+        let bare = Error::new(ErrorKind::Busy, "load a session");
+        assert_eq!(bare.to_string(), "cannot load a session: the store is busy");
+    }
+
+    #[test]
+    fn the_text_has_every_source_once() {
+        let refused = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        let source = Outer { words: "no such luck", source: Box::new(refused) };
+        let error = Error::with_source(ErrorKind::Unavailable, "open app.db", source);
+        assert_eq!(error.to_string(), "cannot open app.db: no such luck: permission denied");
+        let source =
+            Outer { words: "it says: permission denied", source: "permission denied".into() };
+        let error = Error::with_source(ErrorKind::Unavailable, "open app.db", source);
+        assert_eq!(error.to_string(), "cannot open app.db: it says: permission denied");
+        let error = Error::with_source(ErrorKind::Unavailable, "set a value", busy());
+        let sentence = "cannot set a value: cannot load a session: database is locked";
+        assert_eq!(error.to_string(), sentence);
+    }
+
+    #[test]
+    fn what_writes_an_error_with_its_sources_writes_nothing_twice() {
+        let sentence = "cannot load a session: database is locked";
+        assert_eq!(format!("{:#}", anyhow::Error::new(busy())), sentence);
+        let error = anyhow::Error::new(busy()).context("no cart");
+        assert_eq!(format!("{error:#}"), format!("no cart: {sentence}"));
+        assert_eq!(error.chain().count(), 2);
+    }
+
+    #[test]
+    fn our_error_is_found_in_whatever_holds_it() {
+        let outer = |source| Outer { words: "no cart", source };
+        let boxed = |error: anyhow::Error| -> Box<dyn error::Error + Send + Sync> { error.into() };
+        let all: [Box<dyn error::Error + Send + Sync>; 9] = [
+            Box::new(busy()),
+            Box::new(Box::new(busy())),
+            Box::new(Arc::new(busy())),
+            Box::new(outer(Box::new(busy()))),
+            Box::new(outer(Box::new(outer(Box::new(Transparent(busy())))))),
+            Box::new(Transparent(busy())),
+            Box::new(std::io::Error::other(busy())),
+            boxed(anyhow::Error::new(busy())),
+            boxed(anyhow::Error::new(busy()).context("no cart").context("no shop")),
+        ];
+        for error in all {
+            let (sentence, kind) = described(&*error);
+            assert_eq!(kind, Some(ErrorKind::Busy), "{sentence}");
+            assert!(sentence.ends_with("cannot load a session: database is locked"), "{sentence}");
+        }
+        let none = std::io::Error::other("the printer is on fire");
+        assert_eq!(described(&none), ("the printer is on fire".to_owned(), None));
+    }
+
+    #[test]
+    fn of_several_errors_of_ours_the_outermost_counts() {
+        let full = Error::with_source(ErrorKind::Full, "store a copy", busy());
+        let (sentence, kind) = described(&Outer { words: "no cart", source: Box::new(full) });
+        assert_eq!(kind, Some(ErrorKind::Full), "{sentence}");
     }
 }

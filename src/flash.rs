@@ -73,13 +73,15 @@ impl Session {
         self.add_flashes(&[Flash { kind: kind.into(), text: text.into(), mark }])
     }
 
-    /// Reads the messages and takes them away. A page that does not ask leaves them to the next.
+    /// Reads the messages and takes them away. A page that does not ask leaves them to the next, and
+    /// so does a page that the browser [fetches in advance](crate::http::RequestHead::purpose): it
+    /// shows them, if it is shown at all, and so does the next one.
     ///
     /// # Errors
     /// As [`get`](Self::get).
     pub fn flashes(&self) -> Result<Vec<Flash>> {
         let flashes: Vec<Flash> = self.get(FLASHES)?.unwrap_or_default();
-        if !flashes.is_empty() {
+        if !flashes.is_empty() && !self.is_prefetch() {
             let marks: Vec<String> = flashes.iter().map(|flash| flash.mark.clone()).collect();
             // Not all that is there, but what was read: another request may add one right now.
             self.compute_json(FLASHES, move |flashes| {
@@ -116,7 +118,11 @@ impl Session {
         }
         self.compute_json(FLASHES, move |flashes| {
             let mut flashes = items(flashes)?;
-            flashes.extend(new.iter().map(Value::borrowed));
+            // Some may not have been taken away. Each has a mark of its own, so that equal ones are
+            // one and the same.
+            let is_new = |new: &&Value<'_>| !flashes.iter().any(|flash| flash == *new);
+            let new: Vec<_> = new.iter().filter(is_new).map(Value::borrowed).collect();
+            flashes.extend(new);
             Ok(Some(newest(&flashes)))
         })
         .map(drop)

@@ -25,6 +25,7 @@ pub struct RequestHead<'r> {
     /// The last ones: what a client wrote itself comes before what proxies add.
     forwarded_for: [Option<&'r str>; MAX_PROXIES as usize],
     pub(crate) user_agent: Option<&'r str>,
+    pub(crate) prefetch: bool,
 }
 
 /// The most proxies whose entries of `X-Forwarded-For` are told from what a client wrote.
@@ -87,6 +88,15 @@ impl<'r> RequestHead<'r> {
     /// With the value of the `User-Agent` header.
     pub fn user_agent(self, value: &'r str) -> Self {
         RequestHead { user_agent: Some(value), ..self }
+    }
+
+    /// With the value of the `Sec-Purpose` header, or of the older `Purpose`: by `prefetch`, with or
+    /// without `prerender`, a browser says that it fetches the page in advance and may never show
+    /// it (HTML, 7.6 Speculative loading). Such a request does not take
+    /// [flashes](crate::Session::flashes) away.
+    pub fn purpose(self, value: &'r str) -> Self {
+        let is_prefetch = |word: &str| word.trim().eq_ignore_ascii_case("prefetch");
+        RequestHead { prefetch: self.prefetch || value.split([',', ';']).any(is_prefetch), ..self }
     }
 
     /// The client's address, where so many proxies have each added the address of whoever

@@ -199,7 +199,8 @@ impl FromStr for Handle {
 
     /// Reads the 32 lower-case hexadecimal digits that `Display` writes.
     fn from_str(text: &str) -> Result<Self> {
-        let invalid = || Error::new(ErrorKind::Invalid, "read a session handle");
+        let why = "it is not 32 hexadecimal digits in lower case";
+        let invalid = || Error::with_source(ErrorKind::Invalid, "read a session handle", why);
         let digits = text.as_bytes();
         if digits.len() != 32 || !digits.iter().all(|d| matches!(d, b'0'..=b'9' | b'a'..=b'f')) {
             return Err(invalid());

@@ -101,6 +101,39 @@ fn who_signs_out_in_one_tab_is_signed_out_in_the_other_at_its_next_request() {
     });
 }
 
+#[test]
+fn a_page_that_the_browser_prefetches_takes_no_message_away() {
+    everywhere(|chromium, name, folder| {
+        let server = start(name, folder);
+        let tab = chromium.tab();
+        tab.open(&server.url("localhost"));
+        assert_eq!(tab.page(), Page::new(1, None, &[]));
+        tab.type_into("input[name=user]", "ada");
+        tab.type_into("input[name=password]", "demo");
+        // Nothing follows the redirect to the page that shows the message.
+        tab.script(
+            "const form = document.querySelector('form[action=\"/sign-in\"]');
+             const body = new URLSearchParams(new FormData(form));
+             return fetch(form.action, { method: 'POST', body, redirect: 'manual' }).then(() => 1)",
+        );
+        let fetched = tab.script(
+            "return new Promise(done => {
+                 const link = document.createElement('link');
+                 link.rel = 'prefetch';
+                 link.href = '/?in-advance';
+                 link.onload = () => done('fetched');
+                 link.onerror = () => done('not fetched');
+                 document.head.append(link);
+             })",
+        );
+        assert_eq!(fetched, "fetched");
+        tab.open(&server.url("localhost"));
+        assert_eq!(tab.page(), Page::new(3, "ada", &["You are signed in."]));
+        tab.reload();
+        assert_eq!(tab.page(), Page::new(4, "ada", &[]));
+    });
+}
+
 /// Where the user is signed in, as the page tells: for each place whether it is this one.
 #[track_caller]
 fn places(tab: &Tab<'_>) -> Vec<bool> {

@@ -8,6 +8,8 @@ mod cookies;
 mod csrf;
 #[path = "requests/csrf_secret.rs"]
 mod csrf_secret;
+#[path = "requests/dropped.rs"]
+mod dropped;
 #[path = "requests/endings.rs"]
 mod endings;
 #[path = "requests/failures.rs"]
@@ -23,6 +25,8 @@ mod headers;
 mod keys;
 #[path = "requests/lifecycle.rs"]
 mod lifecycle;
+#[path = "requests/prefetch.rs"]
+mod prefetch;
 #[path = "requests/presented.rs"]
 mod presented;
 #[path = "requests/renewals.rs"]

@@ -293,6 +293,7 @@ fn fails(session: &Session, how: &str) -> web::rocket::Result<&'static str> {
     session.renew()?;
     match how {
         "ours" => Err(Error::new(ErrorKind::Busy, "try"))?,
+        "wrapped" => Err(std::io::Error::other(Error::new(ErrorKind::Busy, "try")))?,
         "any" => Err(std::io::Error::other("the printer is on fire"))?,
         "words" => Err(web::rocket::Failure::new("the printer is on fire")),
         "panic" => panic!("the printer is on fire"),
@@ -305,7 +306,7 @@ fn a_catcher_that_answers_200_makes_no_success_of_a_failure() {
     let sessions = memory();
     let rocket = bare().attach(sessions.clone()).mount("/", routes![fails]);
     let client = client(rocket.register("/", catchers![all_is_well]));
-    for how in ["ours", "any", "words", "panic"] {
+    for how in ["ours", "wrapped", "any", "words", "panic"] {
         let before = with_session(&sessions, |session| session.set("n", 1)).unwrap();
         let failed = sessions.events().count(EventKind::HandlerFailed)
             + sessions.events().count(EventKind::RequestFailed);
@@ -459,4 +460,104 @@ fn page(session: &Session) -> cloakroom::Result<Page> {
 fn our_error_works_beside_any_responder() {
     let client = client(bare().attach(memory()).mount("/", routes![page]));
     assert_eq!(client.get("/page").dispatch().into_string().unwrap(), "None");
+}
+
+// Errors that hold ours.
+
+#[get("/wrapped")]
+fn wrapped(_session: &Session) -> web::rocket::Result<&'static str> {
+    let busy = anyhow::Error::new(Error::new(ErrorKind::Busy, "load a session"));
+    Err(web::rocket::Failure::new(busy.context("no cart")))
+}
+
+/// A handler that holds a manager of its own, and uses no guard of ours.
+#[get("/held")]
+fn held(sessions: &rocket::State<SessionManager>) -> cloakroom::Result<String> {
+    Ok(sessions
+        .open(Some("__Host-id=0000000000000000000000000000000000000000000"))
+        .user()?
+        .map_or_else(String::new, |user| user.to_string()))
+}
+
+#[test]
+fn an_error_around_ours_is_answered_with_its_status() {
+    let words = Words::default();
+    let builder = SessionManager::builder(MemoryStore::new()).events(Events::new(words.clone()));
+    let sessions = builder.build().unwrap();
+    let rocket = bare().attach(sessions).mount("/", routes![wrapped]);
+    let response = send(Server::start(rocket).address, &client::Request::get("/wrapped")).unwrap();
+    assert_eq!(response.status, 503);
+    assert!(!response.text().contains("session"), "{}", response.text());
+    let told = words.0.lock().unwrap();
+    assert_eq!(*told, ["a handler failed: no cart: cannot load a session: the store is busy"]);
+}
+
+#[test]
+fn our_error_without_a_guard_of_ours_has_its_status_too() {
+    for attached in [true, false] {
+        let store = PausingStore::new(MemoryStore::new());
+        let sessions = SessionManager::new(store.clone()).unwrap();
+        store.fail(Call::Load, ErrorKind::Busy);
+        let rocket = bare().manage(sessions.clone()).mount("/", routes![held]);
+        let client = client(if attached { rocket.attach(sessions.clone()) } else { rocket });
+        assert_eq!(client.get("/held").dispatch().status(), Status::ServiceUnavailable);
+        let raised = sessions.events().count(EventKind::RequestFailed);
+        assert_eq!(raised, u64::from(attached), "a manager that is attached raises an event");
+    }
+}
+
+// Rocket's jar.
+
+#[test]
+fn a_tracked_client_keeps_its_session() {
+    let rocket = bare().attach(memory()).mount("/", routes![count, visits, sign_out]);
+    let client = blocking::Client::tracked(rocket).unwrap();
+    for n in ["1", "2", "3"] {
+        assert_eq!(client.post("/count").dispatch().into_string().unwrap(), n);
+    }
+    client.post("/sign-out").dispatch();
+    assert_eq!(client.get("/visits").dispatch().into_string().unwrap(), "0");
+}
+
+#[test]
+fn a_cookie_of_a_local_request_is_read() {
+    let sessions = memory();
+    let visitor = with_session(&sessions, |session| session.set("visits", 7)).unwrap();
+    let id = visitor.split_once('=').unwrap().1.to_owned();
+    let client = client(bare().attach(sessions.clone()).mount("/", routes![visits]));
+    let local = || client.get("/visits").cookie(("__Host-id", id.clone()));
+    assert_eq!(local().dispatch().into_string().unwrap(), "7");
+    let other = Header::new("Cookie", "theme=dark");
+    assert_eq!(local().header(other).dispatch().into_string().unwrap(), "7");
+    // What a Cookie header says of ours counts.
+    let unknown = cookie("__Host-id=0000000000000000000000000000000000000000000");
+    assert_eq!(local().header(unknown).dispatch().into_string().unwrap(), "0");
+    assert_eq!(sessions.events().count(EventKind::Unknown), 1);
+    assert_eq!(sessions.events().count(EventKind::Malformed), 0);
+}
+
+#[test]
+fn an_id_in_jar_and_header_is_read_once() {
+    let sessions = memory();
+    let server = Server::start(bare().attach(sessions.clone()).mount("/", routes![visits]));
+    let ids = "__Host-id=0000000000000000000000000000000000000000000; a=b; __Host-id=x";
+    let request = client::Request::get("/visits").cookie(ids).cookie("c=d");
+    assert_eq!(send(server.address, &request).unwrap().text(), "0");
+    assert_eq!(sessions.events().count(EventKind::Unknown), 1);
+    assert_eq!(sessions.events().count(EventKind::Malformed), 1);
+}
+
+#[test]
+fn a_name_that_only_rockets_jar_takes_for_ours_is_not_ours() {
+    let sessions = memory();
+    let visitor = with_session(&sessions, |session| session.set("visits", 7)).unwrap();
+    let server = Server::start(bare().attach(sessions).mount("/", routes![visits]));
+    let read = |cookie: &str| {
+        let request = client::Request::get("/visits").cookie(cookie);
+        send(server.address, &request).unwrap().text().to_owned()
+    };
+    assert_eq!(read(&visitor), "7");
+    // Browsers let a sibling domain set such a cookie.
+    assert_eq!(read(&visitor.replace("__Host-id", "__Host%2Did")), "0");
+    assert_eq!(read(&visitor.replace("__Host-id=", "__Host-id=%2E")), "0");
 }

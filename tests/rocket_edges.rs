@@ -6,17 +6,21 @@ mod client;
 #[path = "common/rocket_server.rs"]
 mod rocket_server;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 
 use client::send;
+use cloakroom::event::EventKind;
+use cloakroom::http::Outcome;
 use cloakroom::testing::{Call, PausingStore, with_session};
 use cloakroom::web::rocket::{SessionOf, Sessions};
-use cloakroom::{CookieConfig, ErrorKind, MemoryStore, Session, SessionManager};
+use cloakroom::{CookieConfig, Error, ErrorKind, MemoryStore, Session, SessionManager};
 use rocket::config::{Config, LogLevel};
 use rocket::fairing::AdHoc;
-use rocket::http::{Header, Status};
+use rocket::http::{CookieJar, Header, Status};
 use rocket::local::{asynchronous, blocking};
 use rocket::response::Redirect;
+use rocket::tokio::runtime::Handle;
 use rocket::tokio::task::LocalSet;
 use rocket::{Build, Rocket, catch, catchers, get, post, routes};
 use rocket_server::Server;
@@ -84,6 +88,92 @@ fn a_panic_is_not_forgotten_while_others_panic() {
     let client = client(rocket.register("/", catchers![while_others_panic]));
     let response = client.post("/panics").dispatch();
     assert!(given(&response).is_none(), "stored although the handler panicked");
+}
+
+static CAUGHT: AtomicUsize = AtomicUsize::new(0);
+
+#[catch(500)]
+fn counts() -> Redirect {
+    CAUGHT.fetch_add(1, Ordering::SeqCst);
+    Redirect::to("/sorry")
+}
+
+#[test]
+fn the_catcher_of_a_panic_runs_once_and_nothing_is_stored() {
+    let sessions = memory();
+    let rocket = bare().attach(sessions.clone()).mount("/", routes![panics, caught, jar]);
+    let server = Server::start(rocket.register("/", catchers![counts]));
+    let send = |path| send(server.address, &client::Request::post(path)).unwrap();
+    let response = send("/panics");
+    assert_eq!((response.status, response.one("Location")), (303, Some("/sorry")));
+    assert_eq!(CAUGHT.load(Ordering::SeqCst), 1);
+    assert!(response.all("Set-Cookie").is_empty(), "{response:?}");
+    assert_eq!(sessions.events().count(EventKind::HandlerFailed), 1);
+    // A panic that the handler has caught is none of the catcher's.
+    let response = send("/caught");
+    assert_eq!((response.status, response.all("Set-Cookie").len()), (200, 1));
+    assert!(response.id().is_some());
+    assert_eq!(CAUGHT.load(Ordering::SeqCst), 1);
+    assert_eq!(sessions.events().count(EventKind::HandlerFailed), 1);
+    // The handler's own cookies are sent as they are.
+    let cookies = send("/jar");
+    let own: Vec<_> = cookies
+        .all("Set-Cookie")
+        .into_iter()
+        .filter(|value| !value.starts_with("__Host-"))
+        .collect();
+    assert_eq!(own.len(), 2, "{cookies:?}");
+    assert!(own.iter().any(|value| value.starts_with("theme=dark")), "{own:?}");
+    assert!(own.iter().any(|value| value.starts_with("lang=en")), "{own:?}");
+}
+
+/// Signs out, which the store does not let happen, and fails with the same status.
+#[post("/fails-twice/<how>")]
+fn fails_twice(how: &str, session: &Session) -> cloakroom::Result<&'static str> {
+    session.destroy()?;
+    match how {
+        "panic" => panic!("as planned"),
+        _ => Err(Error::new(ErrorKind::Full, "try")),
+    }
+}
+
+#[test]
+fn a_catcher_that_has_answered_the_failure_is_not_asked_again() {
+    static ASKED: AtomicUsize = AtomicUsize::new(0);
+    #[catch(default)]
+    fn counts_all(status: Status, _: &rocket::Request<'_>) -> String {
+        ASKED.fetch_add(1, Ordering::SeqCst);
+        format!("caught {}", status.code)
+    }
+    let store = PausingStore::new(MemoryStore::new());
+    let sessions = SessionManager::new(store.clone()).unwrap();
+    let rocket = bare().attach(sessions.clone()).mount("/", routes![fails_twice]);
+    let server = Server::start(rocket.register("/", catchers![counts_all]));
+    let visitor = with_session(&sessions, |session| session.set("n", 1)).unwrap();
+    for (how, kind, status, asked) in [
+        ("panic", ErrorKind::Full, 500, 1),
+        ("error", ErrorKind::Full, 500, 1),
+        // What is not stored is answered with another status than what the handler has met.
+        ("panic", ErrorKind::Busy, 503, 2),
+        ("error", ErrorKind::Busy, 503, 2),
+    ] {
+        let before = ASKED.load(Ordering::SeqCst);
+        store.fail(Call::Commit, kind);
+        let request = client::Request::post(format!("/fails-twice/{how}")).cookie(&visitor);
+        let response = send(server.address, &request).unwrap();
+        assert_eq!(response.status, status, "{how}");
+        assert_eq!(response.text(), format!("caught {status}"), "{how}");
+        assert_eq!(ASKED.load(Ordering::SeqCst) - before, asked, "{how} {kind}");
+        assert!(response.all("Set-Cookie").is_empty(), "{response:?}");
+    }
+}
+
+#[post("/jar")]
+fn jar(jar: &CookieJar<'_>, session: &Session) -> cloakroom::Result<&'static str> {
+    jar.add(("theme", "dark"));
+    session.set("n", 1)?;
+    jar.add(("lang", "en"));
+    Ok("done")
 }
 
 #[post("/out")]
@@ -216,6 +306,73 @@ fn where_calls_cannot_cross_the_launch_fails_and_not_each_request() {
         let launch = asynchronous::Client::untracked(rocket).await;
         assert!(format!("{:?}", launch.unwrap_err().kind()).contains("FailedFairings"));
     }));
+}
+
+/// Works on a session in a task of a `LocalSet`, which must stay on its thread.
+#[post("/local-set")]
+async fn in_local_set(sessions: &SessionManager) -> cloakroom::Result<String> {
+    let (sessions, runtime) = (sessions.clone(), Handle::current());
+    let work = async move {
+        let session = sessions.open(None);
+        session.set("n", 1)?;
+        let saved = session.commit()?;
+        sessions.close(&session, Outcome::Completed)?;
+        Ok(format!("{saved:?}"))
+    };
+    let local = move || runtime.block_on(LocalSet::new().run_until(work));
+    rocket::tokio::task::spawn_blocking(local).await.unwrap()
+}
+
+#[test]
+fn a_manager_works_within_a_local_set_of_rockets_runtime() {
+    let sessions = memory();
+    let server =
+        Server::start(bare().attach(sessions.clone()).mount("/", routes![in_local_set, count]));
+    let send = |path| send(server.address, &client::Request::post(path)).unwrap();
+    for _ in 0..3 {
+        let response = send("/local-set");
+        assert_eq!((response.status, response.text()), (200, "Kept"));
+    }
+    assert_eq!(sessions.events().count(EventKind::Created), 3);
+    assert_eq!(sessions.events().count(EventKind::HandlerFailed), 0);
+    assert_eq!(send("/count").text(), "1");
+}
+
+/// An update that panics, in a task that may block.
+#[post("/update-panics")]
+fn update_panics(session: &Session) -> cloakroom::Result<String> {
+    session.set("n", 1)?;
+    Ok(session.update("n", |_: Option<u32>| -> u32 { panic!("as planned") })?.to_string())
+}
+
+#[test]
+fn a_panic_within_a_call_is_the_requests_own() {
+    let sessions = memory();
+    let server = Server::start(bare().attach(sessions.clone()).mount("/", routes![update_panics]));
+    let response = send(server.address, &client::Request::post("/update-panics")).unwrap();
+    assert_eq!((response.status, response.id()), (500, None));
+    assert_eq!(sessions.events().count(EventKind::HandlerFailed), 1);
+}
+
+// The warning about plain HTTP. It comes once a process, so one test asks for it.
+
+#[test]
+fn a_proxys_header_of_rockets_setting_says_that_the_client_has_tls() {
+    let sessions = memory();
+    let rocket = bare().configure(
+        rocket::Config::figment()
+            .merge(("log_level", LogLevel::Off))
+            .merge(("proxy_proto_header", "X-Scheme")),
+    );
+    let client = client(rocket.attach(sessions.clone()).mount("/", routes![count]));
+    let count = |scheme: &'static str| {
+        let request = client.post("/count").header(Header::new("Host", "example.org"));
+        request.header(Header::new("X-Scheme", scheme)).dispatch();
+        sessions.events().count(EventKind::InsecureConnection)
+    };
+    assert_eq!(count("https"), 0);
+    assert_eq!(count("HTTPS"), 0);
+    assert_eq!(count("http"), 1);
 }
 
 // Attribution of panics on sockets, where requests share threads.

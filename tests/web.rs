@@ -17,8 +17,12 @@ mod cookies;
 mod endings;
 #[path = "web/handlers.rs"]
 mod handlers;
+#[path = "web/nested.rs"]
+mod nested;
 #[path = "web/parallel.rs"]
 mod parallel;
+#[path = "web/prefetch.rs"]
+mod prefetch;
 #[path = "web/proxies.rs"]
 mod proxies;
 #[path = "web/responses.rs"]

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use crate::cli::failure::{Failure, in_words};
+use crate::cli::failure::Failure;
 use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::id::SessionKey;
@@ -44,9 +44,8 @@ impl InFront {
         let nobodies: Vec<_> = (0..cache.shares().get()).filter_map(nobody_in).collect();
         cache.forget(&nobodies, now).map_err(|error| {
             Failure::new(format!(
-                "nothing was ended, since memcached could not be told: {}; without \
-                 --memcached it is ended in the database alone",
-                in_words(&error)
+                "nothing was ended, since memcached could not be told: {error}; without \
+                 --memcached it is ended in the database alone"
             ))
         })
     }
@@ -75,9 +74,8 @@ fn nobodys_keys() -> impl Iterator<Item = SessionKey> {
 fn told(forgotten: Result<(), Error>) -> Result<(), Failure> {
     forgotten.map_err(|error| {
         Failure::new(format!(
-            "ended in the database, but memcached was not told: {}; its entries may be \
-             believed until they end, 60 seconds after they were read by default",
-            in_words(&error)
+            "ended in the database, but memcached was not told: {error}; its entries may \
+             be believed until they end, 60 seconds after they were read by default"
         ))
     })
 }

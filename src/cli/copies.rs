@@ -9,7 +9,7 @@ use indicatif::HumanBytes;
 
 use crate::cli::Context;
 use crate::cli::arguments::{Backup, Restore};
-use crate::cli::failure::{Done, Failure, NOT_SET_UP, in_words};
+use crate::cli::failure::{Done, Failure, NOT_SET_UP};
 use crate::cli::interrupt::{Interrupt, bar};
 use crate::cli::output::{ask, one_line};
 use crate::cli::tables::sessions;
@@ -89,7 +89,7 @@ fn of_restoring(error: Error) -> Failure {
     match error.kind() {
         ErrorKind::NotSetUp => {
             let advice = "check --db and --table, and that this is the copy you mean";
-            Failure::Words(NOT_SET_UP, format!("{}; {advice}", in_words(&error)))
+            Failure::Words(NOT_SET_UP, format!("{error}; {advice}"))
         }
         _ => Failure::Store(error),
     }

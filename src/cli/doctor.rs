@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::cli::Context;
 use crate::cli::arguments::Doctor;
-use crate::cli::failure::{Done, Failure, in_words, is_no_database, what_to_do};
+use crate::cli::failure::{Done, Failure, is_no_database, what_to_do};
 use crate::cli::interrupt::{Interrupt, bar, spinner};
 use crate::cli::machine;
 use crate::cli::output::{self, Colour, one_line};
@@ -77,7 +77,7 @@ impl Findings {
             ErrorKind::Corrupt if !is_no_database(error) => DAMAGED,
             _ => what_to_do(error).unwrap_or("see the log of the service"),
         };
-        self.wrong(check, in_words(error), remedy);
+        self.wrong(check, error.to_string(), remedy);
     }
 }
 
@@ -269,7 +269,7 @@ fn look_at_sessions(
                 findings.fine("sessions", format!("all {read} decode"));
             } else {
                 let (handle, why) = match examined.examples.first() {
-                    Some((handle, error)) => (handle.to_string(), in_words(error)),
+                    Some((handle, error)) => (handle.to_string(), error.to_string()),
                     None => Default::default(),
                 };
                 findings.wrong(

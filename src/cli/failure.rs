@@ -1,12 +1,12 @@
 //! How a command can end.
 
-use std::error;
 use std::fmt;
 use std::io;
 
 use rusqlite::ErrorCode;
 
 use crate::error::{Error, ErrorKind};
+use crate::store::sqlite::failure::SqliteError;
 
 pub(super) const FAILED: u8 = 1;
 pub(super) const USAGE: u8 = 2;
@@ -73,7 +73,7 @@ impl fmt::Display for Failure {
         match self {
             Failure::Words(_, words) => f.write_str(words),
             Failure::Store(error) => {
-                f.write_str(&in_words(error))?;
+                write!(f, "{error}")?;
                 what_to_do(error).map_or(Ok(()), |advice| write!(f, "; {advice}"))
             }
             Failure::Output(error) => write!(f, "cannot write the answer: {error}"),
@@ -81,22 +81,11 @@ impl fmt::Display for Failure {
     }
 }
 
-/// An error with its sources, down to what SQLite says; its number below that says it again.
-pub(super) fn in_words(error: &Error) -> String {
-    let mut words = error.to_string();
-    let mut next = error::Error::source(error);
-    while let Some(source) = next {
-        words.push_str(&format!(": {source}"));
-        next = if source.is::<rusqlite::Error>() { None } else { source.source() };
-    }
-    words
-}
-
 /// Whether the file is not a database, or no longer looks like one: nothing can be put in its
 /// place then, because SQLite would have to write to it.
 pub(super) fn is_no_database(error: &Error) -> bool {
-    let source = error::Error::source(error).and_then(|source| source.downcast_ref());
-    let code = source.and_then(rusqlite::Error::sqlite_error_code);
+    let cause = error.cause().and_then(|cause| cause.downcast_ref::<SqliteError>());
+    let code = cause.and_then(|SqliteError(error)| error.sqlite_error_code());
     code == Some(ErrorCode::NotADatabase)
 }
 

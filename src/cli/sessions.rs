@@ -7,7 +7,7 @@ use serde_json::{Value as Json, json};
 
 use crate::cli::Context;
 use crate::cli::arguments::{List, Revoke, Show};
-use crate::cli::failure::{Done, Failure, in_words};
+use crate::cli::failure::{Done, Failure};
 use crate::cli::output::{self, Colour, Table, ask, json_time, one_line};
 use crate::cli::tables::{live_sessions, sessions};
 use crate::cli::target::Place;
@@ -161,7 +161,7 @@ pub(super) fn show(given: &Show, context: &Context, out: &mut dyn Write) -> Resu
         return Ok(nothing_of(&given.handle));
     };
     let expired = summary.deadline <= context.now;
-    let undecodable = record.as_ref().err().map(in_words);
+    let undecodable = record.as_ref().err().map(ToString::to_string);
     let data = match (&record, given.data) {
         (Ok(record), true) => Some(record.data.as_json()),
         _ => None,

@@ -1,7 +1,7 @@
 //! What the commands work on.
 
 use crate::cli::arguments::Arguments;
-use crate::cli::failure::{Failure, in_words};
+use crate::cli::failure::Failure;
 use crate::store::sqlite::{Builder, Journal, SqliteStore};
 
 /// What the commands work on.
@@ -38,7 +38,7 @@ impl Place {
                         None => builder,
                     };
                     // What was typed is wrong, not the file.
-                    builder.validate().map_err(|error| Failure::usage(in_words(&error)))?;
+                    builder.validate().map_err(|error| Failure::usage(error.to_string()))?;
                     Place::File(builder)
                 }
             }),

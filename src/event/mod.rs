@@ -152,6 +152,13 @@ pub enum Event<'a> {
         /// The session's public name, if the request had seen it.
         handle: Option<&'a Handle>,
     },
+    /// A [`Session`](crate::Session) was dropped that nothing had closed: its changes are lost, the
+    /// client gets no id, and the session is not ended that it was told to end. Raised by a manager
+    /// at most once a second.
+    Dropped {
+        /// The session's public name, if the request had seen it.
+        handle: Option<&'a Handle>,
+    },
     /// Activity could not be recorded: the session may end early.
     TouchFailed {
         /// Why.
@@ -176,7 +183,7 @@ pub enum Event<'a> {
     },
     /// A request was answered with an error because the application's handler failed.
     HandlerFailed {
-        /// The handler's error and its sources, in words.
+        /// The handler's error and its sources, in words; or what it said when it panicked.
         error: &'a str,
     },
     /// A Secure cookie was sent over plain HTTP to a browser that drops it there: any browser on
@@ -263,6 +270,8 @@ pub enum EventKind {
     NoAbsoluteLimit,
     /// [`Event::Discarded`]
     Discarded,
+    /// [`Event::Dropped`]
+    Dropped,
     /// [`Event::TouchFailed`]
     TouchFailed,
     /// [`Event::WrongType`]
@@ -310,6 +319,7 @@ impl EventKind {
         EventKind::Revoked,
         EventKind::NoAbsoluteLimit,
         EventKind::Discarded,
+        EventKind::Dropped,
         EventKind::TouchFailed,
         EventKind::WrongType,
         EventKind::ReadAsEmpty,
@@ -327,6 +337,7 @@ impl EventKind {
         match self {
             EventKind::Undecodable
             | EventKind::Discarded
+            | EventKind::Dropped
             | EventKind::RequestFailed
             | EventKind::HandlerFailed
             | EventKind::Garbage => ::log::Level::Error,
@@ -390,6 +401,7 @@ impl Event<'_> {
             Event::Revoked { .. } => EventKind::Revoked,
             Event::NoAbsoluteLimit => EventKind::NoAbsoluteLimit,
             Event::Discarded { .. } => EventKind::Discarded,
+            Event::Dropped { .. } => EventKind::Dropped,
             Event::TouchFailed { .. } => EventKind::TouchFailed,
             Event::WrongType { .. } => EventKind::WrongType,
             Event::ReadAsEmpty { .. } => EventKind::ReadAsEmpty,
@@ -414,10 +426,10 @@ impl fmt::Display for Event<'_> {
                 write!(f, "migrated table {table} from schema version {from} to {to}")
             }
             Event::Undecodable { handle: Some(handle), error } => {
-                write!(f, "session {handle} does not decode and is kept as it is: {error:?}")
+                write!(f, "session {handle} does not decode and is kept as it is: {error}")
             }
             Event::Undecodable { handle: None, error } => {
-                write!(f, "a session does not decode and is kept as it is: {error:?}")
+                write!(f, "a session does not decode and is kept as it is: {error}")
             }
             Event::LogHeld { pages } => {
                 write!(
@@ -434,7 +446,7 @@ impl fmt::Display for Event<'_> {
             Event::FileBack => f.write_str("the database is back under its name"),
             Event::Swept { sessions } => write!(f, "swept {sessions} ended sessions"),
             Event::CleanerFailed { error } => {
-                write!(f, "the cleaner failed and will try again: {error:?}")
+                write!(f, "the cleaner failed and will try again: {error}")
             }
             Event::CleanerRecovered => f.write_str("the cleaner works again"),
             Event::ClockStepped { by } => {
@@ -483,17 +495,23 @@ impl fmt::Display for Event<'_> {
             Event::Discarded { handle: None } => {
                 f.write_str("changes to a session were discarded: it has ended or was renewed")
             }
+            Event::Dropped { handle: Some(handle) } => {
+                write!(f, "changes to session {handle} were lost: it was dropped and not closed")
+            }
+            Event::Dropped { handle: None } => {
+                f.write_str("changes to a session were lost: it was dropped and not closed")
+            }
             Event::TouchFailed { error } => {
-                write!(f, "activity was not recorded, the session may end early: {error:?}")
+                write!(f, "activity was not recorded, the session may end early: {error}")
             }
             Event::WrongType { handle: Some(handle), error } => {
                 write!(f, "session {handle}: {error:?}")
             }
             Event::WrongType { handle: None, error } => write!(f, "a session: {error:?}"),
             Event::ReadAsEmpty { error } => {
-                write!(f, "a session was read as empty: {error:?}")
+                write!(f, "a session was read as empty: {error}")
             }
-            Event::RequestFailed { error } => write!(f, "a request failed: {error:?}"),
+            Event::RequestFailed { error } => write!(f, "a request failed: {error}"),
             Event::HandlerFailed { error } => write!(f, "a handler failed: {error}"),
             Event::InsecureConnection { host } => write!(
                 f,
@@ -502,13 +520,10 @@ impl fmt::Display for Event<'_> {
                  CookieConfig::insecure_http() if the connection is trusted"
             ),
             Event::Garbage { error } => {
-                write!(f, "a value that is no session counts as absent: {error:?}")
+                write!(f, "a value that is no session counts as absent: {error}")
             }
             Event::CacheDown { share, of, error } => {
-                write!(
-                    f,
-                    "the cache ({share} of {of}) is left alone until it works again: {error:?}"
-                )
+                write!(f, "the cache ({share} of {of}) is left alone until it works again: {error}")
             }
             Event::CacheBack { share, of } => write!(f, "the cache ({share} of {of}) works again"),
         }
@@ -549,7 +564,8 @@ struct Inner {
 impl Events {
     /// Counts every event and passes it on to `sink`.
     pub fn new(sink: impl Sink) -> Self {
-        Events(Arc::new(Inner { sink: Box::new(sink), counters: [const { AtomicU64::new(0) }; EventKind::ALL.len()] }))
+        let counters = [const { AtomicU64::new(0) }; EventKind::ALL.len()];
+        Events(Arc::new(Inner { sink: Box::new(sink), counters }))
     }
 
     /// Counts the event and passes it on.

@@ -85,14 +85,6 @@ fn is_taken(header: &str) -> bool {
         || TAKEN_STARTS.iter().any(begins_with)
 }
 
-/// 503 when trying again can help, else 500.
-fn default_status(kind: ErrorKind) -> u16 {
-    match kind {
-        ErrorKind::Busy | ErrorKind::Unavailable => 503,
-        _ => 500,
-    }
-}
-
 /// The settings of a [`SessionManager`]. Start with [`SessionManager::builder`].
 #[derive(Clone)]
 #[must_use]
@@ -134,7 +126,7 @@ impl Builder {
                 on_load_failure: OnLoadFailure::Fail,
                 keep_on_server_error: false,
                 admit: None,
-                status_of: default_status,
+                status_of: ErrorKind::default_status,
                 proxies: 0,
                 record_address: false,
                 record_user_agent: false,
@@ -425,6 +417,7 @@ impl Builder {
             settings: self.settings,
             endings: Endings::default(),
             guessing: Guessing::default(),
+            dropped: Mutex::default(),
             stripes: [const { Mutex::new(()) }; 64],
         });
         Ok(SessionManager { shared, crossing: None })

@@ -10,7 +10,7 @@ use std::fmt::{self, Debug};
 use std::sync::Arc;
 
 use crate::cleaner::Cleaner;
-use crate::error::{Chain, Error, ErrorKind, Result, panic_words};
+use crate::error::{Error, ErrorKind, Result, described, panic_words};
 use crate::event::{Event, Events};
 use crate::http::{Outcome, RequestHead, ResponseHeaders};
 use crate::id::Realm;
@@ -161,6 +161,8 @@ impl SessionManager {
                 head = head.forwarded_for(value);
             } else if is("User-Agent") {
                 head = head.user_agent(value);
+            } else if is("Sec-Purpose") || is("Purpose") {
+                head = head.purpose(value);
             }
             if self.id_header().is_some_and(is) {
                 head = head.id(value);
@@ -173,7 +175,7 @@ impl SessionManager {
     /// are asked for by name.
     pub fn header_names(&self) -> impl Iterator<Item = &str> {
         let names = ["Cookie", "Host", "X-Forwarded-Proto", "X-Forwarded-For", "User-Agent"];
-        names.into_iter().chain(self.id_header())
+        names.into_iter().chain(["Sec-Purpose", "Purpose"]).chain(self.id_header())
     }
 
     /// The request header that carries the id, where that is not a cookie: an adapter that does
@@ -202,6 +204,21 @@ impl SessionManager {
         }
     }
 
+    /// The name of the cookie that carries the id.
+    #[allow(dead_code)] // only the adapter for Rocket asks, and that is a feature
+    pub(crate) fn cookie_name(&self) -> Option<&str> {
+        match &self.shared.settings.transport {
+            Transport::Cookie(cookie) => Some(cookie.name_text()),
+            Transport::Header(_) => None,
+        }
+    }
+
+    /// Whether a request with this head would open this session of ours once more.
+    #[allow(dead_code)] // only the adapter for rouille asks, and that is a feature
+    pub(crate) fn would_open(&self, session: &Session, head: &RequestHead<'_>) -> bool {
+        session.is_of(&self.shared, head)
+    }
+
     /// The HTTP status to answer a request with that failed with `error`.
     #[must_use]
     pub fn status_of(&self, error: &Error) -> u16 {
@@ -214,15 +231,16 @@ impl SessionManager {
         self.status_of(error)
     }
 
-    /// The same for whatever a handler returned: [`failed`](Self::failed) for an error of ours,
-    /// else an event of its own, and 500.
+    /// The same for whatever a handler returned: [`failed`](Self::failed) for an error of ours. For
+    /// any other there is an event of its own, and the status of the error of ours that it holds
+    /// or has among its sources; 500 if there is none.
     pub fn handler_failed(&self, error: &(dyn error::Error + Send + Sync + 'static)) -> u16 {
         if let Some(ours) = error.downcast_ref::<Error>() {
             return self.failed(ours);
         }
-        let words = Chain(error).to_string();
+        let (words, kind) = described(error);
         self.shared.events.raise(&Event::HandlerFailed { error: &words });
-        500
+        kind.map_or(500, self.shared.settings.status_of)
     }
 
     /// The same for a panic.

@@ -41,7 +41,7 @@ pub(crate) use shared::{FormerCookie, Presented, Settings, Shared, Transport, cr
 /// changed and nothing else. Until something is written there is no session and no cookie.
 ///
 /// It can be shared by threads; it is not meant to outlive its request. Dropped without being
-/// closed it stores nothing.
+/// closed it stores nothing and ends nothing, of which an [event](Event::Dropped) tells.
 pub struct Session {
     shared: Arc<Shared>,
     crossing: Option<Crossing>,
@@ -52,6 +52,8 @@ pub struct Session {
     /// The host, if a browser would drop a cookie sent to it and nobody was told yet.
     insecure_host: Option<HostText>,
     address: Option<IpAddr>,
+    /// The browser fetches the page in advance.
+    prefetch: bool,
     /// The client, if it is to be kept.
     client: Option<Client>,
     state: Mutex<State>,
@@ -203,6 +205,23 @@ impl Debug for Session {
     }
 }
 
+/// What was not stored is lost. It is raised while a thread panics too: a panic that leaves out
+/// [`close`](crate::SessionManager::close) leaves a sign-out undone, which no line of the panic's
+/// own says.
+impl Drop for Session {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let done = state.closed || state.ignored;
+        if !done && (state.has_changes() || !state.to_end.is_empty() || state.issued.is_some()) {
+            let handle = match &state.known {
+                Known::Live { record, .. } => Some(&record.handle),
+                Known::Unread | Known::None { .. } => None,
+            };
+            self.shared.dropped(handle);
+        }
+    }
+}
+
 impl Session {
     /// No I/O; and without a cookie no allocation.
     pub(crate) fn new(
@@ -235,10 +254,22 @@ impl Session {
             opened_at,
             insecure_host,
             address,
+            prefetch: head.prefetch,
             client,
             state: Mutex::default(),
             updating: OnceLock::new(),
         }
+    }
+
+    /// Whether it is a session of this manager for a request that presents the same ids.
+    pub(crate) fn is_of(&self, shared: &Arc<Shared>, head: &RequestHead<'_>) -> bool {
+        let presented = || shared.settings.presented(head);
+        Arc::ptr_eq(&self.shared, shared) && presented().keys().eq(self.presented.keys())
+    }
+
+    /// Whether the browser fetches the page in advance, and may never show it.
+    pub(crate) fn is_prefetch(&self) -> bool {
+        self.prefetch
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::fmt::{self, Debug};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use crate::cleaner::Cleaner;
@@ -14,7 +14,7 @@ use crate::cookie::{CookieConfig, OVERWRITTEN};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::http::{Few, HostText, RequestHead, is_loopback, is_webkit};
-use crate::id::{Realm, RealmTag, SessionId, SessionKey};
+use crate::id::{Handle, Realm, RealmTag, SessionId, SessionKey};
 use crate::lifetime::Lifetime;
 use crate::process::Process;
 use crate::record::{Client, Record, Touch};
@@ -106,6 +106,8 @@ pub(crate) struct Shared {
     pub(crate) settings: Settings,
     pub(crate) endings: Endings,
     pub(crate) guessing: Guessing,
+    /// When the last session was dropped that nothing had closed.
+    pub(crate) dropped: Mutex<Option<Timestamp>>,
     /// For those who were overtaken: they go on one after the other, key by key.
     pub(crate) stripes: [Mutex<()>; 64],
 }
@@ -337,6 +339,22 @@ impl Shared {
             && let Some((address, count)) = self.guessing.note(address, hash, self.now())
         {
             self.events.raise(&Event::Guessing { address, count });
+        }
+    }
+
+    /// Raises that a session was dropped that nothing had closed, at most once a second.
+    pub(crate) fn dropped(&self, handle: Option<&Handle>) {
+        // In a fork the lock may be held for ever.
+        if !self.process.is_current() {
+            return;
+        }
+        let now = self.now();
+        let mut last = self.dropped.lock().unwrap_or_else(PoisonError::into_inner);
+        // A clock that was set back keeps nothing from being raised.
+        if last.is_none_or(|last| now < last || now.since(last) >= Duration::from_secs(1)) {
+            *last = Some(now);
+            drop(last);
+            self.events.raise(&Event::Dropped { handle });
         }
     }
 

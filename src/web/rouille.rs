@@ -1,7 +1,9 @@
 //! Sessions for rouille.
 
 use std::borrow::Cow;
+use std::cell::{Cell, Ref, RefCell};
 use std::error;
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use rouille::{Request, Response};
@@ -16,11 +18,15 @@ pub type Result = std::result::Result<Response, Box<dyn error::Error + Send + Sy
 /// Answers a request with a session.
 ///
 /// The session's changes are stored before this returns. An [`Error`](crate::Error) of ours that the handler
-/// returns, or that storing the changes meets, is answered with
-/// [`SessionManager::status_of`] it, any other error of the handler with 500; both with a plain
-/// body that says no more, and the details in an event. A panic of the handler is answered with
-/// 500. In all these cases data changes are discarded, and what the session was told to end is
-/// ended.
+/// returns, as it is or within an error of the application's, or that storing the changes meets, is
+/// answered with [`SessionManager::status_of`] it, any other error of the handler with 500; both
+/// with a plain body that says no more, and the details in an event. A panic of the handler is
+/// answered with 500. In all these cases data changes are discarded, and what the session was told
+/// to end is ended.
+///
+/// A handler can call this again, for the same request and manager: the inner handler gets the same
+/// session, which is closed once, by the outer call. Where the inner handler fails or panics, the
+/// request's data changes are discarded, whatever the outer one makes of the inner answer.
 ///
 /// ```no_run
 /// use cloakroom::{MemoryStore, SessionManager, web};
@@ -40,24 +46,99 @@ pub fn session(
     request: &Request,
     handler: impl FnOnce(&Session) -> Result,
 ) -> Response {
-    let session = sessions.open(head(sessions, request));
-    // The handler's own state is as safe here as in rouille, which catches panics likewise; the
-    // session's is made for it.
-    let (response, outcome) = match catch_unwind(AssertUnwindSafe(|| handler(&session))) {
-        Ok(Ok(response)) => {
-            let outcome = Outcome::of_status(response.status_code);
-            (response, outcome)
+    let head = head(sessions, request);
+    let remote = *request.remote_addr();
+    OPENED.with(|slots| {
+        if let Some(outer) = opened(slots).find(|outer| outer.is_of(sessions, remote, &head)) {
+            return outer.answer(sessions, handler);
         }
-        Ok(Err(error)) => (plain(sessions.handler_failed(&*error)), Outcome::ServerError),
-        Err(panic) => (plain(sessions.handler_panicked(&*panic)), Outcome::Panicked),
-    };
+        let opened = Opened { session: sessions.open(head), remote, failed: Cell::new(None) };
+        let Some(slot) = slots.iter().find(|slot| slot.try_borrow().is_ok_and(|s| s.is_none()))
+        else {
+            return whole(&opened, sessions, handler);
+        };
+        slot.replace(Some(opened));
+        let _emptied = Emptied(slot);
+        match &*slot.borrow() {
+            Some(opened) => whole(opened, sessions, handler),
+            None => plain(500),
+        }
+    })
+}
+
+/// The sessions of the request that this thread answers. More managers than this in one request
+/// are answered alike, but for calls within calls.
+type Slots = [RefCell<Option<Opened>>; 4];
+
+thread_local! {
+    static OPENED: Slots = const { [const { RefCell::new(None) }; 4] };
+}
+
+fn opened(slots: &Slots) -> impl Iterator<Item = Ref<'_, Opened>> {
+    slots.iter().filter_map(|slot| Ref::filter_map(slot.try_borrow().ok()?, Option::as_ref).ok())
+}
+
+/// A request's session, from the outermost call on.
+struct Opened {
+    session: Session,
+    /// The other end of the request's connection.
+    remote: SocketAddr,
+    /// How a handler has failed.
+    failed: Cell<Option<Outcome>>,
+}
+
+/// Empties its slot, however the call ends.
+struct Emptied<'s>(&'s RefCell<Option<Opened>>);
+
+impl Drop for Emptied<'_> {
+    fn drop(&mut self) {
+        if let Ok(mut slot) = self.0.try_borrow_mut() {
+            *slot = None;
+        }
+    }
+}
+
+impl Opened {
+    /// Whether a call with this request is one within the call that has opened the session. The
+    /// request itself can be another: an application takes a prefix off, for example.
+    fn is_of(&self, sessions: &SessionManager, remote: SocketAddr, head: &RequestHead<'_>) -> bool {
+        self.remote == remote && sessions.would_open(&self.session, head)
+    }
+
+    fn answer(
+        &self,
+        sessions: &SessionManager,
+        handler: impl FnOnce(&Session) -> Result,
+    ) -> Response {
+        // The handler's own state is as safe here as in rouille, which catches panics likewise; the
+        // session's is made for it.
+        let (outcome, status) = match catch_unwind(AssertUnwindSafe(|| handler(&self.session))) {
+            Ok(Ok(response)) => return response,
+            Ok(Err(error)) => (Outcome::ServerError, sessions.handler_failed(&*error)),
+            Err(panic) => (Outcome::Panicked, sessions.handler_panicked(&*panic)),
+        };
+        if self.failed.get() != Some(Outcome::Panicked) {
+            self.failed.set(Some(outcome));
+        }
+        plain(status)
+    }
+}
+
+/// The outermost call: answers, closes the session, and adds the headers.
+fn whole(
+    opened: &Opened,
+    sessions: &SessionManager,
+    handler: impl FnOnce(&Session) -> Result,
+) -> Response {
+    let (session, response) = (&opened.session, opened.answer(sessions, handler));
+    let outcome = opened.failed.get().unwrap_or(Outcome::of_status(response.status_code));
     // Closing can run the handler's `update` functions again.
-    let status = match catch_unwind(AssertUnwindSafe(|| sessions.close(&session, outcome))) {
+    let status = match catch_unwind(AssertUnwindSafe(|| sessions.close(session, outcome))) {
         Ok(Ok(headers)) => return add(response, &headers),
         Ok(Err(error)) => sessions.failed(&error),
         Err(panic) => sessions.handler_panicked(&*panic),
     };
-    add(plain(status), &sessions.headers_after_failure(&session))
+    add(plain(status), &sessions.headers_after_failure(session))
 }
 
 fn head<'r>(sessions: &SessionManager, request: &'r Request) -> RequestHead<'r> {

@@ -79,11 +79,28 @@ fn a_database_without_our_tables_is_not_set_up_and_stays_as_it_is() {
 }
 
 #[test]
+fn a_failure_is_one_line_that_says_its_reason_once() {
+    let folder = Folder::new();
+    fs::write(folder.database(), "These are my notes. ".repeat(500)).unwrap();
+    let check = |command: &[&str], ran: Ran| {
+        let said = format!("{}{}", ran.err, ran.out);
+        assert_eq!(said.matches("not a database").count(), 1, "{command:?}: {said}");
+        // SQLite's number has words of its own.
+        assert!(!said.contains("rror code"), "{command:?}: {said}");
+    };
+    for command in ["stats", "list", "setup", "migrate"] {
+        check(&[command], run(&folder, &[command]));
+    }
+    let ran = run(&folder, &["stats"]);
+    assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
+}
+
+#[test]
 fn what_is_not_ours_is_refused_and_stays_as_it_is() {
     for (spoil, words) in [
         ("CREATE TABLE cloakroom_sessions (id TEXT)", "choose another name with --table"),
         ("newer", "use the version of cloakroom that wrote it"),
-        ("notes", "the database is damaged"),
+        ("notes", "file is not a database"),
     ] {
         let folder = Folder::new();
         match spoil {

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::error::Error;
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -324,6 +324,7 @@ pub fn act(
                 let secret = "the password is swordfish";
                 return Err(cloakroom::Error::with_source(kind(word()), "try", secret).into());
             }
+            "wraps" => return Err(wrapped(word(), kind(word()))),
             "panics" => panic!("the password is swordfish"),
             step => return Err(format!("there is no step {step:?}").into()),
         }
@@ -334,6 +335,43 @@ pub fn act(
 
 fn or_none(value: Option<impl Display>) -> String {
     value.map_or_else(|| "none".to_owned(), |value| value.to_string())
+}
+
+/// An error of the application around one of ours, as libraries for errors make it.
+fn wrapped(how: &str, kind: ErrorKind) -> Box<dyn Error + Send + Sync> {
+    let ours = cloakroom::Error::with_source(kind, "try", "the password is swordfish");
+    match how {
+        "anyhow" => anyhow::Error::new(ours).into(),
+        "context" => anyhow::Error::new(ours).context("no cart").into(),
+        "io" => io::Error::other(ours).into(),
+        "transparent" => Shop::Transparent(ours).into(),
+        _ => Shop::Session(ours).into(),
+    }
+}
+
+/// An application's error, as `thiserror` derives it.
+#[derive(Debug)]
+enum Shop {
+    Session(cloakroom::Error),
+    Transparent(cloakroom::Error),
+}
+
+impl Display for Shop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Shop::Session(_) => f.write_str("no cart"),
+            Shop::Transparent(error) => error.fmt(f),
+        }
+    }
+}
+
+impl Error for Shop {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Shop::Session(error) => Some(error),
+            Shop::Transparent(error) => error.source(),
+        }
+    }
 }
 
 fn kind(name: &str) -> ErrorKind {

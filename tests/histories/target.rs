@@ -256,7 +256,7 @@ fn delta(changes: &[Change]) -> Delta {
 
 /// Only a server that is away, or too slow, leaves anything open here.
 pub fn failed(error: &Error) -> Answer {
-    let words = format!("{error}: {:?}", std::error::Error::source(error));
+    let words = error.to_string();
     match error.kind() {
         ErrorKind::Unavailable | ErrorKind::Busy => Answer::Unknown(words),
         _ => Answer::Failed(words),

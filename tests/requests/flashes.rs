@@ -122,7 +122,9 @@ fn with_stored_flashes(app: &App, count: usize) -> Browser {
     let flashes: Vec<_> = (0..count).map(flash).collect();
     let browser = app.visitor(1);
     let delta = setting("cloakroom.flash", flashes);
-    let merged = merge(&app.store, &browser.id().key(), &delta).unwrap();
+    let merged =
+        merge(&app.store, &browser.id().key(cloakroom::id::Realm::default().tag()), &delta)
+            .unwrap();
     assert!(matches!(merged, Committed::Done { .. }));
     browser
 }

@@ -28,6 +28,8 @@ const SCRIPT: &[(&str, &str)] = &[
     ("POST", "/count/fails"),
     ("POST", "/count/own-cookie/fails-of-ours:Busy"),
     ("POST", "/count/fails-of-ours:TooLarge"),
+    ("POST", "/count/wraps:anyhow:Busy"),
+    ("POST", "/count/wraps:source:TooLarge"),
     ("POST", "/renew/count/status:500"),
     ("POST", "/renew/count/panics"),
     ("POST", "/renew"),

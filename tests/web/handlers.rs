@@ -8,13 +8,19 @@ use crate::site::{everywhere, everywhere_with};
 use crate::{REMOVAL, assert_plain_failure, cookie};
 
 /// The ways a handler can fail, the status of the answer, and whether it is the handler's own.
-const FAILURES: [(&str, u16, bool); 7] = [
+const FAILURES: [(&str, u16, bool); 13] = [
     ("status:500", 500, true),
     ("status:503", 503, true),
     ("status:599", 599, true),
     ("fails", 500, false),
     ("fails-of-ours:Busy", 503, false),
     ("fails-of-ours:TooLarge", 500, false),
+    ("wraps:source:Busy", 503, false),
+    ("wraps:source:TooLarge", 500, false),
+    ("wraps:transparent:Unavailable", 503, false),
+    ("wraps:io:Busy", 503, false),
+    ("wraps:anyhow:Busy", 503, false),
+    ("wraps:context:Unavailable", 503, false),
     ("panics", 500, false),
 ];
 

@@ -1,17 +1,32 @@
 //! SQLite's errors by our kinds.
 
 use std::borrow::Cow;
+use std::error;
+use std::fmt;
 
 use rusqlite::ErrorCode;
 use rusqlite::ffi;
 
 use crate::error::{Error, ErrorKind};
 
+/// SQLite's error by its message. It has no source: that would be SQLite's number, whose words say
+/// the same again.
+#[derive(Debug)]
+pub(crate) struct SqliteError(pub(crate) rusqlite::Error);
+
+impl fmt::Display for SqliteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl error::Error for SqliteError {}
+
 /// Turns an error of SQLite into ours, with what was being done.
 pub(super) fn while_doing(
     doing: impl Into<Cow<'static, str>>,
 ) -> impl FnOnce(rusqlite::Error) -> Error {
-    move |source| Error::with_source(kind(&source), doing, source)
+    move |source| Error::with_source(kind(&source), doing, SqliteError(source))
 }
 
 pub(super) fn kind(error: &rusqlite::Error) -> ErrorKind {

@@ -145,7 +145,10 @@ fn made_by(version: u32, table: &TableName) -> Result<Vec<Object>> {
 fn recorded_version(connection: &Connection, table: &TableName) -> Result<u32> {
     // A history of another shape, or with values of another kind, is not ours.
     let foreign = |source: rusqlite::Error| match failure::kind(&source) {
-        ErrorKind::Unexpected => Error::with_source(ErrorKind::ForeignTable, READING, source),
+        ErrorKind::Unexpected => {
+            let why = format!("the table {HISTORY} was not made by this program: {source}");
+            Error::with_source(ErrorKind::ForeignTable, READING, why)
+        }
         _ => while_doing(READING)(source),
     };
     let sql = format!(

@@ -6,7 +6,7 @@
 mod backup;
 mod builder;
 mod commit;
-mod failure;
+pub(crate) mod failure;
 mod file;
 mod hot;
 mod log;

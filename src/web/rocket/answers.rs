@@ -2,26 +2,30 @@
 
 use std::error;
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use rocket::catcher::Catcher;
 use rocket::futures::FutureExt;
-use rocket::http::Status;
+use rocket::http::{Cookie, Status};
 use rocket::response::{self, Responder};
 use rocket::{Request, Response};
 
-use crate::error::{Chain, Error};
+use crate::error::{Error, ErrorKind, described};
 use crate::http::Outcome;
 use crate::manager::SessionManager;
+use crate::web::rocket::guards;
 use crate::web::rocket::panics::Watched;
 
-/// Who is told of a request's error, and whether there was one.
+/// What is known of a request that may fail, and who is told of it.
 #[derive(Default)]
 struct Operator {
     sessions: OnceLock<SessionManager>,
-    was_told: AtomicBool,
+    /// The status for which Rocket is to ask a catcher, because of an error or a panic; 0 for none.
+    failed: AtomicU16,
     watched: OnceLock<Watched>,
+    /// The answer is a catcher's.
+    caught: OnceLock<bool>,
     /// The headers with ids that were added so far, by all managers of this request.
     kept: Mutex<Vec<(String, String)>>,
 }
@@ -37,32 +41,60 @@ pub(super) fn used(request: &Request<'_>, sessions: &SessionManager) {
 
 /// Watches for a panic of this request from now on.
 pub(super) fn watch(request: &Request<'_>) {
-    operator(request).watched.get_or_init(Watched::new);
+    operator(request).watched.get_or_init(|| {
+        request.cookies().add(Cookie::new(MARK, ""));
+        Watched::new()
+    });
 }
 
 /// What became of the handler, and what it said if it panicked.
 ///
-/// A catcher can make any status of a failure. That a panic was caught by the handler itself, and
-/// its answer is a success, is told by asking that catcher: it answers alike if it was its answer.
-pub(super) async fn outcome(request: &Request<'_>, answered: Status) -> (Outcome, Option<String>) {
+/// A catcher can make any status of a failure, and a handler can catch its own panic and answer. The
+/// two are told apart by the mark.
+pub(super) fn outcome(
+    request: &Request<'_>,
+    response: &mut Response<'_>,
+) -> (Outcome, Option<String>) {
     let operator = operator(request);
-    if let Some(panic) = operator.watched.get().and_then(Watched::panic) {
-        let status = Status::InternalServerError;
-        let failed = answered.code >= 500
-            || match matching(status, request) {
-                Some(catcher) => by(&catcher, status, request)
-                    .await
-                    .is_some_and(|answer| answer.status() == answered),
-                None => false,
-            };
-        if failed {
-            return (Outcome::Panicked, Some(panic));
+    let caught = *operator.caught.get_or_init(|| !take_mark(response));
+    let status = response.status().code;
+    if let Some(panic) = operator.watched.get().and_then(Watched::panic)
+        && (status >= 500 || caught)
+    {
+        operator.failed.store(Status::InternalServerError.code, Ordering::Relaxed);
+        return (Outcome::Panicked, Some(panic));
+    }
+    match operator.failed.load(Ordering::Relaxed) {
+        0 => (Outcome::of_status(status), None),
+        _ => (Outcome::ServerError, None),
+    }
+}
+
+/// Whether the answer is one that a catcher has given to a failure with this status: it need not be
+/// asked again.
+pub(super) fn has_answered(request: &Request<'_>, code: u16) -> bool {
+    let operator = operator(request);
+    operator.caught.get() == Some(&true)
+        && operator.failed.load(Ordering::Relaxed) == status(code).code
+}
+
+/// A cookie that is added to the jar when a session is opened, and never sent. Rocket empties the
+/// jar before it runs a catcher, and does not say otherwise that it has run one.
+const MARK: &str = "cloakroom-no-catcher";
+
+/// Takes the mark out of a response, and says whether it was there.
+fn take_mark(response: &mut Response<'_>) -> bool {
+    let is_mark = |value: &str| value.split('=').next() == Some(MARK);
+    let cookies: Vec<String> =
+        response.headers().get("Set-Cookie").map(ToOwned::to_owned).collect();
+    let has_mark = cookies.iter().any(|value| is_mark(value));
+    if has_mark {
+        response.remove_header("Set-Cookie");
+        for cookie in cookies.into_iter().filter(|value| !is_mark(value)) {
+            response.adjoin_raw_header("Set-Cookie", cookie);
         }
     }
-    match operator.was_told.load(Ordering::Relaxed) {
-        true => (Outcome::ServerError, None),
-        false => (Outcome::of_status(answered.code), None),
-    }
+    has_mark
 }
 
 /// Adds a header, and keeps it for an answer that replaces this one: what a manager has told the
@@ -129,15 +161,18 @@ pub(super) fn failed(
     error: &(dyn error::Error + Send + Sync + 'static),
 ) -> Status {
     let operator = operator(request);
-    operator.was_told.store(true, Ordering::Relaxed);
-    match operator.sessions.get() {
-        Some(sessions) => status(sessions.handler_failed(error)),
-        // Nobody has used a guard of ours, so there are no events to tell.
+    // Where no guard of ours was used, the error came from a manager that the handler holds.
+    let sessions = operator.sessions.get().or_else(|| guards::manager::<(), _>(request.rocket()));
+    let status = status(match sessions {
+        Some(sessions) => sessions.handler_failed(error),
         None => {
-            log::error!(target: "cloakroom", "a request failed: {}", Chain(error));
-            Status::InternalServerError
+            let (words, kind) = described(error);
+            log::error!(target: "cloakroom", "a request failed: {words}");
+            kind.map_or(500, ErrorKind::default_status)
         }
-    }
+    });
+    operator.failed.store(status.code, Ordering::Relaxed);
+    status
 }
 
 /// Any error of a handler, as [`Result`](super::Result) has it: the client gets the catcher's

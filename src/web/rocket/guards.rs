@@ -7,6 +7,7 @@ use std::ops::Deref;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use rocket::http::Cookie;
 use rocket::request::{FromRequest, Outcome};
 use rocket::{Ignite, Phase, Request, Rocket, Sentinel};
 
@@ -15,7 +16,7 @@ use crate::event::Event;
 use crate::http::{self, RequestHead};
 use crate::manager::SessionManager;
 use crate::session::Session;
-use crate::web::rocket::{Managed, answers};
+use crate::web::rocket::{Managed, ProxyProto, answers};
 
 /// A request's session of one kind, from the first guard on.
 pub(super) struct Opened {
@@ -58,7 +59,7 @@ pub(super) fn end<'r, M: 'static>(request: &'r Request<'_>) -> Option<&'r Opened
     slot.opened.get()
 }
 
-fn manager<M: 'static, P: Phase>(rocket: &Rocket<P>) -> Option<&SessionManager> {
+pub(super) fn manager<M: 'static, P: Phase>(rocket: &Rocket<P>) -> Option<&SessionManager> {
     rocket.state::<Managed<M>>().map(|managed| &managed.sessions)
 }
 
@@ -76,7 +77,9 @@ fn session_for<'r, M: 'static>(request: &'r Request<'_>) -> Result<&'r Session> 
     let slot = slot::<M>(request);
     let open = || {
         answers::watch(request);
-        let session = sessions.open(head(sessions, request));
+        let head = head(sessions, request);
+        let from_jar = cookie_of_jar(sessions, request);
+        let session = sessions.open(from_jar.iter().fold(head, |head, pair| head.cookie(pair)));
         if slot.has_ended.load(Ordering::Relaxed) {
             // It can be read, and refuses to be changed. There is nothing to store yet.
             let _ = sessions.close(&session, http::Outcome::Completed);
@@ -89,12 +92,29 @@ fn session_for<'r, M: 'static>(request: &'r Request<'_>) -> Result<&'r Session> 
 fn head<'r>(sessions: &'r SessionManager, request: &'r Request<'_>) -> RequestHead<'r> {
     let all = |name| request.headers().get(name).map(move |value| (name, value));
     let head = sessions.head(sessions.header_names().flat_map(all));
+    let proto = |ProxyProto(name): &ProxyProto| request.headers().get_one(name);
+    let proto = request.rocket().state().and_then(proto).unwrap_or_default();
     let head = head.secure(request.rocket().config().tls_enabled());
+    let head = head.secure(proto.trim().eq_ignore_ascii_case("https"));
     // Not `client_ip`, which believes a header that any client can send.
     match request.remote() {
         Some(remote) => head.peer(remote.ip()),
         None => head,
     }
+}
+
+/// The session cookie of Rocket's jar, where no `Cookie` header has it: tests with the local client
+/// put cookies there.
+///
+/// The jar has the cookies of the headers too, but decodes percent signs in their names and values.
+/// Those are left to the headers alone: `__Host%2Did` is not the name for which browsers keep the
+/// promise of `__Host-`.
+fn cookie_of_jar(sessions: &SessionManager, request: &Request<'_>) -> Option<String> {
+    let name = sessions.cookie_name()?;
+    let cookie = request.cookies().get(name)?;
+    let is_it = |pair: &str| Cookie::parse_encoded(pair.trim()).is_ok_and(|it| it.name() == name);
+    let mut pairs = request.headers().get("Cookie").flat_map(|header| header.split(';'));
+    (!pairs.any(is_it)).then(|| format!("{name}={}", cookie.value()))
 }
 
 /// The outcome of a guard of the application's own that asks the session: an error gets the

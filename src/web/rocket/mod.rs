@@ -23,7 +23,7 @@
 //! `&SessionManager` is a guard too. An [`Error`](crate::Error) of ours that a handler returns
 //! goes to the catcher of [its status](SessionManager::status_of), and its details to an event.
 //! Handlers that return [`Result`] can fail with any other error too, which goes to the catcher
-//! of 500 likewise.
+//! of 500 likewise, or, where it holds one of ours, to that of its status.
 //!
 //! # What is stored when
 //! The session's changes are stored when the handler and, where there was one, the catcher are
@@ -47,7 +47,8 @@
 //! Rocket runs handlers on threads that must not block, plain `fn` ones too. So what may block
 //! tells the runtime before (`block_in_place`), which hands the thread's other work to another
 //! one; a call of the session that does not reach the store does not. That costs some
-//! microseconds a call, which [`Sessions::inline`] saves. Rocket's setting `max_blocking`, 512 by
+//! microseconds a call, which [`Sessions::inline`] saves. Where a thread may not do that, as in a
+//! task of a `LocalSet`, calls block it. Rocket's setting `max_blocking`, 512 by
 //! default, is how many calls can wait at once: while so many do, nothing else goes on. A
 //! current-thread runtime cannot do it: launching fails there.
 
@@ -62,7 +63,6 @@ use std::sync::{Mutex, PoisonError};
 
 use rocket::fairing::{self, Fairing, Info, Kind};
 use rocket::tokio::runtime::{Handle, RuntimeFlavor};
-use rocket::tokio::task::block_in_place;
 use rocket::{Build, Request, Response, Rocket};
 
 use crate::http::{Outcome, ResponseHeaders};
@@ -139,12 +139,16 @@ struct Managed<M> {
 /// What carries the ids of all managers of a Rocket: the names of cookies and headers.
 struct Carriers(Mutex<Vec<String>>);
 
+/// The request header in which a proxy says how the client is connected to it: the value of
+/// Rocket's setting `proxy_proto_header`.
+struct ProxyProto(String);
+
 /// Makes a call that may block from a thread of Rocket's.
 fn apart(call: &mut dyn FnMut()) {
-    // A manager can be carried to where there is no such thread.
-    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
-        Ok(RuntimeFlavor::MultiThread) => block_in_place(call),
-        _ => call(),
+    // A manager can be carried to where there is no such thread, or to a task that must stay on it.
+    let flavor = Handle::try_current().map(|runtime| runtime.runtime_flavor());
+    if !matches!(flavor, Ok(RuntimeFlavor::MultiThread)) || !panics::block_for(call) {
+        call();
     }
 }
 
@@ -206,6 +210,7 @@ fn ignite<M: 'static>(
         }
         others.push(carrier.clone());
     }
+    panics::watch();
     let sessions = if inline {
         sessions.clone()
     } else {
@@ -220,30 +225,38 @@ fn ignite<M: 'static>(
         }
         sessions.crossing(apart)
     };
-    panics::watch();
     let rocket = match rocket.state::<Carriers>() {
         Some(_) => rocket,
-        None => rocket.manage(Carriers(Mutex::new(vec![carrier]))),
+        None => {
+            let proto = rocket.figment().extract_inner("proxy_proto_header").map(ProxyProto);
+            let rocket = rocket.manage(Carriers(Mutex::new(vec![carrier])));
+            match proto {
+                Ok(proto) => rocket.manage(proto),
+                Err(_) => rocket,
+            }
+        }
     };
     Ok(rocket.manage(Managed::<M> { sessions, marker: PhantomData }))
 }
 
 /// By trying: a task of a `LocalSet` cannot, on whichever runtime.
 fn can_cross() -> bool {
-    catch_unwind(|| block_in_place(|| ())).is_ok()
+    panics::block_for(&mut || ())
 }
 
 /// Ends the request for its session of this kind, if it has one.
 async fn end<'r, M: 'static>(request: &'r Request<'_>, response: &mut Response<'r>) {
     let Some(Opened { session, sessions }) = guards::end::<M>(request) else { return };
-    let (outcome, panic) = answers::outcome(request, response.status()).await;
+    let (outcome, panic) = answers::outcome(request, response);
     if let Some(panic) = panic {
         sessions.handler_panicked(&panic);
     }
     let headers = match close(sessions, session, outcome) {
         Ok(headers) => headers,
         Err(status) => {
-            answers::replace(request, response, status).await;
+            if !answers::has_answered(request, status) {
+                answers::replace(request, response, status).await;
+            }
             sessions.headers_after_failure(session)
         }
     };

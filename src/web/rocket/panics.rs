@@ -4,12 +4,13 @@
 //! handler unwinds. So a hook before the program's own notes which request has panicked: Rocket
 //! runs each request in a task of its own, or, for its local client, on the caller's thread.
 
+use std::cell::Cell;
 use std::collections::HashMap;
-use std::panic::{self, PanicHookInfo};
+use std::panic::{self, AssertUnwindSafe, PanicHookInfo, catch_unwind, resume_unwind};
 use std::sync::{LazyLock, Mutex, MutexGuard, Once, PoisonError};
 use std::thread::{self, ThreadId};
 
-use rocket::tokio::task;
+use rocket::tokio::task::{self, block_in_place};
 
 use crate::error::panic_words;
 
@@ -38,10 +39,37 @@ pub(super) fn watch() {
     WATCHING.call_once(|| {
         let before = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
-            note(info);
-            before(info);
+            if !ASKING.get() {
+                note(info);
+                before(info);
+            }
         }));
     });
+}
+
+thread_local! {
+    /// This thread asks whether it may block, and a panic is the answer.
+    static ASKING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Makes a call for which the runtime lets this thread block. Where it does not, as in a task of a
+/// `LocalSet`, no call is made, and false returned: Tokio says so with a panic and has no other way
+/// to ask.
+pub(super) fn block_for(call: &mut dyn FnMut()) -> bool {
+    let mut made = false;
+    ASKING.set(true);
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        block_in_place(|| {
+            ASKING.set(false);
+            made = true;
+            call();
+        });
+    }));
+    ASKING.set(false);
+    match outcome {
+        Err(panic) if made => resume_unwind(panic),
+        Ok(()) | Err(_) => made,
+    }
 }
 
 fn note(info: &PanicHookInfo<'_>) {

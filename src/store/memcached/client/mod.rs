@@ -132,7 +132,8 @@ impl Client {
     }
 
     fn at(&self, place: usize) -> Result<&Server> {
-        let none = || Error::new(ErrorKind::Invalid, "choose a memcached server");
+        let why = "there is none";
+        let none = || Error::with_source(ErrorKind::Invalid, "choose a memcached server", why);
         self.servers.get(place).ok_or_else(none)
     }
 

@@ -1,0 +1,55 @@
+//! Flashes on pages that a browser fetches in advance.
+
+use cloakroom::http::RequestHead;
+use cloakroom::{Session, SessionManager};
+
+use crate::common::in_process::{Browser, complete, defaults, on_both_stores};
+
+fn texts(session: &Session) -> Vec<String> {
+    session.flashes().unwrap().into_iter().map(|flash| flash.text).collect()
+}
+
+fn in_advance(sessions: &SessionManager, browser: &Browser) -> Session {
+    let head = RequestHead::from(browser.cookie.as_deref());
+    sessions.open(head.purpose("prefetch;prerender"))
+}
+
+#[test]
+fn a_page_fetched_in_advance_reads_flashes_and_leaves_them() {
+    on_both_stores(defaults, |app| {
+        let mut browser = Browser::default();
+        browser.request(&app.sessions, |session| session.flash("info", "saved").unwrap());
+        for _ in 0..2 {
+            let session = in_advance(&app.sessions, &browser);
+            assert_eq!(texts(&session), ["saved"]);
+            assert!(!session.is_changed());
+            complete(&app.sessions, &session);
+        }
+        browser.request(&app.sessions, |session| assert_eq!(texts(session), ["saved"]));
+        browser.request(&app.sessions, |session| assert!(texts(session).is_empty()));
+    });
+}
+
+#[test]
+fn flashes_kept_on_a_page_fetched_in_advance_stay_once() {
+    on_both_stores(defaults, |app| {
+        let mut browser = Browser::default();
+        browser.request(&app.sessions, |session| session.flash("info", "saved").unwrap());
+        let session = in_advance(&app.sessions, &browser);
+        let flashes = session.flashes().unwrap();
+        session.keep_flashes(&flashes).unwrap();
+        session.flash("info", "more").unwrap();
+        complete(&app.sessions, &session);
+        browser.request(&app.sessions, |session| assert_eq!(texts(session), ["saved", "more"]));
+    });
+}
+
+#[test]
+fn a_framework_that_gives_headers_by_name_gives_both_purposes() {
+    on_both_stores(defaults, |app| {
+        let names: Vec<_> = app.sessions.header_names().collect();
+        for name in ["Sec-Purpose", "Purpose"] {
+            assert!(names.contains(&name), "{names:?}");
+        }
+    });
+}
