@@ -12,12 +12,13 @@ mod application;
 use std::env;
 use std::error::Error;
 
-use cloakroom::SessionManager;
 use cloakroom::store::memcached::MemcachedStore;
+use cloakroom::{CookieConfig, SessionManager};
 
 fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     env_logger::init();
     let servers = env::var("CLOAKROOM_MEMCACHED").unwrap_or_else(|_| "127.0.0.1:11211".to_owned());
     let store = MemcachedStore::builder().servers(servers.split(',').map(str::trim)).open()?;
-    application::serve(SessionManager::new(store)?)
+    let cookie = CookieConfig::new().name("__Host-memcached");
+    application::serve(SessionManager::builder(store).cookie(cookie).build()?)
 }

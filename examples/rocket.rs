@@ -20,7 +20,7 @@ use rocket::{Config, Request, get, post, routes};
 #[rocket::main]
 async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     env_logger::init();
-    let sessions = app::sessions()?;
+    let sessions = app::sessions("rocket")?;
 
     let address: SocketAddr = app::address().parse()?;
     let config = Config { address: address.ip(), port: address.port(), ..Config::default() };

@@ -14,7 +14,7 @@ use rouille::{Request, Response, Server, post_input, router};
 
 fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     env_logger::init();
-    serve(app::sessions()?)
+    serve(app::sessions("rouille")?)
 }
 
 /// Serves until it is told to stop.

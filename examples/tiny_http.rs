@@ -20,7 +20,7 @@ type Page = Response<std::io::Cursor<Vec<u8>>>;
 
 fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     env_logger::init();
-    let sessions = app::sessions()?;
+    let sessions = app::sessions("tiny-http")?;
     let server = Arc::new(Server::http(app::address())?);
     println!("listening on http://{}", server.server_addr());
     {

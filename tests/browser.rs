@@ -17,7 +17,6 @@ mod tls;
 use std::time::SystemTime;
 
 use browser::{Chromium, ELSEWHERE, Page, Programs, Tab};
-use client::COOKIE;
 use common::Folder;
 use example::{CookieKind, Example};
 
@@ -230,11 +229,11 @@ fn who_is_signed_in_stays_so_when_the_server_is_restarted_or_killed() {
     });
 }
 
-/// The cookie is as the default says, for this host, and the page cannot read it.
+/// The cookie is as the default says, but for its name, for this host, and the page cannot read it.
 #[track_caller]
-fn assert_default_cookie(tab: &Tab<'_>, host: &str) {
+fn assert_default_cookie(tab: &Tab<'_>, host: &str, example: &str) {
     let cookie = tab.cookie();
-    assert_eq!(cookie.name, COOKIE);
+    assert_eq!(cookie.name, format!("__Host-{example}"));
     assert!(cookie.secure);
     assert_as_every_cookie(tab, host);
 }
@@ -260,10 +259,10 @@ fn the_default_cookie_works_over_plain_http_to_this_machine() {
         let tab = chromium.tab();
         for host in ["localhost", "127.0.0.1"] {
             tab.open(&server.url(host));
-            assert_default_cookie(&tab, host);
+            assert_default_cookie(&tab, host, name);
             tab.sign_in("ada", "demo");
             assert_eq!(tab.page(), Page::new(2, "ada", &["You are signed in."]));
-            assert_default_cookie(&tab, host);
+            assert_default_cookie(&tab, host, name);
         }
         let log = server.stop();
         assert!(!log.iter().any(|line| line.contains(WARNING)), "{log:#?}");
@@ -277,10 +276,10 @@ fn the_default_cookie_works_behind_a_proxy_that_ends_tls() {
         let proxy = tls::proxy(ELSEWHERE, server.address);
         let tab = chromium.tab();
         tab.open(&format!("https://{ELSEWHERE}:{}/", proxy.port()));
-        assert_default_cookie(&tab, ELSEWHERE);
+        assert_default_cookie(&tab, ELSEWHERE, name);
         tab.sign_in("ada", "demo");
         assert_eq!(tab.page(), Page::new(2, "ada", &["You are signed in."]));
-        assert_default_cookie(&tab, ELSEWHERE);
+        assert_default_cookie(&tab, ELSEWHERE, name);
         let log = server.stop();
         assert!(!log.iter().any(|line| line.contains(WARNING)), "{log:#?}");
     });
@@ -318,7 +317,7 @@ fn the_cookie_for_insecure_http_works_over_plain_http_elsewhere() {
         tab.reload();
         assert_eq!(tab.page(), Page::new(3, "ada", &[]));
         let cookie = tab.cookie();
-        assert_eq!(cookie.name, "id");
+        assert_eq!(cookie.name, name);
         assert!(!cookie.secure);
         assert_as_every_cookie(&tab, ELSEWHERE);
         let log = server.stop();

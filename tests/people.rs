@@ -547,7 +547,8 @@ fn a_review_says_what_a_configuration_meets_and_what_it_does_not() {
 fn a_review_says_of_each_unmet_requirement_what_to_do() {
     let cookie = |cookie: CookieConfig| move |builder: Builder| builder.cookie(cookie.clone());
     let new = CookieConfig::new;
-    let cases: Vec<(&str, Box<dyn Fn(Builder) -> Builder>, &str)> = vec![
+    type Configure = Box<dyn Fn(Builder) -> Builder>;
+    let cases: Vec<(&str, Configure, &str)> = vec![
         ("ASVS 3.3.1", Box::new(cookie(CookieConfig::insecure_http())), "serve it over TLS"),
         ("ASVS 3.3.1", Box::new(cookie(new().name("id"))), "begin with __Host- or __Secure-"),
         ("ASVS 3.3.2", Box::new(cookie(new().same_site(SameSite::None))), "choose Lax or Strict"),

@@ -5,7 +5,8 @@
 //! - `CLOAKROOM_ADDR`: where to listen, `127.0.0.1:8000` if it is not set.
 //! - `CLOAKROOM_DB`: the database file, `cloakroom.db` if it is not set.
 //! - `CLOAKROOM_INSECURE_HTTP=1`: send the cookie over plain HTTP to hosts other than localhost
-//!   too, for a network that is trusted. Browsers drop the default cookie there.
+//!   too, for a network that is trusted, and to Safari on localhost. Browsers drop the default
+//!   cookie there.
 
 #![allow(unreachable_pub, reason = "each example is a program of its own")]
 
@@ -24,17 +25,19 @@ pub fn address() -> String {
     env::var("CLOAKROOM_ADDR").unwrap_or_else(|_| "127.0.0.1:8000".to_owned())
 }
 
-/// The sessions, in the file that `CLOAKROOM_DB` names and with the cookie that
-/// `CLOAKROOM_INSECURE_HTTP` chooses.
-pub fn sessions() -> Result<SessionManager> {
+/// The sessions of the application of this name, in the file that `CLOAKROOM_DB` names and with the
+/// cookie that `CLOAKROOM_INSECURE_HTTP` chooses.
+pub fn sessions(application: &str) -> Result<SessionManager> {
     let file = env::var("CLOAKROOM_DB").unwrap_or_else(|_| "cloakroom.db".to_owned());
-    let mut sessions = SessionManager::builder(SqliteStore::open(file)?)
+    let sessions = SessionManager::builder(SqliteStore::open(file)?)
         .record_address(true)
         .record_user_agent(true);
+    // Cookies do not tell ports apart: applications on one host need names of their own.
+    let mut cookie = CookieConfig::new().name(format!("__Host-{application}"));
     if env::var("CLOAKROOM_INSECURE_HTTP").is_ok_and(|value| value == "1") {
-        sessions = sessions.cookie(CookieConfig::insecure_http());
+        cookie = CookieConfig::insecure_http().name(application);
     }
-    sessions.build()
+    sessions.cookie(cookie).build()
 }
 
 /// What a page answers; each framework has its own words for it.

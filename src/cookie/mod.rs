@@ -37,9 +37,12 @@ pub(crate) const OVERWRITTEN: &str = "signed-out";
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SameSite {
-    /// Never.
+    /// Never. A link from another site arrives without the session; if its page begins one, the
+    /// new cookie replaces the user's, who is signed out. A sign-in by an identity provider cannot
+    /// work.
     Strict,
-    /// With top-level navigations by safe methods only.
+    /// With top-level navigations by safe methods only. An identity provider's answer by
+    /// `form_post` arrives without the session.
     #[default]
     Lax,
     /// Always; only with Secure.
@@ -70,11 +73,21 @@ impl Debug for Unsealed {
 /// The session cookie.
 ///
 /// Defaults: the name `__Host-id`, Secure, HttpOnly, SameSite=Lax, Path=/, no Domain, and as
-/// Max-Age what is left of the absolute limit, at most 400 days.
+/// Max-Age and Expires what is left of the absolute limit, at most 400 days.
 ///
-/// The default works on `http://localhost` and `http://127.0.0.1` too, because browsers trust
-/// those. On any other name without TLS a browser drops it: see
-/// [`insecure_http`](Self::insecure_http).
+/// The default works on `http://localhost` and `http://127.0.0.1` too in Chromium, Firefox and
+/// curl. Safari and other WebKit browsers drop it there (WebKit bug 281149), and every browser drops
+/// it on any other name without TLS: see [`insecure_http`](Self::insecure_http).
+///
+/// A cookie belongs to a host, whatever its port: applications on one host, such as localhost, need
+/// cookies of different [names](Self::name). An application whose cookie is renamed signs out all
+/// its users.
+///
+/// Of a request, all `Cookie` fields are searched for the name. Of the cookies of that name the
+/// first 256 are looked at, and the first 16 different ids are looked up; where they are sealed, the
+/// first 16 different values are opened. One pair of double quotes around a value is left out (RFC
+/// 6265, section 4.1.1). More than that is an event,
+/// [`TooManyIds`](crate::event::Event::TooManyIds).
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct CookieConfig {
@@ -105,8 +118,8 @@ impl CookieConfig {
         }
     }
 
-    /// For plain HTTP on a name other than localhost: the name `id`, and not Secure. Anyone on
-    /// the way can read such a cookie and use the session.
+    /// For plain HTTP on a name other than localhost, and for Safari there too: the name `id`, and
+    /// not Secure. Anyone on the way can read such a cookie and use the session.
     pub fn insecure_http() -> Self {
         CookieConfig::new().name("id").secure(false)
     }

@@ -139,7 +139,9 @@ impl Builder {
     }
 
     /// The session cookie. Defaults to [`CookieConfig::new`]. It ends the mode of
-    /// [`header`](Self::header).
+    /// [`header`](Self::header). A cookie of another name is another session: renaming it signs out
+    /// all users. Applications on one host need different names, because cookies do not tell ports
+    /// apart.
     pub fn cookie(self, cookie: CookieConfig) -> Self {
         self.with(|settings| settings.transport = Transport::Cookie(cookie))
     }
@@ -192,6 +194,9 @@ impl Builder {
 
     /// Whether browsers keep the cookie when they are closed, unless
     /// [`Session::set_persistent`](crate::Session::set_persistent) says otherwise. Defaults to true.
+    ///
+    /// With false, the cookie has neither Max-Age nor Expires. A browser that restores its windows
+    /// at start keeps it all the same; the idle limit is what ends such a session.
     pub fn persistent(self, persistent: bool) -> Self {
         self.with(|settings| settings.persistent = persistent)
     }
@@ -265,6 +270,13 @@ impl Builder {
     /// `Cache-Control: no-store`: neither a proxy nor the browser keeps them, so the back button
     /// does not show them after a sign-out. Defaults to false. OWASP ASVS 5.0 asks for it in 14.3.2
     /// where the response is sensitive; a handler can say the same for its own response alone.
+    ///
+    /// Chromium keeps such pages in its back/forward cache until an HttpOnly cookie of the site
+    /// changes, and may miss a removal. So under this setting a sign-out sends two `Set-Cookie`
+    /// fields, the first of which overwrites the cookie by a constant that is no id, and the second
+    /// removes it. RFC 6265, section 4.1.1, advises against two of one name; both are sent in
+    /// order, and a server that sees the constant ignores it. A sign-out whose response begins a new
+    /// session sends one field.
     pub fn no_store_when_signed_in(self, no_store: bool) -> Self {
         self.with(|settings| settings.no_store_when_signed_in = no_store)
     }

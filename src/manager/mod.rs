@@ -77,6 +77,10 @@ impl SessionManager {
     }
 
     /// The session of a request. No I/O.
+    ///
+    /// It is what it was when it was first read. A response that goes on for long, or a WebSocket,
+    /// does not notice that it was revoked meanwhile: open another one from the same `Cookie`
+    /// header to look.
     #[must_use]
     pub fn open<'r>(&self, head: impl Into<RequestHead<'r>>) -> Session {
         Session::new(self.shared.clone(), self.crossing, &head.into())

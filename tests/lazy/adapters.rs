@@ -44,7 +44,8 @@ fn in_rocket(client: &Client, fields: &[String]) -> u64 {
         allocation_counter::measure(|| drop(request.dispatch())).count_total
     };
     // What is made once is made before.
-    (send("/with"), send("/without"));
+    send("/with");
+    send("/without");
     let without = send("/without");
     send("/with") - without
 }
