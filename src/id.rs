@@ -350,8 +350,9 @@ mod tests {
         let text = id.reveal();
         assert_eq!(text.len(), SessionId::TEXT_LEN);
         assert_eq!(SessionId::parse(&text), Some(id.clone()));
-        // printf '\007%.0s' {1..32} | sha256sum
-        let hash = "4bb06f8e4e3a7715d201d573d0aa423762e55dabd61a2c02278fa56cc6d294e0";
+        // tag=$(printf 'cloakroom realm\0__Host-id' | sha256sum | cut -c 1-32)
+        // (xxd -r -p <<<"$tag"; printf '\007%.0s' {1..32}) | sha256sum
+        let hash = "63cbb7fe60fbf1d6a9209b5fa42f0845f2e3b256d2bb201611bd58091d1981e8";
         let hex: String =
             id.key(Realm::default().tag()).as_bytes().iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(hex, hash);

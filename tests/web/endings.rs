@@ -80,8 +80,8 @@ fn signing_out_ends_the_sessions_of_all_cookies_presented() {
         b.post("/sign-in:bob");
         let both = format!("{old}; {}", cookie(b.id()));
         let response = site.send(&Request::post("/destroy").cookie(both));
-        assert_eq!(response.one("Set-Cookie"), Some(REMOVAL), "one of them was ended");
-        assert_eq!((a.get("/who").text(), b.get("/who").text()), ("ada", "none"));
+        assert_eq!(response.one("Set-Cookie"), Some(REMOVAL));
+        assert_eq!((a.get("/who").text(), b.get("/who").text()), ("none", "none"));
     });
 }
 
@@ -180,7 +180,7 @@ fn with_a_grace_the_old_id_finds_the_same_session_until_it_ends() {
 }
 
 #[test]
-fn a_session_past_its_idle_limit_is_gone_and_its_cookie_is_removed() {
+fn a_session_past_its_idle_limit_is_gone() {
     everywhere(|site| {
         let mut browser = site.browser();
         browser.post("/sign-in:ada");
@@ -193,7 +193,7 @@ fn a_session_past_its_idle_limit_is_gone_and_its_cookie_is_removed() {
         site.app.sessions.flush().unwrap();
         site.clock.advance(Duration::from_secs(86_400));
         let response = browser.get("/who");
-        assert_eq!((response.text(), response.one("Set-Cookie")), ("none", Some(REMOVAL)));
+        assert_eq!((response.text(), response.one("Set-Cookie")), ("none", None));
         let write = site.send(&Request::post("/count/who").cookie(cookie(&id)));
         assert_eq!(write.text(), "1\nnone");
         assert_ne!(write.id().unwrap(), id);
