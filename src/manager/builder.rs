@@ -15,9 +15,8 @@ use crate::lifetime::Lifetime;
 use crate::manager::SessionManager;
 use crate::policy::Policy;
 use crate::process::Process;
-use crate::session::{Endings, Guessing, OnLoadFailure, Settings, Shared, Transport};
+use crate::session::{Endings, Guessing, OnLoadFailure, Settings, Shared, Transport, UpdateQueues};
 use crate::store::{Admit, AtLimit, Store};
-use crate::sync::Mutex;
 
 /// Headers that cannot carry an id, because they carry something else.
 const TAKEN: [&str; 10] = [
@@ -288,7 +287,7 @@ impl Builder {
             settings: self.settings,
             endings: Endings::default(),
             guessing: Guessing::default(),
-            stripes: [const { Mutex::new(()) }; 64],
+            updates: UpdateQueues::default(),
         });
         Ok(SessionManager { shared, crossing: None })
     }

@@ -7,6 +7,7 @@ mod guessing;
 mod secret;
 mod settle;
 mod shared;
+mod update_queue;
 
 use std::fmt::{self, Debug};
 use std::net::IpAddr;
@@ -34,6 +35,7 @@ pub(crate) use guessing::Guessing;
 pub(crate) use secret::Secret;
 pub use shared::{Crossing, OnLoadFailure};
 pub(crate) use shared::{Presented, Settings, Shared, Transport, cross};
+pub(crate) use update_queue::UpdateQueues;
 
 /// The session of one request.
 ///

@@ -1,6 +1,5 @@
 //! Where a session meets its store: sign-in, commit, and the end of the request.
 
-use std::sync::TryLockError;
 use std::time::Duration;
 
 use crate::delta::Delta;
@@ -10,16 +9,15 @@ use crate::http::{Outcome, ResponseHeaders};
 use crate::id::{SessionId, SessionKey, UserKey};
 use crate::record::{Birth, Record, Touch};
 use crate::session::changes::Changes;
+use crate::session::update_queue::overtaken;
 use crate::session::{Authentication, Known, Saved, Secret, Session, SignIn, State};
 use crate::store::{Commit, Committed, Fate, Loaded};
-use crate::sync::{MutexGuard, instant, thread};
+use crate::sync::instant;
 
-/// So often a commit is computed again because others were faster. In one process the second try
-/// already waits for its turn, so this many mean that other processes do nothing else.
+/// The most times that a commit is computed again because others were faster. From the second try
+/// on the updates of one process take turns, so this many mean that other processes do nothing
+/// else.
 const TRIES: usize = 100;
-
-/// So long a request that was overtaken waits for others of its process that were too.
-const LONGEST_TURN: Duration = Duration::from_secs(5);
 
 impl Session {
     /// Signs `user` in: the session gets a new id and is this user's from now on, both clocks
@@ -425,7 +423,23 @@ impl Session {
             Known::Live { record, .. } if state.changes.depends_on_data() => Some(record.revision),
             _ => None,
         };
-        let mut turn: Option<MutexGuard<'_, ()>> = None;
+        let entered = instant();
+        let mut turn = match revision {
+            Some(_) => {
+                // In a fork a lock of the queues may be held for ever.
+                self.shared.process.check()?;
+                self.shared.updates.turn_if_contended(self.crossing, key, entered)?
+            }
+            None => None,
+        };
+        let newest = turn.as_mut().and_then(|turn| turn.newest.take());
+        if let (Some(newest), Known::Live { record, .. }) = (newest, &mut state.known)
+            && newest.revision > record.revision
+        {
+            state.changes.again(&newest.data)?;
+            revision = Some(newest.revision);
+            *record = newest;
+        }
         for _ in 0..TRIES {
             let now = self.shared.now();
             let with_secret;
@@ -443,50 +457,35 @@ impl Session {
             commit.max_bytes = self.shared.settings.max_bytes;
             match self.cross(|| self.shared.store()?.commit(&commit))? {
                 Committed::Stale { record, .. } => {
-                    // From the second try on one after the other, or many would keep each other
-                    // from ever being first.
-                    if turn.is_none() {
-                        turn = Some(self.turn(key)?);
-                    }
+                    let turn = match &mut turn {
+                        Some(turn) if turn.is_over() => break,
+                        Some(turn) => turn,
+                        None => {
+                            turn.insert(self.shared.updates.turn(self.crossing, key, entered)?)
+                        }
+                    };
+                    let newest = turn.newest.take();
+                    let newest = newest.filter(|newest| newest.revision > record.revision);
+                    let record = newest.unwrap_or(record);
                     state.changes.again(&record.data)?;
                     revision = Some(record.revision);
                     if let Known::Live { record: known, .. } = &mut state.known {
                         *known = record;
                     }
                 }
+                Committed::Done { record, key: current, ended } => {
+                    if let Some(turn) = &mut turn
+                        && current == *key
+                    {
+                        turn.newest = Some(record.clone());
+                    }
+                    return Ok(Committed::Done { record, key: current, ended });
+                }
                 answer => return Ok(answer),
             }
         }
         Err(overtaken())
     }
-
-    /// A turn among those who were overtaken.
-    fn turn(&self, key: &SessionKey) -> Result<MutexGuard<'_, ()>> {
-        let [first, ..] = *key.as_bytes();
-        let stripes = &self.shared.stripes;
-        let stripe = stripes.get(usize::from(first) % stripes.len()).ok_or_else(overtaken)?;
-        let taken = || match stripe.try_lock() {
-            Ok(turn) => Some(turn),
-            Err(TryLockError::Poisoned(turn)) => Some(turn.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
-        };
-        let wait = || {
-            let deadline = instant() + LONGEST_TURN;
-            while instant() < deadline {
-                if let Some(turn) = taken() {
-                    return Ok(turn);
-                }
-                thread::sleep(Duration::from_micros(200));
-            }
-            Err(overtaken())
-        };
-        taken().map_or_else(|| self.cross(wait), Ok)
-    }
-}
-
-fn overtaken() -> Error {
-    let why = "others kept changing the session";
-    Error::with_source(ErrorKind::Busy, "update a session", why)
 }
 
 /// What a key presented led to.

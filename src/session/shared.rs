@@ -19,8 +19,8 @@ use crate::process::Process;
 use crate::record::{Client, Record, Touch};
 use crate::session::endings::Endings;
 use crate::session::guessing::Guessing;
+use crate::session::update_queue::UpdateQueues;
 use crate::store::{Admit, Store};
-use crate::sync::Mutex;
 
 /// Touches of sessions with a shorter idle limit do not wait for others.
 const SHORT_IDLE: Duration = Duration::from_secs(60);
@@ -88,8 +88,7 @@ pub(crate) struct Shared {
     pub(crate) settings: Settings,
     pub(crate) endings: Endings,
     pub(crate) guessing: Guessing,
-    /// For those who were overtaken: they go on one after the other, key by key.
-    pub(crate) stripes: [Mutex<()>; 64],
+    pub(crate) updates: UpdateQueues,
 }
 
 impl Debug for Shared {
