@@ -80,6 +80,9 @@ struct State {
     lost: bool,
     /// Changes were lost at any time in this request.
     discarded: bool,
+    /// No session was found while deletions were in flight. Whether one of them has ended it is
+    /// asked when something is to be stored.
+    in_doubt: bool,
     /// The store failed, and the policy is to go on without a session.
     unreadable: Option<Error>,
     /// The response depends on the session.
@@ -213,7 +216,7 @@ impl Session {
     fn read<'s>(&self, state: &'s mut State) -> Result<&'s Known> {
         state.looked_at = true;
         if let Known::Unread = state.known {
-            state.known = match self.load() {
+            state.known = match self.load(&mut state.in_doubt) {
                 Ok(known) => known,
                 Err(error) => match self.shared.settings.on_load_failure {
                     OnLoadFailure::Fail => return Err(error),
@@ -229,7 +232,7 @@ impl Session {
     }
 
     /// The first live one of the ids that were presented.
-    fn load(&self) -> Result<Known> {
+    fn load(&self, in_doubt: &mut bool) -> Result<Known> {
         let now = self.shared.now();
         let (mut overtaken, mut undecodable) = (false, false);
         for key in self.presented.keys() {
@@ -243,8 +246,15 @@ impl Session {
             match loaded {
                 Loaded::Live { record, key } => return Ok(Known::Live { record, key }),
                 Loaded::Renewed => overtaken = true,
-                Loaded::Absent if self.has_ended_meanwhile(&key)? => overtaken = true,
-                Loaded::Absent => self.unknown_id(&key),
+                Loaded::Absent => {
+                    match self.shared.endings.try_has_ended_since(&key, self.opened) {
+                        Some(true) => overtaken = true,
+                        ended => {
+                            *in_doubt |= ended.is_none();
+                            self.unknown_id(&key);
+                        }
+                    }
+                }
                 Loaded::Undecodable { handle, error } => {
                     undecodable = true;
                     self.undecodable(handle.as_ref(), &error);
@@ -515,6 +525,7 @@ impl Session {
         state.changes = Changes::default();
         state.renew = false;
         state.issued = None;
+        state.in_doubt = false;
         state.unreadable = None;
         Ok(())
     }

@@ -208,6 +208,7 @@ impl Session {
             Known::None { overtaken, undecodable } => !overtaken && !undecodable,
             Known::Unread | Known::Live { .. } => false,
         };
+        let dead = dead && !state.in_doubt;
         !self.presented.is_empty() && !state.lost && (state.destroyed || dead)
     }
 
@@ -276,7 +277,7 @@ impl Session {
         if let Known::None { overtaken, .. } = state.known
             && !state.changes.delta().is_empty()
         {
-            if overtaken || state.lost {
+            if overtaken || state.lost || self.was_ended_in_flight(state)? {
                 self.lose(state, None);
             } else {
                 self.begin(state)?;
@@ -306,8 +307,23 @@ impl Session {
         Ok(())
     }
 
+    /// Whether a deletion that was in flight when no session was found has ended one.
+    fn was_ended_in_flight(&self, state: &mut State) -> Result<bool> {
+        if !std::mem::take(&mut state.in_doubt) {
+            return Ok(false);
+        }
+        // In a fork nobody ends what is in flight.
+        self.shared.process.check()?;
+        for key in self.presented.keys() {
+            if self.has_ended_meanwhile(&key)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Whether the session of a key that finds none was ended since this request came.
-    pub(super) fn has_ended_meanwhile(&self, key: &SessionKey) -> Result<bool> {
+    fn has_ended_meanwhile(&self, key: &SessionKey) -> Result<bool> {
         self.cross(|| Ok(self.shared.endings.has_ended_since(key, self.opened)))
     }
 
