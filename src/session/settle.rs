@@ -468,9 +468,12 @@ impl Session {
             };
             let mut commit = Commit::new(key, fate, delta, now);
             commit.if_revision = revision;
-            commit.touch = Some(Touch::at(now));
+            commit.touch = Some(Touch::at(state.used.unwrap_or(now)));
             commit.admit = self.shared.settings.admit;
             commit.max_bytes = self.shared.settings.max_bytes;
+            if let Some(turn) = &turn {
+                turn.wake_next();
+            }
             match self.cross(|| self.shared.store()?.commit(&commit))? {
                 Committed::Stale { record, .. } => {
                     let turn = match &mut turn {

@@ -14,7 +14,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionKey;
 use crate::record::Record;
 use crate::session::shared::{Crossing, cross};
-use crate::sync::{Condvar, Mutex, MutexGuard, instant, thread};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Condvar, Mutex, MutexGuard, instant, spin_until, thread};
 
 /// The most requests that wait for one session at a time.
 const MOST_WAITING: usize = 64;
@@ -59,6 +60,33 @@ struct Place<'q> {
 struct Waiter {
     state: Mutex<State>,
     changed: Condvar,
+    /// Its turn is about to come.
+    is_next: AtomicBool,
+    /// Its turn has come: worth a look at the state.
+    is_granted: AtomicBool,
+    /// Its thread sleeps. To notify one that does not costs a system call too.
+    is_asleep: AtomicBool,
+}
+
+impl Waiter {
+    fn new(is_next: bool) -> Self {
+        Waiter {
+            state: Mutex::new(State::Waiting),
+            changed: Condvar::new(),
+            is_next: AtomicBool::new(is_next),
+            is_granted: AtomicBool::new(false),
+            is_asleep: AtomicBool::new(false),
+        }
+    }
+
+    /// Wakes its thread, which holds the lock of the state while it falls asleep.
+    fn wake(&self, state: MutexGuard<'_, State>) {
+        let is_asleep = self.is_asleep.swap(false, Ordering::Relaxed);
+        drop(state);
+        if is_asleep {
+            self.changed.notify_one();
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -151,8 +179,7 @@ impl UpdateQueues {
         if waiting.len() >= MOST_WAITING {
             return Entered::Full;
         }
-        let state = Mutex::new(State::Waiting);
-        let waiter = Arc::new(Waiter { state, changed: Condvar::new() });
+        let waiter = Arc::new(Waiter::new(waiting.is_empty()));
         waiting.push_back(waiter.clone());
         Entered::Place(Place { queues: self, key: *key, deadline, waiter })
     }
@@ -165,9 +192,11 @@ impl UpdateQueues {
             return;
         };
         // In the same step: who is not in the queue any more has the turn.
-        *lock(&next.state) = State::Granted(newest);
+        let mut state = lock(&next.state);
+        *state = State::Granted(newest);
+        next.is_granted.store(true, Ordering::Relaxed);
         drop(shard);
-        next.changed.notify_one();
+        next.wake(state);
     }
 
     /// Takes the waiter out of the queue, if it is still in it.
@@ -179,6 +208,19 @@ impl UpdateQueues {
 }
 
 impl Turn<'_> {
+    /// Wakes the next in the queue, because this turn ends with the commit that begins now. To be
+    /// woken takes about as long as a commit, so the two overlap.
+    pub(crate) fn wake_next(&self) {
+        let shard = self.queues.shard(&self.key);
+        let next = shard.get(&self.key).and_then(|waiting| waiting.front().cloned());
+        drop(shard);
+        if let Some(next) = next
+            && !next.is_next.swap(true, Ordering::Relaxed)
+        {
+            next.wake(lock(&next.state));
+        }
+    }
+
     /// Whether there is no time for another try.
     pub(crate) fn is_over(&self) -> bool {
         self.deadline <= instant()
@@ -194,8 +236,17 @@ impl Drop for Turn<'_> {
 impl<'q> Place<'q> {
     /// Waits for the turn; `None` if it has not come in time.
     fn wait(self) -> Option<Turn<'q>> {
-        let mut state = lock(&self.waiter.state);
+        let waiter = &*self.waiter;
+        let mut has_looked_out = false;
+        let mut state = lock(&waiter.state);
         while matches!(*state, State::Waiting) {
+            if !has_looked_out && waiter.is_next.load(Ordering::Relaxed) {
+                has_looked_out = true;
+                drop(state);
+                spin_until(|| waiter.is_granted.load(Ordering::Relaxed));
+                state = lock(&waiter.state);
+                continue;
+            }
             let left = self.deadline.saturating_duration_since(instant());
             if left.is_zero() {
                 drop(state);
@@ -203,7 +254,8 @@ impl<'q> Place<'q> {
                 // The turn may have come before that.
                 return self.take();
             }
-            let waited = self.waiter.changed.wait_timeout(state, left);
+            waiter.is_asleep.store(true, Ordering::Relaxed);
+            let waited = waiter.changed.wait_timeout(state, left);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         drop(state);
