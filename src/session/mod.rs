@@ -43,6 +43,10 @@ pub(crate) use update_queue::UpdateQueues;
 /// into what is stored then, in one step, when the manager closes it: a request changes what it
 /// changed and nothing else. Until something is written there is no session and no cookie.
 ///
+/// Activity counts from the first use, however long the request takes after it. A request that only
+/// writes is sure to keep its session alive from its first write on where the store has the session
+/// in memory, else from when its changes are stored.
+///
 /// It can be shared by threads; it is not meant to outlive its request. Dropped without being
 /// closed it stores nothing.
 pub struct Session {
@@ -87,6 +91,8 @@ struct State {
     unreadable: Option<Error>,
     /// The response depends on the session.
     looked_at: bool,
+    /// When the request first used its session.
+    used: Option<Timestamp>,
     /// Somebody was signed in to a session that this request has seen.
     saw_user: bool,
     closed: bool,
@@ -216,8 +222,17 @@ impl Session {
     fn read<'s>(&self, state: &'s mut State) -> Result<&'s Known> {
         state.looked_at = true;
         if let Known::Unread = state.known {
-            state.known = match self.load(&mut state.in_doubt) {
-                Ok(known) => known,
+            let now = self.shared.now();
+            state.used.get_or_insert(now);
+            state.known = match self.load(now, &mut state.in_doubt) {
+                Ok(mut known) => {
+                    if let Known::Live { record, key } = &mut known
+                        && !state.ignored
+                    {
+                        self.shared.touch_early(self.crossing, *key, record, now);
+                    }
+                    known
+                }
                 Err(error) => match self.shared.settings.on_load_failure {
                     OnLoadFailure::Fail => return Err(error),
                     OnLoadFailure::ReadAsEmpty => {
@@ -232,8 +247,7 @@ impl Session {
     }
 
     /// The first live one of the ids that were presented.
-    fn load(&self, in_doubt: &mut bool) -> Result<Known> {
-        let now = self.shared.now();
+    fn load(&self, now: Timestamp, in_doubt: &mut bool) -> Result<Known> {
         let (mut overtaken, mut undecodable) = (false, false);
         for key in self.presented.keys() {
             // Not before: a request that presents nothing pays for nothing.
@@ -281,7 +295,24 @@ impl Session {
         }
         state.check_readable(doing)?;
         state.looked_at = true;
+        if state.used.is_none() {
+            let now = self.shared.now();
+            state.used = Some(now);
+            if matches!(state.known, Known::Unread) && !state.ignored {
+                self.touch_unread(now);
+            }
+        }
         Ok(state)
+    }
+
+    /// Records the activity of a request that has not read, if its session is in memory.
+    fn touch_unread(&self, now: Timestamp) {
+        for key in self.presented.keys() {
+            let loaded = self.shared.store().ok().and_then(|store| store.try_load(&key, now));
+            if let Some(Loaded::Live { mut record, key }) = loaded {
+                return self.shared.touch_early(self.crossing, key, &mut record, now);
+            }
+        }
     }
 
     /// The value of `name`; `None` if there is none.
@@ -540,6 +571,9 @@ impl Session {
 
     /// Leaves the session as it was before this request, whatever was changed, and sends no
     /// cookie. What [`commit`](Self::commit) and [`sign_in`](Self::sign_in) did stands.
+    ///
+    /// An ignored request is no activity. Call this first: within ten minutes of the end of the idle
+    /// limit, a session that was read before counts as used.
     ///
     /// # Errors
     /// [`ErrorKind::Closed`] after the end of the request.

@@ -160,7 +160,8 @@ impl Session {
         if let Known::Live { record, key } = &state.known
             && !state.ignored
         {
-            self.shared.touch(self.crossing, *key, record, self.shared.now());
+            let now = self.shared.now();
+            self.shared.touch(self.crossing, *key, record, state.used.unwrap_or(now), now);
         }
         Ok(self.headers(state))
     }
