@@ -1,7 +1,13 @@
 //! Many threads and several processes write one file: nobody is told it is locked, nothing is
-//! lost, and the log stays short.
+//! lost, and the log stays short. Many requests update one session: no other visitor fails.
 
+#[path = "common/app.rs"]
+mod app;
+#[path = "common/client.rs"]
+mod client;
 mod common;
+#[path = "contention/updates.rs"]
+mod updates;
 
 use std::fs;
 use std::io::Read;

@@ -8,9 +8,10 @@ use std::time::Duration;
 use cloakroom::clock::{Clock, ManualClock};
 use cloakroom::event::EventKind;
 use cloakroom::manager::Builder;
-use cloakroom::{Lifetime, SessionManager, SqliteStore};
+use cloakroom::store::cached::CachedStore;
+use cloakroom::{Lifetime, MemoryStore, Session, SessionManager, SignIn, SqliteStore};
 use common::faulty::Call;
-use common::in_process::{App, Browser, complete, on_both_stores, set_cookie};
+use common::in_process::{App, Browser, complete, on_both_stores, set_cookie, user};
 use common::{Folder, HOUR, NOW};
 
 const MILLI: Duration = Duration::from_millis(1);
@@ -36,7 +37,13 @@ fn read(app: &App, browser: &Browser) -> bool {
 
 /// Whether the session lives; no activity.
 fn lives(app: &App, browser: &Browser) -> bool {
-    browser.open(&app.sessions).contains("n").unwrap()
+    look(&app.sessions, browser)
+}
+
+fn look(sessions: &SessionManager, browser: &Browser) -> bool {
+    let session = browser.open(sessions);
+    session.ignore().unwrap();
+    session.contains("n").unwrap()
 }
 
 #[test]
@@ -264,18 +271,143 @@ fn activity_that_cannot_be_written_is_an_event_and_no_failure() {
 fn activity_is_judged_when_it_is_written() {
     on_both_stores(idle(HOUR), |app| {
         let browser = app.visitor(1);
-        app.clock.advance(HOUR - MILLI);
+        app.clock.advance(HOUR - SECOND * 3);
         let keeper = app.store.hold(Call::Sweep);
         thread::scope(|scope| {
             scope.spawn(|| app.sessions.sweep_now().unwrap());
             keeper.wait_until_reached();
             assert!(read(&app, &browser));
-            app.clock.advance(MILLI);
+            app.clock.advance(SECOND * 3);
             keeper.open();
         });
         app.sessions.flush().unwrap();
         assert_eq!(app.store.touched(), 1);
         assert!(!lives(&app, &browser), "it had ended by then, and is not brought back");
+    });
+}
+
+/// The store of each kind, with the sessions in memory where it keeps some.
+fn on_every_store(test: impl Fn(&dyn Fn() -> Builder)) {
+    test(&|| SessionManager::builder(MemoryStore::new()));
+    let folder = Folder::new();
+    let file = || SqliteStore::open(folder.fresh()).unwrap();
+    test(&|| SessionManager::builder(file()));
+    test(&|| SessionManager::builder(CachedStore::new(MemoryStore::new(), file())));
+}
+
+type Use = fn(&Session);
+
+/// Uses a session 100 s before its idle limit of 900 s, and ends the request 100 s after it.
+fn outlast(builder: Builder, cleaner: bool, during: Use) {
+    let clock = ManualClock::new(NOW);
+    let limit = SECOND * 900;
+    let builder = match cleaner {
+        true => idle(limit)(builder),
+        false => idle_alone(limit)(builder),
+    };
+    let sessions = builder.clock(clock.clone()).build().unwrap();
+    let mut browser = Browser::default();
+    browser.request(&sessions, |session| {
+        assert_eq!(session.sign_in(user("ada")).unwrap(), SignIn::Done);
+        session.set("n", 1).unwrap();
+    });
+    clock.set(NOW + SECOND * 800);
+    let slow = browser.open(&sessions);
+    during(&slow);
+    if cleaner {
+        sessions.flush().unwrap();
+    }
+    clock.set(NOW + SECOND * 1000);
+    let headers = complete(&sessions, &slow);
+    assert_eq!((set_cookie(&headers), headers.discarded), (None, false));
+    clock.set(NOW + SECOND * 1700 - MILLI);
+    assert!(look(&sessions, &browser), "it counts from its first use");
+    clock.set(NOW + SECOND * 1700);
+    assert!(!look(&sessions, &browser), "and not from its end");
+}
+
+#[test]
+fn a_request_that_outlasts_the_idle_limit_keeps_its_session() {
+    let uses: [Use; 4] = [
+        |session| drop(session.user().unwrap()),
+        |session| {
+            session.user().unwrap();
+            session.set("m", 1).unwrap();
+        },
+        |session| {
+            session.update("n", |n: Option<u32>| n.unwrap() + 1).unwrap();
+        },
+        |session| drop(session.csrf_token().unwrap()),
+    ];
+    on_every_store(|builder| {
+        for during in uses {
+            outlast(builder(), true, during);
+            outlast(builder(), false, during);
+        }
+    });
+}
+
+#[test]
+fn a_request_that_only_writes_keeps_a_session_in_memory() {
+    let folder = Folder::new();
+    for cleaner in [true, false] {
+        let during: Use = |session| session.set("m", 1).unwrap();
+        outlast(SessionManager::builder(MemoryStore::new()), cleaner, during);
+        let file = SqliteStore::open(folder.fresh()).unwrap();
+        outlast(SessionManager::builder(file), cleaner, during);
+    }
+}
+
+#[test]
+fn a_request_that_uses_its_session_too_late_revives_nothing() {
+    on_both_stores(idle_alone(SECOND * 900), |app| {
+        let browser = app.visitor(1);
+        app.clock.advance(SECOND * 800);
+        let slow = browser.open(&app.sessions);
+        app.clock.advance(SECOND * 100);
+        assert_eq!(slow.get::<u32>("n").unwrap(), None);
+        complete(&app.sessions, &slow);
+        assert_eq!((app.live(), app.store.calls(Call::Touch)), (0, 0));
+    });
+}
+
+#[test]
+fn within_2_s_of_the_idle_limit_activity_is_written_at_once() {
+    for (left, by_the_request) in [(SECOND * 2, 1), (SECOND * 2 + MILLI, 0)] {
+        on_both_stores(idle(SECOND * 900), |app| {
+            let browser = app.visitor(1);
+            app.clock.advance(SECOND * 900 - left);
+            let keeper = app.store.hold(Call::Sweep);
+            thread::scope(|scope| {
+                scope.spawn(|| app.sessions.sweep_now().unwrap());
+                keeper.wait_until_reached();
+                let session = browser.open(&app.sessions);
+                assert_eq!(session.get("n").unwrap(), Some(1));
+                assert_eq!(app.store.calls(Call::Touch), by_the_request, "before its end");
+                complete(&app.sessions, &session);
+                keeper.open();
+            });
+            app.sessions.flush().unwrap();
+            assert_eq!(app.store.calls(Call::Touch), 1);
+        });
+    }
+}
+
+#[test]
+fn far_from_the_idle_limit_activity_is_written_at_the_end() {
+    on_both_stores(idle_alone(HOUR), |app| {
+        let browser = app.visitor(1);
+        app.clock.advance(MINUTE * 30);
+        let session = browser.open(&app.sessions);
+        assert_eq!(session.get("n").unwrap(), Some(1));
+        app.clock.advance(MINUTE * 5);
+        assert_eq!(app.store.calls(Call::Touch), 0);
+        complete(&app.sessions, &session);
+        assert_eq!(app.store.calls(Call::Touch), 1);
+        app.clock.set(NOW + MINUTE * 90 - MILLI);
+        assert_eq!(app.live(), 1);
+        app.clock.advance(MILLI);
+        assert_eq!(app.live(), 0, "it counts from its first use");
     });
 }
 
@@ -335,9 +467,6 @@ fn a_clock_set_back_across_a_restart_lets_a_session_live_longer_by_as_much_and_n
         let builder = SessionManager::builder(store).clock(clock.clone());
         (idle(HOUR)(builder).build().unwrap(), clock)
     };
-    let lives = |sessions: &SessionManager, browser: &Browser| {
-        browser.open(sessions).contains("n").unwrap()
-    };
     let (mut browser, mut left) = (Browser::default(), Browser::default());
     let (sessions, clock) = start(NOW);
     for browser in [&mut browser, &mut left] {
@@ -346,17 +475,17 @@ fn a_clock_set_back_across_a_restart_lets_a_session_live_longer_by_as_much_and_n
     clock.advance(HOUR / 2);
     left.clone().request(&sessions, |session| session.destroy().unwrap());
     clock.advance(HOUR / 2);
-    assert!(!lives(&sessions, &browser));
+    assert!(!look(&sessions, &browser));
     drop(sessions);
     for back in [MILLI, MINUTE, HOUR * 5, HOUR * 24 * 400] {
         let (sessions, clock) = start(NOW + HOUR - back);
         assert_eq!(sessions.sweep_now().unwrap(), 0);
-        assert!(lives(&sessions, &browser), "back {back:?}: nobody knows that it had ended");
-        assert!(!lives(&sessions, &left), "back {back:?}: what was ended stays so");
+        assert!(look(&sessions, &browser), "back {back:?}: nobody knows that it had ended");
+        assert!(!look(&sessions, &left), "back {back:?}: what was ended stays so");
         clock.advance(back - MILLI);
-        assert!(lives(&sessions, &browser), "back {back:?}");
+        assert!(look(&sessions, &browser), "back {back:?}");
         clock.advance(MILLI);
-        assert!(!lives(&sessions, &browser), "back {back:?}");
+        assert!(!look(&sessions, &browser), "back {back:?}");
     }
 }
 

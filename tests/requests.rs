@@ -20,6 +20,8 @@ mod flashes;
 mod guessing;
 #[path = "requests/headers.rs"]
 mod headers;
+#[path = "requests/in_flight.rs"]
+mod in_flight;
 #[cfg(feature = "cookie-keys")]
 #[path = "requests/keys.rs"]
 mod keys;

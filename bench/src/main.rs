@@ -12,6 +12,7 @@
 //! commands; with `--features cli` the command `operator` measures a service beside the operator's.
 
 mod chart;
+mod contention;
 mod limit;
 #[cfg(feature = "memcached")]
 mod memcached;
@@ -34,6 +35,7 @@ use report::Report;
 const USAGE: &str = "usage: COMMAND [--quick] [--json FILE] [--dir FOLDER] [--only NAME]
 
   limit      cloakroom and hand-written SQLite on the same rows
+  contention other visitors beside one session that 400 threads update
   operator   a service beside the operator's commands; with `--features cli`
   peers      cloakroom and other session stores, each a program that is compiled first
   scale      from ten thousand to ten million sessions; needs some 8 GB of disk and 10 minutes
@@ -79,6 +81,7 @@ fn run(options: &Options, report: &mut Report) -> bool {
             #[cfg(feature = "memcached")]
             memcached::run(quick, report);
         }
+        "contention" => contention::run(quick, dir, report),
         #[cfg(feature = "cli")]
         "operator" => operator::run(quick, dir, report),
         "peers" => peers::run(quick, dir, report),

@@ -16,7 +16,9 @@ use crate::lifetime::Lifetime;
 use crate::manager::SessionManager;
 use crate::policy::Policy;
 use crate::process::Process;
-use crate::session::{Endings, FormerCookie, Guessing, OnLoadFailure, Settings, Shared, Transport};
+use crate::session::{
+    Endings, FormerCookie, Guessing, OnLoadFailure, Settings, Shared, Transport, UpdateQueues,
+};
 use crate::store::{Admit, AtLimit, Store};
 use crate::sync::Mutex;
 
@@ -430,7 +432,7 @@ impl Builder {
             endings: Endings::default(),
             guessing: Guessing::default(),
             dropped: Mutex::default(),
-            stripes: [const { Mutex::new(()) }; 64],
+            updates: UpdateQueues::default(),
         });
         Ok(SessionManager { shared, crossing: None })
     }

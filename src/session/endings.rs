@@ -92,8 +92,19 @@ impl Endings {
         self.lock().everyone = Some(self.next());
     }
 
-    /// Whether the session of this key was ended since `then`. It is asked for keys of no live
-    /// session: whoever has ended one is waited for until he has said so.
+    /// Whether the session of this key, which is not live, was ended since `then`; `None` if that
+    /// is not known yet, because deletions are in flight. Never waits.
+    pub(crate) fn try_has_ended_since(&self, key: &SessionKey, then: Moment) -> Option<bool> {
+        let endings = self.lock();
+        match endings.has_ended_since(key, then) {
+            true => Some(true),
+            false => endings.under_way.is_empty().then_some(false),
+        }
+    }
+
+    /// Whether the session of this key, which is not live, was ended since `then`. Blocks until the
+    /// deletions in flight have recorded their keys: for writes only, which would otherwise begin a
+    /// new session for a visitor who was just signed out.
     pub(crate) fn has_ended_since(&self, key: &SessionKey, then: Moment) -> bool {
         let mut endings = self.lock();
         // Who begins later does not find the session either.
@@ -141,6 +152,20 @@ mod tests {
         endings.note_everyone();
         assert!(endings.has_ended_since(&key, between));
         assert!(!endings.has_ended_since(&key, endings.now()));
+    }
+
+    #[test]
+    fn a_deletion_in_flight_leaves_open_what_it_has_ended() {
+        let endings = Endings::default();
+        let (key, other) = (SessionKey::from_bytes([1; 32]), SessionKey::from_bytes([2; 32]));
+        let before = endings.now();
+        let in_flight = endings.begin();
+        assert_eq!(endings.try_has_ended_since(&key, before), None);
+        endings.note(key);
+        assert_eq!(endings.try_has_ended_since(&key, before), Some(true));
+        assert_eq!(endings.try_has_ended_since(&other, before), None);
+        drop(in_flight);
+        assert_eq!(endings.try_has_ended_since(&other, before), Some(false));
     }
 
     #[test]

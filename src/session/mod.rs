@@ -7,6 +7,7 @@ mod guessing;
 mod secret;
 mod settle;
 mod shared;
+mod update_queue;
 mod updating;
 mod values;
 
@@ -33,12 +34,17 @@ pub(crate) use guessing::Guessing;
 pub(crate) use secret::Secret;
 pub use shared::{Crossing, OnLoadFailure};
 pub(crate) use shared::{FormerCookie, Presented, Settings, Shared, Transport, cross};
+pub(crate) use update_queue::UpdateQueues;
 
 /// The session of one request.
 ///
 /// Nothing happens until it is used. The first read loads it; changes are collected and merged
 /// into what is stored then, in one step, when the manager closes it: a request changes what it
 /// changed and nothing else. Until something is written there is no session and no cookie.
+///
+/// Activity counts from the first use, however long the request takes after it. A request that only
+/// writes is sure to keep its session alive from its first write on where the store has the session
+/// in memory, else from when its changes are stored.
 ///
 /// It can be shared by threads; it is not meant to outlive its request. Dropped without being
 /// closed it stores nothing and ends nothing, of which an [event](Event::Dropped) tells.
@@ -82,10 +88,15 @@ struct State {
     lost: bool,
     /// Changes were lost at any time in this request.
     discarded: bool,
+    /// No session was found while deletions were in flight. Whether one of them has ended it is
+    /// asked when something is to be stored.
+    in_doubt: bool,
     /// The store failed, and the policy is to go on without a session.
     unreadable: Option<Error>,
     /// The response depends on the session.
     looked_at: bool,
+    /// When the request first used its session.
+    used: Option<Timestamp>,
     /// Somebody was signed in to a session that this request has seen.
     saw_user: bool,
     /// The page was given a form token.
@@ -312,8 +323,17 @@ impl Session {
     fn read<'s>(&self, state: &'s mut State) -> Result<&'s Known> {
         state.looked_at = true;
         if let Known::Unread = state.known {
-            state.known = match self.load() {
-                Ok(known) => known,
+            let now = self.shared.now();
+            state.used.get_or_insert(now);
+            state.known = match self.load(now, &mut state.in_doubt) {
+                Ok(mut known) => {
+                    if let Known::Live { record, key } = &mut known
+                        && !state.ignored
+                    {
+                        self.shared.touch_early(self.crossing, *key, record, now);
+                    }
+                    known
+                }
                 Err(error) => match self.shared.settings.on_load_failure {
                     OnLoadFailure::Fail => return Err(error),
                     OnLoadFailure::ReadAsEmpty => {
@@ -328,8 +348,7 @@ impl Session {
     }
 
     /// The first live one of the ids that were presented.
-    fn load(&self) -> Result<Known> {
-        let now = self.shared.now();
+    fn load(&self, now: Timestamp, in_doubt: &mut bool) -> Result<Known> {
         let mut missing = Missing::default();
         for key in self.presented.keys() {
             // Not before: a request that presents nothing pays for nothing.
@@ -344,8 +363,15 @@ impl Session {
                 Loaded::Replaced { id, record, .. } => {
                     missing.note(self.replaced(&id, &record.handle)?);
                 }
-                Loaded::Absent if self.has_ended_meanwhile(&key)? => missing.ended = true,
-                Loaded::Absent => self.unknown_id(&key),
+                Loaded::Absent => {
+                    match self.shared.endings.try_has_ended_since(&key, self.opened) {
+                        Some(true) => missing.ended = true,
+                        ended => {
+                            *in_doubt |= ended.is_none();
+                            self.unknown_id(&key);
+                        }
+                    }
+                }
                 Loaded::Undecodable { handle, error } => {
                     self.undecodable(handle.as_ref(), &error);
                 }
@@ -385,7 +411,24 @@ impl Session {
         }
         state.check_readable(doing)?;
         state.looked_at = true;
+        if state.used.is_none() {
+            let now = self.shared.now();
+            state.used = Some(now);
+            if matches!(state.known, Known::Unread) && !state.ignored {
+                self.touch_unread(now);
+            }
+        }
         Ok(state)
+    }
+
+    /// Records the activity of a request that has not read, if its session is in memory.
+    fn touch_unread(&self, now: Timestamp) {
+        for key in self.presented.keys() {
+            let loaded = self.shared.store().ok().and_then(|store| store.try_load(&key, now));
+            if let Some(Loaded::Live { mut record, key }) = loaded {
+                return self.shared.touch_early(self.crossing, key, &mut record, now);
+            }
+        }
     }
 
     /// Who is signed in.
@@ -490,6 +533,7 @@ impl Session {
         state.renew = false;
         state.issued = None;
         state.lost = false;
+        state.in_doubt = false;
         state.unreadable = None;
         Ok(())
     }
@@ -506,6 +550,9 @@ impl Session {
 
     /// Leaves the session as it was before this request, whatever was changed, and sends no
     /// cookie. What [`commit`](Self::commit) and [`sign_in`](Self::sign_in) did stands.
+    ///
+    /// An ignored request is no activity. Call this first: within ten minutes of the end of the idle
+    /// limit, a session that was read before counts as used.
     ///
     /// # Errors
     /// [`ErrorKind::Closed`] after the end of the request.

@@ -1,6 +1,5 @@
 //! Where a session meets its store: sign-in, commit, and the end of the request.
 
-use std::sync::TryLockError;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
@@ -12,21 +11,20 @@ use crate::http::{Outcome, ResponseHeaders};
 use crate::id::{JoinSalt, RealmTag, SessionId, SessionKey, UserKey};
 use crate::record::{Birth, Record, Touch};
 use crate::session::changes::Changes;
+use crate::session::update_queue::overtaken;
 use crate::session::{
     Authentication, Known, Missing, Replaced, Saved, Secret, Session, SignIn, State, Transport,
 };
 use crate::store::{Commit, Committed, Fate, Loaded, ReplacedBy};
-use crate::sync::{MutexGuard, instant, thread};
+use crate::sync::instant;
 
-/// So often a commit is computed again because others were faster. In one process the second try
-/// already waits for its turn, so this many mean that other processes do nothing else.
+/// The most times that a commit is computed again because others were faster. From the second try
+/// on the updates of one process take turns, so this many mean that other processes do nothing
+/// else.
 const TRIES: usize = 100;
 
 /// Revisions count from 1.
 const NO_REVISION: u64 = 0;
-
-/// So long a request that was overtaken waits for others of its process that were too.
-const LONGEST_TURN: Duration = Duration::from_secs(5);
 
 const SIGN_IN: &str = "sign a user in";
 
@@ -246,7 +244,8 @@ impl Session {
         if let Known::Live { record, key } = &state.known
             && !state.ignored
         {
-            self.shared.touch(self.crossing, *key, record, self.shared.now());
+            let now = self.shared.now();
+            self.shared.touch(self.crossing, *key, record, state.used.unwrap_or(now), now);
         }
         Ok(self.headers(state))
     }
@@ -369,9 +368,11 @@ impl Session {
             Known::None(_) => {}
         }
         // Those that found a session have taken the changes; the others are left here.
-        if let Known::None(missing) = &state.known {
+        if let Known::None(missing) = state.known {
             let has_data = !state.changes.delta().is_empty();
-            if has_data && (missing.is_overtaken() || state.lost) || state.renew && missing.ended {
+            let is_late = missing.is_overtaken() || state.lost;
+            let has_ended = missing.ended || (!is_late && self.was_ended_in_flight(state)?);
+            if has_data && is_late || (has_data || state.renew) && has_ended {
                 self.lose(state, None);
             } else if has_data {
                 self.begin(state)?;
@@ -399,8 +400,23 @@ impl Session {
         Ok(())
     }
 
+    /// Whether a deletion that was in flight when no session was found has ended one.
+    fn was_ended_in_flight(&self, state: &mut State) -> Result<bool> {
+        if !std::mem::take(&mut state.in_doubt) {
+            return Ok(false);
+        }
+        // In a fork nobody ends what is in flight.
+        self.shared.process.check()?;
+        for key in self.presented.keys() {
+            if self.has_ended_meanwhile(&key)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Whether the session of a key that finds none was ended since this request came.
-    pub(super) fn has_ended_meanwhile(&self, key: &SessionKey) -> Result<bool> {
+    fn has_ended_meanwhile(&self, key: &SessionKey) -> Result<bool> {
         self.cross(|| Ok(self.shared.endings.has_ended_since(key, self.opened)))
     }
 
@@ -522,7 +538,23 @@ impl Session {
             }
             _ => None,
         };
-        let mut turn: Option<MutexGuard<'_, ()>> = None;
+        let entered = instant();
+        let mut turn = match revision {
+            Some(_) => {
+                // In a fork a lock of the queues may be held for ever.
+                self.shared.process.check()?;
+                self.shared.updates.turn_if_contended(self.crossing, key, entered)?
+            }
+            None => None,
+        };
+        let newest = turn.as_mut().and_then(|turn| turn.newest.take());
+        if let (Some(newest), Known::Live { record, .. }) = (newest, &mut state.known)
+            && newest.revision > record.revision
+        {
+            state.changes.again(&newest.data)?;
+            revision = Some(newest.revision);
+            *record = newest;
+        }
         for _ in 0..TRIES {
             let now = self.shared.now();
             let with_secret;
@@ -535,56 +567,44 @@ impl Session {
             };
             let mut commit = Commit::new(key, fate, delta, now);
             commit.if_revision = revision;
-            commit.touch = Some(Touch::at(now));
+            commit.touch = Some(Touch::at(state.used.unwrap_or(now)));
             commit.opened = self.opened_at.min(now);
             commit.admit = self.shared.settings.admit;
             commit.max_bytes = self.shared.settings.max_bytes;
+            if let Some(turn) = &turn {
+                turn.wake_next();
+            }
             match self.cross(|| self.shared.store()?.commit(&commit))? {
                 Committed::Stale { record, .. } => {
-                    // From the second try on one after the other, or many would keep each other
-                    // from ever being first.
-                    if turn.is_none() {
-                        turn = Some(self.turn(key)?);
-                    }
+                    let turn = match &mut turn {
+                        Some(turn) if turn.is_over() => break,
+                        Some(turn) => turn,
+                        None => {
+                            turn.insert(self.shared.updates.turn(self.crossing, key, entered)?)
+                        }
+                    };
+                    let newest = turn.newest.take();
+                    let newest = newest.filter(|newest| newest.revision > record.revision);
+                    let record = newest.unwrap_or(record);
                     state.changes.again(&record.data)?;
                     revision = Some(record.revision);
                     if let Known::Live { record: known, .. } = &mut state.known {
                         *known = record;
                     }
                 }
+                Committed::Done { record, key: current, ended } => {
+                    if let Some(turn) = &mut turn
+                        && current == *key
+                    {
+                        turn.newest = Some(record.clone());
+                    }
+                    return Ok(Committed::Done { record, key: current, ended });
+                }
                 answer => return Ok(answer),
             }
         }
         Err(overtaken())
     }
-
-    /// A turn among those who were overtaken.
-    fn turn(&self, key: &SessionKey) -> Result<MutexGuard<'_, ()>> {
-        let [first, ..] = *key.as_bytes();
-        let stripes = &self.shared.stripes;
-        let stripe = stripes.get(usize::from(first) % stripes.len()).ok_or_else(overtaken)?;
-        let taken = || match stripe.try_lock() {
-            Ok(turn) => Some(turn),
-            Err(TryLockError::Poisoned(turn)) => Some(turn.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
-        };
-        let wait = || {
-            let deadline = instant() + LONGEST_TURN;
-            while instant() < deadline {
-                if let Some(turn) = taken() {
-                    return Ok(turn);
-                }
-                thread::sleep(Duration::from_micros(200));
-            }
-            Err(overtaken())
-        };
-        taken().map_or_else(|| self.cross(wait), Ok)
-    }
-}
-
-fn overtaken() -> Error {
-    let why = "others kept changing the session";
-    Error::with_source(ErrorKind::Busy, "update a session", why)
 }
 
 /// What a key presented led to.

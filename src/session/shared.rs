@@ -20,11 +20,20 @@ use crate::process::Process;
 use crate::record::{Client, Record, Touch};
 use crate::session::endings::Endings;
 use crate::session::guessing::Guessing;
-use crate::store::{Admit, Store};
+use crate::session::update_queue::UpdateQueues;
+use crate::store::{Admit, ReplacedId, Store};
 use crate::sync::Mutex;
 
 /// Touches of sessions with a shorter idle limit do not wait for others.
 const SHORT_IDLE: Duration = Duration::from_secs(60);
+
+/// Touches of sessions that end of idleness sooner than this do not wait for others: the cleaner
+/// takes up to a second.
+const SOON: Duration = Duration::from_secs(2);
+
+/// The longest that a request is expected to take. A session that would end of idleness meanwhile
+/// is touched when it is first used, others at the end of the request.
+const LONGEST_REQUEST: Duration = ReplacedId::REMEMBERED;
 
 /// What a request gets whose session cannot be read because the store fails.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -108,8 +117,7 @@ pub(crate) struct Shared {
     pub(crate) guessing: Guessing,
     /// When the last session was dropped that nothing had closed.
     pub(crate) dropped: Mutex<Option<Timestamp>>,
-    /// For those who were overtaken: they go on one after the other, key by key.
-    pub(crate) stripes: [Mutex<()>; 64],
+    pub(crate) updates: UpdateQueues,
 }
 
 impl Debug for Shared {
@@ -358,26 +366,45 @@ impl Shared {
         }
     }
 
-    /// Records activity if it is due: by the cleaner, or at once where there is no time to wait.
+    /// Records that the session was used at `used`, if that is due `now`: by the cleaner, or at once
+    /// where there is no time to wait.
     pub(crate) fn touch(
         &self,
         by: Option<Crossing>,
         key: SessionKey,
         record: &Record,
+        used: Timestamp,
         now: Timestamp,
     ) {
-        if !record.limits.touch_due(record.seen, now) {
+        let Some(idle) = record.limits.idle else { return };
+        if !record.limits.touch_due(record.seen, used) {
             return;
         }
-        let touch = Touch::at(now);
-        let short = record.limits.idle.is_some_and(|idle| idle < SHORT_IDLE);
+        let touch = Touch::at(used);
+        let at_once = idle < SHORT_IDLE || (record.seen + idle).since(now) <= SOON;
         let written = match &self.cleaner {
-            Some(cleaner) if !short && cleaner.touch(key, touch) => Ok(()),
+            Some(cleaner) if !at_once && cleaner.touch(key, touch) => Ok(()),
             _ => self.store().and_then(|store| cross(by, || store.touch(&[(key, touch)], now))),
         };
         // A request that only reads does not fail because its activity cannot be written.
         if let Err(error) = written {
             self.events.raise(&Event::TouchFailed { error: &error });
+        }
+    }
+
+    /// The same for a session that is first used `now`, if it may end before the request does.
+    pub(crate) fn touch_early(
+        &self,
+        by: Option<Crossing>,
+        key: SessionKey,
+        record: &mut Record,
+        now: Timestamp,
+    ) {
+        let ends = record.limits.idle.map(|idle| record.seen + idle);
+        if ends.is_some_and(|ends| ends.since(now) <= LONGEST_REQUEST) {
+            self.touch(by, key, record, now, now);
+            // Done, so that the end of the request does not do it again.
+            record.touch(Touch::at(now));
         }
     }
 

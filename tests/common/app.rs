@@ -41,6 +41,15 @@ impl Drop for Server {
 }
 
 fn rouille(app: Arc<App>, address: SocketAddr) -> Server {
+    on_rouille(app, address, None)
+}
+
+/// rouille with so many threads for all requests, instead of one for each.
+pub fn rouille_pool(app: Arc<App>, address: SocketAddr, threads: usize) -> Server {
+    on_rouille(app, address, Some(threads))
+}
+
+fn on_rouille(app: Arc<App>, address: SocketAddr, threads: Option<usize>) -> Server {
     let server = rouille::Server::new(address, move |request: &rouille::Request| {
         web::rouille::session(&app.sessions, request, |session| {
             let reply = act(&app, &request.url(), session)?;
@@ -56,6 +65,10 @@ fn rouille(app: Arc<App>, address: SocketAddr) -> Server {
         })
     })
     .unwrap();
+    let server = match threads {
+        Some(threads) => server.pool_size(threads),
+        None => server,
+    };
     let address = server.server_addr();
     let stopped = Arc::new(AtomicBool::new(false));
     let told = stopped.clone();

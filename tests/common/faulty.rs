@@ -88,6 +88,8 @@ struct Verb {
 pub struct Faulty<S> {
     inner: S,
     verbs: [Verb; Call::ALL.len()],
+    /// Where the next commit waits when it is done.
+    commit_answer: Mutex<Option<Gate>>,
     /// So many sweeps say that they removed as many as they might, and held others up for so long.
     full_sweeps: Mutex<(u64, Duration)>,
     /// The sessions named in touches.
@@ -104,6 +106,7 @@ impl<S: Store> Faulty<S> {
         Faulty {
             inner,
             verbs: Default::default(),
+            commit_answer: Mutex::default(),
             full_sweeps: Mutex::new((0, Duration::ZERO)),
             touched: AtomicU64::new(0),
             limits: Mutex::new(Vec::new()),
@@ -167,6 +170,13 @@ impl<S: Store> Faulty<S> {
         keeper
     }
 
+    /// The next commit waits when it is done, before its caller knows.
+    pub fn hold_commit_answer(&self) -> Gatekeeper {
+        let (gate, keeper) = Gate::new();
+        *self.commit_answer.lock().unwrap() = Some(gate);
+        keeper
+    }
+
     fn enter(&self, call: Call) -> Result<()> {
         let verb = &self.verbs[call as usize];
         let fault = verb.faults.lock().unwrap().pop_front();
@@ -200,7 +210,12 @@ impl<S: Store> Store for Faulty<S> {
 
     fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
         self.enter(Call::Commit)?;
-        self.inner.commit(commit)
+        let answer = self.inner.commit(commit);
+        let gate = self.commit_answer.lock().unwrap().take();
+        if let Some(gate) = gate {
+            gate.pass();
+        }
+        answer
     }
 
     fn touch(&self, batch: &[(SessionKey, Touch)], now: Timestamp) -> Result<()> {

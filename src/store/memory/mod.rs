@@ -5,8 +5,8 @@ mod cache;
 
 use std::collections::{BTreeSet, HashMap};
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 use std::time::Duration;
 
 use crate::clock::Timestamp;
@@ -18,7 +18,7 @@ use crate::store::{
     Commit, Committed, Decision, Loaded, Page, Registry, ReplacedId, ReplacedIdStatus, Store,
     Swept, Traits, Upkeep, Which,
 };
-use crate::sync::instant;
+use crate::sync::{instant, thread};
 
 /// A volatile store that obeys every law but durability.
 ///
@@ -29,6 +29,8 @@ use crate::sync::instant;
 pub struct MemoryStore {
     capacity: usize,
     sessions: RwLock<Sessions>,
+    /// How many threads wait to write.
+    waiting: AtomicUsize,
     epoch: AtomicU64,
     cache: cache::Entries,
 }
@@ -91,6 +93,7 @@ impl MemoryStore {
         MemoryStore {
             capacity,
             sessions: RwLock::default(),
+            waiting: AtomicUsize::new(0),
             epoch: AtomicU64::new(0),
             cache: cache::Entries::new(capacity),
         }
@@ -103,7 +106,24 @@ impl MemoryStore {
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Sessions> {
-        self.sessions.write().unwrap_or_else(PoisonError::into_inner)
+        match self.sessions.try_write() {
+            Ok(sessions) => sessions,
+            Err(TryLockError::Poisoned(sessions)) => sessions.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                self.waiting.fetch_add(1, Ordering::Relaxed);
+                let sessions = self.sessions.write().unwrap_or_else(PoisonError::into_inner);
+                self.waiting.fetch_sub(1, Ordering::Relaxed);
+                sessions
+            }
+        }
+    }
+
+    /// The lock is not fair: a thread that takes it again and again would keep it from those that
+    /// are woken for it.
+    fn let_others_in(&self) {
+        if self.waiting.load(Ordering::Relaxed) > 0 {
+            thread::yield_now();
+        }
     }
 }
 
@@ -316,7 +336,9 @@ impl Store for MemoryStore {
     }
 
     fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
-        self.write().commit(commit, self.capacity)
+        let committed = self.write().commit(commit, self.capacity);
+        self.let_others_in();
+        committed
     }
 
     fn touch(&self, batch: &[(SessionKey, Touch)], now: Timestamp) -> Result<()> {

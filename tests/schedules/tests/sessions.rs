@@ -1,19 +1,18 @@
-//! The state of a session, which threads of one request may share; the turns of those who were
-//! overtaken; and the memory of what has ended.
+//! The state of a session, which threads of one request may share; the queue of requests that
+//! update one session; and the memory of what has ended.
 
-use cloakroom::Session;
 use cloakroom::clock::Clock;
 use cloakroom::http::Outcome;
 use cloakroom::id::SessionKey;
 use cloakroom::manager::Builder;
 use cloakroom::session::Saved;
 use cloakroom::store::{Loaded, Store};
+use cloakroom::{ErrorKind, Session, SessionManager};
 use shuttle::thread;
 
 use super::cleaner::Stage;
 use super::explore;
 
-/// Without a cleaner nobody lets time pass, and nobody waits too long for a turn.
 fn stage() -> Stage {
     Stage::with(Builder::without_cleaner)
 }
@@ -25,24 +24,34 @@ fn n(stage: &Stage, key: &SessionKey, name: &str) -> Option<u32> {
     }
 }
 
+/// A request that counts up; false if its time was over before its turn came.
+fn count_up(sessions: &SessionManager, cookie: &str) -> bool {
+    let session = sessions.open(Some(cookie));
+    session.update("n", |n: Option<u32>| n.unwrap_or(0) + 1).unwrap();
+    match sessions.close(&session, Outcome::Completed) {
+        Ok(_) => true,
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::Busy);
+            false
+        }
+    }
+}
+
 #[test]
 fn requests_that_count_up_at_once_lose_none() {
-    explore("counting up", 1000, || {
+    explore("counting up", 2000, || {
         let stage = stage();
         let (key, cookie) = stage.visitor();
-        let threads: Vec<_> = (0..3)
+        let threads: Vec<_> = (0..4)
             .map(|_| {
                 let (sessions, cookie) = (stage.sessions.clone(), cookie.clone());
-                thread::spawn(move || {
-                    let session = sessions.open(Some(cookie.as_str()));
-                    let up = |n: Option<u32>| n.unwrap_or(0) + 1;
-                    session.update("n", up).unwrap();
-                    sessions.close(&session, Outcome::Completed).unwrap();
-                })
+                thread::spawn(move || count_up(&sessions, &cookie))
             })
             .collect();
-        threads.into_iter().for_each(|thread| thread.join().unwrap());
-        assert_eq!(n(&stage, &key, "n"), Some(3));
+        let counted: u32 = threads.into_iter().map(|t| u32::from(t.join().unwrap())).sum();
+        // Whoever gave up has left the queue.
+        assert!(count_up(&stage.sessions, &cookie));
+        assert_eq!(n(&stage, &key, "n"), Some(counted + 1));
     });
 }
 
@@ -84,6 +93,27 @@ fn a_session_that_is_destroyed_meanwhile_is_not_begun_anew() {
             session.destroy().unwrap();
             sessions.close(&session, Outcome::Completed).unwrap();
         });
+        late.set("n", 1).unwrap();
+        stage.sessions.close(&late, Outcome::Completed).unwrap();
+        leaving.join().unwrap();
+        let stats = stage.store.registry().unwrap().stats(stage.clock.now()).unwrap();
+        assert_eq!(stats.live, 0, "the late write has begun a session");
+    });
+}
+
+#[test]
+fn a_session_that_is_destroyed_beside_a_read_is_not_begun_anew() {
+    explore("a late write after a read", 2000, || {
+        let stage = stage();
+        let (_, cookie) = stage.visitor();
+        let late = stage.sessions.open(Some(cookie.as_str()));
+        let (sessions, cookie) = (stage.sessions.clone(), cookie.clone());
+        let leaving = thread::spawn(move || {
+            let session = sessions.open(Some(cookie.as_str()));
+            session.destroy().unwrap();
+            sessions.close(&session, Outcome::Completed).unwrap();
+        });
+        late.contains("n").unwrap();
         late.set("n", 1).unwrap();
         stage.sessions.close(&late, Outcome::Completed).unwrap();
         leaving.join().unwrap();

@@ -1,0 +1,186 @@
+//! Other visitors beside one session that 400 threads update.
+//!
+//! Each round measures four slices. In two of them a visitor updates a session of its own beside
+//! 400 threads: these update one session, or 400 sessions. In the other two one session is updated
+//! by 400 threads, or by one, and nobody else is there.
+
+use std::path::Path;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use cloakroom::clock::{ManualClock, Timestamp};
+use cloakroom::http::Outcome;
+use cloakroom::{ErrorKind, SessionManager, SqliteStore};
+
+use crate::ours::{Cookie, Known, fill, warm};
+use crate::raw;
+use crate::report::{Goal, Report};
+use crate::timing::median;
+
+const THREADS: usize = 400;
+
+/// A day.
+const IDLE: Duration = Duration::from_secs(86_400);
+
+/// How long a client waits before it sends a refused request again. In this time 400 clients send
+/// about as many requests as two cores can answer over HTTP.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// The sessions: the first is the visitor's, the second the one that all update.
+struct Bench {
+    sessions: SessionManager,
+    known: Vec<Known>,
+    slice: Duration,
+}
+
+/// What one slice has measured.
+struct Slice {
+    /// How long each of the visitor's requests took, in milliseconds, in order.
+    visits: Vec<f64>,
+    seconds: f64,
+    /// Updates of the others, per second.
+    updates: f64,
+    /// Requests of the others that were refused, per second.
+    refused: f64,
+}
+
+struct Round {
+    beside_one: Slice,
+    beside_many: Slice,
+    together: Slice,
+    alone: Slice,
+}
+
+impl Slice {
+    fn new(mut visits: Vec<f64>, seconds: f64, updates: f64, refused: f64) -> Self {
+        visits.sort_by(f64::total_cmp);
+        Slice { visits, seconds, updates, refused }
+    }
+
+    fn p99(&self) -> f64 {
+        self.visits[self.visits.len() * 99 / 100]
+    }
+
+    fn longest(&self) -> f64 {
+        self.visits.last().copied().unwrap_or_default()
+    }
+
+    /// The visitor's requests per second.
+    fn visits(&self) -> f64 {
+        self.visits.len() as f64 / self.seconds
+    }
+}
+
+pub fn run(quick: bool, dir: Option<&Path>, report: &mut Report) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = dir.unwrap_or(folder.path()).join("contention.db");
+    let clock = ManualClock::new(Timestamp::from_millis(raw::NOW));
+    let store = SqliteStore::open(&path).expect("open");
+    let known = fill(&path, THREADS + 2, &clock, |_| IDLE, |_| None);
+    let sessions = SessionManager::builder(store).clock(clock).build().expect("a manager");
+    warm(&sessions, &known);
+    let slice = Duration::from_millis(if quick { 500 } else { 2000 });
+    let bench = Bench { sessions, known, slice };
+    bench.measure(if quick { 5 } else { 11 }, report);
+}
+
+/// A whole request that counts up; false if it was refused.
+fn count_up(sessions: &SessionManager, cookie: &Cookie) -> bool {
+    let session = sessions.open(Some(cookie.as_str()));
+    session.update("n", |n: Option<u64>| n.unwrap_or(0) + 1).expect("it loads");
+    match sessions.close(&session, Outcome::Completed) {
+        Ok(_) => true,
+        Err(error) if error.kind() == ErrorKind::Busy => false,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+impl Bench {
+    fn measure(&self, rounds: usize, report: &mut Report) {
+        let (visitor, hot) = (&self.known[0].cookie, &self.known[1].cookie);
+        let mut of_rounds = Vec::new();
+        for _ in 0..=rounds {
+            of_rounds.push(Round {
+                beside_one: self.slice(Some(visitor), THREADS, |_| hot),
+                beside_many: self.slice(Some(visitor), THREADS, |n| &self.known[2 + n].cookie),
+                together: self.slice(None, THREADS, |_| hot),
+                alone: self.slice(None, 1, |_| hot),
+            });
+        }
+        // The first one was for caches and connections.
+        of_rounds.remove(0);
+        let of = |what: &dyn Fn(&Round) -> f64| median(of_rounds.iter().map(what).collect());
+        let from = format!(
+            "{:.2} ms beside one session, {:.2} ms beside {THREADS}; longest {:.0} and {:.0} ms",
+            of(&|round| round.beside_one.p99()),
+            of(&|round| round.beside_many.p99()),
+            of(&|round| round.beside_one.longest()),
+            of(&|round| round.beside_many.longest()),
+        );
+        let ratio = of(&|round| round.beside_one.p99() / round.beside_many.p99());
+        report.ratio("contention_p99", ratio, Goal::AtMost(2.0), &from);
+        let from = format!(
+            "{:.0} of the visitor's requests a second beside one session, {:.0} beside {THREADS}",
+            of(&|round| round.beside_one.visits()),
+            of(&|round| round.beside_many.visits()),
+        );
+        let ratio = of(&|round| round.beside_one.visits() / round.beside_many.visits());
+        report.ratio("contention_rate", ratio, Goal::AtLeast(0.5), &from);
+        let from = format!(
+            "{:.0} updates a second by {THREADS} threads, {:.0} by one; {:.0} refused a second",
+            of(&|round| round.together.updates),
+            of(&|round| round.alone.updates),
+            of(&|round| round.together.refused),
+        );
+        let ratio = of(&|round| round.together.updates / round.alone.updates);
+        report.ratio("contention_hot", ratio, Goal::AtLeast(0.5), &from);
+    }
+
+    /// As many threads, each of which updates the session of a cookie, and the visitor beside them.
+    fn slice<'b>(
+        &'b self,
+        visitor: Option<&Cookie>,
+        threads: usize,
+        cookie: impl Fn(usize) -> &'b Cookie,
+    ) -> Slice {
+        let stop = AtomicBool::new(false);
+        let (updates, refused) = (AtomicU64::new(0), AtomicU64::new(0));
+        let barrier = Barrier::new(threads + 1);
+        let (visits, time) = thread::scope(|scope| {
+            for thread in 0..threads {
+                let cookie = cookie(thread);
+                let (stop, updates, refused, barrier) = (&stop, &updates, &refused, &barrier);
+                scope.spawn(move || {
+                    barrier.wait();
+                    while !stop.load(Ordering::Relaxed) {
+                        if count_up(&self.sessions, cookie) {
+                            updates.fetch_add(1, Ordering::Relaxed);
+                        } else {
+                            refused.fetch_add(1, Ordering::Relaxed);
+                            thread::sleep(PAUSE);
+                        }
+                    }
+                });
+            }
+            barrier.wait();
+            let began = Instant::now();
+            let mut visits = Vec::new();
+            match visitor {
+                Some(visitor) => {
+                    while began.elapsed() < self.slice {
+                        let one = Instant::now();
+                        assert!(count_up(&self.sessions, visitor), "the visitor was refused");
+                        visits.push(one.elapsed().as_secs_f64() * 1e3);
+                    }
+                }
+                None => thread::sleep(self.slice),
+            }
+            stop.store(true, Ordering::Relaxed);
+            (visits, began.elapsed().as_secs_f64())
+        });
+        let per_second = |count: AtomicU64| count.into_inner() as f64 / time;
+        Slice::new(visits, time, per_second(updates), per_second(refused))
+    }
+}

@@ -1,0 +1,111 @@
+//! Requests that find no session while deletions are in flight.
+
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::Duration;
+
+use cloakroom::event::EventKind;
+use cloakroom::id::SessionId;
+use cloakroom::{Session, SessionManager};
+
+use crate::common::faulty::Call;
+use crate::common::in_process::{Browser, complete, defaults, on_both_stores, set_cookie, sign_in};
+
+/// What takes longer than this hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn unknown() -> Browser {
+    Browser::with(format!("__Host-id={}", SessionId::generate().unwrap().reveal()))
+}
+
+fn read_and_close(sessions: &SessionManager, browser: &Browser) {
+    let session = browser.open(sessions);
+    assert_eq!(session.get::<u32>("n").unwrap(), None);
+    assert!(!complete(sessions, &session).discarded);
+}
+
+#[test]
+fn a_read_of_an_unknown_id_waits_for_no_deletion_in_flight() {
+    let deletions: [fn(&Session); 2] =
+        [|session| sign_in(session, "ada"), |session| session.destroy().unwrap()];
+    on_both_stores(defaults, |app| {
+        for delete in deletions {
+            let mut other = app.visitor(1);
+            let (tell, told) = channel();
+            thread::scope(|scope| {
+                let keeper = app.store.hold(Call::Commit);
+                scope.spawn(|| other.request(&app.sessions, delete));
+                keeper.wait_until_reached();
+                scope.spawn(|| tell.send(read_and_close(&app.sessions, &unknown())).unwrap());
+                told.recv_timeout(PATIENCE).expect("it does not wait");
+                keeper.open();
+            });
+        }
+        assert_eq!(app.count(EventKind::Unknown), 2);
+    });
+}
+
+#[test]
+fn a_write_after_such_a_read_begins_a_session() {
+    on_both_stores(defaults, |app| {
+        let mut other = app.visitor(1);
+        thread::scope(|scope| {
+            let keeper = app.store.hold(Call::Commit);
+            scope.spawn(|| other.request(&app.sessions, |session| session.destroy().unwrap()));
+            keeper.wait_until_reached();
+            let session = unknown().open(&app.sessions);
+            assert_eq!(session.get::<u32>("n").unwrap(), None);
+            keeper.open();
+            session.set("n", 1).unwrap();
+            let headers = complete(&app.sessions, &session);
+            assert!(set_cookie(&headers).is_some() && !headers.discarded);
+        });
+    });
+}
+
+#[test]
+fn a_write_whose_session_a_sign_out_in_flight_ends_begins_none() {
+    on_both_stores(defaults, |app| {
+        for read_before in [true, false] {
+            let browser = app.visitor(1);
+            let late = browser.open(&app.sessions);
+            thread::scope(|scope| {
+                let keeper = app.store.hold_commit_answer();
+                let mut leaving = browser.clone();
+                let (sessions, late) = (&app.sessions, &late);
+                scope.spawn(move || leaving.request(sessions, |s| s.destroy().unwrap()));
+                keeper.wait_until_reached();
+                if read_before {
+                    assert_eq!(late.get::<u32>("n").unwrap(), None, "it is gone in the store");
+                }
+                late.set("n", 2).unwrap();
+                let late = scope.spawn(move || complete(sessions, late));
+                keeper.open();
+                let headers = late.join().unwrap();
+                assert_eq!((set_cookie(&headers), headers.discarded), (None, true));
+            });
+            assert_eq!(app.rows(), 0);
+        }
+    });
+}
+
+#[test]
+fn a_sign_out_after_such_a_read_lets_a_write_begin_anew() {
+    on_both_stores(defaults, |app| {
+        let browser = app.visitor(1);
+        let late = browser.open(&app.sessions);
+        thread::scope(|scope| {
+            let keeper = app.store.hold_commit_answer();
+            let (mut leaving, sessions) = (browser.clone(), &app.sessions);
+            scope.spawn(move || leaving.request(sessions, |s| s.destroy().unwrap()));
+            keeper.wait_until_reached();
+            assert_eq!(late.get::<u32>("n").unwrap(), None);
+            late.destroy().unwrap();
+            late.set("n", 2).unwrap();
+            keeper.open();
+        });
+        let headers = complete(&app.sessions, &late);
+        assert!(set_cookie(&headers).is_some() && !headers.discarded);
+        assert_eq!(app.rows(), 1);
+    });
+}
