@@ -142,7 +142,7 @@ impl Builder {
 
     /// The session cookie. Defaults to [`CookieConfig::new`]. It ends the mode of
     /// [`header`](Self::header). A cookie of another name is another session: renaming it signs out
-    /// all users. Applications on one host need different names, because cookies do not tell ports
+    /// all users, unless [`also_read`](Self::also_read) names the old one. Applications on one host need different names, because cookies do not tell ports
     /// apart.
     pub fn cookie(self, cookie: CookieConfig) -> Self {
         self.with(|settings| settings.transport = Transport::Cookie(cookie))
