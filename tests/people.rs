@@ -24,7 +24,8 @@ use cloakroom::{
     SessionManager, SignIn, UserKey,
 };
 use common::in_process::{
-    App, Browser, complete, defaults, get, on_both_stores, set_cookie, sign_in, user, who,
+    App, Browser, REMOVAL, complete, defaults, elsewhere, get, on_both_stores, set_cookie, sign_in,
+    user, who,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -190,12 +191,68 @@ fn all_others_are_revoked_and_exactly_the_current_one_is_kept() {
 }
 
 #[test]
-fn all_sessions_of_a_user_end_the_current_one_too_whose_cookie_is_removed() {
+fn a_request_that_revokes_its_own_session_goes_on_as_after_a_sign_out() {
+    type Revoke = fn(&App, &Session);
+    let kinds: [Revoke; 4] = [
+        |app, _| assert_eq!(app.sessions.revoke_all(&user("ada")).unwrap(), 2),
+        |app, session| {
+            let own = session.handle().unwrap().unwrap();
+            assert!(app.sessions.revoke(&user("ada"), &own).unwrap());
+        },
+        |app, _| {
+            let sid = ExternalKey::new("sid").unwrap();
+            assert_eq!(app.sessions.revoke_external(&sid).unwrap(), 1);
+        },
+        |app, _| assert!(app.sessions.revoke_everyone().unwrap() > 0),
+    ];
+    on_both_stores(defaults, |app| {
+        for (kind, revoke) in kinds.iter().enumerate() {
+            for reads in [true, false] {
+                let case = format!("kind {kind}, reads {reads}");
+                let mut ada = Browser::default();
+                ada.request(&app.sessions, |session| {
+                    let how = Authentication::new().external_key(ExternalKey::new("sid").unwrap());
+                    assert_eq!(session.sign_in_with(user("ada"), &how).unwrap(), SignIn::Done);
+                });
+                let other = app.signed_in("ada");
+                let discarded = app.count(EventKind::Discarded);
+                let old = ada.clone();
+                let headers = ada.request(&app.sessions, |session| {
+                    if reads {
+                        assert!(session.user().unwrap().is_some());
+                    }
+                    session.set("before", 1).unwrap();
+                    revoke(&app, session);
+                    assert_eq!(session.user().unwrap(), None, "{case}");
+                    assert_eq!(session.get::<u32>("before").unwrap(), None, "{case}");
+                    session.flash("info", "your account is gone").unwrap();
+                });
+                assert!(!headers.discarded, "{case}");
+                assert_eq!(app.count(EventKind::Discarded), discarded, "{case}");
+                assert_ne!(ada.cookie, old.cookie, "a new id: {case}");
+                let flashes = ada.open(&app.sessions).flashes().unwrap();
+                assert_eq!(flashes.len(), 1, "{case}");
+                assert_eq!((who(&app.sessions, &ada), who(&app.sessions, &old)), (None, None));
+
+                // Without another word the cookie is removed, as by a sign-out.
+                let mut again = app.signed_in("ada");
+                let headers = again.request(&app.sessions, |_| {
+                    app.sessions.revoke_everyone().unwrap();
+                });
+                assert_eq!(set_cookie(&headers), Some(REMOVAL), "{case}");
+                assert_eq!(who(&app.sessions, &other), None, "{case}");
+            }
+        }
+    });
+}
+
+#[test]
+fn all_sessions_of_a_user_end_the_current_one_too() {
     on_both_stores(defaults, |app| {
         let (mut current, mut other) = (app.signed_in("ada"), app.signed_in("ada"));
         let mut visitor = app.visitor(1);
         let session = current.open(&app.sessions);
-        assert_eq!(app.sessions.revoke_all(&user("ada")).unwrap(), 2);
+        elsewhere(|| assert_eq!(app.sessions.revoke_all(&user("ada")).unwrap(), 2));
         session.set("late", true).unwrap();
         let late = complete(&app.sessions, &session);
         assert!(late.discarded && set_cookie(&late).is_none());
@@ -233,7 +290,7 @@ fn every_revocation_is_final_for_requests_under_way_that_read_or_only_write() {
                     assert!(under_way.user().unwrap().is_some());
                 }
                 under_way.set("late", true).unwrap();
-                assert_eq!(revoke(&app, &ada), 1, "kind {kind}");
+                elsewhere(|| assert_eq!(revoke(&app, &ada), 1, "kind {kind}"));
                 let headers = complete(&app.sessions, &under_way);
                 assert!(headers.discarded, "kind {kind}, reads {reads}: it learns it");
                 assert_eq!(set_cookie(&headers), None);
@@ -253,7 +310,7 @@ fn a_renewal_and_a_sign_in_that_meet_a_revocation_leave_nobody_signed_in_by_the_
         let session = ada.open(&app.sessions);
         assert!(session.user().unwrap().is_some());
         session.renew().unwrap();
-        app.sessions.revoke_all(&user("ada")).unwrap();
+        elsewhere(|| app.sessions.revoke_all(&user("ada")).unwrap());
         assert_eq!(session.commit().unwrap(), Saved::Discarded);
         ada.take(&complete(&app.sessions, &session));
         assert_eq!((who(&app.sessions, &ada), app.live()), (None, 0));

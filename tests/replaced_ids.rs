@@ -12,15 +12,14 @@ use cloakroom::csrf::CsrfToken;
 use cloakroom::event::EventKind;
 use cloakroom::http::{Outcome, ResponseHeaders};
 use cloakroom::manager::Builder;
-use cloakroom::store::cached::CachedStore;
-use cloakroom::store::{AtLimit, Store};
-use cloakroom::{ErrorKind, MemoryStore, Session, SignIn, SqliteStore};
+use cloakroom::store::AtLimit;
+use cloakroom::{ErrorKind, Session, SignIn};
 
+use common::HOUR;
+use common::every_store::on_every_store;
 use common::in_process::{
     App, Browser, REMOVAL, complete, defaults, get, issued, set_cookie, sign_in, user, who,
 };
-use common::memcached::shared;
-use common::{Folder, HOUR};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MILLI: Duration = Duration::from_millis(1);
@@ -30,28 +29,6 @@ const GRACE: Duration = Duration::from_secs(5);
 const UNDER_WAY: Duration = Duration::from_secs(10);
 const LATE: Duration = Duration::from_millis(10_001);
 const FORGOTTEN: Duration = Duration::from_secs(600);
-
-fn on_every_store(configure: impl Fn(Builder) -> Builder, test: impl Fn(App)) {
-    type Make = fn(&Folder) -> Box<dyn Store>;
-    let stores: [(&str, Make); 5] = [
-        ("memory", |_| Box::new(MemoryStore::new())),
-        ("SQLite", |folder| Box::new(SqliteStore::open(folder.database()).unwrap())),
-        ("memcached", |_| Box::new(shared().store())),
-        ("memory before SQLite", |folder| {
-            let backing = SqliteStore::open(folder.database()).unwrap();
-            Box::new(CachedStore::new(MemoryStore::new(), backing))
-        }),
-        ("memcached before SQLite", |folder| {
-            let backing = SqliteStore::open(folder.database()).unwrap();
-            Box::new(CachedStore::new(shared().store(), backing))
-        }),
-    ];
-    for (name, make) in stores {
-        eprintln!("on {name}");
-        let folder = Folder::new();
-        test(App::on(make(&folder), folder, &configure));
-    }
-}
 
 fn lists(app: &App) -> bool {
     app.store.inner().traits().lists

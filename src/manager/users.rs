@@ -32,7 +32,13 @@ impl Deref for Listed {
     }
 }
 
-/// Users and their sessions, in this manager's [realm](SessionManager::realm). A store that cannot list
+/// Users and their sessions, in this manager's [realm](SessionManager::realm).
+///
+/// A handler that ends the session of its own request by one of these calls, on the thread that it
+/// runs on, goes on as after [`Session::destroy`]. Requests on other threads learn that they come
+/// late: what they change is discarded.
+///
+/// A store that cannot list
 /// ([`Traits::lists`](crate::store::Traits::lists)) answers all of these with
 /// [`ErrorKind::Unsupported`].
 impl SessionManager {
@@ -139,7 +145,7 @@ impl SessionManager {
         let ended = cross(self.crossing, || {
             registry.revoke_everyone(Some(self.realm()), self.shared.now())
         })?;
-        self.shared.endings.note_everyone();
+        self.shared.endings.note_revocation_of_everyone();
         drop(ending);
         self.shared.events.raise(&Event::Revoked { sessions: ended });
         Ok(ended)
@@ -152,7 +158,7 @@ impl SessionManager {
         let ending = self.shared.endings.begin();
         let ended = cross(self.crossing, revoke)?;
         // Requests under way learn that they are late, instead of beginning anew.
-        ended.iter().for_each(|key| self.shared.endings.note(*key));
+        ended.iter().for_each(|key| self.shared.endings.note_revocation(*key));
         drop(ending);
         if !ended.is_empty() {
             let sessions = u64::try_from(ended.len()).unwrap_or(u64::MAX);

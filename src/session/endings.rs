@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::PoisonError;
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use crate::id::SessionKey;
@@ -34,17 +35,25 @@ pub(crate) struct UnderWay<'e> {
 }
 
 /// A moment: how many endings had been noted then.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Moment(u64);
+
+#[derive(Clone, Copy, Debug)]
+struct Ending {
+    at: Moment,
+    /// The thread that ended it by a call of the manager. A handler that does so ends the session
+    /// of its own request perhaps, which runs on that thread.
+    revoked_by: Option<ThreadId>,
+}
 
 /// Old endings go a generation at a time, so that forgetting costs nothing per request.
 #[derive(Debug, Default)]
 struct Generations {
     began: Option<Instant>,
-    young: HashMap<SessionKey, Moment>,
-    old: HashMap<SessionKey, Moment>,
+    young: HashMap<SessionKey, Ending>,
+    old: HashMap<SessionKey, Ending>,
     /// When all sessions were ended.
-    everyone: Option<Moment>,
+    everyone: Option<Ending>,
     /// How many have begun.
     begun: u64,
     /// The numbers of those that are under way.
@@ -75,8 +84,17 @@ impl Endings {
         UnderWay { endings: self, number }
     }
 
-    /// The session of this key was ended now.
+    /// The session of this key was ended now, by the request of a session.
     pub(crate) fn note(&self, key: SessionKey) {
+        self.note_ending(key, None);
+    }
+
+    /// The session of this key was ended now, by a call of the manager on this thread.
+    pub(crate) fn note_revocation(&self, key: SessionKey) {
+        self.note_ending(key, Some(current_thread()));
+    }
+
+    fn note_ending(&self, key: SessionKey, revoked_by: Option<ThreadId>) {
         let now = instant();
         let mut endings = self.lock();
         let began = *endings.began.get_or_insert(now);
@@ -84,12 +102,19 @@ impl Endings {
             endings.old = std::mem::take(&mut endings.young);
             endings.began = Some(now);
         }
-        endings.young.insert(key, self.next());
+        endings.young.insert(key, Ending { at: self.next(), revoked_by });
     }
 
-    /// All sessions were ended now.
-    pub(crate) fn note_everyone(&self) {
-        self.lock().everyone = Some(self.next());
+    /// All sessions were ended now, by a call of the manager on this thread.
+    pub(crate) fn note_revocation_of_everyone(&self) {
+        let mut endings = self.lock();
+        endings.everyone = Some(Ending { at: self.next(), revoked_by: Some(current_thread()) });
+    }
+
+    /// Whether a call of the manager on this thread has ended the session of this key since `then`.
+    pub(crate) fn was_revoked_here_since(&self, key: &SessionKey, then: Moment) -> bool {
+        let here = Some(current_thread());
+        self.lock().of(key).any(|ending| then < ending.at && ending.revoked_by == here)
     }
 
     /// Whether the session of this key, which is not live, was ended since `then`; `None` if that
@@ -121,10 +146,18 @@ impl Endings {
     }
 }
 
+fn current_thread() -> ThreadId {
+    std::thread::current().id()
+}
+
 impl Generations {
     fn has_ended_since(&self, key: &SessionKey, then: Moment) -> bool {
+        self.of(key).any(|ending| then < ending.at)
+    }
+
+    fn of(&self, key: &SessionKey) -> impl Iterator<Item = &Ending> {
         let ended = self.young.get(key).or_else(|| self.old.get(key));
-        ended.into_iter().chain(&self.everyone).any(|ended| then < *ended)
+        ended.into_iter().chain(&self.everyone)
     }
 }
 
@@ -149,7 +182,7 @@ mod tests {
         assert!(!endings.has_ended_since(&key, endings.now()));
         assert!(!endings.has_ended_since(&SessionKey::from_bytes([2; 32]), before));
         let between = endings.now();
-        endings.note_everyone();
+        endings.note_revocation_of_everyone();
         assert!(endings.has_ended_since(&key, between));
         assert!(!endings.has_ended_since(&key, endings.now()));
     }

@@ -97,6 +97,8 @@ struct State {
     looked_at: bool,
     /// When the request first used its session.
     used: Option<Timestamp>,
+    /// The endings of this process that are known not to be its own.
+    endings_seen: Moment,
     /// Somebody was signed in to a session that this request has seen.
     saw_user: bool,
     /// The page was given a form token.
@@ -109,10 +111,24 @@ impl State {
         self.renew || !self.changes.delta().is_empty()
     }
 
-    /// What is known, with nothing known from now on.
-    fn forget(&mut self) -> Known {
+    /// There is no session from now on, because this request has ended it.
+    fn start_over(&mut self) {
+        self.forget();
+        self.looked_at = true;
+        self.destroyed = true;
+        self.ignored = false;
+        self.changes = Changes::default();
+        self.renew = false;
+        self.issued = None;
+        self.lost = false;
+        self.in_doubt = false;
+        self.unreadable = None;
+    }
+
+    /// No session is known from now on.
+    fn forget(&mut self) {
         self.saw_user = self.has_seen_user();
-        std::mem::replace(&mut self.known, NOTHING)
+        self.known = NOTHING;
     }
 
     fn has_seen_user(&self) -> bool {
@@ -267,7 +283,7 @@ impl Session {
             address,
             prefetch: head.prefetch,
             client,
-            state: Mutex::default(),
+            state: Mutex::new(State { endings_seen: opened, ..State::default() }),
             updating: OnceLock::new(),
         }
     }
@@ -322,6 +338,7 @@ impl Session {
     /// Loads the session unless that was done.
     fn read<'s>(&self, state: &'s mut State) -> Result<&'s Known> {
         state.looked_at = true;
+        self.follow_own_revocation(state);
         if let Known::Unread = state.known {
             let now = self.shared.now();
             state.used.get_or_insert(now);
@@ -409,6 +426,7 @@ impl Session {
         if state.closed {
             return Err(Error::new(ErrorKind::Closed, doing));
         }
+        self.follow_own_revocation(&mut state);
         state.check_readable(doing)?;
         state.looked_at = true;
         if state.used.is_none() {
@@ -516,26 +534,35 @@ impl Session {
         if state.closed {
             return Err(Error::new(ErrorKind::Closed, DESTROY));
         }
-        match state.forget() {
-            Known::Unread => {}
-            Known::Live { key, .. } => state.to_end.push(key),
-            Known::None(_) => {}
+        if let Known::Live { key, .. } = state.known {
+            state.to_end.push(key);
         }
         for key in self.presented.keys() {
             if !state.to_end.contains(&key) {
                 state.to_end.push(key);
             }
         }
-        state.looked_at = true;
-        state.destroyed = true;
-        state.ignored = false;
-        state.changes = Changes::default();
-        state.renew = false;
-        state.issued = None;
-        state.lost = false;
-        state.in_doubt = false;
-        state.unreadable = None;
+        state.start_over();
         Ok(())
+    }
+
+    /// Goes on as after [`destroy`](Self::destroy) where a call of the manager on this thread has
+    /// ended the session since the request came.
+    fn follow_own_revocation(&self, state: &mut State) {
+        let now = self.shared.endings.now();
+        if std::mem::replace(&mut state.endings_seen, now) == now || state.closed {
+            return;
+        }
+        let current = match &state.known {
+            Known::Live { key, .. } => Some(*key),
+            Known::Unread | Known::None(_) => None,
+        };
+        let is_own =
+            |key: SessionKey| self.shared.endings.was_revoked_here_since(&key, self.opened);
+        if current.into_iter().chain(self.presented.keys()).any(is_own) {
+            state.start_over();
+            state.ended = true;
+        }
     }
 
     /// Whether this request has changes that are not stored yet. A change to what is there already

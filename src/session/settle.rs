@@ -207,6 +207,7 @@ impl Session {
     /// The end of the request.
     pub(crate) fn close(&self, outcome: Outcome) -> Result<ResponseHeaders> {
         let mut state = self.state();
+        self.follow_own_revocation(&mut state);
         if std::mem::replace(&mut state.closed, true) {
             return Err(Error::new(ErrorKind::Closed, "close a session"));
         }

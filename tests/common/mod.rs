@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub, reason = "no test program uses all of it")]
 
+#[cfg(all(feature = "memcached", feature = "sqlite"))]
+pub mod every_store;
 pub mod faulty;
 pub mod gated;
 #[cfg(feature = "sqlite")]

@@ -12,8 +12,8 @@ use cloakroom::{ErrorKind, Session};
 
 use crate::common::faulty::Call;
 use crate::common::in_process::{
-    App, Browser, REMOVAL, complete, defaults, get, issued, on_both_stores, set_cookie, sign_in,
-    user, who,
+    App, Browser, REMOVAL, complete, defaults, elsewhere, get, issued, on_both_stores, set_cookie,
+    sign_in, user, who,
 };
 
 #[test]
@@ -308,7 +308,7 @@ fn a_write_that_never_saw_its_session_is_late_when_that_was_ended_meanwhile() {
             let mut browser = app.signed_in("ada");
             let session = browser.open(&app.sessions);
             session.set("m", 2).unwrap();
-            end(&app, &mut browser);
+            elsewhere(|| end(&app, &mut browser));
             let rows = app.rows();
             let headers = complete(&app.sessions, &session);
             assert_eq!((set_cookie(&headers), headers.discarded), (None, true), "{how}");

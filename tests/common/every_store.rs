@@ -1,0 +1,33 @@
+//! The application of [`in_process`](super::in_process) on each store, and behind each cache.
+
+use cloakroom::manager::Builder;
+use cloakroom::store::Store;
+use cloakroom::store::cached::CachedStore;
+use cloakroom::{MemoryStore, SqliteStore};
+
+use super::Folder;
+use super::in_process::App;
+use super::memcached::shared;
+
+/// Runs `test` with an application on each store.
+pub fn on_every_store(configure: impl Fn(Builder) -> Builder, test: impl Fn(App)) {
+    type Make = fn(&Folder) -> Box<dyn Store>;
+    let stores: [(&str, Make); 5] = [
+        ("memory", |_| Box::new(MemoryStore::new())),
+        ("SQLite", |folder| Box::new(SqliteStore::open(folder.database()).unwrap())),
+        ("memcached", |_| Box::new(shared().store())),
+        ("memory before SQLite", |folder| {
+            let backing = SqliteStore::open(folder.database()).unwrap();
+            Box::new(CachedStore::new(MemoryStore::new(), backing))
+        }),
+        ("memcached before SQLite", |folder| {
+            let backing = SqliteStore::open(folder.database()).unwrap();
+            Box::new(CachedStore::new(shared().store(), backing))
+        }),
+    ];
+    for (name, make) in stores {
+        eprintln!("on {name}");
+        let folder = Folder::new();
+        test(App::on(make(&folder), folder, &configure));
+    }
+}
