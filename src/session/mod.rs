@@ -7,6 +7,7 @@ mod guessing;
 mod secret;
 mod settle;
 mod shared;
+mod sign_in;
 mod update_queue;
 mod updating;
 mod values;

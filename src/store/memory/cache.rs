@@ -28,6 +28,7 @@ struct Slots {
 }
 
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // nearly all are filled
 enum Slot {
     Leased { lease: Lease, taken: Timestamp },
     Filled { lease: Lease, entry: Entry },

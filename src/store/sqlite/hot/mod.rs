@@ -58,6 +58,7 @@ enum Trust {
 pub(super) struct Missed(Option<Header>);
 
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // they are few, and live for one transaction
 enum Change {
     /// The session is this from now on.
     Now(Hot),

@@ -1,0 +1,155 @@
+//! Signing a user in, and joining a sign-in that another request has done through the same id.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::Event;
+use crate::id::{JoinSalt, SessionId, SessionKey, UserKey};
+use crate::record::Birth;
+use crate::session::changes::Changes;
+use crate::session::settle::TRIES;
+use crate::session::update_queue::overtaken;
+use crate::session::{Authentication, Known, Missing, Session, SignIn, State};
+use crate::store::{Committed, Fate, Loaded, ReplacedBy};
+
+const SIGN_IN: &str = "sign a user in";
+
+impl Session {
+    /// Signs `user` in: the session gets a new id and is this user's from now on, both clocks
+    /// start again, and the limit per user is applied. All changes so far are stored with it. The
+    /// id from before is dead. Where there is no session, one begins; where it is another user's,
+    /// that one ends and a new one begins.
+    ///
+    /// It is done at once and stands, whatever the response will be.
+    ///
+    /// Two requests that sign one user in through the same id, as a double click does, end in one
+    /// session: the second joins the first, with the same new id, if it was opened at most ten
+    /// seconds after that; a later one moves the session to another id. Requests that present no
+    /// common id each begin a session.
+    ///
+    /// The cookie of the session is kept by the browser as [`set_persistent`](Self::set_persistent)
+    /// said before in this request; else as that of the session so far.
+    ///
+    /// # Errors
+    /// The store's errors; nobody was signed in then. A [`destroy`](Self::destroy) that came
+    /// before in this request may be done already.
+    pub fn sign_in(&self, user: UserKey) -> Result<SignIn> {
+        self.sign_in_with(user, &Authentication::new())
+    }
+
+    /// [`sign_in`](Self::sign_in) that says how the user was authenticated.
+    ///
+    /// # Errors
+    /// As [`sign_in`](Self::sign_in); and [`ErrorKind::Invalid`] for an end that is not to come.
+    pub fn sign_in_with(&self, user: UserKey, how: &Authentication) -> Result<SignIn> {
+        let mut state = self.writable(SIGN_IN)?;
+        self.read(&mut state)?;
+        state.check_readable(SIGN_IN)?;
+        self.end_what_was_destroyed(&mut state)?;
+        let mut birth = self.birth(&state)?;
+        how.apply(&mut birth, self.shared.now())?;
+        // Nothing of one user's session may reach the next user's, nor what was computed from it.
+        let apart = match &state.known {
+            Known::Live { record, .. } if record.user.as_ref().is_some_and(|had| *had != user) => {
+                Some(state.changes.apart()?)
+            }
+            _ => None,
+        };
+        let kept = apart.map(|apart| std::mem::replace(&mut state.changes, apart));
+        let signed_in = self.sign_in_as(&mut state, &user, &birth);
+        match (&signed_in, kept) {
+            (Ok(SignIn::Done), _) => {
+                state.changes = Changes::default();
+                state.renew = false;
+                state.lost = false;
+            }
+            (_, Some(kept)) => state.changes = kept,
+            (_, None) => {}
+        }
+        if let Ok(SignIn::Refused) = signed_in {
+            self.shared.events.raise(&Event::Refused { user: &user });
+        }
+        signed_in
+    }
+
+    fn sign_in_as(&self, state: &mut State, user: &UserKey, birth: &Birth) -> Result<SignIn> {
+        // Without a session any key will do under which there is none.
+        let from = match &state.known {
+            Known::Live { key, .. } => *key,
+            Known::None(Missing { replaced: Some(replaced), .. }) => replaced.key,
+            Known::Unread | Known::None(_) => SessionId::generate()?.key(self.realm()),
+        };
+        let others = self.other_sessions(&from)?;
+        let presented = self.own_id(state, &from);
+        for _ in 0..TRIES {
+            let join_salt = presented.as_ref().map(|_| JoinSalt::generate()).transpose()?;
+            let id = match (&presented, &join_salt) {
+                (Some(presented), Some(salt)) => presented.joined(salt),
+                _ => SessionId::generate()?,
+            };
+            let to = id.key(self.realm());
+            let ending = self.shared.endings.begin();
+            match self.commit_to(state, &from, Fate::SignIn { to: &to, user, birth, join_salt })? {
+                Committed::Done { record, key, ended } => {
+                    ended.into_iter().for_each(|key| self.shared.endings.note(key));
+                    drop(ending);
+                    let handle = record.handle;
+                    self.shared.events.raise(&Event::SignedIn { handle: &handle, user });
+                    state.known = Known::Live { record, key };
+                    state.issued = Some(id);
+                }
+                Committed::Replaced { id: replaced, key, .. } => {
+                    drop(ending);
+                    let joined = match (&presented, replaced.by) {
+                        (Some(presented), ReplacedBy::SignIn { salt: Some(salt) }) => {
+                            presented.joined(&salt)
+                        }
+                        _ => return Err(Error::new(ErrorKind::Unexpected, SIGN_IN)),
+                    };
+                    if joined.key(self.realm()) != key {
+                        return Err(Error::new(ErrorKind::Unexpected, SIGN_IN));
+                    }
+                    if !self.join(state, &key)? {
+                        continue;
+                    }
+                    state.issued = Some(joined);
+                }
+                Committed::Full => return Ok(SignIn::Refused),
+                _ => return Err(Error::new(ErrorKind::Unexpected, SIGN_IN)),
+            }
+            state.left_behind.extend(others);
+            return Ok(SignIn::Done);
+        }
+        Err(overtaken())
+    }
+
+    /// Goes on with the session to which another request has just signed the same user in through
+    /// the same id: the changes of this one are merged into it. False if that session has moved or
+    /// ended since.
+    fn join(&self, state: &mut State, key: &SessionKey) -> Result<bool> {
+        match self.commit_to(state, key, Fate::Merge)? {
+            Committed::Done { record, key, .. } | Committed::Unchanged { record, key } => {
+                state.known = Known::Live { record, key };
+                Ok(true)
+            }
+            Committed::Replaced { .. } | Committed::Gone | Committed::Undecodable { .. } => {
+                Ok(false)
+            }
+            _ => Err(Error::new(ErrorKind::Unexpected, SIGN_IN)),
+        }
+    }
+
+    /// The live sessions of the ids presented, but the one that `from` leads to. After a sign-in
+    /// the browser would go on sending those ids, and one of them could be found first.
+    fn other_sessions(&self, from: &SessionKey) -> Result<Vec<SessionKey>> {
+        let (mut others, now) = (Vec::new(), self.shared.now());
+        for key in self.presented.keys().filter(|key| key != from) {
+            // Looked up before the sign-in: afterwards an id may lead to the session signed in to.
+            let loaded = self.cross(|| self.shared.store()?.load(&key, now))?;
+            if let Loaded::Live { key, .. } = loaded
+                && key != *from
+            {
+                others.push(key);
+            }
+        }
+        Ok(others)
+    }
+}
