@@ -422,6 +422,9 @@ impl Session {
     /// has changed the session before this one's changes are stored, `f` runs again, on this
     /// thread, on what is stored then: so it must depend on nothing but its argument.
     ///
+    /// Of many requests at once that update one session, 64 wait for each other. For the others
+    /// [`commit`](Self::commit), or the end of the request, fails with [`ErrorKind::Busy`] at once.
+    ///
     /// # Errors
     /// As [`get`](Self::get) and [`set`](Self::set).
     pub fn update<T, F>(&self, name: &str, f: F) -> Result<T>
