@@ -12,6 +12,7 @@ use cloakroom::store::cached::CachedStore;
 use cloakroom::{Lifetime, MemoryStore, Session, SessionManager, SignIn, SqliteStore};
 use common::faulty::Call;
 use common::in_process::{App, Browser, complete, on_both_stores, set_cookie, user};
+use common::memcached::shared;
 use common::{Folder, HOUR, NOW};
 
 const MILLI: Duration = Duration::from_millis(1);
@@ -293,6 +294,8 @@ fn on_every_store(test: impl Fn(&dyn Fn() -> Builder)) {
     let file = || SqliteStore::open(folder.fresh()).unwrap();
     test(&|| SessionManager::builder(file()));
     test(&|| SessionManager::builder(CachedStore::new(MemoryStore::new(), file())));
+    test(&|| SessionManager::builder(shared().store()));
+    test(&|| SessionManager::builder(CachedStore::new(shared().store(), file())));
 }
 
 type Use = fn(&Session);
@@ -334,7 +337,9 @@ fn a_request_that_outlasts_the_idle_limit_keeps_its_session() {
             session.user().unwrap();
             session.set("m", 1).unwrap();
         },
-        |session| drop(session.update("n", |n: Option<u32>| n.unwrap() + 1).unwrap()),
+        |session| {
+            session.update("n", |n: Option<u32>| n.unwrap() + 1).unwrap();
+        },
         |session| drop(session.csrf_token().unwrap()),
     ];
     on_every_store(|builder| {

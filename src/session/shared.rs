@@ -20,7 +20,7 @@ use crate::record::{Client, Record, Touch};
 use crate::session::endings::Endings;
 use crate::session::guessing::Guessing;
 use crate::session::update_queue::UpdateQueues;
-use crate::store::{Admit, Former, Store};
+use crate::store::{Admit, Former, Loaded, Store};
 
 /// Touches of sessions with a shorter idle limit do not wait for others.
 const SHORT_IDLE: Duration = Duration::from_secs(60);
@@ -260,6 +260,16 @@ impl Shared {
             self.touch(by, key, record, now, now);
             // Done, so that the end of the request does not do it again.
             record.touch(Touch::at(now));
+        }
+    }
+
+    /// The same for a session that is not loaded, if the store has it in memory.
+    pub(crate) fn touch_unread(&self, by: Option<Crossing>, presented: &Presented, now: Timestamp) {
+        for key in presented.keys() {
+            let loaded = self.store().ok().and_then(|store| store.try_load(&key, now));
+            if let Some(Loaded::Live { mut record, key }) = loaded {
+                return self.touch_early(by, key, &mut record, now);
+            }
         }
     }
 
