@@ -12,6 +12,7 @@ use cloakroom::store::cached::CachedStore;
 use cloakroom::{Lifetime, MemoryStore, Session, SessionManager, SignIn, SqliteStore};
 use common::faulty::Call;
 use common::in_process::{App, Browser, complete, on_both_stores, set_cookie, user};
+use common::memcached::shared;
 use common::{Folder, HOUR, NOW};
 
 const MILLI: Duration = Duration::from_millis(1);
@@ -293,6 +294,8 @@ fn on_every_store(test: impl Fn(&dyn Fn() -> Builder)) {
     let file = || SqliteStore::open(folder.fresh()).unwrap();
     test(&|| SessionManager::builder(file()));
     test(&|| SessionManager::builder(CachedStore::new(MemoryStore::new(), file())));
+    test(&|| SessionManager::builder(shared().store()));
+    test(&|| SessionManager::builder(CachedStore::new(shared().store(), file())));
 }
 
 type Use = fn(&Session);

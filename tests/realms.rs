@@ -58,8 +58,10 @@ fn keys() -> CookieKeys {
     CookieKeys::new([[7; 64]]).unwrap()
 }
 
+type Configure = fn(Builder, &str) -> Builder;
+
 /// The ways in which a manager's ids can travel, under this name.
-const WAYS: [(&str, fn(Builder, &str) -> Builder); 4] = [
+const WAYS: [(&str, Configure); 4] = [
     ("plain", |builder, name| builder.cookie(CookieConfig::new().name(name))),
     ("signed", |builder, name| builder.cookie(CookieConfig::new().name(name).signed(keys()))),
     ("encrypted", |builder, name| builder.cookie(CookieConfig::new().name(name).encrypted(keys()))),

@@ -23,6 +23,7 @@ struct Runs {
     scale: Run,
     http: Run,
     memcached: Run,
+    contention: Run,
     /// The table of the small pieces, as its program prints it.
     pieces: String,
 }
@@ -40,6 +41,7 @@ impl Runs {
             scale: run("scale.json"),
             http: run("http.json"),
             memcached: run("memcached.json"),
+            contention: run("contention.json"),
             pieces: text("pieces.txt"),
         }
     }

@@ -24,9 +24,8 @@ const THREADS: usize = 400;
 /// A day.
 const IDLE: Duration = Duration::from_secs(86_400);
 
-/// How long a client waits before it sends a refused request again. In this time 400 clients send
-/// about as many requests as two cores can answer over HTTP.
-const PAUSE: Duration = Duration::from_millis(10);
+/// How long a client waits before it sends a refused request again.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// The sessions: the first is the visitor's, the second the one that all update.
 struct Bench {

@@ -1,6 +1,6 @@
-//! Measures cloakroom: beside hand-written SQLite (`limit`), beside its peers (`peers`), and as
-//! the number of sessions grows (`scale`). `secrets` asks whether times tell more than answers;
-//! `chart` shows what was measured.
+//! Measures cloakroom: beside hand-written SQLite (`limit`), beside its peers (`peers`), as the
+//! number of sessions grows (`scale`), and with many threads on one session (`contention`).
+//! `secrets` asks whether times tell more than answers; `chart` shows what was measured.
 //!
 //! Machines are shared and noisy, so only ratios count that were taken in one run: the sides take
 //! turns in short slices, each round of neighbours gives one ratio, and the median of those is

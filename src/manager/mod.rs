@@ -208,13 +208,15 @@ impl SessionManager {
         }
     }
 
-    /// The name of the cookie that carries the id.
+    /// The names of the cookies that can carry an id: today's, and those it had before.
     #[allow(dead_code)] // only the adapter for Rocket asks, and that is a feature
-    pub(crate) fn cookie_name(&self) -> Option<&str> {
-        match &self.shared.settings.transport {
+    pub(crate) fn cookie_names(&self) -> impl Iterator<Item = &str> {
+        let settings = &self.shared.settings;
+        let own = match &settings.transport {
             Transport::Cookie(cookie) => Some(cookie.name_text()),
             Transport::Header(_) => None,
-        }
+        };
+        own.into_iter().chain(settings.former.iter().map(|former| former.cookie.name_text()))
     }
 
     /// Whether a request with this head would open this session of ours once more.

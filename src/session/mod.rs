@@ -434,20 +434,10 @@ impl Session {
             let now = self.shared.now();
             state.used = Some(now);
             if matches!(state.known, Known::Unread) && !state.ignored {
-                self.touch_unread(now);
+                self.shared.touch_unread(self.crossing, &self.presented, now);
             }
         }
         Ok(state)
-    }
-
-    /// Records the activity of a request that has not read, if its session is in memory.
-    fn touch_unread(&self, now: Timestamp) {
-        for key in self.presented.keys() {
-            let loaded = self.shared.store().ok().and_then(|store| store.try_load(&key, now));
-            if let Some(Loaded::Live { mut record, key }) = loaded {
-                return self.shared.touch_early(self.crossing, key, &mut record, now);
-            }
-        }
     }
 
     /// Who is signed in.

@@ -21,7 +21,7 @@ use crate::record::{Client, Record, Touch};
 use crate::session::endings::Endings;
 use crate::session::guessing::Guessing;
 use crate::session::update_queue::UpdateQueues;
-use crate::store::{Admit, ReplacedId, Store};
+use crate::store::{Admit, Loaded, ReplacedId, Store};
 use crate::sync::Mutex;
 
 /// Touches of sessions with a shorter idle limit do not wait for others.
@@ -405,6 +405,16 @@ impl Shared {
             self.touch(by, key, record, now, now);
             // Done, so that the end of the request does not do it again.
             record.touch(Touch::at(now));
+        }
+    }
+
+    /// The same for a session that is not loaded, if the store has it in memory.
+    pub(crate) fn touch_unread(&self, by: Option<Crossing>, presented: &Presented, now: Timestamp) {
+        for key in presented.keys() {
+            let loaded = self.store().ok().and_then(|store| store.try_load(&key, now));
+            if let Some(Loaded::Live { mut record, key }) = loaded {
+                return self.touch_early(by, key, &mut record, now);
+            }
         }
     }
 

@@ -36,7 +36,10 @@ fn a_read_of_an_unknown_id_waits_for_no_deletion_in_flight() {
                 let keeper = app.store.hold(Call::Commit);
                 scope.spawn(|| other.request(&app.sessions, delete));
                 keeper.wait_until_reached();
-                scope.spawn(|| tell.send(read_and_close(&app.sessions, &unknown())).unwrap());
+                scope.spawn(|| {
+                    read_and_close(&app.sessions, &unknown());
+                    tell.send(()).unwrap();
+                });
                 told.recv_timeout(PATIENCE).expect("it does not wait");
                 keeper.open();
             });

@@ -78,7 +78,7 @@ fn session_for<'r, M: 'static>(request: &'r Request<'_>) -> Result<&'r Session> 
     let open = || {
         answers::watch(request);
         let head = head(sessions, request);
-        let from_jar = cookie_of_jar(sessions, request);
+        let from_jar = cookies_of_jar(sessions, request);
         let session = sessions.open(from_jar.iter().fold(head, |head, pair| head.cookie(pair)));
         if slot.has_ended.load(Ordering::Relaxed) {
             // It can be read, and refuses to be changed. There is nothing to store yet.
@@ -109,12 +109,15 @@ fn head<'r>(sessions: &'r SessionManager, request: &'r Request<'_>) -> RequestHe
 /// The jar has the cookies of the headers too, but decodes percent signs in their names and values.
 /// Those are left to the headers alone: `__Host%2Did` is not the name for which browsers keep the
 /// promise of `__Host-`.
-fn cookie_of_jar(sessions: &SessionManager, request: &Request<'_>) -> Option<String> {
-    let name = sessions.cookie_name()?;
-    let cookie = request.cookies().get(name)?;
-    let is_it = |pair: &str| Cookie::parse_encoded(pair.trim()).is_ok_and(|it| it.name() == name);
-    let mut pairs = request.headers().get("Cookie").flat_map(|header| header.split(';'));
-    (!pairs.any(is_it)).then(|| format!("{name}={}", cookie.value()))
+fn cookies_of_jar(sessions: &SessionManager, request: &Request<'_>) -> Vec<String> {
+    let of_name = |name| {
+        let cookie = request.cookies().get(name)?;
+        let is_it =
+            |pair: &str| Cookie::parse_encoded(pair.trim()).is_ok_and(|it| it.name() == name);
+        let mut pairs = request.headers().get("Cookie").flat_map(|header| header.split(';'));
+        (!pairs.any(is_it)).then(|| format!("{name}={}", cookie.value()))
+    };
+    sessions.cookie_names().filter_map(of_name).collect()
 }
 
 /// The outcome of a guard of the application's own that asks the session: an error gets the
