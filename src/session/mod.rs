@@ -492,9 +492,17 @@ impl Session {
     /// Defaults to the manager's setting.
     ///
     /// # Errors
-    /// [`ErrorKind::Closed`] after the end of the request.
+    /// [`ErrorKind::Closed`] after the end of the request. [`ErrorKind::Invalid`] after
+    /// [`sign_in`](Self::sign_in), and after [`commit`](Self::commit) has begun a session: it comes
+    /// too late to count then.
     pub fn set_persistent(&self, persistent: bool) -> Result<()> {
-        self.writable("choose how long the cookie lives")?.persistent = Some(persistent);
+        const DOING: &str = "choose how long the cookie lives";
+        let mut state = self.writable(DOING)?;
+        if state.issued.is_some() {
+            let why = "the session has begun or was signed in to already: choose before that";
+            return Err(Error::with_source(ErrorKind::Invalid, DOING, why));
+        }
+        state.persistent = Some(persistent);
         Ok(())
     }
 

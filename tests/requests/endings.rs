@@ -221,6 +221,24 @@ fn a_writer_under_way_learns_that_its_session_was_ended_and_stores_nothing() {
 }
 
 #[test]
+fn a_renewal_that_has_not_read_learns_that_its_session_was_ended() {
+    on_both_stores(defaults, |app| {
+        for reads in [true, false] {
+            let browser = app.signed_in("ada");
+            let session = browser.open(&app.sessions);
+            if reads {
+                assert!(session.user().unwrap().is_some());
+            }
+            session.renew().unwrap();
+            elsewhere(|| app.sessions.revoke_all(&user("ada")).unwrap());
+            assert_eq!(session.commit().unwrap(), Saved::Discarded, "reads: {reads}");
+            let headers = complete(&app.sessions, &session);
+            assert_eq!((set_cookie(&headers), headers.discarded), (None, true));
+        }
+    });
+}
+
+#[test]
 fn a_commit_under_way_learns_it_too_and_later_writes_begin_nothing() {
     on_both_stores(defaults, |app| {
         let mut browser = app.visitor(1);

@@ -238,3 +238,32 @@ fn the_value_that_overwrites_is_ignored_without_an_event() {
         assert_eq!(app.n(&browser), Some(1), "a session can begin");
     });
 }
+
+#[test]
+fn a_page_with_a_form_token_is_not_stored_unless_that_is_asked_for() {
+    let pages: [fn(&Session); 2] = [
+        |session| drop(session.csrf_token().unwrap()),
+        |session| drop(session.csrf_field().unwrap()),
+    ];
+    for (is_asked, configure) in
+        [(true, defaults as fn(Builder) -> Builder), (false, |b| b.form_pages_no_store(false))]
+    {
+        on_both_stores(configure, |app| {
+            for page in pages {
+                let mut browser = Browser::default();
+                // The first begins the session, the second shows what is there.
+                for _ in 0..2 {
+                    let headers = browser.request(&app.sessions, page);
+                    assert_eq!(not_stored(&headers), is_asked);
+                    assert!(value(&headers, "Cache-Control").is_none_or(|it| it.contains("no-")));
+                }
+                // To look at a token that came back shows none.
+                let headers = browser.request(&app.sessions, |session| {
+                    let _ = session.verify_csrf(&"A".repeat(86)).unwrap();
+                    assert!(session.user().unwrap().is_none());
+                });
+                assert!(!not_stored(&headers));
+            }
+        });
+    }
+}

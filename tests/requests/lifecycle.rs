@@ -1,10 +1,12 @@
 //! Nothing, a read, a write; the outcomes; ignoring; several managers.
 
-use cloakroom::ErrorKind;
+use std::time::Duration;
+
 use cloakroom::cookie::CookieConfig;
 use cloakroom::event::EventKind;
 use cloakroom::http::{Outcome, RequestHead};
 use cloakroom::session::Saved;
+use cloakroom::{ErrorKind, Lifetime, Session};
 
 use crate::common::faulty::Call;
 use crate::common::in_process::{
@@ -466,4 +468,110 @@ fn managers_are_cloned_and_shared_by_threads() {
             assert_eq!(session.keys().unwrap(), ["a", "b", "c"]);
         });
     });
+}
+
+#[test]
+fn the_choice_of_persistence_is_refused_once_it_comes_too_late() {
+    on_both_stores(defaults, |app| {
+        let begins: [fn(&Session); 2] = [
+            |session| sign_in(session, "ada"),
+            |session| {
+                session.set("n", 1).unwrap();
+                assert_eq!(session.commit().unwrap(), Saved::Kept);
+            },
+        ];
+        for begin in begins {
+            let mut browser = Browser::default();
+            let headers = browser.request(&app.sessions, |session| {
+                session.set_persistent(true).unwrap();
+                begin(session);
+                let error = session.set_persistent(false).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Invalid);
+            });
+            assert!(set_cookie(&headers).unwrap().contains("Max-Age="), "as was chosen in time");
+        }
+    });
+}
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// How long after its beginning the id of a session is renewed that is used each day; `None` if it
+/// is not, in 600 days.
+fn renewed_after(app: &App) -> Option<u32> {
+    let mut browser = app.visitor(1);
+    for day in 1..=600 {
+        app.clock.advance(DAY);
+        let old = browser.cookie.clone();
+        browser.request(&app.sessions, |session| {
+            if session.get::<u32>("n").unwrap().is_none() {
+                session.set("n", 1).unwrap();
+            }
+        });
+        app.sessions.flush().unwrap();
+        if browser.cookie != old {
+            return Some(day);
+        }
+    }
+    None
+}
+
+#[test]
+fn an_id_is_renewed_before_its_cookie_is_gone_where_the_session_outlives_it() {
+    let idle = Lifetime::idle(DAY * 2);
+    on_both_stores(
+        |builder| builder.lifetime(idle),
+        |app| {
+            assert_eq!(renewed_after(&app), Some(200));
+            assert_eq!(app.count(EventKind::Renewed), 1);
+            // The next time it is 200 days after that.
+            let mut browser = app.visitor(1);
+            let mut days = Vec::new();
+            for day in 1..=600 {
+                app.clock.advance(DAY);
+                let old = browser.cookie.clone();
+                browser.request(&app.sessions, |session| assert!(session.contains("n").unwrap()));
+                app.sessions.flush().unwrap();
+                if browser.cookie != old {
+                    days.push(day);
+                }
+            }
+            assert_eq!(days, [200, 400, 600]);
+        },
+    );
+    on_both_stores(
+        |builder| builder.lifetime(idle.with_absolute(DAY * 401)),
+        |app| assert_eq!(renewed_after(&app), Some(200)),
+    );
+    // Where the cookie lasts as long as the session there is nothing to do: the next id is that of
+    // the next session.
+    on_both_stores(
+        |builder| builder.lifetime(idle.with_absolute(DAY * 400)),
+        |app| {
+            assert_eq!(renewed_after(&app), Some(400));
+            assert_eq!(app.count(EventKind::Renewed), 0);
+        },
+    );
+    on_both_stores(
+        |builder| builder.lifetime(idle).persistent(false),
+        |app| assert_eq!(renewed_after(&app), None),
+    );
+}
+
+#[test]
+fn a_request_without_its_session_renews_no_id() {
+    on_both_stores(
+        |builder| builder.lifetime(Lifetime::idle(DAY * 400)),
+        |app| {
+            let mut browser = app.visitor(1);
+            app.clock.advance(DAY * 300);
+            let headers = browser.request(&app.sessions, |_| {});
+            assert_eq!(set_cookie(&headers), None);
+            let headers = browser.request(&app.sessions, |session| session.ignore().unwrap());
+            assert_eq!(set_cookie(&headers), None);
+            let headers = browser.request(&app.sessions, |session| {
+                assert!(session.contains("n").unwrap());
+            });
+            issued(&headers);
+        },
+    );
 }
