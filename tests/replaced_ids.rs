@@ -2,9 +2,11 @@
 //! store and through a cache.
 
 mod common;
+#[path = "common/dice.rs"]
+mod dice;
 
 use std::num::NonZeroU32;
-use std::sync::Barrier;
+use std::sync::{Barrier, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -20,6 +22,7 @@ use common::every_store::on_every_store;
 use common::in_process::{
     App, Browser, REMOVAL, complete, defaults, get, issued, set_cookie, sign_in, user, who,
 };
+use dice::Dice;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MILLI: Duration = Duration::from_millis(1);
@@ -676,4 +679,58 @@ fn a_failed_end_of_request_still_sends_the_joined_id() {
         app.clock.advance(SECOND);
         assert_eq!(who(&app.sessions, &second).as_deref(), Some("ada"));
     });
+}
+
+/// How many chains are tried on each store: a share of what `tests/long.sh` does.
+fn chains() -> u64 {
+    dice::number("CLOAKROOM_CHAINS").unwrap_or(100)
+}
+
+#[test]
+fn after_a_sign_out_no_id_of_a_chain_finds_the_session() {
+    for configure in [defaults, with_grace] {
+        on_every_store(configure, |app| {
+            let mut dice = Dice::new(dice::seed());
+            for chain in 0..chains() {
+                let mut first = app.visitor(1);
+                if dice.chance(50) {
+                    first.request(&app.sessions, |session| sign_in(session, "ada"));
+                }
+                let handle = first.open(&app.sessions).handle().unwrap();
+                assert!(handle.is_some());
+                let pauses: [u32; 4] =
+                    std::array::from_fn(|_| [0, 0, 100, 1000, 5000][dice.roll(5)]);
+                let given = Mutex::new(vec![first.clone()]);
+                let acts: [&(dyn Fn(&Session) + Sync); 4] = [
+                    &|session| session.renew().unwrap(),
+                    &|session| session.renew().unwrap(),
+                    &|session| sign_in(session, "ada"),
+                    &|session| session.destroy().unwrap(),
+                ];
+                let barrier = Barrier::new(acts.len());
+                thread::scope(|scope| {
+                    for (act, pause) in acts.into_iter().zip(pauses) {
+                        let (given, barrier, app) = (&given, &barrier, &app);
+                        let (mut browser, ends) = (first.clone(), pause);
+                        scope.spawn(move || {
+                            barrier.wait();
+                            // The sign-out comes once; the others go on from what they were given.
+                            let is_end = std::ptr::eq(act, acts[3]);
+                            for _ in 0..if is_end { 1 } else { 3 } {
+                                (0..ends).for_each(|_| std::hint::spin_loop());
+                                browser.request(&app.sessions, act);
+                                given.lock().unwrap().push(browser.clone());
+                            }
+                        });
+                    }
+                });
+                // A sign-in after the end has begun another session, which lives.
+                for browser in given.into_inner().unwrap() {
+                    let found = browser.open(&app.sessions).handle().unwrap();
+                    assert!(found.is_none() || found != handle, "chain {chain}");
+                }
+            }
+            println!("{} chains, after each sign-out no id finds the session", chains());
+        });
+    }
 }
