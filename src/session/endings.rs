@@ -6,11 +6,11 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::PoisonError;
-use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use crate::id::SessionKey;
 use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::thread::{self, ThreadId};
 use crate::sync::{Condvar, Mutex, MutexGuard, instant};
 
 /// A request that takes longer than this is not told that it was late.
@@ -147,7 +147,7 @@ impl Endings {
 }
 
 fn current_thread() -> ThreadId {
-    std::thread::current().id()
+    thread::current().id()
 }
 
 impl Generations {

@@ -137,6 +137,9 @@ impl Session {
     /// stored then: so it must depend on nothing but its argument, and the result returned here
     /// may not be the one that is stored. Where that matters, use [`update_now`](Self::update_now).
     ///
+    /// Of many requests at once that update one session, 64 wait for each other. For the others
+    /// [`commit`](Self::commit), or the end of the request, fails with [`ErrorKind::Busy`] at once.
+    ///
     /// `f` must not use this session, which is locked meanwhile: on the thread on which `f` runs
     /// every call fails with [`ErrorKind::Invalid`], and other threads wait until `f` returns.
     ///
