@@ -18,7 +18,7 @@ stages=(
     "cuts|cuts in|env CLOAKROOM_CUTS=4000 cargo test --locked --release --manifest-path $power --test cuts -- --nocapture"
     "faults|struck|env CLOAKROOM_FAULTS=100 cargo test --locked --release --manifest-path $power --test faults -- --nocapture"
     "histories|each has an order|env CLOAKROOM_HISTORIES=10000 cargo test --locked --release --features memcached --test histories -- --nocapture --test-threads=1"
-    "chains|chains,|env CLOAKROOM_CHAINS=10000 cargo test --locked --release --all-features --test replaced_ids after_a_sign_out -- --nocapture"
+    "chains|chains,|env CLOAKROOM_CHAINS=10000 cargo test --locked --release --all-features --test replaced_ids -- --nocapture"
     "schedules|schedules in|env CLOAKROOM_SCHEDULES=100000 cargo test --locked --release --manifest-path tests/schedules/Cargo.toml -- --nocapture --test-threads=2"
     "hostile|inputs$|env CLOAKROOM_FUZZ=1000000 cargo test --locked --release --all-features --test hostile -- --nocapture"
     "soak|requests in|env CLOAKROOM_SECONDS=600 cargo test --locked --release --all-features --test soak -- --nocapture"

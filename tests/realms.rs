@@ -4,69 +4,16 @@ mod common;
 
 use std::num::{NonZeroU32, NonZeroUsize};
 
-use cloakroom::cookie::CookieKeys;
 use cloakroom::event::EventKind;
-use cloakroom::http::{Outcome, RequestHead, ResponseHeaders};
+use cloakroom::http::{Outcome, ResponseHeaders};
 use cloakroom::id::Realm;
 use cloakroom::manager::Builder;
 use cloakroom::store::{AtLimit, Page, Which};
 use cloakroom::{CookieConfig, ErrorKind, MemoryStore, Session, SessionManager, SignIn};
 
 use common::every_store::on_every_store;
-use common::in_process::{App, defaults, sign_in, user};
-
-/// What a client was given: name and value of a cookie, or the value of a header.
-#[derive(Clone, Debug, PartialEq)]
-struct Ticket {
-    name: String,
-    value: String,
-}
-
-impl Ticket {
-    fn of(headers: &ResponseHeaders) -> Ticket {
-        let (field, text) = headers.id_fields.first().expect("an id");
-        match field.eq_ignore_ascii_case("Set-Cookie") {
-            true => {
-                let (name, value) = text.split(';').next().unwrap().split_once('=').unwrap();
-                Ticket { name: name.to_owned(), value: value.to_owned() }
-            }
-            false => Ticket { name: field.to_string(), value: text.clone() },
-        }
-    }
-
-    /// Presents the value as what the manager takes, under its own name.
-    fn open(&self, sessions: &SessionManager, name: &str) -> Session {
-        let cookie = format!("{name}={}", self.value);
-        sessions.open(RequestHead::new().cookie(&cookie).id(&self.value))
-    }
-
-    fn user(&self, sessions: &SessionManager, name: &str) -> Option<String> {
-        let session = self.open(sessions, name);
-        let user = session.user().unwrap().map(|user| user.as_str().to_owned());
-        sessions.close(&session, Outcome::Completed).unwrap();
-        user
-    }
-}
-
-fn sign_in_as(sessions: &SessionManager, name: &str) -> Ticket {
-    let session = sessions.open(None);
-    sign_in(&session, name);
-    Ticket::of(&sessions.close(&session, Outcome::Completed).unwrap())
-}
-
-fn keys() -> CookieKeys {
-    CookieKeys::new([[7; 64]]).unwrap()
-}
-
-type Configure = fn(Builder, &str) -> Builder;
-
-/// The ways in which a manager's ids can travel, under this name.
-const WAYS: [(&str, Configure); 4] = [
-    ("plain", |builder, name| builder.cookie(CookieConfig::new().name(name))),
-    ("signed", |builder, name| builder.cookie(CookieConfig::new().name(name).signed(keys()))),
-    ("encrypted", |builder, name| builder.cookie(CookieConfig::new().name(name).encrypted(keys()))),
-    ("header", |builder, name| builder.header(name)),
-];
+use common::in_process::{App, defaults, user};
+use common::tickets::{Ticket, WAYS, sign_in_as};
 
 #[test]
 fn an_id_of_one_manager_is_nothing_to_another() {

@@ -15,13 +15,14 @@ use cloakroom::event::EventKind;
 use cloakroom::http::{Outcome, ResponseHeaders};
 use cloakroom::manager::Builder;
 use cloakroom::store::AtLimit;
-use cloakroom::{ErrorKind, Session, SignIn};
+use cloakroom::{ErrorKind, Session, SignIn, SqliteStore};
 
-use common::HOUR;
 use common::every_store::on_every_store;
 use common::in_process::{
     App, Browser, REMOVAL, complete, defaults, get, issued, set_cookie, sign_in, user, who,
 };
+use common::tickets::{Ticket, WAYS};
+use common::{Folder, HOUR};
 use dice::Dice;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -593,12 +594,15 @@ fn race<A: Send, B: Send>(a: impl FnOnce() -> A + Send, b: impl FnOnce() -> B + 
     })
 }
 
-const ROUNDS: usize = 1000;
+/// How often a race is run on each store: 1,000 times in `tests/long.sh`.
+fn rounds() -> u64 {
+    (chains() * 2).min(1000)
+}
 
 #[test]
 fn two_sign_ins_of_two_users_at_once_mix_nothing() {
     on_every_store(defaults, |app| {
-        for round in 0..ROUNDS {
+        for round in 0..rounds() {
             let client = app.visitor(1);
             let sign = |name: &'static str| {
                 let mut browser = client.clone();
@@ -625,7 +629,7 @@ fn two_sign_ins_of_two_users_at_once_mix_nothing() {
 #[test]
 fn two_sign_ins_of_one_user_at_once_end_in_one_session() {
     on_every_store(defaults, |app| {
-        for round in 0..ROUNDS {
+        for round in 0..rounds() {
             let client = app.visitor(1);
             let sign = || {
                 let mut browser = client.clone();
@@ -643,7 +647,7 @@ fn two_sign_ins_of_one_user_at_once_end_in_one_session() {
 fn a_sign_out_racing_with_a_renewal_leaves_no_session_alive() {
     for configure in [defaults, with_grace] {
         on_every_store(configure, |app| {
-            for round in 0..ROUNDS {
+            for round in 0..rounds() {
                 let client = app.signed_in("ada");
                 let (renewed, headers) = race(
                     || {
@@ -731,6 +735,98 @@ fn after_a_sign_out_no_id_of_a_chain_finds_the_session() {
                 }
             }
             println!("{} chains, after each sign-out no id finds the session", chains());
+        });
+    }
+}
+
+#[test]
+fn two_sign_ins_join_whatever_carries_the_id() {
+    for (way, configure) in WAYS {
+        on_every_store(defaults, |app| {
+            let sessions = app.another(|builder| configure(builder, "x-id"));
+            let visitor = sessions.open(None);
+            visitor.set("n", 1).unwrap();
+            let client = Ticket::of(&complete(&sessions, &visitor));
+            let both = [client.open(&sessions, "x-id"), client.open(&sessions, "x-id")];
+            let given: [Ticket; 2] = both.map(|session| {
+                sign_in(&session, "ada");
+                Ticket::of(&complete(&sessions, &session))
+            });
+            let ids = given.each_ref().map(|ticket| {
+                let session = ticket.open(&sessions, "x-id");
+                assert_eq!(session.user().unwrap(), Some(user("ada")), "{way}");
+                assert_eq!(session.get("n").unwrap(), Some(1), "{way}");
+                session.handle().unwrap()
+            });
+            assert_eq!(ids[0], ids[1], "{way}");
+            // A sign-out by the id from before ends it.
+            let late = client.open(&sessions, "x-id");
+            late.destroy().unwrap();
+            let headers = complete(&sessions, &late);
+            assert_eq!(headers.id_fields.is_empty(), way == "header", "{way}");
+            for ticket in given.iter().chain([&client]) {
+                assert_eq!(ticket.user(&sessions, "x-id"), None, "{way}");
+            }
+        });
+    }
+}
+
+/// Two managers, each with a store of its own on one file, as two processes have.
+fn two_on_one_file(configure: impl Fn(Builder) -> Builder, test: impl Fn(&App, &App)) {
+    let folder = Folder::in_memory();
+    let [one, other] = [0, 1].map(|_| {
+        let store = SqliteStore::open(folder.database()).unwrap();
+        App::on(Box::new(store), Folder::new(), &configure)
+    });
+    test(&one, &other);
+}
+
+#[test]
+fn sign_ins_by_two_stores_on_one_file_end_in_one_session() {
+    let limited =
+        |builder: Builder| builder.max_sessions_per_user(NonZeroU32::MIN, AtLimit::EndOldest);
+    for configure in [defaults as fn(Builder) -> Builder, limited] {
+        two_on_one_file(configure, |one, other| {
+            for round in 0..100 {
+                let client = one.visitor(1);
+                let sign = |app: &App| {
+                    let mut browser = client.clone();
+                    browser.request(&app.sessions, |session| sign_in(session, "ada"));
+                    browser
+                };
+                let (a, b) = race(|| sign(one), || sign(other));
+                assert_eq!(a.cookie, b.cookie, "round {round}");
+                for app in [one, other] {
+                    assert_eq!(who(&app.sessions, &a).as_deref(), Some("ada"), "round {round}");
+                    assert_eq!(app.n(&a), Some(1), "round {round}");
+                }
+            }
+        });
+    }
+}
+
+#[test]
+fn a_sign_out_by_another_store_on_the_file_ends_a_renewed_session() {
+    for configure in [defaults as fn(Builder) -> Builder, with_grace] {
+        two_on_one_file(configure, |one, other| {
+            for round in 0..100 {
+                let client = one.signed_in("ada");
+                let (renewed, _) = race(
+                    || {
+                        let mut browser = client.clone();
+                        browser.request(&one.sessions, |session| session.renew().unwrap());
+                        browser
+                    },
+                    || {
+                        let mut browser = client.clone();
+                        browser.request(&other.sessions, |session| session.destroy().unwrap());
+                    },
+                );
+                for app in [one, other] {
+                    assert_eq!(who(&app.sessions, &renewed), None, "round {round}");
+                    assert_eq!(who(&app.sessions, &client), None, "round {round}");
+                }
+            }
         });
     }
 }

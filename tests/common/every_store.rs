@@ -27,7 +27,7 @@ pub fn on_every_store(configure: impl Fn(Builder) -> Builder, test: impl Fn(App)
     ];
     for (name, make) in stores {
         eprintln!("on {name}");
-        let folder = Folder::new();
+        let folder = Folder::in_memory();
         test(App::on(make(&folder), folder, &configure));
     }
 }

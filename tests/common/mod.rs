@@ -14,6 +14,8 @@ pub mod memcached;
 pub mod proxy;
 #[cfg(feature = "sqlite")]
 pub mod sound;
+#[cfg(all(feature = "cookie-keys", feature = "sqlite"))]
+pub mod tickets;
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
