@@ -64,6 +64,12 @@ impl Delta {
         self.user = Some(user);
     }
 
+    /// The same without its clear, and without what it says about `name`.
+    pub(crate) fn without_clear(&mut self, name: &str) {
+        self.clear = false;
+        self.changes.remove(name);
+    }
+
     /// Whether it changes nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -9,8 +9,8 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use crate::id::SessionKey;
+use crate::session::current::Number;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::thread::{self, ThreadId};
 use crate::sync::{Condvar, Mutex, MutexGuard, instant};
 
 /// A request that takes longer than this is not told that it was late.
@@ -41,9 +41,8 @@ pub(crate) struct Moment(u64);
 #[derive(Clone, Copy, Debug)]
 struct Ending {
     at: Moment,
-    /// The thread that ended it by a call of the manager. A handler that does so ends the session
-    /// of its own request perhaps, which runs on that thread.
-    revoked_by: Option<ThreadId>,
+    /// The session whose request has ended it by a call of the manager, perhaps its own.
+    revoked_by: Option<Number>,
 }
 
 /// Old endings go a generation at a time, so that forgetting costs nothing per request.
@@ -89,12 +88,13 @@ impl Endings {
         self.note_ending(key, None);
     }
 
-    /// The session of this key was ended now, by a call of the manager on this thread.
+    /// The session of this key was ended now, by a call of the manager, which is taken
+    /// for one of the session that this thread has used last.
     pub(crate) fn note_revocation(&self, key: SessionKey) {
-        self.note_ending(key, Some(current_thread()));
+        self.note_ending(key, Number::last_used_here());
     }
 
-    fn note_ending(&self, key: SessionKey, revoked_by: Option<ThreadId>) {
+    fn note_ending(&self, key: SessionKey, revoked_by: Option<Number>) {
         let now = instant();
         let mut endings = self.lock();
         let began = *endings.began.get_or_insert(now);
@@ -105,16 +105,16 @@ impl Endings {
         endings.young.insert(key, Ending { at: self.next(), revoked_by });
     }
 
-    /// All sessions were ended now, by a call of the manager on this thread.
+    /// All sessions were ended now, by a call of the manager, as above.
     pub(crate) fn note_revocation_of_everyone(&self) {
         let mut endings = self.lock();
-        endings.everyone = Some(Ending { at: self.next(), revoked_by: Some(current_thread()) });
+        endings.everyone = Some(Ending { at: self.next(), revoked_by: Number::last_used_here() });
     }
 
-    /// Whether a call of the manager on this thread has ended the session of this key since `then`.
-    pub(crate) fn was_revoked_here_since(&self, key: &SessionKey, then: Moment) -> bool {
-        let here = Some(current_thread());
-        self.lock().of(key).any(|ending| then < ending.at && ending.revoked_by == here)
+    /// Whether a call of the manager by the request of the session `by` has ended the session of
+    /// this key.
+    pub(crate) fn was_revoked_by(&self, key: &SessionKey, by: Number) -> bool {
+        self.lock().of(key).any(|ending| ending.revoked_by == Some(by))
     }
 
     /// Whether the session of this key, which is not live, was ended since `then`; `None` if that
@@ -144,10 +144,6 @@ impl Endings {
             endings = self.changed.wait(endings).unwrap_or_else(PoisonError::into_inner);
         }
     }
-}
-
-fn current_thread() -> ThreadId {
-    thread::current().id()
 }
 
 impl Generations {

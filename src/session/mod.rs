@@ -2,6 +2,7 @@
 
 mod authentication;
 mod changes;
+mod current;
 mod endings;
 mod guessing;
 mod secret;
@@ -26,6 +27,7 @@ use crate::record::{Client, Record};
 use crate::store::{Loaded, ReplacedId};
 use crate::sync::{Mutex, MutexGuard};
 use changes::Changes;
+use current::Number;
 use endings::Moment;
 use updating::Updating;
 
@@ -56,6 +58,7 @@ pub struct Session {
     /// When the request came, among the endings of this process, and by the clock.
     opened: Moment,
     opened_at: Timestamp,
+    number: Number,
     /// The host, if a browser would drop a cookie sent to it and nobody was told yet.
     insecure_host: Option<HostText>,
     address: Option<IpAddr>,
@@ -181,9 +184,16 @@ impl Missing {
         self.ended || self.replaced.is_some_and(|replaced| replaced.under_way)
     }
 
-    /// The first replaced id counts.
+    /// The first replaced id counts, before it one that was replaced while the request was under
+    /// way: an id that was planted hides none that is on its way.
     fn note(&mut self, replaced: Option<Replaced>) {
-        self.replaced = self.replaced.or(replaced);
+        let is_better = |new: &Replaced| match self.replaced {
+            Some(have) => new.under_way && !have.under_way,
+            None => true,
+        };
+        if let Some(new) = replaced.filter(is_better) {
+            self.replaced = Some(new);
+        }
     }
 }
 
@@ -269,6 +279,8 @@ impl Session {
         let client = shared.settings.client(head, address);
         let insecure_host = shared.insecure_host(head).map(HostText::new);
         let opened = shared.endings.now();
+        let number = Number::new();
+        number.use_here();
         // Nothing depends on it where no id was presented.
         let opened_at = match presented.is_empty() {
             true => Timestamp::MAX,
@@ -280,6 +292,7 @@ impl Session {
             presented,
             opened,
             opened_at,
+            number,
             insecure_host,
             address,
             prefetch: head.prefetch,
@@ -508,12 +521,14 @@ impl Session {
 
     /// Gives the session a new id at the end of this request, with everything else as it is. The
     /// old id is dead then, but for the grace of the manager's settings. Without a session nothing
-    /// happens, unless something is written; nor through an id that was renewed already.
+    /// happens, unless something is written; nor through an id that was renewed already, nor where
+    /// the session has got a new id by this request, as by [`sign_in`](Self::sign_in).
     ///
     /// # Errors
     /// [`ErrorKind::Closed`] after the end of the request.
     pub fn renew(&self) -> Result<()> {
-        self.writable("renew the session")?.renew = true;
+        let mut state = self.writable("renew the session")?;
+        state.renew = state.issued.is_none();
         Ok(())
     }
 
@@ -545,9 +560,10 @@ impl Session {
         Ok(())
     }
 
-    /// Goes on as after [`destroy`](Self::destroy) where a call of the manager on this thread has
-    /// ended the session since the request came.
+    /// Goes on as after [`destroy`](Self::destroy) where this request has ended its session by a
+    /// call of the manager.
     fn follow_own_revocation(&self, state: &mut State) {
+        self.number.use_here();
         let now = self.shared.endings.now();
         if std::mem::replace(&mut state.endings_seen, now) == now || state.closed {
             return;
@@ -556,8 +572,7 @@ impl Session {
             Known::Live { key, .. } => Some(*key),
             Known::Unread | Known::None(_) => None,
         };
-        let is_own =
-            |key: SessionKey| self.shared.endings.was_revoked_here_since(&key, self.opened);
+        let is_own = |key: SessionKey| self.shared.endings.was_revoked_by(&key, self.number);
         if current.into_iter().chain(self.presented.keys()).any(is_own) {
             state.start_over();
             state.ended = true;

@@ -15,7 +15,7 @@ use crate::session::{Known, Missing, Session, State};
 use crate::store::{Committed, Fate};
 
 /// The name under which it is stored.
-const NAME: &str = "cloakroom.csrf";
+pub(super) const NAME: &str = "cloakroom.csrf";
 
 const DOING: &str = "make a CSRF token";
 
@@ -113,14 +113,15 @@ impl Session {
             return Err(Error::new(ErrorKind::Closed, DOING));
         }
         state.check_readable(DOING)?;
+        let is_there = matches!(state.known, Known::Live { .. }) && !state.ignored;
         let secret = match &state.known {
-            Known::Live { record, .. } if !state.ignored => match Secret::of(&record.data) {
+            Known::Live { record, .. } if is_there => match Secret::of(&record.data) {
                 Some(secret) => Some(secret),
                 None => self.add_secret(state)?,
             },
             _ => None,
         };
-        if secret.is_none() && state.lost {
+        if secret.is_none() && (is_there || state.lost) {
             return match self.secret_of_replaced_id(state) {
                 Some((secret, _)) => Ok(secret),
                 // The session is gone, and no token of this request can hold.
@@ -179,6 +180,9 @@ impl Session {
             // It was ended, or its id replaced, by another request: this one is late.
             state.forget();
             state.known = Known::None(missing);
+            if missing.replaced.is_some() && state.changes.delta().is_empty() {
+                return Ok(None);
+            }
             self.lose(state, Some(&handle));
         }
         // What was computed before was computed from that revision, and will be computed again.

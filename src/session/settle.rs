@@ -298,12 +298,16 @@ impl Session {
         let found = match answer {
             Committed::Done { record, key: current, ended } => {
                 ended.into_iter().for_each(|key| self.shared.endings.note(key));
-                if to == Some(current) {
-                    let handle = record.handle;
-                    self.shared.events.raise(&Event::Renewed { handle: &handle });
+                let (handle, is_renewed) = (record.handle, to == Some(current));
+                if is_renewed {
                     state.issued = id;
                 }
-                return Ok(self.changed(state, record, current));
+                let found = self.changed(state, record, current);
+                // Last: what the application does with an event must not undo what was done.
+                if is_renewed {
+                    self.shared.events.raise(&Event::Renewed { handle: &handle });
+                }
+                return Ok(found);
             }
             Committed::Unchanged { record, key } => return Ok(self.changed(state, record, key)),
             Committed::Replaced { id, handle, .. } => Found::Replaced(self.replaced(&id, &handle)?),
@@ -316,10 +320,15 @@ impl Session {
         };
         if seen.is_some() {
             state.forget();
+            // Two requests that renew at once have nothing to lose: one of them did.
+            let mut is_lost = true;
             if let Found::Replaced(replaced) = found {
                 state.known = Known::None(Missing { ended: false, replaced });
+                is_lost = !state.changes.delta().is_empty();
             }
-            self.lose(state, seen.as_ref());
+            if is_lost {
+                self.lose(state, seen.as_ref());
+            }
         }
         Ok(found)
     }
@@ -350,9 +359,9 @@ impl Session {
         match self.commit_to(state, &key, Fate::Create(&birth))? {
             Committed::Done { record, key, .. } => {
                 let handle = record.handle;
-                self.shared.events.raise(&Event::Created { handle: &handle });
                 state.known = Known::Live { record, key };
                 state.issued = Some(id);
+                self.shared.events.raise(&Event::Created { handle: &handle });
                 Ok(())
             }
             _ => Err(Error::new(ErrorKind::Unexpected, "begin a session")),

@@ -2,12 +2,12 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
-use crate::id::{JoinSalt, SessionId, SessionKey, UserKey};
+use crate::id::{Handle, JoinSalt, SessionId, SessionKey, UserKey};
 use crate::record::Birth;
 use crate::session::changes::Changes;
 use crate::session::settle::TRIES;
 use crate::session::update_queue::overtaken;
-use crate::session::{Authentication, Known, Missing, Session, SignIn, State};
+use crate::session::{Authentication, Known, Missing, Session, SignIn, State, secret};
 use crate::store::{Committed, Fate, Loaded, ReplacedBy};
 
 const SIGN_IN: &str = "sign a user in";
@@ -77,8 +77,12 @@ impl Session {
             Known::None(Missing { replaced: Some(replaced), .. }) => replaced.key,
             Known::Unread | Known::None(_) => SessionId::generate()?.key(self.realm()),
         };
-        let others = self.other_sessions(&from)?;
-        let presented = self.own_id(state, &from);
+        let own = match &state.known {
+            Known::Live { record, .. } => Some(record.handle),
+            Known::Unread | Known::None(_) => None,
+        };
+        let others = self.other_sessions(&from, own)?;
+        let mut presented = self.own_id(state, &from);
         for _ in 0..TRIES {
             let join_salt = presented.as_ref().map(|_| JoinSalt::generate()).transpose()?;
             let id = match (&presented, &join_salt) {
@@ -91,8 +95,6 @@ impl Session {
                 Committed::Done { record, key, ended } => {
                     ended.into_iter().for_each(|key| self.shared.endings.note(key));
                     drop(ending);
-                    let handle = record.handle;
-                    self.shared.events.raise(&Event::SignedIn { handle: &handle, user });
                     state.known = Known::Live { record, key };
                     state.issued = Some(id);
                 }
@@ -100,13 +102,16 @@ impl Session {
                     drop(ending);
                     let joined = match (&presented, replaced.by) {
                         (Some(presented), ReplacedBy::SignIn { salt: Some(salt) }) => {
-                            presented.joined(&salt)
+                            Some(presented.joined(&salt))
                         }
-                        _ => return Err(Error::new(ErrorKind::Unexpected, SIGN_IN)),
+                        _ => None,
                     };
-                    if joined.key(self.realm()) != key {
-                        return Err(Error::new(ErrorKind::Unexpected, SIGN_IN));
-                    }
+                    // Its new id can be one of another realm, which is not this manager's to give.
+                    let Some(joined) = joined.filter(|joined| joined.key(self.realm()) == key)
+                    else {
+                        presented = None;
+                        continue;
+                    };
                     if !self.join(state, &key)? {
                         continue;
                     }
@@ -116,15 +121,21 @@ impl Session {
                 _ => return Err(Error::new(ErrorKind::Unexpected, SIGN_IN)),
             }
             state.left_behind.extend(others);
+            // Last: what the application does with an event must not undo what was done.
+            if let Known::Live { record, .. } = &state.known {
+                self.shared.events.raise(&Event::SignedIn { handle: &record.handle, user });
+            }
             return Ok(SignIn::Done);
         }
         Err(overtaken())
     }
 
     /// Goes on with the session to which another request has just signed the same user in through
-    /// the same id: the changes of this one are merged into it. False if that session has moved or
+    /// the same id: the changes of this one are merged into it, but for a clear, which concerns
+    /// what was there before the sign-in, and the form secret. False if that session has moved or
     /// ended since.
     fn join(&self, state: &mut State, key: &SessionKey) -> Result<bool> {
+        state.changes.drop_clear(secret::NAME);
         match self.commit_to(state, key, Fate::Merge)? {
             Committed::Done { record, key, .. } | Committed::Unchanged { record, key } => {
                 state.known = Known::Live { record, key };
@@ -139,13 +150,13 @@ impl Session {
 
     /// The live sessions of the ids presented, but the one that `from` leads to. After a sign-in
     /// the browser would go on sending those ids, and one of them could be found first.
-    fn other_sessions(&self, from: &SessionKey) -> Result<Vec<SessionKey>> {
+    fn other_sessions(&self, from: &SessionKey, own: Option<Handle>) -> Result<Vec<SessionKey>> {
         let (mut others, now) = (Vec::new(), self.shared.now());
         for key in self.presented.keys().filter(|key| key != from) {
             // Looked up before the sign-in: afterwards an id may lead to the session signed in to.
             let loaded = self.cross(|| self.shared.store()?.load(&key, now))?;
-            if let Loaded::Live { key, .. } = loaded
-                && key != *from
+            if let Loaded::Live { record, key } = loaded
+                && Some(record.handle) != own
             {
                 others.push(key);
             }

@@ -58,8 +58,8 @@ pub enum Fate<'a> {
     /// the revision holds only where there is a session.
     ///
     /// A key that was replaced, and is remembered, counts as follows:
-    /// - The session is this user's, and the key was replaced by their sign-in while this request
-    ///   was under way: nothing is done, and the answer is [`Committed::Replaced`], by which this
+    /// - The session is this user's, and the key was replaced by their sign-in, which said the same
+    ///   of them, while this request was under way: nothing is done, and the answer is [`Committed::Replaced`], by which this
     ///   sign-in joins that one.
     /// - The session is this user's otherwise, or nobody's: it moves, as if its current key had
     ///   been presented.
@@ -213,9 +213,9 @@ impl ReplacedId {
     /// This many replaced ids of one session are remembered, the latest ones.
     pub const MAX: usize = 8;
 
-    /// A request that was opened before this long after the replacement was under way: it is taken
-    /// for one that another answer has overtaken. A later one comes from a client that lost the
-    /// answer, or from a thief.
+    /// A request that was opened no later than this after the replacement, or within the grace, was
+    /// under way: it is taken for one that another answer has overtaken. A later one comes from a
+    /// client that lost the answer, or from a thief.
     pub const UNDER_WAY: Duration = Duration::from_secs(10);
 
     /// What it means at `now`.
@@ -250,7 +250,8 @@ impl ReplacedId {
     /// Whether a request that was opened then was under way when the id was replaced.
     #[must_use]
     pub fn was_under_way(&self, opened: Timestamp) -> bool {
-        opened <= self.at + Self::UNDER_WAY
+        let is_in_grace = self.grace_until().is_some_and(|until| opened < until);
+        is_in_grace || opened <= self.at + Self::UNDER_WAY
     }
 
     /// The same without its grace, as after a sign-in to its session.
@@ -268,6 +269,17 @@ impl ReplacedId {
     pub fn ends_graces(&self) -> bool {
         matches!(self.by, ReplacedBy::SignIn { .. })
     }
+}
+
+/// Whether a sign-in says of its user what one before it has said: as by a double click. A join
+/// must give no level that was not proved, and lose no end and no name that a provider has given.
+fn proves_as_much(birth: &Birth, record: &Record) -> bool {
+    birth.auth_level == record.auth_level
+        && (birth.external_key.is_none() || birth.external_key == record.external_key)
+        && birth.persistent == record.persistent
+        && birth.limits.idle == record.limits.idle
+        && birth.limits.absolute.unwrap_or(Timestamp::MAX)
+            >= record.limits.absolute.unwrap_or(Timestamp::MAX)
 }
 
 impl<'a> Commit<'a> {
@@ -398,6 +410,7 @@ impl<'a> Commit<'a> {
             && owner.is_some()
             && join_salt.is_some()
             && self.can_join(&id, &key)
+            && proves_as_much(birth, &record)
         {
             let handle = record.handle;
             return Ok(Decision::Answer(Committed::Replaced { id, key, handle }));

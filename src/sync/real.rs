@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 pub(crate) use crossbeam_channel as channel;
 pub(crate) use std::sync::atomic;
 pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
-pub(crate) use std::thread;
+pub(crate) use std::{thread, thread_local};
 
 /// Looks again and again whether something `is_over`, for about as long as it takes to be put to
 /// sleep and woken. On a machine with one processor, what is waited for could not happen meanwhile.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use shuttle::rand::Rng;
 
 pub(crate) use shuttle::sync::{Mutex, MutexGuard, atomic};
+pub(crate) use shuttle::thread_local;
 
 thread_local! {
     /// All threads of a schedule are one thread of the machine.
