@@ -12,8 +12,8 @@ use cloakroom::clock::Timestamp;
 use cloakroom::id::SessionKey;
 use cloakroom::record::{Record, Touch};
 use cloakroom::store::{
-    Commit, Committed, Decision, Loaded, Registry, ReplacedId, ReplacedIdStatus, Store, Swept,
-    Traits, Upkeep,
+    Commit, Committed, Decision, Loaded, Registry, Rekey, ReplacedId, ReplacedIdStatus, Store,
+    Swept, Traits, Upkeep,
 };
 use cloakroom::{Error, ErrorKind, Result, conformance};
 
@@ -127,7 +127,8 @@ impl Store for OwnStore {
             Decision::Answer(answer) => Ok(answer),
             Decision::Insert { key: to, record, replaces } => {
                 rows.check_free(&to)?;
-                let ended: Vec<_> = replaces.iter().map(|left| left.key).collect();
+                // The session that was found goes, with all keys that it had.
+                let ended: Vec<_> = replaces.iter().map(|_| key).collect();
                 for key in &ended {
                     rows.remove(key);
                 }
@@ -138,7 +139,7 @@ impl Store for OwnStore {
                 rows.replace(&key, &record);
                 Ok(Committed::Done { record, key, ended: Vec::new() })
             }
-            Decision::Update { record, rekey: Some(left) } => {
+            Decision::Update { record, rekey: Some(Rekey { left, presented }) } => {
                 // Check before anything is changed: if the renewal fails, the old key works on.
                 let to = left.successor;
                 rows.check_free(&to)?;
@@ -146,7 +147,10 @@ impl Store for OwnStore {
                 if left.ends_graces() {
                     replaced.iter_mut().for_each(|id| *id = id.without_grace());
                 }
-                replaced.push(left);
+                for id in [Some(left), presented].into_iter().flatten() {
+                    replaced.retain(|old| old.key != id.key);
+                    replaced.push(id);
+                }
                 let excess = replaced.len().saturating_sub(ReplacedId::MAX);
                 rows.put(to, &record, replaced.split_off(excess));
                 Ok(Committed::Done { record, key: to, ended: vec![key] })

@@ -65,9 +65,10 @@ impl Delta {
     }
 
     /// The same without its clear, and without what it says about `name`.
-    pub(crate) fn without_clear(&mut self, name: &str) {
-        self.clear = false;
-        self.changes.remove(name);
+    pub(crate) fn without_clear(&self, name: &str) -> Self {
+        let mut delta = Delta { clear: false, ..self.clone() };
+        delta.changes.remove(name);
+        delta
     }
 
     /// Whether it changes nothing.

@@ -131,6 +131,8 @@ const LAWS: &[Law] = laws! {
         replaced::a_sign_in_joins_one_through_the_same_key,
         replaced::a_late_sign_in_moves_the_session,
         replaced::a_sign_in_joins_only_the_current_key,
+        replaced::a_sign_in_joins_one_that_proved_as_much,
+        replaced::a_sign_in_joins_one_through_the_same_key_in_its_grace,
         replaced::a_sign_in_through_a_renewed_key_moves_the_session,
         replaced::another_user_takes_nothing_through_a_replaced_key,
         replaced::another_user_leaves_what_was_bound_since,

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::conformance::given::{
-    Given, MILLI, Outcome, SECOND, Session, answered, done, ensure, holds, key, lifetime, nothing,
-    said, set, user,
+    Given, MILLI, Outcome, SECOND, Session, answered, done, ensure, external, holds, key, lifetime,
+    nothing, said, set, user,
 };
 use crate::id::{JoinSalt, SessionKey, UserKey};
 use crate::record::Birth;
@@ -139,8 +139,12 @@ pub(super) fn a_late_sign_in_moves_the_session(given: &Given) -> Outcome {
     ensure!(moved.record.handle == current.handle(), "a late sign-in began another session");
     ensure!(moved.ended == [current.key], "a late sign-in did not name the key that it ended");
     given.is_replaced(&current.key, &again.to, then, "the key from before a late sign-in")?;
-    let id = given.is_replaced(&from, &again.to, then, "the key of a late sign-in")?;
-    ensure!(id.successor == current.key, "a move changed what is remembered of an older key");
+    // Another sign-in through the same key joins this one.
+    let third = sign_in(given, &from, &owner, then, then)?;
+    joins(&third.answer, &again.to, &again.salt)?;
+    // Through the key that the session had in between none can: nobody presented it.
+    let other = sign_in(given, &current.key, &owner, then, then)?;
+    done(other.answer, "a sign-in through a key that nobody presented for the last one")?;
     Ok(())
 }
 
@@ -156,6 +160,54 @@ pub(super) fn a_sign_in_joins_only_the_current_key(given: &Given) -> Outcome {
         given.is_replaced(&key, &again.to, given.now, "a key from before the last sign-in")?;
     }
     Ok(())
+}
+
+pub(super) fn a_sign_in_joins_one_that_proved_as_much(given: &Given) -> Outcome {
+    let owner = user("u")?;
+    let changes: [fn(&mut Birth) -> Outcome; 4] = [
+        |birth| {
+            birth.auth_level = 1;
+            Ok(())
+        },
+        |birth| {
+            birth.external_key = Some(external("sid-2")?);
+            Ok(())
+        },
+        |birth| {
+            birth.persistent = false;
+            Ok(())
+        },
+        |birth| {
+            birth.limits.absolute = birth.limits.absolute.map(|end| end - SECOND);
+            Ok(())
+        },
+    ];
+    for change in changes {
+        let (from, current, _) = signed_in(given, &owner)?;
+        let (to, delta) = (key()?, nothing());
+        let mut birth = Birth::new(lifetime().starting(given.now))?;
+        change(&mut birth)?;
+        let join_salt = Some(JoinSalt::generate()?);
+        let fate = Fate::SignIn { to: &to, user: &owner, birth: &birth, join_salt };
+        let moved = done(given.commit(&from, fate, &delta, given.now)?, "another sign-in")?;
+        ensure!(moved.key == to, "a sign-in joined one that said something else of its user");
+        ensure!(moved.record.handle == current.handle(), "a sign-in began another session");
+        ensure!(moved.record.auth_level == birth.auth_level, "a sign-in gave another level");
+        ensure!(moved.record.limits == birth.limits, "a sign-in gave other limits");
+    }
+    Ok(())
+}
+
+pub(super) fn a_sign_in_joins_one_through_the_same_key_in_its_grace(given: &Given) -> Outcome {
+    let owner = user("u")?;
+    let old = given.session()?;
+    let new = given.renewed(&old, Some(given.after(SECOND * 10)))?;
+    let first = sign_in(given, &old.key, &owner, given.now, given.now)?;
+    let record = done(first.answer, "a sign-in through a grace")?.record;
+    ensure!(record.handle == new.handle(), "a sign-in through a grace began another session");
+    let again = sign_in(given, &old.key, &owner, given.now, given.now)?;
+    joins(&again.answer, &first.to, &first.salt)?;
+    given.is_intact(&Session { key: first.to, record }, "a sign-in that can join")
 }
 
 pub(super) fn a_sign_in_through_a_renewed_key_moves_the_session(given: &Given) -> Outcome {
@@ -185,8 +237,10 @@ pub(super) fn another_user_takes_nothing_through_a_replaced_key(given: &Given) -
     ensure!(begun.record.handle != new.handle(), "a sign-in took another user's session");
     ensure!(begun.record.data.is_empty(), "a sign-in took another user's data");
     ensure!(begun.ended == [new.key], "a sign-in did not name another user's session it ended");
-    given.is_replaced(&new.key, &theirs.to, given.now, "the key of the user before")?;
-    given.is_absent(&old.key, given.now, "a key of a session that another user ended")?;
+    given.is_absent(&new.key, given.now, "a key of a session that another user ended")?;
+    given.is_replaced(&old.key, &theirs.to, given.now, "the key of another user's sign-in")?;
+    let again = sign_in(given, &old.key, &other, given.now, given.now)?;
+    joins(&again.answer, &theirs.to, &theirs.salt)?;
     given.is_intact(&Session { key: theirs.to, record: begun.record }, "a sign-in")
 }
 

@@ -169,7 +169,8 @@ impl Builder {
     /// Reads the cookie of this name too, which it had before: a visitor whose browser has only
     /// that one keeps the session, which moves to today's name, with a new id, at the next change
     /// that is stored. A sign-out removes both. The sessions are those of the former name's default
-    /// realm; the attributes and keys are today's. For cookies only; can be called for several
+    /// realm, and of this manager's if it has a [`realm`](Self::realm) of its own; the attributes
+    /// and keys are today's. For cookies only; can be called for several
     /// names.
     ///
     /// Keep it for as long as sessions last: with the default lifetime, 30 days.
@@ -338,7 +339,8 @@ impl Builder {
             Transport::Cookie(cookie) => cookie.name_text().to_owned(),
             Transport::Header(name) => name.to_ascii_lowercase(),
         };
-        settings.realm = Realm::new(self.realm.take().unwrap_or(default))?;
+        let named = self.realm.take().map(Realm::new).transpose()?;
+        settings.realm = named.clone().map_or_else(|| Realm::new(default), Ok)?;
         settings.realm_tag = settings.realm.tag();
         let Transport::Cookie(cookie) = &settings.transport else {
             if self.also_read.is_empty() {
@@ -354,8 +356,12 @@ impl Builder {
             }
             let former = cookie.clone().name(name);
             former.check()?;
-            let realm = Realm::new(former.name_text())?.tag();
-            settings.former.push(FormerCookie { cookie: former.of_realm(realm)?, realm });
+            // What a cookie of a manager with a realm of its own was before it got one is not known.
+            for realm in [Some(Realm::new(former.name_text())?), named.clone()] {
+                let Some(realm) = realm.map(|realm| realm.tag()) else { continue };
+                let cookie = former.clone().of_realm(realm)?;
+                settings.former.push(FormerCookie { cookie, realm });
+            }
         }
         settings.transport = Transport::Cookie(cookie.clone().of_realm(settings.realm_tag)?);
         Ok(())

@@ -10,6 +10,7 @@ use std::fmt::{self, Debug};
 use std::sync::Arc;
 
 use crate::cleaner::Cleaner;
+use crate::cookie::CookieConfig;
 use crate::error::{Error, ErrorKind, Result, described, panic_words};
 use crate::event::{Event, Events};
 use crate::http::{Outcome, RequestHead, ResponseHeaders};
@@ -216,7 +217,7 @@ impl SessionManager {
             Transport::Cookie(cookie) => Some(cookie.name_text()),
             Transport::Header(_) => None,
         };
-        own.into_iter().chain(settings.former.iter().map(|former| former.cookie.name_text()))
+        own.into_iter().chain(settings.former_cookies().map(CookieConfig::name_text))
     }
 
     /// Whether a request with this head would open this session of ours once more.

@@ -135,16 +135,6 @@ impl Changes {
         })
     }
 
-    /// Takes out a clear, and what is said about `name`.
-    pub(super) fn drop_clear(&mut self, name: &str) {
-        self.delta.without_clear(name);
-        for step in &mut self.steps {
-            if let Step::Plain(delta) = step {
-                delta.without_clear(name);
-            }
-        }
-    }
-
     fn computed_on(&self, data: &Data) -> Result<Delta> {
         let mut delta = Delta::new();
         for step in &self.steps {

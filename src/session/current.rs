@@ -1,6 +1,9 @@
 //! Which session each thread has used last. A call of the manager does not say for which request it
 //! is made; it is taken for one of that session's.
 
+// The threads of the scheduler in tests/schedules know no constant values.
+#![allow(clippy::missing_const_for_thread_local)]
+
 use std::cell::Cell;
 
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -36,6 +39,18 @@ impl Number {
     /// This session is used on this thread.
     pub(crate) fn use_here(self) {
         LAST_USED.with(|last| last.set(Some(self)));
+    }
+
+    /// The request of this session is over.
+    pub(crate) fn leave(self) {
+        if Number::last_used_here() == Some(self) {
+            Number::forget_here();
+        }
+    }
+
+    /// Another request begins on this thread, which has used no session.
+    pub(crate) fn forget_here() {
+        LAST_USED.with(|last| last.set(None));
     }
 
     /// The session that was used last on this thread.

@@ -112,9 +112,9 @@ impl Endings {
     }
 
     /// Whether a call of the manager by the request of the session `by` has ended the session of
-    /// this key.
-    pub(crate) fn was_revoked_by(&self, key: &SessionKey, by: Number) -> bool {
-        self.lock().of(key).any(|ending| ending.revoked_by == Some(by))
+    /// this key since `then`.
+    pub(crate) fn was_revoked_by(&self, key: &SessionKey, by: Number, then: Moment) -> bool {
+        self.lock().of(key).any(|ending| then < ending.at && ending.revoked_by == Some(by))
     }
 
     /// Whether the session of this key, which is not live, was ended since `then`; `None` if that

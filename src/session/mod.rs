@@ -39,6 +39,13 @@ pub use shared::{Crossing, OnLoadFailure};
 pub(crate) use shared::{FormerCookie, Presented, Settings, Shared, Transport, cross};
 pub(crate) use update_queue::UpdateQueues;
 
+/// A request begins on this thread, for which no session is open. Until one is, calls of the
+/// manager on this thread are those of no session.
+#[allow(dead_code)] // only where threads change between requests half-way, and that is a feature
+pub(crate) fn begin_request() {
+    Number::forget_here();
+}
+
 /// The session of one request.
 ///
 /// Nothing happens until it is used. The first read loads it; changes are collected and merged
@@ -78,6 +85,8 @@ struct State {
     renew: bool,
     /// What the handler decided about the browser's keeping of a session that begins.
     persistent: Option<bool>,
+    /// The key under which the session was found: one in its grace may have led to it.
+    found_by: Option<SessionKey>,
     /// Sessions to end, because the handler said so.
     to_end: Vec<SessionKey>,
     /// Sessions to end, because a sign-in left them behind: it stands, whatever comes after it.
@@ -86,6 +95,8 @@ struct State {
     /// One of them was ended.
     ended: bool,
     ignored: bool,
+    /// What is committed is merged into a session that another request has just signed in to.
+    joins: bool,
     /// An id that the client does not have yet.
     issued: Option<SessionId>,
     /// The session was ended, or its id replaced, while this request wanted to change it.
@@ -174,8 +185,12 @@ struct Missing {
 #[derive(Clone, Copy, Debug)]
 struct Replaced {
     key: SessionKey,
+    /// The public name of the session.
+    handle: Handle,
     /// The request was under way by then: the client gets its new id by another answer.
     under_way: bool,
+    /// Whether the browser keeps the session's cookie, if the session was read.
+    persistent: Option<bool>,
 }
 
 impl Missing {
@@ -186,12 +201,8 @@ impl Missing {
 
     /// The first replaced id counts, before it one that was replaced while the request was under
     /// way: an id that was planted hides none that is on its way.
-    fn note(&mut self, replaced: Option<Replaced>) {
-        let is_better = |new: &Replaced| match self.replaced {
-            Some(have) => new.under_way && !have.under_way,
-            None => true,
-        };
-        if let Some(new) = replaced.filter(is_better) {
+    fn note(&mut self, new: Replaced) {
+        if self.replaced.is_none_or(|have| new.under_way && !have.under_way) {
             self.replaced = Some(new);
         }
     }
@@ -356,7 +367,7 @@ impl Session {
         if let Known::Unread = state.known {
             let now = self.shared.now();
             state.used.get_or_insert(now);
-            state.known = match self.load(now, &mut state.in_doubt) {
+            state.known = match self.load(now, &mut state.in_doubt, &mut state.found_by) {
                 Ok(mut known) => {
                     if let Known::Live { record, key } = &mut known
                         && !state.ignored
@@ -379,27 +390,36 @@ impl Session {
     }
 
     /// The first live one of the ids that were presented.
-    fn load(&self, now: Timestamp, in_doubt: &mut bool) -> Result<Known> {
+    fn load(
+        &self,
+        now: Timestamp,
+        in_doubt: &mut bool,
+        found_by: &mut Option<SessionKey>,
+    ) -> Result<Known> {
         let mut missing = Missing::default();
-        for key in self.presented.keys() {
+        for asked in self.presented.keys() {
             // Not before: a request that presents nothing pays for nothing.
             let store = self.shared.store()?;
-            let at_hand = self.crossing.and_then(|_| store.try_load(&key, now));
+            let at_hand = self.crossing.and_then(|_| store.try_load(&asked, now));
             let loaded = match at_hand {
                 Some(loaded) => loaded,
-                None => self.cross(|| store.load(&key, now))?,
+                None => self.cross(|| store.load(&asked, now))?,
             };
             match loaded {
-                Loaded::Live { record, key } => return Ok(Known::Live { record, key }),
+                Loaded::Live { record, key } => {
+                    *found_by = Some(asked);
+                    return Ok(Known::Live { record, key });
+                }
                 Loaded::Replaced { id, record, .. } => {
-                    missing.note(self.replaced(&id, &record.handle)?);
+                    let persistent = Some(record.persistent);
+                    missing.note(Replaced { persistent, ..self.replaced(&id, record.handle) });
                 }
                 Loaded::Absent => {
-                    match self.shared.endings.try_has_ended_since(&key, self.opened) {
+                    match self.shared.endings.try_has_ended_since(&asked, self.opened) {
                         Some(true) => missing.ended = true,
                         ended => {
                             *in_doubt |= ended.is_none();
-                            self.unknown_id(&key);
+                            self.unknown_id(&asked);
                         }
                     }
                 }
@@ -408,21 +428,30 @@ impl Session {
                 }
             }
         }
+        self.judge_late_use(&mut missing)?;
         Ok(Known::None(missing))
     }
 
-    /// What an id that was replaced means to this request. One that comes late is an event, and
-    /// ends the session where the settings say so.
-    fn replaced(&self, id: &ReplacedId, handle: &Handle) -> Result<Option<Replaced>> {
-        let (key, under_way) = (id.key, id.was_under_way(self.opened_at));
-        if !under_way {
-            self.shared.events.raise(&Event::ReplacedIdUsed { handle, address: self.address });
-            if self.shared.settings.end_session_on_replaced_id {
-                self.end_session_of(&key)?;
-                return Ok(None);
-            }
+    fn replaced(&self, id: &ReplacedId, handle: Handle) -> Replaced {
+        // A clock that was set back makes nobody late.
+        let opened = self.opened_at.min(self.shared.now());
+        let under_way = id.was_under_way(opened);
+        Replaced { key: id.key, handle, under_way, persistent: None }
+    }
+
+    /// A replaced id that comes late, and beside no id of a live session, is an event, and ends the
+    /// session where the settings say so.
+    fn judge_late_use(&self, missing: &mut Missing) -> Result<()> {
+        let Some(late) = missing.replaced.filter(|replaced| !replaced.under_way) else {
+            return Ok(());
+        };
+        let event = Event::ReplacedIdUsed { handle: &late.handle, address: self.address };
+        self.shared.events.raise(&event);
+        if self.shared.settings.end_session_on_replaced_id {
+            self.end_session_of(&late.key)?;
+            missing.replaced = None;
         }
-        Ok(Some(Replaced { key, under_way }))
+        Ok(())
     }
 
     fn unknown_id(&self, key: &SessionKey) {
@@ -565,14 +594,16 @@ impl Session {
     fn follow_own_revocation(&self, state: &mut State) {
         self.number.use_here();
         let now = self.shared.endings.now();
-        if std::mem::replace(&mut state.endings_seen, now) == now || state.closed {
+        let seen = std::mem::replace(&mut state.endings_seen, now);
+        if seen == now || state.closed {
             return;
         }
         let current = match &state.known {
             Known::Live { key, .. } => Some(*key),
             Known::Unread | Known::None(_) => None,
         };
-        let is_own = |key: SessionKey| self.shared.endings.was_revoked_by(&key, self.number);
+        let endings = &self.shared.endings;
+        let is_own = |key: SessionKey| endings.was_revoked_by(&key, self.number, seen);
         if current.into_iter().chain(self.presented.keys()).any(is_own) {
             state.start_over();
             state.ended = true;

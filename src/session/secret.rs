@@ -166,7 +166,7 @@ impl Session {
             }
             Ok(Committed::Gone) => Ok(None),
             Ok(Committed::Replaced { id, handle, .. }) => {
-                missing.replaced = self.replaced(&id, &handle)?;
+                missing.replaced = Some(self.replaced(&id, handle));
                 Ok(None)
             }
             Ok(Committed::Undecodable { handle, error }) => {

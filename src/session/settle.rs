@@ -12,7 +12,7 @@ use crate::id::{RealmTag, SessionId, SessionKey};
 use crate::record::{Birth, Record, Touch};
 use crate::session::changes::Changes;
 use crate::session::update_queue::overtaken;
-use crate::session::{Known, Missing, Replaced, Saved, Secret, Session, State, Transport};
+use crate::session::{Known, Missing, Replaced, Saved, Secret, Session, State, Transport, secret};
 use crate::store::{Commit, Committed, Fate, Loaded};
 use crate::sync::instant;
 
@@ -68,6 +68,7 @@ impl Session {
             return Err(Error::new(ErrorKind::Closed, "close a session"));
         }
         let headers = self.end(&mut state, outcome);
+        self.number.leave();
         if headers.is_err() {
             // Who answers the failure must not read what was never stored.
             state.changes = Changes::default();
@@ -245,7 +246,10 @@ impl Session {
         let mut missing = Missing::default();
         for key in self.presented.keys() {
             match self.change(state, &key)? {
-                Found::Live => return Ok(()),
+                Found::Live => {
+                    state.found_by = Some(key);
+                    return Ok(());
+                }
                 Found::Replaced(replaced) => missing.note(replaced),
                 // It was alive when this request came.
                 Found::Gone if self.has_ended_meanwhile(&key)? => missing.ended = true,
@@ -253,6 +257,7 @@ impl Session {
                 Found::Undecodable => {}
             }
         }
+        self.judge_late_use(&mut missing)?;
         state.known = Known::None(missing);
         Ok(())
     }
@@ -310,7 +315,7 @@ impl Session {
                 return Ok(found);
             }
             Committed::Unchanged { record, key } => return Ok(self.changed(state, record, key)),
-            Committed::Replaced { id, handle, .. } => Found::Replaced(self.replaced(&id, &handle)?),
+            Committed::Replaced { id, handle, .. } => Found::Replaced(self.replaced(&id, handle)),
             Committed::Gone => Found::Gone,
             Committed::Undecodable { handle, error } => {
                 self.undecodable(handle.as_ref(), &error);
@@ -323,7 +328,7 @@ impl Session {
             // Two requests that renew at once have nothing to lose: one of them did.
             let mut is_lost = true;
             if let Found::Replaced(replaced) = found {
-                state.known = Known::None(Missing { ended: false, replaced });
+                state.known = Known::None(Missing { ended: false, replaced: Some(replaced) });
                 is_lost = !state.changes.delta().is_empty();
             }
             if is_lost {
@@ -372,6 +377,9 @@ impl Session {
         let settings = &self.shared.settings;
         let persistent = state.persistent.unwrap_or(match &state.known {
             Known::Live { record, .. } => record.persistent,
+            Known::None(Missing {
+                replaced: Some(Replaced { persistent: Some(had), .. }), ..
+            }) => *had,
             Known::Unread | Known::None(_) => settings.persistent,
         });
         let lifetime = match settings.browser_session {
@@ -423,11 +431,15 @@ impl Session {
         }
         for _ in 0..TRIES {
             let now = self.shared.now();
-            let with_secret;
+            let other;
             let delta = match &new_secret {
                 Some(secret) => {
-                    with_secret = state.with_new_secret(secret)?;
-                    &with_secret
+                    other = state.with_new_secret(secret)?;
+                    &other
+                }
+                None if state.joins => {
+                    other = state.changes.delta().without_clear(secret::NAME);
+                    &other
                 }
                 None => state.changes.delta(),
             };
@@ -476,7 +488,7 @@ impl Session {
 /// What a key presented led to.
 enum Found {
     Live,
-    Replaced(Option<Replaced>),
+    Replaced(Replaced),
     Gone,
     Undecodable,
 }

@@ -199,6 +199,10 @@ impl Presented {
                 unsealed.push(value);
             }
             let read = cookie.read(value);
+            // What is sealed for one of its realms does not open for the other.
+            if former && read.is_none() {
+                continue;
+            }
             self.add(value, read.map(|(id, outdated)| PresentedId { id, realm, outdated, former }));
             if self.too_many {
                 break;
@@ -272,7 +276,16 @@ impl Settings {
 
     /// The response header fields that remove the cookies of former names.
     pub(crate) fn remove_former(&self) -> impl Iterator<Item = IdField> {
-        self.former.iter().map(|former| set_cookie(former.cookie.remove()))
+        self.former_cookies().map(|cookie| set_cookie(cookie.remove()))
+    }
+
+    /// One cookie of each former name, whatever the realms it is looked up in.
+    pub(crate) fn former_cookies(&self) -> impl Iterator<Item = &CookieConfig> {
+        let mut last = None;
+        self.former.iter().map(|former| &former.cookie).filter(move |cookie| {
+            let name = Some(cookie.name_text());
+            std::mem::replace(&mut last, name) != name
+        })
     }
 }
 

@@ -7,7 +7,7 @@ use crate::record::Birth;
 use crate::session::changes::Changes;
 use crate::session::settle::TRIES;
 use crate::session::update_queue::overtaken;
-use crate::session::{Authentication, Known, Missing, Session, SignIn, State, secret};
+use crate::session::{Authentication, Known, Missing, Session, SignIn, State};
 use crate::store::{Committed, Fate, Loaded, ReplacedBy};
 
 const SIGN_IN: &str = "sign a user in";
@@ -23,7 +23,9 @@ impl Session {
     /// Two requests that sign one user in through the same id, as a double click does, end in one
     /// session: the second joins the first, with the same new id, if it was opened at most ten
     /// seconds after that; a later one moves the session to another id. Requests that present no
-    /// common id each begin a session.
+    /// common id each begin a session. So answer soon after it: what another request of the client
+    /// does with the id from before, more than ten seconds later, counts as done by a client that
+    /// has lost the answer.
     ///
     /// The cookie of the session is kept by the browser as [`set_persistent`](Self::set_persistent)
     /// said before in this request; else as that of the session so far.
@@ -73,7 +75,11 @@ impl Session {
     fn sign_in_as(&self, state: &mut State, user: &UserKey, birth: &Birth) -> Result<SignIn> {
         // Without a session any key will do under which there is none.
         let from = match &state.known {
-            Known::Live { key, .. } => *key,
+            // Through an id in its grace the current one is not known, and nobody could join.
+            Known::Live { key, .. } => match (self.own_id(state, key), state.found_by) {
+                (None, Some(found_by)) => found_by,
+                _ => *key,
+            },
             Known::None(Missing { replaced: Some(replaced), .. }) => replaced.key,
             Known::Unread | Known::None(_) => SessionId::generate()?.key(self.realm()),
         };
@@ -135,8 +141,10 @@ impl Session {
     /// what was there before the sign-in, and the form secret. False if that session has moved or
     /// ended since.
     fn join(&self, state: &mut State, key: &SessionKey) -> Result<bool> {
-        state.changes.drop_clear(secret::NAME);
-        match self.commit_to(state, key, Fate::Merge)? {
+        state.joins = true;
+        let answer = self.commit_to(state, key, Fate::Merge);
+        state.joins = false;
+        match answer? {
             Committed::Done { record, key, .. } | Committed::Unchanged { record, key } => {
                 state.known = Known::Live { record, key };
                 Ok(true)

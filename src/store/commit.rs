@@ -132,25 +132,22 @@ impl Admit {
 pub enum Decision {
     /// Store a new session under `key`, a [`Conflict`](ErrorKind::Conflict) if any session has or
     /// had that key; before that, obey the commit's limit per user. If it replaces the session
-    /// that was found, remove that one, and let the new one remember its key.
+    /// that was found, remove that one with all its keys, and let the new one remember the key that
+    /// was presented for it, the commit's.
     Insert {
         /// The key of the new session.
         key: SessionKey,
         /// The new session.
         record: Record,
-        /// The key that it takes the place of.
+        /// The commit's key, if the new session takes the place of the one that it led to.
         replaces: Option<ReplacedId>,
     },
     /// Store `record` in place of the one that was found.
     Update {
         /// The session as it shall be.
         record: Record,
-        /// If it moves: the key that it leaves, and its successor, to which it moves, a
-        /// [`Conflict`](ErrorKind::Conflict) if any session has or had that key. Remember the key
-        /// beside those remembered before, at most [`ReplacedId::MAX`] of them; if
-        /// [it ends graces](ReplacedId::ends_graces), those end. On a sign-in obey the commit's
-        /// limit per user first.
-        rekey: Option<ReplacedId>,
+        /// Where it moves, if it moves; on a sign-in obey the commit's limit per user first.
+        rekey: Option<Rekey>,
     },
     /// Store only the record's `seen` and deadline, then answer [`Committed::Unchanged`].
     Touch {
@@ -161,6 +158,18 @@ pub enum Decision {
     Remove,
     /// Nothing; this is the answer.
     Answer(Committed),
+}
+
+/// A move of a session to the [successor](ReplacedId::successor) of its key, a
+/// [`Conflict`](ErrorKind::Conflict) if any session has or had that key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rekey {
+    /// The key that it leaves. Remember it beside those remembered before, at most
+    /// [`ReplacedId::MAX`] of them; if [it ends graces](ReplacedId::ends_graces), those end.
+    pub left: ReplacedId,
+    /// The key that was presented for a sign-in, where the session had left it before. Remember
+    /// this in place of what is remembered of it, so that another sign-in through it can join.
+    pub presented: Option<ReplacedId>,
 }
 
 /// An id that a session had, and by what it was replaced. It is remembered for a while, because
@@ -397,14 +406,17 @@ impl<'a> Commit<'a> {
                 return self.begin(*to, birth, Some(user), None);
             }
         };
-        let by = ReplacedBy::SignIn { salt: join_salt.filter(|_| key == *self.key) };
-        let leave = |had_user| ReplacedId { key, successor: *to, at: self.now, by, had_user };
+        let leave = |key, salt, had_user| {
+            let by = ReplacedBy::SignIn { salt };
+            ReplacedId { key, successor: *to, at: self.now, by, had_user }
+        };
         let owner = record.user.as_ref();
         if owner.is_some_and(|owner| owner != user) {
             // Nothing of one user's session may reach the next user's. A session that was bound
             // to another user only when the key was replaced is that other client's.
             let ends = replaced.is_none_or(|id| id.had_user);
-            return self.begin(*to, birth, Some(user), ends.then(|| leave(true)));
+            let presented = leave(*self.key, join_salt, true);
+            return self.begin(*to, birth, Some(user), ends.then_some(presented));
         }
         if let Some(id) = replaced
             && owner.is_some()
@@ -418,7 +430,12 @@ impl<'a> Commit<'a> {
         if self.is_stale(&record) {
             return Ok(Decision::Answer(Committed::Stale { record, key }));
         }
-        let rekey = leave(record.user.is_some());
+        // The salt belongs to the id that was presented.
+        let (had_user, is_current) = (record.user.is_some(), key == *self.key);
+        let rekey = Rekey {
+            left: leave(key, join_salt.filter(|_| is_current), had_user),
+            presented: (!is_current).then(|| leave(*self.key, join_salt, had_user)),
+        };
         let bytes = record.data.json_len();
         self.delta.apply(&mut record);
         self.stamp(&mut record, user, birth);
@@ -459,12 +476,15 @@ impl<'a> Commit<'a> {
         let rekey = match self.fate {
             // Not through a key in its grace: another request has renewed already, and a second
             // move would leave its new id behind.
-            Fate::Renew { to, grace_until, .. } if key == *self.key => Some(ReplacedId {
-                key,
-                successor: *to,
-                at: self.now,
-                by: ReplacedBy::Renewal { grace_until },
-                had_user: record.user.is_some(),
+            Fate::Renew { to, grace_until, .. } if key == *self.key => Some(Rekey {
+                left: ReplacedId {
+                    key,
+                    successor: *to,
+                    at: self.now,
+                    by: ReplacedBy::Renewal { grace_until },
+                    had_user: record.user.is_some(),
+                },
+                presented: None,
             }),
             _ => None,
         };

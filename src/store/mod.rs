@@ -24,7 +24,7 @@ use crate::id::{ExternalKey, Handle, Realm, SessionKey, UserKey};
 use crate::record::{Cursor, Record, Stats, Summary, Touch};
 
 pub use commit::{
-    Admit, AtLimit, Commit, Decision, Fate, ReplacedBy, ReplacedId, ReplacedIdStatus,
+    Admit, AtLimit, Commit, Decision, Fate, Rekey, ReplacedBy, ReplacedId, ReplacedIdStatus,
 };
 
 /// Where sessions are kept. Every call blocks until it is done.

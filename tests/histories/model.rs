@@ -103,6 +103,11 @@ enum By {
     Renewal,
     /// Others can join it who come with the same key.
     SignIn,
+    /// The same, remembered in place of what was remembered of the key before; and whether another
+    /// session began by it.
+    SignInAnew {
+        begins: bool,
+    },
     /// Nobody presented the key that it replaced.
     SignInThroughAnotherKey,
 }
@@ -212,6 +217,7 @@ impl Store {
         if left.by != By::Renewal {
             row.replaced.iter_mut().for_each(|replaced| replaced.grace_until = None);
         }
+        row.replaced.retain(|replaced| replaced.key != left.key);
         row.replaced.push(left);
         let excess = row.replaced.len().saturating_sub(MOST_REPLACED);
         row.replaced.drain(..excess);
@@ -259,7 +265,15 @@ impl Sessions {
     fn outcomes(self, store: &Store, operation: &Operation) -> Outcomes {
         let now = operation.now;
         let each = |store: &Store, key: Number, then: &dyn Fn(Store, Found) -> Outcomes| {
-            then(store.clone(), store.find(key, now))
+            let found = store.find(key, now);
+            let mut outcomes = then(store.clone(), found);
+            // Until the key is remembered anew it leads to a session that is not there any more.
+            if let Found::Replaced(_, Replaced { by: By::SignInAnew { begins: true }, .. }) = found
+                && self.moves_in_steps
+            {
+                outcomes.extend(then(store.clone(), Found::Absent));
+            }
+            outcomes
         };
         match &operation.call {
             Call::Load { key } => each(store, *key, &|store, found| {
@@ -405,29 +419,48 @@ impl Sessions {
         (store, Answer::Done { session, key: left.to, ended: vec![left.key] })
     }
 
-    fn sign_in(self, mut store: Store, found: Found, operation: &Operation) -> Outcomes {
-        let Call::SignIn { key: asked, to, user, begins, changes, limit } = &operation.call else {
-            return Vec::new();
-        };
-        let now = operation.now;
+    fn sign_in(self, store: Store, found: Found, operation: &Operation) -> Outcomes {
+        let Call::SignIn { user, begins, .. } = &operation.call else { return Vec::new() };
         let (from, replaced) = match found {
             Found::Live(at) => (Some(store.rows[at].clone()), None),
             Found::Replaced(at, replaced) => (Some(store.rows[at].clone()), Some(replaced)),
             _ => (None, None),
         };
-        let is_others = |row: &Row| row.session.user.is_some() && row.session.user != Some(*user);
+        // That a key is remembered anew is a step of its own there, which can fail: then it is
+        // remembered as before.
+        let may_be_as_before = self.moves_in_steps
+            && replaced.is_some_and(|it| matches!(it.by, By::SignInAnew { .. }));
+        let mut outcomes = Vec::new();
         if let (Some(row), Some(replaced)) = (&from, replaced)
             && row.session.user == Some(*user)
-            && replaced.by == By::SignIn
+            && matches!(replaced.by, By::SignIn | By::SignInAnew { .. })
             && replaced.to == row.key
-            && now <= replaced.at + UNDER_WAY
+            && operation.now <= replaced.at + UNDER_WAY
+            && proves_as_much(begins, &row.session)
         {
             let key = row.key;
-            return vec![(store, Answer::Replaced { key })];
+            outcomes.push((store.clone(), Answer::Replaced { key }));
+            if !may_be_as_before {
+                return outcomes;
+            }
         }
         // What was bound to another user only when the key was replaced is another client's.
-        let from =
-            from.filter(|row| !is_others(row) || replaced.is_none_or(|replaced| replaced.had_user));
+        let is_others = |row: &Row| row.session.user.is_some() && row.session.user != Some(*user);
+        let is_found = |had_user: bool| from.clone().filter(|row| !is_others(row) || had_user);
+        let had_user = replaced.is_none_or(|replaced| replaced.had_user);
+        outcomes.extend(self.sign_in_from(store.clone(), is_found(had_user), operation));
+        if may_be_as_before {
+            outcomes.extend(self.sign_in_from(store, is_found(!had_user), operation));
+        }
+        outcomes
+    }
+
+    fn sign_in_from(self, mut store: Store, from: Option<Row>, operation: &Operation) -> Outcomes {
+        let Call::SignIn { key: asked, to, user, begins, changes, limit } = &operation.call else {
+            return Vec::new();
+        };
+        let now = operation.now;
+        let is_others = |row: &Row| row.session.user.is_some() && row.session.user != Some(*user);
         let mut ended = Vec::new();
         if let Some((limit, at_limit)) = limit {
             let others = store.rows.iter().filter(|row| {
@@ -459,19 +492,25 @@ impl Sessions {
             return vec![(store, Answer::Done { session, key, ended: sorted(ended) })];
         };
         ended.push(from.key);
-        let by = match from.key == *asked {
-            true => By::SignIn,
-            false => By::SignInThroughAnotherKey,
-        };
         let had_user = from.session.user.is_some();
-        let left = Replaced { key: from.key, to: key, at: now, grace_until: None, by, had_user };
+        let leave =
+            |left, by| Replaced { key: left, to: key, at: now, grace_until: None, by, had_user };
+        let (left, anew) = match from.key == *asked {
+            true => (leave(from.key, By::SignIn), None),
+            false => {
+                let left = leave(from.key, By::SignInThroughAnotherKey);
+                let anew = By::SignInAnew { begins: is_others(&from) };
+                (left, Some(leave(*asked, anew)))
+            }
+        };
         let at = store.rows.iter().position(|row| row.key == from.key).expect("it is there");
         if is_others(&from) {
             store.rows.remove(at);
             let mut session = Session::born(begins, now);
             session.apply(changes);
             session.sign_in(*user, begins, now);
-            store.rows.push(Row { key, replaced: vec![left], session: session.clone() });
+            let replaced = vec![anew.unwrap_or(left)];
+            store.rows.push(Row { key, replaced, session: session.clone() });
             return vec![(store, Answer::Done { session, key, ended: sorted(ended) })];
         }
         let session = &mut store.rows[at].session;
@@ -482,8 +521,19 @@ impl Sessions {
         session.revision += 1;
         let session = session.clone();
         store.move_to(at, left);
+        if let Some(anew) = anew {
+            store.move_to(at, anew);
+        }
         vec![(store, Answer::Done { session, key, ended: sorted(ended) })]
     }
+}
+
+/// A sign-in joins one that said the same of its user.
+fn proves_as_much(begins: &Begins, session: &Session) -> bool {
+    begins.level == session.level
+        && (begins.external.is_none() || begins.external == session.external)
+        && begins.idle == session.idle
+        && begins.absolute.unwrap_or(Moment::MAX) >= session.absolute.unwrap_or(Moment::MAX)
 }
 
 struct Merged<'c> {

@@ -221,14 +221,18 @@ fn a_page_whose_session_is_ended_meanwhile_brings_nothing_back() {
                 }
                 end(&app, &mut browser);
                 let (rows, told) = (app.rows(), app.count(EventKind::Discarded));
+                // A page of an id that was replaced has nothing to lose, unless it has changes.
+                let is_told = index != 2 || changes;
+                let told = told + u64::from(is_told);
                 let token = session.csrf_token().unwrap();
-                assert_eq!(app.count(EventKind::Discarded), told + 1);
+                assert_eq!(app.count(EventKind::Discarded), told);
                 assert_eq!(session.get::<u32>("n").unwrap(), None);
                 session.csrf_token().unwrap();
-                assert_eq!(session.commit().unwrap(), Saved::Discarded);
+                let saved = if is_told { Saved::Discarded } else { Saved::Kept };
+                assert_eq!(session.commit().unwrap(), saved);
                 let headers = complete(&app.sessions, &session);
-                assert_eq!((set_cookie(&headers), headers.discarded), (None, true));
-                assert_eq!((app.rows(), app.count(EventKind::Discarded)), (rows, told + 1));
+                assert_eq!((set_cookie(&headers), headers.discarded), (None, is_told));
+                assert_eq!((app.rows(), app.count(EventKind::Discarded)), (rows, told));
                 assert!(!holds(&app, &browser, &token), "{index} {changes}");
             }
         }

@@ -26,7 +26,7 @@ use crate::store::memcached::client::{Replacement, Space, Stamp, Written};
 use crate::store::memcached::find::{Found, Place};
 use crate::store::memcached::value::{State, Way};
 use crate::store::memcached::{Inner, life_of};
-use crate::store::{Commit, Committed, Decision, Fate, Loaded};
+use crate::store::{Commit, Committed, Decision, Fate, Loaded, ReplacedId};
 
 /// The longest pause of somebody who was overtaken.
 const LONGEST_PAUSE: Duration = Duration::from_millis(4);
@@ -95,13 +95,15 @@ impl Inner {
                 self.begin(key, &record, reserved.take(), now, doing)?;
                 Committed::Done { record, key, ended: Vec::new() }
             }
-            (Decision::Insert { record, replaces: Some(left), .. }, Some(place)) => {
-                let way = Way::of(&left, true);
-                return self.relocate(place, &way, record, reserved, commit);
+            (Decision::Insert { record, replaces: Some(presented), .. }, Some(place)) => {
+                let way = Way::to_new(&presented, place.key);
+                let anew = (presented.key != place.key).then_some((presented, true));
+                return self.relocate(place, &way, record, reserved, anew, commit);
             }
             (Decision::Update { record, rekey: Some(rekey) }, Some(place)) => {
-                let way = Way::of(&rekey, false);
-                return self.relocate(place, &way, record, reserved, commit);
+                let way = Way::of(&rekey.left);
+                let anew = rekey.presented.map(|presented| (presented, false));
+                return self.relocate(place, &way, record, reserved, anew, commit);
             }
             (Decision::Update { record, rekey: None }, Some(place)) => {
                 match self.settle(place.key, place.stamp, record.clone(), now, doing)? {
@@ -175,13 +177,15 @@ impl Inner {
         Err(Error::new(ErrorKind::Conflict, doing))
     }
 
-    /// Moves the session at `old` to another key, as `record`.
+    /// Moves the session at `old` to another key, as `record`, and remembers `anew` the key that was
+    /// presented for it, and whether it leads to a session that begins.
     fn relocate(
         &self,
         old: Place,
         way: &Way,
         record: Record,
         reserved: &mut Option<Reserved>,
+        anew: Option<(ReplacedId, bool)>,
         commit: &Commit<'_>,
     ) -> Result<Attempt> {
         let (now, doing) = (commit.now, doing(commit));
@@ -214,6 +218,10 @@ impl Inner {
                 return Ok(Attempt::Answer(Committed::Gone));
             }
             Ok(Written::Missing) => {}
+        }
+        if let Some((presented, begins_session)) = anew {
+            let way = Way { begins_session, ..Way::of(&presented) };
+            self.remember_anew(&presented.key, way, now);
         }
         let ended = vec![old.key];
         Ok(Attempt::Answer(Committed::Done { record, key: way.to, ended }))

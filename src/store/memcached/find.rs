@@ -54,7 +54,7 @@ impl Inner {
                 Err(error) => return Ok(undecodable(place, error)),
                 Ok(Some(State::Live(record))) => return Ok(live(place, record, replaced, now)),
                 Ok(Some(State::Left(way))) => {
-                    if way.begins_session && replaced.is_some() {
+                    if way.leads_nowhere || way.begins_session && replaced.is_some() {
                         return Ok(Found::nothing(Loaded::Absent));
                     }
                     let id = way.replaced_id(at);
@@ -130,6 +130,18 @@ impl Inner {
         let new = Replacement { key: old.key, stamp: old.stamp, value, life };
         // Somebody who was faster has done the same.
         self.client.replace(Space::Sessions, &new, doing).map(drop)
+    }
+
+    /// Remembers a key that was left before in place of what its item says. That the session has
+    /// moved is done by then: where this fails, the key leads there by the way that it led before.
+    pub(super) fn remember_anew(&self, key: &SessionKey, way: Way, now: Timestamp) {
+        const DOING: &str = "remember a replaced key";
+        if let Ok(Some(item)) = self.client.get(Space::Sessions, key, DOING)
+            && let Ok(Some(State::Left(_))) = self.read(&item)
+        {
+            let place = Place { key: *key, stamp: item.stamp };
+            let _ = self.leave(place, &way, now, DOING);
+        }
     }
 
     /// Whether a session is on its way from `from` to `to`. If so, it has arrived when this

@@ -39,13 +39,21 @@ pub(super) struct Way {
     /// Another session began in place of the one that was here, as at the sign-in of another user.
     /// Keys that this one had before do not lead there.
     pub(super) begins_session: bool,
+    /// Nor does this one: it was not the key that was presented.
+    pub(super) leads_nowhere: bool,
 }
 
 impl Way {
-    /// The way from the key `left` of a session, or of one that begins in its place.
-    pub(super) fn of(left: &ReplacedId, begins_session: bool) -> Self {
+    /// The way of a session from the key `left`.
+    pub(super) fn of(left: &ReplacedId) -> Self {
         let ReplacedId { successor: to, at, by, had_user, .. } = *left;
-        Way { to, at, by, had_user, begins_session }
+        Way { to, at, by, had_user, begins_session: false, leads_nowhere: false }
+    }
+
+    /// The way to a session that begins in place of the one at `key`, by the key `presented`.
+    pub(super) fn to_new(presented: &ReplacedId, key: SessionKey) -> Self {
+        let leads_nowhere = presented.key != key;
+        Way { begins_session: true, leads_nowhere, ..Way::of(presented) }
     }
 
     /// What is remembered of the key under which this is stored.
@@ -123,7 +131,8 @@ impl Way {
         let grace = grace.map_or(i64::MIN, Timestamp::as_millis).to_be_bytes();
         let at = self.at.as_millis().to_be_bytes();
         let all = self.to.as_bytes().iter().chain(&at).copied();
-        let flags = u8::from(self.had_user) | u8::from(self.begins_session) << 1;
+        let flags = [self.had_user, self.begins_session, self.leads_nowhere];
+        let flags = flags.iter().rev().fold(0, |bits, flag| bits << 1 | u8::from(*flag));
         let all = all.chain([by, flags]).chain(grace);
         let all = all.chain(salt.map_or([0; 32], |salt| *salt.as_bytes()));
         let mut bytes = [0; WAY_BYTES];
@@ -134,7 +143,7 @@ impl Way {
     fn decode(bytes: &[u8]) -> Option<(Self, &[u8])> {
         let (to, rest) = bytes.split_first_chunk::<32>()?;
         let (at, rest) = rest.split_first_chunk::<8>()?;
-        let ([by, flags @ 0..=3], rest) = rest.split_first_chunk::<2>()? else { return None };
+        let ([by, flags @ 0..=7], rest) = rest.split_first_chunk::<2>()? else { return None };
         let (grace, rest) = rest.split_first_chunk::<8>()?;
         let (salt, rest) = rest.split_first_chunk::<32>()?;
         let grace = i64::from_be_bytes(*grace);
@@ -152,6 +161,7 @@ impl Way {
             by,
             had_user: flags & 1 != 0,
             begins_session: flags & 2 != 0,
+            leads_nowhere: flags & 4 != 0,
         };
         Some((way, rest))
     }
@@ -210,9 +220,16 @@ mod tests {
 
     fn states() -> Vec<State> {
         let by = ReplacedBy::Renewal { grace_until: None };
-        let way = Way { to: KEY, at: NOW, by, had_user: true, begins_session: false };
+        let way = Way {
+            to: KEY,
+            at: NOW,
+            by,
+            had_user: true,
+            begins_session: false,
+            leads_nowhere: false,
+        };
         let by = ReplacedBy::Renewal { grace_until: Some(NOW + ReplacedId::REMEMBERED) };
-        let graced = Way { by, had_user: false, begins_session: true, ..way };
+        let graced = Way { by, had_user: false, begins_session: true, leads_nowhere: true, ..way };
         let sign_in = |salt| Way { by: ReplacedBy::SignIn { salt }, ..way };
         vec![
             State::Live(a_record()),

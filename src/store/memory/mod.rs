@@ -15,8 +15,8 @@ use crate::id::{Handle, Realm, SessionKey, UserKey};
 use crate::record::{Cursor, Record, Stats, Summary, Touch};
 use crate::store::by_key::ByKey;
 use crate::store::{
-    Commit, Committed, Decision, Loaded, Page, Registry, ReplacedId, ReplacedIdStatus, Store,
-    Swept, Traits, Upkeep, Which,
+    Commit, Committed, Decision, Loaded, Page, Registry, Rekey, ReplacedId, ReplacedIdStatus,
+    Store, Swept, Traits, Upkeep, Which,
 };
 use crate::sync::{instant, thread};
 
@@ -237,7 +237,7 @@ impl Sessions {
 
         let moved_to = match &decision {
             Decision::Insert { key, .. } => Some(*key),
-            Decision::Update { rekey: Some(rekey), .. } => Some(rekey.successor),
+            Decision::Update { rekey: Some(rekey), .. } => Some(rekey.left.successor),
             _ => None,
         };
         if moved_to.is_some_and(|to| self.is_taken(&to)) {
@@ -284,10 +284,13 @@ impl Sessions {
                 let Some(old) = self.take(&key) else { return Ok(Committed::Gone) };
                 let mut replaced = old.replaced;
                 let to = match rekey {
-                    Some(id) => {
+                    Some(Rekey { left, presented }) => {
                         ended.push(key);
-                        remember(&mut replaced, id, commit.now);
-                        id.successor
+                        remember(&mut replaced, left, commit.now);
+                        if let Some(presented) = presented {
+                            remember(&mut replaced, presented, commit.now);
+                        }
+                        left.successor
                     }
                     None => key,
                 };
@@ -320,7 +323,7 @@ fn remember(replaced: &mut Vec<ReplacedId>, id: ReplacedId, now: Timestamp) {
     if id.ends_graces() {
         replaced.iter_mut().for_each(|id| *id = id.without_grace());
     }
-    replaced.retain(|id| id.status(now) != ReplacedIdStatus::Forgotten);
+    replaced.retain(|old| old.key != id.key && old.status(now) != ReplacedIdStatus::Forgotten);
     replaced.push(id);
     let excess = replaced.len().saturating_sub(ReplacedId::MAX);
     replaced.drain(..excess);

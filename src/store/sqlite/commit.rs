@@ -153,12 +153,13 @@ fn carry_out(
             transaction.put(to, id, &record);
             if let Some(left) = &replaces {
                 let session = (id, &record.handle);
-                rows::remember(connection, sql, session, left, transaction).map_err(failed())?;
+                rows::remember_anew(connection, sql, session, left, transaction)
+                    .map_err(failed())?;
             }
             Ok(Committed::Done { record, key: to, ended })
         }
         (Decision::Update { record, rekey: Some(rekey) }, Some(place)) => {
-            let to = rekey.successor;
+            let to = rekey.left.successor;
             let room = make_room(commit, connection, sql, &to, Some(place), transaction)?;
             let Some(mut ended) = room else { return Ok(Committed::Full) };
             rows::rekey(connection, sql, place, &rekey, transaction).map_err(failed())?;

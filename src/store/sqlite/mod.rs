@@ -286,6 +286,12 @@ fn delete_all_of(
     realm: &Realm,
     now: Timestamp,
 ) -> rusqlite::Result<u64> {
+    // Without a condition SQLite drops whole pages, a thousand times as fast.
+    let others: bool =
+        connection.query_row(&sql.has_other_realms, [realm.as_str()], |row| row.get(0))?;
+    if !others {
+        return delete_all(connection, sql, now);
+    }
     let (realm, now) = (realm.as_str(), now.as_millis());
     let live: i64 =
         connection.query_row(&sql.count_live_of, params![now, realm], |row| row.get(0))?;

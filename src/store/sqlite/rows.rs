@@ -13,7 +13,7 @@ use crate::record::{self, Client, Cursor, FORMAT, Record, Summary, Touch};
 use crate::store::sqlite::failure::while_doing;
 use crate::store::sqlite::hot::{Hot, Transaction};
 use crate::store::sqlite::sql::Sql;
-use crate::store::{Loaded, ReplacedBy, ReplacedId, ReplacedIdStatus};
+use crate::store::{Loaded, Rekey, ReplacedBy, ReplacedId, ReplacedIdStatus};
 
 /// Where a session stands.
 #[derive(Clone, Copy, Debug)]
@@ -264,12 +264,12 @@ pub(super) fn insert(
     Ok(())
 }
 
-/// Moves a row to a new key, and remembers the one it leaves.
+/// Moves a row to a new key, and remembers the one it leaves, and the one that was presented.
 pub(super) fn rekey(
     connection: &Connection,
     sql: &Sql,
     place: Place,
-    left: &ReplacedId,
+    Rekey { left, presented }: &Rekey,
     transaction: &mut Transaction<'_>,
 ) -> rusqlite::Result<()> {
     let mut statement = connection.prepare_cached(&sql.rekey)?;
@@ -278,12 +278,30 @@ pub(super) fn rekey(
         let mut statement = connection.prepare_cached(&sql.end_graces)?;
         transaction.changed_replaced(statement.execute([place.id])?);
     }
-    remember(connection, sql, (place.id, &place.handle), left, transaction)
+    let session = (place.id, &place.handle);
+    remember(connection, sql, session, left, transaction)?;
+    match presented {
+        Some(presented) => remember_anew(connection, sql, session, presented, transaction),
+        None => Ok(()),
+    }
+}
+
+/// Remembers a replaced key of the session in a row, in place of what is remembered of it.
+pub(super) fn remember_anew(
+    connection: &Connection,
+    sql: &Sql,
+    session: (i64, &Handle),
+    id: &ReplacedId,
+    transaction: &mut Transaction<'_>,
+) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare_cached(&sql.forget_replaced_key)?;
+    transaction.changed_replaced(statement.execute([id.key.as_bytes()])?);
+    remember(connection, sql, session, id, transaction)
 }
 
 /// Remembers a replaced key of the session in a row. The oldest of that session are forgotten, and
 /// some of any session whose time has come: as many rows go as come, in the end.
-pub(super) fn remember(
+fn remember(
     connection: &Connection,
     sql: &Sql,
     (session, handle): (i64, &Handle),

@@ -60,6 +60,7 @@ pub(super) struct Sql {
     pub(super) end_graces: String,
     pub(super) forget_replaced_of: String,
     pub(super) forget_replaced: String,
+    pub(super) forget_replaced_key: String,
     pub(super) remember_replaced: String,
     pub(super) update_all: String,
     pub(super) update_data: String,
@@ -93,6 +94,7 @@ pub(super) struct Sql {
     pub(super) delete_all: String,
     pub(super) delete_all_of: String,
     pub(super) count_live_of: String,
+    pub(super) has_other_realms: String,
     pub(super) delete_all_replaced: String,
     pub(super) epoch: String,
     pub(super) raise_epoch: String,
@@ -146,6 +148,7 @@ impl Sql {
                 "DELETE FROM {replaced} WHERE id IN \
                  (SELECT id FROM {replaced} WHERE forget_at <= ?1 LIMIT ?2)"
             ),
+            forget_replaced_key: format!("DELETE FROM {replaced} WHERE key = ?1"),
             remember_replaced: format!(
                 "INSERT INTO {replaced} (key, session, handle, {REPLACED}, forget_at) \
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"
@@ -227,7 +230,9 @@ impl Sql {
             ),
             delete_all: format!("DELETE FROM {t}"),
             delete_all_of: format!("DELETE FROM {t} WHERE realm = ?1"),
-            count_live_of: format!("SELECT count(*) FROM {t} WHERE deadline > ?1 AND realm = ?2"),
+            // The plus keeps SQLite to the table: by the index it would look at every row by itself.
+            count_live_of: format!("SELECT count(*) FROM {t} WHERE +deadline > ?1 AND realm = ?2"),
+            has_other_realms: format!("SELECT EXISTS (SELECT 1 FROM {t} WHERE realm <> ?1)"),
             delete_all_replaced: format!("DELETE FROM {replaced}"),
             epoch: format!("SELECT CAST(value AS INTEGER) FROM {meta} WHERE name = 'epoch'"),
             raise_epoch: format!(

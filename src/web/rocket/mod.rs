@@ -63,11 +63,11 @@ use std::sync::{Mutex, PoisonError};
 
 use rocket::fairing::{self, Fairing, Info, Kind};
 use rocket::tokio::runtime::{Handle, RuntimeFlavor};
-use rocket::{Build, Request, Response, Rocket};
+use rocket::{Build, Data, Request, Response, Rocket};
 
 use crate::http::{Outcome, ResponseHeaders};
 use crate::manager::SessionManager;
-use crate::session::Session;
+use crate::session::{self, Session};
 use crate::web::rocket::guards::Opened;
 
 pub use answers::Failure;
@@ -155,11 +155,15 @@ fn apart(call: &mut dyn FnMut()) {
 #[rocket::async_trait]
 impl<M: Send + Sync + 'static> Fairing for Sessions<M> {
     fn info(&self) -> Info {
-        Info { name: "cloakroom sessions", kind: Kind::Ignite | Kind::Response }
+        Info { name: "cloakroom sessions", kind: Kind::Ignite | Kind::Request | Kind::Response }
     }
 
     async fn on_ignite(&self, rocket: Rocket<Build>) -> fairing::Result {
         ignite::<M>(rocket, &self.sessions, self.inline)
+    }
+
+    async fn on_request(&self, _: &mut Request<'_>, _: &mut Data<'_>) {
+        session::begin_request();
     }
 
     async fn on_response<'r>(&self, request: &'r Request<'_>, response: &mut Response<'r>) {
@@ -170,11 +174,15 @@ impl<M: Send + Sync + 'static> Fairing for Sessions<M> {
 #[rocket::async_trait]
 impl Fairing for SessionManager {
     fn info(&self) -> Info {
-        Info { name: "cloakroom sessions", kind: Kind::Ignite | Kind::Response }
+        Info { name: "cloakroom sessions", kind: Kind::Ignite | Kind::Request | Kind::Response }
     }
 
     async fn on_ignite(&self, rocket: Rocket<Build>) -> fairing::Result {
         ignite::<()>(rocket, self, false)
+    }
+
+    async fn on_request(&self, _: &mut Request<'_>, _: &mut Data<'_>) {
+        session::begin_request();
     }
 
     async fn on_response<'r>(&self, request: &'r Request<'_>, response: &mut Response<'r>) {
