@@ -33,7 +33,7 @@ fn statistics_count_sessions_and_measure_the_file() {
     assert_eq!(lines.next(), Some("expired   1, to be swept"));
     assert_eq!(lines.next(), Some("begun     from YYYY-MM-DD hh:mm:ss to YYYY-MM-DD hh:mm:ss"));
     assert_eq!(lines.next(), Some("data      29 B a session, 29 B at most, by a sample of 3"));
-    assert!(lines.next().unwrap().starts_with("size      48.00 KiB, 0 B of it free; log "));
+    assert!(lines.next().unwrap().starts_with("size      68.00 KiB, 0 B of it free; log "));
     assert_eq!(lines.next(), Some("journal   wal"));
     assert_eq!(lines.next(), Some("by day    YYYY-MM-DD          0"));
     assert_eq!(lines.count(), 7);
