@@ -97,7 +97,7 @@ pub(super) fn count_live(
 ) -> Result<Option<u64>, Failure> {
     let Some(registry) = store.registry() else { return Ok(None) };
     let live = match realm {
-        Some(realm) => store.count_live_of(realm, context.now),
+        Some(realm) => store.count_in_realm(realm, context.now),
         None => registry.stats(context.now).map(|stats| stats.live),
     };
     match live {
