@@ -21,6 +21,8 @@ mod given;
 mod live;
 #[path = "cli/reading.rs"]
 mod reading;
+#[path = "cli/realms.rs"]
+mod realms;
 #[path = "cli/room.rs"]
 mod room;
 #[path = "cli/tables.rs"]

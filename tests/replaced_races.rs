@@ -15,8 +15,11 @@ fn rounds() -> u64 {
     dice::number("CLOAKROOM_ROUNDS").unwrap_or(50)
 }
 
+/// What one request does with its session.
+type Act<'a> = &'a (dyn Fn(&App, &Session) + Sync);
+
 /// Runs these requests of one client at once; the browser of each with its answer alone.
-fn at_once(app: &App, client: &Browser, acts: &[&(dyn Fn(&App, &Session) + Sync)]) -> Vec<Browser> {
+fn at_once(app: &App, client: &Browser, acts: &[Act<'_>]) -> Vec<Browser> {
     let barrier = Barrier::new(acts.len());
     thread::scope(|scope| {
         let threads: Vec<_> = acts
@@ -83,7 +86,7 @@ fn sign_ins_sign_out_and_revocation_leave_no_orphan() {
     on_every_store(defaults, |app| {
         for round in 0..rounds() {
             for acts in [
-                &[&ada as &(dyn Fn(&App, &Session) + Sync), &reads_and_signs_in, &out][..],
+                &[&ada as Act<'_>, &reads_and_signs_in, &out][..],
                 &[&ada, &ada, &revoke],
                 &[&ada, &renew, &out],
                 &[&ada, &page, &reads_and_signs_in, &out],

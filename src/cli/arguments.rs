@@ -12,7 +12,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::cli::cache::InFront;
 use crate::cli::target::Target;
 use crate::error::Error;
-use crate::id::{Handle, UserKey};
+use crate::id::{Handle, Realm, UserKey};
 
 /// Looks after the sessions that an application keeps with cloakroom, while it runs.
 #[derive(Debug, Parser)]
@@ -43,11 +43,11 @@ pub(super) enum Command {
     Setup(Setup),
     /// Bring the tables of an existing file to this version
     Migrate(Migrate),
-    /// End every session; the tables stay
+    /// End every session of all realms; the tables stay
     Clear(Sure),
     /// Remove the tables with all sessions
     Drop(Sure),
-    /// Count sessions, and say how large the file is
+    /// Count sessions, those of all realms together, and say how large the file is
     Stats(Stats),
     /// List sessions, the newest first
     List(List),
@@ -55,7 +55,7 @@ pub(super) enum Command {
     Show(Show),
     /// End sessions now, for good
     Revoke(Revoke),
-    /// Remove sessions that have expired
+    /// Remove sessions of all realms that have expired
     Sweep(Sweep),
     /// Give room in the file back
     Compact(Compact),
@@ -108,6 +108,9 @@ pub(super) struct List {
     /// Only sessions of this user
     #[arg(long, value_parser = user)]
     pub(super) user: Option<UserKey>,
+    /// Only sessions of this realm, by default the name of the cookie; without it, of all realms
+    #[arg(long, value_name = "NAME", value_parser = realm)]
+    pub(super) realm: Option<Realm>,
     /// Sessions that have expired and were not swept yet
     #[arg(long)]
     pub(super) expired: bool,
@@ -148,6 +151,9 @@ pub(super) struct Revoke {
     /// End every session of everyone; asks first
     #[arg(long)]
     pub(super) all: bool,
+    /// Only those of this realm, by default the name of the cookie; without it, of all realms
+    #[arg(long, value_name = "NAME", value_parser = realm)]
+    pub(super) realm: Option<Realm>,
     /// Do not ask
     #[arg(long)]
     pub(super) yes: bool,
@@ -219,6 +225,10 @@ fn user(text: &str) -> Result<UserKey, String> {
     UserKey::new(text).map_err(words)
 }
 
+fn realm(text: &str) -> Result<Realm, String> {
+    Realm::new(text).map_err(words)
+}
+
 fn handle(text: &str) -> Result<Handle, String> {
     text.parse().map_err(|_| "a handle is 32 hexadecimal digits, as `list` shows them".to_owned())
 }
@@ -283,4 +293,20 @@ pub(super) fn in_one_line(error: &clap::Error) -> String {
         }
     }
     said + "; see --help"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_realm_with_nul_is_refused_and_named() {
+        // No process can be given one, but an application can pass it on.
+        for args in [&["sessions", "list"][..], &["sessions", "revoke", "--all"]] {
+            let args = args.iter().chain(&["--realm", "a\0b"]);
+            let error = parse(args, &Target::Arguments).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert!(in_one_line(&error).contains("it contains a NUL character"));
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! What is wrong, and what to do about it.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
@@ -17,6 +19,7 @@ use crate::cli::machine;
 use crate::cli::output::{self, Colour, one_line};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind};
+use crate::id::Realm;
 use crate::store::sqlite::{Builder, Facts, SqliteStore};
 use crate::store::{Page, Store, Which};
 
@@ -283,10 +286,28 @@ fn look_at_sessions(
                      them, or let them expire",
                 );
             }
+            if !examined.realms.is_empty() {
+                findings.fine("realms", realms(&examined.realms));
+            }
             look_at_clock(findings, examined.latest, context);
         }
     }
     Ok(())
+}
+
+/// How many sessions are of each realm, those with the most first.
+fn realms(realms: &BTreeMap<Realm, u64>) -> String {
+    const MOST: usize = 10;
+    let mut realms: Vec<_> = realms.iter().collect();
+    realms.sort_by_key(|(_, sessions)| Reverse(**sessions));
+    let one = |(realm, sessions): &(&Realm, &u64)| {
+        format!("{} {}", HumanCount(**sessions), realm.as_str())
+    };
+    let some = realms.iter().take(MOST).map(one).collect::<Vec<_>>().join(", ");
+    match realms.len().saturating_sub(MOST) {
+        0 => some,
+        more => format!("{some}, and {more} realms more"),
+    }
 }
 
 fn look_at_clock(findings: &mut Findings, latest: Option<Timestamp>, context: &Context) {

@@ -9,10 +9,10 @@ use crate::cli::Context;
 use crate::cli::arguments::{List, Revoke, Show};
 use crate::cli::failure::{Done, Failure};
 use crate::cli::output::{self, Colour, Table, ask, json_time, one_line};
-use crate::cli::tables::{live_sessions, sessions};
+use crate::cli::tables::{count_live, live_sessions, sessions, within};
 use crate::cli::target::Place;
 use crate::error::Result as StoreResult;
-use crate::id::{Handle, UserKey};
+use crate::id::{Handle, Realm, UserKey};
 use crate::record::{Client, Summary};
 use crate::store::sqlite::{Found, SqliteStore};
 use crate::store::{Page, Registry, Store, Which};
@@ -28,16 +28,22 @@ fn registry(store: &SqliteStore) -> Result<&dyn Registry, Failure> {
 pub(super) fn list(given: &List, context: &Context, out: &mut dyn Write) -> Result<Done, Failure> {
     let store = context.place.store_to_read()?;
     let registry = registry(&store)?;
-    let which = given.user.as_ref().map_or(Which::All, Which::User);
+    let realm = given.realm.as_ref();
+    let of_all = given.user.as_ref().map_or(Which::All, Which::User);
+    let which = in_realm(realm, &of_all);
     let next = |page: Page| -> StoreResult<Vec<Summary>> {
         match given.expired {
-            true => store.list_ended(given.user.as_ref(), page, context.now),
+            true => store.list_ended(&which, page, context.now),
             false => registry.list(&which, page, context.now),
         }
     };
     let mut shown = match given.json {
         true => Shown::Json { any: false },
-        false => Shown::Table(context.style.table(&HEADER)),
+        false => {
+            let shows_realm = realm.is_none();
+            let header: &[&str] = if shows_realm { &HEADER } else { &HEADER_IN_REALM };
+            Shown::Table { table: context.style.table(header), shows_realm }
+        }
     };
     let (mut left, mut last) = (given.limit.get(), None);
     let (mut any, mut more) = (false, false);
@@ -60,12 +66,14 @@ pub(super) fn list(given: &List, context: &Context, out: &mut dyn Write) -> Resu
         }
     }
     shown.end(more, out)?;
+    let kind = if given.expired { "expired" } else { "live" };
     match &given.user {
-        Some(user) if !any => {
-            let kind = if given.expired { "expired" } else { "live" };
-            Ok(Done::Nothing(format!("user {user} has no {kind} session")))
+        _ if any => Ok(Done::Well),
+        Some(user) => nothing_in(&format!("user {user} has no {kind} session"), realm, &store),
+        None if realm.is_some() => {
+            nothing_in(&format!("there is no {kind} session"), realm, &store)
         }
-        None if !any && !given.json => {
+        None if !given.json => {
             writeln!(out, "There are none.")?;
             Ok(Done::Well)
         }
@@ -73,13 +81,39 @@ pub(super) fn list(given: &List, context: &Context, out: &mut dyn Write) -> Resu
     }
 }
 
-const HEADER: [&str; 8] =
+/// Those among `which` that are of the realm, if one was named.
+fn in_realm<'a>(realm: Option<&'a Realm>, which: &'a Which<'a>) -> Which<'a> {
+    realm.map_or(*which, |realm| Which::InRealm(realm, which))
+}
+
+/// Says that nothing is there, and which realms there are if the one that was named has nothing at
+/// all: perhaps its name was mistyped.
+fn nothing_in(words: &str, realm: Option<&Realm>, store: &SqliteStore) -> Result<Done, Failure> {
+    const MOST: usize = 10;
+    let Some(realm) = realm else { return Ok(Done::Nothing(words.to_owned())) };
+    let words = format!("{words} {}", within(Some(realm)));
+    let realms = store.realms()?;
+    let mut names = realms.iter().map(Realm::as_str);
+    let some = names.by_ref().take(MOST).collect::<Vec<_>>().join(", ");
+    Ok(Done::Nothing(match names.count() {
+        _ if realms.contains(realm) => words,
+        _ if realms.is_empty() => format!("{words}; no realm has sessions"),
+        0 => format!("{words}; the realms with sessions are {some}"),
+        more => format!("{words}; the realms with sessions are {some} and {more} more"),
+    }))
+}
+
+const HEADER: [&str; 9] =
+    ["HANDLE", "USER", "REALM", "BEGUN", "SEEN", "DEADLINE", "ADDRESS", "BYTES", "AGENT"];
+
+/// The same where all are of one realm.
+const HEADER_IN_REALM: [&str; 8] =
     ["HANDLE", "USER", "BEGUN", "SEEN", "DEADLINE", "ADDRESS", "BYTES", "AGENT"];
 
 /// A list on its way out, page by page.
 enum Shown {
     Json { any: bool },
-    Table(Table),
+    Table { table: Table, shows_realm: bool },
 }
 
 impl Shown {
@@ -90,8 +124,9 @@ impl Shown {
         out: &mut dyn Write,
     ) -> Result<(), Failure> {
         match self {
-            Shown::Table(table) => {
-                let rows: Vec<_> = page.iter().map(|summary| row(summary, context)).collect();
+            Shown::Table { table, shows_realm } => {
+                let row = |summary| row(summary, *shows_realm, context);
+                let rows: Vec<_> = page.iter().map(row).collect();
                 write!(out, "{}", table.page(&rows))?;
             }
             Shown::Json { any } => {
@@ -107,8 +142,8 @@ impl Shown {
 
     fn end(self, more: bool, out: &mut dyn Write) -> Result<(), Failure> {
         match self {
-            Shown::Table(_) if more => writeln!(out, "There are more; --limit shows them.")?,
-            Shown::Table(_) => {}
+            Shown::Table { .. } if more => writeln!(out, "There are more; --limit shows them.")?,
+            Shown::Table { .. } => {}
             Shown::Json { any } => {
                 let before = if any { "" } else { "{\"sessions\":[" };
                 writeln!(out, "{before}],\"more\":{more}}}")?;
@@ -118,23 +153,29 @@ impl Shown {
     }
 }
 
-fn row(summary: &Summary, context: &Context) -> Vec<String> {
+fn row(summary: &Summary, shows_realm: bool, context: &Context) -> Vec<String> {
     let style = &context.style;
     let client = summary.client.as_ref();
     let address = client.and_then(|client| client.address);
     let agent = client.and_then(|client| client.user_agent.as_deref()).unwrap_or("-");
     // Whole user agents are for `show`.
     let short: String = agent.chars().take(40).collect();
-    vec![
+    let mut row = vec![
         summary.handle.to_string(),
         summary.user.as_ref().map_or("-".to_owned(), ToString::to_string),
+    ];
+    if shows_realm {
+        row.push(summary.realm.as_str().to_owned());
+    }
+    row.extend([
         style.time(summary.created),
         style.time(summary.seen),
         style.time(summary.deadline),
         address.map_or("-".to_owned(), |address| address.to_string()),
         summary.bytes.to_string(),
         short,
-    ]
+    ]);
+    row
 }
 
 fn summary_json(summary: &Summary) -> Json {
@@ -142,6 +183,7 @@ fn summary_json(summary: &Summary) -> Json {
     json!({
         "handle": summary.handle.to_string(),
         "user": summary.user.as_ref().map(UserKey::as_str),
+        "realm": summary.realm.as_str(),
         "external_key": summary.external_key.as_ref().map(|key| key.as_str()),
         "auth_level": summary.auth_level,
         "created": json_time(summary.created),
@@ -191,6 +233,7 @@ pub(super) fn show(given: &Show, context: &Context, out: &mut dyn Write) -> Resu
     };
     line("handle", &summary.handle.to_string())?;
     line("user", summary.user.as_ref().map_or("-", UserKey::as_str))?;
+    line("realm", summary.realm.as_str())?;
     if let Some(key) = &summary.external_key {
         line("external key", key.as_str())?;
     }
@@ -226,43 +269,52 @@ pub(super) fn revoke(
 ) -> Result<Done, Failure> {
     let store = context.place.store()?;
     let registry = registry(&store)?;
-    let now = context.now;
+    let (now, realm) = (context.now, given.realm.as_ref());
+    let within = within(realm);
     if given.all {
-        let name = Place::name(&store);
-        let live = live_sessions(&store, context)?;
-        ask(&format!("This ends {live} of {name}: everyone has to sign in again."), given.yes)?;
+        let live = count_live(&store, context, realm)?;
+        if realm.is_some() && live == Some(0) {
+            return nothing_in("there is no live session", realm, &store);
+        }
+        let (live, name) = (live_sessions(live), Place::name(&store));
+        let who = if realm.is_some() { "everyone there" } else { "everyone" };
+        let about = format!("This ends {live} of {name}, {within}: {who} has to sign in again.");
+        ask(&about, given.yes)?;
         context.in_front.check(now)?;
-        let ended = registry.revoke_everyone(None, now)?;
+        let ended = registry.revoke_everyone(realm, now)?;
         context.in_front.forget_everything(now)?;
-        writeln!(out, "ended {}", sessions(ended))?;
+        writeln!(out, "ended {} {}", sessions(ended), one_line(&within))?;
         return Ok(Done::Well);
     }
     context.in_front.check(now)?;
-    let (ended, nothing) = match (&given.user, &given.except, &given.handle) {
+    let (which, nothing) = match (&given.user, &given.except, &given.handle) {
         (Some(user), Some(except), _) => {
             // With a slip in the handle nobody is signed out by mistake.
             let theirs = Which::OfUser(user, except);
-            if registry.list(&theirs, Page::first(NonZeroUsize::MIN), now)?.is_empty() {
-                let words = format!("user {user} has no live session {except}; nothing was ended");
-                return Ok(Done::Nothing(words));
+            let kept = Page::first(NonZeroUsize::MIN);
+            if registry.list(&in_realm(realm, &theirs), kept, now)?.is_empty() {
+                let words =
+                    format!("nothing was ended, since user {user} has no live session {except}");
+                return nothing_in(&words, realm, &store);
             }
-            let ended = registry.revoke(&Which::User(user), Some(except), now)?;
-            (ended, format!("user {user} has no other live session"))
+            (Which::User(user), format!("user {user} has no other live session"))
         }
-        (Some(user), None, _) => {
-            let ended = registry.revoke(&Which::User(user), None, now)?;
-            (ended, format!("user {user} has no live session"))
-        }
+        (Some(user), None, _) => (Which::User(user), format!("user {user} has no live session")),
         (None, _, Some(handle)) => {
-            let ended = registry.revoke(&Which::Handle(handle), None, now)?;
-            (ended, format!("there is no live session {handle}"))
+            (Which::Handle(handle), format!("there is no live session {handle}"))
         }
         (None, _, None) => return Err(Failure::usage("say which: a handle, --user or --all")),
     };
+    let ended = registry.revoke(&in_realm(realm, &which), given.except.as_ref(), now)?;
     if ended.is_empty() {
-        return Ok(Done::Nothing(nothing));
+        return nothing_in(&nothing, realm, &store);
     }
     context.in_front.forget(&ended, now)?;
-    writeln!(out, "ended {}", sessions(u64::try_from(ended.len()).unwrap_or(u64::MAX)))?;
+    let ended = sessions(u64::try_from(ended.len()).unwrap_or(u64::MAX));
+    match which {
+        // One session is of one realm, whichever that is.
+        Which::Handle(_) => writeln!(out, "ended {ended}")?,
+        _ => writeln!(out, "ended {ended} {}", one_line(&within))?,
+    }
     Ok(Done::Well)
 }

@@ -8,6 +8,7 @@ use crate::cli::failure::{Done, Failure};
 use crate::cli::output::{ask, one_line};
 use crate::cli::target::Place;
 use crate::error::ErrorKind;
+use crate::id::Realm;
 use crate::store::Store;
 use crate::store::sqlite::SqliteStore;
 
@@ -48,16 +49,17 @@ pub(super) fn clear(given: &Sure, context: &Context, out: &mut dyn Write) -> Res
     let store = context.place.store()?;
     ask(
         &format!(
-            "This ends {} of {}: everyone has to sign in again.",
-            live_sessions(&store, context)?,
+            "This ends {} of {}, {}: everyone has to sign in again.",
+            live_sessions(count_live(&store, context, None)?),
             Place::name(&store),
+            within(None),
         ),
         given.yes,
     )?;
     context.in_front.check(context.now)?;
     let ended = store.clear()?;
     context.in_front.forget_everything(context.now)?;
-    writeln!(out, "ended {}, expired ones included", sessions(ended))?;
+    writeln!(out, "ended {} {}, expired ones included", sessions(ended), within(None))?;
     Ok(Done::Well)
 }
 
@@ -76,7 +78,7 @@ pub(super) fn drop_tables(
         &format!(
             "This removes {} with {}; a running service fails until `setup` is run. {others}",
             Place::name(&store),
-            live_sessions(&store, context)?,
+            live_sessions(count_live(&store, context, None)?),
         ),
         given.yes,
     )?;
@@ -88,13 +90,37 @@ pub(super) fn drop_tables(
 }
 
 /// For questions: a table that is too damaged to be counted can be emptied all the same.
-pub(super) fn live_sessions(store: &SqliteStore, context: &Context) -> Result<String, Failure> {
-    let Some(registry) = store.registry() else { return Ok("all sessions".to_owned()) };
-    match registry.stats(context.now) {
-        Ok(stats) if stats.live == 1 => Ok("1 live session".to_owned()),
-        Ok(stats) => Ok(format!("{} live sessions", indicatif::HumanCount(stats.live))),
-        Err(error) if error.kind() == ErrorKind::Corrupt => Ok("all sessions".to_owned()),
+pub(super) fn count_live(
+    store: &SqliteStore,
+    context: &Context,
+    realm: Option<&Realm>,
+) -> Result<Option<u64>, Failure> {
+    let Some(registry) = store.registry() else { return Ok(None) };
+    let live = match realm {
+        Some(realm) => store.count_in_realm(realm, context.now),
+        None => registry.stats(context.now).map(|stats| stats.live),
+    };
+    match live {
+        Ok(live) => Ok(Some(live)),
+        Err(error) if error.kind() == ErrorKind::Corrupt => Ok(None),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// So many as [`count_live`] says.
+pub(super) fn live_sessions(live: Option<u64>) -> String {
+    match live {
+        None => "all sessions".to_owned(),
+        Some(1) => "1 live session".to_owned(),
+        Some(live) => format!("{} live sessions", indicatif::HumanCount(live)),
+    }
+}
+
+/// Whose sessions a command is about.
+pub(super) fn within(realm: Option<&Realm>) -> String {
+    match realm {
+        Some(realm) => format!("in realm {}", realm.as_str()),
+        None => "in all realms".to_owned(),
     }
 }
 

@@ -55,6 +55,7 @@ fn a_database_in_order_has_nothing_wrong() {
         "fine  integrity ",
         "fine  cleaner ",
         "fine  sessions ",
+        "fine  realms ",
         "fine  clock ",
         "note  cookie ",
     ] {

@@ -43,10 +43,10 @@ fn all_sessions_of_a_user_are_ended_or_all_but_one() {
     }
     assert_eq!(count(&folder), 5);
     let but_one = ["revoke", "--user", "ada", "--except", &kept];
-    assert_eq!(done(&folder, &but_one), "ended 2 sessions\n");
+    assert_eq!(done(&folder, &but_one), "ended 2 sessions in all realms\n");
     fails(&folder, &but_one, 4);
     done(&folder, &["show", &kept]);
-    assert_eq!(done(&folder, &["revoke", "--user", "ada"]), "ended 1 session\n");
+    assert_eq!(done(&folder, &["revoke", "--user", "ada"]), "ended 1 session in all realms\n");
     fails(&folder, &["revoke", "--user", "ada"], 4);
     done(&folder, &["show", &others]);
 }
@@ -59,10 +59,15 @@ fn everyone_is_ended_after_a_question() {
     begin(&store, None, MINUTE);
     begin(&store, None, 2 * DAY);
     let ran = answered(&folder, &["revoke", "--all"], "yes\n");
-    assert_eq!((ran.code, ran.out.as_str()), (0, "ended 2 sessions\n"), "{}", ran.err);
+    assert_eq!(
+        (ran.code, ran.out.as_str()),
+        (0, "ended 2 sessions in all realms\n"),
+        "{}",
+        ran.err
+    );
     assert!(ran.err.starts_with("This ends 2 live sessions of table"), "{}", ran.err);
     assert_eq!(count(&folder), 0);
-    assert_eq!(run(&folder, &["revoke", "--all", "--yes"]).out, "ended 0 sessions\n");
+    assert_eq!(run(&folder, &["revoke", "--all", "--yes"]).out, "ended 0 sessions in all realms\n");
 }
 
 #[test]
@@ -78,7 +83,7 @@ fn a_running_service_obeys_at_once() {
 
     let session = sessions.open(Some(cookie));
     assert_eq!(session.user().unwrap(), Some(ada));
-    assert_eq!(done(&folder, &["revoke", "--user", "ada"]), "ended 1 session\n");
+    assert_eq!(done(&folder, &["revoke", "--user", "ada"]), "ended 1 session in all realms\n");
     // The request that is under way comes too late, and the next one finds nobody.
     session.set("late", true).unwrap();
     sessions.close(&session, Outcome::Completed).unwrap();

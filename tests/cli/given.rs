@@ -119,18 +119,36 @@ pub fn begin_with(
     address: &str,
     agent: &str,
 ) -> Begun {
+    let client = Client::new(Some(address.parse().unwrap()), Some(agent));
+    begin_as(store, user, ago, client, Realm::default())
+}
+
+/// The same in a realm.
+pub fn begin_in(store: &SqliteStore, realm: &str, user: Option<&str>, ago: Duration) -> Begun {
+    begin_as(store, user, ago, Client::default(), Realm::new(realm).unwrap())
+}
+
+fn begin_as(
+    store: &SqliteStore,
+    user: Option<&str>,
+    ago: Duration,
+    client: Client,
+    realm: Realm,
+) -> Begun {
     let at = now() - ago;
     let mut birth = Birth::new(Lifetime::idle(DAY).starting(at)).unwrap();
-    birth.client = Some(Client::new(Some(address.parse().unwrap()), Some(agent)));
+    birth.client = Some(client);
+    birth.realm = realm;
+    let tag = birth.realm.tag();
     let delta = setting("cart", "three secret coats");
     let id = SessionId::generate().unwrap();
-    let key = id.key(Realm::default().tag());
+    let key = id.key(tag);
     let user = user.map(|user| UserKey::new(user).unwrap());
     let fate = match &user {
         None => Fate::Create(&birth),
         Some(user) => Fate::SignIn { to: &key, user, birth: &birth, join_salt: None },
     };
-    let at_first = SessionId::generate().unwrap().key(Realm::default().tag());
+    let at_first = SessionId::generate().unwrap().key(tag);
     let from = if user.is_some() { &at_first } else { &key };
     match store.commit(&Commit::new(from, fate, &delta, at)).unwrap() {
         Committed::Done { key, record, .. } => Begun { id, key, handle: record.handle },

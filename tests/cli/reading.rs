@@ -33,7 +33,7 @@ fn statistics_count_sessions_and_measure_the_file() {
     assert_eq!(lines.next(), Some("expired   1, to be swept"));
     assert_eq!(lines.next(), Some("begun     from YYYY-MM-DD hh:mm:ss to YYYY-MM-DD hh:mm:ss"));
     assert_eq!(lines.next(), Some("data      29 B a session, 29 B at most, by a sample of 3"));
-    assert!(lines.next().unwrap().starts_with("size      48.00 KiB, 0 B of it free; log "));
+    assert!(lines.next().unwrap().starts_with("size      68.00 KiB, 0 B of it free; log "));
     assert_eq!(lines.next(), Some("journal   wal"));
     assert_eq!(lines.next(), Some("by day    YYYY-MM-DD          0"));
     assert_eq!(lines.count(), 7);
@@ -148,9 +148,9 @@ fn a_list_is_a_table_of_live_sessions_with_the_newest_first() {
     assert_eq!(
         masked(&folder, &shown),
         "\
-HANDLE                            USER  BEGUN                SEEN                 DEADLINE             ADDRESS    BYTES  AGENT
-HHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHH  -     YYYY-MM-DD hh:mm:ss  YYYY-MM-DD hh:mm:ss  YYYY-MM-DD hh:mm:ss  192.0.2.7  29     Firefox on Linux
-HHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHH  ada   YYYY-MM-DD hh:mm:ss  YYYY-MM-DD hh:mm:ss  YYYY-MM-DD hh:mm:ss  192.0.2.7  29     Firefox on Linux
+HANDLE                            USER  REALM      BEGUN                SEEN                 DEADLINE             ADDRESS    BYTES  AGENT
+HHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHH  -     __Host-id  YYYY-MM-DD hh:mm:ss  YYYY-MM-DD hh:mm:ss  YYYY-MM-DD hh:mm:ss  192.0.2.7  29     Firefox on Linux
+HHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHH  ada   __Host-id  YYYY-MM-DD hh:mm:ss  YYYY-MM-DD hh:mm:ss  YYYY-MM-DD hh:mm:ss  192.0.2.7  29     Firefox on Linux
 "
     );
     let at = |handle: &str| shown.find(handle).unwrap();
@@ -198,6 +198,7 @@ fn a_list_can_be_of_one_user_or_of_the_expired() {
             "external_key",
             "handle",
             "persistent",
+            "realm",
             "seen",
             "user",
             "user_agent"
@@ -255,6 +256,7 @@ fn a_sessions_data_is_shown_only_when_asked_for() {
         "\
 handle        HHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHH
 user          ada
+realm         __Host-id
 level         0
 begun         YYYY-MM-DD hh:mm:ss
 signed in     YYYY-MM-DD hh:mm:ss

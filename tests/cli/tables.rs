@@ -80,11 +80,14 @@ fn what_destroys_asks_and_only_yes_is_a_yes() {
     }
     assert_eq!(count(&folder), 1);
     let ran = answered(&folder, &["clear"], "yes\n");
-    assert_eq!((ran.code, ran.out.as_str()), (0, "ended 1 session, expired ones included\n"));
+    assert_eq!(
+        (ran.code, ran.out.as_str()),
+        (0, "ended 1 session in all realms, expired ones included\n")
+    );
     assert_eq!(
         masked(&folder, &ran.err),
-        "This ends 1 live session of table cloakroom_sessions in FOLDER/app.db: everyone has to \
-         sign in again.\nType yes to go on: "
+        "This ends 1 live session of table cloakroom_sessions in FOLDER/app.db, in all realms: \
+         everyone has to sign in again.\nType yes to go on: "
     );
     assert_eq!(count(&folder), 0);
     assert_eq!(store.registry().unwrap().epoch().unwrap(), 1);
@@ -119,6 +122,11 @@ fn what_cannot_be_understood_is_refused_in_one_line() {
         &["list", "--limit", "0"],
         &["list", "--limit", "-1"],
         &["list", "--user", ""],
+        &["list", "--realm", ""],
+        &["list", "--realm", &"x".repeat(256)],
+        &["revoke", "--all", "--realm", "", "--yes"],
+        &["revoke", "--realm", "shop"],
+        &["revoke", "--realm", "shop", "--yes"],
         &["show"],
         &["show", "x"],
         &["revoke"],

@@ -5,12 +5,12 @@
 
 #![allow(dead_code, unreachable_pub, reason = "no test program uses all of it")]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt::{self, Display};
 use std::str::FromStr;
 
 use cloakroom::id::SessionKey;
-use cloakroom::store::{Loaded, Store};
+use cloakroom::store::{Loaded, ReplacedId, Store};
 
 use crate::common::{NOW, hex, key_of, value};
 
@@ -183,8 +183,9 @@ struct Now {
 struct Life {
     /// `None` when it has ended.
     now: Option<Now>,
-    /// The key before the last renewal, if that had a grace: it finds the session too.
-    grace: Option<SessionKey>,
+    /// The keys before the last renewals, the oldest first, and whether each had a grace, in which
+    /// it finds the session too. One that a store no longer remembers is among the ended.
+    replaced: VecDeque<(SessionKey, bool)>,
     /// Keys that must find nothing.
     ended: Vec<SessionKey>,
     /// Somebody else may have ended it.
@@ -195,21 +196,22 @@ struct Life {
 
 impl Life {
     fn end(&mut self) {
-        self.ended.extend(self.grace.take());
+        self.ended.extend(self.replaced.drain(..).map(|(key, _)| key));
         self.ended.extend(self.now.take().map(|now| now.key));
         self.doubtful = false;
     }
 
     /// What is wrong with it in this store.
     fn wrong(&self, store: &dyn Store) -> Option<String> {
-        for key in &self.ended {
+        let dead = self.replaced.iter().filter(|(_, grace)| !grace).map(|(key, _)| key);
+        for key in self.ended.iter().chain(dead) {
             match store.load(key, NOW).unwrap() {
                 Loaded::Absent | Loaded::Replaced { .. } => {}
                 found => return Some(format!("an ended key finds {found:?}")),
             }
         }
         let now = self.now.as_ref()?;
-        if let Some(grace) = &self.grace {
+        for (grace, _) in self.replaced.iter().filter(|(_, grace)| *grace) {
             match store.load(grace, NOW).unwrap() {
                 Loaded::Live { key, .. } if key == now.key => {}
                 found => return Some(format!("the grace of {now:?} finds {found:?}")),
@@ -258,11 +260,9 @@ fn apply(change: &Change, lives: &mut Lives) {
         Change::Renew { life, key, grace } => {
             let life = lives.entry(life.clone()).or_default();
             if let Some(now) = &mut life.now {
-                let left = std::mem::replace(&mut now.key, *key);
-                life.ended.extend(life.grace.take());
-                match grace {
-                    true => life.grace = Some(left),
-                    false => life.ended.push(left),
+                life.replaced.push_back((std::mem::replace(&mut now.key, *key), *grace));
+                if life.replaced.len() > ReplacedId::MAX {
+                    life.ended.extend(life.replaced.pop_front().map(|(key, _)| key));
                 }
             }
         }
@@ -363,7 +363,10 @@ impl Ledger {
 
     /// The keys that a revocation has ended.
     pub fn ended(&self) -> impl Iterator<Item = &SessionKey> {
-        self.lives.values().filter(|life| !life.brief).flat_map(|life| &life.ended)
+        self.lives.values().filter(|life| !life.brief).flat_map(|life| {
+            let dead = life.replaced.iter().filter(|(_, grace)| !grace).map(|(key, _)| key);
+            life.ended.iter().chain(dead)
+        })
     }
 
     /// Looks whether the store keeps all of it, and takes from it what was not known. Nobody may

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, unreachable_pub, reason = "no test program uses all of it")]
 
+use std::collections::VecDeque;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use cloakroom::clock::Timestamp;
 use cloakroom::delta::Delta;
 use cloakroom::id::{ExternalKey, Handle, Realm, SessionKey, UserKey};
 use cloakroom::record::Touch;
-use cloakroom::store::{Admit, AtLimit, Commit, Committed, Fate, Store, Which};
+use cloakroom::store::{Admit, AtLimit, Commit, Committed, Fate, ReplacedId, Store, Which};
 use cloakroom::{Lifetime, Result};
 
 use crate::common::{HOUR, NOW, birth, new_key, setting};
@@ -40,8 +41,9 @@ pub struct Worker<'w> {
 struct Own {
     life: String,
     key: SessionKey,
-    /// The key before, while that finds the session too.
-    grace: Option<SessionKey>,
+    /// The keys before that a store remembers, the oldest first, and whether each finds the session
+    /// too.
+    replaced: VecDeque<(SessionKey, bool)>,
     handle: Handle,
     n: u64,
     seen: i64,
@@ -136,8 +138,8 @@ impl<'w> Worker<'w> {
             let delta = worker.data(0);
             worker.store.commit(&Commit::new(&key, Fate::Create(&birth), &delta, NOW))?;
             let (handle, seen) = (birth.handle, NOW.as_millis());
-            let (grace, user, external) = (None, None, None);
-            worker.lives.push(Own { life, key, grace, handle, n: 0, seen, user, external });
+            let (replaced, user, external) = (VecDeque::new(), None, None);
+            worker.lives.push(Own { life, key, replaced, handle, n: 0, seen, user, external });
             Ok(Answer::Done)
         })
     }
@@ -148,8 +150,12 @@ impl<'w> Worker<'w> {
             let (delta, late) = (worker.data(n), worker.dice.chance(30));
             let own = &mut worker.lives[at];
             own.n = n;
-            // Some by a client that does not have its new id yet.
-            let key = own.grace.filter(|_| late).unwrap_or(own.key);
+            // Some by a client that does not have its new id yet, nor those before it perhaps.
+            let graces: Vec<_> = own.replaced.iter().filter(|(_, grace)| *grace).collect();
+            let key = match late && !graces.is_empty() {
+                true => graces[worker.dice.roll(graces.len())].0,
+                false => own.key,
+            };
             let merged = worker.store.commit(&Commit::new(&key, Fate::Merge, &delta, NOW))?;
             Ok(answer(&merged))
         })
@@ -187,8 +193,10 @@ impl<'w> Worker<'w> {
             let grace_until = grace.then(|| NOW + HOUR);
             let fate = Fate::Renew { to: &to, realm: &Realm::default(), grace_until };
             let renewed = worker.store.commit(&Commit::new(&own.key, fate, &Delta::new(), NOW))?;
-            let left = std::mem::replace(&mut own.key, to);
-            own.grace = grace.then_some(left);
+            own.replaced.push_back((std::mem::replace(&mut own.key, to), grace));
+            if own.replaced.len() > ReplacedId::MAX {
+                own.replaced.pop_front();
+            }
             Ok(answer(&renewed))
         })
     }
@@ -216,7 +224,7 @@ impl<'w> Worker<'w> {
             match worker.store.commit(&commit)? {
                 Committed::Done { record, .. } => {
                     let own = &mut worker.lives[at];
-                    (own.key, own.grace) = (to, None);
+                    (own.key, own.replaced) = (to, VecDeque::new());
                     (own.handle, own.user) = (record.handle, record.user);
                     (own.external, own.seen) = (record.external_key, record.seen.as_millis());
                     worker.lives.retain(|own| !ends.contains(&own.life));

@@ -1,20 +1,20 @@
 //! Looking at sessions as an operator does: ended ones, single ones, all of them.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use rusqlite::types::Value as Column;
-use rusqlite::{Connection, OptionalExtension, params_from_iter};
+use rusqlite::{Connection, OptionalExtension};
 
 use crate::clock::Timestamp;
 use crate::error::{Error, Result};
-use crate::id::{Handle, UserKey};
+use crate::id::{Handle, Realm};
 use crate::record::{Record, Summary};
-use crate::store::Page;
 use crate::store::sqlite::failure::while_doing;
 use crate::store::sqlite::file::Access;
 use crate::store::sqlite::operate::{Facts, Progress, Watch, facts_of};
-use crate::store::sqlite::{SqliteStore, rows};
+use crate::store::sqlite::{SqliteStore, registry, rows};
+use crate::store::{Page, Which};
 
 /// A session that was looked up by its handle.
 #[derive(Clone, Debug)]
@@ -32,6 +32,8 @@ pub struct Found {
 pub struct Examined {
     /// Sessions that were read, ended ones included.
     pub sessions: u64,
+    /// How many of those that decode are of each realm, by its name.
+    pub realms: BTreeMap<Realm, u64>,
     /// How many do not decode.
     pub undecodable: u64,
     /// The first of those, and why.
@@ -76,30 +78,54 @@ impl SqliteStore {
     /// Those of every read.
     pub fn list_ended(
         &self,
-        user: Option<&UserKey>,
+        which: &Which<'_>,
         page: Page,
         now: Timestamp,
     ) -> Result<Vec<Summary>> {
         const DOING: &str = "list ended sessions";
-        let mut columns = vec![
-            Column::Integer(now.as_millis()),
-            Column::Integer(page.after.map_or(i64::MAX, |cursor| cursor.position())),
-            Column::Integer(i64::try_from(page.limit.get()).unwrap_or(i64::MAX)),
-        ];
-        let sql = match user {
-            Some(user) => {
-                columns.push(Column::Text(user.as_str().to_owned()));
-                &self.0.sql.list_ended_of
-            }
-            None => &self.0.sql.list_ended,
-        };
         self.0.readers.read(DOING, |connection| {
-            connection
-                .prepare_cached(sql)
-                .and_then(|mut list| {
-                    list.query_map(params_from_iter(columns), rows::summary)?.collect()
-                })
-                .map_err(while_doing(DOING))
+            let run = || match which {
+                Which::All => {
+                    let after = page.after.map_or(i64::MAX, |cursor| cursor.position());
+                    let limit = i64::try_from(page.limit.get()).unwrap_or(i64::MAX);
+                    let mut list = connection.prepare_cached(&self.0.sql.list_ended)?;
+                    list.query_map([now.as_millis(), after, limit], rows::summary)?.collect()
+                }
+                _ => registry::list(connection, &self.0.sql.list_ended_among, which, page, now),
+            };
+            run().map_err(while_doing(DOING))
+        })
+    }
+
+    /// The realms that have sessions, ended ones included, sorted by name. Reads the whole table:
+    /// 0.3 s for 1,000,000 sessions that the machine has in memory.
+    ///
+    /// # Errors
+    /// Those of every read.
+    pub fn realms(&self) -> Result<Vec<Realm>> {
+        const DOING: &str = "look for the realms";
+        self.0.readers.read(DOING, |connection| {
+            let run = || -> rusqlite::Result<Vec<Realm>> {
+                let mut realms = connection.prepare(&self.0.sql.realms)?;
+                // A name that makes no sense is none.
+                let names = realms.query_map([], |row| {
+                    Ok(row.get_ref(0)?.as_str().ok().and_then(|name| Realm::new(name).ok()))
+                })?;
+                names.filter_map(rusqlite::Result::transpose).collect()
+            };
+            run().map_err(while_doing(DOING))
+        })
+    }
+
+    /// The number of live sessions of a realm. Reads the whole table, as [`realms`](Self::realms)
+    /// does.
+    ///
+    /// # Errors
+    /// Those of every read.
+    pub fn count_in_realm(&self, realm: &Realm, now: Timestamp) -> Result<u64> {
+        const DOING: &str = "count the sessions of a realm";
+        self.0.readers.read(DOING, |connection| {
+            super::count_live_of(connection, &self.0.sql, realm, now).map_err(while_doing(DOING))
         })
     }
 
@@ -154,11 +180,14 @@ impl SqliteStore {
                         examined.sessions += 1;
                         let times = row.get::<_, i64>(7)?.max(row.get(9)?);
                         examined.latest = examined.latest.max(Some(Timestamp::from_millis(times)));
-                        if let Err(error) = rows::decode(row)? {
-                            examined.undecodable += 1;
-                            if examined.examples.len() < EXAMPLES {
-                                let handle = Handle::from_bytes(row.get(3)?);
-                                examined.examples.push((handle, error));
+                        match rows::decode(row)? {
+                            Ok(record) => *examined.realms.entry(record.realm).or_default() += 1,
+                            Err(error) => {
+                                examined.undecodable += 1;
+                                if examined.examples.len() < EXAMPLES {
+                                    let handle = Handle::from_bytes(row.get(3)?);
+                                    examined.examples.push((handle, error));
+                                }
                             }
                         }
                     }

@@ -292,11 +292,20 @@ fn delete_all_of(
     if !others {
         return delete_all(connection, sql, now);
     }
-    let (realm, now) = (realm.as_str(), now.as_millis());
-    let live: i64 =
-        connection.query_row(&sql.count_live_of, params![now, realm], |row| row.get(0))?;
-    connection.execute(&sql.delete_all_of, [realm])?;
+    let live = count_live_of(connection, sql, realm, now)?;
+    connection.execute(&sql.delete_all_of, [realm.as_str()])?;
     connection.execute(&sql.raise_epoch, [])?;
+    Ok(live)
+}
+
+fn count_live_of(
+    connection: &Connection,
+    sql: &Sql,
+    realm: &Realm,
+    now: Timestamp,
+) -> rusqlite::Result<u64> {
+    let columns = params![now.as_millis(), realm.as_str()];
+    let live: i64 = connection.query_row(&sql.count_live_of, columns, |row| row.get(0))?;
     Ok(u64::try_from(live).unwrap_or(0))
 }
 

@@ -134,7 +134,7 @@ fn facts(
             connection,
             &format!(
                 "SELECT count(*) FROM sqlite_schema WHERE type = 'table' \
-                 AND name COLLATE NOCASE IN ('{0}', '{0}_meta', '{HISTORY}')",
+                 AND name COLLATE NOCASE IN ('{0}', '{0}_replaced', '{0}_meta', '{HISTORY}')",
                 table.as_str()
             ),
         )?,

@@ -45,20 +45,31 @@ fn conditions(which: &Which<'_>) -> Vec<Condition> {
     }
 }
 
-fn list(
+/// A page of those in `which` that `select` leaves, which ends where a condition is to follow.
+pub(super) fn list(
     connection: &Connection,
-    sql: &Sql,
-    (condition, given): Condition,
+    select: &str,
+    which: &Which<'_>,
     page: Page,
     now: Timestamp,
 ) -> rusqlite::Result<Vec<Summary>> {
     let before = page.after.map_or(i64::MAX, |cursor| cursor.position());
     let limit = i64::try_from(page.limit.get()).unwrap_or(i64::MAX);
-    let text = format!("{}{condition} ORDER BY id DESC LIMIT {limit}", sql.list);
-    let mut columns = vec![Column::Integer(now.as_millis()), Column::Integer(before)];
-    columns.extend(given);
-    let mut statement = connection.prepare(&text)?;
-    statement.query_map(params_from_iter(columns), rows::summary)?.collect()
+    // One snapshot: between two looks a sign-in would move a session from the second condition to
+    // the first.
+    let snapshot = connection.unchecked_transaction()?;
+    for (condition, given) in conditions(which) {
+        let text = format!("{select}{condition} ORDER BY id DESC LIMIT {limit}");
+        let mut columns = vec![Column::Integer(now.as_millis()), Column::Integer(before)];
+        columns.extend(given);
+        let mut statement = snapshot.prepare(&text)?;
+        let found = statement.query_map(params_from_iter(columns), rows::summary)?;
+        let found = found.collect::<rusqlite::Result<Vec<_>>>()?;
+        if !found.is_empty() {
+            return Ok(found);
+        }
+    }
+    Ok(Vec::new())
 }
 
 fn revoke(
@@ -87,17 +98,7 @@ impl Registry for Inner {
     fn list(&self, which: &Which<'_>, page: Page, now: Timestamp) -> Result<Vec<Summary>> {
         const DOING: &str = "list sessions";
         self.readers.read(DOING, |connection| {
-            // One snapshot: between two looks a sign-in would move a session from the second
-            // condition to the first.
-            let snapshot = connection.unchecked_transaction().map_err(while_doing(DOING))?;
-            for condition in conditions(which) {
-                let found =
-                    list(&snapshot, &self.sql, condition, page, now).map_err(while_doing(DOING))?;
-                if !found.is_empty() {
-                    return Ok(found);
-                }
-            }
-            Ok(Vec::new())
+            list(connection, &self.sql.list, which, page, now).map_err(while_doing(DOING))
         })
     }
 

@@ -47,7 +47,7 @@ struct State {
     rows: HashMap<SessionKey, (i64, i64)>,
     /// `None` without tables.
     epoch: Option<i64>,
-    /// Of every column of every row.
+    /// Of every column of every session and every replaced id.
     digest: u64,
 }
 
@@ -71,6 +71,15 @@ impl State {
             let key = SessionKey::from_bytes(row.get(0)?);
             state.rows.insert(key, (row.get(1)?, row.get(2)?));
             for column in 3..columns {
+                format!("{:?}", row.get::<_, Value>(column)?).hash(&mut hasher);
+            }
+        }
+        let replaced = "SELECT * FROM cloakroom_sessions_replaced ORDER BY id";
+        let mut statement = connection.prepare(replaced)?;
+        let columns = statement.column_count();
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            for column in 0..columns {
                 format!("{:?}", row.get::<_, Value>(column)?).hash(&mut hasher);
             }
         }
