@@ -47,7 +47,9 @@ pub enum CsrfToken {
 impl Session {
     /// A token for a form of this page, which no other site can know: a request that brings it back
     /// was made from a page of this session. It is different at every call; all of them hold for as
-    /// long as the session does, through renewals, until the next [`sign_in`](Self::sign_in).
+    /// long as the session does, through renewals, until the next [`sign_in`](Self::sign_in). After
+    /// that they hold with the replaced id alone, while it is remembered, so that a sign-in form can
+    /// be sent twice.
     ///
     /// A page that is rendered after a sign-in in the same request must ask for it after that.
     ///

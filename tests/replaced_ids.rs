@@ -454,6 +454,44 @@ fn a_sign_in_again_after_a_lost_answer_ends_signed_in_with_the_data() {
 }
 
 #[test]
+fn a_form_sent_again_with_its_replaced_id_is_valid() {
+    type Client = fn(&App) -> Browser;
+    let clients: [Client; 3] = [
+        // The page of the form begins the session, finds one, or is that of a user.
+        |_| Browser::default(),
+        |app| app.visitor(1),
+        |app| app.signed_in("ada"),
+    ];
+    on_every_store(defaults, |app| {
+        for client in clients {
+            for after in [Duration::ZERO, UNDER_WAY, LATE, FORGOTTEN - MILLI] {
+                let mut client = client(&app);
+                let (shown, _) = token(&app, &mut client);
+                client.request(&app.sessions, |session| session.set("n", 2).unwrap());
+                let submit = |session: &Session| {
+                    assert_eq!(session.verify_csrf(&shown).unwrap(), CsrfToken::Valid);
+                    sign_in(session, "ada");
+                };
+                // This answer is lost.
+                client.clone().request(&app.sessions, submit);
+                app.clock.advance(after);
+                let mut again = client.clone();
+                again.request(&app.sessions, submit);
+                assert_eq!(who(&app.sessions, &again).as_deref(), Some("ada"), "{after:?}");
+                assert_eq!(app.n(&again), Some(2), "{after:?}");
+                assert!(!verify(&app, &again, &shown), "a token from before the sign-in");
+                assert!(!verify(&app, &Browser::default(), &shown), "with no id");
+                if lists(&app) {
+                    let user = user("ada");
+                    assert_eq!(app.sessions.list(&user, None).unwrap().len(), 1, "{after:?}");
+                    app.sessions.revoke_all(&user).unwrap();
+                }
+            }
+        }
+    });
+}
+
+#[test]
 fn a_sign_in_by_a_renewed_id_moves_the_session() {
     on_every_store(defaults, |app| {
         for by in [By::Renewal, By::RenewalOfAda] {

@@ -138,11 +138,11 @@ fn run(stores: &[(&str, Box<dyn Store>)], seed: u64, limits: bool) {
                 (created, op) = (key, "merge");
                 Fate::Merge
             }
-            4 | 5 | 6 | 7 => {
+            4..=7 => {
                 (created, op) = (key, "renew");
                 Fate::Renew { to: &to, realm: &realm, grace_until }
             }
-            8 | 9 | 10 => {
+            8..=10 => {
                 (created, op) = (key, "sign in");
                 Fate::SignIn { to: &to, user, birth: &birth, join_salt: salt }
             }

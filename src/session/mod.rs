@@ -34,7 +34,6 @@ use updating::Updating;
 pub use authentication::{Authentication, RecentAuth};
 pub(crate) use endings::Endings;
 pub(crate) use guessing::Guessing;
-pub(crate) use secret::Secret;
 pub use shared::{Crossing, OnLoadFailure};
 pub(crate) use shared::{FormerCookie, Presented, Settings, Shared, Transport, cross};
 pub(crate) use update_queue::UpdateQueues;
@@ -99,6 +98,8 @@ struct State {
     joins: bool,
     /// An id that the client does not have yet.
     issued: Option<SessionId>,
+    /// The id of the session that begins, or is signed in to, where a form secret follows from it.
+    next_id: Option<SessionId>,
     /// The session was ended, or its id replaced, while this request wanted to change it.
     lost: bool,
     /// Changes were lost at any time in this request.
@@ -135,6 +136,7 @@ impl State {
         self.changes = Changes::default();
         self.renew = false;
         self.issued = None;
+        self.next_id = None;
         self.lost = false;
         self.in_doubt = false;
         self.unreadable = None;

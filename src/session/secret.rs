@@ -1,5 +1,6 @@
 //! A secret of the session, which its pages prove to know. It is made when it is first asked for,
-//! stays through renewals, and is replaced at every sign-in.
+//! stays through renewals, and is replaced at every sign-in. It follows from the id that the session
+//! has then: a form can be sent again with that id, for as long as it is remembered as replaced.
 
 use std::hint::black_box;
 
@@ -9,7 +10,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use crate::data::{Data, Value};
 use crate::delta::{Change, Delta};
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::random;
+use crate::id::{SessionId, random};
 use crate::session::changes::Changes;
 use crate::session::{Known, Missing, Session, State};
 use crate::store::{Committed, Fate};
@@ -24,8 +25,13 @@ const DOING: &str = "make a CSRF token";
 pub(crate) struct Secret([u8; 32]);
 
 impl Secret {
-    pub(super) fn generate() -> Result<Self> {
+    /// One of which no id is known.
+    fn generate() -> Result<Self> {
         Ok(Secret(random(DOING)?))
+    }
+
+    fn of_id(id: &SessionId) -> Self {
+        Secret(id.form_secret())
     }
 
     /// `None` for anything that [`value`](Self::value) cannot have written.
@@ -64,6 +70,12 @@ impl State {
         }
     }
 
+    /// The secret of the session that begins, or is signed in to.
+    pub(super) fn secret_of_next_id(&mut self) -> Result<Secret> {
+        let id = self.next_id.take().map_or_else(SessionId::generate, Ok)?;
+        Ok(Secret::of_id(self.next_id.insert(id)))
+    }
+
     /// The changes, such that no secret from before is left when they are stored: not the one that
     /// is known, nor one that a parallel request is about to add.
     pub(super) fn with_new_secret(&self, new: &Secret) -> Result<Delta> {
@@ -86,15 +98,26 @@ impl Session {
         Ok(state.secret().or_else(|| self.secret_of_replaced_id(&state).map(|(secret, _)| secret)))
     }
 
-    /// Where the id presented was replaced: a secret that follows from that id, so that pages hold
-    /// together for a client that goes on presenting it; and whether the request was under way.
-    /// Nothing is stored for it.
+    /// Where the id presented was replaced: the secret that follows from that id, so that pages hold
+    /// together for a client that goes on presenting it, with those that it was shown before; and
+    /// whether the request was under way. Nothing is stored for it.
     fn secret_of_replaced_id(&self, state: &State) -> Option<(Secret, bool)> {
         let Known::None(Missing { replaced: Some(replaced), .. }) = &state.known else {
             return None;
         };
         let id = self.own_id(state, &replaced.key)?;
-        Some((Secret(id.form_secret()), replaced.under_way))
+        Some((Secret::of_id(&id), replaced.under_way))
+    }
+
+    /// A secret for the session that is there, or begins.
+    fn new_secret(&self, state: &mut State) -> Result<Secret> {
+        match &state.known {
+            // Through an id in its grace, the current one is not known.
+            Known::Live { key, .. } => {
+                self.own_id(state, key).map_or_else(Secret::generate, |id| Ok(Secret::of_id(&id)))
+            }
+            Known::Unread | Known::None(_) => state.secret_of_next_id(),
+        }
     }
 
     /// The session's secret. Where there is no session it is a change like any other.
@@ -132,7 +155,7 @@ impl Session {
             (Some(secret), Change::Untouched) => Ok(secret),
             // It outlives a `clear` in the same request, because pages have been shown with it.
             (secret, _) => {
-                let secret = secret.map_or_else(Secret::generate, Ok)?;
+                let secret = secret.map_or_else(|| self.new_secret(state), Ok)?;
                 let value = secret.value()?;
                 state.changes.edit(|delta| delta.set(NAME, value.clone()));
                 Ok(secret)
@@ -147,7 +170,7 @@ impl Session {
     fn add_secret(&self, state: &mut State) -> Result<Option<Secret>> {
         let Known::Live { record, key } = &state.known else { return Ok(None) };
         let (key, handle, revision) = (*key, record.handle, record.revision);
-        let new = Secret::generate()?.value()?;
+        let new = self.new_secret(state)?.value()?;
         let mut alone = Changes::default();
         let unless_there = move |now: Option<&Value<'_>>| {
             let kept = now.filter(|now| Secret::read(now).is_some()).unwrap_or(&new);

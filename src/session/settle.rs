@@ -12,7 +12,7 @@ use crate::id::{RealmTag, SessionId, SessionKey};
 use crate::record::{Birth, Record, Touch};
 use crate::session::changes::Changes;
 use crate::session::update_queue::overtaken;
-use crate::session::{Known, Missing, Replaced, Saved, Secret, Session, State, Transport, secret};
+use crate::session::{Known, Missing, Replaced, Saved, Session, State, Transport, secret};
 use crate::store::{Commit, Committed, Fate, Loaded};
 use crate::sync::instant;
 
@@ -359,7 +359,7 @@ impl Session {
         if !state.changes.delta().apply(&mut Record::born(&birth, now)) {
             return Ok(());
         }
-        let id = SessionId::generate()?;
+        let id = state.next_id.take().map_or_else(SessionId::generate, Ok)?;
         let key = id.key(self.realm());
         match self.commit_to(state, &key, Fate::Create(&birth))? {
             Committed::Done { record, key, .. } => {
@@ -401,7 +401,7 @@ impl Session {
         fate: Fate<'_>,
     ) -> Result<Committed> {
         let new_secret = match fate {
-            Fate::SignIn { .. } => Some(Secret::generate()?),
+            Fate::SignIn { .. } => Some(state.secret_of_next_id()?),
             _ => None,
         };
         let mut revision = match &state.known {

@@ -96,8 +96,13 @@ impl Session {
                 _ => SessionId::generate()?,
             };
             let to = id.key(self.realm());
+            state.next_id = Some(id.clone());
             let ending = self.shared.endings.begin();
-            match self.commit_to(state, &from, Fate::SignIn { to: &to, user, birth, join_salt })? {
+            let sign_in = Fate::SignIn { to: &to, user, birth, join_salt };
+            let answer = self.commit_to(state, &from, sign_in);
+            // No other session may begin with this id.
+            state.next_id = None;
+            match answer? {
                 Committed::Done { record, key, ended } => {
                     ended.into_iter().for_each(|key| self.shared.endings.note(key));
                     drop(ending);

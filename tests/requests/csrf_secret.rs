@@ -251,9 +251,26 @@ fn a_page_that_comes_late_for_an_id_that_was_renewed_leaves_the_new_one_alone() 
         });
         assert_eq!((set_cookie(&headers), headers.discarded), (None, false), "nothing is stored");
         assert!(holds(&app, &browser, &token));
-        assert!(holds(&app, &late, &shown), "for the id that was presented it holds");
-        assert!(!holds(&app, &browser, &shown) && !holds(&app, &late, &token));
+        for (browser, token) in [(&late, &shown), (&late, &token), (&browser, &shown)] {
+            assert!(holds(&app, browser, token), "all follow from the id that had the first page");
+        }
         assert_eq!(app.rows(), 1);
+    });
+}
+
+#[test]
+fn a_token_from_before_a_sign_out_is_not_valid_after_it() {
+    on_both_stores(defaults, |app| {
+        for mut browser in [Browser::default(), app.visitor(1), app.signed_in("ada")] {
+            let mut tokens = Vec::new();
+            browser.request(&app.sessions, |session| {
+                tokens.push(session.csrf_token().unwrap());
+                session.destroy().unwrap();
+                tokens.push(session.csrf_token().unwrap());
+            });
+            let held: Vec<bool> = tokens.iter().map(|token| holds(&app, &browser, token)).collect();
+            assert_eq!(held, [false, true]);
+        }
     });
 }
 
