@@ -11,9 +11,20 @@ mod client;
 mod common;
 #[path = "common/example.rs"]
 mod example;
+#[path = "browser/history.rs"]
+mod history;
+#[path = "browser/http2.rs"]
+mod http2;
+#[path = "browser/sign_in.rs"]
+mod sign_in;
+#[path = "browser/site.rs"]
+mod site;
 #[path = "common/tls.rs"]
 mod tls;
+#[path = "browser/visits.rs"]
+mod visits;
 
+use std::env;
 use std::time::SystemTime;
 
 use browser::{Chromium, ELSEWHERE, Page, Programs, Tab};
@@ -22,6 +33,20 @@ use example::{CookieKind, Example};
 
 /// All that are the same application; `cargo test` builds them.
 const EXAMPLES: &[&str] = &["rouille", "rocket"];
+
+/// How often a test repeats what it does on each server: `CLOAKROOM_BROWSER_ROUNDS` times, or as
+/// few times as it says itself.
+fn rounds(few: usize) -> usize {
+    env::var("CLOAKROOM_BROWSER_ROUNDS").map_or(few, |rounds| rounds.parse().unwrap())
+}
+
+/// The server that tests start as a process of its own.
+#[test]
+fn child_process() {
+    if let Some(server) = common::role() {
+        site::serve(&server);
+    }
+}
 
 const WARNING: &str = "a browser drops the Secure session cookie";
 

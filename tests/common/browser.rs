@@ -3,6 +3,7 @@
 
 #![allow(dead_code, unreachable_pub, reason = "no test program uses all of it")]
 
+use std::cell::RefCell;
 use std::env;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
@@ -58,6 +59,8 @@ pub struct Chromium {
     address: SocketAddr,
     /// The driver's name for this run of the browser.
     session: String,
+    /// The tab to which the driver was turned last.
+    focused: RefCell<String>,
     /// Ends the driver and the browser, when it is dropped before the folder that they write to.
     _group: Group,
     _folder: Folder,
@@ -105,7 +108,8 @@ impl Chromium {
         let body = capabilities(&programs.chromium, &folder.path("data"));
         let session = command(address, "POST", "/session", &body).unwrap();
         let session = session["sessionId"].as_str().unwrap().to_owned();
-        Chromium { address, session, _group: group, _folder: folder }
+        let focused = RefCell::default();
+        Chromium { address, session, focused, _group: group, _folder: folder }
     }
 
     /// Opens one more tab.
@@ -218,7 +222,11 @@ impl Tab<'_> {
     /// Turns the driver to this tab.
     #[track_caller]
     fn focus(&self) {
-        self.chromium.command("POST", "/window", &json!({ "handle": self.handle }));
+        let mut focused = self.chromium.focused.borrow_mut();
+        if *focused != self.handle {
+            self.chromium.command("POST", "/window", &json!({ "handle": self.handle }));
+            focused.clone_from(&self.handle);
+        }
     }
 
     #[track_caller]
@@ -262,16 +270,67 @@ impl Tab<'_> {
     /// Clicks on what leads to another page, and waits for that.
     #[track_caller]
     pub fn follow(&self, selector: &str) {
-        self.script("window.old = true");
         let element = self.element(selector);
-        self.command("POST", &format!("{element}/click"), &json!({}));
+        self.leave(|| {
+            self.command("POST", &format!("{element}/click"), &json!({}));
+        });
+    }
+
+    /// Does what leads to another page, and waits for that.
+    #[track_caller]
+    pub fn leave(&self, act: impl FnOnce()) {
+        self.script("window.old = true");
+        act();
         // The driver waits for what a click has begun, but a page may begin a moment later.
         let arrived = "return !window.old && document.readyState === 'complete'";
         let body = json!({ "script": arrived, "args": [] });
         let started = Instant::now();
         while self.chromium.try_command("POST", "/execute/sync", &body) != Ok(Value::Bool(true)) {
-            assert!(started.elapsed() < PATIENCE, "{selector} leads nowhere");
+            assert!(started.elapsed() < PATIENCE, "the page stays");
         }
+    }
+
+    /// What a script of the page fetches from this path, as text.
+    #[track_caller]
+    pub fn fetch(&self, path: &str) -> String {
+        let script = format!("return fetch('{path}').then(answer => answer.text())");
+        serde_json::from_value(self.script(&script)).unwrap()
+    }
+
+    pub fn close(self) {
+        self.command("DELETE", "/window", &Value::Null);
+    }
+
+    /// Goes back to the page before this one.
+    #[track_caller]
+    pub fn back(&self) {
+        self.command("POST", "/back", &json!({}));
+    }
+
+    /// Moves the mouse to an element and presses its button twice.
+    #[track_caller]
+    pub fn double_click(&self, selector: &str) {
+        let query = json!({ "using": "css selector", "value": selector });
+        let element = self.command("POST", "/element", &query);
+        let (down, up) = (
+            json!({ "type": "pointerDown", "button": 0 }),
+            json!({ "type": "pointerUp", "button": 0 }),
+        );
+        let to = json!({ "type": "pointerMove", "origin": element, "x": 0, "y": 0, "duration": 0 });
+        let mouse = json!({
+            "type": "pointer",
+            "id": "mouse",
+            "parameters": { "pointerType": "mouse" },
+            "actions": [to, down, up, down, up],
+        });
+        self.command("POST", "/actions", &json!({ "actions": [mouse] }));
+    }
+
+    /// The protocol by which the page came, as ALPN names it: `http/1.1`, `h2`.
+    #[track_caller]
+    pub fn protocol(&self) -> String {
+        let script = "return performance.getEntriesByType('navigation')[0].nextHopProtocol";
+        serde_json::from_value(self.script(script)).unwrap()
     }
 
     #[track_caller]

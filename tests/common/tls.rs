@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread;
 
+use rcgen::{CertifiedKey, KeyPair};
 use rustls::crypto::ring;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
@@ -29,8 +30,13 @@ pub fn proxy(name: &str, server: SocketAddr) -> SocketAddr {
     address
 }
 
+/// A certificate for this name that nobody has signed, and its key.
+pub fn self_signed(name: &str) -> CertifiedKey<KeyPair> {
+    rcgen::generate_simple_self_signed([name.to_owned()]).unwrap()
+}
+
 fn config(name: &str) -> ServerConfig {
-    let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+    let made = self_signed(name);
     let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
     ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()

@@ -1,0 +1,83 @@
+//! What the Back button shows.
+
+use crate::browser::{Chromium, Programs, Tab};
+use crate::common::Folder;
+use crate::rounds;
+use crate::site::{Server, Setting, Site};
+
+/// Runs a test on every server set up like this.
+fn on_every_server(setting: Setting, test: impl Fn(&Tab<'_>, &Site)) {
+    let Some(programs) = Programs::find() else { return };
+    let chromium = Chromium::start(&programs);
+    for server in Server::ALL {
+        println!("{server:?}");
+        chromium.forget_cookies();
+        let folder = Folder::new();
+        test(&chromium.tab(), &Site::start(server, setting, &folder));
+    }
+}
+
+/// Ends ada's session by another form than the page's; the answer begins no new one.
+fn sign_out_silently(tab: &Tab<'_>) {
+    tab.leave(|| {
+        tab.script(
+            "const form = document.createElement('form');
+             form.method = 'post';
+             form.action = '/sign-out-silently';
+             document.body.append(form);
+             form.submit();",
+        );
+    });
+}
+
+/// A page of ada's with a form, which is not the one that followed her sign-in.
+fn open_as_ada(tab: &Tab<'_>, site: &Site) {
+    tab.open(&site.url("/"));
+    tab.sign_in("ada", "demo");
+    tab.open(&site.url("/?again"));
+    assert_eq!(tab.page().user.as_deref(), Some("ada"));
+}
+
+#[test]
+fn back_after_a_sign_out_shows_no_form_of_the_user() {
+    on_every_server(Setting::Defaults, |tab, site| {
+        for sign_out in [Tab::sign_out, sign_out_silently] {
+            open_as_ada(tab, site);
+            sign_out(tab);
+            tab.back();
+            assert_eq!(tab.script("return location.search"), "?again");
+            assert_eq!(tab.page().user, None);
+        }
+    });
+}
+
+#[test]
+fn back_shows_the_dead_form_where_form_pages_may_be_kept() {
+    on_every_server(Setting::FormPagesKept, |tab, site| {
+        open_as_ada(tab, site);
+        sign_out_silently(tab);
+        tab.back();
+        assert_eq!(tab.page().user.as_deref(), Some("ada"));
+        tab.sign_out();
+        let answer = tab.script("return document.body.textContent");
+        assert_eq!(answer, "This form has expired.");
+    });
+}
+
+#[test]
+fn back_shows_no_landing_page_of_a_sign_in_after_the_sign_out() {
+    on_every_server(Setting::NoStoreWhenSignedIn, |tab, site| {
+        let mut restored = 0;
+        let rounds = rounds(3);
+        for _ in 0..rounds {
+            tab.open(&site.url("/"));
+            tab.sign_in("ada", "demo");
+            assert_eq!(tab.page().user.as_deref(), Some("ada"));
+            sign_out_silently(tab);
+            tab.back();
+            restored += u32::from(tab.page().user.is_some());
+        }
+        println!("restored: {restored} of {rounds}");
+        assert_eq!(restored, 0, "of {rounds}");
+    });
+}

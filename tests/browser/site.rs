@@ -1,0 +1,359 @@
+//! The application of the examples with some pages more, in a process of its own, on each server.
+//!
+//! A request with `?before=NAME` stops at the gate of this name before it uses its session, one
+//! with `?after=NAME` when it has; `/arrived` waits for requests to come there, and `/open` lets
+//! them go on.
+
+#[allow(dead_code, reason = "the settings of the examples are not used")]
+#[path = "../../examples/app/mod.rs"]
+mod app;
+
+use std::collections::HashMap;
+use std::env;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use cloakroom::clock::{Clock, SystemClock, Timestamp};
+use cloakroom::csrf::CsrfToken;
+use cloakroom::{Result, Session, SessionManager, SqliteStore, UserKey, web};
+
+use crate::client::PATIENCE;
+use crate::common::{Folder, Kept, child};
+use app::Answer;
+
+/// What serves the application.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Server {
+    Rouille,
+    Rocket,
+    /// With TLS and HTTP/2.
+    RocketHttp2,
+}
+
+impl Server {
+    pub(crate) const ALL: [Server; 3] = [Server::Rouille, Server::Rocket, Server::RocketHttp2];
+}
+
+/// How the sessions are set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Setting {
+    Defaults,
+    NoStoreWhenSignedIn,
+    FormPagesKept,
+}
+
+const SETTING: &str = "SETTING";
+
+/// The application, served at an origin such as `https://localhost:8000`.
+pub(crate) struct Site {
+    _process: Kept,
+    pub(crate) origin: String,
+}
+
+impl Site {
+    /// Starts it on the database of this folder, and waits until it listens.
+    pub(crate) fn start(server: Server, setting: Setting, folder: &Folder) -> Self {
+        let mut child = child(&format!("{server:?}"));
+        child.env("DATABASE", folder.database()).env(SETTING, format!("{setting:?}"));
+        let mut process = Kept(child.stdout(Stdio::piped()).spawn().unwrap());
+        let lines = BufReader::new(process.0.stdout.take().unwrap()).lines();
+        let origin = lines
+            .map_while(io::Result::ok)
+            .find_map(|line| line.strip_prefix("serving ").map(str::to_owned));
+        Site { _process: process, origin: origin.expect("the server starts") }
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.origin)
+    }
+}
+
+/// In a child: serves until the process is killed.
+pub(crate) fn serve(server: &str) -> ! {
+    let clock = ShiftedClock::default();
+    let store = SqliteStore::open(env::var("DATABASE").unwrap()).unwrap();
+    let sessions = SessionManager::builder(store).clock(clock.clone());
+    let sessions = match env::var(SETTING).unwrap() {
+        setting if setting == format!("{:?}", Setting::NoStoreWhenSignedIn) => {
+            sessions.no_store_when_signed_in(true)
+        }
+        setting if setting == format!("{:?}", Setting::FormPagesKept) => {
+            sessions.form_pages_no_store(false)
+        }
+        _ => sessions,
+    };
+    let sessions = sessions.build().unwrap();
+    let served =
+        Arc::new(Served { sessions, clock, gates: Mutex::default(), moved: Condvar::new() });
+    if server == format!("{:?}", Server::Rouille) {
+        on_rouille(served)
+    } else {
+        on_rocket::serve(served, server == format!("{:?}", Server::RocketHttp2))
+    }
+}
+
+fn tell(origin: &str) {
+    io::stdout().write_all(format!("\nserving {origin}\n").as_bytes()).unwrap();
+}
+
+/// The system's time and what was added to it.
+#[derive(Clone, Debug, Default)]
+struct ShiftedClock(Arc<AtomicU64>);
+
+impl Clock for ShiftedClock {
+    fn now(&self) -> Timestamp {
+        SystemClock.now() + Duration::from_secs(self.0.load(Ordering::SeqCst))
+    }
+}
+
+struct Served {
+    sessions: SessionManager,
+    clock: ShiftedClock,
+    gates: Mutex<HashMap<String, Gate>>,
+    moved: Condvar,
+}
+
+#[derive(Default)]
+struct Gate {
+    arrived: u64,
+    open: bool,
+}
+
+impl Served {
+    /// Changes the gate of this name, and waits until it is as it should be.
+    fn gate(&self, name: &str, change: impl Fn(&mut Gate), until: impl Fn(&Gate) -> bool) {
+        let mut gates = self.gates.lock().unwrap();
+        change(gates.entry(name.to_owned()).or_default());
+        self.moved.notify_all();
+        let waits = |gates: &mut HashMap<String, Gate>| !until(&gates[name]);
+        let (gates, waited) = self.moved.wait_timeout_while(gates, PATIENCE, waits).unwrap();
+        drop(gates);
+        assert!(!waited.timed_out(), "the gate {name} stays as it is");
+    }
+
+    fn stop_at(&self, name: Option<&String>) {
+        if let Some(name) = name {
+            self.gate(name, |gate| gate.arrived += 1, |gate| gate.open);
+        }
+    }
+}
+
+struct Asked {
+    path: String,
+    query: HashMap<String, String>,
+    form: HashMap<String, String>,
+}
+
+impl Asked {
+    fn new(path: &str, query: &str, body: &str) -> Self {
+        let pairs = |text: &str| form_urlencoded::parse(text.as_bytes()).into_owned().collect();
+        Asked { path: path.to_owned(), query: pairs(query), form: pairs(body) }
+    }
+
+    fn number(&self, name: &str) -> u64 {
+        self.query[name].parse().unwrap()
+    }
+}
+
+struct Reply {
+    status: u16,
+    content_type: &'static str,
+    location: Option<&'static str>,
+    body: String,
+}
+
+impl Reply {
+    fn text(status: u16, body: impl Into<String>) -> Self {
+        Reply { status, content_type: "text/plain", location: None, body: body.into() }
+    }
+
+    fn page(body: impl Into<String>) -> Self {
+        Reply { content_type: "text/html; charset=utf-8", ..Reply::text(200, body) }
+    }
+}
+
+impl From<Answer> for Reply {
+    fn from(answer: Answer) -> Self {
+        match answer {
+            Answer::Page(html) => Reply::page(html),
+            Answer::See(path) => Reply { location: Some(path), ..Reply::text(303, "") },
+            Answer::Forbidden => Reply::text(403, "This form has expired."),
+        }
+    }
+}
+
+/// The page of a visitor: it fetches a form token and, at once, everything that its address names as
+/// `read`. When the token is there, it fetches `then`.
+const VISIT: &str = "<!doctype html>
+<title>Visit</title>
+<form method=\"post\" action=\"/post\"><input name=\"csrf\"><button>Post</button></form>
+<script>
+const asked = new URLSearchParams(location.search);
+const get = url => fetch(url, { mode: 'no-cors', credentials: 'include', cache: 'no-store' });
+const token = get('/token').then(answer => answer.text()).then(token => {
+    document.querySelector('input').value = token;
+    return Promise.all(asked.getAll('then').map(get));
+});
+window.complete = Promise.all([token, ...asked.getAll('read').map(get)]).then(() => 'complete');
+</script>";
+
+fn answer(served: &Served, asked: &Asked, session: &Session) -> Result<Reply> {
+    served.stop_at(asked.query.get("before"));
+    let sent = |name: &str| asked.form.get(name).map_or("", String::as_str);
+    let csrf = sent("csrf");
+    let reply = match asked.path.as_str() {
+        "/arrived" => {
+            let requests = asked.number("requests");
+            served.gate(&asked.query["gate"], |_| (), |gate| gate.arrived >= requests);
+            Reply::text(200, "arrived")
+        }
+        "/open" => {
+            served.gate(&asked.query["gate"], |gate| gate.open = true, |_| true);
+            Reply::text(200, "open")
+        }
+        "/advance" => {
+            served.clock.0.fetch_add(asked.number("seconds"), Ordering::SeqCst);
+            Reply::text(200, "advanced")
+        }
+        "/revoke-everyone" => {
+            served.sessions.revoke_everyone()?;
+            Reply::text(200, "revoked")
+        }
+        "/blank" => Reply::page("<!doctype html><title>Blank</title>"),
+        "/visit" => Reply::page(VISIT),
+        "/token" => Reply::text(200, session.csrf_token()?),
+        "/read" => {
+            let user = session.user()?;
+            Reply::text(200, user.as_ref().map_or("none", UserKey::as_str))
+        }
+        "/post" => match session.verify_csrf(csrf)? {
+            CsrfToken::Invalid => Reply::text(403, "refused"),
+            _ => Reply::text(200, "accepted"),
+        },
+        "/" => app::home(session)?.into(),
+        "/sign-in" => app::sign_in(session, csrf, sent("user"), sent("password"))?.into(),
+        "/sign-out" => app::sign_out(session, csrf)?.into(),
+        "/sign-out-silently" => {
+            session.destroy()?;
+            Answer::See("/blank").into()
+        }
+        "/sessions" => app::list(&served.sessions, session)?.into(),
+        "/sessions/revoke" => app::revoke(&served.sessions, session, csrf, sent("handle"))?.into(),
+        _ => Reply::text(404, "There is no such page."),
+    };
+    served.stop_at(asked.query.get("after"));
+    Ok(reply)
+}
+
+fn on_rouille(served: Arc<Served>) -> ! {
+    let server = rouille::Server::new("127.0.0.1:0", move |request: &rouille::Request| {
+        web::rouille::session(&served.sessions, request, |session| {
+            let mut body = String::new();
+            if let Some(mut data) = request.data() {
+                data.read_to_string(&mut body)?;
+            }
+            let asked = Asked::new(&request.url(), request.raw_query_string(), &body);
+            let reply = answer(&served, &asked, session)?;
+            let answer = rouille::Response::from_data(reply.content_type, reply.body)
+                .with_status_code(reply.status);
+            Ok(match reply.location {
+                Some(location) => answer.with_unique_header("Location", location),
+                None => answer,
+            })
+        })
+    });
+    let server = server.unwrap();
+    tell(&format!("http://localhost:{}", server.server_addr().port()));
+    server.run();
+    unreachable!("it runs until the process is killed");
+}
+
+mod on_rocket {
+    use std::io::Cursor;
+    use std::net::Ipv4Addr;
+    use std::sync::Arc;
+
+    use base64::Engine;
+    use base64::prelude::BASE64_STANDARD;
+    use cloakroom::Session;
+    use rocket::config::{Config, LogLevel, TlsConfig};
+    use rocket::fairing::AdHoc;
+    use rocket::http::Status;
+    use rocket::http::uri::Origin;
+    use rocket::response::{self, Responder};
+    use rocket::tokio::task::block_in_place;
+    use rocket::{Request, Response, State, routes};
+
+    use super::{Asked, Reply, Served, answer, tell};
+    use crate::tls::self_signed;
+
+    impl<'r> Responder<'r, 'static> for Reply {
+        fn respond_to(self, _: &'r Request<'_>) -> response::Result<'static> {
+            let mut answer = Response::build();
+            answer.status(Status::new(self.status)).raw_header("Content-Type", self.content_type);
+            if let Some(location) = self.location {
+                answer.raw_header("Location", location);
+            }
+            answer.sized_body(self.body.len(), Cursor::new(self.body)).ok()
+        }
+    }
+
+    #[rocket::get("/<_..>")]
+    fn get(
+        served: &State<Arc<Served>>,
+        uri: &Origin<'_>,
+        session: &Session,
+    ) -> cloakroom::Result<Reply> {
+        post(served, uri, session, "")
+    }
+
+    #[rocket::post("/<_..>", data = "<body>")]
+    fn post(
+        served: &State<Arc<Served>>,
+        uri: &Origin<'_>,
+        session: &Session,
+        body: &str,
+    ) -> cloakroom::Result<Reply> {
+        let query = uri.query().map_or("", |query| query.as_str());
+        let asked = Asked::new(uri.path().as_str(), query, body);
+        // It may stop at a gate, which is not for a thread of Rocket's to do.
+        block_in_place(|| answer(served, &asked, session))
+    }
+
+    /// RFC 7468, in one line.
+    fn pem(label: &str, der: &[u8]) -> String {
+        let text = BASE64_STANDARD.encode(der);
+        format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n")
+    }
+
+    pub(super) fn serve(served: Arc<Served>, http2: bool) -> ! {
+        let tls = http2.then(|| {
+            let made = self_signed("localhost");
+            let certificate = pem("CERTIFICATE", made.cert.der());
+            let key = pem("PRIVATE KEY", &made.signing_key.serialize_der());
+            TlsConfig::from_bytes(certificate.as_bytes(), key.as_bytes())
+        });
+        let config = Config {
+            address: Ipv4Addr::LOCALHOST.into(),
+            port: 0,
+            log_level: LogLevel::Off,
+            tls,
+            ..Config::debug_default()
+        };
+        let rocket = rocket::custom(config)
+            .attach(served.sessions.clone())
+            .attach(AdHoc::on_liftoff("tell where", |rocket| {
+                let config = rocket.config();
+                let scheme = if config.tls_enabled() { "https" } else { "http" };
+                tell(&format!("{scheme}://localhost:{}", config.port));
+                Box::pin(async {})
+            }))
+            .manage(served)
+            .mount("/", routes![get, post]);
+        let _ = rocket::execute(rocket.launch());
+        unreachable!("it runs until the process is killed");
+    }
+}
