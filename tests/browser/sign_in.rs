@@ -46,6 +46,11 @@ fn fill_in(tab: &Tab<'_>) {
     );
 }
 
+/// Waits until a request has come to a gate.
+const ARRIVED: &str = "const arrived = url => fetch(url)
+    .then(answer => answer.text())
+    .then(number => number == 1 || arrived(url));";
+
 /// Submits the form by a script, and waits until the user is signed in; the server holds the answer
 /// at the gate. Then another script runs, of which `form` is the form.
 fn submit_and_hold(tab: &Tab<'_>, gate: usize, then: &str) {
@@ -55,7 +60,8 @@ fn submit_and_hold(tab: &Tab<'_>, gate: usize, then: &str) {
         "const form = document.querySelector('form');
          form.action = '/sign-in?after={gate}';
          form.submit();
-         return fetch('/arrived?gate={gate}&requests=1').then(() => {{ {then} }});"
+         {ARRIVED}
+         return arrived('/arrived?gate={gate}').then(() => {{ {then} }});"
     ));
 }
 
@@ -88,8 +94,9 @@ fn of_two_sign_ins_at_once_either_answer_keeps_the_visits() {
                  fetch('/sign-in' + query, {{ method: 'POST', body, redirect: 'manual' }});
              if (!{held})
                  return Promise.all([send(''), send('')]).then(() => 'answered');
+             {ARRIVED}
              const first = send('?after={round}');
-             return fetch('/arrived?gate={round}&requests=1')
+             return arrived('/arrived?gate={round}')
                  .then(() => send(''))
                  .then(() => fetch('/open?gate={round}'))
                  .then(() => first)

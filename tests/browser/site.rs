@@ -1,8 +1,8 @@
 //! The application of the examples with some pages more, in a process of its own, on each server.
 //!
 //! A request with `?before=NAME` stops at the gate of this name before it uses its session, one
-//! with `?after=NAME` when it has; `/arrived` waits for requests to come there, and `/open` lets
-//! them go on.
+//! with `?after=NAME` when it has; `/arrived` says how many have come there, and `/open` lets them
+//! go on.
 
 #[allow(dead_code, reason = "the settings of the examples are not used")]
 #[path = "../../examples/app/mod.rs"]
@@ -22,11 +22,14 @@ use cloakroom::{Result, Session, SessionManager, SqliteStore, UserKey, web};
 
 use crate::client::PATIENCE;
 use crate::common::{Folder, Kept, child};
+use crate::tls;
 use app::Answer;
 
-/// What serves the application.
+/// What serves the application, each over HTTP/1.1 but for the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Server {
+    /// Behind a proxy that ends TLS and makes a connection for each request: a browser that keeps
+    /// several connections to rouille's own server can find one that no thread serves.
     Rouille,
     Rocket,
     /// With TLS and HTTP/2.
@@ -87,7 +90,7 @@ pub(crate) fn serve(server: &str) -> ! {
     };
     let sessions = sessions.build().unwrap();
     let served =
-        Arc::new(Served { sessions, clock, gates: Mutex::default(), moved: Condvar::new() });
+        Arc::new(Served { sessions, clock, gates: Mutex::default(), opened: Condvar::new() });
     if server == format!("{:?}", Server::Rouille) {
         on_rouille(served)
     } else {
@@ -113,7 +116,7 @@ struct Served {
     sessions: SessionManager,
     clock: ShiftedClock,
     gates: Mutex<HashMap<String, Gate>>,
-    moved: Condvar,
+    opened: Condvar,
 }
 
 #[derive(Default)]
@@ -123,21 +126,18 @@ struct Gate {
 }
 
 impl Served {
-    /// Changes the gate of this name, and waits until it is as it should be.
-    fn gate(&self, name: &str, change: impl Fn(&mut Gate), until: impl Fn(&Gate) -> bool) {
-        let mut gates = self.gates.lock().unwrap();
-        change(gates.entry(name.to_owned()).or_default());
-        self.moved.notify_all();
-        let waits = |gates: &mut HashMap<String, Gate>| !until(&gates[name]);
-        let (gates, waited) = self.moved.wait_timeout_while(gates, PATIENCE, waits).unwrap();
-        drop(gates);
-        assert!(!waited.timed_out(), "the gate {name} stays as it is");
+    fn gate<R>(&self, name: &str, with: impl FnOnce(&mut Gate) -> R) -> R {
+        with(self.gates.lock().unwrap().entry(name.to_owned()).or_default())
     }
 
     fn stop_at(&self, name: Option<&String>) {
-        if let Some(name) = name {
-            self.gate(name, |gate| gate.arrived += 1, |gate| gate.open);
-        }
+        let Some(name) = name else { return };
+        self.gate(name, |gate| gate.arrived += 1);
+        let gates = self.gates.lock().unwrap();
+        let waits = |gates: &mut HashMap<String, Gate>| !gates[name].open;
+        let (gates, waited) = self.opened.wait_timeout_while(gates, PATIENCE, waits).unwrap();
+        drop(gates);
+        assert!(!waited.timed_out(), "the test opens its gates");
     }
 }
 
@@ -157,6 +157,9 @@ impl Asked {
         self.query[name].parse().unwrap()
     }
 }
+
+/// A page of one process may read what another process answers to requests without a cookie.
+const ANY_ORIGIN: (&str, &str) = ("Access-Control-Allow-Origin", "*");
 
 struct Reply {
     status: u16,
@@ -186,18 +189,22 @@ impl From<Answer> for Reply {
 }
 
 /// The page of a visitor: it fetches a form token and, at once, everything that its address names as
-/// `read`. When the token is there, it fetches `then`.
+/// `read`. When the token is there and all these have arrived at their gate, it opens that.
 const VISIT: &str = "<!doctype html>
 <title>Visit</title>
 <form method=\"post\" action=\"/post\"><input name=\"csrf\"><button>Post</button></form>
 <script>
 const asked = new URLSearchParams(location.search);
+const reads = asked.getAll('read');
 const get = url => fetch(url, { mode: 'no-cors', credentials: 'include', cache: 'no-store' });
+const text = url => fetch(url, { credentials: 'omit' }).then(answer => answer.text());
+const arrived = url => text(url).then(number => number == reads.length || arrived(url));
 const token = get('/token').then(answer => answer.text()).then(token => {
     document.querySelector('input').value = token;
-    return Promise.all(asked.getAll('then').map(get));
+    if (asked.has('open'))
+        return arrived(asked.get('arrived')).then(() => text(asked.get('open')));
 });
-window.complete = Promise.all([token, ...asked.getAll('read').map(get)]).then(() => 'complete');
+window.complete = Promise.all([token, ...reads.map(get)]).then(() => 'complete');
 </script>";
 
 fn answer(served: &Served, asked: &Asked, session: &Session) -> Result<Reply> {
@@ -206,12 +213,12 @@ fn answer(served: &Served, asked: &Asked, session: &Session) -> Result<Reply> {
     let csrf = sent("csrf");
     let reply = match asked.path.as_str() {
         "/arrived" => {
-            let requests = asked.number("requests");
-            served.gate(&asked.query["gate"], |_| (), |gate| gate.arrived >= requests);
-            Reply::text(200, "arrived")
+            let arrived = served.gate(&asked.query["gate"], |gate| gate.arrived);
+            Reply::text(200, arrived.to_string())
         }
         "/open" => {
-            served.gate(&asked.query["gate"], |gate| gate.open = true, |_| true);
+            served.gate(&asked.query["gate"], |gate| gate.open = true);
+            served.opened.notify_all();
             Reply::text(200, "open")
         }
         "/advance" => {
@@ -258,7 +265,8 @@ fn on_rouille(served: Arc<Served>) -> ! {
             let asked = Asked::new(&request.url(), request.raw_query_string(), &body);
             let reply = answer(&served, &asked, session)?;
             let answer = rouille::Response::from_data(reply.content_type, reply.body)
-                .with_status_code(reply.status);
+                .with_status_code(reply.status)
+                .with_additional_header(ANY_ORIGIN.0, ANY_ORIGIN.1);
             Ok(match reply.location {
                 Some(location) => answer.with_unique_header("Location", location),
                 None => answer,
@@ -266,7 +274,7 @@ fn on_rouille(served: Arc<Served>) -> ! {
         })
     });
     let server = server.unwrap();
-    tell(&format!("http://localhost:{}", server.server_addr().port()));
+    tell(&format!("https://localhost:{}", tls::proxy("localhost", server.server_addr()).port()));
     server.run();
     unreachable!("it runs until the process is killed");
 }
@@ -287,13 +295,14 @@ mod on_rocket {
     use rocket::tokio::task::block_in_place;
     use rocket::{Request, Response, State, routes};
 
-    use super::{Asked, Reply, Served, answer, tell};
+    use super::{ANY_ORIGIN, Asked, Reply, Served, answer, tell};
     use crate::tls::self_signed;
 
     impl<'r> Responder<'r, 'static> for Reply {
         fn respond_to(self, _: &'r Request<'_>) -> response::Result<'static> {
             let mut answer = Response::build();
             answer.status(Status::new(self.status)).raw_header("Content-Type", self.content_type);
+            answer.raw_header(ANY_ORIGIN.0, ANY_ORIGIN.1);
             if let Some(location) = self.location {
                 answer.raw_header("Location", location);
             }
