@@ -132,14 +132,18 @@ impl Inner {
         self.client.replace(Space::Sessions, &new, doing).map(drop)
     }
 
-    /// Remembers a key that was left before in place of what its item says. That the session has
-    /// moved is done by then: where this fails, the key leads there by the way that it led before.
+    /// Remembers a key that was left before in place of what its item says, but for one thing:
+    /// where another session had begun in place of the one that was there, the keys that this one
+    /// had go on to lead nowhere. That the session has moved is done by then: where this fails, the
+    /// key leads there by the way that it led before.
     pub(super) fn remember_anew(&self, key: &SessionKey, way: Way, now: Timestamp) {
         const DOING: &str = "remember a replaced key";
         if let Ok(Some(item)) = self.client.get(Space::Sessions, key, DOING)
-            && let Ok(Some(State::Left(_))) = self.read(&item)
+            && let Ok(Some(State::Left(before))) = self.read(&item)
         {
             let place = Place { key: *key, stamp: item.stamp };
+            let begins_session = way.begins_session || before.begins_session;
+            let way = Way { begins_session, ..way };
             let _ = self.leave(place, &way, now, DOING);
         }
     }
