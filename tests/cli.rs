@@ -23,6 +23,8 @@ mod live;
 mod reading;
 #[path = "cli/realms.rs"]
 mod realms;
+#[path = "cli/replaced.rs"]
+mod replaced;
 #[path = "cli/room.rs"]
 mod room;
 #[path = "cli/tables.rs"]

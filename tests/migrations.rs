@@ -146,8 +146,10 @@ fn a_foreign_thing_of_any_name_we_would_use_is_refused() {
         "CREATE TABLE CloakRoom_Sessions (id TEXT)",
         "CREATE VIEW cloakroom_sessions AS SELECT 1",
         "CREATE TABLE cloakroom_sessions_meta (a)",
+        "CREATE TABLE cloakroom_sessions_replaced (a)",
         "CREATE TABLE cloakroom_sessions_readable (a)",
         "CREATE TABLE t (a); CREATE INDEX cloakroom_sessions_deadline ON t (a)",
+        "CREATE TABLE t (a); CREATE INDEX cloakroom_sessions_replaced_forget ON t (a)",
         "CREATE TABLE cloakroom_migrations (version INTEGER, applied_on TEXT)",
     ] {
         let folder = Folder::new();
@@ -251,9 +253,10 @@ fn tables_dropped_by_hand_are_set_up_anew() {
 }
 
 /// What the host makes of our names after it has removed our tables by hand.
-const TAKEN_OVER: [&str; 3] = [
+const TAKEN_OVER: [&str; 4] = [
     "CREATE TABLE session (customer TEXT)",
     "CREATE TABLE session_meta (customer TEXT)",
+    "CREATE TABLE session_replaced (customer TEXT)",
     "CREATE VIEW session_readable AS SELECT 1 AS customer",
 ];
 
@@ -264,7 +267,8 @@ fn a_table_of_the_hosts_in_place_of_one_of_ours_is_neither_used_nor_dropped() {
         let store = SqliteStore::builder(folder.database()).table("session").open().unwrap();
         let host = Connection::open(folder.database()).unwrap();
         host.execute_batch(
-            "DROP VIEW session_readable; DROP TABLE session; DROP TABLE session_meta",
+            "DROP VIEW session_readable; DROP TABLE session; DROP TABLE session_meta; \
+             DROP TABLE session_replaced",
         )
         .unwrap();
         host.execute_batch(theirs).unwrap();
@@ -306,17 +310,20 @@ fn the_readable_view_shows_sessions_to_a_person() {
     let folder = Folder::new();
     let store = SqliteStore::open(folder.database()).unwrap();
     create(&store, &setting("n", 1)).unwrap();
-    let sql = "SELECT key_prefix, length(handle), created_utc, state, data
+    let sql = "SELECT key_prefix, length(handle), created_utc, state, data, realm
                FROM cloakroom_sessions_readable";
-    let row: (String, i64, String, String, String) = Connection::open(folder.database())
+    let row: (String, i64, String, String, String, String) = Connection::open(folder.database())
         .unwrap()
-        .query_row(sql, [], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?)))
+        .query_row(sql, [], |r| {
+            Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?, r.get(5)?))
+        })
         .unwrap();
     assert_eq!(row.0.len(), 8);
     assert_eq!(row.1, 32);
     assert_eq!(row.2, "2023-11-14 22:13:20");
     assert_eq!(row.3, "expired", "its deadline was in 2023");
     assert_eq!(row.4, "{\"n\":1}");
+    assert_eq!(row.5, "__Host-id");
 }
 
 /// Root may write everything, so the refusal is seen by a child that is somebody else.
