@@ -5,6 +5,7 @@ mod changes;
 mod current;
 mod endings;
 mod guessing;
+mod load;
 mod secret;
 mod settle;
 mod shared;
@@ -24,11 +25,11 @@ use crate::event::Event;
 use crate::http::{HostText, RequestHead};
 use crate::id::{Handle, SessionId, SessionKey, UserKey};
 use crate::record::{Client, Record};
-use crate::store::{Loaded, ReplacedId};
 use crate::sync::{Mutex, MutexGuard};
 use changes::Changes;
 use current::Number;
 use endings::Moment;
+use load::{Missing, NOTHING, Replaced};
 use updating::Updating;
 
 pub use authentication::{Authentication, RecentAuth};
@@ -173,44 +174,6 @@ enum Known {
     },
     None(Missing),
 }
-
-/// Why a request that presented an id finds no session.
-#[derive(Clone, Copy, Debug, Default)]
-struct Missing {
-    /// The session was ended while the request was under way.
-    ended: bool,
-    /// The id was replaced, and is remembered.
-    replaced: Option<Replaced>,
-}
-
-/// A presented id that was replaced.
-#[derive(Clone, Copy, Debug)]
-struct Replaced {
-    key: SessionKey,
-    /// The public name of the session.
-    handle: Handle,
-    /// The request was under way by then: the client gets its new id by another answer.
-    under_way: bool,
-    /// Whether the browser keeps the session's cookie, if the session was read.
-    persistent: Option<bool>,
-}
-
-impl Missing {
-    /// Whether changes of this request come too late, instead of beginning a new session.
-    fn is_overtaken(&self) -> bool {
-        self.ended || self.replaced.is_some_and(|replaced| replaced.under_way)
-    }
-
-    /// The first replaced id counts, before it one that was replaced while the request was under
-    /// way: an id that was planted hides none that is on its way.
-    fn note(&mut self, new: Replaced) {
-        if self.replaced.is_none_or(|have| new.under_way && !have.under_way) {
-            self.replaced = Some(new);
-        }
-    }
-}
-
-const NOTHING: Known = Known::None(Missing { ended: false, replaced: None });
 
 impl Known {
     fn handle(&self) -> Option<Handle> {
@@ -360,109 +323,6 @@ impl Session {
     /// Makes a call that may block.
     fn cross<T>(&self, call: impl FnOnce() -> Result<T>) -> Result<T> {
         cross(self.crossing, call)
-    }
-
-    /// Loads the session unless that was done.
-    fn read<'s>(&self, state: &'s mut State) -> Result<&'s Known> {
-        state.looked_at = true;
-        self.follow_own_revocation(state);
-        if let Known::Unread = state.known {
-            let now = self.shared.now();
-            state.used.get_or_insert(now);
-            state.known = match self.load(now, &mut state.in_doubt, &mut state.found_by) {
-                Ok(mut known) => {
-                    if let Known::Live { record, key } = &mut known
-                        && !state.ignored
-                    {
-                        self.shared.touch_early(self.crossing, *key, record, now);
-                    }
-                    known
-                }
-                Err(error) => match self.shared.settings.on_load_failure {
-                    OnLoadFailure::Fail => return Err(error),
-                    OnLoadFailure::ReadAsEmpty => {
-                        self.shared.events.raise(&Event::ReadAsEmpty { error: &error });
-                        state.unreadable = Some(error);
-                        NOTHING
-                    }
-                },
-            };
-        }
-        Ok(&state.known)
-    }
-
-    /// The first live one of the ids that were presented.
-    fn load(
-        &self,
-        now: Timestamp,
-        in_doubt: &mut bool,
-        found_by: &mut Option<SessionKey>,
-    ) -> Result<Known> {
-        let mut missing = Missing::default();
-        for asked in self.presented.keys() {
-            // Not before: a request that presents nothing pays for nothing.
-            let store = self.shared.store()?;
-            let at_hand = self.crossing.and_then(|_| store.try_load(&asked, now));
-            let loaded = match at_hand {
-                Some(loaded) => loaded,
-                None => self.cross(|| store.load(&asked, now))?,
-            };
-            match loaded {
-                Loaded::Live { record, key } => {
-                    *found_by = Some(asked);
-                    return Ok(Known::Live { record, key });
-                }
-                Loaded::Replaced { id, record, .. } => {
-                    let persistent = Some(record.persistent);
-                    missing.note(Replaced { persistent, ..self.replaced(&id, record.handle) });
-                }
-                Loaded::Absent => {
-                    match self.shared.endings.try_has_ended_since(&asked, self.opened) {
-                        Some(true) => missing.ended = true,
-                        ended => {
-                            *in_doubt |= ended.is_none();
-                            self.unknown_id(&asked);
-                        }
-                    }
-                }
-                Loaded::Undecodable { handle, error } => {
-                    self.undecodable(handle.as_ref(), &error);
-                }
-            }
-        }
-        self.judge_late_use(&mut missing)?;
-        Ok(Known::None(missing))
-    }
-
-    fn replaced(&self, id: &ReplacedId, handle: Handle) -> Replaced {
-        // A clock that was set back makes nobody late.
-        let opened = self.opened_at.min(self.shared.now());
-        let under_way = id.was_under_way(opened);
-        Replaced { key: id.key, handle, under_way, persistent: None }
-    }
-
-    /// A replaced id that comes late, and beside no id of a live session, is an event, and ends the
-    /// session where the settings say so.
-    fn judge_late_use(&self, missing: &mut Missing) -> Result<()> {
-        let Some(late) = missing.replaced.filter(|replaced| !replaced.under_way) else {
-            return Ok(());
-        };
-        let event = Event::ReplacedIdUsed { handle: &late.handle, address: self.address };
-        self.shared.events.raise(&event);
-        if self.shared.settings.end_session_on_replaced_id {
-            self.end_session_of(&late.key)?;
-            missing.replaced = None;
-        }
-        Ok(())
-    }
-
-    fn unknown_id(&self, key: &SessionKey) {
-        self.shared.events.raise(&Event::Unknown { address: self.address });
-        self.shared.count_guess(self.address, Guessing::hash_of(key));
-    }
-
-    fn undecodable(&self, handle: Option<&Handle>, error: &Error) {
-        self.shared.events.raise(&Event::Undecodable { handle, error });
     }
 
     /// The state for a change, if changes are possible.
