@@ -288,6 +288,10 @@ impl Builder {
     /// restore a page that they may keep without asking, after a restart or by the Back button,
     /// with a token that counts no more and the name of a user who has signed out. Without it, Back
     /// keeps the text that was typed into a form.
+    ///
+    /// Chromium's back/forward cache is not covered in one case: the page that followed a sign-in may
+    /// be restored after a sign-out whose response begins no new session. That takes
+    /// [`no_store_when_signed_in`](Self::no_store_when_signed_in) too.
     pub fn form_pages_no_store(self, no_store: bool) -> Self {
         self.with(|settings| settings.form_pages_no_store = no_store)
     }

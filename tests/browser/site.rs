@@ -188,8 +188,8 @@ impl From<Answer> for Reply {
     }
 }
 
-/// The page of a visitor: it fetches a form token and, at once, everything that its address names as
-/// `read`. When the token is there and all these have arrived at their gate, it opens that.
+/// The page of a visitor: it fetches a form token and, at once, everything that its address names
+/// as `read`. When the token is there and all these have arrived at their gate, it opens that.
 const VISIT: &str = "<!doctype html>
 <title>Visit</title>
 <form method=\"post\" action=\"/post\"><input name=\"csrf\"><button>Post</button></form>
