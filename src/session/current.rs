@@ -5,8 +5,10 @@
 #![allow(clippy::missing_const_for_thread_local)]
 
 use std::cell::Cell;
+// No order of threads changes what a counter of names gives, and a scheduler in tests cannot have
+// one that outlives a test.
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::thread_local;
 
 /// How many numbers a thread takes at a time, so that threads seldom meet.

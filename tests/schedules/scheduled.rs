@@ -12,7 +12,7 @@ use shuttle::rand::Rng;
 pub(crate) use shuttle::sync::{Mutex, MutexGuard, atomic};
 pub(crate) use shuttle::thread_local;
 
-thread_local! {
+std::thread_local! {
     /// All threads of a schedule are one thread of the machine.
     static PASSED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
