@@ -59,7 +59,10 @@ pub fn fill(
     let mut known = Vec::with_capacity(count);
     let rows = (0..count).map(|n| {
         let id = SessionId::generate().expect("randomness");
-        known.push(Known { cookie: Cookie::of(&id), key: *id.key(Realm::default().tag()).as_bytes() });
+        known.push(Known {
+            cookie: Cookie::of(&id),
+            key: *id.key(Realm::default().tag()).as_bytes(),
+        });
         Row { id, idle: idle(n), user: user(n) }
     });
     insert(&connection, clock, rows);
@@ -69,7 +72,8 @@ pub fn fill(
 /// Inserts rows by one transaction.
 pub fn insert(connection: &Connection, clock: &ManualClock, rows: impl Iterator<Item = Row>) {
     connection.execute_batch("BEGIN").expect("begin");
-    let sql = "INSERT INTO cloakroom_sessions (key, handle, realm, user_key, created, seen, id_issued,
+    let sql =
+        "INSERT INTO cloakroom_sessions (key, handle, realm, user_key, created, seen, id_issued,
                idle, deadline, persistent, revision, format, data)
                VALUES (?1, randomblob(16), '__Host-id', ?2, ?3, ?3, ?3, ?4, ?5, 1, 1, 1, ?6)";
     let mut insert = connection.prepare(sql).expect("prepare");

@@ -136,6 +136,7 @@ const LAWS: &[Law] = laws! {
         replaced::a_sign_in_through_a_renewed_key_moves_the_session,
         replaced::another_user_takes_nothing_through_a_replaced_key,
         replaced::another_user_leaves_what_was_bound_since,
+        replaced::keys_of_an_ended_session_stay_dead_when_the_next_moves,
         replaced::a_stale_sign_in_through_a_replaced_key_moves_nothing,
         replaced::a_move_of_the_session_ends_its_key_for_a_thief,
         renewing::a_merge_leaves_the_grace_as_it_is,

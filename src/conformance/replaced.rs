@@ -244,6 +244,20 @@ pub(super) fn another_user_takes_nothing_through_a_replaced_key(given: &Given) -
     given.is_intact(&Session { key: theirs.to, record: begun.record }, "a sign-in")
 }
 
+pub(super) fn keys_of_an_ended_session_stay_dead_when_the_next_moves(given: &Given) -> Outcome {
+    let (owner, other) = (user("u")?, user("other")?);
+    let (first, current, _) = signed_in(given, &owner)?;
+    let theirs = sign_in(given, &current.key, &other, given.now, given.now)?;
+    done(theirs.answer, "another user's sign-in")?;
+    given.is_absent(&first, given.now, "a key of a session that another user ended")?;
+    // It cannot join, so it moves the session, and the key presented is remembered anew.
+    let (to, answer) = given.sign_in(&current.key, &other, given.now)?;
+    let record = done(answer, "another user's second sign-in")?.record;
+    given.is_absent(&first, given.now, "a key of a session that another user ended")?;
+    answered(&given.delete(&first, given.now)?, "Gone", "a delete through such a key")?;
+    given.is_intact(&Session { key: to, record }, "a delete through a key of another session")
+}
+
 pub(super) fn another_user_leaves_what_was_bound_since(given: &Given) -> Outcome {
     let (owner, other) = (user("u")?, user("other")?);
     let (from, current, _) = signed_in(given, &owner)?;

@@ -134,11 +134,13 @@ impl Inner {
 
     /// Remembers a key that was left before in place of what its item says. That the session has
     /// moved is done by then: where this fails, the key leads there by the way that it led before.
+    /// Where the session began there, the keys of the one before lead no further, as they did not.
     pub(super) fn remember_anew(&self, key: &SessionKey, way: Way, now: Timestamp) {
         const DOING: &str = "remember a replaced key";
         if let Ok(Some(item)) = self.client.get(Space::Sessions, key, DOING)
-            && let Ok(Some(State::Left(_))) = self.read(&item)
+            && let Ok(Some(State::Left(before))) = self.read(&item)
         {
+            let way = Way { begins_session: way.begins_session || before.begins_session, ..way };
             let place = Place { key: *key, stamp: item.stamp };
             let _ = self.leave(place, &way, now, DOING);
         }
