@@ -5,11 +5,11 @@ use crate::common::Folder;
 use crate::site::{Server, Setting, Site};
 use crate::{places, rounds};
 
-/// Runs a test on every server in several rounds, with a form on the page and one visit counted.
-fn on_every_server(few: usize, test: impl Fn(&Tab<'_>, usize)) {
+/// Runs a test on each adapter in several rounds, with a form on the page and one visit counted.
+fn on_each_adapter(few: usize, test: impl Fn(&Tab<'_>, usize)) {
     let Some(programs) = Programs::find() else { return };
     let chromium = Chromium::start(&programs);
-    for server in Server::ALL {
+    for server in Server::TWO {
         println!("{server:?}");
         let folder = Folder::new();
         let site = Site::start(server, Setting::Defaults, &folder);
@@ -67,7 +67,7 @@ fn submit_and_hold(tab: &Tab<'_>, gate: usize, then: &str) {
 
 #[test]
 fn a_double_clicked_sign_in_keeps_the_visits_in_one_session() {
-    on_every_server(3, |tab, _| {
+    on_each_adapter(2, |tab, _| {
         fill_in(tab);
         tab.leave(|| tab.double_click("form button"));
     });
@@ -75,7 +75,7 @@ fn a_double_clicked_sign_in_keeps_the_visits_in_one_session() {
 
 #[test]
 fn a_sign_in_sent_again_before_its_answer_keeps_the_visits() {
-    on_every_server(2, |tab, round| {
+    on_each_adapter(2, |tab, round| {
         tab.leave(|| submit_and_hold(tab, round, "form.action = '/sign-in'; form.submit();"));
         assert_eq!(tab.page().user.as_deref(), Some("ada"));
         assert_eq!(tab.fetch(&format!("/open?gate={round}")), "open");
@@ -84,7 +84,7 @@ fn a_sign_in_sent_again_before_its_answer_keeps_the_visits() {
 
 #[test]
 fn of_two_sign_ins_at_once_either_answer_keeps_the_visits() {
-    on_every_server(2, |tab, round| {
+    on_each_adapter(2, |tab, round| {
         fill_in(tab);
         // The first to sign in is the last to be answered, in every second round.
         let held = if round % 2 == 1 { "true" } else { "false" };
@@ -108,7 +108,7 @@ fn of_two_sign_ins_at_once_either_answer_keeps_the_visits() {
 
 #[test]
 fn a_sign_in_that_the_user_stopped_works_when_repeated() {
-    on_every_server(2, |tab, round| {
+    on_each_adapter(2, |tab, round| {
         let before = tab.cookie();
         submit_and_hold(tab, round, "window.stop();");
         // The driver waits until the page is under way no more.

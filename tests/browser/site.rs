@@ -38,6 +38,8 @@ pub(crate) enum Server {
 
 impl Server {
     pub(crate) const ALL: [Server; 3] = [Server::Rouille, Server::Rocket, Server::RocketHttp2];
+    /// For what needs no third one: each adapter, and each version of HTTP.
+    pub(crate) const TWO: [Server; 2] = [Server::Rouille, Server::RocketHttp2];
 }
 
 /// How the sessions are set up.

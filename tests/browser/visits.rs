@@ -10,11 +10,11 @@ use crate::common::Folder;
 use crate::rounds;
 use crate::site::{Server, Setting, Site};
 
-/// Runs a test on every server, with so many processes on one database file.
-fn on_every_server(processes: &[usize], test: impl Fn(&Chromium, &Folder, &[Site])) {
+/// Runs a test on these servers, with so many processes on one database file.
+fn on_servers(servers: &[Server], processes: &[usize], test: impl Fn(&Chromium, &Folder, &[Site])) {
     let Some(programs) = Programs::find() else { return };
     let chromium = Chromium::start(&programs);
-    for server in Server::ALL {
+    for &server in servers {
         for &processes in processes {
             println!("{server:?}, processes: {processes}");
             let folder = Folder::new();
@@ -41,7 +41,7 @@ fn end_all(round: usize, tab: &Tab<'_>, folder: &Folder) {
 
 #[test]
 fn the_first_form_of_a_visitor_with_a_dead_id_is_accepted() {
-    on_every_server(&[1, 2], |chromium, folder, sites| {
+    on_servers(&Server::ALL, &[1, 2], |chromium, folder, sites| {
         let (first, last) = (sites.first().unwrap(), sites.last().unwrap());
         let tab = chromium.tab();
         tab.open(&first.url("/blank"));
@@ -113,7 +113,7 @@ impl<'c> Polls<'c> {
 
 /// Signs ada in and out while another tab polls the same process, and one polls a second process.
 fn sign_out_during_polls(test: impl Fn(&Tab<'_>, [Polls<'_>; 2])) {
-    on_every_server(&[2], |chromium, _, sites| {
+    on_servers(&Server::TWO, &[2], |chromium, _, sites| {
         let tab = chromium.tab();
         tab.open(&sites[0].url("/"));
         for round in 0..rounds(1) {
