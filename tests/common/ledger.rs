@@ -184,8 +184,11 @@ struct Life {
     /// `None` when it has ended.
     now: Option<Now>,
     /// The keys before the last renewals, the oldest first, and whether each had a grace, in which
-    /// it finds the session too. One that a store no longer remembers is among the ended.
+    /// it finds the session too.
     replaced: VecDeque<(SessionKey, bool)>,
+    /// Keys in their grace that a store need not remember: so many later ones were replaced. It may,
+    /// where a sweep has made room.
+    beyond: Vec<SessionKey>,
     /// Keys that must find nothing.
     ended: Vec<SessionKey>,
     /// Somebody else may have ended it.
@@ -197,6 +200,7 @@ struct Life {
 impl Life {
     fn end(&mut self) {
         self.ended.extend(self.replaced.drain(..).map(|(key, _)| key));
+        self.ended.append(&mut self.beyond);
         self.ended.extend(self.now.take().map(|now| now.key));
         self.doubtful = false;
     }
@@ -215,6 +219,13 @@ impl Life {
             match store.load(grace, NOW).unwrap() {
                 Loaded::Live { key, .. } if key == now.key => {}
                 found => return Some(format!("the grace of {now:?} finds {found:?}")),
+            }
+        }
+        for key in &self.beyond {
+            match store.load(key, NOW).unwrap() {
+                Loaded::Live { key, .. } if key == now.key => {}
+                Loaded::Absent => {}
+                found => return Some(format!("a former grace of {now:?} finds {found:?}")),
             }
         }
         match store.load(&now.key, NOW).unwrap() {
@@ -262,7 +273,11 @@ fn apply(change: &Change, lives: &mut Lives) {
             if let Some(now) = &mut life.now {
                 life.replaced.push_back((std::mem::replace(&mut now.key, *key), *grace));
                 if life.replaced.len() > ReplacedId::MAX {
-                    life.ended.extend(life.replaced.pop_front().map(|(key, _)| key));
+                    match life.replaced.pop_front() {
+                        Some((key, true)) => life.beyond.push(key),
+                        Some((key, false)) => life.ended.push(key),
+                        None => {}
+                    }
                 }
             }
         }
