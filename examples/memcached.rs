@@ -12,7 +12,7 @@ mod application;
 use std::env;
 use std::error::Error;
 
-use cloakroom::store::memcached::MemcachedStore;
+use cloakroom::stores::memcached::MemcachedStore;
 use cloakroom::{CookieConfig, SessionManager};
 
 fn main() -> Result<(), Box<dyn Error + Send + Sync>> {

@@ -86,7 +86,7 @@ fn list(sessions: &SessionManager, session: &Session) -> cloakroom::Result<Answe
 #[derive(FromForm)]
 struct Named<'r> {
     csrf: &'r str,
-    handle: &'r str,
+    public_id: &'r str,
 }
 
 #[post("/sessions/revoke", data = "<form>")]
@@ -95,7 +95,7 @@ fn revoke(
     session: &Session,
     form: Form<Named<'_>>,
 ) -> cloakroom::Result<Answer> {
-    app::revoke(sessions, session, form.csrf, form.handle)
+    app::revoke(sessions, session, form.csrf, form.public_id)
 }
 
 #[post("/sessions/revoke-others", data = "<form>")]

@@ -21,7 +21,7 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
 pub(crate) fn serve(sessions: SessionManager) -> Result<(), Box<dyn Error + Send + Sync>> {
     let handler = {
         let sessions = sessions.clone();
-        move |request: &Request| handle(&sessions, request)
+        move |request: &Request| public_id(&sessions, request)
     };
     let server = Server::new(app::address(), handler)?;
     println!("listening on http://{}", server.server_addr());
@@ -39,7 +39,7 @@ pub(crate) fn serve(sessions: SessionManager) -> Result<(), Box<dyn Error + Send
     Ok(())
 }
 
-fn handle(sessions: &SessionManager, request: &Request) -> Response {
+fn public_id(sessions: &SessionManager, request: &Request) -> Response {
     web::rouille::session(sessions, request, |session| {
         // An error that is returned is a 500; a form that lacks a field is the client's.
         macro_rules! form {
@@ -59,8 +59,8 @@ fn handle(sessions: &SessionManager, request: &Request) -> Response {
             (POST) ["/sign-out"] => { app::sign_out(session, &form!(csrf).csrf)? },
             (GET) ["/sessions"] => { app::list(sessions, session)? },
             (POST) ["/sessions/revoke"] => {
-                let form = form!(csrf, handle);
-                app::revoke(sessions, session, &form.csrf, &form.handle)?
+                let form = form!(csrf, public_id);
+                app::revoke(sessions, session, &form.csrf, &form.public_id)?
             },
             (POST) ["/sessions/revoke-others"] => {
                 app::revoke_others(sessions, session, &form!(csrf).csrf)?

@@ -54,7 +54,7 @@ fn answer(sessions: &SessionManager, mut request: Request) {
     };
     let session = sessions.open(head);
     let sorry = |status: u16| Response::from_string("Sorry.").with_status_code(status);
-    let work = || handle(sessions, &session, request.method(), request.url(), &body);
+    let work = || public_id(sessions, &session, request.method(), request.url(), &body);
     let (page, outcome) = match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(page)) => (page, Outcome::Completed),
         Ok(Err(error)) => (sorry(sessions.failed(&error)), Outcome::ServerError),
@@ -62,7 +62,7 @@ fn answer(sessions: &SessionManager, mut request: Request) {
     };
     let (page, headers) = match sessions.close(&session, outcome) {
         Ok(headers) => (page, headers),
-        Err(error) => (sorry(sessions.failed(&error)), sessions.headers_after_failure(&session)),
+        Err(error) => (sorry(sessions.failed(&error)), sessions.headers_on_error(&session)),
     };
     let page = headers.iter().fold(page, |page, (name, value)| {
         page.with_header(Header::from_bytes(name, value).expect("headers are plain ASCII"))
@@ -71,7 +71,7 @@ fn answer(sessions: &SessionManager, mut request: Request) {
     drop(request.respond(page));
 }
 
-fn handle(
+fn public_id(
     sessions: &SessionManager,
     session: &Session,
     method: &Method,

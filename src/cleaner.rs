@@ -10,13 +10,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::backend::{Store, SweepReport};
 use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, ErrorKind, Result, panic_words};
 use crate::event::{Event, Events};
-use crate::id::SessionKey;
+use crate::id::SessionIdHash;
 use crate::process::Process;
 use crate::record::Touch;
-use crate::store::{Store, Swept};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use crate::sync::instant;
@@ -77,7 +77,7 @@ const TOUCHING: &str = "record activity";
 enum Message {
     /// Touches have been handed over.
     Touches,
-    Upkeep,
+    Maintenance,
     Sweep(Sender<Result<usize>>),
     Flush(Sender<Result<()>>),
     Stop,
@@ -90,7 +90,7 @@ pub(crate) struct Cleaner {
     /// The one that has the thread.
     process: Process,
     sender: Sender<Message>,
-    touches: Sender<(SessionKey, Touch)>,
+    touches: Sender<(SessionIdHash, Touch)>,
     /// Whether the thread was told of touches since it last took some. To wake it takes several
     /// times as long as to hand a touch over.
     told: Arc<AtomicBool>,
@@ -111,13 +111,13 @@ impl Cleaner {
         let (touches, handed_over) = bounded(ROOM);
         let told = Arc::new(AtomicBool::new(false));
         let stop = Arc::new(AtomicBool::new(false));
-        if let Some(upkeep) = store.upkeep() {
+        if let Some(maintenance) = store.maintenance() {
             let sender = sender.clone();
             // No room means that messages wait, and the upkeep follows the next sweep at the latest.
-            upkeep.ring_when_due(Box::new(move || drop(sender.try_send(Message::Upkeep))));
+            maintenance.on_due(Box::new(move || drop(sender.try_send(Message::Maintenance))));
         }
-        let work = Work {
-            step: Step { time: clock.now(), instant: instant(), paused_until: None },
+        let work = Worker {
+            step: ClockStep { time: clock.now(), instant: instant(), paused_until: None },
             store,
             clock,
             events,
@@ -150,8 +150,8 @@ impl Cleaner {
 
     /// Hands a touch over without waiting; false if there is no room, or nobody to take it because
     /// this process was forked. It is written within a second.
-    pub(crate) fn touch(&self, key: SessionKey, touch: Touch) -> bool {
-        if !self.process.is_current() || self.touches.try_send((key, touch)).is_err() {
+    pub(crate) fn touch(&self, id_hash: SessionIdHash, touch: Touch) -> bool {
+        if !self.process.is_current() || self.touches.try_send((id_hash, touch)).is_err() {
             return false;
         }
         let first = !self.told.swap(true, Ordering::AcqRel);
@@ -172,10 +172,14 @@ impl Cleaner {
         self.ask(Message::Flush, "write the activity that is pending")
     }
 
-    fn ask<T>(&self, message: fn(Sender<Result<T>>) -> Message, doing: &'static str) -> Result<T> {
+    fn ask<T>(
+        &self,
+        message: fn(Sender<Result<T>>) -> Message,
+        operation: &'static str,
+    ) -> Result<T> {
         self.process.check()?;
         let stopped =
-            || Error::with_source(ErrorKind::Unavailable, doing, "the cleaner has stopped");
+            || Error::with_source(ErrorKind::Unavailable, operation, "the cleaner has stopped");
         let (answer, answers) = bounded(1);
         self.sender.send(message(answer)).map_err(|_| stopped())?;
         answers.recv().map_err(|_| stopped())?
@@ -201,21 +205,21 @@ impl Drop for Cleaner {
     }
 }
 
-struct Work {
+struct Worker {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     events: Events,
     sweep_every: Duration,
     next_sweep: Instant,
-    handed_over: Receiver<(SessionKey, Touch)>,
+    handed_over: Receiver<(SessionIdHash, Touch)>,
     told: Arc<AtomicBool>,
     /// Those that could not be written, and those that are about to be.
-    touches: HashMap<SessionKey, Touch>,
+    touches: HashMap<SessionIdHash, Touch>,
     touches_due: Option<Instant>,
     /// How many sessions the next transaction of a sweep may remove.
     batch: Batch,
     sweeping: Option<Sweep>,
-    step: Step,
+    step: ClockStep,
     /// The work that failed when it was last tried: the change is told once, not the state.
     failing: Vec<&'static str>,
     stop: Arc<AtomicBool>,
@@ -231,13 +235,13 @@ struct Sweep {
 }
 
 /// Where the clock stood when it was last compared with the time that had really passed.
-struct Step {
+struct ClockStep {
     time: Timestamp,
     instant: Instant,
     paused_until: Option<Instant>,
 }
 
-impl Step {
+impl ClockStep {
     /// By how much the clock has stepped forward since the last look.
     fn look(&mut self, time: Timestamp, instant: Instant) -> Duration {
         let passed = instant.saturating_duration_since(self.instant);
@@ -254,7 +258,7 @@ impl Step {
     }
 }
 
-impl Work {
+impl Worker {
     fn run(mut self, messages: &Receiver<Message>) {
         loop {
             // Calls of the store have a guard of their own; this one is for the application's clock
@@ -268,7 +272,7 @@ impl Work {
         for message in messages.try_iter() {
             match message {
                 Message::Flush(answer) => drop(answer.send(self.write_touches())),
-                Message::Touches | Message::Upkeep | Message::Sweep(_) | Message::Stop => {}
+                Message::Touches | Message::Maintenance | Message::Sweep(_) | Message::Stop => {}
             }
         }
         let _ = self.write_touches();
@@ -293,7 +297,7 @@ impl Work {
 
     fn take(&mut self, message: Message) {
         match message {
-            Message::Upkeep => self.upkeep(),
+            Message::Maintenance => self.maintenance(),
             Message::Flush(answer) => drop(answer.send(self.write_touches())),
             Message::Sweep(answer) => self.begin_sweep(self.clock.now(), Some(answer)),
             // What is due is done after every message.
@@ -322,7 +326,7 @@ impl Work {
             if !self.step.pauses(now) {
                 self.begin_sweep(time, None);
             }
-            self.upkeep();
+            self.maintenance();
         }
         if self.sweeping.as_ref().is_some_and(|sweep| sweep.next_batch <= now) {
             self.sweep_a_batch();
@@ -334,8 +338,8 @@ impl Work {
         self.touches_due = None;
         // Before they are taken: who hands one over after that tells of it again.
         self.told.swap(false, Ordering::AcqRel);
-        for (key, touch) in self.handed_over.try_iter().take(ROOM) {
-            let pending = self.touches.entry(key).or_insert(touch);
+        for (id_hash, touch) in self.handed_over.try_iter().take(ROOM) {
+            let pending = self.touches.entry(id_hash).or_insert(touch);
             pending.seen = pending.seen.max(touch.seen);
         }
         let mut touches: Vec<_> = self.touches.drain().collect();
@@ -350,8 +354,8 @@ impl Work {
     /// Writes a batch, or keeps it for another try, and then the `rest` too.
     fn write_batch(
         &mut self,
-        batch: Vec<(SessionKey, Touch)>,
-        rest: &[(SessionKey, Touch)],
+        batch: Vec<(SessionIdHash, Touch)>,
+        rest: &[(SessionIdHash, Touch)],
     ) -> Result<()> {
         let now = self.clock.now();
         let Err(error) = self.guard(TOUCHING, |store| store.touch(&batch, now)) else {
@@ -370,7 +374,7 @@ impl Work {
         Ok(())
     }
 
-    fn keep_touches(&mut self, batch: Vec<(SessionKey, Touch)>, error: Error) -> Result<()> {
+    fn keep_touches(&mut self, batch: Vec<(SessionIdHash, Touch)>, error: Error) -> Result<()> {
         if batch.len() <= TOUCHES_KEPT {
             self.touches.extend(batch);
             self.touches_due = Some(instant() + TOUCH_WAIT);
@@ -401,7 +405,7 @@ impl Work {
         let swept = self.guard("sweep ended sessions", |s| s.sweep(now, limit));
         let ended = instant();
         match swept {
-            Ok(Swept { removed, held }) => {
+            Ok(SweepReport { removed, held }) => {
                 sweep.removed = sweep.removed.saturating_add(removed);
                 // A store can be mistaken, but nobody was held up for longer than the call took.
                 let held = held.min(ended.saturating_duration_since(began));
@@ -427,10 +431,10 @@ impl Work {
         }
     }
 
-    fn upkeep(&mut self) {
+    fn maintenance(&mut self) {
         // Its failure was told as an event; it is tried again after the next sweep.
-        let _ = self.guard("do the store's upkeep", |store| match store.upkeep() {
-            Some(upkeep) => upkeep.run(),
+        let _ = self.guard("do the store's upkeep", |store| match store.maintenance() {
+            Some(maintenance) => maintenance.run(),
             None => Ok(()),
         });
     }
@@ -438,24 +442,24 @@ impl Work {
     /// Calls the store; an error or a panic becomes an event and the thread goes on.
     fn guard<T>(
         &mut self,
-        doing: &'static str,
+        operation: &'static str,
         call: impl FnOnce(&dyn Store) -> Result<T>,
     ) -> Result<T> {
         let store = &*self.store;
         let result = catch_unwind(AssertUnwindSafe(|| call(store)))
-            .unwrap_or_else(|panic| Err(panicked(doing, &*panic)));
+            .unwrap_or_else(|panic| Err(panicked(operation, &*panic)));
         match &result {
             Err(error) => {
                 // At the end of the program a busy store is no news.
                 if self.failing.is_empty() && !self.stop.load(Ordering::Relaxed) {
                     self.events.raise(&Event::CleanerFailed { error });
                 }
-                if !self.failing.contains(&doing) {
-                    self.failing.push(doing);
+                if !self.failing.contains(&operation) {
+                    self.failing.push(operation);
                 }
             }
-            Ok(_) if self.failing.contains(&doing) => {
-                self.failing.retain(|failing| *failing != doing);
+            Ok(_) if self.failing.contains(&operation) => {
+                self.failing.retain(|failing| *failing != operation);
                 if self.failing.is_empty() {
                     self.events.raise(&Event::CleanerRecovered);
                 }
@@ -466,9 +470,9 @@ impl Work {
     }
 }
 
-fn panicked(doing: &'static str, panic: &(dyn Any + Send)) -> Error {
+fn panicked(operation: &'static str, panic: &(dyn Any + Send)) -> Error {
     let words = panic_words(panic).unwrap_or("it panicked");
-    Error::with_source(ErrorKind::Unexpected, doing, words.to_owned())
+    Error::with_source(ErrorKind::Unexpected, operation, words.to_owned())
 }
 
 #[cfg(test)]
@@ -480,7 +484,7 @@ mod tests {
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
         let at = |seconds: i64| Timestamp::from_millis(seconds * 1000);
-        let mut step = Step { time: at(0), instant: start, paused_until: None };
+        let mut step = ClockStep { time: at(0), instant: start, paused_until: None };
         assert_eq!(step.look(at(7200), after(7200)), Duration::ZERO, "time that really passed");
         assert!(!step.pauses(after(7200)));
         assert_eq!(step.look(at(7200 + 3600 + 60), after(7260)), Duration::from_secs(3600));

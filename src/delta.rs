@@ -142,11 +142,11 @@ impl Delta {
             changed |= record.user != *user
                 || record.authenticated.is_some()
                 || record.auth_level != 0
-                || record.external_key.is_some();
+                || record.idp_session_id.is_some();
             record.user.clone_from(user);
             record.authenticated = None;
             record.auth_level = 0;
-            record.external_key = None;
+            record.idp_session_id = None;
         }
         changed
     }
@@ -158,9 +158,9 @@ mod tests {
 
     use super::*;
     use crate::clock::Timestamp;
-    use crate::id::Handle;
+    use crate::id::PublicId;
     use crate::lifetime::Lifetime;
-    use crate::record::Birth;
+    use crate::record::NewSession;
 
     #[derive(Clone, Debug)]
     enum Step {
@@ -199,10 +199,10 @@ mod tests {
 
     fn record(steps: &[Step]) -> Record {
         let now = Timestamp::from_millis(0);
-        let mut birth = Birth::new(Lifetime::default().starting(now)).unwrap();
-        birth.handle = Handle::from_bytes([0; 16]);
-        birth.auth_level = 2;
-        let mut record = Record::born(&birth, now);
+        let mut new_session = NewSession::new(Lifetime::default().starting(now)).unwrap();
+        new_session.public_id = PublicId::from_bytes([0; 16]);
+        new_session.auth_level = 2;
+        let mut record = Record::create(&new_session, now);
         delta(steps).apply(&mut record);
         record.authenticated = Some(now);
         record

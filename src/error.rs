@@ -35,7 +35,7 @@ pub struct Error(Arc<Inner>);
 
 struct Inner {
     kind: ErrorKind,
-    doing: Cow<'static, str>,
+    operation: Cow<'static, str>,
     source: Option<Source>,
 }
 
@@ -78,7 +78,7 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
-    fn words(self) -> &'static str {
+    fn message(self) -> &'static str {
         match self {
             ErrorKind::Busy => "the store is busy",
             ErrorKind::Unavailable => "the store is unavailable",
@@ -112,27 +112,27 @@ impl ErrorKind {
 
 impl fmt::Display for ErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.words())
+        f.write_str(self.message())
     }
 }
 
 impl Error {
-    /// An error of `kind` that happened while `doing` something ("load a session"). Its reason is
+    /// An error of `kind` that happened while `operation` something ("load a session"). Its reason is
     /// what the kind means.
     ///
-    /// Authors of stores use this; `doing` must not contain an id.
-    pub fn new(kind: ErrorKind, doing: impl Into<Cow<'static, str>>) -> Self {
-        Error(Arc::new(Inner { kind, doing: doing.into(), source: None }))
+    /// Authors of stores use this; `operation` must not contain an id.
+    pub fn new(kind: ErrorKind, operation: impl Into<Cow<'static, str>>) -> Self {
+        Error(Arc::new(Inner { kind, operation: operation.into(), source: None }))
     }
 
     /// The same with the reason: words, or the error that caused it, which is written with its own
     /// sources. It must not contain an id either.
     pub fn with_source(
         kind: ErrorKind,
-        doing: impl Into<Cow<'static, str>>,
+        operation: impl Into<Cow<'static, str>>,
         source: impl Into<Box<dyn error::Error + Send + Sync>>,
     ) -> Self {
-        Error(Arc::new(Inner { kind, doing: doing.into(), source: Some(source.into()) }))
+        Error(Arc::new(Inner { kind, operation: operation.into(), source: Some(source.into()) }))
     }
 
     /// What kind of failure this is.
@@ -143,8 +143,8 @@ impl Error {
 
     /// What was being done, in words, for example `load a session`.
     #[must_use]
-    pub fn doing(&self) -> &str {
-        &self.0.doing
+    pub fn operation(&self) -> &str {
+        &self.0.operation
     }
 
     /// The error that caused this one.
@@ -160,10 +160,10 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         note(self.0.kind);
-        write!(f, "cannot {}: ", self.0.doing)?;
+        write!(f, "cannot {}: ", self.0.operation)?;
         match &self.0.source {
             Some(source) => f.write_str(&sentence(source.as_ref())),
-            None => f.write_str(self.0.kind.words()),
+            None => f.write_str(self.0.kind.message()),
         }
     }
 }
@@ -181,10 +181,10 @@ fn sentence(error: &(dyn error::Error + 'static)) -> String {
     let mut sentence = error.to_string();
     let mut next = error.source();
     while let Some(source) = next {
-        let words = source.to_string();
-        if !sentence.contains(&words) {
+        let message = source.to_string();
+        if !sentence.contains(&message) {
             sentence.push_str(": ");
-            sentence.push_str(&words);
+            sentence.push_str(&message);
         }
         next = source.source();
     }
@@ -216,8 +216,8 @@ pub(crate) fn described(error: &(dyn error::Error + 'static)) -> (String, Option
 
 /// What a panic said, if it said something.
 pub(crate) fn panic_words(panic: &(dyn Any + Send)) -> Option<&str> {
-    let words = panic.downcast_ref::<String>().map(String::as_str);
-    words.or_else(|| panic.downcast_ref::<&str>().copied())
+    let message = panic.downcast_ref::<String>().map(String::as_str);
+    message.or_else(|| panic.downcast_ref::<&str>().copied())
 }
 
 impl error::Error for Error {}
@@ -229,13 +229,13 @@ mod tests {
     /// An error with a source, as applications have them.
     #[derive(Debug)]
     struct Outer {
-        words: &'static str,
+        message: &'static str,
         source: Box<dyn error::Error + Send + Sync>,
     }
 
     impl fmt::Display for Outer {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str(self.words)
+            f.write_str(self.message)
         }
     }
 
@@ -270,7 +270,7 @@ mod tests {
         assert_eq!(size_of::<Error>(), size_of::<usize>());
         assert_eq!(busy().to_string(), "cannot load a session: database is locked");
         assert_eq!(format!("{:?}", busy()), busy().to_string());
-        assert_eq!((busy().kind(), busy().doing()), (ErrorKind::Busy, "load a session"));
+        assert_eq!((busy().kind(), busy().operation()), (ErrorKind::Busy, "load a session"));
         let bare = Error::new(ErrorKind::Busy, "load a session");
         assert_eq!(bare.to_string(), "cannot load a session: the store is busy");
     }
@@ -278,11 +278,11 @@ mod tests {
     #[test]
     fn the_text_has_every_source_once() {
         let refused = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
-        let source = Outer { words: "no such luck", source: Box::new(refused) };
+        let source = Outer { message: "no such luck", source: Box::new(refused) };
         let error = Error::with_source(ErrorKind::Unavailable, "open app.db", source);
         assert_eq!(error.to_string(), "cannot open app.db: no such luck: permission denied");
         let source =
-            Outer { words: "it says: permission denied", source: "permission denied".into() };
+            Outer { message: "it says: permission denied", source: "permission denied".into() };
         let error = Error::with_source(ErrorKind::Unavailable, "open app.db", source);
         assert_eq!(error.to_string(), "cannot open app.db: it says: permission denied");
         let error = Error::with_source(ErrorKind::Unavailable, "set a value", busy());
@@ -301,7 +301,7 @@ mod tests {
 
     #[test]
     fn our_error_is_found_in_whatever_holds_it() {
-        let outer = |source| Outer { words: "no cart", source };
+        let outer = |source| Outer { message: "no cart", source };
         let boxed = |error: anyhow::Error| -> Box<dyn error::Error + Send + Sync> { error.into() };
         let all: [Box<dyn error::Error + Send + Sync>; 9] = [
             Box::new(busy()),
@@ -326,7 +326,7 @@ mod tests {
     #[test]
     fn of_several_errors_of_ours_the_outermost_counts() {
         let full = Error::with_source(ErrorKind::Full, "store a copy", busy());
-        let (sentence, kind) = described(&Outer { words: "no cart", source: Box::new(full) });
+        let (sentence, kind) = described(&Outer { message: "no cart", source: Box::new(full) });
         assert_eq!(kind, Some(ErrorKind::Full), "{sentence}");
     }
 }

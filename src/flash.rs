@@ -6,14 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::{FLASHES, Value};
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::Handle;
+use crate::id::PublicId;
 use crate::session::Session;
 
 /// A message for the next page that asks for it.
 ///
 /// A session keeps the newest [`MAX`](Self::MAX) messages, and of those the newest that take
 /// [`MAX_BYTES`](Self::MAX_BYTES): older ones make room. They do not count towards the limit of the
-/// session's data ([`max_bytes`](crate::manager::Builder::max_bytes)).
+/// session's data ([`max_bytes`](crate::manager::SessionManagerBuilder::max_bytes)).
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Flash {
@@ -69,7 +69,7 @@ impl Session {
     /// As [`update`](Self::update); [`ErrorKind::TooLarge`] for a message that alone exceeds the
     /// limit.
     pub fn flash(&self, kind: impl Into<String>, text: impl Into<String>) -> Result<()> {
-        let mark = Handle::generate()?.to_string();
+        let mark = PublicId::generate()?.to_string();
         self.add_flashes(&[Flash { kind: kind.into(), text: text.into(), mark }])
     }
 
@@ -105,7 +105,7 @@ impl Session {
     }
 
     fn add_flashes(&self, new: &[Flash]) -> Result<()> {
-        const DOING: &str = "leave a message for the next page";
+        const OPERATION: &str = "leave a message for the next page";
         let new = new.iter().map(Value::encode).collect::<Result<Vec<_>>>()?;
         for flash in &new {
             let bytes = Value::list([flash]).as_json().len();
@@ -113,7 +113,7 @@ impl Session {
                 let limit = Flash::MAX_BYTES;
                 let why =
                     format!("the message has {bytes} bytes, all of a session at most {limit}");
-                return Err(Error::with_source(ErrorKind::TooLarge, DOING, why));
+                return Err(Error::with_source(ErrorKind::TooLarge, OPERATION, why));
             }
         }
         self.compute_json(FLASHES, move |flashes| {

@@ -71,7 +71,7 @@ impl<'r> RequestHead<'r> {
 
     /// With the value of one more `X-Forwarded-For` field, in the order in which they came. It is
     /// believed as far as the manager knows of
-    /// [proxies](crate::manager::Builder::behind_proxies).
+    /// [proxies](crate::manager::SessionManagerBuilder::behind_proxies).
     pub fn forwarded_for(mut self, value: &'r str) -> Self {
         match self.forwarded_for.iter_mut().find(|slot| slot.is_none()) {
             Some(free) => *free = Some(value),
@@ -272,15 +272,15 @@ pub struct ResponseHeaders {
     /// one, or several of the same name, each of which the response carries as a field of its own.
     pub id_fields: Vec<(Cow<'static, str>, String)>,
     /// The request header that the response depends on; `None` if the session was not looked at.
-    pub depends_on: Option<Cow<'static, str>>,
+    pub vary_on: Option<Cow<'static, str>>,
     /// Changes of this request were discarded, because its session had ended or had been renewed
     /// meanwhile.
     pub discarded: bool,
     /// No cache, the browser's included, may store the response:
-    /// [`no_store_when_signed_in`](crate::manager::Builder::no_store_when_signed_in).
+    /// [`no_store_when_signed_in`](crate::manager::SessionManagerBuilder::no_store_when_signed_in).
     pub no_store: bool,
     /// The browser is to forget what it keeps of this site, but for cookies:
-    /// [`clear_site_data`](crate::manager::Builder::clear_site_data).
+    /// [`clear_site_data`](crate::manager::SessionManagerBuilder::clear_site_data).
     pub clear_site_data: bool,
 }
 
@@ -289,7 +289,7 @@ impl Debug for ResponseHeaders {
         let names: Vec<&str> = self.id_fields.iter().map(|(name, _)| &**name).collect();
         f.debug_struct("ResponseHeaders")
             .field("id_fields", &names)
-            .field("depends_on", &self.depends_on)
+            .field("depends_on", &self.vary_on)
             .field("discarded", &self.discarded)
             .field("no_store", &self.no_store)
             .field("clear_site_data", &self.clear_site_data)
@@ -315,7 +315,7 @@ impl ResponseHeaders {
     /// Names and values to append.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         let guard = self.guard().map(|value| ("Cache-Control", value));
-        let vary = self.depends_on.as_deref().map(|name| ("Vary", name));
+        let vary = self.vary_on.as_deref().map(|name| ("Vary", name));
         self.rest().chain(guard).chain(vary)
     }
 
@@ -338,7 +338,7 @@ impl ResponseHeaders {
     /// right as it is.
     #[must_use]
     pub fn vary(&self, now: Option<&str>) -> Option<String> {
-        let name = self.depends_on.as_deref()?;
+        let name = self.vary_on.as_deref()?;
         match now.map(str::trim).filter(|now| !now.is_empty()) {
             None => Some(name.to_owned()),
             Some(now) => {
@@ -408,7 +408,7 @@ mod tests {
     fn headers() -> ResponseHeaders {
         ResponseHeaders {
             id_fields: vec![("Set-Cookie".into(), "id=x".into())],
-            depends_on: Some("Cookie".into()),
+            vary_on: Some("Cookie".into()),
             discarded: false,
             no_store: false,
             clear_site_data: false,

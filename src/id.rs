@@ -14,18 +14,18 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// Random bytes straight from the operating system: there is no generator state in the process
 /// that a fork could copy, so two processes never issue the same id.
-pub(crate) fn random<const N: usize>(doing: &'static str) -> Result<[u8; N]> {
+pub(crate) fn random<const N: usize>(operation: &'static str) -> Result<[u8; N]> {
     let mut bytes = [0; N];
     SysRng
         .try_fill_bytes(&mut bytes)
-        .map_err(|source| Error::with_source(ErrorKind::Unavailable, doing, source))?;
+        .map_err(|source| Error::with_source(ErrorKind::Unavailable, operation, source))?;
     Ok(bytes)
 }
 
 /// The secret ticket in the browser's cookie: 256 random bits, base64url without padding.
 ///
 /// It is never stored and never printed: there is no `Display`, no `Serialize`, and `Debug` is
-/// masked. Stores see only its [`SessionKey`].
+/// masked. Stores see only its [`SessionIdHash`].
 #[derive(Clone, PartialEq, Eq)]
 pub struct SessionId([u8; 32]);
 
@@ -77,8 +77,8 @@ impl SessionId {
     /// The SHA-256 of the realm's tag and the 32 bytes: all that a store ever sees of the id. The
     /// managers of another realm look it up under another key.
     #[must_use]
-    pub fn key(&self, realm: RealmTag) -> SessionKey {
-        SessionKey(Sha256::new().chain_update(realm.0).chain_update(self.0).finalize().into())
+    pub fn hash(&self, realm: RealmTag) -> SessionIdHash {
+        SessionIdHash(Sha256::new().chain_update(realm.0).chain_update(self.0).finalize().into())
     }
 }
 
@@ -92,13 +92,13 @@ impl fmt::Debug for SessionId {
 ///
 /// It cannot be presented as a cookie: the id that hashes to it cannot be computed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SessionKey([u8; 32]);
+pub struct SessionIdHash([u8; 32]);
 
-impl SessionKey {
+impl SessionIdHash {
     /// The key made of these bytes, for stores that read it back.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
-        SessionKey(bytes)
+        SessionIdHash(bytes)
     }
 
     /// The 32 bytes of the hash.
@@ -108,7 +108,7 @@ impl SessionKey {
     }
 }
 
-impl fmt::Debug for SessionKey {
+impl fmt::Debug for SessionIdHash {
     /// The first four bytes in hexadecimal, as the sqlite3 shell shows them.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("SessionKey(")?;
@@ -158,21 +158,21 @@ impl fmt::Debug for JoinSalt {
 /// It stays the same when the id is renewed, says nothing about the id, and is what a page or a
 /// command names a session by.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Handle([u8; 16]);
+pub struct PublicId([u8; 16]);
 
-impl Handle {
+impl PublicId {
     /// A new handle.
     ///
     /// # Errors
     /// [`ErrorKind::Unavailable`] when the operating system gives no randomness.
     pub fn generate() -> Result<Self> {
-        Ok(Handle(random("generate a session handle")?))
+        Ok(PublicId(random("generate a session handle")?))
     }
 
     /// The handle made of these bytes, for stores that read it back.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
-        Handle(bytes)
+        PublicId(bytes)
     }
 
     /// The 16 bytes.
@@ -182,19 +182,19 @@ impl Handle {
     }
 }
 
-impl fmt::Display for Handle {
+impl fmt::Display for PublicId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
-impl fmt::Debug for Handle {
+impl fmt::Debug for PublicId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Handle({self})")
     }
 }
 
-impl FromStr for Handle {
+impl FromStr for PublicId {
     type Err = Error;
 
     /// Reads the 32 lower-case hexadecimal digits that `Display` writes.
@@ -206,7 +206,7 @@ impl FromStr for Handle {
             return Err(invalid());
         }
         let number = u128::from_str_radix(text, 16).map_err(|_| invalid())?;
-        Ok(Handle(number.to_be_bytes()))
+        Ok(PublicId(number.to_be_bytes()))
     }
 }
 
@@ -269,7 +269,7 @@ impl fmt::Debug for Realm {
 }
 
 /// Text that names somebody, compared byte for byte.
-fn checked(text: String, doing: &'static str) -> Result<Box<str>> {
+fn checked(text: String, operation: &'static str) -> Result<Box<str>> {
     let why = if text.is_empty() {
         "it is empty"
     } else if text.len() > UserKey::MAX_LEN {
@@ -279,7 +279,7 @@ fn checked(text: String, doing: &'static str) -> Result<Box<str>> {
     } else {
         return Ok(text.into());
     };
-    Err(Error::with_source(ErrorKind::Invalid, doing, why))
+    Err(Error::with_source(ErrorKind::Invalid, operation, why))
 }
 
 /// Whose session it is: any text by which the application knows a user, such as a primary key.
@@ -316,15 +316,15 @@ impl fmt::Display for UserKey {
 /// The name that an identity provider has for a session (the `sid` of OpenID Connect), so that
 /// the provider can end it. The same bounds as a [`UserKey`].
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ExternalKey(Box<str>);
+pub struct IdpSessionId(Box<str>);
 
-impl ExternalKey {
+impl IdpSessionId {
     /// Takes `text` as an external key.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] when it is empty, longer than 255 bytes, or contains NUL.
     pub fn new(text: impl Into<String>) -> Result<Self> {
-        checked(text.into(), "use that as an external key").map(ExternalKey)
+        checked(text.into(), "use that as an external key").map(IdpSessionId)
     }
 
     /// The text.
@@ -334,7 +334,7 @@ impl ExternalKey {
     }
 }
 
-impl fmt::Display for ExternalKey {
+impl fmt::Display for IdpSessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
@@ -354,7 +354,7 @@ mod tests {
         // (xxd -r -p <<<"$tag"; printf '\007%.0s' {1..32}) | sha256sum
         let hash = "63cbb7fe60fbf1d6a9209b5fa42f0845f2e3b256d2bb201611bd58091d1981e8";
         let hex: String =
-            id.key(Realm::default().tag()).as_bytes().iter().map(|b| format!("{b:02x}")).collect();
+            id.hash(Realm::default().tag()).as_bytes().iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(hex, hash);
     }
 
@@ -376,24 +376,25 @@ mod tests {
     #[test]
     fn nothing_prints_an_id() {
         let id = SessionId::generate().unwrap();
-        let shown = format!("{id:?} {:?}", id.key(Realm::default().tag()));
+        let shown = format!("{id:?} {:?}", id.hash(Realm::default().tag()));
         assert!(!shown.contains(&id.reveal()[..8]));
     }
 
     #[test]
     fn ids_do_not_repeat() {
-        let ids: std::collections::HashSet<_> =
-            (0..1000).map(|_| SessionId::generate().unwrap().key(Realm::default().tag())).collect();
+        let ids: std::collections::HashSet<_> = (0..1000)
+            .map(|_| SessionId::generate().unwrap().hash(Realm::default().tag()))
+            .collect();
         assert_eq!(ids.len(), 1000);
     }
 
     #[test]
     fn a_handle_survives_its_text_and_nothing_else_is_one() {
-        let handle = Handle::generate().unwrap();
-        assert_eq!(handle.to_string().parse::<Handle>().unwrap(), handle);
+        let public_id = PublicId::generate().unwrap();
+        assert_eq!(public_id.to_string().parse::<PublicId>().unwrap(), public_id);
         for bad in ["", "0", "+0000000000000000000000000000000", &"A".repeat(32), &"é".repeat(16)]
         {
-            assert_eq!(bad.parse::<Handle>().unwrap_err().kind(), ErrorKind::Invalid, "{bad:?}");
+            assert_eq!(bad.parse::<PublicId>().unwrap_err().kind(), ErrorKind::Invalid, "{bad:?}");
         }
     }
 
@@ -401,7 +402,7 @@ mod tests {
     fn user_keys_are_bounded() {
         for bad in [String::new(), "a\0b".into(), "x".repeat(256), "x".repeat(1 << 20)] {
             assert_eq!(UserKey::new(bad.clone()).unwrap_err().kind(), ErrorKind::Invalid);
-            assert_eq!(ExternalKey::new(bad).unwrap_err().kind(), ErrorKind::Invalid);
+            assert_eq!(IdpSessionId::new(bad).unwrap_err().kind(), ErrorKind::Invalid);
         }
         for good in ["1", "%", "_", "'\"", "søren@example.org", &"x".repeat(255)] {
             assert_eq!(UserKey::new(good).unwrap().as_str(), good);

@@ -33,9 +33,9 @@
 //! | the cookie and its safe defaults | [`CookieConfig`] |
 //! | how long sessions live | [`Lifetime`], [`policy::Policy`] |
 //! | forms that no other site can forge | [`Session::csrf_field`], [`Session::verify_csrf`] |
-//! | settings of the manager, of the SQLite store | [`manager::Builder`], [`store::sqlite::Builder`] |
-//! | a cache in front of a store | [`store::cached::CachedStore`] |
-//! | sessions in memcached, or memcached as that cache | `store::memcached`, with its feature |
+//! | settings of the manager, of the SQLite store | [`manager::SessionManagerBuilder`], [`stores::sqlite::SqliteStoreBuilder`] |
+//! | a cache in front of a store | [`stores::cached::CachedStore`] |
+//! | sessions in memcached, or memcached as that cache | `stores::memcached`, with its feature |
 //! | what can go wrong | [`ErrorKind`] |
 //! | what is told to the operator | [`event::Event`] |
 //! | tests of an application | [`clock::ManualClock`], [`MemoryStore`], `testing` |
@@ -45,6 +45,7 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
+pub mod backend;
 mod cleaner;
 #[cfg(feature = "cli")]
 pub mod cli;
@@ -55,8 +56,6 @@ pub mod cookie;
 pub mod csrf;
 pub mod data;
 pub mod delta;
-#[cfg(all(doctest, feature = "cli", feature = "rocket", feature = "rouille", feature = "testing"))]
-mod documents;
 mod error;
 pub mod event;
 mod flash;
@@ -66,9 +65,11 @@ pub mod lifetime;
 pub mod manager;
 pub mod policy;
 mod process;
+#[cfg(all(doctest, feature = "cli", feature = "rocket", feature = "rouille", feature = "testing"))]
+mod readme_doctests;
 pub mod record;
 pub mod session;
-pub mod store;
+pub mod stores;
 mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -83,6 +84,6 @@ pub use manager::SessionManager;
 #[cfg(feature = "sqlite")]
 pub use rusqlite;
 pub use session::{Authentication, RecentAuth, Session, SignIn};
-pub use store::memory::MemoryStore;
+pub use stores::memory::MemoryStore;
 #[cfg(feature = "sqlite")]
-pub use store::sqlite::SqliteStore;
+pub use stores::sqlite::SqliteStore;

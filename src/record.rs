@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use crate::clock::Timestamp;
 use crate::data::{Data, undecodable, without_data};
 use crate::error::Result;
-use crate::id::{ExternalKey, Handle, Realm, UserKey};
+use crate::id::{IdpSessionId, PublicId, Realm, UserKey};
 use crate::lifetime::Limits;
 
 /// The number of the format that this version writes. A record with a higher one was written by
@@ -72,9 +72,9 @@ impl From<WireClient> for Client {
 /// What a new session begins with, apart from its data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Birth {
+pub struct NewSession {
     /// Its public name.
-    pub handle: Handle,
+    pub public_id: PublicId,
     /// The realm of the manager that begins it. Defaults to that of the default cookie.
     pub realm: Realm,
     /// Its limits, already counted from now.
@@ -84,24 +84,24 @@ pub struct Birth {
     /// The client, if the application keeps that.
     pub client: Option<Client>,
     /// The name the identity provider has for it.
-    pub external_key: Option<ExternalKey>,
+    pub idp_session_id: Option<IdpSessionId>,
     /// How strongly its user is authenticated; the application gives the number its meaning.
     pub auth_level: u16,
 }
 
-impl Birth {
+impl NewSession {
     /// A session with these limits and a new handle.
     ///
     /// # Errors
     /// [`Unavailable`](crate::ErrorKind::Unavailable) when the operating system gives no randomness.
     pub fn new(limits: Limits) -> Result<Self> {
-        Ok(Birth {
-            handle: Handle::generate()?,
+        Ok(NewSession {
+            public_id: PublicId::generate()?,
             realm: Realm::default(),
             limits,
             persistent: true,
             client: None,
-            external_key: None,
+            idp_session_id: None,
             auth_level: 0,
         })
     }
@@ -128,13 +128,13 @@ impl Touch {
 #[non_exhaustive]
 pub struct Record {
     /// Its public name, the same for its whole life.
-    pub handle: Handle,
+    pub public_id: PublicId,
     /// The realm whose managers find it.
     pub realm: Realm,
     /// Whose it is; `None` for an anonymous session.
     pub user: Option<UserKey>,
     /// The name the identity provider has for it.
-    pub external_key: Option<ExternalKey>,
+    pub idp_session_id: Option<IdpSessionId>,
     /// How strongly its user is authenticated.
     pub auth_level: u16,
     /// When it began.
@@ -160,21 +160,21 @@ pub struct Record {
 impl Record {
     /// The record of a session that begins `now`, anonymous and without data.
     #[must_use]
-    pub fn born(birth: &Birth, now: Timestamp) -> Self {
+    pub fn create(new_session: &NewSession, now: Timestamp) -> Self {
         Record {
-            handle: birth.handle,
-            realm: birth.realm.clone(),
+            public_id: new_session.public_id,
+            realm: new_session.realm.clone(),
             user: None,
-            external_key: birth.external_key.clone(),
-            auth_level: birth.auth_level,
+            idp_session_id: new_session.idp_session_id.clone(),
+            auth_level: new_session.auth_level,
             created: now,
             authenticated: None,
             seen: now,
             id_issued: now,
-            limits: birth.limits,
-            persistent: birth.persistent,
+            limits: new_session.limits,
+            persistent: new_session.persistent,
             revision: 1,
-            client: birth.client.clone(),
+            client: new_session.client.clone(),
             data: Data::default(),
         }
     }
@@ -205,10 +205,10 @@ impl Record {
     pub fn to_json(&self) -> String {
         let wire = Wire {
             format: FORMAT,
-            handle: self.handle.to_string(),
+            public_id: self.public_id.to_string(),
             realm: self.realm.as_str().to_owned(),
             user: self.user.as_ref().map(|user| user.as_str().into()),
-            external_key: self.external_key.as_ref().map(|key| key.as_str().into()),
+            idp_session_id: self.idp_session_id.as_ref().map(|id_hash| id_hash.as_str().into()),
             auth_level: self.auth_level,
             created: self.created.as_millis(),
             authenticated: self.authenticated.map(Timestamp::as_millis),
@@ -245,12 +245,12 @@ impl Record {
         };
         check_format(wire.format)?;
         Ok(Record {
-            handle: wire.handle.parse().map_err(undecodable)?,
+            public_id: wire.public_id.parse().map_err(undecodable)?,
             realm: Realm::new(wire.realm).map_err(undecodable)?,
             user: wire.user.map(UserKey::new).transpose().map_err(undecodable)?,
-            external_key: wire
-                .external_key
-                .map(ExternalKey::new)
+            idp_session_id: wire
+                .idp_session_id
+                .map(IdpSessionId::new)
                 .transpose()
                 .map_err(undecodable)?,
             auth_level: wire.auth_level,
@@ -293,10 +293,10 @@ pub(crate) fn duration_to_millis(duration: Duration) -> u64 {
 #[derive(Serialize, Deserialize)]
 struct Wire<D> {
     format: u32,
-    handle: String,
+    public_id: String,
     realm: String,
     user: Option<String>,
-    external_key: Option<String>,
+    idp_session_id: Option<String>,
     auth_level: u16,
     created: i64,
     authenticated: Option<i64>,
@@ -321,13 +321,13 @@ struct WireClient {
 #[non_exhaustive]
 pub struct Summary {
     /// Its public name.
-    pub handle: Handle,
+    pub public_id: PublicId,
     /// The realm whose managers find it.
     pub realm: Realm,
     /// Whose it is.
     pub user: Option<UserKey>,
     /// The name the identity provider has for it.
-    pub external_key: Option<ExternalKey>,
+    pub idp_session_id: Option<IdpSessionId>,
     /// How strongly its user is authenticated.
     pub auth_level: u16,
     /// When it began.
@@ -353,10 +353,10 @@ impl Summary {
     #[must_use]
     pub fn of(record: &Record, cursor: Cursor) -> Self {
         Summary {
-            handle: record.handle,
+            public_id: record.public_id,
             realm: record.realm.clone(),
             user: record.user.clone(),
-            external_key: record.external_key.clone(),
+            idp_session_id: record.idp_session_id.clone(),
             auth_level: record.auth_level,
             created: record.created,
             authenticated: record.authenticated,
@@ -414,11 +414,11 @@ mod tests {
 
     fn record() -> Record {
         let now = Timestamp::from_millis(1_700_000_000_123);
-        let mut birth = Birth::new(Lifetime::default().starting(now)).unwrap();
-        birth.client = Some(Client::new("::1".parse().ok(), Some("curl/8 \"quoted\"")));
-        birth.external_key = Some(ExternalKey::new("sid-1").unwrap());
-        birth.auth_level = 2;
-        let mut record = Record::born(&birth, now);
+        let mut new_session = NewSession::new(Lifetime::default().starting(now)).unwrap();
+        new_session.client = Some(Client::new("::1".parse().ok(), Some("curl/8 \"quoted\"")));
+        new_session.idp_session_id = Some(IdpSessionId::new("sid-1").unwrap());
+        new_session.auth_level = 2;
+        let mut record = Record::create(&new_session, now);
         record.user = Some(UserKey::new("søren").unwrap());
         record.authenticated = Some(now);
         let mut delta = Delta::new();

@@ -42,14 +42,16 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::backend::{
+    Capabilities, Commit, Committed, Loaded, Maintenance, SessionIndex, Store, SweepReport,
+};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::Outcome;
-use crate::id::{SessionKey, UserKey};
+use crate::id::{SessionIdHash, UserKey};
 use crate::manager::SessionManager;
 use crate::record::Touch;
 use crate::session::{Session, SignIn};
-use crate::store::{Commit, Committed, Loaded, Registry, Store, Swept, Traits, Upkeep};
 
 /// Signs `user` in, and gives the value of the `Cookie` header (or of the header that carries the
 /// id, where that is not a cookie) that their browser sends from now on.
@@ -191,13 +193,13 @@ impl<S: Store> PausingStore<S> {
 
 #[deny(clippy::missing_trait_methods)]
 impl<S: Store> Store for PausingStore<S> {
-    fn load(&self, key: &SessionKey, now: Timestamp) -> Result<Loaded> {
+    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
         self.enter(Call::Load)?;
-        self.store.load(key, now)
+        self.store.load(id_hash, now)
     }
 
     /// Nothing: what a store is asked here, it is asked where it can be made to pause or to fail.
-    fn try_load(&self, _: &SessionKey, _: Timestamp) -> Option<Loaded> {
+    fn try_load(&self, _: &SessionIdHash, _: Timestamp) -> Option<Loaded> {
         None
     }
 
@@ -206,24 +208,24 @@ impl<S: Store> Store for PausingStore<S> {
         self.store.commit(commit)
     }
 
-    fn touch(&self, batch: &[(SessionKey, Touch)], now: Timestamp) -> Result<()> {
+    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
         self.enter(Call::Touch)?;
         self.store.touch(batch, now)
     }
 
-    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<Swept> {
+    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {
         self.store.sweep(now, limit)
     }
 
-    fn registry(&self) -> Option<&dyn Registry> {
-        self.store.registry()
+    fn index(&self) -> Option<&dyn SessionIndex> {
+        self.store.index()
     }
 
-    fn upkeep(&self) -> Option<&dyn Upkeep> {
-        self.store.upkeep()
+    fn maintenance(&self) -> Option<&dyn Maintenance> {
+        self.store.maintenance()
     }
 
-    fn traits(&self) -> Traits {
-        self.store.traits()
+    fn capabilities(&self) -> Capabilities {
+        self.store.capabilities()
     }
 }

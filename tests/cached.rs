@@ -11,7 +11,7 @@ mod outages;
 #[path = "cached/races.rs"]
 mod races;
 #[path = "cached/shares.rs"]
-mod shares;
+mod shards;
 #[path = "cached/stage.rs"]
 mod stage;
 #[path = "cached/storm.rs"]

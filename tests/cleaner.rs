@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use cloakroom::clock::Clock;
 use cloakroom::event::{Event, EventKind, Events, Sink};
-use cloakroom::manager::Builder;
+use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{ErrorKind, Lifetime};
 use common::faulty::{Call, Fault};
 use common::in_process::{App, Browser, complete, on_both_stores};
@@ -19,11 +19,11 @@ const MILLI: Duration = Duration::from_millis(1);
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// Nothing happens by the time of the wall but the writing of touches.
-fn on_demand(builder: Builder) -> Builder {
+fn on_demand(builder: SessionManagerBuilder) -> SessionManagerBuilder {
     builder.sweep_every(HOUR)
 }
 
-fn all_the_time(builder: Builder) -> Builder {
+fn all_the_time(builder: SessionManagerBuilder) -> SessionManagerBuilder {
     builder.lifetime(Lifetime::idle(HOUR / 2)).sweep_every(MILLI)
 }
 
@@ -141,15 +141,15 @@ fn a_clock_that_steps_far_forward_is_told_and_sweeps_nothing_for_a_while() {
     on_both_stores(all_the_time, |app| {
         app.visitor(1);
         // The step comes at the worst moment: a regular sweep has been decided on.
-        let keeper = app.store.hold(Call::Upkeep);
+        let keeper = app.store.hold(Call::Maintenance);
         keeper.wait_until_reached();
         app.clock.advance(HOUR * 2);
         keeper.open();
         app.wait_for(EventKind::ClockStepped);
         // What was decided on before is done by the time of the second run from here.
-        app.store.wait_for(Call::Upkeep, app.store.calls(Call::Upkeep) + 2);
+        app.store.wait_for(Call::Maintenance, app.store.calls(Call::Maintenance) + 2);
         let sweeps = app.store.calls(Call::Sweep);
-        app.store.wait_for(Call::Upkeep, app.store.calls(Call::Upkeep) + 3);
+        app.store.wait_for(Call::Maintenance, app.store.calls(Call::Maintenance) + 3);
         assert_eq!((app.rows(), app.store.calls(Call::Sweep)), (1, sweeps));
         assert_eq!(app.count(EventKind::ClockStepped), 1);
         // Whoever asks for it gets it.
@@ -212,7 +212,7 @@ fn a_failure_that_lasts_is_told_once_though_other_work_goes_well() {
         app.store.fail(Call::Touch, 1_000_000, ErrorKind::Full);
         read(&app, &browser);
         app.store.wait_for(Call::Touch, 3);
-        app.store.wait_for(Call::Upkeep, app.store.calls(Call::Upkeep) + 5);
+        app.store.wait_for(Call::Maintenance, app.store.calls(Call::Maintenance) + 5);
         assert_eq!(app.count(EventKind::CleanerFailed), 1);
         assert_eq!(app.count(EventKind::CleanerRecovered), 0);
     });
@@ -230,7 +230,7 @@ fn dropping_the_manager_writes_the_activity_that_is_pending() {
         drop(clone);
         assert_eq!(store.touched(), 10);
         clock.set(NOW + HOUR * 25 - MILLI);
-        let stats = store.inner().registry().unwrap().stats(clock.now()).unwrap();
+        let stats = store.inner().index().unwrap().stats(clock.now()).unwrap();
         assert_eq!(stats.live, 10);
         drop((store, folder));
     });

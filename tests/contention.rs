@@ -18,10 +18,10 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use cloakroom::SqliteStore;
+use cloakroom::backend::{Action, Commit, Committed, Loaded, Store};
 use cloakroom::delta::Delta;
-use cloakroom::id::SessionKey;
+use cloakroom::id::SessionIdHash;
 use cloakroom::rusqlite::Connection;
-use cloakroom::store::{Commit, Committed, Fate, Loaded, Store};
 use common::{
     Folder, HOUR, Kept, NOW, child, create, hex, key_of, live, merge, role, setting, value,
 };
@@ -55,17 +55,17 @@ fn write_as_fast_as_possible(store: &SqliteStore, threads: usize, time: Duration
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
-                let key = create(store, &Delta::new()).unwrap();
+                let id_hash = create(store, &Delta::new()).unwrap();
                 let mut n = 0_u64;
                 while Instant::now() < end {
                     n += 1;
-                    let done = merge(store, &key, &setting("n", n)).unwrap();
+                    let done = merge(store, &id_hash, &setting("n", n)).unwrap();
                     assert!(matches!(done, Committed::Done { .. }));
                     if n.is_multiple_of(10) {
                         create(store, &setting("note", "x".repeat(200))).unwrap();
                     }
                 }
-                let record = live(store, &key).unwrap().unwrap();
+                let record = live(store, &id_hash).unwrap().unwrap();
                 assert_eq!(value::<u64>(&record, "n"), Some(n));
                 written.fetch_add(n, Ordering::Relaxed);
             });
@@ -74,7 +74,7 @@ fn write_as_fast_as_possible(store: &SqliteStore, threads: usize, time: Duration
     written.into_inner()
 }
 
-fn two_processes_write(upkeep: bool) {
+fn two_processes_write(maintenance: bool) {
     let folder = Folder::new();
     let store = SqliteStore::open(folder.database()).unwrap();
     let mut process = Kept(
@@ -86,8 +86,8 @@ fn two_processes_write(upkeep: bool) {
         let watch = scope.spawn(|| {
             let mut longest = 0;
             while !stop.load(Ordering::Relaxed) {
-                if upkeep {
-                    store.upkeep().unwrap().run().unwrap();
+                if maintenance {
+                    store.maintenance().unwrap().run().unwrap();
                 }
                 let log = fs::metadata(folder.path("app.db-wal")).map_or(0, |meta| meta.len());
                 longest = longest.max(log);
@@ -108,7 +108,7 @@ fn two_processes_write(upkeep: bool) {
         .and_then(|number| number.parse().ok())
         .unwrap();
     println!(
-        "{written} merges here, {others} there, log at most {} KiB, upkeep {upkeep}",
+        "{written} merges here, {others} there, log at most {} KiB, upkeep {maintenance}",
         longest >> 10
     );
     assert!(written > 0 && others > 0);
@@ -153,21 +153,21 @@ fn the_wait_for_another_writer_is_no_part_of_the_time_for_which_a_sweep_holds_ot
 }
 
 /// What `update` does: read, compute, commit if nobody came in between, else again.
-fn increment(store: &SqliteStore, key: &SessionKey, threads: usize, times: u32) {
+fn increment(store: &SqliteStore, id_hash: &SessionIdHash, threads: usize, times: u32) {
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 for _ in 0..times {
-                    let Loaded::Live { mut record, .. } = store.load(key, NOW).unwrap() else {
+                    let Loaded::Live { mut record, .. } = store.load(id_hash, NOW).unwrap() else {
                         panic!("it lives");
                     };
                     loop {
                         let next = value::<u32>(&record, "n").unwrap_or(0) + 1;
                         let delta = setting("n", next);
-                        let mut commit = Commit::new(key, Fate::Merge, &delta, NOW);
+                        let mut commit = Commit::new(id_hash, Action::Merge, &delta, NOW);
                         commit.if_revision = Some(record.revision);
                         match store.commit(&commit).unwrap() {
-                            Committed::Stale { record: newer, .. } => record = newer,
+                            Committed::RevisionMismatch { record: newer, .. } => record = newer,
                             Committed::Done { .. } => break,
                             other => panic!("{other:?}"),
                         }
@@ -182,17 +182,17 @@ fn increment(store: &SqliteStore, key: &SessionKey, threads: usize, times: u32) 
 fn increments_of_two_processes_are_all_counted() {
     let folder = Folder::new();
     let store = SqliteStore::open(folder.database()).unwrap();
-    let key = create(&store, &Delta::new()).unwrap();
+    let id_hash = create(&store, &Delta::new()).unwrap();
     let mut other = Kept(
         child("increment")
             .env("DATABASE", folder.database())
-            .env("KEY", hex(&key))
+            .env("KEY", hex(&id_hash))
             .spawn()
             .unwrap(),
     );
-    increment(&store, &key, 8, 50);
+    increment(&store, &id_hash, 8, 50);
     assert!(other.0.wait().unwrap().success());
-    let record = live(&store, &key).unwrap().unwrap();
+    let record = live(&store, &id_hash).unwrap().unwrap();
     assert_eq!(value::<u32>(&record, "n"), Some(800));
     assert_eq!(record.revision, 801);
 }
@@ -203,7 +203,7 @@ fn a_log_that_is_left_to_another_program_is_not_made_to_start_again() {
         let folder = Folder::new();
         let builder = SqliteStore::builder(folder.database()).checkpoints(checkpoints);
         let store = builder.open().unwrap();
-        assert_eq!(store.upkeep().is_some(), checkpoints);
+        assert_eq!(store.maintenance().is_some(), checkpoints);
         let note = "x".repeat(50_000);
         for _ in 0..1000 {
             create(&store, &setting("note", &note)).unwrap();

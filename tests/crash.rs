@@ -15,11 +15,11 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use cloakroom::backend::{Loaded, Maintenance, Store};
 use cloakroom::clock::{Clock, Timestamp};
 use cloakroom::http::Outcome;
 use cloakroom::id::{Realm, SessionId};
-use cloakroom::store::sqlite::Durability;
-use cloakroom::store::{Loaded, Store, Upkeep};
+use cloakroom::stores::sqlite::Durability;
 use cloakroom::{Lifetime, SessionManager, SqliteStore};
 use common::sound::assert_sound;
 use common::{Folder, HOUR, Kept, NOW, child, create, role, setting};
@@ -76,10 +76,10 @@ fn child_process() {
                 }
             });
         }
-        let upkeep: &dyn Upkeep = store.upkeep().unwrap();
+        let maintenance: &dyn Maintenance = store.maintenance().unwrap();
         scope.spawn(move || {
             loop {
-                upkeep.run().unwrap();
+                maintenance.run().unwrap();
             }
         });
     });
@@ -133,9 +133,9 @@ impl Worked {
 }
 
 /// So many of a hundred of all kills of this program.
-fn kill_and_look(role: &str, processes: u64, share: u64) {
+fn kill_and_look(role: &str, processes: u64, shard: u64) {
     let mut dice = Dice::new(dice::seed());
-    let kills = (dice::number("CLOAKROOM_KILLS").unwrap_or(60) * share).div_ceil(100);
+    let kills = (dice::number("CLOAKROOM_KILLS").unwrap_or(60) * shard).div_ceil(100);
     let (mut killed, mut looks, mut acknowledged, mut revocations) = (0, 0, 0, 0);
     while killed < kills {
         let (folder, mut ledger) = (Folder::new(), Ledger::default());
@@ -284,10 +284,10 @@ fn a_kill_makes_no_session_end_more_than_a_twentieth_of_its_idle_limit_early() {
     let store = open(&folder, Durability::Normal);
     let twentieth_early = visited + (IDLE - IDLE / 20 - Duration::from_millis(1));
     for id in ids {
-        let loaded = store.load(&id.key(Realm::default().tag()), twentieth_early).unwrap();
+        let loaded = store.load(&id.hash(Realm::default().tag()), twentieth_early).unwrap();
         assert!(matches!(loaded, Loaded::Live { .. }), "{loaded:?}");
         let loaded =
-            store.load(&id.key(Realm::default().tag()), visited + (IDLE + IDLE / 40)).unwrap();
-        assert!(matches!(loaded, Loaded::Absent), "never late: {loaded:?}");
+            store.load(&id.hash(Realm::default().tag()), visited + (IDLE + IDLE / 40)).unwrap();
+        assert!(matches!(loaded, Loaded::NotFound), "never late: {loaded:?}");
     }
 }

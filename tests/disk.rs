@@ -9,11 +9,11 @@ use std::process::{Command, Stdio};
 use std::sync::Barrier;
 use std::time::{Duration, SystemTime};
 
+use cloakroom::backend::{Committed, SessionIndex, Store};
 use cloakroom::event::{Event, EventKind, Events, Sink};
-use cloakroom::id::SessionKey;
+use cloakroom::id::SessionIdHash;
 use cloakroom::rusqlite::Connection;
-use cloakroom::store::sqlite::{Journal, Watch};
-use cloakroom::store::{Committed, Registry, Store};
+use cloakroom::stores::sqlite::{Journal, ProgressFn};
 use cloakroom::{ErrorKind, Result, SqliteStore};
 use common::sound::assert_sound;
 use common::{
@@ -32,7 +32,7 @@ fn open(path: &Path) -> (SqliteStore, Events) {
     (SqliteStore::builder(path).events(events.clone()).open().unwrap(), events)
 }
 
-fn watch() -> Watch {
+fn watch() -> ProgressFn {
     Box::new(|_| std::ops::ControlFlow::Continue(()))
 }
 
@@ -57,9 +57,9 @@ fn child_process() {
         }
         "serve while the disk fails" => {
             let keys = std::env::var("KEYS").unwrap();
-            let (ended, key) = keys.split_once(' ').unwrap();
+            let (ended, id_hash) = keys.split_once(' ').unwrap();
             let store = SqliteStore::open(path).unwrap();
-            serve_while_the_disk_fails(&store, &key_of(ended), &key_of(key));
+            serve_while_the_disk_fails(&store, &key_of(ended), &key_of(id_hash));
         }
         other => panic!("no role {other}"),
     }
@@ -69,19 +69,19 @@ fn child_process() {
 fn a_file_that_was_replaced_is_written_to_no_more_and_goes_on_when_it_is_back() {
     let folder = Folder::new();
     let (store, events) = open(&folder.database());
-    let key = create(&store, &setting("n", 1)).unwrap();
-    assert!(live(&store, &key).unwrap().is_some());
+    let id_hash = create(&store, &setting("n", 1)).unwrap();
+    assert!(live(&store, &id_hash).unwrap().is_some());
     store.backup(folder.path("copy.db")).unwrap();
     let copy = fs::read(folder.path("copy.db")).unwrap();
 
     fs::rename(folder.database(), folder.path("away.db")).unwrap();
     fs::rename(folder.path("copy.db"), folder.database()).unwrap();
     for _ in 0..3 {
-        assert_unavailable(merge(&store, &key, &setting("n", 2)));
-        assert_unavailable(delete(&store, &key));
+        assert_unavailable(merge(&store, &id_hash, &setting("n", 2)));
+        assert_unavailable(delete(&store, &id_hash));
         assert_unavailable(store.clear());
     }
-    assert!(live(&store, &key).unwrap().is_some(), "reads of what was open go on");
+    assert!(live(&store, &id_hash).unwrap().is_some(), "reads of what was open go on");
     // Nobody reads the new file with the old one's log, or copies that log into it.
     let barrier = Barrier::new(4);
     std::thread::scope(|scope| {
@@ -89,8 +89,8 @@ fn a_file_that_was_replaced_is_written_to_no_more_and_goes_on_when_it_is_back() 
             scope.spawn(|| {
                 barrier.wait();
                 for _ in 0..50 {
-                    let _ = live(&store, &key);
-                    let _ = store.upkeep().unwrap().run();
+                    let _ = live(&store, &id_hash);
+                    let _ = store.maintenance().unwrap().run();
                 }
             });
         }
@@ -100,11 +100,14 @@ fn a_file_that_was_replaced_is_written_to_no_more_and_goes_on_when_it_is_back() 
 
     fs::rename(folder.database(), folder.path("copy.db")).unwrap();
     fs::rename(folder.path("away.db"), folder.database()).unwrap();
-    assert!(matches!(merge(&store, &key, &setting("n", 3)).unwrap(), Committed::Done { .. }));
-    assert_eq!((events.count(EventKind::FileMoved), events.count(EventKind::FileBack)), (1, 1));
+    assert!(matches!(merge(&store, &id_hash, &setting("n", 3)).unwrap(), Committed::Done { .. }));
+    assert_eq!(
+        (events.count(EventKind::FileMoved), events.count(EventKind::FileRecovered)),
+        (1, 1)
+    );
     drop(store);
     let (store, _) = open(&folder.database());
-    let record = live(&store, &key).unwrap().unwrap();
+    let record = live(&store, &id_hash).unwrap().unwrap();
     assert_eq!(value::<u32>(&record, "n"), Some(3));
 }
 
@@ -113,9 +116,9 @@ fn a_file_or_log_that_was_deleted_is_written_to_no_more() {
     for name in ["app.db", "app.db-wal"] {
         let folder = Folder::new();
         let (store, events) = open(&folder.database());
-        let key = create(&store, &setting("n", 1)).unwrap();
+        let id_hash = create(&store, &setting("n", 1)).unwrap();
         fs::remove_file(folder.path(name)).unwrap();
-        assert_unavailable(merge(&store, &key, &setting("n", 2)));
+        assert_unavailable(merge(&store, &id_hash, &setting("n", 2)));
         assert_unavailable(create(&store, &setting("n", 2)));
         assert_eq!(events.count(EventKind::FileMoved), 1, "{name}");
     }
@@ -132,20 +135,20 @@ fn in_a_folder_where_nothing_has_happened_a_file_that_goes_is_missed_at_once() {
     for name in ["app.db", "app.db-wal"] {
         let folder = Folder::new();
         let (store, events) = open(&folder.database());
-        let key = create(&store, &setting("n", 1)).unwrap();
+        let id_hash = create(&store, &setting("n", 1)).unwrap();
         let_it_rest(&folder.path(""));
         for n in 0..3 {
-            merge(&store, &key, &setting("n", n)).unwrap();
+            merge(&store, &id_hash, &setting("n", n)).unwrap();
         }
         fs::rename(folder.path(name), folder.path("away")).unwrap();
-        assert_unavailable(merge(&store, &key, &setting("n", 4)));
+        assert_unavailable(merge(&store, &id_hash, &setting("n", 4)));
         // However long ago that was.
         let_it_rest(&folder.path(""));
-        assert_unavailable(merge(&store, &key, &setting("n", 5)));
+        assert_unavailable(merge(&store, &id_hash, &setting("n", 5)));
         fs::rename(folder.path("away"), folder.path(name)).unwrap();
-        merge(&store, &key, &setting("n", 6)).unwrap();
+        merge(&store, &id_hash, &setting("n", 6)).unwrap();
         assert_eq!(events.count(EventKind::FileMoved), 1, "{name}");
-        assert_eq!(events.count(EventKind::FileBack), 1, "{name}");
+        assert_eq!(events.count(EventKind::FileRecovered), 1, "{name}");
     }
 }
 
@@ -159,7 +162,7 @@ fn a_revocation_in_a_folder_that_was_moved_as_a_whole_is_an_error_at_once() {
     merge(&store, &keys[0], &setting("n", 2)).unwrap();
     fs::rename(folder.path("data"), folder.path("elsewhere")).unwrap();
     assert_unavailable(delete(&store, &keys[1]));
-    assert_unavailable(store.registry().unwrap().revoke_everyone(None, NOW));
+    assert_unavailable(store.index().unwrap().revoke_everyone(None, NOW));
     fs::rename(folder.path("elsewhere"), folder.path("data")).unwrap();
     delete(&store, &keys[1]).unwrap();
 }
@@ -168,8 +171,8 @@ fn a_revocation_in_a_folder_that_was_moved_as_a_whole_is_an_error_at_once() {
 fn a_program_that_is_started_inherits_no_file_of_the_store() {
     let folder = Folder::new();
     let (store, _) = open(&folder.database());
-    let key = create(&store, &setting("n", 1)).unwrap();
-    assert!(live(&store, &key).unwrap().is_some());
+    let id_hash = create(&store, &setting("n", 1)).unwrap();
+    assert!(live(&store, &id_hash).unwrap().is_some());
     let open_files = |of: &str| -> String {
         let listed = Command::new("ls").args(["-l", of]).output().unwrap();
         String::from_utf8(listed.stdout).unwrap()
@@ -189,7 +192,7 @@ fn a_program_that_is_started_inherits_no_file_of_the_store() {
 fn no_call_of_an_operator_drops_the_locks_of_a_store_that_is_open() {
     let folder = Folder::new();
     let (store, _) = open(&folder.database());
-    let key = create(&store, &setting("n", 1)).unwrap();
+    let id_hash = create(&store, &setting("n", 1)).unwrap();
     // POSIX drops all locks that a process has on a file when it closes that file anywhere.
     let build = || SqliteStore::builder(folder.database());
     let calls: [(&str, &dyn Fn()); 8] = [
@@ -225,7 +228,7 @@ fn no_call_of_an_operator_drops_the_locks_of_a_store_that_is_open() {
     for (name, call) in calls {
         call();
         assert!(is_locked(), "{name}");
-        assert!(live(&store, &key).unwrap().is_some(), "{name}");
+        assert!(live(&store, &id_hash).unwrap().is_some(), "{name}");
     }
     // What all of these avoid, and what the look above would see.
     drop(fs::File::open(folder.database()).unwrap());
@@ -238,24 +241,24 @@ fn fill_and_go_on(store: &SqliteStore, make_room: impl FnOnce()) {
     let mut keys = vec![];
     let error = loop {
         match create(store, &setting("n", &note)) {
-            Ok(key) => keys.push(key),
+            Ok(id_hash) => keys.push(id_hash),
             Err(error) => break error,
         }
-        let _ = store.upkeep().unwrap().run();
+        let _ = store.maintenance().unwrap().run();
     };
     // Linux tells a limit on the size of files as it tells a broken disk, by SQLite's lights.
     assert!(matches!(error.kind(), ErrorKind::Full | ErrorKind::Unavailable), "{error:?}");
     assert!(keys.len() > 20, "{}", keys.len());
-    for key in &keys {
-        assert!(live(store, key).unwrap().is_some(), "nothing acknowledged is lost");
+    for id_hash in &keys {
+        assert!(live(store, id_hash).unwrap().is_some(), "nothing acknowledged is lost");
     }
     make_room();
-    for key in keys.drain(..10) {
-        assert!(matches!(delete(store, &key).unwrap(), Committed::Deleted { .. }));
-        assert!(live(store, &key).unwrap().is_none());
+    for id_hash in keys.drain(..10) {
+        assert!(matches!(delete(store, &id_hash).unwrap(), Committed::Deleted { .. }));
+        assert!(live(store, &id_hash).unwrap().is_none());
     }
-    for key in &keys {
-        assert!(live(store, key).unwrap().is_some());
+    for id_hash in &keys {
+        assert!(live(store, id_hash).unwrap().is_some());
     }
 }
 
@@ -315,10 +318,10 @@ fn a_full_disk_loses_nothing_and_is_written_to_again_when_there_is_room() {
     let Some(disk) = SmallDisk::new() else { return };
     let (store, _) = open(&disk.0.database());
     fill_and_go_on(&store, || assert!(disk.again("size=4m")));
-    let key = create(&store, &setting("n", "x".repeat(2000))).unwrap();
+    let id_hash = create(&store, &setting("n", "x".repeat(2000))).unwrap();
     drop(store);
     let (store, _) = open(&disk.0.database());
-    assert!(live(&store, &key).unwrap().is_some());
+    assert!(live(&store, &id_hash).unwrap().is_some());
     assert_sound(disk.0.database());
 }
 
@@ -326,14 +329,14 @@ fn a_full_disk_loses_nothing_and_is_written_to_again_when_there_is_room() {
 fn a_disk_that_is_read_only_refuses_to_open_and_nothing_else() {
     let Some(disk) = SmallDisk::new() else { return };
     let (store, _) = open(&disk.0.database());
-    let key = create(&store, &setting("n", 1)).unwrap();
+    let id_hash = create(&store, &setting("n", 1)).unwrap();
     drop(store);
     assert!(disk.again("ro"));
     let error = SqliteStore::open(disk.0.database()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ReadOnly, "{error:?}");
     assert!(disk.again("rw"));
     let (store, _) = open(&disk.0.database());
-    assert!(live(&store, &key).unwrap().is_some());
+    assert!(live(&store, &id_hash).unwrap().is_some());
 }
 
 /// A disk with a file system that goes read-only under its open files once it has met an error.
@@ -401,11 +404,11 @@ fn a_disk_that_becomes_read_only_under_the_store_can_be_read_and_has_what_had_to
     let path = disk.at.database();
     let (store, _) = open(&path);
     let ended = create(&store, &setting("n", 0)).unwrap();
-    let key = create(&store, &setting("n", 0)).unwrap();
+    let id_hash = create(&store, &setting("n", 0)).unwrap();
     drop(store);
     // In a process that ends: a disk with open files cannot be taken away to be repaired.
     let mut serving = child("serve while the disk fails");
-    serving.env("DATABASE", &path).env("KEYS", format!("{} {}", hex(&ended), hex(&key)));
+    serving.env("DATABASE", &path).env("KEYS", format!("{} {}", hex(&ended), hex(&id_hash)));
     serving.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut serving = Kept(serving.spawn().unwrap());
     let mut words = BufReader::new(serving.0.stdout.take().unwrap()).lines();
@@ -420,24 +423,24 @@ fn a_disk_that_becomes_read_only_under_the_store_can_be_read_and_has_what_had_to
     disk.repair();
 
     let (store, _) = open(&path);
-    let record = live(&store, &key).unwrap().unwrap();
+    let record = live(&store, &id_hash).unwrap().unwrap();
     assert_eq!(value::<u32>(&record, "n"), Some(1), "acknowledged before something ended");
     assert!(live(&store, &ended).unwrap().is_none());
-    assert!(matches!(merge(&store, &key, &setting("n", 3)).unwrap(), Committed::Done { .. }));
+    assert!(matches!(merge(&store, &id_hash, &setting("n", 3)).unwrap(), Committed::Done { .. }));
     drop(store);
     assert_sound(path);
 }
 
 /// What the process does under which the disk becomes read-only.
-fn serve_while_the_disk_fails(store: &SqliteStore, ended: &SessionKey, key: &SessionKey) {
-    merge(store, key, &setting("n", 1)).unwrap();
+fn serve_while_the_disk_fails(store: &SqliteStore, ended: &SessionIdHash, id_hash: &SessionIdHash) {
+    merge(store, id_hash, &setting("n", 1)).unwrap();
     assert!(matches!(delete(store, ended).unwrap(), Committed::Deleted { .. }));
     println!("revoked");
     io::stdin().read_line(&mut String::new()).unwrap();
     for _ in 0..3 {
-        assert_unavailable(merge(store, key, &setting("n", 2)));
-        assert_unavailable(delete(store, key));
-        let record = live(store, key).unwrap().unwrap();
+        assert_unavailable(merge(store, id_hash, &setting("n", 2)));
+        assert_unavailable(delete(store, id_hash));
+        let record = live(store, id_hash).unwrap().unwrap();
         assert_eq!(value::<u32>(&record, "n"), Some(1));
         assert!(live(store, ended).unwrap().is_none());
     }
@@ -449,26 +452,32 @@ fn a_long_reader_lets_the_log_grow_and_the_operator_is_told_once_each_way() {
     let (store, events) = open(&folder.database());
     let note = setting("note", "x".repeat(60_000));
     let length = || fs::metadata(folder.path("app.db-wal")).unwrap().len();
-    let key = create(&store, &note).unwrap();
+    let id_hash = create(&store, &note).unwrap();
     let reader = Connection::open(folder.database()).unwrap();
     reader.execute_batch("BEGIN").unwrap();
     let count = "SELECT count(*) FROM cloakroom_sessions";
     reader.query_row(count, [], |_| Ok(())).unwrap();
     for _ in 0..400 {
         create(&store, &note).unwrap();
-        store.upkeep().unwrap().run().unwrap();
+        store.maintenance().unwrap().run().unwrap();
     }
     assert!(length() > 20 << 20, "{}", length());
-    assert_eq!((events.count(EventKind::LogHeld), events.count(EventKind::LogReleased)), (1, 0));
-    assert!(live(&store, &key).unwrap().is_some());
+    assert_eq!(
+        (events.count(EventKind::CheckpointBlocked), events.count(EventKind::CheckpointUnblocked)),
+        (1, 0)
+    );
+    assert!(live(&store, &id_hash).unwrap().is_some());
 
     reader.execute_batch("COMMIT").unwrap();
     // All of it can be copied now, so the next commit begins it again, and that is noticed.
     for _ in 0..3 {
-        store.upkeep().unwrap().run().unwrap();
+        store.maintenance().unwrap().run().unwrap();
         create(&store, &note).unwrap();
     }
-    assert_eq!((events.count(EventKind::LogHeld), events.count(EventKind::LogReleased)), (1, 1));
+    assert_eq!(
+        (events.count(EventKind::CheckpointBlocked), events.count(EventKind::CheckpointUnblocked)),
+        (1, 1)
+    );
     let grown = length();
     for _ in 0..20 {
         create(&store, &note).unwrap();
@@ -485,7 +494,7 @@ fn when_all_readers_are_in_use_the_next_one_is_busy_and_later_served() {
         .busy_timeout(Duration::from_millis(300))
         .open()
         .unwrap();
-    let key = create(&store, &setting("n", 1)).unwrap();
+    let id_hash = create(&store, &setting("n", 1)).unwrap();
     let other = Connection::open(folder.database()).unwrap();
     // Under a rollback journal this keeps readers out.
     other.execute_batch("BEGIN EXCLUSIVE").unwrap();
@@ -494,12 +503,12 @@ fn when_all_readers_are_in_use_the_next_one_is_busy_and_later_served() {
         for _ in 0..4 {
             scope.spawn(|| {
                 barrier.wait();
-                let error = live(&store, &key).unwrap_err();
+                let error = live(&store, &id_hash).unwrap_err();
                 assert_eq!(error.kind(), ErrorKind::Busy, "{error:?}");
             });
         }
     });
     other.execute_batch("COMMIT").unwrap();
-    assert!(live(&store, &key).unwrap().is_some());
-    assert_eq!(store.registry().map(Registry::epoch).unwrap().unwrap(), 0);
+    assert!(live(&store, &id_hash).unwrap().is_some());
+    assert_eq!(store.index().map(SessionIndex::epoch).unwrap().unwrap(), 0);
 }

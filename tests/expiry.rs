@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use cloakroom::clock::{Clock, ManualClock};
 use cloakroom::event::EventKind;
-use cloakroom::manager::Builder;
-use cloakroom::store::cached::CachedStore;
+use cloakroom::manager::SessionManagerBuilder;
+use cloakroom::stores::cached::CachedStore;
 use cloakroom::{Lifetime, MemoryStore, Session, SessionManager, SignIn, SqliteStore};
 use common::faulty::Call;
 use common::in_process::{App, Browser, complete, on_both_stores, set_cookie, user};
@@ -19,12 +19,12 @@ const MILLI: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 
-fn idle(limit: Duration) -> impl Fn(Builder) -> Builder {
+fn idle(limit: Duration) -> impl Fn(SessionManagerBuilder) -> SessionManagerBuilder {
     // Nothing but what a test asks for happens by the time of the wall.
     move |builder| builder.lifetime(Lifetime::idle(limit)).sweep_every(HOUR)
 }
 
-fn idle_alone(limit: Duration) -> impl Fn(Builder) -> Builder {
+fn idle_alone(limit: Duration) -> impl Fn(SessionManagerBuilder) -> SessionManagerBuilder {
     move |builder| builder.lifetime(Lifetime::idle(limit)).without_cleaner()
 }
 
@@ -174,7 +174,7 @@ fn a_manager_without_a_cleaner_lets_each_request_write_its_own_activity() {
 fn a_session_never_ends_late_and_at_most_a_twentieth_early() {
     let limit = MINUTE * 40;
     for cleaner in [true, false] {
-        let configure = |builder: Builder| match cleaner {
+        let configure = |builder: SessionManagerBuilder| match cleaner {
             true => idle(limit)(builder),
             false => idle_alone(limit)(builder),
         };
@@ -288,7 +288,7 @@ fn activity_is_judged_when_it_is_written() {
 }
 
 /// The store of each kind, with the sessions in memory where it keeps some.
-fn on_every_store(test: impl Fn(&dyn Fn() -> Builder)) {
+fn on_every_store(test: impl Fn(&dyn Fn() -> SessionManagerBuilder)) {
     test(&|| SessionManager::builder(MemoryStore::new()));
     let folder = Folder::new();
     let file = || SqliteStore::open(folder.fresh()).unwrap();
@@ -301,7 +301,7 @@ fn on_every_store(test: impl Fn(&dyn Fn() -> Builder)) {
 type Use = fn(&Session);
 
 /// Uses a session 100 s before its idle limit of 900 s, and ends the request 100 s after it.
-fn outlast(builder: Builder, cleaner: bool, during: Use) {
+fn outlast(builder: SessionManagerBuilder, cleaner: bool, during: Use) {
     let clock = ManualClock::new(NOW);
     let limit = SECOND * 900;
     let builder = match cleaner {

@@ -11,15 +11,15 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use cloakroom::backend::{Action, Commit, Committed, Loaded, Page, SessionFilter, Store};
 use cloakroom::clock::Timestamp;
 use cloakroom::delta::Delta;
 use cloakroom::id::{Realm, SessionId};
 use cloakroom::rusqlite::Connection;
-use cloakroom::store::{Commit, Committed, Fate, Loaded, Page, Store, Which};
 use cloakroom::{ErrorKind, Lifetime, MemoryStore, SqliteStore};
 use common::sound::assert_sound;
 use common::{
-    Folder, NOW, birth, child, create, delete, live, merge, new_key, role, setting, value,
+    Folder, NOW, child, create, delete, live, merge, new_key, new_session, role, setting, value,
 };
 
 const MANY: NonZeroUsize = NonZeroUsize::new(1000).unwrap();
@@ -70,15 +70,15 @@ fn child_process() {
     let folder = std::env::var("FOLDER").unwrap();
     std::env::set_current_dir(&folder).unwrap();
     let store = SqliteStore::open("app.db").unwrap();
-    let key = create(&store, &setting("n", 1)).unwrap();
+    let id_hash = create(&store, &setting("n", 1)).unwrap();
     std::env::set_current_dir("/").unwrap();
-    assert!(live(&store, &key).unwrap().is_some());
+    assert!(live(&store, &id_hash).unwrap().is_some());
     store.backup(format!("{folder}/copy.db")).unwrap();
     // What looks like a URI is a file of that name, not a database in memory.
     std::env::set_current_dir(&folder).unwrap();
     let store = SqliteStore::open("file::memory:").unwrap();
-    let key = create(&store, &setting("n", 1)).unwrap();
-    assert!(live(&store, &key).unwrap().is_some());
+    let id_hash = create(&store, &setting("n", 1)).unwrap();
+    assert!(live(&store, &id_hash).unwrap().is_some());
     assert!(std::path::Path::new("file::memory:").exists());
 }
 
@@ -89,10 +89,10 @@ fn a_file_that_cannot_be_opened_any_more_is_unavailable_at_once() {
         .busy_timeout(Duration::from_secs(3600))
         .open()
         .unwrap();
-    let key = new_key();
+    let id_hash = new_key();
     fs::remove_file(folder.database()).unwrap();
     // Within the hour of the busy timeout, or this test does not end.
-    let error = store.load(&key, NOW).unwrap_err();
+    let error = store.load(&id_hash, NOW).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
 }
 
@@ -128,8 +128,8 @@ fn a_damaged_page_fails_its_own_sessions_only() {
 
     let store = SqliteStore::open(folder.database()).unwrap();
     let mut damaged = 0;
-    for key in &keys {
-        match store.load(key, NOW) {
+    for id_hash in &keys {
+        match store.load(id_hash, NOW) {
             Ok(Loaded::Live { .. }) => {}
             Ok(other) => panic!("a damaged session is an error, not {other:?}"),
             Err(error) => {
@@ -139,19 +139,19 @@ fn a_damaged_page_fails_its_own_sessions_only() {
         }
     }
     assert!((1..20).contains(&damaged), "one page of sessions, not {damaged}");
-    let key = create(&store, &setting("n", 1)).unwrap();
-    assert!(live(&store, &key).unwrap().is_some(), "the store goes on");
+    let id_hash = create(&store, &setting("n", 1)).unwrap();
+    assert!(live(&store, &id_hash).unwrap().is_some(), "the store goes on");
 }
 
 #[test]
 fn data_over_the_limit_is_refused_and_the_old_data_stays() {
     let store = SqliteStore::in_memory().unwrap();
-    let key = create(&store, &setting("n", 1)).unwrap();
+    let id_hash = create(&store, &setting("n", 1)).unwrap();
     let big = setting("n", "x".repeat(10_000_000));
-    let mut commit = Commit::new(&key, Fate::Merge, &big, NOW);
+    let mut commit = Commit::new(&id_hash, Action::Merge, &big, NOW);
     commit.max_bytes = 64 << 10;
     assert_eq!(store.commit(&commit).unwrap_err().kind(), ErrorKind::TooLarge);
-    let record = live(&store, &key).unwrap().unwrap();
+    let record = live(&store, &id_hash).unwrap().unwrap();
     assert_eq!(value::<u32>(&record, "n"), Some(1));
 }
 
@@ -172,7 +172,7 @@ fn an_undecodable_session_stays_in_place_until_its_deadline() {
     ] {
         let folder = Folder::new();
         let store = SqliteStore::open(folder.database()).unwrap();
-        let key = create(&store, &setting("n", 1)).unwrap();
+        let id_hash = create(&store, &setting("n", 1)).unwrap();
         let sql = format!("UPDATE cloakroom_sessions SET {spoil}");
         let other = Connection::open(folder.database()).unwrap();
         other.execute(&sql, []).unwrap();
@@ -182,21 +182,24 @@ fn an_undecodable_session_stays_in_place_until_its_deadline() {
         };
         let before = row();
 
-        let Loaded::Undecodable { handle: Some(handle), error } = store.load(&key, NOW).unwrap()
+        let Loaded::Undecodable { public_id: Some(public_id), error } =
+            store.load(&id_hash, NOW).unwrap()
         else {
             panic!("{spoil} decodes");
         };
         assert_eq!(error.kind(), ErrorKind::Undecodable);
-        let answer = merge(&store, &key, &setting("n", 2)).unwrap();
-        assert!(matches!(answer, Committed::Undecodable { handle: Some(h), .. } if h == handle));
+        let answer = merge(&store, &id_hash, &setting("n", 2)).unwrap();
+        assert!(
+            matches!(answer, Committed::Undecodable { public_id: Some(h), .. } if h == public_id)
+        );
         assert_eq!(row(), before, "{spoil}: the row is not touched");
 
-        let registry = store.registry().unwrap();
-        let listed = registry.list(&Which::All, Page::first(MANY), NOW).unwrap();
+        let index = store.index().unwrap();
+        let listed = index.list(&SessionFilter::All, Page::first(MANY), NOW).unwrap();
         assert_eq!(listed.len(), 1, "{spoil}: an operator can see it");
         assert_eq!(store.sweep(NOW, MANY).unwrap().removed, 0);
-        let revoked = registry.revoke(&Which::Handle(&handle), None, NOW).unwrap();
-        assert_eq!(revoked, [key], "{spoil}: and end it");
+        let revoked = index.revoke(&SessionFilter::PublicId(&public_id), None, NOW).unwrap();
+        assert_eq!(revoked, [id_hash], "{spoil}: and end it");
     }
 }
 
@@ -204,12 +207,13 @@ fn an_undecodable_session_stays_in_place_until_its_deadline() {
 fn a_client_that_does_not_decode_is_none_and_its_session_lives() {
     let folder = Folder::new();
     let store = SqliteStore::open(folder.database()).unwrap();
-    let key = create(&store, &setting("n", 1)).unwrap();
+    let id_hash = create(&store, &setting("n", 1)).unwrap();
     let other = Connection::open(folder.database()).unwrap();
     for client in ["'no JSON'", "CAST(x'ff' AS TEXT)", "'{}'"] {
         other.execute(&format!("UPDATE cloakroom_sessions SET client = {client}"), []).unwrap();
-        assert!(live(&store, &key).unwrap().is_some(), "{client}");
-        let listed = store.registry().unwrap().list(&Which::All, Page::first(MANY), NOW).unwrap();
+        assert!(live(&store, &id_hash).unwrap().is_some(), "{client}");
+        let listed =
+            store.index().unwrap().list(&SessionFilter::All, Page::first(MANY), NOW).unwrap();
         assert_eq!(listed.len(), 1, "{client}");
     }
 }
@@ -220,12 +224,13 @@ fn without_grace_the_old_key_is_dead_at_any_time() {
     let stores: [Box<dyn Store>; 2] =
         [Box::new(SqliteStore::in_memory().unwrap()), Box::new(MemoryStore::new())];
     for store in stores {
-        let (key, to, birth) = (new_key(), new_key(), birth());
-        let commit =
-            |key, fate| store.commit(&Commit::new(key, fate, &Delta::new(), before_1970)).unwrap();
-        commit(&key, Fate::Create(&birth));
-        commit(&key, Fate::Renew { to: &to, realm: &Realm::default(), grace_until: None });
-        assert!(matches!(store.load(&key, before_1970).unwrap(), Loaded::Replaced { .. }));
+        let (id_hash, to, new_session) = (new_key(), new_key(), new_session());
+        let commit = |id_hash, action| {
+            store.commit(&Commit::new(id_hash, action, &Delta::new(), before_1970)).unwrap()
+        };
+        commit(&id_hash, Action::Create(&new_session));
+        commit(&id_hash, Action::Renew { to: &to, realm: &Realm::default(), grace_until: None });
+        assert!(matches!(store.load(&id_hash, before_1970).unwrap(), Loaded::Replaced { .. }));
     }
 }
 
@@ -258,19 +263,19 @@ fn while_another_process_holds_the_lock_reads_go_on_and_writes_are_busy() {
     let timeout = dice::number("CLOAKROOM_BUSY_MILLISECONDS").unwrap_or(100);
     let timeout = Duration::from_millis(timeout);
     let store = SqliteStore::builder(folder.database()).busy_timeout(timeout).open().unwrap();
-    let key = create(&store, &setting("n", 1)).unwrap();
+    let id_hash = create(&store, &setting("n", 1)).unwrap();
     let other = Connection::open(folder.database()).unwrap();
     other.execute_batch("BEGIN IMMEDIATE; CREATE TABLE others (a)").unwrap();
     for _ in 0..2 {
-        let error = merge(&store, &key, &setting("n", 2)).unwrap_err();
+        let error = merge(&store, &id_hash, &setting("n", 2)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Busy, "{error:?}");
-        let record = live(&store, &key).unwrap().unwrap();
+        let record = live(&store, &id_hash).unwrap().unwrap();
         assert_eq!(value::<u32>(&record, "n"), Some(1));
     }
     let busy = SqliteStore::builder(folder.database()).table("new").busy_timeout(timeout).open();
     assert_eq!(busy.unwrap_err().kind(), ErrorKind::Busy);
     other.execute_batch("COMMIT").unwrap();
-    assert!(matches!(merge(&store, &key, &setting("n", 2)).unwrap(), Committed::Done { .. }));
+    assert!(matches!(merge(&store, &id_hash, &setting("n", 2)).unwrap(), Committed::Done { .. }));
 }
 
 #[test]
@@ -278,14 +283,14 @@ fn many_who_wait_for_a_held_lock_are_all_told_it_is_busy_and_all_succeed_later()
     let folder = Folder::new();
     let timeout = Duration::from_millis(100);
     let store = SqliteStore::builder(folder.database()).busy_timeout(timeout).open().unwrap();
-    let key = create(&store, &Delta::new()).unwrap();
+    let id_hash = create(&store, &Delta::new()).unwrap();
     let other = Connection::open(folder.database()).unwrap();
     let all_at_once = || {
         std::thread::scope(|scope| {
             let writers: Vec<_> = (0..16)
                 .map(|n| {
-                    let (store, key) = (&store, &key);
-                    scope.spawn(move || merge(store, key, &setting(&format!("n{n}"), n)))
+                    let (store, id_hash) = (&store, &id_hash);
+                    scope.spawn(move || merge(store, id_hash, &setting(&format!("n{n}"), n)))
                 })
                 .collect();
             writers.into_iter().map(|writer| writer.join().unwrap()).collect::<Vec<_>>()
@@ -299,7 +304,7 @@ fn many_who_wait_for_a_held_lock_are_all_told_it_is_busy_and_all_succeed_later()
     for result in all_at_once() {
         result.unwrap();
     }
-    assert_eq!(live(&store, &key).unwrap().unwrap().data.len(), 16);
+    assert_eq!(live(&store, &id_hash).unwrap().unwrap().data.len(), 16);
 }
 
 #[test]
@@ -311,17 +316,17 @@ fn a_full_database_keeps_what_it_has_and_goes_on_when_there_is_room() {
     let mut keys = vec![];
     let error = loop {
         match create(&store, &setting("n", &note)) {
-            Ok(key) => keys.push(key),
+            Ok(id_hash) => keys.push(id_hash),
             Err(error) => break error,
         }
     };
     assert_eq!(error.kind(), ErrorKind::Full, "{error:?}");
     assert!(keys.len() > 20);
-    for key in &keys {
-        assert!(live(&store, key).unwrap().is_some(), "nothing stored is lost");
+    for id_hash in &keys {
+        assert!(live(&store, id_hash).unwrap().is_some(), "nothing stored is lost");
     }
-    for key in keys.drain(..10) {
-        assert!(matches!(delete(&store, &key).unwrap(), Committed::Deleted { .. }));
+    for id_hash in keys.drain(..10) {
+        assert!(matches!(delete(&store, &id_hash).unwrap(), Committed::Deleted { .. }));
     }
     create(&store, &setting("n", &note)).unwrap();
 }
@@ -335,17 +340,17 @@ fn one_who_fails_in_a_group_does_not_fail_the_others() {
         for _ in 0..8 {
             scope.spawn(|| {
                 for _ in 0..100 {
-                    let (birth, delta) = (birth(), Delta::new());
-                    let again = Commit::new(&taken, Fate::Create(&birth), &delta, NOW);
+                    let (new_session, delta) = (new_session(), Delta::new());
+                    let again = Commit::new(&taken, Action::Create(&new_session), &delta, NOW);
                     let error = store.commit(&again).unwrap_err();
                     assert_eq!(error.kind(), ErrorKind::Conflict, "{error:?}");
-                    let key = create(&store, &setting("n", 1)).unwrap();
-                    assert!(live(&store, &key).unwrap().is_some());
+                    let id_hash = create(&store, &setting("n", 1)).unwrap();
+                    assert!(live(&store, &id_hash).unwrap().is_some());
                 }
             });
         }
     });
-    assert_eq!(store.registry().unwrap().stats(NOW).unwrap().live, 801);
+    assert_eq!(store.index().unwrap().stats(NOW).unwrap().live, 801);
 }
 
 #[test]
@@ -353,11 +358,13 @@ fn no_byte_of_an_id_is_in_the_files() {
     let folder = Folder::new();
     let store = SqliteStore::open(folder.database()).unwrap();
     let (id, renewed) = (SessionId::generate().unwrap(), SessionId::generate().unwrap());
-    let (key, to) = (id.key(Realm::default().tag()), renewed.key(Realm::default().tag()));
-    let birth = birth();
-    store.commit(&Commit::new(&key, Fate::Create(&birth), &setting("n", 1), NOW)).unwrap();
-    let renew = Fate::Renew { to: &to, realm: &Realm::default(), grace_until: None };
-    store.commit(&Commit::new(&key, renew, &Delta::new(), NOW)).unwrap();
+    let (id_hash, to) = (id.hash(Realm::default().tag()), renewed.hash(Realm::default().tag()));
+    let new_session = new_session();
+    store
+        .commit(&Commit::new(&id_hash, Action::Create(&new_session), &setting("n", 1), NOW))
+        .unwrap();
+    let renew = Action::Renew { to: &to, realm: &Realm::default(), grace_until: None };
+    store.commit(&Commit::new(&id_hash, renew, &Delta::new(), NOW)).unwrap();
     let mut bytes = fs::read(folder.database()).unwrap();
     bytes.extend(fs::read(folder.path("app.db-wal")).unwrap());
     let contains = |what: &[u8]| bytes.windows(what.len()).any(|window| window == what);
@@ -371,8 +378,8 @@ fn no_byte_of_an_id_is_in_the_files() {
     // What is in the database cannot be presented as a cookie.
     let stolen = SessionId::parse(&encoded(to.as_bytes())).unwrap();
     assert!(matches!(
-        store.load(&stolen.key(Realm::default().tag()), NOW).unwrap(),
-        Loaded::Absent
+        store.load(&stolen.hash(Realm::default().tag()), NOW).unwrap(),
+        Loaded::NotFound
     ));
 }
 
@@ -432,27 +439,27 @@ fn a_backup_taken_under_load_is_whole() {
     });
     assert_sound(&copy);
     let restored = SqliteStore::open(&copy).unwrap();
-    for key in &keys {
-        assert!(live(&restored, key).unwrap().is_some());
+    for id_hash in &keys {
+        assert!(live(&restored, id_hash).unwrap().is_some());
     }
     assert_eq!(store.backup(&copy).unwrap_err().kind(), ErrorKind::Invalid, "never overwrites");
     let nowhere = store.backup(folder.path("missing/copy.db")).unwrap_err();
     assert_eq!(nowhere.kind(), ErrorKind::Unavailable);
     let memory = SqliteStore::in_memory().unwrap();
-    let key = create(&memory, &setting("n", 1)).unwrap();
+    let id_hash = create(&memory, &setting("n", 1)).unwrap();
     memory.backup(folder.path("memory.db")).unwrap();
     let restored = SqliteStore::open(folder.path("memory.db")).unwrap();
-    assert!(live(&restored, &key).unwrap().is_some());
+    assert!(live(&restored, &id_hash).unwrap().is_some());
 }
 
 #[test]
 fn a_session_without_any_limit_in_time_never_ends() {
     let store = SqliteStore::in_memory().unwrap();
-    let key = new_key();
+    let id_hash = new_key();
     let endless = Lifetime::fixed(Duration::MAX).starting(NOW);
-    let birth = cloakroom::record::Birth::new(endless).unwrap();
-    store.commit(&Commit::new(&key, Fate::Create(&birth), &Delta::new(), NOW)).unwrap();
+    let new_session = cloakroom::record::NewSession::new(endless).unwrap();
+    store.commit(&Commit::new(&id_hash, Action::Create(&new_session), &Delta::new(), NOW)).unwrap();
     let in_ages = NOW + Duration::from_secs(3_000_000_000);
-    assert!(matches!(store.load(&key, in_ages).unwrap(), Loaded::Live { .. }));
+    assert!(matches!(store.load(&id_hash, in_ages).unwrap(), Loaded::Live { .. }));
     assert_eq!(store.sweep(in_ages, MANY).unwrap().removed, 0);
 }

@@ -90,16 +90,16 @@ fn inputs(corpus: Vec<Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![9 => mutated, 1 => prop::collection::vec(any::<u8>(), 0..256)]
 }
 
-fn drive(name: &str, share: u32) {
-    drive_and(name, share, || ());
+fn drive(name: &str, shard: u32) {
+    drive_and(name, shard, || ());
 }
 
-fn drive_and(name: &str, share: u32, tidy: impl Fn()) {
+fn drive_and(name: &str, shard: u32, tidy: impl Fn()) {
     let (_, target) = TARGETS.iter().find(|(known, _)| *known == name).unwrap();
     let corpus = corpus(name);
     corpus.iter().for_each(|seed| target(seed));
     let asked = std::env::var("CLOAKROOM_FUZZ").ok().map(|count| count.parse().unwrap());
-    let cases = asked.unwrap_or(share);
+    let cases = asked.unwrap_or(shard);
     let config = Config { cases, failure_persistence: None, ..Config::default() };
     let run = TestRunner::new(config).run(&inputs(corpus), |bytes| {
         target(&bytes);

@@ -9,28 +9,30 @@ use std::ops::ControlFlow;
 use std::sync::{Barrier, Mutex};
 use std::time::Duration;
 
+use cloakroom::backend::{
+    Action, AtLimit, Commit, Committed, Loaded, SessionFilter, SessionLimit, Store,
+};
 use cloakroom::clock::Timestamp;
 use cloakroom::delta::Delta;
-use cloakroom::id::{ExternalKey, Handle, Realm, SessionKey};
-use cloakroom::record::{Birth, Touch};
+use cloakroom::id::{IdpSessionId, PublicId, Realm, SessionIdHash};
+use cloakroom::record::{NewSession, Touch};
 use cloakroom::rusqlite::Connection;
-use cloakroom::store::sqlite::{Compacting, Watch};
-use cloakroom::store::{Admit, AtLimit, Commit, Committed, Fate, Loaded, Store, Which};
+use cloakroom::stores::sqlite::{CompactMode, ProgressFn};
 use cloakroom::{Lifetime, SqliteStore, UserKey};
-use common::{Folder, NOW, birth, create, live, merge, new_key, setting, value};
+use common::{Folder, NOW, create, live, merge, new_key, new_session, setting, value};
 use dice::Dice;
 
-fn watch() -> Watch {
+fn watch() -> ProgressFn {
     Box::new(|_| ControlFlow::Continue(()))
 }
 
 /// What a load says, to be compared.
-fn said(store: &SqliteStore, key: &SessionKey, now: Timestamp) -> String {
-    match store.load(key, now).unwrap() {
-        Loaded::Live { record, key } => {
-            format!("{record:?} {} {:?}", record.data.as_json(), key.as_bytes())
+fn said(store: &SqliteStore, id_hash: &SessionIdHash, now: Timestamp) -> String {
+    match store.load(id_hash, now).unwrap() {
+        Loaded::Live { record, id_hash } => {
+            format!("{record:?} {} {:?}", record.data.as_json(), id_hash.as_bytes())
         }
-        Loaded::Undecodable { handle, .. } => format!("undecodable {handle:?}"),
+        Loaded::Undecodable { public_id, .. } => format!("undecodable {public_id:?}"),
         other => format!("{other:?}"),
     }
 }
@@ -41,8 +43,8 @@ struct Several {
     stores: Vec<SqliteStore>,
     /// Keeps nothing.
     plain: SqliteStore,
-    keys: Vec<SessionKey>,
-    handles: Vec<Handle>,
+    keys: Vec<SessionIdHash>,
+    public_ids: Vec<PublicId>,
     dice: Dice,
     now: Timestamp,
 }
@@ -50,20 +52,21 @@ struct Several {
 impl Several {
     fn new(dice: Dice) -> Self {
         let folder = Folder::in_memory();
-        let open = |bytes| SqliteStore::builder(folder.database()).hot_bytes(bytes).open().unwrap();
+        let open =
+            |bytes| SqliteStore::builder(folder.database()).cache_bytes(bytes).open().unwrap();
         // One has room for a few sessions only.
         let (stores, plain) = (vec![open(64 << 20), open(64 << 20), open(10_000)], open(0));
-        Several { folder, stores, plain, keys: vec![], handles: vec![], dice, now: NOW }
+        Several { folder, stores, plain, keys: vec![], public_ids: vec![], dice, now: NOW }
     }
 
-    fn any_key(&mut self) -> SessionKey {
+    fn any_key(&mut self) -> SessionIdHash {
         match self.keys.len() {
             0 => new_key(),
             many => self.keys[self.dice.roll(many)],
         }
     }
 
-    fn fresh_key(&mut self) -> SessionKey {
+    fn fresh_key(&mut self) -> SessionIdHash {
         self.keys.push(new_key());
         self.keys[self.keys.len() - 1]
     }
@@ -72,14 +75,15 @@ impl Several {
         UserKey::new(format!("user {}", self.dice.roll(3))).unwrap()
     }
 
-    fn birth(&mut self) -> Birth {
+    fn new_session(&mut self) -> NewSession {
         let minutes = Duration::from_secs(60 * (1 + self.dice.roll(60) as u64));
-        let mut birth = Birth::new(Lifetime::idle(minutes).starting(self.now)).unwrap();
+        let mut new_session = NewSession::new(Lifetime::idle(minutes).starting(self.now)).unwrap();
         if self.dice.chance(30) {
-            birth.external_key = Some(ExternalKey::new(format!("{}", self.dice.roll(3))).unwrap());
+            new_session.idp_session_id =
+                Some(IdpSessionId::new(format!("{}", self.dice.roll(3))).unwrap());
         }
-        self.handles.push(birth.handle);
-        birth
+        self.public_ids.push(new_session.public_id);
+        new_session
     }
 
     fn delta(&mut self) -> Delta {
@@ -101,55 +105,70 @@ impl Several {
         // Some requests come late.
         let late = Duration::from_secs(if self.dice.chance(10) { 600 } else { 0 });
         let now = self.now - late;
-        let (key, delta, birth) = (self.any_key(), self.delta(), self.birth());
+        let (id_hash, delta, new_session) = (self.any_key(), self.delta(), self.new_session());
         let touch = self.dice.chance(30).then(|| Touch::at(now));
-        let commit = |fate| {
-            let mut commit = Commit::new(&key, fate, &delta, now);
+        let commit = |action| {
+            let mut commit = Commit::new(&id_hash, action, &delta, now);
             commit.touch = touch;
             commit
         };
         match self.dice.roll(40) {
             0..8 => {
-                let key = self.fresh_key();
-                store.commit(&Commit::new(&key, Fate::Create(&birth), &delta, now)).map(drop)
+                let id_hash = self.fresh_key();
+                store
+                    .commit(&Commit::new(&id_hash, Action::Create(&new_session), &delta, now))
+                    .map(drop)
             }
-            8..18 => store.commit(&commit(Fate::Merge)).map(drop),
+            8..18 => store.commit(&commit(Action::Merge)).map(drop),
             18..22 => {
                 let to = self.fresh_key();
                 let grace_until = self.dice.chance(50).then(|| now + Duration::from_secs(600));
                 store
-                    .commit(&commit(Fate::Renew { to: &to, realm: &Realm::default(), grace_until }))
+                    .commit(&commit(Action::Renew {
+                        to: &to,
+                        realm: &Realm::default(),
+                        grace_until,
+                    }))
                     .map(drop)
             }
             22..26 => {
                 let (to, user) = (self.fresh_key(), self.user());
                 let limit = NonZeroU32::new(2).unwrap();
-                let mut commit =
-                    commit(Fate::SignIn { to: &to, user: &user, birth: &birth, join_salt: None });
-                commit.admit = self.dice.chance(50).then(|| Admit::new(limit, AtLimit::EndOldest));
+                let mut commit = commit(Action::SignIn {
+                    to: &to,
+                    user: &user,
+                    new_session: &new_session,
+                    join_salt: None,
+                });
+                commit.session_limit =
+                    self.dice.chance(50).then(|| SessionLimit::new(limit, AtLimit::EndOldest));
                 store.commit(&commit).map(drop)
             }
-            26..28 => store.commit(&commit(Fate::Delete)).map(drop),
+            26..28 => store.commit(&commit(Action::Delete)).map(drop),
             28..32 => {
                 let batch: Vec<_> = (0..3).map(|_| (self.any_key(), Touch::at(now))).collect();
                 store.touch(&batch, now)
             }
             32 => store.sweep(now, 3.try_into().unwrap()).map(drop),
             33 => {
-                let handle = self.handles[self.dice.roll(self.handles.len())];
-                store.registry().unwrap().revoke(&Which::Handle(&handle), None, now).map(drop)
+                let public_id = self.public_ids[self.dice.roll(self.public_ids.len())];
+                store
+                    .index()
+                    .unwrap()
+                    .revoke(&SessionFilter::PublicId(&public_id), None, now)
+                    .map(drop)
             }
             34 => {
                 let user = self.user();
-                store.registry().unwrap().revoke(&Which::User(&user), None, now).map(drop)
+                store.index().unwrap().revoke(&SessionFilter::User(&user), None, now).map(drop)
             }
             35 => {
-                let external = ExternalKey::new("1").unwrap();
-                let which = Which::External(&external);
-                store.registry().unwrap().revoke(&which, None, now).map(drop)
+                let external = IdpSessionId::new("1").unwrap();
+                let which = SessionFilter::IdpSession(&external);
+                store.index().unwrap().revoke(&which, None, now).map(drop)
             }
             36 => match self.dice.roll(20) {
-                0 => store.registry().unwrap().revoke_everyone(None, now).map(drop),
+                0 => store.index().unwrap().revoke_everyone(None, now).map(drop),
                 1 => store.clear().map(drop),
                 2 => store.drop_tables().and_then(|()| store.setup()),
                 _ => Ok(()),
@@ -158,7 +177,7 @@ impl Several {
                 self.by_others();
                 Ok(())
             }
-            38 => store.upkeep().unwrap().run(),
+            38 => store.maintenance().unwrap().run(),
             _ => {
                 self.now = self.now + Duration::from_secs(60 * self.dice.roll(20) as u64);
                 Ok(())
@@ -193,7 +212,7 @@ impl Several {
                 self.plain.clear().unwrap();
                 let builder = SqliteStore::builder(&path);
                 let _ = builder.clone().restore(&copy, true, self.now, watch()).unwrap();
-                let _ = builder.compact(Compacting::Full, watch()).unwrap();
+                let _ = builder.compact(CompactMode::Full, watch()).unwrap();
                 return;
             }
         };
@@ -202,12 +221,12 @@ impl Several {
 
     fn check(&mut self, step: usize) {
         for _ in 0..self.keys.len().min(20) {
-            let (key, store) = (self.any_key(), self.dice.roll(self.stores.len()));
+            let (id_hash, store) = (self.any_key(), self.dice.roll(self.stores.len()));
             let late = Duration::from_secs(60 * self.dice.roll(15) as u64);
             let now = self.now - late;
             assert_eq!(
-                said(&self.stores[store], &key, now),
-                said(&self.plain, &key, now),
+                said(&self.stores[store], &id_hash, now),
+                said(&self.plain, &id_hash, now),
                 "store {store} after step {step}"
             );
         }
@@ -231,12 +250,12 @@ fn readers_see_at_once_what_another_process_has_written() {
     let folder = Folder::in_memory();
     let open = || SqliteStore::open(folder.database()).unwrap();
     let (here, there) = (open(), open());
-    let key = create(&here, &setting("n", 0)).unwrap();
+    let id_hash = create(&here, &setting("n", 0)).unwrap();
     let (before, after) = (Barrier::new(3), Barrier::new(3));
     // Told at the end: who panics here keeps the others waiting.
     let wrong = Mutex::new(Vec::new());
     let see = |turn: u64, expected: &[u64]| {
-        let n = value::<u64>(&live(&here, &key).unwrap().unwrap(), "n").unwrap();
+        let n = value::<u64>(&live(&here, &id_hash).unwrap().unwrap(), "n").unwrap();
         if !expected.contains(&n) {
             wrong.lock().unwrap().push((turn, n));
         }
@@ -256,7 +275,7 @@ fn readers_see_at_once_what_another_process_has_written() {
             before.wait();
             // By turns, so that the one commits after the other.
             let store = if turn % 3 == 0 { &here } else { &there };
-            merge(store, &key, &setting("n", turn + 1)).unwrap();
+            merge(store, &id_hash, &setting("n", turn + 1)).unwrap();
             after.wait();
         }
     });
@@ -270,18 +289,20 @@ fn a_late_request_does_not_find_what_a_sign_in_has_removed_as_expired() {
     let user = UserKey::new("user").unwrap();
     let sign_in = |now| {
         let (none, to) = (new_key(), new_key());
-        let birth = Birth::new(Lifetime::idle(Duration::from_secs(60)).starting(now)).unwrap();
+        let new_session =
+            NewSession::new(Lifetime::idle(Duration::from_secs(60)).starting(now)).unwrap();
         let (delta, limit) = (Delta::new(), NonZeroU32::MIN);
-        let fate = Fate::SignIn { to: &to, user: &user, birth: &birth, join_salt: None };
-        let mut commit = Commit::new(&none, fate, &delta, now);
-        commit.admit = Some(Admit::new(limit, AtLimit::Refuse));
+        let action =
+            Action::SignIn { to: &to, user: &user, new_session: &new_session, join_salt: None };
+        let mut commit = Commit::new(&none, action, &delta, now);
+        commit.session_limit = Some(SessionLimit::new(limit, AtLimit::Refuse));
         assert!(matches!(store.commit(&commit), Ok(Committed::Done { .. })));
         to
     };
     let first = sign_in(NOW);
     assert!(live(&store, &first).unwrap().is_some());
     sign_in(NOW + Duration::from_secs(61));
-    assert!(matches!(store.load(&first, NOW), Ok(Loaded::Absent)));
+    assert!(matches!(store.load(&first, NOW), Ok(Loaded::NotFound)));
 }
 
 #[test]
@@ -305,24 +326,24 @@ fn a_deadline_that_an_operator_has_set_by_hand_counts_when_it_comes() {
     let folder = Folder::in_memory();
     let store = SqliteStore::open(folder.database()).unwrap();
     let others = Connection::open(folder.database()).unwrap();
-    let key = create(&store, &setting("n", 1)).unwrap();
+    let id_hash = create(&store, &setting("n", 1)).unwrap();
     let minute = NOW + Duration::from_secs(60);
     let sql = "UPDATE cloakroom_sessions SET deadline = ?1";
     others.execute(sql, [minute.as_millis()]).unwrap();
-    let is_live = |now| matches!(store.load(&key, now), Ok(Loaded::Live { .. }));
+    let is_live = |now| matches!(store.load(&id_hash, now), Ok(Loaded::Live { .. }));
     assert!(is_live(NOW) && is_live(NOW) && !is_live(minute));
     // A change of the data leaves the deadline alone.
-    merge(&store, &key, &setting("n", 2)).unwrap();
+    merge(&store, &id_hash, &setting("n", 2)).unwrap();
     assert!(is_live(NOW) && is_live(NOW) && !is_live(minute));
 }
 
 #[test]
 fn a_store_that_keeps_no_sessions_works_the_same() {
     let folder = Folder::new();
-    let store = SqliteStore::builder(folder.database()).hot_bytes(0).open().unwrap();
-    let key = create(&store, &setting("n", 1)).unwrap();
-    assert!(matches!(merge(&store, &key, &setting("n", 2)), Ok(Committed::Done { .. })));
-    assert_eq!(value::<u64>(&live(&store, &key).unwrap().unwrap(), "n"), Some(2));
-    let late = birth().limits.deadline(NOW);
-    assert!(matches!(store.load(&key, late), Ok(Loaded::Absent)));
+    let store = SqliteStore::builder(folder.database()).cache_bytes(0).open().unwrap();
+    let id_hash = create(&store, &setting("n", 1)).unwrap();
+    assert!(matches!(merge(&store, &id_hash, &setting("n", 2)), Ok(Committed::Done { .. })));
+    assert_eq!(value::<u64>(&live(&store, &id_hash).unwrap().unwrap(), "n"), Some(2));
+    let late = new_session().limits.deadline(NOW);
+    assert!(matches!(store.load(&id_hash, late), Ok(Loaded::NotFound)));
 }

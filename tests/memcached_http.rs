@@ -10,8 +10,9 @@ use std::net::SocketAddr;
 
 use app::{App, FRAMEWORKS, Framework, Server};
 use client::{Browser, COOKIE, Request, Response, send};
-use cloakroom::store::cached::CachedStore;
-use cloakroom::store::{Store, memcached::MemcachedStore};
+use cloakroom::backend::Store;
+use cloakroom::stores::cached::CachedStore;
+use cloakroom::stores::memcached::MemcachedStore;
 use cloakroom::{MemoryStore, SessionManager, SqliteStore};
 use common::Folder;
 use common::memcached::Memcached;
@@ -78,13 +79,13 @@ fn a_service_behind_memcached_counts_keeps_the_user_over_a_restart_and_signs_out
     for framework in FRAMEWORKS {
         let (server, folder) = (Memcached::start(), Folder::new());
         visits_sign_in_restart_and_sign_out(|| {
-            let truth = SqliteStore::open(folder.database()).unwrap();
-            serve(framework, CachedStore::new(server.builder_in("http").open().unwrap(), truth))
+            let backing = SqliteStore::open(folder.database()).unwrap();
+            serve(framework, CachedStore::new(server.builder_in("http").open().unwrap(), backing))
         });
         let folder = Folder::new();
         visits_sign_in_restart_and_sign_out(|| {
-            let truth = SqliteStore::open(folder.database()).unwrap();
-            serve(framework, CachedStore::new(MemoryStore::new(), truth))
+            let backing = SqliteStore::open(folder.database()).unwrap();
+            serve(framework, CachedStore::new(MemoryStore::new(), backing))
         });
     }
 }
@@ -134,8 +135,8 @@ fn a_service_whose_memcached_is_down_answers_503_and_takes_no_cookie_away() {
 fn a_service_whose_cache_is_down_goes_on_and_signs_nobody_out() {
     for framework in FRAMEWORKS {
         let (server, folder) = (Memcached::start(), Folder::new());
-        let truth = SqliteStore::open(folder.database()).unwrap();
-        let service = serve(framework, CachedStore::new(server.store(), truth));
+        let backing = SqliteStore::open(folder.database()).unwrap();
+        let service = serve(framework, CachedStore::new(server.store(), backing));
         let mut browser = Browser::new(service.address);
         browser.post("/sign-in:ada/count");
         assert_eq!(browser.get("/who").text(), "ada");

@@ -8,7 +8,7 @@ use std::thread;
 use cloakroom::Session;
 use cloakroom::http::Outcome;
 use cloakroom::id::Realm;
-use cloakroom::session::Saved;
+use cloakroom::session::CommitOutcome;
 use common::faulty::Call;
 use common::in_process::{App, Browser, complete, defaults, get, on_both_stores, set_cookie};
 
@@ -124,7 +124,7 @@ fn an_update_overtaken_is_computed_again_with_the_steps_around_it() {
             session.set("gone", 1).unwrap();
             session.set("other", 1).unwrap();
         });
-        assert_eq!(late.commit().unwrap(), Saved::Kept);
+        assert_eq!(late.commit().unwrap(), CommitOutcome::Stored);
         assert_eq!(late.get("n").unwrap(), Some(100), "what is stored now");
         complete(&app.sessions, &late);
         browser.request(&app.sessions, |session| {
@@ -227,7 +227,7 @@ fn first_requests_at_once_get_sessions_of_their_own() {
                         barrier.wait();
                         common::in_process::issued(&complete(&app.sessions, &session))
                             .0
-                            .key(Realm::default().tag())
+                            .hash(Realm::default().tag())
                     })
                 })
                 .collect();

@@ -7,10 +7,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
 
+use cloakroom::backend::SessionIndex;
+use cloakroom::backend::Store;
 use cloakroom::rusqlite::Connection;
-use cloakroom::store::Registry;
-use cloakroom::store::Store;
-use cloakroom::store::sqlite::Journal;
+use cloakroom::stores::sqlite::Journal;
 use cloakroom::{ErrorKind, SqliteStore};
 use common::{Folder, NOW, child, create, live, role, setting};
 
@@ -58,7 +58,7 @@ fn eight_processes_that_start_at_once_on_an_empty_file_all_succeed() {
             assert!(output.status.success(), "round {round}: {words}");
         }
         let store = SqliteStore::open(folder.database()).unwrap();
-        assert_eq!(store.registry().unwrap().stats(NOW).unwrap().live, 8);
+        assert_eq!(store.index().unwrap().stats(NOW).unwrap().live, 8);
         let history = "SELECT count(*) FROM cloakroom_migrations";
         assert_eq!(number(&folder.database(), history), 1, "migrated once");
     }
@@ -99,13 +99,13 @@ fn refused(path: &Path, kind: ErrorKind) {
 fn opening_twice_sets_up_once_and_keeps_the_sessions() {
     let folder = Folder::new();
     let store = SqliteStore::open(folder.database()).unwrap();
-    let key = create(&store, &setting("n", 1)).unwrap();
+    let id_hash = create(&store, &setting("n", 1)).unwrap();
     drop(store);
     let before = everything(&folder.database());
     let store = SqliteStore::open(folder.database()).unwrap();
     store.setup().unwrap();
     assert_eq!(everything(&folder.database()), before);
-    assert!(live(&store, &key).unwrap().is_some());
+    assert!(live(&store, &id_hash).unwrap().is_some());
     SqliteStore::builder(folder.database()).migrate(false).open().unwrap();
 }
 
@@ -199,9 +199,9 @@ fn a_kept_journal_mode_stays_and_works() {
     let path = folder.database();
     Connection::open(&path).unwrap().execute_batch("CREATE TABLE host (a)").unwrap();
     let store = SqliteStore::builder(&path).journal(Journal::Keep).open().unwrap();
-    let key = create(&store, &setting("n", 1)).unwrap();
-    assert!(live(&store, &key).unwrap().is_some());
-    store.upkeep().unwrap().run().unwrap();
+    let id_hash = create(&store, &setting("n", 1)).unwrap();
+    assert!(live(&store, &id_hash).unwrap().is_some());
+    store.maintenance().unwrap().run().unwrap();
     let mode: String = Connection::open(&path)
         .unwrap()
         .query_row("PRAGMA journal_mode", [], |row| row.get(0))
@@ -214,19 +214,19 @@ fn two_stores_in_one_file_do_not_touch_each_other() {
     let folder = Folder::new();
     let open = |table| SqliteStore::builder(folder.database()).table(table).open().unwrap();
     let (one, other) = (open("one"), open("other"));
-    let key = create(&one, &setting("n", 1)).unwrap();
+    let id_hash = create(&one, &setting("n", 1)).unwrap();
     let others = create(&other, &setting("n", 2)).unwrap();
-    assert!(live(&other, &key).unwrap().is_none());
+    assert!(live(&other, &id_hash).unwrap().is_none());
     assert_eq!(one.clear().unwrap(), 1);
-    assert!(live(&one, &key).unwrap().is_none());
+    assert!(live(&one, &id_hash).unwrap().is_none());
     assert!(live(&other, &others).unwrap().is_some());
     one.drop_tables().unwrap();
     one.drop_tables().unwrap();
     assert_eq!(one.clear().unwrap(), 0, "nothing to clear is no error");
     assert!(live(&other, &others).unwrap().is_some());
-    assert_eq!(live(&one, &key).unwrap_err().kind(), ErrorKind::NotSetUp);
+    assert_eq!(live(&one, &id_hash).unwrap_err().kind(), ErrorKind::NotSetUp);
     assert_eq!(create(&one, &setting("n", 1)).unwrap_err().kind(), ErrorKind::NotSetUp);
-    assert_eq!(one.registry().unwrap().stats(NOW).unwrap_err().kind(), ErrorKind::NotSetUp);
+    assert_eq!(one.index().unwrap().stats(NOW).unwrap_err().kind(), ErrorKind::NotSetUp);
     one.setup().unwrap();
     create(&one, &setting("n", 1)).unwrap();
 }
@@ -235,11 +235,11 @@ fn two_stores_in_one_file_do_not_touch_each_other() {
 fn clearing_raises_the_epoch() {
     let folder = Folder::new();
     let store = SqliteStore::open(folder.database()).unwrap();
-    let registry: &dyn Registry = store.registry().unwrap();
-    assert_eq!(registry.epoch().unwrap(), 0);
+    let index: &dyn SessionIndex = store.index().unwrap();
+    assert_eq!(index.epoch().unwrap(), 0);
     store.clear().unwrap();
-    assert_eq!(registry.revoke_everyone(None, NOW).unwrap(), 0);
-    assert_eq!(registry.epoch().unwrap(), 2);
+    assert_eq!(index.revoke_everyone(None, NOW).unwrap(), 0);
+    assert_eq!(index.epoch().unwrap(), 2);
 }
 
 #[test]
@@ -299,10 +299,10 @@ fn a_table_the_host_makes_after_ours_were_dropped_is_not_dropped() {
 fn a_table_name_in_another_case_is_the_same_table() {
     let folder = Folder::new();
     let open = |table| SqliteStore::builder(folder.database()).table(table).open();
-    let key = create(&open("Session").unwrap(), &setting("n", 1)).unwrap();
+    let id_hash = create(&open("Session").unwrap(), &setting("n", 1)).unwrap();
     let error = open("session").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ForeignTable, "spelled otherwise: {error:?}");
-    assert!(live(&open("Session").unwrap(), &key).unwrap().is_some());
+    assert!(live(&open("Session").unwrap(), &id_hash).unwrap().is_some());
 }
 
 #[test]

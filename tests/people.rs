@@ -7,18 +7,19 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
 
+use cloakroom::backend::{
+    AtLimit, Capabilities, Commit, Committed, Loaded, Maintenance, Page, SessionFilter,
+    SessionIndex, Store, SweepReport,
+};
 use cloakroom::clock::{Clock, Timestamp};
 use cloakroom::cookie::SameSite;
 use cloakroom::event::EventKind;
 use cloakroom::http::{Outcome, RequestHead};
-use cloakroom::id::{ExternalKey, Handle, SessionKey};
-use cloakroom::manager::Builder;
+use cloakroom::id::{IdpSessionId, PublicId, SessionIdHash};
+use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::policy::Policy;
 use cloakroom::record::Touch;
-use cloakroom::session::Saved;
-use cloakroom::store::{
-    AtLimit, Commit, Committed, Loaded, Page, Registry, Store, Swept, Traits, Upkeep, Which,
-};
+use cloakroom::session::CommitOutcome;
 use cloakroom::{
     Authentication, CookieConfig, ErrorKind, Lifetime, MemoryStore, RecentAuth, Result, Session,
     SessionManager, SignIn, UserKey,
@@ -31,14 +32,14 @@ use common::in_process::{
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 
-fn handle(app: &App, browser: &Browser) -> Handle {
+fn public_id(app: &App, browser: &Browser) -> PublicId {
     let session = browser.open(&app.sessions);
-    session.handle().unwrap().expect("a session")
+    session.public_id().unwrap().expect("a session")
 }
 
-fn handles(app: &App, name: &str) -> Vec<Handle> {
-    let list = app.sessions.list(&user(name), None).unwrap();
-    list.iter().map(|listed| listed.handle).collect()
+fn public_ids(app: &App, name: &str) -> Vec<PublicId> {
+    let list = app.sessions.list_for_user(&user(name), None).unwrap();
+    list.iter().map(|listed| listed.public_id).collect()
 }
 
 /// What the next request of this browser finds, and the removal of its cookie.
@@ -53,7 +54,8 @@ fn is_out(app: &App, browser: &mut Browser) -> bool {
 
 #[test]
 fn a_list_has_the_sessions_of_its_user_only_and_marks_the_current_one() {
-    let recording = |builder: Builder| builder.record_address(true).record_user_agent(true);
+    let recording =
+        |builder: SessionManagerBuilder| builder.record_address(true).record_user_agent(true);
     on_both_stores(recording, |app| {
         let mut adas = vec![];
         for n in 0..3 {
@@ -69,23 +71,23 @@ fn a_list_has_the_sessions_of_its_user_only_and_marks_the_current_one() {
         let bob = app.signed_in("bob");
 
         let current = adas[1].open(&app.sessions);
-        let list = app.sessions.list(&user("ada"), Some(&current)).unwrap();
-        let expected: Vec<Handle> = adas.iter().rev().map(|b| handle(&app, b)).collect();
-        assert_eq!(list.iter().map(|listed| listed.handle).collect::<Vec<_>>(), expected);
+        let list = app.sessions.list_for_user(&user("ada"), Some(&current)).unwrap();
+        let expected: Vec<PublicId> = adas.iter().rev().map(|b| public_id(&app, b)).collect();
+        assert_eq!(list.iter().map(|listed| listed.public_id).collect::<Vec<_>>(), expected);
         assert_eq!(list.iter().map(|l| l.current).collect::<Vec<_>>(), [false, true, false]);
         let client = list[1].client.as_ref().unwrap();
         assert_eq!(client.address, Some([192, 0, 2, 1].into()));
         assert_eq!(client.user_agent.as_deref(), Some("Lynx/1"));
         assert!(list[0].created > list[1].created && list[1].created > list[2].created);
         assert_eq!((list[0].authenticated, list[0].seen), (Some(list[0].created), list[0].created));
-        assert_eq!(handles(&app, "bob"), [handle(&app, &bob)]);
-        assert_eq!(handles(&app, "eve"), []);
+        assert_eq!(public_ids(&app, "bob"), [public_id(&app, &bob)]);
+        assert_eq!(public_ids(&app, "eve"), []);
 
         let text = format!("{list:?}");
         for browser in adas.iter().chain([&bob]) {
             assert!(!text.contains(&browser.id().reveal()), "an id is in the list");
         }
-        assert_eq!(app.sessions.count(&user("ada")).unwrap(), 3);
+        assert_eq!(app.sessions.count_for_user(&user("ada")).unwrap(), 3);
         assert_eq!(app.sessions.stats().unwrap().signed_in, 4);
     });
 }
@@ -96,12 +98,12 @@ fn expired_sessions_are_not_listed_and_a_renewed_one_is_listed_once_under_the_sa
         app.signed_in("ada");
         app.clock.advance(HOUR * 23);
         let mut ada = app.signed_in("ada");
-        assert_eq!(app.sessions.count(&user("ada")).unwrap(), 2);
+        assert_eq!(app.sessions.count_for_user(&user("ada")).unwrap(), 2);
         app.clock.advance(HOUR);
-        let before = handles(&app, "ada");
-        assert_eq!(before, [handle(&app, &ada)]);
+        let before = public_ids(&app, "ada");
+        assert_eq!(before, [public_id(&app, &ada)]);
         ada.request(&app.sessions, |session| session.renew().unwrap());
-        assert_eq!(handles(&app, "ada"), before);
+        assert_eq!(public_ids(&app, "ada"), before);
     });
 }
 
@@ -109,15 +111,15 @@ fn expired_sessions_are_not_listed_and_a_renewed_one_is_listed_once_under_the_sa
 fn a_long_list_comes_in_pages_and_is_counted_whole() {
     on_both_stores(defaults, |app| {
         (0..205).for_each(|_| drop(app.signed_in("ada")));
-        assert_eq!(handles(&app, "ada").len(), 100);
-        assert_eq!(app.sessions.count(&user("ada")).unwrap(), 205);
+        assert_eq!(public_ids(&app, "ada").len(), 100);
+        assert_eq!(app.sessions.count_for_user(&user("ada")).unwrap(), 205);
         let ten = NonZeroUsize::new(10).unwrap();
         let ada = user("ada");
-        let first = app.sessions.page(&Which::User(&ada), Page::first(ten)).unwrap();
+        let first = app.sessions.list_page(&SessionFilter::User(&ada), Page::first(ten)).unwrap();
         let after = Page::after(ten, first.last().unwrap().cursor);
-        let second = app.sessions.page(&Which::User(&ada), after).unwrap();
-        let both: Vec<Handle> = first.iter().chain(&second).map(|s| s.handle).collect();
-        assert_eq!(both, handles(&app, "ada")[..20]);
+        let second = app.sessions.list_page(&SessionFilter::User(&ada), after).unwrap();
+        let both: Vec<PublicId> = first.iter().chain(&second).map(|s| s.public_id).collect();
+        assert_eq!(both, public_ids(&app, "ada")[..20]);
     });
 }
 
@@ -127,7 +129,7 @@ fn odd_names_are_names_like_any_other_and_impossible_ones_are_refused() {
     on_both_stores(defaults, |app| {
         let browsers: Vec<Browser> = odd.iter().map(|name| app.signed_in(name)).collect();
         for (name, browser) in odd.iter().zip(&browsers) {
-            assert_eq!(handles(&app, name), [handle(&app, browser)], "{name:?}");
+            assert_eq!(public_ids(&app, name), [public_id(&app, browser)], "{name:?}");
         }
         assert_eq!(app.sessions.revoke_all(&user("a_")).unwrap(), 1);
         assert_eq!(app.sessions.stats().unwrap().live, 9);
@@ -144,7 +146,7 @@ fn one_session_is_revoked_by_its_handle_and_only_by_its_owner() {
     on_both_stores(defaults, |app| {
         let (mut phone, laptop) = (app.signed_in("ada"), app.signed_in("ada"));
         let bob = app.signed_in("bob");
-        let (phones, bobs) = (handle(&app, &phone), handle(&app, &bob));
+        let (phones, bobs) = (public_id(&app, &phone), public_id(&app, &bob));
         assert!(!app.sessions.revoke(&user("ada"), &bobs).unwrap(), "it is not hers");
         assert!(!app.sessions.revoke(&user("bob"), &phones).unwrap());
         assert_eq!(app.count(EventKind::Revoked), 0);
@@ -196,12 +198,12 @@ fn a_request_that_revokes_its_own_session_goes_on_as_after_a_sign_out() {
     let kinds: [Revoke; 4] = [
         |app, _| assert_eq!(app.sessions.revoke_all(&user("ada")).unwrap(), 2),
         |app, session| {
-            let own = session.handle().unwrap().unwrap();
+            let own = session.public_id().unwrap().unwrap();
             assert!(app.sessions.revoke(&user("ada"), &own).unwrap());
         },
         |app, _| {
-            let sid = ExternalKey::new("sid").unwrap();
-            assert_eq!(app.sessions.revoke_external(&sid).unwrap(), 1);
+            let sid = IdpSessionId::new("sid").unwrap();
+            assert_eq!(app.sessions.revoke_by_idp_session(&sid).unwrap(), 1);
         },
         |app, _| assert!(app.sessions.revoke_everyone().unwrap() > 0),
     ];
@@ -211,11 +213,12 @@ fn a_request_that_revokes_its_own_session_goes_on_as_after_a_sign_out() {
                 let case = format!("kind {kind}, reads {reads}");
                 let mut ada = Browser::default();
                 ada.request(&app.sessions, |session| {
-                    let how = Authentication::new().external_key(ExternalKey::new("sid").unwrap());
+                    let how =
+                        Authentication::new().idp_session_id(IdpSessionId::new("sid").unwrap());
                     assert_eq!(session.sign_in_with(user("ada"), &how).unwrap(), SignIn::Done);
                 });
                 let other = app.signed_in("ada");
-                let discarded = app.count(EventKind::Discarded);
+                let discarded = app.count(EventKind::ChangesDiscarded);
                 let old = ada.clone();
                 let headers = ada.request(&app.sessions, |session| {
                     if reads {
@@ -228,7 +231,7 @@ fn a_request_that_revokes_its_own_session_goes_on_as_after_a_sign_out() {
                     session.flash("info", "your account is gone").unwrap();
                 });
                 assert!(!headers.discarded, "{case}");
-                assert_eq!(app.count(EventKind::Discarded), discarded, "{case}");
+                assert_eq!(app.count(EventKind::ChangesDiscarded), discarded, "{case}");
                 assert_ne!(ada.cookie, old.cookie, "a new id: {case}");
                 let flashes = ada.open(&app.sessions).flashes().unwrap();
                 assert_eq!(flashes.len(), 1, "{case}");
@@ -268,13 +271,13 @@ fn all_sessions_of_a_user_end_the_current_one_too() {
 fn every_revocation_is_final_for_requests_under_way_that_read_or_only_write() {
     type Revoke = fn(&App, &Browser) -> usize;
     let kinds: [Revoke; 5] = [
-        |app, ada| usize::from(app.sessions.revoke(&user("ada"), &handle(app, ada)).unwrap()),
+        |app, ada| usize::from(app.sessions.revoke(&user("ada"), &public_id(app, ada)).unwrap()),
         |app, _| app.sessions.revoke_all(&user("ada")).unwrap(),
         |app, _| {
             let another = app.signed_in("ada").open(&app.sessions);
             app.sessions.revoke_others(&another).unwrap()
         },
-        |app, _| app.sessions.revoke_external(&ExternalKey::new("sid").unwrap()).unwrap(),
+        |app, _| app.sessions.revoke_by_idp_session(&IdpSessionId::new("sid").unwrap()).unwrap(),
         |app, _| usize::from(app.sessions.revoke_everyone().unwrap() > 0),
     ];
     on_both_stores(defaults, |app| {
@@ -282,7 +285,8 @@ fn every_revocation_is_final_for_requests_under_way_that_read_or_only_write() {
             for reads in [true, false] {
                 let mut ada = Browser::default();
                 ada.request(&app.sessions, |session| {
-                    let how = Authentication::new().external_key(ExternalKey::new("sid").unwrap());
+                    let how =
+                        Authentication::new().idp_session_id(IdpSessionId::new("sid").unwrap());
                     assert_eq!(session.sign_in_with(user("ada"), &how).unwrap(), SignIn::Done);
                 });
                 let under_way = ada.open(&app.sessions);
@@ -311,7 +315,7 @@ fn a_renewal_and_a_sign_in_that_meet_a_revocation_leave_nobody_signed_in_by_the_
         assert!(session.user().unwrap().is_some());
         session.renew().unwrap();
         elsewhere(|| app.sessions.revoke_all(&user("ada")).unwrap());
-        assert_eq!(session.commit().unwrap(), Saved::Discarded);
+        assert_eq!(session.commit().unwrap(), CommitOutcome::Discarded);
         ada.take(&complete(&app.sessions, &session));
         assert_eq!((who(&app.sessions, &ada), app.live()), (None, 0));
     });
@@ -337,7 +341,7 @@ fn revocations_and_writers_released_together_leave_no_session_alive() {
                 barrier.wait();
                 app.sessions.revoke_all(&user("ada")).unwrap();
             });
-            assert_eq!(app.sessions.count(&user("ada")).unwrap(), 0);
+            assert_eq!(app.sessions.count_for_user(&user("ada")).unwrap(), 0);
             assert_eq!(app.live(), 0);
         }
     });
@@ -348,36 +352,36 @@ fn revocations_and_writers_released_together_leave_no_session_alive() {
 struct Unlisted(MemoryStore);
 
 impl Store for Unlisted {
-    fn load(&self, key: &SessionKey, now: Timestamp) -> Result<Loaded> {
-        self.0.load(key, now)
+    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
+        self.0.load(id_hash, now)
     }
 
-    fn try_load(&self, key: &SessionKey, now: Timestamp) -> Option<Loaded> {
-        self.0.try_load(key, now)
+    fn try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Loaded> {
+        self.0.try_load(id_hash, now)
     }
 
     fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
         self.0.commit(commit)
     }
 
-    fn touch(&self, batch: &[(SessionKey, Touch)], now: Timestamp) -> Result<()> {
+    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
         self.0.touch(batch, now)
     }
 
-    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<Swept> {
+    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {
         self.0.sweep(now, limit)
     }
 
-    fn registry(&self) -> Option<&dyn Registry> {
+    fn index(&self) -> Option<&dyn SessionIndex> {
         None
     }
 
-    fn upkeep(&self) -> Option<&dyn Upkeep> {
+    fn maintenance(&self) -> Option<&dyn Maintenance> {
         None
     }
 
-    fn traits(&self) -> Traits {
-        Traits::new()
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::new()
     }
 }
 
@@ -389,8 +393,8 @@ fn a_store_that_cannot_list_says_so() {
     let session = sessions.open(None);
     sign_in(&session, "ada");
     let kinds = [
-        sessions.list(&ada, None).unwrap_err().kind(),
-        sessions.count(&ada).unwrap_err().kind(),
+        sessions.list_for_user(&ada, None).unwrap_err().kind(),
+        sessions.count_for_user(&ada).unwrap_err().kind(),
         sessions.revoke_all(&ada).unwrap_err().kind(),
         sessions.revoke_others(&session).unwrap_err().kind(),
         sessions.revoke_everyone().unwrap_err().kind(),
@@ -407,7 +411,9 @@ fn a_store_that_cannot_list_says_so() {
 #[test]
 fn of_two_sign_ins_released_together_at_a_limit_of_one_exactly_one_session_lives() {
     for at_limit in [AtLimit::Refuse, AtLimit::EndOldest, AtLimit::EndOthers] {
-        let limited = |builder: Builder| builder.max_sessions_per_user(NonZeroU32::MIN, at_limit);
+        let limited = |builder: SessionManagerBuilder| {
+            builder.max_sessions_per_user(NonZeroU32::MIN, at_limit)
+        };
         on_both_stores(limited, |app| {
             for _ in 0..20 {
                 let barrier = Barrier::new(2);
@@ -422,7 +428,7 @@ fn of_two_sign_ins_released_together_at_a_limit_of_one_exactly_one_session_lives
                     let both = [scope.spawn(sign_in), scope.spawn(sign_in)];
                     both.map(|thread| thread.join().unwrap()).to_vec()
                 });
-                assert_eq!(app.sessions.count(&user("ada")).unwrap(), 1, "{at_limit:?}");
+                assert_eq!(app.sessions.count_for_user(&user("ada")).unwrap(), 1, "{at_limit:?}");
                 let refused = answers.iter().filter(|a| **a == SignIn::Refused).count();
                 assert_eq!(refused, usize::from(at_limit == AtLimit::Refuse));
                 app.sessions.revoke_everyone().unwrap();
@@ -433,14 +439,15 @@ fn of_two_sign_ins_released_together_at_a_limit_of_one_exactly_one_session_lives
 
 #[test]
 fn a_renewal_and_a_sign_in_of_the_same_session_are_never_refused() {
-    let limited =
-        |builder: Builder| builder.max_sessions_per_user(NonZeroU32::MIN, AtLimit::Refuse);
+    let limited = |builder: SessionManagerBuilder| {
+        builder.max_sessions_per_user(NonZeroU32::MIN, AtLimit::Refuse)
+    };
     on_both_stores(limited, |app| {
         let mut ada = app.signed_in("ada");
         ada.request(&app.sessions, |session| session.renew().unwrap());
         ada.request(&app.sessions, |session| sign_in(session, "ada"));
         assert_eq!(who(&app.sessions, &ada).as_deref(), Some("ada"));
-        assert_eq!(app.count(EventKind::Refused), 0);
+        assert_eq!(app.count(EventKind::SignInRefused), 0);
         Browser::default().request(&app.sessions, |session| {
             assert_eq!(session.sign_in(user("ada")).unwrap(), SignIn::Refused);
         });
@@ -480,15 +487,15 @@ fn a_step_up_raises_the_level_under_a_new_id_and_a_weaker_sign_in_lowers_it() {
         let mut ada = app.signed_in("ada");
         let level = |browser: &Browser| browser.open(&app.sessions).auth_level().unwrap();
         assert_eq!(level(&ada), 0);
-        let (before, handle_before) = (ada.clone(), handle(&app, &ada));
+        let (before, handle_before) = (ada.clone(), public_id(&app, &ada));
         ada.request(&app.sessions, |session| {
             let how = Authentication::new().level(2);
             assert_eq!(session.sign_in_with(user("ada"), &how).unwrap(), SignIn::Done);
             assert_eq!(session.auth_level().unwrap(), 2);
         });
-        assert_eq!((level(&ada), handle(&app, &ada)), (2, handle_before));
+        assert_eq!((level(&ada), public_id(&app, &ada)), (2, handle_before));
         assert_eq!(who(&app.sessions, &before), None);
-        assert_eq!(app.sessions.list(&user("ada"), None).unwrap()[0].auth_level, 2);
+        assert_eq!(app.sessions.list_for_user(&user("ada"), None).unwrap()[0].auth_level, 2);
         ada.request(&app.sessions, |session| sign_in(session, "ada"));
         assert_eq!(level(&ada), 0);
         assert_eq!(level(&Browser::default()), 0);
@@ -508,7 +515,7 @@ fn a_session_of_an_identity_provider_ends_when_the_provider_says_and_never_later
         };
         let short = federated(HOUR);
         let long = federated(HOUR * 24 * 365);
-        let listed = app.sessions.list(&user("ada"), None).unwrap();
+        let listed = app.sessions.list_for_user(&user("ada"), None).unwrap();
         assert_eq!(listed[0].deadline, app.clock.now() + HOUR * 24, "the idle limit of ours");
         app.clock.advance(HOUR - Duration::from_millis(1));
         assert!(who(&app.sessions, &short).is_some());
@@ -539,7 +546,7 @@ fn policies_carry_the_figures_of_the_standard_and_can_be_changed() {
     let changed = Policy::aal3().idle(SECOND * 300).absolute(HOUR).persistent(true);
     assert_eq!((minutes(changed), changed.is_persistent()), ([5, 60], true));
 
-    let aal3 = |builder: Builder| builder.policy(Policy::aal3());
+    let aal3 = |builder: SessionManagerBuilder| builder.policy(Policy::aal3());
     on_both_stores(aal3, |app| {
         let mut ada = Browser::default();
         let headers = ada.request(&app.sessions, |session| sign_in(session, "ada"));
@@ -551,7 +558,7 @@ fn policies_carry_the_figures_of_the_standard_and_can_be_changed() {
 
 #[test]
 fn a_configuration_without_an_absolute_limit_is_warned_of() {
-    let configured = |configure: fn(Builder) -> Builder| {
+    let configured = |configure: fn(SessionManagerBuilder) -> SessionManagerBuilder| {
         let builder = SessionManager::builder(MemoryStore::new());
         let sessions = configure(builder).build().unwrap();
         sessions.events().count(EventKind::NoAbsoluteLimit)
@@ -564,12 +571,13 @@ fn a_configuration_without_an_absolute_limit_is_warned_of() {
 
 #[test]
 fn a_review_says_what_a_configuration_meets_and_what_it_does_not() {
-    let review = |configure: fn(Builder) -> Builder| {
+    let review = |configure: fn(SessionManagerBuilder) -> SessionManagerBuilder| {
         configure(SessionManager::builder(MemoryStore::new())).build().unwrap().review()
     };
-    let unmet = |configure: fn(Builder) -> Builder| -> Vec<&'static str> {
-        review(configure).unmet().map(|finding| finding.requirement).collect()
-    };
+    let unmet =
+        |configure: fn(SessionManagerBuilder) -> SessionManagerBuilder| -> Vec<&'static str> {
+            review(configure).unmet().map(|finding| finding.requirement).collect()
+        };
     let of_defaults = unmet(|builder| builder);
     for level in ["NIST AAL1", "NIST AAL2", "NIST AAL3", "ASVS 7.1.2"] {
         assert!(of_defaults.contains(&level), "{level}");
@@ -577,7 +585,7 @@ fn a_review_says_what_a_configuration_meets_and_what_it_does_not() {
     for always in ["ASVS 7.3.1", "ASVS 7.3.2", "ASVS 3.3.1", "ASVS 3.3.3", "ASVS 7.5.2"] {
         assert!(!of_defaults.contains(&always), "{always}");
     }
-    let nist = |configure: fn(Builder) -> Builder| {
+    let nist = |configure: fn(SessionManagerBuilder) -> SessionManagerBuilder| {
         let review = review(configure);
         ["NIST AAL1", "NIST AAL2", "NIST AAL3"].map(|level| review.meets(level))
     };
@@ -602,9 +610,10 @@ fn a_review_says_what_a_configuration_meets_and_what_it_does_not() {
 
 #[test]
 fn a_review_says_of_each_unmet_requirement_what_to_do() {
-    let cookie = |cookie: CookieConfig| move |builder: Builder| builder.cookie(cookie.clone());
+    let cookie =
+        |cookie: CookieConfig| move |builder: SessionManagerBuilder| builder.cookie(cookie.clone());
     let new = CookieConfig::new;
-    type Configure = Box<dyn Fn(Builder) -> Builder>;
+    type Configure = Box<dyn Fn(SessionManagerBuilder) -> SessionManagerBuilder>;
     let cases: Vec<(&str, Configure, &str)> = vec![
         ("ASVS 3.3.1", Box::new(cookie(CookieConfig::insecure_http())), "serve it over TLS"),
         ("ASVS 3.3.1", Box::new(cookie(new().name("id"))), "begin with __Host- or __Secure-"),
@@ -631,7 +640,7 @@ fn a_review_says_of_each_unmet_requirement_what_to_do() {
 
 #[test]
 fn a_review_meets_what_is_asked_for_of_the_browser() {
-    let review = |builder: Builder| builder.build().unwrap().review();
+    let review = |builder: SessionManagerBuilder| builder.build().unwrap().review();
     let asked_for = SessionManager::builder(MemoryStore::new());
     let asked_for = review(asked_for.clear_site_data(true).no_store_when_signed_in(true));
     assert!(asked_for.meets("ASVS 14.3.1") && asked_for.meets("ASVS 14.3.2"));

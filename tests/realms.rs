@@ -4,11 +4,11 @@ mod common;
 
 use std::num::{NonZeroU32, NonZeroUsize};
 
+use cloakroom::backend::{AtLimit, Page, SessionFilter};
 use cloakroom::event::EventKind;
 use cloakroom::http::{Outcome, ResponseHeaders};
 use cloakroom::id::Realm;
-use cloakroom::manager::Builder;
-use cloakroom::store::{AtLimit, Page, Which};
+use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{CookieConfig, ErrorKind, MemoryStore, Session, SessionManager, SignIn};
 
 use common::every_store::on_every_store;
@@ -40,7 +40,7 @@ fn an_id_of_one_manager_is_nothing_to_another() {
 fn managers_of_one_realm_share_their_sessions() {
     on_every_store(defaults, |app| {
         for (way, configure) in WAYS {
-            let realm = |builder: Builder| builder.realm("shared");
+            let realm = |builder: SessionManagerBuilder| builder.realm("shared");
             let one = app.another(|builder| realm(configure(builder, "x-one")));
             let other = app.another(|builder| realm(builder.header("x-other")));
             let ticket = sign_in_as(&one, "ada");
@@ -68,10 +68,10 @@ fn equal_names_with_other_realms_are_apart() {
             let ticket = sign_in_as(&one, "ada");
             assert_eq!(ticket.user(&other, "x-id"), None, "{way}");
             assert_eq!(ticket.user(&again, "x-id").as_deref(), Some("ada"), "{way}");
-            let malformed = app.count(EventKind::Malformed);
+            let malformed = app.count(EventKind::MalformedId);
             ticket.user(&other, "x-id");
             let is_sealed = matches!(way, "signed" | "encrypted");
-            let raised = app.count(EventKind::Malformed) - malformed;
+            let raised = app.count(EventKind::MalformedId) - malformed;
             assert_eq!(raised, u64::from(is_sealed), "a seal covers the realm: {way}");
         }
     });
@@ -94,27 +94,27 @@ fn lists_limits_and_revocations_act_within_a_realm() {
         assert!(alive(&ada_one, &one) && alive(&ada_other, &other), "one of each is no more");
         for (sessions, name) in [(&one, "one"), (&other, "other")] {
             assert_eq!(sessions.realm().as_str(), name);
-            assert_eq!(sessions.count(&user("ada")).unwrap(), 1);
-            let list = sessions.list(&user("ada"), None).unwrap();
+            assert_eq!(sessions.count_for_user(&user("ada")).unwrap(), 1);
+            let list = sessions.list_for_user(&user("ada"), None).unwrap();
             assert_eq!(list.len(), 1);
             assert_eq!(list[0].realm.as_str(), name);
             let many = Page::first(NonZeroUsize::new(10).unwrap());
-            assert_eq!(sessions.page(&Which::All, many).unwrap().len(), 1);
+            assert_eq!(sessions.list_page(&SessionFilter::All, many).unwrap().len(), 1);
         }
         // By the other's handle either.
-        let handle = other.list(&user("ada"), None).unwrap()[0].handle;
-        assert!(!one.revoke(&user("ada"), &handle).unwrap());
+        let public_id = other.list_for_user(&user("ada"), None).unwrap()[0].public_id;
+        assert!(!one.revoke(&user("ada"), &public_id).unwrap());
         assert_eq!(one.revoke_all(&user("ada")).unwrap(), 1);
         assert!(!alive(&ada_one, &one) && alive(&ada_other, &other));
         sign_in_as(&one, "zoe");
         assert_eq!(one.revoke_everyone().unwrap(), 1);
         assert!(alive(&ada_other, &other));
         // A store's own calls go through all realms, unless they name one.
-        let registry = app.store.inner().registry().unwrap();
+        let index = app.store.inner().index().unwrap();
         let now = common::NOW;
         let of = |name: &str| Realm::new(name).unwrap();
-        assert_eq!(registry.revoke_everyone(Some(&of("one")), now).unwrap(), 0);
-        assert_eq!(registry.revoke_everyone(None, now).unwrap(), 1);
+        assert_eq!(index.revoke_everyone(Some(&of("one")), now).unwrap(), 0);
+        assert_eq!(index.revoke_everyone(None, now).unwrap(), 1);
     });
 }
 
@@ -191,13 +191,13 @@ fn a_renamed_cookie_keeps_its_session_and_moves_at_the_next_change() {
                 request(&after, &[("new", &new)], |session| {
                     assert_eq!(session.get("n").unwrap(), Some(2), "{way}");
                 });
-                if let Some(registry) = app.store.inner().registry() {
+                if let Some(index) = app.store.inner().index() {
                     let now = cloakroom::clock::Clock::now(&app.clock);
                     let many = Page::first(NonZeroUsize::new(10).unwrap());
                     let realm = Realm::new("new").unwrap();
-                    let which = Which::InRealm(&realm, &Which::All);
-                    assert_eq!(registry.list(&which, many, now).unwrap().len(), 1, "{way}");
-                    registry.revoke(&which, None, now).unwrap();
+                    let which = SessionFilter::InRealm(&realm, &SessionFilter::All);
+                    assert_eq!(index.list(&which, many, now).unwrap().len(), 1, "{way}");
+                    index.revoke(&which, None, now).unwrap();
                 }
             }
 

@@ -6,14 +6,14 @@ mod common;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use cloakroom::backend::AtLimit;
 use cloakroom::clock::Clock;
 use cloakroom::cookie::CookieConfig;
 use cloakroom::csrf::CsrfToken;
 use cloakroom::event::{Event, EventKind, Events, Sink};
 use cloakroom::http::{Outcome, RequestHead};
-use cloakroom::id::ExternalKey;
-use cloakroom::manager::Builder;
-use cloakroom::store::AtLimit;
+use cloakroom::id::IdpSessionId;
+use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{Authentication, MemoryStore, SessionManager};
 
 use common::HOUR;
@@ -23,7 +23,7 @@ use common::in_process::{App, Browser, complete, defaults, get, set_cookie, sign
 const GRACE: Duration = Duration::from_secs(30);
 const SECOND: Duration = Duration::from_secs(1);
 
-fn with_grace(builder: Builder) -> Builder {
+fn with_grace(builder: SessionManagerBuilder) -> SessionManagerBuilder {
     builder.renewal_grace(GRACE)
 }
 
@@ -66,12 +66,12 @@ fn a_join_keeps_what_the_second_sign_in_said() {
 fn a_join_can_be_revoked_by_its_external_key() {
     common::in_process::on_both_stores(defaults, |app| {
         let client = app.visitor(1);
-        let how = |sid: &str| Authentication::new().external_key(ExternalKey::new(sid).unwrap());
+        let how = |sid: &str| Authentication::new().idp_session_id(IdpSessionId::new(sid).unwrap());
         let mut first = client.clone();
         first.request(&app.sessions, |session| sign_in_at(session, &how("sid-1")));
         let mut second = client.clone();
         second.request(&app.sessions, |session| sign_in_at(session, &how("sid-2")));
-        app.sessions.revoke_external(&ExternalKey::new("sid-2").unwrap()).unwrap();
+        app.sessions.revoke_by_idp_session(&IdpSessionId::new("sid-2").unwrap()).unwrap();
         assert_eq!(who(&app.sessions, &second), None);
     });
 }
@@ -218,7 +218,8 @@ fn a_write_opened_within_the_grace_takes_no_new_session() {
 
 #[test]
 fn a_request_opened_within_the_grace_ends_no_session() {
-    let configure = |builder: Builder| with_grace(builder).end_session_on_replaced_id(true);
+    let configure =
+        |builder: SessionManagerBuilder| with_grace(builder).end_session_on_replaced_id(true);
     on_every_store(configure, |app| {
         let mut new = app.signed_in("ada");
         let old = new.clone();
@@ -236,7 +237,7 @@ fn a_request_opened_within_the_grace_ends_no_session() {
 #[test]
 fn a_read_beside_a_revocation_on_its_thread_removes_no_cookie() {
     on_every_store(defaults, |app| {
-        if !app.store.inner().traits().lists {
+        if !app.store.inner().capabilities().indexed {
             return;
         }
         let ada = app.signed_in("ada");
@@ -299,7 +300,7 @@ fn a_planted_late_id_makes_no_write_under_way_a_new_session() {
 /// Two pages load at once when the cookie has been kept for half of its time.
 #[test]
 fn a_read_beside_the_renewal_of_a_worn_cookie_discards_nothing() {
-    let configure = |builder: Builder| {
+    let configure = |builder: SessionManagerBuilder| {
         builder.lifetime(cloakroom::Lifetime::idle(Duration::from_secs(500 * 86_400)))
     };
     on_every_store(configure, |app| {
@@ -312,7 +313,7 @@ fn a_read_beside_the_renewal_of_a_worn_cookie_discards_nothing() {
         for page in pages {
             assert!(!complete(&app.sessions, &page).discarded);
         }
-        assert_eq!(app.count(EventKind::Discarded), 0);
+        assert_eq!(app.count(EventKind::ChangesDiscarded), 0);
     });
 }
 
@@ -334,8 +335,9 @@ fn a_renewal_that_another_overtook_discards_nothing() {
 /// ada's id was renewed, and the answer is under way. bob double-clicks "sign in".
 #[test]
 fn another_users_double_clicked_sign_in_is_one_session() {
-    let configure =
-        |builder: Builder| builder.max_sessions_per_user(NonZeroU32::MIN, AtLimit::EndOldest);
+    let configure = |builder: SessionManagerBuilder| {
+        builder.max_sessions_per_user(NonZeroU32::MIN, AtLimit::EndOldest)
+    };
     common::in_process::on_both_stores(configure, |app: App| {
         let old = app.signed_in("ada");
         old.clone().request(&app.sessions, |session| session.renew().unwrap());
@@ -366,7 +368,7 @@ fn an_id_of_another_client_ends_no_session_of_the_next_user() {
 /// A browser has two cookies of the name, of two paths or domains. One of them is the current id.
 #[test]
 fn a_replaced_id_beside_the_current_one_ends_no_session() {
-    let configure = |builder: Builder| builder.end_session_on_replaced_id(true);
+    let configure = |builder: SessionManagerBuilder| builder.end_session_on_replaced_id(true);
     on_every_store(configure, |app| {
         let old = app.visitor(1);
         let mut new = old.clone();
@@ -385,7 +387,9 @@ fn a_replaced_id_beside_the_current_one_ends_no_session() {
 fn a_renamed_cookie_of_a_named_realm_keeps_its_session() {
     on_every_store(defaults, |app| {
         let named = |name: &'static str| {
-            move |builder: Builder| builder.realm("shop").cookie(CookieConfig::new().name(name))
+            move |builder: SessionManagerBuilder| {
+                builder.realm("shop").cookie(CookieConfig::new().name(name))
+            }
         };
         let before = app.another(named("old"));
         let after = app.another(|builder| named("new")(builder).also_read("old"));

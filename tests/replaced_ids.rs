@@ -10,11 +10,11 @@ use std::sync::{Barrier, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use cloakroom::backend::AtLimit;
 use cloakroom::csrf::CsrfToken;
 use cloakroom::event::EventKind;
 use cloakroom::http::{Outcome, ResponseHeaders};
-use cloakroom::manager::Builder;
-use cloakroom::store::AtLimit;
+use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{ErrorKind, Session, SignIn, SqliteStore};
 
 use common::every_store::on_every_store;
@@ -35,7 +35,7 @@ const LATE: Duration = Duration::from_millis(10_001);
 const FORGOTTEN: Duration = Duration::from_secs(600);
 
 fn lists(app: &App) -> bool {
-    app.store.inner().traits().lists
+    app.store.inner().capabilities().indexed
 }
 
 /// How an id came to be replaced.
@@ -75,7 +75,7 @@ impl By {
     }
 }
 
-fn with_grace(builder: Builder) -> Builder {
+fn with_grace(builder: SessionManagerBuilder) -> SessionManagerBuilder {
     builder.renewal_grace(GRACE)
 }
 
@@ -83,7 +83,7 @@ fn with_grace(builder: Builder) -> Builder {
 fn reads_nothing(app: &App, old: &Browser, case: &str) {
     let headers = old.clone().request(&app.sessions, |session| {
         assert_eq!(session.get::<u32>("n").unwrap(), None, "{case}");
-        assert_eq!((session.user().unwrap(), session.handle().unwrap()), (None, None), "{case}");
+        assert_eq!((session.user().unwrap(), session.public_id().unwrap()), (None, None), "{case}");
         assert!(session.keys().unwrap().is_empty(), "{case}");
     });
     assert_eq!((set_cookie(&headers), headers.discarded), (None, false), "{case}");
@@ -102,12 +102,12 @@ fn reading_by_a_replaced_id_finds_nothing_and_is_an_event_when_late() {
                 (UNDER_WAY, None),
                 (LATE, Some(EventKind::ReplacedIdUsed)),
                 (FORGOTTEN - MILLI, Some(EventKind::ReplacedIdUsed)),
-                (FORGOTTEN, Some(EventKind::Unknown)),
+                (FORGOTTEN, Some(EventKind::UnknownId)),
             ] {
                 let case = format!("{by:?} after {after:?}");
                 let (old, new) = by.replace(&app);
                 app.clock.advance(after);
-                let kinds = [EventKind::ReplacedIdUsed, EventKind::Unknown];
+                let kinds = [EventKind::ReplacedIdUsed, EventKind::UnknownId];
                 let before = kinds.map(|kind| app.count(kind));
                 reads_nothing(&app, &old, &case);
                 let raised = kinds.map(|kind| u64::from(event == Some(kind)));
@@ -314,7 +314,7 @@ fn a_sign_out_by_a_replaced_id_ends_the_session_and_removes_the_cookie() {
 #[test]
 fn a_sign_out_three_renewals_back_ends_the_session() {
     for grace in [None, Some(GRACE)] {
-        let configure = |builder: Builder| match grace {
+        let configure = |builder: SessionManagerBuilder| match grace {
             Some(grace) => builder.renewal_grace(grace),
             None => builder,
         };
@@ -350,7 +350,7 @@ fn double_click(app: &App, client: &Browser, names: [&str; 2]) -> [Browser; 2] {
 fn a_double_clicked_sign_in_keeps_user_and_cart_whichever_answer_is_kept() {
     let limits = [None, Some(AtLimit::Refuse), Some(AtLimit::EndOldest), Some(AtLimit::EndOthers)];
     for at_limit in limits {
-        let configure = |builder: Builder| match at_limit {
+        let configure = |builder: SessionManagerBuilder| match at_limit {
             Some(at_limit) => builder.max_sessions_per_user(NonZeroU32::MIN, at_limit),
             None => builder,
         };
@@ -365,7 +365,7 @@ fn a_double_clicked_sign_in_keeps_user_and_cart_whichever_answer_is_kept() {
                 }
             }
             if lists(&app) {
-                let list = app.sessions.list(&user("ada"), None).unwrap();
+                let list = app.sessions.list_for_user(&user("ada"), None).unwrap();
                 assert_eq!(list.len(), 1, "one device");
             }
         };
@@ -483,7 +483,11 @@ fn a_form_sent_again_with_its_replaced_id_is_valid() {
                 assert!(!verify(&app, &Browser::default(), &shown), "with no id");
                 if lists(&app) {
                     let user = user("ada");
-                    assert_eq!(app.sessions.list(&user, None).unwrap().len(), 1, "{after:?}");
+                    assert_eq!(
+                        app.sessions.list_for_user(&user, None).unwrap().len(),
+                        1,
+                        "{after:?}"
+                    );
                     app.sessions.revoke_all(&user).unwrap();
                 }
             }
@@ -576,7 +580,7 @@ fn a_thief_who_renewed_a_stolen_id_is_out_after_the_users_sign_out_or_sign_in() 
 
 #[test]
 fn a_late_replaced_id_ends_the_session_where_that_is_asked_for() {
-    let configure = |builder: Builder| builder.end_session_on_replaced_id(true);
+    let configure = |builder: SessionManagerBuilder| builder.end_session_on_replaced_id(true);
     let uses: [fn(&Session); 2] = [
         |session| assert_eq!(session.user().unwrap(), None),
         |session| session.set("n", 2).unwrap(),
@@ -601,8 +605,7 @@ fn a_late_replaced_id_ends_the_session_where_that_is_asked_for() {
 #[test]
 fn a_failing_store_signs_nobody_in_by_a_join() {
     common::in_process::on_both_stores(defaults, |app| {
-        use common::faulty::Call;
-        let client = app.visitor(1);
+                let client = app.visitor(1);
         let mut first = client.clone();
         let late = client.open(&app.sessions);
         late.set("b", 1).unwrap();
@@ -716,7 +719,7 @@ fn a_failed_end_of_request_still_sends_the_joined_id() {
         late.set("b", "x".repeat(40_000)).unwrap();
         app.sessions.close(&late, Outcome::Completed).unwrap_err();
         let mut second = client.clone();
-        second.take(&app.sessions.headers_after_failure(&late));
+        second.take(&app.sessions.headers_on_error(&late));
         assert_eq!(second.cookie, first.cookie);
         app.clock.advance(SECOND);
         assert_eq!(who(&app.sessions, &second).as_deref(), Some("ada"));
@@ -738,8 +741,8 @@ fn after_a_sign_out_no_id_of_a_chain_finds_the_session() {
                 if dice.chance(50) {
                     first.request(&app.sessions, |session| sign_in(session, "ada"));
                 }
-                let handle = first.open(&app.sessions).handle().unwrap();
-                assert!(handle.is_some());
+                let public_id = first.open(&app.sessions).public_id().unwrap();
+                assert!(public_id.is_some());
                 let pauses: [u32; 4] =
                     std::array::from_fn(|_| [0, 0, 100, 1000, 5000][dice.roll(5)]);
                 let given = Mutex::new(vec![first.clone()]);
@@ -768,8 +771,8 @@ fn after_a_sign_out_no_id_of_a_chain_finds_the_session() {
                 });
                 // A sign-in after the end has begun another session, which lives.
                 for browser in given.into_inner().unwrap() {
-                    let found = browser.open(&app.sessions).handle().unwrap();
-                    assert!(found.is_none() || found != handle, "chain {chain}");
+                    let found = browser.open(&app.sessions).public_id().unwrap();
+                    assert!(found.is_none() || found != public_id, "chain {chain}");
                 }
             }
             println!("{} chains, after each sign-out no id finds the session", chains());
@@ -794,7 +797,7 @@ fn two_sign_ins_join_whatever_carries_the_id() {
                 let session = ticket.open(&sessions, "x-id");
                 assert_eq!(session.user().unwrap(), Some(user("ada")), "{way}");
                 assert_eq!(session.get("n").unwrap(), Some(1), "{way}");
-                session.handle().unwrap()
+                session.public_id().unwrap()
             });
             assert_eq!(ids[0], ids[1], "{way}");
             // A sign-out by the id from before ends it.
@@ -810,7 +813,10 @@ fn two_sign_ins_join_whatever_carries_the_id() {
 }
 
 /// Two managers, each with a store of its own on one file, as two processes have.
-fn two_on_one_file(configure: impl Fn(Builder) -> Builder, test: impl Fn(&App, &App)) {
+fn two_on_one_file(
+    configure: impl Fn(SessionManagerBuilder) -> SessionManagerBuilder,
+    test: impl Fn(&App, &App),
+) {
     let folder = Folder::in_memory();
     let [one, other] = [0, 1].map(|_| {
         let store = SqliteStore::open(folder.database()).unwrap();
@@ -821,9 +827,10 @@ fn two_on_one_file(configure: impl Fn(Builder) -> Builder, test: impl Fn(&App, &
 
 #[test]
 fn sign_ins_by_two_stores_on_one_file_end_in_one_session() {
-    let limited =
-        |builder: Builder| builder.max_sessions_per_user(NonZeroU32::MIN, AtLimit::EndOldest);
-    for configure in [defaults as fn(Builder) -> Builder, limited] {
+    let limited = |builder: SessionManagerBuilder| {
+        builder.max_sessions_per_user(NonZeroU32::MIN, AtLimit::EndOldest)
+    };
+    for configure in [defaults as fn(SessionManagerBuilder) -> SessionManagerBuilder, limited] {
         two_on_one_file(configure, |one, other| {
             for round in 0..100 {
                 let client = one.visitor(1);
@@ -845,7 +852,7 @@ fn sign_ins_by_two_stores_on_one_file_end_in_one_session() {
 
 #[test]
 fn a_sign_out_by_another_store_on_the_file_ends_a_renewed_session() {
-    for configure in [defaults as fn(Builder) -> Builder, with_grace] {
+    for configure in [defaults as fn(SessionManagerBuilder) -> SessionManagerBuilder, with_grace] {
         two_on_one_file(configure, |one, other| {
             for round in 0..100 {
                 let client = one.signed_in("ada");

@@ -67,12 +67,12 @@ fn revoke(app: &App, _: &Session) {
 
 /// No session lives that none of the browsers has.
 fn no_orphans(app: &App, browsers: &[Browser], case: &str) {
-    if !app.store.inner().traits().lists {
+    if !app.store.inner().capabilities().indexed {
         return;
     }
     let mut cookies: Vec<_> = browsers
         .iter()
-        .filter(|browser| browser.open(&app.sessions).handle().unwrap().is_some())
+        .filter(|browser| browser.open(&app.sessions).public_id().unwrap().is_some())
         .map(|browser| browser.cookie.clone())
         .collect();
     cookies.sort();

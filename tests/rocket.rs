@@ -530,8 +530,8 @@ fn a_cookie_of_a_local_request_is_read() {
     // What a Cookie header says of ours counts.
     let unknown = cookie("__Host-id=0000000000000000000000000000000000000000000");
     assert_eq!(local().header(unknown).dispatch().into_string().unwrap(), "0");
-    assert_eq!(sessions.events().count(EventKind::Unknown), 1);
-    assert_eq!(sessions.events().count(EventKind::Malformed), 0);
+    assert_eq!(sessions.events().count(EventKind::UnknownId), 1);
+    assert_eq!(sessions.events().count(EventKind::MalformedId), 0);
 }
 
 #[test]
@@ -541,8 +541,8 @@ fn an_id_in_jar_and_header_is_read_once() {
     let ids = "__Host-id=0000000000000000000000000000000000000000000; a=b; __Host-id=x";
     let request = client::Request::get("/visits").cookie(ids).cookie("c=d");
     assert_eq!(send(server.address, &request).unwrap().text(), "0");
-    assert_eq!(sessions.events().count(EventKind::Unknown), 1);
-    assert_eq!(sessions.events().count(EventKind::Malformed), 1);
+    assert_eq!(sessions.events().count(EventKind::UnknownId), 1);
+    assert_eq!(sessions.events().count(EventKind::MalformedId), 1);
 }
 
 #[test]

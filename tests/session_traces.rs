@@ -19,17 +19,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use cloakroom::backend::{
+    Action, AtLimit, Capabilities, Commit, Committed, Loaded, Maintenance, SessionIndex, Store,
+    SweepReport,
+};
 use cloakroom::clock::{ManualClock, Timestamp};
 use cloakroom::csrf::CsrfToken;
 use cloakroom::delta::Delta;
 use cloakroom::event::{Event, Events, Sink};
 use cloakroom::http::{Outcome, RequestHead, ResponseHeaders};
-use cloakroom::id::{Handle, SessionKey};
+use cloakroom::id::{PublicId, SessionIdHash};
 use cloakroom::record::{Record, Touch};
-use cloakroom::session::{OnLoadFailure, Saved};
-use cloakroom::store::{
-    AtLimit, Commit, Committed, Fate, Loaded, Registry, Store, Swept, Traits, Upkeep,
-};
+use cloakroom::session::{CommitOutcome, OnLoadFailure};
 use cloakroom::{
     CookieConfig, Error, ErrorKind, MemoryStore, RecentAuth, Result, Session, SessionManager,
     SignIn, UserKey,
@@ -45,8 +46,8 @@ const PER_LINE: u64 = 100;
 #[derive(Debug, Default)]
 struct Trace {
     text: String,
-    keys: HashMap<SessionKey, usize>,
-    handles: HashMap<Handle, usize>,
+    keys: HashMap<SessionIdHash, usize>,
+    public_ids: HashMap<PublicId, usize>,
     cookies: HashMap<String, usize>,
 }
 
@@ -61,16 +62,16 @@ impl Trace {
         self.text.push('\n');
     }
 
-    fn key(&mut self, key: &SessionKey) -> String {
-        format!("k{}", number(&mut self.keys, *key))
+    fn id_hash(&mut self, id_hash: &SessionIdHash) -> String {
+        format!("k{}", number(&mut self.keys, *id_hash))
     }
 
-    fn handle(&mut self, handle: Option<&Handle>) -> String {
-        handle.map_or_else(|| "-".into(), |it| format!("h{}", number(&mut self.handles, *it)))
+    fn public_id(&mut self, public_id: Option<&PublicId>) -> String {
+        public_id.map_or_else(|| "-".into(), |it| format!("h{}", number(&mut self.public_ids, *it)))
     }
 
     fn record(&mut self, record: &Record) -> String {
-        let handle = self.handle(Some(&record.handle));
+        let public_id = self.public_id(Some(&record.public_id));
         let names: Vec<String> = record
             .data
             .iter()
@@ -80,7 +81,7 @@ impl Trace {
             })
             .collect();
         format!(
-            "{handle} r{} user {:?} seen {} auth {:?} level {} kept {} {names:?}",
+            "{public_id} r{} user {:?} seen {} auth {:?} level {} kept {} {names:?}",
             record.revision,
             record.user.as_ref().map(UserKey::as_str),
             record.seen.since(NOW).as_secs(),
@@ -159,66 +160,67 @@ fn delta_text(delta: &Delta) -> String {
 
 fn loaded_text(trace: &mut Trace, loaded: &Result<Loaded>) -> String {
     match loaded {
-        Ok(Loaded::Live { record, key }) => {
-            format!("live {} {}", trace.key(key), trace.record(record))
+        Ok(Loaded::Live { record, id_hash }) => {
+            format!("live {} {}", trace.id_hash(id_hash), trace.record(record))
         }
-        Ok(Loaded::Replaced { id, record, key }) => {
-            let (of, record) = (trace.key(&id.key), trace.record(record));
-            format!("replaced {of} by {} {record}", trace.key(key))
+        Ok(Loaded::Replaced { id, record, id_hash }) => {
+            let (of, record) = (trace.id_hash(&id.id_hash), trace.record(record));
+            format!("replaced {of} by {} {record}", trace.id_hash(id_hash))
         }
-        Ok(Loaded::Absent) => "absent".into(),
+        Ok(Loaded::NotFound) => "absent".into(),
         Ok(_) => "other".into(),
         Err(error) => format!("{:?}", error.kind()),
     }
 }
 
 fn commit_text(trace: &mut Trace, commit: &Commit<'_>) -> String {
-    let fate = match commit.fate {
-        Fate::Create(birth) => format!("create kept {}", birth.persistent),
-        Fate::Merge => "merge".into(),
-        Fate::Renew { to, grace_until, .. } => {
+    let action = match commit.action {
+        Action::Create(new_session) => format!("create kept {}", new_session.persistent),
+        Action::Merge => "merge".into(),
+        Action::Renew { to, grace_until, .. } => {
             let grace = grace_until.map(|until| until.since(NOW).as_secs());
-            format!("renew to {} grace {grace:?}", trace.key(to))
+            format!("renew to {} grace {grace:?}", trace.id_hash(to))
         }
-        Fate::SignIn { to, user, birth, join_salt } => format!(
+        Action::SignIn { to, user, new_session, join_salt } => format!(
             "sign in {} to {} kept {} joins {}",
             user.as_str(),
-            trace.key(to),
-            birth.persistent,
+            trace.id_hash(to),
+            new_session.persistent,
             join_salt.is_some()
         ),
-        Fate::Delete => "delete".into(),
+        Action::Delete => "delete".into(),
         _ => "other".into(),
     };
     format!(
-        "commit {} {fate}, {}, if {:?} touch {:?} limit {}",
-        trace.key(commit.key),
+        "commit {} {action}, {}, if {:?} touch {:?} limit {}",
+        trace.id_hash(commit.id_hash),
         delta_text(commit.delta),
         commit.if_revision,
         commit.touch.map(|touch| touch.seen.since(NOW).as_secs()),
-        commit.admit.is_some(),
+        commit.session_limit.is_some(),
     )
 }
 
 fn committed_text(trace: &mut Trace, committed: &Result<Committed>) -> String {
     match committed {
-        Ok(Committed::Done { record, key, ended }) => {
-            let mut ended: Vec<String> = ended.iter().map(|key| trace.key(key)).collect();
+        Ok(Committed::Done { record, id_hash, ended }) => {
+            let mut ended: Vec<String> =
+                ended.iter().map(|id_hash| trace.id_hash(id_hash)).collect();
             ended.sort();
-            format!("done {} {} ended {ended:?}", trace.key(key), trace.record(record))
+            format!("done {} {} ended {ended:?}", trace.id_hash(id_hash), trace.record(record))
         }
-        Ok(Committed::Unchanged { record, key }) => {
-            format!("unchanged {} {}", trace.key(key), trace.record(record))
+        Ok(Committed::Unchanged { record, id_hash }) => {
+            format!("unchanged {} {}", trace.id_hash(id_hash), trace.record(record))
         }
-        Ok(Committed::Deleted { key }) => format!("deleted {}", trace.key(key)),
-        Ok(Committed::Stale { record, key }) => {
-            format!("stale {} {}", trace.key(key), trace.record(record))
+        Ok(Committed::Deleted { id_hash }) => format!("deleted {}", trace.id_hash(id_hash)),
+        Ok(Committed::RevisionMismatch { record, id_hash }) => {
+            format!("stale {} {}", trace.id_hash(id_hash), trace.record(record))
         }
-        Ok(Committed::Replaced { id, key, .. }) => {
-            format!("replaced {} by {}", trace.key(&id.key), trace.key(key))
+        Ok(Committed::Replaced { id, id_hash, .. }) => {
+            format!("replaced {} by {}", trace.id_hash(&id.id_hash), trace.id_hash(id_hash))
         }
-        Ok(Committed::Gone) => "gone".into(),
-        Ok(Committed::Full) => "full".into(),
+        Ok(Committed::NotFound) => "gone".into(),
+        Ok(Committed::LimitReached) => "full".into(),
         Ok(_) => "other".into(),
         Err(error) => format!("{:?}", error.kind()),
     }
@@ -226,48 +228,50 @@ fn committed_text(trace: &mut Trace, committed: &Result<Committed>) -> String {
 
 #[deny(clippy::missing_trait_methods)]
 impl Store for Traced {
-    fn load(&self, key: &SessionKey, now: Timestamp) -> Result<Loaded> {
-        let loaded = self.call(true, || self.inner.load(key, now));
-        self.write(|trace| format!("load {}: {}", trace.key(key), loaded_text(trace, &loaded)));
+    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
+        let loaded = self.call(true, || self.inner.load(id_hash, now));
+        self.write(|trace| {
+            format!("load {}: {}", trace.id_hash(id_hash), loaded_text(trace, &loaded))
+        });
         loaded
     }
 
-    fn try_load(&self, key: &SessionKey, now: Timestamp) -> Option<Loaded> {
-        self.inner.try_load(key, now)
+    fn try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Loaded> {
+        self.inner.try_load(id_hash, now)
     }
 
     fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
         self.write(|trace| commit_text(trace, commit));
         // Who is about to end something is waited for.
-        let may_interrupt = !matches!(commit.fate, Fate::Delete);
+        let may_interrupt = !matches!(commit.action, Action::Delete);
         let committed = self.call(may_interrupt, || self.inner.commit(commit));
         self.write(|trace| format!("  {}", committed_text(trace, &committed)));
         committed
     }
 
-    fn touch(&self, batch: &[(SessionKey, Touch)], now: Timestamp) -> Result<()> {
+    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
         let touched = self.call(true, || self.inner.touch(batch, now));
-        for (key, touch) in batch {
+        for (id_hash, touch) in batch {
             let (seen, done) = (touch.seen.since(NOW).as_secs(), touched.is_ok());
-            self.write(|trace| format!("touch {} {seen}: {done}", trace.key(key)));
+            self.write(|trace| format!("touch {} {seen}: {done}", trace.id_hash(id_hash)));
         }
         touched
     }
 
-    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<Swept> {
+    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {
         self.inner.sweep(now, limit)
     }
 
-    fn registry(&self) -> Option<&dyn Registry> {
-        self.inner.registry()
+    fn index(&self) -> Option<&dyn SessionIndex> {
+        self.inner.index()
     }
 
-    fn upkeep(&self) -> Option<&dyn Upkeep> {
-        self.inner.upkeep()
+    fn maintenance(&self) -> Option<&dyn Maintenance> {
+        self.inner.maintenance()
     }
 
-    fn traits(&self) -> Traits {
-        self.inner.traits()
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
     }
 }
 
@@ -278,25 +282,29 @@ impl Sink for TracedEvents {
     fn record(&self, event: &Event<'_>) {
         let mut trace = self.0.lock().unwrap();
         let text = match event {
-            Event::Created { handle } => format!("created {}", trace.handle(Some(handle))),
-            Event::Renewed { handle } => format!("renewed {}", trace.handle(Some(handle))),
-            Event::SignedIn { handle, user } => {
-                format!("signed in {} {}", trace.handle(Some(handle)), user.as_str())
+            Event::Created { public_id } => format!("created {}", trace.public_id(Some(public_id))),
+            Event::Renewed { public_id } => format!("renewed {}", trace.public_id(Some(public_id))),
+            Event::SignedIn { public_id, user } => {
+                format!("signed in {} {}", trace.public_id(Some(public_id)), user.as_str())
             }
-            Event::Refused { user } => format!("refused {}", user.as_str()),
-            Event::Destroyed => "signed out".into(),
+            Event::SignInRefused { user } => format!("refused {}", user.as_str()),
+            Event::SignedOut => "signed out".into(),
             Event::Revoked { sessions } => format!("revoked {sessions}"),
-            Event::Discarded { handle } => format!("discarded {}", trace.handle(*handle)),
-            Event::Dropped { handle } => format!("dropped {}", trace.handle(*handle)),
-            Event::ReplacedIdUsed { handle, .. } => {
-                format!("replaced id {}", trace.handle(Some(handle)))
+            Event::ChangesDiscarded { public_id } => {
+                format!("discarded {}", trace.public_id(*public_id))
             }
-            Event::Malformed { .. } => "malformed".into(),
-            Event::Unknown { .. } => "unknown".into(),
-            Event::Guessing { count, .. } => format!("guessing {count}"),
+            Event::Dropped { public_id } => format!("dropped {}", trace.public_id(*public_id)),
+            Event::ReplacedIdUsed { public_id, .. } => {
+                format!("replaced id {}", trace.public_id(Some(public_id)))
+            }
+            Event::MalformedId { .. } => "malformed".into(),
+            Event::UnknownId { .. } => "unknown".into(),
+            Event::IdGuessing { count, .. } => format!("guessing {count}"),
             Event::TouchFailed { error } => format!("touch failed {:?}", error.kind()),
-            Event::ReadAsEmpty { error } => format!("anonymous {:?}", error.kind()),
-            Event::WrongType { handle, .. } => format!("wrong type {}", trace.handle(*handle)),
+            Event::TreatedAsAnonymous { error } => format!("anonymous {:?}", error.kind()),
+            Event::WrongType { public_id, .. } => {
+                format!("wrong type {}", trace.public_id(*public_id))
+            }
             _ => "other".into(),
         };
         trace.line(&format!("    ! {text}"));
@@ -312,7 +320,7 @@ struct Site {
     /// All that were ever sent, the latest last.
     cookies: Mutex<Vec<String>>,
     tokens: Mutex<Vec<String>>,
-    handles: Mutex<Vec<Handle>>,
+    public_ids: Mutex<Vec<PublicId>>,
 }
 
 /// One of the two requests.
@@ -342,7 +350,7 @@ enum Op {
     SignIn,
     SignInAsAnother,
     User,
-    Handle,
+    PublicId,
     RecentAuth,
     SetPersistent,
     Renew,
@@ -376,7 +384,7 @@ const OPS: &[(Op, usize)] = &[
     (Op::SignIn, 6),
     (Op::SignInAsAnother, 3),
     (Op::User, 3),
-    (Op::Handle, 1),
+    (Op::PublicId, 1),
     (Op::RecentAuth, 1),
     (Op::SetPersistent, 2),
     (Op::Renew, 5),
@@ -426,7 +434,7 @@ impl Site {
             builder = builder.renewal_grace(Duration::from_secs(10));
         }
         if dice.chance(20) {
-            builder = builder.on_load_failure(OnLoadFailure::ReadAsEmpty);
+            builder = builder.on_load_failure(OnLoadFailure::TreatAsAnonymous);
         }
         if dice.chance(20) {
             builder = builder.keep_on_server_error(true);
@@ -454,7 +462,7 @@ impl Site {
             plan,
             cookies: Mutex::default(),
             tokens: Mutex::default(),
-            handles: Mutex::default(),
+            public_ids: Mutex::default(),
         }
     }
 
@@ -509,7 +517,7 @@ impl Site {
         let _ = write!(
             text,
             "vary {:?} discarded {} no-store {} clear {}",
-            headers.depends_on, headers.discarded, headers.no_store, headers.clear_site_data
+            headers.vary_on, headers.discarded, headers.no_store, headers.clear_site_data
         );
         text
     }
@@ -519,7 +527,7 @@ impl Site {
         match self.sessions.close(&request.session, outcome) {
             Ok(headers) => self.headers(&headers),
             Err(error) => {
-                let headers = self.sessions.headers_after_failure(&request.session);
+                let headers = self.sessions.headers_on_error(&request.session);
                 format!("{:?}, {}", error.kind(), self.headers(&headers))
             }
         }
@@ -573,26 +581,28 @@ impl Site {
                 said(session.sign_in(user("bob")), |it| any(&(it == SignIn::Done)))
             }
             Op::User => said(session.user(), |it| any(&it.as_ref().map(UserKey::as_str))),
-            Op::Handle => said(session.handle(), |handle| {
-                self.handles.lock().unwrap().extend(handle);
-                self.trace.lock().unwrap().handle(handle.as_ref())
+            Op::PublicId => said(session.public_id(), |public_id| {
+                self.public_ids.lock().unwrap().extend(public_id);
+                self.trace.lock().unwrap().public_id(public_id.as_ref())
             }),
             Op::RecentAuth => {
                 let age = Duration::from_secs(300);
                 said(session.require_recent_auth(age), |it| any(&(it == RecentAuth::Recent)))
             }
-            Op::SetPersistent => said(session.set_persistent(roll.is_multiple_of(2)), |it| any(&it)),
+            Op::SetPersistent => {
+                said(session.set_persistent(roll.is_multiple_of(2)), |it| any(&it))
+            }
             Op::Renew => said(session.renew(), |it| any(&it)),
             Op::Destroy => said(session.destroy(), |it| any(&it)),
             Op::Ignore => said(session.ignore(), |it| any(&it)),
-            Op::Commit => said(session.commit(), |it| any(&(it == Saved::Kept))),
+            Op::Commit => said(session.commit(), |it| any(&(it == CommitOutcome::Stored))),
             Op::IsChanged => any(&session.is_changed()),
             Op::RevokeAll => said(self.sessions.revoke_all(&user("ada")), |it| any(&it)),
             Op::RevokeOne => {
-                let handle = self.handles.lock().unwrap().last().copied();
-                match handle {
-                    Some(handle) => {
-                        said(self.sessions.revoke(&user("ada"), &handle), |it| any(&it))
+                let public_id = self.public_ids.lock().unwrap().last().copied();
+                match public_id {
+                    Some(public_id) => {
+                        said(self.sessions.revoke(&user("ada"), &public_id), |it| any(&it))
                     }
                     None => "no handle".into(),
                 }

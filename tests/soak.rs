@@ -135,7 +135,7 @@ fn memory_of(process: &Kept) -> u64 {
 
 /// What is watched while the service is loaded.
 #[derive(Clone, Copy, Debug, Default)]
-struct Sizes {
+struct DataSizes {
     memory: u64,
     file: u64,
     log: u64,
@@ -144,8 +144,8 @@ struct Sizes {
 }
 
 /// The highest of each until a moment; of the expired ones, their sum.
-fn watch(until: Instant, process: &Kept, folder: &Folder, other: &Connection) -> Sizes {
-    let mut most = Sizes::default();
+fn watch(until: Instant, process: &Kept, folder: &Folder, other: &Connection) -> DataSizes {
+    let mut most = DataSizes::default();
     let size = |name: &str| fs::metadata(folder.path(name)).map_or(0, |file| file.len());
     while Instant::now() < until {
         most.expired += leave_expired(other);
@@ -186,16 +186,16 @@ fn soak(framework: &str, seconds: u64) {
         took = clients.into_iter().flat_map(|client| client.join().unwrap()).collect();
     });
     took.sort();
-    let share = |percent: usize| took[(took.len() - 1) * percent / 100];
+    let shard = |percent: usize| took[(took.len() - 1) * percent / 100];
     let last = sizes[3];
     let expired: u64 = sizes.iter().map(|sizes| sizes.expired).sum();
     println!(
         "{framework}: {} requests in {seconds} s, 0 failed, {expired} expired ones swept; median {:?}, p99 {:?}, longest {:?}; \
          memory {} MiB, file {} MiB, log {} MiB at most",
         took.len(),
-        share(50),
-        share(99),
-        share(100),
+        shard(50),
+        shard(99),
+        shard(100),
         last.memory / MIB,
         last.file / MIB,
         sizes.iter().map(|sizes| sizes.log).max().unwrap() / MIB,

@@ -5,7 +5,7 @@ mod common;
 use std::sync::Arc;
 
 use cloakroom::conformance::check;
-use cloakroom::store::cached::CachedStore;
+use cloakroom::stores::cached::CachedStore;
 use cloakroom::{MemoryStore, SqliteStore};
 use common::Folder;
 use common::memcached::shared;
@@ -49,13 +49,13 @@ stores! {
 #[test]
 fn sqlite_behind_memory_keeps_the_laws() {
     let folder = Folder::in_memory();
-    let truth = || SqliteStore::open(folder.fresh()).unwrap();
-    check(|| CachedStore::new(MemoryStore::new(), truth())).unwrap();
+    let backing = || SqliteStore::open(folder.fresh()).unwrap();
+    check(|| CachedStore::new(MemoryStore::new(), backing())).unwrap();
 }
 
 #[test]
 fn sqlite_behind_memcached_keeps_the_laws() {
     let folder = Folder::in_memory();
-    let truth = || SqliteStore::open(folder.fresh()).unwrap();
-    check(|| CachedStore::new(shared().store(), truth())).unwrap();
+    let backing = || SqliteStore::open(folder.fresh()).unwrap();
+    check(|| CachedStore::new(shared().store(), backing())).unwrap();
 }

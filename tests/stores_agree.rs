@@ -8,16 +8,17 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use cloakroom::backend::{
+    Action, AtLimit, Capabilities, Commit, Committed, Loaded, Maintenance, SessionFilter,
+    SessionIndex, SessionLimit, Store, SweepReport,
+};
 use cloakroom::clock::Timestamp;
 use cloakroom::data::Value;
 use cloakroom::delta::Delta;
-use cloakroom::id::{JoinSalt, Realm, SessionKey, UserKey};
+use cloakroom::id::{JoinSalt, Realm, SessionIdHash, UserKey};
 use cloakroom::lifetime::Lifetime;
-use cloakroom::record::{Birth, Touch};
-use cloakroom::store::cached::CachedStore;
-use cloakroom::store::{
-    Admit, AtLimit, Commit, Committed, Fate, Loaded, Registry, Store, Swept, Traits, Upkeep, Which,
-};
+use cloakroom::record::{NewSession, Touch};
+use cloakroom::stores::cached::CachedStore;
 use cloakroom::{MemoryStore, Result, SqliteStore};
 
 use common::Folder;
@@ -48,36 +49,38 @@ impl<S: Store> Two<S> {
 }
 
 impl<S: Store> Store for Two<S> {
-    fn load(&self, key: &SessionKey, now: Timestamp) -> Result<Loaded> {
-        self.next().load(key, now)
+    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
+        self.next().load(id_hash, now)
     }
-    fn try_load(&self, key: &SessionKey, now: Timestamp) -> Option<Loaded> {
-        self.next().try_load(key, now)
+    fn try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Loaded> {
+        self.next().try_load(id_hash, now)
     }
     fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
         self.next().commit(commit)
     }
-    fn touch(&self, batch: &[(SessionKey, Touch)], now: Timestamp) -> Result<()> {
+    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
         self.next().touch(batch, now)
     }
-    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<Swept> {
+    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {
         self.next().sweep(now, limit)
     }
-    fn registry(&self) -> Option<&dyn Registry> {
-        self.next().registry()
+    fn index(&self) -> Option<&dyn SessionIndex> {
+        self.next().index()
     }
-    fn upkeep(&self) -> Option<&dyn Upkeep> {
+    fn maintenance(&self) -> Option<&dyn Maintenance> {
         None
     }
-    fn traits(&self) -> Traits {
-        self.0.traits()
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
     }
 }
 
-fn load(store: &dyn Store, key: &SessionKey, now: Timestamp) -> String {
-    match store.load(key, now).unwrap() {
-        Loaded::Replaced { id, record, key } => format!("{id:?} {record:?} {:?}", key.as_bytes()),
-        Loaded::Live { record, key } => format!("{record:?} {:?}", key.as_bytes()),
+fn load(store: &dyn Store, id_hash: &SessionIdHash, now: Timestamp) -> String {
+    match store.load(id_hash, now).unwrap() {
+        Loaded::Replaced { id, record, id_hash } => {
+            format!("{id:?} {record:?} {:?}", id_hash.as_bytes())
+        }
+        Loaded::Live { record, id_hash } => format!("{record:?} {:?}", id_hash.as_bytes()),
         other => format!("{other:?}"),
     }
 }
@@ -85,7 +88,7 @@ fn load(store: &dyn Store, key: &SessionKey, now: Timestamp) -> String {
 fn run(stores: &[(&str, Box<dyn Store>)], seed: u64, limits: bool) {
     let mut rng = Rng(seed * 2 + 1);
     let mut now = Timestamp::from_millis(1_700_000_000_000);
-    let mut keys: Vec<SessionKey> = Vec::new();
+    let mut keys: Vec<SessionIdHash> = Vec::new();
     let mut fresh = {
         let mut n = 0_u64;
         move || {
@@ -95,7 +98,7 @@ fn run(stores: &[(&str, Box<dyn Store>)], seed: u64, limits: bool) {
             bytes[8..16].copy_from_slice(&seed.to_be_bytes());
             bytes[16] = 77;
             bytes[17..21].copy_from_slice(&std::process::id().to_be_bytes());
-            SessionKey::from_bytes(bytes)
+            SessionIdHash::from_bytes(bytes)
         }
     };
     let users = ["ada", "bob"].map(|name| UserKey::new(name).unwrap());
@@ -105,7 +108,7 @@ fn run(stores: &[(&str, Box<dyn Store>)], seed: u64, limits: bool) {
         let jumps = [0, 0, 0, 1, 500, 5_000, 10_001, 61_000, 300_000, 600_001];
         now = now + Duration::from_millis(jumps[rng.next(10) as usize]);
         let recent = keys.len().saturating_sub(14);
-        let key = match keys.len() {
+        let id_hash = match keys.len() {
             0 => fresh(),
             len => keys[recent + rng.next((len - recent) as u64) as usize],
         };
@@ -115,8 +118,8 @@ fn run(stores: &[(&str, Box<dyn Store>)], seed: u64, limits: bool) {
         } else {
             Lifetime::default()
         };
-        let mut birth = Birth::new(lifetime.starting(now)).unwrap();
-        birth.auth_level = rng.next(3) as u16;
+        let mut new_session = NewSession::new(lifetime.starting(now)).unwrap();
+        new_session.auth_level = rng.next(3) as u16;
         let mut delta = Delta::new();
         match rng.next(4) {
             0 => {}
@@ -128,30 +131,30 @@ fn run(stores: &[(&str, Box<dyn Store>)], seed: u64, limits: bool) {
         let grace = [None, None, Some(2_000), Some(60_000)][rng.next(4) as usize];
         let grace_until = grace.map(|millis| now + Duration::from_millis(millis));
         let (created, op);
-        let fate = match rng.next(12) {
+        let action = match rng.next(12) {
             0 | 1 => {
                 created = fresh();
                 op = "create";
-                Fate::Create(&birth)
+                Action::Create(&new_session)
             }
             2 | 3 => {
-                (created, op) = (key, "merge");
-                Fate::Merge
+                (created, op) = (id_hash, "merge");
+                Action::Merge
             }
             4..=7 => {
-                (created, op) = (key, "renew");
-                Fate::Renew { to: &to, realm: &realm, grace_until }
+                (created, op) = (id_hash, "renew");
+                Action::Renew { to: &to, realm: &realm, grace_until }
             }
             8..=10 => {
-                (created, op) = (key, "sign in");
-                Fate::SignIn { to: &to, user, birth: &birth, join_salt: salt }
+                (created, op) = (id_hash, "sign in");
+                Action::SignIn { to: &to, user, new_session: &new_session, join_salt: salt }
             }
             _ => {
-                (created, op) = (key, "delete");
-                Fate::Delete
+                (created, op) = (id_hash, "delete");
+                Action::Delete
             }
         };
-        let mut commit = Commit::new(&created, fate, &delta, now);
+        let mut commit = Commit::new(&created, action, &delta, now);
         commit.opened = Timestamp::from_millis(now.as_millis() - rng.next(20_000) as i64);
         if rng.next(3) == 0 {
             commit.touch = Some(Touch::at(now));
@@ -162,7 +165,7 @@ fn run(stores: &[(&str, Box<dyn Store>)], seed: u64, limits: bool) {
         if limits && rng.next(2) == 0 {
             let at = [AtLimit::Refuse, AtLimit::EndOldest, AtLimit::EndOthers];
             let limit = NonZeroU32::new(1 + rng.next(3) as u32).unwrap();
-            commit.admit = Some(Admit::new(limit, at[rng.next(3) as usize]));
+            commit.session_limit = Some(SessionLimit::new(limit, at[rng.next(3) as usize]));
         }
         log.push(format!(
             "{step}: {op} {:?} -> {:?} {user:?} {salt:?} {grace_until:?}",
@@ -176,22 +179,23 @@ fn run(stores: &[(&str, Box<dyn Store>)], seed: u64, limits: bool) {
         keys.push(created);
         keys.push(to);
         let recent = keys.len().saturating_sub(30);
-        for key in &keys[recent..] {
-            let first = load(&*stores[0].1, key, now);
+        for id_hash in &keys[recent..] {
+            let first = load(&*stores[0].1, id_hash, now);
             for (name, store) in &stores[1..] {
-                let found = load(&**store, key, now);
-                assert_eq!(found, first, "seed {seed}, {name}, {key:?}\n{}", log.join("\n"));
+                let found = load(&**store, id_hash, now);
+                assert_eq!(found, first, "seed {seed}, {name}, {id_hash:?}\n{}", log.join("\n"));
             }
         }
         if rng.next(6) == 0 {
-            let touched: Vec<_> = keys[recent..].iter().map(|key| (*key, Touch::at(now))).collect();
+            let touched: Vec<_> =
+                keys[recent..].iter().map(|id_hash| (*id_hash, Touch::at(now))).collect();
             for (_, store) in stores {
                 store.touch(&touched, now).unwrap();
             }
         }
-        if rng.next(50) == 0 && stores.iter().all(|(_, store)| store.registry().is_some()) {
+        if rng.next(50) == 0 && stores.iter().all(|(_, store)| store.index().is_some()) {
             for (_, store) in stores {
-                store.registry().unwrap().revoke(&Which::User(user), None, now).unwrap();
+                store.index().unwrap().revoke(&SessionFilter::User(user), None, now).unwrap();
             }
         }
         if rng.next(40) == 0 {

@@ -110,7 +110,7 @@ fn migrations_are_numbered_without_gaps_and_all_are_embedded() {
         return;
     }
     let sources: String =
-        rust_files("src/store/sqlite").into_iter().map(|file| file.text).collect();
+        rust_files("src/stores/sqlite").into_iter().map(|file| file.text).collect();
     let mut wrong = Vec::new();
     let mut numbers = Vec::new();
     for path in files(&folder) {
@@ -121,7 +121,7 @@ fn migrations_are_numbered_without_gaps_and_all_are_embedded() {
         }
         let include = format!("include_str!(\"../../../migrations/sqlite/{name}\")");
         if !sources.contains(&include) {
-            wrong.push(format!("{name} is not embedded: no {include} in src/store/sqlite/"));
+            wrong.push(format!("{name} is not embedded: no {include} in src/stores/sqlite/"));
         }
     }
     assert_none(&wrong);
@@ -259,7 +259,7 @@ fn rust_files(folder: &str) -> Vec<Source> {
         .collect()
 }
 
-/// `src/store/memory/mod.rs` holds the module `store`, `memory`.
+/// `src/stores/memory/mod.rs` holds the module `store`, `memory`.
 fn module_path(file: &str) -> Vec<&str> {
     let inner = file.trim_start_matches("src/").trim_end_matches(".rs");
     inner.trim_end_matches("/mod").split('/').collect()

@@ -6,9 +6,9 @@ mod common;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 
+use cloakroom::backend::Store;
 use cloakroom::http::Outcome;
-use cloakroom::store::Store;
-use cloakroom::store::cached::CachedStore;
+use cloakroom::stores::cached::CachedStore;
 use cloakroom::{ErrorKind, MemoryStore, Session, SessionManager, SqliteStore};
 use common::Folder;
 use common::in_process::{Browser, get};

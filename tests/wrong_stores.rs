@@ -5,14 +5,15 @@ use std::num::NonZeroUsize;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
+use cloakroom::backend::{
+    Action, Capabilities, Commit, Committed, Loaded, Maintenance, Page, SessionFilter,
+    SessionIndex, Store, SweepReport,
+};
 use cloakroom::clock::Timestamp;
 use cloakroom::conformance::{Failures, check};
 use cloakroom::delta::Delta;
-use cloakroom::id::{Handle, Realm, SessionKey};
-use cloakroom::record::{Birth, Record, Stats, Summary, Touch};
-use cloakroom::store::{
-    Commit, Committed, Fate, Loaded, Page, Registry, Store, Swept, Traits, Upkeep, Which,
-};
+use cloakroom::id::{PublicId, Realm, SessionIdHash};
+use cloakroom::record::{NewSession, Record, Stats, Summary, Touch};
 use cloakroom::{Lifetime, MemoryStore, Result};
 
 /// A right store, of which a fault replaces some calls.
@@ -23,11 +24,11 @@ struct Wrong<F> {
 }
 
 trait Fault: std::fmt::Debug + Default + Send + Sync + Sized + 'static {
-    fn load(&self, right: &MemoryStore, key: &SessionKey, now: Timestamp) -> Result<Loaded> {
-        right.load(key, now)
+    fn load(&self, right: &MemoryStore, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
+        right.load(id_hash, now)
     }
 
-    fn try_load(&self, _: &MemoryStore, _: &SessionKey, _: Timestamp) -> Option<Loaded> {
+    fn try_load(&self, _: &MemoryStore, _: &SessionIdHash, _: Timestamp) -> Option<Loaded> {
         None
     }
 
@@ -38,52 +39,57 @@ trait Fault: std::fmt::Debug + Default + Send + Sync + Sized + 'static {
     fn touch(
         &self,
         right: &MemoryStore,
-        batch: &[(SessionKey, Touch)],
+        batch: &[(SessionIdHash, Touch)],
         now: Timestamp,
     ) -> Result<()> {
         right.touch(batch, now)
     }
 
-    fn sweep(&self, right: &MemoryStore, now: Timestamp, limit: NonZeroUsize) -> Result<Swept> {
+    fn sweep(
+        &self,
+        right: &MemoryStore,
+        now: Timestamp,
+        limit: NonZeroUsize,
+    ) -> Result<SweepReport> {
         right.sweep(now, limit)
     }
 
-    fn registry(wrong: &Wrong<Self>) -> &dyn Registry {
+    fn index(wrong: &Wrong<Self>) -> &dyn SessionIndex {
         &wrong.right
     }
 }
 
 impl<F: Fault> Store for Wrong<F> {
-    fn load(&self, key: &SessionKey, now: Timestamp) -> Result<Loaded> {
-        self.fault.load(&self.right, key, now)
+    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
+        self.fault.load(&self.right, id_hash, now)
     }
 
-    fn try_load(&self, key: &SessionKey, now: Timestamp) -> Option<Loaded> {
-        self.fault.try_load(&self.right, key, now)
+    fn try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Loaded> {
+        self.fault.try_load(&self.right, id_hash, now)
     }
 
     fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
         self.fault.commit(&self.right, commit)
     }
 
-    fn touch(&self, batch: &[(SessionKey, Touch)], now: Timestamp) -> Result<()> {
+    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
         self.fault.touch(&self.right, batch, now)
     }
 
-    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<Swept> {
+    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {
         self.fault.sweep(&self.right, now, limit)
     }
 
-    fn registry(&self) -> Option<&dyn Registry> {
-        Some(F::registry(self))
+    fn index(&self) -> Option<&dyn SessionIndex> {
+        Some(F::index(self))
     }
 
-    fn upkeep(&self) -> Option<&dyn Upkeep> {
-        self.right.upkeep()
+    fn maintenance(&self) -> Option<&dyn Maintenance> {
+        self.right.maintenance()
     }
 
-    fn traits(&self) -> Traits {
-        self.right.traits()
+    fn capabilities(&self) -> Capabilities {
+        self.right.capabilities()
     }
 }
 
@@ -103,12 +109,12 @@ struct Upsert;
 
 impl Fault for Upsert {
     fn commit(&self, right: &MemoryStore, commit: &Commit<'_>) -> Result<Committed> {
-        match (right.commit(commit)?, commit.fate) {
-            (Committed::Gone, Fate::Merge) => {
-                let birth = Birth::new(Lifetime::default().starting(commit.now))?;
+        match (right.commit(commit)?, commit.action) {
+            (Committed::NotFound, Action::Merge) => {
+                let new_session = NewSession::new(Lifetime::default().starting(commit.now))?;
                 right.commit(&Commit::new(
-                    commit.key,
-                    Fate::Create(&birth),
+                    commit.id_hash,
+                    Action::Create(&new_session),
                     commit.delta,
                     commit.now,
                 ))
@@ -135,14 +141,14 @@ struct DeleteThenCreate;
 
 impl Fault for DeleteThenCreate {
     fn commit(&self, right: &MemoryStore, commit: &Commit<'_>) -> Result<Committed> {
-        let Fate::Renew { to, .. } = commit.fate else { return right.commit(commit) };
-        let Loaded::Live { record, .. } = right.load(commit.key, commit.now)? else {
+        let Action::Renew { to, .. } = commit.action else { return right.commit(commit) };
+        let Loaded::Live { record, .. } = right.load(commit.id_hash, commit.now)? else {
             return right.commit(commit);
         };
-        let birth = Birth::new(Lifetime::default().starting(commit.now))?;
+        let new_session = NewSession::new(Lifetime::default().starting(commit.now))?;
         let delta = copy(&record).then(commit.delta.clone());
-        right.commit(&Commit::new(commit.key, Fate::Delete, &delta, commit.now))?;
-        right.commit(&Commit::new(to, Fate::Create(&birth), &delta, commit.now))
+        right.commit(&Commit::new(commit.id_hash, Action::Delete, &delta, commit.now))?;
+        right.commit(&Commit::new(to, Action::Create(&new_session), &delta, commit.now))
     }
 }
 
@@ -171,8 +177,8 @@ fn a_store_that_renews_by_beginning_another_session_breaks_law_6() {
 struct NoExpiryAtRead;
 
 impl Fault for NoExpiryAtRead {
-    fn load(&self, right: &MemoryStore, key: &SessionKey, _: Timestamp) -> Result<Loaded> {
-        right.load(key, Timestamp::default())
+    fn load(&self, right: &MemoryStore, id_hash: &SessionIdHash, _: Timestamp) -> Result<Loaded> {
+        right.load(id_hash, Timestamp::default())
     }
 }
 
@@ -186,15 +192,20 @@ fn a_store_that_leaves_expiry_to_the_sweep_breaks_law_7() {
 
 /// Knows without waiting what it has once read.
 #[derive(Debug, Default)]
-struct BelievesItsMemory(Mutex<HashMap<SessionKey, Record>>);
+struct BelievesItsMemory(Mutex<HashMap<SessionIdHash, Record>>);
 
 impl Fault for BelievesItsMemory {
-    fn try_load(&self, right: &MemoryStore, key: &SessionKey, now: Timestamp) -> Option<Loaded> {
+    fn try_load(
+        &self,
+        right: &MemoryStore,
+        id_hash: &SessionIdHash,
+        now: Timestamp,
+    ) -> Option<Loaded> {
         let mut known = self.0.lock().unwrap();
-        if let Ok(Loaded::Live { record, .. }) = right.load(key, now) {
-            known.entry(*key).or_insert(record);
+        if let Ok(Loaded::Live { record, .. }) = right.load(id_hash, now) {
+            known.entry(*id_hash).or_insert(record);
         }
-        known.get(key).map(|record| Loaded::Live { record: record.clone(), key: *key })
+        known.get(id_hash).map(|record| Loaded::Live { record: record.clone(), id_hash: *id_hash })
     }
 }
 
@@ -209,20 +220,20 @@ fn a_store_that_answers_at_once_what_was_true_once_breaks_the_laws() {
 /// Touches by writing back the session as it was read.
 #[derive(Debug, Default)]
 struct TouchWritesData {
-    read: Mutex<HashMap<SessionKey, Record>>,
+    read: Mutex<HashMap<SessionIdHash, Record>>,
 }
 
 impl TouchWritesData {
-    fn read(&self) -> MutexGuard<'_, HashMap<SessionKey, Record>> {
+    fn read(&self) -> MutexGuard<'_, HashMap<SessionIdHash, Record>> {
         self.read.lock().unwrap()
     }
 }
 
 impl Fault for TouchWritesData {
-    fn load(&self, right: &MemoryStore, key: &SessionKey, now: Timestamp) -> Result<Loaded> {
-        let loaded = right.load(key, now)?;
+    fn load(&self, right: &MemoryStore, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
+        let loaded = right.load(id_hash, now)?;
         if let Loaded::Live { record, .. } = &loaded {
-            self.read().insert(*key, record.clone());
+            self.read().insert(*id_hash, record.clone());
         }
         Ok(loaded)
     }
@@ -230,12 +241,12 @@ impl Fault for TouchWritesData {
     fn touch(
         &self,
         right: &MemoryStore,
-        batch: &[(SessionKey, Touch)],
+        batch: &[(SessionIdHash, Touch)],
         now: Timestamp,
     ) -> Result<()> {
-        for (key, _) in batch {
-            if let Some(record) = self.read().get(key) {
-                right.commit(&Commit::new(key, Fate::Merge, &copy(record), now))?;
+        for (id_hash, _) in batch {
+            if let Some(record) = self.read().get(id_hash) {
+                right.commit(&Commit::new(id_hash, Action::Merge, &copy(record), now))?;
             }
         }
         right.touch(batch, now)
@@ -254,17 +265,17 @@ fn a_store_that_touches_by_writing_the_session_breaks_law_8() {
 struct UsersByPrefix;
 
 impl Fault for UsersByPrefix {
-    fn registry(wrong: &Wrong<Self>) -> &dyn Registry {
+    fn index(wrong: &Wrong<Self>) -> &dyn SessionIndex {
         wrong
     }
 }
 
 impl Wrong<UsersByPrefix> {
-    fn matching(&self, which: &Which<'_>, now: Timestamp) -> Result<Vec<Summary>> {
-        let Which::User(user) = which else {
+    fn matching(&self, which: &SessionFilter<'_>, now: Timestamp) -> Result<Vec<Summary>> {
+        let SessionFilter::User(user) = which else {
             return self.right.list(which, Page::first(NonZeroUsize::MAX), now);
         };
-        let mut all = self.right.list(&Which::All, Page::first(NonZeroUsize::MAX), now)?;
+        let mut all = self.right.list(&SessionFilter::All, Page::first(NonZeroUsize::MAX), now)?;
         all.retain(|summary| {
             summary.user.as_ref().is_some_and(|other| other.as_str().starts_with(user.as_str()))
         });
@@ -272,8 +283,8 @@ impl Wrong<UsersByPrefix> {
     }
 }
 
-impl Registry for Wrong<UsersByPrefix> {
-    fn list(&self, which: &Which<'_>, page: Page, now: Timestamp) -> Result<Vec<Summary>> {
+impl SessionIndex for Wrong<UsersByPrefix> {
+    fn list(&self, which: &SessionFilter<'_>, page: Page, now: Timestamp) -> Result<Vec<Summary>> {
         let mut matching = self.matching(which, now)?;
         matching.retain(|summary| page.after.is_none_or(|after| summary.cursor < after));
         matching.truncate(page.limit.get());
@@ -282,13 +293,17 @@ impl Registry for Wrong<UsersByPrefix> {
 
     fn revoke(
         &self,
-        which: &Which<'_>,
-        except: Option<&Handle>,
+        which: &SessionFilter<'_>,
+        except: Option<&PublicId>,
         now: Timestamp,
-    ) -> Result<Vec<SessionKey>> {
+    ) -> Result<Vec<SessionIdHash>> {
         let mut keys = Vec::new();
         for summary in self.matching(which, now)? {
-            keys.extend(self.right.revoke(&Which::Handle(&summary.handle), except, now)?);
+            keys.extend(self.right.revoke(
+                &SessionFilter::PublicId(&summary.public_id),
+                except,
+                now,
+            )?);
         }
         Ok(keys)
     }
@@ -318,9 +333,9 @@ fn a_store_that_matches_users_by_prefix_ends_the_wrong_sessions() {
 struct ForgetsReplacedKeys;
 
 impl Fault for ForgetsReplacedKeys {
-    fn load(&self, right: &MemoryStore, key: &SessionKey, now: Timestamp) -> Result<Loaded> {
-        Ok(match right.load(key, now)? {
-            Loaded::Replaced { .. } => Loaded::Absent,
+    fn load(&self, right: &MemoryStore, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
+        Ok(match right.load(id_hash, now)? {
+            Loaded::Replaced { .. } => Loaded::NotFound,
             found => found,
         })
     }
@@ -343,7 +358,7 @@ struct Panics;
 impl Fault for Panics {
     fn commit(&self, right: &MemoryStore, commit: &Commit<'_>) -> Result<Committed> {
         match right.commit(commit)? {
-            Committed::Gone => panic!("no such row"),
+            Committed::NotFound => panic!("no such row"),
             answer => Ok(answer),
         }
     }
@@ -361,8 +376,13 @@ fn a_panic_is_a_failure_like_any_other_and_the_checks_go_on() {
 struct OverstatesItsHold;
 
 impl Fault for OverstatesItsHold {
-    fn sweep(&self, right: &MemoryStore, now: Timestamp, limit: NonZeroUsize) -> Result<Swept> {
-        Ok(Swept::new(right.sweep(now, limit)?.removed, Duration::MAX))
+    fn sweep(
+        &self,
+        right: &MemoryStore,
+        now: Timestamp,
+        limit: NonZeroUsize,
+    ) -> Result<SweepReport> {
+        Ok(SweepReport::new(right.sweep(now, limit)?.removed, Duration::MAX))
     }
 }
 

@@ -9,7 +9,7 @@ use cloakroom::data::{Data, Value};
 use cloakroom::delta::Delta;
 use cloakroom::http::Outcome;
 use cloakroom::id::{Realm, SessionId};
-use cloakroom::record::{Birth, Record};
+use cloakroom::record::{NewSession, Record};
 use cloakroom::{Lifetime, MemoryStore, SessionManager};
 use divan::{Bencher, black_box};
 use workload::{Random, session_json};
@@ -33,7 +33,7 @@ fn parse_an_id(bencher: Bencher) {
 #[divan::bench]
 fn hash_an_id(bencher: Bencher) {
     let id = generate_an_id();
-    bencher.bench_local(|| black_box(&id).key(Realm::default().tag()));
+    bencher.bench_local(|| black_box(&id).hash(Realm::default().tag()));
 }
 
 /// A session that nobody looks at, from a request without a cookie.
@@ -93,7 +93,7 @@ fn encode_a_value(bencher: Bencher) {
 #[divan::bench]
 fn apply_a_delta(bencher: Bencher) {
     let now = Timestamp::from_millis(1_900_000_000_000);
-    let birth = Birth::new(Lifetime::default().starting(now)).expect("randomness");
+    let new_session = NewSession::new(Lifetime::default().starting(now)).expect("randomness");
     let mut random = Random::new(1);
     let setting = |theme: &str| {
         let mut delta = Delta::new();
@@ -103,7 +103,7 @@ fn apply_a_delta(bencher: Bencher) {
     let deltas = [setting("light"), setting("dark")];
     bencher
         .with_inputs(|| {
-            let mut record = Record::born(&birth, now);
+            let mut record = Record::create(&new_session, now);
             record.data = Data::from_json(&session_json(0)).expect("it decodes");
             (record, random.pick(&deltas).clone())
         })

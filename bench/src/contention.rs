@@ -14,7 +14,7 @@ use cloakroom::clock::{ManualClock, Timestamp};
 use cloakroom::http::Outcome;
 use cloakroom::{ErrorKind, SessionManager, SqliteStore};
 
-use crate::ours::{Cookie, Known, fill, warm};
+use crate::ours::{Cookie, LoadState, fill, warm};
 use crate::raw;
 use crate::report::{Goal, Report};
 use crate::timing::median;
@@ -30,7 +30,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// The sessions: the first is the visitor's, the second the one that all update.
 struct Bench {
     sessions: SessionManager,
-    known: Vec<Known>,
+    known: Vec<LoadState>,
     slice: Duration,
 }
 

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use cloakroom::backend::{Page, SessionFilter, SessionIndex, Store};
 use cloakroom::clock::{Clock, ManualClock, Timestamp};
 use cloakroom::http::Outcome;
 use cloakroom::rusqlite::Connection;
-use cloakroom::store::sqlite::Durability;
-use cloakroom::store::{Page, Registry, Store, Which};
+use cloakroom::stores::sqlite::Durability;
 use cloakroom::{SessionManager, SqliteStore, UserKey};
 
-use crate::ours::{self, Known, fill};
+use crate::ours::{self, LoadState, fill};
 use crate::raw::{self, Raw};
 use crate::report::{Goal, Report};
 use crate::timing::{Pairs, interleaved, median, per_operation};
@@ -30,7 +30,7 @@ struct Bench {
     sessions: SessionManager,
     /// The same sessions, none of them kept in memory.
     cold: SessionManager,
-    known: Vec<Known>,
+    known: Vec<LoadState>,
     raw: Raw,
     rounds: usize,
     slice: Duration,
@@ -72,12 +72,12 @@ impl Bench {
         let path = dir.join("cloakroom.db");
         let store = SqliteStore::builder(&path).durability(durability).open().expect("open");
         let known = fill(&path, rows, &clock, |_| IDLE, |_| None);
-        store.upkeep().expect("a file has a log").run().expect("checkpoint");
+        store.maintenance().expect("a file has a log").run().expect("checkpoint");
         let sessions =
             SessionManager::builder(store.clone()).clock(clock.clone()).build().expect("a manager");
-        let cold = SqliteStore::builder(&path).hot_bytes(0).open().expect("open");
+        let cold = SqliteStore::builder(&path).cache_bytes(0).open().expect("open");
         let cold = SessionManager::builder(cold).clock(clock.clone()).build().expect("a manager");
-        let keys: Vec<[u8; 32]> = known.iter().map(|known| known.key).collect();
+        let keys: Vec<[u8; 32]> = known.iter().map(|known| known.id_hash).collect();
         let raw = Raw::fill(&dir.join("raw.db"), &keys, &session_json(0));
         let slice = Duration::from_millis(if quick { 60 } else { 400 });
         ours::warm(&sessions, &known);
@@ -100,7 +100,7 @@ impl Bench {
             self.slice,
             |thread| (Random::new(thread as u64 + 1), self.raw.connect(false)),
             |(random, connection)| {
-                black_box(raw::select(connection, &random.pick(&self.known).key));
+                black_box(raw::select(connection, &random.pick(&self.known).id_hash));
             },
         )
     }
@@ -124,8 +124,8 @@ impl Bench {
             |thread| (Random::new(thread as u64 + 1), self.raw.connect(full)),
             |(random, connection)| {
                 let n = random.next() % 1_000_000;
-                let key = &random.pick(&self.known).key;
-                raw::update(connection, key, &session_json(n), raw::NOW + n as i64);
+                let id_hash = &random.pick(&self.known).id_hash;
+                raw::update(connection, id_hash, &session_json(n), raw::NOW + n as i64);
             },
         )
     }
@@ -260,7 +260,7 @@ impl Bench {
             return;
         }
         let longest = Cell::new(0.0_f64);
-        let upkeep = self.store.upkeep().expect("a file has a log");
+        let maintenance = self.store.maintenance().expect("a file has a log");
         let ours = || {
             let began = Instant::now();
             let mut random = Random::new(7);
@@ -270,7 +270,7 @@ impl Bench {
                 ours::write(&self.sessions, &random.pick(&self.known).cookie, n);
                 operations += 1;
             }
-            upkeep.run().expect("checkpoint");
+            maintenance.run().expect("checkpoint");
             began.elapsed().as_nanos() as f64 / f64::from(operations)
         };
         let raw = || self.time_raw_writes(1, false);
@@ -282,7 +282,7 @@ impl Bench {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {
-                    upkeep.run().expect("checkpoint");
+                    maintenance.run().expect("checkpoint");
                 }
             });
             let mut random = Random::new(9);
@@ -318,7 +318,7 @@ fn sweep(report: &mut Report, dir: &Path, expired: usize, all: usize) {
         |n| if long(n) { IDLE * 100 } else { IDLE },
         |n| (n % 5 == 0).then(|| format!("user{}", n / 25)),
     );
-    store.upkeep().expect("a file has a log").run().expect("checkpoint");
+    store.maintenance().expect("a file has a log").run().expect("checkpoint");
     let raw_paths = ["before.db", "after.db"].map(|name| dir.join(name));
     raw_paths.iter().for_each(|path| store.backup(path).expect("copy"));
     // It sweeps when it is asked to.
@@ -326,7 +326,7 @@ fn sweep(report: &mut Report, dir: &Path, expired: usize, all: usize) {
         let builder = SessionManager::builder(store.clone()).clock(clock.clone());
         builder.sweep_every(DAY).build().expect("a manager")
     };
-    let live: Vec<&Known> =
+    let live: Vec<&LoadState> =
         known.iter().enumerate().filter(|(n, _)| long(*n)).map(|(_, known)| known).collect();
 
     let requests = |sessions: &SessionManager, stop: &dyn Fn() -> bool| {
@@ -365,10 +365,10 @@ fn sweep(report: &mut Report, dir: &Path, expired: usize, all: usize) {
     let raw = delete(&before_ours);
 
     // As the cleaner, the log is copied when the store asks for it; but without pauses.
-    let upkeep = store.upkeep().expect("a file has a log");
+    let maintenance = store.maintenance().expect("a file has a log");
     let rung = Arc::new(AtomicBool::new(false));
     let bell = rung.clone();
-    upkeep.ring_when_due(Box::new(move || bell.store(true, Ordering::Relaxed)));
+    maintenance.on_due(Box::new(move || bell.store(true, Ordering::Relaxed)));
     let half = expired / 2;
     let began = Instant::now();
     let mut swept = 0;
@@ -376,10 +376,10 @@ fn sweep(report: &mut Report, dir: &Path, expired: usize, all: usize) {
     while swept < half {
         swept += store.sweep(now, batch).expect("sweep").removed;
         if rung.swap(false, Ordering::Relaxed) {
-            upkeep.run().expect("checkpoint");
+            maintenance.run().expect("checkpoint");
         }
     }
-    upkeep.run().expect("checkpoint");
+    maintenance.run().expect("checkpoint");
     let ours = began.elapsed().as_secs_f64() / swept as f64;
     let raw = f64::midpoint(raw, delete(&after_ours));
     let from = format!("{:.1} us a row in batches, {:.1} us in one DELETE", ours * 1e6, raw * 1e6);
@@ -426,7 +426,7 @@ fn open_and_list(report: &mut Report, dir: &Path, all: usize) {
     report.ratio("open", time, Goal::AtMost(50.0), "milliseconds, not a ratio");
 
     let slice = Duration::from_millis(100);
-    let registry: &dyn Registry = store.registry().expect("it lists");
+    let index: &dyn SessionIndex = store.index().expect("it lists");
     let page = Page::first(std::num::NonZeroUsize::new(100).expect("not zero"));
     let pairs = interleaved(
         5,
@@ -438,7 +438,7 @@ fn open_and_list(report: &mut Report, dir: &Path, all: usize) {
                 |random| {
                     let user = format!("user{}", random.next() as usize % (all / 5));
                     let user = UserKey::new(user).expect("a user");
-                    let listed = registry.list(&Which::User(&user), page, clock.now());
+                    let listed = index.list(&SessionFilter::User(&user), page, clock.now());
                     assert_eq!(listed.expect("it lists").len(), 5);
                 },
             )
@@ -450,11 +450,13 @@ fn open_and_list(report: &mut Report, dir: &Path, all: usize) {
                 |_| (Random::new(1), Connection::open(&path).expect("open")),
                 |(random, connection)| {
                     for _ in 0..5 {
-                        let key = &random.pick(&known).key;
+                        let id_hash = &random.pick(&known).id_hash;
                         let sql = "SELECT data, deadline FROM cloakroom_sessions WHERE key = ?1";
                         let row: (String, i64) = connection
                             .prepare_cached(sql)
-                            .and_then(|mut s| s.query_row([key], |r| Ok((r.get(0)?, r.get(1)?))))
+                            .and_then(|mut s| {
+                                s.query_row([id_hash], |r| Ok((r.get(0)?, r.get(1)?)))
+                            })
                             .expect("select");
                         black_box(row);
                     }

@@ -6,14 +6,14 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use cloakroom::backend::{Action, Commit, Committed, Loaded, Store};
 use cloakroom::clock::Timestamp;
 use cloakroom::data::Value;
 use cloakroom::delta::Delta;
-use cloakroom::id::{Realm, SessionId, SessionKey};
-use cloakroom::record::{Birth, Touch};
-use cloakroom::store::cached::CachedStore;
-use cloakroom::store::memcached::MemcachedStore;
-use cloakroom::store::{Commit, Committed, Fate, Loaded, Store};
+use cloakroom::id::{Realm, SessionId, SessionIdHash};
+use cloakroom::record::{NewSession, Touch};
+use cloakroom::stores::cached::CachedStore;
+use cloakroom::stores::memcached::MemcachedStore;
 use cloakroom::{Lifetime, SqliteStore};
 use memcache::exp::{Meta, MetaClient, Ttl};
 
@@ -56,7 +56,7 @@ impl Drop for Server {
     }
 }
 
-fn fill(store: &impl Store, rows: usize) -> Vec<SessionKey> {
+fn fill(store: &impl Store, rows: usize) -> Vec<SessionIdHash> {
     let data: std::collections::BTreeMap<String, serde_json::Value> =
         serde_json::from_str(&session_json(0)).expect("JSON");
     let mut delta = Delta::new();
@@ -64,25 +64,25 @@ fn fill(store: &impl Store, rows: usize) -> Vec<SessionKey> {
         delta.set(&name, Value::encode(&value).expect("it encodes"));
     }
     let row = |_| {
-        let key = SessionId::generate().expect("randomness").key(Realm::default().tag());
-        let birth = Birth::new(Lifetime::default().starting(NOW)).expect("randomness");
-        let create = Commit::new(&key, Fate::Create(&birth), &delta, NOW);
+        let id_hash = SessionId::generate().expect("randomness").hash(Realm::default().tag());
+        let new_session = NewSession::new(Lifetime::default().starting(NOW)).expect("randomness");
+        let create = Commit::new(&id_hash, Action::Create(&new_session), &delta, NOW);
         store.commit(&create).expect("it is stored");
-        key
+        id_hash
     };
     (0..rows).map(row).collect()
 }
 
-fn load(store: &impl Store, key: &SessionKey) {
-    let loaded = store.load(key, NOW).expect("it loads");
+fn load(store: &impl Store, id_hash: &SessionIdHash) {
+    let loaded = store.load(id_hash, NOW).expect("it loads");
     assert!(matches!(black_box(loaded), Loaded::Live { .. }));
 }
 
-fn merge(store: &impl Store, key: &SessionKey, n: u64) {
+fn merge(store: &impl Store, id_hash: &SessionIdHash, n: u64) {
     let mut delta = Delta::new();
     let theme = Value::encode(&format!("dark{:06}", n % 1_000_000)).expect("it encodes");
     delta.set("theme", theme);
-    let mut merge = Commit::new(key, Fate::Merge, &delta, NOW);
+    let mut merge = Commit::new(id_hash, Action::Merge, &delta, NOW);
     merge.touch = Some(Touch::at(NOW));
     let answer = store.commit(&merge).expect("it merges");
     assert!(matches!(answer, Committed::Done { .. } | Committed::Unchanged { .. }));
@@ -104,10 +104,10 @@ pub fn run(quick: bool, report: &mut Report) {
     let client = MetaClient::builder().max_idle(16).connect(server.1.as_str()).expect("connect");
     // As long as what the store has under a key.
     let (record, _) = match store.load(&keys[0], NOW) {
-        Ok(Loaded::Live { record, key }) => (record.to_json(), key),
+        Ok(Loaded::Live { record, id_hash }) => (record.to_json(), id_hash),
         _ => panic!("it is there"),
     };
-    let names: Vec<String> = keys.iter().map(|key| format!("raw:{key:?}")).collect();
+    let names: Vec<String> = keys.iter().map(|id_hash| format!("raw:{id_hash:?}")).collect();
     for name in &names {
         client.set(name, &record).ttl(Ttl::secs(86_400)).send().expect("it is stored");
     }
@@ -159,24 +159,24 @@ pub fn run(quick: bool, report: &mut Report) {
 /// A read and a write with a cache in front that stands still, beside the same without a cache.
 fn down(rounds: usize, slice: Duration, report: &mut Report) {
     let (server, folder) = (Server::start(), tempfile::tempdir().expect("a temporary folder"));
-    let truth = SqliteStore::open(folder.path().join("app.db")).expect("open");
+    let backing = SqliteStore::open(folder.path().join("app.db")).expect("open");
     let cache = MemcachedStore::builder().servers([&server.1]).open().expect("open");
-    let store = CachedStore::new(cache, truth.clone());
+    let store = CachedStore::new(cache, backing.clone());
     let keys = fill(&store, 2_000);
-    keys.iter().for_each(|key| load(&store, key));
+    keys.iter().for_each(|id_hash| load(&store, id_hash));
     server.freeze();
     // A few wait for its answer, and then it is left alone.
-    keys.iter().take(10).for_each(|key| load(&store, key));
-    fn request(store: &impl Store, keys: &[SessionKey], random: &mut Random) {
-        let (key, n) = (random.pick(keys), random.next());
-        load(store, key);
-        merge(store, key, n);
+    keys.iter().take(10).for_each(|id_hash| load(&store, id_hash));
+    fn request(store: &impl Store, keys: &[SessionIdHash], random: &mut Random) {
+        let (id_hash, n) = (random.pick(keys), random.next());
+        load(store, id_hash);
+        merge(store, id_hash, n);
     }
     let random = |thread| Random::new(thread as u64 + 1);
     let pairs = interleaved(
         rounds,
         || per_operation(1, slice, random, |random| request(&store, &keys, random)),
-        || per_operation(1, slice, random, |random| request(&truth, &keys, random)),
+        || per_operation(1, slice, random, |random| request(&backing, &keys, random)),
     );
     let more = (pairs.a - pairs.b) / 1e3;
     let from = format!("microseconds more than the {:.1} us without a cache", pairs.b / 1e3);
@@ -189,7 +189,7 @@ fn down(rounds: usize, slice: Duration, report: &mut Report) {
         request(&store, &keys, &mut random);
         with.push(one.elapsed().as_nanos() as f64);
         let one = Instant::now();
-        request(&truth, &keys, &mut random);
+        request(&backing, &keys, &mut random);
         without.push(one.elapsed().as_nanos() as f64);
     }
     let slow = |mut times: Vec<f64>| {

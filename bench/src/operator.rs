@@ -7,13 +7,13 @@ use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use cloakroom::backend::{Maintenance, Store};
 use cloakroom::cli::{self, Target};
 use cloakroom::clock::{Clock, ManualClock, SystemClock};
 use cloakroom::http::Outcome;
-use cloakroom::store::{Store, Upkeep};
 use cloakroom::{ErrorKind, SessionManager, SqliteStore};
 
-use crate::ours::{Known, fill};
+use crate::ours::{LoadState, fill};
 use crate::report::{Goal, Report};
 use crate::workload::Random;
 
@@ -28,7 +28,7 @@ pub fn play() -> Option<ExitCode> {
 
 struct Service {
     sessions: SessionManager,
-    known: Vec<Known>,
+    known: Vec<LoadState>,
 }
 
 /// How long requests took, in milliseconds, the shortest first.
@@ -93,7 +93,7 @@ pub fn run(quick: bool, dir: Option<&Path>, report: &mut Report) {
     let idle = |n: usize| if n.is_multiple_of(2) { DAY } else { DAY * 100 };
     let user = |n: usize| Some(format!("user{}", n / 10));
     let known = fill(&path, all, &clock, idle, user);
-    store.upkeep().map_or(Ok(()), Upkeep::run).expect("checkpoint");
+    store.maintenance().map_or(Ok(()), Maintenance::run).expect("checkpoint");
     let builder = SessionManager::builder(store).sweep_every(DAY);
     let known = known.into_iter().skip(1).step_by(2).collect();
     let service = Service { sessions: builder.build().expect("a manager"), known };

@@ -35,9 +35,9 @@ impl Cookie {
 }
 
 /// One session of the workload, as the browser and as hand-written SQL know it.
-pub struct Known {
+pub struct LoadState {
     pub cookie: Cookie,
-    pub key: [u8; 32],
+    pub id_hash: [u8; 32],
 }
 
 /// What a row is made of, as far as rows differ.
@@ -54,14 +54,14 @@ pub fn fill(
     clock: &ManualClock,
     idle: impl Fn(usize) -> Duration,
     user: impl Fn(usize) -> Option<String>,
-) -> Vec<Known> {
+) -> Vec<LoadState> {
     let connection = Connection::open(path).expect("open");
     let mut known = Vec::with_capacity(count);
     let rows = (0..count).map(|n| {
         let id = SessionId::generate().expect("randomness");
-        known.push(Known {
+        known.push(LoadState {
             cookie: Cookie::of(&id),
-            key: *id.key(Realm::default().tag()).as_bytes(),
+            id_hash: *id.hash(Realm::default().tag()).as_bytes(),
         });
         Row { id, idle: idle(n), user: user(n) }
     });
@@ -81,8 +81,8 @@ pub fn insert(connection: &Connection, clock: &ManualClock, rows: impl Iterator<
     for (n, Row { id, idle, user }) in rows.enumerate() {
         let idle = idle.as_millis() as i64;
         let json = session_json(n as u64 % 1_000_000);
-        let key = id.key(Realm::default().tag());
-        let columns = params![key.as_bytes(), user, now, idle, now + idle, json];
+        let id_hash = id.hash(Realm::default().tag());
+        let columns = params![id_hash.as_bytes(), user, now, idle, now + idle, json];
         insert.execute(columns).expect("insert");
     }
     drop(insert);
@@ -97,7 +97,7 @@ pub fn read(sessions: &SessionManager, cookie: &Cookie) {
 }
 
 /// Makes the service one that has run: it has written, and has seen its sessions.
-pub fn warm(sessions: &SessionManager, known: &[Known]) {
+pub fn warm(sessions: &SessionManager, known: &[LoadState]) {
     write(sessions, &known[0].cookie, 7);
     known.iter().for_each(|known| read(sessions, &known.cookie));
 }

@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use cloakroom::backend::Store;
 use cloakroom::clock::{ManualClock, Timestamp};
 use cloakroom::http::Outcome;
 use cloakroom::id::SessionId;
-use cloakroom::store::Store;
 use cloakroom::{MemoryStore, SessionManager, SqliteStore};
 
 use crate::ours::{self, Cookie};
@@ -144,7 +144,7 @@ impl Ours {
         let clock = ManualClock::new(Timestamp::from_millis(raw::NOW));
         let store = SqliteStore::open(path).expect("open");
         let known = ours::fill(path, rows, &clock, |_| IDLE, |_| None);
-        store.upkeep().expect("a file has a log").run().expect("checkpoint");
+        store.maintenance().expect("a file has a log").run().expect("checkpoint");
         let sessions =
             SessionManager::builder(store.clone()).clock(clock).build().expect("a manager");
         ours::warm(&sessions, &known);
@@ -173,7 +173,7 @@ impl Ours {
         let operations = began.elapsed().as_nanos() as f64 / time;
         let began = Instant::now();
         if let (Some(file), Workload::Save | Workload::Request) = (&self.file, workload) {
-            file.upkeep().expect("a file has a log").run().expect("checkpoint");
+            file.maintenance().expect("a file has a log").run().expect("checkpoint");
         }
         time + began.elapsed().as_nanos() as f64 / operations
     }

@@ -28,8 +28,8 @@ impl Raw {
         {
             let sql = "INSERT INTO sessions (key, data, expires) VALUES (?1, ?2, ?3)";
             let mut insert = connection.prepare(sql).expect("prepare");
-            for (n, key) in keys.iter().enumerate() {
-                insert.execute(params![key, json, NOW + n as i64]).expect("insert");
+            for (n, id_hash) in keys.iter().enumerate() {
+                insert.execute(params![id_hash, json, NOW + n as i64]).expect("insert");
             }
         }
         connection.execute_batch("COMMIT; PRAGMA wal_checkpoint(TRUNCATE)").expect("commit");
@@ -45,18 +45,18 @@ impl Raw {
     }
 }
 
-pub fn select(connection: &Connection, key: &[u8; 32]) -> (String, i64) {
+pub fn select(connection: &Connection, id_hash: &[u8; 32]) -> (String, i64) {
     connection
         .prepare_cached("SELECT data, expires FROM sessions WHERE key = ?1 AND expires > ?2")
         .and_then(|mut select| {
-            select.query_row(params![key, 0], |row| Ok((row.get(0)?, row.get(1)?)))
+            select.query_row(params![id_hash, 0], |row| Ok((row.get(0)?, row.get(1)?)))
         })
         .expect("select")
 }
 
-pub fn update(connection: &Connection, key: &[u8; 32], json: &str, expires: i64) {
+pub fn update(connection: &Connection, id_hash: &[u8; 32], json: &str, expires: i64) {
     connection
         .prepare_cached("UPDATE sessions SET data = ?2, expires = ?3 WHERE key = ?1")
-        .and_then(|mut update| update.execute(params![key, json, expires]))
+        .and_then(|mut update| update.execute(params![id_hash, json, expires]))
         .expect("update");
 }

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use cloakroom::backend::{Page, SessionFilter, Store};
 use cloakroom::clock::{ManualClock, Timestamp};
 use cloakroom::id::SessionId;
 use cloakroom::rusqlite::Connection;
-use cloakroom::store::{Page, Store, Which};
 use cloakroom::{SessionManager, SqliteStore, UserKey};
 
 use crate::ours::{self, Cookie, Row};
@@ -153,7 +153,7 @@ impl Site {
     fn open(path: PathBuf, count: u64) -> Self {
         let clock = ManualClock::new(Timestamp::from_millis(raw::NOW));
         let store = SqliteStore::open(&path).expect("open");
-        let cold = SqliteStore::builder(&path).hot_bytes(0).open().expect("open");
+        let cold = SqliteStore::builder(&path).cache_bytes(0).open().expect("open");
         let manager = |store: SqliteStore| {
             SessionManager::builder(store).clock(clock.clone()).build().expect("a manager")
         };
@@ -185,12 +185,12 @@ impl Site {
             },
         );
         let began = Instant::now();
-        self.store.upkeep().expect("a file has a log").run().expect("checkpoint");
+        self.store.maintenance().expect("a file has a log").run().expect("checkpoint");
         time + began.elapsed().as_nanos() as f64 / f64::from(written)
     }
 
     fn lists(&self, slice: Duration) -> f64 {
-        let registry = self.store.registry().expect("it lists");
+        let index = self.store.index().expect("it lists");
         let page = Page::first(NonZeroUsize::new(100).expect("not zero"));
         let now = Timestamp::from_millis(raw::NOW);
         timed(
@@ -200,7 +200,7 @@ impl Site {
                 UserKey::new(name).expect("a user")
             },
             |user| {
-                let listed = registry.list(&Which::User(user), page, now).expect("it lists");
+                let listed = index.list(&SessionFilter::User(user), page, now).expect("it lists");
                 assert_eq!(black_box(listed).len() as u64, OF_A_USER);
             },
         )
@@ -219,7 +219,7 @@ impl Site {
             }
         }
         // Those that were due meanwhile, the manager's cleaner has done beside it.
-        self.store.upkeep().expect("a file has a log").run().expect("checkpoint");
+        self.store.maintenance().expect("a file has a log").run().expect("checkpoint");
         began.elapsed().as_nanos() as f64 / swept as f64
     }
 

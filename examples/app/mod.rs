@@ -86,7 +86,7 @@ pub fn sign_out(session: &Session, csrf: &str) -> Result<Answer> {
 /// `GET /sessions`: where the user is signed in.
 pub fn list(sessions: &SessionManager, session: &Session) -> Result<Answer> {
     let Some(user) = session.user()? else { return Ok(Answer::See("/")) };
-    let list = match sessions.list(&user, Some(session)) {
+    let list = match sessions.list_for_user(&user, Some(session)) {
         Err(error) if error.kind() == ErrorKind::Unsupported => {
             session.flash("error", "This store cannot list sessions.")?;
             return Ok(Answer::See("/"));
@@ -102,13 +102,13 @@ pub fn revoke(
     sessions: &SessionManager,
     session: &Session,
     csrf: &str,
-    handle: &str,
+    public_id: &str,
 ) -> Result<Answer> {
     if session.verify_csrf(csrf)? == CsrfToken::Invalid {
         return Ok(Answer::Forbidden);
     }
-    if let (Some(user), Ok(handle)) = (session.user()?, handle.parse()) {
-        let text = match sessions.revoke(&user, &handle)? {
+    if let (Some(user), Ok(public_id)) = (session.user()?, public_id.parse()) {
+        let text = match sessions.revoke(&user, &public_id)? {
             true => "That session is over.",
             false => "That session was over already.",
         };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cloakroom::Flash;
 use cloakroom::clock::Timestamp;
-use cloakroom::manager::Listed;
+use cloakroom::manager::UserSession;
 
 pub fn home(visits: u64, user: Option<&str>, csrf: &str, flashes: &[Flash]) -> String {
     let account = match user {
@@ -28,7 +28,7 @@ pub fn home(visits: u64, user: Option<&str>, csrf: &str, flashes: &[Flash]) -> S
     page(flashes, &format!("<p class=\"count\">visits: {visits}</p>\n{account}"))
 }
 
-pub fn sessions(list: &[Listed], now: Timestamp, csrf: &str, flashes: &[Flash]) -> String {
+pub fn sessions(list: &[UserSession], now: Timestamp, csrf: &str, flashes: &[Flash]) -> String {
     let mut items = String::new();
     for listed in list {
         let client = listed.client.as_ref();
@@ -41,7 +41,7 @@ pub fn sessions(list: &[Listed], now: Timestamp, csrf: &str, flashes: &[Flash]) 
                 "<form method=\"post\" action=\"/sessions/revoke\">{csrf}
                  <input type=\"hidden\" name=\"handle\" value=\"{}\">
                  <button>End it</button></form>",
-                listed.handle
+                listed.public_id
             ),
         };
         let _ = write!(

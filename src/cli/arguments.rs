@@ -12,7 +12,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::cli::cache::InFront;
 use crate::cli::target::Target;
 use crate::error::Error;
-use crate::id::{Handle, Realm, UserKey};
+use crate::id::{PublicId, Realm, UserKey};
 
 /// Looks after the sessions that an application keeps with cloakroom, while it runs.
 #[derive(Debug, Parser)]
@@ -125,8 +125,8 @@ pub(super) struct List {
 #[derive(Debug, Args)]
 pub(super) struct Show {
     /// The session's handle, as `list` shows it
-    #[arg(value_parser = handle)]
-    pub(super) handle: Handle,
+    #[arg(value_parser = public_id)]
+    pub(super) public_id: PublicId,
     /// Print the session's data too; it may be personal
     #[arg(long)]
     pub(super) data: bool,
@@ -140,14 +140,14 @@ pub(super) struct Show {
 #[command(group = clap::ArgGroup::new("which").required(true).args(["handle", "user", "all"]))]
 pub(super) struct Revoke {
     /// The handle of the one to end, as `list` shows it
-    #[arg(value_parser = handle)]
-    pub(super) handle: Option<Handle>,
+    #[arg(value_parser = public_id)]
+    pub(super) public_id: Option<PublicId>,
     /// End every session of this user
     #[arg(long, value_parser = user)]
     pub(super) user: Option<UserKey>,
     /// But this one
-    #[arg(long, value_name = "HANDLE", value_parser = handle, requires = "user")]
-    pub(super) except: Option<Handle>,
+    #[arg(long, value_name = "HANDLE", value_parser = public_id, requires = "user")]
+    pub(super) except: Option<PublicId>,
     /// End every session of everyone; asks first
     #[arg(long)]
     pub(super) all: bool,
@@ -216,20 +216,20 @@ pub(super) struct Man {
     pub(super) command: Option<String>,
 }
 
-fn words(error: Error) -> String {
+fn message(error: Error) -> String {
     let source = error::Error::source(&error).map(ToString::to_string);
     source.unwrap_or_else(|| error.to_string())
 }
 
 fn user(text: &str) -> Result<UserKey, String> {
-    UserKey::new(text).map_err(words)
+    UserKey::new(text).map_err(message)
 }
 
 fn realm(text: &str) -> Result<Realm, String> {
-    Realm::new(text).map_err(words)
+    Realm::new(text).map_err(message)
 }
 
-fn handle(text: &str) -> Result<Handle, String> {
+fn public_id(text: &str) -> Result<PublicId, String> {
     text.parse().map_err(|_| "a handle is 32 hexadecimal digits, as `list` shows them".to_owned())
 }
 
@@ -250,7 +250,7 @@ where
 {
     let mut command = command(target);
     let matches = command.try_get_matches_from_mut(args)?;
-    let given = |name: &str| {
+    let args = |name: &str| {
         let mut level = Some(&matches);
         std::iter::from_fn(|| {
             let here = level?;
@@ -259,7 +259,7 @@ where
         })
         .any(|source| source == Some(ValueSource::CommandLine))
     };
-    if !matches!(target, Target::Arguments) && (given("db") || given("table")) {
+    if !matches!(target, Target::Arguments) && (args("db") || args("table")) {
         let why = "--db and --table are not for this program: it knows its database\n";
         return Err(command.error(ErrorKind::UnknownArgument, why));
     }

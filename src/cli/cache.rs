@@ -2,12 +2,12 @@
 
 use clap::Args;
 
+use crate::backend::Cache;
 use crate::cli::failure::Failure;
 use crate::clock::Timestamp;
 use crate::error::Error;
-use crate::id::SessionKey;
-use crate::store::Cache;
-use crate::store::memcached::MemcachedStore;
+use crate::id::SessionIdHash;
+use crate::stores::memcached::MemcachedStore;
 
 /// Which memcached, if there is one.
 #[derive(Clone, Debug, Default, Args)]
@@ -40,8 +40,8 @@ impl InFront {
     pub(super) fn check(&self, now: Timestamp) -> Result<(), Failure> {
         let Some(cache) = self.cache()? else { return Ok(()) };
         // Every server may have some of what is going to be ended.
-        let nobody_in = |share| nobodys_keys().find(|key| cache.share_of(key) == share);
-        let nobodies: Vec<_> = (0..cache.shares().get()).filter_map(nobody_in).collect();
+        let nobody_in = |shard| nobodys_keys().find(|key| cache.shard_of(key) == shard);
+        let nobodies: Vec<_> = (0..cache.shards().get()).filter_map(nobody_in).collect();
         cache.forget(&nobodies, now).map_err(|error| {
             Failure::new(format!(
                 "nothing was ended, since memcached could not be told: {error}; without \
@@ -50,24 +50,24 @@ impl InFront {
         })
     }
 
-    pub(super) fn forget(&self, keys: &[SessionKey], now: Timestamp) -> Result<(), Failure> {
+    pub(super) fn forget(&self, keys: &[SessionIdHash], now: Timestamp) -> Result<(), Failure> {
         told(self.cache()?.map_or(Ok(()), |cache| cache.forget(keys, now)))
     }
 
     pub(super) fn forget_everything(&self, now: Timestamp) -> Result<(), Failure> {
         let Some(cache) = self.cache()? else { return Ok(()) };
-        let forgotten = (0..cache.shares().get()).map(|share| cache.forget_share(share, now));
+        let forgotten = (0..cache.shards().get()).map(|shard| cache.forget_shard(shard, now));
         // A server that is down keeps nothing from being told to the others.
         told(forgotten.fold(Ok(()), Result::and))
     }
 }
 
 /// Keys of no session, enough of them for every server to have one.
-fn nobodys_keys() -> impl Iterator<Item = SessionKey> {
+fn nobodys_keys() -> impl Iterator<Item = SessionIdHash> {
     (0..=u16::MAX).map(|number| {
         let mut bytes = [0; 32];
         bytes.iter_mut().zip(number.to_be_bytes()).for_each(|(place, byte)| *place = byte);
-        SessionKey::from_bytes(bytes)
+        SessionIdHash::from_bytes(bytes)
     })
 }
 

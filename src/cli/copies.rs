@@ -16,7 +16,7 @@ use crate::cli::tables::sessions;
 use crate::error::{Error, ErrorKind};
 
 pub(super) fn backup(
-    given: &Backup,
+    args: &Backup,
     context: &Context,
     out: &mut dyn Write,
 ) -> Result<Done, Failure> {
@@ -24,28 +24,28 @@ pub(super) fn backup(
     let interrupt = Interrupt::listen()?;
     let bar = bar("copying", "pages");
     bar.enable_steady_tick(Duration::from_millis(200));
-    let copied = store.backup_checked(&given.file, interrupt.watch(&bar))?;
+    let copied = store.backup_checked(&args.file, interrupt.watch(&bar))?;
     bar.finish_and_clear();
     if copied.is_break() {
         return Err(Failure::interrupted("there is no copy"));
     }
-    let bytes = fs::metadata(&given.file).map_or(0, |file| file.len());
-    let file = one_line(&given.file.display().to_string());
+    let bytes = fs::metadata(&args.file).map_or(0, |file| file.len());
+    let file = one_line(&args.file.display().to_string());
     writeln!(out, "copied to {file}: {}, checked", HumanBytes(bytes))?;
     Ok(Done::Well)
 }
 
 pub(super) fn restore(
-    given: &Restore,
+    args: &Restore,
     context: &Context,
     out: &mut dyn Write,
 ) -> Result<Done, Failure> {
     let target = context.place.file()?;
-    let from = given.file.display().to_string();
+    let from = args.file.display().to_string();
     let replaced = match target.facts() {
         Ok(facts) if facts.read_only => {
-            let doing = format!("restore into {}", facts.path.display());
-            return Err(Error::new(ErrorKind::ReadOnly, doing).into());
+            let operation = format!("restore into {}", facts.path.display());
+            return Err(Error::new(ErrorKind::ReadOnly, operation).into());
         }
         Ok(facts) => {
             let others = match facts.other_tables {
@@ -62,16 +62,16 @@ pub(super) fn restore(
         }
         Err(error) => return Err(error.into()),
     };
-    let ended = match given.keep {
+    let ended = match args.keep {
         true => "its sessions live on, those that were revoked since it was made included.",
         false => "every session in it is ended, since some may have been revoked since then.",
     };
-    ask(&format!("{replaced}{ended}"), given.yes)?;
+    ask(&format!("{replaced}{ended}"), args.yes)?;
     context.in_front.check(context.now)?;
     let interrupt = Interrupt::listen()?;
     let bar = bar("restoring", "pages");
     bar.enable_steady_tick(Duration::from_millis(200));
-    let done = target.restore(&given.file, given.keep, context.now, interrupt.watch(&bar));
+    let done = target.restore(&args.file, args.keep, context.now, interrupt.watch(&bar));
     bar.finish_and_clear();
     match done.map_err(of_restoring)? {
         ControlFlow::Break(()) => Err(Failure::interrupted("nothing was changed")),

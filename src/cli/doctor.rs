@@ -11,6 +11,7 @@ use std::time::Duration;
 use indicatif::{HumanBytes, HumanCount};
 use serde_json::json;
 
+use crate::backend::{Page, SessionFilter, Store};
 use crate::cli::Context;
 use crate::cli::arguments::Doctor;
 use crate::cli::failure::{Done, Failure, is_no_database, what_to_do};
@@ -20,8 +21,7 @@ use crate::cli::output::{self, Colour, one_line};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind};
 use crate::id::Realm;
-use crate::store::sqlite::{Builder, Facts, SqliteStore};
-use crate::store::{Page, Store, Which};
+use crate::stores::sqlite::{DatabaseInfo, SqliteStore, SqliteStoreBuilder};
 
 /// Past its deadline by so much, a session should have been swept: a cleaner comes every minute,
 /// and pauses ten minutes after a step of the clock.
@@ -85,7 +85,7 @@ impl Findings {
 }
 
 pub(super) fn doctor(
-    given: &Doctor,
+    args: &Doctor,
     context: &Context,
     out: &mut dyn Write,
 ) -> Result<Done, Failure> {
@@ -109,21 +109,21 @@ pub(super) fn doctor(
         }
         look_at_machine(&mut findings, &facts.path, facts);
         look_at_file(&mut findings, facts);
-        let goes_on = check(&mut findings, &file, given.quick, &interrupt)?;
+        let goes_on = check(&mut findings, &file, args.quick, &interrupt)?;
         let set_up = matches!(facts.schema, Ok(version) if version == facts.newest_schema);
         if goes_on && set_up {
             match context.place.store_to_read() {
-                Ok(store) => look_at_sessions(&mut findings, &store, given, context, &interrupt)?,
+                Ok(store) => look_at_sessions(&mut findings, &store, args, context, &interrupt)?,
                 Err(Failure::Store(error)) => findings.failed("tables", &error),
                 Err(other) => return Err(other),
             }
         }
     }
     look_at_configuration(&mut findings, context);
-    print(&findings, given.json, context, out)
+    print(&findings, args.json, context, out)
 }
 
-fn look_at_machine(findings: &mut Findings, path: &Path, facts: &Facts) {
+fn look_at_machine(findings: &mut Findings, path: &Path, facts: &DatabaseInfo) {
     let wrong = machine::permissions(path);
     if wrong.is_empty() {
         findings.fine("permissions", "only the owner may use the file");
@@ -158,7 +158,7 @@ fn look_at_machine(findings: &mut Findings, path: &Path, facts: &Facts) {
     }
 }
 
-fn look_at_file(findings: &mut Findings, facts: &Facts) {
+fn look_at_file(findings: &mut Findings, facts: &DatabaseInfo) {
     match facts.journal.as_str() {
         "wal" => findings.fine("journal", "wal"),
         other => findings.wrong(
@@ -199,7 +199,7 @@ fn look_at_file(findings: &mut Findings, facts: &Facts) {
 /// Whether looking further makes sense.
 fn check(
     findings: &mut Findings,
-    file: &Builder,
+    file: &SqliteStoreBuilder,
     quick: bool,
     interrupt: &Interrupt,
 ) -> Result<bool, Failure> {
@@ -232,12 +232,12 @@ fn check(
 fn look_at_sessions(
     findings: &mut Findings,
     store: &SqliteStore,
-    given: &Doctor,
+    args: &Doctor,
     context: &Context,
     interrupt: &Interrupt,
 ) -> Result<(), Failure> {
     let overdue = context.now - BACKLOG;
-    match store.registry().map(|registry| registry.stats(overdue)).transpose() {
+    match store.index().map(|index| index.stats(overdue)).transpose() {
         Ok(Some(stats)) if stats.expired > 0 => findings.wrong(
             "cleaner",
             format!("{} expired more than 15 minutes ago", HumanCount(stats.expired)),
@@ -246,9 +246,9 @@ fn look_at_sessions(
         Ok(_) => findings.fine("cleaner", "nothing is overdue"),
         Err(error) => findings.failed("cleaner", &error),
     }
-    if given.quick {
+    if args.quick {
         let newest = Page::first(NonZeroUsize::MIN.saturating_add(99));
-        match store.registry().map(|registry| registry.list(&Which::All, newest, context.now)) {
+        match store.index().map(|index| index.list(&SessionFilter::All, newest, context.now)) {
             Some(Ok(newest)) => {
                 let latest = newest.into_iter().map(|summary| summary.seen).max();
                 look_at_clock(findings, latest, context);
@@ -259,7 +259,7 @@ fn look_at_sessions(
         return Ok(());
     }
     let bar = bar("reading", "sessions");
-    let examined = store.examine(interrupt.watch(&bar));
+    let examined = store.scan(interrupt.watch(&bar));
     bar.finish_and_clear();
     match examined {
         Err(error) => findings.failed("sessions", &error),
@@ -271,14 +271,14 @@ fn look_at_sessions(
                 let read = HumanCount(examined.sessions);
                 findings.fine("sessions", format!("all {read} decode"));
             } else {
-                let (handle, why) = match examined.examples.first() {
-                    Some((handle, error)) => (handle.to_string(), error.to_string()),
+                let (public_id, why) = match examined.examples.first() {
+                    Some((public_id, error)) => (public_id.to_string(), error.to_string()),
                     None => Default::default(),
                 };
                 findings.wrong(
                     "sessions",
                     format!(
-                        "{} of {} do not decode, such as {handle}: {why}",
+                        "{} of {} do not decode, such as {public_id}: {why}",
                         HumanCount(examined.undecodable),
                         HumanCount(examined.sessions)
                     ),

@@ -6,7 +6,7 @@ use std::io;
 use rusqlite::ErrorCode;
 
 use crate::error::{Error, ErrorKind};
-use crate::store::sqlite::failure::SqliteError;
+use crate::stores::sqlite::error::SqliteError;
 
 pub(super) const FAILED: u8 = 1;
 pub(super) const USAGE: u8 = 2;

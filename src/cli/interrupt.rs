@@ -12,7 +12,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use crate::cli::failure::{FAILED, Failure};
-use crate::store::sqlite::Watch;
+use crate::stores::sqlite::ProgressFn;
 
 /// Set by Ctrl-C, when the process is asked to end, or when its terminal is gone.
 #[derive(Clone, Debug)]
@@ -63,7 +63,7 @@ impl Interrupt {
     }
 
     /// Shows progress in `bar` and ends the work when it is asked to.
-    pub(super) fn watch(&self, bar: &ProgressBar) -> Watch {
+    pub(super) fn watch(&self, bar: &ProgressBar) -> ProgressFn {
         let (bar, asked) = (bar.clone(), self.clone());
         Box::new(move |progress| {
             if progress.total > 0 {
@@ -92,9 +92,10 @@ fn is_ignored(signal: i32) -> bool {
 }
 
 /// A bar on standard error, if that is a terminal. `unit` is what it counts.
-pub(super) fn bar(doing: &'static str, unit: &str) -> ProgressBar {
-    let template = format!("{doing} [{{bar:30}}] {{human_pos}}/{{human_len}} {unit}, {{eta}} left");
-    let bar = ProgressBar::new(0).with_message(doing);
+pub(super) fn bar(operation: &'static str, unit: &str) -> ProgressBar {
+    let template =
+        format!("{operation} [{{bar:30}}] {{human_pos}}/{{human_len}} {unit}, {{eta}} left");
+    let bar = ProgressBar::new(0).with_message(operation);
     match ProgressStyle::with_template(&template) {
         Ok(style) => bar.with_style(style.progress_chars("=> ")),
         Err(_) => bar,
@@ -102,8 +103,8 @@ pub(super) fn bar(doing: &'static str, unit: &str) -> ProgressBar {
 }
 
 /// The same for work whose length is not known.
-pub(super) fn spinner(doing: &'static str) -> ProgressBar {
-    ProgressBar::new_spinner().with_message(doing)
+pub(super) fn spinner(operation: &'static str) -> ProgressBar {
+    ProgressBar::new_spinner().with_message(operation)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use clap::Args;
 
 use crate::cli::failure::Failure;
 use crate::clock::Timestamp;
-use crate::id::SessionKey;
+use crate::id::SessionIdHash;
 
 /// None.
 #[derive(Clone, Debug, Default, Args)]
@@ -15,7 +15,7 @@ impl InFront {
         Ok(())
     }
 
-    pub(super) fn forget(&self, _: &[SessionKey], _: Timestamp) -> Result<(), Failure> {
+    pub(super) fn forget(&self, _: &[SessionIdHash], _: Timestamp) -> Result<(), Failure> {
         Ok(())
     }
 

@@ -300,15 +300,15 @@ mod tests {
 
     #[test]
     fn colours_are_for_terminals_and_never_with_no_color() {
-        let given = |no_color: Option<&str>, term: &str| {
+        let args = |no_color: Option<&str>, term: &str| {
             let (no_color, term) = (no_color.map(str::to_owned), term.to_owned());
             move |name: &str| if name == "TERM" { Some(term.clone()) } else { no_color.clone() }
         };
-        assert!(allows_colours(true, given(None, "xterm")));
-        assert!(allows_colours(true, given(Some(""), "xterm")));
-        assert!(!allows_colours(true, given(Some("1"), "xterm")));
-        assert!(!allows_colours(true, given(None, "dumb")));
-        assert!(!allows_colours(false, given(None, "xterm")));
+        assert!(allows_colours(true, args(None, "xterm")));
+        assert!(allows_colours(true, args(Some(""), "xterm")));
+        assert!(!allows_colours(true, args(Some("1"), "xterm")));
+        assert!(!allows_colours(true, args(None, "dumb")));
+        assert!(!allows_colours(false, args(None, "xterm")));
         assert_eq!(style(None).paint(Colour::Red, "x"), "x");
     }
 

@@ -7,18 +7,18 @@ use clap::CommandFactory;
 use crate::cli::arguments::{Arguments, Completions, Man};
 use crate::cli::failure::{Done, Failure};
 
-pub(super) fn completions(given: &Completions, out: &mut dyn Write) -> Result<Done, Failure> {
+pub(super) fn completions(args: &Completions, out: &mut dyn Write) -> Result<Done, Failure> {
     // The generator panics where it cannot write, so it writes to memory.
     let mut script = Vec::new();
-    clap_complete::generate(given.shell, &mut Arguments::command(), "cloakroom", &mut script);
+    clap_complete::generate(args.shell, &mut Arguments::command(), "cloakroom", &mut script);
     out.write_all(&script)?;
     Ok(Done::Well)
 }
 
-pub(super) fn man(given: &Man, out: &mut dyn Write) -> Result<Done, Failure> {
+pub(super) fn man(args: &Man, out: &mut dyn Write) -> Result<Done, Failure> {
     let mut command = Arguments::command();
     command.build();
-    let page = match &given.command {
+    let page = match &args.command {
         None => command,
         Some(name) => match command.find_subcommand(name) {
             Some(found) => found.clone(),

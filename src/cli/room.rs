@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use indicatif::HumanBytes;
 
+use crate::backend::{Store, SweepReport};
 use crate::cleaner::Batch;
 use crate::cli::Context;
 use crate::cli::arguments::{Compact, Sweep};
@@ -15,19 +16,14 @@ use crate::cli::interrupt::{Interrupt, bar, spinner};
 use crate::cli::output::ask;
 use crate::cli::tables::sessions;
 use crate::clock::Timestamp;
-use crate::store::sqlite::{Compacting, SqliteStore};
-use crate::store::{Store, Swept};
+use crate::stores::sqlite::{CompactMode, SqliteStore};
 
-pub(super) fn sweep(
-    given: &Sweep,
-    context: &Context,
-    out: &mut dyn Write,
-) -> Result<Done, Failure> {
+pub(super) fn sweep(args: &Sweep, context: &Context, out: &mut dyn Write) -> Result<Done, Failure> {
     let store = context.place.store()?;
     let interrupt = Interrupt::listen()?;
-    let most = given.limit.map_or(u64::MAX, |limit| u64::try_from(limit.get()).unwrap_or(u64::MAX));
-    let expired = match store.registry() {
-        Some(registry) => registry.stats(context.now)?.expired,
+    let most = args.limit.map_or(u64::MAX, |limit| u64::try_from(limit.get()).unwrap_or(u64::MAX));
+    let expired = match store.index() {
+        Some(index) => index.stats(context.now)?.expired,
         None => 0,
     };
     let bar = bar("sweeping", "sessions");
@@ -51,8 +47,8 @@ pub(super) fn sweep(
             return Err(failure);
         }
     }
-    if let Some(upkeep) = store.upkeep() {
-        upkeep.run()?;
+    if let Some(maintenance) = store.maintenance() {
+        maintenance.run()?;
     }
     Ok(Done::Well)
 }
@@ -73,7 +69,7 @@ fn sweep_all(
             return Ok(ControlFlow::Break(()));
         }
         let limit = batch.limit().min(most);
-        let Swept { removed, held } = store.sweep(now, limit)?;
+        let SweepReport { removed, held } = store.sweep(now, limit)?;
         let all = removed < limit.get();
         let removed = u64::try_from(removed).unwrap_or(0);
         left = left.saturating_sub(removed);
@@ -82,14 +78,14 @@ fn sweep_all(
             break;
         }
         batch = batch.after(held);
-        store.copy_log_if_long()?;
+        store.checkpoint_if_large()?;
         interrupt.wait(held);
     }
     Ok(ControlFlow::Continue(()))
 }
 
 pub(super) fn compact(
-    given: &Compact,
+    args: &Compact,
     context: &Context,
     out: &mut dyn Write,
 ) -> Result<Done, Failure> {
@@ -99,12 +95,12 @@ pub(super) fn compact(
     let before = file.facts()?;
     let free = HumanBytes(before.free_pages.saturating_mul(before.page_size));
     let (path, bytes) = (before.path.display().to_string(), HumanBytes(before.bytes));
-    let how = match before.incremental && !given.full {
-        true => Compacting::Incremental,
-        false => Compacting::Full,
+    let how = match before.incremental && !args.full {
+        true => CompactMode::Incremental,
+        false => CompactMode::Full,
     };
     let bar = match how {
-        Compacting::Full => {
+        CompactMode::Full => {
             let others = match before.other_tables {
                 0 => "",
                 _ => " Row numbers of other tables without an INTEGER PRIMARY KEY may change.",
@@ -114,10 +110,10 @@ pub(super) fn compact(
                  (changes wait, and fail as busy after the service's busy timeout), reads go on, \
                  and up to twice its size is needed on the disk.{others}"
             );
-            ask(&about, given.yes)?;
+            ask(&about, args.yes)?;
             spinner("writing the file anew")
         }
-        Compacting::Incremental => bar("giving back", "pages"),
+        CompactMode::Incremental => bar("giving back", "pages"),
     };
     bar.enable_steady_tick(Duration::from_millis(200));
     let interrupt = Interrupt::listen()?;
@@ -125,8 +121,8 @@ pub(super) fn compact(
     bar.finish_and_clear();
     if done.is_break() {
         return Err(Failure::interrupted(match how {
-            Compacting::Full => "the file is as it was",
-            Compacting::Incremental => "what was given back until then is",
+            CompactMode::Full => "the file is as it was",
+            CompactMode::Incremental => "what was given back until then is",
         }));
     }
     let after = file.facts()?;

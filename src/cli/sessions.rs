@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 
 use serde_json::{Value as Json, json};
 
+use crate::backend::{Page, SessionFilter, SessionIndex, Store};
 use crate::cli::Context;
 use crate::cli::arguments::{List, Revoke, Show};
 use crate::cli::failure::{Done, Failure};
@@ -12,32 +13,31 @@ use crate::cli::output::{self, Colour, Table, ask, json_time, one_line};
 use crate::cli::tables::{count_live, live_sessions, sessions, within};
 use crate::cli::target::Place;
 use crate::error::Result as StoreResult;
-use crate::id::{Handle, Realm, UserKey};
+use crate::id::{PublicId, Realm, UserKey};
 use crate::record::{Client, Summary};
-use crate::store::sqlite::{Found, SqliteStore};
-use crate::store::{Page, Registry, Store, Which};
+use crate::stores::sqlite::{SessionDetails, SqliteStore};
 
 /// Sessions that are read, and shown, at a time: so that a long list needs little memory and
 /// holds no old state of the database.
 const PAGE: usize = 5000;
 
-fn registry(store: &SqliteStore) -> Result<&dyn Registry, Failure> {
-    store.registry().ok_or_else(|| Failure::new("this store cannot list its sessions"))
+fn index(store: &SqliteStore) -> Result<&dyn SessionIndex, Failure> {
+    store.index().ok_or_else(|| Failure::new("this store cannot list its sessions"))
 }
 
-pub(super) fn list(given: &List, context: &Context, out: &mut dyn Write) -> Result<Done, Failure> {
+pub(super) fn list(args: &List, context: &Context, out: &mut dyn Write) -> Result<Done, Failure> {
     let store = context.place.store_to_read()?;
-    let registry = registry(&store)?;
-    let realm = given.realm.as_ref();
-    let of_all = given.user.as_ref().map_or(Which::All, Which::User);
+    let index = index(&store)?;
+    let realm = args.realm.as_ref();
+    let of_all = args.user.as_ref().map_or(SessionFilter::All, SessionFilter::User);
     let which = in_realm(realm, &of_all);
     let next = |page: Page| -> StoreResult<Vec<Summary>> {
-        match given.expired {
-            true => store.list_ended(&which, page, context.now),
-            false => registry.list(&which, page, context.now),
+        match args.expired {
+            true => store.list_expired(&which, page, context.now),
+            false => index.list(&which, page, context.now),
         }
     };
-    let mut shown = match given.json {
+    let mut shown = match args.json {
         true => Shown::Json { any: false },
         false => {
             let shows_realm = realm.is_none();
@@ -45,7 +45,7 @@ pub(super) fn list(given: &List, context: &Context, out: &mut dyn Write) -> Resu
             Shown::Table { table: context.style.table(header), shows_realm }
         }
     };
-    let (mut left, mut last) = (given.limit.get(), None);
+    let (mut left, mut last) = (args.limit.get(), None);
     let (mut any, mut more) = (false, false);
     loop {
         // One more than is shown tells whether there are more.
@@ -66,14 +66,14 @@ pub(super) fn list(given: &List, context: &Context, out: &mut dyn Write) -> Resu
         }
     }
     shown.end(more, out)?;
-    let kind = if given.expired { "expired" } else { "live" };
-    match &given.user {
+    let kind = if args.expired { "expired" } else { "live" };
+    match &args.user {
         _ if any => Ok(Done::Well),
         Some(user) => nothing_in(&format!("user {user} has no {kind} session"), realm, &store),
         None if realm.is_some() => {
             nothing_in(&format!("there is no {kind} session"), realm, &store)
         }
-        None if !given.json => {
+        None if !args.json => {
             writeln!(out, "There are none.")?;
             Ok(Done::Well)
         }
@@ -82,8 +82,8 @@ pub(super) fn list(given: &List, context: &Context, out: &mut dyn Write) -> Resu
 }
 
 /// Those among `which` that are of the realm, if one was named.
-fn in_realm<'a>(realm: Option<&'a Realm>, which: &'a Which<'a>) -> Which<'a> {
-    realm.map_or(*which, |realm| Which::InRealm(realm, which))
+fn in_realm<'a>(realm: Option<&'a Realm>, which: &'a SessionFilter<'a>) -> SessionFilter<'a> {
+    realm.map_or(*which, |realm| SessionFilter::InRealm(realm, which))
 }
 
 /// Says that nothing is there, and which realms there are if the one that was named has nothing at
@@ -161,7 +161,7 @@ fn row(summary: &Summary, shows_realm: bool, context: &Context) -> Vec<String> {
     // Whole user agents are for `show`.
     let short: String = agent.chars().take(40).collect();
     let mut row = vec![
-        summary.handle.to_string(),
+        summary.public_id.to_string(),
         summary.user.as_ref().map_or("-".to_owned(), ToString::to_string),
     ];
     if shows_realm {
@@ -181,10 +181,10 @@ fn row(summary: &Summary, shows_realm: bool, context: &Context) -> Vec<String> {
 fn summary_json(summary: &Summary) -> Json {
     let client = summary.client.as_ref();
     json!({
-        "handle": summary.handle.to_string(),
+        "handle": summary.public_id.to_string(),
         "user": summary.user.as_ref().map(UserKey::as_str),
         "realm": summary.realm.as_str(),
-        "external_key": summary.external_key.as_ref().map(|key| key.as_str()),
+        "external_key": summary.idp_session_id.as_ref().map(|key| key.as_str()),
         "auth_level": summary.auth_level,
         "created": json_time(summary.created),
         "authenticated": summary.authenticated.map(json_time),
@@ -197,18 +197,18 @@ fn summary_json(summary: &Summary) -> Json {
     })
 }
 
-pub(super) fn show(given: &Show, context: &Context, out: &mut dyn Write) -> Result<Done, Failure> {
+pub(super) fn show(args: &Show, context: &Context, out: &mut dyn Write) -> Result<Done, Failure> {
     let store = context.place.store_to_read()?;
-    let Some(Found { summary, record, .. }) = store.find(&given.handle)? else {
-        return Ok(nothing_of(&given.handle));
+    let Some(SessionDetails { summary, record, .. }) = store.find(&args.public_id)? else {
+        return Ok(nothing_of(&args.public_id));
     };
     let expired = summary.deadline <= context.now;
     let undecodable = record.as_ref().err().map(ToString::to_string);
-    let data = match (&record, given.data) {
+    let data = match (&record, args.data) {
         (Ok(record), true) => Some(record.data.as_json()),
         _ => None,
     };
-    if given.json {
+    if args.json {
         let mut answer = summary_json(&summary);
         if let Json::Object(answer) = &mut answer {
             answer.insert("expired".to_owned(), json!(expired));
@@ -219,7 +219,7 @@ pub(super) fn show(given: &Show, context: &Context, out: &mut dyn Write) -> Resu
         let answer = output::json(&answer);
         match answer.strip_suffix('}') {
             // The data stays as it is stored: not every number in it is one that we can read.
-            Some(answer) if given.data => {
+            Some(answer) if args.data => {
                 let data = output::json_text(data.unwrap_or("null"), false);
                 writeln!(out, "{answer},\"data\":{data}}}")?;
             }
@@ -231,10 +231,10 @@ pub(super) fn show(given: &Show, context: &Context, out: &mut dyn Write) -> Resu
     let mut line = |name: &str, words: &str| {
         writeln!(out, "{} {}", style.paint(Colour::Bold, &format!("{name:<13}")), one_line(words))
     };
-    line("handle", &summary.handle.to_string())?;
+    line("handle", &summary.public_id.to_string())?;
     line("user", summary.user.as_ref().map_or("-", UserKey::as_str))?;
     line("realm", summary.realm.as_str())?;
-    if let Some(key) = &summary.external_key {
+    if let Some(key) = &summary.idp_session_id {
         line("external key", key.as_str())?;
     }
     line("level", &summary.auth_level.to_string())?;
@@ -258,20 +258,20 @@ pub(super) fn show(given: &Show, context: &Context, out: &mut dyn Write) -> Resu
     Ok(Done::Well)
 }
 
-fn nothing_of(handle: &Handle) -> Done {
-    Done::Nothing(format!("there is no session {handle}"))
+fn nothing_of(public_id: &PublicId) -> Done {
+    Done::Nothing(format!("there is no session {public_id}"))
 }
 
 pub(super) fn revoke(
-    given: &Revoke,
+    args: &Revoke,
     context: &Context,
     out: &mut dyn Write,
 ) -> Result<Done, Failure> {
     let store = context.place.store()?;
-    let registry = registry(&store)?;
-    let (now, realm) = (context.now, given.realm.as_ref());
+    let index = index(&store)?;
+    let (now, realm) = (context.now, args.realm.as_ref());
     let within = within(realm);
-    if given.all {
+    if args.all {
         let live = count_live(&store, context, realm)?;
         if realm.is_some() && live == Some(0) {
             return nothing_in("there is no live session", realm, &store);
@@ -279,33 +279,35 @@ pub(super) fn revoke(
         let (live, name) = (live_sessions(live), Place::name(&store));
         let who = if realm.is_some() { "everyone there" } else { "everyone" };
         let about = format!("This ends {live} of {name}, {within}: {who} has to sign in again.");
-        ask(&about, given.yes)?;
+        ask(&about, args.yes)?;
         context.in_front.check(now)?;
-        let ended = registry.revoke_everyone(realm, now)?;
+        let ended = index.revoke_everyone(realm, now)?;
         context.in_front.forget_everything(now)?;
         writeln!(out, "ended {} {}", sessions(ended), one_line(&within))?;
         return Ok(Done::Well);
     }
     context.in_front.check(now)?;
-    let (which, nothing) = match (&given.user, &given.except, &given.handle) {
+    let (which, nothing) = match (&args.user, &args.except, &args.public_id) {
         (Some(user), Some(except), _) => {
             // With a slip in the handle nobody is signed out by mistake.
-            let theirs = Which::OfUser(user, except);
+            let theirs = SessionFilter::OfUser(user, except);
             let kept = Page::first(NonZeroUsize::MIN);
-            if registry.list(&in_realm(realm, &theirs), kept, now)?.is_empty() {
+            if index.list(&in_realm(realm, &theirs), kept, now)?.is_empty() {
                 let words =
                     format!("nothing was ended, since user {user} has no live session {except}");
                 return nothing_in(&words, realm, &store);
             }
-            (Which::User(user), format!("user {user} has no other live session"))
+            (SessionFilter::User(user), format!("user {user} has no other live session"))
         }
-        (Some(user), None, _) => (Which::User(user), format!("user {user} has no live session")),
-        (None, _, Some(handle)) => {
-            (Which::Handle(handle), format!("there is no live session {handle}"))
+        (Some(user), None, _) => {
+            (SessionFilter::User(user), format!("user {user} has no live session"))
+        }
+        (None, _, Some(public_id)) => {
+            (SessionFilter::PublicId(public_id), format!("there is no live session {public_id}"))
         }
         (None, _, None) => return Err(Failure::usage("say which: a handle, --user or --all")),
     };
-    let ended = registry.revoke(&in_realm(realm, &which), given.except.as_ref(), now)?;
+    let ended = index.revoke(&in_realm(realm, &which), args.except.as_ref(), now)?;
     if ended.is_empty() {
         return nothing_in(&nothing, realm, &store);
     }
@@ -313,7 +315,7 @@ pub(super) fn revoke(
     let ended = sessions(u64::try_from(ended.len()).unwrap_or(u64::MAX));
     match which {
         // One session is of one realm, whichever that is.
-        Which::Handle(_) => writeln!(out, "ended {ended}")?,
+        SessionFilter::PublicId(_) => writeln!(out, "ended {ended}")?,
         _ => writeln!(out, "ended {ended} {}", one_line(&within))?,
     }
     Ok(Done::Well)

@@ -6,6 +6,7 @@ use std::time::Duration;
 use indicatif::{HumanBytes, HumanCount};
 use serde_json::{Value as Json, json};
 
+use crate::backend::Store;
 use crate::cli::Context;
 use crate::cli::arguments::Stats;
 use crate::cli::failure::{Done, Failure};
@@ -13,31 +14,26 @@ use crate::cli::interrupt::Interrupt;
 use crate::cli::output::{self, Colour, Style, one_line};
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::record;
-use crate::store::Store;
-use crate::store::sqlite::{Facts, Sizes, SqliteStore};
+use crate::stores::sqlite::{DataSizes, DatabaseInfo, SqliteStore};
 
 /// The days that are shown one by one.
 const DAYS: usize = 7;
 
-pub(super) fn stats(
-    given: &Stats,
-    context: &Context,
-    out: &mut dyn Write,
-) -> Result<Done, Failure> {
+pub(super) fn stats(args: &Stats, context: &Context, out: &mut dyn Write) -> Result<Done, Failure> {
     let store = context.place.store_to_read()?;
-    let Some(seconds) = given.watch else {
-        let counted = Counted::now(&store, context, context.now, given.json)?;
-        counted.print(given.json, context, out)?;
+    let Some(seconds) = args.watch else {
+        let counted = Counted::now(&store, context, context.now, args.json)?;
+        counted.print(args.json, context, out)?;
         return Ok(Done::Well);
     };
     let interrupt = Interrupt::listen()?;
     while !interrupt.is_asked() {
-        let counted = Counted::now(&store, context, SystemClock.now(), given.json)?;
-        if !given.json && context.style.is_terminal() {
+        let counted = Counted::now(&store, context, SystemClock.now(), args.json)?;
+        if !args.json && context.style.is_terminal() {
             // Clears the screen and begins at its top.
             write!(out, "\u{1b}[2J\u{1b}[H")?;
         }
-        counted.print(given.json, context, out)?;
+        counted.print(args.json, context, out)?;
         out.flush()?;
         interrupt.wait(Duration::from_secs(u64::from(seconds)));
     }
@@ -47,9 +43,9 @@ pub(super) fn stats(
 struct Counted {
     at: Timestamp,
     table: String,
-    facts: Option<Facts>,
+    facts: Option<DatabaseInfo>,
     sessions: record::Stats,
-    sizes: Sizes,
+    sizes: DataSizes,
     /// Live sessions by the day they were begun, and those of the days before.
     days: Vec<(String, u64)>,
     earlier: u64,
@@ -62,13 +58,13 @@ impl Counted {
         now: Timestamp,
         utc: bool,
     ) -> Result<Self, Failure> {
-        let Some(registry) = store.registry() else {
+        let Some(index) = store.index() else {
             return Err(Failure::new("this store cannot count its sessions"));
         };
-        let sessions = registry.stats(now)?;
+        let sessions = index.stats(now)?;
         let style: Style = if utc { context.style.in_utc() } else { context.style.clone() };
         let (names, moments): (Vec<_>, Vec<_>) = style.days(now, DAYS).into_iter().unzip();
-        let counts = store.begun_since(&moments, now)?;
+        let counts = store.count_created_since(&moments, now)?;
         let days: Vec<_> = names.into_iter().zip(counts).collect();
         let listed: u64 = days.iter().map(|(_, count)| count).sum();
         Ok(Counted {
@@ -113,7 +109,7 @@ impl Counted {
             line("begun", format!("from {} to {}", style.time(oldest), style.time(newest)))?;
         }
         if expired > 0 || self.sessions.live > 0 {
-            let Sizes { sampled, average, largest, .. } = self.sizes;
+            let DataSizes { sampled, average, largest, .. } = self.sizes;
             let average = HumanBytes(average);
             let largest = HumanBytes(largest);
             line(
@@ -164,7 +160,7 @@ impl Counted {
     }
 }
 
-pub(super) fn facts_json(facts: &Facts) -> Json {
+pub(super) fn facts_json(facts: &DatabaseInfo) -> Json {
     json!({
         "path": facts.path.display().to_string(),
         "bytes": facts.bytes,

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use crate::backend::Store;
 use crate::cli::Context;
 use crate::cli::arguments::{Migrate, Setup, Sure};
 use crate::cli::failure::{Done, Failure};
@@ -9,23 +10,18 @@ use crate::cli::output::{ask, one_line};
 use crate::cli::target::Place;
 use crate::error::ErrorKind;
 use crate::id::Realm;
-use crate::store::Store;
-use crate::store::sqlite::SqliteStore;
+use crate::stores::sqlite::SqliteStore;
 
-pub(super) fn setup(
-    given: &Setup,
-    context: &Context,
-    out: &mut dyn Write,
-) -> Result<Done, Failure> {
+pub(super) fn setup(args: &Setup, context: &Context, out: &mut dyn Write) -> Result<Done, Failure> {
     let nothing_to_do = context.place.is_set_up();
-    let store = context.place.set_up(given.keep_journal)?;
+    let store = context.place.set_up(args.keep_journal)?;
     let done = if nothing_to_do { "already set up" } else { "set up" };
     writeln!(out, "{done}: {}", one_line(&Place::name(&store)))?;
     Ok(Done::Well)
 }
 
 pub(super) fn migrate(
-    given: &Migrate,
+    args: &Migrate,
     context: &Context,
     out: &mut dyn Write,
 ) -> Result<Done, Failure> {
@@ -35,17 +31,17 @@ pub(super) fn migrate(
         writeln!(out, "nothing to do: the tables are of this version")?;
         return Ok(Done::Well);
     }
-    if !given.dry_run {
+    if !args.dry_run {
         context.place.set_up(true)?;
     }
-    let done = if given.dry_run { "would apply" } else { "applied" };
+    let done = if args.dry_run { "would apply" } else { "applied" };
     for migration in pending {
         writeln!(out, "{done} migration {}, {}", migration.version, migration.name)?;
     }
     Ok(Done::Well)
 }
 
-pub(super) fn clear(given: &Sure, context: &Context, out: &mut dyn Write) -> Result<Done, Failure> {
+pub(super) fn clear(args: &Sure, context: &Context, out: &mut dyn Write) -> Result<Done, Failure> {
     let store = context.place.store()?;
     ask(
         &format!(
@@ -54,7 +50,7 @@ pub(super) fn clear(given: &Sure, context: &Context, out: &mut dyn Write) -> Res
             Place::name(&store),
             within(None),
         ),
-        given.yes,
+        args.yes,
     )?;
     context.in_front.check(context.now)?;
     let ended = store.clear()?;
@@ -64,7 +60,7 @@ pub(super) fn clear(given: &Sure, context: &Context, out: &mut dyn Write) -> Res
 }
 
 pub(super) fn drop_tables(
-    given: &Sure,
+    args: &Sure,
     context: &Context,
     out: &mut dyn Write,
 ) -> Result<Done, Failure> {
@@ -80,7 +76,7 @@ pub(super) fn drop_tables(
             Place::name(&store),
             live_sessions(count_live(&store, context, None)?),
         ),
-        given.yes,
+        args.yes,
     )?;
     context.in_front.check(context.now)?;
     store.drop_tables()?;
@@ -95,10 +91,10 @@ pub(super) fn count_live(
     context: &Context,
     realm: Option<&Realm>,
 ) -> Result<Option<u64>, Failure> {
-    let Some(registry) = store.registry() else { return Ok(None) };
+    let Some(index) = store.index() else { return Ok(None) };
     let live = match realm {
         Some(realm) => store.count_in_realm(realm, context.now),
-        None => registry.stats(context.now).map(|stats| stats.live),
+        None => index.stats(context.now).map(|stats| stats.live),
     };
     match live {
         Ok(live) => Ok(Some(live)),

@@ -2,7 +2,7 @@
 
 use crate::cli::arguments::Arguments;
 use crate::cli::failure::Failure;
-use crate::store::sqlite::{Builder, Journal, SqliteStore};
+use crate::stores::sqlite::{Journal, SqliteStore, SqliteStoreBuilder};
 
 /// What the commands work on.
 #[derive(Clone, Debug)]
@@ -13,7 +13,7 @@ pub enum Target {
     /// The application's own settings. The file is opened by the commands that need it, so that
     /// `setup` and `doctor` also work where the store would not open; only `setup` and `migrate`
     /// set up or migrate.
-    Builder(Builder),
+    Builder(SqliteStoreBuilder),
     /// A store that is open.
     Sqlite(SqliteStore),
 }
@@ -22,7 +22,7 @@ pub enum Target {
 #[derive(Debug)]
 pub(super) enum Place {
     Nowhere,
-    File(Builder),
+    File(SqliteStoreBuilder),
     Open(SqliteStore),
 }
 
@@ -48,7 +48,7 @@ impl Place {
     }
 
     /// The file, for what does not need our tables.
-    pub(super) fn file(&self) -> Result<Builder, Failure> {
+    pub(super) fn file(&self) -> Result<SqliteStoreBuilder, Failure> {
         match self {
             Place::Nowhere => {
                 Err(Failure::usage("which database? Give --db PATH, or set CLOAKROOM_DB"))
@@ -73,7 +73,7 @@ impl Place {
     pub(super) fn store_to_read(&self) -> Result<SqliteStore, Failure> {
         match self {
             Place::Open(store) => Ok(store.clone()),
-            _ => Ok(self.file()?.only_reads().open()?),
+            _ => Ok(self.file()?.read_only().open()?),
         }
     }
 

@@ -3,154 +3,161 @@
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 
+use crate::backend::{Action, AtLimit, Commit, Committed, Page, SessionFilter, SessionLimit};
 use crate::clock::Timestamp;
-use crate::conformance::given::{
-    ALL, Given, IDLE, Outcome, SECOND, Session, answered, done, ensure, key, lifetime, nothing,
-    user,
+use crate::conformance::fixture::{
+    ALL, Fixture, IDLE, Outcome, SECOND, Session, answered, done, ensure, id_hash, lifetime,
+    nothing, user,
 };
-use crate::id::{SessionKey, UserKey};
-use crate::record::Birth;
-use crate::store::{Admit, AtLimit, Commit, Committed, Fate, Page, Which};
+use crate::id::{SessionIdHash, UserKey};
+use crate::record::NewSession;
 
 /// Signs in under a limit, to a new key that comes back with the answer.
 pub(super) fn sign_in(
-    given: &Given,
-    from: &SessionKey,
+    fixture: &Fixture,
+    from: &SessionIdHash,
     owner: &UserKey,
     (limit, at_limit): (u32, AtLimit),
     now: Timestamp,
-) -> Outcome<(SessionKey, Committed)> {
-    let (to, birth, delta) = (key()?, Birth::new(lifetime().starting(now))?, nothing());
+) -> Outcome<(SessionIdHash, Committed)> {
+    let (to, new_session, delta) =
+        (id_hash()?, NewSession::new(lifetime().starting(now))?, nothing());
     let limit = NonZeroU32::new(limit).unwrap_or(NonZeroU32::MIN);
-    let fate = Fate::SignIn { to: &to, user: owner, birth: &birth, join_salt: None };
-    let commit = Commit::new(from, fate, &delta, now);
-    let admit = Some(Admit::new(limit, at_limit));
-    Ok((to, given.store.commit(&Commit { admit, ..commit })?))
+    let action =
+        Action::SignIn { to: &to, user: owner, new_session: &new_session, join_salt: None };
+    let commit = Commit::new(from, action, &delta, now);
+    let session_limit = Some(SessionLimit::new(limit, at_limit));
+    Ok((to, fixture.store.commit(&Commit { session_limit, ..commit })?))
 }
 
 /// Three sessions of one user, signed in one second apart.
-fn three(given: &Given, owner: &UserKey) -> Outcome<[Session; 3]> {
-    let at = |seconds| given.session_of(owner, given.after(SECOND * seconds));
+fn three(fixture: &Fixture, owner: &UserKey) -> Outcome<[Session; 3]> {
+    let at = |seconds| fixture.session_of(owner, fixture.after(SECOND * seconds));
     Ok([at(0)?, at(1)?, at(2)?])
 }
 
 /// Demands that exactly these sessions of the user live.
-fn live_are(given: &Given, owner: &UserKey, keys: &[SessionKey], what: &str) -> Outcome {
-    let now = given.after(SECOND * 10);
-    for key in keys {
-        given.live(key, now, &format!("{what}, a session that should live"))?;
+fn live_are(
+    fixture: &Fixture,
+    owner: &UserKey,
+    id_hashes: &[SessionIdHash],
+    what: &str,
+) -> Outcome {
+    let now = fixture.after(SECOND * 10);
+    for id_hash in id_hashes {
+        fixture.live(id_hash, now, &format!("{what}, a session that should live"))?;
     }
-    let listed = given.registry()?.list(&Which::User(owner), Page::first(ALL), now)?.len();
-    ensure!(listed == keys.len(), "{what}, {listed} sessions live, not {}", keys.len());
+    let listed = fixture.index()?.list(&SessionFilter::User(owner), Page::first(ALL), now)?.len();
+    ensure!(listed == id_hashes.len(), "{what}, {listed} sessions live, not {}", id_hashes.len());
     Ok(())
 }
 
-fn same_keys(some: &[SessionKey], others: &[SessionKey]) -> bool {
+fn same_keys(some: &[SessionIdHash], others: &[SessionIdHash]) -> bool {
     some.len() == others.len()
         && some.iter().collect::<BTreeSet<_>>() == others.iter().collect::<BTreeSet<_>>()
 }
 
-pub(super) fn a_refused_sign_in_changes_nothing(given: &Given) -> Outcome {
+pub(super) fn a_refused_sign_in_changes_nothing(fixture: &Fixture) -> Outcome {
     let owner = user("u")?;
-    let [a, b, c] = three(given, &owner)?;
-    let anonymous = given.session()?;
-    let others = given.session_of(&user("other")?, given.now)?;
-    for from in [key()?, anonymous.key, others.key] {
-        let then = given.after(SECOND * 10);
-        let (to, answer) = sign_in(given, &from, &owner, (3, AtLimit::Refuse), then)?;
-        answered(&answer, "Full", "a sign-in at the limit that shall be refused")?;
-        given.is_absent(&to, then, "a refused sign-in stored something")?;
+    let [a, b, c] = three(fixture, &owner)?;
+    let anonymous = fixture.session()?;
+    let others = fixture.session_of(&user("other")?, fixture.now)?;
+    for from in [id_hash()?, anonymous.id_hash, others.id_hash] {
+        let then = fixture.after(SECOND * 10);
+        let (to, answer) = sign_in(fixture, &from, &owner, (3, AtLimit::Refuse), then)?;
+        answered(&answer, "LimitReached", "a sign-in at the limit that shall be refused")?;
+        fixture.is_absent(&to, then, "a refused sign-in stored something")?;
     }
-    given.is_intact(&anonymous, "a refused sign-in")?;
-    given.is_intact(&others, "a refused sign-in")?;
-    live_are(given, &owner, &[a.key, b.key, c.key], "after a refused sign-in")
+    fixture.is_intact(&anonymous, "a refused sign-in")?;
+    fixture.is_intact(&others, "a refused sign-in")?;
+    live_are(fixture, &owner, &[a.id_hash, b.id_hash, c.id_hash], "after a refused sign-in")
 }
 
-pub(super) fn at_the_limit_the_longest_signed_in_ends(given: &Given) -> Outcome {
+pub(super) fn at_the_limit_the_longest_signed_in_ends(fixture: &Fixture) -> Outcome {
     let owner = user("u")?;
-    let [a, b, c] = three(given, &owner)?;
+    let [a, b, c] = three(fixture, &owner)?;
     // The first to begin is the last to have signed in, so it is not the oldest any more.
-    let (a_again, answer) = given.sign_in(&a.key, &owner, given.after(SECOND * 3))?;
+    let (a_again, answer) = fixture.sign_in(&a.id_hash, &owner, fixture.after(SECOND * 3))?;
     done(answer, "a second sign-in")?;
-    let then = given.after(SECOND * 10);
-    let (to, answer) = sign_in(given, &key()?, &owner, (3, AtLimit::EndOldest), then)?;
+    let then = fixture.after(SECOND * 10);
+    let (to, answer) = sign_in(fixture, &id_hash()?, &owner, (3, AtLimit::EndOldest), then)?;
     let ended = done(answer, "a sign-in that ends the oldest")?.ended;
-    ensure!(ended == [b.key], "a sign-in did not name exactly the oldest session as ended");
-    live_are(given, &owner, &[a_again, c.key, to], "after a sign-in that ends the oldest")?;
-    let (last, answer) = sign_in(given, &to, &owner, (1, AtLimit::EndOldest), then)?;
+    ensure!(ended == [b.id_hash], "a sign-in did not name exactly the oldest session as ended");
+    live_are(fixture, &owner, &[a_again, c.id_hash, to], "after a sign-in that ends the oldest")?;
+    let (last, answer) = sign_in(fixture, &to, &owner, (1, AtLimit::EndOldest), then)?;
     let ended = done(answer, "a sign-in under a lowered limit")?.ended;
-    let named = same_keys(&ended, &[a_again, c.key, to]);
+    let named = same_keys(&ended, &[a_again, c.id_hash, to]);
     ensure!(named, "a sign-in under a lowered limit did not name all that it ended");
-    live_are(given, &owner, &[last], "after a sign-in under a lowered limit")
+    live_are(fixture, &owner, &[last], "after a sign-in under a lowered limit")
 }
 
-pub(super) fn at_the_limit_all_others_end(given: &Given) -> Outcome {
+pub(super) fn at_the_limit_all_others_end(fixture: &Fixture) -> Outcome {
     let owner = user("u")?;
-    let [a, b, c] = three(given, &owner)?;
-    let graced = given.renewed(&c, Some(given.after(IDLE)))?;
-    let anonymous = given.session()?;
-    let then = given.after(SECOND * 10);
+    let [a, b, c] = three(fixture, &owner)?;
+    let graced = fixture.renewed(&c, Some(fixture.after(IDLE)))?;
+    let anonymous = fixture.session()?;
+    let then = fixture.after(SECOND * 10);
     let limit = (3, AtLimit::EndOthers);
-    let (to, answer) = sign_in(given, &anonymous.key, &owner, limit, then)?;
+    let (to, answer) = sign_in(fixture, &anonymous.id_hash, &owner, limit, then)?;
     let ended = done(answer, "a sign-in that ends the others")?.ended;
-    let named = same_keys(&ended, &[a.key, b.key, graced.key, anonymous.key]);
+    let named = same_keys(&ended, &[a.id_hash, b.id_hash, graced.id_hash, anonymous.id_hash]);
     ensure!(named, "a sign-in that ends the others did not name all that it ended");
-    let still = given.is_live(&c.key, then)?;
+    let still = fixture.is_live(&c.id_hash, then)?;
     ensure!(!still, "a session that a limit ended is still found through its grace");
-    live_are(given, &owner, &[to], "after a sign-in that ends the others")
+    live_are(fixture, &owner, &[to], "after a sign-in that ends the others")
 }
 
-pub(super) fn below_the_limit_nothing_ends(given: &Given) -> Outcome {
+pub(super) fn below_the_limit_nothing_ends(fixture: &Fixture) -> Outcome {
     let owner = user("u")?;
-    let [a, b, c] = three(given, &owner)?;
-    let then = given.after(SECOND * 10);
-    let mut keys = vec![a.key, b.key, c.key];
+    let [a, b, c] = three(fixture, &owner)?;
+    let then = fixture.after(SECOND * 10);
+    let mut id_hashes = vec![a.id_hash, b.id_hash, c.id_hash];
     for (limit, at_limit) in
         [(4, AtLimit::Refuse), (5, AtLimit::EndOldest), (6, AtLimit::EndOthers)]
     {
-        let (to, answer) = sign_in(given, &key()?, &owner, (limit, at_limit), then)?;
+        let (to, answer) = sign_in(fixture, &id_hash()?, &owner, (limit, at_limit), then)?;
         let ended = done(answer, "a sign-in below the limit")?.ended;
         ensure!(ended.is_empty(), "a sign-in below the limit ended sessions");
-        keys.push(to);
+        id_hashes.push(to);
     }
-    live_are(given, &owner, &keys, "after sign-ins below the limit")
+    live_are(fixture, &owner, &id_hashes, "after sign-ins below the limit")
 }
 
-pub(super) fn sessions_that_ended_do_not_count(given: &Given) -> Outcome {
+pub(super) fn sessions_that_ended_do_not_count(fixture: &Fixture) -> Outcome {
     let owner = user("u")?;
-    three(given, &owner)?;
-    let later = given.after(IDLE * 2);
-    let (_, answer) = sign_in(given, &key()?, &owner, (1, AtLimit::Refuse), later)?;
+    three(fixture, &owner)?;
+    let later = fixture.after(IDLE * 2);
+    let (_, answer) = sign_in(fixture, &id_hash()?, &owner, (1, AtLimit::Refuse), later)?;
     let ended = done(answer, "a sign-in when all others have expired")?.ended;
     ensure!(ended.is_empty(), "a sign-in ended sessions that had expired already");
     Ok(())
 }
 
-pub(super) fn signing_in_again_is_not_one_more(given: &Given) -> Outcome {
+pub(super) fn signing_in_again_is_not_one_more(fixture: &Fixture) -> Outcome {
     let owner = user("u")?;
-    let [a, b, c] = three(given, &owner)?;
-    let then = given.after(SECOND * 10);
-    let (to, answer) = sign_in(given, &a.key, &owner, (3, AtLimit::Refuse), then)?;
+    let [a, b, c] = three(fixture, &owner)?;
+    let then = fixture.after(SECOND * 10);
+    let (to, answer) = sign_in(fixture, &a.id_hash, &owner, (3, AtLimit::Refuse), then)?;
     let ended = done(answer, "a second sign-in of a session at the limit")?.ended;
-    ensure!(ended == [a.key], "a second sign-in of a session did not end exactly its old key");
-    live_are(given, &owner, &[to, b.key, c.key], "after a second sign-in")?;
+    ensure!(ended == [a.id_hash], "a second sign-in of a session did not end exactly its old key");
+    live_are(fixture, &owner, &[to, b.id_hash, c.id_hash], "after a second sign-in")?;
     // Through the grace it is the same session as well.
-    let graced = given.renewed(&b, Some(given.after(IDLE)))?;
-    let (to_b, answer) = sign_in(given, &b.key, &owner, (3, AtLimit::EndOthers), then)?;
+    let graced = fixture.renewed(&b, Some(fixture.after(IDLE)))?;
+    let (to_b, answer) = sign_in(fixture, &b.id_hash, &owner, (3, AtLimit::EndOthers), then)?;
     done(answer, "a second sign-in through the grace at the limit")?;
-    given.is_replaced(&graced.key, &to_b, then, "the key from before a sign-in")?;
-    live_are(given, &owner, &[to, to_b, c.key], "after a second sign-in through the grace")
+    fixture.is_replaced(&graced.id_hash, &to_b, then, "the key from before a sign-in")?;
+    live_are(fixture, &owner, &[to, to_b, c.id_hash], "after a second sign-in through the grace")
 }
 
-pub(super) fn another_users_session_does_not_count(given: &Given) -> Outcome {
+pub(super) fn another_users_session_does_not_count(fixture: &Fixture) -> Outcome {
     let (owner, other) = (user("u")?, user("u1")?);
-    let theirs = given.session_of(&other, given.now)?;
-    let untouched = given.session_of(&other, given.now)?;
-    given.session()?;
-    let then = given.after(SECOND * 10);
+    let theirs = fixture.session_of(&other, fixture.now)?;
+    let untouched = fixture.session_of(&other, fixture.now)?;
+    fixture.session()?;
+    let then = fixture.after(SECOND * 10);
     let limit = (1, AtLimit::Refuse);
-    let (to, answer) = sign_in(given, &theirs.key, &owner, limit, then)?;
+    let (to, answer) = sign_in(fixture, &theirs.id_hash, &owner, limit, then)?;
     done(answer, "a first sign-in over another user's session")?;
-    live_are(given, &owner, &[to], "after a first sign-in")?;
-    live_are(given, &other, &[untouched.key], "after a sign-in over another user's session")
+    live_are(fixture, &owner, &[to], "after a first sign-in")?;
+    live_are(fixture, &other, &[untouched.id_hash], "after a sign-in over another user's session")
 }

@@ -11,32 +11,32 @@
 //!
 //! The checks never sleep: they pass made-up times, none of them before the time at which the
 //! run began. Listing, revoking and limits per user are checked if the store
-//! [promises them](crate::store::Traits::lists).
+//! [promises them](crate::backend::Capabilities::lists).
 
-mod given;
-mod gone;
-mod keeping;
+mod fixture;
+mod index;
 mod limits;
-mod merging;
+mod merge;
+mod no_resurrection;
+mod persistence;
 mod races;
-mod registry;
-mod renewing;
-mod replaced;
-mod signing_in;
+mod renewal;
+mod replaced_ids;
+mod sign_in;
 mod stress;
-mod sweeping;
+mod sweep;
 mod time;
-mod touching;
+mod touch;
 
 use std::error;
 use std::fmt;
 
+use crate::backend::Store;
 use crate::clock::{Clock, SystemClock};
-use crate::store::Store;
-use given::{Failure, Given, Outcome, caught};
+use fixture::{Failure, Fixture, Outcome, caught};
 
 /// One law in one situation.
-type Check = fn(&Given) -> Outcome;
+type Check = fn(&Fixture) -> Outcome;
 
 /// A law and its checks by name.
 struct Law {
@@ -60,45 +60,45 @@ macro_rules! laws {
 }
 
 const LAWS: &[Law] = laws! {
-    "law 1, lazy": [keeping::an_unknown_key_is_absent]
-    "law 1, lazy" if lists: [keeping::loading_stores_nothing]
+    "law 1, lazy": [persistence::an_unknown_key_is_absent]
+    "law 1, lazy" if lists: [persistence::loading_stores_nothing]
     "law 9, what was acknowledged is there": [
-        keeping::a_session_is_loaded_as_it_was_created,
-        keeping::every_name_and_value_survives,
-        keeping::a_merge_is_loaded_as_it_was_answered,
-        keeping::an_empty_session_exists,
-        keeping::a_second_delete_is_no_error,
-        keeping::a_store_lists_if_it_says_so,
-        keeping::the_regular_work_disturbs_no_session,
+        persistence::a_session_is_loaded_as_it_was_created,
+        persistence::every_name_and_value_survives,
+        persistence::a_merge_is_loaded_as_it_was_answered,
+        persistence::an_empty_session_exists,
+        persistence::a_second_delete_is_no_error,
+        persistence::a_store_lists_if_it_says_so,
+        persistence::the_regular_work_disturbs_no_session,
     ]
     "law 9, what was acknowledged is there" if lists: [
-        keeping::a_session_is_one_row_whatever_is_done_to_it,
+        persistence::a_session_is_one_row_whatever_is_done_to_it,
     ]
     "law 15, bad input gets a typed error, and nothing is lost": [
-        keeping::too_large_at_creation_stores_nothing,
-        keeping::too_large_leaves_the_old_data_intact,
-        keeping::the_limit_itself_is_not_too_large,
-        keeping::a_session_over_a_lowered_limit_may_shrink,
+        persistence::too_large_at_creation_stores_nothing,
+        persistence::too_large_leaves_the_old_data_intact,
+        persistence::the_limit_itself_is_not_too_large,
+        persistence::a_session_over_a_lowered_limit_may_shrink,
     ]
     "law 4, a request changes what it changed": [
-        merging::two_requests_on_different_keys_both_keep_their_change,
-        merging::on_the_same_key_the_later_commit_wins,
-        merging::writing_the_value_that_is_there_is_no_change,
-        merging::a_clear_removes_what_it_does_not_set,
-        merging::a_condition_on_the_revision_holds,
-        merging::the_revision_grows_by_one_with_each_change,
-        merging::many_deltas_do_what_they_do_to_a_record,
+        merge::two_requests_on_different_keys_both_keep_their_change,
+        merge::on_the_same_key_the_later_commit_wins,
+        merge::writing_the_value_that_is_there_is_no_change,
+        merge::a_clear_removes_what_it_does_not_set,
+        merge::a_condition_on_the_revision_holds,
+        merge::the_revision_grows_by_one_with_each_change,
+        merge::many_deltas_do_what_they_do_to_a_record,
         races::two_merges_at_once_both_keep_their_change,
         races::no_increment_is_lost,
     ]
     "law 5, gone is final": [
-        gone::a_late_merge_stores_nothing,
-        gone::nothing_brings_back_a_deleted_session,
-        gone::nothing_brings_back_a_session_deleted_after_its_renewal,
-        gone::nothing_brings_back_a_session_deleted_through_its_grace,
-        gone::nothing_brings_back_a_swept_session,
-        gone::nothing_brings_back_an_expired_session,
-        gone::nothing_late_brings_back_a_session_ended_at_its_deadline,
+        no_resurrection::a_late_merge_stores_nothing,
+        no_resurrection::nothing_brings_back_a_deleted_session,
+        no_resurrection::nothing_brings_back_a_session_deleted_after_its_renewal,
+        no_resurrection::nothing_brings_back_a_session_deleted_through_its_grace,
+        no_resurrection::nothing_brings_back_a_swept_session,
+        no_resurrection::nothing_brings_back_an_expired_session,
+        no_resurrection::nothing_late_brings_back_a_session_ended_at_its_deadline,
         races::a_merge_at_the_moment_of_a_delete_revives_nothing,
         races::a_touch_at_the_moment_of_a_delete_revives_nothing,
         races::a_renewal_at_the_moment_of_a_delete_revives_nothing,
@@ -108,57 +108,57 @@ const LAWS: &[Law] = laws! {
         stress::under_load_nothing_fails_and_nothing_comes_back,
     ]
     "law 5, gone is final" if lists: [
-        gone::nothing_late_brings_back_a_session_revoked_at_its_deadline,
-        gone::nothing_late_brings_back_a_session_that_made_room_for_a_sign_in,
-        gone::nothing_brings_back_a_revoked_session,
-        gone::nothing_brings_back_a_session_revoked_with_everyone,
+        no_resurrection::nothing_late_brings_back_a_session_revoked_at_its_deadline,
+        no_resurrection::nothing_late_brings_back_a_session_that_made_room_for_a_sign_in,
+        no_resurrection::nothing_brings_back_a_revoked_session,
+        no_resurrection::nothing_brings_back_a_session_revoked_with_everyone,
         races::a_merge_at_the_moment_of_a_revocation_revives_nothing,
     ]
     "law 6, renewal is one step": [
-        renewing::a_renewal_changes_the_key_and_nothing_else,
-        renewing::a_renewal_carries_its_change_along,
-        renewing::a_renewal_does_not_move_the_absolute_deadline,
-        renewing::the_key_from_before_a_renewal_is_answered_replaced,
-        renewing::the_key_from_before_a_renewal_is_unknown_after_a_while,
-        renewing::the_key_from_before_works_until_the_end_of_the_grace,
-        renewing::the_key_from_before_does_not_work_at_the_end_of_the_grace,
-        renewing::a_delete_through_the_grace_ends_the_session,
-        renewing::a_renewal_through_the_grace_merges_and_rotates_nothing,
-        renewing::each_replaced_key_has_a_grace_of_its_own,
-        replaced::the_latest_replaced_keys_are_remembered,
-        replaced::a_delete_through_a_replaced_key_ends_the_session,
-        replaced::a_delete_through_a_forgotten_key_ends_nothing,
-        replaced::a_sign_in_joins_one_through_the_same_key,
-        replaced::a_late_sign_in_moves_the_session,
-        replaced::a_sign_in_joins_only_the_current_key,
-        replaced::a_sign_in_joins_one_that_proved_as_much,
-        replaced::a_sign_in_joins_one_through_the_same_key_in_its_grace,
-        replaced::a_sign_in_through_a_renewed_key_moves_the_session,
-        replaced::another_user_takes_nothing_through_a_replaced_key,
-        replaced::another_user_leaves_what_was_bound_since,
-        replaced::keys_of_an_ended_session_stay_dead_when_the_next_moves,
-        replaced::a_stale_sign_in_through_a_replaced_key_moves_nothing,
-        replaced::a_move_of_the_session_ends_its_key_for_a_thief,
-        renewing::a_merge_leaves_the_grace_as_it_is,
-        renewing::a_stale_renewal_moves_nothing,
-        renewing::a_taken_key_is_a_conflict_at_creation,
-        renewing::a_taken_key_is_a_conflict_at_renewal,
-        renewing::a_taken_key_is_a_conflict_at_sign_in,
-        signing_in::a_sign_in_binds_the_user_and_restarts_both_clocks,
-        signing_in::a_sign_in_without_a_session_begins_one,
-        signing_in::a_sign_in_keeps_the_anonymous_session_and_its_data,
-        signing_in::a_sign_in_again_is_the_same_session,
-        signing_in::nothing_of_another_users_session_reaches_a_sign_in,
-        signing_in::a_sign_in_ends_the_grace,
-        signing_in::a_sign_in_through_the_grace_moves_the_session,
-        signing_in::a_stale_sign_in_moves_nothing,
+        renewal::a_renewal_changes_the_key_and_nothing_else,
+        renewal::a_renewal_carries_its_change_along,
+        renewal::a_renewal_does_not_move_the_absolute_deadline,
+        renewal::the_key_from_before_a_renewal_is_answered_replaced,
+        renewal::the_key_from_before_a_renewal_is_unknown_after_a_while,
+        renewal::the_key_from_before_works_until_the_end_of_the_grace,
+        renewal::the_key_from_before_does_not_work_at_the_end_of_the_grace,
+        renewal::a_delete_through_the_grace_ends_the_session,
+        renewal::a_renewal_through_the_grace_merges_and_rotates_nothing,
+        renewal::each_replaced_key_has_a_grace_of_its_own,
+        replaced_ids::the_latest_replaced_keys_are_remembered,
+        replaced_ids::a_delete_through_a_replaced_key_ends_the_session,
+        replaced_ids::a_delete_through_a_forgotten_key_ends_nothing,
+        replaced_ids::a_sign_in_joins_one_through_the_same_key,
+        replaced_ids::a_late_sign_in_moves_the_session,
+        replaced_ids::a_sign_in_joins_only_the_current_key,
+        replaced_ids::a_sign_in_joins_one_that_proved_as_much,
+        replaced_ids::a_sign_in_joins_one_through_the_same_key_in_its_grace,
+        replaced_ids::a_sign_in_through_a_renewed_key_moves_the_session,
+        replaced_ids::another_user_takes_nothing_through_a_replaced_key,
+        replaced_ids::another_user_leaves_what_was_bound_since,
+        replaced_ids::keys_of_an_ended_session_stay_dead_when_the_next_moves,
+        replaced_ids::a_stale_sign_in_through_a_replaced_key_moves_nothing,
+        replaced_ids::a_move_of_the_session_ends_its_key_for_a_thief,
+        renewal::a_merge_leaves_the_grace_as_it_is,
+        renewal::a_stale_renewal_moves_nothing,
+        renewal::a_taken_key_is_a_conflict_at_creation,
+        renewal::a_taken_key_is_a_conflict_at_renewal,
+        renewal::a_taken_key_is_a_conflict_at_sign_in,
+        sign_in::a_sign_in_binds_the_user_and_restarts_both_clocks,
+        sign_in::a_sign_in_without_a_session_begins_one,
+        sign_in::a_sign_in_keeps_the_anonymous_session_and_its_data,
+        sign_in::a_sign_in_again_is_the_same_session,
+        sign_in::nothing_of_another_users_session_reaches_a_sign_in,
+        sign_in::a_sign_in_ends_the_grace,
+        sign_in::a_sign_in_through_the_grace_moves_the_session,
+        sign_in::a_stale_sign_in_moves_nothing,
         races::a_merge_at_the_moment_of_a_renewal_is_told_or_kept,
         races::of_two_renewals_at_once_one_moves_the_session,
         races::of_two_renewals_with_grace_at_once_one_moves_the_session,
         races::of_two_sign_ins_through_one_key_the_later_can_join,
     ]
     "law 6, renewal is one step" if lists: [
-        renewing::a_revocation_ends_the_grace,
+        renewal::a_revocation_ends_the_grace,
         limits::a_refused_sign_in_changes_nothing,
         limits::at_the_limit_the_longest_signed_in_ends,
         limits::at_the_limit_all_others_end,
@@ -181,36 +181,36 @@ const LAWS: &[Law] = laws! {
     ]
     "law 7, time is checked at read" if lists: [time::expired_sessions_are_not_listed]
     "law 8, reading is not writing": [
-        touching::a_touch_changes_neither_data_nor_revision,
-        touching::a_touch_does_not_undo_what_was_written_since_the_read,
-        touching::a_touch_never_moves_time_back,
-        touching::a_batch_touches_those_that_live,
-        touching::a_merge_with_a_touch_that_is_not_due_leaves_the_time,
-        touching::a_merge_with_a_touch_that_is_due_moves_the_time,
-        touching::an_unchanged_merge_records_a_due_touch_only,
+        touch::a_touch_changes_neither_data_nor_revision,
+        touch::a_touch_does_not_undo_what_was_written_since_the_read,
+        touch::a_touch_never_moves_time_back,
+        touch::a_batch_touches_those_that_live,
+        touch::a_merge_with_a_touch_that_is_not_due_leaves_the_time,
+        touch::a_merge_with_a_touch_that_is_due_moves_the_time,
+        touch::an_unchanged_merge_records_a_due_touch_only,
     ]
     "law 13, the cleaner is polite": [
-        sweeping::a_sweep_removes_exactly_what_has_ended,
-        sweeping::a_sweep_removes_no_more_than_its_limit,
-        sweeping::a_sweep_leaves_the_keys_of_live_sessions,
+        sweep::a_sweep_removes_exactly_what_has_ended,
+        sweep::a_sweep_removes_no_more_than_its_limit,
+        sweep::a_sweep_leaves_the_keys_of_live_sessions,
         races::a_merge_at_the_moment_of_a_sweep_is_told_or_kept,
     ]
     "users and revocation" if lists: [
-        registry::the_newest_session_is_listed_first,
-        registry::pages_have_no_gaps_and_no_repeats,
-        registry::a_summary_says_what_the_record_says,
-        registry::names_of_users_match_exactly,
-        registry::names_of_the_identity_provider_match_exactly,
-        registry::the_list_follows_the_user_of_a_session,
-        registry::the_list_has_one_entry_after_a_renewal,
+        index::the_newest_session_is_listed_first,
+        index::pages_have_no_gaps_and_no_repeats,
+        index::a_summary_says_what_the_record_says,
+        index::names_of_users_match_exactly,
+        index::names_of_the_identity_provider_match_exactly,
+        index::the_list_follows_the_user_of_a_session,
+        index::the_list_has_one_entry_after_a_renewal,
         races::a_list_by_handle_at_the_moment_of_a_sign_in_shows_the_session,
-        registry::a_revocation_gives_the_keys_that_the_sessions_had,
-        registry::a_revocation_keeps_exactly_the_exception,
-        registry::a_revocation_keeps_the_exception_whatever_its_key,
-        registry::a_handle_that_is_nobodys_is_no_exception,
-        registry::a_handle_of_another_user_is_not_revoked,
-        registry::revoking_everyone_leaves_nobody_and_raises_the_epoch,
-        registry::the_stats_count_what_is_there,
+        index::a_revocation_gives_the_keys_that_the_sessions_had,
+        index::a_revocation_keeps_exactly_the_exception,
+        index::a_revocation_keeps_the_exception_whatever_its_key,
+        index::a_handle_that_is_nobodys_is_no_exception,
+        index::a_handle_of_another_user_is_not_revoked,
+        index::revoking_everyone_leaves_nobody_and_raises_the_epoch,
+        index::the_stats_count_what_is_there,
     ]
 };
 
@@ -235,8 +235,12 @@ fn run_all(make: &dyn Fn() -> Box<dyn Store>) -> Result<(), Failures> {
     for law in LAWS {
         for (name, check) in law.checks {
             let run = || {
-                let given = Given { store: make(), now };
-                if law.lists && !given.store.traits().lists { Ok(()) } else { check(&given) }
+                let fixture = Fixture { store: make(), now };
+                if law.lists && !fixture.store.capabilities().indexed {
+                    Ok(())
+                } else {
+                    check(&fixture)
+                }
             };
             if let Err(Failure(what)) = caught(run) {
                 failures.push(format!("{}: {what} [{name}]", law.name));

@@ -8,16 +8,16 @@ use std::sync::{Barrier, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::backend::{Action, AtLimit, Commit, Committed, Page, SessionFilter};
 use crate::clock::Timestamp;
-use crate::conformance::given::{
-    ALL, Dice, Failure, Given, IDLE, MILLI, Outcome, SECOND, Session, answered, caught, done,
-    ensure, holds, key, nothing, panicked, said, set, user,
+use crate::conformance::fixture::{
+    ALL, Dice, Failure, Fixture, IDLE, MILLI, Outcome, SECOND, Session, answered, caught, done,
+    ensure, holds, id_hash, nothing, panicked, said, set, user,
 };
-use crate::conformance::{limits, replaced};
-use crate::id::{SessionKey, UserKey};
+use crate::conformance::{limits, replaced_ids};
+use crate::id::{SessionIdHash, UserKey};
 use crate::lifetime::Lifetime;
-use crate::record::{Birth, Touch};
-use crate::store::{AtLimit, Commit, Committed, Fate, Page, Which};
+use crate::record::{NewSession, Touch};
 
 const ROUNDS: u32 = 1000;
 
@@ -77,35 +77,35 @@ fn race_for<T: Sync, A, B: Send>(
     // A failure ends no thread before its last round: the other one would wait for ever.
     let (of_a, of_b) = thread::scope(|scope| {
         let second = scope.spawn(|| {
-            let run = |(round, given)| {
+            let run = |(round, fixture)| {
                 start.wait(round, 1);
-                caught(|| b(given))
+                caught(|| b(fixture))
             };
             rounds.iter().enumerate().map(run).collect::<Vec<_>>()
         });
-        let run = |(round, given)| {
+        let run = |(round, fixture)| {
             start.wait(round, 0);
-            caught(|| a(given))
+            caught(|| a(fixture))
         };
         let of_a: Vec<_> = rounds.iter().enumerate().map(run).collect();
         (of_a, second.join())
     });
     let of_b = of_b.map_err(|_| panicked())?;
-    for ((given, a), b) in rounds.iter().zip(of_a).zip(of_b) {
-        judge(given, a?, b?)?;
+    for ((fixture, a), b) in rounds.iter().zip(of_a).zip(of_b) {
+        judge(fixture, a?, b?)?;
     }
     Ok(())
 }
 
-pub(super) fn two_merges_at_once_both_keep_their_change(given: &Given) -> Outcome {
+pub(super) fn two_merges_at_once_both_keep_their_change(fixture: &Fixture) -> Outcome {
     race(
-        |_| given.session(),
-        |session| given.merge(&session.key, &set("hat", 1)?, given.now),
-        |session| given.merge(&session.key, &set("scarf", 2)?, given.now),
+        |_| fixture.session(),
+        |session| fixture.merge(&session.id_hash, &set("hat", 1)?, fixture.now),
+        |session| fixture.merge(&session.id_hash, &set("scarf", 2)?, fixture.now),
         |session, hat, scarf| {
             done(hat, "one of two merges at once")?;
             done(scarf, "one of two merges at once")?;
-            let record = given.live(&session.key, given.now, "a merged session")?.record;
+            let record = fixture.live(&session.id_hash, fixture.now, "a merged session")?.record;
             let both = holds(&record, "hat", 1)? && holds(&record, "scarf", 2)?;
             ensure!(both, "of two merges on different names at once one was lost");
             let revision = session.record.revision + 2;
@@ -115,24 +115,24 @@ pub(super) fn two_merges_at_once_both_keep_their_change(given: &Given) -> Outcom
     )
 }
 
-pub(super) fn no_increment_is_lost(given: &Given) -> Outcome {
+pub(super) fn no_increment_is_lost(fixture: &Fixture) -> Outcome {
     const THREADS: u32 = 32;
     const EACH: u32 = 100;
-    let session = given.session()?;
+    let session = fixture.session()?;
     // As a session does it: the first try is free, the next ones take turns.
     let turn = Mutex::new(());
     let increment = || -> Outcome {
-        let mut record = given.live(&session.key, given.now, "a counter")?.record;
+        let mut record = fixture.live(&session.id_hash, fixture.now, "a counter")?.record;
         let mut guard = None;
         loop {
             let n = record.data.get("n").map_or(Ok(0), |n| n.decode::<u32>())?;
             let delta = set("n", n + 1)?;
-            let merge = Commit::new(&session.key, Fate::Merge, &delta, given.now);
+            let merge = Commit::new(&session.id_hash, Action::Merge, &delta, fixture.now);
             let merge = Commit { if_revision: Some(record.revision), ..merge };
-            match given.store.commit(&merge)? {
+            match fixture.store.commit(&merge)? {
                 Committed::Done { .. } => return Ok(()),
-                Committed::Stale { record: stored, .. } => record = stored,
-                other => return answered(&other, "Done or Stale", "an increment"),
+                Committed::RevisionMismatch { record: stored, .. } => record = stored,
+                other => return answered(&other, "Done or RevisionMismatch", "an increment"),
             }
             if guard.is_none() {
                 guard = Some(turn.lock().unwrap_or_else(PoisonError::into_inner));
@@ -144,55 +144,55 @@ pub(super) fn no_increment_is_lost(given: &Given) -> Outcome {
         let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(count)).collect();
         threads.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_| Err(panicked())))
     })?;
-    let record = given.live(&session.key, given.now, "a counter")?.record;
+    let record = fixture.live(&session.id_hash, fixture.now, "a counter")?.record;
     let wanted = THREADS * EACH;
     ensure!(holds(&record, "n", wanted)?, "of {wanted} increments at once some were lost");
     Ok(())
 }
 
-pub(super) fn a_merge_at_the_moment_of_a_delete_revives_nothing(given: &Given) -> Outcome {
+pub(super) fn a_merge_at_the_moment_of_a_delete_revives_nothing(fixture: &Fixture) -> Outcome {
     race(
-        |_| given.session(),
-        |session| given.merge(&session.key, &set("coat", "red")?, given.now),
-        |session| given.delete(&session.key, given.now),
+        |_| fixture.session(),
+        |session| fixture.merge(&session.id_hash, &set("coat", "red")?, fixture.now),
+        |session| fixture.delete(&session.id_hash, fixture.now),
         |session, merge, delete| {
             answered(&delete, "Deleted", "a delete at the moment of a merge")?;
-            let back = given.is_live(&session.key, given.now)?;
+            let back = fixture.is_live(&session.id_hash, fixture.now)?;
             ensure!(!back, "a merge at the moment of a delete brought the session back");
-            let told = matches!(merge, Committed::Done { .. } | Committed::Gone);
+            let told = matches!(merge, Committed::Done { .. } | Committed::NotFound);
             ensure!(told, "a merge at the moment of a delete was answered {}", said(&merge));
             Ok(())
         },
     )
 }
 
-pub(super) fn a_touch_at_the_moment_of_a_delete_revives_nothing(given: &Given) -> Outcome {
-    let then = given.after(SECOND);
+pub(super) fn a_touch_at_the_moment_of_a_delete_revives_nothing(fixture: &Fixture) -> Outcome {
+    let then = fixture.after(SECOND);
     race(
-        |_| given.session(),
-        |session| given.touch(&session.key, then, then),
-        |session| given.delete(&session.key, then),
+        |_| fixture.session(),
+        |session| fixture.touch(&session.id_hash, then, then),
+        |session| fixture.delete(&session.id_hash, then),
         |session, (), delete| {
             answered(&delete, "Deleted", "a delete at the moment of a touch")?;
-            let back = given.is_live(&session.key, then)?;
+            let back = fixture.is_live(&session.id_hash, then)?;
             ensure!(!back, "a touch at the moment of a delete brought the session back");
             Ok(())
         },
     )
 }
 
-fn renewal_and_delete(given: &Given, grace_until: Option<Timestamp>) -> Outcome {
+fn renewal_and_delete(fixture: &Fixture, grace_until: Option<Timestamp>) -> Outcome {
     race(
-        |_| given.session(),
-        |session| given.renew(&session.key, grace_until, given.now),
-        |session| given.delete(&session.key, given.now),
+        |_| fixture.session(),
+        |session| fixture.renew(&session.id_hash, grace_until, fixture.now),
+        |session| fixture.delete(&session.id_hash, fixture.now),
         |session, (to, renewal), delete| {
             // Whichever came first: a delete ends the session through a key it has left, too.
             answered(&delete, "Deleted", "a delete at the moment of a renewal")?;
-            let told = matches!(renewal, Committed::Done { .. } | Committed::Gone);
+            let told = matches!(renewal, Committed::Done { .. } | Committed::NotFound);
             ensure!(told, "at the moment of a delete a renewal was answered {}", said(&renewal));
-            for key in [to, session.key] {
-                let lives = given.is_live(&key, given.now)?;
+            for id_hash in [to, session.id_hash] {
+                let lives = fixture.is_live(&id_hash, fixture.now)?;
                 ensure!(!lives, "after a renewal and a delete at once the session lives");
             }
             Ok(())
@@ -200,55 +200,57 @@ fn renewal_and_delete(given: &Given, grace_until: Option<Timestamp>) -> Outcome 
     )
 }
 
-pub(super) fn a_renewal_at_the_moment_of_a_delete_revives_nothing(given: &Given) -> Outcome {
-    renewal_and_delete(given, None)
+pub(super) fn a_renewal_at_the_moment_of_a_delete_revives_nothing(fixture: &Fixture) -> Outcome {
+    renewal_and_delete(fixture, None)
 }
 
 pub(super) fn a_renewal_with_grace_at_the_moment_of_a_delete_revives_nothing(
-    given: &Given,
+    fixture: &Fixture,
 ) -> Outcome {
-    renewal_and_delete(given, Some(given.after(IDLE)))
+    renewal_and_delete(fixture, Some(fixture.after(IDLE)))
 }
 
-pub(super) fn a_sign_in_at_the_moment_of_a_delete_revives_nothing(given: &Given) -> Outcome {
+pub(super) fn a_sign_in_at_the_moment_of_a_delete_revives_nothing(fixture: &Fixture) -> Outcome {
     let owner = user("u")?;
     race(
-        |_| given.session(),
-        |session| given.sign_in(&session.key, &owner, given.now),
-        |session| given.delete(&session.key, given.now),
+        |_| fixture.session(),
+        |session| fixture.sign_in(&session.id_hash, &owner, fixture.now),
+        |session| fixture.delete(&session.id_hash, fixture.now),
         |session, (to, sign_in), delete| {
             let record = done(sign_in, "a sign-in at the moment of a delete")?.record;
-            let kept = record.handle == session.handle();
+            let kept = record.public_id == session.public_id();
             answered(&delete, "Deleted", "a delete at the moment of a sign-in")?;
             ensure!(kept || record.data.is_empty(), "a sign-in revived the data of a dead session");
             // A delete that came later has ended the session that the sign-in moved; one that came
             // first has left the sign-in no session, so that it began one.
             match kept {
-                true => given.is_absent(&to, given.now, "a session deleted after its sign-in")?,
+                true => {
+                    fixture.is_absent(&to, fixture.now, "a session deleted after its sign-in")?
+                }
                 false => {
-                    let begun = Session { key: to, record };
-                    given.is_intact(&begun, "a delete at the moment of a sign-in")?;
+                    let begun = Session { id_hash: to, record };
+                    fixture.is_intact(&begun, "a delete at the moment of a sign-in")?;
                 }
             }
-            let old = given.is_live(&session.key, given.now)?;
+            let old = fixture.is_live(&session.id_hash, fixture.now)?;
             ensure!(!old, "after a sign-in and a delete at once the old key still works");
             Ok(())
         },
     )
 }
 
-pub(super) fn a_touch_at_the_moment_of_a_sweep_revives_nothing(given: &Given) -> Outcome {
-    let begins = |round| given.after(SECOND * round);
+pub(super) fn a_touch_at_the_moment_of_a_sweep_revives_nothing(fixture: &Fixture) -> Outcome {
+    let begins = |round| fixture.after(SECOND * round);
     race(
         // Every round has a deadline of its own, so that its sweep finds no other's session.
-        |round| Ok((given.session_from(begins(round), &birth_at(begins(round))?)?, round)),
+        |round| Ok((fixture.session_from(begins(round), &birth_at(begins(round))?)?, round)),
         |(session, round)| {
             let last = begins(*round) + IDLE - MILLI;
-            given.touch(&session.key, last, last)
+            fixture.touch(&session.id_hash, last, last)
         },
-        |(_, round)| Ok(given.store.sweep(begins(*round) + IDLE, ALL)?.removed),
+        |(_, round)| Ok(fixture.store.sweep(begins(*round) + IDLE, ALL)?.removed),
         |(session, round), (), swept| {
-            let lives = given.is_live(&session.key, begins(*round) + IDLE)?;
+            let lives = fixture.is_live(&session.id_hash, begins(*round) + IDLE)?;
             ensure!(swept <= 1, "a sweep of at most one ended session removed {swept}");
             ensure!(!lives || swept == 0, "a touch at the moment of a sweep revived the session");
             Ok(())
@@ -256,25 +258,25 @@ pub(super) fn a_touch_at_the_moment_of_a_sweep_revives_nothing(given: &Given) ->
     )
 }
 
-pub(super) fn a_merge_at_the_moment_of_a_sweep_is_told_or_kept(given: &Given) -> Outcome {
-    let begins = |round| given.after(SECOND * round);
+pub(super) fn a_merge_at_the_moment_of_a_sweep_is_told_or_kept(fixture: &Fixture) -> Outcome {
+    let begins = |round| fixture.after(SECOND * round);
     race(
-        |round| Ok((given.session_from(begins(round), &birth_at(begins(round))?)?, round)),
+        |round| Ok((fixture.session_from(begins(round), &birth_at(begins(round))?)?, round)),
         |(session, round)| {
             let last = begins(*round) + IDLE - MILLI;
             let delta = set("coat", "red")?;
-            let merge = Commit::new(&session.key, Fate::Merge, &delta, last);
-            Ok(given.store.commit(&Commit { touch: Some(Touch::at(last)), ..merge })?)
+            let merge = Commit::new(&session.id_hash, Action::Merge, &delta, last);
+            Ok(fixture.store.commit(&Commit { touch: Some(Touch::at(last)), ..merge })?)
         },
-        |(_, round)| Ok(given.store.sweep(begins(*round) + IDLE, ALL)?.removed),
+        |(_, round)| Ok(fixture.store.sweep(begins(*round) + IDLE, ALL)?.removed),
         |(session, round), merge, swept| {
-            let lives = given.is_live(&session.key, begins(*round) + IDLE)?;
+            let lives = fixture.is_live(&session.id_hash, begins(*round) + IDLE)?;
             match &merge {
                 Committed::Done { .. } => {
                     ensure!(lives && swept == 0, "a sweep took a session that was just kept alive");
                 }
                 other => {
-                    answered(other, "Gone", "a merge at the moment of a sweep")?;
+                    answered(other, "NotFound", "a merge at the moment of a sweep")?;
                     ensure!(!lives, "a merge at the moment of a sweep revived the session");
                 }
             }
@@ -283,22 +285,29 @@ pub(super) fn a_merge_at_the_moment_of_a_sweep_is_told_or_kept(given: &Given) ->
     )
 }
 
-fn birth_at(now: Timestamp) -> Outcome<Birth> {
-    Ok(Birth::new(Lifetime::idle(IDLE).starting(now))?)
+fn birth_at(now: Timestamp) -> Outcome<NewSession> {
+    Ok(NewSession::new(Lifetime::idle(IDLE).starting(now))?)
 }
 
-pub(super) fn a_merge_at_the_moment_of_a_revocation_revives_nothing(given: &Given) -> Outcome {
+pub(super) fn a_merge_at_the_moment_of_a_revocation_revives_nothing(fixture: &Fixture) -> Outcome {
     race(
-        |_| given.session(),
-        |session| given.merge(&session.key, &set("coat", "red")?, given.now),
+        |_| fixture.session(),
+        |session| fixture.merge(&session.id_hash, &set("coat", "red")?, fixture.now),
         |session| {
-            Ok(given.registry()?.revoke(&Which::Handle(&session.handle()), None, given.now)?)
+            Ok(fixture.index()?.revoke(
+                &SessionFilter::PublicId(&session.public_id()),
+                None,
+                fixture.now,
+            )?)
         },
         |session, merge, revoked| {
-            ensure!(revoked == [session.key], "a revocation at the moment of a merge missed it");
-            let back = given.is_live(&session.key, given.now)?;
+            ensure!(
+                revoked == [session.id_hash],
+                "a revocation at the moment of a merge missed it"
+            );
+            let back = fixture.is_live(&session.id_hash, fixture.now)?;
             ensure!(!back, "a merge at the moment of a revocation brought the session back");
-            let told = matches!(merge, Committed::Done { .. } | Committed::Gone);
+            let told = matches!(merge, Committed::Done { .. } | Committed::NotFound);
             ensure!(told, "a merge at the moment of a revocation was answered {}", said(&merge));
             Ok(())
         },
@@ -315,23 +324,27 @@ impl Drop for Done<'_> {
 }
 
 pub(super) fn a_list_by_handle_at_the_moment_of_a_sign_in_shows_the_session(
-    given: &Given,
+    fixture: &Fixture,
 ) -> Outcome {
     let owner = user("u")?;
     // A look for the handle of somebody anonymous looks at all who are.
     race_for(
         ROUNDS / 10,
-        |_| Ok((given.session()?, AtomicBool::new(false))),
+        |_| Ok((fixture.session()?, AtomicBool::new(false))),
         |(session, is_done)| {
             let _done = Done(is_done);
-            given.sign_in(&session.key, &owner, given.now)
+            fixture.sign_in(&session.id_hash, &owner, fixture.now)
         },
         |(session, is_done)| {
-            let (registry, handle) = (given.registry()?, session.handle());
+            let (index, public_id) = (fixture.index()?, session.public_id());
             // Again and again, so that one of the looks meets the moment.
             loop {
                 let was_done = is_done.load(Ordering::SeqCst);
-                let listed = registry.list(&Which::Handle(&handle), Page::first(ALL), given.now)?;
+                let listed = index.list(
+                    &SessionFilter::PublicId(&public_id),
+                    Page::first(ALL),
+                    fixture.now,
+                )?;
                 if listed.is_empty() || was_done {
                     return Ok(listed);
                 }
@@ -339,36 +352,41 @@ pub(super) fn a_list_by_handle_at_the_moment_of_a_sign_in_shows_the_session(
         },
         |(session, _), (_, answer), listed| {
             done(answer, "a sign-in at the moment of a list")?;
-            let handles: Vec<_> = listed.iter().map(|summary| summary.handle).collect();
-            ensure!(handles == [session.handle()], "a list by handle missed a session");
+            let public_ids: Vec<_> = listed.iter().map(|summary| summary.public_id).collect();
+            ensure!(public_ids == [session.public_id()], "a list by handle missed a session");
             Ok(())
         },
     )
 }
 
-pub(super) fn a_merge_at_the_moment_of_a_renewal_is_told_or_kept(given: &Given) -> Outcome {
+pub(super) fn a_merge_at_the_moment_of_a_renewal_is_told_or_kept(fixture: &Fixture) -> Outcome {
     race(
-        |_| given.session(),
-        |session| given.merge(&session.key, &set("coat", "red")?, given.now),
-        |session| given.renew(&session.key, None, given.now),
+        |_| fixture.session(),
+        |session| fixture.merge(&session.id_hash, &set("coat", "red")?, fixture.now),
+        |session| fixture.renew(&session.id_hash, None, fixture.now),
         |session, merge, (to, renewal)| {
             done(renewal, "a renewal at the moment of a merge")?;
-            let record = given.live(&to, given.now, "a session renewed while merged")?.record;
-            ensure!(record.handle == session.handle(), "a renewal lost the handle");
+            let record = fixture.live(&to, fixture.now, "a session renewed while merged")?.record;
+            ensure!(record.public_id == session.public_id(), "a renewal lost the handle");
             let kept = holds(&record, "coat", "red")?;
             // Either the change was in time and moved along, or the writer knows that it was not.
             let wanted = if kept { "Done" } else { "Replaced" };
             answered(&merge, wanted, "a merge at the moment of a renewal")?;
-            given.is_replaced(&session.key, &to, given.now, "the key from before a renewal")?;
+            fixture.is_replaced(
+                &session.id_hash,
+                &to,
+                fixture.now,
+                "the key from before a renewal",
+            )?;
             Ok(())
         },
     )
 }
 
-fn two_renewals(given: &Given, grace_until: Option<Timestamp>) -> Outcome {
-    let renew = |session: &Session| given.renew(&session.key, grace_until, given.now);
+fn two_renewals(fixture: &Fixture, grace_until: Option<Timestamp>) -> Outcome {
+    let renew = |session: &Session| fixture.renew(&session.id_hash, grace_until, fixture.now);
     race(
-        |_| given.session(),
+        |_| fixture.session(),
         renew,
         renew,
         |session, (to_a, a), (to_b, b)| {
@@ -376,12 +394,18 @@ fn two_renewals(given: &Given, grace_until: Option<Timestamp>) -> Outcome {
                 (Committed::Done { .. }, _) => (to_a, to_b, b),
                 _ => (to_b, to_a, a),
             };
-            let found = given.live(&winner, given.now, "a session renewed twice at once")?;
-            ensure!(found.record.handle == session.handle(), "a renewal lost the handle");
-            given.is_absent(&loser, given.now, "of two renewals at once both moved the session")?;
+            let found = fixture.live(&winner, fixture.now, "a session renewed twice at once")?;
+            ensure!(found.record.public_id == session.public_id(), "a renewal lost the handle");
+            fixture.is_absent(
+                &loser,
+                fixture.now,
+                "of two renewals at once both moved the session",
+            )?;
             match answer {
                 Committed::Replaced { .. } if grace_until.is_none() => Ok(()),
-                Committed::Unchanged { key, .. } if grace_until.is_some() && key == winner => {
+                Committed::Unchanged { id_hash, .. }
+                    if grace_until.is_some() && id_hash == winner =>
+                {
                     Ok(())
                 }
                 other => answered(
@@ -398,63 +422,72 @@ fn two_renewals(given: &Given, grace_until: Option<Timestamp>) -> Outcome {
     )
 }
 
-pub(super) fn of_two_renewals_at_once_one_moves_the_session(given: &Given) -> Outcome {
-    two_renewals(given, None)
+pub(super) fn of_two_renewals_at_once_one_moves_the_session(fixture: &Fixture) -> Outcome {
+    two_renewals(fixture, None)
 }
 
-pub(super) fn of_two_renewals_with_grace_at_once_one_moves_the_session(given: &Given) -> Outcome {
-    two_renewals(given, Some(given.after(IDLE)))
+pub(super) fn of_two_renewals_with_grace_at_once_one_moves_the_session(
+    fixture: &Fixture,
+) -> Outcome {
+    two_renewals(fixture, Some(fixture.after(IDLE)))
 }
 
-pub(super) fn of_two_sign_ins_through_one_key_the_later_can_join(given: &Given) -> Outcome {
+pub(super) fn of_two_sign_ins_through_one_key_the_later_can_join(fixture: &Fixture) -> Outcome {
     let owner = user("u")?;
     race(
-        |_| given.session(),
-        |session| replaced::sign_in(given, &session.key, &owner, given.now, given.now),
-        |session| replaced::sign_in(given, &session.key, &owner, given.now, given.now),
+        |_| fixture.session(),
+        |session| {
+            replaced_ids::sign_in(fixture, &session.id_hash, &owner, fixture.now, fixture.now)
+        },
+        |session| {
+            replaced_ids::sign_in(fixture, &session.id_hash, &owner, fixture.now, fixture.now)
+        },
         |session, a, b| {
             let (first, later) = match (&a.answer, &b.answer) {
                 (Committed::Done { .. }, _) => (a, b),
                 _ => (b, a),
             };
             let record = done(first.answer, "one of two sign-ins at once")?.record;
-            ensure!(record.handle == session.handle(), "a sign-in left the session behind");
-            replaced::joins(&later.answer, &first.to, &first.salt)?;
-            given.is_absent(&later.to, given.now, "of two sign-ins at once both moved")?;
-            given.is_intact(&Session { key: first.to, record }, "two sign-ins at once")
+            ensure!(record.public_id == session.public_id(), "a sign-in left the session behind");
+            replaced_ids::joins(&later.answer, &first.to, &first.salt)?;
+            fixture.is_absent(&later.to, fixture.now, "of two sign-ins at once both moved")?;
+            fixture.is_intact(&Session { id_hash: first.to, record }, "two sign-ins at once")
         },
     )
 }
 
-type SignIn = (SessionKey, Committed);
+type SignIn = (SessionIdHash, Committed);
 
 fn two_sign_ins(
-    given: &Given,
+    fixture: &Fixture,
     at_limit: AtLimit,
     judge: impl Fn(&SignIn, &SignIn) -> Outcome,
 ) -> Outcome {
     let sign_in = |owner: &UserKey| {
         let limit = (NonZeroU32::MIN.get(), at_limit);
-        limits::sign_in(given, &key()?, owner, limit, given.now)
+        limits::sign_in(fixture, &id_hash()?, owner, limit, fixture.now)
     };
     race(
         |round| user(&format!("user {round}")),
         sign_in,
         sign_in,
         |owner, a, b| {
-            let listed =
-                given.registry()?.list(&Which::User(owner), Page::first(ALL), given.now)?.len();
+            let listed = fixture
+                .index()?
+                .list(&SessionFilter::User(owner), Page::first(ALL), fixture.now)?
+                .len();
             ensure!(listed == 1, "two sign-ins at once under a limit of 1 left {listed} sessions");
             judge(&a, &b)
         },
     )
 }
 
-pub(super) fn of_two_sign_ins_at_once_the_limit_refuses_one(given: &Given) -> Outcome {
-    two_sign_ins(given, AtLimit::Refuse, |(_, a), (_, b)| {
+pub(super) fn of_two_sign_ins_at_once_the_limit_refuses_one(fixture: &Fixture) -> Outcome {
+    two_sign_ins(fixture, AtLimit::Refuse, |(_, a), (_, b)| {
         let one = matches!(
             (a, b),
-            (Committed::Done { .. }, Committed::Full) | (Committed::Full, Committed::Done { .. })
+            (Committed::Done { .. }, Committed::LimitReached)
+                | (Committed::LimitReached, Committed::Done { .. })
         );
         let (a, b) = (said(a), said(b));
         ensure!(one, "two sign-ins at once under a limit of 1 were answered {a} and {b}");
@@ -462,11 +495,11 @@ pub(super) fn of_two_sign_ins_at_once_the_limit_refuses_one(given: &Given) -> Ou
     })
 }
 
-pub(super) fn of_two_sign_ins_at_once_the_limit_ends_one(given: &Given) -> Outcome {
+pub(super) fn of_two_sign_ins_at_once_the_limit_ends_one(fixture: &Fixture) -> Outcome {
     for at_limit in [AtLimit::EndOldest, AtLimit::EndOthers] {
-        two_sign_ins(given, at_limit, |(to_a, a), (to_b, b)| {
-            let ends = |answer: &Committed, key| match answer {
-                Committed::Done { ended, .. } => Ok(ended.contains(key)),
+        two_sign_ins(fixture, at_limit, |(to_a, a), (to_b, b)| {
+            let ends = |answer: &Committed, id_hash| match answer {
+                Committed::Done { ended, .. } => Ok(ended.contains(id_hash)),
                 other => {
                     Err(Failure(format!("a sign-in that may end was answered {}", said(other))))
                 }
@@ -477,13 +510,17 @@ pub(super) fn of_two_sign_ins_at_once_the_limit_ends_one(given: &Given) -> Outco
                 "of two sign-ins at once not exactly one ended the other"
             );
             let ended = if a_ends_b { to_b } else { to_a };
-            given.is_absent(ended, given.now, "a session that the limit ended is not absent")?;
-            given.merge(ended, &nothing(), given.now).and_then(|late| {
-                answered(&late, "Gone", "a merge after the limit ended the session")
+            fixture.is_absent(
+                ended,
+                fixture.now,
+                "a session that the limit ended is not absent",
+            )?;
+            fixture.merge(ended, &nothing(), fixture.now).and_then(|late| {
+                answered(&late, "NotFound", "a merge after the limit ended the session")
             })
         })?;
-        if let Some(registry) = given.store.registry() {
-            registry.revoke_everyone(None, given.now)?;
+        if let Some(index) = fixture.store.index() {
+            index.revoke_everyone(None, fixture.now)?;
         }
     }
     Ok(())

@@ -81,7 +81,7 @@ impl Debug for Unsealed {
 ///
 /// A cookie belongs to a host, whatever its port: applications on one host, such as localhost, need
 /// cookies of different [names](Self::name). An application whose cookie is renamed signs out all
-/// its users, unless its manager [also reads](crate::manager::Builder::also_read) the old name.
+/// its users, unless its manager [also reads](crate::manager::SessionManagerBuilder::also_read) the old name.
 ///
 /// Of a request, all `Cookie` fields are searched for the name. Of the cookies of that name the
 /// first 256 are looked at, and the first 16 different ids are looked up; where they are sealed, the

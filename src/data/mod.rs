@@ -72,9 +72,9 @@ impl Value<'static> {
 const ENCODE: &str = "encode a session value";
 const DECODE: &str = "decode a session value";
 
-fn wrong_type(doing: &'static str, name: &str, why: &impl fmt::Display) -> Error {
+fn wrong_type(operation: &'static str, name: &str, why: &impl fmt::Display) -> Error {
     let why = format!("session value {name:?}: {why}");
-    Error::with_source(ErrorKind::WrongType, doing, why)
+    Error::with_source(ErrorKind::WrongType, operation, why)
 }
 
 impl Value<'_> {

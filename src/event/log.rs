@@ -69,7 +69,7 @@ impl fmt::Display for HeldBack {
 
 impl Recent {
     /// What was held back before this line; `None` to hold this one back too.
-    fn admit(&mut self, hash: u64, now: Timestamp) -> Option<HeldBack> {
+    fn session_limit(&mut self, hash: u64, now: Timestamp) -> Option<HeldBack> {
         // A clock that was set back holds nothing back.
         let is_over = |line: &Line| now < line.logged || now.since(line.logged) >= SECOND;
         let mut identical = 0;
@@ -115,10 +115,10 @@ impl<C: Clock> LogSink<C> {
     }
 
     /// What was held back before this line; `None` to hold this one back too.
-    fn admit(&self, kind: EventKind, line: &str) -> Option<HeldBack> {
+    fn session_limit(&self, kind: EventKind, line: &str) -> Option<HeldBack> {
         let (hash, now) = (self.hasher.hash_one(line), self.clock.now());
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        recent.entry(kind).or_default().admit(hash, now)
+        recent.entry(kind).or_default().session_limit(hash, now)
     }
 }
 
@@ -153,7 +153,7 @@ impl<C: Clock> Sink for LogSink<C> {
             return;
         }
         let line = OneLine(event).to_string();
-        if let Some(held_back) = self.admit(event.kind(), &line) {
+        if let Some(held_back) = self.session_limit(event.kind(), &line) {
             ::log::log!(target: TARGET, level, "{line}{held_back}");
         }
     }
@@ -178,21 +178,25 @@ mod tests {
     fn an_identical_line_is_logged_once_a_second_with_a_count() {
         let clock = ManualClock::default();
         let sink = LogSink::with_clock(clock.clone());
-        assert_eq!(sink.admit(EventKind::Undecodable, "a"), held(0, 0));
-        assert_eq!(sink.admit(EventKind::Undecodable, "a"), None);
-        assert_eq!(sink.admit(EventKind::Undecodable, "a"), None);
-        assert_eq!(sink.admit(EventKind::LogHeld, "a"), held(0, 0), "each kind for itself");
+        assert_eq!(sink.session_limit(EventKind::Undecodable, "a"), held(0, 0));
+        assert_eq!(sink.session_limit(EventKind::Undecodable, "a"), None);
+        assert_eq!(sink.session_limit(EventKind::Undecodable, "a"), None);
+        assert_eq!(
+            sink.session_limit(EventKind::CheckpointBlocked, "a"),
+            held(0, 0),
+            "each kind for itself"
+        );
         clock.advance(SECOND);
-        assert_eq!(sink.admit(EventKind::Undecodable, "a"), held(2, 0));
-        assert_eq!(sink.admit(EventKind::Undecodable, "a"), None);
+        assert_eq!(sink.session_limit(EventKind::Undecodable, "a"), held(2, 0));
+        assert_eq!(sink.session_limit(EventKind::Undecodable, "a"), None);
     }
 
     #[test]
     fn a_different_line_within_the_second_is_logged() {
         let sink = LogSink::with_clock(ManualClock::default());
         for line in ["the printer is on fire", "the shop is shut"] {
-            assert_eq!(sink.admit(EventKind::HandlerFailed, line), held(0, 0));
-            assert_eq!(sink.admit(EventKind::HandlerFailed, line), None);
+            assert_eq!(sink.session_limit(EventKind::HandlerFailed, line), held(0, 0));
+            assert_eq!(sink.session_limit(EventKind::HandlerFailed, line), None);
         }
     }
 
@@ -200,17 +204,17 @@ mod tests {
     fn no_more_than_32_different_lines_are_logged_in_a_second() {
         let clock = ManualClock::default();
         let sink = LogSink::with_clock(clock.clone());
-        let admit = |n: usize| sink.admit(EventKind::HandlerFailed, &n.to_string());
+        let session_limit = |n: usize| sink.session_limit(EventKind::HandlerFailed, &n.to_string());
         for n in 0..MOST_LINES {
-            assert_eq!(admit(n), held(0, 0));
+            assert_eq!(session_limit(n), held(0, 0));
         }
-        assert_eq!(admit(0), None);
+        assert_eq!(session_limit(0), None);
         for n in MOST_LINES..1000 {
-            assert_eq!(admit(n), None);
+            assert_eq!(session_limit(n), None);
         }
         clock.advance(SECOND);
         // It takes the place of the first, of which one was held back.
-        assert_eq!(admit(1000), held(0, 969));
+        assert_eq!(session_limit(1000), held(0, 969));
         assert_eq!(sink.recent.lock().unwrap()[&EventKind::HandlerFailed].lines.len(), MOST_LINES);
     }
 
@@ -218,9 +222,9 @@ mod tests {
     fn a_clock_that_is_set_back_holds_no_line_back() {
         let clock = ManualClock::new(Timestamp::from_millis(86_400_000));
         let sink = LogSink::with_clock(clock.clone());
-        assert_eq!(sink.admit(EventKind::HandlerFailed, "a"), held(0, 0));
+        assert_eq!(sink.session_limit(EventKind::HandlerFailed, "a"), held(0, 0));
         clock.set(Timestamp::from_millis(0));
-        assert_eq!(sink.admit(EventKind::HandlerFailed, "a"), held(0, 0));
+        assert_eq!(sink.session_limit(EventKind::HandlerFailed, "a"), held(0, 0));
     }
 
     #[test]

@@ -8,32 +8,32 @@ use crate::event::Event;
 impl fmt::Display for Event<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Event::Opened { store } => write!(f, "opened {store}"),
+            Event::StoreOpened { store } => write!(f, "opened {store}"),
             Event::Migrated { table, from: 0, to } => {
                 write!(f, "set up table {table} at schema version {to}")
             }
             Event::Migrated { table, from, to } => {
                 write!(f, "migrated table {table} from schema version {from} to {to}")
             }
-            Event::Undecodable { handle: Some(handle), error } => {
-                write!(f, "session {handle} does not decode and is kept as it is: {error}")
+            Event::Undecodable { public_id: Some(public_id), error } => {
+                write!(f, "session {public_id} does not decode and is kept as it is: {error}")
             }
-            Event::Undecodable { handle: None, error } => {
+            Event::Undecodable { public_id: None, error } => {
                 write!(f, "a session does not decode and is kept as it is: {error}")
             }
-            Event::LogHeld { pages } => {
+            Event::CheckpointBlocked { pages } => {
                 write!(
                     f,
                     "the write-ahead log cannot restart, an old reader holds it: {pages} pages"
                 )
             }
-            Event::LogReleased => f.write_str("the write-ahead log restarts again"),
+            Event::CheckpointUnblocked => f.write_str("the write-ahead log restarts again"),
             Event::FileMoved { path } => write!(
                 f,
                 "{} was deleted or replaced while it was open: nothing is written any more",
                 path.display()
             ),
-            Event::FileBack => f.write_str("the database is back under its name"),
+            Event::FileRecovered => f.write_str("the database is back under its name"),
             Event::Swept { sessions } => write!(f, "swept {sessions} ended sessions"),
             Event::CleanerFailed { error } => {
                 write!(f, "the cleaner failed and will try again: {error}")
@@ -43,20 +43,20 @@ impl fmt::Display for Event<'_> {
                 let seconds = by.as_secs();
                 write!(f, "the clock stepped forward by {seconds} s: no sweeps for ten minutes")
             }
-            Event::Malformed { address } => {
+            Event::MalformedId { address } => {
                 write!(f, "a malformed id came from {}", Address(*address))
             }
-            Event::Unknown { address } => {
+            Event::UnknownId { address } => {
                 write!(f, "an id of no live session came from {}", Address(*address))
             }
-            Event::Guessing { address, count } => {
+            Event::IdGuessing { address, count } => {
                 let network = if matches!(address, Some(IpAddr::V6(_))) { "/64" } else { "" };
                 let from = Address(*address);
                 write!(f, "{count} odd ids within a minute came from {from}{network}: a guesser?")
             }
-            Event::ReplacedIdUsed { handle, address } => write!(
+            Event::ReplacedIdUsed { public_id, address } => write!(
                 f,
-                "a replaced id of session {handle} came from {}: a lost answer, or a stolen id",
+                "a replaced id of session {public_id} came from {}: a lost answer, or a stolen id",
                 Address(*address)
             ),
             Event::TooManyIds { address } => write!(
@@ -65,40 +65,43 @@ impl fmt::Display for Event<'_> {
                  a cookie whose name begins with __Host- cannot be planted by other hosts",
                 Address(*address)
             ),
-            Event::Created { handle } => write!(f, "session {handle} began"),
-            Event::Renewed { handle } => write!(f, "session {handle} has a new id"),
-            Event::SignedIn { handle, user } => {
-                write!(f, "user {:?} signed in to session {handle}", user.as_str())
+            Event::Created { public_id } => write!(f, "session {public_id} began"),
+            Event::Renewed { public_id } => write!(f, "session {public_id} has a new id"),
+            Event::SignedIn { public_id, user } => {
+                write!(f, "user {:?} signed in to session {public_id}", user.as_str())
             }
-            Event::Refused { user } => {
+            Event::SignInRefused { user } => {
                 write!(f, "user {:?} has too many sessions to sign in", user.as_str())
             }
-            Event::Destroyed => f.write_str("a session was ended by its owner"),
+            Event::SignedOut => f.write_str("a session was ended by its owner"),
             Event::Revoked { sessions } => write!(f, "{sessions} sessions were revoked"),
             Event::NoAbsoluteLimit => f.write_str(
                 "sessions have no absolute limit: one that is kept busy never ends; set one, or \
                  document why there is none (OWASP ASVS 7.3.2)",
             ),
-            Event::Discarded { handle: Some(handle) } => {
-                write!(f, "changes to session {handle} were discarded: it has ended or was renewed")
+            Event::ChangesDiscarded { public_id: Some(public_id) } => {
+                write!(
+                    f,
+                    "changes to session {public_id} were discarded: it has ended or was renewed"
+                )
             }
-            Event::Discarded { handle: None } => {
+            Event::ChangesDiscarded { public_id: None } => {
                 f.write_str("changes to a session were discarded: it has ended or was renewed")
             }
-            Event::Dropped { handle: Some(handle) } => {
-                write!(f, "changes to session {handle} were lost: it was dropped and not closed")
+            Event::Dropped { public_id: Some(public_id) } => {
+                write!(f, "changes to session {public_id} were lost: it was dropped and not closed")
             }
-            Event::Dropped { handle: None } => {
+            Event::Dropped { public_id: None } => {
                 f.write_str("changes to a session were lost: it was dropped and not closed")
             }
             Event::TouchFailed { error } => {
                 write!(f, "activity was not recorded, the session may end early: {error}")
             }
-            Event::WrongType { handle: Some(handle), error } => {
-                write!(f, "session {handle}: {error:?}")
+            Event::WrongType { public_id: Some(public_id), error } => {
+                write!(f, "session {public_id}: {error:?}")
             }
-            Event::WrongType { handle: None, error } => write!(f, "a session: {error:?}"),
-            Event::ReadAsEmpty { error } => {
+            Event::WrongType { public_id: None, error } => write!(f, "a session: {error:?}"),
+            Event::TreatedAsAnonymous { error } => {
                 write!(f, "a session was read as empty: {error}")
             }
             Event::RequestFailed { error } => write!(f, "a request failed: {error}"),
@@ -109,13 +112,15 @@ impl fmt::Display for Event<'_> {
                  TLS (a proxy must send X-Forwarded-Proto: https), or use \
                  CookieConfig::insecure_http() if the connection is trusted"
             ),
-            Event::Garbage { error } => {
+            Event::InvalidCacheValue { error } => {
                 write!(f, "a value that is no session counts as absent: {error}")
             }
-            Event::CacheDown { share, of, error } => {
-                write!(f, "the cache ({share} of {of}) is left alone until it works again: {error}")
+            Event::CacheDown { shard, of, error } => {
+                write!(f, "the cache ({shard} of {of}) is left alone until it works again: {error}")
             }
-            Event::CacheBack { share, of } => write!(f, "the cache ({share} of {of}) works again"),
+            Event::CacheRecovered { shard, of } => {
+                write!(f, "the cache ({shard} of {of}) works again")
+            }
         }
     }
 }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::error::Error;
-use crate::id::{Handle, UserKey};
+use crate::id::{PublicId, UserKey};
 
 pub use self::log::LogSink;
 
@@ -20,7 +20,7 @@ pub use self::log::LogSink;
 #[non_exhaustive]
 pub enum Event<'a> {
     /// A store was opened.
-    Opened {
+    StoreOpened {
         /// The store, in words.
         store: &'a str,
     },
@@ -36,17 +36,17 @@ pub enum Event<'a> {
     /// A stored session does not decode; it stays in place until its deadline.
     Undecodable {
         /// The session's public name, if at least that can be read.
-        handle: Option<&'a Handle>,
+        public_id: Option<&'a PublicId>,
         /// Why.
         error: &'a Error,
     },
     /// The write-ahead log cannot restart because an old reader still uses it: it grows.
-    LogHeld {
+    CheckpointBlocked {
         /// Pages in the log.
         pages: u32,
     },
     /// The write-ahead log restarts again.
-    LogReleased,
+    CheckpointUnblocked,
     /// The database or its log was deleted or replaced while it was open: every change fails with
     /// [`Unavailable`](crate::ErrorKind::Unavailable), because it would be written to a file that
     /// nobody finds again.
@@ -55,7 +55,7 @@ pub enum Event<'a> {
         path: &'a Path,
     },
     /// The file is back under its name, and changes are written again.
-    FileBack,
+    FileRecovered,
     /// The cleaner removed sessions that had ended.
     Swept {
         /// How many.
@@ -74,12 +74,12 @@ pub enum Event<'a> {
         by: Duration,
     },
     /// A request presented something in place of an id that no session ever had.
-    Malformed {
+    MalformedId {
         /// Where the request came from, if that is known.
         address: Option<IpAddr>,
     },
     /// A request presented an id of no live session: ended, or guessed.
-    Unknown {
+    UnknownId {
         /// Where the request came from, if that is known.
         address: Option<IpAddr>,
     },
@@ -89,8 +89,8 @@ pub enum Event<'a> {
     /// An id that comes again, as from a client that did not notice the end of its session, counts
     /// once within the minute. Requests whose address is unknown are counted together, and so are
     /// those that come through a proxy that the manager was not
-    /// [told of](crate::manager::Builder::behind_proxies).
-    Guessing {
+    /// [told of](crate::manager::SessionManagerBuilder::behind_proxies).
+    IdGuessing {
         /// Where the ids came from, if that is known; of an IPv6 address the first 64 bits, which
         /// one client has to itself.
         address: Option<IpAddr>,
@@ -100,10 +100,10 @@ pub enum Event<'a> {
     /// A request presented an id that was replaced, by a renewal or a sign-in, more than ten seconds
     /// before the request came. Its client lost the answer with the new id, or somebody has kept a
     /// stolen id. The request reads nothing of the session; see
-    /// [`end_session_on_replaced_id`](crate::manager::Builder::end_session_on_replaced_id).
+    /// [`end_session_on_replaced_id`](crate::manager::SessionManagerBuilder::end_session_on_replaced_id).
     ReplacedIdUsed {
         /// The session's public name.
-        handle: &'a Handle,
+        public_id: &'a PublicId,
         /// Where the request came from, if that is known.
         address: Option<IpAddr>,
     },
@@ -118,27 +118,27 @@ pub enum Event<'a> {
     /// A session began.
     Created {
         /// Its public name.
-        handle: &'a Handle,
+        public_id: &'a PublicId,
     },
     /// A session got a new id.
     Renewed {
         /// Its public name.
-        handle: &'a Handle,
+        public_id: &'a PublicId,
     },
     /// A user signed in.
     SignedIn {
         /// The session's public name.
-        handle: &'a Handle,
+        public_id: &'a PublicId,
         /// The user.
         user: &'a UserKey,
     },
     /// A sign-in was refused because the user has as many sessions as allowed.
-    Refused {
+    SignInRefused {
         /// The user.
         user: &'a UserKey,
     },
     /// A session was ended by its owner.
-    Destroyed,
+    SignedOut,
     /// Sessions were ended from elsewhere.
     Revoked {
         /// How many.
@@ -149,16 +149,16 @@ pub enum Event<'a> {
     NoAbsoluteLimit,
     /// Changes of a request were discarded, because its session had ended or had been renewed
     /// meanwhile.
-    Discarded {
+    ChangesDiscarded {
         /// The session's public name, if the request had seen it.
-        handle: Option<&'a Handle>,
+        public_id: Option<&'a PublicId>,
     },
     /// A [`Session`](crate::Session) was dropped that nothing had closed: its changes are lost, the
     /// client gets no id, and the session is not ended that it was told to end. Raised by a manager
     /// at most once a second.
     Dropped {
         /// The session's public name, if the request had seen it.
-        handle: Option<&'a Handle>,
+        public_id: Option<&'a PublicId>,
     },
     /// Activity could not be recorded: the session may end early.
     TouchFailed {
@@ -168,12 +168,12 @@ pub enum Event<'a> {
     /// A session value could not be read, or updated, as the type that the application asked for.
     WrongType {
         /// The session's public name, if the request had seen it.
-        handle: Option<&'a Handle>,
+        public_id: Option<&'a PublicId>,
         /// The name of the value and both types.
         error: &'a Error,
     },
     /// The session could not be read, and the request went on as if there were none.
-    ReadAsEmpty {
+    TreatedAsAnonymous {
         /// Why.
         error: &'a Error,
     },
@@ -196,7 +196,7 @@ pub enum Event<'a> {
     },
     /// A value under one of our keys is nothing that any version of this program wrote; it counts
     /// as absent.
-    Garbage {
+    InvalidCacheValue {
         /// What is wrong with it.
         error: &'a Error,
     },
@@ -204,16 +204,16 @@ pub enum Event<'a> {
     /// again: its sessions come from the store.
     CacheDown {
         /// Which share, counted from 1 in the order of the servers.
-        share: usize,
+        shard: usize,
         /// How many shares there are.
         of: usize,
         /// Why.
         error: &'a Error,
     },
     /// A share of the cache works again, and has been told all that it missed.
-    CacheBack {
+    CacheRecovered {
         /// Which share, counted from 1 in the order of the servers.
-        share: usize,
+        shard: usize,
         /// How many shares there are.
         of: usize,
     },
@@ -223,20 +223,20 @@ pub enum Event<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum EventKind {
-    /// [`Event::Opened`]
-    Opened,
+    /// [`Event::StoreOpened`]
+    StoreOpened,
     /// [`Event::Migrated`]
     Migrated,
     /// [`Event::Undecodable`]
     Undecodable,
-    /// [`Event::LogHeld`]
-    LogHeld,
-    /// [`Event::LogReleased`]
-    LogReleased,
+    /// [`Event::CheckpointBlocked`]
+    CheckpointBlocked,
+    /// [`Event::CheckpointUnblocked`]
+    CheckpointUnblocked,
     /// [`Event::FileMoved`]
     FileMoved,
-    /// [`Event::FileBack`]
-    FileBack,
+    /// [`Event::FileRecovered`]
+    FileRecovered,
     /// [`Event::Swept`]
     Swept,
     /// [`Event::CleanerFailed`]
@@ -245,12 +245,12 @@ pub enum EventKind {
     CleanerRecovered,
     /// [`Event::ClockStepped`]
     ClockStepped,
-    /// [`Event::Malformed`]
-    Malformed,
-    /// [`Event::Unknown`]
-    Unknown,
-    /// [`Event::Guessing`]
-    Guessing,
+    /// [`Event::MalformedId`]
+    MalformedId,
+    /// [`Event::UnknownId`]
+    UnknownId,
+    /// [`Event::IdGuessing`]
+    IdGuessing,
     /// [`Event::ReplacedIdUsed`]
     ReplacedIdUsed,
     /// [`Event::TooManyIds`]
@@ -261,75 +261,75 @@ pub enum EventKind {
     Renewed,
     /// [`Event::SignedIn`]
     SignedIn,
-    /// [`Event::Refused`]
-    Refused,
-    /// [`Event::Destroyed`]
-    Destroyed,
+    /// [`Event::SignInRefused`]
+    SignInRefused,
+    /// [`Event::SignedOut`]
+    SignedOut,
     /// [`Event::Revoked`]
     Revoked,
     /// [`Event::NoAbsoluteLimit`]
     NoAbsoluteLimit,
-    /// [`Event::Discarded`]
-    Discarded,
+    /// [`Event::ChangesDiscarded`]
+    ChangesDiscarded,
     /// [`Event::Dropped`]
     Dropped,
     /// [`Event::TouchFailed`]
     TouchFailed,
     /// [`Event::WrongType`]
     WrongType,
-    /// [`Event::ReadAsEmpty`]
-    ReadAsEmpty,
+    /// [`Event::TreatedAsAnonymous`]
+    TreatedAsAnonymous,
     /// [`Event::RequestFailed`]
     RequestFailed,
     /// [`Event::HandlerFailed`]
     HandlerFailed,
     /// [`Event::InsecureConnection`]
     InsecureConnection,
-    /// [`Event::Garbage`]
-    Garbage,
+    /// [`Event::InvalidCacheValue`]
+    InvalidCacheValue,
     /// [`Event::CacheDown`]
     CacheDown,
-    /// [`Event::CacheBack`]
-    CacheBack,
+    /// [`Event::CacheRecovered`]
+    CacheRecovered,
 }
 
 impl EventKind {
     /// Every kind, in the order of the counters.
     pub const ALL: &'static [EventKind] = &[
-        EventKind::Opened,
+        EventKind::StoreOpened,
         EventKind::Migrated,
         EventKind::Undecodable,
-        EventKind::LogHeld,
-        EventKind::LogReleased,
+        EventKind::CheckpointBlocked,
+        EventKind::CheckpointUnblocked,
         EventKind::FileMoved,
-        EventKind::FileBack,
+        EventKind::FileRecovered,
         EventKind::Swept,
         EventKind::CleanerFailed,
         EventKind::CleanerRecovered,
         EventKind::ClockStepped,
-        EventKind::Malformed,
-        EventKind::Unknown,
-        EventKind::Guessing,
+        EventKind::MalformedId,
+        EventKind::UnknownId,
+        EventKind::IdGuessing,
         EventKind::ReplacedIdUsed,
         EventKind::TooManyIds,
         EventKind::Created,
         EventKind::Renewed,
         EventKind::SignedIn,
-        EventKind::Refused,
-        EventKind::Destroyed,
+        EventKind::SignInRefused,
+        EventKind::SignedOut,
         EventKind::Revoked,
         EventKind::NoAbsoluteLimit,
-        EventKind::Discarded,
+        EventKind::ChangesDiscarded,
         EventKind::Dropped,
         EventKind::TouchFailed,
         EventKind::WrongType,
-        EventKind::ReadAsEmpty,
+        EventKind::TreatedAsAnonymous,
         EventKind::RequestFailed,
         EventKind::HandlerFailed,
         EventKind::InsecureConnection,
-        EventKind::Garbage,
+        EventKind::InvalidCacheValue,
         EventKind::CacheDown,
-        EventKind::CacheBack,
+        EventKind::CacheRecovered,
     ];
 
     /// Error: a request failed or data was discarded. Warn: a change of state. Info: start,
@@ -337,37 +337,37 @@ impl EventKind {
     fn level(self) -> ::log::Level {
         match self {
             EventKind::Undecodable
-            | EventKind::Discarded
+            | EventKind::ChangesDiscarded
             | EventKind::Dropped
             | EventKind::RequestFailed
             | EventKind::HandlerFailed
-            | EventKind::Garbage => ::log::Level::Error,
-            EventKind::LogHeld
-            | EventKind::LogReleased
+            | EventKind::InvalidCacheValue => ::log::Level::Error,
+            EventKind::CheckpointBlocked
+            | EventKind::CheckpointUnblocked
             | EventKind::FileMoved
-            | EventKind::FileBack
+            | EventKind::FileRecovered
             | EventKind::CleanerFailed
             | EventKind::CleanerRecovered
             | EventKind::ClockStepped
-            | EventKind::Guessing
+            | EventKind::IdGuessing
             | EventKind::ReplacedIdUsed
             | EventKind::TooManyIds
             | EventKind::TouchFailed
             | EventKind::WrongType
-            | EventKind::ReadAsEmpty
+            | EventKind::TreatedAsAnonymous
             | EventKind::NoAbsoluteLimit
             | EventKind::InsecureConnection
             | EventKind::CacheDown
-            | EventKind::CacheBack => ::log::Level::Warn,
-            EventKind::Opened | EventKind::Migrated => ::log::Level::Info,
+            | EventKind::CacheRecovered => ::log::Level::Warn,
+            EventKind::StoreOpened | EventKind::Migrated => ::log::Level::Info,
             EventKind::Swept
-            | EventKind::Malformed
-            | EventKind::Unknown
+            | EventKind::MalformedId
+            | EventKind::UnknownId
             | EventKind::Created
             | EventKind::Renewed
             | EventKind::SignedIn
-            | EventKind::Refused
-            | EventKind::Destroyed
+            | EventKind::SignInRefused
+            | EventKind::SignedOut
             | EventKind::Revoked => ::log::Level::Debug,
         }
     }
@@ -378,40 +378,40 @@ impl Event<'_> {
     #[must_use]
     pub fn kind(&self) -> EventKind {
         match self {
-            Event::Opened { .. } => EventKind::Opened,
+            Event::StoreOpened { .. } => EventKind::StoreOpened,
             Event::Migrated { .. } => EventKind::Migrated,
             Event::Undecodable { .. } => EventKind::Undecodable,
-            Event::LogHeld { .. } => EventKind::LogHeld,
-            Event::LogReleased => EventKind::LogReleased,
+            Event::CheckpointBlocked { .. } => EventKind::CheckpointBlocked,
+            Event::CheckpointUnblocked => EventKind::CheckpointUnblocked,
             Event::FileMoved { .. } => EventKind::FileMoved,
-            Event::FileBack => EventKind::FileBack,
+            Event::FileRecovered => EventKind::FileRecovered,
             Event::Swept { .. } => EventKind::Swept,
             Event::CleanerFailed { .. } => EventKind::CleanerFailed,
             Event::CleanerRecovered => EventKind::CleanerRecovered,
             Event::ClockStepped { .. } => EventKind::ClockStepped,
-            Event::Malformed { .. } => EventKind::Malformed,
-            Event::Unknown { .. } => EventKind::Unknown,
-            Event::Guessing { .. } => EventKind::Guessing,
+            Event::MalformedId { .. } => EventKind::MalformedId,
+            Event::UnknownId { .. } => EventKind::UnknownId,
+            Event::IdGuessing { .. } => EventKind::IdGuessing,
             Event::ReplacedIdUsed { .. } => EventKind::ReplacedIdUsed,
             Event::TooManyIds { .. } => EventKind::TooManyIds,
             Event::Created { .. } => EventKind::Created,
             Event::Renewed { .. } => EventKind::Renewed,
             Event::SignedIn { .. } => EventKind::SignedIn,
-            Event::Refused { .. } => EventKind::Refused,
-            Event::Destroyed => EventKind::Destroyed,
+            Event::SignInRefused { .. } => EventKind::SignInRefused,
+            Event::SignedOut => EventKind::SignedOut,
             Event::Revoked { .. } => EventKind::Revoked,
             Event::NoAbsoluteLimit => EventKind::NoAbsoluteLimit,
-            Event::Discarded { .. } => EventKind::Discarded,
+            Event::ChangesDiscarded { .. } => EventKind::ChangesDiscarded,
             Event::Dropped { .. } => EventKind::Dropped,
             Event::TouchFailed { .. } => EventKind::TouchFailed,
             Event::WrongType { .. } => EventKind::WrongType,
-            Event::ReadAsEmpty { .. } => EventKind::ReadAsEmpty,
+            Event::TreatedAsAnonymous { .. } => EventKind::TreatedAsAnonymous,
             Event::RequestFailed { .. } => EventKind::RequestFailed,
             Event::HandlerFailed { .. } => EventKind::HandlerFailed,
             Event::InsecureConnection { .. } => EventKind::InsecureConnection,
-            Event::Garbage { .. } => EventKind::Garbage,
+            Event::InvalidCacheValue { .. } => EventKind::InvalidCacheValue,
             Event::CacheDown { .. } => EventKind::CacheDown,
-            Event::CacheBack { .. } => EventKind::CacheBack,
+            Event::CacheRecovered { .. } => EventKind::CacheRecovered,
         }
     }
 }
@@ -475,9 +475,9 @@ mod tests {
             assert_eq!(*kind as usize, index);
         }
         let events = Events::default();
-        events.raise(&Event::LogReleased);
-        events.raise(&Event::LogReleased);
-        assert_eq!(events.count(EventKind::LogReleased), 2);
-        assert_eq!(events.count(EventKind::LogHeld), 0);
+        events.raise(&Event::CheckpointUnblocked);
+        events.raise(&Event::CheckpointUnblocked);
+        assert_eq!(events.count(EventKind::CheckpointUnblocked), 2);
+        assert_eq!(events.count(EventKind::CheckpointBlocked), 0);
     }
 }

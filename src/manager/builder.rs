@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::backend::{AtLimit, SessionLimit, Store};
 use crate::cleaner::Cleaner;
 use crate::clock::{Clock, SystemClock};
 use crate::cookie::{self, CookieConfig};
@@ -17,9 +18,9 @@ use crate::manager::SessionManager;
 use crate::policy::Policy;
 use crate::process::Process;
 use crate::session::{
-    Endings, FormerCookie, Guessing, OnLoadFailure, Settings, Shared, Transport, UpdateQueues,
+    Context, FormerCookie, GuessDetector, OnLoadFailure, RecentlyEnded, Settings, Transport,
+    UpdateQueues,
 };
-use crate::store::{Admit, AtLimit, Store};
 use crate::sync::Mutex;
 
 /// Headers that cannot carry an id, because they carry something else, in requests or in responses.
@@ -90,7 +91,7 @@ fn is_taken(header: &str) -> bool {
 /// The settings of a [`SessionManager`]. Start with [`SessionManager::builder`].
 #[derive(Clone)]
 #[must_use]
-pub struct Builder {
+pub struct SessionManagerBuilder {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     events: Events,
@@ -100,15 +101,17 @@ pub struct Builder {
     settings: Settings,
 }
 
-impl Debug for Builder {
+impl Debug for SessionManagerBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Builder").field("settings", &self.settings).finish_non_exhaustive()
+        f.debug_struct("SessionManagerBuilder")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
     }
 }
 
-impl Builder {
+impl SessionManagerBuilder {
     pub(super) fn new(store: impl Store) -> Self {
-        Builder {
+        SessionManagerBuilder {
             store: Arc::new(store),
             clock: Arc::new(SystemClock),
             events: Events::default(),
@@ -127,7 +130,7 @@ impl Builder {
                 grace: None,
                 on_load_failure: OnLoadFailure::Fail,
                 keep_on_server_error: false,
-                admit: None,
+                session_limit: None,
                 status_of: ErrorKind::default_status,
                 proxies: 0,
                 record_address: false,
@@ -163,7 +166,7 @@ impl Builder {
     ///
     /// A new realm ends nothing, but nobody finds the sessions of the old one any more.
     pub fn realm(self, name: impl Into<String>) -> Self {
-        Builder { realm: Some(name.into()), ..self }
+        SessionManagerBuilder { realm: Some(name.into()), ..self }
     }
 
     /// Reads the cookie of this name too, which it had before: a visitor whose browser has only
@@ -240,7 +243,7 @@ impl Builder {
     /// The most sessions that one user may have, and what a sign-in does that would exceed it.
     /// Defaults to no limit.
     pub fn max_sessions_per_user(self, limit: NonZeroU32, at_limit: AtLimit) -> Self {
-        self.with(|settings| settings.admit = Some(Admit::new(limit, at_limit)))
+        self.with(|settings| settings.session_limit = Some(SessionLimit::new(limit, at_limit)))
     }
 
     /// The HTTP status for a request that failed because of the store. Defaults to 503 for
@@ -317,23 +320,23 @@ impl Builder {
 
     /// How often ended sessions are swept; from one millisecond to one day. Defaults to 60 seconds.
     pub fn sweep_every(self, interval: Duration) -> Self {
-        Builder { sweep_every: Some(interval), ..self }
+        SessionManagerBuilder { sweep_every: Some(interval), ..self }
     }
 
     /// Starts no cleaner: nothing is swept, and each request writes its own activity. For a
     /// program beside the one that serves.
     pub fn without_cleaner(self) -> Self {
-        Builder { sweep_every: None, ..self }
+        SessionManagerBuilder { sweep_every: None, ..self }
     }
 
     /// Where the time comes from. Defaults to [`SystemClock`].
     pub fn clock(self, clock: impl Clock) -> Self {
-        Builder { clock: Arc::new(clock), ..self }
+        SessionManagerBuilder { clock: Arc::new(clock), ..self }
     }
 
     /// Where events go. Defaults to the [`log`] crate.
     pub fn events(self, events: Events) -> Self {
-        Builder { events, ..self }
+        SessionManagerBuilder { events, ..self }
     }
 
     /// Works the realm out, of today's cookie and of those of former names.
@@ -413,10 +416,10 @@ impl Builder {
         if self.sweep_every.is_some_and(|interval| !possible.contains(&interval)) {
             return Err(invalid("sweeps are from one millisecond to one day apart"));
         }
-        if settings.admit.is_some() && !self.store.traits().lists {
+        if settings.session_limit.is_some() && !self.store.capabilities().indexed {
             let why = "this store cannot count the sessions of a user";
-            let doing = "limit the sessions of a user";
-            return Err(Error::with_source(ErrorKind::Unsupported, doing, why));
+            let operation = "limit the sessions of a user";
+            return Err(Error::with_source(ErrorKind::Unsupported, operation, why));
         }
         let endless = |lifetime: &Lifetime| lifetime.absolute_limit().is_none();
         if endless(&settings.lifetime) || settings.browser_session.as_ref().is_some_and(endless) {
@@ -432,18 +435,18 @@ impl Builder {
             )?),
             None => None,
         };
-        let shared = Arc::new(Shared {
+        let context = Arc::new(Context {
             process: Process::current(),
             store: self.store,
             clock: self.clock,
             events: self.events,
             cleaner,
             settings: self.settings,
-            endings: Endings::default(),
-            guessing: Guessing::default(),
+            recently_ended: RecentlyEnded::default(),
+            guess_detector: GuessDetector::default(),
             dropped: Mutex::default(),
             updates: UpdateQueues::default(),
         });
-        Ok(SessionManager { shared, crossing: None })
+        Ok(SessionManager { context, blocking_hook: None })
     }
 }

@@ -9,19 +9,19 @@ use std::error;
 use std::fmt::{self, Debug};
 use std::sync::Arc;
 
+use crate::backend::Store;
 use crate::cleaner::Cleaner;
 use crate::cookie::CookieConfig;
 use crate::error::{Error, ErrorKind, Result, described, panic_words};
 use crate::event::{Event, Events};
 use crate::http::{Outcome, RequestHead, ResponseHeaders};
 use crate::id::Realm;
-use crate::session::{Session, Shared, Transport, cross};
-use crate::store::Store;
+use crate::session::{Context, Session, Transport, run_blocking};
 
-pub use crate::session::{Crossing, OnLoadFailure};
-pub use builder::Builder;
+pub use crate::session::{BlockingHook, OnLoadFailure};
+pub use builder::SessionManagerBuilder;
 pub use review::{Finding, Review};
-pub use users::Listed;
+pub use users::UserSession;
 
 /// Sessions of one application, or of one part of it. Cloning gives another handle to the same.
 ///
@@ -45,13 +45,13 @@ pub use users::Listed;
 /// ```
 #[derive(Clone)]
 pub struct SessionManager {
-    shared: Arc<Shared>,
-    crossing: Option<Crossing>,
+    context: Arc<Context>,
+    blocking_hook: Option<BlockingHook>,
 }
 
 impl Debug for SessionManager {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("SessionManager").field(&self.shared.store).finish()
+        f.debug_tuple("SessionManager").field(&self.context.store).finish()
     }
 }
 
@@ -59,22 +59,22 @@ impl SessionManager {
     /// Sessions in `store`, with all defaults.
     ///
     /// # Errors
-    /// As [`Builder::build`].
+    /// As [`SessionManagerBuilder::build`].
     pub fn new(store: impl Store) -> Result<Self> {
         SessionManager::builder(store).build()
     }
 
     /// Starts with the defaults.
-    pub fn builder(store: impl Store) -> Builder {
-        Builder::new(store)
+    pub fn builder(store: impl Store) -> SessionManagerBuilder {
+        SessionManagerBuilder::new(store)
     }
 
     /// Another handle to the same sessions, for threads that must not block: it makes every call
-    /// that may block through `crossing`, and so do the sessions that it opens. This is for
+    /// that may block through `blocking_hook`, and so do the sessions that it opens. This is for
     /// adapters of frameworks that run handlers on such threads.
     #[must_use]
-    pub fn crossing(&self, crossing: Crossing) -> Self {
-        SessionManager { shared: self.shared.clone(), crossing: Some(crossing) }
+    pub fn blocking_hook(&self, blocking_hook: BlockingHook) -> Self {
+        SessionManager { context: self.context.clone(), blocking_hook: Some(blocking_hook) }
     }
 
     /// The session of a request. No I/O.
@@ -84,7 +84,7 @@ impl SessionManager {
     /// header to look.
     #[must_use]
     pub fn open<'r>(&self, head: impl Into<RequestHead<'r>>) -> Session {
-        Session::new(self.shared.clone(), self.crossing, &head.into())
+        Session::new(self.context.clone(), self.blocking_hook, &head.into())
     }
 
     /// Ends the request: stores what the session has changed and says what the response needs.
@@ -93,7 +93,7 @@ impl SessionManager {
     /// # Errors
     /// [`ErrorKind::Closed`] at a second call. Any other error means that the changes since the
     /// last [`Session::commit`] or [`Session::sign_in`] were not stored: answer with
-    /// [`status_of`](Self::status_of) it, and with the [headers](Self::headers_after_failure) of
+    /// [`status_of`](Self::status_of) it, and with the [headers](Self::headers_on_error) of
     /// what was done before.
     pub fn close(&self, session: &Session, outcome: Outcome) -> Result<ResponseHeaders> {
         session.check_not_updating("close a session")?;
@@ -103,9 +103,9 @@ impl SessionManager {
     /// What the response needs although [`close`](Self::close) failed: the new id, if a sign-in or
     /// a commit in this request has brought one, because that stands. Else there is no id in it.
     #[must_use]
-    pub fn headers_after_failure(&self, session: &Session) -> ResponseHeaders {
+    pub fn headers_on_error(&self, session: &Session) -> ResponseHeaders {
         match session.check_not_updating("close a session") {
-            Ok(()) => session.standing(),
+            Ok(()) => session.headers_for_stored(),
             Err(_) => ResponseHeaders::default(),
         }
     }
@@ -117,7 +117,7 @@ impl SessionManager {
     /// The store's errors; [`ErrorKind::Unsupported`] without a cleaner.
     pub fn sweep_now(&self) -> Result<usize> {
         let cleaner = self.cleaner("sweep ended sessions")?;
-        cross(self.crossing, || cleaner.sweep_now())
+        run_blocking(self.blocking_hook, || cleaner.sweep_now())
     }
 
     /// Returns when all activity that requests have handed to the cleaner is written.
@@ -126,18 +126,18 @@ impl SessionManager {
     /// The store's errors; [`ErrorKind::Unsupported`] without a cleaner.
     pub fn flush(&self) -> Result<()> {
         let cleaner = self.cleaner("write pending activity")?;
-        cross(self.crossing, || cleaner.flush())
+        run_blocking(self.blocking_hook, || cleaner.flush())
     }
 
-    fn cleaner(&self, doing: &'static str) -> Result<&Cleaner> {
-        let none = || Error::with_source(ErrorKind::Unsupported, doing, "there is no cleaner");
-        self.shared.cleaner.as_ref().ok_or_else(none)
+    fn cleaner(&self, operation: &'static str) -> Result<&Cleaner> {
+        let none = || Error::with_source(ErrorKind::Unsupported, operation, "there is no cleaner");
+        self.context.cleaner.as_ref().ok_or_else(none)
     }
 
     /// The events of this manager, with their counters.
     #[must_use]
     pub fn events(&self) -> &Events {
-        &self.shared.events
+        &self.context.events
     }
 
     /// What sessions need to know of a request with these headers. An adapter for which the
@@ -147,7 +147,7 @@ impl SessionManager {
         &self,
         headers: impl IntoIterator<Item = (&'r str, &'r str)>,
     ) -> RequestHead<'r> {
-        let settings = &self.shared.settings;
+        let settings = &self.context.settings;
         let mut head = RequestHead::new();
         let mut protocol = None;
         for (name, value) in headers {
@@ -187,7 +187,7 @@ impl SessionManager {
     /// not use [`head`](Self::head) passes its value to [`RequestHead::id`].
     #[must_use]
     pub fn id_header(&self) -> Option<&str> {
-        match &self.shared.settings.transport {
+        match &self.context.settings.transport {
             Transport::Cookie(_) => None,
             Transport::Header(name) => Some(name),
         }
@@ -196,14 +196,14 @@ impl SessionManager {
     /// The realm in which this manager's ids count.
     #[must_use]
     pub fn realm(&self) -> &Realm {
-        &self.shared.settings.realm
+        &self.context.settings.realm
     }
 
     /// The cookie or header that carries the id, in words. Two managers of one application must not
     /// have the same: each would overwrite what the other gives.
     #[must_use]
-    pub fn carrier(&self) -> String {
-        match &self.shared.settings.transport {
+    pub fn id_transport(&self) -> String {
+        match &self.context.settings.transport {
             Transport::Cookie(cookie) => format!("the cookie {}", cookie.name_text()),
             Transport::Header(name) => format!("the header {}", name.to_ascii_lowercase()),
         }
@@ -212,7 +212,7 @@ impl SessionManager {
     /// The names of the cookies that can carry an id: today's, and those it had before.
     #[allow(dead_code)] // only the adapter for Rocket asks, and that is a feature
     pub(crate) fn cookie_names(&self) -> impl Iterator<Item = &str> {
-        let settings = &self.shared.settings;
+        let settings = &self.context.settings;
         let own = match &settings.transport {
             Transport::Cookie(cookie) => Some(cookie.name_text()),
             Transport::Header(_) => None,
@@ -223,18 +223,18 @@ impl SessionManager {
     /// Whether a request with this head would open this session of ours once more.
     #[allow(dead_code)] // only the adapter for rouille asks, and that is a feature
     pub(crate) fn would_open(&self, session: &Session, head: &RequestHead<'_>) -> bool {
-        session.is_of(&self.shared, head)
+        session.is_of(&self.context, head)
     }
 
     /// The HTTP status to answer a request with that failed with `error`.
     #[must_use]
     pub fn status_of(&self, error: &Error) -> u16 {
-        (self.shared.settings.status_of)(error.kind())
+        (self.context.settings.status_of)(error.kind())
     }
 
     /// Raises the event that a request failed with `error`, and gives the status to answer it with.
     pub fn failed(&self, error: &Error) -> u16 {
-        self.shared.events.raise(&Event::RequestFailed { error });
+        self.context.events.raise(&Event::RequestFailed { error });
         self.status_of(error)
     }
 
@@ -246,14 +246,14 @@ impl SessionManager {
             return self.failed(ours);
         }
         let (words, kind) = described(error);
-        self.shared.events.raise(&Event::HandlerFailed { error: &words });
-        kind.map_or(500, self.shared.settings.status_of)
+        self.context.events.raise(&Event::HandlerFailed { error: &words });
+        kind.map_or(500, self.context.settings.status_of)
     }
 
     /// The same for a panic.
     pub fn handler_panicked(&self, panic: &(dyn Any + Send)) -> u16 {
         let error = panic_words(panic).unwrap_or("it panicked");
-        self.shared.events.raise(&Event::HandlerFailed { error });
+        self.context.events.raise(&Event::HandlerFailed { error });
         500
     }
 }
@@ -261,7 +261,7 @@ impl SessionManager {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::memory::MemoryStore;
+    use crate::stores::memory::MemoryStore;
 
     #[test]
     fn the_first_of_several_forwarded_protocols_counts() {

@@ -3,12 +3,12 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::backend::AtLimit;
 use crate::cookie::SameSite;
 use crate::lifetime::Lifetime;
 use crate::manager::SessionManager;
 use crate::policy::{Policy, in_words};
 use crate::session::Transport;
-use crate::store::AtLimit;
 
 /// One requirement, and whether the configuration meets it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,7 +70,7 @@ impl SessionManager {
     /// [`Session::set_persistent`](crate::Session::set_persistent), for example.
     #[must_use]
     pub fn review(&self) -> Review {
-        let settings = &self.shared.settings;
+        let settings = &self.context.settings;
         let mut findings = Vec::new();
         let mut find = |requirement, met, why: String| {
             findings.push(Finding { requirement, met, why });
@@ -95,12 +95,12 @@ impl SessionManager {
         );
         find(
             "ASVS 7.1.2",
-            settings.admit.is_some(),
-            match settings.admit {
-                Some(admit) => format!(
+            settings.session_limit.is_some(),
+            match settings.session_limit {
+                Some(session_limit) => format!(
                     "at most {} sessions a user; at the limit {}",
-                    admit.limit,
-                    match admit.at_limit {
+                    session_limit.limit,
+                    match session_limit.at_limit {
                         AtLimit::Refuse => "a sign-in is refused",
                         AtLimit::EndOldest => "the oldest ends",
                         AtLimit::EndOthers => "all others end",
@@ -129,7 +129,7 @@ impl SessionManager {
                 false => format!("{lives}: set an absolute limit, with Lifetime::with_absolute"),
             },
         );
-        let lists = self.shared.store.traits().lists;
+        let lists = self.context.store.capabilities().indexed;
         let listing = match lists {
             true => "the store can list and revoke by user",
             false => "the store cannot list sessions by user: choose one that can",

@@ -3,13 +3,13 @@
 use std::num::NonZeroUsize;
 use std::ops::Deref;
 
+use crate::backend::{Page, SessionFilter, SessionIndex};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
-use crate::id::{ExternalKey, Handle, UserKey};
+use crate::id::{IdpSessionId, PublicId, UserKey};
 use crate::manager::SessionManager;
 use crate::record::{Stats, Summary};
-use crate::session::{Session, cross};
-use crate::store::{Page, Registry, Which};
+use crate::session::{Session, run_blocking};
 
 /// So many sessions of a user are listed; nobody looks at more. [`SessionManager::page`] lists all.
 const LISTED: NonZeroUsize = NonZeroUsize::MIN.saturating_add(99);
@@ -17,14 +17,14 @@ const LISTED: NonZeroUsize = NonZeroUsize::MIN.saturating_add(99);
 /// A session in a user's list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Listed {
+pub struct UserSession {
     /// Its handle, times, client and so on; its fields can be read from this directly.
     pub summary: Summary,
     /// Whether it is the one that looks at the list.
     pub current: bool,
 }
 
-impl Deref for Listed {
+impl Deref for UserSession {
     type Target = Summary;
 
     fn deref(&self) -> &Summary {
@@ -39,7 +39,7 @@ impl Deref for Listed {
 /// late: what they change is discarded.
 ///
 /// A store that cannot list
-/// ([`Traits::lists`](crate::store::Traits::lists)) answers all of these with
+/// ([`Capabilities::lists`](crate::backend::Traits::lists)) answers all of these with
 /// [`ErrorKind::Unsupported`].
 impl SessionManager {
     /// The live sessions of `user`, the newest first and at most a hundred, with the one marked
@@ -48,12 +48,16 @@ impl SessionManager {
     ///
     /// # Errors
     /// The store's errors.
-    pub fn list(&self, user: &UserKey, current: Option<&Session>) -> Result<Vec<Listed>> {
-        let current = current.map(Session::handle).transpose()?.flatten();
-        let page = self.page(&Which::User(user), Page::first(LISTED))?;
+    pub fn list_for_user(
+        &self,
+        user: &UserKey,
+        current: Option<&Session>,
+    ) -> Result<Vec<UserSession>> {
+        let current = current.map(Session::public_id).transpose()?.flatten();
+        let page = self.list_page(&SessionFilter::User(user), Page::first(LISTED))?;
         let mark = |summary: Summary| {
-            let current = current == Some(summary.handle);
-            Listed { summary, current }
+            let current = current == Some(summary.public_id);
+            UserSession { summary, current }
         };
         Ok(page.into_iter().map(mark).collect())
     }
@@ -62,20 +66,20 @@ impl SessionManager {
     ///
     /// # Errors
     /// The store's errors.
-    pub fn page(&self, which: &Which<'_>, page: Page) -> Result<Vec<Summary>> {
-        let registry = self.registry("list sessions")?;
-        let which = Which::InRealm(self.realm(), which);
-        cross(self.crossing, || registry.list(&which, page, self.shared.now()))
+    pub fn list_page(&self, filter: &SessionFilter<'_>, page: Page) -> Result<Vec<Summary>> {
+        let index = self.index("list sessions")?;
+        let filter = SessionFilter::InRealm(self.realm(), filter);
+        run_blocking(self.blocking_hook, || index.list(&filter, page, self.context.now()))
     }
 
     /// How many live sessions `user` has.
     ///
     /// # Errors
     /// The store's errors.
-    pub fn count(&self, user: &UserKey) -> Result<usize> {
+    pub fn count_for_user(&self, user: &UserKey) -> Result<usize> {
         let (mut count, mut page) = (0, Page::first(LISTED));
         loop {
-            let listed = self.page(&Which::User(user), page)?;
+            let listed = self.list_page(&SessionFilter::User(user), page)?;
             count += listed.len();
             match listed.last() {
                 Some(last) if listed.len() == LISTED.get() => {
@@ -91,8 +95,8 @@ impl SessionManager {
     /// # Errors
     /// The store's errors.
     pub fn stats(&self) -> Result<Stats> {
-        let registry = self.registry("count sessions")?;
-        cross(self.crossing, || registry.stats(self.shared.now()))
+        let index = self.index("count sessions")?;
+        run_blocking(self.blocking_hook, || index.stats(self.context.now()))
     }
 
     /// Ends the session of this handle, if it is `user`'s; says whether there was one. That its
@@ -101,8 +105,8 @@ impl SessionManager {
     /// # Errors
     /// The store's errors. The session may have ended all the same where the kind is
     /// [`ErrorKind::Unavailable`].
-    pub fn revoke(&self, user: &UserKey, handle: &Handle) -> Result<bool> {
-        self.end(&Which::OfUser(user, handle), None).map(|ended| ended > 0)
+    pub fn revoke(&self, user: &UserKey, public_id: &PublicId) -> Result<bool> {
+        self.end(&SessionFilter::OfUser(user, public_id), None).map(|ended| ended > 0)
     }
 
     /// Ends all sessions of the user who is signed in to `session`, but this one; says how many.
@@ -112,7 +116,7 @@ impl SessionManager {
     /// As [`revoke`](Self::revoke).
     pub fn revoke_others(&self, session: &Session) -> Result<usize> {
         match session.who()? {
-            Some((user, handle)) => self.end(&Which::User(&user), Some(&handle)),
+            Some((user, public_id)) => self.end(&SessionFilter::User(&user), Some(&public_id)),
             None => Ok(0),
         }
     }
@@ -123,7 +127,7 @@ impl SessionManager {
     /// # Errors
     /// As [`revoke`](Self::revoke).
     pub fn revoke_all(&self, user: &UserKey) -> Result<usize> {
-        self.end(&Which::User(user), None)
+        self.end(&SessionFilter::User(user), None)
     }
 
     /// Ends all sessions that the identity provider knows by this name; says how many. This is for
@@ -131,8 +135,8 @@ impl SessionManager {
     ///
     /// # Errors
     /// As [`revoke`](Self::revoke).
-    pub fn revoke_external(&self, key: &ExternalKey) -> Result<usize> {
-        self.end(&Which::External(key), None)
+    pub fn revoke_by_idp_session(&self, key: &IdpSessionId) -> Result<usize> {
+        self.end(&SessionFilter::IdpSession(key), None)
     }
 
     /// Ends every session of every user and visitor of this manager's realm; says how many lived.
@@ -140,38 +144,38 @@ impl SessionManager {
     /// # Errors
     /// As [`revoke`](Self::revoke).
     pub fn revoke_everyone(&self) -> Result<u64> {
-        let registry = self.registry("revoke all sessions")?;
-        let ending = self.shared.endings.begin();
-        let ended = cross(self.crossing, || {
-            registry.revoke_everyone(Some(self.realm()), self.shared.now())
+        let index = self.index("revoke all sessions")?;
+        let ending = self.context.recently_ended.begin();
+        let ended = run_blocking(self.blocking_hook, || {
+            index.revoke_everyone(Some(self.realm()), self.context.now())
         })?;
-        self.shared.endings.note_revocation_of_everyone();
+        self.context.recently_ended.note_revocation_of_everyone();
         drop(ending);
-        self.shared.events.raise(&Event::Revoked { sessions: ended });
+        self.context.events.raise(&Event::Revoked { sessions: ended });
         Ok(ended)
     }
 
-    fn end(&self, which: &Which<'_>, except: Option<&Handle>) -> Result<usize> {
-        let registry = self.registry("revoke sessions")?;
-        let which = Which::InRealm(self.realm(), which);
-        let revoke = || registry.revoke(&which, except, self.shared.now());
-        let ending = self.shared.endings.begin();
-        let ended = cross(self.crossing, revoke)?;
+    fn end(&self, filter: &SessionFilter<'_>, except: Option<&PublicId>) -> Result<usize> {
+        let index = self.index("revoke sessions")?;
+        let filter = SessionFilter::InRealm(self.realm(), filter);
+        let revoke = || index.revoke(&filter, except, self.context.now());
+        let ending = self.context.recently_ended.begin();
+        let ended = run_blocking(self.blocking_hook, revoke)?;
         // Requests under way learn that they are late, instead of beginning anew.
-        ended.iter().for_each(|key| self.shared.endings.note_revocation(*key));
+        ended.iter().for_each(|key| self.context.recently_ended.note_revocation(*key));
         drop(ending);
         if !ended.is_empty() {
             let sessions = u64::try_from(ended.len()).unwrap_or(u64::MAX);
-            self.shared.events.raise(&Event::Revoked { sessions });
+            self.context.events.raise(&Event::Revoked { sessions });
         }
         Ok(ended.len())
     }
 
-    fn registry(&self, doing: &'static str) -> Result<&dyn Registry> {
+    fn index(&self, operation: &'static str) -> Result<&dyn SessionIndex> {
         let none = || {
             let why = "this store cannot list sessions by user";
-            Error::with_source(ErrorKind::Unsupported, doing, why)
+            Error::with_source(ErrorKind::Unsupported, operation, why)
         };
-        self.shared.store()?.registry().ok_or_else(none)
+        self.context.store()?.index().ok_or_else(none)
     }
 }

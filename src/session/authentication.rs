@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::ExternalKey;
-use crate::record::Birth;
+use crate::id::IdpSessionId;
+use crate::record::NewSession;
 use crate::session::Session;
 
 /// How a user was authenticated, for [`Session::sign_in_with`].
@@ -26,7 +26,7 @@ use crate::session::Session;
 #[must_use]
 pub struct Authentication {
     level: u16,
-    external_key: Option<ExternalKey>,
+    idp_session_id: Option<IdpSessionId>,
     ends: Option<Timestamp>,
 }
 
@@ -43,10 +43,10 @@ impl Authentication {
     }
 
     /// The name that the identity provider has for the session, to
-    /// [revoke](crate::SessionManager::revoke_external) it by. Without one, a session of the same
+    /// [revoke](crate::SessionManager::revoke_by_idp_session) it by. Without one, a session of the same
     /// user keeps the name it has.
-    pub fn external_key(self, key: ExternalKey) -> Self {
-        Authentication { external_key: Some(key), ..self }
+    pub fn idp_session_id(self, key: IdpSessionId) -> Self {
+        Authentication { idp_session_id: Some(key), ..self }
     }
 
     /// When the session ends at the latest, as an identity provider says. The limits of the
@@ -55,15 +55,15 @@ impl Authentication {
         Authentication { ends: Some(at), ..self }
     }
 
-    pub(super) fn apply(&self, birth: &mut Birth, now: Timestamp) -> Result<()> {
+    pub(super) fn apply(&self, new_session: &mut NewSession, now: Timestamp) -> Result<()> {
         if self.ends.is_some_and(|ends| ends <= now) {
             let why = "the session would end before it begins";
             return Err(Error::with_source(ErrorKind::Invalid, "sign a user in", why));
         }
-        birth.auth_level = self.level;
-        birth.external_key.clone_from(&self.external_key);
-        let ends = birth.limits.absolute.into_iter().chain(self.ends).min();
-        birth.limits.absolute = ends;
+        new_session.auth_level = self.level;
+        new_session.idp_session_id.clone_from(&self.idp_session_id);
+        let ends = new_session.limits.absolute.into_iter().chain(self.ends).min();
+        new_session.limits.absolute = ends;
         Ok(())
     }
 }
@@ -102,7 +102,7 @@ impl Session {
             Some(_) => self.authenticated_at()?,
             None => return Ok(RecentAuth::NotSignedIn),
         };
-        let now = self.shared.now();
+        let now = self.context.now();
         Ok(match authenticated {
             Some(at) if now < at + max_age => RecentAuth::Recent,
             _ => RecentAuth::TooOld,

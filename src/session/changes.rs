@@ -50,7 +50,7 @@ impl Debug for Changes {
 }
 
 /// What a name has when `delta` comes on top of `data`.
-fn on_top<'v>(delta: &'v Delta, data: Option<&'v Data>, name: &str) -> Option<Value<'v>> {
+fn effective_value<'v>(delta: &'v Delta, data: Option<&'v Data>, name: &str) -> Option<Value<'v>> {
     match delta.change(name) {
         Change::Set(value) => Some(value.borrowed()),
         Change::Removed => None,
@@ -97,7 +97,7 @@ impl Changes {
         data: Option<&Data>,
         compute: Update,
     ) -> Result<Latest> {
-        let value = compute(on_top(&self.delta, data, name).as_ref())?;
+        let value = compute(effective_value(&self.delta, data, name).as_ref())?;
         if self.steps.is_empty() {
             self.steps.push(Step::Plain(self.delta.clone()));
         }
@@ -122,13 +122,13 @@ impl Changes {
     }
 
     /// Computes everything again, on newer data.
-    pub(super) fn again(&mut self, data: &Data) -> Result<()> {
+    pub(super) fn recompute_on(&mut self, data: &Data) -> Result<()> {
         self.delta = self.computed_on(data)?;
         Ok(())
     }
 
     /// The same changes for another session: nothing of the one seen is in them.
-    pub(super) fn apart(&self) -> Result<Self> {
+    pub(super) fn rebased_on_empty(&self) -> Result<Self> {
         Ok(match self.depends_on_data() {
             true => Changes { delta: self.computed_on(&Data::default())?, steps: Vec::new() },
             false => Changes { delta: self.delta.clone(), steps: Vec::new() },
@@ -141,7 +141,7 @@ impl Changes {
             match step {
                 Step::Plain(plain) => delta = delta.then(plain.clone()),
                 Step::Update { name, compute, latest } => {
-                    let value = compute(on_top(&delta, Some(data), name).as_ref())?;
+                    let value = compute(effective_value(&delta, Some(data), name).as_ref())?;
                     latest.set(value.as_ref());
                     put(&mut delta, name, value);
                 }
@@ -183,7 +183,7 @@ mod tests {
             other => panic!("{other:?}"),
         };
         assert_eq!(["a", "b", "c"].map(|name| value(&changes, name)), [2, 6, 7]);
-        changes.again(&new).unwrap();
+        changes.recompute_on(&new).unwrap();
         assert_eq!(["a", "b", "c"].map(|name| value(&changes, name)), [11, 6, 7]);
     }
 }

@@ -1,12 +1,12 @@
 //! The first use of a request's session: which of the ids that were presented finds one, and what
 //! is known where none does.
 
+use crate::backend::{Loaded, ReplacedId};
 use crate::clock::Timestamp;
 use crate::error::{Error, Result};
 use crate::event::Event;
-use crate::id::{Handle, SessionKey};
-use crate::session::{Guessing, Known, OnLoadFailure, Session, State};
-use crate::store::{Loaded, ReplacedId};
+use crate::id::{PublicId, SessionIdHash};
+use crate::session::{GuessDetector, LoadState, OnLoadFailure, Session, State};
 
 /// Why a request that presented an id finds no session.
 #[derive(Clone, Copy, Debug, Default)]
@@ -20,9 +20,9 @@ pub(super) struct Missing {
 /// A presented id that was replaced.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Replaced {
-    pub(super) key: SessionKey,
+    pub(super) id_hash: SessionIdHash,
     /// The public name of the session.
-    pub(super) handle: Handle,
+    pub(super) public_id: PublicId,
     /// The request was under way by then: the client gets its new id by another answer.
     pub(super) under_way: bool,
     /// Whether the browser keeps the session's cookie, if the session was read.
@@ -44,29 +44,29 @@ impl Missing {
     }
 }
 
-pub(super) const NOTHING: Known = Known::None(Missing { ended: false, replaced: None });
+pub(super) const NOTHING: LoadState = LoadState::None(Missing { ended: false, replaced: None });
 
 impl Session {
     /// Loads the session unless that was done.
-    pub(super) fn read<'s>(&self, state: &'s mut State) -> Result<&'s Known> {
+    pub(super) fn read<'s>(&self, state: &'s mut State) -> Result<&'s LoadState> {
         state.looked_at = true;
         self.follow_own_revocation(state);
-        if let Known::Unread = state.known {
-            let now = self.shared.now();
+        if let LoadState::Unread = state.known {
+            let now = self.context.now();
             state.used.get_or_insert(now);
             state.known = match self.load(now, &mut state.in_doubt, &mut state.found_by) {
                 Ok(mut known) => {
-                    if let Known::Live { record, key } = &mut known
+                    if let LoadState::Live { record, id_hash } = &mut known
                         && !state.ignored
                     {
-                        self.shared.touch_early(self.crossing, *key, record, now);
+                        self.context.touch_early(self.blocking_hook, *id_hash, record, now);
                     }
                     known
                 }
-                Err(error) => match self.shared.settings.on_load_failure {
+                Err(error) => match self.context.settings.on_load_failure {
                     OnLoadFailure::Fail => return Err(error),
-                    OnLoadFailure::ReadAsEmpty => {
-                        self.shared.events.raise(&Event::ReadAsEmpty { error: &error });
+                    OnLoadFailure::TreatAsAnonymous => {
+                        self.context.events.raise(&Event::TreatedAsAnonymous { error: &error });
                         state.unreadable = Some(error);
                         NOTHING
                     }
@@ -81,28 +81,28 @@ impl Session {
         &self,
         now: Timestamp,
         in_doubt: &mut bool,
-        found_by: &mut Option<SessionKey>,
-    ) -> Result<Known> {
+        found_by: &mut Option<SessionIdHash>,
+    ) -> Result<LoadState> {
         let mut missing = Missing::default();
         for asked in self.presented.keys() {
             // Not before: a request that presents nothing pays for nothing.
-            let store = self.shared.store()?;
-            let at_hand = self.crossing.and_then(|_| store.try_load(&asked, now));
+            let store = self.context.store()?;
+            let at_hand = self.blocking_hook.and_then(|_| store.try_load(&asked, now));
             let loaded = match at_hand {
                 Some(loaded) => loaded,
-                None => self.cross(|| store.load(&asked, now))?,
+                None => self.run_blocking(|| store.load(&asked, now))?,
             };
             match loaded {
-                Loaded::Live { record, key } => {
+                Loaded::Live { record, id_hash } => {
                     *found_by = Some(asked);
-                    return Ok(Known::Live { record, key });
+                    return Ok(LoadState::Live { record, id_hash });
                 }
                 Loaded::Replaced { id, record, .. } => {
                     let persistent = Some(record.persistent);
-                    missing.note(Replaced { persistent, ..self.replaced(&id, record.handle) });
+                    missing.note(Replaced { persistent, ..self.replaced(&id, record.public_id) });
                 }
-                Loaded::Absent => {
-                    match self.shared.endings.try_has_ended_since(&asked, self.opened) {
+                Loaded::NotFound => {
+                    match self.context.recently_ended.try_has_ended_since(&asked, self.opened) {
                         Some(true) => missing.ended = true,
                         ended => {
                             *in_doubt |= ended.is_none();
@@ -110,43 +110,43 @@ impl Session {
                         }
                     }
                 }
-                Loaded::Undecodable { handle, error } => {
-                    self.undecodable(handle.as_ref(), &error);
+                Loaded::Undecodable { public_id, error } => {
+                    self.undecodable(public_id.as_ref(), &error);
                 }
             }
         }
-        self.judge_late_use(&mut missing)?;
-        Ok(Known::None(missing))
+        self.report_late_use(&mut missing)?;
+        Ok(LoadState::None(missing))
     }
 
-    pub(super) fn replaced(&self, id: &ReplacedId, handle: Handle) -> Replaced {
+    pub(super) fn replaced(&self, id: &ReplacedId, public_id: PublicId) -> Replaced {
         // A clock that was set back makes nobody late.
-        let opened = self.opened_at.min(self.shared.now());
+        let opened = self.opened_at.min(self.context.now());
         let under_way = id.was_under_way(opened);
-        Replaced { key: id.key, handle, under_way, persistent: None }
+        Replaced { id_hash: id.id_hash, public_id, under_way, persistent: None }
     }
 
     /// A replaced id that comes late, and beside no id of a live session, is an event, and ends the
     /// session where the settings say so.
-    pub(super) fn judge_late_use(&self, missing: &mut Missing) -> Result<()> {
+    pub(super) fn report_late_use(&self, missing: &mut Missing) -> Result<()> {
         let Some(late) = missing.replaced.filter(|replaced| !replaced.under_way) else {
             return Ok(());
         };
-        let event = Event::ReplacedIdUsed { handle: &late.handle, address: self.address };
-        self.shared.events.raise(&event);
-        if self.shared.settings.end_session_on_replaced_id {
-            self.end_session_of(&late.key)?;
+        let event = Event::ReplacedIdUsed { public_id: &late.public_id, address: self.address };
+        self.context.events.raise(&event);
+        if self.context.settings.end_session_on_replaced_id {
+            self.end_session_of(&late.id_hash)?;
             missing.replaced = None;
         }
         Ok(())
     }
 
-    pub(super) fn unknown_id(&self, key: &SessionKey) {
-        self.shared.events.raise(&Event::Unknown { address: self.address });
-        self.shared.count_guess(self.address, Guessing::hash_of(key));
+    pub(super) fn unknown_id(&self, id_hash: &SessionIdHash) {
+        self.context.events.raise(&Event::UnknownId { address: self.address });
+        self.context.count_guess(self.address, GuessDetector::hash_of(id_hash));
     }
 
-    pub(super) fn undecodable(&self, handle: Option<&Handle>, error: &Error) {
-        self.shared.events.raise(&Event::Undecodable { handle, error });
+    pub(super) fn undecodable(&self, public_id: Option<&PublicId>, error: &Error) {
+        self.context.events.raise(&Event::Undecodable { public_id, error });
     }
 }

@@ -2,16 +2,16 @@
 
 mod authentication;
 mod changes;
-mod current;
-mod endings;
-mod guessing;
+mod commit;
+mod context;
+mod csrf_secret;
+mod guess_detector;
+mod last_used;
 mod load;
-mod secret;
-mod settle;
-mod shared;
+mod recently_ended;
+mod running_update;
 mod sign_in;
 mod update_queue;
-mod updating;
 mod values;
 
 use std::fmt::{self, Debug};
@@ -23,27 +23,27 @@ use crate::data::Data;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::http::{HostText, RequestHead};
-use crate::id::{Handle, SessionId, SessionKey, UserKey};
+use crate::id::{PublicId, SessionId, SessionIdHash, UserKey};
 use crate::record::{Client, Record};
 use crate::sync::{Mutex, MutexGuard};
 use changes::Changes;
-use current::Number;
-use endings::Moment;
+use last_used::SessionNumber;
 use load::{Missing, NOTHING, Replaced};
-use updating::Updating;
+use recently_ended::Moment;
+use running_update::Updating;
 
 pub use authentication::{Authentication, RecentAuth};
-pub(crate) use endings::Endings;
-pub(crate) use guessing::Guessing;
-pub use shared::{Crossing, OnLoadFailure};
-pub(crate) use shared::{FormerCookie, Presented, Settings, Shared, Transport, cross};
+pub use context::{BlockingHook, OnLoadFailure};
+pub(crate) use context::{Context, FormerCookie, Presented, Settings, Transport, run_blocking};
+pub(crate) use guess_detector::GuessDetector;
+pub(crate) use recently_ended::RecentlyEnded;
 pub(crate) use update_queue::UpdateQueues;
 
 /// A request begins on this thread, for which no session is open. Until one is, calls of the
 /// manager on this thread are those of no session.
 #[allow(dead_code)] // only where threads change between requests half-way, and that is a feature
 pub(crate) fn begin_request() {
-    Number::forget_here();
+    SessionNumber::forget_here();
 }
 
 /// The session of one request.
@@ -59,13 +59,13 @@ pub(crate) fn begin_request() {
 /// It can be shared by threads; it is not meant to outlive its request. Dropped without being
 /// closed it stores nothing and ends nothing, of which an [event](Event::Dropped) tells.
 pub struct Session {
-    shared: Arc<Shared>,
-    crossing: Option<Crossing>,
+    context: Arc<Context>,
+    blocking_hook: Option<BlockingHook>,
     presented: Presented,
     /// When the request came, among the endings of this process, and by the clock.
     opened: Moment,
     opened_at: Timestamp,
-    number: Number,
+    number: SessionNumber,
     /// The host, if a browser would drop a cookie sent to it and nobody was told yet.
     insecure_host: Option<HostText>,
     address: Option<IpAddr>,
@@ -80,17 +80,17 @@ pub struct Session {
 
 #[derive(Debug, Default)]
 struct State {
-    known: Known,
+    known: LoadState,
     changes: Changes,
     renew: bool,
     /// What the handler decided about the browser's keeping of a session that begins.
     persistent: Option<bool>,
     /// The key under which the session was found: one in its grace may have led to it.
-    found_by: Option<SessionKey>,
+    found_by: Option<SessionIdHash>,
     /// Sessions to end, because the handler said so.
-    to_end: Vec<SessionKey>,
+    to_end: Vec<SessionIdHash>,
     /// Sessions to end, because a sign-in left them behind: it stands, whatever comes after it.
-    left_behind: Vec<SessionKey>,
+    left_behind: Vec<SessionIdHash>,
     destroyed: bool,
     /// One of them was ended.
     ended: bool,
@@ -150,13 +150,16 @@ impl State {
     }
 
     fn has_seen_user(&self) -> bool {
-        self.saw_user || matches!(&self.known, Known::Live { record, .. } if record.user.is_some())
+        self.saw_user
+            || matches!(&self.known, LoadState::Live { record, .. } if record.user.is_some())
     }
 
     /// Where the session was read as empty, nothing can be changed.
-    fn check_readable(&self, doing: &'static str) -> Result<()> {
+    fn check_readable(&self, operation: &'static str) -> Result<()> {
         match &self.unreadable {
-            Some(error) => Err(Error::with_source(ErrorKind::Unavailable, doing, error.clone())),
+            Some(error) => {
+                Err(Error::with_source(ErrorKind::Unavailable, operation, error.clone()))
+            }
             None => Ok(()),
         }
     }
@@ -165,28 +168,28 @@ impl State {
 /// What this request knows of its session.
 #[derive(Debug, Default)]
 #[allow(clippy::large_enum_variant)] // it is in place, once a request
-enum Known {
+enum LoadState {
     #[default]
     Unread,
     Live {
         record: Record,
-        key: SessionKey,
+        id_hash: SessionIdHash,
     },
     None(Missing),
 }
 
-impl Known {
-    fn handle(&self) -> Option<Handle> {
+impl LoadState {
+    fn public_id(&self) -> Option<PublicId> {
         match self {
-            Known::Live { record, .. } => Some(record.handle),
-            Known::Unread | Known::None { .. } => None,
+            LoadState::Live { record, .. } => Some(record.public_id),
+            LoadState::Unread | LoadState::None { .. } => None,
         }
     }
 
     fn data(&self) -> Option<&Data> {
         match self {
-            Known::Live { record, .. } => Some(&record.data),
-            Known::Unread | Known::None(_) => None,
+            LoadState::Live { record, .. } => Some(&record.data),
+            LoadState::Unread | LoadState::None(_) => None,
         }
     }
 }
@@ -206,9 +209,9 @@ pub enum SignIn {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 #[non_exhaustive]
-pub enum Saved {
+pub enum CommitOutcome {
     /// They are stored, or there were none.
-    Kept,
+    Stored,
     /// The session had ended, or had been renewed, before they could be stored.
     Discarded,
 }
@@ -227,11 +230,11 @@ impl Drop for Session {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         let done = state.closed || state.ignored;
         if !done && (state.has_changes() || !state.to_end.is_empty() || state.issued.is_some()) {
-            let handle = match &state.known {
-                Known::Live { record, .. } => Some(&record.handle),
-                Known::Unread | Known::None { .. } => None,
+            let public_id = match &state.known {
+                LoadState::Live { record, .. } => Some(&record.public_id),
+                LoadState::Unread | LoadState::None { .. } => None,
             };
-            self.shared.dropped(handle);
+            self.context.dropped(public_id);
         }
     }
 }
@@ -239,32 +242,32 @@ impl Drop for Session {
 impl Session {
     /// No I/O; and without a cookie no allocation.
     pub(crate) fn new(
-        shared: Arc<Shared>,
-        crossing: Option<Crossing>,
+        context: Arc<Context>,
+        blocking_hook: Option<BlockingHook>,
         head: &RequestHead<'_>,
     ) -> Self {
-        let presented = shared.settings.presented(head);
-        let address = head.client_address(shared.settings.proxies);
+        let presented = context.settings.presented(head);
+        let address = head.client_address(context.settings.proxies);
         if let Some(hash) = presented.malformed {
-            shared.events.raise(&Event::Malformed { address });
-            shared.count_guess(address, hash);
+            context.events.raise(&Event::MalformedId { address });
+            context.count_guess(address, hash);
         }
         if presented.too_many {
-            shared.events.raise(&Event::TooManyIds { address });
+            context.events.raise(&Event::TooManyIds { address });
         }
-        let client = shared.settings.client(head, address);
-        let insecure_host = shared.insecure_host(head).map(HostText::new);
-        let opened = shared.endings.now();
-        let number = Number::new();
+        let client = context.settings.client(head, address);
+        let insecure_host = context.insecure_host(head).map(HostText::new);
+        let opened = context.recently_ended.now();
+        let number = SessionNumber::new();
         number.use_here();
         // Nothing depends on it where no id was presented.
         let opened_at = match presented.is_empty() {
             true => Timestamp::MAX,
-            false => shared.now(),
+            false => context.now(),
         };
         Session {
-            shared,
-            crossing,
+            context,
+            blocking_hook,
             presented,
             opened,
             opened_at,
@@ -279,9 +282,9 @@ impl Session {
     }
 
     /// Whether it is a session of this manager for a request that presents the same ids.
-    pub(crate) fn is_of(&self, shared: &Arc<Shared>, head: &RequestHead<'_>) -> bool {
-        let presented = || shared.settings.presented(head);
-        Arc::ptr_eq(&self.shared, shared) && presented().keys().eq(self.presented.keys())
+    pub(crate) fn is_of(&self, context: &Arc<Context>, head: &RequestHead<'_>) -> bool {
+        let presented = || context.settings.presented(head);
+        Arc::ptr_eq(&self.context, context) && presented().keys().eq(self.presented.keys())
     }
 
     /// Whether the browser fetches the page in advance, and may never show it.
@@ -295,12 +298,12 @@ impl Session {
     }
 
     /// The state, unless this thread holds it already, in the midst of an update.
-    fn lock(&self, doing: &'static str) -> Result<MutexGuard<'_, State>> {
+    fn lock(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
         match self.state.try_lock() {
             Ok(state) => Ok(state),
             Err(TryLockError::Poisoned(state)) => Ok(state.into_inner()),
             Err(TryLockError::WouldBlock) => {
-                self.check_not_updating(doing)?;
+                self.check_not_updating(operation)?;
                 Ok(self.state())
             }
         }
@@ -310,35 +313,35 @@ impl Session {
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] on the thread on which such a closure runs.
-    pub(crate) fn check_not_updating(&self, doing: &'static str) -> Result<()> {
+    pub(crate) fn check_not_updating(&self, operation: &'static str) -> Result<()> {
         match self.updating.get().is_some_and(Updating::is_on_this_thread) {
             true => {
                 let why = "the closure of an update must not use its own session";
-                Err(Error::with_source(ErrorKind::Invalid, doing, why))
+                Err(Error::with_source(ErrorKind::Invalid, operation, why))
             }
             false => Ok(()),
         }
     }
 
     /// Makes a call that may block.
-    fn cross<T>(&self, call: impl FnOnce() -> Result<T>) -> Result<T> {
-        cross(self.crossing, call)
+    fn run_blocking<T>(&self, call: impl FnOnce() -> Result<T>) -> Result<T> {
+        run_blocking(self.blocking_hook, call)
     }
 
     /// The state for a change, if changes are possible.
-    fn writable(&self, doing: &'static str) -> Result<MutexGuard<'_, State>> {
-        let mut state = self.lock(doing)?;
+    fn writable(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
+        let mut state = self.lock(operation)?;
         if state.closed {
-            return Err(Error::new(ErrorKind::Closed, doing));
+            return Err(Error::new(ErrorKind::Closed, operation));
         }
         self.follow_own_revocation(&mut state);
-        state.check_readable(doing)?;
+        state.check_readable(operation)?;
         state.looked_at = true;
         if state.used.is_none() {
-            let now = self.shared.now();
+            let now = self.context.now();
             state.used = Some(now);
-            if matches!(state.known, Known::Unread) && !state.ignored {
-                self.shared.touch_unread(self.crossing, &self.presented, now);
+            if matches!(state.known, LoadState::Unread) && !state.ignored {
+                self.context.touch_unread(self.blocking_hook, &self.presented, now);
             }
         }
         Ok(state)
@@ -364,8 +367,8 @@ impl Session {
     ///
     /// # Errors
     /// The store's errors when this is the first read.
-    pub fn handle(&self) -> Result<Option<Handle>> {
-        self.about(|record| record.handle)
+    pub fn public_id(&self) -> Result<Option<PublicId>> {
+        self.about(|record| record.public_id)
     }
 
     /// How strongly the user is authenticated, as the sign-in said; 0 if it did not, or if nobody is
@@ -378,16 +381,16 @@ impl Session {
     }
 
     /// Who is signed in, and the handle of their session.
-    pub(crate) fn who(&self) -> Result<Option<(UserKey, Handle)>> {
-        let who = |record: &Record| record.user.clone().map(|user| (user, record.handle));
+    pub(crate) fn who(&self) -> Result<Option<(UserKey, PublicId)>> {
+        let who = |record: &Record| record.user.clone().map(|user| (user, record.public_id));
         self.about(who).map(Option::flatten)
     }
 
     fn about<T>(&self, ask: impl FnOnce(&Record) -> T) -> Result<Option<T>> {
         let mut state = self.lock("look at a session")?;
         Ok(match self.read(&mut state)? {
-            Known::Live { record, .. } => Some(ask(record)),
-            Known::Unread | Known::None(_) => None,
+            LoadState::Live { record, .. } => Some(ask(record)),
+            LoadState::Unread | LoadState::None(_) => None,
         })
     }
 
@@ -400,11 +403,11 @@ impl Session {
     /// [`sign_in`](Self::sign_in), and after [`commit`](Self::commit) has begun a session: it comes
     /// too late to count then.
     pub fn set_persistent(&self, persistent: bool) -> Result<()> {
-        const DOING: &str = "choose how long the cookie lives";
-        let mut state = self.writable(DOING)?;
+        const OPERATION: &str = "choose how long the cookie lives";
+        let mut state = self.writable(OPERATION)?;
         if state.issued.is_some() {
             let why = "the session has begun or was signed in to already: choose before that";
-            return Err(Error::with_source(ErrorKind::Invalid, DOING, why));
+            return Err(Error::with_source(ErrorKind::Invalid, OPERATION, why));
         }
         state.persistent = Some(persistent);
         Ok(())
@@ -439,12 +442,12 @@ impl Session {
         if state.closed {
             return Err(Error::new(ErrorKind::Closed, DESTROY));
         }
-        if let Known::Live { key, .. } = state.known {
-            state.to_end.push(key);
+        if let LoadState::Live { id_hash, .. } = state.known {
+            state.to_end.push(id_hash);
         }
-        for key in self.presented.keys() {
-            if !state.to_end.contains(&key) {
-                state.to_end.push(key);
+        for id_hash in self.presented.keys() {
+            if !state.to_end.contains(&id_hash) {
+                state.to_end.push(id_hash);
             }
         }
         state.start_over();
@@ -455,17 +458,18 @@ impl Session {
     /// call of the manager.
     fn follow_own_revocation(&self, state: &mut State) {
         self.number.use_here();
-        let now = self.shared.endings.now();
+        let now = self.context.recently_ended.now();
         let seen = std::mem::replace(&mut state.endings_seen, now);
         if seen == now || state.closed {
             return;
         }
         let current = match &state.known {
-            Known::Live { key, .. } => Some(*key),
-            Known::Unread | Known::None(_) => None,
+            LoadState::Live { id_hash, .. } => Some(*id_hash),
+            LoadState::Unread | LoadState::None(_) => None,
         };
-        let endings = &self.shared.endings;
-        let is_own = |key: SessionKey| endings.was_revoked_by(&key, self.number, seen);
+        let recently_ended = &self.context.recently_ended;
+        let is_own =
+            |id_hash: SessionIdHash| recently_ended.was_revoked_by(&id_hash, self.number, seen);
         if current.into_iter().chain(self.presented.keys()).any(is_own) {
             state.start_over();
             state.ended = true;

@@ -1,14 +1,14 @@
 //! Signing a user in, and joining a sign-in that another request has done through the same id.
 
+use crate::backend::{Action, Committed, Loaded, ReplacedBy};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
-use crate::id::{Handle, JoinSalt, SessionId, SessionKey, UserKey};
-use crate::record::Birth;
+use crate::id::{JoinSalt, PublicId, SessionId, SessionIdHash, UserKey};
+use crate::record::NewSession;
 use crate::session::changes::Changes;
-use crate::session::settle::TRIES;
+use crate::session::commit::TRIES;
 use crate::session::update_queue::overtaken;
-use crate::session::{Authentication, Known, Missing, Session, SignIn, State};
-use crate::store::{Committed, Fate, Loaded, ReplacedBy};
+use crate::session::{Authentication, LoadState, Missing, Session, SignIn, State};
 
 const SIGN_IN: &str = "sign a user in";
 
@@ -46,17 +46,19 @@ impl Session {
         self.read(&mut state)?;
         state.check_readable(SIGN_IN)?;
         self.end_what_was_destroyed(&mut state)?;
-        let mut birth = self.birth(&state)?;
-        how.apply(&mut birth, self.shared.now())?;
+        let mut new_session = self.new_session(&state)?;
+        how.apply(&mut new_session, self.context.now())?;
         // Nothing of one user's session may reach the next user's, nor what was computed from it.
         let apart = match &state.known {
-            Known::Live { record, .. } if record.user.as_ref().is_some_and(|had| *had != user) => {
-                Some(state.changes.apart()?)
+            LoadState::Live { record, .. }
+                if record.user.as_ref().is_some_and(|had| *had != user) =>
+            {
+                Some(state.changes.rebased_on_empty()?)
             }
             _ => None,
         };
         let kept = apart.map(|apart| std::mem::replace(&mut state.changes, apart));
-        let signed_in = self.sign_in_as(&mut state, &user, &birth);
+        let signed_in = self.sign_in_as(&mut state, &user, &new_session);
         match (&signed_in, kept) {
             (Ok(SignIn::Done), _) => {
                 state.changes = Changes::default();
@@ -67,25 +69,32 @@ impl Session {
             (_, None) => {}
         }
         if let Ok(SignIn::Refused) = signed_in {
-            self.shared.events.raise(&Event::Refused { user: &user });
+            self.context.events.raise(&Event::SignInRefused { user: &user });
         }
         signed_in
     }
 
-    fn sign_in_as(&self, state: &mut State, user: &UserKey, birth: &Birth) -> Result<SignIn> {
+    fn sign_in_as(
+        &self,
+        state: &mut State,
+        user: &UserKey,
+        new_session: &NewSession,
+    ) -> Result<SignIn> {
         // Without a session any key will do under which there is none.
         let from = match &state.known {
             // Through an id in its grace the current one is not known, and nobody could join.
-            Known::Live { key, .. } => match (self.own_id(state, key), state.found_by) {
-                (None, Some(found_by)) => found_by,
-                _ => *key,
-            },
-            Known::None(Missing { replaced: Some(replaced), .. }) => replaced.key,
-            Known::Unread | Known::None(_) => SessionId::generate()?.key(self.realm()),
+            LoadState::Live { id_hash, .. } => {
+                match (self.own_id(state, id_hash), state.found_by) {
+                    (None, Some(found_by)) => found_by,
+                    _ => *id_hash,
+                }
+            }
+            LoadState::None(Missing { replaced: Some(replaced), .. }) => replaced.id_hash,
+            LoadState::Unread | LoadState::None(_) => SessionId::generate()?.hash(self.realm()),
         };
         let own = match &state.known {
-            Known::Live { record, .. } => Some(record.handle),
-            Known::Unread | Known::None(_) => None,
+            LoadState::Live { record, .. } => Some(record.public_id),
+            LoadState::Unread | LoadState::None(_) => None,
         };
         let others = self.other_sessions(&from, own)?;
         let mut presented = self.own_id(state, &from);
@@ -95,21 +104,21 @@ impl Session {
                 (Some(presented), Some(salt)) => presented.joined(salt),
                 _ => SessionId::generate()?,
             };
-            let to = id.key(self.realm());
+            let to = id.hash(self.realm());
             state.next_id = Some(id.clone());
-            let ending = self.shared.endings.begin();
-            let sign_in = Fate::SignIn { to: &to, user, birth, join_salt };
+            let ending = self.context.recently_ended.begin();
+            let sign_in = Action::SignIn { to: &to, user, new_session, join_salt };
             let answer = self.commit_to(state, &from, sign_in);
             // No other session may begin with this id.
             state.next_id = None;
             match answer? {
-                Committed::Done { record, key, ended } => {
-                    ended.into_iter().for_each(|key| self.shared.endings.note(key));
+                Committed::Done { record, id_hash, ended } => {
+                    ended.into_iter().for_each(|id_hash| self.context.recently_ended.note(id_hash));
                     drop(ending);
-                    state.known = Known::Live { record, key };
+                    state.known = LoadState::Live { record, id_hash };
                     state.issued = Some(id);
                 }
-                Committed::Replaced { id: replaced, key, .. } => {
+                Committed::Replaced { id: replaced, id_hash, .. } => {
                     drop(ending);
                     let joined = match (&presented, replaced.by) {
                         (Some(presented), ReplacedBy::SignIn { salt: Some(salt) }) => {
@@ -118,23 +127,23 @@ impl Session {
                         _ => None,
                     };
                     // Its new id can be one of another realm, which is not this manager's to give.
-                    let Some(joined) = joined.filter(|joined| joined.key(self.realm()) == key)
+                    let Some(joined) = joined.filter(|joined| joined.hash(self.realm()) == id_hash)
                     else {
                         presented = None;
                         continue;
                     };
-                    if !self.join(state, &key)? {
+                    if !self.join(state, &id_hash)? {
                         continue;
                     }
                     state.issued = Some(joined);
                 }
-                Committed::Full => return Ok(SignIn::Refused),
+                Committed::LimitReached => return Ok(SignIn::Refused),
                 _ => return Err(Error::new(ErrorKind::Unexpected, SIGN_IN)),
             }
             state.left_behind.extend(others);
             // Last: what the application does with an event must not undo what was done.
-            if let Known::Live { record, .. } = &state.known {
-                self.shared.events.raise(&Event::SignedIn { handle: &record.handle, user });
+            if let LoadState::Live { record, .. } = &state.known {
+                self.context.events.raise(&Event::SignedIn { public_id: &record.public_id, user });
             }
             return Ok(SignIn::Done);
         }
@@ -145,16 +154,16 @@ impl Session {
     /// the same id: the changes of this one are merged into it, but for a clear, which concerns
     /// what was there before the sign-in, and the form secret. False if that session has moved or
     /// ended since.
-    fn join(&self, state: &mut State, key: &SessionKey) -> Result<bool> {
+    fn join(&self, state: &mut State, id_hash: &SessionIdHash) -> Result<bool> {
         state.joins = true;
-        let answer = self.commit_to(state, key, Fate::Merge);
+        let answer = self.commit_to(state, id_hash, Action::Merge);
         state.joins = false;
         match answer? {
-            Committed::Done { record, key, .. } | Committed::Unchanged { record, key } => {
-                state.known = Known::Live { record, key };
+            Committed::Done { record, id_hash, .. } | Committed::Unchanged { record, id_hash } => {
+                state.known = LoadState::Live { record, id_hash };
                 Ok(true)
             }
-            Committed::Replaced { .. } | Committed::Gone | Committed::Undecodable { .. } => {
+            Committed::Replaced { .. } | Committed::NotFound | Committed::Undecodable { .. } => {
                 Ok(false)
             }
             _ => Err(Error::new(ErrorKind::Unexpected, SIGN_IN)),
@@ -163,15 +172,19 @@ impl Session {
 
     /// The live sessions of the ids presented, but the one that `from` leads to. After a sign-in
     /// the browser would go on sending those ids, and one of them could be found first.
-    fn other_sessions(&self, from: &SessionKey, own: Option<Handle>) -> Result<Vec<SessionKey>> {
-        let (mut others, now) = (Vec::new(), self.shared.now());
-        for key in self.presented.keys().filter(|key| key != from) {
+    fn other_sessions(
+        &self,
+        from: &SessionIdHash,
+        own: Option<PublicId>,
+    ) -> Result<Vec<SessionIdHash>> {
+        let (mut others, now) = (Vec::new(), self.context.now());
+        for id_hash in self.presented.keys().filter(|id_hash| id_hash != from) {
             // Looked up before the sign-in: afterwards an id may lead to the session signed in to.
-            let loaded = self.cross(|| self.shared.store()?.load(&key, now))?;
-            if let Loaded::Live { record, key } = loaded
-                && Some(record.handle) != own
+            let loaded = self.run_blocking(|| self.context.store()?.load(&id_hash, now))?;
+            if let Loaded::Live { record, id_hash } = loaded
+                && Some(record.public_id) != own
             {
-                others.push(key);
+                others.push(id_hash);
             }
         }
         Ok(others)

@@ -11,9 +11,9 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::SessionKey;
+use crate::id::SessionIdHash;
 use crate::record::Record;
-use crate::session::shared::{Crossing, cross};
+use crate::session::context::{BlockingHook, run_blocking};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Condvar, Mutex, MutexGuard, instant, spin_until, thread};
 
@@ -33,14 +33,14 @@ pub(crate) struct UpdateQueues {
 }
 
 /// An entry for each session that is being updated: who waits for it.
-type Shard = HashMap<SessionKey, VecDeque<Arc<Waiter>>>;
+type Shard = HashMap<SessionIdHash, VecDeque<Arc<Waiter>>>;
 
 /// The turn of one request: no other request of this process updates the session until it is
 /// dropped, which gives the turn to the first that waits.
 #[derive(Debug)]
 pub(crate) struct Turn<'q> {
     queues: &'q UpdateQueues,
-    key: SessionKey,
+    id_hash: SessionIdHash,
     deadline: Instant,
     /// The session as the request before this one has stored it, if that has succeeded; then as
     /// this one has, for the next.
@@ -51,7 +51,7 @@ pub(crate) struct Turn<'q> {
 #[derive(Debug)]
 struct Place<'q> {
     queues: &'q UpdateQueues,
-    key: SessionKey,
+    id_hash: SessionIdHash,
     deadline: Instant,
     waiter: Arc<Waiter>,
 }
@@ -123,40 +123,40 @@ impl Default for UpdateQueues {
 }
 
 impl UpdateQueues {
-    fn shard(&self, key: &SessionKey) -> MutexGuard<'_, Shard> {
-        let [first, ..] = *key.as_bytes();
+    fn shard(&self, id_hash: &SessionIdHash) -> MutexGuard<'_, Shard> {
+        let [first, ..] = *id_hash.as_bytes();
         let [zeroth, ..] = &self.shards;
         lock(self.shards.get(usize::from(first) % SHARDS).unwrap_or(zeroth))
     }
 
-    /// A turn to update the session of `key`, if there is a queue for it.
+    /// A turn to update the session of `id_hash`, if there is a queue for it.
     ///
     /// # Errors
     /// As [`turn`](Self::turn).
     pub(crate) fn turn_if_contended(
         &self,
-        by: Option<Crossing>,
-        key: &SessionKey,
+        by: Option<BlockingHook>,
+        id_hash: &SessionIdHash,
         entered: Instant,
     ) -> Result<Option<Turn<'_>>> {
-        let is_contended = self.shard(key).contains_key(key);
-        is_contended.then(|| self.turn(by, key, entered)).transpose()
+        let is_contended = self.shard(id_hash).contains_key(id_hash);
+        is_contended.then(|| self.turn(by, id_hash, entered)).transpose()
     }
 
-    /// The turn to update the session of `key`. Waits for the requests that came before, until 5
+    /// The turn to update the session of `id_hash`. Waits for the requests that came before, until 5
     /// seconds have passed since the request has `entered` its commit.
     ///
     /// # Errors
     /// [`ErrorKind::Busy`] when the time is over, or at once when 64 requests wait already.
     pub(crate) fn turn(
         &self,
-        by: Option<Crossing>,
-        key: &SessionKey,
+        by: Option<BlockingHook>,
+        id_hash: &SessionIdHash,
         entered: Instant,
     ) -> Result<Turn<'_>> {
-        match self.enter(key, entered + LONGEST) {
+        match self.enter(id_hash, entered + LONGEST) {
             Entered::Turn(turn) => Ok(turn),
-            Entered::Place(place) => cross(by, || place.wait().ok_or_else(overtaken)),
+            Entered::Place(place) => run_blocking(by, || place.wait().ok_or_else(overtaken)),
             Entered::Full => {
                 // Refused requests that come again at once would keep those that wait off the
                 // processor.
@@ -167,12 +167,17 @@ impl UpdateQueues {
         }
     }
 
-    fn enter(&self, key: &SessionKey, deadline: Instant) -> Entered<'_> {
-        let mut shard = self.shard(key);
-        let waiting = match shard.entry(*key) {
+    fn enter(&self, id_hash: &SessionIdHash, deadline: Instant) -> Entered<'_> {
+        let mut shard = self.shard(id_hash);
+        let waiting = match shard.entry(*id_hash) {
             Entry::Vacant(vacant) => {
                 vacant.insert(VecDeque::new());
-                return Entered::Turn(Turn { queues: self, key: *key, deadline, newest: None });
+                return Entered::Turn(Turn {
+                    queues: self,
+                    id_hash: *id_hash,
+                    deadline,
+                    newest: None,
+                });
             }
             Entry::Occupied(occupied) => occupied.into_mut(),
         };
@@ -181,14 +186,14 @@ impl UpdateQueues {
         }
         let waiter = Arc::new(Waiter::new(waiting.is_empty()));
         waiting.push_back(waiter.clone());
-        Entered::Place(Place { queues: self, key: *key, deadline, waiter })
+        Entered::Place(Place { queues: self, id_hash: *id_hash, deadline, waiter })
     }
 
     /// Gives the turn to the first that waits, or to nobody.
-    fn pass(&self, key: &SessionKey, newest: Option<Record>) {
-        let mut shard = self.shard(key);
-        let Some(next) = shard.get_mut(key).and_then(VecDeque::pop_front) else {
-            shard.remove(key);
+    fn pass(&self, id_hash: &SessionIdHash, newest: Option<Record>) {
+        let mut shard = self.shard(id_hash);
+        let Some(next) = shard.get_mut(id_hash).and_then(VecDeque::pop_front) else {
+            shard.remove(id_hash);
             return;
         };
         // In the same step: who is not in the queue any more has the turn.
@@ -200,8 +205,8 @@ impl UpdateQueues {
     }
 
     /// Takes the waiter out of the queue, if it is still in it.
-    fn leave(&self, key: &SessionKey, waiter: &Arc<Waiter>) {
-        if let Some(waiting) = self.shard(key).get_mut(key) {
+    fn leave(&self, id_hash: &SessionIdHash, waiter: &Arc<Waiter>) {
+        if let Some(waiting) = self.shard(id_hash).get_mut(id_hash) {
             waiting.retain(|other| !Arc::ptr_eq(other, waiter));
         }
     }
@@ -211,8 +216,8 @@ impl Turn<'_> {
     /// Wakes the next in the queue, because this turn ends with the commit that begins now. To be
     /// woken takes about as long as a commit, so the two overlap.
     pub(crate) fn wake_next(&self) {
-        let shard = self.queues.shard(&self.key);
-        let next = shard.get(&self.key).and_then(|waiting| waiting.front().cloned());
+        let shard = self.queues.shard(&self.id_hash);
+        let next = shard.get(&self.id_hash).and_then(|waiting| waiting.front().cloned());
         drop(shard);
         if let Some(next) = next
             && !next.is_next.swap(true, Ordering::Relaxed)
@@ -229,7 +234,7 @@ impl Turn<'_> {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.queues.pass(&self.key, self.newest.take());
+        self.queues.pass(&self.id_hash, self.newest.take());
     }
 }
 
@@ -250,7 +255,7 @@ impl<'q> Place<'q> {
             let left = self.deadline.saturating_duration_since(instant());
             if left.is_zero() {
                 drop(state);
-                self.queues.leave(&self.key, &self.waiter);
+                self.queues.leave(&self.id_hash, &self.waiter);
                 // The turn may have come before that.
                 return self.take();
             }
@@ -266,8 +271,8 @@ impl<'q> Place<'q> {
     fn take(&self) -> Option<Turn<'q>> {
         match std::mem::replace(&mut *lock(&self.waiter.state), State::Gone) {
             State::Granted(newest) => {
-                let Place { queues, key, deadline, .. } = *self;
-                Some(Turn { queues, key, deadline, newest })
+                let Place { queues, id_hash, deadline, .. } = *self;
+                Some(Turn { queues, id_hash, deadline, newest })
             }
             State::Waiting | State::Gone => None,
         }
@@ -278,7 +283,7 @@ impl Drop for Place<'_> {
     fn drop(&mut self) {
         let has_left = matches!(*lock(&self.waiter.state), State::Gone);
         if !has_left {
-            self.queues.leave(&self.key, &self.waiter);
+            self.queues.leave(&self.id_hash, &self.waiter);
             // A turn that has come is passed on.
             drop(self.take());
         }
@@ -301,21 +306,21 @@ mod tests {
     use super::*;
     use crate::clock::Timestamp;
     use crate::lifetime::Lifetime;
-    use crate::record::Birth;
+    use crate::record::NewSession;
 
-    fn key(n: u8) -> SessionKey {
-        SessionKey::from_bytes([n; 32])
+    fn id_hash(n: u8) -> SessionIdHash {
+        SessionIdHash::from_bytes([n; 32])
     }
 
-    fn turn<'q>(queues: &'q UpdateQueues, key: &SessionKey) -> Turn<'q> {
-        match queues.enter(key, instant() + LONGEST) {
+    fn turn<'q>(queues: &'q UpdateQueues, id_hash: &SessionIdHash) -> Turn<'q> {
+        match queues.enter(id_hash, instant() + LONGEST) {
             Entered::Turn(turn) => turn,
             other => panic!("{other:?}"),
         }
     }
 
     fn place_until<'q>(queues: &'q UpdateQueues, deadline: Instant) -> Place<'q> {
-        match queues.enter(&key(1), deadline) {
+        match queues.enter(&id_hash(1), deadline) {
             Entered::Place(place) => place,
             other => panic!("{other:?}"),
         }
@@ -332,7 +337,7 @@ mod tests {
     #[test]
     fn waiters_get_their_turns_in_the_order_in_which_they_came() {
         let queues = UpdateQueues::default();
-        let first = turn(&queues, &key(1));
+        let first = turn(&queues, &id_hash(1));
         let places: Vec<_> = (0..10).map(|_| place(&queues)).collect();
         let (tell, told) = channel();
         thread::scope(|scope| {
@@ -355,10 +360,10 @@ mod tests {
     #[test]
     fn a_turn_is_taken_before_the_first_try_only_where_others_wait() {
         let queues = UpdateQueues::default();
-        assert!(queues.turn_if_contended(None, &key(1), instant()).unwrap().is_none());
-        let first = turn(&queues, &key(1));
+        assert!(queues.turn_if_contended(None, &id_hash(1), instant()).unwrap().is_none());
+        let first = turn(&queues, &id_hash(1));
         // It would wait, and has no time to.
-        let late = queues.turn_if_contended(None, &key(1), instant() - LONGEST).unwrap_err();
+        let late = queues.turn_if_contended(None, &id_hash(1), instant() - LONGEST).unwrap_err();
         assert_eq!(late.kind(), ErrorKind::Busy);
         drop(first);
         assert!(is_empty(&queues));
@@ -367,12 +372,12 @@ mod tests {
     #[test]
     fn at_most_64_wait_for_one_session_and_others_do_not_notice() {
         let queues = UpdateQueues::default();
-        let first = turn(&queues, &key(1));
+        let first = turn(&queues, &id_hash(1));
         let places: Vec<_> = (0..64).map(|_| place(&queues)).collect();
-        let refused = queues.turn(None, &key(1), instant()).unwrap_err();
+        let refused = queues.turn(None, &id_hash(1), instant()).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Busy);
         // These share a lock.
-        let other = turn(&queues, &key(65));
+        let other = turn(&queues, &id_hash(65));
         drop(places);
         drop(place(&queues));
         drop((first, other));
@@ -382,7 +387,7 @@ mod tests {
     #[test]
     fn a_waiter_whose_time_is_over_leaves_the_queue_to_the_others() {
         let queues = UpdateQueues::default();
-        let first = turn(&queues, &key(1));
+        let first = turn(&queues, &id_hash(1));
         let (late, next) = (place_until(&queues, instant()), place(&queues));
         assert!(late.wait().is_none());
         drop(first);
@@ -393,7 +398,7 @@ mod tests {
     #[test]
     fn a_place_that_is_dropped_passes_a_turn_on_that_has_come() {
         let queues = UpdateQueues::default();
-        let first = turn(&queues, &key(1));
+        let first = turn(&queues, &id_hash(1));
         let (second, third) = (place(&queues), place(&queues));
         drop(first);
         drop(second);
@@ -404,14 +409,17 @@ mod tests {
     #[test]
     fn a_turn_comes_with_the_session_as_it_was_stored_last() {
         let queues = UpdateQueues::default();
-        let mut first = turn(&queues, &key(1));
+        let mut first = turn(&queues, &id_hash(1));
         let (second, third) = (place(&queues), place(&queues));
         let now = Timestamp::from_millis(0);
-        let birth = Birth::new(Lifetime::default().starting(now)).unwrap();
-        first.newest = Some(Record::born(&birth, now));
+        let new_session = NewSession::new(Lifetime::default().starting(now)).unwrap();
+        first.newest = Some(Record::create(&new_session, now));
         drop(first);
         let mut second = second.wait().unwrap();
-        assert_eq!(second.newest.take().map(|record| record.handle), Some(birth.handle));
+        assert_eq!(
+            second.newest.take().map(|record| record.public_id),
+            Some(new_session.public_id)
+        );
         drop(second);
         assert!(third.wait().unwrap().newest.is_none(), "the second has stored nothing");
     }
@@ -419,7 +427,7 @@ mod tests {
     #[test]
     fn a_panic_in_its_turn_lets_the_next_go_on() {
         let queues = UpdateQueues::default();
-        let first = turn(&queues, &key(1));
+        let first = turn(&queues, &id_hash(1));
         let next = place(&queues);
         let panicked = catch_unwind(AssertUnwindSafe(|| {
             let _turn = first;

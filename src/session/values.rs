@@ -7,10 +7,10 @@ use crate::data::Value;
 use crate::delta::{Change, Delta};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
-use crate::id::Handle;
+use crate::id::PublicId;
 use crate::session::changes::Latest;
-use crate::session::updating::Updating;
-use crate::session::{Saved, Session, State};
+use crate::session::running_update::Updating;
+use crate::session::{CommitOutcome, Session, State};
 
 const GET: &str = "get a session value";
 const SET: &str = "set a session value";
@@ -39,11 +39,11 @@ impl Session {
                 data.as_ref().and_then(|data| data.get(name))
             }
         };
-        let handle = state.known.handle();
+        let public_id = state.known.public_id();
         // The application's code decodes it.
         drop(state);
         let Some(value) = value else { return Ok(None) };
-        decode(name, &value).inspect_err(|error| self.report(error, handle))
+        decode(name, &value).inspect_err(|error| self.report(error, public_id))
     }
 
     /// Whether there is a value of `name`. A JSON `null`, such as `None` is stored as, is one.
@@ -88,7 +88,7 @@ impl Session {
     /// - [`ErrorKind::Unavailable`] when the session was read as empty.
     pub fn set(&self, name: &str, value: impl Serialize) -> Result<()> {
         check_name(name, SET)?;
-        let value = encode(name, &value, self.shared.settings.max_bytes, SET)?;
+        let value = encode(name, &value, self.context.settings.max_bytes, SET)?;
         let mut state = self.writable(SET)?;
         state.changes.edit(|delta| delta.set(name, value.clone()));
         Ok(())
@@ -191,8 +191,8 @@ impl Session {
         }
         let update = self.compute(name, f)?;
         match self.commit() {
-            Ok(Saved::Kept) => updated(name, &update).map(Some),
-            Ok(Saved::Discarded) => Ok(None),
+            Ok(CommitOutcome::Stored) => updated(name, &update).map(Some),
+            Ok(CommitOutcome::Discarded) => Ok(None),
             Err(error) => {
                 let mut state = self.lock(UPDATE)?;
                 let State { known, changes, .. } = &mut *state;
@@ -208,7 +208,7 @@ impl Session {
         T: Serialize + DeserializeOwned,
         F: Fn(Option<T>) -> T + Send + 'static,
     {
-        let max_bytes = self.shared.settings.max_bytes;
+        let max_bytes = self.context.settings.max_bytes;
         let its_name: Box<str> = name.into();
         self.compute_json(name, move |now| {
             let now = now.map_or(Ok(None), |now| decode(&its_name, now))?;
@@ -234,13 +234,13 @@ impl Session {
         };
         let State { known, changes, .. } = &mut *state;
         let update = changes.update(name, known.data(), Box::new(compute));
-        update.inspect_err(|error| self.report(error, state.known.handle()))
+        update.inspect_err(|error| self.report(error, state.known.public_id()))
     }
 
     /// Tells the operator of a value of a wrong type.
-    fn report(&self, error: &Error, handle: Option<Handle>) {
+    fn report(&self, error: &Error, public_id: Option<PublicId>) {
         if error.kind() == ErrorKind::WrongType {
-            self.shared.events.raise(&Event::WrongType { handle: handle.as_ref(), error });
+            self.context.events.raise(&Event::WrongType { public_id: public_id.as_ref(), error });
         }
     }
 }
@@ -263,24 +263,24 @@ fn encode(
     name: &str,
     value: &impl Serialize,
     max_bytes: usize,
-    doing: &'static str,
+    operation: &'static str,
 ) -> Result<Value<'static>> {
     let value = Value::encode_named(name, value)?;
     let bytes = value.as_json().len();
     if bytes > max_bytes {
         let why =
             format!("session value {name:?} has {bytes} bytes, a session at most {max_bytes}");
-        return Err(Error::with_source(ErrorKind::TooLarge, doing, why));
+        return Err(Error::with_source(ErrorKind::TooLarge, operation, why));
     }
     Ok(value)
 }
 
 /// Names of our own are not the application's to change: it would be told of a wrong type later.
-fn check_name(name: &str, doing: &'static str) -> Result<()> {
+fn check_name(name: &str, operation: &'static str) -> Result<()> {
     match name.starts_with("cloakroom.") {
         true => {
             let why = "names that begin with `cloakroom.` are its own";
-            Err(Error::with_source(ErrorKind::Invalid, doing, why))
+            Err(Error::with_source(ErrorKind::Invalid, operation, why))
         }
         false => Ok(()),
     }

@@ -138,7 +138,7 @@ fn whole(
         Ok(Err(error)) => sessions.failed(&error),
         Err(panic) => sessions.handler_panicked(&*panic),
     };
-    add(plain(status), &sessions.headers_after_failure(session))
+    add(plain(status), &sessions.headers_on_error(session))
 }
 
 fn head<'r>(sessions: &SessionManager, request: &'r Request) -> RequestHead<'r> {

@@ -5,10 +5,10 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
+use cloakroom::backend::{Action, AtLimit, Commit, Loaded, SessionFilter, SessionLimit, Store};
 use cloakroom::delta::Delta;
-use cloakroom::id::{Realm, SessionKey};
-use cloakroom::store::cached::CachedStore;
-use cloakroom::store::{Admit, AtLimit, Commit, Fate, Loaded, Store, Which};
+use cloakroom::id::{Realm, SessionIdHash};
+use cloakroom::stores::cached::CachedStore;
 use cloakroom::{ErrorKind, MemoryStore, SqliteStore};
 
 use crate::common::faulty::{Call, Faulty, Gate};
@@ -16,22 +16,22 @@ use crate::common::gated::{Gated, Shared};
 use crate::common::{HOUR, NOW, create, delete, live, merge, new_key, setting};
 use crate::stage::{Liar, n, renew, sign_in, user};
 
-fn lives(store: &impl Store, key: &SessionKey) -> bool {
-    live(store, key).unwrap().is_some()
+fn lives(store: &impl Store, id_hash: &SessionIdHash) -> bool {
+    live(store, id_hash).unwrap().is_some()
 }
 
 type Cached = CachedStore<Shared, SqliteStore>;
 
 /// Somebody ends a session, in the store, and has not told the cache yet. Then a revocation of all
 /// the user's sessions is acknowledged: after that none of them is served.
-fn none_is_served_after_a_revocation(what: &str, end: impl Fn(&Cached, &SessionKey) + Sync) {
+fn none_is_served_after_a_revocation(what: &str, end: impl Fn(&Cached, &SessionIdHash) + Sync) {
     let cache = Gated::new(MemoryStore::new());
     let store = CachedStore::new(Shared(cache.clone()), SqliteStore::in_memory().unwrap());
-    let key = sign_in(&store, &new_key(), None);
-    assert!(lives(&store, &key), "it is in the cache from now on");
-    let served = is_served_after_a_revocation(&cache, &store, &key, || end(&store, &key));
+    let id_hash = sign_in(&store, &new_key(), None);
+    assert!(lives(&store, &id_hash), "it is in the cache from now on");
+    let served = is_served_after_a_revocation(&cache, &store, &id_hash, || end(&store, &id_hash));
     assert!(!served, "{what}: served after a revocation was acknowledged");
-    assert!(!lives(&store, &key));
+    assert!(!lives(&store, &id_hash));
 }
 
 /// Whether the session is served after a revocation of all the user's, acknowledged while `end`
@@ -39,15 +39,15 @@ fn none_is_served_after_a_revocation(what: &str, end: impl Fn(&Cached, &SessionK
 fn is_served_after_a_revocation(
     cache: &Gated,
     store: &Cached,
-    key: &SessionKey,
+    id_hash: &SessionIdHash,
     end: impl FnOnce() + Send,
 ) -> bool {
     let keeper = cache.hold_forget();
     thread::scope(|scope| {
         let first = scope.spawn(end);
         keeper.wait_until_reached();
-        store.registry().unwrap().revoke(&Which::User(&user()), None, NOW).unwrap();
-        let served = lives(store, key);
+        store.index().unwrap().revoke(&SessionFilter::User(&user()), None, NOW).unwrap();
+        let served = lives(store, id_hash);
         keeper.open();
         first.join().unwrap();
         served
@@ -57,23 +57,23 @@ fn is_served_after_a_revocation(
 #[test]
 fn a_revocation_that_meets_another_one() {
     none_is_served_after_a_revocation("a revocation", |store, _| {
-        let registry = store.registry().unwrap();
-        assert_eq!(registry.revoke(&Which::User(&user()), None, NOW).unwrap().len(), 1);
+        let index = store.index().unwrap();
+        assert_eq!(index.revoke(&SessionFilter::User(&user()), None, NOW).unwrap().len(), 1);
     });
 }
 
 #[test]
 fn a_revocation_that_meets_the_end_of_everyone() {
     none_is_served_after_a_revocation("revoking everyone", |store, _| {
-        assert_eq!(store.registry().unwrap().revoke_everyone(None, NOW).unwrap(), 1);
+        assert_eq!(store.index().unwrap().revoke_everyone(None, NOW).unwrap(), 1);
     });
 }
 
 #[test]
 fn a_revocation_that_meets_a_sign_in_at_the_limit() {
     none_is_served_after_a_revocation("a sign-in at the limit", |store, _| {
-        let admit = Admit::new(1.try_into().unwrap(), AtLimit::EndOldest);
-        sign_in(store, &new_key(), Some(admit));
+        let session_limit = SessionLimit::new(1.try_into().unwrap(), AtLimit::EndOldest);
+        sign_in(store, &new_key(), Some(session_limit));
     });
 }
 
@@ -82,12 +82,13 @@ fn a_revocation_that_meets_a_sign_out_through_a_grace() {
     let cache = Gated::new(MemoryStore::new());
     let store = CachedStore::new(Shared(cache.clone()), SqliteStore::in_memory().unwrap());
     let old = sign_in(&store, &new_key(), None);
-    let (key, nothing) = (new_key(), Delta::new());
-    let fate = Fate::Renew { to: &key, realm: &Realm::default(), grace_until: Some(NOW + HOUR) };
-    store.commit(&Commit::new(&old, fate, &nothing, NOW)).unwrap();
-    assert!(lives(&store, &key));
+    let (id_hash, nothing) = (new_key(), Delta::new());
+    let action =
+        Action::Renew { to: &id_hash, realm: &Realm::default(), grace_until: Some(NOW + HOUR) };
+    store.commit(&Commit::new(&old, action, &nothing, NOW)).unwrap();
+    assert!(lives(&store, &id_hash));
     let end = || drop(delete(&store, &old).unwrap());
-    let served = is_served_after_a_revocation(&cache, &store, &key, end);
+    let served = is_served_after_a_revocation(&cache, &store, &id_hash, end);
     assert!(!served, "served after a revocation was acknowledged");
 }
 
@@ -95,25 +96,26 @@ fn a_revocation_that_meets_a_sign_out_through_a_grace() {
 /// has looked for it.
 #[test]
 fn a_revocation_that_meets_a_sign_in_whose_key_was_just_renewed() {
-    let (cache, truth) = (Gated::new(MemoryStore::new()), SqliteStore::in_memory().unwrap());
-    let truth = Arc::new(Faulty::new(truth));
-    let store = CachedStore::new(Shared(cache.clone()), truth.clone());
+    let (cache, backing) = (Gated::new(MemoryStore::new()), SqliteStore::in_memory().unwrap());
+    let backing = Arc::new(Faulty::new(backing));
+    let store = CachedStore::new(Shared(cache.clone()), backing.clone());
     let old = sign_in(&store, &new_key(), None);
-    let (key, nothing) = (new_key(), Delta::new());
-    let at_commit = truth.hold(Call::Commit);
+    let (id_hash, nothing) = (new_key(), Delta::new());
+    let at_commit = backing.hold(Call::Commit);
     let served = thread::scope(|scope| {
         let first = scope.spawn(|| sign_in(&store, &old, None));
         at_commit.wait_until_reached();
-        let fate =
-            Fate::Renew { to: &key, realm: &Realm::default(), grace_until: Some(NOW + HOUR) };
-        store.commit(&Commit::new(&old, fate, &nothing, NOW)).unwrap();
-        assert!(lives(&store, &key), "it is in the cache from now on");
+        let action =
+            Action::Renew { to: &id_hash, realm: &Realm::default(), grace_until: Some(NOW + HOUR) };
+        store.commit(&Commit::new(&old, action, &nothing, NOW)).unwrap();
+        assert!(lives(&store, &id_hash), "it is in the cache from now on");
         let keeper = cache.hold_forget();
         at_commit.open();
         keeper.wait_until_reached();
-        let revoked = store.registry().unwrap().revoke(&Which::User(&user()), None, NOW).unwrap();
+        let revoked =
+            store.index().unwrap().revoke(&SessionFilter::User(&user()), None, NOW).unwrap();
         assert_eq!(revoked.len(), 1);
-        let served = lives(&store, &key);
+        let served = lives(&store, &id_hash);
         keeper.open();
         first.join().unwrap();
         served
@@ -125,7 +127,7 @@ fn a_revocation_that_meets_a_sign_in_whose_key_was_just_renewed() {
 fn not_served_after_a_failure(end: impl Fn(&CachedStore<MemoryStore, Arc<Liar>>) + Sync) {
     let liar = Liar::new();
     let store = CachedStore::new(MemoryStore::new(), liar.clone());
-    let key = sign_in(&store, &new_key(), None);
+    let id_hash = sign_in(&store, &new_key(), None);
     let (gate, keeper) = Gate::new();
     *liar.gate.lock().unwrap() = Some(gate);
     liar.lies.store(true, Ordering::SeqCst);
@@ -133,27 +135,27 @@ fn not_served_after_a_failure(end: impl Fn(&CachedStore<MemoryStore, Arc<Liar>>)
     thread::scope(|scope| {
         let failing = scope.spawn(|| end(&store));
         keeper.wait_until_reached();
-        assert!(matches!(store.load(&key, later).unwrap(), Loaded::Live { .. }));
+        assert!(matches!(store.load(&id_hash, later).unwrap(), Loaded::Live { .. }));
         keeper.open();
         failing.join().unwrap();
     });
-    assert!(matches!(liar.load(&key, later).unwrap(), Loaded::Absent), "it was done");
-    let served = store.load(&key, later + Duration::from_secs(1)).unwrap();
-    assert!(matches!(served, Loaded::Absent), "{served:?}");
+    assert!(matches!(liar.load(&id_hash, later).unwrap(), Loaded::NotFound), "it was done");
+    let served = store.load(&id_hash, later + Duration::from_secs(1)).unwrap();
+    assert!(matches!(served, Loaded::NotFound), "{served:?}");
 }
 
 #[test]
 fn what_was_read_while_a_revocation_was_failing_is_not_believed() {
     not_served_after_a_failure(|store| {
-        let registry = store.registry().unwrap();
-        registry.revoke(&Which::User(&user()), None, NOW).unwrap_err();
+        let index = store.index().unwrap();
+        index.revoke(&SessionFilter::User(&user()), None, NOW).unwrap_err();
     });
 }
 
 #[test]
 fn what_was_read_while_the_end_of_everyone_was_failing_is_not_believed() {
     not_served_after_a_failure(|store| {
-        store.registry().unwrap().revoke_everyone(None, NOW).unwrap_err();
+        store.index().unwrap().revoke_everyone(None, NOW).unwrap_err();
     });
 }
 
@@ -163,9 +165,9 @@ fn what_failed_and_was_done_all_the_same_is_not_served_as_it_was() {
     let store = CachedStore::new(MemoryStore::new(), liar.clone());
     let lie = |lies| liar.lies.store(lies, Ordering::SeqCst);
     let cached = || {
-        let key = create(&store, &setting("n", 1)).unwrap();
-        assert_eq!(n(&store, &key), Some(1));
-        key
+        let id_hash = create(&store, &setting("n", 1)).unwrap();
+        assert_eq!(n(&store, &id_hash), Some(1));
+        id_hash
     };
     let (merged, ended, old) = (cached(), cached(), cached());
     let new = renew(&store, &old, Some(NOW + HOUR));
@@ -184,15 +186,15 @@ fn what_failed_and_was_done_all_the_same_is_not_served_as_it_was() {
 fn what_a_failed_merge_has_changed_through_a_grace_is_not_served_as_it_was() {
     for failing_loads in [0, 1] {
         let liar = Liar::new();
-        let truth = Arc::new(Faulty::new(liar.clone()));
-        let store = CachedStore::new(MemoryStore::new(), truth.clone());
+        let backing = Arc::new(Faulty::new(liar.clone()));
+        let store = CachedStore::new(MemoryStore::new(), backing.clone());
         let old = create(&store, &setting("n", 1)).unwrap();
-        let key = renew(&store, &old, Some(NOW + HOUR));
-        assert_eq!(n(&store, &key), Some(1), "it is in the cache from now on");
+        let id_hash = renew(&store, &old, Some(NOW + HOUR));
+        assert_eq!(n(&store, &id_hash), Some(1), "it is in the cache from now on");
         liar.lies.store(true, Ordering::SeqCst);
         // In the second round nobody can say where the grace leads.
-        truth.fail(Call::Load, failing_loads, ErrorKind::Unavailable);
+        backing.fail(Call::Load, failing_loads, ErrorKind::Unavailable);
         merge(&store, &old, &setting("n", 2)).unwrap_err();
-        assert_eq!(n(&store, &key), Some(2));
+        assert_eq!(n(&store, &id_hash), Some(2));
     }
 }

@@ -5,10 +5,10 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use cloakroom::backend::{Committed, Loaded, Store};
 use cloakroom::event::EventKind;
 use cloakroom::http::Outcome;
-use cloakroom::store::cached::CachedStore;
-use cloakroom::store::{Committed, Loaded, Store};
+use cloakroom::stores::cached::CachedStore;
 use cloakroom::{MemoryStore, SessionManager, SqliteStore};
 
 use crate::common::gated::Shared;
@@ -16,31 +16,31 @@ use crate::common::in_process::{Browser, get, sign_in, who};
 use crate::common::memcached::{Memcached, on, shared};
 use crate::common::proxy::{Plan, Proxy};
 use crate::common::{Folder, HOUR, NOW, create, delete, live, merge, new_key, setting};
-use crate::stage::{ENDINGS, LIFE, PATIENCE, RETRY, Stage, events, n, truth, until_back};
+use crate::stage::{ENDINGS, LIFE, PATIENCE, RETRY, Stage, backing, events, n, until_back};
 
 #[test]
 fn what_changed_while_the_cache_was_down_is_never_served_as_it_was() {
     Stage::on_each_cache(|stage| {
         for (what, end) in ENDINGS {
-            let (key, kept) = (stage.cached(), stage.cached());
+            let (id_hash, kept) = (stage.cached(), stage.cached());
             stage.cache.set_down(true);
-            end(&stage, &key);
+            end(&stage, &id_hash);
             let changed = merge(&stage.store, &kept, &setting("n", 2)).unwrap();
-            assert_eq!(n(&stage.store, &key), None, "{what}, while it is down");
+            assert_eq!(n(&stage.store, &id_hash), None, "{what}, while it is down");
             stage.cache.set_down(false);
-            assert_eq!(n(&stage.store, &key), None, "{what}, before it is repaired");
+            assert_eq!(n(&stage.store, &id_hash), None, "{what}, before it is repaired");
             stage.until_back();
             let loads = stage.loads();
-            assert_eq!(n(&stage.store, &key), None, "{what}, after that");
+            assert_eq!(n(&stage.store, &id_hash), None, "{what}, after that");
             assert!(stage.loads() > loads);
             if matches!(changed, Committed::Done { .. }) {
                 assert_eq!(n(&stage.store, &kept), Some(2), "{what}");
             }
             // Another process, whose connection never failed, sees it from now on as well.
-            assert_eq!(n(&stage.another().store, &key), None, "{what}");
+            assert_eq!(n(&stage.another().store, &id_hash), None, "{what}");
         }
         assert_eq!(stage.events.count(EventKind::CacheDown), ENDINGS.len() as u64);
-        assert_eq!(stage.events.count(EventKind::CacheBack), ENDINGS.len() as u64);
+        assert_eq!(stage.events.count(EventKind::CacheRecovered), ENDINGS.len() as u64);
     });
 }
 
@@ -77,18 +77,18 @@ fn what_changes_while_the_cache_is_being_repaired_is_told_as_well() {
 fn another_process_sees_what_this_one_could_not_tell_within_the_life_of_an_entry() {
     let server = shared();
     let proxy = Proxy::to(server.address);
-    let truth = truth();
+    let backing = backing();
     let mine = on([proxy.address.to_string()]).namespace("another").open().unwrap();
-    let mine = CachedStore::builder(mine, truth.clone()).retry_after(HOUR).build().unwrap();
-    let theirs = CachedStore::new(server.builder_in("another").open().unwrap(), truth);
-    let key = create(&mine, &setting("n", 1)).unwrap();
-    assert_eq!(n(&theirs, &key), Some(1));
+    let mine = CachedStore::builder(mine, backing.clone()).retry_after(HOUR).build().unwrap();
+    let theirs = CachedStore::new(server.builder_in("another").open().unwrap(), backing);
+    let id_hash = create(&mine, &setting("n", 1)).unwrap();
+    assert_eq!(n(&theirs, &id_hash), Some(1));
     proxy.plan(Plan::Down);
-    delete(&mine, &key).unwrap();
-    assert_eq!(n(&mine, &key), None);
+    delete(&mine, &id_hash).unwrap();
+    assert_eq!(n(&mine, &id_hash), None);
     let last = NOW + LIFE - Duration::from_millis(1);
-    assert!(matches!(theirs.load(&key, last).unwrap(), Loaded::Live { .. }), "the one bound");
-    assert!(matches!(theirs.load(&key, NOW + LIFE).unwrap(), Loaded::Absent));
+    assert!(matches!(theirs.load(&id_hash, last).unwrap(), Loaded::Live { .. }), "the one bound");
+    assert!(matches!(theirs.load(&id_hash, NOW + LIFE).unwrap(), Loaded::NotFound));
 }
 
 #[test]
@@ -98,13 +98,13 @@ fn an_outage_is_told_once_and_costs_a_few_timeouts_at_most() {
     let cache = server.hasty_store();
     let store = CachedStore::builder(cache, MemoryStore::new()).retry_after(HOUR);
     let store = store.events(events.clone()).build().unwrap();
-    let key = create(&store, &setting("n", 1)).unwrap();
-    assert_eq!(n(&store, &key), Some(1));
+    let id_hash = create(&store, &setting("n", 1)).unwrap();
+    assert_eq!(n(&store, &id_hash), Some(1));
     server.freeze();
     let began = Instant::now();
     for _ in 0..1000 {
-        assert_eq!(n(&store, &key), Some(1));
-        merge(&store, &key, &setting("n", 1)).unwrap();
+        assert_eq!(n(&store, &id_hash), Some(1));
+        merge(&store, &id_hash, &setting("n", 1)).unwrap();
     }
     // Three reads wait for 200 ms each, and not two thousand calls.
     assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
@@ -114,20 +114,20 @@ fn an_outage_is_told_once_and_costs_a_few_timeouts_at_most() {
 #[test]
 fn while_the_cache_is_open_nobody_waits_for_it() {
     Stage::on_each_cache(|stage| {
-        let key = stage.cached();
+        let id_hash = stage.cached();
         stage.cache.set_down(true);
         for _ in 0..3 {
-            assert_eq!(n(&stage.store, &key), Some(1));
+            assert_eq!(n(&stage.store, &id_hash), Some(1));
         }
-        let patient = CachedStore::builder(Shared(stage.cache.clone()), stage.truth.clone());
+        let patient = CachedStore::builder(Shared(stage.cache.clone()), stage.backing.clone());
         let patient = patient.retry_after(HOUR).build().unwrap();
         for _ in 0..3 {
-            assert_eq!(n(&patient, &key), Some(1));
+            assert_eq!(n(&patient, &id_hash), Some(1));
         }
         let calls = stage.cache.calls();
         for n in 0..100 {
-            merge(&patient, &key, &setting("n", n)).unwrap();
-            assert!(live(&patient, &key).unwrap().is_some());
+            merge(&patient, &id_hash, &setting("n", n)).unwrap();
+            assert!(live(&patient, &id_hash).unwrap().is_some());
         }
         let probes_of_the_other = stage.cache.calls() - calls;
         assert!(probes_of_the_other < 50, "{probes_of_the_other} calls of a cache that is down");
@@ -138,9 +138,9 @@ fn while_the_cache_is_open_nobody_waits_for_it() {
 fn under_load_a_kill_and_a_restart_of_memcached_fail_no_request_and_lose_no_sign_in() {
     let server = Memcached::start();
     let folder = Folder::new();
-    let truth = SqliteStore::open(folder.database()).unwrap();
+    let backing = SqliteStore::open(folder.database()).unwrap();
     let (events, told) = events();
-    let store = CachedStore::builder(server.hasty_store(), truth).retry_after(RETRY);
+    let store = CachedStore::builder(server.hasty_store(), backing).retry_after(RETRY);
     let store = store.events(events).build().unwrap();
     let sessions = SessionManager::new(store.clone()).unwrap();
     let (rounds, stop) = (AtomicU64::new(0), AtomicBool::new(false));

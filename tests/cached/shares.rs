@@ -5,18 +5,18 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use cloakroom::MemoryStore;
+use cloakroom::backend::{Cache, CacheLookup, Store};
 use cloakroom::event::EventKind;
-use cloakroom::id::SessionKey;
-use cloakroom::store::cached::CachedStore;
-use cloakroom::store::memcached::MemcachedStore;
-use cloakroom::store::{Cache, Fetched, Store};
+use cloakroom::id::SessionIdHash;
+use cloakroom::stores::cached::CachedStore;
+use cloakroom::stores::memcached::MemcachedStore;
 
 use crate::common::faulty::Call;
 use crate::common::gated::{Gated, Shared};
 use crate::common::memcached::{Memcached, on};
 use crate::common::proxy::{Plan, Proxy};
 use crate::common::{HOUR, NOW, create, delete, live, merge, new_key, setting};
-use crate::stage::{PATIENCE, Truth, events, n, truth};
+use crate::stage::{PATIENCE, Truth, backing, events, n};
 
 #[test]
 fn an_outage_of_one_of_several_servers_costs_a_few_timeouts_at_most() {
@@ -26,14 +26,14 @@ fn an_outage_of_one_of_several_servers_costs_a_few_timeouts_at_most() {
     let store = CachedStore::builder(cache, MemoryStore::new());
     let store = store.retry_after(Duration::from_secs(3600)).build().unwrap();
     let keys: Vec<_> = (0..64).map(|n| create(&store, &setting("n", n)).unwrap()).collect();
-    for key in &keys {
-        assert!(live(&store, key).unwrap().is_some());
+    for id_hash in &keys {
+        assert!(live(&store, id_hash).unwrap().is_some());
     }
     servers[0].freeze();
     let (mut slow, began) = (0, Instant::now());
-    for key in keys.iter().cycle().take(320) {
+    for id_hash in keys.iter().cycle().take(320) {
         let began = Instant::now();
-        assert!(live(&store, key).unwrap().is_some());
+        assert!(live(&store, id_hash).unwrap().is_some());
         slow += u32::from(began.elapsed() >= Duration::from_millis(150));
     }
     assert!(slow <= 4, "{slow} of 320 reads waited for a timeout, {:?}", began.elapsed());
@@ -44,7 +44,7 @@ struct Two {
     servers: [Memcached; 2],
     proxy: Proxy,
     cache: Arc<Gated>,
-    truth: Truth,
+    backing: Truth,
     store: CachedStore<Shared, Truth>,
     told: Receiver<EventKind>,
 }
@@ -56,10 +56,10 @@ impl Two {
         let servers = [Memcached::start(), Memcached::start()];
         let proxy = Proxy::to(servers[1].address);
         let cache = Gated::new(Two::cache(&servers, &proxy));
-        let (truth, (events, told)) = (truth(), events());
-        let store = CachedStore::builder(Shared(cache.clone()), truth.clone());
+        let (backing, (events, told)) = (backing(), events());
+        let store = CachedStore::builder(Shared(cache.clone()), backing.clone());
         let store = store.retry_after(retry).events(events).build().unwrap();
-        Two { servers, proxy, cache, truth, store, told }
+        Two { servers, proxy, cache, backing, store, told }
     }
 
     fn cache(servers: &[Memcached; 2], proxy: &Proxy) -> MemcachedStore {
@@ -68,21 +68,21 @@ impl Two {
     }
 
     /// A session of this share that is in the cache.
-    fn cached(&self, share: usize) -> SessionKey {
+    fn cached(&self, shard: usize) -> SessionIdHash {
         loop {
-            let key = create(&self.store, &setting("n", 1)).unwrap();
-            if Shared(self.cache.clone()).share_of(&key) == share {
-                assert_eq!(n(&self.store, &key), Some(1));
-                assert!(self.is_hit(&key));
-                return key;
+            let id_hash = create(&self.store, &setting("n", 1)).unwrap();
+            if Shared(self.cache.clone()).shard_of(&id_hash) == shard {
+                assert_eq!(n(&self.store, &id_hash), Some(1));
+                assert!(self.is_hit(&id_hash));
+                return id_hash;
             }
         }
     }
 
-    fn is_hit(&self, key: &SessionKey) -> bool {
-        let loads = self.truth.calls(Call::Load);
-        assert!(live(&self.store, key).unwrap().is_some());
-        self.truth.calls(Call::Load) == loads
+    fn is_hit(&self, id_hash: &SessionIdHash) -> bool {
+        let loads = self.backing.calls(Call::Load);
+        assert!(live(&self.store, id_hash).unwrap().is_some());
+        self.backing.calls(Call::Load) == loads
     }
 
     fn epoch_of_the_first(&self) -> Vec<u8> {
@@ -101,7 +101,7 @@ fn the_loss_of_one_server_loses_only_its_share_of_the_cache() {
     assert!(!two.is_hit(&there[1]), "its share is read from the store");
     assert!(two.is_hit(&here[0]), "the other one is used as ever");
     // And it is told at once, as another process sees.
-    let theirs = CachedStore::new(Two::cache(&two.servers, &two.proxy), two.truth.clone());
+    let theirs = CachedStore::new(Two::cache(&two.servers, &two.proxy), two.backing.clone());
     assert_eq!(n(&theirs, &here[0]), Some(1));
     merge(&two.store, &here[0], &setting("n", 2)).unwrap();
     delete(&two.store, &here[1]).unwrap();
@@ -115,7 +115,7 @@ fn what_is_owed_to_one_server_is_told_to_no_other() {
     let two = Two::new(Duration::from_millis(1));
     let keys = [two.cached(0), two.cached(1)];
     two.proxy.plan(Plan::Down);
-    two.store.registry().unwrap().revoke_everyone(None, NOW).unwrap();
+    two.store.index().unwrap().revoke_everyone(None, NOW).unwrap();
     let (epoch, here) = (two.epoch_of_the_first(), two.cached(0));
     let calls = two.cache.calls();
     let deadline = Instant::now() + PATIENCE;
@@ -128,7 +128,7 @@ fn what_is_owed_to_one_server_is_told_to_no_other() {
     assert!(two.is_hit(&here));
     two.proxy.plan(Plan::Pass);
     let deadline = Instant::now() + PATIENCE;
-    while !two.told.try_iter().any(|kind| kind == EventKind::CacheBack) {
+    while !two.told.try_iter().any(|kind| kind == EventKind::CacheRecovered) {
         assert!(Instant::now() < deadline, "the server does not come back");
         assert_eq!(n(&two.store, &keys[1]), None);
     }
@@ -144,9 +144,9 @@ fn thousands_of_keys_are_forgotten_and_cost_a_server_that_stands_still_one_timeo
     let cache = server.hasty_store();
     let store = CachedStore::new(cache.clone(), MemoryStore::new());
     let keys: Vec<_> = (0..200).map(|n| create(&store, &setting("n", n)).unwrap()).collect();
-    let is_cached = |key| matches!(cache.fetch(key, NOW).unwrap(), Fetched::Hit(_));
-    for key in &keys {
-        assert!(live(&store, key).unwrap().is_some() && is_cached(key));
+    let is_cached = |id_hash| matches!(cache.fetch(id_hash, NOW).unwrap(), CacheLookup::Hit(_));
+    for id_hash in &keys {
+        assert!(live(&store, id_hash).unwrap().is_some() && is_cached(id_hash));
     }
     let others = (0..10_000).map(|_| new_key());
     let all: Vec<_> = keys.iter().copied().chain(others).collect();

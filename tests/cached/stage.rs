@@ -6,21 +6,22 @@ use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use cloakroom::backend::{
+    Action, Capabilities, Commit, Committed, Loaded, Maintenance, Page, SessionFilter,
+    SessionIndex, SessionLimit, Store, SweepReport,
+};
 use cloakroom::clock::Timestamp;
 use cloakroom::delta::Delta;
 use cloakroom::event::{Event, EventKind, Events, Sink};
-use cloakroom::id::{Handle, Realm, SessionKey, UserKey};
+use cloakroom::id::{PublicId, Realm, SessionIdHash, UserKey};
 use cloakroom::record::{Stats, Summary, Touch};
-use cloakroom::store::cached::CachedStore;
-use cloakroom::store::{
-    Admit, Commit, Committed, Fate, Loaded, Page, Registry, Store, Swept, Traits, Upkeep, Which,
-};
+use cloakroom::stores::cached::CachedStore;
 use cloakroom::{Error, ErrorKind, MemoryStore, Result, SqliteStore};
 
 use crate::common::faulty::{Call, Faulty, Gate};
 use crate::common::gated::{Gated, Shared};
 use crate::common::memcached::shared;
-use crate::common::{NOW, birth, create, delete, live, new_key, setting, value};
+use crate::common::{NOW, create, delete, live, new_key, new_session, setting, value};
 
 pub(crate) const LIFE: Duration = Duration::from_secs(60);
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
@@ -29,7 +30,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) type Truth = Arc<Faulty<SqliteStore>>;
 
-pub(crate) fn truth() -> Truth {
+pub(crate) fn backing() -> Truth {
     Arc::new(Faulty::new(SqliteStore::in_memory().unwrap()))
 }
 
@@ -37,7 +38,7 @@ pub(crate) fn truth() -> Truth {
 pub(crate) struct Stage {
     pub(crate) store: CachedStore<Shared, Truth>,
     pub(crate) cache: Arc<Gated>,
-    pub(crate) truth: Truth,
+    pub(crate) backing: Truth,
     pub(crate) events: Events,
     pub(crate) told: Receiver<EventKind>,
 }
@@ -57,37 +58,37 @@ pub(crate) fn events() -> (Events, Receiver<EventKind>) {
 }
 
 impl Stage {
-    pub(crate) fn over(cache: Arc<Gated>, truth: Truth) -> Stage {
+    pub(crate) fn over(cache: Arc<Gated>, backing: Truth) -> Stage {
         let (events, told) = events();
-        let store = CachedStore::builder(Shared(cache.clone()), truth.clone());
+        let store = CachedStore::builder(Shared(cache.clone()), backing.clone());
         let store = store.retry_after(RETRY).events(events.clone()).build().unwrap();
-        Stage { store, cache, truth, events, told }
+        Stage { store, cache, backing, events, told }
     }
 
     /// One more process with the same cache and the same truth.
     pub(crate) fn another(&self) -> Stage {
-        Stage::over(self.cache.clone(), self.truth.clone())
+        Stage::over(self.cache.clone(), self.backing.clone())
     }
 
     pub(crate) fn on_each_cache(test: impl Fn(Stage)) {
         eprintln!("with MemoryStore in front");
-        test(Stage::over(Gated::new(MemoryStore::new()), truth()));
+        test(Stage::over(Gated::new(MemoryStore::new()), backing()));
         eprintln!("with MemcachedStore in front");
-        test(Stage::over(Gated::new(shared().store()), truth()));
+        test(Stage::over(Gated::new(shared().store()), backing()));
     }
 
     /// A session that is in the cache.
-    pub(crate) fn cached(&self) -> SessionKey {
-        let key = create(&self.store, &setting("n", 1)).unwrap();
-        assert_eq!(n(&self.store, &key), Some(1));
-        let loads = self.truth.calls(Call::Load);
-        assert_eq!(n(&self.store, &key), Some(1));
-        assert_eq!(self.truth.calls(Call::Load), loads, "the second read is a hit");
-        key
+    pub(crate) fn cached(&self) -> SessionIdHash {
+        let id_hash = create(&self.store, &setting("n", 1)).unwrap();
+        assert_eq!(n(&self.store, &id_hash), Some(1));
+        let loads = self.backing.calls(Call::Load);
+        assert_eq!(n(&self.store, &id_hash), Some(1));
+        assert_eq!(self.backing.calls(Call::Load), loads, "the second read is a hit");
+        id_hash
     }
 
     pub(crate) fn loads(&self) -> u64 {
-        self.truth.calls(Call::Load)
+        self.backing.calls(Call::Load)
     }
 
     /// Sends reads until the cache is back. Each may bring on the next probe.
@@ -101,7 +102,7 @@ pub(crate) fn until_back(store: &impl Store, told: &Receiver<EventKind>) {
     while Instant::now() < deadline {
         store.load(&new_key(), NOW).unwrap();
         while let Ok(kind) = told.recv_timeout(Duration::from_millis(5)) {
-            if kind == EventKind::CacheBack {
+            if kind == EventKind::CacheRecovered {
                 return;
             }
         }
@@ -109,67 +110,79 @@ pub(crate) fn until_back(store: &impl Store, told: &Receiver<EventKind>) {
     panic!("the cache does not come back");
 }
 
-pub(crate) fn n(store: &impl Store, key: &SessionKey) -> Option<u32> {
-    live(store, key).unwrap().and_then(|record| value(&record, "n"))
+pub(crate) fn n(store: &impl Store, id_hash: &SessionIdHash) -> Option<u32> {
+    live(store, id_hash).unwrap().and_then(|record| value(&record, "n"))
 }
 
 pub(crate) fn user() -> UserKey {
     UserKey::new("ada").unwrap()
 }
 
-pub(crate) fn renew(store: &impl Store, key: &SessionKey, grace: Option<Timestamp>) -> SessionKey {
+pub(crate) fn renew(
+    store: &impl Store,
+    id_hash: &SessionIdHash,
+    grace: Option<Timestamp>,
+) -> SessionIdHash {
     let to = new_key();
-    let fate = Fate::Renew { to: &to, realm: &Realm::default(), grace_until: grace };
-    let answer = store.commit(&Commit::new(key, fate, &Delta::new(), NOW)).unwrap();
+    let action = Action::Renew { to: &to, realm: &Realm::default(), grace_until: grace };
+    let answer = store.commit(&Commit::new(id_hash, action, &Delta::new(), NOW)).unwrap();
     assert!(matches!(answer, Committed::Done { .. }), "{answer:?}");
     to
 }
 
-pub(crate) fn sign_in(store: &impl Store, key: &SessionKey, admit: Option<Admit>) -> SessionKey {
-    let (to, user, birth, delta) = (new_key(), user(), birth(), Delta::new());
-    let fate = Fate::SignIn { to: &to, user: &user, birth: &birth, join_salt: None };
-    let mut commit = Commit::new(key, fate, &delta, NOW);
-    commit.admit = admit;
+pub(crate) fn sign_in(
+    store: &impl Store,
+    id_hash: &SessionIdHash,
+    session_limit: Option<SessionLimit>,
+) -> SessionIdHash {
+    let (to, user, new_session, delta) = (new_key(), user(), new_session(), Delta::new());
+    let action =
+        Action::SignIn { to: &to, user: &user, new_session: &new_session, join_salt: None };
+    let mut commit = Commit::new(id_hash, action, &delta, NOW);
+    commit.session_limit = session_limit;
     let answer = store.commit(&commit).unwrap();
     assert!(matches!(answer, Committed::Done { .. }), "{answer:?}");
     to
 }
 
 /// One way to end a session, or to change it.
-pub(crate) type Ending = (&'static str, fn(&Stage, &SessionKey));
+pub(crate) type Ending = (&'static str, fn(&Stage, &SessionIdHash));
 
 pub(crate) const ENDINGS: &[Ending] = &[
-    ("a sign-out", |stage, key| {
-        assert!(matches!(delete(&stage.store, key).unwrap(), Committed::Deleted { .. }));
+    ("a sign-out", |stage, id_hash| {
+        assert!(matches!(delete(&stage.store, id_hash).unwrap(), Committed::Deleted { .. }));
     }),
-    ("a renewal", |stage, key| _ = renew(&stage.store, key, None)),
-    ("a sign-in", |stage, key| _ = sign_in(&stage.store, key, None)),
-    ("a revocation", |stage, key| {
-        let handle = live(&*stage.truth, key).unwrap().unwrap().handle;
-        let registry = stage.store.registry().unwrap();
-        assert_eq!(registry.revoke(&Which::Handle(&handle), None, NOW).unwrap(), [*key]);
+    ("a renewal", |stage, id_hash| _ = renew(&stage.store, id_hash, None)),
+    ("a sign-in", |stage, id_hash| _ = sign_in(&stage.store, id_hash, None)),
+    ("a revocation", |stage, id_hash| {
+        let public_id = live(&*stage.backing, id_hash).unwrap().unwrap().public_id;
+        let index = stage.store.index().unwrap();
+        assert_eq!(
+            index.revoke(&SessionFilter::PublicId(&public_id), None, NOW).unwrap(),
+            [*id_hash]
+        );
     }),
     ("revoking everyone", |stage, _| {
-        assert!(stage.store.registry().unwrap().revoke_everyone(None, NOW).unwrap() > 0);
+        assert!(stage.store.index().unwrap().revoke_everyone(None, NOW).unwrap() > 0);
     }),
 ];
 
 /// Does what it is told; may wait before it does, and may say that it failed.
 #[derive(Debug)]
 pub(crate) struct Liar {
-    pub(crate) truth: SqliteStore,
+    pub(crate) backing: SqliteStore,
     pub(crate) lies: AtomicBool,
     pub(crate) gate: Mutex<Option<Gate>>,
 }
 
 impl Liar {
     pub(crate) fn new() -> Arc<Liar> {
-        let truth = SqliteStore::in_memory().unwrap();
-        Arc::new(Liar { truth, lies: false.into(), gate: Mutex::default() })
+        let backing = SqliteStore::in_memory().unwrap();
+        Arc::new(Liar { backing, lies: false.into(), gate: Mutex::default() })
     }
 
-    fn behind(&self) -> &dyn Registry {
-        self.truth.registry().unwrap()
+    fn behind(&self) -> &dyn SessionIndex {
+        self.backing.index().unwrap()
     }
 
     fn answer<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
@@ -186,50 +199,50 @@ impl Liar {
 }
 
 impl Store for Liar {
-    fn load(&self, key: &SessionKey, now: Timestamp) -> Result<Loaded> {
-        self.truth.load(key, now)
+    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
+        self.backing.load(id_hash, now)
     }
 
-    fn try_load(&self, _: &SessionKey, _: Timestamp) -> Option<Loaded> {
+    fn try_load(&self, _: &SessionIdHash, _: Timestamp) -> Option<Loaded> {
         None
     }
 
     fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
-        self.answer(|| self.truth.commit(commit))
+        self.answer(|| self.backing.commit(commit))
     }
 
-    fn touch(&self, batch: &[(SessionKey, Touch)], now: Timestamp) -> Result<()> {
-        self.truth.touch(batch, now)
+    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
+        self.backing.touch(batch, now)
     }
 
-    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<Swept> {
-        self.truth.sweep(now, limit)
+    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {
+        self.backing.sweep(now, limit)
     }
 
-    fn registry(&self) -> Option<&dyn Registry> {
+    fn index(&self) -> Option<&dyn SessionIndex> {
         Some(self)
     }
 
-    fn upkeep(&self) -> Option<&dyn Upkeep> {
-        self.truth.upkeep()
+    fn maintenance(&self) -> Option<&dyn Maintenance> {
+        self.backing.maintenance()
     }
 
-    fn traits(&self) -> Traits {
-        self.truth.traits()
+    fn capabilities(&self) -> Capabilities {
+        self.backing.capabilities()
     }
 }
 
-impl Registry for Liar {
-    fn list(&self, which: &Which<'_>, page: Page, now: Timestamp) -> Result<Vec<Summary>> {
+impl SessionIndex for Liar {
+    fn list(&self, which: &SessionFilter<'_>, page: Page, now: Timestamp) -> Result<Vec<Summary>> {
         self.behind().list(which, page, now)
     }
 
     fn revoke(
         &self,
-        which: &Which<'_>,
-        except: Option<&Handle>,
+        which: &SessionFilter<'_>,
+        except: Option<&PublicId>,
         now: Timestamp,
-    ) -> Result<Vec<SessionKey>> {
+    ) -> Result<Vec<SessionIdHash>> {
         self.answer(|| self.behind().revoke(which, except, now))
     }
 

@@ -7,10 +7,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cloakroom::SqliteStore;
-use cloakroom::id::SessionKey;
-use cloakroom::store::cached::CachedStore;
-use cloakroom::store::memcached::MemcachedStore;
-use cloakroom::store::{Store, Which};
+use cloakroom::backend::{SessionFilter, Store};
+use cloakroom::id::SessionIdHash;
+use cloakroom::stores::cached::CachedStore;
+use cloakroom::stores::memcached::MemcachedStore;
 
 use crate::common::memcached::Memcached;
 use crate::common::proxy::{Plan, Proxy};
@@ -22,18 +22,18 @@ const SESSIONS: u64 = 300;
 const CHANGES: usize = 100;
 
 /// The keys that readers look for.
-struct Known(Mutex<Vec<SessionKey>>);
+struct LoadState(Mutex<Vec<SessionIdHash>>);
 
-impl Known {
-    fn add(&self, key: SessionKey) {
+impl LoadState {
+    fn add(&self, id_hash: SessionIdHash) {
         let mut keys = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if keys.len() > 16 {
             keys.clear();
         }
-        keys.push(key);
+        keys.push(id_hash);
     }
 
-    fn some(&self, number: usize) -> Option<SessionKey> {
+    fn some(&self, number: usize) -> Option<SessionIdHash> {
         let keys = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         keys.get(number % keys.len().max(1)).copied()
     }
@@ -42,39 +42,39 @@ impl Known {
 /// The life of one session. The keys that lead nowhere after it, and the one that leads to it.
 fn live_and_end(
     store: &impl Store,
-    known: &Known,
+    known: &LoadState,
     round: u32,
-) -> (Vec<SessionKey>, Option<SessionKey>) {
-    let key = create(store, &setting("n", round)).unwrap();
-    known.add(key);
-    assert_eq!(n(store, &key), Some(round));
-    merge(store, &key, &setting("n", round + 1)).unwrap();
+) -> (Vec<SessionIdHash>, Option<SessionIdHash>) {
+    let id_hash = create(store, &setting("n", round)).unwrap();
+    known.add(id_hash);
+    assert_eq!(n(store, &id_hash), Some(round));
+    merge(store, &id_hash, &setting("n", round + 1)).unwrap();
     for _ in 0..3 {
-        assert_eq!(n(store, &key), Some(round + 1), "a change is lost");
+        assert_eq!(n(store, &id_hash), Some(round + 1), "a change is lost");
     }
     match round % 6 {
         0 => {
-            delete(store, &key).unwrap();
-            (vec![key], None)
+            delete(store, &id_hash).unwrap();
+            (vec![id_hash], None)
         }
-        1 => (vec![key], Some(renew(store, &key, None))),
-        2 => (vec![key], Some(sign_in(store, &key, None))),
+        1 => (vec![id_hash], Some(renew(store, &id_hash, None))),
+        2 => (vec![id_hash], Some(sign_in(store, &id_hash, None))),
         3 => {
-            let handle = live(store, &key).unwrap().unwrap().handle;
-            store.registry().unwrap().revoke(&Which::Handle(&handle), None, NOW).unwrap();
-            (vec![key], None)
+            let public_id = live(store, &id_hash).unwrap().unwrap().public_id;
+            store.index().unwrap().revoke(&SessionFilter::PublicId(&public_id), None, NOW).unwrap();
+            (vec![id_hash], None)
         }
         through_a_grace => {
-            let to = renew(store, &key, Some(NOW + HOUR));
+            let to = renew(store, &id_hash, Some(NOW + HOUR));
             known.add(to);
             assert_eq!(n(store, &to), Some(round + 1));
-            merge(store, &key, &setting("n", round + 2)).unwrap();
+            merge(store, &id_hash, &setting("n", round + 2)).unwrap();
             assert_eq!(n(store, &to), Some(round + 2), "a change through a grace is lost");
             if through_a_grace == 4 {
-                delete(store, &key).unwrap();
-                return (vec![key, to], None);
+                delete(store, &id_hash).unwrap();
+                return (vec![id_hash, to], None);
             }
-            (vec![key, to], Some(sign_in(store, &key, None)))
+            (vec![id_hash, to], Some(sign_in(store, &id_hash, None)))
         }
     }
 }
@@ -87,7 +87,7 @@ fn in_a_storm_nothing_that_was_ended_is_served_and_nothing_that_was_changed_is_l
     let cache = MemcachedStore::builder().servers(addresses).open().unwrap();
     let store = CachedStore::builder(cache, SqliteStore::in_memory().unwrap());
     let store = store.retry_after(Duration::from_millis(2)).build().unwrap();
-    let known = Known(Mutex::default());
+    let known = LoadState(Mutex::default());
     let (sessions, over) = (AtomicU64::new(0), AtomicBool::new(false));
     thread::scope(|scope| {
         for reader in 0..3 {
@@ -97,8 +97,8 @@ fn in_a_storm_nothing_that_was_ended_is_served_and_nothing_that_was_changed_is_l
                     if over.load(Ordering::SeqCst) {
                         break;
                     }
-                    if let Some(key) = known.some(number) {
-                        store.load(&key, NOW).unwrap();
+                    if let Some(id_hash) = known.some(number) {
+                        store.load(&id_hash, NOW).unwrap();
                     }
                 }
             });
@@ -112,10 +112,14 @@ fn in_a_storm_nothing_that_was_ended_is_served_and_nothing_that_was_changed_is_l
                     }
                     let (ended, lives) = live_and_end(store, known, round);
                     for _ in 0..20 {
-                        for key in &ended {
-                            assert_eq!(n(store, key), None, "in round {round} a session is back");
+                        for id_hash in &ended {
+                            assert_eq!(
+                                n(store, id_hash),
+                                None,
+                                "in round {round} a session is back"
+                            );
                         }
-                        let is_live = |key| live(store, key).unwrap().is_some();
+                        let is_live = |id_hash| live(store, id_hash).unwrap().is_some();
                         assert!(lives.as_ref().is_none_or(is_live), "in round {round}");
                     }
                     sessions.fetch_add(1, Ordering::SeqCst);

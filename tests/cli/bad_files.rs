@@ -18,7 +18,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// Every command that needs a database, but those that make one.
 fn commands(folder: &Folder) -> Vec<Vec<String>> {
     let copy = folder.path("copy.db").display().to_string();
-    let handle = "0123456789abcdef0123456789abcdef";
+    let public_id = "0123456789abcdef0123456789abcdef";
     [
         &["clear", "--yes"][..],
         &["drop", "--yes"],
@@ -29,10 +29,10 @@ fn commands(folder: &Folder) -> Vec<Vec<String>> {
         &["list", "--user", "ada"],
         &["list", "--realm", "__Host-id"],
         &["list", "--realm", "__Host-id", "--expired"],
-        &["show", handle],
-        &["revoke", handle],
+        &["show", public_id],
+        &["revoke", public_id],
         &["revoke", "--user", "ada"],
-        &["revoke", "--user", "ada", "--except", handle],
+        &["revoke", "--user", "ada", "--except", public_id],
         &["revoke", "--all", "--yes"],
         &["revoke", "--all", "--realm", "__Host-id", "--yes"],
         &["sweep"],
@@ -147,7 +147,7 @@ fn set_mode(folder: &Folder, name: &str, mode: u32) {
 }
 
 /// Reads as somebody who may not write, and expects it to be done and nothing left behind.
-fn reads(folder: &Folder, handle: &str) {
+fn reads(folder: &Folder, public_id: &str) {
     let before = (fs::read(folder.database()).unwrap(), names(folder));
     let elsewhere = tempfile::tempdir().unwrap();
     fs::set_permissions(elsewhere.path(), fs::Permissions::from_mode(0o777)).unwrap();
@@ -158,7 +158,7 @@ fn reads(folder: &Folder, handle: &str) {
         &["list"],
         &["list", "--expired"],
         &["list", "--user", "ada"],
-        &["show", handle, "--data"],
+        &["show", public_id, "--data"],
         &["migrate", "--dry-run"],
         &["backup", &copy],
     ] {
@@ -177,12 +177,12 @@ fn reads(folder: &Folder, handle: &str) {
 /// Whatever writes is refused in a line that says what to do, before it asks.
 fn writes_nothing(folder: &Folder, copy: &str) {
     let before = (fs::read(folder.database()).unwrap(), names(folder));
-    let handle = "0123456789abcdef0123456789abcdef";
+    let public_id = "0123456789abcdef0123456789abcdef";
     for words in [
         &["setup"][..],
         &["clear"],
         &["drop"],
-        &["revoke", handle],
+        &["revoke", public_id],
         &["revoke", "--user", "ada"],
         &["revoke", "--all"],
         &["sweep"],
@@ -200,20 +200,20 @@ fn writes_nothing(folder: &Folder, copy: &str) {
 #[test]
 fn a_file_that_may_not_be_written_is_read_and_refused_to_writers_in_words() {
     let (folder, other) = (Folder::new(), Folder::new());
-    let handle = begin(&open(&folder), Some("ada"), MINUTE).handle.to_string();
+    let public_id = begin(&open(&folder), Some("ada"), MINUTE).public_id.to_string();
     let copy = other.path("copy of 100% ?.db").display().to_string();
     done(&folder, &["backup", &copy]);
     set_mode(&folder, "app.db", 0o444);
     // A folder that can be written is worse: what SQLite would make there keeps the owner out.
     for mode in [0o555, 0o777] {
         set_mode(&folder, "", mode);
-        reads(&folder, &handle);
+        reads(&folder, &public_id);
         writes_nothing(&folder, &copy);
     }
     set_mode(&folder, "", 0o755);
     // While the owner has it open, with changes that are in the log alone.
     let store = open(&folder);
-    let newest = begin(&store, Some("ada"), MINUTE).handle.to_string();
+    let newest = begin(&store, Some("ada"), MINUTE).public_id.to_string();
     for name in ["app.db-wal", "app.db-shm"] {
         set_mode(&folder, name, 0o644);
     }
@@ -225,10 +225,10 @@ fn a_file_that_may_not_be_written_is_read_and_refused_to_writers_in_words() {
 #[test]
 fn a_file_in_a_folder_that_may_not_be_written_is_read_and_restored_from() {
     let folder = Folder::new();
-    let handle = begin(&open(&folder), Some("ada"), MINUTE).handle.to_string();
+    let public_id = begin(&open(&folder), Some("ada"), MINUTE).public_id.to_string();
     set_mode(&folder, "app.db", 0o666);
     set_mode(&folder, "", 0o555);
-    reads(&folder, &handle);
+    reads(&folder, &public_id);
     writes_nothing(&folder, &folder.database().display().to_string());
     // As a copy on a disk that is mounted to be read.
     set_mode(&folder, "app.db", 0o444);
@@ -277,11 +277,11 @@ fn a_folder_in_the_place_of_a_file_is_called_one() {
 #[test]
 fn a_link_is_followed_to_its_file() {
     let folder = Folder::new();
-    let handle = begin(&open(&folder), Some("ada"), MINUTE).handle.to_string();
+    let public_id = begin(&open(&folder), Some("ada"), MINUTE).public_id.to_string();
     std::os::unix::fs::symlink(folder.database(), folder.path("link.db")).unwrap();
     let link = folder.path("link.db").display().to_string();
     let listed = done(&folder, &["list", "--db", &link]);
-    assert!(listed.contains(&handle), "{listed}");
+    assert!(listed.contains(&public_id), "{listed}");
     let copy = folder.path("copy.db").display().to_string();
     done(&folder, &["backup", &copy, "--db", &link]);
     done(&folder, &["restore", &copy, "--yes", "--db", &link]);

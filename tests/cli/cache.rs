@@ -1,7 +1,7 @@
 //! A memcached in front: what is ended in the database is forgotten there too.
 
 use cloakroom::id::UserKey;
-use cloakroom::store::cached::CachedStore;
+use cloakroom::stores::cached::CachedStore;
 use cloakroom::{SessionManager, SignIn, SqliteStore};
 
 use crate::common::Folder;

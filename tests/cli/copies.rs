@@ -7,8 +7,8 @@ use std::thread;
 use std::time::Duration;
 
 use cloakroom::SqliteStore;
+use cloakroom::backend::Store;
 use cloakroom::rusqlite::Connection;
-use cloakroom::store::Store;
 
 use crate::common::{Folder, live};
 use crate::given::{
@@ -19,7 +19,7 @@ use crate::given::{
 const MINUTE: Duration = Duration::from_secs(60);
 
 fn is_live(store: &SqliteStore, begun: &Begun) -> bool {
-    live(store, &begun.key).unwrap().is_some()
+    live(store, &begun.id_hash).unwrap().is_some()
 }
 
 fn backup(folder: &Folder) -> String {
@@ -109,7 +109,7 @@ fn restoring_ends_the_sessions_of_the_copy_unless_they_are_kept() {
     let copy = backup(&folder);
     done(&folder, &["revoke", "--user", "ada"]);
     let later = begin(&store, None, MINUTE);
-    let epoch = store.registry().unwrap().epoch().unwrap();
+    let epoch = store.index().unwrap().epoch().unwrap();
 
     let ran = answered(&folder, &["restore", &copy], "no\n");
     assert_eq!(ran.code, 1);
@@ -122,13 +122,13 @@ fn restoring_ends_the_sessions_of_the_copy_unless_they_are_kept() {
     assert!(!is_live(&store, &revoked) && !is_live(&store, &later));
     assert_eq!(count(&folder), 0);
     // A cache that has seen the former epoch must not be believed.
-    let raised = store.registry().unwrap().epoch().unwrap();
+    let raised = store.index().unwrap().epoch().unwrap();
     assert!(raised > epoch, "{raised} after {epoch}");
 
     let ran = run(&folder, &["restore", &copy, "--keep", "--yes"]);
     assert_eq!(ran.out, format!("restored from {copy}; kept 1 session\n"), "{}", ran.err);
     assert!(is_live(&store, &revoked), "which is what --keep says");
-    assert!(store.registry().unwrap().epoch().unwrap() > raised);
+    assert!(store.index().unwrap().epoch().unwrap() > raised);
     assert!(is_sound(&folder.database()));
     let wal = "SELECT journal_mode = 'wal' FROM pragma_journal_mode";
     assert_eq!(number(&folder.database(), wal), 1);
@@ -330,7 +330,7 @@ fn a_restore_that_is_interrupted_changes_nothing() {
     fill(&folder, 100_000, true);
     let copy = backup(&folder);
     store.clear().unwrap();
-    store.upkeep().unwrap().run().unwrap();
+    store.maintenance().unwrap().run().unwrap();
     begin(&store, None, MINUTE);
     // While the copy is prepared beside the database …
     let prepares = || strangers(&folder).len() > 1;

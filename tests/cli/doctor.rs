@@ -111,7 +111,7 @@ fn sessions_that_do_not_decode_are_found() {
     let folder = Folder::new();
     let store = open(&folder);
     begin(&store, Some("ada"), MINUTE);
-    let spoilt = begin(&store, None, MINUTE).handle;
+    let spoilt = begin(&store, None, MINUTE).public_id;
     let spoil = "UPDATE cloakroom_sessions SET data = 'no' WHERE user_key IS NULL";
     Connection::open(folder.database()).unwrap().execute(spoil, []).unwrap();
     only(&folder, "sessions", &format!("1 of 2 do not decode, such as {spoilt}"));

@@ -58,9 +58,9 @@ fn an_application_offers_the_commands_with_its_own_settings() {
     assert_eq!(code, 0, "{said}");
     assert!(said.contains("set up: table session in "), "{said}");
     let store = SqliteStore::builder(folder.database()).table("session").open().unwrap();
-    let handle = begin(&store, Some("ada"), std::time::Duration::ZERO).handle.to_string();
+    let public_id = begin(&store, Some("ada"), std::time::Duration::ZERO).public_id.to_string();
     let (code, said) = run("builder", &folder, "sessions list --user ada");
-    assert!(code == 0 && said.contains(&handle), "{said}");
+    assert!(code == 0 && said.contains(&public_id), "{said}");
     assert_eq!(run("builder", &folder, "sessions list --user bob").0, 4);
     let (code, said) = run("builder", &folder, "sessions lost");
     assert_eq!(code, 2, "{said}");

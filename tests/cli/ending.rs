@@ -16,15 +16,15 @@ fn one_session_is_ended_by_its_handle() {
     let folder = Folder::new();
     let store = open(&folder);
     for user in [Some("ada"), None] {
-        let handle = begin(&store, user, MINUTE).handle.to_string();
+        let public_id = begin(&store, user, MINUTE).public_id.to_string();
         begin(&store, user, MINUTE);
-        assert_eq!(done(&folder, &["revoke", &handle]), "ended 1 session\n");
-        fails(&folder, &["revoke", &handle], 4);
-        fails(&folder, &["show", &handle], 4);
+        assert_eq!(done(&folder, &["revoke", &public_id]), "ended 1 session\n");
+        fails(&folder, &["revoke", &public_id], 4);
+        fails(&folder, &["show", &public_id], 4);
     }
     assert_eq!(count(&folder), 2);
     fails(&folder, &["revoke", NOBODY], 4);
-    let expired = begin(&store, None, 2 * DAY).handle.to_string();
+    let expired = begin(&store, None, 2 * DAY).public_id.to_string();
     fails(&folder, &["revoke", &expired], 4);
 }
 
@@ -32,11 +32,11 @@ fn one_session_is_ended_by_its_handle() {
 fn all_sessions_of_a_user_are_ended_or_all_but_one() {
     let folder = Folder::new();
     let store = open(&folder);
-    let kept = begin(&store, Some("ada"), MINUTE).handle.to_string();
+    let kept = begin(&store, Some("ada"), MINUTE).public_id.to_string();
     begin(&store, Some("ada"), MINUTE);
     begin(&store, Some("ada"), MINUTE);
     begin(&store, Some("ada"), 2 * DAY);
-    let others = begin(&store, Some("bob"), MINUTE).handle.to_string();
+    let others = begin(&store, Some("bob"), MINUTE).public_id.to_string();
     for wrong in [NOBODY, &others] {
         let said = fails(&folder, &["revoke", "--user", "ada", "--except", wrong], 4);
         assert!(said.contains("nothing was ended"), "{said}");

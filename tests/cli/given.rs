@@ -10,12 +10,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use cloakroom::backend::{Action, Commit, Committed, Store};
 use cloakroom::clock::{Clock, SystemClock, Timestamp};
 use cloakroom::http::Outcome;
-use cloakroom::id::{Handle, Realm, SessionId, SessionKey};
-use cloakroom::record::{Birth, Client};
+use cloakroom::id::{PublicId, Realm, SessionId, SessionIdHash};
+use cloakroom::record::{Client, NewSession};
 use cloakroom::rusqlite::{Connection, params};
-use cloakroom::store::{Commit, Committed, Fate, Store};
 use cloakroom::{ErrorKind, Lifetime, Result, SessionManager, SignIn, SqliteStore, UserKey};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -103,8 +103,8 @@ pub fn open(folder: &Folder) -> SqliteStore {
 
 pub struct Begun {
     pub id: SessionId,
-    pub key: SessionKey,
-    pub handle: Handle,
+    pub id_hash: SessionIdHash,
+    pub public_id: PublicId,
 }
 
 /// A session that began this long ago and ends after a day of silence.
@@ -136,22 +136,26 @@ fn begin_as(
     realm: Realm,
 ) -> Begun {
     let at = now() - ago;
-    let mut birth = Birth::new(Lifetime::idle(DAY).starting(at)).unwrap();
-    birth.client = Some(client);
-    birth.realm = realm;
-    let tag = birth.realm.tag();
+    let mut new_session = NewSession::new(Lifetime::idle(DAY).starting(at)).unwrap();
+    new_session.client = Some(client);
+    new_session.realm = realm;
+    let tag = new_session.realm.tag();
     let delta = setting("cart", "three secret coats");
     let id = SessionId::generate().unwrap();
-    let key = id.key(tag);
+    let id_hash = id.hash(tag);
     let user = user.map(|user| UserKey::new(user).unwrap());
-    let fate = match &user {
-        None => Fate::Create(&birth),
-        Some(user) => Fate::SignIn { to: &key, user, birth: &birth, join_salt: None },
+    let action = match &user {
+        None => Action::Create(&new_session),
+        Some(user) => {
+            Action::SignIn { to: &id_hash, user, new_session: &new_session, join_salt: None }
+        }
     };
-    let at_first = SessionId::generate().unwrap().key(tag);
-    let from = if user.is_some() { &at_first } else { &key };
-    match store.commit(&Commit::new(from, fate, &delta, at)).unwrap() {
-        Committed::Done { key, record, .. } => Begun { id, key, handle: record.handle },
+    let at_first = SessionId::generate().unwrap().hash(tag);
+    let from = if user.is_some() { &at_first } else { &id_hash };
+    match store.commit(&Commit::new(from, action, &delta, at)).unwrap() {
+        Committed::Done { id_hash, record, .. } => {
+            Begun { id, id_hash, public_id: record.public_id }
+        }
         other => panic!("{other:?}"),
     }
 }

@@ -20,8 +20,8 @@ fn no_command_that_looks_or_tidies_disturbs_a_service() {
     let store = open(&folder);
     fill(&folder, 500, true);
     fill(&folder, 500, false);
-    let handle = begin(&store, Some("ada"), MINUTE).handle.to_string();
-    let other = begin(&store, Some("ada"), MINUTE).handle.to_string();
+    let public_id = begin(&store, Some("ada"), MINUTE).public_id.to_string();
+    let other = begin(&store, Some("ada"), MINUTE).public_id.to_string();
     let copy = folder.path("copy.db").display().to_string();
     for args in [
         &["setup"][..],
@@ -33,8 +33,8 @@ fn no_command_that_looks_or_tidies_disturbs_a_service() {
         &["list", "--json", "--limit", "100000"],
         &["list", "--expired"],
         &["list", "--user", "visitor"],
-        &["show", &handle],
-        &["show", &handle, "--data", "--json"],
+        &["show", &public_id],
+        &["show", &public_id, "--data", "--json"],
         &["sweep", "--limit", "100"],
         &["sweep"],
         &["doctor"],

@@ -50,7 +50,7 @@ fn the_json_of_statistics_is_as_documented() {
             .unwrap()
             .execute(
                 "UPDATE cloakroom_sessions SET deadline = deadline + 864000000 WHERE handle = ?1",
-                [begun.handle.as_bytes()],
+                [begun.public_id.as_bytes()],
             )
             .unwrap();
     }
@@ -153,11 +153,11 @@ HHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHH  -     __Host-id  YYYY-MM-DD hh:mm:ss  YYYY-MM-
 HHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHH  ada   __Host-id  YYYY-MM-DD hh:mm:ss  YYYY-MM-DD hh:mm:ss  YYYY-MM-DD hh:mm:ss  192.0.2.7  29     Firefox on Linux
 "
     );
-    let at = |handle: &str| shown.find(handle).unwrap();
-    assert!(at(&second.handle.to_string()) < at(&first.handle.to_string()));
+    let at = |public_id: &str| shown.find(public_id).unwrap();
+    assert!(at(&second.public_id.to_string()) < at(&first.public_id.to_string()));
     let limited = done(&folder, &["list", "--limit", "1"]);
-    assert!(limited.contains(&second.handle.to_string()));
-    assert!(!limited.contains(&first.handle.to_string()));
+    assert!(limited.contains(&second.public_id.to_string()));
+    assert!(!limited.contains(&first.public_id.to_string()));
     assert!(limited.ends_with("There are more; --limit shows them.\n"));
 }
 
@@ -168,17 +168,17 @@ fn a_list_can_be_of_one_user_or_of_the_expired() {
     let old = begin(&store, Some("ada"), 2 * DAY);
     let others = begin(&store, Some("bob"), 2 * DAY);
     let live = begin(&store, Some("ada"), MINUTE);
-    let handles = |args: &[&str]| -> Vec<String> {
+    let public_ids = |args: &[&str]| -> Vec<String> {
         let answer = json(&folder, args);
         let list = answer["sessions"].as_array().unwrap().clone();
         list.iter().map(|session| session["handle"].as_str().unwrap().to_owned()).collect()
     };
     let names = |begun: &[&crate::given::Begun]| -> Vec<String> {
-        begun.iter().map(|begun| begun.handle.to_string()).collect()
+        begun.iter().map(|begun| begun.public_id.to_string()).collect()
     };
-    assert_eq!(handles(&["list", "--user", "ada", "--json"]), names(&[&live]));
-    assert_eq!(handles(&["list", "--expired", "--json"]), names(&[&others, &old]));
-    assert_eq!(handles(&["list", "--expired", "--user", "ada", "--json"]), names(&[&old]));
+    assert_eq!(public_ids(&["list", "--user", "ada", "--json"]), names(&[&live]));
+    assert_eq!(public_ids(&["list", "--expired", "--json"]), names(&[&others, &old]));
+    assert_eq!(public_ids(&["list", "--expired", "--user", "ada", "--json"]), names(&[&old]));
     fails(&folder, &["list", "--user", "bob"], 4);
     fails(&folder, &["list", "--user", "nobody", "--expired"], 4);
     let nothing = run(&folder, &["list", "--user", "bob", "--json"]);
@@ -220,16 +220,16 @@ fn a_long_list_is_complete_and_in_order() {
             let args = [which, &["--limit", limit]].concat();
             let answer = json(&folder, &[&args[..], &["--json"]].concat());
             let list = answer["sessions"].as_array().unwrap();
-            let handles: Vec<_> = list.iter().map(|s| s["handle"].as_str().unwrap()).collect();
-            let different: HashSet<_> = handles.iter().collect();
-            assert_eq!((different.len(), handles.len()), (shown, shown), "{args:?}");
+            let public_ids: Vec<_> = list.iter().map(|s| s["handle"].as_str().unwrap()).collect();
+            let different: HashSet<_> = public_ids.iter().collect();
+            assert_eq!((different.len(), public_ids.len()), (shown, shown), "{args:?}");
             assert_eq!(answer["more"], more, "{args:?}");
             // The table has the same rows, under one header.
             let table = done(&folder, &args);
             let mut lines = table.lines();
             assert!(lines.next().unwrap().starts_with("HANDLE "), "{args:?}");
             let rows: Vec<_> = lines.by_ref().take(shown).map(|line| &line[..32]).collect();
-            assert_eq!(rows, handles, "{args:?}");
+            assert_eq!(rows, public_ids, "{args:?}");
             let end: &[&str] = if more { &["There are more; --limit shows them."] } else { &[] };
             assert_eq!(lines.collect::<Vec<_>>(), end, "{args:?}");
         }
@@ -249,8 +249,8 @@ fn a_sessions_data_is_shown_only_when_asked_for() {
     let folder = Folder::new();
     let store = open(&folder);
     let begun = begin(&store, Some("ada"), MINUTE);
-    let handle = begun.handle.to_string();
-    let shown = done(&folder, &["show", &handle]);
+    let public_id = begun.public_id.to_string();
+    let shown = done(&folder, &["show", &public_id]);
     assert_eq!(
         masked(&folder, &shown),
         "\
@@ -268,12 +268,12 @@ remembered    yes
 data          29 bytes
 "
     );
-    let with_data = done(&folder, &["show", &handle, "--data"]);
+    let with_data = done(&folder, &["show", &public_id, "--data"]);
     assert_eq!(with_data, format!("{shown}{{\n  \"cart\": \"three secret coats\"\n}}\n"));
-    let answer = json(&folder, &["show", &handle, "--json"]);
+    let answer = json(&folder, &["show", &public_id, "--json"]);
     assert!(answer.get("data").is_none());
     assert_eq!((&answer["expired"], &answer["revision"]), (&json!(false), &json!(1)));
-    let answer = json(&folder, &["show", &handle, "--json", "--data"]);
+    let answer = json(&folder, &["show", &public_id, "--json", "--data"]);
     assert_eq!(answer["data"], json!({ "cart": "three secret coats" }));
     fails(&folder, &["show", "0123456789abcdef0123456789abcdef"], 4);
 }
@@ -282,15 +282,15 @@ data          29 bytes
 fn the_data_of_a_session_is_shown_as_it_is_stored() {
     let folder = Folder::new();
     let store = open(&folder);
-    let handle = begin(&store, Some("ada"), MINUTE).handle.to_string();
+    let public_id = begin(&store, Some("ada"), MINUTE).public_id.to_string();
     let numbers = "[117.63331139400017,5e-324,-0.0,340282366920938463463374607431768211455]";
     Connection::open(folder.database())
         .unwrap()
         .execute("UPDATE cloakroom_sessions SET data = ?1", [format!("{{ \"z\": {numbers} }}")])
         .unwrap();
-    let answer = done(&folder, &["show", &handle, "--json", "--data"]);
+    let answer = done(&folder, &["show", &public_id, "--json", "--data"]);
     assert!(answer.ends_with(&format!(",\"data\":{{\"z\":{numbers}}}}}\n")), "{answer}");
-    let shown = done(&folder, &["show", &handle, "--data"]);
+    let shown = done(&folder, &["show", &public_id, "--data"]);
     for number in numbers.trim_matches(['[', ']']).split(',') {
         assert!(shown.contains(&format!("\n    {number}")), "{shown}");
     }
@@ -300,10 +300,10 @@ fn the_data_of_a_session_is_shown_as_it_is_stored() {
 fn an_expired_and_an_undecodable_session_are_shown_as_what_they_are() {
     let folder = Folder::new();
     let store = open(&folder);
-    let expired = begin(&store, None, 2 * DAY).handle.to_string();
+    let expired = begin(&store, None, 2 * DAY).public_id.to_string();
     assert!(done(&folder, &["show", &expired]).contains(" (expired)\n"));
     assert_eq!(json(&folder, &["show", &expired, "--json"])["expired"], true);
-    let spoilt = begin(&store, Some("ada"), MINUTE).handle.to_string();
+    let spoilt = begin(&store, Some("ada"), MINUTE).public_id.to_string();
     Connection::open(folder.database())
         .unwrap()
         .execute("UPDATE cloakroom_sessions SET data = 'no JSON' WHERE user_key = 'ada'", [])
@@ -320,26 +320,26 @@ fn nothing_shows_an_id_or_a_key() {
     let folder = Folder::new();
     let store = open(&folder);
     let begun = begin(&store, Some("ada"), MINUTE);
-    let handle = begun.handle.to_string();
+    let public_id = begun.public_id.to_string();
     let mut all = String::new();
     for args in [
         &["stats"][..],
         &["stats", "--json"],
         &["list"],
         &["list", "--json"],
-        &["show", &handle, "--data"],
-        &["show", &handle, "--data", "--json"],
+        &["show", &public_id, "--data"],
+        &["show", &public_id, "--data", "--json"],
         &["doctor"],
         &["doctor", "--json"],
-        &["revoke", &handle],
+        &["revoke", &public_id],
     ] {
         let ran = run(&folder, args);
         all.push_str(&ran.out);
         all.push_str(&ran.err);
     }
-    assert!(all.contains(&handle));
+    assert!(all.contains(&public_id));
     assert!(!all.contains(&begun.id.reveal()));
-    assert!(!all.to_lowercase().contains(&crate::common::hex(&begun.key)[..8]));
+    assert!(!all.to_lowercase().contains(&crate::common::hex(&begun.id_hash)[..8]));
 }
 
 #[test]
@@ -348,10 +348,10 @@ fn what_a_visitor_sent_cannot_command_the_terminal() {
     let store = open(&folder);
     let agent = "\u{1b}]0;owned\u{7}\n\u{9b}2J\u{202e}agent";
     let begun = begin_with(&store, Some("a\u{1b}[31mda"), MINUTE, "::1", agent);
-    let handle = begun.handle.to_string();
+    let public_id = begun.public_id.to_string();
     let outputs = [
         done(&folder, &["list"]),
-        done(&folder, &["show", &handle]),
+        done(&folder, &["show", &public_id]),
         done(&folder, &["list", "--json"]),
         fails(&folder, &["list", "--user", "x\u{1b}[2J"], 4),
     ];
@@ -368,18 +368,18 @@ fn what_a_visitor_sent_cannot_command_the_terminal() {
 fn times_are_local_unless_utc_is_asked_for() {
     let folder = Folder::new();
     let store = open(&folder);
-    let handle = begin(&store, None, MINUTE).handle.to_string();
+    let public_id = begin(&store, None, MINUTE).public_id.to_string();
     let line = |args: &[&str], zone: &str| {
         let output = program(&folder, args).env("TZ", zone).output().unwrap();
         let out = String::from_utf8(output.stdout).unwrap();
         out.lines().find(|line| line.starts_with("begun")).unwrap().to_owned()
     };
-    let utc = line(&["show", &handle, "--utc"], "Etc/GMT-5");
-    let local = line(&["show", &handle], "Etc/GMT-5");
+    let utc = line(&["show", &public_id, "--utc"], "Etc/GMT-5");
+    let local = line(&["show", &public_id], "Etc/GMT-5");
     assert!(utc.ends_with('Z') && !local.ends_with('Z'), "{utc} {local}");
     let hour = |line: &str| line.split(' ').next_back().unwrap()[..2].parse::<u32>().unwrap();
     assert_eq!(hour(&local), (hour(&utc) + 5) % 24);
-    assert_eq!(utc, line(&["--utc", "show", &handle], "Etc/GMT+7"));
+    assert_eq!(utc, line(&["--utc", "show", &public_id], "Etc/GMT+7"));
 }
 
 #[test]

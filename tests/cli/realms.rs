@@ -84,9 +84,9 @@ fn a_long_list_of_a_realm_is_complete_and_in_order() {
             let answer = json(&folder, &[args, &["--json", "--limit", limit]].concat());
             let list = answer["sessions"].as_array().unwrap();
             assert_eq!((list.len(), &answer["more"]), (shown, &more.into()), "{args:?}");
-            let handles: std::collections::HashSet<_> =
+            let public_ids: std::collections::HashSet<_> =
                 list.iter().map(|session| session["handle"].as_str().unwrap()).collect();
-            assert_eq!(handles.len(), shown, "{args:?}");
+            assert_eq!(public_ids.len(), shown, "{args:?}");
         }
     }
 }
@@ -94,10 +94,10 @@ fn a_long_list_of_a_realm_is_complete_and_in_order() {
 #[test]
 fn the_realm_of_one_session_is_shown() {
     let given = Given::new();
-    let handle = given.office.handle.to_string();
-    let shown = done(&given.folder, &["show", &handle]);
+    let public_id = given.office.public_id.to_string();
+    let shown = done(&given.folder, &["show", &public_id]);
     assert!(shown.contains("\nrealm         office\n"), "{shown}");
-    assert_eq!(json(&given.folder, &["show", &handle, "--json"])["realm"], "office");
+    assert_eq!(json(&given.folder, &["show", &public_id, "--json"])["realm"], "office");
 }
 
 #[test]
@@ -116,8 +116,8 @@ fn a_users_sessions_are_ended_in_one_realm_or_in_all() {
 #[test]
 fn all_but_one_of_a_realm_are_ended() {
     let given = Given::new();
-    let (shop, office) = (given.shop.handle.to_string(), given.office.handle.to_string());
-    let but = |handle| ["revoke", "--user", "ada", "--realm", "shop", "--except", handle];
+    let (shop, office) = (given.shop.public_id.to_string(), given.office.public_id.to_string());
+    let but = |public_id| ["revoke", "--user", "ada", "--realm", "shop", "--except", public_id];
     let said = fails(&given.folder, &but(&office), 4);
     assert!(said.contains("nothing was ended"), "{said}");
     assert_eq!(given.live(), 5);
@@ -129,11 +129,11 @@ fn all_but_one_of_a_realm_are_ended() {
 #[test]
 fn a_handle_of_another_realm_ends_nothing() {
     let given = Given::new();
-    let handle = given.office.handle.to_string();
-    let said = fails(&given.folder, &["revoke", &handle, "--realm", "shop"], 4);
-    assert_eq!(said, format!("cloakroom: there is no live session {handle} in realm shop\n"));
+    let public_id = given.office.public_id.to_string();
+    let said = fails(&given.folder, &["revoke", &public_id, "--realm", "shop"], 4);
+    assert_eq!(said, format!("cloakroom: there is no live session {public_id} in realm shop\n"));
     assert_eq!(given.live(), 5);
-    let ended = done(&given.folder, &["revoke", &handle, "--realm", "office"]);
+    let ended = done(&given.folder, &["revoke", &public_id, "--realm", "office"]);
     assert_eq!(ended, "ended 1 session\n");
     assert_eq!(given.live(), 4);
 }
@@ -180,7 +180,7 @@ fn a_realm_without_sessions_is_answered_with_those_that_have_some() {
         &["list", "--realm", "ofice", "--expired"],
         &["list", "--realm", "ofice", "--user", "ada"],
         &["revoke", "--realm", "ofice", "--user", "ada"],
-        &["revoke", "--realm", "ofice", &given.shop.handle.to_string()],
+        &["revoke", "--realm", "ofice", &given.shop.public_id.to_string()],
         &all,
     ] {
         let said = fails(&given.folder, args, 4);
@@ -227,7 +227,7 @@ fn a_realms_name_cannot_command_the_terminal() {
     let begun = begin_in(&store, "a\u{1b}[2J\nb", Some("ada"), MINUTE);
     let shown = [
         done(&folder, &["list"]),
-        done(&folder, &["show", &begun.handle.to_string()]),
+        done(&folder, &["show", &begun.public_id.to_string()]),
         done(&folder, &["doctor"]),
         fails(&folder, &["list", "--realm", "x"], 4),
         run(&folder, &["revoke", "--all", "--realm", "a\u{1b}[2J\nb", "--yes"]).out,

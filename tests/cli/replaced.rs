@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use cloakroom::SqliteStore;
+use cloakroom::backend::{Action, Commit, Committed, Loaded, Store};
 use cloakroom::delta::Delta;
-use cloakroom::id::{Realm, SessionKey};
-use cloakroom::store::{Commit, Committed, Fate, Loaded, Store};
+use cloakroom::id::{Realm, SessionIdHash};
 
 use crate::common::{Folder, new_key};
 use crate::given::{DAY, begin, done, fill, is_sound, now, number, open, run};
@@ -14,19 +14,19 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 /// A session that was renewed twice: the keys before, the first one within its grace.
 struct Renewed {
-    in_grace: SessionKey,
-    replaced: SessionKey,
-    now: SessionKey,
+    in_grace: SessionIdHash,
+    replaced: SessionIdHash,
+    now: SessionIdHash,
 }
 
 fn renewed(store: &SqliteStore) -> Renewed {
-    let first = begin(store, Some("ada"), MINUTE).key;
-    let renew = |from: &SessionKey, grace| {
+    let first = begin(store, Some("ada"), MINUTE).id_hash;
+    let renew = |from: &SessionIdHash, grace| {
         let to = new_key();
         let grace_until = Some(now() + MINUTE).filter(|_| grace);
-        let fate = Fate::Renew { to: &to, realm: &Realm::default(), grace_until };
-        let renewed = store.commit(&Commit::new(from, fate, &Delta::new(), now())).unwrap();
-        assert!(matches!(renewed, Committed::Done { key, .. } if key == to), "{renewed:?}");
+        let action = Action::Renew { to: &to, realm: &Realm::default(), grace_until };
+        let renewed = store.commit(&Commit::new(from, action, &Delta::new(), now())).unwrap();
+        assert!(matches!(renewed, Committed::Done { id_hash, .. } if id_hash == to), "{renewed:?}");
         to
     };
     let second = renew(&first, true);
@@ -35,9 +35,9 @@ fn renewed(store: &SqliteStore) -> Renewed {
 
 /// Whether both are known as what they are.
 fn are_remembered(store: &SqliteStore, ids: &Renewed) -> bool {
-    let found = [&ids.in_grace, &ids.replaced].map(|key| store.load(key, now()).unwrap());
-    matches!(&found, [Loaded::Live { key, .. }, Loaded::Replaced { key: current, .. }]
-        if *key == ids.now && *current == ids.now)
+    let found = [&ids.in_grace, &ids.replaced].map(|id_hash| store.load(id_hash, now()).unwrap());
+    matches!(&found, [Loaded::Live { id_hash, .. }, Loaded::Replaced { id_hash: current, .. }]
+        if *id_hash == ids.now && *current == ids.now)
 }
 
 fn rows(folder: &Folder) -> i64 {
@@ -87,8 +87,8 @@ fn what_ends_all_sessions_forgets_their_replaced_ids() {
         assert!(are_remembered(&store, &ids) && rows(&folder) > 0, "{command:?}");
         done(&folder, command);
         assert_eq!(rows(&folder), 0, "{command:?}");
-        for key in [&ids.in_grace, &ids.replaced, &ids.now] {
-            assert!(matches!(store.load(key, now()).unwrap(), Loaded::Absent), "{command:?}");
+        for id_hash in [&ids.in_grace, &ids.replaced, &ids.now] {
+            assert!(matches!(store.load(id_hash, now()).unwrap(), Loaded::NotFound), "{command:?}");
         }
     }
 }
@@ -105,8 +105,8 @@ fn the_replaced_ids_of_a_revoked_session_find_nothing() {
         let ids = renewed(&store);
         assert!(are_remembered(&store, &ids), "{command:?}");
         done(&folder, command);
-        for key in [&ids.in_grace, &ids.replaced] {
-            assert!(matches!(store.load(key, now()).unwrap(), Loaded::Absent), "{command:?}");
+        for id_hash in [&ids.in_grace, &ids.replaced] {
+            assert!(matches!(store.load(id_hash, now()).unwrap(), Loaded::NotFound), "{command:?}");
         }
     }
 }

@@ -3,8 +3,8 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use cloakroom::backend::Store;
 use cloakroom::rusqlite::Connection;
-use cloakroom::store::Store;
 
 use crate::common::{Folder, create, setting};
 use crate::given::{
@@ -147,7 +147,7 @@ fn compacting_that_is_interrupted_changes_nothing() {
     fill(&folder, 60_000, true);
     fill(&folder, 60_000, false);
     done(&folder, &["sweep"]);
-    store.upkeep().unwrap().run().unwrap();
+    store.maintenance().unwrap().run().unwrap();
     let pages = || number(&folder.database(), "PRAGMA page_count");
     let before = pages();
     let log = folder.path("app.db-wal");

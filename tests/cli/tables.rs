@@ -3,8 +3,8 @@
 use std::fs;
 
 use cloakroom::SqliteStore;
+use cloakroom::backend::Store;
 use cloakroom::rusqlite::Connection;
-use cloakroom::store::Store;
 
 use crate::common::Folder;
 use crate::given::{
@@ -90,7 +90,7 @@ fn what_destroys_asks_and_only_yes_is_a_yes() {
          everyone has to sign in again.\nType yes to go on: "
     );
     assert_eq!(count(&folder), 0);
-    assert_eq!(store.registry().unwrap().epoch().unwrap(), 1);
+    assert_eq!(store.index().unwrap().epoch().unwrap(), 1);
 }
 
 #[test]

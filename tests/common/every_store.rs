@@ -1,8 +1,8 @@
 //! The application of [`in_process`](super::in_process) on each store, and behind each cache.
 
-use cloakroom::manager::Builder;
-use cloakroom::store::Store;
-use cloakroom::store::cached::CachedStore;
+use cloakroom::backend::Store;
+use cloakroom::manager::SessionManagerBuilder;
+use cloakroom::stores::cached::CachedStore;
 use cloakroom::{MemoryStore, SqliteStore};
 
 use super::Folder;
@@ -10,7 +10,10 @@ use super::in_process::App;
 use super::memcached::shared;
 
 /// Runs `test` with an application on each store.
-pub fn on_every_store(configure: impl Fn(Builder) -> Builder, test: impl Fn(App)) {
+pub fn on_every_store(
+    configure: impl Fn(SessionManagerBuilder) -> SessionManagerBuilder,
+    test: impl Fn(App),
+) {
     type Make = fn(&Folder) -> Box<dyn Store>;
     let stores: [(&str, Make); 5] = [
         ("memory", |_| Box::new(MemoryStore::new())),

@@ -8,10 +8,12 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
+use cloakroom::backend::{
+    Capabilities, Commit, Committed, Loaded, Maintenance, SessionIndex, Store, SweepReport,
+};
 use cloakroom::clock::Timestamp;
-use cloakroom::id::SessionKey;
+use cloakroom::id::SessionIdHash;
 use cloakroom::record::Touch;
-use cloakroom::store::{Commit, Committed, Loaded, Registry, Store, Swept, Traits, Upkeep};
 use cloakroom::{Error, ErrorKind, Result};
 
 /// The calls of a store.
@@ -22,11 +24,12 @@ pub enum Call {
     Touch,
     Sweep,
     /// The question for its upkeep.
-    Upkeep,
+    Maintenance,
 }
 
 impl Call {
-    pub const ALL: [Call; 5] = [Call::Load, Call::Commit, Call::Touch, Call::Sweep, Call::Upkeep];
+    pub const ALL: [Call; 5] =
+        [Call::Load, Call::Commit, Call::Touch, Call::Sweep, Call::Maintenance];
 }
 
 /// What a call does instead of its work, or before it.
@@ -126,7 +129,11 @@ impl<S: Store> Faulty<S> {
 
     /// How many calls of any kind were begun, but for what a manager asks when it starts.
     pub fn all_calls(&self) -> u64 {
-        Call::ALL.iter().filter(|call| **call != Call::Upkeep).map(|call| self.calls(*call)).sum()
+        Call::ALL
+            .iter()
+            .filter(|call| **call != Call::Maintenance)
+            .map(|call| self.calls(*call))
+            .sum()
     }
 
     /// How many sessions were named in touches that did not fail.
@@ -199,12 +206,12 @@ impl<S: Store> Faulty<S> {
 
 #[deny(clippy::missing_trait_methods)]
 impl<S: Store> Store for Faulty<S> {
-    fn load(&self, key: &SessionKey, now: Timestamp) -> Result<Loaded> {
+    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
         self.enter(Call::Load)?;
-        self.inner.load(key, now)
+        self.inner.load(id_hash, now)
     }
 
-    fn try_load(&self, _: &SessionKey, _: Timestamp) -> Option<Loaded> {
+    fn try_load(&self, _: &SessionIdHash, _: Timestamp) -> Option<Loaded> {
         None
     }
 
@@ -218,13 +225,13 @@ impl<S: Store> Store for Faulty<S> {
         answer
     }
 
-    fn touch(&self, batch: &[(SessionKey, Touch)], now: Timestamp) -> Result<()> {
+    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
         self.enter(Call::Touch)?;
         self.touched.fetch_add(batch.len() as u64, Ordering::SeqCst);
         self.inner.touch(batch, now)
     }
 
-    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<Swept> {
+    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {
         self.limits.lock().unwrap().push(limit.get());
         self.enter(Call::Sweep)?;
         let swept = self.inner.sweep(now, limit)?;
@@ -233,20 +240,20 @@ impl<S: Store> Store for Faulty<S> {
             return Ok(swept);
         }
         *count -= 1;
-        Ok(Swept::new(limit.get(), *held))
+        Ok(SweepReport::new(limit.get(), *held))
     }
 
-    fn registry(&self) -> Option<&dyn Registry> {
-        self.inner.registry()
+    fn index(&self) -> Option<&dyn SessionIndex> {
+        self.inner.index()
     }
 
-    fn upkeep(&self) -> Option<&dyn Upkeep> {
+    fn maintenance(&self) -> Option<&dyn Maintenance> {
         // It cannot fail here; a plan for it would be a mistake of the test.
-        self.enter(Call::Upkeep).unwrap();
-        self.inner.upkeep()
+        self.enter(Call::Maintenance).unwrap();
+        self.inner.maintenance()
     }
 
-    fn traits(&self) -> Traits {
-        self.inner.traits()
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
     }
 }

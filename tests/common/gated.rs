@@ -4,9 +4,9 @@ use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use cloakroom::backend::{Cache, CacheEntry, CacheLookup, FillLease};
 use cloakroom::clock::Timestamp;
-use cloakroom::id::SessionKey;
-use cloakroom::store::{Cache, Entry, Fetched, Lease};
+use cloakroom::id::SessionIdHash;
 use cloakroom::{Error, ErrorKind, Result};
 
 use super::faulty::{Gate, Gatekeeper};
@@ -69,41 +69,41 @@ fn wait_at(gate: &Mutex<Option<Gate>>) {
 pub struct Shared(pub Arc<Gated>);
 
 impl Cache for Shared {
-    fn shares(&self) -> NonZeroUsize {
-        self.0.inner.shares()
+    fn shards(&self) -> NonZeroUsize {
+        self.0.inner.shards()
     }
 
-    fn share_of(&self, key: &SessionKey) -> usize {
-        self.0.inner.share_of(key)
+    fn shard_of(&self, id_hash: &SessionIdHash) -> usize {
+        self.0.inner.shard_of(id_hash)
     }
 
-    fn fetch(&self, key: &SessionKey, now: Timestamp) -> Result<Fetched> {
+    fn fetch(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<CacheLookup> {
         self.0.enter()?;
-        self.0.inner.fetch(key, now)
+        self.0.inner.fetch(id_hash, now)
     }
 
     fn fill(
         &self,
-        key: &SessionKey,
-        lease: Lease,
-        entry: &Entry,
+        id_hash: &SessionIdHash,
+        lease: FillLease,
+        entry: &CacheEntry,
         until: Timestamp,
         now: Timestamp,
     ) -> Result<bool> {
         self.0.enter()?;
         wait_at(&self.0.fill);
-        self.0.inner.fill(key, lease, entry, until, now)
+        self.0.inner.fill(id_hash, lease, entry, until, now)
     }
 
-    fn forget(&self, keys: &[SessionKey], now: Timestamp) -> Result<()> {
+    fn forget(&self, keys: &[SessionIdHash], now: Timestamp) -> Result<()> {
         self.0.enter()?;
         wait_at(&self.0.forget);
         self.0.inner.forget(keys, now)
     }
 
-    fn forget_share(&self, share: usize, now: Timestamp) -> Result<()> {
+    fn forget_shard(&self, shard: usize, now: Timestamp) -> Result<()> {
         self.0.enter()?;
         wait_at(&self.0.forget);
-        self.0.inner.forget_share(share, now)
+        self.0.inner.forget_shard(shard, now)
     }
 }

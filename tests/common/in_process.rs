@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, PoisonError};
 
+use cloakroom::backend::Store;
 use cloakroom::clock::ManualClock;
 use cloakroom::event::{Event, EventKind, Events, Sink};
 use cloakroom::http::{Outcome, RequestHead, ResponseHeaders};
 use cloakroom::id::SessionId;
-use cloakroom::manager::Builder;
+use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::record::Stats;
-use cloakroom::store::Store;
 use cloakroom::{MemoryStore, Result, Session, SessionManager, SqliteStore, UserKey};
 
 use super::faulty::Faulty;
@@ -41,7 +41,10 @@ pub struct App {
 }
 
 /// Runs `test` with an application on each store.
-pub fn on_both_stores(configure: impl Fn(Builder) -> Builder, test: impl Fn(App)) {
+pub fn on_both_stores(
+    configure: impl Fn(SessionManagerBuilder) -> SessionManagerBuilder,
+    test: impl Fn(App),
+) {
     for sqlite in [false, true] {
         eprintln!("on {}", if sqlite { "SqliteStore" } else { "MemoryStore" });
         test(App::new(sqlite, &configure));
@@ -49,7 +52,7 @@ pub fn on_both_stores(configure: impl Fn(Builder) -> Builder, test: impl Fn(App)
 }
 
 /// No setting but the defaults.
-pub fn defaults(builder: Builder) -> Builder {
+pub fn defaults(builder: SessionManagerBuilder) -> SessionManagerBuilder {
     builder
 }
 
@@ -64,7 +67,10 @@ impl Sink for Tell {
 }
 
 impl App {
-    pub fn new(sqlite: bool, configure: impl Fn(Builder) -> Builder) -> App {
+    pub fn new(
+        sqlite: bool,
+        configure: impl Fn(SessionManagerBuilder) -> SessionManagerBuilder,
+    ) -> App {
         let folder = Folder::new();
         let inner: Box<dyn Store> = match sqlite {
             true => Box::new(SqliteStore::open(folder.database()).unwrap()),
@@ -76,7 +82,7 @@ impl App {
     pub fn on(
         inner: Box<dyn Store>,
         folder: Folder,
-        configure: impl Fn(Builder) -> Builder,
+        configure: impl Fn(SessionManagerBuilder) -> SessionManagerBuilder,
     ) -> App {
         let store = Arc::new(Faulty::new(inner));
         let clock = ManualClock::new(NOW);
@@ -88,7 +94,10 @@ impl App {
     }
 
     /// One more manager in the same application, on the same store.
-    pub fn another(&self, configure: impl Fn(Builder) -> Builder) -> SessionManager {
+    pub fn another(
+        &self,
+        configure: impl Fn(SessionManagerBuilder) -> SessionManagerBuilder,
+    ) -> SessionManager {
         let builder = SessionManager::builder(self.store.clone()).clock(self.clock.clone());
         configure(builder.events(self.events.clone())).build().unwrap()
     }
@@ -105,7 +114,7 @@ impl App {
 
     pub fn stats(&self) -> Stats {
         use cloakroom::clock::Clock;
-        self.store.inner().registry().unwrap().stats(self.clock.now()).unwrap()
+        self.store.inner().index().unwrap().stats(self.clock.now()).unwrap()
     }
 
     /// Live sessions.

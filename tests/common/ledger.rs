@@ -9,8 +9,8 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt::{self, Display};
 use std::str::FromStr;
 
-use cloakroom::id::SessionKey;
-use cloakroom::store::{Loaded, ReplacedId, Store};
+use cloakroom::backend::{Loaded, ReplacedId, Store};
+use cloakroom::id::SessionIdHash;
 
 use crate::common::{NOW, hex, key_of, value};
 
@@ -18,7 +18,7 @@ use crate::common::{NOW, hex, key_of, value};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// A session begins with `n` = 0. A brief one can be swept by anybody.
-    Create { life: String, key: SessionKey, brief: bool },
+    Create { life: String, id_hash: SessionIdHash, brief: bool },
     /// `n` is set.
     Merge { life: String, n: u64 },
     /// `n` is set, and the user, or none.
@@ -26,10 +26,10 @@ pub enum Change {
     /// Activity is recorded at this time.
     Touch { life: String, seen: i64 },
     /// The session gets a new key; the one before goes on for a while, or not.
-    Renew { life: String, key: SessionKey, grace: bool },
+    Renew { life: String, id_hash: SessionIdHash, grace: bool },
     /// The session gets a new key and a user, and the other lives of that user end. Where there is
     /// no session any more, one begins with this `n`.
-    SignIn { life: String, key: SessionKey, n: u64, user: String, ends: Vec<String> },
+    SignIn { life: String, id_hash: SessionIdHash, n: u64, user: String, ends: Vec<String> },
     /// These lives end.
     End { lives: Vec<String> },
     /// What is over is removed, this life too.
@@ -73,15 +73,19 @@ impl Change {
 impl Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Change::Create { life, key, brief } => write!(f, "create {life} {} {brief}", hex(key)),
+            Change::Create { life, id_hash, brief } => {
+                write!(f, "create {life} {} {brief}", hex(id_hash))
+            }
             Change::Merge { life, n } => write!(f, "merge {life} {n}"),
             Change::Bind { life, n, user } => {
                 write!(f, "bind {life} {n} {}", user.as_deref().unwrap_or_default())
             }
             Change::Touch { life, seen } => write!(f, "touch {life} {seen}"),
-            Change::Renew { life, key, grace } => write!(f, "renew {life} {} {grace}", hex(key)),
-            Change::SignIn { life, key, n, user, ends } => {
-                write!(f, "sign-in {life} {} {n} {user} {}", hex(key), ends.join(" "))
+            Change::Renew { life, id_hash, grace } => {
+                write!(f, "renew {life} {} {grace}", hex(id_hash))
+            }
+            Change::SignIn { life, id_hash, n, user, ends } => {
+                write!(f, "sign-in {life} {} {n} {user} {}", hex(id_hash), ends.join(" "))
             }
             Change::End { lives } => write!(f, "end {}", lives.join(" ")),
             Change::Sweep { life } => write!(f, "sweep {life}"),
@@ -97,9 +101,9 @@ impl FromStr for Change {
         let words: Vec<&str> = text.split_whitespace().collect();
         let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
         Ok(match words[..] {
-            ["create", life, key, brief] => Change::Create {
+            ["create", life, id_hash, brief] => Change::Create {
                 life: life.to_owned(),
-                key: key_of(key),
+                id_hash: key_of(id_hash),
                 brief: brief.parse().map_err(drop)?,
             },
             ["merge", life, n] => {
@@ -113,14 +117,14 @@ impl FromStr for Change {
             ["touch", life, seen] => {
                 Change::Touch { life: life.to_owned(), seen: seen.parse().map_err(drop)? }
             }
-            ["renew", life, key, grace] => Change::Renew {
+            ["renew", life, id_hash, grace] => Change::Renew {
                 life: life.to_owned(),
-                key: key_of(key),
+                id_hash: key_of(id_hash),
                 grace: grace.parse().map_err(drop)?,
             },
-            ["sign-in", life, key, n, user, ref ends @ ..] => Change::SignIn {
+            ["sign-in", life, id_hash, n, user, ref ends @ ..] => Change::SignIn {
                 life: life.to_owned(),
-                key: key_of(key),
+                id_hash: key_of(id_hash),
                 n: n.parse().map_err(drop)?,
                 user: user.to_owned(),
                 ends: owned(ends),
@@ -172,7 +176,7 @@ impl FromStr for Said {
 
 #[derive(Clone, Debug)]
 struct Now {
-    key: SessionKey,
+    id_hash: SessionIdHash,
     n: u64,
     /// When it was last known to be seen, if that is known.
     seen: Option<i64>,
@@ -185,12 +189,12 @@ struct Life {
     now: Option<Now>,
     /// The keys before the last renewals, the oldest first, and whether each had a grace, in which
     /// it finds the session too.
-    replaced: VecDeque<(SessionKey, bool)>,
+    replaced: VecDeque<(SessionIdHash, bool)>,
     /// Keys in their grace that a store need not remember: so many later ones were replaced. It may,
     /// where a sweep has made room.
-    beyond: Vec<SessionKey>,
+    beyond: Vec<SessionIdHash>,
     /// Keys that must find nothing.
-    ended: Vec<SessionKey>,
+    ended: Vec<SessionIdHash>,
     /// Somebody else may have ended it.
     doubtful: bool,
     /// Any sweep may end it.
@@ -199,43 +203,43 @@ struct Life {
 
 impl Life {
     fn end(&mut self) {
-        self.ended.extend(self.replaced.drain(..).map(|(key, _)| key));
+        self.ended.extend(self.replaced.drain(..).map(|(id_hash, _)| id_hash));
         self.ended.append(&mut self.beyond);
-        self.ended.extend(self.now.take().map(|now| now.key));
+        self.ended.extend(self.now.take().map(|now| now.id_hash));
         self.doubtful = false;
     }
 
     /// What is wrong with it in this store.
     fn wrong(&self, store: &dyn Store) -> Option<String> {
-        let dead = self.replaced.iter().filter(|(_, grace)| !grace).map(|(key, _)| key);
-        for key in self.ended.iter().chain(dead) {
-            match store.load(key, NOW).unwrap() {
-                Loaded::Absent | Loaded::Replaced { .. } => {}
+        let dead = self.replaced.iter().filter(|(_, grace)| !grace).map(|(id_hash, _)| id_hash);
+        for id_hash in self.ended.iter().chain(dead) {
+            match store.load(id_hash, NOW).unwrap() {
+                Loaded::NotFound | Loaded::Replaced { .. } => {}
                 found => return Some(format!("an ended key finds {found:?}")),
             }
         }
         let now = self.now.as_ref()?;
         for (grace, _) in self.replaced.iter().filter(|(_, grace)| *grace) {
             match store.load(grace, NOW).unwrap() {
-                Loaded::Live { key, .. } if key == now.key => {}
+                Loaded::Live { id_hash, .. } if id_hash == now.id_hash => {}
                 found => return Some(format!("the grace of {now:?} finds {found:?}")),
             }
         }
-        for key in &self.beyond {
-            match store.load(key, NOW).unwrap() {
-                Loaded::Live { key, .. } if key == now.key => {}
-                Loaded::Absent => {}
+        for id_hash in &self.beyond {
+            match store.load(id_hash, NOW).unwrap() {
+                Loaded::Live { id_hash, .. } if id_hash == now.id_hash => {}
+                Loaded::NotFound => {}
                 found => return Some(format!("a former grace of {now:?} finds {found:?}")),
             }
         }
-        match store.load(&now.key, NOW).unwrap() {
-            Loaded::Live { record, key } => {
+        match store.load(&now.id_hash, NOW).unwrap() {
+            Loaded::Live { record, id_hash } => {
                 let n = value::<u64>(&record, "n");
                 let user = record.user.as_ref().map(|user| user.as_str().to_owned());
                 let seen = record.seen.as_millis();
                 let same = n == Some(now.n)
                     && user == now.user
-                    && key == now.key
+                    && id_hash == now.id_hash
                     && now.seen.is_none_or(|promised| promised == seen);
                 (!same).then(|| format!("{now:?} is n={n:?} user={user:?} seen={seen}"))
             }
@@ -248,8 +252,8 @@ type Lives = HashMap<String, Life>;
 
 fn apply(change: &Change, lives: &mut Lives) {
     match change {
-        Change::Create { life, key, brief } => {
-            let now = Now { key: *key, n: 0, seen: None, user: None };
+        Change::Create { life, id_hash, brief } => {
+            let now = Now { id_hash: *id_hash, n: 0, seen: None, user: None };
             let begun = Life { now: Some(now), doubtful: *brief, brief: *brief, ..Life::default() };
             lives.insert(life.clone(), begun);
         }
@@ -268,23 +272,23 @@ fn apply(change: &Change, lives: &mut Lives) {
                 now.seen = Some(*seen);
             }
         }
-        Change::Renew { life, key, grace } => {
+        Change::Renew { life, id_hash, grace } => {
             let life = lives.entry(life.clone()).or_default();
             if let Some(now) = &mut life.now {
-                life.replaced.push_back((std::mem::replace(&mut now.key, *key), *grace));
+                life.replaced.push_back((std::mem::replace(&mut now.id_hash, *id_hash), *grace));
                 if life.replaced.len() > ReplacedId::MAX {
                     match life.replaced.pop_front() {
-                        Some((key, true)) => life.beyond.push(key),
-                        Some((key, false)) => life.ended.push(key),
+                        Some((id_hash, true)) => life.beyond.push(id_hash),
+                        Some((id_hash, false)) => life.ended.push(id_hash),
                         None => {}
                     }
                 }
             }
         }
-        Change::SignIn { life, key, n, user, ends } => {
+        Change::SignIn { life, id_hash, n, user, ends } => {
             let life = lives.entry(life.clone()).or_default();
             life.end();
-            life.now = Some(Now { key: *key, n: *n, seen: None, user: Some(user.clone()) });
+            life.now = Some(Now { id_hash: *id_hash, n: *n, seen: None, user: Some(user.clone()) });
             for other in ends {
                 lives.entry(other.clone()).or_default().end();
             }
@@ -377,9 +381,9 @@ impl Ledger {
     }
 
     /// The keys that a revocation has ended.
-    pub fn ended(&self) -> impl Iterator<Item = &SessionKey> {
+    pub fn ended(&self) -> impl Iterator<Item = &SessionIdHash> {
         self.lives.values().filter(|life| !life.brief).flat_map(|life| {
-            let dead = life.replaced.iter().filter(|(_, grace)| !grace).map(|(key, _)| key);
+            let dead = life.replaced.iter().filter(|(_, grace)| !grace).map(|(id_hash, _)| id_hash);
             life.ended.iter().chain(dead)
         })
     }
@@ -449,12 +453,12 @@ impl Ledger {
 /// The lives as they are while the change is not made: its new key finds nothing.
 fn with_new_key(change: &Change, before: &Lives) -> Lives {
     let mut lives = before.clone();
-    if let Change::Create { life, key, .. }
-    | Change::Renew { life, key, .. }
-    | Change::SignIn { life, key, .. } = change
+    if let Change::Create { life, id_hash, .. }
+    | Change::Renew { life, id_hash, .. }
+    | Change::SignIn { life, id_hash, .. } = change
         && let Some(life) = lives.get_mut(life)
     {
-        life.ended.push(*key);
+        life.ended.push(*id_hash);
     }
     lives
 }

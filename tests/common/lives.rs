@@ -6,14 +6,16 @@ use std::collections::VecDeque;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
+use cloakroom::backend::{
+    Action, AtLimit, Commit, Committed, ReplacedId, SessionFilter, SessionLimit, Store,
+};
 use cloakroom::clock::Timestamp;
 use cloakroom::delta::Delta;
-use cloakroom::id::{ExternalKey, Handle, Realm, SessionKey, UserKey};
+use cloakroom::id::{IdpSessionId, PublicId, Realm, SessionIdHash, UserKey};
 use cloakroom::record::Touch;
-use cloakroom::store::{Admit, AtLimit, Commit, Committed, Fate, ReplacedId, Store, Which};
 use cloakroom::{Lifetime, Result};
 
-use crate::common::{HOUR, NOW, birth, new_key, setting};
+use crate::common::{HOUR, NOW, new_key, new_session, setting};
 use crate::dice::Dice;
 use crate::ledger::{Change, Said};
 
@@ -40,15 +42,15 @@ pub struct Worker<'w> {
 
 struct Own {
     life: String,
-    key: SessionKey,
+    id_hash: SessionIdHash,
     /// The keys before that a store remembers, the oldest first, and whether each finds the session
     /// too.
-    replaced: VecDeque<(SessionKey, bool)>,
-    handle: Handle,
+    replaced: VecDeque<(SessionIdHash, bool)>,
+    public_id: PublicId,
     n: u64,
     seen: i64,
     user: Option<UserKey>,
-    external: Option<ExternalKey>,
+    external: Option<IdpSessionId>,
 }
 
 /// What became of a change.
@@ -132,14 +134,28 @@ impl<'w> Worker<'w> {
     }
 
     fn create(&mut self) -> Result<()> {
-        let (life, key, birth) = (self.new_life(), new_key(), birth());
-        let change = Change::Create { life: life.clone(), key, brief: false };
+        let (life, id_hash, new_session) = (self.new_life(), new_key(), new_session());
+        let change = Change::Create { life: life.clone(), id_hash, brief: false };
         self.carry_out(&change, |worker| {
             let delta = worker.data(0);
-            worker.store.commit(&Commit::new(&key, Fate::Create(&birth), &delta, NOW))?;
-            let (handle, seen) = (birth.handle, NOW.as_millis());
+            worker.store.commit(&Commit::new(
+                &id_hash,
+                Action::Create(&new_session),
+                &delta,
+                NOW,
+            ))?;
+            let (public_id, seen) = (new_session.public_id, NOW.as_millis());
             let (replaced, user, external) = (VecDeque::new(), None, None);
-            worker.lives.push(Own { life, key, replaced, handle, n: 0, seen, user, external });
+            worker.lives.push(Own {
+                life,
+                id_hash,
+                replaced,
+                public_id,
+                n: 0,
+                seen,
+                user,
+                external,
+            });
             Ok(Answer::Done)
         })
     }
@@ -152,11 +168,11 @@ impl<'w> Worker<'w> {
             own.n = n;
             // Some by a client that does not have its new id yet, nor those before it perhaps.
             let graces: Vec<_> = own.replaced.iter().filter(|(_, grace)| *grace).collect();
-            let key = match late && !graces.is_empty() {
+            let id_hash = match late && !graces.is_empty() {
                 true => graces[worker.dice.roll(graces.len())].0,
-                false => own.key,
+                false => own.id_hash,
             };
-            let merged = worker.store.commit(&Commit::new(&key, Fate::Merge, &delta, NOW))?;
+            let merged = worker.store.commit(&Commit::new(&id_hash, Action::Merge, &delta, NOW))?;
             Ok(answer(&merged))
         })
     }
@@ -171,7 +187,8 @@ impl<'w> Worker<'w> {
             (own.n, own.user, own.external) = (n, user.clone(), None);
             let mut delta = setting("n", n);
             delta.set_user(user);
-            let merged = worker.store.commit(&Commit::new(&own.key, Fate::Merge, &delta, NOW))?;
+            let merged =
+                worker.store.commit(&Commit::new(&own.id_hash, Action::Merge, &delta, NOW))?;
             Ok(answer(&merged))
         })
     }
@@ -182,18 +199,19 @@ impl<'w> Worker<'w> {
             let own = &mut worker.lives[at];
             own.seen = seen;
             let touch = Touch::at(Timestamp::from_millis(seen));
-            worker.store.touch(&[(own.key, touch)], NOW).map(|()| Answer::Done)
+            worker.store.touch(&[(own.id_hash, touch)], NOW).map(|()| Answer::Done)
         })
     }
 
     fn renew(&mut self, at: usize) -> Result<()> {
         let (life, to, grace) = (self.lives[at].life.clone(), new_key(), self.dice.chance(30));
-        self.carry_out(&Change::Renew { life, key: to, grace }, |worker| {
+        self.carry_out(&Change::Renew { life, id_hash: to, grace }, |worker| {
             let own = &mut worker.lives[at];
             let grace_until = grace.then(|| NOW + HOUR);
-            let fate = Fate::Renew { to: &to, realm: &Realm::default(), grace_until };
-            let renewed = worker.store.commit(&Commit::new(&own.key, fate, &Delta::new(), NOW))?;
-            own.replaced.push_back((std::mem::replace(&mut own.key, to), grace));
+            let action = Action::Renew { to: &to, realm: &Realm::default(), grace_until };
+            let renewed =
+                worker.store.commit(&Commit::new(&own.id_hash, action, &Delta::new(), NOW))?;
+            own.replaced.push_back((std::mem::replace(&mut own.id_hash, to), grace));
             if own.replaced.len() > ReplacedId::MAX {
                 own.replaced.pop_front();
             }
@@ -211,22 +229,23 @@ impl<'w> Worker<'w> {
             .collect();
         let (n, name) = (self.lives[at].n, user.as_str().to_owned());
         let change =
-            Change::SignIn { life: life.clone(), key: to, n, user: name, ends: ends.clone() };
+            Change::SignIn { life: life.clone(), id_hash: to, n, user: name, ends: ends.clone() };
         self.carry_out(&change, |worker| {
             let own = &worker.lives[at];
-            let mut birth = birth();
-            birth.external_key = Some(ExternalKey::new(format!("{life}-{n}")).unwrap());
+            let mut new_session = new_session();
+            new_session.idp_session_id = Some(IdpSessionId::new(format!("{life}-{n}")).unwrap());
             // Where there is no session any more one begins, and has nothing but this.
             let delta = setting("n", n);
-            let fate = Fate::SignIn { to: &to, user: &user, birth: &birth, join_salt: None };
-            let mut commit = Commit::new(&own.key, fate, &delta, NOW);
-            commit.admit = Some(Admit::new(NonZeroU32::MIN, AtLimit::EndOthers));
+            let action =
+                Action::SignIn { to: &to, user: &user, new_session: &new_session, join_salt: None };
+            let mut commit = Commit::new(&own.id_hash, action, &delta, NOW);
+            commit.session_limit = Some(SessionLimit::new(NonZeroU32::MIN, AtLimit::EndOthers));
             match worker.store.commit(&commit)? {
                 Committed::Done { record, .. } => {
                     let own = &mut worker.lives[at];
-                    (own.key, own.replaced) = (to, VecDeque::new());
-                    (own.handle, own.user) = (record.handle, record.user);
-                    (own.external, own.seen) = (record.external_key, record.seen.as_millis());
+                    (own.id_hash, own.replaced) = (to, VecDeque::new());
+                    (own.public_id, own.user) = (record.public_id, record.user);
+                    (own.external, own.seen) = (record.idp_session_id, record.seen.as_millis());
                     worker.lives.retain(|own| !ends.contains(&own.life));
                     Ok(Answer::Done)
                 }
@@ -237,7 +256,7 @@ impl<'w> Worker<'w> {
 
     fn end(&mut self, at: usize) -> Result<()> {
         let own = &self.lives[at];
-        let (key, handle) = (own.key, own.handle);
+        let (id_hash, public_id) = (own.id_hash, own.public_id);
         let (user, external) = (own.user.clone(), own.external.clone());
         let how = self.dice.roll(if user.is_some() { 5 } else { 2 });
         let lives: Vec<String> = match (how, &user) {
@@ -249,19 +268,19 @@ impl<'w> Worker<'w> {
         };
         self.carry_out(&Change::End { lives: lives.clone() }, |worker| {
             let which = match (how, &user, &external) {
-                (1, ..) => Which::Handle(&handle),
-                (2, Some(user), _) => Which::OfUser(user, &handle),
-                (3, _, Some(external)) => Which::External(external),
-                (4, Some(user), _) => Which::User(user),
+                (1, ..) => SessionFilter::PublicId(&public_id),
+                (2, Some(user), _) => SessionFilter::OfUser(user, &public_id),
+                (3, _, Some(external)) => SessionFilter::IdpSession(external),
+                (4, Some(user), _) => SessionFilter::User(user),
                 _ => {
                     let delete = Delta::new();
-                    let delete = Commit::new(&key, Fate::Delete, &delete, NOW);
+                    let delete = Commit::new(&id_hash, Action::Delete, &delete, NOW);
                     let ended = worker.store.commit(&delete)?;
                     worker.lives.retain(|own| !lives.contains(&own.life));
                     return Ok(answer(&ended));
                 }
             };
-            let revoked = worker.store.registry().unwrap().revoke(&which, None, NOW)?;
+            let revoked = worker.store.index().unwrap().revoke(&which, None, NOW)?;
             worker.lives.retain(|own| !lives.contains(&own.life));
             Ok(if revoked.is_empty() { Answer::Gone } else { Answer::Done })
         })
@@ -269,12 +288,17 @@ impl<'w> Worker<'w> {
 
     /// A session that is over within a second, and a sweep an hour later.
     fn brief(&mut self) -> Result<()> {
-        let (life, key, mut birth) = (self.new_life(), new_key(), birth());
-        birth.limits = Lifetime::fixed(Duration::from_secs(1)).starting(NOW);
-        let change = Change::Create { life: life.clone(), key, brief: true };
+        let (life, id_hash, mut new_session) = (self.new_life(), new_key(), new_session());
+        new_session.limits = Lifetime::fixed(Duration::from_secs(1)).starting(NOW);
+        let change = Change::Create { life: life.clone(), id_hash, brief: true };
         self.carry_out(&change, |worker| {
             let delta = setting("n", 0);
-            worker.store.commit(&Commit::new(&key, Fate::Create(&birth), &delta, NOW))?;
+            worker.store.commit(&Commit::new(
+                &id_hash,
+                Action::Create(&new_session),
+                &delta,
+                NOW,
+            ))?;
             Ok(Answer::Done)
         })?;
         self.carry_out(&Change::Sweep { life }, |worker| {
@@ -284,8 +308,8 @@ impl<'w> Worker<'w> {
 
     fn everyone(&mut self) -> Result<()> {
         self.carry_out(&Change::Everyone, |worker| {
-            let registry = worker.store.registry().unwrap();
-            registry.revoke_everyone(None, NOW).map(|_| Answer::Done)
+            let index = worker.store.index().unwrap();
+            index.revoke_everyone(None, NOW).map(|_| Answer::Done)
         })?;
         self.lives.clear();
         Ok(())
@@ -295,7 +319,7 @@ impl<'w> Worker<'w> {
 fn answer(committed: &Committed) -> Answer {
     match committed {
         Committed::Done { .. } | Committed::Deleted { .. } => Answer::Done,
-        Committed::Gone => Answer::Gone,
+        Committed::NotFound => Answer::Gone,
         other => panic!("a change is answered {other:?}"),
     }
 }

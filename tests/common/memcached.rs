@@ -9,8 +9,8 @@ use std::sync::{LazyLock, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cloakroom::id::SessionKey;
-use cloakroom::store::memcached::{Builder, MemcachedStore};
+use cloakroom::id::SessionIdHash;
+use cloakroom::stores::memcached::{MemcachedStore, MemcachedStoreBuilder};
 
 use super::Kept;
 
@@ -119,19 +119,19 @@ impl Memcached {
         self.builder().connect_timeout(timeout).io_timeout(timeout).open().unwrap()
     }
 
-    pub fn builder(&self) -> Builder {
+    pub fn builder(&self) -> MemcachedStoreBuilder {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let namespace = format!("test{}", NEXT.fetch_add(1, Ordering::Relaxed));
         self.builder_in(&namespace)
     }
 
-    pub fn builder_in(&self, namespace: &str) -> Builder {
+    pub fn builder_in(&self, namespace: &str) -> MemcachedStoreBuilder {
         on([self.address.to_string()]).namespace(namespace)
     }
 }
 
 /// A store on these servers, with time: a busy machine is no server that is down.
-pub fn on(servers: impl IntoIterator<Item = String>) -> Builder {
+pub fn on(servers: impl IntoIterator<Item = String>) -> MemcachedStoreBuilder {
     let builder = MemcachedStore::builder().servers(servers);
     builder.connect_timeout(PATIENCE).io_timeout(PATIENCE)
 }
@@ -225,7 +225,7 @@ impl Raw {
     }
 
     /// The name of a key's item: sessions have the letter `s`, entries of a cache `c`.
-    pub fn name(&mut self, namespace: &str, letter: char, key: &SessionKey) -> String {
+    pub fn name(&mut self, namespace: &str, letter: char, key: &SessionIdHash) -> String {
         let epoch = self.get(&format!("{namespace}:{letter}:epoch")).expect("there is an epoch");
         let epoch = String::from_utf8(epoch).unwrap();
         format!("{namespace}:{letter}:{epoch}:{}", base64url(key.as_bytes()))

@@ -22,12 +22,12 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use cloakroom::backend::{Action, Commit, Committed, Loaded, Store};
 use cloakroom::clock::Timestamp;
 use cloakroom::data::Value;
 use cloakroom::delta::Delta;
-use cloakroom::id::{Realm, SessionId, SessionKey};
-use cloakroom::record::{Birth, Record};
-use cloakroom::store::{Commit, Committed, Fate, Loaded, Store};
+use cloakroom::id::{Realm, SessionId, SessionIdHash};
+use cloakroom::record::{NewSession, Record};
 use cloakroom::{Lifetime, Result};
 use tempfile::TempDir;
 
@@ -62,23 +62,23 @@ impl Folder {
     }
 }
 
-pub fn new_key() -> SessionKey {
-    SessionId::generate().unwrap().key(Realm::default().tag())
+pub fn new_key() -> SessionIdHash {
+    SessionId::generate().unwrap().hash(Realm::default().tag())
 }
 
 /// A key as text, to hand it to another process.
-pub fn hex(key: &SessionKey) -> String {
-    key.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
+pub fn hex(id_hash: &SessionIdHash) -> String {
+    id_hash.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The key that [`hex`] wrote.
-pub fn key_of(hex: &str) -> SessionKey {
+pub fn key_of(hex: &str) -> SessionIdHash {
     let byte = |at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
-    SessionKey::from_bytes(std::array::from_fn(|n| byte(n * 2)))
+    SessionIdHash::from_bytes(std::array::from_fn(|n| byte(n * 2)))
 }
 
-pub fn birth() -> Birth {
-    Birth::new(Lifetime::default().starting(NOW)).unwrap()
+pub fn new_session() -> NewSession {
+    NewSession::new(Lifetime::default().starting(NOW)).unwrap()
 }
 
 pub fn setting(name: &str, value: impl serde::Serialize) -> Delta {
@@ -87,22 +87,22 @@ pub fn setting(name: &str, value: impl serde::Serialize) -> Delta {
     delta
 }
 
-pub fn create(store: &impl Store, delta: &Delta) -> Result<SessionKey> {
-    let key = new_key();
-    store.commit(&Commit::new(&key, Fate::Create(&birth()), delta, NOW))?;
-    Ok(key)
+pub fn create(store: &impl Store, delta: &Delta) -> Result<SessionIdHash> {
+    let id_hash = new_key();
+    store.commit(&Commit::new(&id_hash, Action::Create(&new_session()), delta, NOW))?;
+    Ok(id_hash)
 }
 
-pub fn merge(store: &impl Store, key: &SessionKey, delta: &Delta) -> Result<Committed> {
-    store.commit(&Commit::new(key, Fate::Merge, delta, NOW))
+pub fn merge(store: &impl Store, id_hash: &SessionIdHash, delta: &Delta) -> Result<Committed> {
+    store.commit(&Commit::new(id_hash, Action::Merge, delta, NOW))
 }
 
-pub fn delete(store: &impl Store, key: &SessionKey) -> Result<Committed> {
-    store.commit(&Commit::new(key, Fate::Delete, &Delta::new(), NOW))
+pub fn delete(store: &impl Store, id_hash: &SessionIdHash) -> Result<Committed> {
+    store.commit(&Commit::new(id_hash, Action::Delete, &Delta::new(), NOW))
 }
 
-pub fn live(store: &impl Store, key: &SessionKey) -> Result<Option<Record>> {
-    Ok(match store.load(key, NOW)? {
+pub fn live(store: &impl Store, id_hash: &SessionIdHash) -> Result<Option<Record>> {
+    Ok(match store.load(id_hash, NOW)? {
         Loaded::Live { record, .. } => Some(record),
         _ => None,
     })

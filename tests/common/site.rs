@@ -10,12 +10,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use cloakroom::backend::{
+    Capabilities, Commit, Committed, Loaded, Maintenance, SessionIndex, Store, SweepReport,
+};
 use cloakroom::clock::{Clock, ManualClock, Timestamp};
 use cloakroom::event::EventKind;
-use cloakroom::id::SessionKey;
-use cloakroom::manager::Builder;
+use cloakroom::id::SessionIdHash;
+use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::record::{Stats, Touch};
-use cloakroom::store::{Commit, Committed, Loaded, Registry, Store, Swept, Traits, Upkeep};
 use cloakroom::{Error, ErrorKind, MemoryStore, Result, SessionManager, SqliteStore};
 
 use crate::app::{App, FRAMEWORKS, Framework, Gate, Server};
@@ -67,12 +69,12 @@ impl Watched {
 }
 
 impl Store for Watched {
-    fn load(&self, key: &SessionKey, now: Timestamp) -> Result<Loaded> {
+    fn load(&self, key: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
         self.called(&self.0.failing_loads)?;
         self.0.store.load(key, now)
     }
 
-    fn try_load(&self, _: &SessionKey, _: Timestamp) -> Option<Loaded> {
+    fn try_load(&self, _: &SessionIdHash, _: Timestamp) -> Option<Loaded> {
         None
     }
 
@@ -81,24 +83,24 @@ impl Store for Watched {
         self.0.store.commit(commit)
     }
 
-    fn touch(&self, batch: &[(SessionKey, Touch)], now: Timestamp) -> Result<()> {
+    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
         self.0.store.touch(batch, now)
     }
 
-    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<Swept> {
+    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {
         self.0.store.sweep(now, limit)
     }
 
-    fn registry(&self) -> Option<&dyn Registry> {
-        self.0.store.registry()
+    fn index(&self) -> Option<&dyn SessionIndex> {
+        self.0.store.index()
     }
 
-    fn upkeep(&self) -> Option<&dyn Upkeep> {
-        self.0.store.upkeep()
+    fn maintenance(&self) -> Option<&dyn Maintenance> {
+        self.0.store.maintenance()
     }
 
-    fn traits(&self) -> Traits {
-        self.0.store.traits()
+    fn capabilities(&self) -> Capabilities {
+        self.0.store.capabilities()
     }
 }
 
@@ -114,7 +116,7 @@ pub struct Plan {
     pub framework: Framework,
     pub storage: Storage,
     pub busy_timeout: Duration,
-    pub configure: fn(Builder) -> Builder,
+    pub configure: fn(SessionManagerBuilder) -> SessionManagerBuilder,
 }
 
 impl fmt::Display for Plan {
@@ -200,7 +202,7 @@ impl Site {
     }
 
     pub fn stats(&self) -> Stats {
-        self.store.registry().unwrap().stats(self.now()).unwrap()
+        self.store.index().unwrap().stats(self.now()).unwrap()
     }
 
     /// How many sessions live.
@@ -213,7 +215,9 @@ impl Site {
     }
 }
 
-fn plans(configure: fn(Builder) -> Builder) -> impl Iterator<Item = Plan> {
+fn plans(
+    configure: fn(SessionManagerBuilder) -> SessionManagerBuilder,
+) -> impl Iterator<Item = Plan> {
     FRAMEWORKS.iter().flat_map(move |framework| {
         [Storage::Memory, Storage::File].into_iter().map(move |storage| Plan {
             framework: *framework,
@@ -230,7 +234,10 @@ pub fn everywhere(test: impl Fn(&mut Site)) {
 }
 
 /// The same with other settings than the defaults.
-pub fn everywhere_with(configure: fn(Builder) -> Builder, test: impl Fn(&mut Site)) {
+pub fn everywhere_with(
+    configure: fn(SessionManagerBuilder) -> SessionManagerBuilder,
+    test: impl Fn(&mut Site),
+) {
     for plan in plans(configure) {
         println!("{plan}");
         test(&mut Site::start(plan));

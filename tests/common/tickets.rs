@@ -2,7 +2,7 @@
 
 use cloakroom::cookie::CookieKeys;
 use cloakroom::http::{Outcome, RequestHead, ResponseHeaders};
-use cloakroom::manager::Builder;
+use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{CookieConfig, Session, SessionManager};
 
 use super::in_process::sign_in;
@@ -50,7 +50,7 @@ fn keys() -> CookieKeys {
     CookieKeys::new([[7; 64]]).unwrap()
 }
 
-pub type Configure = fn(Builder, &str) -> Builder;
+pub type Configure = fn(SessionManagerBuilder, &str) -> SessionManagerBuilder;
 
 /// The ways in which a manager's ids can travel, under this name.
 pub const WAYS: [(&str, Configure); 4] = [

@@ -24,7 +24,7 @@ pub trait Model {
 }
 
 /// One operation of a history.
-pub struct Entry<'h, O, A> {
+pub struct CacheEntry<'h, O, A> {
     pub operation: &'h O,
     /// None if it is not known whether it was done: then it may be done at any later time, or never.
     pub answer: Option<&'h A>,
@@ -49,7 +49,7 @@ pub const MOST: usize = Done::BITS as usize;
 pub fn check<M: Model>(
     model: &M,
     initial: M::State,
-    history: &[Entry<'_, M::Operation, M::Answer>],
+    history: &[CacheEntry<'_, M::Operation, M::Answer>],
 ) -> Result<(), NoOrder<M::State>> {
     assert!(history.len() <= MOST, "a history of {} operations is too long", history.len());
     let furthest = NoOrder { furthest: Vec::new(), state: initial.clone() };
@@ -62,7 +62,7 @@ pub fn check<M: Model>(
 
 struct Search<'m, 'h, M: Model> {
     model: &'m M,
-    history: &'h [Entry<'h, M::Operation, M::Answer>],
+    history: &'h [CacheEntry<'h, M::Operation, M::Answer>],
     /// What was done and the state after it, for all from which there is no way on.
     dead: HashSet<(Done, M::State)>,
     path: Vec<usize>,
@@ -82,7 +82,7 @@ impl<M: Model> Search<'_, '_, M> {
         let next: Vec<usize> =
             waiting().filter(|(_, entry)| entry.start <= first_end).map(|(at, _)| at).collect();
         for at in next {
-            let Entry { operation, answer, .. } = self.history[at];
+            let CacheEntry { operation, answer, .. } = self.history[at];
             for after in self.model.step(state, operation, answer) {
                 let done = done | 1 << at;
                 if !self.dead.insert((done, after.clone())) {

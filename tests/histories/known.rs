@@ -9,7 +9,7 @@ use super::operations::{
 
 const IDLE: Moment = 1000;
 const BEGINS: Begins =
-    Begins { handle: 1, external: None, level: 0, idle: Some(IDLE), absolute: None };
+    Begins { public_id: 1, external: None, level: 0, idle: Some(IDLE), absolute: None };
 
 /// A history that is being written down.
 #[derive(Default)]
@@ -19,7 +19,7 @@ impl History {
     /// One session under key 1.
     fn of_one_session() -> History {
         let mut history = History::default();
-        let create = Call::Create { key: 1, begins: BEGINS, changes: Vec::new() };
+        let create = Call::Create { id_hash: 1, begins: BEGINS, changes: Vec::new() };
         history.add(0..1, create, done(session(1, &[]), 1, &[]));
         history
     }
@@ -46,7 +46,7 @@ impl History {
 
 fn session(revision: u64, data: &[(Number, Number)]) -> Session {
     Session {
-        handle: 1,
+        public_id: 1,
         user: None,
         external: None,
         level: 0,
@@ -61,21 +61,21 @@ fn session(revision: u64, data: &[(Number, Number)]) -> Session {
 }
 
 fn set(name: Number, value: Number, if_revision: Option<u64>) -> Call {
-    Call::Merge { key: 1, changes: vec![Change::Set(name, value)], if_revision, seen: None }
+    Call::Merge { id_hash: 1, changes: vec![Change::Set(name, value)], if_revision, seen: None }
 }
 
 fn renew(to: Number) -> Call {
-    Call::Renew { key: 1, to, grace_until: None, changes: Vec::new() }
+    Call::Renew { id_hash: 1, to, grace_until: None, changes: Vec::new() }
 }
 
-const LOAD: Call = Call::Load { key: 1 };
+const LOAD: Call = Call::Load { id_hash: 1 };
 
-fn live(session: Session, key: Number) -> Answer {
-    Answer::Live { session, key }
+fn live(session: Session, id_hash: Number) -> Answer {
+    Answer::Live { session, id_hash }
 }
 
-fn done(session: Session, key: Number, ended: &[Number]) -> Answer {
-    Answer::Done { session, key, ended: ended.to_vec() }
+fn done(session: Session, id_hash: Number, ended: &[Number]) -> Answer {
+    Answer::Done { session, id_hash, ended: ended.to_vec() }
 }
 
 fn unknown() -> Answer {
@@ -99,7 +99,7 @@ fn of_two_updates_on_one_revision_the_second_is_stale() {
         let mut history = History::of_one_session();
         history.add(2..5, set(1, 1, Some(1)), done(session(2, &[(1, 1)]), 1, &[]));
         let second = match is_stale {
-            true => Answer::Stale { session: session(2, &[(1, 1)]), key: 1 },
+            true => Answer::Stale { session: session(2, &[(1, 1)]), id_hash: 1 },
             false => done(session(2, &[(1, 1)]), 1, &[]),
         };
         history.add(3..4, set(1, 1, Some(1)), second);
@@ -140,15 +140,15 @@ fn what_was_seen_of_a_change_under_way_is_not_unseen() {
 #[test]
 fn what_ended_stays_ended() {
     let gone = [
-        (Call::Delete { key: 1 }, Answer::Deleted { key: 1 }),
-        (Call::Revoke(Who::Handle(1)), Answer::Revoked(vec![1])),
+        (Call::Delete { id_hash: 1 }, Answer::Deleted { id_hash: 1 }),
+        (Call::Revoke(Who::PublicId(1)), Answer::Revoked(vec![1])),
         (Call::RevokeEveryone, Answer::RevokedEveryone(Some(1))),
     ];
     for (end, answer) in gone {
         for revived in [false, true] {
             let mut history = History::of_one_session();
             history.add(2..3, end.clone(), answer.clone());
-            let late = if revived { done(session(2, &[(1, 7)]), 1, &[]) } else { Answer::Absent };
+            let late = if revived { done(session(2, &[(1, 7)]), 1, &[]) } else { Answer::NotFound };
             history.add(4..5, set(1, 7, None), late);
             assert_eq!(history.has_an_order(), !revived, "{end:?}");
         }
@@ -159,7 +159,7 @@ fn what_ended_stays_ended() {
 fn a_session_that_has_expired_is_read_and_touched_no_more() {
     for (now, lives) in [(IDLE - 1, true), (IDLE, false)] {
         let mut history = History::of_one_session();
-        history.add_at(now, 2..3, Call::Touch { key: 1, seen: now }, Answer::Ok);
+        history.add_at(now, 2..3, Call::Touch { id_hash: 1, seen: now }, Answer::Ok);
         let seen = Session { seen: now, ..session(1, &[]) };
         history.add_at(now, 4..5, LOAD, live(seen, 1));
         assert_eq!(history.has_an_order(), lives);
@@ -168,9 +168,9 @@ fn a_session_that_has_expired_is_read_and_touched_no_more() {
 
 /// Somebody signs in at the deadline of the session under key 1, and gets key 2.
 fn sign_in_at_the_deadline() -> (Call, Answer) {
-    let (begins, changes) = (Begins { handle: 2, ..BEGINS }, Vec::new());
-    let call = Call::SignIn { key: 1, to: 2, user: 1, begins, changes, limit: None };
-    let born = Session { handle: 2, created: IDLE, seen: IDLE, ..session(1, &[]) };
+    let (begins, changes) = (Begins { public_id: 2, ..BEGINS }, Vec::new());
+    let call = Call::SignIn { id_hash: 1, to: 2, user: 1, begins, changes, limit: None };
+    let born = Session { public_id: 2, created: IDLE, seen: IDLE, ..session(1, &[]) };
     let begun = Session { user: Some(1), authenticated: Some(IDLE), ..born };
     (call, done(begun, 2, &[]))
 }
@@ -178,15 +178,15 @@ fn sign_in_at_the_deadline() -> (Call, Answer) {
 #[test]
 fn what_was_ended_at_its_deadline_is_gone_for_who_is_late_too() {
     let ends = [
-        (Call::Delete { key: 1 }, Answer::Absent),
-        (Call::Revoke(Who::Handle(1)), Answer::Revoked(vec![])),
+        (Call::Delete { id_hash: 1 }, Answer::NotFound),
+        (Call::Revoke(Who::PublicId(1)), Answer::Revoked(vec![])),
         sign_in_at_the_deadline(),
     ];
     for (end, answer) in ends {
         for revived in [false, true] {
             let mut history = History::of_one_session();
             history.add_at(IDLE, 2..3, end.clone(), answer.clone());
-            let late = if revived { done(session(2, &[(1, 7)]), 1, &[]) } else { Answer::Absent };
+            let late = if revived { done(session(2, &[(1, 7)]), 1, &[]) } else { Answer::NotFound };
             history.add_at(IDLE - 1, 4..5, set(1, 7, None), late);
             assert_eq!(history.has_an_order(), !revived, "{end:?}");
         }
@@ -198,9 +198,9 @@ fn who_is_late_may_see_the_two_steps_of_a_sign_in_over_an_expired_session() {
     let mut history = History::of_one_session();
     let (sign_in, signed_in) = sign_in_at_the_deadline();
     history.add_at(IDLE, 2..9, sign_in, signed_in);
-    history.add_at(IDLE - 1, 3..4, LOAD, Answer::Absent);
+    history.add_at(IDLE - 1, 3..4, LOAD, Answer::NotFound);
     history.0[2].latest = IDLE;
-    history.add_at(IDLE, 5..6, Call::Load { key: 2 }, Answer::Absent);
+    history.add_at(IDLE, 5..6, Call::Load { id_hash: 2 }, Answer::NotFound);
     assert!(!history.has_an_order());
     assert!(history.has_an_order_by(Sessions { moves_in_steps: true, ..Sessions::PLAIN }));
     history.0[2].latest = IDLE - 1;
@@ -213,7 +213,7 @@ fn of_two_renewals_of_one_key_one_is_told_that_it_was_renewed() {
         let mut history = History::of_one_session();
         history.add(2..5, renew(2), done(session(2, &[]), 2, &[1]));
         let second =
-            if both { done(session(3, &[]), 3, &[1]) } else { Answer::Replaced { key: 2 } };
+            if both { done(session(3, &[]), 3, &[1]) } else { Answer::Replaced { id_hash: 2 } };
         history.add(3..4, renew(3), second);
         assert_eq!(history.has_an_order(), !both);
         if !both {
@@ -227,20 +227,20 @@ fn of_two_renewals_of_one_key_one_is_told_that_it_was_renewed() {
 fn a_limit_is_never_passed_by_two_sign_ins_at_once() {
     for ends in [true, false] {
         let mut history = History::default();
-        for (key, time) in [(2, 0..5), (3, 1..4)] {
+        for (id_hash, time) in [(2, 0..5), (3, 1..4)] {
             let call = Call::SignIn {
-                key: 1,
-                to: key,
+                id_hash: 1,
+                to: id_hash,
                 user: 1,
-                begins: Begins { handle: key, ..BEGINS },
+                begins: Begins { public_id: id_hash, ..BEGINS },
                 changes: Vec::new(),
                 limit: Some((1, AtLimit::EndOldest)),
             };
             let born = session(1, &[]);
             let (user, authenticated) = (Some(1), Some(0));
-            let signed_in = Session { handle: key, user, authenticated, ..born };
-            let ended: &[Number] = if ends && key == 3 { &[2] } else { &[] };
-            history.add(time, call, done(signed_in, key, ended));
+            let signed_in = Session { public_id: id_hash, user, authenticated, ..born };
+            let ended: &[Number] = if ends && id_hash == 3 { &[2] } else { &[] };
+            history.add(time, call, done(signed_in, id_hash, ended));
         }
         assert_eq!(history.has_an_order(), ends);
     }
@@ -257,7 +257,7 @@ fn what_has_an_unknown_outcome_may_be_done_late_or_never_but_not_twice() {
     assert!(history.has_an_order(), "late");
     history.add(
         8..9,
-        Call::Merge { key: 1, changes: vec![Change::Remove(1)], if_revision: None, seen: None },
+        Call::Merge { id_hash: 1, changes: vec![Change::Remove(1)], if_revision: None, seen: None },
         done(session(3, &[]), 1, &[]),
     );
     history.add(10..11, LOAD, live(session(4, &[(1, 7)]), 1));
@@ -277,14 +277,14 @@ fn a_server_that_was_started_again_has_nothing_from_before() {
 #[test]
 fn a_renewal_that_says_its_session_has_ended_leaves_none_behind() {
     let memcached = Sessions { moves_in_steps: true, ..Sessions::PLAIN };
-    for (answer, fine) in [(Answer::Absent, false), (unknown(), true)] {
+    for (answer, fine) in [(Answer::NotFound, false), (unknown(), true)] {
         let mut history = History::of_one_session();
         history.add(2..3, renew(2), answer);
-        history.add(4..5, LOAD, Answer::Replaced { key: 2 });
+        history.add(4..5, LOAD, Answer::Replaced { id_hash: 2 });
         assert_eq!(history.has_an_order_by(memcached), fine);
     }
     let mut history = History::of_one_session();
-    history.add(2..5, renew(2), Answer::Absent);
-    history.add(3..4, Call::Delete { key: 2 }, Answer::Deleted { key: 2 });
+    history.add(2..5, renew(2), Answer::NotFound);
+    history.add(3..4, Call::Delete { id_hash: 2 }, Answer::Deleted { id_hash: 2 });
     assert!(history.has_an_order_by(memcached));
 }

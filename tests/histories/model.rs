@@ -1,10 +1,10 @@
 //! What sessions are, one operation after the other: written from the documentation, and not by
 //! the code of the crate that decides it.
 
-use super::checker::{Entry, Model, check};
+use super::checker::{CacheEntry, Model, check};
 use super::operations::{
-    Answer, AtLimit, Begins, Call, Change, Happened, Listed, Moment, Number, Operation, Session,
-    Who,
+    Answer, AtLimit, Begins, Call, Change, Happened, Moment, Number, Operation, Session,
+    UserSession, Who,
 };
 
 /// For so long a replaced key is remembered, after it was replaced and after its grace.
@@ -82,7 +82,7 @@ struct Store {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Row {
-    key: Number,
+    id_hash: Number,
     /// The latest keys it had, the oldest first.
     replaced: Vec<Replaced>,
     session: Session,
@@ -90,7 +90,7 @@ struct Row {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Replaced {
-    key: Number,
+    id_hash: Number,
     to: Number,
     at: Moment,
     grace_until: Option<Moment>,
@@ -117,7 +117,7 @@ enum Found {
     Live(usize),
     Expired(usize),
     Replaced(usize, Replaced),
-    Absent,
+    NotFound,
 }
 
 impl Session {
@@ -132,7 +132,7 @@ impl Session {
 
     fn born(begins: &Begins, now: Moment) -> Session {
         Session {
-            handle: begins.handle,
+            public_id: begins.public_id,
             user: None,
             external: begins.external,
             level: begins.level,
@@ -176,9 +176,11 @@ impl Session {
         match who {
             Who::All => true,
             Who::User(user) => self.user == Some(*user),
-            Who::Handle(handle) => self.handle == *handle,
-            Who::OfUser(user, handle) => self.user == Some(*user) && self.handle == *handle,
-            Who::External(key) => self.external == Some(*key),
+            Who::PublicId(public_id) => self.public_id == *public_id,
+            Who::OfUser(user, public_id) => {
+                self.user == Some(*user) && self.public_id == *public_id
+            }
+            Who::External(id_hash) => self.external == Some(*id_hash),
         }
     }
 }
@@ -186,26 +188,27 @@ impl Session {
 type Outcomes = Vec<(Store, Answer)>;
 
 impl Store {
-    /// What `key` finds.
-    fn find(&self, key: Number, now: Moment) -> Found {
+    /// What `id_hash` finds.
+    fn find(&self, id_hash: Number, now: Moment) -> Found {
         let at = |index: usize| match self.rows[index].session.lives(now) {
             true => Found::Live(index),
             false => Found::Expired(index),
         };
-        if let Some(index) = self.rows.iter().position(|row| row.key == key) {
+        if let Some(index) = self.rows.iter().position(|row| row.id_hash == id_hash) {
             return at(index);
         }
-        let was = |row: &Row| row.replaced.iter().find(|replaced| replaced.key == key).copied();
+        let was =
+            |row: &Row| row.replaced.iter().find(|replaced| replaced.id_hash == id_hash).copied();
         let rows = self.rows.iter().enumerate();
         let Some((index, replaced)) = rows.filter_map(|(at, row)| Some((at, was(row)?))).next()
         else {
-            return Found::Absent;
+            return Found::NotFound;
         };
         let remembered = replaced.at.max(replaced.grace_until.unwrap_or(replaced.at)) + REMEMBERED;
         let is_in_grace = replaced.grace_until.is_some_and(|until| now < until);
         match at(index) {
             found if is_in_grace => found,
-            _ if now >= remembered => Found::Absent,
+            _ if now >= remembered => Found::NotFound,
             Found::Live(at) => Found::Replaced(at, replaced),
             expired => expired,
         }
@@ -213,44 +216,46 @@ impl Store {
 
     fn move_to(&mut self, at: usize, left: Replaced) {
         let row = &mut self.rows[at];
-        row.key = left.to;
+        row.id_hash = left.to;
         if left.by != By::Renewal {
             row.replaced.iter_mut().for_each(|replaced| replaced.grace_until = None);
         }
-        row.replaced.retain(|replaced| replaced.key != left.key);
+        row.replaced.retain(|replaced| replaced.id_hash != left.id_hash);
         row.replaced.push(left);
         let excess = row.replaced.len().saturating_sub(MOST_REPLACED);
         row.replaced.drain(..excess);
     }
 
     fn end(&mut self, mut which: impl FnMut(&Row) -> bool) -> Vec<Number> {
-        let ended = self.rows.iter().filter(|row| which(row)).map(|row| row.key).collect();
+        let ended = self.rows.iter().filter(|row| which(row)).map(|row| row.id_hash).collect();
         self.rows.retain(|row| !which(row));
         sorted(ended)
     }
 
-    fn is_taken(&self, key: Number) -> bool {
-        let had = |row: &Row| row.replaced.iter().any(|replaced| replaced.key == key);
-        self.rows.iter().any(|row| row.key == key || had(row))
+    fn is_taken(&self, id_hash: Number) -> bool {
+        let had = |row: &Row| row.replaced.iter().any(|replaced| replaced.id_hash == id_hash);
+        self.rows.iter().any(|row| row.id_hash == id_hash || had(row))
     }
 
     /// What ends sessions removes those that it finds expired, and names none of them: a write that
     /// has waited since before the deadline must not find them any more.
     fn without_expired(mut self, operation: &Operation) -> Store {
         let now = operation.now;
-        let (key, which) = match &operation.call {
-            Call::Delete { key } => (Some(*key), None),
-            Call::SignIn { key, user, limit, .. } => (Some(*key), limit.map(|_| Who::User(*user))),
+        let (id_hash, which) = match &operation.call {
+            Call::Delete { id_hash } => (Some(*id_hash), None),
+            Call::SignIn { id_hash, user, limit, .. } => {
+                (Some(*id_hash), limit.map(|_| Who::User(*user)))
+            }
             Call::Revoke(who) => (None, Some(*who)),
             _ => return self,
         };
-        let found = key.map(|key| self.find(key, now));
+        let found = id_hash.map(|id_hash| self.find(id_hash, now));
         let found = match found {
-            Some(Found::Expired(at)) => Some(self.rows[at].key),
+            Some(Found::Expired(at)) => Some(self.rows[at].id_hash),
             _ => None,
         };
         let is_meant = |row: &Row| which.is_some_and(|who| row.session.is_of(&who));
-        self.end(|row| !row.session.lives(now) && (Some(row.key) == found || is_meant(row)));
+        self.end(|row| !row.session.lives(now) && (Some(row.id_hash) == found || is_meant(row)));
         self
     }
 }
@@ -264,66 +269,72 @@ impl Sessions {
     /// Everything that the operation may do and answer.
     fn outcomes(self, store: &Store, operation: &Operation) -> Outcomes {
         let now = operation.now;
-        let each = |store: &Store, key: Number, then: &dyn Fn(Store, Found) -> Outcomes| {
-            let found = store.find(key, now);
+        let each = |store: &Store, id_hash: Number, then: &dyn Fn(Store, Found) -> Outcomes| {
+            let found = store.find(id_hash, now);
             let mut outcomes = then(store.clone(), found);
             // Until the key is remembered anew it leads to a session that is not there any more.
             if let Found::Replaced(_, Replaced { by: By::SignInAnew { begins: true }, .. }) = found
                 && self.moves_in_steps
             {
-                outcomes.extend(then(store.clone(), Found::Absent));
+                outcomes.extend(then(store.clone(), Found::NotFound));
             }
             outcomes
         };
         match &operation.call {
-            Call::Load { key } => each(store, *key, &|store, found| {
+            Call::Load { id_hash } => each(store, *id_hash, &|store, found| {
                 let answer = match found {
                     Found::Live(at) => {
-                        let Row { key, session, .. } = store.rows[at].clone();
-                        Answer::Live { session, key }
+                        let Row { id_hash, session, .. } = store.rows[at].clone();
+                        Answer::Live { session, id_hash }
                     }
-                    Found::Replaced(at, _) => Answer::Replaced { key: store.rows[at].key },
-                    Found::Expired(_) | Found::Absent => Answer::Absent,
+                    Found::Replaced(at, _) => Answer::Replaced { id_hash: store.rows[at].id_hash },
+                    Found::Expired(_) | Found::NotFound => Answer::NotFound,
                 };
                 vec![(store, answer)]
             }),
-            Call::Create { key, begins, changes } => {
+            Call::Create { id_hash, begins, changes } => {
                 let mut store = store.clone();
-                if store.is_taken(*key) {
+                if store.is_taken(*id_hash) {
                     return Vec::new();
                 }
                 let mut session = Session::born(begins, now);
                 session.apply(changes);
-                store.rows.push(Row { key: *key, replaced: Vec::new(), session: session.clone() });
-                vec![(store, Answer::Done { session, key: *key, ended: Vec::new() })]
+                store.rows.push(Row {
+                    id_hash: *id_hash,
+                    replaced: Vec::new(),
+                    session: session.clone(),
+                });
+                vec![(store, Answer::Done { session, id_hash: *id_hash, ended: Vec::new() })]
             }
-            Call::Merge { key, changes, if_revision, seen } => {
-                each(store, *key, &|store, found| {
+            Call::Merge { id_hash, changes, if_revision, seen } => {
+                each(store, *id_hash, &|store, found| {
                     let change = Merged { changes, if_revision: *if_revision, seen: *seen };
                     vec![self.go_on(store, found, &change, None)]
                 })
             }
-            Call::Renew { key, to, grace_until, changes } => each(store, *key, &|store, found| {
-                let change = Merged { changes, if_revision: None, seen: None };
-                let (key, to, grace_until) = (*key, *to, *grace_until);
-                // Whether it had a user is seen where it is found.
-                let (by, had_user) = (By::Renewal, false);
-                let left = Replaced { key, to, at: now, grace_until, by, had_user };
-                vec![self.go_on(store, found, &change, Some(left))]
-            }),
-            Call::SignIn { key, .. } => {
-                each(store, *key, &|store, found| self.sign_in(store, found, operation))
+            Call::Renew { id_hash, to, grace_until, changes } => {
+                each(store, *id_hash, &|store, found| {
+                    let change = Merged { changes, if_revision: None, seen: None };
+                    let (id_hash, to, grace_until) = (*id_hash, *to, *grace_until);
+                    // Whether it had a user is seen where it is found.
+                    let (by, had_user) = (By::Renewal, false);
+                    let left = Replaced { id_hash, to, at: now, grace_until, by, had_user };
+                    vec![self.go_on(store, found, &change, Some(left))]
+                })
             }
-            Call::Delete { key } => each(store, *key, &|mut store, found| {
+            Call::SignIn { id_hash, .. } => {
+                each(store, *id_hash, &|store, found| self.sign_in(store, found, operation))
+            }
+            Call::Delete { id_hash } => each(store, *id_hash, &|mut store, found| {
                 let answer = match found {
                     Found::Live(at) | Found::Replaced(at, _) => {
-                        Answer::Deleted { key: store.rows.remove(at).key }
+                        Answer::Deleted { id_hash: store.rows.remove(at).id_hash }
                     }
-                    Found::Expired(_) | Found::Absent => Answer::Absent,
+                    Found::Expired(_) | Found::NotFound => Answer::NotFound,
                 };
                 vec![(store, answer)]
             }),
-            Call::Touch { key, seen } => each(store, *key, &|mut store, found| {
+            Call::Touch { id_hash, seen } => each(store, *id_hash, &|mut store, found| {
                 if let Found::Live(at) = found {
                     let session = &mut store.rows[at].session;
                     session.seen = session.seen.max(*seen);
@@ -335,21 +346,24 @@ impl Sessions {
                 for row in store.rows.iter().filter(|row| !row.session.lives(now)) {
                     let mut without = stores.clone();
                     for (store, swept) in &mut without {
-                        *swept += store.end(|other| other.key == row.key).len();
+                        *swept += store.end(|other| other.id_hash == row.id_hash).len();
                     }
                     match self.sweeps_in_two_steps {
                         true => stores.extend(without),
                         false => stores = without,
                     }
                 }
-                stores.into_iter().map(|(store, swept)| (store, Answer::Swept(swept))).collect()
+                stores
+                    .into_iter()
+                    .map(|(store, swept)| (store, Answer::SweepReport(swept)))
+                    .collect()
             }
             Call::List(who) => {
                 let rows = store.rows.iter().rev().map(|row| &row.session);
                 let rows = rows.filter(|session| session.lives(now) && session.is_of(who));
                 let list = rows.map(|session| {
-                    let Session { handle, user, seen, .. } = *session;
-                    Listed { handle, user, seen }
+                    let Session { public_id, user, seen, .. } = *session;
+                    UserSession { public_id, user, seen }
                 });
                 vec![(store.clone(), Answer::List(list.collect()))]
             }
@@ -384,19 +398,19 @@ impl Sessions {
         let at = match found {
             Found::Live(at) => at,
             Found::Replaced(at, _) => {
-                let key = store.rows[at].key;
-                return (store, Answer::Replaced { key });
+                let id_hash = store.rows[at].id_hash;
+                return (store, Answer::Replaced { id_hash });
             }
-            Found::Expired(_) | Found::Absent => return (store, Answer::Absent),
+            Found::Expired(_) | Found::NotFound => return (store, Answer::NotFound),
         };
         let row = &mut store.rows[at];
         if change.if_revision.is_some_and(|revision| revision != row.session.revision) {
-            let Row { key, session, .. } = row.clone();
-            return (store, Answer::Stale { session, key });
+            let Row { id_hash, session, .. } = row.clone();
+            return (store, Answer::Stale { session, id_hash });
         }
         // Through a key within its grace nothing moves.
         let had_user = row.session.user.is_some();
-        let renewal = renewal.filter(|left| left.key == row.key);
+        let renewal = renewal.filter(|left| left.id_hash == row.id_hash);
         let renewal = renewal.map(|left| Replaced { had_user, ..left });
         let changed = row.session.apply(change.changes);
         if let Some(seen) = change.seen.filter(|seen| row.session.touch_is_due(*seen)) {
@@ -404,19 +418,19 @@ impl Sessions {
         }
         let Some(left) = renewal else {
             row.session.revision += u64::from(changed);
-            let Row { key, session, .. } = row.clone();
+            let Row { id_hash, session, .. } = row.clone();
             return (
                 store,
                 match changed {
-                    true => Answer::Done { session, key, ended: Vec::new() },
-                    false => Answer::Unchanged { session, key },
+                    true => Answer::Done { session, id_hash, ended: Vec::new() },
+                    false => Answer::Unchanged { session, id_hash },
                 },
             );
         };
         row.session.revision += 1;
         let session = row.session.clone();
         store.move_to(at, left);
-        (store, Answer::Done { session, key: left.to, ended: vec![left.key] })
+        (store, Answer::Done { session, id_hash: left.to, ended: vec![left.id_hash] })
     }
 
     fn sign_in(self, store: Store, found: Found, operation: &Operation) -> Outcomes {
@@ -434,12 +448,12 @@ impl Sessions {
         if let (Some(row), Some(replaced)) = (&from, replaced)
             && row.session.user == Some(*user)
             && matches!(replaced.by, By::SignIn | By::SignInAnew { .. })
-            && replaced.to == row.key
+            && replaced.to == row.id_hash
             && operation.now <= replaced.at + UNDER_WAY
             && proves_as_much(begins, &row.session)
         {
-            let key = row.key;
-            outcomes.push((store.clone(), Answer::Replaced { key }));
+            let id_hash = row.id_hash;
+            outcomes.push((store.clone(), Answer::Replaced { id_hash }));
             if !may_be_as_before {
                 return outcomes;
             }
@@ -456,7 +470,8 @@ impl Sessions {
     }
 
     fn sign_in_from(self, mut store: Store, from: Option<Row>, operation: &Operation) -> Outcomes {
-        let Call::SignIn { key: asked, to, user, begins, changes, limit } = &operation.call else {
+        let Call::SignIn { id_hash: asked, to, user, begins, changes, limit } = &operation.call
+        else {
             return Vec::new();
         };
         let now = operation.now;
@@ -464,11 +479,11 @@ impl Sessions {
         let mut ended = Vec::new();
         if let Some((limit, at_limit)) = limit {
             let others = store.rows.iter().filter(|row| {
-                let is_it = from.as_ref().is_some_and(|from| from.key == row.key);
+                let is_it = from.as_ref().is_some_and(|from| from.id_hash == row.id_hash);
                 !is_it && row.session.lives(now) && row.session.user == Some(*user)
             });
             let mut others: Vec<_> =
-                others.map(|row| (row.session.authenticated, row.key)).collect();
+                others.map(|row| (row.session.authenticated, row.id_hash)).collect();
             // Stable: of those that signed in at one time, the one that began first is first.
             others.sort_by_key(|(authenticated, _)| *authenticated);
             let excess = (others.len() + 1).saturating_sub(*limit as usize);
@@ -479,39 +494,46 @@ impl Sessions {
                 AtLimit::EndOthers => {}
             }
             if excess > 0 {
-                ended = others.into_iter().map(|(_, key)| key).collect();
+                ended = others.into_iter().map(|(_, id_hash)| id_hash).collect();
             }
-            store.end(|row| ended.contains(&row.key));
+            store.end(|row| ended.contains(&row.id_hash));
         }
-        let key = *to;
+        let id_hash = *to;
         let Some(from) = from else {
             let mut session = Session::born(begins, now);
             session.apply(changes);
             session.sign_in(*user, begins, now);
-            store.rows.push(Row { key, replaced: Vec::new(), session: session.clone() });
-            return vec![(store, Answer::Done { session, key, ended: sorted(ended) })];
+            store.rows.push(Row { id_hash, replaced: Vec::new(), session: session.clone() });
+            return vec![(store, Answer::Done { session, id_hash, ended: sorted(ended) })];
         };
-        ended.push(from.key);
+        ended.push(from.id_hash);
         let had_user = from.session.user.is_some();
-        let leave =
-            |left, by| Replaced { key: left, to: key, at: now, grace_until: None, by, had_user };
-        let (left, anew) = match from.key == *asked {
-            true => (leave(from.key, By::SignIn), None),
+        let leave = |left, by| Replaced {
+            id_hash: left,
+            to: id_hash,
+            at: now,
+            grace_until: None,
+            by,
+            had_user,
+        };
+        let (left, anew) = match from.id_hash == *asked {
+            true => (leave(from.id_hash, By::SignIn), None),
             false => {
-                let left = leave(from.key, By::SignInThroughAnotherKey);
+                let left = leave(from.id_hash, By::SignInThroughAnotherKey);
                 let anew = By::SignInAnew { begins: is_others(&from) };
                 (left, Some(leave(*asked, anew)))
             }
         };
-        let at = store.rows.iter().position(|row| row.key == from.key).expect("it is there");
+        let at =
+            store.rows.iter().position(|row| row.id_hash == from.id_hash).expect("it is there");
         if is_others(&from) {
             store.rows.remove(at);
             let mut session = Session::born(begins, now);
             session.apply(changes);
             session.sign_in(*user, begins, now);
             let replaced = vec![anew.unwrap_or(left)];
-            store.rows.push(Row { key, replaced, session: session.clone() });
-            return vec![(store, Answer::Done { session, key, ended: sorted(ended) })];
+            store.rows.push(Row { id_hash, replaced, session: session.clone() });
+            return vec![(store, Answer::Done { session, id_hash, ended: sorted(ended) })];
         }
         let session = &mut store.rows[at].session;
         session.apply(changes);
@@ -524,7 +546,7 @@ impl Sessions {
         if let Some(anew) = anew {
             store.move_to(at, anew);
         }
-        vec![(store, Answer::Done { session, key, ended: sorted(ended) })]
+        vec![(store, Answer::Done { session, id_hash, ended: sorted(ended) })]
     }
 }
 
@@ -558,11 +580,11 @@ impl Sessions {
             outcomes.map(|(_, answer)| answer).collect::<Vec<Answer>>()
         };
         let mut found = answers(&world.sessions);
-        let key = load.operation.call.key().unwrap_or_default();
+        let id_hash = load.operation.call.id_hash().unwrap_or_default();
         let mut is_untold = false;
         for past in world.past.iter().rev() {
             // Whatever the cache has under this key, it has from before it was told of this.
-            if past.told.as_ref().is_none_or(|told| told.contains(&key)) {
+            if past.told.as_ref().is_none_or(|told| told.contains(&id_hash)) {
                 let may_be_untold = match self.reads {
                     Reads::Latest => false,
                     Reads::LatestAcknowledged => {
@@ -585,13 +607,13 @@ impl Sessions {
 
     /// The keys that the cache is made to forget; none if it is all of them.
     fn told(happened: &Happened) -> Option<Vec<Number>> {
-        let asked = happened.operation.call.key().into_iter();
+        let asked = happened.operation.call.id_hash().into_iter();
         Some(match &happened.answer {
-            Answer::Done { key, ended, .. } => {
-                asked.chain([*key]).chain(ended.iter().copied()).collect()
+            Answer::Done { id_hash, ended, .. } => {
+                asked.chain([*id_hash]).chain(ended.iter().copied()).collect()
             }
-            Answer::Unchanged { key, .. } | Answer::Deleted { key } => {
-                asked.chain([*key]).collect()
+            Answer::Unchanged { id_hash, .. } | Answer::Deleted { id_hash } => {
+                asked.chain([*id_hash]).collect()
             }
             Answer::Revoked(keys) => keys.clone(),
             Answer::RevokedEveryone(_) | Answer::Unknown(_) => return None,
@@ -637,8 +659,8 @@ impl Sessions {
     fn step_from(&self, world: &World, happened: &Happened, answer: Option<&Answer>) -> Vec<World> {
         let operation = &happened.operation;
         let agrees = |expected: &Answer| answer.is_none_or(|said| agree(said, expected));
-        let lives_on = |(key, end): &(Number, u64)| {
-            *end < happened.start && world.sessions.rows.iter().any(|row| row.key == *key)
+        let lives_on = |(id_hash, end): &(Number, u64)| {
+            *end < happened.start && world.sessions.rows.iter().any(|row| row.id_hash == *id_hash)
         };
         if world.sessions.said_to_end.iter().any(lives_on) {
             return Vec::new();
@@ -651,8 +673,10 @@ impl Sessions {
         let outcomes = self.outcomes(&sessions, operation).into_iter();
         let agreeing =
             outcomes.filter_map(|(mut store, expected)| match (&operation.call, &expected) {
-                (Call::Renew { to, .. }, Answer::Done { key, .. })
-                    if self.moves_in_steps && to == key && answer == Some(&Answer::Absent) =>
+                (Call::Renew { to, .. }, Answer::Done { id_hash, .. })
+                    if self.moves_in_steps
+                        && to == id_hash
+                        && answer == Some(&Answer::NotFound) =>
                 {
                     store.said_to_end.push((*to, happened.end));
                     Some((store, expected))
@@ -669,7 +693,7 @@ impl Sessions {
 impl Sessions {
     /// Whether what happened has an order; if not, how far any goes.
     pub fn judge(&self, history: &[Happened]) -> Result<(), String> {
-        let entries = history.iter().map(|happened| Entry {
+        let entries = history.iter().map(|happened| CacheEntry {
             operation: happened,
             answer: (!happened.is_open()).then_some(&happened.answer),
             start: happened.start,

@@ -22,7 +22,7 @@ pub enum Change {
 /// What a session begins with, or has from its sign-in on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Begins {
-    pub handle: Number,
+    pub public_id: Number,
     pub external: Option<Number>,
     pub level: u16,
     pub idle: Option<Moment>,
@@ -40,7 +40,7 @@ pub enum AtLimit {
 pub enum Who {
     All,
     User(Number),
-    Handle(Number),
+    PublicId(Number),
     OfUser(Number, Number),
     External(Number),
 }
@@ -48,27 +48,27 @@ pub enum Who {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Call {
     Load {
-        key: Number,
+        id_hash: Number,
     },
     Create {
-        key: Number,
+        id_hash: Number,
         begins: Begins,
         changes: Vec<Change>,
     },
     Merge {
-        key: Number,
+        id_hash: Number,
         changes: Vec<Change>,
         if_revision: Option<u64>,
         seen: Option<Moment>,
     },
     Renew {
-        key: Number,
+        id_hash: Number,
         to: Number,
         grace_until: Option<Moment>,
         changes: Vec<Change>,
     },
     SignIn {
-        key: Number,
+        id_hash: Number,
         to: Number,
         user: Number,
         begins: Begins,
@@ -76,10 +76,10 @@ pub enum Call {
         limit: Option<(u32, AtLimit)>,
     },
     Delete {
-        key: Number,
+        id_hash: Number,
     },
     Touch {
-        key: Number,
+        id_hash: Number,
         seen: Moment,
     },
     Sweep,
@@ -93,15 +93,15 @@ pub enum Call {
 
 impl Call {
     /// The key it goes to, if it goes to one.
-    pub fn key(&self) -> Option<Number> {
+    pub fn id_hash(&self) -> Option<Number> {
         match self {
-            Call::Load { key }
-            | Call::Create { key, .. }
-            | Call::Merge { key, .. }
-            | Call::Renew { key, .. }
-            | Call::SignIn { key, .. }
-            | Call::Delete { key }
-            | Call::Touch { key, .. } => Some(*key),
+            Call::Load { id_hash }
+            | Call::Create { id_hash, .. }
+            | Call::Merge { id_hash, .. }
+            | Call::Renew { id_hash, .. }
+            | Call::SignIn { id_hash, .. }
+            | Call::Delete { id_hash }
+            | Call::Touch { id_hash, .. } => Some(*id_hash),
             _ => None,
         }
     }
@@ -131,7 +131,7 @@ impl Operation {
 /// A record, in numbers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Session {
-    pub handle: Number,
+    pub public_id: Number,
     pub user: Option<Number>,
     pub external: Option<Number>,
     pub level: u16,
@@ -146,8 +146,8 @@ pub struct Session {
 
 /// One row of a list.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Listed {
-    pub handle: Number,
+pub struct UserSession {
+    pub public_id: Number,
     pub user: Option<Number>,
     pub seen: Moment,
 }
@@ -156,35 +156,35 @@ pub struct Listed {
 pub enum Answer {
     Live {
         session: Session,
-        key: Number,
+        id_hash: Number,
     },
     /// The key was replaced; the session has this one.
     Replaced {
-        key: Number,
+        id_hash: Number,
     },
     /// There is no such session, to a load or to a commit.
-    Absent,
+    NotFound,
     Done {
         session: Session,
-        key: Number,
+        id_hash: Number,
         ended: Vec<Number>,
     },
     Unchanged {
         session: Session,
-        key: Number,
+        id_hash: Number,
     },
     Stale {
         session: Session,
-        key: Number,
+        id_hash: Number,
     },
     Deleted {
-        key: Number,
+        id_hash: Number,
     },
     Full,
     /// It was done, and there is nothing to say about it.
     Ok,
-    Swept(usize),
-    List(Vec<Listed>),
+    SweepReport(usize),
+    List(Vec<UserSession>),
     Revoked(Vec<Number>),
     RevokedEveryone(Option<u64>),
     Counts {

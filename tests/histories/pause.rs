@@ -10,7 +10,7 @@ use super::chance::Chance;
 pub fn pause() {
     thread_local! {
         static CHANCE: RefCell<Chance> = RefCell::new({
-            let [first, second, ..] = *SessionId::generate().unwrap().key(Realm::default().tag()).as_bytes();
+            let [first, second, ..] = *SessionId::generate().unwrap().hash(Realm::default().tag()).as_bytes();
             Chance::new(u64::from(first) << 8 | u64::from(second))
         });
     }

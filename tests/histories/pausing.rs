@@ -4,13 +4,13 @@
 use std::num::NonZeroUsize;
 
 use cloakroom::Result;
-use cloakroom::clock::Timestamp;
-use cloakroom::id::{Handle, Realm, SessionKey};
-use cloakroom::record::{Stats, Summary, Touch};
-use cloakroom::store::{
-    Cache, Commit, Committed, Entry, Fetched, Lease, Loaded, Page, Registry, Store, Swept, Traits,
-    Upkeep, Which,
+use cloakroom::backend::{
+    Cache, CacheEntry, CacheLookup, Capabilities, Commit, Committed, FillLease, Loaded,
+    Maintenance, Page, SessionFilter, SessionIndex, Store, SweepReport,
 };
+use cloakroom::clock::Timestamp;
+use cloakroom::id::{PublicId, Realm, SessionIdHash};
+use cloakroom::record::{Stats, Summary, Touch};
 
 use super::pause::pause;
 
@@ -25,20 +25,20 @@ impl<T> Pausing<T> {
         answer
     }
 
-    fn listing(&self) -> &dyn Registry
+    fn listing(&self) -> &dyn SessionIndex
     where
         T: Store,
     {
-        self.0.registry().expect("a store that lists")
+        self.0.index().expect("a store that lists")
     }
 }
 
 impl<S: Store> Store for Pausing<S> {
-    fn load(&self, key: &SessionKey, now: Timestamp) -> Result<Loaded> {
-        self.around(|store| store.load(key, now))
+    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
+        self.around(|store| store.load(id_hash, now))
     }
 
-    fn try_load(&self, _: &SessionKey, _: Timestamp) -> Option<Loaded> {
+    fn try_load(&self, _: &SessionIdHash, _: Timestamp) -> Option<Loaded> {
         None
     }
 
@@ -46,38 +46,38 @@ impl<S: Store> Store for Pausing<S> {
         self.around(|store| store.commit(commit))
     }
 
-    fn touch(&self, batch: &[(SessionKey, Touch)], now: Timestamp) -> Result<()> {
+    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
         self.around(|store| store.touch(batch, now))
     }
 
-    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<Swept> {
+    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {
         self.around(|store| store.sweep(now, limit))
     }
 
-    fn registry(&self) -> Option<&dyn Registry> {
-        self.0.registry().map(|_| self as &dyn Registry)
+    fn index(&self) -> Option<&dyn SessionIndex> {
+        self.0.index().map(|_| self as &dyn SessionIndex)
     }
 
-    fn upkeep(&self) -> Option<&dyn Upkeep> {
-        self.0.upkeep()
+    fn maintenance(&self) -> Option<&dyn Maintenance> {
+        self.0.maintenance()
     }
 
-    fn traits(&self) -> Traits {
-        self.0.traits()
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
     }
 }
 
-impl<S: Store> Registry for Pausing<S> {
-    fn list(&self, which: &Which<'_>, page: Page, now: Timestamp) -> Result<Vec<Summary>> {
+impl<S: Store> SessionIndex for Pausing<S> {
+    fn list(&self, which: &SessionFilter<'_>, page: Page, now: Timestamp) -> Result<Vec<Summary>> {
         self.around(|_| self.listing().list(which, page, now))
     }
 
     fn revoke(
         &self,
-        which: &Which<'_>,
-        except: Option<&Handle>,
+        which: &SessionFilter<'_>,
+        except: Option<&PublicId>,
         now: Timestamp,
-    ) -> Result<Vec<SessionKey>> {
+    ) -> Result<Vec<SessionIdHash>> {
         self.around(|_| self.listing().revoke(which, except, now))
     }
 
@@ -95,34 +95,34 @@ impl<S: Store> Registry for Pausing<S> {
 }
 
 impl<C: Cache> Cache for Pausing<C> {
-    fn fetch(&self, key: &SessionKey, now: Timestamp) -> Result<Fetched> {
-        self.around(|cache| cache.fetch(key, now))
+    fn fetch(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<CacheLookup> {
+        self.around(|cache| cache.fetch(id_hash, now))
     }
 
     fn fill(
         &self,
-        key: &SessionKey,
-        lease: Lease,
-        entry: &Entry,
+        id_hash: &SessionIdHash,
+        lease: FillLease,
+        entry: &CacheEntry,
         until: Timestamp,
         now: Timestamp,
     ) -> Result<bool> {
-        self.around(|cache| cache.fill(key, lease, entry, until, now))
+        self.around(|cache| cache.fill(id_hash, lease, entry, until, now))
     }
 
-    fn forget(&self, keys: &[SessionKey], now: Timestamp) -> Result<()> {
+    fn forget(&self, keys: &[SessionIdHash], now: Timestamp) -> Result<()> {
         self.around(|cache| cache.forget(keys, now))
     }
 
-    fn shares(&self) -> NonZeroUsize {
-        self.0.shares()
+    fn shards(&self) -> NonZeroUsize {
+        self.0.shards()
     }
 
-    fn share_of(&self, key: &SessionKey) -> usize {
-        self.0.share_of(key)
+    fn shard_of(&self, id_hash: &SessionIdHash) -> usize {
+        self.0.shard_of(id_hash)
     }
 
-    fn forget_share(&self, share: usize, now: Timestamp) -> Result<()> {
-        self.around(|cache| cache.forget_share(share, now))
+    fn forget_shard(&self, shard: usize, now: Timestamp) -> Result<()> {
+        self.around(|cache| cache.forget_shard(shard, now))
     }
 }

@@ -41,7 +41,7 @@ enum Theme {
     Data,
     Reading,
     Renewals,
-    Endings,
+    RecentlyEnded,
     Limits,
     Time,
     Anything,
@@ -74,7 +74,7 @@ impl Plan {
             0 => Theme::Data,
             1 => Theme::Reading,
             2 => Theme::Renewals,
-            3 => Theme::Endings,
+            3 => Theme::RecentlyEnded,
             4 => Theme::Time,
             5 => Theme::Anything,
             _ => Theme::Limits,
@@ -158,31 +158,33 @@ impl Maker<'_> {
         let absolute = if idle.is_none() { Some(self.scale) } else { absolute };
         let external = self.chance.one_in(4).then_some(1);
         let level = if self.chance.one_in(3) { 2 } else { 0 };
-        Begins { handle: self.next_handle, external, level, idle, absolute }
+        Begins { public_id: self.next_handle, external, level, idle, absolute }
     }
 
     fn before(&mut self) -> Vec<Step> {
         let mut steps = Vec::new();
         for _ in 0..1 + self.chance.below(2) {
-            let (key, begins) = (self.new_key(), self.begins());
+            let (id_hash, begins) = (self.new_key(), self.begins());
             let changes = self.changes();
             let mut changes: Vec<Change> =
                 changes.into_iter().filter(|change| !matches!(change, Change::User(_))).collect();
             if self.chance.one_in(3) {
                 changes.push(Change::User(Some(1)));
             }
-            steps.push(self.at(Call::Create { key, begins, changes }, 0));
+            steps.push(self.at(Call::Create { id_hash, begins, changes }, 0));
         }
         // Sometimes one is already on its second key.
         if self.chance.one_in(3) {
-            let (key, call) = (self.keys[0], self.chance.below(3));
+            let (id_hash, call) = (self.keys[0], self.chance.below(3));
             let to = self.new_key();
             let begins = self.begins();
             let call = match call {
-                0 => Call::SignIn { key, to, user: 1, begins, changes: Vec::new(), limit: None },
+                0 => {
+                    Call::SignIn { id_hash, to, user: 1, begins, changes: Vec::new(), limit: None }
+                }
                 n => {
                     let grace_until = (n == 1).then_some(self.scale);
-                    Call::Renew { key, to, grace_until, changes: Vec::new() }
+                    Call::Renew { id_hash, to, grace_until, changes: Vec::new() }
                 }
             };
             steps.push(self.at(call, 0));
@@ -199,7 +201,7 @@ impl Maker<'_> {
         Step { operation, conditional: false, counts_up: None, pause }
     }
 
-    fn key(&mut self) -> Number {
+    fn id_hash(&mut self) -> Number {
         // Mostly those that the history begins with, on which all threads meet.
         match self.chance.one_in(3) {
             true => self.chance.pick(&self.keys),
@@ -210,9 +212,9 @@ impl Maker<'_> {
     /// This key, or one that somebody can know. Memcached begins or moves a session in several
     /// steps. They are as good as one as long as nobody uses its new key before they are done; and
     /// nobody knows that by then.
-    fn key_given_out(&mut self, key: Number) -> Number {
+    fn key_given_out(&mut self, id_hash: Number) -> Number {
         match self.abilities.lists {
-            true => key,
+            true => id_hash,
             false => self.keys[self.chance.below(self.given_out)],
         }
     }
@@ -223,12 +225,12 @@ impl Maker<'_> {
 
     fn who(&mut self) -> Who {
         let user = self.user();
-        let handle = Number::try_from(1 + self.chance.below(3)).unwrap();
+        let public_id = Number::try_from(1 + self.chance.below(3)).unwrap();
         match self.chance.below(7) {
             0 => Who::All,
             1 | 2 => Who::User(user),
-            3 | 4 => Who::Handle(handle),
-            5 => Who::OfUser(user, handle),
+            3 | 4 => Who::PublicId(public_id),
+            5 => Who::OfUser(user, public_id),
             _ => Who::External(1),
         }
     }
@@ -259,7 +261,7 @@ impl Maker<'_> {
             Theme::Data => [25, 30, 30, 5, 0, 5, 5, 0],
             Theme::Reading => [50, 30, 0, 5, 0, 5, 5, 5],
             Theme::Renewals => [25, 10, 10, 40, 5, 5, 5, 0],
-            Theme::Endings => [30, 10, 5, 15, 10, 15, 5, 10],
+            Theme::RecentlyEnded => [30, 10, 5, 15, 10, 15, 5, 10],
             Theme::Limits => [20, 5, 0, 5, 45, 5, 0, 20],
             Theme::Time => [30, 15, 5, 15, 5, 5, 20, 5],
             Theme::Anything => [20, 15, 10, 15, 10, 10, 10, 10],
@@ -270,42 +272,42 @@ impl Maker<'_> {
             at -= weights[kind];
             kind += 1;
         }
-        let key = self.key();
+        let id_hash = self.id_hash();
         let mut conditional = false;
         let mut counts_up = None;
         let call = match kind {
-            0 => Call::Load { key },
+            0 => Call::Load { id_hash },
             1 => {
                 conditional = self.chance.one_in(3);
                 let seen = self.chance.one_in(2).then_some(now);
                 let empty = self.chance.one_in(4);
                 let changes = if empty { Vec::new() } else { self.changes() };
-                Call::Merge { key, changes, if_revision: None, seen }
+                Call::Merge { id_hash, changes, if_revision: None, seen }
             }
             2 => {
                 (conditional, counts_up) = (true, Some(0));
-                Call::Merge { key, changes: Vec::new(), if_revision: None, seen: Some(now) }
+                Call::Merge { id_hash, changes: Vec::new(), if_revision: None, seen: Some(now) }
             }
             3 => {
                 let grace = self.chance.one_in(2);
                 let grace_until = grace.then(|| now + self.scale / self.chance.pick(&[1, 2]));
                 let changes = if self.chance.one_in(2) { self.changes() } else { Vec::new() };
-                Call::Renew { key, to: self.new_key(), grace_until, changes }
+                Call::Renew { id_hash, to: self.new_key(), grace_until, changes }
             }
             4 => {
-                let key = self.key_given_out(key);
+                let id_hash = self.key_given_out(id_hash);
                 let (user, mut begins, limit) = (self.user(), self.begins(), self.limit);
                 // From the sign-in on.
                 begins.absolute = begins.absolute.map(|absolute| now + absolute);
                 let changes = if self.chance.one_in(3) { self.changes() } else { Vec::new() };
-                Call::SignIn { key, to: self.new_key(), user, begins, changes, limit }
+                Call::SignIn { id_hash, to: self.new_key(), user, begins, changes, limit }
             }
-            5 => Call::Delete { key: self.key_given_out(key) },
+            5 => Call::Delete { id_hash: self.key_given_out(id_hash) },
             6 if self.abilities.lists && self.chance.one_in(4) => Call::Sweep,
-            6 => Call::Touch { key, seen: now },
+            6 => Call::Touch { id_hash, seen: now },
             _ => match self.chance.below(10) {
                 0 => Call::RevokeEveryone,
-                _ if !self.abilities.lists => Call::Load { key },
+                _ if !self.abilities.lists => Call::Load { id_hash },
                 1..=3 => Call::List(self.who()),
                 4 => Call::Stats,
                 _ => Call::Revoke(self.who()),

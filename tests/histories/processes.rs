@@ -7,8 +7,8 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use cloakroom::SqliteStore;
-use cloakroom::store::Store;
-use cloakroom::store::cached::CachedStore;
+use cloakroom::backend::Store;
+use cloakroom::stores::cached::CachedStore;
 use serde::{Deserialize, Serialize};
 
 use super::chance::Chance;
@@ -61,18 +61,18 @@ impl Connection {
 /// A process at work until its parent is gone.
 pub fn carry_out() {
     let given = |name: &str| std::env::var(name).unwrap();
-    let truth = SqliteStore::open(given("DATABASE")).unwrap();
+    let backing = SqliteStore::open(given("DATABASE")).unwrap();
     let store: Box<dyn Store> = match std::env::var("MEMCACHED") {
         Ok(address) => {
-            let cache = cloakroom::store::memcached::MemcachedStore::builder()
+            let cache = cloakroom::stores::memcached::MemcachedStore::builder()
                 .servers([address])
                 .connect_timeout(PATIENCE)
                 .io_timeout(PATIENCE)
                 .open()
                 .unwrap();
-            Box::new(CachedStore::new(Pausing(cache), Pausing(truth)))
+            Box::new(CachedStore::new(Pausing(cache), Pausing(backing)))
         }
-        Err(_) => Box::new(truth),
+        Err(_) => Box::new(backing),
     };
     let parent: SocketAddr = given("PARENT").parse().unwrap();
     std::thread::scope(|scope| {
@@ -90,7 +90,7 @@ pub fn carry_out() {
 
 /// Processes on one file, with one memcached in front of it or none.
 pub struct Several<'m> {
-    truth: SqliteStore,
+    backing: SqliteStore,
     folder: Folder,
     memcached: Option<&'m Memcached>,
     listener: TcpListener,
@@ -105,7 +105,7 @@ impl<'m> Several<'m> {
     pub fn on_sqlite(memcached: Option<&'m Memcached>) -> Self {
         let folder = Folder::new();
         let several = Several {
-            truth: SqliteStore::open(folder.database()).unwrap(),
+            backing: SqliteStore::open(folder.database()).unwrap(),
             folder,
             memcached,
             listener: TcpListener::bind("127.0.0.1:0").unwrap(),
@@ -177,7 +177,7 @@ impl Subject for Several<'_> {
     }
 
     fn begin(&self, names: Names) -> Vec<Caller<'_>> {
-        self.truth.clear().unwrap();
+        self.backing.clear().unwrap();
         let caller = |thread| -> Caller<'_> {
             Box::new(move |operation| self.call(thread, names, operation))
         };

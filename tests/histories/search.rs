@@ -232,22 +232,22 @@ impl<'t, 'c> Thread<'t, 'c> {
     fn take(&mut self, step: &Step) {
         (0..step.pause).for_each(|_| std::hint::spin_loop());
         let Operation { call, now } = &step.operation;
-        let (Call::Merge { key, changes, seen, .. }, true) = (call, step.conditional) else {
+        let (Call::Merge { id_hash, changes, seen, .. }, true) = (call, step.conditional) else {
             return self.carry_out(&step.operation);
         };
-        if !self.seen.contains_key(key) {
-            self.carry_out(&Operation { call: Call::Load { key: *key }, now: *now });
+        if !self.seen.contains_key(id_hash) {
+            self.carry_out(&Operation { call: Call::Load { id_hash: *id_hash }, now: *now });
         }
         // Overtaken once, it is tried once more.
         for _ in 0..2 {
-            let Some(session) = self.seen.get(key) else { return };
+            let Some(session) = self.seen.get(id_hash) else { return };
             let counted = step.counts_up.map(|name| {
                 let before = session.data.get(&name).copied().unwrap_or(0);
                 vec![Change::Set(name, before.wrapping_add(1))]
             });
-            let (key, changes) = (*key, counted.unwrap_or_else(|| changes.clone()));
+            let (id_hash, changes) = (*id_hash, counted.unwrap_or_else(|| changes.clone()));
             let if_revision = Some(session.revision);
-            let call = Call::Merge { key, changes, if_revision, seen: *seen };
+            let call = Call::Merge { id_hash, changes, if_revision, seen: *seen };
             self.carry_out(&Operation { call, now: *now });
             let stale = self
                 .happened
@@ -266,13 +266,13 @@ impl<'t, 'c> Thread<'t, 'c> {
         let answer = catch_unwind(AssertUnwindSafe(|| (self.caller)(&operation)))
             .unwrap_or_else(|_| Answer::Failed("it panicked".to_owned()));
         let end = self.clock.stamp();
-        if let Answer::Live { session, key }
-        | Answer::Done { session, key, .. }
-        | Answer::Unchanged { session, key }
-        | Answer::Stale { session, key } = &answer
+        if let Answer::Live { session, id_hash }
+        | Answer::Done { session, id_hash, .. }
+        | Answer::Unchanged { session, id_hash }
+        | Answer::Stale { session, id_hash } = &answer
         {
-            self.seen.insert(*key, session.clone());
-            self.seen.extend(operation.call.key().map(|asked| (asked, session.clone())));
+            self.seen.insert(*id_hash, session.clone());
+            self.seen.extend(operation.call.id_hash().map(|asked| (asked, session.clone())));
         }
         let (thread, process, latest) = (self.number, self.process, self.clock.at_least(0));
         self.happened.push(Happened { thread, process, operation, answer, start, end, latest });

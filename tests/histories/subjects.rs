@@ -4,9 +4,9 @@ use std::sync::{Arc, Mutex};
 
 use std::time::{Duration, Instant};
 
-use cloakroom::store::cached::CachedStore;
-use cloakroom::store::memcached::MemcachedStore;
-use cloakroom::store::{Cache, Store};
+use cloakroom::backend::{Cache, Store};
+use cloakroom::stores::cached::CachedStore;
+use cloakroom::stores::memcached::MemcachedStore;
 use cloakroom::{MemoryStore, SqliteStore};
 
 use super::chance::Chance;
@@ -86,29 +86,29 @@ impl Subject for Sqlite {
 
 /// A new cached store for every history, in front of one file for all of them.
 pub struct Before<F> {
-    truth: Sqlite,
+    backing: Sqlite,
     make_cache: F,
 }
 
 impl<C: Cache, F: Fn() -> C + Sync> Before<F> {
     pub fn sqlite(make_cache: F) -> Self {
-        Before { truth: Sqlite::new(), make_cache }
+        Before { backing: Sqlite::new(), make_cache }
     }
 }
 
 impl<C: Cache, F: Fn() -> C + Sync> Subject for Before<F> {
     fn abilities(&self) -> Abilities {
-        self.truth.abilities()
+        self.backing.abilities()
     }
 
     fn model(&self) -> Sessions {
-        self.truth.model()
+        self.backing.model()
     }
 
     fn begin(&self, names: Names) -> Vec<Caller<'_>> {
-        self.truth.store.clear().unwrap();
-        let (cache, truth) = (Pausing((self.make_cache)()), Pausing(self.truth.store.clone()));
-        let store = CachedStore::builder(cache, truth).retry_after(Duration::from_millis(1));
+        self.backing.store.clear().unwrap();
+        let (cache, backing) = (Pausing((self.make_cache)()), Pausing(self.backing.store.clone()));
+        let store = CachedStore::builder(cache, backing).retry_after(Duration::from_millis(1));
         let store = store.build().unwrap();
         let caller = |_| -> Caller<'_> {
             let store = store.clone();
@@ -259,7 +259,7 @@ impl<C: Cache, F: Fn() -> C + Sync> Subject for BehindFailing<'_, F> {
 /// Two stores that share a truth and a cache, as two processes do. From the cache the first one is
 /// cut off now and then, if it is to be.
 pub struct TwoInstances {
-    truth: Sqlite,
+    backing: Sqlite,
     outages: bool,
     first: Mutex<Option<Arc<Gated>>>,
 }
@@ -269,13 +269,13 @@ impl TwoInstances {
     const LIFE: Duration = Duration::from_secs(1);
 
     pub fn new(outages: bool) -> Self {
-        TwoInstances { truth: Sqlite::new(), outages, first: Mutex::default() }
+        TwoInstances { backing: Sqlite::new(), outages, first: Mutex::default() }
     }
 }
 
 impl Subject for TwoInstances {
     fn abilities(&self) -> Abilities {
-        Abilities { slow: self.outages, ..self.truth.abilities() }
+        Abilities { slow: self.outages, ..self.backing.abilities() }
     }
 
     fn model(&self) -> Sessions {
@@ -291,12 +291,12 @@ impl Subject for TwoInstances {
     }
 
     fn begin(&self, names: Names) -> Vec<Caller<'_>> {
-        self.truth.store.clear().unwrap();
+        self.backing.store.clear().unwrap();
         let cache = Gated::new(MemoryStore::new());
         let instance = || {
             let link = Gated::new(Shared(cache.clone()));
-            let (cache, truth) = (Shared(link.clone()), Pausing(self.truth.store.clone()));
-            let store = CachedStore::builder(Pausing(cache), truth);
+            let (cache, backing) = (Shared(link.clone()), Pausing(self.backing.store.clone()));
+            let store = CachedStore::builder(Pausing(cache), backing);
             let store = store.entry_life(Self::LIFE).retry_after(Duration::from_millis(1));
             (link, store.build().unwrap())
         };

@@ -3,20 +3,20 @@
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
+use cloakroom::backend::{
+    self, Action, Commit, Committed, Loaded, Page, SessionFilter, SessionIndex, SessionLimit, Store,
+};
 use cloakroom::clock::Timestamp;
 use cloakroom::data::Value;
 use cloakroom::delta::Delta;
-use cloakroom::id::{ExternalKey, Handle, JoinSalt, Realm, SessionKey};
+use cloakroom::id::{IdpSessionId, JoinSalt, PublicId, Realm, SessionIdHash};
 use cloakroom::lifetime::Limits;
-use cloakroom::record::{Birth, Record, Touch};
-use cloakroom::store::{
-    Admit, Commit, Committed, Fate, Loaded, Page, Registry, Store, Which, {self},
-};
+use cloakroom::record::{NewSession, Record, Touch};
 use cloakroom::{Error, ErrorKind, Result, UserKey};
 
 use super::common::NOW;
 use super::operations::{
-    Answer, AtLimit, Begins, Call, Change, Listed, Moment, Number, Operation, Session, Who,
+    Answer, AtLimit, Begins, Call, Change, Moment, Number, Operation, Session, UserSession, Who,
 };
 
 /// The most that a sweep removes or a list shows at once: more than any history has.
@@ -43,54 +43,54 @@ impl Names {
         time.as_millis() - self.beginning().as_millis()
     }
 
-    fn key(self, number: Number) -> SessionKey {
+    fn id_hash(self, number: Number) -> SessionIdHash {
         // Spread over all bytes, as hashes are: caches and servers choose places by them.
         let word = (self.history << 8 | u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&word.to_be_bytes());
         bytes[8..16].copy_from_slice(&self.history.to_be_bytes());
         bytes[31] = number;
-        SessionKey::from_bytes(bytes)
+        SessionIdHash::from_bytes(bytes)
     }
 
-    fn handle(self, number: Number) -> Handle {
+    fn public_id(self, number: Number) -> PublicId {
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&self.history.to_be_bytes());
         bytes[15] = number;
-        Handle::from_bytes(bytes)
+        PublicId::from_bytes(bytes)
     }
 
-    fn key_number(self, key: &SessionKey) -> Number {
-        let number = key.as_bytes()[31];
-        assert_eq!(*key, self.key(number), "a key of another history");
+    fn key_number(self, id_hash: &SessionIdHash) -> Number {
+        let number = id_hash.as_bytes()[31];
+        assert_eq!(*id_hash, self.id_hash(number), "a key of another history");
         number
     }
 
-    fn keys(self, keys: &[SessionKey]) -> Vec<Number> {
-        let mut numbers: Vec<_> = keys.iter().map(|key| self.key_number(key)).collect();
+    fn keys(self, keys: &[SessionIdHash]) -> Vec<Number> {
+        let mut numbers: Vec<_> = keys.iter().map(|id_hash| self.key_number(id_hash)).collect();
         numbers.sort_unstable();
         numbers
     }
 
-    fn birth(self, begins: &Begins) -> Birth {
+    fn new_session(self, begins: &Begins) -> NewSession {
         let idle = begins.idle.map(|idle| Duration::from_millis(idle.unsigned_abs()));
         let limits = Limits::new(idle, begins.absolute.map(|absolute| self.time(absolute)));
-        let mut birth = Birth::new(limits).unwrap();
-        birth.handle = self.handle(begins.handle);
-        birth.auth_level = begins.level;
-        birth.external_key = begins.external.map(external);
-        birth
+        let mut new_session = NewSession::new(limits).unwrap();
+        new_session.public_id = self.public_id(begins.public_id);
+        new_session.auth_level = begins.level;
+        new_session.idp_session_id = begins.external.map(external);
+        new_session
     }
 
     fn session(self, record: &Record) -> Session {
-        let Record { handle, user, external_key, limits, data, .. } = record;
-        let number = handle.as_bytes()[15];
-        assert_eq!(*handle, self.handle(number), "a handle of another history");
+        let Record { public_id, user, idp_session_id, limits, data, .. } = record;
+        let number = public_id.as_bytes()[15];
+        assert_eq!(*public_id, self.public_id(number), "a handle of another history");
         let idle = limits.idle.map(|idle| Moment::try_from(idle.as_millis()).unwrap());
         Session {
-            handle: number,
+            public_id: number,
             user: user.as_ref().map(|user| user.as_str().parse().unwrap()),
-            external: external_key.as_ref().map(|key| key.as_str().parse().unwrap()),
+            external: idp_session_id.as_ref().map(|id_hash| id_hash.as_str().parse().unwrap()),
             level: record.auth_level,
             created: self.moment(record.created),
             authenticated: record.authenticated.map(|time| self.moment(time)),
@@ -114,69 +114,81 @@ impl Names {
         let now = self.time(operation.now);
         let nothing = Delta::new();
         Ok(match &operation.call {
-            Call::Load { key } => match store.load(&self.key(*key), now)? {
-                Loaded::Live { record, key } => {
-                    Answer::Live { session: self.session(&record), key: self.key_number(&key) }
+            Call::Load { id_hash } => match store.load(&self.id_hash(*id_hash), now)? {
+                Loaded::Live { record, id_hash } => Answer::Live {
+                    session: self.session(&record),
+                    id_hash: self.key_number(&id_hash),
+                },
+                Loaded::Replaced { id_hash, .. } => {
+                    Answer::Replaced { id_hash: self.key_number(&id_hash) }
                 }
-                Loaded::Replaced { key, .. } => Answer::Replaced { key: self.key_number(&key) },
-                Loaded::Absent => Answer::Absent,
+                Loaded::NotFound => Answer::NotFound,
                 other => Answer::Failed(format!("{other:?}")),
             },
-            Call::Create { key, begins, changes } => {
-                let (key, birth, delta) = (self.key(*key), self.birth(begins), delta(changes));
-                let commit = Commit::new(&key, Fate::Create(&birth), &delta, now);
+            Call::Create { id_hash, begins, changes } => {
+                let (id_hash, new_session, delta) =
+                    (self.id_hash(*id_hash), self.new_session(begins), delta(changes));
+                let commit = Commit::new(&id_hash, Action::Create(&new_session), &delta, now);
                 self.committed(store.commit(&commit)?)
             }
-            Call::Merge { key, changes, if_revision, seen } => {
-                let (key, delta) = (self.key(*key), delta(changes));
-                let mut commit = Commit::new(&key, Fate::Merge, &delta, now);
+            Call::Merge { id_hash, changes, if_revision, seen } => {
+                let (id_hash, delta) = (self.id_hash(*id_hash), delta(changes));
+                let mut commit = Commit::new(&id_hash, Action::Merge, &delta, now);
                 commit.if_revision = *if_revision;
                 commit.touch = seen.map(|seen| Touch::at(self.time(seen)));
                 self.committed(store.commit(&commit)?)
             }
-            Call::Renew { key, to, grace_until, changes } => {
-                let (key, to, delta) = (self.key(*key), self.key(*to), delta(changes));
+            Call::Renew { id_hash, to, grace_until, changes } => {
+                let (id_hash, to, delta) =
+                    (self.id_hash(*id_hash), self.id_hash(*to), delta(changes));
                 let grace_until = grace_until.map(|until| self.time(until));
-                let fate = Fate::Renew { to: &to, realm: &Realm::default(), grace_until };
-                self.committed(store.commit(&Commit::new(&key, fate, &delta, now))?)
+                let action = Action::Renew { to: &to, realm: &Realm::default(), grace_until };
+                self.committed(store.commit(&Commit::new(&id_hash, action, &delta, now))?)
             }
-            Call::SignIn { key, to, user, begins, changes, limit } => {
-                let (key, to, delta) = (self.key(*key), self.key(*to), delta(changes));
-                let (user, birth) = (name_of_user(*user), self.birth(begins));
+            Call::SignIn { id_hash, to, user, begins, changes, limit } => {
+                let (id_hash, to, delta) =
+                    (self.id_hash(*id_hash), self.id_hash(*to), delta(changes));
+                let (user, new_session) = (name_of_user(*user), self.new_session(begins));
                 let join_salt = Some(JoinSalt::from_bytes(*to.as_bytes()));
-                let fate = Fate::SignIn { to: &to, user: &user, birth: &birth, join_salt };
-                let mut commit = Commit::new(&key, fate, &delta, now);
-                commit.admit = limit.map(admit);
+                let action =
+                    Action::SignIn { to: &to, user: &user, new_session: &new_session, join_salt };
+                let mut commit = Commit::new(&id_hash, action, &delta, now);
+                commit.session_limit = limit.map(session_limit);
                 self.committed(store.commit(&commit)?)
             }
-            Call::Delete { key } => {
-                let key = self.key(*key);
-                self.committed(store.commit(&Commit::new(&key, Fate::Delete, &nothing, now))?)
+            Call::Delete { id_hash } => {
+                let id_hash = self.id_hash(*id_hash);
+                self.committed(store.commit(&Commit::new(
+                    &id_hash,
+                    Action::Delete,
+                    &nothing,
+                    now,
+                ))?)
             }
-            Call::Touch { key, seen } => {
-                store.touch(&[(self.key(*key), Touch::at(self.time(*seen)))], now)?;
+            Call::Touch { id_hash, seen } => {
+                store.touch(&[(self.id_hash(*id_hash), Touch::at(self.time(*seen)))], now)?;
                 Answer::Ok
             }
-            Call::Sweep => Answer::Swept(store.sweep(now, MANY)?.removed),
+            Call::Sweep => Answer::SweepReport(store.sweep(now, MANY)?.removed),
             Call::List(who) => {
                 let list =
-                    self.which(who, |which| registry(store).list(which, Page::first(MANY), now))?;
-                let listed = list.iter().map(|summary| Listed {
-                    handle: summary.handle.as_bytes()[15],
+                    self.which(who, |which| index(store).list(which, Page::first(MANY), now))?;
+                let listed = list.iter().map(|summary| UserSession {
+                    public_id: summary.public_id.as_bytes()[15],
                     user: summary.user.as_ref().map(|user| user.as_str().parse().unwrap()),
                     seen: self.moment(summary.seen),
                 });
                 Answer::List(listed.collect())
             }
             Call::Revoke(who) => {
-                let keys = self.which(who, |which| registry(store).revoke(which, None, now))?;
+                let keys = self.which(who, |which| index(store).revoke(which, None, now))?;
                 Answer::Revoked(self.keys(&keys))
             }
             Call::RevokeEveryone => {
-                Answer::RevokedEveryone(Some(registry(store).revoke_everyone(None, now)?))
+                Answer::RevokedEveryone(Some(index(store).revoke_everyone(None, now)?))
             }
             Call::Stats => {
-                let stats = registry(store).stats(now)?;
+                let stats = index(store).stats(now)?;
                 let (live, expired, signed_in) = (stats.live, stats.expired, stats.signed_in);
                 Answer::Counts { live, expired, signed_in }
             }
@@ -184,59 +196,61 @@ impl Names {
         })
     }
 
-    fn which<T>(self, who: &Who, then: impl FnOnce(&Which<'_>) -> T) -> T {
+    fn which<T>(self, who: &Who, then: impl FnOnce(&SessionFilter<'_>) -> T) -> T {
         match who {
-            Who::All => then(&Which::All),
-            Who::User(user) => then(&Which::User(&name_of_user(*user))),
-            Who::Handle(handle) => then(&Which::Handle(&self.handle(*handle))),
-            Who::OfUser(user, handle) => {
-                then(&Which::OfUser(&name_of_user(*user), &self.handle(*handle)))
+            Who::All => then(&SessionFilter::All),
+            Who::User(user) => then(&SessionFilter::User(&name_of_user(*user))),
+            Who::PublicId(public_id) => then(&SessionFilter::PublicId(&self.public_id(*public_id))),
+            Who::OfUser(user, public_id) => {
+                then(&SessionFilter::OfUser(&name_of_user(*user), &self.public_id(*public_id)))
             }
-            Who::External(key) => then(&Which::External(&external(*key))),
+            Who::External(id_hash) => then(&SessionFilter::IdpSession(&external(*id_hash))),
         }
     }
 
     fn committed(self, committed: Committed) -> Answer {
         let session = |record: &Record| self.session(record);
         match &committed {
-            Committed::Done { record, key, ended } => {
-                let (key, ended) = (self.key_number(key), self.keys(ended));
-                Answer::Done { session: session(record), key, ended }
+            Committed::Done { record, id_hash, ended } => {
+                let (id_hash, ended) = (self.key_number(id_hash), self.keys(ended));
+                Answer::Done { session: session(record), id_hash, ended }
             }
-            Committed::Unchanged { record, key } => {
-                Answer::Unchanged { session: session(record), key: self.key_number(key) }
+            Committed::Unchanged { record, id_hash } => {
+                Answer::Unchanged { session: session(record), id_hash: self.key_number(id_hash) }
             }
-            Committed::Stale { record, key } => {
-                Answer::Stale { session: session(record), key: self.key_number(key) }
+            Committed::RevisionMismatch { record, id_hash } => {
+                Answer::Stale { session: session(record), id_hash: self.key_number(id_hash) }
             }
-            Committed::Deleted { key } => Answer::Deleted { key: self.key_number(key) },
-            Committed::Replaced { key, .. } => Answer::Replaced { key: self.key_number(key) },
-            Committed::Gone => Answer::Absent,
-            Committed::Full => Answer::Full,
+            Committed::Deleted { id_hash } => Answer::Deleted { id_hash: self.key_number(id_hash) },
+            Committed::Replaced { id_hash, .. } => {
+                Answer::Replaced { id_hash: self.key_number(id_hash) }
+            }
+            Committed::NotFound => Answer::NotFound,
+            Committed::LimitReached => Answer::Full,
             other => Answer::Failed(format!("{other:?}")),
         }
     }
 }
 
-fn registry(store: &impl Store) -> &dyn Registry {
-    store.registry().expect("a store that lists")
+fn index(store: &impl Store) -> &dyn SessionIndex {
+    store.index().expect("a store that lists")
 }
 
 fn name_of_user(number: Number) -> UserKey {
     UserKey::new(number.to_string()).unwrap()
 }
 
-fn external(number: Number) -> ExternalKey {
-    ExternalKey::new(number.to_string()).unwrap()
+fn external(number: Number) -> IdpSessionId {
+    IdpSessionId::new(number.to_string()).unwrap()
 }
 
-fn admit((limit, at_limit): (u32, AtLimit)) -> Admit {
+fn session_limit((limit, at_limit): (u32, AtLimit)) -> SessionLimit {
     let at_limit = match at_limit {
-        AtLimit::Refuse => store::AtLimit::Refuse,
-        AtLimit::EndOldest => store::AtLimit::EndOldest,
-        AtLimit::EndOthers => store::AtLimit::EndOthers,
+        AtLimit::Refuse => backend::AtLimit::Refuse,
+        AtLimit::EndOldest => backend::AtLimit::EndOldest,
+        AtLimit::EndOthers => backend::AtLimit::EndOthers,
     };
-    Admit::new(NonZeroU32::new(limit).unwrap(), at_limit)
+    SessionLimit::new(NonZeroU32::new(limit).unwrap(), at_limit)
 }
 
 fn delta(changes: &[Change]) -> Delta {

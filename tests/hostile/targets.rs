@@ -11,6 +11,7 @@ use std::sync::LazyLock;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use cloakroom::backend::{Action, Commit, Loaded, Page, SessionFilter, Store};
 use cloakroom::cli::{self, Target};
 use cloakroom::clock::{Clock, ManualClock, SystemClock, Timestamp};
 use cloakroom::cookie::CookieKeys;
@@ -19,9 +20,8 @@ use cloakroom::data::{Data, Value};
 use cloakroom::delta::Delta;
 use cloakroom::http::{Outcome, RequestHead};
 use cloakroom::id::{Realm, SessionId};
-use cloakroom::record::{Birth, Record};
+use cloakroom::record::{NewSession, Record};
 use cloakroom::rusqlite::{Connection, params};
-use cloakroom::store::{Commit, Fate, Loaded, Page, Store, Which};
 use cloakroom::{CookieConfig, ErrorKind, Lifetime, MemoryStore, SessionManager, SqliteStore};
 use serde_json::value::RawValue;
 
@@ -47,17 +47,17 @@ const KNOWN: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
 /// Seeds that cannot hold a sealed cookie, which is another one every time, have this in its place.
 const SEALED: &str = "SEALED";
 
-fn birth() -> Birth {
-    Birth::new(Lifetime::default().starting(NOW)).expect("randomness")
+fn new_session() -> NewSession {
+    NewSession::new(Lifetime::default().starting(NOW)).expect("randomness")
 }
 
 /// A store with the session of [`KNOWN`], in which `n` is 7.
 fn store(delta: Delta) -> MemoryStore {
     let (store, mut delta) = (MemoryStore::new(), delta);
     delta.set("n", Value::encode(&7).expect("a number"));
-    let key = SessionId::parse(KNOWN).expect("it is an id").key(Realm::default().tag());
-    let birth = birth();
-    let create = Commit::new(&key, Fate::Create(&birth), &delta, NOW);
+    let id_hash = SessionId::parse(KNOWN).expect("it is an id").hash(Realm::default().tag());
+    let new_session = new_session();
+    let create = Commit::new(&id_hash, Action::Create(&new_session), &delta, NOW);
     store.commit(&create).expect("it begins");
     store
 }
@@ -240,7 +240,7 @@ pub(crate) fn row(bytes: &[u8]) {
         bytes.iter().fold(0_i64, |number, byte| (number << 8) | i64::from(*byte))
     };
     DATABASE.with(|(_, store, connection)| {
-        let key = SessionId::parse(KNOWN).expect("it is an id").key(Realm::default().tag());
+        let id_hash = SessionId::parse(KNOWN).expect("it is an id").hash(Realm::default().tag());
         let now = NOW.as_millis();
         connection
             .execute(
@@ -251,7 +251,7 @@ pub(crate) fn row(bytes: &[u8]) {
                  CAST(nullif(?5, x'') AS TEXT), ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14,
                  '__Host-id', ?6)",
                 params![
-                    key.as_bytes(),
+                    id_hash.as_bytes(),
                     data,
                     user,
                     external,
@@ -268,18 +268,18 @@ pub(crate) fn row(bytes: &[u8]) {
                 ],
             )
             .expect("the columns' types are right");
-        let loaded = store.load(&key, NOW);
+        let loaded = store.load(&id_hash, NOW);
         assert!(
             matches!(loaded, Ok(Loaded::Live { .. } | Loaded::Undecodable { .. })),
             "{loaded:?}"
         );
-        let registry = store.registry().expect("it lists");
-        let summaries = registry.list(&Which::All, Page::first(NonZeroUsize::MIN), NOW);
+        let index = store.index().expect("it lists");
+        let summaries = index.list(&SessionFilter::All, Page::first(NonZeroUsize::MIN), NOW);
         assert_eq!(summaries.expect("a list").len(), 1);
         let delta = Delta::new();
-        let merged = store.commit(&Commit::new(&key, Fate::Merge, &delta, NOW));
+        let merged = store.commit(&Commit::new(&id_hash, Action::Merge, &delta, NOW));
         merged.expect("nothing changes");
-        let stats = registry.stats(NOW).expect("it counts");
+        let stats = index.stats(NOW).expect("it counts");
         assert_eq!(stats.live, 1);
     });
 }
@@ -314,16 +314,16 @@ pub(crate) fn arguments(bytes: &[u8]) {
     thread_local! {
         static STORE: RefCell<Option<SqliteStore>> = const { RefCell::new(None) };
     }
-    let key = SessionId::parse(KNOWN).expect("it is an id").key(Realm::default().tag());
+    let id_hash = SessionId::parse(KNOWN).expect("it is an id").hash(Realm::default().tag());
     let has_it = |store: &SqliteStore| {
-        matches!(store.load(&key, SystemClock.now()), Ok(Loaded::Live { .. }))
+        matches!(store.load(&id_hash, SystemClock.now()), Ok(Loaded::Live { .. }))
     };
     // Most lines do nothing to it: the next can have the same.
     let store = STORE.take().filter(has_it).unwrap_or_else(|| {
         let store = SqliteStore::in_memory().expect("memory");
         let (now, delta) = (SystemClock.now(), Delta::new());
-        let birth = Birth::new(Lifetime::default().starting(now)).expect("randomness");
-        let create = Commit::new(&key, Fate::Create(&birth), &delta, now);
+        let new_session = NewSession::new(Lifetime::default().starting(now)).expect("randomness");
+        let create = Commit::new(&id_hash, Action::Create(&new_session), &delta, now);
         store.commit(&create).expect("done");
         store
     });

@@ -7,11 +7,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cloakroom::ErrorKind;
+use cloakroom::backend::{Action, Cache, Commit, Committed, Loaded, Store};
 use cloakroom::clock::Timestamp;
 use cloakroom::delta::Delta;
-use cloakroom::id::{Realm, SessionKey};
-use cloakroom::store::memcached::MemcachedStore;
-use cloakroom::store::{Cache, Commit, Committed, Fate, Loaded, Store};
+use cloakroom::id::{Realm, SessionIdHash};
+use cloakroom::stores::memcached::MemcachedStore;
 
 use crate::common::memcached::{Memcached, on, shared};
 use crate::common::proxy::{Plan, Proxy};
@@ -23,14 +23,14 @@ fn a_clear_holds_for_every_process_at_once() {
     let server = shared();
     let one = server.builder_in("cleared").open().unwrap();
     let other = server.builder_in("cleared").open().unwrap();
-    let key = create(&one, &setting("n", 1)).unwrap();
-    assert!(is_live(&other, &key));
+    let id_hash = create(&one, &setting("n", 1)).unwrap();
+    assert!(is_live(&other, &id_hash));
     one.clear().unwrap();
     // The other one learns it by its next call, whichever that is.
     let new = create(&other, &setting("n", 2)).unwrap();
     assert!(is_live(&one, &new), "what begins after a clear is found by all");
-    assert!(is_absent(&other, &key));
-    assert!(matches!(merge(&other, &key, &setting("n", 3)).unwrap(), Committed::Gone));
+    assert!(is_absent(&other, &id_hash));
+    assert!(matches!(merge(&other, &id_hash, &setting("n", 3)).unwrap(), Committed::NotFound));
 }
 
 #[test]
@@ -39,10 +39,11 @@ fn a_clear_reaches_every_server() {
     let servers = [shared().address, second.address].map(|address| address.to_string());
     let open = || on(servers.clone()).namespace("all").open();
     let (one, other) = (open().unwrap(), open().unwrap());
-    let keys: Vec<SessionKey> = (0..50).map(|n| create(&one, &setting("n", n)).unwrap()).collect();
-    assert!(keys.iter().all(|key| is_live(&other, key)));
+    let keys: Vec<SessionIdHash> =
+        (0..50).map(|n| create(&one, &setting("n", n)).unwrap()).collect();
+    assert!(keys.iter().all(|id_hash| is_live(&other, id_hash)));
     one.clear().unwrap();
-    assert!(keys.iter().all(|key| is_absent(&one, key) && is_absent(&other, key)));
+    assert!(keys.iter().all(|id_hash| is_absent(&one, id_hash) && is_absent(&other, id_hash)));
 }
 
 #[test]
@@ -50,17 +51,17 @@ fn an_epoch_that_was_lost_brings_nothing_back() {
     let server = shared();
     let one = server.builder_in("lost").open().unwrap();
     let other = server.builder_in("lost").open().unwrap();
-    let key = create(&one, &setting("n", 1)).unwrap();
-    assert!(is_live(&other, &key));
+    let id_hash = create(&one, &setting("n", 1)).unwrap();
+    assert!(is_live(&other, &id_hash));
     one.clear().unwrap();
     for _ in 0..3 {
         server.raw().remove("lost:s:epoch");
         // One of them still knows the epoch from before the clear.
-        assert!(is_absent(&other, &key));
-        assert!(is_absent(&one, &key));
+        assert!(is_absent(&other, &id_hash));
+        assert!(is_absent(&one, &id_hash));
     }
     server.raw().set("lost:s:epoch", b"what is this?");
-    assert!(is_absent(&other, &key));
+    assert!(is_absent(&other, &id_hash));
     let new = create(&other, &setting("n", 2)).unwrap();
     assert!(is_live(&one, &new));
 }
@@ -81,21 +82,24 @@ fn no_session_slips_from_server_to_server_through_a_clear() {
                 .map(|_| {
                     let (store, stop) = (&store, &stop);
                     // It lives before the clear begins.
-                    let mut key = create(store, &setting("n", 1)).unwrap();
+                    let mut id_hash = create(store, &setting("n", 1)).unwrap();
                     scope.spawn(move || {
                         while !stop.load(Ordering::SeqCst) {
                             let (to, nothing) = (new_key(), Delta::new());
-                            let fate = Fate::Renew {
+                            let action = Action::Renew {
                                 to: &to,
                                 realm: &Realm::default(),
                                 grace_until: None,
                             };
-                            match store.commit(&Commit::new(&key, fate, &nothing, NOW)).unwrap() {
-                                Committed::Done { .. } => key = to,
+                            match store
+                                .commit(&Commit::new(&id_hash, action, &nothing, NOW))
+                                .unwrap()
+                            {
+                                Committed::Done { .. } => id_hash = to,
                                 _ => break,
                             }
                         }
-                        live(store, &key).unwrap().is_some()
+                        live(store, &id_hash).unwrap().is_some()
                     })
                 })
                 .collect();
@@ -113,7 +117,7 @@ fn cleared_in_between(number: usize, grace_until: Option<Timestamp>) {
     let store = server.builder_in(namespace).open().unwrap();
     let proxy = Proxy::to(server.address);
     let through = on([proxy.address.to_string()]).namespace(namespace).open().unwrap();
-    let (key, to) = (create(&store, &setting("n", 1)).unwrap(), new_key());
+    let (id_hash, to) = (create(&store, &setting("n", 1)).unwrap(), new_key());
     // It has learned the epoch before requests are counted.
     assert!(live(&through, &new_key()).unwrap().is_none());
     let held = proxy.hold(number);
@@ -122,8 +126,8 @@ fn cleared_in_between(number: usize, grace_until: Option<Timestamp>) {
         let through = &through;
         let request = scope.spawn(move || {
             let nothing = Delta::new();
-            let fate = Fate::Renew { to: &to, realm: &Realm::default(), grace_until };
-            let answer = through.commit(&Commit::new(&key, fate, &nothing, NOW));
+            let action = Action::Renew { to: &to, realm: &Realm::default(), grace_until };
+            let answer = through.commit(&Commit::new(&id_hash, action, &nothing, NOW));
             done.send(()).unwrap();
             answer
         });
@@ -137,7 +141,7 @@ fn cleared_in_between(number: usize, grace_until: Option<Timestamp>) {
         request.join().unwrap()
     });
     proxy.plan(Plan::Pass);
-    for asked in [key, to] {
+    for asked in [id_hash, to] {
         let loaded = store.load(&asked, NOW).unwrap();
         let gone = !matches!(loaded, Loaded::Live { .. });
         assert!(gone, "held before its command {number}: {answer:?}, and then {loaded:?}");
@@ -184,11 +188,11 @@ impl Clearing {
         Clearing { servers, proxies, store, clearer }
     }
 
-    fn key_at(&self, server: usize) -> SessionKey {
+    fn key_at(&self, server: usize) -> SessionIdHash {
         loop {
-            let key = new_key();
-            if self.store.share_of(&key) == server {
-                return key;
+            let id_hash = new_key();
+            if self.store.shard_of(&id_hash) == server {
+                return id_hash;
             }
         }
     }
@@ -215,8 +219,8 @@ fn a_session_that_moves_to_and_fro_while_servers_are_cleared_does_not_slip_throu
         drop(held);
         clear.join().unwrap().unwrap();
     });
-    for key in keys {
-        let loaded = clearing.store.load(&key, NOW).unwrap();
+    for id_hash in keys {
+        let loaded = clearing.store.load(&id_hash, NOW).unwrap();
         assert!(!matches!(loaded, Loaded::Live { .. }), "{loaded:?}");
     }
 }
@@ -224,28 +228,28 @@ fn a_session_that_moves_to_and_fro_while_servers_are_cleared_does_not_slip_throu
 #[test]
 fn servers_whose_clear_has_died_half_way_are_busy_and_open_by_themselves() {
     let clearing = Clearing::new();
-    let key = clearing.key_at(0);
-    create_at(&clearing.store, &key).unwrap();
+    let id_hash = clearing.key_at(0);
+    create_at(&clearing.store, &id_hash).unwrap();
     clearing.proxies[1].plan(Plan::LoseRequest(0));
     // The servers that could be reached are cleared all the same.
     assert_eq!(clearing.clearer.clear().unwrap_err().kind(), ErrorKind::Unavailable);
-    assert!(is_absent(&clearing.store, &key));
-    create_at(&clearing.store, &key).unwrap();
+    assert!(is_absent(&clearing.store, &id_hash));
+    create_at(&clearing.store, &id_hash).unwrap();
     clearing.proxies[1].plan(Plan::Pass);
     let held = clearing.proxies[1].hold(0);
     thread::scope(|scope| {
         let clear = scope.spawn(|| clearing.clearer.clear());
         assert!(held.is_reached());
-        assert_eq!(clearing.store.load(&key, NOW).unwrap_err().kind(), ErrorKind::Busy);
-        assert_eq!(create_at(&clearing.store, &key).unwrap_err().kind(), ErrorKind::Busy);
+        assert_eq!(clearing.store.load(&id_hash, NOW).unwrap_err().kind(), ErrorKind::Busy);
+        assert_eq!(create_at(&clearing.store, &id_hash).unwrap_err().kind(), ErrorKind::Busy);
         let mut raw = clearing.servers[0].raw();
         assert!((1..=10).contains(&raw.seconds_left(Clearing::EPOCH).unwrap()));
         // As it is when the time is over.
         raw.remove(Clearing::EPOCH);
-        assert!(is_absent(&clearing.store, &key));
+        assert!(is_absent(&clearing.store, &id_hash));
         drop(held);
         clear.join().unwrap().unwrap();
     });
-    create_at(&clearing.store, &key).unwrap();
-    assert!(is_live(&clearing.store, &key));
+    create_at(&clearing.store, &id_hash).unwrap();
+    assert!(is_live(&clearing.store, &id_hash));
 }

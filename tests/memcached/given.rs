@@ -2,15 +2,15 @@
 
 use std::time::{Duration, Instant};
 
+use cloakroom::backend::{Action, Commit, Committed, Loaded, Store};
 use cloakroom::clock::Timestamp;
 use cloakroom::delta::Delta;
-use cloakroom::id::{Realm, SessionKey, UserKey};
+use cloakroom::id::{Realm, SessionIdHash, UserKey};
 use cloakroom::record::Touch;
-use cloakroom::store::memcached::MemcachedStore;
-use cloakroom::store::{Commit, Committed, Fate, Loaded, Store};
+use cloakroom::stores::memcached::MemcachedStore;
 use cloakroom::{ErrorKind, Result};
 
-use crate::common::{NOW, birth, create, delete, live, merge, new_key, setting};
+use crate::common::{NOW, create, delete, live, merge, new_key, new_session, setting};
 
 /// Far more than the timeouts, far less than a client's own patience would be.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
@@ -19,19 +19,19 @@ pub(crate) fn user(name: &str) -> UserKey {
     UserKey::new(name).unwrap()
 }
 
-pub(crate) fn create_at(store: &MemcachedStore, key: &SessionKey) -> Result<Committed> {
-    store.commit(&Commit::new(key, Fate::Create(&birth()), &Delta::new(), NOW))
+pub(crate) fn create_at(store: &MemcachedStore, id_hash: &SessionIdHash) -> Result<Committed> {
+    store.commit(&Commit::new(id_hash, Action::Create(&new_session()), &Delta::new(), NOW))
 }
 
 pub(crate) fn renew(
     store: &MemcachedStore,
-    key: &SessionKey,
-    to: &SessionKey,
+    id_hash: &SessionIdHash,
+    to: &SessionIdHash,
     grace_until: Option<Timestamp>,
 ) -> Result<Committed> {
     store.commit(&Commit::new(
-        key,
-        Fate::Renew { to, realm: &Realm::default(), grace_until },
+        id_hash,
+        Action::Renew { to, realm: &Realm::default(), grace_until },
         &Delta::new(),
         NOW,
     ))
@@ -39,33 +39,34 @@ pub(crate) fn renew(
 
 pub(crate) fn sign_in(
     store: &MemcachedStore,
-    key: &SessionKey,
-    to: &SessionKey,
+    id_hash: &SessionIdHash,
+    to: &SessionIdHash,
     name: &str,
 ) -> Result<Committed> {
-    let fate = Fate::SignIn { to, user: &user(name), birth: &birth(), join_salt: None };
-    store.commit(&Commit::new(key, fate, &Delta::new(), NOW))
+    let action =
+        Action::SignIn { to, user: &user(name), new_session: &new_session(), join_salt: None };
+    store.commit(&Commit::new(id_hash, action, &Delta::new(), NOW))
 }
 
-pub(crate) fn is_absent(store: &MemcachedStore, key: &SessionKey) -> bool {
-    matches!(store.load(key, NOW).unwrap(), Loaded::Absent)
+pub(crate) fn is_absent(store: &MemcachedStore, id_hash: &SessionIdHash) -> bool {
+    matches!(store.load(id_hash, NOW).unwrap(), Loaded::NotFound)
 }
 
-pub(crate) fn is_live(store: &MemcachedStore, key: &SessionKey) -> bool {
-    live(store, key).unwrap().is_some()
+pub(crate) fn is_live(store: &MemcachedStore, id_hash: &SessionIdHash) -> bool {
+    live(store, id_hash).unwrap().is_some()
 }
 
 /// Every call fails with this kind, and soon.
-pub(crate) fn all_fail(store: &MemcachedStore, key: &SessionKey, kind: ErrorKind) {
+pub(crate) fn all_fail(store: &MemcachedStore, id_hash: &SessionIdHash, kind: ErrorKind) {
     let began = Instant::now();
     let failures = [
-        store.load(key, NOW).map(drop),
+        store.load(id_hash, NOW).map(drop),
         create(store, &Delta::new()).map(drop),
-        merge(store, key, &setting("n", 1)).map(drop),
-        delete(store, key).map(drop),
-        renew(store, key, &new_key(), None).map(drop),
-        sign_in(store, key, &new_key(), "ada").map(drop),
-        store.touch(&[(*key, Touch::at(NOW))], NOW),
+        merge(store, id_hash, &setting("n", 1)).map(drop),
+        delete(store, id_hash).map(drop),
+        renew(store, id_hash, &new_key(), None).map(drop),
+        sign_in(store, id_hash, &new_key(), "ada").map(drop),
+        store.touch(&[(*id_hash, Touch::at(NOW))], NOW),
         store.clear(),
     ];
     for (call, failure) in failures.into_iter().enumerate() {

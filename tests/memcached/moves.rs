@@ -2,10 +2,10 @@
 
 use std::thread;
 
-use cloakroom::id::SessionKey;
+use cloakroom::backend::{Committed, Loaded, Store};
+use cloakroom::id::SessionIdHash;
 use cloakroom::record::Touch;
-use cloakroom::store::memcached::MemcachedStore;
-use cloakroom::store::{Committed, Loaded, Store};
+use cloakroom::stores::memcached::MemcachedStore;
 use cloakroom::{ErrorKind, Result};
 
 use crate::common::memcached::{Memcached, on, shared};
@@ -38,14 +38,19 @@ impl Act {
         !matches!(self, Act::Merge | Act::Delete)
     }
 
-    fn run(self, store: &MemcachedStore, key: &SessionKey, to: &SessionKey) -> Result<Committed> {
+    fn run(
+        self,
+        store: &MemcachedStore,
+        id_hash: &SessionIdHash,
+        to: &SessionIdHash,
+    ) -> Result<Committed> {
         match self {
-            Act::Renew => renew(store, key, to, None),
-            Act::RenewWithGrace => renew(store, key, to, Some(NOW + HOUR)),
-            Act::SignIn => sign_in(store, key, to, "ada"),
-            Act::SignInOverAnother => sign_in(store, key, to, "bob"),
-            Act::Merge => merge(store, key, &setting("n", 2)),
-            Act::Delete => delete(store, key),
+            Act::Renew => renew(store, id_hash, to, None),
+            Act::RenewWithGrace => renew(store, id_hash, to, Some(NOW + HOUR)),
+            Act::SignIn => sign_in(store, id_hash, to, "ada"),
+            Act::SignInOverAnother => sign_in(store, id_hash, to, "bob"),
+            Act::Merge => merge(store, id_hash, &setting("n", 2)),
+            Act::Delete => delete(store, id_hash),
         }
     }
 }
@@ -73,24 +78,24 @@ impl Stopped {
     }
 
     /// A session of somebody, of ada, or of nobody, as the act needs it.
-    fn session(&self, act: Act) -> SessionKey {
-        let key = create(&self.store, &setting("n", 1)).unwrap();
+    fn session(&self, act: Act) -> SessionIdHash {
+        let id_hash = create(&self.store, &setting("n", 1)).unwrap();
         if act != Act::SignInOverAnother {
-            return key;
+            return id_hash;
         }
         let to = new_key();
-        sign_in(&self.store, &key, &to, "ada").unwrap();
+        sign_in(&self.store, &id_hash, &to, "ada").unwrap();
         to
     }
 
     /// The keys under which something lives, by its own key.
-    fn alive(&self, keys: [&SessionKey; 2]) -> Vec<SessionKey> {
+    fn alive(&self, keys: [&SessionIdHash; 2]) -> Vec<SessionIdHash> {
         let mut alive = Vec::new();
         for asked in keys {
-            if let Loaded::Live { key, .. } = self.store.load(asked, NOW).unwrap()
-                && !alive.contains(&key)
+            if let Loaded::Live { id_hash, .. } = self.store.load(asked, NOW).unwrap()
+                && !alive.contains(&id_hash)
             {
-                alive.push(key);
+                alive.push(id_hash);
             }
         }
         alive
@@ -105,11 +110,11 @@ fn a_request_that_stops_between_any_two_commands_leaves_one_living_id() {
             let one = Plan::LoseOneAnswer(number);
             for lost in [Plan::LoseRequest(number), Plan::LoseAnswer(number), one] {
                 let what = format!("{act:?}, {lost:?}");
-                let (key, to) = (stopped.session(act), new_key());
+                let (id_hash, to) = (stopped.session(act), new_key());
                 stopped.proxy.plan(lost);
-                let answer = act.run(&stopped.through, &key, &to);
+                let answer = act.run(&stopped.through, &id_hash, &to);
                 stopped.proxy.plan(Plan::Pass);
-                let alive = stopped.alive([&key, &to]);
+                let alive = stopped.alive([&id_hash, &to]);
                 if act == Act::Delete {
                     assert!(alive.len() <= 1, "{what}: {alive:?}");
                     assert!(answer.is_err() || alive.is_empty(), "{what}: {answer:?}");
@@ -117,12 +122,12 @@ fn a_request_that_stops_between_any_two_commands_leaves_one_living_id() {
                 }
                 assert_eq!(alive.len(), 1, "{what}: {answer:?} left {alive:?}");
                 match &answer {
-                    Ok(Committed::Done { key: now, .. }) => assert_eq!(alive, [*now], "{what}"),
+                    Ok(Committed::Done { id_hash: now, .. }) => assert_eq!(alive, [*now], "{what}"),
                     Ok(other) => panic!("{what}: {other:?}"),
                     Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable, "{what}"),
                 }
                 if alive == [to] && act.moves() && act != Act::RenewWithGrace {
-                    let old = stopped.store.load(&key, NOW).unwrap();
+                    let old = stopped.store.load(&id_hash, NOW).unwrap();
                     assert!(matches!(old, Loaded::Replaced { .. }), "{what}: {old:?}");
                 }
                 // And what lives can be ended, for good.
@@ -130,7 +135,7 @@ fn a_request_that_stops_between_any_two_commands_leaves_one_living_id() {
                     delete(&stopped.store, &alive[0]).unwrap(),
                     Committed::Deleted { .. }
                 ));
-                assert!(stopped.alive([&key, &to]).is_empty(), "{what}");
+                assert!(stopped.alive([&id_hash, &to]).is_empty(), "{what}");
             }
         }
     }
@@ -145,13 +150,13 @@ fn a_sign_in_that_a_renewal_came_before_leaves_one_living_id_wherever_it_stops()
             let one = Plan::LoseOneAnswer(number);
             for lost in [Plan::LoseRequest(number), Plan::LoseAnswer(number), one] {
                 let what = format!("{act:?}, {lost:?}");
-                let (key, renewed, to) = (stopped.session(act), new_key(), new_key());
+                let (id_hash, renewed, to) = (stopped.session(act), new_key(), new_key());
                 // It has found the session and reserved, and is about to move it.
                 let held = stopped.proxy.hold(2);
                 let answer = thread::scope(|scope| {
-                    let request = scope.spawn(|| act.run(&stopped.through, &key, &to));
+                    let request = scope.spawn(|| act.run(&stopped.through, &id_hash, &to));
                     assert!(held.is_reached(), "{what}");
-                    renew(&stopped.store, &key, &renewed, Some(NOW + HOUR)).unwrap();
+                    renew(&stopped.store, &id_hash, &renewed, Some(NOW + HOUR)).unwrap();
                     stopped.proxy.plan(lost);
                     drop(held);
                     request.join().unwrap()
@@ -174,14 +179,14 @@ fn a_sign_out_while_a_request_stands_between_any_two_commands_is_final() {
     let stopped = Stopped::new();
     for act in Act::ALL {
         for number in 0..6 {
-            let (key, to) = (stopped.session(act), new_key());
+            let (id_hash, to) = (stopped.session(act), new_key());
             let what = format!("{act:?} held before its command {number}");
             let held = stopped.proxy.hold(number);
             let (ended, answer) = thread::scope(|scope| {
                 let (done, is_done) = std::sync::mpsc::channel();
                 let through = &stopped.through;
                 let request = scope.spawn(move || {
-                    let answer = act.run(through, &key, &to);
+                    let answer = act.run(through, &id_hash, &to);
                     done.send(()).unwrap();
                     answer
                 });
@@ -191,12 +196,12 @@ fn a_sign_out_while_a_request_stands_between_any_two_commands_is_final() {
                     reached = held.is_reached_now();
                 }
                 let ended =
-                    matches!(delete(&stopped.store, &key).unwrap(), Committed::Deleted { .. });
+                    matches!(delete(&stopped.store, &id_hash).unwrap(), Committed::Deleted { .. });
                 drop(held);
                 (ended, request.join().unwrap())
             });
             stopped.proxy.plan(Plan::Pass);
-            let alive = stopped.alive([&key, &to]);
+            let alive = stopped.alive([&id_hash, &to]);
             let said = format!("{what}: ended {ended}, {answer:?}, alive {alive:?}");
             match act {
                 // A sign-in is an act of its own: it begins a session where it finds none. A sign-out
@@ -221,31 +226,31 @@ fn a_sign_out_while_a_request_stands_between_any_two_commands_is_final() {
 #[test]
 fn a_touch_that_a_change_came_before_is_recorded_all_the_same() {
     let stopped = Stopped::new();
-    let key = create(&stopped.store, &setting("n", 1)).unwrap();
+    let id_hash = create(&stopped.store, &setting("n", 1)).unwrap();
     let later = NOW + HOUR;
     // It has read the session, and is about to write.
     let held = stopped.proxy.hold(1);
     thread::scope(|scope| {
-        let touch = scope.spawn(|| stopped.through.touch(&[(key, Touch::at(later))], later));
+        let touch = scope.spawn(|| stopped.through.touch(&[(id_hash, Touch::at(later))], later));
         assert!(held.is_reached());
-        merge(&stopped.store, &key, &setting("n", 2)).unwrap();
+        merge(&stopped.store, &id_hash, &setting("n", 2)).unwrap();
         drop(held);
         touch.join().unwrap().unwrap();
     });
-    let record = live(&stopped.store, &key).unwrap().unwrap();
+    let record = live(&stopped.store, &id_hash).unwrap().unwrap();
     assert_eq!(record.seen, later);
     assert_eq!(value(&record, "n"), Some(2));
 }
 
 /// A session that is on its way, as it is when the request dies right after the moment of its
 /// commit; the key it leaves, and the one to which it goes.
-fn on_its_way(stopped: &Stopped, act: Act) -> (SessionKey, SessionKey) {
-    let (key, to) = (stopped.session(act), new_key());
+fn on_its_way(stopped: &Stopped, act: Act) -> (SessionIdHash, SessionIdHash) {
+    let (id_hash, to) = (stopped.session(act), new_key());
     // It looks, reserves, and moves.
     stopped.proxy.plan(Plan::LoseRequest(3));
-    act.run(&stopped.through, &key, &to).unwrap();
+    act.run(&stopped.through, &id_hash, &to).unwrap();
     stopped.proxy.plan(Plan::Pass);
-    (key, to)
+    (id_hash, to)
 }
 
 #[test]
@@ -255,24 +260,24 @@ fn whoever_comes_by_either_key_finishes_a_move() {
         let (_, to) = on_its_way(&stopped, act);
         assert!(is_live(&stopped.store, &to), "{act:?}: by the new key");
 
-        let (key, to) = on_its_way(&stopped, act);
+        let (id_hash, to) = on_its_way(&stopped, act);
         let graced = act == Act::RenewWithGrace;
-        match stopped.store.load(&key, NOW).unwrap() {
-            Loaded::Live { key, .. } if graced => assert_eq!(key, to),
+        match stopped.store.load(&id_hash, NOW).unwrap() {
+            Loaded::Live { id_hash, .. } if graced => assert_eq!(id_hash, to),
             Loaded::Replaced { .. } if !graced => {}
             other => panic!("{act:?}: by the old key {other:?}"),
         }
         assert!(is_live(&stopped.store, &to));
 
-        let (key, to) = on_its_way(&stopped, act);
+        let (id_hash, to) = on_its_way(&stopped, act);
         let later = NOW + HOUR / 2;
-        stopped.store.touch(&[(to, Touch::at(later)), (key, Touch::at(later))], later).unwrap();
+        stopped.store.touch(&[(to, Touch::at(later)), (id_hash, Touch::at(later))], later).unwrap();
         assert_eq!(live(&stopped.store, &to).unwrap().unwrap().seen, later, "{act:?}: by a touch");
 
-        let (key, to) = on_its_way(&stopped, act);
-        let answer = merge(&stopped.store, &key, &setting("late", 1)).unwrap();
+        let (id_hash, to) = on_its_way(&stopped, act);
+        let answer = merge(&stopped.store, &id_hash, &setting("late", 1)).unwrap();
         match answer {
-            Committed::Done { key, .. } if graced => assert_eq!(key, to),
+            Committed::Done { id_hash, .. } if graced => assert_eq!(id_hash, to),
             Committed::Replaced { .. } if !graced => {}
             other => panic!("{act:?}: by a merge {other:?}"),
         }
@@ -288,23 +293,23 @@ fn a_move_to_a_server_that_goes_away_is_finished_when_it_is_back() {
     let here_or_there = || {
         proxy.plan(Plan::Down);
         let (there, here): (Vec<_>, Vec<_>) =
-            (0..100).map(|_| new_key()).partition(|key| store.load(key, NOW).is_err());
+            (0..100).map(|_| new_key()).partition(|id_hash| store.load(id_hash, NOW).is_err());
         proxy.plan(Plan::Pass);
         (here[0], there[0])
     };
     for act in [Act::Renew, Act::RenewWithGrace, Act::SignIn] {
-        let (key, to) = here_or_there();
-        create_at(&store, &key).unwrap();
+        let (id_hash, to) = here_or_there();
+        create_at(&store, &id_hash).unwrap();
         // The other server reserves the key, and is gone when the session shall arrive.
         assert!(is_absent(&store, &to), "its epoch is known");
         proxy.plan(Plan::LoseRequest(1));
-        let answer = act.run(&store, &key, &to).unwrap();
-        assert!(matches!(answer, Committed::Done { key, .. } if key == to), "{answer:?}");
+        let answer = act.run(&store, &id_hash, &to).unwrap();
+        assert!(matches!(answer, Committed::Done { id_hash, .. } if id_hash == to), "{answer:?}");
         assert_eq!(store.load(&to, NOW).unwrap_err().kind(), ErrorKind::Unavailable);
         proxy.plan(Plan::Pass);
         assert!(is_live(&store, &to), "{act:?}");
         assert!(matches!(delete(&store, &to).unwrap(), Committed::Deleted { .. }));
-        assert!(!is_live(&store, &key), "{act:?}");
+        assert!(!is_live(&store, &id_hash), "{act:?}");
     }
 }
 
@@ -314,8 +319,8 @@ fn who_finishes_a_move_late_brings_nothing_back() {
     for act in [Act::Renew, Act::RenewWithGrace, Act::SignIn] {
         for by_new_key in [false, true] {
             for number in 0..8 {
-                let (key, to) = on_its_way(&stopped, act);
-                let asked = if by_new_key { to } else { key };
+                let (id_hash, to) = on_its_way(&stopped, act);
+                let asked = if by_new_key { to } else { id_hash };
                 let held = stopped.proxy.hold(number);
                 thread::scope(|scope| {
                     let (done, is_done) = std::sync::mpsc::channel();
@@ -334,7 +339,7 @@ fn who_finishes_a_move_late_brings_nothing_back() {
                     late.join().unwrap();
                 });
                 stopped.proxy.plan(Plan::Pass);
-                let alive = stopped.alive([&key, &to]);
+                let alive = stopped.alive([&id_hash, &to]);
                 assert!(alive.is_empty(), "{act:?}, by the new key: {by_new_key}, {number}");
             }
         }
@@ -344,23 +349,23 @@ fn who_finishes_a_move_late_brings_nothing_back() {
 #[test]
 fn what_is_reserved_does_not_live_and_goes_when_it_is_not_used() {
     let stopped = Stopped::new();
-    let (key, to) = (stopped.session(Act::Renew), new_key());
+    let (id_hash, to) = (stopped.session(Act::Renew), new_key());
     // The request dies after it has reserved.
     stopped.proxy.plan(Plan::LoseRequest(2));
-    act_fails(Act::Renew.run(&stopped.through, &key, &to));
+    act_fails(Act::Renew.run(&stopped.through, &id_hash, &to));
     stopped.proxy.plan(Plan::Pass);
     assert!(is_absent(&stopped.store, &to));
-    assert!(is_live(&stopped.store, &key), "the old id works as if nothing had been");
-    assert!(matches!(merge(&stopped.store, &to, &setting("n", 2)).unwrap(), Committed::Gone));
+    assert!(is_live(&stopped.store, &id_hash), "the old id works as if nothing had been");
+    assert!(matches!(merge(&stopped.store, &to, &setting("n", 2)).unwrap(), Committed::NotFound));
     // A renewal that is overtaken by a sign-out leaves nothing behind.
-    let (key, to) = (stopped.session(Act::Renew), new_key());
+    let (id_hash, to) = (stopped.session(Act::Renew), new_key());
     let held = stopped.proxy.hold(2);
     thread::scope(|scope| {
-        let request = scope.spawn(|| Act::Renew.run(&stopped.through, &key, &to).unwrap());
+        let request = scope.spawn(|| Act::Renew.run(&stopped.through, &id_hash, &to).unwrap());
         assert!(held.is_reached());
-        delete(&stopped.store, &key).unwrap();
+        delete(&stopped.store, &id_hash).unwrap();
         drop(held);
-        assert!(matches!(request.join().unwrap(), Committed::Gone));
+        assert!(matches!(request.join().unwrap(), Committed::NotFound));
     });
     create_at(&stopped.store, &to).expect("the key is free");
 }
@@ -372,10 +377,10 @@ fn act_fails(answer: Result<Committed>) {
 #[test]
 fn a_write_whose_answer_was_lost_is_neither_done_nor_undone() {
     let stopped = Stopped::new();
-    let key = create(&stopped.store, &setting("n", 1)).unwrap();
+    let id_hash = create(&stopped.store, &setting("n", 1)).unwrap();
     stopped.proxy.plan(Plan::LoseAnswer(1));
-    let error = merge(&stopped.through, &key, &setting("n", 2)).unwrap_err();
+    let error = merge(&stopped.through, &id_hash, &setting("n", 2)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(format!("{error:?}").contains("whether it was done is not known"), "{error:?}");
-    assert_eq!(value(&live(&stopped.store, &key).unwrap().unwrap(), "n"), Some(2), "it was");
+    assert_eq!(value(&live(&stopped.store, &id_hash).unwrap().unwrap(), "n"), Some(2), "it was");
 }

@@ -7,11 +7,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cloakroom::ErrorKind;
+use cloakroom::backend::{Committed, Loaded, Store};
 use cloakroom::delta::Delta;
-use cloakroom::id::SessionKey;
+use cloakroom::id::SessionIdHash;
 use cloakroom::record::Touch;
-use cloakroom::store::memcached::MemcachedStore;
-use cloakroom::store::{Committed, Loaded, Store};
+use cloakroom::stores::memcached::MemcachedStore;
 
 use crate::common::memcached::{Memcached, on};
 use crate::common::{HOUR, NOW, create, live, merge, new_key, setting, value};
@@ -21,31 +21,31 @@ use crate::given::{SOON, all_fail, is_absent, is_live};
 fn a_server_that_is_down_is_unavailable_and_never_an_empty_session() {
     let server = Memcached::start();
     let store = server.store();
-    let key = create(&store, &setting("n", 1)).unwrap();
+    let id_hash = create(&store, &setting("n", 1)).unwrap();
     server.kill();
-    all_fail(&store, &key, ErrorKind::Unavailable);
+    all_fail(&store, &id_hash, ErrorKind::Unavailable);
     server.start_again();
-    assert!(is_absent(&store, &key), "a restart loses the session as a whole");
-    let key = create(&store, &setting("n", 1)).unwrap();
-    assert!(is_live(&store, &key), "and the store goes on");
+    assert!(is_absent(&store, &id_hash), "a restart loses the session as a whole");
+    let id_hash = create(&store, &setting("n", 1)).unwrap();
+    assert!(is_live(&store, &id_hash), "and the store goes on");
 }
 
 #[test]
 fn a_frozen_server_is_unavailable_after_the_timeout_and_has_lost_nothing() {
     let server = Memcached::start();
     let patient = server.builder_in("frozen").open().unwrap();
-    let key = create(&patient, &setting("n", 1)).unwrap();
+    let id_hash = create(&patient, &setting("n", 1)).unwrap();
     let timeout = Duration::from_millis(200);
     let store = server.builder_in("frozen").io_timeout(timeout).open().unwrap();
     server.freeze();
     let began = Instant::now();
-    assert_eq!(store.load(&key, NOW).unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(store.load(&id_hash, NOW).unwrap_err().kind(), ErrorKind::Unavailable);
     assert!(began.elapsed() < SOON);
     assert_eq!(create(&store, &Delta::new()).unwrap_err().kind(), ErrorKind::Unavailable);
-    let merged = merge(&store, &key, &setting("n", 2));
+    let merged = merge(&store, &id_hash, &setting("n", 2));
     assert_eq!(merged.unwrap_err().kind(), ErrorKind::Unavailable);
     server.thaw();
-    assert!(is_live(&patient, &key), "it answers again");
+    assert!(is_live(&patient, &id_hash), "it answers again");
 }
 
 #[test]
@@ -91,11 +91,11 @@ fn a_full_server_drops_sessions_as_a_whole_and_fails_no_request() {
     let server = Memcached::with(&["-m", "8"]);
     let store = server.store();
     let data = setting("n", "x".repeat(20_000));
-    let keys: Vec<SessionKey> = (0..2000).map(|_| create(&store, &data).unwrap()).collect();
-    let found: Vec<bool> = keys.iter().map(|key| is_live(&store, key)).collect();
+    let keys: Vec<SessionIdHash> = (0..2000).map(|_| create(&store, &data).unwrap()).collect();
+    let found: Vec<bool> = keys.iter().map(|id_hash| is_live(&store, id_hash)).collect();
     assert!(!found[0], "40 MB do not fit into 8");
     assert!(found[1990..].iter().all(|found| *found), "the newest are there");
-    assert!(matches!(merge(&store, &keys[0], &data).unwrap(), Committed::Gone));
+    assert!(matches!(merge(&store, &keys[0], &data).unwrap(), Committed::NotFound));
 }
 
 #[test]
@@ -112,34 +112,34 @@ fn the_loss_of_one_server_loses_its_share_only_and_nothing_moves_over() {
     let (one, other) = (Memcached::start(), Memcached::start());
     let addresses = [one.address.to_string(), other.address.to_string()];
     let store = on(addresses.clone()).open().unwrap();
-    let keys: Vec<SessionKey> =
+    let keys: Vec<SessionIdHash> =
         (0..100).map(|n| create(&store, &setting("n", n)).unwrap()).collect();
     one.kill();
-    let alive: Vec<bool> = keys.iter().map(|key| store.load(key, NOW).is_ok()).collect();
-    let share = alive.iter().filter(|alive| **alive).count();
-    assert!((20..80).contains(&share), "{share} of 100 are on one of two servers");
-    for (key, alive) in keys.iter().zip(&alive) {
-        match store.load(key, NOW) {
+    let alive: Vec<bool> = keys.iter().map(|id_hash| store.load(id_hash, NOW).is_ok()).collect();
+    let shard = alive.iter().filter(|alive| **alive).count();
+    assert!((20..80).contains(&shard), "{shard} of 100 are on one of two servers");
+    for (id_hash, alive) in keys.iter().zip(&alive) {
+        match store.load(id_hash, NOW) {
             Ok(loaded) => assert!(matches!(loaded, Loaded::Live { .. })),
             Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable),
         }
-        let written = merge(&store, key, &setting("n", 0));
+        let written = merge(&store, id_hash, &setting("n", 0));
         assert_eq!(written.is_ok(), *alive, "nothing is written to the other server instead");
     }
     // What can be touched is, although one server fails the call.
     let later = NOW + HOUR;
-    let batch: Vec<_> = keys.iter().map(|key| (*key, Touch::at(later))).collect();
+    let batch: Vec<_> = keys.iter().map(|id_hash| (*id_hash, Touch::at(later))).collect();
     assert_eq!(store.touch(&batch, later).unwrap_err().kind(), ErrorKind::Unavailable);
-    for (key, _) in keys.iter().zip(&alive).filter(|(_, alive)| **alive) {
-        assert_eq!(live(&store, key).unwrap().unwrap().seen, later);
+    for (id_hash, _) in keys.iter().zip(&alive).filter(|(_, alive)| **alive) {
+        assert_eq!(live(&store, id_hash).unwrap().unwrap().seen, later);
     }
     one.start_again();
     // In another order the servers are the same.
     let [a, b] = addresses;
     let reversed = on([b, a]).open().unwrap();
-    for (key, alive) in keys.iter().zip(&alive) {
-        assert_eq!(is_live(&store, key), *alive);
-        assert_eq!(is_live(&reversed, key), *alive);
+    for (id_hash, alive) in keys.iter().zip(&alive) {
+        assert_eq!(is_live(&store, id_hash), *alive);
+        assert_eq!(is_live(&reversed, id_hash), *alive);
     }
 }
 
@@ -154,9 +154,9 @@ fn under_load_a_kill_fails_requests_but_is_never_an_answer_of_its_own() {
                     let mut failures = 0;
                     for n in 0..400 {
                         match create(&store, &setting("n", n)) {
-                            Ok(key) => match store.load(&key, NOW) {
+                            Ok(id_hash) => match store.load(&id_hash, NOW) {
                                 // Lost as a whole by the restart, or there as a whole.
-                                Ok(Loaded::Absent) => {}
+                                Ok(Loaded::NotFound) => {}
                                 Ok(Loaded::Live { record, .. }) => {
                                     assert_eq!(value(&record, "n"), Some(n));
                                 }
@@ -178,8 +178,8 @@ fn under_load_a_kill_fails_requests_but_is_never_an_answer_of_its_own() {
         let failures: u32 = threads.into_iter().map(|thread| thread.join().unwrap()).sum();
         assert!(failures < 3200);
     });
-    let key = create(&store, &setting("n", 1)).unwrap();
-    assert!(is_live(&store, &key));
+    let id_hash = create(&store, &setting("n", 1)).unwrap();
+    assert!(is_live(&store, &id_hash));
 }
 
 #[test]
@@ -214,8 +214,8 @@ fn a_server_is_found_by_its_ipv6_address() {
     let server = Memcached::with(&["-l", "::1"]);
     let address = format!("[::1]:{}", server.address.port());
     let store = on([address]).open().unwrap();
-    let key = create(&store, &setting("n", 1)).unwrap();
-    assert!(is_live(&store, &key));
+    let id_hash = create(&store, &setting("n", 1)).unwrap();
+    assert!(is_live(&store, &id_hash));
 }
 
 #[test]
@@ -224,11 +224,11 @@ fn one_server_under_two_names_loses_nothing_and_can_be_cleared() {
     let port = server.address.port();
     let names = [format!("127.0.0.1:{port}"), format!("localhost:{port}")];
     let store = on(names).open().unwrap();
-    let keys: Vec<SessionKey> =
+    let keys: Vec<SessionIdHash> =
         (0..50).map(|n| create(&store, &setting("n", n)).unwrap()).collect();
-    assert!(keys.iter().all(|key| is_live(&store, key)));
+    assert!(keys.iter().all(|id_hash| is_live(&store, id_hash)));
     store.clear().unwrap();
-    assert!(keys.iter().all(|key| is_absent(&store, key)));
-    let key = create(&store, &setting("n", 1)).unwrap();
-    assert!(is_live(&store, &key));
+    assert!(keys.iter().all(|id_hash| is_absent(&store, id_hash)));
+    let id_hash = create(&store, &setting("n", 1)).unwrap();
+    assert!(is_live(&store, &id_hash));
 }

@@ -3,17 +3,17 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use cloakroom::backend::{Action, AtLimit, Commit, Committed, Loaded, ReplacedId, Store};
 use cloakroom::clock::Timestamp;
 use cloakroom::delta::Delta;
 use cloakroom::event::{EventKind, Events, LogSink};
-use cloakroom::id::{Realm, SessionKey};
-use cloakroom::record::{Birth, Touch};
-use cloakroom::store::memcached::MemcachedStore;
-use cloakroom::store::{AtLimit, Commit, Committed, Fate, Loaded, ReplacedId, Store};
+use cloakroom::id::{Realm, SessionIdHash};
+use cloakroom::record::{NewSession, Touch};
+use cloakroom::stores::memcached::MemcachedStore;
 use cloakroom::{ErrorKind, Lifetime, SessionManager};
 
 use crate::common::memcached::{Memcached, shared};
-use crate::common::{HOUR, NOW, birth, create, delete, live, merge, new_key, setting, value};
+use crate::common::{HOUR, NOW, create, delete, live, merge, new_key, new_session, setting, value};
 use crate::given::{create_at, is_absent, is_live, renew, sign_in, user};
 
 #[test]
@@ -26,75 +26,75 @@ fn a_limit_per_user_is_refused_when_the_manager_is_built() {
 #[test]
 fn two_applications_on_one_server_do_not_meet() {
     let (one, other) = (shared().store(), shared().store());
-    let key = create(&one, &setting("n", 1)).unwrap();
-    assert!(is_absent(&other, &key));
-    create_at(&other, &key).unwrap();
+    let id_hash = create(&one, &setting("n", 1)).unwrap();
+    assert!(is_absent(&other, &id_hash));
+    create_at(&other, &id_hash).unwrap();
     one.clear().unwrap();
-    assert!(is_absent(&one, &key));
-    assert!(is_live(&other, &key), "a clear ends the sessions of its namespace only");
+    assert!(is_absent(&one, &id_hash));
+    assert!(is_live(&other, &id_hash), "a clear ends the sessions of its namespace only");
 }
 
 #[test]
 fn garbage_under_a_key_counts_as_absent_is_told_and_is_overwritten() {
     let events = Events::new(LogSink::new());
     let store = shared().builder_in("garbage").events(events.clone()).open().unwrap();
-    let key = create(&store, &setting("n", 1)).unwrap();
+    let id_hash = create(&store, &setting("n", 1)).unwrap();
     let mut raw = shared().raw();
-    let name = raw.name("garbage", 's', &key);
+    let name = raw.name("garbage", 's', &id_hash);
     for garbage in [&b""[..], b"hello", b"\x01?", b"\0\0\0\0", b"\x01A", b"{\"format\":1}"] {
         raw.set(&name, garbage);
-        let before = events.count(EventKind::Garbage);
-        assert!(is_absent(&store, &key), "{garbage:?}");
-        assert_eq!(events.count(EventKind::Garbage), before + 1);
+        let before = events.count(EventKind::InvalidCacheValue);
+        assert!(is_absent(&store, &id_hash), "{garbage:?}");
+        assert_eq!(events.count(EventKind::InvalidCacheValue), before + 1);
         // A late writer brings nothing back; only what begins a session may take the place.
-        assert!(matches!(merge(&store, &key, &setting("n", 2)).unwrap(), Committed::Gone));
-        assert!(matches!(delete(&store, &key).unwrap(), Committed::Gone));
-        store.touch(&[(key, Touch::at(NOW + HOUR))], NOW + HOUR).unwrap();
+        assert!(matches!(merge(&store, &id_hash, &setting("n", 2)).unwrap(), Committed::NotFound));
+        assert!(matches!(delete(&store, &id_hash).unwrap(), Committed::NotFound));
+        store.touch(&[(id_hash, Touch::at(NOW + HOUR))], NOW + HOUR).unwrap();
         assert_eq!(raw.get(&name).unwrap(), garbage);
-        assert!(matches!(create_at(&store, &key).unwrap(), Committed::Done { .. }));
-        assert!(is_live(&store, &key));
+        assert!(matches!(create_at(&store, &id_hash).unwrap(), Committed::Done { .. }));
+        assert!(is_live(&store, &id_hash));
     }
 }
 
 #[test]
 fn a_value_of_a_newer_version_is_undecodable_and_stays_in_place() {
     let store = shared().builder_in("newer").open().unwrap();
-    let key = create(&store, &setting("n", 1)).unwrap();
+    let id_hash = create(&store, &setting("n", 1)).unwrap();
     let mut raw = shared().raw();
-    let name = raw.name("newer", 's', &key);
+    let name = raw.name("newer", 's', &id_hash);
     for newer in [&b"\x02Lwho knows"[..], b"\x01L{\"format\":2}"] {
         raw.set(&name, newer);
-        assert!(matches!(store.load(&key, NOW).unwrap(), Loaded::Undecodable { .. }));
-        let merged = merge(&store, &key, &setting("n", 2)).unwrap();
+        assert!(matches!(store.load(&id_hash, NOW).unwrap(), Loaded::Undecodable { .. }));
+        let merged = merge(&store, &id_hash, &setting("n", 2)).unwrap();
         assert!(matches!(merged, Committed::Undecodable { .. }));
-        let renewed = renew(&store, &key, &new_key(), None).unwrap();
+        let renewed = renew(&store, &id_hash, &new_key(), None).unwrap();
         assert!(matches!(renewed, Committed::Undecodable { .. }));
-        store.touch(&[(key, Touch::at(NOW + HOUR))], NOW + HOUR).unwrap();
-        assert_eq!(create_at(&store, &key).unwrap_err().kind(), ErrorKind::Conflict);
+        store.touch(&[(id_hash, Touch::at(NOW + HOUR))], NOW + HOUR).unwrap();
+        assert_eq!(create_at(&store, &id_hash).unwrap_err().kind(), ErrorKind::Conflict);
         let to = new_key();
-        assert!(matches!(sign_in(&store, &key, &to, "ada").unwrap(), Committed::Done { .. }));
+        assert!(matches!(sign_in(&store, &id_hash, &to, "ada").unwrap(), Committed::Done { .. }));
         assert!(is_live(&store, &to));
         assert_eq!(raw.get(&name).unwrap(), newer);
     }
-    assert!(matches!(delete(&store, &key).unwrap(), Committed::Deleted { .. }));
-    assert!(is_absent(&store, &key));
+    assert!(matches!(delete(&store, &id_hash).unwrap(), Committed::Deleted { .. }));
+    assert!(is_absent(&store, &id_hash));
 }
 
 #[test]
 fn a_session_over_the_limit_of_an_item_is_too_large_and_the_old_one_is_intact() {
     let server = Memcached::with(&["-I", "512k"]);
     let store = server.builder().item_limit(512 << 10).open().unwrap();
-    let key = create(&store, &setting("n", 1)).unwrap();
+    let id_hash = create(&store, &setting("n", 1)).unwrap();
     let large = setting("n", "x".repeat(512 << 10));
     assert_eq!(create(&store, &large).unwrap_err().kind(), ErrorKind::TooLarge);
-    assert_eq!(merge(&store, &key, &large).unwrap_err().kind(), ErrorKind::TooLarge);
-    let fate = Fate::Renew { to: &new_key(), realm: &Realm::default(), grace_until: None };
-    let renewal = store.commit(&Commit::new(&key, fate, &large, NOW));
+    assert_eq!(merge(&store, &id_hash, &large).unwrap_err().kind(), ErrorKind::TooLarge);
+    let action = Action::Renew { to: &new_key(), realm: &Realm::default(), grace_until: None };
+    let renewal = store.commit(&Commit::new(&id_hash, action, &large, NOW));
     assert_eq!(renewal.unwrap_err().kind(), ErrorKind::TooLarge);
-    assert_eq!(value(&live(&store, &key).unwrap().unwrap(), "n"), Some(1));
+    assert_eq!(value(&live(&store, &id_hash).unwrap().unwrap(), "n"), Some(1));
     let fits = setting("n", "x".repeat(500 << 10));
-    assert!(matches!(merge(&store, &key, &fits).unwrap(), Committed::Done { .. }));
-    assert!(matches!(renew(&store, &key, &new_key(), None).unwrap(), Committed::Done { .. }));
+    assert!(matches!(merge(&store, &id_hash, &fits).unwrap(), Committed::Done { .. }));
+    assert!(matches!(renew(&store, &id_hash, &new_key(), None).unwrap(), Committed::Done { .. }));
 }
 
 #[test]
@@ -111,9 +111,11 @@ fn an_item_is_kept_for_what_remains_and_a_minute() {
     let mut raw = shared().raw();
     let day = HOUR * 24;
     let mut seconds_for = |lifetime: Lifetime| {
-        let (key, birth) = (new_key(), Birth::new(lifetime.starting(NOW)).unwrap());
-        store.commit(&Commit::new(&key, Fate::Create(&birth), &Delta::new(), NOW)).unwrap();
-        let name = raw.name("kept", 's', &key);
+        let (id_hash, new_session) = (new_key(), NewSession::new(lifetime.starting(NOW)).unwrap());
+        store
+            .commit(&Commit::new(&id_hash, Action::Create(&new_session), &Delta::new(), NOW))
+            .unwrap();
+        let name = raw.name("kept", 's', &id_hash);
         raw.seconds_left(&name).unwrap()
     };
     for (lifetime, wanted) in [
@@ -127,12 +129,13 @@ fn an_item_is_kept_for_what_remains_and_a_minute() {
     }
     assert_eq!(seconds_for(Lifetime::fixed(Duration::MAX)), -1);
     // A touch keeps it longer, and what is left behind by a renewal goes soon.
-    let (key, birth) = (new_key(), Birth::new(Lifetime::idle(HOUR).starting(NOW)).unwrap());
-    store.commit(&Commit::new(&key, Fate::Create(&birth), &Delta::new(), NOW)).unwrap();
-    let name = raw.name("kept", 's', &key);
-    store.touch(&[(key, Touch::at(NOW + HOUR / 2))], NOW).unwrap();
+    let (id_hash, new_session) =
+        (new_key(), NewSession::new(Lifetime::idle(HOUR).starting(NOW)).unwrap());
+    store.commit(&Commit::new(&id_hash, Action::Create(&new_session), &Delta::new(), NOW)).unwrap();
+    let name = raw.name("kept", 's', &id_hash);
+    store.touch(&[(id_hash, Touch::at(NOW + HOUR / 2))], NOW).unwrap();
     assert!(raw.seconds_left(&name).unwrap() > 3660 + 1700);
-    renew(&store, &key, &new_key(), None).unwrap();
+    renew(&store, &id_hash, &new_key(), None).unwrap();
     let remembered = i64::try_from(ReplacedId::REMEMBERED.as_secs()).unwrap() + 60;
     let seconds = raw.seconds_left(&name).unwrap();
     assert!((remembered - 5..=remembered).contains(&seconds), "{seconds} s");
@@ -141,39 +144,42 @@ fn an_item_is_kept_for_what_remains_and_a_minute() {
 #[test]
 fn the_injected_clock_decides_about_the_deadline() {
     let store = shared().store();
-    let key = create(&store, &setting("n", 1)).unwrap();
-    let deadline = live(&store, &key).unwrap().unwrap().deadline();
-    assert!(matches!(store.load(&key, deadline).unwrap(), Loaded::Absent));
-    assert!(is_live(&store, &key), "it is there all the same");
+    let id_hash = create(&store, &setting("n", 1)).unwrap();
+    let deadline = live(&store, &id_hash).unwrap().unwrap().deadline();
+    assert!(matches!(store.load(&id_hash, deadline).unwrap(), Loaded::NotFound));
+    assert!(is_live(&store, &id_hash), "it is there all the same");
     assert_eq!(store.sweep(deadline, NonZeroUsize::MIN).unwrap().removed, 0);
 }
 
 #[test]
 fn what_was_ended_at_its_deadline_is_not_brought_back_by_who_is_late() {
     let store = shared().store();
-    let acts: [fn(&MemcachedStore, &SessionKey, Timestamp) -> Committed; 2] = [
-        |store, key, at| store.commit(&Commit::new(key, Fate::Delete, &Delta::new(), at)).unwrap(),
-        |store, key, at| {
-            let (to, ada, birth) = (new_key(), user("ada"), birth());
-            let fate = Fate::SignIn { to: &to, user: &ada, birth: &birth, join_salt: None };
-            store.commit(&Commit::new(key, fate, &Delta::new(), at)).unwrap()
+    let acts: [fn(&MemcachedStore, &SessionIdHash, Timestamp) -> Committed; 2] = [
+        |store, id_hash, at| {
+            store.commit(&Commit::new(id_hash, Action::Delete, &Delta::new(), at)).unwrap()
+        },
+        |store, id_hash, at| {
+            let (to, ada, new_session) = (new_key(), user("ada"), new_session());
+            let action =
+                Action::SignIn { to: &to, user: &ada, new_session: &new_session, join_salt: None };
+            store.commit(&Commit::new(id_hash, action, &Delta::new(), at)).unwrap()
         },
     ];
     for (number, act) in acts.into_iter().enumerate() {
         for through_grace in [false, true] {
             let old = create(&store, &setting("n", 1)).unwrap();
             let end = live(&store, &old).unwrap().unwrap().deadline();
-            let key = new_key();
-            renew(&store, &old, &key, Some(end + HOUR)).unwrap();
-            let answer = act(&store, if through_grace { &old } else { &key }, end);
-            assert!(matches!(answer, Committed::Gone | Committed::Done { .. }), "{answer:?}");
+            let id_hash = new_key();
+            renew(&store, &old, &id_hash, Some(end + HOUR)).unwrap();
+            let answer = act(&store, if through_grace { &old } else { &id_hash }, end);
+            assert!(matches!(answer, Committed::NotFound | Committed::Done { .. }), "{answer:?}");
             // Both have waited since before the deadline.
             let before = end - Duration::from_millis(1);
-            store.touch(&[(key, Touch::at(before)), (old, Touch::at(before))], before).unwrap();
+            store.touch(&[(id_hash, Touch::at(before)), (old, Touch::at(before))], before).unwrap();
             let delta = setting("late", 1);
-            let late = store.commit(&Commit::new(&key, Fate::Merge, &delta, before)).unwrap();
-            assert!(matches!(late, Committed::Gone), "act {number}: {late:?}");
-            assert!(is_absent(&store, &key));
+            let late = store.commit(&Commit::new(&id_hash, Action::Merge, &delta, before)).unwrap();
+            assert!(matches!(late, Committed::NotFound), "act {number}: {late:?}");
+            assert!(is_absent(&store, &id_hash));
             assert!(!is_live(&store, &old));
         }
     }

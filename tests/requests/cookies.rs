@@ -52,7 +52,7 @@ fn a_malformed_cookie_reaches_no_store_and_a_write_begins_a_session() {
             let cookie = format!("theme=dark; __Host-id={value}");
             let commits = app.store.calls(Call::Commit);
             let session = app.sessions.open(Some(cookie.as_str()));
-            assert_eq!(app.count(EventKind::Malformed), index as u64 + 1, "{value:.60}");
+            assert_eq!(app.count(EventKind::MalformedId), index as u64 + 1, "{value:.60}");
             assert_eq!(session.get::<u32>("n").unwrap(), None);
             session.set("n", 1).unwrap();
             let (id, _) = {
@@ -64,7 +64,7 @@ fn a_malformed_cookie_reaches_no_store_and_a_write_begins_a_session() {
             assert_eq!(app.store.calls(Call::Load), 0, "{value:.60}");
             assert_eq!(app.store.calls(Call::Commit), commits + 1, "only the new session");
         }
-        assert_eq!(app.count(EventKind::Unknown), 0);
+        assert_eq!(app.count(EventKind::UnknownId), 0);
     });
 }
 
@@ -74,7 +74,7 @@ fn an_unknown_id_is_never_adopted() {
         for read_before in [false, true] {
             let planted = stranger();
             let mut browser = Browser::with(format!("__Host-id={planted}"));
-            let unknown = app.count(EventKind::Unknown);
+            let unknown = app.count(EventKind::UnknownId);
             let headers = browser.request(&app.sessions, |session| {
                 if read_before {
                     assert_eq!(session.get::<u32>("n").unwrap(), None);
@@ -82,7 +82,7 @@ fn an_unknown_id_is_never_adopted() {
                 session.set("n", 1).unwrap();
             });
             assert_ne!(issued(&headers).0.reveal(), planted);
-            assert_eq!(app.count(EventKind::Unknown), unknown + 1);
+            assert_eq!(app.count(EventKind::UnknownId), unknown + 1);
             let victim = Browser::with(format!("__Host-id={planted}"));
             assert_eq!((app.n(&victim), app.n(&browser)), (None, Some(1)));
         }
@@ -113,7 +113,7 @@ fn an_empty_value_is_no_cookie() {
         let headers = Browser::with("__Host-id=").request(&app.sessions, |session| {
             assert_eq!(session.get::<u32>("n").unwrap(), None);
         });
-        assert_eq!((set_cookie(&headers), app.count(EventKind::Malformed)), (None, 0));
+        assert_eq!((set_cookie(&headers), app.count(EventKind::MalformedId)), (None, 0));
     });
 }
 
@@ -321,7 +321,7 @@ fn insecure_http_is_a_cookie_of_another_name_without_secure() {
 #[test]
 fn a_browser_session_has_no_max_age_and_its_own_short_limit() {
     let short = Lifetime::idle(Duration::from_secs(600));
-    let configure = move |builder: cloakroom::manager::Builder| {
+    let configure = move |builder: cloakroom::manager::SessionManagerBuilder| {
         builder.browser_session_lifetime(short).without_cleaner()
     };
     on_both_stores(configure, |app| {
@@ -435,9 +435,9 @@ fn in_header_mode_the_id_travels_in_the_header_and_cookies_do_not_count() {
             assert_eq!(read(RequestHead::new().id(id)), (Some(1), vec![]));
             let cookie = format!("__Host-id={id}; X-Session={id}");
             assert_eq!(read(RequestHead::new().cookie(&cookie)), (None, vec![]));
-            assert_eq!(app.count(EventKind::Malformed), 0);
+            assert_eq!(app.count(EventKind::MalformedId), 0);
             assert_eq!(read(RequestHead::new().id("garbage").cookie(&cookie)), (None, vec![]));
-            assert_eq!(app.count(EventKind::Malformed), 1);
+            assert_eq!(app.count(EventKind::MalformedId), 1);
 
             let session = app.sessions.open(RequestHead::new().id(id));
             session.destroy().unwrap();
@@ -474,13 +474,13 @@ fn no_key_out_of_the_database_is_an_id() {
     let browser = app.visitor(1);
     let path = app.folder.database();
     let other = cloakroom::rusqlite::Connection::open(&path).unwrap();
-    let key: Vec<u8> =
+    let id_hash: Vec<u8> =
         other.query_row("SELECT key FROM cloakroom_sessions", [], |row| row.get(0)).unwrap();
-    assert_eq!(key, browser.id().key(Realm::default().tag()).as_bytes());
+    assert_eq!(id_hash, browser.id().hash(Realm::default().tag()).as_bytes());
     // 32 bytes as text, the way an id is written.
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut text = String::new();
-    for group in key.chunks(3) {
+    for group in id_hash.chunks(3) {
         let bits = group.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte));
         let bits = bits << (8 * (3 - group.len()));
         for at in 0..=group.len() {

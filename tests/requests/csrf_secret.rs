@@ -2,12 +2,12 @@
 
 use std::thread;
 
+use cloakroom::backend::SessionFilter;
 use cloakroom::csrf::CsrfToken;
 use cloakroom::event::EventKind;
 use cloakroom::http::Outcome;
 use cloakroom::manager::OnLoadFailure;
-use cloakroom::session::Saved;
-use cloakroom::store::Which;
+use cloakroom::session::CommitOutcome;
 use cloakroom::{ErrorKind, Session};
 
 use crate::common::faulty::{Call, Fault};
@@ -205,8 +205,8 @@ fn a_page_whose_session_is_ended_meanwhile_brings_nothing_back() {
     let ends: [fn(&App, &mut Browser); 3] = [
         |app, browser| drop(browser.request(&app.sessions, |s| s.destroy().unwrap())),
         |app, _| {
-            let registry = app.store.inner().registry().unwrap();
-            registry.revoke(&Which::All, None, crate::common::NOW).unwrap();
+            let index = app.store.inner().index().unwrap();
+            index.revoke(&SessionFilter::All, None, crate::common::NOW).unwrap();
         },
         |app, browser| drop(browser.request(&app.sessions, |s| sign_in(s, "ada"))),
     ];
@@ -220,19 +220,19 @@ fn a_page_whose_session_is_ended_meanwhile_brings_nothing_back() {
                     add(&session, 1);
                 }
                 end(&app, &mut browser);
-                let (rows, told) = (app.rows(), app.count(EventKind::Discarded));
+                let (rows, told) = (app.rows(), app.count(EventKind::ChangesDiscarded));
                 // A page of an id that was replaced has nothing to lose, unless it has changes.
                 let is_told = index != 2 || changes;
                 let told = told + u64::from(is_told);
                 let token = session.csrf_token().unwrap();
-                assert_eq!(app.count(EventKind::Discarded), told);
+                assert_eq!(app.count(EventKind::ChangesDiscarded), told);
                 assert_eq!(session.get::<u32>("n").unwrap(), None);
                 session.csrf_token().unwrap();
-                let saved = if is_told { Saved::Discarded } else { Saved::Kept };
+                let saved = if is_told { CommitOutcome::Discarded } else { CommitOutcome::Stored };
                 assert_eq!(session.commit().unwrap(), saved);
                 let headers = complete(&app.sessions, &session);
                 assert_eq!((set_cookie(&headers), headers.discarded), (None, is_told));
-                assert_eq!((app.rows(), app.count(EventKind::Discarded)), (rows, told));
+                assert_eq!((app.rows(), app.count(EventKind::ChangesDiscarded)), (rows, told));
                 assert!(!holds(&app, &browser, &token), "{index} {changes}");
             }
         }
@@ -391,7 +391,7 @@ fn a_store_that_fails_is_an_error_and_the_next_request_is_fine() {
 #[test]
 fn where_the_session_is_read_as_empty_no_token_is_given_and_none_holds() {
     on_both_stores(
-        |builder| builder.on_load_failure(OnLoadFailure::ReadAsEmpty),
+        |builder| builder.on_load_failure(OnLoadFailure::TreatAsAnonymous),
         |app| {
             let (browser, token) = visitor_with_token(&app);
             app.store.fail(Call::Load, 1, ErrorKind::Busy);

@@ -2,12 +2,12 @@
 
 use std::num::NonZeroU32;
 
+use cloakroom::backend::{AtLimit, SessionFilter};
 use cloakroom::event::EventKind;
 use cloakroom::http::Outcome;
-use cloakroom::id::Handle;
-use cloakroom::manager::Builder;
-use cloakroom::session::Saved;
-use cloakroom::store::{AtLimit, Which};
+use cloakroom::id::PublicId;
+use cloakroom::manager::SessionManagerBuilder;
+use cloakroom::session::CommitOutcome;
 use cloakroom::{ErrorKind, Session};
 
 use crate::common::faulty::Call;
@@ -31,15 +31,15 @@ fn a_destroyed_session_is_gone_and_its_cookie_removed() {
                 assert_eq!(session.get::<u32>("n").unwrap(), None);
                 assert_eq!(session.get::<u32>("m").unwrap(), None);
                 assert!(session.keys().unwrap().is_empty());
-                assert_eq!((session.user().unwrap(), session.handle().unwrap()), (None, None));
+                assert_eq!((session.user().unwrap(), session.public_id().unwrap()), (None, None));
             });
             assert_eq!(set_cookie(&headers), Some(REMOVAL));
             let guard = ("Cache-Control", "no-cache=\"Set-Cookie\"");
             assert!(headers.iter().any(|header| header == guard));
             assert_eq!((browser.cookie, app.n(&recorded), app.rows()), (None, None, 0));
         }
-        assert_eq!(app.count(EventKind::Destroyed), 2);
-        assert_eq!(app.count(EventKind::Discarded), 0);
+        assert_eq!(app.count(EventKind::SignedOut), 2);
+        assert_eq!(app.count(EventKind::ChangesDiscarded), 0);
     });
 }
 
@@ -101,7 +101,7 @@ fn a_destroy_and_a_commit_before_the_flash_come_to_the_same() {
         let mut browser = app.signed_in("ada");
         let headers = browser.request(&app.sessions, |session| {
             session.destroy().unwrap();
-            assert_eq!(session.commit().unwrap(), Saved::Kept);
+            assert_eq!(session.commit().unwrap(), CommitOutcome::Stored);
             assert_eq!(app.rows(), 0);
             session.flash("info", "bye").unwrap();
         });
@@ -150,10 +150,10 @@ fn signing_in_as_another_user_leaks_nothing_of_the_first() {
             session.flash("info", "Ada has mail").unwrap();
             session.set("n", 41).unwrap();
         });
-        let handle = |browser: &Browser| -> Handle {
-            browser.open(&app.sessions).handle().unwrap().unwrap()
+        let public_id = |browser: &Browser| -> PublicId {
+            browser.open(&app.sessions).public_id().unwrap().unwrap()
         };
-        let first = handle(&ada);
+        let first = public_id(&ada);
         browser.request(&app.sessions, |session| {
             session.flash("info", "Welcome, Ben").unwrap();
             session.update("n", |n: Option<u32>| n.unwrap_or(0) + 1).unwrap();
@@ -161,7 +161,7 @@ fn signing_in_as_another_user_leaks_nothing_of_the_first() {
             sign_in(session, "ben");
         });
         assert_eq!(who(&app.sessions, &browser).as_deref(), Some("ben"));
-        assert_ne!(handle(&browser), first);
+        assert_ne!(public_id(&browser), first);
         browser.request(&app.sessions, |session| {
             assert_eq!(session.get::<String>("secret").unwrap(), None);
             assert_eq!(session.get::<u32>("own").unwrap(), Some(5), "of this request itself");
@@ -215,7 +215,7 @@ fn a_writer_under_way_learns_that_its_session_was_ended_and_stores_nothing() {
             let headers = complete(&app.sessions, &session);
             assert!(headers.discarded);
             assert_eq!((set_cookie(&headers), app.rows()), (None, 0));
-            assert_eq!(app.count(EventKind::Discarded), index as u64 + 1);
+            assert_eq!(app.count(EventKind::ChangesDiscarded), index as u64 + 1);
         }
     });
 }
@@ -231,7 +231,7 @@ fn a_renewal_that_has_not_read_learns_that_its_session_was_ended() {
             }
             session.renew().unwrap();
             elsewhere(|| app.sessions.revoke_all(&user("ada")).unwrap());
-            assert_eq!(session.commit().unwrap(), Saved::Discarded, "reads: {reads}");
+            assert_eq!(session.commit().unwrap(), CommitOutcome::Discarded, "reads: {reads}");
             let headers = complete(&app.sessions, &session);
             assert_eq!((set_cookie(&headers), headers.discarded), (None, true));
         }
@@ -245,9 +245,9 @@ fn a_commit_under_way_learns_it_too_and_later_writes_begin_nothing() {
         let session = in_flight(&app, &browser);
         browser.request(&app.sessions, |session| session.destroy().unwrap());
         session.set("n", 2).unwrap();
-        assert_eq!(session.commit().unwrap(), Saved::Discarded);
+        assert_eq!(session.commit().unwrap(), CommitOutcome::Discarded);
         session.set("n", 3).unwrap();
-        assert_eq!(session.commit().unwrap(), Saved::Discarded);
+        assert_eq!(session.commit().unwrap(), CommitOutcome::Discarded);
         session.flash("info", "late").unwrap();
         let headers = complete(&app.sessions, &session);
         assert!(headers.discarded);
@@ -260,8 +260,8 @@ fn a_writer_under_way_does_not_bring_back_a_session_revoked_swept_or_run_out() {
     on_both_stores(defaults, |app| {
         let ends: [fn(&App); 3] = [
             |app| {
-                let registry = app.store.inner().registry().unwrap();
-                let all = registry.revoke(&Which::All, None, crate::common::NOW).unwrap();
+                let index = app.store.inner().index().unwrap();
+                let all = index.revoke(&SessionFilter::All, None, crate::common::NOW).unwrap();
                 assert_eq!(all.len(), 1);
             },
             |app| app.clock.advance(crate::common::HOUR * 24),
@@ -308,8 +308,8 @@ fn a_write_that_never_saw_its_session_is_late_when_that_was_ended_meanwhile() {
             assert_eq!(app.sessions.revoke_all(&user("ada")).unwrap(), 1);
         }),
         ("a revocation by handle", |app, browser| {
-            let handle = browser.open(&app.sessions).handle().unwrap().unwrap();
-            assert!(app.sessions.revoke(&user("ada"), &handle).unwrap());
+            let public_id = browser.open(&app.sessions).public_id().unwrap().unwrap();
+            assert!(app.sessions.revoke(&user("ada"), &public_id).unwrap());
         }),
         ("a revocation of everyone", |app, _| {
             assert_eq!(app.sessions.revoke_everyone().unwrap(), 1);
@@ -320,7 +320,8 @@ fn a_write_that_never_saw_its_session_is_late_when_that_was_ended_meanwhile() {
         }),
     ];
     let one = NonZeroU32::MIN;
-    let configure = |builder: Builder| builder.max_sessions_per_user(one, AtLimit::EndOldest);
+    let configure =
+        |builder: SessionManagerBuilder| builder.max_sessions_per_user(one, AtLimit::EndOldest);
     for (how, end) in ends {
         on_both_stores(configure, |app| {
             let mut browser = app.signed_in("ada");
@@ -475,7 +476,7 @@ fn a_late_request_takes_no_newer_id_away_however_it_uses_its_session() {
         |session| session.destroy().unwrap(),
         |session| {
             session.renew().unwrap();
-            assert_eq!(session.commit().unwrap(), Saved::Kept);
+            assert_eq!(session.commit().unwrap(), CommitOutcome::Stored);
             session.destroy().unwrap();
         },
     ];
@@ -507,7 +508,7 @@ fn the_id_of_a_sign_in_is_sent_although_the_end_of_its_request_fails() {
         session.set("b", "x".repeat(40_000)).unwrap();
         let error = app.sessions.close(&session, Outcome::Completed).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::TooLarge);
-        browser.take(&app.sessions.headers_after_failure(&session));
+        browser.take(&app.sessions.headers_on_error(&session));
         assert_eq!(who(&app.sessions, &browser).as_deref(), Some("ada"));
 
         // Where nothing was done before, no cookie of either kind goes out.
@@ -515,7 +516,7 @@ fn the_id_of_a_sign_in_is_sent_although_the_end_of_its_request_fails() {
         session.set("a", "x".repeat(40_000)).unwrap();
         session.set("b", "x".repeat(40_000)).unwrap();
         app.sessions.close(&session, Outcome::Completed).unwrap_err();
-        assert_eq!(set_cookie(&app.sessions.headers_after_failure(&session)), None);
+        assert_eq!(set_cookie(&app.sessions.headers_on_error(&session)), None);
     });
 }
 

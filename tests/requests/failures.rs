@@ -3,7 +3,7 @@
 use cloakroom::event::EventKind;
 use cloakroom::http::Outcome;
 use cloakroom::manager::OnLoadFailure;
-use cloakroom::session::Saved;
+use cloakroom::session::CommitOutcome;
 use cloakroom::{ErrorKind, Session};
 
 use crate::common::faulty::{Call, Fault};
@@ -127,18 +127,17 @@ fn a_failed_load_is_an_error_and_never_a_cookie() {
             );
             // A handler may swallow it.
             let headers = complete(&app.sessions, &session);
-            assert_eq!(
-                (set_cookie(&headers), headers.depends_on.as_deref()),
-                (None, Some("Cookie"))
-            );
+            assert_eq!((set_cookie(&headers), headers.vary_on.as_deref()), (None, Some("Cookie")));
         }
         assert_eq!((app.n(&browser), app.rows()), (Some(1), 1));
         assert_eq!(who(&app.sessions, &browser), None);
     });
 }
 
-fn reading_as_empty(builder: cloakroom::manager::Builder) -> cloakroom::manager::Builder {
-    builder.on_load_failure(OnLoadFailure::ReadAsEmpty)
+fn reading_as_empty(
+    builder: cloakroom::manager::SessionManagerBuilder,
+) -> cloakroom::manager::SessionManagerBuilder {
+    builder.on_load_failure(OnLoadFailure::TreatAsAnonymous)
 }
 
 #[test]
@@ -164,7 +163,7 @@ fn read_as_empty_sees_nothing_and_refuses_every_change() {
         unavailable(session.commit().map(drop));
         let headers = complete(&app.sessions, &session);
         assert_eq!(set_cookie(&headers), None);
-        assert_eq!(app.count(EventKind::ReadAsEmpty), 1, "once a request");
+        assert_eq!(app.count(EventKind::TreatedAsAnonymous), 1, "once a request");
         assert_eq!(app.store.calls(Call::Commit), commits);
         assert_eq!(who(&app.sessions, &browser).as_deref(), Some("ada"), "the next one is fine");
     });
@@ -343,7 +342,7 @@ fn a_session_that_stops_decoding_under_way_takes_no_changes() {
     let session = browser.open(&app.sessions);
     session.update("n", |n: Option<u32>| n.unwrap() + 1).unwrap();
     spoil(&app);
-    assert_eq!(session.commit().unwrap(), Saved::Discarded);
+    assert_eq!(session.commit().unwrap(), CommitOutcome::Discarded);
     let headers = complete(&app.sessions, &session);
     assert_eq!((set_cookie(&headers), headers.discarded), (None, true));
     assert_eq!(app.rows(), 1);

@@ -1,7 +1,7 @@
 //! Messages for the next page.
 
+use cloakroom::backend::Committed;
 use cloakroom::http::Outcome;
-use cloakroom::store::Committed;
 use cloakroom::{ErrorKind, Flash, Session};
 
 use crate::common::faulty::Call;
@@ -123,7 +123,7 @@ fn with_stored_flashes(app: &App, count: usize) -> Browser {
     let browser = app.visitor(1);
     let delta = setting("cloakroom.flash", flashes);
     let merged =
-        merge(&app.store, &browser.id().key(cloakroom::id::Realm::default().tag()), &delta)
+        merge(&app.store, &browser.id().hash(cloakroom::id::Realm::default().tag()), &delta)
             .unwrap();
     assert!(matches!(merged, Committed::Done { .. }));
     browser

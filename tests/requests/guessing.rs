@@ -20,7 +20,7 @@ type Suspicion = (Option<IpAddr>, u64, String);
 
 impl Sink for Told {
     fn record(&self, event: &Event<'_>) {
-        if let Event::Guessing { address, count } = event {
+        if let Event::IdGuessing { address, count } = event {
             self.0.lock().unwrap().push((*address, *count, event.to_string()));
         }
     }
@@ -64,7 +64,7 @@ fn many_unknown_ids_from_one_address_are_told_of_once_and_at_each_doubling() {
         let counts: Vec<_> = told.iter().map(|(from, count, _)| (*from, *count)).collect();
         assert_eq!(counts, [(address, 20), (address, 40), (address, 80)]);
         assert_eq!(told[0].2, "20 odd ids within a minute came from 192.0.2.7: a guesser?");
-        assert_eq!(sessions.events().count(EventKind::Guessing), 3);
+        assert_eq!(sessions.events().count(EventKind::IdGuessing), 3);
     });
 }
 
@@ -92,10 +92,10 @@ fn unknown_addresses_are_counted_together_and_a_minute_later_anew() {
         (0..19).for_each(|_| guess(&app.sessions, None, read));
         app.clock.advance(Duration::from_secs(60));
         (0..19).for_each(|_| guess(&app.sessions, None, read));
-        assert_eq!(app.count(EventKind::Guessing), 0);
+        assert_eq!(app.count(EventKind::IdGuessing), 0);
         guess(&app.sessions, None, read);
-        assert_eq!(app.count(EventKind::Guessing), 1);
-        assert_eq!(app.count(EventKind::Unknown), 39);
+        assert_eq!(app.count(EventKind::IdGuessing), 1);
+        assert_eq!(app.count(EventKind::UnknownId), 39);
     });
 }
 
@@ -103,15 +103,15 @@ fn unknown_addresses_are_counted_together_and_a_minute_later_anew() {
 fn a_client_that_keeps_the_id_of_an_ended_session_is_no_guesser() {
     on_both_stores(defaults, |app| {
         let browser = app.visitor(1);
-        let registry = app.store.inner().registry().unwrap();
-        registry.revoke(&cloakroom::store::Which::All, None, crate::common::NOW).unwrap();
+        let index = app.store.inner().index().unwrap();
+        index.revoke(&cloakroom::backend::SessionFilter::All, None, crate::common::NOW).unwrap();
         for _ in 0..100 {
             let session = browser.open(&app.sessions);
             read(&session);
             complete(&app.sessions, &session);
         }
-        assert_eq!(app.count(EventKind::Unknown), 100);
-        assert_eq!(app.count(EventKind::Guessing), 0);
+        assert_eq!(app.count(EventKind::UnknownId), 100);
+        assert_eq!(app.count(EventKind::IdGuessing), 0);
     });
 }
 
@@ -131,7 +131,7 @@ fn those_who_have_a_session_or_were_just_renewed_are_not_counted() {
             sessions.close(&session, Outcome::Completed).unwrap();
             Browser::default().request(sessions, read);
         }
-        assert_eq!(app.count(EventKind::Guessing), 0);
+        assert_eq!(app.count(EventKind::IdGuessing), 0);
     });
 }
 
@@ -147,10 +147,10 @@ fn dead_cookies_of_one_address_in_turn_are_no_guesses() {
             read(&session);
             complete(&app.sessions, &session);
         }
-        assert_eq!(app.count(EventKind::Unknown), 190);
-        assert_eq!(app.count(EventKind::Guessing), 0);
+        assert_eq!(app.count(EventKind::UnknownId), 190);
+        assert_eq!(app.count(EventKind::IdGuessing), 0);
         guess(&app.sessions, Some("192.0.2.7"), read);
-        assert_eq!(app.count(EventKind::Guessing), 1, "one that is new");
+        assert_eq!(app.count(EventKind::IdGuessing), 1, "one that is new");
     });
 }
 
@@ -162,7 +162,7 @@ fn a_malformed_cookie_that_stays_in_a_browser_is_no_guess() {
             let cookie = "__Host-id=eyJhbGciOiJIUzI1NiJ9.e30.xyz";
             drop(app.sessions.open(head(cookie, Some("192.0.2.7"))));
         }
-        assert_eq!(app.count(EventKind::Malformed), 100);
-        assert_eq!(app.count(EventKind::Guessing), 0);
+        assert_eq!(app.count(EventKind::MalformedId), 100);
+        assert_eq!(app.count(EventKind::IdGuessing), 0);
     });
 }

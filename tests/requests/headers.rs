@@ -2,7 +2,7 @@
 
 use cloakroom::event::EventKind;
 use cloakroom::http::{Outcome, ResponseHeaders};
-use cloakroom::manager::Builder;
+use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{ErrorKind, Session};
 
 use crate::common::faulty::Call;
@@ -11,7 +11,7 @@ use crate::common::in_process::{
     who,
 };
 
-fn asked_for(builder: Builder) -> Builder {
+fn asked_for(builder: SessionManagerBuilder) -> SessionManagerBuilder {
     builder.clear_site_data(true).no_store_when_signed_in(true)
 }
 
@@ -118,15 +118,15 @@ fn a_destroy_that_was_done_before_the_end_failed_clears_and_one_that_failed_does
         session.destroy().unwrap();
         app.store.fail(Call::Commit, 1, ErrorKind::Busy);
         app.sessions.close(&session, Outcome::Completed).unwrap_err();
-        assert!(!clears(&app.sessions.headers_after_failure(&session)));
+        assert!(!clears(&app.sessions.headers_on_error(&session)));
 
         let session = browser.open(&app.sessions);
         session.destroy().unwrap();
-        assert_eq!(session.commit().unwrap(), cloakroom::session::Saved::Kept);
+        assert_eq!(session.commit().unwrap(), cloakroom::session::CommitOutcome::Stored);
         session.set("n", 1).unwrap();
         app.store.fail(Call::Commit, 1, ErrorKind::Busy);
         app.sessions.close(&session, Outcome::Completed).unwrap_err();
-        let headers = app.sessions.headers_after_failure(&session);
+        let headers = app.sessions.headers_on_error(&session);
         assert_eq!(set_cookie(&headers), None);
         assert!(clears(&headers));
     });
@@ -232,7 +232,7 @@ fn the_value_that_overwrites_is_ignored_without_an_event() {
         });
         assert_eq!(headers.iter().collect::<Vec<_>>(), [("Vary", "Cookie")]);
         assert_eq!(app.store.all_calls(), 0);
-        let odd = [EventKind::Malformed, EventKind::Unknown, EventKind::Guessing];
+        let odd = [EventKind::MalformedId, EventKind::UnknownId, EventKind::IdGuessing];
         assert!(odd.into_iter().all(|kind| app.count(kind) == 0));
         browser.request(&app.sessions, |session| session.set("n", 1).unwrap());
         assert_eq!(app.n(&browser), Some(1), "a session can begin");
@@ -245,9 +245,10 @@ fn a_page_with_a_form_token_is_not_stored_unless_that_is_asked_for() {
         |session| drop(session.csrf_token().unwrap()),
         |session| drop(session.csrf_field().unwrap()),
     ];
-    for (is_asked, configure) in
-        [(true, defaults as fn(Builder) -> Builder), (false, |b| b.form_pages_no_store(false))]
-    {
+    for (is_asked, configure) in [
+        (true, defaults as fn(SessionManagerBuilder) -> SessionManagerBuilder),
+        (false, |b| b.form_pages_no_store(false)),
+    ] {
         on_both_stores(configure, |app| {
             for page in pages {
                 let mut browser = Browser::default();

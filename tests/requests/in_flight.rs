@@ -44,7 +44,7 @@ fn a_read_of_an_unknown_id_waits_for_no_deletion_in_flight() {
                 keeper.open();
             });
         }
-        assert_eq!(app.count(EventKind::Unknown), 2);
+        assert_eq!(app.count(EventKind::UnknownId), 2);
     });
 }
 

@@ -41,7 +41,7 @@ fn keys_rotate_old_ones_are_accepted_and_replaced_and_removed_ones_are_not() {
             let loads = app.store.calls(Call::Load);
             assert_eq!(get::<u32>(&new, &issued_by_old, "n"), None);
             assert_eq!(app.store.calls(Call::Load), loads, "it reaches no store");
-            assert_eq!((app.count(EventKind::Malformed), app.rows()), (1, 1));
+            assert_eq!((app.count(EventKind::MalformedId), app.rows()), (1, 1));
         });
     }
 }
@@ -163,7 +163,7 @@ fn an_id_sealed_in_another_way_or_with_another_key_is_malformed() {
         }
         assert_eq!(app.n(&browser), None, "nor without keys");
         assert_eq!(app.store.calls(Call::Load), loads);
-        assert_eq!(app.count(EventKind::Malformed), 4);
+        assert_eq!(app.count(EventKind::MalformedId), 4);
         assert_eq!(get(&of(true, 1), &browser, "n"), Some(1));
     });
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use cloakroom::cookie::CookieConfig;
 use cloakroom::event::EventKind;
 use cloakroom::http::{Outcome, RequestHead};
-use cloakroom::session::Saved;
+use cloakroom::session::CommitOutcome;
 use cloakroom::{ErrorKind, Lifetime, Session};
 
 use crate::common::faulty::Call;
@@ -37,7 +37,7 @@ fn a_handler_that_only_reads_gets_no_cookie_and_no_row() {
             assert_eq!(session.take::<u32>("n").unwrap(), None);
             assert_eq!(session.user().unwrap(), None);
             assert_eq!(session.authenticated_at().unwrap(), None);
-            assert_eq!(session.handle().unwrap(), None);
+            assert_eq!(session.public_id().unwrap(), None);
             assert!(session.flashes().unwrap().is_empty());
         });
         assert_eq!(headers.iter().collect::<Vec<_>>(), [("Vary", "Cookie")]);
@@ -255,7 +255,7 @@ fn what_commit_and_sign_in_did_stands_in_a_request_that_is_ignored_afterwards() 
         let mut browser = Browser::default();
         let headers = browser.request(&app.sessions, |session| {
             session.set("n", 1).unwrap();
-            assert_eq!(session.commit().unwrap(), Saved::Kept);
+            assert_eq!(session.commit().unwrap(), CommitOutcome::Stored);
             session.set("n", 2).unwrap();
             session.ignore().unwrap();
         });
@@ -278,10 +278,10 @@ fn a_commit_is_visible_to_others_before_the_request_ends_and_is_not_repeated() {
         let mut browser = app.visitor(1);
         let session = browser.open(&app.sessions);
         session.update("n", |n: Option<u32>| n.unwrap() + 1).unwrap();
-        assert_eq!(session.commit().unwrap(), Saved::Kept);
+        assert_eq!(session.commit().unwrap(), CommitOutcome::Stored);
         assert_eq!(app.n(&browser), Some(2));
         let commits = app.store.calls(Call::Commit);
-        assert_eq!(session.commit().unwrap(), Saved::Kept, "nothing is left to do");
+        assert_eq!(session.commit().unwrap(), CommitOutcome::Stored, "nothing is left to do");
         browser.take(&complete(&app.sessions, &session));
         assert_eq!((app.store.calls(Call::Commit), app.n(&browser)), (commits, Some(2)));
     });
@@ -321,7 +321,7 @@ fn failing(app: &App, outcome: Outcome) {
     // What was committed stands.
     let commit = |session: &cloakroom::Session| {
         session.set("n", 3).unwrap();
-        assert_eq!(session.commit().unwrap(), Saved::Kept);
+        assert_eq!(session.commit().unwrap(), CommitOutcome::Stored);
         session.set("n", 4).unwrap();
     };
     browser.try_request(&app.sessions, outcome, commit).unwrap();
@@ -477,7 +477,7 @@ fn the_choice_of_persistence_is_refused_once_it_comes_too_late() {
             |session| sign_in(session, "ada"),
             |session| {
                 session.set("n", 1).unwrap();
-                assert_eq!(session.commit().unwrap(), Saved::Kept);
+                assert_eq!(session.commit().unwrap(), CommitOutcome::Stored);
             },
         ];
         for begin in begins {

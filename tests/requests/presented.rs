@@ -46,7 +46,7 @@ fn a_session_is_read_behind_any_number_of_cookie_fields() {
                 assert_eq!(read(&app, head), Some(1), "in place {place}");
             }
         }
-        assert_eq!(app.count(EventKind::Unknown) + app.count(EventKind::Malformed), 0);
+        assert_eq!(app.count(EventKind::UnknownId) + app.count(EventKind::MalformedId), 0);
     });
 }
 
@@ -123,7 +123,7 @@ fn a_quoted_id_is_the_id() {
             assert_eq!(set_cookie(&headers), None, "no new session at every request");
             assert_eq!(app.n(&quoted), Some(1));
         }
-        assert_eq!((app.rows(), app.count(EventKind::Malformed)), (1, 0));
+        assert_eq!((app.rows(), app.count(EventKind::MalformedId)), (1, 0));
     });
 }
 
@@ -141,13 +141,13 @@ fn quotes_that_are_no_pair_make_no_id() {
             "\"".to_owned(),
             "\"\"\"".to_owned(),
         ] {
-            let malformed = app.count(EventKind::Malformed);
+            let malformed = app.count(EventKind::MalformedId);
             assert_eq!(app.n(&Browser::with(format!("__Host-id={value}"))), None, "{value}");
-            assert_eq!(app.count(EventKind::Malformed), malformed + 1, "{value}");
+            assert_eq!(app.count(EventKind::MalformedId), malformed + 1, "{value}");
         }
         // As a removal leaves it in some clients.
         assert_eq!(app.n(&Browser::with("__Host-id=\"\"")), None);
-        assert_eq!(app.count(EventKind::Malformed), 8);
+        assert_eq!(app.count(EventKind::MalformedId), 8);
     });
 }
 
@@ -281,7 +281,7 @@ fn the_client_is_found_in_the_last_of_many_forwarded_fields() {
             crate::common::in_process::sign_in(&session, "ada");
             complete(&app.sessions, &session);
             let user = cloakroom::UserKey::new("ada").unwrap();
-            let list = app.sessions.list(&user, None).unwrap();
+            let list = app.sessions.list_for_user(&user, None).unwrap();
             let address = list[0].client.as_ref().unwrap().address;
             assert_eq!(address, Some("192.0.2.7".parse().unwrap()));
         },

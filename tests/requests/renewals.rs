@@ -3,10 +3,10 @@
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
+use cloakroom::backend::{AtLimit, Page, SessionFilter};
 use cloakroom::clock::Clock;
 use cloakroom::event::EventKind;
-use cloakroom::manager::Builder;
-use cloakroom::store::{AtLimit, Page, Which};
+use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{ErrorKind, Lifetime, SignIn, UserKey};
 
 use crate::common::faulty::Call;
@@ -17,15 +17,15 @@ use crate::common::{HOUR, NOW};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn with_grace(builder: Builder) -> Builder {
+fn with_grace(builder: SessionManagerBuilder) -> SessionManagerBuilder {
     builder.renewal_grace(SECOND * 10)
 }
 
-fn handles_of(app: &App, name: &str) -> Vec<cloakroom::id::Handle> {
+fn handles_of(app: &App, name: &str) -> Vec<cloakroom::id::PublicId> {
     let (user, many) = (user(name), Page::first(NonZeroUsize::new(100).unwrap()));
-    let registry = app.store.inner().registry().unwrap();
-    let listed = registry.list(&Which::User(&user), many, app.clock.now()).unwrap();
-    listed.into_iter().map(|summary| summary.handle).collect()
+    let index = app.store.inner().index().unwrap();
+    let listed = index.list(&SessionFilter::User(&user), many, app.clock.now()).unwrap();
+    listed.into_iter().map(|summary| summary.public_id).collect()
 }
 
 #[test]
@@ -220,7 +220,8 @@ fn a_sign_in_renews_binds_and_stores_the_changes_so_far() {
 #[test]
 fn a_refused_sign_in_is_an_answer_and_changes_nothing() {
     let limit = NonZeroU32::new(1).unwrap();
-    let configure = move |builder: Builder| builder.max_sessions_per_user(limit, AtLimit::Refuse);
+    let configure =
+        move |builder: SessionManagerBuilder| builder.max_sessions_per_user(limit, AtLimit::Refuse);
     on_both_stores(configure, |app| {
         let ada = app.signed_in("ada");
         let mut browser = app.visitor(1);
@@ -243,15 +244,16 @@ fn a_refused_sign_in_is_an_answer_and_changes_nothing() {
             assert_eq!(session.get("n").unwrap(), Some(2));
         });
         assert_eq!((app.n(&ben), who(&app.sessions, &ben).as_deref()), (Some(2), Some("ben")));
-        assert_eq!(app.count(EventKind::Refused), 2);
+        assert_eq!(app.count(EventKind::SignInRefused), 2);
     });
 }
 
 #[test]
 fn at_the_limit_the_oldest_sign_in_ends() {
     let limit = NonZeroU32::new(2).unwrap();
-    let configure =
-        move |builder: Builder| builder.max_sessions_per_user(limit, AtLimit::EndOldest);
+    let configure = move |builder: SessionManagerBuilder| {
+        builder.max_sessions_per_user(limit, AtLimit::EndOldest)
+    };
     on_both_stores(configure, |app| {
         let browsers: Vec<Browser> = (0..3)
             .map(|_| {

@@ -58,7 +58,7 @@ fn an_update_that_uses_its_own_session_gets_an_error() {
         is_refused(&session, |own| own.update_now("n", add_one));
         is_refused(&session, |own| own.user());
         is_refused(&session, |own| own.authenticated_at());
-        is_refused(&session, |own| own.handle());
+        is_refused(&session, |own| own.public_id());
         is_refused(&session, |own| own.auth_level());
         is_refused(&session, |own| own.require_recent_auth(Duration::ZERO));
         is_refused(&session, |own| own.set_persistent(true));
@@ -79,10 +79,7 @@ fn an_update_that_uses_its_own_session_gets_an_error() {
         assert!(from_within(&session, |own| own.is_changed()));
         assert!(from_within(&session, |own| format!("{own:?}")).starts_with("Session"));
         let sessions = app.sessions.clone();
-        assert_eq!(
-            from_within(&session, move |own| sessions.headers_after_failure(own)).id_fields,
-            []
-        );
+        assert_eq!(from_within(&session, move |own| sessions.headers_on_error(own)).id_fields, []);
         complete(&app.sessions, &session);
         assert_eq!(app.n(&browser), Some(1));
     });

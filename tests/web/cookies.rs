@@ -83,9 +83,9 @@ fn writing_what_is_there_already_changes_nothing() {
     everywhere(|site| {
         let mut browser = site.browser();
         browser.post("/set:name:ada");
-        let handle = browser.get("/handle").text().to_owned();
+        let public_id = browser.get("/handle").text().to_owned();
         assert_eq!(browser.post("/set:name:ada").one("Set-Cookie"), None);
-        assert_eq!(browser.get("/handle/get:name").text(), format!("{handle}\nada"));
+        assert_eq!(browser.get("/handle/get:name").text(), format!("{public_id}\nada"));
         // And what comes to nothing begins no session.
         assert_eq!(site.browser().post("/set:name:ada/remove:name").one("Set-Cookie"), None);
         assert_eq!(site.browser().post("/remove:name/clear").one("Set-Cookie"), None);
@@ -104,7 +104,7 @@ fn an_unknown_id_is_not_adopted_and_a_write_gives_another() {
         assert_eq!(again.text(), "0");
         assert_eq!(again.one("Set-Cookie"), None, "a newer one may be on its way");
         assert_eq!(site.sessions(), 1);
-        assert!(site.count(EventKind::Unknown) >= 2);
+        assert!(site.count(EventKind::UnknownId) >= 2);
     });
 }
 
@@ -133,7 +133,7 @@ fn a_malformed_cookie_never_reaches_the_store_and_a_write_begins_a_new_session()
             "A".repeat(10_000),
             format!("{live}{}", "A".repeat(10_000)),
         ] {
-            let (calls, events) = (site.store.calls(), site.count(EventKind::Malformed));
+            let (calls, events) = (site.store.calls(), site.count(EventKind::MalformedId));
             let response = site.send(&Request::get("/visits").cookie(cookie(&malformed)));
             if site.framework() == "Rocket" && malformed.contains('\0') {
                 // A header with such a byte is no HTTP, which rouille's server lets pass.
@@ -143,7 +143,7 @@ fn a_malformed_cookie_never_reaches_the_store_and_a_write_begins_a_new_session()
             assert_eq!((response.status, response.text()), (200, "0"), "{malformed:?}");
             assert_eq!(response.one("Set-Cookie"), None, "{malformed:?}");
             assert_eq!(site.store.calls(), calls, "{malformed:?} reached the store");
-            assert_eq!(site.count(EventKind::Malformed), events + 1);
+            assert_eq!(site.count(EventKind::MalformedId), events + 1);
 
             let response = site.send(&Request::post("/count").cookie(cookie(&malformed)));
             assert_eq!(response.text(), "1", "{malformed:?}");
@@ -305,7 +305,7 @@ fn rocket_drops_a_header_that_is_not_utf_8_and_reads_the_rest() {
         assert_eq!(site.send(&Request::get("/visits").cookie(ours)).text(), "1");
         let malformed = site.send(&Request::get("/visits").cookie("__Host-id=d\u{fc}ster"));
         assert_eq!((malformed.text(), malformed.one("Set-Cookie")), ("0", None));
-        assert_eq!(site.count(EventKind::Malformed), 1);
+        assert_eq!(site.count(EventKind::MalformedId), 1);
     });
 }
 

@@ -4,8 +4,8 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 use cloakroom::UserKey;
-use cloakroom::manager::Builder;
-use cloakroom::store::{AtLimit, Page, Store, Which};
+use cloakroom::backend::{AtLimit, Page, SessionFilter, Store};
+use cloakroom::manager::SessionManagerBuilder;
 
 use crate::client::Request;
 use crate::site::{everywhere, everywhere_with};
@@ -98,8 +98,9 @@ fn signing_out_without_a_session_is_no_error() {
 
 #[test]
 fn at_the_limit_of_sessions_a_sign_in_is_refused_unless_the_request_has_ended_one_before() {
-    let configure =
-        |builder: Builder| builder.max_sessions_per_user(NonZeroU32::MIN, AtLimit::Refuse);
+    let configure = |builder: SessionManagerBuilder| {
+        builder.max_sessions_per_user(NonZeroU32::MIN, AtLimit::Refuse)
+    };
     everywhere_with(configure, |site| {
         let (mut a, mut b) = (site.browser(), site.browser());
         a.post("/sign-in:ada");
@@ -116,7 +117,7 @@ fn renewal_gives_a_new_id_to_the_same_session_and_the_old_one_is_dead() {
     everywhere(|site| {
         let mut browser = site.browser();
         browser.post("/count/sign-in:ada");
-        let (old, handle) = (browser.id().to_owned(), browser.get("/handle").text().to_owned());
+        let (old, public_id) = (browser.id().to_owned(), browser.get("/handle").text().to_owned());
         site.clock.advance(Duration::from_secs(3600));
         let response = browser.post("/renew");
         assert!(
@@ -124,14 +125,15 @@ fn renewal_gives_a_new_id_to_the_same_session_and_the_old_one_is_dead() {
             "the absolute deadline stays"
         );
         assert_ne!(browser.id(), old);
-        assert_eq!(browser.get("/handle/who/visits").text(), format!("{handle}\nada\n1"));
+        assert_eq!(browser.get("/handle/who/visits").text(), format!("{public_id}\nada\n1"));
         let late = site.send(&Request::post("/count/who").cookie(cookie(&old)));
         assert_eq!((late.text(), late.one("Set-Cookie")), ("1\nnone", None));
         assert_eq!(browser.get("/visits").text(), "1");
         let user = UserKey::new("ada").unwrap();
         let page = Page::first(NonZeroUsize::MAX);
         let now = site.now();
-        let list = site.store.registry().unwrap().list(&Which::User(&user), page, now).unwrap();
+        let list =
+            site.store.index().unwrap().list(&SessionFilter::User(&user), page, now).unwrap();
         assert_eq!(list.len(), 1);
     });
 }
@@ -160,7 +162,7 @@ fn renewal_without_a_session_begins_none_unless_something_is_written() {
 
 #[test]
 fn with_a_grace_the_old_id_finds_the_same_session_until_it_ends() {
-    let configure = |builder: Builder| builder.renewal_grace(Duration::from_secs(10));
+    let configure = |builder: SessionManagerBuilder| builder.renewal_grace(Duration::from_secs(10));
     everywhere_with(configure, |site| {
         let mut browser = site.browser();
         browser.post("/count");

@@ -1,7 +1,7 @@
 //! Handlers that fail.
 
 use cloakroom::event::EventKind;
-use cloakroom::manager::Builder;
+use cloakroom::manager::SessionManagerBuilder;
 
 use crate::client::Request;
 use crate::site::{everywhere, everywhere_with};
@@ -130,7 +130,7 @@ fn what_a_handler_committed_stands_however_it_fails() {
 
 #[test]
 fn where_it_is_configured_so_a_5xx_answer_keeps_its_changes() {
-    let configure = |builder: Builder| builder.keep_on_server_error(true);
+    let configure = |builder: SessionManagerBuilder| builder.keep_on_server_error(true);
     everywhere_with(configure, |site| {
         let mut browser = site.browser();
         assert_eq!(browser.post("/count/status:503").status, 503);

@@ -3,8 +3,8 @@
 use std::sync::Barrier;
 use std::time::Duration;
 
+use cloakroom::backend::{SessionFilter, Store};
 use cloakroom::event::EventKind;
-use cloakroom::store::{Store, Which};
 
 use crate::client::{Request, send};
 use crate::site::everywhere;
@@ -30,12 +30,12 @@ fn a_writer_that_is_overtaken_by_a_sign_out_stores_nothing_and_sends_no_cookie()
             let recorded = cookie(browser.id());
             let (mut writer, gate) = late(site, &browser, path);
             assert_eq!(browser.post("/destroy").one("Set-Cookie"), Some(REMOVAL));
-            let events = site.count(EventKind::Discarded);
+            let events = site.count(EventKind::ChangesDiscarded);
             gate.open();
             let response = writer.answer().unwrap();
             assert_eq!((response.status, response.text()), (200, text), "{path}");
             assert_eq!(response.one("Set-Cookie"), None, "{path}");
-            assert!(site.count(EventKind::Discarded) > events, "{path}: nobody was told");
+            assert!(site.count(EventKind::ChangesDiscarded) > events, "{path}: nobody was told");
             assert_eq!(site.sessions(), 0, "{path}");
             let replayed = site.send(&Request::get("/who/visits").cookie(recorded));
             assert_eq!(replayed.text(), "none\n0", "{path}");
@@ -175,7 +175,7 @@ fn a_writer_that_is_overtaken_by_a_revocation_stores_nothing_and_sends_no_cookie
         browser.post("/sign-in:ada/count");
         let (mut writer, gate) = late(site, &browser, "/count/gate:late");
         let now = site.now();
-        site.store.registry().unwrap().revoke(&Which::All, None, now).unwrap();
+        site.store.index().unwrap().revoke(&SessionFilter::All, None, now).unwrap();
         gate.open();
         assert_eq!(writer.answer().unwrap().one("Set-Cookie"), None);
         assert_eq!(site.sessions(), 0);

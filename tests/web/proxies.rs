@@ -3,9 +3,9 @@
 use std::num::NonZeroUsize;
 
 use cloakroom::UserKey;
-use cloakroom::manager::Builder;
+use cloakroom::backend::{Page, SessionFilter, Store};
+use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::record::Client;
-use cloakroom::store::{Page, Store, Which};
 
 use crate::client::{Request, Response};
 use crate::site::{Site, everywhere, everywhere_with};
@@ -16,8 +16,8 @@ fn kept(site: &Site, headers: &[(&'static str, &str)]) -> (Response, Option<Clie
     let add = |request: Request, (name, value): &(&'static str, &str)| request.header(name, *value);
     let response = site.send(&headers.iter().fold(request, add));
     let (ada, page) = (UserKey::new("ada").unwrap(), Page::first(NonZeroUsize::MIN));
-    let registry = site.store.registry().unwrap();
-    let newest = registry.list(&Which::User(&ada), page, site.now()).unwrap().remove(0);
+    let index = site.store.index().unwrap();
+    let newest = index.list(&SessionFilter::User(&ada), page, site.now()).unwrap().remove(0);
     (response, newest.client)
 }
 
@@ -31,7 +31,7 @@ fn nothing_of_the_client_is_kept_unless_the_application_says_so() {
 
 #[test]
 fn the_address_is_the_connections_own_whatever_the_header_says() {
-    let configure = |builder: Builder| builder.record_address(true);
+    let configure = |builder: SessionManagerBuilder| builder.record_address(true);
     everywhere_with(configure, |site| {
         let headers = [("X-Forwarded-For", "192.0.2.7"), ("X-Real-IP", "192.0.2.8")];
         let client = kept(site, &headers).1.unwrap();
@@ -41,8 +41,9 @@ fn the_address_is_the_connections_own_whatever_the_header_says() {
 
 #[test]
 fn behind_a_proxy_the_address_is_the_one_that_it_has_added() {
-    let configure =
-        |builder: Builder| builder.behind_proxies(1).record_address(true).record_user_agent(true);
+    let configure = |builder: SessionManagerBuilder| {
+        builder.behind_proxies(1).record_address(true).record_user_agent(true)
+    };
     everywhere_with(configure, |site| {
         let long = "x".repeat(5000);
         let headers = [("X-Forwarded-For", "10.9.9.9, 192.0.2.7"), ("User-Agent", long.as_str())];

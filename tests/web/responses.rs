@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cloakroom::event::EventKind;
-use cloakroom::manager::Builder;
+use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::rusqlite::Connection;
 
 use crate::client::Request;
@@ -46,7 +46,9 @@ fn vary_names_the_cookie_once_and_keeps_what_the_handler_said() {
 
 #[test]
 fn the_headers_that_are_sent_when_asked_for_come_beside_all_others() {
-    let asked_for = |builder: Builder| builder.no_store_when_signed_in(true).clear_site_data(true);
+    let asked_for = |builder: SessionManagerBuilder| {
+        builder.no_store_when_signed_in(true).clear_site_data(true)
+    };
     everywhere_with(asked_for, |site| {
         let mut browser = site.browser();
         let response = browser.post("/sign-in:ada/own-cookie/public");
@@ -158,7 +160,7 @@ fn a_sign_in_is_stored_before_its_redirect_can_be_read() {
 
 #[test]
 fn the_id_travels_in_a_header_where_that_is_configured() {
-    let configure = |builder: Builder| builder.header("X-Session");
+    let configure = |builder: SessionManagerBuilder| builder.header("X-Session");
     everywhere_with(configure, |site| {
         let response = site.send(&Request::post("/count"));
         assert_eq!(response.one("Set-Cookie"), None);

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use cloakroom::ErrorKind;
 use cloakroom::event::EventKind;
-use cloakroom::manager::Builder;
 use cloakroom::manager::OnLoadFailure;
+use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::rusqlite::Connection;
 
 use crate::client::Request;
@@ -62,7 +62,8 @@ fn a_failed_load_is_a_plain_error_without_any_cookie() {
 
 #[test]
 fn where_it_is_configured_so_a_failed_load_reads_as_empty_and_sets_and_removes_no_cookie() {
-    let configure = |builder: Builder| builder.on_load_failure(OnLoadFailure::ReadAsEmpty);
+    let configure =
+        |builder: SessionManagerBuilder| builder.on_load_failure(OnLoadFailure::TreatAsAnonymous);
     everywhere_with(configure, |site| {
         let mut browser = site.browser();
         browser.post("/count/sign-in:ada");
@@ -120,7 +121,7 @@ fn while_another_process_holds_the_lock_writes_are_answered_503_and_reads_go_on(
 
 #[test]
 fn a_session_that_is_too_large_is_refused_and_what_was_stored_stays() {
-    let configure = |builder: Builder| builder.max_bytes(1000);
+    let configure = |builder: SessionManagerBuilder| builder.max_bytes(1000);
     everywhere_with(configure, |site| {
         let mut browser = site.browser();
         browser.post("/count");

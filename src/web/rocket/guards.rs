@@ -16,7 +16,7 @@ use crate::event::Event;
 use crate::http::{self, RequestHead};
 use crate::manager::SessionManager;
 use crate::session::Session;
-use crate::web::rocket::{Managed, ProxyProto, answers};
+use crate::web::rocket::{Managed, ProxyProto, error_response};
 
 /// A request's session of one kind, from the first guard on.
 pub(super) struct Opened {
@@ -29,7 +29,7 @@ impl Drop for Opened {
     /// which another fairing panics. What they ended is ended all the same.
     fn drop(&mut self) {
         if self.session.is_changed() {
-            self.sessions.events().raise(&Event::Discarded { handle: None });
+            self.sessions.events().raise(&Event::ChangesDiscarded { public_id: None });
         }
         // One that was ended before says so.
         let _ = self.sessions.close(&self.session, http::Outcome::Panicked);
@@ -68,7 +68,7 @@ fn manager_for<'r, M: 'static>(request: &'r Request<'_>) -> Result<&'r SessionMa
         let why = "this Rocket has no such manager";
         Error::with_source(ErrorKind::Invalid, "find the request's session manager", why)
     })?;
-    answers::used(request, sessions);
+    error_response::used(request, sessions);
     Ok(sessions)
 }
 
@@ -76,7 +76,7 @@ fn session_for<'r, M: 'static>(request: &'r Request<'_>) -> Result<&'r Session> 
     let sessions = manager_for::<M>(request)?;
     let slot = slot::<M>(request);
     let open = || {
-        answers::watch(request);
+        error_response::watch(request);
         let head = head(sessions, request);
         let from_jar = cookies_of_jar(sessions, request);
         let session = sessions.open(from_jar.iter().fold(head, |head, pair| head.cookie(pair)));
@@ -149,7 +149,7 @@ fn cookies_of_jar(sessions: &SessionManager, request: &Request<'_>) -> Vec<Strin
 pub fn outcome<T>(request: &Request<'_>, found: Result<T>) -> Outcome<T, Error> {
     match found {
         Ok(found) => Outcome::Success(found),
-        Err(error) => Outcome::Error((answers::failed(request, &error), error)),
+        Err(error) => Outcome::Error((error_response::failed(request, &error), error)),
     }
 }
 

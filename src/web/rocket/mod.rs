@@ -52,9 +52,9 @@
 //! default, is how many calls can wait at once: while so many do, nothing else goes on. A
 //! current-thread runtime cannot do it: launching fails there.
 
-mod answers;
+mod error_response;
 mod guards;
-mod panics;
+mod panic_watch;
 
 use std::fmt::{self, Debug};
 use std::marker::PhantomData;
@@ -70,7 +70,7 @@ use crate::manager::SessionManager;
 use crate::session::{self, Session};
 use crate::web::rocket::guards::Opened;
 
-pub use answers::Failure;
+pub use error_response::Failure;
 pub use guards::{ManagerOf, SessionOf, outcome};
 
 /// What a handler returns that can fail with anything: `?` works on any error.
@@ -147,7 +147,7 @@ struct ProxyProto(String);
 fn apart(call: &mut dyn FnMut()) {
     // A manager can be carried to where there is no such thread, or to a task that must stay on it.
     let flavor = Handle::try_current().map(|runtime| runtime.runtime_flavor());
-    if !matches!(flavor, Ok(RuntimeFlavor::MultiThread)) || !panics::block_for(call) {
+    if !matches!(flavor, Ok(RuntimeFlavor::MultiThread)) || !panic_watch::block_for(call) {
         call();
     }
 }
@@ -204,21 +204,21 @@ fn ignite<M: 'static>(
         );
         return Err(rocket);
     }
-    let carrier = sessions.carrier();
+    let id_transport = sessions.id_transport();
     if let Some(Carriers(others)) = rocket.state() {
         let mut others = others.lock().unwrap_or_else(PoisonError::into_inner);
-        if others.contains(&carrier) {
+        if others.contains(&id_transport) {
             log::error!(
                 target: "cloakroom",
-                "two session managers of this Rocket use {carrier:?}, and would take each other's \
+                "two session managers of this Rocket use {id_transport:?}, and would take each other's \
                  sessions away: give one another name"
             );
             drop(others);
             return Err(rocket);
         }
-        others.push(carrier.clone());
+        others.push(id_transport.clone());
     }
-    panics::watch();
+    panic_watch::watch();
     let sessions = if inline {
         sessions.clone()
     } else {
@@ -231,13 +231,13 @@ fn ignite<M: 'static>(
             );
             return Err(rocket);
         }
-        sessions.crossing(apart)
+        sessions.blocking_hook(apart)
     };
     let rocket = match rocket.state::<Carriers>() {
         Some(_) => rocket,
         None => {
             let proto = rocket.figment().extract_inner("proxy_proto_header").map(ProxyProto);
-            let rocket = rocket.manage(Carriers(Mutex::new(vec![carrier])));
+            let rocket = rocket.manage(Carriers(Mutex::new(vec![id_transport])));
             match proto {
                 Ok(proto) => rocket.manage(proto),
                 Err(_) => rocket,
@@ -249,23 +249,23 @@ fn ignite<M: 'static>(
 
 /// By trying: a task of a `LocalSet` cannot, on whichever runtime.
 fn can_cross() -> bool {
-    panics::block_for(&mut || ())
+    panic_watch::block_for(&mut || ())
 }
 
 /// Ends the request for its session of this kind, if it has one.
 async fn end<'r, M: 'static>(request: &'r Request<'_>, response: &mut Response<'r>) {
     let Some(Opened { session, sessions }) = guards::end::<M>(request) else { return };
-    let (outcome, panic) = answers::outcome(request, response);
+    let (outcome, panic) = error_response::outcome(request, response);
     if let Some(panic) = panic {
         sessions.handler_panicked(&panic);
     }
     let headers = match close(sessions, session, outcome) {
         Ok(headers) => headers,
         Err(status) => {
-            if !answers::has_answered(request, status) {
-                answers::replace(request, response, status).await;
+            if !error_response::has_answered(request, status) {
+                error_response::replace(request, response, status).await;
             }
-            sessions.headers_after_failure(session)
+            sessions.headers_on_error(session)
         }
     };
     add(request, response, &headers);
@@ -288,7 +288,7 @@ fn add(request: &Request<'_>, response: &mut Response<'_>, headers: &ResponseHea
     set(response, "Vary", |now| headers.vary(now));
     set(response, "Cache-Control", |now| headers.cache_control(now));
     for (name, value) in headers.rest() {
-        answers::add_kept(request, response, name, value);
+        error_response::add_kept(request, response, name, value);
     }
 }
 

@@ -12,9 +12,9 @@ mod story;
 
 use std::path::Path;
 
+use cloakroom::backend::Store;
 use cloakroom::clock::Timestamp;
-use cloakroom::store::Store;
-use cloakroom::store::sqlite::{Compacting, Durability, Journal};
+use cloakroom::stores::sqlite::{CompactMode, Durability, Journal};
 use cloakroom::{ErrorKind, SqliteStore};
 use common::{Folder, NOW, create, setting};
 use dice::Dice;
@@ -80,8 +80,9 @@ fn under_a_kept_rollback_journal_and_full_durability_nothing_is_lost() {
 /// Everything an operator can do to all sessions at once, each with a mark when it was acknowledged.
 fn operate(path: &Path, say: &dyn Fn(&str)) {
     let open = || SqliteStore::builder(path).open().unwrap();
-    let watch =
-        || -> cloakroom::store::sqlite::Watch { Box::new(|_| std::ops::ControlFlow::Continue(())) };
+    let watch = || -> cloakroom::stores::sqlite::ProgressFn {
+        Box::new(|_| std::ops::ControlFlow::Continue(()))
+    };
     let fill = |store: &SqliteStore| {
         for n in 0..20 {
             create(store, &setting("n", n)).unwrap();
@@ -104,8 +105,8 @@ fn operate(path: &Path, say: &dyn Fn(&str)) {
         assert!(restored.is_continue());
     });
     fill(&store);
-    store.upkeep().unwrap().run().unwrap();
-    let compacted = SqliteStore::builder(path).compact(Compacting::Full, watch()).unwrap();
+    store.maintenance().unwrap().run().unwrap();
+    let compacted = SqliteStore::builder(path).compact(CompactMode::Full, watch()).unwrap();
     assert!(compacted.is_continue());
     fill(&store);
     ended(&|| store.drop_tables().unwrap());

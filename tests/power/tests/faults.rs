@@ -14,9 +14,9 @@ mod sound;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use cloakroom::backend::Store;
 use cloakroom::rusqlite::ffi;
-use cloakroom::store::Store;
-use cloakroom::store::sqlite::{Durability, Journal};
+use cloakroom::stores::sqlite::{Durability, Journal};
 use cloakroom::{ErrorKind, Result, SqliteStore};
 use cloakroom_power::{Fault, Operation, Tape, install};
 use common::{Folder, HOUR, NOW, create, setting};
@@ -98,9 +98,9 @@ fn fail_everywhere(
             let result = worker.step();
             result.as_ref().map_err(&mut count).unwrap_or(&());
             if step % 4 == 3
-                && let Some(upkeep) = store.upkeep()
+                && let Some(maintenance) = store.maintenance()
             {
-                upkeep.run().as_ref().map_err(&mut count).unwrap_or(&());
+                maintenance.run().as_ref().map_err(&mut count).unwrap_or(&());
             }
             if !matches!(operation, Operation::Read | Operation::Open) && journal == Journal::Wal {
                 let loaded = store.load(&witness, NOW).unwrap();

@@ -13,12 +13,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Barrier, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use cloakroom::backend::Store;
 use cloakroom::clock::{Clock, ManualClock, SystemClock};
 use cloakroom::event::EventKind;
 use cloakroom::http::Outcome;
-use cloakroom::store::Store;
-use cloakroom::store::cached::CachedStore;
-use cloakroom::store::memcached::MemcachedStore;
+use cloakroom::stores::cached::CachedStore;
+use cloakroom::stores::memcached::MemcachedStore;
 use cloakroom::{Error, ErrorKind, MemoryStore, Result, SessionManager, SqliteStore};
 use common::{Folder, NOW, child, create, live, merge, new_key, role, setting, value};
 use sound::assert_sound;
@@ -84,7 +84,7 @@ fn a_forked_process_is_refused_at_once_and_what_goes_on_in_the_other_is_unharmed
     let path = folder.database();
     let store = SqliteStore::open(&path).unwrap();
     let sessions = SessionManager::new(store.clone()).unwrap();
-    let key = create(&store, &setting("n", 0)).unwrap();
+    let id_hash = create(&store, &setting("n", 0)).unwrap();
     let session = sessions.open(None);
     session.set("n", 1).unwrap();
     let headers = sessions.close(&session, Outcome::Completed).unwrap();
@@ -93,7 +93,7 @@ fn a_forked_process_is_refused_at_once_and_what_goes_on_in_the_other_is_unharmed
     let malformed = format!("{}=x", cookie.split('=').next().unwrap());
     let cached = CachedStore::new(MemoryStore::new(), store.clone());
     for _ in 0..2 {
-        assert!(live(&cached, &key).unwrap().is_some());
+        assert!(live(&cached, &id_hash).unwrap().is_some());
     }
     let hours_later = ManualClock::new(SystemClock.now() + Duration::from_secs(7200));
     let later = SessionManager::builder(store.clone()).clock(hours_later).build().unwrap();
@@ -124,12 +124,12 @@ fn a_forked_process_is_refused_at_once_and_what_goes_on_in_the_other_is_unharmed
                 &|| refused(sessions.revoke_everyone()),
                 &|| refused(sessions.flush()),
                 &|| refused(forgetful.open(Some(cookie)).get::<u32>("n")),
-                &|| refused(live(&store, &key)),
-                &|| store.try_load(&key, NOW).is_none(),
-                &|| refused(merge(&store, &key, &setting("n", 0))),
-                &|| refused(live(&cached, &key)),
-                &|| refused(live(&memory, &key)),
-                &|| refused(store.registry().unwrap().stats(NOW)),
+                &|| refused(live(&store, &id_hash)),
+                &|| store.try_load(&id_hash, NOW).is_none(),
+                &|| refused(merge(&store, &id_hash, &setting("n", 0))),
+                &|| refused(live(&cached, &id_hash)),
+                &|| refused(live(&memory, &id_hash)),
+                &|| refused(store.index().unwrap().stats(NOW)),
                 &|| refused(store.clear()),
                 &|| refused(store.backup(path.with_extension("other"))),
                 &|| refused(store.facts()),
@@ -173,21 +173,21 @@ fn while_others_write(store: &SqliteStore, fork: impl Fn() -> Option<u8>) {
     let (over, written) = (AtomicBool::new(false), AtomicU64::new(0));
     let (over, written, began) = (&over, &written, &Barrier::new(THREADS + 1));
     std::thread::scope(|scope| {
-        let write = |key| {
+        let write = |id_hash| {
             move || {
                 began.wait();
                 let mut last = 0_u32;
                 while !over.load(Ordering::Relaxed) {
-                    merge(store, key, &setting("n", last + 1)).unwrap();
+                    merge(store, id_hash, &setting("n", last + 1)).unwrap();
                     last += 1;
-                    let found = live(store, key).unwrap().unwrap();
+                    let found = live(store, id_hash).unwrap().unwrap();
                     assert_eq!(value::<u32>(&found, "n"), Some(last));
                     written.fetch_add(1, Ordering::Relaxed);
                 }
                 last
             }
         };
-        let writers: Vec<_> = keys.iter().map(|key| scope.spawn(write(key))).collect();
+        let writers: Vec<_> = keys.iter().map(|id_hash| scope.spawn(write(id_hash))).collect();
         began.wait();
         let mut word = Some(0);
         for round in 0..100 {
@@ -206,8 +206,8 @@ fn while_others_write(store: &SqliteStore, fork: impl Fn() -> Option<u8>) {
         over.store(true, Ordering::Relaxed);
         let last: Vec<u32> = writers.into_iter().map(|writer| writer.join().unwrap()).collect();
         assert_eq!(word, Some(0), "what the fork said");
-        for (key, last) in keys.iter().zip(last) {
-            let record = live(store, key).unwrap().unwrap();
+        for (id_hash, last) in keys.iter().zip(last) {
+            let record = live(store, id_hash).unwrap().unwrap();
             assert_eq!(value::<u32>(&record, "n"), Some(last));
         }
     });
@@ -218,13 +218,13 @@ fn the_last_handle_can_be_let_go_of_in_a_fork() {
     let _alone = alone();
     let folder = Folder::new();
     let store = SqliteStore::open(folder.database()).unwrap();
-    let key = create(&store, &setting("n", 1)).unwrap();
+    let id_hash = create(&store, &setting("n", 1)).unwrap();
     let mut ours = Some(SessionManager::new(store.clone()).unwrap());
     let mut theirs = Some(store);
-    assert!(theirs.as_ref().unwrap().try_load(&key, NOW).is_some(), "no query is needed");
+    assert!(theirs.as_ref().unwrap().try_load(&id_hash, NOW).is_some(), "no query is needed");
     let word = in_a_fork(|| {
         let here = theirs.as_ref().unwrap();
-        if !refused(live(here, &key)) || here.try_load(&key, NOW).is_some() {
+        if !refused(live(here, &id_hash)) || here.try_load(&id_hash, NOW).is_some() {
             return Err(2);
         }
         // A cleaner's thread is not here to be waited for, and a connection not to be closed.
@@ -237,11 +237,11 @@ fn the_last_handle_can_be_let_go_of_in_a_fork() {
     });
     assert_eq!(word, Some(0));
     let store = theirs.unwrap();
-    assert!(live(&store, &key).unwrap().is_some());
-    merge(&store, &key, &setting("n", 2)).unwrap();
+    assert!(live(&store, &id_hash).unwrap().is_some());
+    merge(&store, &id_hash, &setting("n", 2)).unwrap();
     drop((ours, store));
     let again = SqliteStore::open(folder.database()).unwrap();
-    let record = live(&again, &key).unwrap().unwrap();
+    let record = live(&again, &id_hash).unwrap().unwrap();
     assert_eq!(value::<u32>(&record, "n"), Some(2));
 }
 
@@ -264,7 +264,7 @@ fn child_process() {
         let word = in_a_fork(|| {
             let Ok(store) = SqliteStore::open(&path) else { return Err(1) };
             let Ok(sessions) = SessionManager::new(store.clone()) else { return Err(2) };
-            let stats = store.registry().unwrap().stats(NOW);
+            let stats = store.index().unwrap().stats(NOW);
             if stats.unwrap().live != before || create(&store, &setting("n", 1)).is_err() {
                 return Err(3);
             }

@@ -5,13 +5,13 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cloakroom::backend::{Action, Commit, Loaded, Store};
 use cloakroom::clock::{Clock, ManualClock};
 use cloakroom::delta::Delta;
 use cloakroom::http::Outcome;
-use cloakroom::id::{Realm, SessionId, SessionKey};
-use cloakroom::manager::Builder;
-use cloakroom::record::Birth;
-use cloakroom::store::{Commit, Fate, Loaded, Store};
+use cloakroom::id::{Realm, SessionId, SessionIdHash};
+use cloakroom::manager::SessionManagerBuilder;
+use cloakroom::record::NewSession;
 use cloakroom::{Lifetime, MemoryStore, SessionManager};
 use shuttle::thread;
 
@@ -32,7 +32,7 @@ impl Stage {
         Stage::with(|builder| builder)
     }
 
-    pub fn with(configure: impl FnOnce(Builder) -> Builder) -> Stage {
+    pub fn with(configure: impl FnOnce(SessionManagerBuilder) -> SessionManagerBuilder) -> Stage {
         let (store, clock) = (Arc::new(Pausing(MemoryStore::new())), ManualClock::new(NOW));
         let builder = SessionManager::builder(store.clone()).clock(clock.clone());
         let builder = configure(builder);
@@ -40,17 +40,17 @@ impl Stage {
     }
 
     /// A session that is stored, and the cookie of its browser.
-    pub fn visitor(&self) -> (SessionKey, String) {
+    pub fn visitor(&self) -> (SessionIdHash, String) {
         let id = SessionId::generate().unwrap();
-        let birth = Birth::new(Lifetime::default().starting(NOW)).unwrap();
-        let (key, nothing) = (id.key(Realm::default().tag()), Delta::new());
-        let create = Commit::new(&key, Fate::Create(&birth), &nothing, NOW);
+        let new_session = NewSession::new(Lifetime::default().starting(NOW)).unwrap();
+        let (id_hash, nothing) = (id.hash(Realm::default().tag()), Delta::new());
+        let create = Commit::new(&id_hash, Action::Create(&new_session), &nothing, NOW);
         self.store.commit(&create).unwrap();
-        (key, format!("__Host-id={}", id.reveal()))
+        (id_hash, format!("__Host-id={}", id.reveal()))
     }
 
-    fn is_touched(&self, key: &SessionKey) -> bool {
-        match self.store.load(key, self.clock.now()).unwrap() {
+    fn is_touched(&self, id_hash: &SessionIdHash) -> bool {
+        match self.store.load(id_hash, self.clock.now()).unwrap() {
             Loaded::Live { record, .. } => record.seen == self.clock.now(),
             other => panic!("{other:?}"),
         }
@@ -83,8 +83,8 @@ fn activity_that_was_handed_over_is_written_before_the_end() {
         threads.into_iter().for_each(|thread| thread.join().unwrap());
         let sessions = SessionManager::builder(MemoryStore::new()).build().unwrap();
         let stage = Stage { store, clock, sessions };
-        for (key, _) in &visitors {
-            assert!(stage.is_touched(key), "activity was lost");
+        for (id_hash, _) in &visitors {
+            assert!(stage.is_touched(id_hash), "activity was lost");
         }
     });
 }
@@ -93,7 +93,7 @@ fn activity_that_was_handed_over_is_written_before_the_end() {
 fn a_flush_and_a_sweep_are_answered_and_have_done_what_came_before() {
     explore("flush and sweep", 1500, || {
         let stage = Stage::new();
-        let (key, cookie) = stage.visitor();
+        let (id_hash, cookie) = stage.visitor();
         stage.clock.advance(HOUR);
         let sessions = stage.sessions.clone();
         let sweeper = thread::spawn(move || sessions.sweep_now().unwrap());
@@ -102,7 +102,7 @@ fn a_flush_and_a_sweep_are_answered_and_have_done_what_came_before() {
         let reader = thread::spawn(move || look(&sessions, &other));
         look(&stage.sessions, &cookie);
         stage.sessions.flush().unwrap();
-        assert!(stage.is_touched(&key), "a flush was answered before the activity was written");
+        assert!(stage.is_touched(&id_hash), "a flush was answered before the activity was written");
         assert_eq!(sweeper.join().unwrap(), 0);
         reader.join().unwrap();
         // What has ended goes by one sweep, however many ask for it at once.

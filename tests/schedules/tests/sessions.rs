@@ -1,12 +1,12 @@
 //! The state of a session, which threads of one request may share; the queue of requests that
 //! update one session; and the memory of what has ended.
 
+use cloakroom::backend::{Loaded, Store};
 use cloakroom::clock::Clock;
 use cloakroom::http::Outcome;
-use cloakroom::id::SessionKey;
-use cloakroom::manager::Builder;
-use cloakroom::session::Saved;
-use cloakroom::store::{Loaded, Store};
+use cloakroom::id::SessionIdHash;
+use cloakroom::manager::SessionManagerBuilder;
+use cloakroom::session::CommitOutcome;
 use cloakroom::{ErrorKind, Session, SessionManager};
 use shuttle::thread;
 
@@ -14,11 +14,11 @@ use super::cleaner::Stage;
 use super::explore;
 
 fn stage() -> Stage {
-    Stage::with(Builder::without_cleaner)
+    Stage::with(SessionManagerBuilder::without_cleaner)
 }
 
-fn n(stage: &Stage, key: &SessionKey, name: &str) -> Option<u32> {
-    match stage.store.load(key, stage.clock.now()).unwrap() {
+fn n(stage: &Stage, id_hash: &SessionIdHash, name: &str) -> Option<u32> {
+    match stage.store.load(id_hash, stage.clock.now()).unwrap() {
         Loaded::Live { record, .. } => record.data.get(name).map(|value| value.decode().unwrap()),
         _ => None,
     }
@@ -41,7 +41,7 @@ fn count_up(sessions: &SessionManager, cookie: &str) -> bool {
 fn requests_that_count_up_at_once_lose_none() {
     explore("counting up", 2000, || {
         let stage = stage();
-        let (key, cookie) = stage.visitor();
+        let (id_hash, cookie) = stage.visitor();
         let threads: Vec<_> = (0..4)
             .map(|_| {
                 let (sessions, cookie) = (stage.sessions.clone(), cookie.clone());
@@ -51,7 +51,7 @@ fn requests_that_count_up_at_once_lose_none() {
         let counted: u32 = threads.into_iter().map(|t| u32::from(t.join().unwrap())).sum();
         // Whoever gave up has left the queue.
         assert!(count_up(&stage.sessions, &cookie));
-        assert_eq!(n(&stage, &key, "n"), Some(counted + 1));
+        assert_eq!(n(&stage, &id_hash, "n"), Some(counted + 1));
     });
 }
 
@@ -59,7 +59,7 @@ fn requests_that_count_up_at_once_lose_none() {
 fn threads_of_one_request_share_its_session() {
     explore("one session", 1000, || {
         let stage = stage();
-        let (key, cookie) = stage.visitor();
+        let (id_hash, cookie) = stage.visitor();
         let session = stage.sessions.open(Some(cookie.as_str()));
         let work: [fn(&Session); 3] = [
             |session| session.set("a", 1).unwrap(),
@@ -67,7 +67,7 @@ fn threads_of_one_request_share_its_session() {
                 session.update("b", |n: Option<u32>| n.unwrap_or(1) + 1).unwrap();
             },
             |session| {
-                assert_eq!(session.commit().unwrap(), Saved::Kept);
+                assert_eq!(session.commit().unwrap(), CommitOutcome::Stored);
             },
         ];
         thread::scope(|scope| {
@@ -77,7 +77,7 @@ fn threads_of_one_request_share_its_session() {
             }
         });
         stage.sessions.close(&session, Outcome::Completed).unwrap();
-        assert_eq!((n(&stage, &key, "a"), n(&stage, &key, "b")), (Some(1), Some(2)));
+        assert_eq!((n(&stage, &id_hash, "a"), n(&stage, &id_hash, "b")), (Some(1), Some(2)));
     });
 }
 
@@ -96,7 +96,7 @@ fn a_session_that_is_destroyed_meanwhile_is_not_begun_anew() {
         late.set("n", 1).unwrap();
         stage.sessions.close(&late, Outcome::Completed).unwrap();
         leaving.join().unwrap();
-        let stats = stage.store.registry().unwrap().stats(stage.clock.now()).unwrap();
+        let stats = stage.store.index().unwrap().stats(stage.clock.now()).unwrap();
         assert_eq!(stats.live, 0, "the late write has begun a session");
     });
 }
@@ -117,7 +117,7 @@ fn a_session_that_is_destroyed_beside_a_read_is_not_begun_anew() {
         late.set("n", 1).unwrap();
         stage.sessions.close(&late, Outcome::Completed).unwrap();
         leaving.join().unwrap();
-        let stats = stage.store.registry().unwrap().stats(stage.clock.now()).unwrap();
+        let stats = stage.store.index().unwrap().stats(stage.clock.now()).unwrap();
         assert_eq!(stats.live, 0, "the late write has begun a session");
     });
 }
@@ -133,7 +133,7 @@ fn a_session_that_is_revoked_meanwhile_is_not_begun_anew() {
         late.set("n", 1).unwrap();
         stage.sessions.close(&late, Outcome::Completed).unwrap();
         revoking.join().unwrap();
-        let stats = stage.store.registry().unwrap().stats(stage.clock.now()).unwrap();
+        let stats = stage.store.index().unwrap().stats(stage.clock.now()).unwrap();
         assert_eq!(stats.live, 0, "the late write has begun a session");
     });
 }

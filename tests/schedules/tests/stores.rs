@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
+use cloakroom::backend::{Cache, CacheEntry, CacheLookup, FillLease, Store};
 use cloakroom::clock::Timestamp;
-use cloakroom::id::SessionKey;
-use cloakroom::store::cached::CachedStore;
-use cloakroom::store::{Cache, Entry, Fetched, Lease, Store};
+use cloakroom::id::SessionIdHash;
+use cloakroom::stores::cached::CachedStore;
 use cloakroom::{Error, ErrorKind, MemoryStore, Result, SqliteStore};
 use shuttle::rand::Rng;
 use shuttle::thread;
@@ -42,19 +42,19 @@ fn plan_of_reads() -> Plan {
         counts_up: None,
         pause: 0,
     };
-    let create = |key| {
+    let create = |id_hash| {
         let (external, level, idle, absolute) = (None, 0, Some(1000), None);
-        let begins = Begins { handle: key, external, level, idle, absolute };
-        step(Call::Create { key, begins, changes: Vec::new() })
+        let begins = Begins { public_id: id_hash, external, level, idle, absolute };
+        step(Call::Create { id_hash, begins, changes: Vec::new() })
     };
     let mut call = || {
-        let key = chance.pick(&[1, 2]);
+        let id_hash = chance.pick(&[1, 2]);
         let changes = vec![Change::Set(1, chance.below(100) as u8)];
-        let merge = |changes| Call::Merge { key, changes, if_revision: None, seen: None };
+        let merge = |changes| Call::Merge { id_hash, changes, if_revision: None, seen: None };
         match chance.below(10) {
-            0..=4 => Call::Load { key },
+            0..=4 => Call::Load { id_hash },
             5 | 6 => merge(changes),
-            7 => Call::Delete { key },
+            7 => Call::Delete { id_hash },
             // These two show what is stored, whatever the cache says.
             8 => Call::List(Who::All),
             _ => merge(Vec::new()),
@@ -130,9 +130,9 @@ fn whoever_waits_in_line_is_answered_and_what_is_answered_was_done() {
 #[test]
 fn nobody_reads_from_the_cache_what_was_changed_before() {
     explore("cached", 2000, || {
-        let (cache, truth) = (Pausing(MemoryStore::new()), Pausing(MemoryStore::new()));
+        let (cache, backing) = (Pausing(MemoryStore::new()), Pausing(MemoryStore::new()));
         let model = Sessions { sweeps_in_two_steps: true, ..Sessions::PLAIN };
-        has_an_order(some_plan(), CachedStore::new(cache, truth), model, || ());
+        has_an_order(some_plan(), CachedStore::new(cache, backing), model, || ());
     });
 }
 
@@ -153,35 +153,35 @@ impl Failing {
 }
 
 impl Cache for Failing {
-    fn fetch(&self, key: &SessionKey, now: Timestamp) -> Result<Fetched> {
-        self.ask(|cache| cache.fetch(key, now))
+    fn fetch(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<CacheLookup> {
+        self.ask(|cache| cache.fetch(id_hash, now))
     }
 
     fn fill(
         &self,
-        key: &SessionKey,
-        lease: Lease,
-        entry: &Entry,
+        id_hash: &SessionIdHash,
+        lease: FillLease,
+        entry: &CacheEntry,
         until: Timestamp,
         now: Timestamp,
     ) -> Result<bool> {
-        self.ask(|cache| cache.fill(key, lease, entry, until, now))
+        self.ask(|cache| cache.fill(id_hash, lease, entry, until, now))
     }
 
-    fn forget(&self, keys: &[SessionKey], now: Timestamp) -> Result<()> {
+    fn forget(&self, keys: &[SessionIdHash], now: Timestamp) -> Result<()> {
         self.ask(|cache| cache.forget(keys, now))
     }
 
-    fn shares(&self) -> NonZeroUsize {
+    fn shards(&self) -> NonZeroUsize {
         NonZeroUsize::MIN
     }
 
-    fn share_of(&self, _: &SessionKey) -> usize {
+    fn shard_of(&self, _: &SessionIdHash) -> usize {
         0
     }
 
-    fn forget_share(&self, share: usize, now: Timestamp) -> Result<()> {
-        self.ask(|cache| cache.forget_share(share, now))
+    fn forget_shard(&self, shard: usize, now: Timestamp) -> Result<()> {
+        self.ask(|cache| cache.forget_shard(shard, now))
     }
 }
 

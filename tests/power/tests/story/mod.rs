@@ -6,11 +6,11 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use cloakroom::id::SessionKey;
+use cloakroom::backend::{Loaded, Maintenance, Store};
+use cloakroom::id::SessionIdHash;
 use cloakroom::rusqlite::types::Value;
 use cloakroom::rusqlite::{Connection, Result as SqlResult};
-use cloakroom::store::sqlite::{Durability, Journal};
-use cloakroom::store::{Loaded, Store, Upkeep};
+use cloakroom::stores::sqlite::{Durability, Journal};
 use cloakroom::{ErrorKind, SqliteStore};
 use cloakroom_power::{Disk, Event, Files, Loss, Tape, install, put};
 
@@ -44,7 +44,7 @@ impl Promise {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct State {
     /// By key: `n`, and when it was seen.
-    rows: HashMap<SessionKey, (i64, i64)>,
+    rows: HashMap<SessionIdHash, (i64, i64)>,
     /// `None` without tables.
     epoch: Option<i64>,
     /// Of every column of every session and every replaced id.
@@ -68,8 +68,8 @@ impl State {
         let columns = statement.column_count();
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
-            let key = SessionKey::from_bytes(row.get(0)?);
-            state.rows.insert(key, (row.get(1)?, row.get(2)?));
+            let id_hash = SessionIdHash::from_bytes(row.get(0)?);
+            state.rows.insert(id_hash, (row.get(1)?, row.get(2)?));
             for column in 3..columns {
                 format!("{:?}", row.get::<_, Value>(column)?).hash(&mut hasher);
             }
@@ -171,9 +171,9 @@ impl Story {
                     }
                 }
                 // The log is copied and begins again beside them.
-                let upkeep: &dyn Upkeep = stores[0].upkeep().unwrap();
+                let maintenance: &dyn Maintenance = stores[0].maintenance().unwrap();
                 while left.load(Ordering::SeqCst) > 0 {
-                    upkeep.run().unwrap();
+                    maintenance.run().unwrap();
                 }
             });
         })
@@ -233,7 +233,7 @@ impl Story {
 
     fn find_acknowledged(&mut self, alone: bool) {
         let mut begun: HashMap<String, (usize, Change)> = HashMap::new();
-        let mut keys: HashMap<String, SessionKey> = HashMap::new();
+        let mut keys: HashMap<String, SessionIdHash> = HashMap::new();
         for (at, event) in self.tape.iter().enumerate() {
             let Event::Mark(line) = event else { continue };
             let (worker, said) = heard(line);
@@ -247,9 +247,9 @@ impl Story {
             }
             let (first, last) = (self.state_at(began), self.state_at(at));
             let is_there = |state: &State| match &change {
-                Change::Create { key, .. }
-                | Change::Renew { key, .. }
-                | Change::SignIn { key, .. } => state.rows.contains_key(key),
+                Change::Create { id_hash, .. }
+                | Change::Renew { id_hash, .. }
+                | Change::SignIn { id_hash, .. } => state.rows.contains_key(id_hash),
                 Change::Merge { life, n } | Change::Bind { life, n, .. } => state
                     .rows
                     .get(&keys[life])
@@ -271,11 +271,11 @@ impl Story {
             };
             let is_revocation = change.is_revocation();
             self.acknowledged.push(Acknowledged { at, state, is_revocation });
-            if let Change::Create { life, key, .. }
-            | Change::Renew { life, key, .. }
-            | Change::SignIn { life, key, .. } = change
+            if let Change::Create { life, id_hash, .. }
+            | Change::Renew { life, id_hash, .. }
+            | Change::SignIn { life, id_hash, .. } = change
             {
-                keys.insert(life, key);
+                keys.insert(life, id_hash);
             }
         }
     }
@@ -394,9 +394,9 @@ impl Image {
             Err(error) if error.kind() == ErrorKind::NotSetUp => State::default(),
             Err(error) => return Err(text(error)),
             Ok(store) => {
-                for key in ledger.ended() {
-                    match store.load(key, NOW).map_err(text)? {
-                        Loaded::Absent | Loaded::Replaced { .. } => {}
+                for id_hash in ledger.ended() {
+                    match store.load(id_hash, NOW).map_err(text)? {
+                        Loaded::NotFound | Loaded::Replaced { .. } => {}
                         other => return Err(format!("an ended key finds {other:?}")),
                     }
                 }

@@ -1,0 +1,316 @@
+//! Lists, revocations and counts, by exact names.
+
+use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
+
+use crate::backend::{Page, SessionFilter};
+use crate::conformance::fixture::{
+    ALL, Fixture, IDLE, Outcome, SECOND, Session, answered, done, ensure, external, set, user,
+};
+use crate::delta::Delta;
+use crate::id::PublicId;
+use crate::lifetime::Lifetime;
+use crate::record::{Client, Stats, Summary};
+
+fn list(fixture: &Fixture, filter: &SessionFilter<'_>) -> Outcome<Vec<Summary>> {
+    Ok(fixture.index()?.list(filter, Page::first(ALL), fixture.now)?)
+}
+
+fn public_ids(summaries: &[Summary]) -> Vec<PublicId> {
+    summaries.iter().map(|summary| summary.public_id).collect()
+}
+
+/// Revokes, and demands that the answer is exactly the keys of these sessions.
+fn revokes(
+    fixture: &Fixture,
+    filter: &SessionFilter<'_>,
+    except: Option<&PublicId>,
+    sessions: &[&Session],
+) -> Outcome {
+    let revoked = fixture.index()?.revoke(filter, except, fixture.now)?;
+    let wanted: BTreeSet<_> = sessions.iter().map(|session| session.id_hash).collect();
+    let exact =
+        revoked.len() == wanted.len() && revoked.iter().all(|id_hash| wanted.contains(id_hash));
+    ensure!(exact, "a revocation of {filter:?} gave {revoked:?}, not {wanted:?}");
+    for id_hash in &wanted {
+        fixture.is_absent(id_hash, fixture.now, "a revoked session is not absent")?;
+    }
+    Ok(())
+}
+
+/// As many sessions, each begun a second after the one before.
+fn sessions(fixture: &Fixture, count: u32) -> Outcome<Vec<Session>> {
+    let new_session = || fixture.new_session();
+    (0..count).map(|n| fixture.session_from(fixture.after(SECOND * n), &new_session()?)).collect()
+}
+
+pub(super) fn the_newest_session_is_listed_first(fixture: &Fixture) -> Outcome {
+    let sessions = sessions(fixture, 5)?;
+    // What happens later to an old session does not make it a new one.
+    if let Some(oldest) = sessions.first() {
+        done(fixture.merge(&oldest.id_hash, &set("coat", "red")?, fixture.now)?, "a merge")?;
+        fixture.touch(&oldest.id_hash, fixture.after(SECOND * 9), fixture.after(SECOND * 9))?;
+    }
+    let newest_first: Vec<_> = sessions.iter().rev().map(Session::public_id).collect();
+    let listed = public_ids(&list(fixture, &SessionFilter::All)?);
+    ensure!(listed == newest_first, "the list does not go from the newest to the oldest");
+    Ok(())
+}
+
+pub(super) fn pages_have_no_gaps_and_no_repeats(fixture: &Fixture) -> Outcome {
+    let sessions = sessions(fixture, 7)?;
+    let all: Vec<_> = sessions.iter().rev().map(Session::public_id).collect();
+    let index = fixture.index()?;
+    let three = NonZeroUsize::MIN.saturating_add(2);
+    let (mut listed, mut sizes, mut page) = (Vec::new(), Vec::new(), Page::first(three));
+    loop {
+        let summaries = index.list(&SessionFilter::All, page, fixture.now)?;
+        sizes.push(summaries.len());
+        listed.extend(public_ids(&summaries));
+        let Some(last) = summaries.last() else { break };
+        ensure!(sizes.len() < 10, "the pages of a list have no end");
+        page = Page::after(three, last.cursor);
+        // Who comes while the pages are turned stands before the first one.
+        fixture.session()?;
+    }
+    ensure!(listed == all, "pages of 3 of 7 sessions have gaps or repeats: {sizes:?}");
+    ensure!(sizes == [3, 3, 1, 0], "pages of 3 of 7 sessions had {sizes:?}");
+    Ok(())
+}
+
+pub(super) fn a_summary_says_what_the_record_says(fixture: &Fixture) -> Outcome {
+    let mut new_session = fixture.new_session()?;
+    new_session.client = Some(Client::new("::1".parse().ok(), Some("curl")));
+    new_session.idp_session_id = Some(external("sid-1")?);
+    new_session.auth_level = 3;
+    new_session.persistent = false;
+    let begun = fixture.session_from(fixture.now, &new_session)?;
+    let then = fixture.after(SECOND);
+    fixture.touch(&begun.id_hash, then, then)?;
+    let signed_in = fixture.session_of(&user("u")?, fixture.now)?;
+    for session in [begun, signed_in] {
+        let record = fixture.live(&session.id_hash, then, "a new session")?.record;
+        let listed = list(fixture, &SessionFilter::PublicId(&record.public_id))?;
+        let cursor = listed.first().map(|summary| summary.cursor);
+        let wanted = cursor.map(|cursor| Summary::of(&record, cursor));
+        ensure!(listed.first() == wanted.as_ref(), "a list says {listed:?} of {record:?}");
+        ensure!(listed.len() == 1, "a handle is listed {} times", listed.len());
+    }
+    Ok(())
+}
+
+/// Names that a careless comparison takes for one another, or for a pattern.
+fn names() -> Vec<String> {
+    let mut names: Vec<String> = [
+        "u",
+        "u1",
+        "U",
+        "u ",
+        " u",
+        "u%",
+        "%",
+        "_",
+        "u_",
+        "*",
+        "?",
+        "'",
+        "\"",
+        "u' OR 'u'='u",
+        "\\",
+        "ü",
+        "u\u{308}",
+        "Ü",
+        "u\n",
+        "1",
+        "01",
+        "1.0",
+    ]
+    .map(String::from)
+    .into();
+    names.extend(["x".repeat(254), "x".repeat(255)]);
+    names
+}
+
+pub(super) fn names_of_users_match_exactly(fixture: &Fixture) -> Outcome {
+    let mut sessions = Vec::new();
+    for name in names() {
+        let owner = user(&name)?;
+        sessions.push((fixture.session_of(&owner, fixture.now)?, owner));
+    }
+    for (session, owner) in &sessions {
+        let listed = public_ids(&list(fixture, &SessionFilter::User(owner))?);
+        ensure!(
+            listed == [session.public_id()],
+            "the list of the user {owner:?} has {} sessions, of which some are other users'",
+            listed.len()
+        );
+    }
+    for (at, (session, owner)) in sessions.iter().enumerate() {
+        revokes(fixture, &SessionFilter::User(owner), None, &[session])?;
+        let left = list(fixture, &SessionFilter::All)?.len();
+        ensure!(left + at + 1 == sessions.len(), "a revocation ended another user's session");
+    }
+    Ok(())
+}
+
+pub(super) fn names_of_the_identity_provider_match_exactly(fixture: &Fixture) -> Outcome {
+    let mut sessions = Vec::new();
+    for name in names() {
+        let mut new_session = fixture.new_session()?;
+        new_session.idp_session_id = Some(external(&name)?);
+        sessions.push((fixture.session_from(fixture.now, &new_session)?, external(&name)?));
+    }
+    fixture.session()?;
+    for (session, name) in &sessions {
+        let listed = public_ids(&list(fixture, &SessionFilter::IdpSession(name))?);
+        ensure!(
+            listed == [session.public_id()],
+            "the external key {name:?} lists {}",
+            listed.len()
+        );
+        revokes(fixture, &SessionFilter::IdpSession(name), None, &[session])?;
+    }
+    let left = list(fixture, &SessionFilter::All)?.len();
+    ensure!(left == 1, "after all with an external key were revoked, {left} are left, not 1");
+    Ok(())
+}
+
+pub(super) fn the_list_follows_the_user_of_a_session(fixture: &Fixture) -> Outcome {
+    let session = fixture.session()?;
+    let (first, second) = (user("u")?, user("u1")?);
+    for owner in [Some(&first), Some(&second), None] {
+        let mut delta = Delta::new();
+        delta.set_user(owner.cloned());
+        done(fixture.merge(&session.id_hash, &delta, fixture.now)?, "a merge of a user")?;
+        for name in [&first, &second] {
+            let listed = list(fixture, &SessionFilter::User(name))?.len();
+            let wanted = usize::from(owner == Some(name));
+            ensure!(listed == wanted, "after a merge of its user a session is listed wrongly");
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn the_list_has_one_entry_after_a_renewal(fixture: &Fixture) -> Outcome {
+    let owner = user("u")?;
+    let old = fixture.session_of(&owner, fixture.now)?;
+    let new = fixture.renewed(&old, Some(fixture.after(IDLE)))?;
+    for filter in [SessionFilter::User(&owner), SessionFilter::PublicId(&old.public_id())] {
+        let listed = public_ids(&list(fixture, &filter)?);
+        ensure!(listed == [new.public_id()], "after a renewal {} are listed", listed.len());
+    }
+    revokes(fixture, &SessionFilter::User(&owner), None, &[&new])
+}
+
+pub(super) fn a_revocation_gives_the_keys_that_the_sessions_had(fixture: &Fixture) -> Outcome {
+    let owner = user("u")?;
+    let of = |owner| fixture.session_of(owner, fixture.now);
+    let (a, b, other) = (of(&owner)?, of(&owner)?, of(&user("u1")?)?);
+    let b = fixture.renewed(&b, None)?;
+    let anonymous = fixture.session()?;
+    let public_id = anonymous.public_id();
+    revokes(fixture, &SessionFilter::PublicId(&public_id), None, &[&anonymous])?;
+    revokes(fixture, &SessionFilter::PublicId(&public_id), None, &[])?;
+    revokes(fixture, &SessionFilter::User(&owner), None, &[&a, &b])?;
+    let late = fixture.merge(&a.id_hash, &set("coat", "red")?, fixture.now)?;
+    answered(&late, "NotFound", "a merge after a revocation")?;
+    fixture.is_intact(&other, "the revocation of another user")?;
+    revokes(fixture, &SessionFilter::All, None, &[&other])
+}
+
+pub(super) fn a_revocation_keeps_exactly_the_exception(fixture: &Fixture) -> Outcome {
+    let owner = user("u")?;
+    let of = |owner| fixture.session_of(owner, fixture.now);
+    let (a, b, current) = (of(&owner)?, of(&owner)?, of(&owner)?);
+    let other = of(&user("u1")?)?;
+    revokes(fixture, &SessionFilter::User(&owner), Some(&current.public_id()), &[&a, &b])?;
+    fixture.is_intact(&current, "a revocation except this session")?;
+    revokes(
+        fixture,
+        &SessionFilter::PublicId(&current.public_id()),
+        Some(&current.public_id()),
+        &[],
+    )?;
+    fixture.is_intact(&current, "a revocation except this session")?;
+    revokes(fixture, &SessionFilter::All, Some(&current.public_id()), &[&other])?;
+    fixture.is_intact(&current, "a revocation except this session")
+}
+
+pub(super) fn a_revocation_keeps_the_exception_whatever_its_key(fixture: &Fixture) -> Outcome {
+    let owner = user("u")?;
+    let mine = || fixture.session_of(&owner, fixture.now);
+    for grace_until in [None, Some(fixture.after(SECOND))] {
+        let (other, old) = (mine()?, mine()?);
+        let current = fixture.renewed(&old, grace_until)?;
+        revokes(fixture, &SessionFilter::User(&owner), Some(&old.public_id()), &[&other])?;
+        fixture.is_intact(&current, "a revocation except a session that has been renewed")?;
+        revokes(fixture, &SessionFilter::User(&owner), None, &[&current])?;
+    }
+    Ok(())
+}
+
+pub(super) fn a_handle_that_is_nobodys_is_no_exception(fixture: &Fixture) -> Outcome {
+    let owner = user("u")?;
+    let mine = || fixture.session_of(&owner, fixture.now);
+    let (ended, a, b) = (mine()?, mine()?, mine()?);
+    fixture.delete(&ended.id_hash, fixture.now)?;
+    revokes(fixture, &SessionFilter::User(&owner), Some(&ended.public_id()), &[&a, &b])
+}
+
+pub(super) fn a_handle_of_another_user_is_not_revoked(fixture: &Fixture) -> Outcome {
+    let (owner, other) = (user("u")?, user("u1")?);
+    let (mine, theirs) =
+        (fixture.session_of(&owner, fixture.now)?, fixture.session_of(&other, fixture.now)?);
+    let anonymous = fixture.session()?;
+    for session in [&theirs, &anonymous] {
+        let public_id = session.public_id();
+        let filter = SessionFilter::OfUser(&owner, &public_id);
+        ensure!(list(fixture, &filter)?.is_empty(), "another user's handle is listed as one's own");
+        revokes(fixture, &filter, None, &[])?;
+        fixture.is_intact(session, "a revocation of another user's handle")?;
+    }
+    revokes(fixture, &SessionFilter::OfUser(&owner, &mine.public_id()), None, &[&mine])
+}
+
+pub(super) fn revoking_everyone_leaves_nobody_and_raises_the_epoch(fixture: &Fixture) -> Outcome {
+    let old = fixture.session_of(&user("u")?, fixture.now)?;
+    let new = fixture.renewed(&old, Some(fixture.after(IDLE * 9)))?;
+    let other = fixture.session()?;
+    let later = fixture.after(SECOND);
+    let expired = fixture.session_for(Lifetime::idle(SECOND))?;
+    let index = fixture.index()?;
+    let epoch = index.epoch()?;
+    let revoked = index.revoke_everyone(None, later)?;
+    ensure!(revoked == 2, "revoking everyone said {revoked}, though 2 sessions lived");
+    let raised = index.epoch()?;
+    ensure!(raised > epoch, "revoking everyone did not raise the epoch");
+    for id_hash in [old.id_hash, new.id_hash, other.id_hash, expired.id_hash] {
+        let still = fixture.is_live(&id_hash, fixture.now)? || fixture.is_live(&id_hash, later)?;
+        ensure!(!still, "after everyone was revoked a session is still found");
+    }
+    let rows = index.stats(later)?;
+    ensure!(rows.live == 0, "after everyone was revoked the stats count {rows:?}");
+    let again = fixture.session()?;
+    fixture.is_intact(&again, "a create after everyone was revoked")?;
+    ensure!(index.epoch()? == raised, "a create changed the epoch");
+    Ok(())
+}
+
+pub(super) fn the_stats_count_what_is_there(fixture: &Fixture) -> Outcome {
+    let index = fixture.index()?;
+    let empty = index.stats(fixture.now)?;
+    ensure!(empty == Stats::default(), "the stats of an empty store are {empty:?}");
+    sessions(fixture, 3)?;
+    fixture.session_for(Lifetime::fixed(SECOND))?;
+    fixture.session_of(&user("u")?, fixture.after(SECOND * 5))?;
+    let stats = index.stats(fixture.after(SECOND * 5))?;
+    let wanted = Stats {
+        live: 4,
+        expired: 1,
+        signed_in: 1,
+        oldest: Some(fixture.now),
+        newest: Some(fixture.after(SECOND * 5)),
+    };
+    ensure!(stats == wanted, "the stats are {stats:?}, not {wanted:?}");
+    Ok(())
+}

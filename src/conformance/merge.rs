@@ -1,0 +1,144 @@
+//! A delta is merged into what is stored then.
+
+use crate::backend::{Action, Commit, Committed};
+use crate::conformance::fixture::{
+    Dice, Fixture, Outcome, Session, answered, done, ensure, holds, nothing, set,
+};
+use crate::data::Value;
+use crate::delta::Delta;
+use crate::id::UserKey;
+
+pub(super) fn two_requests_on_different_keys_both_keep_their_change(fixture: &Fixture) -> Outcome {
+    let session = fixture.session()?;
+    // Both have read the session before either commits.
+    fixture.live(&session.id_hash, fixture.now, "a new session")?;
+    fixture.live(&session.id_hash, fixture.now, "a new session")?;
+    done(fixture.merge(&session.id_hash, &set("hat", 1)?, fixture.now)?, "a merge")?;
+    done(fixture.merge(&session.id_hash, &set("scarf", 2)?, fixture.now)?, "a merge")?;
+    let record = fixture.live(&session.id_hash, fixture.now, "a merged session")?.record;
+    for (name, value) in [("hat", 1), ("scarf", 2)] {
+        ensure!(holds(&record, name, value)?, "of two merges on different names one was lost");
+    }
+    ensure!(holds(&record, "coat", "blue")?, "a merge lost a name that it does not mention");
+    Ok(())
+}
+
+pub(super) fn on_the_same_key_the_later_commit_wins(fixture: &Fixture) -> Outcome {
+    let session = fixture.session()?;
+    for coat in ["red", "green"] {
+        done(fixture.merge(&session.id_hash, &set("coat", coat)?, fixture.now)?, "a merge")?;
+    }
+    let record = fixture.live(&session.id_hash, fixture.now, "a merged session")?.record;
+    ensure!(holds(&record, "coat", "green")?, "of two merges on one name the earlier one won");
+    Ok(())
+}
+
+pub(super) fn writing_the_value_that_is_there_is_no_change(fixture: &Fixture) -> Outcome {
+    let session = fixture.session()?;
+    let mut absent = Delta::new();
+    absent.remove("hat");
+    for (delta, what) in [
+        (set("coat", "blue")?, "a merge of the value that is there"),
+        (absent, "a merge that removes what is not there"),
+        (nothing(), "a merge of nothing"),
+    ] {
+        match fixture.merge(&session.id_hash, &delta, fixture.now)? {
+            Committed::Unchanged { record, id_hash } => ensure!(
+                (&record, &id_hash) == (&session.record, &session.id_hash),
+                "{what} was answered with another session than is stored"
+            ),
+            other => answered(&other, "Unchanged", what)?,
+        }
+        fixture.is_intact(&session, what)?;
+    }
+    Ok(())
+}
+
+pub(super) fn a_clear_removes_what_it_does_not_set(fixture: &Fixture) -> Outcome {
+    let session = fixture.session()?;
+    done(fixture.merge(&session.id_hash, &set("hat", 1)?, fixture.now)?, "a merge")?;
+    let mut delta = Delta::new();
+    delta.clear();
+    delta.set("scarf", Value::encode(&2)?);
+    done(fixture.merge(&session.id_hash, &delta, fixture.now)?, "a merge that clears")?;
+    let record = fixture.live(&session.id_hash, fixture.now, "a cleared session")?.record;
+    ensure!(record.data.len() == 1, "a clear left {} names, not 1", record.data.len());
+    ensure!(holds(&record, "scarf", 2)?, "a clear removed what was set after it");
+    Ok(())
+}
+
+pub(super) fn a_condition_on_the_revision_holds(fixture: &Fixture) -> Outcome {
+    let session = fixture.session()?;
+    let merge = |coat: &str, revision| -> Outcome<Committed> {
+        let delta = set("coat", coat)?;
+        let commit = Commit::new(&session.id_hash, Action::Merge, &delta, fixture.now);
+        Ok(fixture.store.commit(&Commit { if_revision: Some(revision), ..commit })?)
+    };
+    let seen = session.record.revision;
+    let current = done(merge("red", seen)?, "a merge at the revision it saw")?;
+    for revision in [seen, current.record.revision + 1, 0] {
+        match merge("green", revision)? {
+            Committed::RevisionMismatch { record, id_hash } => ensure!(
+                (&record, &id_hash) == (&current.record, &current.id_hash),
+                "Stale did not come with the session as it is stored"
+            ),
+            other => {
+                answered(&other, "RevisionMismatch", "a merge at a revision that is not stored")?
+            }
+        }
+    }
+    fixture.is_intact(&Session { record: current.record, ..session }, "a stale merge")
+}
+
+pub(super) fn the_revision_grows_by_one_with_each_change(fixture: &Fixture) -> Outcome {
+    let session = fixture.session()?;
+    for revision in 2..10 {
+        let merged =
+            done(fixture.merge(&session.id_hash, &set("n", revision)?, fixture.now)?, "a merge")?;
+        let answered = merged.record.revision;
+        ensure!(answered == revision, "after revision {} came {answered}", revision - 1);
+        fixture.merge(&session.id_hash, &nothing(), fixture.now)?;
+    }
+    let before = fixture.live(&session.id_hash, fixture.now, "a merged session")?;
+    let renewed = fixture.renewed(&before, None)?.record.revision;
+    let wanted = before.record.revision + 1;
+    ensure!(renewed == wanted, "a renewal gave revision {renewed}, not {wanted}");
+    Ok(())
+}
+
+/// What a delta means is written once, in [`Delta::apply`]: a store that keeps names or users in
+/// a way of its own must come to the same.
+pub(super) fn many_deltas_do_what_they_do_to_a_record(fixture: &Fixture) -> Outcome {
+    let session = fixture.session()?;
+    let mut model = session.record.clone();
+    let mut dice = Dice(4);
+    for step in 0..300 {
+        let delta = random_delta(&mut dice)?;
+        let before = model.clone();
+        let changed = delta.apply(&mut model);
+        model.revision += u64::from(changed);
+        let answer = fixture.merge(&session.id_hash, &delta, fixture.now)?;
+        let wanted = if changed { "Done" } else { "Unchanged" };
+        answered(&answer, wanted, &format!("delta {step} of a random sequence"))?;
+        let stored = fixture.live(&session.id_hash, fixture.now, "a merged session")?.record;
+        ensure!(stored == model, "delta {step}, {delta:?}, on {before:?} gave {stored:?}");
+    }
+    Ok(())
+}
+
+fn random_delta(dice: &mut Dice) -> Outcome<Delta> {
+    let mut delta = Delta::new();
+    for _ in 0..=dice.roll(3) {
+        let name = ["coat", "hat", "", "é \"'"].get(dice.roll(4)).copied().unwrap_or_default();
+        match dice.roll(10) {
+            0..=4 => delta.set(name, Value::encode(&dice.roll(3))?),
+            5..=7 => delta.remove(name),
+            8 => delta.clear(),
+            _ => {
+                let user = ["u", "u1"].get(dice.roll(3)).copied();
+                delta.set_user(user.map(UserKey::new).transpose()?);
+            }
+        }
+    }
+    Ok(delta)
+}

@@ -1,0 +1,185 @@
+//! What has ended stays ended, whatever comes late and by whichever key.
+
+use std::num::NonZeroU32;
+
+use crate::backend::{Action, AtLimit, Commit, Committed, SessionFilter, SessionLimit};
+use crate::clock::Timestamp;
+use crate::conformance::fixture::{
+    ALL, Fixture, IDLE, MILLI, Outcome, SECOND, Session, answered, done, ensure, id_hash, nothing,
+    said, set, user,
+};
+use crate::id::SessionIdHash;
+
+pub(super) fn a_late_merge_stores_nothing(fixture: &Fixture) -> Outcome {
+    let session = fixture.session()?;
+    answered(&fixture.delete(&session.id_hash, fixture.now)?, "Deleted", "a delete")?;
+    let answer = fixture.merge(&session.id_hash, &set("coat", "red")?, fixture.now)?;
+    let late = "a merge after a delete (a logout in between)";
+    ensure!(!fixture.is_live(&session.id_hash, fixture.now)?, "{late} brought the session back");
+    answered(&answer, "NotFound", late)?;
+    if let Some(index) = fixture.store.index() {
+        let stats = index.stats(fixture.now)?;
+        ensure!(stats.live + stats.expired == 0, "{late} left a row");
+    }
+    Ok(())
+}
+
+/// Everything that may come late for these keys, of which none is live any more.
+fn nothing_revives(
+    fixture: &Fixture,
+    id_hashes: &[SessionIdHash],
+    now: Timestamp,
+    end: &str,
+) -> Outcome {
+    for id_hash in id_hashes {
+        ensure!(!fixture.is_live(id_hash, now)?, "after {end} a load still finds the session");
+    }
+    for id_hash in id_hashes {
+        let mut answers = Vec::new();
+        answers.push(("a merge", fixture.merge(id_hash, &set("coat", "red")?, now)?));
+        fixture.touch(id_hash, now, now)?;
+        let (to, answer) = fixture.renew(id_hash, None, now)?;
+        answers.push(("a renewal", answer));
+        let (grace, answer) = fixture.renew(id_hash, Some(now + SECOND), now)?;
+        answers.push(("a renewal with grace", answer));
+        answers.push(("a second delete", fixture.delete(id_hash, now)?));
+        for (late, answer) in answers {
+            // A key from before a renewal may be remembered as that; what counts is that the
+            // writer learns that nothing was stored.
+            let told = matches!(answer, Committed::NotFound | Committed::Replaced { .. });
+            ensure!(told, "{late} after {end} was answered {}", said(&answer));
+        }
+        for id_hash in id_hashes.iter().chain([&to, &grace]) {
+            let back = fixture.is_live(id_hash, now)?;
+            ensure!(!back, "a late merge, touch or renewal after {end} brought the session back");
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn nothing_brings_back_a_deleted_session(fixture: &Fixture) -> Outcome {
+    let session = fixture.session()?;
+    answered(&fixture.delete(&session.id_hash, fixture.now)?, "Deleted", "a delete")?;
+    nothing_revives(fixture, &[session.id_hash], fixture.now, "a delete")
+}
+
+/// A session with the keys it has and had; the one from before is within its grace.
+fn renewed_session(fixture: &Fixture) -> Outcome<(Session, [SessionIdHash; 2])> {
+    let first = fixture.session()?;
+    let second = fixture.renewed(&first, Some(fixture.now + IDLE * 2))?;
+    let id_hashes = [second.id_hash, first.id_hash];
+    Ok((second, id_hashes))
+}
+
+pub(super) fn nothing_brings_back_a_session_deleted_after_its_renewal(
+    fixture: &Fixture,
+) -> Outcome {
+    let (session, id_hashes) = renewed_session(fixture)?;
+    answered(&fixture.delete(&session.id_hash, fixture.now)?, "Deleted", "a delete")?;
+    nothing_revives(fixture, &id_hashes, fixture.now, "a delete")
+}
+
+pub(super) fn nothing_brings_back_a_session_deleted_through_its_grace(
+    fixture: &Fixture,
+) -> Outcome {
+    let (_, id_hashes) = renewed_session(fixture)?;
+    let [_, old] = id_hashes;
+    answered(&fixture.delete(&old, fixture.now)?, "Deleted", "a delete through the grace")?;
+    nothing_revives(fixture, &id_hashes, fixture.now, "a delete through the grace")
+}
+
+pub(super) fn nothing_brings_back_a_swept_session(fixture: &Fixture) -> Outcome {
+    let (_, id_hashes) = renewed_session(fixture)?;
+    let Some(swept) = fixture.sweep(fixture.after(IDLE), ALL)? else { return Ok(()) };
+    ensure!(swept == 1, "a sweep of one expired session removed {swept}");
+    // A writer that took its time before the sweep must fare no better.
+    nothing_revives(fixture, &id_hashes, fixture.now, "a sweep")
+}
+
+pub(super) fn nothing_brings_back_an_expired_session(fixture: &Fixture) -> Outcome {
+    let (_, id_hashes) = renewed_session(fixture)?;
+    nothing_revives(fixture, &id_hashes, fixture.after(IDLE), "the deadline")
+}
+
+pub(super) fn nothing_late_brings_back_a_session_ended_at_its_deadline(
+    fixture: &Fixture,
+) -> Outcome {
+    let end = fixture.after(IDLE);
+    let (session, id_hashes) = renewed_session(fixture)?;
+    answered(&fixture.delete(&session.id_hash, end)?, "NotFound", "a delete at the deadline")?;
+    nothing_revives(fixture, &id_hashes, end - MILLI, "a delete at the deadline")?;
+
+    let (_, id_hashes) = renewed_session(fixture)?;
+    let [_, old] = id_hashes;
+    answered(
+        &fixture.delete(&old, end)?,
+        "NotFound",
+        "a delete through the grace at the deadline",
+    )?;
+    nothing_revives(
+        fixture,
+        &id_hashes,
+        end - MILLI,
+        "a delete through the grace at the deadline",
+    )?;
+
+    let (session, id_hashes) = renewed_session(fixture)?;
+    fixture.sign_in(&session.id_hash, &user("u")?, end)?;
+    nothing_revives(fixture, &id_hashes, end - MILLI, "a sign-in at the deadline")
+}
+
+pub(super) fn nothing_late_brings_back_a_session_revoked_at_its_deadline(
+    fixture: &Fixture,
+) -> Outcome {
+    let (owner, end) = (user("u")?, fixture.after(IDLE));
+    for filter in 0..4 {
+        let session = fixture.session_of(&owner, fixture.now)?;
+        let public_id = session.public_id();
+        let filter = match filter {
+            0 => SessionFilter::All,
+            1 => SessionFilter::User(&owner),
+            2 => SessionFilter::PublicId(&public_id),
+            _ => SessionFilter::OfUser(&owner, &public_id),
+        };
+        let revoked = fixture.index()?.revoke(&filter, None, end)?;
+        ensure!(revoked.is_empty(), "a revocation at the deadline gave keys of no live session");
+        nothing_revives(fixture, &[session.id_hash], end - MILLI, "a revocation at the deadline")?;
+    }
+    Ok(())
+}
+
+pub(super) fn nothing_late_brings_back_a_session_that_made_room_for_a_sign_in(
+    fixture: &Fixture,
+) -> Outcome {
+    let (owner, end) = (user("u")?, fixture.after(IDLE));
+    let expired = fixture.session_of(&owner, fixture.now)?;
+    let (new, to) = (id_hash()?, id_hash()?);
+    let new_session = fixture.new_session()?;
+    let delta = nothing();
+    let action =
+        Action::SignIn { to: &to, user: &owner, new_session: &new_session, join_salt: None };
+    let session_limit = SessionLimit::new(NonZeroU32::MIN, AtLimit::Refuse);
+    let sign_in =
+        Commit { session_limit: Some(session_limit), ..Commit::new(&new, action, &delta, end) };
+    done(
+        fixture.store.commit(&sign_in)?,
+        "a sign-in where all of the user's sessions had expired",
+    )?;
+    nothing_revives(fixture, &[expired.id_hash], end - MILLI, "a sign-in with a limit")
+}
+
+pub(super) fn nothing_brings_back_a_revoked_session(fixture: &Fixture) -> Outcome {
+    let (session, id_hashes) = renewed_session(fixture)?;
+    let public_id = session.public_id();
+    let revoked =
+        fixture.index()?.revoke(&SessionFilter::PublicId(&public_id), None, fixture.now)?;
+    ensure!(revoked == [session.id_hash], "a revocation by handle gave {revoked:?}");
+    nothing_revives(fixture, &id_hashes, fixture.now, "a revocation")
+}
+
+pub(super) fn nothing_brings_back_a_session_revoked_with_everyone(fixture: &Fixture) -> Outcome {
+    let (_, [new, old]) = renewed_session(fixture)?;
+    let other = fixture.session_of(&user("u")?, fixture.now)?;
+    fixture.index()?.revoke_everyone(None, fixture.now)?;
+    nothing_revives(fixture, &[new, old, other.id_hash], fixture.now, "everyone was revoked")
+}

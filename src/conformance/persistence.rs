@@ -1,0 +1,229 @@
+//! A store keeps what it is given, and nothing else; what it cannot keep it refuses.
+
+use crate::backend::{Action, Commit};
+use crate::conformance::fixture::{
+    Fixture, Outcome, SECOND, Session, answered, done, ensure, external, holds, id_hash, nothing,
+    set,
+};
+use crate::data::Value;
+use crate::delta::Delta;
+use crate::error::ErrorKind;
+use crate::id::{Realm, UserKey};
+use crate::record::Client;
+
+pub(super) fn an_unknown_key_is_absent(fixture: &Fixture) -> Outcome {
+    let unknown = id_hash()?;
+    fixture.is_absent(&unknown, fixture.now, "an unknown key is not absent")?;
+    let answer = fixture.merge(&unknown, &set("coat", "red")?, fixture.now)?;
+    answered(&answer, "NotFound", "a merge under an unknown key")?;
+    let (to, answer) = fixture.renew(&unknown, None, fixture.now)?;
+    answered(&answer, "NotFound", "a renewal of an unknown key")?;
+    fixture.touch(&unknown, fixture.now, fixture.now)?;
+    for id_hash in [unknown, to] {
+        fixture.is_absent(&id_hash, fixture.now, "an unknown key was adopted")?;
+    }
+    Ok(())
+}
+
+pub(super) fn loading_stores_nothing(fixture: &Fixture) -> Outcome {
+    let unknown = id_hash()?;
+    fixture.store.load(&unknown, fixture.now)?;
+    fixture.merge(&unknown, &set("coat", "red")?, fixture.now)?;
+    let stats = fixture.index()?.stats(fixture.now)?;
+    ensure!(stats.live + stats.expired == 0, "an unknown key left rows behind: {stats:?}");
+    let session = fixture.session()?;
+    for _ in 0..10 {
+        fixture.is_intact(&session, "a load")?;
+    }
+    Ok(())
+}
+
+pub(super) fn a_session_is_loaded_as_it_was_created(fixture: &Fixture) -> Outcome {
+    let mut new_session = fixture.new_session()?;
+    new_session.persistent = false;
+    new_session.client = Some(Client::new("2001:db8::1".parse().ok(), Some("curl/8 \"quoted\" é")));
+    new_session.idp_session_id = Some(external("sid '1'")?);
+    new_session.auth_level = u16::MAX;
+    let session = fixture.session_from(fixture.now, &new_session)?;
+    let record = &session.record;
+    ensure!(holds(record, "coat", "blue")?, "a new session does not hold the data of its creation");
+    ensure!(
+        record.public_id == new_session.public_id,
+        "a new session does not have the handle it was given"
+    );
+    ensure!(
+        record.created == fixture.now,
+        "a new session was not created at the time of the commit"
+    );
+    ensure!(record.revision == 1, "the first revision is {}, not 1", record.revision);
+    ensure!(
+        record.limits == new_session.limits,
+        "a new session has other limits than it was given"
+    );
+    ensure!(
+        record.client == new_session.client,
+        "a new session has another client than it was given"
+    );
+    fixture.is_intact(&session, "a create")
+}
+
+pub(super) fn every_name_and_value_survives(fixture: &Fixture) -> Outcome {
+    let mut delta = Delta::new();
+    for name in ["", " ", "plain", "søren", "日本", "a \"b\" \\ '", "\u{1}\n\t", "%_", "$.a[0]"]
+    {
+        delta.set(name, Value::encode(name)?);
+    }
+    delta.set("large", Value::encode(&u64::MAX)?);
+    delta.set("small", Value::encode(&[i64::MIN])?);
+    delta.set("real", Value::encode(&(0.1, 1e300))?);
+    delta.set("nothing", Value::encode(&None::<u8>)?);
+    delta.set("nul", Value::encode("a\0b")?);
+    let session = fixture.session()?;
+    let mut expected = session.record.clone();
+    delta.apply(&mut expected);
+    let merged = done(fixture.merge(&session.id_hash, &delta, fixture.now)?, "a merge")?;
+    ensure!(merged.record.data == expected.data, "a merge answered with other data than it stored");
+    let stored = fixture.live(&session.id_hash, fixture.now, "a merged session")?.record;
+    for (name, value) in expected.data.iter() {
+        ensure!(stored.data.get(name) == Some(value), "the value of {name:?} did not survive");
+    }
+    ensure!(stored.data == expected.data, "there are names that were never stored");
+    Ok(())
+}
+
+pub(super) fn a_merge_is_loaded_as_it_was_answered(fixture: &Fixture) -> Outcome {
+    let session = fixture.session()?;
+    let answer = fixture.merge(&session.id_hash, &set("coat", "red")?, fixture.after(SECOND))?;
+    let merged = done(answer, "a merge")?;
+    ensure!(
+        merged.id_hash == session.id_hash,
+        "a merge was answered with another key than its own"
+    );
+    ensure!(merged.ended.is_empty(), "a merge ended sessions");
+    ensure!(holds(&merged.record, "coat", "red")?, "a merge does not answer with the new value");
+    ensure!(merged.record.created == fixture.now, "a merge changed when the session was created");
+    fixture.is_intact(&Session { record: merged.record, ..session }, "a merge")
+}
+
+pub(super) fn a_session_is_one_row_whatever_is_done_to_it(fixture: &Fixture) -> Outcome {
+    let session = fixture.session()?;
+    for coat in ["red", "green"] {
+        done(fixture.merge(&session.id_hash, &set("coat", coat)?, fixture.now)?, "a merge")?;
+    }
+    let renewed = fixture.renewed(&session, None)?;
+    fixture.sign_in(&renewed.id_hash, &UserKey::new("u")?, fixture.now)?;
+    let stats = fixture.index()?.stats(fixture.now)?;
+    let rows = stats.live + stats.expired;
+    ensure!(rows == 1, "merges, a renewal and a sign-in of one session left {rows} rows");
+    Ok(())
+}
+
+pub(super) fn an_empty_session_exists(fixture: &Fixture) -> Outcome {
+    let (id_hash, new_session) = (id_hash()?, fixture.new_session()?);
+    done(
+        fixture.commit(&id_hash, Action::Create(&new_session), &nothing(), fixture.now)?,
+        "a create",
+    )?;
+    let stored = fixture.live(&id_hash, fixture.now, "a session without data")?;
+    ensure!(stored.record.data.is_empty(), "a session without data was loaded with some");
+    Ok(())
+}
+
+pub(super) fn a_second_delete_is_no_error(fixture: &Fixture) -> Outcome {
+    let session = fixture.session()?;
+    let other = fixture.session()?;
+    answered(&fixture.delete(&session.id_hash, fixture.now)?, "Deleted", "a delete")?;
+    fixture.is_absent(&session.id_hash, fixture.now, "a deleted session is not absent")?;
+    answered(&fixture.delete(&session.id_hash, fixture.now)?, "NotFound", "a second delete")?;
+    fixture.is_intact(&other, "the delete of another session")
+}
+
+pub(super) fn a_store_lists_if_it_says_so(fixture: &Fixture) -> Outcome {
+    match (fixture.store.capabilities().indexed, fixture.store.index().is_some()) {
+        (true, false) => ensure!(false, "the traits promise a list, but there is no registry"),
+        (false, true) => ensure!(false, "there is a registry, but the traits promise no list"),
+        _ => {}
+    }
+    Ok(())
+}
+
+pub(super) fn the_regular_work_disturbs_no_session(fixture: &Fixture) -> Outcome {
+    let session = fixture.session()?;
+    if let Some(maintenance) = fixture.store.maintenance() {
+        maintenance.on_due(Box::new(|| {}));
+        maintenance.run()?;
+    }
+    fixture.is_intact(&session, "the regular work")
+}
+
+const MAX_BYTES: usize = 64 * 1024;
+
+/// 10 MB, far above the limit.
+fn huge() -> Outcome<Delta> {
+    set("huge", "x".repeat(10_000_000))
+}
+
+fn limited<'a>(commit: Commit<'a>, max_bytes: usize) -> Commit<'a> {
+    Commit { max_bytes, ..commit }
+}
+
+pub(super) fn too_large_at_creation_stores_nothing(fixture: &Fixture) -> Outcome {
+    let (id_hash, new_session, huge) = (id_hash()?, fixture.new_session()?, huge()?);
+    let create =
+        limited(Commit::new(&id_hash, Action::Create(&new_session), &huge, fixture.now), MAX_BYTES);
+    fixture.fails(&create, ErrorKind::TooLarge, "a create of 10 MB where 64 KiB are allowed")?;
+    fixture.is_absent(&id_hash, fixture.now, "a create that was too large stored something")
+}
+
+pub(super) fn too_large_leaves_the_old_data_intact(fixture: &Fixture) -> Outcome {
+    let (session, huge, user) = (fixture.session()?, huge()?, UserKey::new("u")?);
+    let (to, new_session) = (id_hash()?, fixture.new_session()?);
+    for (action, what) in [
+        (Action::Merge, "a merge of 10 MB where 64 KiB are allowed"),
+        (
+            Action::Renew { to: &to, realm: &Realm::default(), grace_until: None },
+            "a renewal with 10 MB",
+        ),
+        (
+            Action::SignIn { to: &to, user: &user, new_session: &new_session, join_salt: None },
+            "a sign-in with 10 MB",
+        ),
+    ] {
+        let commit = limited(Commit::new(&session.id_hash, action, &huge, fixture.now), MAX_BYTES);
+        fixture.fails(&commit, ErrorKind::TooLarge, what)?;
+        fixture.is_intact(&session, what)?;
+        fixture.is_absent(&to, fixture.now, what)?;
+    }
+    Ok(())
+}
+
+pub(super) fn the_limit_itself_is_not_too_large(fixture: &Fixture) -> Outcome {
+    let session = fixture.session()?;
+    let delta = set("hat", "x".repeat(100))?;
+    let mut expected = session.record.clone();
+    delta.apply(&mut expected);
+    let bytes = expected.data.json_len();
+    let merge = Commit::new(&session.id_hash, Action::Merge, &delta, fixture.now);
+    let what = "a merge of one byte too many";
+    fixture.fails(&limited(merge, bytes - 1), ErrorKind::TooLarge, what)?;
+    fixture.is_intact(&session, what)?;
+    let answer = fixture.store.commit(&limited(merge, bytes))?;
+    done(answer, "a merge of exactly the bytes that are allowed")?;
+    Ok(())
+}
+
+pub(super) fn a_session_over_a_lowered_limit_may_shrink(fixture: &Fixture) -> Outcome {
+    let session = fixture.session()?;
+    let long = set("hat", "x".repeat(1000))?;
+    done(fixture.merge(&session.id_hash, &long, fixture.now)?, "a merge")?;
+    let shorter = set("hat", "x".repeat(500))?;
+    let merge = limited(Commit::new(&session.id_hash, Action::Merge, &shorter, fixture.now), 100);
+    done(fixture.store.commit(&merge)?, "a merge that shrinks a session over the limit")?;
+    let to = id_hash()?;
+    let action = Action::Renew { to: &to, realm: &Realm::default(), grace_until: None };
+    let same = nothing();
+    let renewal = limited(Commit::new(&session.id_hash, action, &same, fixture.now), 100);
+    done(fixture.store.commit(&renewal)?, "a renewal of a session over the limit")?;
+    let grow = limited(Commit::new(&to, Action::Merge, &long, fixture.now), 100);
+    fixture.fails(&grow, ErrorKind::TooLarge, "a merge that grows a session over the limit")
+}

@@ -1,0 +1,524 @@
+//! Where a session meets its store: sign-in, commit, and the end of the request.
+
+use std::time::Duration;
+
+use crate::backend::{Action, Commit, Committed, Loaded};
+use crate::clock::Timestamp;
+use crate::cookie;
+use crate::delta::Delta;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::Event;
+use crate::http::{Outcome, ResponseHeaders};
+use crate::id::{RealmTag, SessionId, SessionIdHash};
+use crate::record::{NewSession, Record, Touch};
+use crate::session::changes::Changes;
+use crate::session::update_queue::overtaken;
+use crate::session::{
+    CommitOutcome, LoadState, Missing, Replaced, Session, State, Transport, csrf_secret,
+};
+use crate::sync::instant;
+
+/// The most times that a commit is computed again because others were faster. From the second try
+/// on the updates of one process take turns, so this many mean that other processes do nothing
+/// else.
+pub(super) const TRIES: usize = 100;
+
+/// Revisions count from 1.
+const NO_REVISION: u64 = 0;
+
+/// By then an id is renewed whose session may outlive its cookie: half of the 400 days for which
+/// browsers keep one at most.
+const COOKIE_WORN: Duration = Duration::from_secs(200 * 86_400);
+
+impl Session {
+    /// Stores all changes now, for a handler that must know that they are. What it did stands,
+    /// whatever the response will be. After [`ignore`](Self::ignore) it does nothing.
+    ///
+    /// # Errors
+    /// The store's errors; the changes are kept and tried again at the end of the request.
+    pub fn commit(&self) -> Result<CommitOutcome> {
+        let mut state = self.writable("commit the session")?;
+        if state.ignored {
+            return Ok(CommitOutcome::Stored);
+        }
+        self.end_what_was_destroyed(&mut state)?;
+        self.store_changes(&mut state)?;
+        Ok(if state.lost { CommitOutcome::Discarded } else { CommitOutcome::Stored })
+    }
+
+    /// The id behind `id_hash`, if it was presented, or issued by this request.
+    pub(super) fn own_id(&self, state: &State, id_hash: &SessionIdHash) -> Option<SessionId> {
+        let issued = state.issued.as_ref().filter(|id| id.hash(self.realm()) == *id_hash);
+        let presented =
+            || self.presented.ids.iter().find(|presented| presented.id_hash() == *id_hash);
+        issued.or_else(|| presented().map(|presented| &presented.id)).cloned()
+    }
+
+    pub(super) fn realm(&self) -> RealmTag {
+        self.context.settings.realm_tag
+    }
+
+    /// Whether `id_hash` is that of an id which came under a name that the cookie had before.
+    fn is_former(&self, id_hash: &SessionIdHash) -> bool {
+        self.presented
+            .ids
+            .iter()
+            .any(|presented| presented.former && presented.id_hash() == *id_hash)
+    }
+
+    /// The end of the request.
+    pub(crate) fn close(&self, outcome: Outcome) -> Result<ResponseHeaders> {
+        let mut state = self.state();
+        self.follow_own_revocation(&mut state);
+        if std::mem::replace(&mut state.closed, true) {
+            return Err(Error::new(ErrorKind::Closed, "close a session"));
+        }
+        let headers = self.end(&mut state, outcome);
+        self.number.leave();
+        if headers.is_err() {
+            // Who answers the failure must not read what was never stored.
+            state.changes = Changes::default();
+        }
+        headers
+    }
+
+    fn end(&self, state: &mut State, outcome: Outcome) -> Result<ResponseHeaders> {
+        if state.ignored {
+            state.changes = Changes::default();
+            state.renew = false;
+            state.to_end.clear();
+            state.destroyed = false;
+        }
+        let discard = match outcome {
+            Outcome::Completed => false,
+            Outcome::ServerError => !self.context.settings.keep_on_server_error,
+            Outcome::Panicked => true,
+        };
+        if discard {
+            state.changes = Changes::default();
+            state.renew &= outcome == Outcome::ServerError;
+        }
+        self.end_what_was_destroyed(state)?;
+        state.renew |= !discard && self.is_cookie_worn(state);
+        if state.has_changes() {
+            // They may have been made before the store failed to be read.
+            state.check_readable("store the session's changes")?;
+            self.store_changes(state)?;
+        }
+        if let LoadState::Live { record, id_hash } = &state.known
+            && !state.ignored
+        {
+            let now = self.context.now();
+            self.context.touch(
+                self.blocking_hook,
+                *id_hash,
+                record,
+                state.used.unwrap_or(now),
+                now,
+            );
+        }
+        Ok(self.headers(state))
+    }
+
+    /// What the response needs although the end of the request failed: the id that a sign-in or a
+    /// commit has brought before.
+    pub(crate) fn headers_for_stored(&self) -> ResponseHeaders {
+        let state = self.state();
+        let mut headers = self.headers(&state);
+        if state.issued.is_none() {
+            headers.id_fields = Vec::new();
+        }
+        headers
+    }
+
+    fn headers(&self, state: &State) -> ResponseHeaders {
+        let transport = &self.context.settings.transport;
+        let id_fields = if state.unreadable.is_some() || (state.ignored && state.issued.is_none()) {
+            Vec::new()
+        } else if let LoadState::Live { record, id_hash } = &state.known {
+            let issued = state.issued.as_ref().or_else(|| self.to_be_sealed_again(id_hash));
+            if issued.is_some() {
+                self.context.warn_if_insecure(self.insecure_host.as_ref());
+            }
+            issued.map_or_else(Vec::new, |id| {
+                let mut fields = transport.issue(id, self.max_age(record), self.context.now());
+                if self.presented.ids.iter().any(|presented| presented.former) {
+                    fields.extend(self.context.settings.remove_former());
+                }
+                fields
+            })
+        } else if state.destroyed && !self.presented.is_empty() {
+            // Only a sign-out removes the cookie. What a read found dead may be replaced in the
+            // browser by then, by another answer, and no order of answers is certain. A cookie of a
+            // former name is given to nobody any more, so that it may go with the first new one.
+            let mut fields = transport.remove(self.context.settings.no_store_when_signed_in);
+            fields.extend(self.context.settings.remove_former());
+            fields
+        } else {
+            Vec::new()
+        };
+        let settings = &self.context.settings;
+        let is_private = settings.no_store_when_signed_in && state.has_seen_user();
+        let is_form = settings.form_pages_no_store && state.gave_token;
+        ResponseHeaders {
+            id_fields,
+            vary_on: state.looked_at.then(|| transport.request_header()),
+            discarded: state.discarded,
+            no_store: is_private || is_form,
+            clear_site_data: settings.clear_site_data && state.destroyed && state.ended,
+        }
+    }
+
+    /// Whether the browser may lose the cookie before the session ends, and has had it for long.
+    fn is_cookie_worn(&self, state: &State) -> bool {
+        let LoadState::Live { record, .. } = &state.known else { return false };
+        let outlives = |end: Timestamp| end.since(record.id_issued) > cookie::LONGEST;
+        matches!(self.context.settings.transport, Transport::Cookie(_))
+            && record.persistent
+            && !state.ignored
+            && record.limits.absolute.is_none_or(outlives)
+            && self.context.now().since(record.id_issued) >= COOKIE_WORN
+    }
+
+    /// The id presented, if it finds this session by its current key and was sealed with an old key.
+    fn to_be_sealed_again(&self, id_hash: &SessionIdHash) -> Option<&SessionId> {
+        let mut outdated =
+            self.presented.ids.iter().filter(|presented| presented.outdated && !presented.former);
+        let id =
+            outdated.find(|presented| presented.id_hash() == *id_hash).map(|found| &found.id)?;
+        // Asked again: by now another response may have brought the client a newer id.
+        match self.run_blocking(|| self.context.store()?.load(id_hash, self.context.now())) {
+            Ok(Loaded::Live { id_hash: current, .. }) if current == *id_hash => Some(id),
+            _ => None,
+        }
+    }
+
+    fn max_age(&self, record: &Record) -> Option<Duration> {
+        record.persistent.then(|| {
+            let absolute = record.limits.absolute.map(|end| end.since(self.context.now()));
+            absolute.unwrap_or(Duration::MAX)
+        })
+    }
+
+    pub(super) fn end_what_was_destroyed(&self, state: &mut State) -> Result<()> {
+        state.to_end.append(&mut state.left_behind);
+        while let Some(id_hash) = state.to_end.last() {
+            state.ended |= self.end_session_of(id_hash)?;
+            state.to_end.pop();
+        }
+        Ok(())
+    }
+
+    /// Ends the session that `id_hash` leads to, also if it is remembered as replaced; says whether
+    /// there was one.
+    pub(super) fn end_session_of(&self, id_hash: &SessionIdHash) -> Result<bool> {
+        let (store, now) = (self.context.store()?, self.context.now());
+        let nothing = Delta::new();
+        let end = Commit::new(id_hash, Action::Delete, &nothing, now);
+        let ending = self.context.recently_ended.begin();
+        let Committed::Deleted { id_hash: current } = self.run_blocking(|| store.commit(&end))?
+        else {
+            return Ok(false);
+        };
+        self.context.recently_ended.note(current);
+        self.context.recently_ended.note(*id_hash);
+        drop(ending);
+        self.context.events.raise(&Event::SignedOut);
+        Ok(true)
+    }
+
+    fn store_changes(&self, state: &mut State) -> Result<()> {
+        if !state.has_changes() {
+            return Ok(());
+        }
+        match &state.known {
+            LoadState::Unread => self.change_unread(state)?,
+            LoadState::Live { id_hash, .. } => {
+                let id_hash = *id_hash;
+                self.change(state, &id_hash)?;
+            }
+            LoadState::None(_) => {}
+        }
+        // Those that found a session have taken the changes; the others are left here.
+        if let LoadState::None(missing) = state.known {
+            let has_data = !state.changes.delta().is_empty();
+            let is_late = missing.is_overtaken() || state.lost;
+            let has_ended = missing.ended || (!is_late && self.was_ended_in_flight(state)?);
+            if has_data && is_late || (has_data || state.renew) && has_ended {
+                self.discard_changes(state, None);
+            } else if has_data {
+                self.begin(state)?;
+            }
+        }
+        state.changes = Changes::default();
+        state.renew = false;
+        Ok(())
+    }
+
+    /// Merges into the first live one of the sessions that were presented, without a look before.
+    fn change_unread(&self, state: &mut State) -> Result<()> {
+        let mut missing = Missing::default();
+        for id_hash in self.presented.keys() {
+            match self.change(state, &id_hash)? {
+                Found::Live => {
+                    state.found_by = Some(id_hash);
+                    return Ok(());
+                }
+                Found::Replaced(replaced) => missing.note(replaced),
+                // It was alive when this request came.
+                Found::Gone if self.has_ended_meanwhile(&id_hash)? => missing.ended = true,
+                Found::Gone => self.unknown_id(&id_hash),
+                Found::Undecodable => {}
+            }
+        }
+        self.report_late_use(&mut missing)?;
+        state.known = LoadState::None(missing);
+        Ok(())
+    }
+
+    /// Whether a deletion that was in flight when no session was found has ended one.
+    fn was_ended_in_flight(&self, state: &mut State) -> Result<bool> {
+        if !std::mem::take(&mut state.in_doubt) {
+            return Ok(false);
+        }
+        // In a fork nobody ends what is in flight.
+        self.context.process.check()?;
+        for id_hash in self.presented.keys() {
+            if self.has_ended_meanwhile(&id_hash)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether the session of a key that finds none was ended since this request came.
+    fn has_ended_meanwhile(&self, id_hash: &SessionIdHash) -> Result<bool> {
+        self.run_blocking(|| Ok(self.context.recently_ended.has_ended_since(id_hash, self.opened)))
+    }
+
+    /// Merges into, or renews, the session that `id_hash` finds.
+    fn change(&self, state: &mut State, id_hash: &SessionIdHash) -> Result<Found> {
+        // Through an id in its grace nothing is rotated: the client has been sent a newer one.
+        let rotates =
+            state.renew && self.own_id(state, id_hash).is_some() || self.is_former(id_hash);
+        let id = rotates.then(SessionId::generate).transpose()?;
+        let to = id.as_ref().map(|id| id.hash(self.realm()));
+        let grace = self.context.settings.grace;
+        let grace_until = grace.map(|grace| self.context.now() + grace);
+        let action = match &to {
+            Some(to) => Action::Renew { to, realm: &self.context.settings.realm, grace_until },
+            None => Action::Merge,
+        };
+        let answer = self.commit_to(state, id_hash, action)?;
+        // A session that was seen alive and is not there any more was ended by someone else.
+        let seen = match &state.known {
+            LoadState::Live { record, .. } => Some(record.public_id),
+            LoadState::Unread | LoadState::None(_) => None,
+        };
+        let found = match answer {
+            Committed::Done { record, id_hash: current, ended } => {
+                ended.into_iter().for_each(|id_hash| self.context.recently_ended.note(id_hash));
+                let (public_id, is_renewed) = (record.public_id, to == Some(current));
+                if is_renewed {
+                    state.issued = id;
+                }
+                let found = self.changed(state, record, current);
+                // Last: what the application does with an event must not undo what was done.
+                if is_renewed {
+                    self.context.events.raise(&Event::Renewed { public_id: &public_id });
+                }
+                return Ok(found);
+            }
+            Committed::Unchanged { record, id_hash } => {
+                return Ok(self.changed(state, record, id_hash));
+            }
+            Committed::Replaced { id, public_id, .. } => {
+                Found::Replaced(self.replaced(&id, public_id))
+            }
+            Committed::NotFound => Found::Gone,
+            Committed::Undecodable { public_id, error } => {
+                self.undecodable(public_id.as_ref(), &error);
+                Found::Undecodable
+            }
+            _ => return Err(Error::new(ErrorKind::Unexpected, "change a session")),
+        };
+        if seen.is_some() {
+            state.forget();
+            // Two requests that renew at once have nothing to lose: one of them did.
+            let mut is_lost = true;
+            if let Found::Replaced(replaced) = found {
+                state.known = LoadState::None(Missing { ended: false, replaced: Some(replaced) });
+                is_lost = !state.changes.delta().is_empty();
+            }
+            if is_lost {
+                self.discard_changes(state, seen.as_ref());
+            }
+        }
+        Ok(found)
+    }
+
+    fn changed(&self, state: &mut State, record: Record, id_hash: SessionIdHash) -> Found {
+        state.known = LoadState::Live { record, id_hash };
+        state.changes = Changes::default();
+        Found::Live
+    }
+
+    pub(super) fn discard_changes(
+        &self,
+        state: &mut State,
+        public_id: Option<&crate::id::PublicId>,
+    ) {
+        state.lost = true;
+        state.discarded = true;
+        state.issued = None;
+        state.changes = Changes::default();
+        self.context.events.raise(&Event::ChangesDiscarded { public_id });
+    }
+
+    /// Begins a session with the changes so far, if they come to anything.
+    fn begin(&self, state: &mut State) -> Result<()> {
+        let now = self.context.now();
+        let new_session = self.new_session(state)?;
+        if !state.changes.delta().apply(&mut Record::create(&new_session, now)) {
+            return Ok(());
+        }
+        let id = state.next_id.take().map_or_else(SessionId::generate, Ok)?;
+        let id_hash = id.hash(self.realm());
+        match self.commit_to(state, &id_hash, Action::Create(&new_session))? {
+            Committed::Done { record, id_hash, .. } => {
+                let public_id = record.public_id;
+                state.known = LoadState::Live { record, id_hash };
+                state.issued = Some(id);
+                self.context.events.raise(&Event::Created { public_id: &public_id });
+                Ok(())
+            }
+            _ => Err(Error::new(ErrorKind::Unexpected, "begin a session")),
+        }
+    }
+
+    pub(super) fn new_session(&self, state: &State) -> Result<NewSession> {
+        let settings = &self.context.settings;
+        let persistent = state.persistent.unwrap_or(match &state.known {
+            LoadState::Live { record, .. } => record.persistent,
+            LoadState::None(Missing {
+                replaced: Some(Replaced { persistent: Some(had), .. }),
+                ..
+            }) => *had,
+            LoadState::Unread | LoadState::None(_) => settings.persistent,
+        });
+        let lifetime = match settings.browser_session {
+            Some(short) if !persistent => short,
+            _ => settings.lifetime,
+        };
+        let mut new_session = NewSession::new(lifetime.starting(self.context.now()))?;
+        new_session.realm.clone_from(&settings.realm);
+        new_session.persistent = persistent;
+        new_session.client.clone_from(&self.client);
+        Ok(new_session)
+    }
+
+    /// Commits the changes; computes them again as often as another request was faster.
+    pub(super) fn commit_to(
+        &self,
+        state: &mut State,
+        id_hash: &SessionIdHash,
+        action: Action<'_>,
+    ) -> Result<Committed> {
+        let new_secret = match action {
+            Action::SignIn { .. } => Some(state.secret_of_next_id()?),
+            _ => None,
+        };
+        let mut revision = match &state.known {
+            LoadState::Live { record, .. } if state.changes.depends_on_data() => {
+                Some(record.revision)
+            }
+            // What was computed without the session's data is computed again on it.
+            LoadState::None(Missing { replaced: Some(_), .. })
+                if state.changes.depends_on_data() =>
+            {
+                Some(NO_REVISION)
+            }
+            _ => None,
+        };
+        let entered = instant();
+        let mut turn = match revision {
+            Some(_) => {
+                // In a fork a lock of the queues may be held for ever.
+                self.context.process.check()?;
+                self.context.updates.turn_if_contended(self.blocking_hook, id_hash, entered)?
+            }
+            None => None,
+        };
+        let newest = turn.as_mut().and_then(|turn| turn.newest.take());
+        if let (Some(newest), LoadState::Live { record, .. }) = (newest, &mut state.known)
+            && newest.revision > record.revision
+        {
+            state.changes.recompute_on(&newest.data)?;
+            revision = Some(newest.revision);
+            *record = newest;
+        }
+        for _ in 0..TRIES {
+            let now = self.context.now();
+            let other;
+            let delta = match &new_secret {
+                Some(secret) => {
+                    other = state.with_new_secret(secret)?;
+                    &other
+                }
+                None if state.joins => {
+                    other = state.changes.delta().without_clear(csrf_secret::NAME);
+                    &other
+                }
+                None => state.changes.delta(),
+            };
+            let mut commit = Commit::new(id_hash, action, delta, now);
+            commit.if_revision = revision;
+            commit.touch = Some(Touch::at(state.used.unwrap_or(now)));
+            commit.opened = self.opened_at.min(now);
+            commit.session_limit = self.context.settings.session_limit;
+            commit.max_bytes = self.context.settings.max_bytes;
+            if let Some(turn) = &turn {
+                turn.wake_next();
+            }
+            match self.run_blocking(|| self.context.store()?.commit(&commit))? {
+                Committed::RevisionMismatch { record, .. } => {
+                    let turn = match &mut turn {
+                        Some(turn) if turn.is_over() => break,
+                        Some(turn) => turn,
+                        None => turn.insert(self.context.updates.turn(
+                            self.blocking_hook,
+                            id_hash,
+                            entered,
+                        )?),
+                    };
+                    let newest = turn.newest.take();
+                    let newest = newest.filter(|newest| newest.revision > record.revision);
+                    let record = newest.unwrap_or(record);
+                    state.changes.recompute_on(&record.data)?;
+                    revision = Some(record.revision);
+                    if let LoadState::Live { record: known, .. } = &mut state.known {
+                        *known = record;
+                    }
+                }
+                Committed::Done { record, id_hash: current, ended } => {
+                    if let Some(turn) = &mut turn
+                        && current == *id_hash
+                    {
+                        turn.newest = Some(record.clone());
+                    }
+                    return Ok(Committed::Done { record, id_hash: current, ended });
+                }
+                answer => return Ok(answer),
+            }
+        }
+        Err(overtaken())
+    }
+}
+
+/// What a key presented led to.
+enum Found {
+    Live,
+    Replaced(Replaced),
+    Gone,
+    Undecodable,
+}

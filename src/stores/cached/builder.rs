@@ -1,0 +1,84 @@
+//! Settings.
+
+use std::time::Duration;
+
+use crate::backend::{Cache, Store};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::Events;
+use crate::stores::cached::CachedStore;
+
+pub(super) const LIFE: Duration = Duration::from_secs(60);
+pub(super) const RETRY: Duration = Duration::from_secs(1);
+
+/// The settings of a [`CachedStore`]. Start with [`CachedStore::builder`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct CachedStoreBuilder<C, S> {
+    cache: C,
+    backing: S,
+    life: Duration,
+    retry: Duration,
+    events: Events,
+}
+
+impl<C: Cache, S: Store> CachedStoreBuilder<C, S> {
+    pub(super) fn new(cache: C, backing: S) -> Self {
+        CachedStoreBuilder { cache, backing, life: LIFE, retry: RETRY, events: Events::default() }
+    }
+
+    /// How long an entry of the cache is believed after the store was read; 1 second to 1 hour.
+    /// It is the bound within which other processes see a change that this one could not tell the
+    /// cache. Defaults to 60 seconds.
+    pub fn entry_life(self, life: Duration) -> Self {
+        CachedStoreBuilder { life, ..self }
+    }
+
+    /// How long a cache that failed is left alone before it is asked again; 1 millisecond to 1
+    /// hour. Defaults to 1 second.
+    pub fn retry_after(self, pause: Duration) -> Self {
+        CachedStoreBuilder { retry: pause, ..self }
+    }
+
+    /// Where events go: when the cache goes down, and when it is back. Defaults to the [`log`]
+    /// crate.
+    pub fn events(self, events: Events) -> Self {
+        CachedStoreBuilder { events, ..self }
+    }
+
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] when a setting is not acceptable.
+    pub fn build(self) -> Result<CachedStore<C, S>> {
+        let hour = Duration::from_secs(3600);
+        let why = if !(Duration::from_secs(1)..=hour).contains(&self.life) {
+            "an entry lives from one second to one hour"
+        } else if !(Duration::from_millis(1)..=hour).contains(&self.retry) {
+            "a cache is asked again after one millisecond to one hour"
+        } else {
+            let CachedStoreBuilder { cache, backing, life, retry, events } = self;
+            return Ok(CachedStore::with(cache, backing, life, retry, events));
+        };
+        Err(Error::with_source(ErrorKind::Invalid, "configure a cached store", why))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stores::memory::MemoryStore;
+
+    #[test]
+    fn settings_that_make_no_sense_are_refused() {
+        let builder = || CachedStore::builder(MemoryStore::new(), MemoryStore::new());
+        for bad in [
+            builder().entry_life(Duration::from_millis(999)),
+            builder().entry_life(Duration::from_secs(3601)),
+            builder().retry_after(Duration::ZERO),
+            builder().retry_after(Duration::from_secs(3601)),
+        ] {
+            assert_eq!(bad.build().unwrap_err().kind(), ErrorKind::Invalid);
+        }
+        builder().build().unwrap();
+    }
+}

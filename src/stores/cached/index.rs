@@ -1,0 +1,64 @@
+//! The registry of the truth. What it ends, the cache forgets.
+
+use std::time::Instant;
+
+use crate::backend::{Cache, Page, SessionFilter, SessionIndex, Store};
+use crate::clock::Timestamp;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{PublicId, Realm, SessionIdHash};
+use crate::record::{Stats, Summary};
+use crate::stores::cached::{CachedStore, is_uncertain};
+use crate::sync::instant;
+
+impl<C: Cache, S: Store> CachedStore<C, S> {
+    fn behind(&self, operation: &'static str) -> Result<&dyn SessionIndex> {
+        self.0.process.check()?;
+        self.0.backing.index().ok_or_else(|| Error::new(ErrorKind::Unsupported, operation))
+    }
+
+    /// What a failed revocation may have ended is not believed here any more.
+    fn doubting<T>(&self, answer: Result<T>, now: Timestamp, began: Instant) -> Result<T> {
+        if answer.as_ref().is_err_and(is_uncertain) {
+            self.0.doubt(now, began);
+        }
+        answer
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl<C: Cache, S: Store> SessionIndex for CachedStore<C, S> {
+    fn list(&self, filter: &SessionFilter<'_>, page: Page, now: Timestamp) -> Result<Vec<Summary>> {
+        self.behind("list sessions")?.list(filter, page, now)
+    }
+
+    fn revoke(
+        &self,
+        filter: &SessionFilter<'_>,
+        except: Option<&PublicId>,
+        now: Timestamp,
+    ) -> Result<Vec<SessionIdHash>> {
+        self.0.freshness.begin(now);
+        let (_changing, began) = (self.0.in_flight.begin(), instant());
+        let answer = self.behind("revoke sessions")?.revoke(filter, except, now);
+        let id_hashes = self.doubting(answer, now, began)?;
+        self.invalidate_sessions(id_hashes.iter().copied(), now);
+        Ok(id_hashes)
+    }
+
+    fn revoke_everyone(&self, realm: Option<&Realm>, now: Timestamp) -> Result<u64> {
+        self.0.freshness.begin(now);
+        let (_changing, began) = (self.0.in_flight.begin(), instant());
+        let answer = self.behind("revoke everyone")?.revoke_everyone(realm, now);
+        let revoked = self.doubting(answer, now, began)?;
+        self.invalidate_all(now);
+        Ok(revoked)
+    }
+
+    fn epoch(&self) -> Result<u64> {
+        self.behind("read the epoch")?.epoch()
+    }
+
+    fn stats(&self, now: Timestamp) -> Result<Stats> {
+        self.behind("count sessions")?.stats(now)
+    }
+}

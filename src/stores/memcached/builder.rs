@@ -1,0 +1,181 @@
+//! Settings, and opening.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Event, Events};
+use crate::stores::memcached::client::{Client, Reach};
+use crate::stores::memcached::{Inner, MemcachedStore};
+
+/// The longest namespace: with epoch and key a name stays below memcached's 250 bytes.
+const LONGEST_NAMESPACE: usize = 100;
+
+/// The settings of a [`MemcachedStore`]. Start with [`MemcachedStore::builder`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct MemcachedStoreBuilder {
+    reach: Reach,
+    events: Events,
+}
+
+impl MemcachedStoreBuilder {
+    pub(super) fn new() -> Self {
+        let timeout = Duration::from_millis(200);
+        MemcachedStoreBuilder {
+            reach: Reach {
+                servers: vec!["127.0.0.1:11211".to_owned()],
+                namespace: "cloakroom".to_owned(),
+                connections: 16,
+                connect_timeout: timeout,
+                io_timeout: timeout,
+                item_limit: 1 << 20,
+            },
+            events: Events::default(),
+        }
+    }
+
+    /// The servers, each as `host:port` or `[IPv6 address]:port`. Every process must name the same
+    /// servers by the same text, in any order: the text decides which server has which session.
+    /// A server that leaves the list and comes back brings back what it has; [`clear`] before.
+    /// TCP only, without authentication or encryption.
+    /// Defaults to `127.0.0.1:11211`.
+    ///
+    /// [`clear`]: MemcachedStore::clear
+    pub fn servers<T: Into<String>>(mut self, servers: impl IntoIterator<Item = T>) -> Self {
+        self.reach.servers = servers.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// What the names of all keys begin with, so that several applications can share a server: 1
+    /// to 100 ASCII letters, digits, `.`, `_` and `-`. Defaults to `cloakroom`.
+    pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
+        self.reach.namespace = namespace.into();
+        self
+    }
+
+    /// The most idle connections that are kept to each server; 1 to 1,000. More are opened while
+    /// more threads call at once. Defaults to 16.
+    pub fn connections(mut self, connections: usize) -> Self {
+        self.reach.connections = connections;
+        self
+    }
+
+    /// How long connecting may take; 1 millisecond to 30 seconds. Defaults to 200 milliseconds.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.reach.connect_timeout = timeout;
+        self
+    }
+
+    /// How long a server may take to answer a command, and how long a change goes on that other
+    /// requests keep overtaking; 1 millisecond to 30 seconds. Defaults to 200 milliseconds.
+    pub fn io_timeout(mut self, timeout: Duration) -> Self {
+        self.reach.io_timeout = timeout;
+        self
+    }
+
+    /// The largest item of the servers, their option `-I`, in bytes. A session that does not fit
+    /// is [`ErrorKind::TooLarge`] and is not sent, because a server that refuses a new value drops
+    /// the old one. At least 1,024; defaults to 1 MiB, as memcached does.
+    pub fn item_limit(mut self, bytes: usize) -> Self {
+        self.reach.item_limit = bytes;
+        self
+    }
+
+    /// Where events go. Defaults to the [`log`] crate.
+    pub fn events(self, events: Events) -> Self {
+        MemcachedStoreBuilder { events, ..self }
+    }
+
+    /// Checks the settings and resolves the servers' names, for the life of the store. Nothing is
+    /// connected yet: an application may start before its memcached.
+    ///
+    /// # Errors
+    /// - [`ErrorKind::Invalid`]: a setting is not acceptable.
+    /// - [`ErrorKind::Unavailable`]: a name does not resolve, now.
+    pub fn open(self) -> Result<MemcachedStore> {
+        self.check()?;
+        let client = Client::new(self.reach.clone())?;
+        let servers = self.reach.servers.join(", ");
+        self.events.raise(&Event::StoreOpened { store: &format!("memcached at {servers}") });
+        let busy_timeout = self.reach.io_timeout;
+        Ok(MemcachedStore(Arc::new(Inner { client, busy_timeout, events: self.events })))
+    }
+
+    fn check(&self) -> Result<()> {
+        let reach = &self.reach;
+        let possible = Duration::from_millis(1)..=Duration::from_secs(30);
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        let repeated = |server| reach.servers.iter().filter(|other| *other == server).count() > 1;
+        let why = if reach.servers.is_empty() {
+            "there is no server"
+        } else if !reach.servers.iter().all(|server| is_address(server)) {
+            "a server is given as host:port or [IPv6 address]:port"
+        } else if reach.servers.iter().any(repeated) {
+            "a server is given twice"
+        } else if !(1..=LONGEST_NAMESPACE).contains(&reach.namespace.len())
+            || !reach.namespace.bytes().all(plain)
+        {
+            "a namespace has 1 to 100 ASCII letters, digits, dots, underscores and hyphens"
+        } else if !(1..=1000).contains(&reach.connections) {
+            "there are from 1 to 1,000 connections"
+        } else if ![reach.connect_timeout, reach.io_timeout].iter().all(|t| possible.contains(t)) {
+            "a timeout is from one millisecond to 30 seconds"
+        } else if reach.item_limit < 1024 {
+            "an item may have at least 1,024 bytes"
+        } else {
+            return Ok(());
+        };
+        Err(Error::with_source(ErrorKind::Invalid, "configure memcached", why))
+    }
+}
+
+/// Whether it looks like `host:port`. Whether there is such a host is not the question here.
+fn is_address(server: &str) -> bool {
+    let Some((host, port)) = server.rsplit_once(':') else { return false };
+    let bracketed = host.starts_with('[') && host.ends_with(']');
+    let named = !host.is_empty() && !host.contains([':', '[', ']', '/', ' ']);
+    (bracketed || named) && port.parse::<u16>().is_ok_and(|port| port > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kind(builder: MemcachedStoreBuilder) -> ErrorKind {
+        builder.open().unwrap_err().kind()
+    }
+
+    #[test]
+    fn settings_that_make_no_sense_are_refused() {
+        let server = |text: &str| MemcachedStore::builder().servers([text]);
+        for bad in ["", "localhost", ":11211", "localhost:", "localhost:0", "localhost:70000"] {
+            assert_eq!(kind(server(bad)), ErrorKind::Invalid, "{bad:?}");
+        }
+        for bad in ["::1:11211", "http://localhost:11211", "a b:1", "/run/memcached.sock"] {
+            assert_eq!(kind(server(bad)), ErrorKind::Invalid, "{bad:?}");
+        }
+        let builder = MemcachedStore::builder;
+        for namespace in ["", "a b", "a:b", "é", "a\r\nflush_all\r\n", &"x".repeat(101)] {
+            assert_eq!(kind(builder().namespace(namespace)), ErrorKind::Invalid, "{namespace:?}");
+        }
+        for bad in [
+            builder().servers(Vec::<String>::new()),
+            builder().servers(["localhost:1", "localhost:1"]),
+            builder().connections(0),
+            builder().connections(1001),
+            builder().connect_timeout(Duration::ZERO),
+            builder().io_timeout(Duration::from_secs(31)),
+            builder().item_limit(1023),
+        ] {
+            assert_eq!(kind(bad), ErrorKind::Invalid);
+        }
+    }
+
+    #[test]
+    fn opening_needs_no_server() {
+        for good in ["127.0.0.1:1", "[::1]:11211", "localhost:11211"] {
+            MemcachedStore::builder().servers([good]).open().unwrap();
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Memcached as a cache.
+//!
+//! A miss takes memcached's own lease, and a fill replaces exactly the version that the lease made.
+//! Forgetting removes the item and, with it, the lease: no tombstone is needed. A lease holds the
+//! epoch too, because after a restart memcached numbers its versions from the beginning.
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use crate::backend::{Cache, CacheEntry, CacheLookup, FillLease};
+use crate::clock::Timestamp;
+use crate::error::Result;
+use crate::event::Event;
+use crate::id::SessionIdHash;
+use crate::stores::memcached::MemcachedStore;
+use crate::stores::memcached::client::{Leased, Replacement, Space, Stamp, Written};
+use crate::stores::memcached::value::{Unreadable, decode_entry, encode_entry};
+
+const FORGETTING: &str = "make memcached forget";
+
+impl Stamp {
+    fn lease(self) -> FillLease {
+        FillLease::new(u128::from(self.epoch) << 64 | u128::from(self.cas))
+    }
+
+    fn of(lease: FillLease) -> Self {
+        let half = |number: u128| u64::try_from(number & u128::from(u64::MAX)).unwrap_or(0);
+        Stamp { epoch: half(lease.number() >> 64), cas: half(lease.number()) }
+    }
+}
+
+impl Cache for MemcachedStore {
+    /// The servers.
+    fn shards(&self) -> NonZeroUsize {
+        NonZeroUsize::new(self.0.client.servers()).unwrap_or(NonZeroUsize::MIN)
+    }
+
+    fn shard_of(&self, id_hash: &SessionIdHash) -> usize {
+        self.0.client.place(id_hash)
+    }
+
+    fn fetch(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<CacheLookup> {
+        const OPERATION: &str = "look a session up in memcached";
+        let item = match self.0.client.get_or_lease(Space::Entries, id_hash, OPERATION)? {
+            Leased::Item(item) => item,
+            Leased::Granted(stamp) => return Ok(CacheLookup::Miss(Some(stamp.lease()))),
+            Leased::Busy => return Ok(CacheLookup::Miss(None)),
+        };
+        match decode_entry(&item.value) {
+            Ok(entry) if entry.record.is_live(now) => return Ok(CacheLookup::Hit(entry)),
+            // A newer version of the program may be working beside this one.
+            Err(Unreadable::Undecodable(_)) => return Ok(CacheLookup::Miss(None)),
+            Ok(_) => {}
+            Err(Unreadable::Garbage(error)) => {
+                self.0.events.raise(&Event::InvalidCacheValue { error: &error });
+            }
+        }
+        // The next one gets a lease.
+        self.0.client.remove(Space::Entries, id_hash, item.stamp, OPERATION)?;
+        Ok(CacheLookup::Miss(None))
+    }
+
+    fn fill(
+        &self,
+        id_hash: &SessionIdHash,
+        lease: FillLease,
+        entry: &CacheEntry,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Result<bool> {
+        let life = until.min(entry.record.deadline()).since(now);
+        let stamp = Stamp::of(lease);
+        if life < Duration::from_secs(1)
+            || !self.0.client.is_within_reach(Space::Entries, id_hash, stamp)
+        {
+            return Ok(false);
+        }
+        let value = encode_entry(entry);
+        let new = Replacement { id_hash: *id_hash, stamp, value, life: Some(life) };
+        let written = self.0.client.replace(Space::Entries, &new, "fill memcached")?;
+        Ok(matches!(written, Written::Stored(_)))
+    }
+
+    fn forget(&self, id_hashes: &[SessionIdHash], _now: Timestamp) -> Result<()> {
+        self.0.client.remove_all(Space::Entries, id_hashes, FORGETTING)
+    }
+
+    fn forget_shard(&self, shard: usize, _now: Timestamp) -> Result<()> {
+        self.0.client.raise_epoch(shard, Space::Entries, FORGETTING)
+    }
+}

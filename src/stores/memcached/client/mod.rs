@@ -1,0 +1,492 @@
+//! The one module that knows the `memcache` crate: commands on the servers, and which server has
+//! which key.
+//!
+//! Every key name holds its server's epoch, a random number that stands in memcached itself. What
+//! is read, added or deleted is sent in one batch behind a read of the epoch, and sent again under
+//! the right name if that has changed. A raised epoch, a lost one and a restarted server therefore
+//! have one effect: what was stored before is out of reach for good.
+
+mod error;
+mod server;
+
+use std::fmt::{self, Debug, Write};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use memcache::exp::{
+    Delete, Get, GetResult, GetStatus, Meta, MutationResult, MutationStatus, OpResult, Set, Ttl,
+};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::SessionIdHash;
+use crate::stores::memcached::client::server::{SURELY_CLOSED_FOR, Server};
+use crate::stores::memcached::rendezvous;
+
+/// The most keys of one exchange with a server. An exchange has the time of one command.
+const PIECE: usize = 64;
+
+/// Whoever took a lease and has not filled by then has failed; memcached gives another one.
+const LEASE_SECONDS: u32 = 10;
+
+/// What an item takes beside its key and value, generously.
+const OVERHEAD: usize = 256;
+
+/// What kind of values a key leads to. A store and a cache in one namespace do not meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Space {
+    Sessions,
+    Entries,
+}
+
+impl Space {
+    fn letter(self) -> char {
+        match self {
+            Space::Sessions => 's',
+            Space::Entries => 'c',
+        }
+    }
+}
+
+/// How the servers are reached.
+#[derive(Clone, Debug)]
+pub(super) struct Reach {
+    pub(super) servers: Vec<String>,
+    pub(super) namespace: String,
+    pub(super) connections: usize,
+    pub(super) connect_timeout: Duration,
+    pub(super) io_timeout: Duration,
+    pub(super) item_limit: usize,
+}
+
+/// One version of one item: what a conditional write is conditional on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stamp {
+    pub(super) epoch: u64,
+    pub(super) cas: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Item {
+    pub(super) value: Vec<u8>,
+    pub(super) stamp: Stamp,
+}
+
+/// What a conditional write did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Written {
+    Stored(Stamp),
+    /// The item is another version now.
+    Changed,
+    /// There is no such item.
+    Missing,
+}
+
+/// What a read that asks for a lease found.
+#[derive(Debug)]
+pub(super) enum Leased {
+    Item(Item),
+    Granted(Stamp),
+    /// Somebody else holds the lease.
+    Busy,
+}
+
+/// A value that is to replace one version of an item.
+pub(super) struct Replacement {
+    pub(super) id_hash: SessionIdHash,
+    pub(super) stamp: Stamp,
+    pub(super) value: Vec<u8>,
+    pub(super) life: Option<Duration>,
+}
+
+pub(super) struct Client {
+    servers: Vec<Server>,
+    reach: Reach,
+}
+
+impl Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("reach", &self.reach).finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// Resolves the names of the servers. Connections are opened on demand.
+    pub(super) fn new(reach: Reach) -> Result<Self> {
+        let server = |name: &String| Server::find(name, &reach);
+        let servers = reach.servers.iter().map(server).collect::<Result<_>>()?;
+        Ok(Client { servers, reach })
+    }
+
+    /// How many servers there are.
+    pub(super) fn servers(&self) -> usize {
+        self.servers.len()
+    }
+
+    /// Which server has `id_hash`.
+    pub(super) fn place(&self, id_hash: &SessionIdHash) -> usize {
+        let score = |place: &usize| {
+            self.servers.get(*place).map(|server| rendezvous::score(server.weight(), id_hash))
+        };
+        (0..self.servers.len()).max_by_key(score).unwrap_or(0)
+    }
+
+    fn at(&self, place: usize) -> Result<&Server> {
+        let why = "there is none";
+        let none = || Error::with_source(ErrorKind::Invalid, "choose a memcached server", why);
+        self.servers.get(place).ok_or_else(none)
+    }
+
+    fn server(&self, id_hash: &SessionIdHash) -> Result<&Server> {
+        self.at(self.place(id_hash))
+    }
+
+    fn name(&self, space: Space, epoch: u64, id_hash: &SessionIdHash) -> String {
+        let (namespace, letter) = (&self.reach.namespace, space.letter());
+        let mut name = String::with_capacity(namespace.len() + 64);
+        // Writing into a string cannot fail.
+        let _ = write!(name, "{namespace}:{letter}:{epoch:016x}:");
+        URL_SAFE_NO_PAD.encode_string(id_hash.as_bytes(), &mut name);
+        name
+    }
+
+    /// The item under `id_hash`.
+    pub(super) fn get(
+        &self,
+        space: Space,
+        id_hash: &SessionIdHash,
+        operation: &'static str,
+    ) -> Result<Option<Item>> {
+        let (epoch, mut answers) =
+            self.server(id_hash)?.exchange(space, operation, |epoch, batch| {
+                batch
+                    .push(Get::new(self.name(space, epoch, id_hash)).meta(Meta::NONE.cas()).into());
+            })?;
+        item(epoch, got(answers.next(), operation)?)
+    }
+
+    /// The items under many keys.
+    pub(super) fn get_many(
+        &self,
+        space: Space,
+        id_hashes: &[SessionIdHash],
+        operation: &'static str,
+    ) -> Vec<Result<Option<Item>>> {
+        let ask = |server: &Server, piece: &[&SessionIdHash]| {
+            let (epoch, answers) = server.exchange(space, operation, |epoch, batch| {
+                let get =
+                    |id_hash| Get::new(self.name(space, epoch, id_hash)).meta(Meta::NONE.cas());
+                batch.extend(piece.iter().map(|id_hash| get(id_hash).into()));
+            })?;
+            Ok(answers.map(|answer| item(epoch, got(Some(answer), operation)?)).collect())
+        };
+        self.in_pieces(id_hashes, |id_hash| id_hash, ask, operation)
+    }
+
+    /// The item under `id_hash`, or the right to fill in what is missing.
+    pub(super) fn get_or_lease(
+        &self,
+        space: Space,
+        id_hash: &SessionIdHash,
+        operation: &'static str,
+    ) -> Result<Leased> {
+        let (epoch, mut answers) =
+            self.server(id_hash)?.exchange(space, operation, |epoch, batch| {
+                batch.push(
+                    Get::new(self.name(space, epoch, id_hash)).lease_ttl(LEASE_SECONDS).into(),
+                );
+            })?;
+        let result = got(answers.next(), operation)?;
+        Ok(match result.item.cas {
+            Some(cas) if result.won_lease() => Leased::Granted(Stamp { epoch, cas }),
+            _ => item(epoch, result)?.map_or(Leased::Busy, Leased::Item),
+        })
+    }
+
+    /// Stores a value where there is none; `None` if there is one.
+    pub(super) fn add(
+        &self,
+        space: Space,
+        id_hash: &SessionIdHash,
+        value: &[u8],
+        life: Option<Duration>,
+        operation: &'static str,
+    ) -> Result<Option<Stamp>> {
+        self.check_size(value, operation)?;
+        let (epoch, mut answers) =
+            self.server(id_hash)?.exchange(space, operation, |epoch, batch| {
+                let set =
+                    Set::new(self.name(space, epoch, id_hash), value).ttl(ttl(life)).return_cas();
+                batch.push(set.add().into());
+            })?;
+        Ok(match written(epoch, mutated(answers.next(), operation)?) {
+            Written::Stored(stamp) => Some(stamp),
+            Written::Changed | Written::Missing => None,
+        })
+    }
+
+    /// Whether everything that this process knows of speaks for this version being within reach.
+    pub(super) fn is_within_reach(
+        &self,
+        space: Space,
+        id_hash: &SessionIdHash,
+        stamp: Stamp,
+    ) -> bool {
+        self.server(id_hash).is_ok_and(|server| server.seen(space) == stamp.epoch)
+    }
+
+    /// [`replace`](Self::replace), and whether the epoch of the version was still the server's
+    /// after it. If not, what was stored is out of reach.
+    pub(super) fn replace_within_reach(
+        &self,
+        space: Space,
+        new: &Replacement,
+        operation: &'static str,
+    ) -> Result<(Written, bool)> {
+        self.check_size(&new.value, operation)?;
+        let server = self.server(&new.id_hash)?;
+        let mut answers = server.run_all(operation, || {
+            vec![self.set(space, new).into(), server.get_epoch(space).into()]
+        })?;
+        let written = written(new.stamp.epoch, mutated(answers.next(), operation)?);
+        let current = server.is_current(space, new.stamp.epoch, answers.next(), operation)?;
+        Ok((written, current))
+    }
+
+    /// Stores a value in place of one version of an item.
+    pub(super) fn replace(
+        &self,
+        space: Space,
+        new: &Replacement,
+        operation: &'static str,
+    ) -> Result<Written> {
+        self.check_size(&new.value, operation)?;
+        let result = self.server(&new.id_hash)?.run(operation, || self.set(space, new))?;
+        Ok(written(new.stamp.epoch, result))
+    }
+
+    /// [`replace`](Self::replace) for many.
+    pub(super) fn replace_many(
+        &self,
+        space: Space,
+        all: &[Replacement],
+        operation: &'static str,
+    ) -> Vec<Result<Written>> {
+        let send = |server: &Server, piece: &[&Replacement]| {
+            // One that is too large keeps the others from nothing.
+            let fits = |new: &&&Replacement| self.check_size(&new.value, operation).is_ok();
+            let (_, mut answers) = server.exchange(space, operation, |_, batch| {
+                batch.extend(piece.iter().filter(fits).map(|new| self.set(space, new).into()));
+            })?;
+            let answer = |new: &&Replacement| {
+                self.check_size(&new.value, operation)?;
+                Ok(written(new.stamp.epoch, mutated(answers.next(), operation)?))
+            };
+            Ok(piece.iter().map(answer).collect())
+        };
+        self.in_pieces(all, |new| &new.id_hash, send, operation)
+    }
+
+    fn set(&self, space: Space, new: &Replacement) -> Set {
+        // The name under which this version was read: were the epoch another one by now, the
+        // number of the version would mean nothing.
+        let Stamp { epoch, cas } = new.stamp;
+        let set = Set::new(self.name(space, epoch, &new.id_hash), &new.value);
+        set.ttl(ttl(new.life)).compare_cas(cas).return_cas()
+    }
+
+    /// Removes one version of an item. True if it was that version, and is gone now.
+    pub(super) fn remove(
+        &self,
+        space: Space,
+        id_hash: &SessionIdHash,
+        stamp: Stamp,
+        operation: &'static str,
+    ) -> Result<bool> {
+        let name = self.name(space, stamp.epoch, id_hash);
+        let delete = || Delete::new(&name).compare_cas(stamp.cas);
+        self.server(id_hash)?.run(operation, delete).map(|result| result.applied())
+    }
+
+    /// Removes the items under these keys, whatever they are, and ends the leases on them.
+    pub(super) fn remove_all(
+        &self,
+        space: Space,
+        id_hashes: &[SessionIdHash],
+        operation: &'static str,
+    ) -> Result<()> {
+        let send = |server: &Server, piece: &[&SessionIdHash]| {
+            let (_, answers) = server.exchange(space, operation, |epoch, batch| {
+                let delete = |id_hash| Delete::new(self.name(space, epoch, id_hash));
+                batch.extend(piece.iter().map(|id_hash| delete(id_hash).into()));
+            })?;
+            Ok(answers.map(|answer| mutated(Some(answer), operation).map(drop)).collect())
+        };
+        // A server that is down keeps nothing from being told to the others.
+        self.in_pieces(id_hashes, |id_hash| id_hash, send, operation).into_iter().collect()
+    }
+
+    /// Does something to many items, server by server and piece by piece. The answers are in the
+    /// order of the items.
+    fn in_pieces<'a, T, A>(
+        &self,
+        items: &'a [T],
+        id_hash: impl Fn(&T) -> &SessionIdHash,
+        send: impl Fn(&Server, &[&'a T]) -> Result<Vec<Result<A>>>,
+        operation: &'static str,
+    ) -> Vec<Result<A>> {
+        let mut shards: Vec<Vec<(usize, &T)>> = Vec::new();
+        shards.resize_with(self.servers.len(), Vec::new);
+        for (index, item) in items.iter().enumerate() {
+            if let Some(shard) = shards.get_mut(self.place(id_hash(item))) {
+                shard.push((index, item));
+            }
+        }
+        let missing = || Err(Error::with_source(ErrorKind::Unavailable, operation, MISSING));
+        let mut done: Vec<Result<A>> = items.iter().map(|_| missing()).collect();
+        let mut put = |index: usize, answer| {
+            if let Some(place) = done.get_mut(index) {
+                *place = answer;
+            }
+        };
+        for (server, shard) in self.servers.iter().zip(&shards) {
+            // The rest would wait for a timeout each.
+            let mut down = None;
+            for piece in shard.chunks(PIECE) {
+                let mine: Vec<&T> = piece.iter().map(|(_, item)| *item).collect();
+                match down.clone().map_or_else(|| send(server, &mine), Err) {
+                    Ok(answers) => {
+                        piece
+                            .iter()
+                            .zip(answers)
+                            .for_each(|((index, _), answer)| put(*index, answer));
+                    }
+                    Err(error) => {
+                        piece.iter().for_each(|(index, _)| put(*index, Err(error.clone())));
+                        down = Some(error);
+                    }
+                }
+            }
+        }
+        done
+    }
+
+    /// Puts everything that one server has in this space out of reach.
+    pub(super) fn raise_epoch(
+        &self,
+        place: usize,
+        space: Space,
+        operation: &'static str,
+    ) -> Result<()> {
+        self.at(place)?.raise_epoch(space, operation)
+    }
+
+    /// Puts everything in this space out of reach, on all servers at one moment: there is a time at
+    /// which all of them are closed. So nothing slips through by moving from one to another.
+    pub(super) fn clear(&self, space: Space, operation: &'static str) -> Result<()> {
+        let mut outcome = Ok(());
+        if self.servers.len() > 1 {
+            let began = Instant::now();
+            // Whatever becomes of one server, the others are cleared.
+            self.servers
+                .iter()
+                .for_each(|server| keep_first(&mut outcome, server.close(space, operation)));
+            if began.elapsed() > SURELY_CLOSED_FOR {
+                let why = "the servers answered too slowly to be cleared together";
+                keep_first(
+                    &mut outcome,
+                    Err(Error::with_source(ErrorKind::Unavailable, operation, why)),
+                );
+            }
+        }
+        for server in &self.servers {
+            keep_first(&mut outcome, server.raise_epoch(space, operation));
+        }
+        outcome
+    }
+
+    /// Before a value is sent: memcached drops the old value when it refuses a new one.
+    fn check_size(&self, value: &[u8], operation: &'static str) -> Result<()> {
+        let (bytes, limit) = (value.len() + OVERHEAD, self.reach.item_limit);
+        match bytes <= limit {
+            true => Ok(()),
+            false => Err(Error::with_source(
+                ErrorKind::TooLarge,
+                operation,
+                format!("the item would have {bytes} bytes, the limit is {limit}"),
+            )),
+        }
+    }
+}
+
+/// What a server's answer is when there is none.
+const MISSING: &str = "an answer is missing";
+
+fn keep_first(outcome: &mut Result<()>, next: Result<()>) {
+    if outcome.is_ok() {
+        *outcome = next;
+    }
+}
+
+fn got(answer: Option<Result<OpResult>>, operation: &'static str) -> Result<GetResult> {
+    match answer {
+        Some(Ok(OpResult::Get(result))) => Ok(result),
+        Some(Err(error)) => Err(error),
+        _ => Err(Error::with_source(ErrorKind::Unavailable, operation, MISSING)),
+    }
+}
+
+fn mutated(answer: Option<Result<OpResult>>, operation: &'static str) -> Result<MutationResult> {
+    match answer {
+        Some(Ok(OpResult::Mutation(result))) => Ok(result),
+        Some(Err(error)) => Err(error),
+        _ => Err(Error::with_source(ErrorKind::Unavailable, operation, MISSING)),
+    }
+}
+
+/// The item of a read; none for a miss and for what somebody else is filling in.
+fn item(epoch: u64, result: GetResult) -> Result<Option<Item>> {
+    match (result.status, result.item.cas) {
+        (GetStatus::Hit, Some(cas)) => {
+            let value = result.value.unwrap_or_default();
+            Ok(Some(Item { value, stamp: Stamp { epoch, cas } }))
+        }
+        _ => Ok(None),
+    }
+}
+
+fn written(epoch: u64, result: MutationResult) -> Written {
+    match result.status {
+        MutationStatus::Applied => {
+            Written::Stored(Stamp { epoch, cas: result.cas.unwrap_or_default() })
+        }
+        MutationStatus::NotFound => Written::Missing,
+        _ => Written::Changed,
+    }
+}
+
+/// Whole seconds for the server's own clock, at least one. Above 30 days the client sends the
+/// moment itself; what lies beyond the protocol's last moment, in 2106, never ends there.
+fn ttl(life: Option<Duration>) -> Ttl {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let seconds = life.map(|life| life.as_secs().max(1));
+    match seconds.and_then(|seconds| u32::try_from(seconds).ok()) {
+        Some(seconds) if unix + u64::from(seconds) < u64::from(u32::MAX) => Ttl::secs(seconds),
+        _ => Ttl::NEVER,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_life_is_sent_in_seconds_and_never_as_zero() {
+        assert_eq!(ttl(None), Ttl::NEVER);
+        assert_eq!(ttl(Some(Duration::ZERO)), Ttl::secs(1));
+        assert_eq!(ttl(Some(Duration::from_millis(2999))), Ttl::secs(2));
+        assert_eq!(ttl(Some(Duration::from_secs(40 * 86_400))), Ttl::secs(40 * 86_400));
+        assert_eq!(ttl(Some(Duration::from_secs(200 * 365 * 86_400))), Ttl::NEVER);
+        assert_eq!(ttl(Some(Duration::MAX)), Ttl::NEVER);
+    }
+}

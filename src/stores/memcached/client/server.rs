@@ -1,0 +1,245 @@
+//! One server: its epochs, and the commands under them.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use memcache::exp::{
+    Error as ClientError, Get, GetResult, Meta, MetaClient, Op, OpResult, Operation, Set, Ttl,
+};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::PublicId;
+use crate::process::Process;
+use crate::stores::memcached::client::error::{failure, uninterrupted};
+use crate::stores::memcached::client::{Reach, Space, got};
+use crate::stores::memcached::rendezvous;
+
+/// So often a batch is sent again because somebody raised the epoch meanwhile.
+const TRIES: usize = 8;
+
+/// What stands in the place of an epoch while a space is closed.
+const CLOSED: &str = "closed";
+
+/// A space that was closed and not opened opens by itself, with a new epoch: whoever closed it has
+/// died. In seconds.
+const CLOSED_FOR: u32 = 10;
+
+/// Memcached counts in whole seconds, so it may open earlier than that.
+pub(super) const SURELY_CLOSED_FOR: Duration = Duration::from_secs(CLOSED_FOR as u64 - 2);
+
+/// Who meets a closed space looks again after this.
+const PAUSE: Duration = Duration::from_millis(1);
+
+pub(super) type Answers = std::vec::IntoIter<Result<OpResult>>;
+
+pub(super) struct Server {
+    /// The one that has the connections: two would read each other's answers.
+    process: Process,
+    name: String,
+    client: MetaClient,
+    /// What its name weighs when a key chooses its server.
+    weight: u64,
+    epochs: [Epoch; 2],
+    /// How long a closed space is waited for.
+    busy_timeout: Duration,
+}
+
+struct Epoch {
+    /// The item that holds it.
+    item: String,
+    /// As it was last seen; 0 for not yet.
+    seen: AtomicU64,
+}
+
+impl Server {
+    /// Resolves the name. Connections are opened on demand.
+    pub(super) fn find(name: &str, reach: &Reach) -> Result<Self> {
+        let client = MetaClient::builder()
+            .max_idle(reach.connections)
+            .connect_timeout(Some(reach.connect_timeout))
+            .io_timeout(Some(reach.io_timeout))
+            .connect(name)
+            .map_err(|source| failure(format!("find the memcached server {name}"), source))?;
+        let epoch = |space: Space| Epoch {
+            item: format!("{}:{}:epoch", reach.namespace, space.letter()),
+            seen: AtomicU64::new(0),
+        };
+        Ok(Server {
+            process: Process::current(),
+            name: name.to_owned(),
+            client,
+            weight: rendezvous::weight(name),
+            epochs: [epoch(Space::Sessions), epoch(Space::Entries)],
+            busy_timeout: reach.io_timeout,
+        })
+    }
+
+    pub(super) fn weight(&self) -> u64 {
+        self.weight
+    }
+
+    fn epoch(&self, space: Space) -> &Epoch {
+        let [sessions, entries] = &self.epochs;
+        match space {
+            Space::Sessions => sessions,
+            Space::Entries => entries,
+        }
+    }
+
+    /// The epoch as it was last seen; 0 for not yet.
+    pub(super) fn seen(&self, space: Space) -> u64 {
+        self.epoch(space).seen.load(Ordering::SeqCst)
+    }
+
+    fn note(&self, space: Space, epoch: u64) {
+        self.epoch(space).seen.store(epoch, Ordering::SeqCst);
+    }
+
+    pub(super) fn failure(&self, operation: &'static str, source: ClientError) -> Error {
+        failure(format!("{operation} at {}", self.name), source)
+    }
+
+    /// Sends one operation, whatever the epoch is.
+    pub(super) fn run<O: Operation>(
+        &self,
+        operation: &'static str,
+        request: impl Fn() -> O,
+    ) -> Result<O::Output> {
+        self.process.check()?;
+        uninterrupted(|| self.client.run(request()))
+            .map_err(|source| self.failure(operation, source))
+    }
+
+    /// Sends several, whatever the epoch is.
+    pub(super) fn run_all(
+        &self,
+        operation: &'static str,
+        operations: impl Fn() -> Vec<Op>,
+    ) -> Result<Answers> {
+        self.process.check()?;
+        let answers = uninterrupted(|| self.client.run_batch(operations()))
+            .map_err(|source| self.failure(operation, source))?;
+        let answer =
+            |answer: Result<_, _>| answer.map_err(|source| self.failure(operation, source));
+        Ok(answers.into_iter().map(answer).collect::<Vec<_>>().into_iter())
+    }
+
+    /// Sends operations on names under the epoch. What was sent under an epoch of the past has
+    /// changed nothing that can be reached, and is sent again.
+    pub(super) fn exchange(
+        &self,
+        space: Space,
+        operation: &'static str,
+        operations: impl Fn(u64, &mut Vec<Op>),
+    ) -> Result<(u64, Answers)> {
+        for _ in 0..TRIES {
+            let epoch = match self.seen(space) {
+                0 => self.learn_epoch(space, operation)?,
+                epoch => epoch,
+            };
+            let mut answers = self.run_all(operation, || {
+                let mut batch = Vec::with_capacity(2);
+                batch.push(self.get_epoch(space).into());
+                operations(epoch, &mut batch);
+                batch
+            })?;
+            if self.is_current(space, epoch, answers.next(), operation)? {
+                return Ok((epoch, answers));
+            }
+        }
+        Err(overtaken(operation))
+    }
+
+    /// The question for the epoch, to be sent together with operations.
+    pub(super) fn get_epoch(&self, space: Space) -> Get {
+        Get::new(&self.epoch(space).item)
+    }
+
+    /// Whether the answer to that question is this epoch. If not, it was lost or raised, and what
+    /// is there now is learned by the next exchange.
+    pub(super) fn is_current(
+        &self,
+        space: Space,
+        epoch: u64,
+        answer: Option<Result<OpResult>>,
+        operation: &'static str,
+    ) -> Result<bool> {
+        let is_current = read_epoch(&got(answer, operation)?) == Some(epoch);
+        if !is_current {
+            self.note(space, 0);
+        }
+        Ok(is_current)
+    }
+
+    /// Reads the epoch. One that was lost is replaced by a number that never was: were it the old
+    /// one, it could bring back what was cleared.
+    fn learn_epoch(&self, space: Space, operation: &'static str) -> Result<u64> {
+        let (began, mut tries) = (Instant::now(), 0);
+        loop {
+            let found = self.run(operation, || self.get_epoch(space).meta(Meta::NONE.cas()))?;
+            if found.item.cas == Some(0) {
+                let why = "memcached was started without versions, by its option -C";
+                return Err(Error::with_source(ErrorKind::Unsupported, operation, why));
+            }
+            if let Some(epoch) = read_epoch(&found) {
+                self.note(space, epoch);
+                return Ok(epoch);
+            }
+            if found.value.as_deref() == Some(CLOSED.as_bytes()) {
+                if began.elapsed() >= self.busy_timeout {
+                    return Err(overtaken(operation));
+                }
+                thread::sleep(PAUSE);
+                continue;
+            }
+            tries += 1;
+            if tries > TRIES {
+                return Err(overtaken(operation));
+            }
+            let epoch = new_epoch()?;
+            // Whoever was faster has made the epoch for all.
+            self.run(operation, || {
+                let set = self.set_epoch(space, &format!("{epoch:016x}"), Ttl::NEVER);
+                match found.item.cas {
+                    Some(cas) => set.compare_cas(cas),
+                    None => set.add(),
+                }
+            })?;
+        }
+    }
+
+    fn set_epoch(&self, space: Space, value: &str, ttl: Ttl) -> Set {
+        Set::new(&self.epoch(space).item, value).ttl(ttl)
+    }
+
+    /// Puts everything in this space out of reach, and opens it if it was closed.
+    pub(super) fn raise_epoch(&self, space: Space, operation: &'static str) -> Result<()> {
+        let epoch = new_epoch()?;
+        self.run(operation, || self.set_epoch(space, &format!("{epoch:016x}"), Ttl::NEVER))?;
+        self.note(space, epoch);
+        Ok(())
+    }
+
+    /// Puts everything in this space out of reach, and keeps anything from being put there until
+    /// the epoch is raised.
+    pub(super) fn close(&self, space: Space, operation: &'static str) -> Result<()> {
+        self.run(operation, || self.set_epoch(space, CLOSED, Ttl::secs(CLOSED_FOR)))?;
+        self.note(space, 0);
+        Ok(())
+    }
+}
+
+fn overtaken(operation: &'static str) -> Error {
+    Error::with_source(ErrorKind::Busy, operation, "the store is being cleared")
+}
+
+fn read_epoch(found: &GetResult) -> Option<u64> {
+    let text = std::str::from_utf8(found.value.as_deref()?).ok()?;
+    let epoch = u64::from_str_radix(text, 16).ok().filter(|_| text.len() == 16);
+    epoch.filter(|epoch| *epoch != 0)
+}
+
+fn new_epoch() -> Result<u64> {
+    Ok(rendezvous::first_number(PublicId::generate()?.as_bytes()).max(1))
+}

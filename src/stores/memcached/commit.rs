@@ -1,0 +1,288 @@
+//! A commit: what [`Commit::decide`] says, carried out by single commands that each change one
+//! version of one item, or nothing.
+//!
+//! A session lives in one item, so a merge, a touch and a delete are one command. A renewal and a
+//! sign-in move it to another key, in four:
+//!
+//! 1. `add` the new key as [`Arriving`](State::Arriving) from the old one. It finds nothing yet; a
+//!    key that is taken is found out here, before anything has changed.
+//! 2. Replace the old item by [`Moved`](State::Moved), with the session in it. This is the moment
+//!    of the commit.
+//! 3. Replace what arrives by the session.
+//! 4. Replace what has moved by [`Left`](State::Left), which is small and remembered for a while.
+//!
+//! Whoever meets a session between 2 and 4 does what is left to do. Nobody but 1 ever adds an
+//! item, and what 1 adds does not live: so nothing that comes late brings anything back.
+
+use std::hash::{BuildHasher, RandomState};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::backend::{Action, Commit, Committed, Decision, Loaded, ReplacedId};
+use crate::clock::Timestamp;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::SessionIdHash;
+use crate::record::{Record, Touch};
+use crate::stores::memcached::client::{Replacement, Space, Stamp, Written};
+use crate::stores::memcached::lookup::{Found, ItemVersion};
+use crate::stores::memcached::value::{State, Way};
+use crate::stores::memcached::{Inner, life_of};
+
+/// The longest pause of somebody who was overtaken.
+const LONGEST_PAUSE: Duration = Duration::from_millis(4);
+
+/// A key that was reserved for a session to arrive at.
+#[derive(Clone, Copy, Debug)]
+struct Reserved {
+    to: SessionIdHash,
+    from: SessionIdHash,
+    stamp: Stamp,
+}
+
+/// What an attempt came to.
+#[allow(clippy::large_enum_variant)] // it lives on the stack for one request
+enum Attempt {
+    Answer(Committed),
+    /// Somebody else has changed the session in between.
+    Overtaken,
+}
+
+impl Inner {
+    pub(super) fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
+        let mut reserved = None;
+        let answer = self.attempts(commit, &mut reserved);
+        if let Some(Reserved { to, stamp, .. }) = reserved {
+            // It leads nowhere, and goes by itself in the end.
+            let _ = self.client.remove(Space::Sessions, &to, stamp, operation(commit));
+        }
+        answer
+    }
+
+    fn attempts(&self, commit: &Commit<'_>, reserved: &mut Option<Reserved>) -> Result<Committed> {
+        let began = Instant::now();
+        let mut pause = Duration::from_micros(20);
+        loop {
+            if let Attempt::Answer(answer) = self.attempt(commit, reserved)? {
+                return Ok(answer);
+            }
+            if began.elapsed() >= self.busy_timeout {
+                let why = "others kept changing the session";
+                return Err(Error::with_source(ErrorKind::Busy, operation(commit), why));
+            }
+            // By chance, or those who met once would meet again.
+            let shard = RandomState::new().hash_one(()) % 1000;
+            thread::sleep(pause * u32::try_from(shard).unwrap_or(0) / 1000);
+            pause = LONGEST_PAUSE.min(pause * 2);
+        }
+    }
+
+    fn attempt(&self, commit: &Commit<'_>, reserved: &mut Option<Reserved>) -> Result<Attempt> {
+        let (now, operation) = (commit.now, operation(commit));
+        let Found { loaded, place } = match commit.action {
+            // Its key was made for it: whether it is taken is seen by storing it.
+            Action::Create(_) => Found { loaded: Loaded::NotFound, place: None },
+            _ => self.find(commit.id_hash, now, operation)?,
+        };
+        if let (Loaded::NotFound, Some(place)) = (&loaded, place)
+            && commit.removes_expired()
+            && !self.client.remove(Space::Sessions, &place.id_hash, place.stamp, operation)?
+        {
+            return Ok(Attempt::Overtaken);
+        }
+        let answer = match (commit.decide(loaded)?, place) {
+            (Decision::Answer(answer), _) => answer,
+            (Decision::Insert { id_hash, record, replaces: None }, _) => {
+                self.begin(id_hash, &record, reserved.take(), now, operation)?;
+                Committed::Done { record, id_hash, ended: Vec::new() }
+            }
+            (Decision::Insert { record, replaces: Some(presented), .. }, Some(place)) => {
+                let way = Way::to_new(&presented, place.id_hash);
+                let anew = (presented.id_hash != place.id_hash).then_some((presented, true));
+                return self.relocate(place, &way, record, reserved, anew, commit);
+            }
+            (Decision::Update { record, id_change: Some(id_change) }, Some(place)) => {
+                let way = Way::of(&id_change.left);
+                let anew = id_change.presented.map(|presented| (presented, false));
+                return self.relocate(place, &way, record, reserved, anew, commit);
+            }
+            (Decision::Update { record, id_change: None }, Some(place)) => {
+                match self.settle(place.id_hash, place.stamp, record.clone(), now, operation)? {
+                    Written::Stored(_) => {
+                        Committed::Done { record, id_hash: place.id_hash, ended: Vec::new() }
+                    }
+                    Written::Changed | Written::Missing => return Ok(Attempt::Overtaken),
+                }
+            }
+            (Decision::Touch { record }, Some(place)) => {
+                match self.settle(place.id_hash, place.stamp, record.clone(), now, operation)? {
+                    Written::Stored(_) => Committed::Unchanged { record, id_hash: place.id_hash },
+                    Written::Changed | Written::Missing => return Ok(Attempt::Overtaken),
+                }
+            }
+            (Decision::Remove, Some(place)) => {
+                // This version and no other: it might be the old key of a session by now.
+                match self.client.remove(Space::Sessions, &place.id_hash, place.stamp, operation)? {
+                    true => Committed::Deleted { id_hash: place.id_hash },
+                    false => return Ok(Attempt::Overtaken),
+                }
+            }
+            (
+                Decision::Insert { .. }
+                | Decision::Update { .. }
+                | Decision::Touch { .. }
+                | Decision::Remove,
+                None,
+            ) => return Err(Error::new(ErrorKind::Unexpected, operation)),
+        };
+        Ok(Attempt::Answer(answer))
+    }
+
+    /// Stores a session that has no past.
+    fn begin(
+        &self,
+        id_hash: SessionIdHash,
+        record: &Record,
+        reserved: Option<Reserved>,
+        now: Timestamp,
+        operation: &'static str,
+    ) -> Result<()> {
+        // Reserved by an attempt before, which found a session to move; it has gone since.
+        if let Some(Reserved { to, stamp, .. }) = reserved {
+            self.client.remove(Space::Sessions, &to, stamp, operation)?;
+        }
+        self.claim(id_hash, &State::Live(record.clone()), record, now, operation).map(drop)
+    }
+
+    /// Stores a state under a key that must be free, or hold nothing of ours.
+    fn claim(
+        &self,
+        id_hash: SessionIdHash,
+        state: &State,
+        record: &Record,
+        now: Timestamp,
+        operation: &'static str,
+    ) -> Result<Stamp> {
+        let (value, life) = (state.encode(), life_of(record, now));
+        if let Some(stamp) = self.client.add(Space::Sessions, &id_hash, &value, life, operation)? {
+            return Ok(stamp);
+        }
+        if let Some(item) = self.client.get(Space::Sessions, &id_hash, operation)?
+            && self.is_garbage(&item)
+        {
+            let new = Replacement { id_hash, stamp: item.stamp, value, life };
+            if let Written::Stored(stamp) = self.client.replace(Space::Sessions, &new, operation)? {
+                return Ok(stamp);
+            }
+        }
+        Err(Error::new(ErrorKind::Conflict, operation))
+    }
+
+    /// Moves the session at `old` to another key, as `record`, and remembers `anew` the key that was
+    /// presented for it, and whether it leads to a session that begins.
+    fn relocate(
+        &self,
+        old: ItemVersion,
+        way: &Way,
+        record: Record,
+        reserved: &mut Option<Reserved>,
+        anew: Option<(ReplacedId, bool)>,
+        commit: &Commit<'_>,
+    ) -> Result<Attempt> {
+        let (now, operation) = (commit.now, operation(commit));
+        let arriving = self.reserve(old.id_hash, way.to, &record, reserved, now, operation)?;
+        let (value, life) = (State::Moved(*way, record.clone()).encode(), life_of(&record, now));
+        let new = Replacement { id_hash: old.id_hash, stamp: old.stamp, value, life };
+        let moved = match self.client.replace_within_reach(Space::Sessions, &new, operation) {
+            Ok((Written::Stored(stamp), true)) => stamp,
+            // The name of the old key holds the epoch under which it was read, while the new key's
+            // may hold one of the time after a `clear`: then the session has been ended.
+            Ok((Written::Stored(_), false)) => return Ok(Attempt::Overtaken),
+            Ok((Written::Changed | Written::Missing, _)) => return Ok(Attempt::Overtaken),
+            Err(error) => {
+                // It may have been done, or be done yet: then the session needs what is reserved.
+                *reserved = None;
+                return Err(error);
+            }
+        };
+        // From here on the session has moved, whatever fails: somebody else can go on from here.
+        *reserved = None;
+        match self.settle(way.to, arriving, record.clone(), now, operation) {
+            Ok(Written::Stored(_) | Written::Changed) => {
+                let _ = self.leave(ItemVersion { stamp: moved, ..old }, way, now, operation);
+            }
+            // The old item is left as it is: whoever comes needs what is in it.
+            Err(_) => {}
+            // Another request completed the move and ended the session there, or the server has
+            // lost it. A sign-in counts as done before that: it had begun or bound the session.
+            Ok(Written::Missing) if !matches!(commit.action, Action::SignIn { .. }) => {
+                return Ok(Attempt::Answer(Committed::NotFound));
+            }
+            Ok(Written::Missing) => {}
+        }
+        if let Some((presented, begins_session)) = anew {
+            let way = Way { begins_session, ..Way::of(&presented) };
+            self.remember_anew(&presented.id_hash, way, now);
+        }
+        let ended = vec![old.id_hash];
+        Ok(Attempt::Answer(Committed::Done { record, id_hash: way.to, ended }))
+    }
+
+    fn reserve(
+        &self,
+        from: SessionIdHash,
+        to: SessionIdHash,
+        record: &Record,
+        reserved: &mut Option<Reserved>,
+        now: Timestamp,
+        operation: &'static str,
+    ) -> Result<Stamp> {
+        if let Some(before) = reserved.take() {
+            if before.from == from {
+                *reserved = Some(before);
+                return Ok(before.stamp);
+            }
+            self.client.remove(Space::Sessions, &before.to, before.stamp, operation)?;
+        }
+        let stamp = self.claim(to, &State::Arriving(from), record, now, operation)?;
+        *reserved = Some(Reserved { to, from, stamp });
+        Ok(stamp)
+    }
+
+    /// Records activity through a key that leads elsewhere, or whose session others are changing.
+    pub(super) fn touch_one(
+        &self,
+        id_hash: &SessionIdHash,
+        touch: Touch,
+        now: Timestamp,
+    ) -> Result<()> {
+        const OPERATION: &str = "record activity";
+        let began = Instant::now();
+        loop {
+            let Found { loaded: Loaded::Live { mut record, .. }, place: Some(place) } =
+                self.find(id_hash, now, OPERATION)?
+            else {
+                return Ok(());
+            };
+            if !record.touch(touch) {
+                return Ok(());
+            }
+            match self.settle(place.id_hash, place.stamp, record, now, OPERATION)? {
+                Written::Stored(_) => return Ok(()),
+                Written::Changed | Written::Missing if began.elapsed() < self.busy_timeout => {}
+                Written::Changed | Written::Missing => {
+                    return Err(Error::new(ErrorKind::Busy, OPERATION));
+                }
+            }
+        }
+    }
+}
+
+fn operation(commit: &Commit<'_>) -> &'static str {
+    match commit.action {
+        Action::Create(_) => "begin a session",
+        Action::Merge => "change a session",
+        Action::Renew { .. } => "renew a session",
+        Action::SignIn { .. } => "sign a user in",
+        Action::Delete => "end a session",
+    }
+}

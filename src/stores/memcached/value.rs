@@ -1,0 +1,311 @@
+//! The values in memcached: a format byte, a byte for the kind, and what belongs to it.
+
+use crate::backend::{CacheEntry, ReplacedBy, ReplacedId};
+use crate::clock::Timestamp;
+use crate::error::{Error, ErrorKind};
+use crate::id::{JoinSalt, SessionIdHash};
+use crate::record::Record;
+
+/// The format that this version writes. Up to [`LAST_FORMAT`] a higher one is a newer version's;
+/// anything else in the first byte is nobody's that we know.
+const FORMAT: u8 = 1;
+const LAST_FORMAT: u8 = 31;
+
+/// What stands under a session's key.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::large_enum_variant)] // it lives on the stack for one request
+pub(super) enum State {
+    /// The session.
+    Live(Record),
+    /// A session is about to arrive here from this key, and has, as soon as that says [`Moved`]
+    /// to here.
+    ///
+    /// [`Moved`]: State::Moved
+    Arriving(SessionIdHash),
+    /// The session has moved, and this is what it is where it arrives.
+    Moved(Way, Record),
+    /// The session has left and has arrived.
+    Left(Way),
+}
+
+/// Where a session went, and when: all that is remembered of a replaced key but the key itself,
+/// under which it is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Way {
+    pub(super) to: SessionIdHash,
+    pub(super) at: Timestamp,
+    pub(super) by: ReplacedBy,
+    pub(super) had_user: bool,
+    /// Another session began in place of the one that was here, as at the sign-in of another user.
+    /// Keys that this one had before do not lead there.
+    pub(super) begins_session: bool,
+    /// Nor does this one: it was not the key that was presented.
+    pub(super) leads_nowhere: bool,
+}
+
+impl Way {
+    /// The way of a session from the key `left`.
+    pub(super) fn of(left: &ReplacedId) -> Self {
+        let ReplacedId { successor: to, at, by, had_user, .. } = *left;
+        Way { to, at, by, had_user, begins_session: false, leads_nowhere: false }
+    }
+
+    /// The way to a session that begins in place of the one at `id_hash`, by the key `presented`.
+    pub(super) fn to_new(presented: &ReplacedId, id_hash: SessionIdHash) -> Self {
+        let leads_nowhere = presented.id_hash != id_hash;
+        Way { begins_session: true, leads_nowhere, ..Way::of(presented) }
+    }
+
+    /// What is remembered of the key under which this is stored.
+    pub(super) fn replaced_id(&self, id_hash: SessionIdHash) -> ReplacedId {
+        let Way { to, at, by, had_user, .. } = *self;
+        ReplacedId { id_hash, successor: to, at, by, had_user }
+    }
+}
+
+/// Why a value is no [`State`].
+#[derive(Debug)]
+pub(super) enum Unreadable {
+    /// Ours, but this version cannot read it. It may be a newer version's.
+    Undecodable(Error),
+    /// Not ours.
+    Garbage(Error),
+}
+
+const READING: &str = "read a value from memcached";
+
+impl Unreadable {
+    fn garbage(why: &'static str) -> Self {
+        Unreadable::Garbage(Error::with_source(ErrorKind::Undecodable, READING, why))
+    }
+
+    fn newer(format: u8) -> Self {
+        let why = format!("its format is {format}, this version knows {FORMAT}");
+        Unreadable::Undecodable(Error::with_source(ErrorKind::Undecodable, READING, why))
+    }
+}
+
+impl State {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        match self {
+            State::Live(record) => [&[FORMAT, b'L'], record.to_json().as_bytes()].concat(),
+            State::Arriving(from) => [&[FORMAT, b'A'], &from.as_bytes()[..]].concat(),
+            State::Moved(way, record) => {
+                [&[FORMAT, b'M'], &way.encode()[..], record.to_json().as_bytes()].concat()
+            }
+            State::Left(way) => [&[FORMAT, b'F'], &way.encode()[..]].concat(),
+        }
+    }
+
+    pub(super) fn decode(value: &[u8]) -> Result<State, Unreadable> {
+        let short = || Unreadable::garbage("it ends too early");
+        match open(value)? {
+            (b'L', body) => record(body).map(State::Live),
+            (b'A', body) => {
+                let from = body.try_into().map_err(|_| short())?;
+                Ok(State::Arriving(SessionIdHash::from_bytes(from)))
+            }
+            (b'M', body) => {
+                let (way, body) = Way::decode(body).ok_or_else(short)?;
+                Ok(State::Moved(way, record(body)?))
+            }
+            (b'F', body) => match Way::decode(body).ok_or_else(short)? {
+                (way, []) => Ok(State::Left(way)),
+                _ => Err(Unreadable::garbage("it does not end where it should")),
+            },
+            _ => Err(Unreadable::garbage("it is of no kind that is known")),
+        }
+    }
+}
+
+/// The key, the time, by what it was replaced, the flags, the end of the grace, the salt.
+const WAY_BYTES: usize = 32 + 8 + 1 + 1 + 8 + 32;
+
+impl Way {
+    fn encode(&self) -> [u8; WAY_BYTES] {
+        let (by, grace, salt) = match &self.by {
+            ReplacedBy::Renewal { grace_until } => (b'R', *grace_until, None),
+            ReplacedBy::SignIn { salt: None } => (b'I', None, None),
+            ReplacedBy::SignIn { salt } => (b'J', None, salt.as_ref()),
+        };
+        let grace = grace.map_or(i64::MIN, Timestamp::as_millis).to_be_bytes();
+        let at = self.at.as_millis().to_be_bytes();
+        let all = self.to.as_bytes().iter().chain(&at).copied();
+        let flags = [self.had_user, self.begins_session, self.leads_nowhere];
+        let flags = flags.iter().rev().fold(0, |bits, flag| bits << 1 | u8::from(*flag));
+        let all = all.chain([by, flags]).chain(grace);
+        let all = all.chain(salt.map_or([0; 32], |salt| *salt.as_bytes()));
+        let mut bytes = [0; WAY_BYTES];
+        bytes.iter_mut().zip(all).for_each(|(place, byte)| *place = byte);
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Option<(Self, &[u8])> {
+        let (to, rest) = bytes.split_first_chunk::<32>()?;
+        let (at, rest) = rest.split_first_chunk::<8>()?;
+        let ([by, flags @ 0..=7], rest) = rest.split_first_chunk::<2>()? else { return None };
+        let (grace, rest) = rest.split_first_chunk::<8>()?;
+        let (salt, rest) = rest.split_first_chunk::<32>()?;
+        let grace = i64::from_be_bytes(*grace);
+        let by = match by {
+            b'R' => ReplacedBy::Renewal {
+                grace_until: (grace != i64::MIN).then_some(Timestamp::from_millis(grace)),
+            },
+            b'I' => ReplacedBy::SignIn { salt: None },
+            b'J' => ReplacedBy::SignIn { salt: Some(JoinSalt::from_bytes(*salt)) },
+            _ => return None,
+        };
+        let way = Way {
+            to: SessionIdHash::from_bytes(*to),
+            at: Timestamp::from_millis(i64::from_be_bytes(*at)),
+            by,
+            had_user: flags & 1 != 0,
+            begins_session: flags & 2 != 0,
+            leads_nowhere: flags & 4 != 0,
+        };
+        Some((way, rest))
+    }
+}
+
+/// An entry of a cache: when the truth was read stands inside it.
+pub(super) fn encode_entry(entry: &CacheEntry) -> Vec<u8> {
+    let read = entry.read.as_millis().to_be_bytes();
+    [&[FORMAT, b'E'], &read[..], entry.record.to_json().as_bytes()].concat()
+}
+
+pub(super) fn decode_entry(value: &[u8]) -> Result<CacheEntry, Unreadable> {
+    let (b'E', body) = open(value)? else {
+        return Err(Unreadable::garbage("it is of no kind that is known"));
+    };
+    let Some((read, body)) = body.split_first_chunk::<8>() else {
+        return Err(Unreadable::garbage("it ends too early"));
+    };
+    Ok(CacheEntry::new(record(body)?, Timestamp::from_millis(i64::from_be_bytes(*read))))
+}
+
+/// The kind and the body of a value of our format.
+fn open(value: &[u8]) -> Result<(u8, &[u8]), Unreadable> {
+    match value {
+        [FORMAT, kind, body @ ..] => Ok((*kind, body)),
+        [format, ..] if (FORMAT + 1..=LAST_FORMAT).contains(format) => {
+            Err(Unreadable::newer(*format))
+        }
+        _ => Err(Unreadable::garbage("it does not begin as our values do")),
+    }
+}
+
+fn record(body: &[u8]) -> Result<Record, Unreadable> {
+    let text = std::str::from_utf8(body).map_err(|source| {
+        Unreadable::Undecodable(Error::with_source(ErrorKind::Undecodable, READING, source))
+    })?;
+    Record::from_json(text).map_err(Unreadable::Undecodable)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+    use proptest::test_runner::{Config, TestRunner};
+
+    use super::*;
+    use crate::lifetime::Lifetime;
+    use crate::record::NewSession;
+
+    const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+    const KEY: SessionIdHash = SessionIdHash::from_bytes([7; 32]);
+
+    fn a_record() -> Record {
+        Record::create(&NewSession::new(Lifetime::default().starting(NOW)).unwrap(), NOW)
+    }
+
+    fn states() -> Vec<State> {
+        let by = ReplacedBy::Renewal { grace_until: None };
+        let way = Way {
+            to: KEY,
+            at: NOW,
+            by,
+            had_user: true,
+            begins_session: false,
+            leads_nowhere: false,
+        };
+        let by = ReplacedBy::Renewal { grace_until: Some(NOW + ReplacedId::REMEMBERED) };
+        let graced = Way { by, had_user: false, begins_session: true, leads_nowhere: true, ..way };
+        let sign_in = |salt| Way { by: ReplacedBy::SignIn { salt }, ..way };
+        vec![
+            State::Live(a_record()),
+            State::Arriving(KEY),
+            State::Moved(way, a_record()),
+            State::Moved(graced, a_record()),
+            State::Left(way),
+            State::Left(graced),
+            State::Left(sign_in(None)),
+            State::Moved(sign_in(Some(JoinSalt::from_bytes([9; 32]))), a_record()),
+        ]
+    }
+
+    #[test]
+    fn every_state_survives_its_encoding() {
+        for state in states() {
+            assert_eq!(State::decode(&state.encode()).unwrap(), state);
+        }
+        let entry = CacheEntry::new(a_record(), NOW);
+        assert_eq!(decode_entry(&encode_entry(&entry)).unwrap(), entry);
+    }
+
+    #[test]
+    fn what_is_cut_short_or_is_not_ours_is_never_a_state() {
+        for state in states() {
+            let value = state.encode();
+            for end in 0..value.len() {
+                assert!(State::decode(&value[..end]).is_err(), "{state:?} cut at {end}");
+                assert!(decode_entry(&value[..end]).is_err());
+            }
+        }
+        for garbage in [&b""[..], b"\0", b"\x01", b"\x01?", b"{}", b"hello", b"\xff\xff", b"\x01Lx"]
+        {
+            assert!(State::decode(garbage).is_err(), "{garbage:?}");
+            assert!(decode_entry(garbage).is_err(), "{garbage:?}");
+        }
+    }
+
+    #[test]
+    fn a_value_of_a_newer_format_is_not_taken_for_garbage() {
+        for value in [&b"\x02Lwhatever"[..], b"\x02", b"\x1f"] {
+            assert!(matches!(State::decode(value), Err(Unreadable::Undecodable(_))), "{value:?}");
+            assert!(matches!(decode_entry(value), Err(Unreadable::Undecodable(_))), "{value:?}");
+        }
+        let newer = a_record().to_json().replace("\"format\":1", "\"format\":2");
+        let value = [&b"\x01L"[..], newer.as_bytes()].concat();
+        assert!(matches!(State::decode(&value), Err(Unreadable::Undecodable(_))));
+    }
+
+    #[test]
+    fn whatever_is_changed_in_a_value_it_is_read_or_refused_and_read_the_same_again() {
+        let mut values: Vec<_> = states().iter().map(State::encode).collect();
+        values.push(encode_entry(&CacheEntry::new(a_record(), NOW)));
+        let change = (any::<Index>(), 0_usize..9, prop::collection::vec(any::<u8>(), 0..9));
+        let changes = (0..values.len(), prop::collection::vec(change, 0..5));
+        let cases = std::env::var("CLOAKROOM_FUZZ").map_or(2000, |count| count.parse().unwrap());
+        let config = Config { cases, failure_persistence: None, ..Config::default() };
+        let run = TestRunner::new(config).run(&changes, |(value, changes)| {
+            let mut value = values[value].clone();
+            for (at, removed, new) in changes {
+                let at = at.index(value.len() + 1);
+                value.splice(at..(at + removed).min(value.len()), new);
+            }
+            if let Ok(state) = State::decode(&value) {
+                assert_eq!(State::decode(&state.encode()).unwrap(), state);
+                if let State::Moved(way, _) | State::Left(way) = state {
+                    // No time is too far away to be counted with.
+                    let id = way.replaced_id(KEY);
+                    let _ = (id.forget_at(), id.status(NOW), id.was_under_way(NOW));
+                }
+            }
+            if let Ok(entry) = decode_entry(&value) {
+                assert_eq!(decode_entry(&encode_entry(&entry)).unwrap(), entry);
+            }
+            Ok(())
+        });
+        run.unwrap();
+    }
+}

@@ -1,0 +1,194 @@
+//! The memory store as a cache: entries, and the leases that guard their filling.
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::backend::{Cache, CacheEntry, CacheLookup, FillLease};
+use crate::clock::Timestamp;
+use crate::error::Result;
+use crate::id::SessionIdHash;
+use crate::stores::memory::MemoryStore;
+
+/// Whoever took a lease and has not filled by then has failed: the next one gets a new lease.
+const LEASE: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+pub(super) struct Entries {
+    capacity: usize,
+    slots: Mutex<Slots>,
+}
+
+#[derive(Debug, Default)]
+struct Slots {
+    by_key: HashMap<SessionIdHash, Slot>,
+    /// Grows with every lease, so that no two leases are alike, whatever was forgotten between.
+    last_lease: u128,
+}
+
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // nearly all are filled
+enum Slot {
+    Leased { lease: FillLease, taken: Timestamp },
+    Filled { lease: FillLease, entry: CacheEntry },
+}
+
+impl Slot {
+    fn lease(&self) -> FillLease {
+        match self {
+            Slot::Leased { lease, .. } | Slot::Filled { lease, .. } => *lease,
+        }
+    }
+}
+
+impl Entries {
+    pub(super) fn new(capacity: usize) -> Self {
+        Entries { capacity, slots: Mutex::default() }
+    }
+
+    fn slots(&self) -> MutexGuard<'_, Slots> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Slots {
+    fn make_room(&mut self, capacity: usize) {
+        if self.by_key.len() < capacity {
+            return;
+        }
+        let mut leases: Vec<u128> =
+            self.by_key.values().map(|slot| slot.lease().number()).collect();
+        leases.sort_unstable();
+        let median = leases.get(leases.len() / 2).copied().unwrap_or(u128::MAX);
+        self.by_key.retain(|_, slot| slot.lease().number() > median);
+    }
+}
+
+impl Cache for MemoryStore {
+    fn shards(&self) -> NonZeroUsize {
+        NonZeroUsize::MIN
+    }
+
+    fn shard_of(&self, _key: &SessionIdHash) -> usize {
+        0
+    }
+
+    fn fetch(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<CacheLookup> {
+        let mut slots = self.cache.slots();
+        match slots.by_key.get(id_hash) {
+            Some(Slot::Filled { entry, .. }) if entry.record.is_live(now) => {
+                return Ok(CacheLookup::Hit(entry.clone()));
+            }
+            Some(Slot::Leased { taken, .. }) if now.since(*taken) < LEASE => {
+                return Ok(CacheLookup::Miss(None));
+            }
+            _ => {}
+        }
+        slots.make_room(self.cache.capacity);
+        slots.last_lease += 1;
+        let lease = FillLease::new(slots.last_lease);
+        slots.by_key.insert(*id_hash, Slot::Leased { lease, taken: now });
+        Ok(CacheLookup::Miss(Some(lease)))
+    }
+
+    fn fill(
+        &self,
+        id_hash: &SessionIdHash,
+        lease: FillLease,
+        entry: &CacheEntry,
+        _until: Timestamp,
+        now: Timestamp,
+    ) -> Result<bool> {
+        let mut slots = self.cache.slots();
+        match slots.by_key.get_mut(id_hash) {
+            Some(slot @ Slot::Leased { .. })
+                if slot.lease() == lease && entry.record.is_live(now) =>
+            {
+                *slot = Slot::Filled { lease, entry: entry.clone() };
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    fn forget(&self, id_hashes: &[SessionIdHash], _now: Timestamp) -> Result<()> {
+        let mut slots = self.cache.slots();
+        for id_hash in id_hashes {
+            slots.by_key.remove(id_hash);
+        }
+        Ok(())
+    }
+
+    fn forget_shard(&self, _share: usize, _now: Timestamp) -> Result<()> {
+        self.cache.slots().by_key.clear();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lifetime::Lifetime;
+    use crate::record::{NewSession, Record};
+
+    fn entry(now: Timestamp) -> CacheEntry {
+        let new_session = NewSession::new(Lifetime::default().starting(now)).unwrap();
+        CacheEntry::new(Record::create(&new_session, now), now)
+    }
+
+    fn lease(cache: &MemoryStore, id_hash: &SessionIdHash, now: Timestamp) -> FillLease {
+        match cache.fetch(id_hash, now).unwrap() {
+            CacheLookup::Miss(Some(lease)) => lease,
+            other => panic!("expected a lease, got {other:?}"),
+        }
+    }
+
+    const KEY: SessionIdHash = SessionIdHash::from_bytes([1; 32]);
+    const NOW: Timestamp = Timestamp::from_millis(0);
+
+    #[test]
+    fn a_slow_reader_cannot_fill_in_what_was_forgotten_meanwhile() {
+        let cache = MemoryStore::new();
+        let slow = lease(&cache, &KEY, NOW);
+        cache.forget(&[KEY], NOW).unwrap();
+        assert!(!cache.fill(&KEY, slow, &entry(NOW), NOW, NOW).unwrap());
+        let next = lease(&cache, &KEY, NOW);
+        assert!(!cache.fill(&KEY, slow, &entry(NOW), NOW, NOW).unwrap(), "nor by another's lease");
+        assert!(cache.fill(&KEY, next, &entry(NOW), NOW, NOW).unwrap());
+        assert!(matches!(cache.fetch(&KEY, NOW).unwrap(), CacheLookup::Hit(_)));
+        cache.forget_shard(0, NOW).unwrap();
+        assert!(!cache.fill(&KEY, next, &entry(NOW), NOW, NOW).unwrap());
+    }
+
+    #[test]
+    fn only_one_of_two_readers_that_miss_gets_the_lease() {
+        let cache = MemoryStore::new();
+        lease(&cache, &KEY, NOW);
+        assert_eq!(cache.fetch(&KEY, NOW).unwrap(), CacheLookup::Miss(None));
+        let first_has_failed = NOW + LEASE;
+        assert!(matches!(cache.fetch(&KEY, first_has_failed).unwrap(), CacheLookup::Miss(Some(_))));
+    }
+
+    #[test]
+    fn an_entry_past_its_deadline_is_a_miss() {
+        let cache = MemoryStore::new();
+        let lease = lease(&cache, &KEY, NOW);
+        let entry = entry(NOW);
+        assert!(cache.fill(&KEY, lease, &entry, NOW, NOW).unwrap());
+        let ended = entry.record.deadline();
+        assert!(matches!(cache.fetch(&KEY, ended).unwrap(), CacheLookup::Miss(Some(_))));
+    }
+
+    #[test]
+    fn a_full_cache_drops_its_older_half() {
+        let cache = MemoryStore::with_capacity(4);
+        let id_hash = |n| SessionIdHash::from_bytes([n; 32]);
+        for n in 0..5 {
+            let lease = lease(&cache, &id_hash(n), NOW);
+            cache.fill(&id_hash(n), lease, &entry(NOW), NOW, NOW).unwrap();
+        }
+        assert!(matches!(cache.fetch(&id_hash(4), NOW).unwrap(), CacheLookup::Hit(_)));
+        assert!(matches!(cache.fetch(&id_hash(0), NOW).unwrap(), CacheLookup::Miss(_)));
+    }
+}

@@ -1,0 +1,508 @@
+//! Sessions in this process's memory: the store for an application's own tests, for programs
+//! that may lose everything at a restart, and a cache in front of another store.
+
+mod cache;
+
+use std::collections::{BTreeSet, HashMap};
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
+use std::time::Duration;
+
+use crate::backend::key_map::IdHashMap;
+use crate::backend::{
+    Capabilities, Commit, Committed, Decision, IdChange, Loaded, Maintenance, Page, ReplacedId,
+    ReplacedIdStatus, SessionFilter, SessionIndex, Store, SweepReport,
+};
+use crate::clock::Timestamp;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
+use crate::record::{Cursor, Record, Stats, Summary, Touch};
+use crate::sync::{instant, thread};
+
+/// A volatile store that obeys every law but durability.
+///
+/// It holds at most a fixed number of sessions, 100,000 unless said otherwise; beginning one more
+/// fails with [`ErrorKind::Full`] until the cleaner has removed ended ones. As a
+/// [`Cache`](crate::backend::Cache) it holds as many entries and drops the oldest half when full.
+#[derive(Debug)]
+pub struct MemoryStore {
+    capacity: usize,
+    sessions: RwLock<Sessions>,
+    /// How many threads wait to write.
+    waiting: AtomicUsize,
+    epoch: AtomicU64,
+    cache: cache::Entries,
+}
+
+#[derive(Debug, Default)]
+struct Sessions {
+    rows: IdHashMap<Row>,
+    /// The replaced keys that are remembered, with the current ones of their sessions.
+    replaced: IdHashMap<SessionIdHash>,
+    users: HashMap<UserKey, BTreeSet<SessionIdHash>>,
+    last_place: i64,
+}
+
+#[derive(Debug)]
+struct Row {
+    record: Record,
+    /// The keys it had, the oldest first.
+    replaced: Vec<ReplacedId>,
+    /// Higher for sessions that began later.
+    place: i64,
+}
+
+/// What a key leads to.
+#[derive(Debug)]
+enum Found<'s> {
+    /// The live session under this current key.
+    At(SessionIdHash, &'s Row),
+    /// The key was replaced; the live session under this current key.
+    Replaced(ReplacedId, SessionIdHash, &'s Row),
+    /// The session under this current key, whose deadline has passed.
+    Expired(SessionIdHash),
+    NotFound,
+}
+
+impl From<Found<'_>> for Loaded {
+    fn from(found: Found<'_>) -> Self {
+        match found {
+            Found::At(id_hash, row) => Loaded::Live { record: row.record.clone(), id_hash },
+            Found::Replaced(id, id_hash, row) => {
+                Loaded::Replaced { id, record: row.record.clone(), id_hash }
+            }
+            Found::Expired(_) | Found::NotFound => Loaded::NotFound,
+        }
+    }
+}
+
+impl MemoryStore {
+    /// The number of sessions that [`new`](Self::new) allows.
+    pub const DEFAULT_CAPACITY: usize = 100_000;
+
+    /// An empty store for 100,000 sessions.
+    #[must_use]
+    pub fn new() -> Self {
+        MemoryStore::with_capacity(Self::DEFAULT_CAPACITY)
+    }
+
+    /// An empty store for at most `capacity` sessions.
+    #[must_use]
+    pub fn with_capacity(capacity: usize) -> Self {
+        MemoryStore {
+            capacity,
+            sessions: RwLock::default(),
+            waiting: AtomicUsize::new(0),
+            epoch: AtomicU64::new(0),
+            cache: cache::Entries::new(capacity),
+        }
+    }
+
+    // No code of the application runs under the lock, and none of ours that can panic half-way:
+    // a poisoned lock guards sound data.
+    fn read(&self) -> RwLockReadGuard<'_, Sessions> {
+        self.sessions.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Sessions> {
+        match self.sessions.try_write() {
+            Ok(sessions) => sessions,
+            Err(TryLockError::Poisoned(sessions)) => sessions.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                self.waiting.fetch_add(1, Ordering::Relaxed);
+                let sessions = self.sessions.write().unwrap_or_else(PoisonError::into_inner);
+                self.waiting.fetch_sub(1, Ordering::Relaxed);
+                sessions
+            }
+        }
+    }
+
+    /// The lock is not fair: a thread that takes it again and again would keep it from those that
+    /// are woken for it.
+    fn let_others_in(&self) {
+        if self.waiting.load(Ordering::Relaxed) > 0 {
+            thread::yield_now();
+        }
+    }
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        MemoryStore::new()
+    }
+}
+
+impl Sessions {
+    /// Where the session is that `id_hash` finds at `now`.
+    fn find<'s>(&'s self, id_hash: &SessionIdHash, now: Timestamp) -> Found<'s> {
+        let at = |id_hash: &SessionIdHash, row: &'s Row| match row.record.is_live(now) {
+            true => Found::At(*id_hash, row),
+            false => Found::Expired(*id_hash),
+        };
+        if let Some(row) = self.rows.get(id_hash) {
+            return at(id_hash, row);
+        }
+        let Some(current) = self.replaced.get(id_hash) else { return Found::NotFound };
+        let Some(row) = self.rows.get(current) else { return Found::NotFound };
+        let Some(id) = row.replaced.iter().find(|id| id.id_hash == *id_hash) else {
+            return Found::NotFound;
+        };
+        match (id.status(now), row.record.is_live(now)) {
+            (ReplacedIdStatus::Forgotten, _) => Found::NotFound,
+            (_, false) => Found::Expired(*current),
+            (ReplacedIdStatus::InGrace, true) => Found::At(*current, row),
+            (ReplacedIdStatus::Remembered, true) => Found::Replaced(*id, *current, row),
+        }
+    }
+
+    fn is_taken(&self, id_hash: &SessionIdHash) -> bool {
+        self.rows.contains_key(id_hash) || self.replaced.contains_key(id_hash)
+    }
+
+    fn put(&mut self, id_hash: SessionIdHash, row: Row) {
+        if let Some(user) = &row.record.user {
+            self.users.entry(user.clone()).or_default().insert(id_hash);
+        }
+        for id in &row.replaced {
+            self.replaced.insert(id.id_hash, id_hash);
+        }
+        self.rows.insert(id_hash, row);
+    }
+
+    fn take(&mut self, id_hash: &SessionIdHash) -> Option<Row> {
+        let row = self.rows.remove(id_hash)?;
+        for id in &row.replaced {
+            self.replaced.remove(&id.id_hash);
+        }
+        if let Some(user) = &row.record.user
+            && let Some(id_hashes) = self.users.get_mut(user)
+        {
+            id_hashes.remove(id_hash);
+            if id_hashes.is_empty() {
+                self.users.remove(user);
+            }
+        }
+        Some(row)
+    }
+
+    /// The rows of `filter` that live at `now`, in no order.
+    fn live<'s>(
+        &'s self,
+        filter: &SessionFilter<'_>,
+        now: Timestamp,
+    ) -> Vec<(&'s SessionIdHash, &'s Row)> {
+        let mut rows = self.select(filter);
+        rows.retain(|(_, row)| row.record.is_live(now));
+        rows
+    }
+
+    /// The rows of `filter`, expired ones too, in no order.
+    fn select<'s>(&'s self, filter: &SessionFilter<'_>) -> Vec<(&'s SessionIdHash, &'s Row)> {
+        let wanted = |(_, row): &(&SessionIdHash, &Row)| filter.includes(&row.record);
+        let mut narrowest = filter;
+        while let SessionFilter::InRealm(_, inner) = narrowest {
+            narrowest = inner;
+        }
+        match narrowest {
+            SessionFilter::User(user) | SessionFilter::OfUser(user, _) => {
+                let id_hashes = self.users.get(*user).into_iter().flatten();
+                id_hashes
+                    .filter_map(|id_hash| self.rows.get_key_value(id_hash))
+                    .filter(wanted)
+                    .collect()
+            }
+            _ => self.rows.iter().filter(wanted).collect(),
+        }
+    }
+
+    /// The keys of these live sessions but `except`, from the one that signed in longest ago.
+    fn by_sign_in(
+        &self,
+        filter: &SessionFilter<'_>,
+        except: Option<SessionIdHash>,
+        now: Timestamp,
+    ) -> Vec<SessionIdHash> {
+        let mut others = self.live(filter, now);
+        others.retain(|(id_hash, _)| Some(**id_hash) != except);
+        others.sort_by_key(|(_, row)| (row.record.authenticated, row.place));
+        others.into_iter().map(|(id_hash, _)| *id_hash).collect()
+    }
+
+    fn commit(&mut self, commit: &Commit<'_>, capacity: usize) -> Result<Committed> {
+        let found = self.find(commit.id_hash, commit.now);
+        let (id_hash, expired) = match found {
+            Found::At(id_hash, _) | Found::Replaced(_, id_hash, _) => (id_hash, None),
+            Found::Expired(id_hash) => (*commit.id_hash, Some(id_hash)),
+            Found::NotFound => (*commit.id_hash, None),
+        };
+        let loaded = found.into();
+        if let Some(id_hash) = expired
+            && commit.removes_expired()
+        {
+            self.take(&id_hash);
+        }
+        let decision = commit.decide(loaded)?;
+
+        let moved_to = match &decision {
+            Decision::Insert { id_hash, .. } => Some(*id_hash),
+            Decision::Update { id_change: Some(id_change), .. } => Some(id_change.left.successor),
+            _ => None,
+        };
+        if moved_to.is_some_and(|to| self.is_taken(&to)) {
+            return Err(Error::new(ErrorKind::Conflict, "give a session its new key"));
+        }
+        let ended = match commit.session_limit_of() {
+            Some((session_limit, user, realm)) if moved_to.is_some() => {
+                let of_user = SessionFilter::User(user);
+                let theirs = SessionFilter::InRealm(realm, &of_user);
+                let found = self.select(&theirs).into_iter();
+                let expired = found.filter(|(_, row)| !row.record.is_live(commit.now));
+                let expired: Vec<_> = expired.map(|(id_hash, _)| *id_hash).collect();
+                self.end(&expired);
+                let others = self.by_sign_in(&theirs, Some(id_hash), commit.now);
+                match session_limit.sessions_to_end(&others) {
+                    Some(ended) => ended.to_vec(),
+                    None => return Ok(Committed::LimitReached),
+                }
+            }
+            _ => Vec::new(),
+        };
+        match decision {
+            Decision::Insert { id_hash: to, record, replaces } => {
+                let freed = ended.len() + usize::from(replaces.is_some());
+                if self.rows.len().saturating_sub(freed) >= capacity {
+                    return Err(Error::new(ErrorKind::Full, "begin a session in memory"));
+                }
+                self.end(&ended);
+                let mut ended = ended;
+                if replaces.is_some() {
+                    self.take(&id_hash);
+                    ended.push(id_hash);
+                }
+                self.last_place += 1;
+                let place = self.last_place;
+                let replaced = replaces.into_iter().collect();
+                let row = Row { record: record.clone(), replaced, place };
+                self.put(to, row);
+                Ok(Committed::Done { record, id_hash: to, ended })
+            }
+            Decision::Update { record, id_change } => {
+                self.end(&ended);
+                let mut ended = ended;
+                let Some(old) = self.take(&id_hash) else { return Ok(Committed::NotFound) };
+                let mut replaced = old.replaced;
+                let to = match id_change {
+                    Some(IdChange { left, presented }) => {
+                        ended.push(id_hash);
+                        remember(&mut replaced, left, commit.now);
+                        if let Some(presented) = presented {
+                            remember(&mut replaced, presented, commit.now);
+                        }
+                        left.successor
+                    }
+                    None => id_hash,
+                };
+                self.put(to, Row { record: record.clone(), replaced, place: old.place });
+                Ok(Committed::Done { record, id_hash: to, ended })
+            }
+            Decision::Touch { record } => {
+                if let Some(row) = self.rows.get_mut(&id_hash) {
+                    row.record.seen = record.seen;
+                }
+                Ok(Committed::Unchanged { record, id_hash })
+            }
+            Decision::Remove => {
+                self.take(&id_hash);
+                Ok(Committed::Deleted { id_hash })
+            }
+            Decision::Answer(answer) => Ok(answer),
+        }
+    }
+
+    fn end(&mut self, id_hashes: &[SessionIdHash]) {
+        for id_hash in id_hashes {
+            self.take(id_hash);
+        }
+    }
+}
+
+/// Adds a replaced key to those that are remembered; the oldest are forgotten.
+fn remember(replaced: &mut Vec<ReplacedId>, id: ReplacedId, now: Timestamp) {
+    if id.ends_graces() {
+        replaced.iter_mut().for_each(|id| *id = id.without_grace());
+    }
+    replaced
+        .retain(|old| old.id_hash != id.id_hash && old.status(now) != ReplacedIdStatus::Forgotten);
+    replaced.push(id);
+    let excess = replaced.len().saturating_sub(ReplacedId::MAX);
+    replaced.drain(..excess);
+}
+
+impl Store for MemoryStore {
+    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
+        Ok(self.read().find(id_hash, now).into())
+    }
+
+    fn try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Loaded> {
+        self.load(id_hash, now).ok()
+    }
+
+    fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
+        let committed = self.write().commit(commit, self.capacity);
+        self.let_others_in();
+        committed
+    }
+
+    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
+        let mut sessions = self.write();
+        for (id_hash, touch) in batch {
+            if let Found::At(current, _) = sessions.find(id_hash, now)
+                && let Some(row) = sessions.rows.get_mut(&current)
+            {
+                row.record.touch(*touch);
+            }
+        }
+        Ok(())
+    }
+
+    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {
+        // The search blocks no reader; what it found is checked again before it goes. Whoever
+        // removed some of it meanwhile leaves room for another search.
+        let mut swept = SweepReport::new(0, Duration::ZERO);
+        loop {
+            let room = limit.get() - swept.removed;
+            let found: Vec<SessionIdHash> = {
+                let sessions = self.read();
+                let began = instant();
+                let ended = sessions.rows.iter().filter(|(_, row)| !row.record.is_live(now));
+                let found = ended.map(|(id_hash, _)| *id_hash).take(room).collect();
+                swept.held += instant().saturating_duration_since(began);
+                found
+            };
+            let mut sessions = self.write();
+            let began = instant();
+            for id_hash in &found {
+                if sessions.rows.get(id_hash).is_some_and(|row| !row.record.is_live(now)) {
+                    sessions.take(id_hash);
+                    swept.removed += 1;
+                }
+            }
+            swept.held += instant().saturating_duration_since(began);
+            if found.len() < room || swept.removed == limit.get() {
+                return Ok(swept);
+            }
+        }
+    }
+
+    fn index(&self) -> Option<&dyn SessionIndex> {
+        Some(self)
+    }
+
+    fn maintenance(&self) -> Option<&dyn Maintenance> {
+        None
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::new().with_indexed(true)
+    }
+}
+
+impl SessionIndex for MemoryStore {
+    fn list(&self, filter: &SessionFilter<'_>, page: Page, now: Timestamp) -> Result<Vec<Summary>> {
+        let sessions = self.read();
+        let mut rows = sessions.live(filter, now);
+        if let Some(after) = page.after {
+            rows.retain(|(_, row)| row.place < after.position());
+        }
+        rows.sort_by_key(|(_, row)| std::cmp::Reverse(row.place));
+        let page = rows.into_iter().take(page.limit.get());
+        Ok(page.map(|(_, row)| Summary::of(&row.record, Cursor::new(row.place))).collect())
+    }
+
+    fn revoke(
+        &self,
+        filter: &SessionFilter<'_>,
+        except: Option<&PublicId>,
+        now: Timestamp,
+    ) -> Result<Vec<SessionIdHash>> {
+        let mut sessions = self.write();
+        let (mut live, mut expired) = (Vec::new(), Vec::new());
+        for (id_hash, row) in sessions.select(filter) {
+            match row.record.is_live(now) {
+                _ if except == Some(&row.record.public_id) => {}
+                true => live.push(*id_hash),
+                false => expired.push(*id_hash),
+            }
+        }
+        sessions.end(&live);
+        sessions.end(&expired);
+        Ok(live)
+    }
+
+    fn revoke_everyone(&self, realm: Option<&Realm>, now: Timestamp) -> Result<u64> {
+        let mut sessions = self.write();
+        let live = match realm {
+            Some(realm) => {
+                let filter = SessionFilter::InRealm(realm, &SessionFilter::All);
+                let live = sessions.live(&filter, now).len();
+                let id_hashes: Vec<_> =
+                    sessions.select(&filter).iter().map(|(id_hash, _)| **id_hash).collect();
+                sessions.end(&id_hashes);
+                live
+            }
+            None => {
+                let live = sessions.live(&SessionFilter::All, now).len();
+                let last_place = sessions.last_place;
+                *sessions = Sessions { last_place, ..Sessions::default() };
+                live
+            }
+        };
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+        Ok(live as u64)
+    }
+
+    fn epoch(&self) -> Result<u64> {
+        Ok(self.epoch.load(Ordering::SeqCst))
+    }
+
+    fn stats(&self, now: Timestamp) -> Result<Stats> {
+        let sessions = self.read();
+        let live = sessions.live(&SessionFilter::All, now);
+        let created = || live.iter().map(|(_, row)| row.record.created);
+        Ok(Stats {
+            live: live.len() as u64,
+            expired: (sessions.rows.len() - live.len()) as u64,
+            signed_in: live.iter().filter(|(_, row)| row.record.user.is_some()).count() as u64,
+            oldest: created().min(),
+            newest: created().max(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::Action;
+    use crate::delta::Delta;
+    use crate::lifetime::Lifetime;
+    use crate::record::NewSession;
+
+    #[test]
+    fn a_full_store_begins_no_session_and_keeps_those_it_has() {
+        let store = MemoryStore::with_capacity(1);
+        let now = Timestamp::from_millis(0);
+        let new_session = NewSession::new(Lifetime::default().starting(now)).unwrap();
+        let (first, second) =
+            (SessionIdHash::from_bytes([1; 32]), SessionIdHash::from_bytes([2; 32]));
+        let create = |id_hash| {
+            store.commit(&Commit::new(id_hash, Action::Create(&new_session), &Delta::new(), now))
+        };
+        create(&first).unwrap();
+        assert_eq!(create(&second).unwrap_err().kind(), ErrorKind::Full);
+        assert!(matches!(store.load(&first, now).unwrap(), Loaded::Live { .. }));
+        let later = now + std::time::Duration::from_secs(86_400 * 30);
+        assert_eq!(store.sweep(later, NonZeroUsize::MIN).unwrap().removed, 1);
+        create(&second).unwrap();
+    }
+}

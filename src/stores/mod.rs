@@ -1,0 +1,9 @@
+//! The stores of this crate: one file or folder each. They implement [`backend`](crate::backend),
+//! and none imports another.
+
+pub mod cached;
+#[cfg(feature = "memcached")]
+pub mod memcached;
+pub mod memory;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;

@@ -1,0 +1,331 @@
+//! Copies of a live database, and a copy put in its place.
+
+use std::fs::{self, File};
+use std::io;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rusqlite::backup::{Backup, StepResult};
+use rusqlite::{Connection, ErrorCode};
+
+use crate::clock::Timestamp;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::PublicId;
+use crate::stores::sqlite::admin::{self, Progress, ProgressFn};
+use crate::stores::sqlite::error::while_doing;
+use crate::stores::sqlite::file::{self, Access, Opened, Purpose, with_suffix};
+use crate::stores::sqlite::sql::{Sql, TableName};
+use crate::stores::sqlite::{RestoreReport, delete_all, migrate};
+
+const BACKING_UP: &str = "back the database up";
+const RESTORING: &str = "restore the database";
+
+/// Pages between two looks at the watch.
+const STEP: i32 = 1024;
+
+/// Copies all of `source` as it is at this moment into a new file. Writers go on.
+pub(super) fn copy(
+    source: &Connection,
+    to: &Path,
+    check: bool,
+    watch: &mut ProgressFn,
+) -> Result<ControlFlow<()>> {
+    refuse_taken(to, BACKING_UP)?;
+    // The name is taken only by a complete copy. Until then the copy has a name of its own, so
+    // that two at once do not write into each other's.
+    let partial = Partial::beside(to)?;
+    let copied = copy_all(source, &partial.0, watch, BACKING_UP)?;
+    if copied.is_break() {
+        return Ok(copied);
+    }
+    if check {
+        let connection = Access::whole(&partial.0).connect().map_err(while_doing(BACKING_UP))?;
+        if refuse_damaged(&connection, BACKING_UP, watch)?.is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+    }
+    partial.publish(to, BACKING_UP)?;
+    Ok(ControlFlow::Continue(()))
+}
+
+/// A file that is not complete yet. Dropping it removes it.
+struct Partial(PathBuf);
+
+impl Partial {
+    fn beside(to: &Path) -> Result<Self> {
+        Ok(Partial(with_suffix(to, &format!(".{}.partial", PublicId::generate()?))))
+    }
+
+    /// Gives the complete file its name, unless that was taken meanwhile.
+    fn publish(self, to: &Path, operation: &'static str) -> Result<()> {
+        let failed = |source| failed_io(operation, source);
+        File::open(&self.0).and_then(|file| file.sync_all()).map_err(failed)?;
+        match fs::hard_link(&self.0, to) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(taken(to, operation));
+            }
+            // Some file systems have no links.
+            Err(_) => fs::rename(&self.0, to).map_err(failed)?,
+        }
+        // Not every file system lets a folder be synced; the copy is there all the same.
+        if let Some(folder) = to.parent() {
+            let _ = File::open(folder).and_then(|folder| folder.sync_all());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        // After a link it is the second name; after a failure it is what is left.
+        for suffix in ["", "-wal", "-shm", "-journal"] {
+            let _ = fs::remove_file(with_suffix(&self.0, suffix));
+        }
+    }
+}
+
+/// A log that another database has left behind would be taken for the new one's.
+fn refuse_taken(to: &Path, operation: &'static str) -> Result<()> {
+    for suffix in ["", "-wal", "-journal"] {
+        let path = with_suffix(to, suffix);
+        if fs::symlink_metadata(&path).is_ok() {
+            return Err(taken(&path, operation));
+        }
+    }
+    Ok(())
+}
+
+fn taken(path: &Path, operation: &'static str) -> Error {
+    Error::with_source(
+        ErrorKind::Invalid,
+        operation,
+        format!("{} exists: choose another name, or move it away", path.display()),
+    )
+}
+
+fn failed_io(operation: &'static str, source: io::Error) -> Error {
+    Error::with_source(file::kind_of_io(&source), operation, source)
+}
+
+fn copy_all(
+    source: &Connection,
+    to: &Path,
+    watch: &mut ProgressFn,
+    operation: &'static str,
+) -> Result<ControlFlow<()>> {
+    let failed = || while_doing(operation);
+    file::create_new_private(to).map_err(|source| failed_io(operation, source))?;
+    let mut target = Access::whole(to).connect().map_err(failed())?;
+    // A read transaction of our own holds one snapshot: without it the copy would begin anew at
+    // each commit of a writer, and under load never end.
+    let snapshot = source.unchecked_transaction().map_err(failed())?;
+    snapshot.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).map_err(failed())?;
+    let copied = transfer(&snapshot, &mut target, Duration::ZERO, watch, operation)?;
+    target.close().map_err(|(_, source)| while_doing(operation)(source))?;
+    Ok(copied)
+}
+
+/// Makes `target` the same as `source`, in one transaction of it.
+fn transfer(
+    source: &Connection,
+    target: &mut Connection,
+    busy_timeout: Duration,
+    watch: &mut ProgressFn,
+    operation: &'static str,
+) -> Result<ControlFlow<()>> {
+    let failed = || while_doing(operation);
+    let deadline = Instant::now() + busy_timeout;
+    let backup = Backup::new(source, target).map_err(failed())?;
+    loop {
+        match backup.step(STEP).map_err(failed())? {
+            StepResult::Done => return Ok(ControlFlow::Continue(())),
+            StepResult::Busy | StepResult::Locked if Instant::now() >= deadline => {
+                let why = "others kept the database locked";
+                return Err(Error::with_source(ErrorKind::Busy, operation, why));
+            }
+            StepResult::Busy | StepResult::Locked => thread::sleep(Duration::from_millis(1)),
+            _ => {}
+        }
+        let progress = backup.progress();
+        let pages = |count: i32| u64::try_from(count).unwrap_or(0);
+        let total = pages(progress.pagecount);
+        let done = total.saturating_sub(pages(progress.remaining));
+        // What is dropped before it is complete is rolled back.
+        if watch(Progress { done, total }).is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+    }
+}
+
+fn refuse_damaged(
+    connection: &Connection,
+    operation: &'static str,
+    watch: &mut ProgressFn,
+) -> Result<ControlFlow<()>> {
+    match admin::check(connection, false, watch, operation)? {
+        ControlFlow::Break(()) => Ok(ControlFlow::Break(())),
+        ControlFlow::Continue(problems) => match problems.into_iter().next() {
+            None => Ok(ControlFlow::Continue(())),
+            Some(problem) => {
+                let why = format!("the copy is damaged: {problem}");
+                Err(Error::with_source(ErrorKind::Corrupt, operation, why))
+            }
+        },
+    }
+}
+
+/// What is to be restored, where to, and how.
+pub(super) struct Restore<'r> {
+    pub(super) from: &'r Path,
+    pub(super) to: &'r Path,
+    pub(super) table: &'r TableName,
+    pub(super) sql: &'r Sql,
+    pub(super) keep_sessions: bool,
+    pub(super) busy_timeout: Duration,
+    pub(super) now: Timestamp,
+}
+
+impl Restore<'_> {
+    pub(super) fn run(&self, watch: &mut ProgressFn) -> Result<ControlFlow<(), RestoreReport>> {
+        let failed = || while_doing(RESTORING);
+        let exists = fs::exists(self.to).map_err(|source| failed_io(RESTORING, source))?;
+        let mut target = None;
+        if exists {
+            file::check_inherited(self.to)?;
+            let connection = Access::whole(self.to).connect().map_err(failed())?;
+            connection.busy_timeout(self.busy_timeout).map_err(failed())?;
+            if connection.is_readonly("main").map_err(failed())? {
+                return Err(Error::new(ErrorKind::ReadOnly, RESTORING));
+            }
+            self.refuse_stranger(&connection)?;
+            target = Some(connection);
+        } else {
+            refuse_taken(self.to, RESTORING)?;
+        }
+        if !fs::exists(self.from).unwrap_or(true) {
+            let why = format!("there is no file {}", self.from.display());
+            return Err(Error::with_source(ErrorKind::Invalid, RESTORING, why));
+        }
+        let same =
+            |a: &Path, b: &Path| Some(fs::canonicalize(a).ok()? == fs::canonicalize(b).ok()?);
+        if same(self.from, self.to) == Some(true) {
+            let why = "a database cannot be restored from itself";
+            return Err(Error::with_source(ErrorKind::Invalid, RESTORING, why));
+        }
+
+        // Everything is prepared in a file of its own, so that the one step that others see is
+        // the last: no moment at which sessions of the copy are live that should not be.
+        let partial = Partial::beside(self.to)?;
+        let source = self.open_copy()?;
+        if migrate::version_before(&source, self.table)? == 0 {
+            let why = format!("the copy has no table {}", self.table.as_str());
+            return Err(Error::with_source(ErrorKind::NotSetUp, RESTORING, why));
+        }
+        if copy_all(&source, &partial.0, watch, RESTORING)?.is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+        drop(source);
+        let prepared = Access::whole(&partial.0).connect().map_err(failed())?;
+        if refuse_damaged(&prepared, RESTORING, watch)?.is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+        let mode: String =
+            prepared.query_row("PRAGMA journal_mode", [], |row| row.get(0)).map_err(failed())?;
+        journal(&prepared, "DELETE").map_err(failed())?;
+        let restored = self.prepare(&prepared, target.as_ref()).map_err(failed())?;
+
+        let Some(mut target) = target else {
+            // The file leaves here as it came: with a log if the copy had one.
+            journal(&prepared, &mode).map_err(failed())?;
+            prepared.close().map_err(|(_, source)| while_doing(RESTORING)(source))?;
+            partial.publish(self.to, RESTORING)?;
+            return Ok(ControlFlow::Continue(restored));
+        };
+        self.fit_pages(&prepared, &target).map_err(failed())?;
+        // What it ends, it ends for good: on the disk before it is acknowledged.
+        let synced = "PRAGMA synchronous = EXTRA; PRAGMA fullfsync = ON";
+        target.execute_batch(synced).map_err(failed())?;
+        let moved = transfer(&prepared, &mut target, self.busy_timeout, watch, RESTORING)?;
+        Ok(match moved {
+            ControlFlow::Continue(()) => ControlFlow::Continue(restored),
+            ControlFlow::Break(()) => ControlFlow::Break(()),
+        })
+    }
+
+    fn open_copy(&self) -> Result<Connection> {
+        let Opened { connection, .. } = file::open(self.from, Purpose::Read)?;
+        connection.busy_timeout(self.busy_timeout).map_err(while_doing(RESTORING))?;
+        let read = connection.query_row("PRAGMA schema_version", [], |_| Ok(()));
+        match read.as_ref().map_err(rusqlite::Error::sqlite_error_code) {
+            Err(Some(ErrorCode::NotADatabase)) => {
+                let why = format!("{} is not a database", self.from.display());
+                Err(Error::with_source(ErrorKind::Invalid, RESTORING, why))
+            }
+            _ => Ok(connection),
+        }
+    }
+
+    /// A database that was never ours is not the one that the copy was made of.
+    fn refuse_stranger(&self, target: &Connection) -> Result<()> {
+        let failed = || while_doing(RESTORING);
+        // What is no database at all cannot be written to either.
+        target.query_row("PRAGMA schema_version", [], |_| Ok(())).map_err(failed())?;
+        match migrate::version_before(target, self.table) {
+            Ok(0) => {
+                let tables = "SELECT count(*) FROM sqlite_schema";
+                let tables: i64 = target.query_row(tables, [], |r| r.get(0)).map_err(failed())?;
+                if tables == 0 {
+                    return Ok(());
+                }
+                let (table, path) = (self.table.as_str(), self.to.display());
+                let why = format!("{path} holds other tables and no table {table}");
+                Err(Error::with_source(ErrorKind::NotSetUp, RESTORING, why))
+            }
+            Err(error) if error.kind() == ErrorKind::ForeignTable => Err(error),
+            // Ours, of whatever version, or so damaged that it does not matter.
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends the sessions of the copy, and raises the epoch above every one that a cache has seen.
+    fn prepare(
+        &self,
+        prepared: &Connection,
+        target: Option<&Connection>,
+    ) -> rusqlite::Result<RestoreReport> {
+        let epoch = |connection: &Connection| -> rusqlite::Result<i64> {
+            connection.query_row(&self.sql.epoch, [], |row| row.get(0))
+        };
+        let transaction = prepared.unchecked_transaction()?;
+        // A target that is damaged, or was never set up, has no epoch to tell.
+        let seen = target.and_then(|target| epoch(target).ok()).unwrap_or(0);
+        let live: i64 =
+            transaction.query_row(&self.sql.count_live, [self.now.as_millis()], |r| r.get(0))?;
+        if !self.keep_sessions {
+            delete_all(&transaction, self.sql, self.now)?;
+        }
+        let above = epoch(&transaction)?.max(seen).saturating_add(1);
+        transaction.execute(&self.sql.set_epoch, [above.to_string()])?;
+        transaction.commit()?;
+        Ok(RestoreReport { live: u64::try_from(live).unwrap_or(0), kept: self.keep_sessions })
+    }
+
+    /// SQLite cannot change the page size of a file with a log: the copy takes on the target's.
+    fn fit_pages(&self, prepared: &Connection, target: &Connection) -> rusqlite::Result<()> {
+        let size = |connection: &Connection| -> rusqlite::Result<i64> {
+            connection.query_row("PRAGMA page_size", [], |row| row.get(0))
+        };
+        let wanted = size(target)?;
+        if size(prepared)? != wanted {
+            prepared.execute_batch(&format!("PRAGMA page_size = {wanted}; VACUUM"))?;
+        }
+        Ok(())
+    }
+}
+
+fn journal(connection: &Connection, mode: &str) -> rusqlite::Result<()> {
+    connection.query_row(&format!("PRAGMA journal_mode = {mode}"), [], |_| Ok(()))
+}

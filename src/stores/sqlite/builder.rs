@@ -1,0 +1,350 @@
+//! Opening: the file, its journal mode, its tables.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Event, Events};
+use crate::stores::sqlite::error::while_doing;
+use crate::stores::sqlite::file::{self, InUse, Opened, Purpose, with_suffix};
+use crate::stores::sqlite::file_identity::Names;
+use crate::stores::sqlite::read_pool::{self, Readers};
+use crate::stores::sqlite::record_cache::RecordCache;
+use crate::stores::sqlite::sql::{Sql, TableName};
+use crate::stores::sqlite::wal::Log;
+use crate::stores::sqlite::write::{Writer, patiently};
+use crate::stores::sqlite::{Durability, Inner, Journal, SqliteStore, migrate};
+
+const HOT_BYTES: usize = 80 << 20;
+
+/// The settings of a [`SqliteStore`]. Start with [`SqliteStore::builder`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct SqliteStoreBuilder {
+    place: Location,
+    table: String,
+    readers: u32,
+    pub(super) busy_timeout: Duration,
+    durability: Durability,
+    journal: Journal,
+    migrate: bool,
+    read_only: bool,
+    checkpoints: bool,
+    max_file_size: Option<u64>,
+    cache_bytes: usize,
+    events: Events,
+}
+
+#[derive(Clone, Debug)]
+enum Location {
+    File(PathBuf),
+    Memory,
+}
+
+impl SqliteStoreBuilder {
+    pub(super) fn file(path: &Path) -> Self {
+        SqliteStoreBuilder::at(Location::File(path.to_owned()))
+    }
+
+    pub(super) fn memory() -> Self {
+        SqliteStoreBuilder::at(Location::Memory)
+    }
+
+    fn at(place: Location) -> Self {
+        SqliteStoreBuilder {
+            place,
+            table: TableName::DEFAULT.to_owned(),
+            readers: 8,
+            busy_timeout: Duration::from_secs(5),
+            durability: Durability::Normal,
+            journal: Journal::Wal,
+            migrate: true,
+            read_only: false,
+            checkpoints: true,
+            max_file_size: None,
+            cache_bytes: HOT_BYTES,
+            events: Events::default(),
+        }
+    }
+
+    /// The sessions table: 1 to 64 ASCII letters, digits and underscores, not beginning with a
+    /// digit. Two stores with different tables can share a file. Defaults to
+    /// `cloakroom_sessions`.
+    pub fn table(self, name: impl Into<String>) -> Self {
+        SqliteStoreBuilder { table: name.into(), ..self }
+    }
+
+    /// The most connections that read at the same time, opened on demand; 1 to 1,000. Defaults
+    /// to 8.
+    pub fn readers(self, readers: u32) -> Self {
+        SqliteStoreBuilder { readers, ..self }
+    }
+
+    /// How long a call may wait for its turn, all waits together, before it fails with
+    /// [`ErrorKind::Busy`]; 1 millisecond to 1 day. Defaults to 5 seconds.
+    pub fn busy_timeout(self, timeout: Duration) -> Self {
+        SqliteStoreBuilder { busy_timeout: timeout, ..self }
+    }
+
+    /// What survives a power cut. Defaults to [`Durability::Normal`].
+    pub fn durability(self, durability: Durability) -> Self {
+        SqliteStoreBuilder { durability, ..self }
+    }
+
+    /// Whether the file is switched to a write-ahead log. Defaults to [`Journal::Wal`].
+    pub fn journal(self, journal: Journal) -> Self {
+        SqliteStoreBuilder { journal, ..self }
+    }
+
+    /// Whether opening sets the tables up and brings older ones to this version. Without it,
+    /// opening fails with [`ErrorKind::NotSetUp`] unless that was done before, and changes
+    /// nothing. Defaults to true.
+    pub fn migrate(self, migrate: bool) -> Self {
+        SqliteStoreBuilder { migrate, ..self }
+    }
+
+    /// Opens what is set up to be read: also a file that cannot be written, or in a folder that
+    /// cannot. Nothing is made, migrated or switched. Where the file cannot be written, changes
+    /// fail with [`ErrorKind::ReadOnly`], and opening does where a log stands beside it that
+    /// SQLite cannot read without writing.
+    pub fn read_only(self) -> Self {
+        SqliteStoreBuilder { migrate: false, journal: Journal::Keep, read_only: true, ..self }
+    }
+
+    /// Whether this store copies the write-ahead log into the database and makes it start again.
+    /// Turn it off where another program does that and must be the only one, such as Litestream
+    /// under many writes: the log grows until that program comes. Defaults to true.
+    pub fn checkpoints(self, checkpoints: bool) -> Self {
+        SqliteStoreBuilder { checkpoints, ..self }
+    }
+
+    /// The size in bytes that this store may let the database file grow to, rounded down to
+    /// pages, the log not counted; past it, changes that need room fail with
+    /// [`ErrorKind::Full`]. Defaults to no bound.
+    pub fn max_file_size(self, bytes: u64) -> Self {
+        SqliteStoreBuilder { max_file_size: Some(bytes), ..self }
+    }
+
+    /// About how many bytes of memory may be used to keep sessions that were loaded or written
+    /// lately, so that loading them again is no query. What is kept is always what a query would
+    /// find: after a commit of another process everything is forgotten. 0 keeps none. Only with a
+    /// write-ahead log. Defaults to 80 MiB, which is some 100,000 small sessions.
+    pub fn cache_bytes(self, bytes: usize) -> Self {
+        SqliteStoreBuilder { cache_bytes: bytes, ..self }
+    }
+
+    /// Where events go. Defaults to the [`log`] crate.
+    pub fn events(self, events: Events) -> Self {
+        SqliteStoreBuilder { events, ..self }
+    }
+
+    /// Opens the store.
+    ///
+    /// # Errors
+    /// - [`ErrorKind::Invalid`]: a setting is not acceptable.
+    /// - [`ErrorKind::Unavailable`]: the folder does not exist, or the file cannot be opened.
+    /// - [`ErrorKind::ReadOnly`]: the file or its folder cannot be written.
+    /// - [`ErrorKind::Corrupt`]: the file is not a SQLite database.
+    /// - [`ErrorKind::ForeignTable`], [`ErrorKind::NewerSchema`]: the table is somebody else's or
+    ///   a newer version's; nothing was changed.
+    /// - [`ErrorKind::NotSetUp`]: with `migrate(false)`, the tables are missing or older.
+    /// - [`ErrorKind::Busy`]: others kept the file locked for the whole busy timeout.
+    pub fn open(self) -> Result<SqliteStore> {
+        let table = TableName::new(&self.table)?;
+        let sql = Sql::new(&table);
+        self.check()?;
+        let deadline = Instant::now() + self.busy_timeout;
+        let (connection, file) = match &self.place {
+            Location::Memory => {
+                let memory =
+                    Connection::open_in_memory().map_err(while_doing("open a database"))?;
+                (memory, None)
+            }
+            Location::File(path) => {
+                let purpose = match (self.read_only, self.migrate) {
+                    (true, _) => Purpose::Read,
+                    (false, true) => Purpose::Create,
+                    (false, false) => Purpose::Write,
+                };
+                let Opened { connection, access, path } = file::open(path, purpose)?;
+                (connection, Some((access, path)))
+            }
+        };
+        let in_use = match &file {
+            Some((_, path)) => Some(InUse::new(path)?),
+            None => None,
+        };
+        connection.set_prepared_statement_cache_capacity(read_pool::PREPARED);
+        // On macOS a plain fsync stops at the drive's cache; elsewhere this means nothing. What is
+        // deleted is overwritten where that costs no other page: data and salts of sessions that
+        // have ended should not be found in a copy of the file.
+        connection
+            .execute_batch("PRAGMA fullfsync = ON; PRAGMA secure_delete = FAST")
+            .map_err(while_doing("configure the connection"))?;
+        self.prepare(&connection, &table, &sql, deadline)?;
+
+        let full = self.durability == Durability::Full;
+        let page_size = pragma(&connection, "page_size")?;
+        if let Some(bytes) = self.max_file_size {
+            let pages = bytes.checked_div(page_size).unwrap_or(bytes).max(1);
+            let bound = format!("PRAGMA max_page_count = {pages}");
+            connection
+                .query_row(&bound, [], |_| Ok(()))
+                .map_err(while_doing("bound the size of the database"))?;
+        }
+        Log::watch(&connection);
+        let mode: String = connection
+            .query_row("PRAGMA journal_mode", [], |row| row.get(0))
+            .map_err(while_doing("read a setting of the database"))?;
+        let wal = mode.eq_ignore_ascii_case("wal");
+        let files = file.iter().flat_map(|(_, path)| {
+            // Under a rollback journal there is none, and none is looked after.
+            [path.clone(), with_suffix(path, "-wal")]
+        });
+        let names = Arc::new(Names::of(files.collect(), self.events.clone()));
+        let log = Log::new(page_size, self.checkpoints, self.events.clone());
+        let record_cache = match &file {
+            Some((_, path)) if wal && self.cache_bytes > 0 && !self.read_only => {
+                RecordCache::new(&with_suffix(path, "-shm"), self.cache_bytes).map(Arc::new)
+            }
+            _ => None,
+        };
+        let busy_timeout = self.busy_timeout;
+        let writer = Writer::new(
+            connection,
+            wal,
+            busy_timeout,
+            full,
+            log,
+            names.clone(),
+            record_cache.clone(),
+        );
+        let writer = Arc::new(writer);
+        let (readers, name) = match &file {
+            None => (Readers::Shared(writer.clone()), "a database in memory".to_owned()),
+            Some((access, path)) => {
+                let readers = Readers::pool(access, names, self.readers, self.busy_timeout);
+                (readers, format!("table {} in {}", table.as_str(), path.display()))
+            }
+        };
+        self.events.raise(&Event::StoreOpened { store: &name });
+        Ok(SqliteStore(Arc::new(Inner {
+            file,
+            table,
+            sql: Arc::new(sql),
+            writer,
+            readers,
+            events: self.events,
+            busy_timeout,
+            record_cache,
+            _in_use: in_use,
+        })))
+    }
+
+    /// Refuses settings that are not acceptable, without a look at the file.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`].
+    pub fn validate(&self) -> Result<()> {
+        self.table_name()?;
+        self.check()
+    }
+
+    pub(super) fn table_name(&self) -> Result<TableName> {
+        TableName::new(&self.table)
+    }
+
+    pub(super) fn path(&self) -> Result<&Path> {
+        match &self.place {
+            Location::File(path) => Ok(path),
+            Location::Memory => {
+                let why = "a database in memory has no file";
+                Err(Error::with_source(ErrorKind::Invalid, "find the database file", why))
+            }
+        }
+    }
+
+    /// A connection to the file as it is.
+    pub(super) fn open_existing(&self, purpose: Purpose) -> Result<Opened> {
+        self.check()?;
+        file::open(self.path()?, purpose)
+    }
+
+    /// Refuses settings that make no sense before anything is touched.
+    fn check(&self) -> Result<()> {
+        if let Location::File(path) = &self.place {
+            file::check_path(path)?;
+        }
+        let longest = Duration::from_secs(86_400);
+        let why = if !(Duration::from_millis(1)..=longest).contains(&self.busy_timeout) {
+            "the busy timeout is from one millisecond to one day"
+        } else if !(1..=1000).contains(&self.readers) {
+            "there are from 1 to 1,000 readers"
+        } else {
+            return Ok(());
+        };
+        Err(Error::with_source(ErrorKind::Invalid, "open the store", why))
+    }
+
+    /// Refuses what is not ours before anything changes; then the journal mode, then the tables.
+    fn prepare(
+        &self,
+        connection: &Connection,
+        table: &TableName,
+        sql: &Sql,
+        deadline: Instant,
+    ) -> Result<()> {
+        connection
+            .busy_timeout(self.busy_timeout)
+            .map_err(while_doing("configure the connection"))?;
+        let version = migrate::version_before(connection, table)?;
+        if !self.migrate && version != migrate::newest() {
+            return Err(Error::with_source(
+                ErrorKind::NotSetUp,
+                "open the store",
+                match version {
+                    0 => format!("there is no table {}, and migrating is off", table.as_str()),
+                    _ => format!(
+                        "schema version {version} was found and {} is needed; migrating is off",
+                        migrate::newest()
+                    ),
+                },
+            ));
+        }
+        // From here on every wait is our own: `patiently` asks again faster than SQLite does.
+        connection.busy_timeout(Duration::ZERO).map_err(while_doing("configure the connection"))?;
+        if self.journal == Journal::Wal && matches!(self.place, Location::File(_)) {
+            switch_to_wal(connection, deadline)?;
+        }
+        if version != migrate::newest() {
+            migrate::migrate(connection, table, sql, &self.events, deadline)?;
+        }
+        Ok(())
+    }
+}
+
+fn pragma(connection: &Connection, name: &str) -> Result<u64> {
+    connection
+        .query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0))
+        .map(|value| u64::try_from(value).unwrap_or(0))
+        .map_err(while_doing("read a setting of the database"))
+}
+
+/// SQLite's busy timeout does not cover the switch, so it is tried until the deadline.
+fn switch_to_wal(connection: &Connection, deadline: Instant) -> Result<()> {
+    let switch = || -> rusqlite::Result<String> {
+        connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))
+    };
+    let mode = patiently(deadline, switch).map_err(while_doing("switch to a write-ahead log"))?;
+    match mode.eq_ignore_ascii_case("wal") {
+        true => Ok(()),
+        false => Err(Error::with_source(
+            ErrorKind::Unavailable,
+            "switch to a write-ahead log",
+            format!("the file system allows only the journal mode {mode}"),
+        )),
+    }
+}

@@ -1,0 +1,60 @@
+//! SQLite's errors by our kinds.
+
+use std::borrow::Cow;
+use std::error;
+use std::fmt;
+
+use rusqlite::ErrorCode;
+use rusqlite::ffi;
+
+use crate::error::{Error, ErrorKind};
+
+/// SQLite's error by its message. It has no source: that would be SQLite's number, whose words say
+/// the same again.
+#[derive(Debug)]
+pub(crate) struct SqliteError(pub(crate) rusqlite::Error);
+
+impl fmt::Display for SqliteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl error::Error for SqliteError {}
+
+/// Turns an error of SQLite into ours, with what was being done.
+pub(super) fn while_doing(
+    operation: impl Into<Cow<'static, str>>,
+) -> impl FnOnce(rusqlite::Error) -> Error {
+    move |source| Error::with_source(kind(&source), operation, SqliteError(source))
+}
+
+pub(super) fn kind(error: &rusqlite::Error) -> ErrorKind {
+    let rusqlite::Error::SqliteFailure(failure, message) = error else {
+        return ErrorKind::Unexpected;
+    };
+    match failure.code {
+        ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => ErrorKind::Busy,
+        // The file was deleted or replaced under us.
+        ErrorCode::ReadOnly if failure.extended_code == ffi::SQLITE_READONLY_DBMOVED => {
+            ErrorKind::Unavailable
+        }
+        ErrorCode::ReadOnly => ErrorKind::ReadOnly,
+        ErrorCode::DiskFull => ErrorKind::Full,
+        ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => ErrorKind::Corrupt,
+        ErrorCode::CannotOpen
+        | ErrorCode::SystemIoFailure
+        | ErrorCode::FileLockingProtocolFailed
+        | ErrorCode::PermissionDenied => ErrorKind::Unavailable,
+        ErrorCode::ConstraintViolation
+            if failure.extended_code == ffi::SQLITE_CONSTRAINT_UNIQUE =>
+        {
+            ErrorKind::Conflict
+        }
+        // SQLite has no code of its own for this; the words have been the same since 2004.
+        _ if message.as_ref().is_some_and(|words| words.starts_with("no such table")) => {
+            ErrorKind::NotSetUp
+        }
+        _ => ErrorKind::Unexpected,
+    }
+}

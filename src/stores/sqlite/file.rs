@@ -1,0 +1,268 @@
+//! The database file: made, found, opened.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rusqlite::{Connection, OpenFlags};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::process::Process;
+use crate::stores::sqlite::error::{self, while_doing};
+
+/// What a file is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Writing; it is made if it is not there.
+    Create,
+    /// Writing.
+    Write,
+    /// Reading, also where nothing can be written.
+    Read,
+}
+
+/// How SQLite is told to open a file.
+#[derive(Clone, Debug)]
+pub(super) struct Access {
+    /// The path, or a URI that has it.
+    name: PathBuf,
+    flags: OpenFlags,
+}
+
+impl Access {
+    /// An existing file, to be written where that is allowed, by one thread at a time.
+    pub(super) fn whole(path: &Path) -> Self {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        Access { name: path.to_owned(), flags }
+    }
+
+    /// A file that nobody changes while it is read: without locks, and without the files that
+    /// SQLite otherwise makes beside it.
+    fn frozen(path: &Path) -> Self {
+        let mut uri = b"file:".to_vec();
+        for byte in path.as_os_str().as_bytes() {
+            match byte {
+                b'/' | b'.' | b'-' | b'_' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => {
+                    uri.push(*byte);
+                }
+                _ => uri.extend(format!("%{byte:02x}").into_bytes()),
+            }
+        }
+        uri.extend(b"?immutable=1");
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+            | OpenFlags::SQLITE_OPEN_URI
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        Access { name: OsString::from_vec(uri).into(), flags }
+    }
+
+    pub(super) fn name(&self) -> &Path {
+        &self.name
+    }
+
+    pub(super) fn flags(&self) -> OpenFlags {
+        self.flags
+    }
+
+    pub(super) fn is_frozen(&self) -> bool {
+        self.flags.contains(OpenFlags::SQLITE_OPEN_URI)
+    }
+
+    pub(super) fn connect(&self) -> rusqlite::Result<Connection> {
+        Connection::open_with_flags(&self.name, self.flags)
+    }
+}
+
+/// An open file.
+pub(super) struct Opened {
+    pub(super) connection: Connection,
+    pub(super) access: Access,
+    /// The path by which the file is known from here on: an absolute one, so that later
+    /// connections find the same file whatever becomes of the working folder.
+    pub(super) path: PathBuf,
+}
+
+/// Refuses what can be no path of a database.
+pub(super) fn check_path(path: &Path) -> Result<()> {
+    let invalid = |why| Err(Error::with_source(ErrorKind::Invalid, operation(path), why));
+    if path.as_os_str().is_empty() || path.as_os_str() == ":memory:" {
+        return invalid("that is no file; for a database in memory use SqliteStore::in_memory");
+    }
+    if path.as_os_str().as_bytes().contains(&0) {
+        return invalid("a path has no NUL");
+    }
+    Ok(())
+}
+
+fn failed(path: &Path, source: io::Error) -> Error {
+    Error::with_source(kind_of_io(&source), operation(path), source)
+}
+
+fn operation(path: &Path) -> String {
+    format!("open {}", path.display())
+}
+
+/// Says, for as long as it is there, that this process has a database open.
+#[derive(Debug)]
+pub(super) struct InUse(Use);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Use {
+    process: Process,
+    /// Device and number.
+    file: (u64, u64),
+}
+
+static IN_USE: Mutex<Vec<Use>> = Mutex::new(Vec::new());
+
+impl InUse {
+    pub(super) fn new(path: &Path) -> Result<Self> {
+        let file = number(path).map_err(|source| failed(path, source))?;
+        let held = Use { process: Process::current(), file };
+        in_use().push(held);
+        Ok(InUse(held))
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        // What was inherited stays in use for ever: it cannot be closed here.
+        if !self.0.process.is_current() {
+            return;
+        }
+        let mut all = in_use();
+        if let Some(this) = all.iter().position(|other| *other == self.0) {
+            all.swap_remove(this);
+        }
+    }
+}
+
+fn in_use() -> MutexGuard<'static, Vec<Use>> {
+    IN_USE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn number(path: &Path) -> io::Result<(u64, u64)> {
+    fs::metadata(path).map(|file| (file.dev(), file.ino()))
+}
+
+/// Refuses a database that was open in the process from which this one was forked. SQLite keeps an
+/// account of its locks for each file and process, and would go by the one it has inherited, where
+/// locks are not (<https://www.sqlite.org/howtocorrupt.html>, section 2.6).
+pub(super) fn check_inherited(path: &Path) -> Result<()> {
+    let file = number(path).map_err(|source| failed(path, source))?;
+    match in_use().iter().find(|held| held.file == file && !held.process.is_current()) {
+        Some(held) => held.process.check(),
+        None => Ok(()),
+    }
+}
+
+pub(super) fn open(path: &Path, purpose: Purpose) -> Result<Opened> {
+    let io = |source| failed(path, source);
+    check_path(path)?;
+    if purpose == Purpose::Create {
+        create_private(path).map_err(io)?;
+    } else if !fs::exists(path).unwrap_or(true) {
+        let why = "there is no such file, and migrating is off";
+        return Err(Error::with_source(ErrorKind::NotSetUp, operation(path), why));
+    }
+    let path = fs::canonicalize(path).map_err(io)?;
+    if path.is_dir() {
+        let why = "it is a folder";
+        return Err(Error::with_source(ErrorKind::Unavailable, operation(&path), why));
+    }
+    check_inherited(&path)?;
+    let access = Access::whole(&path);
+    let connection = access.connect().map_err(while_doing(operation(&path)))?;
+    // SQLite opens a file that it may not write for reading, without a word.
+    let read_only = connection.is_readonly("main").map_err(while_doing(operation(&path)))?;
+    if purpose == Purpose::Read {
+        return open_to_read(path, connection, read_only);
+    }
+    match read_only {
+        true => Err(Error::new(ErrorKind::ReadOnly, operation(&path))),
+        false => Ok(Opened { connection, access, path }),
+    }
+}
+
+/// Settles how a file is read that perhaps cannot be written, or whose folder cannot.
+///
+/// With a write-ahead log SQLite reads by way of two files beside the database. Where it may not
+/// make them, it fails; and where it may, but not as the user whose database it is, they would
+/// stay behind and keep that user from writing. So it is not asked to: a database without a log
+/// is complete, and nobody has it open.
+fn open_to_read(path: PathBuf, connection: Connection, read_only: bool) -> Result<Opened> {
+    let access = Access::whole(&path);
+    let shared = beside(&path, "-shm").is_some();
+    let logged = beside(&path, "-wal");
+    let complete = logged.is_none() || (logged == Some(0) && !shared);
+    let makes_files = read_only && !(shared && logged.is_some()) && has_log(&path);
+    let read = match makes_files {
+        true => Err(ErrorKind::ReadOnly),
+        // Whether the folder can be written is known by trying.
+        false => match connection.query_row("PRAGMA schema_version", [], |_| Ok(())) {
+            Err(error) => Err(error::kind(&error)),
+            Ok(()) => Ok(()),
+        },
+    };
+    match read {
+        Err(ErrorKind::ReadOnly | ErrorKind::Unavailable) if complete => {
+            let access = Access::frozen(&path);
+            let connection = access.connect().map_err(while_doing(operation(&path)))?;
+            Ok(Opened { connection, access, path })
+        }
+        Err(ErrorKind::ReadOnly | ErrorKind::Unavailable) => {
+            let why = "its newest changes stand in the log beside it (-wal), which SQLite can \
+                       read only with the file -shm, and that cannot be made or used here";
+            Err(Error::with_source(ErrorKind::ReadOnly, operation(&path), why))
+        }
+        // Whatever else is wrong is found, and told, by whoever reads.
+        Ok(()) | Err(_) => Ok(Opened { connection, access, path }),
+    }
+}
+
+/// The size of what stands beside the file under its name with `suffix`, if something does.
+fn beside(path: &Path, suffix: &str) -> Option<u64> {
+    fs::metadata(with_suffix(path, suffix)).ok().map(|file| file.len())
+}
+
+/// Whether the header says that the database has a write-ahead log. Only for files that this
+/// process cannot write: closing a file drops all locks that the process has on it.
+fn has_log(path: &Path) -> bool {
+    let mut header = [0; 20];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut header));
+    read.is_ok() && header.get(18..) == Some(&[2, 2])
+}
+
+pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// Creates the file readable by its owner only, if it is not there; SQLite gives the log and the
+/// shared memory beside it the same mode.
+fn create_private(path: &Path) -> io::Result<()> {
+    // Closing a file drops all locks that the process has on it, SQLite's included: nobody here
+    // may open it between its creation and that close.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    match create_new_private(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn create_new_private(path: &Path) -> io::Result<()> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map(drop)
+}
+
+pub(super) fn kind_of_io(error: &io::Error) -> ErrorKind {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => ErrorKind::ReadOnly,
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::Full,
+        _ => ErrorKind::Unavailable,
+    }
+}

@@ -1,0 +1,182 @@
+//! Listing, revoking and counting.
+
+use rusqlite::types::Value as Column;
+use rusqlite::{Connection, params_from_iter};
+
+use crate::backend::{Page, SessionFilter, SessionIndex};
+use crate::clock::Timestamp;
+use crate::error::Result;
+use crate::id::{PublicId, Realm, SessionIdHash};
+use crate::record::{Stats, Summary};
+use crate::stores::sqlite::error::while_doing;
+use crate::stores::sqlite::record_cache::Transaction;
+use crate::stores::sqlite::sql::Sql;
+use crate::stores::sqlite::write::CommitMode;
+use crate::stores::sqlite::{Inner, delete_all, delete_all_of, row};
+
+/// A condition to follow an `AND`, with its parameters from `?3` on.
+type Condition = (String, Vec<Column>);
+
+/// The conditions that together find `filter`; the next is for when the one before found nothing.
+fn conditions(filter: &SessionFilter<'_>) -> Vec<Condition> {
+    let text = |text: &str| Column::Text(text.to_owned());
+    let blob = |public_id: &PublicId| Column::Blob(public_id.as_bytes().to_vec());
+    let one = |condition: &str, given| vec![(condition.to_owned(), given)];
+    match filter {
+        SessionFilter::All => one("1", vec![]),
+        SessionFilter::User(user) => one("user_key = ?3", vec![text(user.as_str())]),
+        // Only sessions with a user are indexed by handle. The others are searched one by one,
+        // which is for an operator's commands, not for requests.
+        SessionFilter::PublicId(public_id) => vec![
+            ("handle = ?3 AND user_key IS NOT NULL".to_owned(), vec![blob(public_id)]),
+            ("handle = ?3 AND user_key IS NULL".to_owned(), vec![blob(public_id)]),
+        ],
+        SessionFilter::OfUser(user, public_id) => {
+            one("handle = ?3 AND user_key = ?4", vec![blob(public_id), text(user.as_str())])
+        }
+        SessionFilter::IdpSession(id_hash) => {
+            one("external_key = ?3", vec![text(id_hash.as_str())])
+        }
+        SessionFilter::InRealm(realm, filter) => {
+            let in_realm = |(condition, mut given): Condition| {
+                given.push(text(realm.as_str()));
+                (format!("({condition}) AND realm = ?{}", 2 + given.len()), given)
+            };
+            conditions(filter).into_iter().map(in_realm).collect()
+        }
+    }
+}
+
+/// A page of those in `filter` that `select` leaves, which ends where a condition is to follow.
+pub(super) fn list(
+    connection: &Connection,
+    select: &str,
+    filter: &SessionFilter<'_>,
+    page: Page,
+    now: Timestamp,
+) -> rusqlite::Result<Vec<Summary>> {
+    let before = page.after.map_or(i64::MAX, |cursor| cursor.position());
+    let limit = i64::try_from(page.limit.get()).unwrap_or(i64::MAX);
+    // One snapshot: between two looks a sign-in would move a session from the second condition to
+    // the first.
+    let snapshot = connection.unchecked_transaction()?;
+    for (condition, given) in conditions(filter) {
+        let text = format!("{select}{condition} ORDER BY id DESC LIMIT {limit}");
+        let mut columns = vec![Column::Integer(now.as_millis()), Column::Integer(before)];
+        columns.extend(given);
+        let mut statement = snapshot.prepare(&text)?;
+        let found = statement.query_map(params_from_iter(columns), row::summary)?;
+        let found = found.collect::<rusqlite::Result<Vec<_>>>()?;
+        if !found.is_empty() {
+            return Ok(found);
+        }
+    }
+    Ok(Vec::new())
+}
+
+fn revoke(
+    connection: &Connection,
+    sql: &Sql,
+    (condition, given): Condition,
+    except: Option<&PublicId>,
+    now: Timestamp,
+    transaction: &mut Transaction<'_>,
+) -> rusqlite::Result<Vec<SessionIdHash>> {
+    let except =
+        except.map_or(Column::Null, |public_id| Column::Blob(public_id.as_bytes().to_vec()));
+    let mut columns = vec![Column::Integer(now.as_millis()), except];
+    columns.extend(given);
+    let text = format!("{}{condition} RETURNING key, deadline > ?1", sql.revoke);
+    let mut statement = connection.prepare(&text)?;
+    let removed = statement
+        .query_map(params_from_iter(columns), |row| {
+            Ok((SessionIdHash::from_bytes(row.get(0)?), row.get(1)?))
+        })?
+        .collect::<rusqlite::Result<Vec<(SessionIdHash, bool)>>>()?;
+    removed.iter().for_each(|(id_hash, _)| transaction.remove(*id_hash));
+    Ok(removed.into_iter().filter(|(_, lived)| *lived).map(|(id_hash, _)| id_hash).collect())
+}
+
+impl SessionIndex for Inner {
+    fn list(&self, filter: &SessionFilter<'_>, page: Page, now: Timestamp) -> Result<Vec<Summary>> {
+        const OPERATION: &str = "list sessions";
+        self.readers.read(OPERATION, |connection| {
+            list(connection, &self.sql.list, filter, page, now).map_err(while_doing(OPERATION))
+        })
+    }
+
+    fn revoke(
+        &self,
+        filter: &SessionFilter<'_>,
+        except: Option<&PublicId>,
+        now: Timestamp,
+    ) -> Result<Vec<SessionIdHash>> {
+        const OPERATION: &str = "revoke sessions";
+        let (sql, except, conditions) = (self.sql.clone(), except.copied(), conditions(filter));
+        self.writer.write_known(CommitMode::Synced, OPERATION, move |connection, transaction| {
+            for condition in conditions {
+                let revoked =
+                    revoke(connection, &sql, condition, except.as_ref(), now, transaction)
+                        .map_err(while_doing(OPERATION))?;
+                if !revoked.is_empty() {
+                    return Ok(revoked);
+                }
+            }
+            Ok(Vec::new())
+        })
+    }
+
+    fn revoke_everyone(&self, realm: Option<&Realm>, now: Timestamp) -> Result<u64> {
+        const OPERATION: &str = "revoke everyone";
+        let (sql, realm) = (self.sql.clone(), realm.cloned());
+        self.writer.write(CommitMode::Synced, OPERATION, move |connection| {
+            match realm {
+                None => delete_all(connection, &sql, now),
+                Some(realm) => delete_all_of(connection, &sql, &realm, now),
+            }
+            .map_err(while_doing(OPERATION))
+        })
+    }
+
+    fn epoch(&self) -> Result<u64> {
+        const OPERATION: &str = "read the epoch";
+        self.readers.read(OPERATION, |connection| {
+            let epoch: i64 = connection
+                .prepare_cached(&self.sql.epoch)
+                .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
+                .map_err(while_doing(OPERATION))?;
+            Ok(u64::try_from(epoch).unwrap_or(0))
+        })
+    }
+
+    fn stats(&self, now: Timestamp) -> Result<Stats> {
+        const OPERATION: &str = "count sessions";
+        self.readers.read(OPERATION, |connection| {
+            stats(connection, &self.sql, now).map_err(while_doing(OPERATION))
+        })
+    }
+}
+
+fn stats(connection: &Connection, sql: &Sql, now: Timestamp) -> rusqlite::Result<Stats> {
+    // One snapshot for all the numbers.
+    let snapshot = connection.unchecked_transaction()?;
+    let count = |sql: &str| -> rusqlite::Result<u64> {
+        let count: i64 = snapshot.query_row(sql, [now.as_millis()], |row| row.get(0))?;
+        Ok(u64::try_from(count).unwrap_or(0))
+    };
+    let (live, expired) = (count(&sql.count_live)?, count(&sql.count_expired)?);
+    // Whether a row with a user lives is in no index. All of them are counted in one; those that
+    // must be looked at are the live or the expired ones, whichever are fewer.
+    let signed_in = if expired <= live {
+        let with_user: i64 = snapshot.query_row(&sql.count_with_user, [], |row| row.get(0))?;
+        let with_user = u64::try_from(with_user).unwrap_or(0);
+        with_user.saturating_sub(count(&sql.count_expired_with_user)?)
+    } else {
+        count(&sql.count_live_with_user)?
+    };
+    let (oldest, newest) = snapshot.query_row(&sql.live_ends, [now.as_millis()], |row| {
+        let (first, last): (Option<i64>, Option<i64>) = (row.get(0)?, row.get(1)?);
+        Ok((first.map(Timestamp::from_millis), last.map(Timestamp::from_millis)))
+    })?;
+    Ok(Stats { live, expired, signed_in, oldest, newest })
+}

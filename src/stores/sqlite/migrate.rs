@@ -1,0 +1,291 @@
+//! Setting the tables up, and bringing them to this version's schema.
+//!
+//! The history stands in a table of our own, because `user_version` is the host's. Everything
+//! happens in one transaction that holds the write lock, so many processes may start at once.
+
+use std::fmt::Write;
+use std::time::Instant;
+
+use rusqlite::{Connection, OptionalExtension, params};
+use sha2::{Digest, Sha256};
+
+use crate::clock::{Clock, SystemClock};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Event, Events};
+use crate::stores::sqlite::admin::PendingMigration;
+use crate::stores::sqlite::error::{self, while_doing};
+use crate::stores::sqlite::sql::{HISTORY, Sql, TableName};
+use crate::stores::sqlite::write::patiently;
+
+struct Migration {
+    version: u32,
+    name: &'static str,
+    sql: &'static str,
+}
+
+/// All migrations, in order. From the first release on this list only grows.
+const MIGRATIONS: &[Migration] = &[Migration {
+    version: 1,
+    name: "sessions",
+    sql: include_str!("../../../migrations/sqlite/V1__sessions.sql"),
+}];
+
+const OPERATION: &str = "set up the tables";
+const READING: &str = "read the history of migrations";
+
+impl Migration {
+    fn sql_for(&self, table: &TableName) -> String {
+        self.sql.replace("{t}", table.as_str())
+    }
+
+    fn checksum(&self) -> String {
+        let mut hex = String::new();
+        for byte in Sha256::digest(self.sql) {
+            // Writing to a String cannot fail.
+            let _ = write!(hex, "{byte:02x}");
+        }
+        hex
+    }
+}
+
+/// The newest schema version that this program knows.
+pub(super) fn newest() -> u32 {
+    MIGRATIONS.last().map_or(0, |migration| migration.version)
+}
+
+/// What is missing after `version`.
+pub(super) fn pending(version: u32) -> Vec<PendingMigration> {
+    let missing = MIGRATIONS.iter().filter(|migration| migration.version > version);
+    missing
+        .map(|migration| PendingMigration { version: migration.version, name: migration.name })
+        .collect()
+}
+
+/// The schema version that the table has; 0 when it is not there. Changes nothing.
+///
+/// Fails with [`ErrorKind::NewerSchema`] and [`ErrorKind::ForeignTable`] when the table is not
+/// one that this program may use.
+pub(super) fn version_before(connection: &Connection, table: &TableName) -> Result<u32> {
+    // One snapshot for all questions: another process may be setting the tables up right now.
+    let snapshot = connection.unchecked_transaction().map_err(while_doing(READING))?;
+    version(&snapshot, table)
+}
+
+/// The same within a transaction.
+pub(super) fn version(connection: &Connection, table: &TableName) -> Result<u32> {
+    let recorded = match object(connection, HISTORY).map_err(while_doing(READING))? {
+        None => 0,
+        Some(_) => recorded_version(connection, table)?,
+    };
+    // A name says nothing about whose a table is. Ours are those that look, to the letter, as
+    // the recorded migrations make them.
+    let ours = made_by(recorded, table)?;
+    let found = objects(connection, table).map_err(while_doing(READING))?;
+    if let Some(foreign) = found.iter().find(|object| !ours.contains(object)) {
+        let why = format!("the {} {} was not made by this program", foreign.kind, foreign.name);
+        return Err(Error::with_source(ErrorKind::ForeignTable, OPERATION, why));
+    }
+    let has_table = found.iter().any(|object| object.name.eq_ignore_ascii_case(table.as_str()));
+    // Where somebody dropped the table by hand, the set-up clears away what is left of ours.
+    Ok(if has_table { recorded } else { 0 })
+}
+
+/// Something in the schema of a database.
+#[derive(Debug, PartialEq, Eq)]
+struct Object {
+    kind: String,
+    name: String,
+    sql: String,
+}
+
+/// What stands in the schema under `name`.
+fn object(connection: &Connection, name: &str) -> rusqlite::Result<Option<Object>> {
+    // SQLite compares such names without regard to case.
+    connection
+        .prepare_cached(
+            "SELECT type, name, coalesce(sql, '') FROM sqlite_schema
+             WHERE name = ?1 COLLATE NOCASE",
+        )?
+        .query_row([name], |row| {
+            Ok(Object { kind: row.get(0)?, name: row.get(1)?, sql: row.get(2)? })
+        })
+        .optional()
+}
+
+/// What stands there under the table's name, and under the names that we make of it.
+fn objects(connection: &Connection, table: &TableName) -> rusqlite::Result<Vec<Object>> {
+    let suffixes = [
+        "",
+        "_meta",
+        "_replaced",
+        "_replaced_session",
+        "_replaced_forget",
+        "_readable",
+        "_handle",
+        "_user",
+        "_external",
+        "_deadline",
+    ];
+    let found = suffixes
+        .iter()
+        .map(|suffix| object(connection, &format!("{}{suffix}", table.as_str())).transpose());
+    found.flatten().collect()
+}
+
+/// What the migrations up to `version` make, tried out in memory.
+fn made_by(version: u32, table: &TableName) -> Result<Vec<Object>> {
+    let try_out = || {
+        let memory = Connection::open_in_memory()?;
+        for migration in MIGRATIONS.iter().filter(|migration| migration.version <= version) {
+            memory.execute_batch(&migration.sql_for(table))?;
+        }
+        objects(&memory, table)
+    };
+    try_out().map_err(while_doing("try the migrations out"))
+}
+
+fn recorded_version(connection: &Connection, table: &TableName) -> Result<u32> {
+    // A history of another shape, or with values of another kind, is not ours.
+    let foreign = |source: rusqlite::Error| match error::kind(&source) {
+        ErrorKind::Unexpected => {
+            let why = format!("the table {HISTORY} was not made by this program: {source}");
+            Error::with_source(ErrorKind::ForeignTable, READING, why)
+        }
+        _ => while_doing(READING)(source),
+    };
+    let sql = format!(
+        "SELECT version, checksum FROM {HISTORY} WHERE table_name = ?1 COLLATE NOCASE \
+         ORDER BY version"
+    );
+    let mut statement = connection.prepare(&sql).map_err(foreign)?;
+    let rows = statement
+        .query_map([table.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))
+        .and_then(Iterator::collect::<rusqlite::Result<Vec<(u32, String)>>>)
+        .map_err(foreign)?;
+    let Some((last, _)) = rows.last() else { return Ok(0) };
+    if *last > newest() {
+        return Err(Error::with_source(
+            ErrorKind::NewerSchema,
+            OPERATION,
+            format!("the table has schema version {last}, this program knows up to {}", newest()),
+        ));
+    }
+    for (version, checksum) in &rows {
+        let known = MIGRATIONS.iter().find(|migration| migration.version == *version);
+        if known.is_none_or(|migration| migration.checksum() != *checksum) {
+            return Err(Error::with_source(
+                ErrorKind::ForeignTable,
+                OPERATION,
+                format!("its migration {version} is not the one this program knows"),
+            ));
+        }
+    }
+    Ok(*last)
+}
+
+/// Brings the table to the newest version; does nothing if it is there.
+pub(super) fn migrate(
+    connection: &Connection,
+    table: &TableName,
+    sql: &Sql,
+    events: &Events,
+    deadline: Instant,
+) -> Result<()> {
+    let failed = || while_doing(OPERATION);
+    patiently(deadline, || connection.execute_batch("BEGIN IMMEDIATE")).map_err(failed())?;
+    let migrated = apply(connection, table, sql).and_then(|from| {
+        patiently(deadline, || connection.execute_batch("COMMIT")).map_err(failed())?;
+        Ok(from)
+    });
+    match migrated {
+        Ok(from) if from < newest() => {
+            let table = table.as_str();
+            events.raise(&Event::Migrated { table, from, to: newest() });
+            Ok(())
+        }
+        Ok(_) => Ok(()),
+        Err(error) => {
+            // The error that matters is the first one.
+            let _ = connection.execute_batch("ROLLBACK");
+            Err(error)
+        }
+    }
+}
+
+/// Applies what is missing, and says from which version on. Within a transaction.
+fn apply(connection: &Connection, table: &TableName, sql: &Sql) -> Result<u32> {
+    let failed = || while_doing(OPERATION);
+    // Another process may have done it while this one waited for the lock.
+    let from = version(connection, table)?;
+    if from == newest() {
+        return Ok(from);
+    }
+    if from == 0 {
+        // What somebody who dropped the table by hand has left.
+        remove(connection, table, sql).map_err(failed())?;
+    }
+    connection
+        .execute_batch(&format!(
+            "CREATE TABLE IF NOT EXISTS {HISTORY} (
+                 table_name TEXT NOT NULL,
+                 version INTEGER NOT NULL,
+                 name TEXT NOT NULL,
+                 checksum TEXT NOT NULL,
+                 applied INTEGER NOT NULL,
+                 applied_by TEXT NOT NULL,
+                 PRIMARY KEY (table_name, version)
+             ) STRICT"
+        ))
+        .map_err(failed())?;
+    for migration in MIGRATIONS.iter().filter(|migration| migration.version > from) {
+        connection.execute_batch(&migration.sql.replace("{t}", table.as_str())).map_err(failed())?;
+        let record = format!("INSERT INTO {HISTORY} VALUES (?1, ?2, ?3, ?4, ?5, ?6)");
+        connection
+            .execute(
+                &record,
+                params![
+                    table.as_str(),
+                    migration.version,
+                    migration.name,
+                    migration.checksum(),
+                    SystemClock.now().as_millis(),
+                    concat!("cloakroom ", env!("CARGO_PKG_VERSION")),
+                ],
+            )
+            .map_err(failed())?;
+    }
+    Ok(from)
+}
+
+/// Removes our tables and their history. Within a transaction that has asked for the
+/// [`version`], so that they are known to be ours.
+pub(super) fn remove(
+    connection: &Connection,
+    table: &TableName,
+    sql: &Sql,
+) -> rusqlite::Result<()> {
+    connection.execute_batch(&sql.drop)?;
+    if object(connection, HISTORY)?.is_none() {
+        return Ok(());
+    }
+    let forget = format!("DELETE FROM {HISTORY} WHERE table_name = ?1 COLLATE NOCASE");
+    connection.execute(&forget, [table.as_str()])?;
+    let left: i64 =
+        connection.query_row(&format!("SELECT count(*) FROM {HISTORY}"), [], |r| r.get(0))?;
+    if left == 0 {
+        connection.execute_batch(&format!("DROP TABLE {HISTORY}"))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn migrations_count_up_from_one() {
+        for (index, migration) in MIGRATIONS.iter().enumerate() {
+            assert_eq!(migration.version as usize, index + 1);
+        }
+    }
+}

@@ -1,0 +1,503 @@
+//! Rows to records and back.
+
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use crate::backend::{IdChange, Loaded, ReplacedBy, ReplacedId, ReplacedIdStatus};
+use crate::clock::Timestamp;
+use crate::data::Data;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{IdpSessionId, JoinSalt, PublicId, Realm, SessionIdHash, UserKey};
+use crate::lifetime::Limits;
+use crate::record::{self, Client, Cursor, FORMAT, Record, Summary, Touch};
+use crate::stores::sqlite::error::while_doing;
+use crate::stores::sqlite::record_cache::{Hot, Transaction};
+use crate::stores::sqlite::sql::Sql;
+
+/// Where a session stands.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) id: i64,
+    pub(super) id_hash: SessionIdHash,
+    pub(super) public_id: PublicId,
+    pub(super) seen: Timestamp,
+    /// As the row has it, which an operator's hand can have changed.
+    pub(super) deadline: Timestamp,
+}
+
+impl Place {
+    /// Whether the row has the deadline that is computed for the record.
+    pub(super) fn agrees_with(&self, record: &Record) -> bool {
+        self.deadline == record.deadline()
+    }
+}
+
+/// What `id_hash` finds at `now`, and where that stands. [`Loaded::NotFound`] has a place where the
+/// session's deadline has passed.
+pub(super) fn find(
+    connection: &Connection,
+    sql: &Sql,
+    id_hash: &SessionIdHash,
+    now: Timestamp,
+) -> Result<(Loaded, Option<Place>)> {
+    let failed = || while_doing("look a session up");
+    if let Some(found) = by_key(connection, sql, id_hash, now).map_err(failed())? {
+        return Ok(found);
+    }
+    let replaced = by_replaced_key(connection, sql, id_hash, now).map_err(failed())?;
+    Ok(replaced.unwrap_or((Loaded::NotFound, None)))
+}
+
+fn by_key(
+    connection: &Connection,
+    sql: &Sql,
+    id_hash: &SessionIdHash,
+    now: Timestamp,
+) -> rusqlite::Result<Option<(Loaded, Option<Place>)>> {
+    let mut statement = connection.prepare_cached(&sql.by_key)?;
+    let mut rows = statement.query([id_hash.as_bytes()])?;
+    rows.next()?.map(|row| session(row, now)).transpose()
+}
+
+fn by_replaced_key(
+    connection: &Connection,
+    sql: &Sql,
+    id_hash: &SessionIdHash,
+    now: Timestamp,
+) -> rusqlite::Result<Option<(Loaded, Option<Place>)>> {
+    let mut statement = connection.prepare_cached(&sql.by_replaced_key)?;
+    let mut rows = statement.query([id_hash.as_bytes()])?;
+    let Some(row) = rows.next()? else { return Ok(None) };
+    let id = replaced_id(row, *id_hash)?;
+    let status = id.status(now);
+    if status == ReplacedIdStatus::Forgotten {
+        return Ok(None);
+    }
+    Ok(Some(match session(row, now)? {
+        (Loaded::Live { record, id_hash }, place) if status == ReplacedIdStatus::Remembered => {
+            (Loaded::Replaced { id, record, id_hash }, place)
+        }
+        found => found,
+    }))
+}
+
+/// The columns of a replaced key, after those of its session.
+fn replaced_id(row: &Row<'_>, id_hash: SessionIdHash) -> rusqlite::Result<ReplacedId> {
+    let grace_until = row.get::<_, Option<i64>>(21)?.map(Timestamp::from_millis);
+    Ok(ReplacedId {
+        id_hash,
+        successor: SessionIdHash::from_bytes(row.get(19)?),
+        at: Timestamp::from_millis(row.get(20)?),
+        by: match row.get(22)? {
+            true => ReplacedBy::SignIn {
+                salt: row.get::<_, Option<[u8; 32]>>(23)?.map(JoinSalt::from_bytes),
+            },
+            false => ReplacedBy::Renewal { grace_until },
+        },
+        had_user: row.get(24)?,
+    })
+}
+
+/// The session in a row, and where it stands.
+fn session(row: &Row<'_>, now: Timestamp) -> rusqlite::Result<(Loaded, Option<Place>)> {
+    let deadline = Timestamp::from_millis(row.get(12)?);
+    let id_hash = SessionIdHash::from_bytes(row.get(1)?);
+    let seen = Timestamp::from_millis(row.get(9)?);
+    let public_id = PublicId::from_bytes(row.get(3)?);
+    let place = Some(Place { id: row.get(0)?, id_hash, public_id, seen, deadline });
+    if deadline <= now {
+        return Ok((Loaded::NotFound, place));
+    }
+    let loaded = match decode(row)? {
+        Ok(record) => Loaded::Live { record, id_hash },
+        Err(error) => Loaded::Undecodable { public_id: Some(public_id), error },
+    };
+    Ok((loaded, place))
+}
+
+/// The outer error is SQLite's, the inner one says that the row makes no sense.
+pub(super) fn decode(row: &Row<'_>) -> rusqlite::Result<Result<Record>> {
+    let format: i64 = row.get(16)?;
+    if let Err(error) = record::check_format(u32::try_from(format).unwrap_or(u32::MAX)) {
+        return Ok(Err(error));
+    }
+    let Ok(data) = row.get_ref(17)?.as_str() else { return Ok(Err(nonsense("data"))) };
+    let data = match Data::from_json(data) {
+        Ok(data) => data,
+        Err(error) => return Ok(Err(error)),
+    };
+    let Some(limits) = limits(row, 10)? else { return Ok(Err(nonsense("idle"))) };
+    let Some(owner) = owner(row, 4)? else { return Ok(Err(nonsense("user_key"))) };
+    let Ok(revision) = u64::try_from(row.get::<_, i64>(14)?) else {
+        return Ok(Err(nonsense("revision")));
+    };
+    let Some(realm) = realm(row, 18)? else { return Ok(Err(nonsense("realm"))) };
+    Ok(Ok(Record {
+        public_id: PublicId::from_bytes(row.get(3)?),
+        realm,
+        user: owner.user,
+        idp_session_id: owner.idp_session_id,
+        auth_level: owner.auth_level,
+        created: Timestamp::from_millis(row.get(7)?),
+        authenticated: row.get::<_, Option<i64>>(8)?.map(Timestamp::from_millis),
+        seen: Timestamp::from_millis(row.get(9)?),
+        id_issued: Timestamp::from_millis(row.get(2)?),
+        limits,
+        persistent: row.get(13)?,
+        revision,
+        client: client(row, 15)?,
+        data,
+    }))
+}
+
+fn nonsense(column: &'static str) -> Error {
+    Error::with_source(
+        ErrorKind::Undecodable,
+        "decode a stored session",
+        format!("the column {column} makes no sense"),
+    )
+}
+
+/// The columns `idle` and `absolute`, from `at`; `None` if they make no sense.
+fn limits(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<Limits>> {
+    let idle = row.get::<_, Option<i64>>(at)?.map(u64::try_from).transpose();
+    let absolute = row.get::<_, Option<i64>>(at + 1)?.map(Timestamp::from_millis);
+    Ok(idle.ok().map(|idle| Limits::new(idle.map(Duration::from_millis), absolute)))
+}
+
+struct Owner {
+    user: Option<UserKey>,
+    idp_session_id: Option<IdpSessionId>,
+    auth_level: u16,
+}
+
+/// The columns `user_key`, `idp_session_id`, `auth_level`, from `at`; `None` if they make no sense.
+fn owner(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<Owner>> {
+    let user = text(row, at)?.map(|user| user.map(UserKey::new).transpose());
+    let external = text(row, at + 1)?.map(|id_hash| id_hash.map(IdpSessionId::new).transpose());
+    let auth_level = u16::try_from(row.get::<_, i64>(at + 2)?);
+    Ok(match (user, external, auth_level) {
+        (Some(Ok(user)), Some(Ok(idp_session_id)), Ok(auth_level)) => {
+            Some(Owner { user, idp_session_id, auth_level })
+        }
+        _ => None,
+    })
+}
+
+/// The column `realm`; `None` if it makes no sense.
+fn realm(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<Realm>> {
+    Ok(text(row, at)?.flatten().and_then(|name| Realm::new(name).ok()))
+}
+
+/// A column of text; the outer `None` if it is not UTF-8, which SQLite does not check.
+fn text<'r>(row: &'r Row<'_>, at: usize) -> rusqlite::Result<Option<Option<&'r str>>> {
+    Ok(row.get_ref(at)?.as_str_or_null().ok())
+}
+
+/// Nothing depends on the client's description, so one that does not decode is none.
+fn client(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<Client>> {
+    Ok(text(row, at)?.flatten().and_then(Client::from_json))
+}
+
+/// One row of a list. An owner that makes no sense is shown as none: the row must stay visible.
+pub(super) fn summary(row: &Row<'_>) -> rusqlite::Result<Summary> {
+    let owner = owner(row, 2)?;
+    let (user, idp_session_id, auth_level) = match owner {
+        Some(owner) => (owner.user, owner.idp_session_id, owner.auth_level),
+        None => (None, None, 0),
+    };
+    Ok(Summary {
+        public_id: PublicId::from_bytes(row.get(1)?),
+        realm: realm(row, 12)?.unwrap_or_default(),
+        user,
+        idp_session_id,
+        auth_level,
+        created: Timestamp::from_millis(row.get(5)?),
+        authenticated: row.get::<_, Option<i64>>(6)?.map(Timestamp::from_millis),
+        seen: Timestamp::from_millis(row.get(7)?),
+        deadline: Timestamp::from_millis(row.get(8)?),
+        persistent: row.get(9)?,
+        client: client(row, 10)?,
+        bytes: usize::try_from(row.get::<_, i64>(11)?).unwrap_or(0),
+        cursor: Cursor::new(row.get(0)?),
+    })
+}
+
+fn idle_column(limits: &Limits) -> Option<i64> {
+    let millis = limits.idle.map(record::duration_to_millis);
+    millis.map(|millis| i64::try_from(millis).unwrap_or(i64::MAX))
+}
+
+fn revision_column(record: &Record) -> i64 {
+    i64::try_from(record.revision).unwrap_or(i64::MAX)
+}
+
+/// A new row.
+pub(super) fn insert(
+    connection: &Connection,
+    sql: &Sql,
+    id_hash: &SessionIdHash,
+    record: &Record,
+) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare_cached(&sql.insert)?;
+    statement.execute(params![
+        id_hash.as_bytes(),
+        record.id_issued.as_millis(),
+        record.public_id.as_bytes(),
+        record.user.as_ref().map(UserKey::as_str),
+        record.idp_session_id.as_ref().map(IdpSessionId::as_str),
+        record.auth_level,
+        record.created.as_millis(),
+        record.authenticated.map(Timestamp::as_millis),
+        record.seen.as_millis(),
+        idle_column(&record.limits),
+        record.limits.absolute.map(Timestamp::as_millis),
+        record.deadline().as_millis(),
+        record.persistent,
+        revision_column(record),
+        record.client.as_ref().map(Client::to_json),
+        FORMAT,
+        record.data.as_json(),
+        record.realm.as_str(),
+    ])?;
+    Ok(())
+}
+
+/// Moves a row to a new key, and remembers the one it leaves, and the one that was presented.
+pub(super) fn id_change(
+    connection: &Connection,
+    sql: &Sql,
+    place: Place,
+    IdChange { left, presented }: &IdChange,
+    transaction: &mut Transaction<'_>,
+) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare_cached(&sql.id_change)?;
+    one(statement.execute(params![place.id, left.successor.as_bytes()])?)?;
+    if left.ends_graces() {
+        let mut statement = connection.prepare_cached(&sql.end_graces)?;
+        transaction.changed_replaced(statement.execute([place.id])?);
+    }
+    let session = (place.id, &place.public_id);
+    remember(connection, sql, session, left, transaction)?;
+    match presented {
+        Some(presented) => remember_anew(connection, sql, session, presented, transaction),
+        None => Ok(()),
+    }
+}
+
+/// Remembers a replaced key of the session in a row, in place of what is remembered of it.
+pub(super) fn remember_anew(
+    connection: &Connection,
+    sql: &Sql,
+    session: (i64, &PublicId),
+    id: &ReplacedId,
+    transaction: &mut Transaction<'_>,
+) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare_cached(&sql.forget_replaced_key)?;
+    transaction.changed_replaced(statement.execute([id.id_hash.as_bytes()])?);
+    remember(connection, sql, session, id, transaction)
+}
+
+/// Remembers a replaced key of the session in a row. The oldest of that session are forgotten, and
+/// some of any session whose time has come: as many rows go as come, in the end.
+fn remember(
+    connection: &Connection,
+    sql: &Sql,
+    (session, public_id): (i64, &PublicId),
+    id: &ReplacedId,
+    transaction: &mut Transaction<'_>,
+) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare_cached(&sql.forget_replaced_of)?;
+    let others = i64::try_from(ReplacedId::MAX - 1).unwrap_or(i64::MAX);
+    transaction.changed_replaced(statement.execute(params![
+        session,
+        public_id.as_bytes(),
+        others
+    ])?);
+    forget_replaced(connection, sql, id.at, 2, transaction)?;
+    let (by_sign_in, salt) = match &id.by {
+        ReplacedBy::Renewal { .. } => (false, None),
+        ReplacedBy::SignIn { salt } => (true, salt.as_ref()),
+    };
+    let mut statement = connection.prepare_cached(&sql.remember_replaced)?;
+    transaction.changed_replaced(statement.execute(params![
+        id.id_hash.as_bytes(),
+        session,
+        public_id.as_bytes(),
+        id.successor.as_bytes(),
+        id.at.as_millis(),
+        id.grace_until().map(Timestamp::as_millis),
+        by_sign_in,
+        salt.map(JoinSalt::as_bytes),
+        id.had_user,
+        id.forget_at().as_millis(),
+    ])?);
+    Ok(())
+}
+
+/// Forgets at most `limit` replaced keys whose time has come.
+pub(super) fn forget_replaced(
+    connection: &Connection,
+    sql: &Sql,
+    now: Timestamp,
+    limit: i64,
+    transaction: &mut Transaction<'_>,
+) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare_cached(&sql.forget_replaced)?;
+    transaction.changed_replaced(statement.execute([now.as_millis(), limit])?);
+    Ok(())
+}
+
+/// Writes everything that can change but the keys: what a sign-in changes.
+pub(super) fn update_all(
+    connection: &Connection,
+    sql: &Sql,
+    place: Place,
+    record: &Record,
+) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare_cached(&sql.update_all)?;
+    one(statement.execute(params![
+        place.id,
+        record.user.as_ref().map(UserKey::as_str),
+        record.idp_session_id.as_ref().map(IdpSessionId::as_str),
+        record.auth_level,
+        record.authenticated.map(Timestamp::as_millis),
+        record.seen.as_millis(),
+        idle_column(&record.limits),
+        record.limits.absolute.map(Timestamp::as_millis),
+        record.deadline().as_millis(),
+        record.persistent,
+        revision_column(record),
+        record.client.as_ref().map(Client::to_json),
+        FORMAT,
+        record.data.as_json(),
+        record.id_issued.as_millis(),
+        record.realm.as_str(),
+    ])?)
+}
+
+/// Writes the data, and the activity if that moved: what a merge changes. Says whether the deadline
+/// was written with it.
+pub(super) fn update_data(
+    connection: &Connection,
+    sql: &Sql,
+    place: Place,
+    record: &Record,
+) -> rusqlite::Result<bool> {
+    let (revision, data) = (revision_column(record), record.data.as_json());
+    let moved = record.seen != place.seen;
+    if moved {
+        let mut statement = connection.prepare_cached(&sql.update_data_and_seen)?;
+        let (seen, deadline) = (record.seen.as_millis(), record.deadline().as_millis());
+        one(statement.execute(params![place.id, revision, FORMAT, data, seen, deadline])?)?;
+    } else {
+        let mut statement = connection.prepare_cached(&sql.update_data)?;
+        one(statement.execute(params![place.id, revision, FORMAT, data])?)?;
+    }
+    Ok(moved)
+}
+
+/// Records activity if the session lives and it is news.
+pub(super) fn touch(
+    connection: &Connection,
+    sql: &Sql,
+    id_hash: &SessionIdHash,
+    touch: Touch,
+    now: Timestamp,
+    transaction: &mut Transaction<'_>,
+) -> rusqlite::Result<()> {
+    let times = |row: &Row<'_>| {
+        let seen = Timestamp::from_millis(row.get(1)?);
+        let deadline = Timestamp::from_millis(row.get(2)?);
+        let place = (row.get::<_, i64>(0)?, SessionIdHash::from_bytes(row.get(5)?));
+        Ok((place, seen, deadline, limits(row, 3)?))
+    };
+    let by_key = match transaction.find(id_hash) {
+        Some(Hot { id, record }) => {
+            Some(((id, *id_hash), record.seen, record.deadline(), Some(record.limits)))
+        }
+        None => connection
+            .prepare_cached(&sql.times_by_key)?
+            .query_row([id_hash.as_bytes()], times)
+            .optional()?,
+    };
+    let found = match by_key {
+        Some(found) => Some(found),
+        None => connection
+            .prepare_cached(&sql.times_by_replaced_key)?
+            .query_row(params![id_hash.as_bytes(), now.as_millis()], times)
+            .optional()?,
+    };
+    match found {
+        Some(((id, id_hash), seen, deadline, Some(limits)))
+            if now < deadline && seen < touch.seen =>
+        {
+            update_seen(connection, sql, id, touch.seen, limits.deadline(touch.seen))?;
+            transaction.seen(id_hash, touch.seen);
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn update_seen(
+    connection: &Connection,
+    sql: &Sql,
+    id: i64,
+    seen: Timestamp,
+    deadline: Timestamp,
+) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare_cached(&sql.update_seen)?;
+    one(statement.execute(params![id, seen.as_millis(), deadline.as_millis()])?)
+}
+
+pub(super) fn delete(connection: &Connection, sql: &Sql, id: i64) -> rusqlite::Result<()> {
+    one(connection.prepare_cached(&sql.delete)?.execute([id])?)
+}
+
+/// What is written was found before, within the same transaction.
+fn one(changed: usize) -> rusqlite::Result<()> {
+    match changed {
+        1 => Ok(()),
+        other => Err(rusqlite::Error::StatementChangedRows(other)),
+    }
+}
+
+pub(super) fn is_taken(
+    connection: &Connection,
+    sql: &Sql,
+    id_hash: &SessionIdHash,
+) -> rusqlite::Result<bool> {
+    let mut statement = connection.prepare_cached(&sql.is_taken)?;
+    let taken = statement.query_row([id_hash.as_bytes()], |_| Ok(())).optional()?;
+    Ok(taken.is_some())
+}
+
+/// Removes the user's sessions in a realm whose deadline has passed; says how many there were.
+pub(super) fn delete_expired_of(
+    connection: &Connection,
+    sql: &Sql,
+    (user, realm): (&UserKey, &Realm),
+    now: Timestamp,
+) -> rusqlite::Result<usize> {
+    let mut statement = connection.prepare_cached(&sql.delete_expired_of)?;
+    statement.execute(params![user.as_str(), now.as_millis(), realm.as_str()])
+}
+
+/// The user's live sessions in a realm but the one in row `except`, from the one that signed in
+/// longest ago.
+pub(super) fn by_sign_in(
+    connection: &Connection,
+    sql: &Sql,
+    (user, realm): (&UserKey, &Realm),
+    except: Option<i64>,
+    now: Timestamp,
+) -> rusqlite::Result<Vec<(i64, SessionIdHash)>> {
+    let mut statement = connection.prepare_cached(&sql.by_sign_in)?;
+    // No row has the id -1: SQLite counts ids up from 1.
+    let columns = params![user.as_str(), now.as_millis(), except.unwrap_or(-1), realm.as_str()];
+    let rows = statement
+        .query_map(columns, |row| Ok((row.get(0)?, SessionIdHash::from_bytes(row.get(1)?))))?;
+    rows.collect()
+}

@@ -1,0 +1,286 @@
+//! The statements, written once for the chosen table.
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// The history of migrations of every table of ours in the file.
+pub(super) const HISTORY: &str = "cloakroom_migrations";
+
+/// The columns that [`rows`](super::rows) reads, in its order.
+const COLUMNS: &str = "id, key, id_issued, handle, user_key, external_key, auth_level, \
+     created, authenticated, seen, idle, absolute, deadline, persistent, revision, client, \
+     format, data, realm";
+
+/// The columns of a replaced key, in the order in which [`rows`](super::rows) reads them, after
+/// those of its session.
+const REPLACED: &str = "successor, replaced_at, grace_until, by_sign_in, join_salt, had_user";
+
+/// The columns that [`row::summary`](super::row::summary) reads, in its order.
+const SUMMARY: &str = "id, handle, user_key, external_key, auth_level, created, authenticated, \
+     seen, deadline, persistent, client, length(CAST(data AS BLOB)), realm";
+
+/// What a touch needs to know.
+const TIMES: &str = "id, seen, deadline, idle, absolute, key";
+
+/// A table name that is safe inside double quotes and leaves room for suffixes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct TableName(String);
+
+impl TableName {
+    pub(super) const DEFAULT: &str = "cloakroom_sessions";
+
+    pub(super) fn new(name: &str) -> Result<Self> {
+        let why = if name.is_empty() || name.len() > 64 {
+            "a table name has 1 to 64 characters"
+        } else if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+            || name.starts_with(|c: char| c.is_ascii_digit())
+        {
+            "a table name has only ASCII letters, digits and underscores, and begins with no digit"
+        } else if name.to_ascii_lowercase().starts_with("sqlite_") {
+            "names that begin with sqlite_ belong to SQLite"
+        } else if name.eq_ignore_ascii_case(HISTORY) {
+            "cloakroom_migrations is the history of migrations"
+        } else {
+            return Ok(TableName(name.to_owned()));
+        };
+        Err(Error::with_source(ErrorKind::Invalid, "use that table name", why))
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Sql {
+    pub(super) by_key: String,
+    pub(super) by_replaced_key: String,
+    pub(super) is_taken: String,
+    pub(super) insert: String,
+    pub(super) id_change: String,
+    pub(super) end_graces: String,
+    pub(super) forget_replaced_of: String,
+    pub(super) forget_replaced: String,
+    pub(super) forget_replaced_key: String,
+    pub(super) remember_replaced: String,
+    pub(super) update_all: String,
+    pub(super) update_data: String,
+    pub(super) update_data_and_seen: String,
+    pub(super) times_by_key: String,
+    pub(super) times_by_replaced_key: String,
+    pub(super) update_seen: String,
+    pub(super) delete: String,
+    pub(super) delete_expired_of: String,
+    pub(super) by_sign_in: String,
+    pub(super) sweep: String,
+    pub(super) list: String,
+    pub(super) list_expired: String,
+    pub(super) list_ended_among: String,
+    pub(super) by_handle_of_user: String,
+    pub(super) by_handle_of_nobody: String,
+    pub(super) by_id: String,
+    pub(super) after_id: String,
+    pub(super) revoke: String,
+    pub(super) count_live: String,
+    pub(super) count_expired: String,
+    pub(super) count_all: String,
+    pub(super) count_with_user: String,
+    pub(super) count_live_with_user: String,
+    pub(super) count_expired_with_user: String,
+    pub(super) count_by_place: String,
+    pub(super) place: String,
+    pub(super) ends: String,
+    pub(super) size_at: String,
+    pub(super) live_ends: String,
+    pub(super) delete_all: String,
+    pub(super) delete_all_of: String,
+    pub(super) count_live_of: String,
+    pub(super) has_other_realms: String,
+    pub(super) realms: String,
+    pub(super) delete_all_replaced: String,
+    pub(super) epoch: String,
+    pub(super) raise_epoch: String,
+    pub(super) set_epoch: String,
+    pub(super) drop: String,
+}
+
+impl Sql {
+    pub(super) fn new(table: &TableName) -> Self {
+        let t = format!("\"{}\"", table.0);
+        let meta = format!("\"{}_meta\"", table.0);
+        let replaced = format!("\"{}_replaced\"", table.0);
+        // A replaced key with its session, if that is still there.
+        let and_session =
+            format!("{replaced} AS r JOIN {t} AS s ON s.id = r.session AND s.handle = r.handle");
+        let of = |table: &str, columns: &str| {
+            let columns = columns.split(", ").map(|column| format!("{table}.{column}"));
+            columns.collect::<Vec<_>>().join(", ")
+        };
+        Sql {
+            by_key: format!("SELECT {COLUMNS} FROM {t} WHERE key = ?1"),
+            by_replaced_key: format!(
+                "SELECT {}, {} FROM {and_session} WHERE r.key = ?1",
+                of("s", COLUMNS),
+                of("r", REPLACED)
+            ),
+            is_taken: format!(
+                "SELECT 1 FROM {t} WHERE key = ?1 UNION ALL \
+                 SELECT 1 FROM {replaced} WHERE key = ?1 LIMIT 1"
+            ),
+            insert: format!(
+                "INSERT INTO {t} (key, id_issued, handle, user_key, external_key, auth_level, \
+                 created, authenticated, seen, idle, absolute, deadline, persistent, revision, \
+                 client, format, data, realm) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, \
+                 ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)"
+            ),
+            // An index is rewritten when one of its columns is named here, changed or not: so
+            // the common changes name as few as they can.
+            id_change: format!("UPDATE {t} SET key = ?2 WHERE id = ?1"),
+            end_graces: format!(
+                "UPDATE {replaced} SET grace_until = NULL WHERE session = ?1 \
+                 AND grace_until IS NOT NULL"
+            ),
+            // All but the latest of this session, and what is left of one whose number it got.
+            forget_replaced_of: format!(
+                "DELETE FROM {replaced} WHERE session = ?1 AND (handle <> ?2 OR id NOT IN \
+                 (SELECT id FROM {replaced} WHERE session = ?1 AND handle = ?2 \
+                 ORDER BY id DESC LIMIT ?3))"
+            ),
+            forget_replaced: format!(
+                "DELETE FROM {replaced} WHERE id IN \
+                 (SELECT id FROM {replaced} WHERE forget_at <= ?1 LIMIT ?2)"
+            ),
+            forget_replaced_key: format!("DELETE FROM {replaced} WHERE key = ?1"),
+            remember_replaced: format!(
+                "INSERT INTO {replaced} (key, session, handle, {REPLACED}, forget_at) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"
+            ),
+            update_all: format!(
+                "UPDATE {t} SET user_key = ?2, external_key = ?3, auth_level = ?4, \
+                 authenticated = ?5, seen = ?6, idle = ?7, absolute = ?8, deadline = ?9, \
+                 persistent = ?10, revision = ?11, client = ?12, format = ?13, data = ?14, \
+                 id_issued = ?15, realm = ?16 WHERE id = ?1"
+            ),
+            update_data: format!(
+                "UPDATE {t} SET revision = ?2, format = ?3, data = ?4 WHERE id = ?1"
+            ),
+            update_data_and_seen: format!(
+                "UPDATE {t} SET revision = ?2, format = ?3, data = ?4, seen = ?5, deadline = ?6 \
+                 WHERE id = ?1"
+            ),
+            times_by_key: format!("SELECT {TIMES} FROM {t} WHERE key = ?1"),
+            times_by_replaced_key: format!(
+                "SELECT {} FROM {and_session} WHERE r.key = ?1 AND r.grace_until > ?2",
+                of("s", TIMES)
+            ),
+            update_seen: format!("UPDATE {t} SET seen = ?2, deadline = ?3 WHERE id = ?1"),
+            delete: format!("DELETE FROM {t} WHERE id = ?1"),
+            delete_expired_of: format!(
+                "DELETE FROM {t} WHERE user_key = ?1 AND realm = ?3 AND +deadline <= ?2"
+            ),
+            by_sign_in: format!(
+                "SELECT id, key FROM {t} WHERE user_key = ?1 AND realm = ?4 AND deadline > ?2 \
+                 AND id <> ?3 ORDER BY authenticated, id"
+            ),
+            sweep: format!(
+                "DELETE FROM {t} WHERE id IN (SELECT id FROM {t} WHERE deadline <= ?1 LIMIT ?2)"
+            ),
+            list: format!("SELECT {SUMMARY} FROM {t} WHERE deadline > ?1 AND id < ?2 AND "),
+            // The pluses keep SQLite to the index of deadlines: in the order of the ids it might
+            // look at every live row to find a few that have ended. That index alone says which
+            // rows come next; only those are looked at. Where a condition follows, rows must be
+            // looked at in any case: those in the index of the condition, or all, once.
+            list_expired: format!(
+                "SELECT {SUMMARY} FROM {t} WHERE id IN (SELECT id FROM {t} WHERE deadline <= ?1 \
+                 AND +id < ?2 ORDER BY +id DESC LIMIT ?3) ORDER BY id DESC"
+            ),
+            list_ended_among: format!(
+                "SELECT {SUMMARY} FROM {t} WHERE +deadline <= ?1 AND id < ?2 AND "
+            ),
+            by_handle_of_user: format!(
+                "SELECT {SUMMARY} FROM {t} WHERE handle = ?1 AND user_key IS NOT NULL"
+            ),
+            by_handle_of_nobody: format!(
+                "SELECT {SUMMARY} FROM {t} WHERE handle = ?1 AND user_key IS NULL"
+            ),
+            by_id: format!("SELECT {COLUMNS} FROM {t} WHERE id = ?1"),
+            after_id: format!("SELECT {COLUMNS} FROM {t} WHERE id > ?1 ORDER BY id LIMIT 500"),
+            revoke: format!("DELETE FROM {t} WHERE (?2 IS NULL OR handle <> ?2) AND "),
+            count_live: format!("SELECT count(*) FROM {t} WHERE deadline > ?1"),
+            count_expired: format!("SELECT count(*) FROM {t} WHERE deadline <= ?1"),
+            count_all: format!("SELECT count(*) FROM {t}"),
+            // Each in an index alone, or by the fewest rows: see `index::stats`.
+            count_with_user: format!("SELECT count(*) FROM {t} WHERE user_key IS NOT NULL"),
+            count_live_with_user: format!(
+                "SELECT count(*) FROM {t} WHERE +user_key IS NOT NULL AND deadline > ?1"
+            ),
+            count_expired_with_user: format!(
+                "SELECT count(*) FROM {t} WHERE +user_key IS NOT NULL AND deadline <= ?1"
+            ),
+            count_by_place: format!("SELECT count(*){{counts}} FROM {t} WHERE deadline > ?1"),
+            place: format!("SELECT id, created FROM {t} WHERE id >= ?1 ORDER BY id LIMIT 1"),
+            ends: format!("SELECT (SELECT min(id) FROM {t}), (SELECT max(id) FROM {t})"),
+            size_at: format!(
+                "SELECT id, length(CAST(data AS BLOB)) FROM {t} WHERE id >= ?1 ORDER BY id LIMIT 1"
+            ),
+            // The pluses keep SQLite to the index of deadlines, which has the ids too: in the order
+            // of the ids it might look at every expired row to find the first live one.
+            live_ends: format!(
+                "SELECT (SELECT created FROM {t} WHERE id = ends.first), \
+                 (SELECT created FROM {t} WHERE id = ends.last) FROM \
+                 (SELECT min(+id) AS first, max(+id) AS last FROM {t} WHERE deadline > ?1) AS ends"
+            ),
+            delete_all: format!("DELETE FROM {t}"),
+            delete_all_of: format!("DELETE FROM {t} WHERE realm = ?1"),
+            // No index has the realm. The table in its order is read faster than rows here and
+            // there, as the index of deadlines would find them.
+            count_live_of: format!("SELECT count(*) FROM {t} WHERE +deadline > ?1 AND realm = ?2"),
+            has_other_realms: format!("SELECT EXISTS (SELECT 1 FROM {t} WHERE realm <> ?1)"),
+            realms: format!("SELECT DISTINCT realm FROM {t} ORDER BY realm"),
+            delete_all_replaced: format!("DELETE FROM {replaced}"),
+            epoch: format!("SELECT CAST(value AS INTEGER) FROM {meta} WHERE name = 'epoch'"),
+            raise_epoch: format!(
+                "UPDATE {meta} SET value = CAST(CAST(value AS INTEGER) + 1 AS TEXT) \
+                 WHERE name = 'epoch'"
+            ),
+            set_epoch: format!("UPDATE {meta} SET value = ?1 WHERE name = 'epoch'"),
+            drop: format!(
+                "DROP VIEW IF EXISTS \"{0}_readable\"; DROP TABLE IF EXISTS \"{0}_meta\"; \
+                 DROP TABLE IF EXISTS \"{0}_replaced\"; \
+                 DROP TABLE IF EXISTS \"{0}\";",
+                table.0
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plain_identifiers_are_table_names() {
+        let long = "x".repeat(200);
+        for bad in [
+            "",
+            " ",
+            "a b",
+            "a\"b",
+            "a'b",
+            "a;b",
+            "a-b",
+            "1a",
+            "é",
+            "a\0",
+            "sqlite_x",
+            "cloakroom_migrations",
+            "CLOAKROOM_MIGRATIONS",
+            "main.a",
+            &long,
+        ] {
+            assert_eq!(TableName::new(bad).unwrap_err().kind(), ErrorKind::Invalid, "{bad:?}");
+        }
+        for good in ["session", "_a1", "order", "T", TableName::DEFAULT] {
+            assert_eq!(TableName::new(good).unwrap().as_str(), good);
+        }
+    }
+}
