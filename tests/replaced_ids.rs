@@ -18,6 +18,7 @@ use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{ErrorKind, Session, SignIn, SqliteStore};
 
 use common::every_store::on_every_store;
+use common::faulty::Call;
 use common::in_process::{
     App, Browser, REMOVAL, complete, defaults, get, issued, set_cookie, sign_in, user, who,
 };
@@ -425,6 +426,43 @@ fn a_sign_in_joins_one_that_was_done_while_it_was_computed() {
 }
 
 #[test]
+fn a_sign_in_joins_one_that_read_the_time_later() {
+    on_every_store(defaults, |app| {
+        for (after, has_read) in [(MILLI, false), (MILLI, true), (UNDER_WAY, false)] {
+            let client = app.visitor(1);
+            let session = client.open(&app.sessions);
+            if has_read {
+                assert_eq!(session.get("n").unwrap(), Some(1));
+            }
+            let held = app.store.hold(Call::Commit);
+            let (first, second) = thread::scope(|scope| {
+                let second = scope.spawn(|| {
+                    sign_in(&session, "ada");
+                    let mut browser = client.clone();
+                    browser.take(&complete(&app.sessions, &session));
+                    browser
+                });
+                held.wait_until_reached();
+                app.clock.advance(after);
+                let mut first = client.clone();
+                first.request(&app.sessions, |session| {
+                    sign_in(session, "ada");
+                    session.flash("info", "welcome").unwrap();
+                });
+                held.open();
+                (first, second.join().unwrap())
+            });
+            let case = format!("{after:?}, has read: {has_read}");
+            assert_eq!(first.cookie, second.cookie, "{case}");
+            assert_eq!(who(&app.sessions, &first).as_deref(), Some("ada"), "{case}");
+            assert_eq!(app.n(&second), Some(1), "{case}");
+            assert_eq!(app.count(EventKind::ChangesDiscarded), 0, "{case}");
+            second.clone().request(&app.sessions, |session| session.destroy().unwrap());
+        }
+    });
+}
+
+#[test]
 fn a_sign_in_again_after_a_lost_answer_ends_signed_in_with_the_data() {
     on_every_store(defaults, |app| {
         for after in [Duration::ZERO, UNDER_WAY, LATE, FORGOTTEN - MILLI] {
@@ -605,7 +643,8 @@ fn a_late_replaced_id_ends_the_session_where_that_is_asked_for() {
 #[test]
 fn a_failing_store_signs_nobody_in_by_a_join() {
     common::in_process::on_both_stores(defaults, |app| {
-                let client = app.visitor(1);
+        use common::faulty::Call;
+        let client = app.visitor(1);
         let mut first = client.clone();
         let late = client.open(&app.sessions);
         late.set("b", 1).unwrap();
