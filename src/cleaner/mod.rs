@@ -1,0 +1,322 @@
+//! The cleaner: one thread of each manager that writes touches, sweeps ended sessions and runs the
+//! store's maintenance. Requests reach it through a channel and never wait for it.
+
+mod clock_guard;
+mod sweep_schedule;
+mod touch_buffer;
+
+use std::any::Any;
+use std::mem;
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::backend::Store;
+use crate::clock::Clock;
+use crate::error::{Error, ErrorKind, Result, panic_words};
+use crate::event::{Event, Events};
+use crate::id::SessionIdHash;
+use crate::process::Process;
+use crate::record::Touch;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crate::sync::instant;
+use crate::sync::thread::{self, JoinHandle};
+use clock_guard::ClockGuard;
+use sweep_schedule::{Reply, SweepSchedule};
+use touch_buffer::{Sent, TouchBuffer, TouchSender, touch_channel};
+
+#[cfg(feature = "sqlite")]
+pub(crate) use sweep_schedule::Batch;
+
+/// The number of messages that may wait for the thread.
+const MESSAGES: usize = 64;
+
+enum Message {
+    /// Touches are in their channel.
+    Touches,
+    Maintenance,
+    Sweep(Reply),
+    Flush(Sender<Result<()>>),
+    Stop,
+}
+
+/// The handle to the thread. Dropping it writes the pending touches, stops the thread and waits for
+/// its end.
+#[derive(Debug)]
+pub(crate) struct Cleaner {
+    /// The process that has the thread.
+    process: Process,
+    sender: Sender<Message>,
+    touches: TouchSender,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Cleaner {
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] when the operating system gives no thread.
+    pub(crate) fn start(
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        events: Events,
+        sweep_every: Duration,
+    ) -> Result<Self> {
+        let (sender, receiver) = bounded(MESSAGES);
+        let (touch_sender, touches) = touch_channel();
+        let stop = Arc::new(AtomicBool::new(false));
+        if let Some(maintenance) = store.maintenance() {
+            let sender = sender.clone();
+            // Without room, maintenance follows the next sweep at the latest.
+            maintenance.on_due(Box::new(move || drop(sender.try_send(Message::Maintenance))));
+        }
+        let now = instant();
+        let worker = Worker {
+            clock_guard: ClockGuard::new(clock.now(), now),
+            store,
+            clock,
+            events,
+            touches,
+            sweeps: SweepSchedule::new(sweep_every, now),
+            failing: Vec::new(),
+            stop: stop.clone(),
+        };
+        let thread = thread::Builder::new()
+            .name("cloakroom-cleaner".to_owned())
+            .spawn(move || worker.run(&receiver))
+            .map_err(|source| {
+                Error::with_source(ErrorKind::Unavailable, "start the cleaner", source)
+            })?;
+        Ok(Cleaner {
+            process: Process::current(),
+            sender,
+            touches: touch_sender,
+            stop,
+            thread: Some(thread),
+        })
+    }
+
+    /// Sends a touch to the thread, which writes it within a second. Never waits. False if there is
+    /// no room, or if this process is a fork and the thread belongs to its parent.
+    pub(crate) fn touch(&self, id_hash: SessionIdHash, touch: Touch) -> bool {
+        if !self.process.is_current() {
+            return false;
+        }
+        match self.touches.send(id_hash, touch) {
+            Sent::NoRoom => return false,
+            Sent::Quietly => {}
+            // Without room, the thread has other messages to look at, and looks at touches too.
+            Sent::WakeThread => drop(self.sender.try_send(Message::Touches)),
+        }
+        true
+    }
+
+    /// Removes every session that has ended, and gives their number.
+    pub(crate) fn sweep_now(&self) -> Result<usize> {
+        self.ask(Message::Sweep, "sweep ended sessions")
+    }
+
+    /// Returns when every touch sent before is written.
+    pub(crate) fn flush(&self) -> Result<()> {
+        self.ask(Message::Flush, "write the activity that is pending")
+    }
+
+    fn ask<T>(
+        &self,
+        message: fn(Sender<Result<T>>) -> Message,
+        operation: &'static str,
+    ) -> Result<T> {
+        self.process.check()?;
+        let stopped =
+            || Error::with_source(ErrorKind::Unavailable, operation, "the cleaner has stopped");
+        let (answer, answers) = bounded(1);
+        self.sender.send(message(answer)).map_err(|_| stopped())?;
+        answers.recv().map_err(|_| stopped())?
+    }
+}
+
+impl Drop for Cleaner {
+    fn drop(&mut self) {
+        let Some(thread) = self.thread.take() else { return };
+        if !self.process.is_current() {
+            // The thread runs in the parent process. The channels are leaked: dropping the last end
+            // of one takes its lock, which another thread may have held at the time of the fork.
+            return mem::forget((thread, self.sender.clone(), self.touches.clone()));
+        }
+        self.stop.store(true, Ordering::Relaxed);
+        // The thread empties the channel, or has ended and closed it.
+        let _ = self.sender.send(Message::Stop);
+        // An event sink that owns a session may drop the last manager on the thread itself.
+        if thread.thread().id() != thread::current().id() {
+            // Panics are caught where they happen.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Parts of the thread's work that fail and recover on their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Task {
+    Touch,
+    Sweep,
+    Maintenance,
+}
+
+impl Task {
+    fn operation(self) -> &'static str {
+        match self {
+            Task::Touch => "record activity",
+            Task::Sweep => "sweep ended sessions",
+            Task::Maintenance => "maintain the store",
+        }
+    }
+}
+
+struct Worker {
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    events: Events,
+    touches: TouchBuffer,
+    sweeps: SweepSchedule,
+    clock_guard: ClockGuard,
+    /// The tasks whose last attempt failed. An event is raised when the first fails and when the
+    /// last has recovered, not at every attempt.
+    failing: Vec<Task>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Worker {
+    fn run(mut self, messages: &Receiver<Message>) {
+        loop {
+            // Calls of the store have a guard of their own; this one is for the application's clock
+            // and event sink. A caller who waits for an answer in such a turn gets an error.
+            let turn = catch_unwind(AssertUnwindSafe(|| self.turn(messages)));
+            if let Ok(ControlFlow::Break(())) = turn {
+                break;
+            }
+        }
+        // Flushes that were asked for before the end are carried out.
+        for message in messages.try_iter() {
+            match message {
+                Message::Flush(answer) => drop(answer.send(self.write_touches())),
+                Message::Touches | Message::Maintenance | Message::Sweep(_) | Message::Stop => {}
+            }
+        }
+        let _ = self.write_touches();
+    }
+
+    fn turn(&mut self, messages: &Receiver<Message>) -> ControlFlow<()> {
+        let sweep = self.sweeps.next_due();
+        let due = self.touches.next_due().map_or(sweep, |touches| touches.min(sweep));
+        match messages.recv_deadline(due) {
+            Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => {
+                return ControlFlow::Break(());
+            }
+            Ok(Message::Maintenance) => self.maintain(),
+            Ok(Message::Flush(answer)) => drop(answer.send(self.write_touches())),
+            Ok(Message::Sweep(reply)) => {
+                self.sweeps.start(self.clock.now(), instant(), Some(reply));
+            }
+            Ok(Message::Touches) | Err(RecvTimeoutError::Timeout) => {}
+        }
+        self.do_what_is_due(instant());
+        ControlFlow::Continue(())
+    }
+
+    fn do_what_is_due(&mut self, now: Instant) {
+        if self.touches.is_due(now, self.failing.contains(&Task::Touch)) {
+            // An event was raised for the failure; the touches wait for the next attempt.
+            let _ = self.write_touches();
+        }
+        if self.sweeps.is_sweep_due(now) {
+            let time = self.clock.now();
+            if let Some(by) = self.clock_guard.observe(time, now) {
+                self.events.raise(&Event::ClockStepped { by });
+            }
+            if self.clock_guard.allows_sweeps(now) {
+                self.sweeps.start(time, now, None);
+            }
+            self.maintain();
+        }
+        if self.sweeps.due_batch(instant()).is_some() {
+            self.sweep_a_batch();
+        }
+    }
+
+    fn write_touches(&mut self) -> Result<()> {
+        let Worker { store, clock, events, touches, failing, stop, .. } = self;
+        let mut guard = Guard { store: &**store, events, failing, stop };
+        touches.write(
+            instant(),
+            |batch| guard.call(Task::Touch, |store| store.touch(batch, clock.now())),
+            |error| events.raise(&Event::TouchFailed { error }),
+        )
+    }
+
+    fn sweep_a_batch(&mut self) {
+        // First the touches: a session must not be removed while a touch of it waits. Where touches
+        // fail the sweep goes on, since every read treats the session as ended anyway.
+        let _ = self.write_touches();
+        let began = instant();
+        let Some((as_of, limit)) = self.sweeps.due_batch(began) else { return };
+        let swept = self.guard().call(Task::Sweep, |store| store.sweep(as_of, limit));
+        let Some(finished) = self.sweeps.batch_done(swept, began, instant()) else { return };
+        if let Ok(sessions @ 1..) = finished.removed {
+            self.events.raise(&Event::Swept { sessions });
+        }
+        finished.reply();
+    }
+
+    fn maintain(&mut self) {
+        // An event was raised for a failure; the next attempt follows the next sweep.
+        let _ = self.guard().call(Task::Maintenance, |store| match store.maintenance() {
+            Some(maintenance) => maintenance.run(),
+            None => Ok(()),
+        });
+    }
+
+    fn guard(&mut self) -> Guard<'_> {
+        let Worker { store, events, failing, stop, .. } = self;
+        Guard { store: &**store, events, failing, stop }
+    }
+}
+
+/// Calls the store such that an error or a panic becomes an event and the thread goes on.
+struct Guard<'w> {
+    store: &'w dyn Store,
+    events: &'w Events,
+    failing: &'w mut Vec<Task>,
+    stop: &'w AtomicBool,
+}
+
+impl Guard<'_> {
+    fn call<T>(&mut self, task: Task, call: impl FnOnce(&dyn Store) -> Result<T>) -> Result<T> {
+        let result = catch_unwind(AssertUnwindSafe(|| call(self.store)))
+            .unwrap_or_else(|panic| Err(panicked(task, &*panic)));
+        match &result {
+            Err(error) => {
+                // While the manager is dropped, a busy store is no news.
+                if self.failing.is_empty() && !self.stop.load(Ordering::Relaxed) {
+                    self.events.raise(&Event::CleanerFailed { error });
+                }
+                if !self.failing.contains(&task) {
+                    self.failing.push(task);
+                }
+            }
+            Ok(_) if self.failing.contains(&task) => {
+                self.failing.retain(|failing| *failing != task);
+                if self.failing.is_empty() {
+                    self.events.raise(&Event::CleanerRecovered);
+                }
+            }
+            Ok(_) => {}
+        }
+        result
+    }
+}
+
+fn panicked(task: Task, panic: &(dyn Any + Send)) -> Error {
+    let message = panic_words(panic).unwrap_or("it panicked");
+    Error::with_source(ErrorKind::Unexpected, task.operation(), message.to_owned())
+}

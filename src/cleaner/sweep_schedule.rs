@@ -1,0 +1,224 @@
+//! When sweeps run and how much each of their transactions removes.
+
+use std::num::NonZeroUsize;
+use std::time::{Duration, Instant};
+
+use crate::backend::SweepReport;
+use crate::clock::Timestamp;
+use crate::error::Result;
+use crate::sync::channel::Sender;
+
+/// The number of sessions that one transaction of a sweep may remove. It adapts to how long the
+/// transactions block writers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Batch(NonZeroUsize);
+
+impl Batch {
+    /// The first batch of a process, and the bound of all.
+    pub(crate) const LARGEST: Batch = Batch(NonZeroUsize::MIN.saturating_add(999));
+
+    const SMALLEST: usize = 50;
+
+    /// A batch that blocks writers for longer is followed by one of half its size.
+    const TIME: Duration = Duration::from_millis(10);
+
+    pub(crate) fn limit(self) -> NonZeroUsize {
+        self.0
+    }
+
+    /// The batch to follow this one, which blocked writers for this long.
+    #[must_use]
+    pub(crate) fn after(self, held: Duration) -> Self {
+        let next = if held > Self::TIME { self.0.get() / 2 } else { self.0.get() * 2 };
+        let next = NonZeroUsize::new(next.max(Self::SMALLEST)).unwrap_or(Self::LARGEST.0);
+        Batch(next.min(Self::LARGEST.0))
+    }
+}
+
+/// Who waits for the end of a sweep.
+pub(super) type Reply = Sender<Result<usize>>;
+
+/// The regular sweeps, and those that a caller waits for. One runs at a time, batch by batch.
+#[derive(Debug)]
+pub(super) struct SweepSchedule {
+    interval: Duration,
+    next_sweep: Instant,
+    batch: Batch,
+    running: Option<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    /// Sessions that had ended by then are removed: a step of the clock during the sweep changes
+    /// nothing.
+    as_of: Timestamp,
+    removed: usize,
+    next_batch: Instant,
+    replies: Vec<Reply>,
+}
+
+/// A sweep that has ended.
+#[derive(Debug)]
+#[must_use]
+pub(super) struct FinishedSweep {
+    /// The number of removed sessions.
+    pub(super) removed: Result<usize>,
+    replies: Vec<Reply>,
+}
+
+impl SweepSchedule {
+    /// The first sweep is due one `interval` after `now`.
+    pub(super) fn new(interval: Duration, now: Instant) -> Self {
+        SweepSchedule { interval, next_sweep: now + interval, batch: Batch::LARGEST, running: None }
+    }
+
+    /// Whether a regular sweep is due. If so, the next one is due an interval later.
+    pub(super) fn is_sweep_due(&mut self, now: Instant) -> bool {
+        let is_due = self.next_sweep <= now;
+        if is_due {
+            self.next_sweep = now + self.interval;
+        }
+        is_due
+    }
+
+    /// When the next batch or the next sweep is due.
+    pub(super) fn next_due(&self) -> Instant {
+        self.running.as_ref().map_or(self.next_sweep, |sweep| sweep.next_batch)
+    }
+
+    /// Starts a sweep, or extends the one that runs to sessions that have ended by `as_of`.
+    pub(super) fn start(&mut self, as_of: Timestamp, now: Instant, reply: Option<Reply>) {
+        let sweep = self.running.get_or_insert_with(|| Running {
+            as_of,
+            removed: 0,
+            next_batch: now,
+            replies: Vec::new(),
+        });
+        sweep.as_of = as_of;
+        sweep.replies.extend(reply);
+    }
+
+    /// The batch to run now, if one is due: its time and limit for [`Store::sweep`].
+    ///
+    /// [`Store::sweep`]: crate::backend::Store::sweep
+    pub(super) fn due_batch(&self, now: Instant) -> Option<(Timestamp, NonZeroUsize)> {
+        let sweep = self.running.as_ref().filter(|sweep| sweep.next_batch <= now)?;
+        Some((sweep.as_of, self.batch.limit()))
+    }
+
+    /// Records the result of a batch. A batch that reached its limit is followed by another, after a
+    /// pause as long as it blocked writers. Any other batch, and an error, ends the sweep.
+    pub(super) fn batch_done(
+        &mut self,
+        result: Result<SweepReport>,
+        began: Instant,
+        ended: Instant,
+    ) -> Option<FinishedSweep> {
+        let mut sweep = self.running.take()?;
+        let removed = match result {
+            Ok(SweepReport { removed, held }) => {
+                sweep.removed = sweep.removed.saturating_add(removed);
+                // A store may report too much, but it blocked nobody for longer than the call took.
+                let held = held.min(ended.saturating_duration_since(began));
+                let limit = self.batch.limit().get();
+                self.batch = self.batch.after(held);
+                if removed >= limit {
+                    sweep.next_batch = ended + held;
+                    self.running = Some(sweep);
+                    return None;
+                }
+                Ok(sweep.removed)
+            }
+            Err(error) => Err(error),
+        };
+        Some(FinishedSweep { removed, replies: sweep.replies })
+    }
+}
+
+impl FinishedSweep {
+    /// Sends the result to the callers who wait for it.
+    pub(super) fn reply(self) {
+        for reply in self.replies {
+            // The caller may have given up.
+            let _ = reply.send(self.removed.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::{Error, ErrorKind};
+    use crate::sync::channel::bounded;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+    const MILLI: Duration = Duration::from_millis(1);
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_millis(second * 1000)
+    }
+
+    fn full(held: Duration) -> Result<SweepReport> {
+        Ok(SweepReport::new(usize::MAX, held))
+    }
+
+    #[test]
+    fn a_sweep_is_due_once_an_interval() {
+        let start = Instant::now();
+        let mut schedule = SweepSchedule::new(MINUTE, start);
+        assert!(!schedule.is_sweep_due(start));
+        assert_eq!(schedule.next_due(), start + MINUTE);
+        assert!(schedule.is_sweep_due(start + MINUTE * 3));
+        assert!(!schedule.is_sweep_due(start + MINUTE * 3));
+        assert_eq!(schedule.next_due(), start + MINUTE * 4);
+    }
+
+    #[test]
+    fn batches_pause_for_as_long_as_they_blocked_writers() {
+        let start = Instant::now();
+        let mut schedule = SweepSchedule::new(MINUTE, start);
+        assert_eq!(schedule.due_batch(start), None);
+        schedule.start(at(1), start, None);
+        assert_eq!(schedule.due_batch(start), Some((at(1), Batch::LARGEST.limit())));
+        let end = start + MILLI * 20;
+        assert!(schedule.batch_done(full(MILLI * 8), start, end).is_none());
+        assert_eq!(schedule.due_batch(end + MILLI * 7), None);
+        assert!(schedule.due_batch(end + MILLI * 8).is_some());
+        // A pause is never longer than the call.
+        assert!(schedule.batch_done(full(MINUTE), start, start + MILLI).is_none());
+        assert!(schedule.due_batch(start + MILLI * 2).is_some());
+        let last = schedule.batch_done(Ok(SweepReport::new(7, MILLI)), start, end).unwrap();
+        assert_eq!(last.removed.unwrap(), usize::MAX);
+        assert_eq!(schedule.due_batch(end + MINUTE), None);
+    }
+
+    #[test]
+    fn callers_share_the_sweep_that_runs_and_its_error() {
+        let start = Instant::now();
+        let mut schedule = SweepSchedule::new(MINUTE, start);
+        let (first, first_answer) = bounded(1);
+        let (second, second_answer) = bounded(1);
+        schedule.start(at(1), start, Some(first));
+        schedule.start(at(2), start, Some(second));
+        assert_eq!(schedule.due_batch(start).map(|(as_of, _)| as_of), Some(at(2)));
+        let error = Error::new(ErrorKind::Busy, "sweep");
+        schedule.batch_done(Err(error), start, start).unwrap().reply();
+        for answer in [first_answer, second_answer] {
+            assert_eq!(answer.recv().unwrap().unwrap_err().kind(), ErrorKind::Busy);
+        }
+        assert_eq!(schedule.next_due(), start + MINUTE);
+    }
+
+    #[test]
+    fn a_batch_shrinks_when_it_blocks_for_long_and_grows_again() {
+        let mut batch = Batch::LARGEST;
+        for _ in 0..10 {
+            batch = batch.after(MILLI * 11);
+        }
+        assert_eq!(batch.limit().get(), Batch::SMALLEST);
+        for _ in 0..10 {
+            batch = batch.after(MILLI * 10);
+        }
+        assert_eq!(batch.limit(), Batch::LARGEST.limit());
+    }
+}
