@@ -219,201 +219,86 @@ pub enum Event<'a> {
     },
 }
 
-/// The kind of an [`Event`], for counting.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum EventKind {
-    /// [`Event::StoreOpened`]
-    StoreOpened,
-    /// [`Event::Migrated`]
-    Migrated,
-    /// [`Event::Undecodable`]
-    Undecodable,
-    /// [`Event::CheckpointBlocked`]
-    CheckpointBlocked,
-    /// [`Event::CheckpointUnblocked`]
-    CheckpointUnblocked,
-    /// [`Event::FileMoved`]
-    FileMoved,
-    /// [`Event::FileRecovered`]
-    FileRecovered,
-    /// [`Event::Swept`]
-    Swept,
-    /// [`Event::CleanerFailed`]
-    CleanerFailed,
-    /// [`Event::CleanerRecovered`]
-    CleanerRecovered,
-    /// [`Event::ClockStepped`]
-    ClockStepped,
-    /// [`Event::MalformedId`]
-    MalformedId,
-    /// [`Event::UnknownId`]
-    UnknownId,
-    /// [`Event::IdGuessing`]
-    IdGuessing,
-    /// [`Event::ReplacedIdUsed`]
-    ReplacedIdUsed,
-    /// [`Event::TooManyIds`]
-    TooManyIds,
-    /// [`Event::Created`]
-    Created,
-    /// [`Event::Renewed`]
-    Renewed,
-    /// [`Event::SignedIn`]
-    SignedIn,
-    /// [`Event::SignInRefused`]
-    SignInRefused,
-    /// [`Event::SignedOut`]
-    SignedOut,
-    /// [`Event::Revoked`]
-    Revoked,
-    /// [`Event::NoAbsoluteLimit`]
-    NoAbsoluteLimit,
-    /// [`Event::ChangesDiscarded`]
-    ChangesDiscarded,
-    /// [`Event::Dropped`]
-    Dropped,
-    /// [`Event::TouchFailed`]
-    TouchFailed,
-    /// [`Event::WrongType`]
-    WrongType,
-    /// [`Event::TreatedAsAnonymous`]
-    TreatedAsAnonymous,
-    /// [`Event::RequestFailed`]
-    RequestFailed,
-    /// [`Event::HandlerFailed`]
-    HandlerFailed,
-    /// [`Event::InsecureConnection`]
-    InsecureConnection,
-    /// [`Event::InvalidCacheValue`]
-    InvalidCacheValue,
-    /// [`Event::CacheDown`]
-    CacheDown,
-    /// [`Event::CacheRecovered`]
-    CacheRecovered,
+/// Defines the kinds: variant, name in metrics, level in the log.
+macro_rules! event_kinds {
+    ($($kind:ident, $name:literal, $level:ident;)*) => {
+        /// The kind of an [`Event`], for counting.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum EventKind {
+            $(#[doc = concat!("[`Event::", stringify!($kind), "`], logged at level `", stringify!($level), "`.")]
+            $kind,)*
+        }
+
+        impl EventKind {
+            /// Every kind, in the order of their definition.
+            pub const ALL: &'static [EventKind] = &[$(EventKind::$kind),*];
+
+            /// The name of the kind in snake case, as a label for metrics. It never changes.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(EventKind::$kind => $name,)*
+                }
+            }
+
+            /// The level at which [`LogSink`] logs events of this kind. `Error`: a request failed or
+            /// data was discarded. `Warn`: the state of the system changed. `Info`: start and
+            /// migration. `Debug`: one request.
+            const fn level(self) -> ::log::Level {
+                match self {
+                    $(EventKind::$kind => ::log::Level::$level,)*
+                }
+            }
+        }
+
+        impl Event<'_> {
+            /// The kind of this event.
+            #[must_use]
+            pub fn kind(&self) -> EventKind {
+                match self {
+                    $(Event::$kind { .. } => EventKind::$kind,)*
+                }
+            }
+        }
+    };
 }
 
-impl EventKind {
-    /// Every kind, in the order of the counters.
-    pub const ALL: &'static [EventKind] = &[
-        EventKind::StoreOpened,
-        EventKind::Migrated,
-        EventKind::Undecodable,
-        EventKind::CheckpointBlocked,
-        EventKind::CheckpointUnblocked,
-        EventKind::FileMoved,
-        EventKind::FileRecovered,
-        EventKind::Swept,
-        EventKind::CleanerFailed,
-        EventKind::CleanerRecovered,
-        EventKind::ClockStepped,
-        EventKind::MalformedId,
-        EventKind::UnknownId,
-        EventKind::IdGuessing,
-        EventKind::ReplacedIdUsed,
-        EventKind::TooManyIds,
-        EventKind::Created,
-        EventKind::Renewed,
-        EventKind::SignedIn,
-        EventKind::SignInRefused,
-        EventKind::SignedOut,
-        EventKind::Revoked,
-        EventKind::NoAbsoluteLimit,
-        EventKind::ChangesDiscarded,
-        EventKind::Dropped,
-        EventKind::TouchFailed,
-        EventKind::WrongType,
-        EventKind::TreatedAsAnonymous,
-        EventKind::RequestFailed,
-        EventKind::HandlerFailed,
-        EventKind::InsecureConnection,
-        EventKind::InvalidCacheValue,
-        EventKind::CacheDown,
-        EventKind::CacheRecovered,
-    ];
-
-    /// Error: a request failed or data was discarded. Warn: a change of state. Info: start,
-    /// migration. Debug: what belongs to one request.
-    fn level(self) -> ::log::Level {
-        match self {
-            EventKind::Undecodable
-            | EventKind::ChangesDiscarded
-            | EventKind::Dropped
-            | EventKind::RequestFailed
-            | EventKind::HandlerFailed
-            | EventKind::InvalidCacheValue => ::log::Level::Error,
-            EventKind::CheckpointBlocked
-            | EventKind::CheckpointUnblocked
-            | EventKind::FileMoved
-            | EventKind::FileRecovered
-            | EventKind::CleanerFailed
-            | EventKind::CleanerRecovered
-            | EventKind::ClockStepped
-            | EventKind::IdGuessing
-            | EventKind::ReplacedIdUsed
-            | EventKind::TooManyIds
-            | EventKind::TouchFailed
-            | EventKind::WrongType
-            | EventKind::TreatedAsAnonymous
-            | EventKind::NoAbsoluteLimit
-            | EventKind::InsecureConnection
-            | EventKind::CacheDown
-            | EventKind::CacheRecovered => ::log::Level::Warn,
-            EventKind::StoreOpened | EventKind::Migrated => ::log::Level::Info,
-            EventKind::Swept
-            | EventKind::MalformedId
-            | EventKind::UnknownId
-            | EventKind::Created
-            | EventKind::Renewed
-            | EventKind::SignedIn
-            | EventKind::SignInRefused
-            | EventKind::SignedOut
-            | EventKind::Revoked => ::log::Level::Debug,
-        }
-    }
-}
-
-impl Event<'_> {
-    /// Which kind of event this is.
-    #[must_use]
-    pub fn kind(&self) -> EventKind {
-        match self {
-            Event::StoreOpened { .. } => EventKind::StoreOpened,
-            Event::Migrated { .. } => EventKind::Migrated,
-            Event::Undecodable { .. } => EventKind::Undecodable,
-            Event::CheckpointBlocked { .. } => EventKind::CheckpointBlocked,
-            Event::CheckpointUnblocked => EventKind::CheckpointUnblocked,
-            Event::FileMoved { .. } => EventKind::FileMoved,
-            Event::FileRecovered => EventKind::FileRecovered,
-            Event::Swept { .. } => EventKind::Swept,
-            Event::CleanerFailed { .. } => EventKind::CleanerFailed,
-            Event::CleanerRecovered => EventKind::CleanerRecovered,
-            Event::ClockStepped { .. } => EventKind::ClockStepped,
-            Event::MalformedId { .. } => EventKind::MalformedId,
-            Event::UnknownId { .. } => EventKind::UnknownId,
-            Event::IdGuessing { .. } => EventKind::IdGuessing,
-            Event::ReplacedIdUsed { .. } => EventKind::ReplacedIdUsed,
-            Event::TooManyIds { .. } => EventKind::TooManyIds,
-            Event::Created { .. } => EventKind::Created,
-            Event::Renewed { .. } => EventKind::Renewed,
-            Event::SignedIn { .. } => EventKind::SignedIn,
-            Event::SignInRefused { .. } => EventKind::SignInRefused,
-            Event::SignedOut => EventKind::SignedOut,
-            Event::Revoked { .. } => EventKind::Revoked,
-            Event::NoAbsoluteLimit => EventKind::NoAbsoluteLimit,
-            Event::ChangesDiscarded { .. } => EventKind::ChangesDiscarded,
-            Event::Dropped { .. } => EventKind::Dropped,
-            Event::TouchFailed { .. } => EventKind::TouchFailed,
-            Event::WrongType { .. } => EventKind::WrongType,
-            Event::TreatedAsAnonymous { .. } => EventKind::TreatedAsAnonymous,
-            Event::RequestFailed { .. } => EventKind::RequestFailed,
-            Event::HandlerFailed { .. } => EventKind::HandlerFailed,
-            Event::InsecureConnection { .. } => EventKind::InsecureConnection,
-            Event::InvalidCacheValue { .. } => EventKind::InvalidCacheValue,
-            Event::CacheDown { .. } => EventKind::CacheDown,
-            Event::CacheRecovered { .. } => EventKind::CacheRecovered,
-        }
-    }
+event_kinds! {
+    StoreOpened, "store_opened", Info;
+    Migrated, "migrated", Info;
+    Undecodable, "undecodable", Error;
+    CheckpointBlocked, "checkpoint_blocked", Warn;
+    CheckpointUnblocked, "checkpoint_unblocked", Warn;
+    FileMoved, "file_moved", Warn;
+    FileRecovered, "file_recovered", Warn;
+    Swept, "swept", Debug;
+    CleanerFailed, "cleaner_failed", Warn;
+    CleanerRecovered, "cleaner_recovered", Warn;
+    ClockStepped, "clock_stepped", Warn;
+    MalformedId, "malformed_id", Debug;
+    UnknownId, "unknown_id", Debug;
+    IdGuessing, "id_guessing", Warn;
+    ReplacedIdUsed, "replaced_id_used", Warn;
+    TooManyIds, "too_many_ids", Warn;
+    Created, "created", Debug;
+    Renewed, "renewed", Debug;
+    SignedIn, "signed_in", Debug;
+    SignInRefused, "sign_in_refused", Debug;
+    SignedOut, "signed_out", Debug;
+    Revoked, "revoked", Debug;
+    NoAbsoluteLimit, "no_absolute_limit", Warn;
+    ChangesDiscarded, "changes_discarded", Error;
+    Dropped, "dropped", Error;
+    TouchFailed, "touch_failed", Warn;
+    WrongType, "wrong_type", Warn;
+    TreatedAsAnonymous, "treated_as_anonymous", Warn;
+    RequestFailed, "request_failed", Error;
+    HandlerFailed, "handler_failed", Error;
+    InsecureConnection, "insecure_connection", Warn;
+    InvalidCacheValue, "invalid_cache_value", Error;
+    CacheDown, "cache_down", Warn;
+    CacheRecovered, "cache_recovered", Warn;
 }
 
 /// Where events go: [`LogSink`] by default, or your own bridge to metrics.
@@ -468,6 +353,15 @@ impl Default for Events {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_kinds_are_distinct_and_in_snake_case() {
+        let names: std::collections::BTreeSet<_> =
+            EventKind::ALL.iter().map(|kind| kind.as_str()).collect();
+        assert_eq!(names.len(), EventKind::ALL.len());
+        assert!(names.iter().all(|name| name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')));
+        assert_eq!(EventKind::SignedIn.as_str(), "signed_in");
+    }
 
     #[test]
     fn every_kind_has_its_own_counter() {
