@@ -17,7 +17,7 @@ use cloakroom::http::{Outcome, ResponseHeaders};
 use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{ErrorKind, Session, SignIn, SqliteStore};
 
-use common::every_store::on_every_store;
+use common::every_store::{on_every_store, with_ticking_clock};
 use common::faulty::Call;
 use common::in_process::{
     App, Browser, REMOVAL, complete, defaults, get, issued, set_cookie, sign_in, user, who,
@@ -708,19 +708,21 @@ fn two_sign_ins_of_two_users_at_once_mix_nothing() {
 
 #[test]
 fn two_sign_ins_of_one_user_at_once_end_in_one_session() {
-    on_every_store(defaults, |app| {
-        for round in 0..rounds() {
-            let client = app.visitor(1);
-            let sign = || {
-                let mut browser = client.clone();
-                browser.request(&app.sessions, |session| sign_in(session, "ada"));
-                browser
-            };
-            let (one, other) = race(sign, sign);
-            assert_eq!(one.cookie, other.cookie, "round {round}");
-            assert_eq!(app.n(&one), Some(1), "round {round}");
-        }
-    });
+    for configure in [defaults, with_ticking_clock] {
+        on_every_store(configure, |app| {
+            for round in 0..rounds() {
+                let client = app.visitor(1);
+                let sign = || {
+                    let mut browser = client.clone();
+                    browser.request(&app.sessions, |session| sign_in(session, "ada"));
+                    browser
+                };
+                let (one, other) = race(sign, sign);
+                assert_eq!(one.cookie, other.cookie, "round {round}");
+                assert_eq!(app.n(&one), Some(1), "round {round}");
+            }
+        });
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::sync::Barrier;
 use std::thread;
 
 use cloakroom::Session;
-use common::every_store::on_every_store;
+use common::every_store::{on_every_store, with_ticking_clock};
 use common::in_process::{App, Browser, complete, defaults, sign_in, user, who};
 
 fn rounds() -> u64 {
@@ -83,42 +83,49 @@ fn no_orphans(app: &App, browsers: &[Browser], case: &str) {
 
 #[test]
 fn sign_ins_sign_out_and_revocation_leave_no_orphan() {
-    on_every_store(defaults, |app| {
-        for round in 0..rounds() {
-            for acts in [
-                &[&ada as Act<'_>, &reads_and_signs_in, &out][..],
-                &[&ada, &ada, &revoke],
-                &[&ada, &renew, &out],
-                &[&ada, &page, &reads_and_signs_in, &out],
-            ] {
-                let client = app.visitor(1);
-                let browsers = at_once(&app, &client, acts);
-                no_orphans(&app, &browsers, &format!("round {round}"));
+    for configure in [defaults, with_ticking_clock] {
+        on_every_store(configure, |app| {
+            for round in 0..rounds() {
+                for acts in [
+                    &[&ada as Act<'_>, &reads_and_signs_in, &out][..],
+                    &[&ada, &ada, &revoke],
+                    &[&ada, &renew, &out],
+                    &[&ada, &page, &reads_and_signs_in, &out],
+                ] {
+                    let client = app.visitor(1);
+                    let browsers = at_once(&app, &client, acts);
+                    no_orphans(&app, &browsers, &format!("round {round}"));
+                }
             }
-        }
-    });
+        });
+    }
 }
 
 #[test]
 fn a_sign_in_beside_renewals_and_pages_holds() {
-    on_every_store(defaults, |app| {
-        for round in 0..rounds() {
-            let client = app.visitor(1);
-            let browsers = at_once(&app, &client, &[&reads_and_signs_in, &renew, &page, &renew]);
-            assert_eq!(who(&app.sessions, &browsers[0]).as_deref(), Some("ada"), "{round}");
-            assert_eq!(app.n(&browsers[0]), Some(1), "{round}");
-        }
-    });
+    for configure in [defaults, with_ticking_clock] {
+        on_every_store(configure, |app| {
+            for round in 0..rounds() {
+                let client = app.visitor(1);
+                let browsers =
+                    at_once(&app, &client, &[&reads_and_signs_in, &renew, &page, &renew]);
+                assert_eq!(who(&app.sessions, &browsers[0]).as_deref(), Some("ada"), "{round}");
+                assert_eq!(app.n(&browsers[0]), Some(1), "{round}");
+            }
+        });
+    }
 }
 
 #[test]
 fn two_sign_ins_and_pages_end_in_one_id() {
-    on_every_store(defaults, |app| {
-        for round in 0..rounds() {
-            let client = app.visitor(1);
-            let browsers = at_once(&app, &client, &[&ada, &reads_and_signs_in, &page, &page]);
-            assert_eq!(browsers[0].cookie, browsers[1].cookie, "{round}");
-            assert_eq!(who(&app.sessions, &browsers[0]).as_deref(), Some("ada"), "{round}");
-        }
-    });
+    for configure in [defaults, with_ticking_clock] {
+        on_every_store(configure, |app| {
+            for round in 0..rounds() {
+                let client = app.visitor(1);
+                let browsers = at_once(&app, &client, &[&ada, &reads_and_signs_in, &page, &page]);
+                assert_eq!(browsers[0].cookie, browsers[1].cookie, "{round}");
+                assert_eq!(who(&app.sessions, &browsers[0]).as_deref(), Some("ada"), "{round}");
+            }
+        });
+    }
 }

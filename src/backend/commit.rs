@@ -281,22 +281,20 @@ impl ReplacedId {
     }
 }
 
-/// Whether a sign-in at `now` says the same of its user as the one that `record` comes from, as the
-/// second one of a double click does. A join must not give a level that was not proved, nor lose the
+/// Whether a sign-in says the same of its user as the one that `record` comes from, as the second
+/// one of a double click does. A join must not give a level that was not proved, nor lose the
 /// provider's name for the session or an end that it has set.
 ///
 /// An absolute limit may be a length of time from the sign-in, and two requests at once read the
-/// time in either order: so neither their ends nor what is left until then must be the same.
-fn says_the_same(new_session: &NewSession, now: Timestamp, record: &Record) -> bool {
+/// time in either order: so the end asked for may be somewhat earlier than the one that is stored.
+fn says_the_same(new_session: &NewSession, record: &Record) -> bool {
     let end = |limits: &Limits| limits.absolute.unwrap_or(Timestamp::MAX);
-    let (asked, stored) = (end(&new_session.limits), end(&record.limits));
-    let signed_in = record.authenticated.unwrap_or(record.created);
     new_session.auth_level == record.auth_level
         && (new_session.idp_session_id.is_none()
             || new_session.idp_session_id == record.idp_session_id)
         && new_session.persistent == record.persistent
         && new_session.limits.idle == record.limits.idle
-        && (asked >= stored || asked.since(now) >= stored.since(signed_in))
+        && end(&new_session.limits) + ReplacedId::UNDER_WAY >= end(&record.limits)
 }
 
 impl<'a> Commit<'a> {
@@ -432,7 +430,7 @@ impl<'a> Commit<'a> {
             && owner.is_some()
             && join_salt.is_some()
             && self.can_join(&id, &id_hash)
-            && says_the_same(new_session, self.now, &record)
+            && says_the_same(new_session, &record)
         {
             let public_id = record.public_id;
             return Ok(Decision::Answer(Committed::Replaced { id, id_hash, public_id }));

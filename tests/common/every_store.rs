@@ -1,13 +1,30 @@
 //! The application of [`in_process`](super::in_process) on each store, and behind each cache.
 
+use std::sync::atomic::{AtomicI64, Ordering};
+
 use cloakroom::backend::Store;
+use cloakroom::clock::{Clock, Timestamp};
 use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::{MemoryStore, SqliteStore};
 
-use super::Folder;
 use super::in_process::App;
 use super::memcached::shared;
+use super::{Folder, NOW};
+
+/// Every reading is a millisecond later than the one before, as on a busy machine.
+#[derive(Debug)]
+struct TickingClock(AtomicI64);
+
+impl Clock for TickingClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millis(self.0.fetch_add(1, Ordering::SeqCst))
+    }
+}
+
+pub fn with_ticking_clock(builder: SessionManagerBuilder) -> SessionManagerBuilder {
+    builder.clock(TickingClock(AtomicI64::new(NOW.as_millis())))
+}
 
 /// Runs `test` with an application on each store.
 pub fn on_every_store(

@@ -450,7 +450,7 @@ impl Sessions {
             && matches!(replaced.by, By::SignIn | By::SignInAnew { .. })
             && replaced.to == row.id_hash
             && operation.now <= replaced.at + UNDER_WAY
-            && says_the_same(begins, operation.now, &row.session)
+            && says_the_same(begins, &row.session)
         {
             let id_hash = row.id_hash;
             outcomes.push((store.clone(), Answer::Replaced { id_hash }));
@@ -551,14 +551,12 @@ impl Sessions {
 }
 
 /// A sign-in joins one that said the same of its user.
-fn says_the_same(begins: &Begins, now: Moment, session: &Session) -> bool {
-    let (asked, stored) =
-        (begins.absolute.unwrap_or(Moment::MAX), session.absolute.unwrap_or(Moment::MAX));
-    let signed_in = session.authenticated.unwrap_or(session.created);
+fn says_the_same(begins: &Begins, session: &Session) -> bool {
+    let end = |absolute: Option<Moment>| absolute.unwrap_or(Moment::MAX);
     begins.level == session.level
         && (begins.external.is_none() || begins.external == session.external)
         && begins.idle == session.idle
-        && (asked >= stored || asked - now >= stored - signed_in)
+        && end(begins.absolute).saturating_add(UNDER_WAY) >= end(session.absolute)
 }
 
 struct Merged<'c> {
