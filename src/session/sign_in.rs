@@ -18,7 +18,7 @@ impl Session {
     /// the same step, and the old id no longer finds the session. Without a session, one begins.
     /// A session of another user ends, and a new one begins.
     ///
-    /// The sign-in is committed when this returns, and stands whatever the response will be.
+    /// The sign-in is committed when this returns. A later failure of the request does not undo it.
     ///
     /// # Repeated sign-ins
     /// A double click sends two sign-ins of one user with the same id. The browser keeps one of the
