@@ -394,14 +394,18 @@ impl Session {
         })
     }
 
-    /// Whether the browser keeps the cookie of a session that begins with this request, or signs
-    /// in with it, after it is closed: "remember me". Sessions under way keep what they have.
-    /// Defaults to the manager's setting.
+    /// Chooses whether the browser keeps the session cookie when the browser is closed ("remember
+    /// me"). With true the cookie carries `Max-Age` and `Expires`; with false it carries neither,
+    /// and the browser drops it at its end.
+    ///
+    /// The choice applies to a session that begins in this request, or that a user signs in to
+    /// later in this request. Any other session keeps the choice that was made when it began.
+    /// Defaults to the manager's [`persistent`](crate::manager::SessionManagerBuilder::persistent).
     ///
     /// # Errors
     /// [`ErrorKind::Closed`] after the end of the request. [`ErrorKind::Invalid`] after
-    /// [`sign_in`](Self::sign_in), and after [`commit`](Self::commit) has begun a session: it comes
-    /// too late to count then.
+    /// [`sign_in`](Self::sign_in), and after [`commit`](Self::commit) has begun a session, because
+    /// the choice would have no effect.
     pub fn set_persistent(&self, persistent: bool) -> Result<()> {
         const OPERATION: &str = "choose how long the cookie lives";
         let mut state = self.writable(OPERATION)?;
@@ -486,11 +490,15 @@ impl Session {
         }
     }
 
-    /// Leaves the session as it was before this request, whatever was changed, and sends no
-    /// cookie. What [`commit`](Self::commit) and [`sign_in`](Self::sign_in) did stands.
+    /// Discards the changes of this request, a [`destroy`](Self::destroy) and a
+    /// [`renew`](Self::renew) included, and sends no cookie. It undoes no
+    /// [`commit`](Self::commit) and no [`sign_in`](Self::sign_in) of this request, and the id that
+    /// those issued is sent.
     ///
-    /// An ignored request is no activity. Call this first: within ten minutes of the end of the idle
-    /// limit, a session that was read before counts as used.
+    /// An ignored request does not count as activity, so it does not extend the idle limit. Call
+    /// this before the first use of the session: if the session would reach its idle limit within
+    /// the next ten minutes, its first use records activity immediately, and a later `ignore` does
+    /// not undo that.
     ///
     /// # Errors
     /// [`ErrorKind::Closed`] after the end of the request.

@@ -13,34 +13,46 @@ use crate::session::{Authentication, LoadState, Missing, Session, SignIn, State}
 const SIGN_IN: &str = "sign a user in";
 
 impl Session {
-    /// Signs `user` in: the session gets a new id and is this user's from now on, both clocks
-    /// start again, and the limit per user is applied. All changes so far are stored with it. The
-    /// id from before is dead. Where there is no session, one begins; where it is another user's,
-    /// that one ends and a new one begins.
+    /// Signs `user` in: binds the session to the user, gives it a new id, restarts the idle and the
+    /// absolute limit, and applies the limit per user. This request's changes so far are stored in
+    /// the same step, and the old id no longer finds the session. Without a session, one begins.
+    /// A session of another user ends, and a new one begins.
     ///
-    /// It is done at once and stands, whatever the response will be.
+    /// The sign-in is committed when this returns. A later failure of the request does not undo it.
     ///
-    /// Two requests that sign one user in through the same id, as a double click does, end in one
-    /// session: the second joins the first, with the same new id, if it was opened at most ten
-    /// seconds after that; a later one moves the session to another id. Requests that present no
-    /// common id each begin a session. So answer soon after it: what another request of the client
-    /// does with the id from before, more than ten seconds later, counts as done by a client that
-    /// has lost the answer.
+    /// # Repeated sign-ins
+    /// A double click sends two sign-ins of one user with the same id. The browser keeps one of the
+    /// two responses, so both carry the same new id:
     ///
-    /// The cookie of the session is kept by the browser as [`set_persistent`](Self::set_persistent)
-    /// said before in this request; else as that of the session so far.
+    /// - A request that was opened at most ten seconds after the first sign-in was stored *joins*
+    ///   it: its changes are merged into that session, and its response carries the id that the
+    ///   first one issued. It must claim the same: the same level, persistence and limits.
+    /// - A request that was opened later comes from a client that did not receive the first
+    ///   response. It gives the session another new id; the id in the first response is dead then.
+    /// - Requests that present no common id, such as two first visits without a cookie, each begin
+    ///   a session.
+    ///
+    /// Send the response soon after the sign-in. The client presents the old id until the response
+    /// arrives, and a request that is opened with it more than ten seconds after the sign-in is
+    /// treated as one of a client that lost the response: it reads no session, and a write begins a
+    /// new one.
+    ///
+    /// Whether the browser keeps the cookie after it is closed is what
+    /// [`set_persistent`](Self::set_persistent) chose earlier in this request; else it stays as it
+    /// was for the session before the sign-in, or is the manager's default if there was none.
     ///
     /// # Errors
-    /// The store's errors; nobody was signed in then. A [`destroy`](Self::destroy) that came
-    /// before in this request may be done already.
+    /// The store's errors; the user is not signed in then. A [`destroy`](Self::destroy) earlier in
+    /// this request may have been carried out.
     pub fn sign_in(&self, user: UserKey) -> Result<SignIn> {
         self.sign_in_with(user, &Authentication::new())
     }
 
-    /// [`sign_in`](Self::sign_in) that says how the user was authenticated.
+    /// [`sign_in`](Self::sign_in) with the level of the authentication, its end, and the identity
+    /// provider's session.
     ///
     /// # Errors
-    /// As [`sign_in`](Self::sign_in); and [`ErrorKind::Invalid`] for an end that is not to come.
+    /// As [`sign_in`](Self::sign_in); and [`ErrorKind::Invalid`] for an end in the past.
     pub fn sign_in_with(&self, user: UserKey, how: &Authentication) -> Result<SignIn> {
         let mut state = self.writable(SIGN_IN)?;
         self.read(&mut state)?;
