@@ -7,7 +7,7 @@ use crate::backend::AtLimit;
 use crate::cookie::SameSite;
 use crate::lifetime::Lifetime;
 use crate::manager::SessionManager;
-use crate::policy::{Policy, in_words};
+use crate::policy::{Policy, humanize};
 use crate::session::Transport;
 
 /// One requirement, and whether the configuration meets it.
@@ -56,10 +56,10 @@ impl fmt::Display for Review {
 
 fn said(lifetime: &Lifetime) -> String {
     let idle = lifetime.idle_limit().map_or("no idle limit".to_owned(), |limit| {
-        format!("ends after {} of silence", in_words(limit))
+        format!("ends after {} of silence", humanize(limit))
     });
     let absolute = lifetime.absolute_limit().map_or("no absolute limit".to_owned(), |limit| {
-        format!("after {} in any case", in_words(limit))
+        format!("after {} in any case", humanize(limit))
     });
     format!("{idle}, {absolute}")
 }
