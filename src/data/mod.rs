@@ -244,7 +244,7 @@ impl Data {
         let mut deserializer = serde_json::Deserializer::from_str(text);
         let data = Entries.deserialize(&mut deserializer);
         let data = data.and_then(|data| deserializer.end().map(|()| data));
-        data.map_err(|source| undecodable(without_data(&source)))
+        data.map_err(|source| undecodable(error_position(&source)))
     }
 
     /// The data as a JSON object: its names sorted, its values as they were written.
@@ -274,7 +274,7 @@ impl Data {
 }
 
 /// What went wrong, in words that quote nothing of the data: errors go into logs.
-pub(crate) fn without_data(error: &serde_json::Error) -> String {
+pub(crate) fn error_position(error: &serde_json::Error) -> String {
     let what = match error.classify() {
         serde_json::error::Category::Data => "the JSON is of another shape",
         _ => "the text is no JSON",
