@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::clock::Timestamp;
-use crate::data::{Data, error_position, undecodable};
+use crate::data::{Data, describe_json_error, undecodable};
 use crate::error::Result;
 use crate::id::{IdpSessionId, PublicId, Realm, UserKey};
 use crate::lifetime::Limits;
@@ -242,7 +242,7 @@ impl Record {
         struct Format {
             format: u32,
         }
-        let json = |source| undecodable(error_position(&source));
+        let json = |source| undecodable(describe_json_error(&source));
         let wire = match serde_json::from_str::<Wire<&RawValue>>(text) {
             Ok(wire) => wire,
             Err(source) => {
