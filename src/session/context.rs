@@ -360,7 +360,7 @@ impl Context {
     pub(crate) fn count_guess(&self, address: Option<IpAddr>, hash: u64) {
         // In a fork its lock may be held for ever.
         if self.process.is_current()
-            && let Some((address, count)) = self.guess_detector.note(address, hash, self.now())
+            && let Some((address, count)) = self.guess_detector.count(address, hash, self.now())
         {
             self.events.raise(&Event::IdGuessing { address, count });
         }
