@@ -137,12 +137,12 @@ impl UpdateQueues {
     /// As [`turn`](Self::turn).
     pub(crate) fn turn_if_contended(
         &self,
-        by: Option<BlockingHook>,
+        hook: Option<BlockingHook>,
         id_hash: &SessionIdHash,
         entered: Instant,
     ) -> Result<Option<Turn<'_>>> {
         let is_contended = self.shard(id_hash).contains_key(id_hash);
-        is_contended.then(|| self.turn(by, id_hash, entered)).transpose()
+        is_contended.then(|| self.turn(hook, id_hash, entered)).transpose()
     }
 
     /// Waits for a turn to update the session of `id_hash`, at most until 5 seconds after the
@@ -152,13 +152,13 @@ impl UpdateQueues {
     /// [`ErrorKind::Busy`] when the time is over, or at once when 64 requests wait already.
     pub(crate) fn turn(
         &self,
-        by: Option<BlockingHook>,
+        hook: Option<BlockingHook>,
         id_hash: &SessionIdHash,
         entered: Instant,
     ) -> Result<Turn<'_>> {
         match self.enter(id_hash, entered + MAX_WAIT) {
             Entered::Turn(turn) => Ok(turn),
-            Entered::Place(place) => run_blocking(by, || place.wait().ok_or_else(overtaken)),
+            Entered::Place(place) => run_blocking(hook, || place.wait().ok_or_else(overtaken)),
             Entered::Full => {
                 // Without this, refused requests that retry at once would keep the waiting ones off
                 // the processor.
