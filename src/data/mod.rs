@@ -18,7 +18,7 @@ use serde_json::value::RawValue;
 use crate::error::{Error, ErrorKind, Result};
 use block::Block;
 
-/// The name of the flash messages, which have their own size limit.
+/// The name of the flash messages, which have a separate size limit.
 pub(crate) const FLASHES: &str = "cloakroom.flash";
 
 /// One value of a session, as JSON text. It owns the text or borrows it from the [`Data`] that
@@ -261,8 +261,8 @@ impl Data {
     }
 
     /// Returns the size that counts towards the limit of a session, in bytes: the length of
-    /// [`as_json`](Self::as_json) without flash messages, which have a [limit of their
-    /// own](crate::Flash).
+    /// [`as_json`](Self::as_json) without flash messages, which have a [separate
+    /// limit](crate::Flash).
     #[must_use]
     pub fn json_len(&self) -> usize {
         let flashes = match self.0.get(FLASHES) {

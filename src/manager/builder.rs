@@ -184,8 +184,8 @@ impl SessionManagerBuilder {
     /// the current name, with a new id. A sign-out removes both cookies. Can be called for several
     /// names, and for cookies only.
     ///
-    /// Sessions under a former name are those of that name's default realm, and those of this
-    /// manager's if it has a [`realm`](Self::realm) of its own. The attributes and keys are the
+    /// Sessions under a former name are those of that name's default realm, and those of the
+    /// [`realm`](Self::realm) of this manager if one is set. The attributes and keys are the
     /// current ones.
     ///
     /// Keep this setting for the lifetime of sessions: 30 days with the default.
@@ -220,7 +220,7 @@ impl SessionManagerBuilder {
     }
 
     /// Sets the maximum size of one session's data, in bytes of JSON. Defaults to 65,536. Flash
-    /// messages do not count: they have a [limit of their own](crate::Flash).
+    /// messages do not count: they have a [separate limit](crate::Flash).
     pub fn max_bytes(self, bytes: usize) -> Self {
         self.with(|settings| settings.max_bytes = bytes)
     }
@@ -384,8 +384,7 @@ impl SessionManagerBuilder {
             }
             let former = cookie.clone().name(name);
             former.check()?;
-            // A former cookie may date from before the manager got a realm of its own, or from
-            // after.
+            // A former cookie may date from before this manager's realm was set, or from after.
             for realm in [Some(Realm::new(former.name_text())?), named.clone()] {
                 let Some(realm) = realm.map(|realm| realm.tag()) else { continue };
                 let cookie = former.clone().of_realm(realm)?;

@@ -28,11 +28,11 @@ thread_local! {
 
 impl SessionNumber {
     pub(crate) fn new() -> Self {
-        static TAKEN: AtomicU64 = AtomicU64::new(0);
+        static NEXT_BLOCK: AtomicU64 = AtomicU64::new(0);
         FREE.with(|free| {
             let (mut next, mut end) = free.get();
             if next == end {
-                next = TAKEN.fetch_add(BLOCK, Ordering::Relaxed);
+                next = NEXT_BLOCK.fetch_add(BLOCK, Ordering::Relaxed);
                 end = next.saturating_add(BLOCK);
             }
             free.set((next + 1, end));

@@ -28,7 +28,7 @@ pub(crate) struct RecentlyEnded {
     /// The number of endings recorded so far. Every request reads it, which costs less than reading
     /// a clock.
     noted: AtomicU64,
-    known: Mutex<Generations>,
+    generations: Mutex<Generations>,
     /// Notified when a deletion is no longer in flight.
     changed: Condvar,
 }
@@ -69,7 +69,7 @@ struct Generations {
 
 impl RecentlyEnded {
     fn lock(&self) -> MutexGuard<'_, Generations> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.generations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the current point in the order of endings.
@@ -86,10 +86,10 @@ impl RecentlyEnded {
     /// Records that a deletion is in flight. Call this before the store deletes, and drop the guard
     /// after all endings are recorded.
     pub(crate) fn begin(&self) -> DeletionInFlight<'_> {
-        let mut recently_ended = self.lock();
-        recently_ended.begun += 1;
-        let number = recently_ended.begun;
-        recently_ended.under_way.insert(number);
+        let mut generations = self.lock();
+        generations.begun += 1;
+        let number = generations.begun;
+        generations.under_way.insert(number);
         DeletionInFlight { recently_ended: self, number }
     }
 
@@ -106,20 +106,20 @@ impl RecentlyEnded {
 
     fn note_ending(&self, id_hash: SessionIdHash, revoked_by: Option<SessionNumber>) {
         let now = instant();
-        let mut recently_ended = self.lock();
-        let began = *recently_ended.began.get_or_insert(now);
-        if recently_ended.young.len() >= GENERATION_SIZE || now.duration_since(began) >= RETENTION {
-            recently_ended.old = std::mem::take(&mut recently_ended.young);
-            recently_ended.began = Some(now);
+        let mut generations = self.lock();
+        let began = *generations.began.get_or_insert(now);
+        if generations.young.len() >= GENERATION_SIZE || now.duration_since(began) >= RETENTION {
+            generations.old = std::mem::take(&mut generations.young);
+            generations.began = Some(now);
         }
-        recently_ended.young.insert(id_hash, EndedSession { at: self.next(), revoked_by });
+        generations.young.insert(id_hash, EndedSession { at: self.next(), revoked_by });
     }
 
     /// Records that a call of the manager has ended all sessions, and attributes it in the same
     /// way.
     pub(crate) fn note_revocation_of_everyone(&self) {
-        let mut recently_ended = self.lock();
-        recently_ended.everyone =
+        let mut generations = self.lock();
+        generations.everyone =
             Some(EndedSession { at: self.next(), revoked_by: SessionNumber::last_used_here() });
     }
 
@@ -141,10 +141,10 @@ impl RecentlyEnded {
         id_hash: &SessionIdHash,
         then: Moment,
     ) -> Option<bool> {
-        let recently_ended = self.lock();
-        match recently_ended.has_ended_since(id_hash, then) {
+        let generations = self.lock();
+        match generations.has_ended_since(id_hash, then) {
             true => Some(true),
-            false => recently_ended.under_way.is_empty().then_some(false),
+            false => generations.under_way.is_empty().then_some(false),
         }
     }
 
@@ -152,18 +152,17 @@ impl RecentlyEnded {
     /// until the deletions in flight have recorded their endings. For writes only, which would
     /// otherwise begin a new session for a visitor who has just signed out.
     pub(crate) fn has_ended_since(&self, id_hash: &SessionIdHash, then: Moment) -> bool {
-        let mut recently_ended = self.lock();
+        let mut generations = self.lock();
         // A deletion that begins later does not find the session, so it is not awaited.
-        let last = recently_ended.begun;
+        let last = generations.begun;
         loop {
-            if recently_ended.has_ended_since(id_hash, then) {
+            if generations.has_ended_since(id_hash, then) {
                 return true;
             }
-            if recently_ended.under_way.first().is_none_or(|first| *first > last) {
+            if generations.under_way.first().is_none_or(|first| *first > last) {
                 return false;
             }
-            recently_ended =
-                self.changed.wait(recently_ended).unwrap_or_else(PoisonError::into_inner);
+            generations = self.changed.wait(generations).unwrap_or_else(PoisonError::into_inner);
         }
     }
 }

@@ -47,9 +47,9 @@ pub(crate) struct Turn<'q> {
     pub(crate) newest: Option<Record>,
 }
 
-/// A place in a queue. Dropping it leaves the queue.
+/// A position in a queue. Dropping it leaves the queue.
 #[derive(Debug)]
-struct Place<'q> {
+struct QueuePosition<'q> {
     queues: &'q UpdateQueues,
     id_hash: SessionIdHash,
     deadline: Instant,
@@ -58,11 +58,11 @@ struct Place<'q> {
 
 #[derive(Debug)]
 struct Waiter {
-    state: Mutex<State>,
+    state: Mutex<WaiterState>,
     changed: Condvar,
     /// The waiter is the next in the queue and its turn is close.
     is_next: AtomicBool,
-    /// The state may be [`State::Granted`]. Read without a lock while spinning.
+    /// The state may be [`WaiterState::Granted`]. Read without a lock while spinning.
     is_granted: AtomicBool,
     /// The thread sleeps. Checked because notifying a thread that does not sleep costs a system
     /// call too.
@@ -72,7 +72,7 @@ struct Waiter {
 impl Waiter {
     fn new(is_next: bool) -> Self {
         Waiter {
-            state: Mutex::new(State::Waiting),
+            state: Mutex::new(WaiterState::Waiting),
             changed: Condvar::new(),
             is_next: AtomicBool::new(is_next),
             is_granted: AtomicBool::new(false),
@@ -81,7 +81,7 @@ impl Waiter {
     }
 
     /// Wakes the thread, if it sleeps. The thread sets `is_asleep` under the lock of the state.
-    fn wake(&self, state: MutexGuard<'_, State>) {
+    fn wake(&self, state: MutexGuard<'_, WaiterState>) {
         let is_asleep = self.is_asleep.swap(false, Ordering::Relaxed);
         drop(state);
         if is_asleep {
@@ -92,7 +92,7 @@ impl Waiter {
 
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant)] // one per waiting request
-enum State {
+enum WaiterState {
     Waiting,
     /// The waiter has the turn, with the value of [`Turn::newest`].
     Granted(Option<Record>),
@@ -106,10 +106,10 @@ enum State {
 enum Entered<'q> {
     /// The turn, because no other request has it.
     Turn(Turn<'q>),
-    /// A place in the queue, because another request has the turn.
-    Place(Place<'q>),
+    /// A position in the queue, because another request has the turn.
+    Queued(QueuePosition<'q>),
     /// Neither, because the queue is full.
-    Full,
+    QueueFull,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -158,8 +158,10 @@ impl UpdateQueues {
     ) -> Result<Turn<'_>> {
         match self.enter(id_hash, entered + MAX_WAIT) {
             Entered::Turn(turn) => Ok(turn),
-            Entered::Place(place) => run_blocking(hook, || place.wait().ok_or_else(overtaken)),
-            Entered::Full => {
+            Entered::Queued(position) => {
+                run_blocking(hook, || position.wait().ok_or_else(overtaken))
+            }
+            Entered::QueueFull => {
                 // Without this, refused requests that retry at once would keep the waiting ones off
                 // the processor.
                 thread::yield_now();
@@ -184,11 +186,11 @@ impl UpdateQueues {
             Entry::Occupied(occupied) => occupied.into_mut(),
         };
         if waiting.len() >= MAX_WAITING {
-            return Entered::Full;
+            return Entered::QueueFull;
         }
         let waiter = Arc::new(Waiter::new(waiting.is_empty()));
         waiting.push_back(waiter.clone());
-        Entered::Place(Place { queues: self, id_hash: *id_hash, deadline, waiter })
+        Entered::Queued(QueuePosition { queues: self, id_hash: *id_hash, deadline, waiter })
     }
 
     /// Passes the turn to the first waiter, or removes the queue if there is none.
@@ -200,7 +202,7 @@ impl UpdateQueues {
         };
         // Under both locks: a waiter that is not in the queue has the turn.
         let mut state = lock(&next.state);
-        *state = State::Granted(newest);
+        *state = WaiterState::Granted(newest);
         next.is_granted.store(true, Ordering::Relaxed);
         drop(shard);
         next.wake(state);
@@ -240,13 +242,13 @@ impl Drop for Turn<'_> {
     }
 }
 
-impl<'q> Place<'q> {
+impl<'q> QueuePosition<'q> {
     /// Waits for the turn; returns `None` at the deadline.
     fn wait(self) -> Option<Turn<'q>> {
         let waiter = &*self.waiter;
         let mut has_spun = false;
         let mut state = lock(&waiter.state);
-        while matches!(*state, State::Waiting) {
+        while matches!(*state, WaiterState::Waiting) {
             if !has_spun && waiter.is_next.load(Ordering::Relaxed) {
                 has_spun = true;
                 drop(state);
@@ -271,19 +273,19 @@ impl<'q> Place<'q> {
 
     /// Returns the turn, if it was granted.
     fn take(&self) -> Option<Turn<'q>> {
-        match std::mem::replace(&mut *lock(&self.waiter.state), State::Gone) {
-            State::Granted(newest) => {
-                let Place { queues, id_hash, deadline, .. } = *self;
+        match std::mem::replace(&mut *lock(&self.waiter.state), WaiterState::Gone) {
+            WaiterState::Granted(newest) => {
+                let QueuePosition { queues, id_hash, deadline, .. } = *self;
                 Some(Turn { queues, id_hash, deadline, newest })
             }
-            State::Waiting | State::Gone => None,
+            WaiterState::Waiting | WaiterState::Gone => None,
         }
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for QueuePosition<'_> {
     fn drop(&mut self) {
-        let has_left = matches!(*lock(&self.waiter.state), State::Gone);
+        let has_left = matches!(*lock(&self.waiter.state), WaiterState::Gone);
         if !has_left {
             self.queues.leave(&self.id_hash, &self.waiter);
             // A turn that was granted is passed on.
@@ -321,15 +323,15 @@ mod tests {
         }
     }
 
-    fn place_until<'q>(queues: &'q UpdateQueues, deadline: Instant) -> Place<'q> {
+    fn enqueue_until<'q>(queues: &'q UpdateQueues, deadline: Instant) -> QueuePosition<'q> {
         match queues.enter(&id_hash(1), deadline) {
-            Entered::Place(place) => place,
+            Entered::Queued(position) => position,
             other => panic!("{other:?}"),
         }
     }
 
-    fn place(queues: &UpdateQueues) -> Place<'_> {
-        place_until(queues, instant() + MAX_WAIT * 12)
+    fn enqueue(queues: &UpdateQueues) -> QueuePosition<'_> {
+        enqueue_until(queues, instant() + MAX_WAIT * 12)
     }
 
     fn is_empty(queues: &UpdateQueues) -> bool {
@@ -340,14 +342,14 @@ mod tests {
     fn waiters_get_their_turns_in_order_of_arrival() {
         let queues = UpdateQueues::default();
         let first = turn(&queues, &id_hash(1));
-        let places: Vec<_> = (0..10).map(|_| place(&queues)).collect();
+        let positions: Vec<_> = (0..10).map(|_| enqueue(&queues)).collect();
         let (sender, receiver) = channel();
         thread::scope(|scope| {
-            // The threads start in reverse order of their places.
-            for (number, place) in places.into_iter().enumerate().rev() {
+            // The threads start in reverse order of their positions.
+            for (number, position) in positions.into_iter().enumerate().rev() {
                 let sender = sender.clone();
                 scope.spawn(move || {
-                    let turn = place.wait().unwrap();
+                    let turn = position.wait().unwrap();
                     sender.send(number).unwrap();
                     drop(turn);
                 });
@@ -375,13 +377,13 @@ mod tests {
     fn at_most_64_wait_for_one_session_and_none_for_others() {
         let queues = UpdateQueues::default();
         let first = turn(&queues, &id_hash(1));
-        let places: Vec<_> = (0..64).map(|_| place(&queues)).collect();
+        let positions: Vec<_> = (0..64).map(|_| enqueue(&queues)).collect();
         let refused = queues.turn(None, &id_hash(1), instant()).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Busy);
         // This session is in the same shard.
         let other = turn(&queues, &id_hash(65));
-        drop(places);
-        drop(place(&queues));
+        drop(positions);
+        drop(enqueue(&queues));
         drop((first, other));
         assert!(is_empty(&queues));
     }
@@ -390,7 +392,7 @@ mod tests {
     fn a_waiter_leaves_the_queue_at_its_deadline() {
         let queues = UpdateQueues::default();
         let first = turn(&queues, &id_hash(1));
-        let (late, next) = (place_until(&queues, instant()), place(&queues));
+        let (late, next) = (enqueue_until(&queues, instant()), enqueue(&queues));
         assert!(late.wait().is_none());
         drop(first);
         drop(next.wait().expect("its turn has come"));
@@ -398,10 +400,10 @@ mod tests {
     }
 
     #[test]
-    fn a_dropped_place_passes_a_granted_turn_on() {
+    fn a_dropped_position_passes_a_granted_turn_on() {
         let queues = UpdateQueues::default();
         let first = turn(&queues, &id_hash(1));
-        let (second, third) = (place(&queues), place(&queues));
+        let (second, third) = (enqueue(&queues), enqueue(&queues));
         drop(first);
         drop(second);
         drop(third.wait().expect("its turn has come"));
@@ -412,7 +414,7 @@ mod tests {
     fn a_turn_carries_the_session_as_last_stored() {
         let queues = UpdateQueues::default();
         let mut first = turn(&queues, &id_hash(1));
-        let (second, third) = (place(&queues), place(&queues));
+        let (second, third) = (enqueue(&queues), enqueue(&queues));
         let now = Timestamp::from_millis(0);
         let new_session = NewSession::new(Lifetime::default().starting(now)).unwrap();
         first.newest = Some(Record::create(&new_session, now));
@@ -430,7 +432,7 @@ mod tests {
     fn a_panic_during_a_turn_passes_the_turn_on() {
         let queues = UpdateQueues::default();
         let first = turn(&queues, &id_hash(1));
-        let next = place(&queues);
+        let next = enqueue(&queues);
         let panicked = catch_unwind(AssertUnwindSafe(|| {
             let _turn = first;
             panic!("as planned");
