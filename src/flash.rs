@@ -1,7 +1,7 @@
 //! Flash messages: set in one request and read once in a later one.
 //!
-//! Uses `data` and `session`. The messages are one session value with a separate size limit; handlers
-//! call the methods of [`Session`].
+//! Uses `data` and `session`. The messages are one session value with a separate size limit;
+//! handlers call the methods of [`Session`].
 
 use std::fmt::{self, Debug};
 

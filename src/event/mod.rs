@@ -230,7 +230,9 @@ macro_rules! event_kinds {
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum EventKind {
-            $(#[doc = concat!("[`Event::", stringify!($kind), "`], logged at level `", stringify!($level), "`.")]
+            $(#[doc = concat!(
+                "[`Event::", stringify!($kind), "`], logged at level `", stringify!($level), "`."
+            )]
             $kind,)*
         }
 

@@ -79,8 +79,8 @@ const RESERVED_HEADER_PREFIXES: [&str; 8] = [
     "X-Forwarded-",
 ];
 
-/// The maximum grace of a replaced id. It exceeds the duration of a request, and it is short
-/// because a renewal may be meant to invalidate a stolen id.
+/// The maximum grace of a replaced id. Requests under way are assumed to take no longer, and a
+/// longer grace would keep a stolen id valid after a renewal that is meant to invalidate it.
 const MAX_GRACE: Duration = Duration::from_secs(60);
 
 fn is_reserved(header: &str) -> bool {
@@ -319,10 +319,9 @@ impl SessionManagerBuilder {
         self.with(|settings| settings.form_pages_no_store = no_store)
     }
 
-    /// Sets whether the response of a request that destroyed a session carries `Clear-Site-Data:
-    /// "cache", "storage"`. The browser then deletes what pages of this site have stored in it and
-    /// what it has cached of them. Defaults to false. OWASP ASVS 5.0 names it in 14.3.1. Browsers
-    /// obey it over TLS only.
+    /// Sets whether the response to a sign-out carries `Clear-Site-Data: "cache", "storage"`. The
+    /// browser then deletes what pages of this site have stored in it and what it has cached of
+    /// them. Defaults to false. OWASP ASVS 5.0 names it in 14.3.1. Browsers obey it over TLS only.
     ///
     /// The header does not contain `"cookies"`, which would remove every cookie of the registered
     /// domain, those of sibling hosts included. It is also processed after `Set-Cookie`, so it

@@ -102,8 +102,8 @@ impl SessionManager {
         run_blocking(self.blocking_hook, || index.stats(self.context.now()))
     }
 
-    /// Ends the session `public_id` if it belongs to `user`, and returns whether it did. The user
-    /// is required because a public id in a request may be another user's.
+    /// Ends the session `public_id` if it belongs to `user`, and returns whether there was one. The
+    /// user is required because a public id in a request may be another user's.
     ///
     /// # Errors
     /// The store's errors. After [`ErrorKind::Unavailable`] the session may have ended.

@@ -169,8 +169,8 @@ impl Session {
     /// ended or its id had been replaced, or because this request [ignores](Self::ignore) the
     /// session.
     ///
-    /// Parallel requests of one session are serialized, so each receives a different result. A
-    /// value can therefore be used once only:
+    /// Parallel requests of one session take turns, and `f` runs on the result of the turn before.
+    /// A value can therefore be used once only:
     ///
     /// ```
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
