@@ -1,4 +1,7 @@
-//! Time comes from an injected clock, in whole milliseconds.
+//! Time: the [`Clock`] that a manager is given, and [`Timestamp`] in whole milliseconds.
+//!
+//! Imports nothing of this crate. Every module that compares times takes the current time as an
+//! argument, and the callers read it from the manager's clock.
 
 use std::fmt::Debug;
 use std::ops::{Add, Sub};
@@ -6,29 +9,29 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// A moment: milliseconds since 1970-01-01T00:00:00Z, leap seconds not counted.
+/// A point in time: milliseconds since 1970-01-01T00:00:00Z, without leap seconds.
 ///
-/// Adding a [`Duration`] saturates at [`Timestamp::MAX`] and drops what is below a millisecond.
+/// Adding a [`Duration`] saturates at [`Timestamp::MAX`]; fractions of a millisecond are dropped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
 
 impl Timestamp {
-    /// Later than every other moment: the deadline of what never ends.
+    /// The greatest timestamp, used as the deadline of a session that has no limit.
     pub const MAX: Timestamp = Timestamp(i64::MAX);
 
-    /// The moment `millis` milliseconds after 1970-01-01T00:00:00Z.
+    /// Makes a timestamp from milliseconds since 1970-01-01T00:00:00Z.
     #[must_use]
     pub const fn from_millis(millis: i64) -> Self {
         Timestamp(millis)
     }
 
-    /// Milliseconds since 1970-01-01T00:00:00Z.
+    /// Returns the milliseconds since 1970-01-01T00:00:00Z.
     #[must_use]
     pub const fn as_millis(self) -> i64 {
         self.0
     }
 
-    /// How long after `earlier` this is; zero if it is not after it.
+    /// Returns the time from `earlier` to this timestamp, and zero if `earlier` is later.
     #[must_use]
     pub fn since(self, earlier: Timestamp) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
@@ -55,24 +58,24 @@ impl Sub<Duration> for Timestamp {
     }
 }
 
-/// Where the time comes from: [`SystemClock`], or [`ManualClock`] in tests.
+/// A source of the current time: [`SystemClock`], or [`ManualClock`] in tests.
 pub trait Clock: Debug + Send + Sync + 'static {
-    /// The time now. Must never be earlier than an answer given before.
+    /// Returns the current time. It must never be earlier than a value returned before.
     fn now(&self) -> Timestamp;
 }
 
-/// The system's wall clock, except that it never goes back within a process.
+/// The system's wall clock, made monotonic within the process.
 ///
-/// When the wall clock is set back, time goes on from where it was at its usual pace; when it is
-/// set forward (or the machine was asleep), time follows at once. A step back therefore lasts
-/// until the process restarts.
+/// When the wall clock is set back, the returned time continues from its last value at the pace of
+/// the monotonic clock, until the process restarts. When the wall clock is set forward, or the
+/// machine was suspended, the returned time follows at once.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 
 struct Anchor {
     instant: Instant,
     wall: i64,
-    /// How far the wall clock was ever seen ahead of the anchor's own pace.
+    /// The greatest lead of the wall clock over the anchor's own time so far, in milliseconds.
     ahead: AtomicI64,
 }
 
@@ -105,30 +108,32 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that stands still until it is told to move. Clones share the same time.
+/// A clock that changes only by [`advance`](Self::advance) and [`set`](Self::set). Clones share the
+/// same time.
 #[derive(Clone, Debug)]
 pub struct ManualClock(Arc<AtomicI64>);
 
 impl ManualClock {
-    /// A clock that stands at `now`.
+    /// Makes a clock that shows `now`.
     #[must_use]
     pub fn new(now: Timestamp) -> Self {
         ManualClock(Arc::new(AtomicI64::new(now.0)))
     }
 
-    /// Moves the time on by `duration`.
+    /// Advances the time by `duration`; fractions of a millisecond are dropped.
     pub fn advance(&self, duration: Duration) {
         self.0.fetch_add(millis(duration), Ordering::SeqCst);
     }
 
-    /// Sets the time, also back: what a restart after a step of the wall clock would see.
+    /// Sets the time to `now`, which may be earlier: a process sees that after a restart when the
+    /// wall clock was set back.
     pub fn set(&self, now: Timestamp) {
         self.0.store(now.0, Ordering::SeqCst);
     }
 }
 
 impl Default for ManualClock {
-    /// Stands at 2001-09-09T01:46:40Z, a round number of milliseconds.
+    /// Shows 2001-09-09T01:46:40Z, which is 1,000,000,000,000 milliseconds.
     fn default() -> Self {
         ManualClock::new(Timestamp::from_millis(1_000_000_000_000))
     }
@@ -145,13 +150,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn time_goes_on_at_its_pace_when_the_wall_clock_is_set_back() {
+    fn time_advances_monotonically_when_the_wall_clock_is_set_back() {
         let start = Instant::now();
         let anchor = Anchor { instant: start, wall: 1_000_000, ahead: AtomicI64::new(0) };
         let after = |seconds| start + Duration::from_secs(seconds);
         assert_eq!(anchor.now(after(0), 1_000_000).as_millis(), 1_000_000);
-        assert_eq!(anchor.now(after(1), 4_601_000).as_millis(), 4_601_000, "forward is followed");
-        assert_eq!(anchor.now(after(2), 1_002_000).as_millis(), 4_602_000, "back is not");
+        assert_eq!(anchor.now(after(1), 4_601_000).as_millis(), 4_601_000, "a step forward");
+        assert_eq!(anchor.now(after(2), 1_002_000).as_millis(), 4_602_000, "a step back");
         assert_eq!(anchor.now(after(3), 4_603_500).as_millis(), 4_603_500);
     }
 

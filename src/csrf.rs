@@ -1,7 +1,8 @@
-//! Tokens against requests that another site makes a browser send.
+//! CSRF protection: tokens for forms, and their verification.
 //!
-//! A token is the session's secret under a mask that is new each time, so that pages which are
-//! compressed and watched do not give the secret away byte by byte (BREACH).
+//! A token is the session's CSRF secret XORed with a random mask that is new in every token. Tokens
+//! of one secret have no bytes in common, so the lengths of compressed pages do not reveal the
+//! secret (BREACH). Uses `session`, which stores the secret.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -10,7 +11,7 @@ use crate::error::Result;
 use crate::id::random;
 use crate::session::Session;
 
-/// The length of every token: mask and masked secret, 64 bytes, as base64url.
+/// The length of a token: mask and masked secret, 64 bytes, as base64url.
 const TEXT_LEN: usize = 86;
 
 fn token(secret: &[u8; 32], mask: &[u8; 32]) -> String {
@@ -19,12 +20,12 @@ fn token(secret: &[u8; 32], mask: &[u8; 32]) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// The secret that a token claims to know; `None` for what no [`token`] can be.
+/// Returns the secret in a token, or `None` for text that [`token`] never returns.
 fn unmasked(token: &str) -> Option<[u8; 32]> {
     if token.len() != TEXT_LEN {
         return None;
     }
-    // Two bytes more than a token, because the decoder reserves room for whole groups.
+    // Two bytes more than a token, because the decoder reserves space for whole groups.
     let mut bytes = [0; 66];
     let written = URL_SAFE_NO_PAD.decode_slice(token, &mut bytes).ok()?;
     let (mask, masked) = bytes.get(..written)?.split_at_checked(32)?;
@@ -33,31 +34,31 @@ fn unmasked(token: &str) -> Option<[u8; 32]> {
     Some(secret)
 }
 
-/// What [`Session::verify_csrf`] found. It is a type of its own, so that the compiler warns where
-/// it is not looked at.
+/// The result of [`Session::verify_csrf`]. An unused result is a compiler warning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "a request may be forged"]
 pub enum CsrfToken {
-    /// The request was made from a page of this session.
+    /// A page of this session sent the token.
     Valid,
-    /// It may have been made by another site.
+    /// The token is not one of this session. Another site may have caused the request.
     Invalid,
 }
 
 impl Session {
-    /// A token for a form of this page, which no other site can know: a request that brings it back
-    /// was made from a page of this session. It is different at every call; all of them hold for as
-    /// long as the session does, through renewals, until the next [`sign_in`](Self::sign_in). After
-    /// that they hold with the replaced id alone, while it is remembered, so that a sign-in form can
-    /// be sent twice.
+    /// Returns a CSRF token of this session, for a form in the response. Another site cannot know
+    /// it, so a request with a valid token comes from a page of this session.
     ///
-    /// A page that is rendered after a sign-in in the same request must ask for it after that.
+    /// Every call returns a different token. All of them are valid until the session ends or the
+    /// next [`sign_in`](Self::sign_in), also after a renewal. After a sign-in they are valid only
+    /// in requests that present the replaced id while the store remembers it, so that a sign-in
+    /// form can be sent twice. A page that is rendered after a sign-in in the same request must use
+    /// a token that was requested after the sign-in.
     ///
-    /// Where there is no session, one begins at the end of the request, as with any change. Where
-    /// there is one for which no token was ever made, that is stored at once and stands, whatever
-    /// the response will be. [`clear`](Self::clear) removes what tokens are checked against, too,
-    /// unless a token is asked for after it in the same request. After [`ignore`](Self::ignore) only
-    /// the tokens of a session that had some before are of use.
+    /// Without a session, the call begins one at the end of the request, as any change does. For a
+    /// session without a CSRF secret, it stores a new secret immediately, whatever the response
+    /// will be. [`clear`](Self::clear) removes the secret and so invalidates the tokens, unless
+    /// this is called after it in the same request. After [`ignore`](Self::ignore), a token is
+    /// valid later only if the session had a secret before.
     ///
     /// # Errors
     /// As [`update`](Self::update).
@@ -66,7 +67,7 @@ impl Session {
         Ok(token(secret.bytes(), &random("mask a CSRF token")?))
     }
 
-    /// The [token](Self::csrf_token) as a hidden field of the name `csrf`, for an HTML form.
+    /// Returns a [token](Self::csrf_token) as the hidden field `csrf` of an HTML form.
     ///
     /// # Errors
     /// As [`csrf_token`](Self::csrf_token).
@@ -75,9 +76,12 @@ impl Session {
         Ok(format!("<input type=\"hidden\" name=\"csrf\" value=\"{token}\">"))
     }
 
-    /// Whether `token` is one of this session's: ask before anything is changed on behalf of the
-    /// user, and answer with 403 where it is invalid. It is so too where there is no session, and
-    /// for anything that is no token; what is no token at all is not even looked up. Writes nothing.
+    /// Verifies a token. Call this before changing anything on behalf of the user, and answer with
+    /// status 403 if the token is invalid.
+    ///
+    /// The result is [`Invalid`](CsrfToken::Invalid) for text that is not a token, which is refused
+    /// without reading the session, and for every token if the request finds neither a session nor
+    /// a replaced id that the store remembers. Writes nothing.
     ///
     /// ```
     /// use cloakroom::csrf::CsrfToken;

@@ -1,4 +1,6 @@
-//! What a request changed, as a value that is merged into what is stored at the end.
+//! The changes of one request as a value, which is merged into the stored session.
+//!
+//! Uses `data`, `id` and `record`. The session collects a delta; `Commit::decide` applies it.
 
 use std::collections::BTreeMap;
 
@@ -6,32 +8,32 @@ use crate::data::{Data, Value};
 use crate::id::UserKey;
 use crate::record::Record;
 
-/// The changes of one request: names set and removed, everything cleared, the user replaced.
+/// The changes of one request: names set and removed, all names cleared, the user replaced.
 ///
-/// Deltas obey one law: applying `a.then(b)` is the same as applying `a` and then `b`.
+/// Deltas obey one law: applying `a.then(b)` equals applying `a` and then `b`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Delta {
-    /// All names that `changes` does not mention are removed.
+    /// Removes every name that `changes` does not contain.
     clear: bool,
-    /// A value sets the name, `None` removes it.
+    /// `Some` sets the name, `None` removes it.
     changes: BTreeMap<Box<str>, Option<Value<'static>>>,
     user: Option<Option<UserKey>>,
 }
 
-/// What a delta says about one name.
+/// The change of one name in a delta.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Change<'a> {
-    /// Nothing: what is stored counts.
+    /// The delta leaves the stored value.
     Untouched,
-    /// It is removed.
+    /// The delta removes the name.
     Removed,
-    /// It has this value.
+    /// The delta sets this value.
     Set(&'a Value<'static>),
 }
 
 impl Delta {
-    /// A delta that changes nothing.
+    /// Makes an empty delta.
     #[must_use]
     pub fn new() -> Self {
         Delta::default()
@@ -44,7 +46,7 @@ impl Delta {
 
     /// Removes `name`.
     pub fn remove(&mut self, name: &str) {
-        // After a clear the name is gone already, unless this delta set it again.
+        // After a clear the name is absent already, unless this delta has set it since.
         if self.clear {
             self.changes.remove(name);
         } else {
@@ -52,32 +54,32 @@ impl Delta {
         }
     }
 
-    /// Removes every name. The user stays.
+    /// Removes every name. The user does not change.
     pub fn clear(&mut self) {
         self.clear = true;
         self.changes.clear();
     }
 
-    /// Says whose session it is. This is no sign-in: the stamps of the last one (time, level,
-    /// external key) are lost, even when the user stays the same.
+    /// Replaces the user. This is not a sign-in: it removes the time, the level and the identity
+    /// provider's session id of the last sign-in, even when the user stays the same.
     pub fn set_user(&mut self, user: Option<UserKey>) {
         self.user = Some(user);
     }
 
-    /// The same without its clear, and without what it says about `name`.
+    /// Returns this delta without its clear and without its change of `name`.
     pub(crate) fn without_clear(&self, name: &str) -> Self {
         let mut delta = Delta { clear: false, ..self.clone() };
         delta.changes.remove(name);
         delta
     }
 
-    /// Whether it changes nothing.
+    /// Returns whether the delta changes nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         !self.clear && self.changes.is_empty() && self.user.is_none()
     }
 
-    /// What it says about `name`.
+    /// Returns the change of `name`.
     #[must_use]
     pub fn change(&self, name: &str) -> Change<'_> {
         match self.changes.get(name) {
@@ -88,24 +90,24 @@ impl Delta {
         }
     }
 
-    /// The user it sets, if it says anything about the user.
+    /// Returns the new user, or `None` if the delta does not change the user.
     #[must_use]
     pub fn user(&self) -> Option<Option<&UserKey>> {
         self.user.as_ref().map(Option::as_ref)
     }
 
-    /// Whether every name is removed that it does not set.
+    /// Returns whether the delta removes every name that it does not set.
     #[must_use]
     pub fn is_clear(&self) -> bool {
         self.clear
     }
 
-    /// The names it sets, and those it removes by name (with `None`).
+    /// Iterates over the names that the delta sets, and those that it removes by name, with `None`.
     pub fn iter(&self) -> impl Iterator<Item = (&str, Option<&Value<'static>>)> {
         self.changes.iter().map(|(name, value)| (&**name, value.as_ref()))
     }
 
-    /// This delta followed by `next`.
+    /// Returns this delta followed by `next`.
     #[must_use]
     pub fn then(mut self, next: Delta) -> Delta {
         if next.clear {
@@ -123,7 +125,7 @@ impl Delta {
         self
     }
 
-    /// Applies what it says about the data; false if the data is as it was.
+    /// Applies the changes to the data; returns false if the data is unchanged.
     pub(crate) fn apply_data(&self, data: &mut Data) -> bool {
         if !self.clear && self.changes.is_empty() {
             return false;
@@ -135,7 +137,8 @@ impl Delta {
         )
     }
 
-    /// Applies it; false if the record is as it was. The revision is left to the caller.
+    /// Applies the delta to a record; returns false if the record is unchanged. The caller
+    /// increments the revision.
     pub fn apply(&self, record: &mut Record) -> bool {
         let mut changed = self.apply_data(&mut record.data);
         if let Some(user) = &self.user {
@@ -210,7 +213,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn applying_two_deltas_in_turn_is_applying_the_one_that_joins_them(
+        fn applying_two_deltas_equals_applying_both_joined(
             start in steps(), a in steps(), b in steps(),
         ) {
             let (a, b) = (delta(&a), delta(&b));
@@ -223,7 +226,7 @@ mod tests {
         }
 
         #[test]
-        fn joining_is_associative_and_the_empty_delta_is_neutral(
+        fn then_is_associative_and_the_empty_delta_is_neutral(
             a in steps(), b in steps(), c in steps(),
         ) {
             let (a, b, c) = (delta(&a), delta(&b), delta(&c));
@@ -236,7 +239,7 @@ mod tests {
         }
 
         #[test]
-        fn apply_says_whether_the_record_changed(start in steps(), a in steps()) {
+        fn apply_returns_whether_the_record_changed(start in steps(), a in steps()) {
             let before = record(&start);
             let mut after = before.clone();
             let changed = delta(&a).apply(&mut after);
@@ -244,7 +247,7 @@ mod tests {
         }
 
         #[test]
-        fn what_a_delta_says_of_a_name_is_what_applying_it_does(start in steps(), a in steps()) {
+        fn change_agrees_with_apply_for_every_name(start in steps(), a in steps()) {
             let delta = delta(&a);
             let before = record(&start);
             let mut after = before.clone();

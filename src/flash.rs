@@ -1,4 +1,7 @@
-//! Messages for the next page: set in one request, read once in another.
+//! Flash messages: set in one request and read once in a later one.
+//!
+//! Uses `data` and `session`. The messages are one session value with a separate size limit;
+//! handlers call the methods of [`Session`].
 
 use std::fmt::{self, Debug};
 
@@ -9,32 +12,33 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::PublicId;
 use crate::session::Session;
 
-/// A message for the next page that asks for it.
+/// A message for the next page that reads messages.
 ///
-/// A session keeps the newest [`MAX`](Self::MAX) messages, and of those the newest that take
-/// [`MAX_BYTES`](Self::MAX_BYTES): older ones make room. They do not count towards the limit of the
-/// session's data ([`max_bytes`](crate::manager::SessionManagerBuilder::max_bytes)).
+/// A session keeps at most the newest [`MAX`](Self::MAX) messages with at most
+/// [`MAX_BYTES`](Self::MAX_BYTES) in total, and drops older ones. Messages do not count towards the
+/// limit of the session's data ([`max_bytes`](crate::manager::SessionManagerBuilder::max_bytes)).
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Flash {
-    /// What kind of message it is, such as `info` or `error`; the page gives it its meaning.
+    /// The kind of the message, such as `info` or `error`. The application defines its meaning.
     pub kind: String,
-    /// The message.
+    /// The text of the message.
     pub text: String,
-    /// Tells equal messages apart, so that reading takes away exactly what was read.
+    /// A random mark. It distinguishes equal messages, so that reading removes exactly the messages
+    /// that were returned.
     mark: String,
 }
 
 impl Flash {
-    /// The most messages that a session keeps.
+    /// The maximum number of messages in a session.
     pub const MAX: usize = 32;
 
-    /// The most bytes of JSON that a session's messages take together: 16 KiB.
+    /// The maximum size of all messages of a session, in bytes of JSON: 16 KiB.
     pub const MAX_BYTES: usize = 16 << 10;
 }
 
 impl Debug for Flash {
-    /// Shows the size of the text only: what is said to a user does not belong into logs.
+    /// Shows only the size of the text, because logs must not contain messages to users.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = format_args!("{} bytes", self.text.len());
         f.debug_struct("Flash")
@@ -44,13 +48,13 @@ impl Debug for Flash {
     }
 }
 
-/// The messages in a stored list.
+/// Returns the messages in a stored list, as JSON.
 fn items<'v>(flashes: Option<&'v Value<'v>>) -> Result<Vec<Value<'v>>> {
     flashes.map_or(Ok(Vec::new()), |flashes| flashes.items(FLASHES))
 }
 
-/// The list of the newest messages, as many as a session keeps. They are in JSON, and stay so: a
-/// message costs the same however many there are.
+/// Makes the list of the newest messages within both limits. The messages stay encoded, so the cost
+/// of adding one does not depend on decoding the others.
 fn newest(flashes: &[Value<'_>]) -> Value<'static> {
     let mut bytes = "[]".len();
     let fits = |flash: &&Value<'_>| {
@@ -62,7 +66,7 @@ fn newest(flashes: &[Value<'_>]) -> Value<'static> {
 }
 
 impl Session {
-    /// Leaves a message for the next page that asks for it. Messages of parallel requests are all
+    /// Adds a message for the next page that reads messages. Messages of parallel requests are all
     /// kept, up to the [limits](Flash).
     ///
     /// # Errors
@@ -73,9 +77,10 @@ impl Session {
         self.add_flashes(&[Flash { kind: kind.into(), text: text.into(), mark }])
     }
 
-    /// Reads the messages and takes them away. A page that does not ask leaves them to the next, and
-    /// so does a page that the browser [fetches in advance](crate::http::RequestHead::purpose): it
-    /// shows them, if it is shown at all, and so does the next one.
+    /// Returns the messages and removes them. If a page does not call this, the messages stay for
+    /// the next one. A page that the browser [fetches in
+    /// advance](crate::http::RequestHead::purpose) receives the messages without removing them,
+    /// because the browser may never show it.
     ///
     /// # Errors
     /// As [`get`](Self::get).
@@ -83,7 +88,7 @@ impl Session {
         let flashes: Vec<Flash> = self.get(FLASHES)?.unwrap_or_default();
         if !flashes.is_empty() && !self.is_prefetch() {
             let marks: Vec<String> = flashes.iter().map(|flash| flash.mark.clone()).collect();
-            // Not all that is there, but what was read: another request may add one right now.
+            // Removes only what was read: another request may add a message at the same time.
             self.compute_json(FLASHES, move |flashes| {
                 let flashes = items(flashes)?;
                 let is_read = |flash: &&Value<'_>| {
@@ -96,7 +101,7 @@ impl Session {
         Ok(flashes)
     }
 
-    /// Leaves messages that were read for the next page once more.
+    /// Keeps messages that were read for the next page too.
     ///
     /// # Errors
     /// As [`update`](Self::update).
@@ -105,21 +110,22 @@ impl Session {
     }
 
     fn add_flashes(&self, new: &[Flash]) -> Result<()> {
-        const OPERATION: &str = "leave a message for the next page";
+        const OPERATION: &str = "add a flash message";
         let new = new.iter().map(Value::encode).collect::<Result<Vec<_>>>()?;
         for flash in &new {
             let bytes = Value::list([flash]).as_json().len();
             if bytes >= Flash::MAX_BYTES {
                 let limit = Flash::MAX_BYTES;
-                let why =
-                    format!("the message has {bytes} bytes, all of a session at most {limit}");
+                let why = format!(
+                    "the message has {bytes} bytes, the messages of a session at most {limit}"
+                );
                 return Err(Error::with_source(ErrorKind::TooLarge, OPERATION, why));
             }
         }
         self.compute_json(FLASHES, move |flashes| {
             let mut flashes = items(flashes)?;
-            // Some may not have been taken away. Each has a mark of its own, so that equal ones are
-            // one and the same.
+            // A message may still be in the list, as after a prefetch. Each has its own mark, so
+            // equal messages are the same message.
             let is_new = |new: &&Value<'_>| !flashes.iter().any(|flash| flash == *new);
             let new: Vec<_> = new.iter().filter(is_new).map(Value::borrowed).collect();
             flashes.extend(new);

@@ -1,4 +1,7 @@
-//! The names of a session: the browser's secret, its hash, the public handle, and whose it is.
+//! Identifiers: the secret session id, its hash, the public id, the realm, and the user key.
+//!
+//! Uses only `error`. Ids are made by the session and reach stores as hashes only; the texts that
+//! name users, realms and providers' sessions are validated here once.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,8 +15,8 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Random bytes straight from the operating system: there is no generator state in the process
-/// that a fork could copy, so two processes never issue the same id.
+/// Returns random bytes of the operating system. The process holds no generator state that a fork
+/// could copy, so two processes never issue the same id.
 pub(crate) fn random<const N: usize>(operation: &'static str) -> Result<[u8; N]> {
     let mut bytes = [0; N];
     SysRng
@@ -22,60 +25,61 @@ pub(crate) fn random<const N: usize>(operation: &'static str) -> Result<[u8; N]>
     Ok(bytes)
 }
 
-/// The secret ticket in the browser's cookie: 256 random bits, base64url without padding.
+/// The secret of a session in the browser's cookie: 256 random bits, as text base64url without
+/// padding.
 ///
-/// It is never stored and never printed: there is no `Display`, no `Serialize`, and `Debug` is
-/// masked. Stores see only its [`SessionIdHash`].
+/// An id is never stored and never printed: the type has no `Display` and no `Serialize`, and its
+/// `Debug` output is masked. Stores see only the [`SessionIdHash`].
 #[derive(Clone, PartialEq, Eq)]
 pub struct SessionId([u8; 32]);
 
 impl SessionId {
-    /// The length of every id's text: 43 ASCII characters.
+    /// The length of an id as text: 43 ASCII characters.
     pub const TEXT_LEN: usize = 43;
 
-    /// A new id from the operating system's source of randomness.
+    /// Generates an id from the operating system's source of randomness.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] when the operating system gives no randomness.
+    /// [`ErrorKind::Unavailable`] when the operating system provides no randomness.
     pub fn generate() -> Result<Self> {
         Ok(SessionId(random("generate a session id")?))
     }
 
-    /// Reads an id from what a client sent. `None` for anything that [`reveal`](Self::reveal)
-    /// cannot have written: another length, another alphabet, stray bits in the last character.
+    /// Parses the text that a client sent. Returns `None` for text that [`reveal`](Self::reveal)
+    /// never returns: another length, another alphabet, or unused bits set in the last character.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         if text.len() != Self::TEXT_LEN {
             return None;
         }
-        // One byte more than an id, because the decoder reserves room for whole groups.
+        // One byte more than an id, because the decoder reserves space for whole groups.
         let mut bytes = [0; 33];
         let written = URL_SAFE_NO_PAD.decode_slice(text, &mut bytes).ok()?;
         let id = bytes.get(..written)?.try_into().ok()?;
         Some(SessionId(id))
     }
 
-    /// The text for the cookie: the one place where the secret leaves this type.
+    /// Returns the id as text, for the cookie. No other method returns the secret.
     #[must_use]
     pub fn reveal(&self) -> String {
         URL_SAFE_NO_PAD.encode(self.0)
     }
 
-    /// The id that a sign-in through this one gives, with the salt that the store remembers beside
-    /// the replaced id: SHA-256("join" ‖ id ‖ salt). Two sign-ins through one id get the same new
-    /// id by it, although no id is stored. Whoever has the salt alone cannot compute it.
+    /// Derives the id that a sign-in through this one issues: SHA-256("join" ‖ id ‖ salt). The
+    /// store keeps the salt beside the replaced id, so two sign-ins through one id issue the same
+    /// new id although no id is stored. The salt alone does not determine it.
     pub(crate) fn joined(&self, salt: &JoinSalt) -> SessionId {
         let digest = Sha256::new().chain_update("join").chain_update(self.0).chain_update(salt.0);
         SessionId(digest.finalize().into())
     }
 
-    /// A secret that only holders of this id can know: SHA-256("form" ‖ id).
+    /// Derives the CSRF secret of a session from its id: SHA-256("form" ‖ id).
     pub(crate) fn form_secret(&self) -> [u8; 32] {
         Sha256::new().chain_update("form").chain_update(self.0).finalize().into()
     }
 
-    /// The SHA-256 of the realm's tag and the 32 bytes: all that a store ever sees of the id. The
-    /// managers of another realm look it up under another key.
+    /// Returns the SHA-256 of the realm's tag and the id's 32 bytes. Stores see nothing else of an
+    /// id. In another realm the same id has another hash.
     #[must_use]
     pub fn hash(&self, realm: RealmTag) -> SessionIdHash {
         SessionIdHash(Sha256::new().chain_update(realm.0).chain_update(self.0).finalize().into())
@@ -88,20 +92,21 @@ impl fmt::Debug for SessionId {
     }
 }
 
-/// What a store files a session under: the SHA-256 of its realm's tag and its [`SessionId`].
+/// The hash of a [`SessionId`] under which a store keeps its session: the SHA-256 of the realm's
+/// tag and the id.
 ///
-/// It cannot be presented as a cookie: the id that hashes to it cannot be computed.
+/// A hash cannot be presented as a cookie, because the id cannot be computed from it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionIdHash([u8; 32]);
 
 impl SessionIdHash {
-    /// The key made of these bytes, for stores that read it back.
+    /// Makes a hash from its stored bytes.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         SessionIdHash(bytes)
     }
 
-    /// The 32 bytes of the hash.
+    /// Returns the 32 bytes of the hash.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
@@ -109,9 +114,9 @@ impl SessionIdHash {
 }
 
 impl fmt::Debug for SessionIdHash {
-    /// The first four bytes in hexadecimal, as the sqlite3 shell shows them.
+    /// Shows the first four bytes in hexadecimal, as the sqlite3 shell shows them.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SessionKey(")?;
+        f.write_str("SessionIdHash(")?;
         for byte in self.0.iter().take(4) {
             write!(f, "{byte:02x}")?;
         }
@@ -119,28 +124,29 @@ impl fmt::Debug for SessionIdHash {
     }
 }
 
-/// What a store keeps beside an id that a sign-in replaced: 256 random bits, from which together
-/// with the replaced id the new one follows. A second sign-in through the same id can join the
-/// first one by it. It is worth nothing without the replaced id.
+/// The salt that a store keeps beside an id that a sign-in replaced: 256 random bits.
+///
+/// The new id follows from the replaced id and the salt, so a second sign-in through the same id
+/// can join the first one. The salt is useless without the replaced id.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct JoinSalt([u8; 32]);
 
 impl JoinSalt {
-    /// A new salt.
+    /// Generates a salt.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] when the operating system gives no randomness.
+    /// [`ErrorKind::Unavailable`] when the operating system provides no randomness.
     pub fn generate() -> Result<Self> {
         Ok(JoinSalt(random("generate the salt of a sign-in")?))
     }
 
-    /// The salt made of these bytes, for stores that read it back.
+    /// Makes a salt from its stored bytes.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         JoinSalt(bytes)
     }
 
-    /// The 32 bytes.
+    /// Returns the 32 bytes.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
@@ -153,29 +159,29 @@ impl fmt::Debug for JoinSalt {
     }
 }
 
-/// The public name of a session: 128 random bits, 32 hexadecimal digits as text.
+/// The public identifier of a session: 128 random bits, 32 hexadecimal digits as text.
 ///
-/// It stays the same when the id is renewed, says nothing about the id, and is what a page or a
-/// command names a session by.
+/// It stays the same when the session id is renewed, and reveals nothing of the session id. Pages,
+/// logs and commands name a session by it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PublicId([u8; 16]);
 
 impl PublicId {
-    /// A new handle.
+    /// Generates a public id.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] when the operating system gives no randomness.
+    /// [`ErrorKind::Unavailable`] when the operating system provides no randomness.
     pub fn generate() -> Result<Self> {
-        Ok(PublicId(random("generate a session handle")?))
+        Ok(PublicId(random("generate a public id")?))
     }
 
-    /// The handle made of these bytes, for stores that read it back.
+    /// Makes a public id from its stored bytes.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         PublicId(bytes)
     }
 
-    /// The 16 bytes.
+    /// Returns the 16 bytes.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 16] {
         &self.0
@@ -190,17 +196,20 @@ impl fmt::Display for PublicId {
 
 impl fmt::Debug for PublicId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Handle({self})")
+        write!(f, "PublicId({self})")
     }
 }
 
 impl FromStr for PublicId {
     type Err = Error;
 
-    /// Reads the 32 lower-case hexadecimal digits that `Display` writes.
+    /// Parses the 32 lower-case hexadecimal digits that `Display` writes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] for any other text.
     fn from_str(text: &str) -> Result<Self> {
         let why = "it is not 32 hexadecimal digits in lower case";
-        let invalid = || Error::with_source(ErrorKind::Invalid, "read a session handle", why);
+        let invalid = || Error::with_source(ErrorKind::Invalid, "parse a public id", why);
         let digits = text.as_bytes();
         if digits.len() != 32 || !digits.iter().all(|d| matches!(d, b'0'..=b'9' | b'a'..=b'f')) {
             return Err(invalid());
@@ -210,34 +219,35 @@ impl FromStr for PublicId {
     }
 }
 
-/// Whose ids a manager takes: the managers of one realm share their sessions, those of another
-/// never see them, be the store the same.
+/// A namespace of session ids. Managers of one realm share their sessions; managers of different
+/// realms do not find each other's sessions, even in one store.
 ///
-/// A name of 1 to 255 bytes of UTF-8 without NUL, matched exactly, byte for byte. A manager's
-/// defaults to the name of its cookie or header.
+/// The name has 1 to 255 bytes of UTF-8 without NUL and is compared byte for byte. A manager's
+/// realm defaults to the name of its cookie or header.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Realm(Arc<str>);
 
-/// What tells the ids of one [`Realm`] from those of others: 16 bytes of the SHA-256 of its name.
+/// The tag of a [`Realm`] in the hashes of its ids: the first 16 bytes of SHA-256("cloakroom
+/// realm\0" ‖ name).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RealmTag([u8; 16]);
 
 impl Realm {
-    /// The realm of this name.
+    /// Makes a realm from its name.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] when the name is empty, longer than 255 bytes, or contains NUL.
     pub fn new(name: impl Into<String>) -> Result<Self> {
-        checked(name.into(), "use that as a realm").map(|name| Realm(name.into()))
+        validated_name(name.into(), "use that as a realm").map(|name| Realm(name.into()))
     }
 
-    /// The name.
+    /// Returns the name.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Its tag.
+    /// Returns the tag of this realm.
     #[must_use]
     pub fn tag(&self) -> RealmTag {
         let digest = Sha256::new().chain_update("cloakroom realm\0").chain_update(&*self.0);
@@ -248,7 +258,7 @@ impl Realm {
 }
 
 impl RealmTag {
-    /// The 16 bytes.
+    /// Returns the 16 bytes.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 16] {
         &self.0
@@ -256,7 +266,7 @@ impl RealmTag {
 }
 
 impl Default for Realm {
-    /// The realm of managers with the default cookie.
+    /// Returns the realm of managers with the default cookie, `__Host-id`.
     fn default() -> Self {
         Realm("__Host-id".into())
     }
@@ -268,8 +278,8 @@ impl fmt::Debug for Realm {
     }
 }
 
-/// Text that names somebody, compared byte for byte.
-fn checked(text: String, operation: &'static str) -> Result<Box<str>> {
+/// Validates a name: 1 to 255 bytes without NUL.
+fn validated_name(text: String, operation: &'static str) -> Result<Box<str>> {
     let why = if text.is_empty() {
         "it is empty"
     } else if text.len() > UserKey::MAX_LEN {
@@ -282,25 +292,26 @@ fn checked(text: String, operation: &'static str) -> Result<Box<str>> {
     Err(Error::with_source(ErrorKind::Invalid, operation, why))
 }
 
-/// Whose session it is: any text by which the application knows a user, such as a primary key.
+/// The text by which the application identifies a user, such as a primary key.
 ///
-/// 1 to 255 bytes of UTF-8 without NUL, matched exactly, byte for byte.
+/// It has 1 to 255 bytes of UTF-8 without NUL and is compared byte for byte.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UserKey(Box<str>);
 
 impl UserKey {
-    /// The longest user key and external key, in bytes of UTF-8.
+    /// The maximum length of a user key, in bytes of UTF-8. The same maximum applies to
+    /// [`IdpSessionId`] and [`Realm`].
     pub const MAX_LEN: usize = 255;
 
-    /// Takes `text` as a user key.
+    /// Makes a user key from `text`.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] when it is empty, longer than 255 bytes, or contains NUL.
+    /// [`ErrorKind::Invalid`] when the text is empty, longer than 255 bytes, or contains NUL.
     pub fn new(text: impl Into<String>) -> Result<Self> {
-        checked(text.into(), "use that as a user key").map(UserKey)
+        validated_name(text.into(), "use that as a user key").map(UserKey)
     }
 
-    /// The text.
+    /// Returns the text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -313,21 +324,24 @@ impl fmt::Display for UserKey {
     }
 }
 
-/// The name that an identity provider has for a session (the `sid` of OpenID Connect), so that
-/// the provider can end it. The same bounds as a [`UserKey`].
+/// The identifier that an identity provider has for a session (`sid` in OpenID Connect), by which
+/// the provider ends it.
+///
+/// It has the same bounds as a [`UserKey`].
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IdpSessionId(Box<str>);
 
 impl IdpSessionId {
-    /// Takes `text` as an external key.
+    /// Makes a provider's session id from `text`.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] when it is empty, longer than 255 bytes, or contains NUL.
+    /// [`ErrorKind::Invalid`] when the text is empty, longer than 255 bytes, or contains NUL.
     pub fn new(text: impl Into<String>) -> Result<Self> {
-        checked(text.into(), "use that as an external key").map(IdpSessionId)
+        validated_name(text.into(), "use that as an identity provider's session id")
+            .map(IdpSessionId)
     }
 
-    /// The text.
+    /// Returns the text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -345,7 +359,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_survives_its_text_and_hashes_to_the_documented_key() {
+    fn an_id_round_trips_and_hashes_to_the_documented_value() {
         let id = SessionId([7; 32]);
         let text = id.reveal();
         assert_eq!(text.len(), SessionId::TEXT_LEN);
@@ -359,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_text_that_an_id_reveals_is_read_as_one() {
+    fn only_the_text_of_an_id_is_parsed_as_an_id() {
         let good = SessionId([0xff; 32]).reveal();
         assert!(SessionId::parse(&good).is_some());
         let stray = format!("{}9", &good[..42]);
@@ -374,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_prints_an_id() {
+    fn debug_output_contains_no_id() {
         let id = SessionId::generate().unwrap();
         let shown = format!("{id:?} {:?}", id.hash(Realm::default().tag()));
         assert!(!shown.contains(&id.reveal()[..8]));
@@ -389,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn a_handle_survives_its_text_and_nothing_else_is_one() {
+    fn a_public_id_round_trips_and_other_text_is_refused() {
         let public_id = PublicId::generate().unwrap();
         assert_eq!(public_id.to_string().parse::<PublicId>().unwrap(), public_id);
         for bad in ["", "0", "+0000000000000000000000000000000", &"A".repeat(32), &"é".repeat(16)]

@@ -1,4 +1,7 @@
-//! Idle and absolute limits, the one deadline they make, and when activity is worth writing.
+//! The idle and the absolute limit of sessions: the deadline that follows from them, and when
+//! activity is due to be recorded.
+//!
+//! Uses only `clock` and `error`. The session, the cleaner and every store compute deadlines here.
 
 use std::time::Duration;
 
@@ -7,19 +10,20 @@ use crate::error::{Error, ErrorKind, Result};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// A touch is due when this share of the idle limit has passed since the last stored activity;
-/// it may wait as long again before it is written. Together: a twentieth.
+/// A touch is due when this fraction of the idle limit has passed since the last stored activity,
+/// and may be delayed by as much again before it is written. So a session ends at most a twentieth
+/// of its idle limit early.
 const TOUCHES_PER_IDLE_LIMIT: u32 = 40;
 
-/// How long sessions live: an idle limit, an absolute limit, or both.
+/// The lifetime of sessions: an idle limit, an absolute limit, or both.
 ///
-/// Both hold together and the earlier one counts. Defaults to 1 day idle and 30 days absolute.
+/// With both, the earlier deadline counts. Defaults to 1 day idle and 30 days absolute.
 ///
 /// ```
 /// use std::time::Duration;
 /// use cloakroom::Lifetime;
 ///
-/// // Ends after 15 minutes of silence, and after 12 hours whatever happens.
+/// // Ends after 15 minutes without a request, and after 12 hours in any case.
 /// let office = Lifetime::idle(Duration::from_secs(15 * 60))
 ///     .with_absolute(Duration::from_secs(12 * 3600));
 /// ```
@@ -30,32 +34,32 @@ pub struct Lifetime {
 }
 
 impl Lifetime {
-    /// Ends when no request came for `limit`, and never for another reason.
+    /// An idle limit only: a session ends when it receives no request for `limit`.
     #[must_use]
     pub const fn idle(limit: Duration) -> Self {
         Lifetime { idle: Some(limit), absolute: None }
     }
 
-    /// Ends at the age of `limit`, counted from creation or the last sign-in; activity does not
-    /// matter.
+    /// An absolute limit only: a session ends `limit` after its creation or its last sign-in.
+    /// Activity does not extend it.
     #[must_use]
     pub const fn fixed(limit: Duration) -> Self {
         Lifetime { idle: None, absolute: Some(limit) }
     }
 
-    /// The same with an absolute limit.
+    /// Returns this lifetime with the absolute limit `limit`.
     #[must_use]
     pub const fn with_absolute(self, limit: Duration) -> Self {
         Lifetime { absolute: Some(limit), ..self }
     }
 
-    /// The idle limit.
+    /// Returns the idle limit.
     #[must_use]
     pub const fn idle_limit(&self) -> Option<Duration> {
         self.idle
     }
 
-    /// The absolute limit.
+    /// Returns the absolute limit.
     #[must_use]
     pub const fn absolute_limit(&self) -> Option<Duration> {
         self.absolute
@@ -64,7 +68,8 @@ impl Lifetime {
     /// Checks that each limit is at least one millisecond.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] for a shorter one: such a session would end before it begins.
+    /// [`ErrorKind::Invalid`] for a shorter limit: such a session would expire before its first
+    /// use.
     pub fn check(&self) -> Result<()> {
         let shortest = Duration::from_millis(1);
         match self.idle.iter().chain(&self.absolute).all(|limit| *limit >= shortest) {
@@ -77,7 +82,7 @@ impl Lifetime {
         }
     }
 
-    /// The limits of a session that begins, or is signed in, `now`.
+    /// Returns the limits of a session that begins, or is signed in, at `now`.
     #[must_use]
     pub fn starting(&self, now: Timestamp) -> Limits {
         Limits { idle: self.idle, absolute: self.absolute.map(|limit| now + limit) }
@@ -94,34 +99,35 @@ impl Default for Lifetime {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// How long it may be silent, in whole milliseconds.
+    /// The longest time between two requests, in whole milliseconds.
     pub idle: Option<Duration>,
-    /// The moment at which it ends whatever happens.
+    /// The time at which the session ends in any case.
     pub absolute: Option<Timestamp>,
 }
 
 impl Limits {
-    /// These limits, for stores that read them back.
+    /// Makes limits from their stored parts.
     #[must_use]
     pub const fn new(idle: Option<Duration>, absolute: Option<Timestamp>) -> Self {
         Limits { idle, absolute }
     }
 
-    /// When the session ends if its last activity was at `seen`. At the deadline it has ended.
+    /// Returns the deadline of a session whose last activity was at `seen`. At its deadline a
+    /// session has expired. It is [`Timestamp::MAX`] without limits.
     #[must_use]
     pub fn deadline(&self, seen: Timestamp) -> Timestamp {
         let idle = self.idle.map_or(Timestamp::MAX, |idle| seen + idle);
         idle.min(self.absolute.unwrap_or(Timestamp::MAX))
     }
 
-    /// How much of the idle limit must pass before activity is worth writing: a fortieth.
-    /// `None` without an idle limit: activity does not matter then.
+    /// Returns the shortest time between two recorded activities: a fortieth of the idle limit.
+    /// `None` without an idle limit, because activity has no effect then.
     #[must_use]
     pub fn touch_interval(&self) -> Option<Duration> {
         self.idle.map(|idle| idle / TOUCHES_PER_IDLE_LIMIT)
     }
 
-    /// Whether activity at `now` is worth writing when `seen` is what is stored.
+    /// Returns whether activity at `now` is due to be recorded when the stored activity is `seen`.
     #[must_use]
     pub fn touch_due(&self, seen: Timestamp, now: Timestamp) -> bool {
         self.touch_interval().is_some_and(|interval| now > seen && now.since(seen) >= interval)
@@ -161,7 +167,7 @@ mod tests {
         assert!(limits.touch_due(at(10), at(11)));
         assert!(!limits.touch_due(at(10), at(3)), "time does not go back");
         let tiny = Lifetime::idle(Duration::from_millis(1)).starting(at(0));
-        assert!(!tiny.touch_due(at(10), at(10)), "one write a millisecond at most");
+        assert!(!tiny.touch_due(at(10), at(10)), "at most one write per millisecond");
     }
 
     #[test]

@@ -1,4 +1,7 @@
-//! Named policies: what the standards ask of the life of a session, to begin with.
+//! Named policies: the session limits that NIST SP 800-63B-4 asks for.
+//!
+//! Uses only `lifetime`. Applications pass a [`Policy`] to the manager's builder; the manager's
+//! review compares a configuration with all of them.
 
 use std::time::Duration;
 
@@ -8,17 +11,17 @@ const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// How long sessions live and whether browsers keep them, by the assurance level of NIST SP
-/// 800-63B-4 (2025) that the application wants. A starting point: change what does not fit.
+/// The limits and the persistence of sessions by assurance level of NIST SP 800-63B-4 (2025). Each
+/// value can be changed.
 ///
-/// | level | absolute | idle | the browser keeps it |
+/// | level | absolute | idle | persistent cookie |
 /// |---|---|---|---|
-/// | [`aal1`](Self::aal1) | 30 days (should) | 1 day; none is asked for | no |
+/// | [`aal1`](Self::aal1) | 30 days (should) | 1 day; the standard sets none | no |
 /// | [`aal2`](Self::aal2) | 24 hours (should) | 1 hour (should) | no |
 /// | [`aal3`](Self::aal3) | 12 hours (**shall**) | 15 minutes (should) | no |
 ///
-/// The publication demands that a session's secret does not outlive the browser; "remember me" is
-/// [`persistent(true)`](Self::persistent), which then is a deviation to document.
+/// The publication demands that a session's secret does not outlive the browser. A "remember me"
+/// cookie, set by [`persistent(true)`](Self::persistent), is a deviation to document.
 ///
 /// ```
 /// use std::time::Duration;
@@ -39,17 +42,17 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Authenticator assurance level 1: 30 days, and a day of silence.
+    /// Authenticator assurance level 1: 30 days absolute, 1 day idle.
     pub const fn aal1() -> Self {
         Policy { idle: DAY, absolute: Duration::from_secs(30 * 86_400), persistent: false }
     }
 
-    /// Authenticator assurance level 2: 24 hours, and an hour of silence.
+    /// Authenticator assurance level 2: 24 hours absolute, 1 hour idle.
     pub const fn aal2() -> Self {
         Policy { idle: HOUR, absolute: DAY, persistent: false }
     }
 
-    /// Authenticator assurance level 3: 12 hours, and 15 minutes of silence.
+    /// Authenticator assurance level 3: 12 hours absolute, 15 minutes idle.
     pub const fn aal3() -> Self {
         Policy {
             idle: Duration::from_secs(15 * 60),
@@ -58,46 +61,47 @@ impl Policy {
         }
     }
 
-    /// The same with another idle limit.
+    /// Returns this policy with the idle limit `limit`.
     pub const fn idle(self, limit: Duration) -> Self {
         Policy { idle: limit, ..self }
     }
 
-    /// The same with another absolute limit.
+    /// Returns this policy with the absolute limit `limit`.
     pub const fn absolute(self, limit: Duration) -> Self {
         Policy { absolute: limit, ..self }
     }
 
-    /// The same, but whether browsers keep the cookie when they are closed.
+    /// Returns this policy with a cookie that browsers keep when they are closed, or do not.
     pub const fn persistent(self, persistent: bool) -> Self {
         Policy { persistent, ..self }
     }
 
-    /// The limits.
+    /// Returns both limits.
     #[must_use]
     pub const fn lifetime(&self) -> Lifetime {
         Lifetime::idle(self.idle).with_absolute(self.absolute)
     }
 
-    /// Whether browsers keep the cookie.
+    /// Returns whether browsers keep the cookie when they are closed.
     #[must_use]
     pub const fn is_persistent(&self) -> bool {
         self.persistent
     }
 }
 
-/// A duration as people say it: the largest units that fit, none that is zero.
-pub(crate) fn in_words(duration: Duration) -> String {
+/// Formats a duration in days, hours, minutes and seconds without units that are zero; a duration
+/// below one second in milliseconds.
+pub(crate) fn humanize(duration: Duration) -> String {
     let mut left = duration;
-    let mut words = Vec::new();
+    let mut parts = Vec::new();
     for (unit, name) in [(DAY, "d"), (HOUR, "h"), (MINUTE, "min"), (Duration::from_secs(1), "s")] {
         let count = left.as_secs() / unit.as_secs();
         if count > 0 {
-            words.push(format!("{count} {name}"));
+            parts.push(format!("{count} {name}"));
             left -= Duration::from_secs(count * unit.as_secs());
         }
     }
-    if words.is_empty() { format!("{} ms", duration.as_millis()) } else { words.join(" ") }
+    if parts.is_empty() { format!("{} ms", duration.as_millis()) } else { parts.join(" ") }
 }
 
 #[cfg(test)]
@@ -105,10 +109,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_are_said_as_people_say_them() {
-        assert_eq!(in_words(DAY * 30), "30 d");
-        assert_eq!(in_words(DAY + MINUTE * 90), "1 d 1 h 30 min");
-        assert_eq!(in_words(Duration::from_millis(90_500)), "1 min 30 s");
-        assert_eq!(in_words(Duration::from_millis(5)), "5 ms");
+    fn durations_are_formatted_in_their_largest_units() {
+        assert_eq!(humanize(DAY * 30), "30 d");
+        assert_eq!(humanize(DAY + MINUTE * 90), "1 d 1 h 30 min");
+        assert_eq!(humanize(Duration::from_millis(90_500)), "1 min 30 s");
+        assert_eq!(humanize(Duration::from_millis(5)), "5 ms");
     }
 }

@@ -1,12 +1,15 @@
-//! The process in which something was opened.
+//! The process that opened a store or a manager, to detect use after a fork.
+//!
+//! Uses only `error`. Stores and managers remember their process, and check it before they take a
+//! lock.
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// A process and no other, not even one that was forked from it.
+/// The identity of one process; a forked child is another process.
 ///
-/// That one has copies of everything: of connections, whose other end takes both for one; of
-/// locks in memory, as they stood at that moment; of SQLite's belief that it has locks on files,
-/// which a child does not inherit; and of threads nothing.
+/// A child process inherits copies that must not be used: of connections, whose other end takes
+/// both processes for one; of locks in memory, in the state they had at the fork; and of SQLite's
+/// record of its file locks, which a child does not inherit. It inherits no threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Process(u32);
 
@@ -19,8 +22,8 @@ impl Process {
         self == Process::current()
     }
 
-    /// Fails with [`ErrorKind::Unavailable`] in any other process. To be asked before any lock is
-    /// taken: one that was held in the fork is never released.
+    /// Fails with [`ErrorKind::Unavailable`] in any other process. Call it before taking a lock: a
+    /// lock that was held at the fork is never released in the child.
     pub(crate) fn check(self) -> Result<()> {
         if self.is_current() {
             return Ok(());

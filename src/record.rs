@@ -1,4 +1,7 @@
-//! A session as it is stored: whose it is, its limits, its data; and its encoding.
+//! The stored session: the record, its summary in lists, its counts, and its encoding as JSON.
+//!
+//! Uses `clock`, `data`, `id` and `lifetime`. The backends store and return records; the session
+//! reads them.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -7,32 +10,33 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::clock::Timestamp;
-use crate::data::{Data, undecodable, without_data};
+use crate::data::{Data, describe_json_error, undecodable};
 use crate::error::Result;
 use crate::id::{IdpSessionId, PublicId, Realm, UserKey};
 use crate::lifetime::Limits;
 
-/// The number of the format that this version writes. A record with a higher one was written by
-/// a newer version and is undecodable here.
+/// The version of the record format that this crate writes. A record of a higher version was
+/// written by a newer version of the crate and is [`Undecodable`](crate::ErrorKind::Undecodable)
+/// here.
 pub const FORMAT: u32 = 1;
 
-/// What is known of the client that began a session, when the application asked for it.
+/// The client that began a session or signed in to it, if the application records it.
 ///
-/// This is personal data: keep it only if somebody will look at it.
+/// Both fields are personal data: record only what the application shows or needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Client {
-    /// The address.
+    /// The client's address, if it is recorded and known.
     pub address: Option<IpAddr>,
-    /// The user agent, cut to 256 bytes.
+    /// The `User-Agent` header, cut to 256 bytes.
     pub user_agent: Option<Box<str>>,
 }
 
 impl Client {
-    /// The longest user agent that is kept, in bytes.
+    /// The maximum length of a stored user agent, in bytes.
     pub const MAX_USER_AGENT: usize = 256;
 
-    /// A client; a longer user agent is cut at 256 bytes, before the character that crosses them.
+    /// Makes a client. A longer user agent is cut at the last character boundary within 256 bytes.
     #[must_use]
     pub fn new(address: Option<IpAddr>, user_agent: Option<&str>) -> Self {
         let user_agent = user_agent.map(|text| {
@@ -43,14 +47,14 @@ impl Client {
         Client { address, user_agent }
     }
 
-    /// The client as JSON text, for stores that keep it in a column of its own.
+    /// Encodes the client as JSON text, for stores that keep it in its own column.
     #[must_use]
     pub fn to_json(&self) -> String {
-        // Nothing in it can fail to serialize.
+        // Every part of the value serializes.
         serde_json::to_string(&WireClient::from(self)).unwrap_or_default()
     }
 
-    /// Reads what [`to_json`](Self::to_json) wrote; `None` for anything else.
+    /// Decodes the text that [`to_json`](Self::to_json) wrote; `None` for any other text.
     #[must_use]
     pub fn from_json(text: &str) -> Option<Self> {
         serde_json::from_str::<WireClient>(text).ok().map(Client::from)
@@ -69,31 +73,33 @@ impl From<WireClient> for Client {
     }
 }
 
-/// What a new session begins with, apart from its data.
+/// The fields of a new session, apart from its data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NewSession {
-    /// Its public name.
+    /// The public id.
     pub public_id: PublicId,
-    /// The realm of the manager that begins it. Defaults to that of the default cookie.
+    /// The realm of the manager that begins the session. Defaults to the realm of the default
+    /// cookie.
     pub realm: Realm,
-    /// Its limits, already counted from now.
+    /// The limits, counted from the current time.
     pub limits: Limits,
-    /// Whether the browser keeps its cookie when it is closed.
+    /// Whether the browser keeps the cookie when it is closed.
     pub persistent: bool,
-    /// The client, if the application keeps that.
+    /// The client, if the application records it.
     pub client: Option<Client>,
-    /// The name the identity provider has for it.
+    /// The identity provider's id of the session.
     pub idp_session_id: Option<IdpSessionId>,
-    /// How strongly its user is authenticated; the application gives the number its meaning.
+    /// The level of the user's authentication. The application defines the meaning of the number.
     pub auth_level: u16,
 }
 
 impl NewSession {
-    /// A session with these limits and a new handle.
+    /// Makes the fields of an anonymous, persistent session with these limits and a new public id.
     ///
     /// # Errors
-    /// [`Unavailable`](crate::ErrorKind::Unavailable) when the operating system gives no randomness.
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) when the operating system provides no
+    /// randomness.
     pub fn new(limits: Limits) -> Result<Self> {
         Ok(NewSession {
             public_id: PublicId::generate()?,
@@ -107,58 +113,59 @@ impl NewSession {
     }
 }
 
-/// Activity, to be recorded as the time a session was last seen.
+/// Activity to record: the time at which a session was last used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Touch {
-    /// When the session was used.
+    /// The time of the activity.
     pub seen: Timestamp,
 }
 
 impl Touch {
-    /// Activity at `seen`.
+    /// Makes a touch at `seen`.
     #[must_use]
     pub const fn at(seen: Timestamp) -> Self {
         Touch { seen }
     }
 }
 
-/// A session as it is stored.
+/// A stored session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Record {
-    /// Its public name, the same for its whole life.
+    /// The public id, which never changes.
     pub public_id: PublicId,
-    /// The realm whose managers find it.
+    /// The realm whose managers find the session.
     pub realm: Realm,
-    /// Whose it is; `None` for an anonymous session.
+    /// The user; `None` for an anonymous session.
     pub user: Option<UserKey>,
-    /// The name the identity provider has for it.
+    /// The identity provider's id of the session.
     pub idp_session_id: Option<IdpSessionId>,
-    /// How strongly its user is authenticated.
+    /// The level of the user's authentication.
     pub auth_level: u16,
-    /// When it began.
+    /// The time at which the session began.
     pub created: Timestamp,
-    /// When its user last signed in.
+    /// The time at which the user last signed in.
     pub authenticated: Option<Timestamp>,
-    /// The last stored activity.
+    /// The time of the last recorded activity.
     pub seen: Timestamp,
-    /// When it got the id that it has: at its beginning, its last renewal or sign-in.
+    /// The time at which the current session id was issued: at the beginning, the last renewal or
+    /// the last sign-in.
     pub id_issued: Timestamp,
-    /// Its limits.
+    /// The limits.
     pub limits: Limits,
-    /// Whether the browser keeps its cookie when it is closed.
+    /// Whether the browser keeps the cookie when it is closed.
     pub persistent: bool,
-    /// Counts the committed changes, from 1. A touch does not count.
+    /// The number of committed changes, which starts at 1. A touch does not count.
     pub revision: u64,
-    /// The client that began it, if the application keeps that.
+    /// The client that began the session or signed in to it, if the application records it.
     pub client: Option<Client>,
-    /// The data.
+    /// The values of the session.
     pub data: Data,
 }
 
 impl Record {
-    /// The record of a session that begins `now`, anonymous and without data.
+    /// Makes the record of an anonymous session without data that begins at `now`.
     #[must_use]
     pub fn create(new_session: &NewSession, now: Timestamp) -> Self {
         Record {
@@ -179,28 +186,29 @@ impl Record {
         }
     }
 
-    /// When it ends if nothing more happens.
+    /// Returns the time at which the session expires without further activity.
     #[must_use]
     pub fn deadline(&self) -> Timestamp {
         self.limits.deadline(self.seen)
     }
 
-    /// Whether it lives at `now`. At its deadline it does not.
+    /// Returns whether the session is live at `now`. At its deadline it has expired.
     #[must_use]
     pub fn is_live(&self, now: Timestamp) -> bool {
         now < self.deadline()
     }
 
-    /// Records activity; false if that is no news. Time never moves back.
+    /// Records activity and returns true, or returns false if the touch is not later than the
+    /// recorded activity.
     pub fn touch(&mut self, touch: Touch) -> bool {
-        let news = touch.seen > self.seen;
-        if news {
+        let is_later = touch.seen > self.seen;
+        if is_later {
             self.seen = touch.seen;
         }
-        news
+        is_later
     }
 
-    /// The whole record as JSON text, for stores that keep a record as one value.
+    /// Encodes the record as JSON text, for stores that keep a record as one value.
     #[must_use]
     pub fn to_json(&self) -> String {
         let wire = Wire {
@@ -221,24 +229,25 @@ impl Record {
             client: self.client.as_ref().map(WireClient::from),
             data: serde_json::from_str::<&RawValue>(self.data.as_json()).ok(),
         };
-        // Nothing in the wire format can fail to serialize: numbers, text, and checked JSON.
+        // Every part of the value serializes: numbers, text, and validated JSON.
         serde_json::to_string(&wire).unwrap_or_default()
     }
 
-    /// Reads what [`to_json`](Self::to_json) wrote.
+    /// Decodes the text that [`to_json`](Self::to_json) wrote.
     ///
     /// # Errors
-    /// [`Undecodable`](crate::ErrorKind::Undecodable) for anything else, and for a newer format.
+    /// [`Undecodable`](crate::ErrorKind::Undecodable) for any other text, and for a newer format.
     pub fn from_json(text: &str) -> Result<Self> {
         #[derive(Deserialize)]
         struct Format {
             format: u32,
         }
-        let json = |source| undecodable(without_data(&source));
+        let json = |source| undecodable(describe_json_error(&source));
         let wire = match serde_json::from_str::<Wire<&RawValue>>(text) {
             Ok(wire) => wire,
             Err(source) => {
-                // A newer format says more about it than what does not fit into this one.
+                // If the format is newer, that explains the failure better than the field that does
+                // not fit.
                 check_format(serde_json::from_str::<Format>(text).map_err(json)?.format)?;
                 return Err(json(source));
             }
@@ -267,13 +276,13 @@ impl Record {
             client: wire.client.map(Client::from),
             data: match wire.data {
                 Some(data) => Data::from_json(data.get())?,
-                None => return Err(undecodable("there is no data")),
+                None => return Err(undecodable("the data is missing")),
             },
         })
     }
 }
 
-/// Refuses a record that a newer version wrote.
+/// Refuses a record that a newer version of the crate wrote.
 ///
 /// # Errors
 /// [`Undecodable`](crate::ErrorKind::Undecodable) for a format above [`FORMAT`], and for 0.
@@ -281,7 +290,7 @@ pub(crate) fn check_format(format: u32) -> Result<()> {
     match format {
         1..=FORMAT => Ok(()),
         other => {
-            Err(undecodable(format!("its format is {other}, this version knows 1 to {FORMAT}")))
+            Err(undecodable(format!("the format is {other}, this version reads 1 to {FORMAT}")))
         }
     }
 }
@@ -316,40 +325,40 @@ struct WireClient {
     user_agent: Option<Box<str>>,
 }
 
-/// A session as a list shows it: everything but its data.
+/// A session in a list: the record without its data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Summary {
-    /// Its public name.
+    /// The public id.
     pub public_id: PublicId,
-    /// The realm whose managers find it.
+    /// The realm whose managers find the session.
     pub realm: Realm,
-    /// Whose it is.
+    /// The user; `None` for an anonymous session.
     pub user: Option<UserKey>,
-    /// The name the identity provider has for it.
+    /// The identity provider's id of the session.
     pub idp_session_id: Option<IdpSessionId>,
-    /// How strongly its user is authenticated.
+    /// The level of the user's authentication.
     pub auth_level: u16,
-    /// When it began.
+    /// The time at which the session began.
     pub created: Timestamp,
-    /// When its user last signed in.
+    /// The time at which the user last signed in.
     pub authenticated: Option<Timestamp>,
-    /// The last stored activity.
+    /// The time of the last recorded activity.
     pub seen: Timestamp,
-    /// When it ends if nothing more happens.
+    /// The time at which the session expires without further activity.
     pub deadline: Timestamp,
-    /// Whether the browser keeps its cookie when it is closed.
+    /// Whether the browser keeps the cookie when it is closed.
     pub persistent: bool,
-    /// The client that began it, if the application keeps that.
+    /// The client that began the session or signed in to it, if the application records it.
     pub client: Option<Client>,
-    /// The size of its data, in bytes of JSON.
+    /// The size of the data, in bytes of JSON.
     pub bytes: usize,
-    /// Its place in the list, to go on from.
+    /// The position in the list, from which the next page continues.
     pub cursor: Cursor,
 }
 
 impl Summary {
-    /// The summary of `record`, which stands at `cursor`.
+    /// Makes the summary of `record` at the position `cursor`.
     #[must_use]
     pub fn of(record: &Record, cursor: Cursor) -> Self {
         Summary {
@@ -370,37 +379,38 @@ impl Summary {
     }
 }
 
-/// A place in a list of sessions. It names no session and means nothing to another store.
+/// A position in a list of sessions. Only the store that made it can interpret it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cursor(i64);
 
 impl Cursor {
-    /// The place `position`; a store chooses what its positions mean, newer sessions higher.
+    /// Makes a cursor from a number. A store defines the meaning of its positions; newer sessions
+    /// have higher ones.
     #[must_use]
     pub const fn new(position: i64) -> Self {
         Cursor(position)
     }
 
-    /// The position.
+    /// Returns the number.
     #[must_use]
     pub const fn position(self) -> i64 {
         self.0
     }
 }
 
-/// How many sessions a store holds.
+/// The number of sessions in a store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Live sessions.
+    /// The number of live sessions.
     pub live: u64,
-    /// Sessions that have ended and were not swept yet.
+    /// The number of expired sessions that are not swept yet.
     pub expired: u64,
-    /// Live sessions with a user.
+    /// The number of live sessions with a user.
     pub signed_in: u64,
-    /// When the oldest live session began.
+    /// The time at which the oldest live session began.
     pub oldest: Option<Timestamp>,
-    /// When the newest live session began.
+    /// The time at which the newest live session began.
     pub newest: Option<Timestamp>,
 }
 
@@ -429,13 +439,13 @@ mod tests {
     }
 
     #[test]
-    fn a_record_survives_its_encoding() {
+    fn a_record_round_trips_through_json() {
         let record = record();
         assert_eq!(Record::from_json(&record.to_json()).unwrap(), record);
     }
 
     #[test]
-    fn what_is_not_a_record_of_this_or_an_older_format_is_undecodable() {
+    fn malformed_and_newer_records_are_undecodable() {
         let newer = record().to_json().replace("\"format\":1", "\"format\":2");
         let no_data = record().to_json().replace("\"data\"", "\"date\"");
         for bad in ["", "{", "[]", "null", "{\"format\":1}", "{\"format\":0}", &newer, &no_data] {
@@ -452,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn time_never_moves_back_in_a_record() {
+    fn a_touch_never_moves_time_back() {
         let mut record = record();
         let seen = record.seen;
         assert!(!record.touch(Touch::at(seen - Duration::from_secs(1))));

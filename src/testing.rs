@@ -1,7 +1,7 @@
-//! For the tests of applications: users who are signed in, and stores that wait or fail.
+//! Helpers for tests of applications: signed-in users, and a store whose calls wait or fail.
 //!
-//! Together with [`MemoryStore`](crate::MemoryStore) and [`ManualClock`](crate::clock::ManualClock)
-//! they need no socket, no file, and no sleep. A request that overtakes another:
+//! With [`MemoryStore`](crate::MemoryStore) and [`ManualClock`](crate::clock::ManualClock) such
+//! tests need no socket, no file and no sleep. Two requests that race:
 //!
 //! ```
 //! use std::thread;
@@ -14,7 +14,7 @@
 //! let sessions = SessionManager::new(store.clone())?;
 //! let cookie = signed_in(&sessions, UserKey::new("ada")?)?;
 //!
-//! // A request that writes stops on its way into the store …
+//! // A request that writes stops before its commit …
 //! let pause = store.pause(Call::Commit);
 //! let writer = thread::spawn({
 //!     let (sessions, cookie) = (sessions.clone(), cookie.clone());
@@ -33,7 +33,7 @@
 //! sessions.close(&session, Outcome::Completed)?;
 //!
 //! pause.end();
-//! assert!(writer.join().unwrap()?.discarded, "the writer came too late, and learns it");
+//! assert!(writer.join().unwrap()?.discarded, "the writer was too late");
 //! # Ok::<(), cloakroom::Error>(())
 //! ```
 
@@ -53,11 +53,11 @@ use crate::manager::SessionManager;
 use crate::record::Touch;
 use crate::session::{Session, SignIn};
 
-/// Signs `user` in, and gives the value of the `Cookie` header (or of the header that carries the
-/// id, where that is not a cookie) that their browser sends from now on.
+/// Signs `user` in, and returns the value of the `Cookie` header that the user's browser sends from
+/// now on, or of the header that carries the id instead.
 ///
 /// # Errors
-/// The store's errors; [`ErrorKind::Invalid`] if the user has as many sessions as allowed.
+/// The store's errors; [`ErrorKind::Invalid`] if the user has the maximum number of sessions.
 pub fn signed_in(sessions: &SessionManager, user: UserKey) -> Result<String> {
     with_session(sessions, |session| match session.sign_in(user)? {
         SignIn::Done => Ok(()),
@@ -68,7 +68,8 @@ pub fn signed_in(sessions: &SessionManager, user: UserKey) -> Result<String> {
     })
 }
 
-/// The same for a session that is as `prepare` makes it.
+/// Begins a session with the changes that `prepare` makes, and returns the value of the `Cookie`
+/// header, or of the header that carries the id instead.
 ///
 /// # Errors
 /// Those of `prepare` and of the store; [`ErrorKind::Invalid`] if `prepare` began no session.
@@ -90,7 +91,7 @@ pub fn with_session(
     })
 }
 
-/// The calls of a store that can be paused or made to fail.
+/// The calls of a store that a [`PausingStore`] can pause or fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Call {
@@ -102,8 +103,7 @@ pub enum Call {
     Touch,
 }
 
-/// A store in front of another whose calls wait, or fail, when a test says so. Clones are the
-/// same store.
+/// A store that wraps another and lets single calls wait or fail. Clones are the same store.
 #[derive(Debug)]
 pub struct PausingStore<S> {
     store: Arc<S>,
@@ -122,7 +122,7 @@ enum Plan {
     Fail(ErrorKind),
 }
 
-/// Where one call waits until this is ended, or dropped; for 30 seconds at most.
+/// A paused call. It waits until this is ended or dropped, for at most 30 seconds.
 #[derive(Debug)]
 #[must_use]
 pub struct Pause {
@@ -130,37 +130,37 @@ pub struct Pause {
     end: Sender<()>,
 }
 
-/// Longer than any request takes to come to a store.
+/// The maximum time of a pause, longer than a request takes to reach the store.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Pause {
-    /// Waits for the call; false if none comes within 30 seconds.
+    /// Waits for the call; returns false if none comes within 30 seconds.
     #[must_use]
     pub fn is_reached(&self) -> bool {
         self.reached.recv_timeout(PATIENCE).is_ok()
     }
 
-    /// Lets the call go on.
+    /// Lets the call continue.
     pub fn end(self) {
-        // Whoever has waited may have gone.
+        // The paused call may have timed out.
         let _ = self.end.send(());
     }
 }
 
 impl<S: Store> PausingStore<S> {
-    /// In front of `store`.
+    /// Wraps `store`.
     pub fn new(store: S) -> Self {
         PausingStore { store: Arc::new(store), plans: Arc::default() }
     }
 
-    /// Lets the next such call wait for which nothing else is planned.
+    /// Pauses the next such call for which no other pause or failure is planned.
     pub fn pause(&self, call: Call) -> Pause {
         let ((is_reached, reached), (end, ended)) = (channel(), channel());
         self.plan(call, Plan::Wait { reached: is_reached, end: ended });
         Pause { reached, end }
     }
 
-    /// Lets the next such call fail for which nothing else is planned.
+    /// Fails the next such call for which no other pause or failure is planned.
     pub fn fail(&self, call: Call, kind: ErrorKind) {
         self.plan(call, Plan::Fail(kind));
     }
@@ -181,9 +181,10 @@ impl<S: Store> PausingStore<S> {
                 Err(Error::with_source(kind, "use the store", "the test wants it so"))
             }
             Some(Plan::Wait { reached, end }) => {
-                // Nobody may be watching.
+                // The test may have dropped the pause.
                 let _ = reached.send(());
-                // A test that forgets to end it does not hang, nor does a manager that is dropped.
+                // The timeout keeps a test that does not end the pause from hanging, and a manager
+                // from hanging when it is dropped.
                 let _ = end.recv_timeout(PATIENCE);
                 Ok(())
             }
@@ -198,7 +199,8 @@ impl<S: Store> Store for PausingStore<S> {
         self.store.load(id_hash, now)
     }
 
-    /// Nothing: what a store is asked here, it is asked where it can be made to pause or to fail.
+    /// Returns `None`, so that every load goes through [`load`](Store::load), which can pause or
+    /// fail.
     fn try_load(&self, _: &SessionIdHash, _: Timestamp) -> Option<Loaded> {
         None
     }

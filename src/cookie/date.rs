@@ -1,4 +1,4 @@
-//! Dates as the `Expires` attribute has them.
+//! Dates of the `Expires` attribute: formats a [`Timestamp`] as an IMF-fixdate.
 
 use std::fmt;
 
@@ -9,12 +9,12 @@ const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
 const MONTHS: [&str; 12] =
     ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
-/// The last second of the year 9999, after which the form has no room for the year.
+/// The last second of the year 9999, the greatest year that the format can write.
 const LAST: i64 = 253_402_300_799;
 
-/// A moment as an IMF-fixdate in GMT, such as `Sun, 06 Nov 1994 08:49:37 GMT`; RFC 9110, section
-/// 5.6.7. Parts of a second are rounded up. Moments before 1970 or after 9999 are shown as the
-/// first or the last second of those years.
+/// A timestamp that formats as an IMF-fixdate in GMT, such as `Sun, 06 Nov 1994 08:49:37 GMT` (RFC
+/// 9110, section 5.6.7). Fractions of a second are rounded up. Times before 1970 or after 9999 are
+/// clamped to the first second of 1970 or the last second of 9999.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HttpDate(pub(super) Timestamp);
 
@@ -32,20 +32,20 @@ impl fmt::Display for HttpDate {
     }
 }
 
-/// The year, the month from 0, and the day from 1, of a day counted from 1970-01-01.
+/// Converts days since 1970-01-01 to the year, the month from 0, and the day from 1.
 ///
-/// Years begin in March here, so that the leap day is the last of its year, and are counted from
-/// 0000-03-01, in eras of 400 years, which all have 146,097 days.
+/// Internally a year begins in March, so that the leap day is the last day of its year, and days
+/// count from 0000-03-01 in eras of 400 years, each of 146,097 days.
 fn civil(days: i64) -> (i64, i64, i64) {
     let days = days + 719_468;
     let (era, day) = (days / 146_097, days % 146_097);
-    // Without the leap days, of which one comes every 4 years, but not every 100, but every 400.
+    // Subtracts the leap days: one every 4 years, but not every 100 years, but every 400 years.
     let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
     let day = day - (365 * year + year / 4 - year / 100);
-    // March to July have 153 days, as have August to December.
+    // March to July have 153 days, as do August to December.
     let month = (5 * day + 2) / 153;
     let day = day - (153 * month + 2) / 5 + 1;
-    // January and February are of the next year as people count.
+    // January and February belong to the next calendar year.
     let next = i64::from(month >= 10);
     (era * 400 + year + next, (month + 2) % 12, day)
 }
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn known_moments_are_written_as_others_write_them() {
+    fn known_dates_are_formatted_as_date_formats_them() {
         // date -u -d @… '+%a, %d %b %Y %H:%M:%S GMT'
         assert_eq!(at(0), "Thu, 01 Jan 1970 00:00:00 GMT");
         assert_eq!(at(784_111_777_000), "Sun, 06 Nov 1994 08:49:37 GMT");
@@ -70,14 +70,14 @@ mod tests {
     }
 
     #[test]
-    fn parts_of_a_second_are_rounded_up() {
+    fn fractions_of_a_second_are_rounded_up() {
         assert_eq!(at(1), "Thu, 01 Jan 1970 00:00:01 GMT");
         assert_eq!(at(999), at(1000));
         assert_eq!(at(1001), "Thu, 01 Jan 1970 00:00:02 GMT");
     }
 
     #[test]
-    fn moments_that_have_no_such_date_get_the_nearest() {
+    fn times_out_of_range_are_clamped() {
         let last = "Fri, 31 Dec 9999 23:59:59 GMT";
         assert_eq!(at(LAST * 1000), last);
         assert_eq!(at(LAST * 1000 + 1), last);

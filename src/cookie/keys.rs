@@ -1,4 +1,6 @@
-//! Signed and encrypted cookies, with keys that can be rotated.
+//! Signed and encrypted cookies, with key rotation and keys derived for each realm.
+//!
+//! Wraps the `cookie` crate. [`CookieConfig`] uses it through the trait [`Seal`].
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,29 +12,30 @@ use crate::cookie::{CookieConfig, Seal, Unsealed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::RealmTag;
 
-/// The keys that seal cookies. The first one seals; all of them open.
+/// The keys that sign or encrypt cookies. The first key seals new cookies; every key opens received
+/// ones.
 ///
-/// To rotate, put a new key first and keep the old one: cookies of the old key still count and
-/// are sent again under the new one. A key that is removed ends the cookies it sealed.
+/// To rotate keys, put the new key first and keep the old one: cookies of an old key stay valid and
+/// are sent again under the new key. Removing a key invalidates the cookies that it sealed.
 ///
-/// An id is random already, so sealing adds no secrecy to a session. It lets the application
-/// refuse made-up ids without asking the store.
+/// An id is random, so sealing adds no secrecy to a session. It lets the application refuse forged
+/// ids without asking the store.
 #[derive(Clone)]
 pub struct CookieKeys(Vec<Key>);
 
 impl CookieKeys {
-    /// The fewest bytes that a key is made from.
+    /// The minimum length of a secret, in bytes.
     pub const MIN_LEN: usize = 64;
 
-    /// Keys made from secrets of at least 64 random bytes each, the newest first. The first 32
+    /// Makes keys from secrets of at least 64 random bytes each, the newest first. The first 32
     /// bytes of each sign, the next 32 encrypt.
     ///
-    /// At most 16 values of a request are opened, each with all keys at most: a key that is listed
-    /// without need costs time.
+    /// At most 16 values of a request are opened, each with every key at most, so unused keys cost
+    /// time.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] when there is none, one is shorter, or one was never filled: its
-    /// first or its next 32 bytes are all zero.
+    /// [`ErrorKind::Invalid`] when there is no secret, when one is shorter than 64 bytes, or when
+    /// the first or the next 32 bytes of one are all zero, as in a buffer that was never filled.
     pub fn new<S: AsRef<[u8]>>(secrets: impl IntoIterator<Item = S>) -> Result<Self> {
         let invalid = |why: String| Error::with_source(ErrorKind::Invalid, "use those keys", why);
         let keys = secrets
@@ -41,7 +44,7 @@ impl CookieKeys {
                 let secret = secret.as_ref();
                 let is_zero = |key: &[u8]| key.iter().all(|byte| *byte == 0);
                 if secret.chunks_exact(Self::MIN_LEN / 2).take(2).any(is_zero) {
-                    return Err(invalid("a secret has 32 bytes of zero".to_owned()));
+                    return Err(invalid("a secret contains 32 zero bytes".to_owned()));
                 }
                 Key::try_from(secret).map_err(|why| invalid(why.to_string()))
             })
@@ -60,12 +63,12 @@ impl fmt::Debug for CookieKeys {
 }
 
 impl CookieConfig {
-    /// Signs the id: it can be read, and not be made up.
+    /// Signs the id: clients can read it and cannot forge it.
     pub fn signed(self, keys: CookieKeys) -> Self {
         CookieConfig { seal: Some(Arc::new(Signed(keys))), ..self }
     }
 
-    /// Encrypts the id: it can neither be read nor be made up.
+    /// Encrypts the id: clients can neither read nor forge it.
     pub fn encrypted(self, keys: CookieKeys) -> Self {
         CookieConfig { seal: Some(Arc::new(Encrypted(keys))), ..self }
     }
@@ -78,8 +81,7 @@ struct Signed(CookieKeys);
 struct Encrypted(CookieKeys);
 
 impl CookieKeys {
-    /// Keys that follow from these and from the realm: SHA-256(tag ‖ half of a key), for both
-    /// halves of each.
+    /// Derives the keys of a realm: SHA-256(tag ‖ half of a key), for both halves of each key.
     fn of_realm(&self, realm: RealmTag) -> Result<Self> {
         let half =
             |key: &[u8]| Sha256::new().chain_update(realm.as_bytes()).chain_update(key).finalize();
@@ -160,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_key_opens_while_it_is_listed_and_not_after() {
+    fn an_old_key_opens_cookies_while_it_is_listed() {
         for encrypted in [false, true] {
             let id = SessionId::generate().unwrap();
             let header =
@@ -180,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_sealed_here_is_no_id() {
+    fn values_without_a_valid_seal_are_no_ids() {
         let id = SessionId::generate().unwrap().reveal();
         for encrypted in [false, true] {
             for bad in ["", "x", &id, &format!("{}{id}", "A".repeat(44)), &"A".repeat(100_000)] {
@@ -190,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn short_keys_and_no_keys_are_refused() {
+    fn short_secrets_and_empty_lists_are_refused() {
         let none: [&[u8]; 0] = [];
         assert_eq!(CookieKeys::new(none).unwrap_err().kind(), ErrorKind::Invalid);
         assert_eq!(CookieKeys::new([[1; 63]]).unwrap_err().kind(), ErrorKind::Invalid);

@@ -1,4 +1,8 @@
-//! Cookies: from their header to an id, and from an id to a header.
+//! The session cookie: its attributes, their validation, and the conversion between ids and header
+//! fields.
+//!
+//! Uses `clock`, `error` and `id`. The manager's builder validates the configuration; the session
+//! reads ids from `Cookie` fields and writes `Set-Cookie` fields.
 
 mod date;
 #[cfg(feature = "cookie-keys")]
@@ -16,51 +20,53 @@ use date::HttpDate;
 #[cfg(feature = "cookie-keys")]
 pub use keys::CookieKeys;
 
-/// The longest that browsers keep a cookie: 400 days, by the draft of RFC 6265bis, section 5.5.
+/// The maximum lifetime of a cookie in browsers: 400 days (draft RFC 6265bis, section 5.5).
 pub(crate) const LONGEST: Duration = Duration::from_secs(400 * 86_400);
 
-/// What browsers take for name and value together, by the same draft; ASVS 3.3.5.
-const MOST_BYTES: usize = 4096;
+/// The maximum size of name and value together in browsers, in bytes (the same draft; ASVS 3.3.5).
+const MAX_COOKIE_BYTES: usize = 4096;
 
-/// What browsers take for the value of one attribute, by the same draft, section 5.6.
-const MOST_ATTRIBUTE_BYTES: usize = 1024;
+/// The maximum size of one attribute's value in browsers, in bytes (the same draft, section 5.6).
+const MAX_ATTRIBUTE_BYTES: usize = 1024;
 
-/// The attributes that [`CookieConfig::extra`] refuses: each has a setter, or comes from the
+/// The attributes that [`CookieConfig::extra`] refuses: each has a setter, or follows from the
 /// session's lifetime.
-const WITH_SETTER: [&str; 8] =
+const RESERVED_ATTRIBUTES: [&str; 8] =
     ["Domain", "Path", "Secure", "HttpOnly", "SameSite", "Partitioned", "Max-Age", "Expires"];
 
-/// The value that [`CookieConfig::overwrite`] gives the cookie. No id is made of so few characters.
+/// The value that [`CookieConfig::overwrite`] writes. It is too short to be an id.
 pub(crate) const OVERWRITTEN: &str = "signed-out";
 
-/// When a browser sends a cookie along with requests that other sites cause.
+/// The `SameSite` attribute: whether a browser sends the cookie with requests that another site
+/// causes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SameSite {
-    /// Never. A link from another site arrives without the session; if its page begins one, the
-    /// new cookie replaces the user's, who is signed out. A sign-in by an identity provider cannot
-    /// work.
+    /// The browser never sends the cookie with such requests. A link from another site arrives
+    /// without the session. If its page begins a session, the new cookie replaces the user's, who
+    /// is then signed out. A sign-in by an identity provider cannot work.
     Strict,
-    /// With top-level navigations by safe methods only. An identity provider's answer by
-    /// `form_post` arrives without the session.
+    /// The browser sends the cookie only with top-level navigations by safe methods. An identity
+    /// provider's response by `form_post` arrives without the session.
     #[default]
     Lax,
-    /// Always; only with Secure.
+    /// The browser sends the cookie with every request. Requires Secure.
     None,
 }
 
-/// Turns the text of an id into the value of a cookie, and back.
+/// Signs or encrypts the text of an id into a cookie's value, and reverses it.
 pub(crate) trait Seal: Debug + Send + Sync {
     fn seal(&self, name: &str, id: &str) -> String;
     fn unseal(&self, name: &str, value: &str) -> Option<Unsealed>;
 
-    /// The same with keys that are of one realm alone.
+    /// Returns this seal with keys derived for one realm.
     fn of_realm(&self, realm: RealmTag) -> Result<Arc<dyn Seal>>;
 }
 
 pub(crate) struct Unsealed {
     pub(crate) id: String,
-    /// It was sealed with a key that is on its way out: send it again, sealed with the new one.
+    /// The value was sealed with an old key, so the cookie is to be sent again, sealed with the
+    /// newest key.
     pub(crate) outdated: bool,
 }
 
@@ -70,23 +76,25 @@ impl Debug for Unsealed {
     }
 }
 
-/// The session cookie.
+/// The configuration of the session cookie.
 ///
-/// Defaults: the name `__Host-id`, Secure, HttpOnly, SameSite=Lax, Path=/, no Domain, and as
-/// Max-Age and Expires what is left of the absolute limit, at most 400 days.
+/// Defaults: the name `__Host-id`, Secure, HttpOnly, SameSite=Lax, Path=/, no Domain. Max-Age and
+/// Expires are the time until the session's absolute limit, at most 400 days.
 ///
-/// The default works on `http://localhost` and `http://127.0.0.1` too in Chromium, Firefox and
-/// curl. Safari and other WebKit browsers drop it there (WebKit bug 281149), and every browser drops
-/// it on any other name without TLS: see [`insecure_http`](Self::insecure_http).
+/// In Chromium, Firefox and curl the default also works on `http://localhost` and
+/// `http://127.0.0.1`. Safari and other WebKit browsers drop it there (WebKit bug 281149), and
+/// every browser drops it on any other host without TLS: see
+/// [`insecure_http`](Self::insecure_http).
 ///
-/// A cookie belongs to a host, whatever its port: applications on one host, such as localhost, need
-/// cookies of different [names](Self::name). An application whose cookie is renamed signs out all
-/// its users, unless its manager [also reads](crate::manager::SessionManagerBuilder::also_read) the old name.
+/// A cookie belongs to a host and not to a port: applications on one host, such as localhost, need
+/// cookies of different [names](Self::name). Renaming the cookie of an application signs out all
+/// its users, unless its manager [also reads](crate::manager::SessionManagerBuilder::also_read) the
+/// old name.
 ///
-/// Of a request, all `Cookie` fields are searched for the name. Of the cookies of that name the
-/// first 256 are looked at, and the first 16 different ids are looked up; where they are sealed, the
-/// first 16 different values are opened. One pair of double quotes around a value is left out (RFC
-/// 6265, section 4.1.1). More than that is an event,
+/// All `Cookie` fields of a request are searched for the name. Of the cookies with that name, the
+/// first 256 are examined and the first 16 different ids are looked up; of signed or encrypted
+/// cookies, the first 16 different values are opened. One pair of double quotes around a value is
+/// removed (RFC 6265, section 4.1.1). A request that exceeds a bound raises
 /// [`TooManyIds`](crate::event::Event::TooManyIds).
 #[derive(Clone, Debug)]
 #[must_use]
@@ -103,7 +111,7 @@ pub struct CookieConfig {
 }
 
 impl CookieConfig {
-    /// The defaults.
+    /// Makes the default configuration.
     pub fn new() -> Self {
         CookieConfig {
             name: "__Host-id".to_owned(),
@@ -118,94 +126,97 @@ impl CookieConfig {
         }
     }
 
-    /// For plain HTTP on a name other than localhost, and for Safari there too: the name `id`, and
-    /// not Secure. Anyone on the way can read such a cookie and use the session.
+    /// Makes a configuration for plain HTTP on hosts other than localhost, and on localhost in
+    /// Safari: the name `id`, without Secure. Anyone who can read the connection can read the
+    /// cookie and use the session.
     pub fn insecure_http() -> Self {
         CookieConfig::new().name("id").secure(false)
     }
 
-    /// The name. Defaults to `__Host-id`.
+    /// Sets the name. Defaults to `__Host-id`.
     ///
-    /// Browsers drop a cookie whose name begins with one of these, in any case of its letters, and
-    /// whose attributes are others:
+    /// Browsers drop a cookie whose name begins with one of these prefixes, in any letter case,
+    /// unless its attributes fit:
     ///
-    /// | name begins with | demands |
+    /// | prefix | required attributes |
     /// |---|---|
     /// | `__Host-` | Secure, Path=/, no Domain |
     /// | `__Secure-` | Secure |
     /// | `__Http-` | Secure, HttpOnly |
-    /// | `__Host-Http-` | all that `__Host-` and `__Http-` demand |
+    /// | `__Host-Http-` | those of `__Host-` and `__Http-` |
     ///
     /// (draft-ietf-httpbis-rfc6265bis, section 4.1.3; draft-ietf-httpbis-layered-cookies for the
-    /// last two.) Only `__Host-` keeps other hosts of the same domain from planting a cookie of
-    /// this name. No prefix tells ports apart: applications on one host need names of their own.
+    /// last two.) Only `__Host-` prevents other hosts of the same domain from planting a cookie of
+    /// this name. No prefix separates ports: applications on one host need different names.
     pub fn name(self, name: impl Into<String>) -> Self {
         CookieConfig { name: name.into(), ..self }
     }
 
-    /// The path below which the browser sends it. Defaults to `/`.
+    /// Sets the path below which the browser sends the cookie. Defaults to `/`.
     pub fn path(self, path: impl Into<String>) -> Self {
         CookieConfig { path: path.into(), ..self }
     }
 
-    /// A domain, to share the cookie with all its subdomains. Defaults to none: the host alone.
+    /// Sets a domain, which shares the cookie with all its subdomains. Defaults to none, which
+    /// limits the cookie to the host.
     pub fn domain(self, domain: impl Into<String>) -> Self {
         CookieConfig { domain: Some(domain.into()), ..self }
     }
 
-    /// Whether it is sent over encrypted connections only. Defaults to true.
+    /// Sets whether the browser sends the cookie over TLS only. Defaults to true.
     pub fn secure(self, secure: bool) -> Self {
         CookieConfig { secure, ..self }
     }
 
-    /// Whether scripts in the page cannot read it. Defaults to true.
+    /// Sets whether the cookie is hidden from scripts in the page. Defaults to true.
     pub fn http_only(self, http_only: bool) -> Self {
         CookieConfig { http_only, ..self }
     }
 
-    /// When it is sent with requests that other sites cause. Defaults to [`SameSite::Lax`].
+    /// Sets whether the browser sends the cookie with requests that another site causes. Defaults
+    /// to [`SameSite::Lax`].
     pub fn same_site(self, same_site: SameSite) -> Self {
         CookieConfig { same_site, ..self }
     }
 
-    /// Whether a browser keeps one cookie for each top-level site in which pages of this one are
-    /// embedded (Cookies Having Independent Partitioned State). It demands Secure, and is of use
-    /// with [`SameSite::None`] only. Defaults to false.
+    /// Sets the `Partitioned` attribute (Cookies Having Independent Partitioned State): the browser
+    /// keeps a separate cookie for each top-level site that embeds pages of this site. It requires
+    /// Secure, and has an effect with [`SameSite::None`] only. Defaults to false.
     pub fn partitioned(self, partitioned: bool) -> Self {
         CookieConfig { partitioned, ..self }
     }
 
-    /// One more attribute, written as it is, such as `Priority=High`. Attributes that have a setter
-    /// here, and those that come from the lifetime, are refused when the manager is built.
+    /// Adds an attribute, which is written unchanged, such as `Priority=High`. Building the manager
+    /// fails for attributes that have a setter here and for those that follow from the lifetime.
     pub fn extra(mut self, attribute: impl Into<String>) -> Self {
         self.extra.push(attribute.into());
         self
     }
 
-    /// Checks that browsers will take it.
+    /// Validates the configuration: browsers accept the cookie, and its parts are well-formed.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`], with the reason in words.
+    /// [`ErrorKind::Invalid`], with the reason as text.
     pub fn check(&self) -> Result<()> {
         let prefixed = |prefix: &str| {
-            // Browsers compare the prefixes without regard to case.
+            // Browsers compare the prefixes case-insensitively.
             self.name.get(..prefix.len()).is_some_and(|have| have.eq_ignore_ascii_case(prefix))
         };
         let host = prefixed("__Host-");
         let http = prefixed("__Http-") || prefixed("__Host-Http-");
         let attribute = |text: &str| {
             let is_plain = |byte| (b' '..=b'~').contains(&byte) && byte != b';';
-            !text.is_empty() && text.len() <= MOST_ATTRIBUTE_BYTES && text.bytes().all(is_plain)
+            !text.is_empty() && text.len() <= MAX_ATTRIBUTE_BYTES && text.bytes().all(is_plain)
         };
         let has_setter = |text: &String| {
-            let name = text.split('=').next().unwrap_or_default().trim_matches(BLANKS);
-            WITH_SETTER.iter().any(|known| name.eq_ignore_ascii_case(known))
+            let name = text.split('=').next().unwrap_or_default().trim_matches(WHITESPACE);
+            RESERVED_ATTRIBUTES.iter().any(|reserved| name.eq_ignore_ascii_case(reserved))
         };
-        let longest = self.name.len() + self.value(&"x".repeat(SessionId::TEXT_LEN)).len();
+        let cookie_len = self.name.len() + self.value(&"x".repeat(SessionId::TEXT_LEN)).len();
         let refused = [
             (
                 self.name.is_empty() || !self.name.bytes().all(is_token),
-                "a cookie's name has only letters, digits and !#$%&'*+-.^_`|~",
+                "a cookie's name contains only letters, digits and !#$%&'*+-.^_`|~",
             ),
             (host && !self.secure, "a name that begins with __Host- demands Secure"),
             (host && self.path != "/", "a name that begins with __Host- demands Path=/"),
@@ -238,10 +249,10 @@ impl CookieConfig {
             ),
             (
                 self.extra.iter().any(has_setter),
-                "an extra attribute is none of those that have a setter of their own: Domain, \
-                 Path, Secure, HttpOnly, SameSite, Partitioned, Max-Age and Expires",
+                "an extra attribute must not be one that has a setter: Domain, Path, Secure, \
+                 HttpOnly, SameSite, Partitioned, Max-Age and Expires",
             ),
-            (longest > MOST_BYTES, "name and value together have at most 4096 bytes"),
+            (cookie_len > MAX_COOKIE_BYTES, "name and value together have at most 4096 bytes"),
         ];
         match refused.into_iter().find(|(is_refused, _)| *is_refused) {
             None => Ok(()),
@@ -251,7 +262,8 @@ impl CookieConfig {
         }
     }
 
-    /// The same cookie for one realm: what is signed or encrypted for another does not open.
+    /// Returns this configuration for one realm: a value that was sealed for another realm does not
+    /// open.
     pub(crate) fn of_realm(self, realm: RealmTag) -> Result<Self> {
         let seal = self.seal.map(|seal| seal.of_realm(realm)).transpose()?;
         Ok(CookieConfig { seal, ..self })
@@ -273,32 +285,32 @@ impl CookieConfig {
         &self.name
     }
 
-    /// The values of our cookie in one `Cookie` field. Allocates nothing, and takes time in
-    /// proportion to the length of the field, whatever stands in it.
+    /// Returns the values of this cookie in one `Cookie` field. It allocates nothing, and its
+    /// running time is linear in the length of the field, whatever the field contains.
     pub(crate) fn values<'h>(&self, field: &'h str) -> impl Iterator<Item = &'h str> {
         field.match_indices('=').filter_map(|(at, _)| {
-            let name = field.get(..at)?.trim_end_matches(BLANKS);
-            let before = name.strip_suffix(&*self.name)?.trim_end_matches(BLANKS);
+            let name = field.get(..at)?.trim_end_matches(WHITESPACE);
+            let before = name.strip_suffix(&*self.name)?.trim_end_matches(WHITESPACE);
             if !before.is_empty() && !before.ends_with(';') {
                 return None;
             }
             let value = field.get(at + 1..)?.split(';').next()?;
-            Some(without_quotes(value.trim_matches(BLANKS)))
+            Some(without_quotes(value.trim_matches(WHITESPACE)))
         })
     }
 
-    /// Whether values are signed or encrypted, so that reading one costs some arithmetic.
+    /// Returns whether values are signed or encrypted, so that reading one needs cryptography.
     pub(crate) fn is_sealed(&self) -> bool {
         self.seal.is_some()
     }
 
-    /// The id in a cookie's value, and whether it should be sent again.
+    /// Returns the id in a cookie's value, and whether the cookie is to be sent again.
     pub(crate) fn read(&self, value: &str) -> Option<(SessionId, bool)> {
         match &self.seal {
             None => Some((SessionId::parse(value)?, false)),
             Some(seal) => {
-                // Nothing longer than a browser's limit is worth the arithmetic.
-                let value = (value.len() <= MOST_BYTES).then_some(value)?;
+                // A value above the limit of browsers does not come from one, so it is not opened.
+                let value = (value.len() <= MAX_COOKIE_BYTES).then_some(value)?;
                 let unsealed = seal.unseal(&self.name, value)?;
                 Some((SessionId::parse(&unsealed.id)?, unsealed.outdated))
             }
@@ -312,8 +324,8 @@ impl CookieConfig {
         }
     }
 
-    /// The `Set-Cookie` value that gives the browser an id: until it is closed, or for `max_age`
-    /// from `now` on.
+    /// Returns the `Set-Cookie` value that issues an id: until the browser is closed, or for
+    /// `max_age` from `now` on.
     pub(crate) fn issue(
         &self,
         id: &SessionId,
@@ -324,19 +336,19 @@ impl CookieConfig {
         self.set_cookie(&self.value(&id.reveal()), age.map(|age| (age, now + age)))
     }
 
-    /// The `Set-Cookie` value that removes the cookie.
+    /// Returns the `Set-Cookie` value that removes the cookie.
     pub(crate) fn remove(&self) -> String {
         self.set_cookie("", Some((Duration::ZERO, Timestamp::default())))
     }
 
-    /// The `Set-Cookie` value that puts [`OVERWRITTEN`] in the place of the id, until the browser
+    /// Returns the `Set-Cookie` value that replaces the id with [`OVERWRITTEN`], until the browser
     /// is closed.
     pub(crate) fn overwrite(&self) -> String {
         self.set_cookie(OVERWRITTEN, None)
     }
 
-    /// With both Max-Age and Expires: some clients know only one of them, and Java's CookieManager
-    /// takes a cookie without Expires for one of RFC 2965, whose value it sends in quotes.
+    /// Writes both Max-Age and Expires, because some clients read only one of them, and Java's
+    /// CookieManager treats a cookie without Expires as one of RFC 2965, whose value it quotes.
     fn set_cookie(&self, value: &str, ends: Option<(Duration, Timestamp)>) -> String {
         let mut text = format!("{}={value}; Path={}", self.name, self.path);
         // Writing to a String cannot fail.
@@ -347,7 +359,8 @@ impl CookieConfig {
             push("Domain=", domain);
         }
         if let Some((max_age, expires)) = ends {
-            // Rounded up: the server keeps the limit, the browser need not be early.
+            // Rounded up: the server enforces the limit, so the browser must not drop the cookie
+            // early.
             push("Max-Age=", &max_age.as_millis().div_ceil(1000).to_string());
             push("Expires=", &HttpDate(expires).to_string());
         }
@@ -381,22 +394,21 @@ impl Default for CookieConfig {
     }
 }
 
-/// What may stand around the name and the value of a cookie.
-const BLANKS: [char; 2] = [' ', '\t'];
+/// The whitespace that may surround the name and the value of a cookie.
+const WHITESPACE: [char; 2] = [' ', '\t'];
 
-/// The value without the one pair of double quotes that may stand around it; RFC 6265, section
-/// 4.1.1.
+/// Removes one pair of double quotes around a value (RFC 6265, section 4.1.1).
 fn without_quotes(value: &str) -> &str {
     let inner = value.strip_prefix('"').and_then(|value| value.strip_suffix('"'));
     inner.unwrap_or(value)
 }
 
-/// RFC 9110, section 5.6.2.
+/// Returns whether a byte is a token character (RFC 9110, section 5.6.2).
 pub(crate) fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// A name as DNS has it (RFC 1035, section 2.3.4). Browsers ignore a dot before it.
+/// Returns whether the text is a DNS name (RFC 1035, section 2.3.4). Browsers ignore a leading dot.
 fn is_domain(text: &str) -> bool {
     let text = text.strip_prefix('.').unwrap_or(text);
     text.len() <= 253
@@ -432,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cookie_lives_400_days_at_most_and_a_browser_session_has_no_age() {
+    fn a_cookie_lives_at_most_400_days_or_until_the_browser_closes() {
         let cookie = CookieConfig::new().issue(&id(), Some(Duration::MAX), NOW);
         let ends = "Max-Age=34560000; Expires=Wed, 18 Dec 2024 22:13:20 GMT;";
         assert!(cookie.contains(ends), "{cookie}");
@@ -457,9 +469,9 @@ mod tests {
     }
 
     #[test]
-    fn combinations_that_browsers_refuse_are_refused_in_words() {
+    fn attributes_that_browsers_refuse_are_refused_with_a_reason() {
         let new = CookieConfig::new;
-        for (bad, words) in [
+        for (bad, reason) in [
             (new().secure(false), "demands Secure"),
             (new().path("/app"), "demands Path=/"),
             (new().domain("example.org"), "no Domain"),
@@ -506,7 +518,7 @@ mod tests {
         ] {
             let error = bad.check().unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Invalid);
-            assert!(format!("{error:?}").contains(words), "{error:?}");
+            assert!(format!("{error:?}").contains(reason), "{error:?}");
         }
         CookieConfig::insecure_http().check().unwrap();
         new().name("__Secure-id").domain("example.org").path("/app").check().unwrap();
@@ -518,7 +530,7 @@ mod tests {
     }
 
     #[test]
-    fn our_cookies_are_found_among_others() {
+    fn values_are_found_among_other_cookies() {
         let config = CookieConfig::new().name("id");
         let found = |header| config.values(header).collect::<Vec<_>>();
         assert_eq!(found("id=a"), ["a"]);
@@ -530,7 +542,7 @@ mod tests {
     }
 
     #[test]
-    fn one_pair_of_quotes_around_a_value_is_taken_off() {
+    fn one_pair_of_quotes_around_a_value_is_removed() {
         let config = CookieConfig::new().name("id");
         let found = |header| config.values(header).collect::<Vec<_>>();
         assert_eq!(found("$Version=\"1\"; id=\"a\"; $Path=\"/\""), ["a"]);
@@ -540,22 +552,22 @@ mod tests {
     }
 
     #[test]
-    fn values_are_found_in_the_pairs_that_a_split_would_find() {
+    fn values_agrees_with_a_split_into_pairs() {
         let config = CookieConfig::new().name("id");
         let letters = ["id", "=", ";", " ", "\t", "x", "\"", "é"];
-        // Every text of up to five of these.
+        // Every text of five of these.
         for number in 0..8_usize.pow(5) {
             let text: String =
                 (0..5).map(|at| letters[number / 8_usize.pow(at) % 8]).collect::<Vec<_>>().concat();
             let pairs = text.split(';').filter_map(|pair| pair.split_once('='));
-            let ours = pairs.filter(|(name, _)| name.trim_matches(BLANKS) == "id");
-            let expected = ours.map(|(_, value)| without_quotes(value.trim_matches(BLANKS)));
+            let ours = pairs.filter(|(name, _)| name.trim_matches(WHITESPACE) == "id");
+            let expected = ours.map(|(_, value)| without_quotes(value.trim_matches(WHITESPACE)));
             assert!(config.values(&text).eq(expected), "{text:?}");
         }
     }
 
     #[test]
-    fn what_overwrites_a_cookie_is_no_id() {
+    fn the_overwriting_value_is_no_id() {
         assert_eq!(CookieConfig::new().read(OVERWRITTEN), None);
         assert_eq!(
             CookieConfig::new().overwrite(),

@@ -1,28 +1,33 @@
-//! Names and their values in one block of memory.
+//! The storage of [`Data`](super::Data): names and values in one allocation. Uses `json` for
+//! escapes.
 
 use std::sync::Arc;
 
 use super::json;
 
-/// Texts by name, in the order of the names, and the JSON object that they are.
+/// Values by name, ordered by name, together with the JSON object that they form.
 ///
-/// A session that is one of many is in none of the processor's caches, and each place in memory
-/// that has to be fetched costs as much as hashing its key. So there is one: a byte that says how
-/// wide its numbers are; how many names there are, and how long the JSON is; of each name where it
-/// begins and ends and where its value does; the JSON; and those names once more that have escapes
-/// in JSON.
+/// One allocation instead of several saves cache misses: a session that is one of many is not in
+/// the processor's caches, and each further memory access costs about as much as hashing its id.
+/// The layout is:
+///
+/// - one byte: the width of the numbers in bytes;
+/// - the number of names, and the length of the JSON;
+/// - for each name, four offsets: the start and end of the name, the start and end of its value;
+/// - the JSON object;
+/// - the unescaped text of those names that have escapes in JSON.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub(super) struct Block(Arc<[u8]>);
 
-/// A name and its value, which are UTF-8.
+/// A name and its value, both UTF-8.
 pub(super) type Entry<'e> = (&'e [u8], &'e [u8]);
 
-/// How many numbers stand in front of those of the names.
-const HEAD: usize = 2;
-/// How many numbers each name has.
-const PLACE: usize = 4;
+/// The count of numbers before those of the names.
+const HEADER_NUMBERS: usize = 2;
+/// The count of numbers for each name.
+const NUMBERS_PER_NAME: usize = 4;
 
-/// How many bytes a number takes: few, for the block is mostly that of a small session.
+/// The width of a number in bytes. Most blocks are small, so short numbers save memory.
 #[derive(Clone, Copy)]
 enum Width {
     Short = 2,
@@ -30,7 +35,7 @@ enum Width {
 }
 
 impl Block {
-    /// The block of these names with their values, which are JSON; the names are sorted.
+    /// Makes a block of names with their values, which are JSON. The names are sorted.
     pub(super) fn of<'e>(entries: impl Iterator<Item = Entry<'e>> + Clone) -> Self {
         let (mut names, mut json_len, mut escaped_len) = (0, "{}".len(), 0);
         for (name, value) in entries.clone() {
@@ -42,18 +47,18 @@ impl Block {
         if names == 0 {
             return Block::default();
         }
-        // No comma follows the last one.
+        // No comma follows the last entry.
         json_len -= ",".len();
-        // Where no name has any, none is looked at again.
+        // If no name has escapes, the names are not searched again.
         let escapes = |name: &[u8]| if escaped_len > 0 { json::escapes(name) } else { 0 };
         let text_len = json_len + escaped_len;
         let width = if u16::try_from(text_len).is_ok() { Width::Short } else { Width::Long };
-        let front = front(width, names);
+        let header_len = header_len(width, names);
 
-        let mut bytes = Vec::with_capacity(front + text_len);
+        let mut bytes = Vec::with_capacity(header_len + text_len);
         bytes.push(width as u8);
         let mut push = |number: usize| match width {
-            // What is too large for a short one is in no block that has short ones.
+            // A block with a larger number has long numbers.
             Width::Short => {
                 bytes.extend_from_slice(&u16::try_from(number).unwrap_or(u16::MAX).to_le_bytes());
             }
@@ -90,11 +95,11 @@ impl Block {
         Block(bytes.into())
     }
 
-    /// The JSON object.
+    /// Returns the JSON object.
     pub(super) fn json(&self) -> &str {
         match self.len() {
             0 => "{}",
-            _ => text(self.piece(0, self.json_len())),
+            _ => text(self.slice(0, self.json_len())),
         }
     }
 
@@ -105,42 +110,42 @@ impl Block {
         }
     }
 
-    /// What it takes in memory, in bytes.
+    /// Returns the size in memory, in bytes.
     pub(super) fn size(&self) -> usize {
         self.0.len()
     }
 
-    /// How many names there are.
+    /// Returns the number of names.
     pub(super) fn len(&self) -> usize {
         self.number(0)
     }
 
-    /// The value of `name`.
+    /// Returns the value of `name`.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         let (mut low, mut high) = (0, self.len());
         while low < high {
             let middle = usize::midpoint(low, high);
-            let [start, end, value, value_end] = self.place(middle);
-            // In UTF-8 the order of the bytes is that of the characters.
-            match self.piece(start, end).cmp(name.as_bytes()) {
+            let [start, end, value, value_end] = self.offsets(middle);
+            // In UTF-8 the order of the bytes is the order of the characters.
+            match self.slice(start, end).cmp(name.as_bytes()) {
                 std::cmp::Ordering::Less => low = middle + 1,
-                std::cmp::Ordering::Equal => return Some(text(self.piece(value, value_end))),
+                std::cmp::Ordering::Equal => return Some(text(self.slice(value, value_end))),
                 std::cmp::Ordering::Greater => high = middle,
             }
         }
         None
     }
 
-    /// Names and values, in the order of the names.
+    /// Iterates over names and values, ordered by name.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.entries().map(|(name, value)| (text(name), text(value)))
     }
 
-    /// The same as bytes, which need not be looked at to be known as text.
+    /// Iterates over names and values as bytes, which skips the validation as UTF-8.
     pub(super) fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
         (0..self.len()).map(|index| {
-            let [name, name_end, value, value_end] = self.place(index);
-            (self.piece(name, name_end), self.piece(value, value_end))
+            let [name, name_end, value, value_end] = self.offsets(index);
+            (self.slice(name, name_end), self.slice(value, value_end))
         })
     }
 
@@ -151,7 +156,7 @@ impl Block {
         }
     }
 
-    /// The number at this place among all; 0 in an empty block.
+    /// Returns the number at `index`; 0 in an empty block.
     fn number(&self, index: usize) -> usize {
         let width = self.width();
         let number = self.0.get(1 + index * width as usize..).unwrap_or_default();
@@ -159,32 +164,32 @@ impl Block {
             Width::Short => {
                 number.first_chunk().map_or(0, |bytes| u16::from_le_bytes(*bytes).into())
             }
-            // It was a length in memory.
+            // The number was written from a `usize`.
             Width::Long => {
                 number.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes) as usize)
             }
         }
     }
 
-    /// Where this name begins and ends in the text, and where its value does.
-    fn place(&self, index: usize) -> [usize; PLACE] {
-        std::array::from_fn(|part| self.number(HEAD + index * PLACE + part))
+    /// Returns the offsets of the name at `index` and of its value.
+    fn offsets(&self, index: usize) -> [usize; NUMBERS_PER_NAME] {
+        std::array::from_fn(|part| self.number(HEADER_NUMBERS + index * NUMBERS_PER_NAME + part))
     }
 
-    fn piece(&self, start: usize, end: usize) -> &[u8] {
-        let front = front(self.width(), self.len());
-        self.0.get(front + start..front + end).unwrap_or_default()
+    fn slice(&self, start: usize, end: usize) -> &[u8] {
+        let header_len = header_len(self.width(), self.len());
+        self.0.get(header_len + start..header_len + end).unwrap_or_default()
     }
 }
 
-/// How many bytes stand before the text.
-fn front(width: Width, names: usize) -> usize {
-    1 + (HEAD + names * PLACE) * width as usize
+/// Returns the size of the part before the text, in bytes.
+fn header_len(width: Width, names: usize) -> usize {
+    1 + (HEADER_NUMBERS + names * NUMBERS_PER_NAME) * width as usize
 }
 
-/// It was text when it was put there.
-fn text(piece: &[u8]) -> &str {
-    std::str::from_utf8(piece).unwrap_or_default()
+/// Returns bytes as text, which they were when they were written.
+fn text(slice: &[u8]) -> &str {
+    std::str::from_utf8(slice).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -196,7 +201,7 @@ mod tests {
 
     use super::*;
 
-    /// Names that are alike, some with escapes; values of which a few make numbers long.
+    /// Similar names, some with escapes, and values of which a few require long numbers.
     fn entries() -> impl Strategy<Value = BTreeMap<String, String>> {
         let name = "[ab\"\\\\\n\u{0}ü]{0,3}";
         let value = prop_oneof![
@@ -208,7 +213,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_block_has_what_was_put_into_it_and_is_that_json(entries in entries(), other in "[ab]{0,3}") {
+        fn a_block_returns_its_entries_and_their_json(entries in entries(), other in "[ab]{0,3}") {
             let all = entries.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
             let block = Block::of(all);
             prop_assert_eq!(block.len(), entries.len());
@@ -224,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_long_from_the_first_text_that_needs_it() {
+    fn numbers_are_long_when_the_text_exceeds_16_bits() {
         // {"a":…} and two quotes are eight bytes.
         for (len, width) in [(65_527, 2), (65_528, 8), (65_529, 8)] {
             let value = format!("\"{}\"", "x".repeat(len));

@@ -1,5 +1,7 @@
-//! JSON that can be read again as what it was: no float that JSON has no number for, and no value
-//! nested deeper than the reader goes.
+//! The JSON encoder of values. It refuses what could not be decoded again: floats that JSON cannot
+//! represent, and values nested deeper than the decoder reads.
+//!
+//! Wraps the serializer of `serde_json`. Called by [`Value`](super::Value) only.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -11,17 +13,17 @@ use serde::ser::{
 use serde::{Serialize, Serializer};
 use serde_json::ser::Formatter;
 
-/// How deep arrays and objects may be nested: `serde_json` reads no deeper.
+/// The maximum nesting of arrays and objects, which is the limit of the decoder of `serde_json`.
 const MAX_DEPTH: usize = 127;
 
-/// The JSON text of `value`.
+/// Returns the JSON text of `value`.
 pub(super) fn encode(value: &(impl Serialize + ?Sized)) -> serde_json::Result<String> {
     let mut text = Vec::with_capacity(64);
     Finite(value).serialize(&mut serde_json::Serializer::with_formatter(&mut text, Bounded(0)))?;
     String::from_utf8(text).map_err(serde_json::Error::custom)
 }
 
-/// Writes no more levels than [`MAX_DEPTH`]. The number is that of the levels which are open.
+/// A formatter that fails at more than [`MAX_DEPTH`] levels. The number counts the open levels.
 struct Bounded(usize);
 
 impl Bounded {
@@ -59,7 +61,7 @@ impl Formatter for Bounded {
         writer.write_all(b"}")
     }
 
-    /// JSON that the application brings along, as a `RawValue`.
+    /// Counts the levels of JSON that the application supplies as a `RawValue`.
     fn write_raw_fragment<W: ?Sized + Write>(
         &mut self,
         writer: &mut W,
@@ -80,8 +82,8 @@ impl Formatter for Bounded {
     }
 }
 
-/// A value, or a serializer of one, in which every float is finite: `serde_json` writes `null` for
-/// the others. It passes on everything else.
+/// A value, or a serializer of one, that refuses floats which are not finite: `serde_json` writes
+/// `null` for them. It forwards everything else.
 struct Finite<T>(T);
 
 fn check<E: ser::Error>(float: f64) -> Result<(), E> {
@@ -97,8 +99,8 @@ impl<T: Serialize + ?Sized> Serialize for Finite<&T> {
     }
 }
 
-/// Methods that take values without parts.
-macro_rules! pass_on {
+/// Forwards methods for values without parts.
+macro_rules! forward {
     ($($method:ident($($arg:ident: $type:ty),*);)+) => {
         $(fn $method(self, $($arg: $type),*) -> Result<S::Ok, S::Error> {
             self.0.$method($($arg),*)
@@ -106,7 +108,7 @@ macro_rules! pass_on {
     };
 }
 
-/// Methods that begin a value of many parts.
+/// Forwards methods that begin a compound value.
 macro_rules! begin {
     ($($method:ident($($arg:ident: $type:ty),*) -> $parts:ident;)+) => {
         $(fn $method(self, $($arg: $type),*) -> Result<Self::$parts, S::Error> {
@@ -136,7 +138,7 @@ impl<S: Serializer> Serializer for Finite<S> {
         self.0.serialize_f64(value)
     }
 
-    pass_on! {
+    forward! {
         serialize_bool(value: bool);
         serialize_i8(value: i8);
         serialize_i16(value: i16);
@@ -200,7 +202,7 @@ impl<S: Serializer> Serializer for Finite<S> {
     }
 }
 
-/// The parts of such a value, some of which have a name.
+/// Forwards the methods for the parts of a compound value, some of which have a name.
 macro_rules! parts {
     ($($parts:ident: $($method:ident $(($name:ident))?),+;)+) => {
         $(impl<S: $parts> $parts for Finite<S> {
@@ -238,7 +240,7 @@ mod tests {
 
     use super::*;
 
-    /// Something of every form that serde knows, with a float at its end.
+    /// A value of every form in the data model of serde, with a float as its last part.
     #[derive(Serialize)]
     enum Form {
         Unit,
@@ -256,25 +258,16 @@ mod tests {
     #[derive(Serialize)]
     struct Tuple(char, f64);
 
-    fn is_as_serde_json_writes_it(value: &impl Serialize) {
+    fn assert_same_as_serde_json(value: &impl Serialize) {
         assert_eq!(encode(value).unwrap(), serde_json::to_string(value).unwrap());
     }
 
     #[test]
-    fn what_can_be_read_is_written_as_serde_json_does() {
-        is_as_serde_json_writes_it(&(
-            1_u8,
-            -2_i8,
-            3_u16,
-            -4_i16,
-            5_u32,
-            -6_i32,
-            u64::MAX,
-            i64::MIN,
-        ));
-        is_as_serde_json_writes_it(&(u128::MAX, i128::MIN, 1.5_f32, -0.0_f64, true, 'ß', "\"\n\0"));
-        is_as_serde_json_writes_it(&(Form::Unit, Form::New(1.0), Form::Tuple(1, 2.0)));
-        is_as_serde_json_writes_it(&(
+    fn decodable_values_are_encoded_as_by_serde_json() {
+        assert_same_as_serde_json(&(1_u8, -2_i8, 3_u16, -4_i16, 5_u32, -6_i32, u64::MAX, i64::MIN));
+        assert_same_as_serde_json(&(u128::MAX, i128::MIN, 1.5_f32, -0.0_f64, true, 'ß', "\"\n\0"));
+        assert_same_as_serde_json(&(Form::Unit, Form::New(1.0), Form::Tuple(1, 2.0)));
+        assert_same_as_serde_json(&(
             UnitStruct,
             New(1.0),
             Tuple('a', 2.0),
@@ -282,16 +275,16 @@ mod tests {
             None::<u8>,
             Some(1),
         ));
-        is_as_serde_json_writes_it(&Form::Struct { a: 1, b: 0.1 });
-        is_as_serde_json_writes_it(&BTreeMap::from([(1, vec![1.0]), (2, vec![])]));
-        is_as_serde_json_writes_it(&BTreeMap::from([("k", serde_json::json!({ "a": [1.5] }))]));
-        is_as_serde_json_writes_it(&std::net::Ipv4Addr::LOCALHOST);
-        is_as_serde_json_writes_it(&serde_json::value::RawValue::NULL);
+        assert_same_as_serde_json(&Form::Struct { a: 1, b: 0.1 });
+        assert_same_as_serde_json(&BTreeMap::from([(1, vec![1.0]), (2, vec![])]));
+        assert_same_as_serde_json(&BTreeMap::from([("k", serde_json::json!({ "a": [1.5] }))]));
+        assert_same_as_serde_json(&std::net::Ipv4Addr::LOCALHOST);
+        assert_same_as_serde_json(&serde_json::value::RawValue::NULL);
         assert!(encode(&BTreeMap::from([(vec![1], 1)])).is_err());
     }
 
     #[test]
-    fn a_float_that_is_not_finite_is_refused_wherever_it_is() {
+    fn floats_that_are_not_finite_are_refused_at_any_position() {
         let nan = f64::NAN;
         assert!(encode(&f32::INFINITY).is_err());
         assert!(encode(&[nan]).is_err());

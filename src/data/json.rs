@@ -1,11 +1,11 @@
-//! Names in JSON.
+//! Escapes of names in JSON strings. Called by [`block`](super::block) only.
 
-/// By how many bytes the name is longer in JSON, the quotes not counted.
+/// Returns the number of bytes that escapes add to a name.
 pub(super) fn escapes(name: &[u8]) -> usize {
     name.iter().map(|byte| escape_len(*byte)).sum()
 }
 
-/// Writes what stands between the quotes.
+/// Writes a name with escapes, without the quotes.
 pub(super) fn push_escaped(json: &mut Vec<u8>, name: &[u8]) {
     for &byte in name {
         match escape_len(byte) {
@@ -16,7 +16,7 @@ pub(super) fn push_escaped(json: &mut Vec<u8>, name: &[u8]) {
     }
 }
 
-/// By how many bytes the escape of this byte is longer than the byte.
+/// Returns the number of bytes that the escape of `byte` adds.
 fn escape_len(byte: u8) -> usize {
     match byte {
         b'"' | b'\\' => 1,

@@ -1,4 +1,7 @@
 //! The data of a session: values by name, as JSON.
+//!
+//! Uses only `error`. Sessions encode and decode values here; backends store the JSON text of
+//! [`Data`] and read it back.
 
 mod block;
 mod encode;
@@ -15,14 +18,14 @@ use serde_json::value::RawValue;
 use crate::error::{Error, ErrorKind, Result};
 use block::Block;
 
-/// The name of the flash messages, which have a limit of their own.
+/// The name of the flash messages, which have a separate size limit.
 pub(crate) const FLASHES: &str = "cloakroom.flash";
 
-/// One value of a session, as JSON text: its own, or a piece of the [`Data`] that it is in. Cloning
-/// is cheap.
+/// One value of a session, as JSON text. It owns the text or borrows it from the [`Data`] that
+/// contains it. Cloning is cheap.
 ///
-/// Equal means the same text: encoding the same value twice gives equal values for every type
-/// that serializes in a fixed order.
+/// Two values are equal if their texts are equal. Encoding the same value twice gives equal values
+/// for every type that serializes in a fixed order.
 #[derive(Clone)]
 pub struct Value<'d>(Text<'d>);
 
@@ -33,12 +36,12 @@ enum Text<'d> {
 }
 
 impl Value<'static> {
-    /// Encodes anything that serde can serialize.
+    /// Encodes a value that serde can serialize.
     ///
     /// # Errors
-    /// [`ErrorKind::WrongType`] for what could not be read again: NaN and the infinities, which
-    /// JSON has no numbers for (RFC 8259, section 6), maps whose keys are not strings, numbers or
-    /// booleans, and arrays and objects nested more than 127 deep.
+    /// [`ErrorKind::WrongType`] for a value that could not be decoded again: NaN and the
+    /// infinities, which JSON cannot represent (RFC 8259, section 6), maps whose keys are not
+    /// strings, numbers or booleans, and arrays and objects nested more than 127 deep.
     pub fn encode(value: &(impl Serialize + ?Sized)) -> Result<Self> {
         match encode::encode(value) {
             Ok(text) => Ok(Value(Text::Own(text.into()))),
@@ -46,7 +49,7 @@ impl Value<'static> {
         }
     }
 
-    /// The array of these values.
+    /// Makes the JSON array of these values.
     pub(crate) fn list<'v>(values: impl IntoIterator<Item = &'v Value<'v>>) -> Self {
         let mut text = String::from("[");
         for (index, value) in values.into_iter().enumerate() {
@@ -57,7 +60,7 @@ impl Value<'static> {
         Value(Text::Own(text.into()))
     }
 
-    /// The same for the value of `name`, which an error says.
+    /// Encodes the value of `name`; an error contains the name.
     ///
     /// # Errors
     /// As [`encode`](Self::encode).
@@ -81,14 +84,15 @@ impl Value<'_> {
     /// Decodes the value as a `T`.
     ///
     /// # Errors
-    /// [`ErrorKind::WrongType`] when it is not a `T`. The error quotes nothing of the value.
+    /// [`ErrorKind::WrongType`] when the value is not a `T`. The error contains nothing of the
+    /// value.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T> {
         let why = |source| self.mismatch::<T>(&source);
         serde_json::from_str(self.as_json())
             .map_err(|source| Error::with_source(ErrorKind::WrongType, DECODE, why(source)))
     }
 
-    /// The same for the value of `name`, which an error says.
+    /// Decodes the value of `name`; an error contains the name.
     ///
     /// # Errors
     /// As [`decode`](Self::decode).
@@ -97,10 +101,10 @@ impl Value<'_> {
             .map_err(|source| wrong_type(DECODE, name, &self.mismatch::<T>(&source)))
     }
 
-    /// The values of which this one, the value of `name`, is the array; none for a null.
+    /// Returns the elements of this JSON array, the value of `name`; none for a null.
     ///
     /// # Errors
-    /// [`ErrorKind::WrongType`] for anything else.
+    /// [`ErrorKind::WrongType`] for any other value.
     pub(crate) fn items(&self, name: &str) -> Result<Vec<Value<'_>>> {
         let items: Option<Vec<&RawValue>> =
             serde_json::from_str(self.as_json()).map_err(|source| {
@@ -110,7 +114,7 @@ impl Value<'_> {
         Ok(items.map(|item| Value(Text::Piece(item.get()))).collect())
     }
 
-    /// The type wanted and the type found, without the value: errors go into logs.
+    /// Describes the type wanted and the type found, without the value, because errors are logged.
     fn mismatch<T>(&self, error: &serde_json::Error) -> String {
         let wanted = std::any::type_name::<T>();
         let found = match self.as_json().bytes().next() {
@@ -123,7 +127,7 @@ impl Value<'_> {
         };
         let (line, column) = (error.line(), error.column());
         match line > 1 || column > 1 {
-            // What is wrong with an array or an object stands somewhere inside of it.
+            // The mismatch is inside the array or object.
             true if matches!(found, "an array" | "an object") => {
                 format!(
                     "expected {wanted}, found {found} that differs at line {line} column {column}"
@@ -133,12 +137,12 @@ impl Value<'_> {
         }
     }
 
-    /// Whether it is JSON's `null`.
+    /// Returns whether the value is JSON's `null`.
     pub(crate) fn is_null(&self) -> bool {
         self.as_json() == "null"
     }
 
-    /// The JSON text.
+    /// Returns the JSON text.
     #[must_use]
     pub fn as_json(&self) -> &str {
         match &self.0 {
@@ -147,7 +151,8 @@ impl Value<'_> {
         }
     }
 
-    /// The same value with a text of its own, as [`Delta::set`](crate::delta::Delta::set) takes it.
+    /// Returns the same value with an owned text, as [`Delta::set`](crate::delta::Delta::set) takes
+    /// it.
     #[must_use]
     pub fn into_owned(self) -> Value<'static> {
         Value(Text::Own(match self.0 {
@@ -156,7 +161,7 @@ impl Value<'_> {
         }))
     }
 
-    /// The same value, borrowed from this one.
+    /// Borrows this value.
     pub(crate) fn borrowed(&self) -> Value<'_> {
         Value(Text::Piece(self.as_json()))
     }
@@ -171,7 +176,7 @@ impl PartialEq for Value<'_> {
 impl Eq for Value<'_> {}
 
 impl fmt::Debug for Value<'_> {
-    /// Shows the size only: session data does not belong into logs.
+    /// Shows only the size, because logs must not contain session data.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Value({} bytes)", self.as_json().len())
     }
@@ -188,47 +193,48 @@ impl fmt::Debug for Data {
 }
 
 impl Data {
-    /// The value of `name`.
+    /// Returns the value of `name`.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<Value<'_>> {
         self.0.get(name).map(|value| Value(Text::Piece(value)))
     }
 
-    /// Names and values, in the order of the names.
+    /// Iterates over names and values, ordered by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, Value<'_>)> {
         self.0.iter().map(|(name, value)| (name, Value(Text::Piece(value))))
     }
 
-    /// How many names there are.
+    /// Returns the number of names.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there is no name.
+    /// Returns whether the data has no name.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Sets the names that come with a value and removes those that come with none, in the order
-    /// of the names; with `clear` all others are removed. False if the data is as it was.
+    /// Sets the names that have a value in `changes` and removes those that have none. `changes` is
+    /// ordered by name. With `clear`, removes all other names too. Returns false if the data is
+    /// unchanged.
     pub(crate) fn change<'c>(
         &mut self,
         clear: bool,
         changes: impl Iterator<Item = (&'c str, Option<&'c str>)>,
     ) -> bool {
         let mut entries = Vec::with_capacity(self.len() + changes.size_hint().0);
-        let mut had = self.0.entries().peekable();
+        let mut stored = self.0.entries().peekable();
         for (name, value) in changes {
             let name = name.as_bytes();
-            while let Some(other) = had.next_if(|(have, _)| *have < name) {
+            while let Some(other) = stored.next_if(|(have, _)| *have < name) {
                 entries.extend((!clear).then_some(other));
             }
-            had.next_if(|(have, _)| *have == name);
+            stored.next_if(|(have, _)| *have == name);
             entries.extend(value.map(|value| (name, value.as_bytes())));
         }
-        entries.extend(had.filter(|_| !clear));
+        entries.extend(stored.filter(|_| !clear));
         let changed = !entries.iter().copied().eq(self.0.entries());
         if changed {
             self.0 = Block::of(entries.iter().copied());
@@ -236,25 +242,27 @@ impl Data {
         changed
     }
 
-    /// Reads a JSON object. Of a name that comes twice, the last counts.
+    /// Decodes a JSON object. If a name occurs twice, the last value counts.
     ///
     /// # Errors
-    /// [`ErrorKind::Undecodable`] for anything else.
+    /// [`ErrorKind::Undecodable`] for any other text.
     pub fn from_json(text: &str) -> Result<Self> {
         let mut deserializer = serde_json::Deserializer::from_str(text);
         let data = Entries.deserialize(&mut deserializer);
         let data = data.and_then(|data| deserializer.end().map(|()| data));
-        data.map_err(|source| undecodable(without_data(&source)))
+        data.map_err(|source| undecodable(describe_json_error(&source)))
     }
 
-    /// The data as a JSON object: its names sorted, its values as they were written.
+    /// Returns the data as a JSON object, with its names sorted and its values as they were
+    /// written.
     #[must_use]
     pub fn as_json(&self) -> &str {
         self.0.json()
     }
 
-    /// What the size limit counts, in bytes: the length of [`as_json`](Self::as_json) without flash
-    /// messages, which have a [limit of their own](crate::Flash).
+    /// Returns the size that counts towards the limit of a session, in bytes: the length of
+    /// [`as_json`](Self::as_json) without flash messages, which have a [separate
+    /// limit](crate::Flash).
     #[must_use]
     pub fn json_len(&self) -> usize {
         let flashes = match self.0.get(FLASHES) {
@@ -265,21 +273,21 @@ impl Data {
         self.0.json_len() - flashes
     }
 
-    /// How many bytes it takes in memory, for whoever keeps sessions up to some number of them.
-    /// Clones share them.
+    /// Returns the size in memory, in bytes, for caches with a bound on their memory. Clones share
+    /// that memory.
     #[must_use]
     pub fn memory_size(&self) -> usize {
         self.0.size()
     }
 }
 
-/// What went wrong, in words that quote nothing of the data: errors go into logs.
-pub(crate) fn without_data(error: &serde_json::Error) -> String {
-    let what = match error.classify() {
-        serde_json::error::Category::Data => "the JSON is of another shape",
-        _ => "the text is no JSON",
+/// Describes a JSON error by its kind and position, without the data, because errors are logged.
+pub(crate) fn describe_json_error(error: &serde_json::Error) -> String {
+    let kind = match error.classify() {
+        serde_json::error::Category::Data => "the JSON has another structure",
+        _ => "the text is not JSON",
     };
-    format!("{what}, at line {} column {}", error.line(), error.column())
+    format!("{kind}, at line {} column {}", error.line(), error.column())
 }
 
 pub(crate) fn undecodable(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
@@ -309,7 +317,7 @@ impl<'de> Visitor<'de> for Entries {
             entries.push((name, value.get()));
         }
         if !entries.is_sorted_by(|(a, _), (b, _)| a < b) {
-            // The sort is stable, so the last of equal names is the last to have come.
+            // The sort is stable, so of equal names the one that was read last stays.
             entries.reverse();
             entries.sort_by(|(a, _), (b, _)| a.cmp(b));
             entries.dedup_by(|(a, _), (b, _)| a == b);
@@ -319,7 +327,7 @@ impl<'de> Visitor<'de> for Entries {
     }
 }
 
-/// A name, borrowed where it has no escapes.
+/// A name, borrowed if it has no escapes.
 #[derive(Deserialize)]
 struct Name<'t>(#[serde(borrow)] Cow<'t, str>);
 
@@ -328,7 +336,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_counted_length_is_the_written_length() {
+    fn json_len_is_the_length_of_as_json() {
         let mut data = Data::default();
         assert_eq!(data.as_json(), "{}");
         assert_eq!(data.json_len(), 2);
@@ -341,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn flash_messages_are_not_counted() {
+    fn json_len_does_not_count_flash_messages() {
         let length = |text| Data::from_json(text).unwrap().json_len();
         assert_eq!(length("{\"cloakroom.flash\":[1,2]}"), "{}".len());
         assert_eq!(length("{\"a\":1,\"cloakroom.flash\":[1,2]}"), "{\"a\":1}".len());
@@ -349,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_name_that_comes_twice_the_last_counts() {
+    fn the_last_value_of_a_repeated_name_counts() {
         let data = Data::from_json("{\"b\": 1, \"a\": 2, \"b\": 3}").unwrap();
         assert_eq!(data.as_json(), "{\"a\":2,\"b\":3}");
     }
@@ -365,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_json_object_is_undecodable() {
+    fn text_that_is_no_json_object_is_undecodable() {
         for bad in ["", "[]", "{\"a\":1", "{\"a\":}", "{a:1}", "1", "{} x"] {
             assert_eq!(Data::from_json(bad).unwrap_err().kind(), ErrorKind::Undecodable, "{bad}");
         }

@@ -1,4 +1,7 @@
-//! Events as lines of the [`log`](::log) crate.
+//! The default sink: writes events to the [`log`](::log) crate and limits the rate of repeated
+//! lines.
+//!
+//! Uses `clock`.
 
 use std::collections::HashMap;
 use std::fmt::{self, Debug, Write};
@@ -9,21 +12,21 @@ use std::time::Duration;
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::event::{Event, EventKind, Sink};
 
-/// The target of everything that is logged.
+/// The target of all log records.
 const TARGET: &str = "cloakroom";
 
-/// The time in which an identical line is held back.
+/// The time within which an identical line is suppressed.
 const SECOND: Duration = Duration::from_secs(1);
 
-/// The most different lines of one kind of event that are remembered, and so the most that are
-/// logged within a second.
-const MOST_LINES: usize = 32;
+/// The maximum number of different lines of one kind that are remembered, and so logged, within a
+/// second.
+const MAX_LINES: usize = 32;
 
 /// Writes events to the [`log`](::log) crate, under the target `cloakroom`.
 ///
-/// Of errors and warnings, an identical line is logged at most once a second, with the number of
-/// those that were held back before. A different one is logged at once; up to 32 different ones of
-/// one [kind](EventKind) within a second, so that a failing disk does not fill the log.
+/// An identical error or warning is logged at most once a second; the next line says how many were
+/// suppressed. Different lines are logged immediately, but at most 32 of one [kind](EventKind)
+/// within a second, so that a failing disk does not fill the log.
 #[derive(Debug)]
 pub struct LogSink<C = SystemClock> {
     clock: C,
@@ -35,26 +38,26 @@ pub struct LogSink<C = SystemClock> {
 #[derive(Debug, Default)]
 struct Recent {
     lines: Vec<Line>,
-    /// How many were held back whose line is remembered no more.
+    /// The number of suppressed lines that are not remembered any more.
     others: u64,
 }
 
 #[derive(Debug)]
 struct Line {
-    /// Of its text.
+    /// The hash of the text.
     hash: u64,
     logged: Timestamp,
-    held_back: u64,
+    suppressed: u64,
 }
 
-/// What was held back before a line that is logged.
+/// The numbers of suppressed lines, which the next logged line contains.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct HeldBack {
+struct Suppressed {
     identical: u64,
     others: u64,
 }
 
-impl fmt::Display for HeldBack {
+impl fmt::Display for Suppressed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.identical, self.others) {
             (0, 0) => Ok(()),
@@ -68,34 +71,35 @@ impl fmt::Display for HeldBack {
 }
 
 impl Recent {
-    /// What was held back before this line; `None` to hold this one back too.
-    fn session_limit(&mut self, hash: u64, now: Timestamp) -> Option<HeldBack> {
-        // A clock that was set back holds nothing back.
+    /// Counts this line. Returns the numbers of suppressed lines if it is to be logged, or `None`
+    /// if it is suppressed.
+    fn admit(&mut self, hash: u64, now: Timestamp) -> Option<Suppressed> {
+        // If the clock was set back, no line is suppressed.
         let is_over = |line: &Line| now < line.logged || now.since(line.logged) >= SECOND;
         let mut identical = 0;
         if let Some(line) = self.lines.iter_mut().find(|line| line.hash == hash) {
             if !is_over(line) {
-                line.held_back += 1;
+                line.suppressed += 1;
                 return None;
             }
             line.logged = now;
-            identical = std::mem::take(&mut line.held_back);
+            identical = std::mem::take(&mut line.suppressed);
         } else {
-            if self.lines.len() >= MOST_LINES {
+            if self.lines.len() >= MAX_LINES {
                 let Some(old) = self.lines.iter().position(is_over) else {
                     self.others += 1;
                     return None;
                 };
-                self.others += self.lines.swap_remove(old).held_back;
+                self.others += self.lines.swap_remove(old).suppressed;
             }
-            self.lines.push(Line { hash, logged: now, held_back: 0 });
+            self.lines.push(Line { hash, logged: now, suppressed: 0 });
         }
-        Some(HeldBack { identical, others: std::mem::take(&mut self.others) })
+        Some(Suppressed { identical, others: std::mem::take(&mut self.others) })
     }
 }
 
 impl LogSink {
-    /// A sink that reads the system clock.
+    /// Makes a sink that reads the system clock.
     #[must_use]
     pub fn new() -> Self {
         LogSink::with_clock(SystemClock)
@@ -109,20 +113,22 @@ impl Default for LogSink {
 }
 
 impl<C: Clock> LogSink<C> {
-    /// A sink that measures its second by `clock`.
+    /// Makes a sink that measures time by `clock`.
     pub fn with_clock(clock: C) -> Self {
         LogSink { clock, hasher: RandomState::new(), recent: Mutex::default() }
     }
 
-    /// What was held back before this line; `None` to hold this one back too.
-    fn session_limit(&self, kind: EventKind, line: &str) -> Option<HeldBack> {
+    /// Counts this line. Returns the numbers of suppressed lines if it is to be logged, or `None`
+    /// if it is suppressed.
+    fn admit(&self, kind: EventKind, line: &str) -> Option<Suppressed> {
         let (hash, now) = (self.hasher.hash_one(line), self.clock.now());
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        recent.entry(kind).or_default().session_limit(hash, now)
+        recent.entry(kind).or_default().admit(hash, now)
     }
 }
 
-/// What others wrote (paths, panics, errors of the application) stays on its line.
+/// Formats an event on one line: control characters in paths, panics and errors of the application
+/// are escaped.
 struct OneLine<'e>(&'e Event<'e>);
 
 impl fmt::Display for OneLine<'_> {
@@ -153,8 +159,8 @@ impl<C: Clock> Sink for LogSink<C> {
             return;
         }
         let line = OneLine(event).to_string();
-        if let Some(held_back) = self.session_limit(event.kind(), &line) {
-            ::log::log!(target: TARGET, level, "{line}{held_back}");
+        if let Some(suppressed) = self.admit(event.kind(), &line) {
+            ::log::log!(target: TARGET, level, "{line}{suppressed}");
         }
     }
 }
@@ -165,38 +171,38 @@ mod tests {
     use crate::clock::ManualClock;
 
     #[test]
-    fn an_event_is_one_line_whatever_others_wrote_into_it() {
+    fn control_characters_of_an_event_are_escaped() {
         let event = Event::HandlerFailed { error: "a\nb\u{1b}[2J" };
         assert_eq!(OneLine(&event).to_string(), "a handler failed: a\\nb\\u{1b}[2J");
     }
 
-    fn held(identical: u64, others: u64) -> Option<HeldBack> {
-        Some(HeldBack { identical, others })
+    fn suppressed(identical: u64, others: u64) -> Option<Suppressed> {
+        Some(Suppressed { identical, others })
     }
 
     #[test]
     fn an_identical_line_is_logged_once_a_second_with_a_count() {
         let clock = ManualClock::default();
         let sink = LogSink::with_clock(clock.clone());
-        assert_eq!(sink.session_limit(EventKind::Undecodable, "a"), held(0, 0));
-        assert_eq!(sink.session_limit(EventKind::Undecodable, "a"), None);
-        assert_eq!(sink.session_limit(EventKind::Undecodable, "a"), None);
+        assert_eq!(sink.admit(EventKind::Undecodable, "a"), suppressed(0, 0));
+        assert_eq!(sink.admit(EventKind::Undecodable, "a"), None);
+        assert_eq!(sink.admit(EventKind::Undecodable, "a"), None);
         assert_eq!(
-            sink.session_limit(EventKind::CheckpointBlocked, "a"),
-            held(0, 0),
-            "each kind for itself"
+            sink.admit(EventKind::CheckpointBlocked, "a"),
+            suppressed(0, 0),
+            "kinds are counted separately"
         );
         clock.advance(SECOND);
-        assert_eq!(sink.session_limit(EventKind::Undecodable, "a"), held(2, 0));
-        assert_eq!(sink.session_limit(EventKind::Undecodable, "a"), None);
+        assert_eq!(sink.admit(EventKind::Undecodable, "a"), suppressed(2, 0));
+        assert_eq!(sink.admit(EventKind::Undecodable, "a"), None);
     }
 
     #[test]
     fn a_different_line_within_the_second_is_logged() {
         let sink = LogSink::with_clock(ManualClock::default());
         for line in ["the printer is on fire", "the shop is shut"] {
-            assert_eq!(sink.session_limit(EventKind::HandlerFailed, line), held(0, 0));
-            assert_eq!(sink.session_limit(EventKind::HandlerFailed, line), None);
+            assert_eq!(sink.admit(EventKind::HandlerFailed, line), suppressed(0, 0));
+            assert_eq!(sink.admit(EventKind::HandlerFailed, line), None);
         }
     }
 
@@ -204,32 +210,32 @@ mod tests {
     fn no_more_than_32_different_lines_are_logged_in_a_second() {
         let clock = ManualClock::default();
         let sink = LogSink::with_clock(clock.clone());
-        let session_limit = |n: usize| sink.session_limit(EventKind::HandlerFailed, &n.to_string());
-        for n in 0..MOST_LINES {
-            assert_eq!(session_limit(n), held(0, 0));
+        let admit = |n: usize| sink.admit(EventKind::HandlerFailed, &n.to_string());
+        for n in 0..MAX_LINES {
+            assert_eq!(admit(n), suppressed(0, 0));
         }
-        assert_eq!(session_limit(0), None);
-        for n in MOST_LINES..1000 {
-            assert_eq!(session_limit(n), None);
+        assert_eq!(admit(0), None);
+        for n in MAX_LINES..1000 {
+            assert_eq!(admit(n), None);
         }
         clock.advance(SECOND);
-        // It takes the place of the first, of which one was held back.
-        assert_eq!(session_limit(1000), held(0, 969));
-        assert_eq!(sink.recent.lock().unwrap()[&EventKind::HandlerFailed].lines.len(), MOST_LINES);
+        // Replaces the first line, of which one was suppressed.
+        assert_eq!(admit(1000), suppressed(0, 969));
+        assert_eq!(sink.recent.lock().unwrap()[&EventKind::HandlerFailed].lines.len(), MAX_LINES);
     }
 
     #[test]
-    fn a_clock_that_is_set_back_holds_no_line_back() {
+    fn no_line_is_suppressed_when_the_clock_is_set_back() {
         let clock = ManualClock::new(Timestamp::from_millis(86_400_000));
         let sink = LogSink::with_clock(clock.clone());
-        assert_eq!(sink.session_limit(EventKind::HandlerFailed, "a"), held(0, 0));
+        assert_eq!(sink.admit(EventKind::HandlerFailed, "a"), suppressed(0, 0));
         clock.set(Timestamp::from_millis(0));
-        assert_eq!(sink.session_limit(EventKind::HandlerFailed, "a"), held(0, 0));
+        assert_eq!(sink.admit(EventKind::HandlerFailed, "a"), suppressed(0, 0));
     }
 
     #[test]
-    fn what_was_held_back_is_said_in_the_line() {
-        let line = |identical, others| HeldBack { identical, others }.to_string();
+    fn the_next_line_says_how_many_were_suppressed() {
+        let line = |identical, others| Suppressed { identical, others }.to_string();
         assert_eq!(line(0, 0), "");
         assert_eq!(line(2, 0), " (2 identical ones before)");
         assert_eq!(line(0, 3), " (3 others of this kind before)");

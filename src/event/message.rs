@@ -1,4 +1,4 @@
-//! The sentence that an event is written as.
+//! The text of each event in the log. Called by the log sink and by sinks of applications.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -16,38 +16,40 @@ impl fmt::Display for Event<'_> {
                 write!(f, "migrated table {table} from schema version {from} to {to}")
             }
             Event::Undecodable { public_id: Some(public_id), error } => {
-                write!(f, "session {public_id} does not decode and is kept as it is: {error}")
+                write!(f, "session {public_id} does not decode and stays in the store: {error}")
             }
             Event::Undecodable { public_id: None, error } => {
-                write!(f, "a session does not decode and is kept as it is: {error}")
+                write!(f, "a session does not decode and stays in the store: {error}")
             }
             Event::CheckpointBlocked { pages } => {
                 write!(
                     f,
-                    "the write-ahead log cannot restart, an old reader holds it: {pages} pages"
+                    "the write-ahead log cannot restart, an old reader uses it: {pages} pages"
                 )
             }
             Event::CheckpointUnblocked => f.write_str("the write-ahead log restarts again"),
             Event::FileMoved { path } => write!(
                 f,
-                "{} was deleted or replaced while it was open: nothing is written any more",
+                "{} was deleted or replaced while it was open: changes are not stored",
                 path.display()
             ),
-            Event::FileRecovered => f.write_str("the database is back under its name"),
-            Event::Swept { sessions } => write!(f, "swept {sessions} ended sessions"),
+            Event::FileRecovered => {
+                f.write_str("the database is at its path again: changes are stored")
+            }
+            Event::Swept { sessions } => write!(f, "swept {sessions} expired sessions"),
             Event::CleanerFailed { error } => {
-                write!(f, "the cleaner failed and will try again: {error}")
+                write!(f, "the cleaner failed and will retry: {error}")
             }
             Event::CleanerRecovered => f.write_str("the cleaner works again"),
             Event::ClockStepped { by } => {
                 let seconds = by.as_secs();
-                write!(f, "the clock stepped forward by {seconds} s: no sweeps for ten minutes")
+                write!(f, "the clock was set forward by {seconds} s: no sweeps for ten minutes")
             }
             Event::MalformedId { address } => {
-                write!(f, "a malformed id came from {}", Address(*address))
+                write!(f, "received a malformed id from {}", Address(*address))
             }
             Event::UnknownId { address } => {
-                write!(f, "an id of no live session came from {}", Address(*address))
+                write!(f, "received an id of no live session from {}", Address(*address))
             }
             Event::IdGuessing { address, count } => {
                 let network = if matches!(address, Some(IpAddr::V6(_))) { "/64" } else { "" };
@@ -56,13 +58,14 @@ impl fmt::Display for Event<'_> {
             }
             Event::ReplacedIdUsed { public_id, address } => write!(
                 f,
-                "a replaced id of session {public_id} came from {}: a lost answer, or a stolen id",
+                "received a replaced id of session {public_id} from {}: the client lost a \
+                 response, or the id was stolen",
                 Address(*address)
             ),
             Event::TooManyIds { address } => write!(
                 f,
-                "more session ids than are looked up came from {}, and the rest was ignored: only \
-                 a cookie whose name begins with __Host- cannot be planted by other hosts",
+                "received too many session ids from {} and ignored the rest: other hosts may have \
+                 planted cookies, which only a name that begins with __Host- prevents",
                 Address(*address)
             ),
             Event::Created { public_id } => write!(f, "session {public_id} began"),
@@ -71,22 +74,26 @@ impl fmt::Display for Event<'_> {
                 write!(f, "user {:?} signed in to session {public_id}", user.as_str())
             }
             Event::SignInRefused { user } => {
-                write!(f, "user {:?} has too many sessions to sign in", user.as_str())
+                write!(
+                    f,
+                    "user {:?} was refused a sign-in: the limit of sessions is reached",
+                    user.as_str()
+                )
             }
-            Event::SignedOut => f.write_str("a session was ended by its owner"),
+            Event::SignedOut => f.write_str("a session was signed out"),
             Event::Revoked { sessions } => write!(f, "{sessions} sessions were revoked"),
             Event::NoAbsoluteLimit => f.write_str(
-                "sessions have no absolute limit: one that is kept busy never ends; set one, or \
+                "sessions have no absolute limit: a session in use never ends; set a limit, or \
                  document why there is none (OWASP ASVS 7.3.2)",
             ),
             Event::ChangesDiscarded { public_id: Some(public_id) } => {
                 write!(
                     f,
-                    "changes to session {public_id} were discarded: it has ended or was renewed"
+                    "changes to session {public_id} were discarded: it has ended or has a new id"
                 )
             }
             Event::ChangesDiscarded { public_id: None } => {
-                f.write_str("changes to a session were discarded: it has ended or was renewed")
+                f.write_str("changes to a session were discarded: it has ended or has a new id")
             }
             Event::Dropped { public_id: Some(public_id) } => {
                 write!(f, "changes to session {public_id} were lost: it was dropped and not closed")
@@ -95,31 +102,37 @@ impl fmt::Display for Event<'_> {
                 f.write_str("changes to a session were lost: it was dropped and not closed")
             }
             Event::TouchFailed { error } => {
-                write!(f, "activity was not recorded, the session may end early: {error}")
+                write!(f, "activity was not recorded, so the session may end early: {error}")
             }
             Event::WrongType { public_id: Some(public_id), error } => {
                 write!(f, "session {public_id}: {error:?}")
             }
             Event::WrongType { public_id: None, error } => write!(f, "a session: {error:?}"),
             Event::TreatedAsAnonymous { error } => {
-                write!(f, "a session was read as empty: {error}")
+                write!(
+                    f,
+                    "a session could not be read, and the request continued without it: {error}"
+                )
             }
             Event::RequestFailed { error } => write!(f, "a request failed: {error}"),
             Event::HandlerFailed { error } => write!(f, "a handler failed: {error}"),
             Event::InsecureConnection { host } => write!(
                 f,
-                "a browser drops the Secure session cookie on plain HTTP to {host:?}: serve it over \
-                 TLS (a proxy must send X-Forwarded-Proto: https), or use \
+                "a browser drops the Secure session cookie on plain HTTP to {host:?}: serve it \
+                 over TLS (a proxy must send X-Forwarded-Proto: https), or use \
                  CookieConfig::insecure_http() if the connection is trusted"
             ),
             Event::InvalidCacheValue { error } => {
-                write!(f, "a value that is no session counts as absent: {error}")
+                write!(f, "an invalid value counts as absent: {error}")
             }
             Event::CacheDown { shard, of, error } => {
-                write!(f, "the cache ({shard} of {of}) is left alone until it works again: {error}")
+                write!(
+                    f,
+                    "shard {shard} of {of} of the cache is not used until it works again: {error}"
+                )
             }
             Event::CacheRecovered { shard, of } => {
-                write!(f, "the cache ({shard} of {of}) works again")
+                write!(f, "shard {shard} of {of} of the cache works again")
             }
         }
     }

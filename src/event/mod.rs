@@ -1,4 +1,7 @@
-//! What happened, for the operator: typed events, where they go, and how often each came.
+//! Events: what operators want to know of, as typed values, with a counter for each kind.
+//!
+//! Uses `error` and `id`. Managers, stores and caches raise events through [`Events`], which passes
+//! them to a [`Sink`]; `message` holds their texts, `log` the default sink.
 
 mod log;
 mod message;
@@ -15,206 +18,207 @@ use crate::id::{PublicId, UserKey};
 
 pub use self::log::LogSink;
 
-/// Something the operator may want to know. No event carries an id.
+/// An event for the operator. No event contains a session id.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
     /// A store was opened.
     StoreOpened {
-        /// The store, in words.
+        /// A description of the store.
         store: &'a str,
     },
-    /// The tables were set up or brought to a newer version.
+    /// The tables were created or migrated to a newer schema version.
     Migrated {
         /// The sessions table.
         table: &'a str,
-        /// The schema version before; 0 for none.
+        /// The previous schema version; 0 if there were no tables.
         from: u32,
-        /// The schema version now.
+        /// The new schema version.
         to: u32,
     },
-    /// A stored session does not decode; it stays in place until its deadline.
+    /// A stored session does not decode. It stays stored until its deadline.
     Undecodable {
-        /// The session's public name, if at least that can be read.
+        /// The session's public id, if that can be read.
         public_id: Option<&'a PublicId>,
-        /// Why.
+        /// The reason.
         error: &'a Error,
     },
-    /// The write-ahead log cannot restart because an old reader still uses it: it grows.
+    /// The write-ahead log cannot restart because an old reader still uses it, so it grows.
     CheckpointBlocked {
-        /// Pages in the log.
+        /// The number of pages in the log.
         pages: u32,
     },
     /// The write-ahead log restarts again.
     CheckpointUnblocked,
-    /// The database or its log was deleted or replaced while it was open: every change fails with
-    /// [`Unavailable`](crate::ErrorKind::Unavailable), because it would be written to a file that
-    /// nobody finds again.
+    /// The database file or its log was deleted or replaced while it was open. Every change fails
+    /// with [`Unavailable`](crate::ErrorKind::Unavailable), because it would be written to a file
+    /// that no longer has a name.
     FileMoved {
-        /// The name that stands for another file now, or for none.
+        /// The path, which now names another file or none.
         path: &'a Path,
     },
-    /// The file is back under its name, and changes are written again.
+    /// The file is at its path again, and changes are stored again.
     FileRecovered,
-    /// The cleaner removed sessions that had ended.
+    /// The cleaner removed expired sessions.
     Swept {
-        /// How many.
+        /// The number of sessions.
         sessions: usize,
     },
-    /// A run of the cleaner failed; it goes on and tries again.
+    /// A run of the cleaner failed. The cleaner continues and retries.
     CleanerFailed {
-        /// What failed.
+        /// The reason.
         error: &'a Error,
     },
-    /// The cleaner works again.
+    /// A run of the cleaner succeeded after a failure.
     CleanerRecovered,
-    /// The clock was set forward by more than an hour: no session is swept for ten minutes.
+    /// The clock was set forward by more than an hour. No session is swept for ten minutes.
     ClockStepped {
-        /// How far.
+        /// The length of the step.
         by: Duration,
     },
-    /// A request presented something in place of an id that no session ever had.
+    /// A request presented a malformed id, which was never a session id.
     MalformedId {
-        /// Where the request came from, if that is known.
+        /// The client's address, if it is known.
         address: Option<IpAddr>,
     },
-    /// A request presented an id of no live session: ended, or guessed.
+    /// A request presented a well-formed id of no live session: an ended session's, or a guess.
     UnknownId {
-        /// Where the request came from, if that is known.
+        /// The client's address, if it is known.
         address: Option<IpAddr>,
     },
-    /// One address has presented many malformed or unknown ids within a minute: somebody may be
-    /// guessing. Raised when it has presented 20, and again whenever that number has doubled.
+    /// One address has presented many different malformed or unknown ids within a minute, which may
+    /// be an attempt to guess ids. Raised at 20 ids, and each time that number doubles.
     ///
-    /// An id that comes again, as from a client that did not notice the end of its session, counts
-    /// once within the minute. Requests whose address is unknown are counted together, and so are
-    /// those that come through a proxy that the manager was not
-    /// [told of](crate::manager::SessionManagerBuilder::behind_proxies).
+    /// A repeated id counts once within the minute, because a client may not have noticed that its
+    /// session ended. Requests without a known address are counted together. Behind a proxy that
+    /// the manager does [not know of](crate::manager::SessionManagerBuilder::behind_proxies), all
+    /// clients have the proxy's address.
     IdGuessing {
-        /// Where the ids came from, if that is known; of an IPv6 address the first 64 bits, which
-        /// one client has to itself.
+        /// The client's address, if it is known; of an IPv6 address the first 64 bits, because one
+        /// client can use all addresses of a /64 network.
         address: Option<IpAddr>,
-        /// How many so far.
+        /// The number of ids within the minute.
         count: u64,
     },
-    /// A request presented an id that was replaced, by a renewal or a sign-in, more than ten seconds
-    /// before the request came. Its client lost the answer with the new id, or somebody has kept a
-    /// stolen id. The request reads nothing of the session; see
+    /// A request presented an id that a renewal or a sign-in had replaced more than ten seconds
+    /// before the request was opened. The client lost the response with the new id, or presents a
+    /// stolen id. The request does not read the session; see
     /// [`end_session_on_replaced_id`](crate::manager::SessionManagerBuilder::end_session_on_replaced_id).
     ReplacedIdUsed {
-        /// The session's public name.
+        /// The session's public id.
         public_id: &'a PublicId,
-        /// Where the request came from, if that is known.
+        /// The client's address, if it is known.
         address: Option<IpAddr>,
     },
-    /// A request presented more than is looked at: more than 16 different ids, or more than 256
-    /// cookies of the session cookie's name. What came after that was ignored. No browser does so
-    /// by itself: another host of the same domain may have planted cookies, which only a name that
-    /// begins with `__Host-` prevents.
+    /// A request presented more than 16 different ids, or more than 256 cookies of the session
+    /// cookie's name. The rest was ignored. No browser does this by itself: another host of the
+    /// same domain may have planted cookies, which only a name that begins with `__Host-` prevents.
     TooManyIds {
-        /// Where the request came from, if that is known.
+        /// The client's address, if it is known.
         address: Option<IpAddr>,
     },
     /// A session began.
     Created {
-        /// Its public name.
+        /// The session's public id.
         public_id: &'a PublicId,
     },
     /// A session got a new id.
     Renewed {
-        /// Its public name.
+        /// The session's public id.
         public_id: &'a PublicId,
     },
     /// A user signed in.
     SignedIn {
-        /// The session's public name.
+        /// The session's public id.
         public_id: &'a PublicId,
         /// The user.
         user: &'a UserKey,
     },
-    /// A sign-in was refused because the user has as many sessions as allowed.
+    /// A sign-in was refused because the user has the maximum number of sessions.
     SignInRefused {
         /// The user.
         user: &'a UserKey,
     },
-    /// A session was ended by its owner.
+    /// A request ended a session: its own by [`destroy`](crate::Session::destroy), another that it
+    /// presented at a sign-in, or one whose replaced id it presented, if the manager is configured
+    /// so.
     SignedOut,
-    /// Sessions were ended from elsewhere.
+    /// A call of the manager ended sessions.
     Revoked {
-        /// How many.
+        /// The number of sessions.
         sessions: u64,
     },
-    /// A manager was configured without an absolute limit: who keeps a session busy keeps it for
-    /// ever, whoever that is.
+    /// A manager was built without an absolute limit: a session that is in use never ends, also if
+    /// a thief uses it.
     NoAbsoluteLimit,
-    /// Changes of a request were discarded, because its session had ended or had been renewed
-    /// meanwhile.
+    /// The changes of a request were discarded, because its session had ended, or its id had been
+    /// replaced, before they could be stored.
     ChangesDiscarded {
-        /// The session's public name, if the request had seen it.
+        /// The session's public id, if the request has read the session.
         public_id: Option<&'a PublicId>,
     },
-    /// A [`Session`](crate::Session) was dropped that nothing had closed: its changes are lost, the
-    /// client gets no id, and the session is not ended that it was told to end. Raised by a manager
-    /// at most once a second.
+    /// A [`Session`](crate::Session) with changes was dropped without being closed. Its changes are
+    /// lost, the client receives no id, and a requested sign-out is not carried out. A manager
+    /// raises this at most once a second.
     Dropped {
-        /// The session's public name, if the request had seen it.
+        /// The session's public id, if the request has read the session.
         public_id: Option<&'a PublicId>,
     },
-    /// Activity could not be recorded: the session may end early.
+    /// Activity could not be recorded, so the session may end early.
     TouchFailed {
-        /// Why.
+        /// The reason.
         error: &'a Error,
     },
-    /// A session value could not be read, or updated, as the type that the application asked for.
+    /// A session value could not be read or updated as the type that the application asked for.
     WrongType {
-        /// The session's public name, if the request had seen it.
+        /// The session's public id, if the request has read the session.
         public_id: Option<&'a PublicId>,
-        /// The name of the value and both types.
+        /// The reason, with the name of the value and both types.
         error: &'a Error,
     },
-    /// The session could not be read, and the request went on as if there were none.
+    /// The session could not be read, and the request continued without a session
+    /// ([`OnLoadFailure::TreatAsAnonymous`](crate::manager::OnLoadFailure::TreatAsAnonymous)).
     TreatedAsAnonymous {
-        /// Why.
+        /// The reason.
         error: &'a Error,
     },
-    /// A request was answered with an error because of this.
+    /// A request was answered with an error status because of an error of this crate.
     RequestFailed {
-        /// Why.
+        /// The reason.
         error: &'a Error,
     },
-    /// A request was answered with an error because the application's handler failed.
+    /// A request was answered with an error status because the application's handler failed.
     HandlerFailed {
-        /// The handler's error and its sources, in words; or what it said when it panicked.
+        /// The text of the handler's error and its sources, or the message of its panic.
         error: &'a str,
     },
-    /// A Secure cookie was sent over plain HTTP to a browser that drops it there: any browser on
-    /// most hosts, Safari and other WebKit browsers on `localhost` and `127.0.0.1` too. Raised once
-    /// a process for each of the two.
+    /// A Secure cookie was sent over plain HTTP to a browser that drops it: any browser on most
+    /// hosts, and WebKit browsers such as Safari also on `localhost` and `127.0.0.1`. Raised once
+    /// per process for each of the two cases.
     InsecureConnection {
-        /// The host the request was for.
+        /// The host of the request.
         host: &'a str,
     },
-    /// A value under one of our keys is nothing that any version of this program wrote; it counts
-    /// as absent.
+    /// A value under a key of this crate was not written by any version of it. It counts as absent.
     InvalidCacheValue {
-        /// What is wrong with it.
+        /// The reason.
         error: &'a Error,
     },
-    /// A share of the cache, such as one of several servers, failed and is left alone until it works
-    /// again: its sessions come from the store.
+    /// A shard of the cache, such as one of several servers, failed. Its sessions are read from the
+    /// store until it works again.
     CacheDown {
-        /// Which share, counted from 1 in the order of the servers.
+        /// The number of the shard, from 1 in the order of the servers.
         shard: usize,
-        /// How many shares there are.
+        /// The number of shards.
         of: usize,
-        /// Why.
+        /// The reason.
         error: &'a Error,
     },
-    /// A share of the cache works again, and has been told all that it missed.
+    /// A shard of the cache works again and has received all invalidations that it missed.
     CacheRecovered {
-        /// Which share, counted from 1 in the order of the servers.
+        /// The number of the shard, from 1 in the order of the servers.
         shard: usize,
-        /// How many shares there are.
+        /// The number of shards.
         of: usize,
     },
 }
@@ -226,15 +230,18 @@ macro_rules! event_kinds {
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum EventKind {
-            $(#[doc = concat!("[`Event::", stringify!($kind), "`], logged at level `", stringify!($level), "`.")]
+            $(#[doc = concat!(
+                "[`Event::", stringify!($kind), "`], logged at level `", stringify!($level), "`."
+            )]
             $kind,)*
         }
 
         impl EventKind {
-            /// Every kind, in the order of their definition.
+            /// All kinds, in the order of their definition.
             pub const ALL: &'static [EventKind] = &[$(EventKind::$kind),*];
 
-            /// The name of the kind in snake case, as a label for metrics. It never changes.
+            /// Returns the name of the kind in snake case, as a label for metrics. Names never
+            /// change.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self {
@@ -242,9 +249,9 @@ macro_rules! event_kinds {
                 }
             }
 
-            /// The level at which [`LogSink`] logs events of this kind. `Error`: a request failed or
-            /// data was discarded. `Warn`: the state of the system changed. `Info`: start and
-            /// migration. `Debug`: one request.
+            /// Returns the level at which [`LogSink`] logs events of this kind. `Error`: a request
+            /// failed or data was discarded. `Warn`: the state of the system changed. `Info`: start
+            /// and migration. `Debug`: single requests.
             const fn level(self) -> ::log::Level {
                 match self {
                     $(EventKind::$kind => ::log::Level::$level,)*
@@ -253,7 +260,7 @@ macro_rules! event_kinds {
         }
 
         impl Event<'_> {
-            /// The kind of this event.
+            /// Returns the kind of this event.
             #[must_use]
             pub fn kind(&self) -> EventKind {
                 match self {
@@ -301,17 +308,17 @@ event_kinds! {
     CacheRecovered, "cache_recovered", Warn;
 }
 
-/// Where events go: [`LogSink`] by default, or your own bridge to metrics.
+/// A receiver of events: [`LogSink`] by default, or the application's own, for example for metrics.
 ///
-/// It is called on the request's path and on the cleaner's thread, so it must be quick. It must
-/// not call back into the store, the manager or a session, nor own a manager, and it must not
-/// panic.
+/// A sink runs on request threads and on the cleaner's thread, so it must be fast and must not
+/// panic. It must not call the store, the manager or a session, nor own a manager.
 pub trait Sink: Debug + Send + Sync + 'static {
-    /// Takes one event.
+    /// Receives one event.
     fn record(&self, event: &Event<'_>);
 }
 
-/// A [`Sink`] with a counter for each kind of event. Clones share both.
+/// The events of a manager or store: a [`Sink`], and a counter for each kind of event. Clones share
+/// both.
 #[derive(Clone, Debug)]
 pub struct Events(Arc<Inner>);
 
@@ -322,13 +329,13 @@ struct Inner {
 }
 
 impl Events {
-    /// Counts every event and passes it on to `sink`.
+    /// Makes counters in front of `sink`.
     pub fn new(sink: impl Sink) -> Self {
         let counters = [const { AtomicU64::new(0) }; EventKind::ALL.len()];
         Events(Arc::new(Inner { sink: Box::new(sink), counters }))
     }
 
-    /// Counts the event and passes it on.
+    /// Counts the event and passes it to the sink.
     pub fn raise(&self, event: &Event<'_>) {
         if let Some(counter) = self.0.counters.get(event.kind() as usize) {
             counter.fetch_add(1, Ordering::Relaxed);
@@ -336,7 +343,7 @@ impl Events {
         self.0.sink.record(event);
     }
 
-    /// How many events of `kind` were raised so far.
+    /// Returns the number of events of `kind` raised so far.
     #[must_use]
     pub fn count(&self, kind: EventKind) -> u64 {
         self.0.counters.get(kind as usize).map_or(0, |counter| counter.load(Ordering::Relaxed))
@@ -344,7 +351,7 @@ impl Events {
 }
 
 impl Default for Events {
-    /// Events go to the [`log`](::log) crate.
+    /// Returns events that go to the [`log`](::log) crate.
     fn default() -> Self {
         Events::new(LogSink::new())
     }

@@ -1,4 +1,6 @@
-//! The settings of a manager, and the check that they hold together.
+//! The builder of a manager: every setting with its default, and the validation of all of them.
+//!
+//! Uses the modules below `manager`. Applications call it through [`SessionManager::builder`].
 
 use std::fmt::{self, Debug};
 use std::num::NonZeroU32;
@@ -23,8 +25,9 @@ use crate::session::{
 };
 use crate::sync::Mutex;
 
-/// Headers that cannot carry an id, because they carry something else, in requests or in responses.
-const TAKEN: [&str; 37] = [
+/// The names of headers that cannot carry an id, because they have another meaning in requests or
+/// responses.
+const RESERVED_HEADERS: [&str; 37] = [
     "Age",
     "Allow",
     "Authorization",
@@ -64,8 +67,8 @@ const TAKEN: [&str; 37] = [
     "X-Real-IP",
 ];
 
-/// What the names of other such headers begin with.
-const TAKEN_STARTS: [&str; 8] = [
+/// The prefixes of further such names.
+const RESERVED_HEADER_PREFIXES: [&str; 8] = [
     "Accept",
     "Access-Control-",
     "Clear-Site-",
@@ -76,19 +79,19 @@ const TAKEN_STARTS: [&str; 8] = [
     "X-Forwarded-",
 ];
 
-/// How long an id that was replaced can go on at most: a request takes no longer, and a stolen id
-/// is to end with the renewal.
-const LONGEST_GRACE: Duration = Duration::from_secs(60);
+/// The maximum grace of a replaced id. Requests under way are assumed to take no longer, and a
+/// longer grace would keep a stolen id valid after a renewal that is meant to invalidate it.
+const MAX_GRACE: Duration = Duration::from_secs(60);
 
-fn is_taken(header: &str) -> bool {
-    let begins_with = |start: &&str| {
-        header.get(..start.len()).is_some_and(|have| have.eq_ignore_ascii_case(start))
+fn is_reserved(header: &str) -> bool {
+    let has_prefix = |prefix: &&str| {
+        header.get(..prefix.len()).is_some_and(|have| have.eq_ignore_ascii_case(prefix))
     };
-    TAKEN.iter().any(|taken| header.eq_ignore_ascii_case(taken))
-        || TAKEN_STARTS.iter().any(begins_with)
+    RESERVED_HEADERS.iter().any(|reserved| header.eq_ignore_ascii_case(reserved))
+        || RESERVED_HEADER_PREFIXES.iter().any(has_prefix)
 }
 
-/// The settings of a [`SessionManager`]. Start with [`SessionManager::builder`].
+/// The builder of a [`SessionManager`]. Start with [`SessionManager::builder`].
 #[derive(Clone)]
 #[must_use]
 pub struct SessionManagerBuilder {
@@ -143,204 +146,221 @@ impl SessionManagerBuilder {
         }
     }
 
-    /// The session cookie. Defaults to [`CookieConfig::new`]. It ends the mode of
-    /// [`header`](Self::header). A cookie of another name is another session: renaming it signs out
-    /// all users, unless [`also_read`](Self::also_read) names the old one. Applications on one host need different names, because cookies do not tell ports
-    /// apart.
+    /// Sets the session cookie. Defaults to [`CookieConfig::new`]. Replaces a
+    /// [`header`](Self::header).
+    ///
+    /// Renaming the cookie signs out all users, unless [`also_read`](Self::also_read) names the old
+    /// one. Applications on one host need cookies of different names, because cookies do not
+    /// distinguish ports.
     pub fn cookie(self, cookie: CookieConfig) -> Self {
         self.with(|settings| settings.transport = Transport::Cookie(cookie))
     }
 
-    /// Lets the id travel in a header of this name, in requests and responses, instead of a
-    /// cookie: for clients that are no browsers. Cookies are not looked at then. A client whose
-    /// session was destroyed is not told; its id is dead. Headers that carry something else, such
-    /// as `Authorization`, are refused when the manager is built.
+    /// Carries the id in the header `name`, in requests and responses, instead of a cookie. This is
+    /// for clients that are not browsers. The manager then ignores cookies.
+    ///
+    /// A response cannot remove the id from such a client; the id of a destroyed session no longer
+    /// finds it. Building the manager fails for headers with another meaning, such as
+    /// `Authorization`.
     pub fn header(self, name: impl Into<String>) -> Self {
         self.with(|settings| settings.transport = Transport::Header(name.into()))
     }
 
-    /// The realm of this manager: it takes no id of another, and lists, limits and revokes the
-    /// sessions of this one alone, be the store the same. Managers with one realm share their
-    /// sessions, such as one with a cookie for browsers and one with a header for other clients.
-    /// A name of 1 to 255 bytes; defaults to the name of the cookie or header.
+    /// Sets the realm of this manager, a name of 1 to 255 bytes. Defaults to the name of the cookie
+    /// or header.
     ///
-    /// A new realm ends nothing, but nobody finds the sessions of the old one any more.
+    /// A manager accepts only ids of its realm, and lists, limits and revokes only sessions of its
+    /// realm, even if other managers share the store. Managers with one realm share their sessions,
+    /// such as one with a cookie for browsers and one with a header for other clients.
+    ///
+    /// Changing the realm ends no session, but no manager finds the sessions of the old realm any
+    /// more.
     pub fn realm(self, name: impl Into<String>) -> Self {
         SessionManagerBuilder { realm: Some(name.into()), ..self }
     }
 
-    /// Reads the cookie of this name too, which it had before: a visitor whose browser has only
-    /// that one keeps the session, which moves to today's name, with a new id, at the next change
-    /// that is stored. A sign-out removes both. The sessions are those of the former name's default
-    /// realm, and of this manager's if it has a [`realm`](Self::realm) of its own; the attributes
-    /// and keys are today's. For cookies only; can be called for several
-    /// names.
+    /// Also reads the cookie `name`, the former name of the session cookie. A visitor whose browser
+    /// has only that cookie keeps the session. The next change that is stored moves the session to
+    /// the current name, with a new id. A sign-out removes both cookies. Can be called for several
+    /// names, and for cookies only.
     ///
-    /// Keep it for as long as sessions last: with the default lifetime, 30 days.
+    /// Sessions under a former name are those of that name's default realm, and those of the
+    /// [`realm`](Self::realm) of this manager if one is set. The attributes and keys are the
+    /// current ones.
+    ///
+    /// Keep this setting for the lifetime of sessions: 30 days with the default.
     pub fn also_read(mut self, name: impl Into<String>) -> Self {
         self.also_read.push(name.into());
         self
     }
 
-    /// How long sessions live. Defaults to 1 day idle and 30 days absolute.
+    /// Sets the lifetime of sessions. Defaults to 1 day idle and 30 days absolute.
     pub fn lifetime(self, lifetime: Lifetime) -> Self {
         self.with(|settings| settings.lifetime = lifetime)
     }
 
-    /// The limits and the persistence of a named policy.
+    /// Sets the lifetime and the persistence of a named policy.
     pub fn policy(self, policy: Policy) -> Self {
         self.lifetime(policy.lifetime()).persistent(policy.is_persistent())
     }
 
-    /// How long sessions live whose cookie the browser forgets when it is closed. Defaults to
+    /// Sets the lifetime of sessions whose cookie the browser drops when it is closed. Defaults to
     /// [`lifetime`](Self::lifetime).
     pub fn browser_session_lifetime(self, lifetime: Lifetime) -> Self {
         self.with(|settings| settings.browser_session = Some(lifetime))
     }
 
-    /// Whether browsers keep the cookie when they are closed, unless
-    /// [`Session::set_persistent`](crate::Session::set_persistent) says otherwise. Defaults to true.
+    /// Sets whether browsers keep the cookie when they are closed. Defaults to true. A handler can
+    /// choose otherwise with [`Session::set_persistent`](crate::Session::set_persistent).
     ///
     /// With false, the cookie has neither Max-Age nor Expires. A browser that restores its windows
-    /// at start keeps it all the same; the idle limit is what ends such a session.
+    /// at start keeps the cookie anyway; then the idle limit ends the session.
     pub fn persistent(self, persistent: bool) -> Self {
         self.with(|settings| settings.persistent = persistent)
     }
 
-    /// The most bytes of JSON that one session may hold. Defaults to 65,536. Flash messages do not
-    /// count: they have a [limit of their own](crate::Flash).
+    /// Sets the maximum size of one session's data, in bytes of JSON. Defaults to 65,536. Flash
+    /// messages do not count: they have a [separate limit](crate::Flash).
     pub fn max_bytes(self, bytes: usize) -> Self {
         self.with(|settings| settings.max_bytes = bytes)
     }
 
-    /// For how long the old id works on after [`Session::renew`](crate::Session::renew), for
-    /// requests that were under way; at most one minute, because the id may be the one that a
-    /// renewal is to end for a thief. A sign-in has no grace. Defaults to none.
+    /// Sets how long the old id stays valid after [`Session::renew`](crate::Session::renew), for
+    /// requests under way. At most one minute, because a renewal may be meant to invalidate a
+    /// stolen id. Defaults to none. A sign-in has no grace.
     pub fn renewal_grace(self, grace: Duration) -> Self {
         self.with(|settings| settings.grace = Some(grace))
     }
 
-    /// Whether a session ends when an id comes that was replaced more than ten seconds before, by
-    /// a renewal or a sign-in, and is remembered still: a thief and the user would then both be
-    /// signed out (OWASP calls it reuse detection). Defaults to false, because a client that lost
-    /// the answer with its new id presents the old one too, and would be signed out everywhere. In
-    /// either case it is an event, [`ReplacedIdUsed`](crate::event::Event::ReplacedIdUsed).
+    /// Sets whether a request ends a session by presenting one of its replaced ids more than ten
+    /// seconds after the renewal or sign-in that replaced it, while the store remembers the id.
+    /// This signs out both the user and a thief (OWASP: reuse detection). Defaults to false,
+    /// because a client that lost the response with its new id presents the old one too and would
+    /// be signed out.
+    ///
+    /// With either setting such a request raises
+    /// [`ReplacedIdUsed`](crate::event::Event::ReplacedIdUsed).
     pub fn end_session_on_replaced_id(self, end: bool) -> Self {
         self.with(|settings| settings.end_session_on_replaced_id = end)
     }
 
-    /// What a request gets when the store cannot be read. Defaults to the error.
+    /// Sets what a request receives when the store cannot be read. Defaults to
+    /// [`OnLoadFailure::Fail`].
     pub fn on_load_failure(self, policy: OnLoadFailure) -> Self {
         self.with(|settings| settings.on_load_failure = policy)
     }
 
-    /// Whether the changes of a handler that answers with a 5xx status are stored. Defaults to
-    /// false.
+    /// Sets whether the changes of a handler that responds with a 5xx status are stored. Defaults
+    /// to false.
     pub fn keep_on_server_error(self, keep: bool) -> Self {
         self.with(|settings| settings.keep_on_server_error = keep)
     }
 
-    /// The most sessions that one user may have, and what a sign-in does that would exceed it.
-    /// Defaults to no limit.
+    /// Sets the maximum number of sessions per user, and what a sign-in does at the limit. Defaults
+    /// to no limit.
     pub fn max_sessions_per_user(self, limit: NonZeroU32, at_limit: AtLimit) -> Self {
         self.with(|settings| settings.session_limit = Some(SessionLimit::new(limit, at_limit)))
     }
 
-    /// The HTTP status for a request that failed because of the store. Defaults to 503 for
-    /// [`Busy`](ErrorKind::Busy) and [`Unavailable`](ErrorKind::Unavailable), and 500 for all
-    /// else.
+    /// Sets the HTTP status of a response to a request that failed because of the store. Defaults
+    /// to 503 for [`Busy`](ErrorKind::Busy) and [`Unavailable`](ErrorKind::Unavailable), and 500
+    /// for all other kinds.
     pub fn error_status(self, status_of: fn(ErrorKind) -> u16) -> Self {
         self.with(|settings| settings.status_of = status_of)
     }
 
-    /// How many proxies stand in front of the application that each add to `X-Forwarded-For`: the
-    /// client's address is the one that the farthest of them has added. Defaults to 0: the header,
-    /// which any client can send, is not believed, and the address is the connection's own. Every
-    /// request must come through all of them. At most 8.
+    /// Sets the number of proxies in front of the application that each add an entry to
+    /// `X-Forwarded-For`. The client's address is then the entry that the outermost of them added.
+    /// Every request must pass through all of them. At most 8.
+    ///
+    /// Defaults to 0: the header, which any client can send, is ignored, and the client's address
+    /// is the address of the connection.
     pub fn behind_proxies(self, proxies: u8) -> Self {
         self.with(|settings| settings.proxies = proxies)
     }
 
-    /// Whether a session keeps the address of the client that began it or signed in, for lists of
-    /// a user's sessions. Defaults to false: it is personal data.
+    /// Sets whether a session stores the address of the client that began it or signed in, for
+    /// lists of a user's sessions. Defaults to false, because it is personal data.
     pub fn record_address(self, record: bool) -> Self {
         self.with(|settings| settings.record_address = record)
     }
 
-    /// The same for the client's user agent, of which 256 bytes are kept. Defaults to false.
+    /// Sets whether a session stores the client's user agent, cut to 256 bytes. Defaults to false,
+    /// because it is personal data.
     pub fn record_user_agent(self, record: bool) -> Self {
         self.with(|settings| settings.record_user_agent = record)
     }
 
-    /// Whether responses of requests that looked at their session and found somebody signed in say
-    /// `Cache-Control: no-store`: neither a proxy nor the browser keeps them, so the back button
-    /// does not show them after a sign-out. Defaults to false. OWASP ASVS 5.0 asks for it in 14.3.2
-    /// where the response is sensitive; a handler can say the same for its own response alone.
+    /// Sets whether a response carries `Cache-Control: no-store` if its request used its session
+    /// and found a signed-in user. Then neither a proxy nor the browser stores the page, and the
+    /// back button does not show it after a sign-out. Defaults to false. OWASP ASVS 5.0, 14.3.2,
+    /// asks for it where the response is sensitive; a handler can set the header for its response
+    /// alone.
     ///
     /// Chromium keeps such pages in its back/forward cache until an HttpOnly cookie of the site
-    /// changes, and may miss a removal. So under this setting a sign-out sends two `Set-Cookie`
-    /// fields, the first of which overwrites the cookie by a constant that is no id, and the second
-    /// removes it. RFC 6265, section 4.1.1, advises against two of one name; both are sent in
-    /// order, and a server that sees the constant ignores it. A sign-out whose response begins a new
-    /// session sends one field.
+    /// changes, and may miss a removal. With this setting a sign-out therefore sends two
+    /// `Set-Cookie` fields: the first overwrites the cookie with a constant that is no id, and the
+    /// second removes it. RFC 6265, section 4.1.1, advises against two fields of one name; both are
+    /// sent in order, and a server that receives the constant ignores it. A sign-out whose response
+    /// begins a new session sends one field.
     pub fn no_store_when_signed_in(self, no_store: bool) -> Self {
         self.with(|settings| settings.no_store_when_signed_in = no_store)
     }
 
-    /// Whether pages with a form token say `Cache-Control: no-store`. Defaults to true: browsers
-    /// restore a page that they may keep without asking, after a restart or by the Back button,
-    /// with a token that counts no more and the name of a user who has signed out. Without it, Back
-    /// keeps the text that was typed into a form.
+    /// Sets whether a response with a CSRF token carries `Cache-Control: no-store`. Defaults to
+    /// true: browsers restore stored pages without a request, after a restart or with the back
+    /// button, and such a page shows an invalid token and the name of a user who has signed out.
+    /// With false, the back button keeps the text that was typed into a form.
     ///
-    /// Chromium's back/forward cache is not covered in one case: the page that followed a sign-in may
-    /// be restored after a sign-out whose response begins no new session. That takes
+    /// One case in Chromium's back/forward cache is not covered: the page that followed a sign-in
+    /// may be restored after a sign-out whose response begins no new session. That requires
     /// [`no_store_when_signed_in`](Self::no_store_when_signed_in) too.
     pub fn form_pages_no_store(self, no_store: bool) -> Self {
         self.with(|settings| settings.form_pages_no_store = no_store)
     }
 
-    /// Whether the response of a request that destroyed a session says
-    /// `Clear-Site-Data: "cache", "storage"`: the browser forgets what this site's pages have
-    /// stored in it and what it has cached of them. Defaults to false. OWASP ASVS 5.0 names it in
-    /// 14.3.1. Browsers heed it over TLS only.
+    /// Sets whether the response to a sign-out carries `Clear-Site-Data: "cache", "storage"`. The
+    /// browser then deletes what pages of this site have stored in it and what it has cached of
+    /// them. Defaults to false. OWASP ASVS 5.0 names it in 14.3.1. Browsers obey it over TLS only.
     ///
-    /// `"cookies"` is not among it. It removes every cookie of the whole registered domain, those
-    /// of sibling hosts too; and it is carried out after `Set-Cookie`, so it would remove the cookie
-    /// of a session that the same response begins ([W3C Clear Site Data], Fetch Integration). Our
-    /// own cookie is removed by name in any case.
+    /// The header does not contain `"cookies"`, which would remove every cookie of the registered
+    /// domain, those of sibling hosts included. It is also processed after `Set-Cookie`, so it
+    /// would remove the cookie of a session that the same response begins ([W3C Clear Site Data],
+    /// Fetch Integration). The session cookie is removed by name in any case.
     ///
     /// Chromium can take some seconds to clear a large cache. Where that is too long, leave this
-    /// off, use [`no_store_when_signed_in`](Self::no_store_when_signed_in), and let the page that
-    /// signs out send `Clear-Site-Data: "storage"` itself.
+    /// setting off, use [`no_store_when_signed_in`](Self::no_store_when_signed_in), and send
+    /// `Clear-Site-Data: "storage"` from the page that signs out.
     ///
     /// [W3C Clear Site Data]: https://w3c.github.io/webappsec-clear-site-data/#fetch-integration
     pub fn clear_site_data(self, clear: bool) -> Self {
         self.with(|settings| settings.clear_site_data = clear)
     }
 
-    /// How often ended sessions are swept; from one millisecond to one day. Defaults to 60 seconds.
+    /// Sets the interval between sweeps of expired sessions, from one millisecond to one day.
+    /// Defaults to 60 seconds.
     pub fn sweep_every(self, interval: Duration) -> Self {
         SessionManagerBuilder { sweep_every: Some(interval), ..self }
     }
 
-    /// Starts no cleaner: nothing is swept, and each request writes its own activity. For a
-    /// program beside the one that serves.
+    /// Starts no cleaner: no session is swept, and each request writes its own activity. This is
+    /// for programs that run beside the server.
     pub fn without_cleaner(self) -> Self {
         SessionManagerBuilder { sweep_every: None, ..self }
     }
 
-    /// Where the time comes from. Defaults to [`SystemClock`].
+    /// Sets the clock. Defaults to [`SystemClock`].
     pub fn clock(self, clock: impl Clock) -> Self {
         SessionManagerBuilder { clock: Arc::new(clock), ..self }
     }
 
-    /// Where events go. Defaults to the [`log`] crate.
+    /// Sets the receiver of events. Defaults to the [`log`] crate.
     pub fn events(self, events: Events) -> Self {
         SessionManagerBuilder { events, ..self }
     }
 
-    /// Works the realm out, of today's cookie and of those of former names.
-    fn find_realm(&mut self) -> Result<()> {
+    /// Resolves the realm of this manager, and the realms of the former cookies.
+    fn resolve_realms(&mut self) -> Result<()> {
         let settings = &mut self.settings;
         let default = match &settings.transport {
             Transport::Cookie(cookie) => cookie.name_text().to_owned(),
@@ -353,17 +373,17 @@ impl SessionManagerBuilder {
             if self.also_read.is_empty() {
                 return Ok(());
             }
-            let why = "only a cookie can be read under another name, not a header";
+            let why = "only a cookie has former names, a header has none";
             return Err(Error::with_source(ErrorKind::Invalid, "read a former cookie", why));
         };
         for name in self.also_read.drain(..) {
             if name == cookie.name_text() {
-                let why = "that is the name which the cookie has";
+                let why = "that is the current name of the cookie";
                 return Err(Error::with_source(ErrorKind::Invalid, "read a former cookie", why));
             }
             let former = cookie.clone().name(name);
             former.check()?;
-            // What a cookie of a manager with a realm of its own was before it got one is not known.
+            // A former cookie may date from before this manager's realm was set, or from after.
             for realm in [Some(Realm::new(former.name_text())?), named.clone()] {
                 let Some(realm) = realm.map(|realm| realm.tag()) else { continue };
                 let cookie = former.clone().of_realm(realm)?;
@@ -379,13 +399,14 @@ impl SessionManagerBuilder {
         self
     }
 
-    /// Checks the settings and starts the cleaner.
+    /// Validates the settings, starts the cleaner, and returns the manager.
     ///
     /// # Errors
-    /// - [`ErrorKind::Invalid`]: a setting is not acceptable; the text says which and why.
+    /// - [`ErrorKind::Invalid`]: a setting is invalid; the text contains the setting and the
+    ///   reason.
     /// - [`ErrorKind::Unsupported`]: there is a limit per user, and the store cannot list sessions
     ///   by user.
-    /// - [`ErrorKind::Unavailable`]: the operating system gives no thread for the cleaner.
+    /// - [`ErrorKind::Unavailable`]: the operating system provides no thread for the cleaner.
     pub fn build(mut self) -> Result<SessionManager> {
         let invalid = |why| Error::with_source(ErrorKind::Invalid, "configure sessions", why);
         let settings = &self.settings;
@@ -398,34 +419,36 @@ impl SessionManagerBuilder {
             Transport::Header(name) => {
                 if name.is_empty() || !name.bytes().all(cookie::is_token) {
                     return Err(invalid(
-                        "a header's name has only letters, digits, !#$%&'*+-.^_`|~",
+                        "a header's name contains only letters, digits and !#$%&'*+-.^_`|~",
                     ));
                 }
-                if is_taken(name) {
-                    return Err(invalid("that header has a meaning of its own"));
+                if is_reserved(name) {
+                    return Err(invalid("that header has another meaning"));
                 }
             }
         }
-        if settings.grace.is_some_and(|grace| grace > LONGEST_GRACE) {
-            return Err(invalid("a replaced id goes on for at most one minute"));
+        if settings.grace.is_some_and(|grace| grace > MAX_GRACE) {
+            return Err(invalid("the grace of a replaced id is at most one minute"));
         }
         if settings.proxies > MAX_PROXIES {
-            return Err(invalid("the addresses of at most 8 proxies are looked at"));
+            return Err(invalid("at most 8 proxies are supported"));
         }
         let possible = Duration::from_millis(1)..=Duration::from_secs(86_400);
         if self.sweep_every.is_some_and(|interval| !possible.contains(&interval)) {
-            return Err(invalid("sweeps are from one millisecond to one day apart"));
+            return Err(invalid("the interval between sweeps is from one millisecond to one day"));
         }
         if settings.session_limit.is_some() && !self.store.capabilities().indexed {
             let why = "this store cannot count the sessions of a user";
             let operation = "limit the sessions of a user";
             return Err(Error::with_source(ErrorKind::Unsupported, operation, why));
         }
-        let endless = |lifetime: &Lifetime| lifetime.absolute_limit().is_none();
-        if endless(&settings.lifetime) || settings.browser_session.as_ref().is_some_and(endless) {
+        let is_unlimited = |lifetime: &Lifetime| lifetime.absolute_limit().is_none();
+        if is_unlimited(&settings.lifetime)
+            || settings.browser_session.as_ref().is_some_and(is_unlimited)
+        {
             self.events.raise(&Event::NoAbsoluteLimit);
         }
-        self.find_realm()?;
+        self.resolve_realms()?;
         let cleaner = match self.sweep_every {
             Some(interval) => Some(Cleaner::start(
                 self.store.clone(),

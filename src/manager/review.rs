@@ -1,4 +1,7 @@
-//! What a configuration meets of the standards, and what it does not.
+//! The review of a configuration: the requirements of OWASP ASVS 5.0 and NIST SP 800-63B-4 that it
+//! meets, and those that it does not.
+//!
+//! Uses `policy` and the settings of the manager. Applications and the command `doctor` call it.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,37 +10,40 @@ use crate::backend::AtLimit;
 use crate::cookie::SameSite;
 use crate::lifetime::Lifetime;
 use crate::manager::SessionManager;
-use crate::policy::{Policy, in_words};
+use crate::policy::{Policy, humanize};
 use crate::session::Transport;
 
 /// One requirement, and whether the configuration meets it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Finding {
-    /// Where it comes from: a number of OWASP ASVS 5.0, or a level of NIST SP 800-63B-4.
+    /// The requirement: a number of OWASP ASVS 5.0, or a level of NIST SP 800-63B-4.
     pub requirement: &'static str,
-    /// Whether it is met.
+    /// Whether the configuration meets the requirement.
     pub met: bool,
-    /// What was found, and where it is not met, what to do.
+    /// The setting that decides this; if the requirement is not met, also the remedy.
     pub why: String,
 }
 
-/// The findings for a configuration, for the application's security documentation (ASVS 7.1.1 and
-/// 7.1.2 ask for it) and for a test that it stays so. Printed, it is a line for each.
+/// The findings for a configuration. They serve the application's security documentation, which
+/// ASVS 7.1.1 and 7.1.2 ask for, and a test that the configuration stays as documented.
+///
+/// `Display` writes one line for each finding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Review {
-    /// All findings, met or not.
+    /// All findings, met and unmet.
     pub findings: Vec<Finding>,
 }
 
 impl Review {
-    /// What is not met.
+    /// Iterates over the unmet requirements.
     pub fn unmet(&self) -> impl Iterator<Item = &Finding> {
         self.findings.iter().filter(|finding| !finding.met)
     }
 
-    /// Whether this requirement is met; false for one that nothing is known of.
+    /// Returns whether a requirement is met; false for a requirement that the review does not
+    /// contain.
     #[must_use]
     pub fn meets(&self, requirement: &str) -> bool {
         self.findings.iter().any(|finding| finding.requirement == requirement && finding.met)
@@ -54,20 +60,20 @@ impl fmt::Display for Review {
     }
 }
 
-fn said(lifetime: &Lifetime) -> String {
+fn describe(lifetime: &Lifetime) -> String {
     let idle = lifetime.idle_limit().map_or("no idle limit".to_owned(), |limit| {
-        format!("ends after {} of silence", in_words(limit))
+        format!("ends after {} of silence", humanize(limit))
     });
     let absolute = lifetime.absolute_limit().map_or("no absolute limit".to_owned(), |limit| {
-        format!("after {} in any case", in_words(limit))
+        format!("after {} in any case", humanize(limit))
     });
     format!("{idle}, {absolute}")
 }
 
 impl SessionManager {
-    /// What this configuration meets of OWASP ASVS 5.0 and NIST SP 800-63B-4, as far as a
-    /// configuration of sessions can meet it. A handler can deviate from it: by
-    /// [`Session::set_persistent`](crate::Session::set_persistent), for example.
+    /// Reviews this configuration against OWASP ASVS 5.0 and NIST SP 800-63B-4, as far as a
+    /// configuration of sessions can meet them. A handler can deviate from the configuration, for
+    /// example with [`Session::set_persistent`](crate::Session::set_persistent).
     #[must_use]
     pub fn review(&self) -> Review {
         let settings = &self.context.settings;
@@ -76,21 +82,23 @@ impl SessionManager {
             findings.push(Finding { requirement, met, why });
         };
 
-        // A handler can choose between the two kinds at any sign-in.
+        // A handler can choose between the two kinds at every sign-in.
         let kinds: Vec<(Lifetime, bool)> = match settings.browser_session {
             Some(short) => vec![(settings.lifetime, true), (short, false)],
             None => vec![(settings.lifetime, settings.persistent)],
         };
-        let all = |test: &dyn Fn(&Lifetime) -> bool| kinds.iter().all(|(life, _)| test(life));
-        let lives = kinds.iter().map(|(life, _)| said(life)).collect::<Vec<_>>().join("; or ");
-        let idle = all(&|life| life.idle_limit().is_some());
-        let absolute = all(&|life| life.absolute_limit().is_some());
+        let all =
+            |test: &dyn Fn(&Lifetime) -> bool| kinds.iter().all(|(lifetime, _)| test(lifetime));
+        let lifetimes =
+            kinds.iter().map(|(lifetime, _)| describe(lifetime)).collect::<Vec<_>>().join("; or ");
+        let idle = all(&|lifetime| lifetime.idle_limit().is_some());
+        let absolute = all(&|lifetime| lifetime.absolute_limit().is_some());
         find(
             "ASVS 7.1.1",
             idle && absolute,
             match idle && absolute {
-                true => format!("{lives}: document these, and why"),
-                false => format!("{lives}: set both limits, or document why one is missing"),
+                true => format!("{lifetimes}: document these, and why"),
+                false => format!("{lifetimes}: set both limits, or document why one is missing"),
             },
         );
         find(
@@ -98,7 +106,7 @@ impl SessionManager {
             settings.session_limit.is_some(),
             match settings.session_limit {
                 Some(session_limit) => format!(
-                    "at most {} sessions a user; at the limit {}",
+                    "at most {} sessions per user; at the limit {}",
                     session_limit.limit,
                     match session_limit.at_limit {
                         AtLimit::Refuse => "a sign-in is refused",
@@ -107,7 +115,7 @@ impl SessionManager {
                     }
                 ),
                 None => {
-                    "any number of sessions a user: set max_sessions_per_user, or document that \
+                    "any number of sessions per user: set max_sessions_per_user, or document that \
                      there is no limit"
                         .to_owned()
                 }
@@ -117,16 +125,18 @@ impl SessionManager {
             "ASVS 7.3.1",
             idle,
             match idle {
-                true => lives.clone(),
-                false => format!("{lives}: set an idle limit, as with Lifetime::idle"),
+                true => lifetimes.clone(),
+                false => format!("{lifetimes}: set an idle limit, as with Lifetime::idle"),
             },
         );
         find(
             "ASVS 7.3.2",
             absolute,
             match absolute {
-                true => lives.clone(),
-                false => format!("{lives}: set an absolute limit, with Lifetime::with_absolute"),
+                true => lifetimes.clone(),
+                false => {
+                    format!("{lifetimes}: set an absolute limit, with Lifetime::with_absolute")
+                }
             },
         );
         let lists = self.context.store.capabilities().indexed;
@@ -148,7 +158,7 @@ impl SessionManager {
                     match (cookie.is_secure(), prefixed) {
                         (true, true) => format!("the cookie {name:?} is Secure"),
                         (true, false) => format!(
-                            "the cookie {name:?} is Secure, and its name does not demand it: let \
+                            "the cookie {name:?} is Secure, but its name does not require it: let \
                              it begin with __Host- or __Secure-"
                         ),
                         (false, _) => format!(
@@ -158,11 +168,11 @@ impl SessionManager {
                     },
                 );
                 let same_site = cookie.same_site_mode();
-                let own = same_site != SameSite::None;
+                let is_restricted = same_site != SameSite::None;
                 find(
                     "ASVS 3.3.2",
-                    own,
-                    match own {
+                    is_restricted,
+                    match is_restricted {
                         true => format!("SameSite={same_site:?}"),
                         false => "SameSite=None, so requests that other sites cause carry the \
                                   cookie: choose Lax or Strict, or document why not"
@@ -173,7 +183,7 @@ impl SessionManager {
                     "ASVS 3.3.3",
                     host,
                     match host {
-                        true => format!("the cookie {name:?} is this host's alone"),
+                        true => format!("only this host can set the cookie {name:?}"),
                         false => format!(
                             "other hosts of the domain can plant the cookie {name:?}: let its name \
                              begin with __Host-, or document which hosts share it"
@@ -192,8 +202,8 @@ impl SessionManager {
             }
             Transport::Header(name) => {
                 let why = format!(
-                    "the id travels in the header {name:?}, from where scripts can read it: use a \
-                     cookie for browsers"
+                    "scripts can read the id, because the header {name:?} carries it: use a cookie \
+                     for browsers"
                 );
                 find("ASVS 3.3.4", false, why);
             }
@@ -202,10 +212,10 @@ impl SessionManager {
             "ASVS 14.3.1",
             settings.clear_site_data,
             match settings.clear_site_data {
-                true => "a sign-out clears what pages have stored in the browser".to_owned(),
-                false => "a sign-out leaves in the browser what pages have stored there: set \
-                          clear_site_data(true), or let the page that signs out send \
-                          Clear-Site-Data"
+                true => "a sign-out clears the site's data in the browser".to_owned(),
+                false => "a sign-out leaves the site's data in the browser: set \
+                          clear_site_data(true), or send Clear-Site-Data from the page that \
+                          signs out"
                     .to_owned(),
             },
         );
@@ -213,14 +223,14 @@ impl SessionManager {
             "ASVS 14.3.2",
             settings.no_store_when_signed_in,
             match settings.no_store_when_signed_in {
-                true => "no cache stores what a signed-in user is shown".to_owned(),
-                false => "caches may store what a signed-in user is shown: set \
+                true => "no cache stores the pages of a signed-in user".to_owned(),
+                false => "caches may store the pages of a signed-in user: set \
                           no_store_when_signed_in(true), or send Cache-Control: no-store with \
                           every sensitive response"
                     .to_owned(),
             },
         );
-        let kept = kinds.iter().any(|(_, persistent)| *persistent);
+        let is_persistent = kinds.iter().any(|(_, persistent)| *persistent);
         for (level, asks_for_idle, policy, name) in [
             ("NIST AAL1", false, Policy::aal1().lifetime(), "aal1"),
             ("NIST AAL2", true, Policy::aal2().lifetime(), "aal2"),
@@ -229,19 +239,19 @@ impl SessionManager {
             let within = |limit: Option<Duration>, most: Option<Duration>| {
                 limit.is_some_and(|limit| most.is_some_and(|most| limit <= most))
             };
-            let met = all(&|life| {
-                within(life.absolute_limit(), policy.absolute_limit())
-                    && (!asks_for_idle || within(life.idle_limit(), policy.idle_limit()))
+            let met = all(&|lifetime| {
+                within(lifetime.absolute_limit(), policy.absolute_limit())
+                    && (!asks_for_idle || within(lifetime.idle_limit(), policy.idle_limit()))
             });
-            let kept_text = match kept {
-                true => "; browsers keep the cookie when closed, which it forbids",
+            let persistence = match is_persistent {
+                true => "; browsers keep the cookie when closed, which the level forbids",
                 false => "",
             };
-            let why = match met && !kept {
-                true => lives.clone(),
-                false => format!("{lives}{kept_text}: set policy(Policy::{name}())"),
+            let why = match met && !is_persistent {
+                true => lifetimes.clone(),
+                false => format!("{lifetimes}{persistence}: set policy(Policy::{name}())"),
             };
-            find(level, met && !kept, why);
+            find(level, met && !is_persistent, why);
         }
         Review { findings }
     }

@@ -1,4 +1,7 @@
-//! The sessions of users: to list them, and to end them from elsewhere.
+//! The calls of a manager that list, count and revoke sessions.
+//!
+//! Uses the store's [`SessionIndex`]. Applications call these; revocations are recorded for
+//! requests under way.
 
 use std::num::NonZeroUsize;
 use std::ops::Deref;
@@ -11,16 +14,17 @@ use crate::manager::SessionManager;
 use crate::record::{Stats, Summary};
 use crate::session::{Session, run_blocking};
 
-/// So many sessions of a user are listed; nobody looks at more. [`SessionManager::page`] lists all.
-const LISTED: NonZeroUsize = NonZeroUsize::MIN.saturating_add(99);
+/// The number of sessions in a page: a list of a user's sessions contains one page at most.
+/// [`SessionManager::list_page`] lists all.
+const PAGE_SIZE: NonZeroUsize = NonZeroUsize::MIN.saturating_add(99);
 
-/// A session in a user's list.
+/// A session in a list of a user's sessions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct UserSession {
-    /// Its handle, times, client and so on; its fields can be read from this directly.
+    /// The public id, times, client and so on. [`Deref`] gives direct access to these fields.
     pub summary: Summary,
-    /// Whether it is the one that looks at the list.
+    /// Whether this is the session of the request that asked for the list.
     pub current: bool,
 }
 
@@ -32,19 +36,18 @@ impl Deref for UserSession {
     }
 }
 
-/// Users and their sessions, in this manager's [realm](SessionManager::realm).
+/// Lists and revocations, in this manager's [realm](SessionManager::realm).
 ///
-/// A handler that ends the session of its own request by one of these calls, on the thread that it
-/// runs on, goes on as after [`Session::destroy`]. Requests on other threads learn that they come
-/// late: what they change is discarded.
+/// If a handler ends the session of its own request by one of these calls, on the thread on which
+/// it runs, the request continues as after [`Session::destroy`]. Requests on other threads are
+/// late: their changes are discarded.
 ///
-/// A store that cannot list
-/// ([`Capabilities::lists`](crate::backend::Traits::lists)) answers all of these with
-/// [`ErrorKind::Unsupported`].
+/// All of these fail with [`ErrorKind::Unsupported`] if the store has no index
+/// ([`Capabilities::indexed`](crate::backend::Capabilities::indexed)).
 impl SessionManager {
-    /// The live sessions of `user`, the newest first and at most a hundred, with the one marked
-    /// that is `current`. There are handles in it, by which [`revoke`](Self::revoke) ends them,
-    /// and no ids.
+    /// Lists the live sessions of `user`, the newest first and at most one hundred. The session
+    /// `current` is marked. The list contains public ids, by which [`revoke`](Self::revoke) ends a
+    /// session, and no session ids.
     ///
     /// # Errors
     /// The store's errors.
@@ -54,7 +57,7 @@ impl SessionManager {
         current: Option<&Session>,
     ) -> Result<Vec<UserSession>> {
         let current = current.map(Session::public_id).transpose()?.flatten();
-        let page = self.list_page(&SessionFilter::User(user), Page::first(LISTED))?;
+        let page = self.list_page(&SessionFilter::User(user), Page::first(PAGE_SIZE))?;
         let mark = |summary: Summary| {
             let current = current == Some(summary.public_id);
             UserSession { summary, current }
@@ -62,7 +65,7 @@ impl SessionManager {
         Ok(page.into_iter().map(mark).collect())
     }
 
-    /// A page of live sessions of this manager's realm, the newest first.
+    /// Lists one page of the live sessions of this manager's realm, the newest first.
     ///
     /// # Errors
     /// The store's errors.
@@ -72,25 +75,25 @@ impl SessionManager {
         run_blocking(self.blocking_hook, || index.list(&filter, page, self.context.now()))
     }
 
-    /// How many live sessions `user` has.
+    /// Counts the live sessions of `user`.
     ///
     /// # Errors
     /// The store's errors.
     pub fn count_for_user(&self, user: &UserKey) -> Result<usize> {
-        let (mut count, mut page) = (0, Page::first(LISTED));
+        let (mut count, mut page) = (0, Page::first(PAGE_SIZE));
         loop {
             let listed = self.list_page(&SessionFilter::User(user), page)?;
             count += listed.len();
             match listed.last() {
-                Some(last) if listed.len() == LISTED.get() => {
-                    page = Page::after(LISTED, last.cursor);
+                Some(last) if listed.len() == PAGE_SIZE.get() => {
+                    page = Page::after(PAGE_SIZE, last.cursor);
                 }
                 _ => return Ok(count),
             }
         }
     }
 
-    /// Counts all sessions in the store, those of other realms too.
+    /// Counts all sessions in the store, those of other realms included.
     ///
     /// # Errors
     /// The store's errors.
@@ -99,18 +102,17 @@ impl SessionManager {
         run_blocking(self.blocking_hook, || index.stats(self.context.now()))
     }
 
-    /// Ends the session of this handle, if it is `user`'s; says whether there was one. That its
-    /// handle was sent by a user does not make a session theirs, which is why both are asked for.
+    /// Ends the session `public_id` if it belongs to `user`, and returns whether there was one. The
+    /// user is required because a public id in a request may be another user's.
     ///
     /// # Errors
-    /// The store's errors. The session may have ended all the same where the kind is
-    /// [`ErrorKind::Unavailable`].
+    /// The store's errors. After [`ErrorKind::Unavailable`] the session may have ended.
     pub fn revoke(&self, user: &UserKey, public_id: &PublicId) -> Result<bool> {
         self.end(&SessionFilter::OfUser(user, public_id), None).map(|ended| ended > 0)
     }
 
-    /// Ends all sessions of the user who is signed in to `session`, but this one; says how many.
-    /// None if nobody is signed in. This is for after a change of the password.
+    /// Ends all sessions of the user of `session` except `session` itself, and returns their
+    /// number; 0 if no user is signed in. Use it after a change of the password.
     ///
     /// # Errors
     /// As [`revoke`](Self::revoke).
@@ -121,8 +123,8 @@ impl SessionManager {
         }
     }
 
-    /// Ends all sessions of `user`, the current one included; says how many. This is for an account
-    /// that is disabled or deleted.
+    /// Ends all sessions of `user`, the current one included, and returns their number. Use it when
+    /// an account is disabled or deleted.
     ///
     /// # Errors
     /// As [`revoke`](Self::revoke).
@@ -130,7 +132,7 @@ impl SessionManager {
         self.end(&SessionFilter::User(user), None)
     }
 
-    /// Ends all sessions that the identity provider knows by this name; says how many. This is for
+    /// Ends all sessions with this id of an identity provider, and returns their number. Use it for
     /// a logout that the provider announces.
     ///
     /// # Errors
@@ -139,7 +141,8 @@ impl SessionManager {
         self.end(&SessionFilter::IdpSession(key), None)
     }
 
-    /// Ends every session of every user and visitor of this manager's realm; says how many lived.
+    /// Ends all sessions of this manager's realm, those without a user included, and returns the
+    /// number of live ones.
     ///
     /// # Errors
     /// As [`revoke`](Self::revoke).
@@ -161,7 +164,7 @@ impl SessionManager {
         let revoke = || index.revoke(&filter, except, self.context.now());
         let ending = self.context.recently_ended.begin();
         let ended = run_blocking(self.blocking_hook, revoke)?;
-        // Requests under way learn that they are late, instead of beginning anew.
+        // Changes of requests under way are then discarded, instead of beginning new sessions.
         ended.iter().for_each(|key| self.context.recently_ended.note_revocation(*key));
         drop(ending);
         if !ended.is_empty() {

@@ -1,4 +1,6 @@
-//! How a user was authenticated, and how long ago.
+//! The authentication of a session's user: its level, its end, and its age.
+//!
+//! Called by handlers; a sign-in applies an [`Authentication`] to the new session.
 
 use std::time::Duration;
 
@@ -8,7 +10,7 @@ use crate::id::IdpSessionId;
 use crate::record::NewSession;
 use crate::session::Session;
 
-/// How a user was authenticated, for [`Session::sign_in_with`].
+/// The authentication of a user, for [`Session::sign_in_with`].
 ///
 /// ```
 /// use cloakroom::http::Outcome;
@@ -16,7 +18,7 @@ use crate::session::Session;
 ///
 /// let sessions = SessionManager::new(MemoryStore::new())?;
 /// let session = sessions.open(None);
-/// // With a password and a second factor; the application gives the number its meaning.
+/// // With a password and a second factor. The application defines the meaning of the number.
 /// let signed_in = session.sign_in_with(UserKey::new("ada")?, &Authentication::new().level(2))?;
 /// assert_eq!(signed_in, SignIn::Done);
 /// assert_eq!(session.auth_level()?, 2);
@@ -31,33 +33,34 @@ pub struct Authentication {
 }
 
 impl Authentication {
-    /// At level 0, by the application itself, for as long as the manager's limits allow.
+    /// Makes an authentication at level 0, without an identity provider, that lasts as long as the
+    /// manager's limits allow.
     pub fn new() -> Self {
         Authentication::default()
     }
 
-    /// How strong it was. The application gives the number its meaning: a page can ask for at
-    /// least a level with [`Session::auth_level`], and for a step up by another sign-in.
+    /// Sets the level. The application defines the meaning of the number: a page can require a
+    /// level with [`Session::auth_level`], and ask for another sign-in to raise it. Defaults to 0.
     pub fn level(self, level: u16) -> Self {
         Authentication { level, ..self }
     }
 
-    /// The name that the identity provider has for the session, to
-    /// [revoke](crate::SessionManager::revoke_by_idp_session) it by. Without one, a session of the same
-    /// user keeps the name it has.
+    /// Sets the identity provider's id of the session, by which the provider
+    /// [revokes](crate::SessionManager::revoke_by_idp_session) it. Without one, a session of the
+    /// same user keeps the id that it has.
     pub fn idp_session_id(self, key: IdpSessionId) -> Self {
         Authentication { idp_session_id: Some(key), ..self }
     }
 
-    /// When the session ends at the latest, as an identity provider says. The limits of the
-    /// manager hold too. A later sign-in restarts all limits: say it again there.
+    /// Sets the latest end of the session, for example from an identity provider. The limits of the
+    /// manager apply too. A later sign-in restarts all limits, so it must set the end again.
     pub fn ends(self, at: Timestamp) -> Self {
         Authentication { ends: Some(at), ..self }
     }
 
     pub(super) fn apply(&self, new_session: &mut NewSession, now: Timestamp) -> Result<()> {
         if self.ends.is_some_and(|ends| ends <= now) {
-            let why = "the session would end before it begins";
+            let why = "the end of the session is in the past";
             return Err(Error::with_source(ErrorKind::Invalid, "sign a user in", why));
         }
         new_session.auth_level = self.level;
@@ -68,22 +71,23 @@ impl Authentication {
     }
 }
 
-/// What [`Session::require_recent_auth`] found.
+/// The result of [`Session::require_recent_auth`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 #[non_exhaustive]
 pub enum RecentAuth {
     /// The user has signed in recently enough.
     Recent,
-    /// That was too long ago: ask for the password, and sign the same user in again.
+    /// The last sign-in is too old: ask for the password, and sign the same user in again.
     TooOld,
-    /// Nobody is signed in.
+    /// No user is signed in.
     NotSignedIn,
 }
 
 impl Session {
-    /// Whether the user has signed in less than `max_age` ago: for pages that change a password or
-    /// an address, or that spend money. Signing the same user in again makes it so.
+    /// Checks whether the user has signed in less than `max_age` ago, for pages that change a
+    /// password or an address or that spend money. Another sign-in of the same user satisfies the
+    /// check again.
     ///
     /// ```
     /// use std::time::Duration;

@@ -1,4 +1,7 @@
-//! What a request has changed so far, in a form that can be computed again on newer data.
+//! The changes of one request, in a form that can be recomputed on newer data.
+//!
+//! Uses `data` and `delta`. The session records changes; the commit recomputes them when the stored
+//! revision has changed.
 
 use std::fmt::{self, Debug};
 use std::sync::{Arc, PoisonError};
@@ -8,14 +11,14 @@ use crate::delta::{Change, Delta};
 use crate::error::Result;
 use crate::sync::Mutex;
 
-/// Computes a value from the one that is there; `None` stands for no value.
+/// Computes a new value from the current one; `None` stands for no value.
 type Update = Box<dyn Fn(Option<&Value<'_>>) -> Result<Option<Value<'static>>> + Send>;
 
 #[derive(Default)]
 pub(super) struct Changes {
-    /// What all steps come to, on the data that the request saw.
+    /// The result of all steps on the data that the request has read.
     delta: Delta,
-    /// The steps, once there is one that depends on what was there before.
+    /// The steps, from the first update on; before it the delta is enough.
     steps: Vec<Step>,
 }
 
@@ -24,12 +27,12 @@ enum Step {
     Update { name: Box<str>, compute: Update, latest: Latest },
 }
 
-/// What an update came to when it was last computed. Clones are of the same update.
+/// The result of an update when it was last computed. Clones belong to the same update.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Latest(Arc<Mutex<Option<Value<'static>>>>);
 
 impl Latest {
-    /// None if it removed the value.
+    /// Returns the result; `None` if the update removed the value.
     pub(super) fn value(&self) -> Option<Value<'static>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -49,7 +52,7 @@ impl Debug for Changes {
     }
 }
 
-/// What a name has when `delta` comes on top of `data`.
+/// Returns the value of `name` when `delta` is applied to `data`.
 fn effective_value<'v>(delta: &'v Delta, data: Option<&'v Data>, name: &str) -> Option<Value<'v>> {
     match delta.change(name) {
         Change::Set(value) => Some(value.borrowed()),
@@ -70,12 +73,13 @@ impl Changes {
         &self.delta
     }
 
-    /// Whether the result depends on what was there: then it counts only for the revision seen.
+    /// Returns whether the result depends on the data that was read. Then it is valid for that
+    /// revision only.
     pub(super) fn depends_on_data(&self) -> bool {
         !self.steps.is_empty()
     }
 
-    /// A change that does not depend on what is there.
+    /// Records a change that does not depend on the current data.
     pub(super) fn edit(&mut self, edit: impl Fn(&mut Delta)) {
         edit(&mut self.delta);
         match self.steps.last_mut() {
@@ -89,8 +93,7 @@ impl Changes {
         }
     }
 
-    /// A change computed from what is there, which is `data` under the changes so far. On an error
-    /// nothing is changed.
+    /// Records a change computed from `data` with the changes so far. On an error nothing changes.
     pub(super) fn update(
         &mut self,
         name: &str,
@@ -108,11 +111,12 @@ impl Changes {
         Ok(latest)
     }
 
-    /// Takes an update back, unless it was stored. The changes are computed again without it, on
-    /// the data that they were computed on, which is `data`.
+    /// Withdraws an update, unless it was stored. Recomputes the other changes on `data`, the data
+    /// that they were computed on.
     pub(super) fn withdraw(&mut self, update: &Latest, data: Option<&Data>) -> Result<()> {
-        let is_it = |step: &Step| matches!(step, Step::Update { latest, .. } if latest.is(update));
-        let Some(at) = self.steps.iter().position(is_it) else { return Ok(()) };
+        let is_update =
+            |step: &Step| matches!(step, Step::Update { latest, .. } if latest.is(update));
+        let Some(at) = self.steps.iter().position(is_update) else { return Ok(()) };
         self.steps.remove(at);
         self.delta = self.computed_on(data.unwrap_or(&Data::default()))?;
         if self.steps.iter().all(|step| matches!(step, Step::Plain(_))) {
@@ -121,13 +125,14 @@ impl Changes {
         Ok(())
     }
 
-    /// Computes everything again, on newer data.
+    /// Recomputes all changes on newer data.
     pub(super) fn recompute_on(&mut self, data: &Data) -> Result<()> {
         self.delta = self.computed_on(data)?;
         Ok(())
     }
 
-    /// The same changes for another session: nothing of the one seen is in them.
+    /// Returns the changes recomputed on empty data, for another session: they contain nothing of
+    /// the session that was read.
     pub(super) fn rebased_on_empty(&self) -> Result<Self> {
         Ok(match self.depends_on_data() {
             true => Changes { delta: self.computed_on(&Data::default())?, steps: Vec::new() },
@@ -167,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn updates_are_computed_again_in_their_order_among_the_other_changes() {
+    fn updates_are_recomputed_in_order_with_the_other_changes() {
         let old = Data::from_json("{\"a\":1,\"b\":1}").unwrap();
         let new = Data::from_json("{\"a\":10,\"b\":20,\"c\":30}").unwrap();
         let mut changes = Changes::default();

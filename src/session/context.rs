@@ -1,4 +1,7 @@
-//! What all sessions of one manager share.
+//! The state that all sessions of one manager share: its settings, its store, and the ids that a
+//! request presents.
+//!
+//! Uses the modules below `session`. The manager makes one context; every session holds it.
 
 use std::borrow::Cow;
 use std::fmt::{self, Debug};
@@ -24,72 +27,76 @@ use crate::session::recently_ended::RecentlyEnded;
 use crate::session::update_queue::UpdateQueues;
 use crate::sync::Mutex;
 
-/// Touches of sessions with a shorter idle limit do not wait for others.
+/// Sessions with a shorter idle limit are touched without waiting for a batch.
 const SHORT_IDLE: Duration = Duration::from_secs(60);
 
-/// Touches of sessions that end of idleness sooner than this do not wait for others: the cleaner
-/// takes up to a second.
+/// Sessions that reach their idle limit within this time are touched without waiting for a batch,
+/// because the cleaner takes up to a second.
 const SOON: Duration = Duration::from_secs(2);
 
-/// The longest that a request is expected to take. A session that would end of idleness meanwhile
-/// is touched when it is first used, others at the end of the request.
+/// The maximum expected duration of a request. A session that would reach its idle limit within
+/// this time is touched at its first use, others at the end of the request.
 const LONGEST_REQUEST: Duration = ReplacedId::REMEMBERED;
 
-/// What a request gets whose session cannot be read because the store fails.
+/// The behavior of a request whose session cannot be read because the store fails.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnLoadFailure {
-    /// The error.
+    /// The request receives the error.
     #[default]
     Fail,
-    /// No session: reading sees nothing, and every change is
-    /// [`Unavailable`](ErrorKind::Unavailable). No cookie is sent or removed.
+    /// The request continues without a session: reads find no values, every change fails with
+    /// [`Unavailable`](ErrorKind::Unavailable), and the response neither sends nor removes a
+    /// cookie.
     TreatAsAnonymous,
 }
 
-/// How the id travels.
+/// The carrier of the id: a cookie or a header.
 #[derive(Clone, Debug)]
 pub(crate) enum Transport {
     Cookie(CookieConfig),
     Header(String),
 }
 
-/// A cookie that carried the id before it was renamed.
+/// A former name of the cookie, with the realm of its ids.
 #[derive(Clone, Debug)]
 pub(crate) struct FormerCookie {
     pub(crate) cookie: CookieConfig,
     pub(crate) realm: RealmTag,
 }
 
-/// A response header field that carries the id or removes it: name and value.
+/// A response header field that carries or removes the id: name and value.
 pub(crate) type IdField = (Cow<'static, str>, String);
 
-/// How a call is made that may block its thread: it is handed the call, and makes it once.
+/// A function that makes a blocking call. It receives the call and must run it exactly once.
 pub type BlockingHook = fn(&mut dyn FnMut());
 
-/// Makes a call that may block; without a crossing on this thread, as it is.
+/// Makes a call that may block, through the hook if there is one.
 pub(crate) fn run_blocking<T>(
-    by: Option<BlockingHook>,
+    hook: Option<BlockingHook>,
     call: impl FnOnce() -> Result<T>,
 ) -> Result<T> {
-    let Some(by) = by else { return call() };
+    let Some(hook) = hook else { return call() };
     let (mut call, mut result) = (Some(call), None);
-    by(&mut || result = call.take().map(|call| call()));
-    let none = || Error::with_source(ErrorKind::Unexpected, "make a call", "it was not made once");
+    hook(&mut || result = call.take().map(|call| call()));
+    let none = || {
+        Error::with_source(ErrorKind::Unexpected, "make a blocking call", "the hook did not run it")
+    };
     result.ok_or_else(none)?
 }
 
-/// A manager's configuration.
+/// The configuration of a manager.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) transport: Transport,
-    /// Whose ids count, and by what they are told from those of other realms.
+    /// The realm of this manager, and its tag in the hashes of ids.
     pub(crate) realm: Realm,
     pub(crate) realm_tag: RealmTag,
-    /// Cookies of former names, whose sessions move to the one of today.
+    /// The former names of the cookie. Sessions under them move to the current name.
     pub(crate) former: Vec<FormerCookie>,
     pub(crate) lifetime: Lifetime,
-    /// The lifetime of sessions whose cookie ends with the browser; the usual one if `None`.
+    /// The lifetime of sessions whose cookie the browser drops when it is closed; `lifetime` if
+    /// `None`.
     pub(crate) browser_session: Option<Lifetime>,
     pub(crate) persistent: bool,
     pub(crate) max_bytes: usize,
@@ -98,7 +105,7 @@ pub(crate) struct Settings {
     pub(crate) keep_on_server_error: bool,
     pub(crate) session_limit: Option<SessionLimit>,
     pub(crate) status_of: fn(ErrorKind) -> u16,
-    /// How many proxies have added to `X-Forwarded-For`.
+    /// The number of proxies that add to `X-Forwarded-For`.
     pub(crate) proxies: u8,
     pub(crate) record_address: bool,
     pub(crate) record_user_agent: bool,
@@ -109,7 +116,7 @@ pub(crate) struct Settings {
 }
 
 pub(crate) struct Context {
-    /// The one in which the manager was made.
+    /// The process that made the manager.
     pub(crate) process: Process,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -118,14 +125,14 @@ pub(crate) struct Context {
     pub(crate) settings: Settings,
     pub(crate) recently_ended: RecentlyEnded,
     pub(crate) guess_detector: GuessDetector,
-    /// When the last session was dropped that nothing had closed.
+    /// The time at which a session was last dropped without being closed.
     pub(crate) dropped: Mutex<Option<Timestamp>>,
     pub(crate) updates: UpdateQueues,
 }
 
 impl Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").field("store", &self.store).finish_non_exhaustive()
+        f.debug_struct("Context").field("store", &self.store).finish_non_exhaustive()
     }
 }
 
@@ -134,9 +141,9 @@ impl Debug for Context {
 pub(crate) struct PresentedId {
     pub(crate) id: SessionId,
     pub(crate) realm: RealmTag,
-    /// It was sealed with an old key.
+    /// The cookie was sealed with an old key.
     pub(crate) outdated: bool,
-    /// It came under a name that the cookie had before.
+    /// The cookie has a former name.
     pub(crate) former: bool,
 }
 
@@ -150,30 +157,31 @@ impl PresentedId {
     }
 }
 
-/// The ids that a request presents, as far as they are looked at.
+/// The ids that a request presents, within the bounds below.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Presented {
-    /// Distinct ids in the order in which they came, those of former names last.
+    /// The distinct ids in the order of the request, those of former names last.
     pub(crate) ids: Few<PresentedId, 4>,
-    /// The hash of something in the place of an id that no id of ours can be, if there was such.
+    /// The hash of the first malformed id, if there was one.
     pub(crate) malformed: Option<u64>,
-    /// There was more than is looked at.
+    /// Whether the request exceeded a bound.
     pub(crate) too_many: bool,
 }
 
 impl Presented {
-    /// The most distinct ids that are looked up, and the most distinct values that are unsealed.
-    /// One browser has one; the others are those that other hosts or paths may have planted.
+    /// The maximum number of distinct ids that are looked up, and of distinct values that are
+    /// unsealed. A browser presents one; further ones may be planted by other hosts or paths.
     const MAX_IDS: usize = 16;
 
-    /// The most cookies of our name that are looked at, ids or not. Other cookies do not count: who
-    /// cannot plant one of our name cannot keep the id from being found either.
+    /// The maximum number of cookies of the session cookie's name that are examined, well-formed or
+    /// not. Cookies of other names do not count, so only a host that can plant one of this name can
+    /// hide the id.
     const MAX_COOKIES: usize = 256;
 
-    /// As much of something malformed is hashed.
+    /// The number of bytes of a malformed id that are hashed.
     const MAX_HASHED: usize = 4096;
 
-    /// Looks for ids in the `Cookie` fields of a request.
+    /// Searches the `Cookie` fields of a request for ids.
     fn look_in_cookies<'r>(
         &mut self,
         cookie: &CookieConfig,
@@ -187,7 +195,7 @@ impl Presented {
                 self.too_many = true;
                 break;
             }
-            // A removal leaves an empty value in some clients.
+            // Some clients keep an empty value after a removal.
             if value.is_empty() || value == OVERWRITTEN {
                 continue;
             }
@@ -202,7 +210,7 @@ impl Presented {
                 unsealed.push(value);
             }
             let read = cookie.read(value);
-            // What is sealed for one of its realms does not open for the other.
+            // A value that was sealed for one realm of a former name does not open for the other.
             if former && read.is_none() {
                 continue;
             }
@@ -227,7 +235,7 @@ impl Presented {
         }
     }
 
-    /// Nothing was presented, not even something malformed.
+    /// Returns whether the request presented neither an id nor a malformed one.
     pub(crate) fn is_empty(&self) -> bool {
         self.malformed.is_none() && self.ids.is_empty()
     }
@@ -238,7 +246,7 @@ impl Presented {
 }
 
 impl Settings {
-    /// Finds the ids; no I/O, no allocation where there are few.
+    /// Finds the ids of a request. Does no I/O, and allocates only if there are many.
     pub(crate) fn presented(&self, head: &RequestHead<'_>) -> Presented {
         let mut presented = Presented::default();
         match &self.transport {
@@ -266,7 +274,8 @@ impl Settings {
         presented
     }
 
-    /// Whether a `Cookie` field can hold an id: a quick look for the names, anywhere in it.
+    /// Returns whether a `Cookie` field may contain an id: a fast search for the names anywhere in
+    /// it.
     pub(crate) fn is_in_cookie(&self, field: &str) -> bool {
         match &self.transport {
             Transport::Cookie(cookie) => {
@@ -277,12 +286,12 @@ impl Settings {
         }
     }
 
-    /// The response header fields that remove the cookies of former names.
+    /// Returns the response header fields that remove the cookies of former names.
     pub(crate) fn remove_former(&self) -> impl Iterator<Item = IdField> {
         self.former_cookies().map(|cookie| set_cookie(cookie.remove()))
     }
 
-    /// One cookie of each former name, whatever the realms it is looked up in.
+    /// Returns one cookie for each former name, whatever its number of realms.
     pub(crate) fn former_cookies(&self) -> impl Iterator<Item = &CookieConfig> {
         let mut last = None;
         self.former.iter().map(|former| &former.cookie).filter(move |cookie| {
@@ -293,7 +302,7 @@ impl Settings {
 }
 
 impl Transport {
-    /// The request header that carries the id.
+    /// Returns the request header that carries the id.
     pub(crate) fn request_header(&self) -> Cow<'static, str> {
         match self {
             Transport::Cookie(_) => Cow::Borrowed("Cookie"),
@@ -301,7 +310,7 @@ impl Transport {
         }
     }
 
-    /// The response header field that gives a client its id.
+    /// Returns the response header field that issues an id.
     pub(crate) fn issue(
         &self,
         id: &SessionId,
@@ -314,9 +323,9 @@ impl Transport {
         }]
     }
 
-    /// The response header fields that remove the id; none where the id travels in a header. With
-    /// `overwrite`, the cookie gets another value first, which a browser notices even where it
-    /// would drop the removal in favour of an older write of the same page.
+    /// Returns the response header fields that remove the id; none if a header carries it. With
+    /// `overwrite`, the cookie is overwritten first: a browser notices that even where it would
+    /// ignore the removal because of an older write of the same page.
     pub(crate) fn remove(&self, overwrite: bool) -> Vec<IdField> {
         match self {
             Transport::Cookie(cookie) if overwrite => {
@@ -333,7 +342,7 @@ fn set_cookie(value: String) -> IdField {
 }
 
 impl Settings {
-    /// What is to be kept of the client.
+    /// Returns the parts of the client that the settings record.
     pub(crate) fn client(&self, head: &RequestHead<'_>, address: Option<IpAddr>) -> Option<Client> {
         (self.record_address || self.record_user_agent).then(|| {
             let address = address.filter(|_| self.record_address);
@@ -347,7 +356,7 @@ impl Context {
         self.clock.now()
     }
 
-    /// The store, for whatever a request or the application wants of it.
+    /// Returns the store.
     ///
     /// # Errors
     /// [`ErrorKind::Unavailable`] in a process that was forked from the manager's.
@@ -356,25 +365,25 @@ impl Context {
         Ok(&*self.store)
     }
 
-    /// Counts something odd in place of an id, by a hash of it.
+    /// Counts a malformed or unknown id by its hash, and raises the event when it is due.
     pub(crate) fn count_guess(&self, address: Option<IpAddr>, hash: u64) {
-        // In a fork its lock may be held for ever.
+        // In a forked process the lock may never be released.
         if self.process.is_current()
-            && let Some((address, count)) = self.guess_detector.note(address, hash, self.now())
+            && let Some((address, count)) = self.guess_detector.count(address, hash, self.now())
         {
             self.events.raise(&Event::IdGuessing { address, count });
         }
     }
 
-    /// Raises that a session was dropped that nothing had closed, at most once a second.
+    /// Raises the event that a session was dropped without being closed, at most once a second.
     pub(crate) fn dropped(&self, public_id: Option<&PublicId>) {
-        // In a fork the lock may be held for ever.
+        // In a forked process the lock may never be released.
         if !self.process.is_current() {
             return;
         }
         let now = self.now();
         let mut last = self.dropped.lock().unwrap_or_else(PoisonError::into_inner);
-        // A clock that was set back keeps nothing from being raised.
+        // If the clock was set back, the event is raised.
         if last.is_none_or(|last| now < last || now.since(last) >= Duration::from_secs(1)) {
             *last = Some(now);
             drop(last);
@@ -382,11 +391,11 @@ impl Context {
         }
     }
 
-    /// Records that the session was used at `used`, if that is due `now`: by the cleaner, or at once
-    /// where there is no time to wait.
+    /// Records activity at `used`, if that is due: through the cleaner, or immediately if the
+    /// session would end before the cleaner runs.
     pub(crate) fn touch(
         &self,
-        by: Option<BlockingHook>,
+        hook: Option<BlockingHook>,
         id_hash: SessionIdHash,
         record: &Record,
         used: Timestamp,
@@ -402,68 +411,70 @@ impl Context {
             Some(cleaner) if !at_once && cleaner.touch(id_hash, touch) => Ok(()),
             _ => self
                 .store()
-                .and_then(|store| run_blocking(by, || store.touch(&[(id_hash, touch)], now))),
+                .and_then(|store| run_blocking(hook, || store.touch(&[(id_hash, touch)], now))),
         };
-        // A request that only reads does not fail because its activity cannot be written.
+        // A failed touch must not fail a request that only reads.
         if let Err(error) = written {
             self.events.raise(&Event::TouchFailed { error: &error });
         }
     }
 
-    /// The same for a session that is first used `now`, if it may end before the request does.
+    /// Records activity at the first use of a session, if the session may reach its idle limit
+    /// before the request ends.
     pub(crate) fn touch_early(
         &self,
-        by: Option<BlockingHook>,
+        hook: Option<BlockingHook>,
         id_hash: SessionIdHash,
         record: &mut Record,
         now: Timestamp,
     ) {
         let ends = record.limits.idle.map(|idle| record.seen + idle);
         if ends.is_some_and(|ends| ends.since(now) <= LONGEST_REQUEST) {
-            self.touch(by, id_hash, record, now, now);
-            // Done, so that the end of the request does not do it again.
+            self.touch(hook, id_hash, record, now, now);
+            // The end of the request then does not record it again.
             record.touch(Touch::at(now));
         }
     }
 
-    /// The same for a session that is not loaded, if the store has it in memory.
+    /// Records activity at the first use in the same way for a session that is not loaded, if the
+    /// store has it in memory.
     pub(crate) fn touch_unread(
         &self,
-        by: Option<BlockingHook>,
+        hook: Option<BlockingHook>,
         presented: &Presented,
         now: Timestamp,
     ) {
         for id_hash in presented.keys() {
             let loaded = self.store().ok().and_then(|store| store.try_load(&id_hash, now));
             if let Some(Loaded::Live { mut record, id_hash }) = loaded {
-                return self.touch_early(by, id_hash, &mut record, now);
+                return self.touch_early(hook, id_hash, &mut record, now);
             }
         }
     }
 
-    /// The host of a request whose browser would drop our cookie, until somebody was told. On a
-    /// loopback name only WebKit does.
+    /// Returns the host of a request whose browser drops the cookie, until the event was raised. On
+    /// a loopback name only WebKit browsers drop it.
     pub(crate) fn insecure_host<'r>(&self, head: &RequestHead<'r>) -> Option<&'r str> {
         let Transport::Cookie(cookie) = &self.settings.transport else { return None };
         let host = head.host.filter(|_| cookie.is_secure() && !head.secure)?;
         let drops = !is_loopback(host) || head.user_agent.is_some_and(is_webkit);
-        (drops && !told(host).load(Ordering::Relaxed)).then_some(host)
+        (drops && !was_warned(host).load(Ordering::Relaxed)).then_some(host)
     }
 
-    /// Tells once a process that browsers drop the cookie that is being sent, and once that WebKit
-    /// does so on a loopback name.
+    /// Raises once per process the event that browsers drop the cookie that is being sent, and once
+    /// more the event that WebKit browsers drop it on a loopback name.
     pub(crate) fn warn_if_insecure(&self, host: Option<&HostText>) {
         if let Some(host) = host
-            && !told(host.as_str()).swap(true, Ordering::Relaxed)
+            && !was_warned(host.as_str()).swap(true, Ordering::Relaxed)
         {
             self.events.raise(&Event::InsecureConnection { host: host.as_str() });
         }
     }
 }
 
-/// Whether somebody was told that browsers drop the cookie of such a host.
-fn told(host: &str) -> &'static AtomicBool {
-    static TOLD: AtomicBool = AtomicBool::new(false);
-    static TOLD_OF_LOOPBACK: AtomicBool = AtomicBool::new(false);
-    if is_loopback(host) { &TOLD_OF_LOOPBACK } else { &TOLD }
+/// Returns the flag that the event was raised for hosts like `host`.
+fn was_warned(host: &str) -> &'static AtomicBool {
+    static WARNED: AtomicBool = AtomicBool::new(false);
+    static WARNED_OF_LOOPBACK: AtomicBool = AtomicBool::new(false);
+    if is_loopback(host) { &WARNED_OF_LOOPBACK } else { &WARNED }
 }

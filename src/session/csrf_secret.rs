@@ -1,6 +1,8 @@
-//! A secret of the session, which its pages prove to know. It is made when it is first asked for,
-//! stays through renewals, and is replaced at every sign-in. It follows from the id that the session
-//! has then: a form can be sent again with that id, for as long as it is remembered as replaced.
+//! The CSRF secret of a session, which its tokens contain in masked form.
+//!
+//! It is made when a token is first requested, is kept by renewals, and is replaced by every
+//! sign-in. It is derived from the session's id at that time, so a form can be sent again with a
+//! replaced id for as long as the id is remembered. Called by `csrf` and by sign-ins.
 
 use std::hint::black_box;
 
@@ -15,7 +17,7 @@ use crate::id::{SessionId, random};
 use crate::session::changes::Changes;
 use crate::session::{LoadState, Missing, Session, State};
 
-/// The name under which it is stored.
+/// The name of the stored secret.
 pub(super) const NAME: &str = "cloakroom.csrf";
 
 const OPERATION: &str = "make a CSRF token";
@@ -25,7 +27,7 @@ const OPERATION: &str = "make a CSRF token";
 pub(crate) struct Secret([u8; 32]);
 
 impl Secret {
-    /// One of which no id is known.
+    /// Generates a secret that is not derived from an id.
     fn generate() -> Result<Self> {
         Ok(Secret(random(OPERATION)?))
     }
@@ -34,7 +36,7 @@ impl Secret {
         Secret(id.form_secret())
     }
 
-    /// `None` for anything that [`value`](Self::value) cannot have written.
+    /// Decodes a stored secret; `None` for a value that [`value`](Self::value) never returns.
     fn read(value: &Value<'_>) -> Option<Self> {
         let bytes = URL_SAFE_NO_PAD.decode(value.decode::<String>().ok()?).ok()?;
         Some(Secret(bytes.try_into().ok()?))
@@ -52,16 +54,16 @@ impl Secret {
         &self.0
     }
 
-    /// Takes the same time for all bytes.
+    /// Compares in constant time.
     pub(crate) fn is(&self, bytes: &[u8; 32]) -> bool {
         let pairs = self.0.iter().zip(bytes);
-        // Seen by the optimizer as a whole, the loop could end at the first difference.
+        // Without `black_box` the optimizer could end the loop at the first difference.
         pairs.fold(0, |different, (own, other)| black_box(different | (own ^ other))) == 0
     }
 }
 
 impl State {
-    /// The secret as this request sees it.
+    /// Returns the secret, with the changes of this request applied.
     fn secret(&self) -> Option<Secret> {
         match self.changes.delta().change(NAME) {
             Change::Set(value) => Secret::read(value),
@@ -70,14 +72,14 @@ impl State {
         }
     }
 
-    /// The secret of the session that begins, or is signed in to.
+    /// Derives the secret of a session that begins or is signed in to, and fixes its id for that.
     pub(super) fn secret_of_next_id(&mut self) -> Result<Secret> {
         let id = self.next_id.take().map_or_else(SessionId::generate, Ok)?;
         Ok(Secret::of_id(self.next_id.insert(id)))
     }
 
-    /// The changes, such that no secret from before is left when they are stored: not the one that
-    /// is known, nor one that a parallel request is about to add.
+    /// Returns the changes such that no earlier secret remains when they are stored: `new` replaces
+    /// a known one, and one that a parallel request is about to add is removed.
     pub(super) fn with_new_secret(&self, new: &Secret) -> Result<Delta> {
         let mut delta = self.changes.delta().clone();
         let in_delta = matches!(delta.change(NAME), Change::Set(_));
@@ -91,16 +93,16 @@ impl State {
 }
 
 impl Session {
-    /// The session's secret, if it has one. Writes nothing.
+    /// Returns the session's secret, if it has one. Writes nothing.
     pub(crate) fn secret_if_any(&self) -> Result<Option<Secret>> {
         let mut state = self.lock("check a CSRF token")?;
         self.read(&mut state)?;
         Ok(state.secret().or_else(|| self.secret_of_replaced_id(&state).map(|(secret, _)| secret)))
     }
 
-    /// Where the id presented was replaced: the secret that follows from that id, so that pages hold
-    /// together for a client that goes on presenting it, with those that it was shown before; and
-    /// whether the request was under way. Nothing is stored for it.
+    /// If the presented id was replaced: derives the secret from that id, so that the tokens of
+    /// pages agree for a client that still presents it, and returns whether the request was under
+    /// way at the replacement. Stores nothing.
     fn secret_of_replaced_id(&self, state: &State) -> Option<(Secret, bool)> {
         let LoadState::None(Missing { replaced: Some(replaced), .. }) = &state.known else {
             return None;
@@ -109,10 +111,10 @@ impl Session {
         Some((Secret::of_id(&id), replaced.under_way))
     }
 
-    /// A secret for the session that is there, or begins.
+    /// Makes a secret for the live session, or for the one that begins.
     fn new_secret(&self, state: &mut State) -> Result<Secret> {
         match &state.known {
-            // Through an id in its grace, the current one is not known.
+            // If the request presents an id in its grace, the current id is not known.
             LoadState::Live { id_hash, .. } => self
                 .own_id(state, id_hash)
                 .map_or_else(Secret::generate, |id| Ok(Secret::of_id(&id))),
@@ -120,7 +122,8 @@ impl Session {
         }
     }
 
-    /// The session's secret. Where there is no session it is a change like any other.
+    /// Returns the session's secret, and makes one if there is none: for a live session it is
+    /// stored immediately; without a session it is a change like any other.
     pub(crate) fn secret(&self) -> Result<Secret> {
         let mut state = self.lock(OPERATION)?;
         let state = &mut *state;
@@ -147,13 +150,14 @@ impl Session {
         if secret.is_none() && (is_there || state.lost) {
             return match self.secret_of_replaced_id(state) {
                 Some((secret, _)) => Ok(secret),
-                // The session is gone, and no token of this request can hold.
+                // The session has ended, and no token of this request can become valid.
                 None => Secret::generate(),
             };
         }
         match (secret, state.changes.delta().change(NAME)) {
             (Some(secret), Change::Untouched) => Ok(secret),
-            // It outlives a `clear` in the same request, because pages have been shown with it.
+            // Sets the secret again after a `clear` in the same request, because earlier pages
+            // contain it.
             (secret, _) => {
                 let secret = secret.map_or_else(|| self.new_secret(state), Ok)?;
                 let value = secret.value()?;
@@ -163,10 +167,10 @@ impl Session {
         }
     }
 
-    /// Gives a session that has none its secret, unless another request does so first, and gives
-    /// whichever is stored then. It is done at once and by itself: as one of the changes at the end
-    /// it would replace the secret of a page that was shown in the meantime. `None` if the session
-    /// is not there any more.
+    /// Stores a secret in a live session that has none, and returns it; if another request has
+    /// stored one first, returns that one. This is a separate commit: stored with the other changes
+    /// at the end of the request, it would replace the secret of a page that was rendered in the
+    /// meantime. Returns `None` if the session has ended.
     fn add_secret(&self, state: &mut State) -> Result<Option<Secret>> {
         let LoadState::Live { record, id_hash } = &state.known else { return Ok(None) };
         let (id_hash, public_id, revision) = (*id_hash, record.public_id, record.revision);
@@ -202,7 +206,7 @@ impl Session {
             Err(error) => Err(error),
         };
         if let Ok(None) = stored {
-            // It was ended, or its id replaced, by another request: this one is late.
+            // Another request has ended the session or replaced its id, so this request is late.
             state.forget();
             state.known = LoadState::None(missing);
             if missing.replaced.is_some() && state.changes.delta().is_empty() {
@@ -210,7 +214,7 @@ impl Session {
             }
             self.discard_changes(state, Some(&public_id));
         }
-        // What was computed before was computed from that revision, and will be computed again.
+        // Earlier updates were computed on that revision, so the commit must recompute them.
         if let LoadState::Live { record, .. } = &mut state.known
             && state.changes.depends_on_data()
         {

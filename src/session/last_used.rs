@@ -1,36 +1,38 @@
-//! Which session each thread has used last. A call of the manager does not say for which request it
-//! is made; it is taken for one of that session's.
+//! The session that each thread has used last. A call of the manager does not name its request, so
+//! it is attributed to that session.
+//!
+//! Sessions report their use; `recently_ended` and the adapters read it.
 
-// The threads of the scheduler in tests/schedules know no constant values.
+// The scheduler in tests/schedules has no constant initializers of thread locals.
 #![allow(clippy::missing_const_for_thread_local)]
 
 use std::cell::Cell;
-// No order of threads changes what a counter of names gives, and a scheduler in tests cannot have
-// one that outlives a test.
+// The counter needs no scheduling, because no order of threads changes its results. The scheduler's
+// counters cannot outlive a test, so this one is the standard library's.
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::sync::thread_local;
 
-/// How many numbers a thread takes at a time, so that threads seldom meet.
+/// The number of session numbers that a thread takes at a time, which makes contention rare.
 const BLOCK: u64 = 1 << 16;
 
-/// The number of a session; no other session of this process has or had it.
+/// The number of a session, unique within the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SessionNumber(u64);
 
 thread_local! {
-    /// The next number of this thread's, and the end of them.
+    /// The next number of this thread, and the end of its block.
     static FREE: Cell<(u64, u64)> = Cell::new((0, 0));
     static LAST_USED: Cell<Option<SessionNumber>> = Cell::new(None);
 }
 
 impl SessionNumber {
     pub(crate) fn new() -> Self {
-        static TAKEN: AtomicU64 = AtomicU64::new(0);
+        static NEXT_BLOCK: AtomicU64 = AtomicU64::new(0);
         FREE.with(|free| {
             let (mut next, mut end) = free.get();
             if next == end {
-                next = TAKEN.fetch_add(BLOCK, Ordering::Relaxed);
+                next = NEXT_BLOCK.fetch_add(BLOCK, Ordering::Relaxed);
                 end = next.saturating_add(BLOCK);
             }
             free.set((next + 1, end));
@@ -38,24 +40,24 @@ impl SessionNumber {
         })
     }
 
-    /// This session is used on this thread.
+    /// Records that this thread uses this session.
     pub(crate) fn use_here(self) {
         LAST_USED.with(|last| last.set(Some(self)));
     }
 
-    /// The request of this session is over.
+    /// Records the end of this session's request.
     pub(crate) fn leave(self) {
         if SessionNumber::last_used_here() == Some(self) {
             SessionNumber::forget_here();
         }
     }
 
-    /// Another request begins on this thread, which has used no session.
+    /// Records that this thread begins another request, which has used no session yet.
     pub(crate) fn forget_here() {
         LAST_USED.with(|last| last.set(None));
     }
 
-    /// The session that was used last on this thread.
+    /// Returns the session that this thread has used last.
     pub(crate) fn last_used_here() -> Option<Self> {
         LAST_USED.with(Cell::get)
     }

@@ -1,5 +1,8 @@
-//! The first use of a request's session: which of the ids that were presented finds one, and what
-//! is known where none does.
+//! The first read of a request's session: which of the presented ids finds a session, and why none
+//! does.
+//!
+//! Uses the store and the context. Called by every method that reads the session; blind commits use
+//! [`Missing`] too.
 
 use crate::backend::{Loaded, ReplacedId};
 use crate::clock::Timestamp;
@@ -8,12 +11,12 @@ use crate::event::Event;
 use crate::id::{PublicId, SessionIdHash};
 use crate::session::{GuessDetector, LoadState, OnLoadFailure, Session, State};
 
-/// Why a request that presented an id finds no session.
+/// The reason why a request that presented an id finds no session.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Missing {
     /// The session was ended while the request was under way.
     pub(super) ended: bool,
-    /// The id was replaced, and is remembered.
+    /// The presented id that was replaced, if the store remembers one.
     pub(super) replaced: Option<Replaced>,
 }
 
@@ -21,22 +24,24 @@ pub(super) struct Missing {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Replaced {
     pub(super) id_hash: SessionIdHash,
-    /// The public name of the session.
+    /// The public id of the session.
     pub(super) public_id: PublicId,
-    /// The request was under way by then: the client gets its new id by another answer.
+    /// The request was under way at the replacement: the client receives its new id in another
+    /// response.
     pub(super) under_way: bool,
-    /// Whether the browser keeps the session's cookie, if the session was read.
+    /// Whether the browser keeps the session's cookie when it is closed, if the session was read.
     pub(super) persistent: Option<bool>,
 }
 
 impl Missing {
-    /// Whether changes of this request come too late, instead of beginning a new session.
+    /// Returns whether the changes of this request are late and so discarded, instead of beginning
+    /// a new session.
     pub(super) fn is_overtaken(&self) -> bool {
         self.ended || self.replaced.is_some_and(|replaced| replaced.under_way)
     }
 
-    /// The first replaced id counts, before it one that was replaced while the request was under
-    /// way: an id that was planted hides none that is on its way.
+    /// Keeps the first replaced id, but prefers one that was replaced while the request was under
+    /// way, so that a planted id does not hide it.
     pub(super) fn note(&mut self, new: Replaced) {
         if self.replaced.is_none_or(|have| new.under_way && !have.under_way) {
             self.replaced = Some(new);
@@ -47,7 +52,7 @@ impl Missing {
 pub(super) const NOTHING: LoadState = LoadState::None(Missing { ended: false, replaced: None });
 
 impl Session {
-    /// Loads the session unless that was done.
+    /// Loads the session at the first call.
     pub(super) fn read<'s>(&self, state: &'s mut State) -> Result<&'s LoadState> {
         state.looked_at = true;
         self.follow_own_revocation(state);
@@ -76,7 +81,7 @@ impl Session {
         Ok(&state.known)
     }
 
-    /// The first live one of the ids that were presented.
+    /// Loads the session of the first presented id that finds one.
     fn load(
         &self,
         now: Timestamp,
@@ -85,10 +90,10 @@ impl Session {
     ) -> Result<LoadState> {
         let mut missing = Missing::default();
         for asked in self.presented.keys() {
-            // Not before: a request that presents nothing pays for nothing.
+            // Inside the loop, so that a request without ids does not pay for it.
             let store = self.context.store()?;
-            let at_hand = self.blocking_hook.and_then(|_| store.try_load(&asked, now));
-            let loaded = match at_hand {
+            let immediate = self.blocking_hook.and_then(|_| store.try_load(&asked, now));
+            let loaded = match immediate {
                 Some(loaded) => loaded,
                 None => self.run_blocking(|| store.load(&asked, now))?,
             };
@@ -120,14 +125,14 @@ impl Session {
     }
 
     pub(super) fn replaced(&self, id: &ReplacedId, public_id: PublicId) -> Replaced {
-        // A clock that was set back makes nobody late.
+        // If the clock was set back, the request does not count as late.
         let opened = self.opened_at.min(self.context.now());
         let under_way = id.was_under_way(opened);
         Replaced { id_hash: id.id_hash, public_id, under_way, persistent: None }
     }
 
-    /// A replaced id that comes late, and beside no id of a live session, is an event, and ends the
-    /// session where the settings say so.
+    /// Raises an event if the request presents a replaced id late and no id of a live session, and
+    /// ends the session if the settings say so.
     pub(super) fn report_late_use(&self, missing: &mut Missing) -> Result<()> {
         let Some(late) = missing.replaced.filter(|replaced| !replaced.under_way) else {
             return Ok(());

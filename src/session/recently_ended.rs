@@ -1,8 +1,9 @@
-//! Which sessions were ended lately, in this process.
+//! The sessions that this process has ended recently.
 //!
-//! A request that only writes learns nothing of its session before it commits. When it finds
-//! none then, this tells whether the session was ended while the request was under way (then its
-//! changes are late) or was gone before (then they begin a new session).
+//! A request that only writes does not read its session before it commits. If the commit finds no
+//! session, this decides whether the session ended while the request was under way, which discards
+//! the changes, or before, in which case they begin a new session. Called by the session and the
+//! manager.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::PoisonError;
@@ -13,107 +14,117 @@ use crate::session::last_used::SessionNumber;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Condvar, Mutex, MutexGuard, instant};
 
-/// A request that takes longer than this is not told that it was late.
-const KEPT: Duration = Duration::from_secs(600);
+/// The age at which a generation is replaced. An ending is remembered for at least this time,
+/// unless more than [`GENERATION_SIZE`] others follow it. The changes of a request that takes
+/// longer may begin a new session.
+const RETENTION: Duration = Duration::from_secs(600);
 
-/// So many endings are kept at least, and twice as many at most.
-const MANY: usize = 10_000;
+/// The size at which a generation is replaced: at least this many endings are remembered, and at
+/// most twice as many.
+const GENERATION_SIZE: usize = 10_000;
 
 #[derive(Debug, Default)]
 pub(crate) struct RecentlyEnded {
-    /// How many were noted until now. Every request reads it, so it costs less than a clock.
+    /// The number of endings recorded so far. Every request reads it, which costs less than reading
+    /// a clock.
     noted: AtomicU64,
-    known: Mutex<Generations>,
-    /// One that was under way is over.
+    generations: Mutex<Generations>,
+    /// Notified when a deletion is no longer in flight.
     changed: Condvar,
 }
 
-/// Something is being ended until this is dropped. Only the store knows by then what it has ended.
+/// A guard: a deletion is in flight until this is dropped. Which sessions it has ended is known
+/// only after the store has returned.
 pub(crate) struct DeletionInFlight<'e> {
     recently_ended: &'e RecentlyEnded,
     number: u64,
 }
 
-/// A moment: how many endings had been noted then.
+/// A point in the order of endings: the number of endings recorded before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Moment(u64);
 
 #[derive(Clone, Copy, Debug)]
 struct EndedSession {
     at: Moment,
-    /// The session whose request has ended it by a call of the manager, perhaps its own.
+    /// The session whose request ended this one by a call of the manager; it may be the same
+    /// session.
     revoked_by: Option<SessionNumber>,
 }
 
-/// Old endings go a generation at a time, so that forgetting costs nothing per request.
+/// Endings in two generations. A whole generation is dropped at a time, so forgetting costs a
+/// request nothing.
 #[derive(Debug, Default)]
 struct Generations {
     began: Option<Instant>,
     young: HashMap<SessionIdHash, EndedSession>,
     old: HashMap<SessionIdHash, EndedSession>,
-    /// When all sessions were ended.
+    /// The last revocation of all sessions.
     everyone: Option<EndedSession>,
-    /// How many have begun.
+    /// The number of deletions begun so far.
     begun: u64,
-    /// The numbers of those that are under way.
+    /// The numbers of the deletions in flight.
     under_way: BTreeSet<u64>,
 }
 
 impl RecentlyEnded {
     fn lock(&self) -> MutexGuard<'_, Generations> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.generations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The moment that it is.
+    /// Returns the current point in the order of endings.
     pub(crate) fn now(&self) -> Moment {
         Moment(self.noted.load(Ordering::SeqCst))
     }
 
-    /// The moment of an ending, which is after all that anybody has seen.
+    /// Returns the point of a new ending, which is later than every point returned by
+    /// [`now`](Self::now).
     fn next(&self) -> Moment {
         Moment(self.noted.fetch_add(1, Ordering::SeqCst) + 1)
     }
 
-    /// From before the store is asked to end something until all of that was noted.
+    /// Records that a deletion is in flight. Call this before the store deletes, and drop the guard
+    /// after all endings are recorded.
     pub(crate) fn begin(&self) -> DeletionInFlight<'_> {
-        let mut recently_ended = self.lock();
-        recently_ended.begun += 1;
-        let number = recently_ended.begun;
-        recently_ended.under_way.insert(number);
+        let mut generations = self.lock();
+        generations.begun += 1;
+        let number = generations.begun;
+        generations.under_way.insert(number);
         DeletionInFlight { recently_ended: self, number }
     }
 
-    /// The session of this key was ended now, by the request of a session.
+    /// Records that the request of a session has ended the session of `id_hash`.
     pub(crate) fn note(&self, id_hash: SessionIdHash) {
         self.note_ending(id_hash, None);
     }
 
-    /// The session of this key was ended now, by a call of the manager, which is taken
-    /// for one of the session that this thread has used last.
+    /// Records that a call of the manager has ended the session of `id_hash`. The call is
+    /// attributed to the session that this thread has used last.
     pub(crate) fn note_revocation(&self, id_hash: SessionIdHash) {
         self.note_ending(id_hash, SessionNumber::last_used_here());
     }
 
     fn note_ending(&self, id_hash: SessionIdHash, revoked_by: Option<SessionNumber>) {
         let now = instant();
-        let mut recently_ended = self.lock();
-        let began = *recently_ended.began.get_or_insert(now);
-        if recently_ended.young.len() >= MANY || now.duration_since(began) >= KEPT {
-            recently_ended.old = std::mem::take(&mut recently_ended.young);
-            recently_ended.began = Some(now);
+        let mut generations = self.lock();
+        let began = *generations.began.get_or_insert(now);
+        if generations.young.len() >= GENERATION_SIZE || now.duration_since(began) >= RETENTION {
+            generations.old = std::mem::take(&mut generations.young);
+            generations.began = Some(now);
         }
-        recently_ended.young.insert(id_hash, EndedSession { at: self.next(), revoked_by });
+        generations.young.insert(id_hash, EndedSession { at: self.next(), revoked_by });
     }
 
-    /// All sessions were ended now, by a call of the manager, as above.
+    /// Records that a call of the manager has ended all sessions, and attributes it in the same
+    /// way.
     pub(crate) fn note_revocation_of_everyone(&self) {
-        let mut recently_ended = self.lock();
-        recently_ended.everyone =
+        let mut generations = self.lock();
+        generations.everyone =
             Some(EndedSession { at: self.next(), revoked_by: SessionNumber::last_used_here() });
     }
 
-    /// Whether a call of the manager by the request of the session `by` has ended the session of
-    /// this key since `then`.
+    /// Returns whether the session of `id_hash` was ended since `then` by a call of the manager in
+    /// the request of the session `by`.
     pub(crate) fn was_revoked_by(
         &self,
         id_hash: &SessionIdHash,
@@ -123,36 +134,35 @@ impl RecentlyEnded {
         self.lock().of(id_hash).any(|ending| then < ending.at && ending.revoked_by == Some(by))
     }
 
-    /// Whether the session of this key, which is not live, was ended since `then`; `None` if that
-    /// is not known yet, because deletions are in flight. Never waits.
+    /// Returns whether the session of `id_hash`, which is not live, was ended since `then`, or
+    /// `None` if deletions in flight leave that open. Never blocks.
     pub(crate) fn try_has_ended_since(
         &self,
         id_hash: &SessionIdHash,
         then: Moment,
     ) -> Option<bool> {
-        let recently_ended = self.lock();
-        match recently_ended.has_ended_since(id_hash, then) {
+        let generations = self.lock();
+        match generations.has_ended_since(id_hash, then) {
             true => Some(true),
-            false => recently_ended.under_way.is_empty().then_some(false),
+            false => generations.under_way.is_empty().then_some(false),
         }
     }
 
-    /// Whether the session of this key, which is not live, was ended since `then`. Blocks until the
-    /// deletions in flight have recorded their keys: for writes only, which would otherwise begin a
-    /// new session for a visitor who was just signed out.
+    /// Returns whether the session of `id_hash`, which is not live, was ended since `then`. Blocks
+    /// until the deletions in flight have recorded their endings. For writes only, which would
+    /// otherwise begin a new session for a visitor who has just signed out.
     pub(crate) fn has_ended_since(&self, id_hash: &SessionIdHash, then: Moment) -> bool {
-        let mut recently_ended = self.lock();
-        // Who begins later does not find the session either.
-        let last = recently_ended.begun;
+        let mut generations = self.lock();
+        // A deletion that begins later does not find the session, so it is not awaited.
+        let last = generations.begun;
         loop {
-            if recently_ended.has_ended_since(id_hash, then) {
+            if generations.has_ended_since(id_hash, then) {
                 return true;
             }
-            if recently_ended.under_way.first().is_none_or(|first| *first > last) {
+            if generations.under_way.first().is_none_or(|first| *first > last) {
                 return false;
             }
-            recently_ended =
-                self.changed.wait(recently_ended).unwrap_or_else(PoisonError::into_inner);
+            generations = self.changed.wait(generations).unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
@@ -180,7 +190,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_ending_is_known_to_those_who_were_under_way() {
+    fn an_ending_counts_for_requests_that_began_before_it() {
         let recently_ended = RecentlyEnded::default();
         let id_hash = SessionIdHash::from_bytes([1; 32]);
         let before = recently_ended.now();
@@ -195,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deletion_in_flight_leaves_open_what_it_has_ended() {
+    fn the_result_is_open_while_a_deletion_is_in_flight() {
         let recently_ended = RecentlyEnded::default();
         let (id_hash, other) =
             (SessionIdHash::from_bytes([1; 32]), SessionIdHash::from_bytes([2; 32]));
@@ -218,12 +228,12 @@ mod tests {
             SessionIdHash::from_bytes(bytes)
         };
         let before = recently_ended.now();
-        (0..5 * MANY).for_each(|n| recently_ended.note(id_hash(n)));
+        (0..5 * GENERATION_SIZE).for_each(|n| recently_ended.note(id_hash(n)));
         let kept = {
             let generations = recently_ended.lock();
             generations.young.len() + generations.old.len()
         };
-        assert!(kept <= 2 * MANY);
-        assert!(recently_ended.has_ended_since(&id_hash(5 * MANY - 1), before));
+        assert!(kept <= 2 * GENERATION_SIZE);
+        assert!(recently_ended.has_ended_since(&id_hash(5 * GENERATION_SIZE - 1), before));
     }
 }

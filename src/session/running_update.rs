@@ -1,19 +1,21 @@
-//! The thread that runs a closure of [`Session::update`](crate::Session::update). It holds the
-//! session's lock meanwhile: another use of the session on it would wait for itself.
+//! The thread that runs a closure of [`Session::update`](crate::Session::update). The closure runs
+//! under the session's lock, so a use of the session in it would deadlock; the session checks this
+//! first and fails instead.
 
 use std::sync::{Arc, PoisonError};
 
 use crate::sync::{Mutex, MutexGuard, thread};
 
-/// Clones share what they know: the session has one, and each of its closures.
+/// The running closure of a session, if there is one. Clones share it: the session holds one, and
+/// each of its closures holds one.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Updating(Arc<Mutex<Option<thread::ThreadId>>>);
 
-/// A closure runs, until this is dropped.
+/// A guard: a closure runs until this is dropped.
 pub(super) struct Running<'u>(&'u Updating);
 
 impl Updating {
-    /// Says that a closure runs on this thread.
+    /// Records that a closure runs on this thread.
     pub(super) fn begin(&self) -> Running<'_> {
         *self.thread() = Some(thread::current().id());
         Running(self)

@@ -1,9 +1,9 @@
-//! The queues of requests that update one session: one at a time, first come, first served.
+//! Fair queues of requests that update one session: one at a time, in the order of their arrival.
 //!
-//! An update is committed on the condition that the session has not changed since it was read. The
-//! first try is optimistic. A request that was overtaken joins the queue of its session, and while
-//! there is one, so does every request before its first try. Called by commits only; no code of
-//! the application runs under a lock of these queues.
+//! An update is committed with optimistic concurrency. Its first try does not wait; a request that
+//! finds a newer revision joins the queue of its session, and while the queue exists, so does every
+//! other request before its first try. Called by commits only; no code of the application runs
+//! under its locks.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -17,39 +17,39 @@ use crate::session::context::{BlockingHook, run_blocking};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Condvar, Mutex, MutexGuard, instant, spin_until, thread};
 
-/// The most requests that wait for one session at a time.
-const MOST_WAITING: usize = 64;
+/// The maximum number of requests that wait for one session.
+const MAX_WAITING: usize = 64;
 
-/// The most time from a request's first try to commit to its last.
-const LONGEST: Duration = Duration::from_secs(5);
+/// The maximum time from a request's first try to commit to its last.
+const MAX_WAIT: Duration = Duration::from_secs(5);
 
-/// How many locks the sessions share.
+/// The number of locks over which the sessions are distributed.
 const SHARDS: usize = 64;
 
-/// The queues of all sessions that are updated at this moment.
+/// The queues of all sessions that are being updated.
 #[derive(Debug)]
 pub(crate) struct UpdateQueues {
     shards: [Mutex<Shard>; SHARDS],
 }
 
-/// An entry for each session that is being updated: who waits for it.
+/// The sessions of one shard that are being updated, with their waiters.
 type Shard = HashMap<SessionIdHash, VecDeque<Arc<Waiter>>>;
 
-/// The turn of one request: no other request of this process updates the session until it is
-/// dropped, which gives the turn to the first that waits.
+/// The exclusive right of one request to update a session in this process. Dropping it passes the
+/// turn to the first waiter.
 #[derive(Debug)]
 pub(crate) struct Turn<'q> {
     queues: &'q UpdateQueues,
     id_hash: SessionIdHash,
     deadline: Instant,
-    /// The session as the request before this one has stored it, if that has succeeded; then as
-    /// this one has, for the next.
+    /// The session as the previous holder stored it, if it did; then as this holder stored it, for
+    /// the next.
     pub(crate) newest: Option<Record>,
 }
 
-/// A place in the queue. Dropping it leaves the queue.
+/// A position in a queue. Dropping it leaves the queue.
 #[derive(Debug)]
-struct Place<'q> {
+struct QueuePosition<'q> {
     queues: &'q UpdateQueues,
     id_hash: SessionIdHash,
     deadline: Instant,
@@ -58,20 +58,21 @@ struct Place<'q> {
 
 #[derive(Debug)]
 struct Waiter {
-    state: Mutex<State>,
+    state: Mutex<WaiterState>,
     changed: Condvar,
-    /// Its turn is about to come.
+    /// The waiter is the next in the queue and its turn is close.
     is_next: AtomicBool,
-    /// Its turn has come: worth a look at the state.
+    /// The state may be [`WaiterState::Granted`]. Read without a lock while spinning.
     is_granted: AtomicBool,
-    /// Its thread sleeps. To notify one that does not costs a system call too.
+    /// The thread sleeps. Checked because notifying a thread that does not sleep costs a system
+    /// call too.
     is_asleep: AtomicBool,
 }
 
 impl Waiter {
     fn new(is_next: bool) -> Self {
         Waiter {
-            state: Mutex::new(State::Waiting),
+            state: Mutex::new(WaiterState::Waiting),
             changed: Condvar::new(),
             is_next: AtomicBool::new(is_next),
             is_granted: AtomicBool::new(false),
@@ -79,8 +80,8 @@ impl Waiter {
         }
     }
 
-    /// Wakes its thread, which holds the lock of the state while it falls asleep.
-    fn wake(&self, state: MutexGuard<'_, State>) {
+    /// Wakes the thread, if it sleeps. The thread sets `is_asleep` under the lock of the state.
+    fn wake(&self, state: MutexGuard<'_, WaiterState>) {
         let is_asleep = self.is_asleep.swap(false, Ordering::Relaxed);
         drop(state);
         if is_asleep {
@@ -90,29 +91,29 @@ impl Waiter {
 }
 
 #[derive(Debug)]
-#[allow(clippy::large_enum_variant)] // one for each request that waits
-enum State {
+#[allow(clippy::large_enum_variant)] // one per waiting request
+enum WaiterState {
     Waiting,
-    /// It has the turn, with what [`Turn::newest`] says.
+    /// The waiter has the turn, with the value of [`Turn::newest`].
     Granted(Option<Record>),
-    /// It has taken the turn, or left.
+    /// The waiter has taken the turn or left the queue.
     Gone,
 }
 
-/// What a request gets that asks for a turn.
+/// The result of a request for a turn.
 #[derive(Debug)]
-#[allow(clippy::large_enum_variant)] // it lives on the stack for one commit
+#[allow(clippy::large_enum_variant)] // on the stack for one commit
 enum Entered<'q> {
-    /// The turn, because nobody else has it.
+    /// The turn, because no other request has it.
     Turn(Turn<'q>),
-    /// A place in the queue.
-    Place(Place<'q>),
-    /// Nothing: as many wait as may.
-    Full,
+    /// A position in the queue, because another request has the turn.
+    Queued(QueuePosition<'q>),
+    /// Neither, because the queue is full.
+    QueueFull,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing under these locks panics half-way.
+    // No code under these locks panics, so the data is consistent.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -129,37 +130,40 @@ impl UpdateQueues {
         lock(self.shards.get(usize::from(first) % SHARDS).unwrap_or(zeroth))
     }
 
-    /// A turn to update the session of `id_hash`, if there is a queue for it.
+    /// Waits for a turn to update the session of `id_hash`, if its queue exists; else returns
+    /// `None`.
     ///
     /// # Errors
     /// As [`turn`](Self::turn).
     pub(crate) fn turn_if_contended(
         &self,
-        by: Option<BlockingHook>,
+        hook: Option<BlockingHook>,
         id_hash: &SessionIdHash,
         entered: Instant,
     ) -> Result<Option<Turn<'_>>> {
         let is_contended = self.shard(id_hash).contains_key(id_hash);
-        is_contended.then(|| self.turn(by, id_hash, entered)).transpose()
+        is_contended.then(|| self.turn(hook, id_hash, entered)).transpose()
     }
 
-    /// The turn to update the session of `id_hash`. Waits for the requests that came before, until 5
-    /// seconds have passed since the request has `entered` its commit.
+    /// Waits for a turn to update the session of `id_hash`, at most until 5 seconds after the
+    /// request has `entered` its commit.
     ///
     /// # Errors
     /// [`ErrorKind::Busy`] when the time is over, or at once when 64 requests wait already.
     pub(crate) fn turn(
         &self,
-        by: Option<BlockingHook>,
+        hook: Option<BlockingHook>,
         id_hash: &SessionIdHash,
         entered: Instant,
     ) -> Result<Turn<'_>> {
-        match self.enter(id_hash, entered + LONGEST) {
+        match self.enter(id_hash, entered + MAX_WAIT) {
             Entered::Turn(turn) => Ok(turn),
-            Entered::Place(place) => run_blocking(by, || place.wait().ok_or_else(overtaken)),
-            Entered::Full => {
-                // Refused requests that come again at once would keep those that wait off the
-                // processor.
+            Entered::Queued(position) => {
+                run_blocking(hook, || position.wait().ok_or_else(overtaken))
+            }
+            Entered::QueueFull => {
+                // Without this, refused requests that retry at once would keep the waiting ones off
+                // the processor.
                 thread::yield_now();
                 let why = "too many requests wait to change the session";
                 Err(Error::with_source(ErrorKind::Busy, OPERATION, why))
@@ -181,30 +185,30 @@ impl UpdateQueues {
             }
             Entry::Occupied(occupied) => occupied.into_mut(),
         };
-        if waiting.len() >= MOST_WAITING {
-            return Entered::Full;
+        if waiting.len() >= MAX_WAITING {
+            return Entered::QueueFull;
         }
         let waiter = Arc::new(Waiter::new(waiting.is_empty()));
         waiting.push_back(waiter.clone());
-        Entered::Place(Place { queues: self, id_hash: *id_hash, deadline, waiter })
+        Entered::Queued(QueuePosition { queues: self, id_hash: *id_hash, deadline, waiter })
     }
 
-    /// Gives the turn to the first that waits, or to nobody.
+    /// Passes the turn to the first waiter, or removes the queue if there is none.
     fn pass(&self, id_hash: &SessionIdHash, newest: Option<Record>) {
         let mut shard = self.shard(id_hash);
         let Some(next) = shard.get_mut(id_hash).and_then(VecDeque::pop_front) else {
             shard.remove(id_hash);
             return;
         };
-        // In the same step: who is not in the queue any more has the turn.
+        // Under both locks: a waiter that is not in the queue has the turn.
         let mut state = lock(&next.state);
-        *state = State::Granted(newest);
+        *state = WaiterState::Granted(newest);
         next.is_granted.store(true, Ordering::Relaxed);
         drop(shard);
         next.wake(state);
     }
 
-    /// Takes the waiter out of the queue, if it is still in it.
+    /// Removes the waiter from the queue, if it is in it.
     fn leave(&self, id_hash: &SessionIdHash, waiter: &Arc<Waiter>) {
         if let Some(waiting) = self.shard(id_hash).get_mut(id_hash) {
             waiting.retain(|other| !Arc::ptr_eq(other, waiter));
@@ -213,8 +217,8 @@ impl UpdateQueues {
 }
 
 impl Turn<'_> {
-    /// Wakes the next in the queue, because this turn ends with the commit that begins now. To be
-    /// woken takes about as long as a commit, so the two overlap.
+    /// Wakes the next waiter, because this turn ends with the commit that begins now. Waking a
+    /// thread takes about as long as a commit, so the two overlap.
     pub(crate) fn wake_next(&self) {
         let shard = self.queues.shard(&self.id_hash);
         let next = shard.get(&self.id_hash).and_then(|waiting| waiting.front().cloned());
@@ -226,7 +230,7 @@ impl Turn<'_> {
         }
     }
 
-    /// Whether there is no time for another try.
+    /// Returns whether the deadline for another try has passed.
     pub(crate) fn is_over(&self) -> bool {
         self.deadline <= instant()
     }
@@ -238,15 +242,15 @@ impl Drop for Turn<'_> {
     }
 }
 
-impl<'q> Place<'q> {
-    /// Waits for the turn; `None` if it has not come in time.
+impl<'q> QueuePosition<'q> {
+    /// Waits for the turn; returns `None` at the deadline.
     fn wait(self) -> Option<Turn<'q>> {
         let waiter = &*self.waiter;
-        let mut has_looked_out = false;
+        let mut has_spun = false;
         let mut state = lock(&waiter.state);
-        while matches!(*state, State::Waiting) {
-            if !has_looked_out && waiter.is_next.load(Ordering::Relaxed) {
-                has_looked_out = true;
+        while matches!(*state, WaiterState::Waiting) {
+            if !has_spun && waiter.is_next.load(Ordering::Relaxed) {
+                has_spun = true;
                 drop(state);
                 spin_until(|| waiter.is_granted.load(Ordering::Relaxed));
                 state = lock(&waiter.state);
@@ -256,7 +260,7 @@ impl<'q> Place<'q> {
             if left.is_zero() {
                 drop(state);
                 self.queues.leave(&self.id_hash, &self.waiter);
-                // The turn may have come before that.
+                // The turn may have been granted before the waiter left the queue.
                 return self.take();
             }
             waiter.is_asleep.store(true, Ordering::Relaxed);
@@ -267,24 +271,24 @@ impl<'q> Place<'q> {
         self.take()
     }
 
-    /// The turn, if it has come.
+    /// Returns the turn, if it was granted.
     fn take(&self) -> Option<Turn<'q>> {
-        match std::mem::replace(&mut *lock(&self.waiter.state), State::Gone) {
-            State::Granted(newest) => {
-                let Place { queues, id_hash, deadline, .. } = *self;
+        match std::mem::replace(&mut *lock(&self.waiter.state), WaiterState::Gone) {
+            WaiterState::Granted(newest) => {
+                let QueuePosition { queues, id_hash, deadline, .. } = *self;
                 Some(Turn { queues, id_hash, deadline, newest })
             }
-            State::Waiting | State::Gone => None,
+            WaiterState::Waiting | WaiterState::Gone => None,
         }
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for QueuePosition<'_> {
     fn drop(&mut self) {
-        let has_left = matches!(*lock(&self.waiter.state), State::Gone);
+        let has_left = matches!(*lock(&self.waiter.state), WaiterState::Gone);
         if !has_left {
             self.queues.leave(&self.id_hash, &self.waiter);
-            // A turn that has come is passed on.
+            // A turn that was granted is passed on.
             drop(self.take());
         }
     }
@@ -292,9 +296,9 @@ impl Drop for Place<'_> {
 
 const OPERATION: &str = "update a session";
 
-/// The error of a request whose changes could not be stored in time.
+/// Returns the error of a request whose changes could not be stored in time.
 pub(crate) fn overtaken() -> Error {
-    let why = "others kept changing the session";
+    let why = "other requests kept changing the session";
     Error::with_source(ErrorKind::Busy, OPERATION, why)
 }
 
@@ -313,21 +317,21 @@ mod tests {
     }
 
     fn turn<'q>(queues: &'q UpdateQueues, id_hash: &SessionIdHash) -> Turn<'q> {
-        match queues.enter(id_hash, instant() + LONGEST) {
+        match queues.enter(id_hash, instant() + MAX_WAIT) {
             Entered::Turn(turn) => turn,
             other => panic!("{other:?}"),
         }
     }
 
-    fn place_until<'q>(queues: &'q UpdateQueues, deadline: Instant) -> Place<'q> {
+    fn enqueue_until<'q>(queues: &'q UpdateQueues, deadline: Instant) -> QueuePosition<'q> {
         match queues.enter(&id_hash(1), deadline) {
-            Entered::Place(place) => place,
+            Entered::Queued(position) => position,
             other => panic!("{other:?}"),
         }
     }
 
-    fn place(queues: &UpdateQueues) -> Place<'_> {
-        place_until(queues, instant() + LONGEST * 12)
+    fn enqueue(queues: &UpdateQueues) -> QueuePosition<'_> {
+        enqueue_until(queues, instant() + MAX_WAIT * 12)
     }
 
     fn is_empty(queues: &UpdateQueues) -> bool {
@@ -335,60 +339,60 @@ mod tests {
     }
 
     #[test]
-    fn waiters_get_their_turns_in_the_order_in_which_they_came() {
+    fn waiters_get_their_turns_in_order_of_arrival() {
         let queues = UpdateQueues::default();
         let first = turn(&queues, &id_hash(1));
-        let places: Vec<_> = (0..10).map(|_| place(&queues)).collect();
-        let (tell, told) = channel();
+        let positions: Vec<_> = (0..10).map(|_| enqueue(&queues)).collect();
+        let (sender, receiver) = channel();
         thread::scope(|scope| {
-            // The threads start from the last place to the first.
-            for (number, place) in places.into_iter().enumerate().rev() {
-                let tell = tell.clone();
+            // The threads start in reverse order of their positions.
+            for (number, position) in positions.into_iter().enumerate().rev() {
+                let sender = sender.clone();
                 scope.spawn(move || {
-                    let turn = place.wait().unwrap();
-                    tell.send(number).unwrap();
+                    let turn = position.wait().unwrap();
+                    sender.send(number).unwrap();
                     drop(turn);
                 });
             }
             drop(first);
         });
-        drop(tell);
-        assert_eq!(told.iter().collect::<Vec<_>>(), (0..10).collect::<Vec<_>>());
+        drop(sender);
+        assert_eq!(receiver.iter().collect::<Vec<_>>(), (0..10).collect::<Vec<_>>());
         assert!(is_empty(&queues));
     }
 
     #[test]
-    fn a_turn_is_taken_before_the_first_try_only_where_others_wait() {
+    fn turn_if_contended_waits_only_while_a_queue_exists() {
         let queues = UpdateQueues::default();
         assert!(queues.turn_if_contended(None, &id_hash(1), instant()).unwrap().is_none());
         let first = turn(&queues, &id_hash(1));
-        // It would wait, and has no time to.
-        let late = queues.turn_if_contended(None, &id_hash(1), instant() - LONGEST).unwrap_err();
+        // This request would wait, and its deadline has passed.
+        let late = queues.turn_if_contended(None, &id_hash(1), instant() - MAX_WAIT).unwrap_err();
         assert_eq!(late.kind(), ErrorKind::Busy);
         drop(first);
         assert!(is_empty(&queues));
     }
 
     #[test]
-    fn at_most_64_wait_for_one_session_and_others_do_not_notice() {
+    fn at_most_64_wait_for_one_session_and_none_for_others() {
         let queues = UpdateQueues::default();
         let first = turn(&queues, &id_hash(1));
-        let places: Vec<_> = (0..64).map(|_| place(&queues)).collect();
+        let positions: Vec<_> = (0..64).map(|_| enqueue(&queues)).collect();
         let refused = queues.turn(None, &id_hash(1), instant()).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Busy);
-        // These share a lock.
+        // This session is in the same shard.
         let other = turn(&queues, &id_hash(65));
-        drop(places);
-        drop(place(&queues));
+        drop(positions);
+        drop(enqueue(&queues));
         drop((first, other));
         assert!(is_empty(&queues));
     }
 
     #[test]
-    fn a_waiter_whose_time_is_over_leaves_the_queue_to_the_others() {
+    fn a_waiter_leaves_the_queue_at_its_deadline() {
         let queues = UpdateQueues::default();
         let first = turn(&queues, &id_hash(1));
-        let (late, next) = (place_until(&queues, instant()), place(&queues));
+        let (late, next) = (enqueue_until(&queues, instant()), enqueue(&queues));
         assert!(late.wait().is_none());
         drop(first);
         drop(next.wait().expect("its turn has come"));
@@ -396,10 +400,10 @@ mod tests {
     }
 
     #[test]
-    fn a_place_that_is_dropped_passes_a_turn_on_that_has_come() {
+    fn a_dropped_position_passes_a_granted_turn_on() {
         let queues = UpdateQueues::default();
         let first = turn(&queues, &id_hash(1));
-        let (second, third) = (place(&queues), place(&queues));
+        let (second, third) = (enqueue(&queues), enqueue(&queues));
         drop(first);
         drop(second);
         drop(third.wait().expect("its turn has come"));
@@ -407,10 +411,10 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_comes_with_the_session_as_it_was_stored_last() {
+    fn a_turn_carries_the_session_as_last_stored() {
         let queues = UpdateQueues::default();
         let mut first = turn(&queues, &id_hash(1));
-        let (second, third) = (place(&queues), place(&queues));
+        let (second, third) = (enqueue(&queues), enqueue(&queues));
         let now = Timestamp::from_millis(0);
         let new_session = NewSession::new(Lifetime::default().starting(now)).unwrap();
         first.newest = Some(Record::create(&new_session, now));
@@ -425,10 +429,10 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_in_its_turn_lets_the_next_go_on() {
+    fn a_panic_during_a_turn_passes_the_turn_on() {
         let queues = UpdateQueues::default();
         let first = turn(&queues, &id_hash(1));
-        let next = place(&queues);
+        let next = enqueue(&queues);
         let panicked = catch_unwind(AssertUnwindSafe(|| {
             let _turn = first;
             panic!("as planned");

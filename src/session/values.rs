@@ -1,4 +1,7 @@
-//! The values of a session: read, set, removed and updated by name.
+//! The values of a session: the methods of [`Session`] that read, set, remove and update them by
+//! name.
+//!
+//! Uses `data`, `delta` and the changes of the request. Called by handlers, and by flash messages.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -18,8 +21,8 @@ const REMOVE: &str = "remove a session value";
 const UPDATE: &str = "update a session value";
 
 impl Session {
-    /// The value of `name`; `None` if there is none, or if it is a JSON `null` and a `T` is never
-    /// null.
+    /// Returns the value of `name`; `None` if there is no value, or if it is a JSON `null` that
+    /// does not decode as a `T`.
     ///
     /// # Errors
     /// [`ErrorKind::WrongType`] when the value is not a `T`; and the store's errors when this is
@@ -40,13 +43,13 @@ impl Session {
             }
         };
         let public_id = state.known.public_id();
-        // The application's code decodes it.
+        // Decoding runs code of the application, so the lock is released first.
         drop(state);
         let Some(value) = value else { return Ok(None) };
         decode(name, &value).inspect_err(|error| self.report(error, public_id))
     }
 
-    /// Whether there is a value of `name`. A JSON `null`, such as `None` is stored as, is one.
+    /// Returns whether `name` has a value. A JSON `null`, as which `None` is stored, is a value.
     ///
     /// # Errors
     /// The store's errors when this is the first read.
@@ -62,8 +65,8 @@ impl Session {
         })
     }
 
-    /// All names that have a value, in order. Names of cloakroom's own, which begin with
-    /// `cloakroom.`, are left out.
+    /// Returns the names of all values, sorted, without the names of this crate, which begin with
+    /// `cloakroom.`.
     ///
     /// # Errors
     /// The store's errors when this is the first read.
@@ -75,17 +78,19 @@ impl Session {
         Ok(names.filter(|name| !name.starts_with("cloakroom.")).map(str::to_owned).collect())
     }
 
-    /// Sets `name`. Loads nothing: what is stored is merged with at the end.
+    /// Sets `name`. Does not load the session: the change is merged into the stored session at the
+    /// end of the request.
     ///
     /// # Errors
-    /// The value from before stays.
-    /// - [`ErrorKind::WrongType`] for a value that [`get`](Self::get) could not give back: JSON has
-    ///   no NaN, no infinities and no map keys but strings, numbers and booleans, and arrays and
-    ///   objects are read up to 127 deep;
+    /// After an error the previous value stays.
+    /// - [`ErrorKind::WrongType`] for a value that [`get`](Self::get) could not decode: JSON has no
+    ///   NaN, no infinities and no map keys but strings, numbers and booleans, and arrays and
+    ///   objects are decoded up to 127 levels deep;
     /// - [`ErrorKind::TooLarge`] when the value alone exceeds the limit of a session;
     /// - [`ErrorKind::Invalid`] for a name that begins with `cloakroom.`;
     /// - [`ErrorKind::Closed`] after the end of the request;
-    /// - [`ErrorKind::Unavailable`] when the session was read as empty.
+    /// - [`ErrorKind::Unavailable`] when the session could not be read and the request continues
+    ///   without it.
     pub fn set(&self, name: &str, value: impl Serialize) -> Result<()> {
         check_name(name, SET)?;
         let value = encode(name, &value, self.context.settings.max_bytes, SET)?;
@@ -94,7 +99,7 @@ impl Session {
         Ok(())
     }
 
-    /// Removes `name`. Loads nothing.
+    /// Removes `name`. Does not load the session.
     ///
     /// # Errors
     /// [`ErrorKind::Closed`] after the end of the request, [`ErrorKind::Invalid`] for a name that
@@ -105,22 +110,22 @@ impl Session {
         Ok(())
     }
 
-    /// Removes `name` and gives the value it had, as [`get`](Self::get) does. Two parallel requests
-    /// can both get it: for something that may be used once only, use
+    /// Removes `name` and returns its value, as [`get`](Self::get) does. Two parallel requests can
+    /// both receive the value: for a value that may be used once only, use
     /// [`update_now`](Self::update_now).
     ///
     /// # Errors
-    /// As [`get`](Self::get); the value stays then.
+    /// As [`get`](Self::get); the value stays after an error.
     pub fn take<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
         let value = self.get(name)?;
-        // A null may be there all the same.
+        // The value may be a null, which is to be removed too.
         if value.is_some() || self.contains(name)? {
             self.remove(name)?;
         }
         Ok(value)
     }
 
-    /// Removes every value. The session goes on, and its user stays signed in.
+    /// Removes every value. The session continues, and its user stays signed in.
     ///
     /// # Errors
     /// [`ErrorKind::Closed`] after the end of the request.
@@ -129,22 +134,24 @@ impl Session {
         Ok(())
     }
 
-    /// Changes the value of `name` by `f`, such that no change of a parallel request is lost.
+    /// Changes the value of `name` by `f` without losing a change of a parallel request.
     ///
-    /// `f` runs at once, on what this request sees, as [`get`](Self::get) would give it, and its
-    /// result is returned. It is stored at the end of the request. If another request has changed
-    /// the session by then, `f` runs again, on the thread that stores the changes, on what is
-    /// stored then: so it must depend on nothing but its argument, and the result returned here
-    /// may not be the one that is stored. Where that matters, use [`update_now`](Self::update_now).
+    /// `f` runs immediately on the value that [`get`](Self::get) would return, and this returns its
+    /// result. The result is stored at the end of the request. If another request has changed the
+    /// session before that, `f` runs again on the stored value, on the thread that stores the
+    /// changes. So `f` must depend on its argument only, and the result returned here may differ
+    /// from the stored one. If that matters, use [`update_now`](Self::update_now).
     ///
-    /// Of many requests at once that update one session, 64 wait for each other. For the others
-    /// [`commit`](Self::commit), or the end of the request, fails with [`ErrorKind::Busy`] at once.
+    /// Of the requests that update one session at the same time, 64 wait for each other. For the
+    /// others [`commit`](Self::commit), or the end of the request, fails with [`ErrorKind::Busy`]
+    /// at once.
     ///
-    /// `f` must not use this session, which is locked meanwhile: on the thread on which `f` runs
+    /// `f` must not use this session, whose lock is held meanwhile: on the thread that runs `f`
     /// every call fails with [`ErrorKind::Invalid`], and other threads wait until `f` returns.
     ///
     /// # Errors
-    /// As [`get`](Self::get), and for the result as [`set`](Self::set); the value stays then.
+    /// As [`get`](Self::get), and for the result as [`set`](Self::set). The value stays after an
+    /// error.
     pub fn update<T, F>(&self, name: &str, f: F) -> Result<T>
     where
         T: Serialize + DeserializeOwned,
@@ -155,31 +162,31 @@ impl Session {
         updated(name, &update)
     }
 
-    /// [`update`](Self::update) and [`commit`](Self::commit) in one: changes the value of `name` by
-    /// `f` and stores it at once, together with whatever else this request has changed so far.
-    /// Returns the result that was stored, or `None` if nothing was, because the session had ended
-    /// or had been renewed before it could be, or because this request
-    /// [ignores](Self::ignore) it.
+    /// Changes the value of `name` by `f` and stores it immediately, together with the other
+    /// changes of this request: [`update`](Self::update) and [`commit`](Self::commit) in one.
     ///
-    /// Of parallel requests with one session each gets the result of a turn of its own, so that
-    /// something can be used once only:
+    /// Returns the stored result. Returns `None` if nothing was stored, because the session had
+    /// ended or its id had been replaced, or because this request [ignores](Self::ignore) the
+    /// session.
+    ///
+    /// Parallel requests of one session take turns, and `f` runs on the result of the turn before.
+    /// A value can therefore be used once only:
     ///
     /// ```
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
     /// # let session = sessions.open(None);
     /// let uses = session.update_now("coupon_uses", |uses: Option<u32>| uses.unwrap_or(0) + 1)?;
     /// if uses == Some(1) {
-    ///     // Exactly one request comes here.
+    ///     // Exactly one request takes this branch.
     /// }
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
     ///
-    /// Where there is no session, one begins: parallel first requests of one visitor have a
-    /// session each.
+    /// Without a session, one begins: parallel first requests of one visitor each begin their own.
     ///
     /// # Errors
-    /// As [`update`](Self::update), and the store's. The value is as it was, then and at the end of
-    /// the request; the other changes are tried again at the end.
+    /// As [`update`](Self::update), and the store's errors. After an error the value is unchanged,
+    /// now and at the end of the request; the other changes are retried at the end.
     pub fn update_now<T, F>(&self, name: &str, f: F) -> Result<Option<T>>
     where
         T: Serialize + DeserializeOwned,
@@ -202,24 +209,24 @@ impl Session {
         }
     }
 
-    /// The step that both updates take first.
+    /// Records an update, for both public methods.
     fn compute<T, F>(&self, name: &str, f: F) -> Result<Latest>
     where
         T: Serialize + DeserializeOwned,
         F: Fn(Option<T>) -> T + Send + 'static,
     {
         let max_bytes = self.context.settings.max_bytes;
-        let its_name: Box<str> = name.into();
+        let owned_name: Box<str> = name.into();
         self.compute_json(name, move |now| {
-            let now = now.map_or(Ok(None), |now| decode(&its_name, now))?;
-            let value = encode(&its_name, &f(now), max_bytes, UPDATE)?;
-            // What a `T` writes but does not read would fail every update from now on.
-            value.decode_named::<T>(&its_name)?;
+            let now = now.map_or(Ok(None), |now| decode(&owned_name, now))?;
+            let value = encode(&owned_name, &f(now), max_bytes, UPDATE)?;
+            // A value that a `T` encodes but does not decode would fail every later update.
+            value.decode_named::<T>(&owned_name)?;
             Ok(Some(value))
         })
     }
 
-    /// An update of the value as JSON, which can also remove it, and has no limit.
+    /// Records an update of the value as JSON. It may remove the value, and has no size limit.
     pub(crate) fn compute_json<F>(&self, name: &str, f: F) -> Result<Latest>
     where
         F: Fn(Option<&Value<'_>>) -> Result<Option<Value<'static>>> + Send + 'static,
@@ -237,7 +244,7 @@ impl Session {
         update.inspect_err(|error| self.report(error, state.known.public_id()))
     }
 
-    /// Tells the operator of a value of a wrong type.
+    /// Raises an event if a value has the wrong type.
     fn report(&self, error: &Error, public_id: Option<PublicId>) {
         if error.kind() == ErrorKind::WrongType {
             self.context.events.raise(&Event::WrongType { public_id: public_id.as_ref(), error });
@@ -245,13 +252,13 @@ impl Session {
     }
 }
 
-/// What an update came to when it was last computed.
+/// Returns the result of an update when it was last computed.
 fn updated<T: DeserializeOwned>(name: &str, update: &Latest) -> Result<T> {
     let none = || Error::new(ErrorKind::Unexpected, UPDATE);
     update.value().ok_or_else(none)?.decode_named(name)
 }
 
-/// The value as a `T`; `None` for a null that is no `T`.
+/// Decodes the value as a `T`; `None` for a null that is no `T`.
 fn decode<T: DeserializeOwned>(name: &str, value: &Value<'_>) -> Result<Option<T>> {
     match value.decode_named(name) {
         Err(_) if value.is_null() => Ok(None),
@@ -275,11 +282,11 @@ fn encode(
     Ok(value)
 }
 
-/// Names of our own are not the application's to change: it would be told of a wrong type later.
+/// Refuses the names of this crate, because a value of another type there would fail later.
 fn check_name(name: &str, operation: &'static str) -> Result<()> {
     match name.starts_with("cloakroom.") {
         true => {
-            let why = "names that begin with `cloakroom.` are its own";
+            let why = "names that begin with `cloakroom.` are reserved";
             Err(Error::with_source(ErrorKind::Invalid, operation, why))
         }
         false => Ok(()),

@@ -1,6 +1,8 @@
-//! Locks, atomics, threads, channels and the clock of the machine, for the modules in which threads
-//! meet: the standard library's, or, in the tests of schedules, those of a scheduler that decides
-//! who goes on, and when a time is over.
+//! Locks, atomics, threads, channels and the monotonic clock, for the modules in which threads
+//! meet.
+//!
+//! Re-exports the standard library and crossbeam; in the schedule tests, the types of a scheduler
+//! that chooses the order of threads and when timeouts expire. Imports nothing of this crate.
 
 #[cfg(schedules)]
 #[path = "../../tests/schedules/scheduled.rs"]

@@ -1,4 +1,4 @@
-//! What the program runs on.
+//! The types of the standard library and of crossbeam.
 
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
@@ -8,23 +8,23 @@ pub(crate) use std::sync::atomic;
 pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
 pub(crate) use std::{thread, thread_local};
 
-/// Looks again and again whether something `is_over`, for about as long as it takes to be put to
-/// sleep and woken. On a machine with one processor, what is waited for could not happen meanwhile.
-#[allow(dead_code)] // only who writes a file waits so, and that is a feature
+/// Spins until `is_over` returns true, for at most 30 µs, which is about the time that putting a
+/// thread to sleep and waking it takes. On a machine with one processor it returns at once, because
+/// no other thread runs meanwhile.
 pub(crate) fn spin_until(is_over: impl Fn() -> bool) {
-    const TIME: Duration = Duration::from_micros(30);
-    static ALONE: LazyLock<bool> =
+    const LIMIT: Duration = Duration::from_micros(30);
+    static IS_SINGLE_CORE: LazyLock<bool> =
         LazyLock::new(|| thread::available_parallelism().is_ok_and(|count| count.get() == 1));
-    if *ALONE {
+    if *IS_SINGLE_CORE {
         return;
     }
     let began = instant();
-    while !is_over() && began.elapsed() < TIME {
+    while !is_over() && began.elapsed() < LIMIT {
         std::hint::spin_loop();
     }
 }
 
-/// The time of the machine, which never goes back.
+/// Returns the time of the monotonic clock.
 pub(crate) fn instant() -> Instant {
     Instant::now()
 }
