@@ -70,7 +70,7 @@ impl Lifetime {
     /// # Errors
     /// [`ErrorKind::Invalid`] for a shorter limit: such a session would expire before its first
     /// use.
-    pub fn check(&self) -> Result<()> {
+    pub fn validate(&self) -> Result<()> {
         let shortest = Duration::from_millis(1);
         match self.idle.iter().chain(&self.absolute).all(|limit| *limit >= shortest) {
             true => Ok(()),
@@ -177,10 +177,10 @@ mod tests {
             Lifetime::fixed(Duration::from_micros(999)),
             Lifetime::default().with_absolute(Duration::ZERO),
         ] {
-            assert_eq!(bad.check().unwrap_err().kind(), ErrorKind::Invalid);
+            assert_eq!(bad.validate().unwrap_err().kind(), ErrorKind::Invalid);
         }
-        Lifetime::default().check().unwrap();
-        Lifetime::idle(Duration::MAX).with_absolute(Duration::MAX).check().unwrap();
+        Lifetime::default().validate().unwrap();
+        Lifetime::idle(Duration::MAX).with_absolute(Duration::MAX).validate().unwrap();
         let endless = Lifetime::fixed(Duration::MAX).starting(at(0));
         assert_eq!(endless.deadline(at(0)), Timestamp::MAX);
     }

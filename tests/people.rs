@@ -38,8 +38,8 @@ fn public_id(app: &App, browser: &Browser) -> PublicId {
 }
 
 fn public_ids(app: &App, name: &str) -> Vec<PublicId> {
-    let list = app.sessions.list_for_user(&user(name), None).unwrap();
-    list.iter().map(|listed| listed.public_id).collect()
+    let list = app.sessions.list_for_user(&user(name), None).unwrap().sessions;
+    list.iter().map(|listed| listed.summary.public_id).collect()
 }
 
 /// What the next request of this browser finds, and the removal of its cookie.
@@ -71,15 +71,24 @@ fn a_list_has_the_sessions_of_its_user_only_and_marks_the_current_one() {
         let bob = app.signed_in("bob");
 
         let current = adas[1].open(&app.sessions);
-        let list = app.sessions.list_for_user(&user("ada"), Some(&current)).unwrap();
+        let list = app.sessions.list_for_user(&user("ada"), Some(&current)).unwrap().sessions;
         let expected: Vec<PublicId> = adas.iter().rev().map(|b| public_id(&app, b)).collect();
-        assert_eq!(list.iter().map(|listed| listed.public_id).collect::<Vec<_>>(), expected);
-        assert_eq!(list.iter().map(|l| l.current).collect::<Vec<_>>(), [false, true, false]);
-        let client = list[1].client.as_ref().unwrap();
+        assert_eq!(
+            list.iter().map(|listed| listed.summary.public_id).collect::<Vec<_>>(),
+            expected
+        );
+        assert_eq!(list.iter().map(|l| l.is_current).collect::<Vec<_>>(), [false, true, false]);
+        let client = list[1].summary.client.as_ref().unwrap();
         assert_eq!(client.address, Some([192, 0, 2, 1].into()));
         assert_eq!(client.user_agent.as_deref(), Some("Lynx/1"));
-        assert!(list[0].created > list[1].created && list[1].created > list[2].created);
-        assert_eq!((list[0].authenticated, list[0].seen), (Some(list[0].created), list[0].created));
+        assert!(
+            list[0].summary.created > list[1].summary.created
+                && list[1].summary.created > list[2].summary.created
+        );
+        assert_eq!(
+            (list[0].summary.authenticated, list[0].summary.seen),
+            (Some(list[0].summary.created), list[0].summary.created)
+        );
         assert_eq!(public_ids(&app, "bob"), [public_id(&app, &bob)]);
         assert_eq!(public_ids(&app, "eve"), []);
 
@@ -115,11 +124,15 @@ fn a_long_list_comes_in_pages_and_is_counted_whole() {
         assert_eq!(app.sessions.count_for_user(&user("ada")).unwrap(), 205);
         let ten = NonZeroUsize::new(10).unwrap();
         let ada = user("ada");
+        let listed = app.sessions.list_for_user(&ada, None).unwrap();
+        assert!(listed.next.is_some(), "the list says that there is more");
         let first = app.sessions.list_page(&SessionFilter::User(&ada), Page::first(ten)).unwrap();
-        let after = Page::after(ten, first.last().unwrap().cursor);
+        let after = Page::after(ten, first.next.unwrap());
         let second = app.sessions.list_page(&SessionFilter::User(&ada), after).unwrap();
-        let both: Vec<PublicId> = first.iter().chain(&second).map(|s| s.public_id).collect();
+        let both: Vec<PublicId> = first.into_iter().chain(second).map(|s| s.public_id).collect();
         assert_eq!(both, public_ids(&app, "ada")[..20]);
+        let all = Page::first(NonZeroUsize::new(205).unwrap());
+        assert_eq!(app.sessions.list_page(&SessionFilter::User(&ada), all).unwrap().next, None);
     });
 }
 
@@ -495,7 +508,10 @@ fn a_step_up_raises_the_level_under_a_new_id_and_a_weaker_sign_in_lowers_it() {
         });
         assert_eq!((level(&ada), public_id(&app, &ada)), (2, handle_before));
         assert_eq!(who(&app.sessions, &before), None);
-        assert_eq!(app.sessions.list_for_user(&user("ada"), None).unwrap()[0].auth_level, 2);
+        assert_eq!(
+            app.sessions.list_for_user(&user("ada"), None).unwrap().sessions[0].summary.auth_level,
+            2
+        );
         ada.request(&app.sessions, |session| sign_in(session, "ada"));
         assert_eq!(level(&ada), 0);
         assert_eq!(level(&Browser::default()), 0);
@@ -515,8 +531,12 @@ fn a_session_of_an_identity_provider_ends_when_the_provider_says_and_never_later
         };
         let short = federated(HOUR);
         let long = federated(HOUR * 24 * 365);
-        let listed = app.sessions.list_for_user(&user("ada"), None).unwrap();
-        assert_eq!(listed[0].deadline, app.clock.now() + HOUR * 24, "the idle limit of ours");
+        let listed = app.sessions.list_for_user(&user("ada"), None).unwrap().sessions;
+        assert_eq!(
+            listed[0].summary.deadline,
+            app.clock.now() + HOUR * 24,
+            "the idle limit of ours"
+        );
         app.clock.advance(HOUR - Duration::from_millis(1));
         assert!(who(&app.sessions, &short).is_some());
         app.clock.advance(Duration::from_millis(1));

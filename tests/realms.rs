@@ -95,14 +95,15 @@ fn lists_limits_and_revocations_act_within_a_realm() {
         for (sessions, name) in [(&one, "one"), (&other, "other")] {
             assert_eq!(sessions.realm().as_str(), name);
             assert_eq!(sessions.count_for_user(&user("ada")).unwrap(), 1);
-            let list = sessions.list_for_user(&user("ada"), None).unwrap();
+            let list = sessions.list_for_user(&user("ada"), None).unwrap().sessions;
             assert_eq!(list.len(), 1);
-            assert_eq!(list[0].realm.as_str(), name);
+            assert_eq!(list[0].summary.realm.as_str(), name);
             let many = Page::first(NonZeroUsize::new(10).unwrap());
-            assert_eq!(sessions.list_page(&SessionFilter::All, many).unwrap().len(), 1);
+            assert_eq!(sessions.list_page(&SessionFilter::All, many).unwrap().sessions.len(), 1);
         }
         // By the other's handle either.
-        let public_id = other.list_for_user(&user("ada"), None).unwrap()[0].public_id;
+        let public_id =
+            other.list_for_user(&user("ada"), None).unwrap().sessions[0].summary.public_id;
         assert!(!one.revoke(&user("ada"), &public_id).unwrap());
         assert_eq!(one.revoke_all(&user("ada")).unwrap(), 1);
         assert!(!alive(&ada_one, &one) && alive(&ada_other, &other));

@@ -94,7 +94,7 @@ pub fn list(sessions: &SessionManager, session: &Session) -> Result<Answer> {
         list => list?,
     };
     let csrf = session.csrf_field()?;
-    Ok(Answer::Page(pages::sessions(&list, SystemClock.now(), &csrf, &session.flashes()?)))
+    Ok(Answer::Page(pages::sessions(&list.sessions, SystemClock.now(), &csrf, &session.flashes()?)))
 }
 
 /// `POST /sessions/revoke`: ends the session of this handle, if it is the user's own.

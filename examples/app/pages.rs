@@ -30,26 +30,26 @@ pub fn home(visits: u64, user: Option<&str>, csrf: &str, flashes: &[Flash]) -> S
 
 pub fn sessions(list: &[UserSession], now: Timestamp, csrf: &str, flashes: &[Flash]) -> String {
     let mut items = String::new();
-    for listed in list {
-        let client = listed.client.as_ref();
+    for UserSession { summary, is_current, .. } in list {
+        let client = summary.client.as_ref();
         let agent = client.and_then(|client| client.user_agent.as_deref()).unwrap_or("unknown");
         let address = client.and_then(|client| client.address);
         let address = address.map_or("nowhere known".to_owned(), |address| address.to_string());
-        let end = match listed.current {
+        let end = match is_current {
             true => "<p><em>this session</em></p>".to_owned(),
             false => format!(
                 "<form method=\"post\" action=\"/sessions/revoke\">{csrf}
                  <input type=\"hidden\" name=\"handle\" value=\"{}\">
                  <button>End it</button></form>",
-                listed.public_id
+                summary.public_id
             ),
         };
         let _ = write!(
             items,
             "<li><p>{}</p><small>from {address}, signed in {}, last seen {}</small>{end}</li>",
             escape(agent),
-            ago(now.since(listed.authenticated.unwrap_or(listed.created))),
-            ago(now.since(listed.seen)),
+            ago(now.since(summary.authenticated.unwrap_or(summary.created))),
+            ago(now.since(summary.seen)),
         );
     }
     let body = format!(

@@ -177,7 +177,7 @@ mod tests {
             assert_eq!(read(config(encrypted, &[2])), None);
             assert_eq!(read(config(!encrypted, &[1])), None);
             assert_eq!(header.contains(&id.reveal()), !encrypted);
-            config(encrypted, &[1]).check().unwrap();
+            config(encrypted, &[1]).validate().unwrap();
         }
     }
 

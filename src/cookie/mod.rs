@@ -197,7 +197,7 @@ impl CookieConfig {
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`], with the reason as text.
-    pub fn check(&self) -> Result<()> {
+    pub fn validate(&self) -> Result<()> {
         let prefixed = |prefix: &str| {
             // Browsers compare the prefixes case-insensitively.
             self.name.get(..prefix.len()).is_some_and(|have| have.eq_ignore_ascii_case(prefix))
@@ -440,7 +440,7 @@ mod tests {
             id.reveal()
         );
         assert_eq!(cookie, expected);
-        CookieConfig::new().check().unwrap();
+        CookieConfig::new().validate().unwrap();
     }
 
     #[test]
@@ -516,17 +516,22 @@ mod tests {
             (new().name("x").domain("a".repeat(64)), "labels"),
             (new().name("x").domain(["a"; 200].join(".")), "253"),
         ] {
-            let error = bad.check().unwrap_err();
+            let error = bad.validate().unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Invalid);
             assert!(format!("{error:?}").contains(reason), "{error:?}");
         }
-        CookieConfig::insecure_http().check().unwrap();
-        new().name("__Secure-id").domain("example.org").path("/app").check().unwrap();
-        new().name("__Host-Http-id").check().unwrap();
-        new().name("__Http-id").path("/app").domain("example.org").check().unwrap();
-        new().partitioned(true).same_site(SameSite::None).extra("Priority=High").check().unwrap();
-        new().extra("Path-like=x").check().unwrap();
-        new().name("x").path("/".repeat(1024)).domain(".a-b.example.org").check().unwrap();
+        CookieConfig::insecure_http().validate().unwrap();
+        new().name("__Secure-id").domain("example.org").path("/app").validate().unwrap();
+        new().name("__Host-Http-id").validate().unwrap();
+        new().name("__Http-id").path("/app").domain("example.org").validate().unwrap();
+        new()
+            .partitioned(true)
+            .same_site(SameSite::None)
+            .extra("Priority=High")
+            .validate()
+            .unwrap();
+        new().extra("Path-like=x").validate().unwrap();
+        new().name("x").path("/".repeat(1024)).domain(".a-b.example.org").validate().unwrap();
     }
 
     #[test]

@@ -382,7 +382,7 @@ impl SessionManagerBuilder {
                 return Err(Error::with_source(ErrorKind::Invalid, "read a former cookie", why));
             }
             let former = cookie.clone().name(name);
-            former.check()?;
+            former.validate()?;
             // A former cookie may date from before this manager's realm was set, or from after.
             for realm in [Some(Realm::new(former.name_text())?), named.clone()] {
                 let Some(realm) = realm.map(|realm| realm.tag()) else { continue };
@@ -410,12 +410,12 @@ impl SessionManagerBuilder {
     pub fn build(mut self) -> Result<SessionManager> {
         let invalid = |why| Error::with_source(ErrorKind::Invalid, "configure sessions", why);
         let settings = &self.settings;
-        settings.lifetime.check()?;
+        settings.lifetime.validate()?;
         if let Some(lifetime) = &settings.browser_session {
-            lifetime.check()?;
+            lifetime.validate()?;
         }
         match &settings.transport {
-            Transport::Cookie(cookie) => cookie.check()?,
+            Transport::Cookie(cookie) => cookie.validate()?,
             Transport::Header(name) => {
                 if name.is_empty() || !name.bytes().all(cookie::is_token) {
                     return Err(invalid(

@@ -21,7 +21,7 @@ use crate::session::{Context, Session, Transport, run_blocking};
 pub use crate::session::{BlockingHook, OnLoadFailure};
 pub use builder::SessionManagerBuilder;
 pub use review::{Finding, Review};
-pub use users::UserSession;
+pub use users::{SessionPage, UserSession};
 
 /// Sessions of one application, or of one part of it. Cloning gives another handle to the same.
 ///

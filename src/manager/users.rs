@@ -4,36 +4,51 @@
 //! requests under way.
 
 use std::num::NonZeroUsize;
-use std::ops::Deref;
 
 use crate::backend::{Page, SessionFilter, SessionIndex};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::id::{IdpSessionId, PublicId, UserKey};
 use crate::manager::SessionManager;
-use crate::record::{Stats, Summary};
+use crate::record::{Cursor, Stats, Summary};
 use crate::session::{Session, run_blocking};
 
-/// The number of sessions in a page: a list of a user's sessions contains one page at most.
-/// [`SessionManager::list_page`] lists all.
+/// The number of sessions in a list of one user's sessions.
 const PAGE_SIZE: NonZeroUsize = NonZeroUsize::MIN.saturating_add(99);
+
+/// One page of a list of live sessions, the newest first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SessionPage<T = Summary> {
+    /// The sessions of this page.
+    pub sessions: Vec<T>,
+    /// Where the next page begins, for [`Page::after`]. `None` if this page is the last.
+    pub next: Option<Cursor>,
+}
+
+impl<T> SessionPage<T> {
+    fn map<U>(self, f: impl FnMut(T) -> U) -> SessionPage<U> {
+        SessionPage { sessions: self.sessions.into_iter().map(f).collect(), next: self.next }
+    }
+}
+
+impl<T> IntoIterator for SessionPage<T> {
+    type Item = T;
+    type IntoIter = std::vec::IntoIter<T>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.sessions.into_iter()
+    }
+}
 
 /// A session in a list of a user's sessions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct UserSession {
-    /// The public id, times, client and so on. [`Deref`] gives direct access to these fields.
+    /// The public id, times, client and so on.
     pub summary: Summary,
     /// Whether this is the session of the request that asked for the list.
-    pub current: bool,
-}
-
-impl Deref for UserSession {
-    type Target = Summary;
-
-    fn deref(&self) -> &Summary {
-        &self.summary
-    }
+    pub is_current: bool,
 }
 
 /// Lists and revocations, in this manager's [realm](SessionManager::realm).
@@ -47,7 +62,8 @@ impl Deref for UserSession {
 impl SessionManager {
     /// Lists the live sessions of `user`, the newest first and at most one hundred. The session
     /// `current` is marked. The list contains public ids, by which [`revoke`](Self::revoke) ends a
-    /// session, and no session ids.
+    /// session, and no session ids. If it has a [`next`](SessionPage::next), the user has more
+    /// sessions, which [`list_page`](Self::list_page) lists.
     ///
     /// # Errors
     /// The store's errors.
@@ -55,24 +71,30 @@ impl SessionManager {
         &self,
         user: &UserKey,
         current: Option<&Session>,
-    ) -> Result<Vec<UserSession>> {
+    ) -> Result<SessionPage<UserSession>> {
         let current = current.map(Session::public_id).transpose()?.flatten();
         let page = self.list_page(&SessionFilter::User(user), Page::first(PAGE_SIZE))?;
-        let mark = |summary: Summary| {
-            let current = current == Some(summary.public_id);
-            UserSession { summary, current }
-        };
-        Ok(page.into_iter().map(mark).collect())
+        Ok(page.map(|summary| {
+            let is_current = current == Some(summary.public_id);
+            UserSession { summary, is_current }
+        }))
     }
 
     /// Lists one page of the live sessions of this manager's realm, the newest first.
     ///
     /// # Errors
     /// The store's errors.
-    pub fn list_page(&self, filter: &SessionFilter<'_>, page: Page) -> Result<Vec<Summary>> {
+    pub fn list_page(&self, filter: &SessionFilter<'_>, page: Page) -> Result<SessionPage> {
         let index = self.index("list sessions")?;
         let filter = SessionFilter::InRealm(self.realm(), filter);
-        run_blocking(self.blocking_hook, || index.list(&filter, page, self.context.now()))
+        // One more than asked for shows whether there is a next page.
+        let one_more = Page { limit: page.limit.saturating_add(1), ..page };
+        let mut sessions =
+            run_blocking(self.blocking_hook, || index.list(&filter, one_more, self.context.now()))?;
+        let has_more = sessions.len() > page.limit.get();
+        sessions.truncate(page.limit.get());
+        let next = sessions.last().filter(|_| has_more).map(|last| last.cursor);
+        Ok(SessionPage { sessions, next })
     }
 
     /// Counts the live sessions of `user`.
@@ -82,13 +104,12 @@ impl SessionManager {
     pub fn count_for_user(&self, user: &UserKey) -> Result<usize> {
         let (mut count, mut page) = (0, Page::first(PAGE_SIZE));
         loop {
-            let listed = self.list_page(&SessionFilter::User(user), page)?;
-            count += listed.len();
-            match listed.last() {
-                Some(last) if listed.len() == PAGE_SIZE.get() => {
-                    page = Page::after(PAGE_SIZE, last.cursor);
-                }
-                _ => return Ok(count),
+            let SessionPage { sessions, next } =
+                self.list_page(&SessionFilter::User(user), page)?;
+            count += sessions.len();
+            match next {
+                Some(next) => page = Page::after(PAGE_SIZE, next),
+                None => return Ok(count),
             }
         }
     }

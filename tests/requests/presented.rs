@@ -281,8 +281,8 @@ fn the_client_is_found_in_the_last_of_many_forwarded_fields() {
             crate::common::in_process::sign_in(&session, "ada");
             complete(&app.sessions, &session);
             let user = cloakroom::UserKey::new("ada").unwrap();
-            let list = app.sessions.list_for_user(&user, None).unwrap();
-            let address = list[0].client.as_ref().unwrap().address;
+            let list = app.sessions.list_for_user(&user, None).unwrap().sessions;
+            let address = list[0].summary.client.as_ref().unwrap().address;
             assert_eq!(address, Some("192.0.2.7".parse().unwrap()));
         },
     );
