@@ -21,7 +21,7 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
 pub(crate) fn serve(sessions: SessionManager) -> Result<(), Box<dyn Error + Send + Sync>> {
     let handler = {
         let sessions = sessions.clone();
-        move |request: &Request| public_id(&sessions, request)
+        move |request: &Request| handle(&sessions, request)
     };
     let server = Server::new(app::address(), handler)?;
     println!("listening on http://{}", server.server_addr());
@@ -39,7 +39,7 @@ pub(crate) fn serve(sessions: SessionManager) -> Result<(), Box<dyn Error + Send
     Ok(())
 }
 
-fn public_id(sessions: &SessionManager, request: &Request) -> Response {
+fn handle(sessions: &SessionManager, request: &Request) -> Response {
     web::rouille::session(sessions, request, |session| {
         // An error that is returned is a 500; a form that lacks a field is the client's.
         macro_rules! form {

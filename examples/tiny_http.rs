@@ -54,7 +54,7 @@ fn answer(sessions: &SessionManager, mut request: Request) {
     };
     let session = sessions.open(head);
     let sorry = |status: u16| Response::from_string("Sorry.").with_status_code(status);
-    let work = || public_id(sessions, &session, request.method(), request.url(), &body);
+    let work = || handle(sessions, &session, request.method(), request.url(), &body);
     let (page, outcome) = match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(page)) => (page, Outcome::Completed),
         Ok(Err(error)) => (sorry(sessions.failed(&error)), Outcome::ServerError),
@@ -71,7 +71,7 @@ fn answer(sessions: &SessionManager, mut request: Request) {
     drop(request.respond(page));
 }
 
-fn public_id(
+fn handle(
     sessions: &SessionManager,
     session: &Session,
     method: &Method,
@@ -88,7 +88,7 @@ fn public_id(
         (Method::Post, "/sign-out") => app::sign_out(session, &field("csrf"))?,
         (Method::Get, "/sessions") => app::list(sessions, session)?,
         (Method::Post, "/sessions/revoke") => {
-            app::revoke(sessions, session, &field("csrf"), &field("handle"))?
+            app::revoke(sessions, session, &field("csrf"), &field("public_id"))?
         }
         (Method::Post, "/sessions/revoke-others") => {
             app::revoke_others(sessions, session, &field("csrf"))?

@@ -403,7 +403,7 @@ fn while_64_requests_wait_for_the_store_a_route_without_a_session_answers() {
     for (call, request, answer) in [
         (Call::Load, client::Request::get("/visits"), "7"),
         (Call::Load, client::Request::post("/sign-in"), "done"),
-        (Call::Commit, client::Request::post("/commit"), "Kept"),
+        (Call::Commit, client::Request::post("/commit"), "Stored"),
         (Call::Commit, client::Request::post("/begin"), "begun"),
         (Call::Commit, client::Request::post("/sign-in"), "done"),
         (Call::Commit, client::Request::post("/sign-out"), "out"),

@@ -331,7 +331,7 @@ fn a_manager_works_within_a_local_set_of_rockets_runtime() {
     let send = |path| send(server.address, &client::Request::post(path)).unwrap();
     for _ in 0..3 {
         let response = send("/local-set");
-        assert_eq!((response.status, response.text()), (200, "Kept"));
+        assert_eq!((response.status, response.text()), (200, "Stored"));
     }
     assert_eq!(sessions.events().count(EventKind::Created), 3);
     assert_eq!(sessions.events().count(EventKind::HandlerFailed), 0);
