@@ -63,6 +63,7 @@ pub mod http;
 pub mod id;
 pub mod lifetime;
 pub mod manager;
+mod message;
 pub mod policy;
 mod process;
 #[cfg(all(doctest, feature = "cli", feature = "rocket", feature = "rouille", feature = "testing"))]
