@@ -39,7 +39,8 @@
 //! | what can go wrong | [`ErrorKind`] |
 //! | what is told to the operator | [`event::Event`] |
 //! | tests of an application | [`clock::ManualClock`], [`MemoryStore`], `testing` |
-//! | a store of your own | [`store::Store`], `conformance` |
+//! | a store of your own | [`backend::Store`], `conformance` |
+//! | an adapter of your own for a web framework | [`http::Adapter`] |
 
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
