@@ -271,8 +271,8 @@ mod tests {
             (&["", "https"], false),
             (&[], false),
         ] {
-            let fields = fields.iter().map(|value| ("x-forwarded-proto", *value));
-            let head = Adapter::new(&sessions).head(fields);
+            let pairs = fields.iter().map(|value| ("x-forwarded-proto", *value));
+            let head = Adapter::new(&sessions).head(pairs);
             assert_eq!(head.secure, secure, "{fields:?}");
         }
     }

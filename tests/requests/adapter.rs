@@ -112,7 +112,8 @@ fn a_response_whose_session_was_not_used_stays_as_it_is() {
 
 #[test]
 fn a_failed_or_panicking_handler_gets_the_error_page_and_discards_its_changes() {
-    let handlers: [(fn(&Session) -> Handled, u16, EventKind); 4] = [
+    type Case = (fn(&Session) -> Handled, u16, EventKind);
+    let cases: [Case; 4] = [
         (|_| Err("the printer is on fire".into()), 500, EventKind::HandlerFailed),
         (|_| panic!("as planned"), 500, EventKind::HandlerFailed),
         (
@@ -127,7 +128,7 @@ fn a_failed_or_panicking_handler_gets_the_error_page_and_discards_its_changes() 
         ),
     ];
     on_both_stores(defaults, |app| {
-        for (handler, status, kind) in handlers {
+        for (handler, status, kind) in cases {
             let (browser, before) = (app.visitor(1), app.count(kind));
             let answer = run(&app, &browser, |session| {
                 session.set("n", 2)?;
