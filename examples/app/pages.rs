@@ -1,4 +1,4 @@
-//! What the pages look like.
+//! The HTML of the pages.
 
 use std::fmt::Write;
 use std::time::Duration;
