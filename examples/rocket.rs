@@ -1,4 +1,4 @@
-//! The application of `examples/rouille.rs` on Rocket: visits are counted, users sign in and out.
+//! The application of `examples/rouille.rs` on Rocket: it counts visits, and users sign in and out.
 //!
 //! `cargo run --release --features rocket --example rocket`, then open the address it prints.
 //! `examples/app/mod.rs` lists its settings.
@@ -34,8 +34,7 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
         .launch()
         .await?;
 
-    // Activity that is still pending would be written anyway when the last manager is dropped;
-    // here a failure is seen.
+    // Dropping the last manager writes pending activity too, but returns no error.
     sessions.flush()?;
     println!("stopped");
     Ok(())

@@ -1,4 +1,4 @@
-//! A small application on rouille: visits are counted, users sign in and out.
+//! A small application on rouille: it counts visits, and users sign in and out.
 //!
 //! `cargo run --release --features rouille --example rouille`, then open the address it prints.
 //! `CLOAKROOM_ADDR` and `CLOAKROOM_DB` choose another address and another database file; all
@@ -17,11 +17,11 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     serve(app::sessions("rouille")?)
 }
 
-/// Serves until it is told to stop.
+/// Serves until a signal stops it.
 pub(crate) fn serve(sessions: SessionManager) -> Result<(), Box<dyn Error + Send + Sync>> {
     let handler = {
         let sessions = sessions.clone();
-        move |request: &Request| public_id(&sessions, request)
+        move |request: &Request| handle(&sessions, request)
     };
     let server = Server::new(app::address(), handler)?;
     println!("listening on http://{}", server.server_addr());
@@ -32,16 +32,15 @@ pub(crate) fn serve(sessions: SessionManager) -> Result<(), Box<dyn Error + Send
     })?;
     let _ = serving.join();
 
-    // Activity that is still pending would be written anyway when the last manager is dropped;
-    // here a failure is seen.
+    // Dropping the last manager writes pending activity too, but returns no error.
     sessions.flush()?;
     println!("stopped");
     Ok(())
 }
 
-fn public_id(sessions: &SessionManager, request: &Request) -> Response {
+fn handle(sessions: &SessionManager, request: &Request) -> Response {
     web::rouille::session(sessions, request, |session| {
-        // An error that is returned is a 500; a form that lacks a field is the client's.
+        // A returned error is a 500; a form without a field is an error of the client.
         macro_rules! form {
             ($($field:ident),*) => {
                 match post_input!(request, { $($field: String),* }) {

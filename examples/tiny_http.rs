@@ -1,22 +1,19 @@
-//! The same application on tiny_http, for which there is no adapter: `open` and `close` are all
-//! that a server needs. The glue is in `answer`.
+//! The same application on tiny_http, with an adapter written by hand: `answer` translates the
+//! request, and `Page` the response.
 //!
 //! `cargo run --release --example tiny_http`
 
 mod app;
 
 use std::error::Error;
-use std::io::Read;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::io::{self, Read};
 use std::sync::Arc;
 use std::thread;
 
 use app::Answer;
-use cloakroom::http::Outcome;
+use cloakroom::http::{self, Adapter};
 use cloakroom::{Session, SessionManager};
-use tiny_http::{Header, Method, Request, Response, Server, StatusCode};
-
-type Page = Response<std::io::Cursor<Vec<u8>>>;
+use tiny_http::{Header, Method, Request, Response, Server};
 
 fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     env_logger::init();
@@ -31,7 +28,8 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
         for _ in 0..8 {
             scope.spawn(|| {
                 while let Ok(request) = server.recv() {
-                    answer(&sessions, request);
+                    // A client that has disconnected does not need its response.
+                    drop(answer(&sessions, request));
                 }
             });
         }
@@ -41,37 +39,25 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     Ok(())
 }
 
-fn answer(sessions: &SessionManager, mut request: Request) {
+fn answer(sessions: &SessionManager, mut request: Request) -> io::Result<()> {
     let mut body = String::new();
     if request.as_reader().take(64 << 10).read_to_string(&mut body).is_err() {
-        return drop(request.respond(Response::empty(400)));
+        return request.respond(Response::empty(400));
     }
+    let adapter = Adapter::new(sessions);
     let headers = request.headers().iter();
-    let head = sessions.head(headers.map(|h| (h.field.as_str().as_str(), h.value.as_str())));
+    let head = adapter.head(headers.map(|h| (h.field.as_str().as_str(), h.value.as_str())));
     let head = match request.remote_addr() {
-        Some(address) => head.peer(address.ip()),
+        Some(address) => head.peer_addr(address.ip()),
         None => head,
     };
-    let session = sessions.open(head);
-    let sorry = |status: u16| Response::from_string("Sorry.").with_status_code(status);
-    let work = || public_id(sessions, &session, request.method(), request.url(), &body);
-    let (page, outcome) = match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(Ok(page)) => (page, Outcome::Completed),
-        Ok(Err(error)) => (sorry(sessions.failed(&error)), Outcome::ServerError),
-        Err(_) => (sorry(500), Outcome::Panicked),
-    };
-    let (page, headers) = match sessions.close(&session, outcome) {
-        Ok(headers) => (page, headers),
-        Err(error) => (sorry(sessions.failed(&error)), sessions.headers_on_error(&session)),
-    };
-    let page = headers.iter().fold(page, |page, (name, value)| {
-        page.with_header(Header::from_bytes(name, value).expect("headers are plain ASCII"))
-    });
-    // A client that has gone does not need its answer.
-    drop(request.respond(page));
+    let handler =
+        |session: &Session| Ok(handle(sessions, session, request.method(), request.url(), &body)?);
+    let page = adapter.run(head, handler, |status| Page::new(status, "Sorry."));
+    request.respond(page.0)
 }
 
-fn public_id(
+fn handle(
     sessions: &SessionManager,
     session: &Session,
     method: &Method,
@@ -88,20 +74,40 @@ fn public_id(
         (Method::Post, "/sign-out") => app::sign_out(session, &field("csrf"))?,
         (Method::Get, "/sessions") => app::list(sessions, session)?,
         (Method::Post, "/sessions/revoke") => {
-            app::revoke(sessions, session, &field("csrf"), &field("handle"))?
+            app::revoke(sessions, session, &field("csrf"), &field("public_id"))?
         }
         (Method::Post, "/sessions/revoke-others") => {
             app::revoke_others(sessions, session, &field("csrf"))?
         }
-        _ => return Ok(Response::from_string("").with_status_code(StatusCode(404))),
+        _ => return Ok(Page::new(404, "")),
     };
-    let header = |name, value| Header::from_bytes(name, value).expect("plain ASCII");
     Ok(match answer {
-        Answer::Page(html) => Response::from_string(html)
-            .with_header(header("Content-Type", "text/html; charset=utf-8")),
-        Answer::See(path) => {
-            Response::from_string("").with_status_code(303).with_header(header("Location", path))
-        }
-        Answer::Forbidden => Response::from_string("This form has expired.").with_status_code(403),
+        Answer::Page(html) => Page::new(200, html).with("Content-Type", "text/html; charset=utf-8"),
+        Answer::See(path) => Page::new(303, "").with("Location", path),
+        Answer::Forbidden => Page::new(403, "This form has expired."),
     })
+}
+
+/// A response of tiny_http in a type of this program, for which it can implement the trait.
+struct Page(Response<io::Cursor<Vec<u8>>>);
+
+impl http::Response for Page {
+    fn status_code(&self) -> u16 {
+        self.0.status_code().0
+    }
+
+    fn append_header(&mut self, name: &str, value: &str) {
+        self.0.add_header(Header::from_bytes(name, value).expect("headers are plain ASCII"));
+    }
+}
+
+impl Page {
+    fn new(status: u16, body: impl Into<String>) -> Self {
+        Page(Response::from_string(body).with_status_code(status))
+    }
+
+    fn with(mut self, name: &str, value: &str) -> Self {
+        http::Response::append_header(&mut self, name, value);
+        self
+    }
 }

@@ -39,7 +39,8 @@
 //! | what can go wrong | [`ErrorKind`] |
 //! | what is told to the operator | [`event::Event`] |
 //! | tests of an application | [`clock::ManualClock`], [`MemoryStore`], `testing` |
-//! | a store of your own | [`store::Store`], `conformance` |
+//! | a store of your own | [`backend::Store`], `conformance` |
+//! | an adapter of your own for a web framework | [`http::Adapter`] |
 
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
@@ -63,6 +64,7 @@ pub mod http;
 pub mod id;
 pub mod lifetime;
 pub mod manager;
+mod message;
 pub mod policy;
 mod process;
 #[cfg(all(doctest, feature = "cli", feature = "rocket", feature = "rouille", feature = "testing"))]

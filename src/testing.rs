@@ -47,9 +47,9 @@ use crate::backend::{
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
-use crate::http::Outcome;
 use crate::id::{SessionIdHash, UserKey};
 use crate::manager::SessionManager;
+use crate::message::Outcome;
 use crate::record::Touch;
 use crate::session::{Session, SignIn};
 

@@ -8,7 +8,7 @@ mod common;
 #[path = "lazy/adapters.rs"]
 mod adapters;
 
-use cloakroom::http::{Outcome, RequestHead};
+use cloakroom::http::{Adapter, Outcome, RequestHead};
 use common::in_process::{App, Browser, defaults, on_both_stores};
 
 /// Allocations and calls of the store from the opening of a session to its end.
@@ -34,8 +34,8 @@ fn a_request_without_our_cookie_that_ignores_the_session_allocates_nothing_and_a
             none().cookie(""),
             none().cookie(others),
             (0..100).fold(none(), |head, _| head.cookie(others)),
-            none().cookie("__Host-id=").peer(peer),
-            none().cookie(others).host("example.org").secure(true).peer(peer),
+            none().cookie("__Host-id=").peer_addr(peer),
+            none().cookie(others).host("example.org").secure(true).peer_addr(peer),
             none().id("not looked at"),
         ] {
             assert_eq!(cost(&app, head.clone()), (0, 0), "{head:?}");
@@ -59,7 +59,7 @@ fn any_number_of_other_cookies_costs_nothing() {
             let pairs = || fields.iter().map(|field| ("cookie", field.as_str()));
             let before = app.store.all_calls();
             let allocations = allocation_counter::measure(|| {
-                let session = app.sessions.open(app.sessions.head(pairs()));
+                let session = app.sessions.open(Adapter::new(&app.sessions).head(pairs()));
                 let headers = app.sessions.close(&session, Outcome::Completed).unwrap();
                 assert!(headers.iter().next().is_none());
             });
@@ -76,7 +76,7 @@ fn a_live_session_behind_other_cookies_that_is_ignored_costs_nothing() {
             fields.push(ours.clone());
             let pairs = || fields.iter().map(|field| ("cookie", field.as_str()));
             let allocations = allocation_counter::measure(|| {
-                let session = app.sessions.open(app.sessions.head(pairs()));
+                let session = app.sessions.open(Adapter::new(&app.sessions).head(pairs()));
                 app.sessions.close(&session, Outcome::Completed).unwrap();
             });
             assert_eq!(allocations.count_total, 0);

@@ -61,7 +61,7 @@ fn a_list_has_the_sessions_of_its_user_only_and_marks_the_current_one() {
         for n in 0..3 {
             app.clock.advance(SECOND);
             let agent = format!("Lynx/{n}");
-            let head = RequestHead::new().peer([192, 0, 2, n].into()).user_agent(&agent);
+            let head = RequestHead::new().peer_addr([192, 0, 2, n].into()).user_agent(&agent);
             let session = app.sessions.open(head);
             sign_in(&session, "ada");
             let mut browser = Browser::default();

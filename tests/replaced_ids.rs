@@ -13,7 +13,7 @@ use std::time::Duration;
 use cloakroom::backend::AtLimit;
 use cloakroom::csrf::CsrfToken;
 use cloakroom::event::EventKind;
-use cloakroom::http::{Outcome, ResponseHeaders};
+use cloakroom::http::{Adapter, Outcome, ResponseHeaders};
 use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{ErrorKind, Session, SignIn, SqliteStore};
 
@@ -760,7 +760,7 @@ fn a_failed_end_of_request_still_sends_the_joined_id() {
         late.set("b", "x".repeat(40_000)).unwrap();
         app.sessions.close(&late, Outcome::Completed).unwrap_err();
         let mut second = client.clone();
-        second.take(&app.sessions.headers_on_error(&late));
+        second.take(&Adapter::new(&app.sessions).headers_on_error(&late));
         assert_eq!(second.cookie, first.cookie);
         app.clock.advance(SECOND);
         assert_eq!(who(&app.sessions, &second).as_deref(), Some("ada"));

@@ -2,6 +2,8 @@
 
 mod common;
 
+#[path = "requests/adapter.rs"]
+mod adapter;
 #[path = "requests/cookies.rs"]
 mod cookies;
 #[path = "requests/csrf.rs"]

@@ -12,6 +12,7 @@ use std::thread;
 
 use client::{Exchange, send};
 use cloakroom::event::{Event, EventKind, Events, Sink};
+use cloakroom::http::Adapter;
 use cloakroom::testing::{Call, PausingStore, signed_in, with_session};
 use cloakroom::web::rocket::{ManagerOf, SessionOf, Sessions, outcome};
 use cloakroom::{
@@ -83,7 +84,7 @@ fn status(sessions: &SessionManager) -> String {
 
 #[get("/status")]
 fn admin_status(sessions: ManagerOf<'_, Admin>) -> String {
-    sessions.id_header().unwrap_or("cookie").to_owned()
+    Adapter::new(&sessions).id_transport()
 }
 
 #[test]
@@ -108,7 +109,10 @@ fn two_managers_are_told_apart_by_type_and_cookie() {
     let response = client.get("/admin").header(cookie(&swapped)).dispatch();
     assert_eq!(response.into_string().unwrap(), "1");
     assert_eq!(client.get("/status").dispatch().into_string().unwrap(), "503");
-    assert_eq!(client.get("/admin/status").dispatch().into_string().unwrap(), "cookie");
+    assert_eq!(
+        client.get("/admin/status").dispatch().into_string().unwrap(),
+        "the cookie __Host-admin"
+    );
 }
 
 // Guards.
@@ -403,7 +407,7 @@ fn while_64_requests_wait_for_the_store_a_route_without_a_session_answers() {
     for (call, request, answer) in [
         (Call::Load, client::Request::get("/visits"), "7"),
         (Call::Load, client::Request::post("/sign-in"), "done"),
-        (Call::Commit, client::Request::post("/commit"), "Kept"),
+        (Call::Commit, client::Request::post("/commit"), "Stored"),
         (Call::Commit, client::Request::post("/begin"), "begun"),
         (Call::Commit, client::Request::post("/sign-in"), "done"),
         (Call::Commit, client::Request::post("/sign-out"), "out"),

@@ -12,9 +12,9 @@ use std::sync::mpsc;
 use client::send;
 use cloakroom::event::EventKind;
 use cloakroom::http::Outcome;
-use cloakroom::testing::{Call, PausingStore, with_session};
+use cloakroom::testing::{Call, PausingStore, signed_in, with_session};
 use cloakroom::web::rocket::{SessionOf, Sessions};
-use cloakroom::{CookieConfig, Error, ErrorKind, MemoryStore, Session, SessionManager};
+use cloakroom::{CookieConfig, Error, ErrorKind, MemoryStore, Session, SessionManager, UserKey};
 use rocket::config::{Config, LogLevel};
 use rocket::fairing::AdHoc;
 use rocket::http::{CookieJar, Header, Status};
@@ -220,6 +220,33 @@ fn the_answer_to_a_failed_commit_has_what_rocket_adds_to_every_answer() {
     assert!(missing.is_empty(), "{missing:?}");
 }
 
+/// Writes without a read.
+#[post("/blind")]
+fn blind(session: &Session) -> cloakroom::Result<&'static str> {
+    session.set("n", 1)?;
+    Ok("done")
+}
+
+#[catch(503)]
+async fn greets(request: &rocket::Request<'_>) -> String {
+    let session = request.guard::<&Session>().await.succeeded().unwrap();
+    format!("sorry, {}", session.user().unwrap().unwrap())
+}
+
+#[test]
+fn an_error_page_that_shows_the_user_is_not_stored_by_caches() {
+    let store = PausingStore::new(MemoryStore::new());
+    let builder = SessionManager::builder(store.clone()).no_store_when_signed_in(true);
+    let sessions = builder.build().unwrap();
+    let ada = signed_in(&sessions, UserKey::new("ada").unwrap()).unwrap();
+    let rocket = bare().attach(sessions).mount("/", routes![blind]);
+    let client = client(rocket.register("/", catchers![greets]));
+    store.fail(Call::Commit, ErrorKind::Busy);
+    let response = client.post("/blind").header(cookie(&ada)).dispatch();
+    assert_eq!(response.headers().get_one("Cache-Control"), Some("no-store"));
+    assert_eq!(response.into_string().unwrap(), "sorry, ada");
+}
+
 // Several managers.
 
 struct Admin;
@@ -331,7 +358,7 @@ fn a_manager_works_within_a_local_set_of_rockets_runtime() {
     let send = |path| send(server.address, &client::Request::post(path)).unwrap();
     for _ in 0..3 {
         let response = send("/local-set");
-        assert_eq!((response.status, response.text()), (200, "Kept"));
+        assert_eq!((response.status, response.text()), (200, "Stored"));
     }
     assert_eq!(sessions.events().count(EventKind::Created), 3);
     assert_eq!(sessions.events().count(EventKind::HandlerFailed), 0);

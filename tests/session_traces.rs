@@ -27,7 +27,7 @@ use cloakroom::clock::{ManualClock, Timestamp};
 use cloakroom::csrf::CsrfToken;
 use cloakroom::delta::Delta;
 use cloakroom::event::{Event, Events, Sink};
-use cloakroom::http::{Outcome, RequestHead, ResponseHeaders};
+use cloakroom::http::{Adapter, Outcome, RequestHead, ResponseHeaders};
 use cloakroom::id::{PublicId, SessionIdHash};
 use cloakroom::record::{Record, Touch};
 use cloakroom::session::{CommitOutcome, OnLoadFailure};
@@ -484,7 +484,7 @@ impl Site {
         }
         drop(cookies);
         let is_prefetch = dice.chance(5);
-        let is_header = self.sessions.id_header() == Some("X-Session");
+        let is_header = Adapter::new(&self.sessions).header_names().any(|name| name == "X-Session");
         let mut head = RequestHead::new();
         if is_prefetch {
             head = head.purpose("prefetch");
@@ -527,7 +527,7 @@ impl Site {
         match self.sessions.close(&request.session, outcome) {
             Ok(headers) => self.headers(&headers),
             Err(error) => {
-                let headers = self.sessions.headers_on_error(&request.session);
+                let headers = Adapter::new(&self.sessions).headers_on_error(&request.session);
                 format!("{:?}, {}", error.kind(), self.headers(&headers))
             }
         }

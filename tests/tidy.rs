@@ -1,10 +1,10 @@
-//! The rules of the house that a program can check, read off the source tree.
+//! Rules for the source tree that a program can check.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The floors, from the ground up. Modules on one floor do not see each other.
-const FLOORS: &[&[&str]] = &[
+/// The layers, from the lowest up. Modules of one layer do not import each other.
+const LAYERS: &[&[&str]] = &[
     &["sync"],
     &["error"],
     &["clock", "process"],
@@ -15,16 +15,18 @@ const FLOORS: &[&[&str]] = &[
     &["data"],
     &["record"],
     &["delta"],
-    &["store"],
+    &["backend"],
+    &["stores"],
     &["conformance"],
-    &["http"],
+    &["message"],
     &["cleaner", "cookie"],
     &["session"],
     &["flash", "csrf"],
     &["manager"],
+    &["http"],
     &["testing", "web", "cli"],
     &["bin"],
-    &["documents"],
+    &["readme_doctests"],
 ];
 
 /// The most lines a source file may have.
@@ -40,17 +42,17 @@ const SLEEPERS: &[(&str, &str)] = &[(
 )];
 
 #[test]
-fn modules_look_down_only() {
+fn modules_import_downwards_only() {
     let mut wrong = Vec::new();
     for file in rust_files("src") {
-        // The root names everything; it stands on no floor.
+        // The root names everything; it belongs to no layer.
         if file.name == "src/lib.rs" {
             continue;
         }
         let path = module_path(&file.name);
         let own = path[0];
-        let Some(own_floor) = floor(own) else {
-            wrong.push(format!("{}: `{own}` has no floor in tests/tidy.rs", file.name));
+        let Some(own_layer) = layer(own) else {
+            wrong.push(format!("{}: `{own}` has no layer in tests/tidy.rs", file.name));
             continue;
         };
         // As many steps up as the module is deep lead to the root, past the check below.
@@ -61,11 +63,13 @@ fn modules_look_down_only() {
                 complain("reaches the root by `super`; write `crate::`".to_owned());
             }
             for used in paths_from_the_root(line) {
-                match floor(used) {
+                match layer(used) {
                     _ if used == own => {}
-                    Some(floor) if floor < own_floor => {}
-                    Some(_) => complain(format!("`{own}` looks up, or across, to `{used}`")),
-                    None => complain(format!("`crate::{used}` does not name a module of a floor")),
+                    Some(layer) if layer < own_layer => {}
+                    Some(_) => {
+                        complain(format!("`{own}` imports upwards, or across, from `{used}`"))
+                    }
+                    None => complain(format!("`crate::{used}` does not name a module of a layer")),
                 }
             }
         }
@@ -265,12 +269,12 @@ fn module_path(file: &str) -> Vec<&str> {
     inner.trim_end_matches("/mod").split('/').collect()
 }
 
-fn floor(module: &str) -> Option<usize> {
-    FLOORS.iter().position(|floor| floor.contains(&module))
+fn layer(module: &str) -> Option<usize> {
+    LAYERS.iter().position(|layer| layer.contains(&module))
 }
 
 /// What follows each `crate::` of a line, up to the end of the name. A group (`crate::{…}`)
-/// yields the empty name, which is on no floor, so that groups are refused.
+/// yields the empty name, which is of no layer, so that groups are refused.
 fn paths_from_the_root(line: &str) -> impl Iterator<Item = &str> {
     line.split("crate::").skip(1).map(|rest| {
         let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());

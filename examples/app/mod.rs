@@ -1,12 +1,11 @@
-//! The application of the examples, without a framework: what each page does with its session.
+//! The application of the examples, without a framework: how each page uses its session.
 //!
 //! Its settings come from the environment:
 //!
 //! - `CLOAKROOM_ADDR`: where to listen, `127.0.0.1:8000` if it is not set.
 //! - `CLOAKROOM_DB`: the database file, `cloakroom.db` if it is not set.
 //! - `CLOAKROOM_INSECURE_HTTP=1`: send the cookie over plain HTTP to hosts other than localhost
-//!   too, for a network that is trusted, and to Safari on localhost. Browsers drop the default
-//!   cookie there.
+//!   too, for a trusted network, and to Safari on localhost. Browsers drop the default cookie there.
 
 #![allow(unreachable_pub, reason = "each example is a program of its own")]
 
@@ -20,7 +19,7 @@ use cloakroom::{
     CookieConfig, ErrorKind, Result, Session, SessionManager, SignIn, SqliteStore, UserKey,
 };
 
-/// Where to listen, from `CLOAKROOM_ADDR`.
+/// The address to listen on, from `CLOAKROOM_ADDR`.
 pub fn address() -> String {
     env::var("CLOAKROOM_ADDR").unwrap_or_else(|_| "127.0.0.1:8000".to_owned())
 }
@@ -32,7 +31,7 @@ pub fn sessions(application: &str) -> Result<SessionManager> {
     let sessions = SessionManager::builder(SqliteStore::open(file)?)
         .record_address(true)
         .record_user_agent(true);
-    // Cookies do not tell ports apart: applications on one host need names of their own.
+    // Cookies are shared by all ports of a host: its applications need different names.
     let mut cookie = CookieConfig::new().name(format!("__Host-{application}"));
     if env::var("CLOAKROOM_INSECURE_HTTP").is_ok_and(|value| value == "1") {
         cookie = CookieConfig::insecure_http().name(application);
@@ -40,13 +39,13 @@ pub fn sessions(application: &str) -> Result<SessionManager> {
     sessions.cookie(cookie).build()
 }
 
-/// What a page answers; each framework has its own words for it.
+/// The response of a page, which each framework writes in its own types.
 pub enum Answer {
     /// An HTML page.
     Page(String),
-    /// Look there: a redirect after a POST, status 303.
+    /// A redirect after a POST, status 303.
     See(&'static str),
-    /// A form that is not from one of our pages, status 403.
+    /// The refusal of a form that is not from one of our pages, status 403.
     Forbidden,
 }
 
@@ -58,7 +57,7 @@ pub fn home(session: &Session) -> Result<Answer> {
     Ok(Answer::Page(pages::home(visits, user, &csrf, &session.flashes()?)))
 }
 
-/// `POST /sign-in`: any user will do, and the password is `demo`.
+/// `POST /sign-in`: accepts any user with the password `demo`.
 pub fn sign_in(session: &Session, csrf: &str, user: &str, password: &str) -> Result<Answer> {
     if session.verify_csrf(csrf)? == CsrfToken::Invalid {
         return Ok(Answer::Forbidden);
@@ -73,7 +72,7 @@ pub fn sign_in(session: &Session, csrf: &str, user: &str, password: &str) -> Res
     Ok(Answer::See("/"))
 }
 
-/// `POST /sign-out`: the old session is over; the message begins a new, anonymous one.
+/// `POST /sign-out`: ends the session; the message begins a new, anonymous one.
 pub fn sign_out(session: &Session, csrf: &str) -> Result<Answer> {
     if session.verify_csrf(csrf)? == CsrfToken::Invalid {
         return Ok(Answer::Forbidden);
@@ -83,7 +82,7 @@ pub fn sign_out(session: &Session, csrf: &str) -> Result<Answer> {
     Ok(Answer::See("/"))
 }
 
-/// `GET /sessions`: where the user is signed in.
+/// `GET /sessions`: lists the sessions of the user.
 pub fn list(sessions: &SessionManager, session: &Session) -> Result<Answer> {
     let Some(user) = session.user()? else { return Ok(Answer::See("/")) };
     let list = match sessions.list_for_user(&user, Some(session)) {
@@ -97,7 +96,7 @@ pub fn list(sessions: &SessionManager, session: &Session) -> Result<Answer> {
     Ok(Answer::Page(pages::sessions(&list.sessions, SystemClock.now(), &csrf, &session.flashes()?)))
 }
 
-/// `POST /sessions/revoke`: ends the session of this handle, if it is the user's own.
+/// `POST /sessions/revoke`: ends the session with this public id, if it is the user's own.
 pub fn revoke(
     sessions: &SessionManager,
     session: &Session,
@@ -117,7 +116,7 @@ pub fn revoke(
     Ok(Answer::See("/sessions"))
 }
 
-/// `POST /sessions/revoke-others`: ends all sessions of the user but this one.
+/// `POST /sessions/revoke-others`: ends all other sessions of the user.
 pub fn revoke_others(sessions: &SessionManager, session: &Session, csrf: &str) -> Result<Answer> {
     if session.verify_csrf(csrf)? == CsrfToken::Invalid {
         return Ok(Answer::Forbidden);

@@ -1,4 +1,4 @@
-//! What the pages look like.
+//! The HTML of the pages.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -39,7 +39,7 @@ pub fn sessions(list: &[UserSession], now: Timestamp, csrf: &str, flashes: &[Fla
             true => "<p><em>this session</em></p>".to_owned(),
             false => format!(
                 "<form method=\"post\" action=\"/sessions/revoke\">{csrf}
-                 <input type=\"hidden\" name=\"handle\" value=\"{}\">
+                 <input type=\"hidden\" name=\"public_id\" value=\"{}\">
                  <button>End it</button></form>",
                 summary.public_id
             ),

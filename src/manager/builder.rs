@@ -13,10 +13,10 @@ use crate::clock::{Clock, SystemClock};
 use crate::cookie::{self, CookieConfig};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
-use crate::http::MAX_PROXIES;
 use crate::id::Realm;
 use crate::lifetime::Lifetime;
 use crate::manager::SessionManager;
+use crate::message::MAX_PROXIES;
 use crate::policy::Policy;
 use crate::process::Process;
 use crate::session::{

@@ -1,10 +1,7 @@
-//! Socket 2: web frameworks. One file in this folder is one framework.
+//! Adapters for web frameworks, one module for each.
 //!
-//! An adapter opens a session from the request's headers, lets the handler work, closes it, and
-//! adds the headers to the response. It is some thirty lines over [`SessionManager::open`] and
-//! [`SessionManager::close`](crate::SessionManager::close).
-//!
-//! [`SessionManager::open`]: crate::SessionManager::open
+//! An adapter translates a request and a response of its framework;
+//! [`http::Adapter`](crate::http::Adapter) does everything else, for an adapter of your own too.
 
 #[cfg(feature = "rocket")]
 pub mod rocket;

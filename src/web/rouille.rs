@@ -4,29 +4,28 @@ use std::borrow::Cow;
 use std::cell::{Cell, Ref, RefCell};
 use std::error;
 use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use rouille::{Request, Response};
 
-use crate::http::{Outcome, RequestHead, ResponseHeaders};
+use crate::http::{self, Adapter, Outcome};
 use crate::manager::SessionManager;
 use crate::session::Session;
 
-/// What a handler returns: `?` works on any error.
+/// The result of a handler: `?` converts any error.
 pub type Result = std::result::Result<Response, Box<dyn error::Error + Send + Sync>>;
 
 /// Answers a request with a session.
 ///
-/// The session's changes are stored before this returns. An [`Error`](crate::Error) of ours that the handler
-/// returns, as it is or within an error of the application's, or that storing the changes meets, is
-/// answered with [`SessionManager::status_of`] it, any other error of the handler with 500; both
-/// with a plain body that says no more, and the details in an event. A panic of the handler is
-/// answered with 500. In all these cases data changes are discarded, and what the session was told
-/// to end is ended.
+/// The session's changes are stored before this returns. Where the handler returns an error, it is
+/// answered with the [status](SessionManager::status_of) of the [`Error`](crate::Error) of this
+/// crate that it is or contains, else with 500; a failure to store the changes likewise. A panic of
+/// the handler is answered with 500. These responses have a plain body without details, which are in
+/// an event. In all these cases changes of data are discarded, and a sign-out or revocation is
+/// carried out.
 ///
 /// A handler can call this again, for the same request and manager: the inner handler gets the same
-/// session, which is closed once, by the outer call. Where the inner handler fails or panics, the
-/// request's data changes are discarded, whatever the outer one makes of the inner answer.
+/// session, which the outer call closes. Where the inner handler fails or panics, the request's
+/// changes of data are discarded, whatever response the outer one returns.
 ///
 /// ```no_run
 /// use cloakroom::{MemoryStore, SessionManager, web};
@@ -46,109 +45,31 @@ pub fn session(
     request: &Request,
     handler: impl FnOnce(&Session) -> Result,
 ) -> Response {
-    let head = head(sessions, request);
-    let remote = *request.remote_addr();
-    OPENED.with(|slots| {
-        if let Some(outer) = opened(slots).find(|outer| outer.is_of(sessions, remote, &head)) {
-            return outer.answer(sessions, handler);
+    let adapter = Adapter::new(sessions);
+    let peer = *request.remote_addr();
+    // `Request::header` gives only the first of several fields of one name.
+    let head = adapter.head(request.headers()).secure(request.is_secure()).peer_addr(peer.ip());
+    OPEN.with(|slots| {
+        // The request of an inner call can be another value: an application removes a prefix from
+        // its path, for example.
+        let is_same =
+            |outer: &Open| outer.peer == peer && adapter.would_open(&outer.session, &head);
+        if let Some(outer) = open_sessions(slots).find(|outer| is_same(outer)) {
+            return outer.call(adapter, handler);
         }
-        let opened = Opened { session: sessions.open(head), remote, failed: Cell::new(None) };
-        let Some(slot) = slots.iter().find(|slot| slot.try_borrow().is_ok_and(|s| s.is_none()))
-        else {
-            return whole(&opened, sessions, handler);
-        };
-        slot.replace(Some(opened));
-        let _emptied = Emptied(slot);
+        let open = Open { session: sessions.open(head), peer, failure: Cell::new(None) };
+        let is_free = |slot: &&RefCell<Option<Open>>| slot.try_borrow().is_ok_and(|s| s.is_none());
+        let Some(slot) = slots.iter().find(is_free) else { return open.answer(adapter, handler) };
+        slot.replace(Some(open));
+        let _emptied = EmptyOnDrop(slot);
         match &*slot.borrow() {
-            Some(opened) => whole(opened, sessions, handler),
-            None => plain(500),
+            Some(open) => open.answer(adapter, handler),
+            None => error_page(500),
         }
     })
 }
 
-/// The sessions of the request that this thread answers. More managers than this in one request
-/// are answered alike, but for calls within calls.
-type Slots = [RefCell<Option<Opened>>; 4];
-
-thread_local! {
-    static OPENED: Slots = const { [const { RefCell::new(None) }; 4] };
-}
-
-fn opened(slots: &Slots) -> impl Iterator<Item = Ref<'_, Opened>> {
-    slots.iter().filter_map(|slot| Ref::filter_map(slot.try_borrow().ok()?, Option::as_ref).ok())
-}
-
-/// A request's session, from the outermost call on.
-struct Opened {
-    session: Session,
-    /// The other end of the request's connection.
-    remote: SocketAddr,
-    /// How a handler has failed.
-    failed: Cell<Option<Outcome>>,
-}
-
-/// Empties its slot, however the call ends.
-struct Emptied<'s>(&'s RefCell<Option<Opened>>);
-
-impl Drop for Emptied<'_> {
-    fn drop(&mut self) {
-        if let Ok(mut slot) = self.0.try_borrow_mut() {
-            *slot = None;
-        }
-    }
-}
-
-impl Opened {
-    /// Whether a call with this request is one within the call that has opened the session. The
-    /// request itself can be another: an application takes a prefix off, for example.
-    fn is_of(&self, sessions: &SessionManager, remote: SocketAddr, head: &RequestHead<'_>) -> bool {
-        self.remote == remote && sessions.would_open(&self.session, head)
-    }
-
-    fn answer(
-        &self,
-        sessions: &SessionManager,
-        handler: impl FnOnce(&Session) -> Result,
-    ) -> Response {
-        // The handler's own state is as safe here as in rouille, which catches panics likewise; the
-        // session's is made for it.
-        let (outcome, status) = match catch_unwind(AssertUnwindSafe(|| handler(&self.session))) {
-            Ok(Ok(response)) => return response,
-            Ok(Err(error)) => (Outcome::ServerError, sessions.handler_failed(&*error)),
-            Err(panic) => (Outcome::Panicked, sessions.handler_panicked(&*panic)),
-        };
-        if self.failed.get() != Some(Outcome::Panicked) {
-            self.failed.set(Some(outcome));
-        }
-        plain(status)
-    }
-}
-
-/// The outermost call: answers, closes the session, and adds the headers.
-fn whole(
-    opened: &Opened,
-    sessions: &SessionManager,
-    handler: impl FnOnce(&Session) -> Result,
-) -> Response {
-    let (session, response) = (&opened.session, opened.answer(sessions, handler));
-    let outcome = opened.failed.get().unwrap_or(Outcome::of_status(response.status_code));
-    // Closing can run the handler's `update` functions again.
-    let status = match catch_unwind(AssertUnwindSafe(|| sessions.close(session, outcome))) {
-        Ok(Ok(headers)) => return add(response, &headers),
-        Ok(Err(error)) => sessions.failed(&error),
-        Err(panic) => sessions.handler_panicked(&*panic),
-    };
-    add(plain(status), &sessions.headers_on_error(session))
-}
-
-fn head<'r>(sessions: &SessionManager, request: &'r Request) -> RequestHead<'r> {
-    // `Request::header` gives the first of several headers of a name only.
-    let head = sessions.head(request.headers());
-    head.secure(request.is_secure()).peer(request.remote_addr().ip())
-}
-
-/// The answer to a failure, which is told in full to the operator only.
-fn plain(status: u16) -> Response {
+fn error_page(status: u16) -> Response {
     let body = match status {
         503 => "The service is not available right now. Please try again.",
         _ => "Something went wrong.",
@@ -156,27 +77,71 @@ fn plain(status: u16) -> Response {
     Response::text(body).with_status_code(status)
 }
 
-fn add(mut response: Response, headers: &ResponseHeaders) -> Response {
-    set(&mut response, "Vary", |now| headers.vary(now));
-    set(&mut response, "Cache-Control", |now| headers.cache_control(now));
-    for (name, value) in headers.rest() {
-        response.headers.push((Cow::Owned(name.to_owned()), Cow::Owned(value.to_owned())));
+impl http::Response for Response {
+    fn status_code(&self) -> u16 {
+        self.status_code
     }
-    response
+
+    fn append_header(&mut self, name: &str, value: &str) {
+        self.headers.push((Cow::Owned(name.to_owned()), Cow::Owned(value.to_owned())));
+    }
+
+    fn merge_header(&mut self, name: &'static str, merge: &dyn Fn(&[&str]) -> Option<String>) {
+        let is = |(have, _): &(Cow<'_, str>, Cow<'_, str>)| have.eq_ignore_ascii_case(name);
+        let fields = self.headers.iter().filter(|field| is(field));
+        let values: Vec<&str> = fields.map(|(_, value)| &**value).collect();
+        if let Some(value) = merge(&values) {
+            self.headers.retain(|field| !is(field));
+            self.headers.push((Cow::Borrowed(name), Cow::Owned(value)));
+        }
+    }
 }
 
-/// Replaces all headers of this name by one with the value that `merge` makes of theirs.
-fn set(
-    response: &mut Response,
-    name: &'static str,
-    merge: impl FnOnce(Option<&str>) -> Option<String>,
-) {
-    let is = |(have, _): &(Cow<'_, str>, Cow<'_, str>)| have.eq_ignore_ascii_case(name);
-    let values: Vec<&str> =
-        response.headers.iter().filter(|header| is(header)).map(|(_, value)| &**value).collect();
-    let now = (!values.is_empty()).then(|| values.join(", "));
-    if let Some(value) = merge(now.as_deref()) {
-        response.headers.retain(|header| !is(header));
-        response.headers.push((Cow::Borrowed(name), Cow::Owned(value)));
+/// The session of a request, from the outermost call on.
+struct Open {
+    session: Session,
+    /// The other end of the request's connection.
+    peer: SocketAddr,
+    /// The failure of an inner or outer handler.
+    failure: Cell<Option<Outcome>>,
+}
+
+impl Open {
+    /// Runs a handler of the request.
+    fn call(&self, adapter: Adapter<'_>, handler: impl FnOnce(&Session) -> Result) -> Response {
+        let (response, failure) = adapter.call(&self.session, handler, error_page);
+        if failure.is_some() && self.failure.get() != Some(Outcome::Panicked) {
+            self.failure.set(failure);
+        }
+        response
+    }
+
+    /// Runs the outermost handler, and finishes the request.
+    fn answer(&self, adapter: Adapter<'_>, handler: impl FnOnce(&Session) -> Result) -> Response {
+        let response = self.call(adapter, handler);
+        adapter.complete(&self.session, response, self.failure.get(), error_page)
+    }
+}
+
+/// The open sessions of the request that this thread answers, in place: a request that does not use
+/// its session allocates nothing. A request with more managers than slots is answered likewise, but
+/// inner calls for the surplus managers open sessions of their own.
+type Slots = [RefCell<Option<Open>>; 4];
+
+thread_local! {
+    static OPEN: Slots = const { [const { RefCell::new(None) }; 4] };
+}
+
+fn open_sessions(slots: &Slots) -> impl Iterator<Item = Ref<'_, Open>> {
+    slots.iter().filter_map(|slot| Ref::filter_map(slot.try_borrow().ok()?, Option::as_ref).ok())
+}
+
+struct EmptyOnDrop<'s>(&'s RefCell<Option<Open>>);
+
+impl Drop for EmptyOnDrop<'_> {
+    fn drop(&mut self) {
+        if let Ok(mut slot) = self.0.try_borrow_mut() {
+            *slot = None;
+        }
     }
 }

@@ -250,7 +250,9 @@ fn answer(served: &Served, asked: &Asked, session: &Session) -> Result<Reply> {
             Answer::See("/blank").into()
         }
         "/sessions" => app::list(&served.sessions, session)?.into(),
-        "/sessions/revoke" => app::revoke(&served.sessions, session, csrf, sent("handle"))?.into(),
+        "/sessions/revoke" => {
+            app::revoke(&served.sessions, session, csrf, sent("public_id"))?.into()
+        }
         _ => Reply::text(404, "There is no such page."),
     };
     served.stop_at(asked.query.get("after"));

@@ -168,7 +168,7 @@ pub(crate) fn request_head(bytes: &[u8]) {
     let cookie = format!("__Host-id={KNOWN}");
     let (host, agent, now) = (next(), next(), next());
     let mut head = RequestHead::new().host(host).user_agent(agent).id(now);
-    head = head.peer([127, 0, 0, 1].into()).cookie(&cookie).cookie(next());
+    head = head.peer_addr([127, 0, 0, 1].into()).cookie(&cookie).cookie(next());
     for line in lines {
         head = head.forwarded_for(line);
     }

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 
 use cloakroom::backend::{AtLimit, SessionFilter};
 use cloakroom::event::EventKind;
-use cloakroom::http::Outcome;
+use cloakroom::http::{Adapter, Outcome};
 use cloakroom::id::PublicId;
 use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::session::CommitOutcome;
@@ -508,7 +508,7 @@ fn the_id_of_a_sign_in_is_sent_although_the_end_of_its_request_fails() {
         session.set("b", "x".repeat(40_000)).unwrap();
         let error = app.sessions.close(&session, Outcome::Completed).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::TooLarge);
-        browser.take(&app.sessions.headers_on_error(&session));
+        browser.take(&Adapter::new(&app.sessions).headers_on_error(&session));
         assert_eq!(who(&app.sessions, &browser).as_deref(), Some("ada"));
 
         // Where nothing was done before, no cookie of either kind goes out.
@@ -516,7 +516,7 @@ fn the_id_of_a_sign_in_is_sent_although_the_end_of_its_request_fails() {
         session.set("a", "x".repeat(40_000)).unwrap();
         session.set("b", "x".repeat(40_000)).unwrap();
         app.sessions.close(&session, Outcome::Completed).unwrap_err();
-        assert_eq!(set_cookie(&app.sessions.headers_on_error(&session)), None);
+        assert_eq!(set_cookie(&Adapter::new(&app.sessions).headers_on_error(&session)), None);
     });
 }
 

@@ -1,7 +1,7 @@
 //! A store that fails, data that is too large, a row that does not decode.
 
 use cloakroom::event::EventKind;
-use cloakroom::http::Outcome;
+use cloakroom::http::{Adapter, Outcome};
 use cloakroom::manager::OnLoadFailure;
 use cloakroom::session::CommitOutcome;
 use cloakroom::{ErrorKind, Session};
@@ -27,7 +27,10 @@ fn a_store_that_fails_at_the_end_is_an_error_and_no_cookie() {
             session.set("n", 1).unwrap();
             app.store.fail(Call::Commit, 1, kind);
             let error = app.sessions.close(&session, Outcome::Completed).unwrap_err();
-            assert_eq!((error.kind(), app.sessions.failed(&error)), (kind, status));
+            assert_eq!(
+                (error.kind(), Adapter::new(&app.sessions).report_error(&error)),
+                (kind, status)
+            );
             assert_eq!(app.count(EventKind::RequestFailed), index as u64 + 1);
             let again = app.sessions.close(&session, Outcome::Completed).unwrap_err();
             assert_eq!(again.kind(), ErrorKind::Closed);
@@ -48,7 +51,7 @@ fn the_status_of_an_error_can_be_chosen() {
         |builder| builder.error_status(|_| 507),
         |app| {
             let error = cloakroom::Error::new(ErrorKind::Full, "test");
-            assert_eq!(app.sessions.failed(&error), 507);
+            assert_eq!(Adapter::new(&app.sessions).report_error(&error), 507);
         },
     );
 }

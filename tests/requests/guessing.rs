@@ -29,7 +29,7 @@ impl Sink for Told {
 fn head<'r>(cookie: &'r str, from: Option<&str>) -> RequestHead<'r> {
     let head = RequestHead::new().cookie(cookie);
     match from {
-        Some(address) => head.peer(address.parse().unwrap()),
+        Some(address) => head.peer_addr(address.parse().unwrap()),
         None => head,
     }
 }

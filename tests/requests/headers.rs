@@ -1,7 +1,7 @@
 //! Headers that are sent when asked for: what is not to be stored, what is to be forgotten.
 
 use cloakroom::event::EventKind;
-use cloakroom::http::{Outcome, ResponseHeaders};
+use cloakroom::http::{Adapter, Outcome, ResponseHeaders};
 use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{ErrorKind, Session};
 
@@ -118,7 +118,7 @@ fn a_destroy_that_was_done_before_the_end_failed_clears_and_one_that_failed_does
         session.destroy().unwrap();
         app.store.fail(Call::Commit, 1, ErrorKind::Busy);
         app.sessions.close(&session, Outcome::Completed).unwrap_err();
-        assert!(!clears(&app.sessions.headers_on_error(&session)));
+        assert!(!clears(&Adapter::new(&app.sessions).headers_on_error(&session)));
 
         let session = browser.open(&app.sessions);
         session.destroy().unwrap();
@@ -126,7 +126,7 @@ fn a_destroy_that_was_done_before_the_end_failed_clears_and_one_that_failed_does
         session.set("n", 1).unwrap();
         app.store.fail(Call::Commit, 1, ErrorKind::Busy);
         app.sessions.close(&session, Outcome::Completed).unwrap_err();
-        let headers = app.sessions.headers_on_error(&session);
+        let headers = Adapter::new(&app.sessions).headers_on_error(&session);
         assert_eq!(set_cookie(&headers), None);
         assert!(clears(&headers));
     });

@@ -1,6 +1,6 @@
 //! Flashes on pages that a browser fetches in advance.
 
-use cloakroom::http::RequestHead;
+use cloakroom::http::{Adapter, RequestHead};
 use cloakroom::{Session, SessionManager};
 
 use crate::common::in_process::{Browser, complete, defaults, on_both_stores};
@@ -47,7 +47,7 @@ fn flashes_kept_on_a_page_fetched_in_advance_stay_once() {
 #[test]
 fn a_framework_that_gives_headers_by_name_gives_both_purposes() {
     on_both_stores(defaults, |app| {
-        let names: Vec<_> = app.sessions.header_names().collect();
+        let names: Vec<_> = Adapter::new(&app.sessions).header_names().collect();
         for name in ["Sec-Purpose", "Purpose"] {
             assert!(names.contains(&name), "{names:?}");
         }

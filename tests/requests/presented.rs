@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
 use cloakroom::event::{Event, EventKind, Events, Sink};
-use cloakroom::http::RequestHead;
+use cloakroom::http::{Adapter, RequestHead};
 use cloakroom::id::SessionId;
 use cloakroom::{Session, SessionManager};
 
@@ -27,7 +27,7 @@ fn fields(ours: &str, place: usize) -> Vec<String> {
 /// Both ways to a head: field by field, and through the manager.
 fn heads<'r>(sessions: &SessionManager, fields: &'r [String]) -> [RequestHead<'r>; 2] {
     let one_by_one = fields.iter().fold(RequestHead::new(), |head, field| head.cookie(field));
-    [one_by_one, sessions.head(fields.iter().map(|field| ("cookie", field.as_str())))]
+    [one_by_one, Adapter::new(sessions).head(fields.iter().map(|field| ("cookie", field.as_str())))]
 }
 
 fn read(app: &App, head: RequestHead<'_>) -> Option<u32> {
@@ -189,7 +189,7 @@ fn more_ids_than_are_looked_up_are_an_event_with_the_address() {
         let address = "192.0.2.7".parse().unwrap();
         for head in heads(&sessions, &cookies) {
             // Also where the session is not used: somebody planted them.
-            complete(&sessions, &sessions.open(head.peer(address)));
+            complete(&sessions, &sessions.open(head.peer_addr(address)));
         }
         assert_eq!(*told.0.lock().unwrap(), [Some(address); 2]);
     });
@@ -236,14 +236,15 @@ fn every_field_of_the_header_that_carries_ids_is_read() {
             ids.push(live.clone());
             ids.push("garbage".to_owned());
             let pairs = || ids.iter().map(|id| ("x-session", id.as_str()));
-            assert_eq!(read(&app, app.sessions.head(pairs())), Some(1));
+            assert_eq!(read(&app, Adapter::new(&app.sessions).head(pairs())), Some(1));
             let one_by_one = ids.iter().fold(RequestHead::new(), |head, id| head.id(id));
             assert_eq!(read(&app, one_by_one), Some(1));
             assert_eq!(app.count(EventKind::TooManyIds), 0);
 
             let mut ids: Vec<String> = (0..16).map(|_| dead()).collect();
             ids.push(live);
-            let many = app.sessions.head(ids.iter().map(|id| ("X-Session", id.as_str())));
+            let many =
+                Adapter::new(&app.sessions).head(ids.iter().map(|id| ("X-Session", id.as_str())));
             assert_eq!(read(&app, many), None);
             assert_eq!(app.count(EventKind::TooManyIds), 1);
         },
@@ -262,8 +263,11 @@ fn an_id_of_another_transport_is_not_looked_up() {
             let session: Session = sessions.open(head);
             session.get::<u32>("n").unwrap()
         };
-        assert_eq!(look(&header, header.head(headers.into_iter().take(1))), None);
-        assert_eq!(look(&app.sessions, app.sessions.head(headers.into_iter().skip(1))), None);
+        assert_eq!(look(&header, Adapter::new(&header).head(headers.into_iter().take(1))), None);
+        assert_eq!(
+            look(&app.sessions, Adapter::new(&app.sessions).head(headers.into_iter().skip(1))),
+            None
+        );
         assert_eq!(app.store.calls(Call::Load), loads);
     });
 }
@@ -276,8 +280,9 @@ fn the_client_is_found_in_the_last_of_many_forwarded_fields() {
             let lies: Vec<String> = (0..40).map(|n| format!("203.0.113.{n}")).collect();
             let client = ["192.0.2.7", "10.0.0.2"];
             let fields = lies.iter().map(String::as_str).chain(client);
-            let head = app.sessions.head(fields.map(|field| ("X-Forwarded-For", field)));
-            let session = app.sessions.open(head.peer("10.0.0.1".parse().unwrap()));
+            let head =
+                Adapter::new(&app.sessions).head(fields.map(|field| ("X-Forwarded-For", field)));
+            let session = app.sessions.open(head.peer_addr("10.0.0.1".parse().unwrap()));
             crate::common::in_process::sign_in(&session, "ada");
             complete(&app.sessions, &session);
             let user = cloakroom::UserKey::new("ada").unwrap();

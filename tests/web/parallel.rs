@@ -22,7 +22,7 @@ fn a_writer_that_is_overtaken_by_a_sign_out_stores_nothing_and_sends_no_cookie()
             ("/count/renew/gate:late", "2"),
             ("/visits/renew/gate:late", "1"),
             ("/count/gate:late/commit", "2\nDiscarded"),
-            ("/visits/gate:late/commit/count", "1\nKept\n2"),
+            ("/visits/gate:late/commit/count", "1\nStored\n2"),
             ("/count/gate:late/commit/set:again:1/commit", "2\nDiscarded\nDiscarded"),
         ] {
             let mut browser = site.browser();
@@ -194,7 +194,7 @@ fn a_sign_in_after_a_lost_change_begins_anew() {
         browser.post("/destroy");
         gate.open();
         let response = slow.answer().unwrap();
-        assert_eq!(response.text(), "2\nDiscarded\n1\nKept");
+        assert_eq!(response.text(), "2\nDiscarded\n1\nStored");
         browser.take(&response);
         assert_eq!(browser.get("/who/visits").text(), "bob\n1");
     });

@@ -13,7 +13,7 @@ use rocket::{Ignite, Phase, Request, Rocket, Sentinel};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
-use crate::http::{self, RequestHead};
+use crate::http::{self, Adapter, RequestHead};
 use crate::manager::SessionManager;
 use crate::session::Session;
 use crate::web::rocket::{Managed, ProxyProto, error_response};
@@ -25,21 +25,21 @@ pub(super) struct Opened {
 }
 
 impl Drop for Opened {
-    /// Rocket ends some requests without asking fairings: those it cannot parse, and those in
-    /// which another fairing panics. What they ended is ended all the same.
+    /// Rocket ends some requests without calling fairings: those it cannot parse, and those in
+    /// which another fairing panics. Their sign-outs and revocations are still carried out.
     fn drop(&mut self) {
         if self.session.is_changed() {
             self.sessions.events().raise(&Event::ChangesDiscarded { public_id: None });
         }
-        // One that was ended before says so.
+        // A session that is closed already gives an error.
         let _ = self.sessions.close(&self.session, http::Outcome::Panicked);
     }
 }
 
-/// Where a request keeps it.
+/// Its place in the request.
 struct Slot<M> {
     opened: OnceLock<Opened>,
-    /// The fairing has asked for it: nothing can be stored any more.
+    /// The fairing has taken it: nothing can be stored any more.
     has_ended: AtomicBool,
     marker: PhantomData<fn() -> M>,
 }
@@ -68,7 +68,7 @@ fn manager_for<'r, M: 'static>(request: &'r Request<'_>) -> Result<&'r SessionMa
         let why = "this Rocket has no such manager";
         Error::with_source(ErrorKind::Invalid, "find the request's session manager", why)
     })?;
-    error_response::used(request, sessions);
+    error_response::report_to(request, sessions);
     Ok(sessions)
 }
 
@@ -81,7 +81,7 @@ fn session_for<'r, M: 'static>(request: &'r Request<'_>) -> Result<&'r Session> 
         let from_jar = cookies_of_jar(sessions, request);
         let session = sessions.open(from_jar.iter().fold(head, |head, pair| head.cookie(pair)));
         if slot.has_ended.load(Ordering::Relaxed) {
-            // It can be read, and refuses to be changed. There is nothing to store yet.
+            // A closed session can be read but not changed. There is nothing to store yet.
             let _ = sessions.close(&session, http::Outcome::Completed);
         }
         Opened { session, sessions: sessions.clone() }
@@ -90,25 +90,26 @@ fn session_for<'r, M: 'static>(request: &'r Request<'_>) -> Result<&'r Session> 
 }
 
 fn head<'r>(sessions: &'r SessionManager, request: &'r Request<'_>) -> RequestHead<'r> {
+    let adapter = Adapter::new(sessions);
     let all = |name| request.headers().get(name).map(move |value| (name, value));
-    let head = sessions.head(sessions.header_names().flat_map(all));
+    let head = adapter.head(adapter.header_names().flat_map(all));
     let proto = |ProxyProto(name): &ProxyProto| request.headers().get_one(name);
     let proto = request.rocket().state().and_then(proto).unwrap_or_default();
     let head = head.secure(request.rocket().config().tls_enabled());
     let head = head.secure(proto.trim().eq_ignore_ascii_case("https"));
-    // Not `client_ip`, which believes a header that any client can send.
+    // Not `client_ip`, which trusts a header that any client can send.
     match request.remote() {
-        Some(remote) => head.peer(remote.ip()),
+        Some(remote) => head.peer_addr(remote.ip()),
         None => head,
     }
 }
 
-/// The session cookie of Rocket's jar, where no `Cookie` header has it: tests with the local client
-/// put cookies there.
+/// The session cookies of Rocket's jar that no `Cookie` header has: tests with the local client add
+/// cookies to the jar.
 ///
-/// The jar has the cookies of the headers too, but decodes percent signs in their names and values.
-/// Those are left to the headers alone: `__Host%2Did` is not the name for which browsers keep the
-/// promise of `__Host-`.
+/// The jar also has the cookies of the headers, but with percent-decoded names and values. Those are
+/// read from the headers only: browsers do not enforce the prefix `__Host-` for the name
+/// `__Host%2Did`.
 fn cookies_of_jar(sessions: &SessionManager, request: &Request<'_>) -> Vec<String> {
     let of_name = |name| {
         let cookie = request.cookies().get(name)?;
@@ -117,11 +118,11 @@ fn cookies_of_jar(sessions: &SessionManager, request: &Request<'_>) -> Vec<Strin
         let mut pairs = request.headers().get("Cookie").flat_map(|header| header.split(';'));
         (!pairs.any(is_it)).then(|| format!("{name}={}", cookie.value()))
     };
-    sessions.cookie_names().filter_map(of_name).collect()
+    Adapter::new(sessions).cookie_names().filter_map(of_name).collect()
 }
 
-/// The outcome of a guard of the application's own that asks the session: an error gets the
-/// manager's [status](SessionManager::status_of) and its event.
+/// The outcome of an application's own guard that uses the session: an error has the manager's
+/// [status](SessionManager::status_of), and is reported as an event.
 ///
 /// ```
 /// use cloakroom::web::rocket::outcome;
@@ -153,7 +154,7 @@ pub fn outcome<T>(request: &Request<'_>, found: Result<T>) -> Outcome<T, Error> 
     }
 }
 
-/// Says that a route asks for a manager that was not attached.
+/// Logs that a route needs a manager that is not attached.
 fn is_missing<M: 'static>(rocket: &Rocket<Ignite>) -> bool {
     let missing = manager::<M, _>(rocket).is_none();
     if missing {
@@ -241,11 +242,11 @@ macro_rules! guard_of_a_kind {
 }
 
 guard_of_a_kind! {
-    /// The guard for the session of one of several managers; a [`Session`] in all else.
+    /// The guard for the session of one of several managers. It dereferences to [`Session`].
     SessionOf, Session, session_for
 }
 
 guard_of_a_kind! {
-    /// The guard for one of several managers; a [`SessionManager`] in all else.
+    /// The guard for one of several managers. It dereferences to [`SessionManager`].
     ManagerOf, SessionManager, manager_for
 }

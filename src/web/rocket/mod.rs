@@ -20,37 +20,39 @@
 //! # Ok::<(), cloakroom::Error>(())
 //! ```
 //!
-//! `&SessionManager` is a guard too. An [`Error`](crate::Error) of ours that a handler returns
-//! goes to the catcher of [its status](SessionManager::status_of), and its details to an event.
-//! Handlers that return [`Result`] can fail with any other error too, which goes to the catcher
-//! of 500 likewise, or, where it holds one of ours, to that of its status.
+//! `&SessionManager` is a guard too. An [`Error`](crate::Error) of this crate that a handler returns
+//! goes to the catcher of its [status](SessionManager::status_of), and its details to an event.
+//! Handlers that return [`Result`] can fail with any other error too. It goes to the catcher of the
+//! status of the error of this crate that it contains, else to that of 500.
 //!
-//! # What is stored when
-//! The session's changes are stored when the handler and, where there was one, the catcher are
-//! done, before the response goes out. What counts is the status the client gets: where that is
-//! 5xx, and where the handler panicked or returned an error of ours, data changes are discarded,
-//! and what the session was told to end is ended. If storing fails, the matching catcher answers
-//! instead, with neither the handler's cookies nor its own in Rocket's jar.
+//! # When changes are stored
+//! The session's changes are stored after the handler and, where one was called, the catcher have
+//! returned, and before the response is sent. The status that the client gets decides: where it is
+//! 5xx, and where the handler panicked or returned an error of this crate, changes of data are
+//! discarded, and a sign-out or revocation is carried out. If storing fails, the matching catcher
+//! gives the response, without the cookies that the handler or the catcher itself has added to
+//! Rocket's jar.
 //!
-//! To know of a panic, launching puts a hook before the program's [panic hook](std::panic::set_hook), once.
-//! A hook that is set later must call the one before it, or a panic looks like a 500, and where a
-//! catcher makes a success of that, like a success. So does one that is carried on with
+//! To detect panics, launching installs a hook that calls the program's
+//! [panic hook](std::panic::set_hook), once. A hook that is set later must call the previous one;
+//! otherwise a panic counts as a 500, and, where a catcher answers it with a success, as a success.
+//! The same holds for a panic that is continued with
 //! [`resume_unwind`](std::panic::resume_unwind), which calls no hook; `unwrap` on the result of a
 //! joined task is a panic like any other.
 //!
-//! An answer that replaces another keeps what the server, or a fairing that was attached before,
-//! sends with every answer (`Server`, CORS, and the like). Attach sessions after such fairings.
-//! A body that is streamed is read after the end: it can show what its session held, and change
-//! nothing.
+//! A response that replaces another keeps the headers that the server, or a fairing that was
+//! attached before, adds to every response (`Server`, CORS, and the like). Attach sessions after
+//! such fairings. A body that is streamed is read after the session is closed: it can read the
+//! session, and change nothing.
 //!
 //! # Threads
-//! Rocket runs handlers on threads that must not block, plain `fn` ones too. So what may block
-//! tells the runtime before (`block_in_place`), which hands the thread's other work to another
-//! one; a call of the session that does not reach the store does not. That costs some
-//! microseconds a call, which [`Sessions::inline`] saves. Where a thread may not do that, as in a
-//! task of a `LocalSet`, calls block it. Rocket's setting `max_blocking`, 512 by
-//! default, is how many calls can wait at once: while so many do, nothing else goes on. A
-//! current-thread runtime cannot do it: launching fails there.
+//! Rocket runs handlers, plain `fn` ones too, on threads that must not block. A call of the session
+//! that may block therefore runs in `block_in_place`, which moves the thread's other tasks to
+//! another thread; a call that does not reach the store does not. This costs some microseconds a
+//! call, which [`Sessions::inline`] saves. Where `block_in_place` is not possible, as in a task of a
+//! `LocalSet`, calls block the thread. Rocket's setting `max_blocking`, 512 by default, is the
+//! maximum number of waiting calls: at that number, nothing else makes progress. A current-thread
+//! runtime cannot do it: launching fails there.
 
 mod error_response;
 mod guards;
@@ -58,29 +60,28 @@ mod panic_watch;
 
 use std::fmt::{self, Debug};
 use std::marker::PhantomData;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError};
 
 use rocket::fairing::{self, Fairing, Info, Kind};
 use rocket::tokio::runtime::{Handle, RuntimeFlavor};
 use rocket::{Build, Data, Request, Response, Rocket};
 
-use crate::http::{Outcome, ResponseHeaders};
+use crate::http::{self, Adapter};
 use crate::manager::SessionManager;
-use crate::session::{self, Session};
+use crate::session;
 use crate::web::rocket::guards::Opened;
 
 pub use error_response::Failure;
 pub use guards::{ManagerOf, SessionOf, outcome};
 
-/// What a handler returns that can fail with anything: `?` works on any error.
+/// The result of a handler that can fail with any error: `?` converts it.
 pub type Result<T> = std::result::Result<T, Failure>;
 
-/// The fairing, where [`SessionManager`] alone is not enough: with settings, or as one of several.
+/// The fairing with settings, or for one of several managers.
 ///
-/// A Rocket can have several managers, told apart by a type of your own: the sessions of
-/// `Sessions::<Admin>::of(manager)` are got by the guard [`SessionOf<Admin>`](SessionOf). They
-/// need cookies of different names.
+/// A Rocket can have several managers, each with a marker type: [`SessionOf<Admin>`](SessionOf) is
+/// the guard for the sessions of `Sessions::<Admin>::of(manager)`. They need cookies of different
+/// names.
 ///
 /// ```
 /// use cloakroom::web::rocket::{SessionOf, Sessions};
@@ -107,7 +108,7 @@ pub struct Sessions<M = ()> {
 }
 
 impl<M> Sessions<M> {
-    /// The sessions of this manager.
+    /// The fairing for the sessions of this manager.
     #[must_use]
     pub fn of(sessions: SessionManager) -> Self {
         Sessions { sessions, inline: false, marker: PhantomData }
@@ -116,8 +117,8 @@ impl<M> Sessions<M> {
     /// Whether calls block Rocket's own threads. Defaults to false.
     ///
     /// For a [`SqliteStore`](crate::SqliteStore) on a local disk only, where a read takes some
-    /// microseconds: a store that stalls, be it for the length of its busy timeout, then stalls
-    /// every request.
+    /// microseconds: a store that waits, for its busy timeout for example, then delays every
+    /// request.
     #[must_use]
     pub fn inline(self, inline: bool) -> Self {
         Sessions { inline, ..self }
@@ -130,22 +131,22 @@ impl<M> Debug for Sessions<M> {
     }
 }
 
-/// The manager of a marker type, as Rocket keeps it.
+/// The manager of a marker type, in the state of Rocket.
 struct Managed<M> {
     sessions: SessionManager,
     marker: PhantomData<fn() -> M>,
 }
 
-/// What carries the ids of all managers of a Rocket: the names of cookies and headers.
-struct Carriers(Mutex<Vec<String>>);
+/// The cookies and headers that carry the ids of all managers of a Rocket.
+struct IdTransports(Mutex<Vec<String>>);
 
-/// The request header in which a proxy says how the client is connected to it: the value of
-/// Rocket's setting `proxy_proto_header`.
+/// The request header in which a proxy sends the client's protocol: the value of Rocket's setting
+/// `proxy_proto_header`.
 struct ProxyProto(String);
 
-/// Makes a call that may block from a thread of Rocket's.
-fn apart(call: &mut dyn FnMut()) {
-    // A manager can be carried to where there is no such thread, or to a task that must stay on it.
+/// Makes a call that may block, on a thread of Rocket's.
+fn run_blocking(call: &mut dyn FnMut()) {
+    // An application can use the manager on a thread of its own, or in a task of a `LocalSet`.
     let flavor = Handle::try_current().map(|runtime| runtime.runtime_flavor());
     if !matches!(flavor, Ok(RuntimeFlavor::MultiThread)) || !panic_watch::block_for(call) {
         call();
@@ -204,8 +205,8 @@ fn ignite<M: 'static>(
         );
         return Err(rocket);
     }
-    let id_transport = sessions.id_transport();
-    if let Some(Carriers(others)) = rocket.state() {
+    let id_transport = Adapter::new(sessions).id_transport();
+    if let Some(IdTransports(others)) = rocket.state() {
         let mut others = others.lock().unwrap_or_else(PoisonError::into_inner);
         if others.contains(&id_transport) {
             log::error!(
@@ -222,7 +223,7 @@ fn ignite<M: 'static>(
     let sessions = if inline {
         sessions.clone()
     } else {
-        if !can_cross() {
+        if !can_block() {
             log::error!(
                 target: "cloakroom",
                 "sessions need a multi-threaded runtime, as #[rocket::launch], #[rocket::main] and \
@@ -231,13 +232,13 @@ fn ignite<M: 'static>(
             );
             return Err(rocket);
         }
-        sessions.blocking_hook(apart)
+        sessions.with_blocking_hook(run_blocking)
     };
-    let rocket = match rocket.state::<Carriers>() {
+    let rocket = match rocket.state::<IdTransports>() {
         Some(_) => rocket,
         None => {
             let proto = rocket.figment().extract_inner("proxy_proto_header").map(ProxyProto);
-            let rocket = rocket.manage(Carriers(Mutex::new(vec![id_transport])));
+            let rocket = rocket.manage(IdTransports(Mutex::new(vec![id_transport])));
             match proto {
                 Ok(proto) => rocket.manage(proto),
                 Err(_) => rocket,
@@ -247,60 +248,45 @@ fn ignite<M: 'static>(
     Ok(rocket.manage(Managed::<M> { sessions, marker: PhantomData }))
 }
 
-/// By trying: a task of a `LocalSet` cannot, on whichever runtime.
-fn can_cross() -> bool {
+/// Whether this thread can block, found by trying: a task of a `LocalSet` cannot, on any runtime.
+fn can_block() -> bool {
     panic_watch::block_for(&mut || ())
 }
 
-/// Ends the request for its session of this kind, if it has one.
+/// Closes the request's session of this kind, if it has one, and completes the response.
 async fn end<'r, M: 'static>(request: &'r Request<'_>, response: &mut Response<'r>) {
     let Some(Opened { session, sessions }) = guards::end::<M>(request) else { return };
+    let adapter = Adapter::new(sessions);
     let (outcome, panic) = error_response::outcome(request, response);
     if let Some(panic) = panic {
-        sessions.handler_panicked(&panic);
+        adapter.report_panic(&panic);
     }
-    let headers = match close(sessions, session, outcome) {
+    let headers = match adapter.finish(session, outcome) {
         Ok(headers) => headers,
         Err(status) => {
             if !error_response::has_answered(request, status) {
                 error_response::replace(request, response, status).await;
             }
-            sessions.headers_on_error(session)
+            adapter.headers_on_error(session)
         }
     };
-    add(request, response, &headers);
+    headers.apply_to(response);
+    error_response::keep(request, &headers);
 }
 
-/// Stores the session's changes; where that fails, the status to answer with.
-fn close(
-    sessions: &SessionManager,
-    session: &Session,
-    outcome: Outcome,
-) -> std::result::Result<ResponseHeaders, u16> {
-    // It can run the handler's `update` functions again, which may panic.
-    match catch_unwind(AssertUnwindSafe(|| sessions.close(session, outcome))) {
-        Ok(closed) => closed.map_err(|error| sessions.failed(&error)),
-        Err(panic) => Err(sessions.handler_panicked(&*panic)),
+impl http::Response for Response<'_> {
+    fn status_code(&self) -> u16 {
+        self.status().code
     }
-}
 
-fn add(request: &Request<'_>, response: &mut Response<'_>, headers: &ResponseHeaders) {
-    set(response, "Vary", |now| headers.vary(now));
-    set(response, "Cache-Control", |now| headers.cache_control(now));
-    for (name, value) in headers.rest() {
-        error_response::add_kept(request, response, name, value);
+    fn append_header(&mut self, name: &str, value: &str) {
+        self.adjoin_raw_header(name.to_owned(), value.to_owned());
     }
-}
 
-/// Replaces all headers of this name by one with the value that `merge` makes of theirs.
-fn set(
-    response: &mut Response<'_>,
-    name: &'static str,
-    merge: impl FnOnce(Option<&str>) -> Option<String>,
-) {
-    let values: Vec<&str> = response.headers().get(name).collect();
-    let now = (!values.is_empty()).then(|| values.join(", "));
-    if let Some(value) = merge(now.as_deref()) {
-        response.set_raw_header(name, value);
+    fn merge_header(&mut self, name: &'static str, merge: &dyn Fn(&[&str]) -> Option<String>) {
+        let values: Vec<&str> = self.headers().get(name).collect();
+        if let Some(value) = merge(&values) {
+            self.set_raw_header(name, value);
+        }
     }
 }

@@ -1,7 +1,7 @@
-//! Tells a handler's panic from a 500, which Rocket does not.
+//! Distinguishes a handler's panic from a 500.
 //!
 //! Rocket answers both in the same way, and a guard that is a reference is not dropped when the
-//! handler unwinds. So a hook before the program's own notes which request has panicked: Rocket
+//! handler unwinds. So a hook before the program's own records which request has panicked: Rocket
 //! runs each request in a task of its own, or, for its local client, on the caller's thread.
 
 use std::cell::Cell;
@@ -14,33 +14,33 @@ use rocket::tokio::task::{self, block_in_place};
 
 use crate::error::panic_words;
 
-/// Where a request is worked on.
+/// The task or thread that runs a request.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum Place {
+enum Executor {
     Task(task::Id),
     Thread(ThreadId),
 }
 
-fn here() -> Place {
-    task::try_id().map_or_else(|| Place::Thread(thread::current().id()), Place::Task)
+fn current() -> Executor {
+    task::try_id().map_or_else(|| Executor::Thread(thread::current().id()), Executor::Task)
 }
 
-/// The places of requests that have opened a session and not ended, and what they said when they
-/// panicked. What panics elsewhere is not noted.
-static REQUESTS: LazyLock<Mutex<HashMap<Place, Option<String>>>> = LazyLock::new(Mutex::default);
+/// The requests with an open session, each with the message of its last panic. Other panics are not
+/// recorded.
+static REQUESTS: LazyLock<Mutex<HashMap<Executor, Option<String>>>> = LazyLock::new(Mutex::default);
 
-fn requests() -> MutexGuard<'static, HashMap<Place, Option<String>>> {
+fn requests() -> MutexGuard<'static, HashMap<Executor, Option<String>>> {
     REQUESTS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Begins to note panics, once a process.
+/// Installs the hook, once a process.
 pub(super) fn watch() {
     static WATCHING: Once = Once::new();
     WATCHING.call_once(|| {
         let before = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
-            if !ASKING.get() {
-                note(info);
+            if !IS_PROBING.get() {
+                record(info);
                 before(info);
             }
         }));
@@ -48,49 +48,49 @@ pub(super) fn watch() {
 }
 
 thread_local! {
-    /// This thread asks whether it may block, and a panic is the answer.
-    static ASKING: Cell<bool> = const { Cell::new(false) };
+    /// This thread tests whether it may block, which Tokio may answer with a panic.
+    static IS_PROBING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Makes a call for which the runtime lets this thread block. Where it does not, as in a task of a
-/// `LocalSet`, no call is made, and false returned: Tokio says so with a panic and has no other way
-/// to ask.
+/// Makes a call for which the runtime lets this thread block, and returns true. Where it does not,
+/// as in a task of a `LocalSet`, makes no call and returns false: Tokio panics there, and offers no
+/// other test.
 pub(super) fn block_for(call: &mut dyn FnMut()) -> bool {
     let mut made = false;
-    ASKING.set(true);
+    IS_PROBING.set(true);
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         block_in_place(|| {
-            ASKING.set(false);
+            IS_PROBING.set(false);
             made = true;
             call();
         });
     }));
-    ASKING.set(false);
+    IS_PROBING.set(false);
     match outcome {
         Err(panic) if made => resume_unwind(panic),
         Ok(()) | Err(_) => made,
     }
 }
 
-fn note(info: &PanicHookInfo<'_>) {
-    let place = here();
-    if let Some(words) = requests().get_mut(&place) {
-        *words = Some(panic_words(info.payload()).unwrap_or("it panicked").to_owned());
+fn record(info: &PanicHookInfo<'_>) {
+    let executor = current();
+    if let Some(message) = requests().get_mut(&executor) {
+        *message = Some(panic_words(info.payload()).unwrap_or("it panicked").to_owned());
     }
 }
 
-/// A request that is watched until this is dropped.
-pub(super) struct Watched(Place);
+/// A request whose panics are recorded until this is dropped.
+pub(super) struct Watched(Executor);
 
 impl Watched {
-    /// Watches the request that is worked on here.
+    /// Watches the request that runs here.
     pub(super) fn new() -> Self {
-        let place = here();
-        requests().insert(place, None);
-        Watched(place)
+        let executor = current();
+        requests().insert(executor, None);
+        Watched(executor)
     }
 
-    /// What the request said when it panicked last, if it did.
+    /// The message of the request's last panic, if it panicked.
     pub(super) fn panic(&self) -> Option<String> {
         requests().get(&self.0)?.clone()
     }

@@ -1,0 +1,279 @@
+//! The part that the adapters for all web frameworks have in common.
+
+use std::any::Any;
+use std::error::Error as StdError;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::cookie::CookieConfig;
+use crate::error::{Error, described, panic_words};
+use crate::event::Event;
+use crate::manager::SessionManager;
+use crate::message::{Outcome, RequestHead, Response, ResponseHeaders};
+use crate::session::{Session, Transport};
+
+type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// Runs the requests of a web framework with sessions of one manager.
+///
+/// [`run`](Self::run) does all of it for a framework that calls a function for each request. For
+/// any other, the parts are methods too: [`head`](Self::head), [`SessionManager::open`],
+/// [`report_error`](Self::report_error) and [`report_panic`](Self::report_panic), and
+/// [`finish`](Self::finish).
+///
+/// ```
+/// use cloakroom::http::{Adapter, Response};
+/// use cloakroom::{MemoryStore, SessionManager};
+///
+/// struct Page {
+///     status: u16,
+///     headers: Vec<(String, String)>,
+///     body: String,
+/// }
+///
+/// impl Response for Page {
+///     fn status_code(&self) -> u16 {
+///         self.status
+///     }
+///     fn append_header(&mut self, name: &str, value: &str) {
+///         self.headers.push((name.to_owned(), value.to_owned()));
+///     }
+/// }
+///
+/// fn page(status: u16, body: &str) -> Page {
+///     Page { status, headers: Vec::new(), body: body.to_owned() }
+/// }
+///
+/// let sessions = SessionManager::new(MemoryStore::new())?;
+/// let adapter = Adapter::new(&sessions);
+/// let head = adapter.head([("Host", "localhost"), ("Cookie", "theme=dark")]);
+/// let answer = adapter.run(
+///     head,
+///     |session| {
+///         session.set("theme", "light")?;
+///         Ok(page(200, "done"))
+///     },
+///     |status| page(status, "Something went wrong."),
+/// );
+/// assert_eq!((answer.status, answer.body.as_str()), (200, "done"));
+/// assert!(answer.headers.iter().any(|(name, value)| {
+///     name == "Set-Cookie" && value.starts_with("__Host-id=")
+/// }));
+/// # Ok::<(), cloakroom::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+#[must_use]
+pub struct Adapter<'m> {
+    sessions: &'m SessionManager,
+}
+
+impl<'m> Adapter<'m> {
+    /// The adapter for sessions of this manager. It costs nothing: make one for each request.
+    pub fn new(sessions: &'m SessionManager) -> Self {
+        Adapter { sessions }
+    }
+
+    /// Answers one request: opens its session, runs the handler, stores the changes, and gives the
+    /// response with all header fields, ready to be sent.
+    ///
+    /// An error that the handler returns, a panic of the handler, and a failure to store the
+    /// changes are events, and `error_page` gives the response: with the status of the
+    /// [`Error`](crate::Error) of this crate that the handler's error is or contains
+    /// ([`SessionManager::status_of`]), else with 500. Then changes of data are discarded, and a
+    /// sign-out or revocation is carried out. A body that is streamed is read after all this: the
+    /// session can then be read, and no longer changed.
+    pub fn run<R: Response>(
+        self,
+        head: RequestHead<'_>,
+        handler: impl FnOnce(&Session) -> Result<R, BoxError>,
+        error_page: impl Fn(u16) -> R,
+    ) -> R {
+        let session = self.sessions.open(head);
+        let (response, failure) = self.call(&session, handler, &error_page);
+        self.complete(&session, response, failure, error_page)
+    }
+
+    /// Runs the handler; where that fails, reports why, and gives the error page and the outcome.
+    pub(crate) fn call<R>(
+        self,
+        session: &Session,
+        handler: impl FnOnce(&Session) -> Result<R, BoxError>,
+        error_page: impl Fn(u16) -> R,
+    ) -> (R, Option<Outcome>) {
+        // A server that survives a panic relies on the handler's state in the same way. The
+        // session's own state is consistent after a panic.
+        let (status, outcome) = match catch_unwind(AssertUnwindSafe(|| handler(session))) {
+            Ok(Ok(response)) => return (response, None),
+            Ok(Err(error)) => (self.report_error(&*error), Outcome::ServerError),
+            Err(panic) => (self.report_panic(&*panic), Outcome::Panicked),
+        };
+        (error_page(status), Some(outcome))
+    }
+
+    /// Finishes the request, and gives the response that is to be sent.
+    pub(crate) fn complete<R: Response>(
+        self,
+        session: &Session,
+        response: R,
+        failure: Option<Outcome>,
+        error_page: impl Fn(u16) -> R,
+    ) -> R {
+        let outcome = failure.unwrap_or_else(|| Outcome::of_status(response.status_code()));
+        let (mut response, headers) = match self.finish(session, outcome) {
+            Ok(headers) => (response, headers),
+            Err(status) => (error_page(status), self.headers_on_error(session)),
+        };
+        headers.apply_to(&mut response);
+        response
+    }
+
+    /// Stores the session's changes, and gives the header fields of the response. Call it once,
+    /// before the first byte of the response is sent.
+    ///
+    /// # Errors
+    /// The status of the error page that must replace the handler's whole response, because the
+    /// changes could not be stored; an event has the reason. The page's header fields are those of
+    /// [`headers_on_error`](Self::headers_on_error).
+    pub fn finish(self, session: &Session, outcome: Outcome) -> Result<ResponseHeaders, u16> {
+        // Closing can run the closures of `Session::update` again, which can panic.
+        match catch_unwind(AssertUnwindSafe(|| self.sessions.close(session, outcome))) {
+            Ok(closed) => closed.map_err(|error| self.report_error(&error)),
+            Err(panic) => Err(self.report_panic(&*panic)),
+        }
+    }
+
+    /// The header fields of the response after a failed [`finish`](Self::finish) or
+    /// [`SessionManager::close`]: the new id, if a sign-in or a commit of this request has stored
+    /// one, else none with an id. Call it when the error page is complete: the page can still read
+    /// the session.
+    #[must_use]
+    pub fn headers_on_error(self, session: &Session) -> ResponseHeaders {
+        match session.check_not_updating("close a session") {
+            Ok(()) => session.headers_for_stored(),
+            Err(_) => ResponseHeaders::default(),
+        }
+    }
+
+    /// Reports an error that the handler has returned as an event, and gives the status of the
+    /// response.
+    ///
+    /// The status is that of the [`Error`](crate::Error) of this crate that `error` is, contains,
+    /// or has among its sources; 500 if there is none.
+    pub fn report_error(self, error: &(dyn StdError + Send + Sync + 'static)) -> u16 {
+        let events = self.sessions.events();
+        if let Some(error) = error.downcast_ref::<Error>() {
+            events.raise(&Event::RequestFailed { error });
+            return self.sessions.status_of(error);
+        }
+        let (message, kind) = described(error);
+        events.raise(&Event::HandlerFailed { error: &message });
+        kind.map_or(500, self.sessions.context.settings.status_of)
+    }
+
+    /// Reports a panic of the handler as an event, and gives the status of the response.
+    pub fn report_panic(self, panic: &(dyn Any + Send)) -> u16 {
+        let error = panic_words(panic).unwrap_or("it panicked");
+        self.sessions.events().raise(&Event::HandlerFailed { error });
+        500
+    }
+
+    /// The request head from the names and values of all header fields. An adapter adds only the
+    /// client's [address](RequestHead::peer_addr), and whether its connection is
+    /// [encrypted](RequestHead::secure).
+    pub fn head<'r>(
+        self,
+        headers: impl IntoIterator<Item = (&'r str, &'r str)>,
+    ) -> RequestHead<'r> {
+        let mut head = RequestHead::new();
+        let mut protocol = None;
+        for (name, value) in headers {
+            let is = |other: &str| name.eq_ignore_ascii_case(other);
+            if is("Cookie") {
+                if self.sessions.context.settings.is_in_cookie(value) {
+                    head = head.cookie(value);
+                }
+            } else if is("Host") {
+                head = head.host(value);
+            } else if is("X-Forwarded-Proto") {
+                // The first of several proxies describes the client's connection, in one field or
+                // in several.
+                protocol = protocol.or_else(|| value.split(',').next());
+            } else if is("X-Forwarded-For") {
+                head = head.forwarded_for(value);
+            } else if is("User-Agent") {
+                head = head.user_agent(value);
+            } else if is("Sec-Purpose") || is("Purpose") {
+                head = head.purpose(value);
+            }
+            if self.id_header().is_some_and(is) {
+                head = head.id(value);
+            }
+        }
+        head.secure(protocol.is_some_and(|first| first.trim().eq_ignore_ascii_case("https")))
+    }
+
+    /// The names of all header fields that [`head`](Self::head) reads, for frameworks that look
+    /// fields up by name.
+    pub fn header_names(self) -> impl Iterator<Item = &'m str> {
+        let names = ["Cookie", "Host", "X-Forwarded-Proto", "X-Forwarded-For", "User-Agent"];
+        names.into_iter().chain(["Sec-Purpose", "Purpose"]).chain(self.id_header())
+    }
+
+    /// The request header that carries the id, where that is not a cookie.
+    fn id_header(self) -> Option<&'m str> {
+        match &self.sessions.context.settings.transport {
+            Transport::Cookie(_) => None,
+            Transport::Header(name) => Some(name),
+        }
+    }
+
+    /// The cookie or header that carries the id, in words. Two managers of one application must not
+    /// have the same: each would overwrite the other's ids.
+    #[must_use]
+    pub fn id_transport(self) -> String {
+        match &self.sessions.context.settings.transport {
+            Transport::Cookie(cookie) => format!("the cookie {}", cookie.name_text()),
+            Transport::Header(name) => format!("the header {}", name.to_ascii_lowercase()),
+        }
+    }
+
+    /// The names of the cookies that can carry an id: the present one and the former ones.
+    #[allow(dead_code, reason = "the adapter for Rocket, which is a feature, is the only caller")]
+    pub(crate) fn cookie_names(self) -> impl Iterator<Item = &'m str> {
+        let settings = &self.sessions.context.settings;
+        let own = match &settings.transport {
+            Transport::Cookie(cookie) => Some(cookie.name_text()),
+            Transport::Header(_) => None,
+        };
+        own.into_iter().chain(settings.former_cookies().map(CookieConfig::name_text))
+    }
+
+    /// Whether `session` is one of this manager for a request with the same ids as this head.
+    #[allow(dead_code, reason = "the adapter for rouille, which is a feature, is the only caller")]
+    pub(crate) fn would_open(self, session: &Session, head: &RequestHead<'_>) -> bool {
+        session.is_of(&self.sessions.context, head)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stores::memory::MemoryStore;
+
+    #[test]
+    fn the_first_of_several_forwarded_protocols_counts() {
+        let sessions = SessionManager::new(MemoryStore::new()).unwrap();
+        for (fields, secure) in [
+            (&["https"][..], true),
+            (&["https, http"], true),
+            (&["https", "http"], true),
+            (&["http", "https"], false),
+            (&["http, https"], false),
+            (&["", "https"], false),
+            (&[], false),
+        ] {
+            let pairs = fields.iter().map(|value| ("x-forwarded-proto", *value));
+            let head = Adapter::new(&sessions).head(pairs);
+            assert_eq!(head.secure, secure, "{fields:?}");
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! The host of a request, and whether its browser accepts Secure cookies from it without TLS.
+
+use std::net::IpAddr;
+
+/// Whether `user_agent` is that of a browser with WebKit, such as Safari and all browsers on iOS.
+/// Chromium, which names WebKit too, is none.
+pub(crate) fn is_webkit(user_agent: &str) -> bool {
+    user_agent.contains("AppleWebKit/")
+        && !user_agent.contains("Chrome/")
+        && !user_agent.contains("Chromium/")
+}
+
+/// Whether `host`, the value of a `Host` header, is a loopback name or address. Chromium and
+/// Firefox accept Secure cookies from these without TLS; WebKit does not (bug 281149).
+pub(crate) fn is_loopback(host: &str) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(v6) => v6.split(']').next().unwrap_or_default(),
+        None => host.split(':').next().unwrap_or_default(),
+    };
+    let name = name.trim_end_matches('.');
+    let ends_with = |end: &str| {
+        let at = name.len().checked_sub(end.len());
+        let have = at.and_then(|at| name.as_bytes().get(at..));
+        have.is_some_and(|have| have.eq_ignore_ascii_case(end.as_bytes()))
+    };
+    name.eq_ignore_ascii_case("localhost")
+        || ends_with(".localhost")
+        || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// The value of a `Host` header, stored in place and cut to 128 bytes.
+///
+/// A session copies it before it is known whether the request uses the session: a `String` would be
+/// an allocation of every such request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HostText {
+    bytes: [u8; HostText::MAX],
+    len: usize,
+}
+
+impl HostText {
+    const MAX: usize = 128;
+
+    pub(crate) fn new(host: &str) -> Self {
+        let mut len = host.len().min(Self::MAX);
+        while !host.is_char_boundary(len) {
+            len -= 1;
+        }
+        let mut bytes = [0; Self::MAX];
+        for (to, from) in bytes.iter_mut().zip(host.bytes().take(len)) {
+            *to = from;
+        }
+        HostText { bytes, len }
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        let bytes = self.bytes.get(..self.len).unwrap_or_default();
+        std::str::from_utf8(bytes).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn webkit_is_told_from_chromium() {
+        let mozilla = "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7)";
+        let webkit = "AppleWebKit/605.1.15 (KHTML, like Gecko)";
+        for (rest, expected) in [
+            (format!("{webkit} Version/18.0 Safari/605.1.15"), true),
+            (format!("{webkit} CriOS/140.0.0.0 Mobile/15E148 Safari/604.1"), true),
+            ("AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36".into(), false),
+            ("AppleWebKit/537.36 HeadlessChrome/140.0.0.0 Safari/537.36".into(), false),
+            ("Gecko/20100101 Firefox/143.0".into(), false),
+        ] {
+            assert_eq!(is_webkit(&format!("{mozilla} {rest}")), expected, "{rest}");
+        }
+        assert!(!is_webkit("curl/8.5.0") && !is_webkit(""));
+    }
+
+    #[test]
+    fn loopback_names_are_told_from_others() {
+        for host in ["localhost", "LOCALHOST:8000", "a.localhost", "127.0.0.1:80", "[::1]:8000"] {
+            assert!(is_loopback(host), "{host}");
+        }
+        for host in ["", "example.org", "localhost.example.org", "10.0.0.1", "[::2]", "127.0.0.1.x"]
+        {
+            assert!(!is_loopback(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn a_host_is_kept_as_it_is_and_a_long_one_is_cut_between_characters() {
+        for host in ["", "example.org:8000", &"a".repeat(128)] {
+            assert_eq!(HostText::new(host).as_str(), host);
+        }
+        assert_eq!(HostText::new(&"a".repeat(10_000)).as_str(), "a".repeat(128));
+        let odd = "a".to_owned() + &"é".repeat(100);
+        assert_eq!(HostText::new(&odd).as_str(), &odd[..127]);
+    }
+}

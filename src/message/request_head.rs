@@ -1,0 +1,198 @@
+//! The request head: cookies, ids, and facts about the client.
+
+use std::fmt::{self, Debug};
+use std::net::{IpAddr, SocketAddr};
+
+use crate::message::few::Few;
+
+/// The fields of a request head that sessions read. It borrows them, and allocates only where one
+/// name has many fields. `Debug` shows neither cookies nor ids.
+///
+/// ```
+/// use cloakroom::http::RequestHead;
+///
+/// let head = RequestHead::new().cookie("id=abc; theme=dark").host("example.org");
+/// // Where there is at most one Cookie field, that field is enough:
+/// let head = RequestHead::from(Some("id=abc; theme=dark"));
+/// ```
+#[derive(Clone, Default)]
+#[must_use]
+pub struct RequestHead<'r> {
+    pub(crate) cookies: Few<&'r str, 4>,
+    pub(crate) ids: Few<&'r str, 1>,
+    pub(crate) host: Option<&'r str>,
+    pub(crate) secure: bool,
+    pub(crate) peer_addr: Option<IpAddr>,
+    /// The last fields: what a client sent itself precedes what proxies append.
+    forwarded_for: [Option<&'r str>; MAX_PROXIES as usize],
+    pub(crate) user_agent: Option<&'r str>,
+    pub(crate) prefetch: bool,
+}
+
+/// Maximum number of proxies whose entries of `X-Forwarded-For` can be trusted.
+pub(crate) const MAX_PROXIES: u8 = 8;
+
+impl<'r> RequestHead<'r> {
+    /// The head of a request without any of these fields.
+    pub fn new() -> Self {
+        RequestHead::default()
+    }
+
+    /// Adds the value of a `Cookie` field. All fields are searched, however many: HTTP/2 sends one
+    /// for each cookie (RFC 9113, section 8.2.3). [`Adapter::head`](crate::http::Adapter::head)
+    /// adds only those that contain the session cookie.
+    pub fn cookie(mut self, value: &'r str) -> Self {
+        self.cookies.push(value);
+        self
+    }
+
+    /// Adds the value of a field of the header that carries the id, for a manager that does not use
+    /// a cookie.
+    pub fn id(mut self, value: &'r str) -> Self {
+        self.ids.push(value);
+        self
+    }
+
+    /// Sets the value of the `Host` field.
+    pub fn host(self, value: &'r str) -> Self {
+        RequestHead { host: Some(value), ..self }
+    }
+
+    /// Marks the client's connection as encrypted if `secure`: by TLS in this program, or by a
+    /// proxy that sends `X-Forwarded-Proto: https`. It decides about a warning only.
+    pub fn secure(self, secure: bool) -> Self {
+        RequestHead { secure: self.secure || secure, ..self }
+    }
+
+    /// Sets the address of the other end of the connection: the client's, or a proxy's.
+    pub fn peer_addr(self, address: IpAddr) -> Self {
+        RequestHead { peer_addr: Some(address), ..self }
+    }
+
+    /// Adds the value of an `X-Forwarded-For` field; call it in the order of the fields. Only as
+    /// many entries are trusted as the manager has
+    /// [proxies](crate::manager::SessionManagerBuilder::behind_proxies).
+    pub fn forwarded_for(mut self, value: &'r str) -> Self {
+        match self.forwarded_for.iter_mut().find(|slot| slot.is_none()) {
+            Some(free) => *free = Some(value),
+            None => {
+                self.forwarded_for.rotate_left(1);
+                if let Some(last) = self.forwarded_for.last_mut() {
+                    *last = Some(value);
+                }
+            }
+        }
+        self
+    }
+
+    /// Sets the value of the `User-Agent` field.
+    pub fn user_agent(self, value: &'r str) -> Self {
+        RequestHead { user_agent: Some(value), ..self }
+    }
+
+    /// Sets the value of the `Sec-Purpose` field, or of the older `Purpose`. `prefetch`, with or
+    /// without `prerender`, means that a browser fetches the page in advance and may never show it
+    /// (HTML, 7.6 Speculative loading). Such a request leaves
+    /// [flashes](crate::Session::flashes) in the session.
+    pub fn purpose(self, value: &'r str) -> Self {
+        let is_prefetch = |word: &str| word.trim().eq_ignore_ascii_case("prefetch");
+        RequestHead { prefetch: self.prefetch || value.split([',', ';']).any(is_prefetch), ..self }
+    }
+
+    /// The client's address behind this number of proxies, each of which appends the address of the
+    /// connection it received. A request with fewer entries bypassed a proxy: then it is the
+    /// address of the peer.
+    pub(crate) fn client_address(&self, proxies: u8) -> Option<IpAddr> {
+        let Some(nearer) = usize::from(proxies).checked_sub(1) else {
+            return self.canonical_peer();
+        };
+        let fields = self.forwarded_for.iter().flatten().rev();
+        match fields.flat_map(|field| field.rsplit(',')).nth(nearer) {
+            Some(entry) => parse_address(entry.trim()),
+            None => self.canonical_peer(),
+        }
+    }
+
+    /// The peer's address, as IPv4 where it is an IPv4-mapped IPv6 address.
+    fn canonical_peer(&self) -> Option<IpAddr> {
+        self.peer_addr.map(|address| address.to_canonical())
+    }
+}
+
+/// The address of an entry of `X-Forwarded-For`, to which some proxies append the port.
+fn parse_address(entry: &str) -> Option<IpAddr> {
+    let with_port = || entry.parse::<SocketAddr>().ok().map(|address| address.ip());
+    let in_brackets = || entry.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
+    entry.parse().ok().or_else(with_port).or_else(in_brackets)
+}
+
+impl Debug for RequestHead<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let forwarded_for: Vec<&str> = self.forwarded_for.iter().flatten().copied().collect();
+        f.debug_struct("RequestHead")
+            .field("cookies", &format_args!("{} fields", self.cookies.len()))
+            .field("ids", &format_args!("{} fields", self.ids.len()))
+            .field("host", &self.host)
+            .field("secure", &self.secure)
+            .field("peer_addr", &self.peer_addr)
+            .field("forwarded_for", &forwarded_for)
+            .field("user_agent", &self.user_agent)
+            .finish()
+    }
+}
+
+impl<'r> From<Option<&'r str>> for RequestHead<'r> {
+    /// The head of a request with at most one `Cookie` field.
+    fn from(cookie: Option<&'r str>) -> Self {
+        match cookie {
+            Some(value) => RequestHead::new().cookie(value),
+            None => RequestHead::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_entries_of_known_proxies_are_trusted() {
+        let peer: IpAddr = "10.0.0.1".parse().unwrap();
+        let of = |lines: &[&'static str], proxies| {
+            let head =
+                lines.iter().fold(RequestHead::new().peer_addr(peer), |h, l| h.forwarded_for(l));
+            head.client_address(proxies).map(|address| address.to_string())
+        };
+        let own = || Some("10.0.0.1".to_owned());
+        let client = || Some("192.0.2.7".to_owned());
+        assert_eq!(of(&["192.0.2.7"], 0), own(), "anybody can send the header");
+        assert_eq!(of(&["192.0.2.7"], 1), client());
+        assert_eq!(of(&["1.1.1.1, 192.0.2.7"], 1), client(), "the client has lied");
+        assert_eq!(of(&["1.1.1.1", "192.0.2.7 "], 1), client());
+        assert_eq!(of(&["1.1.1.1,192.0.2.7", "10.0.0.2"], 2), client());
+        assert_eq!(of(&["10.0.0.2"], 2), own(), "it came past a proxy");
+        assert_eq!(of(&[], 1), own());
+        assert_eq!(of(&["192.0.2.7:4711"], 1), client());
+        assert_eq!(of(&["[2001:db8::1]:4711"], 1).as_deref(), Some("2001:db8::1"));
+        assert_eq!(of(&["[2001:db8::1]"], 1).as_deref(), Some("2001:db8::1"));
+        for odd in ["", "unknown", "1.1.1.1 2.2.2.2", "192.0.2.7,"] {
+            assert_eq!(of(&[odd], 1), None, "{odd:?}");
+        }
+        let lies = ["1.1.1.1"; 100];
+        assert_eq!(of(&[&lies[..], &["192.0.2.7", "10.0.0.2"]].concat(), 2), client());
+    }
+
+    #[test]
+    fn every_cookie_field_is_kept_in_order() {
+        let fields: Vec<String> = (0..100).map(|n| format!("a={n}")).collect();
+        let head = fields.iter().fold(RequestHead::new(), |head, field| head.cookie(field));
+        assert!(head.cookies.iter().eq(fields.iter()));
+    }
+
+    #[test]
+    fn debug_output_shows_no_cookie_and_no_id() {
+        let head = RequestHead::new().cookie("id=SECRET").id("SECRET").host("example.org");
+        let shown = format!("{head:?}");
+        assert!(shown.contains("example.org") && !shown.contains("SECRET"), "{shown}");
+    }
+}

@@ -1,0 +1,278 @@
+//! The header fields that a session adds to a response.
+
+use std::borrow::Cow;
+use std::fmt::{self, Debug};
+
+use crate::message::response::Response;
+
+/// The header fields that a session adds to a response.
+///
+/// [`apply_to`](Self::apply_to) adds them to a [`Response`]. Appending every pair of
+/// [`iter`](Self::iter) is right for any response too.
+///
+/// `Debug` does not show the values of [`id_fields`](Self::id_fields).
+#[derive(Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ResponseHeaders {
+    /// The header fields that give the client its id or remove it, in order: name and value. None,
+    /// one, or several of the same name, each of which is a field of its own in the response.
+    pub id_fields: Vec<(Cow<'static, str>, String)>,
+    /// The request header that the response depends on; `None` if the session was not used.
+    pub vary_on: Option<Cow<'static, str>>,
+    /// Changes of this request were discarded, because its session had ended or had been renewed
+    /// meanwhile.
+    pub discarded: bool,
+    /// No cache, the browser's included, may store the response:
+    /// [`no_store_when_signed_in`](crate::manager::SessionManagerBuilder::no_store_when_signed_in).
+    pub no_store: bool,
+    /// The browser is asked to delete everything it stores of this site but cookies:
+    /// [`clear_site_data`](crate::manager::SessionManagerBuilder::clear_site_data).
+    pub clear_site_data: bool,
+}
+
+impl Debug for ResponseHeaders {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.id_fields.iter().map(|(name, _)| &**name).collect();
+        f.debug_struct("ResponseHeaders")
+            .field("id_fields", &names)
+            .field("vary_on", &self.vary_on)
+            .field("discarded", &self.discarded)
+            .field("no_store", &self.no_store)
+            .field("clear_site_data", &self.clear_site_data)
+            .finish()
+    }
+}
+
+/// Without `"cookies"`, which would delete the cookie of a session that the same response begins.
+const CLEAR_SITE_DATA: (&str, &str) = ("Clear-Site-Data", "\"cache\", \"storage\"");
+
+/// A cache must not reuse the Set-Cookie field without validation; RFC 9111, section 5.2.2.4.
+const NO_CACHE: &str = "no-cache=\"Set-Cookie\"";
+
+/// The directive that keeps the id in this field out of caches, which know no other field than
+/// Set-Cookie.
+fn guard(header: &str) -> &'static str {
+    match header {
+        "Set-Cookie" => NO_CACHE,
+        _ => "no-store",
+    }
+}
+
+impl ResponseHeaders {
+    /// Adds the fields to a response: `Vary` and `Cache-Control` are merged with those it has, all
+    /// others are appended.
+    pub fn apply_to(&self, response: &mut impl Response) {
+        response.merge_header("Vary", &|values| self.vary(joined(values).as_deref()));
+        response
+            .merge_header("Cache-Control", &|values| self.cache_control(joined(values).as_deref()));
+        for (name, value) in self.rest() {
+            response.append_header(name, value);
+        }
+    }
+
+    /// Names and values to append to a response whose own fields cannot be changed.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        let guard = self.guard().map(|value| ("Cache-Control", value));
+        let vary = self.vary_on.as_deref().map(|name| ("Vary", name));
+        self.rest().chain(guard).chain(vary)
+    }
+
+    /// Names and values to append beside the values of [`vary`](Self::vary) and
+    /// [`cache_control`](Self::cache_control).
+    pub fn rest(&self) -> impl Iterator<Item = (&str, &str)> {
+        let id = self.id_fields.iter().map(|(name, value)| (&**name, value.as_str()));
+        id.chain(self.clear_site_data.then_some(CLEAR_SITE_DATA))
+    }
+
+    fn guard(&self) -> Option<&'static str> {
+        match self.id_fields.first() {
+            _ if self.no_store => Some("no-store"),
+            Some((name, _)) => Some(guard(name)),
+            None => None,
+        }
+    }
+
+    /// The new value of the response's `Vary`, given its present one; `None` if it can stay.
+    #[must_use]
+    pub fn vary(&self, now: Option<&str>) -> Option<String> {
+        let name = self.vary_on.as_deref()?;
+        match now.map(str::trim).filter(|now| !now.is_empty()) {
+            None => Some(name.to_owned()),
+            Some(now) => {
+                let mut parts = now.split(',').map(str::trim);
+                let covered = parts.any(|part| part == "*" || part.eq_ignore_ascii_case(name));
+                (!covered).then(|| format!("{now}, {name}"))
+            }
+        }
+    }
+
+    /// The new value of the response's `Cache-Control`, given its present one; `None` if it can
+    /// stay. A response with an id is never public; one that must not be stored says so, whatever
+    /// else it says. A directive that the handler, another session of the request or a proxy has
+    /// set is not repeated.
+    #[must_use]
+    pub fn cache_control(&self, now: Option<&str>) -> Option<String> {
+        let guard = self.guard()?;
+        let parts: Vec<&str> = directives(now.unwrap_or_default()).collect();
+        if parts.iter().any(|part| is_directive(part, "no-store")) {
+            return None;
+        }
+        let shared = |part: &&str| is_directive(part, "public") || is_directive(part, "s-maxage");
+        let was_shared = parts.iter().any(shared);
+        let is_guarded = guard == NO_CACHE && parts.iter().any(|part| covers_set_cookie(part));
+        if is_guarded && !was_shared {
+            return None;
+        }
+        let mut kept: Vec<&str> = parts.into_iter().filter(|part| !shared(part)).collect();
+        if was_shared && !kept.iter().any(|part| is_directive(part, "private")) {
+            kept.push("private");
+        }
+        if !is_guarded {
+            kept.push(guard);
+        }
+        Some(kept.join(", "))
+    }
+}
+
+/// The one value that several fields of a name are equivalent to (RFC 9110, section 5.3).
+fn joined(values: &[&str]) -> Option<String> {
+    (!values.is_empty()).then(|| values.join(", "))
+}
+
+/// The directives of a `Cache-Control` value. A comma between quotes is part of an argument.
+fn directives(value: &str) -> impl Iterator<Item = &str> {
+    let mut in_quotes = false;
+    let parts = value.split(move |c| {
+        in_quotes ^= c == '"';
+        c == ',' && !in_quotes
+    });
+    parts.map(str::trim).filter(|part| !part.is_empty())
+}
+
+fn is_directive(part: &str, name: &str) -> bool {
+    part.split('=').next().is_some_and(|word| word.trim().eq_ignore_ascii_case(name))
+}
+
+/// Whether a directive forbids caches to reuse `Set-Cookie` without validation: `no-cache`, for
+/// this field or for the whole response.
+fn covers_set_cookie(part: &str) -> bool {
+    let fields = part.split_once('=').map(|(_, fields)| fields.trim().trim_matches('"'));
+    is_directive(part, "no-cache")
+        && fields.is_none_or(|fields| {
+            fields.split(',').any(|field| field.trim().eq_ignore_ascii_case("Set-Cookie"))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers() -> ResponseHeaders {
+        ResponseHeaders {
+            id_fields: vec![("Set-Cookie".into(), "id=x".into())],
+            vary_on: Some("Cookie".into()),
+            discarded: false,
+            no_store: false,
+            clear_site_data: false,
+        }
+    }
+
+    #[test]
+    fn vary_names_the_cookie_once_beside_other_headers() {
+        let vary = |now| headers().vary(now);
+        assert_eq!(vary(None).as_deref(), Some("Cookie"));
+        assert_eq!(vary(Some("")).as_deref(), Some("Cookie"));
+        assert_eq!(vary(Some("Accept-Encoding")).as_deref(), Some("Accept-Encoding, Cookie"));
+        assert_eq!(vary(Some("Accept, cookie")), None);
+        assert_eq!(vary(Some("*")), None);
+        assert_eq!(ResponseHeaders::default().vary(None), None);
+    }
+
+    #[test]
+    fn a_response_with_an_id_is_never_public() {
+        let cache = |now| headers().cache_control(now);
+        assert_eq!(cache(None).as_deref(), Some("no-cache=\"Set-Cookie\""));
+        assert_eq!(
+            cache(Some("public, max-age=60, s-maxage=9")).as_deref(),
+            Some("max-age=60, private, no-cache=\"Set-Cookie\"")
+        );
+        assert_eq!(cache(Some("private")).as_deref(), Some("private, no-cache=\"Set-Cookie\""));
+        assert_eq!(cache(Some("no-store")), None);
+        let id_fields = vec![("X-Session".into(), "x".to_owned())];
+        let headers = ResponseHeaders { id_fields, ..headers() };
+        let cache = headers.cache_control(Some("max-age=60"));
+        assert_eq!(cache.as_deref(), Some("max-age=60, no-store"), "no cache knows that header");
+        assert_eq!(ResponseHeaders::default().cache_control(Some("public")), None);
+    }
+
+    #[test]
+    fn a_directive_that_covers_set_cookie_is_not_repeated() {
+        let cache = |now| headers().cache_control(Some(now));
+        for said in [
+            "no-cache=\"Set-Cookie\"",
+            "No-Cache",
+            "max-age=60, no-cache",
+            "no-cache=\"X-Other, set-cookie\", max-age=60",
+            "no-cache=Set-Cookie",
+        ] {
+            assert_eq!(cache(said), None, "{said}");
+        }
+        let of_another = "no-cache=\"X-Other\"";
+        assert_eq!(cache(of_another), Some(format!("{of_another}, {NO_CACHE}")));
+        let public = cache("public, no-cache=\"Set-Cookie\", s-maxage=9");
+        assert_eq!(public.as_deref(), Some("no-cache=\"Set-Cookie\", private"));
+        let headers = ResponseHeaders { no_store: true, ..headers() };
+        let stored = headers.cache_control(Some("no-cache"));
+        assert_eq!(stored.as_deref(), Some("no-cache, no-store"), "which asks for more");
+    }
+
+    #[test]
+    fn a_comma_in_quotes_does_not_separate_directives() {
+        let now = "ext=\"a, public, b\", max-age=1";
+        let merged = headers().cache_control(Some(now));
+        assert_eq!(merged, Some(format!("{now}, {NO_CACHE}")));
+        let open = headers().cache_control(Some("ext=\"a, public"));
+        assert_eq!(open, Some(format!("ext=\"a, public, {NO_CACHE}")), "a quote without an end");
+    }
+
+    #[test]
+    fn a_response_with_no_store_has_it_with_and_without_an_id() {
+        for id_fields in [headers().id_fields, vec![]] {
+            let headers = ResponseHeaders { id_fields, no_store: true, ..headers() };
+            assert_eq!(headers.cache_control(None).as_deref(), Some("no-store"));
+            let cache = headers.cache_control(Some("public, max-age=60"));
+            assert_eq!(cache.as_deref(), Some("max-age=60, private, no-store"));
+            assert_eq!(headers.cache_control(Some("No-Store")), None);
+            let is_guard =
+                |(name, value): &(&str, &str)| *name == "Cache-Control" && *value == "no-store";
+            assert_eq!(headers.iter().filter(is_guard).count(), 1);
+        }
+    }
+
+    #[test]
+    fn rest_is_all_but_the_merged_fields() {
+        let headers = ResponseHeaders { no_store: true, clear_site_data: true, ..headers() };
+        let clear = ("Clear-Site-Data", "\"cache\", \"storage\"");
+        assert_eq!(headers.rest().collect::<Vec<_>>(), [("Set-Cookie", "id=x"), clear]);
+        let all: Vec<_> = headers.iter().collect();
+        let merged = [("Cache-Control", "no-store"), ("Vary", "Cookie")];
+        assert_eq!(all, [&[("Set-Cookie", "id=x"), clear], &merged[..]].concat());
+        assert_eq!(ResponseHeaders::default().iter().count(), 0);
+    }
+
+    #[test]
+    fn several_id_fields_stay_separate_and_in_order() {
+        let field = |value: &str| ("Set-Cookie".into(), value.to_owned());
+        let headers = ResponseHeaders { id_fields: vec![field("a=1"), field("b=2")], ..headers() };
+        let expected = [("Set-Cookie", "a=1"), ("Set-Cookie", "b=2")];
+        assert_eq!(headers.rest().collect::<Vec<_>>(), expected);
+        let guard = headers.cache_control(None);
+        assert_eq!(guard.as_deref(), Some("no-cache=\"Set-Cookie\""));
+    }
+
+    #[test]
+    fn debug_output_shows_no_id() {
+        let shown = format!("{:?}", headers());
+        assert!(shown.contains("Set-Cookie") && !shown.contains("id=x"), "{shown}");
+    }
+}
