@@ -39,7 +39,7 @@ impl Deref for UserSession {
 /// late: what they change is discarded.
 ///
 /// A store that cannot list
-/// ([`Capabilities::lists`](crate::backend::Traits::lists)) answers all of these with
+/// ([`Capabilities::indexed`](crate::backend::Capabilities::indexed)) answers all of these with
 /// [`ErrorKind::Unsupported`].
 impl SessionManager {
     /// The live sessions of `user`, the newest first and at most a hundred, with the one marked
