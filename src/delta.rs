@@ -35,8 +35,8 @@ pub enum Change<'a> {
 impl Delta {
     /// Makes an empty delta.
     #[must_use]
-    pub fn new() -> Self {
-        Delta::default()
+    pub const fn new() -> Self {
+        Delta { clear: false, changes: BTreeMap::new(), user: None }
     }
 
     /// Sets `name`.

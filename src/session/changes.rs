@@ -16,8 +16,8 @@ type Update = Box<dyn Fn(Option<&Value<'_>>) -> Result<Option<Value<'static>>> +
 
 #[derive(Default)]
 pub(super) struct Changes {
-    /// The result of all steps on the data that the request has read.
-    delta: Delta,
+    /// The result of all steps on the data that the request has read. `None`: no change.
+    delta: Option<Arc<Delta>>,
     /// The steps, from the first update on; before it the delta is enough.
     steps: Vec<Step>,
 }
@@ -70,7 +70,17 @@ fn put(delta: &mut Delta, name: &str, value: Option<Value<'static>>) {
 
 impl Changes {
     pub(super) fn delta(&self) -> &Delta {
-        &self.delta
+        static NOTHING: Delta = Delta::new();
+        self.delta.as_deref().unwrap_or(&NOTHING)
+    }
+
+    /// The delta for a commit. A change that comes later does not reach it.
+    pub(super) fn shared(&self) -> Arc<Delta> {
+        self.delta.clone().unwrap_or_default()
+    }
+
+    fn delta_mut(&mut self) -> &mut Delta {
+        Arc::make_mut(self.delta.get_or_insert_default())
     }
 
     /// Returns whether the result depends on the data that was read. Then it is valid for that
@@ -81,7 +91,7 @@ impl Changes {
 
     /// Records a change that does not depend on the current data.
     pub(super) fn edit(&mut self, edit: impl Fn(&mut Delta)) {
-        edit(&mut self.delta);
+        edit(self.delta_mut());
         match self.steps.last_mut() {
             None => {}
             Some(Step::Plain(delta)) => edit(delta),
@@ -100,13 +110,13 @@ impl Changes {
         data: Option<&Data>,
         compute: Update,
     ) -> Result<Latest> {
-        let value = compute(effective_value(&self.delta, data, name).as_ref())?;
+        let value = compute(effective_value(self.delta(), data, name).as_ref())?;
         if self.steps.is_empty() {
-            self.steps.push(Step::Plain(self.delta.clone()));
+            self.steps.push(Step::Plain(self.delta().clone()));
         }
         let latest = Latest::default();
         latest.set(value.as_ref());
-        put(&mut self.delta, name, value);
+        put(self.delta_mut(), name, value);
         self.steps.push(Step::Update { name: name.into(), compute, latest: latest.clone() });
         Ok(latest)
     }
@@ -118,7 +128,7 @@ impl Changes {
             |step: &Step| matches!(step, Step::Update { latest, .. } if latest.is(update));
         let Some(at) = self.steps.iter().position(is_update) else { return Ok(()) };
         self.steps.remove(at);
-        self.delta = self.computed_on(data.unwrap_or(&Data::default()))?;
+        self.delta = Some(self.computed_on(data.unwrap_or(&Data::default()))?.into());
         if self.steps.iter().all(|step| matches!(step, Step::Plain(_))) {
             self.steps.clear();
         }
@@ -127,7 +137,7 @@ impl Changes {
 
     /// Recomputes all changes on newer data.
     pub(super) fn recompute_on(&mut self, data: &Data) -> Result<()> {
-        self.delta = self.computed_on(data)?;
+        self.delta = Some(self.computed_on(data)?.into());
         Ok(())
     }
 
@@ -135,7 +145,10 @@ impl Changes {
     /// the session that was read.
     pub(super) fn rebased_on_empty(&self) -> Result<Self> {
         Ok(match self.depends_on_data() {
-            true => Changes { delta: self.computed_on(&Data::default())?, steps: Vec::new() },
+            true => {
+                let delta = Some(self.computed_on(&Data::default())?.into());
+                Changes { delta, steps: Vec::new() }
+            }
             false => Changes { delta: self.delta.clone(), steps: Vec::new() },
         })
     }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use crate::backend::{Loaded, ReplacedId, SessionLimit, Store};
+use crate::backend::{LiveSession, Lookup, ReplacedId, SessionLimit, Store};
 use crate::cleaner::Cleaner;
 use crate::clock::{Clock, Timestamp};
 use crate::cookie::{CookieConfig, OVERWRITTEN};
@@ -424,13 +424,12 @@ impl Context {
     pub(crate) fn touch_early(
         &self,
         hook: Option<BlockingHook>,
-        id_hash: SessionIdHash,
-        record: &mut Record,
+        LiveSession { record, id_hash }: &mut LiveSession,
         now: Timestamp,
     ) {
         let ends = record.limits.idle.map(|idle| record.seen + idle);
         if ends.is_some_and(|ends| ends.since(now) <= LONGEST_REQUEST) {
-            self.touch(hook, id_hash, record, now, now);
+            self.touch(hook, *id_hash, record, now, now);
             // The end of the request then does not record it again.
             record.touch(Touch::at(now));
         }
@@ -445,9 +444,9 @@ impl Context {
         now: Timestamp,
     ) {
         for id_hash in presented.keys() {
-            let loaded = self.store().ok().and_then(|store| store.try_load(&id_hash, now));
-            if let Some(Loaded::Live { mut record, id_hash }) = loaded {
-                return self.touch_early(hook, id_hash, &mut record, now);
+            let found = self.store().ok().and_then(|store| store.try_load(&id_hash, now));
+            if let Some(Lookup::Live { mut session, .. }) = found {
+                return self.touch_early(hook, &mut session, now);
             }
         }
     }

@@ -4,7 +4,7 @@
 //! Uses the store and the context. Called by every method that reads the session; blind commits use
 //! [`Missing`] too.
 
-use crate::backend::{Loaded, ReplacedId};
+use crate::backend::{Lookup, Missing, ReplacedId};
 use crate::clock::Timestamp;
 use crate::error::{Error, Result};
 use crate::event::Event;
@@ -13,7 +13,7 @@ use crate::session::{GuessDetector, LoadState, OnLoadFailure, Session, State};
 
 /// The reason why a request that presented an id finds no session.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Missing {
+pub(super) struct Absence {
     /// The session was ended while the request was under way.
     pub(super) ended: bool,
     /// The presented id that was replaced, if the store remembers one.
@@ -33,7 +33,7 @@ pub(super) struct Replaced {
     pub(super) persistent: Option<bool>,
 }
 
-impl Missing {
+impl Absence {
     /// Returns whether the changes of this request are late and so discarded, instead of beginning
     /// a new session.
     pub(super) fn is_overtaken(&self) -> bool {
@@ -49,7 +49,7 @@ impl Missing {
     }
 }
 
-pub(super) const NOTHING: LoadState = LoadState::None(Missing { ended: false, replaced: None });
+pub(super) const NOTHING: LoadState = LoadState::None(Absence { ended: false, replaced: None });
 
 impl Session {
     /// Loads the session at the first call.
@@ -61,10 +61,10 @@ impl Session {
             state.used.get_or_insert(now);
             state.known = match self.load(now, &mut state.in_doubt, &mut state.found_by) {
                 Ok(mut known) => {
-                    if let LoadState::Live { record, id_hash } = &mut known
+                    if let LoadState::Live(session) = &mut known
                         && !state.ignored
                     {
-                        self.context.touch_early(self.blocking_hook, *id_hash, record, now);
+                        self.context.touch_early(self.blocking_hook, session, now);
                     }
                     known
                 }
@@ -88,40 +88,44 @@ impl Session {
         in_doubt: &mut bool,
         found_by: &mut Option<SessionIdHash>,
     ) -> Result<LoadState> {
-        let mut missing = Missing::default();
+        let mut absence = Absence::default();
         for asked in self.presented.keys() {
             // Inside the loop, so that a request without ids does not pay for it.
             let store = self.context.store()?;
             let immediate = self.blocking_hook.and_then(|_| store.try_load(&asked, now));
-            let loaded = match immediate {
-                Some(loaded) => loaded,
+            let found = match immediate {
+                Some(found) => found,
                 None => self.run_blocking(|| store.load(&asked, now))?,
             };
-            match loaded {
-                Loaded::Live { record, id_hash } => {
+            let missing = match found {
+                Lookup::Live { session, .. } => {
                     *found_by = Some(asked);
-                    return Ok(LoadState::Live { record, id_hash });
+                    return Ok(LoadState::Live(session));
                 }
-                Loaded::Replaced { id, record, .. } => {
-                    let persistent = Some(record.persistent);
-                    missing.note(Replaced { persistent, ..self.replaced(&id, record.public_id) });
+                Lookup::Missing(missing) => missing,
+            };
+            match missing {
+                Missing::Replaced { id, session, .. } => {
+                    let persistent = Some(session.record.persistent);
+                    let public_id = session.record.public_id;
+                    absence.note(Replaced { persistent, ..self.replaced(&id, public_id) });
                 }
-                Loaded::NotFound => {
+                Missing::NotFound { .. } => {
                     match self.context.recently_ended.try_has_ended_since(&asked, self.opened) {
-                        Some(true) => missing.ended = true,
+                        Some(true) => absence.ended = true,
                         ended => {
                             *in_doubt |= ended.is_none();
                             self.unknown_id(&asked);
                         }
                     }
                 }
-                Loaded::Undecodable { public_id, error } => {
+                Missing::Undecodable { public_id, error, .. } => {
                     self.undecodable(public_id.as_ref(), &error);
                 }
             }
         }
-        self.report_late_use(&mut missing)?;
-        Ok(LoadState::None(missing))
+        self.report_late_use(&mut absence)?;
+        Ok(LoadState::None(absence))
     }
 
     pub(super) fn replaced(&self, id: &ReplacedId, public_id: PublicId) -> Replaced {
@@ -133,15 +137,15 @@ impl Session {
 
     /// Raises an event if the request presents a replaced id late and no id of a live session, and
     /// ends the session if the settings say so.
-    pub(super) fn report_late_use(&self, missing: &mut Missing) -> Result<()> {
-        let Some(late) = missing.replaced.filter(|replaced| !replaced.under_way) else {
+    pub(super) fn report_late_use(&self, absence: &mut Absence) -> Result<()> {
+        let Some(late) = absence.replaced.filter(|replaced| !replaced.under_way) else {
             return Ok(());
         };
         let event = Event::ReplacedIdUsed { public_id: &late.public_id, address: self.address };
         self.context.events.raise(&event);
         if self.context.settings.end_session_on_replaced_id {
             self.end_session_of(&late.id_hash)?;
-            missing.replaced = None;
+            absence.replaced = None;
         }
         Ok(())
     }

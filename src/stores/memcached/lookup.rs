@@ -1,6 +1,6 @@
 //! Where a session is. A step of a move that somebody has left undone is done here first.
 
-use crate::backend::{Loaded, ReplacedId, ReplacedIdStatus};
+use crate::backend::{LiveSession, Lookup, Missing, ReplacedId, ReplacedIdStatus};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionIdHash;
@@ -13,25 +13,11 @@ use crate::stores::memcached::{Inner, life, life_of};
 /// because it moved meanwhile.
 const STEPS: usize = ReplacedId::MAX + 8;
 
-/// What a key leads to.
-#[derive(Debug)]
-pub(super) struct Found {
-    pub(super) loaded: Loaded,
-    /// The item that holds the session: live, undecodable, or past its deadline and so absent.
-    pub(super) place: Option<ItemVersion>,
-}
-
 /// An item, in the version in which it was read.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ItemVersion {
     pub(super) id_hash: SessionIdHash,
     pub(super) stamp: Stamp,
-}
-
-impl Found {
-    fn nothing(loaded: Loaded) -> Self {
-        Found { loaded, place: None }
-    }
 }
 
 impl Inner {
@@ -40,22 +26,25 @@ impl Inner {
         id_hash: &SessionIdHash,
         now: Timestamp,
         operation: &'static str,
-    ) -> Result<Found> {
+    ) -> Result<Lookup<ItemVersion>> {
         // Where the session may be, what is remembered of the key asked for, and how many keys the
         // session has had since.
         let (mut at, mut replaced, mut later) = (*id_hash, None::<ReplacedId>, 0);
         for _ in 0..STEPS {
             let Some(item) = self.client.get(Space::Sessions, &at, operation)? else {
-                return Ok(Found::nothing(Loaded::NotFound));
+                return Ok(Lookup::not_found());
             };
-            let place = ItemVersion { id_hash: at, stamp: item.stamp };
+            let version = ItemVersion { id_hash: at, stamp: item.stamp };
             match self.read(&item) {
-                Ok(None) => return Ok(Found::nothing(Loaded::NotFound)),
-                Err(error) => return Ok(undecodable(place, error)),
-                Ok(Some(State::Live(record))) => return Ok(live(place, record, replaced, now)),
+                Ok(None) => return Ok(Lookup::not_found()),
+                Err(error) => {
+                    let undecodable = Missing::Undecodable { public_id: None, error, at: version };
+                    return Ok(Lookup::Missing(undecodable));
+                }
+                Ok(Some(State::Live(record))) => return Ok(live(version, record, replaced, now)),
                 Ok(Some(State::Left(way))) => {
                     if way.leads_nowhere || way.begins_session && replaced.is_some() {
-                        return Ok(Found::nothing(Loaded::NotFound));
+                        return Ok(Lookup::not_found());
                     }
                     let id = way.replaced_id(at);
                     let first = replaced.get_or_insert(id);
@@ -64,16 +53,16 @@ impl Inner {
                     }
                     if later == ReplacedId::MAX || first.status(now) == ReplacedIdStatus::Forgotten
                     {
-                        return Ok(Found::nothing(Loaded::NotFound));
+                        return Ok(Lookup::not_found());
                     }
                     (at, later) = (way.to, later + 1);
                 }
                 Ok(Some(State::Moved(way, record))) => {
-                    self.arrive(place, &way, record, now, operation)?;
+                    self.arrive(version, &way, record, now, operation)?;
                 }
                 Ok(Some(State::Arriving(from))) => {
                     if !self.has_set_out(&from, &at, now, operation)? {
-                        return Ok(Found::nothing(Loaded::NotFound));
+                        return Ok(Lookup::not_found());
                     }
                 }
             }
@@ -176,18 +165,19 @@ impl Inner {
     }
 }
 
-/// What is found where the session lives, by a key that was perhaps replaced.
-fn live(place: ItemVersion, record: Record, replaced: Option<ReplacedId>, now: Timestamp) -> Found {
-    let id_hash = place.id_hash;
-    let remembered = |id: &ReplacedId| id.status(now) == ReplacedIdStatus::Remembered;
-    let loaded = match replaced.filter(remembered) {
-        _ if !record.is_live(now) => Loaded::NotFound,
-        Some(id) => Loaded::Replaced { id, record, id_hash },
-        None => Loaded::Live { record, id_hash },
-    };
-    Found { loaded, place: Some(place) }
-}
-
-fn undecodable(place: ItemVersion, error: Error) -> Found {
-    Found { loaded: Loaded::Undecodable { public_id: None, error }, place: Some(place) }
+/// What is found where the session lives, by an id that was perhaps replaced.
+fn live(
+    at: ItemVersion,
+    record: Record,
+    replaced: Option<ReplacedId>,
+    now: Timestamp,
+) -> Lookup<ItemVersion> {
+    if !record.is_live(now) {
+        return Lookup::Missing(Missing::NotFound { expired: Some(at) });
+    }
+    let session = LiveSession { record, id_hash: at.id_hash };
+    match replaced.filter(|id| id.status(now) == ReplacedIdStatus::Remembered) {
+        Some(id) => Lookup::Missing(Missing::Replaced { id, session, at }),
+        None => Lookup::Live { session, at },
+    }
 }

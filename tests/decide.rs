@@ -1,0 +1,444 @@
+//! What a commit does, as a table: every kind of session that can be found, times every action,
+//! times every condition. The first line of the table that fits a case is its decision.
+
+use std::time::Duration;
+
+use cloakroom::backend::{
+    Action, Commit, Committed, Decision, IdChange, LiveSession, Lookup, Missing, ReplacedBy,
+    ReplacedId,
+};
+use cloakroom::clock::Timestamp;
+use cloakroom::data::Value;
+use cloakroom::delta::Delta;
+use cloakroom::id::{JoinSalt, PublicId, Realm, SessionIdHash, UserKey};
+use cloakroom::lifetime::Lifetime;
+use cloakroom::record::{NewSession, Record, Touch};
+use cloakroom::{Error, ErrorKind};
+
+/// What the presented id finds, in the order of the table's first column.
+///
+/// - `current`, `in grace`: a live session by its current id, or by one in its grace.
+/// - `renewed`: a renewal replaced the id, and the request was under way then.
+/// - `signed in`: the same for a sign-in, whose salt is remembered.
+/// - `late`: not under way. `unsalted`: no salt. `moved`: the session has moved on since.
+/// - `expired`: the deadline has passed; a store finds it and answers as for `not found`.
+const FOUND: [&str; 11] = [
+    "current",
+    "in grace",
+    "renewed",
+    "renewed late",
+    "signed in",
+    "signed in late",
+    "signed in unsalted",
+    "signed in moved",
+    "expired",
+    "undecodable",
+    "not found",
+];
+
+/// Names for several of them.
+const LIVE: &[&str] = FOUND.split_at(2).0;
+const REPLACED: &[&str] = FOUND.split_at(2).1.split_at(6).0;
+
+/// Whose session it is. `since`: the session got its user after the presented id was replaced.
+const OWNERS: [&str; 5] = ["nobody", "ada", "bob", "ada since", "bob since"];
+
+/// The sign-ins are Ada's. `unsalted`: the new id does not follow from the presented one.
+/// `stronger`: with another level than the session has.
+const ACTIONS: [&str; 7] =
+    ["create", "merge", "renew", "sign in", "sign in unsalted", "sign in stronger", "delete"];
+
+/// The revision that the commit demands.
+const REVISIONS: [&str; 3] = ["any", "same", "other"];
+
+/// The delta. `user`: it sets the user. `too large`: the data grows beyond the limit. `shrinks`: the
+/// data is beyond the limit, before and after.
+const CHANGES: [&str; 5] = ["nothing", "data", "user", "too large", "shrinks"];
+
+/// Whether activity is recorded.
+const TOUCHES: [&str; 3] = ["none", "due", "not due"];
+
+/// `*` stands for anything, `live` and `replaced` for all ids of such a session, `sign in*` for the
+/// three sign-ins.
+const TABLE: &str = "
+found                  | session of     | action           | revision | change    | touch | decision
+*                      | *              | create           | *        | too large | *     | too large
+*                      | *              | create           | *        | *         | *     | insert
+
+live                   | *              | delete           | *        | *         | *     | remove
+replaced               | *              | delete           | *        | *         | *     | remove
+undecodable            | *              | delete           | *        | *         | *     | remove
+expired                | *              | delete           | *        | *         | *     | not found
+not found              | *              | delete           | *        | *         | *     | not found
+
+expired                | *              | merge            | *        | *         | *     | not found
+not found              | *              | merge            | *        | *         | *     | not found
+undecodable            | *              | merge            | *        | *         | *     | undecodable
+replaced               | *              | merge            | *        | *         | *     | replaced
+live                   | *              | merge            | other    | *         | *     | mismatch
+live                   | *              | merge            | *        | too large | *     | too large
+live                   | *              | merge            | *        | nothing   | due   | touch
+live                   | *              | merge            | *        | nothing   | *     | unchanged
+live                   | *              | merge            | *        | *         | *     | update
+
+expired                | *              | renew            | *        | *         | *     | not found
+not found              | *              | renew            | *        | *         | *     | not found
+undecodable            | *              | renew            | *        | *         | *     | undecodable
+replaced               | *              | renew            | *        | *         | *     | replaced
+live                   | *              | renew            | other    | *         | *     | mismatch
+live                   | *              | renew            | *        | too large | *     | too large
+current                | *              | renew            | *        | *         | *     | renew
+in grace               | *              | renew            | *        | nothing   | due   | touch
+in grace               | *              | renew            | *        | nothing   | *     | unchanged
+in grace               | *              | renew            | *        | *         | *     | update
+
+expired                | *              | sign in*         | *        | too large | *     | too large
+expired                | *              | sign in*         | *        | *         | *     | insert
+not found              | *              | sign in*         | *        | too large | *     | too large
+not found              | *              | sign in*         | *        | *         | *     | insert
+undecodable            | *              | sign in*         | *        | too large | *     | too large
+undecodable            | *              | sign in*         | *        | *         | *     | insert
+*                      | bob, bob since | sign in*         | *        | too large | *     | too large
+live                   | bob, bob since | sign in*         | *        | *         | *     | replace
+replaced               | bob            | sign in*         | *        | *         | *     | replace
+replaced               | bob since      | sign in*         | *        | *         | *     | insert
+signed in              | ada, ada since | sign in          | *        | *         | *     | replaced
+*                      | *              | sign in*         | other    | *         | *     | mismatch
+*                      | *              | sign in*         | *        | too large | *     | too large
+current                | *              | sign in*         | *        | *         | *     | move
+*                      | *              | sign in*         | *        | *         | *     | move by old id
+";
+
+const LIMIT: usize = 100;
+const SECOND: Duration = Duration::from_secs(1);
+const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+
+const GRACE_UNTIL: Timestamp = Timestamp::from_millis(1_700_000_060_000);
+
+const PRESENTED: SessionIdHash = SessionIdHash::from_bytes([1; 32]);
+const CURRENT: SessionIdHash = SessionIdHash::from_bytes([2; 32]);
+const NEW: SessionIdHash = SessionIdHash::from_bytes([3; 32]);
+const BETWEEN: SessionIdHash = SessionIdHash::from_bytes([4; 32]);
+const SALT: JoinSalt = JoinSalt::from_bytes([5; 32]);
+const NEW_SALT: JoinSalt = JoinSalt::from_bytes([6; 32]);
+const REVISION: u64 = 7;
+const LEVEL: u16 = 1;
+
+/// One case: a value of each column.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    found: &'static str,
+    owner: &'static str,
+    action: &'static str,
+    revision: &'static str,
+    change: &'static str,
+    touch: &'static str,
+}
+
+fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for found in FOUND {
+        for owner in OWNERS {
+            for action in ACTIONS {
+                for revision in REVISIONS {
+                    for change in CHANGES {
+                        for touch in TOUCHES {
+                            cases.push(Case { found, owner, action, revision, change, touch });
+                        }
+                    }
+                }
+            }
+        }
+    }
+    cases
+}
+
+fn user(name: &str) -> UserKey {
+    UserKey::new(name).unwrap()
+}
+
+fn new_session(auth_level: u16) -> NewSession {
+    let mut new_session = NewSession::new(Lifetime::idle(3600 * SECOND).starting(NOW)).unwrap();
+    new_session.auth_level = auth_level;
+    new_session
+}
+
+fn text(bytes: usize) -> Value<'static> {
+    Value::encode(&"x".repeat(bytes)).unwrap()
+}
+
+impl Case {
+    fn owner(&self) -> Option<&'static str> {
+        match self.owner.split(' ').next() {
+            Some("nobody") => None,
+            name => name,
+        }
+    }
+
+    fn is_sign_in(&self) -> bool {
+        self.action.starts_with("sign in")
+    }
+
+    fn record(&self) -> Record {
+        let signed_in = NOW - 500 * SECOND;
+        let mut session = new_session(LEVEL);
+        session.public_id = PublicId::from_bytes([9; 16]);
+        session.limits = Lifetime::idle(3600 * SECOND).starting(signed_in);
+        let mut record = Record::create(&session, signed_in);
+        let mut delta = Delta::new();
+        delta.set("kept", text(if self.change == "shrinks" { 2 * LIMIT } else { 10 }));
+        delta.set("removed", text(10));
+        delta.apply(&mut record);
+        record.user = self.owner().map(user);
+        record.authenticated = record.user.as_ref().map(|_| signed_in);
+        record.revision = REVISION;
+        if self.touch == "due" {
+            record.seen = NOW - 300 * SECOND;
+        } else {
+            record.seen = NOW - SECOND;
+        }
+        record
+    }
+
+    fn position(&self) -> SessionIdHash {
+        if self.found == "current" { PRESENTED } else { CURRENT }
+    }
+
+    fn session(&self) -> LiveSession {
+        LiveSession { record: self.record(), id_hash: self.position() }
+    }
+
+    fn replaced(&self) -> ReplacedId {
+        let salt = (self.found != "signed in unsalted").then_some(SALT);
+        ReplacedId {
+            id_hash: PRESENTED,
+            successor: if self.found.ends_with("moved") { BETWEEN } else { CURRENT },
+            at: NOW - 60 * SECOND,
+            by: match self.found.starts_with("renewed") {
+                true => ReplacedBy::Renewal { grace_until: None },
+                false => ReplacedBy::SignIn { salt },
+            },
+            had_user: self.owner().is_some() && !self.owner.ends_with("since"),
+        }
+    }
+
+    /// The position is the id under which the session is stored.
+    fn found(&self) -> Lookup<SessionIdHash> {
+        let (session, at) = (self.session(), self.position());
+        match self.found {
+            "current" | "in grace" => Lookup::Live { session, at },
+            "not found" => Lookup::not_found(),
+            "expired" => Lookup::Missing(Missing::NotFound { expired: Some(at) }),
+            "undecodable" => {
+                let error = Error::new(ErrorKind::Undecodable, "decode a session");
+                let public_id = Some(session.record.public_id);
+                Lookup::Missing(Missing::Undecodable { public_id, error, at })
+            }
+            _ => Lookup::Missing(Missing::Replaced { id: self.replaced(), session, at }),
+        }
+    }
+
+    fn delta(&self) -> Delta {
+        let mut delta = Delta::new();
+        match self.change {
+            "nothing" => {}
+            "user" => delta.set_user(Some(user("eve"))),
+            "shrinks" => delta.remove("removed"),
+            "too large" => delta.set("added", text(LIMIT)),
+            _ => delta.set("added", text(10)),
+        }
+        delta
+    }
+
+    /// When the request was opened: what `replaced` says depends on it.
+    fn opened(&self) -> Timestamp {
+        let since = if self.found.ends_with("late") { 11 * SECOND } else { Duration::ZERO };
+        self.replaced().at + since
+    }
+
+    /// What `Commit::decide` says, and whether the record in it is as it should be.
+    fn decision(&self) -> &'static str {
+        let level = if self.action == "sign in stronger" { LEVEL + 1 } else { LEVEL };
+        let new_session = new_session(level);
+        let join_salt = (self.action != "sign in unsalted").then_some(NEW_SALT);
+        let action = match self.action {
+            "create" => Action::Create(new_session),
+            "merge" => Action::Merge,
+            "renew" => {
+                let (realm, grace_until) = (Realm::default(), Some(GRACE_UNTIL));
+                Action::Renew { to: NEW, realm, grace_until }
+            }
+            "delete" => Action::Delete,
+            _ => Action::SignIn { to: NEW, user: user("ada"), new_session, join_salt },
+        };
+        let mut commit = Commit::new(&PRESENTED, action, self.delta(), NOW);
+        commit.if_revision = match self.revision {
+            "any" => None,
+            "same" => Some(REVISION),
+            _ => Some(REVISION - 1),
+        };
+        commit.touch = (self.touch != "none").then_some(Touch::at(NOW));
+        commit.max_bytes = LIMIT;
+        commit.opened = self.opened();
+        let found = self.found();
+        let expired = commit.expired_to_remove(&found).copied();
+        let removes = self.found == "expired" && (self.is_sign_in() || self.action == "delete");
+        assert_eq!(expired, removes.then_some(CURRENT));
+        match commit.decide(found) {
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::TooLarge);
+                "too large"
+            }
+            Ok(Decision::Answer(answer)) => self.check_answer(&answer),
+            Ok(Decision::Insert { session, replaces }) => {
+                assert_eq!(session.id_hash, if self.is_sign_in() { NEW } else { PRESENTED });
+                self.check_new(&session.record, level);
+                let left = self.left(PRESENTED, join_salt);
+                match replaces {
+                    None => "insert",
+                    Some((presented, at)) => {
+                        assert_eq!((presented, at), (left, self.position()));
+                        "replace"
+                    }
+                }
+            }
+            Ok(Decision::Update { at, session, id_change }) => {
+                assert_eq!(at, self.position());
+                assert_eq!(session.id_hash, if id_change.is_some() { NEW } else { at });
+                self.check_changed(&session.record);
+                match id_change {
+                    None => "update",
+                    Some(IdChange { left, presented: None }) => {
+                        assert_eq!(left, self.left(PRESENTED, join_salt));
+                        if self.is_sign_in() { "move" } else { "renew" }
+                    }
+                    Some(IdChange { left, presented: Some(presented) }) => {
+                        assert_eq!(left, self.left(CURRENT, None));
+                        assert_eq!(presented, self.left(PRESENTED, join_salt));
+                        "move by old id"
+                    }
+                }
+            }
+            Ok(Decision::Touch { at, session }) => {
+                let mut touched = self.session();
+                touched.record.seen = NOW;
+                assert_eq!((at, session), (self.position(), touched));
+                "touch"
+            }
+            Ok(Decision::Remove { at }) => {
+                assert_eq!(at, self.position());
+                "remove"
+            }
+        }
+    }
+
+    fn left(&self, id_hash: SessionIdHash, salt: Option<JoinSalt>) -> ReplacedId {
+        let by = match self.is_sign_in() {
+            true => ReplacedBy::SignIn { salt },
+            false => ReplacedBy::Renewal { grace_until: Some(GRACE_UNTIL) },
+        };
+        let had_user = self.owner().is_some();
+        ReplacedId { id_hash, successor: NEW, at: NOW, by, had_user }
+    }
+
+    fn check_answer(&self, answer: &Committed) -> &'static str {
+        match answer {
+            Committed::Unchanged(session) => {
+                assert_eq!(*session, self.session());
+                "unchanged"
+            }
+            Committed::RevisionMismatch(session) => {
+                assert_eq!(*session, self.session());
+                "mismatch"
+            }
+            Committed::Missing(Missing::Replaced { id, session, .. }) => {
+                assert_eq!((*id, session), (self.replaced(), &self.session()));
+                "replaced"
+            }
+            Committed::Missing(Missing::NotFound { expired: None }) => "not found",
+            Committed::Missing(Missing::Undecodable { public_id, .. }) => {
+                assert_eq!(*public_id, Some(self.record().public_id));
+                "undecodable"
+            }
+            other => panic!("{self:?}: {other:?}"),
+        }
+    }
+
+    /// A session that begins has nothing of the one that was found.
+    fn check_new(&self, record: &Record, level: u16) {
+        let mut data = Record::create(&new_session(LEVEL), NOW);
+        self.delta().apply(&mut data);
+        assert_eq!(record.data, data.data);
+        assert_ne!(record.public_id, self.record().public_id);
+        assert_eq!((record.created, record.seen, record.revision), (NOW, NOW, 1));
+        match self.is_sign_in() {
+            true => self.check_signed_in(record, level),
+            false => assert_eq!(record.user, data.user),
+        }
+    }
+
+    /// A session that goes on keeps all that the action does not change.
+    fn check_changed(&self, record: &Record) {
+        let before = self.record();
+        let mut after = before.clone();
+        self.delta().apply(&mut after);
+        assert_eq!(record.data, after.data);
+        assert_eq!(record.public_id, before.public_id);
+        assert_eq!(record.created, before.created);
+        assert_eq!(record.revision, REVISION + 1);
+        let seen = if self.touch == "due" || self.is_sign_in() { NOW } else { before.seen };
+        assert_eq!(record.seen, seen);
+        let moves = self.is_sign_in() || self.action == "renew" && self.found == "current";
+        assert_eq!(record.id_issued, if moves { NOW } else { before.id_issued });
+        match self.is_sign_in() {
+            true => {
+                let level = if self.action == "sign in stronger" { LEVEL + 1 } else { LEVEL };
+                self.check_signed_in(record, level);
+            }
+            false => {
+                assert_eq!(record.user, after.user);
+                assert_eq!(record.limits, before.limits);
+            }
+        }
+    }
+
+    fn check_signed_in(&self, record: &Record, level: u16) {
+        assert_eq!(record.user, Some(user("ada")));
+        assert_eq!((record.authenticated, record.auth_level), (Some(NOW), level));
+        assert_eq!(record.limits, new_session(level).limits);
+    }
+
+    /// Whether a line of the table is about this case.
+    fn fits(&self, line: &[&str]) -> bool {
+        let columns = [self.found, self.owner, self.action, self.revision, self.change, self.touch];
+        columns.iter().zip(line).all(|(value, cell)| match *cell {
+            "*" => true,
+            "live" => LIVE.contains(value),
+            "replaced" => REPLACED.contains(value),
+            "sign in*" => self.is_sign_in(),
+            cell => cell == *value || cell.split(", ").any(|one| one == *value),
+        })
+    }
+}
+
+/// The lines of the table, each with the columns and the decision.
+fn lines() -> Vec<Vec<&'static str>> {
+    let lines = TABLE.lines().filter(|line| !line.is_empty()).skip(1);
+    let lines: Vec<Vec<_>> = lines.map(|line| line.split('|').map(str::trim).collect()).collect();
+    assert!(lines.iter().all(|line| line.len() == 7), "a line has not seven columns");
+    lines
+}
+
+#[test]
+fn every_case_is_decided_as_the_table_says() {
+    let lines = lines();
+    let mut used = vec![false; lines.len()];
+    for case in cases() {
+        let line = lines.iter().position(|line| case.fits(line));
+        let Some(line) = line else { panic!("the table says nothing of {case:?}") };
+        used[line] = true;
+        assert_eq!(case.decision(), lines[line][6], "{case:?}");
+    }
+    let unused = lines.iter().zip(used).find(|(_, used)| !used);
+    assert_eq!(unused, None, "a line is about no case");
+}
