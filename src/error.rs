@@ -148,7 +148,7 @@ impl Error {
     }
 
     /// The error that caused this one.
-    #[allow(dead_code)] // only the command line asks, and that is a feature
+    #[allow(dead_code)] // used by the SQLite store, which is a feature
     pub(crate) fn cause(&self) -> Option<&(dyn error::Error + 'static)> {
         match &self.0.source {
             Some(source) => Some(source.as_ref()),

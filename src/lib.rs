@@ -34,6 +34,7 @@
 //! | how long sessions live | [`Lifetime`], [`policy::Policy`] |
 //! | forms that no other site can forge | [`Session::csrf_field`], [`Session::verify_csrf`] |
 //! | settings of the manager, of the SQLite store | [`manager::SessionManagerBuilder`], [`stores::sqlite::SqliteStoreBuilder`] |
+//! | operating a database | [`stores::sqlite::Admin`], the crate `cloakroom-cli` |
 //! | a cache in front of a store | [`stores::cached::CachedStore`] |
 //! | sessions in memcached, or memcached as that cache | `stores::memcached`, with its feature |
 //! | what can go wrong | [`ErrorKind`] |
@@ -48,8 +49,6 @@
 
 pub mod backend;
 mod cleaner;
-#[cfg(feature = "cli")]
-pub mod cli;
 pub mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -67,7 +66,7 @@ pub mod manager;
 mod message;
 pub mod policy;
 mod process;
-#[cfg(all(doctest, feature = "cli", feature = "rocket", feature = "rouille", feature = "testing"))]
+#[cfg(all(doctest, feature = "rocket", feature = "rouille", feature = "testing"))]
 mod readme_doctests;
 pub mod record;
 pub mod session;
@@ -83,8 +82,6 @@ pub use flash::Flash;
 pub use id::UserKey;
 pub use lifetime::Lifetime;
 pub use manager::SessionManager;
-#[cfg(feature = "sqlite")]
-pub use rusqlite;
 pub use session::{Authentication, RecentAuth, Session, SignIn};
 pub use stores::memory::MemoryStore;
 #[cfg(feature = "sqlite")]

@@ -1,4 +1,3 @@
-//! The code in the README and the other pages is compiled, and run where it says so.
+//! Compiles the code of README.md, and runs it where it says so.
 
 #![doc = include_str!("../README.md")]
-#![doc = include_str!("../docs/operating.md")]

@@ -21,7 +21,7 @@ use cloakroom::SqliteStore;
 use cloakroom::backend::{Action, Commit, Committed, LiveSession, Lookup, Store};
 use cloakroom::delta::Delta;
 use cloakroom::id::SessionIdHash;
-use cloakroom::rusqlite::Connection;
+use cloakroom::stores::sqlite::rusqlite::Connection;
 use common::{
     Folder, HOUR, Kept, NOW, child, create, hex, key_of, live, merge, role, setting, value,
 };

@@ -12,8 +12,8 @@ use std::time::{Duration, SystemTime};
 use cloakroom::backend::{Committed, SessionIndex, Store};
 use cloakroom::event::{Event, EventKind, Events, Sink};
 use cloakroom::id::SessionIdHash;
-use cloakroom::rusqlite::Connection;
-use cloakroom::stores::sqlite::{Journal, ProgressFn};
+use cloakroom::stores::sqlite::rusqlite::Connection;
+use cloakroom::stores::sqlite::{Admin, Journal, ProgressFn};
 use cloakroom::{ErrorKind, Result, SqliteStore};
 use common::sound::assert_sound;
 use common::{
@@ -71,7 +71,7 @@ fn a_file_that_was_replaced_is_written_to_no_more_and_goes_on_when_it_is_back() 
     let (store, events) = open(&folder.database());
     let id_hash = create(&store, &setting("n", 1)).unwrap();
     assert!(live(&store, &id_hash).unwrap().is_some());
-    store.backup(folder.path("copy.db")).unwrap();
+    store.admin().backup(folder.path("copy.db")).unwrap();
     let copy = fs::read(folder.path("copy.db")).unwrap();
 
     fs::rename(folder.database(), folder.path("away.db")).unwrap();
@@ -79,7 +79,7 @@ fn a_file_that_was_replaced_is_written_to_no_more_and_goes_on_when_it_is_back() 
     for _ in 0..3 {
         assert_unavailable(merge(&store, &id_hash, &setting("n", 2)));
         assert_unavailable(delete(&store, &id_hash));
-        assert_unavailable(store.clear());
+        assert_unavailable(store.admin().clear());
     }
     assert!(live(&store, &id_hash).unwrap().is_some(), "reads of what was open go on");
     // Nobody reads the new file with the old one's log, or copies that log into it.
@@ -198,18 +198,21 @@ fn no_call_of_an_operator_drops_the_locks_of_a_store_that_is_open() {
     let calls: [(&str, &dyn Fn()); 8] = [
         ("nothing", &|| {}),
         ("open", &|| drop(build().open().unwrap())),
-        ("facts", &|| drop(build().facts().unwrap())),
-        ("pending", &|| drop(build().pending().unwrap())),
-        ("check_file", &|| drop(build().check_file(false, watch()).unwrap())),
+        ("facts", &|| drop(Admin::new(build()).info().unwrap())),
+        ("pending", &|| drop(Admin::new(build()).pending_migrations().unwrap())),
+        ("check_file", &|| drop(Admin::new(build()).check_file(false, watch()).unwrap())),
         ("backup", &|| {
             let _ = fs::remove_file(folder.path("copy.db"));
-            store.backup_checked(folder.path("copy.db"), watch()).map(drop).unwrap();
+            store.admin().backup_checked(folder.path("copy.db"), watch()).map(drop).unwrap();
         }),
         ("restore", &|| {
-            let restored = build().restore(folder.path("copy.db"), true, NOW, watch()).unwrap();
+            let restored =
+                Admin::new(build()).restore(folder.path("copy.db"), true, NOW, watch()).unwrap();
             assert!(restored.is_continue());
         }),
-        ("a backup to its own name", &|| drop(store.backup(folder.database()).unwrap_err())),
+        ("a backup to its own name", &|| {
+            drop(store.admin().backup(folder.database()).unwrap_err())
+        }),
     ];
     let path = fs::canonicalize(folder.database()).unwrap();
     let Ok(_) = fs::read_dir("/proc/self/fdinfo") else {

@@ -15,7 +15,7 @@ use cloakroom::backend::{Action, Commit, Committed, Lookup, Missing, Page, Sessi
 use cloakroom::clock::Timestamp;
 use cloakroom::delta::Delta;
 use cloakroom::id::{Realm, SessionId};
-use cloakroom::rusqlite::Connection;
+use cloakroom::stores::sqlite::rusqlite::Connection;
 use cloakroom::{ErrorKind, Lifetime, MemoryStore, SqliteStore};
 use common::sound::assert_sound;
 use common::{
@@ -73,7 +73,7 @@ fn child_process() {
     let id_hash = create(&store, &setting("n", 1)).unwrap();
     std::env::set_current_dir("/").unwrap();
     assert!(live(&store, &id_hash).unwrap().is_some());
-    store.backup(format!("{folder}/copy.db")).unwrap();
+    store.admin().backup(format!("{folder}/copy.db")).unwrap();
     // What looks like a URI is a file of that name, not a database in memory.
     std::env::set_current_dir(&folder).unwrap();
     let store = SqliteStore::open("file::memory:").unwrap();
@@ -249,13 +249,13 @@ fn of_two_backups_to_one_name_one_is_made_and_the_other_refused() {
     let results: Vec<_> = std::thread::scope(|scope| {
         let backup = || {
             barrier.wait();
-            store.backup(folder.path("copy.db")).map_err(|error| error.kind())
+            store.admin().backup(folder.path("copy.db")).map_err(|error| error.kind())
         };
         let threads = [scope.spawn(backup), scope.spawn(backup)];
         threads.map(|thread| thread.join().unwrap()).to_vec()
     });
     assert!(results.contains(&Ok(())) && results.contains(&Err(ErrorKind::Invalid)), "{results:?}");
-    assert_eq!(SqliteStore::open(folder.path("copy.db")).unwrap().clear().unwrap(), 500);
+    assert_eq!(SqliteStore::open(folder.path("copy.db")).unwrap().admin().clear().unwrap(), 500);
     let left = fs::read_dir(folder.path("")).unwrap();
     let names = left.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     assert_eq!(names.filter(|name| name.contains("partial")).count(), 0);
@@ -442,7 +442,7 @@ fn a_backup_taken_under_load_is_whole() {
                 }
             });
         }
-        let copied = store.backup(&copy);
+        let copied = store.admin().backup(&copy);
         stop.store(true, Ordering::Relaxed);
         copied.unwrap();
     });
@@ -451,12 +451,16 @@ fn a_backup_taken_under_load_is_whole() {
     for id_hash in &keys {
         assert!(live(&restored, id_hash).unwrap().is_some());
     }
-    assert_eq!(store.backup(&copy).unwrap_err().kind(), ErrorKind::Invalid, "never overwrites");
-    let nowhere = store.backup(folder.path("missing/copy.db")).unwrap_err();
+    assert_eq!(
+        store.admin().backup(&copy).unwrap_err().kind(),
+        ErrorKind::Invalid,
+        "never overwrites"
+    );
+    let nowhere = store.admin().backup(folder.path("missing/copy.db")).unwrap_err();
     assert_eq!(nowhere.kind(), ErrorKind::Unavailable);
     let memory = SqliteStore::in_memory().unwrap();
     let id_hash = create(&memory, &setting("n", 1)).unwrap();
-    memory.backup(folder.path("memory.db")).unwrap();
+    memory.admin().backup(folder.path("memory.db")).unwrap();
     let restored = SqliteStore::open(folder.path("memory.db")).unwrap();
     assert!(live(&restored, &id_hash).unwrap().is_some());
 }

@@ -17,8 +17,8 @@ use cloakroom::clock::Timestamp;
 use cloakroom::delta::Delta;
 use cloakroom::id::{IdpSessionId, PublicId, Realm, SessionIdHash};
 use cloakroom::record::{NewSession, Touch};
-use cloakroom::rusqlite::Connection;
-use cloakroom::stores::sqlite::{CompactMode, ProgressFn};
+use cloakroom::stores::sqlite::rusqlite::Connection;
+use cloakroom::stores::sqlite::{Admin, CompactMode, ProgressFn};
 use cloakroom::{Lifetime, SqliteStore, UserKey};
 use common::{Folder, NOW, create, live, merge, new_key, new_session, setting, value};
 use dice::Dice;
@@ -163,8 +163,8 @@ impl Several {
             }
             36 => match self.dice.roll(20) {
                 0 => store.index().unwrap().revoke_everyone(None, now).map(drop),
-                1 => store.clear().map(drop),
-                2 => store.drop_tables().and_then(|()| store.setup()),
+                1 => store.admin().clear().map(drop),
+                2 => store.admin().drop_tables().and_then(|()| store.admin().setup().map(drop)),
                 _ => Ok(()),
             },
             37 => {
@@ -202,11 +202,12 @@ impl Several {
             8 => "DROP TRIGGER IF EXISTS one; DROP TRIGGER IF EXISTS two",
             _ => {
                 let copy = self.folder.fresh();
-                self.plain.backup(&copy).unwrap();
-                self.plain.clear().unwrap();
+                self.plain.admin().backup(&copy).unwrap();
+                self.plain.admin().clear().unwrap();
                 let builder = SqliteStore::builder(&path);
-                let _ = builder.restore(&copy, true, self.now, watch()).unwrap();
-                let _ = builder.compact(CompactMode::Full, watch()).unwrap();
+                let _ =
+                    Admin::new(builder.clone()).restore(&copy, true, self.now, watch()).unwrap();
+                let _ = Admin::new(builder).compact(CompactMode::Full, watch()).unwrap();
                 return;
             }
         };

@@ -9,8 +9,8 @@ use std::process::Stdio;
 
 use cloakroom::backend::SessionIndex;
 use cloakroom::backend::Store;
-use cloakroom::rusqlite::Connection;
 use cloakroom::stores::sqlite::Journal;
+use cloakroom::stores::sqlite::rusqlite::Connection;
 use cloakroom::{ErrorKind, SqliteStore};
 use common::{Folder, NOW, child, create, live, role, setting};
 
@@ -79,7 +79,7 @@ fn everything(path: &Path) -> Vec<String> {
     ] {
         let mut statement = connection.prepare(sql).unwrap();
         let rows = statement.query_map([], |row| {
-            Ok(format!("{:?}", row.get::<_, cloakroom::rusqlite::types::Value>(0)?))
+            Ok(format!("{:?}", row.get::<_, cloakroom::stores::sqlite::rusqlite::types::Value>(0)?))
         });
         seen.extend(rows.unwrap().map(Result::unwrap));
     }
@@ -103,7 +103,7 @@ fn opening_twice_sets_up_once_and_keeps_the_sessions() {
     drop(store);
     let before = everything(&folder.database());
     let store = SqliteStore::open(folder.database()).unwrap();
-    store.setup().unwrap();
+    store.admin().setup().unwrap();
     assert_eq!(everything(&folder.database()), before);
     assert!(live(&store, &id_hash).unwrap().is_some());
     SqliteStore::builder(folder.database()).migrate(false).open().unwrap();
@@ -183,8 +183,8 @@ fn a_hosts_own_tables_and_user_version_are_left_alone() {
     let page_size = number(&path, "PRAGMA page_size");
     let store = SqliteStore::open(&path).unwrap();
     create(&store, &setting("n", 1)).unwrap();
-    store.clear().unwrap();
-    store.drop_tables().unwrap();
+    store.admin().clear().unwrap();
+    store.admin().drop_tables().unwrap();
     drop(store);
     assert_eq!(number(&path, "SELECT count(*) FROM customers"), 1);
     assert_eq!(number(&path, "PRAGMA user_version"), 7);
@@ -217,17 +217,17 @@ fn two_stores_in_one_file_do_not_touch_each_other() {
     let id_hash = create(&one, &setting("n", 1)).unwrap();
     let others = create(&other, &setting("n", 2)).unwrap();
     assert!(live(&other, &id_hash).unwrap().is_none());
-    assert_eq!(one.clear().unwrap(), 1);
+    assert_eq!(one.admin().clear().unwrap(), 1);
     assert!(live(&one, &id_hash).unwrap().is_none());
     assert!(live(&other, &others).unwrap().is_some());
-    one.drop_tables().unwrap();
-    one.drop_tables().unwrap();
-    assert_eq!(one.clear().unwrap(), 0, "nothing to clear is no error");
+    one.admin().drop_tables().unwrap();
+    one.admin().drop_tables().unwrap();
+    assert_eq!(one.admin().clear().unwrap(), 0, "nothing to clear is no error");
     assert!(live(&other, &others).unwrap().is_some());
     assert_eq!(live(&one, &id_hash).unwrap_err().kind(), ErrorKind::NotSetUp);
     assert_eq!(create(&one, &setting("n", 1)).unwrap_err().kind(), ErrorKind::NotSetUp);
     assert_eq!(one.index().unwrap().stats(NOW).unwrap_err().kind(), ErrorKind::NotSetUp);
-    one.setup().unwrap();
+    one.admin().setup().unwrap();
     create(&one, &setting("n", 1)).unwrap();
 }
 
@@ -237,7 +237,7 @@ fn clearing_raises_the_epoch() {
     let store = SqliteStore::open(folder.database()).unwrap();
     let index: &dyn SessionIndex = store.index().unwrap();
     assert_eq!(index.epoch().unwrap(), 0);
-    store.clear().unwrap();
+    store.admin().clear().unwrap();
     assert_eq!(index.revoke_everyone(None, NOW).unwrap(), 0);
     assert_eq!(index.epoch().unwrap(), 2);
 }
@@ -273,9 +273,13 @@ fn a_table_of_the_hosts_in_place_of_one_of_ours_is_neither_used_nor_dropped() {
         .unwrap();
         host.execute_batch(theirs).unwrap();
         let before = everything(&folder.database());
-        assert_eq!(store.drop_tables().unwrap_err().kind(), ErrorKind::ForeignTable, "{theirs}");
-        assert_eq!(store.clear().unwrap_err().kind(), ErrorKind::ForeignTable, "{theirs}");
-        assert_eq!(store.setup().unwrap_err().kind(), ErrorKind::ForeignTable, "{theirs}");
+        assert_eq!(
+            store.admin().drop_tables().unwrap_err().kind(),
+            ErrorKind::ForeignTable,
+            "{theirs}"
+        );
+        assert_eq!(store.admin().clear().unwrap_err().kind(), ErrorKind::ForeignTable, "{theirs}");
+        assert_eq!(store.admin().setup().unwrap_err().kind(), ErrorKind::ForeignTable, "{theirs}");
         let again = SqliteStore::builder(folder.database()).table("session").open();
         assert_eq!(again.unwrap_err().kind(), ErrorKind::ForeignTable, "{theirs}");
         assert_eq!(everything(&folder.database()), before, "{theirs}");
@@ -287,10 +291,14 @@ fn a_table_the_host_makes_after_ours_were_dropped_is_not_dropped() {
     for theirs in TAKEN_OVER {
         let folder = Folder::new();
         let store = SqliteStore::builder(folder.database()).table("session").open().unwrap();
-        store.drop_tables().unwrap();
+        store.admin().drop_tables().unwrap();
         Connection::open(folder.database()).unwrap().execute_batch(theirs).unwrap();
         let before = everything(&folder.database());
-        assert_eq!(store.drop_tables().unwrap_err().kind(), ErrorKind::ForeignTable, "{theirs}");
+        assert_eq!(
+            store.admin().drop_tables().unwrap_err().kind(),
+            ErrorKind::ForeignTable,
+            "{theirs}"
+        );
         assert_eq!(everything(&folder.database()), before, "{theirs}");
     }
 }

@@ -405,7 +405,8 @@ fn a_renamed_cookie_of_a_named_realm_keeps_its_session() {
 fn a_forgotten_salt_is_not_left_in_the_file() {
     let app = App::new(true, defaults);
     let salts = || {
-        let raw = cloakroom::rusqlite::Connection::open(app.folder.database()).unwrap();
+        let raw =
+            cloakroom::stores::sqlite::rusqlite::Connection::open(app.folder.database()).unwrap();
         raw.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
         let mut all = raw.prepare("SELECT join_salt FROM cloakroom_sessions_replaced").unwrap();
         let rows = all.query_map([], |row| row.get::<_, Vec<u8>>(0)).unwrap();

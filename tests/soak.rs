@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use app::FRAMEWORKS;
 use client::{Browser, Request, Response};
-use cloakroom::rusqlite::Connection;
+use cloakroom::stores::sqlite::rusqlite::Connection;
 use cloakroom::{SessionManager, SqliteStore};
 use common::{Folder, Kept, role};
 use served::{serve, start};

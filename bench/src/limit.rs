@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use cloakroom::backend::{Page, SessionFilter, SessionIndex, Store};
 use cloakroom::clock::{Clock, ManualClock, Timestamp};
 use cloakroom::http::Outcome;
-use cloakroom::rusqlite::Connection;
 use cloakroom::stores::sqlite::Durability;
+use cloakroom::stores::sqlite::rusqlite::Connection;
 use cloakroom::{SessionManager, SqliteStore, UserKey};
 
 use crate::ours::{self, LoadState, fill};
@@ -320,7 +320,7 @@ fn sweep(report: &mut Report, dir: &Path, expired: usize, all: usize) {
     );
     store.maintenance().expect("a file has a log").run().expect("checkpoint");
     let raw_paths = ["before.db", "after.db"].map(|name| dir.join(name));
-    raw_paths.iter().for_each(|path| store.backup(path).expect("copy"));
+    raw_paths.iter().for_each(|path| store.admin().backup(path).expect("copy"));
     // It sweeps when it is asked to.
     let manager = || {
         let builder = SessionManager::builder(store.clone()).clock(clock.clone());

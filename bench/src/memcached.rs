@@ -104,7 +104,9 @@ pub fn run(quick: bool, report: &mut Report) {
     let client = MetaClient::builder().max_idle(16).connect(server.1.as_str()).expect("connect");
     // As long as what the store has under a key.
     let (record, _) = match store.load(&keys[0], NOW) {
-        Ok(Lookup::Live { session: LiveSession { record, id_hash }, .. }) => (record.to_json(), id_hash),
+        Ok(Lookup::Live { session: LiveSession { record, id_hash }, .. }) => {
+            (record.to_json(), id_hash)
+        }
         _ => panic!("it is there"),
     };
     let names: Vec<String> = keys.iter().map(|id_hash| format!("raw:{id_hash:?}")).collect();

@@ -8,7 +8,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cloakroom::backend::{Maintenance, Store};
-use cloakroom::cli::{self, Target};
 use cloakroom::clock::{Clock, ManualClock, SystemClock};
 use cloakroom::http::Outcome;
 use cloakroom::{ErrorKind, SessionManager, SqliteStore};
@@ -23,7 +22,7 @@ const ROLE: &str = "CLOAKROOM_BENCH_OPERATOR";
 /// This program again, as the operator's.
 pub fn play() -> Option<ExitCode> {
     std::env::var_os(ROLE)?;
-    Some(cli::run(std::env::args_os(), Target::Arguments))
+    Some(cloakroom_cli::run(std::env::args_os(), cloakroom_cli::Target::Arguments))
 }
 
 struct Service {

@@ -8,7 +8,7 @@ use cloakroom::SessionManager;
 use cloakroom::clock::{Clock, ManualClock};
 use cloakroom::http::Outcome;
 use cloakroom::id::{Realm, SessionId};
-use cloakroom::rusqlite::{Connection, params};
+use cloakroom::stores::sqlite::rusqlite::{Connection, params};
 
 use crate::workload::session_json;
 

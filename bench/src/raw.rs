@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cloakroom::rusqlite::{Connection, params};
+use cloakroom::stores::sqlite::rusqlite::{Connection, params};
 
 pub const NOW: i64 = 1_900_000_000_000;
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use cloakroom::backend::{Page, SessionFilter, Store};
 use cloakroom::clock::{ManualClock, Timestamp};
 use cloakroom::id::SessionId;
-use cloakroom::rusqlite::Connection;
+use cloakroom::stores::sqlite::rusqlite::Connection;
 use cloakroom::{SessionManager, SqliteStore, UserKey};
 
 use crate::ours::{self, Cookie, Row};

@@ -1,7 +1,6 @@
 #![no_main]
 
-#[allow(dead_code, reason = "the others have programs of their own")]
-#[path = "../../tests/hostile/targets.rs"]
+#[path = "../../crates/cloakroom-cli/tests/hostile/targets.rs"]
 mod targets;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| targets::arguments(bytes));

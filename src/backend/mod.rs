@@ -11,6 +11,7 @@ mod filter;
 pub(crate) mod key_map;
 mod lookup;
 mod replaced_id;
+mod sweep_batch;
 mod wrapper;
 
 use std::fmt::Debug;
@@ -27,6 +28,7 @@ pub use commit::{Action, AtLimit, Commit, Committed, Decision, IdChange, Session
 pub use filter::SessionFilter;
 pub use lookup::{LiveSession, Lookup, Missing};
 pub use replaced_id::{ReplacedBy, ReplacedId, ReplacedIdStatus};
+pub(crate) use sweep_batch::SweepBatch;
 pub use wrapper::StoreWrapper;
 
 /// A store of sessions. Every call blocks until it is done.

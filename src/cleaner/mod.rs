@@ -27,9 +27,6 @@ use clock_guard::ClockGuard;
 use sweep_schedule::{Reply, SweepSchedule};
 use touch_buffer::{Sent, TouchBuffer, TouchSender, touch_channel};
 
-#[cfg(feature = "sqlite")]
-pub(crate) use sweep_schedule::Batch;
-
 /// The number of messages that may wait for the thread.
 const MESSAGES: usize = 64;
 

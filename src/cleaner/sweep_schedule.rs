@@ -3,37 +3,10 @@
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
-use crate::backend::SweepReport;
+use crate::backend::{SweepBatch, SweepReport};
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::sync::channel::Sender;
-
-/// The number of sessions that one transaction of a sweep may remove. It adapts to how long the
-/// transactions block writers.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Batch(NonZeroUsize);
-
-impl Batch {
-    /// The first batch of a process, and the bound of all.
-    pub(crate) const LARGEST: Batch = Batch(NonZeroUsize::MIN.saturating_add(999));
-
-    const SMALLEST: usize = 50;
-
-    /// A batch that blocks writers for longer is followed by one of half its size.
-    const TIME: Duration = Duration::from_millis(10);
-
-    pub(crate) fn limit(self) -> NonZeroUsize {
-        self.0
-    }
-
-    /// The batch to follow this one, which blocked writers for this long.
-    #[must_use]
-    pub(crate) fn after(self, held: Duration) -> Self {
-        let next = if held > Self::TIME { self.0.get() / 2 } else { self.0.get() * 2 };
-        let next = NonZeroUsize::new(next.max(Self::SMALLEST)).unwrap_or(Self::LARGEST.0);
-        Batch(next.min(Self::LARGEST.0))
-    }
-}
 
 /// Who waits for the end of a sweep.
 pub(super) type Reply = Sender<Result<usize>>;
@@ -43,7 +16,7 @@ pub(super) type Reply = Sender<Result<usize>>;
 pub(super) struct SweepSchedule {
     interval: Duration,
     next_sweep: Instant,
-    batch: Batch,
+    batch: SweepBatch,
     running: Option<Running>,
 }
 
@@ -69,7 +42,12 @@ pub(super) struct FinishedSweep {
 impl SweepSchedule {
     /// The first sweep is due one `interval` after `now`.
     pub(super) fn new(interval: Duration, now: Instant) -> Self {
-        SweepSchedule { interval, next_sweep: now + interval, batch: Batch::LARGEST, running: None }
+        SweepSchedule {
+            interval,
+            next_sweep: now + interval,
+            batch: SweepBatch::LARGEST,
+            running: None,
+        }
     }
 
     /// Whether a regular sweep is due. If so, the next one is due an interval later.
@@ -179,7 +157,7 @@ mod tests {
         let mut schedule = SweepSchedule::new(MINUTE, start);
         assert_eq!(schedule.due_batch(start), None);
         schedule.start(at(1), start, None);
-        assert_eq!(schedule.due_batch(start), Some((at(1), Batch::LARGEST.limit())));
+        assert_eq!(schedule.due_batch(start), Some((at(1), SweepBatch::LARGEST.limit())));
         let end = start + MILLI * 20;
         assert!(schedule.batch_done(full(MILLI * 8), start, end).is_none());
         assert_eq!(schedule.due_batch(end + MILLI * 7), None);
@@ -207,18 +185,5 @@ mod tests {
             assert_eq!(answer.recv().unwrap().unwrap_err().kind(), ErrorKind::Busy);
         }
         assert_eq!(schedule.next_due(), start + MINUTE);
-    }
-
-    #[test]
-    fn a_batch_shrinks_when_it_blocks_for_long_and_grows_again() {
-        let mut batch = Batch::LARGEST;
-        for _ in 0..10 {
-            batch = batch.after(MILLI * 11);
-        }
-        assert_eq!(batch.limit().get(), Batch::SMALLEST);
-        for _ in 0..10 {
-            batch = batch.after(MILLI * 10);
-        }
-        assert_eq!(batch.limit(), Batch::LARGEST.limit());
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! Sessions report their use; `recently_ended` and the adapters read it.
 
-// The scheduler in tests/schedules has no constant initializers of thread locals.
+// The scheduler in tests/shuttle has no constant initializers of thread locals.
 #![allow(clippy::missing_const_for_thread_local)]
 
 use std::cell::Cell;

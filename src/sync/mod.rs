@@ -5,7 +5,7 @@
 //! that chooses the order of threads and when timeouts expire. Imports nothing of this crate.
 
 #[cfg(schedules)]
-#[path = "../../tests/schedules/scheduled.rs"]
+#[path = "../../tests/shuttle/scheduled.rs"]
 mod scheduled;
 #[cfg(not(schedules))]
 mod std_impl;

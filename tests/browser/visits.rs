@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use cloakroom::rusqlite::Connection;
+use cloakroom::stores::sqlite::rusqlite::Connection;
 
 use crate::browser::{Chromium, Page, Programs, Tab};
 use crate::client::PATIENCE;

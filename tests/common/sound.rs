@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use cloakroom::rusqlite::Connection;
+use cloakroom::stores::sqlite::rusqlite::Connection;
 
 pub fn assert_sound(path: impl AsRef<Path>) {
     let connection = Connection::open(path).unwrap();

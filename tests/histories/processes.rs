@@ -177,7 +177,7 @@ impl Subject for Several<'_> {
     }
 
     fn begin(&self, names: Names) -> Vec<Caller<'_>> {
-        self.backing.clear().unwrap();
+        self.backing.admin().clear().unwrap();
         let caller = |thread| -> Caller<'_> {
             Box::new(move |operation| self.call(thread, names, operation))
         };

@@ -77,7 +77,7 @@ impl Subject for Sqlite {
     }
 
     fn begin(&self, names: Names) -> Vec<Caller<'_>> {
-        self.store.clear().unwrap();
+        self.store.admin().clear().unwrap();
         let caller =
             |_| -> Caller<'_> { Box::new(move |operation| names.call(&self.store, operation)) };
         (0..THREADS).map(caller).collect()
@@ -106,7 +106,7 @@ impl<C: Cache, F: Fn() -> C + Sync> Subject for Before<F> {
     }
 
     fn begin(&self, names: Names) -> Vec<Caller<'_>> {
-        self.backing.store.clear().unwrap();
+        self.backing.store.admin().clear().unwrap();
         let (cache, backing) = (Pausing((self.make_cache)()), Pausing(self.backing.store.clone()));
         let store = CachedStore::builder(cache, backing).retry_after(Duration::from_millis(1));
         let store = store.build().unwrap();
@@ -291,7 +291,7 @@ impl Subject for TwoInstances {
     }
 
     fn begin(&self, names: Names) -> Vec<Caller<'_>> {
-        self.backing.store.clear().unwrap();
+        self.backing.store.admin().clear().unwrap();
         let cache = Gated::new(MemoryStore::new());
         let instance = || {
             let link = Gated::new(Shared(cache.clone()));

@@ -3,17 +3,14 @@
 //!
 //! `tests/hostile.rs` drives them with mutations of `corpus/`; so does `fuzz/`, guided by coverage.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
-use std::process::ExitCode;
 use std::sync::LazyLock;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use cloakroom::backend::{Action, Commit, Lookup, Missing, Page, SessionFilter, Store};
-use cloakroom::cli::{self, Target};
-use cloakroom::clock::{Clock, ManualClock, SystemClock, Timestamp};
+use cloakroom::clock::{ManualClock, Timestamp};
 use cloakroom::cookie::CookieKeys;
 use cloakroom::csrf::CsrfToken;
 use cloakroom::data::{Data, Value};
@@ -21,14 +18,14 @@ use cloakroom::delta::Delta;
 use cloakroom::http::{Outcome, RequestHead};
 use cloakroom::id::{Realm, SessionId};
 use cloakroom::record::{NewSession, Record};
-use cloakroom::rusqlite::{Connection, params};
+use cloakroom::stores::sqlite::rusqlite::{Connection, params};
 use cloakroom::{CookieConfig, ErrorKind, Lifetime, MemoryStore, SessionManager, SqliteStore};
 use serde_json::value::RawValue;
 
 /// A target's name, which is its corpus's, and the function.
 pub(crate) type Named = (&'static str, fn(&[u8]));
 
-pub(crate) const TARGETS: [Named; 8] = [
+pub(crate) const TARGETS: [Named; 7] = [
     ("cookie_header", cookie_header),
     ("sealed_cookie", sealed_cookie),
     ("request_head", request_head),
@@ -36,7 +33,6 @@ pub(crate) const TARGETS: [Named; 8] = [
     ("data", data),
     ("row", row),
     ("csrf_token", csrf_token),
-    ("arguments", arguments),
 ];
 
 const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
@@ -301,34 +297,4 @@ pub(crate) fn csrf_token(bytes: &[u8]) {
     });
     let found = session.verify_csrf(&token).expect("the store does not fail");
     assert_eq!(found == CsrfToken::Valid, expected, "{token:?}");
-}
-
-/// Words of a command line, one a line. Whatever they are, the program ends with a documented code.
-pub(crate) fn arguments(bytes: &[u8]) {
-    let text = String::from_utf8_lossy(bytes);
-    // It runs what it is told to: so nothing that leads out of here, and nothing that goes on for
-    // ever.
-    if ["/", "..", "-w", "\\", "@"].iter().any(|word| text.contains(word)) {
-        return;
-    }
-    thread_local! {
-        static STORE: RefCell<Option<SqliteStore>> = const { RefCell::new(None) };
-    }
-    let id_hash = SessionId::parse(KNOWN).expect("it is an id").hash(Realm::default().tag());
-    let has_it = |store: &SqliteStore| {
-        matches!(store.load(&id_hash, SystemClock.now()), Ok(Lookup::Live { .. }))
-    };
-    // Most lines do nothing to it: the next can have the same.
-    let store = STORE.take().filter(has_it).unwrap_or_else(|| {
-        let store = SqliteStore::in_memory().expect("memory");
-        let (now, delta) = (SystemClock.now(), Delta::new());
-        let new_session = NewSession::new(Lifetime::default().starting(now)).expect("randomness");
-        let create = Commit::new(&id_hash, Action::Create(new_session), delta, now);
-        store.commit(&create).expect("done");
-        store
-    });
-    STORE.set(Some(store.clone()));
-    let words = std::iter::once("cloakroom").chain(text.lines()).map(str::to_owned);
-    let code = cli::run(words.collect::<Vec<_>>(), Target::Sqlite(store));
-    assert!((0..=4).any(|known| code == ExitCode::from(known)), "{code:?}");
 }

@@ -473,7 +473,7 @@ fn no_key_out_of_the_database_is_an_id() {
     let app = crate::common::in_process::App::new(true, defaults);
     let browser = app.visitor(1);
     let path = app.folder.database();
-    let other = cloakroom::rusqlite::Connection::open(&path).unwrap();
+    let other = cloakroom::stores::sqlite::rusqlite::Connection::open(&path).unwrap();
     let id_hash: Vec<u8> =
         other.query_row("SELECT key FROM cloakroom_sessions", [], |row| row.get(0)).unwrap();
     assert_eq!(id_hash, browser.id().hash(Realm::default().tag()).as_bytes());

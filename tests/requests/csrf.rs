@@ -238,7 +238,8 @@ fn a_sign_in_replaces_the_secret_with_itself_and_no_page_after_it_writes_one() {
 fn a_session_that_never_had_a_secret_gets_none_by_a_sign_in() {
     let app = App::new(true, defaults);
     app.signed_in("ada");
-    let database = cloakroom::rusqlite::Connection::open(app.folder.database()).unwrap();
+    let database =
+        cloakroom::stores::sqlite::rusqlite::Connection::open(app.folder.database()).unwrap();
     let data = || -> String {
         let sql = "SELECT group_concat(data) FROM cloakroom_sessions";
         database.query_row(sql, [], |row| row.get(0)).unwrap()
@@ -329,7 +330,8 @@ fn a_stored_secret_of_another_form_counts_as_none() {
     for stored in ["5", "\"short\"", "null", "\"AAAA\"", "{}"] {
         let app = App::new(true, defaults);
         let (mut browser, before) = visitor_with_token(&app);
-        let database = cloakroom::rusqlite::Connection::open(app.folder.database()).unwrap();
+        let database =
+            cloakroom::stores::sqlite::rusqlite::Connection::open(app.folder.database()).unwrap();
         let data = format!("{{\"cloakroom.csrf\":{stored}}}");
         database.execute("UPDATE cloakroom_sessions SET data = ?1", [data]).unwrap();
         assert!(!holds(&app, &browser, &before));

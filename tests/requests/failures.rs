@@ -276,13 +276,15 @@ fn the_default_limit_is_64_kilobytes() {
 
 /// The stored row, as another program sees it.
 fn row(app: &App) -> (String, i64, i64) {
-    let other = cloakroom::rusqlite::Connection::open(app.folder.database()).unwrap();
+    let other =
+        cloakroom::stores::sqlite::rusqlite::Connection::open(app.folder.database()).unwrap();
     let sql = "SELECT data, revision, seen FROM cloakroom_sessions WHERE data = 'no JSON'";
     other.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).unwrap()
 }
 
 fn spoil(app: &App) {
-    let other = cloakroom::rusqlite::Connection::open(app.folder.database()).unwrap();
+    let other =
+        cloakroom::stores::sqlite::rusqlite::Connection::open(app.folder.database()).unwrap();
     other.execute("UPDATE cloakroom_sessions SET data = 'no JSON'", []).unwrap();
 }
 

@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use cloakroom::event::EventKind;
 use cloakroom::id::SessionId;
-use cloakroom::rusqlite::Connection;
+use cloakroom::stores::sqlite::rusqlite::Connection;
 
 use crate::client::{COOKIE, Exchange, Request};
 use crate::site::{everywhere, on, on_files};

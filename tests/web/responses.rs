@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use cloakroom::event::EventKind;
 use cloakroom::manager::SessionManagerBuilder;
-use cloakroom::rusqlite::Connection;
+use cloakroom::stores::sqlite::rusqlite::Connection;
 
 use crate::client::Request;
 use crate::site::{everywhere, everywhere_with, on_files};

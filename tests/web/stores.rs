@@ -6,7 +6,7 @@ use cloakroom::ErrorKind;
 use cloakroom::event::EventKind;
 use cloakroom::manager::OnLoadFailure;
 use cloakroom::manager::SessionManagerBuilder;
-use cloakroom::rusqlite::Connection;
+use cloakroom::stores::sqlite::rusqlite::Connection;
 
 use crate::client::Request;
 use crate::site::{everywhere, everywhere_with, on_files};

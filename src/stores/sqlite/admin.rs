@@ -1,6 +1,8 @@
-//! What an operator asks of the file: facts, checks, room, a copy put in its place.
+//! An operator's calls on the database: set-up, information, checks, compaction, copies, sweeps.
+//! `inspect` has those that read sessions, `backup` the work of copying.
 
 use std::fs;
+use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,30 +11,31 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode};
 
+use crate::backend::{SessionIndex, Store, SweepBatch, SweepReport};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
-use crate::stores::sqlite::backup::Restore;
+use crate::stores::sqlite::backup::{self, BACKING_UP, Restore};
 use crate::stores::sqlite::builder::SqliteStoreBuilder;
-use crate::stores::sqlite::error::{self, while_doing};
+use crate::stores::sqlite::error::{self, SqliteError, while_doing};
 use crate::stores::sqlite::file::{Access, Opened, Purpose, with_suffix};
 use crate::stores::sqlite::sql::{HISTORY, Sql, TableName};
-use crate::stores::sqlite::write::patiently;
-use crate::stores::sqlite::{migrate, wal};
+use crate::stores::sqlite::write::{CommitMode, patiently};
+use crate::stores::sqlite::{Journal, LOG, SqliteStore, delete_all, migrate, wal};
 
-/// How far long work is.
+/// How far a long call is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
     /// Pages or rows that are done.
     pub done: u64,
-    /// Of so many; 0 where that is not known.
+    /// Pages or rows in all; 0 where the number is not known.
     pub total: u64,
 }
 
-/// Is told now and then how far long work is; to answer [`ControlFlow::Break`] ends it early.
+/// A callback that a long call runs now and then. [`ControlFlow::Break`] ends the call early.
 pub type ProgressFn = Box<dyn FnMut(Progress) -> ControlFlow<()> + Send>;
 
-/// Facts about a database file and our tables in it.
+/// A database file and our tables in it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct DatabaseInfo {
@@ -46,20 +49,19 @@ pub struct DatabaseInfo {
     pub page_size: u64,
     /// Pages in use or free.
     pub pages: u64,
-    /// Pages that hold nothing: room that is used again before the file grows.
+    /// Free pages, which are used again before the file grows.
     pub free_pages: u64,
     /// The journal mode as SQLite names it: `wal`, `delete` and so on.
     pub journal: String,
-    /// Whether SQLite notes which pages can be given back a few at a time
-    /// (`auto_vacuum = INCREMENTAL`).
+    /// Whether [`CompactMode::Incremental`] is possible (`auto_vacuum = INCREMENTAL`).
     pub incremental: bool,
     /// The schema version of our tables, 0 where they are not set up; or why it is not known.
     pub schema: Result<u32>,
     /// The schema version of this program.
     pub newest_schema: u32,
-    /// How many tables in the file are somebody else's.
+    /// The number of tables in the file that are not ours.
     pub other_tables: u64,
-    /// Whether this process can only read it.
+    /// Whether this process cannot write the file.
     pub read_only: bool,
 }
 
@@ -67,7 +69,7 @@ pub struct DatabaseInfo {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PendingMigration {
-    /// The schema version it leads to.
+    /// The schema version after it.
     pub version: u32,
     /// Its name.
     pub name: &'static str,
@@ -77,26 +79,63 @@ pub struct PendingMigration {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CompactMode {
-    /// Free pages are given back, some at a time; others write in between. For files with
+    /// Releases free pages, some at a time; other writers go on in between. For files with
     /// `auto_vacuum = INCREMENTAL`.
     Incremental,
-    /// The file is written anew (`VACUUM`): nobody else can write meanwhile, and as much room as
-    /// the file takes is needed once more, most of it in the log. In tables of others without an
-    /// `INTEGER PRIMARY KEY` the row numbers may change.
+    /// Rewrites the file (`VACUUM`). Other writers wait until it is done, and as much disk space
+    /// as the file takes is needed once more, most of it in the write-ahead log. The row ids of
+    /// other tables without an `INTEGER PRIMARY KEY` may change.
     Full,
 }
 
-/// What a restored copy held.
+/// The sessions of a restored copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RestoreReport {
-    /// Sessions of the copy that had not expired.
+    /// The number of sessions of the copy that had not expired.
     pub live: u64,
-    /// Whether they live on.
+    /// Whether they were kept.
     pub kept: bool,
 }
 
-const READING: &str = "read facts about the database";
+const READING: &str = "read the properties of the database";
+
+/// An operator's calls on a database. An application rarely needs them; the command line
+/// `cloakroom` is made of them.
+///
+/// [`SqliteStore::admin`] gives the calls on an open store. [`Admin::new`] takes settings instead,
+/// so that a file can be examined and repaired whose store would not open; each call then opens
+/// what it needs, and only [`setup`](Self::setup), [`migrate`](Self::migrate) and
+/// [`restore`](Self::restore) create or migrate anything.
+///
+/// # Errors
+/// Every call fails with the kinds of [`SqliteStoreBuilder::open`]:
+/// [`NotSetUp`](ErrorKind::NotSetUp) where there is no file, or no table for a call that reads
+/// sessions; [`Busy`](ErrorKind::Busy), [`Unavailable`](ErrorKind::Unavailable),
+/// [`Corrupt`](ErrorKind::Corrupt) and so on. Calls on the file ([`info`](Self::info),
+/// [`check_file`](Self::check_file), [`compact`](Self::compact), [`restore`](Self::restore)) fail
+/// with [`Invalid`](ErrorKind::Invalid) for a database in memory. Further kinds are documented at
+/// the call.
+///
+/// ```
+/// # fn main() -> Result<(), cloakroom::Error> {
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let path = folder.path().join("app.db");
+/// use cloakroom::SqliteStore;
+///
+/// let store = SqliteStore::open(&path)?;
+/// store.admin().backup(path.with_extension("copy"))?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Admin(Database);
+
+#[derive(Clone, Debug)]
+enum Database {
+    Closed(SqliteStoreBuilder),
+    Open(SqliteStore),
+}
 
 fn number(connection: &Connection, sql: &str) -> Result<u64> {
     let number: i64 =
@@ -104,7 +143,7 @@ fn number(connection: &Connection, sql: &str) -> Result<u64> {
     Ok(u64::try_from(number).unwrap_or(0))
 }
 
-fn facts(
+fn info(
     connection: &Connection,
     access: &Access,
     path: &Path,
@@ -112,7 +151,7 @@ fn facts(
 ) -> Result<DatabaseInfo> {
     let size = |path: &Path| fs::metadata(path).map_or(0, |file| file.len());
     let journal = match access.is_frozen() {
-        // Only a database with a log is opened so, and SQLite then knows nothing of the log.
+        // Only a database with a write-ahead log is opened as immutable, which hides the log.
         true => "wal".to_owned(),
         false => connection
             .query_row("PRAGMA journal_mode", [], |row| row.get(0))
@@ -126,7 +165,7 @@ fn facts(
     )?;
     let is_ours = match &schema {
         Ok(version) => *version > 0,
-        // Too damaged to be asked, but not somebody else's.
+        // Damage hides the version; a foreign table would have been found before it.
         Err(error) => error.kind() == ErrorKind::Corrupt,
     };
     let ours = match is_ours {
@@ -156,28 +195,28 @@ fn facts(
     })
 }
 
-/// Has SQLite ask the watch every so many of its own steps.
-fn attended<T>(
+/// Runs `work` with `progress` as SQLite's progress handler.
+fn with_progress<T>(
     connection: &Connection,
-    watch: &mut ProgressFn,
+    progress: &mut ProgressFn,
     work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     operation: &'static str,
 ) -> Result<ControlFlow<(), T>> {
     const STEPS: i32 = 20_000;
     let failed = || while_doing(operation);
-    // SQLite keeps the handler, so the watch is lent to it for this while.
-    let lent = std::mem::replace(watch, Box::new(|_| ControlFlow::Continue(())));
+    // SQLite keeps the handler, so the callback is lent to it for the duration of the call.
+    let lent = std::mem::replace(progress, Box::new(|_| ControlFlow::Continue(())));
     let shared = Arc::new(Mutex::new(lent));
-    let asked = shared.clone();
-    let ask = move || {
-        let mut watch = asked.lock().unwrap_or_else(PoisonError::into_inner);
-        watch(Progress::default()).is_break()
+    let handler = shared.clone();
+    let is_cancelled = move || {
+        let mut progress = handler.lock().unwrap_or_else(PoisonError::into_inner);
+        progress(Progress::default()).is_break()
     };
-    connection.progress_handler(STEPS, Some(ask)).map_err(failed())?;
+    connection.progress_handler(STEPS, Some(is_cancelled)).map_err(failed())?;
     let result = work(connection);
     connection.progress_handler(0, None::<fn() -> bool>).map_err(failed())?;
     if let Some(lent) = Arc::into_inner(shared) {
-        *watch = lent.into_inner().unwrap_or_else(PoisonError::into_inner);
+        *progress = lent.into_inner().unwrap_or_else(PoisonError::into_inner);
     }
     match result {
         Ok(answer) => Ok(ControlFlow::Continue(answer)),
@@ -190,11 +229,11 @@ fn attended<T>(
     }
 }
 
-/// What SQLite finds wrong, at most twenty things.
+/// The problems that SQLite finds, at most twenty.
 pub(super) fn check(
     connection: &Connection,
     quick: bool,
-    watch: &mut ProgressFn,
+    progress: &mut ProgressFn,
     operation: &'static str,
 ) -> Result<ControlFlow<(), Vec<String>>> {
     let sql = if quick { "PRAGMA quick_check(20)" } else { "PRAGMA integrity_check(20)" };
@@ -204,7 +243,7 @@ pub(super) fn check(
         for line in statement.query_map([], |row| row.get(0))? {
             match line {
                 Ok(line) => found.push(line),
-                // It gives up where it can go no further; what it has found by then says more.
+                // SQLite fails where it cannot go on; the problems up to there say more.
                 Err(error) if !found.is_empty() && error::kind(&error) == ErrorKind::Corrupt => {
                     break;
                 }
@@ -214,169 +253,344 @@ pub(super) fn check(
         found.retain(|line| line != "ok");
         Ok(found)
     };
-    attended(connection, watch, run, operation)
+    with_progress(connection, progress, run, operation)
 }
 
-/// For operators: the database file as it is, whether our tables are set up in it or not. Nothing
-/// but [`compact`](Self::compact) and [`restore`](Self::restore) changes anything, and the others
-/// also read a file that cannot be written.
-///
-/// All of these fail with [`ErrorKind::Invalid`] for a database in memory, and all but
-/// [`restore`](Self::restore) with [`ErrorKind::NotSetUp`] where there is no file.
-impl SqliteStoreBuilder {
-    /// Facts about the file.
-    ///
-    /// # Errors
-    /// The kinds of [`open`](Self::open).
-    pub fn facts(&self) -> Result<DatabaseInfo> {
-        let (Opened { connection, access, path }, table) = self.connect(Purpose::Read)?;
-        facts(&connection, &access, &path, &table)
+impl SqliteStore {
+    /// An operator's calls on this database.
+    #[must_use]
+    pub fn admin(&self) -> Admin {
+        Admin(Database::Open(self.clone()))
+    }
+}
+
+#[allow(clippy::missing_errors_doc)] // once for all of them, at the type
+impl Admin {
+    /// The calls on the database of these settings, which need not exist.
+    #[must_use]
+    pub fn new(settings: SqliteStoreBuilder) -> Self {
+        Admin(Database::Closed(settings))
     }
 
-    /// The migrations that [`open`](Self::open) would apply.
-    ///
-    /// # Errors
-    /// The kinds of [`open`](Self::open).
-    pub fn pending(&self) -> Result<Vec<PendingMigration>> {
-        let (Opened { connection, .. }, table) = self.connect(Purpose::Read)?;
-        let version = migrate::version_before(&connection, &table)?;
+    /// The store. From settings it is opened, without creating, migrating or switching anything.
+    pub fn store(&self) -> Result<SqliteStore> {
+        match &self.0 {
+            Database::Open(store) => Ok(store.clone()),
+            Database::Closed(settings) => {
+                settings.clone().migrate(false).journal(Journal::Keep).open()
+            }
+        }
+    }
+
+    /// The store. From settings it is opened as by [`SqliteStoreBuilder::read_only`], which also
+    /// works where nothing can be written.
+    pub fn read_only_store(&self) -> Result<SqliteStore> {
+        match &self.0 {
+            Database::Open(store) => Ok(store.clone()),
+            Database::Closed(settings) => settings.clone().read_only().open(),
+        }
+    }
+
+    /// Sets the tables up, or brings them to this version; from settings it opens the store, which
+    /// creates a missing file. Returns the store.
+    pub fn setup(&self) -> Result<SqliteStore> {
+        match &self.0 {
+            Database::Open(store) => {
+                let inner = &store.0;
+                let deadline = Instant::now() + inner.busy_timeout;
+                let (sql, table) = (inner.sql.clone(), inner.table.clone());
+                let events = inner.events.clone();
+                inner.writer.write(CommitMode::Alone, "set up the tables", move |connection| {
+                    migrate::migrate(connection, &table, &sql, &events, deadline)
+                })?;
+                Ok(store.clone())
+            }
+            Database::Closed(settings) => settings.clone().migrate(true).open(),
+        }
+    }
+
+    /// As [`setup`](Self::setup), but keeps the file's journal mode whatever the settings say.
+    pub fn migrate(&self) -> Result<SqliteStore> {
+        match &self.0 {
+            Database::Open(_) => self.setup(),
+            Database::Closed(settings) => {
+                Admin::new(settings.clone().journal(Journal::Keep)).setup()
+            }
+        }
+    }
+
+    /// The migrations that [`migrate`](Self::migrate) would apply.
+    pub fn pending_migrations(&self) -> Result<Vec<PendingMigration>> {
+        let version = match &self.0 {
+            Database::Open(store) => store.0.readers.read("read the schema", |connection| {
+                migrate::version_before(connection, &store.0.table)
+            })?,
+            Database::Closed(settings) => {
+                let (Opened { connection, .. }, table) = connect(settings, Purpose::Read)?;
+                migrate::version_before(&connection, &table)?
+            }
+        };
         Ok(migrate::pending(version))
     }
 
-    /// Has SQLite check the whole file, and says what it finds wrong: nothing, or some of it. A
-    /// quick check does not compare the indexes with their tables. Others can read and write
-    /// meanwhile; the log cannot start again until it is over.
-    ///
-    /// # Errors
-    /// The kinds of [`open`](Self::open).
+    /// The properties of the file, also of one without our tables.
+    pub fn info(&self) -> Result<DatabaseInfo> {
+        let (Opened { connection, access, path }, table) =
+            connect(&self.settings()?, Purpose::Read)?;
+        info(&connection, &access, &path, &table)
+    }
+
+    /// Has SQLite check the file, and returns the first problems it finds, or none. A quick check
+    /// does not compare indexes with tables. Other connections read and write meanwhile; the
+    /// write-ahead log cannot be reset until the check is over.
     pub fn check_file(
         &self,
         quick: bool,
-        mut watch: ProgressFn,
+        mut progress: ProgressFn,
     ) -> Result<ControlFlow<(), Vec<String>>> {
-        let (Opened { connection, .. }, _) = self.connect(Purpose::Read)?;
-        check(&connection, quick, &mut watch, "check the database")
+        let (Opened { connection, .. }, _) = connect(&self.settings()?, Purpose::Read)?;
+        check(&connection, quick, &mut progress, "check the database")
     }
 
-    /// Makes the file smaller. Ended early, a full one has changed nothing, an incremental one
-    /// has given back what it had by then.
+    /// Makes the file smaller. Ended early, [`CompactMode::Full`] has changed nothing, and
+    /// [`CompactMode::Incremental`] has released some of the free pages.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] when the file does not allow incremental work; else the kinds of
-    /// [`open`](Self::open).
-    pub fn compact(&self, how: CompactMode, mut watch: ProgressFn) -> Result<ControlFlow<()>> {
+    /// [`ErrorKind::Invalid`] when the file does not allow [`CompactMode::Incremental`].
+    pub fn compact(&self, mode: CompactMode, mut progress: ProgressFn) -> Result<ControlFlow<()>> {
         const OPERATION: &str = "compact the database";
-        let (Opened { connection, access, path }, table) = self.connect(Purpose::Write)?;
-        let deadline = Instant::now() + self.busy_timeout;
-        let facts = facts(&connection, &access, &path, &table)?;
-        let done = match how {
-            CompactMode::Incremental if !facts.incremental => {
+        let settings = self.settings()?;
+        let (Opened { connection, access, path }, table) = connect(&settings, Purpose::Write)?;
+        let deadline = Instant::now() + settings.busy_timeout;
+        let info = info(&connection, &access, &path, &table)?;
+        let done = match mode {
+            CompactMode::Incremental if !info.incremental => {
                 let why = "the file was not made with auto_vacuum = INCREMENTAL";
                 return Err(Error::with_source(ErrorKind::Invalid, OPERATION, why));
             }
-            CompactMode::Incremental => give_back(&connection, &facts, &mut watch)?,
+            CompactMode::Incremental => release_pages(&connection, &info, &mut progress)?,
             CompactMode::Full => {
                 let vacuum = |connection: &Connection| {
                     patiently(deadline, || connection.execute_batch("VACUUM"))
                 };
-                attended(&connection, &mut watch, vacuum, OPERATION)?
+                with_progress(&connection, &mut progress, vacuum, OPERATION)?
             }
         };
-        empty_log(&connection, self.busy_timeout)?;
+        truncate_log(&connection, settings.busy_timeout)?;
         Ok(done)
     }
 
-    /// Puts the copy `from` (made by [`SqliteStore::backup`](crate::SqliteStore::backup), or any
-    /// database with our table) in the place of this database, all tables of it, and ends every
-    /// session in it unless they are to be kept: what was revoked since the copy was made would
-    /// live again.
+    /// Copies the whole database, as it is at this moment, to a new file at `to`, while readers
+    /// and writers go on. The name `to` appears only when the copy is complete.
     ///
-    /// The database may be in use: for everyone else it changes in one transaction, as if
-    /// somebody had written all of it. They can read meanwhile, but not write. Where there is no
-    /// file, it appears when it is complete. The copy is checked before, and stays as it is.
+    /// Sessions that are revoked later are live in the copy. Under a rollback journal
+    /// ([`Journal::Keep`]) commits wait until the copy is complete.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] when there is no such copy, or a log without its database stands
-    /// where the file is to appear; [`ErrorKind::NotSetUp`], [`ErrorKind::ForeignTable`],
-    /// [`ErrorKind::NewerSchema`] when our table is not in the copy; [`ErrorKind::Corrupt`] when
-    /// it is damaged, or what stands in its place is no database; [`ErrorKind::Full`] and so on.
+    /// [`ErrorKind::Invalid`] when `to` exists; [`ErrorKind::Full`], [`ErrorKind::ReadOnly`] or
+    /// [`ErrorKind::Unavailable`] when it cannot be written.
+    pub fn backup(&self, to: impl AsRef<Path>) -> Result<()> {
+        self.back_up(to.as_ref(), false, Box::new(|_| ControlFlow::Continue(()))).map(drop)
+    }
+
+    /// As [`backup`](Self::backup), with progress, and with a full check of the copy before its
+    /// name appears. Ended early, it leaves nothing behind.
+    ///
+    /// # Errors
+    /// As [`backup`](Self::backup), and [`ErrorKind::Corrupt`] when the copy is damaged.
+    pub fn backup_checked(
+        &self,
+        to: impl AsRef<Path>,
+        progress: ProgressFn,
+    ) -> Result<ControlFlow<()>> {
+        self.back_up(to.as_ref(), true, progress)
+    }
+
+    fn back_up(&self, to: &Path, check: bool, mut progress: ProgressFn) -> Result<ControlFlow<()>> {
+        let store = self.read_only_store()?;
+        let inner = &*store.0;
+        match &inner.file {
+            Some((access, _)) => {
+                inner.writer.process().check()?;
+                // A connection of its own: a long copy takes no reader from requests.
+                let source = access.connect().map_err(while_doing(BACKING_UP))?;
+                source.busy_timeout(inner.busy_timeout).map_err(while_doing(BACKING_UP))?;
+                backup::copy(&source, to, check, &mut progress)
+            }
+            None => inner.writer.read(|source| backup::copy(source, to, check, &mut progress)),
+        }
+    }
+
+    /// Replaces this database, all its tables, with the copy `from`: one made by
+    /// [`backup`](Self::backup), or any database with our table. Unless `keep_sessions` is set,
+    /// every session in it is ended, because some may have been revoked since the copy was made.
+    ///
+    /// The database may be in use: other connections see one transaction that rewrites it. They
+    /// read meanwhile, and wait to write. A missing file appears when it is complete. The copy is
+    /// checked first, and not changed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] when there is no such copy, or when a write-ahead log without its
+    /// database is where the file is to appear; [`ErrorKind::NotSetUp`],
+    /// [`ErrorKind::ForeignTable`] or [`ErrorKind::NewerSchema`] when our table is not in the
+    /// copy; [`ErrorKind::Corrupt`] when the copy is damaged, or the file to be replaced is not a
+    /// database; [`ErrorKind::Full`] and so on.
     pub fn restore(
         &self,
         from: impl AsRef<Path>,
         keep_sessions: bool,
         now: Timestamp,
-        mut watch: ProgressFn,
+        mut progress: ProgressFn,
     ) -> Result<ControlFlow<(), RestoreReport>> {
-        let (path, table) = (self.path()?, self.table_name()?);
+        let settings = self.settings()?;
+        let (path, table) = (settings.path()?, settings.table_name()?);
         let restore = Restore {
             from: from.as_ref(),
             to: path,
             table: &table,
             sql: &Sql::new(&table),
             keep_sessions,
-            busy_timeout: self.busy_timeout,
+            busy_timeout: settings.busy_timeout,
             now,
         };
-        restore.run(&mut watch)
+        restore.run(&mut progress)
     }
 
-    fn connect(&self, purpose: Purpose) -> Result<(Opened, TableName)> {
-        let table = self.table_name()?;
-        let opened = self.open_existing(purpose)?;
-        opened
-            .connection
-            .busy_timeout(self.busy_timeout)
-            .map_err(while_doing("configure the connection"))?;
-        Ok((opened, table))
+    /// Ends every session, and returns how many rows there were, expired ones included. The tables
+    /// stay; where there are none, nothing happens.
+    pub fn clear(&self) -> Result<u64> {
+        const OPERATION: &str = "clear the table";
+        let store = self.store()?;
+        let (sql, table) = (store.0.sql.clone(), store.0.table.clone());
+        store.0.writer.write(CommitMode::Synced, OPERATION, move |connection| {
+            match migrate::version(connection, &table)? {
+                0 => Ok(0),
+                // Every deadline is later than this moment, so every session counts.
+                _ => delete_all(connection, &sql, Timestamp::from_millis(i64::MIN))
+                    .map_err(while_doing(OPERATION)),
+            }
+        })
+    }
+
+    /// Removes our tables with all sessions; where there are none, nothing happens. After it every
+    /// call of the store fails with [`ErrorKind::NotSetUp`] until [`setup`](Self::setup).
+    pub fn drop_tables(&self) -> Result<()> {
+        const OPERATION: &str = "drop the tables";
+        let store = self.store()?;
+        let (sql, table) = (store.0.sql.clone(), store.0.table.clone());
+        store.0.writer.write(CommitMode::Synced, OPERATION, move |connection| {
+            // Refuses a foreign table.
+            migrate::version(connection, &table)?;
+            migrate::remove(connection, &table, &sql).map_err(while_doing(OPERATION))
+        })
+    }
+
+    /// Removes sessions that had expired at `now`, at most `limit`, and returns how many. It works
+    /// in batches as the background cleaner does, pauses after each for as long as it kept other
+    /// writers waiting, and checkpoints the write-ahead log. `progress` runs after each batch.
+    pub fn sweep_all(
+        &self,
+        now: Timestamp,
+        limit: u64,
+        mut progress: ProgressFn,
+    ) -> Result<ControlFlow<(), u64>> {
+        let store = self.store()?;
+        let total = store.0.stats(now)?.expired.min(limit);
+        let (mut batch, mut done) = (SweepBatch::LARGEST, 0);
+        loop {
+            let left = usize::try_from(limit.saturating_sub(done)).unwrap_or(usize::MAX);
+            let Some(left) = NonZeroUsize::new(left) else { break };
+            let batch_limit = batch.limit().min(left);
+            let SweepReport { removed, held } = store.sweep(now, batch_limit)?;
+            done += u64::try_from(removed).unwrap_or(0);
+            let cancelled = progress(Progress { done, total }).is_break();
+            if removed < batch_limit.get() {
+                break;
+            }
+            if cancelled {
+                return Ok(ControlFlow::Break(()));
+            }
+            batch = batch.after(held);
+            store.0.readers.read(LOG, |c| store.0.writer.log().copy_if_rung(c))?;
+            thread::sleep(held);
+        }
+        store.maintenance().map_or(Ok(()), |maintenance| maintenance.run())?;
+        Ok(ControlFlow::Continue(done))
+    }
+
+    /// Whether `error` says that the file is not a SQLite database at all, which is one reason for
+    /// [`ErrorKind::Corrupt`]. Such a file cannot be restored into; it has to be moved away.
+    #[must_use]
+    pub fn is_not_a_database(error: &Error) -> bool {
+        let cause = error.cause().and_then(|cause| cause.downcast_ref::<SqliteError>());
+        let code = cause.and_then(|SqliteError(error)| error.sqlite_error_code());
+        code == Some(ErrorCode::NotADatabase)
+    }
+
+    /// The settings of the file.
+    fn settings(&self) -> Result<SqliteStoreBuilder> {
+        match &self.0 {
+            Database::Closed(settings) => Ok(settings.clone()),
+            Database::Open(store) => match store.path() {
+                Some(path) => Ok(SqliteStore::builder(path)
+                    .table(store.table())
+                    .busy_timeout(store.0.busy_timeout)),
+                None => Ok(SqliteStore::builder_in_memory()),
+            },
+        }
     }
 }
 
-/// Copies the log into the database, which is smaller once that is done, and makes it empty.
+fn connect(settings: &SqliteStoreBuilder, purpose: Purpose) -> Result<(Opened, TableName)> {
+    let table = settings.table_name()?;
+    let opened = settings.open_existing(purpose)?;
+    opened
+        .connection
+        .busy_timeout(settings.busy_timeout)
+        .map_err(while_doing("configure the connection"))?;
+    Ok((opened, table))
+}
+
+/// Checkpoints the whole write-ahead log and truncates it, so that the file becomes smaller.
 ///
-/// All but the last of it is copied beside the writers. What empties the log keeps them waiting,
-/// also while it waits for readers: so it waits shortly, and comes again.
-fn empty_log(connection: &Connection, busy_timeout: Duration) -> Result<()> {
-    const SHORTLY: Duration = Duration::from_millis(25);
+/// The passive checkpoint copies most of the log beside other writers. The truncating one makes
+/// them wait while it waits for readers, so it waits briefly and tries again.
+fn truncate_log(connection: &Connection, busy_timeout: Duration) -> Result<()> {
+    const WAIT: Duration = Duration::from_millis(25);
     let deadline = Instant::now() + busy_timeout;
     wal::checkpoint(connection, "PASSIVE")?;
-    connection.busy_timeout(SHORTLY).map_err(while_doing("configure the connection"))?;
-    // A reader that does not end holds this up for now; whoever comes next does it.
+    connection.busy_timeout(WAIT).map_err(while_doing("configure the connection"))?;
+    // Where a long read prevents it until the deadline, a later checkpoint truncates the log.
     while wal::checkpoint(connection, "TRUNCATE")?.blocked && Instant::now() < deadline {
-        thread::sleep(SHORTLY);
+        thread::sleep(WAIT);
     }
     Ok(())
 }
 
-fn give_back(
+fn release_pages(
     connection: &Connection,
-    facts: &DatabaseInfo,
-    watch: &mut ProgressFn,
+    info: &DatabaseInfo,
+    progress: &mut ProgressFn,
 ) -> Result<ControlFlow<()>> {
-    const SOME: u64 = 256;
-    let total = facts.free_pages;
+    const PAGES: u64 = 256;
+    let total = info.free_pages;
     let mut left = total;
     while left > 0 {
         let began = Instant::now();
         connection
-            .execute_batch(&format!("PRAGMA incremental_vacuum({SOME})"))
-            .map_err(while_doing("give free pages back"))?;
+            .execute_batch(&format!("PRAGMA incremental_vacuum({PAGES})"))
+            .map_err(while_doing("release free pages"))?;
         let now = number(connection, "PRAGMA freelist_count")?;
         if now >= left {
-            // Others free pages faster than this gives them back.
+            // Other writers free pages faster than this releases them.
             break;
         }
         left = now;
-        if watch(Progress { done: total.saturating_sub(left), total }).is_break() {
+        if progress(Progress { done: total.saturating_sub(left), total }).is_break() {
             return Ok(ControlFlow::Break(()));
         }
-        // As long as it worked, it leaves the file to the others.
+        // Other writers get as much time as this took.
         thread::sleep(began.elapsed());
     }
     Ok(ControlFlow::Continue(()))
-}
-
-/// The facts of a store that is open.
-pub(super) fn facts_of(access: &Access, path: &Path, table: &TableName) -> Result<DatabaseInfo> {
-    let connection = access.connect().map_err(while_doing(READING))?;
-    facts(&connection, access, path, table)
 }

@@ -19,7 +19,7 @@ use crate::stores::sqlite::file::{self, Access, Opened, Purpose, with_suffix};
 use crate::stores::sqlite::sql::{Sql, TableName};
 use crate::stores::sqlite::{RestoreReport, delete_all, migrate};
 
-const BACKING_UP: &str = "back the database up";
+pub(super) const BACKING_UP: &str = "back the database up";
 const RESTORING: &str = "restore the database";
 
 /// Pages between two looks at the watch.

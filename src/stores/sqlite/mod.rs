@@ -7,7 +7,7 @@ mod admin;
 mod backup;
 mod builder;
 mod commit;
-pub(crate) mod error;
+mod error;
 mod file;
 mod file_identity;
 mod index;
@@ -23,10 +23,9 @@ mod write;
 use std::fmt::{self, Debug};
 use std::mem;
 use std::num::NonZeroUsize;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rusqlite::{Connection, params};
 
@@ -47,9 +46,12 @@ use crate::stores::sqlite::sql::{Sql, TableName};
 use crate::stores::sqlite::write::{CommitMode, Writer};
 use crate::sync::instant;
 
-pub use admin::{CompactMode, DatabaseInfo, PendingMigration, Progress, ProgressFn, RestoreReport};
+pub use admin::{
+    Admin, CompactMode, DatabaseInfo, PendingMigration, Progress, ProgressFn, RestoreReport,
+};
 pub use builder::SqliteStoreBuilder;
 pub use inspect::{DataSizes, ScanReport, SessionDetails};
+pub use rusqlite;
 
 /// What of an acknowledged change survives a power cut.
 ///
@@ -96,7 +98,7 @@ pub enum Journal {
 /// use cloakroom::SqliteStore;
 ///
 /// let store = SqliteStore::builder(&path).table("session").open()?;
-/// store.clear()?;
+/// assert_eq!(store.table(), "session");
 /// # Ok(())
 /// # }
 /// ```
@@ -167,105 +169,10 @@ impl SqliteStore {
         SqliteStoreBuilder::file(path.as_ref())
     }
 
-    /// Sets the tables up if they are not there. Opening has done so already, unless it was told
-    /// not to; this is for after [`drop_tables`](Self::drop_tables).
-    ///
-    /// # Errors
-    /// The kinds of [`SqliteStoreBuilder::open`].
-    pub fn setup(&self) -> Result<()> {
-        let (sql, table, events) =
-            (self.0.sql.clone(), self.0.table.clone(), self.0.events.clone());
-        let deadline = Instant::now() + self.0.busy_timeout;
-        self.0.writer.write(CommitMode::Alone, "set up the tables", move |connection| {
-            migrate::migrate(connection, &table, &sql, &events, deadline)
-        })
-    }
-
-    /// Ends every session, and says how many there were, ended ones included. The tables stay;
-    /// where there are none, nothing happens.
-    ///
-    /// # Errors
-    /// Those of every write: [`Busy`](crate::ErrorKind::Busy),
-    /// [`Unavailable`](crate::ErrorKind::Unavailable), [`Full`](crate::ErrorKind::Full) and so on.
-    pub fn clear(&self) -> Result<u64> {
-        const OPERATION: &str = "clear the table";
-        let (sql, table) = (self.0.sql.clone(), self.0.table.clone());
-        self.0.writer.write(CommitMode::Synced, OPERATION, move |connection| {
-            match migrate::version(connection, &table)? {
-                0 => Ok(0),
-                // Every deadline is later than this moment, so every session counts.
-                _ => delete_all(connection, &sql, Timestamp::from_millis(i64::MIN))
-                    .map_err(while_doing(OPERATION)),
-            }
-        })
-    }
-
-    /// Removes our tables with all sessions; where there are none, nothing happens. From then on
-    /// every call fails with [`NotSetUp`](crate::ErrorKind::NotSetUp) until
-    /// [`setup`](Self::setup).
-    ///
-    /// # Errors
-    /// As [`clear`](Self::clear).
-    pub fn drop_tables(&self) -> Result<()> {
-        let (sql, table) = (self.0.sql.clone(), self.0.table.clone());
-        self.0.writer.write(CommitMode::Synced, "drop the tables", move |connection| {
-            // What is not ours is refused here.
-            migrate::version(connection, &table)?;
-            migrate::remove(connection, &table, &sql).map_err(while_doing("drop the tables"))
-        })
-    }
-
-    /// Copies the whole database, as it is at this moment, to a new file at `to`, while readers
-    /// and writers go on. The name `to` appears only when the copy is complete.
-    ///
-    /// Sessions that are revoked later live on in the copy. Under a kept rollback journal
-    /// ([`Journal::Keep`]) nobody can commit while it is made.
-    ///
-    /// # Errors
-    /// [`Invalid`](crate::ErrorKind::Invalid) when `to` exists;
-    /// [`Full`](crate::ErrorKind::Full), [`ReadOnly`](crate::ErrorKind::ReadOnly) or
-    /// [`Unavailable`](crate::ErrorKind::Unavailable) when it cannot be written.
-    pub fn backup(&self, to: impl AsRef<Path>) -> Result<()> {
-        self.back_up(to.as_ref(), false, Box::new(|_| ControlFlow::Continue(()))).map(drop)
-    }
-
-    /// The same, with a look at how far it is, and a check that the copy is sound before its name
-    /// appears. Ended early, it leaves nothing behind.
-    ///
-    /// # Errors
-    /// As [`backup`](Self::backup), and [`Corrupt`](crate::ErrorKind::Corrupt) when the copy is
-    /// not sound.
-    pub fn backup_checked(
-        &self,
-        to: impl AsRef<Path>,
-        watch: ProgressFn,
-    ) -> Result<ControlFlow<()>> {
-        self.back_up(to.as_ref(), true, watch)
-    }
-
-    fn back_up(&self, to: &Path, check: bool, mut watch: ProgressFn) -> Result<ControlFlow<()>> {
-        match &self.0.file {
-            Some((access, _)) => {
-                self.0.writer.process().check()?;
-                // A connection of its own: a long copy keeps no reader from a request.
-                let source = access.connect().map_err(while_doing("back the database up"))?;
-                source
-                    .busy_timeout(self.0.busy_timeout)
-                    .map_err(while_doing("back the database up"))?;
-                backup::copy(&source, to, check, &mut watch)
-            }
-            None => self.0.writer.read(|source| backup::copy(source, to, check, &mut watch)),
-        }
-    }
-
-    /// Copies the log into the database beside the writers, where this store's changes have made it
-    /// longer than 16 MiB; for long work beside a service. Making the log start again, for which
-    /// writers wait, is left to that service; where nobody else writes, this is all it needs.
-    ///
-    /// # Errors
-    /// Those of every read.
-    pub fn checkpoint_if_large(&self) -> Result<()> {
-        self.0.readers.read(LOG, |connection| self.0.writer.log().copy_if_rung(connection))
+    /// The file; `None` for a database in memory.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        self.0.file.as_ref().map(|(_, path)| path.as_path())
     }
 
     /// The sessions table.

@@ -1,0 +1,304 @@
+//! The commands, their arguments, and messages about wrong ones.
+
+use std::ffi::OsString;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::parser::ValueSource;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use cloakroom::id::{PublicId, Realm, UserKey};
+
+use crate::cache::CacheArgs;
+use crate::target::Target;
+
+/// Operates the database in which an application keeps its sessions with cloakroom, while it runs.
+#[derive(Debug, Parser)]
+#[command(name = "cloakroom", version, after_help = AFTER, max_term_width = 100)]
+pub(crate) struct Arguments {
+    /// The database file
+    #[arg(long, env = "CLOAKROOM_DB", value_name = "PATH", global = true, hide_env_values = true)]
+    pub(crate) db: Option<PathBuf>,
+    /// The sessions table [default: cloakroom_sessions]
+    #[arg(long, value_name = "NAME", global = true)]
+    pub(crate) table: Option<String>,
+    /// Show times in UTC instead of the local time zone
+    #[arg(long, global = true)]
+    pub(crate) utc: bool,
+    #[command(flatten)]
+    pub(crate) cache: CacheArgs,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const AFTER: &str = "\
+Exit codes: 0 done, 1 failed, 2 usage, 3 not set up, 4 nothing matched.
+With --json the output is for programs; its format is documented in docs/operating.md.";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Create file and tables, or migrate them to this version
+    Setup(Setup),
+    /// Migrate the tables of an existing file to this version
+    Migrate(Migrate),
+    /// End every session of all realms; the tables stay
+    Clear(Confirm),
+    /// Remove the tables with all sessions
+    Drop(Confirm),
+    /// Count the sessions of all realms, and show the size of the file
+    Stats(Stats),
+    /// List sessions, the newest first
+    List(List),
+    /// Show one session
+    Show(Show),
+    /// End sessions now and permanently
+    Revoke(Revoke),
+    /// Remove expired sessions of all realms
+    Sweep(Sweep),
+    /// Make the file smaller
+    Compact(Compact),
+    /// Copy the database while it is in use
+    Backup(Backup),
+    /// Replace the database with a copy, also while it is in use
+    Restore(Restore),
+    /// Find problems, and say how to solve them
+    Doctor(Doctor),
+    /// Print completions for a shell
+    Completions(Completions),
+    /// Print a manual page
+    Man(Man),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Setup {
+    /// Keep the file's journal mode instead of switching to a write-ahead log
+    #[arg(long)]
+    pub(crate) keep_journal: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Migrate {
+    /// Only show what would be done
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Confirm {
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Stats {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Repeat every SECONDS, 2 by default
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2",
+          value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub(crate) watch: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    /// Only sessions of this user
+    #[arg(long, value_parser = user)]
+    pub(crate) user: Option<UserKey>,
+    /// Only sessions of this realm, which is the name of the cookie by default; else of all realms
+    #[arg(long, value_name = "NAME", value_parser = realm)]
+    pub(crate) realm: Option<Realm>,
+    /// Sessions that have expired and were not swept yet, instead of live ones
+    #[arg(long)]
+    pub(crate) expired: bool,
+    /// The maximum number of sessions
+    #[arg(long, value_name = "N", default_value = "100")]
+    pub(crate) limit: NonZeroUsize,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Show {
+    /// The session's public id, as `list` shows it
+    #[arg(value_parser = public_id)]
+    pub(crate) public_id: PublicId,
+    /// Print the session's data too; it may be personal
+    #[arg(long)]
+    pub(crate) data: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[group(skip)]
+#[command(group = clap::ArgGroup::new("which").required(true).args(["public_id", "user", "all"]))]
+pub(crate) struct Revoke {
+    /// The public id of the session to end, as `list` shows it
+    #[arg(value_parser = public_id)]
+    pub(crate) public_id: Option<PublicId>,
+    /// End every session of this user
+    #[arg(long, value_parser = user)]
+    pub(crate) user: Option<UserKey>,
+    /// Keep this one
+    #[arg(long, value_name = "PUBLIC_ID", value_parser = public_id, requires = "user")]
+    pub(crate) except: Option<PublicId>,
+    /// End every session of all users; asks first
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Only sessions of this realm, which is the name of the cookie by default; else of all realms
+    #[arg(long, value_name = "NAME", value_parser = realm)]
+    pub(crate) realm: Option<Realm>,
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Sweep {
+    /// The maximum number of sessions
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<NonZeroUsize>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Compact {
+    /// Rewrite the whole file even where free pages can be released some at a time
+    #[arg(long)]
+    pub(crate) full: bool,
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Backup {
+    /// The copy; the file must not exist
+    pub(crate) file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Restore {
+    /// The copy
+    pub(crate) file: PathBuf,
+    /// Keep the sessions of the copy live, including those revoked since it was made
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// Neither compare indexes with tables nor read every session
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Completions {
+    /// The shell
+    pub(crate) shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Man {
+    /// The command of the page, instead of the program
+    pub(crate) command: Option<String>,
+}
+
+fn user(text: &str) -> Result<UserKey, cloakroom::Error> {
+    UserKey::new(text)
+}
+
+fn realm(text: &str) -> Result<Realm, cloakroom::Error> {
+    Realm::new(text)
+}
+
+fn public_id(text: &str) -> Result<PublicId, &'static str> {
+    text.parse().map_err(|_| "a public id is 32 hexadecimal digits, as `list` shows it")
+}
+
+/// The commands. For an application that names its database they have no arguments for it.
+pub(crate) fn command(target: &Target) -> clap::Command {
+    let command = Arguments::command();
+    match target {
+        Target::Arguments => command,
+        _ => command.mut_arg("db", |arg| arg.hide(true)).mut_arg("table", |arg| arg.hide(true)),
+    }
+}
+
+pub(crate) fn parse<I, A>(args: I, target: &Target) -> Result<Arguments, clap::Error>
+where
+    I: IntoIterator<Item = A>,
+    A: Into<OsString> + Clone,
+{
+    let mut command = command(target);
+    let matches = command.try_get_matches_from_mut(args)?;
+    let is_given = |name: &str| {
+        let mut level = Some(&matches);
+        std::iter::from_fn(|| {
+            let here = level?;
+            level = here.subcommand().map(|(_, below)| below);
+            Some(here.value_source(name))
+        })
+        .any(|source| source == Some(ValueSource::CommandLine))
+    };
+    if !matches!(target, Target::Arguments) && (is_given("db") || is_given("table")) {
+        let why = "--db and --table are not for this program: it knows its database\n";
+        return Err(command.error(ErrorKind::UnknownArgument, why));
+    }
+    Arguments::from_arg_matches(&matches)
+}
+
+/// A parser's error as one line, with its suggestions.
+pub(crate) fn in_one_line(error: &clap::Error) -> String {
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return "no command given; `help` lists them".to_owned();
+    }
+    let text = error.render().to_string();
+    let mut lines: Vec<&str> = Vec::new();
+    for line in text.lines().map(str::trim) {
+        // Usage and a reference to the help follow the first empty line.
+        if line.is_empty() {
+            break;
+        }
+        lines.push(line.trim_start_matches("error: "));
+    }
+    let mut message = lines.join(" ");
+    for (kind, value) in error.context() {
+        if kind == ContextKind::SuggestedSubcommand || kind == ContextKind::SuggestedArg {
+            match value {
+                ContextValue::String(name) => message.push_str(&format!("; perhaps `{name}`")),
+                ContextValue::Strings(names) => {
+                    message.push_str(&format!("; perhaps `{}`", names.join("` or `")));
+                }
+                _ => {}
+            }
+        }
+    }
+    message + "; see --help"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_realm_with_nul_is_refused() {
+        // No process can have such an argument, but an application can pass one.
+        for args in [&["sessions", "list"][..], &["sessions", "revoke", "--all"]] {
+            let args = args.iter().chain(&["--realm", "a\0b"]);
+            let error = parse(args, &Target::Arguments).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert!(in_one_line(&error).contains("it contains a NUL character"));
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! `backup` and `restore`.
+
+use std::fs;
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use cloakroom::{Error, ErrorKind};
+use indicatif::HumanBytes;
+
+use crate::Context;
+use crate::arguments::{Backup, Restore};
+use crate::failure::{Done, Failure, NOT_SET_UP};
+use crate::output::{ask, one_line, sessions};
+use crate::progress::bar;
+use crate::signals::Interrupt;
+
+pub(crate) fn backup(
+    args: &Backup,
+    context: &Context,
+    out: &mut dyn Write,
+) -> Result<Done, Failure> {
+    let store = context.admin()?.read_only_store()?;
+    let interrupt = Interrupt::listen()?;
+    let bar = bar("copying", "pages");
+    bar.enable_steady_tick(Duration::from_millis(200));
+    let copied = store.admin().backup_checked(&args.file, interrupt.watch(&bar))?;
+    bar.finish_and_clear();
+    if copied.is_break() {
+        return Err(Failure::interrupted("there is no copy"));
+    }
+    let bytes = fs::metadata(&args.file).map_or(0, |file| file.len());
+    let file = one_line(&args.file.display().to_string());
+    writeln!(out, "copied to {file}: {}, checked", HumanBytes(bytes))?;
+    Ok(Done::Success)
+}
+
+pub(crate) fn restore(
+    args: &Restore,
+    context: &Context,
+    out: &mut dyn Write,
+) -> Result<Done, Failure> {
+    let admin = context.admin()?;
+    let from = args.file.display().to_string();
+    let replaced = match admin.info() {
+        Ok(info) if info.read_only => {
+            let operation = format!("restore into {}", info.path.display());
+            return Err(Error::new(ErrorKind::ReadOnly, operation).into());
+        }
+        Ok(info) => {
+            let others = match info.other_tables {
+                0 => String::new(),
+                1 => ", including one other table".to_owned(),
+                others => format!(", including {others} other tables"),
+            };
+            format!("This replaces {}{others} with {from}; ", info.path.display())
+        }
+        Err(error) if error.kind() == ErrorKind::NotSetUp => format!("This restores {from}; "),
+        // A damaged database is a reason to restore one.
+        Err(error) if error.kind() == ErrorKind::Corrupt => {
+            format!("This replaces a damaged database with {from}; ")
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let effect = match args.keep {
+        true => "its sessions stay live, including those revoked since it was made.",
+        false => "every session in it is ended, since some may have been revoked since then.",
+    };
+    ask(&format!("{replaced}{effect}"), args.yes)?;
+    context.cache.check(context.now)?;
+    let interrupt = Interrupt::listen()?;
+    let bar = bar("restoring", "pages");
+    bar.enable_steady_tick(Duration::from_millis(200));
+    let done = admin.restore(&args.file, args.keep, context.now, interrupt.watch(&bar));
+    bar.finish_and_clear();
+    match done.map_err(restore_failure)? {
+        ControlFlow::Break(()) => Err(Failure::interrupted("nothing was changed")),
+        ControlFlow::Continue(restored) => {
+            context.cache.invalidate_all(context.now)?;
+            let verb = if restored.kept { "kept" } else { "ended" };
+            writeln!(out, "restored from {}; {verb} {}", one_line(&from), sessions(restored.live))?;
+            Ok(Done::Success)
+        }
+    }
+}
+
+/// Here [`ErrorKind::NotSetUp`] is about the copy, so that `setup` would be the wrong advice.
+fn restore_failure(error: Error) -> Failure {
+    match error.kind() {
+        ErrorKind::NotSetUp => {
+            let advice = "check --db and --table, and that this is the copy you mean";
+            Failure::Message(NOT_SET_UP, format!("{error}; {advice}"))
+        }
+        _ => Failure::Store(error),
+    }
+}

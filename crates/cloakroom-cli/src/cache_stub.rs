@@ -1,0 +1,25 @@
+//! Takes the place of `cache` without the feature `memcached`.
+
+use clap::Args;
+use cloakroom::clock::Timestamp;
+use cloakroom::id::SessionIdHash;
+
+use crate::failure::Failure;
+
+/// No cache, and no arguments for one.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct CacheArgs {}
+
+impl CacheArgs {
+    pub(crate) fn check(&self, _: Timestamp) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    pub(crate) fn invalidate(&self, _: &[SessionIdHash], _: Timestamp) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    pub(crate) fn invalidate_all(&self, _: Timestamp) -> Result<(), Failure> {
+        Ok(())
+    }
+}

@@ -1,0 +1,59 @@
+//! `compact`.
+
+use std::io::Write;
+use std::time::Duration;
+
+use cloakroom::stores::sqlite::CompactMode;
+use indicatif::HumanBytes;
+
+use crate::Context;
+use crate::arguments::Compact;
+use crate::failure::{Done, Failure};
+use crate::output::ask;
+use crate::progress::{bar, spinner};
+use crate::signals::Interrupt;
+
+pub(crate) fn compact(
+    args: &Compact,
+    context: &Context,
+    out: &mut dyn Write,
+) -> Result<Done, Failure> {
+    let admin = context.admin()?;
+    // Refuses a database without our table.
+    admin.store()?;
+    let before = admin.info()?;
+    let free = HumanBytes(before.free_pages.saturating_mul(before.page_size));
+    let (path, bytes) = (before.path.display().to_string(), HumanBytes(before.bytes));
+    let mode = match before.incremental && !args.full {
+        true => CompactMode::Incremental,
+        false => CompactMode::Full,
+    };
+    let bar = match mode {
+        CompactMode::Full => {
+            let others = match before.other_tables {
+                0 => "",
+                _ => " Row ids of other tables without an INTEGER PRIMARY KEY may change.",
+            };
+            let about = format!(
+                "This rewrites {path} ({bytes}, {free} free): other writers wait until it is done \
+                 (their changes fail as busy after the service's busy timeout), reads go on, and \
+                 up to twice its size is needed on the disk.{others}"
+            );
+            ask(&about, args.yes)?;
+            spinner("rewriting the file")
+        }
+        _ => bar("releasing", "pages"),
+    };
+    bar.enable_steady_tick(Duration::from_millis(200));
+    let interrupt = Interrupt::listen()?;
+    let done = admin.compact(mode, interrupt.watch(&bar))?;
+    bar.finish_and_clear();
+    if done.is_break() {
+        return Err(Failure::interrupted(match mode {
+            CompactMode::Full => "the file is unchanged",
+            _ => "the pages released so far stay released",
+        }));
+    }
+    writeln!(out, "{bytes} before, {} now", HumanBytes(admin.info()?.bytes))?;
+    Ok(Done::Success)
+}

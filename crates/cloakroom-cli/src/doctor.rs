@@ -1,0 +1,394 @@
+//! `doctor`: finds problems, and says how to solve them.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::Duration;
+
+use cloakroom::backend::{Page, SessionFilter};
+use cloakroom::clock::Timestamp;
+use cloakroom::id::Realm;
+use cloakroom::stores::sqlite::{Admin, DatabaseInfo};
+use cloakroom::{Error, ErrorKind, SqliteStore};
+use indicatif::{HumanBytes, HumanCount};
+use serde_json::json;
+
+use crate::arguments::Doctor;
+use crate::failure::{Done, Failure, advice};
+use crate::output::{self, Colour, one_line};
+use crate::progress::{bar, spinner};
+use crate::sessions::index;
+use crate::signals::Interrupt;
+use crate::{Context, host_checks};
+
+/// A session this long after its deadline should have been swept: the cleaner runs every minute,
+/// and pauses for ten minutes after a step of the clock.
+const BACKLOG: Duration = Duration::from_secs(15 * 60);
+
+/// The store resets the write-ahead log at half of this.
+const MAX_LOG_BYTES: u64 = 64 << 20;
+
+/// A disk with less free space than this counts as full.
+const MIN_FREE_BYTES: u64 = 256 << 20;
+
+/// The tolerated difference of two machines' clocks.
+const MAX_CLOCK_SKEW: Duration = Duration::from_secs(60);
+
+/// The remedy for a database with damaged pages.
+const DAMAGED: &str = "stop the service, keep the file, and `restore` a copy; without one, \
+                       `.recover` of the sqlite3 shell recovers what is readable";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Severity {
+    Ok,
+    /// Not a problem, or not known.
+    Note,
+    Problem,
+}
+
+#[derive(Debug)]
+struct Finding {
+    check: &'static str,
+    severity: Severity,
+    found: String,
+    /// What the operator can do about a problem.
+    remedy: Option<String>,
+}
+
+#[derive(Debug, Default)]
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn ok(&mut self, check: &'static str, found: impl Into<String>) {
+        self.0.push(Finding { check, severity: Severity::Ok, found: found.into(), remedy: None });
+    }
+
+    fn note(&mut self, check: &'static str, found: impl Into<String>, remedy: &str) {
+        let remedy = Some(remedy.to_owned());
+        self.0.push(Finding { check, severity: Severity::Note, found: found.into(), remedy });
+    }
+
+    fn problem(&mut self, check: &'static str, found: impl Into<String>, remedy: &str) {
+        let remedy = Some(remedy.to_owned());
+        self.0.push(Finding { check, severity: Severity::Problem, found: found.into(), remedy });
+    }
+
+    fn failed(&mut self, check: &'static str, error: &Error) {
+        let remedy = match error.kind() {
+            ErrorKind::Corrupt if !Admin::is_not_a_database(error) => DAMAGED,
+            _ => advice(error).unwrap_or("see the log of the service"),
+        };
+        self.problem(check, error.to_string(), remedy);
+    }
+}
+
+pub(crate) fn doctor(
+    args: &Doctor,
+    context: &Context,
+    out: &mut dyn Write,
+) -> Result<Done, Failure> {
+    let admin = context.admin()?;
+    let interrupt = Interrupt::listen()?;
+    let mut findings = Findings::default();
+    let info = match admin.info() {
+        // There is nothing to examine: an error, not a finding.
+        Err(error) if error.kind() == ErrorKind::NotSetUp => return Err(error.into()),
+        Err(error) => {
+            findings.failed("file", &error);
+            None
+        }
+        Ok(info) => Some(info),
+    };
+    if let Some(info) = &info {
+        findings.ok("file", format!("{}, {}", info.path.display(), HumanBytes(info.bytes)));
+        if info.read_only {
+            let remedy = "run this as the service's user to see what the service can do";
+            findings.note("access", "here the file can only be read", remedy);
+        }
+        check_host(&mut findings, &info.path, info);
+        check_properties(&mut findings, info);
+        let is_readable = check_integrity(&mut findings, admin, args.quick, &interrupt)?;
+        let set_up = matches!(info.schema, Ok(version) if version == info.newest_schema);
+        if is_readable && set_up {
+            match admin.read_only_store() {
+                Ok(store) => check_sessions(&mut findings, &store, args, context, &interrupt)?,
+                Err(error) => findings.failed("tables", &error),
+            }
+        }
+    }
+    check_configuration(&mut findings, context);
+    print(&findings, args.json, context, out)
+}
+
+fn check_host(findings: &mut Findings, path: &Path, info: &DatabaseInfo) {
+    let wrong = host_checks::permissions(path);
+    if wrong.is_empty() {
+        findings.ok("permissions", "only the owner may use the file");
+    }
+    for found in wrong {
+        let remedy = "chown the file to the service's user, chmod 600 it and what is beside it, \
+                      chmod o-w the folder";
+        findings.problem("permissions", found, remedy);
+    }
+    for file in host_checks::unfinished(path) {
+        let remedy = "remove it, unless a restore is running: it may hold sessions";
+        findings.note("copies", format!("{} was not finished", file.display()), remedy);
+    }
+    match host_checks::file_system(path) {
+        Some(kind) if host_checks::is_network(&kind) => findings.problem(
+            "file system",
+            format!("{kind}, a network file system"),
+            "move the file to a local disk: locks and the log do not work over a network",
+        ),
+        Some(kind) => findings.ok("file system", kind),
+        None => findings.note("file system", "unknown", "keep the file on a local disk"),
+    }
+    let folder = path.parent().unwrap_or(path);
+    match host_checks::free_bytes(folder) {
+        Ok(free) if free < MIN_FREE_BYTES.max(info.bytes / 10) => findings.problem(
+            "disk",
+            format!("{} left", HumanBytes(free)),
+            "free space: on a full disk every change fails, sign-ins included",
+        ),
+        Ok(free) => findings.ok("disk", format!("{} left", HumanBytes(free))),
+        Err(error) => findings.note("disk", error.to_string(), "see how much space is left"),
+    }
+}
+
+fn check_properties(findings: &mut Findings, info: &DatabaseInfo) {
+    match info.journal.as_str() {
+        "wal" => findings.ok("journal", "wal"),
+        other => findings.problem(
+            "journal",
+            format!("{other}: readers and the writer wait for each other"),
+            "run `setup`, or let the service open the file without Journal::Keep",
+        ),
+    }
+    if info.log_bytes > MAX_LOG_BYTES {
+        findings.problem(
+            "log",
+            format!("{} long", HumanBytes(info.log_bytes)),
+            "end long reads (a shell with an open transaction, a stuck copy), or start the \
+             service: its cleaner resets the log",
+        );
+    } else {
+        findings.ok("log", HumanBytes(info.log_bytes).to_string());
+    }
+    let free = info.free_pages.saturating_mul(info.page_size);
+    if info.free_pages > info.pages / 2 && free > 16 << 20 {
+        let remedy = "new sessions use it; `compact` releases it";
+        findings.note("free pages", HumanBytes(free).to_string(), remedy);
+    }
+    match &info.schema {
+        Ok(version) if *version == info.newest_schema => {
+            findings.ok("tables", format!("schema version {version}"));
+        }
+        Ok(0) => findings.problem("tables", "not set up", "check --db and --table; run `setup`"),
+        Ok(version) => findings.problem(
+            "tables",
+            format!("schema version {version}, this program has {}", info.newest_schema),
+            "run `migrate`, or start the service's new version",
+        ),
+        Err(error) => findings.failed("tables", error),
+    }
+}
+
+/// Whether the sessions can be read.
+fn check_integrity(
+    findings: &mut Findings,
+    admin: &Admin,
+    quick: bool,
+    interrupt: &Interrupt,
+) -> Result<bool, Failure> {
+    let spinner = spinner("checking the file");
+    spinner.enable_steady_tick(Duration::from_millis(200));
+    let checked = admin.check_file(quick, interrupt.watch(&spinner));
+    spinner.finish_and_clear();
+    match checked {
+        Ok(ControlFlow::Break(())) => Err(Failure::interrupted("the file was not checked")),
+        Ok(ControlFlow::Continue(problems)) if problems.is_empty() => {
+            findings.ok("integrity", if quick { "ok, by a quick check" } else { "ok" });
+            Ok(true)
+        }
+        Ok(ControlFlow::Continue(problems)) => {
+            let more = match problems.len() {
+                1 => String::new(),
+                count => format!(", and {} more", count - 1),
+            };
+            let first = problems.first().map_or("", String::as_str);
+            findings.problem("integrity", format!("{first}{more}"), DAMAGED);
+            Ok(true)
+        }
+        Err(error) => {
+            findings.failed("integrity", &error);
+            Ok(false)
+        }
+    }
+}
+
+fn check_sessions(
+    findings: &mut Findings,
+    store: &SqliteStore,
+    args: &Doctor,
+    context: &Context,
+    interrupt: &Interrupt,
+) -> Result<(), Failure> {
+    let overdue = context.now - BACKLOG;
+    let index = index(store)?;
+    match index.stats(overdue) {
+        Ok(stats) if stats.expired > 0 => findings.problem(
+            "cleaner",
+            format!("{} expired more than 15 minutes ago", HumanCount(stats.expired)),
+            "see that the service runs, and its log for CleanerFailed; `sweep` removes them now",
+        ),
+        Ok(_) => findings.ok("cleaner", "nothing is overdue"),
+        Err(error) => findings.failed("cleaner", &error),
+    }
+    if args.quick {
+        let newest = Page::first(NonZeroUsize::MIN.saturating_add(99));
+        match index.list(&SessionFilter::All, newest, context.now) {
+            Ok(newest) => {
+                let latest = newest.into_iter().map(|summary| summary.seen).max();
+                check_clock(findings, latest, context);
+            }
+            Err(error) => findings.failed("sessions", &error),
+        }
+        return Ok(());
+    }
+    let bar = bar("reading", "sessions");
+    let scanned = store.admin().scan(interrupt.watch(&bar));
+    bar.finish_and_clear();
+    match scanned {
+        Err(error) => findings.failed("sessions", &error),
+        Ok(ControlFlow::Break(())) => {
+            return Err(Failure::interrupted("not every session was read"));
+        }
+        Ok(ControlFlow::Continue(report)) => {
+            if report.undecodable == 0 {
+                let read = HumanCount(report.sessions);
+                findings.ok("sessions", format!("all {read} decode"));
+            } else {
+                let (public_id, why) = match report.examples.first() {
+                    Some((public_id, error)) => (public_id.to_string(), error.to_string()),
+                    None => Default::default(),
+                };
+                findings.problem(
+                    "sessions",
+                    format!(
+                        "{} of {} do not decode, such as {public_id}: {why}",
+                        HumanCount(report.undecodable),
+                        HumanCount(report.sessions)
+                    ),
+                    "if a newer version of the service wrote them, go back to it; else `revoke` \
+                     them, or let them expire",
+                );
+            }
+            if !report.realms.is_empty() {
+                findings.ok("realms", realms(&report.realms));
+            }
+            check_clock(findings, report.latest, context);
+        }
+    }
+    Ok(())
+}
+
+/// The number of sessions of each realm, in descending order.
+fn realms(realms: &BTreeMap<Realm, u64>) -> String {
+    const MOST: usize = 10;
+    let mut realms: Vec<_> = realms.iter().collect();
+    realms.sort_by_key(|(_, sessions)| Reverse(**sessions));
+    let one = |(realm, sessions): &(&Realm, &u64)| {
+        format!("{} {}", HumanCount(**sessions), realm.as_str())
+    };
+    let some = realms.iter().take(MOST).map(one).collect::<Vec<_>>().join(", ");
+    match realms.len().saturating_sub(MOST) {
+        0 => some,
+        more => format!("{some}, and {more} more realms"),
+    }
+}
+
+fn check_clock(findings: &mut Findings, latest: Option<Timestamp>, context: &Context) {
+    match latest.map(|latest| latest.since(context.now)) {
+        Some(ahead) if ahead > MAX_CLOCK_SKEW => findings.problem(
+            "clock",
+            format!("a session was used {} s in the future", ahead.as_secs()),
+            "set the clocks of this machine and the service's right (NTP): limits count by them",
+        ),
+        _ => findings.ok("clock", "no session is from the future"),
+    }
+}
+
+fn check_configuration(findings: &mut Findings, context: &Context) {
+    let Some(review) = &context.review else {
+        findings.note(
+            "cookie",
+            "only the application knows its settings",
+            "print SessionManager::review(), or offer `doctor` in the application's own program \
+             with cloakroom_cli::run_reviewed",
+        );
+        return;
+    };
+    // The cookie, and the limits; the number of sessions of a user is the application's choice.
+    let is_checked = |requirement: &str| {
+        requirement.starts_with("ASVS 3.3.") || requirement.starts_with("ASVS 7.3.")
+    };
+    let mut unmet = review.unmet().filter(|finding| is_checked(finding.requirement)).peekable();
+    if unmet.peek().is_none() {
+        findings.ok("cookie", "the cookie and the limits meet ASVS 5.0");
+    }
+    for finding in unmet {
+        let found = format!("{} is not met: {}", finding.requirement, finding.why);
+        findings.problem("cookie", found, "see CookieConfig and Lifetime for the safe defaults");
+    }
+}
+
+fn print(
+    findings: &Findings,
+    as_json: bool,
+    context: &Context,
+    out: &mut dyn Write,
+) -> Result<Done, Failure> {
+    let problems =
+        findings.0.iter().filter(|finding| finding.severity == Severity::Problem).count();
+    if as_json {
+        let all: Vec<_> = findings
+            .0
+            .iter()
+            .map(|finding| {
+                json!({
+                    "check": finding.check,
+                    "severity": match finding.severity {
+                        Severity::Ok => "ok",
+                        Severity::Note => "note",
+                        Severity::Problem => "problem",
+                    },
+                    "found": finding.found,
+                    "remedy": finding.remedy,
+                })
+            })
+            .collect();
+        let answer = json!({ "problems": problems, "findings": all });
+        writeln!(out, "{}", output::json(&answer))?;
+    } else {
+        let style = &context.style;
+        for finding in &findings.0 {
+            let mark = match finding.severity {
+                Severity::Ok => style.paint(Colour::Green, "ok     "),
+                Severity::Note => style.paint(Colour::Yellow, "note   "),
+                Severity::Problem => style.paint(Colour::Red, "PROBLEM"),
+            };
+            writeln!(out, "{mark} {:<12} {}", finding.check, one_line(&finding.found))?;
+            if let Some(remedy) = &finding.remedy {
+                writeln!(out, "{:20} -> {}", "", one_line(remedy))?;
+            }
+        }
+    }
+    match problems {
+        0 => Ok(Done::Success),
+        1 => Err(Failure::new("1 problem; its remedy is beside it")),
+        _ => Err(Failure::new(format!("{problems} problems; their remedies are beside them"))),
+    }
+}

@@ -1,0 +1,101 @@
+//! The results of commands, their exit codes and messages.
+
+use std::fmt;
+use std::io;
+
+use cloakroom::stores::sqlite::Admin;
+use cloakroom::{Error, ErrorKind};
+
+pub(crate) const FAILED: u8 = 1;
+pub(crate) const USAGE: u8 = 2;
+pub(crate) const NOT_SET_UP: u8 = 3;
+pub(crate) const NOTHING_MATCHED: u8 = 4;
+
+/// The result of a command that did not fail.
+#[derive(Debug)]
+pub(crate) enum Done {
+    Success,
+    /// No session matched; the message says which was asked for.
+    NothingMatched(String),
+}
+
+/// The reason why a command failed.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// An exit code, and a message of one line that ends with advice.
+    Message(u8, String),
+    Store(Error),
+    Output(io::Error),
+}
+
+impl Failure {
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        Failure::Message(FAILED, message.into())
+    }
+
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Failure::Message(USAGE, message.into())
+    }
+
+    pub(crate) fn interrupted(state: impl fmt::Display) -> Self {
+        Failure::new(format!("interrupted: {state}"))
+    }
+
+    pub(crate) fn code(&self) -> u8 {
+        match self {
+            Failure::Message(code, _) => *code,
+            Failure::Store(error) if error.kind() == ErrorKind::NotSetUp => NOT_SET_UP,
+            Failure::Store(_) | Failure::Output(_) => FAILED,
+        }
+    }
+
+    pub(crate) fn is_broken_pipe(&self) -> bool {
+        matches!(self, Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Failure::Store(error)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Failure::Output(error)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Message(_, message) => f.write_str(message),
+            Failure::Store(error) => {
+                write!(f, "{error}")?;
+                advice(error).map_or(Ok(()), |advice| write!(f, "; {advice}"))
+            }
+            Failure::Output(error) => write!(f, "cannot write the answer: {error}"),
+        }
+    }
+}
+
+/// What the operator can do about an error.
+pub(crate) fn advice(error: &Error) -> Option<&'static str> {
+    Some(match error.kind() {
+        ErrorKind::Busy => "another process locks the file: try again, or find what writes so long",
+        ErrorKind::Unavailable => "check the path, and that its file system is mounted",
+        ErrorKind::ReadOnly => {
+            "run this as the user who owns the file and its folder, where they can be written"
+        }
+        ErrorKind::Full => "free space on the disk",
+        ErrorKind::Corrupt if Admin::is_not_a_database(error) => {
+            "check --db; if it was the database, move it away with its -wal and -shm, and \
+             `restore` a copy"
+        }
+        ErrorKind::Corrupt => "run `doctor`; `restore FILE` replaces the database with a copy",
+        ErrorKind::NotSetUp => "check --db and --table; `setup` creates the file and its tables",
+        ErrorKind::ForeignTable => "check --db; choose another name with --table",
+        ErrorKind::NewerSchema => "use the version of cloakroom that wrote it, or a newer one",
+        _ => return None,
+    })
+}

@@ -1,0 +1,32 @@
+//! Output generated from the commands' definitions: shell completions and manual pages.
+
+use std::io::Write;
+
+use clap::CommandFactory;
+
+use crate::arguments::{Arguments, Completions, Man};
+use crate::failure::{Done, Failure};
+
+pub(crate) fn completions(args: &Completions, out: &mut dyn Write) -> Result<Done, Failure> {
+    // The generator panics when a write fails, so it writes to memory.
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Arguments::command(), "cloakroom", &mut script);
+    out.write_all(&script)?;
+    Ok(Done::Success)
+}
+
+pub(crate) fn man(args: &Man, out: &mut dyn Write) -> Result<Done, Failure> {
+    let mut command = Arguments::command();
+    command.build();
+    let page = match &args.command {
+        None => command,
+        Some(name) => match command.find_subcommand(name) {
+            Some(found) => found.clone(),
+            None => {
+                return Err(Failure::usage(format!("there is no command {name}; see `help`")));
+            }
+        },
+    };
+    clap_mangen::Man::new(page).render(out)?;
+    Ok(Done::Success)
+}

@@ -1,0 +1,149 @@
+//! Checks of the host: the file's permissions, free disk space, the kind of file system.
+
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// Kinds of network file systems, which do not share locks reliably between machines.
+const NETWORK: [&str; 17] = [
+    "nfs",
+    "nfs4",
+    "cifs",
+    "smb3",
+    "smbfs",
+    "9p",
+    "afs",
+    "ceph",
+    "fuse.ceph",
+    "fuse.sshfs",
+    "fuse.glusterfs",
+    "glusterfs",
+    "lustre",
+    "beegfs",
+    "gpfs",
+    "ocfs2",
+    "fuse.s3fs",
+];
+
+/// The free bytes of the file system of `path`, without those reserved for root.
+pub(crate) fn free_bytes(path: &Path) -> io::Result<u64> {
+    let folder = rustix::fs::statvfs(path)?;
+    Ok(folder.f_bavail.saturating_mul(folder.f_frsize))
+}
+
+/// The kind of the file system of `path`, where the operating system lists its mounts.
+pub(crate) fn file_system(path: &Path) -> Option<String> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    kind_of_mount(&mounts, path)
+}
+
+/// Whether that is the kind of a network file system.
+pub(crate) fn is_network(kind: &str) -> bool {
+    NETWORK.contains(&kind)
+}
+
+fn kind_of_mount(mounts: &str, path: &Path) -> Option<String> {
+    let mut best: Option<(PathBuf, &str)> = None;
+    for line in mounts.lines() {
+        // A lone dash ends the variable number of fields before the kind.
+        let Some((before, after)) = line.split_once(" - ") else { continue };
+        let Some(point) = before.split(' ').nth(4).map(unescape) else { continue };
+        let Some(kind) = after.split(' ').next() else { continue };
+        let deeper = best.as_ref().is_none_or(|(best, _)| {
+            // A later mount on the same point hides the earlier one.
+            point.components().count() >= best.components().count()
+        });
+        if path.starts_with(&point) && deeper {
+            best = Some((point, kind));
+        }
+    }
+    best.map(|(_, kind)| kind.to_owned())
+}
+
+/// Undoes the octal escapes (`\040`) of spaces and the like in the list of mounts.
+fn unescape(text: &str) -> PathBuf {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        let escaped = after.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
+        let code = escaped.and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        match (byte, code) {
+            (b'\\', Some(code)) => {
+                bytes.push(code);
+                rest = after.get(3..).unwrap_or_default();
+            }
+            _ => {
+                bytes.push(byte);
+                rest = after;
+            }
+        }
+    }
+    PathBuf::from(std::ffi::OsStr::from_bytes(&bytes))
+}
+
+/// Problems with the permissions of the database's files and their folder.
+pub(crate) fn permissions(path: &Path) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for suffix in ["", "-wal", "-shm"] {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        let path = PathBuf::from(name);
+        let Ok(file) = fs::metadata(&path) else { continue };
+        if file.mode() & 0o077 != 0 {
+            let mode = file.mode() & 0o777;
+            wrong.push(format!("others may use {} (mode {mode:03o})", path.display()));
+        }
+        // Root can write every file, which says nothing about the service.
+        let me = rustix::process::geteuid();
+        if !me.is_root() && file.uid() != me.as_raw() {
+            wrong.push(format!("{} belongs to another user", path.display()));
+        }
+    }
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    if let Ok(folder_info) = fs::metadata(folder) {
+        // With the sticky bit only a file's owner can replace it.
+        if folder_info.mode() & 0o002 != 0 && folder_info.mode() & 0o1000 == 0 {
+            wrong.push(format!("anyone may replace files in {}", folder.display()));
+        }
+    }
+    wrong
+}
+
+/// Files beside the database that a killed backup or restore has left behind.
+pub(crate) fn unfinished(path: &Path) -> Vec<PathBuf> {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Vec::new() };
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let begins_and_ends = |entry: &fs::DirEntry| {
+        let entry = entry.file_name();
+        let rest = entry.as_bytes().strip_prefix(name.as_bytes());
+        rest.is_some_and(|rest| rest.starts_with(b".") && rest.ends_with(b".partial"))
+    };
+    entries.flatten().filter(begins_and_ends).map(|entry| entry.path()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_deepest_mount_determines_the_kind() {
+        let mounts = "\
+22 1 0:20 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
+30 22 0:30 / /srv rw shared:2 - nfs4 host:/srv rw
+31 30 0:31 / /srv/my\\040app rw shared:3 master:1 - xfs /dev/sdb rw
+32 22 0:32 / /mnt rw - ext4 /dev/sdc rw
+33 22 0:33 / /mnt rw - fuse.sshfs host:/ rw
+garbage
+";
+        let kind = |path: &str| kind_of_mount(mounts, Path::new(path)).unwrap();
+        assert_eq!(kind("/var/app.db"), "ext4");
+        assert_eq!(kind("/srv/app.db"), "nfs4");
+        assert_eq!(kind("/srvx/app.db"), "ext4");
+        assert_eq!(kind("/srv/my app/app.db"), "xfs");
+        assert_eq!(kind("/mnt/app.db"), "fuse.sshfs");
+        assert!(is_network("nfs4") && is_network("fuse.sshfs") && !is_network("ext4"));
+        assert_eq!(kind_of_mount("", Path::new("/")), None);
+    }
+}

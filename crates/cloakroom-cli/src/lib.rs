@@ -1,0 +1,179 @@
+//! The command line for cloakroom's session databases: as the program `cloakroom`, or within the
+//! application's own.
+//!
+//! `cloakroom help` lists the commands. An application whose deployment is one binary offers them
+//! itself, on its own database:
+//!
+//! ```no_run
+//! use std::process::ExitCode;
+//!
+//! use cloakroom::SqliteStore;
+//! use cloakroom_cli::Target;
+//!
+//! fn main() -> ExitCode {
+//!     // myapp sessions list --user ada
+//!     if std::env::args_os().nth(1).is_some_and(|arg| arg == "sessions") {
+//!         let target = Target::Builder(SqliteStore::builder("app.db"));
+//!         return cloakroom_cli::run(std::env::args_os().skip(1), target);
+//!     }
+//!     // … the service
+//!     ExitCode::SUCCESS
+//! }
+//! ```
+//!
+//! No command prints a session id or its hash, and only `show --data` prints a session's data.
+//! Commands that end or remove anything ask first, and work in one transaction: interrupted, they
+//! leave nothing partial. Exit codes: 0 done, 1 failed, 2 usage, 3 not set up, 4 nothing matched.
+//!
+//! Features: `bundled` (on by default) compiles SQLite into the binary; `memcached` invalidates
+//! the entries of a memcached in front of the database.
+
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
+
+mod arguments;
+mod backup;
+#[cfg(feature = "memcached")]
+mod cache;
+#[cfg(not(feature = "memcached"))]
+#[path = "cache_stub.rs"]
+mod cache;
+mod compact;
+mod doctor;
+mod failure;
+mod generate;
+mod host_checks;
+mod output;
+mod progress;
+#[cfg(doctest)]
+mod readme_doctests;
+mod schema;
+mod sessions;
+mod signals;
+mod stats;
+mod sweep;
+mod target;
+
+use std::ffi::OsString;
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+
+use cloakroom::clock::{Clock, SystemClock, Timestamp};
+use cloakroom::manager::Review;
+use cloakroom::stores::sqlite::Admin;
+
+use crate::arguments::Command;
+use crate::cache::CacheArgs;
+use crate::failure::{Done, Failure};
+use crate::output::Style;
+
+pub use target::Target;
+
+/// What commands use besides their arguments.
+struct Context {
+    admin: Option<Admin>,
+    now: Timestamp,
+    style: Style,
+    cache: CacheArgs,
+    /// The application's own configuration, if it runs the command.
+    review: Option<Review>,
+}
+
+impl Context {
+    fn admin(&self) -> Result<&Admin, Failure> {
+        let missing = || Failure::usage("which database? Give --db PATH, or set CLOAKROOM_DB");
+        self.admin.as_ref().ok_or_else(missing)
+    }
+}
+
+/// Runs one command and returns its exit code. `args` begin with the program's name, as those of
+/// [`std::env::args_os`] do; output goes to standard output, questions, progress and errors to
+/// standard error.
+///
+/// Long commands handle SIGINT, SIGTERM and SIGHUP, unless the process ignores them, and the
+/// handlers stay registered: after the command the first of these signals does nothing, and the
+/// second ends the process, besides the application's own handlers. Call this last, or handle them.
+///
+/// The exit codes are 0 done, 1 failed, 2 usage, 3 not set up, 4 nothing matched.
+pub fn run<I, A>(args: I, target: Target) -> ExitCode
+where
+    I: IntoIterator<Item = A>,
+    A: Into<OsString> + Clone,
+{
+    run_all(args, target, None)
+}
+
+/// As [`run`], with the application's [`SessionManager::review`](cloakroom::SessionManager::review),
+/// so that `doctor` checks the cookie and the limits too.
+pub fn run_reviewed<I, A>(args: I, target: Target, review: Review) -> ExitCode
+where
+    I: IntoIterator<Item = A>,
+    A: Into<OsString> + Clone,
+{
+    run_all(args, target, Some(review))
+}
+
+fn run_all<I, A>(args: I, target: Target, review: Option<Review>) -> ExitCode
+where
+    I: IntoIterator<Item = A>,
+    A: Into<OsString> + Clone,
+{
+    let (stdout, mut stderr) = (io::stdout(), io::stderr());
+    let arguments = match arguments::parse(args, &target) {
+        Ok(arguments) => arguments,
+        Err(error) if error.exit_code() == 0 => {
+            // `--help` or `--version`.
+            let _ = write!(stdout.lock(), "{}", error.render());
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            let message = arguments::in_one_line(&error);
+            let _ = writeln!(stderr, "cloakroom: {}", output::one_line(&message));
+            return ExitCode::from(failure::USAGE);
+        }
+    };
+    let mut out = io::BufWriter::new(stdout.lock());
+    let style = Style::new(arguments.utc, io::stdout().is_terminal());
+    let done = target::admin(target, &arguments)
+        .and_then(|admin| {
+            let (now, cache) = (SystemClock.now(), arguments.cache.clone());
+            let context = Context { admin, now, style, cache, review };
+            dispatch(&arguments.command, &context, &mut out)
+        })
+        .and_then(|done| out.flush().map(|()| done).map_err(Failure::from));
+    match done {
+        Ok(Done::Success) => ExitCode::SUCCESS,
+        Ok(Done::NothingMatched(message)) => {
+            let _ = writeln!(stderr, "cloakroom: {}", output::one_line(&message));
+            ExitCode::from(failure::NOTHING_MATCHED)
+        }
+        // The reader, such as `head`, has read enough.
+        Err(failure) if failure.is_broken_pipe() => ExitCode::SUCCESS,
+        Err(failure) => {
+            // The output before the failure comes before its message.
+            let _ = out.flush();
+            let _ = writeln!(stderr, "cloakroom: {}", output::one_line(&failure.to_string()));
+            ExitCode::from(failure.code())
+        }
+    }
+}
+
+fn dispatch(command: &Command, context: &Context, out: &mut dyn Write) -> Result<Done, Failure> {
+    match command {
+        Command::Setup(args) => schema::setup(args, context, out),
+        Command::Migrate(args) => schema::migrate(args, context, out),
+        Command::Clear(args) => schema::clear(args, context, out),
+        Command::Drop(args) => schema::drop_tables(args, context, out),
+        Command::Stats(args) => stats::stats(args, context, out),
+        Command::List(args) => sessions::list(args, context, out),
+        Command::Show(args) => sessions::show(args, context, out),
+        Command::Revoke(args) => sessions::revoke(args, context, out),
+        Command::Sweep(args) => sweep::sweep(args, context, out),
+        Command::Compact(args) => compact::compact(args, context, out),
+        Command::Backup(args) => backup::backup(args, context, out),
+        Command::Restore(args) => backup::restore(args, context, out),
+        Command::Doctor(args) => doctor::doctor(args, context, out),
+        Command::Completions(args) => generate::completions(args, out),
+        Command::Man(args) => generate::man(args, out),
+    }
+}

@@ -1,0 +1,93 @@
+//! `setup`, `migrate`, `clear` and `drop`.
+
+use std::io::Write;
+
+use crate::Context;
+use crate::arguments::{Confirm, Migrate, Setup};
+use crate::failure::{Done, Failure};
+use crate::output::{ask, one_line, sessions};
+use crate::sessions::{count_live, live_sessions, scope};
+use crate::target::name;
+
+pub(crate) fn setup(args: &Setup, context: &Context, out: &mut dyn Write) -> Result<Done, Failure> {
+    let admin = context.admin()?;
+    let is_set_up = admin.pending_migrations().is_ok_and(|pending| pending.is_empty());
+    let store = if args.keep_journal { admin.migrate()? } else { admin.setup()? };
+    let done = if is_set_up { "already set up" } else { "set up" };
+    writeln!(out, "{done}: {}", one_line(&name(&store)))?;
+    Ok(Done::Success)
+}
+
+pub(crate) fn migrate(
+    args: &Migrate,
+    context: &Context,
+    out: &mut dyn Write,
+) -> Result<Done, Failure> {
+    let admin = context.admin()?;
+    // Refuses a missing file and a foreign table.
+    let pending = admin.pending_migrations()?;
+    if pending.is_empty() {
+        writeln!(out, "nothing to do: the tables have this version's schema")?;
+        return Ok(Done::Success);
+    }
+    if !args.dry_run {
+        admin.migrate()?;
+    }
+    let done = if args.dry_run { "would apply" } else { "applied" };
+    for migration in pending {
+        writeln!(out, "{done} migration {}, {}", migration.version, migration.name)?;
+    }
+    Ok(Done::Success)
+}
+
+pub(crate) fn clear(
+    args: &Confirm,
+    context: &Context,
+    out: &mut dyn Write,
+) -> Result<Done, Failure> {
+    let store = context.admin()?.store()?;
+    ask(
+        &format!(
+            "This ends {} of {}, {}: all users have to sign in again.",
+            live_sessions(count_live(&store, context, None)?),
+            name(&store),
+            scope(None),
+        ),
+        args.yes,
+    )?;
+    context.cache.check(context.now)?;
+    let ended = store.admin().clear()?;
+    context.cache.invalidate_all(context.now)?;
+    writeln!(out, "ended {} {}, expired ones included", sessions(ended), scope(None))?;
+    Ok(Done::Success)
+}
+
+pub(crate) fn drop_tables(
+    args: &Confirm,
+    context: &Context,
+    out: &mut dyn Write,
+) -> Result<Done, Failure> {
+    let store = context.admin()?.store()?;
+    let other_tables = match store.path() {
+        Some(_) => store.admin().info()?.other_tables,
+        None => 0,
+    };
+    let others = match other_tables {
+        0 => "There are no other tables in it.".to_owned(),
+        1 => "The one other table in it stays.".to_owned(),
+        others => format!("The {others} other tables in it stay."),
+    };
+    ask(
+        &format!(
+            "This removes {} with {}; a running service fails until `setup` is run. {others}",
+            name(&store),
+            live_sessions(count_live(&store, context, None)?),
+        ),
+        args.yes,
+    )?;
+    context.cache.check(context.now)?;
+    store.admin().drop_tables()?;
+    context.cache.invalidate_all(context.now)?;
+    writeln!(out, "removed {}", one_line(&name(&store)))?;
+    Ok(Done::Success)
+}

@@ -1,0 +1,358 @@
+//! `list`, `show` and `revoke`.
+
+use std::io::Write;
+use std::num::NonZeroUsize;
+
+use cloakroom::backend::{Page, SessionFilter, SessionIndex, Store};
+use cloakroom::id::{IdpSessionId, Realm, UserKey};
+use cloakroom::record::{Client, Summary};
+use cloakroom::stores::sqlite::SessionDetails;
+use cloakroom::{ErrorKind, SqliteStore};
+use indicatif::HumanCount;
+use serde_json::{Value as Json, json};
+
+use crate::Context;
+use crate::arguments::{List, Revoke, Show};
+use crate::failure::{Done, Failure};
+use crate::output::{self, Colour, Table, ask, json_time, one_line, sessions};
+use crate::target::name;
+
+/// The sessions that are read and printed at a time, so that a long list needs little memory and
+/// no long read transaction.
+const PAGE: usize = 5000;
+
+pub(crate) fn index(store: &SqliteStore) -> Result<&dyn SessionIndex, Failure> {
+    store.index().ok_or_else(|| Failure::new("this store cannot list its sessions"))
+}
+
+pub(crate) fn list(args: &List, context: &Context, out: &mut dyn Write) -> Result<Done, Failure> {
+    let store = context.admin()?.read_only_store()?;
+    let (admin, index) = (store.admin(), index(&store)?);
+    let realm = args.realm.as_ref();
+    let in_all = args.user.as_ref().map_or(SessionFilter::All, SessionFilter::User);
+    let which = in_realm(realm, &in_all);
+    let next = |page: Page| -> cloakroom::Result<Vec<Summary>> {
+        match args.expired {
+            true => admin.list_expired(&which, page, context.now),
+            false => index.list(&which, page, context.now),
+        }
+    };
+    let mut printer = match args.json {
+        true => Printer::Json { any: false },
+        false => {
+            let shows_realm = realm.is_none();
+            let header: &[&str] = if shows_realm { &HEADER } else { &HEADER_IN_REALM };
+            Printer::Table { table: context.style.table(header), shows_realm }
+        }
+    };
+    let (mut left, mut last) = (args.limit.get(), None);
+    let (mut any, mut more) = (false, false);
+    loop {
+        // One more than is printed, to know whether there are more.
+        let wanted = NonZeroUsize::MIN.saturating_add(left.min(PAGE));
+        let mut page = next(match last {
+            None => Page::first(wanted),
+            Some(last) => Page::after(wanted, last),
+        })?;
+        let read = page.len();
+        page.truncate(left.min(PAGE));
+        printer.page(&page, context, out)?;
+        any |= !page.is_empty();
+        left -= page.len();
+        last = page.last().map(|summary| summary.cursor);
+        if read < wanted.get() {
+            break;
+        }
+        if left == 0 {
+            more = true;
+            break;
+        }
+    }
+    printer.end(more, out)?;
+    let kind = if args.expired { "expired" } else { "live" };
+    match &args.user {
+        _ if any => Ok(Done::Success),
+        Some(user) => nothing_in(&format!("user {user} has no {kind} session"), realm, &store),
+        None if realm.is_some() => {
+            nothing_in(&format!("there is no {kind} session"), realm, &store)
+        }
+        None if !args.json => {
+            writeln!(out, "There are none.")?;
+            Ok(Done::Success)
+        }
+        _ => Ok(Done::Success),
+    }
+}
+
+/// `which`, limited to the realm if one was named.
+fn in_realm<'a>(realm: Option<&'a Realm>, which: &'a SessionFilter<'a>) -> SessionFilter<'a> {
+    realm.map_or(*which, |realm| SessionFilter::InRealm(realm, which))
+}
+
+/// Reports that nothing matched, and the realms that exist if the named one has no session at all,
+/// since its name may be mistyped.
+fn nothing_in(message: &str, realm: Option<&Realm>, store: &SqliteStore) -> Result<Done, Failure> {
+    const MOST: usize = 10;
+    let Some(realm) = realm else {
+        return Ok(Done::NothingMatched(message.to_owned()));
+    };
+    let message = format!("{message} {}", scope(Some(realm)));
+    let realms = store.admin().realms()?;
+    let mut names = realms.iter().map(Realm::as_str);
+    let some = names.by_ref().take(MOST).collect::<Vec<_>>().join(", ");
+    Ok(Done::NothingMatched(match names.count() {
+        _ if realms.contains(realm) => message,
+        _ if realms.is_empty() => format!("{message}; no realm has sessions"),
+        0 => format!("{message}; the realms with sessions are {some}"),
+        more => format!("{message}; the realms with sessions are {some} and {more} more"),
+    }))
+}
+
+const HEADER: [&str; 9] =
+    ["PUBLIC_ID", "USER", "REALM", "CREATED", "SEEN", "DEADLINE", "ADDRESS", "BYTES", "AGENT"];
+
+/// For sessions of one realm.
+const HEADER_IN_REALM: [&str; 8] =
+    ["PUBLIC_ID", "USER", "CREATED", "SEEN", "DEADLINE", "ADDRESS", "BYTES", "AGENT"];
+
+/// Prints a list page by page.
+enum Printer {
+    Json { any: bool },
+    Table { table: Table, shows_realm: bool },
+}
+
+impl Printer {
+    fn page(
+        &mut self,
+        page: &[Summary],
+        context: &Context,
+        out: &mut dyn Write,
+    ) -> Result<(), Failure> {
+        match self {
+            Printer::Table { table, shows_realm } => {
+                let row = |summary| row(summary, *shows_realm, context);
+                let rows: Vec<_> = page.iter().map(row).collect();
+                write!(out, "{}", table.page(&rows))?;
+            }
+            Printer::Json { any } => {
+                for summary in page {
+                    let before = if *any { "," } else { "{\"sessions\":[" };
+                    *any = true;
+                    write!(out, "{before}{}", output::json(&summary_json(summary)))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn end(self, more: bool, out: &mut dyn Write) -> Result<(), Failure> {
+        match self {
+            Printer::Table { .. } if more => writeln!(out, "There are more; --limit shows them.")?,
+            Printer::Table { .. } => {}
+            Printer::Json { any } => {
+                let before = if any { "" } else { "{\"sessions\":[" };
+                writeln!(out, "{before}],\"more\":{more}}}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn row(summary: &Summary, shows_realm: bool, context: &Context) -> Vec<String> {
+    let style = &context.style;
+    let client = summary.client.as_ref();
+    let address = client.and_then(|client| client.address);
+    let agent = client.and_then(|client| client.user_agent.as_deref()).unwrap_or("-");
+    // `show` prints the whole user agent.
+    let short: String = agent.chars().take(40).collect();
+    let mut row = vec![
+        summary.public_id.to_string(),
+        summary.user.as_ref().map_or("-".to_owned(), ToString::to_string),
+    ];
+    if shows_realm {
+        row.push(summary.realm.as_str().to_owned());
+    }
+    row.extend([
+        style.time(summary.created),
+        style.time(summary.seen),
+        style.time(summary.deadline),
+        address.map_or("-".to_owned(), |address| address.to_string()),
+        summary.bytes.to_string(),
+        short,
+    ]);
+    row
+}
+
+fn summary_json(summary: &Summary) -> Json {
+    let client = summary.client.as_ref();
+    json!({
+        "public_id": summary.public_id.to_string(),
+        "user": summary.user.as_ref().map(UserKey::as_str),
+        "realm": summary.realm.as_str(),
+        "idp_session_id": summary.idp_session_id.as_ref().map(IdpSessionId::as_str),
+        "auth_level": summary.auth_level,
+        "created": json_time(summary.created),
+        "authenticated": summary.authenticated.map(json_time),
+        "seen": json_time(summary.seen),
+        "deadline": json_time(summary.deadline),
+        "persistent": summary.persistent,
+        "address": client.and_then(|client| client.address).map(|address| address.to_string()),
+        "user_agent": client.and_then(|client| client.user_agent.as_deref()),
+        "bytes": summary.bytes,
+    })
+}
+
+pub(crate) fn show(args: &Show, context: &Context, out: &mut dyn Write) -> Result<Done, Failure> {
+    let found = context.admin()?.find(&args.public_id)?;
+    let Some(SessionDetails { summary, record, .. }) = found else {
+        return Ok(Done::NothingMatched(format!("there is no session {}", args.public_id)));
+    };
+    let expired = summary.deadline <= context.now;
+    let undecodable = record.as_ref().err().map(ToString::to_string);
+    let data = match (&record, args.data) {
+        (Ok(record), true) => Some(record.data.as_json()),
+        _ => None,
+    };
+    if args.json {
+        let mut answer = summary_json(&summary);
+        if let Json::Object(answer) = &mut answer {
+            answer.insert("expired".to_owned(), json!(expired));
+            let revision = record.as_ref().ok().map(|record| record.revision);
+            answer.insert("revision".to_owned(), json!(revision));
+            answer.insert("undecodable".to_owned(), json!(undecodable));
+        }
+        let answer = output::json(&answer);
+        match answer.strip_suffix('}') {
+            // The data is printed as it is stored: JSON numbers can exceed every Rust type.
+            Some(answer) if args.data => {
+                let data = output::json_text(data.unwrap_or("null"), false);
+                writeln!(out, "{answer},\"data\":{data}}}")?;
+            }
+            _ => writeln!(out, "{answer}")?,
+        }
+        return Ok(Done::Success);
+    }
+    let style = &context.style;
+    let mut line = |name: &str, value: &str| {
+        writeln!(out, "{} {}", style.paint(Colour::Bold, &format!("{name:<13}")), one_line(value))
+    };
+    line("public id", &summary.public_id.to_string())?;
+    line("user", summary.user.as_ref().map_or("-", UserKey::as_str))?;
+    line("realm", summary.realm.as_str())?;
+    if let Some(id) = &summary.idp_session_id {
+        line("idp session", id.as_str())?;
+    }
+    line("level", &summary.auth_level.to_string())?;
+    line("created", &style.time(summary.created))?;
+    line("signed in", &summary.authenticated.map_or("-".to_owned(), |time| style.time(time)))?;
+    line("seen", &style.time(summary.seen))?;
+    let mark = if expired { " (expired)" } else { "" };
+    line("deadline", &format!("{}{mark}", style.time(summary.deadline)))?;
+    if let Some(Client { address, user_agent, .. }) = &summary.client {
+        line("address", &address.map_or("-".to_owned(), |address| address.to_string()))?;
+        line("agent", user_agent.as_deref().unwrap_or("-"))?;
+    }
+    line("persistent", if summary.persistent { "yes" } else { "no" })?;
+    line("data", &format!("{} bytes", summary.bytes))?;
+    if let Some(why) = undecodable {
+        line("undecodable", &why)?;
+    }
+    if let Some(data) = data {
+        writeln!(out, "{}", output::json_text(data, true))?;
+    }
+    Ok(Done::Success)
+}
+
+pub(crate) fn revoke(
+    args: &Revoke,
+    context: &Context,
+    out: &mut dyn Write,
+) -> Result<Done, Failure> {
+    let store = context.admin()?.store()?;
+    let index = index(&store)?;
+    let (now, realm) = (context.now, args.realm.as_ref());
+    let scope = scope(realm);
+    if args.all {
+        let live = count_live(&store, context, realm)?;
+        if realm.is_some() && live == Some(0) {
+            return nothing_in("there is no live session", realm, &store);
+        }
+        let (live, name) = (live_sessions(live), name(&store));
+        let who = if realm.is_some() { "its users" } else { "all users" };
+        let about = format!("This ends {live} of {name}, {scope}: {who} have to sign in again.");
+        ask(&about, args.yes)?;
+        context.cache.check(now)?;
+        let ended = index.revoke_everyone(realm, now)?;
+        context.cache.invalidate_all(now)?;
+        writeln!(out, "ended {} {}", sessions(ended), one_line(&scope))?;
+        return Ok(Done::Success);
+    }
+    context.cache.check(now)?;
+    let (which, nothing) = match (&args.user, &args.except, &args.public_id) {
+        (Some(user), Some(except), _) => {
+            // Checked first, so that a mistyped public id signs nobody out.
+            let theirs = SessionFilter::OfUser(user, except);
+            let kept = Page::first(NonZeroUsize::MIN);
+            if index.list(&in_realm(realm, &theirs), kept, now)?.is_empty() {
+                let message =
+                    format!("nothing was ended, since user {user} has no live session {except}");
+                return nothing_in(&message, realm, &store);
+            }
+            (SessionFilter::User(user), format!("user {user} has no other live session"))
+        }
+        (Some(user), None, _) => {
+            (SessionFilter::User(user), format!("user {user} has no live session"))
+        }
+        (None, _, Some(public_id)) => {
+            (SessionFilter::PublicId(public_id), format!("there is no live session {public_id}"))
+        }
+        (None, _, None) => return Err(Failure::usage("give a public id, --user or --all")),
+    };
+    let ended = index.revoke(&in_realm(realm, &which), args.except.as_ref(), now)?;
+    if ended.is_empty() {
+        return nothing_in(&nothing, realm, &store);
+    }
+    context.cache.invalidate(&ended, now)?;
+    let ended = sessions(u64::try_from(ended.len()).unwrap_or(u64::MAX));
+    match which {
+        // One session is of one realm, so that its name adds nothing.
+        SessionFilter::PublicId(_) => writeln!(out, "ended {ended}")?,
+        _ => writeln!(out, "ended {ended} {}", one_line(&scope))?,
+    }
+    Ok(Done::Success)
+}
+
+/// The number of live sessions, for questions; `None` where the table is too damaged to count, which
+/// does not prevent emptying it.
+pub(crate) fn count_live(
+    store: &SqliteStore,
+    context: &Context,
+    realm: Option<&Realm>,
+) -> Result<Option<u64>, Failure> {
+    let live = match realm {
+        Some(realm) => store.admin().count_in_realm(realm, context.now),
+        None => index(store)?.stats(context.now).map(|stats| stats.live),
+    };
+    match live {
+        Ok(live) => Ok(Some(live)),
+        Err(error) if error.kind() == ErrorKind::Corrupt => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The result of [`count_live`] in words.
+pub(crate) fn live_sessions(live: Option<u64>) -> String {
+    match live {
+        None => "all sessions".to_owned(),
+        Some(1) => "1 live session".to_owned(),
+        Some(live) => format!("{} live sessions", HumanCount(live)),
+    }
+}
+
+/// The realms that a command covers, in words.
+pub(crate) fn scope(realm: Option<&Realm>) -> String {
+    match realm {
+        Some(realm) => format!("in realm {}", realm.as_str()),
+        None => "in all realms".to_owned(),
+    }
+}

@@ -1,0 +1,106 @@
+//! Cancels long work on the first SIGINT, SIGTERM or SIGHUP.
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use cloakroom::stores::sqlite::ProgressFn;
+use indicatif::ProgressBar;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::flag;
+
+use crate::failure::{FAILED, Failure};
+
+/// A flag that the first signal sets.
+#[derive(Clone, Debug)]
+pub(crate) struct Interrupt(Arc<AtomicBool>);
+
+impl Interrupt {
+    /// Registers the handlers: the first signal sets the flag, the second ends the process.
+    ///
+    /// They stay registered after the command, because the previous handler cannot be restored
+    /// without unsafe code. So a process registers once, however many commands it runs.
+    pub(crate) fn listen() -> Result<Self, Failure> {
+        static LISTENING: Mutex<Option<Interrupt>> = Mutex::new(None);
+        let mut listening = LISTENING.lock().unwrap_or_else(PoisonError::into_inner);
+        let interrupt = match listening.take() {
+            Some(interrupt) => interrupt,
+            None => Interrupt::register()?,
+        };
+        // A signal during the command before does not cancel this one.
+        interrupt.0.store(false, Ordering::Relaxed);
+        *listening = Some(interrupt.clone());
+        Ok(interrupt)
+    }
+
+    fn register() -> Result<Self, Failure> {
+        let flag = Arc::new(AtomicBool::new(false));
+        for signal in [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| !is_ignored(*signal)) {
+            // In this order, so that the second signal finds the flag set by the first.
+            flag::register_conditional_shutdown(signal, i32::from(FAILED), flag.clone())?;
+            flag::register(signal, flag.clone())?;
+        }
+        Ok(Interrupt(flag))
+    }
+
+    pub(crate) fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Waits for `duration`, or until the flag is set.
+    pub(crate) fn wait(&self, duration: Duration) {
+        let until = Instant::now() + duration;
+        while !self.is_set() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            thread::sleep(left.min(Duration::from_millis(50)));
+        }
+    }
+
+    /// Shows progress in `bar`, and ends the work early once the flag is set.
+    pub(crate) fn watch(&self, bar: &ProgressBar) -> ProgressFn {
+        let (bar, interrupt) = (bar.clone(), self.clone());
+        Box::new(move |progress| {
+            if progress.total > 0 {
+                bar.set_length(progress.total);
+                bar.set_position(progress.done);
+            } else {
+                bar.tick();
+            }
+            match interrupt.is_set() {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
+        })
+    }
+}
+
+/// Whether the parent process (`nohup`, a script's `&`) has this signal ignored. Where the
+/// operating system does not say, only SIGHUP counts as ignored, and keeps its default action.
+fn is_ignored(signal: i32) -> bool {
+    let ignored = fs::read_to_string("/proc/self/status").ok().and_then(|status| {
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
+        let mask = u64::from_str_radix(mask.trim(), 16).ok()?;
+        Some(mask >> (signal - 1) & 1 == 1)
+    });
+    ignored.unwrap_or(signal == SIGHUP)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_registers_its_handlers_once() {
+        let first = Interrupt::listen().unwrap();
+        first.0.store(true, Ordering::Relaxed);
+        let second = Interrupt::listen().unwrap();
+        assert!(Arc::ptr_eq(&first.0, &second.0));
+        assert!(!second.is_set(), "the signal was for the command before");
+    }
+}

@@ -1,0 +1,173 @@
+//! `stats`.
+
+use std::io::Write;
+use std::time::Duration;
+
+use cloakroom::SqliteStore;
+use cloakroom::clock::{Clock, SystemClock, Timestamp};
+use cloakroom::record;
+use cloakroom::stores::sqlite::{DataSizes, DatabaseInfo};
+use indicatif::{HumanBytes, HumanCount};
+use serde_json::{Value as Json, json};
+
+use crate::Context;
+use crate::arguments::Stats;
+use crate::failure::{Done, Failure};
+use crate::output::{self, Colour, Style, one_line};
+use crate::sessions::index;
+use crate::signals::Interrupt;
+
+/// The number of days that have a line of their own.
+const DAYS: usize = 7;
+
+pub(crate) fn stats(args: &Stats, context: &Context, out: &mut dyn Write) -> Result<Done, Failure> {
+    let store = context.admin()?.read_only_store()?;
+    let Some(seconds) = args.watch else {
+        Report::new(&store, context, context.now, args.json)?.print(args.json, context, out)?;
+        return Ok(Done::Success);
+    };
+    let interrupt = Interrupt::listen()?;
+    while !interrupt.is_set() {
+        let report = Report::new(&store, context, SystemClock.now(), args.json)?;
+        if !args.json && context.style.is_terminal() {
+            // Clears the screen and moves the cursor to its top.
+            write!(out, "\u{1b}[2J\u{1b}[H")?;
+        }
+        report.print(args.json, context, out)?;
+        out.flush()?;
+        interrupt.wait(Duration::from_secs(u64::from(seconds)));
+    }
+    Ok(Done::Success)
+}
+
+struct Report {
+    at: Timestamp,
+    table: String,
+    info: Option<DatabaseInfo>,
+    sessions: record::Stats,
+    sizes: DataSizes,
+    /// Live sessions by the day of their creation, and those of the days before.
+    days: Vec<(String, u64)>,
+    earlier: u64,
+}
+
+impl Report {
+    fn new(
+        store: &SqliteStore,
+        context: &Context,
+        now: Timestamp,
+        utc: bool,
+    ) -> Result<Self, Failure> {
+        let admin = store.admin();
+        let sessions = index(store)?.stats(now)?;
+        let style: Style = if utc { context.style.in_utc() } else { context.style.clone() };
+        let (names, moments): (Vec<_>, Vec<_>) = style.days(now, DAYS).into_iter().unzip();
+        let counts = admin.count_created_since(&moments, now)?;
+        let days: Vec<_> = names.into_iter().zip(counts).collect();
+        let listed: u64 = days.iter().map(|(_, count)| count).sum();
+        Ok(Report {
+            at: now,
+            table: store.table().to_owned(),
+            info: store.path().map(|_| admin.info()).transpose()?,
+            sessions,
+            sizes: admin.sizes()?,
+            days,
+            // Another process may have ended some in between.
+            earlier: sessions.live.saturating_sub(listed),
+        })
+    }
+
+    fn print(&self, json: bool, context: &Context, out: &mut dyn Write) -> Result<(), Failure> {
+        if json {
+            writeln!(out, "{}", output::json(&self.to_json()))?;
+            return Ok(());
+        }
+        let style = &context.style;
+        let mut line = |name: &str, value: String| {
+            writeln!(
+                out,
+                "{} {}",
+                style.paint(Colour::Bold, &format!("{name:<9}")),
+                one_line(&value)
+            )
+        };
+        if let Some(info) = &self.info {
+            line("file", info.path.display().to_string())?;
+        }
+        let version = match self.info.as_ref().map(|info| &info.schema) {
+            Some(Ok(version)) => format!(", schema version {version}"),
+            _ => String::new(),
+        };
+        line("table", format!("{}{version}", self.table))?;
+        let record::Stats { live, expired, signed_in, oldest, newest, .. } = self.sessions;
+        let (live, signed_in) = (HumanCount(live), HumanCount(signed_in));
+        line("live", format!("{live}, {signed_in} of them signed in"))?;
+        line("expired", format!("{}, to be swept", HumanCount(expired)))?;
+        if let (Some(oldest), Some(newest)) = (oldest, newest) {
+            line("created", format!("from {} to {}", style.time(oldest), style.time(newest)))?;
+        }
+        if expired > 0 || self.sessions.live > 0 {
+            let DataSizes { sampled, average, largest, .. } = self.sizes;
+            let average = HumanBytes(average);
+            let largest = HumanBytes(largest);
+            line(
+                "data",
+                format!("{average} a session, {largest} at most, by a sample of {sampled}"),
+            )?;
+        }
+        if let Some(info) = &self.info {
+            let free = HumanBytes(info.free_pages.saturating_mul(info.page_size));
+            let (bytes, log) = (HumanBytes(info.bytes), HumanBytes(info.log_bytes));
+            line("size", format!("{bytes}, {free} of it free; log {log}"))?;
+            line("journal", info.journal.clone())?;
+        }
+        for (day, count) in &self.days {
+            line(
+                if Some(day) == self.days.first().map(|(day, _)| day) { "by day" } else { "" },
+                format!("{day}  {:>9}", HumanCount(*count).to_string()),
+            )?;
+        }
+        if !self.days.is_empty() {
+            line("", format!("before      {:>9}", HumanCount(self.earlier).to_string()))?;
+        }
+        Ok(())
+    }
+
+    fn to_json(&self) -> Json {
+        let days: Vec<_> = self
+            .days
+            .iter()
+            .map(|(day, sessions)| json!({ "day": day, "sessions": sessions }))
+            .collect();
+        json!({
+            "at": output::json_time(self.at),
+            "table": self.table,
+            "live": self.sessions.live,
+            "signed_in": self.sessions.signed_in,
+            "expired": self.sessions.expired,
+            "oldest": self.sessions.oldest.map(output::json_time),
+            "newest": self.sessions.newest.map(output::json_time),
+            "created": { "days": days, "before": self.earlier },
+            "data_bytes": {
+                "sampled": self.sizes.sampled,
+                "average": self.sizes.average,
+                "largest": self.sizes.largest,
+            },
+            "file": self.info.as_ref().map(info_json),
+        })
+    }
+}
+
+fn info_json(info: &DatabaseInfo) -> Json {
+    json!({
+        "path": info.path.display().to_string(),
+        "bytes": info.bytes,
+        "log_bytes": info.log_bytes,
+        "page_size": info.page_size,
+        "pages": info.pages,
+        "free_pages": info.free_pages,
+        "journal": info.journal,
+        "schema": info.schema.as_ref().ok(),
+        "other_tables": info.other_tables,
+    })
+}

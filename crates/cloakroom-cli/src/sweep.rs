@@ -1,0 +1,34 @@
+//! `sweep`.
+
+use std::io::Write;
+use std::ops::ControlFlow;
+
+use crate::Context;
+use crate::arguments::Sweep;
+use crate::failure::{Done, Failure};
+use crate::output::sessions;
+use crate::progress::bar;
+use crate::signals::Interrupt;
+
+pub(crate) fn sweep(args: &Sweep, context: &Context, out: &mut dyn Write) -> Result<Done, Failure> {
+    let limit = args.limit.map_or(u64::MAX, |limit| u64::try_from(limit.get()).unwrap_or(u64::MAX));
+    let interrupt = Interrupt::listen()?;
+    let bar = bar("sweeping", "sessions");
+    let ended = context.admin()?.sweep_all(context.now, limit, interrupt.watch(&bar));
+    // The bar counts also where it is hidden, and keeps what was swept before a failure.
+    let swept = bar.position();
+    bar.finish_and_clear();
+    match ended {
+        Ok(ControlFlow::Continue(swept)) => writeln!(out, "swept {}", sessions(swept))?,
+        Ok(ControlFlow::Break(())) => {
+            return Err(Failure::interrupted(format!("swept {} until then", sessions(swept))));
+        }
+        Err(error) => {
+            if swept > 0 {
+                writeln!(out, "swept {}", sessions(swept))?;
+            }
+            return Err(error.into());
+        }
+    }
+    Ok(Done::Success)
+}

@@ -1,0 +1,145 @@
+//! doctor: one thing wrong at a time, and each is found.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use cloakroom::stores::sqlite::rusqlite::Connection;
+
+use crate::common::Folder;
+use crate::fixture::{DAY, begin, done, fill, json, number, open, run};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// The checks that find something wrong, with the words of the first.
+fn wrong(folder: &Folder, args: &[&str]) -> Vec<(String, String)> {
+    let ran = run(folder, &[&["doctor", "--json"], args].concat());
+    let answer: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    let findings = answer["findings"].as_array().unwrap();
+    let wrong: Vec<_> = findings
+        .iter()
+        .filter(|finding| finding["severity"] == "problem")
+        .map(|finding| {
+            assert!(finding["remedy"].as_str().is_some_and(|words| !words.is_empty()), "{finding}");
+            let text = |name: &str| finding[name].as_str().unwrap().to_owned();
+            (text("check"), text("found"))
+        })
+        .collect();
+    assert_eq!(answer["problems"], wrong.len());
+    assert_eq!(ran.code, i32::from(!wrong.is_empty()), "{}", ran.err);
+    wrong
+}
+
+fn only(folder: &Folder, check: &str, words: &str) {
+    let found = wrong(folder, &[]);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].0, check, "{found:?}");
+    assert!(found[0].1.contains(words), "{found:?}");
+}
+
+#[test]
+fn a_database_in_order_has_nothing_wrong() {
+    let folder = Folder::new();
+    begin(&open(&folder), Some("ada"), MINUTE);
+    assert_eq!(wrong(&folder, &[]), []);
+    assert_eq!(wrong(&folder, &["--quick"]), []);
+    let shown = done(&folder, &["doctor"]);
+    for check in [
+        "ok      file ",
+        "ok      permissions ",
+        "ok      file system ",
+        "ok      disk ",
+        "ok      journal ",
+        "ok      log ",
+        "ok      tables ",
+        "ok      integrity ",
+        "ok      cleaner ",
+        "ok      sessions ",
+        "ok      realms ",
+        "ok      clock ",
+        "note    cookie ",
+    ] {
+        assert!(shown.contains(check), "{check}: {shown}");
+    }
+    let answer = json(&folder, &["doctor", "--json"]);
+    let keys: Vec<_> = answer["findings"][0].as_object().unwrap().keys().cloned().collect();
+    assert_eq!(keys, ["check", "found", "remedy", "severity"]);
+}
+
+#[test]
+fn permissions_that_are_too_wide_are_found() {
+    let folder = Folder::new();
+    let _store = open(&folder);
+    let set = |name: &str, mode| {
+        fs::set_permissions(folder.path(name), fs::Permissions::from_mode(mode)).unwrap();
+    };
+    set("app.db", 0o640);
+    only(&folder, "permissions", "(mode 640)");
+    set("app.db", 0o600);
+    set("app.db-wal", 0o604);
+    only(&folder, "permissions", "app.db-wal (mode 604)");
+    set("app.db-wal", 0o600);
+    set("", 0o777);
+    only(&folder, "permissions", "anyone may replace files");
+    set("", 0o1777);
+    assert_eq!(wrong(&folder, &[]), []);
+}
+
+#[test]
+fn a_kept_journal_mode_is_found() {
+    let folder = Folder::new();
+    done(&folder, &["setup", "--keep-journal"]);
+    only(&folder, "journal", "delete");
+}
+
+#[test]
+fn a_damaged_index_is_found() {
+    let folder = Folder::new();
+    open(&folder);
+    fill(&folder, 300, true);
+    let deadline = "SELECT rootpage FROM sqlite_schema WHERE name = 'cloakroom_sessions_deadline'";
+    let page = usize::try_from(number(&folder.database(), deadline)).unwrap();
+    let mut bytes = fs::read(folder.database()).unwrap();
+    bytes[page * 4096 - 600..page * 4096 - 8].fill(0);
+    fs::write(folder.database(), bytes).unwrap();
+    let found = wrong(&folder, &[]);
+    assert!(found.iter().any(|(check, _)| check == "integrity"), "{found:?}");
+}
+
+#[test]
+fn sessions_that_do_not_decode_are_found() {
+    let folder = Folder::new();
+    let store = open(&folder);
+    begin(&store, Some("ada"), MINUTE);
+    let spoilt = begin(&store, None, MINUTE).public_id;
+    let spoil = "UPDATE cloakroom_sessions SET data = 'no' WHERE user_key IS NULL";
+    Connection::open(folder.database()).unwrap().execute(spoil, []).unwrap();
+    only(&folder, "sessions", &format!("1 of 2 do not decode, such as {spoilt}"));
+}
+
+#[test]
+fn a_cleaner_that_does_not_keep_up_is_found() {
+    let folder = Folder::new();
+    let store = open(&folder);
+    // Expired, but a cleaner may still be on its way.
+    begin(&store, None, DAY + MINUTE * 5);
+    assert_eq!(wrong(&folder, &[]), []);
+    begin(&store, None, DAY + MINUTE * 20);
+    only(&folder, "cleaner", "1 expired more than 15 minutes ago");
+}
+
+#[test]
+fn a_clock_that_went_ahead_is_found() {
+    let folder = Folder::new();
+    begin(&open(&folder), None, MINUTE);
+    let ahead = |seconds: i64| {
+        let seen = crate::fixture::now().as_millis() + seconds * 1000;
+        let sql = "UPDATE cloakroom_sessions SET seen = ?1";
+        Connection::open(folder.database()).unwrap().execute(sql, [seen]).unwrap();
+    };
+    ahead(30);
+    assert_eq!(wrong(&folder, &[]), []);
+    ahead(7200);
+    only(&folder, "clock", "in the future");
+    assert_eq!(wrong(&folder, &["--quick"])[0].0, "clock");
+}

@@ -1,0 +1,99 @@
+//! The commands within an application's own program.
+
+use std::process::Output;
+
+use cloakroom::{CookieConfig, MemoryStore, SessionManager, SqliteStore};
+use cloakroom_cli::{Target, run_reviewed};
+
+use crate::common::{Folder, child, role};
+use crate::fixture::begin;
+
+/// An application that is given its arguments in the environment, because those of a test
+/// program are the test's.
+pub(crate) fn play() {
+    let Some(role) = role() else { return };
+    let path = std::env::var("DATABASE").unwrap();
+    let args = std::env::var("WORDS").unwrap();
+    let args = args.split(' ');
+    let code = match role.as_str() {
+        "builder" => {
+            cloakroom_cli::run(args, Target::Builder(SqliteStore::builder(path).table("session")))
+        }
+        "store" => cloakroom_cli::run(args, Target::Sqlite(SqliteStore::open(path).unwrap())),
+        "memory" => cloakroom_cli::run(args, Target::Sqlite(SqliteStore::in_memory().unwrap())),
+        "insecure" => {
+            let cookie = CookieConfig::insecure_http();
+            let builder = SessionManager::builder(MemoryStore::new()).cookie(cookie);
+            let review = builder.build().unwrap().review();
+            let target = Target::Sqlite(SqliteStore::open(path).unwrap());
+            run_reviewed(args, target, review)
+        }
+        "secure" => {
+            let review = SessionManager::new(MemoryStore::new()).unwrap().review();
+            let target = Target::Sqlite(SqliteStore::open(path).unwrap());
+            run_reviewed(args, target, review)
+        }
+        other => panic!("no role {other}"),
+    };
+    // An ExitCode shows its number to the operating system only.
+    let number = (0..=255_u8).find(|n| code == std::process::ExitCode::from(*n)).unwrap();
+    std::process::exit(i32::from(number));
+}
+
+fn run(role: &str, folder: &Folder, words: &str) -> (i32, String) {
+    let Output { status, stdout, stderr } = child(role)
+        .env("DATABASE", folder.database())
+        .env("WORDS", words)
+        .env_remove("CLOAKROOM_DB")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&stdout) + String::from_utf8_lossy(&stderr);
+    (status.code().unwrap(), said.into_owned())
+}
+
+#[test]
+fn an_application_offers_the_commands_with_its_own_settings() {
+    let folder = Folder::new();
+    assert_eq!(run("builder", &folder, "sessions stats").0, 3);
+    assert!(!folder.database().exists(), "only setup makes the file");
+    let (code, said) = run("builder", &folder, "sessions setup");
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("set up: table session in "), "{said}");
+    let store = SqliteStore::builder(folder.database()).table("session").open().unwrap();
+    let public_id = begin(&store, Some("ada"), std::time::Duration::ZERO).public_id.to_string();
+    let (code, said) = run("builder", &folder, "sessions list --user ada");
+    assert!(code == 0 && said.contains(&public_id), "{said}");
+    assert_eq!(run("builder", &folder, "sessions list --user bob").0, 4);
+    let (code, said) = run("builder", &folder, "sessions lost");
+    assert_eq!(code, 2, "{said}");
+    // The help is the application's: it says nothing of a choice that there is not.
+    let (code, said) = run("builder", &folder, "sessions --help");
+    assert!(code == 0 && said.contains("Usage: sessions") && !said.contains("--db"), "{said}");
+    assert_eq!(run("builder", &folder, "sessions stats --db other.db").0, 2);
+}
+
+#[test]
+fn a_store_that_is_open_can_be_operated() {
+    let folder = Folder::new();
+    for words in ["s setup", "s stats --json", "s sweep", "s clear --yes", "s doctor --quick"] {
+        let (code, said) = run("store", &folder, words);
+        assert_eq!(code, 0, "{words}: {said}");
+    }
+    for (words, code) in
+        [("s setup", 0), ("s stats", 0), ("s list", 0), ("s sweep", 0), ("s compact --yes", 1)]
+    {
+        let (ended, said) = run("memory", &folder, words);
+        assert_eq!(ended, code, "in memory: {words}: {said}");
+    }
+}
+
+#[test]
+fn the_doctor_judges_the_cookie_where_it_is_told_of_it() {
+    let folder = Folder::new();
+    let (code, said) = run("secure", &folder, "s doctor --quick");
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("ok      cookie"), "{said}");
+    let (code, said) = run("insecure", &folder, "s doctor --quick");
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("PROBLEM cookie       ASVS 3.3.1 is not met"), "{said}");
+}

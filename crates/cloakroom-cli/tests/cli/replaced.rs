@@ -1,0 +1,147 @@
+//! Ids that were replaced, in a table beside the sessions: what the commands do with them.
+
+use std::time::Duration;
+
+use cloakroom::SqliteStore;
+use cloakroom::backend::{Action, Commit, Committed, Lookup, Missing, Store};
+use cloakroom::delta::Delta;
+use cloakroom::id::{Realm, SessionIdHash};
+
+use crate::common::{Folder, new_key};
+use crate::fixture::{DAY, begin, done, fill, is_sound, now, number, open, run};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A session that was renewed twice: the keys before, the first one within its grace.
+struct Renewed {
+    in_grace: SessionIdHash,
+    replaced: SessionIdHash,
+    now: SessionIdHash,
+}
+
+fn renewed(store: &SqliteStore) -> Renewed {
+    let first = begin(store, Some("ada"), MINUTE).id_hash;
+    let renew = |from: &SessionIdHash, grace| {
+        let to = new_key();
+        let grace_until = Some(now() + MINUTE).filter(|_| grace);
+        let action = Action::Renew { to, realm: Realm::default(), grace_until };
+        let renewed = store.commit(&Commit::new(from, action, Delta::new(), now())).unwrap();
+        let Committed::Done { session, .. } = renewed else { panic!("{renewed:?}") };
+        assert_eq!(session.id_hash, to);
+        to
+    };
+    let second = renew(&first, true);
+    Renewed { in_grace: first, replaced: second, now: renew(&second, false) }
+}
+
+/// Whether both are known as what they are.
+fn are_remembered(store: &SqliteStore, ids: &Renewed) -> bool {
+    let found = [&ids.in_grace, &ids.replaced].map(|id_hash| store.load(id_hash, now()).unwrap());
+    match &found {
+        [
+            Lookup::Live { session, .. },
+            Lookup::Missing(Missing::Replaced { session: other, .. }),
+        ] => session.id_hash == ids.now && other.id_hash == ids.now,
+        _ => false,
+    }
+}
+
+fn rows(folder: &Folder) -> i64 {
+    number(&folder.database(), "SELECT count(*) FROM cloakroom_sessions_replaced")
+}
+
+#[test]
+fn a_replaced_id_finds_its_session_after_compacting() {
+    let folder = Folder::new();
+    let store = open(&folder);
+    fill(&folder, 3000, false);
+    let ids = renewed(&store);
+    fill(&folder, 3000, false);
+    done(&folder, &["sweep"]);
+    let ran = run(&folder, &["compact", "--full", "--yes"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(!ran.err.contains("other tables"), "{}", ran.err);
+    assert!(are_remembered(&store, &ids) && is_sound(&folder.database()));
+}
+
+#[test]
+fn a_kept_copy_keeps_its_replaced_ids() {
+    let folder = Folder::new();
+    let store = open(&folder);
+    let ids = renewed(&store);
+    let copy = folder.fresh().display().to_string();
+    done(&folder, &["backup", &copy]);
+    done(&folder, &["clear", "--yes"]);
+    assert_eq!(rows(&folder), 0);
+    let ran = run(&folder, &["restore", &copy, "--keep", "--yes"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(!ran.err.contains("other table"), "{}", ran.err);
+    assert!(are_remembered(&store, &ids));
+}
+
+#[test]
+fn what_ends_all_sessions_forgets_their_replaced_ids() {
+    let folder = Folder::new();
+    let store = open(&folder);
+    let _ = renewed(&store);
+    let copy = folder.fresh().display().to_string();
+    done(&folder, &["backup", &copy]);
+    for command in
+        [&["clear", "--yes"][..], &["revoke", "--all", "--yes"], &["restore", &copy, "--yes"]]
+    {
+        let ids = renewed(&store);
+        assert!(are_remembered(&store, &ids) && rows(&folder) > 0, "{command:?}");
+        done(&folder, command);
+        assert_eq!(rows(&folder), 0, "{command:?}");
+        for id_hash in [&ids.in_grace, &ids.replaced, &ids.now] {
+            assert!(
+                matches!(
+                    store.load(id_hash, now()).unwrap(),
+                    Lookup::Missing(Missing::NotFound { .. })
+                ),
+                "{command:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_replaced_ids_of_a_revoked_session_find_nothing() {
+    let folder = Folder::new();
+    let store = open(&folder);
+    for command in [
+        &["revoke", "--user", "ada"][..],
+        &["revoke", "--user", "ada", "--realm", "__Host-id"],
+        &["revoke", "--all", "--realm", "__Host-id", "--yes"],
+    ] {
+        let ids = renewed(&store);
+        assert!(are_remembered(&store, &ids), "{command:?}");
+        done(&folder, command);
+        for id_hash in [&ids.in_grace, &ids.replaced] {
+            assert!(
+                matches!(
+                    store.load(id_hash, now()).unwrap(),
+                    Lookup::Missing(Missing::NotFound { .. })
+                ),
+                "{command:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_sweep_removes_replaced_ids_whose_time_has_come() {
+    let folder = Folder::new();
+    let store = open(&folder);
+    let _ = renewed(&store);
+    done(&folder, &["sweep"]);
+    assert_eq!(rows(&folder), 2, "both are remembered for minutes");
+    let past = (now() - DAY).as_millis();
+    let set = "UPDATE cloakroom_sessions_replaced SET forget_at = ?1 WHERE grace_until IS NULL";
+    cloakroom::stores::sqlite::rusqlite::Connection::open(folder.database())
+        .unwrap()
+        .execute(set, [past])
+        .unwrap();
+    done(&folder, &["sweep"]);
+    assert_eq!(rows(&folder), 1);
+}

@@ -1,0 +1,420 @@
+//! A recorded stretch of work, the states that its database went through, and what a cut may leave.
+
+use std::collections::HashMap;
+use std::fmt::{self, Display};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use cloakroom::backend::{Lookup, Maintenance, Missing, Store};
+use cloakroom::id::SessionIdHash;
+use cloakroom::stores::sqlite::rusqlite::types::Value;
+use cloakroom::stores::sqlite::rusqlite::{Connection, Result as SqlResult};
+use cloakroom::stores::sqlite::{Durability, Journal};
+use cloakroom::{ErrorKind, SqliteStore};
+use cloakroom_power_loss::{Disk, Event, Files, Loss, Tape, install, put};
+
+use crate::common::{Folder, NOW};
+use crate::dice::Dice;
+use crate::ledger::{Change, Ledger, Said};
+use crate::lives::Worker;
+
+/// Changes of a story.
+const STEPS: usize = 260;
+
+/// What must survive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Promise {
+    /// What ends something.
+    Normal,
+    /// Everything acknowledged.
+    Full,
+}
+
+impl Promise {
+    pub fn of(durability: Durability) -> Self {
+        match durability {
+            Durability::Full => Promise::Full,
+            _ => Promise::Normal,
+        }
+    }
+}
+
+/// All that stands in our tables.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct State {
+    /// By key: `n`, and when it was seen.
+    rows: HashMap<SessionIdHash, (i64, i64)>,
+    /// `None` without tables.
+    epoch: Option<i64>,
+    /// Of every column of every session and every replaced id.
+    digest: u64,
+}
+
+impl State {
+    fn read(connection: &Connection) -> SqlResult<State> {
+        let tables = "SELECT count(*) FROM sqlite_schema WHERE name = 'cloakroom_sessions_meta'";
+        if connection.query_row(tables, [], |row| row.get::<_, i64>(0))? == 0 {
+            return Ok(State::default());
+        }
+        let epoch = "SELECT CAST(value AS INTEGER) FROM cloakroom_sessions_meta";
+        let epoch: i64 = connection.query_row(epoch, [], |row| row.get(0))?;
+        let mut state = State { epoch: Some(epoch), ..State::default() };
+        let mut hasher = DefaultHasher::new();
+        epoch.hash(&mut hasher);
+        let all = "SELECT key, coalesce(json_extract(data, '$.n'), 0), seen, * \
+                   FROM cloakroom_sessions ORDER BY id";
+        let mut statement = connection.prepare(all)?;
+        let columns = statement.column_count();
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let id_hash = SessionIdHash::from_bytes(row.get(0)?);
+            state.rows.insert(id_hash, (row.get(1)?, row.get(2)?));
+            for column in 3..columns {
+                format!("{:?}", row.get::<_, Value>(column)?).hash(&mut hasher);
+            }
+        }
+        let replaced = "SELECT * FROM cloakroom_sessions_replaced ORDER BY id";
+        let mut statement = connection.prepare(replaced)?;
+        let columns = statement.column_count();
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            for column in 0..columns {
+                format!("{:?}", row.get::<_, Value>(column)?).hash(&mut hasher);
+            }
+        }
+        state.digest = hasher.finish();
+        Ok(state)
+    }
+}
+
+/// Something that was acknowledged.
+#[derive(Debug)]
+struct Acknowledged {
+    /// Where on the tape.
+    at: usize,
+    /// The state from which on it is there.
+    state: usize,
+    is_revocation: bool,
+}
+
+/// A recording, and what it means.
+pub struct Story {
+    tape: Vec<Event>,
+    /// The states in their order, with the place on the tape from which on each is there.
+    states: Vec<(usize, State)>,
+    acknowledged: Vec<Acknowledged>,
+}
+
+/// What came of some cuts.
+#[derive(Debug, Default)]
+pub struct Tried {
+    cuts: usize,
+    /// Cuts that left an older state than the newest.
+    pub lost: usize,
+    acknowledged: usize,
+    states: usize,
+    pub wrong: Vec<String>,
+}
+
+impl Tried {
+    pub fn add(&mut self, other: &Tried) {
+        self.cuts += other.cuts;
+        self.lost += other.lost;
+        self.acknowledged += other.acknowledged;
+        self.states += other.states;
+        self.wrong.extend(other.wrong.iter().cloned());
+    }
+}
+
+impl Display for Tried {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Tried { cuts, lost, acknowledged, states, wrong } = self;
+        write!(
+            f,
+            "{cuts} cuts in {acknowledged} changes and {states} states: {lost} lost something, \
+             {} broke a promise",
+            wrong.len()
+        )
+    }
+}
+
+impl Story {
+    /// Workers on stores of their own process each, as far as SQLite can tell.
+    pub fn of_workers(
+        durability: Durability,
+        journal: Journal,
+        stores: usize,
+        threads: usize,
+        dice: &mut Dice,
+    ) -> Story {
+        let alone = stores * threads == 1;
+        Story::recorded(alone, |path, tape| {
+            let build = || SqliteStore::builder(path).durability(durability).journal(journal);
+            let stores: Vec<SqliteStore> = (0..stores).map(|_| build().open().unwrap()).collect();
+            let say = |worker: &str, said: &Said| tape.mark(format!("{worker} {said}"));
+            let left = AtomicUsize::new(STEPS);
+            let take =
+                || left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
+            std::thread::scope(|scope| {
+                for (at, store) in stores.iter().enumerate() {
+                    for number in 0..threads {
+                        let name = format!("s{at}t{number}");
+                        let mut worker = Worker::new(name, store, dice.other(), &say);
+                        worker.ends_everyone = at == 0 && number == 0;
+                        let take = &take;
+                        scope.spawn(move || {
+                            while take().is_ok() {
+                                worker.step().unwrap();
+                            }
+                        });
+                    }
+                }
+                // The log is copied and begins again beside them.
+                let maintenance: &dyn Maintenance = stores[0].maintenance().unwrap();
+                while left.load(Ordering::SeqCst) > 0 {
+                    maintenance.run().unwrap();
+                }
+            });
+        })
+    }
+
+    /// Work on the database at a path, by one thread.
+    pub fn of(work: impl Fn(&Path, &dyn Fn(&str))) -> Story {
+        Story::recorded(true, |path, tape| work(path, &|line| tape.mark(line)))
+    }
+
+    fn recorded(alone: bool, work: impl FnOnce(&Path, &Tape)) -> Story {
+        install();
+        let folder = Folder::in_memory();
+        let tape = Tape::of(&folder.path(""));
+        work(&folder.database(), &tape);
+        let mut story = Story { tape: tape.take(), states: vec![], acknowledged: vec![] };
+        story.find_states();
+        story.find_acknowledged(alone);
+        story
+    }
+
+    /// Looks at the database after everything that can have been a commit, as if nothing could be
+    /// lost.
+    fn find_states(&mut self) {
+        let mut disk = Disk::default();
+        let mut commit_follows = None;
+        for at in 0..self.tape.len() {
+            let look = match &self.tape[at] {
+                // The header of a frame with which a transaction ends, and then its page. A
+                // checkpoint can write to the database between the two.
+                Event::Write { file, bytes, .. } => {
+                    let is_page = commit_follows.take_if(|log| log == file).is_some();
+                    if bytes.len() == 24 && bytes[4..8] != [0; 4] {
+                        commit_follows = Some(*file);
+                    }
+                    is_page
+                }
+                Event::Delete { .. } | Event::Truncate { .. } | Event::Mark(_) => true,
+                Event::Create { .. } | Event::Sync { .. } | Event::SyncFolder { .. } => false,
+            };
+            if !look && at > 0 {
+                continue;
+            }
+            disk.play(&self.tape, at + 1);
+            let image = Image::of(&disk.files(Loss::Nothing, &mut |_| 0));
+            let state = image.state().expect("what was written can be read");
+            if self.states.last().is_none_or(|(_, last)| *last != state) {
+                self.states.push((at, state));
+            }
+        }
+    }
+
+    /// The newest state at this place of the tape.
+    fn state_at(&self, at: usize) -> usize {
+        self.states.partition_point(|(from, _)| *from <= at).saturating_sub(1)
+    }
+
+    fn find_acknowledged(&mut self, alone: bool) {
+        let mut begun: HashMap<String, (usize, Change)> = HashMap::new();
+        let mut keys: HashMap<String, SessionIdHash> = HashMap::new();
+        for (at, event) in self.tape.iter().enumerate() {
+            let Event::Mark(line) = event else { continue };
+            let (worker, said) = heard(line);
+            if let Said::Begins(change) = said {
+                begun.insert(worker, (at, change));
+                continue;
+            }
+            let (began, change) = begun.remove(&worker).unwrap();
+            if said != Said::Done {
+                continue;
+            }
+            let (first, last) = (self.state_at(began), self.state_at(at));
+            let is_there = |state: &State| match &change {
+                Change::Create { id_hash, .. }
+                | Change::Renew { id_hash, .. }
+                | Change::SignIn { id_hash, .. } => state.rows.contains_key(id_hash),
+                Change::Merge { life, n } | Change::Bind { life, n, .. } => state
+                    .rows
+                    .get(&keys[life])
+                    .is_some_and(|row| row.0 >= i64::try_from(*n).unwrap()),
+                Change::Touch { life, seen } => {
+                    state.rows.get(&keys[life]).is_some_and(|row| row.1 >= *seen)
+                }
+                Change::End { lives } => {
+                    lives.iter().all(|life| !state.rows.contains_key(&keys[life]))
+                }
+                Change::Sweep { life } => !state.rows.contains_key(&keys[life]),
+                Change::Everyone => state.epoch > self.states[first].1.epoch,
+            };
+            // One who is alone knows: it is in the newest state. Of others something can have come
+            // after it, or have undone it.
+            let state = match alone {
+                true => last,
+                false => (first..=last).find(|at| is_there(&self.states[*at].1)).unwrap_or(first),
+            };
+            let is_revocation = change.is_revocation();
+            self.acknowledged.push(Acknowledged { at, state, is_revocation });
+            if let Change::Create { life, id_hash, .. }
+            | Change::Renew { life, id_hash, .. }
+            | Change::SignIn { life, id_hash, .. } = change
+            {
+                keys.insert(life, id_hash);
+            }
+        }
+    }
+
+    /// Cuts the power at so many moments, and looks what is left.
+    pub fn cut(&self, promise: Promise, cuts: usize, dice: &mut Dice, lies: bool) -> Tried {
+        let mut places: Vec<usize> = (0..cuts)
+            .map(|cut| match cut % 3 {
+                0 => dice.roll(self.tape.len() + 1),
+                // Around a sync: before it has ended, and after.
+                1 => self.some(dice, |event| matches!(event, Event::Sync { .. })),
+                // Just acknowledged.
+                _ => self.some(dice, |event| matches!(event, Event::Mark(_))),
+            })
+            .collect();
+        places.sort_unstable();
+        let mut tried = Tried {
+            acknowledged: self.acknowledged.len(),
+            states: self.states.len(),
+            ..Tried::default()
+        };
+        let mut disk = Disk::default();
+        disk.lies = lies;
+        for place in places {
+            disk.play(&self.tape, place);
+            let of_a_hundred = [5, 30, 60, 95][dice.roll(4)];
+            let loss = match dice.roll(8) {
+                0 => Loss::Nothing,
+                1 | 2 => Loss::Everything,
+                3 | 4 => Loss::Writes(of_a_hundred),
+                5 | 6 => Loss::Sectors(of_a_hundred),
+                _ => Loss::Garbage(of_a_hundred),
+            };
+            let seed = dice.next();
+            let mut roll = Dice::new(seed);
+            let image = Image::of(&disk.files(loss, &mut |sides| roll.roll(sides)));
+            tried.cuts += 1;
+            match self.judge(promise, place, &image) {
+                Ok(lost) => tried.lost += usize::from(lost),
+                Err(wrong) => {
+                    let events = self.tape.len();
+                    tried
+                        .wrong
+                        .push(format!("cut at {place} of {events}, {loss:?} {seed}: {wrong}"));
+                }
+            }
+        }
+        tried
+    }
+
+    /// The place before an event of this kind, or after it.
+    fn some(&self, dice: &mut Dice, kind: impl Fn(&Event) -> bool) -> usize {
+        let start = dice.roll(self.tape.len());
+        let found = (start..self.tape.len()).chain(0..start).find(|at| kind(&self.tape[*at]));
+        found.unwrap_or(start) + dice.roll(2)
+    }
+
+    /// Whether a cut at this place may leave this; and if so, whether anything was lost.
+    fn judge(&self, promise: Promise, place: usize, image: &Image) -> Result<bool, String> {
+        let mut ledger = Ledger::default();
+        for event in &self.tape[..place] {
+            if let Event::Mark(line) = event {
+                let (worker, said) = heard(line);
+                ledger.hear(&worker, &said);
+            }
+        }
+        let found = image.reopened(&ledger)?;
+        let newest = if place == 0 { 0 } else { self.state_at(place - 1) };
+        let counts = |done: &&Acknowledged| {
+            done.at < place && (promise == Promise::Full || done.is_revocation)
+        };
+        let oldest =
+            self.acknowledged.iter().filter(counts).map(|done| done.state).max().unwrap_or(0);
+        // Before the tables are there, nothing is.
+        let nothing = oldest == 0 && found == State::default();
+        match (oldest..=newest).rev().find(|at| self.states[*at].1 == found) {
+            Some(at) => Ok(at < newest),
+            None if nothing => Ok(newest > 0),
+            None => {
+                let when = self.states.iter().position(|(_, state)| *state == found);
+                Err(format!("state {when:?} is found, which is none of {oldest} to {newest}"))
+            }
+        }
+    }
+}
+
+fn heard(line: &str) -> (String, Said) {
+    let (worker, said) = line.split_once(' ').unwrap();
+    (worker.to_owned(), said.parse().unwrap())
+}
+
+/// The files that were found, in a folder of their own.
+struct Image(Folder);
+
+impl Image {
+    fn of(files: &Files) -> Image {
+        let folder = Folder::in_memory();
+        put(files, &folder.path(""));
+        Image(folder)
+    }
+
+    fn state(&self) -> SqlResult<State> {
+        let path = self.0.database();
+        if !path.exists() {
+            return Ok(State::default());
+        }
+        State::read(&Connection::open(path)?)
+    }
+
+    /// Opens the store on it, checks that every key that was ended is dead, and that the file is
+    /// sound; and gives the state.
+    fn reopened(&self, ledger: &Ledger) -> Result<State, String> {
+        let path = self.0.database();
+        let text = |error: cloakroom::Error| format!("{error:?}");
+        let state = match SqliteStore::builder(&path).migrate(false).open() {
+            Err(error) if error.kind() == ErrorKind::NotSetUp => State::default(),
+            Err(error) => return Err(text(error)),
+            Ok(store) => {
+                for id_hash in ledger.ended() {
+                    match store.load(id_hash, NOW).map_err(text)? {
+                        Lookup::Missing(Missing::NotFound { .. })
+                        | Lookup::Missing(Missing::Replaced { .. }) => {}
+                        other => return Err(format!("an ended key finds {other:?}")),
+                    }
+                }
+                let connection = Connection::open(&path).unwrap();
+                State::read(&connection).map_err(|error| error.to_string())?
+            }
+        };
+        // It goes on from here.
+        let store = SqliteStore::open(&path).map_err(text)?;
+        crate::common::create(&store, &crate::common::setting("n", 1)).map_err(text)?;
+        let check: SqlResult<String> =
+            Connection::open(&path)
+                .unwrap()
+                .query_row("PRAGMA integrity_check", [], |row| row.get(0));
+        match check {
+            Ok(ok) if ok == "ok" => Ok(state),
+            wrong => Err(format!("integrity_check: {wrong:?}")),
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! The places where threads meet, under a scheduler that tries their orders: each schedule is one
+//! run in which it decides, at every lock, wait, atomic and send, who goes on.
+//!
+//! A schedule in which nobody can go on fails, and so does one after which something is not as it
+//! must be. A failure prints its seed and the schedule.
+
+#![allow(unreachable_pub, dead_code, reason = "the parts of one program, some shared")]
+
+#[path = "../../histories/chance.rs"]
+mod chance;
+#[path = "../../histories/checker.rs"]
+mod checker;
+mod cleaner;
+#[path = "../../common/dice.rs"]
+mod dice;
+#[path = "../../histories/model.rs"]
+mod model;
+#[path = "../../histories/operations.rs"]
+mod operations;
+#[path = "../../histories/pausing.rs"]
+mod pausing;
+#[path = "../../histories/plan.rs"]
+mod plan;
+mod sessions;
+mod stores;
+#[path = "../../histories/target.rs"]
+mod target;
+
+// The library on the scheduler takes the place of the library.
+extern crate cloakroom_shuttle as cloakroom;
+
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use shuttle::scheduler::{PctScheduler, RandomScheduler};
+use shuttle::{Config, Runner};
+
+mod common {
+    use cloakroom::clock::Timestamp;
+
+    pub const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+}
+
+mod pause {
+    pub fn pause() {
+        shuttle::thread::yield_now();
+    }
+}
+
+/// Tries so many schedules, half of them by chance, and half by chance with few changes from one
+/// thread to another, which finds what needs few. `CLOAKROOM_SCHEDULES` says another number.
+fn explore(name: &str, schedules: usize, run: impl Fn() + Send + Sync + 'static) {
+    let schedules = dice::number("CLOAKROOM_SCHEDULES").map_or(schedules, |given| given as usize);
+    let by_the_clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
+    let seed = dice::number("CLOAKROOM_SEED").unwrap_or(by_the_clock);
+    println!("{name}: {schedules} schedules from seed {seed}");
+    let began = Instant::now();
+    let mut config = Config::new();
+    // SQLite needs more than the default.
+    config.stack_size = 1 << 20;
+    let run = std::sync::Arc::new(run);
+    let (again, half) = (run.clone(), schedules.div_ceil(2));
+    let random = RandomScheduler::new_from_seed(seed, half);
+    Runner::new(random, config.clone()).run(move || again());
+    let few_changes = PctScheduler::new_from_seed(seed, 3, half);
+    Runner::new(few_changes, config).run(move || run());
+    println!("{name}: {schedules} schedules in {:.1?}", began.elapsed());
+}

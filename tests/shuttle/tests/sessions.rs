@@ -1,0 +1,141 @@
+//! The state of a session, which threads of one request may share; the queue of requests that
+//! update one session; and the memory of what has ended.
+
+use cloakroom::backend::{LiveSession, Lookup, Store};
+use cloakroom::clock::Clock;
+use cloakroom::http::Outcome;
+use cloakroom::id::SessionIdHash;
+use cloakroom::manager::SessionManagerBuilder;
+use cloakroom::session::CommitOutcome;
+use cloakroom::{ErrorKind, Session, SessionManager};
+use shuttle::thread;
+
+use super::cleaner::Stage;
+use super::explore;
+
+fn stage() -> Stage {
+    Stage::with(SessionManagerBuilder::without_cleaner)
+}
+
+fn n(stage: &Stage, id_hash: &SessionIdHash, name: &str) -> Option<u32> {
+    match stage.store.load(id_hash, stage.clock.now()).unwrap() {
+        Lookup::Live { session: LiveSession { record, .. }, .. } => {
+            record.data.get(name).map(|value| value.decode().unwrap())
+        }
+        _ => None,
+    }
+}
+
+/// A request that counts up; false if its time was over before its turn came.
+fn count_up(sessions: &SessionManager, cookie: &str) -> bool {
+    let session = sessions.open(Some(cookie));
+    session.update("n", |n: Option<u32>| n.unwrap_or(0) + 1).unwrap();
+    match sessions.close(&session, Outcome::Completed) {
+        Ok(_) => true,
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::Busy);
+            false
+        }
+    }
+}
+
+#[test]
+fn requests_that_count_up_at_once_lose_none() {
+    explore("counting up", 2000, || {
+        let stage = stage();
+        let (id_hash, cookie) = stage.visitor();
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                let (sessions, cookie) = (stage.sessions.clone(), cookie.clone());
+                thread::spawn(move || count_up(&sessions, &cookie))
+            })
+            .collect();
+        let counted: u32 = threads.into_iter().map(|t| u32::from(t.join().unwrap())).sum();
+        // Whoever gave up has left the queue.
+        assert!(count_up(&stage.sessions, &cookie));
+        assert_eq!(n(&stage, &id_hash, "n"), Some(counted + 1));
+    });
+}
+
+#[test]
+fn threads_of_one_request_share_its_session() {
+    explore("one session", 1000, || {
+        let stage = stage();
+        let (id_hash, cookie) = stage.visitor();
+        let session = stage.sessions.open(Some(cookie.as_str()));
+        let work: [fn(&Session); 3] = [
+            |session| session.set("a", 1).unwrap(),
+            |session| {
+                session.update("b", |n: Option<u32>| n.unwrap_or(1) + 1).unwrap();
+            },
+            |session| {
+                assert_eq!(session.commit().unwrap(), CommitOutcome::Stored);
+            },
+        ];
+        thread::scope(|scope| {
+            for work in work {
+                let session = &session;
+                scope.spawn(move || work(session));
+            }
+        });
+        stage.sessions.close(&session, Outcome::Completed).unwrap();
+        assert_eq!((n(&stage, &id_hash, "a"), n(&stage, &id_hash, "b")), (Some(1), Some(2)));
+    });
+}
+
+#[test]
+fn a_session_that_is_destroyed_meanwhile_is_not_begun_anew() {
+    explore("a late write", 1000, || {
+        let stage = stage();
+        let (_, cookie) = stage.visitor();
+        let late = stage.sessions.open(Some(cookie.as_str()));
+        let (sessions, cookie) = (stage.sessions.clone(), cookie.clone());
+        let leaving = thread::spawn(move || {
+            let session = sessions.open(Some(cookie.as_str()));
+            session.destroy().unwrap();
+            sessions.close(&session, Outcome::Completed).unwrap();
+        });
+        late.set("n", 1).unwrap();
+        stage.sessions.close(&late, Outcome::Completed).unwrap();
+        leaving.join().unwrap();
+        let stats = stage.store.index().unwrap().stats(stage.clock.now()).unwrap();
+        assert_eq!(stats.live, 0, "the late write has begun a session");
+    });
+}
+
+#[test]
+fn a_session_that_is_destroyed_beside_a_read_is_not_begun_anew() {
+    explore("a late write after a read", 2000, || {
+        let stage = stage();
+        let (_, cookie) = stage.visitor();
+        let late = stage.sessions.open(Some(cookie.as_str()));
+        let (sessions, cookie) = (stage.sessions.clone(), cookie.clone());
+        let leaving = thread::spawn(move || {
+            let session = sessions.open(Some(cookie.as_str()));
+            session.destroy().unwrap();
+            sessions.close(&session, Outcome::Completed).unwrap();
+        });
+        late.contains("n").unwrap();
+        late.set("n", 1).unwrap();
+        stage.sessions.close(&late, Outcome::Completed).unwrap();
+        leaving.join().unwrap();
+        let stats = stage.store.index().unwrap().stats(stage.clock.now()).unwrap();
+        assert_eq!(stats.live, 0, "the late write has begun a session");
+    });
+}
+
+#[test]
+fn a_session_that_is_revoked_meanwhile_is_not_begun_anew() {
+    explore("a late write after a revocation", 1000, || {
+        let stage = stage();
+        let (_, cookie) = stage.visitor();
+        let late = stage.sessions.open(Some(cookie.as_str()));
+        let sessions = stage.sessions.clone();
+        let revoking = thread::spawn(move || sessions.revoke_everyone().unwrap());
+        late.set("n", 1).unwrap();
+        stage.sessions.close(&late, Outcome::Completed).unwrap();
+        revoking.join().unwrap();
+        let stats = stage.store.index().unwrap().stats(stage.clock.now()).unwrap();
+        assert_eq!(stats.live, 0, "the late write has begun a session");
+    });
+}
