@@ -8,18 +8,16 @@ export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$PWD/target}"
 export CARGO_INCREMENTAL=0 CARGO_PROFILE_DEV_DEBUG=line-tables-only
 export CARGO_TERM_COLOR="${CARGO_TERM_COLOR:-never}"
 
-power=tests/power/Cargo.toml
-
 # A line for each stage: its name, what the lines with figures contain, what it runs. The seeds are
 # printed; CLOAKROOM_SEED repeats a run.
 stages=(
     "kills|kills, |env CLOAKROOM_KILLS=640 cargo test --locked --all-features --test crash -- --nocapture"
     "kills-http|kills$|env CLOAKROOM_KILLS=300 cargo test --locked --all-features --test crash_http -- --nocapture"
-    "cuts|cuts in|env CLOAKROOM_CUTS=4000 cargo test --locked --release --manifest-path $power --test cuts -- --nocapture"
-    "faults|struck|env CLOAKROOM_FAULTS=100 cargo test --locked --release --manifest-path $power --test faults -- --nocapture"
+    "cuts|cuts in|env CLOAKROOM_CUTS=4000 cargo test --locked --release -p cloakroom-power-loss --test cuts -- --nocapture"
+    "faults|struck|env CLOAKROOM_FAULTS=100 cargo test --locked --release -p cloakroom-power-loss --test faults -- --nocapture"
     "histories|each has an order|env CLOAKROOM_HISTORIES=10000 cargo test --locked --release --features memcached --test histories -- --nocapture --test-threads=1"
     "chains|chains,|env CLOAKROOM_CHAINS=10000 cargo test --locked --release --all-features --test replaced_ids -- --nocapture"
-    "schedules|schedules in|env CLOAKROOM_SCHEDULES=100000 cargo test --locked --release --manifest-path tests/schedules/Cargo.toml -- --nocapture --test-threads=2"
+    "schedules|schedules in|env CLOAKROOM_SCHEDULES=100000 cargo test --locked --release -p cloakroom-shuttle -- --nocapture --test-threads=2"
     "hostile|inputs$|env CLOAKROOM_FUZZ=1000000 cargo test --locked --release --all-features --test hostile -- --nocapture"
     "soak|requests in|env CLOAKROOM_SECONDS=600 cargo test --locked --release --all-features --test soak -- --nocapture"
     "busy|test result|env CLOAKROOM_BUSY_MILLISECONDS=5000 cargo test --locked --all-features --test faults while_"

@@ -83,7 +83,7 @@ stage() {
 # a stage, hence the explicit return.
 count_crates() {
     local tree
-    tree=$(cargo tree --locked -e normal --prefix none) || return
+    tree=$(cargo tree --locked -p cloakroom -e normal --prefix none) || return
     crates=$(sed 's/ (\*)$//' <<<"$tree" | sort -u | grep -vc '^cloakroom v')
     echo "$crates crates"
     ((crates < crate_limit))
@@ -92,27 +92,25 @@ count_crates() {
 install_missing
 find_browser
 stage fmt cargo fmt --all --check
-stage fmt-bench cargo fmt --manifest-path bench/Cargo.toml --check
-stage fmt-power cargo fmt --manifest-path tests/power/Cargo.toml --check
-stage fmt-schedules cargo fmt --manifest-path tests/schedules/Cargo.toml --check
 stage crates count_crates
 # The checks come first, they fail fastest; docs reuse what the last of them compiled.
-stage clippy-none cargo clippy --locked --all-targets --no-default-features -- -D warnings
+# Without -p these are the default members, of which the command line has the library's feature
+# `sqlite` on.
+stage clippy-none cargo clippy --locked -p cloakroom --all-targets --no-default-features -- -D warnings
 stage clippy-default cargo clippy --locked --all-targets -- -D warnings
 stage clippy-all cargo clippy --locked --all-targets --all-features -- -D warnings
-stage clippy-sched cargo clippy --locked --manifest-path tests/schedules/Cargo.toml \
-    --test schedules -- -D warnings
+stage clippy-shuttle cargo clippy --locked -p cloakroom-shuttle --test schedules -- -D warnings
 stage docs env RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --all-features
 stage tests cargo test --locked --all-features
-stage power-clippy cargo clippy --locked --all-targets --manifest-path tests/power/Cargo.toml -- -D warnings
-stage power cargo test --locked --manifest-path tests/power/Cargo.toml
+stage power-clippy cargo clippy --locked -p cloakroom-power-loss --all-targets -- -D warnings
+stage power cargo test --locked -p cloakroom-power-loss
 if has_browser; then browser=ran; else browser="SKIPPED (no chromium)"; fi
 # The same sources on the locks and threads of a scheduler.
-stage schedules cargo test --locked --manifest-path tests/schedules/Cargo.toml
-stage tests-none cargo test --locked --no-default-features --lib
+stage schedules cargo test --locked -p cloakroom-shuttle
+stage tests-none cargo test --locked -p cloakroom --no-default-features --lib
 stage examples cargo build --locked --examples --all-features
 # The instrument works; its figures are printed, not judged. It builds for release, as it measures.
-stage bench-clippy cargo clippy --locked --manifest-path bench/Cargo.toml -- -D warnings
-stage bench cargo run --locked --release --manifest-path bench/Cargo.toml -- limit --quick
-stage package cargo package --locked --allow-dirty
+stage bench-clippy cargo clippy --locked -p cloakroom-bench -- -D warnings
+stage bench cargo run --locked --release -p cloakroom-bench -- limit --quick
+stage package cargo package --locked --allow-dirty -p cloakroom -p cloakroom-cli
 print_summary
