@@ -1,6 +1,7 @@
 //! What a commit does, as a table: every kind of session that can be found, times every action,
 //! times every condition. The first line of the table that fits a case is its decision.
 
+use std::panic::catch_unwind;
 use std::time::Duration;
 
 use cloakroom::backend::{
@@ -437,7 +438,8 @@ fn every_case_is_decided_as_the_table_says() {
         let line = lines.iter().position(|line| case.fits(line));
         let Some(line) = line else { panic!("the table says nothing of {case:?}") };
         used[line] = true;
-        assert_eq!(case.decision(), lines[line][6], "{case:?}");
+        let decision = catch_unwind(|| case.decision());
+        assert_eq!(decision.ok(), Some(lines[line][6]), "{case:?}");
     }
     let unused = lines.iter().zip(used).find(|(_, used)| !used);
     assert_eq!(unused, None, "a line is about no case");

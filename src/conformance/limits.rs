@@ -23,7 +23,7 @@ pub(super) fn sign_in(
     let (to, new_session, delta) =
         (id_hash()?, NewSession::new(lifetime().starting(now))?, nothing());
     let limit = NonZeroU32::new(limit).unwrap_or(NonZeroU32::MIN);
-    let action = sign_in_to(to, &owner, &new_session);
+    let action = sign_in_to(to, owner, &new_session);
     let commit = Commit::new(from, action, delta, now);
     let session_limit = Some(SessionLimit::new(limit, at_limit));
     Ok((to, fixture.store.commit(&Commit { session_limit, ..commit })?))

@@ -1,18 +1,17 @@
-//! A commit: what [`Commit::decide`] says, carried out by single commands that each change one
-//! version of one item, or nothing.
+//! A commit, carried out by single commands that each change one version of one item, or nothing.
 //!
-//! A session lives in one item, so a merge, a touch and a delete are one command. A renewal and a
-//! sign-in move it to another key, in four:
+//! A session is one item, so a merge, a touch and a delete are one command. A renewal and a sign-in
+//! move it to another id, by four commands:
 //!
-//! 1. `add` the new key as [`Arriving`](State::Arriving) from the old one. It finds nothing yet; a
-//!    key that is taken is found out here, before anything has changed.
-//! 2. Replace the old item by [`Moved`](State::Moved), with the session in it. This is the moment
-//!    of the commit.
-//! 3. Replace what arrives by the session.
-//! 4. Replace what has moved by [`Left`](State::Left), which is small and remembered for a while.
+//! 1. `add` the new id as [`Arriving`](State::Arriving) from the old one. It finds nothing yet. An
+//!    id that is taken is detected here, before anything has changed.
+//! 2. Replace the old item by [`Moved`](State::Moved), with the session in it. This is the
+//!    linearization point.
+//! 3. Replace the arriving item by the session.
+//! 4. Replace the moved item by [`Left`](State::Left), a small tombstone.
 //!
-//! Whoever meets a session between 2 and 4 does what is left to do. Nobody but 1 ever adds an
-//! item, and what 1 adds does not live: so nothing that comes late brings anything back.
+//! A request that meets a session between 2 and 4 completes the move. Only command 1 adds an item,
+//! and the item is not a live session: so no late command brings an ended session back.
 
 use std::hash::{BuildHasher, RandomState};
 use std::thread;
@@ -30,10 +29,10 @@ use crate::stores::memcached::lookup::ItemVersion;
 use crate::stores::memcached::value::{State, Way};
 use crate::stores::memcached::{Inner, life_of};
 
-/// The longest pause of somebody who was overtaken.
+/// The longest pause before another attempt.
 const LONGEST_PAUSE: Duration = Duration::from_millis(4);
 
-/// A key that was reserved for a session to arrive at.
+/// An id that is reserved for a session that moves.
 #[derive(Clone, Copy, Debug)]
 struct Reserved {
     to: SessionIdHash,
@@ -41,11 +40,11 @@ struct Reserved {
     stamp: Stamp,
 }
 
-/// What an attempt came to.
+/// The result of one attempt.
 #[allow(clippy::large_enum_variant)] // it lives on the stack for one request
 enum Attempt {
     Answer(Committed),
-    /// Somebody else has changed the session in between.
+    /// Another request has changed the session in between.
     Overtaken,
 }
 
@@ -54,7 +53,7 @@ impl Inner {
         let mut reserved = None;
         let answer = self.attempts(commit, &mut reserved);
         if let Some(Reserved { to, stamp, .. }) = reserved {
-            // It leads nowhere, and goes by itself in the end.
+            // If this fails, the item finds nothing, and expires.
             let _ = self.client.remove(Space::Sessions, &to, stamp, commit.action.operation());
         }
         answer
@@ -71,7 +70,7 @@ impl Inner {
                 let why = "others kept changing the session";
                 return Err(Error::with_source(ErrorKind::Busy, commit.action.operation(), why));
             }
-            // By chance, or those who met once would meet again.
+            // Random, or requests that collided once would collide again.
             let shard = RandomState::new().hash_one(()) % 1000;
             thread::sleep(pause * u32::try_from(shard).unwrap_or(0) / 1000);
             pause = LONGEST_PAUSE.min(pause * 2);
@@ -117,7 +116,7 @@ impl Inner {
                 Written::Changed | Written::Missing => return Ok(Attempt::Overtaken),
             },
             Decision::Remove { at } => {
-                // This version and no other: it might be the old id of a session by now.
+                // Only this version: by now it may be the old id of a session.
                 match self.client.remove(Space::Sessions, &at.id_hash, at.stamp, operation)? {
                     true => Committed::Deleted(at.id_hash),
                     false => return Ok(Attempt::Overtaken),
@@ -137,7 +136,7 @@ impl Inner {
         self.settle(at.id_hash, at.stamp, session.record.clone(), now, operation)
     }
 
-    /// Stores a session that has no past.
+    /// Stores a new session.
     fn begin(
         &self,
         LiveSession { record, id_hash }: &LiveSession,
@@ -145,14 +144,14 @@ impl Inner {
         now: Timestamp,
         operation: &'static str,
     ) -> Result<()> {
-        // Reserved by an attempt before, which found a session to move; it has gone since.
+        // Reserved by an earlier attempt that found a session to move, which has ended since.
         if let Some(Reserved { to, stamp, .. }) = reserved {
             self.client.remove(Space::Sessions, &to, stamp, operation)?;
         }
         self.claim(*id_hash, &State::Live(record.clone()), record, now, operation).map(drop)
     }
 
-    /// Stores a state under a key that must be free, or hold nothing of ours.
+    /// Stores a state under an id that must be free, or hold a foreign value.
     fn claim(
         &self,
         id_hash: SessionIdHash,
@@ -176,8 +175,8 @@ impl Inner {
         Err(Error::new(ErrorKind::Conflict, operation))
     }
 
-    /// Moves the session at `old` to another id, as `session`, and remembers `anew` the key that was
-    /// presented for it, and whether it leads to a session that begins.
+    /// Moves the session at `old` to another id, as `session`, and remembers `anew` the id that was
+    /// presented, and whether it leads to a new session.
     fn relocate(
         &self,
         old: ItemVersion,
@@ -194,23 +193,23 @@ impl Inner {
         let new = Replacement { id_hash: old.id_hash, stamp: old.stamp, value, life };
         let moved = match self.client.replace_within_reach(Space::Sessions, &new, operation) {
             Ok((Written::Stored(stamp), true)) => stamp,
-            // The name of the old key holds the epoch under which it was read, while the new key's
-            // may hold one of the time after a `clear`: then the session has been ended.
+            // The old item's name has the epoch in which it was read; the new one's may have the
+            // epoch after a `clear`, which has ended the session then.
             Ok((Written::Stored(_), false)) => return Ok(Attempt::Overtaken),
             Ok((Written::Changed | Written::Missing, _)) => return Ok(Attempt::Overtaken),
             Err(error) => {
-                // It may have been done, or be done yet: then the session needs what is reserved.
+                // It may take effect all the same: then the session needs the reserved id.
                 *reserved = None;
                 return Err(error);
             }
         };
-        // From here on the session has moved, whatever fails: somebody else can go on from here.
+        // From here on the session has moved, whatever fails: another request completes the move.
         *reserved = None;
         match self.settle(way.to, arriving, record.clone(), now, operation) {
             Ok(Written::Stored(_) | Written::Changed) => {
                 let _ = self.leave(ItemVersion { stamp: moved, ..old }, way, now, operation);
             }
-            // The old item is left as it is: whoever comes needs what is in it.
+            // The old item stays as it is: the next request needs the session in it.
             Err(_) => {}
             // Another request completed the move and ended the session there, or the server has
             // lost it. A sign-in counts as done before that: it had begun or bound the session.
@@ -248,7 +247,7 @@ impl Inner {
         Ok(stamp)
     }
 
-    /// Records activity through a key that leads elsewhere, or whose session others are changing.
+    /// Records activity by an id that was replaced, or beside other changes of the session.
     pub(super) fn touch_one(
         &self,
         id_hash: &SessionIdHash,

@@ -1,5 +1,5 @@
-//! Sessions in this process's memory: the store for an application's own tests, for programs
-//! that may lose everything at a restart, and a cache in front of another store.
+//! Sessions in the memory of one process: a store for tests and for programs that may lose all
+//! sessions at a restart, and a cache in front of another store.
 
 mod cache;
 
@@ -20,16 +20,16 @@ use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
 use crate::record::{Cursor, Record, Stats, Summary, Touch};
 use crate::sync::{instant, thread};
 
-/// A volatile store that obeys every law but durability.
+/// A volatile store, with every guarantee but durability.
 ///
-/// It holds at most a fixed number of sessions, 100,000 unless said otherwise; beginning one more
-/// fails with [`ErrorKind::Full`] until the cleaner has removed ended ones. As a
+/// It holds at most a fixed number of sessions, 100,000 by default; beginning one more fails with
+/// [`ErrorKind::Full`] until the cleaner has removed ended ones. As a
 /// [`Cache`](crate::backend::Cache) it holds as many entries and drops the oldest half when full.
 #[derive(Debug)]
 pub struct MemoryStore {
     capacity: usize,
     sessions: RwLock<Sessions>,
-    /// How many threads wait to write.
+    /// The number of threads that wait to write.
     waiting: AtomicUsize,
     epoch: AtomicU64,
     cache: cache::Entries,
@@ -38,7 +38,7 @@ pub struct MemoryStore {
 #[derive(Debug, Default)]
 struct Sessions {
     rows: IdHashMap<Row>,
-    /// The replaced keys that are remembered, with the current ones of their sessions.
+    /// The remembered replaced ids, with the current ids of their sessions.
     replaced: IdHashMap<SessionIdHash>,
     users: HashMap<UserKey, BTreeSet<SessionIdHash>>,
     last_place: i64,
@@ -47,7 +47,7 @@ struct Sessions {
 #[derive(Debug)]
 struct Row {
     record: Record,
-    /// The keys it had, the oldest first.
+    /// The ids it had, the oldest first.
     replaced: Vec<ReplacedId>,
     /// Higher for sessions that began later.
     place: i64,
@@ -75,8 +75,8 @@ impl MemoryStore {
         }
     }
 
-    // No code of the application runs under the lock, and none of ours that can panic half-way:
-    // a poisoned lock guards sound data.
+    // No code of the application runs under the lock, and none of this crate's that can panic
+    // half-way: the data behind a poisoned lock is consistent.
     fn read(&self) -> RwLockReadGuard<'_, Sessions> {
         self.sessions.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -94,8 +94,7 @@ impl MemoryStore {
         }
     }
 
-    /// The lock is not fair: a thread that takes it again and again would keep it from those that
-    /// are woken for it.
+    /// The lock is not fair: a thread that takes it again and again would starve those that wait.
     fn let_others_in(&self) {
         if self.waiting.load(Ordering::Relaxed) > 0 {
             thread::yield_now();
@@ -205,7 +204,7 @@ impl Sessions {
         }
     }
 
-    /// The keys of these live sessions but `except`, from the one that signed in longest ago.
+    /// The ids of these live sessions but `except`, from the one that signed in longest ago.
     fn by_sign_in(
         &self,
         filter: &SessionFilter<'_>,
@@ -308,7 +307,7 @@ impl Sessions {
     }
 }
 
-/// Adds a replaced key to those that are remembered; the oldest are forgotten.
+/// Adds a replaced id to those that are remembered, and forgets the oldest.
 fn remember(replaced: &mut Vec<ReplacedId>, id: ReplacedId, now: Timestamp) {
     if id.ends_graces() {
         replaced.iter_mut().for_each(|id| *id = id.without_grace());
@@ -350,8 +349,8 @@ impl Store for MemoryStore {
     }
 
     fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {
-        // The search blocks no reader; what it found is checked again before it goes. Whoever
-        // removed some of it meanwhile leaves room for another search.
+        // The search blocks no reader, so each result is checked again before it is removed. Where
+        // other threads have removed some of them meanwhile, another search follows.
         let mut swept = SweepReport::new(0, Duration::ZERO);
         loop {
             let room = limit.get() - swept.removed;
