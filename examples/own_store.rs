@@ -9,8 +9,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use cloakroom::backend::{
-    Capabilities, Commit, Committed, Decision, IdChange, Loaded, Maintenance, ReplacedId,
-    ReplacedIdStatus, SessionIndex, Store, SweepReport,
+    Capabilities, Commit, Committed, Decision, IdChange, LiveSession, Lookup, Maintenance, Missing,
+    ReplacedId, ReplacedIdStatus, SessionIndex, Store, SweepReport,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::SessionIdHash;
@@ -45,29 +45,33 @@ impl OwnStore {
 }
 
 impl Rows {
-    /// The current key of the session that `id_hash` may lead to, and what is found there.
-    fn find(&self, id_hash: &SessionIdHash, now: Timestamp) -> (SessionIdHash, Loaded) {
-        let current = *self.by_replaced.get(id_hash).unwrap_or(id_hash);
-        // A session ends at its deadline, whether or not a sweep came by.
-        let Some(row) = self.by_key.get(&current).filter(|row| now < row.deadline) else {
-            return (current, Loaded::NotFound);
-        };
-        // What does not decode stays: an older version of the program may be able to read it.
+    /// What `id_hash` finds at `now`, with the current id of the session as its position.
+    fn find(&self, id_hash: &SessionIdHash, now: Timestamp) -> Lookup<SessionIdHash> {
+        let at = *self.by_replaced.get(id_hash).unwrap_or(id_hash);
+        let Some(row) = self.by_key.get(&at) else { return Lookup::not_found() };
+        let replaced = row.replaced.iter().find(|id| id.id_hash == *id_hash);
+        let status = replaced.map(|id| id.status(now));
+        if status == Some(ReplacedIdStatus::Forgotten) {
+            return Lookup::not_found();
+        }
+        // A session ends at its deadline, whether or not a sweep has removed it.
+        if row.deadline <= now {
+            return Lookup::Missing(Missing::NotFound { expired: Some(at) });
+        }
+        // What cannot be decoded stays: an older version of the program may be able to read it.
         let record = match Record::from_json(&row.json) {
             Ok(record) => record,
-            Err(error) => return (current, Loaded::Undecodable { public_id: None, error }),
+            Err(error) => {
+                return Lookup::Missing(Missing::Undecodable { public_id: None, error, at });
+            }
         };
-        let loaded = match row.replaced.iter().find(|id| id.id_hash == *id_hash) {
-            None => Loaded::Live { record, id_hash: current },
-            Some(id) => match id.status(now) {
-                ReplacedIdStatus::InGrace => Loaded::Live { record, id_hash: current },
-                ReplacedIdStatus::Remembered => {
-                    Loaded::Replaced { id: *id, record, id_hash: current }
-                }
-                ReplacedIdStatus::Forgotten => return (*id_hash, Loaded::NotFound),
-            },
-        };
-        (current, loaded)
+        let session = LiveSession { record, id_hash: at };
+        match replaced {
+            Some(id) if status == Some(ReplacedIdStatus::Remembered) => {
+                Lookup::Missing(Missing::Replaced { id: *id, session, at })
+            }
+            _ => Lookup::Live { session, at },
+        }
     }
 
     fn put(&mut self, id_hash: SessionIdHash, record: &Record, replaced: Vec<ReplacedId>) {
@@ -105,47 +109,47 @@ impl Rows {
 }
 
 impl Store for OwnStore {
-    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
-        Ok(self.rows().find(id_hash, now).1)
+    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Lookup> {
+        Ok(self.rows().find(id_hash, now).without_position())
     }
 
-    fn try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Loaded> {
-        // Nobody waits long for a lock that is only held for moments.
+    fn try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Lookup> {
+        // The lock is only held for moments.
         self.load(id_hash, now).ok()
     }
 
-    fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
-        // One lock from the look to the write is what makes the commit atomic. In a database it
-        // is a transaction, on a server without one a compare-and-swap that is tried again.
+    fn commit(&self, commit: &Commit) -> Result<Committed> {
+        // One lock from the look to the write makes the commit atomic. In a database it is a
+        // transaction, on a server without one a compare-and-swap that is tried again.
         let mut rows = self.rows();
-        let (id_hash, found) = rows.find(commit.id_hash, commit.now);
-        // One that has expired is as good as gone. A write that has waited since before its deadline
-        // could make it live again, and some commits say that it shall not.
-        if matches!(found, Loaded::NotFound) && commit.removes_expired() {
-            rows.remove(&id_hash);
+        let found = rows.find(&commit.id_hash, commit.now);
+        // An expired session is as good as gone. But a write that has waited since before its
+        // deadline could make it live again, which some commits must prevent.
+        if let Some(expired) = commit.expired_to_remove(&found) {
+            rows.remove(expired);
         }
-        // What a commit means is decided once for all stores; a store only carries it out.
+        // What a commit does is decided once for all stores; a store only carries it out.
         match commit.decide(found)? {
             Decision::Answer(answer) => Ok(answer),
-            Decision::Insert { id_hash: to, record, replaces } => {
-                rows.check_free(&to)?;
-                // The session that was found goes, with all keys that it had.
-                let ended: Vec<_> = replaces.iter().map(|_| id_hash).collect();
+            Decision::Insert { session, replaces } => {
+                rows.check_free(&session.id_hash)?;
+                // The session that was found goes, with all ids that it had.
+                let ended: Vec<_> = replaces.iter().map(|(_, at)| *at).collect();
                 for id_hash in &ended {
                     rows.remove(id_hash);
                 }
-                rows.put(to, &record, replaces.into_iter().collect());
-                Ok(Committed::Done { record, id_hash: to, ended })
+                let replaced = replaces.into_iter().map(|(presented, _)| presented).collect();
+                rows.put(session.id_hash, &session.record, replaced);
+                Ok(Committed::Done { session, ended })
             }
-            Decision::Update { record, id_change: None } => {
-                rows.replace(&id_hash, &record);
-                Ok(Committed::Done { record, id_hash, ended: Vec::new() })
+            Decision::Update { at, session, id_change: None } => {
+                rows.replace(&at, &session.record);
+                Ok(Committed::Done { session, ended: Vec::new() })
             }
-            Decision::Update { record, id_change: Some(IdChange { left, presented }) } => {
-                // Check before anything is changed: if the renewal fails, the old key works on.
-                let to = left.successor;
-                rows.check_free(&to)?;
-                let mut replaced = rows.remove(&id_hash);
+            Decision::Update { at, session, id_change: Some(IdChange { left, presented }) } => {
+                // Check before anything is changed: if the renewal fails, the old id works on.
+                rows.check_free(&session.id_hash)?;
+                let mut replaced = rows.remove(&at);
                 if left.ends_graces() {
                     replaced.iter_mut().for_each(|id| *id = id.without_grace());
                 }
@@ -154,16 +158,16 @@ impl Store for OwnStore {
                     replaced.push(id);
                 }
                 let excess = replaced.len().saturating_sub(ReplacedId::MAX);
-                rows.put(to, &record, replaced.split_off(excess));
-                Ok(Committed::Done { record, id_hash: to, ended: vec![id_hash] })
+                rows.put(session.id_hash, &session.record, replaced.split_off(excess));
+                Ok(Committed::Done { session, ended: vec![at] })
             }
-            Decision::Touch { record } => {
-                rows.replace(&id_hash, &record);
-                Ok(Committed::Unchanged { record, id_hash })
+            Decision::Touch { at, session } => {
+                rows.replace(&at, &session.record);
+                Ok(Committed::Unchanged(session))
             }
-            Decision::Remove => {
-                rows.remove(&id_hash);
-                Ok(Committed::Deleted { id_hash })
+            Decision::Remove { at } => {
+                rows.remove(&at);
+                Ok(Committed::Deleted(at))
             }
         }
     }
@@ -171,12 +175,12 @@ impl Store for OwnStore {
     fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
         let mut rows = self.rows();
         for (id_hash, touch) in batch {
-            // The record is read again under the lock: what a touch writes back is what is
-            // stored now, never what some request has read before.
-            if let (id_hash, Loaded::Live { mut record, .. }) = rows.find(id_hash, now)
-                && record.touch(*touch)
+            // The record is read again under the lock: a touch must not write back what a request
+            // has read before.
+            if let Lookup::Live { mut session, at } = rows.find(id_hash, now)
+                && session.record.touch(*touch)
             {
-                rows.replace(&id_hash, &record);
+                rows.replace(&at, &session.record);
             }
         }
         Ok(())

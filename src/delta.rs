@@ -33,8 +33,8 @@ pub enum Change<'a> {
 impl Delta {
     /// A delta that changes nothing.
     #[must_use]
-    pub fn new() -> Self {
-        Delta::default()
+    pub const fn new() -> Self {
+        Delta { clear: false, changes: BTreeMap::new(), user: None }
     }
 
     /// Sets `name`.

@@ -37,14 +37,11 @@
 //! # Ok::<(), cloakroom::Error>(())
 //! ```
 
-use std::num::NonZeroUsize;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::backend::{
-    Capabilities, Commit, Committed, Loaded, Maintenance, SessionIndex, Store, SweepReport,
-};
+use crate::backend::{Commit, Committed, Lookup, Store, StoreWrapper};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::Outcome;
@@ -191,41 +188,26 @@ impl<S: Store> PausingStore<S> {
     }
 }
 
-#[deny(clippy::missing_trait_methods)]
-impl<S: Store> Store for PausingStore<S> {
-    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
+/// A call of the store that need not wait could not be made to wait or to fail: there is none.
+impl<S: Store> StoreWrapper for PausingStore<S> {
+    type Wrapped = S;
+
+    fn wrapped(&self) -> &S {
+        &self.store
+    }
+
+    fn on_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Lookup> {
         self.enter(Call::Load)?;
         self.store.load(id_hash, now)
     }
 
-    /// Nothing: what a store is asked here, it is asked where it can be made to pause or to fail.
-    fn try_load(&self, _: &SessionIdHash, _: Timestamp) -> Option<Loaded> {
-        None
-    }
-
-    fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
+    fn on_commit(&self, commit: &Commit) -> Result<Committed> {
         self.enter(Call::Commit)?;
         self.store.commit(commit)
     }
 
-    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
+    fn on_touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
         self.enter(Call::Touch)?;
         self.store.touch(batch, now)
-    }
-
-    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {
-        self.store.sweep(now, limit)
-    }
-
-    fn index(&self) -> Option<&dyn SessionIndex> {
-        self.store.index()
-    }
-
-    fn maintenance(&self) -> Option<&dyn Maintenance> {
-        self.store.maintenance()
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        self.store.capabilities()
     }
 }

@@ -18,7 +18,7 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use cloakroom::SqliteStore;
-use cloakroom::backend::{Action, Commit, Committed, Loaded, Store};
+use cloakroom::backend::{Action, Commit, Committed, LiveSession, Lookup, Store};
 use cloakroom::delta::Delta;
 use cloakroom::id::SessionIdHash;
 use cloakroom::rusqlite::Connection;
@@ -158,16 +158,19 @@ fn increment(store: &SqliteStore, id_hash: &SessionIdHash, threads: usize, times
         for _ in 0..threads {
             scope.spawn(|| {
                 for _ in 0..times {
-                    let Loaded::Live { mut record, .. } = store.load(id_hash, NOW).unwrap() else {
+                    let found = store.load(id_hash, NOW).unwrap();
+                    let Lookup::Live { session: LiveSession { mut record, .. }, .. } = found else {
                         panic!("it lives");
                     };
                     loop {
                         let next = value::<u32>(&record, "n").unwrap_or(0) + 1;
                         let delta = setting("n", next);
-                        let mut commit = Commit::new(id_hash, Action::Merge, &delta, NOW);
+                        let mut commit = Commit::new(id_hash, Action::Merge, delta.clone(), NOW);
                         commit.if_revision = Some(record.revision);
                         match store.commit(&commit).unwrap() {
-                            Committed::RevisionMismatch { record: newer, .. } => record = newer,
+                            Committed::RevisionMismatch(LiveSession { record: newer, .. }) => {
+                                record = newer
+                            }
                             Committed::Done { .. } => break,
                             other => panic!("{other:?}"),
                         }

@@ -15,7 +15,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use cloakroom::backend::{Loaded, Maintenance, Store};
+use cloakroom::backend::{Lookup, Maintenance, Missing, Store};
 use cloakroom::clock::{Clock, Timestamp};
 use cloakroom::http::Outcome;
 use cloakroom::id::{Realm, SessionId};
@@ -285,9 +285,12 @@ fn a_kill_makes_no_session_end_more_than_a_twentieth_of_its_idle_limit_early() {
     let twentieth_early = visited + (IDLE - IDLE / 20 - Duration::from_millis(1));
     for id in ids {
         let loaded = store.load(&id.hash(Realm::default().tag()), twentieth_early).unwrap();
-        assert!(matches!(loaded, Loaded::Live { .. }), "{loaded:?}");
+        assert!(matches!(loaded, Lookup::Live { .. }), "{loaded:?}");
         let loaded =
             store.load(&id.hash(Realm::default().tag()), visited + (IDLE + IDLE / 40)).unwrap();
-        assert!(matches!(loaded, Loaded::NotFound), "never late: {loaded:?}");
+        assert!(
+            matches!(loaded, Lookup::Missing(Missing::NotFound { .. })),
+            "never late: {loaded:?}"
+        );
     }
 }

@@ -254,7 +254,7 @@ fn fill_and_go_on(store: &SqliteStore, make_room: impl FnOnce()) {
     }
     make_room();
     for id_hash in keys.drain(..10) {
-        assert!(matches!(delete(store, &id_hash).unwrap(), Committed::Deleted { .. }));
+        assert!(matches!(delete(store, &id_hash).unwrap(), Committed::Deleted(_)));
         assert!(live(store, &id_hash).unwrap().is_none());
     }
     for id_hash in &keys {
@@ -434,7 +434,7 @@ fn a_disk_that_becomes_read_only_under_the_store_can_be_read_and_has_what_had_to
 /// What the process does under which the disk becomes read-only.
 fn serve_while_the_disk_fails(store: &SqliteStore, ended: &SessionIdHash, id_hash: &SessionIdHash) {
     merge(store, id_hash, &setting("n", 1)).unwrap();
-    assert!(matches!(delete(store, ended).unwrap(), Committed::Deleted { .. }));
+    assert!(matches!(delete(store, ended).unwrap(), Committed::Deleted(_)));
     println!("revoked");
     io::stdin().read_line(&mut String::new()).unwrap();
     for _ in 0..3 {

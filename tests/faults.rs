@@ -11,7 +11,7 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use cloakroom::backend::{Action, Commit, Committed, Loaded, Page, SessionFilter, Store};
+use cloakroom::backend::{Action, Commit, Committed, Lookup, Missing, Page, SessionFilter, Store};
 use cloakroom::clock::Timestamp;
 use cloakroom::delta::Delta;
 use cloakroom::id::{Realm, SessionId};
@@ -130,7 +130,7 @@ fn a_damaged_page_fails_its_own_sessions_only() {
     let mut damaged = 0;
     for id_hash in &keys {
         match store.load(id_hash, NOW) {
-            Ok(Loaded::Live { .. }) => {}
+            Ok(Lookup::Live { .. }) => {}
             Ok(other) => panic!("a damaged session is an error, not {other:?}"),
             Err(error) => {
                 assert_eq!(error.kind(), ErrorKind::Corrupt, "{error:?}");
@@ -148,7 +148,7 @@ fn data_over_the_limit_is_refused_and_the_old_data_stays() {
     let store = SqliteStore::in_memory().unwrap();
     let id_hash = create(&store, &setting("n", 1)).unwrap();
     let big = setting("n", "x".repeat(10_000_000));
-    let mut commit = Commit::new(&id_hash, Action::Merge, &big, NOW);
+    let mut commit = Commit::new(&id_hash, Action::Merge, big, NOW);
     commit.max_bytes = 64 << 10;
     assert_eq!(store.commit(&commit).unwrap_err().kind(), ErrorKind::TooLarge);
     let record = live(&store, &id_hash).unwrap().unwrap();
@@ -182,16 +182,17 @@ fn an_undecodable_session_stays_in_place_until_its_deadline() {
         };
         let before = row();
 
-        let Loaded::Undecodable { public_id: Some(public_id), error } =
-            store.load(&id_hash, NOW).unwrap()
+        let found = store.load(&id_hash, NOW).unwrap();
+        let Lookup::Missing(Missing::Undecodable { public_id: Some(public_id), error, .. }) = found
         else {
             panic!("{spoil} decodes");
         };
         assert_eq!(error.kind(), ErrorKind::Undecodable);
         let answer = merge(&store, &id_hash, &setting("n", 2)).unwrap();
-        assert!(
-            matches!(answer, Committed::Undecodable { public_id: Some(h), .. } if h == public_id)
-        );
+        let Committed::Missing(Missing::Undecodable { public_id: Some(other), .. }) = answer else {
+            panic!("{answer:?}");
+        };
+        assert_eq!(other, public_id);
         assert_eq!(row(), before, "{spoil}: the row is not touched");
 
         let index = store.index().unwrap();
@@ -226,11 +227,14 @@ fn without_grace_the_old_key_is_dead_at_any_time() {
     for store in stores {
         let (id_hash, to, new_session) = (new_key(), new_key(), new_session());
         let commit = |id_hash, action| {
-            store.commit(&Commit::new(id_hash, action, &Delta::new(), before_1970)).unwrap()
+            store.commit(&Commit::new(id_hash, action, Delta::new(), before_1970)).unwrap()
         };
-        commit(&id_hash, Action::Create(&new_session));
-        commit(&id_hash, Action::Renew { to: &to, realm: &Realm::default(), grace_until: None });
-        assert!(matches!(store.load(&id_hash, before_1970).unwrap(), Loaded::Replaced { .. }));
+        commit(&id_hash, Action::Create(new_session.clone()));
+        commit(&id_hash, Action::Renew { to, realm: Realm::default(), grace_until: None });
+        assert!(matches!(
+            store.load(&id_hash, before_1970).unwrap(),
+            Lookup::Missing(Missing::Replaced { .. })
+        ));
     }
 }
 
@@ -326,7 +330,7 @@ fn a_full_database_keeps_what_it_has_and_goes_on_when_there_is_room() {
         assert!(live(&store, id_hash).unwrap().is_some(), "nothing stored is lost");
     }
     for id_hash in keys.drain(..10) {
-        assert!(matches!(delete(&store, &id_hash).unwrap(), Committed::Deleted { .. }));
+        assert!(matches!(delete(&store, &id_hash).unwrap(), Committed::Deleted(_)));
     }
     create(&store, &setting("n", &note)).unwrap();
 }
@@ -341,7 +345,12 @@ fn one_who_fails_in_a_group_does_not_fail_the_others() {
             scope.spawn(|| {
                 for _ in 0..100 {
                     let (new_session, delta) = (new_session(), Delta::new());
-                    let again = Commit::new(&taken, Action::Create(&new_session), &delta, NOW);
+                    let again = Commit::new(
+                        &taken,
+                        Action::Create(new_session.clone()),
+                        delta.clone(),
+                        NOW,
+                    );
                     let error = store.commit(&again).unwrap_err();
                     assert_eq!(error.kind(), ErrorKind::Conflict, "{error:?}");
                     let id_hash = create(&store, &setting("n", 1)).unwrap();
@@ -361,10 +370,10 @@ fn no_byte_of_an_id_is_in_the_files() {
     let (id_hash, to) = (id.hash(Realm::default().tag()), renewed.hash(Realm::default().tag()));
     let new_session = new_session();
     store
-        .commit(&Commit::new(&id_hash, Action::Create(&new_session), &setting("n", 1), NOW))
+        .commit(&Commit::new(&id_hash, Action::Create(new_session), setting("n", 1), NOW))
         .unwrap();
-    let renew = Action::Renew { to: &to, realm: &Realm::default(), grace_until: None };
-    store.commit(&Commit::new(&id_hash, renew, &Delta::new(), NOW)).unwrap();
+    let renew = Action::Renew { to, realm: Realm::default(), grace_until: None };
+    store.commit(&Commit::new(&id_hash, renew, Delta::new(), NOW)).unwrap();
     let mut bytes = fs::read(folder.database()).unwrap();
     bytes.extend(fs::read(folder.path("app.db-wal")).unwrap());
     let contains = |what: &[u8]| bytes.windows(what.len()).any(|window| window == what);
@@ -379,7 +388,7 @@ fn no_byte_of_an_id_is_in_the_files() {
     let stolen = SessionId::parse(&encoded(to.as_bytes())).unwrap();
     assert!(matches!(
         store.load(&stolen.hash(Realm::default().tag()), NOW).unwrap(),
-        Loaded::NotFound
+        Lookup::Missing(Missing::NotFound { .. })
     ));
 }
 
@@ -458,8 +467,8 @@ fn a_session_without_any_limit_in_time_never_ends() {
     let id_hash = new_key();
     let endless = Lifetime::fixed(Duration::MAX).starting(NOW);
     let new_session = cloakroom::record::NewSession::new(endless).unwrap();
-    store.commit(&Commit::new(&id_hash, Action::Create(&new_session), &Delta::new(), NOW)).unwrap();
+    store.commit(&Commit::new(&id_hash, Action::Create(new_session), Delta::new(), NOW)).unwrap();
     let in_ages = NOW + Duration::from_secs(3_000_000_000);
-    assert!(matches!(store.load(&id_hash, in_ages).unwrap(), Loaded::Live { .. }));
+    assert!(matches!(store.load(&id_hash, in_ages).unwrap(), Lookup::Live { .. }));
     assert_eq!(store.sweep(in_ages, MANY).unwrap().removed, 0);
 }

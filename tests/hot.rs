@@ -10,7 +10,8 @@ use std::sync::{Barrier, Mutex};
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, AtLimit, Commit, Committed, Loaded, SessionFilter, SessionLimit, Store,
+    Action, AtLimit, Commit, Committed, LiveSession, Lookup, Missing, SessionFilter, SessionLimit,
+    Store,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::delta::Delta;
@@ -29,10 +30,12 @@ fn watch() -> ProgressFn {
 /// What a load says, to be compared.
 fn said(store: &SqliteStore, id_hash: &SessionIdHash, now: Timestamp) -> String {
     match store.load(id_hash, now).unwrap() {
-        Loaded::Live { record, id_hash } => {
+        Lookup::Live { session: LiveSession { record, id_hash }, .. } => {
             format!("{record:?} {} {:?}", record.data.as_json(), id_hash.as_bytes())
         }
-        Loaded::Undecodable { public_id, .. } => format!("undecodable {public_id:?}"),
+        Lookup::Missing(Missing::Undecodable { public_id, .. }) => {
+            format!("undecodable {public_id:?}")
+        }
         other => format!("{other:?}"),
     }
 }
@@ -108,7 +111,7 @@ impl Several {
         let (id_hash, delta, new_session) = (self.any_key(), self.delta(), self.new_session());
         let touch = self.dice.chance(30).then(|| Touch::at(now));
         let commit = |action| {
-            let mut commit = Commit::new(&id_hash, action, &delta, now);
+            let mut commit = Commit::new(&id_hash, action, delta.clone(), now);
             commit.touch = touch;
             commit
         };
@@ -116,7 +119,7 @@ impl Several {
             0..8 => {
                 let id_hash = self.fresh_key();
                 store
-                    .commit(&Commit::new(&id_hash, Action::Create(&new_session), &delta, now))
+                    .commit(&Commit::new(&id_hash, Action::Create(new_session), delta.clone(), now))
                     .map(drop)
             }
             8..18 => store.commit(&commit(Action::Merge)).map(drop),
@@ -124,22 +127,13 @@ impl Several {
                 let to = self.fresh_key();
                 let grace_until = self.dice.chance(50).then(|| now + Duration::from_secs(600));
                 store
-                    .commit(&commit(Action::Renew {
-                        to: &to,
-                        realm: &Realm::default(),
-                        grace_until,
-                    }))
+                    .commit(&commit(Action::Renew { to, realm: Realm::default(), grace_until }))
                     .map(drop)
             }
             22..26 => {
                 let (to, user) = (self.fresh_key(), self.user());
                 let limit = NonZeroU32::new(2).unwrap();
-                let mut commit = commit(Action::SignIn {
-                    to: &to,
-                    user: &user,
-                    new_session: &new_session,
-                    join_salt: None,
-                });
+                let mut commit = commit(Action::SignIn { to, user, new_session, join_salt: None });
                 commit.session_limit =
                     self.dice.chance(50).then(|| SessionLimit::new(limit, AtLimit::EndOldest));
                 store.commit(&commit).map(drop)
@@ -211,7 +205,7 @@ impl Several {
                 self.plain.backup(&copy).unwrap();
                 self.plain.clear().unwrap();
                 let builder = SqliteStore::builder(&path);
-                let _ = builder.clone().restore(&copy, true, self.now, watch()).unwrap();
+                let _ = builder.restore(&copy, true, self.now, watch()).unwrap();
                 let _ = builder.compact(CompactMode::Full, watch()).unwrap();
                 return;
             }
@@ -292,9 +286,8 @@ fn a_late_request_does_not_find_what_a_sign_in_has_removed_as_expired() {
         let new_session =
             NewSession::new(Lifetime::idle(Duration::from_secs(60)).starting(now)).unwrap();
         let (delta, limit) = (Delta::new(), NonZeroU32::MIN);
-        let action =
-            Action::SignIn { to: &to, user: &user, new_session: &new_session, join_salt: None };
-        let mut commit = Commit::new(&none, action, &delta, now);
+        let action = Action::SignIn { to, user: user.clone(), new_session, join_salt: None };
+        let mut commit = Commit::new(&none, action, delta, now);
         commit.session_limit = Some(SessionLimit::new(limit, AtLimit::Refuse));
         assert!(matches!(store.commit(&commit), Ok(Committed::Done { .. })));
         to
@@ -302,7 +295,7 @@ fn a_late_request_does_not_find_what_a_sign_in_has_removed_as_expired() {
     let first = sign_in(NOW);
     assert!(live(&store, &first).unwrap().is_some());
     sign_in(NOW + Duration::from_secs(61));
-    assert!(matches!(store.load(&first, NOW), Ok(Loaded::NotFound)));
+    assert!(matches!(store.load(&first, NOW), Ok(Lookup::Missing(Missing::NotFound { .. }))));
 }
 
 #[test]
@@ -330,7 +323,7 @@ fn a_deadline_that_an_operator_has_set_by_hand_counts_when_it_comes() {
     let minute = NOW + Duration::from_secs(60);
     let sql = "UPDATE cloakroom_sessions SET deadline = ?1";
     others.execute(sql, [minute.as_millis()]).unwrap();
-    let is_live = |now| matches!(store.load(&id_hash, now), Ok(Loaded::Live { .. }));
+    let is_live = |now| matches!(store.load(&id_hash, now), Ok(Lookup::Live { .. }));
     assert!(is_live(NOW) && is_live(NOW) && !is_live(minute));
     // A change of the data leaves the deadline alone.
     merge(&store, &id_hash, &setting("n", 2)).unwrap();
@@ -345,5 +338,5 @@ fn a_store_that_keeps_no_sessions_works_the_same() {
     assert!(matches!(merge(&store, &id_hash, &setting("n", 2)), Ok(Committed::Done { .. })));
     assert_eq!(value::<u64>(&live(&store, &id_hash).unwrap().unwrap(), "n"), Some(2));
     let late = new_session().limits.deadline(NOW);
-    assert!(matches!(store.load(&id_hash, late), Ok(Loaded::NotFound)));
+    assert!(matches!(store.load(&id_hash, late), Ok(Lookup::Missing(Missing::NotFound { .. }))));
 }

@@ -7,21 +7,17 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
 
-use cloakroom::backend::{
-    AtLimit, Capabilities, Commit, Committed, Loaded, Maintenance, Page, SessionFilter,
-    SessionIndex, Store, SweepReport,
-};
-use cloakroom::clock::{Clock, Timestamp};
+use cloakroom::backend::{AtLimit, Capabilities, Page, SessionFilter, SessionIndex, StoreWrapper};
+use cloakroom::clock::Clock;
 use cloakroom::cookie::SameSite;
 use cloakroom::event::EventKind;
 use cloakroom::http::{Outcome, RequestHead};
-use cloakroom::id::{IdpSessionId, PublicId, SessionIdHash};
+use cloakroom::id::{IdpSessionId, PublicId};
 use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::policy::Policy;
-use cloakroom::record::Touch;
 use cloakroom::session::CommitOutcome;
 use cloakroom::{
-    Authentication, CookieConfig, ErrorKind, Lifetime, MemoryStore, RecentAuth, Result, Session,
+    Authentication, CookieConfig, ErrorKind, Lifetime, MemoryStore, RecentAuth, Session,
     SessionManager, SignIn, UserKey,
 };
 use common::in_process::{
@@ -351,36 +347,18 @@ fn revocations_and_writers_released_together_leave_no_session_alive() {
 #[derive(Debug)]
 struct Unlisted(MemoryStore);
 
-impl Store for Unlisted {
-    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
-        self.0.load(id_hash, now)
+impl StoreWrapper for Unlisted {
+    type Wrapped = MemoryStore;
+
+    fn wrapped(&self) -> &MemoryStore {
+        &self.0
     }
 
-    fn try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Loaded> {
-        self.0.try_load(id_hash, now)
-    }
-
-    fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
-        self.0.commit(commit)
-    }
-
-    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
-        self.0.touch(batch, now)
-    }
-
-    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {
-        self.0.sweep(now, limit)
-    }
-
-    fn index(&self) -> Option<&dyn SessionIndex> {
+    fn on_index(&self) -> Option<&dyn SessionIndex> {
         None
     }
 
-    fn maintenance(&self) -> Option<&dyn Maintenance> {
-        None
-    }
-
-    fn capabilities(&self) -> Capabilities {
+    fn on_capabilities(&self) -> Capabilities {
         Capabilities::new()
     }
 }

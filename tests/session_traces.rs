@@ -12,7 +12,7 @@ mod dice;
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Write as _;
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::NonZeroU32;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,8 +20,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, AtLimit, Capabilities, Commit, Committed, Loaded, Maintenance, SessionIndex, Store,
-    SweepReport,
+    Action, AtLimit, Commit, Committed, LiveSession, Lookup, Missing, Store, StoreWrapper,
 };
 use cloakroom::clock::{ManualClock, Timestamp};
 use cloakroom::csrf::CsrfToken;
@@ -158,23 +157,24 @@ fn delta_text(delta: &Delta) -> String {
     format!("clear {} user {user:?} {changes:?}", delta.is_clear())
 }
 
-fn loaded_text(trace: &mut Trace, loaded: &Result<Loaded>) -> String {
+fn loaded_text(trace: &mut Trace, loaded: &Result<Lookup>) -> String {
     match loaded {
-        Ok(Loaded::Live { record, id_hash }) => {
+        Ok(Lookup::Live { session: LiveSession { record, id_hash }, .. }) => {
             format!("live {} {}", trace.id_hash(id_hash), trace.record(record))
         }
-        Ok(Loaded::Replaced { id, record, id_hash }) => {
+        Ok(Lookup::Missing(Missing::Replaced { id, session, .. })) => {
+            let LiveSession { record, id_hash } = session;
             let (of, record) = (trace.id_hash(&id.id_hash), trace.record(record));
             format!("replaced {of} by {} {record}", trace.id_hash(id_hash))
         }
-        Ok(Loaded::NotFound) => "absent".into(),
+        Ok(Lookup::Missing(Missing::NotFound { .. })) => "absent".into(),
         Ok(_) => "other".into(),
         Err(error) => format!("{:?}", error.kind()),
     }
 }
 
-fn commit_text(trace: &mut Trace, commit: &Commit<'_>) -> String {
-    let action = match commit.action {
+fn commit_text(trace: &mut Trace, commit: &Commit) -> String {
+    let action = match &commit.action {
         Action::Create(new_session) => format!("create kept {}", new_session.persistent),
         Action::Merge => "merge".into(),
         Action::Renew { to, grace_until, .. } => {
@@ -193,8 +193,8 @@ fn commit_text(trace: &mut Trace, commit: &Commit<'_>) -> String {
     };
     format!(
         "commit {} {action}, {}, if {:?} touch {:?} limit {}",
-        trace.id_hash(commit.id_hash),
-        delta_text(commit.delta),
+        trace.id_hash(&commit.id_hash),
+        delta_text(&commit.delta),
         commit.if_revision,
         commit.touch.map(|touch| touch.seen.since(NOW).as_secs()),
         commit.session_limit.is_some(),
@@ -203,32 +203,38 @@ fn commit_text(trace: &mut Trace, commit: &Commit<'_>) -> String {
 
 fn committed_text(trace: &mut Trace, committed: &Result<Committed>) -> String {
     match committed {
-        Ok(Committed::Done { record, id_hash, ended }) => {
+        Ok(Committed::Done { session: LiveSession { record, id_hash }, ended }) => {
             let mut ended: Vec<String> =
                 ended.iter().map(|id_hash| trace.id_hash(id_hash)).collect();
             ended.sort();
             format!("done {} {} ended {ended:?}", trace.id_hash(id_hash), trace.record(record))
         }
-        Ok(Committed::Unchanged { record, id_hash }) => {
+        Ok(Committed::Unchanged(LiveSession { record, id_hash })) => {
             format!("unchanged {} {}", trace.id_hash(id_hash), trace.record(record))
         }
-        Ok(Committed::Deleted { id_hash }) => format!("deleted {}", trace.id_hash(id_hash)),
-        Ok(Committed::RevisionMismatch { record, id_hash }) => {
+        Ok(Committed::Deleted(id_hash)) => format!("deleted {}", trace.id_hash(id_hash)),
+        Ok(Committed::RevisionMismatch(LiveSession { record, id_hash })) => {
             format!("stale {} {}", trace.id_hash(id_hash), trace.record(record))
         }
-        Ok(Committed::Replaced { id, id_hash, .. }) => {
-            format!("replaced {} by {}", trace.id_hash(&id.id_hash), trace.id_hash(id_hash))
+        Ok(Committed::Missing(Missing::Replaced { id, session, .. })) => {
+            let of = trace.id_hash(&id.id_hash);
+            format!("replaced {of} by {}", trace.id_hash(&session.id_hash))
         }
-        Ok(Committed::NotFound) => "gone".into(),
+        Ok(Committed::Missing(Missing::NotFound { .. })) => "gone".into(),
         Ok(Committed::LimitReached) => "full".into(),
         Ok(_) => "other".into(),
         Err(error) => format!("{:?}", error.kind()),
     }
 }
 
-#[deny(clippy::missing_trait_methods)]
-impl Store for Traced {
-    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
+impl StoreWrapper for Traced {
+    type Wrapped = MemoryStore;
+
+    fn wrapped(&self) -> &MemoryStore {
+        &self.inner
+    }
+
+    fn on_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Lookup> {
         let loaded = self.call(true, || self.inner.load(id_hash, now));
         self.write(|trace| {
             format!("load {}: {}", trace.id_hash(id_hash), loaded_text(trace, &loaded))
@@ -236,42 +242,26 @@ impl Store for Traced {
         loaded
     }
 
-    fn try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Loaded> {
+    fn on_try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Lookup> {
         self.inner.try_load(id_hash, now)
     }
 
-    fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
+    fn on_commit(&self, commit: &Commit) -> Result<Committed> {
         self.write(|trace| commit_text(trace, commit));
-        // Who is about to end something is waited for.
+        // A deletion blocks other requests until it is done.
         let may_interrupt = !matches!(commit.action, Action::Delete);
         let committed = self.call(may_interrupt, || self.inner.commit(commit));
         self.write(|trace| format!("  {}", committed_text(trace, &committed)));
         committed
     }
 
-    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
+    fn on_touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
         let touched = self.call(true, || self.inner.touch(batch, now));
         for (id_hash, touch) in batch {
             let (seen, done) = (touch.seen.since(NOW).as_secs(), touched.is_ok());
             self.write(|trace| format!("touch {} {seen}: {done}", trace.id_hash(id_hash)));
         }
         touched
-    }
-
-    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {
-        self.inner.sweep(now, limit)
-    }
-
-    fn index(&self) -> Option<&dyn SessionIndex> {
-        self.inner.index()
-    }
-
-    fn maintenance(&self) -> Option<&dyn Maintenance> {
-        self.inner.maintenance()
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        self.inner.capabilities()
     }
 }
 

@@ -4,13 +4,13 @@ mod common;
 #[path = "common/dice.rs"]
 mod dice;
 
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, AtLimit, Capabilities, Commit, Committed, Loaded, Maintenance, SessionFilter,
-    SessionIndex, SessionLimit, Store, SweepReport,
+    Action, AtLimit, Capabilities, Commit, LiveSession, Lookup, Maintenance, Missing,
+    SessionFilter, SessionLimit, Store, StoreWrapper,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::data::Value;
@@ -19,7 +19,7 @@ use cloakroom::id::{JoinSalt, Realm, SessionIdHash, UserKey};
 use cloakroom::lifetime::Lifetime;
 use cloakroom::record::{NewSession, Touch};
 use cloakroom::stores::cached::CachedStore;
-use cloakroom::{MemoryStore, Result, SqliteStore};
+use cloakroom::{MemoryStore, SqliteStore};
 
 use common::Folder;
 use common::memcached::shared;
@@ -48,39 +48,35 @@ impl<S: Store> Two<S> {
     }
 }
 
-impl<S: Store> Store for Two<S> {
-    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
-        self.next().load(id_hash, now)
+impl<S: Store> StoreWrapper for Two<S> {
+    type Wrapped = S;
+
+    fn wrapped(&self) -> &S {
+        self.next()
     }
-    fn try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Loaded> {
+
+    fn on_try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Lookup> {
         self.next().try_load(id_hash, now)
     }
-    fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
-        self.next().commit(commit)
-    }
-    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
-        self.next().touch(batch, now)
-    }
-    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {
-        self.next().sweep(now, limit)
-    }
-    fn index(&self) -> Option<&dyn SessionIndex> {
-        self.next().index()
-    }
-    fn maintenance(&self) -> Option<&dyn Maintenance> {
+
+    fn on_maintenance(&self) -> Option<&dyn Maintenance> {
         None
     }
-    fn capabilities(&self) -> Capabilities {
+
+    fn on_capabilities(&self) -> Capabilities {
         self.0.capabilities()
     }
 }
 
 fn load(store: &dyn Store, id_hash: &SessionIdHash, now: Timestamp) -> String {
     match store.load(id_hash, now).unwrap() {
-        Loaded::Replaced { id, record, id_hash } => {
+        Lookup::Missing(Missing::Replaced { id, session, .. }) => {
+            let LiveSession { record, id_hash } = session;
             format!("{id:?} {record:?} {:?}", id_hash.as_bytes())
         }
-        Loaded::Live { record, id_hash } => format!("{record:?} {:?}", id_hash.as_bytes()),
+        Lookup::Live { session: LiveSession { record, id_hash }, .. } => {
+            format!("{record:?} {:?}", id_hash.as_bytes())
+        }
         other => format!("{other:?}"),
     }
 }
@@ -135,7 +131,7 @@ fn run(stores: &[(&str, Box<dyn Store>)], seed: u64, limits: bool) {
             0 | 1 => {
                 created = fresh();
                 op = "create";
-                Action::Create(&new_session)
+                Action::Create(new_session.clone())
             }
             2 | 3 => {
                 (created, op) = (id_hash, "merge");
@@ -143,18 +139,23 @@ fn run(stores: &[(&str, Box<dyn Store>)], seed: u64, limits: bool) {
             }
             4..=7 => {
                 (created, op) = (id_hash, "renew");
-                Action::Renew { to: &to, realm: &realm, grace_until }
+                Action::Renew { to, realm: realm.clone(), grace_until }
             }
             8..=10 => {
                 (created, op) = (id_hash, "sign in");
-                Action::SignIn { to: &to, user, new_session: &new_session, join_salt: salt }
+                Action::SignIn {
+                    to,
+                    user: user.clone(),
+                    new_session: new_session.clone(),
+                    join_salt: salt,
+                }
             }
             _ => {
                 (created, op) = (id_hash, "delete");
                 Action::Delete
             }
         };
-        let mut commit = Commit::new(&created, action, &delta, now);
+        let mut commit = Commit::new(&created, action, delta.clone(), now);
         commit.opened = Timestamp::from_millis(now.as_millis() - rng.next(20_000) as i64);
         if rng.next(3) == 0 {
             commit.touch = Some(Touch::at(now));

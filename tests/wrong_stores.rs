@@ -6,8 +6,8 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, Capabilities, Commit, Committed, Loaded, Maintenance, Page, SessionFilter,
-    SessionIndex, Store, SweepReport,
+    Action, Commit, Committed, LiveSession, Lookup, Missing, Page, SessionFilter, SessionIndex,
+    Store, StoreWrapper, SweepReport,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::conformance::{Failures, check};
@@ -16,85 +16,19 @@ use cloakroom::id::{PublicId, Realm, SessionIdHash};
 use cloakroom::record::{NewSession, Record, Stats, Summary, Touch};
 use cloakroom::{Lifetime, MemoryStore, Result};
 
-/// A right store, of which a fault replaces some calls.
-#[derive(Debug, Default)]
-struct Wrong<F> {
-    right: MemoryStore,
-    fault: F,
+/// A store that changes some calls of a right one.
+macro_rules! wraps_a_right_store {
+    () => {
+        type Wrapped = MemoryStore;
+
+        fn wrapped(&self) -> &MemoryStore {
+            &self.right
+        }
+    };
 }
 
-trait Fault: std::fmt::Debug + Default + Send + Sync + Sized + 'static {
-    fn load(&self, right: &MemoryStore, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
-        right.load(id_hash, now)
-    }
-
-    fn try_load(&self, _: &MemoryStore, _: &SessionIdHash, _: Timestamp) -> Option<Loaded> {
-        None
-    }
-
-    fn commit(&self, right: &MemoryStore, commit: &Commit<'_>) -> Result<Committed> {
-        right.commit(commit)
-    }
-
-    fn touch(
-        &self,
-        right: &MemoryStore,
-        batch: &[(SessionIdHash, Touch)],
-        now: Timestamp,
-    ) -> Result<()> {
-        right.touch(batch, now)
-    }
-
-    fn sweep(
-        &self,
-        right: &MemoryStore,
-        now: Timestamp,
-        limit: NonZeroUsize,
-    ) -> Result<SweepReport> {
-        right.sweep(now, limit)
-    }
-
-    fn index(wrong: &Wrong<Self>) -> &dyn SessionIndex {
-        &wrong.right
-    }
-}
-
-impl<F: Fault> Store for Wrong<F> {
-    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
-        self.fault.load(&self.right, id_hash, now)
-    }
-
-    fn try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Loaded> {
-        self.fault.try_load(&self.right, id_hash, now)
-    }
-
-    fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
-        self.fault.commit(&self.right, commit)
-    }
-
-    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
-        self.fault.touch(&self.right, batch, now)
-    }
-
-    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {
-        self.fault.sweep(&self.right, now, limit)
-    }
-
-    fn index(&self) -> Option<&dyn SessionIndex> {
-        Some(F::index(self))
-    }
-
-    fn maintenance(&self) -> Option<&dyn Maintenance> {
-        self.right.maintenance()
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        self.right.capabilities()
-    }
-}
-
-fn failures_of<F: Fault>() -> Failures {
-    check(Wrong::<F>::default).expect_err("a wrong store passed")
+fn failures_of<S: Store + Default>() -> Failures {
+    check(S::default).expect_err("a wrong store passed")
 }
 
 /// Demands that one of the failures says this, and that the law before it is the right one.
@@ -105,19 +39,19 @@ fn says(failures: &Failures, law: &str, text: &str) {
 
 /// Stores what it is given, whether or not the session is still there.
 #[derive(Debug, Default)]
-struct Upsert;
+struct Upsert {
+    right: MemoryStore,
+}
 
-impl Fault for Upsert {
-    fn commit(&self, right: &MemoryStore, commit: &Commit<'_>) -> Result<Committed> {
-        match (right.commit(commit)?, commit.action) {
-            (Committed::NotFound, Action::Merge) => {
+impl StoreWrapper for Upsert {
+    wraps_a_right_store!();
+
+    fn on_commit(&self, commit: &Commit) -> Result<Committed> {
+        match (self.right.commit(commit)?, &commit.action) {
+            (Committed::Missing(Missing::NotFound { .. }), Action::Merge) => {
                 let new_session = NewSession::new(Lifetime::default().starting(commit.now))?;
-                right.commit(&Commit::new(
-                    commit.id_hash,
-                    Action::Create(&new_session),
-                    commit.delta,
-                    commit.now,
-                ))
+                let (create, delta) = (Action::Create(new_session), commit.delta.clone());
+                self.right.commit(&Commit::new(&commit.id_hash, create, delta, commit.now))
             }
             (answer, _) => Ok(answer),
         }
@@ -132,23 +66,28 @@ fn a_store_that_inserts_what_it_cannot_update_breaks_law_5() {
     says(&failures, "law 5", "[nothing_brings_back_a_swept_session]");
     says(&failures, "law 5", "[nothing_brings_back_a_revoked_session]");
     says(&failures, "law 5", "a merge at the moment of a delete brought the session back");
-    says(&failures, "law 1, lazy:", "a merge under an unknown key was answered Done, not Gone");
+    says(&failures, "law 1, lazy:", "a merge under an unknown key was answered Done, not NotFound");
 }
 
 /// Renews by deleting the session and beginning another one with its data.
 #[derive(Debug, Default)]
-struct DeleteThenCreate;
+struct DeleteThenCreate {
+    right: MemoryStore,
+}
 
-impl Fault for DeleteThenCreate {
-    fn commit(&self, right: &MemoryStore, commit: &Commit<'_>) -> Result<Committed> {
-        let Action::Renew { to, .. } = commit.action else { return right.commit(commit) };
-        let Loaded::Live { record, .. } = right.load(commit.id_hash, commit.now)? else {
-            return right.commit(commit);
+impl StoreWrapper for DeleteThenCreate {
+    wraps_a_right_store!();
+
+    fn on_commit(&self, commit: &Commit) -> Result<Committed> {
+        let Action::Renew { to, .. } = commit.action else { return self.right.commit(commit) };
+        let Lookup::Live { session, .. } = self.right.load(&commit.id_hash, commit.now)? else {
+            return self.right.commit(commit);
         };
         let new_session = NewSession::new(Lifetime::default().starting(commit.now))?;
-        let delta = copy(&record).then(commit.delta.clone());
-        right.commit(&Commit::new(commit.id_hash, Action::Delete, &delta, commit.now))?;
-        right.commit(&Commit::new(to, Action::Create(&new_session), &delta, commit.now))
+        let (delete, delta) = (Action::Delete, Delta::new());
+        self.right.commit(&Commit::new(&commit.id_hash, delete, delta, commit.now))?;
+        let delta = copy(&session.record).then((*commit.delta).clone());
+        self.right.commit(&Commit::new(&to, Action::Create(new_session), delta, commit.now))
     }
 }
 
@@ -174,11 +113,15 @@ fn a_store_that_renews_by_beginning_another_session_breaks_law_6() {
 
 /// Finds what the sweep has not removed yet.
 #[derive(Debug, Default)]
-struct NoExpiryAtRead;
+struct NoExpiryAtRead {
+    right: MemoryStore,
+}
 
-impl Fault for NoExpiryAtRead {
-    fn load(&self, right: &MemoryStore, id_hash: &SessionIdHash, _: Timestamp) -> Result<Loaded> {
-        right.load(id_hash, Timestamp::default())
+impl StoreWrapper for NoExpiryAtRead {
+    wraps_a_right_store!();
+
+    fn on_load(&self, id_hash: &SessionIdHash, _: Timestamp) -> Result<Lookup> {
+        self.right.load(id_hash, Timestamp::default())
     }
 }
 
@@ -192,20 +135,23 @@ fn a_store_that_leaves_expiry_to_the_sweep_breaks_law_7() {
 
 /// Knows without waiting what it has once read.
 #[derive(Debug, Default)]
-struct BelievesItsMemory(Mutex<HashMap<SessionIdHash, Record>>);
+struct BelievesItsMemory {
+    right: MemoryStore,
+    known: Mutex<HashMap<SessionIdHash, Record>>,
+}
 
-impl Fault for BelievesItsMemory {
-    fn try_load(
-        &self,
-        right: &MemoryStore,
-        id_hash: &SessionIdHash,
-        now: Timestamp,
-    ) -> Option<Loaded> {
-        let mut known = self.0.lock().unwrap();
-        if let Ok(Loaded::Live { record, .. }) = right.load(id_hash, now) {
+impl StoreWrapper for BelievesItsMemory {
+    wraps_a_right_store!();
+
+    fn on_try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Lookup> {
+        let mut known = self.known.lock().unwrap();
+        if let Ok(Lookup::Live { session: LiveSession { record, .. }, .. }) =
+            self.right.load(id_hash, now)
+        {
             known.entry(*id_hash).or_insert(record);
         }
-        known.get(id_hash).map(|record| Loaded::Live { record: record.clone(), id_hash: *id_hash })
+        let record = known.get(id_hash)?.clone();
+        Some(Lookup::Live { session: LiveSession { record, id_hash: *id_hash }, at: () })
     }
 }
 
@@ -220,6 +166,7 @@ fn a_store_that_answers_at_once_what_was_true_once_breaks_the_laws() {
 /// Touches by writing back the session as it was read.
 #[derive(Debug, Default)]
 struct TouchWritesData {
+    right: MemoryStore,
     read: Mutex<HashMap<SessionIdHash, Record>>,
 }
 
@@ -229,27 +176,24 @@ impl TouchWritesData {
     }
 }
 
-impl Fault for TouchWritesData {
-    fn load(&self, right: &MemoryStore, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
-        let loaded = right.load(id_hash, now)?;
-        if let Loaded::Live { record, .. } = &loaded {
+impl StoreWrapper for TouchWritesData {
+    wraps_a_right_store!();
+
+    fn on_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Lookup> {
+        let loaded = self.right.load(id_hash, now)?;
+        if let Lookup::Live { session: LiveSession { record, .. }, .. } = &loaded {
             self.read().insert(*id_hash, record.clone());
         }
         Ok(loaded)
     }
 
-    fn touch(
-        &self,
-        right: &MemoryStore,
-        batch: &[(SessionIdHash, Touch)],
-        now: Timestamp,
-    ) -> Result<()> {
+    fn on_touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
         for (id_hash, _) in batch {
             if let Some(record) = self.read().get(id_hash) {
-                right.commit(&Commit::new(id_hash, Action::Merge, &copy(record), now))?;
+                self.right.commit(&Commit::new(id_hash, Action::Merge, copy(record), now))?;
             }
         }
-        right.touch(batch, now)
+        self.right.touch(batch, now)
     }
 }
 
@@ -262,15 +206,19 @@ fn a_store_that_touches_by_writing_the_session_breaks_law_8() {
 
 /// Takes every user for one whose name begins like the one asked for.
 #[derive(Debug, Default)]
-struct UsersByPrefix;
+struct UsersByPrefix {
+    right: MemoryStore,
+}
 
-impl Fault for UsersByPrefix {
-    fn index(wrong: &Wrong<Self>) -> &dyn SessionIndex {
-        wrong
+impl StoreWrapper for UsersByPrefix {
+    wraps_a_right_store!();
+
+    fn on_index(&self) -> Option<&dyn SessionIndex> {
+        Some(self)
     }
 }
 
-impl Wrong<UsersByPrefix> {
+impl UsersByPrefix {
     fn matching(&self, which: &SessionFilter<'_>, now: Timestamp) -> Result<Vec<Summary>> {
         let SessionFilter::User(user) = which else {
             return self.right.list(which, Page::first(NonZeroUsize::MAX), now);
@@ -283,7 +231,7 @@ impl Wrong<UsersByPrefix> {
     }
 }
 
-impl SessionIndex for Wrong<UsersByPrefix> {
+impl SessionIndex for UsersByPrefix {
     fn list(&self, which: &SessionFilter<'_>, page: Page, now: Timestamp) -> Result<Vec<Summary>> {
         let mut matching = self.matching(which, now)?;
         matching.retain(|summary| page.after.is_none_or(|after| summary.cursor < after));
@@ -330,12 +278,16 @@ fn a_store_that_matches_users_by_prefix_ends_the_wrong_sessions() {
 
 /// Renews, and remembers nothing of the key from before.
 #[derive(Debug, Default)]
-struct ForgetsReplacedKeys;
+struct ForgetsReplacedKeys {
+    right: MemoryStore,
+}
 
-impl Fault for ForgetsReplacedKeys {
-    fn load(&self, right: &MemoryStore, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
-        Ok(match right.load(id_hash, now)? {
-            Loaded::Replaced { .. } => Loaded::NotFound,
+impl StoreWrapper for ForgetsReplacedKeys {
+    wraps_a_right_store!();
+
+    fn on_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Lookup> {
+        Ok(match self.right.load(id_hash, now)? {
+            Lookup::Missing(Missing::Replaced { .. }) => Lookup::not_found(),
             found => found,
         })
     }
@@ -347,18 +299,22 @@ fn a_store_that_forgets_replaced_keys_breaks_law_6() {
     says(
         &failures,
         "law 6, renewal is one step:",
-        "the key from before a renewal is not answered Replaced: a load says Absent",
+        "the key from before a renewal is not answered Replaced: a load says NotFound",
     );
 }
 
 /// Panics where it should say no.
 #[derive(Debug, Default)]
-struct Panics;
+struct Panics {
+    right: MemoryStore,
+}
 
-impl Fault for Panics {
-    fn commit(&self, right: &MemoryStore, commit: &Commit<'_>) -> Result<Committed> {
-        match right.commit(commit)? {
-            Committed::NotFound => panic!("no such row"),
+impl StoreWrapper for Panics {
+    wraps_a_right_store!();
+
+    fn on_commit(&self, commit: &Commit) -> Result<Committed> {
+        match self.right.commit(commit)? {
+            Committed::Missing(Missing::NotFound { .. }) => panic!("no such row"),
             answer => Ok(answer),
         }
     }
@@ -373,16 +329,15 @@ fn a_panic_is_a_failure_like_any_other_and_the_checks_go_on() {
 
 /// Counts the time for which it waits, and more.
 #[derive(Debug, Default)]
-struct OverstatesItsHold;
+struct OverstatesItsHold {
+    right: MemoryStore,
+}
 
-impl Fault for OverstatesItsHold {
-    fn sweep(
-        &self,
-        right: &MemoryStore,
-        now: Timestamp,
-        limit: NonZeroUsize,
-    ) -> Result<SweepReport> {
-        Ok(SweepReport::new(right.sweep(now, limit)?.removed, Duration::MAX))
+impl StoreWrapper for OverstatesItsHold {
+    wraps_a_right_store!();
+
+    fn on_sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {
+        Ok(SweepReport::new(self.right.sweep(now, limit)?.removed, Duration::MAX))
     }
 }
 

@@ -6,7 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use cloakroom::backend::{Action, Commit, Committed, Loaded, Store};
+use cloakroom::backend::{Action, Commit, Committed, LiveSession, Lookup, Store};
 use cloakroom::clock::Timestamp;
 use cloakroom::data::Value;
 use cloakroom::delta::Delta;
@@ -66,7 +66,7 @@ fn fill(store: &impl Store, rows: usize) -> Vec<SessionIdHash> {
     let row = |_| {
         let id_hash = SessionId::generate().expect("randomness").hash(Realm::default().tag());
         let new_session = NewSession::new(Lifetime::default().starting(NOW)).expect("randomness");
-        let create = Commit::new(&id_hash, Action::Create(&new_session), &delta, NOW);
+        let create = Commit::new(&id_hash, Action::Create(new_session.clone()), delta.clone(), NOW);
         store.commit(&create).expect("it is stored");
         id_hash
     };
@@ -75,17 +75,17 @@ fn fill(store: &impl Store, rows: usize) -> Vec<SessionIdHash> {
 
 fn load(store: &impl Store, id_hash: &SessionIdHash) {
     let loaded = store.load(id_hash, NOW).expect("it loads");
-    assert!(matches!(black_box(loaded), Loaded::Live { .. }));
+    assert!(matches!(black_box(loaded), Lookup::Live { .. }));
 }
 
 fn merge(store: &impl Store, id_hash: &SessionIdHash, n: u64) {
     let mut delta = Delta::new();
     let theme = Value::encode(&format!("dark{:06}", n % 1_000_000)).expect("it encodes");
     delta.set("theme", theme);
-    let mut merge = Commit::new(id_hash, Action::Merge, &delta, NOW);
+    let mut merge = Commit::new(id_hash, Action::Merge, delta.clone(), NOW);
     merge.touch = Some(Touch::at(NOW));
     let answer = store.commit(&merge).expect("it merges");
-    assert!(matches!(answer, Committed::Done { .. } | Committed::Unchanged { .. }));
+    assert!(matches!(answer, Committed::Done { .. } | Committed::Unchanged(_)));
 }
 
 pub fn run(quick: bool, report: &mut Report) {
@@ -104,7 +104,9 @@ pub fn run(quick: bool, report: &mut Report) {
     let client = MetaClient::builder().max_idle(16).connect(server.1.as_str()).expect("connect");
     // As long as what the store has under a key.
     let (record, _) = match store.load(&keys[0], NOW) {
-        Ok(Loaded::Live { record, id_hash }) => (record.to_json(), id_hash),
+        Ok(Lookup::Live { session: LiveSession { record, id_hash }, .. }) => {
+            (record.to_json(), id_hash)
+        }
         _ => panic!("it is there"),
     };
     let names: Vec<String> = keys.iter().map(|id_hash| format!("raw:{id_hash:?}")).collect();

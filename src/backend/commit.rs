@@ -1,9 +1,9 @@
-//! A commit, and what it means: decided here, carried out by the store.
+//! A commit: [`Commit::decide`] states what it does, and each store carries that out.
 
 use std::num::NonZeroU32;
-use std::time::Duration;
+use std::sync::Arc;
 
-use crate::backend::{Committed, Loaded};
+use crate::backend::{LiveSession, Lookup, Missing, ReplacedBy, ReplacedId};
 use crate::clock::Timestamp;
 use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, Result};
@@ -11,73 +11,101 @@ use crate::id::{JoinSalt, Realm, SessionIdHash, UserKey};
 use crate::lifetime::Limits;
 use crate::record::{NewSession, Record, Touch};
 
-/// Everything that one request wants done to one session, in one atomic step.
-#[derive(Clone, Copy, Debug)]
+/// All that one request changes in one session, in one atomic step. It owns its parts, so that
+/// another thread can carry it out.
+#[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct Commit<'a> {
-    /// The key the client presented; for [`Action::Create`] the key of the new session.
-    pub id_hash: &'a SessionIdHash,
-    /// What becomes of the session.
-    pub action: Action<'a>,
+pub struct Commit {
+    /// The hash of the presented id; for [`Action::Create`] of the new session's id.
+    pub id_hash: SessionIdHash,
+    /// What happens to the session.
+    pub action: Action,
     /// The changes to merge.
-    pub delta: &'a Delta,
-    /// Do it only if the session has this revision.
+    pub delta: Arc<Delta>,
+    /// The revision that the session must have; `None`: any.
     pub if_revision: Option<u64>,
-    /// Activity to record, if it is due.
+    /// Activity to record, if that is due.
     pub touch: Option<Touch>,
-    /// The limit per user that a sign-in must obey.
+    /// The limit per user, for a sign-in.
     pub session_limit: Option<SessionLimit>,
-    /// The most bytes of JSON that the data may have.
+    /// The maximum size of the data, in bytes of JSON.
     pub max_bytes: usize,
-    /// When the request was opened that wants this: whether it was under way when its id was
-    /// replaced depends on it.
+    /// When the request was opened. It tells whether the request was under way when its id was
+    /// replaced.
     pub opened: Timestamp,
     /// The time.
     pub now: Timestamp,
 }
 
-/// What becomes of the session of a [`Commit`].
-#[derive(Clone, Copy, Debug)]
+/// What happens to the session of a [`Commit`].
+#[derive(Clone, Debug)]
 #[non_exhaustive]
-pub enum Action<'a> {
-    /// A new session begins under the commit's key.
-    Create(&'a NewSession),
-    /// It goes on as it is.
+pub enum Action {
+    /// A new session begins under the commit's id.
+    Create(NewSession),
+    /// The session continues.
     Merge,
-    /// It goes on under a new key; the absolute deadline stays. Through a key that is already
-    /// within its grace this is a [`Merge`](Fate::Merge), and the answer's key is not `to`.
+    /// The session continues under a new id; its absolute deadline stays. By an id in its grace this
+    /// is a [`Merge`](Action::Merge), and the answer has the current id instead of `to`.
     Renew {
-        /// The new key.
-        to: &'a SessionIdHash,
-        /// The realm of the new key.
-        realm: &'a Realm,
-        /// Until when the old key finds the session too; without it the old key is dead at once.
+        /// The hash of the new id.
+        to: SessionIdHash,
+        /// The realm of the new id.
+        realm: Realm,
+        /// Until then the old id still finds the session; `None`: it never does.
         grace_until: Option<Timestamp>,
     },
-    /// It goes on under a new key as the session of `user`, and both clocks restart. If there is
-    /// no session, or it is another user's, one begins (and the other user's ends). A condition on
-    /// the revision holds only where there is a session.
+    /// The session continues under a new id as that of `user`, and both clocks restart. Where there
+    /// is no session, or another user's, a new session begins (and the other user's ends). The
+    /// condition on the revision applies only where there is a session.
     ///
-    /// A key that was replaced, and is remembered, counts as follows:
-    /// - The session is this user's, and the key was replaced by their sign-in, which said the same
-    ///   of them, while this request was under way: nothing is done, and the answer is [`Committed::Replaced`], by which this
-    ///   sign-in joins that one.
-    /// - The session is this user's otherwise, or nobody's: it moves, as if its current key had
-    ///   been presented.
-    /// - It is another user's: one begins. Theirs ends if it had a user when the key was replaced.
+    /// By an id that was [replaced](ReplacedId):
+    /// - The session is this user's, and their sign-in replaced the id with the same statement while
+    ///   this request was under way: the answer is [`Missing::Replaced`], and this sign-in joins that
+    ///   one.
+    /// - The session is this user's otherwise, or has no user: it moves, as by its current id.
+    /// - The session is another user's: a new one begins. The other ends if it had a user when the
+    ///   id was replaced.
     SignIn {
-        /// The new key.
-        to: &'a SessionIdHash,
-        /// Who signed in.
-        user: &'a UserKey,
-        /// The limits from now on, the level, the external key; and the rest if a session begins.
-        new_session: &'a NewSession,
-        /// By which `to` follows from the id behind the commit's key; `None` if it does not.
+        /// The hash of the new id.
+        to: SessionIdHash,
+        /// The user.
+        user: UserKey,
+        /// The new limits, level and provider's session id; and the rest if a session begins.
+        new_session: NewSession,
+        /// Derives the id behind `to` from the id behind the commit's; `None` if it is not derived.
         join_salt: Option<JoinSalt>,
     },
-    /// It ends, whatever the delta, the condition and the touch say, through a key in its grace or
-    /// one that is [remembered as replaced](ReplacedId) too.
+    /// The session ends, whatever the delta, the condition and the touch are; also by an id in its
+    /// grace, or one that is remembered as [replaced](ReplacedId).
     Delete,
+}
+
+/// What [`Store::commit`](crate::backend::Store::commit) did.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+#[allow(clippy::large_enum_variant)] // one on the stack of a request
+pub enum Committed {
+    /// The change is stored.
+    Done {
+        /// The session as stored. After a renewal by an id in its grace, its id is not the one asked
+        /// for.
+        session: LiveSession,
+        /// The current ids that stopped finding a session by this commit, for caches to forget: the
+        /// replaced one, and those of sessions that the limit per user ended. Ids within their grace
+        /// are not among them; a cache holds nothing under those.
+        ended: Vec<SessionIdHash>,
+    },
+    /// The delta changed nothing. A touch was recorded if it was due.
+    Unchanged(LiveSession),
+    /// The commit ended the session that had this id.
+    Deleted(SessionIdHash),
+    /// The session has another revision than the commit demands; nothing was done.
+    RevisionMismatch(LiveSession),
+    /// The user has as many sessions as allowed; nothing was done.
+    LimitReached,
+    /// No session can be read by the id; nothing was done.
+    Missing(Missing),
 }
 
 /// How many sessions a user may have, and what happens at the limit.
@@ -124,161 +152,58 @@ impl SessionLimit {
     }
 }
 
-/// What a store has to do for a commit, in the same atomic step in which it found the session.
+/// What a store has to do for a commit, in the same atomic step in which it found the session. `P`
+/// is the position that the [`Lookup`] had.
 ///
 /// Unlike other enums here it is exhaustive: a store that does not know a decision must fail to
 /// compile, not at a commit.
 #[derive(Clone, Debug)]
-#[allow(clippy::large_enum_variant)] // it lives on the stack for one request
-pub enum Decision {
-    /// Store a new session under `id_hash`, a [`Conflict`](ErrorKind::Conflict) if any session has or
-    /// had that key; before that, obey the commit's limit per user. If it replaces the session
-    /// that was found, remove that one with all its keys, and let the new one remember the key that
-    /// was presented for it, the commit's.
+#[allow(clippy::large_enum_variant)] // one on the stack of a request
+pub enum Decision<P = ()> {
+    /// Store a new session; a [`Conflict`](ErrorKind::Conflict) if any session has or had its id.
+    /// Before that, obey the commit's limit per user. Answer [`Committed::Done`].
     Insert {
-        /// The key of the new session.
-        id_hash: SessionIdHash,
         /// The new session.
-        record: Record,
-        /// The commit's key, if the new session takes the place of the one that it led to.
-        replaces: Option<ReplacedId>,
+        session: LiveSession,
+        /// The session that it replaces: remove that with all its ids, and let the new session
+        /// remember the presented id.
+        replaces: Option<(ReplacedId, P)>,
     },
-    /// Store `record` in place of the one that was found.
+    /// Store `session` in place of the one found. Answer [`Committed::Done`].
     Update {
+        /// Where.
+        at: P,
         /// The session as it shall be.
-        record: Record,
-        /// Where it moves, if it moves; on a sign-in obey the commit's limit per user first.
+        session: LiveSession,
+        /// Its change of id, if any; on a sign-in obey the commit's limit per user first.
         id_change: Option<IdChange>,
     },
-    /// Store only the record's `seen` and deadline, then answer [`Committed::Unchanged`].
+    /// Store only the record's `seen` and deadline. Answer [`Committed::Unchanged`].
     Touch {
+        /// Where.
+        at: P,
         /// The session with its new `seen`.
-        record: Record,
+        session: LiveSession,
     },
-    /// Remove the session that was found.
-    Remove,
-    /// Nothing; this is the answer.
+    /// Remove the session found. Answer [`Committed::Deleted`].
+    Remove {
+        /// Where.
+        at: P,
+    },
+    /// Do nothing and answer this.
     Answer(Committed),
 }
 
-/// A move of a session to the [successor](ReplacedId::successor) of its key, a
-/// [`Conflict`](ErrorKind::Conflict) if any session has or had that key.
+/// A session's change of id, to the [successor](ReplacedId::successor) of the id that it leaves; a
+/// [`Conflict`](ErrorKind::Conflict) if any session has or had that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IdChange {
-    /// The key that it leaves. Remember it beside those remembered before, at most
+    /// The id that it leaves. Remember it beside those remembered before, at most
     /// [`ReplacedId::MAX`] of them; if [it ends graces](ReplacedId::ends_graces), those end.
     pub left: ReplacedId,
-    /// The key that was presented for a sign-in, where the session had left it before. Remember
-    /// this in place of what is remembered of it, so that another sign-in through it can join.
+    /// The id that was presented for a sign-in, where the session had left it before. Remember this
+    /// in place of what is remembered of it, so that another sign-in by it can join.
     pub presented: Option<ReplacedId>,
-}
-
-/// An id that a session had, and by what it was replaced. It is remembered for a while, because
-/// requests under way still present it, and so does a client that lost the answer with its new id.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ReplacedId {
-    /// The hash of the replaced id.
-    pub id_hash: SessionIdHash,
-    /// The hash of the id that took its place.
-    pub successor: SessionIdHash,
-    /// When it was replaced.
-    pub at: Timestamp,
-    /// By what.
-    pub by: ReplacedBy,
-    /// Whether the session had a user until then.
-    pub had_user: bool,
-}
-
-/// What replaced an id.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReplacedBy {
-    /// A renewal.
-    Renewal {
-        /// Until when the replaced id finds the session all the same; `None`: never.
-        grace_until: Option<Timestamp>,
-    },
-    /// A sign-in, after which no replaced id finds the session.
-    SignIn {
-        /// By which another sign-in through the replaced id gets the same new id; `None` where the
-        /// new id does not follow from the replaced one.
-        salt: Option<JoinSalt>,
-    },
-}
-
-/// What a [`ReplacedId`] means at some time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReplacedIdStatus {
-    /// It finds the session: the grace is not over.
-    InGrace,
-    /// It is known as replaced: [`Loaded::Replaced`].
-    Remembered,
-    /// It means nothing, like an id that no session ever had.
-    Forgotten,
-}
-
-impl ReplacedId {
-    /// For so long it is remembered after it was replaced and after its grace.
-    pub const REMEMBERED: Duration = Duration::from_secs(600);
-
-    /// This many replaced ids of one session are remembered, the latest ones.
-    pub const MAX: usize = 8;
-
-    /// A request that was opened no later than this after the replacement, or within the grace, was
-    /// under way: it is taken for one that another answer has overtaken. A later one comes from a
-    /// client that lost the answer, or from a thief.
-    pub const UNDER_WAY: Duration = Duration::from_secs(10);
-
-    /// What it means at `now`.
-    #[must_use]
-    pub fn status(&self, now: Timestamp) -> ReplacedIdStatus {
-        // The grace is no part of `at`: were the clock set back over a restart, an id replaced
-        // without grace must not find the session again.
-        if self.grace_until().is_some_and(|until| now < until) {
-            ReplacedIdStatus::InGrace
-        } else if now < self.forget_at() {
-            ReplacedIdStatus::Remembered
-        } else {
-            ReplacedIdStatus::Forgotten
-        }
-    }
-
-    /// Until when it finds the session, if it does at all.
-    #[must_use]
-    pub fn grace_until(&self) -> Option<Timestamp> {
-        match self.by {
-            ReplacedBy::Renewal { grace_until } => grace_until,
-            ReplacedBy::SignIn { .. } => None,
-        }
-    }
-
-    /// From when on it need not be kept.
-    #[must_use]
-    pub fn forget_at(&self) -> Timestamp {
-        self.at.max(self.grace_until().unwrap_or(self.at)) + Self::REMEMBERED
-    }
-
-    /// Whether a request that was opened then was under way when the id was replaced.
-    #[must_use]
-    pub fn was_under_way(&self, opened: Timestamp) -> bool {
-        let is_in_grace = self.grace_until().is_some_and(|until| opened < until);
-        is_in_grace || opened <= self.at + Self::UNDER_WAY
-    }
-
-    /// The same without its grace, as after a sign-in to its session.
-    #[must_use]
-    pub fn without_grace(self) -> Self {
-        let by = match self.by {
-            ReplacedBy::Renewal { .. } => ReplacedBy::Renewal { grace_until: None },
-            by @ ReplacedBy::SignIn { .. } => by,
-        };
-        ReplacedId { by, ..self }
-    }
-
-    /// Whether this replacement ends the grace of ids that were replaced before.
-    #[must_use]
-    pub fn ends_graces(&self) -> bool {
-        matches!(self.by, ReplacedBy::SignIn { .. })
-    }
 }
 
 /// Whether a sign-in at `now` says the same of its user as the one that `record` comes from, as the
@@ -299,19 +224,32 @@ fn says_the_same(new_session: &NewSession, now: Timestamp, record: &Record) -> b
         && (asked >= stored || asked.since(now) >= stored.since(signed_in))
 }
 
-impl<'a> Commit<'a> {
+impl Action {
+    /// The action in the words of an error's context.
+    pub(crate) fn operation(&self) -> &'static str {
+        match self {
+            Action::Create(_) => "begin a session",
+            Action::Merge => "change a session",
+            Action::Renew { .. } => "renew a session",
+            Action::SignIn { .. } => "sign a user in",
+            Action::Delete => "end a session",
+        }
+    }
+}
+
+impl Commit {
     /// A commit of `delta` without conditions, touch, or limits.
     #[must_use]
-    pub const fn new(
-        id_hash: &'a SessionIdHash,
-        action: Action<'a>,
-        delta: &'a Delta,
+    pub fn new(
+        id_hash: &SessionIdHash,
+        action: Action,
+        delta: impl Into<Arc<Delta>>,
         now: Timestamp,
     ) -> Self {
         Commit {
-            id_hash,
+            id_hash: *id_hash,
             action,
-            delta,
+            delta: delta.into(),
             if_revision: None,
             touch: None,
             session_limit: None,
@@ -322,7 +260,7 @@ impl<'a> Commit<'a> {
     }
 
     /// Whether this ends something that must stay ended after a power cut: then a durable store
-    /// has it on the disk before it answers.
+    /// syncs it to the disk before it answers.
     #[must_use]
     pub fn is_revocation(&self) -> bool {
         match self.action {
@@ -331,20 +269,26 @@ impl<'a> Commit<'a> {
         }
     }
 
-    /// Whether a session that the key finds, but whose deadline has passed, must be removed in the
-    /// same step: it is as if there were none, but a write that has waited since before the
-    /// deadline could make it live again, and this commit says that it shall not.
+    /// The position of a session whose deadline has passed, and which the store must remove before
+    /// anything else: a write that has waited since before the deadline could make it live again,
+    /// which this commit must prevent.
     #[must_use]
-    pub fn removes_expired(&self) -> bool {
-        matches!(self.action, Action::SignIn { .. } | Action::Delete)
+    pub fn expired_to_remove<'p, P>(&self, found: &'p Lookup<P>) -> Option<&'p P> {
+        match (&self.action, found) {
+            (
+                Action::SignIn { .. } | Action::Delete,
+                Lookup::Missing(Missing::NotFound { expired }),
+            ) => expired.as_ref(),
+            _ => None,
+        }
     }
 
     /// The limit per user that this commit must obey, and on which sessions: those of its user in
     /// its realm. Those among them whose deadlines have passed are removed in the same step, for
-    /// the reason of [`removes_expired`](Self::removes_expired).
+    /// the reason of [`expired_to_remove`](Self::expired_to_remove).
     #[must_use]
-    pub fn session_limit_of(&self) -> Option<(SessionLimit, &'a UserKey, &'a Realm)> {
-        match self.action {
+    pub fn session_limit_of(&self) -> Option<(SessionLimit, &UserKey, &Realm)> {
+        match &self.action {
             Action::SignIn { user, new_session, .. } => {
                 self.session_limit.map(|session_limit| (session_limit, user, &new_session.realm))
             }
@@ -352,41 +296,45 @@ impl<'a> Commit<'a> {
         }
     }
 
-    /// What to do, given what was found under the commit's key at the commit's `now`. For
-    /// [`Action::Create`] that may be [`Loaded::NotFound`] unseen: the store finds a conflict itself.
+    /// What to do, given what the commit's id finds at the commit's `now`. For [`Action::Create`]
+    /// that may be [`Lookup::not_found`] without a look: the store finds a conflict itself.
     ///
     /// # Errors
     /// [`ErrorKind::TooLarge`] when the data would exceed the limit and would grow.
-    pub fn decide(&self, found: Loaded) -> Result<Decision> {
-        match self.action {
-            Action::Create(new_session) => self.begin(*self.id_hash, new_session, None, None),
-            Action::SignIn { to, user, new_session, join_salt } => {
-                self.sign_in(found, to, user, new_session, join_salt)
+    pub fn decide<P>(&self, found: Lookup<P>) -> Result<Decision<P>> {
+        match (&self.action, found) {
+            (Action::Create(new_session), _) => self.begin(self.id_hash, new_session, None, None),
+            (Action::Delete, Lookup::Live { at, .. })
+            | (
+                Action::Delete,
+                Lookup::Missing(Missing::Replaced { at, .. } | Missing::Undecodable { at, .. }),
+            ) => Ok(Decision::Remove { at }),
+            (Action::SignIn { to, user, new_session, join_salt }, found) => {
+                self.sign_in(found, *to, user, new_session, *join_salt)
             }
-            Action::Merge | Action::Renew { .. } => self.go_on(found),
-            Action::Delete => Ok(match found {
-                Loaded::Live { .. } | Loaded::Replaced { .. } | Loaded::Undecodable { .. } => {
-                    Decision::Remove
-                }
-                Loaded::NotFound => Decision::Answer(Committed::NotFound),
-            }),
+            (Action::Merge | Action::Renew { .. }, Lookup::Live { session, at }) => {
+                self.change(session, at)
+            }
+            (_, Lookup::Missing(missing)) => {
+                Ok(Decision::Answer(Committed::Missing(missing.without_position())))
+            }
         }
     }
 
-    fn begin(
+    fn begin<P>(
         &self,
         id_hash: SessionIdHash,
         new_session: &NewSession,
         user: Option<&UserKey>,
-        replaces: Option<ReplacedId>,
-    ) -> Result<Decision> {
+        replaces: Option<(ReplacedId, P)>,
+    ) -> Result<Decision<P>> {
         let mut record = Record::create(new_session, self.now);
         self.delta.apply(&mut record);
         if let Some(user) = user {
             self.stamp(&mut record, user, new_session);
         }
         self.check_size(&record, 0)?;
-        Ok(Decision::Insert { id_hash, record, replaces })
+        Ok(Decision::Insert { session: LiveSession { record, id_hash }, replaces })
     }
 
     fn stamp(&self, record: &mut Record, user: &UserKey, new_session: &NewSession) {
@@ -399,52 +347,53 @@ impl<'a> Commit<'a> {
         }
     }
 
-    fn sign_in(
+    fn sign_in<P>(
         &self,
-        found: Loaded,
-        to: &SessionIdHash,
+        found: Lookup<P>,
+        to: SessionIdHash,
         user: &UserKey,
         new_session: &NewSession,
         join_salt: Option<JoinSalt>,
-    ) -> Result<Decision> {
-        let (mut record, id_hash, replaced) = match found {
-            Loaded::Live { record, id_hash } => (record, id_hash, None),
-            Loaded::Replaced { id, record, id_hash } => (record, id_hash, Some(id)),
+    ) -> Result<Decision<P>> {
+        let (session, at, replaced) = match found {
+            Lookup::Live { session, at } => (session, at, None),
+            Lookup::Missing(Missing::Replaced { id, session, at }) => (session, at, Some(id)),
             // A sign-in is an authentication of its own: it does not need the session from
-            // before, and it must not fail because that one has ended meanwhile.
-            Loaded::NotFound | Loaded::Undecodable { .. } => {
-                return self.begin(*to, new_session, Some(user), None);
+            // before, and must not fail because that one has ended meanwhile.
+            Lookup::Missing(Missing::NotFound { .. } | Missing::Undecodable { .. }) => {
+                return self.begin(to, new_session, Some(user), None);
             }
         };
         let leave = |id_hash, salt, had_user| {
             let by = ReplacedBy::SignIn { salt };
-            ReplacedId { id_hash, successor: *to, at: self.now, by, had_user }
+            ReplacedId { id_hash, successor: to, at: self.now, by, had_user }
         };
-        let owner = record.user.as_ref();
+        let owner = session.record.user.as_ref();
         if owner.is_some_and(|owner| owner != user) {
             // Nothing of one user's session may reach the next user's. A session that was bound
-            // to another user only when the key was replaced is that other client's.
+            // to another user only after the id was replaced is that other client's.
             let ends = replaced.is_none_or(|id| id.had_user);
-            let presented = leave(*self.id_hash, join_salt, true);
-            return self.begin(*to, new_session, Some(user), ends.then_some(presented));
+            let presented = leave(self.id_hash, join_salt, true);
+            return self.begin(to, new_session, Some(user), ends.then_some((presented, at)));
         }
         if let Some(id) = replaced
             && owner.is_some()
             && join_salt.is_some()
-            && self.can_join(&id, &id_hash)
-            && says_the_same(new_session, self.now, &record)
+            && self.can_join(&id, &session.id_hash)
+            && says_the_same(new_session, self.now, &session.record)
         {
-            let public_id = record.public_id;
-            return Ok(Decision::Answer(Committed::Replaced { id, id_hash, public_id }));
+            let joined = Missing::Replaced { id, session, at: () };
+            return Ok(Decision::Answer(Committed::Missing(joined)));
         }
-        if self.is_stale(&record) {
-            return Ok(Decision::Answer(Committed::RevisionMismatch { record, id_hash }));
+        if self.is_stale(&session.record) {
+            return Ok(Decision::Answer(Committed::RevisionMismatch(session)));
         }
+        let LiveSession { mut record, id_hash } = session;
         // The salt belongs to the id that was presented.
-        let (had_user, is_current) = (record.user.is_some(), id_hash == *self.id_hash);
+        let (had_user, is_current) = (record.user.is_some(), id_hash == self.id_hash);
         let id_change = IdChange {
             left: leave(id_hash, join_salt.filter(|_| is_current), had_user),
-            presented: (!is_current).then(|| leave(*self.id_hash, join_salt, had_user)),
+            presented: (!is_current).then(|| leave(self.id_hash, join_salt, had_user)),
         };
         let bytes = record.data.json_len();
         self.delta.apply(&mut record);
@@ -457,68 +406,54 @@ impl<'a> Commit<'a> {
         record.id_issued = self.now;
         record.revision += 1;
         self.check_size(&record, bytes)?;
-        Ok(Decision::Update { record, id_change: Some(id_change) })
+        let session = LiveSession { record, id_hash: to };
+        Ok(Decision::Update { at, session, id_change: Some(id_change) })
     }
 
-    /// Whether a sign-in through the replaced id can have the id that an earlier one got, because
-    /// that one is the session's still.
+    /// Whether a sign-in by the replaced id can have the id that an earlier one got, because the
+    /// session still has it.
     fn can_join(&self, id: &ReplacedId, current: &SessionIdHash) -> bool {
         matches!(id.by, ReplacedBy::SignIn { salt: Some(_) })
             && id.successor == *current
             && id.was_under_way(self.opened)
     }
 
-    fn go_on(&self, found: Loaded) -> Result<Decision> {
-        let (mut record, id_hash) = match found {
-            Loaded::Live { record, id_hash } => (record, id_hash),
-            Loaded::Replaced { id, record, id_hash } => {
-                let public_id = record.public_id;
-                return Ok(Decision::Answer(Committed::Replaced { id, id_hash, public_id }));
-            }
-            Loaded::NotFound => return Ok(Decision::Answer(Committed::NotFound)),
-            Loaded::Undecodable { public_id, error } => {
-                return Ok(Decision::Answer(Committed::Undecodable { public_id, error }));
-            }
-        };
-        if self.is_stale(&record) {
-            return Ok(Decision::Answer(Committed::RevisionMismatch { record, id_hash }));
+    /// A merge or a renewal.
+    fn change<P>(&self, mut session: LiveSession, at: P) -> Result<Decision<P>> {
+        if self.is_stale(&session.record) {
+            return Ok(Decision::Answer(Committed::RevisionMismatch(session)));
         }
-        let id_change = match self.action {
-            // Not through a key in its grace: another request has renewed already, and a second
-            // move would leave its new id behind.
-            Action::Renew { to, grace_until, .. } if id_hash == *self.id_hash => Some(IdChange {
-                left: ReplacedId {
-                    id_hash,
-                    successor: *to,
-                    at: self.now,
-                    by: ReplacedBy::Renewal { grace_until },
-                    had_user: record.user.is_some(),
-                },
-                presented: None,
-            }),
-            _ => None,
-        };
+        let record = &mut session.record;
         let bytes = record.data.json_len();
-        let changed = self.delta.apply(&mut record);
+        let had_user = record.user.is_some();
+        let changed = self.delta.apply(record);
         let touched = match self.touch {
             Some(touch) if record.limits.touch_due(record.seen, touch.seen) => record.touch(touch),
             _ => false,
         };
+        let id_change = match &self.action {
+            // Not by an id in its grace: another request has renewed already, and a second move
+            // would leave its new id behind.
+            Action::Renew { to, realm, grace_until } if session.id_hash == self.id_hash => {
+                record.id_issued = self.now;
+                record.realm.clone_from(realm);
+                let by = ReplacedBy::Renewal { grace_until: *grace_until };
+                let (id_hash, successor, at) = (self.id_hash, *to, self.now);
+                session.id_hash = successor;
+                let left = ReplacedId { id_hash, successor, at, by, had_user };
+                Some(IdChange { left, presented: None })
+            }
+            _ => None,
+        };
         if !changed && id_change.is_none() {
             return Ok(match touched {
-                true => Decision::Touch { record },
-                false => Decision::Answer(Committed::Unchanged { record, id_hash }),
+                true => Decision::Touch { at, session },
+                false => Decision::Answer(Committed::Unchanged(session)),
             });
         }
-        record.revision += 1;
-        if id_change.is_some()
-            && let Action::Renew { realm, .. } = self.action
-        {
-            record.id_issued = self.now;
-            record.realm.clone_from(realm);
-        }
-        self.check_size(&record, bytes)?;
-        Ok(Decision::Update { record, id_change })
+        session.record.revision += 1;
+        self.check_size(&session.record, bytes)?;
+        Ok(Decision::Update { at, session, id_change })
     }
 
     fn is_stale(&self, record: &Record) -> bool {

@@ -1,15 +1,15 @@
-//! Maps of sessions by key.
+//! Maps of sessions by id hash.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::id::SessionIdHash;
 
-/// What belongs to sessions, by their keys. Nobody can choose the keys that are put into it: they
-/// are hashes of ids that this crate has drawn.
+/// A map by id hash. An attacker cannot choose its keys: they are hashes of ids that this crate has
+/// drawn.
 pub(crate) type IdHashMap<V> = HashMap<SessionIdHash, V, BuildHasherDefault<KeyHasher>>;
 
-/// A key is a hash already; its first bytes do.
+/// The key is a hash already; its first bytes suffice.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct KeyHasher(u64);
 
@@ -20,7 +20,7 @@ impl Hasher for KeyHasher {
         }
     }
 
-    /// The length of a key, which is always the same.
+    /// The length of a key, which is constant.
     fn write_usize(&mut self, _: usize) {}
 
     fn finish(&self) -> u64 {

@@ -8,7 +8,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::backend::{
-    Action, Commit, Committed, Loaded, ReplacedId, SessionIndex, Store, SweepReport,
+    Action, Commit, Committed, LiveSession, Lookup, Missing, ReplacedId, SessionIndex, Store,
+    SweepReport,
 };
 use crate::clock::Timestamp;
 use crate::data::Value;
@@ -97,6 +98,11 @@ pub(super) fn holds(record: &Record, name: &str, value: impl Serialize) -> Outco
     Ok(record.data.get(name) == Some(Value::encode(&value)?))
 }
 
+/// A sign-in to an id that does not follow from the presented one.
+pub(super) fn sign_in_to(to: SessionIdHash, user: &UserKey, new_session: &NewSession) -> Action {
+    Action::SignIn { to, user: user.clone(), new_session: new_session.clone(), join_salt: None }
+}
+
 /// A key and the record that the store answered when it put it there.
 #[derive(Clone, Debug)]
 pub(super) struct Session {
@@ -122,31 +128,33 @@ pub(super) struct Done {
 pub(super) fn said(answer: &Committed) -> &'static str {
     match answer {
         Committed::Done { .. } => "Done",
-        Committed::Unchanged { .. } => "Unchanged",
-        Committed::Deleted { .. } => "Deleted",
-        Committed::RevisionMismatch { .. } => "RevisionMismatch",
-        Committed::Replaced { .. } => "Replaced",
-        Committed::NotFound => "NotFound",
-        Committed::Undecodable { .. } => "Undecodable",
+        Committed::Unchanged(_) => "Unchanged",
+        Committed::Deleted(_) => "Deleted",
+        Committed::RevisionMismatch(_) => "RevisionMismatch",
+        Committed::Missing(missing) => why(missing),
         Committed::LimitReached => "LimitReached",
     }
 }
 
-fn is_same(one: &Loaded, other: &Loaded) -> bool {
+fn is_same(one: &Lookup, other: &Lookup) -> bool {
     match (one, other) {
-        (Loaded::Live { record, id_hash }, Loaded::Live { record: other, id_hash: other_key }) => {
-            record == other && id_hash == other_key
-        }
+        (Lookup::Live { session, .. }, Lookup::Live { session: other, .. }) => session == other,
         (one, other) => found(one) == found(other),
     }
 }
 
-fn found(loaded: &Loaded) -> &'static str {
-    match loaded {
-        Loaded::Live { .. } => "Live",
-        Loaded::Replaced { .. } => "Replaced",
-        Loaded::NotFound => "NotFound",
-        Loaded::Undecodable { .. } => "Undecodable",
+fn found(lookup: &Lookup) -> &'static str {
+    match lookup {
+        Lookup::Live { .. } => "Live",
+        Lookup::Missing(missing) => why(missing),
+    }
+}
+
+fn why(missing: &Missing) -> &'static str {
+    match missing {
+        Missing::Replaced { .. } => "Replaced",
+        Missing::NotFound { .. } => "NotFound",
+        Missing::Undecodable { .. } => "Undecodable",
     }
 }
 
@@ -159,7 +167,9 @@ pub(super) fn answered(answer: &Committed, wanted: &str, what: &str) -> Outcome 
 pub(super) fn done(answer: Committed, what: &str) -> Outcome<Done> {
     answered(&answer, "Done", what)?;
     match answer {
-        Committed::Done { record, id_hash, ended } => Ok(Done { record, id_hash, ended }),
+        Committed::Done { session: LiveSession { record, id_hash }, ended } => {
+            Ok(Done { record, id_hash, ended })
+        }
         _ => Err(Failure(format!("{what} was not done"))),
     }
 }
@@ -201,7 +211,7 @@ impl Fixture {
     ) -> Outcome<Session> {
         let id_hash = id_hash()?;
         let answer =
-            self.commit(&id_hash, Action::Create(new_session), &set("coat", "blue")?, now)?;
+            self.commit(&id_hash, Action::Create(new_session.clone()), &set("coat", "blue")?, now)?;
         let done = done(answer, "a create")?;
         ensure!(done.id_hash == id_hash, "a create was answered with another key than its own");
         self.read(&id_hash, now)?;
@@ -219,11 +229,11 @@ impl Fixture {
     pub(super) fn commit(
         &self,
         id_hash: &SessionIdHash,
-        action: Action<'_>,
+        action: Action,
         delta: &Delta,
         now: Timestamp,
     ) -> Outcome<Committed> {
-        Ok(self.store.commit(&Commit::new(id_hash, action, delta, now))?)
+        Ok(self.store.commit(&Commit::new(id_hash, action, delta.clone(), now))?)
     }
 
     pub(super) fn merge(
@@ -249,7 +259,7 @@ impl Fixture {
         let to = self::id_hash()?;
         let answer = self.commit(
             id_hash,
-            Action::Renew { to: &to, realm: &Realm::default(), grace_until },
+            Action::Renew { to, realm: Realm::default(), grace_until },
             &nothing(),
             now,
         )?;
@@ -276,7 +286,7 @@ impl Fixture {
     ) -> Outcome<(SessionIdHash, Committed)> {
         let to = self::id_hash()?;
         let new_session = NewSession::new(lifetime().starting(now))?;
-        let action = Action::SignIn { to: &to, user, new_session: &new_session, join_salt: None };
+        let action = sign_in_to(to, user, &new_session);
         let answer = self.commit(id_hash, action, &nothing(), now)?;
         Ok((to, answer))
     }
@@ -301,7 +311,7 @@ impl Fixture {
     }
 
     pub(super) fn is_live(&self, id_hash: &SessionIdHash, now: Timestamp) -> Outcome<bool> {
-        Ok(matches!(self.load(id_hash, now)?, Loaded::Live { .. }))
+        Ok(matches!(self.load(id_hash, now)?, Lookup::Live { .. }))
     }
 
     /// Has the store keep in memory what it keeps.
@@ -312,7 +322,7 @@ impl Fixture {
     }
 
     /// Loads, and demands that what was known without waiting was no other answer.
-    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Outcome<Loaded> {
+    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Outcome<Lookup> {
         let before = self.store.load(id_hash, now)?;
         let at_hand = self.store.try_load(id_hash, now);
         let after = self.store.load(id_hash, now)?;
@@ -335,7 +345,9 @@ impl Fixture {
         what: &str,
     ) -> Outcome<Session> {
         match self.load(id_hash, now)? {
-            Loaded::Live { record, id_hash } => Ok(Session { id_hash, record }),
+            Lookup::Live { session: LiveSession { record, id_hash }, .. } => {
+                Ok(Session { id_hash, record })
+            }
             other => Err(Failure(format!("{what} is not found: a load says {}", found(&other)))),
         }
     }
@@ -350,7 +362,11 @@ impl Fixture {
 
     pub(super) fn is_absent(&self, id_hash: &SessionIdHash, now: Timestamp, what: &str) -> Outcome {
         let loaded = self.load(id_hash, now)?;
-        ensure!(matches!(loaded, Loaded::NotFound), "{what}: a load says {}", found(&loaded));
+        ensure!(
+            matches!(loaded, Lookup::Missing(Missing::NotFound { .. })),
+            "{what}: a load says {}",
+            found(&loaded)
+        );
         Ok(())
     }
 
@@ -363,7 +379,8 @@ impl Fixture {
         what: &str,
     ) -> Outcome<ReplacedId> {
         match self.load(id_hash, now)? {
-            Loaded::Replaced { id, id_hash: led_to, record } => {
+            Lookup::Missing(Missing::Replaced { id, session, .. }) => {
+                let LiveSession { record, id_hash: led_to } = session;
                 ensure!(id.id_hash == *id_hash, "{what} is remembered as another key");
                 ensure!(led_to == *current, "{what} does not lead to the session's current key");
                 let live = self.live(current, now, what)?.record;
@@ -378,7 +395,7 @@ impl Fixture {
     }
 
     /// Demands that the commit fails with an error of this kind.
-    pub(super) fn fails(&self, commit: &Commit<'_>, kind: ErrorKind, what: &str) -> Outcome {
+    pub(super) fn fails(&self, commit: &Commit, kind: ErrorKind, what: &str) -> Outcome {
         match self.store.commit(commit) {
             Err(error) if error.kind() == kind => Ok(()),
             Err(error) => Err(Failure(format!("{what} failed not as {kind:?} but: {error:?}"))),

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 
-use crate::backend::{Action, AtLimit, Commit, Committed, Page, SessionFilter, SessionLimit};
+use crate::backend::{AtLimit, Commit, Committed, Page, SessionFilter, SessionLimit};
 use crate::clock::Timestamp;
 use crate::conformance::fixture::{
     ALL, Fixture, IDLE, Outcome, SECOND, Session, answered, done, ensure, id_hash, lifetime,
-    nothing, user,
+    nothing, sign_in_to, user,
 };
 use crate::id::{SessionIdHash, UserKey};
 use crate::record::NewSession;
@@ -23,9 +23,8 @@ pub(super) fn sign_in(
     let (to, new_session, delta) =
         (id_hash()?, NewSession::new(lifetime().starting(now))?, nothing());
     let limit = NonZeroU32::new(limit).unwrap_or(NonZeroU32::MIN);
-    let action =
-        Action::SignIn { to: &to, user: owner, new_session: &new_session, join_salt: None };
-    let commit = Commit::new(from, action, &delta, now);
+    let action = sign_in_to(to, owner, &new_session);
+    let commit = Commit::new(from, action, delta, now);
     let session_limit = Some(SessionLimit::new(limit, at_limit));
     Ok((to, fixture.store.commit(&Commit { session_limit, ..commit })?))
 }

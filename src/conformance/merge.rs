@@ -1,6 +1,6 @@
 //! A delta is merged into what is stored then.
 
-use crate::backend::{Action, Commit, Committed};
+use crate::backend::{Action, Commit, Committed, LiveSession};
 use crate::conformance::fixture::{
     Dice, Fixture, Outcome, Session, answered, done, ensure, holds, nothing, set,
 };
@@ -43,7 +43,7 @@ pub(super) fn writing_the_value_that_is_there_is_no_change(fixture: &Fixture) ->
         (nothing(), "a merge of nothing"),
     ] {
         match fixture.merge(&session.id_hash, &delta, fixture.now)? {
-            Committed::Unchanged { record, id_hash } => ensure!(
+            Committed::Unchanged(LiveSession { record, id_hash }) => ensure!(
                 (&record, &id_hash) == (&session.record, &session.id_hash),
                 "{what} was answered with another session than is stored"
             ),
@@ -71,14 +71,14 @@ pub(super) fn a_condition_on_the_revision_holds(fixture: &Fixture) -> Outcome {
     let session = fixture.session()?;
     let merge = |coat: &str, revision| -> Outcome<Committed> {
         let delta = set("coat", coat)?;
-        let commit = Commit::new(&session.id_hash, Action::Merge, &delta, fixture.now);
+        let commit = Commit::new(&session.id_hash, Action::Merge, delta, fixture.now);
         Ok(fixture.store.commit(&Commit { if_revision: Some(revision), ..commit })?)
     };
     let seen = session.record.revision;
     let current = done(merge("red", seen)?, "a merge at the revision it saw")?;
     for revision in [seen, current.record.revision + 1, 0] {
         match merge("green", revision)? {
-            Committed::RevisionMismatch { record, id_hash } => ensure!(
+            Committed::RevisionMismatch(LiveSession { record, id_hash }) => ensure!(
                 (&record, &id_hash) == (&current.record, &current.id_hash),
                 "Stale did not come with the session as it is stored"
             ),

@@ -11,7 +11,7 @@
 //!
 //! The checks never sleep: they pass made-up times, none of them before the time at which the
 //! run began. Listing, revoking and limits per user are checked if the store
-//! [promises them](crate::backend::Capabilities::lists).
+//! [promises them](crate::backend::Capabilities::indexed).
 
 mod fixture;
 mod index;

@@ -2,11 +2,11 @@
 
 use std::num::NonZeroU32;
 
-use crate::backend::{Action, AtLimit, Commit, Committed, SessionFilter, SessionLimit};
+use crate::backend::{AtLimit, Commit, Committed, Missing, SessionFilter, SessionLimit};
 use crate::clock::Timestamp;
 use crate::conformance::fixture::{
     ALL, Fixture, IDLE, MILLI, Outcome, SECOND, Session, answered, done, ensure, id_hash, nothing,
-    said, set, user,
+    said, set, sign_in_to, user,
 };
 use crate::id::SessionIdHash;
 
@@ -46,7 +46,10 @@ fn nothing_revives(
         for (late, answer) in answers {
             // A key from before a renewal may be remembered as that; what counts is that the
             // writer learns that nothing was stored.
-            let told = matches!(answer, Committed::NotFound | Committed::Replaced { .. });
+            let told = matches!(
+                answer,
+                Committed::Missing(Missing::NotFound { .. } | Missing::Replaced { .. })
+            );
             ensure!(told, "{late} after {end} was answered {}", said(&answer));
         }
         for id_hash in id_hashes.iter().chain([&to, &grace]) {
@@ -156,11 +159,10 @@ pub(super) fn nothing_late_brings_back_a_session_that_made_room_for_a_sign_in(
     let (new, to) = (id_hash()?, id_hash()?);
     let new_session = fixture.new_session()?;
     let delta = nothing();
-    let action =
-        Action::SignIn { to: &to, user: &owner, new_session: &new_session, join_salt: None };
+    let action = sign_in_to(to, &owner, &new_session);
     let session_limit = SessionLimit::new(NonZeroU32::MIN, AtLimit::Refuse);
     let sign_in =
-        Commit { session_limit: Some(session_limit), ..Commit::new(&new, action, &delta, end) };
+        Commit { session_limit: Some(session_limit), ..Commit::new(&new, action, delta, end) };
     done(
         fixture.store.commit(&sign_in)?,
         "a sign-in where all of the user's sessions had expired",

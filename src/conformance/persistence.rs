@@ -3,7 +3,7 @@
 use crate::backend::{Action, Commit};
 use crate::conformance::fixture::{
     Fixture, Outcome, SECOND, Session, answered, done, ensure, external, holds, id_hash, nothing,
-    set,
+    set, sign_in_to,
 };
 use crate::data::Value;
 use crate::delta::Delta;
@@ -121,7 +121,7 @@ pub(super) fn a_session_is_one_row_whatever_is_done_to_it(fixture: &Fixture) -> 
 pub(super) fn an_empty_session_exists(fixture: &Fixture) -> Outcome {
     let (id_hash, new_session) = (id_hash()?, fixture.new_session()?);
     done(
-        fixture.commit(&id_hash, Action::Create(&new_session), &nothing(), fixture.now)?,
+        fixture.commit(&id_hash, Action::Create(new_session), &nothing(), fixture.now)?,
         "a create",
     )?;
     let stored = fixture.live(&id_hash, fixture.now, "a session without data")?;
@@ -163,14 +163,14 @@ fn huge() -> Outcome<Delta> {
     set("huge", "x".repeat(10_000_000))
 }
 
-fn limited<'a>(commit: Commit<'a>, max_bytes: usize) -> Commit<'a> {
+fn limited(commit: Commit, max_bytes: usize) -> Commit {
     Commit { max_bytes, ..commit }
 }
 
 pub(super) fn too_large_at_creation_stores_nothing(fixture: &Fixture) -> Outcome {
     let (id_hash, new_session, huge) = (id_hash()?, fixture.new_session()?, huge()?);
     let create =
-        limited(Commit::new(&id_hash, Action::Create(&new_session), &huge, fixture.now), MAX_BYTES);
+        limited(Commit::new(&id_hash, Action::Create(new_session), huge, fixture.now), MAX_BYTES);
     fixture.fails(&create, ErrorKind::TooLarge, "a create of 10 MB where 64 KiB are allowed")?;
     fixture.is_absent(&id_hash, fixture.now, "a create that was too large stored something")
 }
@@ -180,16 +180,11 @@ pub(super) fn too_large_leaves_the_old_data_intact(fixture: &Fixture) -> Outcome
     let (to, new_session) = (id_hash()?, fixture.new_session()?);
     for (action, what) in [
         (Action::Merge, "a merge of 10 MB where 64 KiB are allowed"),
-        (
-            Action::Renew { to: &to, realm: &Realm::default(), grace_until: None },
-            "a renewal with 10 MB",
-        ),
-        (
-            Action::SignIn { to: &to, user: &user, new_session: &new_session, join_salt: None },
-            "a sign-in with 10 MB",
-        ),
+        (Action::Renew { to, realm: Realm::default(), grace_until: None }, "a renewal with 10 MB"),
+        (sign_in_to(to, &user, &new_session), "a sign-in with 10 MB"),
     ] {
-        let commit = limited(Commit::new(&session.id_hash, action, &huge, fixture.now), MAX_BYTES);
+        let commit =
+            limited(Commit::new(&session.id_hash, action, huge.clone(), fixture.now), MAX_BYTES);
         fixture.fails(&commit, ErrorKind::TooLarge, what)?;
         fixture.is_intact(&session, what)?;
         fixture.is_absent(&to, fixture.now, what)?;
@@ -203,9 +198,9 @@ pub(super) fn the_limit_itself_is_not_too_large(fixture: &Fixture) -> Outcome {
     let mut expected = session.record.clone();
     delta.apply(&mut expected);
     let bytes = expected.data.json_len();
-    let merge = Commit::new(&session.id_hash, Action::Merge, &delta, fixture.now);
+    let merge = Commit::new(&session.id_hash, Action::Merge, delta.clone(), fixture.now);
     let what = "a merge of one byte too many";
-    fixture.fails(&limited(merge, bytes - 1), ErrorKind::TooLarge, what)?;
+    fixture.fails(&limited(merge.clone(), bytes - 1), ErrorKind::TooLarge, what)?;
     fixture.is_intact(&session, what)?;
     let answer = fixture.store.commit(&limited(merge, bytes))?;
     done(answer, "a merge of exactly the bytes that are allowed")?;
@@ -217,13 +212,13 @@ pub(super) fn a_session_over_a_lowered_limit_may_shrink(fixture: &Fixture) -> Ou
     let long = set("hat", "x".repeat(1000))?;
     done(fixture.merge(&session.id_hash, &long, fixture.now)?, "a merge")?;
     let shorter = set("hat", "x".repeat(500))?;
-    let merge = limited(Commit::new(&session.id_hash, Action::Merge, &shorter, fixture.now), 100);
+    let merge = limited(Commit::new(&session.id_hash, Action::Merge, shorter, fixture.now), 100);
     done(fixture.store.commit(&merge)?, "a merge that shrinks a session over the limit")?;
     let to = id_hash()?;
-    let action = Action::Renew { to: &to, realm: &Realm::default(), grace_until: None };
+    let action = Action::Renew { to, realm: Realm::default(), grace_until: None };
     let same = nothing();
-    let renewal = limited(Commit::new(&session.id_hash, action, &same, fixture.now), 100);
+    let renewal = limited(Commit::new(&session.id_hash, action, same, fixture.now), 100);
     done(fixture.store.commit(&renewal)?, "a renewal of a session over the limit")?;
-    let grow = limited(Commit::new(&to, Action::Merge, &long, fixture.now), 100);
+    let grow = limited(Commit::new(&to, Action::Merge, long, fixture.now), 100);
     fixture.fails(&grow, ErrorKind::TooLarge, "a merge that grows a session over the limit")
 }

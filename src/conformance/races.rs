@@ -8,7 +8,9 @@ use std::sync::{Barrier, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::backend::{Action, AtLimit, Commit, Committed, Page, SessionFilter};
+use crate::backend::{
+    Action, AtLimit, Commit, Committed, LiveSession, Missing, Page, SessionFilter,
+};
 use crate::clock::Timestamp;
 use crate::conformance::fixture::{
     ALL, Dice, Failure, Fixture, IDLE, MILLI, Outcome, SECOND, Session, answered, caught, done,
@@ -127,11 +129,11 @@ pub(super) fn no_increment_is_lost(fixture: &Fixture) -> Outcome {
         loop {
             let n = record.data.get("n").map_or(Ok(0), |n| n.decode::<u32>())?;
             let delta = set("n", n + 1)?;
-            let merge = Commit::new(&session.id_hash, Action::Merge, &delta, fixture.now);
+            let merge = Commit::new(&session.id_hash, Action::Merge, delta.clone(), fixture.now);
             let merge = Commit { if_revision: Some(record.revision), ..merge };
             match fixture.store.commit(&merge)? {
                 Committed::Done { .. } => return Ok(()),
-                Committed::RevisionMismatch { record: stored, .. } => record = stored,
+                Committed::RevisionMismatch(LiveSession { record: stored, .. }) => record = stored,
                 other => return answered(&other, "Done or RevisionMismatch", "an increment"),
             }
             if guard.is_none() {
@@ -159,7 +161,10 @@ pub(super) fn a_merge_at_the_moment_of_a_delete_revives_nothing(fixture: &Fixtur
             answered(&delete, "Deleted", "a delete at the moment of a merge")?;
             let back = fixture.is_live(&session.id_hash, fixture.now)?;
             ensure!(!back, "a merge at the moment of a delete brought the session back");
-            let told = matches!(merge, Committed::Done { .. } | Committed::NotFound);
+            let told = matches!(
+                merge,
+                Committed::Done { .. } | Committed::Missing(Missing::NotFound { .. })
+            );
             ensure!(told, "a merge at the moment of a delete was answered {}", said(&merge));
             Ok(())
         },
@@ -189,7 +194,10 @@ fn renewal_and_delete(fixture: &Fixture, grace_until: Option<Timestamp>) -> Outc
         |session, (to, renewal), delete| {
             // Whichever came first: a delete ends the session through a key it has left, too.
             answered(&delete, "Deleted", "a delete at the moment of a renewal")?;
-            let told = matches!(renewal, Committed::Done { .. } | Committed::NotFound);
+            let told = matches!(
+                renewal,
+                Committed::Done { .. } | Committed::Missing(Missing::NotFound { .. })
+            );
             ensure!(told, "at the moment of a delete a renewal was answered {}", said(&renewal));
             for id_hash in [to, session.id_hash] {
                 let lives = fixture.is_live(&id_hash, fixture.now)?;
@@ -265,7 +273,7 @@ pub(super) fn a_merge_at_the_moment_of_a_sweep_is_told_or_kept(fixture: &Fixture
         |(session, round)| {
             let last = begins(*round) + IDLE - MILLI;
             let delta = set("coat", "red")?;
-            let merge = Commit::new(&session.id_hash, Action::Merge, &delta, last);
+            let merge = Commit::new(&session.id_hash, Action::Merge, delta, last);
             Ok(fixture.store.commit(&Commit { touch: Some(Touch::at(last)), ..merge })?)
         },
         |(_, round)| Ok(fixture.store.sweep(begins(*round) + IDLE, ALL)?.removed),
@@ -307,7 +315,10 @@ pub(super) fn a_merge_at_the_moment_of_a_revocation_revives_nothing(fixture: &Fi
             );
             let back = fixture.is_live(&session.id_hash, fixture.now)?;
             ensure!(!back, "a merge at the moment of a revocation brought the session back");
-            let told = matches!(merge, Committed::Done { .. } | Committed::NotFound);
+            let told = matches!(
+                merge,
+                Committed::Done { .. } | Committed::Missing(Missing::NotFound { .. })
+            );
             ensure!(told, "a merge at the moment of a revocation was answered {}", said(&merge));
             Ok(())
         },
@@ -402,8 +413,8 @@ fn two_renewals(fixture: &Fixture, grace_until: Option<Timestamp>) -> Outcome {
                 "of two renewals at once both moved the session",
             )?;
             match answer {
-                Committed::Replaced { .. } if grace_until.is_none() => Ok(()),
-                Committed::Unchanged { id_hash, .. }
+                Committed::Missing(Missing::Replaced { .. }) if grace_until.is_none() => Ok(()),
+                Committed::Unchanged(LiveSession { id_hash, .. })
                     if grace_until.is_some() && id_hash == winner =>
                 {
                     Ok(())

@@ -1,10 +1,12 @@
 //! A renewal moves a session to a new key and changes nothing else of it.
 
-use crate::backend::{Action, Commit, Committed, Loaded, ReplacedId, SessionFilter};
+use crate::backend::{
+    Action, Commit, Committed, LiveSession, Lookup, Missing, ReplacedId, SessionFilter,
+};
 use crate::clock::Timestamp;
 use crate::conformance::fixture::{
     ABSOLUTE, Fixture, IDLE, MILLI, Outcome, SECOND, Session, TOUCH_DUE, answered, done, ensure,
-    holds, id_hash, nothing, set, user,
+    holds, id_hash, nothing, set, sign_in_to, user,
 };
 use crate::error::ErrorKind;
 use crate::id::{Realm, SessionIdHash};
@@ -33,11 +35,9 @@ pub(super) fn a_renewal_changes_the_key_and_nothing_else(fixture: &Fixture) -> O
 pub(super) fn a_renewal_carries_its_change_along(fixture: &Fixture) -> Outcome {
     let (session, to) = (fixture.session()?, id_hash()?);
     let then = fixture.after(TOUCH_DUE);
-    let (action, delta) = (
-        Action::Renew { to: &to, realm: &Realm::default(), grace_until: None },
-        set("coat", "red")?,
-    );
-    let renewal = Commit::new(&session.id_hash, action, &delta, then);
+    let (action, delta) =
+        (Action::Renew { to, realm: Realm::default(), grace_until: None }, set("coat", "red")?);
+    let renewal = Commit::new(&session.id_hash, action, delta, then);
     let answer = fixture.store.commit(&Commit { touch: Some(Touch::at(then)), ..renewal })?;
     let renewed = done(answer, "a renewal with a change")?.record;
     ensure!(holds(&renewed, "coat", "red")?, "a renewal lost the change that came with it");
@@ -97,11 +97,14 @@ pub(super) fn the_key_from_before_a_renewal_is_unknown_after_a_while(fixture: &F
         let end = fixture.after(grace.unwrap_or_default() + ReplacedId::REMEMBERED);
         let just_before = fixture.store.load(&old.id_hash, end - MILLI)?;
         ensure!(
-            matches!(just_before, Loaded::Replaced { .. }),
+            matches!(just_before, Lookup::Missing(Missing::Replaced { .. })),
             "a left key was forgotten too early"
         );
         let then = fixture.store.load(&old.id_hash, end)?;
-        ensure!(matches!(then, Loaded::NotFound), "a left key was remembered for too long");
+        ensure!(
+            matches!(then, Lookup::Missing(Missing::NotFound { .. })),
+            "a left key was remembered for too long"
+        );
         fixture.live(&new.id_hash, end, "a session whose old key is forgotten")?;
     }
     Ok(())
@@ -133,7 +136,7 @@ pub(super) fn the_key_from_before_works_until_the_end_of_the_grace(fixture: &Fix
         ensure!(found.record == merged.record, "a merge through the grace is not stored");
     }
     match fixture.merge(&old.id_hash, &nothing(), last)? {
-        Committed::Unchanged { id_hash, .. } if id_hash == new.id_hash => Ok(()),
+        Committed::Unchanged(LiveSession { id_hash, .. }) if id_hash == new.id_hash => Ok(()),
         other => answered(&other, "Unchanged with the current key", "a merge of nothing"),
     }
 }
@@ -150,7 +153,7 @@ pub(super) fn a_delete_through_the_grace_ends_the_session(fixture: &Fixture) -> 
     let old = fixture.session()?;
     let new = fixture.renewed(&old, Some(fixture.after(SECOND)))?;
     match fixture.delete(&old.id_hash, fixture.now)? {
-        Committed::Deleted { id_hash } => {
+        Committed::Deleted(id_hash) => {
             ensure!(
                 id_hash == new.id_hash,
                 "a delete through the grace does not say the current key"
@@ -171,7 +174,7 @@ pub(super) fn a_renewal_through_the_grace_merges_and_rotates_nothing(fixture: &F
     let (unused, answer) = fixture.renew(&old.id_hash, Some(fixture.after(IDLE)), fixture.now)?;
     answered(&answer, "Unchanged", "a renewal through the grace without a change")?;
     let (action, red) = (
-        Action::Renew { to: &unused, realm: &Realm::default(), grace_until: None },
+        Action::Renew { to: unused, realm: Realm::default(), grace_until: None },
         set("coat", "red")?,
     );
     let answer = fixture.commit(&old.id_hash, action, &red, fixture.now)?;
@@ -236,8 +239,8 @@ pub(super) fn a_merge_leaves_the_grace_as_it_is(fixture: &Fixture) -> Outcome {
 
 pub(super) fn a_stale_renewal_moves_nothing(fixture: &Fixture) -> Outcome {
     let (session, to, delta) = (fixture.session()?, id_hash()?, nothing());
-    let action = Action::Renew { to: &to, realm: &Realm::default(), grace_until: None };
-    let renewal = Commit::new(&session.id_hash, action, &delta, fixture.now);
+    let action = Action::Renew { to, realm: Realm::default(), grace_until: None };
+    let renewal = Commit::new(&session.id_hash, action, delta, fixture.now);
     let answer = fixture.store.commit(&Commit { if_revision: Some(7), ..renewal })?;
     answered(&answer, "RevisionMismatch", "a renewal at a revision that is not stored")?;
     fixture.is_absent(&to, fixture.now, "a stale renewal stored something")?;
@@ -264,7 +267,7 @@ fn taken(fixture: &Fixture) -> Outcome<Taken> {
     Ok(Taken { id_hashes, all: vec![other, after, graced] })
 }
 
-fn conflicts(fixture: &Fixture, commit: &Commit<'_>, all: &[Session], what: &str) -> Outcome {
+fn conflicts(fixture: &Fixture, commit: &Commit, all: &[Session], what: &str) -> Outcome {
     fixture.fails(commit, ErrorKind::Conflict, what)?;
     all.iter().try_for_each(|session| fixture.is_intact(session, what))
 }
@@ -273,7 +276,8 @@ pub(super) fn a_taken_key_is_a_conflict_at_creation(fixture: &Fixture) -> Outcom
     let Taken { id_hashes, all } = taken(fixture)?;
     let (new_session, delta) = (fixture.new_session()?, set("coat", "red")?);
     for (id_hash, whose) in id_hashes {
-        let create = Commit::new(&id_hash, Action::Create(&new_session), &delta, fixture.now);
+        let create =
+            Commit::new(&id_hash, Action::Create(new_session.clone()), delta.clone(), fixture.now);
         conflicts(fixture, &create, &all, &format!("a create under {whose}"))?;
     }
     Ok(())
@@ -289,11 +293,11 @@ pub(super) fn a_taken_key_is_a_conflict_at_renewal(fixture: &Fixture) -> Outcome
     let delta = set("coat", "red")?;
     for (id_hash, whose) in id_hashes {
         let action = Action::Renew {
-            to: &id_hash,
-            realm: &Realm::default(),
+            to: id_hash,
+            realm: Realm::default(),
             grace_until: Some(fixture.after(SECOND)),
         };
-        let renewal = Commit::new(&session.id_hash, action, &delta, fixture.now);
+        let renewal = Commit::new(&session.id_hash, action, delta.clone(), fixture.now);
         conflicts(fixture, &renewal, &all, &format!("a renewal to {whose}"))?;
     }
     fixture.is_replaced(
@@ -315,13 +319,8 @@ pub(super) fn a_taken_key_is_a_conflict_at_sign_in(fixture: &Fixture) -> Outcome
     let (owner, new_session, delta) = (user("u")?, fixture.new_session()?, nothing());
     for from in [session.id_hash, others.id_hash, id_hash()?] {
         for (id_hash, whose) in &id_hashes {
-            let action = Action::SignIn {
-                to: id_hash,
-                user: &owner,
-                new_session: &new_session,
-                join_salt: None,
-            };
-            let sign_in = Commit::new(&from, action, &delta, fixture.now);
+            let action = sign_in_to(*id_hash, &owner, &new_session);
+            let sign_in = Commit::new(&from, action, delta.clone(), fixture.now);
             conflicts(fixture, &sign_in, &all, &format!("a sign-in to {whose}"))?;
         }
     }

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use crate::backend::{Action, Commit, Committed, ReplacedBy, ReplacedId};
+use crate::backend::{Action, Commit, Committed, LiveSession, Missing, ReplacedBy, ReplacedId};
 use crate::clock::Timestamp;
 use crate::conformance::fixture::{
     Fixture, MILLI, Outcome, SECOND, Session, answered, done, ensure, external, holds, id_hash,
-    lifetime, nothing, said, set, user,
+    lifetime, nothing, said, set, sign_in_to, user,
 };
 use crate::id::{JoinSalt, SessionIdHash, UserKey};
 use crate::record::NewSession;
@@ -29,16 +29,16 @@ pub(super) fn sign_in(
 ) -> Outcome<SignIn> {
     let (to, salt, delta) = (id_hash()?, JoinSalt::generate()?, nothing());
     let new_session = NewSession::new(lifetime().starting(now))?;
-    let action = Action::SignIn { to: &to, user, new_session: &new_session, join_salt: Some(salt) };
-    let commit = Commit { opened, ..Commit::new(from, action, &delta, now) };
+    let action = Action::SignIn { to, user: user.clone(), new_session, join_salt: Some(salt) };
+    let commit = Commit { opened, ..Commit::new(from, action, delta, now) };
     Ok(SignIn { to, salt, answer: fixture.store.commit(&commit)? })
 }
 
 /// Demands that `answer` lets its sign-in join the one that moved the session to `to`.
 pub(super) fn joins(answer: &Committed, to: &SessionIdHash, salt: &JoinSalt) -> Outcome {
     match answer {
-        Committed::Replaced { id, id_hash, .. } => {
-            ensure!(id_hash == to, "a sign-in that can join was told another key");
+        Committed::Missing(Missing::Replaced { id, session, .. }) => {
+            ensure!(session.id_hash == *to, "a sign-in that can join was told another key");
             let wanted = ReplacedBy::SignIn { salt: Some(*salt) };
             ensure!(id.by == wanted, "a sign-in that can join was not given the other's salt");
             ensure!(id.successor == *to, "a sign-in that can join was told another successor");
@@ -93,7 +93,7 @@ pub(super) fn a_delete_through_a_replaced_key_ends_the_session(fixture: &Fixture
         let (from, current, _) = signed_in(fixture, &owner)?;
         for (from, current) in [(old.id_hash, new), (from, current)] {
             match fixture.delete(&from, then)? {
-                Committed::Deleted { id_hash } => {
+                Committed::Deleted(id_hash) => {
                     ensure!(id_hash == current.id_hash, "a delete does not say the current key");
                 }
                 other => answered(&other, "Deleted", "a delete through a replaced key")?,
@@ -202,7 +202,8 @@ pub(super) fn a_sign_in_joins_one_that_proved_as_much(fixture: &Fixture) -> Outc
         let mut new_session = NewSession::new(lifetime().starting(fixture.now))?;
         change(&mut new_session)?;
         let join_salt = Some(JoinSalt::generate()?);
-        let action = Action::SignIn { to: &to, user: &owner, new_session: &new_session, join_salt };
+        let action =
+            Action::SignIn { to, user: owner.clone(), new_session: new_session.clone(), join_salt };
         let moved = done(fixture.commit(&from, action, &delta, fixture.now)?, "another sign-in")?;
         ensure!(moved.id_hash == to, "a sign-in joined one that said something else of its user");
         ensure!(moved.record.public_id == current.public_id(), "a sign-in began another session");
@@ -293,12 +294,11 @@ pub(super) fn a_stale_sign_in_through_a_replaced_key_moves_nothing(fixture: &Fix
     let old = fixture.session()?;
     let new = fixture.renewed(&old, None)?;
     let (to, delta, new_session) = (id_hash()?, nothing(), fixture.new_session()?);
-    let action =
-        Action::SignIn { to: &to, user: &owner, new_session: &new_session, join_salt: None };
-    let commit = Commit::new(&old.id_hash, action, &delta, fixture.now);
+    let action = sign_in_to(to, &owner, &new_session);
+    let commit = Commit::new(&old.id_hash, action, delta, fixture.now);
     let answer = fixture.store.commit(&Commit { if_revision: Some(0), ..commit })?;
     match answer {
-        Committed::RevisionMismatch { record, id_hash } => {
+        Committed::RevisionMismatch(LiveSession { record, id_hash }) => {
             ensure!(id_hash == new.id_hash, "a stale sign-in was told another key");
             ensure!(holds(&record, "coat", "blue")?, "a stale sign-in was told other data");
         }

@@ -1,9 +1,9 @@
 //! A sign-in moves the session, binds the user, and restarts both clocks.
 
-use crate::backend::{Action, Commit};
+use crate::backend::Commit;
 use crate::conformance::fixture::{
     Fixture, IDLE, Outcome, SECOND, Session, TOUCH_DUE, answered, done, ensure, external, holds,
-    id_hash, lifetime, nothing, set, user,
+    id_hash, lifetime, nothing, set, sign_in_to, user,
 };
 use crate::record::{Client, NewSession};
 
@@ -16,8 +16,7 @@ pub(super) fn a_sign_in_binds_the_user_and_restarts_both_clocks(fixture: &Fixtur
     new_session.idp_session_id = Some(external("sid-1")?);
     new_session.client = Some(Client::new("127.0.0.1".parse().ok(), None));
     new_session.persistent = false;
-    let action =
-        Action::SignIn { to: &to, user: &owner, new_session: &new_session, join_salt: None };
+    let action = sign_in_to(to, &owner, &new_session);
     let answer = fixture.commit(&session.id_hash, action, &set("hat", 1)?, then)?;
     let signed_in = done(answer, "a sign-in")?;
     ensure!(signed_in.id_hash == to, "a sign-in was answered with another key than the new one");
@@ -42,8 +41,7 @@ pub(super) fn a_sign_in_binds_the_user_and_restarts_both_clocks(fixture: &Fixtur
 pub(super) fn a_sign_in_without_a_session_begins_one(fixture: &Fixture) -> Outcome {
     let (absent, to, owner, new_session) =
         (id_hash()?, id_hash()?, user("u")?, fixture.new_session()?);
-    let action =
-        Action::SignIn { to: &to, user: &owner, new_session: &new_session, join_salt: None };
+    let action = sign_in_to(to, &owner, &new_session);
     let answer = fixture.commit(&absent, action, &set("hat", 1)?, fixture.now)?;
     let begun = done(answer, "a sign-in without a session")?;
     ensure!(begun.ended.is_empty(), "a sign-in without a session ended one");
@@ -137,9 +135,8 @@ pub(super) fn a_sign_in_through_the_grace_moves_the_session(fixture: &Fixture) -
 pub(super) fn a_stale_sign_in_moves_nothing(fixture: &Fixture) -> Outcome {
     let (session, to, owner) = (fixture.session()?, id_hash()?, user("u")?);
     let (new_session, delta) = (fixture.new_session()?, nothing());
-    let action =
-        Action::SignIn { to: &to, user: &owner, new_session: &new_session, join_salt: None };
-    let sign_in = Commit::new(&session.id_hash, action, &delta, fixture.now);
+    let action = sign_in_to(to, &owner, &new_session);
+    let sign_in = Commit::new(&session.id_hash, action, delta, fixture.now);
     let answer = fixture.store.commit(&Commit { if_revision: Some(7), ..sign_in })?;
     answered(&answer, "RevisionMismatch", "a sign-in at a revision that is not stored")?;
     fixture.is_absent(&to, fixture.now, "a stale sign-in stored something")?;

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use crate::backend::{Committed, Loaded, SessionFilter};
+use crate::backend::{Committed, LiveSession, Lookup, SessionFilter};
 use crate::conformance::fixture::{
     ALL, Dice, Fixture, Outcome, SECOND, Session, caught, ensure, panicked, set, user,
 };
@@ -52,7 +52,9 @@ pub(super) fn under_load_nothing_fails_and_nothing_comes_back(fixture: &Fixture)
     let dead = lock(&room.dead);
     ensure!(!dead.is_empty(), "under load not one delete found a session");
     for id_hash in lock(&room.id_hashes).iter() {
-        if let Loaded::Live { record, .. } = fixture.store.load(id_hash, fixture.now)? {
+        if let Lookup::Live { session: LiveSession { record, .. }, .. } =
+            fixture.store.load(id_hash, fixture.now)?
+        {
             ensure!(!dead.contains(&record.public_id), "after the load a dead session is back");
         }
     }
@@ -111,7 +113,9 @@ impl Cloakroom<'_> {
     fn look(&self, id_hash: &SessionIdHash) -> Outcome {
         // Who is dead before the load begins must not be found by it.
         let dead = lock(&self.dead).clone();
-        if let Loaded::Live { record, .. } = self.fixture.store.load(id_hash, self.fixture.now)? {
+        if let Lookup::Live { session: LiveSession { record, .. }, .. } =
+            self.fixture.store.load(id_hash, self.fixture.now)?
+        {
             ensure!(!dead.contains(&record.public_id), "under load a dead session was found alive");
         }
         Ok(())
@@ -119,7 +123,7 @@ impl Cloakroom<'_> {
 
     /// What the answer says of the session's end.
     fn note(&self, session: &Session, answer: &Committed) {
-        if matches!(answer, Committed::Deleted { .. }) {
+        if matches!(answer, Committed::Deleted(_)) {
             lock(&self.dead).insert(session.public_id());
         }
     }
@@ -132,7 +136,7 @@ impl Cloakroom<'_> {
     ) {
         self.note(session, &answer);
         lock(&self.id_hashes).push(to);
-        if let Committed::Done { record, id_hash, .. } = answer {
+        if let Committed::Done { session: LiveSession { record, id_hash }, .. } = answer {
             *lock(place) = Session { id_hash, record };
         }
     }

@@ -49,7 +49,7 @@ pub(super) fn activity_does_not_move_a_fixed_lifetime(fixture: &Fixture) -> Outc
     let then = fixture.after(IDLE - SECOND);
     fixture.touch(&session.id_hash, then, then)?;
     let delta = set("coat", "red")?;
-    let merge = Commit::new(&session.id_hash, Action::Merge, &delta, then);
+    let merge = Commit::new(&session.id_hash, Action::Merge, delta, then);
     let answer = fixture.store.commit(&Commit { touch: Some(Touch::at(then)), ..merge })?;
     done(answer, "a merge of a session with a fixed lifetime")?;
     ends_at(fixture, &session.id_hash, fixture.after(IDLE), "a session with a fixed lifetime")

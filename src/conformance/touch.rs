@@ -1,6 +1,6 @@
 //! Activity is recorded without writing the session.
 
-use crate::backend::{Action, Commit, Committed};
+use crate::backend::{Action, Commit, Committed, LiveSession};
 use crate::clock::Timestamp;
 use crate::conformance::fixture::{
     Fixture, MILLI, Outcome, SECOND, Session, TOUCH_DUE, answered, done, ensure, holds, id_hash,
@@ -68,7 +68,7 @@ fn merge_with_touch(
     delta: &Delta,
     now: Timestamp,
 ) -> Outcome<Committed> {
-    let commit = Commit::new(&session.id_hash, Action::Merge, delta, now);
+    let commit = Commit::new(&session.id_hash, Action::Merge, delta.clone(), now);
     Ok(fixture.store.commit(&Commit { touch: Some(Touch::at(now)), ..commit })?)
 }
 
@@ -108,7 +108,7 @@ pub(super) fn an_unchanged_merge_records_a_due_touch_only(fixture: &Fixture) -> 
         ensure!(stored.seen == seen, "a merge of nothing did not record exactly the touch due");
         let expected = Record { seen, ..session.record };
         ensure!(stored == expected, "a merge of nothing with a touch changed more than a time");
-        if let Committed::Unchanged { record, .. } = answer {
+        if let Committed::Unchanged(LiveSession { record, .. }) = answer {
             ensure!(record == stored, "Unchanged did not come with the session as it is stored");
         }
     }

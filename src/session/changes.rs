@@ -13,8 +13,8 @@ type Update = Box<dyn Fn(Option<&Value<'_>>) -> Result<Option<Value<'static>>> +
 
 #[derive(Default)]
 pub(super) struct Changes {
-    /// What all steps come to, on the data that the request saw.
-    delta: Delta,
+    /// What all steps come to, on the data that the request saw. `None`: nothing.
+    delta: Option<Arc<Delta>>,
     /// The steps, once there is one that depends on what was there before.
     steps: Vec<Step>,
 }
@@ -67,7 +67,17 @@ fn put(delta: &mut Delta, name: &str, value: Option<Value<'static>>) {
 
 impl Changes {
     pub(super) fn delta(&self) -> &Delta {
-        &self.delta
+        static NOTHING: Delta = Delta::new();
+        self.delta.as_deref().unwrap_or(&NOTHING)
+    }
+
+    /// The delta for a commit. A change that comes later does not reach it.
+    pub(super) fn shared(&self) -> Arc<Delta> {
+        self.delta.clone().unwrap_or_default()
+    }
+
+    fn delta_mut(&mut self) -> &mut Delta {
+        Arc::make_mut(self.delta.get_or_insert_default())
     }
 
     /// Whether the result depends on what was there: then it counts only for the revision seen.
@@ -77,7 +87,7 @@ impl Changes {
 
     /// A change that does not depend on what is there.
     pub(super) fn edit(&mut self, edit: impl Fn(&mut Delta)) {
-        edit(&mut self.delta);
+        edit(self.delta_mut());
         match self.steps.last_mut() {
             None => {}
             Some(Step::Plain(delta)) => edit(delta),
@@ -97,13 +107,13 @@ impl Changes {
         data: Option<&Data>,
         compute: Update,
     ) -> Result<Latest> {
-        let value = compute(effective_value(&self.delta, data, name).as_ref())?;
+        let value = compute(effective_value(self.delta(), data, name).as_ref())?;
         if self.steps.is_empty() {
-            self.steps.push(Step::Plain(self.delta.clone()));
+            self.steps.push(Step::Plain(self.delta().clone()));
         }
         let latest = Latest::default();
         latest.set(value.as_ref());
-        put(&mut self.delta, name, value);
+        put(self.delta_mut(), name, value);
         self.steps.push(Step::Update { name: name.into(), compute, latest: latest.clone() });
         Ok(latest)
     }
@@ -114,7 +124,7 @@ impl Changes {
         let is_it = |step: &Step| matches!(step, Step::Update { latest, .. } if latest.is(update));
         let Some(at) = self.steps.iter().position(is_it) else { return Ok(()) };
         self.steps.remove(at);
-        self.delta = self.computed_on(data.unwrap_or(&Data::default()))?;
+        self.delta = Some(self.computed_on(data.unwrap_or(&Data::default()))?.into());
         if self.steps.iter().all(|step| matches!(step, Step::Plain(_))) {
             self.steps.clear();
         }
@@ -123,14 +133,17 @@ impl Changes {
 
     /// Computes everything again, on newer data.
     pub(super) fn recompute_on(&mut self, data: &Data) -> Result<()> {
-        self.delta = self.computed_on(data)?;
+        self.delta = Some(self.computed_on(data)?.into());
         Ok(())
     }
 
     /// The same changes for another session: nothing of the one seen is in them.
     pub(super) fn rebased_on_empty(&self) -> Result<Self> {
         Ok(match self.depends_on_data() {
-            true => Changes { delta: self.computed_on(&Data::default())?, steps: Vec::new() },
+            true => {
+                let delta = Some(self.computed_on(&Data::default())?.into());
+                Changes { delta, steps: Vec::new() }
+            }
             false => Changes { delta: self.delta.clone(), steps: Vec::new() },
         })
     }

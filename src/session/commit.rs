@@ -1,8 +1,9 @@
 //! Where a session meets its store: sign-in, commit, and the end of the request.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backend::{Action, Commit, Committed, Loaded};
+use crate::backend::{Action, Commit, Committed, LiveSession, Lookup, Missing};
 use crate::clock::Timestamp;
 use crate::cookie;
 use crate::delta::Delta;
@@ -12,9 +13,10 @@ use crate::http::{Outcome, ResponseHeaders};
 use crate::id::{RealmTag, SessionId, SessionIdHash};
 use crate::record::{NewSession, Record, Touch};
 use crate::session::changes::Changes;
+use crate::session::csrf_secret::Secret;
 use crate::session::update_queue::overtaken;
 use crate::session::{
-    CommitOutcome, LoadState, Missing, Replaced, Session, State, Transport, csrf_secret,
+    Absence, CommitOutcome, LoadState, Replaced, Session, State, Transport, csrf_secret,
 };
 use crate::sync::instant;
 
@@ -105,7 +107,7 @@ impl Session {
             state.check_readable("store the session's changes")?;
             self.store_changes(state)?;
         }
-        if let LoadState::Live { record, id_hash } = &state.known
+        if let Some(LiveSession { record, id_hash }) = state.known.live()
             && !state.ignored
         {
             let now = self.context.now();
@@ -135,7 +137,7 @@ impl Session {
         let transport = &self.context.settings.transport;
         let id_fields = if state.unreadable.is_some() || (state.ignored && state.issued.is_none()) {
             Vec::new()
-        } else if let LoadState::Live { record, id_hash } = &state.known {
+        } else if let Some(LiveSession { record, id_hash }) = state.known.live() {
             let issued = state.issued.as_ref().or_else(|| self.to_be_sealed_again(id_hash));
             if issued.is_some() {
                 self.context.warn_if_insecure(self.insecure_host.as_ref());
@@ -171,7 +173,7 @@ impl Session {
 
     /// Whether the browser may lose the cookie before the session ends, and has had it for long.
     fn is_cookie_worn(&self, state: &State) -> bool {
-        let LoadState::Live { record, .. } = &state.known else { return false };
+        let Some(LiveSession { record, .. }) = state.known.live() else { return false };
         let outlives = |end: Timestamp| end.since(record.id_issued) > cookie::LONGEST;
         matches!(self.context.settings.transport, Transport::Cookie(_))
             && record.persistent
@@ -188,7 +190,7 @@ impl Session {
             outdated.find(|presented| presented.id_hash() == *id_hash).map(|found| &found.id)?;
         // Asked again: by now another response may have brought the client a newer id.
         match self.run_blocking(|| self.context.store()?.load(id_hash, self.context.now())) {
-            Ok(Loaded::Live { id_hash: current, .. }) if current == *id_hash => Some(id),
+            Ok(Lookup::Live { session, .. }) if session.id_hash == *id_hash => Some(id),
             _ => None,
         }
     }
@@ -213,11 +215,9 @@ impl Session {
     /// there was one.
     pub(super) fn end_session_of(&self, id_hash: &SessionIdHash) -> Result<bool> {
         let (store, now) = (self.context.store()?, self.context.now());
-        let nothing = Delta::new();
-        let end = Commit::new(id_hash, Action::Delete, &nothing, now);
+        let end = Commit::new(id_hash, Action::Delete, Delta::new(), now);
         let ending = self.context.recently_ended.begin();
-        let Committed::Deleted { id_hash: current } = self.run_blocking(|| store.commit(&end))?
-        else {
+        let Committed::Deleted(current) = self.run_blocking(|| store.commit(&end))? else {
             return Ok(false);
         };
         self.context.recently_ended.note(current);
@@ -233,17 +233,17 @@ impl Session {
         }
         match &state.known {
             LoadState::Unread => self.change_unread(state)?,
-            LoadState::Live { id_hash, .. } => {
-                let id_hash = *id_hash;
+            LoadState::Live(session) => {
+                let id_hash = session.id_hash;
                 self.change(state, &id_hash)?;
             }
             LoadState::None(_) => {}
         }
         // Those that found a session have taken the changes; the others are left here.
-        if let LoadState::None(missing) = state.known {
+        if let LoadState::None(absence) = state.known {
             let has_data = !state.changes.delta().is_empty();
-            let is_late = missing.is_overtaken() || state.lost;
-            let has_ended = missing.ended || (!is_late && self.was_ended_in_flight(state)?);
+            let is_late = absence.is_overtaken() || state.lost;
+            let has_ended = absence.ended || (!is_late && self.was_ended_in_flight(state)?);
             if has_data && is_late || (has_data || state.renew) && has_ended {
                 self.discard_changes(state, None);
             } else if has_data {
@@ -257,22 +257,26 @@ impl Session {
 
     /// Merges into the first live one of the sessions that were presented, without a look before.
     fn change_unread(&self, state: &mut State) -> Result<()> {
-        let mut missing = Missing::default();
+        let mut absence = Absence::default();
         for id_hash in self.presented.keys() {
-            match self.change(state, &id_hash)? {
-                Found::Live => {
-                    state.found_by = Some(id_hash);
-                    return Ok(());
+            let Some(missing) = self.change(state, &id_hash)? else {
+                state.found_by = Some(id_hash);
+                return Ok(());
+            };
+            match missing {
+                Missing::Replaced { id, session, .. } => {
+                    absence.note(self.replaced(&id, session.record.public_id));
                 }
-                Found::Replaced(replaced) => missing.note(replaced),
                 // It was alive when this request came.
-                Found::Gone if self.has_ended_meanwhile(&id_hash)? => missing.ended = true,
-                Found::Gone => self.unknown_id(&id_hash),
-                Found::Undecodable => {}
+                Missing::NotFound { .. } if self.has_ended_meanwhile(&id_hash)? => {
+                    absence.ended = true;
+                }
+                Missing::NotFound { .. } => self.unknown_id(&id_hash),
+                Missing::Undecodable { .. } => {}
             }
         }
-        self.report_late_use(&mut missing)?;
-        state.known = LoadState::None(missing);
+        self.report_late_use(&mut absence)?;
+        state.known = LoadState::None(absence);
         Ok(())
     }
 
@@ -296,8 +300,8 @@ impl Session {
         self.run_blocking(|| Ok(self.context.recently_ended.has_ended_since(id_hash, self.opened)))
     }
 
-    /// Merges into, or renews, the session that `id_hash` finds.
-    fn change(&self, state: &mut State, id_hash: &SessionIdHash) -> Result<Found> {
+    /// Merges into, or renews, the session that `id_hash` finds. `None` if that is done.
+    fn change(&self, state: &mut State, id_hash: &SessionIdHash) -> Result<Option<Missing>> {
         // Through an id in its grace nothing is rotated: the client has been sent a newer one.
         let rotates =
             state.renew && self.own_id(state, id_hash).is_some() || self.is_former(id_hash);
@@ -305,62 +309,54 @@ impl Session {
         let to = id.as_ref().map(|id| id.hash(self.realm()));
         let grace = self.context.settings.grace;
         let grace_until = grace.map(|grace| self.context.now() + grace);
-        let action = match &to {
-            Some(to) => Action::Renew { to, realm: &self.context.settings.realm, grace_until },
+        let action = match to {
+            Some(to) => {
+                Action::Renew { to, realm: self.context.settings.realm.clone(), grace_until }
+            }
             None => Action::Merge,
         };
         let answer = self.commit_to(state, id_hash, action)?;
         // A session that was seen alive and is not there any more was ended by someone else.
-        let seen = match &state.known {
-            LoadState::Live { record, .. } => Some(record.public_id),
-            LoadState::Unread | LoadState::None(_) => None,
-        };
-        let found = match answer {
-            Committed::Done { record, id_hash: current, ended } => {
+        let seen = state.known.public_id();
+        let missing = match answer {
+            Committed::Done { session, ended } => {
                 ended.into_iter().for_each(|id_hash| self.context.recently_ended.note(id_hash));
-                let (public_id, is_renewed) = (record.public_id, to == Some(current));
+                let public_id = session.record.public_id;
+                let is_renewed = to == Some(session.id_hash);
                 if is_renewed {
                     state.issued = id;
                 }
-                let found = self.changed(state, record, current);
+                state.changed(session);
                 // Last: what the application does with an event must not undo what was done.
                 if is_renewed {
                     self.context.events.raise(&Event::Renewed { public_id: &public_id });
                 }
-                return Ok(found);
+                return Ok(None);
             }
-            Committed::Unchanged { record, id_hash } => {
-                return Ok(self.changed(state, record, id_hash));
+            Committed::Unchanged(session) => {
+                state.changed(session);
+                return Ok(None);
             }
-            Committed::Replaced { id, public_id, .. } => {
-                Found::Replaced(self.replaced(&id, public_id))
-            }
-            Committed::NotFound => Found::Gone,
-            Committed::Undecodable { public_id, error } => {
-                self.undecodable(public_id.as_ref(), &error);
-                Found::Undecodable
-            }
+            Committed::Missing(missing) => missing,
             _ => return Err(Error::new(ErrorKind::Unexpected, "change a session")),
         };
+        if let Missing::Undecodable { public_id, error, .. } = &missing {
+            self.undecodable(public_id.as_ref(), error);
+        }
         if seen.is_some() {
             state.forget();
             // Two requests that renew at once have nothing to lose: one of them did.
             let mut is_lost = true;
-            if let Found::Replaced(replaced) = found {
-                state.known = LoadState::None(Missing { ended: false, replaced: Some(replaced) });
+            if let Missing::Replaced { id, session, .. } = &missing {
+                let replaced = Some(self.replaced(id, session.record.public_id));
+                state.known = LoadState::None(Absence { ended: false, replaced });
                 is_lost = !state.changes.delta().is_empty();
             }
             if is_lost {
                 self.discard_changes(state, seen.as_ref());
             }
         }
-        Ok(found)
-    }
-
-    fn changed(&self, state: &mut State, record: Record, id_hash: SessionIdHash) -> Found {
-        state.known = LoadState::Live { record, id_hash };
-        state.changes = Changes::default();
-        Found::Live
+        Ok(Some(missing))
     }
 
     pub(super) fn discard_changes(
@@ -384,10 +380,10 @@ impl Session {
         }
         let id = state.next_id.take().map_or_else(SessionId::generate, Ok)?;
         let id_hash = id.hash(self.realm());
-        match self.commit_to(state, &id_hash, Action::Create(&new_session))? {
-            Committed::Done { record, id_hash, .. } => {
-                let public_id = record.public_id;
-                state.known = LoadState::Live { record, id_hash };
+        match self.commit_to(state, &id_hash, Action::Create(new_session))? {
+            Committed::Done { session, .. } => {
+                let public_id = session.record.public_id;
+                state.known = LoadState::Live(session);
                 state.issued = Some(id);
                 self.context.events.raise(&Event::Created { public_id: &public_id });
                 Ok(())
@@ -399,8 +395,8 @@ impl Session {
     pub(super) fn new_session(&self, state: &State) -> Result<NewSession> {
         let settings = &self.context.settings;
         let persistent = state.persistent.unwrap_or(match &state.known {
-            LoadState::Live { record, .. } => record.persistent,
-            LoadState::None(Missing {
+            LoadState::Live(session) => session.record.persistent,
+            LoadState::None(Absence {
                 replaced: Some(Replaced { persistent: Some(had), .. }),
                 ..
             }) => *had,
@@ -422,18 +418,18 @@ impl Session {
         &self,
         state: &mut State,
         id_hash: &SessionIdHash,
-        action: Action<'_>,
+        action: Action,
     ) -> Result<Committed> {
         let new_secret = match action {
             Action::SignIn { .. } => Some(state.secret_of_next_id()?),
             _ => None,
         };
         let mut revision = match &state.known {
-            LoadState::Live { record, .. } if state.changes.depends_on_data() => {
-                Some(record.revision)
+            LoadState::Live(session) if state.changes.depends_on_data() => {
+                Some(session.record.revision)
             }
             // What was computed without the session's data is computed again on it.
-            LoadState::None(Missing { replaced: Some(_), .. })
+            LoadState::None(Absence { replaced: Some(_), .. })
                 if state.changes.depends_on_data() =>
             {
                 Some(NO_REVISION)
@@ -450,38 +446,26 @@ impl Session {
             None => None,
         };
         let newest = turn.as_mut().and_then(|turn| turn.newest.take());
-        if let (Some(newest), LoadState::Live { record, .. }) = (newest, &mut state.known)
-            && newest.revision > record.revision
+        if let (Some(newest), LoadState::Live(session)) = (newest, &mut state.known)
+            && newest.revision > session.record.revision
         {
             state.changes.recompute_on(&newest.data)?;
             revision = Some(newest.revision);
-            *record = newest;
+            session.record = newest;
         }
+        let delta = state.delta_to_commit(new_secret.as_ref())?;
+        let mut commit = Commit::new(id_hash, action, delta, self.context.now());
+        commit.if_revision = revision;
+        commit.session_limit = self.context.settings.session_limit;
+        commit.max_bytes = self.context.settings.max_bytes;
         for _ in 0..TRIES {
-            let now = self.context.now();
-            let other;
-            let delta = match &new_secret {
-                Some(secret) => {
-                    other = state.with_new_secret(secret)?;
-                    &other
-                }
-                None if state.joins => {
-                    other = state.changes.delta().without_clear(csrf_secret::NAME);
-                    &other
-                }
-                None => state.changes.delta(),
-            };
-            let mut commit = Commit::new(id_hash, action, delta, now);
-            commit.if_revision = revision;
-            commit.touch = Some(Touch::at(state.used.unwrap_or(now)));
-            commit.opened = self.opened_at.min(now);
-            commit.session_limit = self.context.settings.session_limit;
-            commit.max_bytes = self.context.settings.max_bytes;
+            commit.touch = Some(Touch::at(state.used.unwrap_or(commit.now)));
+            commit.opened = self.opened_at.min(commit.now);
             if let Some(turn) = &turn {
                 turn.wake_next();
             }
             match self.run_blocking(|| self.context.store()?.commit(&commit))? {
-                Committed::RevisionMismatch { record, .. } => {
+                Committed::RevisionMismatch(LiveSession { record, .. }) => {
                     let turn = match &mut turn {
                         Some(turn) if turn.is_over() => break,
                         Some(turn) => turn,
@@ -495,30 +479,33 @@ impl Session {
                     let newest = newest.filter(|newest| newest.revision > record.revision);
                     let record = newest.unwrap_or(record);
                     state.changes.recompute_on(&record.data)?;
-                    revision = Some(record.revision);
-                    if let LoadState::Live { record: known, .. } = &mut state.known {
-                        *known = record;
+                    commit.if_revision = Some(record.revision);
+                    if let LoadState::Live(known) = &mut state.known {
+                        known.record = record;
                     }
+                    commit.delta = state.delta_to_commit(new_secret.as_ref())?;
+                    commit.now = self.context.now();
                 }
-                Committed::Done { record, id_hash: current, ended } => {
-                    if let Some(turn) = &mut turn
-                        && current == *id_hash
+                answer => {
+                    if let (Committed::Done { session, .. }, Some(turn)) = (&answer, &mut turn)
+                        && session.id_hash == *id_hash
                     {
-                        turn.newest = Some(record.clone());
+                        turn.newest = Some(session.record.clone());
                     }
-                    return Ok(Committed::Done { record, id_hash: current, ended });
+                    return Ok(answer);
                 }
-                answer => return Ok(answer),
             }
         }
         Err(overtaken())
     }
 }
 
-/// What a key presented led to.
-enum Found {
-    Live,
-    Replaced(Replaced),
-    Gone,
-    Undecodable,
+impl State {
+    fn delta_to_commit(&self, new_secret: Option<&Secret>) -> Result<Arc<Delta>> {
+        Ok(match new_secret {
+            Some(secret) => self.with_new_secret(secret)?.into(),
+            None if self.joins => self.changes.delta().without_clear(csrf_secret::NAME).into(),
+            None => self.changes.shared(),
+        })
+    }
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use crate::backend::{Loaded, ReplacedId, SessionLimit, Store};
+use crate::backend::{LiveSession, Lookup, ReplacedId, SessionLimit, Store};
 use crate::cleaner::Cleaner;
 use crate::clock::{Clock, Timestamp};
 use crate::cookie::{CookieConfig, OVERWRITTEN};
@@ -414,13 +414,12 @@ impl Context {
     pub(crate) fn touch_early(
         &self,
         by: Option<BlockingHook>,
-        id_hash: SessionIdHash,
-        record: &mut Record,
+        LiveSession { record, id_hash }: &mut LiveSession,
         now: Timestamp,
     ) {
         let ends = record.limits.idle.map(|idle| record.seen + idle);
         if ends.is_some_and(|ends| ends.since(now) <= LONGEST_REQUEST) {
-            self.touch(by, id_hash, record, now, now);
+            self.touch(by, *id_hash, record, now, now);
             // Done, so that the end of the request does not do it again.
             record.touch(Touch::at(now));
         }
@@ -434,9 +433,9 @@ impl Context {
         now: Timestamp,
     ) {
         for id_hash in presented.keys() {
-            let loaded = self.store().ok().and_then(|store| store.try_load(&id_hash, now));
-            if let Some(Loaded::Live { mut record, id_hash }) = loaded {
-                return self.touch_early(by, id_hash, &mut record, now);
+            let found = self.store().ok().and_then(|store| store.try_load(&id_hash, now));
+            if let Some(Lookup::Live { mut session, .. }) = found {
+                return self.touch_early(by, &mut session, now);
             }
         }
     }

@@ -7,13 +7,13 @@ use std::hint::black_box;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::backend::{Action, Committed};
+use crate::backend::{Action, Committed, LiveSession, Missing};
 use crate::data::{Data, Value};
 use crate::delta::{Change, Delta};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{SessionId, random};
 use crate::session::changes::Changes;
-use crate::session::{LoadState, Missing, Session, State};
+use crate::session::{Absence, LoadState, Session, State};
 
 /// The name under which it is stored.
 pub(super) const NAME: &str = "cloakroom.csrf";
@@ -102,7 +102,7 @@ impl Session {
     /// together for a client that goes on presenting it, with those that it was shown before; and
     /// whether the request was under way. Nothing is stored for it.
     fn secret_of_replaced_id(&self, state: &State) -> Option<(Secret, bool)> {
-        let LoadState::None(Missing { replaced: Some(replaced), .. }) = &state.known else {
+        let LoadState::None(Absence { replaced: Some(replaced), .. }) = &state.known else {
             return None;
         };
         let id = self.own_id(state, &replaced.id_hash)?;
@@ -111,12 +111,12 @@ impl Session {
 
     /// A secret for the session that is there, or begins.
     fn new_secret(&self, state: &mut State) -> Result<Secret> {
-        match &state.known {
+        match state.known.live() {
             // Through an id in its grace, the current one is not known.
-            LoadState::Live { id_hash, .. } => self
-                .own_id(state, id_hash)
+            Some(session) => self
+                .own_id(state, &session.id_hash)
                 .map_or_else(Secret::generate, |id| Ok(Secret::of_id(&id))),
-            LoadState::Unread | LoadState::None(_) => state.secret_of_next_id(),
+            None => state.secret_of_next_id(),
         }
     }
 
@@ -136,9 +136,9 @@ impl Session {
             return Err(Error::new(ErrorKind::Closed, OPERATION));
         }
         state.check_readable(OPERATION)?;
-        let is_there = matches!(state.known, LoadState::Live { .. }) && !state.ignored;
-        let secret = match &state.known {
-            LoadState::Live { record, .. } if is_there => match Secret::of(&record.data) {
+        let is_there = state.known.live().is_some() && !state.ignored;
+        let secret = match state.known.data() {
+            Some(data) if is_there => match Secret::of(data) {
                 Some(secret) => Some(secret),
                 None => self.add_secret(state)?,
             },
@@ -168,7 +168,7 @@ impl Session {
     /// it would replace the secret of a page that was shown in the meantime. `None` if the session
     /// is not there any more.
     fn add_secret(&self, state: &mut State) -> Result<Option<Secret>> {
-        let LoadState::Live { record, id_hash } = &state.known else { return Ok(None) };
+        let Some(LiveSession { record, id_hash }) = state.known.live() else { return Ok(None) };
         let (id_hash, public_id, revision) = (*id_hash, record.public_id, record.revision);
         let new = self.new_secret(state)?.value()?;
         let mut alone = Changes::default();
@@ -180,22 +180,23 @@ impl Session {
         let others = std::mem::replace(&mut state.changes, alone);
         let answer = self.commit_to(state, &id_hash, Action::Merge);
         state.changes = others;
-        let mut missing = Missing::default();
+        let mut absence = Absence::default();
         let stored = match answer {
-            Ok(
-                Committed::Done { record, id_hash, .. } | Committed::Unchanged { record, id_hash },
-            ) => {
-                let secret = Secret::of(&record.data);
-                state.known = LoadState::Live { record, id_hash };
+            Ok(Committed::Done { session, .. } | Committed::Unchanged(session)) => {
+                let secret = Secret::of(&session.record.data);
+                state.known = LoadState::Live(session);
                 secret.map(Some).ok_or_else(|| Error::new(ErrorKind::Unexpected, OPERATION))
             }
-            Ok(Committed::NotFound) => Ok(None),
-            Ok(Committed::Replaced { id, public_id, .. }) => {
-                missing.replaced = Some(self.replaced(&id, public_id));
-                Ok(None)
-            }
-            Ok(Committed::Undecodable { public_id, error }) => {
-                self.undecodable(public_id.as_ref(), &error);
+            Ok(Committed::Missing(missing)) => {
+                match missing {
+                    Missing::Replaced { id, session, .. } => {
+                        absence.replaced = Some(self.replaced(&id, session.record.public_id));
+                    }
+                    Missing::Undecodable { public_id, error, .. } => {
+                        self.undecodable(public_id.as_ref(), &error);
+                    }
+                    Missing::NotFound { .. } => {}
+                }
                 Ok(None)
             }
             Ok(_) => Err(Error::new(ErrorKind::Unexpected, OPERATION)),
@@ -204,17 +205,17 @@ impl Session {
         if let Ok(None) = stored {
             // It was ended, or its id replaced, by another request: this one is late.
             state.forget();
-            state.known = LoadState::None(missing);
-            if missing.replaced.is_some() && state.changes.delta().is_empty() {
+            state.known = LoadState::None(absence);
+            if absence.replaced.is_some() && state.changes.delta().is_empty() {
                 return Ok(None);
             }
             self.discard_changes(state, Some(&public_id));
         }
         // What was computed before was computed from that revision, and will be computed again.
-        if let LoadState::Live { record, .. } = &mut state.known
+        if let LoadState::Live(session) = &mut state.known
             && state.changes.depends_on_data()
         {
-            record.revision = revision;
+            session.record.revision = revision;
         }
         stored
     }

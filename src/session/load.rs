@@ -1,7 +1,7 @@
 //! The first use of a request's session: which of the ids that were presented finds one, and what
 //! is known where none does.
 
-use crate::backend::{Loaded, ReplacedId};
+use crate::backend::{Lookup, Missing, ReplacedId};
 use crate::clock::Timestamp;
 use crate::error::{Error, Result};
 use crate::event::Event;
@@ -10,7 +10,7 @@ use crate::session::{GuessDetector, LoadState, OnLoadFailure, Session, State};
 
 /// Why a request that presented an id finds no session.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Missing {
+pub(super) struct Absence {
     /// The session was ended while the request was under way.
     pub(super) ended: bool,
     /// The id was replaced, and is remembered.
@@ -29,7 +29,7 @@ pub(super) struct Replaced {
     pub(super) persistent: Option<bool>,
 }
 
-impl Missing {
+impl Absence {
     /// Whether changes of this request come too late, instead of beginning a new session.
     pub(super) fn is_overtaken(&self) -> bool {
         self.ended || self.replaced.is_some_and(|replaced| replaced.under_way)
@@ -44,7 +44,7 @@ impl Missing {
     }
 }
 
-pub(super) const NOTHING: LoadState = LoadState::None(Missing { ended: false, replaced: None });
+pub(super) const NOTHING: LoadState = LoadState::None(Absence { ended: false, replaced: None });
 
 impl Session {
     /// Loads the session unless that was done.
@@ -56,10 +56,10 @@ impl Session {
             state.used.get_or_insert(now);
             state.known = match self.load(now, &mut state.in_doubt, &mut state.found_by) {
                 Ok(mut known) => {
-                    if let LoadState::Live { record, id_hash } = &mut known
+                    if let LoadState::Live(session) = &mut known
                         && !state.ignored
                     {
-                        self.context.touch_early(self.blocking_hook, *id_hash, record, now);
+                        self.context.touch_early(self.blocking_hook, session, now);
                     }
                     known
                 }
@@ -83,40 +83,44 @@ impl Session {
         in_doubt: &mut bool,
         found_by: &mut Option<SessionIdHash>,
     ) -> Result<LoadState> {
-        let mut missing = Missing::default();
+        let mut absence = Absence::default();
         for asked in self.presented.keys() {
             // Not before: a request that presents nothing pays for nothing.
             let store = self.context.store()?;
             let at_hand = self.blocking_hook.and_then(|_| store.try_load(&asked, now));
-            let loaded = match at_hand {
-                Some(loaded) => loaded,
+            let found = match at_hand {
+                Some(found) => found,
                 None => self.run_blocking(|| store.load(&asked, now))?,
             };
-            match loaded {
-                Loaded::Live { record, id_hash } => {
+            let missing = match found {
+                Lookup::Live { session, .. } => {
                     *found_by = Some(asked);
-                    return Ok(LoadState::Live { record, id_hash });
+                    return Ok(LoadState::Live(session));
                 }
-                Loaded::Replaced { id, record, .. } => {
-                    let persistent = Some(record.persistent);
-                    missing.note(Replaced { persistent, ..self.replaced(&id, record.public_id) });
+                Lookup::Missing(missing) => missing,
+            };
+            match missing {
+                Missing::Replaced { id, session, .. } => {
+                    let persistent = Some(session.record.persistent);
+                    let public_id = session.record.public_id;
+                    absence.note(Replaced { persistent, ..self.replaced(&id, public_id) });
                 }
-                Loaded::NotFound => {
+                Missing::NotFound { .. } => {
                     match self.context.recently_ended.try_has_ended_since(&asked, self.opened) {
-                        Some(true) => missing.ended = true,
+                        Some(true) => absence.ended = true,
                         ended => {
                             *in_doubt |= ended.is_none();
                             self.unknown_id(&asked);
                         }
                     }
                 }
-                Loaded::Undecodable { public_id, error } => {
+                Missing::Undecodable { public_id, error, .. } => {
                     self.undecodable(public_id.as_ref(), &error);
                 }
             }
         }
-        self.report_late_use(&mut missing)?;
-        Ok(LoadState::None(missing))
+        self.report_late_use(&mut absence)?;
+        Ok(LoadState::None(absence))
     }
 
     pub(super) fn replaced(&self, id: &ReplacedId, public_id: PublicId) -> Replaced {
@@ -128,15 +132,15 @@ impl Session {
 
     /// A replaced id that comes late, and beside no id of a live session, is an event, and ends the
     /// session where the settings say so.
-    pub(super) fn report_late_use(&self, missing: &mut Missing) -> Result<()> {
-        let Some(late) = missing.replaced.filter(|replaced| !replaced.under_way) else {
+    pub(super) fn report_late_use(&self, absence: &mut Absence) -> Result<()> {
+        let Some(late) = absence.replaced.filter(|replaced| !replaced.under_way) else {
             return Ok(());
         };
         let event = Event::ReplacedIdUsed { public_id: &late.public_id, address: self.address };
         self.context.events.raise(&event);
         if self.context.settings.end_session_on_replaced_id {
             self.end_session_of(&late.id_hash)?;
-            missing.replaced = None;
+            absence.replaced = None;
         }
         Ok(())
     }

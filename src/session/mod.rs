@@ -18,6 +18,7 @@ use std::fmt::{self, Debug};
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock, PoisonError, TryLockError};
 
+use crate::backend::LiveSession;
 use crate::clock::Timestamp;
 use crate::data::Data;
 use crate::error::{Error, ErrorKind, Result};
@@ -28,7 +29,7 @@ use crate::record::{Client, Record};
 use crate::sync::{Mutex, MutexGuard};
 use changes::Changes;
 use last_used::SessionNumber;
-use load::{Missing, NOTHING, Replaced};
+use load::{Absence, NOTHING, Replaced};
 use recently_ended::Moment;
 use running_update::Updating;
 
@@ -143,6 +144,12 @@ impl State {
         self.unreadable = None;
     }
 
+    /// The changes are stored in this session.
+    fn changed(&mut self, session: LiveSession) {
+        self.known = LoadState::Live(session);
+        self.changes = Changes::default();
+    }
+
     /// No session is known from now on.
     fn forget(&mut self) {
         self.saw_user = self.has_seen_user();
@@ -150,8 +157,7 @@ impl State {
     }
 
     fn has_seen_user(&self) -> bool {
-        self.saw_user
-            || matches!(&self.known, LoadState::Live { record, .. } if record.user.is_some())
+        self.saw_user || self.known.live().is_some_and(|session| session.record.user.is_some())
     }
 
     /// Where the session was read as empty, nothing can be changed.
@@ -171,26 +177,24 @@ impl State {
 enum LoadState {
     #[default]
     Unread,
-    Live {
-        record: Record,
-        id_hash: SessionIdHash,
-    },
-    None(Missing),
+    Live(LiveSession),
+    None(Absence),
 }
 
 impl LoadState {
-    fn public_id(&self) -> Option<PublicId> {
+    fn live(&self) -> Option<&LiveSession> {
         match self {
-            LoadState::Live { record, .. } => Some(record.public_id),
-            LoadState::Unread | LoadState::None { .. } => None,
+            LoadState::Live(session) => Some(session),
+            LoadState::Unread | LoadState::None(_) => None,
         }
     }
 
+    fn public_id(&self) -> Option<PublicId> {
+        self.live().map(|session| session.record.public_id)
+    }
+
     fn data(&self) -> Option<&Data> {
-        match self {
-            LoadState::Live { record, .. } => Some(&record.data),
-            LoadState::Unread | LoadState::None(_) => None,
-        }
+        self.live().map(|session| &session.record.data)
     }
 }
 
@@ -230,11 +234,7 @@ impl Drop for Session {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         let done = state.closed || state.ignored;
         if !done && (state.has_changes() || !state.to_end.is_empty() || state.issued.is_some()) {
-            let public_id = match &state.known {
-                LoadState::Live { record, .. } => Some(&record.public_id),
-                LoadState::Unread | LoadState::None { .. } => None,
-            };
-            self.context.dropped(public_id);
+            self.context.dropped(state.known.public_id().as_ref());
         }
     }
 }
@@ -388,10 +388,7 @@ impl Session {
 
     fn about<T>(&self, ask: impl FnOnce(&Record) -> T) -> Result<Option<T>> {
         let mut state = self.lock("look at a session")?;
-        Ok(match self.read(&mut state)? {
-            LoadState::Live { record, .. } => Some(ask(record)),
-            LoadState::Unread | LoadState::None(_) => None,
-        })
+        Ok(self.read(&mut state)?.live().map(|session| ask(&session.record)))
     }
 
     /// Whether the browser keeps the cookie of a session that begins with this request, or signs
@@ -442,9 +439,8 @@ impl Session {
         if state.closed {
             return Err(Error::new(ErrorKind::Closed, DESTROY));
         }
-        if let LoadState::Live { id_hash, .. } = state.known {
-            state.to_end.push(id_hash);
-        }
+        let current = state.known.live().map(|session| session.id_hash);
+        state.to_end.extend(current);
         for id_hash in self.presented.keys() {
             if !state.to_end.contains(&id_hash) {
                 state.to_end.push(id_hash);
@@ -463,10 +459,7 @@ impl Session {
         if seen == now || state.closed {
             return;
         }
-        let current = match &state.known {
-            LoadState::Live { id_hash, .. } => Some(*id_hash),
-            LoadState::Unread | LoadState::None(_) => None,
-        };
+        let current = state.known.live().map(|session| session.id_hash);
         let recently_ended = &self.context.recently_ended;
         let is_own =
             |id_hash: SessionIdHash| recently_ended.was_revoked_by(&id_hash, self.number, seen);

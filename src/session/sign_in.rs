@@ -1,6 +1,6 @@
 //! Signing a user in, and joining a sign-in that another request has done through the same id.
 
-use crate::backend::{Action, Committed, Loaded, ReplacedBy};
+use crate::backend::{Action, Committed, Lookup, Missing, ReplacedBy};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::id::{JoinSalt, PublicId, SessionId, SessionIdHash, UserKey};
@@ -8,7 +8,7 @@ use crate::record::NewSession;
 use crate::session::changes::Changes;
 use crate::session::commit::TRIES;
 use crate::session::update_queue::overtaken;
-use crate::session::{Authentication, LoadState, Missing, Session, SignIn, State};
+use crate::session::{Absence, Authentication, LoadState, Session, SignIn, State};
 
 const SIGN_IN: &str = "sign a user in";
 
@@ -49,12 +49,9 @@ impl Session {
         let mut new_session = self.new_session(&state)?;
         how.apply(&mut new_session, self.context.now())?;
         // Nothing of one user's session may reach the next user's, nor what was computed from it.
-        let apart = match &state.known {
-            LoadState::Live { record, .. }
-                if record.user.as_ref().is_some_and(|had| *had != user) =>
-            {
-                Some(state.changes.rebased_on_empty()?)
-            }
+        let owner = state.known.live().and_then(|session| session.record.user.as_ref());
+        let apart = match owner {
+            Some(owner) if *owner != user => Some(state.changes.rebased_on_empty()?),
             _ => None,
         };
         let kept = apart.map(|apart| std::mem::replace(&mut state.changes, apart));
@@ -83,20 +80,16 @@ impl Session {
         // Without a session any key will do under which there is none.
         let from = match &state.known {
             // Through an id in its grace the current one is not known, and nobody could join.
-            LoadState::Live { id_hash, .. } => {
-                match (self.own_id(state, id_hash), state.found_by) {
+            LoadState::Live(session) => {
+                match (self.own_id(state, &session.id_hash), state.found_by) {
                     (None, Some(found_by)) => found_by,
-                    _ => *id_hash,
+                    _ => session.id_hash,
                 }
             }
-            LoadState::None(Missing { replaced: Some(replaced), .. }) => replaced.id_hash,
+            LoadState::None(Absence { replaced: Some(replaced), .. }) => replaced.id_hash,
             LoadState::Unread | LoadState::None(_) => SessionId::generate()?.hash(self.realm()),
         };
-        let own = match &state.known {
-            LoadState::Live { record, .. } => Some(record.public_id),
-            LoadState::Unread | LoadState::None(_) => None,
-        };
-        let others = self.other_sessions(&from, own)?;
+        let others = self.other_sessions(&from, state.known.public_id())?;
         let mut presented = self.own_id(state, &from);
         for _ in 0..TRIES {
             let join_salt = presented.as_ref().map(|_| JoinSalt::generate()).transpose()?;
@@ -107,18 +100,24 @@ impl Session {
             let to = id.hash(self.realm());
             state.next_id = Some(id.clone());
             let ending = self.context.recently_ended.begin();
-            let sign_in = Action::SignIn { to: &to, user, new_session, join_salt };
+            let sign_in = Action::SignIn {
+                to,
+                user: user.clone(),
+                new_session: new_session.clone(),
+                join_salt,
+            };
             let answer = self.commit_to(state, &from, sign_in);
             // No other session may begin with this id.
             state.next_id = None;
             match answer? {
-                Committed::Done { record, id_hash, ended } => {
+                Committed::Done { session, ended } => {
                     ended.into_iter().for_each(|id_hash| self.context.recently_ended.note(id_hash));
                     drop(ending);
-                    state.known = LoadState::Live { record, id_hash };
+                    state.known = LoadState::Live(session);
                     state.issued = Some(id);
                 }
-                Committed::Replaced { id: replaced, id_hash, .. } => {
+                Committed::Missing(Missing::Replaced { id: replaced, session, .. }) => {
+                    let id_hash = session.id_hash;
                     drop(ending);
                     let joined = match (&presented, replaced.by) {
                         (Some(presented), ReplacedBy::SignIn { salt: Some(salt) }) => {
@@ -142,8 +141,8 @@ impl Session {
             }
             state.left_behind.extend(others);
             // Last: what the application does with an event must not undo what was done.
-            if let LoadState::Live { record, .. } = &state.known {
-                self.context.events.raise(&Event::SignedIn { public_id: &record.public_id, user });
+            if let Some(public_id) = &state.known.public_id() {
+                self.context.events.raise(&Event::SignedIn { public_id, user });
             }
             return Ok(SignIn::Done);
         }
@@ -159,13 +158,11 @@ impl Session {
         let answer = self.commit_to(state, id_hash, Action::Merge);
         state.joins = false;
         match answer? {
-            Committed::Done { record, id_hash, .. } | Committed::Unchanged { record, id_hash } => {
-                state.known = LoadState::Live { record, id_hash };
+            Committed::Done { session, .. } | Committed::Unchanged(session) => {
+                state.known = LoadState::Live(session);
                 Ok(true)
             }
-            Committed::Replaced { .. } | Committed::NotFound | Committed::Undecodable { .. } => {
-                Ok(false)
-            }
+            Committed::Missing(_) => Ok(false),
             _ => Err(Error::new(ErrorKind::Unexpected, SIGN_IN)),
         }
     }
@@ -180,11 +177,11 @@ impl Session {
         let (mut others, now) = (Vec::new(), self.context.now());
         for id_hash in self.presented.keys().filter(|id_hash| id_hash != from) {
             // Looked up before the sign-in: afterwards an id may lead to the session signed in to.
-            let loaded = self.run_blocking(|| self.context.store()?.load(&id_hash, now))?;
-            if let Loaded::Live { record, id_hash } = loaded
-                && Some(record.public_id) != own
+            let found = self.run_blocking(|| self.context.store()?.load(&id_hash, now))?;
+            if let Lookup::Live { session, .. } = found
+                && Some(session.record.public_id) != own
             {
-                others.push(id_hash);
+                others.push(session.id_hash);
             }
         }
         Ok(others)

@@ -5,7 +5,9 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
-use cloakroom::backend::{Action, AtLimit, Commit, Loaded, SessionFilter, SessionLimit, Store};
+use cloakroom::backend::{
+    Action, AtLimit, Commit, Lookup, Missing, SessionFilter, SessionLimit, Store,
+};
 use cloakroom::delta::Delta;
 use cloakroom::id::{Realm, SessionIdHash};
 use cloakroom::stores::cached::CachedStore;
@@ -84,8 +86,8 @@ fn a_revocation_that_meets_a_sign_out_through_a_grace() {
     let old = sign_in(&store, &new_key(), None);
     let (id_hash, nothing) = (new_key(), Delta::new());
     let action =
-        Action::Renew { to: &id_hash, realm: &Realm::default(), grace_until: Some(NOW + HOUR) };
-    store.commit(&Commit::new(&old, action, &nothing, NOW)).unwrap();
+        Action::Renew { to: id_hash, realm: Realm::default(), grace_until: Some(NOW + HOUR) };
+    store.commit(&Commit::new(&old, action, nothing, NOW)).unwrap();
     assert!(lives(&store, &id_hash));
     let end = || drop(delete(&store, &old).unwrap());
     let served = is_served_after_a_revocation(&cache, &store, &id_hash, end);
@@ -106,8 +108,8 @@ fn a_revocation_that_meets_a_sign_in_whose_key_was_just_renewed() {
         let first = scope.spawn(|| sign_in(&store, &old, None));
         at_commit.wait_until_reached();
         let action =
-            Action::Renew { to: &id_hash, realm: &Realm::default(), grace_until: Some(NOW + HOUR) };
-        store.commit(&Commit::new(&old, action, &nothing, NOW)).unwrap();
+            Action::Renew { to: id_hash, realm: Realm::default(), grace_until: Some(NOW + HOUR) };
+        store.commit(&Commit::new(&old, action, nothing.clone(), NOW)).unwrap();
         assert!(lives(&store, &id_hash), "it is in the cache from now on");
         let keeper = cache.hold_forget();
         at_commit.open();
@@ -135,13 +137,16 @@ fn not_served_after_a_failure(end: impl Fn(&CachedStore<MemoryStore, Arc<Liar>>)
     thread::scope(|scope| {
         let failing = scope.spawn(|| end(&store));
         keeper.wait_until_reached();
-        assert!(matches!(store.load(&id_hash, later).unwrap(), Loaded::Live { .. }));
+        assert!(matches!(store.load(&id_hash, later).unwrap(), Lookup::Live { .. }));
         keeper.open();
         failing.join().unwrap();
     });
-    assert!(matches!(liar.load(&id_hash, later).unwrap(), Loaded::NotFound), "it was done");
+    assert!(
+        matches!(liar.load(&id_hash, later).unwrap(), Lookup::Missing(Missing::NotFound { .. })),
+        "it was done"
+    );
     let served = store.load(&id_hash, later + Duration::from_secs(1)).unwrap();
-    assert!(matches!(served, Loaded::NotFound), "{served:?}");
+    assert!(matches!(served, Lookup::Missing(Missing::NotFound { .. })), "{served:?}");
 }
 
 #[test]

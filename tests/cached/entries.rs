@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use cloakroom::backend::{Action, AtLimit, Commit, Committed, Loaded, SessionLimit, Store};
+use cloakroom::backend::{
+    Action, AtLimit, Commit, Committed, LiveSession, Lookup, Missing, SessionLimit, Store,
+};
 use cloakroom::clock::ManualClock;
 use cloakroom::delta::Delta;
 use cloakroom::id::SessionIdHash;
@@ -80,7 +82,7 @@ fn an_entry_is_kept_no_longer_than_it_lives_or_its_session() {
         let store = CachedStore::new(cache, MemoryStore::new());
         let (id_hash, delta) = (new_key(), Delta::new());
         let new_session = cloakroom::record::NewSession::new(lifetime.starting(NOW)).unwrap();
-        store.commit(&Commit::new(&id_hash, Action::Create(&new_session), &delta, NOW)).unwrap();
+        store.commit(&Commit::new(&id_hash, Action::Create(new_session), delta, NOW)).unwrap();
         assert!(live(&store, &id_hash).unwrap().is_some());
         let mut raw = shared().raw();
         let name = raw.name("lives", 'c', &id_hash);
@@ -103,9 +105,11 @@ fn an_entry_is_not_believed_after_its_life_and_a_touch_does_not_make_it_longer()
         merge(&*stage.backing, &id_hash, &setting("n", 2)).unwrap();
         assert_eq!(n(&stage.store, &id_hash), Some(1), "the one bound");
         let half = NOW + LIFE / 2;
-        assert!(matches!(stage.store.load(&id_hash, half).unwrap(), Loaded::Live { .. }));
+        assert!(matches!(stage.store.load(&id_hash, half).unwrap(), Lookup::Live { .. }));
         stage.backing.touch(&[(id_hash, Touch::at(half))], half).unwrap();
-        let Loaded::Live { record, .. } = stage.store.load(&id_hash, NOW + LIFE).unwrap() else {
+        let Lookup::Live { session: LiveSession { record, .. }, .. } =
+            stage.store.load(&id_hash, NOW + LIFE).unwrap()
+        else {
             panic!("it lives");
         };
         assert_eq!(value(&record, "n"), Some(2));
@@ -120,13 +124,15 @@ fn a_session_that_looks_ended_in_the_cache_is_looked_up() {
         let new_session = cloakroom::record::NewSession::new(new_session).unwrap();
         stage
             .store
-            .commit(&Commit::new(&id_hash, Action::Create(&new_session), &delta, NOW))
+            .commit(&Commit::new(&id_hash, Action::Create(new_session), delta, NOW))
             .unwrap();
         assert_eq!(n(&stage.store, &id_hash), Some(1));
         let later = NOW + SECOND * 30;
         stage.backing.touch(&[(id_hash, Touch::at(later))], later).unwrap();
         let then = NOW + SECOND * 50;
-        let Loaded::Live { record, .. } = stage.store.load(&id_hash, then).unwrap() else {
+        let Lookup::Live { session: LiveSession { record, .. }, .. } =
+            stage.store.load(&id_hash, then).unwrap()
+        else {
             panic!("it ended early");
         };
         assert_eq!(record.seen, later);
@@ -161,13 +167,15 @@ fn a_touch_that_comes_with_a_commit_of_nothing_is_seen_at_once() {
         // Activity is due while the entry is still believed.
         let (id_hash, nothing, later) = (new_key(), Delta::new(), NOW + LIFE / 2);
         let new_session = NewSession::new(Lifetime::idle(LIFE * 10).starting(NOW)).unwrap();
-        let begin = Commit::new(&id_hash, Action::Create(&new_session), &nothing, NOW);
+        let begin = Commit::new(&id_hash, Action::Create(new_session), nothing.clone(), NOW);
         stage.store.commit(&begin).unwrap();
         assert!(live(&stage.store, &id_hash).unwrap().is_some(), "it is in the cache from now on");
-        let mut commit = Commit::new(&id_hash, Action::Merge, &nothing, later);
+        let mut commit = Commit::new(&id_hash, Action::Merge, nothing, later);
         commit.touch = Some(Touch::at(later));
-        assert!(matches!(stage.store.commit(&commit).unwrap(), Committed::Unchanged { .. }));
-        let Loaded::Live { record, .. } = stage.store.load(&id_hash, later).unwrap() else {
+        assert!(matches!(stage.store.commit(&commit).unwrap(), Committed::Unchanged(_)));
+        let Lookup::Live { session: LiveSession { record, .. }, .. } =
+            stage.store.load(&id_hash, later).unwrap()
+        else {
             panic!("it lives");
         };
         assert_eq!(record.seen, later);
@@ -182,7 +190,7 @@ fn a_process_believes_nothing_that_was_read_before_it_began() {
         delete(&*stage.backing, &id_hash).unwrap();
         let restarted = stage.another();
         let loaded = restarted.store.load(&id_hash, NOW + Duration::from_millis(1)).unwrap();
-        assert!(matches!(loaded, Loaded::NotFound), "{loaded:?}");
+        assert!(matches!(loaded, Lookup::Missing(Missing::NotFound { .. })), "{loaded:?}");
     });
 }
 
@@ -191,20 +199,20 @@ fn what_the_store_knows_better_is_forgotten() {
     Stage::on_each_cache(|stage| {
         let stale = |id_hash: &SessionIdHash| {
             let delta = setting("m", 1);
-            let mut merge = Commit::new(id_hash, Action::Merge, &delta, NOW);
+            let mut merge = Commit::new(id_hash, Action::Merge, delta, NOW);
             merge.if_revision = Some(1);
             stage.store.commit(&merge).unwrap()
         };
         let id_hash = stage.cached();
         merge(&*stage.backing, &id_hash, &setting("n", 2)).unwrap();
-        assert!(matches!(stale(&id_hash), Committed::RevisionMismatch { .. }));
+        assert!(matches!(stale(&id_hash), Committed::RevisionMismatch(_)));
         assert_eq!(n(&stage.store, &id_hash), Some(2));
         delete(&*stage.backing, &id_hash).unwrap();
-        assert!(matches!(stale(&id_hash), Committed::NotFound));
+        assert!(matches!(stale(&id_hash), Committed::Missing(Missing::NotFound { .. })));
         assert_eq!(n(&stage.store, &id_hash), None);
         let id_hash = stage.cached();
         renew(&*stage.backing, &id_hash, None);
-        assert!(matches!(stale(&id_hash), Committed::Replaced { .. }));
+        assert!(matches!(stale(&id_hash), Committed::Missing(Missing::Replaced { .. })));
         assert_eq!(n(&stage.store, &id_hash), None);
     });
 }

@@ -5,7 +5,7 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cloakroom::backend::{Committed, Loaded, Store};
+use cloakroom::backend::{Committed, Lookup, Missing, Store};
 use cloakroom::event::EventKind;
 use cloakroom::http::Outcome;
 use cloakroom::stores::cached::CachedStore;
@@ -87,8 +87,11 @@ fn another_process_sees_what_this_one_could_not_tell_within_the_life_of_an_entry
     delete(&mine, &id_hash).unwrap();
     assert_eq!(n(&mine, &id_hash), None);
     let last = NOW + LIFE - Duration::from_millis(1);
-    assert!(matches!(theirs.load(&id_hash, last).unwrap(), Loaded::Live { .. }), "the one bound");
-    assert!(matches!(theirs.load(&id_hash, NOW + LIFE).unwrap(), Loaded::NotFound));
+    assert!(matches!(theirs.load(&id_hash, last).unwrap(), Lookup::Live { .. }), "the one bound");
+    assert!(matches!(
+        theirs.load(&id_hash, NOW + LIFE).unwrap(),
+        Lookup::Missing(Missing::NotFound { .. })
+    ));
 }
 
 #[test]
@@ -97,7 +100,7 @@ fn an_outage_is_told_once_and_costs_a_few_timeouts_at_most() {
     let (events, told) = events();
     let cache = server.hasty_store();
     let store = CachedStore::builder(cache, MemoryStore::new()).retry_after(HOUR);
-    let store = store.events(events.clone()).build().unwrap();
+    let store = store.events(events).build().unwrap();
     let id_hash = create(&store, &setting("n", 1)).unwrap();
     assert_eq!(n(&store, &id_hash), Some(1));
     server.freeze();

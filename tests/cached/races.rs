@@ -5,7 +5,8 @@ use std::thread;
 
 use cloakroom::MemoryStore;
 use cloakroom::backend::{
-    Cache, CacheEntry, CacheLookup, Committed, FillLease, Loaded, Page, SessionFilter, Store,
+    Cache, CacheEntry, CacheLookup, Committed, FillLease, LiveSession, Lookup, Missing, Page,
+    SessionFilter, Store,
 };
 use cloakroom::delta::Delta;
 use cloakroom::record::Touch;
@@ -184,14 +185,14 @@ fn that_everyone_was_revoked_past_the_cache_is_seen_within_a_second() {
         assert_eq!(n(&stage.store, &keys[0]), Some(1), "the entry lives for a minute");
         for id_hash in keys {
             let loaded = stage.store.load(&id_hash, NOW + SECOND).unwrap();
-            assert!(matches!(loaded, Loaded::NotFound), "{loaded:?}");
+            assert!(matches!(loaded, Lookup::Missing(Missing::NotFound { .. })), "{loaded:?}");
         }
         // And what begins from then on is served from the cache again.
         let later = NOW + SECOND * 2;
         let id_hash = create(&stage.store, &setting("n", 2)).unwrap();
-        assert!(matches!(stage.store.load(&id_hash, later).unwrap(), Loaded::Live { .. }));
+        assert!(matches!(stage.store.load(&id_hash, later).unwrap(), Lookup::Live { .. }));
         let loads = stage.loads();
-        assert!(matches!(stage.store.load(&id_hash, later).unwrap(), Loaded::Live { .. }));
+        assert!(matches!(stage.store.load(&id_hash, later).unwrap(), Lookup::Live { .. }));
         assert_eq!(stage.loads(), loads);
     });
 }
@@ -206,7 +207,9 @@ fn a_change_that_somebody_has_seen_is_not_unseen_while_the_cache_is_being_told()
             // The store has it, and the cache was not told yet.
             keeper.wait_until_reached();
             match merge(&stage.store, &id_hash, &Delta::new()).unwrap() {
-                Committed::Unchanged { record, .. } => assert_eq!(value(&record, "n"), Some(2)),
+                Committed::Unchanged(LiveSession { record, .. }) => {
+                    assert_eq!(value(&record, "n"), Some(2))
+                }
                 other => panic!("{other:?}"),
             }
             assert_eq!(n(&stage.store, &id_hash), Some(2));
@@ -229,7 +232,9 @@ fn activity_that_somebody_has_seen_is_not_unseen_while_the_cache_is_being_told()
                 listed.list(&SessionFilter::All, Page::first(NonZeroUsize::MIN), later).unwrap();
             assert_eq!(listed[0].seen, later);
             match stage.store.load(&id_hash, later).unwrap() {
-                Loaded::Live { record, .. } => assert_eq!(record.seen, later),
+                Lookup::Live { session: LiveSession { record, .. }, .. } => {
+                    assert_eq!(record.seen, later)
+                }
                 other => panic!("{other:?}"),
             }
             keeper.open();

@@ -1,20 +1,18 @@
 //! A cached store of a test, and what is done to it.
 
-use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use cloakroom::backend::{
-    Action, Capabilities, Commit, Committed, Loaded, Maintenance, Page, SessionFilter,
-    SessionIndex, SessionLimit, Store, SweepReport,
+    Action, Commit, Committed, Page, SessionFilter, SessionIndex, SessionLimit, Store, StoreWrapper,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::delta::Delta;
 use cloakroom::event::{Event, EventKind, Events, Sink};
 use cloakroom::id::{PublicId, Realm, SessionIdHash, UserKey};
-use cloakroom::record::{Stats, Summary, Touch};
+use cloakroom::record::{Stats, Summary};
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::{Error, ErrorKind, MemoryStore, Result, SqliteStore};
 
@@ -124,8 +122,8 @@ pub(crate) fn renew(
     grace: Option<Timestamp>,
 ) -> SessionIdHash {
     let to = new_key();
-    let action = Action::Renew { to: &to, realm: &Realm::default(), grace_until: grace };
-    let answer = store.commit(&Commit::new(id_hash, action, &Delta::new(), NOW)).unwrap();
+    let action = Action::Renew { to, realm: Realm::default(), grace_until: grace };
+    let answer = store.commit(&Commit::new(id_hash, action, Delta::new(), NOW)).unwrap();
     assert!(matches!(answer, Committed::Done { .. }), "{answer:?}");
     to
 }
@@ -136,9 +134,8 @@ pub(crate) fn sign_in(
     session_limit: Option<SessionLimit>,
 ) -> SessionIdHash {
     let (to, user, new_session, delta) = (new_key(), user(), new_session(), Delta::new());
-    let action =
-        Action::SignIn { to: &to, user: &user, new_session: &new_session, join_salt: None };
-    let mut commit = Commit::new(id_hash, action, &delta, NOW);
+    let action = Action::SignIn { to, user, new_session, join_salt: None };
+    let mut commit = Commit::new(id_hash, action, delta, NOW);
     commit.session_limit = session_limit;
     let answer = store.commit(&commit).unwrap();
     assert!(matches!(answer, Committed::Done { .. }), "{answer:?}");
@@ -150,7 +147,7 @@ pub(crate) type Ending = (&'static str, fn(&Stage, &SessionIdHash));
 
 pub(crate) const ENDINGS: &[Ending] = &[
     ("a sign-out", |stage, id_hash| {
-        assert!(matches!(delete(&stage.store, id_hash).unwrap(), Committed::Deleted { .. }));
+        assert!(matches!(delete(&stage.store, id_hash).unwrap(), Committed::Deleted(_)));
     }),
     ("a renewal", |stage, id_hash| _ = renew(&stage.store, id_hash, None)),
     ("a sign-in", |stage, id_hash| _ = sign_in(&stage.store, id_hash, None)),
@@ -198,37 +195,19 @@ impl Liar {
     }
 }
 
-impl Store for Liar {
-    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
-        self.backing.load(id_hash, now)
+impl StoreWrapper for Liar {
+    type Wrapped = SqliteStore;
+
+    fn wrapped(&self) -> &SqliteStore {
+        &self.backing
     }
 
-    fn try_load(&self, _: &SessionIdHash, _: Timestamp) -> Option<Loaded> {
-        None
-    }
-
-    fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
+    fn on_commit(&self, commit: &Commit) -> Result<Committed> {
         self.answer(|| self.backing.commit(commit))
     }
 
-    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
-        self.backing.touch(batch, now)
-    }
-
-    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {
-        self.backing.sweep(now, limit)
-    }
-
-    fn index(&self) -> Option<&dyn SessionIndex> {
+    fn on_index(&self) -> Option<&dyn SessionIndex> {
         Some(self)
-    }
-
-    fn maintenance(&self) -> Option<&dyn Maintenance> {
-        self.backing.maintenance()
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        self.backing.capabilities()
     }
 }
 

@@ -145,16 +145,16 @@ fn begin_as(
     let id_hash = id.hash(tag);
     let user = user.map(|user| UserKey::new(user).unwrap());
     let action = match &user {
-        None => Action::Create(&new_session),
+        None => Action::Create(new_session),
         Some(user) => {
-            Action::SignIn { to: &id_hash, user, new_session: &new_session, join_salt: None }
+            Action::SignIn { to: id_hash, user: user.clone(), new_session, join_salt: None }
         }
     };
     let at_first = SessionId::generate().unwrap().hash(tag);
     let from = if user.is_some() { &at_first } else { &id_hash };
-    match store.commit(&Commit::new(from, action, &delta, at)).unwrap() {
-        Committed::Done { id_hash, record, .. } => {
-            Begun { id, id_hash, public_id: record.public_id }
+    match store.commit(&Commit::new(from, action, delta, at)).unwrap() {
+        Committed::Done { session, .. } => {
+            Begun { id, id_hash: session.id_hash, public_id: session.record.public_id }
         }
         other => panic!("{other:?}"),
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use cloakroom::SqliteStore;
-use cloakroom::backend::{Action, Commit, Committed, Loaded, Store};
+use cloakroom::backend::{Action, Commit, Committed, Lookup, Missing, Store};
 use cloakroom::delta::Delta;
 use cloakroom::id::{Realm, SessionIdHash};
 
@@ -24,9 +24,10 @@ fn renewed(store: &SqliteStore) -> Renewed {
     let renew = |from: &SessionIdHash, grace| {
         let to = new_key();
         let grace_until = Some(now() + MINUTE).filter(|_| grace);
-        let action = Action::Renew { to: &to, realm: &Realm::default(), grace_until };
-        let renewed = store.commit(&Commit::new(from, action, &Delta::new(), now())).unwrap();
-        assert!(matches!(renewed, Committed::Done { id_hash, .. } if id_hash == to), "{renewed:?}");
+        let action = Action::Renew { to, realm: Realm::default(), grace_until };
+        let renewed = store.commit(&Commit::new(from, action, Delta::new(), now())).unwrap();
+        let Committed::Done { session, .. } = renewed else { panic!("{renewed:?}") };
+        assert_eq!(session.id_hash, to);
         to
     };
     let second = renew(&first, true);
@@ -36,8 +37,13 @@ fn renewed(store: &SqliteStore) -> Renewed {
 /// Whether both are known as what they are.
 fn are_remembered(store: &SqliteStore, ids: &Renewed) -> bool {
     let found = [&ids.in_grace, &ids.replaced].map(|id_hash| store.load(id_hash, now()).unwrap());
-    matches!(&found, [Loaded::Live { id_hash, .. }, Loaded::Replaced { id_hash: current, .. }]
-        if *id_hash == ids.now && *current == ids.now)
+    match &found {
+        [
+            Lookup::Live { session, .. },
+            Lookup::Missing(Missing::Replaced { session: other, .. }),
+        ] => session.id_hash == ids.now && other.id_hash == ids.now,
+        _ => false,
+    }
 }
 
 fn rows(folder: &Folder) -> i64 {
@@ -88,7 +94,13 @@ fn what_ends_all_sessions_forgets_their_replaced_ids() {
         done(&folder, command);
         assert_eq!(rows(&folder), 0, "{command:?}");
         for id_hash in [&ids.in_grace, &ids.replaced, &ids.now] {
-            assert!(matches!(store.load(id_hash, now()).unwrap(), Loaded::NotFound), "{command:?}");
+            assert!(
+                matches!(
+                    store.load(id_hash, now()).unwrap(),
+                    Lookup::Missing(Missing::NotFound { .. })
+                ),
+                "{command:?}"
+            );
         }
     }
 }
@@ -106,7 +118,13 @@ fn the_replaced_ids_of_a_revoked_session_find_nothing() {
         assert!(are_remembered(&store, &ids), "{command:?}");
         done(&folder, command);
         for id_hash in [&ids.in_grace, &ids.replaced] {
-            assert!(matches!(store.load(id_hash, now()).unwrap(), Loaded::NotFound), "{command:?}");
+            assert!(
+                matches!(
+                    store.load(id_hash, now()).unwrap(),
+                    Lookup::Missing(Missing::NotFound { .. })
+                ),
+                "{command:?}"
+            );
         }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Capabilities, Commit, Committed, Loaded, Maintenance, SessionIndex, Store, SweepReport,
+    Commit, Committed, Lookup, Maintenance, Store, StoreWrapper, SweepReport,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::SessionIdHash;
@@ -204,18 +204,19 @@ impl<S: Store> Faulty<S> {
     }
 }
 
-#[deny(clippy::missing_trait_methods)]
-impl<S: Store> Store for Faulty<S> {
-    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
+impl<S: Store> StoreWrapper for Faulty<S> {
+    type Wrapped = S;
+
+    fn wrapped(&self) -> &S {
+        &self.inner
+    }
+
+    fn on_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Lookup> {
         self.enter(Call::Load)?;
         self.inner.load(id_hash, now)
     }
 
-    fn try_load(&self, _: &SessionIdHash, _: Timestamp) -> Option<Loaded> {
-        None
-    }
-
-    fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
+    fn on_commit(&self, commit: &Commit) -> Result<Committed> {
         self.enter(Call::Commit)?;
         let answer = self.inner.commit(commit);
         let gate = self.commit_answer.lock().unwrap().take();
@@ -225,13 +226,13 @@ impl<S: Store> Store for Faulty<S> {
         answer
     }
 
-    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
+    fn on_touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
         self.enter(Call::Touch)?;
         self.touched.fetch_add(batch.len() as u64, Ordering::SeqCst);
         self.inner.touch(batch, now)
     }
 
-    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {
+    fn on_sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {
         self.limits.lock().unwrap().push(limit.get());
         self.enter(Call::Sweep)?;
         let swept = self.inner.sweep(now, limit)?;
@@ -243,17 +244,9 @@ impl<S: Store> Store for Faulty<S> {
         Ok(SweepReport::new(limit.get(), *held))
     }
 
-    fn index(&self) -> Option<&dyn SessionIndex> {
-        self.inner.index()
-    }
-
-    fn maintenance(&self) -> Option<&dyn Maintenance> {
+    fn on_maintenance(&self) -> Option<&dyn Maintenance> {
         // It cannot fail here; a plan for it would be a mistake of the test.
         self.enter(Call::Maintenance).unwrap();
         self.inner.maintenance()
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        self.inner.capabilities()
     }
 }

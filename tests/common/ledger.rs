@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt::{self, Display};
 use std::str::FromStr;
 
-use cloakroom::backend::{Loaded, ReplacedId, Store};
+use cloakroom::backend::{LiveSession, Lookup, Missing, ReplacedId, Store};
 use cloakroom::id::SessionIdHash;
 
 use crate::common::{NOW, hex, key_of, value};
@@ -214,26 +214,29 @@ impl Life {
         let dead = self.replaced.iter().filter(|(_, grace)| !grace).map(|(id_hash, _)| id_hash);
         for id_hash in self.ended.iter().chain(dead) {
             match store.load(id_hash, NOW).unwrap() {
-                Loaded::NotFound | Loaded::Replaced { .. } => {}
+                Lookup::Missing(Missing::NotFound { .. })
+                | Lookup::Missing(Missing::Replaced { .. }) => {}
                 found => return Some(format!("an ended key finds {found:?}")),
             }
         }
         let now = self.now.as_ref()?;
         for (grace, _) in self.replaced.iter().filter(|(_, grace)| *grace) {
             match store.load(grace, NOW).unwrap() {
-                Loaded::Live { id_hash, .. } if id_hash == now.id_hash => {}
+                Lookup::Live { session: LiveSession { id_hash, .. }, .. }
+                    if id_hash == now.id_hash => {}
                 found => return Some(format!("the grace of {now:?} finds {found:?}")),
             }
         }
         for id_hash in &self.beyond {
             match store.load(id_hash, NOW).unwrap() {
-                Loaded::Live { id_hash, .. } if id_hash == now.id_hash => {}
-                Loaded::NotFound => {}
+                Lookup::Live { session: LiveSession { id_hash, .. }, .. }
+                    if id_hash == now.id_hash => {}
+                Lookup::Missing(Missing::NotFound { .. }) => {}
                 found => return Some(format!("a former grace of {now:?} finds {found:?}")),
             }
         }
         match store.load(&now.id_hash, NOW).unwrap() {
-            Loaded::Live { record, id_hash } => {
+            Lookup::Live { session: LiveSession { record, id_hash }, .. } => {
                 let n = value::<u64>(&record, "n");
                 let user = record.user.as_ref().map(|user| user.as_str().to_owned());
                 let seen = record.seen.as_millis();

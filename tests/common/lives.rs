@@ -7,7 +7,8 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, AtLimit, Commit, Committed, ReplacedId, SessionFilter, SessionLimit, Store,
+    Action, AtLimit, Commit, Committed, LiveSession, Missing, ReplacedId, SessionFilter,
+    SessionLimit, Store,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::delta::Delta;
@@ -140,8 +141,8 @@ impl<'w> Worker<'w> {
             let delta = worker.data(0);
             worker.store.commit(&Commit::new(
                 &id_hash,
-                Action::Create(&new_session),
-                &delta,
+                Action::Create(new_session.clone()),
+                delta,
                 NOW,
             ))?;
             let (public_id, seen) = (new_session.public_id, NOW.as_millis());
@@ -172,7 +173,7 @@ impl<'w> Worker<'w> {
                 true => graces[worker.dice.roll(graces.len())].0,
                 false => own.id_hash,
             };
-            let merged = worker.store.commit(&Commit::new(&id_hash, Action::Merge, &delta, NOW))?;
+            let merged = worker.store.commit(&Commit::new(&id_hash, Action::Merge, delta, NOW))?;
             Ok(answer(&merged))
         })
     }
@@ -187,8 +188,12 @@ impl<'w> Worker<'w> {
             (own.n, own.user, own.external) = (n, user.clone(), None);
             let mut delta = setting("n", n);
             delta.set_user(user);
-            let merged =
-                worker.store.commit(&Commit::new(&own.id_hash, Action::Merge, &delta, NOW))?;
+            let merged = worker.store.commit(&Commit::new(
+                &own.id_hash,
+                Action::Merge,
+                delta.clone(),
+                NOW,
+            ))?;
             Ok(answer(&merged))
         })
     }
@@ -208,9 +213,9 @@ impl<'w> Worker<'w> {
         self.carry_out(&Change::Renew { life, id_hash: to, grace }, |worker| {
             let own = &mut worker.lives[at];
             let grace_until = grace.then(|| NOW + HOUR);
-            let action = Action::Renew { to: &to, realm: &Realm::default(), grace_until };
+            let action = Action::Renew { to, realm: Realm::default(), grace_until };
             let renewed =
-                worker.store.commit(&Commit::new(&own.id_hash, action, &Delta::new(), NOW))?;
+                worker.store.commit(&Commit::new(&own.id_hash, action, Delta::new(), NOW))?;
             own.replaced.push_back((std::mem::replace(&mut own.id_hash, to), grace));
             if own.replaced.len() > ReplacedId::MAX {
                 own.replaced.pop_front();
@@ -236,12 +241,11 @@ impl<'w> Worker<'w> {
             new_session.idp_session_id = Some(IdpSessionId::new(format!("{life}-{n}")).unwrap());
             // Where there is no session any more one begins, and has nothing but this.
             let delta = setting("n", n);
-            let action =
-                Action::SignIn { to: &to, user: &user, new_session: &new_session, join_salt: None };
-            let mut commit = Commit::new(&own.id_hash, action, &delta, NOW);
+            let action = Action::SignIn { to, user: user.clone(), new_session, join_salt: None };
+            let mut commit = Commit::new(&own.id_hash, action, delta, NOW);
             commit.session_limit = Some(SessionLimit::new(NonZeroU32::MIN, AtLimit::EndOthers));
             match worker.store.commit(&commit)? {
-                Committed::Done { record, .. } => {
+                Committed::Done { session: LiveSession { record, .. }, .. } => {
                     let own = &mut worker.lives[at];
                     (own.id_hash, own.replaced) = (to, VecDeque::new());
                     (own.public_id, own.user) = (record.public_id, record.user);
@@ -274,7 +278,7 @@ impl<'w> Worker<'w> {
                 (4, Some(user), _) => SessionFilter::User(user),
                 _ => {
                     let delete = Delta::new();
-                    let delete = Commit::new(&id_hash, Action::Delete, &delete, NOW);
+                    let delete = Commit::new(&id_hash, Action::Delete, delete, NOW);
                     let ended = worker.store.commit(&delete)?;
                     worker.lives.retain(|own| !lives.contains(&own.life));
                     return Ok(answer(&ended));
@@ -295,8 +299,8 @@ impl<'w> Worker<'w> {
             let delta = setting("n", 0);
             worker.store.commit(&Commit::new(
                 &id_hash,
-                Action::Create(&new_session),
-                &delta,
+                Action::Create(new_session.clone()),
+                delta,
                 NOW,
             ))?;
             Ok(Answer::Done)
@@ -318,8 +322,8 @@ impl<'w> Worker<'w> {
 
 fn answer(committed: &Committed) -> Answer {
     match committed {
-        Committed::Done { .. } | Committed::Deleted { .. } => Answer::Done,
-        Committed::NotFound => Answer::Gone,
+        Committed::Done { .. } | Committed::Deleted(_) => Answer::Done,
+        Committed::Missing(Missing::NotFound { .. }) => Answer::Gone,
         other => panic!("a change is answered {other:?}"),
     }
 }

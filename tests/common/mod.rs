@@ -22,7 +22,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use cloakroom::backend::{Action, Commit, Committed, Loaded, Store};
+use cloakroom::backend::{Action, Commit, Committed, LiveSession, Lookup, Store};
 use cloakroom::clock::Timestamp;
 use cloakroom::data::Value;
 use cloakroom::delta::Delta;
@@ -89,21 +89,21 @@ pub fn setting(name: &str, value: impl serde::Serialize) -> Delta {
 
 pub fn create(store: &impl Store, delta: &Delta) -> Result<SessionIdHash> {
     let id_hash = new_key();
-    store.commit(&Commit::new(&id_hash, Action::Create(&new_session()), delta, NOW))?;
+    store.commit(&Commit::new(&id_hash, Action::Create(new_session()), delta.clone(), NOW))?;
     Ok(id_hash)
 }
 
 pub fn merge(store: &impl Store, id_hash: &SessionIdHash, delta: &Delta) -> Result<Committed> {
-    store.commit(&Commit::new(id_hash, Action::Merge, delta, NOW))
+    store.commit(&Commit::new(id_hash, Action::Merge, delta.clone(), NOW))
 }
 
 pub fn delete(store: &impl Store, id_hash: &SessionIdHash) -> Result<Committed> {
-    store.commit(&Commit::new(id_hash, Action::Delete, &Delta::new(), NOW))
+    store.commit(&Commit::new(id_hash, Action::Delete, Delta::new(), NOW))
 }
 
 pub fn live(store: &impl Store, id_hash: &SessionIdHash) -> Result<Option<Record>> {
     Ok(match store.load(id_hash, NOW)? {
-        Loaded::Live { record, .. } => Some(record),
+        Lookup::Live { session: LiveSession { record, .. }, .. } => Some(record),
         _ => None,
     })
 }

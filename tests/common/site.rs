@@ -4,20 +4,17 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cloakroom::backend::{
-    Capabilities, Commit, Committed, Loaded, Maintenance, SessionIndex, Store, SweepReport,
-};
+use cloakroom::backend::{Commit, Committed, Lookup, Store, StoreWrapper};
 use cloakroom::clock::{Clock, ManualClock, Timestamp};
 use cloakroom::event::EventKind;
 use cloakroom::id::SessionIdHash;
 use cloakroom::manager::SessionManagerBuilder;
-use cloakroom::record::{Stats, Touch};
+use cloakroom::record::Stats;
 use cloakroom::{Error, ErrorKind, MemoryStore, Result, SessionManager, SqliteStore};
 
 use crate::app::{App, FRAMEWORKS, Framework, Gate, Server};
@@ -68,39 +65,21 @@ impl Watched {
     }
 }
 
-impl Store for Watched {
-    fn load(&self, key: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
+impl StoreWrapper for Watched {
+    type Wrapped = dyn Store;
+
+    fn wrapped(&self) -> &dyn Store {
+        &*self.0.store
+    }
+
+    fn on_load(&self, key: &SessionIdHash, now: Timestamp) -> Result<Lookup> {
         self.called(&self.0.failing_loads)?;
         self.0.store.load(key, now)
     }
 
-    fn try_load(&self, _: &SessionIdHash, _: Timestamp) -> Option<Loaded> {
-        None
-    }
-
-    fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
+    fn on_commit(&self, commit: &Commit) -> Result<Committed> {
         self.called(&self.0.failing_commits)?;
         self.0.store.commit(commit)
-    }
-
-    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
-        self.0.store.touch(batch, now)
-    }
-
-    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {
-        self.0.store.sweep(now, limit)
-    }
-
-    fn index(&self) -> Option<&dyn SessionIndex> {
-        self.0.store.index()
-    }
-
-    fn maintenance(&self) -> Option<&dyn Maintenance> {
-        self.0.store.maintenance()
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        self.0.store.capabilities()
     }
 }
 

@@ -5,8 +5,8 @@ use std::num::NonZeroUsize;
 
 use cloakroom::Result;
 use cloakroom::backend::{
-    Cache, CacheEntry, CacheLookup, Capabilities, Commit, Committed, FillLease, Loaded,
-    Maintenance, Page, SessionFilter, SessionIndex, Store, SweepReport,
+    Cache, CacheEntry, CacheLookup, Commit, Committed, FillLease, Lookup, Page, SessionFilter,
+    SessionIndex, Store, StoreWrapper, SweepReport,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{PublicId, Realm, SessionIdHash};
@@ -33,37 +33,31 @@ impl<T> Pausing<T> {
     }
 }
 
-impl<S: Store> Store for Pausing<S> {
-    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
+impl<S: Store> StoreWrapper for Pausing<S> {
+    type Wrapped = S;
+
+    fn wrapped(&self) -> &S {
+        &self.0
+    }
+
+    fn on_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Lookup> {
         self.around(|store| store.load(id_hash, now))
     }
 
-    fn try_load(&self, _: &SessionIdHash, _: Timestamp) -> Option<Loaded> {
-        None
-    }
-
-    fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
+    fn on_commit(&self, commit: &Commit) -> Result<Committed> {
         self.around(|store| store.commit(commit))
     }
 
-    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
+    fn on_touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
         self.around(|store| store.touch(batch, now))
     }
 
-    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {
+    fn on_sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {
         self.around(|store| store.sweep(now, limit))
     }
 
-    fn index(&self) -> Option<&dyn SessionIndex> {
+    fn on_index(&self) -> Option<&dyn SessionIndex> {
         self.0.index().map(|_| self as &dyn SessionIndex)
-    }
-
-    fn maintenance(&self) -> Option<&dyn Maintenance> {
-        self.0.maintenance()
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        self.0.capabilities()
     }
 }
 

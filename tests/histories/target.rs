@@ -4,7 +4,8 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 use cloakroom::backend::{
-    self, Action, Commit, Committed, Loaded, Page, SessionFilter, SessionIndex, SessionLimit, Store,
+    self, Action, Commit, Committed, LiveSession, Lookup, Missing, Page, SessionFilter,
+    SessionIndex, SessionLimit, Store,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::data::Value;
@@ -112,28 +113,27 @@ impl Names {
 
     fn try_call(self, store: &impl Store, operation: &Operation) -> Result<Answer> {
         let now = self.time(operation.now);
-        let nothing = Delta::new();
         Ok(match &operation.call {
             Call::Load { id_hash } => match store.load(&self.id_hash(*id_hash), now)? {
-                Loaded::Live { record, id_hash } => Answer::Live {
+                Lookup::Live { session: LiveSession { record, id_hash }, .. } => Answer::Live {
                     session: self.session(&record),
                     id_hash: self.key_number(&id_hash),
                 },
-                Loaded::Replaced { id_hash, .. } => {
-                    Answer::Replaced { id_hash: self.key_number(&id_hash) }
+                Lookup::Missing(Missing::Replaced { session, .. }) => {
+                    Answer::Replaced { id_hash: self.key_number(&session.id_hash) }
                 }
-                Loaded::NotFound => Answer::NotFound,
+                Lookup::Missing(Missing::NotFound { .. }) => Answer::NotFound,
                 other => Answer::Failed(format!("{other:?}")),
             },
             Call::Create { id_hash, begins, changes } => {
                 let (id_hash, new_session, delta) =
                     (self.id_hash(*id_hash), self.new_session(begins), delta(changes));
-                let commit = Commit::new(&id_hash, Action::Create(&new_session), &delta, now);
+                let commit = Commit::new(&id_hash, Action::Create(new_session), delta, now);
                 self.committed(store.commit(&commit)?)
             }
             Call::Merge { id_hash, changes, if_revision, seen } => {
                 let (id_hash, delta) = (self.id_hash(*id_hash), delta(changes));
-                let mut commit = Commit::new(&id_hash, Action::Merge, &delta, now);
+                let mut commit = Commit::new(&id_hash, Action::Merge, delta, now);
                 commit.if_revision = *if_revision;
                 commit.touch = seen.map(|seen| Touch::at(self.time(seen)));
                 self.committed(store.commit(&commit)?)
@@ -142,28 +142,23 @@ impl Names {
                 let (id_hash, to, delta) =
                     (self.id_hash(*id_hash), self.id_hash(*to), delta(changes));
                 let grace_until = grace_until.map(|until| self.time(until));
-                let action = Action::Renew { to: &to, realm: &Realm::default(), grace_until };
-                self.committed(store.commit(&Commit::new(&id_hash, action, &delta, now))?)
+                let action = Action::Renew { to, realm: Realm::default(), grace_until };
+                self.committed(store.commit(&Commit::new(&id_hash, action, delta, now))?)
             }
             Call::SignIn { id_hash, to, user, begins, changes, limit } => {
                 let (id_hash, to, delta) =
                     (self.id_hash(*id_hash), self.id_hash(*to), delta(changes));
                 let (user, new_session) = (name_of_user(*user), self.new_session(begins));
                 let join_salt = Some(JoinSalt::from_bytes(*to.as_bytes()));
-                let action =
-                    Action::SignIn { to: &to, user: &user, new_session: &new_session, join_salt };
-                let mut commit = Commit::new(&id_hash, action, &delta, now);
+                let action = Action::SignIn { to, user, new_session, join_salt };
+                let mut commit = Commit::new(&id_hash, action, delta, now);
                 commit.session_limit = limit.map(session_limit);
                 self.committed(store.commit(&commit)?)
             }
             Call::Delete { id_hash } => {
                 let id_hash = self.id_hash(*id_hash);
-                self.committed(store.commit(&Commit::new(
-                    &id_hash,
-                    Action::Delete,
-                    &nothing,
-                    now,
-                ))?)
+                let delete = Commit::new(&id_hash, Action::Delete, Delta::new(), now);
+                self.committed(store.commit(&delete)?)
             }
             Call::Touch { id_hash, seen } => {
                 store.touch(&[(self.id_hash(*id_hash), Touch::at(self.time(*seen)))], now)?;
@@ -211,21 +206,21 @@ impl Names {
     fn committed(self, committed: Committed) -> Answer {
         let session = |record: &Record| self.session(record);
         match &committed {
-            Committed::Done { record, id_hash, ended } => {
+            Committed::Done { session: LiveSession { record, id_hash }, ended } => {
                 let (id_hash, ended) = (self.key_number(id_hash), self.keys(ended));
                 Answer::Done { session: session(record), id_hash, ended }
             }
-            Committed::Unchanged { record, id_hash } => {
+            Committed::Unchanged(LiveSession { record, id_hash }) => {
                 Answer::Unchanged { session: session(record), id_hash: self.key_number(id_hash) }
             }
-            Committed::RevisionMismatch { record, id_hash } => {
+            Committed::RevisionMismatch(LiveSession { record, id_hash }) => {
                 Answer::Stale { session: session(record), id_hash: self.key_number(id_hash) }
             }
-            Committed::Deleted { id_hash } => Answer::Deleted { id_hash: self.key_number(id_hash) },
-            Committed::Replaced { id_hash, .. } => {
-                Answer::Replaced { id_hash: self.key_number(id_hash) }
+            Committed::Deleted(id_hash) => Answer::Deleted { id_hash: self.key_number(id_hash) },
+            Committed::Missing(Missing::Replaced { session, .. }) => {
+                Answer::Replaced { id_hash: self.key_number(&session.id_hash) }
             }
-            Committed::NotFound => Answer::NotFound,
+            Committed::Missing(Missing::NotFound { .. }) => Answer::NotFound,
             Committed::LimitReached => Answer::Full,
             other => Answer::Failed(format!("{other:?}")),
         }

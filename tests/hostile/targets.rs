@@ -11,7 +11,7 @@ use std::sync::LazyLock;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use cloakroom::backend::{Action, Commit, Loaded, Page, SessionFilter, Store};
+use cloakroom::backend::{Action, Commit, Lookup, Missing, Page, SessionFilter, Store};
 use cloakroom::cli::{self, Target};
 use cloakroom::clock::{Clock, ManualClock, SystemClock, Timestamp};
 use cloakroom::cookie::CookieKeys;
@@ -57,7 +57,7 @@ fn store(delta: Delta) -> MemoryStore {
     delta.set("n", Value::encode(&7).expect("a number"));
     let id_hash = SessionId::parse(KNOWN).expect("it is an id").hash(Realm::default().tag());
     let new_session = new_session();
-    let create = Commit::new(&id_hash, Action::Create(&new_session), &delta, NOW);
+    let create = Commit::new(&id_hash, Action::Create(new_session), delta.clone(), NOW);
     store.commit(&create).expect("it begins");
     store
 }
@@ -270,14 +270,14 @@ pub(crate) fn row(bytes: &[u8]) {
             .expect("the columns' types are right");
         let loaded = store.load(&id_hash, NOW);
         assert!(
-            matches!(loaded, Ok(Loaded::Live { .. } | Loaded::Undecodable { .. })),
+            matches!(loaded, Ok(Lookup::Live { .. } | Lookup::Missing(Missing::Undecodable { .. }))),
             "{loaded:?}"
         );
         let index = store.index().expect("it lists");
         let summaries = index.list(&SessionFilter::All, Page::first(NonZeroUsize::MIN), NOW);
         assert_eq!(summaries.expect("a list").len(), 1);
         let delta = Delta::new();
-        let merged = store.commit(&Commit::new(&id_hash, Action::Merge, &delta, NOW));
+        let merged = store.commit(&Commit::new(&id_hash, Action::Merge, delta, NOW));
         merged.expect("nothing changes");
         let stats = index.stats(NOW).expect("it counts");
         assert_eq!(stats.live, 1);
@@ -316,14 +316,14 @@ pub(crate) fn arguments(bytes: &[u8]) {
     }
     let id_hash = SessionId::parse(KNOWN).expect("it is an id").hash(Realm::default().tag());
     let has_it = |store: &SqliteStore| {
-        matches!(store.load(&id_hash, SystemClock.now()), Ok(Loaded::Live { .. }))
+        matches!(store.load(&id_hash, SystemClock.now()), Ok(Lookup::Live { .. }))
     };
     // Most lines do nothing to it: the next can have the same.
     let store = STORE.take().filter(has_it).unwrap_or_else(|| {
         let store = SqliteStore::in_memory().expect("memory");
         let (now, delta) = (SystemClock.now(), Delta::new());
         let new_session = NewSession::new(Lifetime::default().starting(now)).expect("randomness");
-        let create = Commit::new(&id_hash, Action::Create(&new_session), &delta, now);
+        let create = Commit::new(&id_hash, Action::Create(new_session), delta, now);
         store.commit(&create).expect("done");
         store
     });

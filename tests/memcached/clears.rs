@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cloakroom::ErrorKind;
-use cloakroom::backend::{Action, Cache, Commit, Committed, Loaded, Store};
+use cloakroom::backend::{Action, Cache, Commit, Committed, Lookup, Missing, Store};
 use cloakroom::clock::Timestamp;
 use cloakroom::delta::Delta;
 use cloakroom::id::{Realm, SessionIdHash};
@@ -30,7 +30,10 @@ fn a_clear_holds_for_every_process_at_once() {
     let new = create(&other, &setting("n", 2)).unwrap();
     assert!(is_live(&one, &new), "what begins after a clear is found by all");
     assert!(is_absent(&other, &id_hash));
-    assert!(matches!(merge(&other, &id_hash, &setting("n", 3)).unwrap(), Committed::NotFound));
+    assert!(matches!(
+        merge(&other, &id_hash, &setting("n", 3)).unwrap(),
+        Committed::Missing(Missing::NotFound { .. })
+    ));
 }
 
 #[test]
@@ -86,13 +89,10 @@ fn no_session_slips_from_server_to_server_through_a_clear() {
                     scope.spawn(move || {
                         while !stop.load(Ordering::SeqCst) {
                             let (to, nothing) = (new_key(), Delta::new());
-                            let action = Action::Renew {
-                                to: &to,
-                                realm: &Realm::default(),
-                                grace_until: None,
-                            };
+                            let action =
+                                Action::Renew { to, realm: Realm::default(), grace_until: None };
                             match store
-                                .commit(&Commit::new(&id_hash, action, &nothing, NOW))
+                                .commit(&Commit::new(&id_hash, action, nothing.clone(), NOW))
                                 .unwrap()
                             {
                                 Committed::Done { .. } => id_hash = to,
@@ -126,8 +126,8 @@ fn cleared_in_between(number: usize, grace_until: Option<Timestamp>) {
         let through = &through;
         let request = scope.spawn(move || {
             let nothing = Delta::new();
-            let action = Action::Renew { to: &to, realm: &Realm::default(), grace_until };
-            let answer = through.commit(&Commit::new(&id_hash, action, &nothing, NOW));
+            let action = Action::Renew { to, realm: Realm::default(), grace_until };
+            let answer = through.commit(&Commit::new(&id_hash, action, nothing, NOW));
             done.send(()).unwrap();
             answer
         });
@@ -143,7 +143,7 @@ fn cleared_in_between(number: usize, grace_until: Option<Timestamp>) {
     proxy.plan(Plan::Pass);
     for asked in [id_hash, to] {
         let loaded = store.load(&asked, NOW).unwrap();
-        let gone = !matches!(loaded, Loaded::Live { .. });
+        let gone = !matches!(loaded, Lookup::Live { .. });
         assert!(gone, "held before its command {number}: {answer:?}, and then {loaded:?}");
     }
 }
@@ -221,7 +221,7 @@ fn a_session_that_moves_to_and_fro_while_servers_are_cleared_does_not_slip_throu
     });
     for id_hash in keys {
         let loaded = clearing.store.load(&id_hash, NOW).unwrap();
-        assert!(!matches!(loaded, Loaded::Live { .. }), "{loaded:?}");
+        assert!(!matches!(loaded, Lookup::Live { .. }), "{loaded:?}");
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use cloakroom::backend::{Action, Commit, Committed, Loaded, Store};
+use cloakroom::backend::{Action, Commit, Committed, Lookup, Missing, Store};
 use cloakroom::clock::Timestamp;
 use cloakroom::delta::Delta;
 use cloakroom::id::{Realm, SessionIdHash, UserKey};
@@ -20,7 +20,7 @@ pub(crate) fn user(name: &str) -> UserKey {
 }
 
 pub(crate) fn create_at(store: &MemcachedStore, id_hash: &SessionIdHash) -> Result<Committed> {
-    store.commit(&Commit::new(id_hash, Action::Create(&new_session()), &Delta::new(), NOW))
+    store.commit(&Commit::new(id_hash, Action::Create(new_session()), Delta::new(), NOW))
 }
 
 pub(crate) fn renew(
@@ -29,12 +29,8 @@ pub(crate) fn renew(
     to: &SessionIdHash,
     grace_until: Option<Timestamp>,
 ) -> Result<Committed> {
-    store.commit(&Commit::new(
-        id_hash,
-        Action::Renew { to, realm: &Realm::default(), grace_until },
-        &Delta::new(),
-        NOW,
-    ))
+    let action = Action::Renew { to: *to, realm: Realm::default(), grace_until };
+    store.commit(&Commit::new(id_hash, action, Delta::new(), NOW))
 }
 
 pub(crate) fn sign_in(
@@ -44,12 +40,12 @@ pub(crate) fn sign_in(
     name: &str,
 ) -> Result<Committed> {
     let action =
-        Action::SignIn { to, user: &user(name), new_session: &new_session(), join_salt: None };
-    store.commit(&Commit::new(id_hash, action, &Delta::new(), NOW))
+        Action::SignIn { to: *to, user: user(name), new_session: new_session(), join_salt: None };
+    store.commit(&Commit::new(id_hash, action, Delta::new(), NOW))
 }
 
 pub(crate) fn is_absent(store: &MemcachedStore, id_hash: &SessionIdHash) -> bool {
-    matches!(store.load(id_hash, NOW).unwrap(), Loaded::NotFound)
+    matches!(store.load(id_hash, NOW).unwrap(), Lookup::Missing(Missing::NotFound { .. }))
 }
 
 pub(crate) fn is_live(store: &MemcachedStore, id_hash: &SessionIdHash) -> bool {

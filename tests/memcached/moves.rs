@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use cloakroom::backend::{Committed, Loaded, Store};
+use cloakroom::backend::{Committed, LiveSession, Lookup, Missing, Store};
 use cloakroom::id::SessionIdHash;
 use cloakroom::record::Touch;
 use cloakroom::stores::memcached::MemcachedStore;
@@ -92,7 +92,8 @@ impl Stopped {
     fn alive(&self, keys: [&SessionIdHash; 2]) -> Vec<SessionIdHash> {
         let mut alive = Vec::new();
         for asked in keys {
-            if let Loaded::Live { id_hash, .. } = self.store.load(asked, NOW).unwrap()
+            if let Lookup::Live { session: LiveSession { id_hash, .. }, .. } =
+                self.store.load(asked, NOW).unwrap()
                 && !alive.contains(&id_hash)
             {
                 alive.push(id_hash);
@@ -122,18 +123,23 @@ fn a_request_that_stops_between_any_two_commands_leaves_one_living_id() {
                 }
                 assert_eq!(alive.len(), 1, "{what}: {answer:?} left {alive:?}");
                 match &answer {
-                    Ok(Committed::Done { id_hash: now, .. }) => assert_eq!(alive, [*now], "{what}"),
+                    Ok(Committed::Done { session: LiveSession { id_hash: now, .. }, .. }) => {
+                        assert_eq!(alive, [*now], "{what}")
+                    }
                     Ok(other) => panic!("{what}: {other:?}"),
                     Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable, "{what}"),
                 }
                 if alive == [to] && act.moves() && act != Act::RenewWithGrace {
                     let old = stopped.store.load(&id_hash, NOW).unwrap();
-                    assert!(matches!(old, Loaded::Replaced { .. }), "{what}: {old:?}");
+                    assert!(
+                        matches!(old, Lookup::Missing(Missing::Replaced { .. })),
+                        "{what}: {old:?}"
+                    );
                 }
                 // And what lives can be ended, for good.
                 assert!(matches!(
                     delete(&stopped.store, &alive[0]).unwrap(),
-                    Committed::Deleted { .. }
+                    Committed::Deleted(_)
                 ));
                 assert!(stopped.alive([&id_hash, &to]).is_empty(), "{what}");
             }
@@ -196,7 +202,7 @@ fn a_sign_out_while_a_request_stands_between_any_two_commands_is_final() {
                     reached = held.is_reached_now();
                 }
                 let ended =
-                    matches!(delete(&stopped.store, &id_hash).unwrap(), Committed::Deleted { .. });
+                    matches!(delete(&stopped.store, &id_hash).unwrap(), Committed::Deleted(_));
                 drop(held);
                 (ended, request.join().unwrap())
             });
@@ -263,8 +269,10 @@ fn whoever_comes_by_either_key_finishes_a_move() {
         let (id_hash, to) = on_its_way(&stopped, act);
         let graced = act == Act::RenewWithGrace;
         match stopped.store.load(&id_hash, NOW).unwrap() {
-            Loaded::Live { id_hash, .. } if graced => assert_eq!(id_hash, to),
-            Loaded::Replaced { .. } if !graced => {}
+            Lookup::Live { session: LiveSession { id_hash, .. }, .. } if graced => {
+                assert_eq!(id_hash, to)
+            }
+            Lookup::Missing(Missing::Replaced { .. }) if !graced => {}
             other => panic!("{act:?}: by the old key {other:?}"),
         }
         assert!(is_live(&stopped.store, &to));
@@ -277,8 +285,10 @@ fn whoever_comes_by_either_key_finishes_a_move() {
         let (id_hash, to) = on_its_way(&stopped, act);
         let answer = merge(&stopped.store, &id_hash, &setting("late", 1)).unwrap();
         match answer {
-            Committed::Done { id_hash, .. } if graced => assert_eq!(id_hash, to),
-            Committed::Replaced { .. } if !graced => {}
+            Committed::Done { session: LiveSession { id_hash, .. }, .. } if graced => {
+                assert_eq!(id_hash, to)
+            }
+            Committed::Missing(Missing::Replaced { .. }) if !graced => {}
             other => panic!("{act:?}: by a merge {other:?}"),
         }
     }
@@ -304,11 +314,14 @@ fn a_move_to_a_server_that_goes_away_is_finished_when_it_is_back() {
         assert!(is_absent(&store, &to), "its epoch is known");
         proxy.plan(Plan::LoseRequest(1));
         let answer = act.run(&store, &id_hash, &to).unwrap();
-        assert!(matches!(answer, Committed::Done { id_hash, .. } if id_hash == to), "{answer:?}");
+        assert!(
+            matches!(answer, Committed::Done { session: LiveSession { id_hash, .. }, .. } if id_hash == to),
+            "{answer:?}"
+        );
         assert_eq!(store.load(&to, NOW).unwrap_err().kind(), ErrorKind::Unavailable);
         proxy.plan(Plan::Pass);
         assert!(is_live(&store, &to), "{act:?}");
-        assert!(matches!(delete(&store, &to).unwrap(), Committed::Deleted { .. }));
+        assert!(matches!(delete(&store, &to).unwrap(), Committed::Deleted(_)));
         assert!(!is_live(&store, &id_hash), "{act:?}");
     }
 }
@@ -334,7 +347,7 @@ fn who_finishes_a_move_late_brings_nothing_back() {
                         reached = held.is_reached_now();
                     }
                     let ended = delete(&stopped.store, &to).unwrap();
-                    assert!(matches!(ended, Committed::Deleted { .. }), "{act:?} {number}");
+                    assert!(matches!(ended, Committed::Deleted(_)), "{act:?} {number}");
                     drop(held);
                     late.join().unwrap();
                 });
@@ -356,7 +369,10 @@ fn what_is_reserved_does_not_live_and_goes_when_it_is_not_used() {
     stopped.proxy.plan(Plan::Pass);
     assert!(is_absent(&stopped.store, &to));
     assert!(is_live(&stopped.store, &id_hash), "the old id works as if nothing had been");
-    assert!(matches!(merge(&stopped.store, &to, &setting("n", 2)).unwrap(), Committed::NotFound));
+    assert!(matches!(
+        merge(&stopped.store, &to, &setting("n", 2)).unwrap(),
+        Committed::Missing(Missing::NotFound { .. })
+    ));
     // A renewal that is overtaken by a sign-out leaves nothing behind.
     let (id_hash, to) = (stopped.session(Act::Renew), new_key());
     let held = stopped.proxy.hold(2);
@@ -365,7 +381,7 @@ fn what_is_reserved_does_not_live_and_goes_when_it_is_not_used() {
         assert!(held.is_reached());
         delete(&stopped.store, &id_hash).unwrap();
         drop(held);
-        assert!(matches!(request.join().unwrap(), Committed::NotFound));
+        assert!(matches!(request.join().unwrap(), Committed::Missing(Missing::NotFound { .. })));
     });
     create_at(&stopped.store, &to).expect("the key is free");
 }

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cloakroom::ErrorKind;
-use cloakroom::backend::{Committed, Loaded, Store};
+use cloakroom::backend::{Committed, LiveSession, Lookup, Missing, Store};
 use cloakroom::delta::Delta;
 use cloakroom::id::SessionIdHash;
 use cloakroom::record::Touch;
@@ -95,7 +95,10 @@ fn a_full_server_drops_sessions_as_a_whole_and_fails_no_request() {
     let found: Vec<bool> = keys.iter().map(|id_hash| is_live(&store, id_hash)).collect();
     assert!(!found[0], "40 MB do not fit into 8");
     assert!(found[1990..].iter().all(|found| *found), "the newest are there");
-    assert!(matches!(merge(&store, &keys[0], &data).unwrap(), Committed::NotFound));
+    assert!(matches!(
+        merge(&store, &keys[0], &data).unwrap(),
+        Committed::Missing(Missing::NotFound { .. })
+    ));
 }
 
 #[test]
@@ -120,7 +123,7 @@ fn the_loss_of_one_server_loses_its_share_only_and_nothing_moves_over() {
     assert!((20..80).contains(&shard), "{shard} of 100 are on one of two servers");
     for (id_hash, alive) in keys.iter().zip(&alive) {
         match store.load(id_hash, NOW) {
-            Ok(loaded) => assert!(matches!(loaded, Loaded::Live { .. })),
+            Ok(loaded) => assert!(matches!(loaded, Lookup::Live { .. })),
             Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable),
         }
         let written = merge(&store, id_hash, &setting("n", 0));
@@ -156,8 +159,10 @@ fn under_load_a_kill_fails_requests_but_is_never_an_answer_of_its_own() {
                         match create(&store, &setting("n", n)) {
                             Ok(id_hash) => match store.load(&id_hash, NOW) {
                                 // Lost as a whole by the restart, or there as a whole.
-                                Ok(Loaded::NotFound) => {}
-                                Ok(Loaded::Live { record, .. }) => {
+                                Ok(Lookup::Missing(Missing::NotFound { .. })) => {}
+                                Ok(Lookup::Live {
+                                    session: LiveSession { record, .. }, ..
+                                }) => {
                                     assert_eq!(value(&record, "n"), Some(n));
                                 }
                                 Ok(other) => panic!("{other:?}"),

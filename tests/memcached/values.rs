@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use cloakroom::backend::{Action, AtLimit, Commit, Committed, Loaded, ReplacedId, Store};
+use cloakroom::backend::{Action, AtLimit, Commit, Committed, Lookup, Missing, ReplacedId, Store};
 use cloakroom::clock::Timestamp;
 use cloakroom::delta::Delta;
 use cloakroom::event::{EventKind, Events, LogSink};
@@ -47,8 +47,14 @@ fn garbage_under_a_key_counts_as_absent_is_told_and_is_overwritten() {
         assert!(is_absent(&store, &id_hash), "{garbage:?}");
         assert_eq!(events.count(EventKind::InvalidCacheValue), before + 1);
         // A late writer brings nothing back; only what begins a session may take the place.
-        assert!(matches!(merge(&store, &id_hash, &setting("n", 2)).unwrap(), Committed::NotFound));
-        assert!(matches!(delete(&store, &id_hash).unwrap(), Committed::NotFound));
+        assert!(matches!(
+            merge(&store, &id_hash, &setting("n", 2)).unwrap(),
+            Committed::Missing(Missing::NotFound { .. })
+        ));
+        assert!(matches!(
+            delete(&store, &id_hash).unwrap(),
+            Committed::Missing(Missing::NotFound { .. })
+        ));
         store.touch(&[(id_hash, Touch::at(NOW + HOUR))], NOW + HOUR).unwrap();
         assert_eq!(raw.get(&name).unwrap(), garbage);
         assert!(matches!(create_at(&store, &id_hash).unwrap(), Committed::Done { .. }));
@@ -64,11 +70,14 @@ fn a_value_of_a_newer_version_is_undecodable_and_stays_in_place() {
     let name = raw.name("newer", 's', &id_hash);
     for newer in [&b"\x02Lwho knows"[..], b"\x01L{\"format\":2}"] {
         raw.set(&name, newer);
-        assert!(matches!(store.load(&id_hash, NOW).unwrap(), Loaded::Undecodable { .. }));
+        assert!(matches!(
+            store.load(&id_hash, NOW).unwrap(),
+            Lookup::Missing(Missing::Undecodable { .. })
+        ));
         let merged = merge(&store, &id_hash, &setting("n", 2)).unwrap();
-        assert!(matches!(merged, Committed::Undecodable { .. }));
+        assert!(matches!(merged, Committed::Missing(Missing::Undecodable { .. })));
         let renewed = renew(&store, &id_hash, &new_key(), None).unwrap();
-        assert!(matches!(renewed, Committed::Undecodable { .. }));
+        assert!(matches!(renewed, Committed::Missing(Missing::Undecodable { .. })));
         store.touch(&[(id_hash, Touch::at(NOW + HOUR))], NOW + HOUR).unwrap();
         assert_eq!(create_at(&store, &id_hash).unwrap_err().kind(), ErrorKind::Conflict);
         let to = new_key();
@@ -76,7 +85,7 @@ fn a_value_of_a_newer_version_is_undecodable_and_stays_in_place() {
         assert!(is_live(&store, &to));
         assert_eq!(raw.get(&name).unwrap(), newer);
     }
-    assert!(matches!(delete(&store, &id_hash).unwrap(), Committed::Deleted { .. }));
+    assert!(matches!(delete(&store, &id_hash).unwrap(), Committed::Deleted(_)));
     assert!(is_absent(&store, &id_hash));
 }
 
@@ -88,8 +97,8 @@ fn a_session_over_the_limit_of_an_item_is_too_large_and_the_old_one_is_intact() 
     let large = setting("n", "x".repeat(512 << 10));
     assert_eq!(create(&store, &large).unwrap_err().kind(), ErrorKind::TooLarge);
     assert_eq!(merge(&store, &id_hash, &large).unwrap_err().kind(), ErrorKind::TooLarge);
-    let action = Action::Renew { to: &new_key(), realm: &Realm::default(), grace_until: None };
-    let renewal = store.commit(&Commit::new(&id_hash, action, &large, NOW));
+    let action = Action::Renew { to: new_key(), realm: Realm::default(), grace_until: None };
+    let renewal = store.commit(&Commit::new(&id_hash, action, large, NOW));
     assert_eq!(renewal.unwrap_err().kind(), ErrorKind::TooLarge);
     assert_eq!(value(&live(&store, &id_hash).unwrap().unwrap(), "n"), Some(1));
     let fits = setting("n", "x".repeat(500 << 10));
@@ -113,7 +122,7 @@ fn an_item_is_kept_for_what_remains_and_a_minute() {
     let mut seconds_for = |lifetime: Lifetime| {
         let (id_hash, new_session) = (new_key(), NewSession::new(lifetime.starting(NOW)).unwrap());
         store
-            .commit(&Commit::new(&id_hash, Action::Create(&new_session), &Delta::new(), NOW))
+            .commit(&Commit::new(&id_hash, Action::Create(new_session), Delta::new(), NOW))
             .unwrap();
         let name = raw.name("kept", 's', &id_hash);
         raw.seconds_left(&name).unwrap()
@@ -131,7 +140,7 @@ fn an_item_is_kept_for_what_remains_and_a_minute() {
     // A touch keeps it longer, and what is left behind by a renewal goes soon.
     let (id_hash, new_session) =
         (new_key(), NewSession::new(Lifetime::idle(HOUR).starting(NOW)).unwrap());
-    store.commit(&Commit::new(&id_hash, Action::Create(&new_session), &Delta::new(), NOW)).unwrap();
+    store.commit(&Commit::new(&id_hash, Action::Create(new_session), Delta::new(), NOW)).unwrap();
     let name = raw.name("kept", 's', &id_hash);
     store.touch(&[(id_hash, Touch::at(NOW + HOUR / 2))], NOW).unwrap();
     assert!(raw.seconds_left(&name).unwrap() > 3660 + 1700);
@@ -146,7 +155,10 @@ fn the_injected_clock_decides_about_the_deadline() {
     let store = shared().store();
     let id_hash = create(&store, &setting("n", 1)).unwrap();
     let deadline = live(&store, &id_hash).unwrap().unwrap().deadline();
-    assert!(matches!(store.load(&id_hash, deadline).unwrap(), Loaded::NotFound));
+    assert!(matches!(
+        store.load(&id_hash, deadline).unwrap(),
+        Lookup::Missing(Missing::NotFound { .. })
+    ));
     assert!(is_live(&store, &id_hash), "it is there all the same");
     assert_eq!(store.sweep(deadline, NonZeroUsize::MIN).unwrap().removed, 0);
 }
@@ -156,13 +168,12 @@ fn what_was_ended_at_its_deadline_is_not_brought_back_by_who_is_late() {
     let store = shared().store();
     let acts: [fn(&MemcachedStore, &SessionIdHash, Timestamp) -> Committed; 2] = [
         |store, id_hash, at| {
-            store.commit(&Commit::new(id_hash, Action::Delete, &Delta::new(), at)).unwrap()
+            store.commit(&Commit::new(id_hash, Action::Delete, Delta::new(), at)).unwrap()
         },
         |store, id_hash, at| {
             let (to, ada, new_session) = (new_key(), user("ada"), new_session());
-            let action =
-                Action::SignIn { to: &to, user: &ada, new_session: &new_session, join_salt: None };
-            store.commit(&Commit::new(id_hash, action, &Delta::new(), at)).unwrap()
+            let action = Action::SignIn { to, user: ada, new_session, join_salt: None };
+            store.commit(&Commit::new(id_hash, action, Delta::new(), at)).unwrap()
         },
     ];
     for (number, act) in acts.into_iter().enumerate() {
@@ -172,13 +183,23 @@ fn what_was_ended_at_its_deadline_is_not_brought_back_by_who_is_late() {
             let id_hash = new_key();
             renew(&store, &old, &id_hash, Some(end + HOUR)).unwrap();
             let answer = act(&store, if through_grace { &old } else { &id_hash }, end);
-            assert!(matches!(answer, Committed::NotFound | Committed::Done { .. }), "{answer:?}");
+            assert!(
+                matches!(
+                    answer,
+                    Committed::Missing(Missing::NotFound { .. }) | Committed::Done { .. }
+                ),
+                "{answer:?}"
+            );
             // Both have waited since before the deadline.
             let before = end - Duration::from_millis(1);
             store.touch(&[(id_hash, Touch::at(before)), (old, Touch::at(before))], before).unwrap();
             let delta = setting("late", 1);
-            let late = store.commit(&Commit::new(&id_hash, Action::Merge, &delta, before)).unwrap();
-            assert!(matches!(late, Committed::NotFound), "act {number}: {late:?}");
+            let late =
+                store.commit(&Commit::new(&id_hash, Action::Merge, delta.clone(), before)).unwrap();
+            assert!(
+                matches!(late, Committed::Missing(Missing::NotFound { .. })),
+                "act {number}: {late:?}"
+            );
             assert!(is_absent(&store, &id_hash));
             assert!(!is_live(&store, &old));
         }

@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::backend::{
-    Action, Cache, CacheEntry, CacheLookup, Capabilities, Commit, Committed, FillLease, Loaded,
-    Maintenance, SessionIndex, Store, SweepReport,
+    Action, Cache, CacheEntry, CacheLookup, Capabilities, Commit, Committed, FillLease,
+    LiveSession, Lookup, Maintenance, SessionIndex, Store, SweepReport,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -51,7 +51,7 @@ pub use builder::CachedStoreBuilder;
 /// this one cannot reach the cache, or dies between store and cache; and for all of them when the
 /// store is changed past this type, by the sqlite3 shell or a program that uses the store alone.
 /// That everyone was revoked is seen within a second in any case, by the store's
-/// [`epoch`](Registry::epoch). The clocks of the machines must agree; what they differ by is added
+/// [`epoch`](SessionIndex::epoch). The clocks of the machines must agree; what they differ by is added
 /// to that bound.
 ///
 /// ```
@@ -164,8 +164,8 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
     }
 
     /// After a commit, begun at `began`, that failed and may have been done all the same.
-    fn invalidate_possible_change(&self, commit: &Commit<'_>, began: Instant) {
-        let (asked, now) = (*commit.id_hash, commit.now);
+    fn invalidate_possible_change(&self, commit: &Commit, began: Instant) {
+        let (asked, now) = (commit.id_hash, commit.now);
         let mut id_hashes = vec![asked];
         if commit.is_revocation() {
             // It may have ended sessions whose keys nobody has named.
@@ -173,7 +173,7 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
         } else if matches!(commit.action, Action::Merge) {
             // Through a grace the session has another key than was asked for.
             match self.0.backing.load(&asked, now) {
-                Ok(Loaded::Live { id_hash, .. }) => id_hashes.push(id_hash),
+                Ok(Lookup::Live { session, .. }) => id_hashes.push(session.id_hash),
                 Ok(_) => {}
                 Err(_) => self.0.doubt(now, began),
             }
@@ -319,8 +319,9 @@ fn is_uncertain(error: &Error) -> bool {
     )
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl<C: Cache, S: Store> Store for CachedStore<C, S> {
-    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
+    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Lookup> {
         self.0.process.check()?;
         self.0.freshness.begin(now);
         // Asked in this order: a change that the cache could not be told has opened the breaker by
@@ -336,27 +337,27 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
         }
         let consulted = self.0.consult(id_hash, now);
         if let Consultation::Hit(record) = consulted {
-            return Ok(Loaded::Live { record, id_hash: *id_hash });
+            let session = LiveSession { record, id_hash: *id_hash };
+            return Ok(Lookup::Live { session, at: () });
         }
-        let loaded = self.0.backing.load(id_hash, now)?;
+        let found = self.0.backing.load(id_hash, now)?;
         // What another key leads to is not filed under this one: nobody would be told to forget it.
-        if let (Consultation::Fill(lease), Loaded::Live { record, id_hash: current }) =
-            (&consulted, &loaded)
-            && current == id_hash
+        if let (Consultation::Fill(lease), Lookup::Live { session, .. }) = (&consulted, &found)
+            && session.id_hash == *id_hash
         {
-            self.0.fill(id_hash, *lease, record, now);
+            self.0.fill(id_hash, *lease, &session.record, now);
         }
-        Ok(loaded)
+        Ok(found)
     }
 
     /// Nothing: which of the two may answer is found out on the way.
-    fn try_load(&self, _: &SessionIdHash, _: Timestamp) -> Option<Loaded> {
+    fn try_load(&self, _: &SessionIdHash, _: Timestamp) -> Option<Lookup> {
         None
     }
 
-    fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
+    fn commit(&self, commit: &Commit) -> Result<Committed> {
         self.0.process.check()?;
-        let (asked, now) = (*commit.id_hash, commit.now);
+        let (asked, now) = (commit.id_hash, commit.now);
         self.0.freshness.begin(now);
         // Until the cache has been told. Of a session that begins it knows nothing.
         let is_new = matches!(commit.action, Action::Create(_));
@@ -374,24 +375,21 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
         match &answer {
             // Nobody can have asked for a key before its session began.
             Committed::Done { .. } if is_new => {}
-            Committed::Done { id_hash, ended, .. } => {
-                self.invalidate_sessions(
-                    [asked, *id_hash].into_iter().chain(ended.iter().copied()),
-                    now,
-                );
+            Committed::Done { session, ended } => {
+                let asked_and_current = [asked, session.id_hash].into_iter();
+                self.invalidate_sessions(asked_and_current.chain(ended.iter().copied()), now);
             }
-            Committed::Unchanged { record, id_hash } => {
-                if commit.touch.is_some_and(|touch| touch.seen <= record.seen) {
-                    self.invalidate_sessions([asked, *id_hash], now);
+            Committed::Unchanged(session) => {
+                if commit.touch.is_some_and(|touch| touch.seen <= session.record.seen) {
+                    self.invalidate_sessions([asked, session.id_hash], now);
                 }
             }
             // What the cache holds is not what the store does, or this request would know better.
-            Committed::RevisionMismatch { id_hash, .. } | Committed::Deleted { id_hash } => {
+            Committed::RevisionMismatch(LiveSession { id_hash, .. })
+            | Committed::Deleted(id_hash) => {
                 self.invalidate_sessions([asked, *id_hash], now);
             }
-            Committed::Replaced { .. } | Committed::NotFound | Committed::Undecodable { .. } => {
-                self.invalidate_sessions([asked], now);
-            }
+            Committed::Missing(_) => self.invalidate_sessions([asked], now),
             Committed::LimitReached => {}
         }
         Ok(answer)

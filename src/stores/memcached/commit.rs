@@ -1,37 +1,38 @@
-//! A commit: what [`Commit::decide`] says, carried out by single commands that each change one
-//! version of one item, or nothing.
+//! A commit, carried out by single commands that each change one version of one item, or nothing.
 //!
-//! A session lives in one item, so a merge, a touch and a delete are one command. A renewal and a
-//! sign-in move it to another key, in four:
+//! A session is one item, so a merge, a touch and a delete are one command. A renewal and a sign-in
+//! move it to another id, by four commands:
 //!
-//! 1. `add` the new key as [`Arriving`](State::Arriving) from the old one. It finds nothing yet; a
-//!    key that is taken is found out here, before anything has changed.
-//! 2. Replace the old item by [`Moved`](State::Moved), with the session in it. This is the moment
-//!    of the commit.
-//! 3. Replace what arrives by the session.
-//! 4. Replace what has moved by [`Left`](State::Left), which is small and remembered for a while.
+//! 1. `add` the new id as [`Arriving`](State::Arriving) from the old one. It finds nothing yet. An
+//!    id that is taken is detected here, before anything has changed.
+//! 2. Replace the old item by [`Moved`](State::Moved), with the session in it. This is the
+//!    linearization point.
+//! 3. Replace the arriving item by the session.
+//! 4. Replace the moved item by [`Left`](State::Left), a small tombstone.
 //!
-//! Whoever meets a session between 2 and 4 does what is left to do. Nobody but 1 ever adds an
-//! item, and what 1 adds does not live: so nothing that comes late brings anything back.
+//! A request that meets a session between 2 and 4 completes the move. Only command 1 adds an item,
+//! and the item is not a live session: so no late command brings an ended session back.
 
 use std::hash::{BuildHasher, RandomState};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::backend::{Action, Commit, Committed, Decision, Loaded, ReplacedId};
+use crate::backend::{
+    Action, Commit, Committed, Decision, LiveSession, Lookup, Missing, ReplacedId,
+};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionIdHash;
 use crate::record::{Record, Touch};
 use crate::stores::memcached::client::{Replacement, Space, Stamp, Written};
-use crate::stores::memcached::lookup::{Found, ItemVersion};
+use crate::stores::memcached::lookup::ItemVersion;
 use crate::stores::memcached::value::{State, Way};
 use crate::stores::memcached::{Inner, life_of};
 
-/// The longest pause of somebody who was overtaken.
+/// The longest pause before another attempt.
 const LONGEST_PAUSE: Duration = Duration::from_millis(4);
 
-/// A key that was reserved for a session to arrive at.
+/// An id that is reserved for a session that moves.
 #[derive(Clone, Copy, Debug)]
 struct Reserved {
     to: SessionIdHash,
@@ -39,26 +40,26 @@ struct Reserved {
     stamp: Stamp,
 }
 
-/// What an attempt came to.
+/// The result of one attempt.
 #[allow(clippy::large_enum_variant)] // it lives on the stack for one request
 enum Attempt {
     Answer(Committed),
-    /// Somebody else has changed the session in between.
+    /// Another request has changed the session in between.
     Overtaken,
 }
 
 impl Inner {
-    pub(super) fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
+    pub(super) fn commit(&self, commit: &Commit) -> Result<Committed> {
         let mut reserved = None;
         let answer = self.attempts(commit, &mut reserved);
         if let Some(Reserved { to, stamp, .. }) = reserved {
-            // It leads nowhere, and goes by itself in the end.
-            let _ = self.client.remove(Space::Sessions, &to, stamp, operation(commit));
+            // If this fails, the item finds nothing, and expires.
+            let _ = self.client.remove(Space::Sessions, &to, stamp, commit.action.operation());
         }
         answer
     }
 
-    fn attempts(&self, commit: &Commit<'_>, reserved: &mut Option<Reserved>) -> Result<Committed> {
+    fn attempts(&self, commit: &Commit, reserved: &mut Option<Reserved>) -> Result<Committed> {
         let began = Instant::now();
         let mut pause = Duration::from_micros(20);
         loop {
@@ -67,93 +68,90 @@ impl Inner {
             }
             if began.elapsed() >= self.busy_timeout {
                 let why = "others kept changing the session";
-                return Err(Error::with_source(ErrorKind::Busy, operation(commit), why));
+                return Err(Error::with_source(ErrorKind::Busy, commit.action.operation(), why));
             }
-            // By chance, or those who met once would meet again.
+            // Random, or requests that collided once would collide again.
             let shard = RandomState::new().hash_one(()) % 1000;
             thread::sleep(pause * u32::try_from(shard).unwrap_or(0) / 1000);
             pause = LONGEST_PAUSE.min(pause * 2);
         }
     }
 
-    fn attempt(&self, commit: &Commit<'_>, reserved: &mut Option<Reserved>) -> Result<Attempt> {
-        let (now, operation) = (commit.now, operation(commit));
-        let Found { loaded, place } = match commit.action {
-            // Its key was made for it: whether it is taken is seen by storing it.
-            Action::Create(_) => Found { loaded: Loaded::NotFound, place: None },
-            _ => self.find(commit.id_hash, now, operation)?,
+    fn attempt(&self, commit: &Commit, reserved: &mut Option<Reserved>) -> Result<Attempt> {
+        let (now, operation) = (commit.now, commit.action.operation());
+        let found = match commit.action {
+            // Its id was made for it: storing it shows whether the id is taken.
+            Action::Create(_) => Lookup::not_found(),
+            _ => self.find(&commit.id_hash, now, operation)?,
         };
-        if let (Loaded::NotFound, Some(place)) = (&loaded, place)
-            && commit.removes_expired()
-            && !self.client.remove(Space::Sessions, &place.id_hash, place.stamp, operation)?
+        if let Some(expired) = commit.expired_to_remove(&found)
+            && !self.client.remove(Space::Sessions, &expired.id_hash, expired.stamp, operation)?
         {
             return Ok(Attempt::Overtaken);
         }
-        let answer = match (commit.decide(loaded)?, place) {
-            (Decision::Answer(answer), _) => answer,
-            (Decision::Insert { id_hash, record, replaces: None }, _) => {
-                self.begin(id_hash, &record, reserved.take(), now, operation)?;
-                Committed::Done { record, id_hash, ended: Vec::new() }
+        let answer = match commit.decide(found)? {
+            Decision::Answer(answer) => answer,
+            Decision::Insert { session, replaces: None } => {
+                self.begin(&session, reserved.take(), now, operation)?;
+                Committed::Done { session, ended: Vec::new() }
             }
-            (Decision::Insert { record, replaces: Some(presented), .. }, Some(place)) => {
-                let way = Way::to_new(&presented, place.id_hash);
-                let anew = (presented.id_hash != place.id_hash).then_some((presented, true));
-                return self.relocate(place, &way, record, reserved, anew, commit);
+            Decision::Insert { session, replaces: Some((presented, at)) } => {
+                let way = Way::to_new(&presented, at.id_hash);
+                let anew = (presented.id_hash != at.id_hash).then_some((presented, true));
+                return self.relocate(at, &way, session, reserved, anew, commit);
             }
-            (Decision::Update { record, id_change: Some(id_change) }, Some(place)) => {
+            Decision::Update { at, session, id_change: Some(id_change) } => {
                 let way = Way::of(&id_change.left);
                 let anew = id_change.presented.map(|presented| (presented, false));
-                return self.relocate(place, &way, record, reserved, anew, commit);
+                return self.relocate(at, &way, session, reserved, anew, commit);
             }
-            (Decision::Update { record, id_change: None }, Some(place)) => {
-                match self.settle(place.id_hash, place.stamp, record.clone(), now, operation)? {
-                    Written::Stored(_) => {
-                        Committed::Done { record, id_hash: place.id_hash, ended: Vec::new() }
-                    }
+            Decision::Update { at, session, id_change: None } => {
+                match self.replace(at, &session, now, operation)? {
+                    Written::Stored(_) => Committed::Done { session, ended: Vec::new() },
                     Written::Changed | Written::Missing => return Ok(Attempt::Overtaken),
                 }
             }
-            (Decision::Touch { record }, Some(place)) => {
-                match self.settle(place.id_hash, place.stamp, record.clone(), now, operation)? {
-                    Written::Stored(_) => Committed::Unchanged { record, id_hash: place.id_hash },
-                    Written::Changed | Written::Missing => return Ok(Attempt::Overtaken),
-                }
-            }
-            (Decision::Remove, Some(place)) => {
-                // This version and no other: it might be the old key of a session by now.
-                match self.client.remove(Space::Sessions, &place.id_hash, place.stamp, operation)? {
-                    true => Committed::Deleted { id_hash: place.id_hash },
+            Decision::Touch { at, session } => match self.replace(at, &session, now, operation)? {
+                Written::Stored(_) => Committed::Unchanged(session),
+                Written::Changed | Written::Missing => return Ok(Attempt::Overtaken),
+            },
+            Decision::Remove { at } => {
+                // Only this version: by now it may be the old id of a session.
+                match self.client.remove(Space::Sessions, &at.id_hash, at.stamp, operation)? {
+                    true => Committed::Deleted(at.id_hash),
                     false => return Ok(Attempt::Overtaken),
                 }
             }
-            (
-                Decision::Insert { .. }
-                | Decision::Update { .. }
-                | Decision::Touch { .. }
-                | Decision::Remove,
-                None,
-            ) => return Err(Error::new(ErrorKind::Unexpected, operation)),
         };
         Ok(Attempt::Answer(answer))
     }
 
-    /// Stores a session that has no past.
+    fn replace(
+        &self,
+        at: ItemVersion,
+        session: &LiveSession,
+        now: Timestamp,
+        operation: &'static str,
+    ) -> Result<Written> {
+        self.settle(at.id_hash, at.stamp, session.record.clone(), now, operation)
+    }
+
+    /// Stores a new session.
     fn begin(
         &self,
-        id_hash: SessionIdHash,
-        record: &Record,
+        LiveSession { record, id_hash }: &LiveSession,
         reserved: Option<Reserved>,
         now: Timestamp,
         operation: &'static str,
     ) -> Result<()> {
-        // Reserved by an attempt before, which found a session to move; it has gone since.
+        // Reserved by an earlier attempt that found a session to move, which has ended since.
         if let Some(Reserved { to, stamp, .. }) = reserved {
             self.client.remove(Space::Sessions, &to, stamp, operation)?;
         }
-        self.claim(id_hash, &State::Live(record.clone()), record, now, operation).map(drop)
+        self.claim(*id_hash, &State::Live(record.clone()), record, now, operation).map(drop)
     }
 
-    /// Stores a state under a key that must be free, or hold nothing of ours.
+    /// Stores a state under an id that must be free, or hold a foreign value.
     fn claim(
         &self,
         id_hash: SessionIdHash,
@@ -177,45 +175,46 @@ impl Inner {
         Err(Error::new(ErrorKind::Conflict, operation))
     }
 
-    /// Moves the session at `old` to another key, as `record`, and remembers `anew` the key that was
-    /// presented for it, and whether it leads to a session that begins.
+    /// Moves the session at `old` to another id, as `session`, and remembers `anew` the id that was
+    /// presented, and whether it leads to a new session.
     fn relocate(
         &self,
         old: ItemVersion,
         way: &Way,
-        record: Record,
+        session: LiveSession,
         reserved: &mut Option<Reserved>,
         anew: Option<(ReplacedId, bool)>,
-        commit: &Commit<'_>,
+        commit: &Commit,
     ) -> Result<Attempt> {
-        let (now, operation) = (commit.now, operation(commit));
-        let arriving = self.reserve(old.id_hash, way.to, &record, reserved, now, operation)?;
-        let (value, life) = (State::Moved(*way, record.clone()).encode(), life_of(&record, now));
+        let (now, operation) = (commit.now, commit.action.operation());
+        let record = &session.record;
+        let arriving = self.reserve(old.id_hash, way.to, record, reserved, now, operation)?;
+        let (value, life) = (State::Moved(*way, record.clone()).encode(), life_of(record, now));
         let new = Replacement { id_hash: old.id_hash, stamp: old.stamp, value, life };
         let moved = match self.client.replace_within_reach(Space::Sessions, &new, operation) {
             Ok((Written::Stored(stamp), true)) => stamp,
-            // The name of the old key holds the epoch under which it was read, while the new key's
-            // may hold one of the time after a `clear`: then the session has been ended.
+            // The old item's name has the epoch in which it was read; the new one's may have the
+            // epoch after a `clear`, which has ended the session then.
             Ok((Written::Stored(_), false)) => return Ok(Attempt::Overtaken),
             Ok((Written::Changed | Written::Missing, _)) => return Ok(Attempt::Overtaken),
             Err(error) => {
-                // It may have been done, or be done yet: then the session needs what is reserved.
+                // It may take effect all the same: then the session needs the reserved id.
                 *reserved = None;
                 return Err(error);
             }
         };
-        // From here on the session has moved, whatever fails: somebody else can go on from here.
+        // From here on the session has moved, whatever fails: another request completes the move.
         *reserved = None;
         match self.settle(way.to, arriving, record.clone(), now, operation) {
             Ok(Written::Stored(_) | Written::Changed) => {
                 let _ = self.leave(ItemVersion { stamp: moved, ..old }, way, now, operation);
             }
-            // The old item is left as it is: whoever comes needs what is in it.
+            // The old item stays as it is: the next request needs the session in it.
             Err(_) => {}
             // Another request completed the move and ended the session there, or the server has
             // lost it. A sign-in counts as done before that: it had begun or bound the session.
             Ok(Written::Missing) if !matches!(commit.action, Action::SignIn { .. }) => {
-                return Ok(Attempt::Answer(Committed::NotFound));
+                return Ok(Attempt::Answer(Committed::Missing(Missing::not_found())));
             }
             Ok(Written::Missing) => {}
         }
@@ -224,7 +223,7 @@ impl Inner {
             self.remember_anew(&presented.id_hash, way, now);
         }
         let ended = vec![old.id_hash];
-        Ok(Attempt::Answer(Committed::Done { record, id_hash: way.to, ended }))
+        Ok(Attempt::Answer(Committed::Done { session, ended }))
     }
 
     fn reserve(
@@ -248,7 +247,7 @@ impl Inner {
         Ok(stamp)
     }
 
-    /// Records activity through a key that leads elsewhere, or whose session others are changing.
+    /// Records activity by an id that was replaced, or beside other changes of the session.
     pub(super) fn touch_one(
         &self,
         id_hash: &SessionIdHash,
@@ -258,15 +257,13 @@ impl Inner {
         const OPERATION: &str = "record activity";
         let began = Instant::now();
         loop {
-            let Found { loaded: Loaded::Live { mut record, .. }, place: Some(place) } =
-                self.find(id_hash, now, OPERATION)?
-            else {
+            let Lookup::Live { mut session, at } = self.find(id_hash, now, OPERATION)? else {
                 return Ok(());
             };
-            if !record.touch(touch) {
+            if !session.record.touch(touch) {
                 return Ok(());
             }
-            match self.settle(place.id_hash, place.stamp, record, now, OPERATION)? {
+            match self.replace(at, &session, now, OPERATION)? {
                 Written::Stored(_) => return Ok(()),
                 Written::Changed | Written::Missing if began.elapsed() < self.busy_timeout => {}
                 Written::Changed | Written::Missing => {
@@ -274,15 +271,5 @@ impl Inner {
                 }
             }
         }
-    }
-}
-
-fn operation(commit: &Commit<'_>) -> &'static str {
-    match commit.action {
-        Action::Create(_) => "begin a session",
-        Action::Merge => "change a session",
-        Action::Renew { .. } => "renew a session",
-        Action::SignIn { .. } => "sign a user in",
-        Action::Delete => "end a session",
     }
 }

@@ -1,6 +1,6 @@
-//! Where a session is. A step of a move that somebody has left undone is done here first.
+//! Look-ups. They first complete a move that another request has left half-done.
 
-use crate::backend::{Loaded, ReplacedId, ReplacedIdStatus};
+use crate::backend::{LiveSession, Lookup, Missing, ReplacedId, ReplacedIdStatus};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionIdHash;
@@ -9,17 +9,9 @@ use crate::stores::memcached::client::{Item, Replacement, Space, Stamp, Written}
 use crate::stores::memcached::value::{State, Way};
 use crate::stores::memcached::{Inner, life, life_of};
 
-/// The most items that are looked at for one key: those that its session has left, and some twice
+/// The maximum number of items read for one id: those that its session has left, and some twice
 /// because it moved meanwhile.
 const STEPS: usize = ReplacedId::MAX + 8;
-
-/// What a key leads to.
-#[derive(Debug)]
-pub(super) struct Found {
-    pub(super) loaded: Loaded,
-    /// The item that holds the session: live, undecodable, or past its deadline and so absent.
-    pub(super) place: Option<ItemVersion>,
-}
 
 /// An item, in the version in which it was read.
 #[derive(Clone, Copy, Debug)]
@@ -28,34 +20,31 @@ pub(super) struct ItemVersion {
     pub(super) stamp: Stamp,
 }
 
-impl Found {
-    fn nothing(loaded: Loaded) -> Self {
-        Found { loaded, place: None }
-    }
-}
-
 impl Inner {
     pub(super) fn find(
         &self,
         id_hash: &SessionIdHash,
         now: Timestamp,
         operation: &'static str,
-    ) -> Result<Found> {
-        // Where the session may be, what is remembered of the key asked for, and how many keys the
+    ) -> Result<Lookup<ItemVersion>> {
+        // Where the session may be, what is remembered of the id asked for, and how many ids the
         // session has had since.
         let (mut at, mut replaced, mut later) = (*id_hash, None::<ReplacedId>, 0);
         for _ in 0..STEPS {
             let Some(item) = self.client.get(Space::Sessions, &at, operation)? else {
-                return Ok(Found::nothing(Loaded::NotFound));
+                return Ok(Lookup::not_found());
             };
-            let place = ItemVersion { id_hash: at, stamp: item.stamp };
+            let version = ItemVersion { id_hash: at, stamp: item.stamp };
             match self.read(&item) {
-                Ok(None) => return Ok(Found::nothing(Loaded::NotFound)),
-                Err(error) => return Ok(undecodable(place, error)),
-                Ok(Some(State::Live(record))) => return Ok(live(place, record, replaced, now)),
+                Ok(None) => return Ok(Lookup::not_found()),
+                Err(error) => {
+                    let undecodable = Missing::Undecodable { public_id: None, error, at: version };
+                    return Ok(Lookup::Missing(undecodable));
+                }
+                Ok(Some(State::Live(record))) => return Ok(live(version, record, replaced, now)),
                 Ok(Some(State::Left(way))) => {
                     if way.leads_nowhere || way.begins_session && replaced.is_some() {
-                        return Ok(Found::nothing(Loaded::NotFound));
+                        return Ok(Lookup::not_found());
                     }
                     let id = way.replaced_id(at);
                     let first = replaced.get_or_insert(id);
@@ -64,16 +53,16 @@ impl Inner {
                     }
                     if later == ReplacedId::MAX || first.status(now) == ReplacedIdStatus::Forgotten
                     {
-                        return Ok(Found::nothing(Loaded::NotFound));
+                        return Ok(Lookup::not_found());
                     }
                     (at, later) = (way.to, later + 1);
                 }
                 Ok(Some(State::Moved(way, record))) => {
-                    self.arrive(place, &way, record, now, operation)?;
+                    self.arrive(version, &way, record, now, operation)?;
                 }
                 Ok(Some(State::Arriving(from))) => {
                     if !self.has_set_out(&from, &at, now, operation)? {
-                        return Ok(Found::nothing(Loaded::NotFound));
+                        return Ok(Lookup::not_found());
                     }
                 }
             }
@@ -81,12 +70,11 @@ impl Inner {
         Err(Error::with_source(ErrorKind::Busy, operation, "the session keeps moving"))
     }
 
-    /// The last two steps of a move, by whoever comes along. The session lives from the moment at
-    /// which its old key said [`Moved`](State::Moved); here it is put where it lives.
+    /// The last two steps of a move, for any request that meets it. The new id is current since its
+    /// old item became [`Moved`](State::Moved); this stores the session there.
     ///
-    /// Only what was [`Arriving`](State::Arriving) becomes live, and in that very version. Nobody
-    /// adds it: a session that has been ended at its new key meanwhile stays ended, however late
-    /// this comes.
+    /// It replaces the [`Arriving`](State::Arriving) item in the version read, and adds none: a
+    /// session that has ended under its new id meanwhile stays ended, however late this comes.
     pub(super) fn arrive(
         &self,
         old: ItemVersion,
@@ -128,13 +116,13 @@ impl Inner {
         let value = State::Left(*way).encode();
         let life = life(way.replaced_id(old.id_hash).forget_at(), now);
         let new = Replacement { id_hash: old.id_hash, stamp: old.stamp, value, life };
-        // Somebody who was faster has done the same.
+        // Where another request was faster, it has done the same.
         self.client.replace(Space::Sessions, &new, operation).map(drop)
     }
 
-    /// Remembers a key that was left before in place of what its item says. That the session has
-    /// moved is done by then: where this fails, the key leads there by the way that it led before.
-    /// Where the session began there, the keys of the one before lead no further, as they did not.
+    /// Replaces what the item of an id that was left before says. The session has moved by then:
+    /// where this fails, the id leads to it as before. Where the item begins a session, ids of the
+    /// session before it still do not lead further.
     pub(super) fn remember_anew(&self, id_hash: &SessionIdHash, way: Way, now: Timestamp) {
         const OPERATION: &str = "remember a replaced key";
         if let Ok(Some(item)) = self.client.get(Space::Sessions, id_hash, OPERATION)
@@ -146,8 +134,7 @@ impl Inner {
         }
     }
 
-    /// Whether a session is on its way from `from` to `to`. If so, it has arrived when this
-    /// returns.
+    /// Whether a session moves from `from` to `to`. If so, the move is complete when this returns.
     fn has_set_out(
         &self,
         from: &SessionIdHash,
@@ -164,30 +151,31 @@ impl Inner {
                 self.arrive(ItemVersion { id_hash: *from, stamp }, &way, record, now, operation)?;
                 Ok(true)
             }
-            // It arrived between the two looks.
+            // The move was completed between the two reads.
             Ok(Some(State::Left(way))) => Ok(way.to == *to),
             _ => Ok(false),
         }
     }
 
-    /// Whether an item is nothing of ours, so that something may be put in its place.
+    /// Whether an item holds a foreign value, which may be replaced.
     pub(super) fn is_garbage(&self, item: &Item) -> bool {
         matches!(self.read(item), Ok(None))
     }
 }
 
-/// What is found where the session lives, by a key that was perhaps replaced.
-fn live(place: ItemVersion, record: Record, replaced: Option<ReplacedId>, now: Timestamp) -> Found {
-    let id_hash = place.id_hash;
-    let remembered = |id: &ReplacedId| id.status(now) == ReplacedIdStatus::Remembered;
-    let loaded = match replaced.filter(remembered) {
-        _ if !record.is_live(now) => Loaded::NotFound,
-        Some(id) => Loaded::Replaced { id, record, id_hash },
-        None => Loaded::Live { record, id_hash },
-    };
-    Found { loaded, place: Some(place) }
-}
-
-fn undecodable(place: ItemVersion, error: Error) -> Found {
-    Found { loaded: Loaded::Undecodable { public_id: None, error }, place: Some(place) }
+/// What is found where the session lives, by an id that was perhaps replaced.
+fn live(
+    at: ItemVersion,
+    record: Record,
+    replaced: Option<ReplacedId>,
+    now: Timestamp,
+) -> Lookup<ItemVersion> {
+    if !record.is_live(now) {
+        return Lookup::Missing(Missing::NotFound { expired: Some(at) });
+    }
+    let session = LiveSession { record, id_hash: at.id_hash };
+    match replaced.filter(|id| id.status(now) == ReplacedIdStatus::Remembered) {
+        Some(id) => Lookup::Missing(Missing::Replaced { id, session, at }),
+        None => Lookup::Live { session, at },
+    }
 }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::{
-    Capabilities, Commit, Committed, Loaded, Maintenance, SessionIndex, Store, SweepReport,
+    Capabilities, Commit, Committed, Lookup, Maintenance, SessionIndex, Store, SweepReport,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, Result};
@@ -112,16 +112,17 @@ fn life_of(record: &Record, now: Timestamp) -> Option<Duration> {
     life(record.deadline(), now)
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl Store for MemcachedStore {
-    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
-        self.0.find(id_hash, now, "load a session").map(|found| found.loaded)
+    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Lookup> {
+        self.0.find(id_hash, now, "load a session").map(Lookup::without_position)
     }
 
-    fn try_load(&self, _: &SessionIdHash, _: Timestamp) -> Option<Loaded> {
+    fn try_load(&self, _: &SessionIdHash, _: Timestamp) -> Option<Lookup> {
         None
     }
 
-    fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
+    fn commit(&self, commit: &Commit) -> Result<Committed> {
         self.0.commit(commit)
     }
 

@@ -1,5 +1,5 @@
-//! Sessions in this process's memory: the store for an application's own tests, for programs
-//! that may lose everything at a restart, and a cache in front of another store.
+//! Sessions in the memory of one process: a store for tests and for programs that may lose all
+//! sessions at a restart, and a cache in front of another store.
 
 mod cache;
 
@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use crate::backend::key_map::IdHashMap;
 use crate::backend::{
-    Capabilities, Commit, Committed, Decision, IdChange, Loaded, Maintenance, Page, ReplacedId,
-    ReplacedIdStatus, SessionFilter, SessionIndex, Store, SweepReport,
+    Capabilities, Commit, Committed, Decision, IdChange, LiveSession, Lookup, Maintenance, Missing,
+    Page, ReplacedId, ReplacedIdStatus, SessionFilter, SessionIndex, Store, SweepReport,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -20,16 +20,16 @@ use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
 use crate::record::{Cursor, Record, Stats, Summary, Touch};
 use crate::sync::{instant, thread};
 
-/// A volatile store that obeys every law but durability.
+/// A volatile store, with every guarantee but durability.
 ///
-/// It holds at most a fixed number of sessions, 100,000 unless said otherwise; beginning one more
-/// fails with [`ErrorKind::Full`] until the cleaner has removed ended ones. As a
+/// It holds at most a fixed number of sessions, 100,000 by default; beginning one more fails with
+/// [`ErrorKind::Full`] until the cleaner has removed ended ones. As a
 /// [`Cache`](crate::backend::Cache) it holds as many entries and drops the oldest half when full.
 #[derive(Debug)]
 pub struct MemoryStore {
     capacity: usize,
     sessions: RwLock<Sessions>,
-    /// How many threads wait to write.
+    /// The number of threads that wait to write.
     waiting: AtomicUsize,
     epoch: AtomicU64,
     cache: cache::Entries,
@@ -38,7 +38,7 @@ pub struct MemoryStore {
 #[derive(Debug, Default)]
 struct Sessions {
     rows: IdHashMap<Row>,
-    /// The replaced keys that are remembered, with the current ones of their sessions.
+    /// The remembered replaced ids, with the current ids of their sessions.
     replaced: IdHashMap<SessionIdHash>,
     users: HashMap<UserKey, BTreeSet<SessionIdHash>>,
     last_place: i64,
@@ -47,34 +47,10 @@ struct Sessions {
 #[derive(Debug)]
 struct Row {
     record: Record,
-    /// The keys it had, the oldest first.
+    /// The ids it had, the oldest first.
     replaced: Vec<ReplacedId>,
     /// Higher for sessions that began later.
     place: i64,
-}
-
-/// What a key leads to.
-#[derive(Debug)]
-enum Found<'s> {
-    /// The live session under this current key.
-    At(SessionIdHash, &'s Row),
-    /// The key was replaced; the live session under this current key.
-    Replaced(ReplacedId, SessionIdHash, &'s Row),
-    /// The session under this current key, whose deadline has passed.
-    Expired(SessionIdHash),
-    NotFound,
-}
-
-impl From<Found<'_>> for Loaded {
-    fn from(found: Found<'_>) -> Self {
-        match found {
-            Found::At(id_hash, row) => Loaded::Live { record: row.record.clone(), id_hash },
-            Found::Replaced(id, id_hash, row) => {
-                Loaded::Replaced { id, record: row.record.clone(), id_hash }
-            }
-            Found::Expired(_) | Found::NotFound => Loaded::NotFound,
-        }
-    }
 }
 
 impl MemoryStore {
@@ -99,8 +75,8 @@ impl MemoryStore {
         }
     }
 
-    // No code of the application runs under the lock, and none of ours that can panic half-way:
-    // a poisoned lock guards sound data.
+    // No code of the application runs under the lock, and none of this crate's that can panic
+    // half-way: the data behind a poisoned lock is consistent.
     fn read(&self) -> RwLockReadGuard<'_, Sessions> {
         self.sessions.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -118,8 +94,7 @@ impl MemoryStore {
         }
     }
 
-    /// The lock is not fair: a thread that takes it again and again would keep it from those that
-    /// are woken for it.
+    /// The lock is not fair: a thread that takes it again and again would starve those that wait.
     fn let_others_in(&self) {
         if self.waiting.load(Ordering::Relaxed) > 0 {
             thread::yield_now();
@@ -134,25 +109,38 @@ impl Default for MemoryStore {
 }
 
 impl Sessions {
-    /// Where the session is that `id_hash` finds at `now`.
-    fn find<'s>(&'s self, id_hash: &SessionIdHash, now: Timestamp) -> Found<'s> {
-        let at = |id_hash: &SessionIdHash, row: &'s Row| match row.record.is_live(now) {
-            true => Found::At(*id_hash, row),
-            false => Found::Expired(*id_hash),
-        };
+    /// The current id of the session that `id_hash` leads to, its row, and `id_hash` itself if it
+    /// was replaced and its grace is over.
+    fn locate(
+        &self,
+        id_hash: &SessionIdHash,
+        now: Timestamp,
+    ) -> Option<(SessionIdHash, &Row, Option<ReplacedId>)> {
         if let Some(row) = self.rows.get(id_hash) {
-            return at(id_hash, row);
+            return Some((*id_hash, row, None));
         }
-        let Some(current) = self.replaced.get(id_hash) else { return Found::NotFound };
-        let Some(row) = self.rows.get(current) else { return Found::NotFound };
-        let Some(id) = row.replaced.iter().find(|id| id.id_hash == *id_hash) else {
-            return Found::NotFound;
+        let current = self.replaced.get(id_hash)?;
+        let row = self.rows.get(current)?;
+        let id = row.replaced.iter().find(|id| id.id_hash == *id_hash)?;
+        match id.status(now) {
+            ReplacedIdStatus::InGrace => Some((*current, row, None)),
+            ReplacedIdStatus::Remembered => Some((*current, row, Some(*id))),
+            ReplacedIdStatus::Forgotten => None,
+        }
+    }
+
+    /// What `id_hash` finds at `now`, with the current id of its session as position.
+    fn find(&self, id_hash: &SessionIdHash, now: Timestamp) -> Lookup<SessionIdHash> {
+        let Some((at, row, replaced)) = self.locate(id_hash, now) else {
+            return Lookup::not_found();
         };
-        match (id.status(now), row.record.is_live(now)) {
-            (ReplacedIdStatus::Forgotten, _) => Found::NotFound,
-            (_, false) => Found::Expired(*current),
-            (ReplacedIdStatus::InGrace, true) => Found::At(*current, row),
-            (ReplacedIdStatus::Remembered, true) => Found::Replaced(*id, *current, row),
+        if !row.record.is_live(now) {
+            return Lookup::Missing(Missing::NotFound { expired: Some(at) });
+        }
+        let session = LiveSession { record: row.record.clone(), id_hash: at };
+        match replaced {
+            None => Lookup::Live { session, at },
+            Some(id) => Lookup::Missing(Missing::Replaced { id, session, at }),
         }
     }
 
@@ -216,7 +204,7 @@ impl Sessions {
         }
     }
 
-    /// The keys of these live sessions but `except`, from the one that signed in longest ago.
+    /// The ids of these live sessions but `except`, from the one that signed in longest ago.
     fn by_sign_in(
         &self,
         filter: &SessionFilter<'_>,
@@ -229,95 +217,87 @@ impl Sessions {
         others.into_iter().map(|(id_hash, _)| *id_hash).collect()
     }
 
-    fn commit(&mut self, commit: &Commit<'_>, capacity: usize) -> Result<Committed> {
-        let found = self.find(commit.id_hash, commit.now);
-        let (id_hash, expired) = match found {
-            Found::At(id_hash, _) | Found::Replaced(_, id_hash, _) => (id_hash, None),
-            Found::Expired(id_hash) => (*commit.id_hash, Some(id_hash)),
-            Found::NotFound => (*commit.id_hash, None),
-        };
-        let loaded = found.into();
-        if let Some(id_hash) = expired
-            && commit.removes_expired()
-        {
-            self.take(&id_hash);
+    fn commit(&mut self, commit: &Commit, capacity: usize) -> Result<Committed> {
+        let found = self.find(&commit.id_hash, commit.now);
+        if let Some(expired) = commit.expired_to_remove(&found) {
+            self.take(expired);
         }
-        let decision = commit.decide(loaded)?;
-
-        let moved_to = match &decision {
-            Decision::Insert { id_hash, .. } => Some(*id_hash),
-            Decision::Update { id_change: Some(id_change), .. } => Some(id_change.left.successor),
-            _ => None,
-        };
-        if moved_to.is_some_and(|to| self.is_taken(&to)) {
-            return Err(Error::new(ErrorKind::Conflict, "give a session its new key"));
-        }
-        let ended = match commit.session_limit_of() {
-            Some((session_limit, user, realm)) if moved_to.is_some() => {
-                let of_user = SessionFilter::User(user);
-                let theirs = SessionFilter::InRealm(realm, &of_user);
-                let found = self.select(&theirs).into_iter();
-                let expired = found.filter(|(_, row)| !row.record.is_live(commit.now));
-                let expired: Vec<_> = expired.map(|(id_hash, _)| *id_hash).collect();
-                self.end(&expired);
-                let others = self.by_sign_in(&theirs, Some(id_hash), commit.now);
-                match session_limit.sessions_to_end(&others) {
-                    Some(ended) => ended.to_vec(),
-                    None => return Ok(Committed::LimitReached),
-                }
-            }
-            _ => Vec::new(),
-        };
-        match decision {
-            Decision::Insert { id_hash: to, record, replaces } => {
-                let freed = ended.len() + usize::from(replaces.is_some());
-                if self.rows.len().saturating_sub(freed) >= capacity {
+        match commit.decide(found)? {
+            Decision::Insert { session, replaces } => {
+                let Some(mut ended) = self.sessions_to_end(commit, &session.id_hash, None)? else {
+                    return Ok(Committed::LimitReached);
+                };
+                ended.extend(replaces.map(|(_, at)| at));
+                if self.rows.len().saturating_sub(ended.len()) >= capacity {
                     return Err(Error::new(ErrorKind::Full, "begin a session in memory"));
                 }
                 self.end(&ended);
-                let mut ended = ended;
-                if replaces.is_some() {
-                    self.take(&id_hash);
-                    ended.push(id_hash);
-                }
                 self.last_place += 1;
                 let place = self.last_place;
-                let replaced = replaces.into_iter().collect();
-                let row = Row { record: record.clone(), replaced, place };
-                self.put(to, row);
-                Ok(Committed::Done { record, id_hash: to, ended })
+                let replaced = replaces.into_iter().map(|(presented, _)| presented).collect();
+                let row = Row { record: session.record.clone(), replaced, place };
+                self.put(session.id_hash, row);
+                Ok(Committed::Done { session, ended })
             }
-            Decision::Update { record, id_change } => {
-                self.end(&ended);
-                let mut ended = ended;
-                let Some(old) = self.take(&id_hash) else { return Ok(Committed::NotFound) };
-                let mut replaced = old.replaced;
-                let to = match id_change {
-                    Some(IdChange { left, presented }) => {
-                        ended.push(id_hash);
-                        remember(&mut replaced, left, commit.now);
-                        if let Some(presented) = presented {
-                            remember(&mut replaced, presented, commit.now);
-                        }
-                        left.successor
+            Decision::Update { at, session, id_change } => {
+                let mut ended = Vec::new();
+                if id_change.is_some() {
+                    match self.sessions_to_end(commit, &session.id_hash, Some(at))? {
+                        Some(others) => ended = others,
+                        None => return Ok(Committed::LimitReached),
                     }
-                    None => id_hash,
-                };
-                self.put(to, Row { record: record.clone(), replaced, place: old.place });
-                Ok(Committed::Done { record, id_hash: to, ended })
-            }
-            Decision::Touch { record } => {
-                if let Some(row) = self.rows.get_mut(&id_hash) {
-                    row.record.seen = record.seen;
                 }
-                Ok(Committed::Unchanged { record, id_hash })
+                self.end(&ended);
+                let Some(Row { mut replaced, place, .. }) = self.take(&at) else {
+                    return Err(Error::new(ErrorKind::Unexpected, commit.action.operation()));
+                };
+                if let Some(IdChange { left, presented }) = id_change {
+                    ended.push(at);
+                    remember(&mut replaced, left, commit.now);
+                    if let Some(presented) = presented {
+                        remember(&mut replaced, presented, commit.now);
+                    }
+                }
+                let row = Row { record: session.record.clone(), replaced, place };
+                self.put(session.id_hash, row);
+                Ok(Committed::Done { session, ended })
             }
-            Decision::Remove => {
-                self.take(&id_hash);
-                Ok(Committed::Deleted { id_hash })
+            Decision::Touch { at, session } => {
+                if let Some(row) = self.rows.get_mut(&at) {
+                    row.record.seen = session.record.seen;
+                }
+                Ok(Committed::Unchanged(session))
+            }
+            Decision::Remove { at } => {
+                self.take(&at);
+                Ok(Committed::Deleted(at))
             }
             Decision::Answer(answer) => Ok(answer),
         }
+    }
+
+    /// Checks that `to` is free, and obeys the limit per user but for `except`: the ids of the
+    /// sessions to end, or `None` when the user has too many.
+    fn sessions_to_end(
+        &mut self,
+        commit: &Commit,
+        to: &SessionIdHash,
+        except: Option<SessionIdHash>,
+    ) -> Result<Option<Vec<SessionIdHash>>> {
+        if self.is_taken(to) {
+            return Err(Error::new(ErrorKind::Conflict, "give a session its new key"));
+        }
+        let Some((session_limit, user, realm)) = commit.session_limit_of() else {
+            return Ok(Some(Vec::new()));
+        };
+        let of_user = SessionFilter::User(user);
+        let theirs = SessionFilter::InRealm(realm, &of_user);
+        let found = self.select(&theirs).into_iter();
+        let expired = found.filter(|(_, row)| !row.record.is_live(commit.now));
+        let expired: Vec<_> = expired.map(|(id_hash, _)| *id_hash).collect();
+        self.end(&expired);
+        let others = self.by_sign_in(&theirs, except, commit.now);
+        Ok(session_limit.sessions_to_end(&others).map(<[_]>::to_vec))
     }
 
     fn end(&mut self, id_hashes: &[SessionIdHash]) {
@@ -327,7 +307,7 @@ impl Sessions {
     }
 }
 
-/// Adds a replaced key to those that are remembered; the oldest are forgotten.
+/// Adds a replaced id to those that are remembered, and forgets the oldest.
 fn remember(replaced: &mut Vec<ReplacedId>, id: ReplacedId, now: Timestamp) {
     if id.ends_graces() {
         replaced.iter_mut().for_each(|id| *id = id.without_grace());
@@ -339,16 +319,17 @@ fn remember(replaced: &mut Vec<ReplacedId>, id: ReplacedId, now: Timestamp) {
     replaced.drain(..excess);
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl Store for MemoryStore {
-    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
-        Ok(self.read().find(id_hash, now).into())
+    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Lookup> {
+        Ok(self.read().find(id_hash, now).without_position())
     }
 
-    fn try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Loaded> {
+    fn try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Lookup> {
         self.load(id_hash, now).ok()
     }
 
-    fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
+    fn commit(&self, commit: &Commit) -> Result<Committed> {
         let committed = self.write().commit(commit, self.capacity);
         self.let_others_in();
         committed
@@ -357,7 +338,8 @@ impl Store for MemoryStore {
     fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
         let mut sessions = self.write();
         for (id_hash, touch) in batch {
-            if let Found::At(current, _) = sessions.find(id_hash, now)
+            if let Some((current, row, None)) = sessions.locate(id_hash, now)
+                && row.record.is_live(now)
                 && let Some(row) = sessions.rows.get_mut(&current)
             {
                 row.record.touch(*touch);
@@ -367,8 +349,8 @@ impl Store for MemoryStore {
     }
 
     fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {
-        // The search blocks no reader; what it found is checked again before it goes. Whoever
-        // removed some of it meanwhile leaves room for another search.
+        // The search blocks no reader, so each result is checked again before it is removed. Where
+        // other threads have removed some of them meanwhile, another search follows.
         let mut swept = SweepReport::new(0, Duration::ZERO);
         loop {
             let room = limit.get() - swept.removed;
@@ -496,11 +478,12 @@ mod tests {
         let (first, second) =
             (SessionIdHash::from_bytes([1; 32]), SessionIdHash::from_bytes([2; 32]));
         let create = |id_hash| {
-            store.commit(&Commit::new(id_hash, Action::Create(&new_session), &Delta::new(), now))
+            let action = Action::Create(new_session.clone());
+            store.commit(&Commit::new(id_hash, action, Delta::new(), now))
         };
         create(&first).unwrap();
         assert_eq!(create(&second).unwrap_err().kind(), ErrorKind::Full);
-        assert!(matches!(store.load(&first, now).unwrap(), Loaded::Live { .. }));
+        assert!(matches!(store.load(&first, now).unwrap(), Lookup::Live { .. }));
         let later = now + std::time::Duration::from_secs(86_400 * 30);
         assert_eq!(store.sweep(later, NonZeroUsize::MIN).unwrap().removed, 1);
         create(&second).unwrap();

@@ -54,7 +54,7 @@ pub struct DataSizes {
     pub largest: u64,
 }
 
-/// For operators: what goes beyond a [`SessionIndex`](crate::backend::Registry).
+/// For operators: what goes beyond a [`SessionIndex`](crate::backend::SessionIndex).
 impl SqliteStore {
     /// The file; `None` for a database in memory.
     #[must_use]

@@ -31,7 +31,8 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, params};
 
 use crate::backend::{
-    Capabilities, Commit, Committed, Loaded, Maintenance, SessionIndex, Store, SweepReport,
+    Capabilities, Commit, Committed, LiveSession, Lookup, Maintenance, SessionIndex, Store,
+    SweepReport,
 };
 use crate::clock::Timestamp;
 use crate::error::Result;
@@ -317,37 +318,41 @@ fn count_live_of(
 
 #[deny(clippy::missing_trait_methods)]
 impl Store for SqliteStore {
-    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
+    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Lookup> {
         self.0.writer.process().check()?;
         let record_cache = self.0.record_cache.as_deref();
         let missed = match record_cache.map(|record_cache| record_cache.find(id_hash, now)) {
-            Some(Ok(record)) => return Ok(Loaded::Live { record, id_hash: *id_hash }),
+            Some(Ok(record)) => {
+                let session = LiveSession { record, id_hash: *id_hash };
+                return Ok(Lookup::Live { session, at: () });
+            }
             Some(Err(missed)) => Some(missed),
             None => None,
         };
-        let (loaded, place) = self.0.readers.read("load a session", |connection| {
+        let found = self.0.readers.read("load a session", |connection| {
             row::find(connection, &self.0.sql, id_hash, now)
         })?;
-        if let (Loaded::Live { record, .. }, Some(place), Some(record_cache), Some(missed)) =
-            (&loaded, place, record_cache, missed)
-            && place.agrees_with(record)
+        if let (Lookup::Live { session, at }, Some(record_cache), Some(missed)) =
+            (&found, record_cache, missed)
+            && at.agrees_with(&session.record)
         {
-            record_cache.keep(missed, place.id_hash, place.id, record);
+            record_cache.keep(missed, at.id_hash, at.id, &session.record);
         }
-        Ok(loaded)
+        Ok(found.without_position())
     }
 
-    fn try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Loaded> {
+    fn try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Lookup> {
         self.0.writer.process().check().ok()?;
         let record = self.0.record_cache.as_deref()?.find(id_hash, now).ok()?;
-        Some(Loaded::Live { record, id_hash: *id_hash })
+        let session = LiveSession { record, id_hash: *id_hash };
+        Some(Lookup::Live { session, at: () })
     }
 
-    fn commit(&self, commit: &Commit<'_>) -> Result<Committed> {
-        let (sql, owned) = (self.0.sql.clone(), commit::Owned::new(commit));
-        let (commit_mode, operation) = (commit::commit_mode(commit), commit::operation(commit));
-        self.0.writer.write_known(commit_mode, operation, move |connection, transaction| {
-            owned.carry_out(connection, &sql, transaction)
+    fn commit(&self, commit: &Commit) -> Result<Committed> {
+        let (sql, commit) = (self.0.sql.clone(), commit.clone());
+        let (mode, operation) = (commit::commit_mode(&commit), commit.action.operation());
+        self.0.writer.write_known(mode, operation, move |connection, transaction| {
+            commit::carry_out(&commit, connection, &sql, transaction)
         })
     }
 

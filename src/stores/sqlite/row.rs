@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use crate::backend::{IdChange, Loaded, ReplacedBy, ReplacedId, ReplacedIdStatus};
+use crate::backend::{
+    IdChange, LiveSession, Lookup, Missing, ReplacedBy, ReplacedId, ReplacedIdStatus,
+};
 use crate::clock::Timestamp;
 use crate::data::Data;
 use crate::error::{Error, ErrorKind, Result};
@@ -15,14 +17,14 @@ use crate::stores::sqlite::error::while_doing;
 use crate::stores::sqlite::record_cache::{Hot, Transaction};
 use crate::stores::sqlite::sql::Sql;
 
-/// Where a session stands.
+/// The row of a session.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
     pub(super) id: i64,
     pub(super) id_hash: SessionIdHash,
     pub(super) public_id: PublicId,
     pub(super) seen: Timestamp,
-    /// As the row has it, which an operator's hand can have changed.
+    /// As in the row, which an operator can have changed.
     pub(super) deadline: Timestamp,
 }
 
@@ -33,20 +35,19 @@ impl Place {
     }
 }
 
-/// What `id_hash` finds at `now`, and where that stands. [`Loaded::NotFound`] has a place where the
-/// session's deadline has passed.
+/// What `id_hash` finds at `now`.
 pub(super) fn find(
     connection: &Connection,
     sql: &Sql,
     id_hash: &SessionIdHash,
     now: Timestamp,
-) -> Result<(Loaded, Option<Place>)> {
+) -> Result<Lookup<Place>> {
     let failed = || while_doing("look a session up");
     if let Some(found) = by_key(connection, sql, id_hash, now).map_err(failed())? {
         return Ok(found);
     }
     let replaced = by_replaced_key(connection, sql, id_hash, now).map_err(failed())?;
-    Ok(replaced.unwrap_or((Loaded::NotFound, None)))
+    Ok(replaced.unwrap_or(Lookup::not_found()))
 }
 
 fn by_key(
@@ -54,7 +55,7 @@ fn by_key(
     sql: &Sql,
     id_hash: &SessionIdHash,
     now: Timestamp,
-) -> rusqlite::Result<Option<(Loaded, Option<Place>)>> {
+) -> rusqlite::Result<Option<Lookup<Place>>> {
     let mut statement = connection.prepare_cached(&sql.by_key)?;
     let mut rows = statement.query([id_hash.as_bytes()])?;
     rows.next()?.map(|row| session(row, now)).transpose()
@@ -65,7 +66,7 @@ fn by_replaced_key(
     sql: &Sql,
     id_hash: &SessionIdHash,
     now: Timestamp,
-) -> rusqlite::Result<Option<(Loaded, Option<Place>)>> {
+) -> rusqlite::Result<Option<Lookup<Place>>> {
     let mut statement = connection.prepare_cached(&sql.by_replaced_key)?;
     let mut rows = statement.query([id_hash.as_bytes()])?;
     let Some(row) = rows.next()? else { return Ok(None) };
@@ -75,8 +76,8 @@ fn by_replaced_key(
         return Ok(None);
     }
     Ok(Some(match session(row, now)? {
-        (Loaded::Live { record, id_hash }, place) if status == ReplacedIdStatus::Remembered => {
-            (Loaded::Replaced { id, record, id_hash }, place)
+        Lookup::Live { session, at } if status == ReplacedIdStatus::Remembered => {
+            Lookup::Missing(Missing::Replaced { id, session, at })
         }
         found => found,
     }))
@@ -99,21 +100,22 @@ fn replaced_id(row: &Row<'_>, id_hash: SessionIdHash) -> rusqlite::Result<Replac
     })
 }
 
-/// The session in a row, and where it stands.
-fn session(row: &Row<'_>, now: Timestamp) -> rusqlite::Result<(Loaded, Option<Place>)> {
+/// The session in a row.
+fn session(row: &Row<'_>, now: Timestamp) -> rusqlite::Result<Lookup<Place>> {
     let deadline = Timestamp::from_millis(row.get(12)?);
     let id_hash = SessionIdHash::from_bytes(row.get(1)?);
     let seen = Timestamp::from_millis(row.get(9)?);
     let public_id = PublicId::from_bytes(row.get(3)?);
-    let place = Some(Place { id: row.get(0)?, id_hash, public_id, seen, deadline });
+    let at = Place { id: row.get(0)?, id_hash, public_id, seen, deadline };
     if deadline <= now {
-        return Ok((Loaded::NotFound, place));
+        return Ok(Lookup::Missing(Missing::NotFound { expired: Some(at) }));
     }
-    let loaded = match decode(row)? {
-        Ok(record) => Loaded::Live { record, id_hash },
-        Err(error) => Loaded::Undecodable { public_id: Some(public_id), error },
-    };
-    Ok((loaded, place))
+    Ok(match decode(row)? {
+        Ok(record) => Lookup::Live { session: LiveSession { record, id_hash }, at },
+        Err(error) => {
+            Lookup::Missing(Missing::Undecodable { public_id: Some(public_id), error, at })
+        }
+    })
 }
 
 /// The outer error is SQLite's, the inner one says that the row makes no sense.

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cloakroom::backend::{Action, Commit, Loaded, Store};
+use cloakroom::backend::{Action, Commit, LiveSession, Lookup, Store};
 use cloakroom::clock::{Clock, ManualClock};
 use cloakroom::delta::Delta;
 use cloakroom::http::Outcome;
@@ -44,14 +44,17 @@ impl Stage {
         let id = SessionId::generate().unwrap();
         let new_session = NewSession::new(Lifetime::default().starting(NOW)).unwrap();
         let (id_hash, nothing) = (id.hash(Realm::default().tag()), Delta::new());
-        let create = Commit::new(&id_hash, Action::Create(&new_session), &nothing, NOW);
+        let create =
+            Commit::new(&id_hash, Action::Create(new_session.clone()), nothing.clone(), NOW);
         self.store.commit(&create).unwrap();
         (id_hash, format!("__Host-id={}", id.reveal()))
     }
 
     fn is_touched(&self, id_hash: &SessionIdHash) -> bool {
         match self.store.load(id_hash, self.clock.now()).unwrap() {
-            Loaded::Live { record, .. } => record.seen == self.clock.now(),
+            Lookup::Live { session: LiveSession { record, .. }, .. } => {
+                record.seen == self.clock.now()
+            }
             other => panic!("{other:?}"),
         }
     }

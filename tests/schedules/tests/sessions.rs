@@ -1,7 +1,7 @@
 //! The state of a session, which threads of one request may share; the queue of requests that
 //! update one session; and the memory of what has ended.
 
-use cloakroom::backend::{Loaded, Store};
+use cloakroom::backend::{LiveSession, Lookup, Store};
 use cloakroom::clock::Clock;
 use cloakroom::http::Outcome;
 use cloakroom::id::SessionIdHash;
@@ -19,7 +19,9 @@ fn stage() -> Stage {
 
 fn n(stage: &Stage, id_hash: &SessionIdHash, name: &str) -> Option<u32> {
     match stage.store.load(id_hash, stage.clock.now()).unwrap() {
-        Loaded::Live { record, .. } => record.data.get(name).map(|value| value.decode().unwrap()),
+        Lookup::Live { session: LiveSession { record, .. }, .. } => {
+            record.data.get(name).map(|value| value.decode().unwrap())
+        }
         _ => None,
     }
 }

@@ -325,7 +325,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::backend::{Action, Commit, Committed, Loaded, Store};
+    use crate::backend::{Action, Commit, Committed, LiveSession, Lookup, Missing, Store};
     use crate::data::Value;
     use crate::delta::Delta;
     use crate::id::{Realm, SessionId};
@@ -361,9 +361,7 @@ mod tests {
 
     fn begin(store: &SqliteStore, id_hash: &SessionIdHash) {
         let new_session = NewSession::new(Lifetime::default().starting(NOW)).unwrap();
-        store
-            .commit(&Commit::new(id_hash, Action::Create(&new_session), &setting(0), NOW))
-            .unwrap();
+        store.commit(&Commit::new(id_hash, Action::Create(new_session), setting(0), NOW)).unwrap();
     }
 
     fn create(store: &SqliteStore) -> SessionIdHash {
@@ -373,8 +371,8 @@ mod tests {
     }
 
     fn merge(store: &SqliteStore, id_hash: &SessionIdHash, value: u32) -> Record {
-        match store.commit(&Commit::new(id_hash, Action::Merge, &setting(value), NOW)).unwrap() {
-            Committed::Done { record, .. } => record,
+        match store.commit(&Commit::new(id_hash, Action::Merge, setting(value), NOW)).unwrap() {
+            Committed::Done { session: LiveSession { record, .. }, .. } => record,
             other => panic!("{other:?}"),
         }
     }
@@ -432,7 +430,7 @@ mod tests {
                 true => other.execute_batch("DELETE FROM cloakroom_sessions").unwrap(),
                 false => {
                     store
-                        .commit(&Commit::new(&id_hash, Action::Delete, &Delta::new(), NOW))
+                        .commit(&Commit::new(&id_hash, Action::Delete, Delta::new(), NOW))
                         .unwrap();
                 }
             }
@@ -454,17 +452,18 @@ mod tests {
         let later = NOW + Duration::from_secs(60);
         let long = nowhere();
         let new_session = NewSession::new(Lifetime::default().starting(later)).unwrap();
-        store
-            .commit(&Commit::new(&long, Action::Create(&new_session), &setting(0), later))
-            .unwrap();
+        store.commit(&Commit::new(&long, Action::Create(new_session), setting(0), later)).unwrap();
         let just_before = ends - Duration::from_millis(1);
         assert_eq!(store.sweep(just_before, NonZeroUsize::MIN).unwrap().removed, 0);
         assert!(is_hot(&store, &short));
         assert_eq!(store.sweep(ends, NonZeroUsize::MIN).unwrap().removed, 1);
         assert!(is_hot(&store, &long) && !is_hot(&store, &short));
-        assert!(matches!(store.load(&short, NOW).unwrap(), Loaded::NotFound));
-        let merged = store.commit(&Commit::new(&short, Action::Merge, &setting(1), NOW)).unwrap();
-        assert!(matches!(merged, Committed::NotFound), "{merged:?}");
+        assert!(matches!(
+            store.load(&short, NOW).unwrap(),
+            Lookup::Missing(Missing::NotFound { .. })
+        ));
+        let merged = store.commit(&Commit::new(&short, Action::Merge, setting(1), NOW)).unwrap();
+        assert!(matches!(merged, Committed::Missing(Missing::NotFound { .. })), "{merged:?}");
         assert!(is_hot(&store, &long));
     }
 

@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use cloakroom::backend::{Loaded, Maintenance, Store};
+use cloakroom::backend::{Lookup, Maintenance, Missing, Store};
 use cloakroom::id::SessionIdHash;
 use cloakroom::rusqlite::types::Value;
 use cloakroom::rusqlite::{Connection, Result as SqlResult};
@@ -396,7 +396,8 @@ impl Image {
             Ok(store) => {
                 for id_hash in ledger.ended() {
                     match store.load(id_hash, NOW).map_err(text)? {
-                        Loaded::NotFound | Loaded::Replaced { .. } => {}
+                        Lookup::Missing(Missing::NotFound { .. })
+                        | Lookup::Missing(Missing::Replaced { .. }) => {}
                         other => return Err(format!("an ended key finds {other:?}")),
                     }
                 }

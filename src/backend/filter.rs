@@ -1,0 +1,41 @@
+//! Selections of sessions, for lists and revocations.
+
+use crate::id::{IdpSessionId, PublicId, Realm, UserKey};
+use crate::record::Record;
+
+/// Which sessions a call of [`SessionIndex`](crate::backend::SessionIndex) is about. Names match exactly, byte for byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SessionFilter<'a> {
+    /// All.
+    All,
+    /// The sessions of this user.
+    User(&'a UserKey),
+    /// The session of this public id.
+    PublicId(&'a PublicId),
+    /// The session of this public id, if it is this user's.
+    OfUser(&'a UserKey, &'a PublicId),
+    /// The sessions that belong to this session of the identity provider.
+    IdpSession(&'a IdpSessionId),
+    /// Those of the inner filter that are of this realm; without this, realms do not matter.
+    InRealm(&'a Realm, &'a SessionFilter<'a>),
+}
+
+impl SessionFilter<'_> {
+    /// Whether `record` is one of them.
+    #[must_use]
+    pub fn includes(&self, record: &Record) -> bool {
+        match self {
+            SessionFilter::All => true,
+            SessionFilter::User(user) => record.user.as_ref() == Some(*user),
+            SessionFilter::PublicId(public_id) => record.public_id == **public_id,
+            SessionFilter::OfUser(user, public_id) => {
+                record.public_id == **public_id && record.user.as_ref() == Some(*user)
+            }
+            SessionFilter::IdpSession(id_hash) => record.idp_session_id.as_ref() == Some(*id_hash),
+            SessionFilter::InRealm(realm, filter) => {
+                record.realm == **realm && filter.includes(record)
+            }
+        }
+    }
+}

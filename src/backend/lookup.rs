@@ -1,0 +1,102 @@
+//! What a store finds under an id. Loads, commits and the session of a request share these types.
+
+use crate::backend::ReplacedId;
+use crate::error::Error;
+use crate::id::{PublicId, SessionIdHash};
+use crate::record::Record;
+
+/// A live session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LiveSession {
+    /// Its record.
+    pub record: Record,
+    /// The hash of its current id.
+    pub id_hash: SessionIdHash,
+}
+
+/// What a store found under the hash of an id.
+///
+/// `P` is the position of the session in the store, such as a row number:
+/// [`Commit::decide`](crate::backend::Commit::decide) returns it in its decision, so that a store
+/// cannot change a session that it has not found. In the answer to a load it is `()`.
+#[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // one on the stack of a request
+pub enum Lookup<P = ()> {
+    /// A live session, by its current id or by one within its grace.
+    Live {
+        /// The session.
+        session: LiveSession,
+        /// Its position.
+        at: P,
+    },
+    /// No live session can be read by this id.
+    Missing(Missing<P>),
+}
+
+/// Why a store found no session under an id.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+#[allow(clippy::large_enum_variant)] // one on the stack of a request
+pub enum Missing<P = ()> {
+    /// A renewal or a sign-in replaced the id less than [`ReplacedId::REMEMBERED`] ago. A request
+    /// with this id may end the session or sign in, and must not read the session.
+    Replaced {
+        /// The replaced id.
+        id: ReplacedId,
+        /// The session, which lives.
+        session: LiveSession,
+        /// Its position.
+        at: P,
+    },
+    /// The stored session cannot be decoded. It stays in place until its deadline.
+    Undecodable {
+        /// Its public id, if that can be read.
+        public_id: Option<PublicId>,
+        /// The reason.
+        error: Error,
+        /// Its position.
+        at: P,
+    },
+    /// There is no such session, or its deadline has passed.
+    NotFound {
+        /// The position of a session whose deadline has passed. `None` in answers.
+        expired: Option<P>,
+    },
+}
+
+impl<P> Lookup<P> {
+    /// Nothing is stored under the id.
+    #[must_use]
+    pub const fn not_found() -> Self {
+        Lookup::Missing(Missing::not_found())
+    }
+
+    /// The answer to a load.
+    #[must_use]
+    pub fn without_position(self) -> Lookup {
+        match self {
+            Lookup::Live { session, .. } => Lookup::Live { session, at: () },
+            Lookup::Missing(missing) => Lookup::Missing(missing.without_position()),
+        }
+    }
+}
+
+impl<P> Missing<P> {
+    /// Nothing is stored under the id.
+    #[must_use]
+    pub const fn not_found() -> Self {
+        Missing::NotFound { expired: None }
+    }
+
+    /// The same for an answer.
+    #[must_use]
+    pub fn without_position(self) -> Missing {
+        match self {
+            Missing::Replaced { id, session, .. } => Missing::Replaced { id, session, at: () },
+            Missing::Undecodable { public_id, error, .. } => {
+                Missing::Undecodable { public_id, error, at: () }
+            }
+            Missing::NotFound { .. } => Missing::not_found(),
+        }
+    }
+}

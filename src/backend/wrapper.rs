@@ -1,0 +1,160 @@
+//! Stores around another store: each method forwards unless the wrapper replaces it.
+
+use std::fmt::Debug;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use crate::backend::{
+    Capabilities, Commit, Committed, Lookup, Maintenance, SessionIndex, Store, SweepReport,
+};
+use crate::clock::Timestamp;
+use crate::error::Result;
+use crate::id::SessionIdHash;
+use crate::record::Touch;
+
+/// A [`Store`] around another one. It implements only the methods that it changes.
+///
+/// Each `on_` method stands for the [`Store`] method of that name, and forwards to the wrapped store
+/// by default. The exception is [`on_try_load`](Self::on_try_load): by default it answers `None`,
+/// because forwarding it would bypass an [`on_load`](Self::on_load) that does more.
+///
+/// ```
+/// use std::sync::atomic::{AtomicU64, Ordering};
+///
+/// use cloakroom::backend::{Commit, Committed, StoreWrapper};
+/// use cloakroom::{MemoryStore, Result, SessionManager};
+///
+/// /// Counts the commits.
+/// #[derive(Debug, Default)]
+/// struct Counting {
+///     store: MemoryStore,
+///     commits: AtomicU64,
+/// }
+///
+/// impl StoreWrapper for Counting {
+///     type Wrapped = MemoryStore;
+///
+///     fn wrapped(&self) -> &MemoryStore {
+///         &self.store
+///     }
+///
+///     fn on_commit(&self, commit: &Commit) -> Result<Committed> {
+///         self.commits.fetch_add(1, Ordering::Relaxed);
+///         self.store.commit(commit)
+///     }
+/// }
+///
+/// # use cloakroom::backend::Store;
+/// let sessions = SessionManager::new(Counting::default())?;
+/// # Ok::<(), cloakroom::Error>(())
+/// ```
+///
+/// # Errors
+/// The same kinds as for [`Store`].
+#[allow(clippy::missing_errors_doc)] // once for all methods, above
+pub trait StoreWrapper: Debug + Send + Sync + 'static {
+    /// The type of the wrapped store.
+    type Wrapped: Store + ?Sized;
+
+    /// The wrapped store.
+    fn wrapped(&self) -> &Self::Wrapped;
+
+    /// Replaces [`Store::load`].
+    fn on_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Lookup> {
+        self.wrapped().load(id_hash, now)
+    }
+
+    /// Replaces [`Store::try_load`]. Answers `None` by default.
+    fn on_try_load(&self, _id_hash: &SessionIdHash, _now: Timestamp) -> Option<Lookup> {
+        None
+    }
+
+    /// Replaces [`Store::commit`].
+    fn on_commit(&self, commit: &Commit) -> Result<Committed> {
+        self.wrapped().commit(commit)
+    }
+
+    /// Replaces [`Store::touch`].
+    fn on_touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
+        self.wrapped().touch(batch, now)
+    }
+
+    /// Replaces [`Store::sweep`].
+    fn on_sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {
+        self.wrapped().sweep(now, limit)
+    }
+
+    /// Replaces [`Store::index`].
+    fn on_index(&self) -> Option<&dyn SessionIndex> {
+        self.wrapped().index()
+    }
+
+    /// Replaces [`Store::maintenance`].
+    fn on_maintenance(&self) -> Option<&dyn Maintenance> {
+        self.wrapped().maintenance()
+    }
+
+    /// Replaces [`Store::capabilities`].
+    fn on_capabilities(&self) -> Capabilities {
+        self.wrapped().capabilities()
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl<W: StoreWrapper> Store for W {
+    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Lookup> {
+        self.on_load(id_hash, now)
+    }
+
+    fn try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Lookup> {
+        self.on_try_load(id_hash, now)
+    }
+
+    fn commit(&self, commit: &Commit) -> Result<Committed> {
+        self.on_commit(commit)
+    }
+
+    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
+        self.on_touch(batch, now)
+    }
+
+    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {
+        self.on_sweep(now, limit)
+    }
+
+    fn index(&self) -> Option<&dyn SessionIndex> {
+        self.on_index()
+    }
+
+    fn maintenance(&self) -> Option<&dyn Maintenance> {
+        self.on_maintenance()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.on_capabilities()
+    }
+}
+
+impl<S: Store + ?Sized> StoreWrapper for Box<S> {
+    type Wrapped = S;
+
+    fn wrapped(&self) -> &S {
+        self
+    }
+
+    fn on_try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Lookup> {
+        self.wrapped().try_load(id_hash, now)
+    }
+}
+
+impl<S: Store + ?Sized> StoreWrapper for Arc<S> {
+    type Wrapped = S;
+
+    fn wrapped(&self) -> &S {
+        self
+    }
+
+    fn on_try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Lookup> {
+        self.wrapped().try_load(id_hash, now)
+    }
+}
