@@ -117,7 +117,7 @@ enum Found {
     Live(usize),
     Expired(usize),
     Replaced(usize, Replaced),
-    NotFound,
+    Nothing,
 }
 
 impl Session {
@@ -202,13 +202,13 @@ impl Store {
         let rows = self.rows.iter().enumerate();
         let Some((index, replaced)) = rows.filter_map(|(at, row)| Some((at, was(row)?))).next()
         else {
-            return Found::NotFound;
+            return Found::Nothing;
         };
         let remembered = replaced.at.max(replaced.grace_until.unwrap_or(replaced.at)) + REMEMBERED;
         let is_in_grace = replaced.grace_until.is_some_and(|until| now < until);
         match at(index) {
             found if is_in_grace => found,
-            _ if now >= remembered => Found::NotFound,
+            _ if now >= remembered => Found::Nothing,
             Found::Live(at) => Found::Replaced(at, replaced),
             expired => expired,
         }
@@ -276,7 +276,7 @@ impl Sessions {
             if let Found::Replaced(_, Replaced { by: By::SignInAnew { begins: true }, .. }) = found
                 && self.moves_in_steps
             {
-                outcomes.extend(then(store.clone(), Found::NotFound));
+                outcomes.extend(then(store.clone(), Found::Nothing));
             }
             outcomes
         };
@@ -288,7 +288,7 @@ impl Sessions {
                         Answer::Live { session, id_hash }
                     }
                     Found::Replaced(at, _) => Answer::Replaced { id_hash: store.rows[at].id_hash },
-                    Found::Expired(_) | Found::NotFound => Answer::NotFound,
+                    Found::Expired(_) | Found::Nothing => Answer::NotFound,
                 };
                 vec![(store, answer)]
             }),
@@ -330,7 +330,7 @@ impl Sessions {
                     Found::Live(at) | Found::Replaced(at, _) => {
                         Answer::Deleted { id_hash: store.rows.remove(at).id_hash }
                     }
-                    Found::Expired(_) | Found::NotFound => Answer::NotFound,
+                    Found::Expired(_) | Found::Nothing => Answer::NotFound,
                 };
                 vec![(store, answer)]
             }),
@@ -401,7 +401,7 @@ impl Sessions {
                 let id_hash = store.rows[at].id_hash;
                 return (store, Answer::Replaced { id_hash });
             }
-            Found::Expired(_) | Found::NotFound => return (store, Answer::NotFound),
+            Found::Expired(_) | Found::Nothing => return (store, Answer::NotFound),
         };
         let row = &mut store.rows[at];
         if change.if_revision.is_some_and(|revision| revision != row.session.revision) {
