@@ -11,16 +11,16 @@ export CARGO_TERM_COLOR="${CARGO_TERM_COLOR:-never}"
 # A line for each stage: its name, what the lines with figures contain, what it runs. The seeds are
 # printed; CLOAKROOM_SEED repeats a run.
 stages=(
-    "kills|kills, |env CLOAKROOM_KILLS=640 cargo test --locked --all-features --test crash -- --nocapture"
-    "kills-http|kills$|env CLOAKROOM_KILLS=300 cargo test --locked --all-features --test crash_http -- --nocapture"
+    "kills|kills, |env CLOAKROOM_KILLS=640 cargo test --locked --all-features --test processes crash:: -- --nocapture"
+    "kills-http|kills$|env CLOAKROOM_KILLS=300 cargo test --locked --all-features --test processes crash_http:: -- --nocapture"
     "cuts|cuts in|env CLOAKROOM_CUTS=4000 cargo test --locked --release -p cloakroom-power-loss --test cuts -- --nocapture"
     "faults|struck|env CLOAKROOM_FAULTS=100 cargo test --locked --release -p cloakroom-power-loss --test faults -- --nocapture"
-    "histories|each has an order|env CLOAKROOM_HISTORIES=10000 cargo test --locked --release --features memcached --test histories -- --nocapture --test-threads=1"
-    "chains|chains,|env CLOAKROOM_CHAINS=10000 cargo test --locked --release --all-features --test replaced_ids -- --nocapture"
+    "histories|each has an order|env CLOAKROOM_HISTORIES=10000 cargo test --locked --release --features memcached --test linearizability -- --nocapture --test-threads=1"
+    "chains|chains,|env CLOAKROOM_CHAINS=10000 cargo test --locked --release --all-features --test sessions replaced_ids:: -- --nocapture"
     "schedules|schedules in|env CLOAKROOM_SCHEDULES=100000 cargo test --locked --release -p cloakroom-shuttle -- --nocapture --test-threads=2"
     "hostile|inputs$|env CLOAKROOM_FUZZ=1000000 cargo test --locked --release --all-features --test hostile -- --nocapture"
-    "soak|requests in|env CLOAKROOM_SECONDS=600 cargo test --locked --release --all-features --test soak -- --nocapture"
-    "busy|test result|env CLOAKROOM_BUSY_MILLISECONDS=5000 cargo test --locked --all-features --test faults while_"
+    "soak|requests in|env CLOAKROOM_SECONDS=600 cargo test --locked --release --all-features --test processes soak:: -- --nocapture"
+    "busy|test result|env CLOAKROOM_BUSY_MILLISECONDS=5000 cargo test --locked --all-features --test stores store_errors::while_"
 )
 
 names() {

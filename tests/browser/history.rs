@@ -1,7 +1,7 @@
 //! What the Back button shows.
 
-use crate::browser::{Chromium, Programs, Tab};
 use crate::common::Folder;
+use crate::common::browser::{Chromium, Programs, Tab};
 use crate::rounds;
 use crate::site::{Server, Setting, Site};
 

@@ -1,8 +1,8 @@
 //! A browser that speaks HTTP/2, in which every cookie is a field of its own (RFC 9113, section
 //! 8.2.3).
 
-use crate::browser::{Chromium, Page, Programs};
 use crate::common::Folder;
+use crate::common::browser::{Chromium, Page, Programs};
 use crate::places;
 use crate::site::{Server, Setting, Site};
 

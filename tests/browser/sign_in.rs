@@ -1,7 +1,7 @@
 //! A sign-in that the browser sends twice, or whose answer it does not wait for.
 
-use crate::browser::{Chromium, Programs, Tab};
 use crate::common::Folder;
+use crate::common::browser::{Chromium, Programs, Tab};
 use crate::site::{Server, Setting, Site};
 use crate::{places, rounds};
 

@@ -20,10 +20,10 @@ use cloakroom::clock::{Clock, SystemClock, Timestamp};
 use cloakroom::csrf::CsrfToken;
 use cloakroom::{Result, Session, SessionManager, SqliteStore, UserKey, web};
 
-use crate::client::PATIENCE;
+use self::app::Answer;
+use crate::common::client::PATIENCE;
+use crate::common::tls;
 use crate::common::{Folder, Kept, child};
-use crate::tls;
-use app::Answer;
 
 /// What serves the application, each over HTTP/1.1 but for the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +61,7 @@ pub(crate) struct Site {
 impl Site {
     /// Starts it on the database of this folder, and waits until it listens.
     pub(crate) fn start(server: Server, setting: Setting, folder: &Folder) -> Self {
-        let mut child = child(&format!("{server:?}"));
+        let mut child = child("browser", &format!("{server:?}"));
         child.env("DATABASE", folder.database()).env(SETTING, format!("{setting:?}"));
         let mut process = Kept(child.stdout(Stdio::piped()).spawn().unwrap());
         let lines = BufReader::new(process.0.stdout.take().unwrap()).lines();
@@ -300,7 +300,7 @@ mod on_rocket {
     use rocket::{Request, Response, State, routes};
 
     use super::{ANY_ORIGIN, Asked, Reply, Served, answer, tell};
-    use crate::tls::self_signed;
+    use crate::common::tls::self_signed;
 
     impl<'r> Responder<'r, 'static> for Reply {
         fn respond_to(self, _: &'r Request<'_>) -> response::Result<'static> {

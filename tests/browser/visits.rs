@@ -4,9 +4,9 @@ use std::time::Instant;
 
 use cloakroom::stores::sqlite::rusqlite::Connection;
 
-use crate::browser::{Chromium, Page, Programs, Tab};
-use crate::client::PATIENCE;
 use crate::common::Folder;
+use crate::common::browser::{Chromium, Page, Programs, Tab};
+use crate::common::client::PATIENCE;
 use crate::rounds;
 use crate::site::{Server, Setting, Site};
 

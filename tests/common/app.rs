@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use cloakroom::{ErrorKind, Session, SessionManager, SignIn, UserKey, web};
 
-use crate::client::PATIENCE;
+use crate::common::client::PATIENCE;
 
 /// A framework: its name, and how it serves the application.
 pub type Framework = (&'static str, fn(Arc<App>, SocketAddr) -> Server);

@@ -18,8 +18,8 @@ use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::client::{PATIENCE, Request, send};
 use crate::common::Folder;
+use crate::common::client::{PATIENCE, Request, send};
 
 /// A name that is not localhost and leads to this machine, in the browser only.
 pub const ELSEWHERE: &str = "app.test";

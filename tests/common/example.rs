@@ -11,7 +11,7 @@ use std::process::{ChildStdout, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 
-use crate::client::PATIENCE;
+use crate::common::client::PATIENCE;
 use crate::common::{Folder, Kept};
 
 /// Which cookie an example sends.

@@ -16,9 +16,9 @@ use cloakroom::id::{IdpSessionId, PublicId, Realm, SessionIdHash, UserKey};
 use cloakroom::record::Touch;
 use cloakroom::{Lifetime, Result};
 
+use crate::common::dice::Dice;
+use crate::common::ledger::{Change, Said};
 use crate::common::{HOUR, NOW, new_key, new_session, setting};
-use crate::dice::Dice;
-use crate::ledger::{Change, Said};
 
 /// Sessions that one worker has under way at most.
 const MOST: usize = 6;

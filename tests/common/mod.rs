@@ -2,20 +2,38 @@
 
 #![allow(dead_code, unreachable_pub, reason = "no test program uses all of it")]
 
+#[cfg(all(feature = "rocket", feature = "rouille", feature = "sqlite"))]
+pub mod app;
+#[cfg(all(feature = "rocket", feature = "rouille", feature = "sqlite"))]
+pub mod browser;
+pub mod client;
+pub mod dice;
 #[cfg(all(feature = "memcached", feature = "sqlite"))]
 pub mod every_store;
+#[cfg(all(feature = "rocket", feature = "rouille", feature = "sqlite"))]
+pub mod example;
 pub mod faulty;
 pub mod gated;
 #[cfg(feature = "sqlite")]
 pub mod in_process;
+pub mod ledger;
+pub mod lives;
 #[cfg(feature = "memcached")]
 pub mod memcached;
 #[cfg(feature = "memcached")]
 pub mod proxy;
+#[cfg(all(feature = "rocket", feature = "testing"))]
+pub mod rocket_server;
+#[cfg(all(feature = "rocket", feature = "rouille", feature = "sqlite"))]
+pub mod served;
+#[cfg(all(feature = "rocket", feature = "rouille", feature = "sqlite"))]
+pub mod site;
 #[cfg(feature = "sqlite")]
 pub mod sound;
 #[cfg(all(feature = "cookie-keys", feature = "sqlite"))]
 pub mod tickets;
+#[cfg(all(feature = "rocket", feature = "rouille", feature = "sqlite"))]
+pub mod tls;
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -114,16 +132,21 @@ pub fn value<T: serde::de::DeserializeOwned>(record: &Record, name: &str) -> Opt
 
 const ROLE: &str = "CLOAKROOM_TEST_ROLE";
 
-/// This test program again, as a process of its own that runs `child_process` in the role given.
-pub fn child(role: &str) -> Command {
+/// This test program as a process of its own. It runs the test `child_process` of `module`, which
+/// is a `module_path!()`, in this role.
+pub fn child(module: &str, role: &str) -> Command {
+    let test = match module.split_once("::") {
+        Some((_, module)) => format!("{module}::child_process"),
+        None => "child_process".to_owned(),
+    };
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["child_process", "--exact", "--nocapture", "--test-threads=1"]);
+    command.args([&*test, "--exact", "--nocapture", "--test-threads=1"]);
     command.env(ROLE, role).stdin(Stdio::null());
     command
 }
 
-/// In a child, the role it was given. Every program with children has a test `child_process` that
-/// plays it, and does nothing when nobody asked.
+/// In a child, its role. A module that starts children has a test `child_process`, which carries
+/// out the role and does nothing where there is none.
 pub fn role() -> Option<String> {
     std::env::var(ROLE).ok()
 }

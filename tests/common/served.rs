@@ -8,7 +8,7 @@ use std::process::Stdio;
 
 use cloakroom::SessionManager;
 
-use crate::app::{App, FRAMEWORKS};
+use crate::common::app::{App, FRAMEWORKS};
 use crate::common::{Folder, Kept, child};
 
 /// In a child: serves on the framework of this name, until the process is killed.
@@ -21,9 +21,9 @@ pub fn serve(framework: &str, sessions: SessionManager) -> ! {
     }
 }
 
-/// Starts a child that serves in this role, and waits until it listens.
-pub fn start(role: &str, folder: &Folder) -> (Kept, SocketAddr) {
-    let mut child = child(role);
+/// Starts a child that serves in this role of `module`, and waits until it listens.
+pub fn start(module: &str, role: &str, folder: &Folder) -> (Kept, SocketAddr) {
+    let mut child = child(module, role);
     child.env("DATABASE", folder.database()).stdout(Stdio::piped());
     let mut process = Kept(child.spawn().unwrap());
     let lines = BufReader::new(process.0.stdout.take().unwrap()).lines();

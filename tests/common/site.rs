@@ -17,8 +17,8 @@ use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::record::Stats;
 use cloakroom::{Error, ErrorKind, MemoryStore, Result, SessionManager, SqliteStore};
 
-use crate::app::{App, FRAMEWORKS, Framework, Gate, Server};
-use crate::client::{Browser, Exchange, Request, Response, send};
+use crate::common::app::{App, FRAMEWORKS, Framework, Gate, Server};
+use crate::common::client::{Browser, Exchange, Request, Response, send};
 use crate::common::{Folder, NOW};
 
 /// A store that is watched, and that fails when it is told to.

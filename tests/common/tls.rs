@@ -12,7 +12,7 @@ use rustls::crypto::ring;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-use crate::client::PATIENCE;
+use crate::common::client::PATIENCE;
 
 /// Listens for TLS under this name, with a certificate that nobody has signed, and passes requests
 /// on to the server. It goes on until the test program ends.

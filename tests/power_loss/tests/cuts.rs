@@ -2,12 +2,6 @@
 
 #[path = "../../common/mod.rs"]
 mod common;
-#[path = "../../common/dice.rs"]
-mod dice;
-#[path = "../../common/ledger.rs"]
-mod ledger;
-#[path = "../../common/lives.rs"]
-mod lives;
 mod story;
 
 use std::path::Path;
@@ -16,18 +10,18 @@ use cloakroom::backend::Store;
 use cloakroom::clock::Timestamp;
 use cloakroom::stores::sqlite::{Admin, CompactMode, Durability, Journal};
 use cloakroom::{ErrorKind, SqliteStore};
+use common::dice::Dice;
 use common::{Folder, NOW, create, setting};
-use dice::Dice;
 use story::{Promise, Story};
 
 /// How many cuts one story gets.
 fn cuts() -> usize {
-    usize::try_from(dice::number("CLOAKROOM_CUTS").unwrap_or(60)).unwrap()
+    usize::try_from(common::dice::number("CLOAKROOM_CUTS").unwrap_or(60)).unwrap()
 }
 
 /// Several stories with other numbers, where there are many cuts.
 fn in_stories(tell: impl Fn(&mut Dice) -> Story, promise: Promise) {
-    let mut dice = Dice::new(dice::seed());
+    let mut dice = Dice::new(common::dice::seed());
     let mut left = cuts();
     let mut tried = story::Tried::default();
     while left > 0 {
@@ -127,7 +121,7 @@ fn what_an_operator_does_to_all_sessions_at_once_is_done_or_not() {
 
 #[test]
 fn a_disk_that_says_it_has_synced_and_has_not_is_found_out() {
-    let mut dice = Dice::new(dice::seed());
+    let mut dice = Dice::new(common::dice::seed());
     for durability in [Durability::Normal, Durability::Full] {
         let story = Story::of_workers(durability, Journal::Wal, 1, 1, &mut dice);
         let promise = Promise::of(durability);
@@ -139,7 +133,7 @@ fn a_disk_that_says_it_has_synced_and_has_not_is_found_out() {
 
 #[test]
 fn the_default_does_not_keep_the_promise_of_full_durability() {
-    let mut dice = Dice::new(dice::seed());
+    let mut dice = Dice::new(common::dice::seed());
     let story = Story::of_workers(Durability::Normal, Journal::Wal, 1, 1, &mut dice);
     let tried = story.cut(Promise::Full, 40, &mut dice, false);
     assert!(!tried.wrong.is_empty(), "{tried}");

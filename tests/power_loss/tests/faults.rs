@@ -2,12 +2,6 @@
 
 #[path = "../../common/mod.rs"]
 mod common;
-#[path = "../../common/dice.rs"]
-mod dice;
-#[path = "../../common/ledger.rs"]
-mod ledger;
-#[path = "../../common/lives.rs"]
-mod lives;
 #[path = "../../common/sound.rs"]
 mod sound;
 
@@ -19,15 +13,15 @@ use cloakroom::stores::sqlite::rusqlite::ffi;
 use cloakroom::stores::sqlite::{Durability, Journal};
 use cloakroom::{ErrorKind, Result, SqliteStore};
 use cloakroom_power_loss::{Fault, Operation, Tape, install};
+use common::dice::Dice;
+use common::ledger::{Ledger, Said};
+use common::lives::Worker;
 use common::{Folder, HOUR, NOW, create, setting};
-use dice::Dice;
-use ledger::{Ledger, Said};
-use lives::Worker;
 use sound::assert_sound;
 
 /// How often each kind of fault is tried.
 fn tries() -> usize {
-    usize::try_from(dice::number("CLOAKROOM_FAULTS").unwrap_or(12)).unwrap()
+    usize::try_from(common::dice::number("CLOAKROOM_FAULTS").unwrap_or(12)).unwrap()
 }
 
 /// A store on a disk that can fail, and what it has promised.
@@ -73,7 +67,7 @@ fn fail_everywhere(
     durability: Durability,
     journal: Journal,
 ) {
-    let mut dice = Dice::new(dice::seed());
+    let mut dice = Dice::new(common::dice::seed());
     let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
     let mut struck = 0;
     for number in 0..tries() {
@@ -157,7 +151,7 @@ fn a_read_that_fails_anywhere_loses_nothing_acknowledged_and_the_store_goes_on()
 
 #[test]
 fn an_opening_that_fails_anywhere_is_a_typed_error_and_the_next_one_finds_everything() {
-    let mut dice = Dice::new(dice::seed());
+    let mut dice = Dice::new(common::dice::seed());
     let faults = [
         (Operation::Open, ffi::SQLITE_CANTOPEN),
         (Operation::Read, ffi::SQLITE_IOERR_READ),

@@ -251,7 +251,8 @@ fn the_last_handle_can_be_let_go_of_in_a_fork() {
 #[test]
 fn a_process_that_forks_first_opens_the_store_in_the_fork_and_nothing_is_amiss() {
     let folder = Folder::new();
-    let ended = child("fork first").env("DATABASE", folder.database()).output().unwrap();
+    let ended =
+        child(module_path!(), "fork first").env("DATABASE", folder.database()).output().unwrap();
     assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stdout));
     assert_sound(folder.database());
 }

@@ -6,24 +6,24 @@
 
 #![allow(unreachable_pub, dead_code, reason = "the parts of one program, some shared")]
 
-#[path = "../../histories/chance.rs"]
+#[path = "../../linearizability/chance.rs"]
 mod chance;
-#[path = "../../histories/checker.rs"]
+#[path = "../../linearizability/checker.rs"]
 mod checker;
 mod cleaner;
 #[path = "../../common/dice.rs"]
 mod dice;
-#[path = "../../histories/model.rs"]
+#[path = "../../linearizability/model.rs"]
 mod model;
-#[path = "../../histories/operations.rs"]
+#[path = "../../linearizability/operations.rs"]
 mod operations;
-#[path = "../../histories/pausing.rs"]
+#[path = "../../linearizability/pausing.rs"]
 mod pausing;
-#[path = "../../histories/plan.rs"]
+#[path = "../../linearizability/plan.rs"]
 mod plan;
 mod sessions;
 mod stores;
-#[path = "../../histories/target.rs"]
+#[path = "../../linearizability/target.rs"]
 mod target;
 
 // The library on the scheduler takes the place of the library.
@@ -35,6 +35,7 @@ use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::{Config, Runner};
 
 mod common {
+    pub use super::dice;
     use cloakroom::clock::Timestamp;
 
     pub const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
@@ -49,9 +50,10 @@ mod pause {
 /// Tries so many schedules, half of them by chance, and half by chance with few changes from one
 /// thread to another, which finds what needs few. `CLOAKROOM_SCHEDULES` says another number.
 fn explore(name: &str, schedules: usize, run: impl Fn() + Send + Sync + 'static) {
-    let schedules = dice::number("CLOAKROOM_SCHEDULES").map_or(schedules, |given| given as usize);
+    let schedules =
+        common::dice::number("CLOAKROOM_SCHEDULES").map_or(schedules, |given| given as usize);
     let by_the_clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
-    let seed = dice::number("CLOAKROOM_SEED").unwrap_or(by_the_clock);
+    let seed = common::dice::number("CLOAKROOM_SEED").unwrap_or(by_the_clock);
     println!("{name}: {schedules} schedules from seed {seed}");
     let began = Instant::now();
     let mut config = Config::new();

@@ -41,7 +41,7 @@ pub(crate) fn play() {
 }
 
 fn run(role: &str, folder: &Folder, words: &str) -> (i32, String) {
-    let Output { status, stdout, stderr } = child(role)
+    let Output { status, stdout, stderr } = child("cli", role)
         .env("DATABASE", folder.database())
         .env("WORDS", words)
         .env_remove("CLOAKROOM_DB")

@@ -14,10 +14,10 @@ use cloakroom::stores::sqlite::{Durability, Journal};
 use cloakroom::{ErrorKind, SqliteStore};
 use cloakroom_power_loss::{Disk, Event, Files, Loss, Tape, install, put};
 
+use crate::common::dice::Dice;
+use crate::common::ledger::{Change, Ledger, Said};
+use crate::common::lives::Worker;
 use crate::common::{Folder, NOW};
-use crate::dice::Dice;
-use crate::ledger::{Change, Ledger, Said};
-use crate::lives::Worker;
 
 /// Changes of a story.
 const STEPS: usize = 260;

@@ -1,0 +1,97 @@
+//! Histories: what many threads and processes do to one store at once, recorded, and compared with
+//! what one after the other could have done.
+
+#![allow(unreachable_pub, reason = "the parts of one program")]
+
+mod chance;
+mod checker;
+#[path = "../common/mod.rs"]
+mod common;
+mod known;
+mod model;
+mod operations;
+mod pause;
+mod pausing;
+mod plan;
+mod processes;
+mod search;
+mod subjects;
+mod target;
+
+use crate::common::memcached::shared;
+use crate::common::role;
+use cloakroom::MemoryStore;
+use processes::Several;
+use search::search;
+use subjects::{
+    Before, BehindFailing, Failing, Fresh, InFailing, InMemcached, Sqlite, TwoInstances,
+};
+
+#[test]
+fn child_process() {
+    if role().as_deref() == Some(processes::ROLE) {
+        processes::carry_out();
+    }
+}
+
+#[test]
+fn every_history_of_the_memory_store_has_an_order() {
+    search("memory", &Fresh { make: MemoryStore::new }, 1000);
+}
+
+#[test]
+fn every_history_of_the_sqlite_store_has_an_order() {
+    search("sqlite", &Sqlite::new(), 250);
+}
+
+#[test]
+fn every_history_of_several_processes_on_one_file_has_an_order() {
+    search("processes", &Several::on_sqlite(None), 150);
+}
+
+#[test]
+fn every_history_of_processes_of_which_some_are_killed_has_an_order() {
+    search("killed processes", &Several::of_which_one_is_killed(), 20);
+}
+
+#[test]
+fn every_history_of_memcached_has_an_order() {
+    search("memcached", &InMemcached::on(shared()), 300);
+}
+
+#[test]
+fn every_history_of_a_memcached_that_restarts_and_stands_still_has_an_order() {
+    search("failing memcached", &InFailing::new(), 40);
+}
+
+#[test]
+fn every_history_of_a_memory_cache_before_sqlite_has_an_order() {
+    search("memory before sqlite", &Before::sqlite(MemoryStore::new), 150);
+}
+
+#[test]
+fn every_history_of_memcached_before_sqlite_has_an_order() {
+    search("memcached before sqlite", &Before::sqlite(|| shared().store()), 200);
+}
+
+#[test]
+fn every_history_of_sqlite_behind_a_memcached_that_restarts_and_stands_still_has_an_order() {
+    let failing = Failing::new();
+    let before = Before::sqlite(|| failing.store());
+    search("failing memcached before sqlite", &BehindFailing { failing: &failing, before }, 40);
+}
+
+#[test]
+fn processes_behind_one_memcached_see_what_was_acknowledged() {
+    search("processes behind memcached", &Several::on_sqlite(Some(shared())), 40);
+}
+
+#[test]
+fn a_process_that_could_not_tell_the_cache_is_not_seen_by_another_for_the_life_of_an_entry() {
+    search("an outage for one of two", &TwoInstances::new(true), 30);
+}
+
+#[test]
+fn instances_behind_one_cache_see_what_was_acknowledged() {
+    search("two instances", &TwoInstances::new(false), 30);
+}

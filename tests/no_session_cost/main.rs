@@ -1,0 +1,118 @@
+//! A request that does not use its session costs nothing: no call of the store, no allocation.
+//!
+//! The crate that counts allocations replaces the allocator of this whole program.
+
+#[cfg(all(feature = "rocket", feature = "rouille"))]
+mod adapters;
+#[path = "../common/mod.rs"]
+mod common;
+
+use crate::common::in_process::{App, Browser, defaults, on_both_stores};
+use cloakroom::http::{Adapter, Outcome, RequestHead};
+
+/// Allocations and calls of the store from the opening of a session to its end.
+fn cost(app: &App, head: RequestHead<'_>) -> (u64, u64) {
+    let before = app.store.all_calls();
+    let allocations = allocation_counter::measure(|| {
+        let session = app.sessions.open(head);
+        let headers = app.sessions.close(&session, Outcome::Completed).unwrap();
+        assert!(headers.iter().next().is_none());
+        drop((session, headers));
+    });
+    (allocations.count_total, app.store.all_calls() - before)
+}
+
+#[test]
+fn a_request_without_our_cookie_that_ignores_the_session_allocates_nothing_and_asks_no_store() {
+    on_both_stores(defaults, |app| {
+        let none = RequestHead::new;
+        let others = "theme=dark; __Host-id2=x; id=y; _Host-id=z; __host-id=w; broken; =; ;;";
+        let peer = "192.0.2.7".parse().unwrap();
+        for head in [
+            none(),
+            none().cookie(""),
+            none().cookie(others),
+            (0..100).fold(none(), |head, _| head.cookie(others)),
+            none().cookie("__Host-id=").peer_addr(peer),
+            none().cookie(others).host("example.org").secure(true).peer_addr(peer),
+            none().id("not looked at"),
+        ] {
+            assert_eq!(cost(&app, head.clone()), (0, 0), "{head:?}");
+        }
+    });
+}
+
+/// 40 cookies of others, as HTTP/2 sends them, and 8 KiB of them, as HTTP/1.1 does.
+fn other_cookies() -> [Vec<String>; 2] {
+    let cookie = |n: usize| format!("_ga_{n}=GS1.1.1700000000.{n}.1.1700000000.0.0.0");
+    let many: Vec<String> = (0..40).map(cookie).collect();
+    let long = (0..200).map(cookie).collect::<Vec<_>>().join("; ");
+    assert!(long.len() > 8 << 10);
+    [many, vec![long]]
+}
+
+#[test]
+fn any_number_of_other_cookies_costs_nothing() {
+    on_both_stores(defaults, |app| {
+        for fields in other_cookies() {
+            let pairs = || fields.iter().map(|field| ("cookie", field.as_str()));
+            let before = app.store.all_calls();
+            let allocations = allocation_counter::measure(|| {
+                let session = app.sessions.open(Adapter::new(&app.sessions).head(pairs()));
+                let headers = app.sessions.close(&session, Outcome::Completed).unwrap();
+                assert!(headers.iter().next().is_none());
+            });
+            assert_eq!((allocations.count_total, app.store.all_calls() - before), (0, 0));
+        }
+    });
+}
+
+#[test]
+fn a_live_session_behind_other_cookies_that_is_ignored_costs_nothing() {
+    on_both_stores(defaults, |app| {
+        let ours = app.visitor(1).cookie.unwrap();
+        for mut fields in other_cookies() {
+            fields.push(ours.clone());
+            let pairs = || fields.iter().map(|field| ("cookie", field.as_str()));
+            let allocations = allocation_counter::measure(|| {
+                let session = app.sessions.open(Adapter::new(&app.sessions).head(pairs()));
+                app.sessions.close(&session, Outcome::Completed).unwrap();
+            });
+            assert_eq!(allocations.count_total, 0);
+        }
+    });
+}
+
+#[test]
+fn the_name_of_the_host_costs_nothing_either() {
+    on_both_stores(defaults, |app| {
+        for host in ["localhost:8000", "LOCALHOST", "127.0.0.1", "[::1]:80", "a.localhost"] {
+            let head = RequestHead::new().host(host);
+            assert_eq!(cost(&app, head), (0, 0), "{host}");
+        }
+        for host in ["example.org", "10.0.0.1:8000", "", &"a".repeat(10_000), "é.example"] {
+            let head = RequestHead::new().cookie("theme=dark").host(host);
+            assert_eq!(cost(&app, head), (0, 0), "{host}");
+        }
+    });
+}
+
+#[test]
+fn a_request_with_a_live_session_that_it_ignores_asks_no_store() {
+    on_both_stores(defaults, |app| {
+        let browser: Browser = app.visitor(1);
+        let head = RequestHead::from(browser.cookie.as_deref());
+        assert_eq!(cost(&app, head), (0, 0));
+    });
+}
+
+#[test]
+fn the_counters_count() {
+    let allocations = allocation_counter::measure(|| drop(std::hint::black_box(Box::new(1))));
+    assert_eq!(allocations.count_total, 1);
+    on_both_stores(defaults, |app| {
+        let before = app.store.all_calls();
+        app.visitor(1);
+        assert!(app.store.all_calls() > before);
+    });
+}

@@ -1,0 +1,289 @@
+//! Processes killed in mid-write: nothing acknowledged is missing, no ended session is back.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::process::Stdio;
+use std::sync::mpsc::{self, Receiver};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::common::dice::Dice;
+use crate::common::ledger::{Ledger, Said};
+use crate::common::lives::Worker;
+use crate::common::sound::assert_sound;
+use crate::common::{Folder, HOUR, Kept, NOW, child, create, role, setting};
+use cloakroom::backend::{Lookup, Maintenance, Missing, Store};
+use cloakroom::clock::{Clock, Timestamp};
+use cloakroom::http::Outcome;
+use cloakroom::id::{Realm, SessionId};
+use cloakroom::stores::sqlite::Durability;
+use cloakroom::{Lifetime, SessionManager, SqliteStore};
+
+const WORKERS: usize = 6;
+
+/// Kills after which a new file is begun, so that a look at all that was promised stays short.
+const KILLS_OF_A_FILE: u64 = 20;
+
+/// Says it in one write: a reader of the pipe sees all of a line or nothing.
+fn say(worker: &str, said: &Said) {
+    std::io::stdout().write_all(format!("\nsay {worker} {said}\n").as_bytes()).unwrap();
+}
+
+fn open(folder: &Folder, durability: Durability) -> SqliteStore {
+    SqliteStore::builder(folder.database())
+        .durability(durability)
+        .busy_timeout(Duration::from_secs(60))
+        .open()
+        .unwrap()
+}
+
+fn durability_of(role: &str) -> Durability {
+    match role.starts_with("full") {
+        true => Durability::Full,
+        false => Durability::Normal,
+    }
+}
+
+#[test]
+fn child_process() {
+    let Some(role) = role() else { return };
+    if role == "visitors" {
+        return visit_for_ever();
+    }
+    let store = SqliteStore::builder(std::env::var("DATABASE").unwrap())
+        .durability(durability_of(&role))
+        .busy_timeout(Duration::from_secs(60))
+        .open()
+        .unwrap();
+    let name = std::env::var("NAME").unwrap();
+    let mut dice = Dice::new(std::env::var("SEED").unwrap().parse().unwrap());
+    std::thread::scope(|scope| {
+        for number in 0..WORKERS {
+            let mut worker = Worker::new(format!("{name}w{number}"), &store, dice.other(), &say);
+            // The lines of two processes have no order, and this needs one.
+            worker.ends_everyone = number == 0 && role.ends_with("alone");
+            scope.spawn(move || {
+                loop {
+                    worker.step().unwrap();
+                }
+            });
+        }
+        let maintenance: &dyn Maintenance = store.maintenance().unwrap();
+        scope.spawn(move || {
+            loop {
+                maintenance.run().unwrap();
+            }
+        });
+    });
+}
+
+/// A child at work, and what it says.
+struct Worked {
+    process: Kept,
+    said: Receiver<(String, Said)>,
+    listener: JoinHandle<()>,
+}
+
+impl Worked {
+    fn start(role: &str, folder: &Folder, name: &str, seed: u64) -> Self {
+        let mut command = child(module_path!(), role);
+        command.env("DATABASE", folder.database()).env("NAME", name).env("SEED", seed.to_string());
+        let mut process = Kept(command.stdout(Stdio::piped()).spawn().unwrap());
+        let lines = BufReader::new(process.0.stdout.take().unwrap()).lines();
+        let (sender, said) = mpsc::channel();
+        let listener = std::thread::spawn(move || {
+            for line in lines {
+                let line = line.unwrap();
+                let Some(line) = line.strip_prefix("say ") else { continue };
+                let (worker, said) = line.split_once(' ').unwrap();
+                sender.send((worker.to_owned(), said.parse().unwrap())).unwrap();
+            }
+        });
+        Worked { process, said, listener }
+    }
+
+    /// Kills it at a moment that has little to do with what it does, and hears all it has said.
+    fn kill(mut self, dice: &mut Dice, ledger: &mut Ledger) {
+        // Some die while they open the file, or recover what the one before has left.
+        let lines = if dice.chance(20) { 0 } else { 1 + dice.roll(1500) };
+        for (worker, said) in self.said.iter().take(lines) {
+            ledger.hear(&worker, &said);
+        }
+        let most = if lines == 0 { 40_000 } else { 2_000 };
+        let moment = Instant::now() + Duration::from_micros(dice.roll(most) as u64);
+        while Instant::now() < moment {
+            std::hint::spin_loop();
+        }
+        self.process.0.kill().unwrap();
+        let status = self.process.0.wait().unwrap();
+        assert_eq!(status.signal(), Some(9), "the child ended by itself: {status}");
+        for (worker, said) in self.said {
+            ledger.hear(&worker, &said);
+        }
+        self.listener.join().unwrap();
+    }
+}
+
+/// So many of a hundred of all kills of this program.
+fn kill_and_look(role: &str, processes: u64, shard: u64) {
+    let mut dice = Dice::new(crate::common::dice::seed());
+    let kills =
+        (crate::common::dice::number("CLOAKROOM_KILLS").unwrap_or(60) * shard).div_ceil(100);
+    let (mut killed, mut looks, mut acknowledged, mut revocations) = (0, 0, 0, 0);
+    while killed < kills {
+        let (folder, mut ledger) = (Folder::new(), Ledger::default());
+        let enough = kills.min(killed + KILLS_OF_A_FILE);
+        while killed < enough {
+            let children: Vec<Worked> = (0..processes)
+                .map(|n| Worked::start(role, &folder, &format!("k{}", killed + n), dice.next()))
+                .collect();
+            for child in children {
+                child.kill(&mut dice, &mut ledger);
+                killed += 1;
+            }
+            // Without a look the next ones, or the next kill, find the file as it was left.
+            if dice.chance(60) {
+                looks += 1;
+                look(&folder, durability_of(role), &mut ledger);
+            }
+        }
+        look(&folder, durability_of(role), &mut ledger);
+        acknowledged += ledger.acknowledged;
+        revocations += ledger.revocations;
+    }
+    println!(
+        "{role}, {processes} processes at a time: {killed} kills, {looks} looks, \
+         {acknowledged} changes, {revocations} of them revocations"
+    );
+    assert!(revocations > killed, "revocations were among what was killed");
+}
+
+fn look(folder: &Folder, durability: Durability, ledger: &mut Ledger) {
+    ledger.check(&open(folder, durability));
+    assert_sound(folder.database());
+}
+
+#[test]
+fn kills_lose_nothing_acknowledged_and_revive_nothing() {
+    kill_and_look("normal alone", 1, 50);
+}
+
+#[test]
+fn kills_under_full_durability_lose_nothing_either() {
+    kill_and_look("full alone", 1, 15);
+}
+
+#[test]
+fn kills_of_two_processes_on_one_file_lose_nothing_of_either() {
+    kill_and_look("normal", 2, 25);
+}
+
+#[test]
+fn kills_of_two_processes_under_full_durability_lose_nothing_of_either() {
+    kill_and_look("full", 2, 10);
+}
+
+#[test]
+fn a_killed_writer_keeps_nobody_out() {
+    let folder = Folder::new();
+    let mut writer = Worked::start("normal", &folder, "w", 1);
+    // The other process is known to be writing.
+    while writer.said.recv().unwrap().1 != Said::Done {}
+    let store = open(&folder, Durability::Normal);
+    for n in 0..100 {
+        if n == 50 {
+            writer.process.0.kill().unwrap();
+        }
+        create(&store, &setting("n", n)).unwrap();
+    }
+    writer.listener.join().unwrap();
+}
+
+const IDLE: Duration = HOUR;
+
+/// As many as there are visits in the longest time for which activity may be lost, so that whenever
+/// the kill comes, it is the worst moment for one of them.
+const VISITORS: usize = 20;
+
+/// A clock that is fast, so that an hour without a visit is soon over.
+#[derive(Clone, Copy, Debug)]
+struct Fast(Instant);
+
+impl Fast {
+    const PACE: u32 = 30;
+}
+
+impl Clock for Fast {
+    fn now(&self) -> Timestamp {
+        NOW + self.0.elapsed() * Fast::PACE
+    }
+}
+
+/// Visits sessions that do nothing but read, and says until when all of them were there.
+fn visit_for_ever() {
+    let store = SqliteStore::open(std::env::var("DATABASE").unwrap()).unwrap();
+    let clock = Fast(Instant::now());
+    let sessions =
+        SessionManager::builder(store).clock(clock).lifetime(Lifetime::idle(IDLE)).build().unwrap();
+    let mut cookies = vec![];
+    loop {
+        let before = clock.now();
+        // They begin one after the other, so that each is due at a moment of its own.
+        if cookies.len() < VISITORS {
+            let session = sessions.open(None);
+            session.set("n", 1).unwrap();
+            let headers = sessions.close(&session, Outcome::Completed).unwrap();
+            let cookie = &headers.id_fields[0].1;
+            let cookie = cookie.split(';').next().unwrap().to_owned();
+            println!("\nbegun {cookie}");
+            cookies.push(cookie);
+        }
+        for cookie in &cookies {
+            let session = sessions.open(Some(cookie.as_str()));
+            assert_eq!(session.get::<u32>("n").unwrap(), Some(1));
+            sessions.close(&session, Outcome::Completed).unwrap();
+        }
+        println!("\nvisited {}", before.as_millis());
+        // Not so often that their activity is written at once because there is so much of it.
+        std::thread::park_timeout(Duration::from_secs(10) / Fast::PACE);
+    }
+}
+
+#[test]
+fn a_kill_makes_no_session_end_more_than_a_twentieth_of_its_idle_limit_early() {
+    let folder = Folder::new();
+    let mut command = child(module_path!(), "visitors");
+    command.env("DATABASE", folder.database()).stdout(Stdio::piped());
+    let mut process = Kept(command.spawn().unwrap());
+    let lines = BufReader::new(process.0.stdout.take().unwrap()).lines();
+    let (mut ids, mut visited, mut killed) = (vec![], NOW, false);
+    for line in lines {
+        let line = line.unwrap();
+        match line.split_once(' ') {
+            Some(("begun", cookie)) => {
+                let (_, id) = cookie.split_once('=').unwrap();
+                ids.push(SessionId::parse(id).unwrap());
+            }
+            Some(("visited", at)) => visited = Timestamp::from_millis(at.parse().unwrap()),
+            _ => {}
+        }
+        // Long enough for what is not recorded to show; what was said before the kill is heard.
+        if !killed && visited.since(NOW) > IDLE / 12 {
+            process.0.kill().unwrap();
+            killed = true;
+        }
+    }
+    assert!(killed && ids.len() == VISITORS, "{} sessions", ids.len());
+    let store = open(&folder, Durability::Normal);
+    let twentieth_early = visited + (IDLE - IDLE / 20 - Duration::from_millis(1));
+    for id in ids {
+        let loaded = store.load(&id.hash(Realm::default().tag()), twentieth_early).unwrap();
+        assert!(matches!(loaded, Lookup::Live { .. }), "{loaded:?}");
+        let loaded =
+            store.load(&id.hash(Realm::default().tag()), visited + (IDLE + IDLE / 40)).unwrap();
+        assert!(
+            matches!(loaded, Lookup::Missing(Missing::NotFound { .. })),
+            "never late: {loaded:?}"
+        );
+    }
+}

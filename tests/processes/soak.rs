@@ -1,0 +1,219 @@
+//! Load over HTTP for a while, with everything under way that happens in the life of a service: no
+//! request fails, nothing grows without end.
+//!
+//! `CLOAKROOM_SECONDS=n` loads each framework for n seconds, in place of a bounded share.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::sync::RwLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::common::app::FRAMEWORKS;
+use crate::common::client::{Browser, Request, Response};
+use crate::common::served::{serve, start};
+use crate::common::{Folder, Kept, role};
+use cloakroom::stores::sqlite::rusqlite::Connection;
+use cloakroom::{SessionManager, SqliteStore};
+
+const CLIENTS: usize = 8;
+/// Expired sessions that another program puts into the table at a time, …
+const EXPIRED: u64 = 500;
+/// … as long as fewer than these are there.
+const MOST_EXPIRED: u64 = 4 * EXPIRED;
+/// Between two of its looks; the load is the clients'.
+const PACE: Duration = Duration::from_millis(20);
+/// The log may grow to what `docs/operating.md` says before it starts again, and some more.
+const LOG: u64 = 80 << 20;
+const MIB: u64 = 1 << 20;
+
+#[test]
+fn child_process() {
+    let Some(role) = role() else { return };
+    let store = SqliteStore::open(std::env::var("DATABASE").unwrap()).unwrap();
+    let sessions = SessionManager::builder(store).sweep_every(Duration::from_secs(1));
+    serve(&role, sessions.build().unwrap());
+}
+
+/// Where the service is, and how long its answers took.
+struct Service {
+    address: RwLock<SocketAddr>,
+    over: AtomicBool,
+}
+
+struct Client<'s> {
+    service: &'s Service,
+    took: Vec<Duration>,
+}
+
+impl Client<'_> {
+    /// Sends a request and demands that it is answered well. Held for so long is the address: a
+    /// service that is replaced serves what it has begun.
+    fn request(&mut self, browser: &mut Browser, path: &str) -> Response {
+        let address = self.service.address.read().unwrap();
+        browser.address = *address;
+        let began = Instant::now();
+        let response = browser.try_send(Request::post(path)).expect("it is answered");
+        self.took.push(began.elapsed());
+        assert_eq!(response.status, 200, "{path}: {response:?}");
+        response
+    }
+
+    fn is_out(&mut self, id: &str) {
+        let mut thief = Browser::new(*self.service.address.read().unwrap());
+        thief.id = Some(id.to_owned());
+        let answer = self.request(&mut thief, "/who/visits");
+        assert_eq!(answer.text(), "none\n0", "an ended session is back");
+    }
+
+    /// A visitor who comes again and again, and users who come and go, until it is over.
+    fn live(mut self, number: usize) -> Vec<Duration> {
+        let address = *self.service.address.read().unwrap();
+        let (mut regular, mut visits) = (Browser::new(address), 0_u64);
+        let user = format!("user-{number}");
+        while !self.service.over.load(Ordering::Relaxed) {
+            for _ in 0..4 {
+                visits += 1;
+                let counted = self.request(&mut regular, "/count");
+                assert_eq!(counted.text(), visits.to_string(), "a visit is lost");
+            }
+            self.request(&mut regular, "/renew");
+            let mut here = Browser::new(address);
+            let mut there = Browser::new(address);
+            for browser in [&mut here, &mut there] {
+                self.request(browser, "/count");
+                self.request(browser, &format!("/sign-in:{user}"));
+            }
+            assert_eq!(self.request(&mut here, "/who/visits").text(), format!("{user}\n1"));
+            let ended = there.id().to_owned();
+            assert_eq!(self.request(&mut here, "/revoke-others").text(), "1");
+            self.is_out(&ended);
+            let ended = here.id().to_owned();
+            match visits % 3 {
+                0 => self.request(&mut here, "/destroy"),
+                1 => self.request(&mut regular, &format!("/revoke-user:{user}")),
+                _ => self.request(&mut here, &format!("/revoke-user:{user}")),
+            };
+            self.is_out(&ended);
+        }
+        self.took
+    }
+}
+
+/// Another program's share of the work: it leaves expired sessions to be swept, and says how many.
+fn leave_expired(connection: &Connection) -> u64 {
+    let count = "SELECT count(*) FROM cloakroom_sessions WHERE deadline = 1";
+    let there: i64 = connection.query_row(count, [], |row| row.get(0)).unwrap();
+    if there as u64 >= MOST_EXPIRED {
+        return 0;
+    }
+    let sql = "INSERT INTO cloakroom_sessions (key, handle, realm, created, seen, id_issued, idle, deadline,
+               persistent, revision, format, data)
+               VALUES (randomblob(32), randomblob(16), '__Host-id', 0, 0, 0, 1, 1, 1, 1, 1, '{}')";
+    connection.execute_batch("BEGIN IMMEDIATE").unwrap();
+    for _ in 0..EXPIRED {
+        connection.execute(sql, []).unwrap();
+    }
+    connection.execute_batch("COMMIT").unwrap();
+    EXPIRED
+}
+
+fn memory_of(process: &Kept) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", process.0.id())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+}
+
+/// What is watched while the service is loaded.
+#[derive(Clone, Copy, Debug, Default)]
+struct DataSizes {
+    memory: u64,
+    file: u64,
+    log: u64,
+    /// How many expired sessions were left meanwhile.
+    expired: u64,
+}
+
+/// The highest of each until a moment; of the expired ones, their sum.
+fn watch(until: Instant, process: &Kept, folder: &Folder, other: &Connection) -> DataSizes {
+    let mut most = DataSizes::default();
+    let size = |name: &str| fs::metadata(folder.path(name)).map_or(0, |file| file.len());
+    while Instant::now() < until {
+        most.expired += leave_expired(other);
+        thread::park_timeout(PACE);
+        most.memory = most.memory.max(memory_of(process));
+        most.file = most.file.max(size("app.db"));
+        most.log = most.log.max(size("app.db-wal"));
+    }
+    most
+}
+
+fn soak(framework: &str, seconds: u64) {
+    let folder = Folder::new();
+    let (mut process, address) = start(module_path!(), framework, &folder);
+    let service = Service { address: RwLock::new(address), over: AtomicBool::new(false) };
+    let other = Connection::open(folder.database()).unwrap();
+    other.busy_timeout(Duration::from_secs(10)).unwrap();
+    let part = Duration::from_secs(seconds) / 4;
+    let (mut sizes, mut took) = (vec![], vec![]);
+    thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|number| {
+                let client = Client { service: &service, took: vec![] };
+                scope.spawn(move || client.live(number))
+            })
+            .collect();
+        let over = Over(&service.over);
+        sizes.push(watch(Instant::now() + part, &process, &folder, &other));
+        // A new version starts beside the one that serves, and takes over between two requests.
+        let (new, address) = start(module_path!(), framework, &folder);
+        *service.address.write().unwrap() = address;
+        process.0.kill().unwrap();
+        process = new;
+        for _ in 0..3 {
+            sizes.push(watch(Instant::now() + part, &process, &folder, &other));
+        }
+        drop(over);
+        took = clients.into_iter().flat_map(|client| client.join().unwrap()).collect();
+    });
+    took.sort();
+    let shard = |percent: usize| took[(took.len() - 1) * percent / 100];
+    let last = sizes[3];
+    let expired: u64 = sizes.iter().map(|sizes| sizes.expired).sum();
+    println!(
+        "{framework}: {} requests in {seconds} s, 0 failed, {expired} expired ones swept; median {:?}, p99 {:?}, longest {:?}; \
+         memory {} MiB, file {} MiB, log {} MiB at most",
+        took.len(),
+        shard(50),
+        shard(99),
+        shard(100),
+        last.memory / MIB,
+        last.file / MIB,
+        sizes.iter().map(|sizes| sizes.log).max().unwrap() / MIB,
+    );
+    assert!(expired > MOST_EXPIRED, "nothing was swept");
+    // The second quarter has warmed everything up.
+    assert!(last.memory < sizes[1].memory * 5 / 4 + 8 * MIB, "memory grows: {sizes:?}");
+    assert!(last.file < sizes[1].file * 3 / 2 + 8 * MIB, "the file grows: {sizes:?}");
+    assert!(sizes.iter().all(|sizes| sizes.log < LOG), "the log grows: {sizes:?}");
+    let check: String = other.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+    assert_eq!(check, "ok");
+}
+
+/// Tells the clients that it is over, also where the test fails.
+struct Over<'s>(&'s AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn under_load_no_request_fails_and_nothing_grows_without_end() {
+    let seconds = std::env::var("CLOAKROOM_SECONDS").map_or(6, |text| text.parse().unwrap());
+    for (framework, _) in FRAMEWORKS {
+        soak(framework, seconds);
+    }
+}

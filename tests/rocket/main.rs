@@ -1,0 +1,8 @@
+//! What is particular to Rocket. The process is its own, since some warnings come once a process.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod edges;
+mod guards;
+mod threads;

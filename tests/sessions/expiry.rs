@@ -1,0 +1,517 @@
+//! When sessions end, and what keeps them alive.
+
+use std::thread;
+use std::time::Duration;
+
+use crate::common::faulty::Call;
+use crate::common::in_process::{App, Browser, complete, on_both_stores, set_cookie, user};
+use crate::common::memcached::shared;
+use crate::common::{Folder, HOUR, NOW};
+use cloakroom::clock::{Clock, ManualClock};
+use cloakroom::event::EventKind;
+use cloakroom::manager::SessionManagerBuilder;
+use cloakroom::stores::cached::CachedStore;
+use cloakroom::{Lifetime, MemoryStore, Session, SessionManager, SignIn, SqliteStore};
+
+const MILLI: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn idle(limit: Duration) -> impl Fn(SessionManagerBuilder) -> SessionManagerBuilder {
+    // Nothing but what a test asks for happens by the time of the wall.
+    move |builder| builder.lifetime(Lifetime::idle(limit)).sweep_every(HOUR)
+}
+
+fn idle_alone(limit: Duration) -> impl Fn(SessionManagerBuilder) -> SessionManagerBuilder {
+    move |builder| builder.lifetime(Lifetime::idle(limit)).without_cleaner()
+}
+
+/// A request that reads.
+fn read(app: &App, browser: &Browser) -> bool {
+    let session = browser.open(&app.sessions);
+    let live = session.get::<u32>("n").unwrap().is_some();
+    complete(&app.sessions, &session);
+    live
+}
+
+/// Whether the session lives; no activity.
+fn lives(app: &App, browser: &Browser) -> bool {
+    look(&app.sessions, browser)
+}
+
+fn look(sessions: &SessionManager, browser: &Browser) -> bool {
+    let session = browser.open(sessions);
+    session.ignore().unwrap();
+    session.contains("n").unwrap()
+}
+
+#[test]
+fn activity_extends_a_session_and_silence_ends_it_without_a_sweep() {
+    on_both_stores(idle(HOUR), |app| {
+        let mut browser = app.visitor(1);
+        for _ in 0..5 {
+            app.clock.advance(HOUR - MILLI);
+            assert!(read(&app, &browser));
+            app.sessions.flush().unwrap();
+        }
+        app.clock.advance(HOUR - MILLI);
+        assert!(lives(&app, &browser));
+        app.clock.advance(MILLI);
+        assert!(!lives(&app, &browser), "at the deadline it has ended");
+        assert_eq!((app.rows(), app.live()), (1, 0));
+        let headers = browser.request(&app.sessions, |s| s.set("n", 2).unwrap());
+        assert!(set_cookie(&headers).is_some(), "a new one");
+        assert_eq!(app.live(), 1);
+    });
+}
+
+#[test]
+fn constant_activity_ends_at_the_absolute_limit() {
+    let lifetime = Lifetime::idle(HOUR).with_absolute(HOUR * 3);
+    on_both_stores(
+        |builder| builder.lifetime(lifetime).sweep_every(HOUR),
+        |app| {
+            let browser = app.visitor(1);
+            for minutes in 1..18 {
+                app.clock.set(NOW + MINUTE * 10 * minutes);
+                assert!(read(&app, &browser));
+                app.sessions.flush().unwrap();
+            }
+            app.clock.set(NOW + HOUR * 3 - MILLI);
+            assert!(read(&app, &browser));
+            app.clock.set(NOW + HOUR * 3);
+            assert!(!read(&app, &browser));
+        },
+    );
+}
+
+#[test]
+fn in_fixed_mode_neither_reads_nor_writes_move_the_end() {
+    on_both_stores(
+        |builder| builder.lifetime(Lifetime::fixed(HOUR)),
+        |app| {
+            let mut browser = app.visitor(1);
+            for _ in 0..59 {
+                app.clock.advance(MINUTE);
+                assert!(read(&app, &browser));
+                browser.request(&app.sessions, |session| {
+                    session.update("m", |m: Option<u32>| m.unwrap_or(0) + 1).unwrap();
+                });
+            }
+            browser.request(&app.sessions, |session| session.renew().unwrap());
+            app.sessions.flush().unwrap();
+            assert_eq!(app.store.calls(Call::Touch), 0);
+            app.clock.set(NOW + HOUR - MILLI);
+            assert!(lives(&app, &browser));
+            app.clock.set(NOW + HOUR);
+            assert!(!lives(&app, &browser));
+        },
+    );
+}
+
+#[test]
+fn a_thousand_requests_in_one_window_write_activity_once() {
+    on_both_stores(idle(HOUR * 24), |app| {
+        let browser = app.visitor(1);
+        // A fortieth of a day.
+        app.clock.advance(MINUTE * 36 - MILLI);
+        (0..1000).for_each(|_| assert!(read(&app, &browser)));
+        app.sessions.flush().unwrap();
+        assert_eq!(app.store.touched(), 0, "not due yet");
+
+        app.clock.advance(MILLI);
+        assert!(read(&app, &browser));
+        app.sessions.flush().unwrap();
+        for _ in 0..999 {
+            app.clock.advance(SECOND);
+            assert!(read(&app, &browser));
+        }
+        app.sessions.flush().unwrap();
+        assert_eq!((app.store.touched(), app.store.calls(Call::Touch)), (1, 1));
+    });
+}
+
+#[test]
+fn requests_of_one_moment_are_written_as_one_touch() {
+    on_both_stores(idle(HOUR * 24), |app| {
+        let browser = app.visitor(1);
+        app.clock.advance(HOUR);
+        // While the cleaner is held up elsewhere, touches come together.
+        let keeper = app.store.hold(Call::Sweep);
+        thread::scope(|scope| {
+            scope.spawn(|| app.sessions.sweep_now().unwrap());
+            keeper.wait_until_reached();
+            (0..1000).for_each(|_| assert!(read(&app, &browser)));
+            assert_eq!(app.store.calls(Call::Touch), 0);
+            keeper.open();
+        });
+        app.sessions.flush().unwrap();
+        assert_eq!((app.store.touched(), app.store.calls(Call::Touch)), (1, 1));
+    });
+}
+
+#[test]
+fn a_manager_without_a_cleaner_lets_each_request_write_its_own_activity() {
+    on_both_stores(idle_alone(HOUR * 24), |app| {
+        let browser = app.visitor(1);
+        app.clock.advance(HOUR);
+        (0..1000).for_each(|_| assert!(read(&app, &browser)));
+        assert_eq!((app.store.touched(), app.store.calls(Call::Touch)), (1, 1));
+        app.clock.set(NOW + HOUR * 25 - MILLI);
+        assert!(lives(&app, &browser));
+        app.clock.set(NOW + HOUR * 25);
+        assert!(!lives(&app, &browser));
+        let unsupported = cloakroom::ErrorKind::Unsupported;
+        assert_eq!(app.sessions.sweep_now().unwrap_err().kind(), unsupported);
+        assert_eq!(app.sessions.flush().unwrap_err().kind(), unsupported);
+        assert_eq!(app.rows(), 1, "nothing is swept");
+    });
+}
+
+#[test]
+fn a_session_never_ends_late_and_at_most_a_twentieth_early() {
+    let limit = MINUTE * 40;
+    for cleaner in [true, false] {
+        let configure = |builder: SessionManagerBuilder| match cleaner {
+            true => idle(limit)(builder),
+            false => idle_alone(limit)(builder),
+        };
+        // Steps around a fortieth (60 s) and a twentieth of the limit, and far from both.
+        for step in [1, 999, 20_000, 59_999, 60_000, 60_001, 119_999, 120_001, 2_399_999] {
+            on_both_stores(configure, |app| {
+                let browser = app.visitor(1);
+                for _ in 0..100 {
+                    app.clock.advance(MILLI * step);
+                    assert!(read(&app, &browser));
+                    if cleaner {
+                        app.sessions.flush().unwrap();
+                    }
+                }
+                let last = app.clock.now();
+                app.clock.set(last + limit - limit / 20);
+                assert!(lives(&app, &browser), "too early, steps of {step} ms");
+                app.clock.set(last + limit);
+                assert!(!lives(&app, &browser), "too late, steps of {step} ms");
+            });
+        }
+    }
+}
+
+#[test]
+fn a_write_moves_the_end_only_when_activity_is_due() {
+    on_both_stores(idle(HOUR), |app| {
+        let mut browser = app.visitor(0);
+        let mut write = |n: u32| {
+            browser.request(&app.sessions, |session| session.set("n", n).unwrap());
+            browser.open(&app.sessions)
+        };
+        app.clock.advance(SECOND * 89);
+        write(1);
+        app.clock.set(NOW + HOUR);
+        assert_eq!(app.live(), 0, "89 s are less than a fortieth");
+
+        app.clock.set(NOW + SECOND * 90);
+        write(2);
+        app.clock.set(NOW + SECOND * 90 + HOUR - MILLI);
+        assert_eq!(app.live(), 1);
+        app.clock.advance(MILLI);
+        assert_eq!(app.live(), 0);
+        assert_eq!(app.store.calls(Call::Touch), 0, "the write carried it");
+    });
+}
+
+#[test]
+fn a_write_that_changes_nothing_is_activity_too() {
+    on_both_stores(idle_alone(HOUR), |app| {
+        let mut browser = app.visitor(1);
+        app.clock.advance(HOUR / 2);
+        browser.request(&app.sessions, |session| session.set("n", 1).unwrap());
+        app.clock.advance(HOUR - MILLI);
+        assert_eq!(app.live(), 1);
+    });
+}
+
+#[test]
+fn the_activity_of_an_idle_limit_under_a_minute_is_written_by_its_request() {
+    for (limit, by_the_request) in [(SECOND * 59, 1), (SECOND * 60, 0)] {
+        on_both_stores(idle(limit), |app| {
+            let browser = app.visitor(1);
+            app.clock.advance(SECOND * 2);
+            let keeper = app.store.hold(Call::Sweep);
+            thread::scope(|scope| {
+                scope.spawn(|| app.sessions.sweep_now().unwrap());
+                keeper.wait_until_reached();
+                assert!(read(&app, &browser));
+                assert_eq!(app.store.calls(Call::Touch), by_the_request, "{limit:?}");
+                keeper.open();
+            });
+            app.sessions.flush().unwrap();
+            assert_eq!(app.store.calls(Call::Touch), 1);
+            app.clock.set(NOW + SECOND * 2 + limit - MILLI);
+            assert!(lives(&app, &browser));
+        });
+    }
+}
+
+#[test]
+fn activity_that_cannot_be_written_is_an_event_and_no_failure() {
+    on_both_stores(idle_alone(HOUR), |app| {
+        let browser = app.visitor(1);
+        app.clock.advance(HOUR / 2);
+        app.store.fail(Call::Touch, 1, cloakroom::ErrorKind::Busy);
+        assert!(read(&app, &browser));
+        assert_eq!(app.count(EventKind::TouchFailed), 1);
+        assert!(read(&app, &browser), "and the next request writes it");
+        assert_eq!((app.count(EventKind::TouchFailed), app.store.touched()), (1, 1));
+    });
+}
+
+#[test]
+fn activity_is_judged_when_it_is_written() {
+    on_both_stores(idle(HOUR), |app| {
+        let browser = app.visitor(1);
+        app.clock.advance(HOUR - SECOND * 3);
+        let keeper = app.store.hold(Call::Sweep);
+        thread::scope(|scope| {
+            scope.spawn(|| app.sessions.sweep_now().unwrap());
+            keeper.wait_until_reached();
+            assert!(read(&app, &browser));
+            app.clock.advance(SECOND * 3);
+            keeper.open();
+        });
+        app.sessions.flush().unwrap();
+        assert_eq!(app.store.touched(), 1);
+        assert!(!lives(&app, &browser), "it had ended by then, and is not brought back");
+    });
+}
+
+/// The store of each kind, with the sessions in memory where it keeps some.
+fn on_every_store(test: impl Fn(&dyn Fn() -> SessionManagerBuilder)) {
+    test(&|| SessionManager::builder(MemoryStore::new()));
+    let folder = Folder::new();
+    let file = || SqliteStore::open(folder.fresh()).unwrap();
+    test(&|| SessionManager::builder(file()));
+    test(&|| SessionManager::builder(CachedStore::new(MemoryStore::new(), file())));
+    test(&|| SessionManager::builder(shared().store()));
+    test(&|| SessionManager::builder(CachedStore::new(shared().store(), file())));
+}
+
+type Use = fn(&Session);
+
+/// Uses a session 100 s before its idle limit of 900 s, and ends the request 100 s after it.
+fn outlast(builder: SessionManagerBuilder, cleaner: bool, during: Use) {
+    let clock = ManualClock::new(NOW);
+    let limit = SECOND * 900;
+    let builder = match cleaner {
+        true => idle(limit)(builder),
+        false => idle_alone(limit)(builder),
+    };
+    let sessions = builder.clock(clock.clone()).build().unwrap();
+    let mut browser = Browser::default();
+    browser.request(&sessions, |session| {
+        assert_eq!(session.sign_in(user("ada")).unwrap(), SignIn::Done);
+        session.set("n", 1).unwrap();
+    });
+    clock.set(NOW + SECOND * 800);
+    let slow = browser.open(&sessions);
+    during(&slow);
+    if cleaner {
+        sessions.flush().unwrap();
+    }
+    clock.set(NOW + SECOND * 1000);
+    let headers = complete(&sessions, &slow);
+    assert_eq!((set_cookie(&headers), headers.discarded), (None, false));
+    clock.set(NOW + SECOND * 1700 - MILLI);
+    assert!(look(&sessions, &browser), "it counts from its first use");
+    clock.set(NOW + SECOND * 1700);
+    assert!(!look(&sessions, &browser), "and not from its end");
+}
+
+#[test]
+fn a_request_that_outlasts_the_idle_limit_keeps_its_session() {
+    let uses: [Use; 4] = [
+        |session| drop(session.user().unwrap()),
+        |session| {
+            session.user().unwrap();
+            session.set("m", 1).unwrap();
+        },
+        |session| {
+            session.update("n", |n: Option<u32>| n.unwrap() + 1).unwrap();
+        },
+        |session| drop(session.csrf_token().unwrap()),
+    ];
+    on_every_store(|builder| {
+        for during in uses {
+            outlast(builder(), true, during);
+            outlast(builder(), false, during);
+        }
+    });
+}
+
+#[test]
+fn a_request_that_only_writes_keeps_a_session_in_memory() {
+    let folder = Folder::new();
+    for cleaner in [true, false] {
+        let during: Use = |session| session.set("m", 1).unwrap();
+        outlast(SessionManager::builder(MemoryStore::new()), cleaner, during);
+        let file = SqliteStore::open(folder.fresh()).unwrap();
+        outlast(SessionManager::builder(file), cleaner, during);
+    }
+}
+
+#[test]
+fn a_request_that_uses_its_session_too_late_revives_nothing() {
+    on_both_stores(idle_alone(SECOND * 900), |app| {
+        let browser = app.visitor(1);
+        app.clock.advance(SECOND * 800);
+        let slow = browser.open(&app.sessions);
+        app.clock.advance(SECOND * 100);
+        assert_eq!(slow.get::<u32>("n").unwrap(), None);
+        complete(&app.sessions, &slow);
+        assert_eq!((app.live(), app.store.calls(Call::Touch)), (0, 0));
+    });
+}
+
+#[test]
+fn within_2_s_of_the_idle_limit_activity_is_written_at_once() {
+    for (left, by_the_request) in [(SECOND * 2, 1), (SECOND * 2 + MILLI, 0)] {
+        on_both_stores(idle(SECOND * 900), |app| {
+            let browser = app.visitor(1);
+            app.clock.advance(SECOND * 900 - left);
+            let keeper = app.store.hold(Call::Sweep);
+            thread::scope(|scope| {
+                scope.spawn(|| app.sessions.sweep_now().unwrap());
+                keeper.wait_until_reached();
+                let session = browser.open(&app.sessions);
+                assert_eq!(session.get("n").unwrap(), Some(1));
+                assert_eq!(app.store.calls(Call::Touch), by_the_request, "before its end");
+                complete(&app.sessions, &session);
+                keeper.open();
+            });
+            app.sessions.flush().unwrap();
+            assert_eq!(app.store.calls(Call::Touch), 1);
+        });
+    }
+}
+
+#[test]
+fn far_from_the_idle_limit_activity_is_written_at_the_end() {
+    on_both_stores(idle_alone(HOUR), |app| {
+        let browser = app.visitor(1);
+        app.clock.advance(MINUTE * 30);
+        let session = browser.open(&app.sessions);
+        assert_eq!(session.get("n").unwrap(), Some(1));
+        app.clock.advance(MINUTE * 5);
+        assert_eq!(app.store.calls(Call::Touch), 0);
+        complete(&app.sessions, &session);
+        assert_eq!(app.store.calls(Call::Touch), 1);
+        app.clock.set(NOW + MINUTE * 90 - MILLI);
+        assert_eq!(app.live(), 1);
+        app.clock.advance(MILLI);
+        assert_eq!(app.live(), 0, "it counts from its first use");
+    });
+}
+
+#[test]
+fn a_clock_that_steps_back_neither_ends_a_session_early_nor_lets_it_live_longer() {
+    for back in [MILLI, MINUTE, HOUR * 5, HOUR * 24 * 400] {
+        on_both_stores(idle(HOUR), |app| {
+            let mut browser = app.visitor(1);
+            app.clock.advance(HOUR / 2);
+            assert!(read(&app, &browser));
+            app.sessions.flush().unwrap();
+            let seen = NOW + HOUR / 2;
+
+            app.clock.set(seen - back);
+            assert!(read(&app, &browser));
+            browser.request(&app.sessions, |session| {
+                session.update("n", |n: Option<u32>| n.unwrap() + 1).unwrap();
+                session.renew().unwrap();
+            });
+            browser.request(&app.sessions, |session| session.flash("info", "x").unwrap());
+            app.sessions.flush().unwrap();
+            assert_eq!(app.sessions.sweep_now().unwrap(), 0);
+            let mut other = Browser::default();
+            other.request(&app.sessions, |session| session.set("n", 1).unwrap());
+            assert!(lives(&app, &other));
+
+            app.clock.set(seen + HOUR - MILLI);
+            assert!(lives(&app, &browser), "back {back:?}");
+            app.clock.set(seen + HOUR);
+            assert!(!lives(&app, &browser), "back {back:?}");
+        });
+    }
+}
+
+#[test]
+fn a_clock_that_steps_back_and_forth_under_requests_breaks_nothing() {
+    on_both_stores(idle(HOUR), |app| {
+        let browser = app.visitor(0);
+        for step in 0..200u32 {
+            let jump = MILLI * ((step * 7919) % 600_000);
+            app.clock.set(if step % 2 == 0 { NOW + jump } else { NOW - jump });
+            assert!(read(&app, &browser), "never silent for an hour");
+            let session = browser.open(&app.sessions);
+            session.update("n", |n: Option<u32>| n.unwrap() + 1).unwrap();
+            assert!(!complete(&app.sessions, &session).discarded);
+        }
+        app.sessions.flush().unwrap();
+        assert_eq!((app.n(&browser), app.count(EventKind::CleanerFailed)), (Some(200), 0));
+    });
+}
+
+#[test]
+fn a_clock_set_back_across_a_restart_lets_a_session_live_longer_by_as_much_and_no_more() {
+    let folder = Folder::new();
+    let start = |now| {
+        let (store, clock) = (SqliteStore::open(folder.database()).unwrap(), ManualClock::new(now));
+        let builder = SessionManager::builder(store).clock(clock.clone());
+        (idle(HOUR)(builder).build().unwrap(), clock)
+    };
+    let (mut browser, mut left) = (Browser::default(), Browser::default());
+    let (sessions, clock) = start(NOW);
+    for browser in [&mut browser, &mut left] {
+        browser.request(&sessions, |session| session.set("n", 1).unwrap());
+    }
+    clock.advance(HOUR / 2);
+    left.clone().request(&sessions, |session| session.destroy().unwrap());
+    clock.advance(HOUR / 2);
+    assert!(!look(&sessions, &browser));
+    drop(sessions);
+    for back in [MILLI, MINUTE, HOUR * 5, HOUR * 24 * 400] {
+        let (sessions, clock) = start(NOW + HOUR - back);
+        assert_eq!(sessions.sweep_now().unwrap(), 0);
+        assert!(look(&sessions, &browser), "back {back:?}: nobody knows that it had ended");
+        assert!(!look(&sessions, &left), "back {back:?}: what was ended stays so");
+        clock.advance(back - MILLI);
+        assert!(look(&sessions, &browser), "back {back:?}");
+        clock.advance(MILLI);
+        assert!(!look(&sessions, &browser), "back {back:?}");
+    }
+}
+
+#[test]
+fn limits_that_end_never_or_at_once() {
+    let endless = Lifetime::idle(Duration::MAX).with_absolute(Duration::MAX);
+    on_both_stores(
+        |builder| builder.lifetime(endless),
+        |app| {
+            let browser = app.visitor(1);
+            app.clock.advance(HOUR * 24 * 365 * 1000);
+            assert!(read(&app, &browser));
+        },
+    );
+    on_both_stores(idle(MILLI), |app| {
+        let browser = app.visitor(1);
+        assert!(lives(&app, &browser));
+        app.clock.advance(MILLI);
+        assert!(!read(&app, &browser));
+    });
+    for none in [Lifetime::idle(Duration::ZERO), Lifetime::fixed(Duration::from_micros(1))] {
+        let builder = cloakroom::SessionManager::builder(cloakroom::MemoryStore::new());
+        assert_eq!(
+            builder.lifetime(none).build().unwrap_err().kind(),
+            cloakroom::ErrorKind::Invalid
+        );
+    }
+}

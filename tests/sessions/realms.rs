@@ -1,0 +1,267 @@
+//! Several managers on one store: whose ids count where, on each store and through a cache.
+
+use std::num::{NonZeroU32, NonZeroUsize};
+
+use cloakroom::backend::{AtLimit, Page, SessionFilter};
+use cloakroom::event::EventKind;
+use cloakroom::http::{Outcome, ResponseHeaders};
+use cloakroom::id::Realm;
+use cloakroom::manager::SessionManagerBuilder;
+use cloakroom::{CookieConfig, ErrorKind, MemoryStore, Session, SessionManager, SignIn};
+
+use crate::common::every_store::on_every_store;
+use crate::common::in_process::{App, defaults, user};
+use crate::common::tickets::{Ticket, WAYS, sign_in_as};
+
+#[test]
+fn an_id_of_one_manager_is_nothing_to_another() {
+    on_every_store(defaults, |app| {
+        for (way, configure) in WAYS {
+            let visitors = app.another(|builder| configure(builder, "x-visitor"));
+            let admins = app.another(|builder| configure(builder, "x-admin"));
+            let (visitor, admin) = (sign_in_as(&visitors, "ada"), sign_in_as(&admins, "root"));
+            assert_eq!(visitor.user(&visitors, "x-visitor").as_deref(), Some("ada"), "{way}");
+            assert_eq!(admin.user(&admins, "x-admin").as_deref(), Some("root"), "{way}");
+            assert_eq!(visitor.user(&admins, "x-admin"), None, "{way}");
+            assert_eq!(admin.user(&visitors, "x-visitor"), None, "{way}");
+            // Nor can it end, change, or sign in to, what it does not find.
+            let session = visitor.open(&admins, "x-admin");
+            session.destroy().unwrap();
+            session.set("n", 1).unwrap();
+            admins.close(&session, Outcome::Completed).unwrap();
+            assert_eq!(visitor.user(&visitors, "x-visitor").as_deref(), Some("ada"), "{way}");
+        }
+    });
+}
+
+#[test]
+fn managers_of_one_realm_share_their_sessions() {
+    on_every_store(defaults, |app| {
+        for (way, configure) in WAYS {
+            let realm = |builder: SessionManagerBuilder| builder.realm("shared");
+            let one = app.another(|builder| realm(configure(builder, "x-one")));
+            let other = app.another(|builder| realm(builder.header("x-other")));
+            let ticket = sign_in_as(&one, "ada");
+            if way == "plain" || way == "header" {
+                assert_eq!(ticket.user(&other, "x-other").as_deref(), Some("ada"), "{way}");
+            } else {
+                assert_eq!(ticket.user(&other, "x-other"), None, "what is sealed is no id");
+            }
+            let ticket = sign_in_as(&other, "zoe");
+            if way == "plain" || way == "header" {
+                assert_eq!(ticket.user(&one, "x-one").as_deref(), Some("zoe"), "{way}");
+            }
+        }
+    });
+}
+
+#[test]
+fn equal_names_with_other_realms_are_apart() {
+    on_every_store(defaults, |app| {
+        for (way, configure) in WAYS {
+            let of = |realm: &'static str| {
+                app.another(move |builder| configure(builder, "x-id").realm(realm))
+            };
+            let (one, other, again) = (of("one"), of("other"), of("one"));
+            let ticket = sign_in_as(&one, "ada");
+            assert_eq!(ticket.user(&other, "x-id"), None, "{way}");
+            assert_eq!(ticket.user(&again, "x-id").as_deref(), Some("ada"), "{way}");
+            let malformed = app.count(EventKind::MalformedId);
+            ticket.user(&other, "x-id");
+            let is_sealed = matches!(way, "signed" | "encrypted");
+            let raised = app.count(EventKind::MalformedId) - malformed;
+            assert_eq!(raised, u64::from(is_sealed), "a seal covers the realm: {way}");
+        }
+    });
+}
+
+#[test]
+fn lists_limits_and_revocations_act_within_a_realm() {
+    crate::common::in_process::on_both_stores(defaults, |app: App| {
+        let limited = |name: &'static str| {
+            app.another(move |builder| {
+                let builder = builder.cookie(CookieConfig::new().name(name));
+                builder.max_sessions_per_user(NonZeroU32::MIN, AtLimit::EndOldest)
+            })
+        };
+        let (one, other) = (limited("one"), limited("other"));
+        let (ada_one, ada_other) = (sign_in_as(&one, "ada"), sign_in_as(&other, "ada"));
+        let alive = |ticket: &Ticket, sessions: &SessionManager| {
+            ticket.user(sessions, &ticket.name).is_some()
+        };
+        assert!(alive(&ada_one, &one) && alive(&ada_other, &other), "one of each is no more");
+        for (sessions, name) in [(&one, "one"), (&other, "other")] {
+            assert_eq!(sessions.realm().as_str(), name);
+            assert_eq!(sessions.count_for_user(&user("ada")).unwrap(), 1);
+            let list = sessions.list_for_user(&user("ada"), None).unwrap().sessions;
+            assert_eq!(list.len(), 1);
+            assert_eq!(list[0].summary.realm.as_str(), name);
+            let many = Page::first(NonZeroUsize::new(10).unwrap());
+            assert_eq!(sessions.list_page(&SessionFilter::All, many).unwrap().sessions.len(), 1);
+        }
+        // By the other's handle either.
+        let public_id =
+            other.list_for_user(&user("ada"), None).unwrap().sessions[0].summary.public_id;
+        assert!(!one.revoke(&user("ada"), &public_id).unwrap());
+        assert_eq!(one.revoke_all(&user("ada")).unwrap(), 1);
+        assert!(!alive(&ada_one, &one) && alive(&ada_other, &other));
+        sign_in_as(&one, "zoe");
+        assert_eq!(one.revoke_everyone().unwrap(), 1);
+        assert!(alive(&ada_other, &other));
+        // A store's own calls go through all realms, unless they name one.
+        let index = app.store.inner().index().unwrap();
+        let now = crate::common::NOW;
+        let of = |name: &str| Realm::new(name).unwrap();
+        assert_eq!(index.revoke_everyone(Some(&of("one")), now).unwrap(), 0);
+        assert_eq!(index.revoke_everyone(None, now).unwrap(), 1);
+    });
+}
+
+#[test]
+fn everyone_of_a_realm_is_revoked_behind_a_cache_too() {
+    on_every_store(defaults, |app| {
+        let named = |name: &'static str| {
+            app.another(move |builder| builder.cookie(CookieConfig::new().name(name)))
+        };
+        let (one, other) = (named("one"), named("other"));
+        let (ada, zoe) = (sign_in_as(&one, "ada"), sign_in_as(&other, "zoe"));
+        // Into the cache, where there is one.
+        assert!(ada.user(&one, "one").is_some() && zoe.user(&other, "other").is_some());
+        match one.revoke_everyone() {
+            Ok(count) => assert_eq!(count, 1),
+            Err(error) => return assert_eq!(error.kind(), ErrorKind::Unsupported),
+        }
+        assert_eq!(ada.user(&one, "one"), None);
+        assert_eq!(zoe.user(&other, "other").as_deref(), Some("zoe"));
+    });
+}
+
+/// Presents these cookies.
+fn request(
+    sessions: &SessionManager,
+    cookies: &[(&str, &Ticket)],
+    handler: impl FnOnce(&Session),
+) -> ResponseHeaders {
+    let pairs: Vec<_> =
+        cookies.iter().map(|(name, ticket)| format!("{name}={}", ticket.value)).collect();
+    let field = pairs.join("; ");
+    let session = sessions.open(Some(field.as_str()));
+    handler(&session);
+    sessions.close(&session, Outcome::Completed).unwrap()
+}
+
+fn names(headers: &ResponseHeaders) -> Vec<(String, bool)> {
+    let name = |(_, text): &(std::borrow::Cow<'static, str>, String)| {
+        let name = text.split('=').next().unwrap().to_owned();
+        (name, text.contains("Max-Age=0"))
+    };
+    headers.id_fields.iter().map(name).collect()
+}
+
+#[test]
+fn a_renamed_cookie_keeps_its_session_and_moves_at_the_next_change() {
+    for (way, configure) in WAYS.into_iter().filter(|(way, _)| *way != "header") {
+        on_every_store(defaults, |app| {
+            let before = app.another(|builder| configure(builder, "old"));
+            let after = app.another(|builder| configure(builder, "new").also_read("old"));
+            let old = sign_in_as(&before, "ada");
+            request(&before, &[("old", &old)], |session| session.set("n", 1).unwrap());
+
+            // A read finds it, and changes nothing in the browser.
+            let headers = request(&after, &[("old", &old)], |session| {
+                assert_eq!(session.user().unwrap(), Some(user("ada")), "{way}");
+            });
+            assert_eq!(names(&headers), [], "{way}");
+
+            // A change moves it, read before or not.
+            for reads in [true, false] {
+                let old = sign_in_as(&before, "ada");
+                let headers = request(&after, &[("old", &old)], |session| {
+                    if reads {
+                        assert_eq!(session.user().unwrap(), Some(user("ada")), "{way}");
+                    }
+                    session.set("n", 2).unwrap();
+                });
+                let moved = [("new".to_owned(), false), ("old".to_owned(), true)];
+                assert_eq!(names(&headers), moved, "{way}");
+                let new = Ticket::of(&headers);
+                assert_eq!(new.user(&after, "new").as_deref(), Some("ada"), "{way}");
+                assert_eq!(old.user(&before, "old"), None, "it has moved: {way}");
+                request(&after, &[("new", &new)], |session| {
+                    assert_eq!(session.get("n").unwrap(), Some(2), "{way}");
+                });
+                if let Some(index) = app.store.inner().index() {
+                    let now = cloakroom::clock::Clock::now(&app.clock);
+                    let many = Page::first(NonZeroUsize::new(10).unwrap());
+                    let realm = Realm::new("new").unwrap();
+                    let which = SessionFilter::InRealm(&realm, &SessionFilter::All);
+                    assert_eq!(index.list(&which, many, now).unwrap().len(), 1, "{way}");
+                    index.revoke(&which, None, now).unwrap();
+                }
+            }
+
+            // So does a sign-in.
+            let headers = request(&after, &[("old", &old)], |session| {
+                assert_eq!(session.sign_in(user("ada")).unwrap(), SignIn::Done);
+            });
+            let new = Ticket::of(&headers);
+            request(&after, &[("new", &new)], |session| {
+                assert_eq!(session.get("n").unwrap(), Some(1), "{way}");
+            });
+        });
+    }
+}
+
+#[test]
+fn a_sign_out_after_a_rename_removes_both_cookies() {
+    on_every_store(defaults, |app| {
+        let before = app.another(|builder| builder.cookie(CookieConfig::new().name("old")));
+        let after =
+            app.another(|builder| builder.cookie(CookieConfig::new().name("new")).also_read("old"));
+        let (old, new) = (sign_in_as(&before, "ada"), sign_in_as(&after, "ada"));
+        for cookies in [&[("old", &old)][..], &[("new", &new)], &[("new", &new), ("old", &old)]] {
+            let headers = request(&after, cookies, |session| session.destroy().unwrap());
+            let both = [("new".to_owned(), true), ("old".to_owned(), true)];
+            assert_eq!(names(&headers), both);
+        }
+        assert_eq!(old.user(&before, "old"), None);
+        assert_eq!(new.user(&after, "new"), None);
+    });
+}
+
+#[test]
+fn the_cookie_of_today_counts_before_that_of_yesterday() {
+    on_every_store(defaults, |app| {
+        let before = app.another(|builder| builder.cookie(CookieConfig::new().name("old")));
+        let after =
+            app.another(|builder| builder.cookie(CookieConfig::new().name("new")).also_read("old"));
+        let (old, new) = (sign_in_as(&before, "zoe"), sign_in_as(&after, "ada"));
+        request(&after, &[("old", &old), ("new", &new)], |session| {
+            assert_eq!(session.user().unwrap(), Some(user("ada")));
+        });
+        // An id of the former name is none of today's, and the other way round.
+        assert_eq!(old.user(&after, "new"), None);
+        assert_eq!(new.user(&after, "old"), None);
+    });
+}
+
+#[test]
+fn realms_and_former_names_that_cannot_be_are_refused() {
+    let builder = || SessionManager::builder(MemoryStore::new());
+    let long = "x".repeat(256);
+    for bad in [
+        builder().realm(""),
+        builder().realm("a\0b"),
+        builder().realm(long),
+        builder().also_read("__Host-id"),
+        builder().also_read("a b"),
+        builder().also_read("__Secure-id").cookie(CookieConfig::insecure_http()),
+        builder().also_read("old").header("x-id"),
+    ] {
+        assert_eq!(bad.build().unwrap_err().kind(), ErrorKind::Invalid);
+    }
+    builder().realm("x".repeat(255)).build().unwrap();
+    assert_eq!(builder().build().unwrap().realm(), &Realm::default());
+    let header = builder().header("X-Id").build().unwrap();
+    assert_eq!(header.realm().as_str(), "x-id");
+}

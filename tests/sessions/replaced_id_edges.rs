@@ -1,0 +1,460 @@
+//! Ids that were replaced, where several things meet: joins with other claims, planted ids, renamed
+//! cookies, revocations by the request itself.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use cloakroom::backend::AtLimit;
+use cloakroom::clock::Clock;
+use cloakroom::cookie::CookieConfig;
+use cloakroom::csrf::CsrfToken;
+use cloakroom::event::{Event, EventKind, Events, Sink};
+use cloakroom::http::{Outcome, RequestHead};
+use cloakroom::id::IdpSessionId;
+use cloakroom::manager::SessionManagerBuilder;
+use cloakroom::{Authentication, MemoryStore, SessionManager};
+
+use crate::common::HOUR;
+use crate::common::every_store::on_every_store;
+use crate::common::in_process::{
+    App, Browser, complete, defaults, get, set_cookie, sign_in, user, who,
+};
+
+const GRACE: Duration = Duration::from_secs(30);
+const SECOND: Duration = Duration::from_secs(1);
+
+fn with_grace(builder: SessionManagerBuilder) -> SessionManagerBuilder {
+    builder.renewal_grace(GRACE)
+}
+
+fn sign_in_at(session: &cloakroom::Session, how: &Authentication) {
+    assert_eq!(session.sign_in_with(user("ada"), how).unwrap(), cloakroom::SignIn::Done);
+}
+
+/// Somebody who knows the password and a replaced id (a planted one, say), but has no second factor.
+#[test]
+fn a_join_gives_no_higher_level_than_was_proved() {
+    on_every_store(defaults, |app| {
+        let client = app.visitor(1);
+        let mut victim = client.clone();
+        victim.request(&app.sessions, |s| sign_in_at(s, &Authentication::new().level(2)));
+        let mut thief = client.clone();
+        thief.request(&app.sessions, |s| sign_in_at(s, &Authentication::new().level(1)));
+        let session = thief.open(&app.sessions);
+        assert_eq!(session.auth_level().unwrap(), 1);
+    });
+}
+
+#[test]
+fn a_join_keeps_what_the_second_sign_in_said() {
+    on_every_store(defaults, |app| {
+        let client = app.visitor(1);
+        let mut first = client.clone();
+        first.request(&app.sessions, |session| sign_in(session, "ada"));
+        let how = Authentication::new().level(2).ends(app.clock.now() + HOUR);
+        let mut second = client.clone();
+        second.request(&app.sessions, |session| sign_in_at(session, &how));
+        let session = second.open(&app.sessions);
+        assert_eq!(session.auth_level().unwrap(), 2, "the level it has proved");
+        drop(session);
+        app.clock.advance(HOUR);
+        assert_eq!(who(&app.sessions, &second), None, "it has ended as the provider said");
+    });
+}
+
+#[test]
+fn a_join_can_be_revoked_by_its_external_key() {
+    crate::common::in_process::on_both_stores(defaults, |app| {
+        let client = app.visitor(1);
+        let how = |sid: &str| Authentication::new().idp_session_id(IdpSessionId::new(sid).unwrap());
+        let mut first = client.clone();
+        first.request(&app.sessions, |session| sign_in_at(session, &how("sid-1")));
+        let mut second = client.clone();
+        second.request(&app.sessions, |session| sign_in_at(session, &how("sid-2")));
+        app.sessions.revoke_by_idp_session(&IdpSessionId::new("sid-2").unwrap()).unwrap();
+        assert_eq!(who(&app.sessions, &second), None);
+    });
+}
+
+#[test]
+fn a_join_raises_an_event_of_its_sign_in() {
+    on_every_store(defaults, |app| {
+        let client = app.visitor(1);
+        for count in 1..=2 {
+            client.clone().request(&app.sessions, |session| sign_in(session, "ada"));
+            assert_eq!(app.count(EventKind::SignedIn), count);
+        }
+    });
+}
+
+#[test]
+fn a_join_that_clears_keeps_form_secret_and_data() {
+    on_every_store(defaults, |app| {
+        let handler = |session: &cloakroom::Session| {
+            session.clear().unwrap();
+            sign_in(session, "ada");
+        };
+        let client = app.visitor(1);
+        let slow = client.open(&app.sessions);
+        let mut first = client.clone();
+        first.request(&app.sessions, handler);
+        let mut token = String::new();
+        first.request(&app.sessions, |session| {
+            token = session.csrf_token().unwrap();
+            session.set("order", 7).unwrap();
+        });
+        handler(&slow);
+        complete(&app.sessions, &slow);
+        let valid = first.open(&app.sessions).verify_csrf(&token).unwrap();
+        let order = get::<u32>(&app.sessions, &first, "order");
+        assert_eq!((valid, order), (CsrfToken::Valid, Some(7)));
+    });
+}
+
+#[test]
+fn no_form_secret_from_before_a_sign_in_comes_back_by_a_join() {
+    on_every_store(defaults, |app| {
+        let mut client = app.visitor(1);
+        let mut planted = String::new();
+        client.request(&app.sessions, |session| planted = session.csrf_token().unwrap());
+        let slow = client.open(&app.sessions);
+        slow.clear().unwrap();
+        slow.csrf_token().unwrap();
+        let mut first = client.clone();
+        first.request(&app.sessions, |session| sign_in(session, "ada"));
+        sign_in(&slow, "ada");
+        complete(&app.sessions, &slow);
+        let valid = first.open(&app.sessions).verify_csrf(&planted).unwrap();
+        assert_ne!(valid, CsrfToken::Valid);
+    });
+}
+
+/// A handler that renews after a sign-in, as other libraries ask for.
+#[test]
+fn a_double_clicked_sign_in_that_renews_keeps_either_answer() {
+    on_every_store(defaults, |app| {
+        let handler = |session: &cloakroom::Session| {
+            sign_in(session, "ada");
+            session.renew().unwrap();
+        };
+        let client = app.visitor(1);
+        let slow = client.open(&app.sessions);
+        let (mut first, mut second) = (client.clone(), client.clone());
+        first.request(&app.sessions, handler);
+        handler(&slow);
+        second.take(&complete(&app.sessions, &slow));
+        let users = [&first, &second].map(|browser| who(&app.sessions, browser));
+        assert_eq!(users, [Some("ada".to_owned()), Some("ada".to_owned())]);
+    });
+}
+
+/// The answer of a renewal is under way while the user double-clicks "sign in".
+#[test]
+fn a_double_clicked_sign_in_within_a_grace_keeps_either_answer() {
+    on_every_store(with_grace, |app| {
+        let client = app.visitor(1);
+        client.clone().request(&app.sessions, |session| session.renew().unwrap());
+        let slow = client.open(&app.sessions);
+        let (mut first, mut second) = (client.clone(), client.clone());
+        first.request(&app.sessions, |session| sign_in(session, "ada"));
+        sign_in(&slow, "ada");
+        second.take(&complete(&app.sessions, &slow));
+        let users = [&first, &second].map(|browser| who(&app.sessions, browser));
+        assert_eq!(users, [Some("ada".to_owned()), Some("ada".to_owned())]);
+    });
+}
+
+/// It reads its session, checks the password for a while, and signs in. Another request renews.
+#[test]
+fn a_sign_in_does_not_end_its_own_session_after_a_renewal() {
+    on_every_store(with_grace, |app| {
+        let client = app.visitor(1);
+        let mut other = client.clone();
+        other.request(&app.sessions, |session| session.renew().unwrap());
+        let slow = client.open(&app.sessions);
+        assert_eq!(slow.user().unwrap(), None);
+        other.request(&app.sessions, |session| session.renew().unwrap());
+        sign_in(&slow, "ada");
+        let mut browser = client.clone();
+        browser.take(&complete(&app.sessions, &slow));
+        assert_eq!(who(&app.sessions, &browser).as_deref(), Some("ada"));
+    });
+}
+
+/// Old and new servers run side by side while a release is rolled out.
+#[test]
+fn a_double_clicked_sign_in_succeeds_while_a_rename_is_rolled_out() {
+    on_every_store(defaults, |app| {
+        let before = app.another(|builder| builder.cookie(CookieConfig::new().name("old")));
+        let after =
+            app.another(|builder| builder.cookie(CookieConfig::new().name("new")).also_read("old"));
+        for (one, other) in [(&before, &after), (&after, &before)] {
+            let mut client = Browser::default();
+            client.request(&before, |session| session.set("n", 1).unwrap());
+            let (first, second) = (client.open(one), client.open(other));
+            sign_in(&first, "ada");
+            let signed_in = second.sign_in(user("ada"));
+            assert!(signed_in.is_ok(), "{signed_in:?}");
+            complete(one, &first);
+            complete(other, &second);
+        }
+    });
+}
+
+#[test]
+fn a_write_opened_within_the_grace_takes_no_new_session() {
+    on_every_store(with_grace, |app| {
+        let mut new = app.signed_in("ada");
+        let old = new.clone();
+        new.request(&app.sessions, |session| session.renew().unwrap());
+        app.clock.advance(GRACE - SECOND);
+        let slow = old.open(&app.sessions);
+        app.clock.advance(SECOND * 2);
+        slow.set("n", 2).unwrap();
+        let headers = complete(&app.sessions, &slow);
+        assert_eq!((set_cookie(&headers), headers.discarded), (None, true));
+    });
+}
+
+#[test]
+fn a_request_opened_within_the_grace_ends_no_session() {
+    let configure =
+        |builder: SessionManagerBuilder| with_grace(builder).end_session_on_replaced_id(true);
+    on_every_store(configure, |app| {
+        let mut new = app.signed_in("ada");
+        let old = new.clone();
+        new.request(&app.sessions, |session| session.renew().unwrap());
+        app.clock.advance(GRACE - SECOND);
+        let slow = old.open(&app.sessions);
+        slow.set("n", 2).unwrap();
+        app.clock.advance(SECOND * 2);
+        complete(&app.sessions, &slow);
+        assert_eq!(who(&app.sessions, &new).as_deref(), Some("ada"));
+    });
+}
+
+/// Two requests whose handlers take turns on one thread, as those of an asynchronous server do.
+#[test]
+fn a_read_beside_a_revocation_on_its_thread_removes_no_cookie() {
+    on_every_store(defaults, |app| {
+        if !app.store.inner().capabilities().indexed {
+            return;
+        }
+        let ada = app.signed_in("ada");
+        let read = ada.open(&app.sessions);
+        assert_eq!(read.user().unwrap(), Some(user("ada")));
+        // Another request changes the password, and signs ada in again.
+        let mut changes = ada.clone();
+        changes.request(&app.sessions, |session| {
+            app.sessions.revoke_all(&user("ada")).unwrap();
+            sign_in(session, "ada");
+        });
+        let mut browser = changes.clone();
+        browser.take(&complete(&app.sessions, &read));
+        assert_eq!(who(&app.sessions, &browser).as_deref(), Some("ada"));
+    });
+}
+
+#[derive(Debug)]
+struct Panics;
+
+impl Sink for Panics {
+    fn record(&self, event: &Event<'_>) {
+        assert!(!matches!(event.kind(), EventKind::SignedIn | EventKind::Renewed), "as planned");
+    }
+}
+
+#[test]
+fn a_sink_that_panics_takes_no_id_from_a_sign_in() {
+    let store = std::sync::Arc::new(MemoryStore::new());
+    let quiet = SessionManager::new(store.clone()).unwrap();
+    let loud = SessionManager::builder(store).events(Events::new(Panics)).build().unwrap();
+    let mut browser = Browser::default();
+    browser.request(&quiet, |session| session.set("n", 1).unwrap());
+    let session = browser.open(&loud);
+    let signs_in = std::panic::AssertUnwindSafe(|| session.sign_in(user("ada")));
+    assert!(std::panic::catch_unwind(signs_in).is_err());
+    browser.take(&loud.close(&session, Outcome::Panicked).unwrap());
+    assert_eq!(who(&quiet, &browser).as_deref(), Some("ada"), "what it did stands");
+}
+
+/// A replaced id that somebody planted stands in front of the user's own, which was just replaced.
+#[test]
+fn a_planted_late_id_makes_no_write_under_way_a_new_session() {
+    on_every_store(defaults, |app| {
+        let mut planted = app.visitor(1);
+        let first = planted.clone();
+        planted.request(&app.sessions, |session| session.renew().unwrap());
+        app.clock.advance(SECOND * 11);
+        let old = app.signed_in("ada");
+        let mut new = old.clone();
+        new.request(&app.sessions, |session| session.renew().unwrap());
+        let field = [first.cookie.unwrap(), old.cookie.unwrap()].join("; ");
+        let session = app.sessions.open(RequestHead::new().cookie(&field));
+        session.set("n", 2).unwrap();
+        let headers = complete(&app.sessions, &session);
+        assert_eq!((set_cookie(&headers), headers.discarded), (None, true));
+    });
+}
+
+/// Two pages load at once when the cookie has been kept for half of its time.
+#[test]
+fn a_read_beside_the_renewal_of_a_worn_cookie_discards_nothing() {
+    let configure = |builder: SessionManagerBuilder| {
+        builder.lifetime(cloakroom::Lifetime::idle(Duration::from_secs(500 * 86_400)))
+    };
+    on_every_store(configure, |app| {
+        let ada = app.signed_in("ada");
+        app.clock.advance(Duration::from_secs(250 * 86_400));
+        let pages = [ada.open(&app.sessions), ada.open(&app.sessions)];
+        for page in &pages {
+            assert_eq!(page.user().unwrap(), Some(user("ada")));
+        }
+        for page in pages {
+            assert!(!complete(&app.sessions, &page).discarded);
+        }
+        assert_eq!(app.count(EventKind::ChangesDiscarded), 0);
+    });
+}
+
+#[test]
+fn a_renewal_that_another_overtook_discards_nothing() {
+    on_every_store(defaults, |app| {
+        let ada = app.signed_in("ada");
+        let both = [ada.open(&app.sessions), ada.open(&app.sessions)];
+        for session in &both {
+            assert_eq!(session.user().unwrap(), Some(user("ada")));
+            session.renew().unwrap();
+        }
+        for session in both {
+            assert!(!complete(&app.sessions, &session).discarded);
+        }
+    });
+}
+
+/// ada's id was renewed, and the answer is under way. bob double-clicks "sign in".
+#[test]
+fn another_users_double_clicked_sign_in_is_one_session() {
+    let configure = |builder: SessionManagerBuilder| {
+        builder.max_sessions_per_user(NonZeroU32::MIN, AtLimit::EndOldest)
+    };
+    crate::common::in_process::on_both_stores(configure, |app: App| {
+        let old = app.signed_in("ada");
+        old.clone().request(&app.sessions, |session| session.renew().unwrap());
+        let slow = old.open(&app.sessions);
+        let (mut first, mut second) = (old.clone(), old.clone());
+        first.request(&app.sessions, |session| sign_in(session, "bob"));
+        sign_in(&slow, "bob");
+        second.take(&complete(&app.sessions, &slow));
+        let users = [&first, &second].map(|browser| who(&app.sessions, browser));
+        assert_eq!(users, [Some("bob".to_owned()), Some("bob".to_owned())]);
+    });
+}
+
+/// The client that holds ada's newest id is another one than that at which bob signs in.
+#[test]
+fn an_id_of_another_client_ends_no_session_of_the_next_user() {
+    on_every_store(defaults, |app| {
+        let old = app.signed_in("ada");
+        let mut other = old.clone();
+        other.request(&app.sessions, |session| session.renew().unwrap());
+        let mut bob = old.clone();
+        bob.request(&app.sessions, |session| sign_in(session, "bob"));
+        other.request(&app.sessions, |session| session.destroy().unwrap());
+        assert_eq!(who(&app.sessions, &bob).as_deref(), Some("bob"));
+    });
+}
+
+/// A browser has two cookies of the name, of two paths or domains. One of them is the current id.
+#[test]
+fn a_replaced_id_beside_the_current_one_ends_no_session() {
+    let configure = |builder: SessionManagerBuilder| builder.end_session_on_replaced_id(true);
+    on_every_store(configure, |app| {
+        let old = app.visitor(1);
+        let mut new = old.clone();
+        new.request(&app.sessions, |session| sign_in(session, "ada"));
+        app.clock.advance(SECOND * 11);
+        let field = [old.cookie.unwrap(), new.cookie.clone().unwrap()].join("; ");
+        let session = app.sessions.open(RequestHead::new().cookie(&field));
+        assert_eq!(session.user().unwrap(), Some(user("ada")));
+        complete(&app.sessions, &session);
+        assert_eq!(app.count(EventKind::ReplacedIdUsed), 0);
+    });
+}
+
+/// An application with a realm of its own renames its cookie.
+#[test]
+fn a_renamed_cookie_of_a_named_realm_keeps_its_session() {
+    on_every_store(defaults, |app| {
+        let named = |name: &'static str| {
+            move |builder: SessionManagerBuilder| {
+                builder.realm("shop").cookie(CookieConfig::new().name(name))
+            }
+        };
+        let before = app.another(named("old"));
+        let after = app.another(|builder| named("new")(builder).also_read("old"));
+        let mut ada = Browser::default();
+        ada.request(&before, |session| sign_in(session, "ada"));
+        assert_eq!(who(&after, &ada).as_deref(), Some("ada"));
+    });
+}
+
+/// Of a salt that is forgotten nothing may be left: with a replaced id it gives the id of a session
+/// that lives for a month, and every backup would have it.
+#[test]
+fn a_forgotten_salt_is_not_left_in_the_file() {
+    let app = App::new(true, defaults);
+    let salts = || {
+        let raw =
+            cloakroom::stores::sqlite::rusqlite::Connection::open(app.folder.database()).unwrap();
+        raw.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+        let mut all = raw.prepare("SELECT join_salt FROM cloakroom_sessions_replaced").unwrap();
+        let rows = all.query_map([], |row| row.get::<_, Vec<u8>>(0)).unwrap();
+        rows.collect::<Result<Vec<_>, _>>().unwrap()
+    };
+    let client = app.visitor(1);
+    client.clone().request(&app.sessions, |session| sign_in(session, "ada"));
+    let salt = salts().pop().unwrap();
+    app.clock.advance(HOUR);
+    app.sessions.sweep_now().unwrap();
+    assert!(salts().is_empty());
+    let file = std::fs::read(app.folder.database()).unwrap();
+    assert!(!file.windows(32).any(|bytes| bytes == salt), "it is in a free page");
+}
+
+/// A change of the password: all sessions end, and the user is signed in again here. Meanwhile
+/// somebody else signs out.
+#[test]
+fn a_sign_in_after_ones_own_revocation_stays_signed_in() {
+    crate::common::in_process::on_both_stores(defaults, |app| {
+        let (mut ada, mut zoe) = (app.signed_in("ada"), app.signed_in("zoe"));
+        ada.request(&app.sessions, |session| {
+            app.sessions.revoke_all(&user("ada")).unwrap();
+            sign_in(session, "ada");
+            crate::common::in_process::elsewhere(|| {
+                zoe.request(&app.sessions, |session| session.destroy().unwrap());
+            });
+            session.flash("info", "The password is changed.").unwrap();
+        });
+        assert_eq!(who(&app.sessions, &ada).as_deref(), Some("ada"));
+        assert_eq!(app.live(), 1);
+    });
+}
+
+/// The same, where what is begun anew is a visitor's session, and the other request renews.
+#[test]
+fn a_session_begun_after_ones_own_revocation_is_kept() {
+    crate::common::in_process::on_both_stores(defaults, |app| {
+        let (mut ada, mut zoe) = (app.signed_in("ada"), app.signed_in("zoe"));
+        let headers = ada.request(&app.sessions, |session| {
+            app.sessions.revoke_all(&user("ada")).unwrap();
+            session.flash("info", "All your sessions have ended.").unwrap();
+            crate::common::in_process::elsewhere(|| {
+                zoe.request(&app.sessions, |session| session.renew().unwrap());
+            });
+        });
+        assert!(headers.id_fields.iter().any(|(_, set)| !set.contains("Max-Age=0")));
+        let session = ada.open(&app.sessions);
+        assert_eq!(session.flashes().unwrap().len(), 1, "the message is shown");
+    });
+}

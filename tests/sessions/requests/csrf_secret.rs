@@ -1,0 +1,419 @@
+//! What giving out tokens stores, beside everything else that happens to the session.
+
+use std::thread;
+
+use cloakroom::backend::SessionFilter;
+use cloakroom::csrf::CsrfToken;
+use cloakroom::event::EventKind;
+use cloakroom::http::Outcome;
+use cloakroom::manager::OnLoadFailure;
+use cloakroom::session::CommitOutcome;
+use cloakroom::{ErrorKind, Session};
+
+use crate::common::faulty::{Call, Fault};
+use crate::common::in_process::{
+    App, Browser, complete, defaults, get, on_both_stores, set_cookie, sign_in, who,
+};
+use crate::requests::csrf::{holds, token, visitor_with_token};
+
+#[test]
+fn a_secret_made_while_a_sign_in_is_under_way_does_not_outlive_it() {
+    on_both_stores(defaults, |app| {
+        let browser = app.visitor(1);
+        let session = browser.open(&app.sessions);
+        assert_eq!(session.user().unwrap(), None);
+        // Neither the stored session nor this request knows of a secret yet.
+        let page = token(&app, &mut browser.clone());
+        sign_in(&session, "ada");
+        let mut ada = browser.clone();
+        ada.take(&complete(&app.sessions, &session));
+        assert_eq!(who(&app.sessions, &ada).as_deref(), Some("ada"));
+        assert!(!holds(&app, &ada, &page));
+    });
+}
+
+#[test]
+fn two_parallel_pages_of_a_session_without_a_secret_both_show_tokens_that_hold() {
+    on_both_stores(defaults, |app| {
+        let browser = app.visitor(1);
+        let pages = [browser.open(&app.sessions), browser.open(&app.sessions)];
+        pages.iter().for_each(|page| assert_eq!(page.get("n").unwrap(), Some(1)));
+        let tokens = pages.each_ref().map(|page| page.csrf_token().unwrap());
+        pages.iter().rev().for_each(|page| drop(complete(&app.sessions, page)));
+        assert!(tokens.iter().all(|token| holds(&app, &browser, token)));
+    });
+}
+
+#[test]
+fn a_page_whose_secret_is_overtaken_on_its_way_shows_a_token_of_the_other() {
+    on_both_stores(defaults, |app| {
+        let browser = app.visitor(1);
+        let slow = browser.open(&app.sessions);
+        let gate = app.store.hold(Call::Commit);
+        let tokens = thread::scope(|scope| {
+            let waiting = scope.spawn(|| slow.csrf_token().unwrap());
+            gate.wait_until_reached();
+            let fast = token(&app, &mut browser.clone());
+            gate.open();
+            [waiting.join().unwrap(), fast]
+        });
+        complete(&app.sessions, &slow);
+        assert!(tokens.iter().all(|token| holds(&app, &browser, token)));
+    });
+}
+
+#[test]
+fn many_pages_at_once_agree_on_one_secret() {
+    on_both_stores(defaults, |app| {
+        let browser = app.visitor(1);
+        let tokens: Vec<String> = thread::scope(|scope| {
+            let show = || token(&app, &mut browser.clone());
+            let pages: Vec<_> = (0..8).map(|_| scope.spawn(show)).collect();
+            pages.into_iter().map(|page| page.join().unwrap()).collect()
+        });
+        assert!(tokens.iter().all(|token| holds(&app, &browser, token)));
+    });
+}
+
+#[test]
+fn a_secret_stored_at_once_carries_no_other_change_of_the_request() {
+    on_both_stores(defaults, |app| {
+        let mut browser = app.visitor(1);
+        let session = browser.open(&app.sessions);
+        session.set("m", 2).unwrap();
+        session.remove("n").unwrap();
+        session.renew().unwrap();
+        let token = session.csrf_token().unwrap();
+        assert_eq!(session.get("m").unwrap(), Some(2));
+        assert_eq!(session.get::<u32>("n").unwrap(), None);
+        let other = browser.open(&app.sessions);
+        assert_eq!(
+            other.verify_csrf(&token).unwrap(),
+            CsrfToken::Valid,
+            "already, under the id from before"
+        );
+        assert_eq!((other.get("n").unwrap(), other.get::<u32>("m").unwrap()), (Some(1), None));
+        browser.take(&complete(&app.sessions, &session));
+        assert_eq!((app.n(&browser), get(&app.sessions, &browser, "m")), (None, Some(2)));
+        assert!(holds(&app, &browser, &token));
+    });
+}
+
+#[test]
+fn a_secret_stored_at_once_stands_when_the_request_fails_and_the_rest_does_not() {
+    on_both_stores(defaults, |app| {
+        for outcome in [Outcome::ServerError, Outcome::Panicked] {
+            let (mut browser, mut token) = (app.visitor(1), String::new());
+            let act = |session: &Session| {
+                session.set("n", 2).unwrap();
+                token = session.csrf_token().unwrap();
+            };
+            browser.try_request(&app.sessions, outcome, act).unwrap();
+            assert_eq!(app.n(&browser), Some(1));
+            assert!(holds(&app, &browser, &token));
+            // Where no session was, none begins.
+            let mut new = Browser::default();
+            let show = |session: &Session| drop(session.csrf_token().unwrap());
+            let headers = new.try_request(&app.sessions, outcome, show).unwrap();
+            assert_eq!(set_cookie(&headers), None);
+        }
+        assert_eq!(app.rows(), 2);
+    });
+}
+
+/// Adds `by` to `n`.
+fn add(session: &Session, by: u32) -> u32 {
+    session.update("n", move |n: Option<u32>| n.unwrap_or(0) + by).unwrap()
+}
+
+#[test]
+fn an_update_from_before_the_secret_is_computed_again_on_what_is_stored_then() {
+    on_both_stores(defaults, |app| {
+        // The other request changes the session before the secret is made, or while that is on its
+        // way, which then is stale.
+        for on_its_way in [false, true] {
+            let mut browser = app.visitor(1);
+            let session = browser.open(&app.sessions);
+            assert_eq!(add(&session, 10), 11);
+            let gate = on_its_way.then(|| app.store.hold(Call::Commit));
+            thread::scope(|scope| {
+                let other = || {
+                    browser.clone().request(&app.sessions, |session| {
+                        add(session, 100);
+                    });
+                };
+                match gate {
+                    None => {
+                        other();
+                        session.csrf_token().unwrap();
+                    }
+                    Some(gate) => {
+                        let page = scope.spawn(|| session.csrf_token().unwrap());
+                        gate.wait_until_reached();
+                        other();
+                        gate.open();
+                        page.join().unwrap();
+                    }
+                }
+            });
+            add(&session, 1000);
+            browser.take(&complete(&app.sessions, &session));
+            assert_eq!(app.n(&browser), Some(1111));
+        }
+    });
+}
+
+#[test]
+fn an_update_from_before_a_secret_that_could_not_be_stored_is_not_lost_either() {
+    on_both_stores(defaults, |app| {
+        let browser = app.visitor(1);
+        let session = browser.open(&app.sessions);
+        assert_eq!(add(&session, 10), 11);
+        browser.clone().request(&app.sessions, |session| {
+            add(session, 100);
+        });
+        // The first try is stale, the second one fails.
+        let gate = app.store.hold(Call::Commit);
+        thread::scope(|scope| {
+            let page = scope.spawn(|| session.csrf_token());
+            gate.wait_until_reached();
+            app.store.fail(Call::Commit, 1, ErrorKind::Unavailable);
+            gate.open();
+            assert_eq!(page.join().unwrap().unwrap_err().kind(), ErrorKind::Unavailable);
+        });
+        complete(&app.sessions, &session);
+        assert_eq!(app.n(&browser), Some(111));
+    });
+}
+
+#[test]
+fn an_update_after_the_secret_needs_no_second_try() {
+    on_both_stores(defaults, |app| {
+        let browser = app.visitor(1);
+        let session = browser.open(&app.sessions);
+        session.csrf_token().unwrap();
+        add(&session, 10);
+        let commits = app.store.calls(Call::Commit);
+        complete(&app.sessions, &session);
+        assert_eq!(app.store.calls(Call::Commit), commits + 1);
+        assert_eq!(app.n(&browser), Some(11));
+    });
+}
+
+#[test]
+fn a_page_whose_session_is_ended_meanwhile_brings_nothing_back() {
+    let ends: [fn(&App, &mut Browser); 3] = [
+        |app, browser| drop(browser.request(&app.sessions, |s| s.destroy().unwrap())),
+        |app, _| {
+            let index = app.store.inner().index().unwrap();
+            index.revoke(&SessionFilter::All, None, crate::common::NOW).unwrap();
+        },
+        |app, browser| drop(browser.request(&app.sessions, |s| sign_in(s, "ada"))),
+    ];
+    on_both_stores(defaults, |app| {
+        for (index, end) in ends.into_iter().enumerate() {
+            for changes in [false, true] {
+                let mut browser = app.visitor(1);
+                let session = browser.open(&app.sessions);
+                assert_eq!(session.get("n").unwrap(), Some(1));
+                if changes {
+                    add(&session, 1);
+                }
+                end(&app, &mut browser);
+                let (rows, told) = (app.rows(), app.count(EventKind::ChangesDiscarded));
+                // A page of an id that was replaced has nothing to lose, unless it has changes.
+                let is_told = index != 2 || changes;
+                let told = told + u64::from(is_told);
+                let token = session.csrf_token().unwrap();
+                assert_eq!(app.count(EventKind::ChangesDiscarded), told);
+                assert_eq!(session.get::<u32>("n").unwrap(), None);
+                session.csrf_token().unwrap();
+                let saved = if is_told { CommitOutcome::Discarded } else { CommitOutcome::Stored };
+                assert_eq!(session.commit().unwrap(), saved);
+                let headers = complete(&app.sessions, &session);
+                assert_eq!((set_cookie(&headers), headers.discarded), (None, is_told));
+                assert_eq!((app.rows(), app.count(EventKind::ChangesDiscarded)), (rows, told));
+                assert!(!holds(&app, &browser, &token), "{index} {changes}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_page_that_comes_late_for_an_id_that_was_renewed_leaves_the_new_one_alone() {
+    on_both_stores(defaults, |app| {
+        let (mut browser, token) = visitor_with_token(&app);
+        let mut late = browser.clone();
+        browser.request(&app.sessions, |session| session.renew().unwrap());
+        let mut shown = String::new();
+        let headers = late.request(&app.sessions, |session| {
+            shown = session.csrf_token().unwrap();
+        });
+        assert_eq!((set_cookie(&headers), headers.discarded), (None, false), "nothing is stored");
+        assert!(holds(&app, &browser, &token));
+        for (browser, token) in [(&late, &shown), (&late, &token), (&browser, &shown)] {
+            assert!(holds(&app, browser, token), "all follow from the id that had the first page");
+        }
+        assert_eq!(app.rows(), 1);
+    });
+}
+
+#[test]
+fn a_token_from_before_a_sign_out_is_not_valid_after_it() {
+    on_both_stores(defaults, |app| {
+        for mut browser in [Browser::default(), app.visitor(1), app.signed_in("ada")] {
+            let mut tokens = Vec::new();
+            browser.request(&app.sessions, |session| {
+                tokens.push(session.csrf_token().unwrap());
+                session.destroy().unwrap();
+                tokens.push(session.csrf_token().unwrap());
+            });
+            let held: Vec<bool> = tokens.iter().map(|token| holds(&app, &browser, token)).collect();
+            assert_eq!(held, [false, true]);
+        }
+    });
+}
+
+#[test]
+fn within_its_grace_an_old_id_makes_the_secret_of_the_renewed_session() {
+    on_both_stores(
+        |builder| builder.renewal_grace(std::time::Duration::from_secs(10)),
+        |app| {
+            let mut browser = app.visitor(1);
+            let old = browser.open(&app.sessions);
+            assert_eq!(add(&old, 1), 2);
+            browser.request(&app.sessions, |session| session.renew().unwrap());
+            let token = old.csrf_token().unwrap();
+            assert_eq!(set_cookie(&complete(&app.sessions, &old)), None);
+            assert!(holds(&app, &browser, &token));
+            assert_eq!(app.n(&browser), Some(2));
+        },
+    );
+}
+
+#[test]
+fn a_clear_removes_the_secret_unless_a_token_is_asked_for_after_it() {
+    on_both_stores(defaults, |app| {
+        let (mut browser, first) = visitor_with_token(&app);
+        let mut second = String::new();
+        browser.request(&app.sessions, |session| {
+            session.clear().unwrap();
+            second = session.csrf_token().unwrap();
+            assert_eq!(session.verify_csrf(&second).unwrap(), CsrfToken::Valid);
+        });
+        assert_eq!(app.n(&browser), None);
+        assert!(holds(&app, &browser, &first) && holds(&app, &browser, &second));
+        // Where there was none before, two that clear in parallel still agree.
+        let cleared = app.visitor(1);
+        let pages = [cleared.open(&app.sessions), cleared.open(&app.sessions)];
+        pages.iter().for_each(|page| page.clear().unwrap());
+        let tokens = pages.each_ref().map(|page| page.csrf_token().unwrap());
+        pages.iter().for_each(|page| drop(complete(&app.sessions, page)));
+        assert!(tokens.iter().all(|token| holds(&app, &cleared, token)));
+        assert_eq!(app.n(&cleared), None);
+        // And without a token it goes with the rest.
+        browser.request(&app.sessions, |session| session.clear().unwrap());
+        assert!(!holds(&app, &browser, &first));
+    });
+}
+
+#[test]
+fn an_ignored_request_stores_no_secret() {
+    on_both_stores(defaults, |app| {
+        for mut browser in [Browser::default(), app.visitor(1)] {
+            let (commits, mut token) = (app.store.calls(Call::Commit), String::new());
+            let headers = browser.request(&app.sessions, |session| {
+                session.ignore().unwrap();
+                token = session.csrf_token().unwrap();
+            });
+            assert_eq!((set_cookie(&headers), headers.discarded), (None, false));
+            assert_eq!(app.store.calls(Call::Commit), commits);
+            assert!(!holds(&app, &browser, &token));
+        }
+        // A secret that is there serves ignored pages too.
+        let (mut browser, _) = visitor_with_token(&app);
+        let mut token = String::new();
+        browser.request(&app.sessions, |session| {
+            session.ignore().unwrap();
+            token = session.csrf_token().unwrap();
+        });
+        assert!(holds(&app, &browser, &token));
+    });
+}
+
+#[test]
+fn after_the_end_of_a_request_tokens_are_given_only_of_a_secret_that_is_there() {
+    on_both_stores(defaults, |app| {
+        let browser = app.visitor(1);
+        let session = browser.open(&app.sessions);
+        complete(&app.sessions, &session);
+        assert_eq!(session.csrf_token().unwrap_err().kind(), ErrorKind::Closed);
+        assert_eq!(session.verify_csrf(&"A".repeat(86)).unwrap(), CsrfToken::Invalid);
+        // The page may be written while the response is under way.
+        let session = browser.open(&app.sessions);
+        session.csrf_token().unwrap();
+        complete(&app.sessions, &session);
+        assert!(holds(&app, &browser, &session.csrf_token().unwrap()));
+    });
+}
+
+#[test]
+fn a_store_that_fails_is_an_error_and_the_next_request_is_fine() {
+    on_both_stores(defaults, |app| {
+        let (browser, token) = visitor_with_token(&app);
+        for check in [false, true] {
+            app.store.fail(Call::Load, 1, ErrorKind::Busy);
+            let session = browser.open(&app.sessions);
+            let error = match check {
+                true => session.verify_csrf(&token).unwrap_err(),
+                false => session.csrf_token().unwrap_err(),
+            };
+            assert_eq!(error.kind(), ErrorKind::Busy);
+            assert_eq!(set_cookie(&complete(&app.sessions, &session)), None);
+        }
+        let mut browser = app.visitor(1);
+        browser.request(&app.sessions, |session| {
+            session.set("m", 2).unwrap();
+            app.store.fail(Call::Commit, 1, ErrorKind::Unavailable);
+            assert_eq!(session.csrf_token().unwrap_err().kind(), ErrorKind::Unavailable);
+        });
+        assert_eq!(get(&app.sessions, &browser, "m"), Some(2), "the other change is kept");
+        app.store.plan(Call::Commit, Fault::Panic);
+        let page = browser.open(&app.sessions);
+        let shown = std::panic::AssertUnwindSafe(|| page.csrf_token());
+        assert!(std::panic::catch_unwind(shown).is_err());
+        app.sessions.close(&page, Outcome::Panicked).unwrap();
+        let token = self::token(&app, &mut browser);
+        assert!(holds(&app, &browser, &token));
+    });
+}
+
+#[test]
+fn where_the_session_is_read_as_empty_no_token_is_given_and_none_holds() {
+    on_both_stores(
+        |builder| builder.on_load_failure(OnLoadFailure::TreatAsAnonymous),
+        |app| {
+            let (browser, token) = visitor_with_token(&app);
+            app.store.fail(Call::Load, 1, ErrorKind::Busy);
+            let session = browser.open(&app.sessions);
+            assert_eq!(session.verify_csrf(&token).unwrap(), CsrfToken::Invalid);
+            assert_eq!(session.csrf_token().unwrap_err().kind(), ErrorKind::Unavailable);
+            assert_eq!(set_cookie(&complete(&app.sessions, &session)), None);
+            assert!(holds(&app, &browser, &token));
+        },
+    );
+}
+
+#[test]
+fn a_session_that_is_full_says_so() {
+    on_both_stores(
+        |builder| builder.max_bytes(40),
+        |app| {
+            let mut browser = app.visitor(1);
+            browser.request(&app.sessions, |session| {
+                assert_eq!(session.csrf_token().unwrap_err().kind(), ErrorKind::TooLarge);
+            });
+            assert_eq!(app.n(&browser), Some(1));
+        },
+    );
+}

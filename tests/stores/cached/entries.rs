@@ -1,0 +1,240 @@
+//! What is in the cache, for how long, and what is not.
+
+use std::time::Duration;
+
+use cloakroom::backend::{
+    Action, AtLimit, Commit, Committed, LiveSession, Lookup, Missing, SessionLimit, Store,
+};
+use cloakroom::clock::ManualClock;
+use cloakroom::delta::Delta;
+use cloakroom::id::SessionIdHash;
+use cloakroom::record::{NewSession, Touch};
+use cloakroom::stores::cached::CachedStore;
+use cloakroom::{Lifetime, MemoryStore, SessionManager};
+
+use crate::cached::stage::{LIFE, SECOND, Stage, backing, n, renew, sign_in};
+use crate::common::gated::Gated;
+use crate::common::in_process::{Browser, get};
+use crate::common::memcached::{Memcached, shared};
+use crate::common::{HOUR, NOW, create, delete, live, merge, new_key, setting, value};
+
+#[test]
+fn what_is_in_the_cache_costs_the_store_nothing_until_it_changes() {
+    Stage::on_each_cache(|stage| {
+        let id_hash = stage.cached();
+        merge(&stage.store, &id_hash, &setting("n", 2)).unwrap();
+        assert_eq!(n(&stage.store, &id_hash), Some(2));
+        let loads = stage.loads();
+        assert_eq!(n(&stage.store, &id_hash), Some(2));
+        assert_eq!(n(&stage.another().store, &id_hash), Some(2), "another process has it too");
+        assert_eq!(stage.loads(), loads);
+    });
+}
+
+#[test]
+fn the_sessions_that_a_limit_ends_leave_the_cache() {
+    Stage::on_each_cache(|stage| {
+        let first = sign_in(&stage.store, &new_key(), None);
+        assert!(live(&stage.store, &first).unwrap().is_some());
+        assert!(live(&stage.store, &first).unwrap().is_some());
+        let session_limit = SessionLimit::new(1.try_into().unwrap(), AtLimit::EndOldest);
+        let second = sign_in(&stage.store, &new_key(), Some(session_limit));
+        assert!(live(&stage.store, &first).unwrap().is_none());
+        assert!(live(&stage.store, &second).unwrap().is_some());
+    });
+}
+
+#[test]
+fn what_a_key_in_its_grace_leads_to_is_not_filed_under_it() {
+    Stage::on_each_cache(|stage| {
+        let old = stage.cached();
+        let new = renew(&stage.store, &old, Some(NOW + HOUR));
+        for _ in 0..3 {
+            assert_eq!(n(&stage.store, &old), Some(1));
+        }
+        // Through the grace the session itself is changed, and so is what is cached of it.
+        assert_eq!(n(&stage.store, &new), Some(1));
+        merge(&stage.store, &old, &setting("n", 2)).unwrap();
+        assert_eq!(n(&stage.store, &new), Some(2));
+        assert_eq!(n(&stage.store, &old), Some(2));
+        sign_in(&stage.store, &new, None);
+        assert_eq!(n(&stage.store, &old), None);
+        assert_eq!(n(&stage.store, &new), None);
+    });
+}
+
+#[test]
+fn what_the_cache_has_lost_is_read_from_the_store() {
+    let server = Memcached::start();
+    let stage = Stage::over(Gated::new(server.store()), backing());
+    let id_hash = stage.cached();
+    assert_eq!(server.raw().ask("flush_all"), "OK");
+    assert_eq!(n(&stage.store, &id_hash), Some(1));
+    let loads = stage.loads();
+    assert_eq!(n(&stage.store, &id_hash), Some(1));
+    assert_eq!(stage.loads(), loads, "and is in the cache again");
+}
+
+#[test]
+fn an_entry_is_kept_no_longer_than_it_lives_or_its_session() {
+    let store = |lifetime: Lifetime| {
+        let cache = shared().builder_in("lives").open().unwrap();
+        let store = CachedStore::new(cache, MemoryStore::new());
+        let (id_hash, delta) = (new_key(), Delta::new());
+        let new_session = cloakroom::record::NewSession::new(lifetime.starting(NOW)).unwrap();
+        store.commit(&Commit::new(&id_hash, Action::Create(new_session), delta, NOW)).unwrap();
+        assert!(live(&store, &id_hash).unwrap().is_some());
+        let mut raw = shared().raw();
+        let name = raw.name("lives", 'c', &id_hash);
+        raw.seconds_left(&name)
+    };
+    let most = |lifetime, most| {
+        let seconds = store(lifetime).unwrap();
+        assert!((most - 5..=most).contains(&seconds), "{seconds} s of at most {most}");
+    };
+    most(Lifetime::default(), 60);
+    most(Lifetime::idle(HOUR * 24 * 40), 60);
+    most(Lifetime::idle(SECOND * 20), 20);
+}
+
+#[test]
+fn an_entry_is_not_believed_after_its_life_and_a_touch_does_not_make_it_longer() {
+    Stage::on_each_cache(|stage| {
+        let id_hash = stage.cached();
+        // Behind the back of everyone who could tell the cache.
+        merge(&*stage.backing, &id_hash, &setting("n", 2)).unwrap();
+        assert_eq!(n(&stage.store, &id_hash), Some(1), "the one bound");
+        let half = NOW + LIFE / 2;
+        assert!(matches!(stage.store.load(&id_hash, half).unwrap(), Lookup::Live { .. }));
+        stage.backing.touch(&[(id_hash, Touch::at(half))], half).unwrap();
+        let Lookup::Live { session: LiveSession { record, .. }, .. } =
+            stage.store.load(&id_hash, NOW + LIFE).unwrap()
+        else {
+            panic!("it lives");
+        };
+        assert_eq!(value(&record, "n"), Some(2));
+    });
+}
+
+#[test]
+fn a_session_that_looks_ended_in_the_cache_is_looked_up() {
+    Stage::on_each_cache(|stage| {
+        let (id_hash, delta) = (new_key(), setting("n", 1));
+        let new_session = Lifetime::idle(SECOND * 40).starting(NOW);
+        let new_session = cloakroom::record::NewSession::new(new_session).unwrap();
+        stage
+            .store
+            .commit(&Commit::new(&id_hash, Action::Create(new_session), delta, NOW))
+            .unwrap();
+        assert_eq!(n(&stage.store, &id_hash), Some(1));
+        let later = NOW + SECOND * 30;
+        stage.backing.touch(&[(id_hash, Touch::at(later))], later).unwrap();
+        let then = NOW + SECOND * 50;
+        let Lookup::Live { session: LiveSession { record, .. }, .. } =
+            stage.store.load(&id_hash, then).unwrap()
+        else {
+            panic!("it ended early");
+        };
+        assert_eq!(record.seen, later);
+    });
+}
+
+#[test]
+fn a_touch_that_is_due_is_written_once_and_not_by_every_hit() {
+    Stage::on_each_cache(|stage| {
+        let clock = ManualClock::new(NOW);
+        let sessions = SessionManager::builder(stage.store.clone()).clock(clock.clone());
+        let sessions = sessions.lifetime(Lifetime::idle(HOUR)).build().unwrap();
+        let mut browser = Browser::default();
+        browser.request(&sessions, |session| session.set("n", 1).unwrap());
+        assert_eq!(get::<u32>(&sessions, &browser, "n"), Some(1));
+        clock.advance(HOUR / 40);
+        for _ in 0..20 {
+            assert_eq!(get::<u32>(&sessions, &browser, "n"), Some(1));
+            sessions.flush().unwrap();
+        }
+        assert_eq!(stage.backing.touched(), 1);
+        // With it came one read, and no more than that.
+        let loads = stage.loads();
+        assert_eq!(get::<u32>(&sessions, &browser, "n"), Some(1));
+        assert_eq!(stage.loads(), loads);
+    });
+}
+
+#[test]
+fn a_touch_that_comes_with_a_commit_of_nothing_is_seen_at_once() {
+    Stage::on_each_cache(|stage| {
+        // Activity is due while the entry is still believed.
+        let (id_hash, nothing, later) = (new_key(), Delta::new(), NOW + LIFE / 2);
+        let new_session = NewSession::new(Lifetime::idle(LIFE * 10).starting(NOW)).unwrap();
+        let begin = Commit::new(&id_hash, Action::Create(new_session), nothing.clone(), NOW);
+        stage.store.commit(&begin).unwrap();
+        assert!(live(&stage.store, &id_hash).unwrap().is_some(), "it is in the cache from now on");
+        let mut commit = Commit::new(&id_hash, Action::Merge, nothing, later);
+        commit.touch = Some(Touch::at(later));
+        assert!(matches!(stage.store.commit(&commit).unwrap(), Committed::Unchanged(_)));
+        let Lookup::Live { session: LiveSession { record, .. }, .. } =
+            stage.store.load(&id_hash, later).unwrap()
+        else {
+            panic!("it lives");
+        };
+        assert_eq!(record.seen, later);
+    });
+}
+
+#[test]
+fn a_process_believes_nothing_that_was_read_before_it_began() {
+    Stage::on_each_cache(|stage| {
+        let id_hash = stage.cached();
+        // It signs somebody out, and dies before it can tell the cache.
+        delete(&*stage.backing, &id_hash).unwrap();
+        let restarted = stage.another();
+        let loaded = restarted.store.load(&id_hash, NOW + Duration::from_millis(1)).unwrap();
+        assert!(matches!(loaded, Lookup::Missing(Missing::NotFound { .. })), "{loaded:?}");
+    });
+}
+
+#[test]
+fn what_the_store_knows_better_is_forgotten() {
+    Stage::on_each_cache(|stage| {
+        let stale = |id_hash: &SessionIdHash| {
+            let delta = setting("m", 1);
+            let mut merge = Commit::new(id_hash, Action::Merge, delta, NOW);
+            merge.if_revision = Some(1);
+            stage.store.commit(&merge).unwrap()
+        };
+        let id_hash = stage.cached();
+        merge(&*stage.backing, &id_hash, &setting("n", 2)).unwrap();
+        assert!(matches!(stale(&id_hash), Committed::RevisionMismatch(_)));
+        assert_eq!(n(&stage.store, &id_hash), Some(2));
+        delete(&*stage.backing, &id_hash).unwrap();
+        assert!(matches!(stale(&id_hash), Committed::Missing(Missing::NotFound { .. })));
+        assert_eq!(n(&stage.store, &id_hash), None);
+        let id_hash = stage.cached();
+        renew(&*stage.backing, &id_hash, None);
+        assert!(matches!(stale(&id_hash), Committed::Missing(Missing::Replaced { .. })));
+        assert_eq!(n(&stage.store, &id_hash), None);
+    });
+}
+
+#[test]
+fn garbage_and_newer_versions_in_the_cache_are_a_miss() {
+    let cache = shared().builder_in("odd").open().unwrap();
+    let store = CachedStore::new(cache, MemoryStore::new());
+    let id_hash = create(&store, &setting("n", 1)).unwrap();
+    assert_eq!(n(&store, &id_hash), Some(1));
+    let mut raw = shared().raw();
+    let name = raw.name("odd", 'c', &id_hash);
+    for odd in [&b""[..], b"hello", b"\x01", b"\x01E123", b"\x01L{}", b"\x02E", b"\x01E12345678{}"]
+    {
+        raw.set(&name, odd);
+        for _ in 0..3 {
+            assert_eq!(n(&store, &id_hash), Some(1), "{odd:?}");
+        }
+    }
+    raw.set(&name, b"garbage");
+    for _ in 0..3 {
+        assert_eq!(n(&store, &id_hash), Some(1));
+    }
+    assert_eq!(raw.get(&name).unwrap()[..2], *b"\x01E", "garbage gives way to an entry");
+}

@@ -1,0 +1,10 @@
+//! A store with a cache in front of it: what the cache may never say, and what becomes of requests
+//! while it is down.
+
+mod endings;
+mod entries;
+mod outages;
+mod races;
+mod shards;
+mod stage;
+mod storm;

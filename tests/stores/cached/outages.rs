@@ -1,0 +1,197 @@
+//! What becomes of requests while the cache is down, and of what it could not be told.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use cloakroom::backend::{Committed, Lookup, Missing, Store};
+use cloakroom::event::EventKind;
+use cloakroom::http::Outcome;
+use cloakroom::stores::cached::CachedStore;
+use cloakroom::{MemoryStore, SessionManager, SqliteStore};
+
+use crate::cached::stage::{ENDINGS, LIFE, PATIENCE, RETRY, Stage, backing, events, n, until_back};
+use crate::common::gated::Shared;
+use crate::common::in_process::{Browser, get, sign_in, who};
+use crate::common::memcached::{Memcached, on, shared};
+use crate::common::proxy::{Plan, Proxy};
+use crate::common::{Folder, HOUR, NOW, create, delete, live, merge, new_key, setting};
+
+#[test]
+fn what_changed_while_the_cache_was_down_is_never_served_as_it_was() {
+    Stage::on_each_cache(|stage| {
+        for (what, end) in ENDINGS {
+            let (id_hash, kept) = (stage.cached(), stage.cached());
+            stage.cache.set_down(true);
+            end(&stage, &id_hash);
+            let changed = merge(&stage.store, &kept, &setting("n", 2)).unwrap();
+            assert_eq!(n(&stage.store, &id_hash), None, "{what}, while it is down");
+            stage.cache.set_down(false);
+            assert_eq!(n(&stage.store, &id_hash), None, "{what}, before it is repaired");
+            stage.until_back();
+            let loads = stage.loads();
+            assert_eq!(n(&stage.store, &id_hash), None, "{what}, after that");
+            assert!(stage.loads() > loads);
+            if matches!(changed, Committed::Done { .. }) {
+                assert_eq!(n(&stage.store, &kept), Some(2), "{what}");
+            }
+            // Another process, whose connection never failed, sees it from now on as well.
+            assert_eq!(n(&stage.another().store, &id_hash), None, "{what}");
+        }
+        assert_eq!(stage.events.count(EventKind::CacheDown), ENDINGS.len() as u64);
+        assert_eq!(stage.events.count(EventKind::CacheRecovered), ENDINGS.len() as u64);
+    });
+}
+
+#[test]
+fn what_changes_while_the_cache_is_being_repaired_is_told_as_well() {
+    Stage::on_each_cache(|stage| {
+        let (first, second, third) = (stage.cached(), stage.cached(), stage.cached());
+        stage.cache.set_down(true);
+        delete(&stage.store, &first).unwrap();
+        stage.cache.set_down(false);
+        let keeper = stage.cache.hold_forget();
+        let (reached, is_reached) = channel();
+        thread::scope(|scope| {
+            let keeper = scope.spawn(move || {
+                keeper.wait_until_reached();
+                reached.send(()).unwrap();
+                keeper
+            });
+            while is_reached.recv_timeout(Duration::from_millis(2)).is_err() {
+                stage.store.load(&new_key(), NOW).unwrap();
+            }
+            // The repair is telling what it found; this comes after that.
+            delete(&stage.store, &second).unwrap();
+            keeper.join().unwrap().open();
+        });
+        stage.until_back();
+        assert_eq!(n(&stage.store, &first), None);
+        assert_eq!(n(&stage.store, &second), None);
+        assert_eq!(n(&stage.store, &third), Some(1));
+    });
+}
+
+#[test]
+fn another_process_sees_what_this_one_could_not_tell_within_the_life_of_an_entry() {
+    let server = shared();
+    let proxy = Proxy::to(server.address);
+    let backing = backing();
+    let mine = on([proxy.address.to_string()]).namespace("another").open().unwrap();
+    let mine = CachedStore::builder(mine, backing.clone()).retry_after(HOUR).build().unwrap();
+    let theirs = CachedStore::new(server.builder_in("another").open().unwrap(), backing);
+    let id_hash = create(&mine, &setting("n", 1)).unwrap();
+    assert_eq!(n(&theirs, &id_hash), Some(1));
+    proxy.plan(Plan::Down);
+    delete(&mine, &id_hash).unwrap();
+    assert_eq!(n(&mine, &id_hash), None);
+    let last = NOW + LIFE - Duration::from_millis(1);
+    assert!(matches!(theirs.load(&id_hash, last).unwrap(), Lookup::Live { .. }), "the one bound");
+    assert!(matches!(
+        theirs.load(&id_hash, NOW + LIFE).unwrap(),
+        Lookup::Missing(Missing::NotFound { .. })
+    ));
+}
+
+#[test]
+fn an_outage_is_told_once_and_costs_a_few_timeouts_at_most() {
+    let server = Memcached::start();
+    let (events, told) = events();
+    let cache = server.hasty_store();
+    let store = CachedStore::builder(cache, MemoryStore::new()).retry_after(HOUR);
+    let store = store.events(events).build().unwrap();
+    let id_hash = create(&store, &setting("n", 1)).unwrap();
+    assert_eq!(n(&store, &id_hash), Some(1));
+    server.freeze();
+    let began = Instant::now();
+    for _ in 0..1000 {
+        assert_eq!(n(&store, &id_hash), Some(1));
+        merge(&store, &id_hash, &setting("n", 1)).unwrap();
+    }
+    // Three reads wait for 200 ms each, and not two thousand calls.
+    assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
+    assert_eq!(told.try_iter().collect::<Vec<_>>(), [EventKind::CacheDown]);
+}
+
+#[test]
+fn while_the_cache_is_open_nobody_waits_for_it() {
+    Stage::on_each_cache(|stage| {
+        let id_hash = stage.cached();
+        stage.cache.set_down(true);
+        for _ in 0..3 {
+            assert_eq!(n(&stage.store, &id_hash), Some(1));
+        }
+        let patient = CachedStore::builder(Shared(stage.cache.clone()), stage.backing.clone());
+        let patient = patient.retry_after(HOUR).build().unwrap();
+        for _ in 0..3 {
+            assert_eq!(n(&patient, &id_hash), Some(1));
+        }
+        let calls = stage.cache.calls();
+        for n in 0..100 {
+            merge(&patient, &id_hash, &setting("n", n)).unwrap();
+            assert!(live(&patient, &id_hash).unwrap().is_some());
+        }
+        let probes_of_the_other = stage.cache.calls() - calls;
+        assert!(probes_of_the_other < 50, "{probes_of_the_other} calls of a cache that is down");
+    });
+}
+
+#[test]
+fn under_load_a_kill_and_a_restart_of_memcached_fail_no_request_and_lose_no_sign_in() {
+    let server = Memcached::start();
+    let folder = Folder::new();
+    let backing = SqliteStore::open(folder.database()).unwrap();
+    let (events, told) = events();
+    let store = CachedStore::builder(server.hasty_store(), backing).retry_after(RETRY);
+    let store = store.events(events).build().unwrap();
+    let sessions = SessionManager::new(store.clone()).unwrap();
+    let (rounds, stop) = (AtomicU64::new(0), AtomicBool::new(false));
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..16)
+            .map(|n| {
+                let (sessions, rounds, stop) = (&sessions, &rounds, &stop);
+                scope.spawn(move || {
+                    let (mut browser, name) = (Browser::default(), format!("user {n}"));
+                    browser.request(sessions, |session| sign_in(session, &name));
+                    let mut visits = 0_u32;
+                    while !stop.load(Ordering::SeqCst) {
+                        assert_eq!(who(sessions, &browser).as_ref(), Some(&name));
+                        visits += 1;
+                        browser
+                            .try_request(sessions, Outcome::Completed, |session| {
+                                let counted = session
+                                    .update("visits", |n: Option<u32>| n.unwrap_or(0) + 1)
+                                    .unwrap();
+                                assert_eq!(counted, visits);
+                            })
+                            .unwrap();
+                        assert_eq!(get::<u32>(sessions, &browser, "visits"), Some(visits));
+                        rounds.fetch_add(1, Ordering::SeqCst);
+                    }
+                })
+            })
+            .collect();
+        let more = || {
+            let wanted = rounds.load(Ordering::SeqCst) + 200;
+            let deadline = Instant::now() + PATIENCE;
+            while rounds.load(Ordering::SeqCst) < wanted && Instant::now() < deadline {
+                thread::park_timeout(Duration::from_millis(1));
+            }
+        };
+        for _ in 0..2 {
+            more();
+            server.kill();
+            more();
+            server.start_again();
+            until_back(&store, &told);
+            more();
+            server.freeze();
+            more();
+            server.thaw();
+            until_back(&store, &told);
+        }
+        stop.store(true, Ordering::SeqCst);
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+    });
+}

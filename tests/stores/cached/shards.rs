@@ -1,0 +1,159 @@
+//! Several servers, of which one fails.
+
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use cloakroom::MemoryStore;
+use cloakroom::backend::{Cache, CacheLookup, Store};
+use cloakroom::event::EventKind;
+use cloakroom::id::SessionIdHash;
+use cloakroom::stores::cached::CachedStore;
+use cloakroom::stores::memcached::MemcachedStore;
+
+use crate::cached::stage::{PATIENCE, Truth, backing, events, n};
+use crate::common::faulty::Call;
+use crate::common::gated::{Gated, Shared};
+use crate::common::memcached::{Memcached, on};
+use crate::common::proxy::{Plan, Proxy};
+use crate::common::{HOUR, NOW, create, delete, live, merge, new_key, setting};
+
+#[test]
+fn an_outage_of_one_of_several_servers_costs_a_few_timeouts_at_most() {
+    let servers: Vec<Memcached> = (0..8).map(|_| Memcached::start()).collect();
+    let addresses = servers.iter().map(|server| server.address.to_string());
+    let cache = MemcachedStore::builder().servers(addresses).open().unwrap();
+    let store = CachedStore::builder(cache, MemoryStore::new());
+    let store = store.retry_after(Duration::from_secs(3600)).build().unwrap();
+    let keys: Vec<_> = (0..64).map(|n| create(&store, &setting("n", n)).unwrap()).collect();
+    for id_hash in &keys {
+        assert!(live(&store, id_hash).unwrap().is_some());
+    }
+    servers[0].freeze();
+    let (mut slow, began) = (0, Instant::now());
+    for id_hash in keys.iter().cycle().take(320) {
+        let began = Instant::now();
+        assert!(live(&store, id_hash).unwrap().is_some());
+        slow += u32::from(began.elapsed() >= Duration::from_millis(150));
+    }
+    assert!(slow <= 4, "{slow} of 320 reads waited for a timeout, {:?}", began.elapsed());
+}
+
+/// Two servers, of which the second is behind a proxy, and a cached store on both.
+struct Two {
+    servers: [Memcached; 2],
+    proxy: Proxy,
+    cache: Arc<Gated>,
+    backing: Truth,
+    store: CachedStore<Shared, Truth>,
+    told: Receiver<EventKind>,
+}
+
+const NAMESPACE: &str = "two";
+
+impl Two {
+    fn new(retry: Duration) -> Two {
+        let servers = [Memcached::start(), Memcached::start()];
+        let proxy = Proxy::to(servers[1].address);
+        let cache = Gated::new(Two::cache(&servers, &proxy));
+        let (backing, (events, told)) = (backing(), events());
+        let store = CachedStore::builder(Shared(cache.clone()), backing.clone());
+        let store = store.retry_after(retry).events(events).build().unwrap();
+        Two { servers, proxy, cache, backing, store, told }
+    }
+
+    fn cache(servers: &[Memcached; 2], proxy: &Proxy) -> MemcachedStore {
+        let addresses = [servers[0].address, proxy.address].map(|address| address.to_string());
+        on(addresses).namespace(NAMESPACE).open().unwrap()
+    }
+
+    /// A session of this share that is in the cache.
+    fn cached(&self, shard: usize) -> SessionIdHash {
+        loop {
+            let id_hash = create(&self.store, &setting("n", 1)).unwrap();
+            if Shared(self.cache.clone()).shard_of(&id_hash) == shard {
+                assert_eq!(n(&self.store, &id_hash), Some(1));
+                assert!(self.is_hit(&id_hash));
+                return id_hash;
+            }
+        }
+    }
+
+    fn is_hit(&self, id_hash: &SessionIdHash) -> bool {
+        let loads = self.backing.calls(Call::Load);
+        assert!(live(&self.store, id_hash).unwrap().is_some());
+        self.backing.calls(Call::Load) == loads
+    }
+
+    fn epoch_of_the_first(&self) -> Vec<u8> {
+        self.servers[0].raw().get(&format!("{NAMESPACE}:c:epoch")).unwrap()
+    }
+}
+
+#[test]
+fn the_loss_of_one_server_loses_only_its_share_of_the_cache() {
+    let two = Two::new(HOUR);
+    let (here, there) = ([two.cached(0), two.cached(0)], [two.cached(1), two.cached(1)]);
+    two.proxy.plan(Plan::Down);
+    delete(&two.store, &there[0]).unwrap();
+    assert_eq!(two.told.try_iter().collect::<Vec<_>>(), [EventKind::CacheDown]);
+    assert_eq!(n(&two.store, &there[0]), None);
+    assert!(!two.is_hit(&there[1]), "its share is read from the store");
+    assert!(two.is_hit(&here[0]), "the other one is used as ever");
+    // And it is told at once, as another process sees.
+    let theirs = CachedStore::new(Two::cache(&two.servers, &two.proxy), two.backing.clone());
+    assert_eq!(n(&theirs, &here[0]), Some(1));
+    merge(&two.store, &here[0], &setting("n", 2)).unwrap();
+    delete(&two.store, &here[1]).unwrap();
+    assert_eq!(n(&theirs, &here[0]), Some(2));
+    assert_eq!(n(&theirs, &here[1]), None);
+    assert_eq!(two.told.try_iter().count(), 0);
+}
+
+#[test]
+fn what_is_owed_to_one_server_is_told_to_no_other() {
+    let two = Two::new(Duration::from_millis(1));
+    let keys = [two.cached(0), two.cached(1)];
+    two.proxy.plan(Plan::Down);
+    two.store.index().unwrap().revoke_everyone(None, NOW).unwrap();
+    let (epoch, here) = (two.epoch_of_the_first(), two.cached(0));
+    let calls = two.cache.calls();
+    let deadline = Instant::now() + PATIENCE;
+    // Reads of its share bring on probes, and are no calls of the cache themselves.
+    while two.cache.calls() < calls + 3 && Instant::now() < deadline {
+        assert_eq!(n(&two.store, &keys[1]), None);
+    }
+    assert!(two.cache.calls() >= calls + 3, "it is not asked again");
+    assert_eq!(two.epoch_of_the_first(), epoch);
+    assert!(two.is_hit(&here));
+    two.proxy.plan(Plan::Pass);
+    let deadline = Instant::now() + PATIENCE;
+    while !two.told.try_iter().any(|kind| kind == EventKind::CacheRecovered) {
+        assert!(Instant::now() < deadline, "the server does not come back");
+        assert_eq!(n(&two.store, &keys[1]), None);
+    }
+    assert_eq!(n(&two.store, &keys[1]), None);
+    assert!(two.is_hit(&two.cached(1)));
+    assert_eq!(two.epoch_of_the_first(), epoch);
+    assert!(two.is_hit(&here));
+}
+
+#[test]
+fn thousands_of_keys_are_forgotten_and_cost_a_server_that_stands_still_one_timeout() {
+    let server = Memcached::start();
+    let cache = server.hasty_store();
+    let store = CachedStore::new(cache.clone(), MemoryStore::new());
+    let keys: Vec<_> = (0..200).map(|n| create(&store, &setting("n", n)).unwrap()).collect();
+    let is_cached = |id_hash| matches!(cache.fetch(id_hash, NOW).unwrap(), CacheLookup::Hit(_));
+    for id_hash in &keys {
+        assert!(live(&store, id_hash).unwrap().is_some() && is_cached(id_hash));
+    }
+    let others = (0..10_000).map(|_| new_key());
+    let all: Vec<_> = keys.iter().copied().chain(others).collect();
+    cache.forget(&all, NOW).unwrap();
+    assert!(!keys.iter().any(is_cached));
+    server.freeze();
+    let began = Instant::now();
+    cache.forget(&all, NOW).unwrap_err();
+    assert!(began.elapsed() < Duration::from_secs(10), "it took {:?}", began.elapsed());
+}

@@ -1,0 +1,15 @@
+//! The stores: conformance, failures, schema, caches.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod agreement;
+mod cached;
+mod conformance;
+mod decide;
+mod disk_failures;
+mod memcached;
+mod migrations;
+mod record_cache;
+mod store_errors;
+mod wrong_stores;

@@ -1,0 +1,7 @@
+//! Memcached as the store.
+
+mod clears;
+mod given;
+mod moves;
+mod servers;
+mod values;

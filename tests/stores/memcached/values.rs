@@ -1,0 +1,207 @@
+//! What stands under a key, for how long, and values that nobody of ours wrote.
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use cloakroom::backend::{Action, AtLimit, Commit, Committed, Lookup, Missing, ReplacedId, Store};
+use cloakroom::clock::Timestamp;
+use cloakroom::delta::Delta;
+use cloakroom::event::{EventKind, Events, LogSink};
+use cloakroom::id::{Realm, SessionIdHash};
+use cloakroom::record::{NewSession, Touch};
+use cloakroom::stores::memcached::MemcachedStore;
+use cloakroom::{ErrorKind, Lifetime, SessionManager};
+
+use crate::common::memcached::{Memcached, shared};
+use crate::common::{HOUR, NOW, create, delete, live, merge, new_key, new_session, setting, value};
+use crate::memcached::given::{create_at, is_absent, is_live, renew, sign_in, user};
+
+#[test]
+fn a_limit_per_user_is_refused_when_the_manager_is_built() {
+    let builder = SessionManager::builder(shared().store());
+    let builder = builder.max_sessions_per_user(3.try_into().unwrap(), AtLimit::EndOldest);
+    assert_eq!(builder.build().unwrap_err().kind(), ErrorKind::Unsupported);
+}
+
+#[test]
+fn two_applications_on_one_server_do_not_meet() {
+    let (one, other) = (shared().store(), shared().store());
+    let id_hash = create(&one, &setting("n", 1)).unwrap();
+    assert!(is_absent(&other, &id_hash));
+    create_at(&other, &id_hash).unwrap();
+    one.clear().unwrap();
+    assert!(is_absent(&one, &id_hash));
+    assert!(is_live(&other, &id_hash), "a clear ends the sessions of its namespace only");
+}
+
+#[test]
+fn garbage_under_a_key_counts_as_absent_is_told_and_is_overwritten() {
+    let events = Events::new(LogSink::new());
+    let store = shared().builder_in("garbage").events(events.clone()).open().unwrap();
+    let id_hash = create(&store, &setting("n", 1)).unwrap();
+    let mut raw = shared().raw();
+    let name = raw.name("garbage", 's', &id_hash);
+    for garbage in [&b""[..], b"hello", b"\x01?", b"\0\0\0\0", b"\x01A", b"{\"format\":1}"] {
+        raw.set(&name, garbage);
+        let before = events.count(EventKind::InvalidCacheValue);
+        assert!(is_absent(&store, &id_hash), "{garbage:?}");
+        assert_eq!(events.count(EventKind::InvalidCacheValue), before + 1);
+        // A late writer brings nothing back; only what begins a session may take the place.
+        assert!(matches!(
+            merge(&store, &id_hash, &setting("n", 2)).unwrap(),
+            Committed::Missing(Missing::NotFound { .. })
+        ));
+        assert!(matches!(
+            delete(&store, &id_hash).unwrap(),
+            Committed::Missing(Missing::NotFound { .. })
+        ));
+        store.touch(&[(id_hash, Touch::at(NOW + HOUR))], NOW + HOUR).unwrap();
+        assert_eq!(raw.get(&name).unwrap(), garbage);
+        assert!(matches!(create_at(&store, &id_hash).unwrap(), Committed::Done { .. }));
+        assert!(is_live(&store, &id_hash));
+    }
+}
+
+#[test]
+fn a_value_of_a_newer_version_is_undecodable_and_stays_in_place() {
+    let store = shared().builder_in("newer").open().unwrap();
+    let id_hash = create(&store, &setting("n", 1)).unwrap();
+    let mut raw = shared().raw();
+    let name = raw.name("newer", 's', &id_hash);
+    for newer in [&b"\x02Lwho knows"[..], b"\x01L{\"format\":2}"] {
+        raw.set(&name, newer);
+        assert!(matches!(
+            store.load(&id_hash, NOW).unwrap(),
+            Lookup::Missing(Missing::Undecodable { .. })
+        ));
+        let merged = merge(&store, &id_hash, &setting("n", 2)).unwrap();
+        assert!(matches!(merged, Committed::Missing(Missing::Undecodable { .. })));
+        let renewed = renew(&store, &id_hash, &new_key(), None).unwrap();
+        assert!(matches!(renewed, Committed::Missing(Missing::Undecodable { .. })));
+        store.touch(&[(id_hash, Touch::at(NOW + HOUR))], NOW + HOUR).unwrap();
+        assert_eq!(create_at(&store, &id_hash).unwrap_err().kind(), ErrorKind::Conflict);
+        let to = new_key();
+        assert!(matches!(sign_in(&store, &id_hash, &to, "ada").unwrap(), Committed::Done { .. }));
+        assert!(is_live(&store, &to));
+        assert_eq!(raw.get(&name).unwrap(), newer);
+    }
+    assert!(matches!(delete(&store, &id_hash).unwrap(), Committed::Deleted(_)));
+    assert!(is_absent(&store, &id_hash));
+}
+
+#[test]
+fn a_session_over_the_limit_of_an_item_is_too_large_and_the_old_one_is_intact() {
+    let server = Memcached::with(&["-I", "512k"]);
+    let store = server.builder().item_limit(512 << 10).open().unwrap();
+    let id_hash = create(&store, &setting("n", 1)).unwrap();
+    let large = setting("n", "x".repeat(512 << 10));
+    assert_eq!(create(&store, &large).unwrap_err().kind(), ErrorKind::TooLarge);
+    assert_eq!(merge(&store, &id_hash, &large).unwrap_err().kind(), ErrorKind::TooLarge);
+    let action = Action::Renew { to: new_key(), realm: Realm::default(), grace_until: None };
+    let renewal = store.commit(&Commit::new(&id_hash, action, large, NOW));
+    assert_eq!(renewal.unwrap_err().kind(), ErrorKind::TooLarge);
+    assert_eq!(value(&live(&store, &id_hash).unwrap().unwrap(), "n"), Some(1));
+    let fits = setting("n", "x".repeat(500 << 10));
+    assert!(matches!(merge(&store, &id_hash, &fits).unwrap(), Committed::Done { .. }));
+    assert!(matches!(renew(&store, &id_hash, &new_key(), None).unwrap(), Committed::Done { .. }));
+}
+
+#[test]
+fn a_limit_that_the_server_does_not_have_is_an_error_of_the_same_kind() {
+    let server = Memcached::with(&["-I", "512k"]);
+    let store = server.store();
+    let large = setting("n", "x".repeat(700 << 10));
+    assert_eq!(create(&store, &large).unwrap_err().kind(), ErrorKind::TooLarge);
+}
+
+#[test]
+fn an_item_is_kept_for_what_remains_and_a_minute() {
+    let store = shared().builder_in("kept").open().unwrap();
+    let mut raw = shared().raw();
+    let day = HOUR * 24;
+    let mut seconds_for = |lifetime: Lifetime| {
+        let (id_hash, new_session) = (new_key(), NewSession::new(lifetime.starting(NOW)).unwrap());
+        store
+            .commit(&Commit::new(&id_hash, Action::Create(new_session), Delta::new(), NOW))
+            .unwrap();
+        let name = raw.name("kept", 's', &id_hash);
+        raw.seconds_left(&name).unwrap()
+    };
+    for (lifetime, wanted) in [
+        (Lifetime::idle(HOUR), 3660),
+        (Lifetime::fixed(day * 30), 2_592_060),
+        // More than memcached takes for a number of seconds: it is sent as a moment.
+        (Lifetime::fixed(day * 400), 34_560_060),
+    ] {
+        let seconds = seconds_for(lifetime);
+        assert!((wanted - 5..=wanted + 1).contains(&seconds), "{seconds} s, not {wanted}");
+    }
+    assert_eq!(seconds_for(Lifetime::fixed(Duration::MAX)), -1);
+    // A touch keeps it longer, and what is left behind by a renewal goes soon.
+    let (id_hash, new_session) =
+        (new_key(), NewSession::new(Lifetime::idle(HOUR).starting(NOW)).unwrap());
+    store.commit(&Commit::new(&id_hash, Action::Create(new_session), Delta::new(), NOW)).unwrap();
+    let name = raw.name("kept", 's', &id_hash);
+    store.touch(&[(id_hash, Touch::at(NOW + HOUR / 2))], NOW).unwrap();
+    assert!(raw.seconds_left(&name).unwrap() > 3660 + 1700);
+    renew(&store, &id_hash, &new_key(), None).unwrap();
+    let remembered = i64::try_from(ReplacedId::REMEMBERED.as_secs()).unwrap() + 60;
+    let seconds = raw.seconds_left(&name).unwrap();
+    assert!((remembered - 5..=remembered).contains(&seconds), "{seconds} s");
+}
+
+#[test]
+fn the_injected_clock_decides_about_the_deadline() {
+    let store = shared().store();
+    let id_hash = create(&store, &setting("n", 1)).unwrap();
+    let deadline = live(&store, &id_hash).unwrap().unwrap().deadline();
+    assert!(matches!(
+        store.load(&id_hash, deadline).unwrap(),
+        Lookup::Missing(Missing::NotFound { .. })
+    ));
+    assert!(is_live(&store, &id_hash), "it is there all the same");
+    assert_eq!(store.sweep(deadline, NonZeroUsize::MIN).unwrap().removed, 0);
+}
+
+#[test]
+fn what_was_ended_at_its_deadline_is_not_brought_back_by_who_is_late() {
+    let store = shared().store();
+    let acts: [fn(&MemcachedStore, &SessionIdHash, Timestamp) -> Committed; 2] = [
+        |store, id_hash, at| {
+            store.commit(&Commit::new(id_hash, Action::Delete, Delta::new(), at)).unwrap()
+        },
+        |store, id_hash, at| {
+            let (to, ada, new_session) = (new_key(), user("ada"), new_session());
+            let action = Action::SignIn { to, user: ada, new_session, join_salt: None };
+            store.commit(&Commit::new(id_hash, action, Delta::new(), at)).unwrap()
+        },
+    ];
+    for (number, act) in acts.into_iter().enumerate() {
+        for through_grace in [false, true] {
+            let old = create(&store, &setting("n", 1)).unwrap();
+            let end = live(&store, &old).unwrap().unwrap().deadline();
+            let id_hash = new_key();
+            renew(&store, &old, &id_hash, Some(end + HOUR)).unwrap();
+            let answer = act(&store, if through_grace { &old } else { &id_hash }, end);
+            assert!(
+                matches!(
+                    answer,
+                    Committed::Missing(Missing::NotFound { .. }) | Committed::Done { .. }
+                ),
+                "{answer:?}"
+            );
+            // Both have waited since before the deadline.
+            let before = end - Duration::from_millis(1);
+            store.touch(&[(id_hash, Touch::at(before)), (old, Touch::at(before))], before).unwrap();
+            let delta = setting("late", 1);
+            let late =
+                store.commit(&Commit::new(&id_hash, Action::Merge, delta.clone(), before)).unwrap();
+            assert!(
+                matches!(late, Committed::Missing(Missing::NotFound { .. })),
+                "act {number}: {late:?}"
+            );
+            assert!(is_absent(&store, &id_hash));
+            assert!(!is_live(&store, &old));
+        }
+    }
+}

@@ -1,0 +1,475 @@
+//! Bad input, bad files, and a store that goes on.
+
+use std::fs::{self, OpenOptions};
+use std::num::NonZeroUsize;
+use std::os::unix::fs::FileExt;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::common::sound::assert_sound;
+use crate::common::{
+    Folder, NOW, child, create, delete, live, merge, new_key, new_session, role, setting, value,
+};
+use cloakroom::backend::{Action, Commit, Committed, Lookup, Missing, Page, SessionFilter, Store};
+use cloakroom::clock::Timestamp;
+use cloakroom::delta::Delta;
+use cloakroom::id::{Realm, SessionId};
+use cloakroom::stores::sqlite::rusqlite::Connection;
+use cloakroom::{ErrorKind, Lifetime, MemoryStore, SqliteStore};
+
+const MANY: NonZeroUsize = NonZeroUsize::new(1000).unwrap();
+
+#[test]
+fn a_path_that_cannot_hold_a_database_is_refused_with_its_kind() {
+    let folder = Folder::new();
+    let kind = |path: &std::path::Path| SqliteStore::open(path).unwrap_err().kind();
+    assert_eq!(kind(&folder.path("missing/app.db")), ErrorKind::Unavailable);
+    assert_eq!(kind(&folder.path("")), ErrorKind::Unavailable, "a folder");
+    assert_eq!(kind("".as_ref()), ErrorKind::Invalid);
+    assert_eq!(kind(":memory:".as_ref()), ErrorKind::Invalid);
+    let error = SqliteStore::open(folder.path("missing/app.db")).unwrap_err();
+    assert!(format!("{error:?}").contains("missing/app.db"), "{error:?}");
+}
+
+#[test]
+fn settings_that_make_no_sense_are_refused() {
+    let folder = Folder::new();
+    let build = || SqliteStore::builder(folder.database());
+    for bad in ["", "a b", "a\"b", "a;b", "ä", &"x".repeat(200)] {
+        assert_eq!(build().table(bad).open().unwrap_err().kind(), ErrorKind::Invalid, "{bad:?}");
+    }
+    for bad in [
+        build().readers(0),
+        build().readers(u32::MAX),
+        build().busy_timeout(Duration::ZERO),
+        build().busy_timeout(Duration::from_secs(30 * 86_400)),
+        build().busy_timeout(Duration::MAX),
+    ] {
+        assert_eq!(bad.open().unwrap_err().kind(), ErrorKind::Invalid);
+    }
+    assert!(!folder.database().exists(), "refused before the file is created");
+}
+
+#[test]
+fn a_store_opened_by_a_relative_path_survives_a_change_of_the_working_folder() {
+    let folder = Folder::new();
+    let output =
+        child(module_path!(), "change the folder").env("FOLDER", folder.path("")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn child_process() {
+    if role().as_deref() != Some("change the folder") {
+        return;
+    }
+    let folder = std::env::var("FOLDER").unwrap();
+    std::env::set_current_dir(&folder).unwrap();
+    let store = SqliteStore::open("app.db").unwrap();
+    let id_hash = create(&store, &setting("n", 1)).unwrap();
+    std::env::set_current_dir("/").unwrap();
+    assert!(live(&store, &id_hash).unwrap().is_some());
+    store.admin().backup(format!("{folder}/copy.db")).unwrap();
+    // What looks like a URI is a file of that name, not a database in memory.
+    std::env::set_current_dir(&folder).unwrap();
+    let store = SqliteStore::open("file::memory:").unwrap();
+    let id_hash = create(&store, &setting("n", 1)).unwrap();
+    assert!(live(&store, &id_hash).unwrap().is_some());
+    assert!(std::path::Path::new("file::memory:").exists());
+}
+
+#[test]
+fn a_file_that_cannot_be_opened_any_more_is_unavailable_at_once() {
+    let folder = Folder::new();
+    let store = SqliteStore::builder(folder.database())
+        .busy_timeout(Duration::from_secs(3600))
+        .open()
+        .unwrap();
+    let id_hash = new_key();
+    fs::remove_file(folder.database()).unwrap();
+    // Within the hour of the busy timeout, or this test does not end.
+    let error = store.load(&id_hash, NOW).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+}
+
+#[test]
+fn a_file_that_is_no_database_is_refused_and_left_as_it_is() {
+    let folder = Folder::new();
+    let text = "These are my notes, not a database. ".repeat(200);
+    fs::write(folder.database(), &text).unwrap();
+    let error = SqliteStore::open(folder.database()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error:?}");
+    assert_eq!(fs::read_to_string(folder.database()).unwrap(), text);
+}
+
+#[test]
+fn a_damaged_page_fails_its_own_sessions_only() {
+    let folder = Folder::new();
+    let store = SqliteStore::open(folder.database()).unwrap();
+    let note = "x".repeat(500);
+    let keys: Vec<_> = (0..500).map(|_| create(&store, &setting("n", &note)).unwrap()).collect();
+    drop(store);
+    let leaves: Vec<u64> = Connection::open(folder.database())
+        .unwrap()
+        .prepare(
+            "SELECT pageno FROM dbstat WHERE name = 'cloakroom_sessions' AND pagetype = 'leaf'",
+        )
+        .unwrap()
+        .query_map([], |row| row.get::<_, i64>(0))
+        .unwrap()
+        .map(|page| u64::try_from(page.unwrap()).unwrap())
+        .collect();
+    let file = OpenOptions::new().write(true).open(folder.database()).unwrap();
+    file.write_all_at(&[0xff; 4096], (leaves[leaves.len() / 2] - 1) * 4096).unwrap();
+
+    let store = SqliteStore::open(folder.database()).unwrap();
+    let mut damaged = 0;
+    for id_hash in &keys {
+        match store.load(id_hash, NOW) {
+            Ok(Lookup::Live { .. }) => {}
+            Ok(other) => panic!("a damaged session is an error, not {other:?}"),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Corrupt, "{error:?}");
+                damaged += 1;
+            }
+        }
+    }
+    assert!((1..20).contains(&damaged), "one page of sessions, not {damaged}");
+    let id_hash = create(&store, &setting("n", 1)).unwrap();
+    assert!(live(&store, &id_hash).unwrap().is_some(), "the store goes on");
+}
+
+#[test]
+fn data_over_the_limit_is_refused_and_the_old_data_stays() {
+    let store = SqliteStore::in_memory().unwrap();
+    let id_hash = create(&store, &setting("n", 1)).unwrap();
+    let big = setting("n", "x".repeat(10_000_000));
+    let mut commit = Commit::new(&id_hash, Action::Merge, big, NOW);
+    commit.max_bytes = 64 << 10;
+    assert_eq!(store.commit(&commit).unwrap_err().kind(), ErrorKind::TooLarge);
+    let record = live(&store, &id_hash).unwrap().unwrap();
+    assert_eq!(value::<u32>(&record, "n"), Some(1));
+}
+
+#[test]
+fn an_undecodable_session_stays_in_place_until_its_deadline() {
+    for spoil in [
+        "data = 'no JSON'",
+        "data = '[1]'",
+        "format = 2",
+        "format = 0",
+        "user_key = ''",
+        "auth_level = -1",
+        "revision = -1",
+        "idle = -1",
+        "user_key = CAST(x'ff' AS TEXT)",
+        "external_key = CAST(x'ff' AS TEXT)",
+        "data = CAST(x'22ff22' AS TEXT)",
+    ] {
+        let folder = Folder::new();
+        let store = SqliteStore::open(folder.database()).unwrap();
+        let id_hash = create(&store, &setting("n", 1)).unwrap();
+        let sql = format!("UPDATE cloakroom_sessions SET {spoil}");
+        let other = Connection::open(folder.database()).unwrap();
+        other.execute(&sql, []).unwrap();
+        let row = || -> (Vec<u8>, i64) {
+            let sql = "SELECT CAST(data AS BLOB), format FROM cloakroom_sessions";
+            other.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap()
+        };
+        let before = row();
+
+        let found = store.load(&id_hash, NOW).unwrap();
+        let Lookup::Missing(Missing::Undecodable { public_id: Some(public_id), error, .. }) = found
+        else {
+            panic!("{spoil} decodes");
+        };
+        assert_eq!(error.kind(), ErrorKind::Undecodable);
+        let answer = merge(&store, &id_hash, &setting("n", 2)).unwrap();
+        let Committed::Missing(Missing::Undecodable { public_id: Some(other), .. }) = answer else {
+            panic!("{answer:?}");
+        };
+        assert_eq!(other, public_id);
+        assert_eq!(row(), before, "{spoil}: the row is not touched");
+
+        let index = store.index().unwrap();
+        let listed = index.list(&SessionFilter::All, Page::first(MANY), NOW).unwrap();
+        assert_eq!(listed.len(), 1, "{spoil}: an operator can see it");
+        assert_eq!(store.sweep(NOW, MANY).unwrap().removed, 0);
+        let revoked = index.revoke(&SessionFilter::PublicId(&public_id), None, NOW).unwrap();
+        assert_eq!(revoked, [id_hash], "{spoil}: and end it");
+    }
+}
+
+#[test]
+fn a_client_that_does_not_decode_is_none_and_its_session_lives() {
+    let folder = Folder::new();
+    let store = SqliteStore::open(folder.database()).unwrap();
+    let id_hash = create(&store, &setting("n", 1)).unwrap();
+    let other = Connection::open(folder.database()).unwrap();
+    for client in ["'no JSON'", "CAST(x'ff' AS TEXT)", "'{}'"] {
+        other.execute(&format!("UPDATE cloakroom_sessions SET client = {client}"), []).unwrap();
+        assert!(live(&store, &id_hash).unwrap().is_some(), "{client}");
+        let listed =
+            store.index().unwrap().list(&SessionFilter::All, Page::first(MANY), NOW).unwrap();
+        assert_eq!(listed.len(), 1, "{client}");
+    }
+}
+
+#[test]
+fn without_grace_the_old_key_is_dead_at_any_time() {
+    let before_1970 = Timestamp::from_millis(-1000);
+    let stores: [Box<dyn Store>; 2] =
+        [Box::new(SqliteStore::in_memory().unwrap()), Box::new(MemoryStore::new())];
+    for store in stores {
+        let (id_hash, to, new_session) = (new_key(), new_key(), new_session());
+        let commit = |id_hash, action| {
+            store.commit(&Commit::new(id_hash, action, Delta::new(), before_1970)).unwrap()
+        };
+        commit(&id_hash, Action::Create(new_session.clone()));
+        commit(&id_hash, Action::Renew { to, realm: Realm::default(), grace_until: None });
+        assert!(matches!(
+            store.load(&id_hash, before_1970).unwrap(),
+            Lookup::Missing(Missing::Replaced { .. })
+        ));
+    }
+}
+
+#[test]
+fn of_two_backups_to_one_name_one_is_made_and_the_other_refused() {
+    let folder = Folder::new();
+    let store = SqliteStore::open(folder.database()).unwrap();
+    for n in 0..500 {
+        create(&store, &setting("n", n)).unwrap();
+    }
+    let barrier = Barrier::new(2);
+    let results: Vec<_> = std::thread::scope(|scope| {
+        let backup = || {
+            barrier.wait();
+            store.admin().backup(folder.path("copy.db")).map_err(|error| error.kind())
+        };
+        let threads = [scope.spawn(backup), scope.spawn(backup)];
+        threads.map(|thread| thread.join().unwrap()).to_vec()
+    });
+    assert!(results.contains(&Ok(())) && results.contains(&Err(ErrorKind::Invalid)), "{results:?}");
+    assert_eq!(SqliteStore::open(folder.path("copy.db")).unwrap().admin().clear().unwrap(), 500);
+    let left = fs::read_dir(folder.path("")).unwrap();
+    let names = left.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert_eq!(names.filter(|name| name.contains("partial")).count(), 0);
+}
+
+#[test]
+fn while_another_process_holds_the_lock_reads_go_on_and_writes_are_busy() {
+    let folder = Folder::new();
+    let timeout = crate::common::dice::number("CLOAKROOM_BUSY_MILLISECONDS").unwrap_or(100);
+    let timeout = Duration::from_millis(timeout);
+    let store = SqliteStore::builder(folder.database()).busy_timeout(timeout).open().unwrap();
+    let id_hash = create(&store, &setting("n", 1)).unwrap();
+    let other = Connection::open(folder.database()).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE; CREATE TABLE others (a)").unwrap();
+    for _ in 0..2 {
+        let error = merge(&store, &id_hash, &setting("n", 2)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Busy, "{error:?}");
+        let record = live(&store, &id_hash).unwrap().unwrap();
+        assert_eq!(value::<u32>(&record, "n"), Some(1));
+    }
+    let busy = SqliteStore::builder(folder.database()).table("new").busy_timeout(timeout).open();
+    assert_eq!(busy.unwrap_err().kind(), ErrorKind::Busy);
+    other.execute_batch("COMMIT").unwrap();
+    assert!(matches!(merge(&store, &id_hash, &setting("n", 2)).unwrap(), Committed::Done { .. }));
+}
+
+#[test]
+fn many_who_wait_for_a_held_lock_are_all_told_it_is_busy_and_all_succeed_later() {
+    let folder = Folder::new();
+    let timeout = Duration::from_millis(100);
+    let store = SqliteStore::builder(folder.database()).busy_timeout(timeout).open().unwrap();
+    let id_hash = create(&store, &Delta::new()).unwrap();
+    let other = Connection::open(folder.database()).unwrap();
+    let all_at_once = || {
+        std::thread::scope(|scope| {
+            let writers: Vec<_> = (0..16)
+                .map(|n| {
+                    let (store, id_hash) = (&store, &id_hash);
+                    scope.spawn(move || merge(store, id_hash, &setting(&format!("n{n}"), n)))
+                })
+                .collect();
+            writers.into_iter().map(|writer| writer.join().unwrap()).collect::<Vec<_>>()
+        })
+    };
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    for result in all_at_once() {
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::Busy);
+    }
+    other.execute_batch("COMMIT").unwrap();
+    for result in all_at_once() {
+        result.unwrap();
+    }
+    assert_eq!(live(&store, &id_hash).unwrap().unwrap().data.len(), 16);
+}
+
+#[test]
+fn a_full_database_keeps_what_it_has_and_goes_on_when_there_is_room() {
+    let folder = Folder::new();
+    let build = SqliteStore::builder(folder.database()).max_file_size(200_000);
+    let store = build.open().unwrap();
+    let note = "x".repeat(2000);
+    let mut keys = vec![];
+    let error = loop {
+        match create(&store, &setting("n", &note)) {
+            Ok(id_hash) => keys.push(id_hash),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::Full, "{error:?}");
+    assert!(keys.len() > 20);
+    for id_hash in &keys {
+        assert!(live(&store, id_hash).unwrap().is_some(), "nothing stored is lost");
+    }
+    for id_hash in keys.drain(..10) {
+        assert!(matches!(delete(&store, &id_hash).unwrap(), Committed::Deleted(_)));
+    }
+    create(&store, &setting("n", &note)).unwrap();
+}
+
+#[test]
+fn one_who_fails_in_a_group_does_not_fail_the_others() {
+    let folder = Folder::new();
+    let store = SqliteStore::open(folder.database()).unwrap();
+    let taken = create(&store, &Delta::new()).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for _ in 0..100 {
+                    let (new_session, delta) = (new_session(), Delta::new());
+                    let again = Commit::new(
+                        &taken,
+                        Action::Create(new_session.clone()),
+                        delta.clone(),
+                        NOW,
+                    );
+                    let error = store.commit(&again).unwrap_err();
+                    assert_eq!(error.kind(), ErrorKind::Conflict, "{error:?}");
+                    let id_hash = create(&store, &setting("n", 1)).unwrap();
+                    assert!(live(&store, &id_hash).unwrap().is_some());
+                }
+            });
+        }
+    });
+    assert_eq!(store.index().unwrap().stats(NOW).unwrap().live, 801);
+}
+
+#[test]
+fn no_byte_of_an_id_is_in_the_files() {
+    let folder = Folder::new();
+    let store = SqliteStore::open(folder.database()).unwrap();
+    let (id, renewed) = (SessionId::generate().unwrap(), SessionId::generate().unwrap());
+    let (id_hash, to) = (id.hash(Realm::default().tag()), renewed.hash(Realm::default().tag()));
+    let new_session = new_session();
+    store
+        .commit(&Commit::new(&id_hash, Action::Create(new_session), setting("n", 1), NOW))
+        .unwrap();
+    let renew = Action::Renew { to, realm: Realm::default(), grace_until: None };
+    store.commit(&Commit::new(&id_hash, renew, Delta::new(), NOW)).unwrap();
+    let mut bytes = fs::read(folder.database()).unwrap();
+    bytes.extend(fs::read(folder.path("app.db-wal")).unwrap());
+    let contains = |what: &[u8]| bytes.windows(what.len()).any(|window| window == what);
+    assert!(contains(to.as_bytes()), "the documented hash is what is stored");
+    for id in [&id, &renewed] {
+        let text = id.reveal();
+        assert!(!contains(text.as_bytes()));
+        // Any 32 bytes are an id: the decoded text, found through an id of the same bytes.
+        assert!(!contains(&decoded(&text)));
+    }
+    // What is in the database cannot be presented as a cookie.
+    let stolen = SessionId::parse(&encoded(to.as_bytes())).unwrap();
+    assert!(matches!(
+        store.load(&stolen.hash(Realm::default().tag()), NOW).unwrap(),
+        Lookup::Missing(Missing::NotFound { .. })
+    ));
+}
+
+const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+
+fn decoded(text: &str) -> Vec<u8> {
+    let mut bits = 0_u32;
+    let mut have = 0;
+    let mut bytes = vec![];
+    for c in text.bytes() {
+        let six = ALPHABET.iter().position(|a| *a == c).unwrap();
+        bits = (bits << 6) | u32::try_from(six).unwrap();
+        have += 6;
+        if have >= 8 {
+            have -= 8;
+            bytes.push((bits >> have) as u8);
+            bits &= (1 << have) - 1;
+        }
+    }
+    bytes
+}
+
+fn encoded(bytes: &[u8]) -> String {
+    let mut bits = 0_u32;
+    let mut have = 0;
+    let mut text = String::new();
+    for byte in bytes {
+        bits = (bits << 8) | u32::from(*byte);
+        have += 8;
+        while have >= 6 {
+            have -= 6;
+            text.push(ALPHABET[(bits >> have) as usize & 63] as char);
+        }
+        bits &= (1 << have) - 1;
+    }
+    text.push(ALPHABET[(bits << (6 - have)) as usize & 63] as char);
+    text
+}
+
+#[test]
+fn a_backup_taken_under_load_is_whole() {
+    let folder = Folder::new();
+    let store = SqliteStore::open(folder.database()).unwrap();
+    let keys: Vec<_> = (0..2000).map(|n| create(&store, &setting("n", n)).unwrap()).collect();
+    let (stop, copy) = (AtomicBool::new(false), folder.path("copy.db"));
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for n in (0..).take_while(|_| !stop.load(Ordering::Relaxed)) {
+                    merge(&store, &keys[n % keys.len()], &setting("m", n)).unwrap();
+                }
+            });
+        }
+        let copied = store.admin().backup(&copy);
+        stop.store(true, Ordering::Relaxed);
+        copied.unwrap();
+    });
+    assert_sound(&copy);
+    let restored = SqliteStore::open(&copy).unwrap();
+    for id_hash in &keys {
+        assert!(live(&restored, id_hash).unwrap().is_some());
+    }
+    assert_eq!(
+        store.admin().backup(&copy).unwrap_err().kind(),
+        ErrorKind::Invalid,
+        "never overwrites"
+    );
+    let nowhere = store.admin().backup(folder.path("missing/copy.db")).unwrap_err();
+    assert_eq!(nowhere.kind(), ErrorKind::Unavailable);
+    let memory = SqliteStore::in_memory().unwrap();
+    let id_hash = create(&memory, &setting("n", 1)).unwrap();
+    memory.admin().backup(folder.path("memory.db")).unwrap();
+    let restored = SqliteStore::open(folder.path("memory.db")).unwrap();
+    assert!(live(&restored, &id_hash).unwrap().is_some());
+}
+
+#[test]
+fn a_session_without_any_limit_in_time_never_ends() {
+    let store = SqliteStore::in_memory().unwrap();
+    let id_hash = new_key();
+    let endless = Lifetime::fixed(Duration::MAX).starting(NOW);
+    let new_session = cloakroom::record::NewSession::new(endless).unwrap();
+    store.commit(&Commit::new(&id_hash, Action::Create(new_session), Delta::new(), NOW)).unwrap();
+    let in_ages = NOW + Duration::from_secs(3_000_000_000);
+    assert!(matches!(store.load(&id_hash, in_ages).unwrap(), Lookup::Live { .. }));
+    assert_eq!(store.sweep(in_ages, MANY).unwrap().removed, 0);
+}

@@ -1,0 +1,70 @@
+//! Clients that hang up, and servers that stop.
+
+use crate::adapters::{LONG, cookie, late};
+use crate::common::client::{PATIENCE, Request};
+use crate::common::site::{everywhere, on_files};
+
+#[test]
+fn a_client_that_hangs_up_in_mid_response_has_its_change_kept_and_harms_nobody() {
+    everywhere(|site| {
+        let mut browser = site.browser();
+        for n in 1..10 {
+            let mut exchange = browser.start(Request::post("/count/stream:50000000"));
+            browser.take(&exchange.head().unwrap());
+            drop(exchange);
+            assert_eq!(browser.get("/visits").text(), n.to_string());
+        }
+        assert_eq!(site.sessions(), 1);
+    });
+}
+
+#[test]
+fn a_client_that_hangs_up_before_the_response_has_its_change_kept() {
+    everywhere(|site| {
+        let mut browser = site.browser();
+        browser.post("/count");
+        let (exchange, gate) = late(site, &browser, "/count/gate:late");
+        drop(exchange);
+        assert_eq!(browser.get("/visits").text(), "1");
+        gate.open();
+        let started = std::time::Instant::now();
+        while browser.get("/visits").text() != "2" {
+            assert!(started.elapsed() < PATIENCE, "the change is lost");
+        }
+        assert_eq!(browser.post("/count").text(), "3");
+    });
+}
+
+#[test]
+fn a_client_that_hangs_up_in_mid_request_harms_nobody() {
+    everywhere(|site| {
+        let mut browser = site.browser();
+        browser.post("/count");
+        let request = browser.with_cookie(Request::post("/count")).bytes();
+        for length in [0, 1, 20, request.len() / 2, request.len() - 1] {
+            let mut exchange = site.connect();
+            exchange.send_bytes(&request[..length]).unwrap();
+            drop(exchange);
+        }
+        assert_eq!(browser.post("/count").text(), "2");
+    });
+}
+
+#[test]
+fn sessions_outlive_a_restart_of_the_server_and_signed_out_ones_do_not_come_back() {
+    on_files(LONG, |site| {
+        let (mut ada, mut bob) = (site.browser(), site.browser());
+        ada.post("/count/sign-in:ada");
+        bob.post("/sign-in:bob");
+        let bobs = bob.id().to_owned();
+        bob.post("/destroy");
+        for n in 1..4 {
+            site.restart();
+            ada.address = site.address();
+            assert_eq!(ada.get("/who/visits").text(), format!("ada\n{n}"));
+            assert_eq!(ada.post("/count").one("Set-Cookie"), None);
+            let replayed = site.send(&Request::get("/who").cookie(cookie(&bobs)));
+            assert_eq!(replayed.text(), "none");
+        }
+    });
+}

@@ -1,0 +1,58 @@
+//! Sessions as a client sees them: over real sockets, on every framework and store.
+//!
+//! A case says in its path what the handler does; tests/common/app.rs has the steps.
+
+mod alike;
+mod clients;
+mod cookies;
+mod endings;
+mod handlers;
+mod nested;
+mod parallel;
+mod prefetch;
+mod proxies;
+mod responses;
+mod stores;
+
+use std::time::Duration;
+
+use crate::common::app::Gate;
+use crate::common::client::{Browser, COOKIE, Exchange, Request, Response};
+use crate::common::site::Site;
+use cloakroom::id::SessionId;
+
+const REMOVAL: &str = "__Host-id=; Path=/; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT; \
+                       Secure; HttpOnly; SameSite=Lax";
+const GUARD: &str = "no-cache=\"Set-Cookie\"";
+const LONG: Duration = Duration::from_secs(30);
+
+/// A well-formed id of no session.
+fn unknown_id() -> String {
+    SessionId::generate().unwrap().reveal()
+}
+
+fn cookie(id: &str) -> String {
+    format!("{COOKIE}={id}")
+}
+
+/// Sends the request of a path that stops at the gate `late`; says when it has come there.
+fn late(site: &Site, browser: &Browser, path: &str) -> (Exchange, Gate) {
+    let gate = site.gate("late");
+    let exchange = browser.start(Request::post(path));
+    gate.wait_for_arrival();
+    (exchange, gate)
+}
+
+/// An answer that says nothing but that something failed, with no cookie of anybody's.
+#[track_caller]
+fn assert_plain_failure(response: &Response, status: u16) {
+    assert_eq!(response.status, status);
+    assert!(response.all("Set-Cookie").is_empty(), "{response:?}");
+    assert!(response.all("Location").is_empty(), "{response:?}");
+    assert_eq!(response.one("Content-Type"), Some("text/plain; charset=utf-8"));
+    let text = match status {
+        503 => "The service is not available right now. Please try again.",
+        _ => "Something went wrong.",
+    };
+    assert_eq!(response.text(), text);
+}

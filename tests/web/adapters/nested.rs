@@ -1,0 +1,200 @@
+//! Calls of rouille's adapter within calls, in one request.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use cloakroom::event::EventKind;
+use cloakroom::http::Outcome;
+use cloakroom::web::rouille::session;
+use cloakroom::{CookieConfig, MemoryStore, Session, SessionManager};
+use rouille::{Request, Response};
+
+use crate::common::client::{Browser, Request as Sent, send};
+
+/// A server of rouille's that stops when it is dropped.
+struct Server {
+    address: std::net::SocketAddr,
+    stopped: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    fn start(handler: impl Fn(&Request) -> Response + Send + Sync + 'static) -> Self {
+        let server = rouille::Server::new("127.0.0.1:0", handler).unwrap();
+        let (address, stopped) = (server.server_addr(), Arc::new(AtomicBool::new(false)));
+        let told = stopped.clone();
+        let thread = thread::spawn(move || {
+            while !told.load(Ordering::Relaxed) {
+                server.poll_timeout(Duration::from_millis(10));
+            }
+        });
+        Server { address, stopped, thread: Some(thread) }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stopped.store(true, Ordering::Relaxed);
+        self.thread.take().unwrap().join().unwrap();
+    }
+}
+
+fn memory() -> SessionManager {
+    SessionManager::new(MemoryStore::new()).unwrap()
+}
+
+fn add(session: &Session, name: &str) -> cloakroom::Result<u32> {
+    session.update(name, |n: Option<u32>| n.unwrap_or(0) + 1)
+}
+
+fn seen(session: &Session) -> cloakroom::Result<String> {
+    let get = |name| Ok::<u32, cloakroom::Error>(session.get(name)?.unwrap_or(0));
+    Ok(format!("{} {}", get("outer")?, get("inner")?))
+}
+
+/// The cookie of a session that holds `n`.
+fn begun(sessions: &SessionManager) -> String {
+    let session = sessions.open(None);
+    session.set("n", 1).unwrap();
+    let headers = sessions.close(&session, Outcome::Completed).unwrap();
+    headers.id_fields[0].1.split(';').next().unwrap().to_owned()
+}
+
+/// An application within one that counts too: `/inner/…` is the inner one's.
+fn nested(
+    sessions: &SessionManager,
+    request: &Request,
+    inner: impl FnOnce(&Session) -> cloakroom::web::rouille::Result,
+    mend: impl FnOnce(Response) -> Response,
+) -> Response {
+    session(sessions, request, |outer| {
+        if request.url() == "/seen" {
+            return Ok(Response::text(seen(outer)?));
+        }
+        add(outer, "outer")?;
+        let inner_request = request.remove_prefix("/inner").unwrap();
+        Ok(mend(session(sessions, &inner_request, inner)))
+    })
+}
+
+#[test]
+fn an_inner_call_gets_the_session_of_the_outer_one() {
+    let sessions = memory();
+    let manager = sessions.clone();
+    let server = Server::start(move |request| {
+        let inner = |session: &Session| {
+            add(session, "inner")?;
+            Ok(Response::text(seen(session)?))
+        };
+        nested(&manager, request, inner, |response| response)
+    });
+    let mut browser = Browser::new(server.address);
+    let first = browser.get("/inner/");
+    assert_eq!(first.text(), "1 1", "the inner one sees what the outer one has changed");
+    assert_eq!(first.all("Set-Cookie").len(), 1, "one id");
+    assert_eq!(first.one("Cache-Control"), Some("no-cache=\"Set-Cookie\""));
+    assert_eq!(first.one("Vary"), Some("Cookie"));
+    assert_eq!(browser.get("/inner/").text(), "2 2");
+    assert_eq!(sessions.events().count(EventKind::Created), 1);
+    assert_eq!(sessions.events().count(EventKind::Dropped), 0);
+}
+
+#[test]
+fn an_inner_handler_that_fails_or_panics_discards_the_changes() {
+    for (panics, mended) in [(false, false), (false, true), (true, false), (true, true)] {
+        let sessions = memory();
+        let manager = sessions.clone();
+        let fails = Arc::new(AtomicBool::new(false));
+        let failing = fails.clone();
+        let server = Server::start(move |request| {
+            let inner = |session: &Session| {
+                add(session, "inner")?;
+                match failing.load(Ordering::Relaxed) {
+                    true if panics => panic!("the password is swordfish"),
+                    true => Err("the password is swordfish".into()),
+                    false => Ok(Response::text("fine")),
+                }
+            };
+            let mend = |response: Response| match mended {
+                true => Response::text(format!("it was {}", response.status_code)),
+                false => response,
+            };
+            nested(&manager, request, inner, mend)
+        });
+        let mut browser = Browser::new(server.address);
+        browser.get("/inner/");
+        fails.store(true, Ordering::Relaxed);
+        let response = browser.get("/inner/");
+        assert_eq!(response.status, if mended { 200 } else { 500 });
+        let text = if mended { "it was 500" } else { "Something went wrong." };
+        assert_eq!(response.text(), text);
+        assert_eq!(response.one("Set-Cookie"), None);
+        fails.store(false, Ordering::Relaxed);
+        assert_eq!(browser.get("/seen").text(), "1 1", "panics: {panics}, mended: {mended}");
+        assert_eq!(sessions.events().count(EventKind::HandlerFailed), 1, "told once");
+        browser.get("/inner/");
+        assert_eq!(browser.get("/seen").text(), "2 2", "the next request is fine");
+    }
+}
+
+#[test]
+fn an_inner_handler_that_signs_out_and_panics_has_signed_out() {
+    let sessions = memory();
+    let manager = sessions.clone();
+    let server = Server::start(move |request| {
+        let inner = |session: &Session| {
+            session.destroy()?;
+            panic!("as planned")
+        };
+        nested(&manager, request, inner, |response| response)
+    });
+    let ended = begun(&sessions);
+    let request = Sent::get("/inner/").cookie(&ended);
+    assert_eq!(send(server.address, &request).unwrap().status, 500);
+    assert!(!sessions.open(Some(ended.as_str())).contains("n").unwrap());
+}
+
+#[test]
+fn managers_within_each_other_keep_their_own_sessions() {
+    let visitors = memory();
+    let cookie = CookieConfig::new().name("__Host-admin");
+    let admins = SessionManager::builder(MemoryStore::new()).cookie(cookie).build().unwrap();
+    let server = Server::start(move |request| {
+        session(&visitors, request, |visitor| {
+            add(visitor, "outer")?;
+            Ok(session(&admins, request, |admin| {
+                add(admin, "inner")?;
+                Ok(session(&visitors, request, |again| {
+                    add(again, "inner")?;
+                    Ok(session(&admins, request, |admin| {
+                        Ok(Response::text(format!("{} {}", seen(again)?, seen(admin)?)))
+                    }))
+                }))
+            }))
+        })
+    });
+    let response = send(server.address, &Sent::get("/")).unwrap();
+    assert_eq!(response.text(), "1 1 0 1");
+    assert_eq!(response.all("Set-Cookie").len(), 2, "{response:?}");
+}
+
+#[test]
+fn another_request_within_a_request_gets_its_own_session() {
+    let sessions = memory();
+    let ada = begun(&sessions);
+    let manager = sessions.clone();
+    let server = Server::start(move |request| {
+        session(&manager, request, |outer| {
+            add(outer, "outer")?;
+            let headers = vec![("Cookie".to_owned(), ada.clone())];
+            let other = Request::fake_http("GET", "/", headers, vec![]);
+            Ok(session(&manager, &other, |inner| {
+                Ok(Response::text(format!("{} {}", inner.contains("n")?, seen(inner)?)))
+            }))
+        })
+    });
+    let response = send(server.address, &Sent::get("/")).unwrap();
+    assert_eq!(response.text(), "true 0 0");
+}

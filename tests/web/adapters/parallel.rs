@@ -1,0 +1,298 @@
+//! Several requests at once.
+
+use std::sync::Barrier;
+use std::time::Duration;
+
+use cloakroom::backend::{SessionFilter, Store};
+use cloakroom::event::EventKind;
+
+use crate::adapters::{REMOVAL, cookie, late};
+use crate::common::client::{Request, send};
+use crate::common::site::everywhere;
+
+#[test]
+fn a_writer_that_is_overtaken_by_a_sign_out_stores_nothing_and_sends_no_cookie() {
+    everywhere(|site| {
+        for (path, text) in [
+            ("/count/gate:late", "2"),
+            ("/visits/set:name:x/gate:late", "1"),
+            ("/visits/gate:late/set:name:x", "1"),
+            ("/who/clear/gate:late", "ada"),
+            ("/flash:hi/gate:late", ""),
+            ("/count/renew/gate:late", "2"),
+            ("/visits/renew/gate:late", "1"),
+            ("/count/gate:late/commit", "2\nDiscarded"),
+            ("/visits/gate:late/commit/count", "1\nStored\n2"),
+            ("/count/gate:late/commit/set:again:1/commit", "2\nDiscarded\nDiscarded"),
+        ] {
+            let mut browser = site.browser();
+            browser.post("/sign-in:ada/count");
+            let recorded = cookie(browser.id());
+            let (mut writer, gate) = late(site, &browser, path);
+            assert_eq!(browser.post("/destroy").one("Set-Cookie"), Some(REMOVAL));
+            let events = site.count(EventKind::ChangesDiscarded);
+            gate.open();
+            let response = writer.answer().unwrap();
+            assert_eq!((response.status, response.text()), (200, text), "{path}");
+            assert_eq!(response.one("Set-Cookie"), None, "{path}");
+            assert!(site.count(EventKind::ChangesDiscarded) > events, "{path}: nobody was told");
+            assert_eq!(site.sessions(), 0, "{path}");
+            let replayed = site.send(&Request::get("/who/visits").cookie(recorded));
+            assert_eq!(replayed.text(), "none\n0", "{path}");
+        }
+    });
+}
+
+#[test]
+fn a_writer_that_had_not_read_is_late_too_when_its_session_was_signed_out_meanwhile() {
+    everywhere(|site| {
+        let mut browser = site.browser();
+        browser.post("/sign-in:ada/count");
+        let recorded = browser.id().to_owned();
+        let (mut writer, gate) = late(site, &browser, "/set:name:x/gate:late");
+        browser.post("/destroy");
+        gate.open();
+        let response = writer.answer().unwrap();
+        assert_eq!((response.status, response.id()), (200, None));
+        let replayed = site.send(&Request::get("/who/get:name").cookie(cookie(&recorded)));
+        assert_eq!(replayed.text(), "none\nnone");
+    });
+}
+
+#[test]
+fn a_writer_that_comes_after_the_sign_out_begins_an_anonymous_session() {
+    everywhere(|site| {
+        let mut browser = site.browser();
+        browser.post("/sign-in:ada/count");
+        let recorded = browser.id().to_owned();
+        browser.post("/destroy");
+        let response = site.send(&Request::post("/set:name:x").cookie(cookie(&recorded)));
+        assert!(response.id().is_some_and(|id| id != recorded));
+    });
+}
+
+#[test]
+fn a_sign_in_that_is_overtaken_by_another_or_by_a_sign_out_is_no_error() {
+    everywhere(|site| {
+        for overtaken_by in ["/sign-in:ada", "/sign-in:bob", "/destroy", "/renew"] {
+            for path in ["/visits/gate:late/sign-in:ada", "/gate:late/sign-in:ada"] {
+                let mut browser = site.browser();
+                browser.post("/count");
+                let old = cookie(browser.id());
+                let (mut slow, gate) = late(site, &browser, path);
+                let other = browser.post(overtaken_by);
+                gate.open();
+                let response = slow.answer().unwrap();
+                assert_eq!(response.status, 200, "{path} after {overtaken_by}");
+                let id = response.id().unwrap();
+                // Of two sign-ins of one user through one id the later joins the first.
+                let joins = overtaken_by == "/sign-in:ada";
+                assert_eq!(other.id().as_ref() == Some(&id), joins, "{path} after {overtaken_by}");
+                let who = site.send(&Request::get("/who").cookie(cookie(&id)));
+                assert_eq!(who.text(), "ada", "{path} after {overtaken_by}");
+                let replayed = site.send(&Request::get("/who/visits").cookie(&old));
+                assert_eq!(replayed.text(), "none\n0", "{path} after {overtaken_by}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_reader_that_is_overtaken_by_a_sign_out_revives_nothing() {
+    everywhere(|site| {
+        let mut browser = site.browser();
+        browser.post("/sign-in:ada");
+        site.clock.advance(Duration::from_secs(43_200));
+        let (mut reader, gate) = late(site, &browser, "/who/gate:late");
+        let recorded = browser.id().to_owned();
+        browser.post("/destroy");
+        gate.open();
+        let response = reader.answer().unwrap();
+        assert_eq!((response.text(), response.one("Set-Cookie")), ("ada", None));
+        site.app.sessions.flush().unwrap();
+        assert_eq!(site.sessions(), 0);
+        let replayed = site.send(&Request::get("/who").cookie(cookie(&recorded)));
+        assert_eq!(replayed.text(), "none");
+    });
+}
+
+#[test]
+fn a_late_answer_for_the_id_from_before_a_sign_in_leaves_the_new_cookie_alone() {
+    everywhere(|site| {
+        for path in [
+            "/gate:late/visits",
+            "/visits/gate:late",
+            "/count/gate:late",
+            "/gate:late/count",
+            "/set:name:x/gate:late",
+            "/renew/gate:late",
+            "/visits/renew/gate:late",
+            "/count/gate:late/panics",
+            "/gate:late/count/status:500",
+        ] {
+            let mut browser = site.browser();
+            browser.post("/count");
+            let (mut older, gate) = late(site, &browser, path);
+            browser.post("/sign-in:ada");
+            gate.open();
+            let response = older.answer().unwrap();
+            assert_eq!(response.one("Set-Cookie"), None, "{path}");
+            let read = browser.get("/who/visits/get:name/flashes");
+            assert_eq!(read.text(), "ada\n1\nnone\n", "{path}");
+            assert_eq!(site.sessions(), 1, "{path}");
+            browser.post("/destroy");
+        }
+    });
+}
+
+#[test]
+fn a_late_sign_out_by_the_id_from_before_a_sign_in_ends_the_session() {
+    everywhere(|site| {
+        for (path, removes) in [
+            ("/gate:late/destroy", true),
+            ("/visits/gate:late/destroy", true),
+            ("/destroy/gate:late/flash:bye", false),
+        ] {
+            let mut browser = site.browser();
+            browser.post("/count");
+            let (mut older, gate) = late(site, &browser, path);
+            browser.post("/sign-in:ada");
+            gate.open();
+            let response = older.answer().unwrap();
+            match removes {
+                true => assert_eq!(response.one("Set-Cookie"), Some(REMOVAL), "{path}"),
+                false => assert!(response.id().is_some(), "{path}"),
+            }
+            assert_eq!(browser.get("/who/visits").text(), "none\n0", "{path}");
+        }
+    });
+}
+
+#[test]
+fn a_writer_that_is_overtaken_by_a_revocation_stores_nothing_and_sends_no_cookie() {
+    everywhere(|site| {
+        let mut browser = site.browser();
+        browser.post("/sign-in:ada/count");
+        let (mut writer, gate) = late(site, &browser, "/count/gate:late");
+        let now = site.now();
+        site.store.index().unwrap().revoke(&SessionFilter::All, None, now).unwrap();
+        gate.open();
+        assert_eq!(writer.answer().unwrap().one("Set-Cookie"), None);
+        assert_eq!(site.sessions(), 0);
+        let response = browser.get("/who");
+        assert_eq!((response.text(), response.one("Set-Cookie")), ("none", None));
+    });
+}
+
+#[test]
+fn a_sign_in_after_a_lost_change_begins_anew() {
+    everywhere(|site| {
+        let mut browser = site.browser();
+        browser.post("/sign-in:ada/count");
+        let path = "/count/gate:late/commit/sign-in:bob/count/commit";
+        let (mut slow, gate) = late(site, &browser, path);
+        browser.post("/destroy");
+        gate.open();
+        let response = slow.answer().unwrap();
+        assert_eq!(response.text(), "2\nDiscarded\n1\nStored");
+        browser.take(&response);
+        assert_eq!(browser.get("/who/visits").text(), "bob\n1");
+    });
+}
+
+#[test]
+fn two_requests_that_change_different_names_both_keep_their_change() {
+    everywhere(|site| {
+        let mut browser = site.browser();
+        browser.post("/set:a:0/set:b:0/set:c:0");
+        let (mut slow, gate) = late(site, &browser, "/get:a/set:a:1/set:c:1/gate:late");
+        browser.post("/set:b:2/set:c:2");
+        gate.open();
+        slow.answer().unwrap();
+        assert_eq!(browser.get("/get:a/get:b/get:c").text(), "1\n2\n1", "the later commit wins");
+    });
+}
+
+#[test]
+fn an_update_that_was_overtaken_is_computed_again() {
+    everywhere(|site| {
+        let mut browser = site.browser();
+        browser.post("/count");
+        let (mut slow, gate) = late(site, &browser, "/count/gate:late");
+        for n in 2..5 {
+            assert_eq!(browser.post("/count").text(), n.to_string());
+        }
+        gate.open();
+        assert_eq!(slow.answer().unwrap().status, 200);
+        assert_eq!(browser.get("/visits").text(), "5");
+    });
+}
+
+#[test]
+fn eight_tabs_that_count_at_once_are_all_counted() {
+    everywhere(|site| {
+        let mut browser = site.browser();
+        browser.post("/count");
+        let start = Barrier::new(8);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                let (mut tab, start) = (browser.clone(), &start);
+                scope.spawn(move || {
+                    start.wait();
+                    for _ in 0..50 {
+                        let response = tab.post("/count");
+                        assert_eq!((response.status, response.one("Set-Cookie")), (200, None));
+                    }
+                });
+            }
+        });
+        assert_eq!((browser.get("/visits").text(), site.sessions()), ("401", 1));
+    });
+}
+
+#[test]
+fn sign_outs_amid_many_writers_are_final() {
+    everywhere(|site| {
+        for _ in 0..20 {
+            let mut browser = site.browser();
+            browser.post("/sign-in:ada/count");
+            let recorded = cookie(browser.id());
+            let (start, address) = (Barrier::new(5), site.address());
+            std::thread::scope(|scope| {
+                for _ in 0..4 {
+                    let (start, recorded) = (&start, &recorded);
+                    scope.spawn(move || {
+                        start.wait();
+                        for _ in 0..5 {
+                            let request = Request::post("/count").cookie(recorded);
+                            let response = send(address, &request).unwrap();
+                            assert_eq!(response.status, 200);
+                        }
+                    });
+                }
+                start.wait();
+                assert_eq!(browser.post("/destroy").one("Set-Cookie"), Some(REMOVAL));
+                let replayed = site.send(&Request::get("/who/visits").cookie(&recorded));
+                assert_eq!(replayed.text(), "none\n0");
+            });
+            let replayed = site.send(&Request::get("/who/visits").cookie(&recorded));
+            assert_eq!(replayed.text(), "none\n0");
+        }
+        assert_eq!(site.stats().signed_in, 0);
+    });
+}
+
+#[test]
+fn a_slow_handler_keeps_nobody_waiting() {
+    everywhere(|site| {
+        let mut browser = site.browser();
+        browser.post("/count");
+        let (mut slow, gate) = late(site, &browser, "/count/gate:late");
+        assert_eq!(browser.get("/visits").text(), "1");
+        assert_eq!(browser.post("/set:name:x/get:name").text(), "x");
+        assert_eq!(site.browser().post("/count").text(), "1");
+        gate.open();
+        slow.answer().unwrap();
+        assert_eq!(browser.get("/visits/get:name").text(), "2\nx");
+    });
+}
