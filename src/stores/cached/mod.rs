@@ -309,7 +309,7 @@ impl Drop for Probe<'_> {
     }
 }
 
-/// Whether the outcome of a commit that failed with `error` is unknown. The other kinds send that
+/// Whether the outcome of a commit that failed with `error` is unknown. The other kinds say that
 /// the commit changed nothing.
 fn is_uncertain(error: &Error) -> bool {
     !matches!(
