@@ -93,11 +93,11 @@ impl Log {
     /// Registers a hook that records the size of the log. It replaces SQLite's automatic
     /// checkpoints.
     pub(super) fn watch(connection: &Connection) {
-        fn note(_: &Wal, pages: std::ffi::c_int) -> rusqlite::Result<()> {
+        fn record_pages(_: &Wal, pages: std::ffi::c_int) -> rusqlite::Result<()> {
             PAGES.set(u32::try_from(pages).unwrap_or(0));
             Ok(())
         }
-        connection.wal_hook(Some(note));
+        connection.wal_hook(Some(record_pages));
     }
 
     pub(super) fn is_ours(&self) -> bool {
@@ -172,7 +172,7 @@ impl Log {
             if pages.saturating_sub(copied) <= FEW_PAGES {
                 if pages <= FEW_PAGES {
                     // The log has restarted by itself, after a blocking reader finished.
-                    self.note(pages, false);
+                    self.record_result(pages, false);
                     return Ok(false);
                 }
                 return Ok(self.may_restart(pages));
@@ -180,7 +180,7 @@ impl Log {
             // No progress: a reader still needs the pages that a checkpoint would overwrite in the
             // database.
             if copied <= copied_before {
-                self.note(pages, true);
+                self.record_result(pages, true);
                 return Ok(false);
             }
             (pages_before, copied_before) = (pages, copied);
@@ -201,12 +201,12 @@ impl Log {
         connection.busy_timeout(Duration::ZERO).map_err(failed())?;
         let checkpoint = result?;
         if let Some(pages) = checkpoint.pages {
-            self.note(pages, checkpoint.blocked);
+            self.record_result(pages, checkpoint.blocked);
         }
         Ok(())
     }
 
-    fn note(&self, pages: u32, blocked: bool) {
+    fn record_result(&self, pages: u32, blocked: bool) {
         let before = blocked.then(|| Blocked { at: Instant::now(), pages });
         *self.blocked.lock().unwrap_or_else(PoisonError::into_inner) = before;
         // A blocked checkpoint of a short log is a short contention; of a long log it means an old
@@ -246,14 +246,14 @@ mod tests {
         let due = log.pages(DUE_BYTES);
         PAGES.set(due);
         assert_eq!(log.is_due(), Some(due));
-        log.note(due, true);
+        log.record_result(due, true);
         for pages in [due, due + 1, due + due / 3] {
             PAGES.set(pages);
             assert_eq!(log.is_due(), None, "{pages} of {due}");
         }
         PAGES.set(due * 2);
         assert_eq!(log.is_due(), Some(due * 2), "it has grown");
-        log.note(100, false);
+        log.record_result(100, false);
         PAGES.set(due);
         assert_eq!(log.is_due(), Some(due), "the reader has gone");
     }
