@@ -39,8 +39,8 @@ impl MemcachedStoreBuilder {
     /// The servers, each as `host:port` or `[IPv6 address]:port`. Every process must name the same
     /// servers by the same text, in any order, because the text decides which server holds which
     /// session. A server that is removed from the list and added again later still has its old
-    /// sessions; [`clear`] it before. Connections use plain TCP without authentication. Defaults to
-    /// `127.0.0.1:11211`.
+    /// sessions; [`clear`] it before. Connections use TCP without authentication or encryption.
+    /// Defaults to `127.0.0.1:11211`.
     ///
     /// [`clear`]: MemcachedStore::clear
     pub fn servers<T: Into<String>>(mut self, servers: impl IntoIterator<Item = T>) -> Self {
