@@ -1,4 +1,4 @@
-//! Settings.
+//! The builder of a [`CachedStore`] and its settings.
 
 use std::time::Duration;
 
@@ -26,29 +26,29 @@ impl<C: Cache, S: Store> CachedStoreBuilder<C, S> {
         CachedStoreBuilder { cache, backing, life: LIFE, retry: RETRY, events: Events::default() }
     }
 
-    /// How long an entry of the cache is believed after the store was read; 1 second to 1 hour.
-    /// It is the bound within which other processes see a change that this one could not tell the
-    /// cache. Defaults to 60 seconds.
+    /// How long a cache entry is valid after it was read from the backing store; 1 second to 1
+    /// hour. If an invalidation fails, other processes see the change within this time. Defaults to
+    /// 60 seconds.
     pub fn entry_life(self, life: Duration) -> Self {
         CachedStoreBuilder { life, ..self }
     }
 
-    /// How long a cache that failed is left alone before it is asked again; 1 millisecond to 1
+    /// How long an open circuit breaker waits before it probes the cache again; 1 millisecond to 1
     /// hour. Defaults to 1 second.
     pub fn retry_after(self, pause: Duration) -> Self {
         CachedStoreBuilder { retry: pause, ..self }
     }
 
-    /// Where events go: when the cache goes down, and when it is back. Defaults to the [`log`]
+    /// The receiver of events, such as `CacheDown` and `CacheRecovered`. Defaults to the [`log`]
     /// crate.
     pub fn events(self, events: Events) -> Self {
         CachedStoreBuilder { events, ..self }
     }
 
-    /// Checks the settings.
+    /// Validates the settings and builds the store.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] when a setting is not acceptable.
+    /// [`ErrorKind::Invalid`] when a setting is out of range.
     pub fn build(self) -> Result<CachedStore<C, S>> {
         let hour = Duration::from_secs(3600);
         let why = if !(Duration::from_secs(1)..=hour).contains(&self.life) {

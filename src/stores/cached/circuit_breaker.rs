@@ -1,8 +1,10 @@
-//! Whether a share of the cache works, and what it could not be told while it did not.
+//! A circuit breaker for each shard of the cache.
 //!
-//! A breaker: closed while the share works; open, and the share is left alone, after a few reads
-//! have failed within a while, or as soon as it could not be told to forget something. While it is
-//! open, one probe at a time tells what is owed; when nothing is owed any more, it closes.
+//! Closed, reads and invalidations use the cache. The breaker opens after [`FAILURE_THRESHOLD`]
+//! failed reads or fills within [`FAILURE_WINDOW`], or at once after a failed invalidation. Open,
+//! reads bypass the shard and invalidations are queued; one probe at a time sends the queue.
+//! Half-open, invalidations are sent at once and reads still bypass the shard. When no invalidation
+//! is pending, the breaker closes.
 
 use std::collections::HashSet;
 use std::num::NonZeroUsize;
@@ -13,16 +15,17 @@ use crate::id::SessionIdHash;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 
-/// So many reads must fail, one may be an accident, …
-const FAILURES: u32 = 3;
+/// The number of failures within [`FAILURE_WINDOW`] that opens the breaker. A single failure may be
+/// transient.
+const FAILURE_THRESHOLD: u32 = 3;
 
-/// … within so long a time.
-const WITHIN: Duration = Duration::from_secs(10);
+/// The time within which failures are counted together.
+const FAILURE_WINDOW: Duration = Duration::from_secs(10);
 
-/// So many keys are kept; more, and the share is told to forget everything.
-const MOST_UNTOLD: usize = 10_000;
+/// The maximum number of queued id hashes. Above it, the whole shard is invalidated.
+const MAX_PENDING: usize = 10_000;
 
-/// What a share must forget.
+/// Invalidations that a shard has not received.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum PendingInvalidations {
     Keys(HashSet<SessionIdHash>),
@@ -48,7 +51,7 @@ impl PendingInvalidations {
         match (&mut *self, more) {
             (PendingInvalidations::Everything, _) => {}
             (PendingInvalidations::Keys(id_hashes), PendingInvalidations::Keys(more))
-                if id_hashes.len() + more.len() <= MOST_UNTOLD =>
+                if id_hashes.len() + more.len() <= MAX_PENDING =>
             {
                 id_hashes.extend(more);
             }
@@ -57,7 +60,7 @@ impl PendingInvalidations {
     }
 }
 
-/// The health of each share.
+/// The circuit breakers of all shards. There is at least one.
 #[derive(Debug)]
 pub(super) struct Shards {
     first: CircuitBreaker,
@@ -74,7 +77,7 @@ impl Shards {
         1 + self.others.len()
     }
 
-    /// The health of a share; of the first, if a cache names one that it does not have.
+    /// The breaker of `shard`, or of the first shard if there is no such shard.
     pub(super) fn of(&self, shard: usize) -> &CircuitBreaker {
         let other = shard.checked_sub(1).and_then(|other| self.others.get(other));
         other.unwrap_or(&self.first)
@@ -84,9 +87,9 @@ impl Shards {
 #[derive(Debug)]
 pub(super) struct CircuitBreaker {
     retry_after: Duration,
-    /// Whether `open` is `None`, for those who only want to know that.
+    /// Equals `open.is_none()`; readable without the lock.
     closed: AtomicBool,
-    /// When the first of the last failures was, and how many those are.
+    /// The time of the first failure in the current window, and the number of failures since.
     failures: Mutex<Option<(Instant, u32)>>,
     open: Mutex<Option<Open>>,
 }
@@ -96,8 +99,8 @@ struct Open {
     pending: PendingInvalidations,
     next_probe: Instant,
     probing: bool,
-    /// The cache answers again: whoever has something to tell tells it himself.
-    others_tell: bool,
+    /// Invalidations are sent at once instead of being queued.
+    half_open: bool,
 }
 
 impl CircuitBreaker {
@@ -114,49 +117,50 @@ impl CircuitBreaker {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the cache may be read.
+    /// Whether reads may use the shard.
     pub(super) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::SeqCst)
     }
 
-    /// A read or a fill under `id_hash` has failed. True if that was one too many.
+    /// Counts a failed read or fill of `id_hash`. Returns true if this failure opened the breaker.
     pub(super) fn failed(&self, id_hash: SessionIdHash, at: Instant) -> bool {
         let failures = self.count(at);
-        // The key is what the probe has to tell: forgetting it shows whether its server is back.
-        failures >= FAILURES && self.missed(PendingInvalidations::keys([id_hash]), at)
+        // The probe invalidates this id hash, which shows whether the server has recovered.
+        failures >= FAILURE_THRESHOLD && self.missed(PendingInvalidations::keys([id_hash]), at)
     }
 
     fn count(&self, at: Instant) -> u32 {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         let (first, count) = match *failures {
-            Some((first, count)) if at.duration_since(first) < WITHIN => (first, count + 1),
+            Some((first, count)) if at.duration_since(first) < FAILURE_WINDOW => (first, count + 1),
             _ => (at, 1),
         };
         *failures = Some((first, count));
         count
     }
 
-    /// The cache could not be told. True if it is left alone from now on, and was not before.
+    /// Records a failed invalidation, and opens the breaker. Returns true if it was closed before.
     pub(super) fn missed(&self, pending: PendingInvalidations, at: Instant) -> bool {
         let mut open = self.open();
         match &mut *open {
             Some(open) => {
                 open.pending.add(pending);
-                open.others_tell = false;
+                open.half_open = false;
                 false
             }
             None => {
                 let next_probe = at + self.retry_after;
-                let (probing, others_tell) = (false, false);
-                *open = Some(Open { pending, next_probe, probing, others_tell });
+                let (probing, half_open) = (false, false);
+                *open = Some(Open { pending, next_probe, probing, half_open });
                 self.closed.store(false, Ordering::SeqCst);
                 true
             }
         }
     }
 
-    /// Keeps this until the cache is back; gives it back if it is to be told at once.
-    pub(super) fn keep_for_later(
+    /// Queues an invalidation if the breaker is open. Otherwise returns it, and the caller sends
+    /// it.
+    pub(super) fn queue_if_open(
         &self,
         pending: PendingInvalidations,
     ) -> Option<PendingInvalidations> {
@@ -164,7 +168,7 @@ impl CircuitBreaker {
             return Some(pending);
         }
         match &mut *self.open() {
-            Some(open) if !open.others_tell => {
+            Some(open) if !open.half_open => {
                 open.pending.add(pending);
                 None
             }
@@ -172,7 +176,7 @@ impl CircuitBreaker {
         }
     }
 
-    /// Whether a probe is due; if so, the caller makes it.
+    /// Whether a probe is due. If it returns true, the caller must run the probe.
     pub(super) fn begin_probe(&self, at: Instant) -> bool {
         if self.is_closed() {
             return false;
@@ -186,39 +190,39 @@ impl CircuitBreaker {
         }
     }
 
-    /// What the cache was not told so far.
-    pub(super) fn take_untold(&self) -> PendingInvalidations {
+    /// Takes the queued invalidations.
+    pub(super) fn take_pending(&self) -> PendingInvalidations {
         self.open().as_mut().map(|open| std::mem::take(&mut open.pending)).unwrap_or_default()
     }
 
-    /// [`take_untold`](Self::take_untold), and nothing is kept for later any more.
-    pub(super) fn let_others_tell(&self) -> PendingInvalidations {
+    /// Switches to half-open, so that no more invalidations are queued, and takes the queued ones.
+    pub(super) fn half_open(&self) -> PendingInvalidations {
         let mut open = self.open();
         let Some(open) = &mut *open else { return PendingInvalidations::default() };
-        open.others_tell = true;
+        open.half_open = true;
         std::mem::take(&mut open.pending)
     }
 
-    /// Everything was told: the cache is read again. False if somebody failed to tell it something
-    /// meanwhile.
+    /// Closes the breaker. Returns false if an invalidation has failed or was queued meanwhile.
     pub(super) fn close(&self) -> bool {
         let mut open = self.open();
-        let is_told = open.as_ref().is_some_and(|open| open.pending.is_empty() && open.others_tell);
-        if is_told {
+        let is_done = open.as_ref().is_some_and(|open| open.pending.is_empty() && open.half_open);
+        if is_done {
             *open = None;
             *self.failures.lock().unwrap_or_else(PoisonError::into_inner) = None;
             self.closed.store(true, Ordering::SeqCst);
         }
-        is_told
+        is_done
     }
 
-    /// A probe has ended that may have told nothing; `owed` is what it was to tell.
-    pub(super) fn put_off(&self, owed: PendingInvalidations, at: Instant) {
+    /// Ends a probe: queues `unsent`, the invalidations that it has not sent, and schedules the
+    /// next probe. Does nothing if the breaker is closed.
+    pub(super) fn end_probe(&self, unsent: PendingInvalidations, at: Instant) {
         if let Some(open) = &mut *self.open() {
-            open.pending.add(owed);
+            open.pending.add(unsent);
             open.next_probe = at + self.retry_after;
             open.probing = false;
-            open.others_tell = false;
+            open.half_open = false;
         }
     }
 }
@@ -245,31 +249,31 @@ mod tests {
         circuit_breaker
     }
 
-    /// A probe that goes well.
+    /// A successful probe.
     fn repair(circuit_breaker: &CircuitBreaker) -> bool {
-        circuit_breaker.take_untold();
-        circuit_breaker.let_others_tell();
+        circuit_breaker.take_pending();
+        circuit_breaker.half_open();
         circuit_breaker.close()
     }
 
     #[test]
-    fn a_few_failures_within_a_while_open_it_and_as_many_in_a_long_time_do_not() {
+    fn failures_open_it_only_within_the_window() {
         let (circuit_breaker, mut at) = (CircuitBreaker::new(RETRY), Instant::now());
         for _ in 0..5 {
             assert!(!circuit_breaker.failed(id_hash(0), at));
             assert!(!circuit_breaker.failed(id_hash(0), at));
-            at += WITHIN;
+            at += FAILURE_WINDOW;
         }
         assert!(circuit_breaker.is_closed());
         assert!(!circuit_breaker.failed(id_hash(0), at));
         assert!(!circuit_breaker.failed(id_hash(0), at));
-        assert!(circuit_breaker.failed(id_hash(0), at), "told once");
-        assert!(!circuit_breaker.failed(id_hash(0), at), "told once");
+        assert!(circuit_breaker.failed(id_hash(0), at), "reported once");
+        assert!(!circuit_breaker.failed(id_hash(0), at), "reported once");
         assert!(!circuit_breaker.is_closed());
     }
 
     #[test]
-    fn what_could_not_be_told_opens_it_at_once() {
+    fn a_failed_invalidation_opens_it_at_once() {
         assert!(!open_at(Instant::now()).is_closed());
     }
 
@@ -280,7 +284,7 @@ mod tests {
         assert!(!circuit_breaker.begin_probe(at));
         assert!(circuit_breaker.begin_probe(at + RETRY));
         assert!(!circuit_breaker.begin_probe(at + RETRY * 2), "there is one");
-        circuit_breaker.put_off(circuit_breaker.take_untold(), at + RETRY);
+        circuit_breaker.end_probe(circuit_breaker.take_pending(), at + RETRY);
         assert!(!circuit_breaker.begin_probe(at + RETRY));
         assert!(circuit_breaker.begin_probe(at + RETRY * 2));
         assert!(repair(&circuit_breaker));
@@ -289,46 +293,46 @@ mod tests {
     }
 
     #[test]
-    fn what_a_failed_probe_was_to_tell_is_still_owed() {
+    fn a_failed_probe_queues_what_it_has_not_sent() {
         let at = Instant::now();
         let circuit_breaker = open_at(at);
-        assert_eq!(circuit_breaker.keep_for_later(keys(1..2)), None);
-        let owed = circuit_breaker.take_untold();
-        assert_eq!(owed, keys(0..2));
-        assert_eq!(circuit_breaker.keep_for_later(keys(2..3)), None);
-        circuit_breaker.put_off(owed, at);
-        assert_eq!(circuit_breaker.take_untold(), keys(0..3));
+        assert_eq!(circuit_breaker.queue_if_open(keys(1..2)), None);
+        let unsent = circuit_breaker.take_pending();
+        assert_eq!(unsent, keys(0..2));
+        assert_eq!(circuit_breaker.queue_if_open(keys(2..3)), None);
+        circuit_breaker.end_probe(unsent, at);
+        assert_eq!(circuit_breaker.take_pending(), keys(0..3));
     }
 
     #[test]
-    fn it_does_not_close_while_something_is_owed() {
+    fn it_does_not_close_while_an_invalidation_is_pending() {
         let at = Instant::now();
         let circuit_breaker = open_at(at);
-        assert!(!circuit_breaker.close(), "nothing was told yet");
-        circuit_breaker.take_untold();
-        assert_eq!(circuit_breaker.keep_for_later(keys(1..2)), None);
-        assert_eq!(circuit_breaker.let_others_tell(), keys(1..2));
+        assert!(!circuit_breaker.close(), "nothing was sent yet");
+        circuit_breaker.take_pending();
+        assert_eq!(circuit_breaker.queue_if_open(keys(1..2)), None);
+        assert_eq!(circuit_breaker.half_open(), keys(1..2));
         assert_eq!(
-            circuit_breaker.keep_for_later(keys(2..3)),
+            circuit_breaker.queue_if_open(keys(2..3)),
             Some(keys(2..3)),
-            "told by who has it"
+            "sent by the caller"
         );
         assert!(!circuit_breaker.missed(keys(2..3), at));
         assert!(!circuit_breaker.close(), "that failed");
-        circuit_breaker.put_off(PendingInvalidations::default(), at);
-        assert_eq!(circuit_breaker.keep_for_later(keys(3..4)), None);
-        assert_eq!(circuit_breaker.take_untold(), keys(2..4));
-        circuit_breaker.let_others_tell();
+        circuit_breaker.end_probe(PendingInvalidations::default(), at);
+        assert_eq!(circuit_breaker.queue_if_open(keys(3..4)), None);
+        assert_eq!(circuit_breaker.take_pending(), keys(2..4));
+        circuit_breaker.half_open();
         assert!(circuit_breaker.close());
-        assert_eq!(circuit_breaker.keep_for_later(keys(4..5)), Some(keys(4..5)));
+        assert_eq!(circuit_breaker.queue_if_open(keys(4..5)), Some(keys(4..5)));
     }
 
     #[test]
-    fn too_much_to_remember_becomes_everything() {
+    fn too_many_invalidations_become_everything() {
         let circuit_breaker = open_at(Instant::now());
-        assert_eq!(circuit_breaker.keep_for_later(keys(1..9_000)), None);
-        assert_eq!(circuit_breaker.keep_for_later(keys(10_000..20_000)), None);
-        assert_eq!(circuit_breaker.keep_for_later(keys(0..1)), None);
-        assert_eq!(circuit_breaker.take_untold(), PendingInvalidations::Everything);
+        assert_eq!(circuit_breaker.queue_if_open(keys(1..9_000)), None);
+        assert_eq!(circuit_breaker.queue_if_open(keys(10_000..20_000)), None);
+        assert_eq!(circuit_breaker.queue_if_open(keys(0..1)), None);
+        assert_eq!(circuit_breaker.take_pending(), PendingInvalidations::Everything);
     }
 }

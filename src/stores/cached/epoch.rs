@@ -1,5 +1,5 @@
-//! The epoch of the truth: how a process learns that everyone was revoked by somebody who did not
-//! tell the cache.
+//! The epoch of the backing store. A new epoch shows that another process has revoked all sessions,
+//! perhaps without invalidating the cache.
 
 use std::sync::TryLockError;
 use std::time::Duration;
@@ -9,13 +9,13 @@ use crate::error::Result;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicI64, Ordering};
 
-/// For so long an epoch that was read is taken for the truth's.
+/// How long an epoch that was read is taken for the current one.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// The epoch as it was last read.
+/// The epoch as of the last read.
 #[derive(Debug)]
 pub(super) struct Epoch {
-    /// From when on it is read again before the cache is believed, in milliseconds.
+    /// The time from which the epoch must be read again before the cache is used, in milliseconds.
     due: AtomicI64,
     last: Mutex<Last>,
 }
@@ -24,7 +24,7 @@ pub(super) struct Epoch {
 enum Last {
     #[default]
     NotRead,
-    /// It was needed and could not be read.
+    /// The first read failed.
     Unknown,
     Read(u64),
 }
@@ -38,10 +38,10 @@ impl Epoch {
         self.due.load(Ordering::SeqCst) <= now.as_millis()
     }
 
-    /// Whether the cache may be read at `now`. If the epoch has not been read for a while, it is
-    /// read, by one of those who come: the others go to the truth themselves meanwhile. If it is
-    /// another one than before, `raised` is called before anybody goes on. One that cannot be read
-    /// keeps nobody from the cache.
+    /// Whether the cache may be read at `now`. If the last read of the epoch is older than
+    /// [`FRESH`], one caller calls `read`; concurrent callers get false and use the backing store.
+    /// If the epoch has changed, `raised` is called before this returns. A failed read does not
+    /// block the cache.
     pub(super) fn allows(
         &self,
         now: Timestamp,
@@ -81,7 +81,8 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 
-    /// Asks with this answer to be read; how often that was, and whether it was another one.
+    /// Calls `allows` with the result `answer` of a read. Returns the number of reads and whether
+    /// `raised` was called.
     fn ask(epoch: &Epoch, now: Timestamp, answer: Result<u64>) -> (u32, bool) {
         let (reads, raised) = (Cell::new(0), Cell::new(false));
         let read = || {
@@ -97,9 +98,9 @@ mod tests {
     }
 
     #[test]
-    fn it_is_read_once_a_while_and_a_raise_is_told_once() {
+    fn it_is_read_once_per_period_and_a_raise_is_reported_once() {
         let epoch = Epoch::new();
-        assert_eq!(ask(&epoch, NOW, Ok(7)), (1, false), "the first is news to nobody");
+        assert_eq!(ask(&epoch, NOW, Ok(7)), (1, false), "the first epoch is no raise");
         assert_eq!(ask(&epoch, NOW + FRESH - Duration::from_millis(1), Ok(8)), (0, false));
         assert_eq!(ask(&epoch, NOW + FRESH, Ok(8)), (1, true));
         assert_eq!(ask(&epoch, NOW + FRESH, Ok(8)), (0, false));
@@ -118,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn while_one_reads_it_the_others_are_sent_to_the_truth() {
+    fn concurrent_callers_bypass_the_cache_during_a_read() {
         let epoch = Epoch::new();
         let read = || {
             assert!(!epoch.allows(NOW, || Ok(7), || ()));

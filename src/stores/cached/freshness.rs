@@ -1,4 +1,4 @@
-//! Which entries of a cache are believed.
+//! Decides which cache entries may be served.
 
 use std::time::Duration;
 
@@ -6,29 +6,30 @@ use crate::backend::CacheEntry;
 use crate::clock::Timestamp;
 use crate::sync::atomic::{AtomicI64, Ordering};
 
-/// Entries that were read from the truth since this process began, and not longer ago than an
-/// entry lives.
+/// An entry is fresh if it was read from the backing store after this process started, and no
+/// longer ago than the entry life.
 ///
-/// A process may have died after it had changed a session and before it could tell the cache; so
-/// it believes nothing, after its restart, that was read before.
+/// A process can die after it has changed a session and before it has invalidated the cache.
+/// Therefore a restarted process serves no entry that was read before its start.
 #[derive(Debug)]
 pub(super) struct Freshness {
     life: Duration,
-    /// In milliseconds; [`NOT_BEGUN`](Trust::NOT_BEGUN) until the first call.
+    /// Entries read before this time are stale. In milliseconds; [`NOT_BEGUN`](Self::NOT_BEGUN)
+    /// until the first call.
     since: AtomicI64,
-    /// The latest time that was given: nothing was filled in by this process that was read later.
+    /// The latest `now` of any call. This process has filled no entry that was read later.
     latest: AtomicI64,
 }
 
-/// What an entry is worth.
+/// Whether an entry may be served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    True,
-    /// Read later than now, by a clock that is ahead, or by a request that is. It may be of use to
-    /// others.
-    Doubtful,
-    /// Too old, from before the beginning, or of a session that may have ended. The truth knows.
-    Void,
+    Fresh,
+    /// Read later than `now`: another machine's clock is ahead, or this request is delayed. Other
+    /// requests may use the entry.
+    Early,
+    /// Expired, read too early, or of a session that may have ended. The entry must be invalidated.
+    Stale,
 }
 
 impl Freshness {
@@ -38,45 +39,45 @@ impl Freshness {
         Freshness { life, since: AtomicI64::new(Self::NOT_BEGUN), latest: AtomicI64::new(i64::MIN) }
     }
 
-    /// The process is at work, at the latest from the first time that it is given.
-    pub(super) fn begin(&self, now: Timestamp) {
+    /// Records the time of a call. The first call sets the start of the process.
+    pub(super) fn observe(&self, now: Timestamp) {
         if self.latest.load(Ordering::SeqCst) < now.as_millis() {
             self.latest.fetch_max(now.as_millis(), Ordering::SeqCst);
         }
         if self.since.load(Ordering::SeqCst) == Self::NOT_BEGUN {
             let (before, begun) = (Self::NOT_BEGUN, now.as_millis());
-            // Whoever was faster has said when.
+            // A concurrent call may have set the start.
             let _ = self.since.compare_exchange(before, begun, Ordering::SeqCst, Ordering::SeqCst);
         }
     }
 
-    /// From now on nothing is believed that was read up to `now`, or up to the latest time known.
-    pub(super) fn begin_after(&self, now: Timestamp) {
-        self.begin(now);
+    /// Makes all entries stale that were read at or before `now`, or the latest time of any call.
+    pub(super) fn expire_until(&self, now: Timestamp) {
+        self.observe(now);
         let latest = Timestamp::from_millis(self.latest.load(Ordering::SeqCst));
         let after = latest.max(now) + Duration::from_millis(1);
         self.since.fetch_max(after.as_millis(), Ordering::SeqCst);
     }
 
-    /// When nobody believes the entry any more.
-    pub(super) fn end_of(&self, entry: &CacheEntry) -> Timestamp {
+    /// When `entry` expires.
+    pub(super) fn expires(&self, entry: &CacheEntry) -> Timestamp {
         entry.read + self.life
     }
 
     pub(super) fn judge(&self, entry: &CacheEntry, now: Timestamp) -> Verdict {
-        // A request that comes late asks for a time gone by. Since then what has expired may have
-        // been removed from the truth, and nobody names it to the cache.
+        // A delayed request has a `now` in the past. Sessions that have expired since may have been
+        // swept from the backing store without an invalidation.
         let latest = Timestamp::from_millis(self.latest.load(Ordering::SeqCst)).max(now);
         if entry.read.as_millis() < self.since.load(Ordering::SeqCst)
-            || self.end_of(entry) <= latest
-            // Touches do not reach an entry, so its deadline may be too early.
+            || self.expires(entry) <= latest
+            // An entry does not receive touches, so its deadline may be too early.
             || !entry.record.is_live(latest)
         {
-            Verdict::Void
+            Verdict::Stale
         } else if now < entry.read {
-            Verdict::Doubtful
+            Verdict::Early
         } else {
-            Verdict::True
+            Verdict::Fresh
         }
     }
 }
@@ -101,47 +102,47 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_is_believed_until_its_life_ends() {
+    fn an_entry_is_fresh_until_its_life_ends() {
         let freshness = Freshness::new(LIFE);
-        freshness.begin(NOW);
+        freshness.observe(NOW);
         let last = NOW + LIFE - Duration::from_millis(1);
-        assert_eq!(freshness.judge(&entry(NOW), NOW), Verdict::True);
-        assert_eq!(freshness.judge(&entry(NOW), last), Verdict::True);
-        assert_eq!(freshness.judge(&entry(NOW), NOW + LIFE), Verdict::Void);
+        assert_eq!(freshness.judge(&entry(NOW), NOW), Verdict::Fresh);
+        assert_eq!(freshness.judge(&entry(NOW), last), Verdict::Fresh);
+        assert_eq!(freshness.judge(&entry(NOW), NOW + LIFE), Verdict::Stale);
     }
 
     #[test]
-    fn nothing_is_believed_from_before_the_beginning() {
+    fn entries_read_before_the_start_are_stale() {
         let freshness = Freshness::new(LIFE);
-        assert_eq!(freshness.judge(&entry(NOW), NOW), Verdict::Void, "it has not begun");
-        freshness.begin(NOW);
-        freshness.begin(NOW - SECOND);
-        assert_eq!(freshness.judge(&entry(NOW - Duration::from_millis(1)), NOW), Verdict::Void);
-        freshness.begin_after(NOW);
-        assert_eq!(freshness.judge(&entry(NOW), NOW), Verdict::Void);
-        assert_eq!(freshness.judge(&entry(NOW + SECOND), NOW + SECOND), Verdict::True);
-        freshness.begin_after(NOW - SECOND);
-        assert_eq!(freshness.judge(&entry(NOW), NOW), Verdict::Void, "it does not move back");
+        assert_eq!(freshness.judge(&entry(NOW), NOW), Verdict::Stale, "it has not begun");
+        freshness.observe(NOW);
+        freshness.observe(NOW - SECOND);
+        assert_eq!(freshness.judge(&entry(NOW - Duration::from_millis(1)), NOW), Verdict::Stale);
+        freshness.expire_until(NOW);
+        assert_eq!(freshness.judge(&entry(NOW), NOW), Verdict::Stale);
+        assert_eq!(freshness.judge(&entry(NOW + SECOND), NOW + SECOND), Verdict::Fresh);
+        freshness.expire_until(NOW - SECOND);
+        assert_eq!(freshness.judge(&entry(NOW), NOW), Verdict::Stale, "it does not move back");
     }
 
     #[test]
-    fn who_is_late_does_not_find_what_has_ended_since() {
+    fn a_delayed_request_gets_no_session_expired_since() {
         let freshness = Freshness::new(LIFE);
-        freshness.begin(NOW);
+        freshness.observe(NOW);
         let short = read_at(NOW, Lifetime::idle(SECOND));
-        assert_eq!(freshness.judge(&short, NOW), Verdict::True);
-        freshness.begin(NOW + SECOND);
-        assert_eq!(freshness.judge(&short, NOW), Verdict::Void);
-        freshness.begin(NOW + LIFE);
-        assert_eq!(freshness.judge(&entry(NOW), NOW), Verdict::Void);
+        assert_eq!(freshness.judge(&short, NOW), Verdict::Fresh);
+        freshness.observe(NOW + SECOND);
+        assert_eq!(freshness.judge(&short, NOW), Verdict::Stale);
+        freshness.observe(NOW + LIFE);
+        assert_eq!(freshness.judge(&entry(NOW), NOW), Verdict::Stale);
     }
 
     #[test]
-    fn an_entry_from_the_future_and_one_past_its_deadline_are_not_believed() {
+    fn an_entry_from_the_future_or_past_its_deadline_is_not_fresh() {
         let freshness = Freshness::new(LIFE);
-        freshness.begin(NOW);
-        assert_eq!(freshness.judge(&entry(NOW + SECOND), NOW), Verdict::Doubtful);
+        freshness.observe(NOW);
+        assert_eq!(freshness.judge(&entry(NOW + SECOND), NOW), Verdict::Early);
         let short = read_at(NOW, Lifetime::idle(SECOND));
-        assert_eq!(freshness.judge(&short, NOW + SECOND), Verdict::Void);
+        assert_eq!(freshness.judge(&short, NOW + SECOND), Verdict::Stale);
     }
 }

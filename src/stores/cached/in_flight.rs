@@ -1,30 +1,29 @@
-//! Whether this process is changing sessions.
+//! Counts the changes of this process that are in flight.
 
 use crate::sync::atomic::{AtomicUsize, Ordering};
 
-/// Between the change of the truth and the moment at which the cache has forgotten, somebody else
-/// may learn of it from the truth: he reads the new value, or ends the same session, finds it gone
-/// or under its new key only, and is acknowledged. What the cache still has must not be served
-/// then. Which keys those are, nobody can say before the truth has; so while anything is being
-/// changed, nothing is read from the cache.
+/// Counts changes from before the commit in the backing store until the cache is invalidated. In
+/// between, another client may learn of the change from the backing store and be acknowledged, so
+/// the old cache entry must not be served any more. The affected id hashes are known only after the
+/// commit. Therefore no request of this process reads the cache while any change is in flight.
 #[derive(Debug, Default)]
 pub(super) struct InFlight(AtomicUsize);
 
-/// Something is being changed until this is dropped.
-pub(super) struct UnderWay<'c>(&'c InFlight);
+/// A change in flight. Dropping it ends the change.
+pub(super) struct ChangeGuard<'c>(&'c InFlight);
 
 impl InFlight {
-    pub(super) fn begin(&self) -> UnderWay<'_> {
+    pub(super) fn begin(&self) -> ChangeGuard<'_> {
         self.0.fetch_add(1, Ordering::SeqCst);
-        UnderWay(self)
+        ChangeGuard(self)
     }
 
-    pub(super) fn is_under_way(&self) -> bool {
+    pub(super) fn is_active(&self) -> bool {
         self.0.load(Ordering::SeqCst) > 0
     }
 }
 
-impl Drop for UnderWay<'_> {
+impl Drop for ChangeGuard<'_> {
     fn drop(&mut self) {
         self.0.0.fetch_sub(1, Ordering::SeqCst);
     }

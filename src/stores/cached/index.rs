@@ -1,4 +1,4 @@
-//! The registry of the truth. What it ends, the cache forgets.
+//! The session index of the backing store. Revocations invalidate the cache.
 
 use std::time::Instant;
 
@@ -11,15 +11,15 @@ use crate::stores::cached::{CachedStore, is_uncertain};
 use crate::sync::instant;
 
 impl<C: Cache, S: Store> CachedStore<C, S> {
-    fn behind(&self, operation: &'static str) -> Result<&dyn SessionIndex> {
+    fn backing_index(&self, operation: &'static str) -> Result<&dyn SessionIndex> {
         self.0.process.check()?;
         self.0.backing.index().ok_or_else(|| Error::new(ErrorKind::Unsupported, operation))
     }
 
-    /// What a failed revocation may have ended is not believed here any more.
-    fn doubting<T>(&self, answer: Result<T>, now: Timestamp, began: Instant) -> Result<T> {
+    /// If a revocation failed with an uncertain outcome, makes all entries read so far stale.
+    fn expire_on_error<T>(&self, answer: Result<T>, now: Timestamp, began: Instant) -> Result<T> {
         if answer.as_ref().is_err_and(is_uncertain) {
-            self.0.doubt(now, began);
+            self.0.expire_entries(now, began);
         }
         answer
     }
@@ -28,7 +28,7 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
 #[deny(clippy::missing_trait_methods)]
 impl<C: Cache, S: Store> SessionIndex for CachedStore<C, S> {
     fn list(&self, filter: &SessionFilter<'_>, page: Page, now: Timestamp) -> Result<Vec<Summary>> {
-        self.behind("list sessions")?.list(filter, page, now)
+        self.backing_index("list sessions")?.list(filter, page, now)
     }
 
     fn revoke(
@@ -37,28 +37,28 @@ impl<C: Cache, S: Store> SessionIndex for CachedStore<C, S> {
         except: Option<&PublicId>,
         now: Timestamp,
     ) -> Result<Vec<SessionIdHash>> {
-        self.0.freshness.begin(now);
+        self.0.freshness.observe(now);
         let (_changing, began) = (self.0.in_flight.begin(), instant());
-        let answer = self.behind("revoke sessions")?.revoke(filter, except, now);
-        let id_hashes = self.doubting(answer, now, began)?;
+        let answer = self.backing_index("revoke sessions")?.revoke(filter, except, now);
+        let id_hashes = self.expire_on_error(answer, now, began)?;
         self.invalidate_sessions(id_hashes.iter().copied(), now);
         Ok(id_hashes)
     }
 
     fn revoke_everyone(&self, realm: Option<&Realm>, now: Timestamp) -> Result<u64> {
-        self.0.freshness.begin(now);
+        self.0.freshness.observe(now);
         let (_changing, began) = (self.0.in_flight.begin(), instant());
-        let answer = self.behind("revoke everyone")?.revoke_everyone(realm, now);
-        let revoked = self.doubting(answer, now, began)?;
+        let answer = self.backing_index("revoke everyone")?.revoke_everyone(realm, now);
+        let revoked = self.expire_on_error(answer, now, began)?;
         self.invalidate_all(now);
         Ok(revoked)
     }
 
     fn epoch(&self) -> Result<u64> {
-        self.behind("read the epoch")?.epoch()
+        self.backing_index("read the epoch")?.epoch()
     }
 
     fn stats(&self, now: Timestamp) -> Result<Stats> {
-        self.behind("count sessions")?.stats(now)
+        self.backing_index("count sessions")?.stats(now)
     }
 }

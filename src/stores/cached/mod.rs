@@ -1,5 +1,5 @@
-//! A cache in front of a store. The store is the truth; the cache makes reading it cheaper, and
-//! may fail, forget, or be away, and nobody is told a lie.
+//! A cache in front of a backing store. The backing store is authoritative. The cache makes reads
+//! cheaper and may fail or lose entries at any time.
 
 mod builder;
 mod circuit_breaker;
@@ -32,33 +32,34 @@ use crate::sync::{instant, thread};
 
 pub use builder::CachedStoreBuilder;
 
-/// The store `S`, with the cache `C` in front of it. Cloning gives another handle to the same.
+/// A backing store `S` with a cache `C` in front of it. Clones share one store.
 ///
-/// Reads come from the cache if they can. Whatever changes a session is done in the store first,
-/// and then the cache is made to forget it. What was read from the store is filled in only if
-/// nobody has changed it meanwhile.
+/// Reads use the cache where possible. A change is committed to the backing store first, then the
+/// cache entry is invalidated. A fill lease keeps a reader from filling in a value that was
+/// invalidated after its read began.
 ///
-/// A cache that fails costs time, never a session: after a few failures it is left alone, and
-/// asked from time to time by a thread of its own. What it could not be told until then is made
-/// good before it is believed again. Of several servers each is left alone by itself.
+/// A cache failure slows requests down and loses no session. Each server of the cache has a circuit
+/// breaker: after a few failures requests bypass the server, and a background thread probes it from
+/// time to time. Before the server is used again, the probe sends the invalidations that it has
+/// missed.
 ///
-/// What this process has acknowledged, or has read from the store, it never reads otherwise from the
-/// cache. Another process may see a change that is under way, and once more what was before, until
-/// it is acknowledged.
+/// A process never reads from the cache an older state than one that it has acknowledged or read
+/// from the backing store. Until a change is acknowledged, another process may see first the new
+/// state and then the old one again.
 ///
-/// The one bound: where the cache was not told of a change, a process may serve the session as it
-/// was for as long as an entry lives, 60 seconds by default. That is so for other processes when
-/// this one cannot reach the cache, or dies between store and cache; and for all of them when the
-/// store is changed past this type, by the sqlite3 shell or a program that uses the store alone.
-/// That everyone was revoked is seen within a second in any case, by the store's
-/// [`epoch`](SessionIndex::epoch). The clocks of the machines must agree; what they differ by is added
-/// to that bound.
+/// If an invalidation is lost, processes may serve the old state of the session until the cache
+/// entry expires, after 60 seconds by default. This concerns other processes when this process
+/// cannot reach the cache or dies between the commit and the invalidation. It concerns all
+/// processes when the backing store is changed without this type, as by the sqlite3 shell or by a
+/// program that uses the backing store alone. A revocation of all sessions is seen within a second
+/// in any case, by the backing store's [`epoch`](SessionIndex::epoch). The machines' clocks must be
+/// synchronized; their difference adds to these bounds.
 ///
 /// ```
 /// use cloakroom::stores::cached::CachedStore;
 /// use cloakroom::{MemoryStore, SessionManager};
 ///
-/// // In earnest, a memcached in front of a database.
+/// // In production, the cache is memcached and the backing store is a database.
 /// let store = CachedStore::new(MemoryStore::new(), MemoryStore::new());
 /// let sessions = SessionManager::new(store)?;
 /// # Ok::<(), cloakroom::Error>(())
@@ -74,7 +75,7 @@ impl<C, S> Clone for CachedStore<C, S> {
 
 #[derive(Debug)]
 struct Inner<C, S> {
-    /// A copy of what it knows, in a process forked from this one, is told of no change.
+    /// A forked process has a copy of this state that receives no changes, so it must not use it.
     process: Process,
     cache: C,
     backing: S,
@@ -86,13 +87,13 @@ struct Inner<C, S> {
 }
 
 impl<C: Cache, S: Store> CachedStore<C, S> {
-    /// `backing` with `cache` in front of it, with all defaults.
+    /// A store with `cache` in front of `backing`, with all defaults.
     pub fn new(cache: C, backing: S) -> Self {
         let (life, retry) = (builder::LIFE, builder::RETRY);
         CachedStore::with(cache, backing, life, retry, Events::default())
     }
 
-    /// Starts with the defaults.
+    /// Starts a builder with the defaults.
     pub fn builder(cache: C, backing: S) -> CachedStoreBuilder<C, S> {
         CachedStoreBuilder::new(cache, backing)
     }
@@ -110,7 +111,7 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
         }))
     }
 
-    /// The store behind the cache.
+    /// The backing store.
     #[must_use]
     pub fn backing(&self) -> &S {
         &self.0.backing
@@ -122,8 +123,8 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
         &self.0.cache
     }
 
-    /// Has a share asked again, if it is down and the time has come. No request waits for that.
-    fn ask_again(&self, shard: usize, now: Timestamp) {
+    /// Starts a probe of a shard on a background thread, if one is due. Does not block.
+    fn probe_if_due(&self, shard: usize, now: Timestamp) {
         let circuit_breaker = self.0.shards.of(shard);
         if !circuit_breaker.begin_probe(instant()) {
             return;
@@ -131,16 +132,16 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
         let inner = self.0.clone();
         let probe = move || inner.repair(shard, now);
         if thread::Builder::new().name("cloakroom-cache".to_owned()).spawn(probe).is_err() {
-            circuit_breaker.put_off(PendingInvalidations::default(), instant());
+            circuit_breaker.end_probe(PendingInvalidations::default(), instant());
         }
     }
 
-    /// Makes a share forget. What it cannot be told now is made good later.
+    /// Invalidates entries of a shard. If the shard cannot be reached, a later probe does it.
     fn invalidate(&self, shard: usize, pending: PendingInvalidations, now: Timestamp) {
-        if let Some(pending) = self.0.shards.of(shard).keep_for_later(pending) {
+        if let Some(pending) = self.0.shards.of(shard).queue_if_open(pending) {
             self.0.invalidate_now(shard, pending, now);
         } else {
-            self.ask_again(shard, now);
+            self.probe_if_due(shard, now);
         }
     }
 
@@ -163,90 +164,92 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
             .for_each(|shard| self.invalidate(shard, PendingInvalidations::Everything, now));
     }
 
-    /// After a commit, begun at `began`, that failed and may have been done all the same.
+    /// Invalidates what a commit that failed with an uncertain outcome may have changed. The commit
+    /// began at `began`.
     fn invalidate_possible_change(&self, commit: &Commit, began: Instant) {
         let (asked, now) = (commit.id_hash, commit.now);
         let mut id_hashes = vec![asked];
         if commit.is_revocation() {
-            // It may have ended sessions whose keys nobody has named.
-            self.0.doubt(now, began);
+            // It may have ended sessions whose id hashes are unknown.
+            self.0.expire_entries(now, began);
         } else if matches!(commit.action, Action::Merge) {
-            // Through a grace the session has another key than was asked for.
+            // An id in its grace period leads to a session with another id hash.
             match self.0.backing.load(&asked, now) {
                 Ok(Lookup::Live { session, .. }) => id_hashes.push(session.id_hash),
                 Ok(_) => {}
-                Err(_) => self.0.doubt(now, began),
+                Err(_) => self.0.expire_entries(now, began),
             }
         }
         self.invalidate_sessions(id_hashes, now);
     }
 }
 
-/// What the cache has for a read.
+/// The result of a read of the cache.
 #[allow(clippy::large_enum_variant)] // it lives on the stack for one request
-enum Consultation {
+enum CacheRead {
     Hit(Record),
     Fill(FillLease),
-    Nothing,
+    Unusable,
 }
 
 impl<C: Cache, S: Store> Inner<C, S> {
-    fn consult(&self, id_hash: &SessionIdHash, now: Timestamp) -> Consultation {
+    fn read_cache(&self, id_hash: &SessionIdHash, now: Timestamp) -> CacheRead {
         self.fetch(id_hash, now).unwrap_or_else(|error| {
             self.failed(id_hash, &error);
-            Consultation::Nothing
+            CacheRead::Unusable
         })
     }
 
-    fn fetch(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Consultation> {
+    fn fetch(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<CacheRead> {
         let entry = match self.cache.fetch(id_hash, now)? {
             CacheLookup::Hit(entry) => entry,
-            CacheLookup::Miss(Some(lease)) => return Ok(Consultation::Fill(lease)),
-            CacheLookup::Miss(None) => return Ok(Consultation::Nothing),
+            CacheLookup::Miss(Some(lease)) => return Ok(CacheRead::Fill(lease)),
+            CacheLookup::Miss(None) => return Ok(CacheRead::Unusable),
         };
         match self.freshness.judge(&entry, now) {
-            Verdict::True => return Ok(Consultation::Hit(entry.record)),
-            Verdict::Doubtful => return Ok(Consultation::Nothing),
-            Verdict::Void => self.cache.forget(&[*id_hash], now)?,
+            Verdict::Fresh => return Ok(CacheRead::Hit(entry.record)),
+            Verdict::Early => return Ok(CacheRead::Unusable),
+            Verdict::Stale => self.cache.forget(&[*id_hash], now)?,
         }
         Ok(match self.cache.fetch(id_hash, now)? {
-            CacheLookup::Miss(Some(lease)) => Consultation::Fill(lease),
-            CacheLookup::Miss(None) | CacheLookup::Hit(_) => Consultation::Nothing,
+            CacheLookup::Miss(Some(lease)) => CacheRead::Fill(lease),
+            CacheLookup::Miss(None) | CacheLookup::Hit(_) => CacheRead::Unusable,
         })
     }
 
     fn fill(&self, id_hash: &SessionIdHash, lease: FillLease, record: &Record, now: Timestamp) {
-        // `now` is from before the read: an entry is never younger than its truth.
+        // `now` is from before the read of the backing store, so an entry never seems newer than it
+        // is.
         let entry = CacheEntry::new(record.clone(), now);
         if let Err(error) =
-            self.cache.fill(id_hash, lease, &entry, self.freshness.end_of(&entry), now)
+            self.cache.fill(id_hash, lease, &entry, self.freshness.expires(&entry), now)
         {
             self.failed(id_hash, &error);
         }
     }
 
-    /// A read or a fill failed.
+    /// Counts a failed read or fill.
     fn failed(&self, id_hash: &SessionIdHash, error: &Error) {
         let shard = self.cache.shard_of(id_hash);
         if self.shards.of(shard).failed(*id_hash, instant()) {
-            self.raise_down(shard, error);
+            self.report_down(shard, error);
         }
     }
 
     fn invalidate_now(&self, shard: usize, pending: PendingInvalidations, now: Timestamp) {
-        if let Err(error) = self.say(shard, &pending, now)
+        if let Err(error) = self.send(shard, &pending, now)
             && self.shards.of(shard).missed(pending, instant())
         {
-            self.raise_down(shard, &error);
+            self.report_down(shard, &error);
         }
     }
 
-    fn raise_down(&self, shard: usize, error: &Error) {
+    fn report_down(&self, shard: usize, error: &Error) {
         let (shard, of) = (shard + 1, self.shards.count());
         self.events.raise(&Event::CacheDown { shard, of, error });
     }
 
-    fn say(&self, shard: usize, pending: &PendingInvalidations, now: Timestamp) -> Result<()> {
+    fn send(&self, shard: usize, pending: &PendingInvalidations, now: Timestamp) -> Result<()> {
         match pending {
             PendingInvalidations::Keys(id_hashes) if id_hashes.is_empty() => Ok(()),
             PendingInvalidations::Keys(id_hashes) => {
@@ -257,53 +260,57 @@ impl<C: Cache, S: Store> Inner<C, S> {
         }
     }
 
-    /// Tells a share that was down all that it missed. Only then is it believed again.
+    /// Sends the missed invalidations to a shard whose circuit breaker is open, and closes the
+    /// breaker.
     fn repair(&self, shard: usize, now: Timestamp) {
         let circuit_breaker = self.shards.of(shard);
-        let mut probe = Probe { circuit_breaker, owed: PendingInvalidations::default() };
-        probe.owed = circuit_breaker.take_untold();
-        if self.say(shard, &probe.owed, now).is_err() {
+        let mut probe = Probe { circuit_breaker, unsent: PendingInvalidations::default() };
+        probe.unsent = circuit_breaker.take_pending();
+        if self.send(shard, &probe.unsent, now).is_err() {
             return;
         }
-        // From here on whoever changes a session tells the cache himself: what is owed comes to an
-        // end, however many those are.
-        probe.owed = circuit_breaker.let_others_tell();
-        if self.say(shard, &probe.owed, now).is_err() {
+        // Half-open, each change sends its own invalidation. So the queue does not grow while it is
+        // sent, however many changes there are.
+        probe.unsent = circuit_breaker.half_open();
+        if self.send(shard, &probe.unsent, now).is_err() {
             return;
         }
-        probe.owed = PendingInvalidations::default();
+        probe.unsent = PendingInvalidations::default();
         if circuit_breaker.close() {
             let (shard, of) = (shard + 1, self.shards.count());
             self.events.raise(&Event::CacheRecovered { shard, of });
         }
     }
 
-    /// Whether everyone has been revoked, for all that this process knows, no earlier than it knows.
+    /// Whether the cache may be read at `now` by the epoch. Makes older entries stale first if the
+    /// epoch has changed.
     fn is_in_epoch(&self, now: Timestamp) -> bool {
         let Some(index) = self.backing.index() else { return true };
-        self.epoch.allows(now, || index.epoch(), || self.freshness.begin_after(now))
+        self.epoch.allows(now, || index.epoch(), || self.freshness.expire_until(now))
     }
 
-    /// After a failed change, begun at `began`, that may have been done all the same. While it was
-    /// waiting others may have filled in what it has ended since.
-    fn doubt(&self, now: Timestamp, began: Instant) {
-        self.freshness.begin_after(now + instant().saturating_duration_since(began));
+    /// Makes all entries stale that were read before the end of a change that began at `began` and
+    /// failed with an uncertain outcome. While the change waited, other requests may have filled in
+    /// sessions that it has ended.
+    fn expire_entries(&self, now: Timestamp, began: Instant) {
+        self.freshness.expire_until(now + instant().saturating_duration_since(began));
     }
 }
 
-/// A probe under way. However it ends, what it has not told is still owed.
+/// A running probe. Dropping it queues the invalidations that were not sent.
 struct Probe<'h> {
     circuit_breaker: &'h CircuitBreaker,
-    owed: PendingInvalidations,
+    unsent: PendingInvalidations,
 }
 
 impl Drop for Probe<'_> {
     fn drop(&mut self) {
-        self.circuit_breaker.put_off(std::mem::take(&mut self.owed), instant());
+        self.circuit_breaker.end_probe(std::mem::take(&mut self.unsent), instant());
     }
 }
 
-/// Whether an error leaves open what was done. The other kinds say that nothing was.
+/// Whether the outcome of a commit that failed with `error` is unknown. The other kinds say that
+/// the commit changed nothing.
 fn is_uncertain(error: &Error) -> bool {
     !matches!(
         error.kind(),
@@ -323,26 +330,27 @@ fn is_uncertain(error: &Error) -> bool {
 impl<C: Cache, S: Store> Store for CachedStore<C, S> {
     fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Lookup> {
         self.0.process.check()?;
-        self.0.freshness.begin(now);
-        // Asked in this order: a change that the cache could not be told has opened the breaker by
-        // the time it is over.
-        let is_changing = self.0.in_flight.is_under_way();
+        self.0.freshness.observe(now);
+        // The order matters: a change whose invalidation failed opens the breaker before it leaves
+        // `in_flight`.
+        let is_changing = self.0.in_flight.is_active();
         let shard = self.0.cache.shard_of(id_hash);
         if !self.0.shards.of(shard).is_closed() {
-            self.ask_again(shard, now);
+            self.probe_if_due(shard, now);
             return self.0.backing.load(id_hash, now);
         }
         if is_changing || !self.0.is_in_epoch(now) {
             return self.0.backing.load(id_hash, now);
         }
-        let consulted = self.0.consult(id_hash, now);
-        if let Consultation::Hit(record) = consulted {
+        let cached = self.0.read_cache(id_hash, now);
+        if let CacheRead::Hit(record) = cached {
             let session = LiveSession { record, id_hash: *id_hash };
             return Ok(Lookup::Live { session, at: () });
         }
         let found = self.0.backing.load(id_hash, now)?;
-        // What another key leads to is not filed under this one: nobody would be told to forget it.
-        if let (Consultation::Fill(lease), Lookup::Live { session, .. }) = (&consulted, &found)
+        // An entry under a replaced id would never be invalidated, because invalidations name
+        // current ids.
+        if let (CacheRead::Fill(lease), Lookup::Live { session, .. }) = (&cached, &found)
             && session.id_hash == *id_hash
         {
             self.0.fill(id_hash, *lease, &session.record, now);
@@ -350,7 +358,7 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
         Ok(found)
     }
 
-    /// Nothing: which of the two may answer is found out on the way.
+    /// Always `None`: a load may have to wait for the cache or for the backing store.
     fn try_load(&self, _: &SessionIdHash, _: Timestamp) -> Option<Lookup> {
         None
     }
@@ -358,8 +366,8 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
     fn commit(&self, commit: &Commit) -> Result<Committed> {
         self.0.process.check()?;
         let (asked, now) = (commit.id_hash, commit.now);
-        self.0.freshness.begin(now);
-        // Until the cache has been told. Of a session that begins it knows nothing.
+        self.0.freshness.observe(now);
+        // In flight until the cache is invalidated. A new session has no entry.
         let is_new = matches!(commit.action, Action::Create(_));
         let _changing = (!is_new).then(|| self.0.in_flight.begin());
         let began = instant();
@@ -373,7 +381,7 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
             }
         };
         match &answer {
-            // Nobody can have asked for a key before its session began.
+            // No request can have used the id before its session was created.
             Committed::Done { .. } if is_new => {}
             Committed::Done { session, ended } => {
                 let asked_and_current = [asked, session.id_hash].into_iter();
@@ -384,7 +392,7 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
                     self.invalidate_sessions([asked, session.id_hash], now);
                 }
             }
-            // What the cache holds is not what the store does, or this request would know better.
+            // The request may have been based on an outdated cache entry.
             Committed::RevisionMismatch(LiveSession { id_hash, .. })
             | Committed::Deleted(id_hash) => {
                 self.invalidate_sessions([asked, *id_hash], now);
@@ -395,11 +403,11 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
         Ok(answer)
     }
 
-    /// The cache forgets what was touched. An entry would go on saying that a touch is due, and
-    /// every request would send another one.
+    /// Invalidates the touched sessions. An outdated entry would make every request send another
+    /// touch.
     fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
         self.0.process.check()?;
-        self.0.freshness.begin(now);
+        self.0.freshness.observe(now);
         let _changing = self.0.in_flight.begin();
         self.0.backing.touch(batch, now)?;
         self.invalidate_sessions(batch.iter().map(|(id_hash, _)| *id_hash), now);
@@ -408,8 +416,8 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
 
     fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {
         self.0.process.check()?;
-        // A request that comes late must not find in the cache what is removed here.
-        self.0.freshness.begin(now);
+        // A delayed request must not find sessions in the cache that this call removes.
+        self.0.freshness.observe(now);
         self.0.backing.sweep(now, limit)
     }
 

@@ -1,4 +1,4 @@
-//! Settings, and opening.
+//! The builder of a [`MemcachedStore`]: settings and opening.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +8,8 @@ use crate::event::{Event, Events};
 use crate::stores::memcached::client::{Client, Reach};
 use crate::stores::memcached::{Inner, MemcachedStore};
 
-/// The longest namespace: with epoch and key a name stays below memcached's 250 bytes.
+/// The maximum length of a namespace. With epoch and id hash, a key stays below memcached's 250
+/// bytes.
 const LONGEST_NAMESPACE: usize = 100;
 
 /// The settings of a [`MemcachedStore`]. Start with [`MemcachedStore::builder`].
@@ -36,9 +37,9 @@ impl MemcachedStoreBuilder {
     }
 
     /// The servers, each as `host:port` or `[IPv6 address]:port`. Every process must name the same
-    /// servers by the same text, in any order: the text decides which server has which session.
-    /// A server that leaves the list and comes back brings back what it has; [`clear`] before.
-    /// TCP only, without authentication or encryption.
+    /// servers by the same text, in any order, because the text decides which server holds which
+    /// session. A server that is removed from the list and added again later still has its old
+    /// sessions; [`clear`] it before. Connections use TCP without authentication or encryption.
     /// Defaults to `127.0.0.1:11211`.
     ///
     /// [`clear`]: MemcachedStore::clear
@@ -47,54 +48,54 @@ impl MemcachedStoreBuilder {
         self
     }
 
-    /// What the names of all keys begin with, so that several applications can share a server: 1
-    /// to 100 ASCII letters, digits, `.`, `_` and `-`. Defaults to `cloakroom`.
+    /// The prefix of all keys, so that several applications can share a server: 1 to 100 ASCII
+    /// letters, digits, `.`, `_` and `-`. Defaults to `cloakroom`.
     pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
         self.reach.namespace = namespace.into();
         self
     }
 
-    /// The most idle connections that are kept to each server; 1 to 1,000. More are opened while
-    /// more threads call at once. Defaults to 16.
+    /// The maximum number of idle connections kept to each server; 1 to 1,000. Concurrent calls
+    /// open more. Defaults to 16.
     pub fn connections(mut self, connections: usize) -> Self {
         self.reach.connections = connections;
         self
     }
 
-    /// How long connecting may take; 1 millisecond to 30 seconds. Defaults to 200 milliseconds.
+    /// The timeout of connecting; 1 millisecond to 30 seconds. Defaults to 200 milliseconds.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.reach.connect_timeout = timeout;
         self
     }
 
-    /// How long a server may take to answer a command, and how long a change goes on that other
-    /// requests keep overtaking; 1 millisecond to 30 seconds. Defaults to 200 milliseconds.
+    /// The timeout of a command, and of the retries of a change that conflicts with concurrent
+    /// changes; 1 millisecond to 30 seconds. Defaults to 200 milliseconds.
     pub fn io_timeout(mut self, timeout: Duration) -> Self {
         self.reach.io_timeout = timeout;
         self
     }
 
-    /// The largest item of the servers, their option `-I`, in bytes. A session that does not fit
-    /// is [`ErrorKind::TooLarge`] and is not sent, because a server that refuses a new value drops
-    /// the old one. At least 1,024; defaults to 1 MiB, as memcached does.
+    /// The maximum item size of the servers, their option `-I`, in bytes. A session that does not
+    /// fit fails with [`ErrorKind::TooLarge`] and is not sent, because a server that refuses a new
+    /// value drops the old one. At least 1,024. Defaults to 1 MiB, as memcached does.
     pub fn item_limit(mut self, bytes: usize) -> Self {
         self.reach.item_limit = bytes;
         self
     }
 
-    /// Where events go. Defaults to the [`log`] crate.
+    /// The receiver of events. Defaults to the [`log`] crate.
     pub fn events(self, events: Events) -> Self {
         MemcachedStoreBuilder { events, ..self }
     }
 
-    /// Checks the settings and resolves the servers' names, for the life of the store. Nothing is
-    /// connected yet: an application may start before its memcached.
+    /// Validates the settings and resolves the server names once, for the life of the store. Opens
+    /// no connection, so an application may start before its memcached.
     ///
     /// # Errors
-    /// - [`ErrorKind::Invalid`]: a setting is not acceptable.
-    /// - [`ErrorKind::Unavailable`]: a name does not resolve, now.
+    /// - [`ErrorKind::Invalid`]: a setting is out of range or malformed.
+    /// - [`ErrorKind::Unavailable`]: a server name does not resolve now.
     pub fn open(self) -> Result<MemcachedStore> {
-        self.check()?;
+        self.validate()?;
         let client = Client::new(self.reach.clone())?;
         let servers = self.reach.servers.join(", ");
         self.events.raise(&Event::StoreOpened { store: &format!("memcached at {servers}") });
@@ -102,7 +103,7 @@ impl MemcachedStoreBuilder {
         Ok(MemcachedStore(Arc::new(Inner { client, busy_timeout, events: self.events })))
     }
 
-    fn check(&self) -> Result<()> {
+    fn validate(&self) -> Result<()> {
         let reach = &self.reach;
         let possible = Duration::from_millis(1)..=Duration::from_secs(30);
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
@@ -130,7 +131,7 @@ impl MemcachedStoreBuilder {
     }
 }
 
-/// Whether it looks like `host:port`. Whether there is such a host is not the question here.
+/// Whether `server` has the form `host:port`. Does not resolve the host.
 fn is_address(server: &str) -> bool {
     let Some((host, port)) = server.rsplit_once(':') else { return false };
     let bracketed = host.starts_with('[') && host.ends_with(']');

@@ -1,8 +1,9 @@
-//! Memcached as a cache.
+//! [`Cache`] for [`MemcachedStore`].
 //!
-//! A miss takes memcached's own lease, and a fill replaces exactly the version that the lease made.
-//! Forgetting removes the item and, with it, the lease: no tombstone is needed. A lease holds the
-//! epoch too, because after a restart memcached numbers its versions from the beginning.
+//! A miss takes memcached's own lease, and a fill replaces exactly the item version that the lease
+//! has created. An invalidation deletes the item and thus the lease, so no tombstone is needed. A
+//! [`FillLease`] includes the epoch, because memcached restarts its version numbers when it
+//! restarts.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -30,7 +31,7 @@ impl Stamp {
 }
 
 impl Cache for MemcachedStore {
-    /// The servers.
+    /// The number of servers.
     fn shards(&self) -> NonZeroUsize {
         NonZeroUsize::new(self.0.client.servers()).unwrap_or(NonZeroUsize::MIN)
     }
@@ -48,14 +49,14 @@ impl Cache for MemcachedStore {
         };
         match decode_entry(&item.value) {
             Ok(entry) if entry.record.is_live(now) => return Ok(CacheLookup::Hit(entry)),
-            // A newer version of the program may be working beside this one.
+            // A newer version of this program may run beside this one.
             Err(Unreadable::Undecodable(_)) => return Ok(CacheLookup::Miss(None)),
             Ok(_) => {}
             Err(Unreadable::Garbage(error)) => {
                 self.0.events.raise(&Event::InvalidCacheValue { error: &error });
             }
         }
-        // The next one gets a lease.
+        // The next miss gets a lease.
         self.0.client.remove(Space::Entries, id_hash, item.stamp, OPERATION)?;
         Ok(CacheLookup::Miss(None))
     }

@@ -1,4 +1,4 @@
-//! Look-ups. They first complete a move that another request has left half-done.
+//! Lookups. They complete moves of sessions to new ids that other requests have left unfinished.
 
 use crate::backend::{LiveSession, Lookup, Missing, ReplacedId, ReplacedIdStatus};
 use crate::clock::Timestamp;
@@ -9,11 +9,11 @@ use crate::stores::memcached::client::{Item, Replacement, Space, Stamp, Written}
 use crate::stores::memcached::value::{State, Way};
 use crate::stores::memcached::{Inner, life, life_of};
 
-/// The maximum number of items read for one id: those that its session has left, and some twice
-/// because it moved meanwhile.
+/// The maximum number of items read for one id: one for each replaced id of its session, and some
+/// twice because the session moved meanwhile.
 const STEPS: usize = ReplacedId::MAX + 8;
 
-/// An item, in the version in which it was read.
+/// An item in the version that was read.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ItemVersion {
     pub(super) id_hash: SessionIdHash,
@@ -27,8 +27,8 @@ impl Inner {
         now: Timestamp,
         operation: &'static str,
     ) -> Result<Lookup<ItemVersion>> {
-        // Where the session may be, what is remembered of the id asked for, and how many ids the
-        // session has had since.
+        // The id to read next, what is remembered of the requested id, and the number of later
+        // replaced ids.
         let (mut at, mut replaced, mut later) = (*id_hash, None::<ReplacedId>, 0);
         for _ in 0..STEPS {
             let Some(item) = self.client.get(Space::Sessions, &at, operation)? else {
@@ -70,11 +70,12 @@ impl Inner {
         Err(Error::with_source(ErrorKind::Busy, operation, "the session keeps moving"))
     }
 
-    /// The last two steps of a move, for any request that meets it. The new id is current since its
-    /// old item became [`Moved`](State::Moved); this stores the session there.
+    /// Completes a move from `old` to `way.to`. Any request that finds a move unfinished calls
+    /// this. The new id is current since the old item became [`Moved`](State::Moved); this stores
+    /// the session under the new id and marks the old item as [`Left`](State::Left).
     ///
-    /// It replaces the [`Arriving`](State::Arriving) item in the version read, and adds none: a
-    /// session that has ended under its new id meanwhile stays ended, however late this comes.
+    /// It replaces the [`Arriving`](State::Arriving) item in the version that was read and never
+    /// adds one. So a session that has ended under its new id meanwhile stays ended.
     pub(super) fn arrive(
         &self,
         old: ItemVersion,
@@ -116,13 +117,13 @@ impl Inner {
         let value = State::Left(*way).encode();
         let life = life(way.replaced_id(old.id_hash).forget_at(), now);
         let new = Replacement { id_hash: old.id_hash, stamp: old.stamp, value, life };
-        // Where another request was faster, it has done the same.
+        // If another request was faster, it has stored the same.
         self.client.replace(Space::Sessions, &new, operation).map(drop)
     }
 
-    /// Replaces what the item of an id that was left before says. The session has moved by then:
-    /// where this fails, the id leads to it as before. Where the item begins a session, ids of the
-    /// session before it still do not lead further.
+    /// Replaces what is remembered of an id that was replaced before. The session has moved
+    /// already, so if this fails, the id leads to it as before. An item that begins a session keeps
+    /// that flag, so that older ids still do not lead to the new session.
     pub(super) fn remember_anew(&self, id_hash: &SessionIdHash, way: Way, now: Timestamp) {
         const OPERATION: &str = "remember a replaced key";
         if let Ok(Some(item)) = self.client.get(Space::Sessions, id_hash, OPERATION)
@@ -134,7 +135,7 @@ impl Inner {
         }
     }
 
-    /// Whether a session moves from `from` to `to`. If so, the move is complete when this returns.
+    /// Whether a session moves from `from` to `to`. If so, completes the move.
     fn has_set_out(
         &self,
         from: &SessionIdHash,
@@ -157,13 +158,13 @@ impl Inner {
         }
     }
 
-    /// Whether an item holds a foreign value, which may be replaced.
+    /// Whether an item holds a foreign value, which may be overwritten.
     pub(super) fn is_garbage(&self, item: &Item) -> bool {
         matches!(self.read(item), Ok(None))
     }
 }
 
-/// What is found where the session lives, by an id that was perhaps replaced.
+/// The lookup result for a session found at `at`, perhaps by a replaced id.
 fn live(
     at: ItemVersion,
     record: Record,

@@ -1,5 +1,5 @@
-//! Sessions in memcached: shared by machines, and lost as a whole when memcached forgets. Alone as
-//! the store, or as the [`Cache`](crate::backend::Cache) in front of one that remembers.
+//! Sessions in memcached, shared by several machines, and lost when memcached loses them. Used as
+//! the only store, or as the [`Cache`](crate::backend::Cache) in front of a durable one.
 
 mod builder;
 mod cache;
@@ -27,19 +27,18 @@ use crate::stores::memcached::value::{State, Unreadable};
 
 pub use builder::MemcachedStoreBuilder;
 
-/// The server's clock is another one than ours: an item stays so much longer than its session, so
-/// that only the deadline in it decides.
+/// How much longer an item is kept than its session lives. The server's clock may differ from ours;
+/// with this margin only the deadline inside the item counts.
 const MARGIN: Duration = Duration::from_secs(60);
 
-/// Sessions in one or more memcached servers, 1.6 or newer. Cloning gives another handle to the
-/// same store.
+/// Sessions in one or more memcached servers, version 1.6 or newer. Clones share one store.
 ///
-/// It is volatile: a restart, a flush or a full server loses sessions, each as a whole, and nobody
-/// is told. Each server has its share of the sessions; while one is down, its share is
-/// [`Unavailable`](crate::ErrorKind::Unavailable), and never another server's. It cannot list
-/// sessions, so there is no registry, and no limit per user.
+/// The store is volatile: a restart, a flush or a full server loses whole sessions without notice.
+/// The sessions are sharded over the servers. While a server is down, its sessions are
+/// [`Unavailable`](crate::ErrorKind::Unavailable) and do not move to another server. The store
+/// cannot list sessions, so it has no [`SessionIndex`] and supports no session limit per user.
 ///
-/// As a [`Cache`](crate::backend::Cache) in front of another store it holds entries, beside and apart
+/// As a [`Cache`](crate::backend::Cache) in front of another store it holds cache entries, separate
 /// from its sessions: see [`CachedStore`](crate::stores::cached::CachedStore).
 ///
 /// ```no_run
@@ -56,13 +55,13 @@ pub struct MemcachedStore(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     client: Client,
-    /// How long a change may go on being overtaken by others.
+    /// How long a change is retried after conflicts with concurrent changes.
     busy_timeout: Duration,
     events: Events,
 }
 
 impl MemcachedStore {
-    /// Sessions in the memcached at `127.0.0.1:11211`, with all defaults.
+    /// Opens a store in the memcached server at `127.0.0.1:11211`, with all defaults.
     ///
     /// # Errors
     /// As [`MemcachedStoreBuilder::open`].
@@ -70,27 +69,29 @@ impl MemcachedStore {
         MemcachedStore::builder().open()
     }
 
-    /// Starts with the defaults.
+    /// Starts a builder with the defaults.
     pub fn builder() -> MemcachedStoreBuilder {
         MemcachedStoreBuilder::new()
     }
 
-    /// Ends every session of this namespace, and no other: what was stored before is out of reach
-    /// from now on, for every process. The memory is memcached's to take back, by and by. Several
-    /// servers are closed first, and opened when all of them are; requests wait meanwhile, and
-    /// fail with [`Busy`](crate::ErrorKind::Busy) when that takes longer than the timeout. If this
-    /// process dies in between, the servers open by themselves after ten seconds.
+    /// Ends every session of this namespace, and of no other, for every process. memcached reclaims
+    /// their memory over time.
+    ///
+    /// With several servers, all of them are closed first and then opened again, so that a session
+    /// cannot escape by moving. Requests wait meanwhile, and fail with
+    /// [`Busy`](crate::ErrorKind::Busy) after the I/O timeout. If this process dies in between, the
+    /// servers open again after ten seconds.
     ///
     /// # Errors
-    /// [`Unavailable`](crate::ErrorKind::Unavailable) when a server cannot be reached. The others
-    /// are cleared then; try again.
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) when a server cannot be reached. The other
+    /// servers are cleared; call this again.
     pub fn clear(&self) -> Result<()> {
         self.0.client.clear(Space::Sessions, "end all sessions in memcached")
     }
 }
 
 impl Inner {
-    /// What stands in an item, if it is anything of ours.
+    /// Decodes an item; `None` if this program has not written it.
     fn read(&self, item: &Item) -> Result<Option<State>, Error> {
         match State::decode(&item.value) {
             Ok(state) => Ok(Some(state)),
@@ -103,7 +104,7 @@ impl Inner {
     }
 }
 
-/// How long an item is kept that is worth nothing from `end` on.
+/// How long an item is kept that is useless from `end` on; `None` for ever.
 fn life(end: Timestamp, now: Timestamp) -> Option<Duration> {
     (end != Timestamp::MAX).then(|| end.since(now).saturating_add(MARGIN))
 }
@@ -130,7 +131,7 @@ impl Store for MemcachedStore {
         self.0.touch(batch, now)
     }
 
-    /// Nothing to do: memcached forgets what has ended by itself.
+    /// Removes nothing: memcached removes expired items itself.
     fn sweep(&self, _now: Timestamp, _limit: NonZeroUsize) -> Result<SweepReport> {
         Ok(SweepReport::new(0, Duration::ZERO))
     }
@@ -149,9 +150,9 @@ impl Store for MemcachedStore {
 }
 
 impl Inner {
-    /// A touch is the same session with another `seen`, in place of exactly the version that was
-    /// read. One that somebody else was faster than, or that leads through a grace, goes the way
-    /// of a commit.
+    /// Replaces each item, in exactly the version that was read, by one with a new `seen`. Touches
+    /// that conflict with another change, or whose id was replaced, are done one by one like
+    /// commits.
     fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
         const OPERATION: &str = "record activity";
         let id_hashes: Vec<SessionIdHash> = batch.iter().map(|(id_hash, _)| *id_hash).collect();
@@ -161,7 +162,7 @@ impl Inner {
             let item = match item {
                 Ok(Some(item)) => item,
                 Ok(None) => continue,
-                // A server that is down keeps the others from nothing.
+                // A failing server does not keep touches from the others.
                 Err(error) => {
                     failed = failed.or(Some(error));
                     continue;

@@ -1,13 +1,14 @@
-//! Which server has which key, by rendezvous hashing: each key gives every server a score, and
-//! belongs to the highest. The loss or the addition of a server moves its own share only.
+//! Maps id hashes to servers by rendezvous hashing: each id hash has a score for every server and
+//! belongs to the highest. Removing or adding a server moves only that server's shard.
 //!
-//! It is spelled out here because every process must agree on it, whatever it was compiled with.
+//! The hash is spelled out here because all processes must agree on it, whatever they are compiled
+//! with.
 
 use sha2::{Digest, Sha256};
 
 use crate::id::SessionIdHash;
 
-/// What a server's name brings to every score.
+/// The contribution of a server's name to its scores.
 pub(super) fn weight(name: &str) -> u64 {
     first_number(&Sha256::digest(name))
 }
@@ -20,7 +21,7 @@ pub(super) fn first_number(bytes: &[u8]) -> u64 {
     bytes.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
-/// The end of SplitMix64, which spreads a change of one bit over all.
+/// The output function of SplitMix64. It spreads a change of one bit over all bits.
 fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -41,7 +42,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_server_loses_only_its_share() {
+    fn removing_a_server_moves_only_its_shard() {
         let all = shards(&["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"]);
         let fewer = shards(&["127.0.0.1:1", "127.0.0.1:2"]);
         for server in 0..3 {
@@ -54,8 +55,8 @@ mod tests {
     }
 
     #[test]
-    fn the_shares_stay_what_they_are() {
-        // Another distribution would lose sessions at an update.
+    fn the_mapping_is_stable() {
+        // Another mapping would lose sessions at an update.
         let all = shards(&["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"]);
         assert_eq!(&all[..16], &[0, 0, 0, 0, 2, 0, 1, 0, 0, 2, 0, 1, 1, 0, 2, 0]);
     }

@@ -1,4 +1,4 @@
-//! The values in memcached: a format byte, a byte for the kind, and what belongs to it.
+//! Encoding of values in memcached: a format byte, a kind byte, and a body.
 
 use crate::backend::{CacheEntry, ReplacedBy, ReplacedId};
 use crate::clock::Timestamp;
@@ -6,69 +6,69 @@ use crate::error::{Error, ErrorKind};
 use crate::id::{JoinSalt, SessionIdHash};
 use crate::record::Record;
 
-/// The format that this version writes. Up to [`LAST_FORMAT`] a higher one is a newer version's;
-/// anything else in the first byte is nobody's that we know.
+/// The format that this version writes. Formats above it, up to [`LAST_FORMAT`], are those of newer
+/// versions. Any other first byte marks a foreign value.
 const FORMAT: u8 = 1;
 const LAST_FORMAT: u8 = 31;
 
-/// What stands under a session's key.
+/// The state of a session's item.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(clippy::large_enum_variant)] // it lives on the stack for one request
 pub(super) enum State {
-    /// The session.
+    /// A live session.
     Live(Record),
-    /// A session is about to arrive here from this key, and has, as soon as that says [`Moved`]
-    /// to here.
+    /// A session is moving here from this id. It lives here as soon as the item of that id is
+    /// [`Moved`] to here.
     ///
     /// [`Moved`]: State::Moved
     Arriving(SessionIdHash),
-    /// The session has moved, and this is what it is where it arrives.
+    /// The session has moved. The record is to be stored under the new id.
     Moved(Way, Record),
-    /// The session has left and has arrived.
+    /// The session has moved, and the move is complete. Only the replaced id is remembered.
     Left(Way),
 }
 
-/// Where a session went, and when: all that is remembered of a replaced key but the key itself,
-/// under which it is stored.
+/// Where and when a session moved: what is remembered of a replaced id, except for the id itself,
+/// under which the item is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Way {
     pub(super) to: SessionIdHash,
     pub(super) at: Timestamp,
     pub(super) by: ReplacedBy,
     pub(super) had_user: bool,
-    /// Another session began in place of the one that was here, as at the sign-in of another user.
-    /// Keys that this one had before do not lead there.
+    /// A new session replaced the one that was here, as at the sign-in of another user. Older ids
+    /// of the previous session do not lead to it.
     pub(super) begins_session: bool,
-    /// Nor does this one: it was not the key that was presented.
+    /// This id does not lead there either, because it was not the id that was presented.
     pub(super) leads_nowhere: bool,
 }
 
 impl Way {
-    /// The way of a session from the key `left`.
+    /// The move of a session away from the id `left`.
     pub(super) fn of(left: &ReplacedId) -> Self {
         let ReplacedId { successor: to, at, by, had_user, .. } = *left;
         Way { to, at, by, had_user, begins_session: false, leads_nowhere: false }
     }
 
-    /// The way to a session that begins in place of the one at `id_hash`, by the key `presented`.
+    /// The move to a new session that replaces the one at `id_hash`, by the id `presented`.
     pub(super) fn to_new(presented: &ReplacedId, id_hash: SessionIdHash) -> Self {
         let leads_nowhere = presented.id_hash != id_hash;
         Way { begins_session: true, leads_nowhere, ..Way::of(presented) }
     }
 
-    /// What is remembered of the key under which this is stored.
+    /// What is remembered of the id under which this is stored.
     pub(super) fn replaced_id(&self, id_hash: SessionIdHash) -> ReplacedId {
         let Way { to, at, by, had_user, .. } = *self;
         ReplacedId { id_hash, successor: to, at, by, had_user }
     }
 }
 
-/// Why a value is no [`State`].
+/// Why a value does not decode to a [`State`].
 #[derive(Debug)]
 pub(super) enum Unreadable {
-    /// Ours, but this version cannot read it. It may be a newer version's.
+    /// A value of this program that this version cannot decode, perhaps of a newer version.
     Undecodable(Error),
-    /// Not ours.
+    /// A foreign value.
     Garbage(Error),
 }
 
@@ -118,7 +118,7 @@ impl State {
     }
 }
 
-/// The key, the time, by what it was replaced, the flags, the end of the grace, the salt.
+/// New id, time, kind of replacement, flags, end of the grace period, salt.
 const WAY_BYTES: usize = 32 + 8 + 1 + 1 + 8 + 32;
 
 impl Way {
@@ -167,7 +167,7 @@ impl Way {
     }
 }
 
-/// An entry of a cache: when the truth was read stands inside it.
+/// Encodes a cache entry, with the time at which the backing store was read.
 pub(super) fn encode_entry(entry: &CacheEntry) -> Vec<u8> {
     let read = entry.read.as_millis().to_be_bytes();
     [&[FORMAT, b'E'], &read[..], entry.record.to_json().as_bytes()].concat()
@@ -183,7 +183,7 @@ pub(super) fn decode_entry(value: &[u8]) -> Result<CacheEntry, Unreadable> {
     Ok(CacheEntry::new(record(body)?, Timestamp::from_millis(i64::from_be_bytes(*read))))
 }
 
-/// The kind and the body of a value of our format.
+/// Splits a value of this format into kind and body.
 fn open(value: &[u8]) -> Result<(u8, &[u8]), Unreadable> {
     match value {
         [FORMAT, kind, body @ ..] => Ok((*kind, body)),
@@ -296,7 +296,7 @@ mod tests {
             if let Ok(state) = State::decode(&value) {
                 assert_eq!(State::decode(&state.encode()).unwrap(), state);
                 if let State::Moved(way, _) | State::Left(way) = state {
-                    // No time is too far away to be counted with.
+                    // No time causes an overflow.
                     let id = way.replaced_id(KEY);
                     let _ = (id.forget_at(), id.status(NOW), id.was_under_way(NOW));
                 }

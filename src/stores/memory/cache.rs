@@ -1,4 +1,4 @@
-//! The memory store as a cache: entries, and the leases that guard their filling.
+//! [`Cache`] for [`MemoryStore`]: entries and fill leases.
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::id::SessionIdHash;
 use crate::stores::memory::MemoryStore;
 
-/// Whoever took a lease and has not filled by then has failed: the next one gets a new lease.
+/// How long a fill lease lasts. After that, the next miss gets a new lease.
 const LEASE: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
@@ -23,7 +23,8 @@ pub(super) struct Entries {
 #[derive(Debug, Default)]
 struct Slots {
     by_key: HashMap<SessionIdHash, Slot>,
-    /// Grows with every lease, so that no two leases are alike, whatever was forgotten between.
+    /// The number of the last lease. It grows with every lease, so no number is used twice, even
+    /// after an invalidation.
     last_lease: u128,
 }
 
@@ -148,7 +149,7 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_millis(0);
 
     #[test]
-    fn a_slow_reader_cannot_fill_in_what_was_forgotten_meanwhile() {
+    fn a_slow_reader_cannot_fill_in_an_invalidated_entry() {
         let cache = MemoryStore::new();
         let slow = lease(&cache, &KEY, NOW);
         cache.forget(&[KEY], NOW).unwrap();

@@ -1,5 +1,5 @@
-//! Sessions in the memory of one process: a store for tests and for programs that may lose all
-//! sessions at a restart, and a cache in front of another store.
+//! [`MemoryStore`] keeps sessions in the memory of one process. It serves tests, programs that may
+//! lose all sessions at a restart, and as a cache in front of another store.
 
 mod cache;
 
@@ -20,16 +20,17 @@ use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
 use crate::record::{Cursor, Record, Stats, Summary, Touch};
 use crate::sync::{instant, thread};
 
-/// A volatile store, with every guarantee but durability.
+/// A volatile store. It has every guarantee but durability.
 ///
-/// It holds at most a fixed number of sessions, 100,000 by default; beginning one more fails with
-/// [`ErrorKind::Full`] until the cleaner has removed ended ones. As a
-/// [`Cache`](crate::backend::Cache) it holds as many entries and drops the oldest half when full.
+/// It holds a limited number of sessions, 100,000 by default. When it is full, creating a session
+/// fails with [`ErrorKind::Full`] until a sweep has removed expired ones. As a
+/// [`Cache`](crate::backend::Cache) it holds as many entries, and drops the older half when it is
+/// full.
 #[derive(Debug)]
 pub struct MemoryStore {
     capacity: usize,
     sessions: RwLock<Sessions>,
-    /// The number of threads that wait to write.
+    /// The number of threads that wait for the write lock.
     waiting: AtomicUsize,
     epoch: AtomicU64,
     cache: cache::Entries,
@@ -38,7 +39,7 @@ pub struct MemoryStore {
 #[derive(Debug, Default)]
 struct Sessions {
     rows: IdHashMap<Row>,
-    /// The remembered replaced ids, with the current ids of their sessions.
+    /// The remembered replaced ids, with the current id of each session.
     replaced: IdHashMap<SessionIdHash>,
     users: HashMap<UserKey, BTreeSet<SessionIdHash>>,
     last_place: i64,
@@ -47,14 +48,14 @@ struct Sessions {
 #[derive(Debug)]
 struct Row {
     record: Record,
-    /// The ids it had, the oldest first.
+    /// Its replaced ids, the oldest first.
     replaced: Vec<ReplacedId>,
-    /// Higher for sessions that began later.
+    /// Its position in lists. A later session has a higher one.
     place: i64,
 }
 
 impl MemoryStore {
-    /// The number of sessions that [`new`](Self::new) allows.
+    /// The maximum number of sessions in a store made by [`new`](Self::new).
     pub const DEFAULT_CAPACITY: usize = 100_000;
 
     /// An empty store for 100,000 sessions.
@@ -75,8 +76,8 @@ impl MemoryStore {
         }
     }
 
-    // No code of the application runs under the lock, and none of this crate's that can panic
-    // half-way: the data behind a poisoned lock is consistent.
+    // No application code runs under the lock, and no code of this crate that can panic halfway, so
+    // the data behind a poisoned lock is consistent.
     fn read(&self) -> RwLockReadGuard<'_, Sessions> {
         self.sessions.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -94,7 +95,8 @@ impl MemoryStore {
         }
     }
 
-    /// The lock is not fair: a thread that takes it again and again would starve those that wait.
+    /// Yields to waiting writers. The lock is not fair: a thread that takes it repeatedly would
+    /// starve them.
     fn let_others_in(&self) {
         if self.waiting.load(Ordering::Relaxed) > 0 {
             thread::yield_now();
@@ -109,8 +111,8 @@ impl Default for MemoryStore {
 }
 
 impl Sessions {
-    /// The current id of the session that `id_hash` leads to, its row, and `id_hash` itself if it
-    /// was replaced and its grace is over.
+    /// The current id and the row of the session that `id_hash` leads to, and the replaced id that
+    /// was presented, if its grace period is over.
     fn locate(
         &self,
         id_hash: &SessionIdHash,
@@ -129,7 +131,7 @@ impl Sessions {
         }
     }
 
-    /// What `id_hash` finds at `now`, with the current id of its session as position.
+    /// Looks `id_hash` up at `now`. The position is the session's current id.
     fn find(&self, id_hash: &SessionIdHash, now: Timestamp) -> Lookup<SessionIdHash> {
         let Some((at, row, replaced)) = self.locate(id_hash, now) else {
             return Lookup::not_found();
@@ -174,7 +176,7 @@ impl Sessions {
         Some(row)
     }
 
-    /// The rows of `filter` that live at `now`, in no order.
+    /// The rows that match `filter` and are live at `now`, in no order.
     fn live<'s>(
         &'s self,
         filter: &SessionFilter<'_>,
@@ -185,7 +187,7 @@ impl Sessions {
         rows
     }
 
-    /// The rows of `filter`, expired ones too, in no order.
+    /// The rows that match `filter`, expired ones included, in no order.
     fn select<'s>(&'s self, filter: &SessionFilter<'_>) -> Vec<(&'s SessionIdHash, &'s Row)> {
         let wanted = |(_, row): &(&SessionIdHash, &Row)| filter.includes(&row.record);
         let mut narrowest = filter;
@@ -204,7 +206,8 @@ impl Sessions {
         }
     }
 
-    /// The ids of these live sessions but `except`, from the one that signed in longest ago.
+    /// The ids of the live sessions that match `filter`, without `except`, ordered by sign-in time,
+    /// the earliest first.
     fn by_sign_in(
         &self,
         filter: &SessionFilter<'_>,
@@ -276,8 +279,9 @@ impl Sessions {
         }
     }
 
-    /// Checks that `to` is free, and obeys the limit per user but for `except`: the ids of the
-    /// sessions to end, or `None` when the user has too many.
+    /// Checks that the id `to` is free, and applies the session limit of the user to all sessions
+    /// but `except`. Returns the ids of the sessions to end, or `None` when the limit rejects the
+    /// commit. Removes the user's expired sessions.
     fn sessions_to_end(
         &mut self,
         commit: &Commit,
@@ -307,7 +311,7 @@ impl Sessions {
     }
 }
 
-/// Adds a replaced id to those that are remembered, and forgets the oldest.
+/// Adds a replaced id, and removes forgotten ids and the oldest above [`ReplacedId::MAX`].
 fn remember(replaced: &mut Vec<ReplacedId>, id: ReplacedId, now: Timestamp) {
     if id.ends_graces() {
         replaced.iter_mut().for_each(|id| *id = id.without_grace());
@@ -349,8 +353,8 @@ impl Store for MemoryStore {
     }
 
     fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {
-        // The search blocks no reader, so each result is checked again before it is removed. Where
-        // other threads have removed some of them meanwhile, another search follows.
+        // The search holds only a read lock, so each result is checked again before it is removed.
+        // If other threads have removed some of them meanwhile, another search follows.
         let mut swept = SweepReport::new(0, Duration::ZERO);
         loop {
             let room = limit.get() - swept.removed;

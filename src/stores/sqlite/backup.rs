@@ -1,4 +1,4 @@
-//! Copies of a live database, and a copy put in its place.
+//! Online backup and restore.
 
 use std::fs::{self, File};
 use std::io;
@@ -22,19 +22,19 @@ use crate::stores::sqlite::{RestoreReport, delete_all, migrate};
 pub(super) const BACKING_UP: &str = "back the database up";
 const RESTORING: &str = "restore the database";
 
-/// Pages between two looks at the watch.
+/// The number of pages copied between two progress reports.
 const STEP: i32 = 1024;
 
-/// Copies all of `source` as it is at this moment into a new file. Writers go on.
+/// Copies a snapshot of `source` into a new file. Writers are not blocked.
 pub(super) fn copy(
     source: &Connection,
     to: &Path,
     check: bool,
     watch: &mut ProgressFn,
 ) -> Result<ControlFlow<()>> {
-    refuse_taken(to, BACKING_UP)?;
-    // The name is taken only by a complete copy. Until then the copy has a name of its own, so
-    // that two at once do not write into each other's.
+    refuse_existing(to, BACKING_UP)?;
+    // Only a complete copy gets the name `to`. Until then the copy has a unique name, so that
+    // concurrent backups do not write into one file.
     let partial = Partial::beside(to)?;
     let copied = copy_all(source, &partial.0, watch, BACKING_UP)?;
     if copied.is_break() {
@@ -50,7 +50,7 @@ pub(super) fn copy(
     Ok(ControlFlow::Continue(()))
 }
 
-/// A file that is not complete yet. Dropping it removes it.
+/// An incomplete file. Dropping it deletes the file.
 struct Partial(PathBuf);
 
 impl Partial {
@@ -58,19 +58,19 @@ impl Partial {
         Ok(Partial(with_suffix(to, &format!(".{}.partial", PublicId::generate()?))))
     }
 
-    /// Gives the complete file its name, unless that was taken meanwhile.
+    /// Gives the complete file its final name, unless that exists meanwhile.
     fn publish(self, to: &Path, operation: &'static str) -> Result<()> {
         let failed = |source| failed_io(operation, source);
         File::open(&self.0).and_then(|file| file.sync_all()).map_err(failed)?;
         match fs::hard_link(&self.0, to) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(taken(to, operation));
+                return Err(already_exists(to, operation));
             }
-            // Some file systems have no links.
+            // Some file systems do not support hard links.
             Err(_) => fs::rename(&self.0, to).map_err(failed)?,
         }
-        // Not every file system lets a folder be synced; the copy is there all the same.
+        // Some file systems cannot sync a folder; the copy exists nevertheless.
         if let Some(folder) = to.parent() {
             let _ = File::open(folder).and_then(|folder| folder.sync_all());
         }
@@ -80,25 +80,27 @@ impl Partial {
 
 impl Drop for Partial {
     fn drop(&mut self) {
-        // After a link it is the second name; after a failure it is what is left.
+        // After a link this is the second name of the file; after a failure it is the incomplete
+        // copy.
         for suffix in ["", "-wal", "-shm", "-journal"] {
             let _ = fs::remove_file(with_suffix(&self.0, suffix));
         }
     }
 }
 
-/// A log that another database has left behind would be taken for the new one's.
-fn refuse_taken(to: &Path, operation: &'static str) -> Result<()> {
+/// Rejects an existing file. SQLite would also apply a journal left behind by another database to
+/// the new file.
+fn refuse_existing(to: &Path, operation: &'static str) -> Result<()> {
     for suffix in ["", "-wal", "-journal"] {
         let path = with_suffix(to, suffix);
         if fs::symlink_metadata(&path).is_ok() {
-            return Err(taken(&path, operation));
+            return Err(already_exists(&path, operation));
         }
     }
     Ok(())
 }
 
-fn taken(path: &Path, operation: &'static str) -> Error {
+fn already_exists(path: &Path, operation: &'static str) -> Error {
     Error::with_source(
         ErrorKind::Invalid,
         operation,
@@ -119,8 +121,8 @@ fn copy_all(
     let failed = || while_doing(operation);
     file::create_new_private(to).map_err(|source| failed_io(operation, source))?;
     let mut target = Access::whole(to).connect().map_err(failed())?;
-    // A read transaction of our own holds one snapshot: without it the copy would begin anew at
-    // each commit of a writer, and under load never end.
+    // A read transaction holds one snapshot. Without it the copy would restart at each commit of
+    // another connection, and never finish under load.
     let snapshot = source.unchecked_transaction().map_err(failed())?;
     snapshot.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).map_err(failed())?;
     let copied = transfer(&snapshot, &mut target, Duration::ZERO, watch, operation)?;
@@ -128,7 +130,7 @@ fn copy_all(
     Ok(copied)
 }
 
-/// Makes `target` the same as `source`, in one transaction of it.
+/// Copies `source` to `target` in one transaction of `target`.
 fn transfer(
     source: &Connection,
     target: &mut Connection,
@@ -153,7 +155,7 @@ fn transfer(
         let pages = |count: i32| u64::try_from(count).unwrap_or(0);
         let total = pages(progress.pagecount);
         let done = total.saturating_sub(pages(progress.remaining));
-        // What is dropped before it is complete is rolled back.
+        // An unfinished backup is rolled back when it is dropped.
         if watch(Progress { done, total }).is_break() {
             return Ok(ControlFlow::Break(()));
         }
@@ -177,7 +179,7 @@ fn refuse_damaged(
     }
 }
 
-/// What is to be restored, where to, and how.
+/// The parameters of a restore.
 pub(super) struct Restore<'r> {
     pub(super) from: &'r Path,
     pub(super) to: &'r Path,
@@ -200,10 +202,10 @@ impl Restore<'_> {
             if connection.is_readonly("main").map_err(failed())? {
                 return Err(Error::new(ErrorKind::ReadOnly, RESTORING));
             }
-            self.refuse_stranger(&connection)?;
+            self.refuse_foreign(&connection)?;
             target = Some(connection);
         } else {
-            refuse_taken(self.to, RESTORING)?;
+            refuse_existing(self.to, RESTORING)?;
         }
         if !fs::exists(self.from).unwrap_or(true) {
             let why = format!("there is no file {}", self.from.display());
@@ -216,8 +218,8 @@ impl Restore<'_> {
             return Err(Error::with_source(ErrorKind::Invalid, RESTORING, why));
         }
 
-        // Everything is prepared in a file of its own, so that the one step that others see is
-        // the last: no moment at which sessions of the copy are live that should not be.
+        // The copy is prepared in a separate file, so that other processes see one atomic change,
+        // and never a moment with live sessions that should have ended.
         let partial = Partial::beside(self.to)?;
         let source = self.open_copy()?;
         if migrate::version_before(&source, self.table)? == 0 {
@@ -238,14 +240,14 @@ impl Restore<'_> {
         let restored = self.prepare(&prepared, target.as_ref()).map_err(failed())?;
 
         let Some(mut target) = target else {
-            // The file leaves here as it came: with a log if the copy had one.
+            // The new file gets the journal mode of the copy.
             journal(&prepared, &mode).map_err(failed())?;
             prepared.close().map_err(|(_, source)| while_doing(RESTORING)(source))?;
             partial.publish(self.to, RESTORING)?;
             return Ok(ControlFlow::Continue(restored));
         };
-        self.fit_pages(&prepared, &target).map_err(failed())?;
-        // What it ends, it ends for good: on the disk before it is acknowledged.
+        self.match_page_size(&prepared, &target).map_err(failed())?;
+        // Revocations must be durable before they are acknowledged.
         let synced = "PRAGMA synchronous = EXTRA; PRAGMA fullfsync = ON";
         target.execute_batch(synced).map_err(failed())?;
         let moved = transfer(&prepared, &mut target, self.busy_timeout, watch, RESTORING)?;
@@ -268,10 +270,10 @@ impl Restore<'_> {
         }
     }
 
-    /// A database that was never ours is not the one that the copy was made of.
-    fn refuse_stranger(&self, target: &Connection) -> Result<()> {
+    /// Rejects a target that does not belong to this program, because the copy was not made of it.
+    fn refuse_foreign(&self, target: &Connection) -> Result<()> {
         let failed = || while_doing(RESTORING);
-        // What is no database at all cannot be written to either.
+        // A file that is not a database cannot be written to.
         target.query_row("PRAGMA schema_version", [], |_| Ok(())).map_err(failed())?;
         match migrate::version_before(target, self.table) {
             Ok(0) => {
@@ -285,12 +287,13 @@ impl Restore<'_> {
                 Err(Error::with_source(ErrorKind::NotSetUp, RESTORING, why))
             }
             Err(error) if error.kind() == ErrorKind::ForeignTable => Err(error),
-            // Ours, of whatever version, or so damaged that it does not matter.
+            // The table is ours, of any version, or too damaged to tell.
             _ => Ok(()),
         }
     }
 
-    /// Ends the sessions of the copy, and raises the epoch above every one that a cache has seen.
+    /// Deletes the sessions of the copy unless they are kept, and raises the epoch above every
+    /// epoch that a cache may have seen.
     fn prepare(
         &self,
         prepared: &Connection,
@@ -300,7 +303,7 @@ impl Restore<'_> {
             connection.query_row(&self.sql.epoch, [], |row| row.get(0))
         };
         let transaction = prepared.unchecked_transaction()?;
-        // A target that is damaged, or was never set up, has no epoch to tell.
+        // A damaged or empty target has no readable epoch.
         let seen = target.and_then(|target| epoch(target).ok()).unwrap_or(0);
         let live: i64 =
             transaction.query_row(&self.sql.count_live, [self.now.as_millis()], |r| r.get(0))?;
@@ -313,8 +316,9 @@ impl Restore<'_> {
         Ok(RestoreReport { live: u64::try_from(live).unwrap_or(0), kept: self.keep_sessions })
     }
 
-    /// SQLite cannot change the page size of a file with a log: the copy takes on the target's.
-    fn fit_pages(&self, prepared: &Connection, target: &Connection) -> rusqlite::Result<()> {
+    /// Gives the copy the page size of the target: SQLite cannot change the page size of a file
+    /// with a write-ahead log.
+    fn match_page_size(&self, prepared: &Connection, target: &Connection) -> rusqlite::Result<()> {
         let size = |connection: &Connection| -> rusqlite::Result<i64> {
             connection.query_row("PRAGMA page_size", [], |row| row.get(0))
         };

@@ -1,4 +1,5 @@
-//! Opening: the file, its journal mode, its tables.
+//! The builder of a [`SqliteStore`]: settings, and opening the file, its journal mode and its
+//! tables.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use crate::stores::sqlite::wal::Log;
 use crate::stores::sqlite::write::{Writer, patiently};
 use crate::stores::sqlite::{Durability, Inner, Journal, SqliteStore, migrate};
 
-const HOT_BYTES: usize = 80 << 20;
+const DEFAULT_CACHE_BYTES: usize = 80 << 20;
 
 /// The settings of a [`SqliteStore`]. Start with [`SqliteStore::builder`].
 #[derive(Clone, Debug)]
@@ -65,78 +66,77 @@ impl SqliteStoreBuilder {
             read_only: false,
             checkpoints: true,
             max_file_size: None,
-            cache_bytes: HOT_BYTES,
+            cache_bytes: DEFAULT_CACHE_BYTES,
             events: Events::default(),
         }
     }
 
-    /// The sessions table: 1 to 64 ASCII letters, digits and underscores, not beginning with a
-    /// digit. Two stores with different tables can share a file. Defaults to
+    /// The name of the sessions table: 1 to 64 ASCII letters, digits and underscores, not starting
+    /// with a digit. Stores with different tables can share a file. Defaults to
     /// `cloakroom_sessions`.
     pub fn table(self, name: impl Into<String>) -> Self {
         SqliteStoreBuilder { table: name.into(), ..self }
     }
 
-    /// The most connections that read at the same time, opened on demand; 1 to 1,000. Defaults
-    /// to 8.
+    /// The maximum number of concurrent read connections, opened on demand; 1 to 1,000. Defaults to
+    /// 8.
     pub fn readers(self, readers: u32) -> Self {
         SqliteStoreBuilder { readers, ..self }
     }
 
-    /// How long a call may wait for its turn, all waits together, before it fails with
+    /// How long a call may wait in total, for connections and locks, before it fails with
     /// [`ErrorKind::Busy`]; 1 millisecond to 1 day. Defaults to 5 seconds.
     pub fn busy_timeout(self, timeout: Duration) -> Self {
         SqliteStoreBuilder { busy_timeout: timeout, ..self }
     }
 
-    /// What survives a power cut. Defaults to [`Durability::Normal`].
+    /// What survives a power loss. Defaults to [`Durability::Normal`].
     pub fn durability(self, durability: Durability) -> Self {
         SqliteStoreBuilder { durability, ..self }
     }
 
-    /// Whether the file is switched to a write-ahead log. Defaults to [`Journal::Wal`].
+    /// Whether opening switches the file to a write-ahead log. Defaults to [`Journal::Wal`].
     pub fn journal(self, journal: Journal) -> Self {
         SqliteStoreBuilder { journal, ..self }
     }
 
-    /// Whether opening sets the tables up and brings older ones to this version. Without it,
-    /// opening fails with [`ErrorKind::NotSetUp`] unless that was done before, and changes
-    /// nothing. Defaults to true.
+    /// Whether opening creates the tables and migrates older ones to this version. If false,
+    /// opening changes nothing, and fails with [`ErrorKind::NotSetUp`] unless the tables have this
+    /// version. Defaults to true.
     pub fn migrate(self, migrate: bool) -> Self {
         SqliteStoreBuilder { migrate, ..self }
     }
 
-    /// Opens what is set up to be read: also a file that cannot be written, or in a folder that
-    /// cannot. Nothing is made, migrated or switched. Where the file cannot be written, changes
-    /// fail with [`ErrorKind::ReadOnly`], and opening does where a log stands beside it that
-    /// SQLite cannot read without writing.
+    /// Opens an existing store for reading, even if the file or its folder is not writable. Opening
+    /// creates, migrates and switches nothing. If the file is not writable, changes fail with
+    /// [`ErrorKind::ReadOnly`]; so does opening if the file has a write-ahead log that SQLite
+    /// cannot read without writing.
     pub fn read_only(self) -> Self {
         SqliteStoreBuilder { migrate: false, journal: Journal::Keep, read_only: true, ..self }
     }
 
-    /// Whether this store copies the write-ahead log into the database and makes it start again.
-    /// Turn it off where another program does that and must be the only one, such as Litestream
-    /// under many writes: the log grows until that program comes. Defaults to true.
+    /// Whether this store checkpoints the write-ahead log. Disable it if another program, such as
+    /// Litestream under a heavy write load, must do all checkpoints; the log then grows until that
+    /// program runs one. Defaults to true.
     pub fn checkpoints(self, checkpoints: bool) -> Self {
         SqliteStoreBuilder { checkpoints, ..self }
     }
 
-    /// The size in bytes that this store may let the database file grow to, rounded down to
-    /// pages, the log not counted; past it, changes that need room fail with
-    /// [`ErrorKind::Full`]. Defaults to no bound.
+    /// The maximum size of the database file in bytes, rounded down to pages, without the log.
+    /// Changes that need more space fail with [`ErrorKind::Full`]. Defaults to no limit.
     pub fn max_file_size(self, bytes: u64) -> Self {
         SqliteStoreBuilder { max_file_size: Some(bytes), ..self }
     }
 
-    /// About how many bytes of memory may be used to keep sessions that were loaded or written
-    /// lately, so that loading them again is no query. What is kept is always what a query would
-    /// find: after a commit of another process everything is forgotten. 0 keeps none. Only with a
-    /// write-ahead log. Defaults to 80 MiB, which is some 100,000 small sessions.
+    /// The approximate memory in bytes for the cache of recently loaded or written sessions, which
+    /// saves the query when they are loaded again. The cache is always consistent with the
+    /// database: a commit of another process clears it. 0 disables it. It needs a write-ahead log.
+    /// Defaults to 80 MiB, enough for about 100,000 small sessions.
     pub fn cache_bytes(self, bytes: usize) -> Self {
         SqliteStoreBuilder { cache_bytes: bytes, ..self }
     }
 
-    /// Where events go. Defaults to the [`log`] crate.
+    /// The receiver of events. Defaults to the [`log`] crate.
     pub fn events(self, events: Events) -> Self {
         SqliteStoreBuilder { events, ..self }
     }
@@ -144,14 +144,14 @@ impl SqliteStoreBuilder {
     /// Opens the store.
     ///
     /// # Errors
-    /// - [`ErrorKind::Invalid`]: a setting is not acceptable.
+    /// - [`ErrorKind::Invalid`]: a setting is out of range or malformed.
     /// - [`ErrorKind::Unavailable`]: the folder does not exist, or the file cannot be opened.
-    /// - [`ErrorKind::ReadOnly`]: the file or its folder cannot be written.
+    /// - [`ErrorKind::ReadOnly`]: the file or its folder is not writable.
     /// - [`ErrorKind::Corrupt`]: the file is not a SQLite database.
-    /// - [`ErrorKind::ForeignTable`], [`ErrorKind::NewerSchema`]: the table is somebody else's or
-    ///   a newer version's; nothing was changed.
+    /// - [`ErrorKind::ForeignTable`], [`ErrorKind::NewerSchema`]: the table belongs to another
+    ///   program or to a newer version; nothing was changed.
     /// - [`ErrorKind::NotSetUp`]: with `migrate(false)`, the tables are missing or older.
-    /// - [`ErrorKind::Busy`]: others kept the file locked for the whole busy timeout.
+    /// - [`ErrorKind::Busy`]: other connections kept the file locked for the whole busy timeout.
     pub fn open(self) -> Result<SqliteStore> {
         let table = TableName::new(&self.table)?;
         let sql = Sql::new(&table);
@@ -178,9 +178,9 @@ impl SqliteStoreBuilder {
             None => None,
         };
         connection.set_prepared_statement_cache_capacity(read_pool::PREPARED);
-        // On macOS a plain fsync stops at the drive's cache; elsewhere this means nothing. What is
-        // deleted is overwritten where that costs no other page: data and salts of sessions that
-        // have ended should not be found in a copy of the file.
+        // On macOS a plain fsync stops at the drive's cache; on other systems `fullfsync` has no
+        // effect. `secure_delete` overwrites deleted content where that writes no additional page,
+        // so that a copy of the file does not contain data and salts of ended sessions.
         connection
             .execute_batch("PRAGMA fullfsync = ON; PRAGMA secure_delete = FAST")
             .map_err(while_doing("configure the connection"))?;
@@ -201,7 +201,7 @@ impl SqliteStoreBuilder {
             .map_err(while_doing("read a setting of the database"))?;
         let wal = mode.eq_ignore_ascii_case("wal");
         let files = file.iter().flat_map(|(_, path)| {
-            // Under a rollback journal there is none, and none is looked after.
+            // Under a rollback journal there is no log, and `Names` ignores it.
             [path.clone(), with_suffix(path, "-wal")]
         });
         let names = Arc::new(Names::of(files.collect(), self.events.clone()));
@@ -244,10 +244,10 @@ impl SqliteStoreBuilder {
         })))
     }
 
-    /// Refuses settings that are not acceptable, without a look at the file.
+    /// Validates the settings without accessing the file.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`].
+    /// [`ErrorKind::Invalid`] when a setting is out of range or malformed.
     pub fn validate(&self) -> Result<()> {
         self.table_name()?;
         self.check()
@@ -267,13 +267,13 @@ impl SqliteStoreBuilder {
         }
     }
 
-    /// A connection to the file as it is.
+    /// Opens the file without preparing it.
     pub(super) fn open_existing(&self, purpose: Purpose) -> Result<Opened> {
         self.check()?;
         file::open(self.path()?, purpose)
     }
 
-    /// Refuses settings that make no sense before anything is touched.
+    /// Validates the settings other than the table name.
     fn check(&self) -> Result<()> {
         if let Location::File(path) = &self.place {
             file::check_path(path)?;
@@ -289,7 +289,8 @@ impl SqliteStoreBuilder {
         Err(Error::with_source(ErrorKind::Invalid, "open the store", why))
     }
 
-    /// Refuses what is not ours before anything changes; then the journal mode, then the tables.
+    /// Rejects foreign and newer tables before anything changes. Then sets the journal mode, then
+    /// migrates the tables.
     fn prepare(
         &self,
         connection: &Connection,
@@ -314,7 +315,8 @@ impl SqliteStoreBuilder {
                 },
             ));
         }
-        // From here on every wait is our own: `patiently` asks again faster than SQLite does.
+        // From here on `patiently` does all waiting: it retries at shorter intervals than SQLite
+        // does.
         connection.busy_timeout(Duration::ZERO).map_err(while_doing("configure the connection"))?;
         if self.journal == Journal::Wal && matches!(self.place, Location::File(_)) {
             switch_to_wal(connection, deadline)?;
@@ -333,7 +335,8 @@ fn pragma(connection: &Connection, name: &str) -> Result<u64> {
         .map_err(while_doing("read a setting of the database"))
 }
 
-/// SQLite's busy timeout does not cover the switch, so it is tried until the deadline.
+/// Switches to a write-ahead log. SQLite's busy timeout does not cover the switch, so it is retried
+/// until the deadline.
 fn switch_to_wal(connection: &Connection, deadline: Instant) -> Result<()> {
     let switch = || -> rusqlite::Result<String> {
         connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))

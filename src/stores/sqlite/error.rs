@@ -1,4 +1,4 @@
-//! SQLite's errors by our kinds.
+//! Maps SQLite's errors to [`ErrorKind`].
 
 use std::borrow::Cow;
 use std::error;
@@ -9,8 +9,8 @@ use rusqlite::ffi;
 
 use crate::error::{Error, ErrorKind};
 
-/// SQLite's error by its message. It has no source: that would be SQLite's number, whose words say
-/// the same again.
+/// An error of SQLite that displays SQLite's message. It has no source: the source would be the
+/// result code, whose text repeats the message.
 #[derive(Debug)]
 pub(crate) struct SqliteError(pub(crate) rusqlite::Error);
 
@@ -22,7 +22,7 @@ impl fmt::Display for SqliteError {
 
 impl error::Error for SqliteError {}
 
-/// Turns an error of SQLite into ours, with what was being done.
+/// Converts an error of SQLite to an [`Error`] of `operation`.
 pub(super) fn while_doing(
     operation: impl Into<Cow<'static, str>>,
 ) -> impl FnOnce(rusqlite::Error) -> Error {
@@ -35,7 +35,7 @@ pub(super) fn kind(error: &rusqlite::Error) -> ErrorKind {
     };
     match failure.code {
         ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => ErrorKind::Busy,
-        // The file was deleted or replaced under us.
+        // The file was deleted or replaced while it was open.
         ErrorCode::ReadOnly if failure.extended_code == ffi::SQLITE_READONLY_DBMOVED => {
             ErrorKind::Unavailable
         }
@@ -51,8 +51,8 @@ pub(super) fn kind(error: &rusqlite::Error) -> ErrorKind {
         {
             ErrorKind::Conflict
         }
-        // SQLite has no code of its own for this; the words have been the same since 2004.
-        _ if message.as_ref().is_some_and(|words| words.starts_with("no such table")) => {
+        // SQLite has no result code of its own for this; the message has been the same since 2004.
+        _ if message.as_ref().is_some_and(|text| text.starts_with("no such table")) => {
             ErrorKind::NotSetUp
         }
         _ => ErrorKind::Unexpected,

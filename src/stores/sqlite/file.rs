@@ -1,4 +1,4 @@
-//! The database file: made, found, opened.
+//! Creates, checks and opens the database file.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
@@ -14,34 +14,34 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::process::Process;
 use crate::stores::sqlite::error::{self, while_doing};
 
-/// What a file is opened for.
+/// The purpose of opening a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// Writing; it is made if it is not there.
+    /// Writing; creates a missing file.
     Create,
     /// Writing.
     Write,
-    /// Reading, also where nothing can be written.
+    /// Reading, even if neither the file nor its folder is writable.
     Read,
 }
 
-/// How SQLite is told to open a file.
+/// The name and flags with which SQLite opens a file.
 #[derive(Clone, Debug)]
 pub(super) struct Access {
-    /// The path, or a URI that has it.
+    /// The path, or a URI that contains it.
     name: PathBuf,
     flags: OpenFlags,
 }
 
 impl Access {
-    /// An existing file, to be written where that is allowed, by one thread at a time.
+    /// An existing file, opened for writing if permitted, for use by one thread at a time.
     pub(super) fn whole(path: &Path) -> Self {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         Access { name: path.to_owned(), flags }
     }
 
-    /// A file that nobody changes while it is read: without locks, and without the files that
-    /// SQLite otherwise makes beside it.
+    /// A file that does not change while it is read: SQLite takes no locks and creates no files
+    /// beside it.
     fn frozen(path: &Path) -> Self {
         let mut uri = b"file:".to_vec();
         for byte in path.as_os_str().as_bytes() {
@@ -76,16 +76,16 @@ impl Access {
     }
 }
 
-/// An open file.
+/// An open database file.
 pub(super) struct Opened {
     pub(super) connection: Connection,
     pub(super) access: Access,
-    /// The path by which the file is known from here on: an absolute one, so that later
-    /// connections find the same file whatever becomes of the working folder.
+    /// The absolute path, so that later connections open the same file even if the working
+    /// directory changes.
     pub(super) path: PathBuf,
 }
 
-/// Refuses what can be no path of a database.
+/// Rejects paths that cannot name a database file.
 pub(super) fn check_path(path: &Path) -> Result<()> {
     let invalid = |why| Err(Error::with_source(ErrorKind::Invalid, operation(path), why));
     if path.as_os_str().is_empty() || path.as_os_str() == ":memory:" {
@@ -105,14 +105,14 @@ fn operation(path: &Path) -> String {
     format!("open {}", path.display())
 }
 
-/// Says, for as long as it is there, that this process has a database open.
+/// Registers that this process has a database open, until it is dropped.
 #[derive(Debug)]
 pub(super) struct InUse(Use);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Use {
     process: Process,
-    /// Device and number.
+    /// Device and inode number.
     file: (u64, u64),
 }
 
@@ -120,7 +120,7 @@ static IN_USE: Mutex<Vec<Use>> = Mutex::new(Vec::new());
 
 impl InUse {
     pub(super) fn new(path: &Path) -> Result<Self> {
-        let file = number(path).map_err(|source| failed(path, source))?;
+        let file = file_id(path).map_err(|source| failed(path, source))?;
         let held = Use { process: Process::current(), file };
         in_use().push(held);
         Ok(InUse(held))
@@ -129,7 +129,8 @@ impl InUse {
 
 impl Drop for InUse {
     fn drop(&mut self) {
-        // What was inherited stays in use for ever: it cannot be closed here.
+        // An entry inherited by a fork stays for ever: the forked process cannot close the
+        // database.
         if !self.0.process.is_current() {
             return;
         }
@@ -144,15 +145,15 @@ fn in_use() -> MutexGuard<'static, Vec<Use>> {
     IN_USE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn number(path: &Path) -> io::Result<(u64, u64)> {
+fn file_id(path: &Path) -> io::Result<(u64, u64)> {
     fs::metadata(path).map(|file| (file.dev(), file.ino()))
 }
 
-/// Refuses a database that was open in the process from which this one was forked. SQLite keeps an
-/// account of its locks for each file and process, and would go by the one it has inherited, where
-/// locks are not (<https://www.sqlite.org/howtocorrupt.html>, section 2.6).
+/// Rejects a database that was open in the process from which this one was forked. SQLite tracks
+/// its locks per file and process, and would rely on inherited records of locks that the forked
+/// process does not hold (<https://www.sqlite.org/howtocorrupt.html>, section 2.6).
 pub(super) fn check_inherited(path: &Path) -> Result<()> {
-    let file = number(path).map_err(|source| failed(path, source))?;
+    let file = file_id(path).map_err(|source| failed(path, source))?;
     match in_use().iter().find(|held| held.file == file && !held.process.is_current()) {
         Some(held) => held.process.check(),
         None => Ok(()),
@@ -176,7 +177,7 @@ pub(super) fn open(path: &Path, purpose: Purpose) -> Result<Opened> {
     check_inherited(&path)?;
     let access = Access::whole(&path);
     let connection = access.connect().map_err(while_doing(operation(&path)))?;
-    // SQLite opens a file that it may not write for reading, without a word.
+    // SQLite silently opens a file without write permission read-only.
     let read_only = connection.is_readonly("main").map_err(while_doing(operation(&path)))?;
     if purpose == Purpose::Read {
         return open_to_read(path, connection, read_only);
@@ -187,21 +188,21 @@ pub(super) fn open(path: &Path, purpose: Purpose) -> Result<Opened> {
     }
 }
 
-/// Settles how a file is read that perhaps cannot be written, or whose folder cannot.
+/// Chooses how to read a file that may not be writable, or whose folder may not.
 ///
-/// With a write-ahead log SQLite reads by way of two files beside the database. Where it may not
-/// make them, it fails; and where it may, but not as the user whose database it is, they would
-/// stay behind and keep that user from writing. So it is not asked to: a database without a log
-/// is complete, and nobody has it open.
+/// With a write-ahead log SQLite reads through two files beside the database. If it may not create
+/// them, it fails. If it may create them, but as another user than the owner of the database, the
+/// files would remain and keep the owner from writing. In these cases the file is opened as
+/// immutable if there is no log: then it is complete, and no process has it open.
 fn open_to_read(path: PathBuf, connection: Connection, read_only: bool) -> Result<Opened> {
     let access = Access::whole(&path);
-    let shared = beside(&path, "-shm").is_some();
-    let logged = beside(&path, "-wal");
+    let shared = sibling_size(&path, "-shm").is_some();
+    let logged = sibling_size(&path, "-wal");
     let complete = logged.is_none() || (logged == Some(0) && !shared);
     let makes_files = read_only && !(shared && logged.is_some()) && has_log(&path);
     let read = match makes_files {
         true => Err(ErrorKind::ReadOnly),
-        // Whether the folder can be written is known by trying.
+        // Only an attempt shows whether the folder is writable.
         false => match connection.query_row("PRAGMA schema_version", [], |_| Ok(())) {
             Err(error) => Err(error::kind(&error)),
             Ok(()) => Ok(()),
@@ -218,18 +219,18 @@ fn open_to_read(path: PathBuf, connection: Connection, read_only: bool) -> Resul
                        read only with the file -shm, and that cannot be made or used here";
             Err(Error::with_source(ErrorKind::ReadOnly, operation(&path), why))
         }
-        // Whatever else is wrong is found, and told, by whoever reads.
+        // The caller's first read reports any other error.
         Ok(()) | Err(_) => Ok(Opened { connection, access, path }),
     }
 }
 
-/// The size of what stands beside the file under its name with `suffix`, if something does.
-fn beside(path: &Path, suffix: &str) -> Option<u64> {
+/// The size of the file `path` with `suffix` added to its name, if it exists.
+fn sibling_size(path: &Path, suffix: &str) -> Option<u64> {
     fs::metadata(with_suffix(path, suffix)).ok().map(|file| file.len())
 }
 
 /// Whether the header says that the database has a write-ahead log. Only for files that this
-/// process cannot write: closing a file drops all locks that the process has on it.
+/// process cannot write, because closing a file drops all locks of the process on it.
 fn has_log(path: &Path) -> bool {
     let mut header = [0; 20];
     let read = File::open(path).and_then(|mut file| file.read_exact(&mut header));
@@ -242,11 +243,11 @@ pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// Creates the file readable by its owner only, if it is not there; SQLite gives the log and the
-/// shared memory beside it the same mode.
+/// Creates a missing file, readable by its owner only. SQLite gives the files beside it the same
+/// mode.
 fn create_private(path: &Path) -> io::Result<()> {
-    // Closing a file drops all locks that the process has on it, SQLite's included: nobody here
-    // may open it between its creation and that close.
+    // Closing a file drops all locks of the process on it, including SQLite's. So no thread of this
+    // process may open the file between its creation and that close.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     match create_new_private(path) {

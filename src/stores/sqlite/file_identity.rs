@@ -1,4 +1,4 @@
-//! Whether the names still stand for the files that are open.
+//! Detects that the database file or its log was deleted or replaced while it is open.
 
 use std::fs::{self, File};
 use std::io;
@@ -11,53 +11,55 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 
-/// The database and its log, by what they were when they were opened.
+/// The paths of the database and its log, with the inode numbers that they had when they were
+/// opened.
 ///
-/// A file that was deleted or replaced can be written to all the same, as long as it is open: what
-/// is acknowledged then is lost when it is closed. SQLite looks for that only under a rollback
-/// journal.
+/// An open file can still be written after it was deleted or replaced, but acknowledged commits are
+/// lost when it is closed. SQLite itself checks for this only under a rollback journal.
 #[derive(Debug)]
 pub(super) struct Names {
     files: Vec<(PathBuf, u64)>,
-    /// The folder they are in. It changes with every name in it, and to ask for that takes a
-    /// fifth of the time that it takes to look the names up.
+    /// The folder of the files. It changes with every name in it, and reading its timestamps takes
+    /// a fifth of the time of looking the names up.
     folder: Option<File>,
-    /// The last look at the names, when they were where they should be.
-    looked: Mutex<Option<Look>>,
+    /// The last successful check of the names.
+    last_check: Mutex<Option<Checked>>,
     events: Events,
-    /// The operator was told.
-    moved: AtomicBool,
+    /// Whether [`Event::FileMoved`] was raised since the last [`Event::FileRecovered`].
+    reported: AtomicBool,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Look {
+struct Checked {
     at: Instant,
     folder: Stamps,
 }
 
-/// When the folder's content changed, which can be set at will, and when anything of it did
-/// (seconds, nanoseconds), which cannot.
+/// The folder's modification time, which programs can set, and its change time (seconds,
+/// nanoseconds), which they cannot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stamps {
     modified: SystemTime,
     changed: (i64, i64),
 }
 
-/// A folder that changed less than this ago may change again without showing it: its clock ticks
-/// some hundred times a second.
+/// How old a folder's timestamp must be to be trusted. Timestamps have the resolution of the
+/// kernel's tick, a few milliseconds, so a folder that changed just now may change again without a
+/// new timestamp.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Folders above may be moved too, which nothing but a look at the names shows.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How often the names are checked even if the folder has not changed: a parent folder may be
+/// moved.
+const RECHECK: Duration = Duration::from_secs(1);
 
 impl Names {
-    /// The names of files that are open now; those that stand for nothing are not looked after.
+    /// Records the inode numbers of these files. Files that do not exist are ignored.
     pub(super) fn of(paths: Vec<PathBuf>, events: Events) -> Self {
         let known = |path: PathBuf| Some((fs::metadata(&path).ok()?.ino(), path));
         let folder = paths.first().and_then(|path| File::open(path.parent()?).ok());
         let files = paths.into_iter().filter_map(known).map(|(number, path)| (path, number));
-        let (files, moved) = (files.collect(), AtomicBool::new(false));
-        Names { files, folder, looked: Mutex::default(), events, moved }
+        let (files, reported) = (files.collect(), AtomicBool::new(false));
+        Names { files, folder, last_check: Mutex::default(), events, reported }
     }
 
     fn stamps(&self) -> Option<Stamps> {
@@ -66,28 +68,29 @@ impl Names {
         Some(Stamps { modified: folder.modified().ok()?, changed })
     }
 
-    /// Fails as [`check`](Self::check) does, which it spares itself where nothing in the folder has
-    /// changed since, for at most a second.
+    /// Like [`check`](Self::check), but skips the check for at most a second while the folder has
+    /// not changed.
     pub(super) fn check_if_changed(&self) -> Result<()> {
         let before = self.stamps();
-        let looked = *self.looked.lock().unwrap_or_else(PoisonError::into_inner);
-        let unchanged = |look: &Look| before == Some(look.folder);
-        if looked.filter(unchanged).is_some_and(|look| look.at.elapsed() < LOOK_AGAIN) {
+        let last_check = *self.last_check.lock().unwrap_or_else(PoisonError::into_inner);
+        let unchanged = |checked: &Checked| before == Some(checked.folder);
+        if last_check.filter(unchanged).is_some_and(|last| last.at.elapsed() < RECHECK) {
             return Ok(());
         }
         let found = self.check();
         let settled = |folder: &Stamps| folder.modified.elapsed().is_ok_and(|since| since >= TICK);
-        let look = before.filter(|folder| found.is_ok() && settled(folder));
-        *self.looked.lock().unwrap_or_else(PoisonError::into_inner) =
-            look.map(|folder| Look { at: Instant::now(), folder });
+        let checked = before.filter(|folder| found.is_ok() && settled(folder));
+        *self.last_check.lock().unwrap_or_else(PoisonError::into_inner) =
+            checked.map(|folder| Checked { at: Instant::now(), folder });
         found
     }
 
-    /// Fails with [`ErrorKind::Unavailable`] when a name stands for another file, or for none.
+    /// Fails with [`ErrorKind::Unavailable`] when a path names another file than the open one, or
+    /// none.
     pub(super) fn check(&self) -> Result<()> {
         let moved = self.files.iter().find(|(path, number)| is_moved(path, *number));
-        if moved.is_some() != self.moved.load(Ordering::Relaxed)
-            && moved.is_some() != self.moved.swap(moved.is_some(), Ordering::Relaxed)
+        if moved.is_some() != self.reported.load(Ordering::Relaxed)
+            && moved.is_some() != self.reported.swap(moved.is_some(), Ordering::Relaxed)
         {
             self.events.raise(&match moved {
                 Some((path, _)) => Event::FileMoved { path },
@@ -101,11 +104,12 @@ impl Names {
     }
 }
 
-/// By its number alone, as SQLite does it: the device's can change while a file stays.
+/// Compares the inode number alone, as SQLite does: the device number can change while a file
+/// stays.
 fn is_moved(path: &Path, number: u64) -> bool {
     match fs::metadata(path) {
         Ok(found) => found.ino() != number,
-        // What cannot be looked at may be there.
+        // After any other error the file may still be there.
         Err(error) => error.kind() == io::ErrorKind::NotFound,
     }
 }

@@ -1,4 +1,4 @@
-//! Listing, revoking and counting.
+//! The session index: listing, revoking and counting.
 
 use rusqlite::types::Value as Column;
 use rusqlite::{Connection, params_from_iter};
@@ -14,40 +14,42 @@ use crate::stores::sqlite::sql::Sql;
 use crate::stores::sqlite::write::CommitMode;
 use crate::stores::sqlite::{Inner, delete_all, delete_all_of, row};
 
-/// A condition to follow an `AND`, with its parameters from `?3` on.
+/// An SQL condition to follow an `AND`, with its parameters from `?3` on.
 type Condition = (String, Vec<Column>);
 
-/// The conditions that together find `filter`; the next is for when the one before found nothing.
+/// The conditions that together match `filter`. Each is used only if the previous ones matched no
+/// row.
 fn conditions(filter: &SessionFilter<'_>) -> Vec<Condition> {
     let text = |text: &str| Column::Text(text.to_owned());
     let blob = |public_id: &PublicId| Column::Blob(public_id.as_bytes().to_vec());
-    let one = |condition: &str, given| vec![(condition.to_owned(), given)];
+    let single = |condition: &str, args| vec![(condition.to_owned(), args)];
     match filter {
-        SessionFilter::All => one("1", vec![]),
-        SessionFilter::User(user) => one("user_key = ?3", vec![text(user.as_str())]),
-        // Only sessions with a user are indexed by handle. The others are searched one by one,
-        // which is for an operator's commands, not for requests.
+        SessionFilter::All => single("1", vec![]),
+        SessionFilter::User(user) => single("user_key = ?3", vec![text(user.as_str())]),
+        // Only sessions with a user are indexed by public id. The others need a scan, which is
+        // acceptable for an operator's commands and too slow for requests.
         SessionFilter::PublicId(public_id) => vec![
             ("handle = ?3 AND user_key IS NOT NULL".to_owned(), vec![blob(public_id)]),
             ("handle = ?3 AND user_key IS NULL".to_owned(), vec![blob(public_id)]),
         ],
         SessionFilter::OfUser(user, public_id) => {
-            one("handle = ?3 AND user_key = ?4", vec![blob(public_id), text(user.as_str())])
+            single("handle = ?3 AND user_key = ?4", vec![blob(public_id), text(user.as_str())])
         }
         SessionFilter::IdpSession(id_hash) => {
-            one("external_key = ?3", vec![text(id_hash.as_str())])
+            single("external_key = ?3", vec![text(id_hash.as_str())])
         }
         SessionFilter::InRealm(realm, filter) => {
-            let in_realm = |(condition, mut given): Condition| {
-                given.push(text(realm.as_str()));
-                (format!("({condition}) AND realm = ?{}", 2 + given.len()), given)
+            let in_realm = |(condition, mut args): Condition| {
+                args.push(text(realm.as_str()));
+                (format!("({condition}) AND realm = ?{}", 2 + args.len()), args)
             };
             conditions(filter).into_iter().map(in_realm).collect()
         }
     }
 }
 
-/// A page of those in `filter` that `select` leaves, which ends where a condition is to follow.
+/// A page of the rows of `select` that match `filter`. `select` is a statement that ends where a
+/// condition can follow.
 pub(super) fn list(
     connection: &Connection,
     select: &str,
@@ -57,13 +59,13 @@ pub(super) fn list(
 ) -> rusqlite::Result<Vec<Summary>> {
     let before = page.after.map_or(i64::MAX, |cursor| cursor.position());
     let limit = i64::try_from(page.limit.get()).unwrap_or(i64::MAX);
-    // One snapshot: between two looks a sign-in would move a session from the second condition to
-    // the first.
+    // One snapshot for all conditions: between two, a sign-in could move a session from the second
+    // condition to the first, and neither would match it.
     let snapshot = connection.unchecked_transaction()?;
-    for (condition, given) in conditions(filter) {
+    for (condition, args) in conditions(filter) {
         let text = format!("{select}{condition} ORDER BY id DESC LIMIT {limit}");
         let mut columns = vec![Column::Integer(now.as_millis()), Column::Integer(before)];
-        columns.extend(given);
+        columns.extend(args);
         let mut statement = snapshot.prepare(&text)?;
         let found = statement.query_map(params_from_iter(columns), row::summary)?;
         let found = found.collect::<rusqlite::Result<Vec<_>>>()?;
@@ -77,7 +79,7 @@ pub(super) fn list(
 fn revoke(
     connection: &Connection,
     sql: &Sql,
-    (condition, given): Condition,
+    (condition, args): Condition,
     except: Option<&PublicId>,
     now: Timestamp,
     transaction: &mut Transaction<'_>,
@@ -85,7 +87,7 @@ fn revoke(
     let except =
         except.map_or(Column::Null, |public_id| Column::Blob(public_id.as_bytes().to_vec()));
     let mut columns = vec![Column::Integer(now.as_millis()), except];
-    columns.extend(given);
+    columns.extend(args);
     let text = format!("{}{condition} RETURNING key, deadline > ?1", sql.revoke);
     let mut statement = connection.prepare(&text)?;
     let removed = statement
@@ -158,15 +160,15 @@ impl SessionIndex for Inner {
 }
 
 fn stats(connection: &Connection, sql: &Sql, now: Timestamp) -> rusqlite::Result<Stats> {
-    // One snapshot for all the numbers.
+    // One snapshot for all counts.
     let snapshot = connection.unchecked_transaction()?;
     let count = |sql: &str| -> rusqlite::Result<u64> {
         let count: i64 = snapshot.query_row(sql, [now.as_millis()], |row| row.get(0))?;
         Ok(u64::try_from(count).unwrap_or(0))
     };
     let (live, expired) = (count(&sql.count_live)?, count(&sql.count_expired)?);
-    // Whether a row with a user lives is in no index. All of them are counted in one; those that
-    // must be looked at are the live or the expired ones, whichever are fewer.
+    // No index covers both user and deadline. One index counts all rows with a user; then the
+    // expired or the live rows, whichever are fewer, are read.
     let signed_in = if expired <= live {
         let with_user: i64 = snapshot.query_row(&sql.count_with_user, [], |row| row.get(0))?;
         let with_user = u64::try_from(with_user).unwrap_or(0);

@@ -1,7 +1,7 @@
-//! Setting the tables up, and bringing them to this version's schema.
+//! Creates the tables, and migrates them to this version's schema.
 //!
-//! The history stands in a table of our own, because `user_version` is the host's. Everything
-//! happens in one transaction that holds the write lock, so many processes may start at once.
+//! The history is in a table of its own, because `user_version` belongs to the application. A
+//! migration is one transaction that holds the write lock, so many processes may start at once.
 
 use std::fmt::Write;
 use std::time::Instant;
@@ -23,7 +23,7 @@ struct Migration {
     sql: &'static str,
 }
 
-/// All migrations, in order. From the first release on this list only grows.
+/// All migrations, in order. After the first release, migrations are only added to this list.
 const MIGRATIONS: &[Migration] = &[Migration {
     version: 1,
     name: "sessions",
@@ -48,12 +48,12 @@ impl Migration {
     }
 }
 
-/// The newest schema version that this program knows.
+/// The newest schema version of this program.
 pub(super) fn newest() -> u32 {
     MIGRATIONS.last().map_or(0, |migration| migration.version)
 }
 
-/// What is missing after `version`.
+/// The migrations after `version`.
 pub(super) fn pending(version: u32) -> Vec<PendingMigration> {
     let missing = MIGRATIONS.iter().filter(|migration| migration.version > version);
     missing
@@ -61,24 +61,24 @@ pub(super) fn pending(version: u32) -> Vec<PendingMigration> {
         .collect()
 }
 
-/// The schema version that the table has; 0 when it is not there. Changes nothing.
+/// The schema version of the table; 0 if the table does not exist. Changes nothing.
 ///
-/// Fails with [`ErrorKind::NewerSchema`] and [`ErrorKind::ForeignTable`] when the table is not
-/// one that this program may use.
+/// Fails with [`ErrorKind::NewerSchema`] or [`ErrorKind::ForeignTable`] if the table has a newer
+/// version or belongs to another program.
 pub(super) fn version_before(connection: &Connection, table: &TableName) -> Result<u32> {
-    // One snapshot for all questions: another process may be setting the tables up right now.
+    // One snapshot for all queries, because another process may be creating the tables.
     let snapshot = connection.unchecked_transaction().map_err(while_doing(READING))?;
     version(&snapshot, table)
 }
 
-/// The same within a transaction.
+/// [`version_before`] within a transaction.
 pub(super) fn version(connection: &Connection, table: &TableName) -> Result<u32> {
     let recorded = match object(connection, HISTORY).map_err(while_doing(READING))? {
         None => 0,
         Some(_) => recorded_version(connection, table)?,
     };
-    // A name says nothing about whose a table is. Ours are those that look, to the letter, as
-    // the recorded migrations make them.
+    // A name does not show who has created a table. A table is ours if its SQL is exactly that of
+    // the recorded migrations.
     let ours = made_by(recorded, table)?;
     let found = objects(connection, table).map_err(while_doing(READING))?;
     if let Some(foreign) = found.iter().find(|object| !ours.contains(object)) {
@@ -86,11 +86,11 @@ pub(super) fn version(connection: &Connection, table: &TableName) -> Result<u32>
         return Err(Error::with_source(ErrorKind::ForeignTable, OPERATION, why));
     }
     let has_table = found.iter().any(|object| object.name.eq_ignore_ascii_case(table.as_str()));
-    // Where somebody dropped the table by hand, the set-up clears away what is left of ours.
+    // If an operator has dropped the table, migrating removes its remaining objects.
     Ok(if has_table { recorded } else { 0 })
 }
 
-/// Something in the schema of a database.
+/// An object of the database schema.
 #[derive(Debug, PartialEq, Eq)]
 struct Object {
     kind: String,
@@ -98,9 +98,9 @@ struct Object {
     sql: String,
 }
 
-/// What stands in the schema under `name`.
+/// The schema object `name`.
 fn object(connection: &Connection, name: &str) -> rusqlite::Result<Option<Object>> {
-    // SQLite compares such names without regard to case.
+    // SQLite compares object names without regard to case.
     connection
         .prepare_cached(
             "SELECT type, name, coalesce(sql, '') FROM sqlite_schema
@@ -112,7 +112,7 @@ fn object(connection: &Connection, name: &str) -> rusqlite::Result<Option<Object
         .optional()
 }
 
-/// What stands there under the table's name, and under the names that we make of it.
+/// The existing schema objects with the names of the table and of its dependent objects.
 fn objects(connection: &Connection, table: &TableName) -> rusqlite::Result<Vec<Object>> {
     let suffixes = [
         "",
@@ -132,7 +132,7 @@ fn objects(connection: &Connection, table: &TableName) -> rusqlite::Result<Vec<O
     found.flatten().collect()
 }
 
-/// What the migrations up to `version` make, tried out in memory.
+/// The schema objects that the migrations up to `version` create, found by running them in memory.
 fn made_by(version: u32, table: &TableName) -> Result<Vec<Object>> {
     let try_out = || {
         let memory = Connection::open_in_memory()?;
@@ -145,7 +145,7 @@ fn made_by(version: u32, table: &TableName) -> Result<Vec<Object>> {
 }
 
 fn recorded_version(connection: &Connection, table: &TableName) -> Result<u32> {
-    // A history of another shape, or with values of another kind, is not ours.
+    // A history with other columns or value types is not ours.
     let foreign = |source: rusqlite::Error| match error::kind(&source) {
         ErrorKind::Unexpected => {
             let why = format!("the table {HISTORY} was not made by this program: {source}");
@@ -183,7 +183,7 @@ fn recorded_version(connection: &Connection, table: &TableName) -> Result<u32> {
     Ok(*last)
 }
 
-/// Brings the table to the newest version; does nothing if it is there.
+/// Migrates the table to the newest version; does nothing if it has it.
 pub(super) fn migrate(
     connection: &Connection,
     table: &TableName,
@@ -205,23 +205,23 @@ pub(super) fn migrate(
         }
         Ok(_) => Ok(()),
         Err(error) => {
-            // The error that matters is the first one.
+            // The first error is the one to report.
             let _ = connection.execute_batch("ROLLBACK");
             Err(error)
         }
     }
 }
 
-/// Applies what is missing, and says from which version on. Within a transaction.
+/// Applies the missing migrations within a transaction. Returns the previous version.
 fn apply(connection: &Connection, table: &TableName, sql: &Sql) -> Result<u32> {
     let failed = || while_doing(OPERATION);
-    // Another process may have done it while this one waited for the lock.
+    // Another process may have migrated while this one waited for the lock.
     let from = version(connection, table)?;
     if from == newest() {
         return Ok(from);
     }
     if from == 0 {
-        // What somebody who dropped the table by hand has left.
+        // Objects that remained when an operator dropped the table.
         remove(connection, table, sql).map_err(failed())?;
     }
     connection
@@ -257,8 +257,8 @@ fn apply(connection: &Connection, table: &TableName, sql: &Sql) -> Result<u32> {
     Ok(from)
 }
 
-/// Removes our tables and their history. Within a transaction that has asked for the
-/// [`version`], so that they are known to be ours.
+/// Removes the tables and their history. The caller's transaction must have called [`version`]
+/// before, which checks that they are ours.
 pub(super) fn remove(
     connection: &Connection,
     table: &TableName,

@@ -1,4 +1,4 @@
-//! The connections that read: a pool, or the writer's own when the database is in memory.
+//! The read connections: a pool, or the write connection if the database is in memory.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,11 +14,11 @@ use crate::stores::sqlite::file::Access;
 use crate::stores::sqlite::file_identity::Names;
 use crate::stores::sqlite::write::Writer;
 
-/// Statements that one connection keeps prepared: more than there are.
+/// The maximum number of prepared statements per connection; larger than the number of statements.
 pub(super) const PREPARED: usize = 48;
 
-/// How long the pool may try to open a connection before somebody looks why it takes so long.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// How long to wait for the pool before checking again whether a connection can be opened.
+const RECHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Debug)]
 pub(super) enum Readers {
@@ -29,8 +29,8 @@ pub(super) enum Readers {
         names: Arc<Names>,
         busy_timeout: Duration,
     },
-    /// A database in memory has one connection: SQLite's shared cache answers with locks that no
-    /// busy timeout covers.
+    /// A database in memory has a single connection: locks of SQLite's shared cache ignore the busy
+    /// timeout.
     Shared(Arc<Writer>),
 }
 
@@ -51,7 +51,7 @@ impl Readers {
             .idle_timeout(None)
             .max_lifetime(None)
             .connection_timeout(busy_timeout)
-            // What went wrong comes back with the error of the checkout.
+            // The error of the checkout contains the cause.
             .error_handler(Box::new(NopErrorHandler))
             .build_unchecked(manager);
         Readers::Pool {
@@ -76,7 +76,7 @@ impl Readers {
                     return work(&connection);
                 }
                 let (connection, left) = check_out(pool, access, names, *busy_timeout, operation)?;
-                // The wait for SQLite is part of the same deadline.
+                // The wait for the pool and the wait for SQLite share one deadline.
                 connection.busy_timeout(left).map_err(while_doing(operation))?;
                 let result = work(&connection);
                 connection.busy_timeout(*busy_timeout).map_err(while_doing(operation))?;
@@ -86,15 +86,15 @@ impl Readers {
     }
 }
 
-/// Makes a new connection one that reads.
+/// Configures a new read connection.
 fn prepare(connection: &Connection, busy_timeout: Duration) -> rusqlite::Result<()> {
     connection.busy_timeout(busy_timeout)?;
     connection.set_prepared_statement_cache_capacity(PREPARED);
-    // Not opened read-only: after a kill the first reader has to recover the log.
+    // It is not opened read-only, because the first reader after a crash must recover the log.
     connection.execute_batch("PRAGMA query_only = ON")
 }
 
-/// A connection and what is left of the time.
+/// Checks a connection out of the pool; returns it with the remaining time.
 fn check_out(
     pool: &Pool<SqliteConnectionManager>,
     access: &Access,
@@ -106,23 +106,23 @@ fn check_out(
     let left = || deadline.saturating_duration_since(Instant::now());
     loop {
         if pool.state().connections < pool.max_size() {
-            // The pool is about to open one more, and would try that until the time is over where
-            // it cannot succeed. The reason is known at once by trying it here: all of it, because
-            // a disk that opens the file need not read it.
-            // A file that has taken the place of ours would be read with our log.
+            // The pool is about to open a connection. If that cannot succeed, the pool would retry
+            // until the timeout; a trial here yields the error at once. The trial includes the
+            // configuration, because a disk that opens a file may still fail to read it. If another
+            // file has replaced the database, it must not be read with our log.
             names.check()?;
             access
                 .connect()
                 .and_then(|connection| prepare(&connection, left()))
                 .map_err(while_doing(operation))?;
         }
-        // What could be done a moment ago may fail from now on, so the pool is not left alone.
-        match pool.get_timeout(left().min(LOOK_AGAIN)) {
+        // Opening may start to fail after the trial, so the wait is cut into short pieces.
+        match pool.get_timeout(left().min(RECHECK_INTERVAL)) {
             Ok(connection) => return Ok((connection, left())),
             Err(_) if !left().is_zero() => {}
             Err(error) => {
-                // The pool tells a connection that could not be opened from one that was not free
-                // only in words.
+                // The pool distinguishes a failure to open from a lack of free connections only in
+                // its message.
                 let all_in_use = pool.state().connections >= pool.max_size();
                 let kind = if all_in_use { ErrorKind::Busy } else { ErrorKind::Unavailable };
                 return Err(Error::with_source(kind, operation, error));

@@ -1,4 +1,4 @@
-//! Rows to records and back.
+//! Decodes rows to records, and writes records to rows.
 
 use std::time::Duration;
 
@@ -17,25 +17,25 @@ use crate::stores::sqlite::error::while_doing;
 use crate::stores::sqlite::record_cache::{Hot, Transaction};
 use crate::stores::sqlite::sql::Sql;
 
-/// The row of a session.
+/// The row of a session as it was read.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
     pub(super) id: i64,
     pub(super) id_hash: SessionIdHash,
     pub(super) public_id: PublicId,
     pub(super) seen: Timestamp,
-    /// As in the row, which an operator can have changed.
+    /// The deadline column, which an operator may have edited.
     pub(super) deadline: Timestamp,
 }
 
 impl Place {
-    /// Whether the row has the deadline that is computed for the record.
+    /// Whether the deadline column equals the deadline computed from `record`.
     pub(super) fn agrees_with(&self, record: &Record) -> bool {
         self.deadline == record.deadline()
     }
 }
 
-/// What `id_hash` finds at `now`.
+/// Looks `id_hash` up at `now`, as a current or as a replaced id.
 pub(super) fn find(
     connection: &Connection,
     sql: &Sql,
@@ -83,7 +83,7 @@ fn by_replaced_key(
     }))
 }
 
-/// The columns of a replaced key, after those of its session.
+/// Decodes the columns of a replaced id, which follow those of its session.
 fn replaced_id(row: &Row<'_>, id_hash: SessionIdHash) -> rusqlite::Result<ReplacedId> {
     let grace_until = row.get::<_, Option<i64>>(21)?.map(Timestamp::from_millis);
     Ok(ReplacedId {
@@ -100,7 +100,7 @@ fn replaced_id(row: &Row<'_>, id_hash: SessionIdHash) -> rusqlite::Result<Replac
     })
 }
 
-/// The session in a row.
+/// Decodes the session in a row.
 fn session(row: &Row<'_>, now: Timestamp) -> rusqlite::Result<Lookup<Place>> {
     let deadline = Timestamp::from_millis(row.get(12)?);
     let id_hash = SessionIdHash::from_bytes(row.get(1)?);
@@ -118,23 +118,23 @@ fn session(row: &Row<'_>, now: Timestamp) -> rusqlite::Result<Lookup<Place>> {
     })
 }
 
-/// The outer error is SQLite's, the inner one says that the row makes no sense.
+/// Decodes a record. The outer error is SQLite's; the inner one reports a malformed row.
 pub(super) fn decode(row: &Row<'_>) -> rusqlite::Result<Result<Record>> {
     let format: i64 = row.get(16)?;
     if let Err(error) = record::check_format(u32::try_from(format).unwrap_or(u32::MAX)) {
         return Ok(Err(error));
     }
-    let Ok(data) = row.get_ref(17)?.as_str() else { return Ok(Err(nonsense("data"))) };
+    let Ok(data) = row.get_ref(17)?.as_str() else { return Ok(Err(malformed("data"))) };
     let data = match Data::from_json(data) {
         Ok(data) => data,
         Err(error) => return Ok(Err(error)),
     };
-    let Some(limits) = limits(row, 10)? else { return Ok(Err(nonsense("idle"))) };
-    let Some(owner) = owner(row, 4)? else { return Ok(Err(nonsense("user_key"))) };
+    let Some(limits) = limits(row, 10)? else { return Ok(Err(malformed("idle"))) };
+    let Some(owner) = owner(row, 4)? else { return Ok(Err(malformed("user_key"))) };
     let Ok(revision) = u64::try_from(row.get::<_, i64>(14)?) else {
-        return Ok(Err(nonsense("revision")));
+        return Ok(Err(malformed("revision")));
     };
-    let Some(realm) = realm(row, 18)? else { return Ok(Err(nonsense("realm"))) };
+    let Some(realm) = realm(row, 18)? else { return Ok(Err(malformed("realm"))) };
     Ok(Ok(Record {
         public_id: PublicId::from_bytes(row.get(3)?),
         realm,
@@ -153,15 +153,15 @@ pub(super) fn decode(row: &Row<'_>) -> rusqlite::Result<Result<Record>> {
     }))
 }
 
-fn nonsense(column: &'static str) -> Error {
+fn malformed(column: &'static str) -> Error {
     Error::with_source(
         ErrorKind::Undecodable,
         "decode a stored session",
-        format!("the column {column} makes no sense"),
+        format!("the column {column} is malformed"),
     )
 }
 
-/// The columns `idle` and `absolute`, from `at`; `None` if they make no sense.
+/// Decodes the columns `idle` and `absolute`, from `at`; `None` if they are malformed.
 fn limits(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<Limits>> {
     let idle = row.get::<_, Option<i64>>(at)?.map(u64::try_from).transpose();
     let absolute = row.get::<_, Option<i64>>(at + 1)?.map(Timestamp::from_millis);
@@ -174,7 +174,8 @@ struct Owner {
     auth_level: u16,
 }
 
-/// The columns `user_key`, `idp_session_id`, `auth_level`, from `at`; `None` if they make no sense.
+/// Decodes the columns `user_key`, `external_key` and `auth_level`, from `at`; `None` if they are
+/// malformed.
 fn owner(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<Owner>> {
     let user = text(row, at)?.map(|user| user.map(UserKey::new).transpose());
     let external = text(row, at + 1)?.map(|id_hash| id_hash.map(IdpSessionId::new).transpose());
@@ -187,22 +188,23 @@ fn owner(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<Owner>> {
     })
 }
 
-/// The column `realm`; `None` if it makes no sense.
+/// Decodes the column `realm`; `None` if it is malformed.
 fn realm(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<Realm>> {
     Ok(text(row, at)?.flatten().and_then(|name| Realm::new(name).ok()))
 }
 
-/// A column of text; the outer `None` if it is not UTF-8, which SQLite does not check.
+/// Reads a text column; the outer `None` if it is not UTF-8, which SQLite does not check.
 fn text<'r>(row: &'r Row<'_>, at: usize) -> rusqlite::Result<Option<Option<&'r str>>> {
     Ok(row.get_ref(at)?.as_str_or_null().ok())
 }
 
-/// Nothing depends on the client's description, so one that does not decode is none.
+/// Decodes the client's description. It is informative only, so a malformed one is read as `None`.
 fn client(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<Client>> {
     Ok(text(row, at)?.flatten().and_then(Client::from_json))
 }
 
-/// One row of a list. An owner that makes no sense is shown as none: the row must stay visible.
+/// Decodes one row of a list. A malformed owner is shown as no owner, so that the row stays
+/// visible.
 pub(super) fn summary(row: &Row<'_>) -> rusqlite::Result<Summary> {
     let owner = owner(row, 2)?;
     let (user, idp_session_id, auth_level) = match owner {
@@ -235,7 +237,7 @@ fn revision_column(record: &Record) -> i64 {
     i64::try_from(record.revision).unwrap_or(i64::MAX)
 }
 
-/// A new row.
+/// Inserts a session.
 pub(super) fn insert(
     connection: &Connection,
     sql: &Sql,
@@ -266,7 +268,8 @@ pub(super) fn insert(
     Ok(())
 }
 
-/// Moves a row to a new key, and remembers the one it leaves, and the one that was presented.
+/// Changes the id of a session, and remembers the previous id and, if it differs, the one
+/// presented.
 pub(super) fn id_change(
     connection: &Connection,
     sql: &Sql,
@@ -275,7 +278,7 @@ pub(super) fn id_change(
     transaction: &mut Transaction<'_>,
 ) -> rusqlite::Result<()> {
     let mut statement = connection.prepare_cached(&sql.id_change)?;
-    one(statement.execute(params![place.id, left.successor.as_bytes()])?)?;
+    one_row(statement.execute(params![place.id, left.successor.as_bytes()])?)?;
     if left.ends_graces() {
         let mut statement = connection.prepare_cached(&sql.end_graces)?;
         transaction.changed_replaced(statement.execute([place.id])?);
@@ -288,7 +291,7 @@ pub(super) fn id_change(
     }
 }
 
-/// Remembers a replaced key of the session in a row, in place of what is remembered of it.
+/// Remembers a replaced id of a session again, in place of what is remembered of it.
 pub(super) fn remember_anew(
     connection: &Connection,
     sql: &Sql,
@@ -301,8 +304,8 @@ pub(super) fn remember_anew(
     remember(connection, sql, session, id, transaction)
 }
 
-/// Remembers a replaced key of the session in a row. The oldest of that session are forgotten, and
-/// some of any session whose time has come: as many rows go as come, in the end.
+/// Remembers a replaced id of a session. Deletes the oldest ids of that session above the maximum,
+/// and up to two outdated ids of any session, so that the table does not grow without bound.
 fn remember(
     connection: &Connection,
     sql: &Sql,
@@ -338,7 +341,7 @@ fn remember(
     Ok(())
 }
 
-/// Forgets at most `limit` replaced keys whose time has come.
+/// Deletes at most `limit` outdated replaced ids.
 pub(super) fn forget_replaced(
     connection: &Connection,
     sql: &Sql,
@@ -351,7 +354,7 @@ pub(super) fn forget_replaced(
     Ok(())
 }
 
-/// Writes everything that can change but the keys: what a sign-in changes.
+/// Writes all columns that a sign-in can change: all but the ids and the creation time.
 pub(super) fn update_all(
     connection: &Connection,
     sql: &Sql,
@@ -359,7 +362,7 @@ pub(super) fn update_all(
     record: &Record,
 ) -> rusqlite::Result<()> {
     let mut statement = connection.prepare_cached(&sql.update_all)?;
-    one(statement.execute(params![
+    one_row(statement.execute(params![
         place.id,
         record.user.as_ref().map(UserKey::as_str),
         record.idp_session_id.as_ref().map(IdpSessionId::as_str),
@@ -379,8 +382,8 @@ pub(super) fn update_all(
     ])?)
 }
 
-/// Writes the data, and the activity if that moved: what a merge changes. Says whether the deadline
-/// was written with it.
+/// Writes the columns that a merge changes: the data, and the activity if it changed. Returns
+/// whether it wrote the deadline.
 pub(super) fn update_data(
     connection: &Connection,
     sql: &Sql,
@@ -392,15 +395,15 @@ pub(super) fn update_data(
     if moved {
         let mut statement = connection.prepare_cached(&sql.update_data_and_seen)?;
         let (seen, deadline) = (record.seen.as_millis(), record.deadline().as_millis());
-        one(statement.execute(params![place.id, revision, FORMAT, data, seen, deadline])?)?;
+        one_row(statement.execute(params![place.id, revision, FORMAT, data, seen, deadline])?)?;
     } else {
         let mut statement = connection.prepare_cached(&sql.update_data)?;
-        one(statement.execute(params![place.id, revision, FORMAT, data])?)?;
+        one_row(statement.execute(params![place.id, revision, FORMAT, data])?)?;
     }
     Ok(moved)
 }
 
-/// Records activity if the session lives and it is news.
+/// Records activity if the session is live and the touch is newer than its last one.
 pub(super) fn touch(
     connection: &Connection,
     sql: &Sql,
@@ -451,15 +454,15 @@ pub(super) fn update_seen(
     deadline: Timestamp,
 ) -> rusqlite::Result<()> {
     let mut statement = connection.prepare_cached(&sql.update_seen)?;
-    one(statement.execute(params![id, seen.as_millis(), deadline.as_millis()])?)
+    one_row(statement.execute(params![id, seen.as_millis(), deadline.as_millis()])?)
 }
 
 pub(super) fn delete(connection: &Connection, sql: &Sql, id: i64) -> rusqlite::Result<()> {
-    one(connection.prepare_cached(&sql.delete)?.execute([id])?)
+    one_row(connection.prepare_cached(&sql.delete)?.execute([id])?)
 }
 
-/// What is written was found before, within the same transaction.
-fn one(changed: usize) -> rusqlite::Result<()> {
+/// Fails unless exactly one row changed. The row was found before in the same transaction.
+fn one_row(changed: usize) -> rusqlite::Result<()> {
     match changed {
         1 => Ok(()),
         other => Err(rusqlite::Error::StatementChangedRows(other)),
@@ -476,7 +479,7 @@ pub(super) fn is_taken(
     Ok(taken.is_some())
 }
 
-/// Removes the user's sessions in a realm whose deadline has passed; says how many there were.
+/// Deletes the user's expired sessions in a realm; returns their number.
 pub(super) fn delete_expired_of(
     connection: &Connection,
     sql: &Sql,
@@ -487,8 +490,8 @@ pub(super) fn delete_expired_of(
     statement.execute(params![user.as_str(), now.as_millis(), realm.as_str()])
 }
 
-/// The user's live sessions in a realm but the one in row `except`, from the one that signed in
-/// longest ago.
+/// The user's live sessions in a realm but the one in row `except`, ordered by sign-in time, the
+/// earliest first.
 pub(super) fn by_sign_in(
     connection: &Connection,
     sql: &Sql,
@@ -497,7 +500,7 @@ pub(super) fn by_sign_in(
     now: Timestamp,
 ) -> rusqlite::Result<Vec<(i64, SessionIdHash)>> {
     let mut statement = connection.prepare_cached(&sql.by_sign_in)?;
-    // No row has the id -1: SQLite counts ids up from 1.
+    // No row has the id -1: SQLite assigns row ids from 1 upwards.
     let columns = params![user.as_str(), now.as_millis(), except.unwrap_or(-1), realm.as_str()];
     let rows = statement
         .query_map(columns, |row| Ok((row.get(0)?, SessionIdHash::from_bytes(row.get(1)?))))?;

@@ -1,27 +1,27 @@
-//! The statements, written once for the chosen table.
+//! The SQL statements for one sessions table.
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// The history of migrations of every table of ours in the file.
+/// The table with the history of migrations of all sessions tables in the file.
 pub(super) const HISTORY: &str = "cloakroom_migrations";
 
-/// The columns that [`rows`](super::rows) reads, in its order.
+/// The columns of a session that [`row`](super::row) decodes, in its order.
 const COLUMNS: &str = "id, key, id_issued, handle, user_key, external_key, auth_level, \
      created, authenticated, seen, idle, absolute, deadline, persistent, revision, client, \
      format, data, realm";
 
-/// The columns of a replaced key, in the order in which [`rows`](super::rows) reads them, after
-/// those of its session.
+/// The columns of a replaced id that [`row`](super::row) decodes, in its order, after those of its
+/// session.
 const REPLACED: &str = "successor, replaced_at, grace_until, by_sign_in, join_salt, had_user";
 
-/// The columns that [`row::summary`](super::row::summary) reads, in its order.
+/// The columns that [`row::summary`](super::row::summary) decodes, in its order.
 const SUMMARY: &str = "id, handle, user_key, external_key, auth_level, created, authenticated, \
      seen, deadline, persistent, client, length(CAST(data AS BLOB)), realm";
 
-/// What a touch needs to know.
+/// The columns that a touch needs.
 const TIMES: &str = "id, seen, deadline, idle, absolute, key";
 
-/// A table name that is safe inside double quotes and leaves room for suffixes.
+/// A table name that is safe inside double quotes and short enough for suffixes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct TableName(String);
 
@@ -108,7 +108,7 @@ impl Sql {
         let t = format!("\"{}\"", table.0);
         let meta = format!("\"{}_meta\"", table.0);
         let replaced = format!("\"{}_replaced\"", table.0);
-        // A replaced key with its session, if that is still there.
+        // A replaced id joined with its session, if that still exists.
         let and_session =
             format!("{replaced} AS r JOIN {t} AS s ON s.id = r.session AND s.handle = r.handle");
         let of = |table: &str, columns: &str| {
@@ -132,14 +132,15 @@ impl Sql {
                  client, format, data, realm) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, \
                  ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)"
             ),
-            // An index is rewritten when one of its columns is named here, changed or not: so
-            // the common changes name as few as they can.
+            // SQLite rewrites an index when a statement names one of its columns, even if the value
+            // stays the same. So the frequent updates name as few columns as possible.
             id_change: format!("UPDATE {t} SET key = ?2 WHERE id = ?1"),
             end_graces: format!(
                 "UPDATE {replaced} SET grace_until = NULL WHERE session = ?1 \
                  AND grace_until IS NOT NULL"
             ),
-            // All but the latest of this session, and what is left of one whose number it got.
+            // All but the latest replaced ids of this session, and those of a deleted session with
+            // the same row id.
             forget_replaced_of: format!(
                 "DELETE FROM {replaced} WHERE session = ?1 AND (handle <> ?2 OR id NOT IN \
                  (SELECT id FROM {replaced} WHERE session = ?1 AND handle = ?2 \
@@ -185,10 +186,10 @@ impl Sql {
                 "DELETE FROM {t} WHERE id IN (SELECT id FROM {t} WHERE deadline <= ?1 LIMIT ?2)"
             ),
             list: format!("SELECT {SUMMARY} FROM {t} WHERE deadline > ?1 AND id < ?2 AND "),
-            // The pluses keep SQLite to the index of deadlines: in the order of the ids it might
-            // look at every live row to find a few that have ended. That index alone says which
-            // rows come next; only those are looked at. Where a condition follows, rows must be
-            // looked at in any case: those in the index of the condition, or all, once.
+            // The pluses force SQLite to use the deadline index: in row id order it might scan
+            // every live row to find a few expired ones. The deadline index alone yields the row
+            // ids; only the selected rows are read. With a further condition rows must be read in
+            // any case: those in the index of the condition, or all of them once.
             list_expired: format!(
                 "SELECT {SUMMARY} FROM {t} WHERE id IN (SELECT id FROM {t} WHERE deadline <= ?1 \
                  AND +id < ?2 ORDER BY +id DESC LIMIT ?3) ORDER BY id DESC"
@@ -208,7 +209,7 @@ impl Sql {
             count_live: format!("SELECT count(*) FROM {t} WHERE deadline > ?1"),
             count_expired: format!("SELECT count(*) FROM {t} WHERE deadline <= ?1"),
             count_all: format!("SELECT count(*) FROM {t}"),
-            // Each in an index alone, or by the fewest rows: see `index::stats`.
+            // Each count uses an index alone, or reads as few rows as possible: see `index::stats`.
             count_with_user: format!("SELECT count(*) FROM {t} WHERE user_key IS NOT NULL"),
             count_live_with_user: format!(
                 "SELECT count(*) FROM {t} WHERE +user_key IS NOT NULL AND deadline > ?1"
@@ -222,8 +223,8 @@ impl Sql {
             size_at: format!(
                 "SELECT id, length(CAST(data AS BLOB)) FROM {t} WHERE id >= ?1 ORDER BY id LIMIT 1"
             ),
-            // The pluses keep SQLite to the index of deadlines, which has the ids too: in the order
-            // of the ids it might look at every expired row to find the first live one.
+            // The pluses force SQLite to use the deadline index, which contains the row ids: in row
+            // id order it might scan every expired row to find the first live one.
             live_ends: format!(
                 "SELECT (SELECT created FROM {t} WHERE id = ends.first), \
                  (SELECT created FROM {t} WHERE id = ends.last) FROM \
@@ -231,8 +232,8 @@ impl Sql {
             ),
             delete_all: format!("DELETE FROM {t}"),
             delete_all_of: format!("DELETE FROM {t} WHERE realm = ?1"),
-            // No index has the realm. The table in its order is read faster than rows here and
-            // there, as the index of deadlines would find them.
+            // No index contains the realm. A full scan in table order is faster than reading single
+            // rows in the order of the deadline index.
             count_live_of: format!("SELECT count(*) FROM {t} WHERE +deadline > ?1 AND realm = ?2"),
             has_other_realms: format!("SELECT EXISTS (SELECT 1 FROM {t} WHERE realm <> ?1)"),
             realms: format!("SELECT DISTINCT realm FROM {t} ORDER BY realm"),

@@ -1,4 +1,4 @@
-//! The write-ahead log: how long it is, and making it start again from its beginning.
+//! The size of the write-ahead log, and checkpoints.
 
 use std::cell::Cell;
 use std::fmt::{self, Debug};
@@ -15,40 +15,43 @@ use crate::stores::sqlite::error::while_doing;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, Ordering};
 
-/// From here on the bell asks for upkeep.
-const RING_BYTES: u64 = 16 << 20;
+/// From this size on, a commit requests a checkpoint by the callback.
+const DUE_BYTES: u64 = 16 << 20;
 
-/// From here on a writer makes the log restart itself: upkeep does not keep up, or nobody does it.
-/// Half of the promised 64 MiB, because another process can write on while a checkpoint begins.
-const NET_BYTES: u64 = 32 << 20;
+/// From this size on, a writer runs a checkpoint itself, because maintenance is too slow or not
+/// running. Half of the promised 64 MiB, because other processes can write on while a checkpoint
+/// begins.
+const FORCE_BYTES: u64 = 32 << 20;
 
-/// A restart that an old reader prevented is tried again after this time, or when the log has
-/// grown by half: it costs every writer a wait.
+/// A restart of the log that a reader has blocked is retried after this time, or when the log has
+/// grown by half. Each attempt makes all writers wait.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Passive checkpoints go on until fewer pages than this are left for the last, exclusive pass.
+/// Passive checkpoints are repeated until fewer pages than this are left for the final, exclusive
+/// one.
 const FEW_PAGES: u32 = 256;
 
-/// Against writers who write faster than it copies, the exclusive pass comes after so many rounds.
-const MOST_ROUNDS: usize = 16;
+/// The maximum number of passive checkpoints before the exclusive one, in case writers are faster.
+const MAX_ROUNDS: usize = 16;
 
 thread_local! {
-    /// Pages in the log after this thread's last commit. SQLite calls the hook on the thread that
-    /// commits, and the hook can have no state of its own.
+    /// The number of pages in the log after this thread's last commit. SQLite calls the hook on the
+    /// committing thread, and the hook cannot have a state of its own.
     static PAGES: Cell<u32> = const { Cell::new(0) };
 }
 
 pub(super) struct Log {
     page_size: u64,
-    /// Otherwise another program looks after it.
+    /// Whether this store runs checkpoints. If not, another program does.
     ours: bool,
     events: Events,
-    bell: Mutex<Option<Box<dyn Fn() + Send + Sync>>>,
-    rung: AtomicBool,
-    /// The last restart was prevented: when, and how long the log was then.
+    callback: Mutex<Option<Box<dyn Fn() + Send + Sync>>>,
+    is_requested: AtomicBool,
+    /// When the last restart was blocked, and the size of the log then; `None` if it succeeded.
     blocked: Mutex<Option<Blocked>>,
-    /// The operator was told so.
-    held: AtomicBool,
+    /// Whether [`Event::CheckpointBlocked`] was raised since the last
+    /// [`Event::CheckpointUnblocked`].
+    reported: AtomicBool,
 }
 
 #[derive(Clone, Copy)]
@@ -63,14 +66,14 @@ impl Debug for Log {
     }
 }
 
-/// What a checkpoint answers.
+/// The result of a checkpoint.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Checkpoint {
-    /// Something prevented it from being complete.
+    /// A reader or writer has prevented its completion.
     pub(super) blocked: bool,
-    /// Pages in the log; `None` when there is no write-ahead log.
+    /// The number of pages in the log; `None` without a write-ahead log.
     pages: Option<u32>,
-    /// Pages of those that are in the database now.
+    /// The number of these pages that have been copied into the database.
     copied: u32,
 }
 
@@ -80,20 +83,21 @@ impl Log {
             page_size,
             ours,
             events,
-            bell: Mutex::default(),
-            rung: AtomicBool::new(false),
+            callback: Mutex::default(),
+            is_requested: AtomicBool::new(false),
             blocked: Mutex::default(),
-            held: AtomicBool::new(false),
+            reported: AtomicBool::new(false),
         }
     }
 
-    /// Has SQLite report the length of the log; this replaces its own automatic checkpoints.
+    /// Registers a hook that records the size of the log. It replaces SQLite's automatic
+    /// checkpoints.
     pub(super) fn watch(connection: &Connection) {
-        fn note(_: &Wal, pages: std::ffi::c_int) -> rusqlite::Result<()> {
+        fn record_pages(_: &Wal, pages: std::ffi::c_int) -> rusqlite::Result<()> {
             PAGES.set(u32::try_from(pages).unwrap_or(0));
             Ok(())
         }
-        connection.wal_hook(Some(note));
+        connection.wal_hook(Some(record_pages));
     }
 
     pub(super) fn is_ours(&self) -> bool {
@@ -104,45 +108,47 @@ impl Log {
         u32::try_from(bytes / self.page_size.max(1)).unwrap_or(u32::MAX)
     }
 
-    pub(super) fn set_bell(&self, bell: Box<dyn Fn() + Send + Sync>) {
-        *self.bell.lock().unwrap_or_else(PoisonError::into_inner) = Some(bell);
+    pub(super) fn set_bell(&self, callback: Box<dyn Fn() + Send + Sync>) {
+        *self.callback.lock().unwrap_or_else(PoisonError::into_inner) = Some(callback);
     }
 
-    /// Before a commit on this thread, so that what is known of the log afterwards is of this one.
+    /// Resets the recorded size before a commit on this thread.
     pub(super) fn begin_commit() {
         PAGES.set(0);
     }
 
-    /// After a commit on this thread: the pages in the log, if it wrote any.
+    /// The number of pages in the log after a commit on this thread; `None` if the commit wrote
+    /// none.
     pub(super) fn frames() -> Option<u32> {
         Some(PAGES.get()).filter(|pages| *pages > 0)
     }
 
-    /// After a commit on this thread: the pages in the log, if that is a reason to do something.
+    /// The number of pages in the log after a commit on this thread, if a checkpoint is due.
     pub(super) fn is_due(&self) -> Option<u32> {
         let pages = PAGES.take();
-        (self.ours && pages >= self.pages(RING_BYTES) && self.may_restart(pages)).then_some(pages)
+        (self.ours && pages >= self.pages(DUE_BYTES) && self.may_restart(pages)).then_some(pages)
     }
 
-    /// Copies what stands in the log now into the database beside the writers, where upkeep was
-    /// asked for and has not begun. No restart follows, so what is written meanwhile can wait.
+    /// Runs a passive checkpoint if one was requested and maintenance has not begun it. It does not
+    /// restart the log, so pages written meanwhile can wait.
     pub(super) fn copy_if_rung(&self, connection: &Connection) -> Result<()> {
-        match self.rung.swap(false, Ordering::Relaxed) {
+        match self.is_requested.swap(false, Ordering::Relaxed) {
             true => checkpoint(connection, "PASSIVE").map(drop),
             false => Ok(()),
         }
     }
 
-    /// Asks for upkeep, or does the most urgent of it on the connection that writes.
+    /// Requests a checkpoint by the callback. If the log is too large, runs one on the write
+    /// connection.
     pub(super) fn look_after(&self, connection: &Connection, pages: u32) {
-        if !self.rung.swap(true, Ordering::Relaxed) {
-            let bell = self.bell.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(ring) = &*bell {
-                ring();
+        if !self.is_requested.swap(true, Ordering::Relaxed) {
+            let callback = self.callback.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(callback) = &*callback {
+                callback();
             }
         }
-        if pages >= self.pages(NET_BYTES) {
-            // The commits stand whatever becomes of the checkpoint.
+        if pages >= self.pages(FORCE_BYTES) {
+            // The commits are valid even if the checkpoint fails.
             let _ = self.restart(connection);
         }
     }
@@ -152,28 +158,29 @@ impl Log {
         blocked.is_none_or(|before| before.at.elapsed() >= RETRY || pages / 3 >= before.pages / 2)
     }
 
-    /// Copies the log into the database beside the writers, until little is left. Whether a
-    /// restart is worth its while after that.
+    /// Runs passive checkpoints beside the writers until few pages are left. Returns whether a
+    /// restart of the log is worthwhile then.
     pub(super) fn copy(&self, connection: &Connection) -> Result<bool> {
-        self.rung.store(false, Ordering::Relaxed);
+        self.is_requested.store(false, Ordering::Relaxed);
         let (mut pages_before, mut copied_before) = (0, 0);
-        for _ in 0..MOST_ROUNDS {
+        for _ in 0..MAX_ROUNDS {
             let Checkpoint { pages, copied, .. } = checkpoint(connection, "PASSIVE")?;
-            // There is no log, or another process is at it, or has made it start again.
+            // There is no log, or another process runs a checkpoint or has restarted the log.
             let Some(pages) = pages.filter(|pages| *pages >= pages_before) else {
                 return Ok(false);
             };
             if pages.saturating_sub(copied) <= FEW_PAGES {
                 if pages <= FEW_PAGES {
-                    // It has begun again without being made to, behind a reader who is gone.
-                    self.note(pages, false);
+                    // The log has restarted by itself, after a blocking reader finished.
+                    self.record_result(pages, false);
                     return Ok(false);
                 }
                 return Ok(self.may_restart(pages));
             }
-            // No way forward: an old reader needs what the log would overwrite in the database.
+            // No progress: a reader still needs the pages that a checkpoint would overwrite in the
+            // database.
             if copied <= copied_before {
-                self.note(pages, true);
+                self.record_result(pages, true);
                 return Ok(false);
             }
             (pages_before, copied_before) = (pages, copied);
@@ -181,31 +188,32 @@ impl Log {
         Ok(self.may_restart(pages_before))
     }
 
-    /// Copies what is left while nobody writes, and waits shortly for readers of the log, so that
-    /// the next commit starts it from its beginning.
+    /// Runs a checkpoint that blocks writers and waits briefly for readers of the log, so that the
+    /// next commit writes at its beginning.
     pub(super) fn restart(&self, connection: &Connection) -> Result<()> {
-        fn ask_again(times: i32) -> bool {
+        fn retry(times: i32) -> bool {
             thread::sleep(Duration::from_micros(100));
             times < 250
         }
         let failed = || while_doing("wait for a checkpoint");
-        connection.busy_handler(Some(ask_again)).map_err(failed())?;
+        connection.busy_handler(Some(retry)).map_err(failed())?;
         let result = checkpoint(connection, "RESTART");
         connection.busy_timeout(Duration::ZERO).map_err(failed())?;
         let checkpoint = result?;
         if let Some(pages) = checkpoint.pages {
-            self.note(pages, checkpoint.blocked);
+            self.record_result(pages, checkpoint.blocked);
         }
         Ok(())
     }
 
-    fn note(&self, pages: u32, blocked: bool) {
+    fn record_result(&self, pages: u32, blocked: bool) {
         let before = blocked.then(|| Blocked { at: Instant::now(), pages });
         *self.blocked.lock().unwrap_or_else(PoisonError::into_inner) = before;
-        // Blocked on a short log is a busy moment; on a long one it is an old reader.
-        let held = blocked && pages >= self.pages(RING_BYTES);
-        if held != self.held.swap(held, Ordering::Relaxed) {
-            self.events.raise(&match held {
+        // A blocked checkpoint of a short log is a short contention; of a long log it means an old
+        // reader.
+        let reported = blocked && pages >= self.pages(DUE_BYTES);
+        if reported != self.reported.swap(reported, Ordering::Relaxed) {
+            self.events.raise(&match reported {
                 true => Event::CheckpointBlocked { pages },
                 false => Event::CheckpointUnblocked,
             });
@@ -235,18 +243,18 @@ mod tests {
     #[test]
     fn a_restart_that_was_prevented_is_not_tried_again_at_every_commit() {
         let log = Log::new(4096, true, Events::default());
-        let rings = log.pages(RING_BYTES);
-        PAGES.set(rings);
-        assert_eq!(log.is_due(), Some(rings));
-        log.note(rings, true);
-        for pages in [rings, rings + 1, rings + rings / 3] {
+        let due = log.pages(DUE_BYTES);
+        PAGES.set(due);
+        assert_eq!(log.is_due(), Some(due));
+        log.record_result(due, true);
+        for pages in [due, due + 1, due + due / 3] {
             PAGES.set(pages);
-            assert_eq!(log.is_due(), None, "{pages} of {rings}");
+            assert_eq!(log.is_due(), None, "{pages} of {due}");
         }
-        PAGES.set(rings * 2);
-        assert_eq!(log.is_due(), Some(rings * 2), "it has grown");
-        log.note(100, false);
-        PAGES.set(rings);
-        assert_eq!(log.is_due(), Some(rings), "the reader has gone");
+        PAGES.set(due * 2);
+        assert_eq!(log.is_due(), Some(due * 2), "it has grown");
+        log.record_result(100, false);
+        PAGES.set(due);
+        assert_eq!(log.is_due(), Some(due), "the reader has gone");
     }
 }

@@ -1,4 +1,4 @@
-//! The client's errors, and what becomes of them.
+//! Retries after signals, and the mapping of client errors to [`ErrorKind`].
 
 use std::borrow::Cow;
 use std::io;
@@ -7,15 +7,15 @@ use memcache::exp::Error as ClientError;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// So often something is sent again that a signal has interrupted.
-const TRIES: usize = 8;
+/// The maximum number of attempts for a command that signals interrupt.
+const MAX_ATTEMPTS: usize = 8;
 
-/// Sends again what a signal has kept from being sent, be it the end of a child or a terminal's.
-/// That it was not is what the client means by an error of this kind.
+/// Repeats a command that a signal has interrupted before it was sent, such as SIGCHLD or SIGWINCH.
+/// The client reports this kind of error only for commands that were not sent.
 pub(super) fn uninterrupted<T>(
     send: impl Fn() -> Result<T, ClientError>,
 ) -> Result<T, ClientError> {
-    for _ in 1..TRIES {
+    for _ in 1..MAX_ATTEMPTS {
         match send() {
             Err(ClientError::Io(error)) if error.kind() == io::ErrorKind::Interrupted => {}
             answer => return answer,
@@ -24,7 +24,8 @@ pub(super) fn uninterrupted<T>(
     send()
 }
 
-/// The client's error in our kinds, and without the names of keys that its own words have.
+/// Maps a client error to an [`Error`] without the key names that the client's own message
+/// contains.
 pub(super) fn failure(operation: impl Into<Cow<'static, str>>, source: ClientError) -> Error {
     let unavailable = |why: String| (ErrorKind::Unavailable, why);
     let (kind, why) = match source {
@@ -36,20 +37,20 @@ pub(super) fn failure(operation: impl Into<Cow<'static, str>>, source: ClientErr
         ClientError::Ambiguous { source, .. } => {
             let why = match *source {
                 ClientError::Timeout { .. } => "the server did not answer in time".to_owned(),
-                // It has answered, and said no.
-                no @ (ClientError::Server(_) | ClientError::Rejected(_)) => {
-                    return failure(operation, no);
+                // The server has answered with an error, so the outcome is known.
+                answer @ (ClientError::Server(_) | ClientError::Rejected(_)) => {
+                    return failure(operation, answer);
                 }
                 source => source.to_string(),
             };
             unavailable(format!("whether it was done is not known: {why}"))
         }
-        ClientError::Server(words) if words.contains("too large") => (ErrorKind::TooLarge, words),
-        ClientError::Server(words) if words.contains("out of memory") => (ErrorKind::Full, words),
-        ClientError::Server(words) => unavailable(words),
-        ClientError::Protocol(words) => unavailable(format!("that is not memcached: {words}")),
-        ClientError::Rejected(words) => {
-            (ErrorKind::Unsupported, format!("memcached 1.6 or newer is needed: {words}"))
+        ClientError::Server(text) if text.contains("too large") => (ErrorKind::TooLarge, text),
+        ClientError::Server(text) if text.contains("out of memory") => (ErrorKind::Full, text),
+        ClientError::Server(text) => unavailable(text),
+        ClientError::Protocol(text) => unavailable(format!("that is not memcached: {text}")),
+        ClientError::Rejected(text) => {
+            (ErrorKind::Unsupported, format!("memcached 1.6 or newer is needed: {text}"))
         }
         other => (ErrorKind::Unexpected, other.to_string()),
     };

@@ -1,10 +1,10 @@
-//! The one module that knows the `memcache` crate: commands on the servers, and which server has
-//! which key.
+//! The only module that uses the `memcache` crate: commands, and the choice of the server for each
+//! id hash.
 //!
-//! Every key name holds its server's epoch, a random number that stands in memcached itself. What
-//! is read, added or deleted is sent in one batch behind a read of the epoch, and sent again under
-//! the right name if that has changed. A raised epoch, a lost one and a restarted server therefore
-//! have one effect: what was stored before is out of reach for good.
+//! Every key contains the epoch of its server, a random number stored in memcached itself. Reads,
+//! additions and deletions are sent in one batch with a read of the epoch, and repeated under the
+//! new keys if it has changed. So a raised epoch, a lost epoch and a restarted server have the same
+//! effect: all earlier items are unreachable for good.
 
 mod error;
 mod server;
@@ -23,16 +23,16 @@ use crate::id::SessionIdHash;
 use crate::stores::memcached::client::server::{SURELY_CLOSED_FOR, Server};
 use crate::stores::memcached::rendezvous;
 
-/// The most keys of one exchange with a server. An exchange has the time of one command.
-const PIECE: usize = 64;
+/// The maximum number of keys in one batch. A batch has the timeout of one command.
+const BATCH: usize = 64;
 
-/// Whoever took a lease and has not filled by then has failed; memcached gives another one.
+/// How long a fill lease lasts, in seconds. After that, memcached grants a new one.
 const LEASE_SECONDS: u32 = 10;
 
-/// What an item takes beside its key and value, generously.
+/// An upper bound of an item's size beyond its key and value, in bytes.
 const OVERHEAD: usize = 256;
 
-/// What kind of values a key leads to. A store and a cache in one namespace do not meet.
+/// The kind of an item. Sessions and cache entries in one namespace have different keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Space {
     Sessions,
@@ -48,7 +48,7 @@ impl Space {
     }
 }
 
-/// How the servers are reached.
+/// The connection settings.
 #[derive(Clone, Debug)]
 pub(super) struct Reach {
     pub(super) servers: Vec<String>,
@@ -59,7 +59,7 @@ pub(super) struct Reach {
     pub(super) item_limit: usize,
 }
 
-/// One version of one item: what a conditional write is conditional on.
+/// The version of an item, for conditional writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
     pub(super) epoch: u64,
@@ -72,26 +72,26 @@ pub(super) struct Item {
     pub(super) stamp: Stamp,
 }
 
-/// What a conditional write did.
+/// The result of a conditional write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Written {
     Stored(Stamp),
-    /// The item is another version now.
+    /// The item has another version.
     Changed,
-    /// There is no such item.
+    /// There is no item.
     Missing,
 }
 
-/// What a read that asks for a lease found.
+/// The result of a read that takes a lease on a miss.
 #[derive(Debug)]
 pub(super) enum Leased {
     Item(Item),
     Granted(Stamp),
-    /// Somebody else holds the lease.
+    /// Another client holds the lease.
     Busy,
 }
 
-/// A value that is to replace one version of an item.
+/// A value to store in place of one version of an item.
 pub(super) struct Replacement {
     pub(super) id_hash: SessionIdHash,
     pub(super) stamp: Stamp,
@@ -118,12 +118,12 @@ impl Client {
         Ok(Client { servers, reach })
     }
 
-    /// How many servers there are.
+    /// The number of servers.
     pub(super) fn servers(&self) -> usize {
         self.servers.len()
     }
 
-    /// Which server has `id_hash`.
+    /// The index of the server that holds `id_hash`.
     pub(super) fn place(&self, id_hash: &SessionIdHash) -> usize {
         let score = |place: &usize| {
             self.servers.get(*place).map(|server| rendezvous::score(server.weight(), id_hash))
@@ -144,13 +144,13 @@ impl Client {
     fn name(&self, space: Space, epoch: u64, id_hash: &SessionIdHash) -> String {
         let (namespace, letter) = (&self.reach.namespace, space.letter());
         let mut name = String::with_capacity(namespace.len() + 64);
-        // Writing into a string cannot fail.
+        // Writing to a string cannot fail.
         let _ = write!(name, "{namespace}:{letter}:{epoch:016x}:");
         URL_SAFE_NO_PAD.encode_string(id_hash.as_bytes(), &mut name);
         name
     }
 
-    /// The item under `id_hash`.
+    /// Reads the item of `id_hash`.
     pub(super) fn get(
         &self,
         space: Space,
@@ -165,25 +165,25 @@ impl Client {
         item(epoch, got(answers.next(), operation)?)
     }
 
-    /// The items under many keys.
+    /// Reads the items of many id hashes.
     pub(super) fn get_many(
         &self,
         space: Space,
         id_hashes: &[SessionIdHash],
         operation: &'static str,
     ) -> Vec<Result<Option<Item>>> {
-        let ask = |server: &Server, piece: &[&SessionIdHash]| {
+        let ask = |server: &Server, chunk: &[&SessionIdHash]| {
             let (epoch, answers) = server.exchange(space, operation, |epoch, batch| {
                 let get =
                     |id_hash| Get::new(self.name(space, epoch, id_hash)).meta(Meta::NONE.cas());
-                batch.extend(piece.iter().map(|id_hash| get(id_hash).into()));
+                batch.extend(chunk.iter().map(|id_hash| get(id_hash).into()));
             })?;
             Ok(answers.map(|answer| item(epoch, got(Some(answer), operation)?)).collect())
         };
-        self.in_pieces(id_hashes, |id_hash| id_hash, ask, operation)
+        self.in_batches(id_hashes, |id_hash| id_hash, ask, operation)
     }
 
-    /// The item under `id_hash`, or the right to fill in what is missing.
+    /// Reads the item of `id_hash`, or takes a fill lease if there is none.
     pub(super) fn get_or_lease(
         &self,
         space: Space,
@@ -203,7 +203,7 @@ impl Client {
         })
     }
 
-    /// Stores a value where there is none; `None` if there is one.
+    /// Stores a value if there is no item; returns `None` if there is one.
     pub(super) fn add(
         &self,
         space: Space,
@@ -225,7 +225,7 @@ impl Client {
         })
     }
 
-    /// Whether everything that this process knows of speaks for this version being within reach.
+    /// Whether an item of this version is reachable as far as this process knows. Sends nothing.
     pub(super) fn is_within_reach(
         &self,
         space: Space,
@@ -235,8 +235,8 @@ impl Client {
         self.server(id_hash).is_ok_and(|server| server.seen(space) == stamp.epoch)
     }
 
-    /// [`replace`](Self::replace), and whether the epoch of the version was still the server's
-    /// after it. If not, what was stored is out of reach.
+    /// [`replace`](Self::replace), and whether the epoch of the version was still current after it.
+    /// If not, the stored item is unreachable.
     pub(super) fn replace_within_reach(
         &self,
         space: Space,
@@ -265,37 +265,37 @@ impl Client {
         Ok(written(new.stamp.epoch, result))
     }
 
-    /// [`replace`](Self::replace) for many.
+    /// [`replace`](Self::replace) for many items.
     pub(super) fn replace_many(
         &self,
         space: Space,
         all: &[Replacement],
         operation: &'static str,
     ) -> Vec<Result<Written>> {
-        let send = |server: &Server, piece: &[&Replacement]| {
-            // One that is too large keeps the others from nothing.
+        let send = |server: &Server, chunk: &[&Replacement]| {
+            // An item that is too large does not keep the others from being stored.
             let fits = |new: &&&Replacement| self.check_size(&new.value, operation).is_ok();
             let (_, mut answers) = server.exchange(space, operation, |_, batch| {
-                batch.extend(piece.iter().filter(fits).map(|new| self.set(space, new).into()));
+                batch.extend(chunk.iter().filter(fits).map(|new| self.set(space, new).into()));
             })?;
             let answer = |new: &&Replacement| {
                 self.check_size(&new.value, operation)?;
                 Ok(written(new.stamp.epoch, mutated(answers.next(), operation)?))
             };
-            Ok(piece.iter().map(answer).collect())
+            Ok(chunk.iter().map(answer).collect())
         };
-        self.in_pieces(all, |new| &new.id_hash, send, operation)
+        self.in_batches(all, |new| &new.id_hash, send, operation)
     }
 
     fn set(&self, space: Space, new: &Replacement) -> Set {
-        // The name under which this version was read: were the epoch another one by now, the
-        // number of the version would mean nothing.
+        // The key under which this version was read. Under the key of another epoch the version
+        // number would be meaningless.
         let Stamp { epoch, cas } = new.stamp;
         let set = Set::new(self.name(space, epoch, &new.id_hash), &new.value);
         set.ttl(ttl(new.life)).compare_cas(cas).return_cas()
     }
 
-    /// Removes one version of an item. True if it was that version, and is gone now.
+    /// Removes one version of an item. Returns true if the item had that version and was removed.
     pub(super) fn remove(
         &self,
         space: Space,
@@ -308,27 +308,27 @@ impl Client {
         self.server(id_hash)?.run(operation, delete).map(|result| result.applied())
     }
 
-    /// Removes the items under these keys, whatever they are, and ends the leases on them.
+    /// Removes the items of these id hashes in any version, and ends their fill leases.
     pub(super) fn remove_all(
         &self,
         space: Space,
         id_hashes: &[SessionIdHash],
         operation: &'static str,
     ) -> Result<()> {
-        let send = |server: &Server, piece: &[&SessionIdHash]| {
+        let send = |server: &Server, chunk: &[&SessionIdHash]| {
             let (_, answers) = server.exchange(space, operation, |epoch, batch| {
                 let delete = |id_hash| Delete::new(self.name(space, epoch, id_hash));
-                batch.extend(piece.iter().map(|id_hash| delete(id_hash).into()));
+                batch.extend(chunk.iter().map(|id_hash| delete(id_hash).into()));
             })?;
             Ok(answers.map(|answer| mutated(Some(answer), operation).map(drop)).collect())
         };
-        // A server that is down keeps nothing from being told to the others.
-        self.in_pieces(id_hashes, |id_hash| id_hash, send, operation).into_iter().collect()
+        // A failing server does not keep the other servers from receiving theirs.
+        self.in_batches(id_hashes, |id_hash| id_hash, send, operation).into_iter().collect()
     }
 
-    /// Does something to many items, server by server and piece by piece. The answers are in the
-    /// order of the items.
-    fn in_pieces<'a, T, A>(
+    /// Groups many items by server, and sends each group in batches. The answers are in the order
+    /// of the items.
+    fn in_batches<'a, T, A>(
         &self,
         items: &'a [T],
         id_hash: impl Fn(&T) -> &SessionIdHash,
@@ -350,19 +350,20 @@ impl Client {
             }
         };
         for (server, shard) in self.servers.iter().zip(&shards) {
-            // The rest would wait for a timeout each.
+            // After a failure the other batches to this server are skipped: each would wait for a
+            // timeout.
             let mut down = None;
-            for piece in shard.chunks(PIECE) {
-                let mine: Vec<&T> = piece.iter().map(|(_, item)| *item).collect();
+            for chunk in shard.chunks(BATCH) {
+                let mine: Vec<&T> = chunk.iter().map(|(_, item)| *item).collect();
                 match down.clone().map_or_else(|| send(server, &mine), Err) {
                     Ok(answers) => {
-                        piece
+                        chunk
                             .iter()
                             .zip(answers)
                             .for_each(|((index, _), answer)| put(*index, answer));
                     }
                     Err(error) => {
-                        piece.iter().for_each(|(index, _)| put(*index, Err(error.clone())));
+                        chunk.iter().for_each(|(index, _)| put(*index, Err(error.clone())));
                         down = Some(error);
                     }
                 }
@@ -371,7 +372,7 @@ impl Client {
         done
     }
 
-    /// Puts everything that one server has in this space out of reach.
+    /// Makes all items of this space on one server unreachable.
     pub(super) fn raise_epoch(
         &self,
         place: usize,
@@ -381,13 +382,13 @@ impl Client {
         self.at(place)?.raise_epoch(space, operation)
     }
 
-    /// Puts everything in this space out of reach, on all servers at one moment: there is a time at
-    /// which all of them are closed. So nothing slips through by moving from one to another.
+    /// Makes all items of this space unreachable on all servers at one moment: there is a time at
+    /// which all of them are closed. So no session escapes by moving from one server to another.
     pub(super) fn clear(&self, space: Space, operation: &'static str) -> Result<()> {
         let mut outcome = Ok(());
         if self.servers.len() > 1 {
             let began = Instant::now();
-            // Whatever becomes of one server, the others are cleared.
+            // If a server fails, the others are cleared all the same.
             self.servers
                 .iter()
                 .for_each(|server| keep_first(&mut outcome, server.close(space, operation)));
@@ -405,7 +406,8 @@ impl Client {
         outcome
     }
 
-    /// Before a value is sent: memcached drops the old value when it refuses a new one.
+    /// Checks the size before a value is sent, because memcached drops the old value when it
+    /// refuses a new one.
     fn check_size(&self, value: &[u8], operation: &'static str) -> Result<()> {
         let (bytes, limit) = (value.len() + OVERHEAD, self.reach.item_limit);
         match bytes <= limit {
@@ -419,7 +421,7 @@ impl Client {
     }
 }
 
-/// What a server's answer is when there is none.
+/// The error message for a missing answer.
 const MISSING: &str = "an answer is missing";
 
 fn keep_first(outcome: &mut Result<()>, next: Result<()>) {
@@ -444,7 +446,7 @@ fn mutated(answer: Option<Result<OpResult>>, operation: &'static str) -> Result<
     }
 }
 
-/// The item of a read; none for a miss and for what somebody else is filling in.
+/// The item of a read; `None` for a miss, also while another client holds the lease.
 fn item(epoch: u64, result: GetResult) -> Result<Option<Item>> {
     match (result.status, result.item.cas) {
         (GetStatus::Hit, Some(cas)) => {
@@ -465,8 +467,8 @@ fn written(epoch: u64, result: MutationResult) -> Written {
     }
 }
 
-/// Whole seconds for the server's own clock, at least one. Above 30 days the client sends the
-/// moment itself; what lies beyond the protocol's last moment, in 2106, never ends there.
+/// A time to live for the server's clock, in whole seconds and at least one. Above 30 days the
+/// client sends an absolute time. Times after the protocol's maximum in 2106 become "never".
 fn ttl(life: Option<Duration>) -> Ttl {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let seconds = life.map(|life| life.as_secs().max(1));

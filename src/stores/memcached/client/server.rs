@@ -1,4 +1,4 @@
-//! One server: its epochs, and the commands under them.
+//! One server: its epochs and the commands sent to it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -15,45 +15,46 @@ use crate::stores::memcached::client::error::{failure, uninterrupted};
 use crate::stores::memcached::client::{Reach, Space, got};
 use crate::stores::memcached::rendezvous;
 
-/// So often a batch is sent again because somebody raised the epoch meanwhile.
-const TRIES: usize = 8;
+/// The maximum number of attempts for a batch, or for learning an epoch, while other clients raise
+/// it.
+const MAX_ATTEMPTS: usize = 8;
 
-/// What stands in the place of an epoch while a space is closed.
+/// The value of the epoch's item while a space is closed.
 const CLOSED: &str = "closed";
 
-/// A space that was closed and not opened opens by itself, with a new epoch: whoever closed it has
-/// died. In seconds.
+/// How long a space stays closed at most, in seconds, in case the process that has closed it dies.
 const CLOSED_FOR: u32 = 10;
 
-/// Memcached counts in whole seconds, so it may open earlier than that.
+/// The time for which a closed space certainly stays closed: memcached counts in whole seconds and
+/// may open it earlier than [`CLOSED_FOR`].
 pub(super) const SURELY_CLOSED_FOR: Duration = Duration::from_secs(CLOSED_FOR as u64 - 2);
 
-/// Who meets a closed space looks again after this.
+/// The pause between two reads of a closed epoch.
 const PAUSE: Duration = Duration::from_millis(1);
 
 pub(super) type Answers = std::vec::IntoIter<Result<OpResult>>;
 
 pub(super) struct Server {
-    /// The one that has the connections: two would read each other's answers.
+    /// The process that owns the connections. A forked process would read this one's answers.
     process: Process,
     name: String,
     client: MetaClient,
-    /// What its name weighs when a key chooses its server.
+    /// The contribution of its name to rendezvous scores.
     weight: u64,
     epochs: [Epoch; 2],
-    /// How long a closed space is waited for.
+    /// How long to wait for a closed space.
     busy_timeout: Duration,
 }
 
 struct Epoch {
-    /// The item that holds it.
+    /// The key of the item that holds it.
     item: String,
-    /// As it was last seen; 0 for not yet.
+    /// The last known value; 0 if unknown.
     seen: AtomicU64,
 }
 
 impl Server {
-    /// Resolves the name. Connections are opened on demand.
+    /// Resolves the server's name. Connections are opened on demand.
     pub(super) fn find(name: &str, reach: &Reach) -> Result<Self> {
         let client = MetaClient::builder()
             .max_idle(reach.connections)
@@ -87,12 +88,12 @@ impl Server {
         }
     }
 
-    /// The epoch as it was last seen; 0 for not yet.
+    /// The last known epoch; 0 if unknown.
     pub(super) fn seen(&self, space: Space) -> u64 {
         self.epoch(space).seen.load(Ordering::SeqCst)
     }
 
-    fn note(&self, space: Space, epoch: u64) {
+    fn remember_epoch(&self, space: Space, epoch: u64) {
         self.epoch(space).seen.store(epoch, Ordering::SeqCst);
     }
 
@@ -100,7 +101,7 @@ impl Server {
         failure(format!("{operation} at {}", self.name), source)
     }
 
-    /// Sends one operation, whatever the epoch is.
+    /// Sends one operation without checking the epoch.
     pub(super) fn run<O: Operation>(
         &self,
         operation: &'static str,
@@ -111,7 +112,7 @@ impl Server {
             .map_err(|source| self.failure(operation, source))
     }
 
-    /// Sends several, whatever the epoch is.
+    /// Sends several operations in one batch without checking the epoch.
     pub(super) fn run_all(
         &self,
         operation: &'static str,
@@ -125,15 +126,15 @@ impl Server {
         Ok(answers.into_iter().map(answer).collect::<Vec<_>>().into_iter())
     }
 
-    /// Sends operations on names under the epoch. What was sent under an epoch of the past has
-    /// changed nothing that can be reached, and is sent again.
+    /// Sends operations on keys of the current epoch, together with a read of the epoch. If the
+    /// epoch was outdated, the operations have affected only unreachable items, and are sent again.
     pub(super) fn exchange(
         &self,
         space: Space,
         operation: &'static str,
         operations: impl Fn(u64, &mut Vec<Op>),
     ) -> Result<(u64, Answers)> {
-        for _ in 0..TRIES {
+        for _ in 0..MAX_ATTEMPTS {
             let epoch = match self.seen(space) {
                 0 => self.learn_epoch(space, operation)?,
                 epoch => epoch,
@@ -148,16 +149,16 @@ impl Server {
                 return Ok((epoch, answers));
             }
         }
-        Err(overtaken(operation))
+        Err(being_cleared(operation))
     }
 
-    /// The question for the epoch, to be sent together with operations.
+    /// The operation that reads the epoch, to be sent in a batch with others.
     pub(super) fn get_epoch(&self, space: Space) -> Get {
         Get::new(&self.epoch(space).item)
     }
 
-    /// Whether the answer to that question is this epoch. If not, it was lost or raised, and what
-    /// is there now is learned by the next exchange.
+    /// Whether the answer to [`get_epoch`](Self::get_epoch) is `epoch`. If not, the epoch was lost
+    /// or raised, and the next exchange reads it again.
     pub(super) fn is_current(
         &self,
         space: Space,
@@ -167,15 +168,15 @@ impl Server {
     ) -> Result<bool> {
         let is_current = read_epoch(&got(answer, operation)?) == Some(epoch);
         if !is_current {
-            self.note(space, 0);
+            self.remember_epoch(space, 0);
         }
         Ok(is_current)
     }
 
-    /// Reads the epoch. One that was lost is replaced by a number that never was: were it the old
-    /// one, it could bring back what was cleared.
+    /// Reads the epoch. A lost epoch is replaced by a new random number, because the old one could
+    /// make cleared items reachable again.
     fn learn_epoch(&self, space: Space, operation: &'static str) -> Result<u64> {
-        let (began, mut tries) = (Instant::now(), 0);
+        let (began, mut attempts) = (Instant::now(), 0);
         loop {
             let found = self.run(operation, || self.get_epoch(space).meta(Meta::NONE.cas()))?;
             if found.item.cas == Some(0) {
@@ -183,22 +184,22 @@ impl Server {
                 return Err(Error::with_source(ErrorKind::Unsupported, operation, why));
             }
             if let Some(epoch) = read_epoch(&found) {
-                self.note(space, epoch);
+                self.remember_epoch(space, epoch);
                 return Ok(epoch);
             }
             if found.value.as_deref() == Some(CLOSED.as_bytes()) {
                 if began.elapsed() >= self.busy_timeout {
-                    return Err(overtaken(operation));
+                    return Err(being_cleared(operation));
                 }
                 thread::sleep(PAUSE);
                 continue;
             }
-            tries += 1;
-            if tries > TRIES {
-                return Err(overtaken(operation));
+            attempts += 1;
+            if attempts > MAX_ATTEMPTS {
+                return Err(being_cleared(operation));
             }
             let epoch = new_epoch()?;
-            // Whoever was faster has made the epoch for all.
+            // If another client was faster, its epoch is read in the next round.
             self.run(operation, || {
                 let set = self.set_epoch(space, &format!("{epoch:016x}"), Ttl::NEVER);
                 match found.item.cas {
@@ -213,24 +214,24 @@ impl Server {
         Set::new(&self.epoch(space).item, value).ttl(ttl)
     }
 
-    /// Puts everything in this space out of reach, and opens it if it was closed.
+    /// Makes all items of this space unreachable, and opens the space if it was closed.
     pub(super) fn raise_epoch(&self, space: Space, operation: &'static str) -> Result<()> {
         let epoch = new_epoch()?;
         self.run(operation, || self.set_epoch(space, &format!("{epoch:016x}"), Ttl::NEVER))?;
-        self.note(space, epoch);
+        self.remember_epoch(space, epoch);
         Ok(())
     }
 
-    /// Puts everything in this space out of reach, and keeps anything from being put there until
-    /// the epoch is raised.
+    /// Makes all items of this space unreachable, and keeps new items out until the epoch is
+    /// raised.
     pub(super) fn close(&self, space: Space, operation: &'static str) -> Result<()> {
         self.run(operation, || self.set_epoch(space, CLOSED, Ttl::secs(CLOSED_FOR)))?;
-        self.note(space, 0);
+        self.remember_epoch(space, 0);
         Ok(())
     }
 }
 
-fn overtaken(operation: &'static str) -> Error {
+fn being_cleared(operation: &'static str) -> Error {
     Error::with_source(ErrorKind::Busy, operation, "the store is being cleared")
 }
 

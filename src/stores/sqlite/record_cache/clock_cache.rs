@@ -1,26 +1,26 @@
-//! Sessions in memory, as many as a budget allows; who was not asked for goes first.
+//! A cache of sessions within a memory budget, with CLOCK (second chance) eviction.
 
 use crate::backend::key_map::IdHashMap;
 use crate::clock::Timestamp;
 use crate::id::{IdpSessionId, SessionIdHash, UserKey};
 use crate::record::Record;
 
-/// What a session takes besides its texts: its slot, its place in the index, and what the
-/// allocator adds.
+/// The approximate memory of a session beyond its strings, in bytes: its slot, its index entry, and
+/// the allocator's overhead.
 const OVERHEAD: usize = size_of::<Slot>() + 128;
 
-/// Records by key. When the budget is used up, a hand goes round and takes out the first that
-/// nobody has asked for since it came by (the "clock", or second chance, of page caches).
+/// Sessions by id hash. When the budget is exceeded, the CLOCK hand advances over the slots and
+/// evicts the first session that was not read since the hand last passed it.
 #[derive(Debug)]
 pub(super) struct Slots {
     budget: usize,
     weight: usize,
     hand: usize,
-    /// Of the sessions whose deadline had passed by then some were swept. Nobody knows which, so
-    /// none of them is believed, not even by a clock that has been set back since.
+    /// Sessions with a deadline up to this time may have been swept from the database. Which ones
+    /// is unknown, so none of them is returned, even if the clock is set back.
     swept: Option<Timestamp>,
-    /// Where to look next for one of those.
-    broom: usize,
+    /// The next slot to check for such a session.
+    sweep_hand: usize,
     places: IdHashMap<usize>,
     slots: Vec<Slot>,
 }
@@ -30,10 +30,10 @@ struct Slot {
     id_hash: SessionIdHash,
     session: Hot,
     weight: usize,
-    asked_for: bool,
+    referenced: bool,
 }
 
-/// A session as its row is, and which row that is.
+/// A session as stored in the database, with its row id.
 #[derive(Clone, Debug)]
 pub(in crate::stores::sqlite) struct Hot {
     pub(in crate::stores::sqlite) id: i64,
@@ -41,28 +41,27 @@ pub(in crate::stores::sqlite) struct Hot {
 }
 
 impl Hot {
-    /// Whether it may be among the sessions that were swept because their deadline had passed by
-    /// then.
+    /// Whether the session may have been removed by a sweep of the deadlines up to `swept`.
     pub(super) fn may_be_swept(&self, swept: Option<Timestamp>) -> bool {
         Some(self.record.deadline()) <= swept
     }
 }
 
 impl Slots {
-    /// No sessions, of which all together may take about `budget` bytes.
+    /// An empty cache for about `budget` bytes.
     pub(super) fn new(budget: usize) -> Self {
         Slots {
             budget,
             weight: 0,
             hand: 0,
             swept: None,
-            broom: 0,
+            sweep_hand: 0,
             places: IdHashMap::default(),
             slots: Vec::new(),
         }
     }
 
-    /// Takes everything out, to be dropped where nobody waits for it.
+    /// Empties the cache. Returns the sessions, so that the caller can drop them outside the lock.
     pub(super) fn empty(&mut self) -> Self {
         let budget = self.budget;
         std::mem::replace(self, Slots::new(budget))
@@ -73,11 +72,11 @@ impl Slots {
         if slot.session.may_be_swept(self.swept) {
             return None;
         }
-        slot.asked_for = true;
+        slot.referenced = true;
         Some(&slot.session)
     }
 
-    /// Some of the sessions whose deadline had passed by `then` are no more.
+    /// Records that sessions with a deadline up to `then` may have been swept.
     pub(super) fn sweep(&mut self, then: Option<Timestamp>) {
         self.swept = self.swept.max(then);
     }
@@ -85,7 +84,7 @@ impl Slots {
     pub(super) fn put(&mut self, id_hash: SessionIdHash, session: Hot) {
         let weight = weight(&session.record);
         if weight > self.budget / 8 {
-            // It would drive too many others out.
+            // It would evict too many other sessions.
             return self.remove(&id_hash);
         }
         match self.places.get(&id_hash).and_then(|place| self.slots.get_mut(*place)) {
@@ -96,16 +95,16 @@ impl Slots {
             None => {
                 self.weight += weight;
                 self.places.insert(id_hash, self.slots.len());
-                self.slots.push(Slot { id_hash, session, weight, asked_for: false });
-                self.tidy();
+                self.slots.push(Slot { id_hash, session, weight, referenced: false });
+                self.remove_swept();
             }
         }
         while self.weight > self.budget {
-            self.make_room();
+            self.advance_hand();
         }
     }
 
-    /// Records when a session that is kept was last seen.
+    /// Sets the last activity of a session, if it is cached.
     pub(super) fn seen(&mut self, id_hash: &SessionIdHash, seen: Timestamp) {
         let slot = self.places.get(id_hash).and_then(|place| self.slots.get_mut(*place));
         if let Some(slot) = slot {
@@ -113,28 +112,28 @@ impl Slots {
         }
     }
 
-    /// Lets go of what is not believed any more. Two places for each session that comes: so it takes
-    /// no time at once, and they are gone after about as many others have come.
-    fn tidy(&mut self) {
+    /// Removes sessions that may have been swept. Checks two slots for each session that is added,
+    /// so the work is bounded, and all of them are removed after about as many additions.
+    fn remove_swept(&mut self) {
         for _ in 0..2 {
-            match self.slots.get(self.broom) {
+            match self.slots.get(self.sweep_hand) {
                 Some(slot) if slot.session.may_be_swept(self.swept) => {
                     let id_hash = slot.id_hash;
                     self.remove(&id_hash);
                 }
-                Some(_) => self.broom += 1,
-                None => self.broom = 0,
+                Some(_) => self.sweep_hand += 1,
+                None => self.sweep_hand = 0,
             }
         }
     }
 
-    fn make_room(&mut self) {
+    fn advance_hand(&mut self) {
         if self.hand >= self.slots.len() {
             self.hand = 0;
         }
         match self.slots.get_mut(self.hand) {
-            Some(slot) if slot.asked_for => {
-                slot.asked_for = false;
+            Some(slot) if slot.referenced => {
+                slot.referenced = false;
                 self.hand += 1;
             }
             Some(slot) => {
@@ -151,14 +150,14 @@ impl Slots {
             let slot = self.slots.swap_remove(place);
             self.weight = self.weight.saturating_sub(slot.weight);
         }
-        // The last one has moved to where this one was.
+        // `swap_remove` has moved the last slot here.
         if let Some(moved) = self.slots.get(place) {
             self.places.insert(moved.id_hash, place);
         }
     }
 }
 
-/// About what a record takes in memory, in bytes.
+/// The approximate memory of a record, in bytes.
 fn weight(record: &Record) -> usize {
     let user = record.user.as_ref().map_or(0, |user| UserKey::as_str(user).len());
     let external =
@@ -190,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_have_been_swept_is_not_found_and_goes_as_others_come() {
+    fn swept_sessions_are_not_found_and_removed_gradually() {
         let deadline = session(0, 10).record.deadline();
         let later = |id| {
             let mut session = session(id, 10);
@@ -212,10 +211,10 @@ mod tests {
         assert_eq!(slots.weight, 30 * weight(&later(1).record));
         assert!(kept(&mut slots).iter().all(|number| slots.get(&id_hash(*number)).is_some()));
         slots.put(id_hash(0), later(2));
-        assert_eq!(slots.get(&id_hash(0)).unwrap().id, 2, "it may begin anew");
+        assert_eq!(slots.get(&id_hash(0)).unwrap().id, 2, "the id may be used again");
         slots.empty();
         slots.put(id_hash(1), session(1, 10));
-        assert!(slots.get(&id_hash(1)).is_some(), "what is empty knows of no sweep");
+        assert!(slots.get(&id_hash(1)).is_some(), "emptying forgets the sweep");
     }
 
     fn kept(slots: &mut Slots) -> Vec<u8> {
@@ -223,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_asked_for_stays_and_the_budget_is_kept() {
+    fn referenced_sessions_stay_and_the_budget_is_kept() {
         let one = weight(&session(0, 1000).record);
         let mut slots = Slots::new(one * 10);
         for number in 0..10 {
@@ -243,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_replaced_removed_or_too_large_is_not_found_and_weighs_nothing() {
+    fn replaced_removed_and_large_sessions_free_their_weight() {
         let mut slots = Slots::new(1 << 20);
         for number in 0..20 {
             slots.put(id_hash(number), session(1, 100));
@@ -264,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn emptied_it_has_its_budget_still() {
+    fn emptying_keeps_the_budget() {
         let mut slots = Slots::new(1 << 20);
         slots.put(id_hash(1), session(1, 100));
         assert_eq!(kept(&mut slots.empty()), [1]);

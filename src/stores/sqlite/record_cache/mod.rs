@@ -1,16 +1,16 @@
-//! Hot sessions: those loaded or written lately, kept as they are in the database, and believed as
-//! long as the database is known not to have changed since.
+//! Caches recently loaded or written sessions. An entry is valid as long as the database is known
+//! not to have changed since.
 //!
-//! The shared memory that every process on the file maps has a header that changes with every
-//! commit. To find a session here costs one read of that header. While it is the one for which the
-//! kept sessions are known to be right, they are; a commit of this process carries them over to the
-//! next header, with what it changed; after anybody else's commit all of them are forgotten. So
-//! what is found here is what a query would have found.
+//! Validity is checked by the header of the wal-index, which changes with every commit; a lookup
+//! costs one read of the header. While the header is the one for which the entries are valid, a
+//! lookup returns what a query would return. A commit of this process applies its changes to the
+//! entries and makes them valid for the next header. A commit of another process invalidates all
+//! entries.
 //!
-//! The header is read by a system call and written through a map of the same file. Where the
-//! system does not keep these two in step, nothing may be believed: so nothing is, until one of
-//! our own commits was seen to change the header as it should, and nothing ever again once one was
-//! not.
+//! The header is read by a system call, but SQLite writes it through a memory map of the same file.
+//! If the system does not keep the two coherent, the cache must not be used. So it is used only
+//! after a commit of this process was seen to change the header as expected, and never again after
+//! a commit that seemed to leave the header unchanged.
 
 mod clock_cache;
 mod wal_index;
@@ -27,7 +27,7 @@ use wal_index::{Header, Index};
 
 pub(super) use clock_cache::Hot;
 
-/// The hot sessions of one store.
+/// The record cache of one store.
 #[derive(Debug)]
 pub(super) struct RecordCache {
     index: Index,
@@ -37,59 +37,59 @@ pub(super) struct RecordCache {
 #[derive(Debug)]
 struct CacheState {
     trust: Trust,
-    /// The state of the database for which the sessions are right.
-    known: Option<Header>,
-    /// A commit of this process is under way. Until it is carried over, a new header is nobody's
-    /// reason to forget anything.
+    /// The header for which the entries are valid.
+    valid_for: Option<Header>,
+    /// A commit of this process is under way. Until it has been applied, a new header does not
+    /// invalidate the entries.
     committing: bool,
     slots: Slots,
 }
 
-/// Whether the header is seen to change with what is committed.
+/// Whether reads of the header have been seen to reflect commits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Trust {
-    Untried,
+    Untested,
     Seen,
     Broken,
 }
 
-/// The state in which a session was not found here, so that it can be kept once it was read.
+/// A cache miss, with the header for which the entries were valid at that moment.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Missed(Option<Header>);
 
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant)] // they are few, and live for one transaction
 enum Change {
-    /// The session is this from now on.
+    /// The session has this state now.
     Now(Hot),
-    /// It was last seen then.
+    /// Only the last activity has changed.
     Seen(Timestamp),
-    /// No row has this key any more.
+    /// No row has this id any more.
     Gone,
 }
 
 impl RecordCache {
-    /// Of the database whose shared memory is at `path`, with up to about `budget` bytes. `None`
-    /// where that is not to be had: then every load is a query.
+    /// A cache for the database whose wal-index is at `path`, of up to about `budget` bytes.
+    /// Returns `None` if the wal-index cannot be opened; then every load is a query.
     pub(super) fn new(path: &Path, budget: usize) -> Option<Self> {
         let index = Index::open(path).ok()?;
         let state = CacheState {
-            trust: Trust::Untried,
-            known: None,
+            trust: Trust::Untested,
+            valid_for: None,
             committing: false,
             slots: Slots::new(budget),
         };
         Some(RecordCache { index, state: Mutex::new(state) })
     }
 
-    /// Locked. Where sessions are forgotten, a variable for them is declared before the one for
-    /// this: so they are let go of, which takes a while, after the lock.
+    /// Locks the state. Callers that empty the cache declare a variable for the removed sessions
+    /// before the guard, so that the sessions are dropped after the lock is released.
     fn state(&self) -> MutexGuard<'_, CacheState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The session under `id_hash`, if it is kept and live at `now`. Nothing is known of the others:
-    /// they must be read from the database.
+    /// Returns the session if it is cached and live at `now`. A miss says nothing about the
+    /// session: the caller must query the database.
     pub(super) fn find(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Record, Missed> {
         let header = self.index.read().ok_or(Missed(None))?;
         let mut _forgotten = None;
@@ -97,64 +97,63 @@ impl RecordCache {
         if state.trust != Trust::Seen {
             return Err(Missed(None));
         }
-        if state.known != Some(header) {
-            _forgotten = state.turn_to(&self.index)?;
+        if state.valid_for != Some(header) {
+            _forgotten = state.refresh(&self.index)?;
         }
-        let found =
-            state.slots.get(id_hash).filter(|record_cache| record_cache.record.is_live(now));
-        found.map(|record_cache| record_cache.record.clone()).ok_or(Missed(state.known))
+        let found = state.slots.get(id_hash).filter(|session| session.record.is_live(now));
+        found.map(|session| session.record.clone()).ok_or(Missed(state.valid_for))
     }
 
-    /// Keeps what a query has found under `id_hash` since it was missed.
+    /// Adds the result of a query that followed the miss `missed`.
     ///
-    /// The query has seen the database as it was then, or later. If what is known has not moved
-    /// since, the session is right for it; or there is a newer commit, after which the sessions
-    /// are believed only once it is carried over, with this one in it if it was changed, or they
-    /// are forgotten.
+    /// The query has seen the state of the database at the miss, or a later one. If the header of
+    /// the entries is still the same, the session is valid for it. Or a newer commit is under way
+    /// or unnoticed: then the entries are used again only after the commit has been applied,
+    /// including any change of this session, or they are invalidated.
     pub(super) fn keep(&self, missed: Missed, id_hash: SessionIdHash, id: i64, record: &Record) {
         let Some(header) = missed.0 else { return };
-        let record_cache = Hot { id, record: record.clone() };
+        let session = Hot { id, record: record.clone() };
         let mut state = self.state();
-        if state.known == Some(header) {
-            state.slots.put(id_hash, record_cache);
+        if state.valid_for == Some(header) {
+            state.slots.put(id_hash, session);
         }
     }
 }
 
 impl CacheState {
-    fn forget(&mut self, known: Option<Header>) -> Slots {
-        self.known = known;
+    fn forget(&mut self, valid_for: Option<Header>) -> Slots {
+        self.valid_for = valid_for;
         self.slots.empty()
     }
 
-    /// Forgets what is not right for the database as it is now.
-    fn turn_to(&mut self, index: &Index) -> Result<Option<Slots>, Missed> {
+    /// Invalidates the entries unless they are valid for the current header.
+    fn refresh(&mut self, index: &Index) -> Result<Option<Slots>, Missed> {
         if self.committing {
             return Err(Missed(None));
         }
-        // Once more, now that nobody else is at it: another thread may have come here later and
-        // read a newer one.
+        // Reads the header again under the lock: another thread may have read a newer one
+        // meanwhile.
         let header = index.read().ok_or(Missed(None))?;
-        Ok((self.known != Some(header)).then(|| self.forget(Some(header))))
+        Ok((self.valid_for != Some(header)).then(|| self.forget(Some(header))))
     }
 }
 
-/// A transaction that writes, and what it changes for those who load sessions.
+/// The changes of a write transaction, to be applied to the cache when it commits.
 #[derive(Debug)]
 pub(super) struct Transaction<'t> {
     under_way: Option<UnderWay<'t>>,
     /// Any session may have changed.
     everything: bool,
-    /// By key, in their order.
+    /// Changes by id hash, in their order.
     changes: Vec<(SessionIdHash, Change)>,
-    /// By when the deadline had passed of those that were swept, and how many they are.
+    /// The latest time of a sweep in this transaction. `swept_rows` is the number of rows removed.
     swept: Option<Timestamp>,
     swept_rows: u64,
-    /// How many rows of the table of replaced keys it changed, of which no session is kept here.
+    /// The number of changed rows of the table of replaced ids, which are not cached.
     replaced_rows: u64,
 }
 
-/// How much a transaction was told until now.
+/// A savepoint: the numbers of changes recorded so far.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mark {
     changes: usize,
@@ -169,13 +168,14 @@ struct UnderWay<'t> {
 }
 
 impl<'t> Transaction<'t> {
-    /// To be called within the transaction: nobody else's commit can come between this and its end.
+    /// Starts recording. The caller must hold the write lock of the database, so that no other
+    /// commit comes between this and the end of the transaction.
     pub(super) fn begin(record_cache: Option<&'t RecordCache>) -> Self {
         let under_way = record_cache.map(|record_cache| {
             let before = record_cache.index.read();
             let mut _forgotten = None;
             let mut state = record_cache.state();
-            _forgotten = (state.known != before).then(|| state.forget(before));
+            _forgotten = (state.valid_for != before).then(|| state.forget(before));
             state.committing = true;
             UnderWay { record_cache, before }
         });
@@ -189,38 +189,34 @@ impl<'t> Transaction<'t> {
         }
     }
 
-    /// The session under `id_hash`, as this transaction would find it; `None` if it has to look.
+    /// Returns the session as this transaction would read it; `None` if it must query the database.
     pub(super) fn find(&self, id_hash: &SessionIdHash) -> Option<Hot> {
         let UnderWay { record_cache, .. } = self.under_way.as_ref()?;
         if self.everything || self.changes.iter().any(|(changed, _)| changed == id_hash) {
             return None;
         }
         let mut state = record_cache.state();
-        state
-            .slots
-            .get(id_hash)
-            .filter(|record_cache| !record_cache.may_be_swept(self.swept))
-            .cloned()
+        state.slots.get(id_hash).filter(|session| !session.may_be_swept(self.swept)).cloned()
     }
 
-    /// The session is this from now on.
+    /// Records the new state of a session.
     pub(super) fn put(&mut self, id_hash: SessionIdHash, id: i64, record: &Record) {
         if self.under_way.is_some() {
             self.changes.push((id_hash, Change::Now(Hot { id, record: record.clone() })));
         }
     }
 
-    /// The session was last seen at `seen`.
+    /// Records the last activity of a session.
     pub(super) fn seen(&mut self, id_hash: SessionIdHash, seen: Timestamp) {
         self.changes.push((id_hash, Change::Seen(seen)));
     }
 
-    /// No row has this key any more.
+    /// Records that a row with this id was removed.
     pub(super) fn remove(&mut self, id_hash: SessionIdHash) {
         self.changes.push((id_hash, Change::Gone));
     }
 
-    /// So many sessions are gone whose deadline had passed at `now`.
+    /// Records that a sweep at `now` has removed `rows` expired sessions.
     pub(super) fn swept(&mut self, now: Timestamp, rows: usize) {
         if rows > 0 {
             self.swept = self.swept.max(Some(now));
@@ -228,7 +224,7 @@ impl<'t> Transaction<'t> {
         }
     }
 
-    /// So many rows of the table of replaced keys have changed.
+    /// Records the number of changed rows in the table of replaced ids.
     pub(super) fn changed_replaced(&mut self, rows: usize) {
         self.replaced_rows = self.replaced_rows.saturating_add(rows as u64);
     }
@@ -246,51 +242,51 @@ impl<'t> Transaction<'t> {
         }
     }
 
-    /// SQLite has counted so many changed rows since `mark`. If they are not as many as it was
-    /// told, somebody's trigger has changed others.
+    /// Compares the number of rows that SQLite has counted since `mark` with the number recorded.
+    /// If they differ, a trigger has changed other rows, and any session may have changed.
     pub(super) fn compare(&mut self, mark: Mark, rows: u64) {
         let changes = self.changes.len().saturating_sub(mark.changes) as u64;
         let swept = self.swept_rows.saturating_sub(mark.swept_rows);
         let replaced = self.replaced_rows.saturating_sub(mark.replaced_rows);
-        let told = changes.saturating_add(swept).saturating_add(replaced);
-        self.everything |= told != rows;
+        let recorded = changes.saturating_add(swept).saturating_add(replaced);
+        self.everything |= recorded != rows;
     }
 
-    /// What was changed since `mark` was not, after all. That something was swept is believed on:
-    /// then those sessions are looked up once more.
+    /// Discards the changes recorded since `mark`. A recorded sweep time stays, which costs only
+    /// additional queries.
     pub(super) fn undo(&mut self, mark: Mark) {
         self.changes.truncate(mark.changes);
         self.swept_rows = mark.swept_rows;
         self.replaced_rows = mark.replaced_rows;
     }
 
-    /// Carries the sessions over to what the commit has made of the database. `frames` is how long
-    /// SQLite said that the log was after it, if it wrote at all. To be called before the commit is
+    /// Applies the changes to the cache after a commit. `frames` is the number of frames in the log
+    /// that SQLite has reported, `None` if it wrote none. Must be called before the commit is
     /// acknowledged.
     pub(super) fn committed(mut self, frames: Option<u32>) {
         let Some(UnderWay { record_cache, before }) = self.under_way.take() else { return };
         let mut _forgotten = None;
         let mut state = record_cache.state();
-        // Read while nobody can keep anything: what was kept before is from before this.
+        // Read under the lock: no entry is added meanwhile, and the entries added before are older.
         let after = record_cache.index.read();
         state.committing = false;
-        let alone = match (&before, &after, frames) {
+        let is_only_commit = match (&before, &after, frames) {
             (Some(before), Some(after), None) => before == after,
             (Some(before), Some(after), Some(frames)) => {
                 let follows = after.follows(before, frames);
                 state.trust = match state.trust {
                     _ if before == after => Trust::Broken,
-                    Trust::Untried if follows => Trust::Seen,
+                    Trust::Untested if follows => Trust::Seen,
                     trust => trust,
                 };
                 follows
             }
             _ => false,
         };
-        if !alone || self.everything || state.trust != Trust::Seen {
-            _forgotten = Some(state.forget(after.filter(|_| alone)));
+        if !is_only_commit || self.everything || state.trust != Trust::Seen {
+            _forgotten = Some(state.forget(after.filter(|_| is_only_commit)));
         } else {
-            state.known = after;
+            state.valid_for = after;
             state.slots.sweep(self.swept);
             for (id_hash, change) in std::mem::take(&mut self.changes) {
                 match change {
@@ -304,7 +300,7 @@ impl<'t> Transaction<'t> {
 }
 
 impl Drop for Transaction<'_> {
-    /// Whether a commit that failed has changed anything is not known.
+    /// Invalidates the cache, because a failed commit may have changed the database.
     fn drop(&mut self) {
         if let Some(UnderWay { record_cache, .. }) = self.under_way.take() {
             let mut _forgotten = None;
@@ -355,7 +351,7 @@ mod tests {
         delta
     }
 
-    fn nowhere() -> SessionIdHash {
+    fn unused_id() -> SessionIdHash {
         SessionId::generate().unwrap().hash(Realm::default().tag())
     }
 
@@ -365,7 +361,7 @@ mod tests {
     }
 
     fn create(store: &SqliteStore) -> SessionIdHash {
-        let id_hash = nowhere();
+        let id_hash = unused_id();
         begin(store, &id_hash);
         id_hash
     }
@@ -382,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_or_loaded_is_found_without_a_query_as_it_is_in_the_database() {
+    fn written_and_loaded_sessions_are_found_without_a_query() {
         let (folder, store) = store();
         let (one, two) = (create(&store), create(&store));
         assert!(is_hot(&store, &one) && is_hot(&store, &two));
@@ -398,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn after_anybody_elses_commit_everything_is_forgotten_and_after_ones_own_nothing_else() {
+    fn a_foreign_commit_invalidates_all_and_an_own_commit_nothing_else() {
         let (folder, store) = store();
         let (one, two) = (create(&store), create(&store));
         merge(&store, &one, 1);
@@ -412,20 +408,20 @@ mod tests {
         }
         other.execute_batch("INSERT INTO t VALUES (1)").unwrap();
         create(&store);
-        assert!(!is_hot(&store, &one), "the writer was the first to notice");
+        assert!(!is_hot(&store, &one), "the writer noticed it first");
     }
 
     #[test]
-    fn a_slow_reader_keeps_nothing_that_was_changed_meanwhile() {
+    fn a_slow_reader_adds_no_outdated_session() {
         let (folder, store) = store();
         let id_hash = create(&store);
         let other = Connection::open(folder.path().join("a.db")).unwrap();
         other.execute_batch("CREATE TABLE t (n)").unwrap();
         for by_another in [false, true] {
-            let missed = record_cache(&store).find(&nowhere(), NOW).unwrap_err();
+            let missed = record_cache(&store).find(&unused_id(), NOW).unwrap_err();
             let old = merge(&store, &id_hash, 1);
             let id = row(&store, &id_hash);
-            let missed_later = record_cache(&store).find(&nowhere(), NOW).unwrap_err();
+            let missed_later = record_cache(&store).find(&unused_id(), NOW).unwrap_err();
             match by_another {
                 true => other.execute_batch("DELETE FROM cloakroom_sessions").unwrap(),
                 false => {
@@ -445,12 +441,12 @@ mod tests {
     }
 
     #[test]
-    fn who_outlives_a_sweep_stays_hot_and_who_was_swept_does_not_come_back_with_the_clock() {
+    fn a_swept_session_stays_gone_when_the_clock_is_set_back() {
         let (_folder, store) = store();
         let short = create(&store);
         let ends = record_cache(&store).find(&short, NOW).unwrap().deadline();
         let later = NOW + Duration::from_secs(60);
-        let long = nowhere();
+        let long = unused_id();
         let new_session = NewSession::new(Lifetime::default().starting(later)).unwrap();
         store.commit(&Commit::new(&long, Action::Create(new_session), setting(0), later)).unwrap();
         let just_before = ends - Duration::from_millis(1);
@@ -468,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn within_the_transaction_that_sweeps_the_swept_are_not_found_either() {
+    fn a_transaction_does_not_find_what_it_has_swept() {
         let (_folder, store) = store();
         let id_hash = create(&store);
         let ends = record_cache(&store).find(&id_hash, NOW).unwrap().deadline();
@@ -481,7 +477,7 @@ mod tests {
         transaction.compare(mark, 2);
         assert!(!transaction.everything);
         transaction.undo(mark);
-        assert!(transaction.find(&id_hash).is_none(), "it is looked up once more");
+        assert!(transaction.find(&id_hash).is_none(), "the sweep time stays");
         transaction.compare(mark, 1);
         assert!(transaction.everything, "a trigger has changed another row");
     }
@@ -497,12 +493,12 @@ mod tests {
     }
 
     #[test]
-    fn where_the_header_is_not_seen_to_change_nothing_is_believed() {
+    fn an_incoherent_header_disables_the_cache() {
         let (folder, store) = store();
         let id_hash = create(&store);
         let (id, record) =
             (row(&store, &id_hash), record_cache(&store).find(&id_hash, NOW).unwrap());
-        // A system that answers reads of the file from another place than the map.
+        // Simulates a system whose file reads and memory maps are not coherent.
         let stale = folder.path().join("stale-shm");
         fs::copy(folder.path().join("a.db-shm"), &stale).unwrap();
         let record_cache = RecordCache::new(&stale, 1 << 20).unwrap();
@@ -525,7 +521,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transaction_that_fails_leaves_nothing_to_be_believed() {
+    fn a_failed_transaction_invalidates_the_cache() {
         let (_folder, store) = store();
         let (one, two) = (create(&store), create(&store));
         let record = merge(&store, &one, 1);
@@ -533,7 +529,7 @@ mod tests {
         assert!(transaction.find(&one).is_some());
         let mark = transaction.mark();
         transaction.remove(one);
-        assert!(transaction.find(&one).is_none(), "it has to look");
+        assert!(transaction.find(&one).is_none(), "it must query the database");
         transaction.undo(mark);
         assert!(transaction.find(&one).is_some());
         transaction.put(two, 1, &record);
@@ -543,7 +539,7 @@ mod tests {
     }
 
     #[test]
-    fn a_commit_of_anybody_else_right_after_ones_own_is_not_taken_for_it() {
+    fn two_commits_are_not_taken_for_one() {
         let (folder, store) = store();
         let id_hash = create(&store);
         let other = Connection::open(folder.path().join("a.db")).unwrap();
@@ -562,14 +558,14 @@ mod tests {
     }
 
     #[test]
-    fn while_a_commit_is_under_way_a_new_header_is_no_reason_to_forget() {
+    fn a_commit_under_way_does_not_invalidate_the_cache() {
         let (_folder, store) = store();
         let (one, two) = (create(&store), create(&store));
         let transaction = Transaction::begin(Some(record_cache(&store)));
         assert!(is_hot(&store, &one), "nothing has been committed yet");
-        record_cache(&store).state().known = None;
+        record_cache(&store).state().valid_for = None;
         assert!(!is_hot(&store, &one), "what was committed is not carried over yet");
-        record_cache(&store).state().known = transaction.under_way.as_ref().unwrap().before;
+        record_cache(&store).state().valid_for = transaction.under_way.as_ref().unwrap().before;
         transaction.committed(None);
         assert!(is_hot(&store, &one) && is_hot(&store, &two));
     }

@@ -1,12 +1,11 @@
-//! The header of the index that SQLite keeps in memory shared by all processes on a file: it
-//! changes with every commit, whoever commits.
+//! Reads the header of SQLite's wal-index, the memory shared by all processes that have the
+//! database open. The header changes with every commit of any process.
 //!
-//! The layout is SQLite's "WAL-index header", documented with its file format
-//! (<https://www.sqlite.org/walformat.html>, section 2.1): two copies of 48 bytes each, in the
-//! machine's byte order, of which the second is written first. Of each: the version of the format
-//! at 0, the count of transactions at 8, whether it is initialised at 12, the frames in the log at
-//! 16, the running checksum of the log's content at 24, and at 32 the log's two salts, of which the
-//! first counts how often it has begun again and the second is random.
+//! The layout is SQLite's "WAL-index header" (<https://www.sqlite.org/walformat.html>, section
+//! 2.1): two copies of 48 bytes each, in native byte order; writers write the second copy first.
+//! Fields of a copy: format version at 0, number of transactions at 8, initialised flag at 12,
+//! number of frames in the log at 16, running checksum of the log at 24, and the two salts of the
+//! log at 32. The first salt is incremented at each restart of the log; the second is random.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -18,24 +17,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 const COPY: usize = 48;
 const VERSION: u32 = 3_007_000;
 
-/// What the database contained at one moment, by the header that stood there then. No two states
-/// have the same, as long as there was a log.
+/// A copy of the header, which identifies the state of the database: as long as there is a log, no
+/// two states have the same header.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Header([u8; COPY]);
 
 impl Header {
-    /// `None` while somebody writes it, and for what is no such header.
+    /// `None` during an update by a writer, and for invalid content.
     fn read_from(bytes: &[u8; 2 * COPY]) -> Option<Self> {
         let (first, second) = bytes.split_first_chunk::<COPY>()?;
         let header = Header(*first);
         let known = header.number(0) == Some(VERSION) && header.0.get(12) == Some(&1);
-        // A log that was never written to has no salts.
+        // The salts are zero before the first write to the log.
         let has_log = header.salts() != Some((0, 0));
         (known && has_log && second == first).then_some(header)
     }
 
     fn salts(&self) -> Option<(u32, u32)> {
-        // These two are big-endian on every machine, as they are in the log.
+        // The salts are big-endian on every machine, as in the log itself.
         Some((self.number(32)?.to_be(), self.number(36)?.to_be()))
     }
 
@@ -44,13 +43,14 @@ impl Header {
         Some(u32::from_ne_bytes(*bytes))
     }
 
-    /// Whether `self` is what one commit made of `before`, after which the log had `frames`.
+    /// Whether exactly one commit leads from `before` to `self`, after which the log has `frames`
+    /// frames.
     pub(super) fn follows(&self, before: &Header, frames: u32) -> bool {
         let count = before.number(8).map(|count| count.wrapping_add(1));
         let (Some(old), Some(new)) = (before.salts(), self.salts()) else { return false };
-        let goes_on = new == old && before.number(16).is_some_and(|before| before < frames);
-        let began_again = new.0 == old.0.wrapping_add(1);
-        self.number(8) == count && self.number(16) == Some(frames) && (goes_on || began_again)
+        let appended = new == old && before.number(16).is_some_and(|before| before < frames);
+        let restarted = new.0 == old.0.wrapping_add(1);
+        self.number(8) == count && self.number(16) == Some(frames) && (appended || restarted)
     }
 }
 
@@ -60,13 +60,13 @@ impl fmt::Debug for Header {
     }
 }
 
-/// The shared memory beside one database, open to be read.
+/// The wal-index of one database, opened for reading.
 #[derive(Debug)]
 pub(super) struct Index(Arc<File>);
 
 impl Index {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        kept_open(path).map(Index)
+        open_once(path).map(Index)
     }
 
     pub(super) fn read(&self) -> Option<Header> {
@@ -79,34 +79,34 @@ impl Index {
 impl Drop for Index {
     fn drop(&mut self) {
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-        // This handle is still one.
+        // `self.0` is dropped after this, so it still counts as a handle.
         open.retain(|file| {
             Arc::strong_count(file) > 1 + usize::from(Arc::ptr_eq(file, &self.0)) || has_name(file)
         });
     }
 }
 
-/// Files that SQLite may have locks on, each opened once in the life of the process.
+/// wal-index files, each opened at most once per process.
 ///
-/// Closing a file drops all locks that the process has on it, by whichever handle. So none is
-/// closed while it may be in use, by another store or by the application itself: SQLite deletes
-/// this file when it is not any more, in any process.
+/// Closing a file drops all locks of the process on it, even those taken through other handles. So
+/// a file is not closed while SQLite may use it, for another store or for the application. SQLite
+/// deletes the file when no process uses it any more.
 static OPEN: Mutex<Vec<Arc<File>>> = Mutex::new(Vec::new());
 
 fn has_name(file: &File) -> bool {
-    // What cannot be looked at may be in use.
+    // If the check fails, the file may be in use.
     file.metadata().map_or(true, |file| file.nlink() > 0)
 }
 
-fn kept_open(path: &Path) -> io::Result<Arc<File>> {
+fn open_once(path: &Path) -> io::Result<Arc<File>> {
     let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
     open.retain(|file| Arc::strong_count(file) > 1 || has_name(file));
     let wanted = fs::metadata(path)?;
-    let is_it = |file: &&Arc<File>| {
+    let is_wanted = |file: &&Arc<File>| {
         let same = |have: fs::Metadata| (have.dev(), have.ino()) == (wanted.dev(), wanted.ino());
         file.metadata().is_ok_and(same)
     };
-    if let Some(file) = open.iter().find(is_it) {
+    if let Some(file) = open.iter().find(is_wanted) {
         return Ok(file.clone());
     }
     let file = Arc::new(File::open(path)?);
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn one_commit_follows_and_two_do_not_also_when_the_log_begins_again() {
+    fn one_commit_follows_and_two_do_not_even_after_a_restart() {
         let database = database();
         let index = database.index();
         let frames = |index: &Index| index.read().unwrap().number(16).unwrap();
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_that_is_being_written_or_is_none_is_not_read() {
+    fn a_half_written_or_invalid_header_is_not_read() {
         let database = database();
         let good = fs::read(database.folder.path().join("a.db-shm")).unwrap();
         let good: [u8; 2 * COPY] = *good.first_chunk().unwrap();
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn letting_go_of_the_index_drops_no_lock_that_sqlite_has() {
+    fn dropping_the_index_drops_no_lock_of_sqlite() {
         let database = database();
         drop(database.index());
         let again = database.index();
@@ -209,6 +209,6 @@ mod tests {
         assert!(!path.exists());
         assert!(is_open());
         drop(again);
-        assert!(!is_open(), "nobody can have a lock on what has no name");
+        assert!(!is_open(), "a deleted file has no locks");
     }
 }
