@@ -71,7 +71,7 @@ fn a_store_that_inserts_what_it_cannot_update_breaks_no_resurrection() {
         "no-resurrection:",
         "a merge at the moment of a delete brought the session back",
     );
-    says(&failures, "strict-ids:", "a merge under an unknown key was answered Done, not NotFound");
+    says(&failures, "strict-ids:", "a merge under an unknown id was answered Done, not NotFound");
 }
 
 /// Renews by deleting the session and beginning another one with its data.
@@ -110,10 +110,10 @@ fn copy(record: &Record) -> Delta {
 fn a_store_that_renews_by_beginning_another_session_breaks_atomic_renewal() {
     let failures = failures_of::<DeleteThenCreate>();
     let guarantee = "atomic-renewal:";
-    says(&failures, guarantee, "a renewal lost the handle");
+    says(&failures, guarantee, "a renewal lost the public id");
     says(&failures, guarantee, "moved the absolute deadline [");
-    says(&failures, guarantee, "[the_key_from_before_works_until_the_end_of_the_grace]");
-    says(&failures, guarantee, "[a_taken_key_is_a_conflict_at_renewal]");
+    says(&failures, guarantee, "[the_id_from_before_works_until_the_end_of_the_grace]");
+    says(&failures, guarantee, "[a_taken_id_is_a_conflict_at_renewal]");
 }
 
 /// Finds what the sweep has not removed yet.
@@ -281,7 +281,7 @@ fn a_store_that_matches_users_by_prefix_ends_the_wrong_sessions() {
     says(&failures, "users and revocation:", "[names_of_users_match_exactly]");
 }
 
-/// Renews, and remembers nothing of the key from before.
+/// Renews, and remembers nothing of the id from before.
 #[derive(Debug, Default)]
 struct ForgetsReplacedKeys {
     right: MemoryStore,
@@ -304,7 +304,7 @@ fn a_store_that_forgets_replaced_keys_breaks_atomic_renewal() {
     says(
         &failures,
         "atomic-renewal:",
-        "the key from before a renewal is not answered Replaced: a load says NotFound",
+        "the id from before a renewal is not answered Replaced: a load says NotFound",
     );
 }
 
@@ -328,7 +328,7 @@ impl StoreWrapper for Panics {
 #[test]
 fn a_panic_is_a_failure_like_any_other_and_the_checks_go_on() {
     let failures = failures_of::<Panics>();
-    says(&failures, "strict-ids:", "the store panicked: no such row [an_unknown_key_is_absent]");
+    says(&failures, "strict-ids:", "the store panicked: no such row [an_unknown_id_is_absent]");
     says(&failures, "no-resurrection:", "[nothing_brings_back_an_expired_session]");
 }
 

@@ -103,7 +103,7 @@ pub(super) fn sign_in_to(to: SessionIdHash, user: &UserKey, new_session: &NewSes
     Action::SignIn { to, user: user.clone(), new_session: new_session.clone(), join_salt: None }
 }
 
-/// A key and the record that the store answered when it put it there.
+/// An id and the record that the store answered when it put it there.
 #[derive(Clone, Debug)]
 pub(super) struct Session {
     pub(super) id_hash: SessionIdHash,
@@ -183,7 +183,7 @@ pub(super) struct Fixture {
 
 impl Fixture {
     pub(super) fn index(&self) -> Outcome<&dyn SessionIndex> {
-        self.store.index().ok_or_else(|| Failure("there is no registry".into()))
+        self.store.index().ok_or_else(|| Failure("there is no session index".into()))
     }
 
     /// The time `duration` after the beginning.
@@ -213,7 +213,7 @@ impl Fixture {
         let answer =
             self.commit(&id_hash, Action::Create(new_session.clone()), &set("coat", "blue")?, now)?;
         let done = done(answer, "a create")?;
-        ensure!(done.id_hash == id_hash, "a create was answered with another key than its own");
+        ensure!(done.id_hash == id_hash, "a create was answered with another id than its own");
         self.read(&id_hash, now)?;
         Ok(Session { id_hash, record: done.record })
     }
@@ -249,7 +249,7 @@ impl Fixture {
         self.commit(id_hash, Action::Delete, &nothing(), now)
     }
 
-    /// Renews to a new key, which comes back with the answer.
+    /// Renews to a new id, which comes back with the answer.
     pub(super) fn renew(
         &self,
         id_hash: &SessionIdHash,
@@ -276,7 +276,7 @@ impl Fixture {
         Ok(Session { id_hash, record: done(answer, "a renewal")?.record })
     }
 
-    /// Signs in to a new key that does not follow from the old one, which comes back with the
+    /// Signs in to a new id that does not follow from the old one, which comes back with the
     /// answer.
     pub(super) fn sign_in(
         &self,
@@ -337,7 +337,7 @@ impl Fixture {
         Ok(after)
     }
 
-    /// Loads what must live, under whatever key.
+    /// Loads what must live, under whatever id.
     pub(super) fn live(
         &self,
         id_hash: &SessionIdHash,
@@ -355,7 +355,7 @@ impl Fixture {
     /// Demands that the session is stored exactly as it is in `session`.
     pub(super) fn is_intact(&self, session: &Session, what: &str) -> Outcome {
         let stored = self.live(&session.id_hash, self.now, &format!("after {what} the session"))?;
-        ensure!(stored.id_hash == session.id_hash, "{what} changed the key of the session");
+        ensure!(stored.id_hash == session.id_hash, "{what} changed the id of the session");
         ensure!(stored.record == session.record, "{what} changed the session");
         Ok(())
     }
@@ -370,7 +370,7 @@ impl Fixture {
         Ok(())
     }
 
-    /// Demands that the key is remembered as one that the session had, and finds nothing.
+    /// Demands that the id is remembered as one that the session had, and finds nothing.
     pub(super) fn is_replaced(
         &self,
         id_hash: &SessionIdHash,
@@ -381,8 +381,8 @@ impl Fixture {
         match self.load(id_hash, now)? {
             Lookup::Missing(Missing::Replaced { id, session, .. }) => {
                 let LiveSession { record, id_hash: led_to } = session;
-                ensure!(id.id_hash == *id_hash, "{what} is remembered as another key");
-                ensure!(led_to == *current, "{what} does not lead to the session's current key");
+                ensure!(id.id_hash == *id_hash, "{what} is remembered as another id");
+                ensure!(led_to == *current, "{what} does not lead to the session's current id");
                 let live = self.live(current, now, what)?.record;
                 ensure!(live == record, "{what} does not lead to the session as it is");
                 Ok(id)

@@ -20,7 +20,7 @@ fn public_ids(summaries: &[Summary]) -> Vec<PublicId> {
     summaries.iter().map(|summary| summary.public_id).collect()
 }
 
-/// Revokes, and demands that the answer is exactly the keys of these sessions.
+/// Revokes, and demands that the answer is exactly the ids of these sessions.
 fn revokes(
     fixture: &Fixture,
     filter: &SessionFilter<'_>,
@@ -78,7 +78,7 @@ pub(super) fn pages_have_no_gaps_and_no_repeats(fixture: &Fixture) -> Outcome {
     Ok(())
 }
 
-pub(super) fn a_summary_says_what_the_record_says(fixture: &Fixture) -> Outcome {
+pub(super) fn a_summary_matches_its_record(fixture: &Fixture) -> Outcome {
     let mut new_session = fixture.new_session()?;
     new_session.client = Some(Client::new("::1".parse().ok(), Some("curl")));
     new_session.idp_session_id = Some(external("sid-1")?);
@@ -94,7 +94,7 @@ pub(super) fn a_summary_says_what_the_record_says(fixture: &Fixture) -> Outcome 
         let cursor = listed.first().map(|summary| summary.cursor);
         let wanted = cursor.map(|cursor| Summary::of(&record, cursor));
         ensure!(listed.first() == wanted.as_ref(), "a list says {listed:?} of {record:?}");
-        ensure!(listed.len() == 1, "a handle is listed {} times", listed.len());
+        ensure!(listed.len() == 1, "a public id is listed {} times", listed.len());
     }
     Ok(())
 }
@@ -165,13 +165,13 @@ pub(super) fn names_of_the_identity_provider_match_exactly(fixture: &Fixture) ->
         let listed = public_ids(&list(fixture, &SessionFilter::IdpSession(name))?);
         ensure!(
             listed == [session.public_id()],
-            "the external key {name:?} lists {}",
+            "the IdP session id {name:?} lists {}",
             listed.len()
         );
         revokes(fixture, &SessionFilter::IdpSession(name), None, &[session])?;
     }
     let left = list(fixture, &SessionFilter::All)?.len();
-    ensure!(left == 1, "after all with an external key were revoked, {left} are left, not 1");
+    ensure!(left == 1, "after all with an IdP session id were revoked, {left} are left, not 1");
     Ok(())
 }
 
@@ -202,7 +202,7 @@ pub(super) fn the_list_has_one_entry_after_a_renewal(fixture: &Fixture) -> Outco
     revokes(fixture, &SessionFilter::User(&owner), None, &[&new])
 }
 
-pub(super) fn a_revocation_gives_the_keys_that_the_sessions_had(fixture: &Fixture) -> Outcome {
+pub(super) fn a_revocation_gives_the_ids_that_the_sessions_had(fixture: &Fixture) -> Outcome {
     let owner = user("u")?;
     let of = |owner| fixture.session_of(owner, fixture.now);
     let (a, b, other) = (of(&owner)?, of(&owner)?, of(&user("u1")?)?);
@@ -236,7 +236,7 @@ pub(super) fn a_revocation_keeps_exactly_the_exception(fixture: &Fixture) -> Out
     fixture.is_intact(&current, "a revocation except this session")
 }
 
-pub(super) fn a_revocation_keeps_the_exception_whatever_its_key(fixture: &Fixture) -> Outcome {
+pub(super) fn a_revocation_keeps_the_exception_whatever_its_id(fixture: &Fixture) -> Outcome {
     let owner = user("u")?;
     let mine = || fixture.session_of(&owner, fixture.now);
     for grace_until in [None, Some(fixture.after(SECOND))] {
@@ -249,7 +249,7 @@ pub(super) fn a_revocation_keeps_the_exception_whatever_its_key(fixture: &Fixtur
     Ok(())
 }
 
-pub(super) fn a_handle_that_is_nobodys_is_no_exception(fixture: &Fixture) -> Outcome {
+pub(super) fn an_unknown_public_id_is_no_exception(fixture: &Fixture) -> Outcome {
     let owner = user("u")?;
     let mine = || fixture.session_of(&owner, fixture.now);
     let (ended, a, b) = (mine()?, mine()?, mine()?);
@@ -257,7 +257,7 @@ pub(super) fn a_handle_that_is_nobodys_is_no_exception(fixture: &Fixture) -> Out
     revokes(fixture, &SessionFilter::User(&owner), Some(&ended.public_id()), &[&a, &b])
 }
 
-pub(super) fn a_handle_of_another_user_is_not_revoked(fixture: &Fixture) -> Outcome {
+pub(super) fn a_public_id_of_another_user_is_not_revoked(fixture: &Fixture) -> Outcome {
     let (owner, other) = (user("u")?, user("u1")?);
     let (mine, theirs) =
         (fixture.session_of(&owner, fixture.now)?, fixture.session_of(&other, fixture.now)?);
@@ -265,14 +265,17 @@ pub(super) fn a_handle_of_another_user_is_not_revoked(fixture: &Fixture) -> Outc
     for session in [&theirs, &anonymous] {
         let public_id = session.public_id();
         let filter = SessionFilter::OfUser(&owner, &public_id);
-        ensure!(list(fixture, &filter)?.is_empty(), "another user's handle is listed as one's own");
+        ensure!(
+            list(fixture, &filter)?.is_empty(),
+            "another user's public id is listed as one's own"
+        );
         revokes(fixture, &filter, None, &[])?;
-        fixture.is_intact(session, "a revocation of another user's handle")?;
+        fixture.is_intact(session, "a revocation of another user's public id")?;
     }
     revokes(fixture, &SessionFilter::OfUser(&owner, &mine.public_id()), None, &[&mine])
 }
 
-pub(super) fn revoking_everyone_leaves_nobody_and_raises_the_epoch(fixture: &Fixture) -> Outcome {
+pub(super) fn revoking_everyone_ends_all_and_raises_the_epoch(fixture: &Fixture) -> Outcome {
     let old = fixture.session_of(&user("u")?, fixture.now)?;
     let new = fixture.renewed(&old, Some(fixture.after(IDLE * 9)))?;
     let other = fixture.session()?;
@@ -296,7 +299,7 @@ pub(super) fn revoking_everyone_leaves_nobody_and_raises_the_epoch(fixture: &Fix
     Ok(())
 }
 
-pub(super) fn the_stats_count_what_is_there(fixture: &Fixture) -> Outcome {
+pub(super) fn the_stats_count_the_stored_sessions(fixture: &Fixture) -> Outcome {
     let index = fixture.index()?;
     let empty = index.stats(fixture.now)?;
     ensure!(empty == Stats::default(), "the stats of an empty store are {empty:?}");

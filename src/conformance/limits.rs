@@ -12,7 +12,7 @@ use crate::conformance::fixture::{
 use crate::id::{SessionIdHash, UserKey};
 use crate::record::NewSession;
 
-/// Signs in under a limit, to a new key that comes back with the answer.
+/// Signs in under a limit, to a new id that comes back with the answer.
 pub(super) fn sign_in(
     fixture: &Fixture,
     from: &SessionIdHash,
@@ -51,7 +51,7 @@ fn live_are(
     Ok(())
 }
 
-fn same_keys(some: &[SessionIdHash], others: &[SessionIdHash]) -> bool {
+fn same_ids(some: &[SessionIdHash], others: &[SessionIdHash]) -> bool {
     some.len() == others.len()
         && some.iter().collect::<BTreeSet<_>>() == others.iter().collect::<BTreeSet<_>>()
 }
@@ -85,7 +85,7 @@ pub(super) fn at_the_limit_the_longest_signed_in_ends(fixture: &Fixture) -> Outc
     live_are(fixture, &owner, &[a_again, c.id_hash, to], "after a sign-in that ends the oldest")?;
     let (last, answer) = sign_in(fixture, &to, &owner, (1, AtLimit::EndOldest), then)?;
     let ended = done(answer, "a sign-in under a lowered limit")?.ended;
-    let named = same_keys(&ended, &[a_again, c.id_hash, to]);
+    let named = same_ids(&ended, &[a_again, c.id_hash, to]);
     ensure!(named, "a sign-in under a lowered limit did not name all that it ended");
     live_are(fixture, &owner, &[last], "after a sign-in under a lowered limit")
 }
@@ -99,7 +99,7 @@ pub(super) fn at_the_limit_all_others_end(fixture: &Fixture) -> Outcome {
     let limit = (3, AtLimit::EndOthers);
     let (to, answer) = sign_in(fixture, &anonymous.id_hash, &owner, limit, then)?;
     let ended = done(answer, "a sign-in that ends the others")?.ended;
-    let named = same_keys(&ended, &[a.id_hash, b.id_hash, graced.id_hash, anonymous.id_hash]);
+    let named = same_ids(&ended, &[a.id_hash, b.id_hash, graced.id_hash, anonymous.id_hash]);
     ensure!(named, "a sign-in that ends the others did not name all that it ended");
     let still = fixture.is_live(&c.id_hash, then)?;
     ensure!(!still, "a session that a limit ended is still found through its grace");
@@ -138,13 +138,13 @@ pub(super) fn signing_in_again_is_not_one_more(fixture: &Fixture) -> Outcome {
     let then = fixture.after(SECOND * 10);
     let (to, answer) = sign_in(fixture, &a.id_hash, &owner, (3, AtLimit::Refuse), then)?;
     let ended = done(answer, "a second sign-in of a session at the limit")?.ended;
-    ensure!(ended == [a.id_hash], "a second sign-in of a session did not end exactly its old key");
+    ensure!(ended == [a.id_hash], "a second sign-in of a session did not end exactly its old id");
     live_are(fixture, &owner, &[to, b.id_hash, c.id_hash], "after a second sign-in")?;
     // Through the grace it is the same session as well.
     let graced = fixture.renewed(&b, Some(fixture.after(IDLE)))?;
     let (to_b, answer) = sign_in(fixture, &b.id_hash, &owner, (3, AtLimit::EndOthers), then)?;
     done(answer, "a second sign-in through the grace at the limit")?;
-    fixture.is_replaced(&graced.id_hash, &to_b, then, "the key from before a sign-in")?;
+    fixture.is_replaced(&graced.id_hash, &to_b, then, "the id from before a sign-in")?;
     live_are(fixture, &owner, &[to, to_b, c.id_hash], "after a second sign-in through the grace")
 }
 

@@ -8,7 +8,7 @@ use crate::data::Value;
 use crate::delta::Delta;
 use crate::id::UserKey;
 
-pub(super) fn two_requests_on_different_keys_both_keep_their_change(fixture: &Fixture) -> Outcome {
+pub(super) fn two_requests_on_different_names_both_keep_their_change(fixture: &Fixture) -> Outcome {
     let session = fixture.session()?;
     // Both have read the session before either commits.
     fixture.live(&session.id_hash, fixture.now, "a new session")?;
@@ -23,7 +23,7 @@ pub(super) fn two_requests_on_different_keys_both_keep_their_change(fixture: &Fi
     Ok(())
 }
 
-pub(super) fn on_the_same_key_the_later_commit_wins(fixture: &Fixture) -> Outcome {
+pub(super) fn on_the_same_name_the_later_commit_wins(fixture: &Fixture) -> Outcome {
     let session = fixture.session()?;
     for coat in ["red", "green"] {
         done(fixture.merge(&session.id_hash, &set("coat", coat)?, fixture.now)?, "a merge")?;
@@ -33,7 +33,7 @@ pub(super) fn on_the_same_key_the_later_commit_wins(fixture: &Fixture) -> Outcom
     Ok(())
 }
 
-pub(super) fn writing_the_value_that_is_there_is_no_change(fixture: &Fixture) -> Outcome {
+pub(super) fn writing_the_stored_value_is_no_change(fixture: &Fixture) -> Outcome {
     let session = fixture.session()?;
     let mut absent = Delta::new();
     absent.remove("hat");

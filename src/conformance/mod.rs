@@ -60,7 +60,7 @@ macro_rules! guarantees {
 }
 
 const GUARANTEES: &[Guarantee] = guarantees! {
-    "strict-ids": [persistence::an_unknown_key_is_absent]
+    "strict-ids": [persistence::an_unknown_id_is_absent]
     "lazy" if indexed: [persistence::loading_stores_nothing]
     "persistence": [
         persistence::a_session_is_loaded_as_it_was_created,
@@ -68,8 +68,8 @@ const GUARANTEES: &[Guarantee] = guarantees! {
         persistence::a_merge_is_loaded_as_it_was_answered,
         persistence::an_empty_session_exists,
         persistence::a_second_delete_is_no_error,
-        persistence::a_store_lists_if_it_says_so,
-        persistence::the_regular_work_disturbs_no_session,
+        persistence::the_index_exists_if_capabilities_say_so,
+        persistence::maintenance_changes_no_session,
     ]
     "persistence" if indexed: [
         persistence::a_session_is_one_row_whatever_is_done_to_it,
@@ -81,9 +81,9 @@ const GUARANTEES: &[Guarantee] = guarantees! {
         persistence::a_session_over_a_lowered_limit_may_shrink,
     ]
     "merge": [
-        merge::two_requests_on_different_keys_both_keep_their_change,
-        merge::on_the_same_key_the_later_commit_wins,
-        merge::writing_the_value_that_is_there_is_no_change,
+        merge::two_requests_on_different_names_both_keep_their_change,
+        merge::on_the_same_name_the_later_commit_wins,
+        merge::writing_the_stored_value_is_no_change,
         merge::a_clear_removes_what_it_does_not_set,
         merge::a_condition_on_the_revision_holds,
         merge::the_revision_grows_by_one_with_each_change,
@@ -109,41 +109,41 @@ const GUARANTEES: &[Guarantee] = guarantees! {
     ]
     "no-resurrection" if indexed: [
         no_resurrection::nothing_late_brings_back_a_session_revoked_at_its_deadline,
-        no_resurrection::nothing_late_brings_back_a_session_that_made_room_for_a_sign_in,
+        no_resurrection::nothing_late_brings_back_a_session_expired_at_a_sign_in,
         no_resurrection::nothing_brings_back_a_revoked_session,
         no_resurrection::nothing_brings_back_a_session_revoked_with_everyone,
         races::a_merge_at_the_moment_of_a_revocation_revives_nothing,
     ]
     "atomic-renewal": [
-        renewal::a_renewal_changes_the_key_and_nothing_else,
+        renewal::a_renewal_changes_the_id_and_nothing_else,
         renewal::a_renewal_carries_its_change_along,
         renewal::a_renewal_does_not_move_the_absolute_deadline,
-        renewal::the_key_from_before_a_renewal_is_answered_replaced,
-        renewal::the_key_from_before_a_renewal_is_unknown_after_a_while,
-        renewal::the_key_from_before_works_until_the_end_of_the_grace,
-        renewal::the_key_from_before_does_not_work_at_the_end_of_the_grace,
+        renewal::the_id_from_before_a_renewal_is_answered_replaced,
+        renewal::the_id_from_before_a_renewal_is_unknown_after_a_while,
+        renewal::the_id_from_before_works_until_the_end_of_the_grace,
+        renewal::the_id_from_before_does_not_work_at_the_end_of_the_grace,
         renewal::a_delete_through_the_grace_ends_the_session,
         renewal::a_renewal_through_the_grace_merges_and_rotates_nothing,
-        renewal::each_replaced_key_has_a_grace_of_its_own,
-        replaced_ids::the_latest_replaced_keys_are_remembered,
-        replaced_ids::a_delete_through_a_replaced_key_ends_the_session,
-        replaced_ids::a_delete_through_a_forgotten_key_ends_nothing,
-        replaced_ids::a_sign_in_joins_one_through_the_same_key,
+        renewal::each_replaced_id_has_a_grace_of_its_own,
+        replaced_ids::the_latest_replaced_ids_are_remembered,
+        replaced_ids::a_delete_through_a_replaced_id_ends_the_session,
+        replaced_ids::a_delete_through_a_forgotten_id_ends_nothing,
+        replaced_ids::a_sign_in_joins_one_through_the_same_id,
         replaced_ids::a_late_sign_in_moves_the_session,
-        replaced_ids::a_sign_in_joins_only_the_current_key,
+        replaced_ids::a_sign_in_joins_only_the_current_id,
         replaced_ids::a_sign_in_joins_one_that_proved_as_much,
-        replaced_ids::a_sign_in_joins_one_through_the_same_key_in_its_grace,
-        replaced_ids::a_sign_in_through_a_renewed_key_moves_the_session,
-        replaced_ids::another_user_takes_nothing_through_a_replaced_key,
-        replaced_ids::another_user_leaves_what_was_bound_since,
-        replaced_ids::keys_of_an_ended_session_stay_dead_when_the_next_moves,
-        replaced_ids::a_stale_sign_in_through_a_replaced_key_moves_nothing,
-        replaced_ids::a_move_of_the_session_ends_its_key_for_a_thief,
+        replaced_ids::a_sign_in_joins_one_through_the_same_id_in_its_grace,
+        replaced_ids::a_sign_in_through_a_renewed_id_moves_the_session,
+        replaced_ids::another_user_takes_nothing_through_a_replaced_id,
+        replaced_ids::another_user_leaves_a_session_bound_since,
+        replaced_ids::ids_of_an_ended_session_stay_unknown_when_the_next_moves,
+        replaced_ids::a_stale_sign_in_through_a_replaced_id_moves_nothing,
+        replaced_ids::a_sign_in_ends_the_id_that_a_thief_renewed,
         renewal::a_merge_leaves_the_grace_as_it_is,
         renewal::a_stale_renewal_moves_nothing,
-        renewal::a_taken_key_is_a_conflict_at_creation,
-        renewal::a_taken_key_is_a_conflict_at_renewal,
-        renewal::a_taken_key_is_a_conflict_at_sign_in,
+        renewal::a_taken_id_is_a_conflict_at_creation,
+        renewal::a_taken_id_is_a_conflict_at_renewal,
+        renewal::a_taken_id_is_a_conflict_at_sign_in,
         sign_in::a_sign_in_binds_the_user_and_restarts_both_clocks,
         sign_in::a_sign_in_without_a_session_begins_one,
         sign_in::a_sign_in_keeps_the_anonymous_session_and_its_data,
@@ -152,10 +152,10 @@ const GUARANTEES: &[Guarantee] = guarantees! {
         sign_in::a_sign_in_ends_the_grace,
         sign_in::a_sign_in_through_the_grace_moves_the_session,
         sign_in::a_stale_sign_in_moves_nothing,
-        races::a_merge_at_the_moment_of_a_renewal_is_told_or_kept,
+        races::a_merge_at_the_moment_of_a_renewal_is_kept_or_reported,
         races::of_two_renewals_at_once_one_moves_the_session,
         races::of_two_renewals_with_grace_at_once_one_moves_the_session,
-        races::of_two_sign_ins_through_one_key_the_later_can_join,
+        races::of_two_sign_ins_through_one_id_the_later_can_join,
     ]
     "atomic-renewal" if indexed: [
         renewal::a_revocation_ends_the_grace,
@@ -192,25 +192,25 @@ const GUARANTEES: &[Guarantee] = guarantees! {
     "background-cleanup": [
         sweep::a_sweep_removes_exactly_what_has_ended,
         sweep::a_sweep_removes_no_more_than_its_limit,
-        sweep::a_sweep_leaves_the_keys_of_live_sessions,
-        races::a_merge_at_the_moment_of_a_sweep_is_told_or_kept,
+        sweep::a_sweep_leaves_the_ids_of_live_sessions,
+        races::a_merge_at_the_moment_of_a_sweep_is_kept_or_reported,
     ]
     "users and revocation" if indexed: [
         index::the_newest_session_is_listed_first,
         index::pages_have_no_gaps_and_no_repeats,
-        index::a_summary_says_what_the_record_says,
+        index::a_summary_matches_its_record,
         index::names_of_users_match_exactly,
         index::names_of_the_identity_provider_match_exactly,
         index::the_list_follows_the_user_of_a_session,
         index::the_list_has_one_entry_after_a_renewal,
-        races::a_list_by_handle_at_the_moment_of_a_sign_in_shows_the_session,
-        index::a_revocation_gives_the_keys_that_the_sessions_had,
+        races::a_list_by_public_id_during_a_sign_in_shows_the_session,
+        index::a_revocation_gives_the_ids_that_the_sessions_had,
         index::a_revocation_keeps_exactly_the_exception,
-        index::a_revocation_keeps_the_exception_whatever_its_key,
-        index::a_handle_that_is_nobodys_is_no_exception,
-        index::a_handle_of_another_user_is_not_revoked,
-        index::revoking_everyone_leaves_nobody_and_raises_the_epoch,
-        index::the_stats_count_what_is_there,
+        index::a_revocation_keeps_the_exception_whatever_its_id,
+        index::an_unknown_public_id_is_no_exception,
+        index::a_public_id_of_another_user_is_not_revoked,
+        index::revoking_everyone_ends_all_and_raises_the_epoch,
+        index::the_stats_count_the_stored_sessions,
     ]
 };
 

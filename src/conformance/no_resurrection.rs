@@ -1,4 +1,4 @@
-//! What has ended stays ended, whatever comes late and by whichever key.
+//! What has ended stays ended, whatever comes late and by whichever id.
 
 use std::num::NonZeroU32;
 
@@ -24,7 +24,7 @@ pub(super) fn a_late_merge_stores_nothing(fixture: &Fixture) -> Outcome {
     Ok(())
 }
 
-/// Everything that may come late for these keys, of which none is live any more.
+/// Everything that may come late for these ids, of which none is live any more.
 fn nothing_revives(
     fixture: &Fixture,
     id_hashes: &[SessionIdHash],
@@ -44,7 +44,7 @@ fn nothing_revives(
         answers.push(("a renewal with grace", answer));
         answers.push(("a second delete", fixture.delete(id_hash, now)?));
         for (late, answer) in answers {
-            // A key from before a renewal may be remembered as that; what counts is that the
+            // An id from before a renewal may be remembered as that; what counts is that the
             // writer learns that nothing was stored.
             let told = matches!(
                 answer,
@@ -66,7 +66,7 @@ pub(super) fn nothing_brings_back_a_deleted_session(fixture: &Fixture) -> Outcom
     nothing_revives(fixture, &[session.id_hash], fixture.now, "a delete")
 }
 
-/// A session with the keys it has and had; the one from before is within its grace.
+/// A session with the ids it has and had; the one from before is within its grace.
 fn renewed_session(fixture: &Fixture) -> Outcome<(Session, [SessionIdHash; 2])> {
     let first = fixture.session()?;
     let second = fixture.renewed(&first, Some(fixture.now + IDLE * 2))?;
@@ -145,13 +145,13 @@ pub(super) fn nothing_late_brings_back_a_session_revoked_at_its_deadline(
             _ => SessionFilter::OfUser(&owner, &public_id),
         };
         let revoked = fixture.index()?.revoke(&filter, None, end)?;
-        ensure!(revoked.is_empty(), "a revocation at the deadline gave keys of no live session");
+        ensure!(revoked.is_empty(), "a revocation at the deadline gave ids of no live session");
         nothing_revives(fixture, &[session.id_hash], end - MILLI, "a revocation at the deadline")?;
     }
     Ok(())
 }
 
-pub(super) fn nothing_late_brings_back_a_session_that_made_room_for_a_sign_in(
+pub(super) fn nothing_late_brings_back_a_session_expired_at_a_sign_in(
     fixture: &Fixture,
 ) -> Outcome {
     let (owner, end) = (user("u")?, fixture.after(IDLE));
@@ -175,7 +175,7 @@ pub(super) fn nothing_brings_back_a_revoked_session(fixture: &Fixture) -> Outcom
     let public_id = session.public_id();
     let revoked =
         fixture.index()?.revoke(&SessionFilter::PublicId(&public_id), None, fixture.now)?;
-    ensure!(revoked == [session.id_hash], "a revocation by handle gave {revoked:?}");
+    ensure!(revoked == [session.id_hash], "a revocation by public id gave {revoked:?}");
     nothing_revives(fixture, &id_hashes, fixture.now, "a revocation")
 }
 

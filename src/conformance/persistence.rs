@@ -11,16 +11,16 @@ use crate::error::ErrorKind;
 use crate::id::{Realm, UserKey};
 use crate::record::Client;
 
-pub(super) fn an_unknown_key_is_absent(fixture: &Fixture) -> Outcome {
+pub(super) fn an_unknown_id_is_absent(fixture: &Fixture) -> Outcome {
     let unknown = id_hash()?;
-    fixture.is_absent(&unknown, fixture.now, "an unknown key is not absent")?;
+    fixture.is_absent(&unknown, fixture.now, "an unknown id is not absent")?;
     let answer = fixture.merge(&unknown, &set("coat", "red")?, fixture.now)?;
-    answered(&answer, "NotFound", "a merge under an unknown key")?;
+    answered(&answer, "NotFound", "a merge under an unknown id")?;
     let (to, answer) = fixture.renew(&unknown, None, fixture.now)?;
-    answered(&answer, "NotFound", "a renewal of an unknown key")?;
+    answered(&answer, "NotFound", "a renewal of an unknown id")?;
     fixture.touch(&unknown, fixture.now, fixture.now)?;
     for id_hash in [unknown, to] {
-        fixture.is_absent(&id_hash, fixture.now, "an unknown key was adopted")?;
+        fixture.is_absent(&id_hash, fixture.now, "an unknown id was adopted")?;
     }
     Ok(())
 }
@@ -30,7 +30,7 @@ pub(super) fn loading_stores_nothing(fixture: &Fixture) -> Outcome {
     fixture.store.load(&unknown, fixture.now)?;
     fixture.merge(&unknown, &set("coat", "red")?, fixture.now)?;
     let stats = fixture.index()?.stats(fixture.now)?;
-    ensure!(stats.live + stats.expired == 0, "an unknown key left rows behind: {stats:?}");
+    ensure!(stats.live + stats.expired == 0, "an unknown id left rows behind: {stats:?}");
     let session = fixture.session()?;
     for _ in 0..10 {
         fixture.is_intact(&session, "a load")?;
@@ -49,7 +49,7 @@ pub(super) fn a_session_is_loaded_as_it_was_created(fixture: &Fixture) -> Outcom
     ensure!(holds(record, "coat", "blue")?, "a new session does not hold the data of its creation");
     ensure!(
         record.public_id == new_session.public_id,
-        "a new session does not have the handle it was given"
+        "a new session does not have the public id it was given"
     );
     ensure!(
         record.created == fixture.now,
@@ -95,10 +95,7 @@ pub(super) fn a_merge_is_loaded_as_it_was_answered(fixture: &Fixture) -> Outcome
     let session = fixture.session()?;
     let answer = fixture.merge(&session.id_hash, &set("coat", "red")?, fixture.after(SECOND))?;
     let merged = done(answer, "a merge")?;
-    ensure!(
-        merged.id_hash == session.id_hash,
-        "a merge was answered with another key than its own"
-    );
+    ensure!(merged.id_hash == session.id_hash, "a merge was answered with another id than its own");
     ensure!(merged.ended.is_empty(), "a merge ended sessions");
     ensure!(holds(&merged.record, "coat", "red")?, "a merge does not answer with the new value");
     ensure!(merged.record.created == fixture.now, "a merge changed when the session was created");
@@ -138,16 +135,16 @@ pub(super) fn a_second_delete_is_no_error(fixture: &Fixture) -> Outcome {
     fixture.is_intact(&other, "the delete of another session")
 }
 
-pub(super) fn a_store_lists_if_it_says_so(fixture: &Fixture) -> Outcome {
+pub(super) fn the_index_exists_if_capabilities_say_so(fixture: &Fixture) -> Outcome {
     match (fixture.store.capabilities().indexed, fixture.store.index().is_some()) {
-        (true, false) => ensure!(false, "the traits promise a list, but there is no registry"),
+        (true, false) => ensure!(false, "the traits promise a list, but there is no session index"),
         (false, true) => ensure!(false, "there is a registry, but the traits promise no list"),
         _ => {}
     }
     Ok(())
 }
 
-pub(super) fn the_regular_work_disturbs_no_session(fixture: &Fixture) -> Outcome {
+pub(super) fn maintenance_changes_no_session(fixture: &Fixture) -> Outcome {
     let session = fixture.session()?;
     if let Some(maintenance) = fixture.store.maintenance() {
         maintenance.on_due(Box::new(|| {}));

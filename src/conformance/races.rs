@@ -192,7 +192,7 @@ fn renewal_and_delete(fixture: &Fixture, grace_until: Option<Timestamp>) -> Outc
         |session| fixture.renew(&session.id_hash, grace_until, fixture.now),
         |session| fixture.delete(&session.id_hash, fixture.now),
         |session, (to, renewal), delete| {
-            // Whichever came first: a delete ends the session through a key it has left, too.
+            // Whichever came first: a delete ends the session through an id it has left, too.
             answered(&delete, "Deleted", "a delete at the moment of a renewal")?;
             let told = matches!(
                 renewal,
@@ -241,7 +241,7 @@ pub(super) fn a_sign_in_at_the_moment_of_a_delete_revives_nothing(fixture: &Fixt
                 }
             }
             let old = fixture.is_live(&session.id_hash, fixture.now)?;
-            ensure!(!old, "after a sign-in and a delete at once the old key still works");
+            ensure!(!old, "after a sign-in and a delete at once the old id still works");
             Ok(())
         },
     )
@@ -251,7 +251,7 @@ pub(super) fn a_touch_at_the_moment_of_a_sweep_revives_nothing(fixture: &Fixture
     let begins = |round| fixture.after(SECOND * round);
     race(
         // Every round has a deadline of its own, so that its sweep finds no other's session.
-        |round| Ok((fixture.session_from(begins(round), &birth_at(begins(round))?)?, round)),
+        |round| Ok((fixture.session_from(begins(round), &new_session_at(begins(round))?)?, round)),
         |(session, round)| {
             let last = begins(*round) + IDLE - MILLI;
             fixture.touch(&session.id_hash, last, last)
@@ -266,10 +266,10 @@ pub(super) fn a_touch_at_the_moment_of_a_sweep_revives_nothing(fixture: &Fixture
     )
 }
 
-pub(super) fn a_merge_at_the_moment_of_a_sweep_is_told_or_kept(fixture: &Fixture) -> Outcome {
+pub(super) fn a_merge_at_the_moment_of_a_sweep_is_kept_or_reported(fixture: &Fixture) -> Outcome {
     let begins = |round| fixture.after(SECOND * round);
     race(
-        |round| Ok((fixture.session_from(begins(round), &birth_at(begins(round))?)?, round)),
+        |round| Ok((fixture.session_from(begins(round), &new_session_at(begins(round))?)?, round)),
         |(session, round)| {
             let last = begins(*round) + IDLE - MILLI;
             let delta = set("coat", "red")?;
@@ -293,7 +293,7 @@ pub(super) fn a_merge_at_the_moment_of_a_sweep_is_told_or_kept(fixture: &Fixture
     )
 }
 
-fn birth_at(now: Timestamp) -> Outcome<NewSession> {
+fn new_session_at(now: Timestamp) -> Outcome<NewSession> {
     Ok(NewSession::new(Lifetime::idle(IDLE).starting(now))?)
 }
 
@@ -334,11 +334,9 @@ impl Drop for Done<'_> {
     }
 }
 
-pub(super) fn a_list_by_handle_at_the_moment_of_a_sign_in_shows_the_session(
-    fixture: &Fixture,
-) -> Outcome {
+pub(super) fn a_list_by_public_id_during_a_sign_in_shows_the_session(fixture: &Fixture) -> Outcome {
     let owner = user("u")?;
-    // A look for the handle of somebody anonymous looks at all who are.
+    // A look for the public id of somebody anonymous looks at all who are.
     race_for(
         ROUNDS / 10,
         |_| Ok((fixture.session()?, AtomicBool::new(false))),
@@ -364,13 +362,13 @@ pub(super) fn a_list_by_handle_at_the_moment_of_a_sign_in_shows_the_session(
         |(session, _), (_, answer), listed| {
             done(answer, "a sign-in at the moment of a list")?;
             let public_ids: Vec<_> = listed.iter().map(|summary| summary.public_id).collect();
-            ensure!(public_ids == [session.public_id()], "a list by handle missed a session");
+            ensure!(public_ids == [session.public_id()], "a list by public id missed a session");
             Ok(())
         },
     )
 }
 
-pub(super) fn a_merge_at_the_moment_of_a_renewal_is_told_or_kept(fixture: &Fixture) -> Outcome {
+pub(super) fn a_merge_at_the_moment_of_a_renewal_is_kept_or_reported(fixture: &Fixture) -> Outcome {
     race(
         |_| fixture.session(),
         |session| fixture.merge(&session.id_hash, &set("coat", "red")?, fixture.now),
@@ -378,7 +376,7 @@ pub(super) fn a_merge_at_the_moment_of_a_renewal_is_told_or_kept(fixture: &Fixtu
         |session, merge, (to, renewal)| {
             done(renewal, "a renewal at the moment of a merge")?;
             let record = fixture.live(&to, fixture.now, "a session renewed while merged")?.record;
-            ensure!(record.public_id == session.public_id(), "a renewal lost the handle");
+            ensure!(record.public_id == session.public_id(), "a renewal lost the public id");
             let kept = holds(&record, "coat", "red")?;
             // Either the change was in time and moved along, or the writer knows that it was not.
             let wanted = if kept { "Done" } else { "Replaced" };
@@ -387,7 +385,7 @@ pub(super) fn a_merge_at_the_moment_of_a_renewal_is_told_or_kept(fixture: &Fixtu
                 &session.id_hash,
                 &to,
                 fixture.now,
-                "the key from before a renewal",
+                "the id from before a renewal",
             )?;
             Ok(())
         },
@@ -406,7 +404,7 @@ fn two_renewals(fixture: &Fixture, grace_until: Option<Timestamp>) -> Outcome {
                 _ => (to_b, to_a, a),
             };
             let found = fixture.live(&winner, fixture.now, "a session renewed twice at once")?;
-            ensure!(found.record.public_id == session.public_id(), "a renewal lost the handle");
+            ensure!(found.record.public_id == session.public_id(), "a renewal lost the public id");
             fixture.is_absent(
                 &loser,
                 fixture.now,
@@ -422,7 +420,7 @@ fn two_renewals(fixture: &Fixture, grace_until: Option<Timestamp>) -> Outcome {
                 other => answered(
                     &other,
                     if grace_until.is_some() {
-                        "Unchanged with the current key"
+                        "Unchanged with the current id"
                     } else {
                         "Replaced"
                     },
@@ -443,7 +441,7 @@ pub(super) fn of_two_renewals_with_grace_at_once_one_moves_the_session(
     two_renewals(fixture, Some(fixture.after(IDLE)))
 }
 
-pub(super) fn of_two_sign_ins_through_one_key_the_later_can_join(fixture: &Fixture) -> Outcome {
+pub(super) fn of_two_sign_ins_through_one_id_the_later_can_join(fixture: &Fixture) -> Outcome {
     let owner = user("u")?;
     race(
         |_| fixture.session(),

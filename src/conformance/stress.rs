@@ -21,7 +21,7 @@ struct Cloakroom<'a> {
     places: Vec<Mutex<Session>>,
     /// Whose end was acknowledged.
     dead: Mutex<HashSet<PublicId>>,
-    /// Every key that was ever used.
+    /// Every id that was ever used.
     id_hashes: Mutex<Vec<SessionIdHash>>,
 }
 

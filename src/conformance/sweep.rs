@@ -51,7 +51,7 @@ pub(super) fn a_sweep_removes_no_more_than_its_limit(fixture: &Fixture) -> Outco
     Ok(())
 }
 
-pub(super) fn a_sweep_leaves_the_keys_of_live_sessions(fixture: &Fixture) -> Outcome {
+pub(super) fn a_sweep_leaves_the_ids_of_live_sessions(fixture: &Fixture) -> Outcome {
     let old = fixture.session()?;
     let new = fixture.renewed(&old, Some(fixture.after(IDLE * 2)))?;
     let later = fixture.after(SECOND);
@@ -63,7 +63,7 @@ pub(super) fn a_sweep_leaves_the_keys_of_live_sessions(fixture: &Fixture) -> Out
     let swept = fixture.sweep(fixture.after(IDLE), ALL)?.unwrap_or(1);
     ensure!(swept == 1, "a sweep removed {swept} sessions, not the one that had ended");
     let through =
-        fixture.live(&old.id_hash, fixture.after(IDLE), "after a sweep the key in its grace")?;
-    ensure!(through.id_hash == new.id_hash, "a sweep changed what a key in its grace leads to");
+        fixture.live(&old.id_hash, fixture.after(IDLE), "after a sweep the id in its grace")?;
+    ensure!(through.id_hash == new.id_hash, "a sweep changed what an id in its grace leads to");
     Ok(())
 }

@@ -139,7 +139,7 @@ pub(super) fn expired_sessions_are_not_listed(fixture: &Fixture) -> Outcome {
     }
     for filter in [SessionFilter::PublicId(&public_id), SessionFilter::OfUser(&owner, &public_id)] {
         let listed = index.list(&filter, Page::first(ALL), end)?;
-        ensure!(listed.is_empty(), "an expired session is listed by its handle");
+        ensure!(listed.is_empty(), "an expired session is listed by its public id");
         let revoked = index.revoke(&filter, None, end)?;
         ensure!(revoked.is_empty(), "an expired session was revoked");
     }
