@@ -71,7 +71,7 @@ fn a_store_that_inserts_what_it_cannot_update_breaks_no_resurrection() {
         "no-resurrection:",
         "a merge at the moment of a delete brought the session back",
     );
-    says(&failures, "strict-ids:", "a merge under an unknown id was answered Done, not NotFound");
+    says(&failures, "strict-ids:", "a merge under an unknown id returned Done, not NotFound");
 }
 
 /// Renews by deleting the session and beginning another one with its data.
@@ -163,7 +163,7 @@ impl StoreWrapper for BelievesItsMemory {
 #[test]
 fn a_store_that_answers_at_once_what_was_true_once_breaks_guarantees() {
     let failures = failures_of::<BelievesItsMemory>();
-    let words = "try_load answers otherwise than load, which says";
+    let words = "try_load returns another result than load, which returns";
     says(&failures, "no-resurrection:", words);
     says(&failures, "expiry-at-read:", words);
 }
@@ -304,7 +304,7 @@ fn a_store_that_forgets_replaced_keys_breaks_atomic_renewal() {
     says(
         &failures,
         "atomic-renewal:",
-        "the id from before a renewal is not answered Replaced: a load says NotFound",
+        "the replaced id of a renewal is not Replaced: a load returns NotFound",
     );
 }
 
@@ -349,5 +349,5 @@ impl StoreWrapper for OverstatesItsHold {
 #[test]
 fn a_store_that_says_it_held_others_up_for_longer_than_it_took_breaks_cleanup() {
     let failures = failures_of::<OverstatesItsHold>();
-    says(&failures, "background-cleanup:", "said that it held others up for");
+    says(&failures, "background-cleanup:", "reported that it blocked writers for");
 }

@@ -1,4 +1,4 @@
-//! Checks of the guarantees that every store gives. [`check`] runs all of them.
+//! Named checks of the guarantees of a store. [`check`] runs all of them.
 //!
 //! The test of a store is one line. A failure names the guarantee that does not hold:
 //!

@@ -1,4 +1,5 @@
-//! A renewal moves a session to a new id and changes nothing else of it.
+//! Checks that a renewal gives a session a new id and changes nothing else of it, and that the
+//! replaced id works until the end of its grace period.
 
 use crate::backend::{
     Action, Commit, Committed, LiveSession, Lookup, Missing, ReplacedId, SessionFilter,
@@ -20,7 +21,7 @@ pub(super) fn a_renewal_changes_the_id_and_nothing_else(fixture: &Fixture) -> Ou
     let then = fixture.after(SECOND);
     let (to, answer) = fixture.renew(&session.id_hash, None, then)?;
     let renewed = done(answer, "a renewal")?;
-    ensure!(renewed.id_hash == to, "a renewal was answered with another id than the new one");
+    ensure!(renewed.id_hash == to, "a renewal returned another id than the new one");
     ensure!(renewed.ended == [session.id_hash], "a renewal did not name the id that it ended");
     ensure!(renewed.record.public_id == before.public_id, "a renewal lost the public id");
     ensure!(renewed.record.data == before.data, "a renewal lost data");
@@ -71,23 +72,24 @@ pub(super) fn a_renewal_does_not_move_the_absolute_deadline(fixture: &Fixture) -
     Ok(())
 }
 
-/// Demands that `old` finds nothing at `now` and says why, and that `current` is untouched.
+/// Fails unless a load, a merge and a renewal through `old` return `Replaced` at `now`, and neither
+/// they nor a touch change `current`.
 fn is_only_remembered(
     fixture: &Fixture,
     old: &SessionIdHash,
     current: &Session,
     now: Timestamp,
 ) -> Outcome {
-    fixture.is_replaced(old, &current.id_hash, now, "the id from before a renewal")?;
-    let through = "through the id from before a renewal";
+    fixture.is_replaced(old, &current.id_hash, now, "the replaced id of a renewal")?;
+    let through = "through a replaced id";
     let merge = fixture.merge(old, &set("coat", "red")?, now)?;
     answered(&merge, "Replaced", &format!("a merge {through}"))?;
     let (to, renewal) = fixture.renew(old, Some(now + SECOND), now)?;
     answered(&renewal, "Replaced", &format!("a renewal {through}"))?;
     fixture.touch(old, now, now)?;
-    fixture.is_absent(&to, now, "a renewal through a dead id stored something")?;
-    fixture.is_replaced(old, &current.id_hash, now, "the id from before a renewal")?;
-    fixture.is_intact(current, &format!("what came {through}"))
+    fixture.is_absent(&to, now, "a renewal through a replaced id stored something")?;
+    fixture.is_replaced(old, &current.id_hash, now, "the replaced id of a renewal")?;
+    fixture.is_intact(current, &format!("calls {through}"))
 }
 
 pub(super) fn the_id_from_before_a_renewal_is_unknown_after_a_while(fixture: &Fixture) -> Outcome {
@@ -98,12 +100,12 @@ pub(super) fn the_id_from_before_a_renewal_is_unknown_after_a_while(fixture: &Fi
         let just_before = fixture.store.load(&old.id_hash, end - MILLI)?;
         ensure!(
             matches!(just_before, Lookup::Missing(Missing::Replaced { .. })),
-            "a left id was forgotten too early"
+            "a replaced id was forgotten too early"
         );
         let then = fixture.store.load(&old.id_hash, end)?;
         ensure!(
             matches!(then, Lookup::Missing(Missing::NotFound { .. })),
-            "a left id was remembered for too long"
+            "a replaced id was remembered for too long"
         );
         fixture.live(&new.id_hash, end, "a session whose old id is forgotten")?;
     }
@@ -122,11 +124,17 @@ pub(super) fn the_id_from_before_works_until_the_end_of_the_grace(fixture: &Fixt
     let last = fixture.after(SECOND * 10) - MILLI;
     fixture.touch(&old.id_hash, last, last)?;
     let found = fixture.live(&old.id_hash, last, "before the end of the grace the session")?;
-    ensure!(found.id_hash == new.id_hash, "a load through the grace does not say the current id");
+    ensure!(
+        found.id_hash == new.id_hash,
+        "a load through the grace does not return the current id"
+    );
     ensure!(found.record.seen == last, "a touch through the grace was not recorded");
     let answer = fixture.merge(&old.id_hash, &set("coat", "red")?, last)?;
     let merged = done(answer, "a merge through the grace")?;
-    ensure!(merged.id_hash == new.id_hash, "a merge through the grace does not say the current id");
+    ensure!(
+        merged.id_hash == new.id_hash,
+        "a merge through the grace does not return the current id"
+    );
     ensure!(merged.record.public_id == new.public_id(), "the grace leads to another session");
     for id_hash in [old.id_hash, new.id_hash] {
         let found = fixture.live(&id_hash, last, "a session merged through the grace")?;
@@ -134,7 +142,7 @@ pub(super) fn the_id_from_before_works_until_the_end_of_the_grace(fixture: &Fixt
     }
     match fixture.merge(&old.id_hash, &nothing(), last)? {
         Committed::Unchanged(LiveSession { id_hash, .. }) if id_hash == new.id_hash => Ok(()),
-        other => answered(&other, "Unchanged with the current id", "a merge of nothing"),
+        other => answered(&other, "Unchanged with the current id", "a merge of an empty delta"),
     }
 }
 
@@ -153,7 +161,7 @@ pub(super) fn a_delete_through_the_grace_ends_the_session(fixture: &Fixture) -> 
         Committed::Deleted(id_hash) => {
             ensure!(
                 id_hash == new.id_hash,
-                "a delete through the grace does not say the current id"
+                "a delete through the grace does not return the current id"
             );
         }
         other => answered(&other, "Deleted", "a delete through the grace")?,
@@ -176,7 +184,7 @@ pub(super) fn a_renewal_through_the_grace_merges_and_rotates_nothing(fixture: &F
     );
     let answer = fixture.commit(&old.id_hash, action, &red, fixture.now)?;
     let merged = done(answer, "a renewal through the grace")?;
-    ensure!(merged.id_hash == new.id_hash, "a renewal through the grace moved the session");
+    ensure!(merged.id_hash == new.id_hash, "a renewal through the grace renewed the session");
     ensure!(merged.ended.is_empty(), "a renewal through the grace ended an id");
     fixture.is_absent(&unused, fixture.now, "a renewal through the grace used its new id")?;
     fixture.is_intact(&Session { record: merged.record, ..new }, "a renewal through the grace")?;
@@ -186,7 +194,7 @@ pub(super) fn a_renewal_through_the_grace_merges_and_rotates_nothing(fixture: &F
         "a renewal through the grace changed what the grace leads to"
     );
     let late = fixture.is_live(&old.id_hash, fixture.after(SECOND))?;
-    ensure!(!late, "a renewal through the grace made it longer");
+    ensure!(!late, "a renewal through the grace extended it");
     Ok(())
 }
 
@@ -200,7 +208,7 @@ pub(super) fn each_replaced_id_has_a_grace_of_its_own(fixture: &Fixture) -> Outc
             fixture.live(&id_hash, fixture.after(SECOND * 10) - MILLI, "within its grace an id")?;
         ensure!(
             found.id_hash == fourth.id_hash,
-            "a grace does not lead to where the session moved since"
+            "a replaced id in its grace does not lead to the current id"
         );
         let merged = fixture.merge(&id_hash, &nothing(), fixture.now)?;
         answered(&merged, "Unchanged", "a merge through a grace from before the last renewal")?;
@@ -244,7 +252,7 @@ pub(super) fn a_stale_renewal_moves_nothing(fixture: &Fixture) -> Outcome {
     fixture.is_intact(&session, "a stale renewal")
 }
 
-/// Keys that are taken, in every way in which they can be, and the sessions that hold them.
+/// One id of each kind that a new id may not equal, and the sessions of these ids.
 struct Taken {
     id_hashes: Vec<(SessionIdHash, &'static str)>,
     all: Vec<Session>,

@@ -1,4 +1,4 @@
-//! What a commit may do through an id that was replaced and is remembered.
+//! Checks of commits through a replaced id that the store remembers.
 
 use std::time::Duration;
 
@@ -6,14 +6,14 @@ use crate::backend::{Action, Commit, Committed, LiveSession, Missing, ReplacedBy
 use crate::clock::Timestamp;
 use crate::conformance::fixture::{
     Fixture, MILLI, Outcome, SECOND, Session, answered, done, ensure, external, holds, id_hash,
-    lifetime, nothing, said, set, sign_in_to, user,
+    lifetime, name_of, nothing, set, sign_in_to, user,
 };
 use crate::id::{JoinSalt, SessionIdHash, UserKey};
 use crate::record::NewSession;
 
 const LATE: Duration = ReplacedId::UNDER_WAY;
 
-/// A sign-in by which others through the same id can join.
+/// A sign-in that later sign-ins through the same id can join.
 pub(super) struct SignIn {
     pub(super) to: SessionIdHash,
     pub(super) salt: JoinSalt,
@@ -34,21 +34,24 @@ pub(super) fn sign_in(
     Ok(SignIn { to, salt, answer: fixture.store.commit(&commit)? })
 }
 
-/// Demands that `answer` lets its sign-in join the one that moved the session to `to`.
+/// Fails unless `answer` lets its sign-in join the earlier one that gave the session the id `to`.
 pub(super) fn joins(answer: &Committed, to: &SessionIdHash, salt: &JoinSalt) -> Outcome {
     match answer {
         Committed::Missing(Missing::Replaced { id, session, .. }) => {
-            ensure!(session.id_hash == *to, "a sign-in that can join was told another id");
+            ensure!(session.id_hash == *to, "a sign-in that can join got another current id");
             let wanted = ReplacedBy::SignIn { salt: Some(*salt) };
-            ensure!(id.by == wanted, "a sign-in that can join was not given the other's salt");
-            ensure!(id.successor == *to, "a sign-in that can join was told another successor");
+            ensure!(
+                id.by == wanted,
+                "a sign-in that can join did not get the salt of the earlier one"
+            );
+            ensure!(id.successor == *to, "a sign-in that can join got another successor");
             Ok(())
         }
         other => answered(other, "Replaced", "a sign-in that can join"),
     }
 }
 
-/// A session of `owner` with a replaced id: the id, and the session as it is.
+/// Creates a session, signs `owner` in, and returns the replaced id, the session and the join salt.
 fn signed_in(fixture: &Fixture, owner: &UserKey) -> Outcome<(SessionIdHash, Session, JoinSalt)> {
     let old = fixture.session()?;
     let SignIn { to, salt, answer } =
@@ -69,7 +72,10 @@ pub(super) fn the_latest_replaced_ids_are_remembered(fixture: &Fixture) -> Outco
     for id_hash in rest {
         let id =
             fixture.is_replaced(id_hash, &session.id_hash, fixture.now, "one of the latest ids")?;
-        ensure!(id.at == fixture.now && !id.had_user, "a replaced id is remembered otherwise");
+        ensure!(
+            id.at == fixture.now && !id.had_user,
+            "a replaced id is remembered with another time or user"
+        );
     }
     fixture.is_intact(&session, "nine renewals")?;
     for (later, id_hash) in rest.iter().enumerate() {
@@ -90,7 +96,7 @@ pub(super) fn a_delete_through_a_replaced_id_ends_the_session(fixture: &Fixture)
         for (from, current) in [(old.id_hash, new), (from, current)] {
             match fixture.delete(&from, then)? {
                 Committed::Deleted(id_hash) => {
-                    ensure!(id_hash == current.id_hash, "a delete does not say the current id");
+                    ensure!(id_hash == current.id_hash, "a delete does not return the current id");
                 }
                 other => answered(&other, "Deleted", "a delete through a replaced id")?,
             }
@@ -116,7 +122,7 @@ pub(super) fn a_sign_in_joins_one_through_the_same_id(fixture: &Fixture) -> Outc
     for (opened, now) in [
         (fixture.now - SECOND, fixture.now),
         (fixture.after(LATE), fixture.after(LATE)),
-        // A request that takes long counts from when it was opened.
+        // For a slow request the time at which it was opened counts.
         (fixture.now, fixture.after(LATE * 10)),
     ] {
         let again = sign_in(fixture, &from, &owner, opened, now)?;
@@ -124,12 +130,12 @@ pub(super) fn a_sign_in_joins_one_through_the_same_id(fixture: &Fixture) -> Outc
         fixture.is_absent(&again.to, now, "a sign-in that can join stored something")?;
         fixture.is_intact(&current, "a sign-in that can join")?;
     }
-    // Whoever cannot know the id behind the id cannot join: the session moves.
+    // Without a join salt a sign-in cannot join, so it gives the session another id.
     let (to, answer) = fixture.sign_in(&from, &owner, fixture.now)?;
     let moved = done(answer, "a sign-in that cannot join")?;
     ensure!(
         moved.id_hash == to && moved.ended == [current.id_hash],
-        "a sign-in did not move the session"
+        "a sign-in gave the session no new id"
     );
     Ok(())
 }
@@ -140,16 +146,16 @@ pub(super) fn a_late_sign_in_moves_the_session(fixture: &Fixture) -> Outcome {
     let then = fixture.after(LATE) + MILLI;
     let again = sign_in(fixture, &from, &owner, then, then)?;
     let moved = done(again.answer, "a late sign-in through a replaced id")?;
-    ensure!(moved.id_hash == again.to, "a late sign-in did not move the session");
+    ensure!(moved.id_hash == again.to, "a late sign-in gave the session no new id");
     ensure!(moved.record.public_id == current.public_id(), "a late sign-in began another session");
     ensure!(moved.ended == [current.id_hash], "a late sign-in did not name the id that it ended");
-    fixture.is_replaced(&current.id_hash, &again.to, then, "the id from before a late sign-in")?;
+    fixture.is_replaced(&current.id_hash, &again.to, then, "the replaced id of a late sign-in")?;
     // Another sign-in through the same id joins this one.
     let third = sign_in(fixture, &from, &owner, then, then)?;
     joins(&third.answer, &again.to, &again.salt)?;
-    // Through the id that the session had in between none can: nobody presented it.
+    // No sign-in joins through the id in between, because the last sign-in did not present it.
     let other = sign_in(fixture, &current.id_hash, &owner, then, then)?;
-    done(other.answer, "a sign-in through an id that nobody presented for the last one")?;
+    done(other.answer, "a sign-in through an id that the last sign-in did not present")?;
     Ok(())
 }
 
@@ -159,7 +165,7 @@ pub(super) fn a_sign_in_joins_only_the_current_id(fixture: &Fixture) -> Outcome 
     let renewed = fixture.renewed(&current, Some(fixture.after(SECOND * 10)))?;
     let again = sign_in(fixture, &from, &owner, fixture.now, fixture.now)?;
     let moved = done(again.answer, "a sign-in through an id from before sign-in and renewal")?;
-    ensure!(moved.id_hash == again.to, "a sign-in joined a session that has moved since");
+    ensure!(moved.id_hash == again.to, "a sign-in joined a session that was renewed since");
     ensure!(moved.record.public_id == current.public_id(), "a sign-in began another session");
     for id_hash in [current.id_hash, renewed.id_hash] {
         fixture.is_replaced(
@@ -201,10 +207,16 @@ pub(super) fn a_sign_in_joins_one_that_proved_as_much(fixture: &Fixture) -> Outc
         let action =
             Action::SignIn { to, user: owner.clone(), new_session: new_session.clone(), join_salt };
         let moved = done(fixture.commit(&from, action, &delta, fixture.now)?, "another sign-in")?;
-        ensure!(moved.id_hash == to, "a sign-in joined one that said something else of its user");
+        ensure!(
+            moved.id_hash == to,
+            "a sign-in joined one with another authentication or lifetime"
+        );
         ensure!(moved.record.public_id == current.public_id(), "a sign-in began another session");
-        ensure!(moved.record.auth_level == new_session.auth_level, "a sign-in gave another level");
-        ensure!(moved.record.limits == new_session.limits, "a sign-in gave other limits");
+        ensure!(
+            moved.record.auth_level == new_session.auth_level,
+            "a sign-in recorded another level"
+        );
+        ensure!(moved.record.limits == new_session.limits, "a sign-in recorded other limits");
     }
     Ok(())
 }
@@ -228,10 +240,19 @@ pub(super) fn a_sign_in_through_a_renewed_id_moves_the_session(fixture: &Fixture
             let new = fixture.renewed(&old, None)?;
             let again = sign_in(fixture, &old.id_hash, &owner, then, then)?;
             let moved = done(again.answer, "a sign-in through a renewed id")?;
-            ensure!(moved.id_hash == again.to, "a sign-in through a renewed id did not move");
-            ensure!(moved.record.public_id == new.public_id(), "it began another session");
-            ensure!(moved.record.user.as_ref() == Some(&owner), "it did not bind the user");
-            ensure!(moved.ended == [new.id_hash], "it did not name the id that it ended");
+            ensure!(moved.id_hash == again.to, "a sign-in through a renewed id gave no new id");
+            ensure!(
+                moved.record.public_id == new.public_id(),
+                "a sign-in through a renewed id began another session"
+            );
+            ensure!(
+                moved.record.user.as_ref() == Some(&owner),
+                "a sign-in through a renewed id did not bind the user"
+            );
+            ensure!(
+                moved.ended == [new.id_hash],
+                "a sign-in through a renewed id did not name the id it ended"
+            );
             fixture.is_replaced(&new.id_hash, &again.to, then, "the id that a sign-in ended")?;
         }
     }
@@ -268,7 +289,7 @@ pub(super) fn ids_of_an_ended_session_stay_unknown_when_the_next_moves(
     let theirs = sign_in(fixture, &current.id_hash, &other, fixture.now, fixture.now)?;
     done(theirs.answer, "another user's sign-in")?;
     fixture.is_absent(&first, fixture.now, "an id of a session that another user ended")?;
-    // It cannot join, so it moves the session, and the id presented is remembered anew.
+    // This sign-in cannot join. It gives the session a new id and remembers the presented one anew.
     let (to, answer) = fixture.sign_in(&current.id_hash, &other, fixture.now)?;
     let record = done(answer, "another user's second sign-in")?.record;
     fixture.is_absent(&first, fixture.now, "an id of a session that another user ended")?;
@@ -281,7 +302,10 @@ pub(super) fn another_user_leaves_a_session_bound_since(fixture: &Fixture) -> Ou
     let (from, current, _) = signed_in(fixture, &owner)?;
     let theirs = sign_in(fixture, &from, &other, fixture.now, fixture.now)?;
     let begun = done(theirs.answer, "another user's sign-in through a replaced id")?;
-    ensure!(begun.ended.is_empty(), "a sign-in ended what another client has signed in to");
+    ensure!(
+        begun.ended.is_empty(),
+        "a sign-in ended a session that another client has signed in to"
+    );
     ensure!(begun.record.data.is_empty(), "a sign-in took data of another user's session");
     fixture.is_intact(&current, "another user's sign-in")?;
     fixture.is_intact(&Session { id_hash: theirs.to, record: begun.record }, "a sign-in")
@@ -297,16 +321,16 @@ pub(super) fn a_stale_sign_in_through_a_replaced_id_moves_nothing(fixture: &Fixt
     let answer = fixture.store.commit(&Commit { if_revision: Some(0), ..commit })?;
     match answer {
         Committed::RevisionMismatch(LiveSession { record, id_hash }) => {
-            ensure!(id_hash == new.id_hash, "a stale sign-in was told another id");
-            ensure!(holds(&record, "coat", "blue")?, "a stale sign-in was told other data");
+            ensure!(id_hash == new.id_hash, "a stale sign-in returned another id");
+            ensure!(holds(&record, "coat", "blue")?, "a stale sign-in returned other data");
         }
-        other => ensure!(false, "a stale sign-in was answered {}", said(&other)),
+        other => ensure!(false, "a stale sign-in returned {}", name_of(&other)),
     }
     fixture.is_intact(&new, "a stale sign-in through a replaced id")
 }
 
 pub(super) fn a_sign_in_ends_the_id_that_a_thief_renewed(fixture: &Fixture) -> Outcome {
-    // Somebody who has the id makes the application renew it, and keeps what he gets.
+    // A thief who has the id makes the application renew it, and keeps the new id.
     let owner = user("u")?;
     let old = fixture.session_of(&owner, fixture.now)?;
     let stolen = fixture.renewed(&old, Some(fixture.after(SECOND * 10)))?;
@@ -314,9 +338,9 @@ pub(super) fn a_sign_in_ends_the_id_that_a_thief_renewed(fixture: &Fixture) -> O
     done(again.answer, "the user's next sign-in")?;
     for id_hash in [stolen.id_hash, old.id_hash] {
         let lives = fixture.is_live(&id_hash, fixture.now)?;
-        ensure!(!lives, "an id from before the user's sign-in still finds the session");
+        ensure!(!lives, "an id replaced by the user's sign-in still finds the session");
         let merge = fixture.merge(&id_hash, &set("coat", "red")?, fixture.now)?;
-        answered(&merge, "Replaced", "a merge through an id from before")?;
+        answered(&merge, "Replaced", "a merge through a replaced id")?;
     }
     Ok(())
 }
