@@ -1,7 +1,7 @@
 //! The session of one request: loaded at the first read, changed in memory, committed at the end.
 //!
 //! Owns [`Session`] and its state; its submodules implement the operations. Uses stores only
-//! through the [`Context`]. Called by the manager and the adapters.
+//! through the `Context`. Called by the manager and the adapters.
 
 mod authentication;
 mod changes;
@@ -136,7 +136,7 @@ impl State {
         self.renew || !self.changes.delta().is_empty()
     }
 
-    /// Resets the state after this request has ended its session.
+    /// Resets the state for a request that ends its own session, or has ended it.
     fn start_over(&mut self) {
         self.forget();
         self.looked_at = true;
