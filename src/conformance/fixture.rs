@@ -1,4 +1,5 @@
-//! What the checks are written with: a store, a time, and short words for the calls.
+//! The helpers of the checks: a store with a start time, short forms of its calls, and assertions
+//! that fail with a sentence.
 
 use std::any::Any;
 use std::num::NonZeroUsize;
@@ -20,31 +21,31 @@ use crate::lifetime::Lifetime;
 use crate::record::{NewSession, Record, Touch};
 use crate::sync::instant;
 
-/// What happened instead of what should have.
+/// The sentence of a failed check.
 #[derive(Debug)]
 pub(super) struct Failure(pub(super) String);
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Failure(format!("the store answered an error: {error:?}"))
+        Failure(format!("the store returned an error: {error:?}"))
     }
 }
 
 pub(super) type Outcome<T = ()> = Result<T, Failure>;
 
-/// Runs `f`; a panic in it is a failure like any other.
+/// Runs `f` and turns a panic into a failure.
 pub(super) fn caught<T>(f: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
-    // Whatever a panic leaves half-done belongs to the store of this one check.
+    // Each check has its own store, so no other check sees what a panic left half-done.
     catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| {
         Err(Failure(format!("the store panicked: {}", panic_message(panic.as_ref()))))
     })
 }
 
 fn panic_message(panic: &(dyn Any + Send)) -> &str {
-    panic_words(panic).unwrap_or("it did not say why")
+    panic_words(panic).unwrap_or("without a message")
 }
 
-/// For a thread that ended although every call in it is [`caught`].
+/// The failure of a thread that panicked outside [`caught`].
 pub(super) fn panicked() -> Failure {
     Failure("a thread of the check panicked".into())
 }
@@ -60,7 +61,7 @@ pub(super) use ensure;
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
 pub(super) const MILLI: Duration = Duration::from_millis(1);
-/// The limits of a session about which a check says nothing else. A touch is due after 90 s.
+/// The default limits of a session in the checks. With them a touch is due after 90 s.
 pub(super) const IDLE: Duration = Duration::from_secs(3600);
 pub(super) const ABSOLUTE: Duration = Duration::from_secs(36_000);
 pub(super) const TOUCH_DUE: Duration = Duration::from_secs(90);
@@ -82,7 +83,7 @@ pub(super) fn external(name: &str) -> Outcome<IdpSessionId> {
     Ok(IdpSessionId::new(name)?)
 }
 
-/// A delta that sets one name.
+/// Returns a delta that sets one name.
 pub(super) fn set(name: &str, value: impl Serialize) -> Outcome<Delta> {
     let mut delta = Delta::new();
     delta.set(name, Value::encode(&value)?);
@@ -93,17 +94,17 @@ pub(super) fn nothing() -> Delta {
     Delta::new()
 }
 
-/// Whether `name` has this value in the record.
+/// Returns whether `name` has this value in the record.
 pub(super) fn holds(record: &Record, name: &str, value: impl Serialize) -> Outcome<bool> {
     Ok(record.data.get(name) == Some(Value::encode(&value)?))
 }
 
-/// A sign-in to an id that does not follow from the presented one.
+/// A sign-in whose new id is not derived from the presented id, so that no other sign-in can join.
 pub(super) fn sign_in_to(to: SessionIdHash, user: &UserKey, new_session: &NewSession) -> Action {
     Action::SignIn { to, user: user.clone(), new_session: new_session.clone(), join_salt: None }
 }
 
-/// A key and the record that the store answered when it put it there.
+/// An id hash, and the record that the store returned when it stored the session.
 #[derive(Clone, Debug)]
 pub(super) struct Session {
     pub(super) id_hash: SessionIdHash,
@@ -116,7 +117,7 @@ impl Session {
     }
 }
 
-/// What [`Committed::Done`] says.
+/// The content of [`Committed::Done`].
 #[derive(Debug)]
 pub(super) struct Done {
     pub(super) record: Record,
@@ -124,8 +125,8 @@ pub(super) struct Done {
     pub(super) ended: Vec<SessionIdHash>,
 }
 
-/// The answer's name.
-pub(super) fn said(answer: &Committed) -> &'static str {
+/// Returns the name of the result.
+pub(super) fn name_of(answer: &Committed) -> &'static str {
     match answer {
         Committed::Done { .. } => "Done",
         Committed::Unchanged(_) => "Unchanged",
@@ -158,9 +159,9 @@ fn why(missing: &Missing) -> &'static str {
     }
 }
 
-/// Demands that the answer to `what` has this name.
+/// Fails unless the result of `what` has this name.
 pub(super) fn answered(answer: &Committed, wanted: &str, what: &str) -> Outcome {
-    ensure!(said(answer) == wanted, "{what} was answered {}, not {wanted}", said(answer));
+    ensure!(name_of(answer) == wanted, "{what} returned {}, not {wanted}", name_of(answer));
     Ok(())
 }
 
@@ -174,7 +175,7 @@ pub(super) fn done(answer: Committed, what: &str) -> Outcome<Done> {
     }
 }
 
-/// An empty store and the time at which its story begins.
+/// A store that is empty at first, and the start time of the check.
 #[derive(Debug)]
 pub(super) struct Fixture {
     pub(super) store: Box<dyn Store>,
@@ -183,10 +184,10 @@ pub(super) struct Fixture {
 
 impl Fixture {
     pub(super) fn index(&self) -> Outcome<&dyn SessionIndex> {
-        self.store.index().ok_or_else(|| Failure("there is no registry".into()))
+        self.store.index().ok_or_else(|| Failure("there is no session index".into()))
     }
 
-    /// The time `duration` after the beginning.
+    /// Returns the time `duration` after the start.
     pub(super) fn after(&self, duration: Duration) -> Timestamp {
         self.now + duration
     }
@@ -195,7 +196,7 @@ impl Fixture {
         Ok(NewSession::new(lifetime().starting(self.now))?)
     }
 
-    /// A session that holds a blue coat.
+    /// Creates an anonymous session with the data `coat: "blue"`.
     pub(super) fn session(&self) -> Outcome<Session> {
         self.session_from(self.now, &self.new_session()?)
     }
@@ -213,19 +214,19 @@ impl Fixture {
         let answer =
             self.commit(&id_hash, Action::Create(new_session.clone()), &set("coat", "blue")?, now)?;
         let done = done(answer, "a create")?;
-        ensure!(done.id_hash == id_hash, "a create was answered with another key than its own");
+        ensure!(done.id_hash == id_hash, "a create returned another id than the one in the commit");
         self.read(&id_hash, now)?;
         Ok(Session { id_hash, record: done.record })
     }
 
-    /// A session of this user, begun and signed in at `now`.
+    /// Creates a session by a sign-in of this user at `now`.
     pub(super) fn session_of(&self, user: &UserKey, now: Timestamp) -> Outcome<Session> {
         let (id_hash, answer) = self.sign_in(&id_hash()?, user, now)?;
         self.read(&id_hash, now)?;
         Ok(Session { id_hash, record: done(answer, "a sign-in without a session")?.record })
     }
 
-    /// Commits without conditions. Whatever it takes to say more stands in the check.
+    /// Commits with default options. A check that needs others builds its own [`Commit`].
     pub(super) fn commit(
         &self,
         id_hash: &SessionIdHash,
@@ -249,7 +250,7 @@ impl Fixture {
         self.commit(id_hash, Action::Delete, &nothing(), now)
     }
 
-    /// Renews to a new key, which comes back with the answer.
+    /// Renews to a new id. Returns its hash and the result.
     pub(super) fn renew(
         &self,
         id_hash: &SessionIdHash,
@@ -266,7 +267,7 @@ impl Fixture {
         Ok((to, answer))
     }
 
-    /// Renews what must be possible to renew.
+    /// Renews the session, and fails if the store does not.
     pub(super) fn renewed(
         &self,
         session: &Session,
@@ -276,8 +277,7 @@ impl Fixture {
         Ok(Session { id_hash, record: done(answer, "a renewal")?.record })
     }
 
-    /// Signs in to a new key that does not follow from the old one, which comes back with the
-    /// answer.
+    /// Signs in to a new id that is not derived from the old one. Returns its hash and the result.
     pub(super) fn sign_in(
         &self,
         id_hash: &SessionIdHash,
@@ -300,13 +300,13 @@ impl Fixture {
         Ok(self.store.touch(&[(*id_hash, Touch::at(seen))], now)?)
     }
 
-    /// Sweeps what must have something to sweep. `None` for a store that leaves its ended
-    /// sessions to a server that forgets them by itself: it removes none, and cannot list.
+    /// Sweeps a store that has expired sessions, and returns how many were removed. Returns `None`
+    /// for a store without an index that removed none, because its server expires them by itself.
     pub(super) fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Outcome<Option<usize>> {
         let began = instant();
         let SweepReport { removed, held } = self.store.sweep(now, limit)?;
         let took = instant().saturating_duration_since(began);
-        ensure!(held <= took, "a sweep of {took:?} said that it held others up for {held:?}");
+        ensure!(held <= took, "a sweep of {took:?} reported that it blocked writers for {held:?}");
         Ok(Some(removed).filter(|removed| *removed > 0 || self.store.capabilities().indexed))
     }
 
@@ -314,30 +314,31 @@ impl Fixture {
         Ok(matches!(self.load(id_hash, now)?, Lookup::Live { .. }))
     }
 
-    /// Has the store keep in memory what it keeps.
+    /// Loads the session, so that a store with a cache caches it.
     fn read(&self, id_hash: &SessionIdHash, now: Timestamp) -> Outcome {
         self.store.load(id_hash, now)?;
         self.store.try_load(id_hash, now);
         Ok(())
     }
 
-    /// Loads, and demands that what was known without waiting was no other answer.
+    /// Loads, and fails if `try_load` returns another result.
     fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Outcome<Lookup> {
         let before = self.store.load(id_hash, now)?;
-        let at_hand = self.store.try_load(id_hash, now);
+        let immediate = self.store.try_load(id_hash, now);
         let after = self.store.load(id_hash, now)?;
-        // Others may write meanwhile; a session never becomes what it was before.
-        if let Some(at_hand) = at_hand.filter(|_| is_same(&before, &after)) {
+        // Other threads may write between the loads. Two equal results mean that none did, because
+        // a session never returns to an earlier state.
+        if let Some(immediate) = immediate.filter(|_| is_same(&before, &after)) {
             let loaded = found(&after);
             ensure!(
-                is_same(&at_hand, &after),
-                "try_load answers otherwise than load, which says {loaded}"
+                is_same(&immediate, &after),
+                "try_load returns another result than load, which returns {loaded}"
             );
         }
         Ok(after)
     }
 
-    /// Loads what must live, under whatever key.
+    /// Loads the session, and fails unless it is live. Its current id hash may be another one.
     pub(super) fn live(
         &self,
         id_hash: &SessionIdHash,
@@ -348,14 +349,14 @@ impl Fixture {
             Lookup::Live { session: LiveSession { record, id_hash }, .. } => {
                 Ok(Session { id_hash, record })
             }
-            other => Err(Failure(format!("{what} is not found: a load says {}", found(&other)))),
+            other => Err(Failure(format!("{what} is not found: a load returns {}", found(&other)))),
         }
     }
 
-    /// Demands that the session is stored exactly as it is in `session`.
+    /// Fails unless the stored session equals `session`.
     pub(super) fn is_intact(&self, session: &Session, what: &str) -> Outcome {
         let stored = self.live(&session.id_hash, self.now, &format!("after {what} the session"))?;
-        ensure!(stored.id_hash == session.id_hash, "{what} changed the key of the session");
+        ensure!(stored.id_hash == session.id_hash, "{what} changed the id of the session");
         ensure!(stored.record == session.record, "{what} changed the session");
         Ok(())
     }
@@ -364,13 +365,13 @@ impl Fixture {
         let loaded = self.load(id_hash, now)?;
         ensure!(
             matches!(loaded, Lookup::Missing(Missing::NotFound { .. })),
-            "{what}: a load says {}",
+            "{what}: a load returns {}",
             found(&loaded)
         );
         Ok(())
     }
 
-    /// Demands that the key is remembered as one that the session had, and finds nothing.
+    /// Fails unless the store remembers the id as a replaced id of the session `current`.
     pub(super) fn is_replaced(
         &self,
         id_hash: &SessionIdHash,
@@ -381,37 +382,39 @@ impl Fixture {
         match self.load(id_hash, now)? {
             Lookup::Missing(Missing::Replaced { id, session, .. }) => {
                 let LiveSession { record, id_hash: led_to } = session;
-                ensure!(id.id_hash == *id_hash, "{what} is remembered as another key");
-                ensure!(led_to == *current, "{what} does not lead to the session's current key");
+                ensure!(id.id_hash == *id_hash, "{what} is remembered as another id");
+                ensure!(led_to == *current, "{what} does not lead to the session's current id");
                 let live = self.live(current, now, what)?.record;
-                ensure!(live == record, "{what} does not lead to the session as it is");
+                ensure!(live == record, "{what} does not lead to the session as it is stored");
                 Ok(id)
             }
-            other => Err(Failure(format!(
-                "{what} is not answered Replaced: a load says {}",
-                found(&other)
-            ))),
+            other => {
+                Err(Failure(format!("{what} is not Replaced: a load returns {}", found(&other))))
+            }
         }
     }
 
-    /// Demands that the commit fails with an error of this kind.
+    /// Fails unless the commit returns an error of this kind.
     pub(super) fn fails(&self, commit: &Commit, kind: ErrorKind, what: &str) -> Outcome {
         match self.store.commit(commit) {
             Err(error) if error.kind() == kind => Ok(()),
-            Err(error) => Err(Failure(format!("{what} failed not as {kind:?} but: {error:?}"))),
+            Err(error) => {
+                Err(Failure(format!("{what} failed with another error than {kind:?}: {error:?}")))
+            }
             Ok(answer) => {
-                Err(Failure(format!("{what} did not fail but was answered {}", said(&answer))))
+                Err(Failure(format!("{what} did not fail but returned {}", name_of(&answer))))
             }
         }
     }
 }
 
-/// A generator of the same numbers in every run (SplitMix64): a failure can be repeated.
+/// A pseudo-random generator (SplitMix64) with the same numbers in every run, so that failures can
+/// be reproduced.
 #[derive(Debug)]
 pub(super) struct Dice(pub(super) u64);
 
 impl Dice {
-    /// A number below `sides`.
+    /// Returns a number below `sides`.
     pub(super) fn roll(&mut self, sides: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;

@@ -1,4 +1,4 @@
-//! Lists, revocations and counts, by exact names.
+//! Checks of the session index: lists, revocations and statistics, with exact matching of names.
 
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
@@ -20,7 +20,7 @@ fn public_ids(summaries: &[Summary]) -> Vec<PublicId> {
     summaries.iter().map(|summary| summary.public_id).collect()
 }
 
-/// Revokes, and demands that the answer is exactly the keys of these sessions.
+/// Revokes, and fails unless the result is exactly the ids of these sessions.
 fn revokes(
     fixture: &Fixture,
     filter: &SessionFilter<'_>,
@@ -31,14 +31,14 @@ fn revokes(
     let wanted: BTreeSet<_> = sessions.iter().map(|session| session.id_hash).collect();
     let exact =
         revoked.len() == wanted.len() && revoked.iter().all(|id_hash| wanted.contains(id_hash));
-    ensure!(exact, "a revocation of {filter:?} gave {revoked:?}, not {wanted:?}");
+    ensure!(exact, "a revocation of {filter:?} returned {revoked:?}, not {wanted:?}");
     for id_hash in &wanted {
         fixture.is_absent(id_hash, fixture.now, "a revoked session is not absent")?;
     }
     Ok(())
 }
 
-/// As many sessions, each begun a second after the one before.
+/// Creates `count` sessions, each one second after the one before.
 fn sessions(fixture: &Fixture, count: u32) -> Outcome<Vec<Session>> {
     let new_session = || fixture.new_session();
     (0..count).map(|n| fixture.session_from(fixture.after(SECOND * n), &new_session()?)).collect()
@@ -46,7 +46,7 @@ fn sessions(fixture: &Fixture, count: u32) -> Outcome<Vec<Session>> {
 
 pub(super) fn the_newest_session_is_listed_first(fixture: &Fixture) -> Outcome {
     let sessions = sessions(fixture, 5)?;
-    // What happens later to an old session does not make it a new one.
+    // The order is that of creation: later changes do not move a session.
     if let Some(oldest) = sessions.first() {
         done(fixture.merge(&oldest.id_hash, &set("coat", "red")?, fixture.now)?, "a merge")?;
         fixture.touch(&oldest.id_hash, fixture.after(SECOND * 9), fixture.after(SECOND * 9))?;
@@ -70,7 +70,7 @@ pub(super) fn pages_have_no_gaps_and_no_repeats(fixture: &Fixture) -> Outcome {
         let Some(last) = summaries.last() else { break };
         ensure!(sizes.len() < 10, "the pages of a list have no end");
         page = Page::after(three, last.cursor);
-        // Who comes while the pages are turned stands before the first one.
+        // A session created while the pages are read comes before the first page.
         fixture.session()?;
     }
     ensure!(listed == all, "pages of 3 of 7 sessions have gaps or repeats: {sizes:?}");
@@ -78,7 +78,7 @@ pub(super) fn pages_have_no_gaps_and_no_repeats(fixture: &Fixture) -> Outcome {
     Ok(())
 }
 
-pub(super) fn a_summary_says_what_the_record_says(fixture: &Fixture) -> Outcome {
+pub(super) fn a_summary_matches_its_record(fixture: &Fixture) -> Outcome {
     let mut new_session = fixture.new_session()?;
     new_session.client = Some(Client::new("::1".parse().ok(), Some("curl")));
     new_session.idp_session_id = Some(external("sid-1")?);
@@ -93,13 +93,13 @@ pub(super) fn a_summary_says_what_the_record_says(fixture: &Fixture) -> Outcome 
         let listed = list(fixture, &SessionFilter::PublicId(&record.public_id))?;
         let cursor = listed.first().map(|summary| summary.cursor);
         let wanted = cursor.map(|cursor| Summary::of(&record, cursor));
-        ensure!(listed.first() == wanted.as_ref(), "a list says {listed:?} of {record:?}");
-        ensure!(listed.len() == 1, "a handle is listed {} times", listed.len());
+        ensure!(listed.first() == wanted.as_ref(), "a list returns {listed:?} for {record:?}");
+        ensure!(listed.len() == 1, "a public id is listed {} times", listed.len());
     }
     Ok(())
 }
 
-/// Names that a careless comparison takes for one another, or for a pattern.
+/// Names that an inexact comparison confuses with one another or takes for a pattern.
 fn names() -> Vec<String> {
     let mut names: Vec<String> = [
         "u",
@@ -165,13 +165,13 @@ pub(super) fn names_of_the_identity_provider_match_exactly(fixture: &Fixture) ->
         let listed = public_ids(&list(fixture, &SessionFilter::IdpSession(name))?);
         ensure!(
             listed == [session.public_id()],
-            "the external key {name:?} lists {}",
+            "the IdP session id {name:?} lists {}",
             listed.len()
         );
         revokes(fixture, &SessionFilter::IdpSession(name), None, &[session])?;
     }
     let left = list(fixture, &SessionFilter::All)?.len();
-    ensure!(left == 1, "after all with an external key were revoked, {left} are left, not 1");
+    ensure!(left == 1, "after all with an IdP session id were revoked, {left} are left, not 1");
     Ok(())
 }
 
@@ -202,7 +202,7 @@ pub(super) fn the_list_has_one_entry_after_a_renewal(fixture: &Fixture) -> Outco
     revokes(fixture, &SessionFilter::User(&owner), None, &[&new])
 }
 
-pub(super) fn a_revocation_gives_the_keys_that_the_sessions_had(fixture: &Fixture) -> Outcome {
+pub(super) fn a_revocation_gives_the_ids_that_the_sessions_had(fixture: &Fixture) -> Outcome {
     let owner = user("u")?;
     let of = |owner| fixture.session_of(owner, fixture.now);
     let (a, b, other) = (of(&owner)?, of(&owner)?, of(&user("u1")?)?);
@@ -236,7 +236,7 @@ pub(super) fn a_revocation_keeps_exactly_the_exception(fixture: &Fixture) -> Out
     fixture.is_intact(&current, "a revocation except this session")
 }
 
-pub(super) fn a_revocation_keeps_the_exception_whatever_its_key(fixture: &Fixture) -> Outcome {
+pub(super) fn a_revocation_keeps_the_exception_whatever_its_id(fixture: &Fixture) -> Outcome {
     let owner = user("u")?;
     let mine = || fixture.session_of(&owner, fixture.now);
     for grace_until in [None, Some(fixture.after(SECOND))] {
@@ -249,7 +249,7 @@ pub(super) fn a_revocation_keeps_the_exception_whatever_its_key(fixture: &Fixtur
     Ok(())
 }
 
-pub(super) fn a_handle_that_is_nobodys_is_no_exception(fixture: &Fixture) -> Outcome {
+pub(super) fn an_unknown_public_id_is_no_exception(fixture: &Fixture) -> Outcome {
     let owner = user("u")?;
     let mine = || fixture.session_of(&owner, fixture.now);
     let (ended, a, b) = (mine()?, mine()?, mine()?);
@@ -257,7 +257,7 @@ pub(super) fn a_handle_that_is_nobodys_is_no_exception(fixture: &Fixture) -> Out
     revokes(fixture, &SessionFilter::User(&owner), Some(&ended.public_id()), &[&a, &b])
 }
 
-pub(super) fn a_handle_of_another_user_is_not_revoked(fixture: &Fixture) -> Outcome {
+pub(super) fn a_public_id_of_another_user_is_not_revoked(fixture: &Fixture) -> Outcome {
     let (owner, other) = (user("u")?, user("u1")?);
     let (mine, theirs) =
         (fixture.session_of(&owner, fixture.now)?, fixture.session_of(&other, fixture.now)?);
@@ -265,14 +265,17 @@ pub(super) fn a_handle_of_another_user_is_not_revoked(fixture: &Fixture) -> Outc
     for session in [&theirs, &anonymous] {
         let public_id = session.public_id();
         let filter = SessionFilter::OfUser(&owner, &public_id);
-        ensure!(list(fixture, &filter)?.is_empty(), "another user's handle is listed as one's own");
+        ensure!(
+            list(fixture, &filter)?.is_empty(),
+            "another user's public id is listed as the user's own"
+        );
         revokes(fixture, &filter, None, &[])?;
-        fixture.is_intact(session, "a revocation of another user's handle")?;
+        fixture.is_intact(session, "a revocation of another user's public id")?;
     }
     revokes(fixture, &SessionFilter::OfUser(&owner, &mine.public_id()), None, &[&mine])
 }
 
-pub(super) fn revoking_everyone_leaves_nobody_and_raises_the_epoch(fixture: &Fixture) -> Outcome {
+pub(super) fn revoking_everyone_ends_all_and_raises_the_epoch(fixture: &Fixture) -> Outcome {
     let old = fixture.session_of(&user("u")?, fixture.now)?;
     let new = fixture.renewed(&old, Some(fixture.after(IDLE * 9)))?;
     let other = fixture.session()?;
@@ -281,22 +284,22 @@ pub(super) fn revoking_everyone_leaves_nobody_and_raises_the_epoch(fixture: &Fix
     let index = fixture.index()?;
     let epoch = index.epoch()?;
     let revoked = index.revoke_everyone(None, later)?;
-    ensure!(revoked == 2, "revoking everyone said {revoked}, though 2 sessions lived");
+    ensure!(revoked == 2, "revoking everyone returned {revoked}, not the 2 live sessions");
     let raised = index.epoch()?;
     ensure!(raised > epoch, "revoking everyone did not raise the epoch");
     for id_hash in [old.id_hash, new.id_hash, other.id_hash, expired.id_hash] {
         let still = fixture.is_live(&id_hash, fixture.now)? || fixture.is_live(&id_hash, later)?;
-        ensure!(!still, "after everyone was revoked a session is still found");
+        ensure!(!still, "after revoking everyone a session is still found");
     }
     let rows = index.stats(later)?;
-    ensure!(rows.live == 0, "after everyone was revoked the stats count {rows:?}");
+    ensure!(rows.live == 0, "after revoking everyone the stats count {rows:?}");
     let again = fixture.session()?;
-    fixture.is_intact(&again, "a create after everyone was revoked")?;
+    fixture.is_intact(&again, "a create after revoking everyone")?;
     ensure!(index.epoch()? == raised, "a create changed the epoch");
     Ok(())
 }
 
-pub(super) fn the_stats_count_what_is_there(fixture: &Fixture) -> Outcome {
+pub(super) fn the_stats_count_the_stored_sessions(fixture: &Fixture) -> Outcome {
     let index = fixture.index()?;
     let empty = index.stats(fixture.now)?;
     ensure!(empty == Stats::default(), "the stats of an empty store are {empty:?}");

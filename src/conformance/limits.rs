@@ -1,4 +1,4 @@
-//! A sign-in obeys the limit of sessions per user.
+//! Checks that a sign-in applies the limit of sessions per user.
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
@@ -12,7 +12,7 @@ use crate::conformance::fixture::{
 use crate::id::{SessionIdHash, UserKey};
 use crate::record::NewSession;
 
-/// Signs in under a limit, to a new key that comes back with the answer.
+/// Signs in under a limit to a new id. Returns its hash and the result.
 pub(super) fn sign_in(
     fixture: &Fixture,
     from: &SessionIdHash,
@@ -29,13 +29,13 @@ pub(super) fn sign_in(
     Ok((to, fixture.store.commit(&Commit { session_limit, ..commit })?))
 }
 
-/// Three sessions of one user, signed in one second apart.
+/// Creates three sessions of one user, signed in one second apart.
 fn three(fixture: &Fixture, owner: &UserKey) -> Outcome<[Session; 3]> {
     let at = |seconds| fixture.session_of(owner, fixture.after(SECOND * seconds));
     Ok([at(0)?, at(1)?, at(2)?])
 }
 
-/// Demands that exactly these sessions of the user live.
+/// Fails unless exactly these sessions of the user are live.
 fn live_are(
     fixture: &Fixture,
     owner: &UserKey,
@@ -44,14 +44,18 @@ fn live_are(
 ) -> Outcome {
     let now = fixture.after(SECOND * 10);
     for id_hash in id_hashes {
-        fixture.live(id_hash, now, &format!("{what}, a session that should live"))?;
+        fixture.live(id_hash, now, &format!("{what}, a session that should be live"))?;
     }
     let listed = fixture.index()?.list(&SessionFilter::User(owner), Page::first(ALL), now)?.len();
-    ensure!(listed == id_hashes.len(), "{what}, {listed} sessions live, not {}", id_hashes.len());
+    ensure!(
+        listed == id_hashes.len(),
+        "{what}, {listed} sessions are live, not {}",
+        id_hashes.len()
+    );
     Ok(())
 }
 
-fn same_keys(some: &[SessionIdHash], others: &[SessionIdHash]) -> bool {
+fn same_ids(some: &[SessionIdHash], others: &[SessionIdHash]) -> bool {
     some.len() == others.len()
         && some.iter().collect::<BTreeSet<_>>() == others.iter().collect::<BTreeSet<_>>()
 }
@@ -64,7 +68,7 @@ pub(super) fn a_refused_sign_in_changes_nothing(fixture: &Fixture) -> Outcome {
     for from in [id_hash()?, anonymous.id_hash, others.id_hash] {
         let then = fixture.after(SECOND * 10);
         let (to, answer) = sign_in(fixture, &from, &owner, (3, AtLimit::Refuse), then)?;
-        answered(&answer, "LimitReached", "a sign-in at the limit that shall be refused")?;
+        answered(&answer, "LimitReached", "a sign-in that exceeds the limit")?;
         fixture.is_absent(&to, then, "a refused sign-in stored something")?;
     }
     fixture.is_intact(&anonymous, "a refused sign-in")?;
@@ -75,7 +79,7 @@ pub(super) fn a_refused_sign_in_changes_nothing(fixture: &Fixture) -> Outcome {
 pub(super) fn at_the_limit_the_longest_signed_in_ends(fixture: &Fixture) -> Outcome {
     let owner = user("u")?;
     let [a, b, c] = three(fixture, &owner)?;
-    // The first to begin is the last to have signed in, so it is not the oldest any more.
+    // The limit orders sessions by their last sign-in. That of `a` is now the latest.
     let (a_again, answer) = fixture.sign_in(&a.id_hash, &owner, fixture.after(SECOND * 3))?;
     done(answer, "a second sign-in")?;
     let then = fixture.after(SECOND * 10);
@@ -85,7 +89,7 @@ pub(super) fn at_the_limit_the_longest_signed_in_ends(fixture: &Fixture) -> Outc
     live_are(fixture, &owner, &[a_again, c.id_hash, to], "after a sign-in that ends the oldest")?;
     let (last, answer) = sign_in(fixture, &to, &owner, (1, AtLimit::EndOldest), then)?;
     let ended = done(answer, "a sign-in under a lowered limit")?.ended;
-    let named = same_keys(&ended, &[a_again, c.id_hash, to]);
+    let named = same_ids(&ended, &[a_again, c.id_hash, to]);
     ensure!(named, "a sign-in under a lowered limit did not name all that it ended");
     live_are(fixture, &owner, &[last], "after a sign-in under a lowered limit")
 }
@@ -99,7 +103,7 @@ pub(super) fn at_the_limit_all_others_end(fixture: &Fixture) -> Outcome {
     let limit = (3, AtLimit::EndOthers);
     let (to, answer) = sign_in(fixture, &anonymous.id_hash, &owner, limit, then)?;
     let ended = done(answer, "a sign-in that ends the others")?.ended;
-    let named = same_keys(&ended, &[a.id_hash, b.id_hash, graced.id_hash, anonymous.id_hash]);
+    let named = same_ids(&ended, &[a.id_hash, b.id_hash, graced.id_hash, anonymous.id_hash]);
     ensure!(named, "a sign-in that ends the others did not name all that it ended");
     let still = fixture.is_live(&c.id_hash, then)?;
     ensure!(!still, "a session that a limit ended is still found through its grace");
@@ -138,13 +142,13 @@ pub(super) fn signing_in_again_is_not_one_more(fixture: &Fixture) -> Outcome {
     let then = fixture.after(SECOND * 10);
     let (to, answer) = sign_in(fixture, &a.id_hash, &owner, (3, AtLimit::Refuse), then)?;
     let ended = done(answer, "a second sign-in of a session at the limit")?.ended;
-    ensure!(ended == [a.id_hash], "a second sign-in of a session did not end exactly its old key");
+    ensure!(ended == [a.id_hash], "a second sign-in of a session did not end exactly its old id");
     live_are(fixture, &owner, &[to, b.id_hash, c.id_hash], "after a second sign-in")?;
-    // Through the grace it is the same session as well.
+    // An id in its grace leads to the same session, so this is no further session either.
     let graced = fixture.renewed(&b, Some(fixture.after(IDLE)))?;
     let (to_b, answer) = sign_in(fixture, &b.id_hash, &owner, (3, AtLimit::EndOthers), then)?;
     done(answer, "a second sign-in through the grace at the limit")?;
-    fixture.is_replaced(&graced.id_hash, &to_b, then, "the key from before a sign-in")?;
+    fixture.is_replaced(&graced.id_hash, &to_b, then, "the replaced id of a sign-in")?;
     live_are(fixture, &owner, &[to, to_b, c.id_hash], "after a second sign-in through the grace")
 }
 

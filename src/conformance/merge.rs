@@ -1,4 +1,4 @@
-//! A delta is merged into what is stored then.
+//! Checks that a delta is merged into the session as it is stored at the commit.
 
 use crate::backend::{Action, Commit, Committed, LiveSession};
 use crate::conformance::fixture::{
@@ -8,7 +8,7 @@ use crate::data::Value;
 use crate::delta::Delta;
 use crate::id::UserKey;
 
-pub(super) fn two_requests_on_different_keys_both_keep_their_change(fixture: &Fixture) -> Outcome {
+pub(super) fn two_requests_on_different_names_both_keep_their_change(fixture: &Fixture) -> Outcome {
     let session = fixture.session()?;
     // Both have read the session before either commits.
     fixture.live(&session.id_hash, fixture.now, "a new session")?;
@@ -23,7 +23,7 @@ pub(super) fn two_requests_on_different_keys_both_keep_their_change(fixture: &Fi
     Ok(())
 }
 
-pub(super) fn on_the_same_key_the_later_commit_wins(fixture: &Fixture) -> Outcome {
+pub(super) fn on_the_same_name_the_later_commit_wins(fixture: &Fixture) -> Outcome {
     let session = fixture.session()?;
     for coat in ["red", "green"] {
         done(fixture.merge(&session.id_hash, &set("coat", coat)?, fixture.now)?, "a merge")?;
@@ -33,19 +33,19 @@ pub(super) fn on_the_same_key_the_later_commit_wins(fixture: &Fixture) -> Outcom
     Ok(())
 }
 
-pub(super) fn writing_the_value_that_is_there_is_no_change(fixture: &Fixture) -> Outcome {
+pub(super) fn writing_the_stored_value_is_no_change(fixture: &Fixture) -> Outcome {
     let session = fixture.session()?;
     let mut absent = Delta::new();
     absent.remove("hat");
     for (delta, what) in [
-        (set("coat", "blue")?, "a merge of the value that is there"),
-        (absent, "a merge that removes what is not there"),
-        (nothing(), "a merge of nothing"),
+        (set("coat", "blue")?, "a merge of the stored value"),
+        (absent, "a merge that removes a name that is not stored"),
+        (nothing(), "a merge of an empty delta"),
     ] {
         match fixture.merge(&session.id_hash, &delta, fixture.now)? {
             Committed::Unchanged(LiveSession { record, id_hash }) => ensure!(
                 (&record, &id_hash) == (&session.record, &session.id_hash),
-                "{what} was answered with another session than is stored"
+                "{what} returned another session than the stored one"
             ),
             other => answered(&other, "Unchanged", what)?,
         }
@@ -80,7 +80,7 @@ pub(super) fn a_condition_on_the_revision_holds(fixture: &Fixture) -> Outcome {
         match merge("green", revision)? {
             Committed::RevisionMismatch(LiveSession { record, id_hash }) => ensure!(
                 (&record, &id_hash) == (&current.record, &current.id_hash),
-                "Stale did not come with the session as it is stored"
+                "RevisionMismatch does not carry the session as it is stored"
             ),
             other => {
                 answered(&other, "RevisionMismatch", "a merge at a revision that is not stored")?
@@ -96,7 +96,7 @@ pub(super) fn the_revision_grows_by_one_with_each_change(fixture: &Fixture) -> O
         let merged =
             done(fixture.merge(&session.id_hash, &set("n", revision)?, fixture.now)?, "a merge")?;
         let answered = merged.record.revision;
-        ensure!(answered == revision, "after revision {} came {answered}", revision - 1);
+        ensure!(answered == revision, "revision {answered} follows revision {}", revision - 1);
         fixture.merge(&session.id_hash, &nothing(), fixture.now)?;
     }
     let before = fixture.live(&session.id_hash, fixture.now, "a merged session")?;
@@ -106,8 +106,8 @@ pub(super) fn the_revision_grows_by_one_with_each_change(fixture: &Fixture) -> O
     Ok(())
 }
 
-/// What a delta means is written once, in [`Delta::apply`]: a store that keeps names or users in
-/// a way of its own must come to the same.
+/// [`Delta::apply`] defines the effect of a delta. A store that keeps names or users in a form of
+/// its own must have the same effect.
 pub(super) fn many_deltas_do_what_they_do_to_a_record(fixture: &Fixture) -> Outcome {
     let session = fixture.session()?;
     let mut model = session.record.clone();

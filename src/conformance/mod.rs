@@ -1,6 +1,6 @@
-//! The laws of a store as named checks, for the tests of every back-end: [`check`] runs them all.
+//! Named checks of the guarantees of a store. [`check`] runs all of them.
 //!
-//! A back-end's own test is one line, and a failure names the law that was broken:
+//! The test of a store is one line. A failure names the guarantee that does not hold:
 //!
 //! ```
 //! use cloakroom::MemoryStore;
@@ -9,9 +9,9 @@
 //! # Ok::<(), cloakroom::conformance::Failures>(())
 //! ```
 //!
-//! The checks never sleep: they pass made-up times, none of them before the time at which the
-//! run began. Listing, revoking and limits per user are checked if the store
-//! [promises them](crate::backend::Capabilities::indexed).
+//! The checks never sleep. They pass the current time to the store as an argument, which is never
+//! earlier than the start of the run. Lists, revocations and limits per user are checked if the
+//! store's capabilities [include them](crate::backend::Capabilities::indexed).
 
 mod fixture;
 mod index;
@@ -35,55 +35,55 @@ use crate::backend::Store;
 use crate::clock::{Clock, SystemClock};
 use fixture::{Failure, Fixture, Outcome, caught};
 
-/// One law in one situation.
+/// Checks a guarantee in one situation.
 type Check = fn(&Fixture) -> Outcome;
 
-/// A law and its checks by name.
-struct Law {
+/// The checks of a guarantee, or of another subject, with their names.
+struct Guarantee {
     name: &'static str,
-    /// Whether only a store that lists can be asked.
-    lists: bool,
+    /// Whether the checks run only on stores with a session index.
+    needs_index: bool,
     checks: &'static [(&'static str, Check)],
 }
 
-/// `law: [module::check, …]`, and `if lists` where the store must be able to list.
-macro_rules! laws {
-    ($($law:literal $(if $lists:ident)?: [$($module:ident :: $check:ident),+ $(,)?])+) => {
-        &[$(Law {
-            name: $law,
-            lists: laws!(@ $($lists)?),
+/// `name: [module::check, …]`, with `if indexed` where the checks need a session index.
+macro_rules! guarantees {
+    ($($name:literal $(if $indexed:ident)?: [$($module:ident :: $check:ident),+ $(,)?])+) => {
+        &[$(Guarantee {
+            name: $name,
+            needs_index: guarantees!(@ $($indexed)?),
             checks: &[$((stringify!($check), $module::$check)),+],
         }),+]
     };
-    (@ lists) => { true };
+    (@ indexed) => { true };
     (@) => { false };
 }
 
-const LAWS: &[Law] = laws! {
-    "law 1, lazy": [persistence::an_unknown_key_is_absent]
-    "law 1, lazy" if lists: [persistence::loading_stores_nothing]
-    "law 9, what was acknowledged is there": [
+const GUARANTEES: &[Guarantee] = guarantees! {
+    "strict-ids": [persistence::an_unknown_id_is_absent]
+    "lazy" if indexed: [persistence::loading_stores_nothing]
+    "persistence": [
         persistence::a_session_is_loaded_as_it_was_created,
         persistence::every_name_and_value_survives,
         persistence::a_merge_is_loaded_as_it_was_answered,
         persistence::an_empty_session_exists,
         persistence::a_second_delete_is_no_error,
-        persistence::a_store_lists_if_it_says_so,
-        persistence::the_regular_work_disturbs_no_session,
+        persistence::the_index_exists_if_capabilities_say_so,
+        persistence::maintenance_changes_no_session,
     ]
-    "law 9, what was acknowledged is there" if lists: [
+    "persistence" if indexed: [
         persistence::a_session_is_one_row_whatever_is_done_to_it,
     ]
-    "law 15, bad input gets a typed error, and nothing is lost": [
+    "typed-errors": [
         persistence::too_large_at_creation_stores_nothing,
         persistence::too_large_leaves_the_old_data_intact,
         persistence::the_limit_itself_is_not_too_large,
         persistence::a_session_over_a_lowered_limit_may_shrink,
     ]
-    "law 4, a request changes what it changed": [
-        merge::two_requests_on_different_keys_both_keep_their_change,
-        merge::on_the_same_key_the_later_commit_wins,
-        merge::writing_the_value_that_is_there_is_no_change,
+    "merge": [
+        merge::two_requests_on_different_names_both_keep_their_change,
+        merge::on_the_same_name_the_later_commit_wins,
+        merge::writing_the_stored_value_is_no_change,
         merge::a_clear_removes_what_it_does_not_set,
         merge::a_condition_on_the_revision_holds,
         merge::the_revision_grows_by_one_with_each_change,
@@ -91,7 +91,7 @@ const LAWS: &[Law] = laws! {
         races::two_merges_at_once_both_keep_their_change,
         races::no_increment_is_lost,
     ]
-    "law 5, gone is final": [
+    "no-resurrection": [
         no_resurrection::a_late_merge_stores_nothing,
         no_resurrection::nothing_brings_back_a_deleted_session,
         no_resurrection::nothing_brings_back_a_session_deleted_after_its_renewal,
@@ -107,43 +107,43 @@ const LAWS: &[Law] = laws! {
         races::a_touch_at_the_moment_of_a_sweep_revives_nothing,
         stress::under_load_nothing_fails_and_nothing_comes_back,
     ]
-    "law 5, gone is final" if lists: [
+    "no-resurrection" if indexed: [
         no_resurrection::nothing_late_brings_back_a_session_revoked_at_its_deadline,
-        no_resurrection::nothing_late_brings_back_a_session_that_made_room_for_a_sign_in,
+        no_resurrection::nothing_late_brings_back_a_session_expired_at_a_sign_in,
         no_resurrection::nothing_brings_back_a_revoked_session,
         no_resurrection::nothing_brings_back_a_session_revoked_with_everyone,
         races::a_merge_at_the_moment_of_a_revocation_revives_nothing,
     ]
-    "law 6, renewal is one step": [
-        renewal::a_renewal_changes_the_key_and_nothing_else,
+    "atomic-renewal": [
+        renewal::a_renewal_changes_the_id_and_nothing_else,
         renewal::a_renewal_carries_its_change_along,
         renewal::a_renewal_does_not_move_the_absolute_deadline,
-        renewal::the_key_from_before_a_renewal_is_answered_replaced,
-        renewal::the_key_from_before_a_renewal_is_unknown_after_a_while,
-        renewal::the_key_from_before_works_until_the_end_of_the_grace,
-        renewal::the_key_from_before_does_not_work_at_the_end_of_the_grace,
+        renewal::the_id_from_before_a_renewal_is_answered_replaced,
+        renewal::the_id_from_before_a_renewal_is_unknown_after_a_while,
+        renewal::the_id_from_before_works_until_the_end_of_the_grace,
+        renewal::the_id_from_before_does_not_work_at_the_end_of_the_grace,
         renewal::a_delete_through_the_grace_ends_the_session,
         renewal::a_renewal_through_the_grace_merges_and_rotates_nothing,
-        renewal::each_replaced_key_has_a_grace_of_its_own,
-        replaced_ids::the_latest_replaced_keys_are_remembered,
-        replaced_ids::a_delete_through_a_replaced_key_ends_the_session,
-        replaced_ids::a_delete_through_a_forgotten_key_ends_nothing,
-        replaced_ids::a_sign_in_joins_one_through_the_same_key,
+        renewal::each_replaced_id_has_a_grace_of_its_own,
+        replaced_ids::the_latest_replaced_ids_are_remembered,
+        replaced_ids::a_delete_through_a_replaced_id_ends_the_session,
+        replaced_ids::a_delete_through_a_forgotten_id_ends_nothing,
+        replaced_ids::a_sign_in_joins_one_through_the_same_id,
         replaced_ids::a_late_sign_in_moves_the_session,
-        replaced_ids::a_sign_in_joins_only_the_current_key,
+        replaced_ids::a_sign_in_joins_only_the_current_id,
         replaced_ids::a_sign_in_joins_one_that_proved_as_much,
-        replaced_ids::a_sign_in_joins_one_through_the_same_key_in_its_grace,
-        replaced_ids::a_sign_in_through_a_renewed_key_moves_the_session,
-        replaced_ids::another_user_takes_nothing_through_a_replaced_key,
-        replaced_ids::another_user_leaves_what_was_bound_since,
-        replaced_ids::keys_of_an_ended_session_stay_dead_when_the_next_moves,
-        replaced_ids::a_stale_sign_in_through_a_replaced_key_moves_nothing,
-        replaced_ids::a_move_of_the_session_ends_its_key_for_a_thief,
+        replaced_ids::a_sign_in_joins_one_through_the_same_id_in_its_grace,
+        replaced_ids::a_sign_in_through_a_renewed_id_moves_the_session,
+        replaced_ids::another_user_takes_nothing_through_a_replaced_id,
+        replaced_ids::another_user_leaves_a_session_bound_since,
+        replaced_ids::ids_of_an_ended_session_stay_unknown_when_the_next_moves,
+        replaced_ids::a_stale_sign_in_through_a_replaced_id_moves_nothing,
+        replaced_ids::a_sign_in_ends_the_id_that_a_thief_renewed,
         renewal::a_merge_leaves_the_grace_as_it_is,
         renewal::a_stale_renewal_moves_nothing,
-        renewal::a_taken_key_is_a_conflict_at_creation,
-        renewal::a_taken_key_is_a_conflict_at_renewal,
-        renewal::a_taken_key_is_a_conflict_at_sign_in,
+        renewal::a_taken_id_is_a_conflict_at_creation,
+        renewal::a_taken_id_is_a_conflict_at_renewal,
+        renewal::a_taken_id_is_a_conflict_at_sign_in,
         sign_in::a_sign_in_binds_the_user_and_restarts_both_clocks,
         sign_in::a_sign_in_without_a_session_begins_one,
         sign_in::a_sign_in_keeps_the_anonymous_session_and_its_data,
@@ -152,12 +152,12 @@ const LAWS: &[Law] = laws! {
         sign_in::a_sign_in_ends_the_grace,
         sign_in::a_sign_in_through_the_grace_moves_the_session,
         sign_in::a_stale_sign_in_moves_nothing,
-        races::a_merge_at_the_moment_of_a_renewal_is_told_or_kept,
+        races::a_merge_at_the_moment_of_a_renewal_is_kept_or_reported,
         races::of_two_renewals_at_once_one_moves_the_session,
         races::of_two_renewals_with_grace_at_once_one_moves_the_session,
-        races::of_two_sign_ins_through_one_key_the_later_can_join,
+        races::of_two_sign_ins_through_one_id_the_later_can_join,
     ]
-    "law 6, renewal is one step" if lists: [
+    "atomic-renewal" if indexed: [
         renewal::a_revocation_ends_the_grace,
         limits::a_refused_sign_in_changes_nothing,
         limits::at_the_limit_the_longest_signed_in_ends,
@@ -169,7 +169,7 @@ const LAWS: &[Law] = laws! {
         races::of_two_sign_ins_at_once_the_limit_refuses_one,
         races::of_two_sign_ins_at_once_the_limit_ends_one,
     ]
-    "law 7, time is checked at read": [
+    "expiry-at-read": [
         time::an_idle_session_ends_at_its_deadline,
         time::an_absolute_limit_ends_a_busy_session,
         time::activity_does_not_move_a_fixed_lifetime,
@@ -179,8 +179,8 @@ const LAWS: &[Law] = laws! {
         time::a_sign_in_over_an_expired_session_begins_a_new_one,
         time::a_session_without_an_end_lives_on,
     ]
-    "law 7, time is checked at read" if lists: [time::expired_sessions_are_not_listed]
-    "law 8, reading is not writing": [
+    "expiry-at-read" if indexed: [time::expired_sessions_are_not_listed]
+    "reads-do-not-write": [
         touch::a_touch_changes_neither_data_nor_revision,
         touch::a_touch_does_not_undo_what_was_written_since_the_read,
         touch::a_touch_never_moves_time_back,
@@ -189,74 +189,73 @@ const LAWS: &[Law] = laws! {
         touch::a_merge_with_a_touch_that_is_due_moves_the_time,
         touch::an_unchanged_merge_records_a_due_touch_only,
     ]
-    "law 13, the cleaner is polite": [
+    "background-cleanup": [
         sweep::a_sweep_removes_exactly_what_has_ended,
         sweep::a_sweep_removes_no_more_than_its_limit,
-        sweep::a_sweep_leaves_the_keys_of_live_sessions,
-        races::a_merge_at_the_moment_of_a_sweep_is_told_or_kept,
+        sweep::a_sweep_leaves_the_ids_of_live_sessions,
+        races::a_merge_at_the_moment_of_a_sweep_is_kept_or_reported,
     ]
-    "users and revocation" if lists: [
+    "users and revocation" if indexed: [
         index::the_newest_session_is_listed_first,
         index::pages_have_no_gaps_and_no_repeats,
-        index::a_summary_says_what_the_record_says,
+        index::a_summary_matches_its_record,
         index::names_of_users_match_exactly,
         index::names_of_the_identity_provider_match_exactly,
         index::the_list_follows_the_user_of_a_session,
         index::the_list_has_one_entry_after_a_renewal,
-        races::a_list_by_handle_at_the_moment_of_a_sign_in_shows_the_session,
-        index::a_revocation_gives_the_keys_that_the_sessions_had,
+        races::a_list_by_public_id_during_a_sign_in_shows_the_session,
+        index::a_revocation_gives_the_ids_that_the_sessions_had,
         index::a_revocation_keeps_exactly_the_exception,
-        index::a_revocation_keeps_the_exception_whatever_its_key,
-        index::a_handle_that_is_nobodys_is_no_exception,
-        index::a_handle_of_another_user_is_not_revoked,
-        index::revoking_everyone_leaves_nobody_and_raises_the_epoch,
-        index::the_stats_count_what_is_there,
+        index::a_revocation_keeps_the_exception_whatever_its_id,
+        index::an_unknown_public_id_is_no_exception,
+        index::a_public_id_of_another_user_is_not_revoked,
+        index::revoking_everyone_ends_all_and_raises_the_epoch,
+        index::the_stats_count_the_stored_sessions,
     ]
 };
 
-/// Runs every check on a fresh, empty store from `make`, to the end even when some fail.
+/// Runs every check on a new, empty store from `make`. A failure does not stop the run.
 ///
 /// # Errors
-/// The checks that failed: a law was broken, the store answered an error, or it panicked.
+/// The checks that failed: a guarantee does not hold, the store returned an error, or it panicked.
 pub fn check<S: Store>(make: impl Fn() -> S) -> Result<(), Failures> {
     run_all(&|| Box::new(make()))
 }
 
 /// The names of all checks, in the order in which they run.
 pub fn checks() -> impl Iterator<Item = &'static str> {
-    LAWS.iter().flat_map(|law| law.checks).map(|(name, _)| *name)
+    GUARANTEES.iter().flat_map(|guarantee| guarantee.checks).map(|(name, _)| *name)
 }
 
 fn run_all(make: &dyn Fn() -> Box<dyn Store>) -> Result<(), Failures> {
-    // One base for all: a store that hands deadlines to a server's own clock must find them
-    // ahead of it.
+    // A store that passes deadlines to a server needs them to be later than the server's clock.
     let now = SystemClock.now();
     let mut failures = Vec::new();
-    for law in LAWS {
-        for (name, check) in law.checks {
+    for guarantee in GUARANTEES {
+        for (name, check) in guarantee.checks {
             let run = || {
                 let fixture = Fixture { store: make(), now };
-                if law.lists && !fixture.store.capabilities().indexed {
+                if guarantee.needs_index && !fixture.store.capabilities().indexed {
                     Ok(())
                 } else {
                     check(&fixture)
                 }
             };
             if let Err(Failure(what)) = caught(run) {
-                failures.push(format!("{}: {what} [{name}]", law.name));
+                failures.push(format!("{}: {what} [{name}]", guarantee.name));
             }
         }
     }
     if failures.is_empty() { Ok(()) } else { Err(Failures(failures)) }
 }
 
-/// The checks that a store failed, one sentence each: the law, what happened, and in brackets
-/// the name of the check.
+/// The checks that a store failed. Each has one sentence: the guarantee, the failure, and the name
+/// of the check in brackets.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Failures(Vec<String>);
 
 impl Failures {
-    /// The sentences.
+    /// Returns the sentences.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(String::as_str)
     }
@@ -270,7 +269,7 @@ impl fmt::Display for Failures {
 }
 
 impl fmt::Debug for Failures {
-    /// The same as `Display`: it is what `unwrap` and a failing `main` print.
+    /// Prints the same text as `Display`, because `unwrap` and a failing `main` print this one.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }

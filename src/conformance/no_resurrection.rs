@@ -1,12 +1,12 @@
-//! What has ended stays ended, whatever comes late and by whichever key.
+//! Checks that an ended session stays ended, whichever late call uses whichever of its ids.
 
 use std::num::NonZeroU32;
 
 use crate::backend::{AtLimit, Commit, Committed, Missing, SessionFilter, SessionLimit};
 use crate::clock::Timestamp;
 use crate::conformance::fixture::{
-    ALL, Fixture, IDLE, MILLI, Outcome, SECOND, Session, answered, done, ensure, id_hash, nothing,
-    said, set, sign_in_to, user,
+    ALL, Fixture, IDLE, MILLI, Outcome, SECOND, Session, answered, done, ensure, id_hash, name_of,
+    nothing, set, sign_in_to, user,
 };
 use crate::id::SessionIdHash;
 
@@ -24,7 +24,8 @@ pub(super) fn a_late_merge_stores_nothing(fixture: &Fixture) -> Outcome {
     Ok(())
 }
 
-/// Everything that may come late for these keys, of which none is live any more.
+/// Makes every kind of late call with these ids, of which none is live any more, and fails if one
+/// brings the session back.
 fn nothing_revives(
     fixture: &Fixture,
     id_hashes: &[SessionIdHash],
@@ -44,13 +45,12 @@ fn nothing_revives(
         answers.push(("a renewal with grace", answer));
         answers.push(("a second delete", fixture.delete(id_hash, now)?));
         for (late, answer) in answers {
-            // A key from before a renewal may be remembered as that; what counts is that the
-            // writer learns that nothing was stored.
-            let told = matches!(
+            // The store may remember a replaced id. The writer must learn that nothing was stored.
+            let is_missing = matches!(
                 answer,
                 Committed::Missing(Missing::NotFound { .. } | Missing::Replaced { .. })
             );
-            ensure!(told, "{late} after {end} was answered {}", said(&answer));
+            ensure!(is_missing, "{late} after {end} returned {}", name_of(&answer));
         }
         for id_hash in id_hashes.iter().chain([&to, &grace]) {
             let back = fixture.is_live(id_hash, now)?;
@@ -66,7 +66,8 @@ pub(super) fn nothing_brings_back_a_deleted_session(fixture: &Fixture) -> Outcom
     nothing_revives(fixture, &[session.id_hash], fixture.now, "a delete")
 }
 
-/// A session with the keys it has and had; the one from before is within its grace.
+/// Creates and renews a session. Returns it with its current id and the replaced one, which is in
+/// its grace period.
 fn renewed_session(fixture: &Fixture) -> Outcome<(Session, [SessionIdHash; 2])> {
     let first = fixture.session()?;
     let second = fixture.renewed(&first, Some(fixture.now + IDLE * 2))?;
@@ -95,7 +96,7 @@ pub(super) fn nothing_brings_back_a_swept_session(fixture: &Fixture) -> Outcome 
     let (_, id_hashes) = renewed_session(fixture)?;
     let Some(swept) = fixture.sweep(fixture.after(IDLE), ALL)? else { return Ok(()) };
     ensure!(swept == 1, "a sweep of one expired session removed {swept}");
-    // A writer that took its time before the sweep must fare no better.
+    // The time of the late calls is before the deadline, as of a writer that read the clock early.
     nothing_revives(fixture, &id_hashes, fixture.now, "a sweep")
 }
 
@@ -145,13 +146,16 @@ pub(super) fn nothing_late_brings_back_a_session_revoked_at_its_deadline(
             _ => SessionFilter::OfUser(&owner, &public_id),
         };
         let revoked = fixture.index()?.revoke(&filter, None, end)?;
-        ensure!(revoked.is_empty(), "a revocation at the deadline gave keys of no live session");
+        ensure!(
+            revoked.is_empty(),
+            "a revocation at the deadline returned ids of expired sessions"
+        );
         nothing_revives(fixture, &[session.id_hash], end - MILLI, "a revocation at the deadline")?;
     }
     Ok(())
 }
 
-pub(super) fn nothing_late_brings_back_a_session_that_made_room_for_a_sign_in(
+pub(super) fn nothing_late_brings_back_a_session_expired_at_a_sign_in(
     fixture: &Fixture,
 ) -> Outcome {
     let (owner, end) = (user("u")?, fixture.after(IDLE));
@@ -163,10 +167,7 @@ pub(super) fn nothing_late_brings_back_a_session_that_made_room_for_a_sign_in(
     let session_limit = SessionLimit::new(NonZeroU32::MIN, AtLimit::Refuse);
     let sign_in =
         Commit { session_limit: Some(session_limit), ..Commit::new(&new, action, delta, end) };
-    done(
-        fixture.store.commit(&sign_in)?,
-        "a sign-in where all of the user's sessions had expired",
-    )?;
+    done(fixture.store.commit(&sign_in)?, "a sign-in of a user whose other sessions have expired")?;
     nothing_revives(fixture, &[expired.id_hash], end - MILLI, "a sign-in with a limit")
 }
 
@@ -175,7 +176,7 @@ pub(super) fn nothing_brings_back_a_revoked_session(fixture: &Fixture) -> Outcom
     let public_id = session.public_id();
     let revoked =
         fixture.index()?.revoke(&SessionFilter::PublicId(&public_id), None, fixture.now)?;
-    ensure!(revoked == [session.id_hash], "a revocation by handle gave {revoked:?}");
+    ensure!(revoked == [session.id_hash], "a revocation by public id returned {revoked:?}");
     nothing_revives(fixture, &id_hashes, fixture.now, "a revocation")
 }
 
@@ -183,5 +184,5 @@ pub(super) fn nothing_brings_back_a_session_revoked_with_everyone(fixture: &Fixt
     let (_, [new, old]) = renewed_session(fixture)?;
     let other = fixture.session_of(&user("u")?, fixture.now)?;
     fixture.index()?.revoke_everyone(None, fixture.now)?;
-    nothing_revives(fixture, &[new, old, other.id_hash], fixture.now, "everyone was revoked")
+    nothing_revives(fixture, &[new, old, other.id_hash], fixture.now, "revoking everyone")
 }

@@ -1,4 +1,5 @@
-//! A store keeps what it is given, and nothing else; what it cannot keep it refuses.
+//! Checks that a store keeps what was committed and nothing else, and refuses data that is too
+//! large.
 
 use crate::backend::{Action, Commit};
 use crate::conformance::fixture::{
@@ -11,16 +12,16 @@ use crate::error::ErrorKind;
 use crate::id::{Realm, UserKey};
 use crate::record::Client;
 
-pub(super) fn an_unknown_key_is_absent(fixture: &Fixture) -> Outcome {
+pub(super) fn an_unknown_id_is_absent(fixture: &Fixture) -> Outcome {
     let unknown = id_hash()?;
-    fixture.is_absent(&unknown, fixture.now, "an unknown key is not absent")?;
+    fixture.is_absent(&unknown, fixture.now, "an unknown id is not absent")?;
     let answer = fixture.merge(&unknown, &set("coat", "red")?, fixture.now)?;
-    answered(&answer, "NotFound", "a merge under an unknown key")?;
+    answered(&answer, "NotFound", "a merge under an unknown id")?;
     let (to, answer) = fixture.renew(&unknown, None, fixture.now)?;
-    answered(&answer, "NotFound", "a renewal of an unknown key")?;
+    answered(&answer, "NotFound", "a renewal of an unknown id")?;
     fixture.touch(&unknown, fixture.now, fixture.now)?;
     for id_hash in [unknown, to] {
-        fixture.is_absent(&id_hash, fixture.now, "an unknown key was adopted")?;
+        fixture.is_absent(&id_hash, fixture.now, "an unknown id was adopted")?;
     }
     Ok(())
 }
@@ -30,7 +31,7 @@ pub(super) fn loading_stores_nothing(fixture: &Fixture) -> Outcome {
     fixture.store.load(&unknown, fixture.now)?;
     fixture.merge(&unknown, &set("coat", "red")?, fixture.now)?;
     let stats = fixture.index()?.stats(fixture.now)?;
-    ensure!(stats.live + stats.expired == 0, "an unknown key left rows behind: {stats:?}");
+    ensure!(stats.live + stats.expired == 0, "an unknown id left rows behind: {stats:?}");
     let session = fixture.session()?;
     for _ in 0..10 {
         fixture.is_intact(&session, "a load")?;
@@ -46,23 +47,20 @@ pub(super) fn a_session_is_loaded_as_it_was_created(fixture: &Fixture) -> Outcom
     new_session.auth_level = u16::MAX;
     let session = fixture.session_from(fixture.now, &new_session)?;
     let record = &session.record;
-    ensure!(holds(record, "coat", "blue")?, "a new session does not hold the data of its creation");
+    ensure!(holds(record, "coat", "blue")?, "a new session does not hold the data of its create");
     ensure!(
         record.public_id == new_session.public_id,
-        "a new session does not have the handle it was given"
+        "a new session does not have the public id of its create"
     );
     ensure!(
         record.created == fixture.now,
         "a new session was not created at the time of the commit"
     );
     ensure!(record.revision == 1, "the first revision is {}, not 1", record.revision);
-    ensure!(
-        record.limits == new_session.limits,
-        "a new session has other limits than it was given"
-    );
+    ensure!(record.limits == new_session.limits, "a new session has other limits than its create");
     ensure!(
         record.client == new_session.client,
-        "a new session has another client than it was given"
+        "a new session has another client than its create"
     );
     fixture.is_intact(&session, "a create")
 }
@@ -82,12 +80,15 @@ pub(super) fn every_name_and_value_survives(fixture: &Fixture) -> Outcome {
     let mut expected = session.record.clone();
     delta.apply(&mut expected);
     let merged = done(fixture.merge(&session.id_hash, &delta, fixture.now)?, "a merge")?;
-    ensure!(merged.record.data == expected.data, "a merge answered with other data than it stored");
+    ensure!(
+        merged.record.data == expected.data,
+        "a merge returned other data than it should store"
+    );
     let stored = fixture.live(&session.id_hash, fixture.now, "a merged session")?.record;
     for (name, value) in expected.data.iter() {
         ensure!(stored.data.get(name) == Some(value), "the value of {name:?} did not survive");
     }
-    ensure!(stored.data == expected.data, "there are names that were never stored");
+    ensure!(stored.data == expected.data, "the session has names that were never stored");
     Ok(())
 }
 
@@ -97,10 +98,10 @@ pub(super) fn a_merge_is_loaded_as_it_was_answered(fixture: &Fixture) -> Outcome
     let merged = done(answer, "a merge")?;
     ensure!(
         merged.id_hash == session.id_hash,
-        "a merge was answered with another key than its own"
+        "a merge returned another id than the one in the commit"
     );
     ensure!(merged.ended.is_empty(), "a merge ended sessions");
-    ensure!(holds(&merged.record, "coat", "red")?, "a merge does not answer with the new value");
+    ensure!(holds(&merged.record, "coat", "red")?, "a merge does not return the new value");
     ensure!(merged.record.created == fixture.now, "a merge changed when the session was created");
     fixture.is_intact(&Session { record: merged.record, ..session }, "a merge")
 }
@@ -125,7 +126,7 @@ pub(super) fn an_empty_session_exists(fixture: &Fixture) -> Outcome {
         "a create",
     )?;
     let stored = fixture.live(&id_hash, fixture.now, "a session without data")?;
-    ensure!(stored.record.data.is_empty(), "a session without data was loaded with some");
+    ensure!(stored.record.data.is_empty(), "a session without data was loaded with data");
     Ok(())
 }
 
@@ -138,27 +139,31 @@ pub(super) fn a_second_delete_is_no_error(fixture: &Fixture) -> Outcome {
     fixture.is_intact(&other, "the delete of another session")
 }
 
-pub(super) fn a_store_lists_if_it_says_so(fixture: &Fixture) -> Outcome {
+pub(super) fn the_index_exists_if_capabilities_say_so(fixture: &Fixture) -> Outcome {
     match (fixture.store.capabilities().indexed, fixture.store.index().is_some()) {
-        (true, false) => ensure!(false, "the traits promise a list, but there is no registry"),
-        (false, true) => ensure!(false, "there is a registry, but the traits promise no list"),
+        (true, false) => {
+            ensure!(false, "the capabilities include an index, but the store has none")
+        }
+        (false, true) => {
+            ensure!(false, "the store has an index, but its capabilities do not include one")
+        }
         _ => {}
     }
     Ok(())
 }
 
-pub(super) fn the_regular_work_disturbs_no_session(fixture: &Fixture) -> Outcome {
+pub(super) fn maintenance_changes_no_session(fixture: &Fixture) -> Outcome {
     let session = fixture.session()?;
     if let Some(maintenance) = fixture.store.maintenance() {
         maintenance.on_due(Box::new(|| {}));
         maintenance.run()?;
     }
-    fixture.is_intact(&session, "the regular work")
+    fixture.is_intact(&session, "maintenance")
 }
 
 const MAX_BYTES: usize = 64 * 1024;
 
-/// 10 MB, far above the limit.
+/// Returns a delta of 10 MB, far above the limit.
 fn huge() -> Outcome<Delta> {
     set("huge", "x".repeat(10_000_000))
 }
@@ -171,7 +176,7 @@ pub(super) fn too_large_at_creation_stores_nothing(fixture: &Fixture) -> Outcome
     let (id_hash, new_session, huge) = (id_hash()?, fixture.new_session()?, huge()?);
     let create =
         limited(Commit::new(&id_hash, Action::Create(new_session), huge, fixture.now), MAX_BYTES);
-    fixture.fails(&create, ErrorKind::TooLarge, "a create of 10 MB where 64 KiB are allowed")?;
+    fixture.fails(&create, ErrorKind::TooLarge, "a create of 10 MB under a limit of 64 KiB")?;
     fixture.is_absent(&id_hash, fixture.now, "a create that was too large stored something")
 }
 
@@ -179,7 +184,7 @@ pub(super) fn too_large_leaves_the_old_data_intact(fixture: &Fixture) -> Outcome
     let (session, huge, user) = (fixture.session()?, huge()?, UserKey::new("u")?);
     let (to, new_session) = (id_hash()?, fixture.new_session()?);
     for (action, what) in [
-        (Action::Merge, "a merge of 10 MB where 64 KiB are allowed"),
+        (Action::Merge, "a merge of 10 MB under a limit of 64 KiB"),
         (Action::Renew { to, realm: Realm::default(), grace_until: None }, "a renewal with 10 MB"),
         (sign_in_to(to, &user, &new_session), "a sign-in with 10 MB"),
     ] {
@@ -199,11 +204,11 @@ pub(super) fn the_limit_itself_is_not_too_large(fixture: &Fixture) -> Outcome {
     delta.apply(&mut expected);
     let bytes = expected.data.json_len();
     let merge = Commit::new(&session.id_hash, Action::Merge, delta.clone(), fixture.now);
-    let what = "a merge of one byte too many";
+    let what = "a merge to one byte above the limit";
     fixture.fails(&limited(merge.clone(), bytes - 1), ErrorKind::TooLarge, what)?;
     fixture.is_intact(&session, what)?;
     let answer = fixture.store.commit(&limited(merge, bytes))?;
-    done(answer, "a merge of exactly the bytes that are allowed")?;
+    done(answer, "a merge up to exactly the limit")?;
     Ok(())
 }
 

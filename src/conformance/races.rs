@@ -1,5 +1,5 @@
-//! Two calls on one session at the same moment, many times over: whichever comes first, the
-//! answers and what is stored must fit one of the two orders.
+//! Checks with two concurrent calls on one session, repeated many times. The results and the stored
+//! session must agree with one of the two orders.
 
 use std::hint;
 use std::num::NonZeroU32;
@@ -14,7 +14,7 @@ use crate::backend::{
 use crate::clock::Timestamp;
 use crate::conformance::fixture::{
     ALL, Dice, Failure, Fixture, IDLE, MILLI, Outcome, SECOND, Session, answered, caught, done,
-    ensure, holds, id_hash, nothing, panicked, said, set, user,
+    ensure, holds, id_hash, name_of, nothing, panicked, set, user,
 };
 use crate::conformance::{limits, replaced_ids};
 use crate::id::{SessionIdHash, UserKey};
@@ -23,7 +23,7 @@ use crate::record::{NewSession, Touch};
 
 const ROUNDS: u32 = 1000;
 
-/// Lets two threads go at the same moment, or one of them a little later.
+/// Starts two threads at the same moment, or one of them a little later.
 struct Start {
     barrier: Barrier,
     awake: AtomicUsize,
@@ -36,20 +36,20 @@ impl Start {
 
     fn wait(&self, round: usize, thread: usize) {
         self.barrier.wait();
-        // The barrier alone wakes one of them much later than the other; so both meet once
-        // more, awake.
+        // The barrier wakes one thread much later than the other, so both then spin until both
+        // run.
         self.awake.fetch_add(1, Ordering::SeqCst);
         let mut spins = 0_u32;
         while self.awake.load(Ordering::SeqCst) < 2 * (round + 1) {
             spins += 1;
             if spins.is_multiple_of(1000) { thread::yield_now() } else { hint::spin_loop() }
         }
-        // The quicker of two calls would always come first. Head starts of up to 200 µs, most of
-        // them short, find the moments in which the calls of a fast and of a slow store overlap.
+        // Without a delay the faster of two calls would always come first. Delays of up to 200 µs,
+        // most of them short, make the calls overlap in fast and in slow stores.
         if round % 2 == thread {
             let most = 100_usize << (round / 2 % 12);
-            let head_start = Dice(round as u64).roll(most) as u64;
-            let go = Instant::now() + Duration::from_nanos(head_start);
+            let delay = Dice(round as u64).roll(most) as u64;
+            let go = Instant::now() + Duration::from_nanos(delay);
             while Instant::now() < go {
                 hint::spin_loop();
             }
@@ -57,7 +57,7 @@ impl Start {
     }
 }
 
-/// Prepares every round, runs `a` and `b` of each at the same moment, then judges them all.
+/// Prepares every round, then runs `a` and `b` of each round concurrently, then judges the results.
 fn race<T: Sync, A, B: Send>(
     prepare: impl Fn(u32) -> Outcome<T>,
     a: impl Fn(&T) -> Outcome<A>,
@@ -76,7 +76,7 @@ fn race_for<T: Sync, A, B: Send>(
 ) -> Outcome {
     let rounds = (0..rounds).map(prepare).collect::<Outcome<Vec<T>>>()?;
     let start = Start::new();
-    // A failure ends no thread before its last round: the other one would wait for ever.
+    // A thread goes on after a failure until its last round, or the other one would wait for ever.
     let (of_a, of_b) = thread::scope(|scope| {
         let second = scope.spawn(|| {
             let run = |(round, fixture)| {
@@ -111,7 +111,7 @@ pub(super) fn two_merges_at_once_both_keep_their_change(fixture: &Fixture) -> Ou
             let both = holds(&record, "hat", 1)? && holds(&record, "scarf", 2)?;
             ensure!(both, "of two merges on different names at once one was lost");
             let revision = session.record.revision + 2;
-            ensure!(record.revision == revision, "two merges at once were counted as one change");
+            ensure!(record.revision == revision, "two merges at once raised the revision by one");
             Ok(())
         },
     )
@@ -121,7 +121,7 @@ pub(super) fn no_increment_is_lost(fixture: &Fixture) -> Outcome {
     const THREADS: u32 = 32;
     const EACH: u32 = 100;
     let session = fixture.session()?;
-    // As a session does it: the first try is free, the next ones take turns.
+    // As in a session, the first attempt does not wait, and retries take turns.
     let turn = Mutex::new(());
     let increment = || -> Outcome {
         let mut record = fixture.live(&session.id_hash, fixture.now, "a counter")?.record;
@@ -161,11 +161,11 @@ pub(super) fn a_merge_at_the_moment_of_a_delete_revives_nothing(fixture: &Fixtur
             answered(&delete, "Deleted", "a delete at the moment of a merge")?;
             let back = fixture.is_live(&session.id_hash, fixture.now)?;
             ensure!(!back, "a merge at the moment of a delete brought the session back");
-            let told = matches!(
+            let is_expected = matches!(
                 merge,
                 Committed::Done { .. } | Committed::Missing(Missing::NotFound { .. })
             );
-            ensure!(told, "a merge at the moment of a delete was answered {}", said(&merge));
+            ensure!(is_expected, "a merge at the moment of a delete returned {}", name_of(&merge));
             Ok(())
         },
     )
@@ -192,16 +192,20 @@ fn renewal_and_delete(fixture: &Fixture, grace_until: Option<Timestamp>) -> Outc
         |session| fixture.renew(&session.id_hash, grace_until, fixture.now),
         |session| fixture.delete(&session.id_hash, fixture.now),
         |session, (to, renewal), delete| {
-            // Whichever came first: a delete ends the session through a key it has left, too.
+            // A delete ends the session in either order, because a replaced id leads to it too.
             answered(&delete, "Deleted", "a delete at the moment of a renewal")?;
-            let told = matches!(
+            let is_expected = matches!(
                 renewal,
                 Committed::Done { .. } | Committed::Missing(Missing::NotFound { .. })
             );
-            ensure!(told, "at the moment of a delete a renewal was answered {}", said(&renewal));
+            ensure!(
+                is_expected,
+                "a renewal at the moment of a delete returned {}",
+                name_of(&renewal)
+            );
             for id_hash in [to, session.id_hash] {
                 let lives = fixture.is_live(&id_hash, fixture.now)?;
-                ensure!(!lives, "after a renewal and a delete at once the session lives");
+                ensure!(!lives, "after a renewal and a delete at once the session is live");
             }
             Ok(())
         },
@@ -228,9 +232,12 @@ pub(super) fn a_sign_in_at_the_moment_of_a_delete_revives_nothing(fixture: &Fixt
             let record = done(sign_in, "a sign-in at the moment of a delete")?.record;
             let kept = record.public_id == session.public_id();
             answered(&delete, "Deleted", "a delete at the moment of a sign-in")?;
-            ensure!(kept || record.data.is_empty(), "a sign-in revived the data of a dead session");
-            // A delete that came later has ended the session that the sign-in moved; one that came
-            // first has left the sign-in no session, so that it began one.
+            ensure!(
+                kept || record.data.is_empty(),
+                "a sign-in brought back the data of a deleted session"
+            );
+            // A delete after the sign-in ends the session that signed in. A sign-in after the
+            // delete finds no session and begins one, which stays.
             match kept {
                 true => {
                     fixture.is_absent(&to, fixture.now, "a session deleted after its sign-in")?
@@ -241,7 +248,7 @@ pub(super) fn a_sign_in_at_the_moment_of_a_delete_revives_nothing(fixture: &Fixt
                 }
             }
             let old = fixture.is_live(&session.id_hash, fixture.now)?;
-            ensure!(!old, "after a sign-in and a delete at once the old key still works");
+            ensure!(!old, "after a sign-in and a delete at once the old id still works");
             Ok(())
         },
     )
@@ -250,8 +257,8 @@ pub(super) fn a_sign_in_at_the_moment_of_a_delete_revives_nothing(fixture: &Fixt
 pub(super) fn a_touch_at_the_moment_of_a_sweep_revives_nothing(fixture: &Fixture) -> Outcome {
     let begins = |round| fixture.after(SECOND * round);
     race(
-        // Every round has a deadline of its own, so that its sweep finds no other's session.
-        |round| Ok((fixture.session_from(begins(round), &birth_at(begins(round))?)?, round)),
+        // Every round has its own deadline, so that its sweep finds no session of another round.
+        |round| Ok((fixture.session_from(begins(round), &new_session_at(begins(round))?)?, round)),
         |(session, round)| {
             let last = begins(*round) + IDLE - MILLI;
             fixture.touch(&session.id_hash, last, last)
@@ -259,17 +266,17 @@ pub(super) fn a_touch_at_the_moment_of_a_sweep_revives_nothing(fixture: &Fixture
         |(_, round)| Ok(fixture.store.sweep(begins(*round) + IDLE, ALL)?.removed),
         |(session, round), (), swept| {
             let lives = fixture.is_live(&session.id_hash, begins(*round) + IDLE)?;
-            ensure!(swept <= 1, "a sweep of at most one ended session removed {swept}");
+            ensure!(swept <= 1, "a sweep of at most one expired session removed {swept}");
             ensure!(!lives || swept == 0, "a touch at the moment of a sweep revived the session");
             Ok(())
         },
     )
 }
 
-pub(super) fn a_merge_at_the_moment_of_a_sweep_is_told_or_kept(fixture: &Fixture) -> Outcome {
+pub(super) fn a_merge_at_the_moment_of_a_sweep_is_kept_or_reported(fixture: &Fixture) -> Outcome {
     let begins = |round| fixture.after(SECOND * round);
     race(
-        |round| Ok((fixture.session_from(begins(round), &birth_at(begins(round))?)?, round)),
+        |round| Ok((fixture.session_from(begins(round), &new_session_at(begins(round))?)?, round)),
         |(session, round)| {
             let last = begins(*round) + IDLE - MILLI;
             let delta = set("coat", "red")?;
@@ -281,7 +288,10 @@ pub(super) fn a_merge_at_the_moment_of_a_sweep_is_told_or_kept(fixture: &Fixture
             let lives = fixture.is_live(&session.id_hash, begins(*round) + IDLE)?;
             match &merge {
                 Committed::Done { .. } => {
-                    ensure!(lives && swept == 0, "a sweep took a session that was just kept alive");
+                    ensure!(
+                        lives && swept == 0,
+                        "a sweep removed a session whose deadline a merge had moved"
+                    );
                 }
                 other => {
                     answered(other, "NotFound", "a merge at the moment of a sweep")?;
@@ -293,7 +303,7 @@ pub(super) fn a_merge_at_the_moment_of_a_sweep_is_told_or_kept(fixture: &Fixture
     )
 }
 
-fn birth_at(now: Timestamp) -> Outcome<NewSession> {
+fn new_session_at(now: Timestamp) -> Outcome<NewSession> {
     Ok(NewSession::new(Lifetime::idle(IDLE).starting(now))?)
 }
 
@@ -315,40 +325,42 @@ pub(super) fn a_merge_at_the_moment_of_a_revocation_revives_nothing(fixture: &Fi
             );
             let back = fixture.is_live(&session.id_hash, fixture.now)?;
             ensure!(!back, "a merge at the moment of a revocation brought the session back");
-            let told = matches!(
+            let is_expected = matches!(
                 merge,
                 Committed::Done { .. } | Committed::Missing(Missing::NotFound { .. })
             );
-            ensure!(told, "a merge at the moment of a revocation was answered {}", said(&merge));
+            ensure!(
+                is_expected,
+                "a merge at the moment of a revocation returned {}",
+                name_of(&merge)
+            );
             Ok(())
         },
     )
 }
 
-/// Says so when it goes, after a panic of the store too.
-struct Done<'d>(&'d AtomicBool);
+/// Sets the flag when it is dropped, also by a panic of the store.
+struct SetOnDrop<'d>(&'d AtomicBool);
 
-impl Drop for Done<'_> {
+impl Drop for SetOnDrop<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::SeqCst);
     }
 }
 
-pub(super) fn a_list_by_handle_at_the_moment_of_a_sign_in_shows_the_session(
-    fixture: &Fixture,
-) -> Outcome {
+pub(super) fn a_list_by_public_id_during_a_sign_in_shows_the_session(fixture: &Fixture) -> Outcome {
     let owner = user("u")?;
-    // A look for the handle of somebody anonymous looks at all who are.
+    // A list by the public id of an anonymous session scans all anonymous sessions.
     race_for(
         ROUNDS / 10,
         |_| Ok((fixture.session()?, AtomicBool::new(false))),
         |(session, is_done)| {
-            let _done = Done(is_done);
+            let _done = SetOnDrop(is_done);
             fixture.sign_in(&session.id_hash, &owner, fixture.now)
         },
         |(session, is_done)| {
             let (index, public_id) = (fixture.index()?, session.public_id());
-            // Again and again, so that one of the looks meets the moment.
+            // Lists repeatedly, so that one list overlaps the sign-in.
             loop {
                 let was_done = is_done.load(Ordering::SeqCst);
                 let listed = index.list(
@@ -364,13 +376,13 @@ pub(super) fn a_list_by_handle_at_the_moment_of_a_sign_in_shows_the_session(
         |(session, _), (_, answer), listed| {
             done(answer, "a sign-in at the moment of a list")?;
             let public_ids: Vec<_> = listed.iter().map(|summary| summary.public_id).collect();
-            ensure!(public_ids == [session.public_id()], "a list by handle missed a session");
+            ensure!(public_ids == [session.public_id()], "a list by public id missed a session");
             Ok(())
         },
     )
 }
 
-pub(super) fn a_merge_at_the_moment_of_a_renewal_is_told_or_kept(fixture: &Fixture) -> Outcome {
+pub(super) fn a_merge_at_the_moment_of_a_renewal_is_kept_or_reported(fixture: &Fixture) -> Outcome {
     race(
         |_| fixture.session(),
         |session| fixture.merge(&session.id_hash, &set("coat", "red")?, fixture.now),
@@ -378,16 +390,16 @@ pub(super) fn a_merge_at_the_moment_of_a_renewal_is_told_or_kept(fixture: &Fixtu
         |session, merge, (to, renewal)| {
             done(renewal, "a renewal at the moment of a merge")?;
             let record = fixture.live(&to, fixture.now, "a session renewed while merged")?.record;
-            ensure!(record.public_id == session.public_id(), "a renewal lost the handle");
+            ensure!(record.public_id == session.public_id(), "a renewal lost the public id");
             let kept = holds(&record, "coat", "red")?;
-            // Either the change was in time and moved along, or the writer knows that it was not.
+            // Either the change is in the renewed session, or the writer learns that it is lost.
             let wanted = if kept { "Done" } else { "Replaced" };
             answered(&merge, wanted, "a merge at the moment of a renewal")?;
             fixture.is_replaced(
                 &session.id_hash,
                 &to,
                 fixture.now,
-                "the key from before a renewal",
+                "the replaced id of a renewal",
             )?;
             Ok(())
         },
@@ -406,11 +418,11 @@ fn two_renewals(fixture: &Fixture, grace_until: Option<Timestamp>) -> Outcome {
                 _ => (to_b, to_a, a),
             };
             let found = fixture.live(&winner, fixture.now, "a session renewed twice at once")?;
-            ensure!(found.record.public_id == session.public_id(), "a renewal lost the handle");
+            ensure!(found.record.public_id == session.public_id(), "a renewal lost the public id");
             fixture.is_absent(
                 &loser,
                 fixture.now,
-                "of two renewals at once both moved the session",
+                "two renewals at once both gave the session a new id",
             )?;
             match answer {
                 Committed::Missing(Missing::Replaced { .. }) if grace_until.is_none() => Ok(()),
@@ -422,7 +434,7 @@ fn two_renewals(fixture: &Fixture, grace_until: Option<Timestamp>) -> Outcome {
                 other => answered(
                     &other,
                     if grace_until.is_some() {
-                        "Unchanged with the current key"
+                        "Unchanged with the current id"
                     } else {
                         "Replaced"
                     },
@@ -443,7 +455,7 @@ pub(super) fn of_two_renewals_with_grace_at_once_one_moves_the_session(
     two_renewals(fixture, Some(fixture.after(IDLE)))
 }
 
-pub(super) fn of_two_sign_ins_through_one_key_the_later_can_join(fixture: &Fixture) -> Outcome {
+pub(super) fn of_two_sign_ins_through_one_id_the_later_can_join(fixture: &Fixture) -> Outcome {
     let owner = user("u")?;
     race(
         |_| fixture.session(),
@@ -459,9 +471,13 @@ pub(super) fn of_two_sign_ins_through_one_key_the_later_can_join(fixture: &Fixtu
                 _ => (b, a),
             };
             let record = done(first.answer, "one of two sign-ins at once")?.record;
-            ensure!(record.public_id == session.public_id(), "a sign-in left the session behind");
+            ensure!(record.public_id == session.public_id(), "a sign-in began another session");
             replaced_ids::joins(&later.answer, &first.to, &first.salt)?;
-            fixture.is_absent(&later.to, fixture.now, "of two sign-ins at once both moved")?;
+            fixture.is_absent(
+                &later.to,
+                fixture.now,
+                "two sign-ins at once both gave the session a new id",
+            )?;
             fixture.is_intact(&Session { id_hash: first.to, record }, "two sign-ins at once")
         },
     )
@@ -500,8 +516,8 @@ pub(super) fn of_two_sign_ins_at_once_the_limit_refuses_one(fixture: &Fixture) -
             (Committed::Done { .. }, Committed::LimitReached)
                 | (Committed::LimitReached, Committed::Done { .. })
         );
-        let (a, b) = (said(a), said(b));
-        ensure!(one, "two sign-ins at once under a limit of 1 were answered {a} and {b}");
+        let (a, b) = (name_of(a), name_of(b));
+        ensure!(one, "two sign-ins at once under a limit of 1 returned {a} and {b}");
         Ok(())
     })
 }
@@ -511,9 +527,10 @@ pub(super) fn of_two_sign_ins_at_once_the_limit_ends_one(fixture: &Fixture) -> O
         two_sign_ins(fixture, at_limit, |(to_a, a), (to_b, b)| {
             let ends = |answer: &Committed, id_hash| match answer {
                 Committed::Done { ended, .. } => Ok(ended.contains(id_hash)),
-                other => {
-                    Err(Failure(format!("a sign-in that may end was answered {}", said(other))))
-                }
+                other => Err(Failure(format!(
+                    "a sign-in that may end others returned {}",
+                    name_of(other)
+                ))),
             };
             let (a_ends_b, b_ends_a) = (ends(a, to_b)?, ends(b, to_a)?);
             ensure!(

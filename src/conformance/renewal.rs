@@ -1,4 +1,5 @@
-//! A renewal moves a session to a new key and changes nothing else of it.
+//! Checks that a renewal gives a session a new id and changes nothing else of it, and that the
+//! replaced id works until the end of its grace period.
 
 use crate::backend::{
     Action, Commit, Committed, LiveSession, Lookup, Missing, ReplacedId, SessionFilter,
@@ -12,7 +13,7 @@ use crate::error::ErrorKind;
 use crate::id::{Realm, SessionIdHash};
 use crate::record::{Record, Touch};
 
-pub(super) fn a_renewal_changes_the_key_and_nothing_else(fixture: &Fixture) -> Outcome {
+pub(super) fn a_renewal_changes_the_id_and_nothing_else(fixture: &Fixture) -> Outcome {
     let owner = user("u")?;
     let session = fixture.session_of(&owner, fixture.now)?;
     done(fixture.merge(&session.id_hash, &set("coat", "blue")?, fixture.now)?, "a merge")?;
@@ -20,14 +21,14 @@ pub(super) fn a_renewal_changes_the_key_and_nothing_else(fixture: &Fixture) -> O
     let then = fixture.after(SECOND);
     let (to, answer) = fixture.renew(&session.id_hash, None, then)?;
     let renewed = done(answer, "a renewal")?;
-    ensure!(renewed.id_hash == to, "a renewal was answered with another key than the new one");
-    ensure!(renewed.ended == [session.id_hash], "a renewal did not name the key that it ended");
-    ensure!(renewed.record.public_id == before.public_id, "a renewal lost the handle");
+    ensure!(renewed.id_hash == to, "a renewal returned another id than the new one");
+    ensure!(renewed.ended == [session.id_hash], "a renewal did not name the id that it ended");
+    ensure!(renewed.record.public_id == before.public_id, "a renewal lost the public id");
     ensure!(renewed.record.data == before.data, "a renewal lost data");
     let expected = Record { revision: before.revision + 1, id_issued: then, ..before };
     ensure!(
         renewed.record == expected,
-        "a renewal changed more than the key, its time and the revision"
+        "a renewal changed more than the id, its time and the revision"
     );
     fixture.is_intact(&Session { id_hash: to, record: expected }, "a renewal")
 }
@@ -71,26 +72,27 @@ pub(super) fn a_renewal_does_not_move_the_absolute_deadline(fixture: &Fixture) -
     Ok(())
 }
 
-/// Demands that `old` finds nothing at `now` and says why, and that `current` is untouched.
+/// Fails unless a load, a merge and a renewal through `old` return `Replaced` at `now`, and neither
+/// they nor a touch change `current`.
 fn is_only_remembered(
     fixture: &Fixture,
     old: &SessionIdHash,
     current: &Session,
     now: Timestamp,
 ) -> Outcome {
-    fixture.is_replaced(old, &current.id_hash, now, "the key from before a renewal")?;
-    let through = "through the key from before a renewal";
+    fixture.is_replaced(old, &current.id_hash, now, "the replaced id of a renewal")?;
+    let through = "through a replaced id";
     let merge = fixture.merge(old, &set("coat", "red")?, now)?;
     answered(&merge, "Replaced", &format!("a merge {through}"))?;
     let (to, renewal) = fixture.renew(old, Some(now + SECOND), now)?;
     answered(&renewal, "Replaced", &format!("a renewal {through}"))?;
     fixture.touch(old, now, now)?;
-    fixture.is_absent(&to, now, "a renewal through a dead key stored something")?;
-    fixture.is_replaced(old, &current.id_hash, now, "the key from before a renewal")?;
-    fixture.is_intact(current, &format!("what came {through}"))
+    fixture.is_absent(&to, now, "a renewal through a replaced id stored something")?;
+    fixture.is_replaced(old, &current.id_hash, now, "the replaced id of a renewal")?;
+    fixture.is_intact(current, &format!("calls {through}"))
 }
 
-pub(super) fn the_key_from_before_a_renewal_is_unknown_after_a_while(fixture: &Fixture) -> Outcome {
+pub(super) fn the_id_from_before_a_renewal_is_unknown_after_a_while(fixture: &Fixture) -> Outcome {
     for grace in [None, Some(SECOND)] {
         let old = fixture.session()?;
         let new = fixture.renewed(&old, grace.map(|grace| fixture.after(grace)))?;
@@ -98,37 +100,40 @@ pub(super) fn the_key_from_before_a_renewal_is_unknown_after_a_while(fixture: &F
         let just_before = fixture.store.load(&old.id_hash, end - MILLI)?;
         ensure!(
             matches!(just_before, Lookup::Missing(Missing::Replaced { .. })),
-            "a left key was forgotten too early"
+            "a replaced id was forgotten too early"
         );
         let then = fixture.store.load(&old.id_hash, end)?;
         ensure!(
             matches!(then, Lookup::Missing(Missing::NotFound { .. })),
-            "a left key was remembered for too long"
+            "a replaced id was remembered for too long"
         );
-        fixture.live(&new.id_hash, end, "a session whose old key is forgotten")?;
+        fixture.live(&new.id_hash, end, "a session whose old id is forgotten")?;
     }
     Ok(())
 }
 
-pub(super) fn the_key_from_before_a_renewal_is_answered_replaced(fixture: &Fixture) -> Outcome {
+pub(super) fn the_id_from_before_a_renewal_is_answered_replaced(fixture: &Fixture) -> Outcome {
     let old = fixture.session()?;
     let new = fixture.renewed(&old, None)?;
     is_only_remembered(fixture, &old.id_hash, &new, fixture.after(SECOND))
 }
 
-pub(super) fn the_key_from_before_works_until_the_end_of_the_grace(fixture: &Fixture) -> Outcome {
+pub(super) fn the_id_from_before_works_until_the_end_of_the_grace(fixture: &Fixture) -> Outcome {
     let old = fixture.session()?;
     let new = fixture.renewed(&old, Some(fixture.after(SECOND * 10)))?;
     let last = fixture.after(SECOND * 10) - MILLI;
     fixture.touch(&old.id_hash, last, last)?;
     let found = fixture.live(&old.id_hash, last, "before the end of the grace the session")?;
-    ensure!(found.id_hash == new.id_hash, "a load through the grace does not say the current key");
+    ensure!(
+        found.id_hash == new.id_hash,
+        "a load through the grace does not return the current id"
+    );
     ensure!(found.record.seen == last, "a touch through the grace was not recorded");
     let answer = fixture.merge(&old.id_hash, &set("coat", "red")?, last)?;
     let merged = done(answer, "a merge through the grace")?;
     ensure!(
         merged.id_hash == new.id_hash,
-        "a merge through the grace does not say the current key"
+        "a merge through the grace does not return the current id"
     );
     ensure!(merged.record.public_id == new.public_id(), "the grace leads to another session");
     for id_hash in [old.id_hash, new.id_hash] {
@@ -137,11 +142,11 @@ pub(super) fn the_key_from_before_works_until_the_end_of_the_grace(fixture: &Fix
     }
     match fixture.merge(&old.id_hash, &nothing(), last)? {
         Committed::Unchanged(LiveSession { id_hash, .. }) if id_hash == new.id_hash => Ok(()),
-        other => answered(&other, "Unchanged with the current key", "a merge of nothing"),
+        other => answered(&other, "Unchanged with the current id", "a merge of an empty delta"),
     }
 }
 
-pub(super) fn the_key_from_before_does_not_work_at_the_end_of_the_grace(
+pub(super) fn the_id_from_before_does_not_work_at_the_end_of_the_grace(
     fixture: &Fixture,
 ) -> Outcome {
     let old = fixture.session()?;
@@ -156,7 +161,7 @@ pub(super) fn a_delete_through_the_grace_ends_the_session(fixture: &Fixture) -> 
         Committed::Deleted(id_hash) => {
             ensure!(
                 id_hash == new.id_hash,
-                "a delete through the grace does not say the current key"
+                "a delete through the grace does not return the current id"
             );
         }
         other => answered(&other, "Deleted", "a delete through the grace")?,
@@ -179,9 +184,9 @@ pub(super) fn a_renewal_through_the_grace_merges_and_rotates_nothing(fixture: &F
     );
     let answer = fixture.commit(&old.id_hash, action, &red, fixture.now)?;
     let merged = done(answer, "a renewal through the grace")?;
-    ensure!(merged.id_hash == new.id_hash, "a renewal through the grace moved the session");
-    ensure!(merged.ended.is_empty(), "a renewal through the grace ended a key");
-    fixture.is_absent(&unused, fixture.now, "a renewal through the grace used its new key")?;
+    ensure!(merged.id_hash == new.id_hash, "a renewal through the grace renewed the session");
+    ensure!(merged.ended.is_empty(), "a renewal through the grace ended an id");
+    fixture.is_absent(&unused, fixture.now, "a renewal through the grace used its new id")?;
     fixture.is_intact(&Session { record: merged.record, ..new }, "a renewal through the grace")?;
     let found = fixture.live(&old.id_hash, fixture.now, "after a renewal through it the grace")?;
     ensure!(
@@ -189,21 +194,21 @@ pub(super) fn a_renewal_through_the_grace_merges_and_rotates_nothing(fixture: &F
         "a renewal through the grace changed what the grace leads to"
     );
     let late = fixture.is_live(&old.id_hash, fixture.after(SECOND))?;
-    ensure!(!late, "a renewal through the grace made it longer");
+    ensure!(!late, "a renewal through the grace extended it");
     Ok(())
 }
 
-pub(super) fn each_replaced_key_has_a_grace_of_its_own(fixture: &Fixture) -> Outcome {
+pub(super) fn each_replaced_id_has_a_grace_of_its_own(fixture: &Fixture) -> Outcome {
     let first = fixture.session()?;
     let second = fixture.renewed(&first, Some(fixture.after(SECOND * 10)))?;
     let third = fixture.renewed(&second, None)?;
     let fourth = fixture.renewed(&third, Some(fixture.after(SECOND * 20)))?;
     for id_hash in [first.id_hash, third.id_hash] {
         let found =
-            fixture.live(&id_hash, fixture.after(SECOND * 10) - MILLI, "within its grace a key")?;
+            fixture.live(&id_hash, fixture.after(SECOND * 10) - MILLI, "within its grace an id")?;
         ensure!(
             found.id_hash == fourth.id_hash,
-            "a grace does not lead to where the session moved since"
+            "a replaced id in its grace does not lead to the current id"
         );
         let merged = fixture.merge(&id_hash, &nothing(), fixture.now)?;
         answered(&merged, "Unchanged", "a merge through a grace from before the last renewal")?;
@@ -212,11 +217,11 @@ pub(super) fn each_replaced_key_has_a_grace_of_its_own(fixture: &Fixture) -> Out
         &second.id_hash,
         &fourth.id_hash,
         fixture.now,
-        "a key replaced without grace",
+        "an id replaced without grace",
     )?;
     let then = fixture.after(SECOND * 10);
-    fixture.is_replaced(&first.id_hash, &fourth.id_hash, then, "a key whose grace is over")?;
-    fixture.live(&third.id_hash, then, "a key whose grace is longer")?;
+    fixture.is_replaced(&first.id_hash, &fourth.id_hash, then, "an id whose grace is over")?;
+    fixture.live(&third.id_hash, then, "an id whose grace is longer")?;
     fixture.is_intact(&fourth, "a chain of renewals")
 }
 
@@ -226,13 +231,13 @@ pub(super) fn a_merge_leaves_the_grace_as_it_is(fixture: &Fixture) -> Outcome {
     let then = fixture.after(SECOND);
     done(fixture.merge(&new.id_hash, &set("coat", "red")?, then)?, "a merge after a renewal")?;
     fixture.touch(&new.id_hash, then, then)?;
-    let found = fixture.live(&old.id_hash, then, "after a merge the key within its grace")?;
+    let found = fixture.live(&old.id_hash, then, "after a merge the id within its grace")?;
     ensure!(found.id_hash == new.id_hash, "a merge changed what the grace leads to");
     fixture.is_replaced(
         &old.id_hash,
         &new.id_hash,
         fixture.after(SECOND * 10),
-        "after a merge a key past its grace",
+        "after a merge an id past its grace",
     )?;
     Ok(())
 }
@@ -247,7 +252,7 @@ pub(super) fn a_stale_renewal_moves_nothing(fixture: &Fixture) -> Outcome {
     fixture.is_intact(&session, "a stale renewal")
 }
 
-/// Keys that are taken, in every way in which they can be, and the sessions that hold them.
+/// One id of each kind that a new id may not equal, and the sessions of these ids.
 struct Taken {
     id_hashes: Vec<(SessionIdHash, &'static str)>,
     all: Vec<Session>,
@@ -260,9 +265,9 @@ fn taken(fixture: &Fixture) -> Outcome<Taken> {
     let within = fixture.session()?;
     let graced = fixture.renewed(&within, Some(fixture.after(IDLE)))?;
     let id_hashes = vec![
-        (other.id_hash, "the key of another session"),
-        (before.id_hash, "the previous key of a session"),
-        (within.id_hash, "a key within its grace"),
+        (other.id_hash, "the id of another session"),
+        (before.id_hash, "the previous id of a session"),
+        (within.id_hash, "an id within its grace"),
     ];
     Ok(Taken { id_hashes, all: vec![other, after, graced] })
 }
@@ -272,7 +277,7 @@ fn conflicts(fixture: &Fixture, commit: &Commit, all: &[Session], what: &str) ->
     all.iter().try_for_each(|session| fixture.is_intact(session, what))
 }
 
-pub(super) fn a_taken_key_is_a_conflict_at_creation(fixture: &Fixture) -> Outcome {
+pub(super) fn a_taken_id_is_a_conflict_at_creation(fixture: &Fixture) -> Outcome {
     let Taken { id_hashes, all } = taken(fixture)?;
     let (new_session, delta) = (fixture.new_session()?, set("coat", "red")?);
     for (id_hash, whose) in id_hashes {
@@ -283,12 +288,12 @@ pub(super) fn a_taken_key_is_a_conflict_at_creation(fixture: &Fixture) -> Outcom
     Ok(())
 }
 
-pub(super) fn a_taken_key_is_a_conflict_at_renewal(fixture: &Fixture) -> Outcome {
+pub(super) fn a_taken_id_is_a_conflict_at_renewal(fixture: &Fixture) -> Outcome {
     let Taken { mut id_hashes, mut all } = taken(fixture)?;
     let previous = fixture.session()?;
     let session = fixture.renewed(&previous, None)?;
-    id_hashes.push((session.id_hash, "the key that the session has"));
-    id_hashes.push((previous.id_hash, "the key that the session had"));
+    id_hashes.push((session.id_hash, "the id that the session has"));
+    id_hashes.push((previous.id_hash, "the id that the session had"));
     all.push(session.clone());
     let delta = set("coat", "red")?;
     for (id_hash, whose) in id_hashes {
@@ -304,15 +309,15 @@ pub(super) fn a_taken_key_is_a_conflict_at_renewal(fixture: &Fixture) -> Outcome
         &previous.id_hash,
         &session.id_hash,
         fixture.now,
-        "after a conflict the old key",
+        "after a conflict the old id",
     )?;
     Ok(())
 }
 
-pub(super) fn a_taken_key_is_a_conflict_at_sign_in(fixture: &Fixture) -> Outcome {
+pub(super) fn a_taken_id_is_a_conflict_at_sign_in(fixture: &Fixture) -> Outcome {
     let Taken { mut id_hashes, mut all } = taken(fixture)?;
     let session = fixture.session()?;
-    id_hashes.push((session.id_hash, "the key that the session has"));
+    id_hashes.push((session.id_hash, "the id that the session has"));
     all.push(session.clone());
     let others = fixture.session_of(&user("other")?, fixture.now)?;
     all.push(others.clone());

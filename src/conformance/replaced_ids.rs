@@ -1,4 +1,4 @@
-//! What a commit may do through a key that was replaced and is remembered.
+//! Checks of commits through a replaced id that the store remembers.
 
 use std::time::Duration;
 
@@ -6,14 +6,14 @@ use crate::backend::{Action, Commit, Committed, LiveSession, Missing, ReplacedBy
 use crate::clock::Timestamp;
 use crate::conformance::fixture::{
     Fixture, MILLI, Outcome, SECOND, Session, answered, done, ensure, external, holds, id_hash,
-    lifetime, nothing, said, set, sign_in_to, user,
+    lifetime, name_of, nothing, set, sign_in_to, user,
 };
 use crate::id::{JoinSalt, SessionIdHash, UserKey};
 use crate::record::NewSession;
 
 const LATE: Duration = ReplacedId::UNDER_WAY;
 
-/// A sign-in by which others through the same key can join.
+/// A sign-in that later sign-ins through the same id can join.
 pub(super) struct SignIn {
     pub(super) to: SessionIdHash,
     pub(super) salt: JoinSalt,
@@ -34,21 +34,24 @@ pub(super) fn sign_in(
     Ok(SignIn { to, salt, answer: fixture.store.commit(&commit)? })
 }
 
-/// Demands that `answer` lets its sign-in join the one that moved the session to `to`.
+/// Fails unless `answer` lets its sign-in join the earlier one that gave the session the id `to`.
 pub(super) fn joins(answer: &Committed, to: &SessionIdHash, salt: &JoinSalt) -> Outcome {
     match answer {
         Committed::Missing(Missing::Replaced { id, session, .. }) => {
-            ensure!(session.id_hash == *to, "a sign-in that can join was told another key");
+            ensure!(session.id_hash == *to, "a sign-in that can join got another current id");
             let wanted = ReplacedBy::SignIn { salt: Some(*salt) };
-            ensure!(id.by == wanted, "a sign-in that can join was not given the other's salt");
-            ensure!(id.successor == *to, "a sign-in that can join was told another successor");
+            ensure!(
+                id.by == wanted,
+                "a sign-in that can join did not get the salt of the earlier one"
+            );
+            ensure!(id.successor == *to, "a sign-in that can join got another successor");
             Ok(())
         }
         other => answered(other, "Replaced", "a sign-in that can join"),
     }
 }
 
-/// A session of `owner` with a replaced key: the key, and the session as it is.
+/// Creates a session, signs `owner` in, and returns the replaced id, the session and the join salt.
 fn signed_in(fixture: &Fixture, owner: &UserKey) -> Outcome<(SessionIdHash, Session, JoinSalt)> {
     let old = fixture.session()?;
     let SignIn { to, salt, answer } =
@@ -57,7 +60,7 @@ fn signed_in(fixture: &Fixture, owner: &UserKey) -> Outcome<(SessionIdHash, Sess
     Ok((old.id_hash, Session { id_hash: to, record }, salt))
 }
 
-pub(super) fn the_latest_replaced_keys_are_remembered(fixture: &Fixture) -> Outcome {
+pub(super) fn the_latest_replaced_ids_are_remembered(fixture: &Fixture) -> Outcome {
     let mut session = fixture.session()?;
     let mut id_hashes = Vec::new();
     for _ in 0..=ReplacedId::MAX {
@@ -65,15 +68,14 @@ pub(super) fn the_latest_replaced_keys_are_remembered(fixture: &Fixture) -> Outc
         session = fixture.renewed(&session, None)?;
     }
     let (first, rest) = id_hashes.split_first().unwrap_or((&session.id_hash, &[]));
-    fixture.is_absent(first, fixture.now, "the ninth replaced key of a session is remembered")?;
+    fixture.is_absent(first, fixture.now, "the ninth replaced id of a session is remembered")?;
     for id_hash in rest {
-        let id = fixture.is_replaced(
-            id_hash,
-            &session.id_hash,
-            fixture.now,
-            "one of the latest keys",
-        )?;
-        ensure!(id.at == fixture.now && !id.had_user, "a replaced key is remembered otherwise");
+        let id =
+            fixture.is_replaced(id_hash, &session.id_hash, fixture.now, "one of the latest ids")?;
+        ensure!(
+            id.at == fixture.now && !id.had_user,
+            "a replaced id is remembered with another time or user"
+        );
     }
     fixture.is_intact(&session, "nine renewals")?;
     for (later, id_hash) in rest.iter().enumerate() {
@@ -85,7 +87,7 @@ pub(super) fn the_latest_replaced_keys_are_remembered(fixture: &Fixture) -> Outc
     fixture.is_absent(&session.id_hash, fixture.now, "a session deleted eight renewals back")
 }
 
-pub(super) fn a_delete_through_a_replaced_key_ends_the_session(fixture: &Fixture) -> Outcome {
+pub(super) fn a_delete_through_a_replaced_id_ends_the_session(fixture: &Fixture) -> Outcome {
     let owner = user("u")?;
     for then in [fixture.now, fixture.after(LATE), fixture.after(ReplacedId::REMEMBERED) - MILLI] {
         let old = fixture.session()?;
@@ -94,33 +96,33 @@ pub(super) fn a_delete_through_a_replaced_key_ends_the_session(fixture: &Fixture
         for (from, current) in [(old.id_hash, new), (from, current)] {
             match fixture.delete(&from, then)? {
                 Committed::Deleted(id_hash) => {
-                    ensure!(id_hash == current.id_hash, "a delete does not say the current key");
+                    ensure!(id_hash == current.id_hash, "a delete does not return the current id");
                 }
-                other => answered(&other, "Deleted", "a delete through a replaced key")?,
+                other => answered(&other, "Deleted", "a delete through a replaced id")?,
             }
             for id_hash in [from, current.id_hash] {
-                fixture.is_absent(&id_hash, then, "a session deleted through a replaced key")?;
+                fixture.is_absent(&id_hash, then, "a session deleted through a replaced id")?;
             }
         }
     }
     Ok(())
 }
 
-pub(super) fn a_delete_through_a_forgotten_key_ends_nothing(fixture: &Fixture) -> Outcome {
+pub(super) fn a_delete_through_a_forgotten_id_ends_nothing(fixture: &Fixture) -> Outcome {
     let old = fixture.session()?;
     let new = fixture.renewed(&old, None)?;
     let then = fixture.after(ReplacedId::REMEMBERED);
-    answered(&fixture.delete(&old.id_hash, then)?, "NotFound", "a delete through a forgotten key")?;
-    fixture.is_intact(&new, "a delete through a forgotten key")
+    answered(&fixture.delete(&old.id_hash, then)?, "NotFound", "a delete through a forgotten id")?;
+    fixture.is_intact(&new, "a delete through a forgotten id")
 }
 
-pub(super) fn a_sign_in_joins_one_through_the_same_key(fixture: &Fixture) -> Outcome {
+pub(super) fn a_sign_in_joins_one_through_the_same_id(fixture: &Fixture) -> Outcome {
     let owner = user("u")?;
     let (from, current, salt) = signed_in(fixture, &owner)?;
     for (opened, now) in [
         (fixture.now - SECOND, fixture.now),
         (fixture.after(LATE), fixture.after(LATE)),
-        // A request that takes long counts from when it was opened.
+        // For a slow request the time at which it was opened counts.
         (fixture.now, fixture.after(LATE * 10)),
     ] {
         let again = sign_in(fixture, &from, &owner, opened, now)?;
@@ -128,12 +130,12 @@ pub(super) fn a_sign_in_joins_one_through_the_same_key(fixture: &Fixture) -> Out
         fixture.is_absent(&again.to, now, "a sign-in that can join stored something")?;
         fixture.is_intact(&current, "a sign-in that can join")?;
     }
-    // Whoever cannot know the id behind the key cannot join: the session moves.
+    // Without a join salt a sign-in cannot join, so it gives the session another id.
     let (to, answer) = fixture.sign_in(&from, &owner, fixture.now)?;
     let moved = done(answer, "a sign-in that cannot join")?;
     ensure!(
         moved.id_hash == to && moved.ended == [current.id_hash],
-        "a sign-in did not move the session"
+        "a sign-in gave the session no new id"
     );
     Ok(())
 }
@@ -143,34 +145,34 @@ pub(super) fn a_late_sign_in_moves_the_session(fixture: &Fixture) -> Outcome {
     let (from, current, _) = signed_in(fixture, &owner)?;
     let then = fixture.after(LATE) + MILLI;
     let again = sign_in(fixture, &from, &owner, then, then)?;
-    let moved = done(again.answer, "a late sign-in through a replaced key")?;
-    ensure!(moved.id_hash == again.to, "a late sign-in did not move the session");
+    let moved = done(again.answer, "a late sign-in through a replaced id")?;
+    ensure!(moved.id_hash == again.to, "a late sign-in gave the session no new id");
     ensure!(moved.record.public_id == current.public_id(), "a late sign-in began another session");
-    ensure!(moved.ended == [current.id_hash], "a late sign-in did not name the key that it ended");
-    fixture.is_replaced(&current.id_hash, &again.to, then, "the key from before a late sign-in")?;
-    // Another sign-in through the same key joins this one.
+    ensure!(moved.ended == [current.id_hash], "a late sign-in did not name the id that it ended");
+    fixture.is_replaced(&current.id_hash, &again.to, then, "the replaced id of a late sign-in")?;
+    // Another sign-in through the same id joins this one.
     let third = sign_in(fixture, &from, &owner, then, then)?;
     joins(&third.answer, &again.to, &again.salt)?;
-    // Through the key that the session had in between none can: nobody presented it.
+    // No sign-in joins through the id in between, because the last sign-in did not present it.
     let other = sign_in(fixture, &current.id_hash, &owner, then, then)?;
-    done(other.answer, "a sign-in through a key that nobody presented for the last one")?;
+    done(other.answer, "a sign-in through an id that the last sign-in did not present")?;
     Ok(())
 }
 
-pub(super) fn a_sign_in_joins_only_the_current_key(fixture: &Fixture) -> Outcome {
+pub(super) fn a_sign_in_joins_only_the_current_id(fixture: &Fixture) -> Outcome {
     let owner = user("u")?;
     let (from, current, _) = signed_in(fixture, &owner)?;
     let renewed = fixture.renewed(&current, Some(fixture.after(SECOND * 10)))?;
     let again = sign_in(fixture, &from, &owner, fixture.now, fixture.now)?;
-    let moved = done(again.answer, "a sign-in through a key from before sign-in and renewal")?;
-    ensure!(moved.id_hash == again.to, "a sign-in joined a session that has moved since");
+    let moved = done(again.answer, "a sign-in through an id from before sign-in and renewal")?;
+    ensure!(moved.id_hash == again.to, "a sign-in joined a session that was renewed since");
     ensure!(moved.record.public_id == current.public_id(), "a sign-in began another session");
     for id_hash in [current.id_hash, renewed.id_hash] {
         fixture.is_replaced(
             &id_hash,
             &again.to,
             fixture.now,
-            "a key from before the last sign-in",
+            "an id from before the last sign-in",
         )?;
     }
     Ok(())
@@ -207,15 +209,21 @@ pub(super) fn a_sign_in_joins_one_that_proved_as_much(fixture: &Fixture) -> Outc
         let action =
             Action::SignIn { to, user: owner.clone(), new_session: new_session.clone(), join_salt };
         let moved = done(fixture.commit(&from, action, &delta, fixture.now)?, "another sign-in")?;
-        ensure!(moved.id_hash == to, "a sign-in joined one that said something else of its user");
+        ensure!(
+            moved.id_hash == to,
+            "a sign-in joined one with another authentication or lifetime"
+        );
         ensure!(moved.record.public_id == current.public_id(), "a sign-in began another session");
-        ensure!(moved.record.auth_level == new_session.auth_level, "a sign-in gave another level");
-        ensure!(moved.record.limits == new_session.limits, "a sign-in gave other limits");
+        ensure!(
+            moved.record.auth_level == new_session.auth_level,
+            "a sign-in recorded another level"
+        );
+        ensure!(moved.record.limits == new_session.limits, "a sign-in recorded other limits");
     }
     Ok(())
 }
 
-pub(super) fn a_sign_in_joins_one_through_the_same_key_in_its_grace(fixture: &Fixture) -> Outcome {
+pub(super) fn a_sign_in_joins_one_through_the_same_id_in_its_grace(fixture: &Fixture) -> Outcome {
     let owner = user("u")?;
     let old = fixture.session()?;
     let new = fixture.renewed(&old, Some(fixture.after(SECOND * 10)))?;
@@ -227,71 +235,85 @@ pub(super) fn a_sign_in_joins_one_through_the_same_key_in_its_grace(fixture: &Fi
     fixture.is_intact(&Session { id_hash: first.to, record }, "a sign-in that can join")
 }
 
-pub(super) fn a_sign_in_through_a_renewed_key_moves_the_session(fixture: &Fixture) -> Outcome {
+pub(super) fn a_sign_in_through_a_renewed_id_moves_the_session(fixture: &Fixture) -> Outcome {
     let owner = user("u")?;
     for then in [fixture.now, fixture.after(LATE * 2)] {
         for old in [fixture.session()?, fixture.session_of(&owner, fixture.now)?] {
             let new = fixture.renewed(&old, None)?;
             let again = sign_in(fixture, &old.id_hash, &owner, then, then)?;
-            let moved = done(again.answer, "a sign-in through a renewed key")?;
-            ensure!(moved.id_hash == again.to, "a sign-in through a renewed key did not move");
-            ensure!(moved.record.public_id == new.public_id(), "it began another session");
-            ensure!(moved.record.user.as_ref() == Some(&owner), "it did not bind the user");
-            ensure!(moved.ended == [new.id_hash], "it did not name the key that it ended");
-            fixture.is_replaced(&new.id_hash, &again.to, then, "the key that a sign-in ended")?;
+            let moved = done(again.answer, "a sign-in through a renewed id")?;
+            ensure!(moved.id_hash == again.to, "a sign-in through a renewed id gave no new id");
+            ensure!(
+                moved.record.public_id == new.public_id(),
+                "a sign-in through a renewed id began another session"
+            );
+            ensure!(
+                moved.record.user.as_ref() == Some(&owner),
+                "a sign-in through a renewed id did not bind the user"
+            );
+            ensure!(
+                moved.ended == [new.id_hash],
+                "a sign-in through a renewed id did not name the id it ended"
+            );
+            fixture.is_replaced(&new.id_hash, &again.to, then, "the id that a sign-in ended")?;
         }
     }
     Ok(())
 }
 
-pub(super) fn another_user_takes_nothing_through_a_replaced_key(fixture: &Fixture) -> Outcome {
+pub(super) fn another_user_takes_nothing_through_a_replaced_id(fixture: &Fixture) -> Outcome {
     let (owner, other) = (user("u")?, user("other")?);
     let old = fixture.session_of(&owner, fixture.now)?;
     done(fixture.merge(&old.id_hash, &set("coat", "blue")?, fixture.now)?, "a merge")?;
     let new = fixture.renewed(&old, None)?;
     let theirs = sign_in(fixture, &old.id_hash, &other, fixture.now, fixture.now)?;
-    let begun = done(theirs.answer, "another user's sign-in through a replaced key")?;
+    let begun = done(theirs.answer, "another user's sign-in through a replaced id")?;
     ensure!(begun.record.public_id != new.public_id(), "a sign-in took another user's session");
     ensure!(begun.record.data.is_empty(), "a sign-in took another user's data");
     ensure!(begun.ended == [new.id_hash], "a sign-in did not name another user's session it ended");
-    fixture.is_absent(&new.id_hash, fixture.now, "a key of a session that another user ended")?;
+    fixture.is_absent(&new.id_hash, fixture.now, "an id of a session that another user ended")?;
     fixture.is_replaced(
         &old.id_hash,
         &theirs.to,
         fixture.now,
-        "the key of another user's sign-in",
+        "the id of another user's sign-in",
     )?;
     let again = sign_in(fixture, &old.id_hash, &other, fixture.now, fixture.now)?;
     joins(&again.answer, &theirs.to, &theirs.salt)?;
     fixture.is_intact(&Session { id_hash: theirs.to, record: begun.record }, "a sign-in")
 }
 
-pub(super) fn keys_of_an_ended_session_stay_dead_when_the_next_moves(fixture: &Fixture) -> Outcome {
+pub(super) fn ids_of_an_ended_session_stay_unknown_when_the_next_moves(
+    fixture: &Fixture,
+) -> Outcome {
     let (owner, other) = (user("u")?, user("other")?);
     let (first, current, _) = signed_in(fixture, &owner)?;
     let theirs = sign_in(fixture, &current.id_hash, &other, fixture.now, fixture.now)?;
     done(theirs.answer, "another user's sign-in")?;
-    fixture.is_absent(&first, fixture.now, "a key of a session that another user ended")?;
-    // It cannot join, so it moves the session, and the key presented is remembered anew.
+    fixture.is_absent(&first, fixture.now, "an id of a session that another user ended")?;
+    // This sign-in cannot join. It gives the session a new id and remembers the presented one anew.
     let (to, answer) = fixture.sign_in(&current.id_hash, &other, fixture.now)?;
     let record = done(answer, "another user's second sign-in")?.record;
-    fixture.is_absent(&first, fixture.now, "a key of a session that another user ended")?;
-    answered(&fixture.delete(&first, fixture.now)?, "NotFound", "a delete through such a key")?;
-    fixture.is_intact(&Session { id_hash: to, record }, "a delete through a key of another session")
+    fixture.is_absent(&first, fixture.now, "an id of a session that another user ended")?;
+    answered(&fixture.delete(&first, fixture.now)?, "NotFound", "a delete through such an id")?;
+    fixture.is_intact(&Session { id_hash: to, record }, "a delete through an id of another session")
 }
 
-pub(super) fn another_user_leaves_what_was_bound_since(fixture: &Fixture) -> Outcome {
+pub(super) fn another_user_leaves_a_session_bound_since(fixture: &Fixture) -> Outcome {
     let (owner, other) = (user("u")?, user("other")?);
     let (from, current, _) = signed_in(fixture, &owner)?;
     let theirs = sign_in(fixture, &from, &other, fixture.now, fixture.now)?;
-    let begun = done(theirs.answer, "another user's sign-in through a replaced key")?;
-    ensure!(begun.ended.is_empty(), "a sign-in ended what another client has signed in to");
+    let begun = done(theirs.answer, "another user's sign-in through a replaced id")?;
+    ensure!(
+        begun.ended.is_empty(),
+        "a sign-in ended a session that another client has signed in to"
+    );
     ensure!(begun.record.data.is_empty(), "a sign-in took data of another user's session");
     fixture.is_intact(&current, "another user's sign-in")?;
     fixture.is_intact(&Session { id_hash: theirs.to, record: begun.record }, "a sign-in")
 }
 
-pub(super) fn a_stale_sign_in_through_a_replaced_key_moves_nothing(fixture: &Fixture) -> Outcome {
+pub(super) fn a_stale_sign_in_through_a_replaced_id_moves_nothing(fixture: &Fixture) -> Outcome {
     let owner = user("u")?;
     let old = fixture.session()?;
     let new = fixture.renewed(&old, None)?;
@@ -301,16 +323,16 @@ pub(super) fn a_stale_sign_in_through_a_replaced_key_moves_nothing(fixture: &Fix
     let answer = fixture.store.commit(&Commit { if_revision: Some(0), ..commit })?;
     match answer {
         Committed::RevisionMismatch(LiveSession { record, id_hash }) => {
-            ensure!(id_hash == new.id_hash, "a stale sign-in was told another key");
-            ensure!(holds(&record, "coat", "blue")?, "a stale sign-in was told other data");
+            ensure!(id_hash == new.id_hash, "a stale sign-in returned another id");
+            ensure!(holds(&record, "coat", "blue")?, "a stale sign-in returned other data");
         }
-        other => ensure!(false, "a stale sign-in was answered {}", said(&other)),
+        other => ensure!(false, "a stale sign-in returned {}", name_of(&other)),
     }
-    fixture.is_intact(&new, "a stale sign-in through a replaced key")
+    fixture.is_intact(&new, "a stale sign-in through a replaced id")
 }
 
-pub(super) fn a_move_of_the_session_ends_its_key_for_a_thief(fixture: &Fixture) -> Outcome {
-    // Somebody who has the id makes the application renew it, and keeps what he gets.
+pub(super) fn a_sign_in_ends_the_id_that_a_thief_renewed(fixture: &Fixture) -> Outcome {
+    // A thief who has the id makes the application renew it, and keeps the new id.
     let owner = user("u")?;
     let old = fixture.session_of(&owner, fixture.now)?;
     let stolen = fixture.renewed(&old, Some(fixture.after(SECOND * 10)))?;
@@ -318,9 +340,9 @@ pub(super) fn a_move_of_the_session_ends_its_key_for_a_thief(fixture: &Fixture) 
     done(again.answer, "the user's next sign-in")?;
     for id_hash in [stolen.id_hash, old.id_hash] {
         let lives = fixture.is_live(&id_hash, fixture.now)?;
-        ensure!(!lives, "a key from before the user's sign-in still finds the session");
+        ensure!(!lives, "an id replaced by the user's sign-in still finds the session");
         let merge = fixture.merge(&id_hash, &set("coat", "red")?, fixture.now)?;
-        answered(&merge, "Replaced", "a merge through a key from before")?;
+        answered(&merge, "Replaced", "a merge through a replaced id")?;
     }
     Ok(())
 }

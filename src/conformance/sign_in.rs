@@ -1,4 +1,4 @@
-//! A sign-in moves the session, binds the user, and restarts both clocks.
+//! Checks that a sign-in gives the session a new id, binds the user and restarts both limits.
 
 use crate::backend::Commit;
 use crate::conformance::fixture::{
@@ -19,22 +19,22 @@ pub(super) fn a_sign_in_binds_the_user_and_restarts_both_clocks(fixture: &Fixtur
     let action = sign_in_to(to, &owner, &new_session);
     let answer = fixture.commit(&session.id_hash, action, &set("hat", 1)?, then)?;
     let signed_in = done(answer, "a sign-in")?;
-    ensure!(signed_in.id_hash == to, "a sign-in was answered with another key than the new one");
-    ensure!(signed_in.ended == [session.id_hash], "a sign-in did not name the key that it ended");
+    ensure!(signed_in.id_hash == to, "a sign-in returned another id than the new one");
+    ensure!(signed_in.ended == [session.id_hash], "a sign-in did not name the id that it ended");
     let record = signed_in.record;
     ensure!(record.user.as_ref() == Some(&owner), "a sign-in did not bind the user");
-    ensure!(record.authenticated == Some(then), "a sign-in did not stamp its time");
-    ensure!(record.auth_level == 2, "a sign-in did not stamp the level");
+    ensure!(record.authenticated == Some(then), "a sign-in did not record its time");
+    ensure!(record.auth_level == 2, "a sign-in did not record the level");
     ensure!(
         record.idp_session_id == new_session.idp_session_id,
-        "a sign-in did not stamp the external key"
+        "a sign-in did not record the IdP session id"
     );
     ensure!(record.limits == new_session.limits, "a sign-in did not restart the absolute limit");
     ensure!(record.seen == then, "a sign-in did not restart the idle limit");
-    ensure!(record.client == new_session.client, "a sign-in did not stamp the client");
-    ensure!(!record.persistent, "a sign-in did not stamp whether the cookie is kept");
+    ensure!(record.client == new_session.client, "a sign-in did not record the client");
+    ensure!(!record.persistent, "a sign-in did not record whether the cookie is persistent");
     ensure!(holds(&record, "hat", 1)?, "a sign-in lost the change that came with it");
-    fixture.is_replaced(&session.id_hash, &to, then, "the key from before a sign-in")?;
+    fixture.is_replaced(&session.id_hash, &to, then, "the replaced id of a sign-in")?;
     fixture.is_intact(&Session { id_hash: to, record }, "a sign-in")
 }
 
@@ -47,11 +47,11 @@ pub(super) fn a_sign_in_without_a_session_begins_one(fixture: &Fixture) -> Outco
     ensure!(begun.ended.is_empty(), "a sign-in without a session ended one");
     ensure!(
         begun.record.public_id == new_session.public_id,
-        "a sign-in lost the handle it was given"
+        "a sign-in lost the public id of the new session"
     );
     ensure!(begun.record.user == Some(owner), "a sign-in without a session bound no user");
     ensure!(holds(&begun.record, "hat", 1)?, "a sign-in without a session lost its change");
-    fixture.is_absent(&absent, fixture.now, "a sign-in adopted an unknown key")?;
+    fixture.is_absent(&absent, fixture.now, "a sign-in adopted an unknown id")?;
     fixture.is_intact(&Session { id_hash: to, record: begun.record }, "a sign-in")
 }
 
@@ -59,7 +59,7 @@ pub(super) fn a_sign_in_keeps_the_anonymous_session_and_its_data(fixture: &Fixtu
     let session = fixture.session()?;
     let (_, answer) = fixture.sign_in(&session.id_hash, &user("u")?, fixture.after(SECOND))?;
     let record = done(answer, "a sign-in")?.record;
-    ensure!(record.public_id == session.public_id(), "a sign-in lost the handle of the session");
+    ensure!(record.public_id == session.public_id(), "a sign-in lost the public id of the session");
     ensure!(holds(&record, "coat", "blue")?, "a sign-in lost the data of the session");
     ensure!(record.created == fixture.now, "a sign-in moved when the session was created");
     let revision = session.record.revision + 1;
@@ -74,10 +74,10 @@ pub(super) fn a_sign_in_again_is_the_same_session(fixture: &Fixture) -> Outcome 
     let then = fixture.after(TOUCH_DUE);
     let (to, answer) = fixture.sign_in(&session.id_hash, &owner, then)?;
     let again = done(answer, "a second sign-in")?;
-    ensure!(again.record.public_id == session.public_id(), "signing in again lost the handle");
+    ensure!(again.record.public_id == session.public_id(), "signing in again lost the public id");
     ensure!(holds(&again.record, "coat", "blue")?, "signing in again lost the data");
-    ensure!(again.record.authenticated == Some(then), "signing in again did not stamp its time");
-    ensure!(again.record.deadline() == then + IDLE, "signing in again did not restart the clocks");
+    ensure!(again.record.authenticated == Some(then), "signing in again did not record its time");
+    ensure!(again.record.deadline() == then + IDLE, "signing in again did not restart the limits");
     fixture.is_intact(&Session { id_hash: to, record: again.record }, "a second sign-in")
 }
 
@@ -86,7 +86,7 @@ pub(super) fn nothing_of_another_users_session_reaches_a_sign_in(fixture: &Fixtu
     done(fixture.merge(&theirs.id_hash, &set("coat", "blue")?, fixture.now)?, "a merge")?;
     let (to, answer) = fixture.sign_in(&theirs.id_hash, &user("u")?, fixture.after(SECOND))?;
     let mine = done(answer, "a sign-in over another user's session")?;
-    ensure!(mine.record.public_id != theirs.public_id(), "a sign-in took another user's handle");
+    ensure!(mine.record.public_id != theirs.public_id(), "a sign-in took another user's public id");
     ensure!(mine.record.data.is_empty(), "a sign-in took another user's data");
     ensure!(mine.record.created == fixture.after(SECOND), "a sign-in took another user's session");
     ensure!(
@@ -107,7 +107,7 @@ pub(super) fn a_sign_in_ends_the_grace(fixture: &Fixture) -> Outcome {
     done(answer, "a sign-in")?;
     for id_hash in [first.id_hash, second.id_hash] {
         let still = fixture.is_live(&id_hash, fixture.now)?;
-        ensure!(!still, "after a sign-in a key from before still finds the session");
+        ensure!(!still, "after a sign-in a replaced id still finds the session");
     }
     fixture.live(&to, fixture.now, "a signed-in session")?;
     Ok(())
@@ -118,16 +118,16 @@ pub(super) fn a_sign_in_through_the_grace_moves_the_session(fixture: &Fixture) -
     let second = fixture.renewed(&first, Some(fixture.after(IDLE)))?;
     let (to, answer) = fixture.sign_in(&first.id_hash, &user("u")?, fixture.now)?;
     let signed_in = done(answer, "a sign-in through the grace")?;
-    ensure!(signed_in.id_hash == to, "a sign-in through the grace did not move the session");
+    ensure!(signed_in.id_hash == to, "a sign-in through the grace gave the session no new id");
     let same = signed_in.record.public_id == first.public_id();
-    ensure!(same, "a sign-in through the grace left the session behind and began another");
+    ensure!(same, "a sign-in through the grace began another session");
     for id_hash in [first.id_hash, second.id_hash] {
         let still = fixture.is_live(&id_hash, fixture.now)?;
-        ensure!(!still, "after a sign-in through the grace a key from before finds the session");
+        ensure!(!still, "after a sign-in through the grace a replaced id finds the session");
     }
     ensure!(
         signed_in.ended.contains(&second.id_hash),
-        "a sign-in did not name the key that it ended"
+        "a sign-in did not name the id that it ended"
     );
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Everything at once, from many threads, on a few sessions.
+//! Checks with random calls from many threads on a few sessions.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,14 +14,14 @@ const THREADS: u64 = 32;
 const CALLS_EACH: usize = 150;
 const SESSIONS: usize = 16;
 
-/// What the threads know together.
-struct Cloakroom<'a> {
+/// The state that the threads share.
+struct Shared<'a> {
     fixture: &'a Fixture,
-    /// Where each session was last seen.
-    places: Vec<Mutex<Session>>,
-    /// Whose end was acknowledged.
-    dead: Mutex<HashSet<PublicId>>,
-    /// Every key that was ever used.
+    /// Sessions as the last call on each returned them.
+    sessions: Vec<Mutex<Session>>,
+    /// Sessions whose end was acknowledged.
+    ended: Mutex<HashSet<PublicId>>,
+    /// Every id that was ever used.
     id_hashes: Mutex<Vec<SessionIdHash>>,
 }
 
@@ -31,113 +31,117 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 pub(super) fn under_load_nothing_fails_and_nothing_comes_back(fixture: &Fixture) -> Outcome {
     let sessions = (0..SESSIONS).map(|_| fixture.session()).collect::<Outcome<Vec<_>>>()?;
-    let room = Cloakroom {
+    let shared = Shared {
         fixture,
         id_hashes: Mutex::new(sessions.iter().map(|session| session.id_hash).collect()),
-        places: sessions.into_iter().map(Mutex::new).collect(),
-        dead: Mutex::default(),
+        sessions: sessions.into_iter().map(Mutex::new).collect(),
+        ended: Mutex::default(),
     };
     thread::scope(|scope| {
         let threads: Vec<_> = (0..THREADS)
             .map(|seed| {
-                let room = &room;
+                let shared = &shared;
                 scope.spawn(move || {
                     let mut dice = Dice(seed);
-                    (0..CALLS_EACH).try_for_each(|_| caught(|| room.call(&mut dice)))
+                    (0..CALLS_EACH).try_for_each(|_| caught(|| shared.call(&mut dice)))
                 })
             })
             .collect();
         threads.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_| Err(panicked())))
     })?;
-    let dead = lock(&room.dead);
-    ensure!(!dead.is_empty(), "under load not one delete found a session");
-    for id_hash in lock(&room.id_hashes).iter() {
+    let ended = lock(&shared.ended);
+    ensure!(!ended.is_empty(), "under load no delete found a session");
+    for id_hash in lock(&shared.id_hashes).iter() {
         if let Lookup::Live { session: LiveSession { record, .. }, .. } =
             fixture.store.load(id_hash, fixture.now)?
         {
-            ensure!(!dead.contains(&record.public_id), "after the load a dead session is back");
+            ensure!(
+                !ended.contains(&record.public_id),
+                "after the load an ended session is live again"
+            );
         }
     }
     Ok(())
 }
 
-impl Cloakroom<'_> {
-    /// One call of a random kind on a random session.
+impl Shared<'_> {
+    /// Makes one random call on a random session.
     fn call(&self, dice: &mut Dice) -> Outcome {
         let fixture = self.fixture;
-        let Some(place) = self.places.get(dice.roll(SESSIONS)) else { return Ok(()) };
-        let session = lock(place).clone();
+        let Some(slot) = self.sessions.get(dice.roll(SESSIONS)) else { return Ok(()) };
+        let session = lock(slot).clone();
         let (id_hash, now) = (session.id_hash, fixture.after(SECOND));
         match dice.roll(20) {
-            0..=6 => self.look(&id_hash)?,
+            0..=6 => self.load(&id_hash)?,
             7..=11 => {
                 let name = ["a", "b", "c"].get(dice.roll(3)).copied().unwrap_or_default();
                 let answer = fixture.merge(&id_hash, &set(name, dice.roll(9))?, now)?;
-                self.note(&session, &answer);
+                self.note_end(&session, &answer);
             }
             12..=13 => fixture.touch(&id_hash, now, now)?,
             14..=15 => {
                 let grace = Some(fixture.after(SECOND * 9)).filter(|_| dice.roll(2) == 0);
-                self.moved(place, &session, fixture.renew(&id_hash, grace, now)?);
+                self.note_new_id(slot, &session, fixture.renew(&id_hash, grace, now)?);
             }
             16 => {
-                self.moved(place, &session, fixture.sign_in(&id_hash, &user("u")?, now)?);
+                self.note_new_id(slot, &session, fixture.sign_in(&id_hash, &user("u")?, now)?);
             }
             17 => {
                 let swept = fixture.store.sweep(now, ALL)?.removed;
-                ensure!(swept == 0, "under load a sweep removed a session that had not ended");
+                ensure!(swept == 0, "under load a sweep removed a session that had not expired");
             }
             18 => {
                 let answer = fixture.delete(&id_hash, now)?;
-                self.note(&session, &answer);
+                self.note_end(&session, &answer);
             }
             _ => match fixture.store.index() {
                 Some(index) => {
                     let public_id = session.public_id();
                     if !index.revoke(&SessionFilter::PublicId(&public_id), None, now)?.is_empty() {
-                        lock(&self.dead).insert(public_id);
+                        lock(&self.ended).insert(public_id);
                     }
                 }
-                None => self.look(&id_hash)?,
+                None => self.load(&id_hash)?,
             },
         }
-        // A session that has gone makes room for another one.
-        if dice.roll(4) == 0 && lock(&self.dead).contains(&session.public_id()) {
+        // Replaces some of the ended sessions, so that later calls find live ones.
+        if dice.roll(4) == 0 && lock(&self.ended).contains(&session.public_id()) {
             let fresh = fixture.session()?;
             lock(&self.id_hashes).push(fresh.id_hash);
-            *lock(place) = fresh;
+            *lock(slot) = fresh;
         }
         Ok(())
     }
 
-    fn look(&self, id_hash: &SessionIdHash) -> Outcome {
-        // Who is dead before the load begins must not be found by it.
-        let dead = lock(&self.dead).clone();
+    fn load(&self, id_hash: &SessionIdHash) -> Outcome {
+        // A session that had ended before the load begins must not be found by it.
+        let ended = lock(&self.ended).clone();
         if let Lookup::Live { session: LiveSession { record, .. }, .. } =
             self.fixture.store.load(id_hash, self.fixture.now)?
         {
-            ensure!(!dead.contains(&record.public_id), "under load a dead session was found alive");
+            ensure!(!ended.contains(&record.public_id), "under load a load found an ended session");
         }
         Ok(())
     }
 
-    /// What the answer says of the session's end.
-    fn note(&self, session: &Session, answer: &Committed) {
+    /// Records the end of the session if the call deleted it.
+    fn note_end(&self, session: &Session, answer: &Committed) {
         if matches!(answer, Committed::Deleted(_)) {
-            lock(&self.dead).insert(session.public_id());
+            lock(&self.ended).insert(session.public_id());
         }
     }
 
-    fn moved(
+    /// Records the end of the session, or its new id, after a renewal or a sign-in.
+    fn note_new_id(
         &self,
-        place: &Mutex<Session>,
+        slot: &Mutex<Session>,
         session: &Session,
         (to, answer): (SessionIdHash, Committed),
     ) {
-        self.note(session, &answer);
+        self.note_end(session, &answer);
         lock(&self.id_hashes).push(to);
         if let Committed::Done { session: LiveSession { record, id_hash }, .. } = answer {
-            *lock(place) = Session { id_hash, record };
+            *lock(slot) = Session { id_hash, record };
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Sweeps remove what has ended, all of it, and nothing else.
+//! Checks that sweeps remove all expired sessions and nothing else.
 
 use std::num::NonZeroUsize;
 
@@ -25,14 +25,14 @@ pub(super) fn a_sweep_removes_exactly_what_has_ended(fixture: &Fixture) -> Outco
     let early = fixture.store.sweep(fixture.now, ALL)?.removed;
     ensure!(early == 0, "a sweep before any deadline removed {early}");
     let Some(swept) = fixture.sweep(end, ALL)? else { return Ok(()) };
-    ensure!(swept == ended.len(), "a sweep removed {swept}, though {} had ended", ended.len());
+    ensure!(swept == ended.len(), "a sweep removed {swept}, though {} had expired", ended.len());
     for session in ended {
-        // Looked at from before the deadline it would still be seen, if it were still stored.
+        // With a time before the deadline a load would find the session if it were still stored.
         let kept = fixture.is_live(&session.id_hash, fixture.now)?;
         ensure!(!kept, "a sweep counted a session that it did not remove");
     }
     for session in live {
-        fixture.live(&session.id_hash, end, "after a sweep a session that has not ended")?;
+        fixture.live(&session.id_hash, end, "after a sweep a session that has not expired")?;
     }
     Ok(())
 }
@@ -44,14 +44,14 @@ pub(super) fn a_sweep_removes_no_more_than_its_limit(fixture: &Fixture) -> Outco
     let two = NonZeroUsize::MIN.saturating_add(1);
     for wanted in [2, 2, 1] {
         let Some(swept) = fixture.sweep(fixture.after(IDLE), two)? else { return Ok(()) };
-        ensure!(swept == wanted, "of 5 ended sessions, 2 at a time, a sweep removed {swept}");
+        ensure!(swept == wanted, "of 5 expired sessions, 2 at a time, a sweep removed {swept}");
     }
     let swept = fixture.store.sweep(fixture.after(IDLE), two)?.removed;
-    ensure!(swept == 0, "a sweep of a store without ended sessions removed {swept}");
+    ensure!(swept == 0, "a sweep of a store without expired sessions removed {swept}");
     Ok(())
 }
 
-pub(super) fn a_sweep_leaves_the_keys_of_live_sessions(fixture: &Fixture) -> Outcome {
+pub(super) fn a_sweep_leaves_the_ids_of_live_sessions(fixture: &Fixture) -> Outcome {
     let old = fixture.session()?;
     let new = fixture.renewed(&old, Some(fixture.after(IDLE * 2)))?;
     let later = fixture.after(SECOND);
@@ -61,9 +61,9 @@ pub(super) fn a_sweep_leaves_the_keys_of_live_sessions(fixture: &Fixture) -> Out
         &NewSession::new(Lifetime::idle(SECOND).starting(fixture.now))?,
     )?;
     let swept = fixture.sweep(fixture.after(IDLE), ALL)?.unwrap_or(1);
-    ensure!(swept == 1, "a sweep removed {swept} sessions, not the one that had ended");
+    ensure!(swept == 1, "a sweep removed {swept} sessions, not the one that had expired");
     let through =
-        fixture.live(&old.id_hash, fixture.after(IDLE), "after a sweep the key in its grace")?;
-    ensure!(through.id_hash == new.id_hash, "a sweep changed what a key in its grace leads to");
+        fixture.live(&old.id_hash, fixture.after(IDLE), "after a sweep the id in its grace")?;
+    ensure!(through.id_hash == new.id_hash, "a sweep changed what an id in its grace leads to");
     Ok(())
 }

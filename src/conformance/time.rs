@@ -1,4 +1,4 @@
-//! A session ends at its deadline, not when somebody sweeps.
+//! Checks that a session ends at its deadline, whether or not a sweep has run.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::id::SessionIdHash;
 use crate::lifetime::{Lifetime, Limits};
 use crate::record::{NewSession, Touch};
 
-/// Demands that the session lives until just before `deadline`, and not at it or after it.
+/// Fails unless the session is live until just before `deadline`, and not at it or after it.
 fn ends_at(fixture: &Fixture, id_hash: &SessionIdHash, deadline: Timestamp, what: &str) -> Outcome {
     let record =
         fixture.live(id_hash, deadline - MILLI, &format!("1 ms before its end {what}"))?.record;
@@ -88,7 +88,7 @@ pub(super) fn every_call_takes_an_expired_session_as_absent(fixture: &Fixture) -
 pub(super) fn a_touch_after_the_deadline_does_nothing(fixture: &Fixture) -> Outcome {
     let session = fixture.session()?;
     let end = fixture.after(IDLE);
-    // The activity was in time, but it is written too late.
+    // The activity is before the deadline, but the touch is written at the deadline.
     fixture.touch(&session.id_hash, end - MILLI, end)?;
     ensure!(!fixture.is_live(&session.id_hash, end)?, "a touch brought an expired session back");
     let swept = fixture.sweep(end, ALL)?.unwrap_or(1);
@@ -139,7 +139,7 @@ pub(super) fn expired_sessions_are_not_listed(fixture: &Fixture) -> Outcome {
     }
     for filter in [SessionFilter::PublicId(&public_id), SessionFilter::OfUser(&owner, &public_id)] {
         let listed = index.list(&filter, Page::first(ALL), end)?;
-        ensure!(listed.is_empty(), "an expired session is listed by its handle");
+        ensure!(listed.is_empty(), "an expired session is listed by its public id");
         let revoked = index.revoke(&filter, None, end)?;
         ensure!(revoked.is_empty(), "an expired session was revoked");
     }

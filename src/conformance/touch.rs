@@ -1,4 +1,4 @@
-//! Activity is recorded without writing the session.
+//! Checks that a touch records activity and changes nothing else of the session.
 
 use crate::backend::{Action, Commit, Committed, LiveSession};
 use crate::clock::Timestamp;
@@ -88,7 +88,7 @@ pub(super) fn a_merge_with_a_touch_that_is_due_moves_the_time(fixture: &Fixture)
     let answer = merge_with_touch(fixture, &session, &set("coat", "red")?, then)?;
     let answered = done(answer, "a merge with a touch")?.record;
     let stored = fixture.live(&session.id_hash, then, "a merged session")?.record;
-    ensure!(stored == answered, "a merge with a touch is not stored as it was answered");
+    ensure!(stored == answered, "a merge with a touch is not stored as it was returned");
     ensure!(stored.seen == then, "a merge did not record the touch that was due");
     done(fixture.merge(&session.id_hash, &set("coat", "green")?, then + TOUCH_DUE)?, "a merge")?;
     let stored = fixture.live(&session.id_hash, then, "a merged session")?.record;
@@ -103,13 +103,19 @@ pub(super) fn an_unchanged_merge_records_a_due_touch_only(fixture: &Fixture) -> 
     ] {
         let session = fixture.session()?;
         let answer = merge_with_touch(fixture, &session, &nothing(), then)?;
-        answered(&answer, "Unchanged", "a merge of nothing with a touch")?;
+        answered(&answer, "Unchanged", "a merge of an empty delta with a touch")?;
         let stored = fixture.live(&session.id_hash, then, "a touched session")?.record;
-        ensure!(stored.seen == seen, "a merge of nothing did not record exactly the touch due");
+        ensure!(
+            stored.seen == seen,
+            "a merge of an empty delta did not record exactly the touch due"
+        );
         let expected = Record { seen, ..session.record };
-        ensure!(stored == expected, "a merge of nothing with a touch changed more than a time");
+        ensure!(
+            stored == expected,
+            "a merge of an empty delta with a touch changed more than a time"
+        );
         if let Committed::Unchanged(LiveSession { record, .. }) = answer {
-            ensure!(record == stored, "Unchanged did not come with the session as it is stored");
+            ensure!(record == stored, "Unchanged does not carry the session as it is stored");
         }
     }
     Ok(())

@@ -1,4 +1,7 @@
-//! Where a session meets its store: sign-in, commit, and the end of the request.
+//! The commit of a session: explicit, at the end of the request, and as part of a sign-in.
+//!
+//! Commits go to the store with optimistic retries. Called by the sign-in, the CSRF secret, the
+//! manager and the adapters.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,24 +23,23 @@ use crate::session::{
 };
 use crate::sync::instant;
 
-/// The most times that a commit is computed again because others were faster. From the second try
-/// on the updates of one process take turns, so this many mean that other processes do nothing
-/// else.
+/// The maximum number of tries of a commit whose revision does not match. From the second try on,
+/// the updates of one process take turns, so only constant writes by other processes reach it.
 pub(super) const TRIES: usize = 100;
 
 /// Revisions count from 1.
 const NO_REVISION: u64 = 0;
 
-/// By then an id is renewed whose session may outlive its cookie: half of the 400 days for which
-/// browsers keep one at most.
+/// The age at which an id is renewed if the session may outlive its cookie: half of the 400 days
+/// for which browsers keep a cookie at most.
 const COOKIE_WORN: Duration = Duration::from_secs(200 * 86_400);
 
 impl Session {
-    /// Stores all changes now, for a handler that must know that they are. What it did stands,
-    /// whatever the response will be. After [`ignore`](Self::ignore) it does nothing.
+    /// Stores all changes now, for a handler that needs to know the result. A later failure of the
+    /// request does not undo it. After [`ignore`](Self::ignore) it does nothing.
     ///
     /// # Errors
-    /// The store's errors; the changes are kept and tried again at the end of the request.
+    /// The store's errors. The changes are then kept, and the end of the request tries again.
     pub fn commit(&self) -> Result<CommitOutcome> {
         let mut state = self.writable("commit the session")?;
         if state.ignored {
@@ -48,7 +50,7 @@ impl Session {
         Ok(if state.lost { CommitOutcome::Discarded } else { CommitOutcome::Stored })
     }
 
-    /// The id behind `id_hash`, if it was presented, or issued by this request.
+    /// Returns the id of this hash, if it was presented or was issued by this request.
     pub(super) fn own_id(&self, state: &State, id_hash: &SessionIdHash) -> Option<SessionId> {
         let issued = state.issued.as_ref().filter(|id| id.hash(self.realm()) == *id_hash);
         let presented =
@@ -60,7 +62,7 @@ impl Session {
         self.context.settings.realm_tag
     }
 
-    /// Whether `id_hash` is that of an id which came under a name that the cookie had before.
+    /// Returns whether the id of this hash was presented under a former name of the cookie.
     fn is_former(&self, id_hash: &SessionIdHash) -> bool {
         self.presented
             .ids
@@ -68,7 +70,7 @@ impl Session {
             .any(|presented| presented.former && presented.id_hash() == *id_hash)
     }
 
-    /// The end of the request.
+    /// Ends the request: stores its changes and returns the headers of the response.
     pub(crate) fn close(&self, outcome: Outcome) -> Result<ResponseHeaders> {
         let mut state = self.state();
         self.follow_own_revocation(&mut state);
@@ -78,7 +80,7 @@ impl Session {
         let headers = self.end(&mut state, outcome);
         self.number.leave();
         if headers.is_err() {
-            // Who answers the failure must not read what was never stored.
+            // The code that handles the error must not read changes that were not stored.
             state.changes = Changes::default();
         }
         headers
@@ -103,7 +105,7 @@ impl Session {
         self.end_what_was_destroyed(state)?;
         state.renew |= !discard && self.is_cookie_worn(state);
         if state.has_changes() {
-            // They may have been made before the store failed to be read.
+            // The changes may be older than the failed load.
             state.check_readable("store the session's changes")?;
             self.store_changes(state)?;
         }
@@ -122,8 +124,8 @@ impl Session {
         Ok(self.headers(state))
     }
 
-    /// What the response needs although the end of the request failed: the id that a sign-in or a
-    /// commit has brought before.
+    /// Returns the headers of the response after the end of the request failed. They carry the id
+    /// that an earlier sign-in or commit of the request has issued.
     pub(crate) fn headers_for_stored(&self) -> ResponseHeaders {
         let state = self.state();
         let mut headers = self.headers(&state);
@@ -150,9 +152,9 @@ impl Session {
                 fields
             })
         } else if state.destroyed && !self.presented.is_empty() {
-            // Only a sign-out removes the cookie. What a read found dead may be replaced in the
-            // browser by then, by another answer, and no order of answers is certain. A cookie of a
-            // former name is given to nobody any more, so that it may go with the first new one.
+            // Only a sign-out removes the cookie. If a read found no session, another response may
+            // have given the browser a newer cookie, and responses arrive in any order. A cookie of
+            // a former name is never set again, so the first new cookie can remove it.
             let mut fields = transport.remove(self.context.settings.no_store_when_signed_in);
             fields.extend(self.context.settings.remove_former());
             fields
@@ -171,7 +173,8 @@ impl Session {
         }
     }
 
-    /// Whether the browser may lose the cookie before the session ends, and has had it for long.
+    /// Returns whether the cookie may expire in the browser before the session ends, and is old
+    /// enough to be renewed.
     fn is_cookie_worn(&self, state: &State) -> bool {
         let Some(LiveSession { record, .. }) = state.known.live() else { return false };
         let outlives = |end: Timestamp| end.since(record.id_issued) > cookie::LONGEST;
@@ -182,13 +185,14 @@ impl Session {
             && self.context.now().since(record.id_issued) >= COOKIE_WORN
     }
 
-    /// The id presented, if it finds this session by its current key and was sealed with an old key.
+    /// Returns the presented id of this session, if it is the current one and its cookie was sealed
+    /// with an old cookie key.
     fn to_be_sealed_again(&self, id_hash: &SessionIdHash) -> Option<&SessionId> {
         let mut outdated =
             self.presented.ids.iter().filter(|presented| presented.outdated && !presented.former);
         let id =
             outdated.find(|presented| presented.id_hash() == *id_hash).map(|found| &found.id)?;
-        // Asked again: by now another response may have brought the client a newer id.
+        // Loads again, because another response may have given the client a newer id meanwhile.
         match self.run_blocking(|| self.context.store()?.load(id_hash, self.context.now())) {
             Ok(Lookup::Live { session, .. }) if session.id_hash == *id_hash => Some(id),
             _ => None,
@@ -211,8 +215,8 @@ impl Session {
         Ok(())
     }
 
-    /// Ends the session that `id_hash` leads to, also if it is remembered as replaced; says whether
-    /// there was one.
+    /// Ends the session of this id, which may be a remembered replaced id. Returns whether there
+    /// was one.
     pub(super) fn end_session_of(&self, id_hash: &SessionIdHash) -> Result<bool> {
         let (store, now) = (self.context.store()?, self.context.now());
         let end = Commit::new(id_hash, Action::Delete, Delta::new(), now);
@@ -239,7 +243,7 @@ impl Session {
             }
             LoadState::None(_) => {}
         }
-        // Those that found a session have taken the changes; the others are left here.
+        // If a session was found, it has taken the changes. Here there is none.
         if let LoadState::None(absence) = state.known {
             let has_data = !state.changes.delta().is_empty();
             let is_late = absence.is_overtaken() || state.lost;
@@ -255,7 +259,7 @@ impl Session {
         Ok(())
     }
 
-    /// Merges into the first live one of the sessions that were presented, without a look before.
+    /// Merges the changes into the first live session of the presented ids, without a load.
     fn change_unread(&self, state: &mut State) -> Result<()> {
         let mut absence = Absence::default();
         for id_hash in self.presented.keys() {
@@ -267,7 +271,7 @@ impl Session {
                 Missing::Replaced { id, session, .. } => {
                     absence.note(self.replaced(&id, session.record.public_id));
                 }
-                // It was alive when this request came.
+                // The session was live when this request began.
                 Missing::NotFound { .. } if self.has_ended_meanwhile(&id_hash)? => {
                     absence.ended = true;
                 }
@@ -280,12 +284,13 @@ impl Session {
         Ok(())
     }
 
-    /// Whether a deletion that was in flight when no session was found has ended one.
+    /// Returns whether a deletion that was in flight when the load found no session has ended the
+    /// session of a presented id.
     fn was_ended_in_flight(&self, state: &mut State) -> Result<bool> {
         if !std::mem::take(&mut state.in_doubt) {
             return Ok(false);
         }
-        // In a fork nobody ends what is in flight.
+        // In a forked process no deletion in flight ever completes.
         self.context.process.check()?;
         for id_hash in self.presented.keys() {
             if self.has_ended_meanwhile(&id_hash)? {
@@ -295,14 +300,15 @@ impl Session {
         Ok(false)
     }
 
-    /// Whether the session of a key that finds none was ended since this request came.
+    /// Returns whether the session of this id has ended since this request began.
     fn has_ended_meanwhile(&self, id_hash: &SessionIdHash) -> Result<bool> {
         self.run_blocking(|| Ok(self.context.recently_ended.has_ended_since(id_hash, self.opened)))
     }
 
-    /// Merges into, or renews, the session that `id_hash` finds. `None` if that is done.
+    /// Merges the changes into the session of this id, or renews it with them. Returns the reason
+    /// if there is no such session.
     fn change(&self, state: &mut State, id_hash: &SessionIdHash) -> Result<Option<Missing>> {
-        // Through an id in its grace nothing is rotated: the client has been sent a newer one.
+        // A replaced id in its grace is not renewed, because the client was sent a newer one.
         let rotates =
             state.renew && self.own_id(state, id_hash).is_some() || self.is_former(id_hash);
         let id = rotates.then(SessionId::generate).transpose()?;
@@ -316,7 +322,7 @@ impl Session {
             None => Action::Merge,
         };
         let answer = self.commit_to(state, id_hash, action)?;
-        // A session that was seen alive and is not there any more was ended by someone else.
+        // If this request has loaded the session and it is missing now, another request ended it.
         let seen = state.known.public_id();
         let missing = match answer {
             Committed::Done { session, ended } => {
@@ -327,7 +333,7 @@ impl Session {
                     state.issued = id;
                 }
                 state.changed(session);
-                // Last: what the application does with an event must not undo what was done.
+                // Raised last, so that a panicking listener cannot undo the renewal.
                 if is_renewed {
                     self.context.events.raise(&Event::Renewed { public_id: &public_id });
                 }
@@ -345,7 +351,7 @@ impl Session {
         }
         if seen.is_some() {
             state.forget();
-            // Two requests that renew at once have nothing to lose: one of them did.
+            // If another request replaced the id, a renewal without data changes loses nothing.
             let mut is_lost = true;
             if let Missing::Replaced { id, session, .. } = &missing {
                 let replaced = Some(self.replaced(id, session.record.public_id));
@@ -371,7 +377,7 @@ impl Session {
         self.context.events.raise(&Event::ChangesDiscarded { public_id });
     }
 
-    /// Begins a session with the changes so far, if they come to anything.
+    /// Creates a session with the changes so far, unless they have no effect on an empty session.
     fn begin(&self, state: &mut State) -> Result<()> {
         let now = self.context.now();
         let new_session = self.new_session(state)?;
@@ -413,7 +419,8 @@ impl Session {
         Ok(new_session)
     }
 
-    /// Commits the changes; computes them again as often as another request was faster.
+    /// Commits the changes, and recomputes them on the stored session after each revision mismatch,
+    /// at most [`TRIES`] times.
     pub(super) fn commit_to(
         &self,
         state: &mut State,
@@ -428,7 +435,8 @@ impl Session {
             LoadState::Live(session) if state.changes.depends_on_data() => {
                 Some(session.record.revision)
             }
-            // What was computed without the session's data is computed again on it.
+            // Changes computed on an empty session do not match any revision, so they are
+            // recomputed on the stored one.
             LoadState::None(Absence { replaced: Some(_), .. })
                 if state.changes.depends_on_data() =>
             {
@@ -439,7 +447,7 @@ impl Session {
         let entered = instant();
         let mut turn = match revision {
             Some(_) => {
-                // In a fork a lock of the queues may be held for ever.
+                // In a forked process a lock of the queues may never be released.
                 self.context.process.check()?;
                 self.context.updates.turn_if_contended(self.blocking_hook, id_hash, entered)?
             }

@@ -11,10 +11,10 @@ use crate::event::Event;
 use crate::id::{PublicId, SessionIdHash};
 use crate::session::{GuessDetector, LoadState, OnLoadFailure, Session, State};
 
-/// The reason why a request that presented an id finds no session.
+/// The reasons why a request that presented ids finds no session.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Absence {
-    /// The session was ended while the request was under way.
+    /// Whether the session ended while the request was under way.
     pub(super) ended: bool,
     /// The presented id that was replaced, if the store remembers one.
     pub(super) replaced: Option<Replaced>,
@@ -34,8 +34,8 @@ pub(super) struct Replaced {
 }
 
 impl Absence {
-    /// Returns whether the changes of this request are late and so discarded, instead of beginning
-    /// a new session.
+    /// Returns whether the changes of this request are too late. They are then discarded and do not
+    /// begin a new session.
     pub(super) fn is_overtaken(&self) -> bool {
         self.ended || self.replaced.is_some_and(|replaced| replaced.under_way)
     }
@@ -52,7 +52,7 @@ impl Absence {
 pub(super) const NOTHING: LoadState = LoadState::None(Absence { ended: false, replaced: None });
 
 impl Session {
-    /// Loads the session at the first call.
+    /// Loads the session at the first call, and returns the result of that load.
     pub(super) fn read<'s>(&self, state: &'s mut State) -> Result<&'s LoadState> {
         state.looked_at = true;
         self.follow_own_revocation(state);

@@ -1,4 +1,7 @@
-//! The session of one request: read lazily, changed in memory, committed at the end.
+//! The session of one request: loaded at the first read, changed in memory, committed at the end.
+//!
+//! Owns [`Session`] and its state; its submodules implement the operations. Uses stores only
+//! through the `Context`. Called by the manager and the adapters.
 
 mod authentication;
 mod changes;
@@ -40,42 +43,43 @@ pub(crate) use guess_detector::GuessDetector;
 pub(crate) use recently_ended::RecentlyEnded;
 pub(crate) use update_queue::UpdateQueues;
 
-/// A request begins on this thread, for which no session is open. Until one is, calls of the
-/// manager on this thread are those of no session.
-#[allow(dead_code)] // only where threads change between requests half-way, and that is a feature
+/// Records that a request begins on this thread. Calls of the manager on this thread are attributed
+/// to no session until the request uses one.
+#[allow(dead_code)] // called only by the adapter for Rocket, whose threads switch between requests
 pub(crate) fn begin_request() {
     SessionNumber::forget_here();
 }
 
 /// The session of one request.
 ///
-/// Nothing happens until it is used. The first read loads it; changes are collected and merged
-/// into what is stored then, in one step, when the manager closes it: a request changes what it
-/// changed and nothing else. Until something is written there is no session and no cookie.
+/// A session does no I/O until it is used. The first read loads it. Changes are collected in
+/// memory; when the manager closes the session, they are merged into the stored session in one
+/// step, and values that this request did not change stay as they are. Until the application
+/// writes, nothing is stored and no cookie is sent.
 ///
 /// Activity counts from the first use, however long the request takes after it. A request that only
-/// writes is sure to keep its session alive from its first write on where the store has the session
-/// in memory, else from when its changes are stored.
+/// writes keeps its session from reaching the idle limit: from its first write if the store has the
+/// session in memory, else from the commit of its changes.
 ///
-/// It can be shared by threads; it is not meant to outlive its request. Dropped without being
-/// closed it stores nothing and ends nothing, of which an [event](Event::Dropped) tells.
+/// Threads can share a session. It should not outlive its request. If it is dropped without being
+/// closed, its changes are lost, it ends no session, and an [event](Event::Dropped) is raised.
 pub struct Session {
     context: Arc<Context>,
     blocking_hook: Option<BlockingHook>,
     presented: Presented,
-    /// When the request came, among the endings of this process, and by the clock.
+    /// When the request began, in the order of the endings of this process and by the clock.
     opened: Moment,
     opened_at: Timestamp,
     number: SessionNumber,
-    /// The host, if a browser would drop a cookie sent to it and nobody was told yet.
+    /// The host, if the browser drops the cookie and no event was raised for the host yet.
     insecure_host: Option<HostText>,
     address: Option<IpAddr>,
-    /// The browser fetches the page in advance.
+    /// Whether the browser prefetches the page.
     prefetch: bool,
-    /// The client, if it is to be kept.
+    /// The client, if the settings say that sessions record it.
     client: Option<Client>,
     state: Mutex<State>,
-    /// None before the first update: a session that is not used allocates nothing.
+    /// Set by the first update, so that a session that is not used allocates nothing.
     updating: OnceLock<Updating>,
 }
 
@@ -84,42 +88,45 @@ struct State {
     known: LoadState,
     changes: Changes,
     renew: bool,
-    /// What the handler decided about the browser's keeping of a session that begins.
+    /// The choice made with [`set_persistent`](Session::set_persistent).
     persistent: Option<bool>,
-    /// The key under which the session was found: one in its grace may have led to it.
+    /// The id hash that found the session. A replaced id in its grace period finds it too.
     found_by: Option<SessionIdHash>,
-    /// Sessions to end, because the handler said so.
+    /// Sessions to end, because the handler destroyed them.
     to_end: Vec<SessionIdHash>,
-    /// Sessions to end, because a sign-in left them behind: it stands, whatever comes after it.
+    /// Other presented sessions to end after a sign-in. `ignore` does not clear them, because it
+    /// does not undo the sign-in.
     left_behind: Vec<SessionIdHash>,
     destroyed: bool,
-    /// One of them was ended.
+    /// Whether this request has ended a session.
     ended: bool,
     ignored: bool,
-    /// What is committed is merged into a session that another request has just signed in to.
+    /// Whether the commit joins a sign-in: it merges into the session that another request has just
+    /// signed in to.
     joins: bool,
-    /// An id that the client does not have yet.
+    /// The id that this request has issued and its response carries.
     issued: Option<SessionId>,
-    /// The id of the session that begins, or is signed in to, where a form secret follows from it.
+    /// The id for the session that begins or is signed in to next, from which its CSRF secret is
+    /// derived.
     next_id: Option<SessionId>,
-    /// The session was ended, or its id replaced, while this request wanted to change it.
+    /// Whether the session ended, or its id was replaced, before its changes were stored.
     lost: bool,
-    /// Changes were lost at any time in this request.
+    /// Whether changes were discarded at any time in this request.
     discarded: bool,
-    /// No session was found while deletions were in flight. Whether one of them has ended it is
-    /// asked when something is to be stored.
+    /// Whether a read found no session while deletions were in flight. The commit then checks
+    /// whether one of them has ended it.
     in_doubt: bool,
-    /// The store failed, and the policy is to go on without a session.
+    /// The error of a failed load, if the request is treated as anonymous.
     unreadable: Option<Error>,
-    /// The response depends on the session.
+    /// Whether the response depends on the session.
     looked_at: bool,
-    /// When the request first used its session.
+    /// The time at which the request first used its session.
     used: Option<Timestamp>,
-    /// The endings of this process that are known not to be its own.
+    /// The point up to which the endings of this process were searched for those by this request.
     endings_seen: Moment,
-    /// Somebody was signed in to a session that this request has seen.
+    /// Whether a user was signed in to a session that this request has read.
     saw_user: bool,
-    /// The page was given a form token.
+    /// Whether the application has got a CSRF token for the response.
     gave_token: bool,
     closed: bool,
 }
@@ -129,7 +136,7 @@ impl State {
         self.renew || !self.changes.delta().is_empty()
     }
 
-    /// There is no session from now on, because this request has ended it.
+    /// Resets the state for a request that ends its own session, or has ended it.
     fn start_over(&mut self) {
         self.forget();
         self.looked_at = true;
@@ -144,13 +151,13 @@ impl State {
         self.unreadable = None;
     }
 
-    /// The changes are stored in this session.
+    /// Records that the changes are stored in this session.
     fn changed(&mut self, session: LiveSession) {
         self.known = LoadState::Live(session);
         self.changes = Changes::default();
     }
 
-    /// No session is known from now on.
+    /// Records that there is no session.
     fn forget(&mut self) {
         self.saw_user = self.has_seen_user();
         self.known = NOTHING;
@@ -160,7 +167,8 @@ impl State {
         self.saw_user || self.known.live().is_some_and(|session| session.record.user.is_some())
     }
 
-    /// Where the session was read as empty, nothing can be changed.
+    /// Fails if the load failed and the request is treated as anonymous: such a request must not
+    /// change its session.
     fn check_readable(&self, operation: &'static str) -> Result<()> {
         match &self.unreadable {
             Some(error) => {
@@ -171,9 +179,9 @@ impl State {
     }
 }
 
-/// What this request knows of its session.
+/// The result of loading the session.
 #[derive(Debug, Default)]
-#[allow(clippy::large_enum_variant)] // it is in place, once a request
+#[allow(clippy::large_enum_variant)] // one per request, stored inline
 enum LoadState {
     #[default]
     Unread,
@@ -198,7 +206,7 @@ impl LoadState {
     }
 }
 
-/// What became of a [`Session::sign_in`].
+/// The result of [`Session::sign_in`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 #[non_exhaustive]
@@ -209,14 +217,14 @@ pub enum SignIn {
     Refused,
 }
 
-/// What became of the changes at a [`Session::commit`].
+/// The result of [`Session::commit`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 #[non_exhaustive]
 pub enum CommitOutcome {
-    /// They are stored, or there were none.
+    /// The changes are stored, or there were none.
     Stored,
-    /// The session had ended, or had been renewed, before they could be stored.
+    /// The session ended or was renewed before the changes could be stored.
     Discarded,
 }
 
@@ -226,9 +234,9 @@ impl Debug for Session {
     }
 }
 
-/// What was not stored is lost. It is raised while a thread panics too: a panic that leaves out
-/// [`close`](crate::SessionManager::close) leaves a sign-out undone, which no line of the panic's
-/// own says.
+/// Raises an event if changes or a sign-out are lost, also while the thread panics: a panic that
+/// prevents [`close`](crate::SessionManager::close) leaves a sign-out undone, and its own message
+/// does not say so.
 impl Drop for Session {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
@@ -240,7 +248,8 @@ impl Drop for Session {
 }
 
 impl Session {
-    /// No I/O; and without a cookie no allocation.
+    /// Creates the session of a request without I/O, and without an allocation if the request has
+    /// no cookie.
     pub(crate) fn new(
         context: Arc<Context>,
         blocking_hook: Option<BlockingHook>,
@@ -260,7 +269,7 @@ impl Session {
         let opened = context.recently_ended.now();
         let number = SessionNumber::new();
         number.use_here();
-        // Nothing depends on it where no id was presented.
+        // Without a presented id this time is not used, so the clock is not read.
         let opened_at = match presented.is_empty() {
             true => Timestamp::MAX,
             false => context.now(),
@@ -281,23 +290,23 @@ impl Session {
         }
     }
 
-    /// Whether it is a session of this manager for a request that presents the same ids.
+    /// Returns whether this is a session of the same manager for a request with the same ids.
     pub(crate) fn is_of(&self, context: &Arc<Context>, head: &RequestHead<'_>) -> bool {
         let presented = || context.settings.presented(head);
         Arc::ptr_eq(&self.context, context) && presented().keys().eq(self.presented.keys())
     }
 
-    /// Whether the browser fetches the page in advance, and may never show it.
+    /// Returns whether the browser prefetches the page, and may never show it.
     pub(crate) fn is_prefetch(&self) -> bool {
         self.prefetch
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // A panic of the application's own Serialize leaves the state as it was before the call.
+        // A panic in the application's `Serialize` leaves the state as it was before the call.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The state, unless this thread holds it already, in the midst of an update.
+    /// Locks the state. Fails if this thread holds the lock already, in an update.
     fn lock(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
         match self.state.try_lock() {
             Ok(state) => Ok(state),
@@ -309,7 +318,7 @@ impl Session {
         }
     }
 
-    /// Refuses what a closure of [`update`](Self::update) does with its own session.
+    /// Refuses calls that a closure of [`update`](Self::update) makes on its own session.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] on the thread on which such a closure runs.
@@ -323,12 +332,12 @@ impl Session {
         }
     }
 
-    /// Makes a call that may block.
+    /// Makes a call that may block, inside the blocking hook if there is one.
     fn run_blocking<T>(&self, call: impl FnOnce() -> Result<T>) -> Result<T> {
         run_blocking(self.blocking_hook, call)
     }
 
-    /// The state for a change, if changes are possible.
+    /// Locks the state for a change. Fails if changes are not possible.
     fn writable(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
         let mut state = self.lock(operation)?;
         if state.closed {
@@ -347,7 +356,7 @@ impl Session {
         Ok(state)
     }
 
-    /// Who is signed in.
+    /// Returns the signed-in user.
     ///
     /// # Errors
     /// The store's errors when this is the first read.
@@ -355,7 +364,7 @@ impl Session {
         self.about(|record| record.user.clone()).map(Option::flatten)
     }
 
-    /// When the user last signed in.
+    /// Returns the time of the last sign-in.
     ///
     /// # Errors
     /// The store's errors when this is the first read.
@@ -363,7 +372,7 @@ impl Session {
         self.about(|record| record.authenticated).map(Option::flatten)
     }
 
-    /// The public name of the session, for pages and logs; `None` if there is none yet.
+    /// Returns the public id of the session, for pages and logs; `None` if there is no session.
     ///
     /// # Errors
     /// The store's errors when this is the first read.
@@ -371,8 +380,8 @@ impl Session {
         self.about(|record| record.public_id)
     }
 
-    /// How strongly the user is authenticated, as the sign-in said; 0 if it did not, or if nobody is
-    /// signed in.
+    /// Returns the authentication level that the sign-in recorded; 0 if it recorded none, or if no
+    /// user is signed in.
     ///
     /// # Errors
     /// The store's errors when this is the first read.
@@ -380,7 +389,7 @@ impl Session {
         self.about(|record| record.auth_level).map(Option::unwrap_or_default)
     }
 
-    /// Who is signed in, and the handle of their session.
+    /// Returns the signed-in user and the public id of the session.
     pub(crate) fn who(&self) -> Result<Option<(UserKey, PublicId)>> {
         let who = |record: &Record| record.user.clone().map(|user| (user, record.public_id));
         self.about(who).map(Option::flatten)
@@ -414,10 +423,12 @@ impl Session {
         Ok(())
     }
 
-    /// Gives the session a new id at the end of this request, with everything else as it is. The
-    /// old id is dead then, but for the grace of the manager's settings. Without a session nothing
-    /// happens, unless something is written; nor through an id that was renewed already, nor where
-    /// the session has got a new id by this request, as by [`sign_in`](Self::sign_in).
+    /// Gives the session a new id at the end of this request and changes nothing else of it. The
+    /// old id then works only for the manager's grace period, if there is one.
+    ///
+    /// The call has no effect if there is no session and none is written, if the presented id has
+    /// already been renewed, or if this request has already issued a new id, for example by
+    /// [`sign_in`](Self::sign_in).
     ///
     /// # Errors
     /// [`ErrorKind::Closed`] after the end of the request.
@@ -427,13 +438,13 @@ impl Session {
         Ok(())
     }
 
-    /// Ends the session for good, under every id that this request presented. From now on it is
-    /// empty: a later write in this request begins a new, anonymous session.
+    /// Ends the session for good, and every other session whose id this request presented. From now
+    /// on the session is empty: a later write in this request begins a new, anonymous session.
     ///
-    /// It is done at the end of the request, also when the handler fails or panics, or has asked to
-    /// [`ignore`](Self::ignore) the session before. An id that another request has replaced in the
-    /// last ten minutes, by a renewal or a sign-in, ends the session too. The response removes the
-    /// cookie, whatever the id has led to.
+    /// The session ends at the end of the request, also if the handler fails or panics, or called
+    /// [`ignore`](Self::ignore) before. If another request has replaced the presented id in the
+    /// last ten minutes, by a renewal or a sign-in, the session ends too. The response removes the
+    /// cookie even if the id found no session.
     ///
     /// # Errors
     /// [`ErrorKind::Closed`] after the end of the request.
@@ -454,7 +465,7 @@ impl Session {
         Ok(())
     }
 
-    /// Goes on as after [`destroy`](Self::destroy) where this request has ended its session by a
+    /// Continues as after [`destroy`](Self::destroy) if this request has ended its own session by a
     /// call of the manager.
     fn follow_own_revocation(&self, state: &mut State) {
         self.number.use_here();
@@ -473,8 +484,8 @@ impl Session {
         }
     }
 
-    /// Whether this request has changes that are not stored yet. A change to what is there already
-    /// counts too, and so does an update whose closure asks.
+    /// Returns whether this request has changes that are not stored yet. A write of the value that
+    /// is already stored counts as a change. Inside the closure of an update the result is true.
     #[must_use]
     pub fn is_changed(&self) -> bool {
         match self.lock("look at a session") {

@@ -1,4 +1,6 @@
-//! Signing a user in, and joining a sign-in that another request has done through the same id.
+//! Sign-ins, and joining the sign-in of another request through the same id.
+//!
+//! Uses the commit and the context. Called by the application.
 
 use crate::backend::{Action, Committed, Lookup, Missing, ReplacedBy};
 use crate::error::{Error, ErrorKind, Result};
@@ -28,7 +30,8 @@ impl Session {
     ///   it: its changes are merged into that session, and its response carries the id that the
     ///   first one issued. It must claim the same: the same level, persistence and limits.
     /// - A request that was opened later comes from a client that did not receive the first
-    ///   response. It gives the session another new id; the id in the first response is dead then.
+    ///   response. It gives the session another new id, and the id in the first response no longer
+    ///   finds the session.
     /// - Requests that present no common id, such as two first visits without a cookie, each begin
     ///   a session.
     ///
@@ -37,9 +40,9 @@ impl Session {
     /// treated as one of a client that lost the response: it reads no session, and a write begins a
     /// new one.
     ///
-    /// Whether the browser keeps the cookie after it is closed is what
-    /// [`set_persistent`](Self::set_persistent) chose earlier in this request; else it stays as it
-    /// was for the session before the sign-in, or is the manager's default if there was none.
+    /// [`set_persistent`](Self::set_persistent) earlier in this request chooses whether the browser
+    /// keeps the cookie after it is closed. Otherwise the choice of the session before the sign-in
+    /// stays, or the manager's default applies if there was no session.
     ///
     /// # Errors
     /// The store's errors; the user is not signed in then. A [`destroy`](Self::destroy) earlier in
@@ -60,7 +63,8 @@ impl Session {
         self.end_what_was_destroyed(&mut state)?;
         let mut new_session = self.new_session(&state)?;
         how.apply(&mut new_session, self.context.now())?;
-        // Nothing of one user's session may reach the next user's, nor what was computed from it.
+        // Neither the data of one user's session nor changes computed from it may reach the session
+        // of another user.
         let owner = state.known.live().and_then(|session| session.record.user.as_ref());
         let apart = match owner {
             Some(owner) if *owner != user => Some(state.changes.rebased_on_empty()?),
@@ -89,9 +93,10 @@ impl Session {
         user: &UserKey,
         new_session: &NewSession,
     ) -> Result<SignIn> {
-        // Without a session any key will do under which there is none.
+        // Without a session, the commit needs an id hash that finds none.
         let from = match &state.known {
-            // Through an id in its grace the current one is not known, and nobody could join.
+            // If a replaced id in its grace found the session, the current id is not known, and no
+            // request could join a sign-in through it.
             LoadState::Live(session) => {
                 match (self.own_id(state, &session.id_hash), state.found_by) {
                     (None, Some(found_by)) => found_by,
@@ -137,7 +142,7 @@ impl Session {
                         }
                         _ => None,
                     };
-                    // Its new id can be one of another realm, which is not this manager's to give.
+                    // The new id may be of another realm, in which this manager must not issue it.
                     let Some(joined) = joined.filter(|joined| joined.hash(self.realm()) == id_hash)
                     else {
                         presented = None;
@@ -152,7 +157,7 @@ impl Session {
                 _ => return Err(Error::new(ErrorKind::Unexpected, SIGN_IN)),
             }
             state.left_behind.extend(others);
-            // Last: what the application does with an event must not undo what was done.
+            // Raised last, so that a panicking listener cannot undo the sign-in.
             if let Some(public_id) = &state.known.public_id() {
                 self.context.events.raise(&Event::SignedIn { public_id, user });
             }
@@ -161,10 +166,10 @@ impl Session {
         Err(overtaken())
     }
 
-    /// Goes on with the session to which another request has just signed the same user in through
-    /// the same id: the changes of this one are merged into it, but for a clear, which concerns
-    /// what was there before the sign-in, and the form secret. False if that session has moved or
-    /// ended since.
+    /// Joins the sign-in of the same user by another request through the same id: merges the
+    /// changes of this request into that session. A clear is left out, because it concerns the data
+    /// before the sign-in, and so is the CSRF secret. Returns false if that session was renewed or
+    /// has ended since.
     fn join(&self, state: &mut State, id_hash: &SessionIdHash) -> Result<bool> {
         state.joins = true;
         let answer = self.commit_to(state, id_hash, Action::Merge);
@@ -179,8 +184,9 @@ impl Session {
         }
     }
 
-    /// The live sessions of the ids presented, but the one that `from` leads to. After a sign-in
-    /// the browser would go on sending those ids, and one of them could be found first.
+    /// Returns the live sessions of the presented ids, except the one that `from` leads to. They
+    /// are ended after the sign-in: the browser would still send their ids, and one could be found
+    /// first.
     fn other_sessions(
         &self,
         from: &SessionIdHash,
@@ -188,7 +194,8 @@ impl Session {
     ) -> Result<Vec<SessionIdHash>> {
         let (mut others, now) = (Vec::new(), self.context.now());
         for id_hash in self.presented.keys().filter(|id_hash| id_hash != from) {
-            // Looked up before the sign-in: afterwards an id may lead to the session signed in to.
+            // Loaded before the sign-in, because afterwards an id may lead to the signed-in
+            // session.
             let found = self.run_blocking(|| self.context.store()?.load(&id_hash, now))?;
             if let Lookup::Live { session, .. } = found
                 && Some(session.record.public_id) != own

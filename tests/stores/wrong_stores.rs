@@ -1,4 +1,4 @@
-//! The checks are worth something: stores with the usual faults fail them, by the right law.
+//! Stores with common faults fail the conformance checks of the right guarantees.
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -31,10 +31,11 @@ fn failures_of<S: Store + Default>() -> Failures {
     check(S::default).expect_err("a wrong store passed")
 }
 
-/// Demands that one of the failures says this, and that the law before it is the right one.
-fn says(failures: &Failures, law: &str, text: &str) {
-    let found = failures.iter().any(|failure| failure.starts_with(law) && failure.contains(text));
-    assert!(found, "no failure of {law} says \"{text}\":\n{failures}");
+/// Demands that one of the failures says this, and that it names the right guarantee.
+fn says(failures: &Failures, guarantee: &str, text: &str) {
+    let found =
+        failures.iter().any(|failure| failure.starts_with(guarantee) && failure.contains(text));
+    assert!(found, "no failure of {guarantee} says \"{text}\":\n{failures}");
 }
 
 /// Stores what it is given, whether or not the session is still there.
@@ -59,14 +60,18 @@ impl StoreWrapper for Upsert {
 }
 
 #[test]
-fn a_store_that_inserts_what_it_cannot_update_breaks_law_5() {
+fn a_store_that_inserts_what_it_cannot_update_breaks_no_resurrection() {
     let failures = failures_of::<Upsert>();
     let logout = "a merge after a delete (a logout in between) brought the session back";
-    says(&failures, "law 5, gone is final:", logout);
-    says(&failures, "law 5", "[nothing_brings_back_a_swept_session]");
-    says(&failures, "law 5", "[nothing_brings_back_a_revoked_session]");
-    says(&failures, "law 5", "a merge at the moment of a delete brought the session back");
-    says(&failures, "law 1, lazy:", "a merge under an unknown key was answered Done, not NotFound");
+    says(&failures, "no-resurrection:", logout);
+    says(&failures, "no-resurrection:", "[nothing_brings_back_a_swept_session]");
+    says(&failures, "no-resurrection:", "[nothing_brings_back_a_revoked_session]");
+    says(
+        &failures,
+        "no-resurrection:",
+        "a merge at the moment of a delete brought the session back",
+    );
+    says(&failures, "strict-ids:", "a merge under an unknown id returned Done, not NotFound");
 }
 
 /// Renews by deleting the session and beginning another one with its data.
@@ -102,13 +107,13 @@ fn copy(record: &Record) -> Delta {
 }
 
 #[test]
-fn a_store_that_renews_by_beginning_another_session_breaks_law_6() {
+fn a_store_that_renews_by_beginning_another_session_breaks_atomic_renewal() {
     let failures = failures_of::<DeleteThenCreate>();
-    let law = "law 6, renewal is one step:";
-    says(&failures, law, "a renewal lost the handle");
-    says(&failures, law, "moved the absolute deadline [");
-    says(&failures, law, "[the_key_from_before_works_until_the_end_of_the_grace]");
-    says(&failures, law, "[a_taken_key_is_a_conflict_at_renewal]");
+    let guarantee = "atomic-renewal:";
+    says(&failures, guarantee, "a renewal lost the public id");
+    says(&failures, guarantee, "moved the absolute deadline [");
+    says(&failures, guarantee, "[the_id_from_before_works_until_the_end_of_the_grace]");
+    says(&failures, guarantee, "[a_taken_id_is_a_conflict_at_renewal]");
 }
 
 /// Finds what the sweep has not removed yet.
@@ -126,11 +131,11 @@ impl StoreWrapper for NoExpiryAtRead {
 }
 
 #[test]
-fn a_store_that_leaves_expiry_to_the_sweep_breaks_law_7() {
+fn a_store_that_leaves_expiry_to_the_sweep_breaks_expiry_at_read() {
     let failures = failures_of::<NoExpiryAtRead>();
-    let law = "law 7, time is checked at read:";
-    says(&failures, law, "at its deadline an idle session is still live");
-    says(&failures, law, "an expired session that was not swept is not absent");
+    let guarantee = "expiry-at-read:";
+    says(&failures, guarantee, "at its deadline an idle session is still live");
+    says(&failures, guarantee, "an expired session that was not swept is not absent");
 }
 
 /// Knows without waiting what it has once read.
@@ -156,11 +161,11 @@ impl StoreWrapper for BelievesItsMemory {
 }
 
 #[test]
-fn a_store_that_answers_at_once_what_was_true_once_breaks_the_laws() {
+fn a_store_that_answers_at_once_what_was_true_once_breaks_guarantees() {
     let failures = failures_of::<BelievesItsMemory>();
-    let words = "try_load answers otherwise than load, which says";
-    says(&failures, "law 5, gone is final:", words);
-    says(&failures, "law 7, time is checked at read:", words);
+    let words = "try_load returns another result than load, which returns";
+    says(&failures, "no-resurrection:", words);
+    says(&failures, "expiry-at-read:", words);
 }
 
 /// Touches by writing back the session as it was read.
@@ -198,10 +203,10 @@ impl StoreWrapper for TouchWritesData {
 }
 
 #[test]
-fn a_store_that_touches_by_writing_the_session_breaks_law_8() {
+fn a_store_that_touches_by_writing_the_session_breaks_reads_do_not_write() {
     let failures = failures_of::<TouchWritesData>();
-    let law = "law 8, reading is not writing:";
-    says(&failures, law, "a touch undid the write of another request");
+    let guarantee = "reads-do-not-write:";
+    says(&failures, guarantee, "a touch undid the write of another request");
 }
 
 /// Takes every user for one whose name begins like the one asked for.
@@ -276,7 +281,7 @@ fn a_store_that_matches_users_by_prefix_ends_the_wrong_sessions() {
     says(&failures, "users and revocation:", "[names_of_users_match_exactly]");
 }
 
-/// Renews, and remembers nothing of the key from before.
+/// Renews, and remembers nothing of the id from before.
 #[derive(Debug, Default)]
 struct ForgetsReplacedKeys {
     right: MemoryStore,
@@ -294,12 +299,12 @@ impl StoreWrapper for ForgetsReplacedKeys {
 }
 
 #[test]
-fn a_store_that_forgets_replaced_keys_breaks_law_6() {
+fn a_store_that_forgets_replaced_keys_breaks_atomic_renewal() {
     let failures = failures_of::<ForgetsReplacedKeys>();
     says(
         &failures,
-        "law 6, renewal is one step:",
-        "the key from before a renewal is not answered Replaced: a load says NotFound",
+        "atomic-renewal:",
+        "the replaced id of a renewal is not Replaced: a load returns NotFound",
     );
 }
 
@@ -323,8 +328,8 @@ impl StoreWrapper for Panics {
 #[test]
 fn a_panic_is_a_failure_like_any_other_and_the_checks_go_on() {
     let failures = failures_of::<Panics>();
-    says(&failures, "law 1, lazy:", "the store panicked: no such row [an_unknown_key_is_absent]");
-    says(&failures, "law 5", "[nothing_brings_back_an_expired_session]");
+    says(&failures, "strict-ids:", "the store panicked: no such row [an_unknown_id_is_absent]");
+    says(&failures, "no-resurrection:", "[nothing_brings_back_an_expired_session]");
 }
 
 /// Counts the time for which it waits, and more.
@@ -342,7 +347,7 @@ impl StoreWrapper for OverstatesItsHold {
 }
 
 #[test]
-fn a_store_that_says_it_held_others_up_for_longer_than_it_took_breaks_law_13() {
+fn a_store_that_says_it_held_others_up_for_longer_than_it_took_breaks_cleanup() {
     let failures = failures_of::<OverstatesItsHold>();
-    says(&failures, "law 13, the cleaner is polite:", "said that it held others up for");
+    says(&failures, "background-cleanup:", "reported that it blocked writers for");
 }
