@@ -35,7 +35,7 @@ use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::{Config, Runner};
 
 mod common {
-    pub use super::dice;
+    pub(crate) use super::dice;
     use cloakroom::clock::Timestamp;
 
     pub const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
