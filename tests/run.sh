@@ -34,7 +34,7 @@ install_missing() {
     fi
 }
 
-# The browser for tests/browser.rs. Where it cannot be installed its tests are skipped, and said to
+# The browser for tests/browser. Where it cannot be installed its tests are skipped, and said to
 # be; where it is there, they must not skip.
 find_browser() {
     if ! has_browser && ((EUID == 0)) && command -v apt-get >/dev/null; then
