@@ -7,13 +7,14 @@ mod touch_buffer;
 
 use std::any::Any;
 use std::mem;
+use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::backend::Store;
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, ErrorKind, Result, panic_words};
 use crate::event::{Event, Events};
 use crate::id::SessionIdHash;
@@ -71,13 +72,11 @@ impl Cleaner {
         let now = instant();
         let worker = Worker {
             clock_guard: ClockGuard::new(clock.now(), now),
-            store,
+            guard: Guard { store, events: events.clone(), failing: Vec::new(), stop: stop.clone() },
             clock,
             events,
             touches,
             sweeps: SweepSchedule::new(sweep_every, now),
-            failing: Vec::new(),
-            stop: stop.clone(),
         };
         let thread = thread::Builder::new()
             .name("cloakroom-cleaner".to_owned())
@@ -171,16 +170,12 @@ impl Task {
 }
 
 struct Worker {
-    store: Arc<dyn Store>,
+    guard: Guard,
     clock: Arc<dyn Clock>,
     events: Events,
     touches: TouchBuffer,
     sweeps: SweepSchedule,
     clock_guard: ClockGuard,
-    /// The tasks whose last attempt failed. An event is raised when the first fails and when the
-    /// last has recovered, not at every attempt.
-    failing: Vec<Task>,
-    stop: Arc<AtomicBool>,
 }
 
 impl Worker {
@@ -222,7 +217,7 @@ impl Worker {
     }
 
     fn do_what_is_due(&mut self, now: Instant) {
-        if self.touches.is_due(now, self.failing.contains(&Task::Touch)) {
+        if self.touches.is_due(now, self.guard.failing.contains(&Task::Touch)) {
             // An event was raised for the failure; the touches wait for the next attempt.
             let _ = self.write_touches();
         }
@@ -236,28 +231,26 @@ impl Worker {
             }
             self.maintain();
         }
-        if self.sweeps.due_batch(instant()).is_some() {
-            self.sweep_a_batch();
+        if let Some((as_of, limit)) = self.sweeps.due_batch(now) {
+            self.sweep_a_batch(as_of, limit);
         }
     }
 
     fn write_touches(&mut self) -> Result<()> {
-        let Worker { store, clock, events, touches, failing, stop, .. } = self;
-        let mut guard = Guard { store: &**store, events, failing, stop };
-        touches.write(
+        let (guard, clock, events) = (&mut self.guard, &self.clock, &self.events);
+        self.touches.write(
             instant(),
             |batch| guard.call(Task::Touch, |store| store.touch(batch, clock.now())),
             |error| events.raise(&Event::TouchFailed { error }),
         )
     }
 
-    fn sweep_a_batch(&mut self) {
+    fn sweep_a_batch(&mut self, as_of: Timestamp, limit: NonZeroUsize) {
         // First the touches: a session must not be removed while a touch of it waits. Where touches
         // fail the sweep goes on, since every read treats the session as ended anyway.
         let _ = self.write_touches();
         let began = instant();
-        let Some((as_of, limit)) = self.sweeps.due_batch(began) else { return };
-        let swept = self.guard().call(Task::Sweep, |store| store.sweep(as_of, limit));
+        let swept = self.guard.call(Task::Sweep, |store| store.sweep(as_of, limit));
         let Some(finished) = self.sweeps.batch_done(swept, began, instant()) else { return };
         if let Ok(sessions @ 1..) = finished.removed {
             self.events.raise(&Event::Swept { sessions });
@@ -267,29 +260,26 @@ impl Worker {
 
     fn maintain(&mut self) {
         // An event was raised for a failure; the next attempt follows the next sweep.
-        let _ = self.guard().call(Task::Maintenance, |store| match store.maintenance() {
+        let _ = self.guard.call(Task::Maintenance, |store| match store.maintenance() {
             Some(maintenance) => maintenance.run(),
             None => Ok(()),
         });
     }
-
-    fn guard(&mut self) -> Guard<'_> {
-        let Worker { store, events, failing, stop, .. } = self;
-        Guard { store: &**store, events, failing, stop }
-    }
 }
 
 /// Calls the store such that an error or a panic becomes an event and the thread goes on.
-struct Guard<'w> {
-    store: &'w dyn Store,
-    events: &'w Events,
-    failing: &'w mut Vec<Task>,
-    stop: &'w AtomicBool,
+struct Guard {
+    store: Arc<dyn Store>,
+    events: Events,
+    /// The tasks whose last attempt failed. An event is raised when the first fails and when the
+    /// last has recovered, not at every attempt.
+    failing: Vec<Task>,
+    stop: Arc<AtomicBool>,
 }
 
-impl Guard<'_> {
+impl Guard {
     fn call<T>(&mut self, task: Task, call: impl FnOnce(&dyn Store) -> Result<T>) -> Result<T> {
-        let result = catch_unwind(AssertUnwindSafe(|| call(self.store)))
+        let result = catch_unwind(AssertUnwindSafe(|| call(&*self.store)))
             .unwrap_or_else(|panic| Err(panicked(task, &*panic)));
         match &result {
             Err(error) => {

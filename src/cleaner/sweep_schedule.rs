@@ -96,7 +96,7 @@ impl SweepSchedule {
         let removed = match result {
             Ok(SweepReport { removed, held }) => {
                 sweep.removed = sweep.removed.saturating_add(removed);
-                // A store may report too much, but it blocked nobody for longer than the call took.
+                // A store may report too much, but no writer was blocked for longer than the call.
                 let held = held.min(ended.saturating_duration_since(began));
                 let limit = self.batch.limit().get();
                 self.batch = self.batch.after(held);
