@@ -290,7 +290,7 @@ pub(crate) fn revoke(
     context.cache.check(now)?;
     let (which, nothing) = match (&args.user, &args.except, &args.public_id) {
         (Some(user), Some(except), _) => {
-            // Checked first, so that a mistyped public id signs nobody out.
+            // Checked first, so that a mistyped public id ends no session.
             let theirs = SessionFilter::OfUser(user, except);
             let kept = Page::first(NonZeroUsize::MIN);
             if index.list(&in_realm(realm, &theirs), kept, now)?.is_empty() {

@@ -83,18 +83,23 @@ fn threads_of_one_request_share_its_session() {
     });
 }
 
+/// Signs out on a thread of its own.
+fn sign_out(stage: &Stage, cookie: &str) -> thread::JoinHandle<()> {
+    let (sessions, cookie) = (stage.sessions.clone(), cookie.to_owned());
+    thread::spawn(move || {
+        let session = sessions.open(Some(cookie.as_str()));
+        session.destroy().unwrap();
+        sessions.close(&session, Outcome::Completed).unwrap();
+    })
+}
+
 #[test]
 fn a_session_that_is_destroyed_meanwhile_is_not_begun_anew() {
     explore("a late write", 1000, || {
         let stage = stage();
         let (_, cookie) = stage.visitor();
         let late = stage.sessions.open(Some(cookie.as_str()));
-        let (sessions, cookie) = (stage.sessions.clone(), cookie.clone());
-        let leaving = thread::spawn(move || {
-            let session = sessions.open(Some(cookie.as_str()));
-            session.destroy().unwrap();
-            sessions.close(&session, Outcome::Completed).unwrap();
-        });
+        let leaving = sign_out(&stage, &cookie);
         late.set("n", 1).unwrap();
         stage.sessions.close(&late, Outcome::Completed).unwrap();
         leaving.join().unwrap();
@@ -109,12 +114,7 @@ fn a_session_that_is_destroyed_beside_a_read_is_not_begun_anew() {
         let stage = stage();
         let (_, cookie) = stage.visitor();
         let late = stage.sessions.open(Some(cookie.as_str()));
-        let (sessions, cookie) = (stage.sessions.clone(), cookie.clone());
-        let leaving = thread::spawn(move || {
-            let session = sessions.open(Some(cookie.as_str()));
-            session.destroy().unwrap();
-            sessions.close(&session, Outcome::Completed).unwrap();
-        });
+        let leaving = sign_out(&stage, &cookie);
         late.contains("n").unwrap();
         late.set("n", 1).unwrap();
         stage.sessions.close(&late, Outcome::Completed).unwrap();

@@ -79,6 +79,14 @@ fn a_kept_copy_keeps_its_replaced_ids() {
     assert!(are_remembered(&store, &ids));
 }
 
+/// None of these ids finds a session after the command.
+fn assert_find_nothing(store: &SqliteStore, ids: &[SessionIdHash], command: &[&str]) {
+    for id_hash in ids {
+        let found = store.load(id_hash, now()).unwrap();
+        assert!(matches!(found, Lookup::Missing(Missing::NotFound { .. })), "{command:?}");
+    }
+}
+
 #[test]
 fn what_ends_all_sessions_forgets_their_replaced_ids() {
     let folder = Folder::new();
@@ -93,15 +101,7 @@ fn what_ends_all_sessions_forgets_their_replaced_ids() {
         assert!(are_remembered(&store, &ids) && rows(&folder) > 0, "{command:?}");
         done(&folder, command);
         assert_eq!(rows(&folder), 0, "{command:?}");
-        for id_hash in [&ids.in_grace, &ids.replaced, &ids.now] {
-            assert!(
-                matches!(
-                    store.load(id_hash, now()).unwrap(),
-                    Lookup::Missing(Missing::NotFound { .. })
-                ),
-                "{command:?}"
-            );
-        }
+        assert_find_nothing(&store, &[ids.in_grace, ids.replaced, ids.now], command);
     }
 }
 
@@ -117,15 +117,7 @@ fn the_replaced_ids_of_a_revoked_session_find_nothing() {
         let ids = renewed(&store);
         assert!(are_remembered(&store, &ids), "{command:?}");
         done(&folder, command);
-        for id_hash in [&ids.in_grace, &ids.replaced] {
-            assert!(
-                matches!(
-                    store.load(id_hash, now()).unwrap(),
-                    Lookup::Missing(Missing::NotFound { .. })
-                ),
-                "{command:?}"
-            );
-        }
+        assert_find_nothing(&store, &[ids.in_grace, ids.replaced], command);
     }
 }
 
