@@ -14,7 +14,7 @@ use crate::record::Touch;
 
 /// A [`Store`] around another one. It implements only the methods that it changes.
 ///
-/// Each `on_` method stands for the [`Store`] method of that name, and forwards to the wrapped store
+/// Each `on_` method replaces the [`Store`] method of that name, and forwards to the wrapped store
 /// by default. The exception is [`on_try_load`](Self::on_try_load): by default it answers `None`,
 /// because forwarding it would bypass an [`on_load`](Self::on_load) that does more.
 ///

@@ -11,7 +11,7 @@ use crate::delta::{Change, Delta};
 use crate::error::Result;
 use crate::sync::Mutex;
 
-/// Computes a new value from the current one; `None` stands for no value.
+/// Computes a new value from the current one; `None` is no value.
 type Update = Box<dyn Fn(Option<&Value<'_>>) -> Result<Option<Value<'static>>> + Send>;
 
 #[derive(Default)]

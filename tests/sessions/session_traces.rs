@@ -89,7 +89,7 @@ impl Trace {
 
 type Shared<T> = Arc<Mutex<T>>;
 
-/// A store that writes down each call, fails in those it is told to, and lets another request run
+/// A store that writes down each call, fails in planned calls, and lets another request run
 /// in the midst of one.
 #[derive(Debug)]
 struct Traced {

@@ -98,8 +98,8 @@ fn remove_mark(response: &mut Response<'_>) -> bool {
     has_mark
 }
 
-/// Keeps the fields that a manager has appended, for a response that replaces this one: what the
-/// client is told of one manager's session is valid whatever happens to another's.
+/// Keeps the fields that a manager has appended, for a response that replaces this one: an
+/// id that one manager has issued is valid even if the session of another manager fails.
 pub(super) fn keep(request: &Request<'_>, headers: &ResponseHeaders) {
     let fields = headers.rest().map(|(name, value)| (name.to_owned(), value.to_owned()));
     failing(request).kept.lock().unwrap_or_else(PoisonError::into_inner).extend(fields);

@@ -1,4 +1,4 @@
-//! What the cache may never say, whoever is slow.
+//! Stale answers that the cache must never give, with slow readers and writers.
 
 use std::num::NonZeroUsize;
 use std::thread;
@@ -56,7 +56,7 @@ fn a_slow_reader_fills_in_nothing_that_was_ended_meanwhile() {
             let slow = scope.spawn(|| n(&stage.store, &id_hash));
             keeper.wait_until_reached();
             merge(&stage.store, &id_hash, &setting("n", 2)).unwrap();
-            // Somebody else takes a lease of his own, which is not the slow one's.
+            // Another reader takes a lease of its own.
             assert_eq!(n(&stage.store, &id_hash), Some(2));
             keeper.open();
             slow.join().unwrap();
