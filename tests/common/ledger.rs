@@ -5,7 +5,7 @@
 
 #![allow(dead_code, unreachable_pub, reason = "no test program uses all of it")]
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt::{self, Display};
 use std::str::FromStr;
 
@@ -312,6 +312,8 @@ struct Open {
     change: Change,
     /// For [`Change::Everyone`]: the lives that it must end, because nothing else happened to them.
     everyone: Vec<String>,
+    /// Those of them that nothing else can have ended: all are there, or none is.
+    together: Vec<String>,
     /// Everyone was being ended at the same time: nobody knows which came first.
     overlapped: bool,
 }
@@ -364,21 +366,28 @@ impl Ledger {
         // What others do at the same time is nothing that a revocation of everyone must end.
         for open in self.open.values_mut().chain(&mut self.unknown) {
             open.everyone.retain(|life| !change.lives().contains(&life));
+            open.together.retain(|life| !change.lives().contains(&life));
         }
-        let mut everyone = vec![];
+        let (mut everyone, mut together) = (vec![], vec![]);
         let overlapped = self.open.values().any(|open| open.change == Change::Everyone);
         if *change == Change::Everyone {
             self.open.values_mut().for_each(|open| open.overlapped = true);
             let busy: Vec<&String> =
                 self.open.values().flat_map(|open| open.change.lives()).collect();
+            // A process that was killed may have ended them without saying so.
+            let perhaps_ended: HashSet<&String> =
+                self.open.values().chain(&self.unknown).flat_map(|open| &open.everyone).collect();
             for (name, life) in self.lives.iter_mut().filter(|(_, life)| life.now.is_some()) {
                 life.doubtful = true;
                 if !busy.contains(&name) {
                     everyone.push(name.clone());
+                    if !life.brief && !perhaps_ended.contains(name) {
+                        together.push(name.clone());
+                    }
                 }
             }
         }
-        let open = Open { change: change.clone(), everyone, overlapped };
+        let open = Open { change: change.clone(), everyone, together, overlapped };
         let before = self.open.insert(worker.to_owned(), open);
         assert!(before.is_none(), "{worker} began two changes: {before:?} and {change}");
     }
@@ -413,10 +422,15 @@ impl Ledger {
         }
     }
 
-    fn settle_everyone(&mut self, open: &Open, store: &dyn Store) {
-        let lives: Vec<_> = open.everyone.iter().map(|name| &self.lives[name]).collect();
-        let kept = lives.iter().filter(|life| life.wrong(store).is_none()).count();
-        assert!(kept == 0 || kept == lives.len(), "{kept} of {} were not ended", lives.len());
+    fn settle_everyone(&self, open: &Open, store: &dyn Store) {
+        let lives: Vec<_> = open.together.iter().map(|name| (name, &self.lives[name])).collect();
+        let ended: Vec<_> =
+            lives.iter().filter_map(|(name, life)| Some((name, life.wrong(store)?))).collect();
+        assert!(
+            ended.is_empty() || ended.len() == lives.len(),
+            "everyone was ended in part: {ended:?} of {}",
+            lives.len()
+        );
     }
 
     /// Whether the change was made, which must be seen in all lives alike.
