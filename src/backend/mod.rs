@@ -8,7 +8,6 @@
 mod cache;
 mod commit;
 mod filter;
-pub(crate) mod key_map;
 mod lookup;
 mod replaced_id;
 mod sweep_batch;
