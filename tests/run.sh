@@ -1,6 +1,15 @@
 #!/usr/bin/env bash
 # Everything that must hold before a change goes in. Works from any directory.
+# With --quick: format, lints, and the tests that do not search by chance or kill processes.
 set -euo pipefail
+case "$*" in
+    "") quick=false ;;
+    --quick) quick=true ;;
+    *)
+        echo "usage: tests/run.sh [--quick]" >&2
+        exit 2
+        ;;
+esac
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # One folder for every stage, `cargo package` included, so that nothing is compiled twice.
@@ -16,20 +25,15 @@ browser="not run"
 # What the machine must have: a C compiler, because SQLite is compiled from source; memcached,
 # because the tests start real ones.
 install_missing() {
+    if ! command -v cargo >/dev/null; then
+        echo "run.sh: cargo is missing or not on the PATH; rustup installs it" >&2
+        exit 1
+    fi
     local packages=()
     command -v cc >/dev/null || packages+=(gcc libc6-dev)
     command -v memcached >/dev/null || packages+=(memcached)
-    if ((${#packages[@]})); then
-        if ((EUID != 0)) || ! command -v apt-get >/dev/null; then
-            echo "run.sh: please install: ${packages[*]} (the names are Debian's)" >&2
-            exit 1
-        fi
-        export DEBIAN_FRONTEND=noninteractive
-        apt-get update
-        apt-get install --yes --no-install-recommends "${packages[@]}"
-    fi
-    if ! command -v cargo >/dev/null; then
-        echo "run.sh: cargo is missing or not on the PATH; rustup installs it" >&2
+    if ((${#packages[@]})) && ! install "${packages[@]}"; then
+        echo "run.sh: please install: ${packages[*]} (the names are Debian's)" >&2
         exit 1
     fi
 }
@@ -37,17 +41,21 @@ install_missing() {
 # The browser for tests/browser. Where it cannot be installed its tests are skipped, and said to
 # be; where it is there, they must not skip.
 find_browser() {
-    if ! has_browser && ((EUID == 0)) && command -v apt-get >/dev/null; then
-        export DEBIAN_FRONTEND=noninteractive
-        apt-get update && apt-get install --yes --no-install-recommends chromium chromium-driver ||
-            echo "run.sh: chromium and chromium-driver cannot be installed" >&2
-    fi
+    has_browser || install chromium chromium-driver || true
     if has_browser; then
         export CLOAKROOM_REQUIRE_BROWSER=1
     else
         printf '\n*** run.sh: %s\n\n' \
             "the browser tests will be SKIPPED; to run them install chromium chromium-driver" >&2
     fi
+}
+
+# install PACKAGE...: fails without root or without Debian's packages.
+install() {
+    ((EUID == 0)) && command -v apt-get >/dev/null || return 1
+    echo "run.sh: installing $*"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update && apt-get install --yes --no-install-recommends "$@"
 }
 
 has_browser() {
@@ -59,6 +67,7 @@ print_summary() {
     printf '\n%-16s %6s\n' stage seconds
     printf '%s\n' "${summary[@]}"
     printf '%-16s %6d\n' total "$SECONDS"
+    $quick && return
     printf 'crates in the default build: %s (fewer than %d)\n' "$crates" "$crate_limit"
     printf 'browser tests: %s\n' "$browser"
 }
@@ -90,6 +99,14 @@ count_crates() {
 }
 
 install_missing
+if $quick; then
+    stage fmt cargo fmt --all --check
+    stage clippy cargo clippy --locked --all-targets --all-features -- -D warnings
+    stage tests cargo test --locked -p cloakroom --all-features \
+        --lib --test tidy --test sessions --test web --test rocket -- --skip session_traces
+    print_summary
+    exit
+fi
 find_browser
 stage fmt cargo fmt --all --check
 stage crates count_crates
