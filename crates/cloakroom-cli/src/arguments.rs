@@ -252,7 +252,7 @@ where
         .any(|source| source == Some(ValueSource::CommandLine))
     };
     if !matches!(target, Target::Arguments) && (is_given("db") || is_given("table")) {
-        let why = "--db and --table are not for this program: it knows its database\n";
+        let why = "--db and --table cannot be given: this program has a database of its own\n";
         return Err(command.error(ErrorKind::UnknownArgument, why));
     }
     Arguments::from_arg_matches(&matches)
