@@ -1,4 +1,4 @@
-//! Compiles the code in README.md and docs/guide.md, and runs it unless it says `no_run`.
+//! Compiles the code in README.md and docs/guide.md, and runs it unless it is marked `no_run`.
 
 #![doc = include_str!("../README.md")]
 #![doc = include_str!("../docs/guide.md")]

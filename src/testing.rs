@@ -50,8 +50,8 @@ use crate::message::Outcome;
 use crate::record::Touch;
 use crate::session::{Session, SignIn};
 
-/// Signs `user` in, and returns the value of the `Cookie` header that the user's browser sends from
-/// now on, or of the header that carries the id instead.
+/// Signs `user` in, and returns the value of the `Cookie` header that the user's browser then
+/// sends, or of the header that carries the id instead.
 ///
 /// # Errors
 /// The store's errors; [`ErrorKind::Invalid`] if the user has the maximum number of sessions.
@@ -131,7 +131,7 @@ pub struct Pause {
 const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Pause {
-    /// Waits for the call; returns false if none comes within 30 seconds.
+    /// Waits for the call; returns false if there is none within 30 seconds.
     #[must_use]
     pub fn is_reached(&self) -> bool {
         self.reached.recv_timeout(PATIENCE).is_ok()

@@ -1,9 +1,9 @@
 //! Whether response times reveal anything about ids and tokens.
 //!
 //! Ids are looked up by their hashes, so an id that is similar to an issued one must take as long
-//! as any other; and a CSRF token is compared as a whole. Each pair of classes is compared by Welch's
-//! t-test, after Reparaz, Balasch and Verbauwhede, "Dude, is my code constant time?" (2017): the
-//! slowest tenth is left out, and |t| below 4.5 shows no difference.
+//! as any other; and a CSRF token is compared as a whole. Each pair of classes is compared by
+//! Welch's t-test, after Reparaz, Balasch and Verbauwhede, "Dude, is my code constant time?"
+//! (2017): the slowest tenth is left out, and |t| below 4.5 shows no difference.
 
 use std::hint::black_box;
 use std::path::Path;

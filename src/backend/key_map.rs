@@ -5,11 +5,10 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::id::SessionIdHash;
 
-/// A map by id hash. An attacker cannot choose its keys: they are hashes of ids that this crate has
-/// drawn.
+/// A map by id hash. An attacker cannot choose its keys, which are hashes of generated ids.
 pub(crate) type IdHashMap<V> = HashMap<SessionIdHash, V, BuildHasherDefault<KeyHasher>>;
 
-/// The key is a hash already; its first bytes suffice.
+/// Uses the first bytes of the key, which is a hash already.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct KeyHasher(u64);
 

@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-/// Whether `user_agent` is that of a browser with WebKit, such as Safari and all browsers on iOS.
-/// Chromium, which names WebKit too, is none.
+/// Whether `user_agent` belongs to a WebKit browser, such as Safari and all browsers on iOS.
+/// Chromium names WebKit too, but is not one.
 pub(crate) fn is_webkit(user_agent: &str) -> bool {
     user_agent.contains("AppleWebKit/")
         && !user_agent.contains("Chrome/")
@@ -30,8 +30,8 @@ pub(crate) fn is_loopback(host: &str) -> bool {
 
 /// The value of a `Host` header, stored in place and cut to 128 bytes.
 ///
-/// A session copies it before it is known whether the request uses the session: a `String` would be
-/// an allocation of every such request.
+/// A session copies it before it is known whether the request uses the session: a `String` would
+/// cost every request an allocation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HostText {
     bytes: [u8; HostText::MAX],

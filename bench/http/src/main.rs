@@ -1,6 +1,6 @@
 //! Requests per second on rouille and Rocket: without a session, with one that is read, and with
-//! one that is written. The load comes from wrk, in another process. Variants take turns in slices of a
-//! second; each pair gives one ratio, and the median of the ratios is printed.
+//! one that is written. The load comes from wrk, in another process. Variants take turns in slices
+//! of a second; each pair gives one ratio, and the median of the ratios is printed.
 //!
 //! `cargo run --release --manifest-path bench/http/Cargo.toml [-- [--rounds N] [--only NAME]
 //! [--json FILE]]`, where NAME is the beginning of the ratios' names; wrk must be installed.

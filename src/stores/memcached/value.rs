@@ -80,7 +80,7 @@ impl Unreadable {
     }
 
     fn newer(format: u8) -> Self {
-        let why = format!("its format is {format}, this version knows {FORMAT}");
+        let why = format!("its format is {format}, this version reads {FORMAT}");
         Unreadable::Undecodable(Error::with_source(ErrorKind::Undecodable, READING, why))
     }
 }
