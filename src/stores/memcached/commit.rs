@@ -67,7 +67,7 @@ impl Inner {
                 return Ok(answer);
             }
             if began.elapsed() >= self.busy_timeout {
-                let why = "others kept changing the session";
+                let why = "other requests kept changing the session";
                 return Err(Error::with_source(ErrorKind::Busy, commit.action.operation(), why));
             }
             // Random, or requests that collided once would collide again.

@@ -65,7 +65,7 @@ pub(super) fn manager<M: 'static, P: Phase>(rocket: &Rocket<P>) -> Option<&Sessi
 
 fn manager_for<'r, M: 'static>(request: &'r Request<'_>) -> Result<&'r SessionManager> {
     let sessions = manager::<M, _>(request.rocket()).ok_or_else(|| {
-        let why = "this Rocket has no such manager";
+        let why = "no manager of this type is attached";
         Error::with_source(ErrorKind::Invalid, "find the request's session manager", why)
     })?;
     error_response::report_to(request, sessions);
@@ -161,7 +161,7 @@ fn is_missing<M: 'static>(rocket: &Rocket<Ignite>) -> bool {
         let marker = type_name::<M>();
         log::error!(
             target: "cloakroom",
-            "a route asks for a session, and no session manager is attached{}",
+            "a route requires a session, and no session manager is attached{}",
             match marker {
                 "()" => ": rocket::build().attach(sessions)".to_owned(),
                 _ => format!(" for {marker}: attach web::rocket::Sessions::<{marker}>::of(sessions)"),
