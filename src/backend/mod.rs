@@ -9,7 +9,6 @@
 mod cache;
 mod commit;
 mod filter;
-pub(crate) mod key_map;
 mod lookup;
 mod replaced_id;
 mod sweep_batch;

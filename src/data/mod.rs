@@ -3,12 +3,11 @@
 //! Uses only `error`. Sessions encode and decode values here; stores keep the JSON text of [`Data`]
 //! and read it back.
 
-mod block;
 mod encode;
-mod json;
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, Visitor};
@@ -16,7 +15,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::error::{Error, ErrorKind, Result};
-use block::Block;
 
 /// The name of the flash messages, which have a separate size limit.
 pub(crate) const FLASHES: &str = "cloakroom.flash";
@@ -184,7 +182,21 @@ impl fmt::Debug for Value<'_> {
 
 /// The data of a session: values by name. Cloning is cheap.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Data(Block);
+pub struct Data(Option<Arc<Object>>);
+
+/// A JSON object that is not empty, with its names sorted.
+#[derive(PartialEq, Eq)]
+struct Object {
+    json: String,
+    /// Each name, without escapes, and where its value is in `json`.
+    names: Vec<(Box<str>, Range<usize>)>,
+}
+
+impl Object {
+    fn value(&self, range: &Range<usize>) -> &str {
+        self.json.get(range.clone()).unwrap_or_default()
+    }
+}
 
 impl fmt::Debug for Data {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -193,21 +205,46 @@ impl fmt::Debug for Data {
 }
 
 impl Data {
+    /// Makes the data of names with their values, which are JSON. The names are sorted.
+    fn of(entries: &[(&str, &str)]) -> Self {
+        let mut json = String::from("{");
+        let mut names = Vec::with_capacity(entries.len());
+        for (name, value) in entries {
+            json.push_str(if names.is_empty() { "" } else { "," });
+            // A text serializes always.
+            json.push_str(&serde_json::to_string(name).unwrap_or_default());
+            json.push(':');
+            let start = json.len();
+            json.push_str(value);
+            names.push(((*name).into(), start..json.len()));
+        }
+        json.push('}');
+        Data((!names.is_empty()).then(|| Arc::new(Object { json, names })))
+    }
+
     /// Returns the value of `name`.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<Value<'_>> {
-        self.0.get(name).map(|value| Value(Text::Piece(value)))
+        let object = self.0.as_deref()?;
+        let at = object.names.binary_search_by(|(have, _)| (**have).cmp(name)).ok()?;
+        let (_, range) = object.names.get(at)?;
+        Some(Value(Text::Piece(object.value(range))))
     }
 
     /// Iterates over names and values, ordered by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, Value<'_>)> {
-        self.0.iter().map(|(name, value)| (name, Value(Text::Piece(value))))
+        self.entries().map(|(name, value)| (name, Value(Text::Piece(value))))
+    }
+
+    fn entries(&self) -> impl Iterator<Item = (&str, &str)> {
+        let object = self.0.as_deref().into_iter();
+        object.flat_map(|object| object.names.iter().map(|(name, at)| (&**name, object.value(at))))
     }
 
     /// Returns the number of names.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.0.as_ref().map_or(0, |object| object.names.len())
     }
 
     /// Returns whether the data has no name.
@@ -225,19 +262,18 @@ impl Data {
         changes: impl Iterator<Item = (&'c str, Option<&'c str>)>,
     ) -> bool {
         let mut entries = Vec::with_capacity(self.len() + changes.size_hint().0);
-        let mut stored = self.0.entries().peekable();
+        let mut stored = self.entries().peekable();
         for (name, value) in changes {
-            let name = name.as_bytes();
             while let Some(other) = stored.next_if(|(have, _)| *have < name) {
                 entries.extend((!clear).then_some(other));
             }
             stored.next_if(|(have, _)| *have == name);
-            entries.extend(value.map(|value| (name, value.as_bytes())));
+            entries.extend(value.map(|value| (name, value)));
         }
         entries.extend(stored.filter(|_| !clear));
-        let changed = !entries.iter().copied().eq(self.0.entries());
+        let changed = !entries.iter().copied().eq(self.entries());
         if changed {
-            self.0 = Block::of(entries.iter().copied());
+            *self = Data::of(&entries);
         }
         changed
     }
@@ -248,7 +284,7 @@ impl Data {
     /// [`ErrorKind::Undecodable`] for any other text.
     pub fn from_json(text: &str) -> Result<Self> {
         let mut deserializer = serde_json::Deserializer::from_str(text);
-        let data = Entries.deserialize(&mut deserializer);
+        let data = ObjectVisitor.deserialize(&mut deserializer);
         let data = data.and_then(|data| deserializer.end().map(|()| data));
         data.map_err(|source| undecodable(describe_json_error(&source)))
     }
@@ -257,7 +293,7 @@ impl Data {
     /// written.
     #[must_use]
     pub fn as_json(&self) -> &str {
-        self.0.json()
+        self.0.as_ref().map_or("{}", |object| &object.json)
     }
 
     /// Returns the size that counts towards the limit of a session, in bytes: the length of
@@ -265,19 +301,21 @@ impl Data {
     /// limit](crate::Flash).
     #[must_use]
     pub fn json_len(&self) -> usize {
-        let flashes = match self.0.get(FLASHES) {
-            Some(value) if self.len() == 1 => "\"\":".len() + FLASHES.len() + value.len(),
-            Some(value) => "\"\":,".len() + FLASHES.len() + value.len(),
+        let flashes = match self.get(FLASHES).map(|value| value.as_json().len()) {
+            Some(value) if self.len() == 1 => "\"\":".len() + FLASHES.len() + value,
+            Some(value) => "\"\":,".len() + FLASHES.len() + value,
             None => 0,
         };
-        self.0.json_len() - flashes
+        self.as_json().len() - flashes
     }
 
     /// Returns the size in memory, in bytes, for caches with a bound on their memory. Clones share
     /// that memory.
     #[must_use]
     pub fn memory_size(&self) -> usize {
-        self.0.size()
+        let Some(object) = &self.0 else { return 0 };
+        let names: usize = object.names.iter().map(|(name, _)| name.len()).sum();
+        size_of::<Object>() + object.json.len() + names + size_of_val(&*object.names)
     }
 }
 
@@ -294,9 +332,9 @@ pub(crate) fn undecodable(source: impl Into<Box<dyn std::error::Error + Send + S
     Error::with_source(ErrorKind::Undecodable, "decode a stored session", source)
 }
 
-struct Entries;
+struct ObjectVisitor;
 
-impl<'de> DeserializeSeed<'de> for Entries {
+impl<'de> DeserializeSeed<'de> for ObjectVisitor {
     type Value = Data;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Data, D::Error> {
@@ -304,7 +342,7 @@ impl<'de> DeserializeSeed<'de> for Entries {
     }
 }
 
-impl<'de> Visitor<'de> for Entries {
+impl<'de> Visitor<'de> for ObjectVisitor {
     type Value = Data;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -322,8 +360,9 @@ impl<'de> Visitor<'de> for Entries {
             entries.sort_by(|(a, _), (b, _)| a.cmp(b));
             entries.dedup_by(|(a, _), (b, _)| a == b);
         }
-        let entries = entries.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
-        Ok(Data(Block::of(entries)))
+        let entries: Vec<(&str, &str)> =
+            entries.iter().map(|(name, json)| (&**name, *json)).collect();
+        Ok(Data::of(&entries))
     }
 }
 
@@ -333,7 +372,39 @@ struct Name<'t>(#[serde(borrow)] Cow<'t, str>);
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// Similar names, some with escapes.
+    fn entries() -> impl Strategy<Value = BTreeMap<String, String>> {
+        let value = (0..70_000_usize).prop_map(|len| format!("\"{}\"", "x".repeat(len % 1000)));
+        prop::collection::btree_map("[ab\"\\\\\n\u{0}ü]{0,3}", value, 0..6)
+    }
+
+    proptest! {
+        #[test]
+        fn data_returns_its_entries_and_their_json(entries in entries(), other in "[ab]{0,3}") {
+            let all: Vec<_> = entries.iter().map(|(name, value)| (&**name, &**value)).collect();
+            let data = Data::of(&all);
+            prop_assert_eq!(data.len(), entries.len());
+            prop_assert!(data.entries().eq(all.iter().copied()));
+            for name in entries.keys().chain([&other]) {
+                let found = data.get(name);
+                prop_assert_eq!(
+                    found.as_ref().map(Value::as_json),
+                    entries.get(name).map(String::as_str)
+                );
+            }
+            prop_assert_eq!(Data::from_json(data.as_json()).unwrap(), data.clone());
+            let read: BTreeMap<String, Box<RawValue>> =
+                serde_json::from_str(data.as_json()).unwrap();
+            prop_assert!(read.iter().map(|(name, value)| (name, value.get()))
+                .eq(entries.iter().map(|(name, value)| (name, &**value))));
+        }
+    }
 
     #[test]
     fn json_len_is_the_length_of_as_json() {

@@ -28,37 +28,6 @@ pub(crate) fn is_loopback(host: &str) -> bool {
         || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// The value of a `Host` header, stored in place and cut to 128 bytes.
-///
-/// A session copies it before it is known whether the request uses the session: a `String` would
-/// cost every request an allocation.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct HostText {
-    bytes: [u8; HostText::MAX],
-    len: usize,
-}
-
-impl HostText {
-    const MAX: usize = 128;
-
-    pub(crate) fn new(host: &str) -> Self {
-        let mut len = host.len().min(Self::MAX);
-        while !host.is_char_boundary(len) {
-            len -= 1;
-        }
-        let mut bytes = [0; Self::MAX];
-        for (to, from) in bytes.iter_mut().zip(host.bytes().take(len)) {
-            *to = from;
-        }
-        HostText { bytes, len }
-    }
-
-    pub(crate) fn as_str(&self) -> &str {
-        let bytes = self.bytes.get(..self.len).unwrap_or_default();
-        std::str::from_utf8(bytes).unwrap_or_default()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,15 +57,5 @@ mod tests {
         {
             assert!(!is_loopback(host), "{host}");
         }
-    }
-
-    #[test]
-    fn a_host_is_kept_as_it_is_and_a_long_one_is_cut_between_characters() {
-        for host in ["", "example.org:8000", &"a".repeat(128)] {
-            assert_eq!(HostText::new(host).as_str(), host);
-        }
-        assert_eq!(HostText::new(&"a".repeat(10_000)).as_str(), "a".repeat(128));
-        let odd = "a".to_owned() + &"é".repeat(100);
-        assert_eq!(HostText::new(&odd).as_str(), &odd[..127]);
     }
 }

@@ -11,7 +11,7 @@ mod response;
 mod response_headers;
 
 pub(crate) use few::Few;
-pub(crate) use host::{HostText, is_loopback, is_webkit};
+pub(crate) use host::{is_loopback, is_webkit};
 pub use outcome::Outcome;
 pub(crate) use request_head::MAX_PROXIES;
 pub use request_head::RequestHead;

@@ -142,7 +142,7 @@ impl Session {
         } else if let Some(LiveSession { record, id_hash }) = state.known.live() {
             let issued = state.issued.as_ref().or_else(|| self.to_be_sealed_again(id_hash));
             if issued.is_some() {
-                self.context.warn_if_insecure(self.insecure_host.as_ref());
+                self.context.warn_if_insecure(self.insecure_host.as_deref());
             }
             issued.map_or_else(Vec::new, |id| {
                 let mut fields = transport.issue(id, self.max_age(record), self.context.now());

@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::id::{PublicId, Realm, RealmTag, SessionId, SessionIdHash};
 use crate::lifetime::Lifetime;
-use crate::message::{Few, HostText, RequestHead, is_loopback, is_webkit};
+use crate::message::{Few, RequestHead, is_loopback, is_webkit};
 use crate::process::Process;
 use crate::record::{Client, Record, Touch};
 use crate::session::guess_detector::GuessDetector;
@@ -462,11 +462,11 @@ impl Context {
 
     /// Raises once per process the event that browsers drop the cookie that is being sent, and once
     /// more the event that WebKit browsers drop it on a loopback name.
-    pub(crate) fn warn_if_insecure(&self, host: Option<&HostText>) {
+    pub(crate) fn warn_if_insecure(&self, host: Option<&str>) {
         if let Some(host) = host
-            && !was_warned(host.as_str()).swap(true, Ordering::Relaxed)
+            && !was_warned(host).swap(true, Ordering::Relaxed)
         {
-            self.events.raise(&Event::InsecureConnection { host: host.as_str() });
+            self.events.raise(&Event::InsecureConnection { host });
         }
     }
 }

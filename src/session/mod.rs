@@ -27,7 +27,7 @@ use crate::data::Data;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::id::{PublicId, SessionId, SessionIdHash, UserKey};
-use crate::message::{HostText, RequestHead};
+use crate::message::RequestHead;
 use crate::record::{Client, Record};
 use crate::sync::{Mutex, MutexGuard};
 use changes::Changes;
@@ -72,7 +72,7 @@ pub struct Session {
     opened_at: Timestamp,
     number: SessionNumber,
     /// The host, if the browser drops the cookie and no event was raised for the host yet.
-    insecure_host: Option<HostText>,
+    insecure_host: Option<Box<str>>,
     address: Option<IpAddr>,
     /// Whether the browser prefetches the page.
     prefetch: bool,
@@ -265,7 +265,7 @@ impl Session {
             context.events.raise(&Event::TooManyIds { address });
         }
         let client = context.settings.client(head, address);
-        let insecure_host = context.insecure_host(head).map(HostText::new);
+        let insecure_host = context.insecure_host(head).map(Box::from);
         let opened = context.recently_ended.now();
         let number = SessionNumber::new();
         number.use_here();

@@ -5,7 +5,7 @@
 
 #![allow(dead_code, unreachable_pub, reason = "no test program uses all of it")]
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::fmt::{self, Display};
 use std::str::FromStr;
 
@@ -374,17 +374,14 @@ impl Ledger {
             self.open.values_mut().for_each(|open| open.overlapped = true);
             let busy: Vec<&String> =
                 self.open.values().flat_map(|open| open.change.lives()).collect();
-            // A process that was killed may have ended them without saying so.
-            let perhaps_ended: HashSet<&String> =
-                self.open.values().chain(&self.unknown).flat_map(|open| &open.everyone).collect();
             for (name, life) in self.lives.iter_mut().filter(|(_, life)| life.now.is_some()) {
-                life.doubtful = true;
                 if !busy.contains(&name) {
                     everyone.push(name.clone());
-                    if !life.brief && !perhaps_ended.contains(name) {
+                    if !life.doubtful {
                         together.push(name.clone());
                     }
                 }
+                life.doubtful = true;
             }
         }
         let open = Open { change: change.clone(), everyone, together, overlapped };

@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 use std::time::Duration;
 
-use crate::backend::key_map::IdHashMap;
 use crate::backend::{
     Capabilities, Commit, Committed, Decision, IdChange, LiveSession, Lookup, Maintenance, Missing,
     Page, ReplacedId, ReplacedIdStatus, SessionFilter, SessionIndex, Store, SweepReport,
@@ -38,9 +37,9 @@ pub struct MemoryStore {
 
 #[derive(Debug, Default)]
 struct Sessions {
-    rows: IdHashMap<Row>,
+    rows: HashMap<SessionIdHash, Row>,
     /// The remembered replaced ids, with the current id of each session.
-    replaced: IdHashMap<SessionIdHash>,
+    replaced: HashMap<SessionIdHash, SessionIdHash>,
     users: HashMap<UserKey, BTreeSet<SessionIdHash>>,
     last_place: i64,
 }

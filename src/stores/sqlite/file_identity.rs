@@ -1,12 +1,10 @@
 //! Detects that the database file or its log was deleted or replaced while it is open.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
@@ -19,70 +17,18 @@ use crate::event::{Event, Events};
 #[derive(Debug)]
 pub(super) struct Names {
     files: Vec<(PathBuf, u64)>,
-    /// The folder of the files. It changes with every name in it, and reading its timestamps takes
-    /// a fifth of the time of looking the names up.
-    folder: Option<File>,
-    /// The last successful check of the names.
-    last_check: Mutex<Option<Checked>>,
     events: Events,
     /// Whether [`Event::FileMoved`] was raised since the last [`Event::FileRecovered`].
     reported: AtomicBool,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Checked {
-    at: Instant,
-    folder: Stamps,
-}
-
-/// The folder's modification time, which programs can set, and its change time (seconds,
-/// nanoseconds), which they cannot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamps {
-    modified: SystemTime,
-    changed: (i64, i64),
-}
-
-/// How old a folder's timestamp must be to be trusted. Timestamps have the resolution of the
-/// kernel's tick, a few milliseconds, so a folder that changed just now may change again without a
-/// new timestamp.
-const TICK: Duration = Duration::from_secs(1);
-
-/// How often the names are checked even if the folder has not changed: a parent folder may be
-/// moved.
-const RECHECK: Duration = Duration::from_secs(1);
-
 impl Names {
     /// Records the inode numbers of these files. Files that do not exist are ignored.
     pub(super) fn of(paths: Vec<PathBuf>, events: Events) -> Self {
         let known = |path: PathBuf| Some((fs::metadata(&path).ok()?.ino(), path));
-        let folder = paths.first().and_then(|path| File::open(path.parent()?).ok());
         let files = paths.into_iter().filter_map(known).map(|(number, path)| (path, number));
         let (files, reported) = (files.collect(), AtomicBool::new(false));
-        Names { files, folder, last_check: Mutex::default(), events, reported }
-    }
-
-    fn stamps(&self) -> Option<Stamps> {
-        let folder = self.folder.as_ref()?.metadata().ok()?;
-        let changed = (folder.ctime(), folder.ctime_nsec());
-        Some(Stamps { modified: folder.modified().ok()?, changed })
-    }
-
-    /// Like [`check`](Self::check), but skips the check for at most a second while the folder has
-    /// not changed.
-    pub(super) fn check_if_changed(&self) -> Result<()> {
-        let before = self.stamps();
-        let last_check = *self.last_check.lock().unwrap_or_else(PoisonError::into_inner);
-        let unchanged = |checked: &Checked| before == Some(checked.folder);
-        if last_check.filter(unchanged).is_some_and(|last| last.at.elapsed() < RECHECK) {
-            return Ok(());
-        }
-        let found = self.check();
-        let settled = |folder: &Stamps| folder.modified.elapsed().is_ok_and(|since| since >= TICK);
-        let checked = before.filter(|folder| found.is_ok() && settled(folder));
-        *self.last_check.lock().unwrap_or_else(PoisonError::into_inner) =
-            checked.map(|folder| Checked { at: Instant::now(), folder });
-        found
+        Names { files, events, reported }
     }
 
     /// Fails with [`ErrorKind::Unavailable`] when a path names another file than the open one, or

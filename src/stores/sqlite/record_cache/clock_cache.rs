@@ -1,6 +1,7 @@
 //! A cache of sessions within a memory budget, with CLOCK (second chance) eviction.
 
-use crate::backend::key_map::IdHashMap;
+use std::collections::HashMap;
+
 use crate::clock::Timestamp;
 use crate::id::{IdpSessionId, SessionIdHash, UserKey};
 use crate::record::Record;
@@ -21,7 +22,7 @@ pub(super) struct Slots {
     swept: Option<Timestamp>,
     /// The next slot to check for such a session.
     sweep_hand: usize,
-    places: IdHashMap<usize>,
+    places: HashMap<SessionIdHash, usize>,
     slots: Vec<Slot>,
 }
 
@@ -56,7 +57,7 @@ impl Slots {
             hand: 0,
             swept: None,
             sweep_hand: 0,
-            places: IdHashMap::default(),
+            places: HashMap::new(),
             slots: Vec::new(),
         }
     }

@@ -239,10 +239,7 @@ impl Writer {
         let failed = || while_doing(leader.operation);
         let synced = self.full
             || self.next_group(&leader.group).any(|commit_mode| commit_mode == CommitMode::Synced);
-        match synced {
-            true => self.names.check()?,
-            false => self.names.check_if_changed()?,
-        }
+        self.names.check()?;
         write_connection.reset_connection()?;
         write_connection.set_synced(synced, deadline).map_err(failed())?;
         let connection = &write_connection.connection;
