@@ -105,7 +105,7 @@ pub(crate) fn permissions(path: &Path) -> Vec<String> {
     if let Ok(folder_info) = fs::metadata(folder) {
         // With the sticky bit only a file's owner can replace it.
         if folder_info.mode() & 0o002 != 0 && folder_info.mode() & 0o1000 == 0 {
-            wrong.push(format!("anyone may replace files in {}", folder.display()));
+            wrong.push(format!("any user can replace files in {}", folder.display()));
         }
     }
     wrong
