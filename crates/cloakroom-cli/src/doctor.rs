@@ -1,4 +1,4 @@
-//! `doctor`: finds problems, and says how to solve them.
+//! `doctor`: finds problems and their remedies.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
