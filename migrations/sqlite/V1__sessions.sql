@@ -26,7 +26,7 @@ CREATE TABLE "{t}" (
     data           TEXT    NOT NULL
 ) STRICT;
 
--- Most sessions are anonymous and are rarely looked up by handle, so the next three indexes omit them.
+-- Most sessions are anonymous and rarely looked up by handle: the next three indexes omit them.
 CREATE UNIQUE INDEX "{t}_handle" ON "{t}" (handle) WHERE user_key IS NOT NULL;
 CREATE INDEX "{t}_user" ON "{t}" (user_key) WHERE user_key IS NOT NULL;
 CREATE INDEX "{t}_external" ON "{t}" (external_key) WHERE external_key IS NOT NULL;
