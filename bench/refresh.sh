@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Measures everything anew, on a machine that should have nothing else to do, keeps the figures in
-# bench/figures, and draws pictures and tables from them. Works from any directory.
+# Measures everything, stores the figures in bench/figures, and writes the pictures and tables. The
+# machine should be idle. Works from any directory.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -1,9 +1,9 @@
-//! Processes that share their sessions through memcached: sign in at one, and the other knows you.
-//! The application is that of `examples/rouille.rs`.
+//! Processes that share their sessions through memcached: a user who signs in at one is signed in at
+//! the other. The application is that of `examples/rouille.rs`.
 //!
 //! `cargo run --release --features rouille,memcached --example memcached`, twice, the second time
 //! with `CLOAKROOM_ADDR=127.0.0.1:8001`; then open both addresses. `CLOAKROOM_MEMCACHED` names the
-//! servers, separated by commas; without it that is `127.0.0.1:11211`.
+//! servers, separated by commas; the default is `127.0.0.1:11211`.
 
 #[allow(dead_code, reason = "it is a program too")]
 #[path = "rouille.rs"]

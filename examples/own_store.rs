@@ -1,7 +1,7 @@
-//! A back-end of one's own: a map behind a lock, which holds every session as one JSON text. It
-//! shows what any other place (a folder, a key-value server) has to do.
+//! A store written by hand: a map behind a lock, in which each session is one JSON text. It shows
+//! what a store on any other medium (a folder, a key-value server) has to do.
 //!
-//! `cargo run --example own_store --features conformance` runs the checks of every law on it.
+//! `cargo run --example own_store --features conformance` runs the conformance suite on it.
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -23,18 +23,18 @@ struct OwnStore(Mutex<Rows>);
 #[derive(Debug, Default)]
 struct Rows {
     by_key: HashMap<SessionIdHash, Row>,
-    /// The keys that a session had lead to the one it has now. Without this a request under way
-    /// could not be told from one whose session is gone, and a sign-out through an old key would
-    /// end nothing.
+    /// Maps the replaced id hashes of a session to its current one. Without this a request under
+    /// way could not be distinguished from one whose session has ended, and a sign-out through a
+    /// replaced id would end nothing.
     by_replaced: HashMap<SessionIdHash, SessionIdHash>,
 }
 
 #[derive(Debug)]
 struct Row {
     json: String,
-    /// Beside the text, so that a sweep need not decode every session.
+    /// A copy of the record's deadline, so that a sweep need not decode every session.
     deadline: Timestamp,
-    /// The keys it had, the oldest first.
+    /// The replaced ids of the session, the oldest first.
     replaced: Vec<ReplacedId>,
 }
 
@@ -45,7 +45,7 @@ impl OwnStore {
 }
 
 impl Rows {
-    /// What `id_hash` finds at `now`, with the current id of the session as its position.
+    /// Looks `id_hash` up at `now`; the position is the current id hash of the session.
     fn find(&self, id_hash: &SessionIdHash, now: Timestamp) -> Lookup<SessionIdHash> {
         let at = *self.by_replaced.get(id_hash).unwrap_or(id_hash);
         let Some(row) = self.by_key.get(&at) else { return Lookup::not_found() };
@@ -58,7 +58,7 @@ impl Rows {
         if row.deadline <= now {
             return Lookup::Missing(Missing::NotFound { expired: Some(at) });
         }
-        // What cannot be decoded stays: an older version of the program may be able to read it.
+        // A row that does not decode stays: another version of the program may be able to read it.
         let record = match Record::from_json(&row.json) {
             Ok(record) => record,
             Err(error) => {
@@ -82,7 +82,7 @@ impl Rows {
         self.by_key.insert(id_hash, row);
     }
 
-    /// The row keeps its place, and the key it had before.
+    /// Replaces the record of a row, which keeps its id hashes.
     fn replace(&mut self, id_hash: &SessionIdHash, record: &Record) {
         if let Some(row) = self.by_key.get_mut(id_hash) {
             row.json = record.to_json();
@@ -90,7 +90,7 @@ impl Rows {
         }
     }
 
-    /// Gives the keys that the session had.
+    /// Removes a session, and returns its replaced ids.
     fn remove(&mut self, id_hash: &SessionIdHash) -> Vec<ReplacedId> {
         let replaced = self.by_key.remove(id_hash).map(|row| row.replaced).unwrap_or_default();
         for id in &replaced {
@@ -99,10 +99,10 @@ impl Rows {
         replaced
     }
 
-    /// A new key must never lead to two sessions, and an old one never lead anywhere again.
+    /// Fails if `id_hash` is or was in use: an id hash must never find a second session.
     fn check_free(&self, id_hash: &SessionIdHash) -> Result<()> {
         match self.by_key.contains_key(id_hash) || self.by_replaced.contains_key(id_hash) {
-            true => Err(Error::new(ErrorKind::Conflict, "give a session its new key")),
+            true => Err(Error::new(ErrorKind::Conflict, "give a session its new id")),
             false => Ok(()),
         }
     }
@@ -114,26 +114,26 @@ impl Store for OwnStore {
     }
 
     fn try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Lookup> {
-        // The lock is only held for moments.
+        // The lock is held only briefly.
         self.load(id_hash, now).ok()
     }
 
     fn commit(&self, commit: &Commit) -> Result<Committed> {
-        // One lock from the look to the write makes the commit atomic. In a database it is a
-        // transaction, on a server without one a compare-and-swap that is tried again.
+        // One lock around the look-up and the write makes the commit atomic. A database uses a
+        // transaction, a server without transactions a compare-and-swap with retries.
         let mut rows = self.rows();
         let found = rows.find(&commit.id_hash, commit.now);
-        // An expired session is as good as gone. But a write that has waited since before its
-        // deadline could make it live again, which some commits must prevent.
+        // An expired session counts as absent. But a write whose time was taken before the deadline
+        // could make it live again, which some commits must prevent by removing it.
         if let Some(expired) = commit.expired_to_remove(&found) {
             rows.remove(expired);
         }
-        // What a commit does is decided once for all stores; a store only carries it out.
+        // `decide` decides for all stores what a commit does; a store only executes the decision.
         match commit.decide(found)? {
             Decision::Answer(answer) => Ok(answer),
             Decision::Insert { session, replaces } => {
                 rows.check_free(&session.id_hash)?;
-                // The session that was found goes, with all ids that it had.
+                // Remove the session that was found, with all its replaced ids.
                 let ended: Vec<_> = replaces.iter().map(|(_, at)| *at).collect();
                 for id_hash in &ended {
                     rows.remove(id_hash);
@@ -147,7 +147,7 @@ impl Store for OwnStore {
                 Ok(Committed::Done { session, ended: Vec::new() })
             }
             Decision::Update { at, session, id_change: Some(IdChange { left, presented }) } => {
-                // Check before anything is changed: if the renewal fails, the old id works on.
+                // Check before anything is changed: if the renewal fails, the old id still works.
                 rows.check_free(&session.id_hash)?;
                 let mut replaced = rows.remove(&at);
                 if left.ends_graces() {
@@ -175,8 +175,7 @@ impl Store for OwnStore {
     fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
         let mut rows = self.rows();
         for (id_hash, touch) in batch {
-            // The record is read again under the lock: a touch must not write back what a request
-            // has read before.
+            // Read the record again under the lock: a touch must not write back an older record.
             if let Lookup::Live { mut session, at } = rows.find(id_hash, now)
                 && session.record.touch(*touch)
             {
@@ -188,7 +187,7 @@ impl Store for OwnStore {
 
     fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {
         let mut rows = self.rows();
-        // From here on it keeps others waiting; its own wait does not count.
+        // The time for which the sweep blocks others, without its own wait for the lock.
         let began = Instant::now();
         let ended = rows.by_key.iter().filter(|(_, row)| row.deadline <= now);
         let ended: Vec<SessionIdHash> =
@@ -200,7 +199,7 @@ impl Store for OwnStore {
     }
 
     fn index(&self) -> Option<&dyn SessionIndex> {
-        // It has no index by user. Saying so is better than a list that may be incomplete.
+        // This store has no index by user. `None` is better than a list that may be incomplete.
         None
     }
 
@@ -215,6 +214,6 @@ impl Store for OwnStore {
 
 fn main() -> Result<(), conformance::Failures> {
     conformance::check(OwnStore::default)?;
-    println!("the store keeps the laws");
+    println!("the store keeps all guarantees");
     Ok(())
 }

@@ -26,7 +26,7 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let config = Config { address: address.ip(), port: address.port(), ..Config::default() };
     rocket::custom(config)
         .attach(sessions.clone())
-        .attach(AdHoc::on_liftoff("say where", |rocket| {
+        .attach(AdHoc::on_liftoff("print the address", |rocket| {
             let (ip, port) = (rocket.config().address, rocket.config().port);
             Box::pin(async move { println!("listening on http://{}", SocketAddr::new(ip, port)) })
         }))

@@ -1,4 +1,4 @@
-//! Time: the [`Clock`] that a manager is given, and [`Timestamp`] in whole milliseconds.
+//! Time: the [`Clock`] of a manager, and [`Timestamp`] in whole milliseconds.
 //!
 //! Imports nothing of this crate. Every module that compares times takes the current time as an
 //! argument, and the callers read it from the manager's clock.
@@ -68,7 +68,7 @@ pub trait Clock: Debug + Send + Sync + 'static {
 ///
 /// When the wall clock is set back, the returned time continues from its last value at the pace of
 /// the monotonic clock, until the process restarts. When the wall clock is set forward, or the
-/// machine was suspended, the returned time follows at once.
+/// machine was suspended, the returned time follows immediately.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 
@@ -125,7 +125,7 @@ impl ManualClock {
         self.0.fetch_add(millis(duration), Ordering::SeqCst);
     }
 
-    /// Sets the time to `now`, which may be earlier: a process sees that after a restart when the
+    /// Sets the time to `now`, which may be earlier, as after a restart of the process when the
     /// wall clock was set back.
     pub fn set(&self, now: Timestamp) {
         self.0.store(now.0, Ordering::SeqCst);

@@ -55,10 +55,10 @@ impl Session {
     /// a token that was requested after the sign-in.
     ///
     /// Without a session, the call begins one at the end of the request, as any change does. For a
-    /// session without a CSRF secret, it stores a new secret immediately, whatever the response
-    /// will be. [`clear`](Self::clear) removes the secret and so invalidates the tokens, unless
-    /// this is called after it in the same request. After [`ignore`](Self::ignore), a token is
-    /// valid later only if the session had a secret before.
+    /// session without a CSRF secret, it stores a new secret immediately, even if the request fails
+    /// later. [`clear`](Self::clear) removes the secret and so invalidates the tokens, unless this
+    /// is called after it in the same request. After [`ignore`](Self::ignore), a token is valid
+    /// later only if the session had a secret before.
     ///
     /// # Errors
     /// As [`update`](Self::update).

@@ -10,7 +10,7 @@ use crate::record::Record;
 
 /// The changes of one request: names set and removed, all names cleared, the user replaced.
 ///
-/// Deltas obey one law: applying `a.then(b)` equals applying `a` and then `b`.
+/// Applying `a.then(b)` equals applying `a` and then `b`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Delta {
     /// Removes every name that `changes` does not contain.

@@ -1,4 +1,4 @@
-//! The one error type: a kind to match on, what was being done, and the reason.
+//! The error type: a kind to match on, the operation, and the reason.
 
 use std::any::Any;
 use std::borrow::Cow;
@@ -12,17 +12,17 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 type Source = Box<dyn error::Error + Send + Sync>;
 
-/// Anything that can go wrong, one machine word wide.
+/// An error of this crate, one machine word wide.
 ///
-/// [`kind`](Error::kind) is for code. `Display` and `Debug` are for people, and write the whole
-/// sentence: what was being done, the reason, and what caused that, as in
-/// `cannot load a session: database is locked`.
+/// [`kind`](Error::kind) is for code. `Display` and `Debug` are for people, and write a full
+/// sentence: the operation, the reason, and its cause, as in `cannot load a session: database is
+/// locked`.
 ///
-/// [`source`](error::Error::source) is always `None`. The errors of the libraries below are part of
-/// the sentence already, and would be written twice by what writes an error with its sources, such
-/// as `anyhow` with `{:#}`.
+/// [`source`](error::Error::source) is always `None`, because the sentence contains the errors of
+/// the libraries below. A tool that writes an error with its sources, such as `anyhow` with `{:#}`,
+/// would write them twice.
 ///
-/// Cloning is cheap: a failed group commit gives the same error to everyone in the group.
+/// Cloning is cheap: a failed group commit returns the same error to all its requests.
 ///
 /// ```
 /// use cloakroom::UserKey;
@@ -39,41 +39,41 @@ struct Inner {
     source: Option<Source>,
 }
 
-/// What kind of failure an [`Error`] is.
+/// The kind of an [`Error`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The store was occupied until the deadline of the call. Trying again later can work.
+    /// The store was busy until the deadline of the call. A later attempt can succeed.
     Busy,
-    /// The store cannot be reached: no such folder, an I/O error, a server that is down.
+    /// The store cannot be reached: a missing folder, an I/O error, a server that is down.
     Unavailable,
     /// The file, its folder or the file system is read-only.
     ReadOnly,
-    /// There is no room: a full disk, or the bound of the store was reached.
+    /// There is no space: the disk is full, or the store has reached its limit.
     Full,
     /// The file is not a database, or a page of it is damaged.
     Corrupt,
-    /// The data of one session is larger than the limit. What was stored before is intact.
+    /// The data of one session is larger than the limit. The stored data is unchanged.
     TooLarge,
-    /// Stored bytes do not decode, or are of a newer format than this version knows.
+    /// Stored bytes do not decode, or have a newer format than this version can read.
     Undecodable,
-    /// A value is not of the type that was asked for, or a value could not be encoded.
+    /// A value is not of the requested type, or could not be encoded.
     WrongType,
     /// The tables are missing: they were never set up, or they were dropped.
     NotSetUp,
-    /// A table of the chosen name exists and is not ours. It was left as it is.
+    /// A table of the chosen name exists and was not made by this crate. It was not changed.
     ForeignTable,
-    /// The schema was written by a newer version of this crate. It was left as it is.
+    /// The schema was written by a newer version of this crate. It was not changed.
     NewerSchema,
     /// A new id is already taken. With 256 random bits this means a broken source of randomness.
     Conflict,
-    /// An argument or a configuration is not acceptable; the text says which and why.
+    /// An argument or a setting is invalid; the text names it and the reason.
     Invalid,
-    /// The store cannot do this at all, for example list sessions by user.
+    /// The store does not support this, for example lists by user.
     Unsupported,
     /// The request was closed already.
     Closed,
-    /// None of the above; the text says more.
+    /// Any other failure; the text describes it.
     Unexpected,
 }
 
@@ -83,25 +83,26 @@ impl ErrorKind {
             ErrorKind::Busy => "the store is busy",
             ErrorKind::Unavailable => "the store is unavailable",
             ErrorKind::ReadOnly => "the store is read-only",
-            ErrorKind::Full => "there is no room left",
+            ErrorKind::Full => "there is no space left",
             ErrorKind::Corrupt => "the database is damaged",
             ErrorKind::TooLarge => "the session is too large",
             ErrorKind::Undecodable => "the stored bytes do not decode",
             ErrorKind::WrongType => "the value is of another type",
             ErrorKind::NotSetUp => "the tables are not set up",
-            ErrorKind::ForeignTable => "a table of that name exists and is not ours",
+            ErrorKind::ForeignTable => "a table of that name exists and was not made by cloakroom",
             ErrorKind::NewerSchema => "the schema is newer than this program",
             ErrorKind::Conflict => "the new id is already taken",
-            ErrorKind::Invalid => "that is not acceptable",
+            ErrorKind::Invalid => "an argument or a setting is invalid",
             ErrorKind::Unsupported => "the store cannot do this",
             ErrorKind::Closed => "the request has been closed",
-            ErrorKind::Unexpected => "the store gave an answer that does not fit the call",
+            ErrorKind::Unexpected => "the store returned an answer that does not fit the call",
         }
     }
 }
 
 impl ErrorKind {
-    /// The HTTP status of a request that failed so: 503 when trying again can help, else 500.
+    /// Returns the HTTP status for a request that failed with this kind: 503 if a retry can
+    /// succeed, else 500.
     pub(crate) fn default_status(self) -> u16 {
         match self {
             ErrorKind::Busy | ErrorKind::Unavailable => 503,
@@ -117,16 +118,16 @@ impl fmt::Display for ErrorKind {
 }
 
 impl Error {
-    /// An error of `kind` that happened while `operation` something ("load a session"). Its reason is
-    /// what the kind means.
+    /// Makes an error of `kind` in the operation `operation`, such as "load a session". Its reason
+    /// is the text of the kind.
     ///
-    /// Authors of stores use this; `operation` must not contain an id.
+    /// For authors of stores. `operation` must not contain an id.
     pub fn new(kind: ErrorKind, operation: impl Into<Cow<'static, str>>) -> Self {
         Error(Arc::new(Inner { kind, operation: operation.into(), source: None }))
     }
 
-    /// The same with the reason: words, or the error that caused it, which is written with its own
-    /// sources. It must not contain an id either.
+    /// Makes an error with a reason: a text, or the error that caused it, which is written with its
+    /// own sources. It must not contain an id either.
     pub fn with_source(
         kind: ErrorKind,
         operation: impl Into<Cow<'static, str>>,
@@ -135,19 +136,19 @@ impl Error {
         Error(Arc::new(Inner { kind, operation: operation.into(), source: Some(source.into()) }))
     }
 
-    /// What kind of failure this is.
+    /// Returns the kind.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// What was being done, in words, for example `load a session`.
+    /// Returns the operation that failed, for example `load a session`.
     #[must_use]
     pub fn operation(&self) -> &str {
         &self.0.operation
     }
 
-    /// The error that caused this one.
+    /// Returns the error that caused this one.
     #[allow(dead_code)] // used by the SQLite store, which is a feature
     pub(crate) fn cause(&self) -> Option<&(dyn error::Error + 'static)> {
         match &self.0.source {
@@ -170,13 +171,13 @@ impl fmt::Display for Error {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // `fn main() -> Result<(), Error>` prints Debug: make that readable.
+        // `fn main() -> Result<(), Error>` prints `Debug`, which must therefore be readable.
         fmt::Display::fmt(self, f)
     }
 }
 
-/// An error with its sources, on one line. Many an error writes its source itself: what is there
-/// already is left out.
+/// An error with its sources, on one line. Some errors write their source themselves: text that is
+/// already there is not repeated.
 fn sentence(error: &(dyn error::Error + 'static)) -> String {
     let mut sentence = error.to_string();
     let mut next = error.source();
@@ -192,7 +193,8 @@ fn sentence(error: &(dyn error::Error + 'static)) -> String {
 }
 
 thread_local! {
-    /// While an error of the application is written: the kind of the first of ours in it.
+    /// The kind of the first error of this crate within the application's error that is being
+    /// written.
     static NOTED: Cell<Option<Option<ErrorKind>>> = const { Cell::new(None) };
 }
 
@@ -202,19 +204,19 @@ fn note(kind: ErrorKind) {
     }
 }
 
-/// An application's error with its sources, on one line; and the kind of our error in it, if there
-/// is one.
+/// An application's error with its sources, on one line; and the kind of this crate's error in it,
+/// if it contains one.
 ///
-/// To go through the sources does not find every error of ours. `anyhow` in a `Box`, an enum's
-/// transparent variant, and `std::io::Error::other` all stand for the error that they hold: they
-/// give its sources and not itself. What they do with it is to write it.
+/// A search of the sources does not find every such error. `anyhow` in a `Box`, a transparent
+/// variant of an enum, and `std::io::Error::other` return the sources of the error that they
+/// contain and not the error itself. But they all write it.
 pub(crate) fn described(error: &(dyn error::Error + 'static)) -> (String, Option<ErrorKind>) {
     let outer = NOTED.replace(Some(None));
     let sentence = sentence(error);
     (sentence, NOTED.replace(outer).flatten())
 }
 
-/// What a panic said, if it said something.
+/// The message of a panic, if it has one.
 pub(crate) fn panic_words(panic: &(dyn Any + Send)) -> Option<&str> {
     let message = panic.downcast_ref::<String>().map(String::as_str);
     message.or_else(|| panic.downcast_ref::<&str>().copied())
@@ -245,7 +247,7 @@ mod tests {
         }
     }
 
-    /// An enum's transparent variant: it stands for the error that it holds.
+    /// A transparent variant of an enum, which returns the sources of the error that it contains.
     #[derive(Debug)]
     struct Transparent(Error);
 

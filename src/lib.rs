@@ -1,9 +1,9 @@
 //! Server-side HTTP sessions for synchronous Rust web applications.
 //!
 //! A [`SessionManager`] holds a store, such as [`SqliteStore`]. For each request it opens a
-//! [`Session`], which does nothing until it is used; the handler reads and changes it; and
-//! closing it stores what was changed and says which headers the response needs. Adapters for
-//! web frameworks, in [`web`], do the opening and closing.
+//! [`Session`], which does nothing until it is used. The handler reads and changes it. Closing it
+//! stores the changes and returns the headers for the response. The adapters for web frameworks in
+//! [`web`] open and close sessions.
 //!
 //! ```
 //! use cloakroom::http::Outcome;
@@ -11,14 +11,14 @@
 //!
 //! let sessions = SessionManager::new(SqliteStore::in_memory()?)?;
 //!
-//! // The first request has no cookie. It gets one, because it writes.
+//! // The first request has no cookie. It receives one, because it writes.
 //! let session = sessions.open(None);
 //! session.set("theme", "dark")?;
 //! let headers = sessions.close(&session, Outcome::Completed)?;
 //! let set_cookie = headers.iter().find(|(name, _)| *name == "Set-Cookie");
 //! let (_, cookie) = set_cookie.expect("a session began");
 //!
-//! // The next one brings it back. It only reads, so it writes nothing and gets no cookie.
+//! // The next request sends the cookie. It only reads, so it receives no cookie.
 //! let session = sessions.open(cookie.split(';').next());
 //! assert_eq!(session.get::<String>("theme")?.as_deref(), Some("dark"));
 //! let headers = sessions.close(&session, Outcome::Completed)?;
@@ -26,19 +26,19 @@
 //! # Ok::<(), cloakroom::Error>(())
 //! ```
 //!
-//! # Where to look
+//! # Contents
 //!
 //! | for | see |
 //! |---|---|
 //! | the cookie and its safe defaults | [`CookieConfig`] |
-//! | how long sessions live | [`Lifetime`], [`policy::Policy`] |
-//! | forms that no other site can forge | [`Session::csrf_field`], [`Session::verify_csrf`] |
+//! | the lifetime of sessions | [`Lifetime`], [`policy::Policy`] |
+//! | CSRF protection | [`Session::csrf_field`], [`Session::verify_csrf`] |
 //! | settings of the manager, of the SQLite store | [`manager::SessionManagerBuilder`], [`stores::sqlite::SqliteStoreBuilder`] |
 //! | operating a database | [`stores::sqlite::Admin`], the crate `cloakroom-cli` |
 //! | a cache in front of a store | [`stores::cached::CachedStore`] |
 //! | sessions in memcached, or memcached as that cache | `stores::memcached`, with its feature |
-//! | what can go wrong | [`ErrorKind`] |
-//! | what is told to the operator | [`event::Event`] |
+//! | errors | [`ErrorKind`] |
+//! | events for the operator | [`event::Event`] |
 //! | tests of an application | [`clock::ManualClock`], [`MemoryStore`], `testing` |
 //! | a store of your own | [`backend::Store`], `conformance` |
 //! | an adapter of your own for a web framework | [`http::Adapter`] |

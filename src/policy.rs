@@ -1,4 +1,4 @@
-//! Named policies: the session limits that NIST SP 800-63B-4 asks for.
+//! Named policies: the session limits of NIST SP 800-63B-4.
 //!
 //! Uses only `lifetime`. Applications pass a [`Policy`] to the manager's builder; the manager's
 //! review compares a configuration with all of them.
@@ -20,7 +20,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 /// | [`aal2`](Self::aal2) | 24 hours (should) | 1 hour (should) | no |
 /// | [`aal3`](Self::aal3) | 12 hours (**shall**) | 15 minutes (should) | no |
 ///
-/// The publication demands that a session's secret does not outlive the browser. A "remember me"
+/// The publication requires that a session's secret does not outlive the browser. A "remember me"
 /// cookie, set by [`persistent(true)`](Self::persistent), is a deviation to document.
 ///
 /// ```

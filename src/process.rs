@@ -1,15 +1,16 @@
 //! The process that opened a store or a manager, to detect use after a fork.
 //!
-//! Uses only `error`. Stores and managers remember their process, and check it before they take a
+//! Uses only `error`. Stores and managers store their process, and check it before they take a
 //! lock.
 
 use crate::error::{Error, ErrorKind, Result};
 
 /// The identity of one process; a forked child is another process.
 ///
-/// A child process inherits copies that must not be used: of connections, whose other end takes
-/// both processes for one; of locks in memory, in the state they had at the fork; and of SQLite's
-/// record of its file locks, which a child does not inherit. It inherits no threads.
+/// A child process inherits copies that must not be used: of connections, whose peer cannot
+/// distinguish the two processes; of locks in memory, in the state that they had at the fork; and
+/// of SQLite's record of its file locks, although it does not inherit the locks. It inherits no
+/// threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Process(u32);
 

@@ -1,3 +1,4 @@
-//! Compiles the code of README.md, and runs it where it says so.
+//! Compiles the code in README.md and docs/guide.md, and runs it unless it is marked `no_run`.
 
 #![doc = include_str!("../README.md")]
+#![doc = include_str!("../docs/guide.md")]

@@ -50,8 +50,8 @@ use crate::message::Outcome;
 use crate::record::Touch;
 use crate::session::{Session, SignIn};
 
-/// Signs `user` in, and returns the value of the `Cookie` header that the user's browser sends from
-/// now on, or of the header that carries the id instead.
+/// Signs `user` in, and returns the value of the `Cookie` header that the user's browser then
+/// sends, or of the header that carries the id instead.
 ///
 /// # Errors
 /// The store's errors; [`ErrorKind::Invalid`] if the user has the maximum number of sessions.
@@ -59,7 +59,7 @@ pub fn signed_in(sessions: &SessionManager, user: UserKey) -> Result<String> {
     with_session(sessions, |session| match session.sign_in(user)? {
         SignIn::Done => Ok(()),
         SignIn::Refused => {
-            let why = "the user has as many sessions as allowed";
+            let why = "the user has the maximum number of sessions";
             Err(Error::with_source(ErrorKind::Invalid, "sign a test's user in", why))
         }
     })
@@ -78,7 +78,7 @@ pub fn with_session(
     prepare(&session)?;
     let headers = sessions.close(&session, Outcome::Completed)?;
     let none = || {
-        let why = "nothing was written into it";
+        let why = "no value was set";
         Error::with_source(ErrorKind::Invalid, "begin a test's session", why)
     };
     let (name, value) = headers.id_fields.into_iter().next().ok_or_else(none)?;
@@ -128,13 +128,13 @@ pub struct Pause {
 }
 
 /// The maximum time of a pause, longer than a request takes to reach the store.
-const PATIENCE: Duration = Duration::from_secs(30);
+const MAX_PAUSE: Duration = Duration::from_secs(30);
 
 impl Pause {
-    /// Waits for the call; returns false if none comes within 30 seconds.
+    /// Waits for the call; returns false if there is none within 30 seconds.
     #[must_use]
     pub fn is_reached(&self) -> bool {
-        self.reached.recv_timeout(PATIENCE).is_ok()
+        self.reached.recv_timeout(MAX_PAUSE).is_ok()
     }
 
     /// Lets the call continue.
@@ -175,14 +175,14 @@ impl<S: Store> PausingStore<S> {
         match plan {
             None => Ok(()),
             Some(Plan::Fail(kind)) => {
-                Err(Error::with_source(kind, "use the store", "the test wants it so"))
+                Err(Error::with_source(kind, "use the store", "the test requested this failure"))
             }
             Some(Plan::Wait { reached, end }) => {
                 // The test may have dropped the pause.
                 let _ = reached.send(());
                 // The timeout keeps a test that does not end the pause from hanging, and a manager
                 // from hanging when it is dropped.
-                let _ = end.recv_timeout(PATIENCE);
+                let _ = end.recv_timeout(MAX_PAUSE);
                 Ok(())
             }
         }

@@ -1,5 +1,5 @@
-//! What the pieces of a request cost, each alone and in nanoseconds, with everything it needs in
-//! the processor's caches: `cargo bench --manifest-path bench/Cargo.toml`.
+//! The cost of the pieces of a request, each alone, with its data in the processor's caches:
+//! `cargo bench --manifest-path bench/Cargo.toml`.
 
 #[path = "../src/workload.rs"]
 mod workload;
@@ -15,7 +15,7 @@ use divan::{Bencher, black_box};
 use workload::{Random, session_json};
 
 fn main() {
-    // As many calls between two looks at the clock, whatever else the machine does.
+    // A fixed number of calls between two readings of the clock.
     divan::Divan::from_args().sample_size(100).main();
 }
 
@@ -36,14 +36,14 @@ fn hash_an_id(bencher: Bencher) {
     bencher.bench_local(|| black_box(&id).hash(Realm::default().tag()));
 }
 
-/// A session that nobody looks at, from a request without a cookie.
+/// A session that is not used, of a request without a cookie.
 #[divan::bench]
 fn open_without_a_cookie(bencher: Bencher) {
     let sessions = SessionManager::new(MemoryStore::new()).expect("a manager");
     bencher.bench_local(|| sessions.open(black_box(None)));
 }
 
-/// The same, where our cookie is the third of three.
+/// The same, where the session cookie is the third of three.
 #[divan::bench]
 fn open_with_three_cookies(bencher: Bencher) {
     let sessions = SessionManager::new(MemoryStore::new()).expect("a manager");
@@ -89,7 +89,7 @@ fn encode_a_value(bencher: Bencher) {
     bencher.bench_local(|| Value::encode(black_box(&theme)).expect("it encodes"));
 }
 
-/// One name of five replaced.
+/// Replaces one of five values.
 #[divan::bench]
 fn apply_a_delta(bencher: Bencher) {
     let now = Timestamp::from_millis(1_900_000_000_000);

@@ -1,8 +1,7 @@
-//! What every program with a peer does: it fills its store, and then, when it is told to, measures
-//! for a moment and says what one operation took.
+//! The common part of the programs of the peers: fills the store, and measures on request.
 //!
-//! `PROGRAM FOLDER SESSIONS` answers `ready`. Then a line `WORKLOAD THREADS MILLISECONDS` on
-//! standard input is answered by one line, nanoseconds for each operation. The end of the input
+//! `PROGRAM FOLDER SESSIONS` prints `ready`. Then each line `WORKLOAD THREADS MILLISECONDS` on
+//! standard input is answered with one line, the nanoseconds per operation. The end of the input
 //! ends the program.
 
 use std::future::Future;
@@ -21,11 +20,11 @@ use crate::workload::{Random, session_json};
 
 #[derive(Clone, Copy)]
 enum Workload {
-    /// A session by its id, and one value of it.
+    /// Loads a session by its id, and reads one value.
     Load,
-    /// A record that the program holds already, with one value changed, to the end of `save`.
+    /// Changes one value of a record that is at hand, and saves it.
     Save,
-    /// Load, read one value, change another, save.
+    /// Loads a session, reads one value, changes another, and saves it.
     Request,
 }
 
@@ -35,7 +34,7 @@ struct Peer<S> {
     template: Record,
 }
 
-/// Runs the program: on a runtime of several threads, as `#[tokio::main]` makes it.
+/// Runs the program on a multi-threaded runtime, as `#[tokio::main]` builds it.
 pub fn serve<S, F>(open: impl FnOnce(PathBuf) -> F)
 where
     S: SessionStore,
@@ -70,8 +69,8 @@ fn answer(line: &str) {
     writeln!(output, "{line}").and_then(|()| output.flush()).expect("the driver reads");
 }
 
-/// Nanoseconds of wall time for each operation, while as many tasks as `threads` says each run
-/// one after the other.
+/// The wall time per operation in nanoseconds, while `threads` tasks each run operations one after
+/// the other.
 async fn per_operation<S: SessionStore>(
     peer: &Arc<Peer<S>>,
     workload: Workload,

@@ -1,4 +1,4 @@
-//! The pictures, and the tables of the performance page, from the figures that were kept.
+//! The pictures and tables of docs/performance.md, from the figures in `bench/figures`.
 
 mod page;
 mod pictures;
@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-/// Draws everything anew: from `bench/figures` into `docs`.
+/// Writes all pictures and tables, from `bench/figures` into `docs`.
 pub fn run() {
     let bench = Path::new(env!("CARGO_MANIFEST_DIR"));
     let docs = bench.join("../docs");
@@ -16,7 +16,7 @@ pub fn run() {
     page::fill(&runs, &docs.join("performance.md"));
 }
 
-/// What was measured, one run of each command.
+/// The figures: one run of each command.
 struct Runs {
     limit: Run,
     peers: Run,
@@ -24,7 +24,7 @@ struct Runs {
     http: Run,
     memcached: Run,
     contention: Run,
-    /// The table of the small pieces, as its program prints it.
+    /// The output of `cargo bench`.
     pieces: String,
 }
 
@@ -64,7 +64,7 @@ impl Run {
         self.figure(name)["value"].as_f64().expect("a number")
     }
 
-    /// A ratio of times, also where the goal is one of throughput.
+    /// The ratio of times, even if the goal is about throughput.
     fn time_ratio(&self, name: &str) -> f64 {
         match self.figure(name)["goal"].as_str() {
             Some(goal) if goal.starts_with(">=") => 1.0 / self.value(name),
@@ -72,13 +72,13 @@ impl Run {
         }
     }
 
-    /// The microseconds that one of the sides took.
+    /// The microseconds of one of the sides.
     fn side(&self, name: &str, side: &str) -> f64 {
         let time = self.figure(name)["microseconds"][side].as_f64();
         time.unwrap_or_else(|| panic!("no `{side}` in `{name}`"))
     }
 
-    /// A value for each number of sessions, the fewest first.
+    /// A value for each number of sessions, in ascending order.
     fn points(&self, name: &str) -> Vec<(f64, f64)> {
         let points = self.figures().iter().filter(|figure| figure["name"] == name);
         let points = points.filter_map(|figure| figure["points"].as_object()).flatten();

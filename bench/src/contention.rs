@@ -1,8 +1,8 @@
-//! Other visitors beside one session that 400 threads update.
+//! The effect on one visitor when 400 threads update another session.
 //!
 //! Each round measures four slices. In two of them a visitor updates a session of its own beside
-//! 400 threads: these update one session, or 400 sessions. In the other two one session is updated
-//! by 400 threads, or by one, and nobody else is there.
+//! 400 threads: these update one session, or 400 sessions. In the other two 400 threads, or one,
+//! update one session without other visitors.
 
 use std::path::Path;
 use std::sync::Barrier;
@@ -14,7 +14,7 @@ use cloakroom::clock::{ManualClock, Timestamp};
 use cloakroom::http::Outcome;
 use cloakroom::{ErrorKind, SessionManager, SqliteStore};
 
-use crate::ours::{Cookie, LoadState, fill, warm};
+use crate::ours::{Cookie, KnownSession, fill, warm};
 use crate::raw;
 use crate::report::{Goal, Report};
 use crate::timing::median;
@@ -24,19 +24,19 @@ const THREADS: usize = 400;
 /// A day.
 const IDLE: Duration = Duration::from_secs(86_400);
 
-/// How long a client waits before it sends a refused request again.
+/// The pause of a client before it repeats a refused request.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// The sessions: the first is the visitor's, the second the one that all update.
 struct Bench {
     sessions: SessionManager,
-    known: Vec<LoadState>,
+    known: Vec<KnownSession>,
     slice: Duration,
 }
 
-/// What one slice has measured.
+/// The measurements of one slice.
 struct Slice {
-    /// How long each of the visitor's requests took, in milliseconds, in order.
+    /// The duration of each of the visitor's requests, in milliseconds, sorted.
     visits: Vec<f64>,
     seconds: f64,
     /// Updates of the others, per second.
@@ -108,7 +108,7 @@ impl Bench {
                 alone: self.slice(None, 1, |_| hot),
             });
         }
-        // The first one was for caches and connections.
+        // The first round filled caches and opened connections.
         of_rounds.remove(0);
         let of = |what: &dyn Fn(&Round) -> f64| median(of_rounds.iter().map(what).collect());
         let from = format!(
@@ -137,7 +137,7 @@ impl Bench {
         report.ratio("contention_hot", ratio, Goal::AtLeast(0.5), &from);
     }
 
-    /// As many threads, each of which updates the session of a cookie, and the visitor beside them.
+    /// One slice: a thread for each of the cookies updates its session, beside the visitor.
     fn slice<'b>(
         &'b self,
         visitor: Option<&Cookie>,

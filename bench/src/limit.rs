@@ -14,7 +14,7 @@ use cloakroom::stores::sqlite::Durability;
 use cloakroom::stores::sqlite::rusqlite::Connection;
 use cloakroom::{SessionManager, SqliteStore, UserKey};
 
-use crate::ours::{self, LoadState, fill};
+use crate::ours::{self, KnownSession, fill};
 use crate::raw::{self, Raw};
 use crate::report::{Goal, Report};
 use crate::timing::{Pairs, interleaved, median, per_operation};
@@ -30,7 +30,7 @@ struct Bench {
     sessions: SessionManager,
     /// The same sessions, none of them kept in memory.
     cold: SessionManager,
-    known: Vec<LoadState>,
+    known: Vec<KnownSession>,
     raw: Raw,
     rounds: usize,
     slice: Duration,
@@ -165,7 +165,7 @@ impl Bench {
                 || self.time_reads(sessions, threads),
                 || self.time_raw_reads(threads),
             );
-            self.tell(report, name, goal, &pairs, "SELECT");
+            self.add(report, name, goal, &pairs, "SELECT");
         }
     }
 
@@ -176,12 +176,12 @@ impl Bench {
                 || self.time_writes(threads),
                 || self.time_raw_writes(threads, full),
             );
-            self.tell(report, name, goal, &pairs, "UPDATE");
+            self.add(report, name, goal, &pairs, "UPDATE");
         }
     }
 
-    /// Goals of time are ratios of time, goals of throughput the other way round.
-    fn tell(&self, report: &mut Report, name: &str, goal: Goal, pairs: &Pairs, what: &str) {
+    /// Reports a ratio: of times for an upper bound, of throughputs for a lower bound.
+    fn add(&self, report: &mut Report, name: &str, goal: Goal, pairs: &Pairs, what: &str) {
         let value = match goal {
             Goal::AtMost(_) => pairs.ratio,
             Goal::AtLeast(_) => 1.0 / pairs.ratio,
@@ -192,8 +192,8 @@ impl Bench {
         report.ratio_of(name, value, goal, &from, &sides);
     }
 
-    /// Reads whose activity is due, and handed to the cleaner, beside reads whose is not. They come
-    /// in bursts that the cleaner's channel has room for; what it writes after each is told apart.
+    /// Reads whose touch is due and goes to the cleaner, beside reads without a touch. They come in
+    /// bursts that fit the cleaner's channel; its writes after each burst are timed separately.
     fn touch(&self, report: &mut Report) {
         const BURST: usize = 2000;
         if !report.wants("touch") {
@@ -216,7 +216,7 @@ impl Bench {
         };
         let (mut with, mut without) = (Vec::new(), Vec::new());
         for _ in 0..self.rounds {
-            // From here on every session's next read is due to be recorded.
+            // Now every session's next read has a touch that is due.
             self.clock.advance(IDLE / 20);
             with.push(bursts(&mut writing));
             self.known.iter().for_each(|known| ours::read(&self.sessions, &known.cookie));
@@ -250,11 +250,11 @@ impl Bench {
         };
         let raw = || self.time_raw_reads(1) + self.time_raw_writes(1, false);
         let pairs = interleaved(self.rounds, ours, raw);
-        self.tell(report, "request_1t", Goal::AtMost(0.7), &pairs, "SELECT and UPDATE");
+        self.add(report, "request_1t", Goal::AtMost(0.7), &pairs, "SELECT and UPDATE");
     }
 
-    /// Merges with the checkpoints that they cause, beside the raw UPDATE with its own; and how
-    /// long a checkpoint keeps a writer waiting.
+    /// Merges with their checkpoints, beside the raw UPDATE with its checkpoints; and how long a
+    /// checkpoint blocks a writer.
     fn checkpoint(&self, report: &mut Report) {
         if !report.wants("checkpoint") {
             return;
@@ -275,9 +275,9 @@ impl Bench {
         };
         let raw = || self.time_raw_writes(1, false);
         let pairs = interleaved(self.rounds, ours, raw);
-        self.tell(report, "checkpoint", Goal::AtMost(0.8), &pairs, "UPDATE with its checkpoints");
+        self.add(report, "checkpoint", Goal::AtMost(0.8), &pairs, "UPDATE with its checkpoints");
 
-        // Requests that write while checkpoints run on another thread: the slowest is the hold.
+        // Requests that write while checkpoints run on another thread, which block the slowest.
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -303,7 +303,7 @@ impl Bench {
     }
 }
 
-/// The cleaner's sweep beside one raw DELETE on a copy; and requests meanwhile.
+/// The cleaner's sweep beside one raw DELETE on a copy; and the requests during a sweep.
 fn sweep(report: &mut Report, dir: &Path, expired: usize, all: usize) {
     std::fs::create_dir_all(dir).expect("a folder");
     let clock = ManualClock::new(Timestamp::from_millis(raw::NOW));
@@ -321,12 +321,12 @@ fn sweep(report: &mut Report, dir: &Path, expired: usize, all: usize) {
     store.maintenance().expect("a file has a log").run().expect("checkpoint");
     let raw_paths = ["before.db", "after.db"].map(|name| dir.join(name));
     raw_paths.iter().for_each(|path| store.admin().backup(path).expect("copy"));
-    // It sweeps when it is asked to.
+    // This manager sweeps only on request.
     let manager = || {
         let builder = SessionManager::builder(store.clone()).clock(clock.clone());
         builder.sweep_every(DAY).build().expect("a manager")
     };
-    let live: Vec<&LoadState> =
+    let live: Vec<&KnownSession> =
         known.iter().enumerate().filter(|(n, _)| long(*n)).map(|(_, known)| known).collect();
 
     let requests = |sessions: &SessionManager, stop: &dyn Fn() -> bool| {
@@ -349,7 +349,7 @@ fn sweep(report: &mut Report, dir: &Path, expired: usize, all: usize) {
     let began = Instant::now();
     let before = requests(&manager(), &|| began.elapsed() > Duration::from_secs(1));
 
-    // Alone first, for the rate: what a raw DELETE does has nobody beside it either.
+    // First without requests, for the rate, because the raw DELETE runs without requests too.
     clock.advance(IDLE * 2);
     let now = clock.now();
     let delete = |path: &Path| {
@@ -364,18 +364,18 @@ fn sweep(report: &mut Report, dir: &Path, expired: usize, all: usize) {
     let [before_ours, after_ours] = raw_paths;
     let raw = delete(&before_ours);
 
-    // As the cleaner, the log is copied when the store asks for it; but without pauses.
+    // Like the cleaner, this checkpoints when the store requests it, but it makes no pauses.
     let maintenance = store.maintenance().expect("a file has a log");
-    let rung = Arc::new(AtomicBool::new(false));
-    let bell = rung.clone();
-    maintenance.on_due(Box::new(move || bell.store(true, Ordering::Relaxed)));
+    let is_due = Arc::new(AtomicBool::new(false));
+    let callback = is_due.clone();
+    maintenance.on_due(Box::new(move || callback.store(true, Ordering::Relaxed)));
     let half = expired / 2;
     let began = Instant::now();
     let mut swept = 0;
     let batch = std::num::NonZeroUsize::new(1000).expect("not zero");
     while swept < half {
         swept += store.sweep(now, batch).expect("sweep").removed;
-        if rung.swap(false, Ordering::Relaxed) {
+        if is_due.swap(false, Ordering::Relaxed) {
             maintenance.run().expect("checkpoint");
         }
     }
@@ -385,7 +385,7 @@ fn sweep(report: &mut Report, dir: &Path, expired: usize, all: usize) {
     let from = format!("{:.1} us a row in batches, {:.1} us in one DELETE", ours * 1e6, raw * 1e6);
     report.ratio("sweep", raw / ours, Goal::AtLeast(0.5), &from);
 
-    // Then the rest by the cleaner, with requests beside it.
+    // The cleaner removes the rest, while requests run.
     let sessions = manager();
     let done = AtomicBool::new(false);
     let during = std::thread::scope(|scope| {
@@ -408,7 +408,7 @@ fn sweep(report: &mut Report, dir: &Path, expired: usize, all: usize) {
     }
 }
 
-/// From nothing to the first load on a large file, and one user's sessions among all.
+/// The time from opening a large file to the first load, and the list of one user's sessions.
 fn open_and_list(report: &mut Report, dir: &Path, all: usize) {
     std::fs::create_dir_all(dir).expect("a folder");
     let clock = ManualClock::new(Timestamp::from_millis(raw::NOW));

@@ -1,10 +1,9 @@
 //! Measures cloakroom: beside hand-written SQLite (`limit`), beside its peers (`peers`), as the
 //! number of sessions grows (`scale`), and with many threads on one session (`contention`).
-//! `secrets` asks whether times tell more than answers; `chart` shows what was measured.
+//! `secrets` compares response times; `chart` writes the tables and pictures.
 //!
-//! Machines are shared and noisy, so only ratios count that were taken in one run: the sides take
-//! turns in short slices, each round of neighbours gives one ratio, and the median of those is
-//! printed.
+//! Machines are shared and noisy, so only ratios within one run count: the sides take turns in
+//! short slices, each round gives one ratio, and the median of the ratios is printed.
 //!
 //! `cargo run --release --manifest-path bench/Cargo.toml -- limit [--quick] [--json FILE]`
 //!
@@ -35,18 +34,18 @@ use report::Report;
 const USAGE: &str = "usage: COMMAND [--quick] [--json FILE] [--dir FOLDER] [--only NAME]
 
   limit      cloakroom and hand-written SQLite on the same rows
-  contention other visitors beside one session that 400 threads update
-  operator   a service beside the operator's commands; with `--features cli`
+  contention one visitor, while 400 threads update another session
+  operator   a service while operator's commands run; with `--features cli`
   peers      cloakroom and other session stores, each a program that is compiled first
   scale      from ten thousand to ten million sessions; needs some 8 GB of disk and 10 minutes
-  secrets    whether the time of an answer tells a stranger something of ids and tokens
-  chart      draws pictures and tables in docs anew, from the figures in bench/figures
+  secrets    whether response times reveal anything about ids and tokens
+  chart      writes the pictures and tables in docs from the figures in bench/figures
   --quick    fewer rows and shorter slices: `limit` takes under 45 seconds
   --json     also write the figures to FILE
-  --dir      where the databases are put; a temporary folder by default
+  --dir      the folder of the databases; a temporary folder by default
   --only     only the ratios whose name begins with NAME";
 
-/// How the run is to be made.
+/// The options of the command line.
 struct Options {
     command: String,
     quick: bool,
@@ -70,7 +69,7 @@ fn options(mut words: impl Iterator<Item = String>) -> Option<Options> {
     Some(options)
 }
 
-/// Runs one command; false if there is none of this name.
+/// Runs one command; returns false if none has this name.
 fn run(options: &Options, report: &mut Report) -> bool {
     let (quick, dir) = (options.quick, options.dir.as_deref());
     match options.command.as_str() {

@@ -23,7 +23,7 @@ use crate::workload::{Random, session_json};
 
 const NOW: Timestamp = Timestamp::from_millis(crate::raw::NOW);
 
-/// A memcached of our own, which ends with the measurement.
+/// A memcached that is started for the measurement and stopped after it.
 struct Server(Child, String);
 
 impl Server {
@@ -42,7 +42,7 @@ impl Server {
 }
 
 impl Server {
-    /// From here on it accepts connections and answers nothing.
+    /// Stops the process: it then accepts connections and answers nothing.
     fn freeze(&self) {
         let stop = Command::new("kill").args(["-STOP", &self.0.id().to_string()]).status();
         assert!(stop.expect("kill is installed").success());
@@ -102,7 +102,7 @@ pub fn run(quick: bool, report: &mut Report) {
     let store = MemcachedStore::builder().servers([&server.1]).open().expect("open");
     let keys = fill(&store, if quick { 2_000 } else { 20_000 });
     let client = MetaClient::builder().max_idle(16).connect(server.1.as_str()).expect("connect");
-    // As long as what the store has under a key.
+    // A value as long as the store's.
     let (record, _) = match store.load(&keys[0], NOW) {
         Ok(Lookup::Live { session: LiveSession { record, id_hash }, .. }) => {
             (record.to_json(), id_hash)
@@ -124,7 +124,7 @@ pub fn run(quick: bool, report: &mut Report) {
                     assert!(black_box(got).hit());
                 })
             };
-            tell(report, name, Goal::AtMost(1.3), &interleaved(rounds, ours, raw), "get");
+            add(report, name, Goal::AtMost(1.3), &interleaved(rounds, ours, raw), "get");
         }
     }
     if report.wants("memcached_merge") {
@@ -145,7 +145,7 @@ pub fn run(quick: bool, report: &mut Report) {
             })
         };
         let pairs = interleaved(rounds, ours, raw);
-        tell(report, "memcached_merge", Goal::AtMost(1.3), &pairs, "gets and cas");
+        add(report, "memcached_merge", Goal::AtMost(1.3), &pairs, "gets and cas");
     }
     if report.wants("memcached_sqlite") {
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -154,11 +154,11 @@ pub fn run(quick: bool, report: &mut Report) {
         let ours = || per_operation(1, slice, random, |random| load(&store, random.pick(&keys)));
         let local = || per_operation(1, slice, random, |random| load(&sqlite, random.pick(&rows)));
         let pairs = interleaved(rounds, ours, local);
-        tell(report, "memcached_sqlite", Goal::AtLeast(1.0), &pairs, "SQLite load");
+        add(report, "memcached_sqlite", Goal::AtLeast(1.0), &pairs, "SQLite load");
     }
 }
 
-/// A read and a write with a cache in front that stands still, beside the same without a cache.
+/// A read and a write with a frozen cache in front of the store, beside the same without a cache.
 fn down(rounds: usize, slice: Duration, report: &mut Report) {
     let (server, folder) = (Server::start(), tempfile::tempdir().expect("a temporary folder"));
     let backing = SqliteStore::open(folder.path().join("app.db")).expect("open");
@@ -167,7 +167,7 @@ fn down(rounds: usize, slice: Duration, report: &mut Report) {
     let keys = fill(&store, 2_000);
     keys.iter().for_each(|id_hash| load(&store, id_hash));
     server.freeze();
-    // A few wait for its answer, and then it is left alone.
+    // The first reads wait for the timeout, then the circuit breaker opens.
     keys.iter().take(10).for_each(|id_hash| load(&store, id_hash));
     fn request(store: &impl Store, keys: &[SessionIdHash], random: &mut Random) {
         let (id_hash, n) = (random.pick(keys), random.next());
@@ -183,7 +183,7 @@ fn down(rounds: usize, slice: Duration, report: &mut Report) {
     let more = (pairs.a - pairs.b) / 1e3;
     let from = format!("microseconds more than the {:.1} us without a cache", pairs.b / 1e3);
     report.ratio("memcached_down", more, Goal::AtMost(1000.0), &from);
-    // It is asked again once a second, and no request may wait for that.
+    // The breaker probes the server once a second, and no request may wait for that.
     let (mut with, mut without) = (Vec::new(), Vec::new());
     let (mut random, began) = (Random::new(7), Instant::now());
     while began.elapsed() < Duration::from_secs(5) {
@@ -203,7 +203,7 @@ fn down(rounds: usize, slice: Duration, report: &mut Report) {
     report.ratio("memcached_down_p999", with - without, Goal::AtMost(1000.0), &from);
 }
 
-fn tell(report: &mut Report, name: &str, goal: Goal, pairs: &Pairs, what: &str) {
+fn add(report: &mut Report, name: &str, goal: Goal, pairs: &Pairs, what: &str) {
     let (a, b) = (pairs.a / 1e3, pairs.b / 1e3);
     let from = format!("{a:.1} us here, {b:.1} us for the {what}");
     report.ratio(name, pairs.ratio, goal, &from);

@@ -1,6 +1,5 @@
-//! What a service's requests wait for while an operator's command runs beside it, as a process of
-//! its own. The figures are milliseconds, not ratios: a request that waits is late however fast the
-//! machine is.
+//! How long a service's requests wait while an operator's command runs in another process. The
+//! figures are milliseconds and not ratios, because they include fixed waiting times.
 
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
@@ -12,14 +11,14 @@ use cloakroom::clock::{Clock, ManualClock, SystemClock};
 use cloakroom::http::Outcome;
 use cloakroom::{ErrorKind, SessionManager, SqliteStore};
 
-use crate::ours::{LoadState, fill};
+use crate::ours::{KnownSession, fill};
 use crate::report::{Goal, Report};
 use crate::workload::Random;
 
 const DAY: Duration = Duration::from_secs(86_400);
 const ROLE: &str = "CLOAKROOM_BENCH_OPERATOR";
 
-/// This program again, as the operator's.
+/// Runs the operator's command line, if this process was started for that.
 pub fn play() -> Option<ExitCode> {
     std::env::var_os(ROLE)?;
     Some(cloakroom_cli::run(std::env::args_os(), cloakroom_cli::Target::Arguments))
@@ -27,10 +26,10 @@ pub fn play() -> Option<ExitCode> {
 
 struct Service {
     sessions: SessionManager,
-    known: Vec<LoadState>,
+    known: Vec<KnownSession>,
 }
 
-/// How long requests took, in milliseconds, the shortest first.
+/// The durations of requests, in milliseconds, sorted.
 struct Waits {
     times: Vec<f64>,
     busy: usize,
@@ -49,7 +48,7 @@ impl Waits {
 }
 
 impl Service {
-    /// Requests that change a session, two thousand a second at most, until it is over.
+    /// Sends requests that change a session, at most 2,000 a second, until `is_over`.
     fn serve(&self, mut is_over: impl FnMut() -> bool) -> Waits {
         let mut random = Random::new(7);
         let mut waits = Waits { times: Vec::new(), busy: 0 };
@@ -87,7 +86,7 @@ pub fn run(quick: bool, dir: Option<&Path>, report: &mut Report) {
     let copy = path.with_extension("copy");
     let all = if quick { 50_000 } else { 1_000_000 };
     let store = SqliteStore::open(&path).expect("open");
-    // Begun two days ago: every other one has expired.
+    // The sessions began two days ago, and every second one has expired.
     let clock = ManualClock::new(SystemClock.now() - DAY * 2);
     let idle = |n: usize| if n.is_multiple_of(2) { DAY } else { DAY * 100 };
     let user = |n: usize| Some(format!("user{}", n / 10));
@@ -119,7 +118,7 @@ pub fn run(quick: bool, dir: Option<&Path>, report: &mut Report) {
     for (name, words, goal) in [
         ("operator_sweep", &["sweep"][..], 50.0),
         ("operator_backup", &["backup", &copy], 50.0),
-        // Nobody else can write meanwhile; past the busy timeout changes fail.
+        // Other writers wait meanwhile, and fail after the busy timeout.
         ("operator_compact", &["compact", "--yes"], 5000.0),
     ] {
         let began = Instant::now();

@@ -1,4 +1,4 @@
-//! cloakroom's side: rows in its table, and whole requests as an adapter makes them.
+//! The side of cloakroom: rows in its table, and whole requests as an adapter makes them.
 
 use std::hint::black_box;
 use std::path::Path;
@@ -12,11 +12,11 @@ use cloakroom::stores::sqlite::rusqlite::{Connection, params};
 
 use crate::workload::session_json;
 
-/// What stands before the id in a cookie.
+/// The text in front of the id in a cookie.
 const NAME: &str = "__Host-id=";
 
-/// A browser's cookie. It stands in one place in memory, as in a request that was just received: a
-/// pointer to follow would be charged to what is measured.
+/// A browser's cookie, in one place in memory as in a request that was just received: following a
+/// pointer would add to the measured time.
 #[derive(Clone, Copy)]
 pub struct Cookie([u8; NAME.len() + SessionId::TEXT_LEN]);
 
@@ -34,32 +34,32 @@ impl Cookie {
     }
 }
 
-/// One session of the workload, as the browser and as hand-written SQL know it.
-pub struct LoadState {
+/// One session of the workload: its cookie for requests, its id hash for hand-written SQL.
+pub struct KnownSession {
     pub cookie: Cookie,
     pub id_hash: [u8; 32],
 }
 
-/// What a row is made of, as far as rows differ.
+/// The columns in which rows differ.
 pub struct Row {
     pub id: SessionId,
     pub idle: Duration,
     pub user: Option<String>,
 }
 
-/// Fills a store's table by one transaction, which a million commits would take too long for.
+/// Fills a store's table in one transaction, because a million commits would take too long.
 pub fn fill(
     path: &Path,
     count: usize,
     clock: &ManualClock,
     idle: impl Fn(usize) -> Duration,
     user: impl Fn(usize) -> Option<String>,
-) -> Vec<LoadState> {
+) -> Vec<KnownSession> {
     let connection = Connection::open(path).expect("open");
     let mut known = Vec::with_capacity(count);
     let rows = (0..count).map(|n| {
         let id = SessionId::generate().expect("randomness");
-        known.push(LoadState {
+        known.push(KnownSession {
             cookie: Cookie::of(&id),
             id_hash: *id.hash(Realm::default().tag()).as_bytes(),
         });
@@ -69,7 +69,7 @@ pub fn fill(
     known
 }
 
-/// Inserts rows by one transaction.
+/// Inserts rows in one transaction.
 pub fn insert(connection: &Connection, clock: &ManualClock, rows: impl Iterator<Item = Row>) {
     connection.execute_batch("BEGIN").expect("begin");
     let sql =
@@ -96,8 +96,8 @@ pub fn read(sessions: &SessionManager, cookie: &Cookie) {
     black_box(sessions.close(&session, Outcome::Completed).expect("it closes"));
 }
 
-/// Makes the service one that has run: it has written, and has seen its sessions.
-pub fn warm(sessions: &SessionManager, known: &[LoadState]) {
+/// Warms up the manager: writes once, and reads every session.
+pub fn warm(sessions: &SessionManager, known: &[KnownSession]) {
     write(sessions, &known[0].cookie, 7);
     known.iter().for_each(|known| read(sessions, &known.cookie));
 }

@@ -1,8 +1,8 @@
 //! cloakroom beside other session stores, on sessions of the same content.
 //!
 //! Each peer is a program of its own under `bench/peers`, because a program can link only one
-//! SQLite. It is started once, fills its store, and measures when its turn comes; between the
-//! turns it does nothing.
+//! SQLite. It is started once, fills its store, and measures in its turns; between them it does
+//! nothing.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -40,7 +40,7 @@ impl Workload {
     }
 }
 
-/// How long the turns are, and how many.
+/// The duration and the number of turns.
 #[derive(Clone, Copy)]
 struct Turns {
     slice: Duration,
@@ -67,7 +67,7 @@ pub fn run(quick: bool, dir: Option<&Path>, report: &mut Report) {
             turns.ratio(report, &name, Workload::Load, threads, goal, &mut ours, &mut peers);
         }
     }
-    // The goals on one thread and on eight. A save has none but to be ahead.
+    // The goals on one thread and on eight. That of a save is to be no slower.
     let goals = [
         ("peer_load", Workload::Load, 10.0, 4.0),
         ("peer_save", Workload::Save, 1.0, 1.0),
@@ -90,7 +90,7 @@ pub fn run(quick: bool, dir: Option<&Path>, report: &mut Report) {
 }
 
 impl Turns {
-    /// Everyone in turn, and the throughput beside that of the peer that does best.
+    /// Measures all in turns, and compares the throughput with that of the best peer.
     #[allow(clippy::too_many_arguments, reason = "each is another thing")]
     fn ratio(
         self,
@@ -111,7 +111,7 @@ impl Turns {
                 peers.iter_mut().map(|peer| peer.measure(workload, threads, self.slice)).collect();
             (here, there)
         };
-        // One round that does not count, for caches and connections.
+        // One uncounted round fills caches and opens connections.
         round();
         let rounds: Vec<(f64, Vec<f64>)> = (0..self.rounds).map(|_| round()).collect();
         let here = median(rounds.iter().map(|(here, _)| *here).collect());
@@ -158,7 +158,7 @@ impl Ours {
         Ours { sessions, file: None, cookies }
     }
 
-    /// Nanoseconds for each operation; those that write bear the cost of their checkpoint.
+    /// Nanoseconds per operation, with the cost of the checkpoints.
     fn measure(&mut self, workload: Workload, threads: usize, slice: Duration) -> f64 {
         let one = |random: &mut Random| {
             let cookie = random.pick(&self.cookies);
@@ -193,7 +193,7 @@ fn created(sessions: &SessionManager) -> Cookie {
     Cookie::of(&SessionId::parse(text).expect("an id"))
 }
 
-/// The program of a peer, which ends with the measurement.
+/// The program of a peer, which is stopped after the measurement.
 struct Peer {
     name: &'static str,
     program: Child,

@@ -1,4 +1,4 @@
-//! Hand-written SQLite: what a careful programmer would write without a library.
+//! Hand-written SQLite: the code of a careful programmer without a session library.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,7 +7,7 @@ use cloakroom::stores::sqlite::rusqlite::{Connection, params};
 
 pub const NOW: i64 = 1_900_000_000_000;
 
-/// A table as every peer has it: an integer key, a unique session key, an expiry with its index.
+/// A table like those of the peers: an integer key, a unique session key, an indexed expiry.
 pub struct Raw {
     path: PathBuf,
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-/// Which way is good.
+/// The goal of a ratio: an upper or a lower bound.
 #[derive(Clone, Copy)]
 pub enum Goal {
     AtMost(f64),
@@ -26,17 +26,17 @@ pub struct Report {
     began: Option<Used>,
 }
 
-/// What the processors have done so far, in the clock ticks of the system.
+/// The processor time used so far, in the clock ticks of the system.
 #[derive(Clone, Copy)]
 struct Used {
     all: f64,
     busy: f64,
-    /// By this process and by the ones it started that have ended.
+    /// The time of this process, and of its child processes that have ended.
     ours: f64,
 }
 
 impl Used {
-    /// `None` where the system does not say (it is not Linux).
+    /// `None` where the system does not report it (not Linux).
     fn now() -> Option<Used> {
         let numbers = |text: &str| -> Vec<f64> {
             text.split_whitespace().filter_map(|word| word.parse().ok()).collect()
@@ -44,10 +44,10 @@ impl Used {
         let stat = std::fs::read_to_string("/proc/stat").ok()?;
         let all = numbers(stat.lines().next()?);
         let own = std::fs::read_to_string("/proc/self/stat").ok()?;
-        // Behind the name of the program, which may have blanks in it, and the state.
+        // The fields after the program's name, which may contain blanks, and the state.
         let own = numbers(own.rsplit_once(')')?.1);
         let idle = all.get(3..5)?.iter().sum::<f64>();
-        // The last two are part of the first two.
+        // The last two of the ten fields are contained in the first two.
         let sum: f64 = all.get(..8)?.iter().sum();
         Some(Used { all: sum, busy: sum - idle, ours: own.get(10..14)?.iter().sum() })
     }
@@ -58,22 +58,22 @@ impl Report {
         Report { only, figures: Vec::new(), began: Used::now() }
     }
 
-    /// Whether a ratio of this name is asked for.
+    /// Whether the command line selects the ratio `name`.
     pub fn wants(&self, name: &str) -> bool {
         self.only.as_ref().is_none_or(|only| name.starts_with(only.as_str()))
     }
 
-    /// Whether all that is asked for has a name that begins like this.
+    /// Whether the command line selects only names that begin with `family`.
     pub fn is_only(&self, family: &str) -> bool {
         self.only.as_ref().is_some_and(|only| only.starts_with(family))
     }
 
-    /// One ratio, with what it was made from, in words.
+    /// Adds one ratio, and a text with the values that it was computed from.
     pub fn ratio(&mut self, name: &str, value: f64, goal: Goal, from: &str) {
         self.ratio_of(name, value, goal, from, &[]);
     }
 
-    /// The same, with the measured sides in microseconds, for the pictures.
+    /// Adds one ratio, also with the measured sides in microseconds, for the pictures.
     pub fn ratio_of(
         &mut self,
         name: &str,
@@ -92,7 +92,7 @@ impl Report {
         self.figures.push(figure);
     }
 
-    /// Something that was measured and has no goal: a value for each of several things.
+    /// Adds a measurement without a goal: a value for each of several labels.
     pub fn series(&mut self, name: &str, unit: &str, points_of: &[(&str, f64)]) {
         let line: Vec<String> =
             points_of.iter().map(|(what, value)| format!("{what} {}", rounded(*value))).collect();
@@ -100,8 +100,8 @@ impl Report {
         self.figures.push(json!({ "name": name, "unit": unit, "points": points(points_of) }));
     }
 
-    /// How much of the machine others have used meanwhile, in percent: where that is much, the
-    /// figures say little.
+    /// The share of the machine that other programs used meanwhile, in percent. If it is large, the
+    /// figures are unreliable.
     pub fn others(&self) -> Option<f64> {
         if self.figures.is_empty() {
             return None;
@@ -114,7 +114,7 @@ impl Report {
     /// Writes the figures, with the command that made them.
     pub fn write(&self, path: &Path) -> std::io::Result<()> {
         let words: Vec<String> = std::env::args().skip(1).collect();
-        // Where the figures and the databases went says nothing about the figures.
+        // The paths of the figures and the databases do not affect the figures.
         let mut command = Vec::new();
         let mut words = words.iter().map(String::as_str);
         while let Some(word) = words.next() {
@@ -132,7 +132,7 @@ impl Report {
     }
 }
 
-/// Four digits: more would say nothing and change with every run.
+/// Rounds to four digits, because further ones change with every run.
 fn rounded(value: f64) -> f64 {
     format!("{value:.3e}").parse().unwrap_or(value)
 }

@@ -1,4 +1,4 @@
-//! How cost grows with the number of sessions: files of four sizes, measured in turns.
+//! The growth of costs with the number of sessions: files of four sizes, measured in turns.
 
 use std::hint::black_box;
 use std::num::NonZeroUsize;
@@ -21,10 +21,10 @@ use crate::workload::Random;
 /// The idle limit of one session in ten; the others' is longer, so that a sweep spares them.
 const SHORT: Duration = Duration::from_secs(86_400);
 
-/// How many sessions each user has.
+/// The number of sessions of each user.
 const OF_A_USER: u64 = 5;
 
-/// At most as many rows are swept: enough for a rate.
+/// The maximum number of rows to sweep: enough for a rate.
 const SWEPT: usize = 200_000;
 
 pub fn run(quick: bool, dir: Option<&Path>, report: &mut Report) {
@@ -44,7 +44,7 @@ pub fn run(quick: bool, dir: Option<&Path>, report: &mut Report) {
     let sizes_of = |sites: &[Site]| sites.iter().map(Site::mebibytes).collect::<Vec<_>>();
     series(report, "scale_file", "MiB", &sizes_of(&sites));
 
-    // Each in a process that has done nothing else.
+    // Each is served by a new process.
     let seconds = if quick { 1 } else { 5 };
     let served: Vec<Served> = sites.iter().map(|site| site.serve(seconds)).collect();
     let memory: Vec<f64> = served.iter().map(|served| served.mebibytes).collect();
@@ -60,7 +60,7 @@ pub fn run(quick: bool, dir: Option<&Path>, report: &mut Report) {
     let (rounds, slice) = (if quick { 3 } else { 9 }, if quick { 60 } else { 500 });
     let slice = Duration::from_millis(slice);
     let mut turns = |work: fn(&Site, Duration) -> f64| -> Vec<Vec<f64>> {
-        // One round that does not count, for caches and connections.
+        // One uncounted round fills caches and opens connections.
         for site in &mut sites {
             work(site, slice);
         }
@@ -77,20 +77,20 @@ pub fn run(quick: bool, dir: Option<&Path>, report: &mut Report) {
     let ratio = median(loads.iter().map(|round| round[largest] / round[1]).collect());
     let from = format!("{} sessions beside {}", sizes[largest], sizes[1]);
     report.ratio("scale_load", ratio, Goal::AtMost(1.6), &from);
-    // Last, because it leaves other files behind than it found.
+    // Last, because it changes the files.
     if report.wants("scale_sweep") {
         let sweeps: Vec<f64> = sites.iter().map(|site| site.sweep() / 1e3).collect();
         series(report, "scale_sweep", "us a row", &sweeps);
     }
 }
 
-/// The id of a session, from its number: ten million of them need no memory.
+/// The id of a session, computed from its number, so that ten million ids need no memory.
 fn id(n: u64) -> SessionId {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut random = Random::new(n + 1);
     let mut text = String::with_capacity(SessionId::TEXT_LEN);
     for at in 1..=SessionId::TEXT_LEN {
-        // Generators of this kind need a few steps to forget how small their seed was.
+        // With a small seed, the first numbers of such a generator are hardly random.
         let bits = (random.next() ^ random.next() >> 32) as usize;
         // The last character has only four bits of the id.
         let six = if at == SessionId::TEXT_LEN { bits & 0b111_100 } else { bits & 0b111_111 };
@@ -99,17 +99,17 @@ fn id(n: u64) -> SessionId {
     SessionId::parse(&text).expect("an id")
 }
 
-/// A file with as many sessions, and a manager on it.
+/// A file with `count` sessions, and managers on it.
 struct Site {
     count: u64,
     path: PathBuf,
     store: SqliteStore,
     sessions: SessionManager,
-    /// Keeps no session in memory: how a query grows with the file is asked for.
+    /// Keeps no session in memory, to measure how a query grows with the file.
     cold: SessionManager,
 }
 
-/// What a process says that has served a site.
+/// The results of a process that has served a site.
 struct Served {
     open: f64,
     mebibytes: f64,
@@ -123,7 +123,7 @@ impl Site {
         let path = folder.join("cloakroom.db");
         drop(SqliteStore::open(&path).expect("open"));
         let connection = Connection::open(&path).expect("open");
-        // Of an earlier run: a sweep would have removed the first row.
+        // Reuse the file of an earlier run, unless a sweep has removed rows.
         let first_and_last = "SELECT min(id), max(id) FROM cloakroom_sessions";
         let ends = connection.query_row(first_and_last, [], |row| {
             Ok((row.get::<_, Option<i64>>(0)?, row.get::<_, Option<i64>>(1)?))
@@ -133,7 +133,7 @@ impl Site {
             ends if ends == (Some(1), i64::try_from(count).ok()) => return Site::open(path, count),
             _ => panic!("{} has been swept; please delete it", path.display()),
         }
-        // Without a journal, and with room for whole indexes: a log would be as large as the file.
+        // No journal, because it would be as large as the file; a cache for whole indexes.
         let pragmas = "PRAGMA journal_mode = DELETE; PRAGMA locking_mode = EXCLUSIVE;
                        PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;
                        PRAGMA cache_size = -1500000";
@@ -173,7 +173,7 @@ impl Site {
         timed(slice, |random| self.cookie(random), |cookie| ours::read(&self.cold, cookie))
     }
 
-    /// Merges, which bear the cost of their checkpoint.
+    /// Merges, with the cost of their checkpoint.
     fn merges(&self, slice: Duration) -> f64 {
         let mut written = 0;
         let time = timed(
@@ -206,7 +206,7 @@ impl Site {
         )
     }
 
-    /// Nanoseconds for each row that batches of the cleaner's size remove.
+    /// Nanoseconds per row that is removed in batches of the cleaner's size.
     fn sweep(&self) -> f64 {
         let batch = NonZeroUsize::new(1000).expect("not zero");
         let now = Timestamp::from_millis(raw::NOW) + SHORT * 2;
@@ -218,12 +218,12 @@ impl Site {
                 rows => swept += rows,
             }
         }
-        // Those that were due meanwhile, the manager's cleaner has done beside it.
+        // The manager's cleaner has run the checkpoints that became due during the sweep.
         self.store.maintenance().expect("a file has a log").run().expect("checkpoint");
         began.elapsed().as_nanos() as f64 / swept as f64
     }
 
-    /// Has another process open the file and serve it.
+    /// Starts a process that opens the file and serves it.
     fn serve(&self, seconds: u64) -> Served {
         let program = std::env::current_exe().expect("this program");
         let mut command = Command::new(program);
@@ -241,8 +241,8 @@ impl Site {
 /// The command by which this program starts itself.
 pub const SERVE: &str = "scale-serve";
 
-/// In a process of its own: from nothing to the first load in milliseconds, and how large the
-/// process has become in MiB after some seconds of requests on eight threads.
+/// The command [`SERVE`]: prints the time from start to first load in milliseconds, and the memory
+/// of the process in MiB after some seconds of requests on eight threads.
 pub fn serve(mut words: impl Iterator<Item = String>) {
     let path = PathBuf::from(words.next().expect("a file"));
     let mut number = || words.next().and_then(|n| n.parse().ok()).expect("a number");
@@ -267,7 +267,7 @@ pub fn serve(mut words: impl Iterator<Item = String>) {
     println!("{open} {}", peak_mebibytes());
 }
 
-/// The largest that this process has been, where the system says so (Linux).
+/// The maximum resident memory of this process, where the system reports it (Linux).
 fn peak_mebibytes() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
@@ -279,7 +279,7 @@ fn user_name(n: u64) -> String {
     format!("user{n}")
 }
 
-/// Nanoseconds for each operation; what they are given is made beforehand.
+/// Nanoseconds per operation; the time to make its input does not count.
 fn timed<T>(
     slice: Duration,
     make: impl Fn(&mut Random) -> T,

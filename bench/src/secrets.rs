@@ -1,9 +1,9 @@
-//! Whether the time of an answer tells a stranger more than the answer does.
+//! Whether response times reveal anything about ids and tokens.
 //!
-//! Ids are looked up by their hashes, so an id that almost is one of ours must take as long as one
-//! that is nothing like it; and a token against forged requests is compared as a whole. Each pair
-//! of classes is compared by Welch's t-test, after Reparaz, Balasch and Verbauwhede, "Dude, is my
-//! code constant time?" (2017): the slowest tenth is left out, and below 4.5 nothing is seen.
+//! Ids are looked up by their hashes, so an id that is similar to an issued one must take as long
+//! as any other; and a CSRF token is compared as a whole. Each pair of classes is compared by
+//! Welch's t-test, after Reparaz, Balasch and Verbauwhede, "Dude, is my code constant time?"
+//! (2017): the slowest tenth is left out, and |t| below 4.5 shows no difference.
 
 use std::hint::black_box;
 use std::path::Path;
@@ -34,7 +34,7 @@ impl Sample {
     }
 }
 
-/// Times the operation for inputs of both classes, in an order by chance.
+/// Times the operation for inputs of both classes, in random order.
 fn compare(
     name: &str,
     (a, b): (&str, &str),
@@ -81,7 +81,7 @@ pub fn run(quick: bool, dir: Option<&Path>) {
     let unknown: Vec<String> = (0..SESSIONS)
         .map(|_| format!("__Host-id={}", SessionId::generate().expect("randomness").reveal()))
         .collect();
-    // Other characters in place of two of the last four, where every character makes an id.
+    // Change two of the last four characters to others that are valid there.
     let near: Vec<String> = known
         .iter()
         .map(|known| {
@@ -90,7 +90,7 @@ pub fn run(quick: bool, dir: Option<&Path>) {
             format!("{head}{other}{}", &tail[2..])
         })
         .collect();
-    // What is asked for is made in the same way for both, so that only the answers differ.
+    // Both classes make their input in the same way, so that only the look-ups differ.
     let classes = ("nothing like ours", "all but ours");
     let mut random = Random::new(3);
     let pick = |close| random.pick(if close { &near } else { &unknown }).clone();

@@ -1,10 +1,10 @@
-//! Slices of time, and what is said about them.
+//! Measurement in slices of time, and medians.
 
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
-/// How long one operation takes, in nanoseconds of wall time, while `threads` threads each run
-/// `operation` for `slice`.
+/// The wall time of one operation in nanoseconds, while `threads` threads each run `operation` for
+/// `slice`.
 pub fn per_operation<S>(
     threads: usize,
     slice: Duration,
@@ -45,7 +45,7 @@ pub fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// A B A B …: the median of what each side took, and of the ratios A/B of neighbours.
+/// The median time of each of two sides that took turns (A B A B …), and of the ratios A/B.
 pub struct Pairs {
     pub a: f64,
     pub b: f64,
@@ -53,7 +53,7 @@ pub struct Pairs {
 }
 
 pub fn interleaved(rounds: usize, mut a: impl FnMut() -> f64, mut b: impl FnMut() -> f64) -> Pairs {
-    // One round that does not count, for caches and connections.
+    // One uncounted round fills caches and opens connections.
     let _ = (a(), b());
     let pairs: Vec<(f64, f64)> = (0..rounds).map(|_| (a(), b())).collect();
     Pairs {

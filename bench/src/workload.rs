@@ -1,7 +1,7 @@
-//! What is measured on: the session of the workload, and random choice. The programs of the peers
-//! have this file in common with the others.
+//! The workload: the data of a session, and random choice. The programs of the peers include this
+//! file too.
 
-/// A small generator of random numbers; what it chooses must cost nothing beside what is measured.
+/// A small generator of random numbers, whose cost is negligible beside the measured operations.
 #[derive(Clone)]
 pub struct Random(u64);
 

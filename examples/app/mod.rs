@@ -2,10 +2,10 @@
 //!
 //! Its settings come from the environment:
 //!
-//! - `CLOAKROOM_ADDR`: where to listen, `127.0.0.1:8000` if it is not set.
-//! - `CLOAKROOM_DB`: the database file, `cloakroom.db` if it is not set.
-//! - `CLOAKROOM_INSECURE_HTTP=1`: send the cookie over plain HTTP to hosts other than localhost
-//!   too, for a trusted network, and to Safari on localhost. Browsers drop the default cookie there.
+//! - `CLOAKROOM_ADDR`: the address to listen on; `127.0.0.1:8000` by default.
+//! - `CLOAKROOM_DB`: the database file; `cloakroom.db` by default.
+//! - `CLOAKROOM_INSECURE_HTTP=1`: a cookie that browsers accept over plain HTTP, for a trusted
+//!   network, and for Safari on localhost. Browsers drop the default cookie there.
 
 #![allow(unreachable_pub, reason = "each example is a program of its own")]
 
@@ -31,7 +31,7 @@ pub fn sessions(application: &str) -> Result<SessionManager> {
     let sessions = SessionManager::builder(SqliteStore::open(file)?)
         .record_address(true)
         .record_user_agent(true);
-    // Cookies are shared by all ports of a host: its applications need different names.
+    // All ports of a host share its cookies, so its applications need cookies of different names.
     let mut cookie = CookieConfig::new().name(format!("__Host-{application}"));
     if env::var("CLOAKROOM_INSECURE_HTTP").is_ok_and(|value| value == "1") {
         cookie = CookieConfig::insecure_http().name(application);
@@ -45,7 +45,7 @@ pub enum Answer {
     Page(String),
     /// A redirect after a POST, status 303.
     See(&'static str),
-    /// The refusal of a form that is not from one of our pages, status 403.
+    /// The refusal of a form without a valid token, status 403.
     Forbidden,
 }
 
@@ -108,8 +108,8 @@ pub fn revoke(
     }
     if let (Some(user), Ok(public_id)) = (session.user()?, public_id.parse()) {
         let text = match sessions.revoke(&user, &public_id)? {
-            true => "That session is over.",
-            false => "That session was over already.",
+            true => "That session has ended.",
+            false => "That session had already ended.",
         };
         session.flash("info", text)?;
     }

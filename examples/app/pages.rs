@@ -16,7 +16,7 @@ pub fn home(visits: u64, user: Option<&str>, csrf: &str, flashes: &[Flash]) -> S
             escape(user)
         ),
         None => format!(
-            "<p>Nobody is signed in.</p>
+            "<p>You are not signed in.</p>
              <form method=\"post\" action=\"/sign-in\">{csrf}
                <label>User <input name=\"user\" autocomplete=\"username\" required></label>
                <label>Password <input name=\"password\" type=\"password\"
@@ -34,7 +34,8 @@ pub fn sessions(list: &[UserSession], now: Timestamp, csrf: &str, flashes: &[Fla
         let client = summary.client.as_ref();
         let agent = client.and_then(|client| client.user_agent.as_deref()).unwrap_or("unknown");
         let address = client.and_then(|client| client.address);
-        let address = address.map_or("nowhere known".to_owned(), |address| address.to_string());
+        let address =
+            address.map_or("an unknown address".to_owned(), |address| address.to_string());
         let end = match is_current {
             true => "<p><em>this session</em></p>".to_owned(),
             false => format!(

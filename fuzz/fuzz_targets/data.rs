@@ -1,6 +1,6 @@
 #![no_main]
 
-#[allow(dead_code, reason = "the others have programs of their own")]
+#[allow(dead_code, reason = "the other targets have their own programs")]
 #[path = "../../tests/hostile/targets.rs"]
 mod targets;
 

@@ -1,11 +1,11 @@
--- Times are milliseconds since 1970-01-01T00:00:00Z. {t} is the name chosen by the host.
+-- Times are milliseconds since 1970-01-01T00:00:00Z. {t} is the configured table name.
 CREATE TABLE "{t}" (
-    -- Keeps live sessions together on few pages; it never leaves a transaction.
+    -- Keeps recent sessions together on few pages. Only cursors of lists contain it.
     id             INTEGER PRIMARY KEY,
-    -- SHA-256 of the realm's tag and the id in the browser's cookie; the id itself is nowhere.
+    -- SHA-256 of the realm's tag and the id. The id itself is not stored.
     key            BLOB    NOT NULL UNIQUE CHECK (length(key) = 32),
     handle         BLOB    NOT NULL CHECK (length(handle) = 16),
-    -- Whose managers find it; the hash in the key covers the name.
+    -- The realm, which is also part of the hash in the key.
     realm          TEXT    NOT NULL,
     user_key       TEXT,
     external_key   TEXT,
@@ -13,9 +13,9 @@ CREATE TABLE "{t}" (
     created        INTEGER NOT NULL,
     authenticated  INTEGER,
     seen           INTEGER NOT NULL,
-    -- When the session got the id that it has.
+    -- The time at which the current id was issued.
     id_issued      INTEGER NOT NULL,
-    -- The idle limit as a duration, the absolute limit as a moment.
+    -- The idle limit is a duration, the absolute limit a time.
     idle           INTEGER,
     absolute       INTEGER,
     deadline       INTEGER NOT NULL,
@@ -26,28 +26,28 @@ CREATE TABLE "{t}" (
     data           TEXT    NOT NULL
 ) STRICT;
 
--- Anonymous sessions are many and are hardly ever looked up by handle: they pay for no index.
+-- Most sessions are anonymous and rarely looked up by handle: the next three indexes omit them.
 CREATE UNIQUE INDEX "{t}_handle" ON "{t}" (handle) WHERE user_key IS NOT NULL;
 CREATE INDEX "{t}_user" ON "{t}" (user_key) WHERE user_key IS NOT NULL;
 CREATE INDEX "{t}_external" ON "{t}" (external_key) WHERE external_key IS NOT NULL;
 CREATE INDEX "{t}_deadline" ON "{t}" (deadline);
 
--- The ids that sessions had, each for some minutes after it was replaced.
+-- Replaced ids of sessions, each for ten minutes after its replacement and its grace.
 CREATE TABLE "{t}_replaced" (
     id             INTEGER PRIMARY KEY,
     key            BLOB    NOT NULL UNIQUE CHECK (length(key) = 32),
-    -- Its session. A row's number can be given to another session later, the handle cannot.
+    -- The session, by row number and handle, because a row number can be reused.
     session        INTEGER NOT NULL,
     handle         BLOB    NOT NULL CHECK (length(handle) = 16),
-    -- The key that took its place.
+    -- The key of the id that replaced it.
     successor      BLOB    NOT NULL CHECK (length(successor) = 32),
     replaced_at    INTEGER NOT NULL,
-    -- Until when it finds the session all the same; never after a sign-in.
+    -- The end of the grace of a renewal.
     grace_until    INTEGER,
     by_sign_in     INTEGER NOT NULL,
-    -- With the replaced id, which is nowhere, it gives the id that took its place.
+    -- The salt from which, with the replaced id, the new id of a sign-in was derived.
     join_salt      BLOB    CHECK (length(join_salt) = 32),
-    -- Whether the session had a user until then.
+    -- Whether the session had a user before the replacement.
     had_user       INTEGER NOT NULL,
     forget_at      INTEGER NOT NULL
 ) STRICT;
@@ -61,7 +61,7 @@ CREATE TABLE "{t}_meta" (
 ) STRICT;
 INSERT INTO "{t}_meta" (name, value) VALUES ('epoch', '0');
 
--- For a person with the sqlite3 shell. The program never reads it, so here SQL may ask the time.
+-- For the sqlite3 shell. The program never reads this view, so SQL may read the clock here.
 CREATE VIEW "{t}_readable" AS
 SELECT
     lower(hex(substr(key, 1, 4))) AS key_prefix,

@@ -1,4 +1,5 @@
-//! A commit: [`Commit::decide`] states what it does, and each store carries that out.
+//! A commit. [`Commit::decide`] decides for all stores what it does; each store executes the
+//! decision.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -11,18 +12,18 @@ use crate::id::{JoinSalt, Realm, SessionIdHash, UserKey};
 use crate::lifetime::Limits;
 use crate::record::{NewSession, Record, Touch};
 
-/// All that one request changes in one session, in one atomic step. It owns its parts, so that
-/// another thread can carry it out.
+/// The changes of one request in one session, which a store makes in one atomic step. It owns its
+/// parts, so that another thread can execute it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Commit {
-    /// The hash of the presented id; for [`Action::Create`] of the new session's id.
+    /// The hash of the presented id, or of the new session's id for [`Action::Create`].
     pub id_hash: SessionIdHash,
-    /// What happens to the session.
+    /// The action.
     pub action: Action,
     /// The changes to merge.
     pub delta: Arc<Delta>,
-    /// The revision that the session must have; `None`: any.
+    /// The revision that the session must have; `None` for any.
     pub if_revision: Option<u64>,
     /// Activity to record, if that is due.
     pub touch: Option<Touch>,
@@ -30,40 +31,41 @@ pub struct Commit {
     pub session_limit: Option<SessionLimit>,
     /// The maximum size of the data, in bytes of JSON.
     pub max_bytes: usize,
-    /// When the request was opened. It tells whether the request was under way when its id was
-    /// replaced.
+    /// The time at which the request was opened. It shows whether the request was under way when
+    /// its id was replaced.
     pub opened: Timestamp,
-    /// The time.
+    /// The current time.
     pub now: Timestamp,
 }
 
-/// What happens to the session of a [`Commit`].
+/// The action of a [`Commit`] on its session.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Action {
-    /// A new session begins under the commit's id.
+    /// Creates a session under the commit's id.
     Create(NewSession),
-    /// The session continues.
+    /// Changes the session under its current id.
     Merge,
-    /// The session continues under a new id; its absolute deadline stays. By an id in its grace this
-    /// is a [`Merge`](Action::Merge), and the answer has the current id instead of `to`.
+    /// Gives the session a new id; its absolute deadline stays. Through an id in its grace this is
+    /// a [`Merge`](Action::Merge), and the answer has the current id instead of `to`.
     Renew {
         /// The hash of the new id.
         to: SessionIdHash,
         /// The realm of the new id.
         realm: Realm,
-        /// Until then the old id still finds the session; `None`: it never does.
+        /// The end of the grace, in which the old id still finds the session; `None` for no grace.
         grace_until: Option<Timestamp>,
     },
-    /// The session continues under a new id as that of `user`, and both clocks restart. Where there
-    /// is no session, or another user's, a new session begins (and the other user's ends). The
-    /// condition on the revision applies only where there is a session.
+    /// Binds the session to `user` under a new id, and restarts both limits. If there is no
+    /// session, or only another user's, a new session begins (and the other user's ends). The
+    /// condition on the revision applies only if there is a session.
     ///
-    /// By an id that was [replaced](ReplacedId):
-    /// - The session is this user's, and their sign-in replaced the id with the same statement while
-    ///   this request was under way: the answer is [`Missing::Replaced`], and this sign-in joins that
-    ///   one.
-    /// - The session is this user's otherwise, or has no user: it moves, as by its current id.
+    /// Through an id that was [replaced](ReplacedId):
+    /// - The session is this user's, and an earlier sign-in with the same claims replaced the id
+    ///   while this request was under way: the answer is [`Missing::Replaced`], and this sign-in
+    ///   joins that one.
+    /// - The session is this user's otherwise, or has no user: it gets a new id, as through its
+    ///   current id.
     /// - The session is another user's: a new one begins. The other ends if it had a user when the
     ///   id was replaced.
     SignIn {
@@ -71,54 +73,56 @@ pub enum Action {
         to: SessionIdHash,
         /// The user.
         user: UserKey,
-        /// The new limits, level and provider's session id; and the rest if a session begins.
+        /// The new limits, level and identity provider's session id; all other fields count only if
+        /// a session begins.
         new_session: NewSession,
-        /// Derives the id behind `to` from the id behind the commit's; `None` if it is not derived.
+        /// The salt from which, with the presented id, the new id was derived; `None` if it was not
+        /// derived.
         join_salt: Option<JoinSalt>,
     },
-    /// The session ends, whatever the delta, the condition and the touch are; also by an id in its
-    /// grace, or one that is remembered as [replaced](ReplacedId).
+    /// Ends the session, also through an id in its grace or a [replaced](ReplacedId) one. The
+    /// delta, the condition and the touch do not matter.
     Delete,
 }
 
-/// What [`Store::commit`](crate::backend::Store::commit) did.
+/// The result of [`Store::commit`](crate::backend::Store::commit).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 #[allow(clippy::large_enum_variant)] // one on the stack of a request
 pub enum Committed {
     /// The change is stored.
     Done {
-        /// The session as stored. After a renewal by an id in its grace, its id is not the one asked
-        /// for.
+        /// The session as stored. After a renewal through an id in its grace, its id is not the one
+        /// that the commit named.
         session: LiveSession,
-        /// The current ids that stopped finding a session by this commit, for caches to forget: the
-        /// replaced one, and those of sessions that the limit per user ended. Ids within their grace
-        /// are not among them; a cache holds nothing under those.
+        /// The current ids that no longer find a session, for the invalidation of caches: the
+        /// replaced one, and those of sessions that the limit per user ended. Ids within their
+        /// grace are not among them, because a cache has no entries under those.
         ended: Vec<SessionIdHash>,
     },
     /// The delta changed nothing. A touch was recorded if it was due.
     Unchanged(LiveSession),
     /// The commit ended the session that had this id.
     Deleted(SessionIdHash),
-    /// The session has another revision than the commit demands; nothing was done.
+    /// The session has another revision than the commit requires; nothing was changed.
     RevisionMismatch(LiveSession),
-    /// The user has as many sessions as allowed; nothing was done.
+    /// The user has the maximum number of sessions; nothing was changed.
     LimitReached,
-    /// No session can be read by the id; nothing was done.
+    /// No session can be read by the id; nothing was changed.
     Missing(Missing),
 }
 
-/// How many sessions a user may have, and what happens at the limit.
+/// The maximum number of sessions of a user, and the rule for a sign-in at that limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SessionLimit {
-    /// The limit.
+    /// The maximum number of sessions.
     pub limit: NonZeroU32,
-    /// What happens when a sign-in would exceed it.
+    /// The rule for a sign-in that would exceed it.
     pub at_limit: AtLimit,
 }
 
-/// What happens when a sign-in would exceed the limit per user.
+/// The rule for a sign-in that would exceed the limit per user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AtLimit {
@@ -131,14 +135,15 @@ pub enum AtLimit {
 }
 
 impl SessionLimit {
-    /// At most `limit` sessions a user.
+    /// Makes a limit of `limit` sessions per user.
     #[must_use]
     pub const fn new(limit: NonZeroU32, at_limit: AtLimit) -> Self {
         SessionLimit { limit, at_limit }
     }
 
-    /// Which of the user's other live sessions, given from the one that signed in longest ago,
-    /// must end so that one more may live. `None`: the sign-in is refused.
+    /// Returns those of the user's other live sessions that must end before one more can begin.
+    /// They are given in the order of their sign-ins, the earliest first. `None` refuses the
+    /// sign-in.
     #[must_use]
     pub fn sessions_to_end<'s, T>(&self, others: &'s [T]) -> Option<&'s [T]> {
         let limit = usize::try_from(self.limit.get()).unwrap_or(usize::MAX);
@@ -152,30 +157,30 @@ impl SessionLimit {
     }
 }
 
-/// What a store has to do for a commit, in the same atomic step in which it found the session. `P`
-/// is the position that the [`Lookup`] had.
+/// The decision about a commit, which a store executes in the same atomic step in which it found
+/// the session. `P` is the position that the [`Lookup`] had.
 ///
-/// Unlike other enums here it is exhaustive: a store that does not know a decision must fail to
-/// compile, not at a commit.
+/// Unlike other enums here it is exhaustive, so that a store without code for a new decision does
+/// not compile.
 #[derive(Clone, Debug)]
 #[allow(clippy::large_enum_variant)] // one on the stack of a request
 pub enum Decision<P = ()> {
-    /// Store a new session; a [`Conflict`](ErrorKind::Conflict) if any session has or had its id.
-    /// Before that, obey the commit's limit per user. Answer [`Committed::Done`].
+    /// Apply the commit's limit per user, then store a new session. Answer [`Committed::Done`];
+    /// fail with [`Conflict`](ErrorKind::Conflict) if any session has or had its id.
     Insert {
         /// The new session.
         session: LiveSession,
-        /// The session that it replaces: remove that with all its ids, and let the new session
-        /// remember the presented id.
+        /// The session that it replaces: remove that with all its ids, and store the presented id
+        /// as a replaced id of the new session.
         replaces: Option<(ReplacedId, P)>,
     },
     /// Store `session` in place of the one found. Answer [`Committed::Done`].
     Update {
         /// Where.
         at: P,
-        /// The session as it shall be.
+        /// The session with its changes.
         session: LiveSession,
-        /// Its change of id, if any; on a sign-in obey the commit's limit per user first.
+        /// Its change of id, if any; on a sign-in apply the commit's limit per user first.
         id_change: Option<IdChange>,
     },
     /// Store only the record's `seen` and deadline. Answer [`Committed::Unchanged`].
@@ -190,29 +195,29 @@ pub enum Decision<P = ()> {
         /// Where.
         at: P,
     },
-    /// Do nothing and answer this.
+    /// Change nothing, and answer this.
     Answer(Committed),
 }
 
-/// A session's change of id, to the [successor](ReplacedId::successor) of the id that it leaves; a
-/// [`Conflict`](ErrorKind::Conflict) if any session has or had that.
+/// A change of a session's id, to the [successor](ReplacedId::successor) of the replaced id. A
+/// store fails with [`Conflict`](ErrorKind::Conflict) if any session has or had the new id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IdChange {
-    /// The id that it leaves. Remember it beside those remembered before, at most
-    /// [`ReplacedId::MAX`] of them; if [it ends graces](ReplacedId::ends_graces), those end.
+    /// The replaced id. Remember it beside the earlier ones, at most [`ReplacedId::MAX`] in all; if
+    /// [it ends graces](ReplacedId::ends_graces), end theirs.
     pub left: ReplacedId,
-    /// The id that was presented for a sign-in, where the session had left it before. Remember this
-    /// in place of what is remembered of it, so that another sign-in by it can join.
+    /// The presented id of a sign-in, if it had been replaced before. Remember this in place of the
+    /// earlier entry, so that another sign-in through it can join.
     pub presented: Option<ReplacedId>,
 }
 
-/// Whether a sign-in says the same of its user as the one that `record` comes from, as the second
-/// one of a double click does. A join must not give a level that was not proved, nor lose the
-/// provider's name for the session or an end that it has set.
+/// Whether a sign-in claims the same as the one that made `record`, as the second one of a double
+/// click does. A join must not grant a level that was not proved, nor lose the identity provider's
+/// session id or the end that it has set.
 ///
-/// An absolute limit may be a length of time from the sign-in, and two requests at once read the
-/// time in either order: so the end asked for may be somewhat earlier than the one that is stored.
-fn says_the_same(new_session: &NewSession, record: &Record) -> bool {
+/// An absolute limit may count from the sign-in, and two concurrent requests read the clock in
+/// either order. The requested end may therefore be slightly earlier than the stored one.
+fn has_same_claims(new_session: &NewSession, record: &Record) -> bool {
     let end = |limits: &Limits| limits.absolute.unwrap_or(Timestamp::MAX);
     new_session.auth_level == record.auth_level
         && (new_session.idp_session_id.is_none()
@@ -223,7 +228,7 @@ fn says_the_same(new_session: &NewSession, record: &Record) -> bool {
 }
 
 impl Action {
-    /// The action in the words of an error's context.
+    /// Describes the action, for an error's operation.
     pub(crate) fn operation(&self) -> &'static str {
         match self {
             Action::Create(_) => "begin a session",
@@ -236,7 +241,7 @@ impl Action {
 }
 
 impl Commit {
-    /// A commit of `delta` without conditions, touch, or limits.
+    /// Makes a commit of `delta` without conditions, touch, or limits.
     #[must_use]
     pub fn new(
         id_hash: &SessionIdHash,
@@ -257,8 +262,8 @@ impl Commit {
         }
     }
 
-    /// Whether this ends something that must stay ended after a power cut: then a durable store
-    /// syncs it to the disk before it answers.
+    /// Whether this ends a session or an id, which must stay ended after a power cut. A durable
+    /// store then syncs it to the disk before it answers.
     #[must_use]
     pub fn is_revocation(&self) -> bool {
         match self.action {
@@ -267,9 +272,8 @@ impl Commit {
         }
     }
 
-    /// The position of a session whose deadline has passed, and which the store must remove before
-    /// anything else: a write that has waited since before the deadline could make it live again,
-    /// which this commit must prevent.
+    /// Returns the position of an expired session that the store must remove before anything else.
+    /// Otherwise a write whose time was taken before the deadline could make it live again.
     #[must_use]
     pub fn expired_to_remove<'p, P>(&self, found: &'p Lookup<P>) -> Option<&'p P> {
         match (&self.action, found) {
@@ -281,9 +285,9 @@ impl Commit {
         }
     }
 
-    /// The limit per user that this commit must obey, and on which sessions: those of its user in
-    /// its realm. Those among them whose deadlines have passed are removed in the same step, for
-    /// the reason of [`expired_to_remove`](Self::expired_to_remove).
+    /// Returns the limit per user for this commit, and the sessions to which it applies: those of
+    /// its user in its realm. The expired ones among them are removed in the same step, for the
+    /// reason of [`expired_to_remove`](Self::expired_to_remove).
     #[must_use]
     pub fn session_limit_of(&self) -> Option<(SessionLimit, &UserKey, &Realm)> {
         match &self.action {
@@ -294,8 +298,9 @@ impl Commit {
         }
     }
 
-    /// What to do, given what the commit's id finds at the commit's `now`. For [`Action::Create`]
-    /// that may be [`Lookup::not_found`] without a look: the store finds a conflict itself.
+    /// Decides what the commit does, from the look-up of its id at its `now`. For
+    /// [`Action::Create`] a store may pass [`Lookup::not_found`] without a look-up, because it
+    /// detects a conflict itself.
     ///
     /// # Errors
     /// [`ErrorKind::TooLarge`] when the data would exceed the limit and would grow.
@@ -339,7 +344,7 @@ impl Commit {
         record.user = Some(user.clone());
         record.authenticated = Some(self.now);
         record.auth_level = new_session.auth_level;
-        // A step up by the application itself does not take away the provider's power.
+        // After a step-up by the application, the identity provider can still end the session.
         if new_session.idp_session_id.is_some() {
             record.idp_session_id.clone_from(&new_session.idp_session_id);
         }
@@ -356,8 +361,8 @@ impl Commit {
         let (session, at, replaced) = match found {
             Lookup::Live { session, at } => (session, at, None),
             Lookup::Missing(Missing::Replaced { id, session, at }) => (session, at, Some(id)),
-            // A sign-in is an authentication of its own: it does not need the session from
-            // before, and must not fail because that one has ended meanwhile.
+            // A sign-in does not need the previous session, and must not fail because that one has
+            // ended meanwhile.
             Lookup::Missing(Missing::NotFound { .. } | Missing::Undecodable { .. }) => {
                 return self.begin(to, new_session, Some(user), None);
             }
@@ -368,8 +373,8 @@ impl Commit {
         };
         let owner = session.record.user.as_ref();
         if owner.is_some_and(|owner| owner != user) {
-            // Nothing of one user's session may reach the next user's. A session that was bound
-            // to another user only after the id was replaced is that other client's.
+            // No data of one user's session may reach another user's. A session that got its user
+            // when the id was replaced belongs to another client.
             let ends = replaced.is_none_or(|id| id.had_user);
             let presented = leave(self.id_hash, join_salt, true);
             return self.begin(to, new_session, Some(user), ends.then_some((presented, at)));
@@ -378,7 +383,7 @@ impl Commit {
             && owner.is_some()
             && join_salt.is_some()
             && self.can_join(&id, &session.id_hash)
-            && says_the_same(new_session, &session.record)
+            && has_same_claims(new_session, &session.record)
         {
             let joined = Missing::Replaced { id, session, at: () };
             return Ok(Decision::Answer(Committed::Missing(joined)));
@@ -408,8 +413,8 @@ impl Commit {
         Ok(Decision::Update { at, session, id_change: Some(id_change) })
     }
 
-    /// Whether a sign-in by the replaced id can have the id that an earlier one got, because the
-    /// session still has it.
+    /// Whether a sign-in through the replaced id can get the new id of an earlier sign-in, because
+    /// the session still has that id.
     fn can_join(&self, id: &ReplacedId, current: &SessionIdHash) -> bool {
         matches!(id.by, ReplacedBy::SignIn { salt: Some(_) })
             && id.successor == *current
@@ -430,8 +435,8 @@ impl Commit {
             _ => false,
         };
         let id_change = match &self.action {
-            // Not by an id in its grace: another request has renewed already, and a second move
-            // would leave its new id behind.
+            // Not through an id in its grace: another request has already renewed it, and a second
+            // renewal would replace that request's new id.
             Action::Renew { to, realm, grace_until } if session.id_hash == self.id_hash => {
                 record.id_issued = self.now;
                 record.realm.clone_from(realm);
@@ -458,7 +463,7 @@ impl Commit {
         self.if_revision.is_some_and(|revision| revision != record.revision)
     }
 
-    /// A session that is over a limit lowered since may still shrink.
+    /// Checks the size. A session above a limit that was lowered later may still shrink.
     fn check_size(&self, record: &Record, before: usize) -> Result<()> {
         let bytes = record.data.json_len();
         if bytes <= self.max_bytes || bytes <= before {

@@ -3,11 +3,12 @@
 use crate::id::{IdpSessionId, PublicId, Realm, UserKey};
 use crate::record::Record;
 
-/// Which sessions a call of [`SessionIndex`](crate::backend::SessionIndex) is about. Names match exactly, byte for byte.
+/// The sessions that a call of [`SessionIndex`](crate::backend::SessionIndex) applies to. Names
+/// match exactly, byte for byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SessionFilter<'a> {
-    /// All.
+    /// All sessions.
     All,
     /// The sessions of this user.
     User(&'a UserKey),
@@ -17,12 +18,12 @@ pub enum SessionFilter<'a> {
     OfUser(&'a UserKey, &'a PublicId),
     /// The sessions that belong to this session of the identity provider.
     IdpSession(&'a IdpSessionId),
-    /// Those of the inner filter that are of this realm; without this, realms do not matter.
+    /// The sessions of the inner filter that belong to this realm.
     InRealm(&'a Realm, &'a SessionFilter<'a>),
 }
 
 impl SessionFilter<'_> {
-    /// Whether `record` is one of them.
+    /// Returns whether `record` matches.
     #[must_use]
     pub fn includes(&self, record: &Record) -> bool {
         match self {

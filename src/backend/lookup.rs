@@ -1,4 +1,4 @@
-//! What a store finds under an id. Loads, commits and the session of a request share these types.
+//! The results of look-ups, which loads, commits and the session of a request share.
 
 use crate::backend::ReplacedId;
 use crate::error::Error;
@@ -14,15 +14,15 @@ pub struct LiveSession {
     pub id_hash: SessionIdHash,
 }
 
-/// What a store found under the hash of an id.
+/// The result of a look-up of an id hash in a store.
 ///
 /// `P` is the position of the session in the store, such as a row number:
 /// [`Commit::decide`](crate::backend::Commit::decide) returns it in its decision, so that a store
-/// cannot change a session that it has not found. In the answer to a load it is `()`.
+/// can change only the session that it found. In the answer to a load it is `()`.
 #[derive(Clone, Debug)]
 #[allow(clippy::large_enum_variant)] // one on the stack of a request
 pub enum Lookup<P = ()> {
-    /// A live session, by its current id or by one within its grace.
+    /// A live session, found by its current id or by one within its grace.
     Live {
         /// The session.
         session: LiveSession,
@@ -33,7 +33,7 @@ pub enum Lookup<P = ()> {
     Missing(Missing<P>),
 }
 
-/// Why a store found no session under an id.
+/// The reason why a store found no live session under an id.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 #[allow(clippy::large_enum_variant)] // one on the stack of a request
@@ -43,7 +43,7 @@ pub enum Missing<P = ()> {
     Replaced {
         /// The replaced id.
         id: ReplacedId,
-        /// The session, which lives.
+        /// The live session.
         session: LiveSession,
         /// Its position.
         at: P,

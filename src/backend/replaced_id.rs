@@ -1,67 +1,70 @@
-//! Ids that a session had before: how long a store remembers them, and what they are good for.
+//! Replaced ids of sessions: how long a store remembers them, and their effects.
 
 use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::id::{JoinSalt, SessionIdHash};
 
-/// An id that a session had, and what replaced it. A store remembers it for a while, because
-/// concurrent requests still present it, and so does a client that lost the response with its new
-/// id.
+/// A replaced id of a session, and the renewal or sign-in that replaced it. A store remembers it
+/// for ten minutes, because concurrent requests still present it, and so does a client that lost
+/// the response with its new id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReplacedId {
     /// The hash of the replaced id.
     pub id_hash: SessionIdHash,
     /// The hash of the id that replaced it.
     pub successor: SessionIdHash,
-    /// When it was replaced.
+    /// The time of the replacement.
     pub at: Timestamp,
-    /// What replaced it.
+    /// The kind of the replacement.
     pub by: ReplacedBy,
-    /// Whether the session had a user until then.
+    /// Whether the session had a user before the replacement.
     pub had_user: bool,
 }
 
-/// What replaced an id.
+/// The kind of a replacement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplacedBy {
     /// A renewal.
     Renewal {
-        /// Until then the replaced id still finds the session; `None`: it never does.
+        /// The end of the grace, in which the replaced id still finds the session; `None` for no
+        /// grace.
         grace_until: Option<Timestamp>,
     },
     /// A sign-in, after which no replaced id finds the session.
     SignIn {
-        /// Derives the new id from the replaced one, so that another sign-in through the replaced
-        /// id gets the same new id; `None` where the new id was not derived.
+        /// The salt from which, with the replaced id, the new id was derived. Another sign-in
+        /// through the replaced id gets the same new id by it. `None` if the new id was not
+        /// derived.
         salt: Option<JoinSalt>,
     },
 }
 
-/// What a [`ReplacedId`] is good for at some time.
+/// The effect of a [`ReplacedId`] at some time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplacedIdStatus {
-    /// It finds the session: the grace is not over.
+    /// It finds the session, because its grace has not ended.
     InGrace,
-    /// It is known as replaced: [`Missing::Replaced`](crate::backend::Missing::Replaced).
+    /// It is remembered, and a look-up gives
+    /// [`Missing::Replaced`](crate::backend::Missing::Replaced).
     Remembered,
-    /// It finds nothing, like an id that no session ever had.
+    /// It finds nothing, like an id that was never issued.
     Forgotten,
 }
 
 impl ReplacedId {
-    /// How long it is remembered after it was replaced and after its grace.
+    /// The time for which it is remembered after the replacement, and after its grace.
     pub const REMEMBERED: Duration = Duration::from_secs(600);
 
-    /// How many replaced ids of one session are remembered: the latest ones.
+    /// The maximum number of remembered ids of one session: the latest ones.
     pub const MAX: usize = 8;
 
-    /// A request that was opened at most this long after the replacement, or within the grace, was
-    /// under way: another response overtook it. A later request comes from a client that lost the
-    /// response, or from a thief.
+    /// The time after the replacement in which a request with this id counts as under way, as does
+    /// one within the grace: it was sent before the response with the new id arrived. A request
+    /// that is opened later comes from a client that lost that response, or from a thief.
     pub const UNDER_WAY: Duration = Duration::from_secs(10);
 
-    /// What it is good for at `now`.
+    /// Returns its effect at `now`.
     #[must_use]
     pub fn status(&self, now: Timestamp) -> ReplacedIdStatus {
         // The grace is no part of `at`: if the clock was set back over a restart, an id replaced
@@ -75,7 +78,7 @@ impl ReplacedId {
         }
     }
 
-    /// Until when it finds the session, if it does at all.
+    /// Returns the end of its grace, if it has one.
     #[must_use]
     pub fn grace_until(&self) -> Option<Timestamp> {
         match self.by {
@@ -84,20 +87,21 @@ impl ReplacedId {
         }
     }
 
-    /// From when on a store need not keep it.
+    /// Returns the time after which a store may drop it.
     #[must_use]
     pub fn forget_at(&self) -> Timestamp {
         self.at.max(self.grace_until().unwrap_or(self.at)) + Self::REMEMBERED
     }
 
-    /// Whether a request that was opened then was under way when the id was replaced.
+    /// Returns whether a request that was opened at that time was under way when the id was
+    /// replaced.
     #[must_use]
     pub fn was_under_way(&self, opened: Timestamp) -> bool {
         let is_in_grace = self.grace_until().is_some_and(|until| opened < until);
         is_in_grace || opened <= self.at + Self::UNDER_WAY
     }
 
-    /// The same without its grace, as after a sign-in to its session.
+    /// Returns this id without its grace, as after a sign-in of its session.
     #[must_use]
     pub fn without_grace(self) -> Self {
         let by = match self.by {
@@ -107,7 +111,7 @@ impl ReplacedId {
         ReplacedId { by, ..self }
     }
 
-    /// Whether this replacement ends the grace of ids that were replaced before.
+    /// Returns whether this replacement ends the graces of earlier replaced ids.
     #[must_use]
     pub fn ends_graces(&self) -> bool {
         matches!(self.by, ReplacedBy::SignIn { .. })

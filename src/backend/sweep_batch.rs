@@ -3,13 +3,13 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-/// The number of sessions that one transaction of a sweep may remove. It adapts to how long the
-/// transactions block writers.
+/// The maximum number of sessions that one transaction of a sweep removes. It adapts to the time
+/// for which the transactions block writers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SweepBatch(NonZeroUsize);
 
 impl SweepBatch {
-    /// The first batch of a process, and the bound of all.
+    /// The size of the first batch, and the maximum.
     pub(crate) const LARGEST: SweepBatch = SweepBatch(NonZeroUsize::MIN.saturating_add(999));
 
     const SMALLEST: usize = 50;
@@ -21,7 +21,7 @@ impl SweepBatch {
         self.0
     }
 
-    /// The batch to follow this one, which blocked writers for this long.
+    /// Returns the next batch, after this one has blocked writers for this long.
     #[must_use]
     pub(crate) fn after(self, held: Duration) -> Self {
         let next = if held > Self::TIME { self.0.get() / 2 } else { self.0.get() * 2 };

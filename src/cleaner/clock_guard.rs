@@ -1,4 +1,4 @@
-//! Protection against a clock that is set forward by mistake: it would end every session at once.
+//! Protection against a clock that is set forward by mistake, which would end every session.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use crate::clock::Timestamp;
 /// A step forward by more than this suspends the sweeps.
 const STEP: Duration = Duration::from_secs(3600);
 
-/// How long sweeps are suspended after such a step, so that an operator can set the clock right.
+/// How long sweeps are suspended after such a step, so that an operator can correct the clock.
 const PAUSE: Duration = Duration::from_secs(600);
 
 /// Compares the injected clock with the machine's monotonic one.
@@ -23,8 +23,8 @@ impl ClockGuard {
         ClockGuard { time, instant, paused_until: None }
     }
 
-    /// Takes a reading of both clocks. If the injected one has stepped forward by more than an hour
-    /// since the last reading, gives the size of the step and suspends the sweeps.
+    /// Reads both clocks. If the injected one has stepped forward by more than an hour since the
+    /// last reading, suspends the sweeps and returns the size of the step.
     pub(super) fn observe(&mut self, time: Timestamp, instant: Instant) -> Option<Duration> {
         let passed = instant.saturating_duration_since(self.instant);
         let step = time.since(self.time).saturating_sub(passed);

@@ -28,11 +28,11 @@ use clock_guard::ClockGuard;
 use sweep_schedule::{Reply, SweepSchedule};
 use touch_buffer::{Sent, TouchBuffer, TouchSender, touch_channel};
 
-/// The number of messages that may wait for the thread.
+/// The capacity of the channel of messages to the thread.
 const MESSAGES: usize = 64;
 
 enum Message {
-    /// Touches are in their channel.
+    /// There are touches in their channel.
     Touches,
     Maintenance,
     Sweep(Reply),
@@ -54,7 +54,7 @@ pub(crate) struct Cleaner {
 
 impl Cleaner {
     /// # Errors
-    /// [`ErrorKind::Unavailable`] when the operating system gives no thread.
+    /// [`ErrorKind::Unavailable`] when the operating system provides no thread.
     pub(crate) fn start(
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
@@ -66,7 +66,7 @@ impl Cleaner {
         let stop = Arc::new(AtomicBool::new(false));
         if let Some(maintenance) = store.maintenance() {
             let sender = sender.clone();
-            // Without room, maintenance follows the next sweep at the latest.
+            // If the channel is full, maintenance runs after the next sweep at the latest.
             maintenance.on_due(Box::new(move || drop(sender.try_send(Message::Maintenance))));
         }
         let now = instant();
@@ -93,8 +93,8 @@ impl Cleaner {
         })
     }
 
-    /// Sends a touch to the thread, which writes it within a second. Never waits. False if there is
-    /// no room, or if this process is a fork and the thread belongs to its parent.
+    /// Sends a touch to the thread, which writes it within a second. Never waits. Returns false if
+    /// the channel is full, or if this process is a fork and the thread belongs to its parent.
     pub(crate) fn touch(&self, id_hash: SessionIdHash, touch: Touch) -> bool {
         if !self.process.is_current() {
             return false;
@@ -102,18 +102,18 @@ impl Cleaner {
         match self.touches.send(id_hash, touch) {
             Sent::NoRoom => return false,
             Sent::Quietly => {}
-            // Without room, the thread has other messages to look at, and looks at touches too.
+            // If the channel is full, the thread is awake, and will read the touches too.
             Sent::WakeThread => drop(self.sender.try_send(Message::Touches)),
         }
         true
     }
 
-    /// Removes every session that has ended, and gives their number.
+    /// Removes all expired sessions, and returns their number.
     pub(crate) fn sweep_now(&self) -> Result<usize> {
         self.ask(Message::Sweep, "sweep ended sessions")
     }
 
-    /// Returns when every touch sent before is written.
+    /// Waits until all touches sent before are written.
     pub(crate) fn flush(&self) -> Result<()> {
         self.ask(Message::Flush, "write the activity that is pending")
     }
@@ -181,14 +181,14 @@ struct Worker {
 impl Worker {
     fn run(mut self, messages: &Receiver<Message>) {
         loop {
-            // Calls of the store have a guard of their own; this one is for the application's clock
-            // and event sink. A caller who waits for an answer in such a turn gets an error.
+            // Calls of the store have their own guard; this one is for the application's clock and
+            // event sink. A caller that waits for an answer in such a round gets an error.
             let turn = catch_unwind(AssertUnwindSafe(|| self.turn(messages)));
             if let Ok(ControlFlow::Break(())) = turn {
                 break;
             }
         }
-        // Flushes that were asked for before the end are carried out.
+        // Executes the flushes that were requested before the end.
         for message in messages.try_iter() {
             match message {
                 Message::Flush(answer) => drop(answer.send(self.write_touches())),
@@ -246,8 +246,8 @@ impl Worker {
     }
 
     fn sweep_a_batch(&mut self, as_of: Timestamp, limit: NonZeroUsize) {
-        // First the touches: a session must not be removed while a touch of it waits. Where touches
-        // fail the sweep goes on, since every read treats the session as ended anyway.
+        // First the touches: a session must not be removed while its touch is pending. If they fail
+        // the sweep continues, because every read treats the session as ended anyway.
         let _ = self.write_touches();
         let began = instant();
         let swept = self.guard.call(Task::Sweep, |store| store.sweep(as_of, limit));
@@ -267,7 +267,7 @@ impl Worker {
     }
 }
 
-/// Calls the store such that an error or a panic becomes an event and the thread goes on.
+/// Calls the store, and turns an error or a panic into an event, so that the thread continues.
 struct Guard {
     store: Arc<dyn Store>,
     events: Events,
@@ -283,7 +283,7 @@ impl Guard {
             .unwrap_or_else(|panic| Err(panicked(task, &*panic)));
         match &result {
             Err(error) => {
-                // While the manager is dropped, a busy store is no news.
+                // While the manager is dropped, a busy store raises no event.
                 if self.failing.is_empty() && !self.stop.load(Ordering::Relaxed) {
                     self.events.raise(&Event::CleanerFailed { error });
                 }

@@ -1,4 +1,4 @@
-//! When sweeps run and how much each of their transactions removes.
+//! The times of sweeps, and the sizes of their batches.
 
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
@@ -8,10 +8,10 @@ use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::sync::channel::Sender;
 
-/// Who waits for the end of a sweep.
+/// A caller that waits for the end of a sweep.
 pub(super) type Reply = Sender<Result<usize>>;
 
-/// The regular sweeps, and those that a caller waits for. One runs at a time, batch by batch.
+/// The regular sweeps, and those that callers request. One runs at a time, batch by batch.
 #[derive(Debug)]
 pub(super) struct SweepSchedule {
     interval: Duration,
@@ -22,8 +22,8 @@ pub(super) struct SweepSchedule {
 
 #[derive(Debug)]
 struct Running {
-    /// Sessions that had ended by then are removed: a step of the clock during the sweep changes
-    /// nothing.
+    /// The sweep removes the sessions that have expired by this time, so that a step of the clock
+    /// during the sweep has no effect.
     as_of: Timestamp,
     removed: usize,
     next_batch: Instant,
@@ -40,7 +40,7 @@ pub(super) struct FinishedSweep {
 }
 
 impl SweepSchedule {
-    /// The first sweep is due one `interval` after `now`.
+    /// Makes a schedule whose first sweep is due one `interval` after `now`.
     pub(super) fn new(interval: Duration, now: Instant) -> Self {
         SweepSchedule {
             interval,
@@ -59,12 +59,12 @@ impl SweepSchedule {
         is_due
     }
 
-    /// When the next batch or the next sweep is due.
+    /// Returns the time at which the next batch or sweep is due.
     pub(super) fn next_due(&self) -> Instant {
         self.running.as_ref().map_or(self.next_sweep, |sweep| sweep.next_batch)
     }
 
-    /// Starts a sweep, or extends the one that runs to sessions that have ended by `as_of`.
+    /// Starts a sweep, or extends the running one, to sessions that have expired by `as_of`.
     pub(super) fn start(&mut self, as_of: Timestamp, now: Instant, reply: Option<Reply>) {
         let sweep = self.running.get_or_insert_with(|| Running {
             as_of,
@@ -84,8 +84,8 @@ impl SweepSchedule {
         Some((sweep.as_of, self.batch.limit()))
     }
 
-    /// Records the result of a batch. A batch that reached its limit is followed by another, after a
-    /// pause as long as it blocked writers. Any other batch, and an error, ends the sweep.
+    /// Records the result of a batch. A batch that reached its limit is followed by another, after
+    /// a pause as long as it blocked writers. Any other batch, and an error, ends the sweep.
     pub(super) fn batch_done(
         &mut self,
         result: Result<SweepReport>,
@@ -114,7 +114,7 @@ impl SweepSchedule {
 }
 
 impl FinishedSweep {
-    /// Sends the result to the callers who wait for it.
+    /// Sends the result to the callers that wait for it.
     pub(super) fn reply(self) {
         for reply in self.replies {
             // The caller may have given up.

@@ -1,5 +1,5 @@
-//! Touches on their way from requests to the store: a bounded channel that no request waits for, and
-//! the buffer in which the cleaner's thread merges them.
+//! Touches between requests and the store: a bounded channel, on which no request waits, and the
+//! buffer in which the cleaner's thread merges them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,10 +14,11 @@ use crate::sync::channel::{Receiver, Sender, bounded};
 /// The capacity of the channel. A request that finds it full writes its touch itself.
 const CHANNEL: usize = 4096;
 
-/// The number of touches in one transaction. As many in the channel are written without delay.
+/// The maximum number of touches in one transaction. When the channel holds as many, they are
+/// written without delay.
 const BATCH: usize = 256;
 
-/// The number of touches kept for the next attempt while the store fails.
+/// The maximum number of touches that are kept for the next attempt while the store fails.
 const KEPT: usize = 16 * BATCH;
 
 /// How long touches wait for others. It is shorter than a fortieth of every idle limit for which
@@ -26,25 +27,25 @@ const WAIT: Duration = Duration::from_secs(1);
 
 type IdTouch = (SessionIdHash, Touch);
 
-/// The requests' end of the channel.
+/// The sending end of the channel, for requests.
 #[derive(Clone, Debug)]
 pub(super) struct TouchSender {
     channel: Sender<IdTouch>,
     notified: Arc<AtomicBool>,
 }
 
-/// What [`TouchSender::send`] did.
+/// The result of [`TouchSender::send`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sent {
-    /// Nothing: the channel is full.
+    /// The channel is full, and the touch was not sent.
     NoRoom,
-    /// The touch is in the channel, and the thread knows that it has touches to write.
+    /// The touch is in the channel, and the thread was already woken.
     Quietly,
     /// The touch is in the channel, and the thread must be woken.
     WakeThread,
 }
 
-/// The thread's end of the channel, with the touches that could not be written yet.
+/// The receiving end of the channel, with the touches that could not be written yet.
 pub(super) struct TouchBuffer {
     channel: Receiver<IdTouch>,
     /// Whether the thread was woken since it last emptied the channel. Waking it costs a request
@@ -67,7 +68,7 @@ pub(super) fn touch_channel() -> (TouchSender, TouchBuffer) {
 }
 
 impl TouchSender {
-    /// Never waits.
+    /// Sends a touch. Never waits.
     pub(super) fn send(&self, id_hash: SessionIdHash, touch: Touch) -> Sent {
         if self.channel.try_send((id_hash, touch)).is_err() {
             return Sent::NoRoom;
@@ -81,8 +82,8 @@ impl TouchSender {
 }
 
 impl TouchBuffer {
-    /// Whether touches are to be written now. A store that `fails` is left alone until the wait is
-    /// over, however many touches are in the channel.
+    /// Returns whether touches are to be written now. While the store `fails`, that is only when
+    /// the wait has ended, however many touches are in the channel.
     pub(super) fn is_due(&mut self, now: Instant, fails: bool) -> bool {
         if self.due.is_none() && self.notified.load(Ordering::Acquire) {
             self.due = Some(now + WAIT);
@@ -97,12 +98,12 @@ impl TouchBuffer {
 
     /// Writes, by `write`, the touches sent before this call and those of failed attempts.
     ///
-    /// If the store is in trouble, touches are kept for the next attempt, up to a bound. If one
-    /// session is (a damaged row), the others of its batch are written one by one. `on_lost` gets
-    /// the error of each touch or batch that is given up.
+    /// If the store fails, touches are kept for the next attempt, up to a bound. If only one
+    /// session fails (a damaged row), the others of its batch are written one by one. `on_lost`
+    /// receives the error of each touch or batch that is dropped.
     ///
     /// # Errors
-    /// That of the first batch that was not written; no further batch is tried then.
+    /// The error of the first batch that was not written; later batches are not tried then.
     pub(super) fn write(
         &mut self,
         now: Instant,

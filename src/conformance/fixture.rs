@@ -35,7 +35,7 @@ pub(super) type Outcome<T = ()> = Result<T, Failure>;
 
 /// Runs `f` and turns a panic into a failure.
 pub(super) fn caught<T>(f: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
-    // Each check has its own store, so no other check sees what a panic left half-done.
+    // Each check has its own store, so a panic in one check does not affect another.
     catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| {
         Err(Failure(format!("the store panicked: {}", panic_message(panic.as_ref()))))
     })

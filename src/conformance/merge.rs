@@ -106,8 +106,8 @@ pub(super) fn the_revision_grows_by_one_with_each_change(fixture: &Fixture) -> O
     Ok(())
 }
 
-/// [`Delta::apply`] defines the effect of a delta. A store that keeps names or users in a form of
-/// its own must have the same effect.
+/// [`Delta::apply`] defines the effect of a delta. A store that keeps names or users in another
+/// form must have the same effect.
 pub(super) fn many_deltas_do_what_they_do_to_a_record(fixture: &Fixture) -> Outcome {
     let session = fixture.session()?;
     let mut model = session.record.clone();

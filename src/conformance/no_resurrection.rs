@@ -1,4 +1,4 @@
-//! Checks that an ended session stays ended, whichever late call uses whichever of its ids.
+//! Checks that an ended session stays ended, for every kind of late call with every one of its ids.
 
 use std::num::NonZeroU32;
 
@@ -45,7 +45,7 @@ fn nothing_revives(
         answers.push(("a renewal with grace", answer));
         answers.push(("a second delete", fixture.delete(id_hash, now)?));
         for (late, answer) in answers {
-            // The store may remember a replaced id. The writer must learn that nothing was stored.
+            // The store may remember a replaced id. The result must report that nothing was stored.
             let is_missing = matches!(
                 answer,
                 Committed::Missing(Missing::NotFound { .. } | Missing::Replaced { .. })

@@ -23,7 +23,7 @@ use crate::record::{NewSession, Touch};
 
 const ROUNDS: u32 = 1000;
 
-/// Starts two threads at the same moment, or one of them a little later.
+/// Starts two threads at the same time, or one of them a little later.
 struct Start {
     barrier: Barrier,
     awake: AtomicUsize,
@@ -105,13 +105,16 @@ pub(super) fn two_merges_at_once_both_keep_their_change(fixture: &Fixture) -> Ou
         |session| fixture.merge(&session.id_hash, &set("hat", 1)?, fixture.now),
         |session| fixture.merge(&session.id_hash, &set("scarf", 2)?, fixture.now),
         |session, hat, scarf| {
-            done(hat, "one of two merges at once")?;
-            done(scarf, "one of two merges at once")?;
+            done(hat, "one of two concurrent merges")?;
+            done(scarf, "one of two concurrent merges")?;
             let record = fixture.live(&session.id_hash, fixture.now, "a merged session")?.record;
             let both = holds(&record, "hat", 1)? && holds(&record, "scarf", 2)?;
-            ensure!(both, "of two merges on different names at once one was lost");
+            ensure!(both, "of two concurrent merges on different names one was lost");
             let revision = session.record.revision + 2;
-            ensure!(record.revision == revision, "two merges at once raised the revision by one");
+            ensure!(
+                record.revision == revision,
+                "two concurrent merges raised the revision by one"
+            );
             Ok(())
         },
     )
@@ -148,7 +151,7 @@ pub(super) fn no_increment_is_lost(fixture: &Fixture) -> Outcome {
     })?;
     let record = fixture.live(&session.id_hash, fixture.now, "a counter")?.record;
     let wanted = THREADS * EACH;
-    ensure!(holds(&record, "n", wanted)?, "of {wanted} increments at once some were lost");
+    ensure!(holds(&record, "n", wanted)?, "of {wanted} concurrent increments some were lost");
     Ok(())
 }
 
@@ -158,14 +161,14 @@ pub(super) fn a_merge_at_the_moment_of_a_delete_revives_nothing(fixture: &Fixtur
         |session| fixture.merge(&session.id_hash, &set("coat", "red")?, fixture.now),
         |session| fixture.delete(&session.id_hash, fixture.now),
         |session, merge, delete| {
-            answered(&delete, "Deleted", "a delete at the moment of a merge")?;
+            answered(&delete, "Deleted", "a delete concurrent with a merge")?;
             let back = fixture.is_live(&session.id_hash, fixture.now)?;
             ensure!(!back, "a merge at the moment of a delete brought the session back");
             let is_expected = matches!(
                 merge,
                 Committed::Done { .. } | Committed::Missing(Missing::NotFound { .. })
             );
-            ensure!(is_expected, "a merge at the moment of a delete returned {}", name_of(&merge));
+            ensure!(is_expected, "a merge concurrent with a delete returned {}", name_of(&merge));
             Ok(())
         },
     )
@@ -178,9 +181,9 @@ pub(super) fn a_touch_at_the_moment_of_a_delete_revives_nothing(fixture: &Fixtur
         |session| fixture.touch(&session.id_hash, then, then),
         |session| fixture.delete(&session.id_hash, then),
         |session, (), delete| {
-            answered(&delete, "Deleted", "a delete at the moment of a touch")?;
+            answered(&delete, "Deleted", "a delete concurrent with a touch")?;
             let back = fixture.is_live(&session.id_hash, then)?;
-            ensure!(!back, "a touch at the moment of a delete brought the session back");
+            ensure!(!back, "a touch concurrent with a delete brought the session back");
             Ok(())
         },
     )
@@ -193,19 +196,19 @@ fn renewal_and_delete(fixture: &Fixture, grace_until: Option<Timestamp>) -> Outc
         |session| fixture.delete(&session.id_hash, fixture.now),
         |session, (to, renewal), delete| {
             // A delete ends the session in either order, because a replaced id leads to it too.
-            answered(&delete, "Deleted", "a delete at the moment of a renewal")?;
+            answered(&delete, "Deleted", "a delete concurrent with a renewal")?;
             let is_expected = matches!(
                 renewal,
                 Committed::Done { .. } | Committed::Missing(Missing::NotFound { .. })
             );
             ensure!(
                 is_expected,
-                "a renewal at the moment of a delete returned {}",
+                "a renewal concurrent with a delete returned {}",
                 name_of(&renewal)
             );
             for id_hash in [to, session.id_hash] {
                 let lives = fixture.is_live(&id_hash, fixture.now)?;
-                ensure!(!lives, "after a renewal and a delete at once the session is live");
+                ensure!(!lives, "after a concurrent renewal and delete the session is live");
             }
             Ok(())
         },
@@ -229,9 +232,9 @@ pub(super) fn a_sign_in_at_the_moment_of_a_delete_revives_nothing(fixture: &Fixt
         |session| fixture.sign_in(&session.id_hash, &owner, fixture.now),
         |session| fixture.delete(&session.id_hash, fixture.now),
         |session, (to, sign_in), delete| {
-            let record = done(sign_in, "a sign-in at the moment of a delete")?.record;
+            let record = done(sign_in, "a sign-in concurrent with a delete")?.record;
             let kept = record.public_id == session.public_id();
-            answered(&delete, "Deleted", "a delete at the moment of a sign-in")?;
+            answered(&delete, "Deleted", "a delete concurrent with a sign-in")?;
             ensure!(
                 kept || record.data.is_empty(),
                 "a sign-in brought back the data of a deleted session"
@@ -244,11 +247,11 @@ pub(super) fn a_sign_in_at_the_moment_of_a_delete_revives_nothing(fixture: &Fixt
                 }
                 false => {
                     let begun = Session { id_hash: to, record };
-                    fixture.is_intact(&begun, "a delete at the moment of a sign-in")?;
+                    fixture.is_intact(&begun, "a delete concurrent with a sign-in")?;
                 }
             }
             let old = fixture.is_live(&session.id_hash, fixture.now)?;
-            ensure!(!old, "after a sign-in and a delete at once the old id still works");
+            ensure!(!old, "after a concurrent sign-in and delete the old id still works");
             Ok(())
         },
     )
@@ -267,7 +270,7 @@ pub(super) fn a_touch_at_the_moment_of_a_sweep_revives_nothing(fixture: &Fixture
         |(session, round), (), swept| {
             let lives = fixture.is_live(&session.id_hash, begins(*round) + IDLE)?;
             ensure!(swept <= 1, "a sweep of at most one expired session removed {swept}");
-            ensure!(!lives || swept == 0, "a touch at the moment of a sweep revived the session");
+            ensure!(!lives || swept == 0, "a touch concurrent with a sweep revived the session");
             Ok(())
         },
     )
@@ -294,8 +297,8 @@ pub(super) fn a_merge_at_the_moment_of_a_sweep_is_kept_or_reported(fixture: &Fix
                     );
                 }
                 other => {
-                    answered(other, "NotFound", "a merge at the moment of a sweep")?;
-                    ensure!(!lives, "a merge at the moment of a sweep revived the session");
+                    answered(other, "NotFound", "a merge concurrent with a sweep")?;
+                    ensure!(!lives, "a merge concurrent with a sweep revived the session");
                 }
             }
             Ok(())
@@ -319,19 +322,16 @@ pub(super) fn a_merge_at_the_moment_of_a_revocation_revives_nothing(fixture: &Fi
             )?)
         },
         |session, merge, revoked| {
-            ensure!(
-                revoked == [session.id_hash],
-                "a revocation at the moment of a merge missed it"
-            );
+            ensure!(revoked == [session.id_hash], "a revocation concurrent with a merge missed it");
             let back = fixture.is_live(&session.id_hash, fixture.now)?;
-            ensure!(!back, "a merge at the moment of a revocation brought the session back");
+            ensure!(!back, "a merge concurrent with a revocation brought the session back");
             let is_expected = matches!(
                 merge,
                 Committed::Done { .. } | Committed::Missing(Missing::NotFound { .. })
             );
             ensure!(
                 is_expected,
-                "a merge at the moment of a revocation returned {}",
+                "a merge concurrent with a revocation returned {}",
                 name_of(&merge)
             );
             Ok(())
@@ -374,7 +374,7 @@ pub(super) fn a_list_by_public_id_during_a_sign_in_shows_the_session(fixture: &F
             }
         },
         |(session, _), (_, answer), listed| {
-            done(answer, "a sign-in at the moment of a list")?;
+            done(answer, "a sign-in concurrent with a list")?;
             let public_ids: Vec<_> = listed.iter().map(|summary| summary.public_id).collect();
             ensure!(public_ids == [session.public_id()], "a list by public id missed a session");
             Ok(())
@@ -388,13 +388,13 @@ pub(super) fn a_merge_at_the_moment_of_a_renewal_is_kept_or_reported(fixture: &F
         |session| fixture.merge(&session.id_hash, &set("coat", "red")?, fixture.now),
         |session| fixture.renew(&session.id_hash, None, fixture.now),
         |session, merge, (to, renewal)| {
-            done(renewal, "a renewal at the moment of a merge")?;
+            done(renewal, "a renewal concurrent with a merge")?;
             let record = fixture.live(&to, fixture.now, "a session renewed while merged")?.record;
             ensure!(record.public_id == session.public_id(), "a renewal lost the public id");
             let kept = holds(&record, "coat", "red")?;
-            // Either the change is in the renewed session, or the writer learns that it is lost.
+            // Either the change is in the renewed session, or the writer's result reports the loss.
             let wanted = if kept { "Done" } else { "Replaced" };
-            answered(&merge, wanted, "a merge at the moment of a renewal")?;
+            answered(&merge, wanted, "a merge concurrent with a renewal")?;
             fixture.is_replaced(
                 &session.id_hash,
                 &to,
@@ -422,7 +422,7 @@ fn two_renewals(fixture: &Fixture, grace_until: Option<Timestamp>) -> Outcome {
             fixture.is_absent(
                 &loser,
                 fixture.now,
-                "two renewals at once both gave the session a new id",
+                "two concurrent renewals both gave the session a new id",
             )?;
             match answer {
                 Committed::Missing(Missing::Replaced { .. }) if grace_until.is_none() => Ok(()),
@@ -438,7 +438,7 @@ fn two_renewals(fixture: &Fixture, grace_until: Option<Timestamp>) -> Outcome {
                     } else {
                         "Replaced"
                     },
-                    "the later of two renewals at once",
+                    "the later of two concurrent renewals",
                 ),
             }
         },
@@ -470,15 +470,15 @@ pub(super) fn of_two_sign_ins_through_one_id_the_later_can_join(fixture: &Fixtur
                 (Committed::Done { .. }, _) => (a, b),
                 _ => (b, a),
             };
-            let record = done(first.answer, "one of two sign-ins at once")?.record;
+            let record = done(first.answer, "one of two concurrent sign-ins")?.record;
             ensure!(record.public_id == session.public_id(), "a sign-in began another session");
             replaced_ids::joins(&later.answer, &first.to, &first.salt)?;
             fixture.is_absent(
                 &later.to,
                 fixture.now,
-                "two sign-ins at once both gave the session a new id",
+                "two concurrent sign-ins both gave the session a new id",
             )?;
-            fixture.is_intact(&Session { id_hash: first.to, record }, "two sign-ins at once")
+            fixture.is_intact(&Session { id_hash: first.to, record }, "two concurrent sign-ins")
         },
     )
 }
@@ -503,7 +503,10 @@ fn two_sign_ins(
                 .index()?
                 .list(&SessionFilter::User(owner), Page::first(ALL), fixture.now)?
                 .len();
-            ensure!(listed == 1, "two sign-ins at once under a limit of 1 left {listed} sessions");
+            ensure!(
+                listed == 1,
+                "two concurrent sign-ins under a limit of 1 left {listed} sessions"
+            );
             judge(&a, &b)
         },
     )
@@ -517,7 +520,7 @@ pub(super) fn of_two_sign_ins_at_once_the_limit_refuses_one(fixture: &Fixture) -
                 | (Committed::LimitReached, Committed::Done { .. })
         );
         let (a, b) = (name_of(a), name_of(b));
-        ensure!(one, "two sign-ins at once under a limit of 1 returned {a} and {b}");
+        ensure!(one, "two concurrent sign-ins under a limit of 1 returned {a} and {b}");
         Ok(())
     })
 }
@@ -535,7 +538,7 @@ pub(super) fn of_two_sign_ins_at_once_the_limit_ends_one(fixture: &Fixture) -> O
             let (a_ends_b, b_ends_a) = (ends(a, to_b)?, ends(b, to_a)?);
             ensure!(
                 a_ends_b != b_ends_a,
-                "of two sign-ins at once not exactly one ended the other"
+                "of two concurrent sign-ins not exactly one ended the other"
             );
             let ended = if a_ends_b { to_b } else { to_a };
             fixture.is_absent(

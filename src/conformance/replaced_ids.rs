@@ -194,7 +194,8 @@ pub(super) fn a_sign_in_joins_one_that_proved_as_much(fixture: &Fixture) -> Outc
             Ok(())
         },
         |new_session| {
-            // Requests at once read the time in either order, so that a smaller difference is none.
+            // Concurrent requests read the clock in either order, so a smaller difference is
+            // allowed.
             let earlier = ReplacedId::UNDER_WAY + SECOND;
             new_session.limits.absolute = new_session.limits.absolute.map(|end| end - earlier);
             Ok(())

@@ -1,7 +1,7 @@
 //! The data of a session: values by name, as JSON.
 //!
-//! Uses only `error`. Sessions encode and decode values here; backends store the JSON text of
-//! [`Data`] and read it back.
+//! Uses only `error`. Sessions encode and decode values here; stores keep the JSON text of [`Data`]
+//! and read it back.
 
 mod encode;
 
@@ -22,8 +22,8 @@ pub(crate) const FLASHES: &str = "cloakroom.flash";
 /// One value of a session, as JSON text. It owns the text or borrows it from the [`Data`] that
 /// contains it. Cloning is cheap.
 ///
-/// Two values are equal if their texts are equal. Encoding the same value twice gives equal values
-/// for every type that serializes in a fixed order.
+/// Two values are equal if their texts are equal. Encoding the same value twice results in equal
+/// values for every type that serializes in a fixed order.
 #[derive(Clone)]
 pub struct Value<'d>(Text<'d>);
 
@@ -112,7 +112,7 @@ impl Value<'_> {
         Ok(items.map(|item| Value(Text::Piece(item.get()))).collect())
     }
 
-    /// Describes the type wanted and the type found, without the value, because errors are logged.
+    /// Describes the expected and the found type, without the value, because errors are logged.
     fn mismatch<T>(&self, error: &serde_json::Error) -> String {
         let wanted = std::any::type_name::<T>();
         let found = match self.as_json().bytes().next() {

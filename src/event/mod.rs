@@ -1,4 +1,4 @@
-//! Events: what operators want to know of, as typed values, with a counter for each kind.
+//! Events for operators, as typed values with a counter for each kind.
 //!
 //! Uses `error` and `id`. Managers, stores and caches raise events through [`Events`], which passes
 //! them to a [`Sink`]; `message` holds their texts, `log` the default sink.
@@ -90,9 +90,9 @@ pub enum Event<'a> {
     /// be an attempt to guess ids. Raised at 20 ids, and each time that number doubles.
     ///
     /// A repeated id counts once within the minute, because a client may not have noticed that its
-    /// session ended. Requests without a known address are counted together. Behind a proxy that
-    /// the manager does [not know of](crate::manager::SessionManagerBuilder::behind_proxies), all
-    /// clients have the proxy's address.
+    /// session ended. Requests without a known address are counted together. Behind a proxy, all
+    /// clients have the proxy's address unless
+    /// [`behind_proxies`](crate::manager::SessionManagerBuilder::behind_proxies) is set.
     IdGuessing {
         /// The client's address, if it is known; of an IPv6 address the first 64 bits, because one
         /// client can use all addresses of a /64 network.
@@ -158,8 +158,8 @@ pub enum Event<'a> {
         public_id: Option<&'a PublicId>,
     },
     /// A [`Session`](crate::Session) with changes was dropped without being closed. Its changes are
-    /// lost, the client receives no id, and a requested sign-out is not carried out. A manager
-    /// raises this at most once a second.
+    /// lost, the client receives no id, and a requested sign-out does not happen. A manager raises
+    /// this at most once a second.
     Dropped {
         /// The session's public id, if the request has read the session.
         public_id: Option<&'a PublicId>,
@@ -169,7 +169,7 @@ pub enum Event<'a> {
         /// The reason.
         error: &'a Error,
     },
-    /// A session value could not be read or updated as the type that the application asked for.
+    /// A session value could not be read or updated as the type that the application requested.
     WrongType {
         /// The session's public id, if the request has read the session.
         public_id: Option<&'a PublicId>,

@@ -1,4 +1,4 @@
-//! The part that the adapters for all web frameworks have in common.
+//! The common part of the adapters for all web frameworks.
 
 use std::any::Any;
 use std::error::Error as StdError;
@@ -15,8 +15,8 @@ type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// Runs the requests of a web framework with sessions of one manager.
 ///
-/// [`run`](Self::run) does all of it for a framework that calls a function for each request. For
-/// any other, the parts are methods too: [`head`](Self::head), [`SessionManager::open`],
+/// [`run`](Self::run) does everything for a framework that calls a function for each request. For
+/// other frameworks the parts are methods too: [`head`](Self::head), [`SessionManager::open`],
 /// [`report_error`](Self::report_error) and [`report_panic`](Self::report_panic), and
 /// [`finish`](Self::finish).
 ///
@@ -67,20 +67,20 @@ pub struct Adapter<'m> {
 }
 
 impl<'m> Adapter<'m> {
-    /// The adapter for sessions of this manager. It costs nothing: make one for each request.
+    /// Makes the adapter for sessions of this manager. It is free: make one for each request.
     pub fn new(sessions: &'m SessionManager) -> Self {
         Adapter { sessions }
     }
 
-    /// Answers one request: opens its session, runs the handler, stores the changes, and gives the
-    /// response with all header fields, ready to be sent.
+    /// Answers one request: opens its session, runs the handler, stores the changes, and returns
+    /// the response with all header fields, ready to be sent.
     ///
-    /// An error that the handler returns, a panic of the handler, and a failure to store the
-    /// changes are events, and `error_page` gives the response: with the status of the
+    /// If the handler returns an error or panics, or the changes cannot be stored, an event is
+    /// raised and `error_page` makes the response. Its status is that of the
     /// [`Error`](crate::Error) of this crate that the handler's error is or contains
-    /// ([`SessionManager::status_of`]), else with 500. Then changes of data are discarded, and a
-    /// sign-out or revocation is carried out. A body that is streamed is read after all this: the
-    /// session can then be read, and no longer changed.
+    /// ([`SessionManager::status_of`]), else 500. Changes of data are then discarded; a sign-out or
+    /// revocation is kept. A streamed body is read after all this: it can read the session, but not
+    /// change it.
     pub fn run<R: Response>(
         self,
         head: RequestHead<'_>,
@@ -92,7 +92,8 @@ impl<'m> Adapter<'m> {
         self.complete(&session, response, failure, error_page)
     }
 
-    /// Runs the handler; where that fails, reports why, and gives the error page and the outcome.
+    /// Runs the handler. If it fails, reports the reason, and returns the error page and the
+    /// outcome.
     pub(crate) fn call<R>(
         self,
         session: &Session,
@@ -109,7 +110,7 @@ impl<'m> Adapter<'m> {
         (error_page(status), Some(outcome))
     }
 
-    /// Finishes the request, and gives the response that is to be sent.
+    /// Finishes the request, and returns the response to send.
     pub(crate) fn complete<R: Response>(
         self,
         session: &Session,
@@ -126,12 +127,12 @@ impl<'m> Adapter<'m> {
         response
     }
 
-    /// Stores the session's changes, and gives the header fields of the response. Call it once,
+    /// Stores the session's changes, and returns the header fields of the response. Call it once,
     /// before the first byte of the response is sent.
     ///
     /// # Errors
-    /// The status of the error page that must replace the handler's whole response, because the
-    /// changes could not be stored; an event has the reason. The page's header fields are those of
+    /// If the changes could not be stored, the status of the error page that must replace the
+    /// handler's whole response; an event has the reason. The page's header fields are those of
     /// [`headers_on_error`](Self::headers_on_error).
     pub fn finish(self, session: &Session, outcome: Outcome) -> Result<ResponseHeaders, u16> {
         // Closing can run the closures of `Session::update` again, which can panic.
@@ -141,10 +142,10 @@ impl<'m> Adapter<'m> {
         }
     }
 
-    /// The header fields of the response after a failed [`finish`](Self::finish) or
-    /// [`SessionManager::close`]: the new id, if a sign-in or a commit of this request has stored
-    /// one, else none with an id. Call it when the error page is complete: the page can still read
-    /// the session.
+    /// Returns the header fields of the response after a failed [`finish`](Self::finish) or
+    /// [`SessionManager::close`]. They contain an id only if a sign-in or a commit of this request
+    /// has stored a new one. Call it when the error page is complete: the page can still read the
+    /// session.
     #[must_use]
     pub fn headers_on_error(self, session: &Session) -> ResponseHeaders {
         match session.check_not_updating("close a session") {
@@ -153,7 +154,7 @@ impl<'m> Adapter<'m> {
         }
     }
 
-    /// Reports an error that the handler has returned as an event, and gives the status of the
+    /// Raises an event for an error that the handler has returned, and returns the status of the
     /// response.
     ///
     /// The status is that of the [`Error`](crate::Error) of this crate that `error` is, contains,
@@ -169,15 +170,15 @@ impl<'m> Adapter<'m> {
         kind.map_or(500, self.sessions.context.settings.status_of)
     }
 
-    /// Reports a panic of the handler as an event, and gives the status of the response.
+    /// Raises an event for a panic of the handler, and returns the status of the response.
     pub fn report_panic(self, panic: &(dyn Any + Send)) -> u16 {
         let error = panic_words(panic).unwrap_or("it panicked");
         self.sessions.events().raise(&Event::HandlerFailed { error });
         500
     }
 
-    /// The request head from the names and values of all header fields. An adapter adds only the
-    /// client's [address](RequestHead::peer_addr), and whether its connection is
+    /// Makes the request head from the names and values of all header fields. An adapter adds only
+    /// the client's [address](RequestHead::peer_addr), and whether its connection is
     /// [encrypted](RequestHead::secure).
     pub fn head<'r>(
         self,
@@ -211,14 +212,14 @@ impl<'m> Adapter<'m> {
         head.secure(protocol.is_some_and(|first| first.trim().eq_ignore_ascii_case("https")))
     }
 
-    /// The names of all header fields that [`head`](Self::head) reads, for frameworks that look
-    /// fields up by name.
+    /// Returns the names of all header fields that [`head`](Self::head) reads, for frameworks that
+    /// look fields up by name.
     pub fn header_names(self) -> impl Iterator<Item = &'m str> {
         let names = ["Cookie", "Host", "X-Forwarded-Proto", "X-Forwarded-For", "User-Agent"];
         names.into_iter().chain(["Sec-Purpose", "Purpose"]).chain(self.id_header())
     }
 
-    /// The request header that carries the id, where that is not a cookie.
+    /// Returns the request header that carries the id, if that is not a cookie.
     fn id_header(self) -> Option<&'m str> {
         match &self.sessions.context.settings.transport {
             Transport::Cookie(_) => None,
@@ -226,8 +227,8 @@ impl<'m> Adapter<'m> {
         }
     }
 
-    /// The cookie or header that carries the id, in words. Two managers of one application must not
-    /// have the same: each would overwrite the other's ids.
+    /// Describes the cookie or header that carries the id. Two managers of one application must not
+    /// have the same one, because each would overwrite the other's ids.
     #[must_use]
     pub fn id_transport(self) -> String {
         match &self.sessions.context.settings.transport {
@@ -236,7 +237,7 @@ impl<'m> Adapter<'m> {
         }
     }
 
-    /// The names of the cookies that can carry an id: the present one and the former ones.
+    /// Returns the names of the cookies that can carry an id: the current one and the former ones.
     #[allow(dead_code, reason = "the adapter for Rocket, which is a feature, is the only caller")]
     pub(crate) fn cookie_names(self) -> impl Iterator<Item = &'m str> {
         let settings = &self.sessions.context.settings;
@@ -247,7 +248,8 @@ impl<'m> Adapter<'m> {
         own.into_iter().chain(settings.former_cookies().map(CookieConfig::name_text))
     }
 
-    /// Whether `session` is one of this manager for a request with the same ids as this head.
+    /// Returns whether `session` belongs to this manager and to a request with the ids of this
+    /// head.
     #[allow(dead_code, reason = "the adapter for rouille, which is a feature, is the only caller")]
     pub(crate) fn would_open(self, session: &Session, head: &RequestHead<'_>) -> bool {
         session.is_of(&self.sessions.context, head)

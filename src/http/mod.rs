@@ -1,10 +1,10 @@
-//! Everything that the author of an adapter for a web framework needs.
+//! The interface for authors of adapters for web frameworks.
 //!
 //! An adapter translates a request and a response. [`Adapter`] decides everything else: it opens
-//! the session, runs the handler, reports what went wrong, stores the changes and completes the
-//! response. `examples/tiny_http.rs` is an adapter written by hand.
+//! the session, runs the handler, reports failures, stores the changes and completes the response.
+//! `examples/tiny_http.rs` is a complete adapter.
 //!
-//! An application needs none of this; see [`web`](crate::web) for the adapters that exist.
+//! Applications do not need it; [`web`](crate::web) has the existing adapters.
 
 mod adapter;
 

@@ -294,7 +294,7 @@ impl SessionManagerBuilder {
     /// Sets whether a response carries `Cache-Control: no-store` if its request used its session
     /// and found a signed-in user. Then neither a proxy nor the browser stores the page, and the
     /// back button does not show it after a sign-out. Defaults to false. OWASP ASVS 5.0, 14.3.2,
-    /// asks for it where the response is sensitive; a handler can set the header for its response
+    /// requires it where the response is sensitive; a handler can set the header for its response
     /// alone.
     ///
     /// Chromium keeps such pages in its back/forward cache until an HttpOnly cookie of the site

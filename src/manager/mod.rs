@@ -1,4 +1,4 @@
-//! The manager: what an application holds, and what opens and closes the sessions of requests.
+//! The session manager, which opens and closes the sessions of requests.
 
 mod builder;
 mod review;
@@ -54,7 +54,7 @@ impl Debug for SessionManager {
 }
 
 impl SessionManager {
-    /// A manager of the sessions in `store`, with all defaults.
+    /// Makes a manager of the sessions in `store`, with all defaults.
     ///
     /// # Errors
     /// As [`SessionManagerBuilder::build`].
@@ -62,30 +62,30 @@ impl SessionManager {
         SessionManager::builder(store).build()
     }
 
-    /// A builder with all defaults.
+    /// Starts a builder with all defaults.
     pub fn builder(store: impl Store) -> SessionManagerBuilder {
         SessionManagerBuilder::new(store)
     }
 
-    /// Another handle to the same sessions, for threads that must not block. It makes every call
-    /// that may block through `blocking_hook`, and so do the sessions that it opens. Adapters of
-    /// frameworks that run handlers on such threads use it.
+    /// Returns a clone for threads that must not block. It makes every call that may block through
+    /// `blocking_hook`, and so do the sessions that it opens. Adapters of frameworks that run
+    /// handlers on such threads use it.
     #[must_use]
     pub fn with_blocking_hook(&self, blocking_hook: BlockingHook) -> Self {
         SessionManager { context: self.context.clone(), blocking_hook: Some(blocking_hook) }
     }
 
-    /// Opens the session of a request. No I/O.
+    /// Opens the session of a request. Does no I/O.
     ///
     /// The first read loads it, once. A long response or a WebSocket therefore does not see a later
-    /// revocation: to look again, open another session from the same `Cookie` header.
+    /// revocation. To check, open another session from the same `Cookie` header.
     #[must_use]
     pub fn open<'r>(&self, head: impl Into<RequestHead<'r>>) -> Session {
         Session::new(self.context.clone(), self.blocking_hook, &head.into())
     }
 
-    /// Ends the request: stores the session's changes, and gives the header fields of the response.
-    /// Call it before the first byte of the response is sent.
+    /// Ends the request: stores the session's changes, and returns the header fields of the
+    /// response. Call it before the first byte of the response is sent.
     ///
     /// # Errors
     /// [`ErrorKind::Closed`] at a second call. Any other error means that the changes since the
@@ -108,7 +108,7 @@ impl SessionManager {
         run_blocking(self.blocking_hook, || cleaner.sweep_now())
     }
 
-    /// Returns when the cleaner has written all activity that requests have recorded so far.
+    /// Waits until the cleaner has written all activity that requests have recorded so far.
     ///
     /// # Errors
     /// The store's errors; [`ErrorKind::Unsupported`] without a cleaner.
@@ -122,21 +122,21 @@ impl SessionManager {
         self.context.cleaner.as_ref().ok_or_else(none)
     }
 
-    /// The events of this manager, with their counters.
+    /// Returns the events of this manager, with their counters.
     #[must_use]
     pub fn events(&self) -> &Events {
         &self.context.events
     }
 
-    /// The realm in which this manager's ids count.
+    /// Returns the realm of this manager.
     #[must_use]
     pub fn realm(&self) -> &Realm {
         &self.context.settings.realm
     }
 
-    /// The HTTP status of the response to a request that failed with `error`, for a handler that
-    /// answers with an error page of its own. The builder's
-    /// [`error_status`](SessionManagerBuilder::error_status) chooses it.
+    /// Returns the HTTP status of the response to a request that failed with `error`, for a handler
+    /// with its own error page. The builder's [`error_status`](SessionManagerBuilder::error_status)
+    /// determines it.
     #[must_use]
     pub fn status_of(&self, error: &Error) -> u16 {
         (self.context.settings.status_of)(error.kind())

@@ -26,7 +26,7 @@ pub struct Finding {
 }
 
 /// The findings for a configuration. They serve the application's security documentation, which
-/// ASVS 7.1.1 and 7.1.2 ask for, and a test that the configuration stays as documented.
+/// ASVS 7.1.1 and 7.1.2 require, and a test that the configuration stays as documented.
 ///
 /// `Display` writes one line for each finding.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -22,7 +22,7 @@ const PAGE_SIZE: NonZeroUsize = NonZeroUsize::MIN.saturating_add(99);
 pub struct SessionPage<T = Summary> {
     /// The sessions of this page.
     pub sessions: Vec<T>,
-    /// Where the next page begins, for [`Page::after`]. `None` if this page is the last.
+    /// The beginning of the next page, for [`Page::after`]; `None` if this page is the last.
     pub next: Option<Cursor>,
 }
 
@@ -45,9 +45,9 @@ impl<T> IntoIterator for SessionPage<T> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct UserSession {
-    /// The public id, times, client and so on.
+    /// The public id, times and client, among others.
     pub summary: Summary,
-    /// Whether this is the session of the request that asked for the list.
+    /// Whether this is the session that was passed to the list as `current`.
     pub is_current: bool,
 }
 
@@ -87,7 +87,7 @@ impl SessionManager {
     pub fn list_page(&self, filter: &SessionFilter<'_>, page: Page) -> Result<SessionPage> {
         let index = self.index("list sessions")?;
         let filter = SessionFilter::InRealm(self.realm(), filter);
-        // One more than asked for shows whether there is a next page.
+        // One more than requested shows whether there is a next page.
         let one_more = Page { limit: page.limit.saturating_add(1), ..page };
         let mut sessions =
             run_blocking(self.blocking_hook, || index.list(&filter, one_more, self.context.now()))?;

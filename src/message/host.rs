@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-/// Whether `user_agent` is that of a browser with WebKit, such as Safari and all browsers on iOS.
-/// Chromium, which names WebKit too, is none.
+/// Whether `user_agent` belongs to a WebKit browser, such as Safari and all browsers on iOS.
+/// Chromium names WebKit too, but is not one.
 pub(crate) fn is_webkit(user_agent: &str) -> bool {
     user_agent.contains("AppleWebKit/")
         && !user_agent.contains("Chrome/")

@@ -1,7 +1,7 @@
-//! What sessions read of a request and what they add to a response.
+//! The parts of a request that sessions read, and the headers that they add to a response.
 //!
-//! Types of no framework and of no manager. The public module `http` shows them to the authors of
-//! adapters.
+//! These types do not depend on a framework or on the manager. The public module `http` re-exports
+//! them for authors of adapters.
 
 mod few;
 mod host;

@@ -1,4 +1,4 @@
-//! The request head: cookies, ids, and facts about the client.
+//! The request head: cookies, ids, and data about the client.
 
 use std::fmt::{self, Debug};
 use std::net::{IpAddr, SocketAddr};
@@ -23,7 +23,7 @@ pub struct RequestHead<'r> {
     pub(crate) host: Option<&'r str>,
     pub(crate) secure: bool,
     pub(crate) peer_addr: Option<IpAddr>,
-    /// The last fields: what a client sent itself precedes what proxies append.
+    /// The last fields, because proxies append their entries after those of the client.
     forwarded_for: [Option<&'r str>; MAX_PROXIES as usize],
     pub(crate) user_agent: Option<&'r str>,
     pub(crate) prefetch: bool,
@@ -33,7 +33,7 @@ pub struct RequestHead<'r> {
 pub(crate) const MAX_PROXIES: u8 = 8;
 
 impl<'r> RequestHead<'r> {
-    /// The head of a request without any of these fields.
+    /// Makes the head of a request without any of these fields.
     pub fn new() -> Self {
         RequestHead::default()
     }
@@ -99,8 +99,8 @@ impl<'r> RequestHead<'r> {
         RequestHead { prefetch: self.prefetch || value.split([',', ';']).any(is_prefetch), ..self }
     }
 
-    /// The client's address behind this number of proxies, each of which appends the address of the
-    /// connection it received. A request with fewer entries bypassed a proxy: then it is the
+    /// Returns the client's address behind this number of proxies, each of which appends the
+    /// address of its client. A request with fewer entries has bypassed a proxy: then this is the
     /// address of the peer.
     pub(crate) fn client_address(&self, proxies: u8) -> Option<IpAddr> {
         let Some(nearer) = usize::from(proxies).checked_sub(1) else {
@@ -113,7 +113,7 @@ impl<'r> RequestHead<'r> {
         }
     }
 
-    /// The peer's address, as IPv4 where it is an IPv4-mapped IPv6 address.
+    /// Returns the peer's address; an IPv4-mapped IPv6 address as IPv4.
     fn canonical_peer(&self) -> Option<IpAddr> {
         self.peer_addr.map(|address| address.to_canonical())
     }

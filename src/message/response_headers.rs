@@ -8,14 +8,14 @@ use crate::message::response::Response;
 /// The header fields that a session adds to a response.
 ///
 /// [`apply_to`](Self::apply_to) adds them to a [`Response`]. Appending every pair of
-/// [`iter`](Self::iter) is right for any response too.
+/// [`iter`](Self::iter) is correct for any response too.
 ///
 /// `Debug` does not show the values of [`id_fields`](Self::id_fields).
 #[derive(Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ResponseHeaders {
-    /// The header fields that give the client its id or remove it, in order: name and value. None,
-    /// one, or several of the same name, each of which is a field of its own in the response.
+    /// The header fields that set or remove the client's id, in order: name and value. There can be
+    /// none, one, or several of the same name, each of which is a separate field in the response.
     pub id_fields: Vec<(Cow<'static, str>, String)>,
     /// The request header that the response depends on; `None` if the session was not used.
     pub vary_on: Option<Cow<'static, str>>,
@@ -25,7 +25,7 @@ pub struct ResponseHeaders {
     /// No cache, the browser's included, may store the response:
     /// [`no_store_when_signed_in`](crate::manager::SessionManagerBuilder::no_store_when_signed_in).
     pub no_store: bool,
-    /// The browser is asked to delete everything it stores of this site but cookies:
+    /// The browser should delete everything that it stores of this site except cookies:
     /// [`clear_site_data`](crate::manager::SessionManagerBuilder::clear_site_data).
     pub clear_site_data: bool,
 }
@@ -49,8 +49,7 @@ const CLEAR_SITE_DATA: (&str, &str) = ("Clear-Site-Data", "\"cache\", \"storage\
 /// A cache must not reuse the Set-Cookie field without validation; RFC 9111, section 5.2.2.4.
 const NO_CACHE: &str = "no-cache=\"Set-Cookie\"";
 
-/// The directive that keeps the id in this field out of caches, which know no other field than
-/// Set-Cookie.
+/// The directive that keeps an id in another field than Set-Cookie out of shared caches.
 fn guard(header: &str) -> &'static str {
     match header {
         "Set-Cookie" => NO_CACHE,
@@ -92,7 +91,7 @@ impl ResponseHeaders {
         }
     }
 
-    /// The new value of the response's `Vary`, given its present one; `None` if it can stay.
+    /// Returns the new value of the response's `Vary`; `None` if the current one can stay.
     #[must_use]
     pub fn vary(&self, now: Option<&str>) -> Option<String> {
         let name = self.vary_on.as_deref()?;
@@ -106,10 +105,9 @@ impl ResponseHeaders {
         }
     }
 
-    /// The new value of the response's `Cache-Control`, given its present one; `None` if it can
-    /// stay. A response with an id is never public; one that must not be stored says so, whatever
-    /// else it says. A directive that the handler, another session of the request or a proxy has
-    /// set is not repeated.
+    /// Returns the new value of the response's `Cache-Control`; `None` if the current one can stay.
+    /// A response with an id is never public, and one that must not be stored is always `no-store`.
+    /// A directive that is already there is not repeated.
     #[must_use]
     pub fn cache_control(&self, now: Option<&str>) -> Option<String> {
         let guard = self.guard()?;
@@ -134,7 +132,7 @@ impl ResponseHeaders {
     }
 }
 
-/// The one value that several fields of a name are equivalent to (RFC 9110, section 5.3).
+/// The single value that is equivalent to several fields of one name (RFC 9110, section 5.3).
 fn joined(values: &[&str]) -> Option<String> {
     (!values.is_empty()).then(|| values.join(", "))
 }

@@ -9,8 +9,8 @@ pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
 pub(crate) use std::{thread, thread_local};
 
 /// Spins until `is_over` returns true, for at most 30 µs, which is about the time that putting a
-/// thread to sleep and waking it takes. On a machine with one processor it returns at once, because
-/// no other thread runs meanwhile.
+/// thread to sleep and waking it takes. On a machine with one processor it returns immediately,
+/// because no other thread runs meanwhile.
 pub(crate) fn spin_until(is_over: impl Fn() -> bool) {
     const LIMIT: Duration = Duration::from_micros(30);
     static IS_SINGLE_CORE: LazyLock<bool> =

@@ -1,7 +1,8 @@
 //! Adapters for web frameworks, one module for each.
 //!
 //! An adapter translates a request and a response of its framework;
-//! [`http::Adapter`](crate::http::Adapter) does everything else, for an adapter of your own too.
+//! [`http::Adapter`](crate::http::Adapter) does everything else, also for adapters outside this
+//! crate.
 
 #[cfg(feature = "rocket")]
 pub mod rocket;

@@ -19,13 +19,12 @@ pub type Result = std::result::Result<Response, Box<dyn error::Error + Send + Sy
 /// The session's changes are stored before this returns. Where the handler returns an error, it is
 /// answered with the [status](SessionManager::status_of) of the [`Error`](crate::Error) of this
 /// crate that it is or contains, else with 500; a failure to store the changes likewise. A panic of
-/// the handler is answered with 500. These responses have a plain body without details, which are in
-/// an event. In all these cases changes of data are discarded, and a sign-out or revocation is
-/// carried out.
+/// the handler is answered with 500. These responses have a plain body; an event has the details.
+/// In all these cases changes of data are discarded, and a sign-out or revocation is kept.
 ///
 /// A handler can call this again, for the same request and manager: the inner handler gets the same
-/// session, which the outer call closes. Where the inner handler fails or panics, the request's
-/// changes of data are discarded, whatever response the outer one returns.
+/// session, which the outer call closes. If the inner handler fails or panics, the request's
+/// changes of data are discarded, even if the outer one returns a success.
 ///
 /// ```no_run
 /// use cloakroom::{MemoryStore, SessionManager, web};
@@ -47,7 +46,7 @@ pub fn session(
 ) -> Response {
     let adapter = Adapter::new(sessions);
     let peer = *request.remote_addr();
-    // `Request::header` gives only the first of several fields of one name.
+    // `Request::header` returns only the first of several fields of one name.
     let head = adapter.head(request.headers()).secure(request.is_secure()).peer_addr(peer.ip());
     OPEN.with(|slots| {
         // The request of an inner call can be another value: an application removes a prefix from
@@ -97,10 +96,10 @@ impl http::Response for Response {
     }
 }
 
-/// The session of a request, from the outermost call on.
+/// The session of a request, made by the outermost call.
 struct Open {
     session: Session,
-    /// The other end of the request's connection.
+    /// The address of the peer of the request's connection.
     peer: SocketAddr,
     /// The failure of an inner or outer handler.
     failure: Cell<Option<Outcome>>,
@@ -123,9 +122,9 @@ impl Open {
     }
 }
 
-/// The open sessions of the request that this thread answers, in place: a request that does not use
-/// its session allocates nothing. A request with more managers than slots is answered likewise, but
-/// inner calls for the surplus managers open sessions of their own.
+/// The open sessions of the request that this thread answers. They are stored in place, so that a
+/// request that does not use its session allocates nothing. If a request uses more managers than
+/// there are slots, inner calls for the surplus managers open separate sessions.
 type Slots = [RefCell<Option<Open>>; 4];
 
 thread_local! {

@@ -1,9 +1,9 @@
-//! Requests per second on rouille and Rocket: with no session, one that is read, one that is
-//! written. The load comes from wrk, in a process of its own; variants take turns in slices of a
-//! second, each pair of neighbours gives one ratio, and the median of those is printed.
+//! Requests per second on rouille and Rocket: without a session, with one that is read, and with
+//! one that is written. The load comes from wrk, in another process. Variants take turns in slices
+//! of a second; each pair gives one ratio, and the median of the ratios is printed.
 //!
 //! `cargo run --release --manifest-path bench/http/Cargo.toml [-- [--rounds N] [--only NAME]
-//! [--json FILE]]`, where NAME is what the names of ratios begin with; wrk must be installed.
+//! [--json FILE]]`, where NAME is the beginning of the ratios' names; wrk must be installed.
 
 #[expect(dead_code, reason = "it can do more than is needed here")]
 #[path = "../../src/report.rs"]
@@ -50,7 +50,7 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Makes the sessions, and the file that lets wrk send a random one with each request.
+/// Makes the sessions, and the script with which wrk sends a random one in each request.
 fn script(folder: &Path, sessions: &SessionManager) -> PathBuf {
     let mut cookies = String::from("local cookies = {\n");
     for n in 0..SESSIONS {

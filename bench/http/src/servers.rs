@@ -50,7 +50,7 @@ fn on_write(session: &Session) -> cloakroom::Result<String> {
     write(session)
 }
 
-/// A handler that has a millisecond of waiting of its own.
+/// A handler that waits for a millisecond.
 async fn work() {
     rocket::tokio::time::sleep(Duration::from_millis(1)).await;
 }

@@ -1,4 +1,4 @@
-//! The tables of the performance page: each stands between two comments, and is written anew.
+//! The tables of docs/performance.md, each of which replaces the text between two comments.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -24,7 +24,7 @@ pub fn fill(runs: &Runs, path: &Path) {
     std::fs::write(path, page).expect("the page");
 }
 
-/// How the run was made.
+/// The line about the machine above a table.
 fn origin(run: &Run) -> String {
     let others = run.0["others_percent"].as_f64().unwrap_or(0.0);
     format!("{} cores; other programs used {others:.0} % of them meanwhile.\n\n", run.0["cores"])
@@ -83,7 +83,7 @@ fn sizes(run: &Run) -> String {
     table + ratios(run).split_once("\n\n").expect("the table follows the origin").1
 }
 
-/// Three digits, as far as they stand behind the point.
+/// Three significant digits, as far as they are decimals.
 fn number(value: f64) -> String {
     match value {
         value if value >= 1e4 => thousands(value),
@@ -93,7 +93,7 @@ fn number(value: f64) -> String {
     }
 }
 
-/// A whole number with its thousands apart.
+/// A whole number with separators of thousands.
 pub fn thousands(value: f64) -> String {
     let digits = format!("{value:.0}");
     let mut text = String::new();

@@ -1,4 +1,4 @@
-//! The pictures, as SVG that is readable on light and on dark pages.
+//! The pictures, as SVG for light and dark pages.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use crate::chart::page::thousands;
 use crate::chart::{Run, Runs};
 
-/// What the colours are for: by day, and by night.
+/// The colours: on a light page, and on a dark one.
 const PAPER: Paint = Paint(RGBColor(255, 255, 255), "#0d1117");
 const INK: Paint = Paint(RGBColor(31, 35, 40), "#e6edf3");
 const FAINT: Paint = Paint(RGBColor(89, 99, 110), "#9198a1");
@@ -64,7 +64,7 @@ pub fn draw(runs: &Runs, docs: &Path) {
 
 const WIDTH: u32 = 760;
 
-/// Draws one picture, and gives it the colours of the night.
+/// Draws one picture, and adds its colours for dark pages.
 fn picture(path: &Path, height: u32, draw: impl FnOnce(&Area)) {
     let mut svg = String::new();
     {
@@ -87,7 +87,7 @@ fn picture(path: &Path, height: u32, draw: impl FnOnce(&Area)) {
 }
 
 fn write(area: &Area, text: &str, size: u32, paint: &Paint, at: (i32, i32), side: HPos) {
-    // The library takes a size for the height of a line, which is a quarter more.
+    // The library's size is the height of a line, which is a quarter more.
     let style = ("sans-serif", f64::from(size) * 1.24).into_font().color(&paint.0);
     let style = style.pos(Pos::new(side, VPos::Center));
     area.draw(&Text::new(text.to_owned(), at, style)).expect("a string takes everything");
@@ -97,7 +97,7 @@ fn bar(area: &Area, paint: &Paint, from: (i32, i32), to: (i32, i32)) {
     area.draw(&Rectangle::new([from, to], paint.0.filled())).expect("a string takes everything");
 }
 
-/// Requests per second of everyone, for two workloads on one thread and on eight.
+/// Requests per second of cloakroom and the peers, for two workloads, on one thread and on eight.
 fn peers(run: &Run, area: &Area) {
     const SIDES: [(&str, Paint); 3] = [
         ("cloakroom", OURS),
@@ -155,7 +155,7 @@ fn ratios(title: &str, bars: &[(&str, f64, String)], area: &Area) {
     write(area, "1", 13, &FAINT, (at(1.0), bottom + 8), HPos::Center);
 }
 
-/// What a request costs as the number of sessions grows.
+/// The cost of a request by the number of sessions.
 fn scale(run: &Run, area: &Area) {
     let lines = [
         ("load", "scale_load", OURS),
@@ -192,7 +192,7 @@ fn scale(run: &Run, area: &Area) {
         let x = at((*sessions, 0.0)).0;
         write(area, &thousands(*sessions), 13, &FAINT, (x, bottom + 18), HPos::Center);
     }
-    // Names that would stand upon each other are moved apart, the lowest line first.
+    // Names that would overlap are moved apart, the lowest line first.
     let mut ends: Vec<(&str, i32)> = Vec::new();
     for (what, name, paint) in lines {
         let points: Vec<(i32, i32)> = run.points(name).into_iter().map(at).collect();

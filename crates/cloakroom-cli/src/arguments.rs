@@ -61,7 +61,7 @@ pub(crate) enum Command {
     Backup(Backup),
     /// Replace the database with a copy, also while it is in use
     Restore(Restore),
-    /// Find problems, and say how to solve them
+    /// Find problems and their remedies
     Doctor(Doctor),
     /// Print completions for a shell
     Completions(Completions),
@@ -85,7 +85,7 @@ pub(crate) struct Migrate {
 
 #[derive(Debug, Args)]
 pub(crate) struct Confirm {
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long)]
     pub(crate) yes: bool,
 }
@@ -146,13 +146,13 @@ pub(crate) struct Revoke {
     /// Keep this one
     #[arg(long, value_name = "PUBLIC_ID", value_parser = public_id, requires = "user")]
     pub(crate) except: Option<PublicId>,
-    /// End every session of all users; asks first
+    /// End every session of all users; asks for confirmation
     #[arg(long)]
     pub(crate) all: bool,
     /// Only sessions of this realm, which is the name of the cookie by default; else of all realms
     #[arg(long, value_name = "NAME", value_parser = realm)]
     pub(crate) realm: Option<Realm>,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long)]
     pub(crate) yes: bool,
 }
@@ -169,7 +169,7 @@ pub(crate) struct Compact {
     /// Rewrite the whole file even where free pages can be released some at a time
     #[arg(long)]
     pub(crate) full: bool,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long)]
     pub(crate) yes: bool,
 }
@@ -187,7 +187,7 @@ pub(crate) struct Restore {
     /// Keep the sessions of the copy live, including those revoked since it was made
     #[arg(long)]
     pub(crate) keep: bool,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long)]
     pub(crate) yes: bool,
 }
@@ -252,7 +252,7 @@ where
         .any(|source| source == Some(ValueSource::CommandLine))
     };
     if !matches!(target, Target::Arguments) && (is_given("db") || is_given("table")) {
-        let why = "--db and --table are not for this program: it knows its database\n";
+        let why = "--db and --table cannot be given: this program has a database of its own\n";
         return Err(command.error(ErrorKind::UnknownArgument, why));
     }
     Arguments::from_arg_matches(&matches)

@@ -1,4 +1,4 @@
-//! `doctor`: finds problems, and says how to solve them.
+//! `doctor`: finds problems and their remedies.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -126,15 +126,15 @@ pub(crate) fn doctor(
 fn check_host(findings: &mut Findings, path: &Path, info: &DatabaseInfo) {
     let wrong = host_checks::permissions(path);
     if wrong.is_empty() {
-        findings.ok("permissions", "only the owner may use the file");
+        findings.ok("permissions", "only the owner can use the file");
     }
     for found in wrong {
-        let remedy = "chown the file to the service's user, chmod 600 it and what is beside it, \
+        let remedy = "chown the file to the service's user, chmod 600 it and its -wal and -shm, \
                       chmod o-w the folder";
         findings.problem("permissions", found, remedy);
     }
     for file in host_checks::unfinished(path) {
-        let remedy = "remove it, unless a restore is running: it may hold sessions";
+        let remedy = "remove it, unless a restore is running: it may contain sessions";
         findings.note("copies", format!("{} was not finished", file.display()), remedy);
     }
     match host_checks::file_system(path) {
@@ -242,7 +242,7 @@ fn check_sessions(
         Ok(stats) if stats.expired > 0 => findings.problem(
             "cleaner",
             format!("{} expired more than 15 minutes ago", HumanCount(stats.expired)),
-            "see that the service runs, and its log for CleanerFailed; `sweep` removes them now",
+            "check that the service runs, and its log for CleanerFailed; `sweep` removes them now",
         ),
         Ok(_) => findings.ok("cleaner", "nothing is overdue"),
         Err(error) => findings.failed("cleaner", &error),
@@ -315,7 +315,7 @@ fn check_clock(findings: &mut Findings, latest: Option<Timestamp>, context: &Con
         Some(ahead) if ahead > MAX_CLOCK_SKEW => findings.problem(
             "clock",
             format!("a session was used {} s in the future", ahead.as_secs()),
-            "set the clocks of this machine and the service's right (NTP): limits count by them",
+            "correct the clocks of this machine and of the service (NTP): limits depend on them",
         ),
         _ => findings.ok("clock", "no session is from the future"),
     }
@@ -325,7 +325,7 @@ fn check_configuration(findings: &mut Findings, context: &Context) {
     let Some(review) = &context.review else {
         findings.note(
             "cookie",
-            "only the application knows its settings",
+            "not checked: its settings are in the application",
             "print SessionManager::review(), or offer `doctor` in the application's own program \
              with cloakroom_cli::run_reviewed",
         );
@@ -388,7 +388,7 @@ fn print(
     }
     match problems {
         0 => Ok(Done::Success),
-        1 => Err(Failure::new("1 problem; its remedy is beside it")),
-        _ => Err(Failure::new(format!("{problems} problems; their remedies are beside them"))),
+        1 => Err(Failure::new("1 problem; its remedy is listed with it")),
+        _ => Err(Failure::new(format!("{problems} problems; their remedies are listed with them"))),
     }
 }

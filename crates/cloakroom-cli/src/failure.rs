@@ -74,7 +74,7 @@ impl fmt::Display for Failure {
                 write!(f, "{error}")?;
                 advice(error).map_or(Ok(()), |advice| write!(f, "; {advice}"))
             }
-            Failure::Output(error) => write!(f, "cannot write the answer: {error}"),
+            Failure::Output(error) => write!(f, "cannot write the output: {error}"),
         }
     }
 }
@@ -82,7 +82,7 @@ impl fmt::Display for Failure {
 /// What the operator can do about an error.
 pub(crate) fn advice(error: &Error) -> Option<&'static str> {
     Some(match error.kind() {
-        ErrorKind::Busy => "another process locks the file: try again, or find what writes so long",
+        ErrorKind::Busy => "another process holds the file's lock: try again, or find that process",
         ErrorKind::Unavailable => "check the path, and that its file system is mounted",
         ErrorKind::ReadOnly => {
             "run this as the user who owns the file and its folder, where they can be written"

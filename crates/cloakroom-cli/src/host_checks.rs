@@ -93,7 +93,7 @@ pub(crate) fn permissions(path: &Path) -> Vec<String> {
         let Ok(file) = fs::metadata(&path) else { continue };
         if file.mode() & 0o077 != 0 {
             let mode = file.mode() & 0o777;
-            wrong.push(format!("others may use {} (mode {mode:03o})", path.display()));
+            wrong.push(format!("other users can access {} (mode {mode:03o})", path.display()));
         }
         // Root can write every file, which says nothing about the service.
         let me = rustix::process::geteuid();
@@ -105,7 +105,7 @@ pub(crate) fn permissions(path: &Path) -> Vec<String> {
     if let Ok(folder_info) = fs::metadata(folder) {
         // With the sticky bit only a file's owner can replace it.
         if folder_info.mode() & 0o002 != 0 && folder_info.mode() & 0o1000 == 0 {
-            wrong.push(format!("anyone may replace files in {}", folder.display()));
+            wrong.push(format!("any user can replace files in {}", folder.display()));
         }
     }
     wrong

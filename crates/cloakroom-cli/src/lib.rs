@@ -22,8 +22,8 @@
 //! ```
 //!
 //! No command prints a session id or its hash, and only `show --data` prints a session's data.
-//! Commands that end or remove anything ask first, and work in one transaction: interrupted, they
-//! leave nothing partial. Exit codes: 0 done, 1 failed, 2 usage, 3 not set up, 4 nothing matched.
+//! `clear`, `drop`, `revoke --all`, `restore` and a full `compact` ask for confirmation. An
+//! interrupted command leaves nothing partial. Exit codes: 0 done, 1 failed, 2 usage, 3 not set up, 4 nothing matched.
 //!
 //! Features: `bundled` (on by default) compiles SQLite into the binary; `memcached` invalidates
 //! the entries of a memcached in front of the database.
@@ -81,7 +81,7 @@ struct Context {
 
 impl Context {
     fn admin(&self) -> Result<&Admin, Failure> {
-        let missing = || Failure::usage("which database? Give --db PATH, or set CLOAKROOM_DB");
+        let missing = || Failure::usage("no database: give --db PATH, or set CLOAKROOM_DB");
         self.admin.as_ref().ok_or_else(missing)
     }
 }

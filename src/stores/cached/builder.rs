@@ -52,9 +52,9 @@ impl<C: Cache, S: Store> CachedStoreBuilder<C, S> {
     pub fn build(self) -> Result<CachedStore<C, S>> {
         let hour = Duration::from_secs(3600);
         let why = if !(Duration::from_secs(1)..=hour).contains(&self.life) {
-            "an entry lives from one second to one hour"
+            "the life of an entry is from one second to one hour"
         } else if !(Duration::from_millis(1)..=hour).contains(&self.retry) {
-            "a cache is asked again after one millisecond to one hour"
+            "the retry interval is from one millisecond to one hour"
         } else {
             let CachedStoreBuilder { cache, backing, life, retry, events } = self;
             return Ok(CachedStore::with(cache, backing, life, retry, events));

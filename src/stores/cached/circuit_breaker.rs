@@ -1,10 +1,10 @@
 //! A circuit breaker for each shard of the cache.
 //!
 //! Closed, reads and invalidations use the cache. The breaker opens after [`FAILURE_THRESHOLD`]
-//! failed reads or fills within [`FAILURE_WINDOW`], or at once after a failed invalidation. Open,
-//! reads bypass the shard and invalidations are queued; one probe at a time sends the queue.
-//! Half-open, invalidations are sent at once and reads still bypass the shard. When no invalidation
-//! is pending, the breaker closes.
+//! failed reads or fills within [`FAILURE_WINDOW`], or immediately after a failed invalidation.
+//! Open, reads bypass the shard and invalidations are queued; one probe at a time sends the queue.
+//! Half-open, invalidations are sent directly and reads still bypass the shard. When no
+//! invalidation is pending, the breaker closes.
 
 use std::collections::HashSet;
 use std::num::NonZeroUsize;
@@ -99,7 +99,7 @@ struct Open {
     pending: PendingInvalidations,
     next_probe: Instant,
     probing: bool,
-    /// Invalidations are sent at once instead of being queued.
+    /// Half-open: invalidations are sent directly instead of being queued.
     half_open: bool,
 }
 

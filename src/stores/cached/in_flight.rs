@@ -3,8 +3,8 @@
 use crate::sync::atomic::{AtomicUsize, Ordering};
 
 /// Counts changes from before the commit in the backing store until the cache is invalidated. In
-/// between, another client may learn of the change from the backing store and be acknowledged, so
-/// the old cache entry must not be served any more. The affected id hashes are known only after the
+/// between, another client may read the change from the backing store and be acknowledged, so the
+/// old cache entry must not be served any more. The affected id hashes are known only after the
 /// commit. Therefore no request of this process reads the cache while any change is in flight.
 #[derive(Debug, Default)]
 pub(super) struct InFlight(AtomicUsize);

@@ -49,11 +49,11 @@ pub use builder::CachedStoreBuilder;
 ///
 /// If an invalidation is lost, processes may serve the old state of the session until the cache
 /// entry expires, after 60 seconds by default. This concerns other processes when this process
-/// cannot reach the cache or dies between the commit and the invalidation. It concerns all
+/// cannot reach the cache or ends between the commit and the invalidation. It concerns all
 /// processes when the backing store is changed without this type, as by the sqlite3 shell or by a
-/// program that uses the backing store alone. A revocation of all sessions is seen within a second
-/// in any case, by the backing store's [`epoch`](SessionIndex::epoch). The machines' clocks must be
-/// synchronized; their difference adds to these bounds.
+/// program that uses the backing store alone. A revocation of all sessions takes effect within a
+/// second in any case, by the backing store's [`epoch`](SessionIndex::epoch). The machines' clocks
+/// must be synchronized; their difference adds to these bounds.
 ///
 /// ```
 /// use cloakroom::stores::cached::CachedStore;

@@ -17,7 +17,7 @@ use crate::stores::memcached::MemcachedStore;
 use crate::stores::memcached::client::{Leased, Replacement, Space, Stamp, Written};
 use crate::stores::memcached::value::{Unreadable, decode_entry, encode_entry};
 
-const FORGETTING: &str = "make memcached forget";
+const INVALIDATING: &str = "invalidate entries in memcached";
 
 impl Stamp {
     fn lease(self) -> FillLease {
@@ -83,10 +83,10 @@ impl Cache for MemcachedStore {
     }
 
     fn forget(&self, id_hashes: &[SessionIdHash], _now: Timestamp) -> Result<()> {
-        self.0.client.remove_all(Space::Entries, id_hashes, FORGETTING)
+        self.0.client.remove_all(Space::Entries, id_hashes, INVALIDATING)
     }
 
     fn forget_shard(&self, shard: usize, _now: Timestamp) -> Result<()> {
-        self.0.client.raise_epoch(shard, Space::Entries, FORGETTING)
+        self.0.client.raise_epoch(shard, Space::Entries, INVALIDATING)
     }
 }

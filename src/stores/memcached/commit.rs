@@ -1,4 +1,4 @@
-//! A commit, carried out by single commands that each change one version of one item, or nothing.
+//! Commits, by single commands that each change one version of one item, or nothing.
 //!
 //! A session is one item, so a merge, a touch and a delete are one command. A renewal and a sign-in
 //! move it to another id, by four commands:
@@ -67,7 +67,7 @@ impl Inner {
                 return Ok(answer);
             }
             if began.elapsed() >= self.busy_timeout {
-                let why = "others kept changing the session";
+                let why = "other requests kept changing the session";
                 return Err(Error::with_source(ErrorKind::Busy, commit.action.operation(), why));
             }
             // Random, or requests that collided once would collide again.
@@ -175,8 +175,8 @@ impl Inner {
         Err(Error::new(ErrorKind::Conflict, operation))
     }
 
-    /// Moves the session at `old` to another id, as `session`, and remembers `anew` the id that was
-    /// presented, and whether it leads to a new session.
+    /// Moves the session at `old` to another id, as `session`. Also stores the entry `anew` of the
+    /// presented id, and whether it leads to a new session.
     fn relocate(
         &self,
         old: ItemVersion,
@@ -203,7 +203,7 @@ impl Inner {
                 return Err(error);
             }
         };
-        // From here on the session has moved, whatever fails: another request completes the move.
+        // Now the session has moved. If a later command fails, another request completes the move.
         *reserved = None;
         match self.settle(way.to, arriving, record.clone(), now, operation) {
             Ok(Written::Stored(_) | Written::Changed) => {

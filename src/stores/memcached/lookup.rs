@@ -125,7 +125,7 @@ impl Inner {
     /// already, so if this fails, the id leads to it as before. An item that begins a session keeps
     /// that flag, so that older ids still do not lead to the new session.
     pub(super) fn remember_anew(&self, id_hash: &SessionIdHash, way: Way, now: Timestamp) {
-        const OPERATION: &str = "remember a replaced key";
+        const OPERATION: &str = "store a replaced id";
         if let Ok(Some(item)) = self.client.get(Space::Sessions, id_hash, OPERATION)
             && let Ok(Some(State::Left(before))) = self.read(&item)
         {

@@ -33,8 +33,8 @@ const MARGIN: Duration = Duration::from_secs(60);
 
 /// Sessions in one or more memcached servers, version 1.6 or newer. Clones share one store.
 ///
-/// The store is volatile: a restart, a flush or a full server loses whole sessions without notice.
-/// The sessions are sharded over the servers. While a server is down, its sessions are
+/// The store is volatile: a restart, a flush or a full server loses whole sessions without an
+/// error. The sessions are sharded over the servers. While a server is down, its sessions are
 /// [`Unavailable`](crate::ErrorKind::Unavailable) and do not move to another server. The store
 /// cannot list sessions, so it has no [`SessionIndex`] and supports no session limit per user.
 ///
@@ -79,7 +79,7 @@ impl MemcachedStore {
     ///
     /// With several servers, all of them are closed first and then opened again, so that a session
     /// cannot escape by moving. Requests wait meanwhile, and fail with
-    /// [`Busy`](crate::ErrorKind::Busy) after the I/O timeout. If this process dies in between, the
+    /// [`Busy`](crate::ErrorKind::Busy) after the I/O timeout. If this process ends in between, the
     /// servers open again after ten seconds.
     ///
     /// # Errors
@@ -104,7 +104,7 @@ impl Inner {
     }
 }
 
-/// How long an item is kept that is useless from `end` on; `None` for ever.
+/// The time to live of an item that is useless after `end`; `None` for no limit.
 fn life(end: Timestamp, now: Timestamp) -> Option<Duration> {
     (end != Timestamp::MAX).then(|| end.since(now).saturating_add(MARGIN))
 }

@@ -1,8 +1,8 @@
 //! Maps id hashes to servers by rendezvous hashing: each id hash has a score for every server and
 //! belongs to the highest. Removing or adding a server moves only that server's shard.
 //!
-//! The hash is spelled out here because all processes must agree on it, whatever they are compiled
-//! with.
+//! The hash function is written out here, because all processes must agree on it, also if they are
+//! compiled by different versions of Rust.
 
 use sha2::{Digest, Sha256};
 

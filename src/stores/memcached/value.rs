@@ -80,7 +80,7 @@ impl Unreadable {
     }
 
     fn newer(format: u8) -> Self {
-        let why = format!("its format is {format}, this version knows {FORMAT}");
+        let why = format!("its format is {format}, this version reads {FORMAT}");
         Unreadable::Undecodable(Error::with_source(ErrorKind::Undecodable, READING, why))
     }
 }
@@ -111,9 +111,9 @@ impl State {
             }
             (b'F', body) => match Way::decode(body).ok_or_else(short)? {
                 (way, []) => Ok(State::Left(way)),
-                _ => Err(Unreadable::garbage("it does not end where it should")),
+                _ => Err(Unreadable::garbage("bytes follow its end")),
             },
-            _ => Err(Unreadable::garbage("it is of no kind that is known")),
+            _ => Err(Unreadable::garbage("its kind is unknown")),
         }
     }
 }
@@ -175,7 +175,7 @@ pub(super) fn encode_entry(entry: &CacheEntry) -> Vec<u8> {
 
 pub(super) fn decode_entry(value: &[u8]) -> Result<CacheEntry, Unreadable> {
     let (b'E', body) = open(value)? else {
-        return Err(Unreadable::garbage("it is of no kind that is known"));
+        return Err(Unreadable::garbage("its kind is unknown"));
     };
     let Some((read, body)) = body.split_first_chunk::<8>() else {
         return Err(Unreadable::garbage("it ends too early"));
@@ -190,7 +190,7 @@ fn open(value: &[u8]) -> Result<(u8, &[u8]), Unreadable> {
         [format, ..] if (FORMAT + 1..=LAST_FORMAT).contains(format) => {
             Err(Unreadable::newer(*format))
         }
-        _ => Err(Unreadable::garbage("it does not begin as our values do")),
+        _ => Err(Unreadable::garbage("its first byte is not that of a value of cloakroom")),
     }
 }
 

@@ -288,7 +288,7 @@ impl Sessions {
         except: Option<SessionIdHash>,
     ) -> Result<Option<Vec<SessionIdHash>>> {
         if self.is_taken(to) {
-            return Err(Error::new(ErrorKind::Conflict, "give a session its new key"));
+            return Err(Error::new(ErrorKind::Conflict, "give a session its new id"));
         }
         let Some((session_limit, user, realm)) = commit.session_limit_of() else {
             return Ok(Some(Vec::new()));

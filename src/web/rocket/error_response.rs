@@ -1,4 +1,4 @@
-//! The response to a request that has failed: Rocket's catchers, asked again where needed.
+//! The response to a failed request, for which Rocket's catchers are called again if necessary.
 
 use std::error;
 use std::panic::AssertUnwindSafe;
@@ -22,10 +22,10 @@ use crate::web::rocket::panic_watch::Watched;
 struct Failing {
     /// The manager that reports errors.
     sessions: OnceLock<SessionManager>,
-    /// The status of the catcher that an error or a panic leads to; 0 for none.
+    /// The status for the catcher after an error or a panic; 0 for none.
     status: AtomicU16,
     watched: OnceLock<Watched>,
-    /// Whether a catcher has given the response.
+    /// Whether a catcher has made the response.
     caught: OnceLock<bool>,
     /// The header fields that all managers of the request have appended so far.
     kept: Mutex<Vec<(String, String)>>,
@@ -40,7 +40,7 @@ pub(super) fn report_to(request: &Request<'_>, sessions: &SessionManager) {
     failing(request).sessions.get_or_init(|| sessions.clone());
 }
 
-/// Watches for a panic of this request from now on.
+/// Starts to record a panic of this request.
 pub(super) fn watch(request: &Request<'_>) {
     failing(request).watched.get_or_init(|| {
         request.cookies().add(Cookie::new(MARK, ""));
@@ -50,8 +50,8 @@ pub(super) fn watch(request: &Request<'_>) {
 
 /// The outcome of the request, and the message of the panic if the handler panicked.
 ///
-/// A catcher can answer a failure with any status, and a handler can catch its own panic and answer.
-/// The mark distinguishes them.
+/// A catcher can answer a failure with any status, and a handler can catch its own panic and
+/// answer. The mark distinguishes them.
 pub(super) fn outcome(
     request: &Request<'_>,
     response: &mut Response<'_>,
@@ -71,8 +71,7 @@ pub(super) fn outcome(
     }
 }
 
-/// Whether a catcher has given the response, to a failure with this status: then it need not be
-/// called again.
+/// Whether a catcher has already answered a failure with this status, and need not be called again.
 pub(super) fn has_answered(request: &Request<'_>, code: u16) -> bool {
     let failing = failing(request);
     failing.caught.get() == Some(&true)
@@ -80,7 +79,7 @@ pub(super) fn has_answered(request: &Request<'_>, code: u16) -> bool {
 }
 
 /// A cookie that is added to the jar when a session is opened, and never sent. Rocket empties the
-/// jar before it calls a catcher, and has no other sign that it has called one.
+/// jar before it calls a catcher, so a missing cookie shows that a catcher was called.
 const MARK: &str = "cloakroom-no-catcher";
 
 /// Removes the mark from a response, and returns whether it was there.
@@ -105,9 +104,8 @@ pub(super) fn keep(request: &Request<'_>, headers: &ResponseHeaders) {
     failing(request).kept.lock().unwrap_or_else(PoisonError::into_inner).extend(fields);
 }
 
-/// Replaces the whole response by that of the catcher for this status. What others have added to
-/// the handler's response remains: ids of other managers, and headers that a server adds to every
-/// response.
+/// Replaces the whole response by that of the catcher for this status. It keeps the ids of other
+/// managers, and the headers that a server adds to every response.
 pub(super) async fn replace<'r>(
     request: &'r Request<'_>,
     response: &mut Response<'r>,
@@ -126,7 +124,7 @@ pub(super) async fn replace<'r>(
     }
 }
 
-/// Whether a header of this name comes from the server or a fairing rather than from a handler.
+/// Whether a header of this name comes from the server or a fairing, and not from a handler.
 fn is_of_every_response(name: &str) -> bool {
     const NAMES: [&str; 9] = [
         "server",
@@ -144,7 +142,7 @@ fn is_of_every_response(name: &str) -> bool {
         || ["access-control-", "cross-origin-"].iter().any(|start| name.starts_with(start))
 }
 
-/// Goes to the catcher of its status. The event has the details, the response none.
+/// The response is that of the catcher for the status. An event has the details.
 impl<'r> Responder<'r, 'static> for Error {
     fn respond_to(self, request: &'r Request<'_>) -> response::Result<'static> {
         Err(failed(request, &self))
@@ -156,7 +154,7 @@ pub(super) fn failed(
     error: &(dyn error::Error + Send + Sync + 'static),
 ) -> Status {
     let failing = failing(request);
-    // Without one of our guards, the error came from a manager that the handler holds.
+    // A request without a session guard got the error from a manager that the handler holds.
     let sessions = failing.sessions.get().or_else(|| guards::manager::<(), _>(request.rocket()));
     let status = status(match sessions {
         Some(sessions) => Adapter::new(sessions).report_error(error),
@@ -176,7 +174,7 @@ pub(super) fn failed(
 pub struct Failure(Box<dyn error::Error + Send + Sync>);
 
 impl Failure {
-    /// A failure from what `?` does not convert: an error in a box, or a message.
+    /// Makes a failure from an error in a box or a message, which `?` does not convert.
     pub fn new(error: impl Into<Box<dyn error::Error + Send + Sync>>) -> Self {
         Failure(error.into())
     }
@@ -198,7 +196,7 @@ fn status(code: u16) -> Status {
     Status::from_code(code).unwrap_or(Status::InternalServerError)
 }
 
-/// The response of the catcher for this status; where that fails, of the one for 500, as in Rocket.
+/// The response of the catcher for this status; if that fails, of the one for 500, as in Rocket.
 async fn caught<'r>(code: u16, request: &'r Request<'_>) -> Response<'r> {
     for status in [status(code), Status::InternalServerError] {
         let catcher = matching(status, request).unwrap_or_default();
@@ -216,7 +214,7 @@ async fn call<'r>(
     request: &'r Request<'_>,
 ) -> Option<Response<'r>> {
     let handle = || catcher.handler.handle(status, request);
-    // It can panic before it returns the future, and in the future.
+    // The catcher can panic before it returns its future, and in the future.
     let future = std::panic::catch_unwind(AssertUnwindSafe(handle)).ok()?;
     AssertUnwindSafe(future).catch_unwind().await.ok()?.ok()
 }

@@ -18,7 +18,7 @@ use crate::manager::SessionManager;
 use crate::session::Session;
 use crate::web::rocket::{Managed, ProxyProto, error_response};
 
-/// A request's session of one kind, from the first guard on.
+/// A request's session for one manager, made by the first guard.
 pub(super) struct Opened {
     pub(super) session: Session,
     pub(super) sessions: SessionManager,
@@ -26,20 +26,20 @@ pub(super) struct Opened {
 
 impl Drop for Opened {
     /// Rocket ends some requests without calling fairings: those it cannot parse, and those in
-    /// which another fairing panics. Their sign-outs and revocations are still carried out.
+    /// which another fairing panics. Their sign-outs and revocations still take effect.
     fn drop(&mut self) {
         if self.session.is_changed() {
             self.sessions.events().raise(&Event::ChangesDiscarded { public_id: None });
         }
-        // A session that is closed already gives an error.
+        // An already closed session returns an error.
         let _ = self.sessions.close(&self.session, http::Outcome::Panicked);
     }
 }
 
-/// Its place in the request.
+/// The session in the request's local cache.
 struct Slot<M> {
     opened: OnceLock<Opened>,
-    /// The fairing has taken it: nothing can be stored any more.
+    /// The fairing has taken it, and nothing can be stored any more.
     has_ended: AtomicBool,
     marker: PhantomData<fn() -> M>,
 }
@@ -52,7 +52,7 @@ fn slot<'r, M: 'static>(request: &'r Request<'_>) -> &'r Slot<M> {
     })
 }
 
-/// The session that this request has opened, at its end.
+/// Ends the use of the slot, and returns the session that this request has opened, if any.
 pub(super) fn end<'r, M: 'static>(request: &'r Request<'_>) -> Option<&'r Opened> {
     let slot = slot::<M>(request);
     slot.has_ended.store(true, Ordering::Relaxed);
@@ -65,7 +65,7 @@ pub(super) fn manager<M: 'static, P: Phase>(rocket: &Rocket<P>) -> Option<&Sessi
 
 fn manager_for<'r, M: 'static>(request: &'r Request<'_>) -> Result<&'r SessionManager> {
     let sessions = manager::<M, _>(request.rocket()).ok_or_else(|| {
-        let why = "this Rocket has no such manager";
+        let why = "no manager of this type is attached";
         Error::with_source(ErrorKind::Invalid, "find the request's session manager", why)
     })?;
     error_response::report_to(request, sessions);
@@ -107,8 +107,8 @@ fn head<'r>(sessions: &'r SessionManager, request: &'r Request<'_>) -> RequestHe
 /// The session cookies of Rocket's jar that no `Cookie` header has: tests with the local client add
 /// cookies to the jar.
 ///
-/// The jar also has the cookies of the headers, but with percent-decoded names and values. Those are
-/// read from the headers only: browsers do not enforce the prefix `__Host-` for the name
+/// The jar also has the cookies of the headers, but with percent-decoded names and values. Those
+/// are read from the headers only: browsers do not enforce the prefix `__Host-` for the name
 /// `__Host%2Did`.
 fn cookies_of_jar(sessions: &SessionManager, request: &Request<'_>) -> Vec<String> {
     let of_name = |name| {
@@ -161,7 +161,7 @@ fn is_missing<M: 'static>(rocket: &Rocket<Ignite>) -> bool {
         let marker = type_name::<M>();
         log::error!(
             target: "cloakroom",
-            "a route asks for a session, and no session manager is attached{}",
+            "a route requires a session, and no session manager is attached{}",
             match marker {
                 "()" => ": rocket::build().attach(sessions)".to_owned(),
                 _ => format!(" for {marker}: attach web::rocket::Sessions::<{marker}>::of(sessions)"),

@@ -20,37 +20,34 @@
 //! # Ok::<(), cloakroom::Error>(())
 //! ```
 //!
-//! `&SessionManager` is a guard too. An [`Error`](crate::Error) of this crate that a handler returns
-//! goes to the catcher of its [status](SessionManager::status_of), and its details to an event.
-//! Handlers that return [`Result`] can fail with any other error too. It goes to the catcher of the
-//! status of the error of this crate that it contains, else to that of 500.
+//! `&SessionManager` is a guard too. An [`Error`](crate::Error) of this crate that a handler
+//! returns goes to the catcher of its [status](SessionManager::status_of), and its details to an
+//! event. Handlers that return [`Result`] can fail with any other error too. It goes to the catcher
+//! of the status of the error of this crate that it contains, else to that of 500.
 //!
-//! # When changes are stored
-//! The session's changes are stored after the handler and, where one was called, the catcher have
-//! returned, and before the response is sent. The status that the client gets decides: where it is
-//! 5xx, and where the handler panicked or returned an error of this crate, changes of data are
-//! discarded, and a sign-out or revocation is carried out. If storing fails, the matching catcher
-//! gives the response, without the cookies that the handler or the catcher itself has added to
-//! Rocket's jar.
+//! # Storing of changes
+//! The session's changes are stored after the handler and, if one was called, the catcher have
+//! returned, and before the response is sent. If the status of the response is 5xx, or the handler
+//! panicked or returned an error of this crate, changes of data are discarded, and a sign-out or
+//! revocation is kept. If storing fails, the matching catcher makes the response, without the
+//! cookies that the handler or the catcher itself has added to Rocket's jar.
 //!
-//! To detect panics, launching installs a hook that calls the program's
-//! [panic hook](std::panic::set_hook), once. A hook that is set later must call the previous one;
-//! otherwise a panic counts as a 500, and, where a catcher answers it with a success, as a success.
-//! The same holds for a panic that is continued with
-//! [`resume_unwind`](std::panic::resume_unwind), which calls no hook; `unwrap` on the result of a
-//! joined task is a panic like any other.
+//! To detect panics, launching installs a hook that calls the program's [panic
+//! hook](std::panic::set_hook), once. A hook that is set later must call the previous one;
+//! otherwise a panic counts as a 500 or, if a catcher answers it with a success, as a success. The
+//! same applies to a panic that is continued with [`resume_unwind`](std::panic::resume_unwind),
+//! which calls no hook. `unwrap` on the result of a joined task does call it.
 //!
 //! A response that replaces another keeps the headers that the server, or a fairing that was
-//! attached before, adds to every response (`Server`, CORS, and the like). Attach sessions after
-//! such fairings. A body that is streamed is read after the session is closed: it can read the
-//! session, and change nothing.
+//! attached before, adds to every response (`Server`, CORS). Attach sessions after such fairings. A
+//! streamed body is read after the session is closed: it can read the session, but not change it.
 //!
 //! # Threads
 //! Rocket runs handlers, plain `fn` ones too, on threads that must not block. A call of the session
 //! that may block therefore runs in `block_in_place`, which moves the thread's other tasks to
 //! another thread; a call that does not reach the store does not. This costs some microseconds a
-//! call, which [`Sessions::inline`] saves. Where `block_in_place` is not possible, as in a task of a
-//! `LocalSet`, calls block the thread. Rocket's setting `max_blocking`, 512 by default, is the
+//! call, which [`Sessions::inline`] saves. Where `block_in_place` is not possible, as in a task of
+//! a `LocalSet`, calls block the thread. Rocket's setting `max_blocking`, 512 by default, is the
 //! maximum number of waiting calls: at that number, nothing else makes progress. A current-thread
 //! runtime cannot do it: launching fails there.
 
@@ -108,13 +105,13 @@ pub struct Sessions<M = ()> {
 }
 
 impl<M> Sessions<M> {
-    /// The fairing for the sessions of this manager.
+    /// Makes the fairing for the sessions of this manager.
     #[must_use]
     pub fn of(sessions: SessionManager) -> Self {
         Sessions { sessions, inline: false, marker: PhantomData }
     }
 
-    /// Whether calls block Rocket's own threads. Defaults to false.
+    /// Sets whether calls block Rocket's own threads. Defaults to false.
     ///
     /// For a [`SqliteStore`](crate::SqliteStore) on a local disk only, where a read takes some
     /// microseconds: a store that waits, for its busy timeout for example, then delays every
@@ -144,9 +141,9 @@ struct IdTransports(Mutex<Vec<String>>);
 /// `proxy_proto_header`.
 struct ProxyProto(String);
 
-/// Makes a call that may block, on a thread of Rocket's.
+/// Makes a call that may block, on one of Rocket's threads.
 fn run_blocking(call: &mut dyn FnMut()) {
-    // An application can use the manager on a thread of its own, or in a task of a `LocalSet`.
+    // An application can also use the manager on its own thread, or in a task of a `LocalSet`.
     let flavor = Handle::try_current().map(|runtime| runtime.runtime_flavor());
     if !matches!(flavor, Ok(RuntimeFlavor::MultiThread)) || !panic_watch::block_for(call) {
         call();

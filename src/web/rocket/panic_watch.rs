@@ -1,8 +1,8 @@
 //! Distinguishes a handler's panic from a 500.
 //!
 //! Rocket answers both in the same way, and a guard that is a reference is not dropped when the
-//! handler unwinds. So a hook before the program's own records which request has panicked: Rocket
-//! runs each request in a task of its own, or, for its local client, on the caller's thread.
+//! handler unwinds. Therefore a panic hook records which request has panicked, by its task, or for
+//! Rocket's local client by its thread, and calls the program's hook.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -33,7 +33,7 @@ fn requests() -> MutexGuard<'static, HashMap<Executor, Option<String>>> {
     REQUESTS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Installs the hook, once a process.
+/// Installs the hook, once per process.
 pub(super) fn watch() {
     static WATCHING: Once = Once::new();
     WATCHING.call_once(|| {
@@ -48,13 +48,13 @@ pub(super) fn watch() {
 }
 
 thread_local! {
-    /// This thread tests whether it may block, which Tokio may answer with a panic.
+    /// Whether this thread is testing if it may block. Tokio panics in that test if it may not.
     static IS_PROBING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Makes a call for which the runtime lets this thread block, and returns true. Where it does not,
-/// as in a task of a `LocalSet`, makes no call and returns false: Tokio panics there, and offers no
-/// other test.
+/// Makes a call during which this thread may block, and returns true. Where Tokio does not allow
+/// that, as in a task of a `LocalSet`, makes no call and returns false: Tokio panics there, and has
+/// no other test.
 pub(super) fn block_for(call: &mut dyn FnMut()) -> bool {
     let mut made = false;
     IS_PROBING.set(true);

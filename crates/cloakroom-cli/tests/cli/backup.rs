@@ -1,4 +1,4 @@
-//! backup and restore: under writers, interrupted, and where they must refuse.
+//! `backup` and `restore`: beside writers, interrupted, and with input that they must refuse.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -29,7 +29,7 @@ fn backup(folder: &Folder) -> String {
 }
 
 #[test]
-fn a_copy_made_under_writers_is_sound_and_private() {
+fn a_copy_made_beside_writers_is_complete_and_private() {
     let folder = Folder::new();
     open(&folder);
     fill(&folder, 5000, true);
@@ -40,7 +40,7 @@ fn a_copy_made_under_writers_is_sound_and_private() {
 }
 
 #[test]
-fn a_copy_takes_no_name_that_is_taken() {
+fn a_copy_never_overwrites_a_file() {
     let folder = Folder::new();
     open(&folder);
     let copy = folder.path("copy.db").display().to_string();
@@ -65,7 +65,7 @@ fn a_copy_of_a_damaged_database_is_refused() {
     assert_eq!(strangers(&folder), Vec::<String>::new());
 }
 
-/// A database with a page of sessions that makes no sense.
+/// A database with a damaged page of sessions.
 fn damaged(folder: &Folder) {
     open(folder);
     fill(folder, 500, true);
@@ -77,7 +77,7 @@ fn damaged(folder: &Folder) {
 }
 
 #[test]
-fn a_backup_that_is_interrupted_leaves_nothing() {
+fn an_interrupted_backup_leaves_nothing() {
     let folder = Folder::new();
     open(&folder);
     fill(&folder, 100_000, true);
@@ -102,7 +102,7 @@ fn a_backup_that_is_interrupted_leaves_nothing() {
 }
 
 #[test]
-fn restoring_ends_the_sessions_of_the_copy_unless_they_are_kept() {
+fn restoring_ends_sessions_unless_they_are_kept() {
     let folder = Folder::new();
     let store = open(&folder);
     let revoked = begin(&store, Some("ada"), MINUTE);
@@ -121,7 +121,7 @@ fn restoring_ends_the_sessions_of_the_copy_unless_they_are_kept() {
     assert_eq!(ran.out, format!("restored from {copy}; ended 1 session\n"));
     assert!(!is_live(&store, &revoked) && !is_live(&store, &later));
     assert_eq!(count(&folder), 0);
-    // A cache that has seen the former epoch must not be believed.
+    // Entries of a cache from before the restore must become stale.
     let raised = store.index().unwrap().epoch().unwrap();
     assert!(raised > epoch, "{raised} after {epoch}");
 
@@ -135,7 +135,7 @@ fn restoring_ends_the_sessions_of_the_copy_unless_they_are_kept() {
 }
 
 #[test]
-fn a_running_service_goes_on_through_a_restore() {
+fn a_service_keeps_running_through_a_restore() {
     let folder = Folder::new();
     let store = open(&folder);
     let host = "CREATE TABLE customers (name TEXT); INSERT INTO customers VALUES ('Ada')";
@@ -158,7 +158,7 @@ fn a_running_service_goes_on_through_a_restore() {
 }
 
 #[test]
-fn a_lost_file_is_restored_to_its_name() {
+fn a_missing_file_is_restored() {
     let folder = Folder::new();
     begin(&open(&folder), None, MINUTE);
     let copy = backup(&folder);
@@ -213,7 +213,7 @@ fn pages_of_another_size_are_restored_too() {
 }
 
 #[test]
-fn what_is_no_copy_of_this_database_is_refused_and_changes_nothing() {
+fn a_foreign_copy_is_refused_and_changes_nothing() {
     let folder = Folder::new();
     let store = open(&folder);
     let begun = begin(&store, None, MINUTE);
@@ -246,7 +246,7 @@ fn what_is_no_copy_of_this_database_is_refused_and_changes_nothing() {
     }
     assert!(!strangers(&folder).iter().any(|name| name.contains("partial")));
 
-    // Nor is a database that was never ours replaced by a copy of ours.
+    // A database that never had our table is not replaced.
     for (name, code) in [("host.db", 3), ("foreign.db", 1), ("notes", 1)] {
         let before = fs::read(folder.path(name)).unwrap();
         let ran = run(&folder, &["restore", &good, "--yes", "--db", &path(name)]);
@@ -256,7 +256,7 @@ fn what_is_no_copy_of_this_database_is_refused_and_changes_nothing() {
 }
 
 #[test]
-fn what_is_not_set_up_in_a_copy_is_not_blamed_on_the_database() {
+fn a_copy_without_tables_is_reported_as_such() {
     let folder = Folder::new();
     open(&folder);
     fs::write(folder.path("empty.db"), "").unwrap();
@@ -271,7 +271,7 @@ fn what_is_not_set_up_in_a_copy_is_not_blamed_on_the_database() {
 }
 
 #[test]
-fn a_restore_that_is_killed_changes_everything_or_nothing() {
+fn a_killed_restore_changes_everything_or_nothing() {
     let folder = Folder::new();
     let store = open(&folder);
     fill(&folder, 50_000, true);
@@ -290,13 +290,13 @@ fn a_restore_that_is_killed_changes_everything_or_nothing() {
     assert!([0, 50_000].contains(&count(&folder)), "{} sessions", count(&folder));
     let begun = begin(&store, None, MINUTE);
     assert!(is_live(&store, &begun));
-    // What it has left, if it was killed in time, is found.
+    // If it was killed in time, `doctor` finds its unfinished file.
     let left = strangers(&folder).into_iter().any(|name| name.ends_with(".partial"));
     let told = run(&folder, &["doctor"]).out.contains(".partial was not finished");
     assert_eq!(told, left);
 }
 
-/// Interrupts a restore when `now` says so; whether that came in time.
+/// Interrupts a restore when `now` returns true. Returns whether that was in time.
 fn interrupted(folder: &Folder, copy: &str, now: impl Fn() -> bool) -> bool {
     let mut child = start(&mut program(folder, &["restore", copy, "--keep", "--yes"]));
     while !now() && child.try_wait().unwrap().is_none() {
@@ -315,7 +315,7 @@ fn interrupted(folder: &Folder, copy: &str, now: impl Fn() -> bool) -> bool {
         }
         code => {
             assert_eq!(code, Some(0), "{said}");
-            // Restored before the signal came: back to one session for another try.
+            // The restore was faster than the signal: prepare another attempt.
             open(folder).admin().clear().unwrap();
             begin(&open(folder), None, MINUTE);
             false
@@ -324,7 +324,7 @@ fn interrupted(folder: &Folder, copy: &str, now: impl Fn() -> bool) -> bool {
 }
 
 #[test]
-fn a_restore_that_is_interrupted_changes_nothing() {
+fn an_interrupted_restore_changes_nothing() {
     let folder = Folder::new();
     let store = open(&folder);
     fill(&folder, 100_000, true);

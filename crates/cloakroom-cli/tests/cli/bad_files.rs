@@ -1,4 +1,4 @@
-//! Files that are missing, foreign, newer, damaged, or not to be written: words, and no change.
+//! Missing, foreign, newer, damaged and read-only files: an error with a remedy, and no change.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -15,7 +15,7 @@ use crate::fixture::{
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Every command that needs a database, but those that make one.
+/// Every command that needs a database, without those that create one.
 fn commands(folder: &Folder) -> Vec<Vec<String>> {
     let copy = folder.path("copy.db").display().to_string();
     let public_id = "0123456789abcdef0123456789abcdef";
@@ -56,7 +56,7 @@ fn each(folder: &Folder, check: impl Fn(&[&str], Ran)) {
 }
 
 #[test]
-fn a_missing_file_is_not_set_up_and_is_not_made() {
+fn a_missing_file_is_not_created() {
     let folder = Folder::new();
     each(&folder, |words, ran| {
         assert_eq!(ran.code, 3, "{words:?}: {}", ran.err);
@@ -69,7 +69,7 @@ fn a_missing_file_is_not_set_up_and_is_not_made() {
 }
 
 #[test]
-fn a_database_without_our_tables_is_not_set_up_and_stays_as_it_is() {
+fn a_database_without_our_tables_is_not_changed() {
     let folder = Folder::new();
     let host = "CREATE TABLE customers (name TEXT)";
     Connection::open(folder.database()).unwrap().execute_batch(host).unwrap();
@@ -82,13 +82,13 @@ fn a_database_without_our_tables_is_not_set_up_and_stays_as_it_is() {
 }
 
 #[test]
-fn a_failure_is_one_line_that_says_its_reason_once() {
+fn a_failure_is_one_line_with_its_reason_once() {
     let folder = Folder::new();
     fs::write(folder.database(), "These are my notes. ".repeat(500)).unwrap();
     let check = |command: &[&str], ran: Ran| {
         let said = format!("{}{}", ran.err, ran.out);
         assert_eq!(said.matches("not a database").count(), 1, "{command:?}: {said}");
-        // SQLite's number has words of its own.
+        // SQLite's error code has another text.
         assert!(!said.contains("rror code"), "{command:?}: {said}");
     };
     for command in ["stats", "list", "setup", "migrate"] {
@@ -99,7 +99,7 @@ fn a_failure_is_one_line_that_says_its_reason_once() {
 }
 
 #[test]
-fn what_is_not_ours_is_refused_and_stays_as_it_is() {
+fn foreign_tables_are_refused_and_not_changed() {
     for (spoil, words) in [
         ("CREATE TABLE cloakroom_sessions (id TEXT)", "choose another name with --table"),
         ("newer", "use the version of cloakroom that wrote it"),
@@ -133,7 +133,7 @@ fn what_is_not_ours_is_refused_and_stays_as_it_is() {
     }
 }
 
-/// Runs it as somebody who may not write: root may write everything.
+/// Runs it as a user without write permission, because root can write every file.
 fn as_a_reader(folder: &Folder, args: &[&str]) -> Ran {
     let mut program = program(folder, args);
     if fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0) {
@@ -146,7 +146,7 @@ fn set_mode(folder: &Folder, name: &str, mode: u32) {
     fs::set_permissions(folder.path(name), fs::Permissions::from_mode(mode)).unwrap();
 }
 
-/// Reads as somebody who may not write, and expects it to be done and nothing left behind.
+/// Reads as a user without write permission, and fails unless that succeeds and leaves no file.
 fn reads(folder: &Folder, public_id: &str) {
     let before = (fs::read(folder.database()).unwrap(), names(folder));
     let elsewhere = tempfile::tempdir().unwrap();
@@ -174,7 +174,7 @@ fn reads(folder: &Folder, public_id: &str) {
     assert_eq!((fs::read(folder.database()).unwrap(), names(folder)), before);
 }
 
-/// Whatever writes is refused in a line that says what to do, before it asks.
+/// Fails unless every writing command is refused before it asks, in a line with a remedy.
 fn writes_nothing(folder: &Folder, copy: &str) {
     let before = (fs::read(folder.database()).unwrap(), names(folder));
     let public_id = "0123456789abcdef0123456789abcdef";
@@ -198,20 +198,20 @@ fn writes_nothing(folder: &Folder, copy: &str) {
 }
 
 #[test]
-fn a_file_that_may_not_be_written_is_read_and_refused_to_writers_in_words() {
+fn a_read_only_file_is_read_and_not_written() {
     let (folder, other) = (Folder::new(), Folder::new());
     let public_id = begin(&open(&folder), Some("ada"), MINUTE).public_id.to_string();
     let copy = other.path("copy of 100% ?.db").display().to_string();
     done(&folder, &["backup", &copy]);
     set_mode(&folder, "app.db", 0o444);
-    // A folder that can be written is worse: what SQLite would make there keeps the owner out.
+    // In a writable folder SQLite would create files that the owner cannot open.
     for mode in [0o555, 0o777] {
         set_mode(&folder, "", mode);
         reads(&folder, &public_id);
         writes_nothing(&folder, &copy);
     }
     set_mode(&folder, "", 0o755);
-    // While the owner has it open, with changes that are in the log alone.
+    // While the owner has it open, with changes that are only in the log.
     let store = open(&folder);
     let newest = begin(&store, Some("ada"), MINUTE).public_id.to_string();
     for name in ["app.db-wal", "app.db-shm"] {
@@ -223,14 +223,14 @@ fn a_file_that_may_not_be_written_is_read_and_refused_to_writers_in_words() {
 }
 
 #[test]
-fn a_file_in_a_folder_that_may_not_be_written_is_read_and_restored_from() {
+fn a_file_in_a_read_only_folder_is_read_and_restored() {
     let folder = Folder::new();
     let public_id = begin(&open(&folder), Some("ada"), MINUTE).public_id.to_string();
     set_mode(&folder, "app.db", 0o666);
     set_mode(&folder, "", 0o555);
     reads(&folder, &public_id);
     writes_nothing(&folder, &folder.database().display().to_string());
-    // As a copy on a disk that is mounted to be read.
+    // As a copy on a disk that is mounted read-only.
     set_mode(&folder, "app.db", 0o444);
     let other = Folder::new();
     set_mode(&other, "", 0o777);
@@ -242,7 +242,7 @@ fn a_file_in_a_folder_that_may_not_be_written_is_read_and_restored_from() {
 }
 
 #[test]
-fn a_log_that_cannot_be_read_is_not_left_out() {
+fn a_log_that_cannot_be_read_is_an_error() {
     let folder = Folder::new();
     let store = open(&folder);
     begin(&store, Some("ada"), MINUTE);
@@ -264,7 +264,7 @@ fn a_log_that_cannot_be_read_is_not_left_out() {
 }
 
 #[test]
-fn a_folder_in_the_place_of_a_file_is_called_one() {
+fn a_folder_in_place_of_the_file_is_reported() {
     let folder = Folder::new();
     fs::create_dir(folder.database()).unwrap();
     each(&folder, |words, ran| {
@@ -287,7 +287,7 @@ fn a_link_is_followed_to_its_file() {
     done(&folder, &["restore", &copy, "--yes", "--db", &link]);
     assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
     assert_eq!(count(&folder), 0);
-    // To itself through a link, and a copy onto a link: neither.
+    // Neither a restore from itself through a link, nor a copy onto a link.
     for args in [&["restore", link.as_str(), "--yes"][..], &["backup", &link]] {
         assert_eq!(run(&folder, args).code, 1, "{args:?}");
     }
@@ -295,7 +295,7 @@ fn a_link_is_followed_to_its_file() {
 }
 
 #[test]
-fn damage_is_told_in_one_line_with_a_way_out_wherever_it_is() {
+fn damage_anywhere_is_one_line_with_a_remedy() {
     let other = Folder::new();
     begin(&open(&other), Some("ada"), MINUTE);
     let copy = other.database().display().to_string();
@@ -326,7 +326,7 @@ fn damage_is_told_in_one_line_with_a_way_out_wherever_it_is() {
         for command in commands(&folder) {
             let words: Vec<&str> = command.iter().map(String::as_str).collect();
             let ran = run(&folder, &words);
-            // What does not come across the damage works.
+            // A command that does not read the damaged page succeeds.
             assert!([0, 1, 4].contains(&ran.code), "{place}: {ran:?}");
             if words[0] == "doctor" {
                 assert_eq!(ran.code, 1, "{place}: {ran:?}");
@@ -346,7 +346,7 @@ fn damage_is_told_in_one_line_with_a_way_out_wherever_it_is() {
                 let _ = fs::remove_file(folder.path(beside));
             }
         }
-        // And that way leads out.
+        // The remedy works.
         if is_header {
             fs::remove_file(folder.database()).unwrap();
         }

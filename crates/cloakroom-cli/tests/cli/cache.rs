@@ -1,4 +1,4 @@
-//! A memcached in front: what is ended in the database is forgotten there too.
+//! A memcached in front of the database: the entries of ended sessions are invalidated.
 
 use cloakroom::id::UserKey;
 use cloakroom::stores::cached::CachedStore;
@@ -9,7 +9,7 @@ use crate::common::memcached::Memcached;
 use crate::fixture::run;
 
 #[test]
-fn a_revocation_reaches_the_service_at_once_through_its_cache() {
+fn a_revocation_invalidates_the_cache_of_the_service() {
     let (folder, server) = (Folder::new(), Memcached::start());
     let cache = server.builder_in("front").open().unwrap();
     let store = CachedStore::builder(cache, SqliteStore::open(folder.database()).unwrap());
@@ -48,7 +48,7 @@ fn a_revocation_reaches_the_service_at_once_through_its_cache() {
 }
 
 #[test]
-fn nothing_is_ended_while_one_of_several_servers_cannot_be_told() {
+fn nothing_ends_while_a_cache_server_is_unreachable() {
     let (folder, servers) = (Folder::new(), [Memcached::start(), Memcached::start()]);
     assert_eq!(run(&folder, &["setup"]).code, 0);
     let front = servers.each_ref().map(|server| server.address.to_string()).join(",");

@@ -1,4 +1,4 @@
-//! doctor: one thing wrong at a time, and each is found.
+//! `doctor`: finds each problem.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -11,7 +11,7 @@ use crate::fixture::{DAY, begin, done, fill, json, number, open, run};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// The checks that find something wrong, with the words of the first.
+/// The checks that find a problem, with their texts.
 fn wrong(folder: &Folder, args: &[&str]) -> Vec<(String, String)> {
     let ran = run(folder, &[&["doctor", "--json"], args].concat());
     let answer: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
@@ -38,7 +38,7 @@ fn only(folder: &Folder, check: &str, words: &str) {
 }
 
 #[test]
-fn a_database_in_order_has_nothing_wrong() {
+fn a_sound_database_has_no_problem() {
     let folder = Folder::new();
     begin(&open(&folder), Some("ada"), MINUTE);
     assert_eq!(wrong(&folder, &[]), []);
@@ -67,7 +67,7 @@ fn a_database_in_order_has_nothing_wrong() {
 }
 
 #[test]
-fn permissions_that_are_too_wide_are_found() {
+fn permissions_for_other_users_are_found() {
     let folder = Folder::new();
     let _store = open(&folder);
     let set = |name: &str, mode| {
@@ -80,7 +80,7 @@ fn permissions_that_are_too_wide_are_found() {
     only(&folder, "permissions", "app.db-wal (mode 604)");
     set("app.db-wal", 0o600);
     set("", 0o777);
-    only(&folder, "permissions", "anyone may replace files");
+    only(&folder, "permissions", "any user can replace files");
     set("", 0o1777);
     assert_eq!(wrong(&folder, &[]), []);
 }
@@ -118,10 +118,10 @@ fn sessions_that_do_not_decode_are_found() {
 }
 
 #[test]
-fn a_cleaner_that_does_not_keep_up_is_found() {
+fn overdue_sessions_are_found() {
     let folder = Folder::new();
     let store = open(&folder);
-    // Expired, but a cleaner may still be on its way.
+    // Expired, but the cleaner may not have run yet.
     begin(&store, None, DAY + MINUTE * 5);
     assert_eq!(wrong(&folder, &[]), []);
     begin(&store, None, DAY + MINUTE * 20);
@@ -129,7 +129,7 @@ fn a_cleaner_that_does_not_keep_up_is_found() {
 }
 
 #[test]
-fn a_clock_that_went_ahead_is_found() {
+fn a_clock_that_is_ahead_is_found() {
     let folder = Folder::new();
     begin(&open(&folder), None, MINUTE);
     let ahead = |seconds: i64| {

@@ -1,4 +1,4 @@
-//! The commands within an application's own program.
+//! The commands within an application's program.
 
 use std::process::Output;
 
@@ -8,8 +8,8 @@ use cloakroom_cli::{Target, run_reviewed};
 use crate::common::{Folder, child, role};
 use crate::fixture::begin;
 
-/// An application that is given its arguments in the environment, because those of a test
-/// program are the test's.
+/// An application that takes its arguments from the environment, because the arguments of a test
+/// program belong to the test harness.
 pub(crate) fn play() {
     let Some(role) = role() else { return };
     let path = std::env::var("DATABASE").unwrap();
@@ -35,7 +35,7 @@ pub(crate) fn play() {
         }
         other => panic!("no role {other}"),
     };
-    // An ExitCode shows its number to the operating system only.
+    // Only the operating system can read the number of an `ExitCode`.
     let number = (0..=255_u8).find(|n| code == std::process::ExitCode::from(*n)).unwrap();
     std::process::exit(i32::from(number));
 }
@@ -52,7 +52,7 @@ fn run(role: &str, folder: &Folder, words: &str) -> (i32, String) {
 }
 
 #[test]
-fn an_application_offers_the_commands_with_its_own_settings() {
+fn an_application_runs_the_commands_with_its_settings() {
     let folder = Folder::new();
     assert_eq!(run("builder", &folder, "sessions stats").0, 3);
     assert!(!folder.database().exists(), "only setup makes the file");
@@ -66,7 +66,7 @@ fn an_application_offers_the_commands_with_its_own_settings() {
     assert_eq!(run("builder", &folder, "sessions list --user bob").0, 4);
     let (code, said) = run("builder", &folder, "sessions lost");
     assert_eq!(code, 2, "{said}");
-    // The help is the application's: it says nothing of a choice that there is not.
+    // The help does not list options that the application does not have.
     let (code, said) = run("builder", &folder, "sessions --help");
     assert!(code == 0 && said.contains("Usage: sessions") && !said.contains("--db"), "{said}");
     assert_eq!(run("builder", &folder, "sessions stats --db other.db").0, 2);
@@ -88,7 +88,7 @@ fn a_store_that_is_open_can_be_operated() {
 }
 
 #[test]
-fn the_doctor_judges_the_cookie_where_it_is_told_of_it() {
+fn the_doctor_checks_the_cookie_of_a_review() {
     let folder = Folder::new();
     let (code, said) = run("secure", &folder, "s doctor --quick");
     assert_eq!(code, 0, "{said}");

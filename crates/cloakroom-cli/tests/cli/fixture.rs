@@ -1,4 +1,4 @@
-//! What the tests of the program begin with.
+//! The helpers of the tests of the program.
 
 #![allow(unreachable_pub, reason = "shared by the files beside this one")]
 
@@ -27,7 +27,7 @@ pub fn now() -> Timestamp {
     SystemClock.now()
 }
 
-/// The program, with nothing from the environment that changes what it does.
+/// The program, without environment variables that would affect it.
 pub fn program(folder: &Folder, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cloakroom"));
     command.args(args).env("CLOAKROOM_DB", folder.database()).env("TZ", "UTC");
@@ -56,14 +56,14 @@ pub fn run(folder: &Folder, args: &[&str]) -> Ran {
     program(folder, args).output().unwrap().into()
 }
 
-/// Runs it and expects it to do what it was told.
+/// Runs it, and fails unless it succeeds.
 pub fn done(folder: &Folder, args: &[&str]) -> String {
     let ran = run(folder, args);
     assert_eq!(ran.code, 0, "{args:?}: {}{}", ran.out, ran.err);
     ran.out
 }
 
-/// Runs it and expects this exit code, and one line that says why.
+/// Runs it, and fails unless it ends with this exit code and one line with the reason.
 pub fn fails(folder: &Folder, args: &[&str], code: i32) -> String {
     let ran = run(folder, args);
     assert_eq!(ran.code, code, "{args:?}: {}{}", ran.out, ran.err);
@@ -86,13 +86,13 @@ pub fn start(command: &mut Command) -> Child {
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-/// What Ctrl-C sends.
+/// Sends the signal of Ctrl-C.
 pub fn interrupt(child: &Child) {
     signal(child, Signal::INT);
 }
 
 pub fn signal(child: &Child, signal: Signal) {
-    // It may have ended by itself.
+    // The process may already have ended.
     let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
     let _ = kill_process(pid, signal);
 }
@@ -107,7 +107,7 @@ pub struct Begun {
     pub public_id: PublicId,
 }
 
-/// A session that began this long ago and ends after a day of silence.
+/// A session that began this long ago, with an idle limit of one day.
 pub fn begin(store: &SqliteStore, user: Option<&str>, ago: Duration) -> Begun {
     begin_with(store, user, ago, "192.0.2.7", "Firefox on Linux")
 }
@@ -160,7 +160,7 @@ fn begin_as(
     }
 }
 
-/// Many sessions, quickly: all of them live, or all of them long expired.
+/// Inserts many sessions quickly, all of them live or all of them long expired.
 pub fn fill(folder: &Folder, sessions: u32, live: bool) {
     let connection = Connection::open(folder.database()).unwrap();
     let ago = if live { 60_000 } else { 3 * 86_400_000 };
@@ -176,26 +176,26 @@ pub fn fill(folder: &Folder, sessions: u32, live: bool) {
             params![sessions, seen],
         )
         .unwrap();
-    // The log that this has written is nothing that happens while somebody waits.
+    // Checkpoints the log of this work, so that no command of a test waits for it.
     connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
 }
 
-/// What a service saw that wrote without a pause.
+/// The measurements of a service that writes without a pause.
 #[derive(Debug)]
 pub struct Seen {
-    /// Requests that were answered, each with a change that was committed.
+    /// The number of successful requests, each with a committed change.
     pub requests: usize,
-    /// Requests that failed because the store was busy for the whole busy timeout.
+    /// The number of requests that failed because the store was busy for the whole busy timeout.
     pub busy: usize,
-    /// How long all but a hundredth of them took at most, and the slowest.
+    /// The 99th percentile of their durations, and the longest.
     pub p99: Duration,
     pub longest: Duration,
-    /// How often the visitor's session was over when the next request came.
+    /// The number of times that the visitor's session had ended before the next request.
     pub ended: usize,
 }
 
-/// Does `work` while a service writes to the database, and not before it has begun to. It has a
-/// visitor who is signed in as `visitor` and whose requests are counted in the session.
+/// Runs `work` while a service writes to the database, and after it has begun to write. The service
+/// has a visitor who is signed in as `visitor` and whose requests are counted in the session.
 pub fn beside_a_service<T>(folder: &Folder, work: impl FnOnce() -> T) -> (T, Seen) {
     let sessions = SessionManager::builder(open(folder)).sweep_every(DAY).build().unwrap();
     let (over, begun) = (AtomicBool::new(false), Barrier::new(2));
@@ -204,7 +204,7 @@ pub fn beside_a_service<T>(folder: &Folder, work: impl FnOnce() -> T) -> (T, See
             let (mut cookie, mut counted) = (None, 0);
             let (mut waits, mut busy, mut ended) = (Vec::new(), 0, 0);
             loop {
-                // The last request comes after the work, and sees what that did.
+                // The last request runs after the work, to see its effect.
                 let last = over.load(Ordering::Relaxed);
                 let began = Instant::now();
                 match visit(&sessions, cookie.as_deref()) {
@@ -241,8 +241,8 @@ pub fn beside_a_service<T>(folder: &Folder, work: impl FnOnce() -> T) -> (T, See
     })
 }
 
-/// One request of the visitor: the cookie if there is a new one, and which request of the session
-/// it was.
+/// One request of the visitor: returns the new cookie, if there is one, and the number of the
+/// request in its session.
 pub fn visit(sessions: &SessionManager, cookie: Option<&str>) -> Result<(Option<String>, u64)> {
     let session = sessions.open(cookie);
     if session.user()?.is_none() {
@@ -277,19 +277,19 @@ pub fn damage(folder: &Folder, page: i64) {
     std::fs::write(folder.database(), bytes).unwrap();
 }
 
-/// What is in the folder of the database.
+/// The names in the folder of the database.
 pub fn names(folder: &Folder) -> Vec<String> {
     let names = std::fs::read_dir(folder.path("")).unwrap();
     names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
-/// Names there that are neither the database nor beside it.
+/// The names there that do not belong to the database.
 pub fn strangers(folder: &Folder) -> Vec<String> {
     let ours = |name: &String| ["app.db", "app.db-wal", "app.db-shm"].contains(&name.as_str());
     names(folder).into_iter().filter(|name| !ours(name)).collect()
 }
 
-/// The text with what differs from run to run replaced: the folder, handles, times.
+/// The text with the parts replaced that differ between runs: the folder, public ids, times.
 pub fn masked(folder: &Folder, text: &str) -> String {
     let folder = folder.path("").display().to_string();
     let text = text.replace(folder.trim_end_matches('/'), "FOLDER");

@@ -15,7 +15,7 @@ use crate::fixture::{
 const MINUTE: Duration = Duration::from_secs(60);
 
 #[test]
-fn no_command_that_looks_or_tidies_disturbs_a_service() {
+fn reading_and_sweeping_do_not_disturb_a_service() {
     let folder = Folder::new();
     let store = open(&folder);
     fill(&folder, 500, true);
@@ -55,7 +55,7 @@ fn no_command_that_looks_or_tidies_disturbs_a_service() {
 }
 
 #[test]
-fn what_ends_sessions_ends_them_for_a_service_that_goes_on() {
+fn ended_sessions_are_ended_for_a_running_service() {
     let folder = Folder::new();
     open(&folder);
     fill(&folder, 500, true);
@@ -73,12 +73,12 @@ fn what_ends_sessions_ends_them_for_a_service_that_goes_on() {
         assert_eq!((seen.busy, seen.ended), (0, 1), "{args:?}: {seen:?}");
         assert!(is_sound(&folder.database()), "{args:?}");
     }
-    // Those that were kept, and the visitor, who has begun anew.
+    // The kept sessions, and the new one of the visitor.
     assert_eq!(count(&folder), 501);
 }
 
 #[test]
-fn a_service_whose_tables_were_dropped_goes_on_once_they_are_set_up() {
+fn a_service_recovers_when_dropped_tables_are_set_up() {
     let folder = Folder::new();
     let sessions = SessionManager::new(open(&folder)).unwrap();
     let (cookie, _) = visit(&sessions, None).unwrap();
@@ -91,7 +91,7 @@ fn a_service_whose_tables_were_dropped_goes_on_once_they_are_set_up() {
 }
 
 #[test]
-fn two_operators_at_once_do_not_spoil_each_others_work() {
+fn two_concurrent_operators_do_not_interfere() {
     let folder = Folder::new();
     open(&folder);
     fill(&folder, 20_000, true);
@@ -112,7 +112,7 @@ fn two_operators_at_once_do_not_spoil_each_others_work() {
     assert_eq!(both([restore, &[restore, &["--keep"][..]].concat()]), [0, 0]);
     assert!([0, 20_000].contains(&count(&folder)), "the one or the other");
     assert!(is_sound(&folder.database()));
-    // Two who close a database at the same moment may each leave its empty log to the other.
+    // Of two processes that close a database at the same time, neither may remove its empty log.
     for suffix in ["", "-wal", "-shm"] {
         let _ = fs::remove_file(format!("{copy}{suffix}"));
     }

@@ -1,4 +1,4 @@
-//! stats, list, show: what they answer, and what they never show.
+//! `stats`, `list` and `show`: their output, and the data that they never show.
 
 use std::collections::HashSet;
 use std::io::Read;
@@ -44,7 +44,7 @@ fn the_json_of_statistics_is_as_documented() {
     let folder = Folder::new();
     let store = open(&folder);
     for days in [8, 3, 0] {
-        // Live, whatever day they were begun on.
+        // All live sessions, by any day of creation.
         let begun = begin(&store, None, days * DAY + MINUTE * 2);
         Connection::open(folder.database())
             .unwrap()
@@ -92,13 +92,13 @@ fn the_json_of_statistics_is_as_documented() {
     assert_eq!(begun["before"], 1, "{begun}");
     let days = begun["days"].as_array().unwrap();
     let counts: Vec<_> = days.iter().map(|day| day["sessions"].as_u64().unwrap()).collect();
-    // Begun two minutes ago may be yesterday.
+    // A creation two minutes ago may be yesterday.
     assert!(counts == [0, 0, 0, 1, 0, 0, 1] || counts == [0, 0, 1, 0, 0, 1, 0], "{begun}");
     assert_eq!(days[0]["day"].as_str().unwrap().len(), 10);
     assert!(answer["at"].as_str().unwrap().ends_with('Z'));
 }
 
-/// Reads until so many lines have come.
+/// Reads this number of lines.
 fn lines(child: &mut Child, lines: usize) {
     let out = child.stdout.as_mut().unwrap();
     let mut seen = 0;
@@ -111,7 +111,7 @@ fn lines(child: &mut Child, lines: usize) {
 }
 
 #[test]
-fn a_watch_counts_again_until_it_is_interrupted() {
+fn a_watch_repeats_until_it_is_interrupted() {
     let folder = Folder::new();
     open(&folder);
     for end in [Signal::INT, Signal::TERM, Signal::HUP] {
@@ -123,7 +123,7 @@ fn a_watch_counts_again_until_it_is_interrupted() {
 }
 
 #[test]
-fn what_was_started_to_outlive_its_terminal_does() {
+fn a_command_under_nohup_survives_its_terminal() {
     let folder = Folder::new();
     open(&folder);
     let mut nohup = Command::new("sh");
@@ -138,7 +138,7 @@ fn what_was_started_to_outlive_its_terminal_does() {
 }
 
 #[test]
-fn a_list_is_a_table_of_live_sessions_with_the_newest_first() {
+fn a_list_shows_live_sessions_newest_first() {
     let folder = Folder::new();
     let store = open(&folder);
     begin(&store, Some("ada"), 2 * DAY);
@@ -162,7 +162,7 @@ HHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHH  ada   __Host-id  YYYY-MM-DD hh:mm:ss  YYYY-MM-
 }
 
 #[test]
-fn a_list_can_be_of_one_user_or_of_the_expired() {
+fn a_list_can_be_limited_to_a_user_or_to_expired_ones() {
     let folder = Folder::new();
     let store = open(&folder);
     let old = begin(&store, Some("ada"), 2 * DAY);
@@ -210,7 +210,7 @@ fn a_list_can_be_of_one_user_or_of_the_expired() {
 fn a_long_list_is_complete_and_in_order() {
     let folder = Folder::new();
     open(&folder);
-    // More than are read at a time.
+    // More than one page.
     fill(&folder, 5500, true);
     fill(&folder, 5500, false);
     for (limit, shown, more) in
@@ -238,7 +238,7 @@ fn a_long_list_is_complete_and_in_order() {
 }
 
 #[test]
-fn a_list_of_none_says_so() {
+fn an_empty_list_says_so() {
     let folder = Folder::new();
     open(&folder);
     assert_eq!(done(&folder, &["list"]), "There are none.\n");
@@ -246,7 +246,7 @@ fn a_list_of_none_says_so() {
 }
 
 #[test]
-fn a_sessions_data_is_shown_only_when_asked_for() {
+fn session_data_is_shown_only_on_request() {
     let folder = Folder::new();
     let store = open(&folder);
     let begun = begin(&store, Some("ada"), MINUTE);
@@ -280,7 +280,7 @@ data          29 bytes
 }
 
 #[test]
-fn the_data_of_a_session_is_shown_as_it_is_stored() {
+fn session_data_is_shown_as_it_is_stored() {
     let folder = Folder::new();
     let store = open(&folder);
     let public_id = begin(&store, Some("ada"), MINUTE).public_id.to_string();
@@ -298,7 +298,7 @@ fn the_data_of_a_session_is_shown_as_it_is_stored() {
 }
 
 #[test]
-fn an_expired_and_an_undecodable_session_are_shown_as_what_they_are() {
+fn expired_and_undecodable_sessions_are_marked() {
     let folder = Folder::new();
     let store = open(&folder);
     let expired = begin(&store, None, 2 * DAY).public_id.to_string();
@@ -317,7 +317,7 @@ fn an_expired_and_an_undecodable_session_are_shown_as_what_they_are() {
 }
 
 #[test]
-fn nothing_shows_an_id_or_a_key() {
+fn no_command_shows_an_id_or_its_hash() {
     let folder = Folder::new();
     let store = open(&folder);
     let begun = begin(&store, Some("ada"), MINUTE);
@@ -344,7 +344,7 @@ fn nothing_shows_an_id_or_a_key() {
 }
 
 #[test]
-fn what_a_visitor_sent_cannot_command_the_terminal() {
+fn text_from_visitors_cannot_control_the_terminal() {
     let folder = Folder::new();
     let store = open(&folder);
     let agent = "\u{1b}]0;owned\u{7}\n\u{9b}2J\u{202e}agent";
@@ -366,7 +366,7 @@ fn what_a_visitor_sent_cannot_command_the_terminal() {
 }
 
 #[test]
-fn times_are_local_unless_utc_is_asked_for() {
+fn times_are_local_unless_utc_is_requested() {
     let folder = Folder::new();
     let store = open(&folder);
     let public_id = begin(&store, None, MINUTE).public_id.to_string();
@@ -384,7 +384,7 @@ fn times_are_local_unless_utc_is_asked_for() {
 }
 
 #[test]
-fn whoever_reads_no_further_is_no_failure() {
+fn a_closed_pipe_is_no_failure() {
     let folder = Folder::new();
     open(&folder);
     fill(&folder, 3000, true);

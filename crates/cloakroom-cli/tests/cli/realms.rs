@@ -1,4 +1,4 @@
-//! Sessions of several realms in one table: what is shown and ended of which.
+//! Commands on a table with sessions of several realms.
 
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use crate::fixture::{
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Ada twice in the shop and once in the office, a visitor of the shop, Bob in the office; and
-/// one expired session of Ada in each.
+/// Two sessions of Ada in the shop and one in the office, an anonymous one in the shop, one of Bob
+/// in the office, and an expired one of Ada in each.
 struct Given {
     folder: Folder,
     shop: Begun,
@@ -44,7 +44,7 @@ impl Given {
 }
 
 #[test]
-fn a_list_is_of_all_realms_unless_one_is_named() {
+fn a_list_contains_all_realms_unless_one_is_named() {
     let given = Given::new();
     assert_eq!(given.realms(&[]), ["office", "shop", "office", "shop", "shop"]);
     assert_eq!(given.realms(&["--realm", "shop"]), ["shop"; 3]);
@@ -117,7 +117,7 @@ fn a_users_sessions_are_ended_in_one_realm_or_in_all() {
 }
 
 #[test]
-fn all_but_one_of_a_realm_are_ended() {
+fn all_sessions_of_a_realm_but_one_are_ended() {
     let given = Given::new();
     let (shop, office) = (given.shop.public_id.to_string(), given.office.public_id.to_string());
     let but = |public_id| ["revoke", "--user", "ada", "--realm", "shop", "--except", public_id];
@@ -130,7 +130,7 @@ fn all_but_one_of_a_realm_are_ended() {
 }
 
 #[test]
-fn a_handle_of_another_realm_ends_nothing() {
+fn a_public_id_of_another_realm_ends_nothing() {
     let given = Given::new();
     let public_id = given.office.public_id.to_string();
     let said = fails(&given.folder, &["revoke", &public_id, "--realm", "shop"], 4);
@@ -142,7 +142,7 @@ fn a_handle_of_another_realm_ends_nothing() {
 }
 
 #[test]
-fn everyone_of_one_realm_is_ended_after_a_question_that_says_so() {
+fn all_sessions_of_a_realm_end_after_confirmation() {
     let given = Given::new();
     let all = ["revoke", "--all", "--realm", "shop"];
     let ran = answered(&given.folder, &all, "no\n");
@@ -160,7 +160,7 @@ fn everyone_of_one_realm_is_ended_after_a_question_that_says_so() {
 }
 
 #[test]
-fn the_question_says_that_all_realms_are_meant() {
+fn the_question_names_all_realms() {
     let given = Given::new();
     for command in [&["revoke", "--all"][..], &["clear"]] {
         let ran = answered(&given.folder, command, "no\n");
@@ -175,7 +175,7 @@ fn the_question_says_that_all_realms_are_meant() {
 }
 
 #[test]
-fn a_realm_without_sessions_is_answered_with_those_that_have_some() {
+fn an_unknown_realm_lists_the_realms_with_sessions() {
     let given = Given::new();
     let all = ["revoke", "--all", "--yes", "--realm", "ofice"];
     for args in [
@@ -208,7 +208,7 @@ fn a_realm_without_sessions_is_answered_with_those_that_have_some() {
 }
 
 #[test]
-fn a_realm_of_255_bytes_is_found_and_a_longer_name_refused() {
+fn a_realm_of_255_bytes_is_accepted_and_a_longer_refused() {
     let folder = Folder::new();
     let longest = "x".repeat(255);
     begin_in(&open(&folder), &longest, None, MINUTE);
@@ -224,7 +224,7 @@ fn a_realm_of_255_bytes_is_found_and_a_longer_name_refused() {
 }
 
 #[test]
-fn a_realms_name_cannot_command_the_terminal() {
+fn a_realm_cannot_control_the_terminal() {
     let folder = Folder::new();
     let store = open(&folder);
     let begun = begin_in(&store, "a\u{1b}[2J\nb", Some("ada"), MINUTE);
@@ -243,7 +243,7 @@ fn a_realms_name_cannot_command_the_terminal() {
 #[test]
 fn the_doctor_counts_the_sessions_of_each_realm() {
     let given = Given::new();
-    // It finds something else wrong: what has expired was not swept.
+    // There is another problem: the expired sessions were not swept.
     let shown = run(&given.folder, &["doctor"]).out;
     assert!(shown.contains("ok      realms       4 shop, 3 office\n"), "{shown}");
     assert!(!run(&given.folder, &["doctor", "--quick"]).out.contains("ok      realms "));

@@ -1,4 +1,4 @@
-//! Ids that were replaced, in a table beside the sessions: what the commands do with them.
+//! The effects of commands on replaced ids, which are in a separate table.
 
 use std::time::Duration;
 
@@ -12,7 +12,8 @@ use crate::fixture::{DAY, begin, done, fill, is_sound, now, number, open, run};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// A session that was renewed twice: the keys before, the first one within its grace.
+/// A session that was renewed twice: its replaced id hashes, of which the first is within its
+/// grace.
 struct Renewed {
     in_grace: SessionIdHash,
     replaced: SessionIdHash,
@@ -34,7 +35,7 @@ fn renewed(store: &SqliteStore) -> Renewed {
     Renewed { in_grace: first, replaced: second, now: renew(&second, false) }
 }
 
-/// Whether both are known as what they are.
+/// Whether the store remembers both.
 fn are_remembered(store: &SqliteStore, ids: &Renewed) -> bool {
     let found = [&ids.in_grace, &ids.replaced].map(|id_hash| store.load(id_hash, now()).unwrap());
     match &found {
@@ -79,7 +80,7 @@ fn a_kept_copy_keeps_its_replaced_ids() {
     assert!(are_remembered(&store, &ids));
 }
 
-/// None of these ids finds a session after the command.
+/// Fails if one of these ids finds a session after the command.
 fn assert_find_nothing(store: &SqliteStore, ids: &[SessionIdHash], command: &[&str]) {
     for id_hash in ids {
         let found = store.load(id_hash, now()).unwrap();
@@ -88,7 +89,7 @@ fn assert_find_nothing(store: &SqliteStore, ids: &[SessionIdHash], command: &[&s
 }
 
 #[test]
-fn what_ends_all_sessions_forgets_their_replaced_ids() {
+fn ending_all_sessions_removes_their_replaced_ids() {
     let folder = Folder::new();
     let store = open(&folder);
     let _ = renewed(&store);
@@ -122,7 +123,7 @@ fn the_replaced_ids_of_a_revoked_session_find_nothing() {
 }
 
 #[test]
-fn a_sweep_removes_replaced_ids_whose_time_has_come() {
+fn a_sweep_removes_outdated_replaced_ids() {
     let folder = Folder::new();
     let store = open(&folder);
     let _ = renewed(&store);

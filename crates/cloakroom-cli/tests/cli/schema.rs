@@ -1,4 +1,4 @@
-//! setup, migrate, clear, drop; and the words around all commands.
+//! `setup`, `migrate`, `clear` and `drop`; help, completions and invalid arguments.
 
 use std::fs;
 
@@ -12,7 +12,7 @@ use crate::fixture::{
 };
 
 #[test]
-fn setting_up_twice_changes_nothing_the_second_time() {
+fn a_second_setup_changes_nothing() {
     let folder = Folder::new();
     let first = done(&folder, &["setup"]);
     assert_eq!(masked(&folder, &first), "set up: table cloakroom_sessions in FOLDER/app.db\n");
@@ -26,7 +26,7 @@ fn setting_up_twice_changes_nothing_the_second_time() {
 }
 
 #[test]
-fn a_table_of_another_name_is_set_up_and_found() {
+fn a_table_of_another_name_is_set_up_and_used() {
     let folder = Folder::new();
     done(&folder, &["--table", "session", "setup"]);
     SqliteStore::builder(folder.database()).table("session").migrate(false).open().unwrap();
@@ -35,7 +35,7 @@ fn a_table_of_another_name_is_set_up_and_found() {
 }
 
 #[test]
-fn the_journal_mode_is_kept_when_asked_for() {
+fn the_journal_mode_is_kept_on_request() {
     let folder = Folder::new();
     let wal = "SELECT journal_mode = 'wal' FROM pragma_journal_mode";
     Connection::open(folder.database()).unwrap().execute_batch("CREATE TABLE host (a)").unwrap();
@@ -47,7 +47,7 @@ fn the_journal_mode_is_kept_when_asked_for() {
 }
 
 #[test]
-fn a_dry_migration_says_what_it_would_do_and_does_nothing() {
+fn a_dry_run_lists_migrations_and_changes_nothing() {
     let folder = Folder::new();
     fails(&folder, &["migrate"], 3);
     assert!(!folder.database().exists());
@@ -64,7 +64,7 @@ fn a_dry_migration_says_what_it_would_do_and_does_nothing() {
 }
 
 #[test]
-fn what_destroys_asks_and_only_yes_is_a_yes() {
+fn destructive_commands_ask_and_accept_only_yes() {
     let folder = Folder::new();
     let store = open(&folder);
     begin(&store, Some("ada"), DAY / 2);
@@ -116,7 +116,7 @@ fn dropping_removes_our_tables_and_no_other() {
 }
 
 #[test]
-fn what_cannot_be_understood_is_refused_in_one_line() {
+fn invalid_arguments_are_refused_in_one_line() {
     let folder = Folder::new();
     open(&folder);
     for wrong in [
@@ -153,7 +153,7 @@ fn what_cannot_be_understood_is_refused_in_one_line() {
 }
 
 #[test]
-fn the_papers_are_about_every_command() {
+fn completions_and_manual_cover_every_command() {
     let folder = Folder::new();
     let help = done(&folder, &["help"]);
     let man = done(&folder, &["man"]);

@@ -1,4 +1,4 @@
-//! sweep and compact: beside a service that writes, and interrupted.
+//! `sweep` and `compact`: beside a service that writes, and interrupted.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use crate::fixture::{
 const MINUTE: Duration = Duration::from_secs(60);
 
 #[test]
-fn a_sweep_removes_what_has_expired_and_nothing_else() {
+fn a_sweep_removes_only_expired_sessions() {
     let folder = Folder::new();
     let store = open(&folder);
     begin(&store, None, MINUTE);
@@ -27,8 +27,8 @@ fn a_sweep_removes_what_has_expired_and_nothing_else() {
     assert_eq!(count(&folder), 1);
 }
 
-/// By hand, with the number that an outage leaves behind, in a release build:
-/// `CLOAKROOM_EXPIRED=500000 cargo test --release --test cli goes_on -- --nocapture`.
+/// The number of expired sessions. For a backlog as after an outage, in a release build:
+/// `CLOAKROOM_EXPIRED=500000 cargo test --release --test cli a_service -- --nocapture`.
 fn expired() -> u32 {
     let given = std::env::var("CLOAKROOM_EXPIRED").ok().and_then(|text| text.parse().ok());
     given.unwrap_or(20_000)
@@ -39,7 +39,7 @@ fn waits(Seen { requests, p99, longest, .. }: &Seen) -> String {
 }
 
 #[test]
-fn a_service_goes_on_writing_while_a_sweep_runs() {
+fn a_service_writes_while_a_sweep_runs() {
     let folder = Folder::new();
     open(&folder);
     fill(&folder, expired(), true);
@@ -54,7 +54,7 @@ fn a_service_goes_on_writing_while_a_sweep_runs() {
 }
 
 #[test]
-fn a_service_goes_on_reading_while_the_file_is_compacted() {
+fn a_service_reads_while_the_file_is_compacted() {
     let folder = Folder::new();
     open(&folder);
     fill(&folder, expired(), true);
@@ -70,7 +70,7 @@ fn a_service_goes_on_reading_while_the_file_is_compacted() {
 }
 
 #[test]
-fn a_sweep_that_is_interrupted_says_how_far_it_came() {
+fn an_interrupted_sweep_reports_its_progress() {
     let folder = Folder::new();
     open(&folder);
     for _ in 0..5 {
@@ -97,7 +97,7 @@ fn a_sweep_that_is_interrupted_says_how_far_it_came() {
 }
 
 #[test]
-fn compacting_gives_the_room_of_swept_sessions_back() {
+fn compacting_releases_the_space_of_swept_sessions() {
     let folder = Folder::new();
     let store = open(&folder);
     begin(&store, None, MINUTE);
@@ -117,14 +117,14 @@ fn compacting_gives_the_room_of_swept_sessions_back() {
     assert!(pages() * 10 < before, "{} pages of {before}", pages());
     assert_eq!(count(&folder), 1);
     assert!(is_sound(&folder.database()));
-    // A host is told what else a full one can do.
+    // The question mentions the effect on other tables.
     let host = Connection::open(folder.database()).unwrap();
     host.execute_batch("CREATE TABLE host (a)").unwrap();
     assert!(run(&folder, &["compact", "--yes"]).err.contains("Row ids"));
 }
 
 #[test]
-fn a_file_that_allows_it_gives_room_back_without_a_question() {
+fn an_incremental_file_is_compacted_without_a_question() {
     let folder = Folder::new();
     let host = Connection::open(folder.database()).unwrap();
     host.execute_batch("PRAGMA auto_vacuum = INCREMENTAL; CREATE TABLE host (a)").unwrap();
@@ -141,7 +141,7 @@ fn a_file_that_allows_it_gives_room_back_without_a_question() {
 }
 
 #[test]
-fn compacting_that_is_interrupted_changes_nothing() {
+fn interrupted_compacting_changes_nothing() {
     let folder = Folder::new();
     let store = open(&folder);
     fill(&folder, 60_000, true);
@@ -173,7 +173,7 @@ fn compacting_that_is_interrupted_changes_nothing() {
     begin(&store, None, 2 * DAY);
 }
 
-/// Runs it on a terminal, as a person does; `None` where the program for that is missing.
+/// Runs the program on a terminal; `None` if `script` is not installed.
 fn on_a_terminal(folder: &Folder, args: &str, no_color: bool) -> Option<String> {
     let line = format!("{} {args}", env!("CARGO_BIN_EXE_cloakroom"));
     let mut script = std::process::Command::new("script");
@@ -187,7 +187,7 @@ fn on_a_terminal(folder: &Folder, args: &str, no_color: bool) -> Option<String> 
 }
 
 #[test]
-fn on_a_terminal_long_work_shows_how_far_it_is_and_colours_can_be_refused() {
+fn a_terminal_shows_progress_and_respects_no_color() {
     let folder = Folder::new();
     open(&folder);
     fill(&folder, 30_000, false);

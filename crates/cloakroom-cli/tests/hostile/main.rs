@@ -19,7 +19,7 @@ fn remove_old_copies() {
 
 #[test]
 fn every_command_line_ends_with_a_documented_code() {
-    // A process of its own, whose output is discarded.
+    // A child process, whose output is discarded.
     let mut child = common::child("hostile", "arguments");
     let folder = common::Folder::new();
     child.current_dir(folder.path("")).stdout(Stdio::null()).stderr(Stdio::piped());

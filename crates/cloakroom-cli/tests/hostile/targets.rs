@@ -15,7 +15,7 @@ use cloakroom_cli::Target;
 /// The id of the one session: 32 bytes from 0 to 31.
 const KNOWN: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
 
-/// The arguments of a command line, one a line. Any command line ends with a documented code.
+/// The arguments of a command line, one per line. Any command line ends with a documented code.
 pub(crate) fn arguments(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     // The commands are executed: excludes paths out of the current folder, and endless commands.

@@ -48,7 +48,7 @@ pub(super) fn failure(operation: impl Into<Cow<'static, str>>, source: ClientErr
         ClientError::Server(text) if text.contains("too large") => (ErrorKind::TooLarge, text),
         ClientError::Server(text) if text.contains("out of memory") => (ErrorKind::Full, text),
         ClientError::Server(text) => unavailable(text),
-        ClientError::Protocol(text) => unavailable(format!("that is not memcached: {text}")),
+        ClientError::Protocol(text) => unavailable(format!("the server is not memcached: {text}")),
         ClientError::Rejected(text) => {
             (ErrorKind::Unsupported, format!("memcached 1.6 or newer is needed: {text}"))
         }

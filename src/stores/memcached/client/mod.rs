@@ -322,7 +322,7 @@ impl Client {
             })?;
             Ok(answers.map(|answer| mutated(Some(answer), operation).map(drop)).collect())
         };
-        // A failing server does not keep the other servers from receiving theirs.
+        // If a server fails, the other servers still receive theirs.
         self.in_batches(id_hashes, |id_hash| id_hash, send, operation).into_iter().collect()
     }
 
@@ -382,8 +382,8 @@ impl Client {
         self.at(place)?.raise_epoch(space, operation)
     }
 
-    /// Makes all items of this space unreachable on all servers at one moment: there is a time at
-    /// which all of them are closed. So no session escapes by moving from one server to another.
+    /// Makes all items of this space unreachable on all servers. At one time all servers are
+    /// closed, so no session escapes by moving from one server to another.
     pub(super) fn clear(&self, space: Space, operation: &'static str) -> Result<()> {
         let mut outcome = Ok(());
         if self.servers.len() > 1 {

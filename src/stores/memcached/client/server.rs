@@ -15,14 +15,14 @@ use crate::stores::memcached::client::error::{failure, uninterrupted};
 use crate::stores::memcached::client::{Reach, Space, got};
 use crate::stores::memcached::rendezvous;
 
-/// The maximum number of attempts for a batch, or for learning an epoch, while other clients raise
+/// The maximum number of attempts for a batch, or for reading an epoch, while other clients raise
 /// it.
 const MAX_ATTEMPTS: usize = 8;
 
 /// The value of the epoch's item while a space is closed.
 const CLOSED: &str = "closed";
 
-/// How long a space stays closed at most, in seconds, in case the process that has closed it dies.
+/// The maximum time for which a space stays closed, in seconds, if the process that closed it ends.
 const CLOSED_FOR: u32 = 10;
 
 /// The time for which a closed space certainly stays closed: memcached counts in whole seconds and
