@@ -15,7 +15,7 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{RealmTag, SessionId};
-use date::HttpDate;
+use date::http_date;
 
 #[cfg(feature = "cookie-keys")]
 pub use keys::CookieKeys;
@@ -362,7 +362,7 @@ impl CookieConfig {
             // Rounded up: the server enforces the limit, so the browser must not drop the cookie
             // early.
             push("Max-Age=", &max_age.as_millis().div_ceil(1000).to_string());
-            push("Expires=", &HttpDate(expires).to_string());
+            push("Expires=", &http_date(expires).to_string());
         }
         if self.secure {
             push("Secure", "");
