@@ -16,11 +16,11 @@ use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::stores::sqlite::backup::{self, BACKING_UP, Restore};
 use crate::stores::sqlite::builder::SqliteStoreBuilder;
-use crate::stores::sqlite::error::{self, SqliteError, while_doing};
+use crate::stores::sqlite::error::{self, SqliteError, retry_while_busy, while_doing};
 use crate::stores::sqlite::file::{Access, Opened, Purpose, with_suffix};
 use crate::stores::sqlite::sql::{HISTORY, Sql, TableName};
-use crate::stores::sqlite::write::{CommitMode, patiently};
-use crate::stores::sqlite::{Journal, LOG, SqliteStore, delete_all, migrate, wal};
+use crate::stores::sqlite::write::CommitMode;
+use crate::stores::sqlite::{CHECKPOINT, Journal, SqliteStore, migrate, wal};
 
 /// How far a long call is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -298,10 +298,8 @@ impl Admin {
             Database::Open(store) => {
                 let inner = &store.0;
                 let deadline = Instant::now() + inner.busy_timeout;
-                let (sql, table) = (inner.sql.clone(), inner.table.clone());
-                let events = inner.events.clone();
-                inner.writer.write(CommitMode::Alone, "set up the tables", move |connection| {
-                    migrate::migrate(connection, &table, &sql, &events, deadline)
+                inner.writer.exclusive("set up the tables", |connection| {
+                    migrate::migrate(connection, &inner.table, &inner.sql, &inner.events, deadline)
                 })?;
                 Ok(store.clone())
             }
@@ -371,7 +369,7 @@ impl Admin {
             CompactMode::Incremental => release_pages(&connection, &info, &mut progress)?,
             CompactMode::Full => {
                 let vacuum = |connection: &Connection| {
-                    patiently(deadline, || connection.execute_batch("VACUUM"))
+                    retry_while_busy(deadline, || connection.execute_batch("VACUUM"))
                 };
                 with_progress(&connection, &mut progress, vacuum, OPERATION)?
             }
@@ -459,15 +457,13 @@ impl Admin {
     /// Ends every session, and returns how many rows there were, expired ones included. The tables
     /// stay; where there are none, nothing happens.
     pub fn clear(&self) -> Result<u64> {
-        const OPERATION: &str = "clear the table";
         let store = self.store()?;
-        let (sql, table) = (store.0.sql.clone(), store.0.table.clone());
-        store.0.writer.write(CommitMode::Synced, OPERATION, move |connection| {
-            match migrate::version(connection, &table)? {
+        let table = store.0.table.clone();
+        store.0.writer.write(CommitMode::Synced, "clear the table", move |tx| {
+            match tx.opaque(|connection| migrate::version(connection, &table))? {
                 0 => Ok(0),
-                // Every deadline is later than this moment, so every session counts.
-                _ => delete_all(connection, &sql, Timestamp::from_millis(i64::MIN))
-                    .map_err(while_doing(OPERATION)),
+                // Every deadline is later than this time, so every session counts.
+                _ => tx.delete_all(Timestamp::from_millis(i64::MIN)),
             }
         })
     }
@@ -478,10 +474,12 @@ impl Admin {
         const OPERATION: &str = "drop the tables";
         let store = self.store()?;
         let (sql, table) = (store.0.sql.clone(), store.0.table.clone());
-        store.0.writer.write(CommitMode::Synced, OPERATION, move |connection| {
-            // Refuses a foreign table.
-            migrate::version(connection, &table)?;
-            migrate::remove(connection, &table, &sql).map_err(while_doing(OPERATION))
+        store.0.writer.write(CommitMode::Synced, OPERATION, move |tx| {
+            tx.opaque(|connection| {
+                // Refuses a foreign table.
+                migrate::version(connection, &table)?;
+                migrate::remove(connection, &table, &sql).map_err(while_doing(OPERATION))
+            })
         })
     }
 
@@ -511,7 +509,9 @@ impl Admin {
                 return Ok(ControlFlow::Break(()));
             }
             batch = batch.after(held);
-            store.0.readers.read(LOG, |c| store.0.writer.log().copy_if_rung(c))?;
+            store.0.readers.read(CHECKPOINT, |connection| {
+                store.0.writer.log().checkpoint_if_requested(connection)
+            })?;
             thread::sleep(held);
         }
         store.maintenance().map_or(Ok(()), |maintenance| maintenance.run())?;

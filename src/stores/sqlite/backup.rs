@@ -17,7 +17,8 @@ use crate::stores::sqlite::admin::{self, Progress, ProgressFn};
 use crate::stores::sqlite::error::while_doing;
 use crate::stores::sqlite::file::{self, Access, Opened, Purpose, with_suffix};
 use crate::stores::sqlite::sql::{Sql, TableName};
-use crate::stores::sqlite::{RestoreReport, delete_all, migrate};
+use crate::stores::sqlite::write::WriteTx;
+use crate::stores::sqlite::{RestoreReport, migrate, row};
 
 pub(super) const BACKING_UP: &str = "back the database up";
 const RESTORING: &str = "restore the database";
@@ -237,7 +238,7 @@ impl Restore<'_> {
         let mode: String =
             prepared.query_row("PRAGMA journal_mode", [], |row| row.get(0)).map_err(failed())?;
         journal(&prepared, "DELETE").map_err(failed())?;
-        let restored = self.prepare(&prepared, target.as_ref()).map_err(failed())?;
+        let restored = self.prepare(&prepared, target.as_ref())?;
 
         let Some(mut target) = target else {
             // The new file gets the journal mode of the copy.
@@ -294,26 +295,18 @@ impl Restore<'_> {
 
     /// Deletes the sessions of the copy unless they are kept, and raises the epoch above every
     /// epoch that a cache may have seen.
-    fn prepare(
-        &self,
-        prepared: &Connection,
-        target: Option<&Connection>,
-    ) -> rusqlite::Result<RestoreReport> {
-        let epoch = |connection: &Connection| -> rusqlite::Result<i64> {
-            connection.query_row(&self.sql.epoch, [], |row| row.get(0))
-        };
-        let transaction = prepared.unchecked_transaction()?;
+    fn prepare(&self, prepared: &Connection, target: Option<&Connection>) -> Result<RestoreReport> {
+        let deadline = Instant::now() + self.busy_timeout;
+        let mut tx = WriteTx::begin(prepared, self.sql, None, RESTORING, deadline)?;
         // A damaged or empty target has no readable epoch.
-        let seen = target.and_then(|target| epoch(target).ok()).unwrap_or(0);
-        let live: i64 =
-            transaction.query_row(&self.sql.count_live, [self.now.as_millis()], |r| r.get(0))?;
+        let seen = target.and_then(|target| row::epoch(target, self.sql).ok()).unwrap_or(0);
+        let live = row::count_live(prepared, self.sql, self.now).map_err(while_doing(RESTORING))?;
         if !self.keep_sessions {
-            delete_all(&transaction, self.sql, self.now)?;
+            tx.delete_all(self.now)?;
         }
-        let above = epoch(&transaction)?.max(seen).saturating_add(1);
-        transaction.execute(&self.sql.set_epoch, [above.to_string()])?;
-        transaction.commit()?;
-        Ok(RestoreReport { live: u64::try_from(live).unwrap_or(0), kept: self.keep_sessions })
+        tx.raise_epoch_above(seen)?;
+        tx.commit(deadline)?;
+        Ok(RestoreReport { live, kept: self.keep_sessions })
     }
 
     /// Gives the copy the page size of the target: SQLite cannot change the page size of a file

@@ -12,7 +12,7 @@ use crate::id::{PublicId, Realm};
 use crate::record::{Record, Summary};
 use crate::stores::sqlite::admin::{Admin, Progress, ProgressFn};
 use crate::stores::sqlite::error::while_doing;
-use crate::stores::sqlite::{count_live_of, index, row};
+use crate::stores::sqlite::{index, row};
 
 /// A session that was found by its public id.
 #[derive(Clone, Debug)]
@@ -104,7 +104,7 @@ impl Admin {
         let store = self.read_only_store()?;
         let inner = &*store.0;
         inner.readers.read(OPERATION, |connection| {
-            count_live_of(connection, &inner.sql, realm, now).map_err(while_doing(OPERATION))
+            row::count_live_of(connection, &inner.sql, realm, now).map_err(while_doing(OPERATION))
         })
     }
 

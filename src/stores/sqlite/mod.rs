@@ -27,8 +27,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rusqlite::{Connection, params};
-
 use crate::backend::{
     Capabilities, Commit, Committed, LiveSession, Lookup, Maintenance, SessionIndex, Store,
     SweepReport,
@@ -36,9 +34,8 @@ use crate::backend::{
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::event::Events;
-use crate::id::{Realm, SessionIdHash};
+use crate::id::SessionIdHash;
 use crate::record::Touch;
-use crate::stores::sqlite::error::while_doing;
 use crate::stores::sqlite::file::{Access, InUse};
 use crate::stores::sqlite::read_pool::Readers;
 use crate::stores::sqlite::record_cache::RecordCache;
@@ -103,9 +100,9 @@ pub enum Journal {
 /// # }
 /// ```
 #[derive(Clone, Debug)]
-pub struct SqliteStore(Arc<Inner>);
+pub struct SqliteStore(Arc<Shared>);
 
-struct Inner {
+struct Shared {
     /// How the file is opened, and its path; `None` for a database in memory.
     file: Option<(Access, PathBuf)>,
     table: TableName,
@@ -121,7 +118,7 @@ struct Inner {
     _in_use: Option<InUse>,
 }
 
-impl Drop for Inner {
+impl Drop for Shared {
     fn drop(&mut self) {
         if !self.writer.process().is_current() {
             // To close a connection in a forked process can roll back what is under way in the
@@ -131,11 +128,11 @@ impl Drop for Inner {
     }
 }
 
-impl Debug for Inner {
+impl Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { file, table, .. } = self;
+        let Shared { file, table, .. } = self;
         let path = file.as_ref().map(|(_, path)| path);
-        f.debug_struct("Inner").field("path", &path).field("table", table).finish_non_exhaustive()
+        f.debug_struct("Shared").field("path", &path).field("table", table).finish_non_exhaustive()
     }
 }
 
@@ -182,68 +179,29 @@ impl SqliteStore {
     }
 }
 
-const LOG: &str = "copy the log into the database";
-
-/// Deletes all rows and raises the epoch; says how many of them lived at `now`.
-fn delete_all(connection: &Connection, sql: &Sql, now: Timestamp) -> rusqlite::Result<u64> {
-    let live: i64 = connection.query_row(&sql.count_live, [now.as_millis()], |row| row.get(0))?;
-    connection.execute(&sql.delete_all, [])?;
-    connection.execute(&sql.delete_all_replaced, [])?;
-    connection.execute(&sql.raise_epoch, [])?;
-    Ok(u64::try_from(live).unwrap_or(0))
-}
-
-/// Deletes all rows of a realm and raises the epoch; says how many of them lived at `now`.
-fn delete_all_of(
-    connection: &Connection,
-    sql: &Sql,
-    realm: &Realm,
-    now: Timestamp,
-) -> rusqlite::Result<u64> {
-    // Without a condition SQLite drops whole pages, a thousand times as fast.
-    let others: bool =
-        connection.query_row(&sql.has_other_realms, [realm.as_str()], |row| row.get(0))?;
-    if !others {
-        return delete_all(connection, sql, now);
-    }
-    let live = count_live_of(connection, sql, realm, now)?;
-    connection.execute(&sql.delete_all_of, [realm.as_str()])?;
-    connection.execute(&sql.raise_epoch, [])?;
-    Ok(live)
-}
-
-fn count_live_of(
-    connection: &Connection,
-    sql: &Sql,
-    realm: &Realm,
-    now: Timestamp,
-) -> rusqlite::Result<u64> {
-    let columns = params![now.as_millis(), realm.as_str()];
-    let live: i64 = connection.query_row(&sql.count_live_of, columns, |row| row.get(0))?;
-    Ok(u64::try_from(live).unwrap_or(0))
-}
+const CHECKPOINT: &str = "copy the log into the database";
 
 #[deny(clippy::missing_trait_methods)]
 impl Store for SqliteStore {
     fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Lookup> {
         self.0.writer.process().check()?;
         let record_cache = self.0.record_cache.as_deref();
-        let missed = match record_cache.map(|record_cache| record_cache.find(id_hash, now)) {
+        let miss = match record_cache.map(|record_cache| record_cache.find(id_hash, now)) {
             Some(Ok(record)) => {
                 let session = LiveSession { record, id_hash: *id_hash };
                 return Ok(Lookup::Live { session, at: () });
             }
-            Some(Err(missed)) => Some(missed),
+            Some(Err(miss)) => Some(miss),
             None => None,
         };
         let found = self.0.readers.read("load a session", |connection| {
             row::find(connection, &self.0.sql, id_hash, now)
         })?;
-        if let (Lookup::Live { session, at }, Some(record_cache), Some(missed)) =
-            (&found, record_cache, missed)
+        if let (Lookup::Live { session, at }, Some(record_cache), Some(miss)) =
+            (&found, record_cache, miss)
             && at.agrees_with(&session.record)
         {
-            record_cache.keep(missed, at.id_hash, at.id, &session.record);
+            record_cache.keep(miss, at.id_hash, at.id, &session.record);
         }
         Ok(found.without_position())
     }
@@ -256,51 +214,29 @@ impl Store for SqliteStore {
     }
 
     fn commit(&self, commit: &Commit) -> Result<Committed> {
-        let (sql, commit) = (self.0.sql.clone(), commit.clone());
+        let commit = commit.clone();
         let (mode, operation) = (commit::commit_mode(&commit), commit.action.operation());
-        self.0.writer.write_known(mode, operation, move |connection, transaction| {
-            commit::carry_out(&commit, connection, &sql, transaction)
-        })
+        self.0.writer.write(mode, operation, move |tx| commit::apply(&commit, tx))
     }
 
     fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
         if batch.is_empty() {
             return Ok(());
         }
-        let (sql, batch) = (self.0.sql.clone(), batch.to_vec());
-        self.0.writer.write_known(
-            CommitMode::Normal,
-            "record activity",
-            move |connection, transaction| {
-                for (id_hash, touch) in batch {
-                    row::touch(connection, &sql, &id_hash, touch, now, transaction)
-                        .map_err(while_doing("record activity"))?;
-                }
-                Ok(())
-            },
-        )
+        let batch = batch.to_vec();
+        self.0.writer.write(CommitMode::Normal, "record activity", move |tx| {
+            batch.into_iter().try_for_each(|(id_hash, touch)| tx.touch(id_hash, touch, now))
+        })
     }
 
     fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {
         const OPERATION: &str = "sweep ended sessions";
-        let sql = self.0.sql.clone();
         let limit = i64::try_from(limit.get()).unwrap_or(i64::MAX);
-        let (removed, began) = self.0.writer.write_known(
-            CommitMode::Normal,
-            OPERATION,
-            move |connection, transaction| {
-                // By now the lock is held; it is given up by the commit.
-                let began = instant();
-                let mut sweep =
-                    connection.prepare_cached(&sql.sweep).map_err(while_doing(OPERATION))?;
-                let removed =
-                    sweep.execute([now.as_millis(), limit]).map_err(while_doing(OPERATION))?;
-                transaction.swept(now, removed);
-                row::forget_replaced(connection, &sql, now, limit, transaction)
-                    .map_err(while_doing(OPERATION))?;
-                Ok((removed, began))
-            },
-        )?;
+        let (removed, began) = self.0.writer.write(CommitMode::Normal, OPERATION, move |tx| {
+            // The transaction holds the write lock by now, and releases it by the commit.
+            let began = instant();
+            Ok((tx.sweep(now, limit)?, began))
+        })?;
         Ok(SweepReport::new(removed, instant().saturating_duration_since(began)))
     }
 
@@ -310,7 +246,7 @@ impl Store for SqliteStore {
 
     fn maintenance(&self) -> Option<&dyn Maintenance> {
         match self.0.file {
-            Some(_) if self.0.writer.log().is_ours() => Some(&*self.0),
+            Some(_) if self.0.writer.log().runs_checkpoints() => Some(&*self.0),
             _ => None,
         }
     }
@@ -320,24 +256,21 @@ impl Store for SqliteStore {
     }
 }
 
-impl Maintenance for Inner {
-    /// Copies the write-ahead log into the database beside the writers; what is left at the end is
-    /// copied while nobody writes, so that the log starts again from its beginning.
+impl Maintenance for Shared {
+    /// Runs passive checkpoints beside the writers; what is left then is copied while writers wait,
+    /// so that the log starts again from its beginning.
     fn run(&self) -> Result<()> {
-        let worth_a_restart =
-            self.readers.read(LOG, |connection| self.writer.log().copy(connection))?;
-        if !worth_a_restart {
-            return Ok(());
+        let log = self.writer.log();
+        match self.readers.read(CHECKPOINT, |connection| log.checkpoint_passive(connection))? {
+            true => self.writer.exclusive(CHECKPOINT, |connection| log.restart(connection)),
+            false => Ok(()),
         }
-        let writer = self.writer.clone();
-        self.writer
-            .write(CommitMode::Alone, LOG, move |connection| writer.log().restart(connection))
     }
 
-    fn on_due(&self, bell: Box<dyn Fn() + Send + Sync>) {
-        // In a fork nobody writes, and the bell's lock may be held for ever.
+    fn on_due(&self, callback: Box<dyn Fn() + Send + Sync>) {
+        // A forked process never writes, and the lock of the callback may stay locked there.
         if self.writer.process().is_current() {
-            self.writer.log().set_bell(bell);
+            self.writer.log().set_callback(callback);
         }
     }
 }

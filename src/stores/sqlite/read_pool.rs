@@ -31,7 +31,7 @@ pub(super) enum Readers {
     },
     /// A database in memory has a single connection: locks of SQLite's shared cache ignore the busy
     /// timeout.
-    Shared(Arc<Writer>),
+    Writer(Arc<Writer>),
 }
 
 impl Readers {
@@ -69,7 +69,7 @@ impl Readers {
         work: impl FnOnce(&Connection) -> Result<T>,
     ) -> Result<T> {
         match self {
-            Readers::Shared(writer) => writer.read(work),
+            Readers::Writer(writer) => writer.read(work),
             Readers::Pool { process, pool, access, names, busy_timeout } => {
                 process.check()?;
                 if let Some(connection) = pool.try_get() {

@@ -12,7 +12,7 @@ const OVERHEAD: usize = size_of::<Slot>() + 128;
 /// Sessions by id hash. When the budget is exceeded, the CLOCK hand advances over the slots and
 /// evicts the first session that was not read since the hand last passed it.
 #[derive(Debug)]
-pub(super) struct Slots {
+pub(super) struct ClockCache {
     budget: usize,
     weight: usize,
     hand: usize,
@@ -28,29 +28,29 @@ pub(super) struct Slots {
 #[derive(Debug)]
 struct Slot {
     id_hash: SessionIdHash,
-    session: Hot,
+    session: CachedSession,
     weight: usize,
     referenced: bool,
 }
 
 /// A session as stored in the database, with its row id.
 #[derive(Clone, Debug)]
-pub(in crate::stores::sqlite) struct Hot {
+pub(in crate::stores::sqlite) struct CachedSession {
     pub(in crate::stores::sqlite) id: i64,
     pub(in crate::stores::sqlite) record: Record,
 }
 
-impl Hot {
+impl CachedSession {
     /// Whether the session may have been removed by a sweep of the deadlines up to `swept`.
     pub(super) fn may_be_swept(&self, swept: Option<Timestamp>) -> bool {
         Some(self.record.deadline()) <= swept
     }
 }
 
-impl Slots {
+impl ClockCache {
     /// An empty cache for about `budget` bytes.
     pub(super) fn new(budget: usize) -> Self {
-        Slots {
+        ClockCache {
             budget,
             weight: 0,
             hand: 0,
@@ -64,10 +64,10 @@ impl Slots {
     /// Empties the cache. Returns the sessions, so that the caller can drop them outside the lock.
     pub(super) fn empty(&mut self) -> Self {
         let budget = self.budget;
-        std::mem::replace(self, Slots::new(budget))
+        std::mem::replace(self, ClockCache::new(budget))
     }
 
-    pub(super) fn get(&mut self, id_hash: &SessionIdHash) -> Option<&Hot> {
+    pub(super) fn get(&mut self, id_hash: &SessionIdHash) -> Option<&CachedSession> {
         let slot = self.slots.get_mut(*self.places.get(id_hash)?)?;
         if slot.session.may_be_swept(self.swept) {
             return None;
@@ -81,7 +81,7 @@ impl Slots {
         self.swept = self.swept.max(then);
     }
 
-    pub(super) fn put(&mut self, id_hash: SessionIdHash, session: Hot) {
+    pub(super) fn put(&mut self, id_hash: SessionIdHash, session: CachedSession) {
         let weight = weight(&session.record);
         if weight > self.budget / 8 {
             // It would evict too many other sessions.
@@ -180,12 +180,12 @@ mod tests {
         SessionIdHash::from_bytes([number; 32])
     }
 
-    fn session(id: i64, bytes: usize) -> Hot {
+    fn session(id: i64, bytes: usize) -> CachedSession {
         let now = Timestamp::from_millis(0);
         let new_session = NewSession::new(Lifetime::default().starting(now)).unwrap();
         let mut record = Record::create(&new_session, now);
         record.data = Data::from_json(&format!("{{\"data\":\"{}\"}}", "x".repeat(bytes))).unwrap();
-        Hot { id, record }
+        CachedSession { id, record }
     }
 
     #[test]
@@ -196,7 +196,7 @@ mod tests {
             session.record.seen = session.record.seen + Duration::from_secs(60);
             session
         };
-        let mut slots = Slots::new(1 << 20);
+        let mut slots = ClockCache::new(1 << 20);
         for number in 0..20 {
             slots.put(id_hash(number), if number % 2 == 0 { session(1, 10) } else { later(1) });
         }
@@ -217,14 +217,14 @@ mod tests {
         assert!(slots.get(&id_hash(1)).is_some(), "emptying forgets the sweep");
     }
 
-    fn kept(slots: &mut Slots) -> Vec<u8> {
+    fn kept(slots: &mut ClockCache) -> Vec<u8> {
         (0..=u8::MAX).filter(|number| slots.places.contains_key(&id_hash(*number))).collect()
     }
 
     #[test]
     fn referenced_sessions_stay_and_the_budget_is_kept() {
         let one = weight(&session(0, 1000).record);
-        let mut slots = Slots::new(one * 10);
+        let mut slots = ClockCache::new(one * 10);
         for number in 0..10 {
             slots.put(id_hash(number), session(i64::from(number), 1000));
         }
@@ -243,7 +243,7 @@ mod tests {
 
     #[test]
     fn replaced_removed_and_large_sessions_free_their_weight() {
-        let mut slots = Slots::new(1 << 20);
+        let mut slots = ClockCache::new(1 << 20);
         for number in 0..20 {
             slots.put(id_hash(number), session(1, 100));
         }
@@ -264,7 +264,7 @@ mod tests {
 
     #[test]
     fn emptying_keeps_the_budget() {
-        let mut slots = Slots::new(1 << 20);
+        let mut slots = ClockCache::new(1 << 20);
         slots.put(id_hash(1), session(1, 100));
         assert_eq!(kept(&mut slots.empty()), [1]);
         assert!(kept(&mut slots).is_empty());

@@ -62,11 +62,11 @@ impl fmt::Debug for Header {
 
 /// The wal-index of one database, opened for reading.
 #[derive(Debug)]
-pub(super) struct Index(Arc<File>);
+pub(super) struct WalIndex(Arc<File>);
 
-impl Index {
+impl WalIndex {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        open_once(path).map(Index)
+        open_once(path).map(WalIndex)
     }
 
     pub(super) fn read(&self) -> Option<Header> {
@@ -76,7 +76,7 @@ impl Index {
     }
 }
 
-impl Drop for Index {
+impl Drop for WalIndex {
     fn drop(&mut self) {
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
         // `self.0` is dropped after this, so it still counts as a handle.
@@ -133,8 +133,8 @@ mod tests {
     }
 
     impl Database {
-        fn index(&self) -> Index {
-            Index::open(&self.folder.path().join("a.db-shm")).unwrap()
+        fn index(&self) -> WalIndex {
+            WalIndex::open(&self.folder.path().join("a.db-shm")).unwrap()
         }
     }
 
@@ -160,7 +160,7 @@ mod tests {
     fn one_commit_follows_and_two_do_not_even_after_a_restart() {
         let database = database();
         let index = database.index();
-        let frames = |index: &Index| index.read().unwrap().number(16).unwrap();
+        let frames = |index: &WalIndex| index.read().unwrap().number(16).unwrap();
         for restart in [false, true] {
             if restart {
                 database.ours.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(())).unwrap();
