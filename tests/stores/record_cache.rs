@@ -17,7 +17,7 @@ use cloakroom::id::{IdpSessionId, PublicId, Realm, SessionIdHash};
 use cloakroom::record::{NewSession, Touch};
 use cloakroom::stores::sqlite::rusqlite::Connection;
 use cloakroom::stores::sqlite::{Admin, CompactMode, ProgressFn};
-use cloakroom::{Lifetime, SqliteStore, UserKey};
+use cloakroom::{Error, Lifetime, SqliteStore, UserKey};
 
 fn watch() -> ProgressFn {
     Box::new(|_| ControlFlow::Continue(()))
@@ -293,6 +293,29 @@ fn a_late_request_does_not_find_what_a_sign_in_has_removed_as_expired() {
     assert!(live(&store, &first).unwrap().is_some());
     sign_in(NOW + Duration::from_secs(61));
     assert!(matches!(store.load(&first, NOW), Ok(Lookup::Missing(Missing::NotFound { .. }))));
+}
+
+#[test]
+fn sessions_that_all_end_at_once_are_not_found_any_more() {
+    let ends: [fn(&SqliteStore) -> Result<(), Error>; 4] = [
+        |store| store.index().unwrap().revoke_everyone(None, NOW).map(drop),
+        |store| store.index().unwrap().revoke_everyone(Some(&Realm::default()), NOW).map(drop),
+        |store| store.admin().clear().map(drop),
+        |store| store.admin().drop_tables(),
+    ];
+    for (number, end) in ends.into_iter().enumerate() {
+        let folder = Folder::in_memory();
+        let store = SqliteStore::open(folder.database()).unwrap();
+        let mut in_realm = new_session();
+        in_realm.realm = Realm::new("other").unwrap();
+        let commit = Commit::new(&new_key(), Action::Create(in_realm), Delta::new(), NOW);
+        store.commit(&commit).unwrap();
+        let id_hash = create(&store, &setting("n", 1)).unwrap();
+        assert!(live(&store, &id_hash).unwrap().is_some());
+        end(&store).unwrap();
+        let found = store.load(&id_hash, NOW);
+        assert!(!matches!(found, Ok(Lookup::Live { .. })), "{number}: {found:?}");
+    }
 }
 
 #[test]

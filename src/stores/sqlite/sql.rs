@@ -287,4 +287,17 @@ mod tests {
             assert_eq!(TableName::new(good).unwrap().as_str(), good);
         }
     }
+
+    #[test]
+    fn statements_that_write_are_write_statements() {
+        let sql = format!("{:#?}", Sql::new(&TableName::new("t").unwrap()));
+        let (mut reads, mut writes) = (0, 0);
+        for line in sql.lines().filter(|line| line.contains('"') && !line.contains("drop: ")) {
+            let is_read = line.contains("\"SELECT ");
+            // The text of a write statement is on a line of its own.
+            assert_eq!(is_read, line.contains(": \""), "{line}");
+            *if is_read { &mut reads } else { &mut writes } += 1;
+        }
+        assert!(reads > 20 && writes == sql.matches("WriteStatement(").count(), "{sql}");
+    }
 }

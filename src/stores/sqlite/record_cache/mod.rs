@@ -163,10 +163,12 @@ mod tests {
     use crate::backend::{Action, Commit, Committed, LiveSession, Lookup, Missing, Store};
     use crate::data::Value;
     use crate::delta::Delta;
-    use crate::id::{Realm, SessionId};
+    use crate::error::{Error, ErrorKind};
+    use crate::id::{Realm, SessionId, UserKey};
     use crate::lifetime::Lifetime;
     use crate::record::NewSession;
     use crate::stores::sqlite::SqliteStore;
+    use crate::stores::sqlite::write::CommitMode;
 
     const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 
@@ -180,7 +182,7 @@ mod tests {
         store.0.record_cache.as_deref().unwrap()
     }
 
-    fn is_hot(store: &SqliteStore, id_hash: &SessionIdHash) -> bool {
+    fn is_cached(store: &SqliteStore, id_hash: &SessionIdHash) -> bool {
         record_cache(store).find(id_hash, NOW).is_ok()
     }
 
@@ -220,16 +222,16 @@ mod tests {
     fn written_and_loaded_sessions_are_found_without_a_query() {
         let (folder, store) = store();
         let (one, two) = (create(&store), create(&store));
-        assert!(is_hot(&store, &one) && is_hot(&store, &two));
+        assert!(is_cached(&store, &one) && is_cached(&store, &two));
         let written = merge(&store, &one, 1);
         assert_eq!(record_cache(&store).find(&one, NOW).unwrap(), written);
         let other = SqliteStore::open(folder.path().join("a.db")).unwrap();
-        assert!(!is_hot(&other, &one), "it has not seen that the header changes");
+        assert!(!is_cached(&other, &one), "it has not seen that the header changes");
         create(&other);
-        assert!(!is_hot(&other, &one));
+        assert!(!is_cached(&other, &one));
         other.load(&one, NOW).unwrap();
         assert_eq!(record_cache(&other).find(&one, NOW).unwrap(), written);
-        assert!(!is_hot(&other, &two));
+        assert!(!is_cached(&other, &two));
     }
 
     #[test]
@@ -237,17 +239,17 @@ mod tests {
         let (folder, store) = store();
         let (one, two) = (create(&store), create(&store));
         merge(&store, &one, 1);
-        assert!(is_hot(&store, &two));
+        assert!(is_cached(&store, &two));
         let other = Connection::open(folder.path().join("a.db")).unwrap();
         other.execute_batch("CREATE TABLE t (n)").unwrap();
-        assert!(!is_hot(&store, &one) && !is_hot(&store, &two));
+        assert!(!is_cached(&store, &one) && !is_cached(&store, &two));
         for id_hash in [&one, &two] {
             store.load(id_hash, NOW).unwrap();
-            assert!(is_hot(&store, id_hash));
+            assert!(is_cached(&store, id_hash));
         }
         other.execute_batch("INSERT INTO t VALUES (1)").unwrap();
         create(&store);
-        assert!(!is_hot(&store, &one), "the writer noticed it first");
+        assert!(!is_cached(&store, &one), "the writer noticed it first");
     }
 
     #[test]
@@ -271,7 +273,7 @@ mod tests {
             }
             record_cache(&store).keep(miss, id_hash, id, &old);
             record_cache(&store).keep(later_miss, id_hash, id, &old);
-            assert!(!is_hot(&store, &id_hash));
+            assert!(!is_cached(&store, &id_hash));
             if by_another {
                 return;
             }
@@ -290,16 +292,16 @@ mod tests {
         store.commit(&Commit::new(&long, Action::Create(new_session), setting(0), later)).unwrap();
         let just_before = ends - Duration::from_millis(1);
         assert_eq!(store.sweep(just_before, NonZeroUsize::MIN).unwrap().removed, 0);
-        assert!(is_hot(&store, &short));
+        assert!(is_cached(&store, &short));
         assert_eq!(store.sweep(ends, NonZeroUsize::MIN).unwrap().removed, 1);
-        assert!(is_hot(&store, &long) && !is_hot(&store, &short));
+        assert!(is_cached(&store, &long) && !is_cached(&store, &short));
         assert!(matches!(
             store.load(&short, NOW).unwrap(),
             Lookup::Missing(Missing::NotFound { .. })
         ));
         let merged = store.commit(&Commit::new(&short, Action::Merge, setting(1), NOW)).unwrap();
         assert!(matches!(merged, Committed::Missing(Missing::NotFound { .. })), "{merged:?}");
-        assert!(is_hot(&store, &long));
+        assert!(is_cached(&store, &long));
     }
 
     #[test]
@@ -373,7 +375,7 @@ mod tests {
         assert!(effects.find(&one).is_some());
         effects.record(Effect::Put(1, two, &record), 1);
         drop(effects);
-        assert!(!is_hot(&store, &one) && !is_hot(&store, &two));
+        assert!(!is_cached(&store, &one) && !is_cached(&store, &two));
         assert!(!record_cache(&store).state().is_committing);
     }
 
@@ -392,7 +394,7 @@ mod tests {
                 frames = other.query_row(log, [], |row| row.get::<_, u32>(1)).unwrap();
             }
             effects.publish(Some(frames));
-            assert_eq!(is_hot(&store, &id_hash), is_ours, "{commits}");
+            assert_eq!(is_cached(&store, &id_hash), is_ours, "{commits}");
         }
     }
 
@@ -401,11 +403,57 @@ mod tests {
         let (_folder, store) = store();
         let (one, two) = (create(&store), create(&store));
         let mut effects = PendingEffects::begin(Some(record_cache(&store)));
-        assert!(is_hot(&store, &one), "nothing has been committed yet");
+        assert!(is_cached(&store, &one), "nothing has been committed yet");
         record_cache(&store).state().valid_for = None;
-        assert!(!is_hot(&store, &one), "what was committed is not carried over yet");
+        assert!(!is_cached(&store, &one), "what was committed is not carried over yet");
         record_cache(&store).state().valid_for = record_cache(&store).wal_index.read();
         effects.publish(None);
-        assert!(is_hot(&store, &one) && is_hot(&store, &two));
+        assert!(is_cached(&store, &one) && is_cached(&store, &two));
+    }
+
+    #[test]
+    fn a_sign_in_and_a_change_of_user_are_cached() {
+        let (_folder, store) = store();
+        let (before, to) = (create(&store), unused_id());
+        let user = UserKey::new("user").unwrap();
+        let new_session = NewSession::new(Lifetime::default().starting(NOW)).unwrap();
+        let sign_in = Action::SignIn { to, user, new_session, join_salt: None };
+        let mut sign_out = Delta::new();
+        sign_out.set_user(None);
+        for (id_hash, action, delta) in
+            [(before, sign_in, setting(1)), (to, Action::Merge, sign_out)]
+        {
+            let done = store.commit(&Commit::new(&id_hash, action, delta, NOW)).unwrap();
+            let Committed::Done { session, .. } = done else { panic!("{done:?}") };
+            assert_eq!(record_cache(&store).find(&to, NOW).unwrap(), session.record);
+            assert!(!is_cached(&store, &before));
+        }
+    }
+
+    #[test]
+    fn a_failed_job_leaves_the_cache_as_it_was() {
+        let (_folder, store) = store();
+        let id_hash = create(&store);
+        let before = record_cache(&store).find(&id_hash, NOW).unwrap();
+        for (kind, is_kept) in [(ErrorKind::Full, true), (ErrorKind::Unexpected, false)] {
+            let failed = store.0.writer.write(CommitMode::Normal, "test", move |tx| {
+                let found = tx.find(id_hash, NOW)?;
+                let Lookup::Live { mut session, at } = found else { panic!("{found:?}") };
+                session.record.revision += 1;
+                tx.update_data(at, &session.record)?;
+                Err::<(), _>(Error::new(kind, "test"))
+            });
+            assert_eq!(failed.unwrap_err().kind(), kind);
+            let found = record_cache(&store).find(&id_hash, NOW).ok();
+            assert_eq!(found, is_kept.then(|| before.clone()), "a cached row was not as expected");
+        }
+    }
+
+    #[test]
+    fn work_on_the_connection_itself_empties_the_cache() {
+        let (_folder, store) = store();
+        let id_hash = create(&store);
+        store.0.writer.write(CommitMode::Normal, "test", |tx| tx.opaque(|_| Ok(()))).unwrap();
+        assert!(!is_cached(&store, &id_hash));
     }
 }
