@@ -31,19 +31,19 @@ pub(super) fn copy(
     source: &Connection,
     to: &Path,
     check: bool,
-    watch: &mut ProgressFn,
+    progress: &mut ProgressFn,
 ) -> Result<ControlFlow<()>> {
     refuse_existing(to, BACKING_UP)?;
     // Only a complete copy gets the name `to`. Until then the copy has a unique name, so that
     // concurrent backups do not write into one file.
     let partial = Partial::beside(to)?;
-    let copied = copy_all(source, &partial.0, watch, BACKING_UP)?;
+    let copied = copy_all(source, &partial.0, progress, BACKING_UP)?;
     if copied.is_break() {
         return Ok(copied);
     }
     if check {
         let connection = Access::whole(&partial.0).connect().map_err(while_doing(BACKING_UP))?;
-        if refuse_damaged(&connection, BACKING_UP, watch)?.is_break() {
+        if refuse_damaged(&connection, BACKING_UP, progress)?.is_break() {
             return Ok(ControlFlow::Break(()));
         }
     }
@@ -116,7 +116,7 @@ fn failed_io(operation: &'static str, source: io::Error) -> Error {
 fn copy_all(
     source: &Connection,
     to: &Path,
-    watch: &mut ProgressFn,
+    progress: &mut ProgressFn,
     operation: &'static str,
 ) -> Result<ControlFlow<()>> {
     let failed = || while_doing(operation);
@@ -126,7 +126,7 @@ fn copy_all(
     // another connection, and never finish under load.
     let snapshot = source.unchecked_transaction().map_err(failed())?;
     snapshot.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).map_err(failed())?;
-    let copied = transfer(&snapshot, &mut target, Duration::ZERO, watch, operation)?;
+    let copied = transfer(&snapshot, &mut target, Duration::ZERO, progress, operation)?;
     target.close().map_err(|(_, source)| while_doing(operation)(source))?;
     Ok(copied)
 }
@@ -136,7 +136,7 @@ fn transfer(
     source: &Connection,
     target: &mut Connection,
     busy_timeout: Duration,
-    watch: &mut ProgressFn,
+    progress: &mut ProgressFn,
     operation: &'static str,
 ) -> Result<ControlFlow<()>> {
     let failed = || while_doing(operation);
@@ -152,12 +152,12 @@ fn transfer(
             StepResult::Busy | StepResult::Locked => thread::sleep(Duration::from_millis(1)),
             _ => {}
         }
-        let progress = backup.progress();
+        let copied = backup.progress();
         let pages = |count: i32| u64::try_from(count).unwrap_or(0);
-        let total = pages(progress.pagecount);
-        let done = total.saturating_sub(pages(progress.remaining));
+        let total = pages(copied.pagecount);
+        let done = total.saturating_sub(pages(copied.remaining));
         // An unfinished backup is rolled back when it is dropped.
-        if watch(Progress { done, total }).is_break() {
+        if progress(Progress { done, total }).is_break() {
             return Ok(ControlFlow::Break(()));
         }
     }
@@ -166,9 +166,9 @@ fn transfer(
 fn refuse_damaged(
     connection: &Connection,
     operation: &'static str,
-    watch: &mut ProgressFn,
+    progress: &mut ProgressFn,
 ) -> Result<ControlFlow<()>> {
-    match admin::check(connection, false, watch, operation)? {
+    match admin::check(connection, false, progress, operation)? {
         ControlFlow::Break(()) => Ok(ControlFlow::Break(())),
         ControlFlow::Continue(problems) => match problems.into_iter().next() {
             None => Ok(ControlFlow::Continue(())),
@@ -192,7 +192,7 @@ pub(super) struct Restore<'r> {
 }
 
 impl Restore<'_> {
-    pub(super) fn run(&self, watch: &mut ProgressFn) -> Result<ControlFlow<(), RestoreReport>> {
+    pub(super) fn run(&self, progress: &mut ProgressFn) -> Result<ControlFlow<(), RestoreReport>> {
         let failed = || while_doing(RESTORING);
         let exists = fs::exists(self.to).map_err(|source| failed_io(RESTORING, source))?;
         let mut target = None;
@@ -227,12 +227,12 @@ impl Restore<'_> {
             let why = format!("the copy has no table {}", self.table.as_str());
             return Err(Error::with_source(ErrorKind::NotSetUp, RESTORING, why));
         }
-        if copy_all(&source, &partial.0, watch, RESTORING)?.is_break() {
+        if copy_all(&source, &partial.0, progress, RESTORING)?.is_break() {
             return Ok(ControlFlow::Break(()));
         }
         drop(source);
         let prepared = Access::whole(&partial.0).connect().map_err(failed())?;
-        if refuse_damaged(&prepared, RESTORING, watch)?.is_break() {
+        if refuse_damaged(&prepared, RESTORING, progress)?.is_break() {
             return Ok(ControlFlow::Break(()));
         }
         let mode: String =
@@ -251,7 +251,7 @@ impl Restore<'_> {
         // Revocations must be durable before they are acknowledged.
         let synced = "PRAGMA synchronous = EXTRA; PRAGMA fullfsync = ON";
         target.execute_batch(synced).map_err(failed())?;
-        let moved = transfer(&prepared, &mut target, self.busy_timeout, watch, RESTORING)?;
+        let moved = transfer(&prepared, &mut target, self.busy_timeout, progress, RESTORING)?;
         Ok(match moved {
             ControlFlow::Continue(()) => ControlFlow::Continue(restored),
             ControlFlow::Break(()) => ControlFlow::Break(()),

@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::stores::sqlite::error::{retry_while_busy, while_doing};
 use crate::stores::sqlite::file::{self, InUse, Opened, Purpose, with_suffix};
-use crate::stores::sqlite::file_identity::Names;
+use crate::stores::sqlite::file_identity::FileIdentity;
 use crate::stores::sqlite::read_pool::{self, Readers};
 use crate::stores::sqlite::record_cache::RecordCache;
 use crate::stores::sqlite::sql::{Sql, TableName};
@@ -201,10 +201,10 @@ impl SqliteStoreBuilder {
             .map_err(while_doing("read a setting of the database"))?;
         let wal = mode.eq_ignore_ascii_case("wal");
         let files = file.iter().flat_map(|(_, path)| {
-            // Under a rollback journal there is no log, and `Names` ignores it.
+            // Under a rollback journal there is no log, and a missing file is ignored.
             [path.clone(), with_suffix(path, "-wal")]
         });
-        let names = Arc::new(Names::of(files.collect(), self.events.clone()));
+        let file_identity = Arc::new(FileIdentity::of(files.collect(), self.events.clone()));
         let log = Log::new(page_size, self.checkpoints, self.events.clone());
         let record_cache = match &file {
             Some((_, path)) if wal && self.cache_bytes > 0 && !self.read_only => {
@@ -218,14 +218,14 @@ impl SqliteStoreBuilder {
             busy_timeout,
             full,
             log,
-            names: names.clone(),
+            file_identity: file_identity.clone(),
             record_cache: record_cache.clone(),
         };
         let writer = Arc::new(Writer::new(connection, wal, settings));
         let (readers, name) = match &file {
             None => (Readers::Writer(writer.clone()), "a database in memory".to_owned()),
             Some((access, path)) => {
-                let readers = Readers::pool(access, names, self.readers, self.busy_timeout);
+                let readers = Readers::pool(access, file_identity, self.readers, self.busy_timeout);
                 (readers, format!("table {} in {}", table.as_str(), path.display()))
             }
         };

@@ -17,7 +17,7 @@ use crate::event::{Event, Events};
 /// An open file can still be written after it was deleted or replaced, but acknowledged commits are
 /// lost when it is closed. SQLite itself checks for this only under a rollback journal.
 #[derive(Debug)]
-pub(super) struct Names {
+pub(super) struct FileIdentity {
     files: Vec<(PathBuf, u64)>,
     /// The folder of the files. It changes with every name in it, and reading its timestamps takes
     /// a fifth of the time of looking the names up.
@@ -52,14 +52,14 @@ const TICK: Duration = Duration::from_secs(1);
 /// moved.
 const RECHECK: Duration = Duration::from_secs(1);
 
-impl Names {
+impl FileIdentity {
     /// Records the inode numbers of these files. Files that do not exist are ignored.
     pub(super) fn of(paths: Vec<PathBuf>, events: Events) -> Self {
         let known = |path: PathBuf| Some((fs::metadata(&path).ok()?.ino(), path));
         let folder = paths.first().and_then(|path| File::open(path.parent()?).ok());
         let files = paths.into_iter().filter_map(known).map(|(number, path)| (path, number));
         let (files, reported) = (files.collect(), AtomicBool::new(false));
-        Names { files, folder, last_check: Mutex::default(), events, reported }
+        FileIdentity { files, folder, last_check: Mutex::default(), events, reported }
     }
 
     fn stamps(&self) -> Option<Stamps> {

@@ -1,7 +1,7 @@
-//! Sessions in a SQLite file: durable, shared by threads and processes, nothing else to run.
+//! Sessions in a SQLite file: durable, shared by threads and processes, without a server.
 //!
-//! The file may be the application's own database. Only the tables of the chosen name, and the
-//! history `cloakroom_migrations`, are ever touched in it.
+//! The file may be the application's own database. The store accesses only the tables of the chosen
+//! name, and the history of migrations `cloakroom_migrations`.
 
 mod admin;
 mod backup;
@@ -50,18 +50,19 @@ pub use builder::SqliteStoreBuilder;
 pub use inspect::{DataSizes, ScanReport, SessionDetails};
 pub use rusqlite;
 
-/// What of an acknowledged change survives a power cut.
+/// Which acknowledged changes survive a power loss.
 ///
-/// Whatever is chosen, everything acknowledged survives the death of the process, and everything
-/// that ends a session (destroying, revoking, renewing, signing in) is on the disk before it is
-/// acknowledged.
+/// In either case all acknowledged changes survive a crash of the process, and changes that end a
+/// session or replace an id (destroying, revoking, renewing, signing in) are on the disk before they
+/// are acknowledged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Durability {
     /// The newest ordinary changes may be lost, whole transactions at a time.
     #[default]
     Normal,
-    /// Everything acknowledged survives. A lone change takes several times as long.
+    /// All acknowledged changes survive. A change without others at the same time takes several times
+    /// as long.
     Full,
 }
 
@@ -69,24 +70,25 @@ pub enum Durability {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Journal {
-    /// A write-ahead log: readers and the writer do not wait for each other. The setting stays
-    /// with the file.
+    /// A write-ahead log: readers and the writer do not wait for each other. SQLite stores the
+    /// setting in the file.
     #[default]
     Wal,
-    /// As the file is now, for a host that needs it so. Under a rollback journal reads wait for
-    /// commits, and commits for reads: a long read, such as a backup, makes changes
+    /// The present mode of the file. Under a rollback journal reads wait for commits, and commits for
+    /// reads: during a long read, such as a backup, changes fail with
     /// [`Busy`](crate::ErrorKind::Busy).
     Keep,
 }
 
-/// Sessions in a SQLite database. Cloning gives another handle to the same store.
+/// Sessions in a SQLite database. A clone refers to the same store.
 ///
-/// The newest commit is visible to every later load, in this process and in others. Reads go on
-/// while a change is written. Changes of many threads are committed in groups.
+/// The newest commit is visible to every later load, in this process and in others. Writes do not
+/// block reads. Changes of several threads are committed in groups.
 ///
-/// It belongs to the process in which it was opened. In one that was forked from that every call is
-/// [`Unavailable`](crate::ErrorKind::Unavailable), and so is opening the same file. To open another
-/// one there can wait for ever for a thread that was left behind: fork first.
+/// A store belongs to the process that opened it. In a process forked from that, every call fails
+/// with [`Unavailable`](crate::ErrorKind::Unavailable), and so does opening the same file; opening
+/// another file there can block for ever, because a lock may belong to a thread that the fork did
+/// not copy. Fork before opening a store.
 ///
 /// ```
 /// # fn main() -> Result<(), cloakroom::Error> {
@@ -111,18 +113,18 @@ struct Shared {
     readers: Readers,
     events: Events,
     busy_timeout: Duration,
-    /// Sessions that need not be read from the database. Here to be let go of when the connections
-    /// are closed.
+    /// Declared after the connections, so that they are closed before it is dropped.
     record_cache: Option<Arc<RecordCache>>,
-    /// Last, for the same reason.
+    /// Declared last, for the same reason.
     _in_use: Option<InUse>,
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
         if !self.writer.process().is_current() {
-            // To close a connection in a forked process can roll back what is under way in the
-            // other one; and it takes locks of SQLite's, which nobody may be there to release.
+            // Closing a connection in a forked process can roll back a transaction of the other
+            // process. It also takes locks of SQLite, which a thread that the fork did not copy may
+            // hold.
             mem::forget((self.writer.clone(), self.readers.clone()));
         }
     }
@@ -137,8 +139,8 @@ impl Debug for Shared {
 }
 
 impl SqliteStore {
-    /// Opens the database at `path` with all defaults, and creates file and tables if needed. A
-    /// new file can be read by its owner only.
+    /// Opens the database at `path` with the default settings. Creates the file, readable by its
+    /// owner only, and the tables if they do not exist.
     ///
     /// # Errors
     /// As [`SqliteStoreBuilder::open`].
@@ -146,8 +148,8 @@ impl SqliteStore {
         SqliteStore::builder(path).open()
     }
 
-    /// Opens a new database in memory, which ends with the last clone of the store. It has one
-    /// connection: reads wait for writes, however long those take.
+    /// Opens a new database in memory, which is deleted with the last clone of the store. It has one
+    /// connection, so that reads wait for writes without a limit in time.
     ///
     /// # Errors
     /// As [`SqliteStoreBuilder::open`].
@@ -155,24 +157,24 @@ impl SqliteStore {
         SqliteStore::builder_in_memory().open()
     }
 
-    /// Starts with the default settings for a new database in memory. Readers, journal and
-    /// durability do not matter there.
+    /// The default settings for a new database in memory. Readers, journal and durability have no
+    /// effect there.
     pub fn builder_in_memory() -> SqliteStoreBuilder {
         SqliteStoreBuilder::memory()
     }
 
-    /// Starts with the default settings for the database at `path`.
+    /// The default settings for the database at `path`.
     pub fn builder(path: impl AsRef<Path>) -> SqliteStoreBuilder {
         SqliteStoreBuilder::file(path.as_ref())
     }
 
-    /// The file; `None` for a database in memory.
+    /// The path of the file; `None` for a database in memory.
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
         self.0.file.as_ref().map(|(_, path)| path.as_path())
     }
 
-    /// The sessions table.
+    /// The name of the sessions table.
     #[must_use]
     pub fn table(&self) -> &str {
         self.0.table.as_str()

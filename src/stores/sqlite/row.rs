@@ -269,34 +269,6 @@ pub(super) fn times(
     connection.prepare_cached(&sql.times_by_replaced_key)?.query_row(params, times).optional()
 }
 
-/// Whether a session has this id, or had it and still remembers it.
-pub(super) fn is_taken(
-    connection: &Connection,
-    sql: &Sql,
-    id_hash: &SessionIdHash,
-) -> rusqlite::Result<bool> {
-    let mut statement = connection.prepare_cached(&sql.is_taken)?;
-    let taken = statement.query_row([id_hash.as_bytes()], |_| Ok(())).optional()?;
-    Ok(taken.is_some())
-}
-
-/// The user's live sessions in a realm but the one in row `except`, ordered by sign-in time, the
-/// earliest first.
-pub(super) fn by_sign_in(
-    connection: &Connection,
-    sql: &Sql,
-    (user, realm): (&UserKey, &Realm),
-    except: Option<i64>,
-    now: Timestamp,
-) -> rusqlite::Result<Vec<(i64, SessionIdHash)>> {
-    let mut statement = connection.prepare_cached(&sql.by_sign_in)?;
-    // No row has the id -1: SQLite assigns row ids from 1 upwards.
-    let columns = params![user.as_str(), now.as_millis(), except.unwrap_or(-1), realm.as_str()];
-    let rows = statement
-        .query_map(columns, |row| Ok((row.get(0)?, SessionIdHash::from_bytes(row.get(1)?))))?;
-    rows.collect()
-}
-
 /// The number of sessions that are live at `now`.
 pub(super) fn count_live(
     connection: &Connection,
@@ -317,15 +289,6 @@ pub(super) fn count_live_of(
     let params = params![now.as_millis(), realm.as_str()];
     let live: i64 = connection.query_row(&sql.count_live_of, params, |row| row.get(0))?;
     Ok(u64::try_from(live).unwrap_or(0))
-}
-
-/// Whether another realm has sessions, expired ones included.
-pub(super) fn has_other_realms(
-    connection: &Connection,
-    sql: &Sql,
-    realm: &Realm,
-) -> rusqlite::Result<bool> {
-    connection.query_row(&sql.has_other_realms, [realm.as_str()], |row| row.get(0))
 }
 
 /// The epoch, which rises when all sessions end.

@@ -81,7 +81,7 @@ pub(super) struct Sql {
     pub(super) list_expired: String,
     pub(super) list_ended_among: String,
     pub(super) by_handle_of_user: String,
-    pub(super) by_handle_of_nobody: String,
+    pub(super) by_handle_of_anonymous: String,
     pub(super) by_id: String,
     pub(super) after_id: String,
     pub(super) revoke: WriteStatement,
@@ -91,8 +91,8 @@ pub(super) struct Sql {
     pub(super) count_with_user: String,
     pub(super) count_live_with_user: String,
     pub(super) count_expired_with_user: String,
-    pub(super) count_by_place: String,
-    pub(super) place: String,
+    pub(super) count_by_period: String,
+    pub(super) first_from: String,
     pub(super) ends: String,
     pub(super) size_at: String,
     pub(super) live_ends: String,
@@ -203,7 +203,7 @@ impl Sql {
             by_handle_of_user: format!(
                 "SELECT {SUMMARY} FROM {t} WHERE handle = ?1 AND user_key IS NOT NULL"
             ),
-            by_handle_of_nobody: format!(
+            by_handle_of_anonymous: format!(
                 "SELECT {SUMMARY} FROM {t} WHERE handle = ?1 AND user_key IS NULL"
             ),
             by_id: format!("SELECT {COLUMNS} FROM {t} WHERE id = ?1"),
@@ -220,8 +220,8 @@ impl Sql {
             count_expired_with_user: format!(
                 "SELECT count(*) FROM {t} WHERE +user_key IS NOT NULL AND deadline <= ?1"
             ),
-            count_by_place: format!("SELECT count(*){{counts}} FROM {t} WHERE deadline > ?1"),
-            place: format!("SELECT id, created FROM {t} WHERE id >= ?1 ORDER BY id LIMIT 1"),
+            count_by_period: format!("SELECT count(*){{counts}} FROM {t} WHERE deadline > ?1"),
+            first_from: format!("SELECT id, created FROM {t} WHERE id >= ?1 ORDER BY id LIMIT 1"),
             ends: format!("SELECT (SELECT min(id) FROM {t}), (SELECT max(id) FROM {t})"),
             size_at: format!(
                 "SELECT id, length(CAST(data AS BLOB)) FROM {t} WHERE id >= ?1 ORDER BY id LIMIT 1"

@@ -14,7 +14,7 @@ use crate::stores::sqlite::record_cache::{CachedSession, RecordCache};
 
 /// What a statement that was executed has done to the sessions.
 #[derive(Debug)]
-pub(in crate::stores::sqlite) enum Effect<'e> {
+pub(crate) enum Effect<'e> {
     /// The session in this row has this id and record now, and the deadline column agrees.
     Put(i64, SessionIdHash, &'e Record),
     /// The session's last activity has changed, and its deadline accordingly.
@@ -32,7 +32,7 @@ pub(in crate::stores::sqlite) enum Effect<'e> {
 impl Effect<'_> {
     /// Whether the statement must have changed exactly one row, because it names a row that was
     /// found before in the same transaction.
-    pub(in crate::stores::sqlite) fn is_of_one_row(&self) -> bool {
+    pub(crate) fn is_of_one_row(&self) -> bool {
         matches!(self, Effect::Put(..) | Effect::Seen(..) | Effect::Removed(_))
     }
 }
@@ -46,7 +46,7 @@ enum Change {
 }
 
 #[derive(Debug)]
-pub(in crate::stores::sqlite) struct PendingEffects<'c> {
+pub(crate) struct PendingEffects<'c> {
     /// The cache, and the header before the transaction; `None` without a cache, and at the end.
     cache: Option<(&'c RecordCache, Option<Header>)>,
     /// Whether any session may have changed.
@@ -61,20 +61,20 @@ pub(in crate::stores::sqlite) struct PendingEffects<'c> {
 
 /// A savepoint: the effects recorded before.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::stores::sqlite) struct Mark {
+pub(crate) struct Mark {
     changes: usize,
     rows: u64,
 }
 
 impl<'c> PendingEffects<'c> {
     /// Starts recording. The caller must hold the write lock of the database.
-    pub(in crate::stores::sqlite) fn begin(cache: Option<&'c RecordCache>) -> Self {
+    pub(crate) fn begin(cache: Option<&'c RecordCache>) -> Self {
         let cache = cache.filter(|cache| !cache.is_disabled()).map(|cache| (cache, cache.begin()));
         PendingEffects { cache, is_unknown: false, changes: Vec::new(), expired: None, rows: 0 }
     }
 
     /// Returns the session as this transaction would read it; `None` if it must query the database.
-    pub(in crate::stores::sqlite) fn find(&self, id_hash: &SessionIdHash) -> Option<CachedSession> {
+    pub(crate) fn find(&self, id_hash: &SessionIdHash) -> Option<CachedSession> {
         let (cache, _) = self.cache?;
         if self.is_unknown || self.changes.iter().any(|(changed, _)| changed == id_hash) {
             return None;
@@ -84,7 +84,7 @@ impl<'c> PendingEffects<'c> {
     }
 
     /// Records the effect of a statement that changed `rows` rows.
-    pub(in crate::stores::sqlite) fn record(&mut self, effect: Effect<'_>, rows: usize) {
+    pub(crate) fn record(&mut self, effect: Effect<'_>, rows: usize) {
         if self.cache.is_none() {
             return;
         }
@@ -102,26 +102,26 @@ impl<'c> PendingEffects<'c> {
         }
     }
 
-    pub(in crate::stores::sqlite) fn mark(&self) -> Mark {
+    pub(crate) fn mark(&self) -> Mark {
         Mark { changes: self.changes.len(), rows: self.rows }
     }
 
     /// Compares the number of rows that SQLite has counted since `mark` with the number explained.
     /// If they differ, a trigger has changed other rows, and any session may have changed.
-    pub(in crate::stores::sqlite) fn compare(&mut self, mark: Mark, rows: u64) {
+    pub(crate) fn compare(&mut self, mark: Mark, rows: u64) {
         self.is_unknown |= self.rows.saturating_sub(mark.rows) != rows;
     }
 
     /// Discards the effects since `mark`. The time of a sweep and [`Effect::Unknown`] stay, which
     /// costs only additional queries.
-    pub(in crate::stores::sqlite) fn undo(&mut self, mark: Mark) {
+    pub(crate) fn undo(&mut self, mark: Mark) {
         self.changes.truncate(mark.changes);
         self.rows = mark.rows;
     }
 
     /// Applies the effects to the cache after a commit, before the commit is acknowledged. `frames`
     /// is the number of frames in the log that SQLite has reported, `None` if it wrote none.
-    pub(in crate::stores::sqlite) fn publish(&mut self, frames: Option<u32>) {
+    pub(crate) fn publish(&mut self, frames: Option<u32>) {
         let Some((cache, before)) = self.cache.take() else { return };
         let mut _removed = None;
         let mut state = cache.state();

@@ -1,5 +1,9 @@
 //! Reads the header of SQLite's wal-index, the memory shared by all processes that have the
-//! database open. The header changes with every commit of any process.
+//! database open.
+//!
+//! Invariants: equal headers mean the same state of the database, because the header changes with
+//! every commit of any process. A file is opened at most once per process, and not closed while it
+//! has a name or a user.
 //!
 //! The layout is SQLite's "WAL-index header" (<https://www.sqlite.org/walformat.html>, section
 //! 2.1): two copies of 48 bytes each, in native byte order; writers write the second copy first.

@@ -12,7 +12,7 @@ use crate::sync::{Condvar, Mutex, MutexGuard, instant, spin_until};
 
 /// How a job is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::stores::sqlite) enum CommitMode {
+pub(crate) enum CommitMode {
     /// In a group, as durable as the store is.
     Normal,
     /// In a group that is synced to the disk before any of its jobs is answered.

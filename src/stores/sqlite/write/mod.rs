@@ -19,7 +19,7 @@ use rusqlite::Connection;
 
 use crate::error::{Error, Result};
 use crate::process::Process;
-use crate::stores::sqlite::file_identity::Names;
+use crate::stores::sqlite::file_identity::FileIdentity;
 use crate::stores::sqlite::record_cache::RecordCache;
 use crate::stores::sqlite::sql::Sql;
 use crate::stores::sqlite::wal::Log;
@@ -46,7 +46,7 @@ pub(super) struct WriterSettings {
     /// Whether every group is synced.
     pub(super) full: bool,
     pub(super) log: Log,
-    pub(super) names: Arc<Names>,
+    pub(super) file_identity: Arc<FileIdentity>,
     pub(super) record_cache: Option<Arc<RecordCache>>,
 }
 
@@ -156,7 +156,7 @@ impl Writer {
         self.take_turn(&Arc::new(Job::new(CommitMode::Exclusive, operation, turn)), deadline)?;
         let _leader = Leader { writer: self, operation, group: Vec::new(), failure: None };
         let write_connection = lock(&self.write_connection);
-        self.settings.names.check()?;
+        self.settings.file_identity.check()?;
         work(write_connection.idle()?)
     }
 
@@ -226,11 +226,11 @@ impl Writer {
         leader: &mut Leader<'_>,
         deadline: Instant,
     ) -> Result<Option<u32>> {
-        let WriterSettings { sql, full, names, record_cache, .. } = &self.settings;
+        let WriterSettings { sql, full, file_identity, record_cache, .. } = &self.settings;
         let is_synced = *full || self.needs_sync(&leader.group);
         match is_synced {
-            true => names.check()?,
-            false => names.check_if_changed()?,
+            true => file_identity.check()?,
+            false => file_identity.check_if_changed()?,
         }
         let operation = leader.operation;
         let connection = write_connection.idle_with_sync(is_synced, operation, deadline)?;
@@ -303,10 +303,16 @@ mod tests {
         let set_up = format!("PRAGMA journal_mode = {journal}; CREATE TABLE t (n)");
         connection.execute_batch(&set_up).unwrap();
         let log = Log::new(4096, true, Events::default());
-        let names = Arc::new(Names::of(vec![], Events::default()));
+        let file_identity = Arc::new(FileIdentity::of(vec![], Events::default()));
         let sql = Arc::new(Sql::new(&TableName::new("t").unwrap()));
-        let settings =
-            WriterSettings { sql, busy_timeout, full: false, log, names, record_cache: None };
+        let settings = WriterSettings {
+            sql,
+            busy_timeout,
+            full: false,
+            log,
+            file_identity,
+            record_cache: None,
+        };
         let writer = Arc::new(Writer::new(connection, journal == "WAL", settings));
         Bench { writer, other: open(), folder }
     }

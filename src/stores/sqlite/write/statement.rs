@@ -3,10 +3,10 @@
 /// A statement that writes. Only [`WriteTx`](super::WriteTx) can read its text, so nothing else
 /// executes it.
 #[derive(Debug)]
-pub(in crate::stores::sqlite) struct WriteStatement(pub(super) String);
+pub(crate) struct WriteStatement(pub(super) String);
 
 impl WriteStatement {
-    pub(in crate::stores::sqlite) fn new(sql: String) -> Self {
+    pub(crate) fn new(sql: String) -> Self {
         WriteStatement(sql)
     }
 }

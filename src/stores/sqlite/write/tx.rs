@@ -6,7 +6,7 @@ use std::mem;
 use std::time::Instant;
 
 use rusqlite::types::Value as Column;
-use rusqlite::{Connection, Params, ToSql, params, params_from_iter};
+use rusqlite::{Connection, Params, Row, ToSql, params, params_from_iter};
 
 use crate::backend::{IdChange, LiveSession, Lookup, Missing, ReplacedBy, ReplacedId};
 use crate::clock::Timestamp;
@@ -23,7 +23,7 @@ use crate::stores::sqlite::write::statement::WriteStatement;
 /// An open write transaction.
 ///
 /// Dropping it rolls back and empties the record cache.
-pub(in crate::stores::sqlite) struct WriteTx<'c> {
+pub(crate) struct WriteTx<'c> {
     connection: &'c Connection,
     sql: &'c Sql,
     effects: PendingEffects<'c>,
@@ -35,7 +35,7 @@ pub(in crate::stores::sqlite) struct WriteTx<'c> {
 
 impl<'c> WriteTx<'c> {
     /// Begins a transaction, and waits until the deadline for the write lock.
-    pub(in crate::stores::sqlite) fn begin(
+    pub(crate) fn begin(
         connection: &'c Connection,
         sql: &'c Sql,
         record_cache: Option<&'c RecordCache>,
@@ -89,7 +89,7 @@ impl<'c> WriteTx<'c> {
 
     /// Commits, and then applies the effects to the record cache. Returns the number of frames in
     /// the log, `None` if the transaction wrote none.
-    pub(in crate::stores::sqlite) fn commit(mut self, deadline: Instant) -> Result<Option<u32>> {
+    pub(crate) fn commit(mut self, deadline: Instant) -> Result<Option<u32>> {
         let frames = match self.connection.is_autocommit() {
             false => wal::commit(self.connection, deadline).map_err(self.failed())?,
             true if self.is_undone => None,
@@ -130,10 +130,7 @@ impl<'c> WriteTx<'c> {
     }
 
     /// Runs work on the connection itself, after which any session may have changed.
-    pub(in crate::stores::sqlite) fn opaque<T>(
-        &mut self,
-        work: impl FnOnce(&Connection) -> Result<T>,
-    ) -> Result<T> {
+    pub(crate) fn opaque<T>(&mut self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
         self.effects.record(Effect::Unknown, 0);
         work(self.connection)
     }
@@ -155,11 +152,7 @@ fn execute_cached(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
 /// Reads within the transaction.
 impl WriteTx<'_> {
     /// Looks `id_hash` up at `now`, as a current or as a replaced id.
-    pub(in crate::stores::sqlite) fn find(
-        &self,
-        id_hash: SessionIdHash,
-        now: Timestamp,
-    ) -> Result<Lookup<FoundRow>> {
+    pub(crate) fn find(&self, id_hash: SessionIdHash, now: Timestamp) -> Result<Lookup<FoundRow>> {
         let Some(CachedSession { id, record }) = self.effects.find(&id_hash) else {
             return row::find(self.connection, self.sql, &id_hash, now);
         };
@@ -172,27 +165,38 @@ impl WriteTx<'_> {
     }
 
     /// Whether `id_hash` is the id of a session, or a remembered replaced id.
-    pub(in crate::stores::sqlite) fn is_taken(&self, id_hash: &SessionIdHash) -> Result<bool> {
-        row::is_taken(self.connection, self.sql, id_hash).map_err(self.failed())
+    pub(crate) fn is_taken(&self, id_hash: &SessionIdHash) -> Result<bool> {
+        self.connection
+            .prepare_cached(&self.sql.is_taken)
+            .and_then(|mut statement| statement.exists([id_hash.as_bytes()]))
+            .map_err(self.failed())
     }
 
-    /// As [`row::by_sign_in`].
-    pub(in crate::stores::sqlite) fn by_sign_in(
+    /// The row ids and ids of the user's live sessions in a realm except the one in row `except`,
+    /// ordered by sign-in time, the earliest first.
+    pub(crate) fn by_sign_in(
         &self,
         user: &UserKey,
         realm: &Realm,
         except: Option<i64>,
         now: Timestamp,
     ) -> Result<Vec<(i64, SessionIdHash)>> {
-        row::by_sign_in(self.connection, self.sql, (user, realm), except, now)
-            .map_err(self.failed())
+        let query = || -> rusqlite::Result<Vec<_>> {
+            let mut statement = self.connection.prepare_cached(&self.sql.by_sign_in)?;
+            // No row has the id -1: SQLite assigns row ids from 1 upwards.
+            let except = except.unwrap_or(-1);
+            let params = params![user.as_str(), now.as_millis(), except, realm.as_str()];
+            let ids = |row: &Row<'_>| Ok((row.get(0)?, SessionIdHash::from_bytes(row.get(1)?)));
+            statement.query_map(params, ids)?.collect()
+        };
+        query().map_err(self.failed())
     }
 }
 
 /// Changes of single sessions.
 impl WriteTx<'_> {
     /// Inserts a session, and returns its row id.
-    pub(in crate::stores::sqlite) fn insert(&mut self, session: &LiveSession) -> Result<i64> {
+    pub(crate) fn insert(&mut self, session: &LiveSession) -> Result<i64> {
         let LiveSession { record, id_hash } = session;
         let more: &[&dyn ToSql] =
             params![id_hash.as_bytes(), record.public_id.as_bytes(), record.created.as_millis()];
@@ -202,7 +206,7 @@ impl WriteTx<'_> {
     }
 
     /// Writes all columns that a sign-in can change: all but the ids and the creation time.
-    pub(in crate::stores::sqlite) fn update_all(
+    pub(crate) fn update_all(
         &mut self,
         id: i64,
         LiveSession { record, id_hash }: &LiveSession,
@@ -242,11 +246,7 @@ impl WriteTx<'_> {
     }
 
     /// Writes the columns that a merge changes: the data, and the activity if it changed.
-    pub(in crate::stores::sqlite) fn update_data(
-        &mut self,
-        at: FoundRow,
-        record: &Record,
-    ) -> Result<()> {
+    pub(crate) fn update_data(&mut self, at: FoundRow, record: &Record) -> Result<()> {
         let (revision, data) = (row::revision_column(record), record.data.as_json());
         let put = Effect::Put(at.id, at.id_hash, record);
         let rows = if record.seen == at.seen {
@@ -262,7 +262,7 @@ impl WriteTx<'_> {
     }
 
     /// Writes the last activity and the deadline that follows from it.
-    pub(in crate::stores::sqlite) fn update_seen(
+    pub(crate) fn update_seen(
         &mut self,
         id: i64,
         id_hash: SessionIdHash,
@@ -274,7 +274,7 @@ impl WriteTx<'_> {
     }
 
     /// Records activity if the session is live and the touch is newer than its last one.
-    pub(in crate::stores::sqlite) fn touch(
+    pub(crate) fn touch(
         &mut self,
         id_hash: SessionIdHash,
         touch: Touch,
@@ -297,17 +297,13 @@ impl WriteTx<'_> {
         }
     }
 
-    pub(in crate::stores::sqlite) fn delete(
-        &mut self,
-        id: i64,
-        id_hash: SessionIdHash,
-    ) -> Result<()> {
+    pub(crate) fn delete(&mut self, id: i64, id_hash: SessionIdHash) -> Result<()> {
         self.execute(&self.sql.delete, [id], |_| Effect::Removed(id_hash)).map(drop)
     }
 
     /// Changes the id of a session, and remembers the previous id and, if it differs, the one
     /// presented.
-    pub(in crate::stores::sqlite) fn change_id(
+    pub(crate) fn change_id(
         &mut self,
         at: FoundRow,
         IdChange { left, presented }: &IdChange,
@@ -325,7 +321,7 @@ impl WriteTx<'_> {
     }
 
     /// Remembers a replaced id of a session in place of what is remembered of it.
-    pub(in crate::stores::sqlite) fn remember_anew(
+    pub(crate) fn remember_anew(
         &mut self,
         session: i64,
         public_id: &PublicId,
@@ -373,7 +369,7 @@ impl WriteTx<'_> {
 /// Changes of many sessions.
 impl WriteTx<'_> {
     /// Deletes the user's expired sessions in a realm.
-    pub(in crate::stores::sqlite) fn delete_expired_of(
+    pub(crate) fn delete_expired_of(
         &mut self,
         user: &UserKey,
         realm: &Realm,
@@ -385,7 +381,7 @@ impl WriteTx<'_> {
 
     /// Deletes at most `limit` expired sessions, and as many outdated replaced ids. Returns the
     /// number of sessions.
-    pub(in crate::stores::sqlite) fn sweep(&mut self, now: Timestamp, limit: i64) -> Result<usize> {
+    pub(crate) fn sweep(&mut self, now: Timestamp, limit: i64) -> Result<usize> {
         let params = [now.as_millis(), limit];
         let removed = self.execute(&self.sql.sweep, params, |_| Effect::Expired(now))?;
         self.forget_replaced(now, limit)?;
@@ -394,7 +390,7 @@ impl WriteTx<'_> {
 
     /// Deletes the sessions that match a condition, whose parameters are `args` from `?3` on,
     /// except the one with the public id `except`. Returns the ids of those that were live.
-    pub(in crate::stores::sqlite) fn revoke(
+    pub(crate) fn revoke(
         &mut self,
         condition: &str,
         args: Vec<Column>,
@@ -420,7 +416,7 @@ impl WriteTx<'_> {
 
     /// Deletes all sessions and replaced ids, and raises the epoch. Returns how many sessions were
     /// live at `now`.
-    pub(in crate::stores::sqlite) fn delete_all(&mut self, now: Timestamp) -> Result<u64> {
+    pub(crate) fn delete_all(&mut self, now: Timestamp) -> Result<u64> {
         let live = row::count_live(self.connection, self.sql, now).map_err(self.failed())?;
         self.execute(&self.sql.delete_all, [], |_| Effect::Unknown)?;
         self.execute(&self.sql.delete_all_replaced, [], |_| Effect::NoSession)?;
@@ -429,13 +425,13 @@ impl WriteTx<'_> {
     }
 
     /// Deletes all sessions of a realm, and raises the epoch. Returns how many were live at `now`.
-    pub(in crate::stores::sqlite) fn delete_all_of(
-        &mut self,
-        realm: &Realm,
-        now: Timestamp,
-    ) -> Result<u64> {
-        // Without a condition SQLite drops whole pages, a thousand times as fast.
-        if !row::has_other_realms(self.connection, self.sql, realm).map_err(self.failed())? {
+    pub(crate) fn delete_all_of(&mut self, realm: &Realm, now: Timestamp) -> Result<u64> {
+        let has_others: bool = self
+            .connection
+            .query_row(&self.sql.has_other_realms, [realm.as_str()], |row| row.get(0))
+            .map_err(self.failed())?;
+        if !has_others {
+            // Without a condition SQLite drops whole pages, a thousand times as fast.
             return self.delete_all(now);
         }
         let live =
@@ -446,7 +442,7 @@ impl WriteTx<'_> {
     }
 
     /// Raises the epoch above its value and above `seen`.
-    pub(in crate::stores::sqlite) fn raise_epoch_above(&mut self, seen: i64) -> Result<()> {
+    pub(crate) fn raise_epoch_above(&mut self, seen: i64) -> Result<()> {
         let own = row::epoch(self.connection, self.sql).map_err(self.failed())?;
         let above = own.max(seen).saturating_add(1).to_string();
         self.execute(&self.sql.set_epoch, [above], |_| Effect::NoSession).map(drop)
