@@ -22,7 +22,7 @@ pub(crate) enum CommitMode {
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A panic can leave a transaction open; the next one begins with its rollback.
+    // A panic can leave a transaction open; `WriteConnection::idle` rolls it back.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -139,7 +139,7 @@ impl<'c> WriteTx<'c> {
 impl Drop for WriteTx<'_> {
     fn drop(&mut self) {
         if !self.connection.is_autocommit() {
-            // If even this fails, the next transaction on the write connection begins with it.
+            // If this fails too, `WriteConnection::idle` repeats it before the next use.
             let _ = self.connection.execute_batch("ROLLBACK");
         }
     }
@@ -215,8 +215,7 @@ impl WriteTx<'_> {
         self.write_record(&self.sql.update_all, record, params![id], effect)
     }
 
-    /// Executes a statement whose first parameters are the columns of
-    /// [`RECORD`](crate::stores::sqlite::sql::RECORD).
+    /// Executes a statement whose first parameters are the columns of `sql::RECORD`.
     fn write_record<'e>(
         &mut self,
         statement: &WriteStatement,
