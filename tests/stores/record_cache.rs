@@ -296,6 +296,30 @@ fn a_late_request_does_not_find_what_a_sign_in_has_removed_as_expired() {
 }
 
 #[test]
+fn sessions_that_all_end_at_once_are_not_found_any_more() {
+    for way in 0..4 {
+        let folder = Folder::in_memory();
+        let store = SqliteStore::open(folder.database()).unwrap();
+        let mut in_realm = new_session();
+        in_realm.realm = Realm::new("other").unwrap();
+        let commit = Commit::new(&new_key(), Action::Create(in_realm), Delta::new(), NOW);
+        store.commit(&commit).unwrap();
+        let id_hash = create(&store, &setting("n", 1)).unwrap();
+        assert!(live(&store, &id_hash).unwrap().is_some());
+        let index = store.index().unwrap();
+        match way {
+            0 => index.revoke_everyone(None, NOW).map(drop),
+            1 => index.revoke_everyone(Some(&Realm::default()), NOW).map(drop),
+            2 => store.admin().clear().map(drop),
+            _ => store.admin().drop_tables(),
+        }
+        .unwrap();
+        let found = store.load(&id_hash, NOW);
+        assert!(!matches!(found, Ok(Lookup::Live { .. })), "{way}: {found:?}");
+    }
+}
+
+#[test]
 fn what_a_trigger_of_the_host_changes_is_not_found_as_it_was() {
     let folder = Folder::in_memory();
     let store = SqliteStore::open(folder.database()).unwrap();

@@ -1,5 +1,5 @@
-//! An operator's calls on the database: set-up, information, checks, compaction, copies, sweeps.
-//! `inspect` has those that read sessions, `backup` the work of copying.
+//! Operators' calls on the database: setup, information, checks, compaction, copies, sweeps.
+//! `inspect` has the calls that read sessions; `backup` makes and restores copies.
 
 use std::fs;
 use std::num::NonZeroUsize;
@@ -16,56 +16,56 @@ use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::stores::sqlite::backup::{self, BACKING_UP, Restore};
 use crate::stores::sqlite::builder::SqliteStoreBuilder;
-use crate::stores::sqlite::error::{self, SqliteError, while_doing};
+use crate::stores::sqlite::error::{self, SqliteError, retry_while_busy, while_doing};
 use crate::stores::sqlite::file::{Access, Opened, Purpose, with_suffix};
 use crate::stores::sqlite::sql::{HISTORY, Sql, TableName};
-use crate::stores::sqlite::write::{CommitMode, patiently};
-use crate::stores::sqlite::{Journal, LOG, SqliteStore, delete_all, migrate, wal};
+use crate::stores::sqlite::write::CommitMode;
+use crate::stores::sqlite::{CHECKPOINT, Journal, Shared, SqliteStore, migrate, wal};
 
-/// How far a long call is.
+/// The progress of a long call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
-    /// Pages or rows that are done.
+    /// The number of pages or rows done.
     pub done: u64,
-    /// Pages or rows in all; 0 where the number is not known.
+    /// The total number of pages or rows; 0 if unknown.
     pub total: u64,
 }
 
-/// A callback that a long call runs now and then. [`ControlFlow::Break`] ends the call early.
+/// A callback that a long call runs repeatedly. [`ControlFlow::Break`] cancels the call.
 pub type ProgressFn = Box<dyn FnMut(Progress) -> ControlFlow<()> + Send>;
 
-/// A database file and our tables in it.
+/// The properties of a database file and of the store's tables in it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct DatabaseInfo {
-    /// The file.
+    /// The path of the file.
     pub path: PathBuf,
-    /// Its size in bytes.
+    /// The size of the file in bytes.
     pub bytes: u64,
-    /// The size of the write-ahead log beside it.
+    /// The size of the write-ahead log in bytes.
     pub log_bytes: u64,
     /// The size of a page in bytes.
     pub page_size: u64,
-    /// Pages in use or free.
+    /// The number of pages, free ones included.
     pub pages: u64,
-    /// Free pages, which are used again before the file grows.
+    /// The number of free pages, which SQLite uses before the file grows.
     pub free_pages: u64,
-    /// The journal mode as SQLite names it: `wal`, `delete` and so on.
+    /// SQLite's name of the journal mode, such as `wal` or `delete`.
     pub journal: String,
     /// Whether [`CompactMode::Incremental`] is possible (`auto_vacuum = INCREMENTAL`).
     pub incremental: bool,
-    /// The schema version of our tables, 0 where they are not set up; or why it is not known.
+    /// The schema version of the store's tables, 0 if they do not exist; or why it is unknown.
     pub schema: Result<u32>,
     /// The schema version of this program.
     pub newest_schema: u32,
-    /// The number of tables in the file that are not ours.
+    /// The number of other tables in the file.
     pub other_tables: u64,
     /// Whether this process cannot write the file.
     pub read_only: bool,
 }
 
-/// A migration that was not applied yet.
+/// A migration that is not applied yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PendingMigration {
@@ -75,16 +75,16 @@ pub struct PendingMigration {
     pub name: &'static str,
 }
 
-/// How a file is made smaller.
+/// How a file is compacted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CompactMode {
-    /// Releases free pages, some at a time; other writers go on in between. For files with
+    /// Releases free pages in batches, between which other connections can write. For files with
     /// `auto_vacuum = INCREMENTAL`.
     Incremental,
-    /// Rewrites the file (`VACUUM`). Other writers wait until it is done, and as much disk space
-    /// as the file takes is needed once more, most of it in the write-ahead log. The row ids of
-    /// other tables without an `INTEGER PRIMARY KEY` may change.
+    /// Rewrites the file (`VACUUM`). Other writers wait until it is done. It needs as much free disk
+    /// space as the file has, most of it for the write-ahead log. The row ids of other tables without
+    /// an `INTEGER PRIMARY KEY` may change.
     Full,
 }
 
@@ -92,26 +92,25 @@ pub enum CompactMode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RestoreReport {
-    /// The number of sessions of the copy that had not expired.
+    /// The number of live sessions in the copy.
     pub live: u64,
-    /// Whether they were kept.
+    /// Whether the restored database has them.
     pub kept: bool,
 }
 
 const READING: &str = "read the properties of the database";
 
-/// An operator's calls on a database. An application rarely needs them; the command line
-/// `cloakroom` is made of them.
+/// Operators' calls on a database, for tools such as the command line `cloakroom`.
 ///
-/// [`SqliteStore::admin`] gives the calls on an open store. [`Admin::new`] takes settings instead,
-/// so that a file can be examined and repaired whose store would not open; each call then opens
-/// what it needs, and only [`setup`](Self::setup), [`migrate`](Self::migrate) and
+/// [`SqliteStore::admin`] has the calls on an open store. [`Admin::new`] takes settings instead, so
+/// that a file can be examined and repaired if its store cannot be opened. Each call then opens the
+/// file itself; only [`setup`](Self::setup), [`migrate`](Self::migrate) and
 /// [`restore`](Self::restore) create or migrate anything.
 ///
 /// # Errors
 /// Every call fails with the kinds of [`SqliteStoreBuilder::open`]:
-/// [`NotSetUp`](ErrorKind::NotSetUp) where there is no file, or no table for a call that reads
-/// sessions; [`Busy`](ErrorKind::Busy), [`Unavailable`](ErrorKind::Unavailable),
+/// [`NotSetUp`](ErrorKind::NotSetUp) if the file does not exist, or for a call that reads sessions
+/// the table; [`Busy`](ErrorKind::Busy), [`Unavailable`](ErrorKind::Unavailable),
 /// [`Corrupt`](ErrorKind::Corrupt) and so on. Calls on the file ([`info`](Self::info),
 /// [`check_file`](Self::check_file), [`compact`](Self::compact), [`restore`](Self::restore)) fail
 /// with [`Invalid`](ErrorKind::Invalid) for a database in memory. Further kinds are documented at
@@ -165,7 +164,7 @@ fn info(
     )?;
     let is_ours = match &schema {
         Ok(version) => *version > 0,
-        // Damage hides the version; a foreign table would have been found before it.
+        // In a damaged file the version is unreadable; a foreign table would have been found first.
         Err(error) => error.kind() == ErrorKind::Corrupt,
     };
     let ours = match is_ours {
@@ -204,9 +203,9 @@ fn with_progress<T>(
 ) -> Result<ControlFlow<(), T>> {
     const STEPS: i32 = 20_000;
     let failed = || while_doing(operation);
-    // SQLite keeps the handler, so the callback is lent to it for the duration of the call.
-    let lent = std::mem::replace(progress, Box::new(|_| ControlFlow::Continue(())));
-    let shared = Arc::new(Mutex::new(lent));
+    // SQLite owns the handler, so it owns the callback during the call.
+    let callback = std::mem::replace(progress, Box::new(|_| ControlFlow::Continue(())));
+    let shared = Arc::new(Mutex::new(callback));
     let handler = shared.clone();
     let is_cancelled = move || {
         let mut progress = handler.lock().unwrap_or_else(PoisonError::into_inner);
@@ -215,8 +214,8 @@ fn with_progress<T>(
     connection.progress_handler(STEPS, Some(is_cancelled)).map_err(failed())?;
     let result = work(connection);
     connection.progress_handler(0, None::<fn() -> bool>).map_err(failed())?;
-    if let Some(lent) = Arc::into_inner(shared) {
-        *progress = lent.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if let Some(callback) = Arc::into_inner(shared) {
+        *progress = callback.into_inner().unwrap_or_else(PoisonError::into_inner);
     }
     match result {
         Ok(answer) => Ok(ControlFlow::Continue(answer)),
@@ -229,7 +228,7 @@ fn with_progress<T>(
     }
 }
 
-/// The problems that SQLite finds, at most twenty.
+/// Runs SQLite's check, and returns the first problems, at most twenty.
 pub(super) fn check(
     connection: &Connection,
     quick: bool,
@@ -243,7 +242,7 @@ pub(super) fn check(
         for line in statement.query_map([], |row| row.get(0))? {
             match line {
                 Ok(line) => found.push(line),
-                // SQLite fails where it cannot go on; the problems up to there say more.
+                // SQLite could not continue; the earlier problems explain more than this error.
                 Err(error) if !found.is_empty() && error::kind(&error) == ErrorKind::Corrupt => {
                     break;
                 }
@@ -257,22 +256,22 @@ pub(super) fn check(
 }
 
 impl SqliteStore {
-    /// An operator's calls on this database.
+    /// Operators' calls on this database.
     #[must_use]
     pub fn admin(&self) -> Admin {
         Admin(Database::Open(self.clone()))
     }
 }
 
-#[allow(clippy::missing_errors_doc)] // once for all of them, at the type
+#[allow(clippy::missing_errors_doc)] // documented once, at the type
 impl Admin {
-    /// The calls on the database of these settings, which need not exist.
+    /// The calls on the database with these settings. The database need not exist.
     #[must_use]
     pub fn new(settings: SqliteStoreBuilder) -> Self {
         Admin(Database::Closed(settings))
     }
 
-    /// The store. From settings it is opened, without creating, migrating or switching anything.
+    /// The store. If this was made from settings, opens it, and changes nothing.
     pub fn store(&self) -> Result<SqliteStore> {
         match &self.0 {
             Database::Open(store) => Ok(store.clone()),
@@ -282,8 +281,8 @@ impl Admin {
         }
     }
 
-    /// The store. From settings it is opened as by [`SqliteStoreBuilder::read_only`], which also
-    /// works where nothing can be written.
+    /// The store. If this was made from settings, opens it with [`SqliteStoreBuilder::read_only`],
+    /// which also works if nothing is writable.
     pub fn read_only_store(&self) -> Result<SqliteStore> {
         match &self.0 {
             Database::Open(store) => Ok(store.clone()),
@@ -291,17 +290,15 @@ impl Admin {
         }
     }
 
-    /// Sets the tables up, or brings them to this version; from settings it opens the store, which
-    /// creates a missing file. Returns the store.
+    /// Creates the tables, or migrates them to this version. If this was made from settings, opens
+    /// the store, which creates a missing file. Returns the store.
     pub fn setup(&self) -> Result<SqliteStore> {
         match &self.0 {
             Database::Open(store) => {
-                let inner = &store.0;
-                let deadline = Instant::now() + inner.busy_timeout;
-                let (sql, table) = (inner.sql.clone(), inner.table.clone());
-                let events = inner.events.clone();
-                inner.writer.write(CommitMode::Alone, "set up the tables", move |connection| {
-                    migrate::migrate(connection, &table, &sql, &events, deadline)
+                let Shared { writer, table, sql, events, busy_timeout, .. } = &*store.0;
+                let deadline = Instant::now() + *busy_timeout;
+                writer.exclusive("set up the tables", |connection| {
+                    migrate::migrate(connection, table, sql, events, deadline)
                 })?;
                 Ok(store.clone())
             }
@@ -309,7 +306,7 @@ impl Admin {
         }
     }
 
-    /// As [`setup`](Self::setup), but keeps the file's journal mode whatever the settings say.
+    /// As [`setup`](Self::setup), but keeps the file's journal mode.
     pub fn migrate(&self) -> Result<SqliteStore> {
         match &self.0 {
             Database::Open(_) => self.setup(),
@@ -333,16 +330,16 @@ impl Admin {
         Ok(migrate::pending(version))
     }
 
-    /// The properties of the file, also of one without our tables.
+    /// The properties of the file, which need not have the store's tables.
     pub fn info(&self) -> Result<DatabaseInfo> {
         let (Opened { connection, access, path }, table) =
             connect(&self.settings()?, Purpose::Read)?;
         info(&connection, &access, &path, &table)
     }
 
-    /// Has SQLite check the file, and returns the first problems it finds, or none. A quick check
-    /// does not compare indexes with tables. Other connections read and write meanwhile; the
-    /// write-ahead log cannot be reset until the check is over.
+    /// Runs SQLite's integrity check, and returns the first problems. A quick check does not compare
+    /// indexes with tables. Other connections can read and write meanwhile; the write-ahead log cannot
+    /// be reset until the check ends.
     pub fn check_file(
         &self,
         quick: bool,
@@ -352,11 +349,11 @@ impl Admin {
         check(&connection, quick, &mut progress, "check the database")
     }
 
-    /// Makes the file smaller. Ended early, [`CompactMode::Full`] has changed nothing, and
+    /// Compacts the file. If cancelled, [`CompactMode::Full`] has changed nothing, and
     /// [`CompactMode::Incremental`] has released some of the free pages.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] when the file does not allow [`CompactMode::Incremental`].
+    /// [`ErrorKind::Invalid`] if the file does not allow [`CompactMode::Incremental`].
     pub fn compact(&self, mode: CompactMode, mut progress: ProgressFn) -> Result<ControlFlow<()>> {
         const OPERATION: &str = "compact the database";
         let settings = self.settings()?;
@@ -371,7 +368,7 @@ impl Admin {
             CompactMode::Incremental => release_pages(&connection, &info, &mut progress)?,
             CompactMode::Full => {
                 let vacuum = |connection: &Connection| {
-                    patiently(deadline, || connection.execute_batch("VACUUM"))
+                    retry_while_busy(deadline, || connection.execute_batch("VACUUM"))
                 };
                 with_progress(&connection, &mut progress, vacuum, OPERATION)?
             }
@@ -380,24 +377,24 @@ impl Admin {
         Ok(done)
     }
 
-    /// Copies the whole database, as it is at this moment, to a new file at `to`, while readers
-    /// and writers go on. The name `to` appears only when the copy is complete.
+    /// Copies a snapshot of the whole database to a new file at `to`. Other connections can read and
+    /// write meanwhile. The file `to` appears when the copy is complete.
     ///
     /// Sessions that are revoked later are live in the copy. Under a rollback journal
     /// ([`Journal::Keep`]) commits wait until the copy is complete.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] when `to` exists; [`ErrorKind::Full`], [`ErrorKind::ReadOnly`] or
-    /// [`ErrorKind::Unavailable`] when it cannot be written.
+    /// [`ErrorKind::Invalid`] if `to` exists; [`ErrorKind::Full`], [`ErrorKind::ReadOnly`] or
+    /// [`ErrorKind::Unavailable`] if it cannot be written.
     pub fn backup(&self, to: impl AsRef<Path>) -> Result<()> {
         self.back_up(to.as_ref(), false, Box::new(|_| ControlFlow::Continue(()))).map(drop)
     }
 
-    /// As [`backup`](Self::backup), with progress, and with a full check of the copy before its
-    /// name appears. Ended early, it leaves nothing behind.
+    /// As [`backup`](Self::backup), with progress, and with a full check of the copy before its file
+    /// appears. If cancelled, it leaves no file.
     ///
     /// # Errors
-    /// As [`backup`](Self::backup), and [`ErrorKind::Corrupt`] when the copy is damaged.
+    /// As [`backup`](Self::backup), and [`ErrorKind::Corrupt`] if the copy is damaged.
     pub fn backup_checked(
         &self,
         to: impl AsRef<Path>,
@@ -408,33 +405,33 @@ impl Admin {
 
     fn back_up(&self, to: &Path, check: bool, mut progress: ProgressFn) -> Result<ControlFlow<()>> {
         let store = self.read_only_store()?;
-        let inner = &*store.0;
-        match &inner.file {
+        let shared = &*store.0;
+        match &shared.file {
             Some((access, _)) => {
-                inner.writer.process().check()?;
-                // A connection of its own: a long copy takes no reader from requests.
+                shared.writer.process().check()?;
+                // A separate connection, so that a long copy occupies no reader.
                 let source = access.connect().map_err(while_doing(BACKING_UP))?;
-                source.busy_timeout(inner.busy_timeout).map_err(while_doing(BACKING_UP))?;
+                source.busy_timeout(shared.busy_timeout).map_err(while_doing(BACKING_UP))?;
                 backup::copy(&source, to, check, &mut progress)
             }
-            None => inner.writer.read(|source| backup::copy(source, to, check, &mut progress)),
+            None => shared.writer.read(|source| backup::copy(source, to, check, &mut progress)),
         }
     }
 
-    /// Replaces this database, all its tables, with the copy `from`: one made by
-    /// [`backup`](Self::backup), or any database with our table. Unless `keep_sessions` is set,
-    /// every session in it is ended, because some may have been revoked since the copy was made.
+    /// Replaces all tables of this database with those of the copy `from`, which was made by
+    /// [`backup`](Self::backup) or is another database with the store's table. Unless `keep_sessions`
+    /// is true, it ends all sessions, because some may have been revoked since the copy was made.
     ///
-    /// The database may be in use: other connections see one transaction that rewrites it. They
+    /// The database may be in use: other connections see one transaction that rewrites it. They can
     /// read meanwhile, and wait to write. A missing file appears when it is complete. The copy is
     /// checked first, and not changed.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] when there is no such copy, or when a write-ahead log without its
-    /// database is where the file is to appear; [`ErrorKind::NotSetUp`],
-    /// [`ErrorKind::ForeignTable`] or [`ErrorKind::NewerSchema`] when our table is not in the
-    /// copy; [`ErrorKind::Corrupt`] when the copy is damaged, or the file to be replaced is not a
-    /// database; [`ErrorKind::Full`] and so on.
+    /// [`ErrorKind::Invalid`] if there is no such copy, or if the database does not exist but a
+    /// write-ahead log for it does; [`ErrorKind::NotSetUp`], [`ErrorKind::ForeignTable`] or
+    /// [`ErrorKind::NewerSchema`] if the copy does not have the store's table;
+    /// [`ErrorKind::Corrupt`] if the copy is damaged, or the file to be replaced is not a database;
+    /// [`ErrorKind::Full`] and so on.
     pub fn restore(
         &self,
         from: impl AsRef<Path>,
@@ -456,38 +453,38 @@ impl Admin {
         restore.run(&mut progress)
     }
 
-    /// Ends every session, and returns how many rows there were, expired ones included. The tables
-    /// stay; where there are none, nothing happens.
+    /// Ends all sessions, and returns the number of rows deleted, expired ones included. The tables
+    /// stay. Without tables it does nothing.
     pub fn clear(&self) -> Result<u64> {
-        const OPERATION: &str = "clear the table";
         let store = self.store()?;
-        let (sql, table) = (store.0.sql.clone(), store.0.table.clone());
-        store.0.writer.write(CommitMode::Synced, OPERATION, move |connection| {
-            match migrate::version(connection, &table)? {
+        let table = store.0.table.clone();
+        store.0.writer.write(CommitMode::Synced, "clear the table", move |tx| {
+            match tx.opaque(|connection| migrate::version(connection, &table))? {
                 0 => Ok(0),
-                // Every deadline is later than this moment, so every session counts.
-                _ => delete_all(connection, &sql, Timestamp::from_millis(i64::MIN))
-                    .map_err(while_doing(OPERATION)),
+                // Every deadline is later than this time, so every session counts.
+                _ => tx.delete_all(Timestamp::from_millis(i64::MIN)),
             }
         })
     }
 
-    /// Removes our tables with all sessions; where there are none, nothing happens. After it every
-    /// call of the store fails with [`ErrorKind::NotSetUp`] until [`setup`](Self::setup).
+    /// Removes the store's tables with all sessions. Afterwards every call of the store fails with
+    /// [`ErrorKind::NotSetUp`] until [`setup`](Self::setup). Without tables it does nothing.
     pub fn drop_tables(&self) -> Result<()> {
         const OPERATION: &str = "drop the tables";
         let store = self.store()?;
         let (sql, table) = (store.0.sql.clone(), store.0.table.clone());
-        store.0.writer.write(CommitMode::Synced, OPERATION, move |connection| {
-            // Refuses a foreign table.
-            migrate::version(connection, &table)?;
-            migrate::remove(connection, &table, &sql).map_err(while_doing(OPERATION))
+        store.0.writer.write(CommitMode::Synced, OPERATION, move |tx| {
+            tx.opaque(|connection| {
+                // Fails for a foreign table.
+                migrate::version(connection, &table)?;
+                migrate::remove(connection, &table, &sql).map_err(while_doing(OPERATION))
+            })
         })
     }
 
-    /// Removes sessions that had expired at `now`, at most `limit`, and returns how many. It works
-    /// in batches as the background cleaner does, pauses after each for as long as it kept other
-    /// writers waiting, and checkpoints the write-ahead log. `progress` runs after each batch.
+    /// Removes at most `limit` sessions that had expired at `now`, and returns their number. It works
+    /// in batches, as the background cleaner does, pauses after each for as long as it blocked other
+    /// writers, and checkpoints the write-ahead log. `progress` runs after each batch.
     pub fn sweep_all(
         &self,
         now: Timestamp,
@@ -511,15 +508,16 @@ impl Admin {
                 return Ok(ControlFlow::Break(()));
             }
             batch = batch.after(held);
-            store.0.readers.read(LOG, |c| store.0.writer.log().copy_if_rung(c))?;
+            let log = store.0.writer.log();
+            store.0.readers.read(CHECKPOINT, |c| log.checkpoint_if_requested(c))?;
             thread::sleep(held);
         }
         store.maintenance().map_or(Ok(()), |maintenance| maintenance.run())?;
         Ok(ControlFlow::Continue(done))
     }
 
-    /// Whether `error` says that the file is not a SQLite database at all, which is one reason for
-    /// [`ErrorKind::Corrupt`]. Such a file cannot be restored into; it has to be moved away.
+    /// Whether `error` means that the file is not a SQLite database, which is one reason for
+    /// [`ErrorKind::Corrupt`]. [`restore`](Self::restore) cannot replace such a file.
     #[must_use]
     pub fn is_not_a_database(error: &Error) -> bool {
         let cause = error.cause().and_then(|cause| cause.downcast_ref::<SqliteError>());
@@ -551,16 +549,17 @@ fn connect(settings: &SqliteStoreBuilder, purpose: Purpose) -> Result<(Opened, T
     Ok((opened, table))
 }
 
-/// Checkpoints the whole write-ahead log and truncates it, so that the file becomes smaller.
+/// Checkpoints the whole write-ahead log and truncates it, so that the database file becomes
+/// smaller.
 ///
-/// The passive checkpoint copies most of the log beside other writers. The truncating one makes
-/// them wait while it waits for readers, so it waits briefly and tries again.
+/// The passive checkpoint copies most of the log without blocking writers. The truncating one
+/// blocks them while it waits for readers, so it waits briefly and is retried.
 fn truncate_log(connection: &Connection, busy_timeout: Duration) -> Result<()> {
     const WAIT: Duration = Duration::from_millis(25);
     let deadline = Instant::now() + busy_timeout;
     wal::checkpoint(connection, "PASSIVE")?;
     connection.busy_timeout(WAIT).map_err(while_doing("configure the connection"))?;
-    // Where a long read prevents it until the deadline, a later checkpoint truncates the log.
+    // If a long read prevents this until the deadline, a later checkpoint truncates the log.
     while wal::checkpoint(connection, "TRUNCATE")?.blocked && Instant::now() < deadline {
         thread::sleep(WAIT);
     }
@@ -589,7 +588,7 @@ fn release_pages(
         if progress(Progress { done: total.saturating_sub(left), total }).is_break() {
             return Ok(ControlFlow::Break(()));
         }
-        // Other writers get as much time as this took.
+        // Leaves other writers as much time as this took.
         thread::sleep(began.elapsed());
     }
     Ok(ControlFlow::Continue(()))

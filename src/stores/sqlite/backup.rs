@@ -17,7 +17,8 @@ use crate::stores::sqlite::admin::{self, Progress, ProgressFn};
 use crate::stores::sqlite::error::while_doing;
 use crate::stores::sqlite::file::{self, Access, Opened, Purpose, with_suffix};
 use crate::stores::sqlite::sql::{Sql, TableName};
-use crate::stores::sqlite::{RestoreReport, delete_all, migrate};
+use crate::stores::sqlite::write::WriteTx;
+use crate::stores::sqlite::{RestoreReport, migrate, row};
 
 pub(super) const BACKING_UP: &str = "back the database up";
 const RESTORING: &str = "restore the database";
@@ -30,19 +31,19 @@ pub(super) fn copy(
     source: &Connection,
     to: &Path,
     check: bool,
-    watch: &mut ProgressFn,
+    progress: &mut ProgressFn,
 ) -> Result<ControlFlow<()>> {
     refuse_existing(to, BACKING_UP)?;
     // Only a complete copy gets the name `to`. Until then the copy has a unique name, so that
     // concurrent backups do not write into one file.
     let partial = Partial::beside(to)?;
-    let copied = copy_all(source, &partial.0, watch, BACKING_UP)?;
+    let copied = copy_all(source, &partial.0, progress, BACKING_UP)?;
     if copied.is_break() {
         return Ok(copied);
     }
     if check {
         let connection = Access::whole(&partial.0).connect().map_err(while_doing(BACKING_UP))?;
-        if refuse_damaged(&connection, BACKING_UP, watch)?.is_break() {
+        if refuse_damaged(&connection, BACKING_UP, progress)?.is_break() {
             return Ok(ControlFlow::Break(()));
         }
     }
@@ -115,7 +116,7 @@ fn failed_io(operation: &'static str, source: io::Error) -> Error {
 fn copy_all(
     source: &Connection,
     to: &Path,
-    watch: &mut ProgressFn,
+    progress: &mut ProgressFn,
     operation: &'static str,
 ) -> Result<ControlFlow<()>> {
     let failed = || while_doing(operation);
@@ -125,7 +126,7 @@ fn copy_all(
     // another connection, and never finish under load.
     let snapshot = source.unchecked_transaction().map_err(failed())?;
     snapshot.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).map_err(failed())?;
-    let copied = transfer(&snapshot, &mut target, Duration::ZERO, watch, operation)?;
+    let copied = transfer(&snapshot, &mut target, Duration::ZERO, progress, operation)?;
     target.close().map_err(|(_, source)| while_doing(operation)(source))?;
     Ok(copied)
 }
@@ -135,7 +136,7 @@ fn transfer(
     source: &Connection,
     target: &mut Connection,
     busy_timeout: Duration,
-    watch: &mut ProgressFn,
+    progress: &mut ProgressFn,
     operation: &'static str,
 ) -> Result<ControlFlow<()>> {
     let failed = || while_doing(operation);
@@ -151,12 +152,12 @@ fn transfer(
             StepResult::Busy | StepResult::Locked => thread::sleep(Duration::from_millis(1)),
             _ => {}
         }
-        let progress = backup.progress();
+        let copied = backup.progress();
         let pages = |count: i32| u64::try_from(count).unwrap_or(0);
-        let total = pages(progress.pagecount);
-        let done = total.saturating_sub(pages(progress.remaining));
+        let total = pages(copied.pagecount);
+        let done = total.saturating_sub(pages(copied.remaining));
         // An unfinished backup is rolled back when it is dropped.
-        if watch(Progress { done, total }).is_break() {
+        if progress(Progress { done, total }).is_break() {
             return Ok(ControlFlow::Break(()));
         }
     }
@@ -165,9 +166,9 @@ fn transfer(
 fn refuse_damaged(
     connection: &Connection,
     operation: &'static str,
-    watch: &mut ProgressFn,
+    progress: &mut ProgressFn,
 ) -> Result<ControlFlow<()>> {
-    match admin::check(connection, false, watch, operation)? {
+    match admin::check(connection, false, progress, operation)? {
         ControlFlow::Break(()) => Ok(ControlFlow::Break(())),
         ControlFlow::Continue(problems) => match problems.into_iter().next() {
             None => Ok(ControlFlow::Continue(())),
@@ -191,7 +192,7 @@ pub(super) struct Restore<'r> {
 }
 
 impl Restore<'_> {
-    pub(super) fn run(&self, watch: &mut ProgressFn) -> Result<ControlFlow<(), RestoreReport>> {
+    pub(super) fn run(&self, progress: &mut ProgressFn) -> Result<ControlFlow<(), RestoreReport>> {
         let failed = || while_doing(RESTORING);
         let exists = fs::exists(self.to).map_err(|source| failed_io(RESTORING, source))?;
         let mut target = None;
@@ -226,18 +227,18 @@ impl Restore<'_> {
             let why = format!("the copy has no table {}", self.table.as_str());
             return Err(Error::with_source(ErrorKind::NotSetUp, RESTORING, why));
         }
-        if copy_all(&source, &partial.0, watch, RESTORING)?.is_break() {
+        if copy_all(&source, &partial.0, progress, RESTORING)?.is_break() {
             return Ok(ControlFlow::Break(()));
         }
         drop(source);
         let prepared = Access::whole(&partial.0).connect().map_err(failed())?;
-        if refuse_damaged(&prepared, RESTORING, watch)?.is_break() {
+        if refuse_damaged(&prepared, RESTORING, progress)?.is_break() {
             return Ok(ControlFlow::Break(()));
         }
         let mode: String =
             prepared.query_row("PRAGMA journal_mode", [], |row| row.get(0)).map_err(failed())?;
         journal(&prepared, "DELETE").map_err(failed())?;
-        let restored = self.prepare(&prepared, target.as_ref()).map_err(failed())?;
+        let restored = self.prepare(&prepared, target.as_ref())?;
 
         let Some(mut target) = target else {
             // The new file gets the journal mode of the copy.
@@ -250,7 +251,7 @@ impl Restore<'_> {
         // Revocations must be durable before they are acknowledged.
         let synced = "PRAGMA synchronous = EXTRA; PRAGMA fullfsync = ON";
         target.execute_batch(synced).map_err(failed())?;
-        let moved = transfer(&prepared, &mut target, self.busy_timeout, watch, RESTORING)?;
+        let moved = transfer(&prepared, &mut target, self.busy_timeout, progress, RESTORING)?;
         Ok(match moved {
             ControlFlow::Continue(()) => ControlFlow::Continue(restored),
             ControlFlow::Break(()) => ControlFlow::Break(()),
@@ -294,26 +295,18 @@ impl Restore<'_> {
 
     /// Deletes the sessions of the copy unless they are kept, and raises the epoch above every
     /// epoch that a cache may have seen.
-    fn prepare(
-        &self,
-        prepared: &Connection,
-        target: Option<&Connection>,
-    ) -> rusqlite::Result<RestoreReport> {
-        let epoch = |connection: &Connection| -> rusqlite::Result<i64> {
-            connection.query_row(&self.sql.epoch, [], |row| row.get(0))
-        };
-        let transaction = prepared.unchecked_transaction()?;
+    fn prepare(&self, prepared: &Connection, target: Option<&Connection>) -> Result<RestoreReport> {
+        let deadline = Instant::now() + self.busy_timeout;
+        let mut tx = WriteTx::begin(prepared, self.sql, None, RESTORING, deadline)?;
         // A damaged or empty target has no readable epoch.
-        let seen = target.and_then(|target| epoch(target).ok()).unwrap_or(0);
-        let live: i64 =
-            transaction.query_row(&self.sql.count_live, [self.now.as_millis()], |r| r.get(0))?;
+        let seen = target.and_then(|target| row::epoch(target, self.sql).ok()).unwrap_or(0);
+        let live = row::count_live(prepared, self.sql, self.now).map_err(while_doing(RESTORING))?;
         if !self.keep_sessions {
-            delete_all(&transaction, self.sql, self.now)?;
+            tx.delete_all(self.now)?;
         }
-        let above = epoch(&transaction)?.max(seen).saturating_add(1);
-        transaction.execute(&self.sql.set_epoch, [above.to_string()])?;
-        transaction.commit()?;
-        Ok(RestoreReport { live: u64::try_from(live).unwrap_or(0), kept: self.keep_sessions })
+        tx.raise_epoch_above(seen)?;
+        tx.commit(deadline)?;
+        Ok(RestoreReport { live, kept: self.keep_sessions })
     }
 
     /// Gives the copy the page size of the target: SQLite cannot change the page size of a file

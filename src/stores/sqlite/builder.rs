@@ -9,15 +9,15 @@ use rusqlite::Connection;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
-use crate::stores::sqlite::error::while_doing;
+use crate::stores::sqlite::error::{retry_while_busy, while_doing};
 use crate::stores::sqlite::file::{self, InUse, Opened, Purpose, with_suffix};
-use crate::stores::sqlite::file_identity::Names;
+use crate::stores::sqlite::file_identity::FileIdentity;
 use crate::stores::sqlite::read_pool::{self, Readers};
 use crate::stores::sqlite::record_cache::RecordCache;
 use crate::stores::sqlite::sql::{Sql, TableName};
 use crate::stores::sqlite::wal::Log;
-use crate::stores::sqlite::write::{Writer, patiently};
-use crate::stores::sqlite::{Durability, Inner, Journal, SqliteStore, migrate};
+use crate::stores::sqlite::write::{Writer, WriterSettings};
+use crate::stores::sqlite::{Durability, Journal, Shared, SqliteStore, migrate};
 
 const DEFAULT_CACHE_BYTES: usize = 80 << 20;
 
@@ -195,16 +195,16 @@ impl SqliteStoreBuilder {
                 .query_row(&bound, [], |_| Ok(()))
                 .map_err(while_doing("bound the size of the database"))?;
         }
-        Log::watch(&connection);
+        Log::register_hook(&connection);
         let mode: String = connection
             .query_row("PRAGMA journal_mode", [], |row| row.get(0))
             .map_err(while_doing("read a setting of the database"))?;
         let wal = mode.eq_ignore_ascii_case("wal");
         let files = file.iter().flat_map(|(_, path)| {
-            // Under a rollback journal there is no log, and `Names` ignores it.
+            // Under a rollback journal there is no log, and a missing file is ignored.
             [path.clone(), with_suffix(path, "-wal")]
         });
-        let names = Arc::new(Names::of(files.collect(), self.events.clone()));
+        let file_identity = Arc::new(FileIdentity::of(files.collect(), self.events.clone()));
         let log = Log::new(page_size, self.checkpoints, self.events.clone());
         let record_cache = match &file {
             Some((_, path)) if wal && self.cache_bytes > 0 && !self.read_only => {
@@ -212,29 +212,28 @@ impl SqliteStoreBuilder {
             }
             _ => None,
         };
-        let busy_timeout = self.busy_timeout;
-        let writer = Writer::new(
-            connection,
-            wal,
+        let (sql, busy_timeout) = (Arc::new(sql), self.busy_timeout);
+        let settings = WriterSettings {
+            sql: sql.clone(),
             busy_timeout,
             full,
             log,
-            names.clone(),
-            record_cache.clone(),
-        );
-        let writer = Arc::new(writer);
+            file_identity: file_identity.clone(),
+            record_cache: record_cache.clone(),
+        };
+        let writer = Arc::new(Writer::new(connection, wal, settings));
         let (readers, name) = match &file {
-            None => (Readers::Shared(writer.clone()), "a database in memory".to_owned()),
+            None => (Readers::Writer(writer.clone()), "a database in memory".to_owned()),
             Some((access, path)) => {
-                let readers = Readers::pool(access, names, self.readers, self.busy_timeout);
+                let readers = Readers::pool(access, file_identity, self.readers, self.busy_timeout);
                 (readers, format!("table {} in {}", table.as_str(), path.display()))
             }
         };
         self.events.raise(&Event::StoreOpened { store: &name });
-        Ok(SqliteStore(Arc::new(Inner {
+        Ok(SqliteStore(Arc::new(Shared {
             file,
             table,
-            sql: Arc::new(sql),
+            sql,
             writer,
             readers,
             events: self.events,
@@ -315,7 +314,7 @@ impl SqliteStoreBuilder {
                 },
             ));
         }
-        // From here on `patiently` does all waiting: it retries at shorter intervals than SQLite
+        // From here on `retry_while_busy` does all waiting: it retries at shorter intervals than SQLite
         // does.
         connection.busy_timeout(Duration::ZERO).map_err(while_doing("configure the connection"))?;
         if self.journal == Journal::Wal && matches!(self.place, Location::File(_)) {
@@ -341,7 +340,8 @@ fn switch_to_wal(connection: &Connection, deadline: Instant) -> Result<()> {
     let switch = || -> rusqlite::Result<String> {
         connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))
     };
-    let mode = patiently(deadline, switch).map_err(while_doing("switch to a write-ahead log"))?;
+    let mode =
+        retry_while_busy(deadline, switch).map_err(while_doing("switch to a write-ahead log"))?;
     match mode.eq_ignore_ascii_case("wal") {
         true => Ok(()),
         false => Err(Error::with_source(

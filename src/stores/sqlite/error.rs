@@ -1,13 +1,15 @@
-//! Maps SQLite's errors to [`ErrorKind`].
+//! Maps SQLite's errors to [`ErrorKind`], and repeats attempts that find the database busy.
 
 use std::borrow::Cow;
 use std::error;
 use std::fmt;
+use std::time::{Duration, Instant};
 
 use rusqlite::ErrorCode;
 use rusqlite::ffi;
 
 use crate::error::{Error, ErrorKind};
+use crate::sync::{instant, thread};
 
 /// An error of SQLite that displays SQLite's message. It has no source: the source would be the
 /// result code, whose text repeats the message.
@@ -56,5 +58,26 @@ pub(super) fn kind(error: &rusqlite::Error) -> ErrorKind {
             ErrorKind::NotSetUp
         }
         _ => ErrorKind::Unexpected,
+    }
+}
+
+/// Repeats an attempt until it is not busy or the deadline has passed; at least one attempt.
+///
+/// SQLite's own busy handler sleeps up to 100 ms at a time: against another process that writes
+/// without a pause it can miss every gap. This tries again within two milliseconds.
+pub(super) fn retry_while_busy<T>(
+    deadline: Instant,
+    mut attempt: impl FnMut() -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
+    let mut pause = Duration::from_micros(50);
+    loop {
+        match attempt() {
+            Err(error) if kind(&error) == ErrorKind::Busy && instant() < deadline => {
+                let left = deadline.saturating_duration_since(instant());
+                thread::sleep(pause.min(left));
+                pause = (pause * 2).min(Duration::from_millis(2));
+            }
+            result => return result,
+        }
     }
 }

@@ -15,20 +15,20 @@ use crate::event::{Event, Events};
 /// An open file can still be written after it was deleted or replaced, but acknowledged commits are
 /// lost when it is closed. SQLite itself checks for this only under a rollback journal.
 #[derive(Debug)]
-pub(super) struct Names {
+pub(super) struct FileIdentity {
     files: Vec<(PathBuf, u64)>,
     events: Events,
     /// Whether [`Event::FileMoved`] was raised since the last [`Event::FileRecovered`].
     reported: AtomicBool,
 }
 
-impl Names {
+impl FileIdentity {
     /// Records the inode numbers of these files. Files that do not exist are ignored.
     pub(super) fn of(paths: Vec<PathBuf>, events: Events) -> Self {
         let known = |path: PathBuf| Some((fs::metadata(&path).ok()?.ino(), path));
         let files = paths.into_iter().filter_map(known).map(|(number, path)| (path, number));
         let (files, reported) = (files.collect(), AtomicBool::new(false));
-        Names { files, events, reported }
+        FileIdentity { files, events, reported }
     }
 
     /// Fails with [`ErrorKind::Unavailable`] when a path names another file than the open one, or

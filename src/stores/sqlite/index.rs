@@ -9,10 +9,9 @@ use crate::error::Result;
 use crate::id::{PublicId, Realm, SessionIdHash};
 use crate::record::{Stats, Summary};
 use crate::stores::sqlite::error::while_doing;
-use crate::stores::sqlite::record_cache::Transaction;
 use crate::stores::sqlite::sql::Sql;
 use crate::stores::sqlite::write::CommitMode;
-use crate::stores::sqlite::{Inner, delete_all, delete_all_of, row};
+use crate::stores::sqlite::{Shared, row};
 
 /// An SQL condition to follow an `AND`, with its parameters from `?3` on.
 type Condition = (String, Vec<Column>);
@@ -76,30 +75,7 @@ pub(super) fn list(
     Ok(Vec::new())
 }
 
-fn revoke(
-    connection: &Connection,
-    sql: &Sql,
-    (condition, args): Condition,
-    except: Option<&PublicId>,
-    now: Timestamp,
-    transaction: &mut Transaction<'_>,
-) -> rusqlite::Result<Vec<SessionIdHash>> {
-    let except =
-        except.map_or(Column::Null, |public_id| Column::Blob(public_id.as_bytes().to_vec()));
-    let mut columns = vec![Column::Integer(now.as_millis()), except];
-    columns.extend(args);
-    let text = format!("{}{condition} RETURNING key, deadline > ?1", sql.revoke);
-    let mut statement = connection.prepare(&text)?;
-    let removed = statement
-        .query_map(params_from_iter(columns), |row| {
-            Ok((SessionIdHash::from_bytes(row.get(0)?), row.get(1)?))
-        })?
-        .collect::<rusqlite::Result<Vec<(SessionIdHash, bool)>>>()?;
-    removed.iter().for_each(|(id_hash, _)| transaction.remove(*id_hash));
-    Ok(removed.into_iter().filter(|(_, lived)| *lived).map(|(id_hash, _)| id_hash).collect())
-}
-
-impl SessionIndex for Inner {
+impl SessionIndex for Shared {
     fn list(&self, filter: &SessionFilter<'_>, page: Page, now: Timestamp) -> Result<Vec<Summary>> {
         const OPERATION: &str = "list sessions";
         self.readers.read(OPERATION, |connection| {
@@ -113,13 +89,10 @@ impl SessionIndex for Inner {
         except: Option<&PublicId>,
         now: Timestamp,
     ) -> Result<Vec<SessionIdHash>> {
-        const OPERATION: &str = "revoke sessions";
-        let (sql, except, conditions) = (self.sql.clone(), except.copied(), conditions(filter));
-        self.writer.write_known(CommitMode::Synced, OPERATION, move |connection, transaction| {
-            for condition in conditions {
-                let revoked =
-                    revoke(connection, &sql, condition, except.as_ref(), now, transaction)
-                        .map_err(while_doing(OPERATION))?;
+        let (except, conditions) = (except.copied(), conditions(filter));
+        self.writer.write(CommitMode::Synced, "revoke sessions", move |tx| {
+            for (condition, args) in conditions {
+                let revoked = tx.revoke(&condition, args, except.as_ref(), now)?;
                 if !revoked.is_empty() {
                     return Ok(revoked);
                 }
@@ -129,24 +102,17 @@ impl SessionIndex for Inner {
     }
 
     fn revoke_everyone(&self, realm: Option<&Realm>, now: Timestamp) -> Result<u64> {
-        const OPERATION: &str = "revoke everyone";
-        let (sql, realm) = (self.sql.clone(), realm.cloned());
-        self.writer.write(CommitMode::Synced, OPERATION, move |connection| {
-            match realm {
-                None => delete_all(connection, &sql, now),
-                Some(realm) => delete_all_of(connection, &sql, &realm, now),
-            }
-            .map_err(while_doing(OPERATION))
+        let realm = realm.cloned();
+        self.writer.write(CommitMode::Synced, "revoke everyone", move |tx| match realm {
+            None => tx.delete_all(now),
+            Some(realm) => tx.delete_all_of(&realm, now),
         })
     }
 
     fn epoch(&self) -> Result<u64> {
         const OPERATION: &str = "read the epoch";
         self.readers.read(OPERATION, |connection| {
-            let epoch: i64 = connection
-                .prepare_cached(&self.sql.epoch)
-                .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
-                .map_err(while_doing(OPERATION))?;
+            let epoch = row::epoch(connection, &self.sql).map_err(while_doing(OPERATION))?;
             Ok(u64::try_from(epoch).unwrap_or(0))
         })
     }

@@ -1,4 +1,4 @@
-//! An operator's calls that read sessions: expired ones, single ones, counts, a scan of all.
+//! Operators' calls that read sessions: expired ones, single ones, counts, a scan of all.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -12,29 +12,29 @@ use crate::id::{PublicId, Realm};
 use crate::record::{Record, Summary};
 use crate::stores::sqlite::admin::{Admin, Progress, ProgressFn};
 use crate::stores::sqlite::error::while_doing;
-use crate::stores::sqlite::{count_live_of, index, row};
+use crate::stores::sqlite::{index, row};
 
-/// A session that was found by its public id.
+/// A session found by its public id.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SessionDetails {
-    /// The session as in a list.
+    /// The summary, as in a list.
     pub summary: Summary,
-    /// All of it, data included, if it decodes.
+    /// The whole session with its data, if it is decodable.
     pub record: Result<Record>,
 }
 
-/// What a scan of every session has found.
+/// The result of a scan of all sessions.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct ScanReport {
-    /// The number of sessions that were read, expired ones included.
+    /// The number of sessions, expired ones included.
     pub sessions: u64,
     /// The number of decodable sessions of each realm.
     pub realms: BTreeMap<Realm, u64>,
-    /// The number of sessions that do not decode.
+    /// The number of undecodable sessions.
     pub undecodable: u64,
-    /// The first of those, and why.
+    /// The first undecodable sessions, with their errors.
     pub examples: Vec<(PublicId, Error)>,
     /// The latest time at which a session was created or used.
     pub latest: Option<Timestamp>,
@@ -52,9 +52,9 @@ pub struct DataSizes {
     pub largest: u64,
 }
 
-#[allow(clippy::missing_errors_doc)] // once for all of them, at the type
+#[allow(clippy::missing_errors_doc)] // documented once, at the type
 impl Admin {
-    /// Sessions that have expired and were not swept yet, the newest first.
+    /// Expired sessions that were not swept yet, the newest first.
     pub fn list_expired(
         &self,
         filter: &SessionFilter<'_>,
@@ -63,16 +63,16 @@ impl Admin {
     ) -> Result<Vec<Summary>> {
         const OPERATION: &str = "list expired sessions";
         let store = self.read_only_store()?;
-        let inner = &*store.0;
-        inner.readers.read(OPERATION, |connection| {
+        let shared = &*store.0;
+        shared.readers.read(OPERATION, |connection| {
             let run = || match filter {
                 SessionFilter::All => {
                     let after = page.after.map_or(i64::MAX, |cursor| cursor.position());
                     let limit = i64::try_from(page.limit.get()).unwrap_or(i64::MAX);
-                    let mut list = connection.prepare_cached(&inner.sql.list_expired)?;
+                    let mut list = connection.prepare_cached(&shared.sql.list_expired)?;
                     list.query_map([now.as_millis(), after, limit], row::summary)?.collect()
                 }
-                _ => index::list(connection, &inner.sql.list_ended_among, filter, page, now),
+                _ => index::list(connection, &shared.sql.list_ended_among, filter, page, now),
             };
             run().map_err(while_doing(OPERATION))
         })
@@ -83,10 +83,10 @@ impl Admin {
     pub fn realms(&self) -> Result<Vec<Realm>> {
         const OPERATION: &str = "list the realms";
         let store = self.read_only_store()?;
-        let inner = &*store.0;
-        inner.readers.read(OPERATION, |connection| {
+        let shared = &*store.0;
+        shared.readers.read(OPERATION, |connection| {
             let run = || -> rusqlite::Result<Vec<Realm>> {
-                let mut realms = connection.prepare(&inner.sql.realms)?;
+                let mut realms = connection.prepare(&shared.sql.realms)?;
                 // An undecodable name counts as none.
                 let names = realms.query_map([], |row| {
                     Ok(row.get_ref(0)?.as_str().ok().and_then(|name| Realm::new(name).ok()))
@@ -102,29 +102,29 @@ impl Admin {
     pub fn count_in_realm(&self, realm: &Realm, now: Timestamp) -> Result<u64> {
         const OPERATION: &str = "count the sessions of a realm";
         let store = self.read_only_store()?;
-        let inner = &*store.0;
-        inner.readers.read(OPERATION, |connection| {
-            count_live_of(connection, &inner.sql, realm, now).map_err(while_doing(OPERATION))
+        let shared = &*store.0;
+        shared.readers.read(OPERATION, |connection| {
+            row::count_live_of(connection, &shared.sql, realm, now).map_err(while_doing(OPERATION))
         })
     }
 
-    /// The session with this public id, expired or not, with its data. There is no index for
-    /// anonymous sessions, so that finding one reads all of them.
+    /// The session with this public id, expired or not, with its data. Anonymous sessions are not
+    /// indexed by it, so finding one reads all of them.
     pub fn find(&self, public_id: &PublicId) -> Result<Option<SessionDetails>> {
         const OPERATION: &str = "find a session by its public id";
         let store = self.read_only_store()?;
-        let inner = &*store.0;
-        inner.readers.read(OPERATION, |connection| {
+        let shared = &*store.0;
+        shared.readers.read(OPERATION, |connection| {
             // One snapshot for the summary and the record.
             let snapshot = connection.unchecked_transaction().map_err(while_doing(OPERATION))?;
-            for sql in [&inner.sql.by_handle_of_user, &inner.sql.by_handle_of_nobody] {
+            for sql in [&shared.sql.by_handle_of_user, &shared.sql.by_handle_of_anonymous] {
                 let summary = snapshot
                     .query_row(sql, [public_id.as_bytes()], row::summary)
                     .optional()
                     .map_err(while_doing(OPERATION))?;
                 let Some(summary) = summary else { continue };
                 let record = snapshot
-                    .query_row(&inner.sql.by_id, [summary.cursor.position()], |row| {
+                    .query_row(&shared.sql.by_id, [summary.cursor.position()], |row| {
                         row::decode(row)
                     })
                     .map_err(while_doing(OPERATION))?;
@@ -134,24 +134,24 @@ impl Admin {
         })
     }
 
-    /// Reads and decodes every session, some at a time, so that the write-ahead log can be reset
+    /// Reads and decodes all sessions, in batches, so that the write-ahead log can be reset
     /// meanwhile.
     pub fn scan(&self, mut progress: ProgressFn) -> Result<ControlFlow<(), ScanReport>> {
         const OPERATION: &str = "read every session";
         let store = self.read_only_store()?;
-        let inner = &*store.0;
+        let shared = &*store.0;
         const EXAMPLES: usize = 5;
         let mut report = ScanReport::default();
-        let total = inner.readers.read(OPERATION, |connection| {
+        let total = shared.readers.read(OPERATION, |connection| {
             let count = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
-            connection.query_row(&inner.sql.count_all, [], count).map_err(while_doing(OPERATION))
+            connection.query_row(&shared.sql.count_all, [], count).map_err(while_doing(OPERATION))
         })?;
         let mut after = i64::MIN;
         loop {
             let before = report.sessions;
-            inner.readers.read(OPERATION, |connection| {
+            shared.readers.read(OPERATION, |connection| {
                 let mut read = || -> rusqlite::Result<()> {
-                    let mut statement = connection.prepare_cached(&inner.sql.after_id)?;
+                    let mut statement = connection.prepare_cached(&shared.sql.after_id)?;
                     let mut rows = statement.query([after])?;
                     while let Some(row) = rows.next()? {
                         after = row.get(0)?;
@@ -183,32 +183,32 @@ impl Admin {
         }
     }
 
-    /// The number of live sessions created between each of `moments`, which are in ascending order,
-    /// and the next; the last number is of those created since the last moment.
+    /// For each of `times`, in ascending order, the number of live sessions created from then until
+    /// the next time; for the last one, all that were created since.
     ///
-    /// Creation times have no index. Rows are in order of creation, so a binary search finds the
-    /// row of each moment, and the index of deadlines counts the rows in between.
-    pub fn count_created_since(&self, moments: &[Timestamp], now: Timestamp) -> Result<Vec<u64>> {
+    /// Creation times have no index. Row ids are in the order of creation, so a binary search finds
+    /// the first row of each period, and the index of deadlines counts the rows in between.
+    pub fn count_created_since(&self, times: &[Timestamp], now: Timestamp) -> Result<Vec<u64>> {
         const OPERATION: &str = "count sessions by day";
         let store = self.read_only_store()?;
-        let inner = &*store.0;
-        inner.readers.read(OPERATION, |connection| {
+        let shared = &*store.0;
+        shared.readers.read(OPERATION, |connection| {
             let run = || {
                 let snapshot = connection.unchecked_transaction()?;
-                let mut places = Vec::new();
-                for moment in moments {
-                    places.push(first_created_at(&snapshot, &inner.sql.place, *moment)?);
+                let mut starts = Vec::new();
+                for time in times {
+                    starts.push(first_created_at(&snapshot, &shared.sql.first_from, *time)?);
                 }
-                let ends = places.iter().skip(1).copied().chain([i64::MAX]);
+                let ends = starts.iter().skip(1).copied().chain([i64::MAX]);
                 let mut counts = String::new();
-                for (from, to) in places.iter().zip(ends) {
+                for (from, to) in starts.iter().zip(ends) {
                     counts
                         .push_str(&format!(", count(*) FILTER (WHERE id >= {from} AND id < {to})"));
                 }
-                let sql = inner.sql.count_by_place.replace("{counts}", &counts);
+                let sql = shared.sql.count_by_period.replace("{counts}", &counts);
                 snapshot.query_row(&sql, [now.as_millis()], |row| {
                     let count = |at| Ok(u64::try_from(row.get::<_, i64>(at)?).unwrap_or(0));
-                    (1..=moments.len()).map(count).collect()
+                    (1..=times.len()).map(count).collect()
                 })
             };
             run().map_err(while_doing(OPERATION))
@@ -219,17 +219,17 @@ impl Admin {
     pub fn sizes(&self) -> Result<DataSizes> {
         const OPERATION: &str = "sample sessions";
         let store = self.read_only_store()?;
-        let inner = &*store.0;
+        let shared = &*store.0;
         const PROBES: i64 = 500;
-        inner.readers.read(OPERATION, |connection| {
+        shared.readers.read(OPERATION, |connection| {
             let run = || {
                 let snapshot = connection.unchecked_transaction()?;
-                let ends = snapshot.query_row(&inner.sql.ends, [], |row| {
+                let ends = snapshot.query_row(&shared.sql.ends, [], |row| {
                     Ok(row.get::<_, Option<i64>>(0)?.zip(row.get::<_, Option<i64>>(1)?))
                 })?;
                 let Some((first, last)) = ends else { return Ok(DataSizes::default()) };
                 let step = (last.saturating_sub(first) / PROBES).max(1);
-                let mut probe = snapshot.prepare_cached(&inner.sql.size_at)?;
+                let mut probe = snapshot.prepare_cached(&shared.sql.size_at)?;
                 let (mut sizes, mut total, mut at) = (DataSizes::default(), 0, first);
                 while at <= last {
                     let found = probe
@@ -249,13 +249,13 @@ impl Admin {
     }
 }
 
-/// The first row that was created at or after `moment`.
+/// The row id of the first session created at or after `time`.
 fn first_created_at(
     connection: &Connection,
-    place: &str,
-    moment: Timestamp,
+    first_from: &str,
+    time: Timestamp,
 ) -> rusqlite::Result<i64> {
-    let mut statement = connection.prepare_cached(place)?;
+    let mut statement = connection.prepare_cached(first_from)?;
     let mut created_at = |id: i64| {
         let row = statement.query_row([id], |row| Ok((row.get::<_, i64>(0)?, row.get(1)?)));
         row.optional()
@@ -267,7 +267,7 @@ fn first_created_at(
     while low < high {
         let middle = low + (high - low) / 2;
         match created_at(middle)? {
-            Some((id, created)) if Timestamp::from_millis(created) < moment => {
+            Some((id, created)) if Timestamp::from_millis(created) < time => {
                 low = id.saturating_add(1);
             }
             _ => high = middle,

@@ -15,7 +15,7 @@ use crate::event::{Event, Events};
 use crate::stores::sqlite::admin::PendingMigration;
 use crate::stores::sqlite::error::{self, while_doing};
 use crate::stores::sqlite::sql::{HISTORY, Sql, TableName};
-use crate::stores::sqlite::write::patiently;
+use crate::stores::sqlite::write::WriteTx;
 
 struct Migration {
     version: u32,
@@ -191,25 +191,14 @@ pub(super) fn migrate(
     events: &Events,
     deadline: Instant,
 ) -> Result<()> {
-    let failed = || while_doing(OPERATION);
-    patiently(deadline, || connection.execute_batch("BEGIN IMMEDIATE")).map_err(failed())?;
-    let migrated = apply(connection, table, sql).and_then(|from| {
-        patiently(deadline, || connection.execute_batch("COMMIT")).map_err(failed())?;
-        Ok(from)
-    });
-    match migrated {
-        Ok(from) if from < newest() => {
-            let table = table.as_str();
-            events.raise(&Event::Migrated { table, from, to: newest() });
-            Ok(())
-        }
-        Ok(_) => Ok(()),
-        Err(error) => {
-            // The first error is the one to report.
-            let _ = connection.execute_batch("ROLLBACK");
-            Err(error)
-        }
+    let mut tx = WriteTx::begin(connection, sql, None, OPERATION, deadline)?;
+    let from = tx.opaque(|connection| apply(connection, table, sql))?;
+    tx.commit(deadline)?;
+    if from < newest() {
+        let table = table.as_str();
+        events.raise(&Event::Migrated { table, from, to: newest() });
     }
+    Ok(())
 }
 
 /// Applies the missing migrations within a transaction. Returns the previous version.

@@ -1,7 +1,7 @@
-//! Sessions in a SQLite file: durable, shared by threads and processes, nothing else to run.
+//! Sessions in a SQLite file: durable, shared by threads and processes, without a server.
 //!
-//! The file may be the application's own database. Only the tables of the chosen name, and the
-//! history `cloakroom_migrations`, are ever touched in it.
+//! The file may be the application's own database. The store accesses only the tables of the chosen
+//! name, and the history of migrations `cloakroom_migrations`.
 
 mod admin;
 mod backup;
@@ -27,8 +27,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rusqlite::{Connection, params};
-
 use crate::backend::{
     Capabilities, Commit, Committed, LiveSession, Lookup, Maintenance, SessionIndex, Store,
     SweepReport,
@@ -36,9 +34,8 @@ use crate::backend::{
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::event::Events;
-use crate::id::{Realm, SessionIdHash};
+use crate::id::SessionIdHash;
 use crate::record::Touch;
-use crate::stores::sqlite::error::while_doing;
 use crate::stores::sqlite::file::{Access, InUse};
 use crate::stores::sqlite::read_pool::Readers;
 use crate::stores::sqlite::record_cache::RecordCache;
@@ -53,18 +50,19 @@ pub use builder::SqliteStoreBuilder;
 pub use inspect::{DataSizes, ScanReport, SessionDetails};
 pub use rusqlite;
 
-/// What of an acknowledged change survives a power cut.
+/// Which acknowledged changes survive a power loss.
 ///
-/// Whatever is chosen, everything acknowledged survives the death of the process, and everything
-/// that ends a session (destroying, revoking, renewing, signing in) is on the disk before it is
-/// acknowledged.
+/// In either case all acknowledged changes survive a crash of the process, and changes that end a
+/// session or replace an id (destroying, revoking, renewing, signing in) are on the disk before they
+/// are acknowledged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Durability {
     /// The newest ordinary changes may be lost, whole transactions at a time.
     #[default]
     Normal,
-    /// Everything acknowledged survives. A lone change takes several times as long.
+    /// All acknowledged changes survive. A change without others at the same time takes several times
+    /// as long.
     Full,
 }
 
@@ -72,24 +70,25 @@ pub enum Durability {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Journal {
-    /// A write-ahead log: readers and the writer do not wait for each other. The setting stays
-    /// with the file.
+    /// A write-ahead log: readers and the writer do not wait for each other. SQLite stores the
+    /// setting in the file.
     #[default]
     Wal,
-    /// As the file is now, for a host that needs it so. Under a rollback journal reads wait for
-    /// commits, and commits for reads: a long read, such as a backup, makes changes
+    /// The present mode of the file. Under a rollback journal reads wait for commits, and commits for
+    /// reads: during a long read, such as a backup, changes fail with
     /// [`Busy`](crate::ErrorKind::Busy).
     Keep,
 }
 
-/// Sessions in a SQLite database. Cloning gives another handle to the same store.
+/// Sessions in a SQLite database. A clone refers to the same store.
 ///
-/// The newest commit is visible to every later load, in this process and in others. Reads go on
-/// while a change is written. Changes of many threads are committed in groups.
+/// The newest commit is visible to every later load, in this process and in others. Writes do not
+/// block reads. Changes of several threads are committed in groups.
 ///
-/// It belongs to the process in which it was opened. In one that was forked from that every call is
-/// [`Unavailable`](crate::ErrorKind::Unavailable), and so is opening the same file. To open another
-/// one there can wait for ever for a thread that was left behind: fork first.
+/// A store belongs to the process that opened it. In a process forked from that, every call fails
+/// with [`Unavailable`](crate::ErrorKind::Unavailable), and so does opening the same file; opening
+/// another file there can block for ever, because a lock may belong to a thread that the fork did
+/// not copy. Fork before opening a store.
 ///
 /// ```
 /// # fn main() -> Result<(), cloakroom::Error> {
@@ -103,9 +102,9 @@ pub enum Journal {
 /// # }
 /// ```
 #[derive(Clone, Debug)]
-pub struct SqliteStore(Arc<Inner>);
+pub struct SqliteStore(Arc<Shared>);
 
-struct Inner {
+struct Shared {
     /// How the file is opened, and its path; `None` for a database in memory.
     file: Option<(Access, PathBuf)>,
     table: TableName,
@@ -114,34 +113,34 @@ struct Inner {
     readers: Readers,
     events: Events,
     busy_timeout: Duration,
-    /// Sessions that need not be read from the database. Here to be let go of when the connections
-    /// are closed.
+    /// Declared after the connections, so that they are closed before it is dropped.
     record_cache: Option<Arc<RecordCache>>,
-    /// Last, for the same reason.
+    /// Declared last, for the same reason.
     _in_use: Option<InUse>,
 }
 
-impl Drop for Inner {
+impl Drop for Shared {
     fn drop(&mut self) {
         if !self.writer.process().is_current() {
-            // To close a connection in a forked process can roll back what is under way in the
-            // other one; and it takes locks of SQLite's, which nobody may be there to release.
+            // Closing a connection in a forked process can roll back a transaction of the other
+            // process. It also takes locks of SQLite, which a thread that the fork did not copy may
+            // hold.
             mem::forget((self.writer.clone(), self.readers.clone()));
         }
     }
 }
 
-impl Debug for Inner {
+impl Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { file, table, .. } = self;
+        let Shared { file, table, .. } = self;
         let path = file.as_ref().map(|(_, path)| path);
-        f.debug_struct("Inner").field("path", &path).field("table", table).finish_non_exhaustive()
+        f.debug_struct("Shared").field("path", &path).field("table", table).finish_non_exhaustive()
     }
 }
 
 impl SqliteStore {
-    /// Opens the database at `path` with all defaults, and creates file and tables if needed. A
-    /// new file can be read by its owner only.
+    /// Opens the database at `path` with the default settings. Creates the file, readable by its
+    /// owner only, and the tables if they do not exist.
     ///
     /// # Errors
     /// As [`SqliteStoreBuilder::open`].
@@ -149,8 +148,8 @@ impl SqliteStore {
         SqliteStore::builder(path).open()
     }
 
-    /// Opens a new database in memory, which ends with the last clone of the store. It has one
-    /// connection: reads wait for writes, however long those take.
+    /// Opens a new database in memory, which is deleted with the last clone of the store. It has one
+    /// connection, so that reads wait for writes without a limit in time.
     ///
     /// # Errors
     /// As [`SqliteStoreBuilder::open`].
@@ -158,92 +157,53 @@ impl SqliteStore {
         SqliteStore::builder_in_memory().open()
     }
 
-    /// Starts with the default settings for a new database in memory. Readers, journal and
-    /// durability do not matter there.
+    /// The default settings for a new database in memory. Readers, journal and durability have no
+    /// effect there.
     pub fn builder_in_memory() -> SqliteStoreBuilder {
         SqliteStoreBuilder::memory()
     }
 
-    /// Starts with the default settings for the database at `path`.
+    /// The default settings for the database at `path`.
     pub fn builder(path: impl AsRef<Path>) -> SqliteStoreBuilder {
         SqliteStoreBuilder::file(path.as_ref())
     }
 
-    /// The file; `None` for a database in memory.
+    /// The path of the file; `None` for a database in memory.
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
         self.0.file.as_ref().map(|(_, path)| path.as_path())
     }
 
-    /// The sessions table.
+    /// The name of the sessions table.
     #[must_use]
     pub fn table(&self) -> &str {
         self.0.table.as_str()
     }
 }
 
-const LOG: &str = "copy the log into the database";
-
-/// Deletes all rows and raises the epoch; says how many of them lived at `now`.
-fn delete_all(connection: &Connection, sql: &Sql, now: Timestamp) -> rusqlite::Result<u64> {
-    let live: i64 = connection.query_row(&sql.count_live, [now.as_millis()], |row| row.get(0))?;
-    connection.execute(&sql.delete_all, [])?;
-    connection.execute(&sql.delete_all_replaced, [])?;
-    connection.execute(&sql.raise_epoch, [])?;
-    Ok(u64::try_from(live).unwrap_or(0))
-}
-
-/// Deletes all rows of a realm and raises the epoch; says how many of them lived at `now`.
-fn delete_all_of(
-    connection: &Connection,
-    sql: &Sql,
-    realm: &Realm,
-    now: Timestamp,
-) -> rusqlite::Result<u64> {
-    // Without a condition SQLite drops whole pages, a thousand times as fast.
-    let others: bool =
-        connection.query_row(&sql.has_other_realms, [realm.as_str()], |row| row.get(0))?;
-    if !others {
-        return delete_all(connection, sql, now);
-    }
-    let live = count_live_of(connection, sql, realm, now)?;
-    connection.execute(&sql.delete_all_of, [realm.as_str()])?;
-    connection.execute(&sql.raise_epoch, [])?;
-    Ok(live)
-}
-
-fn count_live_of(
-    connection: &Connection,
-    sql: &Sql,
-    realm: &Realm,
-    now: Timestamp,
-) -> rusqlite::Result<u64> {
-    let columns = params![now.as_millis(), realm.as_str()];
-    let live: i64 = connection.query_row(&sql.count_live_of, columns, |row| row.get(0))?;
-    Ok(u64::try_from(live).unwrap_or(0))
-}
+const CHECKPOINT: &str = "copy the log into the database";
 
 #[deny(clippy::missing_trait_methods)]
 impl Store for SqliteStore {
     fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Lookup> {
         self.0.writer.process().check()?;
         let record_cache = self.0.record_cache.as_deref();
-        let missed = match record_cache.map(|record_cache| record_cache.find(id_hash, now)) {
+        let miss = match record_cache.map(|record_cache| record_cache.find(id_hash, now)) {
             Some(Ok(record)) => {
                 let session = LiveSession { record, id_hash: *id_hash };
                 return Ok(Lookup::Live { session, at: () });
             }
-            Some(Err(missed)) => Some(missed),
+            Some(Err(miss)) => Some(miss),
             None => None,
         };
         let found = self.0.readers.read("load a session", |connection| {
             row::find(connection, &self.0.sql, id_hash, now)
         })?;
-        if let (Lookup::Live { session, at }, Some(record_cache), Some(missed)) =
-            (&found, record_cache, missed)
+        if let (Lookup::Live { session, at }, Some(record_cache), Some(miss)) =
+            (&found, record_cache, miss)
             && at.agrees_with(&session.record)
         {
-            record_cache.keep(missed, at.id_hash, at.id, &session.record);
+            record_cache.keep(miss, at.id_hash, at.id, &session.record);
         }
         Ok(found.without_position())
     }
@@ -256,51 +216,29 @@ impl Store for SqliteStore {
     }
 
     fn commit(&self, commit: &Commit) -> Result<Committed> {
-        let (sql, commit) = (self.0.sql.clone(), commit.clone());
+        let commit = commit.clone();
         let (mode, operation) = (commit::commit_mode(&commit), commit.action.operation());
-        self.0.writer.write_known(mode, operation, move |connection, transaction| {
-            commit::carry_out(&commit, connection, &sql, transaction)
-        })
+        self.0.writer.write(mode, operation, move |tx| commit::apply(&commit, tx))
     }
 
     fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
         if batch.is_empty() {
             return Ok(());
         }
-        let (sql, batch) = (self.0.sql.clone(), batch.to_vec());
-        self.0.writer.write_known(
-            CommitMode::Normal,
-            "record activity",
-            move |connection, transaction| {
-                for (id_hash, touch) in batch {
-                    row::touch(connection, &sql, &id_hash, touch, now, transaction)
-                        .map_err(while_doing("record activity"))?;
-                }
-                Ok(())
-            },
-        )
+        let batch = batch.to_vec();
+        self.0.writer.write(CommitMode::Normal, "record activity", move |tx| {
+            batch.into_iter().try_for_each(|(id_hash, touch)| tx.touch(id_hash, touch, now))
+        })
     }
 
     fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {
         const OPERATION: &str = "sweep ended sessions";
-        let sql = self.0.sql.clone();
         let limit = i64::try_from(limit.get()).unwrap_or(i64::MAX);
-        let (removed, began) = self.0.writer.write_known(
-            CommitMode::Normal,
-            OPERATION,
-            move |connection, transaction| {
-                // By now the lock is held; it is given up by the commit.
-                let began = instant();
-                let mut sweep =
-                    connection.prepare_cached(&sql.sweep).map_err(while_doing(OPERATION))?;
-                let removed =
-                    sweep.execute([now.as_millis(), limit]).map_err(while_doing(OPERATION))?;
-                transaction.swept(now, removed);
-                row::forget_replaced(connection, &sql, now, limit, transaction)
-                    .map_err(while_doing(OPERATION))?;
-                Ok((removed, began))
-            },
-        )?;
+        let (removed, began) = self.0.writer.write(CommitMode::Normal, OPERATION, move |tx| {
+            // The transaction holds the write lock by now, and releases it by the commit.
+            let began = instant();
+            Ok((tx.sweep(now, limit)?, began))
+        })?;
         Ok(SweepReport::new(removed, instant().saturating_duration_since(began)))
     }
 
@@ -310,7 +248,7 @@ impl Store for SqliteStore {
 
     fn maintenance(&self) -> Option<&dyn Maintenance> {
         match self.0.file {
-            Some(_) if self.0.writer.log().is_ours() => Some(&*self.0),
+            Some(_) if self.0.writer.log().runs_checkpoints() => Some(&*self.0),
             _ => None,
         }
     }
@@ -320,24 +258,21 @@ impl Store for SqliteStore {
     }
 }
 
-impl Maintenance for Inner {
-    /// Copies the write-ahead log into the database beside the writers; what is left at the end is
-    /// copied while nobody writes, so that the log starts again from its beginning.
+impl Maintenance for Shared {
+    /// Runs passive checkpoints beside the writers; what is left then is copied while writers wait,
+    /// so that the log starts again from its beginning.
     fn run(&self) -> Result<()> {
-        let worth_a_restart =
-            self.readers.read(LOG, |connection| self.writer.log().copy(connection))?;
-        if !worth_a_restart {
-            return Ok(());
+        let log = self.writer.log();
+        match self.readers.read(CHECKPOINT, |connection| log.checkpoint_passive(connection))? {
+            true => self.writer.exclusive(CHECKPOINT, |connection| log.restart(connection)),
+            false => Ok(()),
         }
-        let writer = self.writer.clone();
-        self.writer
-            .write(CommitMode::Alone, LOG, move |connection| writer.log().restart(connection))
     }
 
-    fn on_due(&self, bell: Box<dyn Fn() + Send + Sync>) {
-        // In a fork nobody writes, and the bell's lock may be held for ever.
+    fn on_due(&self, callback: Box<dyn Fn() + Send + Sync>) {
+        // A forked process never writes, and the lock of the callback may stay locked there.
         if self.writer.process().is_current() {
-            self.writer.log().set_bell(bell);
+            self.writer.log().set_callback(callback);
         }
     }
 }

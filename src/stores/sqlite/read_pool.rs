@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::process::Process;
 use crate::stores::sqlite::error::while_doing;
 use crate::stores::sqlite::file::Access;
-use crate::stores::sqlite::file_identity::Names;
+use crate::stores::sqlite::file_identity::FileIdentity;
 use crate::stores::sqlite::write::Writer;
 
 /// The maximum number of prepared statements per connection; larger than the number of statements.
@@ -26,18 +26,18 @@ pub(super) enum Readers {
         process: Process,
         pool: Pool<SqliteConnectionManager>,
         access: Access,
-        names: Arc<Names>,
+        file_identity: Arc<FileIdentity>,
         busy_timeout: Duration,
     },
     /// A database in memory has a single connection: locks of SQLite's shared cache ignore the busy
     /// timeout.
-    Shared(Arc<Writer>),
+    Writer(Arc<Writer>),
 }
 
 impl Readers {
     pub(super) fn pool(
         access: &Access,
-        names: Arc<Names>,
+        file_identity: Arc<FileIdentity>,
         readers: u32,
         busy_timeout: Duration,
     ) -> Self {
@@ -58,7 +58,7 @@ impl Readers {
             process: Process::current(),
             pool,
             access: access.clone(),
-            names,
+            file_identity,
             busy_timeout,
         }
     }
@@ -69,13 +69,14 @@ impl Readers {
         work: impl FnOnce(&Connection) -> Result<T>,
     ) -> Result<T> {
         match self {
-            Readers::Shared(writer) => writer.read(work),
-            Readers::Pool { process, pool, access, names, busy_timeout } => {
+            Readers::Writer(writer) => writer.read(work),
+            Readers::Pool { process, pool, access, file_identity, busy_timeout } => {
                 process.check()?;
                 if let Some(connection) = pool.try_get() {
                     return work(&connection);
                 }
-                let (connection, left) = check_out(pool, access, names, *busy_timeout, operation)?;
+                let (connection, left) =
+                    check_out(pool, access, file_identity, *busy_timeout, operation)?;
                 // The wait for the pool and the wait for SQLite share one deadline.
                 connection.busy_timeout(left).map_err(while_doing(operation))?;
                 let result = work(&connection);
@@ -98,7 +99,7 @@ fn prepare(connection: &Connection, busy_timeout: Duration) -> rusqlite::Result<
 fn check_out(
     pool: &Pool<SqliteConnectionManager>,
     access: &Access,
-    names: &Names,
+    file_identity: &FileIdentity,
     busy_timeout: Duration,
     operation: &'static str,
 ) -> Result<(PooledConnection<SqliteConnectionManager>, Duration)> {
@@ -110,7 +111,7 @@ fn check_out(
             // until the timeout; a trial here yields the error at once. The trial includes the
             // configuration, because a disk that opens a file may still fail to read it. If another
             // file has replaced the database, it must not be read with our log.
-            names.check()?;
+            file_identity.check()?;
             access
                 .connect()
                 .and_then(|connection| prepare(&connection, left()))

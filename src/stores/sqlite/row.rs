@@ -1,25 +1,22 @@
-//! Decodes rows to records, and writes records to rows.
+//! Reads rows, and decodes them to records.
 
 use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use crate::backend::{
-    IdChange, LiveSession, Lookup, Missing, ReplacedBy, ReplacedId, ReplacedIdStatus,
-};
+use crate::backend::{LiveSession, Lookup, Missing, ReplacedBy, ReplacedId, ReplacedIdStatus};
 use crate::clock::Timestamp;
 use crate::data::Data;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{IdpSessionId, JoinSalt, PublicId, Realm, SessionIdHash, UserKey};
 use crate::lifetime::Limits;
-use crate::record::{self, Client, Cursor, FORMAT, Record, Summary, Touch};
+use crate::record::{self, Client, Cursor, Record, Summary};
 use crate::stores::sqlite::error::while_doing;
-use crate::stores::sqlite::record_cache::{Hot, Transaction};
 use crate::stores::sqlite::sql::Sql;
 
 /// The row of a session as it was read.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
+pub(super) struct FoundRow {
     pub(super) id: i64,
     pub(super) id_hash: SessionIdHash,
     pub(super) public_id: PublicId,
@@ -28,7 +25,7 @@ pub(super) struct Place {
     pub(super) deadline: Timestamp,
 }
 
-impl Place {
+impl FoundRow {
     /// Whether the deadline column equals the deadline computed from `record`.
     pub(super) fn agrees_with(&self, record: &Record) -> bool {
         self.deadline == record.deadline()
@@ -41,7 +38,7 @@ pub(super) fn find(
     sql: &Sql,
     id_hash: &SessionIdHash,
     now: Timestamp,
-) -> Result<Lookup<Place>> {
+) -> Result<Lookup<FoundRow>> {
     let failed = || while_doing("look a session up");
     if let Some(found) = by_key(connection, sql, id_hash, now).map_err(failed())? {
         return Ok(found);
@@ -55,7 +52,7 @@ fn by_key(
     sql: &Sql,
     id_hash: &SessionIdHash,
     now: Timestamp,
-) -> rusqlite::Result<Option<Lookup<Place>>> {
+) -> rusqlite::Result<Option<Lookup<FoundRow>>> {
     let mut statement = connection.prepare_cached(&sql.by_key)?;
     let mut rows = statement.query([id_hash.as_bytes()])?;
     rows.next()?.map(|row| session(row, now)).transpose()
@@ -66,7 +63,7 @@ fn by_replaced_key(
     sql: &Sql,
     id_hash: &SessionIdHash,
     now: Timestamp,
-) -> rusqlite::Result<Option<Lookup<Place>>> {
+) -> rusqlite::Result<Option<Lookup<FoundRow>>> {
     let mut statement = connection.prepare_cached(&sql.by_replaced_key)?;
     let mut rows = statement.query([id_hash.as_bytes()])?;
     let Some(row) = rows.next()? else { return Ok(None) };
@@ -101,12 +98,12 @@ fn replaced_id(row: &Row<'_>, id_hash: SessionIdHash) -> rusqlite::Result<Replac
 }
 
 /// Decodes the session in a row.
-fn session(row: &Row<'_>, now: Timestamp) -> rusqlite::Result<Lookup<Place>> {
+fn session(row: &Row<'_>, now: Timestamp) -> rusqlite::Result<Lookup<FoundRow>> {
     let deadline = Timestamp::from_millis(row.get(12)?);
     let id_hash = SessionIdHash::from_bytes(row.get(1)?);
     let seen = Timestamp::from_millis(row.get(9)?);
     let public_id = PublicId::from_bytes(row.get(3)?);
-    let at = Place { id: row.get(0)?, id_hash, public_id, seen, deadline };
+    let at = FoundRow { id: row.get(0)?, id_hash, public_id, seen, deadline };
     if deadline <= now {
         return Ok(Lookup::Missing(Missing::NotFound { expired: Some(at) }));
     }
@@ -228,281 +225,73 @@ pub(super) fn summary(row: &Row<'_>) -> rusqlite::Result<Summary> {
     })
 }
 
-fn idle_column(limits: &Limits) -> Option<i64> {
+pub(super) fn idle_column(limits: &Limits) -> Option<i64> {
     let millis = limits.idle.map(record::duration_to_millis);
     millis.map(|millis| i64::try_from(millis).unwrap_or(i64::MAX))
 }
 
-fn revision_column(record: &Record) -> i64 {
+pub(super) fn revision_column(record: &Record) -> i64 {
     i64::try_from(record.revision).unwrap_or(i64::MAX)
 }
 
-/// Inserts a session.
-pub(super) fn insert(
+/// What a touch needs to know of a session.
+pub(super) struct Times {
+    pub(super) id: i64,
+    pub(super) id_hash: SessionIdHash,
+    pub(super) seen: Timestamp,
+    /// The deadline column.
+    pub(super) deadline: Timestamp,
+    /// `None` if they are malformed.
+    pub(super) limits: Option<Limits>,
+}
+
+/// The times of the session with this id, which may be a replaced one within its grace.
+pub(super) fn times(
     connection: &Connection,
     sql: &Sql,
     id_hash: &SessionIdHash,
-    record: &Record,
-) -> rusqlite::Result<()> {
-    let mut statement = connection.prepare_cached(&sql.insert)?;
-    statement.execute(params![
-        id_hash.as_bytes(),
-        record.id_issued.as_millis(),
-        record.public_id.as_bytes(),
-        record.user.as_ref().map(UserKey::as_str),
-        record.idp_session_id.as_ref().map(IdpSessionId::as_str),
-        record.auth_level,
-        record.created.as_millis(),
-        record.authenticated.map(Timestamp::as_millis),
-        record.seen.as_millis(),
-        idle_column(&record.limits),
-        record.limits.absolute.map(Timestamp::as_millis),
-        record.deadline().as_millis(),
-        record.persistent,
-        revision_column(record),
-        record.client.as_ref().map(Client::to_json),
-        FORMAT,
-        record.data.as_json(),
-        record.realm.as_str(),
-    ])?;
-    Ok(())
-}
-
-/// Changes the id of a session, and remembers the previous id and, if it differs, the one
-/// presented.
-pub(super) fn id_change(
-    connection: &Connection,
-    sql: &Sql,
-    place: Place,
-    IdChange { left, presented }: &IdChange,
-    transaction: &mut Transaction<'_>,
-) -> rusqlite::Result<()> {
-    let mut statement = connection.prepare_cached(&sql.id_change)?;
-    one_row(statement.execute(params![place.id, left.successor.as_bytes()])?)?;
-    if left.ends_graces() {
-        let mut statement = connection.prepare_cached(&sql.end_graces)?;
-        transaction.changed_replaced(statement.execute([place.id])?);
-    }
-    let session = (place.id, &place.public_id);
-    remember(connection, sql, session, left, transaction)?;
-    match presented {
-        Some(presented) => remember_anew(connection, sql, session, presented, transaction),
-        None => Ok(()),
-    }
-}
-
-/// Remembers a replaced id of a session again, in place of what is remembered of it.
-pub(super) fn remember_anew(
-    connection: &Connection,
-    sql: &Sql,
-    session: (i64, &PublicId),
-    id: &ReplacedId,
-    transaction: &mut Transaction<'_>,
-) -> rusqlite::Result<()> {
-    let mut statement = connection.prepare_cached(&sql.forget_replaced_key)?;
-    transaction.changed_replaced(statement.execute([id.id_hash.as_bytes()])?);
-    remember(connection, sql, session, id, transaction)
-}
-
-/// Remembers a replaced id of a session. Deletes the oldest ids of that session above the maximum,
-/// and up to two outdated ids of any session, so that the table does not grow without bound.
-fn remember(
-    connection: &Connection,
-    sql: &Sql,
-    (session, public_id): (i64, &PublicId),
-    id: &ReplacedId,
-    transaction: &mut Transaction<'_>,
-) -> rusqlite::Result<()> {
-    let mut statement = connection.prepare_cached(&sql.forget_replaced_of)?;
-    let others = i64::try_from(ReplacedId::MAX - 1).unwrap_or(i64::MAX);
-    transaction.changed_replaced(statement.execute(params![
-        session,
-        public_id.as_bytes(),
-        others
-    ])?);
-    forget_replaced(connection, sql, id.at, 2, transaction)?;
-    let (by_sign_in, salt) = match &id.by {
-        ReplacedBy::Renewal { .. } => (false, None),
-        ReplacedBy::SignIn { salt } => (true, salt.as_ref()),
-    };
-    let mut statement = connection.prepare_cached(&sql.remember_replaced)?;
-    transaction.changed_replaced(statement.execute(params![
-        id.id_hash.as_bytes(),
-        session,
-        public_id.as_bytes(),
-        id.successor.as_bytes(),
-        id.at.as_millis(),
-        id.grace_until().map(Timestamp::as_millis),
-        by_sign_in,
-        salt.map(JoinSalt::as_bytes),
-        id.had_user,
-        id.forget_at().as_millis(),
-    ])?);
-    Ok(())
-}
-
-/// Deletes at most `limit` outdated replaced ids.
-pub(super) fn forget_replaced(
-    connection: &Connection,
-    sql: &Sql,
     now: Timestamp,
-    limit: i64,
-    transaction: &mut Transaction<'_>,
-) -> rusqlite::Result<()> {
-    let mut statement = connection.prepare_cached(&sql.forget_replaced)?;
-    transaction.changed_replaced(statement.execute([now.as_millis(), limit])?);
-    Ok(())
-}
-
-/// Writes all columns that a sign-in can change: all but the ids and the creation time.
-pub(super) fn update_all(
-    connection: &Connection,
-    sql: &Sql,
-    place: Place,
-    record: &Record,
-) -> rusqlite::Result<()> {
-    let mut statement = connection.prepare_cached(&sql.update_all)?;
-    one_row(statement.execute(params![
-        place.id,
-        record.user.as_ref().map(UserKey::as_str),
-        record.idp_session_id.as_ref().map(IdpSessionId::as_str),
-        record.auth_level,
-        record.authenticated.map(Timestamp::as_millis),
-        record.seen.as_millis(),
-        idle_column(&record.limits),
-        record.limits.absolute.map(Timestamp::as_millis),
-        record.deadline().as_millis(),
-        record.persistent,
-        revision_column(record),
-        record.client.as_ref().map(Client::to_json),
-        FORMAT,
-        record.data.as_json(),
-        record.id_issued.as_millis(),
-        record.realm.as_str(),
-    ])?)
-}
-
-/// Writes the columns that a merge changes: the data, and the activity if it changed. Returns
-/// whether it wrote the deadline.
-pub(super) fn update_data(
-    connection: &Connection,
-    sql: &Sql,
-    place: Place,
-    record: &Record,
-) -> rusqlite::Result<bool> {
-    let (revision, data) = (revision_column(record), record.data.as_json());
-    let moved = record.seen != place.seen;
-    if moved {
-        let mut statement = connection.prepare_cached(&sql.update_data_and_seen)?;
-        let (seen, deadline) = (record.seen.as_millis(), record.deadline().as_millis());
-        one_row(statement.execute(params![place.id, revision, FORMAT, data, seen, deadline])?)?;
-    } else {
-        let mut statement = connection.prepare_cached(&sql.update_data)?;
-        one_row(statement.execute(params![place.id, revision, FORMAT, data])?)?;
-    }
-    Ok(moved)
-}
-
-/// Records activity if the session is live and the touch is newer than its last one.
-pub(super) fn touch(
-    connection: &Connection,
-    sql: &Sql,
-    id_hash: &SessionIdHash,
-    touch: Touch,
-    now: Timestamp,
-    transaction: &mut Transaction<'_>,
-) -> rusqlite::Result<()> {
+) -> rusqlite::Result<Option<Times>> {
     let times = |row: &Row<'_>| {
-        let seen = Timestamp::from_millis(row.get(1)?);
-        let deadline = Timestamp::from_millis(row.get(2)?);
-        let place = (row.get::<_, i64>(0)?, SessionIdHash::from_bytes(row.get(5)?));
-        Ok((place, seen, deadline, limits(row, 3)?))
+        Ok(Times {
+            id: row.get(0)?,
+            seen: Timestamp::from_millis(row.get(1)?),
+            deadline: Timestamp::from_millis(row.get(2)?),
+            limits: limits(row, 3)?,
+            id_hash: SessionIdHash::from_bytes(row.get(5)?),
+        })
     };
-    let by_key = match transaction.find(id_hash) {
-        Some(Hot { id, record }) => {
-            Some(((id, *id_hash), record.seen, record.deadline(), Some(record.limits)))
-        }
-        None => connection
-            .prepare_cached(&sql.times_by_key)?
-            .query_row([id_hash.as_bytes()], times)
-            .optional()?,
-    };
-    let found = match by_key {
-        Some(found) => Some(found),
-        None => connection
-            .prepare_cached(&sql.times_by_replaced_key)?
-            .query_row(params![id_hash.as_bytes(), now.as_millis()], times)
-            .optional()?,
-    };
-    match found {
-        Some(((id, id_hash), seen, deadline, Some(limits)))
-            if now < deadline && seen < touch.seen =>
-        {
-            update_seen(connection, sql, id, touch.seen, limits.deadline(touch.seen))?;
-            transaction.seen(id_hash, touch.seen);
-            Ok(())
-        }
-        _ => Ok(()),
+    let mut by_key = connection.prepare_cached(&sql.times_by_key)?;
+    if let Some(found) = by_key.query_row([id_hash.as_bytes()], times).optional()? {
+        return Ok(Some(found));
     }
+    let params = params![id_hash.as_bytes(), now.as_millis()];
+    connection.prepare_cached(&sql.times_by_replaced_key)?.query_row(params, times).optional()
 }
 
-pub(super) fn update_seen(
+/// The number of sessions that are live at `now`.
+pub(super) fn count_live(
     connection: &Connection,
     sql: &Sql,
-    id: i64,
-    seen: Timestamp,
-    deadline: Timestamp,
-) -> rusqlite::Result<()> {
-    let mut statement = connection.prepare_cached(&sql.update_seen)?;
-    one_row(statement.execute(params![id, seen.as_millis(), deadline.as_millis()])?)
-}
-
-pub(super) fn delete(connection: &Connection, sql: &Sql, id: i64) -> rusqlite::Result<()> {
-    one_row(connection.prepare_cached(&sql.delete)?.execute([id])?)
-}
-
-/// Fails unless exactly one row changed. The row was found before in the same transaction.
-fn one_row(changed: usize) -> rusqlite::Result<()> {
-    match changed {
-        1 => Ok(()),
-        other => Err(rusqlite::Error::StatementChangedRows(other)),
-    }
-}
-
-pub(super) fn is_taken(
-    connection: &Connection,
-    sql: &Sql,
-    id_hash: &SessionIdHash,
-) -> rusqlite::Result<bool> {
-    let mut statement = connection.prepare_cached(&sql.is_taken)?;
-    let taken = statement.query_row([id_hash.as_bytes()], |_| Ok(())).optional()?;
-    Ok(taken.is_some())
-}
-
-/// Deletes the user's expired sessions in a realm; returns their number.
-pub(super) fn delete_expired_of(
-    connection: &Connection,
-    sql: &Sql,
-    (user, realm): (&UserKey, &Realm),
     now: Timestamp,
-) -> rusqlite::Result<usize> {
-    let mut statement = connection.prepare_cached(&sql.delete_expired_of)?;
-    statement.execute(params![user.as_str(), now.as_millis(), realm.as_str()])
+) -> rusqlite::Result<u64> {
+    let live: i64 = connection.query_row(&sql.count_live, [now.as_millis()], |row| row.get(0))?;
+    Ok(u64::try_from(live).unwrap_or(0))
 }
 
-/// The user's live sessions in a realm but the one in row `except`, ordered by sign-in time, the
-/// earliest first.
-pub(super) fn by_sign_in(
+/// The number of sessions of a realm that are live at `now`.
+pub(super) fn count_live_of(
     connection: &Connection,
     sql: &Sql,
-    (user, realm): (&UserKey, &Realm),
-    except: Option<i64>,
+    realm: &Realm,
     now: Timestamp,
-) -> rusqlite::Result<Vec<(i64, SessionIdHash)>> {
-    let mut statement = connection.prepare_cached(&sql.by_sign_in)?;
-    // No row has the id -1: SQLite assigns row ids from 1 upwards.
-    let columns = params![user.as_str(), now.as_millis(), except.unwrap_or(-1), realm.as_str()];
-    let rows = statement
-        .query_map(columns, |row| Ok((row.get(0)?, SessionIdHash::from_bytes(row.get(1)?))))?;
-    rows.collect()
+) -> rusqlite::Result<u64> {
+    let params = params![now.as_millis(), realm.as_str()];
+    let live: i64 = connection.query_row(&sql.count_live_of, params, |row| row.get(0))?;
+    Ok(u64::try_from(live).unwrap_or(0))
+}
+
+/// The epoch, which rises when all sessions end.
+pub(super) fn epoch(connection: &Connection, sql: &Sql) -> rusqlite::Result<i64> {
+    connection.prepare_cached(&sql.epoch)?.query_row([], |row| row.get(0))
 }

@@ -1,6 +1,7 @@
 //! The SQL statements for one sessions table.
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::stores::sqlite::write::WriteStatement;
 
 /// The table with the history of migrations of all sessions tables in the file.
 pub(super) const HISTORY: &str = "cloakroom_migrations";
@@ -9,6 +10,10 @@ pub(super) const HISTORY: &str = "cloakroom_migrations";
 const COLUMNS: &str = "id, key, id_issued, handle, user_key, external_key, auth_level, \
      created, authenticated, seen, idle, absolute, deadline, persistent, revision, client, \
      format, data, realm";
+
+/// The columns that a sign-in can change, in the order of `WriteTx::write_record`.
+const RECORD: &str = "user_key, external_key, auth_level, authenticated, seen, idle, absolute, \
+     deadline, persistent, revision, client, format, data, id_issued, realm";
 
 /// The columns of a replaced id that [`row`](super::row) decodes, in its order, after those of its
 /// session.
@@ -55,51 +60,51 @@ pub(super) struct Sql {
     pub(super) by_key: String,
     pub(super) by_replaced_key: String,
     pub(super) is_taken: String,
-    pub(super) insert: String,
-    pub(super) id_change: String,
-    pub(super) end_graces: String,
-    pub(super) forget_replaced_of: String,
-    pub(super) forget_replaced: String,
-    pub(super) forget_replaced_key: String,
-    pub(super) remember_replaced: String,
-    pub(super) update_all: String,
-    pub(super) update_data: String,
-    pub(super) update_data_and_seen: String,
+    pub(super) insert: WriteStatement,
+    pub(super) id_change: WriteStatement,
+    pub(super) end_graces: WriteStatement,
+    pub(super) forget_replaced_of: WriteStatement,
+    pub(super) forget_replaced: WriteStatement,
+    pub(super) forget_replaced_key: WriteStatement,
+    pub(super) remember_replaced: WriteStatement,
+    pub(super) update_all: WriteStatement,
+    pub(super) update_data: WriteStatement,
+    pub(super) update_data_and_seen: WriteStatement,
     pub(super) times_by_key: String,
     pub(super) times_by_replaced_key: String,
-    pub(super) update_seen: String,
-    pub(super) delete: String,
-    pub(super) delete_expired_of: String,
+    pub(super) update_seen: WriteStatement,
+    pub(super) delete: WriteStatement,
+    pub(super) delete_expired_of: WriteStatement,
     pub(super) by_sign_in: String,
-    pub(super) sweep: String,
+    pub(super) sweep: WriteStatement,
     pub(super) list: String,
     pub(super) list_expired: String,
     pub(super) list_ended_among: String,
     pub(super) by_handle_of_user: String,
-    pub(super) by_handle_of_nobody: String,
+    pub(super) by_handle_of_anonymous: String,
     pub(super) by_id: String,
     pub(super) after_id: String,
-    pub(super) revoke: String,
+    pub(super) revoke: WriteStatement,
     pub(super) count_live: String,
     pub(super) count_expired: String,
     pub(super) count_all: String,
     pub(super) count_with_user: String,
     pub(super) count_live_with_user: String,
     pub(super) count_expired_with_user: String,
-    pub(super) count_by_place: String,
-    pub(super) place: String,
+    pub(super) count_by_period: String,
+    pub(super) first_from: String,
     pub(super) ends: String,
     pub(super) size_at: String,
     pub(super) live_ends: String,
-    pub(super) delete_all: String,
-    pub(super) delete_all_of: String,
+    pub(super) delete_all: WriteStatement,
+    pub(super) delete_all_of: WriteStatement,
     pub(super) count_live_of: String,
     pub(super) has_other_realms: String,
     pub(super) realms: String,
-    pub(super) delete_all_replaced: String,
+    pub(super) delete_all_replaced: WriteStatement,
     pub(super) epoch: String,
-    pub(super) raise_epoch: String,
-    pub(super) set_epoch: String,
+    pub(super) raise_epoch: WriteStatement,
+    pub(super) set_epoch: WriteStatement,
     pub(super) drop: String,
 }
 
@@ -115,6 +120,8 @@ impl Sql {
             let columns = columns.split(", ").map(|column| format!("{table}.{column}"));
             columns.collect::<Vec<_>>().join(", ")
         };
+        let write = WriteStatement::new;
+        let placeholders = |columns: &str| vec!["?"; columns.split(", ").count()].join(", ");
         Sql {
             by_key: format!("SELECT {COLUMNS} FROM {t} WHERE key = ?1"),
             by_replaced_key: format!(
@@ -126,65 +133,61 @@ impl Sql {
                 "SELECT 1 FROM {t} WHERE key = ?1 UNION ALL \
                  SELECT 1 FROM {replaced} WHERE key = ?1 LIMIT 1"
             ),
-            insert: format!(
-                "INSERT INTO {t} (key, id_issued, handle, user_key, external_key, auth_level, \
-                 created, authenticated, seen, idle, absolute, deadline, persistent, revision, \
-                 client, format, data, realm) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, \
-                 ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)"
-            ),
+            insert: write(format!(
+                "INSERT INTO {t} ({RECORD}, key, handle, created) VALUES ({}, ?, ?, ?)",
+                placeholders(RECORD)
+            )),
             // SQLite rewrites an index when a statement names one of its columns, even if the value
             // stays the same. So the frequent updates name as few columns as possible.
-            id_change: format!("UPDATE {t} SET key = ?2 WHERE id = ?1"),
-            end_graces: format!(
+            id_change: write(format!("UPDATE {t} SET key = ?2 WHERE id = ?1")),
+            end_graces: write(format!(
                 "UPDATE {replaced} SET grace_until = NULL WHERE session = ?1 \
                  AND grace_until IS NOT NULL"
-            ),
+            )),
             // All but the latest replaced ids of this session, and those of a deleted session with
             // the same row id.
-            forget_replaced_of: format!(
+            forget_replaced_of: write(format!(
                 "DELETE FROM {replaced} WHERE session = ?1 AND (handle <> ?2 OR id NOT IN \
                  (SELECT id FROM {replaced} WHERE session = ?1 AND handle = ?2 \
                  ORDER BY id DESC LIMIT ?3))"
-            ),
-            forget_replaced: format!(
+            )),
+            forget_replaced: write(format!(
                 "DELETE FROM {replaced} WHERE id IN \
                  (SELECT id FROM {replaced} WHERE forget_at <= ?1 LIMIT ?2)"
-            ),
-            forget_replaced_key: format!("DELETE FROM {replaced} WHERE key = ?1"),
-            remember_replaced: format!(
+            )),
+            forget_replaced_key: write(format!("DELETE FROM {replaced} WHERE key = ?1")),
+            remember_replaced: write(format!(
                 "INSERT INTO {replaced} (key, session, handle, {REPLACED}, forget_at) \
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"
-            ),
-            update_all: format!(
-                "UPDATE {t} SET user_key = ?2, external_key = ?3, auth_level = ?4, \
-                 authenticated = ?5, seen = ?6, idle = ?7, absolute = ?8, deadline = ?9, \
-                 persistent = ?10, revision = ?11, client = ?12, format = ?13, data = ?14, \
-                 id_issued = ?15, realm = ?16 WHERE id = ?1"
-            ),
-            update_data: format!(
+            )),
+            update_all: write(format!(
+                "UPDATE {t} SET ({RECORD}) = ({}) WHERE id = ?",
+                placeholders(RECORD)
+            )),
+            update_data: write(format!(
                 "UPDATE {t} SET revision = ?2, format = ?3, data = ?4 WHERE id = ?1"
-            ),
-            update_data_and_seen: format!(
+            )),
+            update_data_and_seen: write(format!(
                 "UPDATE {t} SET revision = ?2, format = ?3, data = ?4, seen = ?5, deadline = ?6 \
                  WHERE id = ?1"
-            ),
+            )),
             times_by_key: format!("SELECT {TIMES} FROM {t} WHERE key = ?1"),
             times_by_replaced_key: format!(
                 "SELECT {} FROM {and_session} WHERE r.key = ?1 AND r.grace_until > ?2",
                 of("s", TIMES)
             ),
-            update_seen: format!("UPDATE {t} SET seen = ?2, deadline = ?3 WHERE id = ?1"),
-            delete: format!("DELETE FROM {t} WHERE id = ?1"),
-            delete_expired_of: format!(
+            update_seen: write(format!("UPDATE {t} SET seen = ?2, deadline = ?3 WHERE id = ?1")),
+            delete: write(format!("DELETE FROM {t} WHERE id = ?1")),
+            delete_expired_of: write(format!(
                 "DELETE FROM {t} WHERE user_key = ?1 AND realm = ?3 AND +deadline <= ?2"
-            ),
+            )),
             by_sign_in: format!(
                 "SELECT id, key FROM {t} WHERE user_key = ?1 AND realm = ?4 AND deadline > ?2 \
                  AND id <> ?3 ORDER BY authenticated, id"
             ),
-            sweep: format!(
+            sweep: write(format!(
                 "DELETE FROM {t} WHERE id IN (SELECT id FROM {t} WHERE deadline <= ?1 LIMIT ?2)"
-            ),
+            )),
             list: format!("SELECT {SUMMARY} FROM {t} WHERE deadline > ?1 AND id < ?2 AND "),
             // The pluses force SQLite to use the deadline index: in row id order it might scan
             // every live row to find a few expired ones. The deadline index alone yields the row
@@ -200,12 +203,12 @@ impl Sql {
             by_handle_of_user: format!(
                 "SELECT {SUMMARY} FROM {t} WHERE handle = ?1 AND user_key IS NOT NULL"
             ),
-            by_handle_of_nobody: format!(
+            by_handle_of_anonymous: format!(
                 "SELECT {SUMMARY} FROM {t} WHERE handle = ?1 AND user_key IS NULL"
             ),
             by_id: format!("SELECT {COLUMNS} FROM {t} WHERE id = ?1"),
             after_id: format!("SELECT {COLUMNS} FROM {t} WHERE id > ?1 ORDER BY id LIMIT 500"),
-            revoke: format!("DELETE FROM {t} WHERE (?2 IS NULL OR handle <> ?2) AND "),
+            revoke: write(format!("DELETE FROM {t} WHERE (?2 IS NULL OR handle <> ?2) AND ")),
             count_live: format!("SELECT count(*) FROM {t} WHERE deadline > ?1"),
             count_expired: format!("SELECT count(*) FROM {t} WHERE deadline <= ?1"),
             count_all: format!("SELECT count(*) FROM {t}"),
@@ -217,8 +220,8 @@ impl Sql {
             count_expired_with_user: format!(
                 "SELECT count(*) FROM {t} WHERE +user_key IS NOT NULL AND deadline <= ?1"
             ),
-            count_by_place: format!("SELECT count(*){{counts}} FROM {t} WHERE deadline > ?1"),
-            place: format!("SELECT id, created FROM {t} WHERE id >= ?1 ORDER BY id LIMIT 1"),
+            count_by_period: format!("SELECT count(*){{counts}} FROM {t} WHERE deadline > ?1"),
+            first_from: format!("SELECT id, created FROM {t} WHERE id >= ?1 ORDER BY id LIMIT 1"),
             ends: format!("SELECT (SELECT min(id) FROM {t}), (SELECT max(id) FROM {t})"),
             size_at: format!(
                 "SELECT id, length(CAST(data AS BLOB)) FROM {t} WHERE id >= ?1 ORDER BY id LIMIT 1"
@@ -230,20 +233,20 @@ impl Sql {
                  (SELECT created FROM {t} WHERE id = ends.last) FROM \
                  (SELECT min(+id) AS first, max(+id) AS last FROM {t} WHERE deadline > ?1) AS ends"
             ),
-            delete_all: format!("DELETE FROM {t}"),
-            delete_all_of: format!("DELETE FROM {t} WHERE realm = ?1"),
+            delete_all: write(format!("DELETE FROM {t}")),
+            delete_all_of: write(format!("DELETE FROM {t} WHERE realm = ?1")),
             // No index contains the realm. A full scan in table order is faster than reading single
             // rows in the order of the deadline index.
             count_live_of: format!("SELECT count(*) FROM {t} WHERE +deadline > ?1 AND realm = ?2"),
             has_other_realms: format!("SELECT EXISTS (SELECT 1 FROM {t} WHERE realm <> ?1)"),
             realms: format!("SELECT DISTINCT realm FROM {t} ORDER BY realm"),
-            delete_all_replaced: format!("DELETE FROM {replaced}"),
+            delete_all_replaced: write(format!("DELETE FROM {replaced}")),
             epoch: format!("SELECT CAST(value AS INTEGER) FROM {meta} WHERE name = 'epoch'"),
-            raise_epoch: format!(
+            raise_epoch: write(format!(
                 "UPDATE {meta} SET value = CAST(CAST(value AS INTEGER) + 1 AS TEXT) \
                  WHERE name = 'epoch'"
-            ),
-            set_epoch: format!("UPDATE {meta} SET value = ?1 WHERE name = 'epoch'"),
+            )),
+            set_epoch: write(format!("UPDATE {meta} SET value = ?1 WHERE name = 'epoch'")),
             drop: format!(
                 "DROP VIEW IF EXISTS \"{0}_readable\"; DROP TABLE IF EXISTS \"{0}_meta\"; \
                  DROP TABLE IF EXISTS \"{0}_replaced\"; \
@@ -283,5 +286,18 @@ mod tests {
         for good in ["session", "_a1", "order", "T", TableName::DEFAULT] {
             assert_eq!(TableName::new(good).unwrap().as_str(), good);
         }
+    }
+
+    #[test]
+    fn statements_that_write_are_write_statements() {
+        let sql = format!("{:#?}", Sql::new(&TableName::new("t").unwrap()));
+        let (mut reads, mut writes) = (0, 0);
+        for line in sql.lines().filter(|line| line.contains('"') && !line.contains("drop: ")) {
+            let is_read = line.contains("\"SELECT ");
+            // The text of a write statement is on a line of its own.
+            assert_eq!(is_read, line.contains(": \""), "{line}");
+            *if is_read { &mut reads } else { &mut writes } += 1;
+        }
+        assert!(reads > 20 && writes == sql.matches("WriteStatement(").count(), "{sql}");
     }
 }

@@ -11,7 +11,7 @@ use rusqlite::hooks::Wal;
 
 use crate::error::Result;
 use crate::event::{Event, Events};
-use crate::stores::sqlite::error::while_doing;
+use crate::stores::sqlite::error::{retry_while_busy, while_doing};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, Ordering};
 
@@ -42,8 +42,8 @@ thread_local! {
 
 pub(super) struct Log {
     page_size: u64,
-    /// Whether this store runs checkpoints. If not, another program does.
-    ours: bool,
+    /// If false, another program runs them.
+    runs_checkpoints: bool,
     events: Events,
     callback: Mutex<Option<Box<dyn Fn() + Send + Sync>>>,
     is_requested: AtomicBool,
@@ -78,10 +78,10 @@ pub(super) struct Checkpoint {
 }
 
 impl Log {
-    pub(super) fn new(page_size: u64, ours: bool, events: Events) -> Self {
+    pub(super) fn new(page_size: u64, runs_checkpoints: bool, events: Events) -> Self {
         Log {
             page_size,
-            ours,
+            runs_checkpoints,
             events,
             callback: Mutex::default(),
             is_requested: AtomicBool::new(false),
@@ -92,7 +92,7 @@ impl Log {
 
     /// Registers a hook that records the size of the log. It replaces SQLite's automatic
     /// checkpoints.
-    pub(super) fn watch(connection: &Connection) {
+    pub(super) fn register_hook(connection: &Connection) {
         fn record_pages(_: &Wal, pages: std::ffi::c_int) -> rusqlite::Result<()> {
             PAGES.set(u32::try_from(pages).unwrap_or(0));
             Ok(())
@@ -100,38 +100,28 @@ impl Log {
         connection.wal_hook(Some(record_pages));
     }
 
-    pub(super) fn is_ours(&self) -> bool {
-        self.ours
+    pub(super) fn runs_checkpoints(&self) -> bool {
+        self.runs_checkpoints
     }
 
     fn pages(&self, bytes: u64) -> u32 {
         u32::try_from(bytes / self.page_size.max(1)).unwrap_or(u32::MAX)
     }
 
-    pub(super) fn set_bell(&self, callback: Box<dyn Fn() + Send + Sync>) {
+    pub(super) fn set_callback(&self, callback: Box<dyn Fn() + Send + Sync>) {
         *self.callback.lock().unwrap_or_else(PoisonError::into_inner) = Some(callback);
     }
 
-    /// Resets the recorded size before a commit on this thread.
-    pub(super) fn begin_commit() {
-        PAGES.set(0);
-    }
-
-    /// The number of pages in the log after a commit on this thread; `None` if the commit wrote
-    /// none.
-    pub(super) fn frames() -> Option<u32> {
-        Some(PAGES.get()).filter(|pages| *pages > 0)
-    }
-
-    /// The number of pages in the log after a commit on this thread, if a checkpoint is due.
-    pub(super) fn is_due(&self) -> Option<u32> {
-        let pages = PAGES.take();
-        (self.ours && pages >= self.pages(DUE_BYTES) && self.may_restart(pages)).then_some(pages)
+    /// The number of pages in the log, if a checkpoint is due. `frames` is the result of
+    /// [`commit`].
+    pub(super) fn is_due(&self, frames: Option<u32>) -> Option<u32> {
+        let is_due = |pages: &u32| *pages >= self.pages(DUE_BYTES) && self.may_restart(*pages);
+        frames.filter(|_| self.runs_checkpoints).filter(is_due)
     }
 
     /// Runs a passive checkpoint if one was requested and maintenance has not begun it. It does not
     /// restart the log, so pages written meanwhile can wait.
-    pub(super) fn copy_if_rung(&self, connection: &Connection) -> Result<()> {
+    pub(super) fn checkpoint_if_requested(&self, connection: &Connection) -> Result<()> {
         match self.is_requested.swap(false, Ordering::Relaxed) {
             true => checkpoint(connection, "PASSIVE").map(drop),
             false => Ok(()),
@@ -140,7 +130,7 @@ impl Log {
 
     /// Requests a checkpoint by the callback. If the log is too large, runs one on the write
     /// connection.
-    pub(super) fn look_after(&self, connection: &Connection, pages: u32) {
+    pub(super) fn request_checkpoint(&self, connection: &Connection, pages: u32) {
         if !self.is_requested.swap(true, Ordering::Relaxed) {
             let callback = self.callback.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(callback) = &*callback {
@@ -160,7 +150,7 @@ impl Log {
 
     /// Runs passive checkpoints beside the writers until few pages are left. Returns whether a
     /// restart of the log is worthwhile then.
-    pub(super) fn copy(&self, connection: &Connection) -> Result<bool> {
+    pub(super) fn checkpoint_passive(&self, connection: &Connection) -> Result<bool> {
         self.is_requested.store(false, Ordering::Relaxed);
         let (mut pages_before, mut copied_before) = (0, 0);
         for _ in 0..MAX_ROUNDS {
@@ -221,6 +211,14 @@ impl Log {
     }
 }
 
+/// Commits, and returns the number of frames in the log then; `None` if the transaction wrote none.
+pub(super) fn commit(connection: &Connection, deadline: Instant) -> rusqlite::Result<Option<u32>> {
+    PAGES.set(0);
+    // With a write-ahead log nothing blocks a commit; with a rollback journal readers do.
+    retry_while_busy(deadline, || connection.prepare_cached("COMMIT")?.execute([]))?;
+    Ok(Some(PAGES.get()).filter(|pages| *pages > 0))
+}
+
 pub(super) fn checkpoint(connection: &Connection, mode: &str) -> Result<Checkpoint> {
     connection
         .prepare_cached(&format!("PRAGMA wal_checkpoint({mode})"))
@@ -244,17 +242,13 @@ mod tests {
     fn a_restart_that_was_prevented_is_not_tried_again_at_every_commit() {
         let log = Log::new(4096, true, Events::default());
         let due = log.pages(DUE_BYTES);
-        PAGES.set(due);
-        assert_eq!(log.is_due(), Some(due));
+        assert_eq!(log.is_due(Some(due)), Some(due));
         log.record_result(due, true);
         for pages in [due, due + 1, due + due / 3] {
-            PAGES.set(pages);
-            assert_eq!(log.is_due(), None, "{pages} of {due}");
+            assert_eq!(log.is_due(Some(pages)), None, "{pages} of {due}");
         }
-        PAGES.set(due * 2);
-        assert_eq!(log.is_due(), Some(due * 2), "it has grown");
+        assert_eq!(log.is_due(Some(due * 2)), Some(due * 2), "it has grown");
         log.record_result(100, false);
-        PAGES.set(due);
-        assert_eq!(log.is_due(), Some(due), "the reader has gone");
+        assert_eq!(log.is_due(Some(due)), Some(due), "the reader has gone");
     }
 }

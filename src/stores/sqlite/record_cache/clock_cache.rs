@@ -1,4 +1,8 @@
 //! A cache of sessions within a memory budget, with CLOCK (second chance) eviction.
+//!
+//! Invariants: `positions` has the index of each slot under its id hash, `weight` is the sum of the
+//! slots' weights, and after each call it is at most `budget`. A session that may have been swept is
+//! never returned.
 
 use std::collections::HashMap;
 
@@ -13,7 +17,7 @@ const OVERHEAD: usize = size_of::<Slot>() + 128;
 /// Sessions by id hash. When the budget is exceeded, the CLOCK hand advances over the slots and
 /// evicts the first session that was not read since the hand last passed it.
 #[derive(Debug)]
-pub(super) struct Slots {
+pub(super) struct ClockCache {
     budget: usize,
     weight: usize,
     hand: usize,
@@ -22,42 +26,42 @@ pub(super) struct Slots {
     swept: Option<Timestamp>,
     /// The next slot to check for such a session.
     sweep_hand: usize,
-    places: HashMap<SessionIdHash, usize>,
+    positions: HashMap<SessionIdHash, usize>,
     slots: Vec<Slot>,
 }
 
 #[derive(Debug)]
 struct Slot {
     id_hash: SessionIdHash,
-    session: Hot,
+    session: CachedSession,
     weight: usize,
     referenced: bool,
 }
 
 /// A session as stored in the database, with its row id.
 #[derive(Clone, Debug)]
-pub(in crate::stores::sqlite) struct Hot {
-    pub(in crate::stores::sqlite) id: i64,
-    pub(in crate::stores::sqlite) record: Record,
+pub(crate) struct CachedSession {
+    pub(crate) id: i64,
+    pub(crate) record: Record,
 }
 
-impl Hot {
+impl CachedSession {
     /// Whether the session may have been removed by a sweep of the deadlines up to `swept`.
     pub(super) fn may_be_swept(&self, swept: Option<Timestamp>) -> bool {
         Some(self.record.deadline()) <= swept
     }
 }
 
-impl Slots {
+impl ClockCache {
     /// An empty cache for about `budget` bytes.
     pub(super) fn new(budget: usize) -> Self {
-        Slots {
+        ClockCache {
             budget,
             weight: 0,
             hand: 0,
             swept: None,
             sweep_hand: 0,
-            places: HashMap::new(),
+            positions: HashMap::new(),
             slots: Vec::new(),
         }
     }
@@ -65,11 +69,11 @@ impl Slots {
     /// Empties the cache. Returns the sessions, so that the caller can drop them outside the lock.
     pub(super) fn empty(&mut self) -> Self {
         let budget = self.budget;
-        std::mem::replace(self, Slots::new(budget))
+        std::mem::replace(self, ClockCache::new(budget))
     }
 
-    pub(super) fn get(&mut self, id_hash: &SessionIdHash) -> Option<&Hot> {
-        let slot = self.slots.get_mut(*self.places.get(id_hash)?)?;
+    pub(super) fn get(&mut self, id_hash: &SessionIdHash) -> Option<&CachedSession> {
+        let slot = self.slots.get_mut(*self.positions.get(id_hash)?)?;
         if slot.session.may_be_swept(self.swept) {
             return None;
         }
@@ -82,20 +86,20 @@ impl Slots {
         self.swept = self.swept.max(then);
     }
 
-    pub(super) fn put(&mut self, id_hash: SessionIdHash, session: Hot) {
+    pub(super) fn put(&mut self, id_hash: SessionIdHash, session: CachedSession) {
         let weight = weight(&session.record);
         if weight > self.budget / 8 {
             // It would evict too many other sessions.
             return self.remove(&id_hash);
         }
-        match self.places.get(&id_hash).and_then(|place| self.slots.get_mut(*place)) {
+        match self.positions.get(&id_hash).and_then(|position| self.slots.get_mut(*position)) {
             Some(slot) => {
                 self.weight = self.weight - slot.weight + weight;
                 (slot.session, slot.weight) = (session, weight);
             }
             None => {
                 self.weight += weight;
-                self.places.insert(id_hash, self.slots.len());
+                self.positions.insert(id_hash, self.slots.len());
                 self.slots.push(Slot { id_hash, session, weight, referenced: false });
                 self.remove_swept();
             }
@@ -107,7 +111,7 @@ impl Slots {
 
     /// Sets the last activity of a session, if it is cached.
     pub(super) fn seen(&mut self, id_hash: &SessionIdHash, seen: Timestamp) {
-        let slot = self.places.get(id_hash).and_then(|place| self.slots.get_mut(*place));
+        let slot = self.positions.get(id_hash).and_then(|position| self.slots.get_mut(*position));
         if let Some(slot) = slot {
             slot.session.record.seen = seen;
         }
@@ -146,14 +150,14 @@ impl Slots {
     }
 
     pub(super) fn remove(&mut self, id_hash: &SessionIdHash) {
-        let Some(place) = self.places.remove(id_hash) else { return };
-        if place < self.slots.len() {
-            let slot = self.slots.swap_remove(place);
+        let Some(position) = self.positions.remove(id_hash) else { return };
+        if position < self.slots.len() {
+            let slot = self.slots.swap_remove(position);
             self.weight = self.weight.saturating_sub(slot.weight);
         }
         // `swap_remove` has moved the last slot here.
-        if let Some(moved) = self.slots.get(place) {
-            self.places.insert(moved.id_hash, place);
+        if let Some(moved) = self.slots.get(position) {
+            self.positions.insert(moved.id_hash, position);
         }
     }
 }
@@ -181,12 +185,12 @@ mod tests {
         SessionIdHash::from_bytes([number; 32])
     }
 
-    fn session(id: i64, bytes: usize) -> Hot {
+    fn session(id: i64, bytes: usize) -> CachedSession {
         let now = Timestamp::from_millis(0);
         let new_session = NewSession::new(Lifetime::default().starting(now)).unwrap();
         let mut record = Record::create(&new_session, now);
         record.data = Data::from_json(&format!("{{\"data\":\"{}\"}}", "x".repeat(bytes))).unwrap();
-        Hot { id, record }
+        CachedSession { id, record }
     }
 
     #[test]
@@ -197,79 +201,79 @@ mod tests {
             session.record.seen = session.record.seen + Duration::from_secs(60);
             session
         };
-        let mut slots = Slots::new(1 << 20);
+        let mut cache = ClockCache::new(1 << 20);
         for number in 0..20 {
-            slots.put(id_hash(number), if number % 2 == 0 { session(1, 10) } else { later(1) });
+            cache.put(id_hash(number), if number % 2 == 0 { session(1, 10) } else { later(1) });
         }
-        slots.sweep(Some(deadline - Duration::from_millis(1)));
-        assert!((0..20).all(|number| slots.get(&id_hash(number)).is_some()));
-        slots.sweep(Some(deadline));
-        slots.sweep(None);
-        let found = (0..20).filter(|number| slots.get(&id_hash(*number)).is_some());
+        cache.sweep(Some(deadline - Duration::from_millis(1)));
+        assert!((0..20).all(|number| cache.get(&id_hash(number)).is_some()));
+        cache.sweep(Some(deadline));
+        cache.sweep(None);
+        let found = (0..20).filter(|number| cache.get(&id_hash(*number)).is_some());
         assert!(found.eq((0..20).filter(|number| number % 2 == 1)));
-        (20..40).for_each(|number| slots.put(id_hash(number), later(1)));
-        assert_eq!(kept(&mut slots).len(), 30);
-        assert_eq!(slots.weight, 30 * weight(&later(1).record));
-        assert!(kept(&mut slots).iter().all(|number| slots.get(&id_hash(*number)).is_some()));
-        slots.put(id_hash(0), later(2));
-        assert_eq!(slots.get(&id_hash(0)).unwrap().id, 2, "the id may be used again");
-        slots.empty();
-        slots.put(id_hash(1), session(1, 10));
-        assert!(slots.get(&id_hash(1)).is_some(), "emptying forgets the sweep");
+        (20..40).for_each(|number| cache.put(id_hash(number), later(1)));
+        assert_eq!(kept(&mut cache).len(), 30);
+        assert_eq!(cache.weight, 30 * weight(&later(1).record));
+        assert!(kept(&mut cache).iter().all(|number| cache.get(&id_hash(*number)).is_some()));
+        cache.put(id_hash(0), later(2));
+        assert_eq!(cache.get(&id_hash(0)).unwrap().id, 2, "the id may be used again");
+        cache.empty();
+        cache.put(id_hash(1), session(1, 10));
+        assert!(cache.get(&id_hash(1)).is_some(), "emptying forgets the sweep");
     }
 
-    fn kept(slots: &mut Slots) -> Vec<u8> {
-        (0..=u8::MAX).filter(|number| slots.places.contains_key(&id_hash(*number))).collect()
+    fn kept(cache: &mut ClockCache) -> Vec<u8> {
+        (0..=u8::MAX).filter(|number| cache.positions.contains_key(&id_hash(*number))).collect()
     }
 
     #[test]
     fn referenced_sessions_stay_and_the_budget_is_kept() {
         let one = weight(&session(0, 1000).record);
-        let mut slots = Slots::new(one * 10);
+        let mut cache = ClockCache::new(one * 10);
         for number in 0..10 {
-            slots.put(id_hash(number), session(i64::from(number), 1000));
+            cache.put(id_hash(number), session(i64::from(number), 1000));
         }
-        assert_eq!(kept(&mut slots), (0..10).collect::<Vec<_>>());
+        assert_eq!(kept(&mut cache), (0..10).collect::<Vec<_>>());
         for number in [1, 4, 9] {
-            assert_eq!(slots.get(&id_hash(number)).unwrap().id, i64::from(number));
+            assert_eq!(cache.get(&id_hash(number)).unwrap().id, i64::from(number));
         }
         for number in 10..17 {
-            slots.put(id_hash(number), session(i64::from(number), 1000));
-            assert!(slots.weight <= slots.budget);
+            cache.put(id_hash(number), session(i64::from(number), 1000));
+            assert!(cache.weight <= cache.budget);
         }
-        let kept = kept(&mut slots);
+        let kept = kept(&mut cache);
         assert_eq!(kept.len(), 10);
         assert!([1, 4, 9].iter().all(|number| kept.contains(number)), "{kept:?}");
     }
 
     #[test]
     fn replaced_removed_and_large_sessions_free_their_weight() {
-        let mut slots = Slots::new(1 << 20);
+        let mut cache = ClockCache::new(1 << 20);
         for number in 0..20 {
-            slots.put(id_hash(number), session(1, 100));
+            cache.put(id_hash(number), session(1, 100));
         }
-        slots.put(id_hash(3), session(2, 5000));
-        assert_eq!(slots.get(&id_hash(3)).unwrap().id, 2);
-        slots.put(id_hash(3), session(3, 1 << 18));
-        assert!(slots.get(&id_hash(3)).is_none());
+        cache.put(id_hash(3), session(2, 5000));
+        assert_eq!(cache.get(&id_hash(3)).unwrap().id, 2);
+        cache.put(id_hash(3), session(3, 1 << 18));
+        assert!(cache.get(&id_hash(3)).is_none());
         for number in (0..20).rev() {
-            slots.remove(&id_hash(number));
-            slots.remove(&id_hash(number));
-            assert!(slots.get(&id_hash(number)).is_none());
+            cache.remove(&id_hash(number));
+            cache.remove(&id_hash(number));
+            assert!(cache.get(&id_hash(number)).is_none());
             let rest: Vec<u8> = (0..number).filter(|n| *n != 3).collect();
-            assert_eq!(kept(&mut slots), rest);
-            assert!(rest.iter().all(|n| slots.get(&id_hash(*n)).is_some()));
+            assert_eq!(kept(&mut cache), rest);
+            assert!(rest.iter().all(|n| cache.get(&id_hash(*n)).is_some()));
         }
-        assert_eq!(slots.weight, 0);
+        assert_eq!(cache.weight, 0);
     }
 
     #[test]
     fn emptying_keeps_the_budget() {
-        let mut slots = Slots::new(1 << 20);
-        slots.put(id_hash(1), session(1, 100));
-        assert_eq!(kept(&mut slots.empty()), [1]);
-        assert!(kept(&mut slots).is_empty());
-        slots.put(id_hash(2), session(1, 100));
-        assert_eq!(kept(&mut slots), [2]);
+        let mut cache = ClockCache::new(1 << 20);
+        cache.put(id_hash(1), session(1, 100));
+        assert_eq!(kept(&mut cache.empty()), [1]);
+        assert!(kept(&mut cache).is_empty());
+        cache.put(id_hash(2), session(1, 100));
+        assert_eq!(kept(&mut cache), [2]);
     }
 }

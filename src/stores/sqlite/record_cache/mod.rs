@@ -13,6 +13,7 @@
 //! a commit that seemed to leave the header unchanged.
 
 mod clock_cache;
+mod pending;
 mod wal_index;
 
 use std::path::Path;
@@ -21,65 +22,52 @@ use std::sync::PoisonError;
 use crate::clock::Timestamp;
 use crate::id::SessionIdHash;
 use crate::record::Record;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, MutexGuard};
-use clock_cache::Slots;
-use wal_index::{Header, Index};
+use clock_cache::ClockCache;
+use wal_index::{Header, WalIndex};
 
-pub(super) use clock_cache::Hot;
+pub(super) use clock_cache::CachedSession;
+pub(super) use pending::{Effect, PendingEffects};
 
 /// The record cache of one store.
 #[derive(Debug)]
 pub(super) struct RecordCache {
-    index: Index,
+    wal_index: WalIndex,
+    /// Set for good when a commit seemed to leave the header unchanged. Then a load reads nothing
+    /// but this.
+    disabled: AtomicBool,
     state: Mutex<CacheState>,
 }
 
 #[derive(Debug)]
 struct CacheState {
-    trust: Trust,
+    /// Whether a commit was seen to change the header as expected.
+    is_verified: bool,
     /// The header for which the entries are valid.
     valid_for: Option<Header>,
-    /// A commit of this process is under way. Until it has been applied, a new header does not
-    /// invalidate the entries.
-    committing: bool,
-    slots: Slots,
-}
-
-/// Whether reads of the header have been seen to reflect commits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Trust {
-    Untested,
-    Seen,
-    Broken,
+    /// Whether a transaction of this process is open. Until its effects are applied, a new header
+    /// does not invalidate the entries.
+    is_committing: bool,
+    entries: ClockCache,
 }
 
 /// A cache miss, with the header for which the entries were valid at that moment.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Missed(Option<Header>);
-
-#[derive(Debug)]
-#[allow(clippy::large_enum_variant)] // they are few, and live for one transaction
-enum Change {
-    /// The session has this state now.
-    Now(Hot),
-    /// Only the last activity has changed.
-    Seen(Timestamp),
-    /// No row has this id any more.
-    Gone,
-}
+pub(super) struct CacheMiss(Option<Header>);
 
 impl RecordCache {
     /// A cache for the database whose wal-index is at `path`, of up to about `budget` bytes.
     /// Returns `None` if the wal-index cannot be opened; then every load is a query.
     pub(super) fn new(path: &Path, budget: usize) -> Option<Self> {
-        let index = Index::open(path).ok()?;
+        let wal_index = WalIndex::open(path).ok()?;
         let state = CacheState {
-            trust: Trust::Untested,
+            is_verified: false,
             valid_for: None,
-            committing: false,
-            slots: Slots::new(budget),
+            is_committing: false,
+            entries: ClockCache::new(budget),
         };
-        Some(RecordCache { index, state: Mutex::new(state) })
+        Some(RecordCache { wal_index, disabled: AtomicBool::new(false), state: Mutex::new(state) })
     }
 
     /// Locks the state. Callers that empty the cache declare a variable for the removed sessions
@@ -88,226 +76,77 @@ impl RecordCache {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the session if it is cached and live at `now`. A miss says nothing about the
-    /// session: the caller must query the database.
-    pub(super) fn find(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Record, Missed> {
-        let header = self.index.read().ok_or(Missed(None))?;
-        let mut _forgotten = None;
-        let mut state = self.state();
-        if state.trust != Trust::Seen {
-            return Err(Missed(None));
-        }
-        if state.valid_for != Some(header) {
-            _forgotten = state.refresh(&self.index)?;
-        }
-        let found = state.slots.get(id_hash).filter(|session| session.record.is_live(now));
-        found.map(|session| session.record.clone()).ok_or(Missed(state.valid_for))
+    fn is_disabled(&self) -> bool {
+        self.disabled.load(Ordering::Relaxed)
     }
 
-    /// Adds the result of a query that followed the miss `missed`.
+    fn disable(&self) {
+        self.disabled.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns the session if it is cached and live at `now`. A miss says nothing about the
+    /// session: the caller must query the database.
+    pub(super) fn find(
+        &self,
+        id_hash: &SessionIdHash,
+        now: Timestamp,
+    ) -> Result<Record, CacheMiss> {
+        const UNUSABLE: CacheMiss = CacheMiss(None);
+        if self.is_disabled() {
+            return Err(UNUSABLE);
+        }
+        let header = self.wal_index.read().ok_or(UNUSABLE)?;
+        let mut _removed = None;
+        let mut state = self.state();
+        if !state.is_verified {
+            return Err(UNUSABLE);
+        }
+        if state.valid_for != Some(header) {
+            if state.is_committing {
+                return Err(UNUSABLE);
+            }
+            // Read again under the lock: another thread may have read a newer header meanwhile.
+            let header = self.wal_index.read().ok_or(UNUSABLE)?;
+            if state.valid_for != Some(header) {
+                _removed = Some(state.clear(Some(header)));
+            }
+        }
+        let found = state.entries.get(id_hash).filter(|session| session.record.is_live(now));
+        found.map(|session| session.record.clone()).ok_or(CacheMiss(state.valid_for))
+    }
+
+    /// Adds the result of a query that followed `miss`.
     ///
     /// The query has seen the state of the database at the miss, or a later one. If the header of
     /// the entries is still the same, the session is valid for it. Or a newer commit is under way
     /// or unnoticed: then the entries are used again only after the commit has been applied,
     /// including any change of this session, or they are invalidated.
-    pub(super) fn keep(&self, missed: Missed, id_hash: SessionIdHash, id: i64, record: &Record) {
-        let Some(header) = missed.0 else { return };
-        let session = Hot { id, record: record.clone() };
+    pub(super) fn keep(&self, miss: CacheMiss, id_hash: SessionIdHash, id: i64, record: &Record) {
+        let Some(header) = miss.0 else { return };
+        let session = CachedSession { id, record: record.clone() };
         let mut state = self.state();
         if state.valid_for == Some(header) {
-            state.slots.put(id_hash, session);
+            state.entries.put(id_hash, session);
         }
+    }
+
+    /// Begins a transaction of this process, and returns the header before it. Entries that are
+    /// not valid for that are removed.
+    fn begin(&self) -> Option<Header> {
+        let before = self.wal_index.read();
+        let mut _removed = None;
+        let mut state = self.state();
+        _removed = (state.valid_for != before).then(|| state.clear(before));
+        state.is_committing = true;
+        before
     }
 }
 
 impl CacheState {
-    fn forget(&mut self, valid_for: Option<Header>) -> Slots {
+    /// Removes all entries; later ones are valid for `valid_for`.
+    fn clear(&mut self, valid_for: Option<Header>) -> ClockCache {
         self.valid_for = valid_for;
-        self.slots.empty()
-    }
-
-    /// Invalidates the entries unless they are valid for the current header.
-    fn refresh(&mut self, index: &Index) -> Result<Option<Slots>, Missed> {
-        if self.committing {
-            return Err(Missed(None));
-        }
-        // Reads the header again under the lock: another thread may have read a newer one
-        // meanwhile.
-        let header = index.read().ok_or(Missed(None))?;
-        Ok((self.valid_for != Some(header)).then(|| self.forget(Some(header))))
-    }
-}
-
-/// The changes of a write transaction, to be applied to the cache when it commits.
-#[derive(Debug)]
-pub(super) struct Transaction<'t> {
-    under_way: Option<UnderWay<'t>>,
-    /// Any session may have changed.
-    everything: bool,
-    /// Changes by id hash, in their order.
-    changes: Vec<(SessionIdHash, Change)>,
-    /// The latest time of a sweep in this transaction. `swept_rows` is the number of rows removed.
-    swept: Option<Timestamp>,
-    swept_rows: u64,
-    /// The number of changed rows of the table of replaced ids, which are not cached.
-    replaced_rows: u64,
-}
-
-/// A savepoint: the numbers of changes recorded so far.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Mark {
-    changes: usize,
-    swept_rows: u64,
-    replaced_rows: u64,
-}
-
-#[derive(Debug)]
-struct UnderWay<'t> {
-    record_cache: &'t RecordCache,
-    before: Option<Header>,
-}
-
-impl<'t> Transaction<'t> {
-    /// Starts recording. The caller must hold the write lock of the database, so that no other
-    /// commit comes between this and the end of the transaction.
-    pub(super) fn begin(record_cache: Option<&'t RecordCache>) -> Self {
-        let under_way = record_cache.map(|record_cache| {
-            let before = record_cache.index.read();
-            let mut _forgotten = None;
-            let mut state = record_cache.state();
-            _forgotten = (state.valid_for != before).then(|| state.forget(before));
-            state.committing = true;
-            UnderWay { record_cache, before }
-        });
-        Transaction {
-            under_way,
-            everything: false,
-            changes: Vec::new(),
-            swept: None,
-            swept_rows: 0,
-            replaced_rows: 0,
-        }
-    }
-
-    /// Returns the session as this transaction would read it; `None` if it must query the database.
-    pub(super) fn find(&self, id_hash: &SessionIdHash) -> Option<Hot> {
-        let UnderWay { record_cache, .. } = self.under_way.as_ref()?;
-        if self.everything || self.changes.iter().any(|(changed, _)| changed == id_hash) {
-            return None;
-        }
-        let mut state = record_cache.state();
-        state.slots.get(id_hash).filter(|session| !session.may_be_swept(self.swept)).cloned()
-    }
-
-    /// Records the new state of a session.
-    pub(super) fn put(&mut self, id_hash: SessionIdHash, id: i64, record: &Record) {
-        if self.under_way.is_some() {
-            self.changes.push((id_hash, Change::Now(Hot { id, record: record.clone() })));
-        }
-    }
-
-    /// Records the last activity of a session.
-    pub(super) fn seen(&mut self, id_hash: SessionIdHash, seen: Timestamp) {
-        self.changes.push((id_hash, Change::Seen(seen)));
-    }
-
-    /// Records that a row with this id was removed.
-    pub(super) fn remove(&mut self, id_hash: SessionIdHash) {
-        self.changes.push((id_hash, Change::Gone));
-    }
-
-    /// Records that a sweep at `now` has removed `rows` expired sessions.
-    pub(super) fn swept(&mut self, now: Timestamp, rows: usize) {
-        if rows > 0 {
-            self.swept = self.swept.max(Some(now));
-            self.swept_rows = self.swept_rows.saturating_add(rows as u64);
-        }
-    }
-
-    /// Records the number of changed rows in the table of replaced ids.
-    pub(super) fn changed_replaced(&mut self, rows: usize) {
-        self.replaced_rows = self.replaced_rows.saturating_add(rows as u64);
-    }
-
-    /// Any session may have changed.
-    pub(super) fn everything(&mut self) {
-        self.everything = true;
-    }
-
-    pub(super) fn mark(&self) -> Mark {
-        Mark {
-            changes: self.changes.len(),
-            swept_rows: self.swept_rows,
-            replaced_rows: self.replaced_rows,
-        }
-    }
-
-    /// Compares the number of rows that SQLite has counted since `mark` with the number recorded.
-    /// If they differ, a trigger has changed other rows, and any session may have changed.
-    pub(super) fn compare(&mut self, mark: Mark, rows: u64) {
-        let changes = self.changes.len().saturating_sub(mark.changes) as u64;
-        let swept = self.swept_rows.saturating_sub(mark.swept_rows);
-        let replaced = self.replaced_rows.saturating_sub(mark.replaced_rows);
-        let recorded = changes.saturating_add(swept).saturating_add(replaced);
-        self.everything |= recorded != rows;
-    }
-
-    /// Discards the changes recorded since `mark`. A recorded sweep time stays, which costs only
-    /// additional queries.
-    pub(super) fn undo(&mut self, mark: Mark) {
-        self.changes.truncate(mark.changes);
-        self.swept_rows = mark.swept_rows;
-        self.replaced_rows = mark.replaced_rows;
-    }
-
-    /// Applies the changes to the cache after a commit. `frames` is the number of frames in the log
-    /// that SQLite has reported, `None` if it wrote none. Must be called before the commit is
-    /// acknowledged.
-    pub(super) fn committed(mut self, frames: Option<u32>) {
-        let Some(UnderWay { record_cache, before }) = self.under_way.take() else { return };
-        let mut _forgotten = None;
-        let mut state = record_cache.state();
-        // Read under the lock: no entry is added meanwhile, and the entries added before are older.
-        let after = record_cache.index.read();
-        state.committing = false;
-        let is_only_commit = match (&before, &after, frames) {
-            (Some(before), Some(after), None) => before == after,
-            (Some(before), Some(after), Some(frames)) => {
-                let follows = after.follows(before, frames);
-                state.trust = match state.trust {
-                    _ if before == after => Trust::Broken,
-                    Trust::Untested if follows => Trust::Seen,
-                    trust => trust,
-                };
-                follows
-            }
-            _ => false,
-        };
-        if !is_only_commit || self.everything || state.trust != Trust::Seen {
-            _forgotten = Some(state.forget(after.filter(|_| is_only_commit)));
-        } else {
-            state.valid_for = after;
-            state.slots.sweep(self.swept);
-            for (id_hash, change) in std::mem::take(&mut self.changes) {
-                match change {
-                    Change::Now(session) => state.slots.put(id_hash, session),
-                    Change::Seen(seen) => state.slots.seen(&id_hash, seen),
-                    Change::Gone => state.slots.remove(&id_hash),
-                }
-            }
-        }
-    }
-}
-
-impl Drop for Transaction<'_> {
-    /// Invalidates the cache, because a failed commit may have changed the database.
-    fn drop(&mut self) {
-        if let Some(UnderWay { record_cache, .. }) = self.under_way.take() {
-            let mut _forgotten = None;
-            let mut state = record_cache.state();
-            state.committing = false;
-            _forgotten = Some(state.forget(None));
-        }
+        self.entries.empty()
     }
 }
 
@@ -324,10 +163,12 @@ mod tests {
     use crate::backend::{Action, Commit, Committed, LiveSession, Lookup, Missing, Store};
     use crate::data::Value;
     use crate::delta::Delta;
-    use crate::id::{Realm, SessionId};
+    use crate::error::{Error, ErrorKind};
+    use crate::id::{Realm, SessionId, UserKey};
     use crate::lifetime::Lifetime;
     use crate::record::NewSession;
     use crate::stores::sqlite::SqliteStore;
+    use crate::stores::sqlite::write::CommitMode;
 
     const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 
@@ -341,7 +182,7 @@ mod tests {
         store.0.record_cache.as_deref().unwrap()
     }
 
-    fn is_hot(store: &SqliteStore, id_hash: &SessionIdHash) -> bool {
+    fn is_cached(store: &SqliteStore, id_hash: &SessionIdHash) -> bool {
         record_cache(store).find(id_hash, NOW).is_ok()
     }
 
@@ -374,23 +215,23 @@ mod tests {
     }
 
     fn row(store: &SqliteStore, id_hash: &SessionIdHash) -> i64 {
-        record_cache(store).state().slots.get(id_hash).unwrap().id
+        record_cache(store).state().entries.get(id_hash).unwrap().id
     }
 
     #[test]
     fn written_and_loaded_sessions_are_found_without_a_query() {
         let (folder, store) = store();
         let (one, two) = (create(&store), create(&store));
-        assert!(is_hot(&store, &one) && is_hot(&store, &two));
+        assert!(is_cached(&store, &one) && is_cached(&store, &two));
         let written = merge(&store, &one, 1);
         assert_eq!(record_cache(&store).find(&one, NOW).unwrap(), written);
         let other = SqliteStore::open(folder.path().join("a.db")).unwrap();
-        assert!(!is_hot(&other, &one), "it has not seen that the header changes");
+        assert!(!is_cached(&other, &one), "it has not seen that the header changes");
         create(&other);
-        assert!(!is_hot(&other, &one));
+        assert!(!is_cached(&other, &one));
         other.load(&one, NOW).unwrap();
         assert_eq!(record_cache(&other).find(&one, NOW).unwrap(), written);
-        assert!(!is_hot(&other, &two));
+        assert!(!is_cached(&other, &two));
     }
 
     #[test]
@@ -398,17 +239,17 @@ mod tests {
         let (folder, store) = store();
         let (one, two) = (create(&store), create(&store));
         merge(&store, &one, 1);
-        assert!(is_hot(&store, &two));
+        assert!(is_cached(&store, &two));
         let other = Connection::open(folder.path().join("a.db")).unwrap();
         other.execute_batch("CREATE TABLE t (n)").unwrap();
-        assert!(!is_hot(&store, &one) && !is_hot(&store, &two));
+        assert!(!is_cached(&store, &one) && !is_cached(&store, &two));
         for id_hash in [&one, &two] {
             store.load(id_hash, NOW).unwrap();
-            assert!(is_hot(&store, id_hash));
+            assert!(is_cached(&store, id_hash));
         }
         other.execute_batch("INSERT INTO t VALUES (1)").unwrap();
         create(&store);
-        assert!(!is_hot(&store, &one), "the writer noticed it first");
+        assert!(!is_cached(&store, &one), "the writer noticed it first");
     }
 
     #[test]
@@ -418,10 +259,10 @@ mod tests {
         let other = Connection::open(folder.path().join("a.db")).unwrap();
         other.execute_batch("CREATE TABLE t (n)").unwrap();
         for by_another in [false, true] {
-            let missed = record_cache(&store).find(&unused_id(), NOW).unwrap_err();
+            let miss = record_cache(&store).find(&unused_id(), NOW).unwrap_err();
             let old = merge(&store, &id_hash, 1);
             let id = row(&store, &id_hash);
-            let missed_later = record_cache(&store).find(&unused_id(), NOW).unwrap_err();
+            let later_miss = record_cache(&store).find(&unused_id(), NOW).unwrap_err();
             match by_another {
                 true => other.execute_batch("DELETE FROM cloakroom_sessions").unwrap(),
                 false => {
@@ -430,9 +271,9 @@ mod tests {
                         .unwrap();
                 }
             }
-            record_cache(&store).keep(missed, id_hash, id, &old);
-            record_cache(&store).keep(missed_later, id_hash, id, &old);
-            assert!(!is_hot(&store, &id_hash));
+            record_cache(&store).keep(miss, id_hash, id, &old);
+            record_cache(&store).keep(later_miss, id_hash, id, &old);
+            assert!(!is_cached(&store, &id_hash));
             if by_another {
                 return;
             }
@@ -451,16 +292,16 @@ mod tests {
         store.commit(&Commit::new(&long, Action::Create(new_session), setting(0), later)).unwrap();
         let just_before = ends - Duration::from_millis(1);
         assert_eq!(store.sweep(just_before, NonZeroUsize::MIN).unwrap().removed, 0);
-        assert!(is_hot(&store, &short));
+        assert!(is_cached(&store, &short));
         assert_eq!(store.sweep(ends, NonZeroUsize::MIN).unwrap().removed, 1);
-        assert!(is_hot(&store, &long) && !is_hot(&store, &short));
+        assert!(is_cached(&store, &long) && !is_cached(&store, &short));
         assert!(matches!(
             store.load(&short, NOW).unwrap(),
             Lookup::Missing(Missing::NotFound { .. })
         ));
         let merged = store.commit(&Commit::new(&short, Action::Merge, setting(1), NOW)).unwrap();
         assert!(matches!(merged, Committed::Missing(Missing::NotFound { .. })), "{merged:?}");
-        assert!(is_hot(&store, &long));
+        assert!(is_cached(&store, &long));
     }
 
     #[test]
@@ -468,18 +309,18 @@ mod tests {
         let (_folder, store) = store();
         let id_hash = create(&store);
         let ends = record_cache(&store).find(&id_hash, NOW).unwrap().deadline();
-        let mut transaction = Transaction::begin(Some(record_cache(&store)));
-        transaction.swept(ends - Duration::from_millis(1), 1);
-        assert!(transaction.find(&id_hash).is_some());
-        let mark = transaction.mark();
-        transaction.swept(ends, 2);
-        assert!(transaction.find(&id_hash).is_none());
-        transaction.compare(mark, 2);
-        assert!(!transaction.everything);
-        transaction.undo(mark);
-        assert!(transaction.find(&id_hash).is_none(), "the sweep time stays");
-        transaction.compare(mark, 1);
-        assert!(transaction.everything, "a trigger has changed another row");
+        let mut effects = PendingEffects::begin(Some(record_cache(&store)));
+        effects.record(Effect::Expired(ends - Duration::from_millis(1)), 1);
+        assert!(effects.find(&id_hash).is_some());
+        let mark = effects.mark();
+        effects.record(Effect::Expired(ends), 2);
+        assert!(effects.find(&id_hash).is_none());
+        effects.compare(mark, 2);
+        assert!(!effects.is_unknown);
+        effects.undo(mark);
+        assert!(effects.find(&id_hash).is_none(), "the sweep time stays");
+        effects.compare(mark, 1);
+        assert!(effects.is_unknown, "a trigger has changed another row");
     }
 
     #[test]
@@ -503,21 +344,21 @@ mod tests {
         fs::copy(folder.path().join("a.db-shm"), &stale).unwrap();
         let record_cache = RecordCache::new(&stale, 1 << 20).unwrap();
         let commit = |frames: Option<u32>| {
-            let mut transaction = Transaction::begin(Some(&record_cache));
-            transaction.put(id_hash, id, &record);
-            transaction.committed(frames);
+            let mut effects = PendingEffects::begin(Some(&record_cache));
+            effects.record(Effect::Put(id, id_hash, &record), 1);
+            effects.publish(frames);
         };
         for frames in [None, Some(7), Some(8)] {
             commit(frames);
-            let missed = record_cache.find(&id_hash, NOW).unwrap_err();
-            record_cache.keep(missed, id_hash, id, &record);
+            let miss = record_cache.find(&id_hash, NOW).unwrap_err();
+            record_cache.keep(miss, id_hash, id, &record);
             assert!(record_cache.find(&id_hash, NOW).is_err());
-            assert!(Transaction::begin(Some(&record_cache)).find(&id_hash).is_none());
+            assert!(PendingEffects::begin(Some(&record_cache)).find(&id_hash).is_none());
         }
-        assert_eq!(record_cache.state().trust, Trust::Broken);
+        assert!(record_cache.is_disabled());
         fs::copy(folder.path().join("a.db-shm"), &stale).unwrap();
         commit(None);
-        assert_eq!(record_cache.state().trust, Trust::Broken, "for good");
+        assert!(record_cache.is_disabled(), "for good");
     }
 
     #[test]
@@ -525,17 +366,17 @@ mod tests {
         let (_folder, store) = store();
         let (one, two) = (create(&store), create(&store));
         let record = merge(&store, &one, 1);
-        let mut transaction = Transaction::begin(Some(record_cache(&store)));
-        assert!(transaction.find(&one).is_some());
-        let mark = transaction.mark();
-        transaction.remove(one);
-        assert!(transaction.find(&one).is_none(), "it must query the database");
-        transaction.undo(mark);
-        assert!(transaction.find(&one).is_some());
-        transaction.put(two, 1, &record);
-        drop(transaction);
-        assert!(!is_hot(&store, &one) && !is_hot(&store, &two));
-        assert!(!record_cache(&store).state().committing);
+        let mut effects = PendingEffects::begin(Some(record_cache(&store)));
+        assert!(effects.find(&one).is_some());
+        let mark = effects.mark();
+        effects.record(Effect::Removed(one), 1);
+        assert!(effects.find(&one).is_none(), "it must query the database");
+        effects.undo(mark);
+        assert!(effects.find(&one).is_some());
+        effects.record(Effect::Put(1, two, &record), 1);
+        drop(effects);
+        assert!(!is_cached(&store, &one) && !is_cached(&store, &two));
+        assert!(!record_cache(&store).state().is_committing);
     }
 
     #[test]
@@ -545,15 +386,15 @@ mod tests {
         let other = Connection::open(folder.path().join("a.db")).unwrap();
         for (commits, is_ours) in [(1, true), (2, false)] {
             merge(&store, &id_hash, commits);
-            let transaction = Transaction::begin(Some(record_cache(&store)));
+            let mut effects = PendingEffects::begin(Some(record_cache(&store)));
             let mut frames = 0;
             for n in 0..commits {
                 other.execute_batch(&format!("PRAGMA user_version = {}", n + commits)).unwrap();
                 let log = "PRAGMA wal_checkpoint(PASSIVE)";
                 frames = other.query_row(log, [], |row| row.get::<_, u32>(1)).unwrap();
             }
-            transaction.committed(Some(frames));
-            assert_eq!(is_hot(&store, &id_hash), is_ours, "{commits}");
+            effects.publish(Some(frames));
+            assert_eq!(is_cached(&store, &id_hash), is_ours, "{commits}");
         }
     }
 
@@ -561,12 +402,58 @@ mod tests {
     fn a_commit_under_way_does_not_invalidate_the_cache() {
         let (_folder, store) = store();
         let (one, two) = (create(&store), create(&store));
-        let transaction = Transaction::begin(Some(record_cache(&store)));
-        assert!(is_hot(&store, &one), "nothing has been committed yet");
+        let mut effects = PendingEffects::begin(Some(record_cache(&store)));
+        assert!(is_cached(&store, &one), "nothing has been committed yet");
         record_cache(&store).state().valid_for = None;
-        assert!(!is_hot(&store, &one), "what was committed is not carried over yet");
-        record_cache(&store).state().valid_for = transaction.under_way.as_ref().unwrap().before;
-        transaction.committed(None);
-        assert!(is_hot(&store, &one) && is_hot(&store, &two));
+        assert!(!is_cached(&store, &one), "what was committed is not carried over yet");
+        record_cache(&store).state().valid_for = record_cache(&store).wal_index.read();
+        effects.publish(None);
+        assert!(is_cached(&store, &one) && is_cached(&store, &two));
+    }
+
+    #[test]
+    fn a_sign_in_and_a_change_of_user_are_cached() {
+        let (_folder, store) = store();
+        let (before, to) = (create(&store), unused_id());
+        let user = UserKey::new("user").unwrap();
+        let new_session = NewSession::new(Lifetime::default().starting(NOW)).unwrap();
+        let sign_in = Action::SignIn { to, user, new_session, join_salt: None };
+        let mut sign_out = Delta::new();
+        sign_out.set_user(None);
+        for (id_hash, action, delta) in
+            [(before, sign_in, setting(1)), (to, Action::Merge, sign_out)]
+        {
+            let done = store.commit(&Commit::new(&id_hash, action, delta, NOW)).unwrap();
+            let Committed::Done { session, .. } = done else { panic!("{done:?}") };
+            assert_eq!(record_cache(&store).find(&to, NOW).unwrap(), session.record);
+            assert!(!is_cached(&store, &before));
+        }
+    }
+
+    #[test]
+    fn a_failed_job_leaves_the_cache_as_it_was() {
+        let (_folder, store) = store();
+        let id_hash = create(&store);
+        let before = record_cache(&store).find(&id_hash, NOW).unwrap();
+        for (kind, is_kept) in [(ErrorKind::Full, true), (ErrorKind::Unexpected, false)] {
+            let failed = store.0.writer.write(CommitMode::Normal, "test", move |tx| {
+                let found = tx.find(id_hash, NOW)?;
+                let Lookup::Live { mut session, at } = found else { panic!("{found:?}") };
+                session.record.revision += 1;
+                tx.update_data(at, &session.record)?;
+                Err::<(), _>(Error::new(kind, "test"))
+            });
+            assert_eq!(failed.unwrap_err().kind(), kind);
+            let found = record_cache(&store).find(&id_hash, NOW).ok();
+            assert_eq!(found, is_kept.then(|| before.clone()), "a cached row was not as expected");
+        }
+    }
+
+    #[test]
+    fn work_on_the_connection_itself_empties_the_cache() {
+        let (_folder, store) = store();
+        let id_hash = create(&store);
+        store.0.writer.write(CommitMode::Normal, "test", |tx| tx.opaque(|_| Ok(()))).unwrap();
+        assert!(!is_cached(&store, &id_hash));
     }
 }

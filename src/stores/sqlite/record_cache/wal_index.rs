@@ -1,5 +1,9 @@
 //! Reads the header of SQLite's wal-index, the memory shared by all processes that have the
-//! database open. The header changes with every commit of any process.
+//! database open.
+//!
+//! Invariants: equal headers mean the same state of the database, because the header changes with
+//! every commit of any process. A file is opened at most once per process, and not closed while it
+//! has a name or a user.
 //!
 //! The layout is SQLite's "WAL-index header" (<https://www.sqlite.org/walformat.html>, section
 //! 2.1): two copies of 48 bytes each, in native byte order; writers write the second copy first.
@@ -62,11 +66,11 @@ impl fmt::Debug for Header {
 
 /// The wal-index of one database, opened for reading.
 #[derive(Debug)]
-pub(super) struct Index(Arc<File>);
+pub(super) struct WalIndex(Arc<File>);
 
-impl Index {
+impl WalIndex {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        open_once(path).map(Index)
+        open_once(path).map(WalIndex)
     }
 
     pub(super) fn read(&self) -> Option<Header> {
@@ -76,7 +80,7 @@ impl Index {
     }
 }
 
-impl Drop for Index {
+impl Drop for WalIndex {
     fn drop(&mut self) {
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
         // `self.0` is dropped after this, so it still counts as a handle.
@@ -133,8 +137,8 @@ mod tests {
     }
 
     impl Database {
-        fn index(&self) -> Index {
-            Index::open(&self.folder.path().join("a.db-shm")).unwrap()
+        fn index(&self) -> WalIndex {
+            WalIndex::open(&self.folder.path().join("a.db-shm")).unwrap()
         }
     }
 
@@ -160,7 +164,7 @@ mod tests {
     fn one_commit_follows_and_two_do_not_even_after_a_restart() {
         let database = database();
         let index = database.index();
-        let frames = |index: &Index| index.read().unwrap().number(16).unwrap();
+        let frames = |index: &WalIndex| index.read().unwrap().number(16).unwrap();
         for restart in [false, true] {
             if restart {
                 database.ours.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(())).unwrap();

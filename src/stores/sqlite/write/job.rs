@@ -1,73 +1,72 @@
-//! One caller in the line, and its way to an answer.
+//! A queued job: its work, its phase, and the thread that waits for its result.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::PoisonError;
 use std::time::Instant;
 
-use rusqlite::Connection;
-
 use crate::error::{Error, ErrorKind, Result};
-use crate::stores::sqlite::record_cache::Transaction;
+use crate::stores::sqlite::write::tx::WriteTx;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Condvar, Mutex, MutexGuard, instant, spin_until};
 
-/// How a piece of work is to be written.
+/// How a job is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::stores::sqlite) enum CommitMode {
+pub(crate) enum CommitMode {
     /// In a group, as durable as the store is.
     Normal,
-    /// In a group that is on the disk before anyone in it gets an answer.
+    /// In a group that is synced to the disk before any of its jobs is answered.
     Synced,
-    /// Alone and outside a transaction.
-    Alone,
+    /// Alone, and outside a transaction.
+    Exclusive,
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What a panic can leave behind is an open transaction, and `begin` heals that.
+    // A panic can leave a transaction open; `WriteConnection::idle` rolls it back.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// One caller in the line, with its work.
+/// A job in the queue, and the thread that waits for it.
 pub(super) trait Waiter: Send + Sync {
     fn commit_mode(&self) -> CommitMode;
-    /// Tells the caller that it leads now.
-    fn lead(&self);
-    /// Runs the work and keeps its result; an error is given back as well.
-    /// What it changes is put into `transaction`, also where it fails.
-    fn run(&self, connection: &Connection, transaction: &mut Transaction<'_>) -> Result<()>;
-    /// Gives the caller its result, or the group's failure in place of a good one.
-    fn settle(&self, failure: Option<&Error>);
+    fn operation(&self) -> &'static str;
+    /// Makes the waiting thread the leader.
+    fn promote(&self);
+    /// Runs the work and keeps its result; an error is also returned.
+    fn run(&self, tx: &mut WriteTx<'_>) -> Result<()>;
+    /// Answers the waiting thread: with the result of the work, or with the failure of the group
+    /// if the work succeeded.
+    fn complete(&self, failure: Option<&Error>);
 }
 
 pub(super) struct Job<T, F> {
     commit_mode: CommitMode,
     operation: &'static str,
-    seat: Mutex<Seat<T, F>>,
+    state: Mutex<State<T, F>>,
     changed: Condvar,
-    /// Set when it is worth a look at the state.
-    called: AtomicBool,
+    /// Whether the waiting thread was promoted or answered.
+    is_notified: AtomicBool,
 }
 
-struct Seat<T, F> {
-    state: State<T, F>,
-    /// Somebody is to be woken. To wake nobody costs a call of the system too.
-    asleep: bool,
+struct State<T, F> {
+    phase: Phase<T, F>,
+    /// Whether the waiting thread sleeps. To notify no thread costs a system call too.
+    is_sleeping: bool,
 }
 
-enum State<T, F> {
+enum Phase<T, F> {
     Waiting(F),
     Leading(F),
     Running,
     Ran(Result<T>),
     Panicked(Box<dyn Any + Send>),
-    Settled(Result<T>),
+    Completed(Result<T>),
 }
 
-/// What a caller in the line was woken for.
+/// Why a wait ended.
 pub(super) enum Turn {
-    Lead,
-    Settled,
+    Leader,
+    Completed,
     TimedOut,
 }
 
@@ -76,99 +75,100 @@ impl<T, F> Job<T, F> {
         Job {
             commit_mode,
             operation,
-            seat: Mutex::new(Seat { state: State::Waiting(work), asleep: false }),
+            state: Mutex::new(State { phase: Phase::Waiting(work), is_sleeping: false }),
             changed: Condvar::new(),
-            called: AtomicBool::new(false),
+            is_notified: AtomicBool::new(false),
         }
     }
 
-    /// For the next in line, whose turn is about to come.
-    pub(super) fn look_out(&self) {
-        spin_until(|| self.called.load(Ordering::Relaxed));
+    /// Spins for the first job of the queue, which is likely to be notified soon.
+    pub(super) fn spin(&self) {
+        spin_until(|| self.is_notified.load(Ordering::Relaxed));
     }
 
-    fn call(&self, seat: &mut Seat<T, F>) {
-        self.called.store(true, Ordering::Relaxed);
-        if std::mem::take(&mut seat.asleep) {
+    fn notify(&self, state: &mut State<T, F>) {
+        self.is_notified.store(true, Ordering::Relaxed);
+        if std::mem::take(&mut state.is_sleeping) {
             self.changed.notify_one();
         }
     }
 
     pub(super) fn wait(&self, deadline: Option<Instant>) -> Turn {
-        let mut seat = lock(&self.seat);
+        let mut state = lock(&self.state);
         loop {
-            match seat.state {
-                State::Leading(_) => return Turn::Lead,
-                State::Settled(_) | State::Panicked(_) => return Turn::Settled,
-                State::Waiting(_) | State::Running | State::Ran(_) => {}
+            match state.phase {
+                Phase::Leading(_) => return Turn::Leader,
+                Phase::Completed(_) | Phase::Panicked(_) => return Turn::Completed,
+                Phase::Waiting(_) | Phase::Running | Phase::Ran(_) => {}
             }
-            seat.asleep = true;
-            seat = match deadline.map(|deadline| deadline.saturating_duration_since(instant())) {
-                None => self.changed.wait(seat).unwrap_or_else(PoisonError::into_inner),
+            state.is_sleeping = true;
+            state = match deadline.map(|deadline| deadline.saturating_duration_since(instant())) {
+                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
                 Some(left) if left.is_zero() => return Turn::TimedOut,
                 Some(left) => {
-                    self.changed.wait_timeout(seat, left).unwrap_or_else(PoisonError::into_inner).0
+                    self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
                 }
             };
         }
     }
 
-    /// The error of a caller whose turn did not come in time.
+    /// The error of a job that was not begun in time.
     pub(super) fn busy(&self) -> Error {
         let why = "others in this process were still writing";
         Error::with_source(ErrorKind::Busy, self.operation, why)
     }
 
     pub(super) fn answer(&self) -> Result<T> {
-        match std::mem::replace(&mut lock(&self.seat).state, State::Running) {
-            State::Settled(answer) => answer,
-            // A panic of the work is its caller's, whoever ran it.
-            State::Panicked(panic) => resume_unwind(panic),
+        match std::mem::replace(&mut lock(&self.state).phase, Phase::Running) {
+            Phase::Completed(answer) => answer,
+            // A panic of the work continues on the thread of its caller, whichever ran it.
+            Phase::Panicked(panic) => resume_unwind(panic),
             _ => Err(panicked(self.operation)),
         }
     }
 }
 
-impl<T: Send, F: FnOnce(&Connection, &mut Transaction<'_>) -> Result<T> + Send> Waiter
-    for Job<T, F>
-{
+impl<T: Send, F: FnOnce(&mut WriteTx<'_>) -> Result<T> + Send> Waiter for Job<T, F> {
     fn commit_mode(&self) -> CommitMode {
         self.commit_mode
     }
 
-    fn lead(&self) {
-        let mut seat = lock(&self.seat);
-        seat.state = match std::mem::replace(&mut seat.state, State::Running) {
-            State::Waiting(work) => State::Leading(work),
-            other => other,
-        };
-        self.call(&mut seat);
+    fn operation(&self) -> &'static str {
+        self.operation
     }
 
-    fn run(&self, connection: &Connection, transaction: &mut Transaction<'_>) -> Result<()> {
-        let state = std::mem::replace(&mut lock(&self.seat).state, State::Running);
-        let (State::Waiting(work) | State::Leading(work)) = state else { return Ok(()) };
-        let (state, failure) =
-            match catch_unwind(AssertUnwindSafe(|| work(connection, transaction))) {
-                Ok(Ok(answer)) => (State::Ran(Ok(answer)), None),
-                Ok(Err(error)) => (State::Ran(Err(error.clone())), Some(error)),
-                Err(panic) => (State::Panicked(panic), Some(panicked(self.operation))),
-            };
-        lock(&self.seat).state = state;
+    fn promote(&self) {
+        let mut state = lock(&self.state);
+        state.phase = match std::mem::replace(&mut state.phase, Phase::Running) {
+            Phase::Waiting(work) => Phase::Leading(work),
+            other => other,
+        };
+        self.notify(&mut state);
+    }
+
+    fn run(&self, tx: &mut WriteTx<'_>) -> Result<()> {
+        let phase = std::mem::replace(&mut lock(&self.state).phase, Phase::Running);
+        let (Phase::Waiting(work) | Phase::Leading(work)) = phase else { return Ok(()) };
+        let (phase, failure) = match catch_unwind(AssertUnwindSafe(|| work(tx))) {
+            Ok(Ok(answer)) => (Phase::Ran(Ok(answer)), None),
+            Ok(Err(error)) => (Phase::Ran(Err(error.clone())), Some(error)),
+            Err(panic) => (Phase::Panicked(panic), Some(panicked(self.operation))),
+        };
+        lock(&self.state).phase = phase;
         failure.map_or(Ok(()), Err)
     }
 
-    fn settle(&self, failure: Option<&Error>) {
-        let mut seat = lock(&self.seat);
-        seat.state = match (std::mem::replace(&mut seat.state, State::Running), failure) {
-            (State::Settled(answer), _) => State::Settled(answer),
-            (State::Panicked(panic), _) => State::Panicked(panic),
-            (State::Ran(Err(own)), _) => State::Settled(Err(own)),
-            (State::Ran(Ok(answer)), None) => State::Settled(Ok(answer)),
-            (_, Some(failure)) => State::Settled(Err(failure.clone())),
+    fn complete(&self, failure: Option<&Error>) {
+        let mut state = lock(&self.state);
+        state.phase = match (std::mem::replace(&mut state.phase, Phase::Running), failure) {
+            (Phase::Completed(answer), _) => Phase::Completed(answer),
+            (Phase::Panicked(panic), _) => Phase::Panicked(panic),
+            (Phase::Ran(Err(own)), _) => Phase::Completed(Err(own)),
+            (Phase::Ran(Ok(answer)), None) => Phase::Completed(Ok(answer)),
+            (_, Some(failure)) => Phase::Completed(Err(failure.clone())),
             (unanswered, None) => unanswered,
         };
-        self.call(&mut seat);
+        self.notify(&mut state);
     }
 }
 

@@ -1,0 +1,171 @@
+//! The effects of one write transaction on the record cache, applied when it commits.
+//!
+//! Invariants: between `begin` and the end no other connection commits, because the caller holds
+//! the write lock of the database. The entries stay valid for the header of `begin` until
+//! [`publish`](PendingEffects::publish) applies all effects and makes them valid for the next
+//! header, in one step under the lock of the cache. A transaction that ends otherwise, or that
+//! changed a row without an effect, empties the cache.
+
+use crate::clock::Timestamp;
+use crate::id::SessionIdHash;
+use crate::record::Record;
+use crate::stores::sqlite::record_cache::wal_index::Header;
+use crate::stores::sqlite::record_cache::{CachedSession, RecordCache};
+
+/// What a statement that was executed has done to the sessions.
+#[derive(Debug)]
+pub(crate) enum Effect<'e> {
+    /// The session in this row has this id and record now, and the deadline column agrees.
+    Put(i64, SessionIdHash, &'e Record),
+    /// The session's last activity has changed, and its deadline accordingly.
+    Seen(SessionIdHash, Timestamp),
+    /// No row has this id any more, or its row must be read again.
+    Removed(SessionIdHash),
+    /// Sessions with a deadline up to this time were removed, if any row changed.
+    Expired(Timestamp),
+    /// No row of the sessions table has changed.
+    NoSession,
+    /// Any session may have changed.
+    Unknown,
+}
+
+impl Effect<'_> {
+    /// Whether the statement must have changed exactly one row, because it names a row that was
+    /// found before in the same transaction.
+    pub(crate) fn is_of_one_row(&self) -> bool {
+        matches!(self, Effect::Put(..) | Effect::Seen(..) | Effect::Removed(_))
+    }
+}
+
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // they are few, and live for one transaction
+enum Change {
+    Put(CachedSession),
+    Seen(Timestamp),
+    Removed,
+}
+
+#[derive(Debug)]
+pub(crate) struct PendingEffects<'c> {
+    /// The cache, and the header before the transaction; `None` without a cache, and at the end.
+    cache: Option<(&'c RecordCache, Option<Header>)>,
+    /// Whether any session may have changed.
+    pub(super) is_unknown: bool,
+    /// Changes by id hash, in their order.
+    changes: Vec<(SessionIdHash, Change)>,
+    /// The latest time up to which expired sessions were removed.
+    expired: Option<Timestamp>,
+    /// The number of changed rows that the effects explain.
+    rows: u64,
+}
+
+/// A savepoint: the effects recorded before.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mark {
+    changes: usize,
+    rows: u64,
+}
+
+impl<'c> PendingEffects<'c> {
+    /// Starts recording. The caller must hold the write lock of the database.
+    pub(crate) fn begin(cache: Option<&'c RecordCache>) -> Self {
+        let cache = cache.filter(|cache| !cache.is_disabled()).map(|cache| (cache, cache.begin()));
+        PendingEffects { cache, is_unknown: false, changes: Vec::new(), expired: None, rows: 0 }
+    }
+
+    /// Returns the session as this transaction would read it; `None` if it must query the database.
+    pub(crate) fn find(&self, id_hash: &SessionIdHash) -> Option<CachedSession> {
+        let (cache, _) = self.cache?;
+        if self.is_unknown || self.changes.iter().any(|(changed, _)| changed == id_hash) {
+            return None;
+        }
+        let mut state = cache.state();
+        state.entries.get(id_hash).filter(|session| !session.may_be_swept(self.expired)).cloned()
+    }
+
+    /// Records the effect of a statement that changed `rows` rows.
+    pub(crate) fn record(&mut self, effect: Effect<'_>, rows: usize) {
+        if self.cache.is_none() {
+            return;
+        }
+        self.rows = self.rows.saturating_add(rows as u64);
+        match effect {
+            Effect::Put(id, id_hash, record) => {
+                let session = CachedSession { id, record: record.clone() };
+                self.changes.push((id_hash, Change::Put(session)));
+            }
+            Effect::Seen(id_hash, seen) => self.changes.push((id_hash, Change::Seen(seen))),
+            Effect::Removed(id_hash) => self.changes.push((id_hash, Change::Removed)),
+            Effect::Expired(now) if rows > 0 => self.expired = self.expired.max(Some(now)),
+            Effect::Expired(_) | Effect::NoSession => {}
+            Effect::Unknown => self.is_unknown = true,
+        }
+    }
+
+    pub(crate) fn mark(&self) -> Mark {
+        Mark { changes: self.changes.len(), rows: self.rows }
+    }
+
+    /// Compares the number of rows that SQLite has counted since `mark` with the number explained.
+    /// If they differ, a trigger has changed other rows, and any session may have changed.
+    pub(crate) fn compare(&mut self, mark: Mark, rows: u64) {
+        self.is_unknown |= self.rows.saturating_sub(mark.rows) != rows;
+    }
+
+    /// Discards the effects since `mark`. The time of a sweep and [`Effect::Unknown`] stay, which
+    /// costs only additional queries.
+    pub(crate) fn undo(&mut self, mark: Mark) {
+        self.changes.truncate(mark.changes);
+        self.rows = mark.rows;
+    }
+
+    /// Applies the effects to the cache after a commit, before the commit is acknowledged. `frames`
+    /// is the number of frames in the log that SQLite has reported, `None` if it wrote none.
+    pub(crate) fn publish(&mut self, frames: Option<u32>) {
+        let Some((cache, before)) = self.cache.take() else { return };
+        let mut _removed = None;
+        let mut state = cache.state();
+        // Read under the lock: no entry is added meanwhile, and the entries added before are older.
+        let after = cache.wal_index.read();
+        state.is_committing = false;
+        let is_only_commit = match (&before, &after, frames) {
+            (Some(before), Some(after), None) => before == after,
+            (Some(before), Some(after), Some(frames)) => {
+                let follows = after.follows(before, frames);
+                match before == after {
+                    true => cache.disable(),
+                    false => state.is_verified |= follows,
+                }
+                follows
+            }
+            _ => false,
+        };
+        let is_usable = state.is_verified && !cache.is_disabled();
+        if !is_only_commit || self.is_unknown || !is_usable {
+            _removed = Some(state.clear(after.filter(|_| is_only_commit)));
+            return;
+        }
+        state.valid_for = after;
+        state.entries.sweep(self.expired);
+        for (id_hash, change) in self.changes.drain(..) {
+            match change {
+                Change::Put(session) => state.entries.put(id_hash, session),
+                Change::Seen(seen) => state.entries.seen(&id_hash, seen),
+                Change::Removed => state.entries.remove(&id_hash),
+            }
+        }
+    }
+}
+
+impl Drop for PendingEffects<'_> {
+    /// Empties the cache if the effects were not published: a commit that failed may have changed
+    /// the database.
+    fn drop(&mut self) {
+        if let Some((cache, _)) = self.cache.take() {
+            let mut _removed = None;
+            let mut state = cache.state();
+            state.is_committing = false;
+            _removed = Some(state.clear(None));
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! The write connection.
+
+use std::time::Instant;
+
+use rusqlite::Connection;
+
+use crate::error::Result;
+use crate::stores::sqlite::error::{retry_while_busy, while_doing};
+
+pub(super) struct WriteConnection {
+    connection: Connection,
+    /// Whether its commits are synced now, if that is known.
+    is_synced: Option<bool>,
+    has_wal: bool,
+}
+
+impl WriteConnection {
+    pub(super) fn new(connection: Connection, has_wal: bool) -> Self {
+        WriteConnection { connection, is_synced: None, has_wal }
+    }
+
+    /// The connection for reading.
+    pub(super) fn get(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// The connection outside a transaction: one that a failed rollback has left open is rolled
+    /// back.
+    pub(super) fn idle(&self) -> Result<&Connection> {
+        if !self.connection.is_autocommit() {
+            self.connection
+                .execute_batch("ROLLBACK")
+                .map_err(while_doing("undo a failed change"))?;
+        }
+        Ok(&self.connection)
+    }
+
+    /// The connection for a transaction whose commit is synced or not. SQLite ignores a change of
+    /// this setting within a transaction.
+    ///
+    /// With a write-ahead log EXTRA syncs each commit before it returns, and NORMAL leaves that to
+    /// the next checkpoint or synced commit. With a rollback journal only EXTRA also prevents a
+    /// power loss from restoring the journal of a commit; and less than FULL could damage the
+    /// database, by a journal that was written in part.
+    pub(super) fn idle_with_sync(
+        &mut self,
+        is_synced: bool,
+        operation: &'static str,
+        deadline: Instant,
+    ) -> Result<&Connection> {
+        self.idle()?;
+        if self.is_synced != Some(is_synced) {
+            let pragma = match (is_synced, self.has_wal) {
+                (true, _) => "PRAGMA synchronous = EXTRA",
+                (false, true) => "PRAGMA synchronous = NORMAL",
+                (false, false) => "PRAGMA synchronous = FULL",
+            };
+            // Not from the statement cache: SQLite executes this pragma when it prepares it.
+            retry_while_busy(deadline, || self.connection.execute_batch(pragma))
+                .map_err(while_doing(operation))?;
+            self.is_synced = Some(is_synced);
+        }
+        Ok(&self.connection)
+    }
+}

@@ -1,0 +1,449 @@
+//! Write transactions. [`WriteTx`] alone executes the statements that write sessions, and each of
+//! its methods states the effect on the record cache where the statement is executed. Jobs receive
+//! nothing but a `&mut WriteTx`.
+
+use std::mem;
+use std::time::Instant;
+
+use rusqlite::types::Value as Column;
+use rusqlite::{Connection, Params, Row, ToSql, params, params_from_iter};
+
+use crate::backend::{IdChange, LiveSession, Lookup, Missing, ReplacedBy, ReplacedId};
+use crate::clock::Timestamp;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{IdpSessionId, JoinSalt, PublicId, Realm, SessionIdHash, UserKey};
+use crate::record::{Client, FORMAT, Record, Touch};
+use crate::stores::sqlite::error::{retry_while_busy, while_doing};
+use crate::stores::sqlite::record_cache::{CachedSession, Effect, PendingEffects, RecordCache};
+use crate::stores::sqlite::row::{self, FoundRow, Times};
+use crate::stores::sqlite::sql::Sql;
+use crate::stores::sqlite::wal;
+use crate::stores::sqlite::write::statement::WriteStatement;
+
+/// An open write transaction.
+///
+/// Dropping it rolls back and empties the record cache.
+pub(crate) struct WriteTx<'c> {
+    connection: &'c Connection,
+    sql: &'c Sql,
+    effects: PendingEffects<'c>,
+    /// What the transaction, or the job that runs in it, does; for errors.
+    operation: &'static str,
+    /// Whether its only job failed, and its changes were rolled back.
+    is_undone: bool,
+}
+
+impl<'c> WriteTx<'c> {
+    /// Begins a transaction, and waits until the deadline for the write lock.
+    pub(crate) fn begin(
+        connection: &'c Connection,
+        sql: &'c Sql,
+        record_cache: Option<&'c RecordCache>,
+        operation: &'static str,
+        deadline: Instant,
+    ) -> Result<Self> {
+        retry_while_busy(deadline, || execute_cached(connection, "BEGIN IMMEDIATE"))
+            .map_err(while_doing(operation))?;
+        let effects = PendingEffects::begin(record_cache);
+        Ok(WriteTx { connection, sql, effects, operation, is_undone: false })
+    }
+
+    /// Runs a job. If the job fails, its changes are undone, and those of other jobs of the group
+    /// stay.
+    ///
+    /// Fails if SQLite has rolled the whole group back.
+    pub(super) fn run_job(
+        &mut self,
+        is_grouped: bool,
+        operation: &'static str,
+        job: impl FnOnce(&mut Self) -> Result<()>,
+    ) -> Result<()> {
+        if is_grouped {
+            self.control("SAVEPOINT job")?;
+        }
+        let (mark, rows) = (self.effects.mark(), self.connection.total_changes());
+        let group_operation = mem::replace(&mut self.operation, operation);
+        let result = job(self);
+        self.operation = group_operation;
+        match result {
+            Ok(()) => {
+                let rows = self.connection.total_changes().saturating_sub(rows);
+                self.effects.compare(mark, rows);
+            }
+            Err(error) if self.connection.is_autocommit() => return Err(error),
+            Err(error) => {
+                self.control(if is_grouped { "ROLLBACK TO job" } else { "ROLLBACK" })?;
+                self.is_undone = !is_grouped;
+                self.effects.undo(mark);
+                if error.kind() == ErrorKind::Unexpected {
+                    // A row was not as it was found or cached.
+                    self.effects.record(Effect::Unknown, 0);
+                }
+            }
+        }
+        if is_grouped {
+            self.control("RELEASE job")?;
+        }
+        Ok(())
+    }
+
+    /// Commits, and then applies the effects to the record cache. Returns the number of frames in
+    /// the log, `None` if the transaction wrote none.
+    pub(crate) fn commit(mut self, deadline: Instant) -> Result<Option<u32>> {
+        let frames = match self.connection.is_autocommit() {
+            false => wal::commit(self.connection, deadline).map_err(self.failed())?,
+            true if self.is_undone => None,
+            // A job has ended the transaction without an error.
+            true => return Err(Error::new(ErrorKind::Unexpected, self.operation)),
+        };
+        self.effects.publish(frames);
+        Ok(frames)
+    }
+
+    fn control(&self, sql: &str) -> Result<()> {
+        execute_cached(self.connection, sql).map_err(self.failed())
+    }
+
+    fn failed(&self) -> impl FnOnce(rusqlite::Error) -> Error + use<> {
+        while_doing(self.operation)
+    }
+
+    /// Executes a statement and records its effect, which may depend on the row id of the last
+    /// insertion. Returns the number of changed rows.
+    fn execute<'e>(
+        &mut self,
+        statement: &WriteStatement,
+        params: impl Params,
+        effect: impl FnOnce(i64) -> Effect<'e>,
+    ) -> Result<usize> {
+        let rows = self
+            .connection
+            .prepare_cached(&statement.0)
+            .and_then(|mut statement| statement.execute(params))
+            .map_err(self.failed())?;
+        let effect = effect(self.connection.last_insert_rowid());
+        if effect.is_of_one_row() && rows != 1 {
+            return Err(self.failed()(rusqlite::Error::StatementChangedRows(rows)));
+        }
+        self.effects.record(effect, rows);
+        Ok(rows)
+    }
+
+    /// Runs work on the connection itself, after which any session may have changed.
+    pub(crate) fn opaque<T>(&mut self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        self.effects.record(Effect::Unknown, 0);
+        work(self.connection)
+    }
+}
+
+impl Drop for WriteTx<'_> {
+    fn drop(&mut self) {
+        if !self.connection.is_autocommit() {
+            // If this fails too, `WriteConnection::idle` repeats it before the next use.
+            let _ = self.connection.execute_batch("ROLLBACK");
+        }
+    }
+}
+
+fn execute_cached(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
+    connection.prepare_cached(sql)?.execute([]).map(drop)
+}
+
+/// Reads within the transaction.
+impl WriteTx<'_> {
+    /// Looks `id_hash` up at `now`, as a current or as a replaced id.
+    pub(crate) fn find(&self, id_hash: SessionIdHash, now: Timestamp) -> Result<Lookup<FoundRow>> {
+        let Some(CachedSession { id, record }) = self.effects.find(&id_hash) else {
+            return row::find(self.connection, self.sql, &id_hash, now);
+        };
+        let (public_id, seen, deadline) = (record.public_id, record.seen, record.deadline());
+        let at = FoundRow { id, id_hash, public_id, seen, deadline };
+        Ok(match record.is_live(now) {
+            true => Lookup::Live { session: LiveSession { record, id_hash }, at },
+            false => Lookup::Missing(Missing::NotFound { expired: Some(at) }),
+        })
+    }
+
+    /// Whether `id_hash` is the id of a session, or a remembered replaced id.
+    pub(crate) fn is_taken(&self, id_hash: &SessionIdHash) -> Result<bool> {
+        self.connection
+            .prepare_cached(&self.sql.is_taken)
+            .and_then(|mut statement| statement.exists([id_hash.as_bytes()]))
+            .map_err(self.failed())
+    }
+
+    /// The row ids and ids of the user's live sessions in a realm except the one in row `except`,
+    /// ordered by sign-in time, the earliest first.
+    pub(crate) fn by_sign_in(
+        &self,
+        user: &UserKey,
+        realm: &Realm,
+        except: Option<i64>,
+        now: Timestamp,
+    ) -> Result<Vec<(i64, SessionIdHash)>> {
+        let query = || -> rusqlite::Result<Vec<_>> {
+            let mut statement = self.connection.prepare_cached(&self.sql.by_sign_in)?;
+            // No row has the id -1: SQLite assigns row ids from 1 upwards.
+            let except = except.unwrap_or(-1);
+            let params = params![user.as_str(), now.as_millis(), except, realm.as_str()];
+            let ids = |row: &Row<'_>| Ok((row.get(0)?, SessionIdHash::from_bytes(row.get(1)?)));
+            statement.query_map(params, ids)?.collect()
+        };
+        query().map_err(self.failed())
+    }
+}
+
+/// Changes of single sessions.
+impl WriteTx<'_> {
+    /// Inserts a session, and returns its row id.
+    pub(crate) fn insert(&mut self, session: &LiveSession) -> Result<i64> {
+        let LiveSession { record, id_hash } = session;
+        let more: &[&dyn ToSql] =
+            params![id_hash.as_bytes(), record.public_id.as_bytes(), record.created.as_millis()];
+        let effect = |id| Effect::Put(id, *id_hash, record);
+        self.write_record(&self.sql.insert, record, more, effect)?;
+        Ok(self.connection.last_insert_rowid())
+    }
+
+    /// Writes all columns that a sign-in can change: all but the ids and the creation time.
+    pub(crate) fn update_all(
+        &mut self,
+        id: i64,
+        LiveSession { record, id_hash }: &LiveSession,
+    ) -> Result<()> {
+        let effect = |_| Effect::Put(id, *id_hash, record);
+        self.write_record(&self.sql.update_all, record, params![id], effect)
+    }
+
+    /// Executes a statement whose first parameters are the columns of `sql::RECORD`.
+    fn write_record<'e>(
+        &mut self,
+        statement: &WriteStatement,
+        record: &Record,
+        more: &[&dyn ToSql],
+        effect: impl FnOnce(i64) -> Effect<'e>,
+    ) -> Result<()> {
+        let columns: &[&dyn ToSql] = params![
+            record.user.as_ref().map(UserKey::as_str),
+            record.idp_session_id.as_ref().map(IdpSessionId::as_str),
+            record.auth_level,
+            record.authenticated.map(Timestamp::as_millis),
+            record.seen.as_millis(),
+            row::idle_column(&record.limits),
+            record.limits.absolute.map(Timestamp::as_millis),
+            record.deadline().as_millis(),
+            record.persistent,
+            row::revision_column(record),
+            record.client.as_ref().map(Client::to_json),
+            FORMAT,
+            record.data.as_json(),
+            record.id_issued.as_millis(),
+            record.realm.as_str(),
+        ];
+        let columns = columns.iter().chain(more);
+        self.execute(statement, params_from_iter(columns), effect).map(drop)
+    }
+
+    /// Writes the columns that a merge changes: the data, and the activity if it changed.
+    pub(crate) fn update_data(&mut self, at: FoundRow, record: &Record) -> Result<()> {
+        let (revision, data) = (row::revision_column(record), record.data.as_json());
+        let put = Effect::Put(at.id, at.id_hash, record);
+        let rows = if record.seen == at.seen {
+            // The deadline column, which stays, may be an operator's.
+            let effect = if at.agrees_with(record) { put } else { Effect::Removed(at.id_hash) };
+            self.execute(&self.sql.update_data, params![at.id, revision, FORMAT, data], |_| effect)
+        } else {
+            let (seen, deadline) = (record.seen.as_millis(), record.deadline().as_millis());
+            let params = params![at.id, revision, FORMAT, data, seen, deadline];
+            self.execute(&self.sql.update_data_and_seen, params, |_| put)
+        };
+        rows.map(drop)
+    }
+
+    /// Writes the last activity and the deadline that follows from it.
+    pub(crate) fn update_seen(
+        &mut self,
+        id: i64,
+        id_hash: SessionIdHash,
+        seen: Timestamp,
+        deadline: Timestamp,
+    ) -> Result<()> {
+        let params = params![id, seen.as_millis(), deadline.as_millis()];
+        self.execute(&self.sql.update_seen, params, |_| Effect::Seen(id_hash, seen)).map(drop)
+    }
+
+    /// Records activity if the session is live and the touch is newer than its last one.
+    pub(crate) fn touch(
+        &mut self,
+        id_hash: SessionIdHash,
+        touch: Touch,
+        now: Timestamp,
+    ) -> Result<()> {
+        let found = match self.effects.find(&id_hash) {
+            Some(CachedSession { id, record }) => {
+                let (seen, deadline) = (record.seen, record.deadline());
+                Some(Times { id, id_hash, seen, deadline, limits: Some(record.limits) })
+            }
+            None => row::times(self.connection, self.sql, &id_hash, now).map_err(self.failed())?,
+        };
+        match found {
+            Some(Times { id, id_hash, seen, deadline, limits: Some(limits) })
+                if now < deadline && seen < touch.seen =>
+            {
+                self.update_seen(id, id_hash, touch.seen, limits.deadline(touch.seen))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn delete(&mut self, id: i64, id_hash: SessionIdHash) -> Result<()> {
+        self.execute(&self.sql.delete, [id], |_| Effect::Removed(id_hash)).map(drop)
+    }
+
+    /// Changes the id of a session, and remembers the previous id and, if it differs, the one
+    /// presented.
+    pub(crate) fn change_id(
+        &mut self,
+        at: FoundRow,
+        IdChange { left, presented }: &IdChange,
+    ) -> Result<()> {
+        let params = params![at.id, left.successor.as_bytes()];
+        self.execute(&self.sql.id_change, params, |_| Effect::Removed(at.id_hash))?;
+        if left.ends_graces() {
+            self.execute(&self.sql.end_graces, [at.id], |_| Effect::NoSession)?;
+        }
+        self.remember(at.id, &at.public_id, left)?;
+        match presented {
+            Some(presented) => self.remember_anew(at.id, &at.public_id, presented),
+            None => Ok(()),
+        }
+    }
+
+    /// Remembers a replaced id of a session in place of what is remembered of it.
+    pub(crate) fn remember_anew(
+        &mut self,
+        session: i64,
+        public_id: &PublicId,
+        id: &ReplacedId,
+    ) -> Result<()> {
+        let params = [id.id_hash.as_bytes()];
+        self.execute(&self.sql.forget_replaced_key, params, |_| Effect::NoSession)?;
+        self.remember(session, public_id, id)
+    }
+
+    /// Remembers a replaced id of a session. Deletes the oldest ids of that session above the
+    /// maximum, and up to two outdated ids of any session, so that the table does not grow without
+    /// bound.
+    fn remember(&mut self, session: i64, public_id: &PublicId, id: &ReplacedId) -> Result<()> {
+        let others = i64::try_from(ReplacedId::MAX - 1).unwrap_or(i64::MAX);
+        let params = params![session, public_id.as_bytes(), others];
+        self.execute(&self.sql.forget_replaced_of, params, |_| Effect::NoSession)?;
+        self.forget_replaced(id.at, 2)?;
+        let (by_sign_in, salt) = match &id.by {
+            ReplacedBy::Renewal { .. } => (false, None),
+            ReplacedBy::SignIn { salt } => (true, salt.as_ref()),
+        };
+        let params = params![
+            id.id_hash.as_bytes(),
+            session,
+            public_id.as_bytes(),
+            id.successor.as_bytes(),
+            id.at.as_millis(),
+            id.grace_until().map(Timestamp::as_millis),
+            by_sign_in,
+            salt.map(JoinSalt::as_bytes),
+            id.had_user,
+            id.forget_at().as_millis(),
+        ];
+        self.execute(&self.sql.remember_replaced, params, |_| Effect::NoSession).map(drop)
+    }
+
+    /// Deletes at most `limit` outdated replaced ids.
+    fn forget_replaced(&mut self, now: Timestamp, limit: i64) -> Result<()> {
+        let params = [now.as_millis(), limit];
+        self.execute(&self.sql.forget_replaced, params, |_| Effect::NoSession).map(drop)
+    }
+}
+
+/// Changes of many sessions.
+impl WriteTx<'_> {
+    /// Deletes the user's expired sessions in a realm.
+    pub(crate) fn delete_expired_of(
+        &mut self,
+        user: &UserKey,
+        realm: &Realm,
+        now: Timestamp,
+    ) -> Result<()> {
+        let params = params![user.as_str(), now.as_millis(), realm.as_str()];
+        self.execute(&self.sql.delete_expired_of, params, |_| Effect::Expired(now)).map(drop)
+    }
+
+    /// Deletes at most `limit` expired sessions, and as many outdated replaced ids. Returns the
+    /// number of sessions.
+    pub(crate) fn sweep(&mut self, now: Timestamp, limit: i64) -> Result<usize> {
+        let params = [now.as_millis(), limit];
+        let removed = self.execute(&self.sql.sweep, params, |_| Effect::Expired(now))?;
+        self.forget_replaced(now, limit)?;
+        Ok(removed)
+    }
+
+    /// Deletes the sessions that match a condition, whose parameters are `args` from `?3` on,
+    /// except the one with the public id `except`. Returns the ids of those that were live.
+    pub(crate) fn revoke(
+        &mut self,
+        condition: &str,
+        args: Vec<Column>,
+        except: Option<&PublicId>,
+        now: Timestamp,
+    ) -> Result<Vec<SessionIdHash>> {
+        let except =
+            except.map_or(Column::Null, |public_id| Column::Blob(public_id.as_bytes().to_vec()));
+        let params = [Column::Integer(now.as_millis()), except].into_iter().chain(args);
+        let text = format!("{}{condition} RETURNING key, deadline > ?1", self.sql.revoke.0);
+        let mut statement = self.connection.prepare(&text).map_err(self.failed())?;
+        let removed = statement
+            .query_map(params_from_iter(params), |row| {
+                Ok((SessionIdHash::from_bytes(row.get(0)?), row.get(1)?))
+            })
+            .and_then(Iterator::collect::<rusqlite::Result<Vec<(SessionIdHash, bool)>>>)
+            .map_err(self.failed())?;
+        for (id_hash, _) in &removed {
+            self.effects.record(Effect::Removed(*id_hash), 1);
+        }
+        Ok(removed.into_iter().filter(|(_, was_live)| *was_live).map(|(id, _)| id).collect())
+    }
+
+    /// Deletes all sessions and replaced ids, and raises the epoch. Returns how many sessions were
+    /// live at `now`.
+    pub(crate) fn delete_all(&mut self, now: Timestamp) -> Result<u64> {
+        let live = row::count_live(self.connection, self.sql, now).map_err(self.failed())?;
+        self.execute(&self.sql.delete_all, [], |_| Effect::Unknown)?;
+        self.execute(&self.sql.delete_all_replaced, [], |_| Effect::NoSession)?;
+        self.execute(&self.sql.raise_epoch, [], |_| Effect::NoSession)?;
+        Ok(live)
+    }
+
+    /// Deletes all sessions of a realm, and raises the epoch. Returns how many were live at `now`.
+    pub(crate) fn delete_all_of(&mut self, realm: &Realm, now: Timestamp) -> Result<u64> {
+        let has_others: bool = self
+            .connection
+            .query_row(&self.sql.has_other_realms, [realm.as_str()], |row| row.get(0))
+            .map_err(self.failed())?;
+        if !has_others {
+            // Without a condition SQLite drops whole pages, a thousand times as fast.
+            return self.delete_all(now);
+        }
+        let live =
+            row::count_live_of(self.connection, self.sql, realm, now).map_err(self.failed())?;
+        self.execute(&self.sql.delete_all_of, [realm.as_str()], |_| Effect::Unknown)?;
+        self.execute(&self.sql.raise_epoch, [], |_| Effect::NoSession)?;
+        Ok(live)
+    }
+
+    /// Raises the epoch above its value and above `seen`.
+    pub(crate) fn raise_epoch_above(&mut self, seen: i64) -> Result<()> {
+        let own = row::epoch(self.connection, self.sql).map_err(self.failed())?;
+        let above = own.max(seen).saturating_add(1).to_string();
+        self.execute(&self.sql.set_epoch, [above], |_| Effect::NoSession).map(drop)
+    }
+}
