@@ -27,9 +27,6 @@ use crate::sync::instant;
 /// the updates of one process take turns, so only constant writes by other processes reach it.
 pub(super) const TRIES: usize = 100;
 
-/// Revisions count from 1.
-const NO_REVISION: u64 = 0;
-
 /// The age at which an id is renewed if the session may outlive its cookie: half of the 400 days
 /// for which browsers keep a cookie at most.
 const COOKIE_WORN: Duration = Duration::from_secs(200 * 86_400);
@@ -321,7 +318,7 @@ impl Session {
             }
             None => Action::Merge,
         };
-        let answer = self.commit_to(state, id_hash, action)?;
+        let answer = self.commit_to(state, Proposal::new(id_hash, action))?;
         // If this request has loaded the session and it is missing now, another request ended it.
         let seen = state.known.public_id();
         let missing = match answer {
@@ -386,7 +383,7 @@ impl Session {
         }
         let id = state.next_id.take().map_or_else(SessionId::generate, Ok)?;
         let id_hash = id.hash(self.realm());
-        match self.commit_to(state, &id_hash, Action::Create(new_session))? {
+        match self.commit_to(state, Proposal::new(&id_hash, Action::Create(new_session)))? {
             Committed::Done { session, .. } => {
                 let public_id = session.record.public_id;
                 state.known = LoadState::Live(session);
@@ -419,33 +416,13 @@ impl Session {
         Ok(new_session)
     }
 
-    /// Commits the changes, and recomputes them on the stored session after each revision mismatch,
-    /// at most [`TRIES`] times.
-    pub(super) fn commit_to(
-        &self,
-        state: &mut State,
-        id_hash: &SessionIdHash,
-        action: Action,
-    ) -> Result<Committed> {
-        let new_secret = match action {
-            Action::SignIn { .. } => Some(state.secret_of_next_id()?),
-            _ => None,
-        };
-        let mut revision = match &state.known {
-            LoadState::Live(session) if state.changes.depends_on_data() => {
-                Some(session.record.revision)
-            }
-            // Changes computed on an empty session do not match any revision, so they are
-            // recomputed on the stored one.
-            LoadState::None(Absence { replaced: Some(_), .. })
-                if state.changes.depends_on_data() =>
-            {
-                Some(NO_REVISION)
-            }
-            _ => None,
-        };
+    /// Commits the proposal, and recomputes its changes on the stored session after each revision
+    /// mismatch, at most [`TRIES`] times.
+    pub(super) fn commit_to(&self, state: &mut State, proposal: Proposal<'_>) -> Result<Committed> {
+        let Proposal { id_hash, action, changes, scope } = proposal;
+        let (known, changes) = (&mut state.known, changes.unwrap_or(&mut state.changes));
         let entered = instant();
-        let mut turn = match revision {
+        let mut turn = match changes.basis {
             Some(_) => {
                 // In a forked process a lock of the queues may never be released.
                 self.context.process.check()?;
@@ -454,16 +431,15 @@ impl Session {
             None => None,
         };
         let newest = turn.as_mut().and_then(|turn| turn.newest.take());
-        if let (Some(newest), LoadState::Live(session)) = (newest, &mut state.known)
-            && newest.revision > session.record.revision
+        if let (Some(newest), LoadState::Live(session)) = (newest, &mut *known)
+            && Some(newest.revision) > changes.basis
         {
-            state.changes.recompute_on(&newest.data)?;
-            revision = Some(newest.revision);
+            changes.recompute_on(&newest.data, newest.revision)?;
             session.record = newest;
         }
-        let delta = state.delta_to_commit(new_secret.as_ref())?;
+        let delta = scope.delta(changes, known)?;
         let mut commit = Commit::new(id_hash, action, delta, self.context.now());
-        commit.if_revision = revision;
+        commit.if_revision = changes.basis;
         commit.session_limit = self.context.settings.session_limit;
         commit.max_bytes = self.context.settings.max_bytes;
         for _ in 0..TRIES {
@@ -486,12 +462,12 @@ impl Session {
                     let newest = turn.newest.take();
                     let newest = newest.filter(|newest| newest.revision > record.revision);
                     let record = newest.unwrap_or(record);
-                    state.changes.recompute_on(&record.data)?;
-                    commit.if_revision = Some(record.revision);
-                    if let LoadState::Live(known) = &mut state.known {
+                    changes.recompute_on(&record.data, record.revision)?;
+                    commit.if_revision = changes.basis;
+                    if let LoadState::Live(known) = known {
                         known.record = record;
                     }
-                    commit.delta = state.delta_to_commit(new_secret.as_ref())?;
+                    commit.delta = scope.delta(changes, known)?;
                     commit.now = self.context.now();
                 }
                 answer => {
@@ -508,12 +484,37 @@ impl Session {
     }
 }
 
-impl State {
-    fn delta_to_commit(&self, new_secret: Option<&Secret>) -> Result<Arc<Delta>> {
-        Ok(match new_secret {
-            Some(secret) => self.with_new_secret(secret)?.into(),
-            None if self.joins => self.changes.delta().without_clear(csrf_secret::NAME).into(),
-            None => self.changes.shared(),
+/// A change of one session, as the session of the request asks for it.
+pub(super) struct Proposal<'p> {
+    pub(super) id_hash: &'p SessionIdHash,
+    pub(super) action: Action,
+    /// The changes to commit, if not those of the request.
+    pub(super) changes: Option<&'p mut Changes>,
+    pub(super) scope: Scope<'p>,
+}
+
+impl<'p> Proposal<'p> {
+    pub(super) fn new(id_hash: &'p SessionIdHash, action: Action) -> Self {
+        Proposal { id_hash, action, changes: None, scope: Scope::All }
+    }
+}
+
+/// The part of the changes that a commit stores.
+pub(super) enum Scope<'p> {
+    All,
+    /// All, with this secret in place of any earlier one.
+    SignIn(&'p Secret),
+    /// All without a clear, which concerns the data before the sign-in that is joined, and without
+    /// the CSRF secret.
+    Join,
+}
+
+impl Scope<'_> {
+    fn delta(&self, changes: &Changes, known: &LoadState) -> Result<Arc<Delta>> {
+        Ok(match self {
+            Scope::All => changes.shared(),
+            Scope::SignIn(secret) => secret.replacing_others(changes.delta(), known.data())?.into(),
+            Scope::Join => changes.delta().without_clear(csrf_secret::NAME).into(),
         })
     }
 }

@@ -15,6 +15,7 @@ use crate::delta::{Change, Delta};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{SessionId, random};
 use crate::session::changes::Changes;
+use crate::session::commit::Proposal;
 use crate::session::{Absence, LoadState, Session, State};
 
 /// The name of the stored secret.
@@ -32,7 +33,7 @@ impl Secret {
         Ok(Secret(random(OPERATION)?))
     }
 
-    fn of_id(id: &SessionId) -> Self {
+    pub(super) fn of_id(id: &SessionId) -> Self {
         Secret(id.form_secret())
     }
 
@@ -44,6 +45,19 @@ impl Secret {
 
     fn of(data: &Data) -> Option<Self> {
         data.get(NAME).and_then(|value| Secret::read(&value))
+    }
+
+    /// Returns the delta such that no earlier secret remains when it is stored: this one replaces
+    /// one of the delta or the data, and one that a parallel request is about to add is removed.
+    pub(super) fn replacing_others(&self, delta: &Delta, data: Option<&Data>) -> Result<Delta> {
+        let mut delta = delta.clone();
+        let in_delta = matches!(delta.change(NAME), Change::Set(_));
+        if in_delta || data.is_some_and(|data| data.get(NAME).is_some()) {
+            delta.set(NAME, self.value()?);
+        } else {
+            delta.remove(NAME);
+        }
+        Ok(delta)
     }
 
     fn value(&self) -> Result<Value<'static>> {
@@ -72,23 +86,10 @@ impl State {
         }
     }
 
-    /// Derives the secret of a session that begins or is signed in to, and fixes its id for that.
-    pub(super) fn secret_of_next_id(&mut self) -> Result<Secret> {
+    /// Derives the secret of a session that begins, and fixes its id for that.
+    fn secret_of_next_id(&mut self) -> Result<Secret> {
         let id = self.next_id.take().map_or_else(SessionId::generate, Ok)?;
         Ok(Secret::of_id(self.next_id.insert(id)))
-    }
-
-    /// Returns the changes such that no earlier secret remains when they are stored: `new` replaces
-    /// a known one, and one that a parallel request is about to add is removed.
-    pub(super) fn with_new_secret(&self, new: &Secret) -> Result<Delta> {
-        let mut delta = self.changes.delta().clone();
-        let in_delta = matches!(delta.change(NAME), Change::Set(_));
-        if in_delta || self.known.data().is_some_and(|data| data.get(NAME).is_some()) {
-            delta.set(NAME, new.value()?);
-        } else {
-            delta.remove(NAME);
-        }
-        Ok(delta)
     }
 }
 
@@ -173,54 +174,39 @@ impl Session {
     /// meantime. Returns `None` if the session has ended.
     fn add_secret(&self, state: &mut State) -> Result<Option<Secret>> {
         let Some(LiveSession { record, id_hash }) = state.known.live() else { return Ok(None) };
-        let (id_hash, public_id, revision) = (*id_hash, record.public_id, record.revision);
+        let (id_hash, public_id) = (*id_hash, record.public_id);
         let new = self.new_secret(state)?.value()?;
         let mut alone = Changes::default();
         let unless_there = move |now: Option<&Value<'_>>| {
             let kept = now.filter(|now| Secret::read(now).is_some()).unwrap_or(&new);
             Ok(Some(kept.clone().into_owned()))
         };
-        alone.update(NAME, state.known.data(), Box::new(unless_there))?;
-        let others = std::mem::replace(&mut state.changes, alone);
-        let answer = self.commit_to(state, &id_hash, Action::Merge);
-        state.changes = others;
+        let (data, revision) = (state.known.data(), state.known.revision());
+        alone.update(NAME, data, revision, Box::new(unless_there))?;
+        let merge = Proposal::new(&id_hash, Action::Merge);
         let mut absence = Absence::default();
-        let stored = match answer {
-            Ok(Committed::Done { session, .. } | Committed::Unchanged(session)) => {
+        match self.commit_to(state, Proposal { changes: Some(&mut alone), ..merge })? {
+            Committed::Done { session, .. } | Committed::Unchanged(session) => {
                 let secret = Secret::of(&session.record.data);
                 state.known = LoadState::Live(session);
-                secret.map(Some).ok_or_else(|| Error::new(ErrorKind::Unexpected, OPERATION))
+                let none = || Error::new(ErrorKind::Unexpected, OPERATION);
+                return secret.map(Some).ok_or_else(none);
             }
-            Ok(Committed::Missing(missing)) => {
-                match missing {
-                    Missing::Replaced { id, session, .. } => {
-                        absence.replaced = Some(self.replaced(&id, session.record.public_id));
-                    }
-                    Missing::Undecodable { public_id, error, .. } => {
-                        self.undecodable(public_id.as_ref(), &error);
-                    }
-                    Missing::NotFound { .. } => {}
-                }
-                Ok(None)
+            Committed::Missing(Missing::Replaced { id, session, .. }) => {
+                absence.replaced = Some(self.replaced(&id, session.record.public_id));
             }
-            Ok(_) => Err(Error::new(ErrorKind::Unexpected, OPERATION)),
-            Err(error) => Err(error),
-        };
-        if let Ok(None) = stored {
-            // Another request has ended the session or replaced its id, so this request is late.
-            state.forget();
-            state.known = LoadState::None(absence);
-            if absence.replaced.is_some() && state.changes.delta().is_empty() {
-                return Ok(None);
+            Committed::Missing(Missing::Undecodable { public_id, error, .. }) => {
+                self.undecodable(public_id.as_ref(), &error);
             }
+            Committed::Missing(Missing::NotFound { .. }) => {}
+            _ => return Err(Error::new(ErrorKind::Unexpected, OPERATION)),
+        }
+        // Another request has ended the session or replaced its id, so this request is late.
+        state.forget();
+        state.known = LoadState::None(absence);
+        if absence.replaced.is_none() || !state.changes.delta().is_empty() {
             self.discard_changes(state, Some(&public_id));
         }
-        // Earlier updates were computed on that revision, so the commit must recompute them.
-        if let LoadState::Live(session) = &mut state.known
-            && state.changes.depends_on_data()
-        {
-            session.record.revision = revision;
-        }
-        stored
+        Ok(None)
     }
 }

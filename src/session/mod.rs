@@ -101,13 +101,9 @@ struct State {
     /// Whether this request has ended a session.
     ended: bool,
     ignored: bool,
-    /// Whether the commit joins a sign-in: it merges into the session that another request has just
-    /// signed in to.
-    joins: bool,
     /// The id that this request has issued and its response carries.
     issued: Option<SessionId>,
-    /// The id for the session that begins or is signed in to next, from which its CSRF secret is
-    /// derived.
+    /// The id for the session that begins next, from which its CSRF secret is derived.
     next_id: Option<SessionId>,
     /// Whether the session ended, or its id was replaced, before its changes were stored.
     lost: bool,
@@ -193,6 +189,17 @@ impl LoadState {
     fn live(&self) -> Option<&LiveSession> {
         match self {
             LoadState::Live(session) => Some(session),
+            LoadState::Unread | LoadState::None(_) => None,
+        }
+    }
+
+    /// Returns the revision on which an update is computed.
+    fn revision(&self) -> Option<u64> {
+        match self {
+            LoadState::Live(session) => Some(session.record.revision),
+            // An update of an empty session matches no revision of the session that lives under
+            // another id, so a sign-in recomputes it. Revisions count from 1.
+            LoadState::None(Absence { replaced: Some(_), .. }) => Some(0),
             LoadState::Unread | LoadState::None(_) => None,
         }
     }

@@ -8,7 +8,8 @@ use crate::event::Event;
 use crate::id::{JoinSalt, PublicId, SessionId, SessionIdHash, UserKey};
 use crate::record::NewSession;
 use crate::session::changes::Changes;
-use crate::session::commit::TRIES;
+use crate::session::commit::{Proposal, Scope, TRIES};
+use crate::session::csrf_secret::Secret;
 use crate::session::update_queue::overtaken;
 use crate::session::{Absence, Authentication, LoadState, Session, SignIn, State};
 
@@ -66,30 +67,26 @@ impl Session {
         // Neither the data of one user's session nor changes computed from it may reach the session
         // of another user.
         let owner = state.known.live().and_then(|session| session.record.user.as_ref());
-        let apart = match owner {
+        let mut rebased = match owner {
             Some(owner) if *owner != user => Some(state.changes.rebased_on_empty()?),
             _ => None,
         };
-        let kept = apart.map(|apart| std::mem::replace(&mut state.changes, apart));
-        let signed_in = self.sign_in_as(&mut state, &user, &new_session);
-        match (&signed_in, kept) {
-            (Ok(SignIn::Done), _) => {
+        let signed_in = self.sign_in_as(&mut state, rebased.as_mut(), &user, &new_session)?;
+        match signed_in {
+            SignIn::Done => {
                 state.changes = Changes::default();
                 state.renew = false;
                 state.lost = false;
             }
-            (_, Some(kept)) => state.changes = kept,
-            (_, None) => {}
+            SignIn::Refused => self.context.events.raise(&Event::SignInRefused { user: &user }),
         }
-        if let Ok(SignIn::Refused) = signed_in {
-            self.context.events.raise(&Event::SignInRefused { user: &user });
-        }
-        signed_in
+        Ok(signed_in)
     }
 
     fn sign_in_as(
         &self,
         state: &mut State,
+        mut changes: Option<&mut Changes>,
         user: &UserKey,
         new_session: &NewSession,
     ) -> Result<SignIn> {
@@ -115,7 +112,6 @@ impl Session {
                 _ => SessionId::generate()?,
             };
             let to = id.hash(self.realm());
-            state.next_id = Some(id.clone());
             let ending = self.context.recently_ended.begin();
             let sign_in = Action::SignIn {
                 to,
@@ -123,10 +119,12 @@ impl Session {
                 new_session: new_session.clone(),
                 join_salt,
             };
-            let answer = self.commit_to(state, &from, sign_in);
-            // No other session may begin with this id.
-            state.next_id = None;
-            match answer? {
+            let proposal = Proposal {
+                changes: changes.as_deref_mut(),
+                scope: Scope::SignIn(&Secret::of_id(&id)),
+                ..Proposal::new(&from, sign_in)
+            };
+            match self.commit_to(state, proposal)? {
                 Committed::Done { session, ended } => {
                     ended.into_iter().for_each(|id_hash| self.context.recently_ended.note(id_hash));
                     drop(ending);
@@ -148,7 +146,7 @@ impl Session {
                         presented = None;
                         continue;
                     };
-                    if !self.join(state, &id_hash)? {
+                    if !self.join(state, changes.as_deref_mut(), &id_hash)? {
                         continue;
                     }
                     state.issued = Some(joined);
@@ -167,14 +165,16 @@ impl Session {
     }
 
     /// Joins the sign-in of the same user by another request through the same id: merges the
-    /// changes of this request into that session. A clear is left out, because it concerns the data
-    /// before the sign-in, and so is the CSRF secret. Returns false if that session was renewed or
-    /// has ended since.
-    fn join(&self, state: &mut State, id_hash: &SessionIdHash) -> Result<bool> {
-        state.joins = true;
-        let answer = self.commit_to(state, id_hash, Action::Merge);
-        state.joins = false;
-        match answer? {
+    /// changes of this request into that session. Returns false if that session was renewed or has
+    /// ended since.
+    fn join(
+        &self,
+        state: &mut State,
+        changes: Option<&mut Changes>,
+        id_hash: &SessionIdHash,
+    ) -> Result<bool> {
+        let merge = Proposal::new(id_hash, Action::Merge);
+        match self.commit_to(state, Proposal { changes, scope: Scope::Join, ..merge })? {
             Committed::Done { session, .. } | Committed::Unchanged(session) => {
                 state.known = LoadState::Live(session);
                 Ok(true)

@@ -240,7 +240,7 @@ impl Session {
             f(now)
         };
         let State { known, changes, .. } = &mut *state;
-        let update = changes.update(name, known.data(), Box::new(compute));
+        let update = changes.update(name, known.data(), known.revision(), Box::new(compute));
         update.inspect_err(|error| self.report(error, state.known.public_id()))
     }
 
