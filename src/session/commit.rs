@@ -12,15 +12,14 @@ use crate::cookie;
 use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
-use crate::id::{RealmTag, SessionId, SessionIdHash};
+use crate::id::{PublicId, RealmTag, SessionId, SessionIdHash};
 use crate::message::{Outcome, ResponseHeaders};
 use crate::record::{NewSession, Record, Touch};
 use crate::session::changes::Changes;
 use crate::session::csrf_secret::Secret;
+use crate::session::load::{Ended, Live, LoadState};
 use crate::session::update_queue::overtaken;
-use crate::session::{
-    Absence, CommitOutcome, LoadState, Replaced, Session, State, Transport, csrf_secret,
-};
+use crate::session::{CommitOutcome, Session, State, Transport, csrf_secret};
 use crate::sync::instant;
 
 /// The maximum number of tries of a commit whose revision does not match. From the second try on,
@@ -44,12 +43,16 @@ impl Session {
         }
         self.end_what_was_destroyed(&mut state)?;
         self.store_changes(&mut state)?;
-        Ok(if state.lost { CommitOutcome::Discarded } else { CommitOutcome::Stored })
+        Ok(if state.found.is_lost() { CommitOutcome::Discarded } else { CommitOutcome::Stored })
     }
 
     /// Returns the id of this hash, if it was presented or was issued by this request.
-    pub(super) fn own_id(&self, state: &State, id_hash: &SessionIdHash) -> Option<SessionId> {
-        let issued = state.issued.as_ref().filter(|id| id.hash(self.realm()) == *id_hash);
+    pub(super) fn own_id(
+        &self,
+        issued: Option<&SessionId>,
+        id_hash: &SessionIdHash,
+    ) -> Option<SessionId> {
+        let issued = issued.filter(|id| id.hash(self.realm()) == *id_hash);
         let presented =
             || self.presented.ids.iter().find(|presented| presented.id_hash() == *id_hash);
         issued.or_else(|| presented().map(|presented| &presented.id)).cloned()
@@ -106,7 +109,7 @@ impl Session {
             state.check_readable("store the session's changes")?;
             self.store_changes(state)?;
         }
-        if let Some(LiveSession { record, id_hash }) = state.known.live()
+        if let Some(LiveSession { record, id_hash }) = state.found.session()
             && !state.ignored
         {
             let now = self.context.now();
@@ -126,7 +129,7 @@ impl Session {
     pub(crate) fn headers_for_stored(&self) -> ResponseHeaders {
         let state = self.state();
         let mut headers = self.headers(&state);
-        if state.issued.is_none() {
+        if state.found.issued().is_none() {
             headers.id_fields = Vec::new();
         }
         headers
@@ -134,10 +137,15 @@ impl Session {
 
     fn headers(&self, state: &State) -> ResponseHeaders {
         let transport = &self.context.settings.transport;
-        let id_fields = if state.unreadable.is_some() || (state.ignored && state.issued.is_none()) {
+        let is_silent = match &state.found {
+            LoadState::Unreadable(_) => true,
+            found => state.ignored && found.issued().is_none(),
+        };
+        let id_fields = if is_silent {
             Vec::new()
-        } else if let Some(LiveSession { record, id_hash }) = state.known.live() {
-            let issued = state.issued.as_ref().or_else(|| self.to_be_sealed_again(id_hash));
+        } else if let LoadState::Live(Live { session, issued, .. }) = &state.found {
+            let LiveSession { record, id_hash } = session;
+            let issued = issued.as_ref().or_else(|| self.to_be_sealed_again(id_hash));
             if issued.is_some() {
                 self.context.warn_if_insecure(self.insecure_host.as_deref());
             }
@@ -173,7 +181,7 @@ impl Session {
     /// Returns whether the cookie may expire in the browser before the session ends, and is old
     /// enough to be renewed.
     fn is_cookie_worn(&self, state: &State) -> bool {
-        let Some(LiveSession { record, .. }) = state.known.live() else { return false };
+        let Some(LiveSession { record, .. }) = state.found.session() else { return false };
         let outlives = |end: Timestamp| end.since(record.id_issued) > cookie::LONGEST;
         matches!(self.context.settings.transport, Transport::Cookie(_))
             && record.persistent
@@ -232,20 +240,26 @@ impl Session {
         if !state.has_changes() {
             return Ok(());
         }
-        match &state.known {
+        match &state.found {
             LoadState::Unread => self.change_unread(state)?,
-            LoadState::Live(session) => {
-                let id_hash = session.id_hash;
-                self.change(state, &id_hash)?;
+            LoadState::Live(live) => {
+                let id_hash = live.session.id_hash;
+                if let Err(missing) = self.change(state, &id_hash)? {
+                    self.lose_session(state, &missing);
+                }
             }
-            LoadState::None(_) => {}
+            LoadState::Absent(_) | LoadState::Unreadable(_) => {}
         }
         // If a session was found, it has taken the changes. Here there is none.
-        if let LoadState::None(absence) = state.known {
+        if let LoadState::Absent(absence) = &state.found {
             let has_data = !state.changes.delta().is_empty();
-            let is_late = absence.is_overtaken() || state.lost;
-            let has_ended = absence.ended || (!is_late && self.was_ended_in_flight(state)?);
-            if has_data && is_late || (has_data || state.renew) && has_ended {
+            let is_late = absence.discards_changes();
+            let has_ended = match absence.ended {
+                Ended::No => false,
+                Ended::InDoubt => !is_late && self.was_ended_in_flight()?,
+                Ended::Yes => true,
+            };
+            if has_ended || has_data && is_late {
                 self.discard_changes(state, None);
             } else if has_data {
                 self.begin(state)?;
@@ -258,35 +272,16 @@ impl Session {
 
     /// Merges the changes into the first live session of the presented ids, without a load.
     fn change_unread(&self, state: &mut State) -> Result<()> {
-        let mut absence = Absence::default();
-        for id_hash in self.presented.keys() {
-            let Some(missing) = self.change(state, &id_hash)? else {
-                state.found_by = Some(id_hash);
-                return Ok(());
-            };
-            match missing {
-                Missing::Replaced { id, session, .. } => {
-                    absence.note(self.replaced(&id, session.record.public_id));
-                }
-                // The session was live when this request began.
-                Missing::NotFound { .. } if self.has_ended_meanwhile(&id_hash)? => {
-                    absence.ended = true;
-                }
-                Missing::NotFound { .. } => self.unknown_id(&id_hash),
-                Missing::Undecodable { .. } => {}
-            }
+        let has_ended = |id_hash: &_| self.has_ended_meanwhile(id_hash).map(Ended::from);
+        if let Err(absence) = self.first_live(|id_hash| self.change(state, id_hash), has_ended)? {
+            state.found = LoadState::Absent(absence);
         }
-        self.report_late_use(&mut absence)?;
-        state.known = LoadState::None(absence);
         Ok(())
     }
 
     /// Returns whether a deletion that was in flight when the load found no session has ended the
     /// session of a presented id.
-    fn was_ended_in_flight(&self, state: &mut State) -> Result<bool> {
-        if !std::mem::take(&mut state.in_doubt) {
-            return Ok(false);
-        }
+    fn was_ended_in_flight(&self) -> Result<bool> {
         // In a forked process no deletion in flight ever completes.
         self.context.process.check()?;
         for id_hash in self.presented.keys() {
@@ -304,10 +299,10 @@ impl Session {
 
     /// Merges the changes into the session of this id, or renews it with them. Returns the reason
     /// if there is no such session.
-    fn change(&self, state: &mut State, id_hash: &SessionIdHash) -> Result<Option<Missing>> {
+    fn change(&self, state: &mut State, id_hash: &SessionIdHash) -> Result<Result<(), Missing>> {
         // A replaced id in its grace is not renewed, because the client was sent a newer one.
-        let rotates =
-            state.renew && self.own_id(state, id_hash).is_some() || self.is_former(id_hash);
+        let rotates = state.renew && self.own_id(state.found.issued(), id_hash).is_some()
+            || self.is_former(id_hash);
         let id = rotates.then(SessionId::generate).transpose()?;
         let to = id.as_ref().map(|id| id.hash(self.realm()));
         let grace = self.context.settings.grace;
@@ -318,58 +313,34 @@ impl Session {
             }
             None => Action::Merge,
         };
-        let answer = self.commit_to(state, Proposal::new(id_hash, action))?;
-        // If this request has loaded the session and it is missing now, another request ended it.
-        let seen = state.known.public_id();
-        let missing = match answer {
+        let (session, issued) = match self.commit_to(state, Proposal::new(id_hash, action))? {
             Committed::Done { session, ended } => {
                 ended.into_iter().for_each(|id_hash| self.context.recently_ended.note(id_hash));
-                let public_id = session.record.public_id;
-                let is_renewed = to == Some(session.id_hash);
-                if is_renewed {
-                    state.issued = id;
-                }
-                state.changed(session);
-                // Raised last, so that a panicking listener cannot undo the renewal.
-                if is_renewed {
-                    self.context.events.raise(&Event::Renewed { public_id: &public_id });
-                }
-                return Ok(None);
+                let issued = id.filter(|_| to == Some(session.id_hash));
+                (session, issued)
             }
-            Committed::Unchanged(session) => {
-                state.changed(session);
-                return Ok(None);
-            }
-            Committed::Missing(missing) => missing,
+            Committed::Unchanged(session) => (session, None),
+            Committed::Missing(missing) => return Ok(Err(missing)),
             _ => return Err(Error::new(ErrorKind::Unexpected, "change a session")),
         };
-        if let Missing::Undecodable { public_id, error, .. } = &missing {
-            self.undecodable(public_id.as_ref(), error);
-        }
-        if seen.is_some() {
-            state.forget();
-            // If another request replaced the id, a renewal without data changes loses nothing.
-            let mut is_lost = true;
-            if let Missing::Replaced { id, session, .. } = &missing {
-                let replaced = Some(self.replaced(id, session.record.public_id));
-                state.known = LoadState::None(Absence { ended: false, replaced });
-                is_lost = !state.changes.delta().is_empty();
+        state.changes = Changes::default();
+        let public_id = session.record.public_id;
+        match issued {
+            Some(id) => {
+                state.found = Live::issued(session, id);
+                // Raised last, so that a panicking listener cannot undo the renewal.
+                self.context.events.raise(&Event::Renewed { public_id: &public_id });
             }
-            if is_lost {
-                self.discard_changes(state, seen.as_ref());
-            }
+            None => state.found.update(session, id_hash),
         }
-        Ok(Some(missing))
+        Ok(Ok(()))
     }
 
-    pub(super) fn discard_changes(
-        &self,
-        state: &mut State,
-        public_id: Option<&crate::id::PublicId>,
-    ) {
-        state.lost = true;
+    pub(super) fn discard_changes(&self, state: &mut State, public_id: Option<&PublicId>) {
+        if let LoadState::Absent(absence) = &mut state.found {
+            absence.lost = true;
+        }
         state.discarded = true;
-        state.issued = None;
         state.changes = Changes::default();
         self.context.events.raise(&Event::ChangesDiscarded { public_id });
     }
@@ -381,13 +352,16 @@ impl Session {
         if !state.changes.delta().apply(&mut Record::create(&new_session, now)) {
             return Ok(());
         }
-        let id = state.next_id.take().map_or_else(SessionId::generate, Ok)?;
+        let next_id = match &mut state.found {
+            LoadState::Absent(absence) => absence.next_id.take(),
+            _ => None,
+        };
+        let id = next_id.map_or_else(SessionId::generate, Ok)?;
         let id_hash = id.hash(self.realm());
         match self.commit_to(state, Proposal::new(&id_hash, Action::Create(new_session)))? {
             Committed::Done { session, .. } => {
                 let public_id = session.record.public_id;
-                state.known = LoadState::Live(session);
-                state.issued = Some(id);
+                state.found = Live::issued(session, id);
                 self.context.events.raise(&Event::Created { public_id: &public_id });
                 Ok(())
             }
@@ -397,13 +371,9 @@ impl Session {
 
     pub(super) fn new_session(&self, state: &State) -> Result<NewSession> {
         let settings = &self.context.settings;
-        let persistent = state.persistent.unwrap_or(match &state.known {
-            LoadState::Live(session) => session.record.persistent,
-            LoadState::None(Absence {
-                replaced: Some(Replaced { persistent: Some(had), .. }),
-                ..
-            }) => *had,
-            LoadState::Unread | LoadState::None(_) => settings.persistent,
+        let persistent = state.persistent.unwrap_or(match &state.found {
+            LoadState::Live(live) => live.session.record.persistent,
+            found => found.replaced().map_or(settings.persistent, |it| it.persistent),
         });
         let lifetime = match settings.browser_session {
             Some(short) if !persistent => short,
@@ -420,7 +390,7 @@ impl Session {
     /// mismatch, at most [`TRIES`] times.
     pub(super) fn commit_to(&self, state: &mut State, proposal: Proposal<'_>) -> Result<Committed> {
         let Proposal { id_hash, action, changes, scope } = proposal;
-        let (known, changes) = (&mut state.known, changes.unwrap_or(&mut state.changes));
+        let (found, changes) = (&mut state.found, changes.unwrap_or(&mut state.changes));
         let entered = instant();
         let mut turn = match changes.basis {
             Some(_) => {
@@ -431,13 +401,13 @@ impl Session {
             None => None,
         };
         let newest = turn.as_mut().and_then(|turn| turn.newest.take());
-        if let (Some(newest), LoadState::Live(session)) = (newest, &mut *known)
+        if let (Some(newest), LoadState::Live(Live { session, .. })) = (newest, &mut *found)
             && Some(newest.revision) > changes.basis
         {
             changes.recompute_on(&newest.data, newest.revision)?;
             session.record = newest;
         }
-        let delta = scope.delta(changes, known)?;
+        let delta = scope.delta(changes, found)?;
         let mut commit = Commit::new(id_hash, action, delta, self.context.now());
         commit.if_revision = changes.basis;
         commit.session_limit = self.context.settings.session_limit;
@@ -464,10 +434,10 @@ impl Session {
                     let record = newest.unwrap_or(record);
                     changes.recompute_on(&record.data, record.revision)?;
                     commit.if_revision = changes.basis;
-                    if let LoadState::Live(known) = known {
-                        known.record = record;
+                    if let LoadState::Live(live) = found {
+                        live.session.record = record;
                     }
-                    commit.delta = scope.delta(changes, known)?;
+                    commit.delta = scope.delta(changes, found)?;
                     commit.now = self.context.now();
                 }
                 answer => {
@@ -510,10 +480,10 @@ pub(super) enum Scope<'p> {
 }
 
 impl Scope<'_> {
-    fn delta(&self, changes: &Changes, known: &LoadState) -> Result<Arc<Delta>> {
+    fn delta(&self, changes: &Changes, found: &LoadState) -> Result<Arc<Delta>> {
         Ok(match self {
             Scope::All => changes.shared(),
-            Scope::SignIn(secret) => secret.replacing_others(changes.delta(), known.data())?.into(),
+            Scope::SignIn(secret) => secret.replacing_others(changes.delta(), found.data())?.into(),
             Scope::Join => changes.delta().without_clear(csrf_secret::NAME).into(),
         })
     }

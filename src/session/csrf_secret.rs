@@ -9,14 +9,15 @@ use std::hint::black_box;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::backend::{Action, Committed, LiveSession, Missing};
+use crate::backend::{Action, Committed};
 use crate::data::{Data, Value};
 use crate::delta::{Change, Delta};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{SessionId, random};
 use crate::session::changes::Changes;
 use crate::session::commit::Proposal;
-use crate::session::{Absence, LoadState, Session, State};
+use crate::session::load::{Absence, LoadState};
+use crate::session::{Session, State};
 
 /// The name of the stored secret.
 pub(super) const NAME: &str = "cloakroom.csrf";
@@ -82,14 +83,16 @@ impl State {
         match self.changes.delta().change(NAME) {
             Change::Set(value) => Secret::read(value),
             Change::Removed => None,
-            Change::Untouched => self.known.data().and_then(Secret::of),
+            Change::Untouched => self.found.data().and_then(Secret::of),
         }
     }
 
-    /// Derives the secret of a session that begins, and fixes its id for that.
-    fn secret_of_next_id(&mut self) -> Result<Secret> {
-        let id = self.next_id.take().map_or_else(SessionId::generate, Ok)?;
-        Ok(Secret::of_id(self.next_id.insert(id)))
+    /// If an id of this request was replaced: derives the secret from that id, so that the tokens
+    /// of pages agree for a client that still presents it, and returns whether the request was
+    /// under way at the replacement. Stores nothing.
+    fn secret_of_replaced_id(&self) -> Option<(Secret, bool)> {
+        let replaced = self.found.replaced()?;
+        Some((Secret::of_id(replaced.id.as_ref()?), replaced.under_way))
     }
 }
 
@@ -98,29 +101,23 @@ impl Session {
     pub(crate) fn secret_if_any(&self) -> Result<Option<Secret>> {
         let mut state = self.lock("check a CSRF token")?;
         self.read(&mut state)?;
-        Ok(state.secret().or_else(|| self.secret_of_replaced_id(&state).map(|(secret, _)| secret)))
+        Ok(state.secret().or_else(|| state.secret_of_replaced_id().map(|(secret, _)| secret)))
     }
 
-    /// If the presented id was replaced: derives the secret from that id, so that the tokens of
-    /// pages agree for a client that still presents it, and returns whether the request was under
-    /// way at the replacement. Stores nothing.
-    fn secret_of_replaced_id(&self, state: &State) -> Option<(Secret, bool)> {
-        let LoadState::None(Absence { replaced: Some(replaced), .. }) = &state.known else {
-            return None;
-        };
-        let id = self.own_id(state, &replaced.id_hash)?;
-        Some((Secret::of_id(&id), replaced.under_way))
-    }
-
-    /// Makes a secret for the live session, or for the one that begins.
-    fn new_secret(&self, state: &mut State) -> Result<Secret> {
-        match state.known.live() {
+    /// Makes a secret for the live session, or for the one that begins, whose id is thereby fixed.
+    fn new_secret(&self, found: &mut LoadState) -> Result<Secret> {
+        let id = match found {
+            LoadState::Absent(Absence { next_id, .. }) => {
+                let id = next_id.take().map_or_else(SessionId::generate, Ok)?;
+                Some(next_id.insert(id).clone())
+            }
             // If the request presents an id in its grace, the current id is not known.
-            Some(session) => self
-                .own_id(state, &session.id_hash)
-                .map_or_else(Secret::generate, |id| Ok(Secret::of_id(&id))),
-            None => state.secret_of_next_id(),
-        }
+            _ => {
+                let session = found.session();
+                session.and_then(|session| self.own_id(found.issued(), &session.id_hash))
+            }
+        };
+        id.map_or_else(Secret::generate, |id| Ok(Secret::of_id(&id)))
     }
 
     /// Returns the session's secret, and makes one if there is none: for a live session it is
@@ -133,23 +130,23 @@ impl Session {
         if let Some(secret) = state.secret() {
             return Ok(secret);
         }
-        if let Some((secret, true)) = self.secret_of_replaced_id(state) {
+        if let Some((secret, true)) = state.secret_of_replaced_id() {
             return Ok(secret);
         }
         if state.closed {
             return Err(Error::new(ErrorKind::Closed, OPERATION));
         }
         state.check_readable(OPERATION)?;
-        let is_there = state.known.live().is_some() && !state.ignored;
-        let secret = match state.known.data() {
+        let is_there = state.found.live().is_some() && !state.ignored;
+        let secret = match state.found.data() {
             Some(data) if is_there => match Secret::of(data) {
                 Some(secret) => Some(secret),
                 None => self.add_secret(state)?,
             },
             _ => None,
         };
-        if secret.is_none() && (is_there || state.lost) {
-            return match self.secret_of_replaced_id(state) {
+        if secret.is_none() && (is_there || state.found.is_lost()) {
+            return match state.secret_of_replaced_id() {
                 Some((secret, _)) => Ok(secret),
                 // The session has ended, and no token of this request can become valid.
                 None => Secret::generate(),
@@ -160,7 +157,7 @@ impl Session {
             // Sets the secret again after a `clear` in the same request, because earlier pages
             // contain it.
             (secret, _) => {
-                let secret = secret.map_or_else(|| self.new_secret(state), Ok)?;
+                let secret = secret.map_or_else(|| self.new_secret(&mut state.found), Ok)?;
                 let value = secret.value()?;
                 state.changes.edit(|delta| delta.set(NAME, value.clone()));
                 Ok(secret)
@@ -173,40 +170,29 @@ impl Session {
     /// at the end of the request, it would replace the secret of a page that was rendered in the
     /// meantime. Returns `None` if the session has ended.
     fn add_secret(&self, state: &mut State) -> Result<Option<Secret>> {
-        let Some(LiveSession { record, id_hash }) = state.known.live() else { return Ok(None) };
-        let (id_hash, public_id) = (*id_hash, record.public_id);
-        let new = self.new_secret(state)?.value()?;
+        let Some(session) = state.found.session() else { return Ok(None) };
+        let id_hash = session.id_hash;
+        let new = self.new_secret(&mut state.found)?.value()?;
         let mut alone = Changes::default();
         let unless_there = move |now: Option<&Value<'_>>| {
             let kept = now.filter(|now| Secret::read(now).is_some()).unwrap_or(&new);
             Ok(Some(kept.clone().into_owned()))
         };
-        let (data, revision) = (state.known.data(), state.known.revision());
+        let (data, revision) = (state.found.data(), state.found.revision());
         alone.update(NAME, data, revision, Box::new(unless_there))?;
         let merge = Proposal::new(&id_hash, Action::Merge);
-        let mut absence = Absence::default();
         match self.commit_to(state, Proposal { changes: Some(&mut alone), ..merge })? {
             Committed::Done { session, .. } | Committed::Unchanged(session) => {
                 let secret = Secret::of(&session.record.data);
-                state.known = LoadState::Live(session);
+                state.found.update(session, &id_hash);
                 let none = || Error::new(ErrorKind::Unexpected, OPERATION);
-                return secret.map(Some).ok_or_else(none);
+                secret.map(Some).ok_or_else(none)
             }
-            Committed::Missing(Missing::Replaced { id, session, .. }) => {
-                absence.replaced = Some(self.replaced(&id, session.record.public_id));
+            Committed::Missing(missing) => {
+                self.lose_session(state, &missing);
+                Ok(None)
             }
-            Committed::Missing(Missing::Undecodable { public_id, error, .. }) => {
-                self.undecodable(public_id.as_ref(), &error);
-            }
-            Committed::Missing(Missing::NotFound { .. }) => {}
-            _ => return Err(Error::new(ErrorKind::Unexpected, OPERATION)),
+            _ => Err(Error::new(ErrorKind::Unexpected, OPERATION)),
         }
-        // Another request has ended the session or replaced its id, so this request is late.
-        state.forget();
-        state.known = LoadState::None(absence);
-        if absence.replaced.is_none() || !state.changes.delta().is_empty() {
-            self.discard_changes(state, Some(&public_id));
-        }
-        Ok(None)
     }
 }

@@ -21,18 +21,16 @@ use std::fmt::{self, Debug};
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock, PoisonError, TryLockError};
 
-use crate::backend::LiveSession;
 use crate::clock::Timestamp;
-use crate::data::Data;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
-use crate::id::{PublicId, SessionId, SessionIdHash, UserKey};
+use crate::id::{PublicId, SessionIdHash, UserKey};
 use crate::message::RequestHead;
 use crate::record::{Client, Record};
 use crate::sync::{Mutex, MutexGuard};
 use changes::Changes;
 use last_used::SessionNumber;
-use load::{Absence, NOTHING, Replaced};
+use load::{Absence, LoadState};
 use recently_ended::Moment;
 use running_update::Updating;
 
@@ -85,13 +83,12 @@ pub struct Session {
 
 #[derive(Debug, Default)]
 struct State {
-    known: LoadState,
+    /// What the presented ids find.
+    found: LoadState,
     changes: Changes,
     renew: bool,
     /// The choice made with [`set_persistent`](Session::set_persistent).
     persistent: Option<bool>,
-    /// The id hash that found the session. A replaced id in its grace period finds it too.
-    found_by: Option<SessionIdHash>,
     /// Sessions to end, because the handler destroyed them.
     to_end: Vec<SessionIdHash>,
     /// Other presented sessions to end after a sign-in. `ignore` does not clear them, because it
@@ -101,19 +98,8 @@ struct State {
     /// Whether this request has ended a session.
     ended: bool,
     ignored: bool,
-    /// The id that this request has issued and its response carries.
-    issued: Option<SessionId>,
-    /// The id for the session that begins next, from which its CSRF secret is derived.
-    next_id: Option<SessionId>,
-    /// Whether the session ended, or its id was replaced, before its changes were stored.
-    lost: bool,
     /// Whether changes were discarded at any time in this request.
     discarded: bool,
-    /// Whether a read found no session while deletions were in flight. The commit then checks
-    /// whether one of them has ended it.
-    in_doubt: bool,
-    /// The error of a failed load, if the request is treated as anonymous.
-    unreadable: Option<Error>,
     /// Whether the response depends on the session.
     looked_at: bool,
     /// The time at which the request first used its session.
@@ -134,82 +120,33 @@ impl State {
 
     /// Resets the state for a request that ends its own session, or has ended it.
     fn start_over(&mut self) {
-        self.forget();
+        self.leave_session(Absence::default());
         self.looked_at = true;
         self.destroyed = true;
         self.ignored = false;
         self.changes = Changes::default();
         self.renew = false;
-        self.issued = None;
-        self.next_id = None;
-        self.lost = false;
-        self.in_doubt = false;
-        self.unreadable = None;
     }
 
-    /// Records that the changes are stored in this session.
-    fn changed(&mut self, session: LiveSession) {
-        self.known = LoadState::Live(session);
-        self.changes = Changes::default();
-    }
-
-    /// Records that there is no session.
-    fn forget(&mut self) {
+    /// Records that there is no session any more.
+    fn leave_session(&mut self, absence: Absence) {
         self.saw_user = self.has_seen_user();
-        self.known = NOTHING;
+        self.found = LoadState::Absent(absence);
     }
 
     fn has_seen_user(&self) -> bool {
-        self.saw_user || self.known.live().is_some_and(|session| session.record.user.is_some())
+        self.saw_user || self.found.session().is_some_and(|session| session.record.user.is_some())
     }
 
     /// Fails if the load failed and the request is treated as anonymous: such a request must not
     /// change its session.
     fn check_readable(&self, operation: &'static str) -> Result<()> {
-        match &self.unreadable {
-            Some(error) => {
+        match &self.found {
+            LoadState::Unreadable(error) => {
                 Err(Error::with_source(ErrorKind::Unavailable, operation, error.clone()))
             }
-            None => Ok(()),
+            _ => Ok(()),
         }
-    }
-}
-
-/// The result of loading the session.
-#[derive(Debug, Default)]
-#[allow(clippy::large_enum_variant)] // one per request, stored inline
-enum LoadState {
-    #[default]
-    Unread,
-    Live(LiveSession),
-    None(Absence),
-}
-
-impl LoadState {
-    fn live(&self) -> Option<&LiveSession> {
-        match self {
-            LoadState::Live(session) => Some(session),
-            LoadState::Unread | LoadState::None(_) => None,
-        }
-    }
-
-    /// Returns the revision on which an update is computed.
-    fn revision(&self) -> Option<u64> {
-        match self {
-            LoadState::Live(session) => Some(session.record.revision),
-            // An update of an empty session matches no revision of the session that lives under
-            // another id, so a sign-in recomputes it. Revisions count from 1.
-            LoadState::None(Absence { replaced: Some(_), .. }) => Some(0),
-            LoadState::Unread | LoadState::None(_) => None,
-        }
-    }
-
-    fn public_id(&self) -> Option<PublicId> {
-        self.live().map(|session| session.record.public_id)
-    }
-
-    fn data(&self) -> Option<&Data> {
-        self.live().map(|session| &session.record.data)
     }
 }
 
@@ -248,8 +185,10 @@ impl Drop for Session {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         let done = state.closed || state.ignored;
-        if !done && (state.has_changes() || !state.to_end.is_empty() || state.issued.is_some()) {
-            self.context.dropped(state.known.public_id().as_ref());
+        if !done
+            && (state.has_changes() || !state.to_end.is_empty() || state.found.issued().is_some())
+        {
+            self.context.dropped(state.found.public_id().as_ref());
         }
     }
 }
@@ -356,7 +295,7 @@ impl Session {
         if state.used.is_none() {
             let now = self.context.now();
             state.used = Some(now);
-            if matches!(state.known, LoadState::Unread) && !state.ignored {
+            if matches!(state.found, LoadState::Unread) && !state.ignored {
                 self.context.touch_unread(self.blocking_hook, &self.presented, now);
             }
         }
@@ -404,7 +343,7 @@ impl Session {
 
     fn about<T>(&self, ask: impl FnOnce(&Record) -> T) -> Result<Option<T>> {
         let mut state = self.lock("look at a session")?;
-        Ok(self.read(&mut state)?.live().map(|session| ask(&session.record)))
+        Ok(self.read(&mut state)?.session().map(|session| ask(&session.record)))
     }
 
     /// Chooses whether the browser keeps the session cookie when the browser is closed ("remember
@@ -422,7 +361,7 @@ impl Session {
     pub fn set_persistent(&self, persistent: bool) -> Result<()> {
         const OPERATION: &str = "choose how long the cookie lives";
         let mut state = self.writable(OPERATION)?;
-        if state.issued.is_some() {
+        if state.found.issued().is_some() {
             let why = "the session has begun or was signed in to already: choose before that";
             return Err(Error::with_source(ErrorKind::Invalid, OPERATION, why));
         }
@@ -441,7 +380,7 @@ impl Session {
     /// [`ErrorKind::Closed`] after the end of the request.
     pub fn renew(&self) -> Result<()> {
         let mut state = self.writable("renew the session")?;
-        state.renew = state.issued.is_none();
+        state.renew = state.found.issued().is_none();
         Ok(())
     }
 
@@ -461,7 +400,7 @@ impl Session {
         if state.closed {
             return Err(Error::new(ErrorKind::Closed, DESTROY));
         }
-        let current = state.known.live().map(|session| session.id_hash);
+        let current = state.found.session().map(|session| session.id_hash);
         state.to_end.extend(current);
         for id_hash in self.presented.keys() {
             if !state.to_end.contains(&id_hash) {
@@ -481,7 +420,7 @@ impl Session {
         if seen == now || state.closed {
             return;
         }
-        let current = state.known.live().map(|session| session.id_hash);
+        let current = state.found.session().map(|session| session.id_hash);
         let recently_ended = &self.context.recently_ended;
         let is_own =
             |id_hash: SessionIdHash| recently_ended.was_revoked_by(&id_hash, self.number, seen);

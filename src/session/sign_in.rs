@@ -10,8 +10,9 @@ use crate::record::NewSession;
 use crate::session::changes::Changes;
 use crate::session::commit::{Proposal, Scope, TRIES};
 use crate::session::csrf_secret::Secret;
+use crate::session::load::{Live, LoadState};
 use crate::session::update_queue::overtaken;
-use crate::session::{Absence, Authentication, LoadState, Session, SignIn, State};
+use crate::session::{Authentication, Session, SignIn, State};
 
 const SIGN_IN: &str = "sign a user in";
 
@@ -66,7 +67,7 @@ impl Session {
         how.apply(&mut new_session, self.context.now())?;
         // Neither the data of one user's session nor changes computed from it may reach the session
         // of another user.
-        let owner = state.known.live().and_then(|session| session.record.user.as_ref());
+        let owner = state.found.session().and_then(|session| session.record.user.as_ref());
         let mut rebased = match owner {
             Some(owner) if *owner != user => Some(state.changes.rebased_on_empty()?),
             _ => None,
@@ -76,7 +77,6 @@ impl Session {
             SignIn::Done => {
                 state.changes = Changes::default();
                 state.renew = false;
-                state.lost = false;
             }
             SignIn::Refused => self.context.events.raise(&Event::SignInRefused { user: &user }),
         }
@@ -90,21 +90,21 @@ impl Session {
         user: &UserKey,
         new_session: &NewSession,
     ) -> Result<SignIn> {
-        // Without a session, the commit needs an id hash that finds none.
-        let from = match &state.known {
-            // If a replaced id in its grace found the session, the current id is not known, and no
-            // request could join a sign-in through it.
-            LoadState::Live(session) => {
-                match (self.own_id(state, &session.id_hash), state.found_by) {
-                    (None, Some(found_by)) => found_by,
-                    _ => session.id_hash,
-                }
-            }
-            LoadState::None(Absence { replaced: Some(replaced), .. }) => replaced.id_hash,
-            LoadState::Unread | LoadState::None(_) => SessionId::generate()?.hash(self.realm()),
+        let found = &state.found;
+        let (from, mut presented) = match found {
+            LoadState::Live(live) => match self.own_id(found.issued(), &live.session.id_hash) {
+                // A replaced id in its grace has found the session. The current id is not known,
+                // and no request could join a sign-in through it.
+                None => (live.found_by, self.own_id(found.issued(), &live.found_by)),
+                id => (live.session.id_hash, id),
+            },
+            found => match found.replaced() {
+                Some(replaced) => (replaced.id_hash, replaced.id.clone()),
+                // Without a session, the commit needs an id hash that finds none.
+                None => (SessionId::generate()?.hash(self.realm()), None),
+            },
         };
-        let others = self.other_sessions(&from, state.known.public_id())?;
-        let mut presented = self.own_id(state, &from);
+        let others = self.other_sessions(&from, state.found.public_id())?;
         for _ in 0..TRIES {
             let join_salt = presented.as_ref().map(|_| JoinSalt::generate()).transpose()?;
             let id = match (&presented, &join_salt) {
@@ -128,8 +128,7 @@ impl Session {
                 Committed::Done { session, ended } => {
                     ended.into_iter().for_each(|id_hash| self.context.recently_ended.note(id_hash));
                     drop(ending);
-                    state.known = LoadState::Live(session);
-                    state.issued = Some(id);
+                    state.found = Live::issued(session, id);
                 }
                 Committed::Missing(Missing::Replaced { id: replaced, session, .. }) => {
                     let id_hash = session.id_hash;
@@ -146,17 +145,16 @@ impl Session {
                         presented = None;
                         continue;
                     };
-                    if !self.join(state, changes.as_deref_mut(), &id_hash)? {
+                    if !self.join(state, changes.as_deref_mut(), joined)? {
                         continue;
                     }
-                    state.issued = Some(joined);
                 }
                 Committed::LimitReached => return Ok(SignIn::Refused),
                 _ => return Err(Error::new(ErrorKind::Unexpected, SIGN_IN)),
             }
             state.left_behind.extend(others);
             // Raised last, so that a panicking listener cannot undo the sign-in.
-            if let Some(public_id) = &state.known.public_id() {
+            if let Some(public_id) = &state.found.public_id() {
                 self.context.events.raise(&Event::SignedIn { public_id, user });
             }
             return Ok(SignIn::Done);
@@ -171,12 +169,13 @@ impl Session {
         &self,
         state: &mut State,
         changes: Option<&mut Changes>,
-        id_hash: &SessionIdHash,
+        id: SessionId,
     ) -> Result<bool> {
-        let merge = Proposal::new(id_hash, Action::Merge);
+        let id_hash = id.hash(self.realm());
+        let merge = Proposal::new(&id_hash, Action::Merge);
         match self.commit_to(state, Proposal { changes, scope: Scope::Join, ..merge })? {
             Committed::Done { session, .. } | Committed::Unchanged(session) => {
-                state.known = LoadState::Live(session);
+                state.found = Live::issued(session, id);
                 Ok(true)
             }
             Committed::Missing(_) => Ok(false),

@@ -42,7 +42,7 @@ impl Session {
                 data.as_ref().and_then(|data| data.get(name))
             }
         };
-        let public_id = state.known.public_id();
+        let public_id = state.found.public_id();
         // Decoding runs code of the application, so the lock is released first.
         drop(state);
         let Some(value) = value else { return Ok(None) };
@@ -202,8 +202,8 @@ impl Session {
             Ok(CommitOutcome::Discarded) => Ok(None),
             Err(error) => {
                 let mut state = self.lock(UPDATE)?;
-                let State { known, changes, .. } = &mut *state;
-                changes.withdraw(&update, known.data())?;
+                let State { found, changes, .. } = &mut *state;
+                changes.withdraw(&update, found.data())?;
                 Err(error)
             }
         }
@@ -239,9 +239,9 @@ impl Session {
             let _running = updating.begin();
             f(now)
         };
-        let State { known, changes, .. } = &mut *state;
-        let update = changes.update(name, known.data(), known.revision(), Box::new(compute));
-        update.inspect_err(|error| self.report(error, state.known.public_id()))
+        let State { found, changes, .. } = &mut *state;
+        let update = changes.update(name, found.data(), found.revision(), Box::new(compute));
+        update.inspect_err(|error| self.report(error, state.found.public_id()))
     }
 
     /// Raises an event if a value has the wrong type.
