@@ -22,6 +22,8 @@ pub(super) struct Changes {
     steps: Vec<Step>,
     /// The revision that the steps were computed on; `None` if the result depends on no revision.
     pub(super) basis: Option<u64>,
+    /// Whether the session gets a new id.
+    pub(super) renew: bool,
 }
 
 enum Step {
@@ -71,6 +73,15 @@ fn put(delta: &mut Delta, name: &str, value: Option<Value<'static>>) {
 }
 
 impl Changes {
+    pub(super) fn is_empty(&self) -> bool {
+        !self.renew && self.delta().is_empty()
+    }
+
+    /// Drops all but the renewal.
+    pub(super) fn drop_data(&mut self) {
+        *self = Changes { renew: self.renew, ..Changes::default() };
+    }
+
     pub(super) fn delta(&self) -> &Delta {
         static NOTHING: Delta = Delta::new();
         self.delta.as_deref().unwrap_or(&NOTHING)

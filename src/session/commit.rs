@@ -19,7 +19,7 @@ use crate::session::changes::Changes;
 use crate::session::csrf_secret::Secret;
 use crate::session::load::{Ended, Live, LoadState};
 use crate::session::update_queue::overtaken;
-use crate::session::{CommitOutcome, Session, State, Transport, csrf_secret};
+use crate::session::{CommitOutcome, Session, SignOut, State, Transport, csrf_secret};
 use crate::sync::instant;
 
 /// The maximum number of tries of a commit whose revision does not match. From the second try on,
@@ -89,9 +89,8 @@ impl Session {
     fn end(&self, state: &mut State, outcome: Outcome) -> Result<ResponseHeaders> {
         if state.ignored {
             state.changes = Changes::default();
-            state.renew = false;
-            state.to_end.clear();
-            state.destroyed = false;
+            state.requested_deletions.clear();
+            state.sign_out = SignOut::NotRequested;
         }
         let discard = match outcome {
             Outcome::Completed => false,
@@ -99,12 +98,12 @@ impl Session {
             Outcome::Panicked => true,
         };
         if discard {
-            state.changes = Changes::default();
-            state.renew &= outcome == Outcome::ServerError;
+            state.changes.drop_data();
+            state.changes.renew &= outcome == Outcome::ServerError;
         }
         self.end_what_was_destroyed(state)?;
-        state.renew |= !discard && self.is_cookie_worn(state);
-        if state.has_changes() {
+        state.changes.renew |= !discard && self.is_cookie_worn(state);
+        if !state.changes.is_empty() {
             // The changes may be older than the failed load.
             state.check_readable("store the session's changes")?;
             self.store_changes(state)?;
@@ -156,7 +155,7 @@ impl Session {
                 }
                 fields
             })
-        } else if state.destroyed && !self.presented.is_empty() {
+        } else if state.sign_out != SignOut::NotRequested && !self.presented.is_empty() {
             // Only a sign-out removes the cookie. If a read found no session, another response may
             // have given the browser a newer cookie, and responses arrive in any order. A cookie of
             // a former name is never set again, so the first new cookie can remove it.
@@ -168,13 +167,13 @@ impl Session {
         };
         let settings = &self.context.settings;
         let is_private = settings.no_store_when_signed_in && state.has_seen_user();
-        let is_form = settings.form_pages_no_store && state.gave_token;
+        let is_form = settings.form_pages_no_store && state.response.gave_token;
         ResponseHeaders {
             id_fields,
-            vary_on: state.looked_at.then(|| transport.request_header()),
-            discarded: state.discarded,
+            vary_on: state.response.varies.then(|| transport.request_header()),
+            discarded: state.response.discarded,
             no_store: is_private || is_form,
-            clear_site_data: settings.clear_site_data && state.destroyed && state.ended,
+            clear_site_data: settings.clear_site_data && state.sign_out == SignOut::Done,
         }
     }
 
@@ -212,10 +211,15 @@ impl Session {
     }
 
     pub(super) fn end_what_was_destroyed(&self, state: &mut State) -> Result<()> {
-        state.to_end.append(&mut state.left_behind);
-        while let Some(id_hash) = state.to_end.last() {
-            state.ended |= self.end_session_of(id_hash)?;
-            state.to_end.pop();
+        while let Some(id_hash) = state.required_deletions.last() {
+            self.end_session_of(id_hash)?;
+            state.required_deletions.pop();
+        }
+        while let Some(id_hash) = state.requested_deletions.last() {
+            if self.end_session_of(id_hash)? {
+                state.sign_out = SignOut::Done;
+            }
+            state.requested_deletions.pop();
         }
         Ok(())
     }
@@ -237,7 +241,7 @@ impl Session {
     }
 
     fn store_changes(&self, state: &mut State) -> Result<()> {
-        if !state.has_changes() {
+        if state.changes.is_empty() {
             return Ok(());
         }
         match &state.found {
@@ -266,7 +270,6 @@ impl Session {
             }
         }
         state.changes = Changes::default();
-        state.renew = false;
         Ok(())
     }
 
@@ -301,7 +304,7 @@ impl Session {
     /// if there is no such session.
     fn change(&self, state: &mut State, id_hash: &SessionIdHash) -> Result<Result<(), Missing>> {
         // A replaced id in its grace is not renewed, because the client was sent a newer one.
-        let rotates = state.renew && self.own_id(state.found.issued(), id_hash).is_some()
+        let rotates = state.changes.renew && self.own_id(state.found.issued(), id_hash).is_some()
             || self.is_former(id_hash);
         let id = rotates.then(SessionId::generate).transpose()?;
         let to = id.as_ref().map(|id| id.hash(self.realm()));
@@ -340,8 +343,8 @@ impl Session {
         if let LoadState::Absent(absence) = &mut state.found {
             absence.lost = true;
         }
-        state.discarded = true;
-        state.changes = Changes::default();
+        state.response.discarded = true;
+        state.changes.drop_data();
         self.context.events.raise(&Event::ChangesDiscarded { public_id });
     }
 

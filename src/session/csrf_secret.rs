@@ -126,7 +126,7 @@ impl Session {
         let mut state = self.lock(OPERATION)?;
         let state = &mut *state;
         self.read(state)?;
-        state.gave_token = true;
+        state.response.gave_token = true;
         if let Some(secret) = state.secret() {
             return Ok(secret);
         }

@@ -155,7 +155,7 @@ impl Absence {
 impl Session {
     /// Loads the session at the first call, and returns the result of that load.
     pub(super) fn read<'s>(&self, state: &'s mut State) -> Result<&'s LoadState> {
-        state.looked_at = true;
+        state.response.varies = true;
         self.follow_own_revocation(state);
         if let LoadState::Unread = state.found {
             let now = self.context.now();
@@ -257,7 +257,7 @@ impl Session {
             }
             _ => {}
         }
-        state.leave_session(absence);
+        state.set_absent(absence);
         if is_lost {
             self.discard_changes(state, public_id.as_ref());
         }

@@ -85,57 +85,67 @@ pub struct Session {
 struct State {
     /// What the presented ids find.
     found: LoadState,
+    /// The changes that are not stored; none after the close.
     changes: Changes,
-    renew: bool,
     /// The choice made with [`set_persistent`](Session::set_persistent).
     persistent: Option<bool>,
     /// Sessions to end, because the handler destroyed them.
-    to_end: Vec<SessionIdHash>,
+    requested_deletions: Vec<SessionIdHash>,
     /// Other presented sessions to end after a sign-in. `ignore` does not clear them, because it
     /// does not undo the sign-in.
-    left_behind: Vec<SessionIdHash>,
-    destroyed: bool,
-    /// Whether this request has ended a session.
-    ended: bool,
+    required_deletions: Vec<SessionIdHash>,
+    sign_out: SignOut,
     ignored: bool,
-    /// Whether changes were discarded at any time in this request.
-    discarded: bool,
-    /// Whether the response depends on the session.
-    looked_at: bool,
+    closed: bool,
+    response: ResponseFacts,
     /// The time at which the request first used its session.
     used: Option<Timestamp>,
     /// The point up to which the endings of this process were searched for those by this request.
     endings_seen: Moment,
-    /// Whether a user was signed in to a session that this request has read.
+}
+
+/// Whether the request signs out: the response then removes the cookie.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum SignOut {
+    #[default]
+    NotRequested,
+    Requested,
+    /// A session has ended.
+    Done,
+}
+
+/// What the response must say beside the id. Each is only ever set.
+#[derive(Debug, Default)]
+struct ResponseFacts {
+    /// The response depends on the session.
+    varies: bool,
+    /// Changes were discarded.
+    discarded: bool,
+    /// A user was signed in to a session that this request has read.
     saw_user: bool,
-    /// Whether the application has got a CSRF token for the response.
+    /// The application has got a CSRF token for the response.
     gave_token: bool,
-    closed: bool,
 }
 
 impl State {
-    fn has_changes(&self) -> bool {
-        self.renew || !self.changes.delta().is_empty()
-    }
-
-    /// Resets the state for a request that ends its own session, or has ended it.
-    fn start_over(&mut self) {
-        self.leave_session(Absence::default());
-        self.looked_at = true;
-        self.destroyed = true;
-        self.ignored = false;
+    /// Continues without a session, because the request ends its own or has ended it.
+    fn reset(&mut self, sign_out: SignOut) {
+        self.set_absent(Absence::default());
         self.changes = Changes::default();
-        self.renew = false;
+        self.sign_out = self.sign_out.max(sign_out);
+        self.ignored = false;
+        self.response.varies = true;
     }
 
     /// Records that there is no session any more.
-    fn leave_session(&mut self, absence: Absence) {
-        self.saw_user = self.has_seen_user();
+    fn set_absent(&mut self, absence: Absence) {
+        self.response.saw_user = self.has_seen_user();
         self.found = LoadState::Absent(absence);
     }
 
     fn has_seen_user(&self) -> bool {
-        self.saw_user || self.found.session().is_some_and(|session| session.record.user.is_some())
+        let session = self.found.session();
+        self.response.saw_user || session.is_some_and(|session| session.record.user.is_some())
     }
 
     /// Fails if the load failed and the request is treated as anonymous: such a request must not
@@ -186,7 +196,9 @@ impl Drop for Session {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         let done = state.closed || state.ignored;
         if !done
-            && (state.has_changes() || !state.to_end.is_empty() || state.found.issued().is_some())
+            && (!state.changes.is_empty()
+                || !state.requested_deletions.is_empty()
+                || state.found.issued().is_some())
         {
             self.context.dropped(state.found.public_id().as_ref());
         }
@@ -291,7 +303,7 @@ impl Session {
         }
         self.follow_own_revocation(&mut state);
         state.check_readable(operation)?;
-        state.looked_at = true;
+        state.response.varies = true;
         if state.used.is_none() {
             let now = self.context.now();
             state.used = Some(now);
@@ -380,7 +392,7 @@ impl Session {
     /// [`ErrorKind::Closed`] after the end of the request.
     pub fn renew(&self) -> Result<()> {
         let mut state = self.writable("renew the session")?;
-        state.renew = state.found.issued().is_none();
+        state.changes.renew = state.found.issued().is_none();
         Ok(())
     }
 
@@ -401,13 +413,12 @@ impl Session {
             return Err(Error::new(ErrorKind::Closed, DESTROY));
         }
         let current = state.found.session().map(|session| session.id_hash);
-        state.to_end.extend(current);
-        for id_hash in self.presented.keys() {
-            if !state.to_end.contains(&id_hash) {
-                state.to_end.push(id_hash);
+        for id_hash in current.into_iter().chain(self.presented.keys()) {
+            if !state.requested_deletions.contains(&id_hash) {
+                state.requested_deletions.push(id_hash);
             }
         }
-        state.start_over();
+        state.reset(SignOut::Requested);
         Ok(())
     }
 
@@ -425,8 +436,7 @@ impl Session {
         let is_own =
             |id_hash: SessionIdHash| recently_ended.was_revoked_by(&id_hash, self.number, seen);
         if current.into_iter().chain(self.presented.keys()).any(is_own) {
-            state.start_over();
-            state.ended = true;
+            state.reset(SignOut::Done);
         }
     }
 
@@ -435,7 +445,7 @@ impl Session {
     #[must_use]
     pub fn is_changed(&self) -> bool {
         match self.lock("look at a session") {
-            Ok(state) => !state.closed && state.has_changes(),
+            Ok(state) => !state.closed && !state.changes.is_empty(),
             Err(_) => true,
         }
     }

@@ -74,10 +74,7 @@ impl Session {
         };
         let signed_in = self.sign_in_as(&mut state, rebased.as_mut(), &user, &new_session)?;
         match signed_in {
-            SignIn::Done => {
-                state.changes = Changes::default();
-                state.renew = false;
-            }
+            SignIn::Done => state.changes = Changes::default(),
             SignIn::Refused => self.context.events.raise(&Event::SignInRefused { user: &user }),
         }
         Ok(signed_in)
@@ -152,7 +149,7 @@ impl Session {
                 Committed::LimitReached => return Ok(SignIn::Refused),
                 _ => return Err(Error::new(ErrorKind::Unexpected, SIGN_IN)),
             }
-            state.left_behind.extend(others);
+            state.required_deletions.extend(others);
             // Raised last, so that a panicking listener cannot undo the sign-in.
             if let Some(public_id) = &state.found.public_id() {
                 self.context.events.raise(&Event::SignedIn { public_id, user });

@@ -29,7 +29,7 @@ impl Session {
     /// the first read.
     pub fn get<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
         let mut state = self.lock(GET)?;
-        state.looked_at = true;
+        state.response.varies = true;
         let (set, data);
         let value = match state.changes.delta().change(name) {
             Change::Set(value) => {
@@ -55,7 +55,7 @@ impl Session {
     /// The store's errors when this is the first read.
     pub fn contains(&self, name: &str) -> Result<bool> {
         let mut state = self.lock("look for a session value")?;
-        state.looked_at = true;
+        state.response.varies = true;
         Ok(match state.changes.delta().change(name) {
             Change::Set(_) => true,
             Change::Removed => false,
