@@ -108,17 +108,9 @@ impl Session {
             state.check_readable("store the session's changes")?;
             self.store_changes(state)?;
         }
-        if let Some(LiveSession { record, id_hash }) = state.found.session()
-            && !state.ignored
-        {
+        if let Some(session) = state.found.session().filter(|_| !state.ignored) {
             let now = self.context.now();
-            self.context.touch(
-                self.blocking_hook,
-                *id_hash,
-                record,
-                state.used.unwrap_or(now),
-                now,
-            );
+            self.context.touch(self.blocking_hook, session, state.used.unwrap_or(now), now);
         }
         Ok(self.headers(state))
     }
@@ -136,36 +128,31 @@ impl Session {
 
     fn headers(&self, state: &State) -> ResponseHeaders {
         let transport = &self.context.settings.transport;
-        let is_silent = match &state.found {
-            LoadState::Unreadable(_) => true,
-            found => state.ignored && found.issued().is_none(),
-        };
-        let id_fields = if is_silent {
-            Vec::new()
-        } else if let LoadState::Live(Live { session, issued, .. }) = &state.found {
-            let LiveSession { record, id_hash } = session;
-            let issued = issued.as_ref().or_else(|| self.to_be_sealed_again(id_hash));
-            if issued.is_some() {
-                self.context.warn_if_insecure(self.insecure_host.as_deref());
-            }
-            issued.map_or_else(Vec::new, |id| {
-                let mut fields = transport.issue(id, self.max_age(record), self.context.now());
-                if self.presented.ids.iter().any(|presented| presented.former) {
-                    fields.extend(self.context.settings.remove_former());
-                }
-                fields
-            })
-        } else if state.sign_out != SignOut::NotRequested && !self.presented.is_empty() {
-            // Only a sign-out removes the cookie. If a read found no session, another response may
-            // have given the browser a newer cookie, and responses arrive in any order. A cookie of
-            // a former name is never set again, so the first new cookie can remove it.
-            let mut fields = transport.remove(self.context.settings.no_store_when_signed_in);
-            fields.extend(self.context.settings.remove_former());
-            fields
-        } else {
-            Vec::new()
-        };
         let settings = &self.context.settings;
+        let mut id_fields = Vec::new();
+        match &state.found {
+            LoadState::Unreadable(_) => {}
+            found if state.ignored && found.issued().is_none() => {}
+            LoadState::Live(Live { session, issued, .. }) => {
+                if let Some(id) = issued.as_ref().or_else(|| self.id_to_reseal(&session.id_hash)) {
+                    self.context.warn_if_insecure(self.insecure_host.as_deref());
+                    let max_age = self.max_age(&session.record);
+                    id_fields = transport.issue(id, max_age, self.context.now());
+                    // A cookie of a former name is never set again, so the first new cookie can
+                    // remove it.
+                    if self.presented.ids.iter().any(|presented| presented.former) {
+                        id_fields.extend(settings.remove_former());
+                    }
+                }
+            }
+            // Only a sign-out removes the cookie. If a read found no session, another response may
+            // have given the browser a newer cookie, and responses arrive in any order.
+            _ if state.sign_out != SignOut::NotRequested && !self.presented.is_empty() => {
+                id_fields = transport.remove(settings.no_store_when_signed_in);
+                id_fields.extend(settings.remove_former());
+            }
+            LoadState::Unread | LoadState::Absent(_) => {}
+        }
         let is_private = settings.no_store_when_signed_in && state.has_seen_user();
         let is_form = settings.form_pages_no_store && state.response.gave_token;
         ResponseHeaders {
@@ -191,7 +178,7 @@ impl Session {
 
     /// Returns the presented id of this session, if it is the current one and its cookie was sealed
     /// with an old cookie key.
-    fn to_be_sealed_again(&self, id_hash: &SessionIdHash) -> Option<&SessionId> {
+    fn id_to_reseal(&self, id_hash: &SessionIdHash) -> Option<&SessionId> {
         let mut outdated =
             self.presented.ids.iter().filter(|presented| presented.outdated && !presented.former);
         let id =
@@ -275,7 +262,7 @@ impl Session {
 
     /// Merges the changes into the first live session of the presented ids, without a load.
     fn change_unread(&self, state: &mut State) -> Result<()> {
-        let has_ended = |id_hash: &_| self.has_ended_meanwhile(id_hash).map(Ended::from);
+        let has_ended = |id_hash: &_| self.has_ended_meanwhile(id_hash).map(Some);
         if let Err(absence) = self.first_live(|id_hash| self.change(state, id_hash), has_ended)? {
             state.found = LoadState::Absent(absence);
         }
@@ -308,14 +295,12 @@ impl Session {
             || self.is_former(id_hash);
         let id = rotates.then(SessionId::generate).transpose()?;
         let to = id.as_ref().map(|id| id.hash(self.realm()));
-        let grace = self.context.settings.grace;
-        let grace_until = grace.map(|grace| self.context.now() + grace);
-        let action = match to {
-            Some(to) => {
-                Action::Renew { to, realm: self.context.settings.realm.clone(), grace_until }
-            }
-            None => Action::Merge,
-        };
+        let settings = &self.context.settings;
+        let action = to.map_or(Action::Merge, |to| Action::Renew {
+            to,
+            realm: settings.realm.clone(),
+            grace_until: settings.grace.map(|grace| self.context.now() + grace),
+        });
         let (session, issued) = match self.commit_to(state, Proposal::new(id_hash, action))? {
             Committed::Done { session, ended } => {
                 ended.into_iter().for_each(|id_hash| self.context.recently_ended.note(id_hash));

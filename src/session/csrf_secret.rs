@@ -137,7 +137,7 @@ impl Session {
             return Err(Error::new(ErrorKind::Closed, OPERATION));
         }
         state.check_readable(OPERATION)?;
-        let is_there = state.found.live().is_some() && !state.ignored;
+        let is_there = state.found.session().is_some() && !state.ignored;
         let secret = match state.found.data() {
             Some(data) if is_there => match Secret::of(data) {
                 Some(secret) => Some(secret),

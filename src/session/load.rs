@@ -73,12 +73,6 @@ pub(super) struct Replaced {
     pub(super) persistent: bool,
 }
 
-impl From<bool> for Ended {
-    fn from(ended: bool) -> Self {
-        if ended { Ended::Yes } else { Ended::No }
-    }
-}
-
 impl Live {
     /// Returns the session of an id that this request issues.
     pub(super) fn issued(session: LiveSession, id: SessionId) -> LoadState {
@@ -88,15 +82,11 @@ impl Live {
 }
 
 impl LoadState {
-    pub(super) fn live(&self) -> Option<&Live> {
+    pub(super) fn session(&self) -> Option<&LiveSession> {
         match self {
-            LoadState::Live(live) => Some(live),
+            LoadState::Live(live) => Some(&live.session),
             _ => None,
         }
-    }
-
-    pub(super) fn session(&self) -> Option<&LiveSession> {
-        self.live().map(|live| &live.session)
     }
 
     pub(super) fn public_id(&self) -> Option<PublicId> {
@@ -108,7 +98,10 @@ impl LoadState {
     }
 
     pub(super) fn issued(&self) -> Option<&SessionId> {
-        self.live().and_then(|live| live.issued.as_ref())
+        match self {
+            LoadState::Live(live) => live.issued.as_ref(),
+            _ => None,
+        }
     }
 
     /// Returns the replaced id because of which there is no session.
@@ -160,22 +153,19 @@ impl Session {
         if let LoadState::Unread = state.found {
             let now = self.context.now();
             state.used.get_or_insert(now);
-            state.found = match self.load(now) {
-                Ok(LoadState::Live(mut live)) => {
-                    if !state.ignored {
-                        self.context.touch_early(self.blocking_hook, &mut live.session, now);
-                    }
-                    LoadState::Live(live)
-                }
-                Ok(found) => found,
-                Err(error) => match self.context.settings.on_load_failure {
-                    OnLoadFailure::Fail => return Err(error),
+            state.found =
+                self.load(now).or_else(|error| match self.context.settings.on_load_failure {
+                    OnLoadFailure::Fail => Err(error),
                     OnLoadFailure::TreatAsAnonymous => {
                         self.context.events.raise(&Event::TreatedAsAnonymous { error: &error });
-                        LoadState::Unreadable(error)
+                        Ok(LoadState::Unreadable(error))
                     }
-                },
-            };
+                })?;
+            if let LoadState::Live(live) = &mut state.found
+                && !state.ignored
+            {
+                self.context.touch_early(self.blocking_hook, &mut live.session, now);
+            }
         }
         Ok(&state.found)
     }
@@ -197,18 +187,17 @@ impl Session {
                 Lookup::Missing(missing) => Err(missing),
             })
         };
-        let has_ended = |asked: &SessionIdHash| {
-            let ended = self.context.recently_ended.try_has_ended_since(asked, self.opened);
-            Ok(ended.map_or(Ended::InDoubt, Ended::from))
-        };
+        let recently_ended = &self.context.recently_ended;
+        let has_ended = |asked: &_| Ok(recently_ended.try_has_ended_since(asked, self.opened));
         Ok(self.first_live(attempt, has_ended)?.map_or_else(LoadState::Absent, LoadState::Live))
     }
 
     /// Tries the presented ids until one finds a live session. Returns the reasons if none does.
+    /// `has_ended` returns whether the session of an unknown id ended meanwhile; `None`: in doubt.
     pub(super) fn first_live<T>(
         &self,
         mut attempt: impl FnMut(&SessionIdHash) -> Result<Result<T, Missing>>,
-        has_ended: impl Fn(&SessionIdHash) -> Result<Ended>,
+        has_ended: impl Fn(&SessionIdHash) -> Result<Option<bool>>,
     ) -> Result<Result<T, Absence>> {
         let mut absence = Absence::default();
         for asked in self.presented.keys() {
@@ -226,14 +215,15 @@ impl Session {
                 Err(Missing::Undecodable { public_id, error, .. }) => {
                     self.undecodable(public_id.as_ref(), &error);
                 }
-                Err(Missing::NotFound { .. }) => {
-                    let ended = has_ended(&asked)?;
-                    absence.ended = absence.ended.max(ended);
-                    if ended != Ended::Yes {
+                Err(Missing::NotFound { .. }) => match has_ended(&asked)? {
+                    Some(true) => absence.ended = Ended::Yes,
+                    ended => {
+                        let doubt = ended.map_or(Ended::InDoubt, |_| Ended::No);
+                        absence.ended = absence.ended.max(doubt);
                         self.context.events.raise(&Event::UnknownId { address: self.address });
                         self.context.count_guess(self.address, GuessDetector::hash_of(&asked));
                     }
-                }
+                },
             }
         }
         self.report_late_use(&mut absence)?;

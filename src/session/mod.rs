@@ -295,12 +295,18 @@ impl Session {
         run_blocking(self.blocking_hook, call)
     }
 
+    /// Locks the state. Fails after the end of the request.
+    fn lock_open(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
+        let state = self.lock(operation)?;
+        match state.closed {
+            true => Err(Error::new(ErrorKind::Closed, operation)),
+            false => Ok(state),
+        }
+    }
+
     /// Locks the state for a change. Fails if changes are not possible.
     fn writable(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
-        let mut state = self.lock(operation)?;
-        if state.closed {
-            return Err(Error::new(ErrorKind::Closed, operation));
-        }
+        let mut state = self.lock_open(operation)?;
         self.follow_own_revocation(&mut state);
         state.check_readable(operation)?;
         state.response.varies = true;
@@ -407,11 +413,7 @@ impl Session {
     /// # Errors
     /// [`ErrorKind::Closed`] after the end of the request.
     pub fn destroy(&self) -> Result<()> {
-        const DESTROY: &str = "destroy the session";
-        let mut state = self.lock(DESTROY)?;
-        if state.closed {
-            return Err(Error::new(ErrorKind::Closed, DESTROY));
-        }
+        let mut state = self.lock_open("destroy the session")?;
         let current = state.found.session().map(|session| session.id_hash);
         for id_hash in current.into_iter().chain(self.presented.keys()) {
             if !state.requested_deletions.contains(&id_hash) {
@@ -463,12 +465,7 @@ impl Session {
     /// # Errors
     /// [`ErrorKind::Closed`] after the end of the request.
     pub fn ignore(&self) -> Result<()> {
-        const IGNORE: &str = "ignore the session";
-        let mut state = self.lock(IGNORE)?;
-        if state.closed {
-            return Err(Error::new(ErrorKind::Closed, IGNORE));
-        }
-        state.ignored = true;
+        self.lock_open("ignore the session")?.ignored = true;
         Ok(())
     }
 }
