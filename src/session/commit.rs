@@ -18,7 +18,7 @@ use crate::record::{NewSession, Record, Touch};
 use crate::session::changes::Changes;
 use crate::session::csrf_secret::Secret;
 use crate::session::load::{Ended, Live, LoadState};
-use crate::session::update_queue::overtaken;
+use crate::session::update_queue::contention_error;
 use crate::session::{CommitOutcome, Session, SignOut, State, Transport, csrf_secret};
 use crate::sync::instant;
 
@@ -28,7 +28,7 @@ pub(super) const TRIES: usize = 100;
 
 /// The age at which an id is renewed if the session may outlive its cookie: half of the 400 days
 /// for which browsers keep a cookie at most.
-const COOKIE_WORN: Duration = Duration::from_secs(200 * 86_400);
+const COOKIE_RENEWAL_AGE: Duration = Duration::from_secs(200 * 86_400);
 
 impl Session {
     /// Stores all changes now, for a handler that needs to know the result. A later failure of the
@@ -41,18 +41,14 @@ impl Session {
         if state.ignored {
             return Ok(CommitOutcome::Stored);
         }
-        self.end_what_was_destroyed(&mut state)?;
+        self.carry_out_deletions(&mut state)?;
         self.store_changes(&mut state)?;
         Ok(if state.found.is_lost() { CommitOutcome::Discarded } else { CommitOutcome::Stored })
     }
 
     /// Returns the id of this hash, if it was presented or was issued by this request.
-    pub(super) fn own_id(
-        &self,
-        issued: Option<&SessionId>,
-        id_hash: &SessionIdHash,
-    ) -> Option<SessionId> {
-        let issued = issued.filter(|id| id.hash(self.realm()) == *id_hash);
+    pub(super) fn own_id(&self, found: &LoadState, id_hash: &SessionIdHash) -> Option<SessionId> {
+        let issued = found.issued().filter(|id| id.hash(self.realm()) == *id_hash);
         let presented =
             || self.presented.ids.iter().find(|presented| presented.id_hash() == *id_hash);
         issued.or_else(|| presented().map(|presented| &presented.id)).cloned()
@@ -78,7 +74,7 @@ impl Session {
             return Err(Error::new(ErrorKind::Closed, "close a session"));
         }
         let headers = self.end(&mut state, outcome);
-        self.number.leave();
+        self.number.finish();
         if headers.is_err() {
             // The code that handles the error must not read changes that were not stored.
             state.changes = Changes::default();
@@ -101,8 +97,8 @@ impl Session {
             state.changes.drop_data();
             state.changes.renew &= outcome == Outcome::ServerError;
         }
-        self.end_what_was_destroyed(state)?;
-        state.changes.renew |= !discard && self.is_cookie_worn(state);
+        self.carry_out_deletions(state)?;
+        state.changes.renew |= !discard && self.is_cookie_old(state);
         if !state.changes.is_empty() {
             // The changes may be older than the failed load.
             state.check_readable("store the session's changes")?;
@@ -154,7 +150,7 @@ impl Session {
             LoadState::Unread | LoadState::Absent(_) => {}
         }
         let is_private = settings.no_store_when_signed_in && state.has_seen_user();
-        let is_form = settings.form_pages_no_store && state.response.gave_token;
+        let is_form = settings.form_pages_no_store && state.response.has_token;
         ResponseHeaders {
             id_fields,
             vary_on: state.response.varies.then(|| transport.request_header()),
@@ -166,14 +162,14 @@ impl Session {
 
     /// Returns whether the cookie may expire in the browser before the session ends, and is old
     /// enough to be renewed.
-    fn is_cookie_worn(&self, state: &State) -> bool {
+    fn is_cookie_old(&self, state: &State) -> bool {
         let Some(LiveSession { record, .. }) = state.found.session() else { return false };
-        let outlives = |end: Timestamp| end.since(record.id_issued) > cookie::LONGEST;
+        let outlives = |end: Timestamp| end.since(record.id_issued) > cookie::MAX_LIFETIME;
         matches!(self.context.settings.transport, Transport::Cookie(_))
             && record.persistent
             && !state.ignored
             && record.limits.absolute.is_none_or(outlives)
-            && self.context.now().since(record.id_issued) >= COOKIE_WORN
+            && self.context.now().since(record.id_issued) >= COOKIE_RENEWAL_AGE
     }
 
     /// Returns the presented id of this session, if it is the current one and its cookie was sealed
@@ -197,7 +193,7 @@ impl Session {
         })
     }
 
-    pub(super) fn end_what_was_destroyed(&self, state: &mut State) -> Result<()> {
+    pub(super) fn carry_out_deletions(&self, state: &mut State) -> Result<()> {
         while let Some(id_hash) = state.required_deletions.last() {
             self.end_session_of(id_hash)?;
             state.required_deletions.pop();
@@ -220,8 +216,7 @@ impl Session {
         let Committed::Deleted(current) = self.run_blocking(|| store.commit(&end))? else {
             return Ok(false);
         };
-        self.context.recently_ended.note(current);
-        self.context.recently_ended.note(*id_hash);
+        self.context.recently_ended.record([current, *id_hash]);
         drop(ending);
         self.context.events.raise(&Event::SignedOut);
         Ok(true)
@@ -291,7 +286,7 @@ impl Session {
     /// if there is no such session.
     fn change(&self, state: &mut State, id_hash: &SessionIdHash) -> Result<Result<(), Missing>> {
         // A replaced id in its grace is not renewed, because the client was sent a newer one.
-        let rotates = state.changes.renew && self.own_id(state.found.issued(), id_hash).is_some()
+        let rotates = state.changes.renew && self.own_id(&state.found, id_hash).is_some()
             || self.is_former(id_hash);
         let id = rotates.then(SessionId::generate).transpose()?;
         let to = id.as_ref().map(|id| id.hash(self.realm()));
@@ -303,7 +298,7 @@ impl Session {
         });
         let (session, issued) = match self.commit_to(state, Proposal::new(id_hash, action))? {
             Committed::Done { session, ended } => {
-                ended.into_iter().for_each(|id_hash| self.context.recently_ended.note(id_hash));
+                self.context.recently_ended.record(ended);
                 let issued = id.filter(|_| to == Some(session.id_hash));
                 (session, issued)
             }
@@ -438,7 +433,7 @@ impl Session {
                 }
             }
         }
-        Err(overtaken())
+        Err(contention_error())
     }
 }
 

@@ -36,7 +36,7 @@ const SOON: Duration = Duration::from_secs(2);
 
 /// The maximum expected duration of a request. A session that would reach its idle limit within
 /// this time is touched at its first use, others at the end of the request.
-const LONGEST_REQUEST: Duration = ReplacedId::REMEMBERED;
+const MAX_REQUEST_TIME: Duration = ReplacedId::REMEMBERED;
 
 /// The behavior of a request whose session cannot be read because the store fails.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -428,7 +428,7 @@ impl Context {
     ) {
         let record = &session.record;
         let ends = record.limits.idle.map(|idle| record.seen + idle);
-        if ends.is_some_and(|ends| ends.since(now) <= LONGEST_REQUEST) {
+        if ends.is_some_and(|ends| ends.since(now) <= MAX_REQUEST_TIME) {
             self.touch(hook, session, now, now);
             // The end of the request then does not record it again.
             session.record.touch(Touch::at(now));

@@ -35,7 +35,7 @@ impl Secret {
     }
 
     pub(super) fn of_id(id: &SessionId) -> Self {
-        Secret(id.form_secret())
+        Secret(id.csrf_secret())
     }
 
     /// Decodes a stored secret; `None` for a value that [`value`](Self::value) never returns.
@@ -112,10 +112,7 @@ impl Session {
                 Some(next_id.insert(id).clone())
             }
             // If the request presents an id in its grace, the current id is not known.
-            _ => {
-                let session = found.session();
-                session.and_then(|session| self.own_id(found.issued(), &session.id_hash))
-            }
+            _ => found.session().and_then(|session| self.own_id(found, &session.id_hash)),
         };
         id.map_or_else(Secret::generate, |id| Ok(Secret::of_id(&id)))
     }
@@ -126,7 +123,7 @@ impl Session {
         let mut state = self.lock(OPERATION)?;
         let state = &mut *state;
         self.read(state)?;
-        state.response.gave_token = true;
+        state.response.has_token = true;
         if let Some(secret) = state.secret() {
             return Ok(secret);
         }
@@ -137,15 +134,9 @@ impl Session {
             return Err(Error::new(ErrorKind::Closed, OPERATION));
         }
         state.check_readable(OPERATION)?;
-        let is_there = state.found.session().is_some() && !state.ignored;
-        let secret = match state.found.data() {
-            Some(data) if is_there => match Secret::of(data) {
-                Some(secret) => Some(secret),
-                None => self.add_secret(state)?,
-            },
-            _ => None,
-        };
-        if secret.is_none() && (is_there || state.found.is_lost()) {
+        let is_live = state.found.session().is_some() && !state.ignored;
+        let secret = if is_live { self.stored_secret(state)? } else { None };
+        if secret.is_none() && (is_live || state.found.is_lost()) {
             return match state.secret_of_replaced_id() {
                 Some((secret, _)) => Ok(secret),
                 // The session has ended, and no token of this request can become valid.
@@ -165,21 +156,24 @@ impl Session {
         }
     }
 
-    /// Stores a secret in a live session that has none, and returns it; if another request has
-    /// stored one first, returns that one. This is a separate commit: stored with the other changes
-    /// at the end of the request, it would replace the secret of a page that was rendered in the
-    /// meantime. Returns `None` if the session has ended.
-    fn add_secret(&self, state: &mut State) -> Result<Option<Secret>> {
+    /// Returns the secret of the live session, and stores one if there is none and no other request
+    /// stores one first. That is a separate commit: stored with the other changes at the end of the
+    /// request, it would replace the secret of a page that was rendered in the meantime. Returns
+    /// `None` if the session has ended.
+    fn stored_secret(&self, state: &mut State) -> Result<Option<Secret>> {
         let Some(session) = state.found.session() else { return Ok(None) };
+        if let Some(secret) = Secret::of(&session.record.data) {
+            return Ok(Some(secret));
+        }
         let id_hash = session.id_hash;
         let new = self.new_secret(&mut state.found)?.value()?;
         let mut alone = Changes::default();
-        let unless_there = move |now: Option<&Value<'_>>| {
+        let keep_stored = move |now: Option<&Value<'_>>| {
             let kept = now.filter(|now| Secret::read(now).is_some()).unwrap_or(&new);
             Ok(Some(kept.clone().into_owned()))
         };
         let (data, revision) = (state.found.data(), state.found.revision());
-        alone.update(NAME, data, revision, Box::new(unless_there))?;
+        alone.update(NAME, data, revision, Box::new(keep_stored))?;
         let merge = Proposal::new(&id_hash, Action::Merge);
         match self.commit_to(state, Proposal { changes: Some(&mut alone), ..merge })? {
             Committed::Done { session, .. } | Committed::Unchanged(session) => {

@@ -204,7 +204,7 @@ impl Session {
             match attempt(&asked)? {
                 Ok(found) => return Ok(Ok(found)),
                 Err(Missing::Replaced { id, session, .. }) => {
-                    let new = self.replaced(None, &id, &session.record);
+                    let new = self.replaced(&LoadState::Unread, &id, &session.record);
                     // One that was replaced while the request was under way comes first, so that a
                     // planted id does not hide it.
                     let have = absence.replaced.as_ref();
@@ -213,7 +213,8 @@ impl Session {
                     }
                 }
                 Err(Missing::Undecodable { public_id, error, .. }) => {
-                    self.undecodable(public_id.as_ref(), &error);
+                    let public_id = public_id.as_ref();
+                    self.context.events.raise(&Event::Undecodable { public_id, error: &error });
                 }
                 Err(Missing::NotFound { .. }) => match has_ended(&asked)? {
                     Some(true) => absence.ended = Ended::Yes,
@@ -237,13 +238,15 @@ impl Session {
         let is_lost = has_data || !matches!(missing, Missing::Replaced { .. });
         let public_id = state.found.public_id();
         let mut absence = Absence::default();
-        match (missing, &state.found) {
-            (Missing::Replaced { id, .. }, LoadState::Live(live)) => {
-                let issued = live.issued.as_ref().filter(|_| !is_lost);
-                absence.replaced = Some(self.replaced(issued, id, &live.session.record));
+        match (missing, state.found.session()) {
+            (Missing::Replaced { id, .. }, Some(session)) => {
+                // An id that this request issued is not used after its changes were lost.
+                let found = if is_lost { &LoadState::Unread } else { &state.found };
+                absence.replaced = Some(self.replaced(found, id, &session.record));
             }
             (Missing::Undecodable { public_id, error, .. }, _) => {
-                self.undecodable(public_id.as_ref(), error);
+                let public_id = public_id.as_ref();
+                self.context.events.raise(&Event::Undecodable { public_id, error });
             }
             _ => {}
         }
@@ -253,19 +256,14 @@ impl Session {
         }
     }
 
-    fn replaced(
-        &self,
-        issued: Option<&SessionId>,
-        replaced: &ReplacedId,
-        record: &Record,
-    ) -> Replaced {
+    fn replaced(&self, found: &LoadState, id: &ReplacedId, record: &Record) -> Replaced {
         // If the clock was set back, the request does not count as late.
         let opened = self.opened_at.min(self.context.now());
         Replaced {
-            id_hash: replaced.id_hash,
-            id: self.own_id(issued, &replaced.id_hash),
+            id_hash: id.id_hash,
+            id: self.own_id(found, &id.id_hash),
             public_id: record.public_id,
-            under_way: replaced.was_under_way(opened),
+            under_way: id.was_under_way(opened),
             persistent: record.persistent,
         }
     }
@@ -281,9 +279,5 @@ impl Session {
             absence.replaced = None;
         }
         Ok(())
-    }
-
-    fn undecodable(&self, public_id: Option<&PublicId>, error: &Error) {
-        self.context.events.raise(&Event::Undecodable { public_id, error });
     }
 }

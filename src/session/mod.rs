@@ -31,8 +31,8 @@ use crate::sync::{Mutex, MutexGuard};
 use changes::Changes;
 use last_used::SessionNumber;
 use load::{Absence, LoadState};
-use recently_ended::Moment;
-use running_update::Updating;
+use recently_ended::SequenceNumber;
+use running_update::RunningUpdate;
 
 pub use authentication::{Authentication, RecentAuth};
 pub use context::{BlockingHook, OnLoadFailure};
@@ -45,7 +45,7 @@ pub(crate) use update_queue::UpdateQueues;
 /// to no session until the request uses one.
 #[allow(dead_code)] // called only by the adapter for Rocket, whose threads switch between requests
 pub(crate) fn begin_request() {
-    SessionNumber::forget_here();
+    SessionNumber::clear_here();
 }
 
 /// The session of one request.
@@ -66,7 +66,7 @@ pub struct Session {
     blocking_hook: Option<BlockingHook>,
     presented: Presented,
     /// When the request began, in the order of the endings of this process and by the clock.
-    opened: Moment,
+    opened: SequenceNumber,
     opened_at: Timestamp,
     number: SessionNumber,
     /// The host, if the browser drops the cookie and no event was raised for the host yet.
@@ -78,7 +78,7 @@ pub struct Session {
     client: Option<Client>,
     state: Mutex<State>,
     /// Set by the first update, so that a session that is not used allocates nothing.
-    updating: OnceLock<Updating>,
+    running_update: OnceLock<RunningUpdate>,
 }
 
 #[derive(Debug, Default)]
@@ -101,7 +101,7 @@ struct State {
     /// The time at which the request first used its session.
     used: Option<Timestamp>,
     /// The point up to which the endings of this process were searched for those by this request.
-    endings_seen: Moment,
+    endings_seen: SequenceNumber,
 }
 
 /// Whether the request signs out: the response then removes the cookie.
@@ -124,7 +124,7 @@ struct ResponseFacts {
     /// A user was signed in to a session that this request has read.
     saw_user: bool,
     /// The application has got a CSRF token for the response.
-    gave_token: bool,
+    has_token: bool,
 }
 
 impl State {
@@ -224,7 +224,7 @@ impl Session {
         }
         let client = context.settings.client(head, address);
         let insecure_host = context.insecure_host(head).map(Box::from);
-        let opened = context.recently_ended.now();
+        let opened = context.recently_ended.sequence();
         let number = SessionNumber::new();
         number.use_here();
         // Without a presented id this time is not used, so the clock is not read.
@@ -244,7 +244,7 @@ impl Session {
             prefetch: head.prefetch,
             client,
             state: Mutex::new(State { endings_seen: opened, ..State::default() }),
-            updating: OnceLock::new(),
+            running_update: OnceLock::new(),
         }
     }
 
@@ -281,7 +281,7 @@ impl Session {
     /// # Errors
     /// [`ErrorKind::Invalid`] on the thread on which such a closure runs.
     pub(crate) fn check_not_updating(&self, operation: &'static str) -> Result<()> {
-        match self.updating.get().is_some_and(Updating::is_on_this_thread) {
+        match self.running_update.get().is_some_and(RunningUpdate::is_on_this_thread) {
             true => {
                 let why = "the closure of an update must not use its own session";
                 Err(Error::with_source(ErrorKind::Invalid, operation, why))
@@ -325,7 +325,7 @@ impl Session {
     /// # Errors
     /// The store's errors when this is the first read.
     pub fn user(&self) -> Result<Option<UserKey>> {
-        self.about(|record| record.user.clone()).map(Option::flatten)
+        self.read_record(|record| record.user.clone()).map(Option::flatten)
     }
 
     /// Returns the time of the last sign-in.
@@ -333,7 +333,7 @@ impl Session {
     /// # Errors
     /// The store's errors when this is the first read.
     pub fn authenticated_at(&self) -> Result<Option<Timestamp>> {
-        self.about(|record| record.authenticated).map(Option::flatten)
+        self.read_record(|record| record.authenticated).map(Option::flatten)
     }
 
     /// Returns the public id of the session, for pages and logs; `None` if there is no session.
@@ -341,7 +341,7 @@ impl Session {
     /// # Errors
     /// The store's errors when this is the first read.
     pub fn public_id(&self) -> Result<Option<PublicId>> {
-        self.about(|record| record.public_id)
+        self.read_record(|record| record.public_id)
     }
 
     /// Returns the authentication level that the sign-in recorded; 0 if it recorded none, or if no
@@ -350,16 +350,16 @@ impl Session {
     /// # Errors
     /// The store's errors when this is the first read.
     pub fn auth_level(&self) -> Result<u16> {
-        self.about(|record| record.auth_level).map(Option::unwrap_or_default)
+        self.read_record(|record| record.auth_level).map(Option::unwrap_or_default)
     }
 
     /// Returns the signed-in user and the public id of the session.
-    pub(crate) fn who(&self) -> Result<Option<(UserKey, PublicId)>> {
+    pub(crate) fn user_and_public_id(&self) -> Result<Option<(UserKey, PublicId)>> {
         let who = |record: &Record| record.user.clone().map(|user| (user, record.public_id));
-        self.about(who).map(Option::flatten)
+        self.read_record(who).map(Option::flatten)
     }
 
-    fn about<T>(&self, ask: impl FnOnce(&Record) -> T) -> Result<Option<T>> {
+    fn read_record<T>(&self, ask: impl FnOnce(&Record) -> T) -> Result<Option<T>> {
         let mut state = self.lock("look at a session")?;
         Ok(self.read(&mut state)?.session().map(|session| ask(&session.record)))
     }
@@ -428,7 +428,7 @@ impl Session {
     /// call of the manager.
     fn follow_own_revocation(&self, state: &mut State) {
         self.number.use_here();
-        let now = self.context.recently_ended.now();
+        let now = self.context.recently_ended.sequence();
         let seen = std::mem::replace(&mut state.endings_seen, now);
         if seen == now || state.closed {
             return;

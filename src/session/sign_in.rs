@@ -11,7 +11,7 @@ use crate::session::changes::Changes;
 use crate::session::commit::{Proposal, Scope, TRIES};
 use crate::session::csrf_secret::Secret;
 use crate::session::load::{Live, LoadState};
-use crate::session::update_queue::overtaken;
+use crate::session::update_queue::contention_error;
 use crate::session::{Authentication, Session, SignIn, State};
 
 const SIGN_IN: &str = "sign a user in";
@@ -62,7 +62,7 @@ impl Session {
         let mut state = self.writable(SIGN_IN)?;
         self.read(&mut state)?;
         state.check_readable(SIGN_IN)?;
-        self.end_what_was_destroyed(&mut state)?;
+        self.carry_out_deletions(&mut state)?;
         let mut new_session = self.new_session(&state)?;
         how.apply(&mut new_session, self.context.now())?;
         // Neither the data of one user's session nor changes computed from it may reach the session
@@ -89,10 +89,10 @@ impl Session {
     ) -> Result<SignIn> {
         let found = &state.found;
         let (from, mut presented) = match found {
-            LoadState::Live(live) => match self.own_id(found.issued(), &live.session.id_hash) {
+            LoadState::Live(live) => match self.own_id(found, &live.session.id_hash) {
                 // A replaced id in its grace has found the session. The current id is not known,
                 // and no request could join a sign-in through it.
-                None => (live.found_by, self.own_id(found.issued(), &live.found_by)),
+                None => (live.found_by, self.own_id(found, &live.found_by)),
                 id => (live.session.id_hash, id),
             },
             found => match found.replaced() {
@@ -105,7 +105,7 @@ impl Session {
         for _ in 0..TRIES {
             let join_salt = presented.as_ref().map(|_| JoinSalt::generate()).transpose()?;
             let id = match (&presented, &join_salt) {
-                (Some(presented), Some(salt)) => presented.joined(salt),
+                (Some(presented), Some(salt)) => presented.derive(salt),
                 _ => SessionId::generate()?,
             };
             let to = id.hash(self.realm());
@@ -123,19 +123,18 @@ impl Session {
             };
             match self.commit_to(state, proposal)? {
                 Committed::Done { session, ended } => {
-                    ended.into_iter().for_each(|id_hash| self.context.recently_ended.note(id_hash));
+                    self.context.recently_ended.record(ended);
                     drop(ending);
                     state.found = Live::issued(session, id);
                 }
                 Committed::Missing(Missing::Replaced { id: replaced, session, .. }) => {
                     let id_hash = session.id_hash;
                     drop(ending);
-                    let joined = match (&presented, replaced.by) {
-                        (Some(presented), ReplacedBy::SignIn { salt: Some(salt) }) => {
-                            Some(presented.joined(&salt))
-                        }
-                        _ => None,
+                    let salt = match replaced.by {
+                        ReplacedBy::SignIn { salt } => salt,
+                        ReplacedBy::Renewal { .. } => None,
                     };
+                    let joined = presented.as_ref().zip(salt).map(|(id, salt)| id.derive(&salt));
                     // The new id may be of another realm, in which this manager must not issue it.
                     let Some(joined) = joined.filter(|joined| joined.hash(self.realm()) == id_hash)
                     else {
@@ -156,7 +155,7 @@ impl Session {
             }
             return Ok(SignIn::Done);
         }
-        Err(overtaken())
+        Err(contention_error())
     }
 
     /// Joins the sign-in of the same user by another request through the same id: merges the

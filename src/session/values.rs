@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::id::PublicId;
 use crate::session::changes::Latest;
-use crate::session::running_update::Updating;
+use crate::session::running_update::RunningUpdate;
 use crate::session::{CommitOutcome, Session, State};
 
 const GET: &str = "get a session value";
@@ -234,7 +234,7 @@ impl Session {
         let mut state = self.writable(UPDATE)?;
         self.read(&mut state)?;
         state.check_readable(UPDATE)?;
-        let updating = self.updating.get_or_init(Updating::default).clone();
+        let updating = self.running_update.get_or_init(RunningUpdate::default).clone();
         let compute = move |now: Option<&Value<'_>>| {
             let _running = updating.begin();
             f(now)
