@@ -1,8 +1,8 @@
-//! The first read of a request's session: which of the presented ids finds a session, and why none
-//! does.
+//! The states of a request's session: unread, live, absent, unreadable; and the load that leaves the
+//! first of them.
 //!
-//! Uses the store and the context. Called by every method that reads the session; blind commits use
-//! [`Missing`] too.
+//! Uses the store and the context. Called by every method that reads the session, and by commits,
+//! which find a session or lose it.
 
 use crate::backend::{LiveSession, Lookup, Missing, ReplacedId};
 use crate::clock::Timestamp;

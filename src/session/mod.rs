@@ -65,7 +65,7 @@ pub struct Session {
     context: Arc<Context>,
     blocking_hook: Option<BlockingHook>,
     presented: Presented,
-    /// When the request began, in the order of the endings of this process and by the clock.
+    /// When the request began: by the endings of this process, and by the clock.
     opened: SequenceNumber,
     opened_at: Timestamp,
     number: SessionNumber,
@@ -100,7 +100,7 @@ struct State {
     response: ResponseFacts,
     /// The time at which the request first used its session.
     used: Option<Timestamp>,
-    /// The point up to which the endings of this process were searched for those by this request.
+    /// The last ending of this process that was examined: this request may have caused it.
     endings_seen: SequenceNumber,
 }
 
