@@ -49,8 +49,7 @@ impl Session {
     /// Returns the id of this hash, if it was presented or was issued by this request.
     pub(super) fn own_id(&self, found: &LoadState, id_hash: &SessionIdHash) -> Option<SessionId> {
         let issued = found.issued().filter(|id| id.hash(self.realm()) == *id_hash);
-        let presented =
-            || self.presented.ids.iter().find(|presented| presented.id_hash() == *id_hash);
+        let presented = || self.presented.ids.iter().find(|id| id.id_hash() == *id_hash);
         issued.or_else(|| presented().map(|presented| &presented.id)).cloned()
     }
 
@@ -60,10 +59,7 @@ impl Session {
 
     /// Returns whether the id of this hash was presented under a former name of the cookie.
     fn is_former(&self, id_hash: &SessionIdHash) -> bool {
-        self.presented
-            .ids
-            .iter()
-            .any(|presented| presented.former && presented.id_hash() == *id_hash)
+        self.presented.ids.iter().any(|id| id.former && id.id_hash() == *id_hash)
     }
 
     /// Ends the request: stores its changes and returns the headers of the response.
@@ -175,10 +171,8 @@ impl Session {
     /// Returns the presented id of this session, if it is the current one and its cookie was sealed
     /// with an old cookie key.
     fn id_to_reseal(&self, id_hash: &SessionIdHash) -> Option<&SessionId> {
-        let mut outdated =
-            self.presented.ids.iter().filter(|presented| presented.outdated && !presented.former);
-        let id =
-            outdated.find(|presented| presented.id_hash() == *id_hash).map(|found| &found.id)?;
+        let mut outdated = self.presented.ids.iter().filter(|id| id.outdated && !id.former);
+        let id = &outdated.find(|id| id.id_hash() == *id_hash)?.id;
         // Loads again, because another response may have given the client a newer id meanwhile.
         match self.run_blocking(|| self.context.store()?.load(id_hash, self.context.now())) {
             Ok(Lookup::Live { session, .. }) if session.id_hash == *id_hash => Some(id),
@@ -193,6 +187,7 @@ impl Session {
         })
     }
 
+    /// Ends the sessions whose deletion a sign-in requires or the handler requested.
     pub(super) fn carry_out_deletions(&self, state: &mut State) -> Result<()> {
         while let Some(id_hash) = state.required_deletions.last() {
             self.end_session_of(id_hash)?;
@@ -222,12 +217,20 @@ impl Session {
         Ok(true)
     }
 
+    /// Stores the changes, or discards them if they are late.
     fn store_changes(&self, state: &mut State) -> Result<()> {
         if state.changes.is_empty() {
             return Ok(());
         }
         match &state.found {
-            LoadState::Unread => self.change_unread(state)?,
+            // The first live session of the presented ids takes the changes, without a load.
+            LoadState::Unread => {
+                let has_ended = |id_hash: &_| self.has_ended_meanwhile(id_hash).map(Some);
+                let merge = |id_hash: &_| self.change(state, id_hash);
+                if let Err(absence) = self.first_live(merge, has_ended)? {
+                    state.found = LoadState::Absent(absence);
+                }
+            }
             LoadState::Live(live) => {
                 let id_hash = live.session.id_hash;
                 if let Err(missing) = self.change(state, &id_hash)? {
@@ -255,26 +258,13 @@ impl Session {
         Ok(())
     }
 
-    /// Merges the changes into the first live session of the presented ids, without a load.
-    fn change_unread(&self, state: &mut State) -> Result<()> {
-        let has_ended = |id_hash: &_| self.has_ended_meanwhile(id_hash).map(Some);
-        if let Err(absence) = self.first_live(|id_hash| self.change(state, id_hash), has_ended)? {
-            state.found = LoadState::Absent(absence);
-        }
-        Ok(())
-    }
-
     /// Returns whether a deletion that was in flight when the load found no session has ended the
     /// session of a presented id.
     fn was_ended_in_flight(&self) -> Result<bool> {
         // In a forked process no deletion in flight ever completes.
         self.context.process.check()?;
-        for id_hash in self.presented.keys() {
-            if self.has_ended_meanwhile(&id_hash)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        let mut presented = self.presented.keys();
+        presented.try_fold(false, |ended, id_hash| Ok(ended || self.has_ended_meanwhile(&id_hash)?))
     }
 
     /// Returns whether the session of this id has ended since this request began.

@@ -435,9 +435,8 @@ impl Session {
         }
         let current = state.found.session().map(|session| session.id_hash);
         let recently_ended = &self.context.recently_ended;
-        let is_own =
-            |id_hash: SessionIdHash| recently_ended.was_revoked_by(&id_hash, self.number, seen);
-        if current.into_iter().chain(self.presented.keys()).any(is_own) {
+        let mut own = current.into_iter().chain(self.presented.keys());
+        if own.any(|id_hash| recently_ended.was_revoked_by(&id_hash, self.number, seen)) {
             state.reset(SignOut::Done);
         }
     }
