@@ -68,13 +68,13 @@ impl SessionId {
     /// Derives the id that a sign-in through this one issues: SHA-256("join" ‖ id ‖ salt). The
     /// store keeps the salt beside the replaced id, so two sign-ins through one id issue the same
     /// new id although no id is stored. The salt alone does not determine it.
-    pub(crate) fn joined(&self, salt: &JoinSalt) -> SessionId {
+    pub(crate) fn derive(&self, salt: &JoinSalt) -> SessionId {
         let digest = Sha256::new().chain_update("join").chain_update(self.0).chain_update(salt.0);
         SessionId(digest.finalize().into())
     }
 
     /// Derives the CSRF secret of a session from its id: SHA-256("form" ‖ id).
-    pub(crate) fn form_secret(&self) -> [u8; 32] {
+    pub(crate) fn csrf_secret(&self) -> [u8; 32] {
         Sha256::new().chain_update("form").chain_update(self.0).finalize().into()
     }
 

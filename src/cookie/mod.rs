@@ -21,7 +21,7 @@ use date::http_date;
 pub use keys::CookieKeys;
 
 /// The maximum lifetime of a cookie in browsers: 400 days (draft RFC 6265bis, section 5.5).
-pub(crate) const LONGEST: Duration = Duration::from_secs(400 * 86_400);
+pub(crate) const MAX_LIFETIME: Duration = Duration::from_secs(400 * 86_400);
 
 /// The maximum size of name and value together in browsers, in bytes (the same draft; ASVS 3.3.5).
 const MAX_COOKIE_BYTES: usize = 4096;
@@ -332,7 +332,7 @@ impl CookieConfig {
         max_age: Option<Duration>,
         now: Timestamp,
     ) -> String {
-        let age = max_age.map(|age| age.min(LONGEST));
+        let age = max_age.map(|age| age.min(MAX_LIFETIME));
         self.set_cookie(&self.value(&id.reveal()), age.map(|age| (age, now + age)))
     }
 

@@ -138,7 +138,7 @@ impl SessionManager {
     /// # Errors
     /// As [`revoke`](Self::revoke).
     pub fn revoke_others(&self, session: &Session) -> Result<usize> {
-        match session.who()? {
+        match session.user_and_public_id()? {
             Some((user, public_id)) => self.end(&SessionFilter::User(&user), Some(&public_id)),
             None => Ok(0),
         }
@@ -173,7 +173,7 @@ impl SessionManager {
         let ended = run_blocking(self.blocking_hook, || {
             index.revoke_everyone(Some(self.realm()), self.context.now())
         })?;
-        self.context.recently_ended.note_revocation_of_everyone();
+        self.context.recently_ended.record_revocation_of_all();
         drop(ending);
         self.context.events.raise(&Event::Revoked { sessions: ended });
         Ok(ended)
@@ -186,7 +186,7 @@ impl SessionManager {
         let ending = self.context.recently_ended.begin();
         let ended = run_blocking(self.blocking_hook, revoke)?;
         // Changes of requests under way are then discarded, instead of beginning new sessions.
-        ended.iter().for_each(|key| self.context.recently_ended.note_revocation(*key));
+        ended.iter().for_each(|key| self.context.recently_ended.record_revocation(*key));
         drop(ending);
         if !ended.is_empty() {
             let sessions = u64::try_from(ended.len()).unwrap_or(u64::MAX);

@@ -20,6 +20,10 @@ pub(super) struct Changes {
     delta: Option<Arc<Delta>>,
     /// The steps, from the first update on; before it the delta is enough.
     steps: Vec<Step>,
+    /// The revision that the steps were computed on; `None` if the result depends on no revision.
+    pub(super) basis: Option<u64>,
+    /// Whether the session gets a new id.
+    pub(super) renew: bool,
 }
 
 enum Step {
@@ -69,6 +73,15 @@ fn put(delta: &mut Delta, name: &str, value: Option<Value<'static>>) {
 }
 
 impl Changes {
+    pub(super) fn is_empty(&self) -> bool {
+        !self.renew && self.delta().is_empty()
+    }
+
+    /// Drops all but the renewal.
+    pub(super) fn drop_data(&mut self) {
+        *self = Changes { renew: self.renew, ..Changes::default() };
+    }
+
     pub(super) fn delta(&self) -> &Delta {
         static NOTHING: Delta = Delta::new();
         self.delta.as_deref().unwrap_or(&NOTHING)
@@ -81,12 +94,6 @@ impl Changes {
 
     fn delta_mut(&mut self) -> &mut Delta {
         Arc::make_mut(self.delta.get_or_insert_default())
-    }
-
-    /// Returns whether the result depends on the data that was read. Then it is valid for that
-    /// revision only.
-    pub(super) fn depends_on_data(&self) -> bool {
-        !self.steps.is_empty()
     }
 
     /// Records a change that does not depend on the current data.
@@ -108,11 +115,13 @@ impl Changes {
         &mut self,
         name: &str,
         data: Option<&Data>,
+        revision: Option<u64>,
         compute: Update,
     ) -> Result<Latest> {
         let value = compute(effective_value(self.delta(), data, name).as_ref())?;
         if self.steps.is_empty() {
             self.steps.push(Step::Plain(self.delta().clone()));
+            self.basis = revision;
         }
         let latest = Latest::default();
         latest.set(value.as_ref());
@@ -131,26 +140,26 @@ impl Changes {
         self.delta = Some(self.computed_on(data.unwrap_or(&Data::default()))?.into());
         if self.steps.iter().all(|step| matches!(step, Step::Plain(_))) {
             self.steps.clear();
+            self.basis = None;
         }
         Ok(())
     }
 
-    /// Recomputes all changes on newer data.
-    pub(super) fn recompute_on(&mut self, data: &Data) -> Result<()> {
+    /// Recomputes all changes on a newer revision of the session.
+    pub(super) fn recompute_on(&mut self, data: &Data, revision: u64) -> Result<()> {
         self.delta = Some(self.computed_on(data)?.into());
+        self.basis = Some(revision);
         Ok(())
     }
 
     /// Returns the changes recomputed on empty data, for another session: they contain nothing of
     /// the session that was read.
     pub(super) fn rebased_on_empty(&self) -> Result<Self> {
-        Ok(match self.depends_on_data() {
-            true => {
-                let delta = Some(self.computed_on(&Data::default())?.into());
-                Changes { delta, steps: Vec::new() }
-            }
-            false => Changes { delta: self.delta.clone(), steps: Vec::new() },
-        })
+        let delta = match self.steps.is_empty() {
+            true => self.delta.clone(),
+            false => Some(self.computed_on(&Data::default())?.into()),
+        };
+        Ok(Changes { delta, ..Changes::default() })
     }
 
     fn computed_on(&self, data: &Data) -> Result<Delta> {
@@ -190,18 +199,19 @@ mod tests {
         let new = Data::from_json("{\"a\":10,\"b\":20,\"c\":30}").unwrap();
         let mut changes = Changes::default();
         changes.edit(set("b", 5));
-        assert!(!changes.depends_on_data());
-        changes.update("a", Some(&old), add(1)).unwrap();
-        changes.update("b", Some(&old), add(1)).unwrap();
+        assert_eq!(changes.basis, None);
+        changes.update("a", Some(&old), Some(3), add(1)).unwrap();
+        changes.update("b", Some(&old), Some(3), add(1)).unwrap();
         changes.edit(|delta| delta.remove("c"));
-        changes.update("c", Some(&old), add(7)).unwrap();
-        assert!(changes.depends_on_data());
+        changes.update("c", Some(&old), Some(3), add(7)).unwrap();
+        assert_eq!(changes.basis, Some(3));
         let value = |changes: &Changes, name| match changes.delta().change(name) {
             Change::Set(value) => value.decode::<u32>().unwrap(),
             other => panic!("{other:?}"),
         };
         assert_eq!(["a", "b", "c"].map(|name| value(&changes, name)), [2, 6, 7]);
-        changes.recompute_on(&new).unwrap();
+        changes.recompute_on(&new, 4).unwrap();
+        assert_eq!(changes.basis, Some(4));
         assert_eq!(["a", "b", "c"].map(|name| value(&changes, name)), [11, 6, 7]);
     }
 }

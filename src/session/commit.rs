@@ -12,27 +12,23 @@ use crate::cookie;
 use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
-use crate::id::{RealmTag, SessionId, SessionIdHash};
+use crate::id::{PublicId, RealmTag, SessionId, SessionIdHash};
 use crate::message::{Outcome, ResponseHeaders};
 use crate::record::{NewSession, Record, Touch};
 use crate::session::changes::Changes;
 use crate::session::csrf_secret::Secret;
-use crate::session::update_queue::overtaken;
-use crate::session::{
-    Absence, CommitOutcome, LoadState, Replaced, Session, State, Transport, csrf_secret,
-};
+use crate::session::load::{Ended, Live, LoadState};
+use crate::session::update_queue::contention_error;
+use crate::session::{CommitOutcome, Session, SignOut, State, Transport, csrf_secret};
 use crate::sync::instant;
 
 /// The maximum number of tries of a commit whose revision does not match. From the second try on,
 /// the updates of one process take turns, so only constant writes by other processes reach it.
 pub(super) const TRIES: usize = 100;
 
-/// Revisions count from 1.
-const NO_REVISION: u64 = 0;
-
 /// The age at which an id is renewed if the session may outlive its cookie: half of the 400 days
 /// for which browsers keep a cookie at most.
-const COOKIE_WORN: Duration = Duration::from_secs(200 * 86_400);
+const COOKIE_RENEWAL_AGE: Duration = Duration::from_secs(200 * 86_400);
 
 impl Session {
     /// Stores all changes now, for a handler that needs to know the result. A later failure of the
@@ -45,16 +41,15 @@ impl Session {
         if state.ignored {
             return Ok(CommitOutcome::Stored);
         }
-        self.end_what_was_destroyed(&mut state)?;
+        self.carry_out_deletions(&mut state)?;
         self.store_changes(&mut state)?;
-        Ok(if state.lost { CommitOutcome::Discarded } else { CommitOutcome::Stored })
+        Ok(if state.found.is_lost() { CommitOutcome::Discarded } else { CommitOutcome::Stored })
     }
 
     /// Returns the id of this hash, if it was presented or was issued by this request.
-    pub(super) fn own_id(&self, state: &State, id_hash: &SessionIdHash) -> Option<SessionId> {
-        let issued = state.issued.as_ref().filter(|id| id.hash(self.realm()) == *id_hash);
-        let presented =
-            || self.presented.ids.iter().find(|presented| presented.id_hash() == *id_hash);
+    pub(super) fn own_id(&self, found: &LoadState, id_hash: &SessionIdHash) -> Option<SessionId> {
+        let issued = found.issued().filter(|id| id.hash(self.realm()) == *id_hash);
+        let presented = || self.presented.ids.iter().find(|id| id.id_hash() == *id_hash);
         issued.or_else(|| presented().map(|presented| &presented.id)).cloned()
     }
 
@@ -64,10 +59,7 @@ impl Session {
 
     /// Returns whether the id of this hash was presented under a former name of the cookie.
     fn is_former(&self, id_hash: &SessionIdHash) -> bool {
-        self.presented
-            .ids
-            .iter()
-            .any(|presented| presented.former && presented.id_hash() == *id_hash)
+        self.presented.ids.iter().any(|id| id.former && id.id_hash() == *id_hash)
     }
 
     /// Ends the request: stores its changes and returns the headers of the response.
@@ -78,7 +70,7 @@ impl Session {
             return Err(Error::new(ErrorKind::Closed, "close a session"));
         }
         let headers = self.end(&mut state, outcome);
-        self.number.leave();
+        self.number.finish();
         if headers.is_err() {
             // The code that handles the error must not read changes that were not stored.
             state.changes = Changes::default();
@@ -89,9 +81,8 @@ impl Session {
     fn end(&self, state: &mut State, outcome: Outcome) -> Result<ResponseHeaders> {
         if state.ignored {
             state.changes = Changes::default();
-            state.renew = false;
-            state.to_end.clear();
-            state.destroyed = false;
+            state.requested_deletions.clear();
+            state.sign_out = SignOut::NotRequested;
         }
         let discard = match outcome {
             Outcome::Completed => false,
@@ -99,27 +90,19 @@ impl Session {
             Outcome::Panicked => true,
         };
         if discard {
-            state.changes = Changes::default();
-            state.renew &= outcome == Outcome::ServerError;
+            state.changes.drop_data();
+            state.changes.renew &= outcome == Outcome::ServerError;
         }
-        self.end_what_was_destroyed(state)?;
-        state.renew |= !discard && self.is_cookie_worn(state);
-        if state.has_changes() {
+        self.carry_out_deletions(state)?;
+        state.changes.renew |= !discard && self.is_cookie_old(state);
+        if !state.changes.is_empty() {
             // The changes may be older than the failed load.
             state.check_readable("store the session's changes")?;
             self.store_changes(state)?;
         }
-        if let Some(LiveSession { record, id_hash }) = state.known.live()
-            && !state.ignored
-        {
+        if let Some(session) = state.found.session().filter(|_| !state.ignored) {
             let now = self.context.now();
-            self.context.touch(
-                self.blocking_hook,
-                *id_hash,
-                record,
-                state.used.unwrap_or(now),
-                now,
-            );
+            self.context.touch(self.blocking_hook, session, state.used.unwrap_or(now), now);
         }
         Ok(self.headers(state))
     }
@@ -129,7 +112,7 @@ impl Session {
     pub(crate) fn headers_for_stored(&self) -> ResponseHeaders {
         let state = self.state();
         let mut headers = self.headers(&state);
-        if state.issued.is_none() {
+        if state.found.issued().is_none() {
             headers.id_fields = Vec::new();
         }
         headers
@@ -137,61 +120,59 @@ impl Session {
 
     fn headers(&self, state: &State) -> ResponseHeaders {
         let transport = &self.context.settings.transport;
-        let id_fields = if state.unreadable.is_some() || (state.ignored && state.issued.is_none()) {
-            Vec::new()
-        } else if let Some(LiveSession { record, id_hash }) = state.known.live() {
-            let issued = state.issued.as_ref().or_else(|| self.to_be_sealed_again(id_hash));
-            if issued.is_some() {
-                self.context.warn_if_insecure(self.insecure_host.as_deref());
-            }
-            issued.map_or_else(Vec::new, |id| {
-                let mut fields = transport.issue(id, self.max_age(record), self.context.now());
-                if self.presented.ids.iter().any(|presented| presented.former) {
-                    fields.extend(self.context.settings.remove_former());
-                }
-                fields
-            })
-        } else if state.destroyed && !self.presented.is_empty() {
-            // Only a sign-out removes the cookie. If a read found no session, another response may
-            // have given the browser a newer cookie, and responses arrive in any order. A cookie of
-            // a former name is never set again, so the first new cookie can remove it.
-            let mut fields = transport.remove(self.context.settings.no_store_when_signed_in);
-            fields.extend(self.context.settings.remove_former());
-            fields
-        } else {
-            Vec::new()
-        };
         let settings = &self.context.settings;
+        let mut id_fields = Vec::new();
+        match &state.found {
+            LoadState::Unreadable(_) => {}
+            found if state.ignored && found.issued().is_none() => {}
+            LoadState::Live(Live { session, issued, .. }) => {
+                if let Some(id) = issued.as_ref().or_else(|| self.id_to_reseal(&session.id_hash)) {
+                    self.context.warn_if_insecure(self.insecure_host.as_deref());
+                    let max_age = self.max_age(&session.record);
+                    id_fields = transport.issue(id, max_age, self.context.now());
+                    // A cookie of a former name is never set again, so the first new cookie can
+                    // remove it.
+                    if self.presented.ids.iter().any(|presented| presented.former) {
+                        id_fields.extend(settings.remove_former());
+                    }
+                }
+            }
+            // Only a sign-out removes the cookie. If a read found no session, another response may
+            // have given the browser a newer cookie, and responses arrive in any order.
+            _ if state.sign_out != SignOut::NotRequested && !self.presented.is_empty() => {
+                id_fields = transport.remove(settings.no_store_when_signed_in);
+                id_fields.extend(settings.remove_former());
+            }
+            LoadState::Unread | LoadState::Absent(_) => {}
+        }
         let is_private = settings.no_store_when_signed_in && state.has_seen_user();
-        let is_form = settings.form_pages_no_store && state.gave_token;
+        let is_form = settings.form_pages_no_store && state.response.has_token;
         ResponseHeaders {
             id_fields,
-            vary_on: state.looked_at.then(|| transport.request_header()),
-            discarded: state.discarded,
+            vary_on: state.response.varies.then(|| transport.request_header()),
+            discarded: state.response.discarded,
             no_store: is_private || is_form,
-            clear_site_data: settings.clear_site_data && state.destroyed && state.ended,
+            clear_site_data: settings.clear_site_data && state.sign_out == SignOut::Done,
         }
     }
 
     /// Returns whether the cookie may expire in the browser before the session ends, and is old
     /// enough to be renewed.
-    fn is_cookie_worn(&self, state: &State) -> bool {
-        let Some(LiveSession { record, .. }) = state.known.live() else { return false };
-        let outlives = |end: Timestamp| end.since(record.id_issued) > cookie::LONGEST;
+    fn is_cookie_old(&self, state: &State) -> bool {
+        let Some(LiveSession { record, .. }) = state.found.session() else { return false };
+        let outlives = |end: Timestamp| end.since(record.id_issued) > cookie::MAX_LIFETIME;
         matches!(self.context.settings.transport, Transport::Cookie(_))
             && record.persistent
             && !state.ignored
             && record.limits.absolute.is_none_or(outlives)
-            && self.context.now().since(record.id_issued) >= COOKIE_WORN
+            && self.context.now().since(record.id_issued) >= COOKIE_RENEWAL_AGE
     }
 
     /// Returns the presented id of this session, if it is the current one and its cookie was sealed
     /// with an old cookie key.
-    fn to_be_sealed_again(&self, id_hash: &SessionIdHash) -> Option<&SessionId> {
-        let mut outdated =
-            self.presented.ids.iter().filter(|presented| presented.outdated && !presented.former);
-        let id =
-            outdated.find(|presented| presented.id_hash() == *id_hash).map(|found| &found.id)?;
+    fn id_to_reseal(&self, id_hash: &SessionIdHash) -> Option<&SessionId> {
+        let mut outdated = self.presented.ids.iter().filter(|id| id.outdated && !id.former);
+        let id = &outdated.find(|id| id.id_hash() == *id_hash)?.id;
         // Loads again, because another response may have given the client a newer id meanwhile.
         match self.run_blocking(|| self.context.store()?.load(id_hash, self.context.now())) {
             Ok(Lookup::Live { session, .. }) if session.id_hash == *id_hash => Some(id),
@@ -206,11 +187,17 @@ impl Session {
         })
     }
 
-    pub(super) fn end_what_was_destroyed(&self, state: &mut State) -> Result<()> {
-        state.to_end.append(&mut state.left_behind);
-        while let Some(id_hash) = state.to_end.last() {
-            state.ended |= self.end_session_of(id_hash)?;
-            state.to_end.pop();
+    /// Ends the sessions whose deletion a sign-in requires or the handler requested.
+    pub(super) fn carry_out_deletions(&self, state: &mut State) -> Result<()> {
+        while let Some(id_hash) = state.required_deletions.last() {
+            self.end_session_of(id_hash)?;
+            state.required_deletions.pop();
+        }
+        while let Some(id_hash) = state.requested_deletions.last() {
+            if self.end_session_of(id_hash)? {
+                state.sign_out = SignOut::Done;
+            }
+            state.requested_deletions.pop();
         }
         Ok(())
     }
@@ -224,80 +211,60 @@ impl Session {
         let Committed::Deleted(current) = self.run_blocking(|| store.commit(&end))? else {
             return Ok(false);
         };
-        self.context.recently_ended.note(current);
-        self.context.recently_ended.note(*id_hash);
+        self.context.recently_ended.record([current, *id_hash]);
         drop(ending);
         self.context.events.raise(&Event::SignedOut);
         Ok(true)
     }
 
+    /// Stores the changes, or discards them if they are late.
     fn store_changes(&self, state: &mut State) -> Result<()> {
-        if !state.has_changes() {
+        if state.changes.is_empty() {
             return Ok(());
         }
-        match &state.known {
-            LoadState::Unread => self.change_unread(state)?,
-            LoadState::Live(session) => {
-                let id_hash = session.id_hash;
-                self.change(state, &id_hash)?;
+        match &state.found {
+            // The first live session of the presented ids takes the changes, without a load.
+            LoadState::Unread => {
+                let has_ended = |id_hash: &_| self.has_ended_meanwhile(id_hash).map(Some);
+                let merge = |id_hash: &_| self.change(state, id_hash);
+                if let Err(absence) = self.first_live(merge, has_ended)? {
+                    state.found = LoadState::Absent(absence);
+                }
             }
-            LoadState::None(_) => {}
+            LoadState::Live(live) => {
+                let id_hash = live.session.id_hash;
+                if let Err(missing) = self.change(state, &id_hash)? {
+                    self.lose_session(state, &missing);
+                }
+            }
+            LoadState::Absent(_) | LoadState::Unreadable(_) => {}
         }
         // If a session was found, it has taken the changes. Here there is none.
-        if let LoadState::None(absence) = state.known {
+        if let LoadState::Absent(absence) = &state.found {
             let has_data = !state.changes.delta().is_empty();
-            let is_late = absence.is_overtaken() || state.lost;
-            let has_ended = absence.ended || (!is_late && self.was_ended_in_flight(state)?);
-            if has_data && is_late || (has_data || state.renew) && has_ended {
+            let is_late = absence.discards_changes();
+            let has_ended = match absence.ended {
+                Ended::No => false,
+                Ended::InDoubt => !is_late && self.was_ended_in_flight()?,
+                Ended::Yes => true,
+            };
+            if has_ended || has_data && is_late {
                 self.discard_changes(state, None);
             } else if has_data {
                 self.begin(state)?;
             }
         }
         state.changes = Changes::default();
-        state.renew = false;
-        Ok(())
-    }
-
-    /// Merges the changes into the first live session of the presented ids, without a load.
-    fn change_unread(&self, state: &mut State) -> Result<()> {
-        let mut absence = Absence::default();
-        for id_hash in self.presented.keys() {
-            let Some(missing) = self.change(state, &id_hash)? else {
-                state.found_by = Some(id_hash);
-                return Ok(());
-            };
-            match missing {
-                Missing::Replaced { id, session, .. } => {
-                    absence.note(self.replaced(&id, session.record.public_id));
-                }
-                // The session was live when this request began.
-                Missing::NotFound { .. } if self.has_ended_meanwhile(&id_hash)? => {
-                    absence.ended = true;
-                }
-                Missing::NotFound { .. } => self.unknown_id(&id_hash),
-                Missing::Undecodable { .. } => {}
-            }
-        }
-        self.report_late_use(&mut absence)?;
-        state.known = LoadState::None(absence);
         Ok(())
     }
 
     /// Returns whether a deletion that was in flight when the load found no session has ended the
     /// session of a presented id.
-    fn was_ended_in_flight(&self, state: &mut State) -> Result<bool> {
-        if !std::mem::take(&mut state.in_doubt) {
-            return Ok(false);
-        }
+    fn was_ended_in_flight(&self) -> Result<bool> {
         // In a forked process no deletion in flight ever completes.
         self.context.process.check()?;
-        for id_hash in self.presented.keys() {
-            if self.has_ended_meanwhile(&id_hash)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        let mut presented = self.presented.keys();
+        presented.try_fold(false, |ended, id_hash| Ok(ended || self.has_ended_meanwhile(&id_hash)?))
     }
 
     /// Returns whether the session of this id has ended since this request began.
@@ -307,73 +274,47 @@ impl Session {
 
     /// Merges the changes into the session of this id, or renews it with them. Returns the reason
     /// if there is no such session.
-    fn change(&self, state: &mut State, id_hash: &SessionIdHash) -> Result<Option<Missing>> {
+    fn change(&self, state: &mut State, id_hash: &SessionIdHash) -> Result<Result<(), Missing>> {
         // A replaced id in its grace is not renewed, because the client was sent a newer one.
-        let rotates =
-            state.renew && self.own_id(state, id_hash).is_some() || self.is_former(id_hash);
+        let rotates = state.changes.renew && self.own_id(&state.found, id_hash).is_some()
+            || self.is_former(id_hash);
         let id = rotates.then(SessionId::generate).transpose()?;
         let to = id.as_ref().map(|id| id.hash(self.realm()));
-        let grace = self.context.settings.grace;
-        let grace_until = grace.map(|grace| self.context.now() + grace);
-        let action = match to {
-            Some(to) => {
-                Action::Renew { to, realm: self.context.settings.realm.clone(), grace_until }
-            }
-            None => Action::Merge,
-        };
-        let answer = self.commit_to(state, id_hash, action)?;
-        // If this request has loaded the session and it is missing now, another request ended it.
-        let seen = state.known.public_id();
-        let missing = match answer {
+        let settings = &self.context.settings;
+        let action = to.map_or(Action::Merge, |to| Action::Renew {
+            to,
+            realm: settings.realm.clone(),
+            grace_until: settings.grace.map(|grace| self.context.now() + grace),
+        });
+        let (session, issued) = match self.commit_to(state, Proposal::new(id_hash, action))? {
             Committed::Done { session, ended } => {
-                ended.into_iter().for_each(|id_hash| self.context.recently_ended.note(id_hash));
-                let public_id = session.record.public_id;
-                let is_renewed = to == Some(session.id_hash);
-                if is_renewed {
-                    state.issued = id;
-                }
-                state.changed(session);
-                // Raised last, so that a panicking listener cannot undo the renewal.
-                if is_renewed {
-                    self.context.events.raise(&Event::Renewed { public_id: &public_id });
-                }
-                return Ok(None);
+                self.context.recently_ended.record(ended);
+                let issued = id.filter(|_| to == Some(session.id_hash));
+                (session, issued)
             }
-            Committed::Unchanged(session) => {
-                state.changed(session);
-                return Ok(None);
-            }
-            Committed::Missing(missing) => missing,
+            Committed::Unchanged(session) => (session, None),
+            Committed::Missing(missing) => return Ok(Err(missing)),
             _ => return Err(Error::new(ErrorKind::Unexpected, "change a session")),
         };
-        if let Missing::Undecodable { public_id, error, .. } = &missing {
-            self.undecodable(public_id.as_ref(), error);
-        }
-        if seen.is_some() {
-            state.forget();
-            // If another request replaced the id, a renewal without data changes loses nothing.
-            let mut is_lost = true;
-            if let Missing::Replaced { id, session, .. } = &missing {
-                let replaced = Some(self.replaced(id, session.record.public_id));
-                state.known = LoadState::None(Absence { ended: false, replaced });
-                is_lost = !state.changes.delta().is_empty();
+        state.changes = Changes::default();
+        let public_id = session.record.public_id;
+        match issued {
+            Some(id) => {
+                state.found = Live::issued(session, id);
+                // Raised last, so that a panicking listener cannot undo the renewal.
+                self.context.events.raise(&Event::Renewed { public_id: &public_id });
             }
-            if is_lost {
-                self.discard_changes(state, seen.as_ref());
-            }
+            None => state.found.update(session, id_hash),
         }
-        Ok(Some(missing))
+        Ok(Ok(()))
     }
 
-    pub(super) fn discard_changes(
-        &self,
-        state: &mut State,
-        public_id: Option<&crate::id::PublicId>,
-    ) {
-        state.lost = true;
-        state.discarded = true;
-        state.issued = None;
-        state.changes = Changes::default();
+    pub(super) fn discard_changes(&self, state: &mut State, public_id: Option<&PublicId>) {
+        if let LoadState::Absent(absence) = &mut state.found {
+            absence.lost = true;
+        }
+        state.response.discarded = true;
+        state.changes.drop_data();
         self.context.events.raise(&Event::ChangesDiscarded { public_id });
     }
 
@@ -384,13 +325,16 @@ impl Session {
         if !state.changes.delta().apply(&mut Record::create(&new_session, now)) {
             return Ok(());
         }
-        let id = state.next_id.take().map_or_else(SessionId::generate, Ok)?;
+        let next_id = match &mut state.found {
+            LoadState::Absent(absence) => absence.next_id.take(),
+            _ => None,
+        };
+        let id = next_id.map_or_else(SessionId::generate, Ok)?;
         let id_hash = id.hash(self.realm());
-        match self.commit_to(state, &id_hash, Action::Create(new_session))? {
+        match self.commit_to(state, Proposal::new(&id_hash, Action::Create(new_session)))? {
             Committed::Done { session, .. } => {
                 let public_id = session.record.public_id;
-                state.known = LoadState::Live(session);
-                state.issued = Some(id);
+                state.found = Live::issued(session, id);
                 self.context.events.raise(&Event::Created { public_id: &public_id });
                 Ok(())
             }
@@ -400,13 +344,9 @@ impl Session {
 
     pub(super) fn new_session(&self, state: &State) -> Result<NewSession> {
         let settings = &self.context.settings;
-        let persistent = state.persistent.unwrap_or(match &state.known {
-            LoadState::Live(session) => session.record.persistent,
-            LoadState::None(Absence {
-                replaced: Some(Replaced { persistent: Some(had), .. }),
-                ..
-            }) => *had,
-            LoadState::Unread | LoadState::None(_) => settings.persistent,
+        let persistent = state.persistent.unwrap_or(match &state.found {
+            LoadState::Live(live) => live.session.record.persistent,
+            found => found.replaced().map_or(settings.persistent, |it| it.persistent),
         });
         let lifetime = match settings.browser_session {
             Some(short) if !persistent => short,
@@ -419,33 +359,13 @@ impl Session {
         Ok(new_session)
     }
 
-    /// Commits the changes, and recomputes them on the stored session after each revision mismatch,
-    /// at most [`TRIES`] times.
-    pub(super) fn commit_to(
-        &self,
-        state: &mut State,
-        id_hash: &SessionIdHash,
-        action: Action,
-    ) -> Result<Committed> {
-        let new_secret = match action {
-            Action::SignIn { .. } => Some(state.secret_of_next_id()?),
-            _ => None,
-        };
-        let mut revision = match &state.known {
-            LoadState::Live(session) if state.changes.depends_on_data() => {
-                Some(session.record.revision)
-            }
-            // Changes computed on an empty session do not match any revision, so they are
-            // recomputed on the stored one.
-            LoadState::None(Absence { replaced: Some(_), .. })
-                if state.changes.depends_on_data() =>
-            {
-                Some(NO_REVISION)
-            }
-            _ => None,
-        };
+    /// Commits the proposal, and recomputes its changes on the stored session after each revision
+    /// mismatch, at most [`TRIES`] times.
+    pub(super) fn commit_to(&self, state: &mut State, proposal: Proposal<'_>) -> Result<Committed> {
+        let Proposal { id_hash, action, changes, scope } = proposal;
+        let (found, changes) = (&mut state.found, changes.unwrap_or(&mut state.changes));
         let entered = instant();
-        let mut turn = match revision {
+        let mut turn = match changes.basis {
             Some(_) => {
                 // In a forked process a lock of the queues may never be released.
                 self.context.process.check()?;
@@ -454,16 +374,15 @@ impl Session {
             None => None,
         };
         let newest = turn.as_mut().and_then(|turn| turn.newest.take());
-        if let (Some(newest), LoadState::Live(session)) = (newest, &mut state.known)
-            && newest.revision > session.record.revision
+        if let (Some(newest), LoadState::Live(Live { session, .. })) = (newest, &mut *found)
+            && Some(newest.revision) > changes.basis
         {
-            state.changes.recompute_on(&newest.data)?;
-            revision = Some(newest.revision);
+            changes.recompute_on(&newest.data, newest.revision)?;
             session.record = newest;
         }
-        let delta = state.delta_to_commit(new_secret.as_ref())?;
+        let delta = scope.delta(changes, found)?;
         let mut commit = Commit::new(id_hash, action, delta, self.context.now());
-        commit.if_revision = revision;
+        commit.if_revision = changes.basis;
         commit.session_limit = self.context.settings.session_limit;
         commit.max_bytes = self.context.settings.max_bytes;
         for _ in 0..TRIES {
@@ -486,12 +405,12 @@ impl Session {
                     let newest = turn.newest.take();
                     let newest = newest.filter(|newest| newest.revision > record.revision);
                     let record = newest.unwrap_or(record);
-                    state.changes.recompute_on(&record.data)?;
-                    commit.if_revision = Some(record.revision);
-                    if let LoadState::Live(known) = &mut state.known {
-                        known.record = record;
+                    changes.recompute_on(&record.data, record.revision)?;
+                    commit.if_revision = changes.basis;
+                    if let LoadState::Live(live) = found {
+                        live.session.record = record;
                     }
-                    commit.delta = state.delta_to_commit(new_secret.as_ref())?;
+                    commit.delta = scope.delta(changes, found)?;
                     commit.now = self.context.now();
                 }
                 answer => {
@@ -504,16 +423,41 @@ impl Session {
                 }
             }
         }
-        Err(overtaken())
+        Err(contention_error())
     }
 }
 
-impl State {
-    fn delta_to_commit(&self, new_secret: Option<&Secret>) -> Result<Arc<Delta>> {
-        Ok(match new_secret {
-            Some(secret) => self.with_new_secret(secret)?.into(),
-            None if self.joins => self.changes.delta().without_clear(csrf_secret::NAME).into(),
-            None => self.changes.shared(),
+/// A change of one session, as the session of the request asks for it.
+pub(super) struct Proposal<'p> {
+    pub(super) id_hash: &'p SessionIdHash,
+    pub(super) action: Action,
+    /// The changes to commit, if not those of the request.
+    pub(super) changes: Option<&'p mut Changes>,
+    pub(super) scope: Scope<'p>,
+}
+
+impl<'p> Proposal<'p> {
+    pub(super) fn new(id_hash: &'p SessionIdHash, action: Action) -> Self {
+        Proposal { id_hash, action, changes: None, scope: Scope::All }
+    }
+}
+
+/// The part of the changes that a commit stores.
+pub(super) enum Scope<'p> {
+    All,
+    /// All, with this secret in place of any earlier one.
+    SignIn(&'p Secret),
+    /// All without a clear, which concerns the data before the sign-in that is joined, and without
+    /// the CSRF secret.
+    Join,
+}
+
+impl Scope<'_> {
+    fn delta(&self, changes: &Changes, found: &LoadState) -> Result<Arc<Delta>> {
+        Ok(match self {
+            Scope::All => changes.shared(),
+            Scope::SignIn(secret) => secret.replacing_others(changes.delta(), found.data())?.into(),
+            Scope::Join => changes.delta().without_clear(csrf_secret::NAME).into(),
         })
     }
 }

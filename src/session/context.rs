@@ -21,7 +21,7 @@ use crate::id::{PublicId, Realm, RealmTag, SessionId, SessionIdHash};
 use crate::lifetime::Lifetime;
 use crate::message::{Few, RequestHead, is_loopback, is_webkit};
 use crate::process::Process;
-use crate::record::{Client, Record, Touch};
+use crate::record::{Client, Touch};
 use crate::session::guess_detector::GuessDetector;
 use crate::session::recently_ended::RecentlyEnded;
 use crate::session::update_queue::UpdateQueues;
@@ -36,7 +36,7 @@ const SOON: Duration = Duration::from_secs(2);
 
 /// The maximum expected duration of a request. A session that would reach its idle limit within
 /// this time is touched at its first use, others at the end of the request.
-const LONGEST_REQUEST: Duration = ReplacedId::REMEMBERED;
+const MAX_REQUEST_TIME: Duration = ReplacedId::REMEMBERED;
 
 /// The behavior of a request whose session cannot be read because the store fails.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -396,8 +396,7 @@ impl Context {
     pub(crate) fn touch(
         &self,
         hook: Option<BlockingHook>,
-        id_hash: SessionIdHash,
-        record: &Record,
+        LiveSession { record, id_hash }: &LiveSession,
         used: Timestamp,
         now: Timestamp,
     ) {
@@ -408,10 +407,10 @@ impl Context {
         let touch = Touch::at(used);
         let at_once = idle < SHORT_IDLE || (record.seen + idle).since(now) <= SOON;
         let written = match &self.cleaner {
-            Some(cleaner) if !at_once && cleaner.touch(id_hash, touch) => Ok(()),
+            Some(cleaner) if !at_once && cleaner.touch(*id_hash, touch) => Ok(()),
             _ => self
                 .store()
-                .and_then(|store| run_blocking(hook, || store.touch(&[(id_hash, touch)], now))),
+                .and_then(|store| run_blocking(hook, || store.touch(&[(*id_hash, touch)], now))),
         };
         // A failed touch must not fail a request that only reads.
         if let Err(error) = written {
@@ -424,14 +423,15 @@ impl Context {
     pub(crate) fn touch_early(
         &self,
         hook: Option<BlockingHook>,
-        LiveSession { record, id_hash }: &mut LiveSession,
+        session: &mut LiveSession,
         now: Timestamp,
     ) {
+        let record = &session.record;
         let ends = record.limits.idle.map(|idle| record.seen + idle);
-        if ends.is_some_and(|ends| ends.since(now) <= LONGEST_REQUEST) {
-            self.touch(hook, *id_hash, record, now, now);
+        if ends.is_some_and(|ends| ends.since(now) <= MAX_REQUEST_TIME) {
+            self.touch(hook, session, now, now);
             // The end of the request then does not record it again.
-            record.touch(Touch::at(now));
+            session.record.touch(Touch::at(now));
         }
     }
 

@@ -9,13 +9,15 @@ use std::hint::black_box;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::backend::{Action, Committed, LiveSession, Missing};
+use crate::backend::{Action, Committed};
 use crate::data::{Data, Value};
 use crate::delta::{Change, Delta};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{SessionId, random};
 use crate::session::changes::Changes;
-use crate::session::{Absence, LoadState, Session, State};
+use crate::session::commit::Proposal;
+use crate::session::load::{Absence, LoadState};
+use crate::session::{Session, State};
 
 /// The name of the stored secret.
 pub(super) const NAME: &str = "cloakroom.csrf";
@@ -32,8 +34,8 @@ impl Secret {
         Ok(Secret(random(OPERATION)?))
     }
 
-    fn of_id(id: &SessionId) -> Self {
-        Secret(id.form_secret())
+    pub(super) fn of_id(id: &SessionId) -> Self {
+        Secret(id.csrf_secret())
     }
 
     /// Decodes a stored secret; `None` for a value that [`value`](Self::value) never returns.
@@ -44,6 +46,19 @@ impl Secret {
 
     fn of(data: &Data) -> Option<Self> {
         data.get(NAME).and_then(|value| Secret::read(&value))
+    }
+
+    /// Returns the delta such that no earlier secret remains when it is stored: this one replaces
+    /// one of the delta or the data, and one that a parallel request is about to add is removed.
+    pub(super) fn replacing_others(&self, delta: &Delta, data: Option<&Data>) -> Result<Delta> {
+        let mut delta = delta.clone();
+        let in_delta = matches!(delta.change(NAME), Change::Set(_));
+        if in_delta || data.is_some_and(|data| data.get(NAME).is_some()) {
+            delta.set(NAME, self.value()?);
+        } else {
+            delta.remove(NAME);
+        }
+        Ok(delta)
     }
 
     fn value(&self) -> Result<Value<'static>> {
@@ -68,27 +83,16 @@ impl State {
         match self.changes.delta().change(NAME) {
             Change::Set(value) => Secret::read(value),
             Change::Removed => None,
-            Change::Untouched => self.known.data().and_then(Secret::of),
+            Change::Untouched => self.found.data().and_then(Secret::of),
         }
     }
 
-    /// Derives the secret of a session that begins or is signed in to, and fixes its id for that.
-    pub(super) fn secret_of_next_id(&mut self) -> Result<Secret> {
-        let id = self.next_id.take().map_or_else(SessionId::generate, Ok)?;
-        Ok(Secret::of_id(self.next_id.insert(id)))
-    }
-
-    /// Returns the changes such that no earlier secret remains when they are stored: `new` replaces
-    /// a known one, and one that a parallel request is about to add is removed.
-    pub(super) fn with_new_secret(&self, new: &Secret) -> Result<Delta> {
-        let mut delta = self.changes.delta().clone();
-        let in_delta = matches!(delta.change(NAME), Change::Set(_));
-        if in_delta || self.known.data().is_some_and(|data| data.get(NAME).is_some()) {
-            delta.set(NAME, new.value()?);
-        } else {
-            delta.remove(NAME);
-        }
-        Ok(delta)
+    /// If an id of this request was replaced: derives the secret from that id, so that the tokens
+    /// of pages agree for a client that still presents it, and returns whether the request was
+    /// under way at the replacement. Stores nothing.
+    fn secret_of_replaced_id(&self) -> Option<(Secret, bool)> {
+        let replaced = self.found.replaced()?;
+        Some((Secret::of_id(replaced.id.as_ref()?), replaced.under_way))
     }
 }
 
@@ -97,29 +101,20 @@ impl Session {
     pub(crate) fn secret_if_any(&self) -> Result<Option<Secret>> {
         let mut state = self.lock("check a CSRF token")?;
         self.read(&mut state)?;
-        Ok(state.secret().or_else(|| self.secret_of_replaced_id(&state).map(|(secret, _)| secret)))
+        Ok(state.secret().or_else(|| state.secret_of_replaced_id().map(|(secret, _)| secret)))
     }
 
-    /// If the presented id was replaced: derives the secret from that id, so that the tokens of
-    /// pages agree for a client that still presents it, and returns whether the request was under
-    /// way at the replacement. Stores nothing.
-    fn secret_of_replaced_id(&self, state: &State) -> Option<(Secret, bool)> {
-        let LoadState::None(Absence { replaced: Some(replaced), .. }) = &state.known else {
-            return None;
-        };
-        let id = self.own_id(state, &replaced.id_hash)?;
-        Some((Secret::of_id(&id), replaced.under_way))
-    }
-
-    /// Makes a secret for the live session, or for the one that begins.
-    fn new_secret(&self, state: &mut State) -> Result<Secret> {
-        match state.known.live() {
+    /// Makes a secret for the live session, or for the one that begins, whose id is thereby fixed.
+    fn new_secret(&self, found: &mut LoadState) -> Result<Secret> {
+        let id = match found {
+            LoadState::Absent(Absence { next_id, .. }) => {
+                let id = next_id.take().map_or_else(SessionId::generate, Ok)?;
+                Some(next_id.insert(id).clone())
+            }
             // If the request presents an id in its grace, the current id is not known.
-            Some(session) => self
-                .own_id(state, &session.id_hash)
-                .map_or_else(Secret::generate, |id| Ok(Secret::of_id(&id))),
-            None => state.secret_of_next_id(),
-        }
+            _ => found.session().and_then(|session| self.own_id(found, &session.id_hash)),
+        };
+        id.map_or_else(Secret::generate, |id| Ok(Secret::of_id(&id)))
     }
 
     /// Returns the session's secret, and makes one if there is none: for a live session it is
@@ -128,27 +123,21 @@ impl Session {
         let mut state = self.lock(OPERATION)?;
         let state = &mut *state;
         self.read(state)?;
-        state.gave_token = true;
+        state.response.has_token = true;
         if let Some(secret) = state.secret() {
             return Ok(secret);
         }
-        if let Some((secret, true)) = self.secret_of_replaced_id(state) {
+        if let Some((secret, true)) = state.secret_of_replaced_id() {
             return Ok(secret);
         }
         if state.closed {
             return Err(Error::new(ErrorKind::Closed, OPERATION));
         }
         state.check_readable(OPERATION)?;
-        let is_there = state.known.live().is_some() && !state.ignored;
-        let secret = match state.known.data() {
-            Some(data) if is_there => match Secret::of(data) {
-                Some(secret) => Some(secret),
-                None => self.add_secret(state)?,
-            },
-            _ => None,
-        };
-        if secret.is_none() && (is_there || state.lost) {
-            return match self.secret_of_replaced_id(state) {
+        let is_live = state.found.session().is_some() && !state.ignored;
+        let secret = if is_live { self.stored_secret(state)? } else { None };
+        if secret.is_none() && (is_live || state.found.is_lost()) {
+            return match state.secret_of_replaced_id() {
                 Some((secret, _)) => Ok(secret),
                 // The session has ended, and no token of this request can become valid.
                 None => Secret::generate(),
@@ -159,7 +148,7 @@ impl Session {
             // Sets the secret again after a `clear` in the same request, because earlier pages
             // contain it.
             (secret, _) => {
-                let secret = secret.map_or_else(|| self.new_secret(state), Ok)?;
+                let secret = secret.map_or_else(|| self.new_secret(&mut state.found), Ok)?;
                 let value = secret.value()?;
                 state.changes.edit(|delta| delta.set(NAME, value.clone()));
                 Ok(secret)
@@ -167,60 +156,37 @@ impl Session {
         }
     }
 
-    /// Stores a secret in a live session that has none, and returns it; if another request has
-    /// stored one first, returns that one. This is a separate commit: stored with the other changes
-    /// at the end of the request, it would replace the secret of a page that was rendered in the
-    /// meantime. Returns `None` if the session has ended.
-    fn add_secret(&self, state: &mut State) -> Result<Option<Secret>> {
-        let Some(LiveSession { record, id_hash }) = state.known.live() else { return Ok(None) };
-        let (id_hash, public_id, revision) = (*id_hash, record.public_id, record.revision);
-        let new = self.new_secret(state)?.value()?;
+    /// Returns the secret of the live session, and stores one if there is none and no other request
+    /// stores one first. That is a separate commit: stored with the other changes at the end of the
+    /// request, it would replace the secret of a page that was rendered in the meantime. Returns
+    /// `None` if the session has ended.
+    fn stored_secret(&self, state: &mut State) -> Result<Option<Secret>> {
+        let Some(session) = state.found.session() else { return Ok(None) };
+        if let Some(secret) = Secret::of(&session.record.data) {
+            return Ok(Some(secret));
+        }
+        let id_hash = session.id_hash;
+        let new = self.new_secret(&mut state.found)?.value()?;
         let mut alone = Changes::default();
-        let unless_there = move |now: Option<&Value<'_>>| {
+        let keep_stored = move |now: Option<&Value<'_>>| {
             let kept = now.filter(|now| Secret::read(now).is_some()).unwrap_or(&new);
             Ok(Some(kept.clone().into_owned()))
         };
-        alone.update(NAME, state.known.data(), Box::new(unless_there))?;
-        let others = std::mem::replace(&mut state.changes, alone);
-        let answer = self.commit_to(state, &id_hash, Action::Merge);
-        state.changes = others;
-        let mut absence = Absence::default();
-        let stored = match answer {
-            Ok(Committed::Done { session, .. } | Committed::Unchanged(session)) => {
+        let (data, revision) = (state.found.data(), state.found.revision());
+        alone.update(NAME, data, revision, Box::new(keep_stored))?;
+        let merge = Proposal::new(&id_hash, Action::Merge);
+        match self.commit_to(state, Proposal { changes: Some(&mut alone), ..merge })? {
+            Committed::Done { session, .. } | Committed::Unchanged(session) => {
                 let secret = Secret::of(&session.record.data);
-                state.known = LoadState::Live(session);
-                secret.map(Some).ok_or_else(|| Error::new(ErrorKind::Unexpected, OPERATION))
+                state.found.update(session, &id_hash);
+                let none = || Error::new(ErrorKind::Unexpected, OPERATION);
+                secret.map(Some).ok_or_else(none)
             }
-            Ok(Committed::Missing(missing)) => {
-                match missing {
-                    Missing::Replaced { id, session, .. } => {
-                        absence.replaced = Some(self.replaced(&id, session.record.public_id));
-                    }
-                    Missing::Undecodable { public_id, error, .. } => {
-                        self.undecodable(public_id.as_ref(), &error);
-                    }
-                    Missing::NotFound { .. } => {}
-                }
+            Committed::Missing(missing) => {
+                self.lose_session(state, &missing);
                 Ok(None)
             }
-            Ok(_) => Err(Error::new(ErrorKind::Unexpected, OPERATION)),
-            Err(error) => Err(error),
-        };
-        if let Ok(None) = stored {
-            // Another request has ended the session or replaced its id, so this request is late.
-            state.forget();
-            state.known = LoadState::None(absence);
-            if absence.replaced.is_some() && state.changes.delta().is_empty() {
-                return Ok(None);
-            }
-            self.discard_changes(state, Some(&public_id));
+            _ => Err(Error::new(ErrorKind::Unexpected, OPERATION)),
         }
-        // Earlier updates were computed on that revision, so the commit must recompute them.
-        if let LoadState::Live(session) = &mut state.known
-            && state.changes.depends_on_data()
-        {
-            session.record.revision = revision;
-        }
-        stored
     }
 }

@@ -46,14 +46,14 @@ impl SessionNumber {
     }
 
     /// Records the end of this session's request.
-    pub(crate) fn leave(self) {
+    pub(crate) fn finish(self) {
         if SessionNumber::last_used_here() == Some(self) {
-            SessionNumber::forget_here();
+            SessionNumber::clear_here();
         }
     }
 
     /// Records that this thread begins another request, which has used no session yet.
-    pub(crate) fn forget_here() {
+    pub(crate) fn clear_here() {
         LAST_USED.with(|last| last.set(None));
     }
 

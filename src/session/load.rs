@@ -1,161 +1,283 @@
-//! The first read of a request's session: which of the presented ids finds a session, and why none
-//! does.
+//! The states of a request's session: unread, live, absent, unreadable; and the load that leaves the
+//! first of them.
 //!
-//! Uses the store and the context. Called by every method that reads the session; blind commits use
-//! [`Missing`] too.
+//! Uses the store and the context. Called by every method that reads the session, and by commits,
+//! which find a session or lose it.
 
-use crate::backend::{Lookup, Missing, ReplacedId};
+use crate::backend::{LiveSession, Lookup, Missing, ReplacedId};
 use crate::clock::Timestamp;
+use crate::data::Data;
 use crate::error::{Error, Result};
 use crate::event::Event;
-use crate::id::{PublicId, SessionIdHash};
-use crate::session::{GuessDetector, LoadState, OnLoadFailure, Session, State};
+use crate::id::{PublicId, SessionId, SessionIdHash};
+use crate::record::Record;
+use crate::session::{GuessDetector, OnLoadFailure, Session, State};
 
-/// The reasons why a request that presented ids finds no session.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Absence {
-    /// Whether the session ended while the request was under way.
-    pub(super) ended: bool,
-    /// The presented id that was replaced, if the store remembers one.
-    pub(super) replaced: Option<Replaced>,
+/// What the presented ids find.
+#[derive(Debug, Default)]
+#[allow(clippy::large_enum_variant)] // one per request, stored inline
+pub(super) enum LoadState {
+    #[default]
+    Unread,
+    Live(Live),
+    Absent(Absence),
+    /// The load failed, and the request is treated as anonymous.
+    Unreadable(Error),
 }
 
-/// A presented id that was replaced.
-#[derive(Clone, Copy, Debug)]
+/// The live session of a request.
+#[derive(Debug)]
+pub(super) struct Live {
+    pub(super) session: LiveSession,
+    /// The id hash that found it. A replaced id in its grace finds a session too.
+    pub(super) found_by: SessionIdHash,
+    /// The id that this request has issued for it; the response carries it.
+    pub(super) issued: Option<SessionId>,
+}
+
+/// The reasons why a request finds no session, and what a write does then.
+#[derive(Debug, Default)]
+pub(super) struct Absence {
+    pub(super) ended: Ended,
+    /// The id that was replaced, if the store remembers one.
+    pub(super) replaced: Option<Replaced>,
+    /// Whether the session ended, or its id was replaced, before its changes were stored.
+    pub(super) lost: bool,
+    /// The id for the session that begins next, from which its CSRF secret is derived.
+    pub(super) next_id: Option<SessionId>,
+}
+
+/// Whether the session ended while the request was under way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Ended {
+    #[default]
+    No,
+    /// Deletions were in flight when a read found no session. The commit checks whether one of them
+    /// has ended it.
+    InDoubt,
+    Yes,
+}
+
+/// An id of this request that was replaced.
+#[derive(Debug)]
 pub(super) struct Replaced {
     pub(super) id_hash: SessionIdHash,
+    /// The id itself, if the request presented or issued it.
+    pub(super) id: Option<SessionId>,
     /// The public id of the session.
     pub(super) public_id: PublicId,
     /// The request was under way at the replacement: the client receives its new id in another
     /// response.
     pub(super) under_way: bool,
-    /// Whether the browser keeps the session's cookie when it is closed, if the session was read.
-    pub(super) persistent: Option<bool>,
+    /// Whether the browser keeps the session's cookie when it is closed.
+    pub(super) persistent: bool,
+}
+
+impl Live {
+    /// Returns the session of an id that this request issues.
+    pub(super) fn issued(session: LiveSession, id: SessionId) -> LoadState {
+        let found_by = session.id_hash;
+        LoadState::Live(Live { session, found_by, issued: Some(id) })
+    }
+}
+
+impl LoadState {
+    pub(super) fn session(&self) -> Option<&LiveSession> {
+        match self {
+            LoadState::Live(live) => Some(&live.session),
+            _ => None,
+        }
+    }
+
+    pub(super) fn public_id(&self) -> Option<PublicId> {
+        self.session().map(|session| session.record.public_id)
+    }
+
+    pub(super) fn data(&self) -> Option<&Data> {
+        self.session().map(|session| &session.record.data)
+    }
+
+    pub(super) fn issued(&self) -> Option<&SessionId> {
+        match self {
+            LoadState::Live(live) => live.issued.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// Returns the replaced id because of which there is no session.
+    pub(super) fn replaced(&self) -> Option<&Replaced> {
+        match self {
+            LoadState::Absent(absence) => absence.replaced.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// Returns whether changes of this request were lost with the session.
+    pub(super) fn is_lost(&self) -> bool {
+        matches!(self, LoadState::Absent(absence) if absence.lost)
+    }
+
+    /// Records the session that a commit by this id hash has found.
+    pub(super) fn update(&mut self, session: LiveSession, id_hash: &SessionIdHash) {
+        match self {
+            LoadState::Live(live) => live.session = session,
+            _ => *self = LoadState::Live(Live { session, found_by: *id_hash, issued: None }),
+        }
+    }
+
+    /// Returns the revision on which an update is computed.
+    pub(super) fn revision(&self) -> Option<u64> {
+        match self {
+            LoadState::Live(live) => Some(live.session.record.revision),
+            // An update of an empty session matches no revision of the session that lives under
+            // another id, so a sign-in recomputes it. Revisions count from 1.
+            _ => self.replaced().map(|_| 0),
+        }
+    }
 }
 
 impl Absence {
     /// Returns whether the changes of this request are too late. They are then discarded and do not
     /// begin a new session.
-    pub(super) fn is_overtaken(&self) -> bool {
-        self.ended || self.replaced.is_some_and(|replaced| replaced.under_way)
-    }
-
-    /// Keeps the first replaced id, but prefers one that was replaced while the request was under
-    /// way, so that a planted id does not hide it.
-    pub(super) fn note(&mut self, new: Replaced) {
-        if self.replaced.is_none_or(|have| new.under_way && !have.under_way) {
-            self.replaced = Some(new);
-        }
+    pub(super) fn discards_changes(&self) -> bool {
+        let is_replaced = self.replaced.as_ref().is_some_and(|replaced| replaced.under_way);
+        self.lost || self.ended == Ended::Yes || is_replaced
     }
 }
-
-pub(super) const NOTHING: LoadState = LoadState::None(Absence { ended: false, replaced: None });
 
 impl Session {
     /// Loads the session at the first call, and returns the result of that load.
     pub(super) fn read<'s>(&self, state: &'s mut State) -> Result<&'s LoadState> {
-        state.looked_at = true;
+        state.response.varies = true;
         self.follow_own_revocation(state);
-        if let LoadState::Unread = state.known {
+        if let LoadState::Unread = state.found {
             let now = self.context.now();
             state.used.get_or_insert(now);
-            state.known = match self.load(now, &mut state.in_doubt, &mut state.found_by) {
-                Ok(mut known) => {
-                    if let LoadState::Live(session) = &mut known
-                        && !state.ignored
-                    {
-                        self.context.touch_early(self.blocking_hook, session, now);
-                    }
-                    known
-                }
-                Err(error) => match self.context.settings.on_load_failure {
-                    OnLoadFailure::Fail => return Err(error),
+            state.found =
+                self.load(now).or_else(|error| match self.context.settings.on_load_failure {
+                    OnLoadFailure::Fail => Err(error),
                     OnLoadFailure::TreatAsAnonymous => {
                         self.context.events.raise(&Event::TreatedAsAnonymous { error: &error });
-                        state.unreadable = Some(error);
-                        NOTHING
+                        Ok(LoadState::Unreadable(error))
                     }
-                },
-            };
+                })?;
+            if let LoadState::Live(live) = &mut state.found
+                && !state.ignored
+            {
+                self.context.touch_early(self.blocking_hook, &mut live.session, now);
+            }
         }
-        Ok(&state.known)
+        Ok(&state.found)
     }
 
     /// Loads the session of the first presented id that finds one.
-    fn load(
-        &self,
-        now: Timestamp,
-        in_doubt: &mut bool,
-        found_by: &mut Option<SessionIdHash>,
-    ) -> Result<LoadState> {
-        let mut absence = Absence::default();
-        for asked in self.presented.keys() {
-            // Inside the loop, so that a request without ids does not pay for it.
+    fn load(&self, now: Timestamp) -> Result<LoadState> {
+        let attempt = |asked: &SessionIdHash| {
+            // Here, so that a request without ids does not pay for it.
             let store = self.context.store()?;
-            let immediate = self.blocking_hook.and_then(|_| store.try_load(&asked, now));
+            let immediate = self.blocking_hook.and_then(|_| store.try_load(asked, now));
             let found = match immediate {
                 Some(found) => found,
-                None => self.run_blocking(|| store.load(&asked, now))?,
+                None => self.run_blocking(|| store.load(asked, now))?,
             };
-            let missing = match found {
+            Ok(match found {
                 Lookup::Live { session, .. } => {
-                    *found_by = Some(asked);
-                    return Ok(LoadState::Live(session));
+                    Ok(Live { session, found_by: *asked, issued: None })
                 }
-                Lookup::Missing(missing) => missing,
-            };
-            match missing {
-                Missing::Replaced { id, session, .. } => {
-                    let persistent = Some(session.record.persistent);
-                    let public_id = session.record.public_id;
-                    absence.note(Replaced { persistent, ..self.replaced(&id, public_id) });
-                }
-                Missing::NotFound { .. } => {
-                    match self.context.recently_ended.try_has_ended_since(&asked, self.opened) {
-                        Some(true) => absence.ended = true,
-                        ended => {
-                            *in_doubt |= ended.is_none();
-                            self.unknown_id(&asked);
-                        }
+                Lookup::Missing(missing) => Err(missing),
+            })
+        };
+        let recently_ended = &self.context.recently_ended;
+        let has_ended = |asked: &_| Ok(recently_ended.try_has_ended_since(asked, self.opened));
+        Ok(self.first_live(attempt, has_ended)?.map_or_else(LoadState::Absent, LoadState::Live))
+    }
+
+    /// Tries the presented ids until one finds a live session. Returns the reasons if none does.
+    /// `has_ended` returns whether the session of an unknown id ended meanwhile; `None`: in doubt.
+    pub(super) fn first_live<T>(
+        &self,
+        mut attempt: impl FnMut(&SessionIdHash) -> Result<Result<T, Missing>>,
+        has_ended: impl Fn(&SessionIdHash) -> Result<Option<bool>>,
+    ) -> Result<Result<T, Absence>> {
+        let mut absence = Absence::default();
+        for asked in self.presented.keys() {
+            match attempt(&asked)? {
+                Ok(found) => return Ok(Ok(found)),
+                Err(Missing::Replaced { id, session, .. }) => {
+                    let new = self.replaced(&LoadState::Unread, &id, &session.record);
+                    // One that was replaced while the request was under way comes first, so that a
+                    // planted id does not hide it.
+                    let have = absence.replaced.as_ref();
+                    if have.is_none_or(|have| new.under_way && !have.under_way) {
+                        absence.replaced = Some(new);
                     }
                 }
-                Missing::Undecodable { public_id, error, .. } => {
-                    self.undecodable(public_id.as_ref(), &error);
+                Err(Missing::Undecodable { public_id, error, .. }) => {
+                    let public_id = public_id.as_ref();
+                    self.context.events.raise(&Event::Undecodable { public_id, error: &error });
                 }
+                Err(Missing::NotFound { .. }) => match has_ended(&asked)? {
+                    Some(true) => absence.ended = Ended::Yes,
+                    ended => {
+                        let doubt = ended.map_or(Ended::InDoubt, |_| Ended::No);
+                        absence.ended = absence.ended.max(doubt);
+                        self.context.events.raise(&Event::UnknownId { address: self.address });
+                        self.context.count_guess(self.address, GuessDetector::hash_of(&asked));
+                    }
+                },
             }
         }
         self.report_late_use(&mut absence)?;
-        Ok(LoadState::None(absence))
+        Ok(Err(absence))
     }
 
-    pub(super) fn replaced(&self, id: &ReplacedId, public_id: PublicId) -> Replaced {
+    /// Follows the loss of the live session, which another request has ended or given a new id.
+    pub(super) fn lose_session(&self, state: &mut State, missing: &Missing) {
+        // If another request replaced the id, a renewal without data changes loses nothing.
+        let has_data = !state.changes.delta().is_empty();
+        let is_lost = has_data || !matches!(missing, Missing::Replaced { .. });
+        let public_id = state.found.public_id();
+        let mut absence = Absence::default();
+        match (missing, state.found.session()) {
+            (Missing::Replaced { id, .. }, Some(session)) => {
+                // An id that this request issued is not used after its changes were lost.
+                let found = if is_lost { &LoadState::Unread } else { &state.found };
+                absence.replaced = Some(self.replaced(found, id, &session.record));
+            }
+            (Missing::Undecodable { public_id, error, .. }, _) => {
+                let public_id = public_id.as_ref();
+                self.context.events.raise(&Event::Undecodable { public_id, error });
+            }
+            _ => {}
+        }
+        state.set_absent(absence);
+        if is_lost {
+            self.discard_changes(state, public_id.as_ref());
+        }
+    }
+
+    fn replaced(&self, found: &LoadState, id: &ReplacedId, record: &Record) -> Replaced {
         // If the clock was set back, the request does not count as late.
         let opened = self.opened_at.min(self.context.now());
-        let under_way = id.was_under_way(opened);
-        Replaced { id_hash: id.id_hash, public_id, under_way, persistent: None }
+        Replaced {
+            id_hash: id.id_hash,
+            id: self.own_id(found, &id.id_hash),
+            public_id: record.public_id,
+            under_way: id.was_under_way(opened),
+            persistent: record.persistent,
+        }
     }
 
     /// Raises an event if the request presents a replaced id late and no id of a live session, and
     /// ends the session if the settings say so.
-    pub(super) fn report_late_use(&self, absence: &mut Absence) -> Result<()> {
-        let Some(late) = absence.replaced.filter(|replaced| !replaced.under_way) else {
-            return Ok(());
-        };
-        let event = Event::ReplacedIdUsed { public_id: &late.public_id, address: self.address };
-        self.context.events.raise(&event);
+    fn report_late_use(&self, absence: &mut Absence) -> Result<()> {
+        let late = absence.replaced.as_ref().filter(|replaced| !replaced.under_way);
+        let Some(Replaced { id_hash, public_id, .. }) = late else { return Ok(()) };
+        self.context.events.raise(&Event::ReplacedIdUsed { public_id, address: self.address });
         if self.context.settings.end_session_on_replaced_id {
-            self.end_session_of(&late.id_hash)?;
+            self.end_session_of(id_hash)?;
             absence.replaced = None;
         }
         Ok(())
-    }
-
-    pub(super) fn unknown_id(&self, id_hash: &SessionIdHash) {
-        self.context.events.raise(&Event::UnknownId { address: self.address });
-        self.context.count_guess(self.address, GuessDetector::hash_of(id_hash));
-    }
-
-    pub(super) fn undecodable(&self, public_id: Option<&PublicId>, error: &Error) {
-        self.context.events.raise(&Event::Undecodable { public_id, error });
     }
 }

@@ -21,20 +21,18 @@ use std::fmt::{self, Debug};
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock, PoisonError, TryLockError};
 
-use crate::backend::LiveSession;
 use crate::clock::Timestamp;
-use crate::data::Data;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
-use crate::id::{PublicId, SessionId, SessionIdHash, UserKey};
+use crate::id::{PublicId, SessionIdHash, UserKey};
 use crate::message::RequestHead;
 use crate::record::{Client, Record};
 use crate::sync::{Mutex, MutexGuard};
 use changes::Changes;
 use last_used::SessionNumber;
-use load::{Absence, NOTHING, Replaced};
-use recently_ended::Moment;
-use running_update::Updating;
+use load::{Absence, LoadState};
+use recently_ended::SequenceNumber;
+use running_update::RunningUpdate;
 
 pub use authentication::{Authentication, RecentAuth};
 pub use context::{BlockingHook, OnLoadFailure};
@@ -47,7 +45,7 @@ pub(crate) use update_queue::UpdateQueues;
 /// to no session until the request uses one.
 #[allow(dead_code)] // called only by the adapter for Rocket, whose threads switch between requests
 pub(crate) fn begin_request() {
-    SessionNumber::forget_here();
+    SessionNumber::clear_here();
 }
 
 /// The session of one request.
@@ -67,8 +65,8 @@ pub struct Session {
     context: Arc<Context>,
     blocking_hook: Option<BlockingHook>,
     presented: Presented,
-    /// When the request began, in the order of the endings of this process and by the clock.
-    opened: Moment,
+    /// When the request began: by the endings of this process, and by the clock.
+    opened: SequenceNumber,
     opened_at: Timestamp,
     number: SessionNumber,
     /// The host, if the browser drops the cookie and no event was raised for the host yet.
@@ -80,129 +78,85 @@ pub struct Session {
     client: Option<Client>,
     state: Mutex<State>,
     /// Set by the first update, so that a session that is not used allocates nothing.
-    updating: OnceLock<Updating>,
+    running_update: OnceLock<RunningUpdate>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    known: LoadState,
+    /// What the presented ids find.
+    found: LoadState,
+    /// The changes that are not stored; none after the close.
     changes: Changes,
-    renew: bool,
     /// The choice made with [`set_persistent`](Session::set_persistent).
     persistent: Option<bool>,
-    /// The id hash that found the session. A replaced id in its grace period finds it too.
-    found_by: Option<SessionIdHash>,
     /// Sessions to end, because the handler destroyed them.
-    to_end: Vec<SessionIdHash>,
+    requested_deletions: Vec<SessionIdHash>,
     /// Other presented sessions to end after a sign-in. `ignore` does not clear them, because it
     /// does not undo the sign-in.
-    left_behind: Vec<SessionIdHash>,
-    destroyed: bool,
-    /// Whether this request has ended a session.
-    ended: bool,
+    required_deletions: Vec<SessionIdHash>,
+    sign_out: SignOut,
     ignored: bool,
-    /// Whether the commit joins a sign-in: it merges into the session that another request has just
-    /// signed in to.
-    joins: bool,
-    /// The id that this request has issued and its response carries.
-    issued: Option<SessionId>,
-    /// The id for the session that begins or is signed in to next, from which its CSRF secret is
-    /// derived.
-    next_id: Option<SessionId>,
-    /// Whether the session ended, or its id was replaced, before its changes were stored.
-    lost: bool,
-    /// Whether changes were discarded at any time in this request.
-    discarded: bool,
-    /// Whether a read found no session while deletions were in flight. The commit then checks
-    /// whether one of them has ended it.
-    in_doubt: bool,
-    /// The error of a failed load, if the request is treated as anonymous.
-    unreadable: Option<Error>,
-    /// Whether the response depends on the session.
-    looked_at: bool,
+    closed: bool,
+    response: ResponseFacts,
     /// The time at which the request first used its session.
     used: Option<Timestamp>,
-    /// The point up to which the endings of this process were searched for those by this request.
-    endings_seen: Moment,
-    /// Whether a user was signed in to a session that this request has read.
+    /// The last ending of this process that was examined: this request may have caused it.
+    endings_seen: SequenceNumber,
+}
+
+/// Whether the request signs out: the response then removes the cookie.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum SignOut {
+    #[default]
+    NotRequested,
+    Requested,
+    /// A session has ended.
+    Done,
+}
+
+/// What the response must say beside the id. Each is only ever set.
+#[derive(Debug, Default)]
+struct ResponseFacts {
+    /// The response depends on the session.
+    varies: bool,
+    /// Changes were discarded.
+    discarded: bool,
+    /// A user was signed in to a session that this request has read.
     saw_user: bool,
-    /// Whether the application has got a CSRF token for the response.
-    gave_token: bool,
-    closed: bool,
+    /// The application has got a CSRF token for the response.
+    has_token: bool,
 }
 
 impl State {
-    fn has_changes(&self) -> bool {
-        self.renew || !self.changes.delta().is_empty()
-    }
-
-    /// Resets the state for a request that ends its own session, or has ended it.
-    fn start_over(&mut self) {
-        self.forget();
-        self.looked_at = true;
-        self.destroyed = true;
+    /// Continues without a session, because the request ends its own or has ended it.
+    fn reset(&mut self, sign_out: SignOut) {
+        self.set_absent(Absence::default());
+        self.changes = Changes::default();
+        self.sign_out = self.sign_out.max(sign_out);
         self.ignored = false;
-        self.changes = Changes::default();
-        self.renew = false;
-        self.issued = None;
-        self.next_id = None;
-        self.lost = false;
-        self.in_doubt = false;
-        self.unreadable = None;
+        self.response.varies = true;
     }
 
-    /// Records that the changes are stored in this session.
-    fn changed(&mut self, session: LiveSession) {
-        self.known = LoadState::Live(session);
-        self.changes = Changes::default();
-    }
-
-    /// Records that there is no session.
-    fn forget(&mut self) {
-        self.saw_user = self.has_seen_user();
-        self.known = NOTHING;
+    /// Records that there is no session any more.
+    fn set_absent(&mut self, absence: Absence) {
+        self.response.saw_user = self.has_seen_user();
+        self.found = LoadState::Absent(absence);
     }
 
     fn has_seen_user(&self) -> bool {
-        self.saw_user || self.known.live().is_some_and(|session| session.record.user.is_some())
+        let session = self.found.session();
+        self.response.saw_user || session.is_some_and(|session| session.record.user.is_some())
     }
 
     /// Fails if the load failed and the request is treated as anonymous: such a request must not
     /// change its session.
     fn check_readable(&self, operation: &'static str) -> Result<()> {
-        match &self.unreadable {
-            Some(error) => {
+        match &self.found {
+            LoadState::Unreadable(error) => {
                 Err(Error::with_source(ErrorKind::Unavailable, operation, error.clone()))
             }
-            None => Ok(()),
+            _ => Ok(()),
         }
-    }
-}
-
-/// The result of loading the session.
-#[derive(Debug, Default)]
-#[allow(clippy::large_enum_variant)] // one per request, stored inline
-enum LoadState {
-    #[default]
-    Unread,
-    Live(LiveSession),
-    None(Absence),
-}
-
-impl LoadState {
-    fn live(&self) -> Option<&LiveSession> {
-        match self {
-            LoadState::Live(session) => Some(session),
-            LoadState::Unread | LoadState::None(_) => None,
-        }
-    }
-
-    fn public_id(&self) -> Option<PublicId> {
-        self.live().map(|session| session.record.public_id)
-    }
-
-    fn data(&self) -> Option<&Data> {
-        self.live().map(|session| &session.record.data)
     }
 }
 
@@ -241,8 +195,12 @@ impl Drop for Session {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         let done = state.closed || state.ignored;
-        if !done && (state.has_changes() || !state.to_end.is_empty() || state.issued.is_some()) {
-            self.context.dropped(state.known.public_id().as_ref());
+        if !done
+            && (!state.changes.is_empty()
+                || !state.requested_deletions.is_empty()
+                || state.found.issued().is_some())
+        {
+            self.context.dropped(state.found.public_id().as_ref());
         }
     }
 }
@@ -266,7 +224,7 @@ impl Session {
         }
         let client = context.settings.client(head, address);
         let insecure_host = context.insecure_host(head).map(Box::from);
-        let opened = context.recently_ended.now();
+        let opened = context.recently_ended.sequence();
         let number = SessionNumber::new();
         number.use_here();
         // Without a presented id this time is not used, so the clock is not read.
@@ -286,7 +244,7 @@ impl Session {
             prefetch: head.prefetch,
             client,
             state: Mutex::new(State { endings_seen: opened, ..State::default() }),
-            updating: OnceLock::new(),
+            running_update: OnceLock::new(),
         }
     }
 
@@ -323,7 +281,7 @@ impl Session {
     /// # Errors
     /// [`ErrorKind::Invalid`] on the thread on which such a closure runs.
     pub(crate) fn check_not_updating(&self, operation: &'static str) -> Result<()> {
-        match self.updating.get().is_some_and(Updating::is_on_this_thread) {
+        match self.running_update.get().is_some_and(RunningUpdate::is_on_this_thread) {
             true => {
                 let why = "the closure of an update must not use its own session";
                 Err(Error::with_source(ErrorKind::Invalid, operation, why))
@@ -337,19 +295,25 @@ impl Session {
         run_blocking(self.blocking_hook, call)
     }
 
+    /// Locks the state. Fails after the end of the request.
+    fn lock_open(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
+        let state = self.lock(operation)?;
+        match state.closed {
+            true => Err(Error::new(ErrorKind::Closed, operation)),
+            false => Ok(state),
+        }
+    }
+
     /// Locks the state for a change. Fails if changes are not possible.
     fn writable(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
-        let mut state = self.lock(operation)?;
-        if state.closed {
-            return Err(Error::new(ErrorKind::Closed, operation));
-        }
+        let mut state = self.lock_open(operation)?;
         self.follow_own_revocation(&mut state);
         state.check_readable(operation)?;
-        state.looked_at = true;
+        state.response.varies = true;
         if state.used.is_none() {
             let now = self.context.now();
             state.used = Some(now);
-            if matches!(state.known, LoadState::Unread) && !state.ignored {
+            if matches!(state.found, LoadState::Unread) && !state.ignored {
                 self.context.touch_unread(self.blocking_hook, &self.presented, now);
             }
         }
@@ -361,7 +325,7 @@ impl Session {
     /// # Errors
     /// The store's errors when this is the first read.
     pub fn user(&self) -> Result<Option<UserKey>> {
-        self.about(|record| record.user.clone()).map(Option::flatten)
+        self.read_record(|record| record.user.clone()).map(Option::flatten)
     }
 
     /// Returns the time of the last sign-in.
@@ -369,7 +333,7 @@ impl Session {
     /// # Errors
     /// The store's errors when this is the first read.
     pub fn authenticated_at(&self) -> Result<Option<Timestamp>> {
-        self.about(|record| record.authenticated).map(Option::flatten)
+        self.read_record(|record| record.authenticated).map(Option::flatten)
     }
 
     /// Returns the public id of the session, for pages and logs; `None` if there is no session.
@@ -377,7 +341,7 @@ impl Session {
     /// # Errors
     /// The store's errors when this is the first read.
     pub fn public_id(&self) -> Result<Option<PublicId>> {
-        self.about(|record| record.public_id)
+        self.read_record(|record| record.public_id)
     }
 
     /// Returns the authentication level that the sign-in recorded; 0 if it recorded none, or if no
@@ -386,18 +350,18 @@ impl Session {
     /// # Errors
     /// The store's errors when this is the first read.
     pub fn auth_level(&self) -> Result<u16> {
-        self.about(|record| record.auth_level).map(Option::unwrap_or_default)
+        self.read_record(|record| record.auth_level).map(Option::unwrap_or_default)
     }
 
     /// Returns the signed-in user and the public id of the session.
-    pub(crate) fn who(&self) -> Result<Option<(UserKey, PublicId)>> {
+    pub(crate) fn user_and_public_id(&self) -> Result<Option<(UserKey, PublicId)>> {
         let who = |record: &Record| record.user.clone().map(|user| (user, record.public_id));
-        self.about(who).map(Option::flatten)
+        self.read_record(who).map(Option::flatten)
     }
 
-    fn about<T>(&self, ask: impl FnOnce(&Record) -> T) -> Result<Option<T>> {
+    fn read_record<T>(&self, ask: impl FnOnce(&Record) -> T) -> Result<Option<T>> {
         let mut state = self.lock("look at a session")?;
-        Ok(self.read(&mut state)?.live().map(|session| ask(&session.record)))
+        Ok(self.read(&mut state)?.session().map(|session| ask(&session.record)))
     }
 
     /// Chooses whether the browser keeps the session cookie when the browser is closed ("remember
@@ -415,7 +379,7 @@ impl Session {
     pub fn set_persistent(&self, persistent: bool) -> Result<()> {
         const OPERATION: &str = "choose how long the cookie lives";
         let mut state = self.writable(OPERATION)?;
-        if state.issued.is_some() {
+        if state.found.issued().is_some() {
             let why = "the session has begun or was signed in to already: choose before that";
             return Err(Error::with_source(ErrorKind::Invalid, OPERATION, why));
         }
@@ -434,7 +398,7 @@ impl Session {
     /// [`ErrorKind::Closed`] after the end of the request.
     pub fn renew(&self) -> Result<()> {
         let mut state = self.writable("renew the session")?;
-        state.renew = state.issued.is_none();
+        state.changes.renew = state.found.issued().is_none();
         Ok(())
     }
 
@@ -449,19 +413,14 @@ impl Session {
     /// # Errors
     /// [`ErrorKind::Closed`] after the end of the request.
     pub fn destroy(&self) -> Result<()> {
-        const DESTROY: &str = "destroy the session";
-        let mut state = self.lock(DESTROY)?;
-        if state.closed {
-            return Err(Error::new(ErrorKind::Closed, DESTROY));
-        }
-        let current = state.known.live().map(|session| session.id_hash);
-        state.to_end.extend(current);
-        for id_hash in self.presented.keys() {
-            if !state.to_end.contains(&id_hash) {
-                state.to_end.push(id_hash);
+        let mut state = self.lock_open("destroy the session")?;
+        let current = state.found.session().map(|session| session.id_hash);
+        for id_hash in current.into_iter().chain(self.presented.keys()) {
+            if !state.requested_deletions.contains(&id_hash) {
+                state.requested_deletions.push(id_hash);
             }
         }
-        state.start_over();
+        state.reset(SignOut::Requested);
         Ok(())
     }
 
@@ -469,18 +428,16 @@ impl Session {
     /// call of the manager.
     fn follow_own_revocation(&self, state: &mut State) {
         self.number.use_here();
-        let now = self.context.recently_ended.now();
+        let now = self.context.recently_ended.sequence();
         let seen = std::mem::replace(&mut state.endings_seen, now);
         if seen == now || state.closed {
             return;
         }
-        let current = state.known.live().map(|session| session.id_hash);
+        let current = state.found.session().map(|session| session.id_hash);
         let recently_ended = &self.context.recently_ended;
-        let is_own =
-            |id_hash: SessionIdHash| recently_ended.was_revoked_by(&id_hash, self.number, seen);
-        if current.into_iter().chain(self.presented.keys()).any(is_own) {
-            state.start_over();
-            state.ended = true;
+        let mut own = current.into_iter().chain(self.presented.keys());
+        if own.any(|id_hash| recently_ended.was_revoked_by(&id_hash, self.number, seen)) {
+            state.reset(SignOut::Done);
         }
     }
 
@@ -489,7 +446,7 @@ impl Session {
     #[must_use]
     pub fn is_changed(&self) -> bool {
         match self.lock("look at a session") {
-            Ok(state) => !state.closed && state.has_changes(),
+            Ok(state) => !state.closed && !state.changes.is_empty(),
             Err(_) => true,
         }
     }
@@ -507,12 +464,7 @@ impl Session {
     /// # Errors
     /// [`ErrorKind::Closed`] after the end of the request.
     pub fn ignore(&self) -> Result<()> {
-        const IGNORE: &str = "ignore the session";
-        let mut state = self.lock(IGNORE)?;
-        if state.closed {
-            return Err(Error::new(ErrorKind::Closed, IGNORE));
-        }
-        state.ignored = true;
+        self.lock_open("ignore the session")?.ignored = true;
         Ok(())
     }
 }

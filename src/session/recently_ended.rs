@@ -27,7 +27,7 @@ const GENERATION_SIZE: usize = 10_000;
 pub(crate) struct RecentlyEnded {
     /// The number of endings recorded so far. Every request reads it, which costs less than reading
     /// a clock.
-    noted: AtomicU64,
+    count: AtomicU64,
     generations: Mutex<Generations>,
     /// Notified when a deletion is no longer in flight.
     changed: Condvar,
@@ -40,13 +40,13 @@ pub(crate) struct DeletionInFlight<'e> {
     number: u64,
 }
 
-/// A point in the order of endings: the number of endings recorded before it.
+/// A position in the order of endings: the number of endings up to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Moment(u64);
+pub(crate) struct SequenceNumber(u64);
 
 #[derive(Clone, Copy, Debug)]
 struct EndedSession {
-    at: Moment,
+    number: SequenceNumber,
     /// The session whose request ended this one by a call of the manager; it may be the same
     /// session.
     revoked_by: Option<SessionNumber>,
@@ -60,11 +60,11 @@ struct Generations {
     young: HashMap<SessionIdHash, EndedSession>,
     old: HashMap<SessionIdHash, EndedSession>,
     /// The last revocation of all sessions.
-    everyone: Option<EndedSession>,
+    all: Option<EndedSession>,
     /// The number of deletions begun so far.
     begun: u64,
     /// The numbers of the deletions in flight.
-    under_way: BTreeSet<u64>,
+    in_flight: BTreeSet<u64>,
 }
 
 impl RecentlyEnded {
@@ -72,15 +72,15 @@ impl RecentlyEnded {
         self.generations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the current point in the order of endings.
-    pub(crate) fn now(&self) -> Moment {
-        Moment(self.noted.load(Ordering::SeqCst))
+    /// Returns the number of the last ending.
+    pub(crate) fn sequence(&self) -> SequenceNumber {
+        SequenceNumber(self.count.load(Ordering::SeqCst))
     }
 
-    /// Returns the point of a new ending, which is later than every point returned by
-    /// [`now`](Self::now).
-    fn next(&self) -> Moment {
-        Moment(self.noted.fetch_add(1, Ordering::SeqCst) + 1)
+    /// Returns the number of a new ending, which is higher than every earlier
+    /// [`sequence`](Self::sequence).
+    fn next(&self) -> SequenceNumber {
+        SequenceNumber(self.count.fetch_add(1, Ordering::SeqCst) + 1)
     }
 
     /// Records that a deletion is in flight. Call this before the store deletes, and drop the guard
@@ -89,22 +89,22 @@ impl RecentlyEnded {
         let mut generations = self.lock();
         generations.begun += 1;
         let number = generations.begun;
-        generations.under_way.insert(number);
+        generations.in_flight.insert(number);
         DeletionInFlight { recently_ended: self, number }
     }
 
-    /// Records that the request of a session has ended the session of `id_hash`.
-    pub(crate) fn note(&self, id_hash: SessionIdHash) {
-        self.note_ending(id_hash, None);
+    /// Records that the request of a session has ended the sessions of these id hashes.
+    pub(crate) fn record(&self, ended: impl IntoIterator<Item = SessionIdHash>) {
+        ended.into_iter().for_each(|id_hash| self.insert(id_hash, None));
     }
 
     /// Records that a call of the manager has ended the session of `id_hash`. The call is
     /// attributed to the session that this thread has used last.
-    pub(crate) fn note_revocation(&self, id_hash: SessionIdHash) {
-        self.note_ending(id_hash, SessionNumber::last_used_here());
+    pub(crate) fn record_revocation(&self, id_hash: SessionIdHash) {
+        self.insert(id_hash, SessionNumber::last_used_here());
     }
 
-    fn note_ending(&self, id_hash: SessionIdHash, revoked_by: Option<SessionNumber>) {
+    fn insert(&self, id_hash: SessionIdHash, revoked_by: Option<SessionNumber>) {
         let now = instant();
         let mut generations = self.lock();
         let began = *generations.began.get_or_insert(now);
@@ -112,54 +112,54 @@ impl RecentlyEnded {
             generations.old = std::mem::take(&mut generations.young);
             generations.began = Some(now);
         }
-        generations.young.insert(id_hash, EndedSession { at: self.next(), revoked_by });
+        generations.young.insert(id_hash, EndedSession { number: self.next(), revoked_by });
     }
 
     /// Records that a call of the manager has ended all sessions, and attributes it in the same
     /// way.
-    pub(crate) fn note_revocation_of_everyone(&self) {
+    pub(crate) fn record_revocation_of_all(&self) {
         let mut generations = self.lock();
-        generations.everyone =
-            Some(EndedSession { at: self.next(), revoked_by: SessionNumber::last_used_here() });
+        generations.all =
+            Some(EndedSession { number: self.next(), revoked_by: SessionNumber::last_used_here() });
     }
 
-    /// Returns whether the session of `id_hash` was ended since `then` by a call of the manager in
+    /// Returns whether the session of `id_hash` was ended after `since` by a call of the manager in
     /// the request of the session `by`.
     pub(crate) fn was_revoked_by(
         &self,
         id_hash: &SessionIdHash,
         by: SessionNumber,
-        then: Moment,
+        since: SequenceNumber,
     ) -> bool {
-        self.lock().of(id_hash).any(|ending| then < ending.at && ending.revoked_by == Some(by))
+        self.lock().of(id_hash).any(|ending| since < ending.number && ending.revoked_by == Some(by))
     }
 
-    /// Returns whether the session of `id_hash`, which is not live, was ended since `then`, or
+    /// Returns whether the session of `id_hash`, which is not live, was ended after `since`, or
     /// `None` if deletions in flight leave that open. Never blocks.
     pub(crate) fn try_has_ended_since(
         &self,
         id_hash: &SessionIdHash,
-        then: Moment,
+        since: SequenceNumber,
     ) -> Option<bool> {
         let generations = self.lock();
-        match generations.has_ended_since(id_hash, then) {
+        match generations.has_ended_since(id_hash, since) {
             true => Some(true),
-            false => generations.under_way.is_empty().then_some(false),
+            false => generations.in_flight.is_empty().then_some(false),
         }
     }
 
-    /// Returns whether the session of `id_hash`, which is not live, was ended since `then`. Blocks
+    /// Returns whether the session of `id_hash`, which is not live, was ended after `since`. Blocks
     /// until the deletions in flight have recorded their endings. For writes only, which would
     /// otherwise begin a new session for a visitor who has just signed out.
-    pub(crate) fn has_ended_since(&self, id_hash: &SessionIdHash, then: Moment) -> bool {
+    pub(crate) fn has_ended_since(&self, id_hash: &SessionIdHash, since: SequenceNumber) -> bool {
         let mut generations = self.lock();
         // A deletion that begins later does not find the session, so it is not awaited.
         let last = generations.begun;
         loop {
-            if generations.has_ended_since(id_hash, then) {
+            if generations.has_ended_since(id_hash, since) {
                 return true;
             }
-            if generations.under_way.first().is_none_or(|first| *first > last) {
+            if generations.in_flight.first().is_none_or(|first| *first > last) {
                 return false;
             }
             generations = self.changed.wait(generations).unwrap_or_else(PoisonError::into_inner);
@@ -168,19 +168,19 @@ impl RecentlyEnded {
 }
 
 impl Generations {
-    fn has_ended_since(&self, id_hash: &SessionIdHash, then: Moment) -> bool {
-        self.of(id_hash).any(|ending| then < ending.at)
+    fn has_ended_since(&self, id_hash: &SessionIdHash, since: SequenceNumber) -> bool {
+        self.of(id_hash).any(|ending| since < ending.number)
     }
 
     fn of(&self, id_hash: &SessionIdHash) -> impl Iterator<Item = &EndedSession> {
         let ended = self.young.get(id_hash).or_else(|| self.old.get(id_hash));
-        ended.into_iter().chain(&self.everyone)
+        ended.into_iter().chain(&self.all)
     }
 }
 
 impl Drop for DeletionInFlight<'_> {
     fn drop(&mut self) {
-        self.recently_ended.lock().under_way.remove(&self.number);
+        self.recently_ended.lock().in_flight.remove(&self.number);
         self.recently_ended.changed.notify_all();
     }
 }
@@ -193,15 +193,15 @@ mod tests {
     fn an_ending_counts_for_requests_that_began_before_it() {
         let recently_ended = RecentlyEnded::default();
         let id_hash = SessionIdHash::from_bytes([1; 32]);
-        let before = recently_ended.now();
-        recently_ended.note(id_hash);
+        let before = recently_ended.sequence();
+        recently_ended.record([id_hash]);
         assert!(recently_ended.has_ended_since(&id_hash, before));
-        assert!(!recently_ended.has_ended_since(&id_hash, recently_ended.now()));
+        assert!(!recently_ended.has_ended_since(&id_hash, recently_ended.sequence()));
         assert!(!recently_ended.has_ended_since(&SessionIdHash::from_bytes([2; 32]), before));
-        let between = recently_ended.now();
-        recently_ended.note_revocation_of_everyone();
+        let between = recently_ended.sequence();
+        recently_ended.record_revocation_of_all();
         assert!(recently_ended.has_ended_since(&id_hash, between));
-        assert!(!recently_ended.has_ended_since(&id_hash, recently_ended.now()));
+        assert!(!recently_ended.has_ended_since(&id_hash, recently_ended.sequence()));
     }
 
     #[test]
@@ -209,10 +209,10 @@ mod tests {
         let recently_ended = RecentlyEnded::default();
         let (id_hash, other) =
             (SessionIdHash::from_bytes([1; 32]), SessionIdHash::from_bytes([2; 32]));
-        let before = recently_ended.now();
+        let before = recently_ended.sequence();
         let in_flight = recently_ended.begin();
         assert_eq!(recently_ended.try_has_ended_since(&id_hash, before), None);
-        recently_ended.note(id_hash);
+        recently_ended.record([id_hash]);
         assert_eq!(recently_ended.try_has_ended_since(&id_hash, before), Some(true));
         assert_eq!(recently_ended.try_has_ended_since(&other, before), None);
         drop(in_flight);
@@ -227,8 +227,8 @@ mod tests {
             bytes[..8].copy_from_slice(&n.to_le_bytes());
             SessionIdHash::from_bytes(bytes)
         };
-        let before = recently_ended.now();
-        (0..5 * GENERATION_SIZE).for_each(|n| recently_ended.note(id_hash(n)));
+        let before = recently_ended.sequence();
+        recently_ended.record((0..5 * GENERATION_SIZE).map(id_hash));
         let kept = {
             let generations = recently_ended.lock();
             generations.young.len() + generations.old.len()

@@ -9,16 +9,16 @@ use crate::sync::{Mutex, MutexGuard, thread};
 /// The running closure of a session, if there is one. Clones share it: the session holds one, and
 /// each of its closures holds one.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Updating(Arc<Mutex<Option<thread::ThreadId>>>);
+pub(super) struct RunningUpdate(Arc<Mutex<Option<thread::ThreadId>>>);
 
 /// A guard: a closure runs until this is dropped.
-pub(super) struct Running<'u>(&'u Updating);
+pub(super) struct UpdateGuard<'u>(&'u RunningUpdate);
 
-impl Updating {
+impl RunningUpdate {
     /// Records that a closure runs on this thread.
-    pub(super) fn begin(&self) -> Running<'_> {
+    pub(super) fn begin(&self) -> UpdateGuard<'_> {
         *self.thread() = Some(thread::current().id());
-        Running(self)
+        UpdateGuard(self)
     }
 
     pub(super) fn is_on_this_thread(&self) -> bool {
@@ -30,7 +30,7 @@ impl Updating {
     }
 }
 
-impl Drop for Running<'_> {
+impl Drop for UpdateGuard<'_> {
     fn drop(&mut self) {
         *self.0.thread() = None;
     }

@@ -8,9 +8,11 @@ use crate::event::Event;
 use crate::id::{JoinSalt, PublicId, SessionId, SessionIdHash, UserKey};
 use crate::record::NewSession;
 use crate::session::changes::Changes;
-use crate::session::commit::TRIES;
-use crate::session::update_queue::overtaken;
-use crate::session::{Absence, Authentication, LoadState, Session, SignIn, State};
+use crate::session::commit::{Proposal, Scope, TRIES};
+use crate::session::csrf_secret::Secret;
+use crate::session::load::{Live, LoadState};
+use crate::session::update_queue::contention_error;
+use crate::session::{Authentication, Session, SignIn, State};
 
 const SIGN_IN: &str = "sign a user in";
 
@@ -60,62 +62,53 @@ impl Session {
         let mut state = self.writable(SIGN_IN)?;
         self.read(&mut state)?;
         state.check_readable(SIGN_IN)?;
-        self.end_what_was_destroyed(&mut state)?;
+        self.carry_out_deletions(&mut state)?;
         let mut new_session = self.new_session(&state)?;
         how.apply(&mut new_session, self.context.now())?;
         // Neither the data of one user's session nor changes computed from it may reach the session
         // of another user.
-        let owner = state.known.live().and_then(|session| session.record.user.as_ref());
-        let apart = match owner {
+        let owner = state.found.session().and_then(|session| session.record.user.as_ref());
+        let mut rebased = match owner {
             Some(owner) if *owner != user => Some(state.changes.rebased_on_empty()?),
             _ => None,
         };
-        let kept = apart.map(|apart| std::mem::replace(&mut state.changes, apart));
-        let signed_in = self.sign_in_as(&mut state, &user, &new_session);
-        match (&signed_in, kept) {
-            (Ok(SignIn::Done), _) => {
-                state.changes = Changes::default();
-                state.renew = false;
-                state.lost = false;
-            }
-            (_, Some(kept)) => state.changes = kept,
-            (_, None) => {}
+        let signed_in = self.sign_in_as(&mut state, rebased.as_mut(), &user, &new_session)?;
+        match signed_in {
+            SignIn::Done => state.changes = Changes::default(),
+            SignIn::Refused => self.context.events.raise(&Event::SignInRefused { user: &user }),
         }
-        if let Ok(SignIn::Refused) = signed_in {
-            self.context.events.raise(&Event::SignInRefused { user: &user });
-        }
-        signed_in
+        Ok(signed_in)
     }
 
     fn sign_in_as(
         &self,
         state: &mut State,
+        mut changes: Option<&mut Changes>,
         user: &UserKey,
         new_session: &NewSession,
     ) -> Result<SignIn> {
-        // Without a session, the commit needs an id hash that finds none.
-        let from = match &state.known {
-            // If a replaced id in its grace found the session, the current id is not known, and no
-            // request could join a sign-in through it.
-            LoadState::Live(session) => {
-                match (self.own_id(state, &session.id_hash), state.found_by) {
-                    (None, Some(found_by)) => found_by,
-                    _ => session.id_hash,
-                }
-            }
-            LoadState::None(Absence { replaced: Some(replaced), .. }) => replaced.id_hash,
-            LoadState::Unread | LoadState::None(_) => SessionId::generate()?.hash(self.realm()),
+        let found = &state.found;
+        let (from, mut presented) = match found {
+            LoadState::Live(live) => match self.own_id(found, &live.session.id_hash) {
+                // A replaced id in its grace has found the session. The current id is not known,
+                // and no request could join a sign-in through it.
+                None => (live.found_by, self.own_id(found, &live.found_by)),
+                id => (live.session.id_hash, id),
+            },
+            found => match found.replaced() {
+                Some(replaced) => (replaced.id_hash, replaced.id.clone()),
+                // Without a session, the commit needs an id hash that finds none.
+                None => (SessionId::generate()?.hash(self.realm()), None),
+            },
         };
-        let others = self.other_sessions(&from, state.known.public_id())?;
-        let mut presented = self.own_id(state, &from);
+        let others = self.other_sessions(&from, state.found.public_id())?;
         for _ in 0..TRIES {
             let join_salt = presented.as_ref().map(|_| JoinSalt::generate()).transpose()?;
             let id = match (&presented, &join_salt) {
-                (Some(presented), Some(salt)) => presented.joined(salt),
+                (Some(presented), Some(salt)) => presented.derive(salt),
                 _ => SessionId::generate()?,
             };
             let to = id.hash(self.realm());
-            state.next_id = Some(id.clone());
             let ending = self.context.recently_ended.begin();
             let sign_in = Action::SignIn {
                 to,
@@ -123,60 +116,62 @@ impl Session {
                 new_session: new_session.clone(),
                 join_salt,
             };
-            let answer = self.commit_to(state, &from, sign_in);
-            // No other session may begin with this id.
-            state.next_id = None;
-            match answer? {
+            let proposal = Proposal {
+                changes: changes.as_deref_mut(),
+                scope: Scope::SignIn(&Secret::of_id(&id)),
+                ..Proposal::new(&from, sign_in)
+            };
+            match self.commit_to(state, proposal)? {
                 Committed::Done { session, ended } => {
-                    ended.into_iter().for_each(|id_hash| self.context.recently_ended.note(id_hash));
+                    self.context.recently_ended.record(ended);
                     drop(ending);
-                    state.known = LoadState::Live(session);
-                    state.issued = Some(id);
+                    state.found = Live::issued(session, id);
                 }
                 Committed::Missing(Missing::Replaced { id: replaced, session, .. }) => {
                     let id_hash = session.id_hash;
                     drop(ending);
-                    let joined = match (&presented, replaced.by) {
-                        (Some(presented), ReplacedBy::SignIn { salt: Some(salt) }) => {
-                            Some(presented.joined(&salt))
-                        }
-                        _ => None,
+                    let salt = match replaced.by {
+                        ReplacedBy::SignIn { salt } => salt,
+                        ReplacedBy::Renewal { .. } => None,
                     };
+                    let joined = presented.as_ref().zip(salt).map(|(id, salt)| id.derive(&salt));
                     // The new id may be of another realm, in which this manager must not issue it.
                     let Some(joined) = joined.filter(|joined| joined.hash(self.realm()) == id_hash)
                     else {
                         presented = None;
                         continue;
                     };
-                    if !self.join(state, &id_hash)? {
+                    if !self.join(state, changes.as_deref_mut(), joined)? {
                         continue;
                     }
-                    state.issued = Some(joined);
                 }
                 Committed::LimitReached => return Ok(SignIn::Refused),
                 _ => return Err(Error::new(ErrorKind::Unexpected, SIGN_IN)),
             }
-            state.left_behind.extend(others);
+            state.required_deletions.extend(others);
             // Raised last, so that a panicking listener cannot undo the sign-in.
-            if let Some(public_id) = &state.known.public_id() {
+            if let Some(public_id) = &state.found.public_id() {
                 self.context.events.raise(&Event::SignedIn { public_id, user });
             }
             return Ok(SignIn::Done);
         }
-        Err(overtaken())
+        Err(contention_error())
     }
 
     /// Joins the sign-in of the same user by another request through the same id: merges the
-    /// changes of this request into that session. A clear is left out, because it concerns the data
-    /// before the sign-in, and so is the CSRF secret. Returns false if that session was renewed or
-    /// has ended since.
-    fn join(&self, state: &mut State, id_hash: &SessionIdHash) -> Result<bool> {
-        state.joins = true;
-        let answer = self.commit_to(state, id_hash, Action::Merge);
-        state.joins = false;
-        match answer? {
+    /// changes of this request into that session. Returns false if that session was renewed or has
+    /// ended since.
+    fn join(
+        &self,
+        state: &mut State,
+        changes: Option<&mut Changes>,
+        id: SessionId,
+    ) -> Result<bool> {
+        let id_hash = id.hash(self.realm());
+        let merge = Proposal::new(&id_hash, Action::Merge);
+        match self.commit_to(state, Proposal { changes, scope: Scope::Join, ..merge })? {
             Committed::Done { session, .. } | Committed::Unchanged(session) => {
-                state.known = LoadState::Live(session);
+                state.found = Live::issued(session, id);
                 Ok(true)
             }
             Committed::Missing(_) => Ok(false),

@@ -159,7 +159,7 @@ impl UpdateQueues {
         match self.enter(id_hash, entered + MAX_WAIT) {
             Entered::Turn(turn) => Ok(turn),
             Entered::Queued(position) => {
-                run_blocking(hook, || position.wait().ok_or_else(overtaken))
+                run_blocking(hook, || position.wait().ok_or_else(contention_error))
             }
             Entered::QueueFull => {
                 // Without this, refused requests that retry at once would keep the waiting ones off
@@ -209,7 +209,7 @@ impl UpdateQueues {
     }
 
     /// Removes the waiter from the queue, if it is in it.
-    fn leave(&self, id_hash: &SessionIdHash, waiter: &Arc<Waiter>) {
+    fn remove(&self, id_hash: &SessionIdHash, waiter: &Arc<Waiter>) {
         if let Some(waiting) = self.shard(id_hash).get_mut(id_hash) {
             waiting.retain(|other| !Arc::ptr_eq(other, waiter));
         }
@@ -259,7 +259,7 @@ impl<'q> QueuePosition<'q> {
             let left = self.deadline.saturating_duration_since(instant());
             if left.is_zero() {
                 drop(state);
-                self.queues.leave(&self.id_hash, &self.waiter);
+                self.queues.remove(&self.id_hash, &self.waiter);
                 // The turn may have been granted before the waiter left the queue.
                 return self.take();
             }
@@ -287,7 +287,7 @@ impl Drop for QueuePosition<'_> {
     fn drop(&mut self) {
         let has_left = matches!(*lock(&self.waiter.state), WaiterState::Gone);
         if !has_left {
-            self.queues.leave(&self.id_hash, &self.waiter);
+            self.queues.remove(&self.id_hash, &self.waiter);
             // A turn that was granted is passed on.
             drop(self.take());
         }
@@ -297,7 +297,7 @@ impl Drop for QueuePosition<'_> {
 const OPERATION: &str = "update a session";
 
 /// Returns the error of a request whose changes could not be stored in time.
-pub(crate) fn overtaken() -> Error {
+pub(crate) fn contention_error() -> Error {
     let why = "other requests kept changing the session";
     Error::with_source(ErrorKind::Busy, OPERATION, why)
 }

@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::id::PublicId;
 use crate::session::changes::Latest;
-use crate::session::running_update::Updating;
+use crate::session::running_update::RunningUpdate;
 use crate::session::{CommitOutcome, Session, State};
 
 const GET: &str = "get a session value";
@@ -29,7 +29,7 @@ impl Session {
     /// the first read.
     pub fn get<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
         let mut state = self.lock(GET)?;
-        state.looked_at = true;
+        state.response.varies = true;
         let (set, data);
         let value = match state.changes.delta().change(name) {
             Change::Set(value) => {
@@ -42,7 +42,7 @@ impl Session {
                 data.as_ref().and_then(|data| data.get(name))
             }
         };
-        let public_id = state.known.public_id();
+        let public_id = state.found.public_id();
         // Decoding runs code of the application, so the lock is released first.
         drop(state);
         let Some(value) = value else { return Ok(None) };
@@ -55,7 +55,7 @@ impl Session {
     /// The store's errors when this is the first read.
     pub fn contains(&self, name: &str) -> Result<bool> {
         let mut state = self.lock("look for a session value")?;
-        state.looked_at = true;
+        state.response.varies = true;
         Ok(match state.changes.delta().change(name) {
             Change::Set(_) => true,
             Change::Removed => false,
@@ -202,8 +202,8 @@ impl Session {
             Ok(CommitOutcome::Discarded) => Ok(None),
             Err(error) => {
                 let mut state = self.lock(UPDATE)?;
-                let State { known, changes, .. } = &mut *state;
-                changes.withdraw(&update, known.data())?;
+                let State { found, changes, .. } = &mut *state;
+                changes.withdraw(&update, found.data())?;
                 Err(error)
             }
         }
@@ -234,14 +234,14 @@ impl Session {
         let mut state = self.writable(UPDATE)?;
         self.read(&mut state)?;
         state.check_readable(UPDATE)?;
-        let updating = self.updating.get_or_init(Updating::default).clone();
+        let updating = self.running_update.get_or_init(RunningUpdate::default).clone();
         let compute = move |now: Option<&Value<'_>>| {
             let _running = updating.begin();
             f(now)
         };
-        let State { known, changes, .. } = &mut *state;
-        let update = changes.update(name, known.data(), Box::new(compute));
-        update.inspect_err(|error| self.report(error, state.known.public_id()))
+        let State { found, changes, .. } = &mut *state;
+        let update = changes.update(name, found.data(), found.revision(), Box::new(compute));
+        update.inspect_err(|error| self.report(error, state.found.public_id()))
     }
 
     /// Raises an event if a value has the wrong type.

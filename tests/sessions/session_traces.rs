@@ -71,7 +71,7 @@ impl Trace {
             .data
             .iter()
             .map(|(name, value)| match name.starts_with("cloakroom.") {
-                true => format!("{name}#{}", value.as_json().matches("mark").count()),
+                true => format!("{name}#{}", value.as_json().matches("\"mark\"").count()),
                 false => format!("{name}={}", value.as_json()),
             })
             .collect();

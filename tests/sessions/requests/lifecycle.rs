@@ -273,6 +273,22 @@ fn what_commit_and_sign_in_did_stands_in_a_request_that_is_ignored_afterwards() 
 }
 
 #[test]
+fn ignore_keeps_a_failed_deletion_that_a_sign_in_requires() {
+    on_both_stores(defaults, |app| {
+        let (first, other) = (app.visitor(1), app.visitor(2));
+        let cookies = [&first, &other].map(|browser| browser.cookie.clone().unwrap());
+        let session = app.sessions.open(RequestHead::new().cookie(&cookies[0]).cookie(&cookies[1]));
+        sign_in(&session, "ada");
+        app.store.fail(Call::Commit, 1, ErrorKind::Unavailable);
+        assert_eq!(session.commit().unwrap_err().kind(), ErrorKind::Unavailable);
+        assert_eq!(app.n(&other), Some(2));
+        session.ignore().unwrap();
+        complete(&app.sessions, &session);
+        assert_eq!(app.n(&other), None);
+    });
+}
+
+#[test]
 fn a_commit_is_visible_to_others_before_the_request_ends_and_is_not_repeated() {
     on_both_stores(defaults, |app| {
         let mut browser = app.visitor(1);
