@@ -1,5 +1,6 @@
 //! Rules for the source tree that a program can check.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -28,11 +29,14 @@ const LAYERS: &[&[&str]] = &[
     &["readme_doctests"],
 ];
 
-/// The most lines a source file may have.
-const MOST_LINES: usize = 600;
-
-/// Files that may be longer: the file, its own limit, and why.
-const LONGER_FILES: &[(&str, usize, &str)] = &[];
+/// Names of types that several modules of `src` declare, and why.
+const SHARED_NAMES: &[(&str, &str)] = &[
+    ("Change", "a change of a delta, and one of the record cache"),
+    ("Result", "the alias of the crate, and those of the adapters for handlers"),
+    ("State", "the state of a session, and that of a job of the writer"),
+    ("Turn", "turns of updates, and of jobs"),
+    ("Waiter", "those that wait for an update's turn, and for a job"),
+];
 
 /// Files whose tests may sleep, and why.
 const SLEEPERS: &[(&str, &str)] = &[(
@@ -145,18 +149,6 @@ fn the_changelog_has_a_heading_for_this_version() {
 }
 
 #[test]
-fn the_readme_names_the_test_command_and_the_benchmark_command_once_each() {
-    let readme = root().join("README.md");
-    if !readme.exists() {
-        return;
-    }
-    let readme = fs::read_to_string(readme).unwrap();
-    for command in ["tests/run.sh", "cargo run --release"] {
-        assert_eq!(readme.matches(command).count(), 1, "how often README.md names `{command}`");
-    }
-}
-
-#[test]
 fn no_file_names_a_path_of_the_machine_it_was_written_on() {
     // In two halves, so that this file passes its own test.
     let forbidden = [["/wo", "rk/"].concat(), ["/ro", "ot/"].concat(), ["/ho", "me/"].concat()];
@@ -177,19 +169,22 @@ fn no_file_names_a_path_of_the_machine_it_was_written_on() {
 }
 
 #[test]
-fn no_source_file_is_too_long() {
-    let mut wrong = Vec::new();
-    for file in rust_files("src").into_iter().chain(rust_files("crates")) {
-        let exception = LONGER_FILES.iter().find(|(name, ..)| *name == file.name);
-        let limit = exception.map_or(MOST_LINES, |(_, limit, _)| *limit);
-        let length = file.lines().count();
-        if length > limit {
-            wrong.push(format!("{} has {length} lines, more than {limit}", file.name));
-        } else if exception.is_some() && length <= MOST_LINES {
-            wrong.push(format!("{} needs no exception any more", file.name));
+fn no_two_modules_declare_a_type_of_the_same_name() {
+    let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for file in rust_files("src") {
+        // Associated types are indented.
+        for line in file.text.lines().take_while(|line| *line != "#[cfg(test)]") {
+            let item = without_visibility(line);
+            for kind in ["struct ", "enum ", "trait ", "type "] {
+                let Some(rest) = item.strip_prefix(kind) else { continue };
+                let name = rest.split(|c: char| !c.is_alphanumeric()).next().unwrap();
+                places.entry(name.to_owned()).or_default().push(file.name.clone());
+            }
         }
     }
-    assert_none(&wrong);
+    let is_shared = |name: &str| SHARED_NAMES.iter().any(|(shared, _)| *shared == name);
+    places.retain(|name, files| files.len() > 1 && !is_shared(name));
+    assert!(places.is_empty(), "{places:#?}");
 }
 
 #[test]
@@ -285,6 +280,14 @@ fn paths_from_the_root(line: &str) -> impl Iterator<Item = &str> {
     })
 }
 
+fn without_visibility(line: &str) -> &str {
+    line.strip_prefix("pub").map_or(line, |rest| {
+        let rest =
+            rest.strip_prefix('(').and_then(|rest| rest.split_once(')')).map_or(rest, |r| r.1);
+        rest.trim_start()
+    })
+}
+
 /// The item under the attributes that the lines begin with, without its visibility.
 fn item_after<'a>(lines: &[(usize, &'a str)]) -> &'a str {
     let mut in_attribute = false;
@@ -292,10 +295,7 @@ fn item_after<'a>(lines: &[(usize, &'a str)]) -> &'a str {
         if in_attribute || line.starts_with("#[") {
             in_attribute = !line.ends_with(']');
         } else {
-            let item = line.strip_prefix("pub").map_or(line, |rest| {
-                rest.strip_prefix('(').and_then(|rest| rest.split_once(')')).map_or(rest, |r| r.1)
-            });
-            return item.trim_start();
+            return without_visibility(line);
         }
     }
     ""

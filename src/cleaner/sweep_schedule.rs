@@ -17,11 +17,11 @@ pub(super) struct SweepSchedule {
     interval: Duration,
     next_sweep: Instant,
     batch: SweepBatch,
-    running: Option<Running>,
+    running: Option<RunningSweep>,
 }
 
 #[derive(Debug)]
-struct Running {
+struct RunningSweep {
     /// Sessions that had ended by then are removed: a step of the clock during the sweep changes
     /// nothing.
     as_of: Timestamp,
@@ -66,7 +66,7 @@ impl SweepSchedule {
 
     /// Starts a sweep, or extends the one that runs to sessions that have ended by `as_of`.
     pub(super) fn start(&mut self, as_of: Timestamp, now: Instant, reply: Option<Reply>) {
-        let sweep = self.running.get_or_insert_with(|| Running {
+        let sweep = self.running.get_or_insert_with(|| RunningSweep {
             as_of,
             removed: 0,
             next_batch: now,
