@@ -11,14 +11,13 @@ use std::fmt::{self, Display};
 use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use cloakroom::{ErrorKind, Session, SessionManager, SignIn, UserKey, web};
 
-use crate::common::client::PATIENCE;
+use crate::common::gate::{Gate, Gatekeeper};
 
 /// A framework: its name, and how it serves the application.
 pub type Framework = (&'static str, fn(Arc<App>, SocketAddr) -> Server);
@@ -232,7 +231,7 @@ pub enum Body {
 
 pub struct App {
     pub sessions: SessionManager,
-    gates: Mutex<HashMap<String, InnerSide>>,
+    gates: Mutex<HashMap<String, Gate>>,
 }
 
 impl App {
@@ -241,40 +240,18 @@ impl App {
     }
 
     /// A gate at which the step `gate:NAME`, or a body made by `stream:N:NAME`, stops once.
-    pub fn gate(&self, name: &str) -> Gate {
-        let ((at_gate, arrived), (go, opened)) = (mpsc::channel(), mpsc::channel());
-        self.gates.lock().unwrap().insert(name.to_owned(), (at_gate, opened));
-        Gate { arrived, go }
+    pub fn gate(&self, name: &str) -> Gatekeeper {
+        let (gate, keeper) = Gate::new();
+        self.gates.lock().unwrap().insert(name.to_owned(), gate);
+        keeper
     }
 
     /// Stops at the gate of this name, if there is one, until it opens.
     fn stop_at(&self, name: &str) {
         let gate = self.gates.lock().unwrap().remove(name);
-        if let Some((at_gate, opened)) = gate {
-            // Nobody may be waiting for the arrival.
-            let _ = at_gate.send(());
-            opened.recv_timeout(PATIENCE).expect("the test opens its gates");
+        if let Some(gate) = gate {
+            gate.pass();
         }
-    }
-}
-
-/// Where a request says that it has come, and where it waits.
-type InnerSide = (Sender<()>, Receiver<()>);
-
-#[must_use]
-pub struct Gate {
-    arrived: Receiver<()>,
-    go: Sender<()>,
-}
-
-impl Gate {
-    pub fn wait_for_arrival(&self) {
-        self.arrived.recv_timeout(PATIENCE).expect("a request comes to the gate");
-    }
-
-    pub fn open(self) {
-        // Who hung up has not stayed to be let through.
-        let _ = self.go.send(());
     }
 }
 

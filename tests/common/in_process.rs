@@ -1,12 +1,11 @@
 //! A small application around a manager, on each of the stores, and the browsers that visit it.
 
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
+use std::sync::mpsc::Receiver;
 
 use cloakroom::backend::Store;
 use cloakroom::clock::ManualClock;
-use cloakroom::event::{Event, EventKind, Events, Sink};
+use cloakroom::event::{EventKind, Events};
 use cloakroom::http::{Outcome, RequestHead, ResponseHeaders};
 use cloakroom::id::SessionId;
 use cloakroom::manager::SessionManagerBuilder;
@@ -14,7 +13,7 @@ use cloakroom::record::Stats;
 use cloakroom::{MemoryStore, Result, Session, SessionManager, SqliteStore, UserKey};
 
 use super::faulty::Faulty;
-use super::{Folder, NOW};
+use super::{Folder, NOW, events};
 
 /// What every cookie of the default configuration ends with.
 pub const ATTRIBUTES: &str = "Secure; HttpOnly; SameSite=Lax";
@@ -33,10 +32,10 @@ pub type Inner = Faulty<Box<dyn Store>>;
 
 pub struct App {
     pub sessions: SessionManager,
-    pub store: Arc<Inner>,
+    pub store: Inner,
     pub clock: ManualClock,
     pub events: Events,
-    told: Mutex<Receiver<EventKind>>,
+    raised: Mutex<Receiver<EventKind>>,
     pub folder: Folder,
 }
 
@@ -54,16 +53,6 @@ pub fn on_both_stores(
 /// No setting but the defaults.
 pub fn defaults(builder: SessionManagerBuilder) -> SessionManagerBuilder {
     builder
-}
-
-#[derive(Debug)]
-struct Tell(Mutex<Sender<EventKind>>);
-
-impl Sink for Tell {
-    fn record(&self, event: &Event<'_>) {
-        // Nobody listens any more at the end of a test.
-        let _ = self.0.lock().unwrap_or_else(PoisonError::into_inner).send(event.kind());
-    }
 }
 
 impl App {
@@ -84,13 +73,12 @@ impl App {
         folder: Folder,
         configure: impl Fn(SessionManagerBuilder) -> SessionManagerBuilder,
     ) -> App {
-        let store = Arc::new(Faulty::new(inner));
+        let store = Faulty::new(inner);
         let clock = ManualClock::new(NOW);
-        let (tell, told) = channel();
-        let events = Events::new(Tell(Mutex::new(tell)));
+        let (events, raised) = events();
         let builder = SessionManager::builder(store.clone()).clock(clock.clone());
         let sessions = configure(builder.events(events.clone())).build().unwrap();
-        App { sessions, store, clock, events, told: Mutex::new(told), folder }
+        App { sessions, store, clock, events, raised: Mutex::new(raised), folder }
     }
 
     /// One more manager in the same application, on the same store.
@@ -104,8 +92,8 @@ impl App {
 
     /// Returns when the next event of this kind is raised, or was raised since the last wait.
     pub fn wait_for(&self, kind: EventKind) {
-        let told = self.told.lock().unwrap();
-        while told.recv().unwrap() != kind {}
+        let raised = self.raised.lock().unwrap();
+        while raised.recv().unwrap() != kind {}
     }
 
     pub fn count(&self, kind: EventKind) -> u64 {

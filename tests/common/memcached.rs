@@ -13,9 +13,10 @@ use cloakroom::id::SessionIdHash;
 use cloakroom::stores::memcached::{MemcachedStore, MemcachedStoreBuilder};
 
 use super::Kept;
+use super::client::PATIENCE;
 
-/// What takes longer than this hangs.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// A store waits so long for a busy machine: the most that it can be set to.
+pub const LONG_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A memcached of the test's own. It goes with the test, however that ends.
 #[derive(Debug)]
@@ -133,7 +134,7 @@ impl Memcached {
 /// A store on these servers, with time: a busy machine is no server that is down.
 pub fn on(servers: impl IntoIterator<Item = String>) -> MemcachedStoreBuilder {
     let builder = MemcachedStore::builder().servers(servers);
-    builder.connect_timeout(PATIENCE).io_timeout(PATIENCE)
+    builder.connect_timeout(LONG_TIMEOUT).io_timeout(LONG_TIMEOUT)
 }
 
 /// Whether all threads of a process have been stopped, as Linux says it.

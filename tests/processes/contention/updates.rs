@@ -13,7 +13,8 @@ use cloakroom::{ErrorKind, Session, SessionManager, SqliteStore};
 use crate::common::Folder;
 use crate::common::app::{self, App, Server};
 use crate::common::client::{self, PATIENCE, Request, send};
-use crate::common::faulty::{Call, Faulty, Gate};
+use crate::common::faulty::{Call, Faulty};
+use crate::common::gate::Gate;
 use crate::common::in_process::{self, Browser, defaults, get, on_both_stores};
 
 fn count_up(session: &Session) {
@@ -155,7 +156,7 @@ fn served(
     test: impl Fn(SocketAddr, &App, &Faulty<SqliteStore>),
 ) {
     let folder = Folder::new();
-    let store = Arc::new(Faulty::new(SqliteStore::open(folder.database()).unwrap()));
+    let store = Faulty::new(SqliteStore::open(folder.database()).unwrap());
     let sessions = SessionManager::new(store.clone()).unwrap();
     let app = App::new(sessions);
     let server = serve(app.clone(), SocketAddr::from(([127, 0, 0, 1], 0)));
@@ -170,7 +171,7 @@ fn requests_beyond_64_waiting_ones_get_503_at_once() {
         other.post("/count");
         let gate = app.gate("late");
         let mut late = hot.start(Request::post("/count/gate:late"));
-        gate.wait_for_arrival();
+        gate.wait_until_reached();
         hot.post("/count");
         let count = hot.with_cookie(Request::post("/count"));
         let (tell, told) = channel();

@@ -2,17 +2,16 @@
 
 use std::sync::mpsc::channel;
 use std::thread;
-use std::time::Duration;
 
 use cloakroom::event::EventKind;
 use cloakroom::id::SessionId;
 use cloakroom::{Session, SessionManager};
 
+use crate::common::client::PATIENCE;
 use crate::common::faulty::Call;
 use crate::common::in_process::{Browser, complete, defaults, on_both_stores, set_cookie, sign_in};
 
 /// What takes longer than this hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 fn unknown() -> Browser {
     Browser::with(format!("__Host-id={}", SessionId::generate().unwrap().reveal()))

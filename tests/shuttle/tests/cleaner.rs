@@ -2,7 +2,6 @@
 //! comes.
 
 use std::num::NonZeroUsize;
-use std::sync::Arc;
 use std::time::Duration;
 
 use cloakroom::backend::{Action, Commit, LiveSession, Lookup, Store};
@@ -17,12 +16,12 @@ use shuttle::thread;
 
 use super::common::NOW;
 use super::explore;
-use super::pausing::Pausing;
+use super::pausing::{Pausing, pausing};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
 pub struct Stage {
-    pub store: Arc<Pausing<MemoryStore>>,
+    pub store: Pausing<MemoryStore>,
     pub clock: ManualClock,
     pub sessions: SessionManager,
 }
@@ -33,7 +32,7 @@ impl Stage {
     }
 
     pub fn with(configure: impl FnOnce(SessionManagerBuilder) -> SessionManagerBuilder) -> Stage {
-        let (store, clock) = (Arc::new(Pausing(MemoryStore::new())), ManualClock::new(NOW));
+        let (store, clock) = (pausing(MemoryStore::new()), ManualClock::new(NOW));
         let builder = SessionManager::builder(store.clone()).clock(clock.clone());
         let builder = configure(builder);
         Stage { sessions: builder.build().unwrap(), store, clock }

@@ -13,6 +13,8 @@ mod checker;
 mod cleaner;
 #[path = "../../common/dice.rs"]
 mod dice;
+#[path = "../../common/hooked.rs"]
+mod hooked;
 #[path = "../../linearizability/model.rs"]
 mod model;
 #[path = "../../linearizability/operations.rs"]
@@ -35,7 +37,7 @@ use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::{Config, Runner};
 
 mod common {
-    pub(crate) use super::dice;
+    pub(crate) use super::{dice, hooked};
     use cloakroom::clock::Timestamp;
 
     pub const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);

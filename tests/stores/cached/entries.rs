@@ -13,7 +13,7 @@ use cloakroom::stores::cached::CachedStore;
 use cloakroom::{Lifetime, MemoryStore, SessionManager};
 
 use crate::cached::stage::{LIFE, SECOND, Stage, backing, n, renew, sign_in};
-use crate::common::gated::Gated;
+use crate::common::faulty::FaultyCache;
 use crate::common::in_process::{Browser, get};
 use crate::common::memcached::{Memcached, shared};
 use crate::common::{HOUR, NOW, create, delete, live, merge, new_key, setting, value};
@@ -66,7 +66,7 @@ fn what_a_key_in_its_grace_leads_to_is_not_filed_under_it() {
 #[test]
 fn what_the_cache_has_lost_is_read_from_the_store() {
     let server = Memcached::start();
-    let stage = Stage::over(Gated::new(server.store()), backing());
+    let stage = Stage::over(FaultyCache::cache(server.store()), backing());
     let id_hash = stage.cached();
     assert_eq!(server.raw().ask("flush_all"), "OK");
     assert_eq!(n(&stage.store, &id_hash), Some(1));
@@ -102,7 +102,7 @@ fn an_entry_is_not_believed_after_its_life_and_a_touch_does_not_make_it_longer()
     Stage::on_each_cache(|stage| {
         let id_hash = stage.cached();
         // Behind the back of everyone who could tell the cache.
-        merge(&*stage.backing, &id_hash, &setting("n", 2)).unwrap();
+        merge(&stage.backing, &id_hash, &setting("n", 2)).unwrap();
         assert_eq!(n(&stage.store, &id_hash), Some(1), "the one bound");
         let half = NOW + LIFE / 2;
         assert!(matches!(stage.store.load(&id_hash, half).unwrap(), Lookup::Live { .. }));
@@ -187,7 +187,7 @@ fn a_process_believes_nothing_that_was_read_before_it_began() {
     Stage::on_each_cache(|stage| {
         let id_hash = stage.cached();
         // It signs somebody out, and dies before it can tell the cache.
-        delete(&*stage.backing, &id_hash).unwrap();
+        delete(&stage.backing, &id_hash).unwrap();
         let restarted = stage.another();
         let loaded = restarted.store.load(&id_hash, NOW + Duration::from_millis(1)).unwrap();
         assert!(matches!(loaded, Lookup::Missing(Missing::NotFound { .. })), "{loaded:?}");
@@ -204,14 +204,14 @@ fn what_the_store_knows_better_is_forgotten() {
             stage.store.commit(&merge).unwrap()
         };
         let id_hash = stage.cached();
-        merge(&*stage.backing, &id_hash, &setting("n", 2)).unwrap();
+        merge(&stage.backing, &id_hash, &setting("n", 2)).unwrap();
         assert!(matches!(stale(&id_hash), Committed::RevisionMismatch(_)));
         assert_eq!(n(&stage.store, &id_hash), Some(2));
-        delete(&*stage.backing, &id_hash).unwrap();
+        delete(&stage.backing, &id_hash).unwrap();
         assert!(matches!(stale(&id_hash), Committed::Missing(Missing::NotFound { .. })));
         assert_eq!(n(&stage.store, &id_hash), None);
         let id_hash = stage.cached();
-        renew(&*stage.backing, &id_hash, None);
+        renew(&stage.backing, &id_hash, None);
         assert!(matches!(stale(&id_hash), Committed::Missing(Missing::Replaced { .. })));
         assert_eq!(n(&stage.store, &id_hash), None);
     });

@@ -11,12 +11,13 @@ use cloakroom::http::Outcome;
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::{MemoryStore, SessionManager, SqliteStore};
 
-use crate::cached::stage::{ENDINGS, LIFE, PATIENCE, RETRY, Stage, backing, events, n, until_back};
-use crate::common::gated::Shared;
+use crate::cached::stage::{ENDINGS, LIFE, RETRY, Stage, backing, n, until_back};
+use crate::common::client::PATIENCE;
+use crate::common::faulty::Call;
 use crate::common::in_process::{Browser, get, sign_in, who};
 use crate::common::memcached::{Memcached, on, shared};
 use crate::common::proxy::{Plan, Proxy};
-use crate::common::{Folder, HOUR, NOW, create, delete, live, merge, new_key, setting};
+use crate::common::{Folder, HOUR, NOW, create, delete, events, live, merge, new_key, setting};
 
 #[test]
 fn what_changed_while_the_cache_was_down_is_never_served_as_it_was() {
@@ -51,7 +52,7 @@ fn what_changes_while_the_cache_is_being_repaired_is_told_as_well() {
         stage.cache.set_down(true);
         delete(&stage.store, &first).unwrap();
         stage.cache.set_down(false);
-        let keeper = stage.cache.hold_forget();
+        let keeper = stage.cache.hold(Call::Forget);
         let (reached, is_reached) = channel();
         thread::scope(|scope| {
             let keeper = scope.spawn(move || {
@@ -122,17 +123,17 @@ fn while_the_cache_is_open_nobody_waits_for_it() {
         for _ in 0..3 {
             assert_eq!(n(&stage.store, &id_hash), Some(1));
         }
-        let patient = CachedStore::builder(Shared(stage.cache.clone()), stage.backing.clone());
+        let patient = CachedStore::builder(stage.cache.clone(), stage.backing.clone());
         let patient = patient.retry_after(HOUR).build().unwrap();
         for _ in 0..3 {
             assert_eq!(n(&patient, &id_hash), Some(1));
         }
-        let calls = stage.cache.calls();
+        let calls = stage.cache.cache_calls();
         for n in 0..100 {
             merge(&patient, &id_hash, &setting("n", n)).unwrap();
             assert!(live(&patient, &id_hash).unwrap().is_some());
         }
-        let probes_of_the_other = stage.cache.calls() - calls;
+        let probes_of_the_other = stage.cache.cache_calls() - calls;
         assert!(probes_of_the_other < 50, "{probes_of_the_other} calls of a cache that is down");
     });
 }

@@ -14,7 +14,7 @@ use cloakroom::stores::cached::CachedStore;
 use cloakroom::stores::memcached::MemcachedStore;
 
 use crate::cached::stage::{ENDINGS, LIFE, SECOND, Stage, backing, n, sign_in, user};
-use crate::common::gated::Gated;
+use crate::common::faulty::{Call, FaultyCache};
 use crate::common::memcached::{Memcached, shared};
 use crate::common::{NOW, create, delete, live, merge, new_key, setting, value};
 
@@ -37,7 +37,7 @@ fn a_slow_reader_fills_in_nothing_that_was_ended_meanwhile() {
     Stage::on_each_cache(|stage| {
         for (what, end) in ENDINGS {
             let id_hash = create(&stage.store, &setting("n", 1)).unwrap();
-            let keeper = stage.cache.hold_fill();
+            let keeper = stage.cache.hold(Call::Fill);
             thread::scope(|scope| {
                 let slow = scope.spawn(|| n(&stage.store, &id_hash));
                 // It has read the truth, and has not filled it in yet.
@@ -51,7 +51,7 @@ fn a_slow_reader_fills_in_nothing_that_was_ended_meanwhile() {
         }
         // A change is as good as an end.
         let id_hash = create(&stage.store, &setting("n", 1)).unwrap();
-        let keeper = stage.cache.hold_fill();
+        let keeper = stage.cache.hold(Call::Fill);
         thread::scope(|scope| {
             let slow = scope.spawn(|| n(&stage.store, &id_hash));
             keeper.wait_until_reached();
@@ -69,7 +69,7 @@ fn a_slow_reader_fills_in_nothing_that_was_ended_meanwhile() {
 fn a_session_that_is_ended_while_it_moves_is_not_found_by_its_old_key() {
     Stage::on_each_cache(|stage| {
         let id_hash = stage.cached();
-        let keeper = stage.cache.hold_forget();
+        let keeper = stage.cache.hold(Call::Forget);
         thread::scope(|scope| {
             let moves = scope.spawn(|| sign_in(&stage.store, &id_hash, None));
             // It has a new key, and the cache has not been told to forget the old one.
@@ -87,17 +87,17 @@ fn a_session_that_is_ended_while_it_moves_is_not_found_by_its_old_key() {
 #[test]
 fn a_lease_from_before_a_restart_of_memcached_fills_nothing() {
     let server = Memcached::start();
-    let stage = Stage::over(Gated::new(server.store()), backing());
+    let stage = Stage::over(FaultyCache::cache(server.store()), backing());
     // Versions are numbered from the beginning after a restart, so numbers come again.
     for _ in 0..3 {
         let id_hash = create(&stage.store, &setting("n", 1)).unwrap();
-        let keeper = stage.cache.hold_fill();
+        let keeper = stage.cache.hold(Call::Fill);
         thread::scope(|scope| {
             let slow = scope.spawn(|| n(&stage.store, &id_hash));
             keeper.wait_until_reached();
             server.kill();
             server.start_again();
-            delete(&*stage.backing, &id_hash).unwrap();
+            delete(&stage.backing, &id_hash).unwrap();
             for _ in 0..9 {
                 assert_eq!(n(&stage.store, &new_key()), None);
             }
@@ -201,7 +201,7 @@ fn that_everyone_was_revoked_past_the_cache_is_seen_within_a_second() {
 fn a_change_that_somebody_has_seen_is_not_unseen_while_the_cache_is_being_told() {
     Stage::on_each_cache(|stage| {
         let id_hash = stage.cached();
-        let keeper = stage.cache.hold_forget();
+        let keeper = stage.cache.hold(Call::Forget);
         thread::scope(|scope| {
             let change = scope.spawn(|| merge(&stage.store, &id_hash, &setting("n", 2)));
             // The store has it, and the cache was not told yet.
@@ -223,7 +223,7 @@ fn a_change_that_somebody_has_seen_is_not_unseen_while_the_cache_is_being_told()
 fn activity_that_somebody_has_seen_is_not_unseen_while_the_cache_is_being_told() {
     Stage::on_each_cache(|stage| {
         let (id_hash, later) = (stage.cached(), NOW + SECOND);
-        let keeper = stage.cache.hold_forget();
+        let keeper = stage.cache.hold(Call::Forget);
         thread::scope(|scope| {
             let touch = scope.spawn(|| stage.store.touch(&[(id_hash, Touch::at(later))], later));
             keeper.wait_until_reached();

@@ -1,6 +1,5 @@
 //! Several servers, of which one fails.
 
-use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
@@ -11,12 +10,12 @@ use cloakroom::id::SessionIdHash;
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::stores::memcached::MemcachedStore;
 
-use crate::cached::stage::{PATIENCE, Truth, backing, events, n};
-use crate::common::faulty::Call;
-use crate::common::gated::{Gated, Shared};
+use crate::cached::stage::{Backing, backing, n};
+use crate::common::client::PATIENCE;
+use crate::common::faulty::{Call, FaultyCache};
 use crate::common::memcached::{Memcached, on};
 use crate::common::proxy::{Plan, Proxy};
-use crate::common::{HOUR, NOW, create, delete, live, merge, new_key, setting};
+use crate::common::{HOUR, NOW, create, delete, events, live, merge, new_key, setting};
 
 #[test]
 fn an_outage_of_one_of_several_servers_costs_a_few_timeouts_at_most() {
@@ -43,9 +42,9 @@ fn an_outage_of_one_of_several_servers_costs_a_few_timeouts_at_most() {
 struct Two {
     servers: [Memcached; 2],
     proxy: Proxy,
-    cache: Arc<Gated>,
-    backing: Truth,
-    store: CachedStore<Shared, Truth>,
+    cache: FaultyCache,
+    backing: Backing,
+    store: CachedStore<FaultyCache, Backing>,
     told: Receiver<EventKind>,
 }
 
@@ -55,9 +54,9 @@ impl Two {
     fn new(retry: Duration) -> Two {
         let servers = [Memcached::start(), Memcached::start()];
         let proxy = Proxy::to(servers[1].address);
-        let cache = Gated::new(Two::cache(&servers, &proxy));
+        let cache = FaultyCache::cache(Two::cache(&servers, &proxy));
         let (backing, (events, told)) = (backing(), events());
-        let store = CachedStore::builder(Shared(cache.clone()), backing.clone());
+        let store = CachedStore::builder(cache.clone(), backing.clone());
         let store = store.retry_after(retry).events(events).build().unwrap();
         Two { servers, proxy, cache, backing, store, told }
     }
@@ -71,7 +70,7 @@ impl Two {
     fn cached(&self, shard: usize) -> SessionIdHash {
         loop {
             let id_hash = create(&self.store, &setting("n", 1)).unwrap();
-            if Shared(self.cache.clone()).shard_of(&id_hash) == shard {
+            if self.cache.shard_of(&id_hash) == shard {
                 assert_eq!(n(&self.store, &id_hash), Some(1));
                 assert!(self.is_hit(&id_hash));
                 return id_hash;
@@ -117,13 +116,13 @@ fn what_is_owed_to_one_server_is_told_to_no_other() {
     two.proxy.plan(Plan::Down);
     two.store.index().unwrap().revoke_everyone(None, NOW).unwrap();
     let (epoch, here) = (two.epoch_of_the_first(), two.cached(0));
-    let calls = two.cache.calls();
+    let calls = two.cache.cache_calls();
     let deadline = Instant::now() + PATIENCE;
     // Reads of its share bring on probes, and are no calls of the cache themselves.
-    while two.cache.calls() < calls + 3 && Instant::now() < deadline {
+    while two.cache.cache_calls() < calls + 3 && Instant::now() < deadline {
         assert_eq!(n(&two.store, &keys[1]), None);
     }
-    assert!(two.cache.calls() >= calls + 3, "it is not asked again");
+    assert!(two.cache.cache_calls() >= calls + 3, "it is not asked again");
     assert_eq!(two.epoch_of_the_first(), epoch);
     assert!(two.is_hit(&here));
     two.proxy.plan(Plan::Pass);

@@ -12,7 +12,8 @@ use cloakroom::id::SessionIdHash;
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::stores::memcached::MemcachedStore;
 
-use crate::cached::stage::{PATIENCE, n, renew, sign_in};
+use crate::cached::stage::{n, renew, sign_in};
+use crate::common::client::PATIENCE;
 use crate::common::memcached::Memcached;
 use crate::common::proxy::{Plan, Proxy};
 use crate::common::{HOUR, NOW, create, delete, live, merge, setting};

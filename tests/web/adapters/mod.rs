@@ -16,8 +16,8 @@ mod stores;
 
 use std::time::Duration;
 
-use crate::common::app::Gate;
 use crate::common::client::{Browser, COOKIE, Exchange, Request, Response};
+use crate::common::gate::Gatekeeper;
 use crate::common::site::Site;
 use cloakroom::id::SessionId;
 
@@ -36,10 +36,10 @@ fn cookie(id: &str) -> String {
 }
 
 /// Sends the request of a path that stops at the gate `late`; says when it has come there.
-fn late(site: &Site, browser: &Browser, path: &str) -> (Exchange, Gate) {
+fn late(site: &Site, browser: &Browser, path: &str) -> (Exchange, Gatekeeper) {
     let gate = site.gate("late");
     let exchange = browser.start(Request::post(path));
-    gate.wait_for_arrival();
+    gate.wait_until_reached();
     (exchange, gate)
 }
 

@@ -10,6 +10,7 @@ use cloakroom::stores::sqlite::rusqlite::Connection;
 
 use crate::adapters::{LONG, assert_plain_failure, cookie, unknown_id};
 use crate::common::client::Request;
+use crate::common::faulty::Call;
 use crate::common::site::{everywhere, everywhere_with, on_files};
 
 #[test]
@@ -24,7 +25,7 @@ fn a_failed_commit_is_a_plain_error_without_any_cookie_not_the_handlers_either()
             (ErrorKind::ReadOnly, 500),
             (ErrorKind::Corrupt, 500),
         ] {
-            site.store.fail_commits(kind);
+            site.store.set_failing(Call::Commit, kind);
             for path in ["/own-cookie/count/redirect", "/own-cookie/renew", "/own-cookie/destroy"] {
                 let events = site.count(EventKind::RequestFailed);
                 assert_plain_failure(&browser.post(path), status);
@@ -36,7 +37,7 @@ fn a_failed_commit_is_a_plain_error_without_any_cookie_not_the_handlers_either()
             assert_plain_failure(&site.send(&dead), status);
             let read = browser.get("/visits");
             assert_eq!((read.status, read.text()), (200, "1"), "reads go on");
-            site.store.fail_commits(None);
+            site.store.set_failing(Call::Commit, None);
         }
         assert_eq!(site.sessions(), 1);
         assert_eq!(browser.post("/count").text(), "2");
@@ -48,14 +49,14 @@ fn a_failed_load_is_a_plain_error_without_any_cookie() {
     everywhere(|site| {
         let mut browser = site.browser();
         browser.post("/count");
-        site.store.fail_loads(ErrorKind::Unavailable);
+        site.store.set_failing(Call::Load, ErrorKind::Unavailable);
         for path in ["/visits", "/own-cookie/count", "/who", "/own-cookie/sign-in:ada/redirect"] {
             assert_plain_failure(&browser.post(path), 503);
         }
         let stranger = Request::get("/visits").cookie(cookie(&unknown_id()));
         assert_plain_failure(&site.send(&stranger), 503);
         assert_eq!(browser.get("/hello").text(), "hello");
-        site.store.fail_loads(None);
+        site.store.set_failing(Call::Load, None);
         assert_eq!(browser.get("/visits").text(), "1");
     });
 }
@@ -68,7 +69,7 @@ fn where_it_is_configured_so_a_failed_load_reads_as_empty_and_sets_and_removes_n
         let mut browser = site.browser();
         browser.post("/count/sign-in:ada");
         let id = browser.id().to_owned();
-        site.store.fail_loads(ErrorKind::Unavailable);
+        site.store.set_failing(Call::Load, ErrorKind::Unavailable);
         let response = browser.get("/visits/who");
         assert_eq!((response.status, response.text()), (200, "0\nnone"));
         assert_eq!(response.one("Set-Cookie"), None);
@@ -81,7 +82,7 @@ fn where_it_is_configured_so_a_failed_load_reads_as_empty_and_sets_and_removes_n
         }
         assert_eq!(browser.post("/set:name:x/visits/ignore").status, 200);
         assert_eq!(site.sessions(), 1);
-        site.store.fail_loads(None);
+        site.store.set_failing(Call::Load, None);
         assert_eq!(browser.get("/visits/who").text(), "1\nada");
         assert_eq!(browser.id(), id);
     });
