@@ -9,7 +9,7 @@ use cloakroom::http::RequestHead;
 use common::in_process::{complete, defaults, on_both_stores, set_cookie};
 
 #[test]
-fn a_secure_cookie_sent_where_browsers_drop_it_is_told_once_in_a_process() {
+fn a_secure_cookie_over_plain_http_is_reported_once() {
     let far = || RequestHead::new().host("example.org");
     // Nothing is sent that a browser drops.
     on_both_stores(defaults, |app| {

@@ -81,7 +81,7 @@ fn modules_import_downwards_only() {
 }
 
 #[test]
-fn conditional_compilation_stands_only_on_modules_and_imports() {
+fn conditional_compilation_is_only_on_modules_and_imports() {
     let mut wrong = Vec::new();
     for file in rust_files("src") {
         let lines: Vec<_> = file.lines().filter(|(_, line)| !line.starts_with("//")).collect();

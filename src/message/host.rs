@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn webkit_is_told_from_chromium() {
+    fn webkit_is_distinguished_from_chromium() {
         let mozilla = "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7)";
         let webkit = "AppleWebKit/605.1.15 (KHTML, like Gecko)";
         for (rest, expected) in [
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn loopback_names_are_told_from_others() {
+    fn loopback_names_are_distinguished_from_others() {
         for host in ["localhost", "LOCALHOST:8000", "a.localhost", "127.0.0.1:80", "[::1]:8000"] {
             assert!(is_loopback(host), "{host}");
         }
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_kept_as_it_is_and_a_long_one_is_cut_between_characters() {
+    fn a_long_host_is_cut_between_characters() {
         for host in ["", "example.org:8000", &"a".repeat(128)] {
             assert_eq!(HostText::new(host).as_str(), host);
         }

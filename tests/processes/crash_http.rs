@@ -102,7 +102,7 @@ impl Promised {
 }
 
 #[test]
-fn kills_under_load_lose_nothing_that_was_answered_and_revive_no_session() {
+fn kills_under_load_lose_no_answer_and_revive_no_session() {
     let mut dice = Dice::new(crate::common::dice::seed());
     let kills =
         crate::common::dice::number("CLOAKROOM_KILLS").map_or(10, |kills| kills.div_ceil(10));

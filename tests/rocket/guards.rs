@@ -142,7 +142,7 @@ fn home_of_nobody() -> Redirect {
 }
 
 #[test]
-fn a_guard_of_the_application_can_ask_the_session_forward_and_fail() {
+fn an_applications_guard_can_use_the_session() {
     let store = PausingStore::new(MemoryStore::new());
     let sessions = SessionManager::new(store.clone()).unwrap();
     let ada = signed_in(&sessions, UserKey::new("ada").unwrap()).unwrap();
@@ -206,7 +206,7 @@ fn fails_itself(_: &Request<'_>) -> Result<&'static str, Status> {
 }
 
 #[test]
-fn a_failed_commit_is_answered_by_the_catcher_that_rocket_would_choose() {
+fn a_failed_commit_is_answered_by_rockets_catcher() {
     let answer = |rocket: Rocket<Build>, base: &'static str, kind| {
         let store = PausingStore::new(MemoryStore::new());
         let sessions = SessionManager::new(store.clone()).unwrap();
@@ -238,7 +238,7 @@ fn a_failed_commit_is_answered_by_the_catcher_that_rocket_would_choose() {
 }
 
 #[test]
-fn what_a_sign_in_did_stands_and_its_cookie_is_sent_though_the_commit_after_it_fails() {
+fn a_sign_in_survives_the_failure_of_a_later_commit() {
     let store = PausingStore::new(MemoryStore::new());
     let sessions = SessionManager::new(store.clone()).unwrap();
     let client = client(bare().attach(sessions.clone()).mount("/", routes![sign_in]));
@@ -332,7 +332,7 @@ impl Sink for Words {
 }
 
 #[test]
-fn a_panic_is_told_from_a_500_and_the_programs_own_hook_still_runs() {
+fn a_panic_is_no_500_and_the_programs_own_hook_still_runs() {
     static OWN: AtomicUsize = AtomicUsize::new(0);
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
@@ -394,7 +394,7 @@ async fn begin(session: &Session) -> cloakroom::Result<&'static str> {
 }
 
 #[test]
-fn while_64_requests_wait_for_the_store_a_route_without_a_session_answers() {
+fn routes_without_a_session_answer_while_64_requests_wait() {
     let store = PausingStore::new(MemoryStore::new());
     let sessions = SessionManager::new(store.clone()).unwrap();
     let routes = routes![visits, commit, begin, sign_in, sign_out, free];

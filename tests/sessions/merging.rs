@@ -53,7 +53,7 @@ fn writers_of_different_names_all_keep_their_changes() {
 }
 
 #[test]
-fn of_writers_of_the_same_name_the_last_wins_and_nothing_else_is_lost() {
+fn of_writers_of_the_same_name_the_last_wins() {
     on_both_stores(defaults, |app| {
         let browser = app.visitor(1);
         at_once(&app, &browser, 16, |session, number| {
@@ -76,7 +76,7 @@ fn of_writers_of_the_same_name_the_last_wins_and_nothing_else_is_lost() {
 }
 
 #[test]
-fn three_thousand_two_hundred_increments_at_once_make_three_thousand_two_hundred() {
+fn concurrent_increments_lose_none() {
     on_both_stores(defaults, |app| {
         let browser = app.visitor(0);
         let barrier = Barrier::new(32);
@@ -110,7 +110,7 @@ fn increments_that_all_saw_the_same_number_all_count() {
 }
 
 #[test]
-fn an_update_overtaken_is_computed_again_with_the_steps_around_it() {
+fn an_overtaken_update_is_recomputed_with_the_steps_around_it() {
     on_both_stores(defaults, |app| {
         let mut browser = app.visitor(1);
         let late = browser.open(&app.sessions);
@@ -136,7 +136,7 @@ fn an_update_overtaken_is_computed_again_with_the_steps_around_it() {
 }
 
 #[test]
-fn an_update_that_no_longer_fits_what_is_stored_is_an_error_and_changes_nothing() {
+fn an_update_that_fits_no_longer_changes_nothing() {
     on_both_stores(defaults, |app| {
         let mut browser = app.visitor(1);
         let late = browser.open(&app.sessions);
@@ -176,7 +176,7 @@ fn a_sign_in_overtaken_by_a_write_takes_that_along() {
 }
 
 #[test]
-fn of_renewals_at_once_one_wins_and_the_session_lives_on_under_it() {
+fn of_concurrent_renewals_one_wins() {
     on_both_stores(defaults, |app| {
         for grace in [false, true] {
             let sessions = app.another(|builder| match grace {

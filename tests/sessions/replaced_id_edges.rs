@@ -183,7 +183,7 @@ fn a_sign_in_does_not_end_its_own_session_after_a_renewal() {
 
 /// Old and new servers run side by side while a release is rolled out.
 #[test]
-fn a_double_clicked_sign_in_succeeds_while_a_rename_is_rolled_out() {
+fn a_double_clicked_sign_in_succeeds_during_a_rename() {
     on_every_store(defaults, |app| {
         let before = app.another(|builder| builder.cookie(CookieConfig::new().name("old")));
         let after =

@@ -225,7 +225,7 @@ impl Several {
 }
 
 #[test]
-fn whoever_writes_what_is_kept_is_what_a_query_finds() {
+fn the_record_cache_equals_the_database_after_any_write() {
     let mut dice = Dice::new(crate::common::dice::seed());
     for _ in 0..crate::common::dice::number("CLOAKROOM_FUZZ").unwrap_or(12) {
         let mut several = Several::new(dice.other());
@@ -274,7 +274,7 @@ fn readers_see_at_once_what_another_process_has_written() {
 }
 
 #[test]
-fn a_late_request_does_not_find_what_a_sign_in_has_removed_as_expired() {
+fn a_late_request_does_not_find_a_removed_expired_session() {
     let folder = Folder::in_memory();
     let store = SqliteStore::open(folder.database()).unwrap();
     let user = UserKey::new("user").unwrap();
@@ -312,7 +312,7 @@ fn what_a_trigger_of_the_host_changes_is_not_found_as_it_was() {
 }
 
 #[test]
-fn a_deadline_that_an_operator_has_set_by_hand_counts_when_it_comes() {
+fn a_deadline_that_an_operator_has_set_takes_effect() {
     let folder = Folder::in_memory();
     let store = SqliteStore::open(folder.database()).unwrap();
     let others = Connection::open(folder.database()).unwrap();

@@ -60,7 +60,7 @@ fn visits_sign_in_restart_and_sign_out(start: impl Fn() -> Server) {
 }
 
 #[test]
-fn a_service_on_memcached_counts_keeps_the_user_over_a_restart_and_signs_out_for_good() {
+fn a_service_on_memcached_survives_restarts() {
     for framework in FRAMEWORKS {
         let server = Memcached::start();
         let store = || server.builder_in("http").open().unwrap();
@@ -69,7 +69,7 @@ fn a_service_on_memcached_counts_keeps_the_user_over_a_restart_and_signs_out_for
 }
 
 #[test]
-fn a_service_behind_memcached_counts_keeps_the_user_over_a_restart_and_signs_out_for_good() {
+fn a_service_behind_memcached_survives_restarts() {
     for framework in FRAMEWORKS {
         let (server, folder) = (Memcached::start(), Folder::new());
         visits_sign_in_restart_and_sign_out(|| {
@@ -101,7 +101,7 @@ fn two_services_on_one_memcached_share_their_sessions() {
 }
 
 #[test]
-fn a_service_whose_memcached_is_down_answers_503_and_takes_no_cookie_away() {
+fn a_service_without_its_memcached_answers_503() {
     for framework in FRAMEWORKS {
         let server = Memcached::start();
         let store: MemcachedStore = server.store();
@@ -126,7 +126,7 @@ fn a_service_whose_memcached_is_down_answers_503_and_takes_no_cookie_away() {
 }
 
 #[test]
-fn a_service_whose_cache_is_down_goes_on_and_signs_nobody_out() {
+fn a_service_without_its_cache_signs_no_user_out() {
     for framework in FRAMEWORKS {
         let (server, folder) = (Memcached::start(), Folder::new());
         let backing = SqliteStore::open(folder.database()).unwrap();

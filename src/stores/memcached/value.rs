@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_changed_in_a_value_it_is_read_or_refused_and_read_the_same_again() {
+    fn a_changed_value_is_refused_or_read_the_same_every_time() {
         let mut values: Vec<_> = states().iter().map(ItemState::encode).collect();
         values.push(encode_entry(&CacheEntry::new(a_record(), NOW)));
         let change = (any::<Index>(), 0_usize..9, prop::collection::vec(any::<u8>(), 0..9));

@@ -36,7 +36,7 @@ fn in_stories(tell: impl Fn(&mut Dice) -> Story, promise: Promise) {
 }
 
 #[test]
-fn what_was_ended_stays_ended_and_the_rest_is_lost_from_the_end_only() {
+fn a_cut_revives_no_session_and_loses_only_the_latest_writes() {
     let tell = |dice: &mut Dice| Story::of_workers(Durability::Normal, Journal::Wal, 1, 1, dice);
     in_stories(tell, Promise::Normal);
 }
@@ -54,7 +54,7 @@ fn under_full_durability_nothing_acknowledged_is_lost() {
 }
 
 #[test]
-fn under_full_durability_nothing_acknowledged_is_lost_by_many_threads_of_two_stores() {
+fn full_durability_loses_nothing_with_two_stores() {
     let tell = |dice: &mut Dice| Story::of_workers(Durability::Full, Journal::Wal, 2, 2, dice);
     in_stories(tell, Promise::Full);
 }
@@ -66,7 +66,7 @@ fn under_a_kept_rollback_journal_the_same_holds() {
 }
 
 #[test]
-fn under_a_kept_rollback_journal_and_full_durability_nothing_is_lost() {
+fn full_durability_loses_nothing_with_a_rollback_journal() {
     let tell = |dice: &mut Dice| Story::of_workers(Durability::Full, Journal::Keep, 1, 2, dice);
     in_stories(tell, Promise::Full);
 }

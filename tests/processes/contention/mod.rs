@@ -114,7 +114,7 @@ fn two_processes_write(maintenance: bool) {
 }
 
 #[test]
-fn two_processes_that_write_without_a_pause_are_never_busy_and_the_log_stays_short() {
+fn two_processes_that_write_without_a_pause_are_never_busy() {
     two_processes_write(true);
 }
 
@@ -124,7 +124,7 @@ fn the_log_stays_short_even_if_nobody_does_the_upkeep() {
 }
 
 #[test]
-fn the_wait_for_another_writer_is_no_part_of_the_time_for_which_a_sweep_holds_others_up() {
+fn a_sweep_does_not_report_its_wait_for_another_writer() {
     let folder = Folder::new();
     let store = SqliteStore::open(folder.database()).unwrap();
     create(&store, &Delta::new()).unwrap();
@@ -199,7 +199,7 @@ fn increments_of_two_processes_are_all_counted() {
 }
 
 #[test]
-fn a_log_that_is_left_to_another_program_is_not_made_to_start_again() {
+fn a_log_left_to_another_program_is_not_restarted() {
     let length = |checkpoints: bool| {
         let folder = Folder::new();
         let builder = SqliteStore::builder(folder.database()).checkpoints(checkpoints);

@@ -223,7 +223,7 @@ fn a_token_from_before_a_sign_in_is_refused_after_it() {
 }
 
 #[test]
-fn a_sign_in_replaces_the_secret_with_itself_and_no_page_after_it_writes_one() {
+fn a_sign_in_replaces_the_secret_in_its_own_commit() {
     on_both_stores(defaults, |app| {
         let (mut browser, _) = visitor_with_token(&app);
         let commits = app.store.calls(Call::Commit);

@@ -70,7 +70,7 @@ fn a_page_that_fails_leaves_the_flashes_it_read() {
 }
 
 #[test]
-fn reading_takes_away_what_was_read_and_no_message_of_a_parallel_request() {
+fn reading_flashes_removes_only_what_was_read() {
     on_both_stores(defaults, |app| {
         let mut browser = Browser::default();
         browser.request(&app.sessions, |session| session.flash("info", "same").unwrap());

@@ -47,7 +47,7 @@ fn read(session: &Session) {
 }
 
 #[test]
-fn many_unknown_ids_from_one_address_are_told_of_once_and_at_each_doubling() {
+fn many_unknown_ids_are_reported_at_each_doubling() {
     on_both_stores(defaults, |app| {
         let told = Told::default();
         let sessions = app.another(|builder| builder.events(Events::new(told.clone())));
@@ -87,7 +87,7 @@ fn malformed_ids_count_and_an_ipv6_network_is_one_client() {
 }
 
 #[test]
-fn unknown_addresses_are_counted_together_and_a_minute_later_anew() {
+fn unknown_addresses_are_counted_together_for_a_minute() {
     on_both_stores(defaults, |app| {
         (0..19).for_each(|_| guess(&app.sessions, None, read));
         app.clock.advance(Duration::from_secs(60));
@@ -116,7 +116,7 @@ fn a_client_that_keeps_the_id_of_an_ended_session_is_no_guesser() {
 }
 
 #[test]
-fn those_who_have_a_session_or_were_just_renewed_are_not_counted() {
+fn live_and_just_renewed_ids_are_not_counted() {
     on_both_stores(defaults, |app| {
         let App { sessions, .. } = &app;
         for _ in 0..30 {

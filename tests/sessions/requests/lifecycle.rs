@@ -46,7 +46,7 @@ fn a_handler_that_only_reads_gets_no_cookie_and_no_row() {
 }
 
 #[test]
-fn a_write_makes_one_row_and_sends_one_cookie_with_every_default() {
+fn a_write_makes_one_row_and_sends_one_cookie() {
     on_both_stores(defaults, |app| {
         let mut browser = Browser::default();
         let headers = browser.request(&app.sessions, |session| {
@@ -157,7 +157,7 @@ fn the_wrong_type_is_an_error_and_absent_is_none() {
 }
 
 #[test]
-fn a_second_close_is_closed_and_so_is_every_change_after_the_first() {
+fn a_second_close_is_an_error_and_so_is_a_later_change() {
     on_both_stores(defaults, |app| {
         let mut browser = app.visitor(1);
         let session = browser.open(&app.sessions);
@@ -250,7 +250,7 @@ fn an_ignored_request_is_no_activity() {
 }
 
 #[test]
-fn what_commit_and_sign_in_did_stands_in_a_request_that_is_ignored_afterwards() {
+fn an_ignore_does_not_undo_commits_and_sign_ins() {
     on_both_stores(defaults, |app| {
         let mut browser = Browser::default();
         let headers = browser.request(&app.sessions, |session| {
@@ -273,7 +273,7 @@ fn what_commit_and_sign_in_did_stands_in_a_request_that_is_ignored_afterwards() 
 }
 
 #[test]
-fn a_commit_is_visible_to_others_before_the_request_ends_and_is_not_repeated() {
+fn a_commit_is_visible_before_the_request_ends() {
     on_both_stores(defaults, |app| {
         let mut browser = app.visitor(1);
         let session = browser.open(&app.sessions);
@@ -377,7 +377,7 @@ fn a_renewal_is_done_after_a_server_error_and_not_after_a_panic() {
 }
 
 #[test]
-fn a_manager_may_keep_the_changes_of_a_server_error_but_not_those_of_a_panic() {
+fn changes_of_a_server_error_can_be_kept_but_not_of_a_panic() {
     on_both_stores(
         |builder| builder.keep_on_server_error(true),
         |app| {
@@ -420,7 +420,7 @@ fn a_handler_that_panics_breaks_nothing_for_the_next_request() {
 }
 
 #[test]
-fn several_managers_in_one_application_keep_to_their_own_cookies() {
+fn several_managers_keep_to_their_own_cookies() {
     on_both_stores(defaults, |app| {
         let admin = app.another(|builder| {
             builder.cookie(CookieConfig::new().name("__Secure-admin").path("/admin"))
@@ -516,7 +516,7 @@ fn renewed_after(app: &App) -> Option<u32> {
 }
 
 #[test]
-fn an_id_is_renewed_before_its_cookie_is_gone_where_the_session_outlives_it() {
+fn an_id_is_renewed_before_its_cookie_expires() {
     let idle = Lifetime::idle(DAY * 2);
     on_both_stores(
         |builder| builder.lifetime(idle),

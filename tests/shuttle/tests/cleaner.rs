@@ -92,7 +92,7 @@ fn activity_that_was_handed_over_is_written_before_the_end() {
 }
 
 #[test]
-fn a_flush_and_a_sweep_are_answered_and_have_done_what_came_before() {
+fn a_flush_and_a_sweep_finish_what_came_before() {
     explore("flush and sweep", 1500, || {
         let stage = Stage::new();
         let (id_hash, cookie) = stage.visitor();

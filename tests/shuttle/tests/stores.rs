@@ -118,7 +118,7 @@ fn take(store: &impl Store, steps: &[Step], thread: usize, clock: &Clock) -> Vec
 }
 
 #[test]
-fn whoever_waits_in_line_is_answered_and_what_is_answered_was_done() {
+fn every_waiting_writer_is_answered_truthfully() {
     explore("group commit", 1000, || {
         // In a schedule the time may be over at any wait.
         has_an_order(short_plan(), SqliteStore::in_memory().unwrap(), Sessions::PLAIN, || ());
@@ -126,7 +126,7 @@ fn whoever_waits_in_line_is_answered_and_what_is_answered_was_done() {
 }
 
 #[test]
-fn nobody_reads_from_the_cache_what_was_changed_before() {
+fn no_read_returns_from_the_cache_what_was_changed_before() {
     explore("cached", 2000, || {
         let (cache, backing) = (pausing(MemoryStore::new()), pausing(MemoryStore::new()));
         let model = Sessions { sweeps_in_two_steps: true, ..Sessions::PLAIN };

@@ -145,7 +145,7 @@ fn not_served_after_a_failure(call: Call, end: impl Fn(&CachedStore<MemoryStore,
 }
 
 #[test]
-fn what_was_read_while_a_revocation_was_failing_is_not_believed() {
+fn a_read_during_a_failing_revocation_is_not_cached() {
     not_served_after_a_failure(Call::Revoke, |store| {
         let index = store.index().unwrap();
         index.revoke(&SessionFilter::User(&user()), None, NOW).unwrap_err();
@@ -153,14 +153,14 @@ fn what_was_read_while_a_revocation_was_failing_is_not_believed() {
 }
 
 #[test]
-fn what_was_read_while_the_end_of_everyone_was_failing_is_not_believed() {
+fn a_read_during_a_failing_revocation_of_all_is_not_cached() {
     not_served_after_a_failure(Call::RevokeEveryone, |store| {
         store.index().unwrap().revoke_everyone(None, NOW).unwrap_err();
     });
 }
 
 #[test]
-fn what_failed_and_was_done_all_the_same_is_not_served_as_it_was() {
+fn a_change_whose_answer_failed_is_served() {
     let backing = backing();
     let store = CachedStore::new(MemoryStore::new(), backing.clone());
     let cached = || {
@@ -182,7 +182,7 @@ fn what_failed_and_was_done_all_the_same_is_not_served_as_it_was() {
 }
 
 #[test]
-fn what_a_failed_merge_has_changed_through_a_grace_is_not_served_as_it_was() {
+fn a_merge_through_a_grace_whose_answer_failed_is_served() {
     for failing_loads in [0, 1] {
         let backing = backing();
         let store = CachedStore::new(MemoryStore::new(), backing.clone());

@@ -19,7 +19,7 @@ use crate::common::memcached::{Memcached, shared};
 use crate::common::{HOUR, NOW, create, delete, live, merge, new_key, setting, value};
 
 #[test]
-fn what_is_in_the_cache_costs_the_store_nothing_until_it_changes() {
+fn a_cached_session_costs_the_store_nothing_until_it_changes() {
     Stage::on_each_cache(|stage| {
         let id_hash = stage.cached();
         merge(&stage.store, &id_hash, &setting("n", 2)).unwrap();
@@ -98,7 +98,7 @@ fn an_entry_is_kept_no_longer_than_it_lives_or_its_session() {
 }
 
 #[test]
-fn an_entry_is_not_believed_after_its_life_and_a_touch_does_not_make_it_longer() {
+fn an_entry_expires_after_its_life_despite_touches() {
     Stage::on_each_cache(|stage| {
         let id_hash = stage.cached();
         // Behind the back of everyone who could tell the cache.

@@ -20,7 +20,7 @@ use crate::common::proxy::{Plan, Proxy};
 use crate::common::{Folder, HOUR, NOW, create, delete, events, live, merge, new_key, setting};
 
 #[test]
-fn what_changed_while_the_cache_was_down_is_never_served_as_it_was() {
+fn changes_during_an_outage_of_the_cache_are_never_missed() {
     Stage::on_each_cache(|stage| {
         for (what, end) in ENDINGS {
             let (id_hash, kept) = (stage.cached(), stage.cached());
@@ -46,7 +46,7 @@ fn what_changed_while_the_cache_was_down_is_never_served_as_it_was() {
 }
 
 #[test]
-fn what_changes_while_the_cache_is_being_repaired_is_told_as_well() {
+fn changes_during_the_repair_of_the_cache_are_invalidated() {
     Stage::on_each_cache(|stage| {
         let (first, second, third) = (stage.cached(), stage.cached(), stage.cached());
         stage.cache.set_down(true);
@@ -75,7 +75,7 @@ fn what_changes_while_the_cache_is_being_repaired_is_told_as_well() {
 }
 
 #[test]
-fn another_process_sees_what_this_one_could_not_tell_within_the_life_of_an_entry() {
+fn another_process_sees_a_change_within_the_life_of_an_entry() {
     let server = shared();
     let proxy = Proxy::to(server.address);
     let backing = backing();
@@ -96,7 +96,7 @@ fn another_process_sees_what_this_one_could_not_tell_within_the_life_of_an_entry
 }
 
 #[test]
-fn an_outage_is_told_once_and_costs_a_few_timeouts_at_most() {
+fn an_outage_is_reported_once_and_costs_few_timeouts() {
     let server = Memcached::start();
     let (events, told) = events();
     let cache = server.hasty_store();
@@ -116,7 +116,7 @@ fn an_outage_is_told_once_and_costs_a_few_timeouts_at_most() {
 }
 
 #[test]
-fn while_the_cache_is_open_nobody_waits_for_it() {
+fn while_the_breaker_is_open_no_request_waits_for_the_cache() {
     Stage::on_each_cache(|stage| {
         let id_hash = stage.cached();
         stage.cache.set_down(true);
@@ -139,7 +139,7 @@ fn while_the_cache_is_open_nobody_waits_for_it() {
 }
 
 #[test]
-fn under_load_a_kill_and_a_restart_of_memcached_fail_no_request_and_lose_no_sign_in() {
+fn a_restart_of_memcached_under_load_fails_no_request() {
     let server = Memcached::start();
     let folder = Folder::new();
     let backing = SqliteStore::open(folder.database()).unwrap();

@@ -66,7 +66,7 @@ fn a_slow_reader_fills_in_nothing_that_was_ended_meanwhile() {
 }
 
 #[test]
-fn a_session_that_is_ended_while_it_moves_is_not_found_by_its_old_key() {
+fn a_session_that_ends_while_it_moves_is_not_found() {
     Stage::on_each_cache(|stage| {
         let id_hash = stage.cached();
         let keeper = stage.cache.hold(Call::Forget);
@@ -110,7 +110,7 @@ fn a_lease_from_before_a_restart_of_memcached_fills_nothing() {
 }
 
 #[test]
-fn a_version_whose_number_comes_again_after_a_restart_is_not_taken_for_the_old_one() {
+fn a_version_number_reused_after_a_restart_is_not_confused() {
     let server = Memcached::start();
     let cache = server.store();
     let id_hash = new_key();
@@ -161,7 +161,7 @@ fn a_lease_is_good_for_one_epoch() {
 }
 
 #[test]
-fn who_has_not_heard_of_a_new_epoch_makes_the_cache_forget_all_the_same() {
+fn a_process_with_an_old_epoch_still_invalidates() {
     let (backing, server) = (backing(), shared());
     let open = || server.builder_in("heard").open().unwrap();
     let mine = CachedStore::new(open(), backing.clone());
@@ -176,7 +176,7 @@ fn who_has_not_heard_of_a_new_epoch_makes_the_cache_forget_all_the_same() {
 }
 
 #[test]
-fn that_everyone_was_revoked_past_the_cache_is_seen_within_a_second() {
+fn a_revocation_of_all_past_the_cache_is_seen_in_a_second() {
     Stage::on_each_cache(|stage| {
         let keys = [stage.cached(), stage.cached()];
         // By a program that has no connection to the cache.
@@ -198,7 +198,7 @@ fn that_everyone_was_revoked_past_the_cache_is_seen_within_a_second() {
 }
 
 #[test]
-fn a_change_that_somebody_has_seen_is_not_unseen_while_the_cache_is_being_told() {
+fn a_change_once_seen_stays_seen_during_its_invalidation() {
     Stage::on_each_cache(|stage| {
         let id_hash = stage.cached();
         let keeper = stage.cache.hold(Call::Forget);
@@ -220,7 +220,7 @@ fn a_change_that_somebody_has_seen_is_not_unseen_while_the_cache_is_being_told()
 }
 
 #[test]
-fn activity_that_somebody_has_seen_is_not_unseen_while_the_cache_is_being_told() {
+fn activity_once_seen_stays_seen_during_its_invalidation() {
     Stage::on_each_cache(|stage| {
         let (id_hash, later) = (stage.cached(), NOW + SECOND);
         let keeper = stage.cache.hold(Call::Forget);

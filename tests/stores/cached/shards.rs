@@ -18,7 +18,7 @@ use crate::common::proxy::{Plan, Proxy};
 use crate::common::{HOUR, NOW, create, delete, events, live, merge, new_key, setting};
 
 #[test]
-fn an_outage_of_one_of_several_servers_costs_a_few_timeouts_at_most() {
+fn an_outage_of_one_of_several_servers_costs_few_timeouts() {
     let servers: Vec<Memcached> = (0..8).map(|_| Memcached::start()).collect();
     let addresses = servers.iter().map(|server| server.address.to_string());
     let cache = MemcachedStore::builder().servers(addresses).open().unwrap();
@@ -110,7 +110,7 @@ fn the_loss_of_one_server_loses_only_its_share_of_the_cache() {
 }
 
 #[test]
-fn what_is_owed_to_one_server_is_told_to_no_other() {
+fn pending_invalidations_of_one_server_reach_no_other() {
     let two = Two::new(Duration::from_millis(1));
     let keys = [two.cached(0), two.cached(1)];
     two.proxy.plan(Plan::Down);
@@ -138,7 +138,7 @@ fn what_is_owed_to_one_server_is_told_to_no_other() {
 }
 
 #[test]
-fn thousands_of_keys_are_forgotten_and_cost_a_server_that_stands_still_one_timeout() {
+fn thousands_of_invalidations_cost_a_frozen_server_one_timeout() {
     let server = Memcached::start();
     let cache = server.hasty_store();
     let store = CachedStore::new(cache.clone(), MemoryStore::new());

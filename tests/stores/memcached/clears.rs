@@ -149,14 +149,14 @@ fn cleared_in_between(number: usize, grace_until: Option<Timestamp>) {
 }
 
 #[test]
-fn a_clear_while_a_renewal_stands_between_any_two_commands_is_final() {
+fn a_clear_between_any_two_commands_of_a_renewal_is_final() {
     for number in 0..6 {
         cleared_in_between(number, None);
     }
 }
 
 #[test]
-fn a_clear_while_a_renewal_with_grace_stands_between_any_two_commands_is_final() {
+fn a_clear_between_commands_of_a_renewal_with_grace_is_final() {
     for number in 0..6 {
         cleared_in_between(number, Some(NOW + HOUR));
     }
@@ -199,7 +199,7 @@ impl Clearing {
 }
 
 #[test]
-fn a_session_that_moves_to_and_fro_while_servers_are_cleared_does_not_slip_through() {
+fn a_session_that_moves_does_not_escape_a_clear() {
     let clearing = Clearing::new();
     let mut keys = vec![clearing.key_at(1)];
     create_at(&clearing.store, &keys[0]).unwrap();
@@ -226,7 +226,7 @@ fn a_session_that_moves_to_and_fro_while_servers_are_cleared_does_not_slip_throu
 }
 
 #[test]
-fn servers_whose_clear_has_died_half_way_are_busy_and_open_by_themselves() {
+fn servers_after_an_aborted_clear_recover_by_themselves() {
     let clearing = Clearing::new();
     let id_hash = clearing.key_at(0);
     create_at(&clearing.store, &id_hash).unwrap();

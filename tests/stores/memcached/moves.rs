@@ -106,7 +106,7 @@ impl Stopped {
 }
 
 #[test]
-fn a_request_that_stops_between_any_two_commands_leaves_one_living_id() {
+fn a_request_that_stops_anywhere_leaves_one_live_id() {
     let stopped = Stopped::new();
     for act in Act::ALL {
         for number in 0..8 {
@@ -151,7 +151,7 @@ fn a_request_that_stops_between_any_two_commands_leaves_one_living_id() {
 
 /// It has reserved its new key for the session as it was found, and must not move another one there.
 #[test]
-fn a_sign_in_that_a_renewal_came_before_leaves_one_living_id_wherever_it_stops() {
+fn a_sign_in_after_a_renewal_that_stops_leaves_one_live_id() {
     let stopped = Stopped::new();
     for act in [Act::SignIn, Act::SignInOverAnother] {
         for number in 0..10 {
@@ -183,7 +183,7 @@ fn a_sign_in_that_a_renewal_came_before_leaves_one_living_id_wherever_it_stops()
 }
 
 #[test]
-fn a_sign_out_while_a_request_stands_between_any_two_commands_is_final() {
+fn a_sign_out_between_any_two_commands_is_final() {
     let stopped = Stopped::new();
     for act in Act::ALL {
         for number in 0..6 {
@@ -262,7 +262,7 @@ fn on_its_way(stopped: &Stopped, act: Act) -> (SessionIdHash, SessionIdHash) {
 }
 
 #[test]
-fn whoever_comes_by_either_key_finishes_a_move() {
+fn a_request_with_either_id_finishes_a_move() {
     let stopped = Stopped::new();
     for act in [Act::Renew, Act::RenewWithGrace, Act::SignIn, Act::SignInOverAnother] {
         let (_, to) = on_its_way(&stopped, act);
@@ -297,7 +297,7 @@ fn whoever_comes_by_either_key_finishes_a_move() {
 }
 
 #[test]
-fn a_move_to_a_server_that_goes_away_is_finished_when_it_is_back() {
+fn a_move_to_a_lost_server_is_finished_when_it_is_back() {
     let (one, other) = (Memcached::start(), Memcached::start());
     let proxy = Proxy::to(other.address);
     let servers = [one.address, proxy.address].map(|address| address.to_string());

@@ -11,7 +11,7 @@ use crate::common::client::{COOKIE, Exchange, Request};
 use crate::common::site::{everywhere, on, on_files};
 
 #[test]
-fn a_request_that_ignores_its_session_costs_no_store_call_and_gets_no_header() {
+fn an_ignored_session_costs_no_store_call_and_no_header() {
     everywhere(|site| {
         let mut browser = site.browser();
         browser.post("/count");
@@ -44,7 +44,7 @@ fn reading_without_a_session_creates_none_and_sets_no_cookie() {
 }
 
 #[test]
-fn the_first_write_sets_exactly_one_cookie_with_exactly_the_documented_attributes() {
+fn the_first_write_sets_one_cookie_as_documented() {
     everywhere(|site| {
         let response = site.browser().post("/count");
         assert_eq!((response.status, response.text()), (200, "1"));
@@ -62,7 +62,7 @@ fn the_first_write_sets_exactly_one_cookie_with_exactly_the_documented_attribute
 }
 
 #[test]
-fn an_existing_session_is_read_and_written_without_another_cookie() {
+fn an_existing_session_gets_no_second_cookie() {
     everywhere(|site| {
         let mut browser = site.browser();
         let first = browser.post("/count").id();
@@ -109,7 +109,7 @@ fn an_unknown_id_is_not_adopted_and_a_write_gives_another() {
 }
 
 #[test]
-fn a_malformed_cookie_never_reaches_the_store_and_a_write_begins_a_new_session() {
+fn a_malformed_cookie_never_reaches_the_store() {
     everywhere(|site| {
         let mut browser = site.browser();
         browser.post("/count");
@@ -154,7 +154,7 @@ fn a_malformed_cookie_never_reaches_the_store_and_a_write_begins_a_new_session()
 }
 
 #[test]
-fn cookie_headers_that_are_hardly_any_are_read_as_far_as_they_go() {
+fn odd_cookie_headers_are_read_as_far_as_possible() {
     everywhere(|site| {
         let mut browser = site.browser();
         browser.post("/count");
@@ -182,7 +182,7 @@ fn cookie_headers_that_are_hardly_any_are_read_as_far_as_they_go() {
 }
 
 #[test]
-fn the_first_live_one_of_several_cookies_wins_in_one_header_or_in_several() {
+fn the_first_live_one_of_several_cookies_wins() {
     everywhere(|site| {
         let (mut a, mut b) = (site.browser(), site.browser());
         a.post("/set:name:a");
@@ -277,7 +277,7 @@ fn of_a_hundred_cookies_sixteen_are_tried() {
 }
 
 #[test]
-fn rouille_closes_the_connection_on_a_byte_beyond_ascii_and_serves_the_next() {
+fn rouille_closes_the_connection_on_a_byte_beyond_ascii() {
     on("rouille", |site| {
         let calls = site.store_calls();
         for value in [&b"__Host-id=\xff"[..], "theme=d\u{fc}ster".as_bytes(), b"\x80"] {
@@ -310,7 +310,7 @@ fn rocket_drops_a_header_that_is_not_utf_8_and_reads_the_rest() {
 }
 
 #[test]
-fn a_header_without_a_colon_is_answered_400_and_the_next_request_is_served() {
+fn a_header_without_a_colon_is_answered_400() {
     everywhere(|site| {
         let mut exchange = site.connect();
         exchange.send_bytes(b"GET /visits HTTP/1.1\r\nCookie\r\n\r\n").unwrap();

@@ -45,7 +45,7 @@ fn vary_names_the_cookie_once_and_keeps_what_the_handler_said() {
 }
 
 #[test]
-fn the_headers_that_are_sent_when_asked_for_come_beside_all_others() {
+fn optional_headers_come_beside_all_others() {
     let asked_for = |builder: SessionManagerBuilder| {
         builder.no_store_when_signed_in(true).clear_site_data(true)
     };
@@ -179,7 +179,7 @@ fn the_id_travels_in_a_header_where_that_is_configured() {
 }
 
 #[test]
-fn once_a_process_the_operator_is_told_that_browsers_drop_the_cookie_on_plain_http() {
+fn a_cookie_that_browsers_drop_is_reported_once_a_process() {
     let told = AtomicU64::new(0);
     everywhere(|site| {
         let count = |host: &str| Request::post("/count").header("Host", host);

@@ -14,7 +14,7 @@ use crate::common::faulty::Call;
 use crate::common::site::{everywhere, everywhere_with, on_files};
 
 #[test]
-fn a_failed_commit_is_a_plain_error_without_any_cookie_not_the_handlers_either() {
+fn a_failed_commit_is_a_plain_error_without_any_cookie() {
     everywhere(|site| {
         let mut browser = site.browser();
         browser.post("/count");
@@ -62,7 +62,7 @@ fn a_failed_load_is_a_plain_error_without_any_cookie() {
 }
 
 #[test]
-fn where_it_is_configured_so_a_failed_load_reads_as_empty_and_sets_and_removes_no_cookie() {
+fn a_failed_load_treated_as_anonymous_changes_no_cookie() {
     let configure =
         |builder: SessionManagerBuilder| builder.on_load_failure(OnLoadFailure::TreatAsAnonymous);
     everywhere_with(configure, |site| {
@@ -89,7 +89,7 @@ fn where_it_is_configured_so_a_failed_load_reads_as_empty_and_sets_and_removes_n
 }
 
 #[test]
-fn while_another_process_holds_the_lock_writes_are_answered_503_and_reads_go_on() {
+fn while_another_process_holds_the_lock_writes_get_503() {
     on_files(Duration::from_millis(100), |site| {
         let mut browser = site.browser();
         browser.post("/count");
@@ -121,7 +121,7 @@ fn while_another_process_holds_the_lock_writes_are_answered_503_and_reads_go_on(
 }
 
 #[test]
-fn a_session_that_is_too_large_is_refused_and_what_was_stored_stays() {
+fn a_session_that_is_too_large_is_refused() {
     let configure = |builder: SessionManagerBuilder| builder.max_bytes(1000);
     everywhere_with(configure, |site| {
         let mut browser = site.browser();
@@ -135,7 +135,7 @@ fn a_session_that_is_too_large_is_refused_and_what_was_stored_stays() {
 }
 
 #[test]
-fn an_undecodable_row_is_a_new_session_for_its_visitor_and_stays_in_place() {
+fn an_undecodable_row_stays_and_its_visitor_gets_a_new_session() {
     on_files(LONG, |site| {
         let mut browser = site.browser();
         browser.post("/count");

@@ -213,7 +213,7 @@ fn pages_of_another_size_are_restored_too() {
 }
 
 #[test]
-fn what_is_no_copy_of_this_database_is_refused_and_changes_nothing() {
+fn a_copy_of_another_database_is_refused() {
     let folder = Folder::new();
     let store = open(&folder);
     let begun = begin(&store, None, MINUTE);

@@ -69,7 +69,7 @@ fn a_missing_file_is_not_set_up_and_is_not_made() {
 }
 
 #[test]
-fn a_database_without_our_tables_is_not_set_up_and_stays_as_it_is() {
+fn a_database_without_our_tables_stays_as_it_is() {
     let folder = Folder::new();
     let host = "CREATE TABLE customers (name TEXT)";
     Connection::open(folder.database()).unwrap().execute_batch(host).unwrap();
@@ -198,7 +198,7 @@ fn writes_nothing(folder: &Folder, copy: &str) {
 }
 
 #[test]
-fn a_file_that_may_not_be_written_is_read_and_refused_to_writers_in_words() {
+fn a_read_only_file_can_be_read_and_not_written() {
     let (folder, other) = (Folder::new(), Folder::new());
     let public_id = begin(&open(&folder), Some("ada"), MINUTE).public_id.to_string();
     let copy = other.path("copy of 100% ?.db").display().to_string();
@@ -223,7 +223,7 @@ fn a_file_that_may_not_be_written_is_read_and_refused_to_writers_in_words() {
 }
 
 #[test]
-fn a_file_in_a_folder_that_may_not_be_written_is_read_and_restored_from() {
+fn a_file_in_a_read_only_folder_is_read_and_restored_from() {
     let folder = Folder::new();
     let public_id = begin(&open(&folder), Some("ada"), MINUTE).public_id.to_string();
     set_mode(&folder, "app.db", 0o666);
@@ -295,7 +295,7 @@ fn a_link_is_followed_to_its_file() {
 }
 
 #[test]
-fn damage_is_told_in_one_line_with_a_way_out_wherever_it_is() {
+fn damage_is_reported_in_one_line_with_a_remedy() {
     let other = Folder::new();
     begin(&open(&other), Some("ada"), MINUTE);
     let copy = other.database().display().to_string();

@@ -48,7 +48,7 @@ fn a_revocation_reaches_the_service_at_once_through_its_cache() {
 }
 
 #[test]
-fn nothing_is_ended_while_one_of_several_servers_cannot_be_told() {
+fn nothing_is_ended_while_a_server_cannot_be_invalidated() {
     let (folder, servers) = (Folder::new(), [Memcached::start(), Memcached::start()]);
     assert_eq!(run(&folder, &["setup"]).code, 0);
     let front = servers.each_ref().map(|server| server.address.to_string()).join(",");

@@ -88,7 +88,7 @@ fn a_store_that_is_open_can_be_operated() {
 }
 
 #[test]
-fn the_doctor_judges_the_cookie_where_it_is_told_of_it() {
+fn the_doctor_judges_the_cookie_when_it_is_given() {
     let folder = Folder::new();
     let (code, said) = run("secure", &folder, "s doctor --quick");
     assert_eq!(code, 0, "{said}");

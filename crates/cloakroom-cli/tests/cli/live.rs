@@ -78,7 +78,7 @@ fn what_ends_sessions_ends_them_for_a_service_that_goes_on() {
 }
 
 #[test]
-fn a_service_whose_tables_were_dropped_goes_on_once_they_are_set_up() {
+fn a_service_continues_once_dropped_tables_are_set_up() {
     let folder = Folder::new();
     let sessions = SessionManager::new(open(&folder)).unwrap();
     let (cookie, _) = visit(&sessions, None).unwrap();

@@ -298,7 +298,7 @@ fn the_data_of_a_session_is_shown_as_it_is_stored() {
 }
 
 #[test]
-fn an_expired_and_an_undecodable_session_are_shown_as_what_they_are() {
+fn expired_and_undecodable_sessions_are_shown_as_such() {
     let folder = Folder::new();
     let store = open(&folder);
     let expired = begin(&store, None, 2 * DAY).public_id.to_string();
@@ -384,7 +384,7 @@ fn times_are_local_unless_utc_is_asked_for() {
 }
 
 #[test]
-fn whoever_reads_no_further_is_no_failure() {
+fn a_reader_that_stops_early_is_no_failure() {
     let folder = Folder::new();
     open(&folder);
     fill(&folder, 3000, true);

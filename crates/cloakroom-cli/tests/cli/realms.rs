@@ -175,7 +175,7 @@ fn the_question_says_that_all_realms_are_meant() {
 }
 
 #[test]
-fn a_realm_without_sessions_is_answered_with_those_that_have_some() {
+fn a_realm_without_sessions_gets_a_list_of_realms() {
     let given = Given::new();
     let all = ["revoke", "--all", "--yes", "--realm", "ofice"];
     for args in [

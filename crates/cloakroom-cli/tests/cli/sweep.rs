@@ -187,7 +187,7 @@ fn on_a_terminal(folder: &Folder, args: &str, no_color: bool) -> Option<String> 
 }
 
 #[test]
-fn on_a_terminal_long_work_shows_how_far_it_is_and_colours_can_be_refused() {
+fn long_work_shows_its_progress_on_a_terminal() {
     let folder = Folder::new();
     open(&folder);
     fill(&folder, 30_000, false);
