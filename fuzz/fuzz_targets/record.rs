@@ -1,7 +1,7 @@
 #![no_main]
 
 #[allow(dead_code, reason = "the others have programs of their own")]
-#[path = "../../tests/hostile/targets.rs"]
+#[path = "../../tests/mutated_input/targets.rs"]
 mod targets;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| targets::record(bytes));

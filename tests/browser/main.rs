@@ -16,7 +16,7 @@ use std::env;
 use std::time::SystemTime;
 
 use crate::common::Folder;
-use crate::common::browser::{Chromium, ELSEWHERE, Page, Programs, Tab};
+use crate::common::chromium::{Chromium, ELSEWHERE, Page, Programs, Tab};
 use crate::common::example::{CookieKind, Example};
 
 /// All that are the same application; `cargo test` builds them.

@@ -53,12 +53,12 @@ pub(crate) enum Setting {
 const SETTING: &str = "SETTING";
 
 /// The application, served at an origin such as `https://localhost:8000`.
-pub(crate) struct Site {
+pub(crate) struct BrowserSite {
     _process: Kept,
     pub(crate) origin: String,
 }
 
-impl Site {
+impl BrowserSite {
     /// Starts it on the database of this folder, and waits until it listens.
     pub(crate) fn start(server: Server, setting: Setting, folder: &Folder) -> Self {
         let mut child = child("browser", &format!("{server:?}"));
@@ -68,7 +68,7 @@ impl Site {
         let origin = lines
             .map_while(io::Result::ok)
             .find_map(|line| line.strip_prefix("serving ").map(str::to_owned));
-        Site { _process: process, origin: origin.expect("the server starts") }
+        BrowserSite { _process: process, origin: origin.expect("the server starts") }
     }
 
     pub(crate) fn url(&self, path: &str) -> String {

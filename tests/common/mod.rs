@@ -2,10 +2,10 @@
 
 #![allow(dead_code, unreachable_pub, reason = "no test program uses all of it")]
 
-#[cfg(all(feature = "rocket", feature = "rouille", feature = "sqlite"))]
+#[cfg(feature = "sqlite")]
 pub mod app;
 #[cfg(all(feature = "rocket", feature = "rouille", feature = "sqlite"))]
-pub mod browser;
+pub mod chromium;
 pub mod client;
 pub mod dice;
 #[cfg(all(feature = "memcached", feature = "sqlite"))]
@@ -15,8 +15,6 @@ pub mod example;
 pub mod faulty;
 pub mod gate;
 pub mod hooked;
-#[cfg(feature = "sqlite")]
-pub mod in_process;
 pub mod ledger;
 pub mod lives;
 #[cfg(feature = "memcached")]
@@ -25,6 +23,8 @@ pub mod memcached;
 pub mod proxy;
 #[cfg(all(feature = "rocket", feature = "testing"))]
 pub mod rocket_server;
+#[cfg(all(feature = "rocket", feature = "rouille", feature = "sqlite"))]
+pub mod scripted_app;
 #[cfg(all(feature = "rocket", feature = "rouille", feature = "sqlite"))]
 pub mod served;
 #[cfg(all(feature = "rocket", feature = "rouille", feature = "sqlite"))]

@@ -15,10 +15,10 @@ use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::record::Stats;
 use cloakroom::{MemoryStore, SessionManager, SqliteStore};
 
-use crate::common::app::{App, FRAMEWORKS, Framework, Server};
-use crate::common::client::{Browser, Exchange, Request, Response, send};
+use crate::common::client::{Exchange, HttpClient, Request, Response, send};
 use crate::common::faulty::{Call, Faulty};
 use crate::common::gate::Gatekeeper;
+use crate::common::scripted_app::{FRAMEWORKS, Framework, ScriptedApp, Server};
 use crate::common::{Folder, NOW};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +46,7 @@ impl fmt::Display for Plan {
 pub struct Site {
     plan: Plan,
     server: Option<Server>,
-    pub app: Arc<App>,
+    pub app: Arc<ScriptedApp>,
     pub store: Faulty<Box<dyn Store>>,
     pub clock: ManualClock,
     folder: Folder,
@@ -65,7 +65,7 @@ impl Site {
         plan: &Plan,
         folder: &Folder,
         clock: &ManualClock,
-    ) -> (Arc<App>, Faulty<Box<dyn Store>>) {
+    ) -> (Arc<ScriptedApp>, Faulty<Box<dyn Store>>) {
         let store = Faulty::<Box<dyn Store>>::new(match plan.storage {
             Storage::Memory => Box::new(MemoryStore::new()),
             Storage::File => {
@@ -74,10 +74,10 @@ impl Site {
             }
         });
         let sessions = SessionManager::builder(store.clone()).clock(clock.clone());
-        (App::new((plan.configure)(sessions).build().unwrap()), store)
+        (ScriptedApp::new((plan.configure)(sessions).build().unwrap()), store)
     }
 
-    fn serve(plan: &Plan, app: &Arc<App>) -> Server {
+    fn serve(plan: &Plan, app: &Arc<ScriptedApp>) -> Server {
         plan.framework.1(app.clone(), SocketAddr::from(([127, 0, 0, 1], 0)))
     }
 
@@ -97,8 +97,8 @@ impl Site {
         self.server.as_ref().unwrap().address
     }
 
-    pub fn browser(&self) -> Browser {
-        Browser::new(self.address())
+    pub fn browser(&self) -> HttpClient {
+        HttpClient::new(self.address())
     }
 
     #[track_caller]

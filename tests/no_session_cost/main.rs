@@ -7,7 +7,7 @@ mod adapters;
 #[path = "../common/mod.rs"]
 mod common;
 
-use crate::common::in_process::{App, Browser, defaults, on_both_stores};
+use crate::common::app::{App, Browser, defaults, on_both_stores};
 use cloakroom::http::{Adapter, Outcome, RequestHead};
 
 /// Allocations and calls of the store from the opening of a session to its end.

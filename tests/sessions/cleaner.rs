@@ -5,8 +5,8 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::common::app::{App, Browser, complete, on_both_stores};
 use crate::common::faulty::{Call, Fault};
-use crate::common::in_process::{App, Browser, complete, on_both_stores};
 use crate::common::{HOUR, NOW};
 use cloakroom::clock::Clock;
 use cloakroom::event::{Event, EventKind, Events, Sink};

@@ -3,8 +3,8 @@
 use std::thread;
 use std::time::Duration;
 
+use crate::common::app::{App, Browser, complete, on_both_stores, set_cookie, user};
 use crate::common::faulty::Call;
-use crate::common::in_process::{App, Browser, complete, on_both_stores, set_cookie, user};
 use crate::common::memcached::shared;
 use crate::common::{Folder, HOUR, NOW};
 use cloakroom::clock::{Clock, ManualClock};

@@ -3,10 +3,8 @@
 use std::sync::{Arc, Barrier};
 use std::thread;
 
+use crate::common::app::{App, Browser, complete, defaults, get, on_both_stores, set_cookie};
 use crate::common::faulty::Call;
-use crate::common::in_process::{
-    App, Browser, complete, defaults, get, on_both_stores, set_cookie,
-};
 use cloakroom::Session;
 use cloakroom::http::Outcome;
 use cloakroom::id::Realm;
@@ -169,7 +167,7 @@ fn a_sign_in_overtaken_by_a_write_takes_that_along() {
         let late = browser.open(&app.sessions);
         late.update("n", |n: Option<u32>| n.unwrap() + 1).unwrap();
         browser.request(&app.sessions, |session| session.set("n", 10).unwrap());
-        crate::common::in_process::sign_in(&late, "ada");
+        crate::common::app::sign_in(&late, "ada");
         browser.take(&complete(&app.sessions, &late));
         assert_eq!(app.n(&browser), Some(11));
     });
@@ -225,7 +223,7 @@ fn first_requests_at_once_get_sessions_of_their_own() {
                         let session = app.sessions.open(None);
                         session.set("n", number).unwrap();
                         barrier.wait();
-                        crate::common::in_process::issued(&complete(&app.sessions, &session))
+                        crate::common::app::issued(&complete(&app.sessions, &session))
                             .0
                             .hash(Realm::default().tag())
                     })
@@ -256,7 +254,7 @@ fn a_destroy_among_writers_ends_the_session_whoever_comes_first() {
                         }
                         barrier.wait();
                         let headers = complete(&app.sessions, &session);
-                        let removal = (number == 0).then_some(crate::common::in_process::REMOVAL);
+                        let removal = (number == 0).then_some(crate::common::app::REMOVAL);
                         assert_eq!(set_cookie(&headers), removal);
                     });
                 }

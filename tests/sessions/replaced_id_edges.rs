@@ -15,10 +15,8 @@ use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{Authentication, MemoryStore, SessionManager};
 
 use crate::common::HOUR;
+use crate::common::app::{App, Browser, complete, defaults, get, set_cookie, sign_in, user, who};
 use crate::common::every_store::on_every_store;
-use crate::common::in_process::{
-    App, Browser, complete, defaults, get, set_cookie, sign_in, user, who,
-};
 
 const GRACE: Duration = Duration::from_secs(30);
 const SECOND: Duration = Duration::from_secs(1);
@@ -64,7 +62,7 @@ fn a_join_keeps_what_the_second_sign_in_said() {
 
 #[test]
 fn a_join_can_be_revoked_by_its_external_key() {
-    crate::common::in_process::on_both_stores(defaults, |app| {
+    crate::common::app::on_both_stores(defaults, |app| {
         let client = app.visitor(1);
         let how = |sid: &str| Authentication::new().idp_session_id(IdpSessionId::new(sid).unwrap());
         let mut first = client.clone();
@@ -338,7 +336,7 @@ fn another_users_double_clicked_sign_in_is_one_session() {
     let configure = |builder: SessionManagerBuilder| {
         builder.max_sessions_per_user(NonZeroU32::MIN, AtLimit::EndOldest)
     };
-    crate::common::in_process::on_both_stores(configure, |app: App| {
+    crate::common::app::on_both_stores(configure, |app: App| {
         let old = app.signed_in("ada");
         old.clone().request(&app.sessions, |session| session.renew().unwrap());
         let slow = old.open(&app.sessions);
@@ -426,12 +424,12 @@ fn a_forgotten_salt_is_not_left_in_the_file() {
 /// somebody else signs out.
 #[test]
 fn a_sign_in_after_ones_own_revocation_stays_signed_in() {
-    crate::common::in_process::on_both_stores(defaults, |app| {
+    crate::common::app::on_both_stores(defaults, |app| {
         let (mut ada, mut zoe) = (app.signed_in("ada"), app.signed_in("zoe"));
         ada.request(&app.sessions, |session| {
             app.sessions.revoke_all(&user("ada")).unwrap();
             sign_in(session, "ada");
-            crate::common::in_process::elsewhere(|| {
+            crate::common::app::elsewhere(|| {
                 zoe.request(&app.sessions, |session| session.destroy().unwrap());
             });
             session.flash("info", "The password is changed.").unwrap();
@@ -444,12 +442,12 @@ fn a_sign_in_after_ones_own_revocation_stays_signed_in() {
 /// The same, where what is begun anew is a visitor's session, and the other request renews.
 #[test]
 fn a_session_begun_after_ones_own_revocation_is_kept() {
-    crate::common::in_process::on_both_stores(defaults, |app| {
+    crate::common::app::on_both_stores(defaults, |app| {
         let (mut ada, mut zoe) = (app.signed_in("ada"), app.signed_in("zoe"));
         let headers = ada.request(&app.sessions, |session| {
             app.sessions.revoke_all(&user("ada")).unwrap();
             session.flash("info", "All your sessions have ended.").unwrap();
-            crate::common::in_process::elsewhere(|| {
+            crate::common::app::elsewhere(|| {
                 zoe.request(&app.sessions, |session| session.renew().unwrap());
             });
         });

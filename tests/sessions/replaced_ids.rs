@@ -13,12 +13,12 @@ use cloakroom::http::{Adapter, Outcome, ResponseHeaders};
 use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{ErrorKind, Session, SignIn, SqliteStore};
 
+use crate::common::app::{
+    App, Browser, REMOVAL, complete, defaults, get, issued, set_cookie, sign_in, user, who,
+};
 use crate::common::dice::Dice;
 use crate::common::every_store::{on_every_store, with_ticking_clock};
 use crate::common::faulty::Call;
-use crate::common::in_process::{
-    App, Browser, REMOVAL, complete, defaults, get, issued, set_cookie, sign_in, user, who,
-};
 use crate::common::tickets::{Ticket, WAYS};
 use crate::common::{Folder, HOUR};
 
@@ -368,7 +368,7 @@ fn a_double_clicked_sign_in_keeps_user_and_cart() {
         };
         match at_limit {
             None => on_every_store(configure, test),
-            Some(_) => crate::common::in_process::on_both_stores(configure, test),
+            Some(_) => crate::common::app::on_both_stores(configure, test),
         }
     }
 }
@@ -638,7 +638,7 @@ fn a_late_replaced_id_ends_the_session_where_that_is_asked_for() {
 
 #[test]
 fn a_failing_store_signs_nobody_in_by_a_join() {
-    crate::common::in_process::on_both_stores(defaults, |app| {
+    crate::common::app::on_both_stores(defaults, |app| {
         use crate::common::faulty::Call;
         let client = app.visitor(1);
         let mut first = client.clone();
@@ -746,7 +746,7 @@ fn a_sign_out_racing_with_a_renewal_leaves_no_session_alive() {
 
 #[test]
 fn a_failed_end_of_request_still_sends_the_joined_id() {
-    crate::common::in_process::on_both_stores(defaults, |app| {
+    crate::common::app::on_both_stores(defaults, |app| {
         let client = app.visitor(1);
         let mut first = client.clone();
         let late = client.open(&app.sessions);

@@ -5,7 +5,7 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
 
-use crate::common::in_process::{
+use crate::common::app::{
     App, Browser, REMOVAL, complete, defaults, elsewhere, get, on_both_stores, set_cookie, sign_in,
     user, who,
 };

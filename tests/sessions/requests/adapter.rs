@@ -6,8 +6,8 @@ use cloakroom::event::EventKind;
 use cloakroom::http::{Adapter, RequestHead, Response};
 use cloakroom::{ErrorKind, Session};
 
+use crate::common::app::{App, Browser, REMOVAL, defaults, on_both_stores, sign_in};
 use crate::common::faulty::Call;
-use crate::common::in_process::{App, Browser, REMOVAL, defaults, on_both_stores, sign_in};
 
 struct Page {
     status: u16,

@@ -8,11 +8,11 @@ use cloakroom::http::{Adapter, RequestHead};
 use cloakroom::id::{Realm, SessionId};
 use cloakroom::{ErrorKind, Lifetime, MemoryStore, SessionManager};
 
-use crate::common::faulty::Call;
-use crate::common::in_process::{
+use crate::common::app::{
     ATTRIBUTES, Browser, ENDED, MONTH, REMOVAL, complete, defaults, get, issued, on_both_stores,
     set_cookie, sign_in,
 };
+use crate::common::faulty::Call;
 
 /// The text of an id that nobody has.
 fn stranger() -> String {
@@ -470,7 +470,7 @@ fn vary_and_cache_control_are_merged_with_the_applications() {
 
 #[test]
 fn no_key_out_of_the_database_is_an_id() {
-    let app = crate::common::in_process::App::new(true, defaults);
+    let app = crate::common::app::App::new(true, defaults);
     let browser = app.visitor(1);
     let path = app.folder.database();
     let other = cloakroom::stores::sqlite::rusqlite::Connection::open(&path).unwrap();

@@ -9,10 +9,10 @@ use cloakroom::{ErrorKind, Session, SignIn};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
-use crate::common::faulty::Call;
-use crate::common::in_process::{
+use crate::common::app::{
     App, Browser, complete, defaults, issued, on_both_stores, sign_in, user, who,
 };
+use crate::common::faulty::Call;
 
 /// What a page of this browser shows.
 pub(super) fn token(app: &App, browser: &mut Browser) -> String {

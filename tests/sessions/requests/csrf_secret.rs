@@ -10,10 +10,10 @@ use cloakroom::manager::OnLoadFailure;
 use cloakroom::session::CommitOutcome;
 use cloakroom::{ErrorKind, Session};
 
-use crate::common::faulty::{Call, Fault};
-use crate::common::in_process::{
+use crate::common::app::{
     App, Browser, complete, defaults, get, on_both_stores, set_cookie, sign_in, who,
 };
+use crate::common::faulty::{Call, Fault};
 use crate::requests::csrf::{holds, token, visitor_with_token};
 
 #[test]

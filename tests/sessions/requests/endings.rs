@@ -10,11 +10,11 @@ use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::session::CommitOutcome;
 use cloakroom::{ErrorKind, Session};
 
-use crate::common::faulty::Call;
-use crate::common::in_process::{
+use crate::common::app::{
     App, Browser, REMOVAL, complete, defaults, elsewhere, get, issued, on_both_stores, set_cookie,
     sign_in, user, who,
 };
+use crate::common::faulty::Call;
 
 #[test]
 fn a_destroyed_session_is_gone_and_its_cookie_removed() {

@@ -6,11 +6,11 @@ use cloakroom::manager::OnLoadFailure;
 use cloakroom::session::CommitOutcome;
 use cloakroom::{ErrorKind, Session};
 
-use crate::common::faulty::{Call, Fault};
-use crate::common::in_process::{
+use crate::common::app::{
     App, Browser, REMOVAL, complete, defaults, get, issued, on_both_stores, set_cookie, sign_in,
     user, who,
 };
+use crate::common::faulty::{Call, Fault};
 
 #[test]
 fn a_store_that_fails_at_the_end_is_an_error_and_no_cookie() {

@@ -4,10 +4,8 @@ use cloakroom::backend::Committed;
 use cloakroom::http::Outcome;
 use cloakroom::{ErrorKind, Flash, Session};
 
+use crate::common::app::{App, Browser, complete, defaults, get, on_both_stores, set_cookie};
 use crate::common::faulty::Call;
-use crate::common::in_process::{
-    App, Browser, complete, defaults, get, on_both_stores, set_cookie,
-};
 use crate::common::{merge, setting};
 
 fn texts(session: &Session) -> Vec<String> {

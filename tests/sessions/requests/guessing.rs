@@ -9,7 +9,7 @@ use cloakroom::http::{Outcome, RequestHead};
 use cloakroom::id::SessionId;
 use cloakroom::{Session, SessionManager};
 
-use crate::common::in_process::{App, Browser, complete, defaults, on_both_stores};
+use crate::common::app::{App, Browser, complete, defaults, on_both_stores};
 
 /// Keeps what is said of guessing.
 #[derive(Clone, Debug, Default)]

@@ -5,11 +5,11 @@ use cloakroom::http::{Adapter, Outcome, ResponseHeaders};
 use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{ErrorKind, Session};
 
-use crate::common::faulty::Call;
-use crate::common::in_process::{
+use crate::common::app::{
     Browser, REMOVAL, complete, defaults, issued, on_both_stores, set_cookie, set_cookies, sign_in,
     who,
 };
+use crate::common::faulty::Call;
 
 fn asked_for(builder: SessionManagerBuilder) -> SessionManagerBuilder {
     builder.clear_site_data(true).no_store_when_signed_in(true)

@@ -7,9 +7,9 @@ use cloakroom::event::EventKind;
 use cloakroom::id::SessionId;
 use cloakroom::{Session, SessionManager};
 
+use crate::common::app::{Browser, complete, defaults, on_both_stores, set_cookie, sign_in};
 use crate::common::client::PATIENCE;
 use crate::common::faulty::Call;
-use crate::common::in_process::{Browser, complete, defaults, on_both_stores, set_cookie, sign_in};
 
 /// What takes longer than this hangs.
 

@@ -4,10 +4,10 @@ use cloakroom::cookie::{CookieConfig, CookieKeys};
 use cloakroom::event::EventKind;
 use cloakroom::id::SessionId;
 
-use crate::common::faulty::Call;
-use crate::common::in_process::{
+use crate::common::app::{
     ATTRIBUTES, Browser, MONTH, defaults, get, on_both_stores, set_cookie, sign_in,
 };
+use crate::common::faulty::Call;
 
 fn config(encrypted: bool, secrets: &[u8]) -> CookieConfig {
     let keys = CookieKeys::new(secrets.iter().map(|byte| [*byte; 64])).unwrap();

@@ -8,11 +8,11 @@ use cloakroom::http::{Outcome, RequestHead};
 use cloakroom::session::CommitOutcome;
 use cloakroom::{ErrorKind, Lifetime, Session};
 
-use crate::common::faulty::Call;
-use crate::common::in_process::{
+use crate::common::app::{
     ATTRIBUTES, App, Browser, ENDED, MONTH, complete, defaults, get, issued, on_both_stores,
     set_cookie, sign_in, who,
 };
+use crate::common::faulty::Call;
 
 #[test]
 fn a_handler_that_ignores_the_session_leaves_no_trace() {
@@ -177,7 +177,7 @@ fn a_second_close_is_an_error_and_so_is_a_later_change() {
         closed(session.ignore());
         closed(session.set_persistent(true));
         closed(session.commit().map(drop));
-        closed(session.sign_in(crate::common::in_process::user("ada")).map(drop));
+        closed(session.sign_in(crate::common::app::user("ada")).map(drop));
         assert_eq!((app.n(&browser), app.rows()), (Some(2), 1));
     });
 }
@@ -344,7 +344,7 @@ fn failing(app: &App, outcome: Outcome) {
             session.flash("info", "bye").unwrap();
         })
         .unwrap();
-    assert_eq!(set_cookie(&headers), Some(crate::common::in_process::REMOVAL));
+    assert_eq!(set_cookie(&headers), Some(crate::common::app::REMOVAL));
     assert_eq!(app.rows(), 0);
 }
 

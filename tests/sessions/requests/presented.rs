@@ -8,8 +8,8 @@ use cloakroom::http::{Adapter, RequestHead};
 use cloakroom::id::SessionId;
 use cloakroom::{Session, SessionManager};
 
+use crate::common::app::{App, Browser, complete, defaults, on_both_stores, set_cookie};
 use crate::common::faulty::Call;
-use crate::common::in_process::{App, Browser, complete, defaults, on_both_stores, set_cookie};
 
 /// A cookie of ours with an id that was never issued.
 fn planted() -> String {
@@ -283,7 +283,7 @@ fn the_client_is_found_in_the_last_of_many_forwarded_fields() {
             let head =
                 Adapter::new(&app.sessions).head(fields.map(|field| ("X-Forwarded-For", field)));
             let session = app.sessions.open(head.peer_addr("10.0.0.1".parse().unwrap()));
-            crate::common::in_process::sign_in(&session, "ada");
+            crate::common::app::sign_in(&session, "ada");
             complete(&app.sessions, &session);
             let user = cloakroom::UserKey::new("ada").unwrap();
             let list = app.sessions.list_for_user(&user, None).unwrap().sessions;

@@ -9,10 +9,10 @@ use cloakroom::event::EventKind;
 use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{ErrorKind, Lifetime, SignIn, UserKey};
 
-use crate::common::faulty::Call;
-use crate::common::in_process::{
+use crate::common::app::{
     App, Browser, complete, defaults, get, issued, on_both_stores, set_cookie, sign_in, user, who,
 };
+use crate::common::faulty::Call;
 use crate::common::{HOUR, NOW};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -159,7 +159,7 @@ fn an_id_in_its_grace_may_sign_out_and_sign_in() {
         let mut old = browser.clone();
         browser.request(&app.sessions, |session| session.renew().unwrap());
         let headers = old.request(&app.sessions, |session| session.destroy().unwrap());
-        assert_eq!(set_cookie(&headers), Some(crate::common::in_process::REMOVAL));
+        assert_eq!(set_cookie(&headers), Some(crate::common::app::REMOVAL));
         assert_eq!(app.n(&browser), None);
     });
 }

@@ -10,8 +10,8 @@ use std::time::Duration;
 use cloakroom::http::{Adapter, Outcome};
 use cloakroom::{ErrorKind, Session};
 
+use crate::common::app::{Browser, complete, defaults, get, on_both_stores, user};
 use crate::common::faulty::Call;
-use crate::common::in_process::{Browser, complete, defaults, get, on_both_stores, user};
 
 fn add_one(n: Option<u32>) -> u32 {
     n.unwrap_or(0) + 1

@@ -13,8 +13,8 @@ use cloakroom::stores::cached::CachedStore;
 use cloakroom::{Lifetime, MemoryStore, SessionManager};
 
 use crate::cached::stage::{LIFE, SECOND, Stage, backing, n, renew, sign_in};
+use crate::common::app::{Browser, get};
 use crate::common::faulty::FaultyCache;
-use crate::common::in_process::{Browser, get};
 use crate::common::memcached::{Memcached, shared};
 use crate::common::{HOUR, NOW, create, delete, live, merge, new_key, setting, value};
 

@@ -12,9 +12,9 @@ use cloakroom::stores::cached::CachedStore;
 use cloakroom::{MemoryStore, SessionManager, SqliteStore};
 
 use crate::cached::stage::{ENDINGS, LIFE, RETRY, Stage, backing, n, until_back};
+use crate::common::app::{Browser, get, sign_in, who};
 use crate::common::client::PATIENCE;
 use crate::common::faulty::Call;
-use crate::common::in_process::{Browser, get, sign_in, who};
 use crate::common::memcached::{Memcached, on, shared};
 use crate::common::proxy::{Plan, Proxy};
 use crate::common::{Folder, HOUR, NOW, create, delete, events, live, merge, new_key, setting};

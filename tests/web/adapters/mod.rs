@@ -1,6 +1,6 @@
 //! Sessions as a client sees them: over real sockets, on every framework and store.
 //!
-//! A case says in its path what the handler does; tests/common/app.rs has the steps.
+//! A case says in its path what the handler does; tests/common/scripted_app.rs has the steps.
 
 mod alike;
 mod clients;
@@ -16,7 +16,7 @@ mod stores;
 
 use std::time::Duration;
 
-use crate::common::client::{Browser, COOKIE, Exchange, Request, Response};
+use crate::common::client::{COOKIE, Exchange, HttpClient, Request, Response};
 use crate::common::gate::Gatekeeper;
 use crate::common::site::Site;
 use cloakroom::id::SessionId;
@@ -36,7 +36,7 @@ fn cookie(id: &str) -> String {
 }
 
 /// Sends the request of a path that stops at the gate `late`; says when it has come there.
-fn late(site: &Site, browser: &Browser, path: &str) -> (Exchange, Gatekeeper) {
+fn late(site: &Site, browser: &HttpClient, path: &str) -> (Exchange, Gatekeeper) {
     let gate = site.gate("late");
     let exchange = browser.start(Request::post(path));
     gate.wait_until_reached();

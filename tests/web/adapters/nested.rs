@@ -11,7 +11,7 @@ use cloakroom::web::rouille::session;
 use cloakroom::{CookieConfig, MemoryStore, Session, SessionManager};
 use rouille::{Request, Response};
 
-use crate::common::client::{Browser, Request as Sent, send};
+use crate::common::client::{HttpClient, Request as Sent, send};
 
 /// A server of rouille's that stops when it is dropped.
 struct Server {
@@ -90,7 +90,7 @@ fn an_inner_call_gets_the_session_of_the_outer_one() {
         };
         nested(&manager, request, inner, |response| response)
     });
-    let mut browser = Browser::new(server.address);
+    let mut browser = HttpClient::new(server.address);
     let first = browser.get("/inner/");
     assert_eq!(first.text(), "1 1", "the inner one sees what the outer one has changed");
     assert_eq!(first.all("Set-Cookie").len(), 1, "one id");
@@ -123,7 +123,7 @@ fn an_inner_handler_that_fails_or_panics_discards_the_changes() {
             };
             nested(&manager, request, inner, mend)
         });
-        let mut browser = Browser::new(server.address);
+        let mut browser = HttpClient::new(server.address);
         browser.get("/inner/");
         fails.store(true, Ordering::Relaxed);
         let response = browser.get("/inner/");

@@ -1,8 +1,6 @@
 //! Mutations of a corpus, and random bytes, for every target.
 
-#[path = "hostile/mutations.rs"]
 mod mutations;
-#[path = "hostile/targets.rs"]
 mod targets;
 
 use std::fs;

@@ -1,7 +1,7 @@
 //! What strangers send or leave behind, as functions of bytes. Each of them says what must hold
 //! for any bytes whatever, and panics where it does not.
 //!
-//! `tests/hostile.rs` drives them with mutations of `corpus/`; so does `fuzz/`, guided by coverage.
+//! `tests/mutated_input` drives them with mutations of `corpus/`; so does `fuzz/`, guided by coverage.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;

@@ -6,7 +6,7 @@ mod common;
 use cloakroom::cookie::CookieConfig;
 use cloakroom::event::EventKind;
 use cloakroom::http::RequestHead;
-use common::in_process::{complete, defaults, on_both_stores, set_cookie};
+use common::app::{complete, defaults, on_both_stores, set_cookie};
 
 #[test]
 fn a_secure_cookie_over_plain_http_is_reported_once() {
