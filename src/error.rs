@@ -249,7 +249,7 @@ mod tests {
         }
     }
 
-    /// An enum's transparent variant: it stands for the error that it holds.
+    /// An enum's transparent variant: it represents the error that it holds.
     #[derive(Debug)]
     struct Transparent(Error);
 

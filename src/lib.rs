@@ -38,7 +38,7 @@
 //! | a cache in front of a store | [`stores::cached::CachedStore`] |
 //! | sessions in memcached, or memcached as that cache | `stores::memcached`, with its feature |
 //! | what can go wrong | [`ErrorKind`] |
-//! | what is told to the operator | [`event::Event`] |
+//! | events for the operator | [`event::Event`] |
 //! | tests of an application | [`clock::ManualClock`], [`MemoryStore`], `testing` |
 //! | a store of your own | [`backend::Store`], `conformance` |
 //! | an adapter of your own for a web framework | [`http::Adapter`] |

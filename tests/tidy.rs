@@ -38,6 +38,17 @@ const SHARED_NAMES: &[(&str, &str)] = &[
     ("Waiter", "those that wait for an update's turn, and for a job"),
 ];
 
+/// Words that the vocabulary has replaced by a noun or a name.
+const BANNED_WORDS: &[&str] =
+    &["anybody", "everybody", "liar", "nobody", "rung", "somebody", "told", "truth", "whoever"];
+
+/// Where those words may occur.
+const BANNED_WORDS_ALLOWED: &[&str] = &["README.md", "src/stores/sqlite/", "tests/tidy.rs"];
+
+/// The most characters that the name of a test may have, and where it may have more.
+const LONGEST_TEST_NAME: usize = 60;
+const LONG_TEST_NAMES_ALLOWED: &[&str] = &["src/stores/sqlite/"];
+
 /// Files whose tests may sleep, and why.
 const SLEEPERS: &[(&str, &str)] = &[(
     "tests/shuttle/scheduled.rs",
@@ -154,9 +165,7 @@ fn no_file_names_a_path_of_the_machine_it_was_written_on() {
     let forbidden = [["/wo", "rk/"].concat(), ["/ro", "ot/"].concat(), ["/ho", "me/"].concat()];
     let mut found = Vec::new();
     let folders = ["src", "tests", "examples", "migrations", "crates", ".ci"];
-    let pages = fs::read_dir(root()).unwrap().map(|entry| entry.unwrap().path());
-    let pages = pages.filter(|path| path.extension().is_some_and(|end| end == "md"));
-    for path in folders.iter().flat_map(|folder| files(&root().join(folder))).chain(pages) {
+    for path in folders.iter().flat_map(|folder| files(&root().join(folder))).chain(pages()) {
         // What is not text is a fixture.
         let Ok(text) = String::from_utf8(fs::read(&path).unwrap()) else { continue };
         for (number, line) in text.lines().enumerate() {
@@ -185,6 +194,53 @@ fn no_two_modules_declare_a_type_of_the_same_name() {
     let is_shared = |name: &str| SHARED_NAMES.iter().any(|(shared, _)| *shared == name);
     places.retain(|name, files| files.len() > 1 && !is_shared(name));
     assert!(places.is_empty(), "{places:#?}");
+}
+
+#[test]
+fn no_text_has_a_banned_word() {
+    let mut wrong = Vec::new();
+    for path in ["src", "tests", "crates", "docs"]
+        .iter()
+        .flat_map(|f| files(&root().join(f)))
+        .chain(pages())
+    {
+        let name = relative(&path);
+        if BANNED_WORDS_ALLOWED.iter().any(|allowed| name.starts_with(allowed)) {
+            continue;
+        }
+        let Ok(text) = String::from_utf8(fs::read(&path).unwrap()) else { continue };
+        for (number, line) in text.lines().enumerate() {
+            let line = line.to_lowercase();
+            let mut words = line.split(|c: char| !c.is_alphabetic());
+            if let Some(word) = words.find(|word| BANNED_WORDS.contains(word)) {
+                wrong.push(format!("{name}:{}: {word}", number + 1));
+            }
+        }
+    }
+    assert_none(&wrong);
+}
+
+#[test]
+fn names_of_tests_are_short() {
+    let mut wrong = Vec::new();
+    for file in ["src", "tests", "crates"].iter().flat_map(|folder| rust_files(folder)) {
+        if LONG_TEST_NAMES_ALLOWED.iter().any(|allowed| file.name.starts_with(allowed)) {
+            continue;
+        }
+        let lines: Vec<_> = file.lines().collect();
+        for (at, (number, line)) in lines.iter().enumerate() {
+            if !line.ends_with("test]") || !line.starts_with("#[") {
+                continue;
+            }
+            let item = item_after(&lines[at..]);
+            let name = item.trim_start_matches("async ").trim_start_matches("fn ");
+            let name = name.split('(').next().unwrap();
+            if name.len() > LONGEST_TEST_NAME {
+                wrong.push(format!("{}:{number}: {} characters: {name}", file.name, name.len()));
+            }
+        }
+    }
+    assert_none(&wrong);
 }
 
 #[test]
@@ -241,7 +297,7 @@ fn relative(path: &Path) -> String {
 }
 
 /// Every file below a folder, in order; none if there is no such folder. What cargo has built for a
-/// package of its own is nobody's source.
+/// package of its own is no source.
 fn files(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
     let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
@@ -251,6 +307,12 @@ fn files(folder: &Path) -> Vec<PathBuf> {
         .into_iter()
         .flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] })
         .collect()
+}
+
+/// The pages in the root folder.
+fn pages() -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(root()).unwrap().map(|entry| entry.unwrap().path());
+    entries.filter(|path| path.extension().is_some_and(|end| end == "md"))
 }
 
 fn rust_files(folder: &str) -> Vec<Source> {

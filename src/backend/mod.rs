@@ -119,7 +119,7 @@ pub trait Maintenance: Debug + Send + Sync {
 
     /// Registers a callback for work that is due before the next regular run. It runs on a request
     /// thread and must not block. A second callback replaces the first.
-    fn on_due(&self, bell: Box<dyn Fn() + Send + Sync>);
+    fn on_due(&self, callback: Box<dyn Fn() + Send + Sync>);
 }
 
 /// What a store guarantees beyond the guarantees of all stores.

@@ -61,7 +61,7 @@ fn a_sign_in_is_confirmed_once_and_gives_another_id() {
         let tab = chromium.tab();
         tab.open(&server.url("localhost"));
         assert_eq!(tab.page(), Page::new(1, None, &[]));
-        tab.look(&format!("{name}-nobody"));
+        tab.look(&format!("{name}-anonymous"));
         tab.reload();
         assert_eq!(tab.page(), Page::new(2, None, &[]));
         let before = tab.cookie();
@@ -146,7 +146,7 @@ fn a_page_that_the_browser_prefetches_takes_no_message_away() {
     });
 }
 
-/// Where the user is signed in, as the page tells: for each place whether it is this one.
+/// Where the user is signed in, as the page shows: for each place whether it is this one.
 #[track_caller]
 fn places(tab: &Tab<'_>) -> Vec<bool> {
     let script = "return [...document.querySelectorAll('li')].map(

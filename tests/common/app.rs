@@ -124,7 +124,7 @@ impl App {
         browser
     }
 
-    /// A browser with a session in which somebody is signed in.
+    /// A browser with a signed-in session.
     pub fn signed_in(&self, name: &str) -> Browser {
         let mut browser = Browser::default();
         browser.request(&self.sessions, |session| sign_in(session, name));

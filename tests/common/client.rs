@@ -1,4 +1,4 @@
-//! A client that sends exactly the bytes it is told to and shows exactly those that come back.
+//! A client that sends exactly the given bytes and shows exactly those that come back.
 
 #![allow(dead_code, unreachable_pub, reason = "no test program uses all of it")]
 

@@ -33,7 +33,7 @@ impl Memcached {
 
     /// With options of memcached's command line.
     pub fn with(options: &[&str]) -> Memcached {
-        // Somebody may take a free port between the look at it and the start.
+        // Another process may take a free port before the start.
         for _ in 0..20 {
             let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
             let server = Memcached {
@@ -52,7 +52,7 @@ impl Memcached {
     fn run(&self) -> bool {
         let mut command = Command::new("memcached");
         command.args(["-l", "127.0.0.1", "-U", "0", "-p", &self.address.port().to_string()]);
-        // Memcached refuses to run as root unless it is told so.
+        // Memcached runs as root only with this option.
         command.args(["-u", &user()]).args(&self.options);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().expect("memcached is installed; tests/run.sh does it");
@@ -109,7 +109,7 @@ impl Memcached {
         Raw::over(TcpStream::connect(self.address).unwrap())
     }
 
-    /// A store on it, in a namespace that nobody has used before.
+    /// A store on it, in a fresh namespace.
     pub fn store(&self) -> MemcachedStore {
         self.builder().open().unwrap()
     }
@@ -153,7 +153,7 @@ fn user() -> String {
 }
 
 /// One memcached for all tests of a program that do it no harm. A process that outlives its tests
-/// is ended by the one after: nobody drops what is static.
+/// is ended by the one after: a static is never dropped.
 pub fn shared() -> &'static Memcached {
     static SHARED: LazyLock<Memcached> = LazyLock::new(|| {
         let server = Memcached::with(&["-m", "256"]);

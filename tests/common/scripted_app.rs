@@ -70,9 +70,9 @@ fn on_rouille(app: Arc<ScriptedApp>, address: SocketAddr, threads: Option<usize>
     };
     let address = server.server_addr();
     let stopped = Arc::new(AtomicBool::new(false));
-    let told = stopped.clone();
+    let stop_now = stopped.clone();
     let thread = thread::spawn(move || {
-        while !told.load(Ordering::Relaxed) {
+        while !stop_now.load(Ordering::Relaxed) {
             server.poll_timeout(Duration::from_millis(10));
         }
     });
@@ -196,7 +196,7 @@ mod on_rocket {
             let sessions = app.sessions.clone();
             let rocket = rocket::custom(config)
                 .attach(sessions)
-                .attach(AdHoc::on_liftoff("tell the address", move |rocket| {
+                .attach(AdHoc::on_liftoff("send the address", move |rocket| {
                     Box::pin(async move {
                         let config = rocket.config();
                         let address = SocketAddr::from((config.address, config.port));

@@ -1,4 +1,4 @@
-//! The checker and the model, on histories of which everybody can see what they are.
+//! The checker and the model, on histories that are easy to judge.
 
 use std::collections::BTreeMap;
 
@@ -166,7 +166,7 @@ fn a_session_that_has_expired_is_read_and_touched_no_more() {
     }
 }
 
-/// Somebody signs in at the deadline of the session under key 1, and gets key 2.
+/// A user signs in at the deadline of the session under key 1, and gets key 2.
 fn sign_in_at_the_deadline() -> (Call, Answer) {
     let (begins, changes) = (Begins { public_id: 2, ..BEGINS }, Vec::new());
     let call = Call::SignIn { id_hash: 1, to: 2, user: 1, begins, changes, limit: None };

@@ -157,7 +157,7 @@ impl Subject for InMemcached {
     }
 }
 
-/// A memcached that is started again, or frozen for a while. It is never told to flush: that also
+/// A memcached that is started again, or frozen for a while. It is never flushed: that also
 /// takes what is stored within the same second, after the answer.
 pub struct Failing {
     pub server: Memcached,
@@ -232,7 +232,7 @@ impl Subject for InFailing {
     }
 }
 
-/// A memcached that fails, before SQLite: nobody notices.
+/// A memcached that fails, before SQLite: no operation fails.
 pub struct BehindFailing<'f, F> {
     pub failing: &'f Failing,
     pub before: Before<F>,
@@ -257,7 +257,7 @@ impl<C: Cache, F: Fn() -> C + Sync> Subject for BehindFailing<'_, F> {
     }
 }
 
-/// Two stores that share a truth and a cache, as two processes do. From the cache the first one is
+/// Two stores that share a database and a cache, as two processes do. From the cache the first one is
 /// cut off now and then, if it is to be.
 pub struct TwoInstances {
     backing: Sqlite,

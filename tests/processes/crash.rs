@@ -184,7 +184,7 @@ fn kills_of_two_processes_lose_nothing_under_full_durability() {
 }
 
 #[test]
-fn a_killed_writer_keeps_nobody_out() {
+fn a_killed_writer_keeps_no_process_out() {
     let folder = Folder::new();
     let mut writer = Worked::start("normal", &folder, "w", 1);
     // The other process is known to be writing.

@@ -201,7 +201,7 @@ fn soak(framework: &str, seconds: u64) {
     assert_eq!(check, "ok");
 }
 
-/// Tells the clients that it is over, also where the test fails.
+/// Stops the clients, also where the test fails.
 struct Over<'s>(&'s AtomicBool);
 
 impl Drop for Over<'_> {

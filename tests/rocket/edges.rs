@@ -287,7 +287,7 @@ fn two_managers_of_one_cookie_name_do_not_launch() {
     let visitor = with_session(&visitors, |session| session.set("visits", 7)).unwrap();
     let rocket = bare().attach(visitors).attach(Sessions::<Admin>::of(memory()));
     match blocking::Client::untracked(rocket.mount("/", routes![look])) {
-        // One that nobody looks at panics when it is dropped.
+        // One that is not inspected panics when it is dropped.
         Err(error) => assert!(format!("{:?}", error.kind()).contains("FailedFairings")),
         Ok(client) => {
             let response = client.get("/both").header(cookie(&visitor)).dispatch();
@@ -306,17 +306,17 @@ fn free() -> &'static str {
 
 #[test]
 fn a_change_after_the_request_is_refused_in_new_sessions_too() {
-    let (tell, told) = mpsc::channel();
+    let (sender, received) = mpsc::channel();
     let late = AdHoc::on_response("late", move |request, _| {
-        let tell = tell.clone();
+        let sender = sender.clone();
         Box::pin(async move {
             let session = request.guard::<&Session>().await.succeeded().unwrap();
-            tell.send(session.set("n", 1).is_ok()).unwrap();
+            sender.send(session.set("n", 1).is_ok()).unwrap();
         })
     });
     let client = client(bare().attach(memory()).attach(late).mount("/", routes![free]));
     let response = client.get("/free").dispatch();
-    let accepted = told.recv().unwrap();
+    let accepted = received.recv().unwrap();
     assert_eq!(accepted, given(&response).is_some(), "accepted, and lost without a word");
 }
 

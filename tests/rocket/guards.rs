@@ -83,7 +83,7 @@ fn admin_status(sessions: ManagerOf<'_, Admin>) -> String {
 }
 
 #[test]
-fn two_managers_are_told_apart_by_type_and_cookie() {
+fn two_managers_are_distinguished_by_type_and_cookie() {
     let cookies = CookieConfig::new().name("__Host-admin");
     let admins = SessionManager::builder(MemoryStore::new()).cookie(cookies).build().unwrap();
     let rocket = bare()
@@ -137,7 +137,7 @@ async fn home(user: User, first: &Session, second: &Session) -> cloakroom::Resul
 }
 
 #[get("/home", rank = 2)]
-fn home_of_nobody() -> Redirect {
+fn home_of_anonymous() -> Redirect {
     Redirect::to("/sign-in")
 }
 
@@ -146,7 +146,7 @@ fn an_applications_guard_can_use_the_session() {
     let store = PausingStore::new(MemoryStore::new());
     let sessions = SessionManager::new(store.clone()).unwrap();
     let ada = signed_in(&sessions, UserKey::new("ada").unwrap()).unwrap();
-    let rocket = bare().attach(sessions.clone()).mount("/", routes![home, home_of_nobody]);
+    let rocket = bare().attach(sessions.clone()).mount("/", routes![home, home_of_anonymous]);
     let client = client(rocket);
     let response = client.get("/home").header(cookie(&ada)).dispatch();
     assert_eq!(response.into_string().unwrap(), "ada true");
@@ -314,9 +314,9 @@ fn a_catcher_that_answers_200_makes_no_success_of_a_failure() {
         let session = sessions.open(Some(after.as_deref().unwrap_or(&before)));
         assert_eq!(session.get::<u32>("n").unwrap(), Some(1), "{how}");
         assert!(!session.contains("name").unwrap(), "{how}");
-        let told = sessions.events().count(EventKind::HandlerFailed)
+        let logged = sessions.events().count(EventKind::HandlerFailed)
             + sessions.events().count(EventKind::RequestFailed);
-        assert_eq!(told, failed + 1, "{how}");
+        assert_eq!(logged, failed + 1, "{how}");
     }
 }
 
@@ -353,9 +353,9 @@ fn a_panic_is_no_500_and_the_programs_own_hook_still_runs() {
         assert_eq!(session.contains("name").unwrap(), kept, "{how}");
     }
     assert!(OWN.load(Ordering::SeqCst) > own);
-    let told = words.0.lock().unwrap();
-    assert_eq!(told.len(), 3, "{told:?}");
-    assert!(told.iter().all(|line| line.ends_with("the printer is on fire")), "{told:?}");
+    let logged = words.0.lock().unwrap();
+    assert_eq!(logged.len(), 3, "{logged:?}");
+    assert!(logged.iter().all(|line| line.ends_with("the printer is on fire")), "{logged:?}");
 }
 
 #[get("/task")]
@@ -488,8 +488,8 @@ fn an_error_around_ours_is_answered_with_its_status() {
             .unwrap();
     assert_eq!(response.status, 503);
     assert!(!response.text().contains("session"), "{}", response.text());
-    let told = words.0.lock().unwrap();
-    assert_eq!(*told, ["a handler failed: no cart: cannot load a session: the store is busy"]);
+    let logged = words.0.lock().unwrap();
+    assert_eq!(*logged, ["a handler failed: no cart: cannot load a session: the store is busy"]);
 }
 
 #[test]

@@ -150,7 +150,7 @@ fn a_clock_that_steps_far_forward_suspends_sweeps() {
         app.store.wait_for(Call::Maintenance, app.store.calls(Call::Maintenance) + 3);
         assert_eq!((app.rows(), app.store.calls(Call::Sweep)), (1, sweeps));
         assert_eq!(app.count(EventKind::ClockStepped), 1);
-        // Whoever asks for it gets it.
+        // A call that asks for it gets it.
         assert_eq!(app.sessions.sweep_now().unwrap(), 1);
     });
 }

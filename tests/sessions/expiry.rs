@@ -481,7 +481,7 @@ fn a_clock_set_back_over_a_restart_extends_a_session_by_as_much() {
     for back in [MILLI, MINUTE, HOUR * 5, HOUR * 24 * 400] {
         let (sessions, clock) = start(NOW + HOUR - back);
         assert_eq!(sessions.sweep_now().unwrap(), 0);
-        assert!(look(&sessions, &browser), "back {back:?}: nobody knows that it had ended");
+        assert!(look(&sessions, &browser), "back {back:?}: no record says that it had ended");
         assert!(!look(&sessions, &left), "back {back:?}: what was ended stays so");
         clock.advance(back - MILLI);
         assert!(look(&sessions, &browser), "back {back:?}");

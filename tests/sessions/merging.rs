@@ -236,7 +236,7 @@ fn first_requests_at_once_get_sessions_of_their_own() {
 }
 
 #[test]
-fn a_destroy_among_writers_ends_the_session_whoever_comes_first() {
+fn a_destroy_among_writers_ends_the_session_in_any_order() {
     on_both_stores(defaults, |app| {
         for _ in 0..20 {
             let browser = app.visitor(1);

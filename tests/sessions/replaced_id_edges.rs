@@ -29,7 +29,7 @@ fn sign_in_at(session: &cloakroom::Session, how: &Authentication) {
     assert_eq!(session.sign_in_with(user("ada"), how).unwrap(), cloakroom::SignIn::Done);
 }
 
-/// Somebody who knows the password and a replaced id (a planted one, say), but has no second factor.
+/// An attacker who knows the password and a replaced id (a planted one, say), but has no second factor.
 #[test]
 fn a_join_gives_no_higher_level_than_was_proved() {
     on_every_store(defaults, |app| {
@@ -273,10 +273,10 @@ fn a_sink_that_panics_takes_no_id_from_a_sign_in() {
     let signs_in = std::panic::AssertUnwindSafe(|| session.sign_in(user("ada")));
     assert!(std::panic::catch_unwind(signs_in).is_err());
     browser.take(&loud.close(&session, Outcome::Panicked).unwrap());
-    assert_eq!(who(&quiet, &browser).as_deref(), Some("ada"), "what it did stands");
+    assert_eq!(who(&quiet, &browser).as_deref(), Some("ada"), "what it did is kept");
 }
 
-/// A replaced id that somebody planted stands in front of the user's own, which was just replaced.
+/// A planted replaced id comes before the user's own, which was just replaced.
 #[test]
 fn a_planted_late_id_makes_no_write_under_way_a_new_session() {
     on_every_store(defaults, |app| {
@@ -421,7 +421,7 @@ fn a_forgotten_salt_is_not_left_in_the_file() {
 }
 
 /// A change of the password: all sessions end, and the user is signed in again here. Meanwhile
-/// somebody else signs out.
+/// another user signs out.
 #[test]
 fn a_sign_in_after_ones_own_revocation_stays_signed_in() {
     crate::common::app::on_both_stores(defaults, |app| {

@@ -637,7 +637,7 @@ fn a_late_replaced_id_ends_the_session_where_that_is_asked_for() {
 }
 
 #[test]
-fn a_failing_store_signs_nobody_in_by_a_join() {
+fn a_failing_store_signs_no_user_in_by_a_join() {
     crate::common::app::on_both_stores(defaults, |app| {
         use crate::common::faulty::Call;
         let client = app.visitor(1);

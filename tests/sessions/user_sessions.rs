@@ -192,7 +192,7 @@ fn all_others_are_revoked_and_exactly_the_current_one_is_kept() {
         current.request(&app.sessions, |session| session.renew().unwrap());
         assert_eq!(app.sessions.revoke_others(&changes_the_password).unwrap(), 1);
         assert_eq!(who(&app.sessions, &current).as_deref(), Some("ada"));
-        // Nobody has no others.
+        // An anonymous request has no others.
         app.visitor(1).request(&app.sessions, |session| {
             assert_eq!(app.sessions.revoke_others(session).unwrap(), 0);
         });
@@ -464,8 +464,8 @@ fn a_recent_sign_in_is_distinguished_from_an_old_one() {
         assert_eq!(recent(&app, &ada, SECOND), RecentAuth::TooOld, "a renewal proves nothing");
         ada.request(&app.sessions, |session| sign_in(session, "ada"));
         assert_eq!(recent(&app, &ada, SECOND), RecentAuth::Recent);
-        for nobody in [Browser::default(), app.visitor(1)] {
-            assert_eq!(recent(&app, &nobody, Duration::MAX), RecentAuth::NotSignedIn);
+        for anonymous in [Browser::default(), app.visitor(1)] {
+            assert_eq!(recent(&app, &anonymous, Duration::MAX), RecentAuth::NotSignedIn);
         }
     });
 }

@@ -80,7 +80,7 @@ fn a_replaced_file_is_not_written_to_until_it_is_back() {
         assert_unavailable(store.admin().clear());
     }
     assert!(live(&store, &id_hash).unwrap().is_some(), "reads of what was open go on");
-    // Nobody reads the new file with the old one's log, or copies that log into it.
+    // No process reads the new file with the old one's log, or copies that log into it.
     let barrier = Barrier::new(4);
     std::thread::scope(|scope| {
         for _ in 0..4 {
@@ -247,7 +247,7 @@ fn fill_and_go_on(store: &SqliteStore, make_room: impl FnOnce()) {
         }
         let _ = store.maintenance().unwrap().run();
     };
-    // Linux tells a limit on the size of files as it tells a broken disk, by SQLite's lights.
+    // SQLite cannot distinguish a limit on file sizes from a broken disk.
     assert!(matches!(error.kind(), ErrorKind::Full | ErrorKind::Unavailable), "{error:?}");
     assert!(keys.len() > 20, "{}", keys.len());
     for id_hash in &keys {
@@ -365,7 +365,7 @@ impl FailingDisk {
         run(mount.arg(self.at.path("")))
     }
 
-    /// What makes the system believe that it has met an error on this disk.
+    /// Makes the system report an error on this disk.
     fn switch(&self) -> Option<PathBuf> {
         let mut find = Command::new("findmnt");
         let found = find.args(["-no", "SOURCE"]).arg(self.at.path("")).output().ok()?;
@@ -382,7 +382,7 @@ impl FailingDisk {
     }
 
     fn repair(&self) {
-        assert!(run(Command::new("umount").arg(self.at.path(""))), "nobody has a file open");
+        assert!(run(Command::new("umount").arg(self.at.path(""))), "no process has a file open");
         // It says 1 when it has mended something.
         let _ = run(Command::new("e2fsck").arg("-p").arg(self.image.path("disk")));
         assert!(self.mount());

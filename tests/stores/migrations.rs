@@ -332,8 +332,8 @@ fn the_readable_view_shows_sessions_to_a_person() {
     assert_eq!(row.5, "__Host-id");
 }
 
-/// Root may write everything, so the refusal is seen by a child that is somebody else.
-fn as_somebody_else(path: &Path) -> bool {
+/// Root may write everything, so the refusal is seen by a child that runs as another user.
+fn as_another_user(path: &Path) -> bool {
     use std::os::unix::process::CommandExt;
     let mut command = child(module_path!(), "open read-only");
     command.env("DATABASE", path);
@@ -357,11 +357,11 @@ fn a_read_only_file_or_folder_is_refused_with_its_kind() {
     set(path.parent().unwrap(), 0o555);
     let program = std::env::current_exe().unwrap();
     assert!(program.exists());
-    assert!(as_somebody_else(&path), "a file that cannot be created");
+    assert!(as_another_user(&path), "a file that cannot be created");
     set(path.parent().unwrap(), 0o755);
     Connection::open(&path).unwrap().execute_batch("CREATE TABLE host (a)").unwrap();
     set(&path, 0o444);
     let before = everything(&path);
-    assert!(as_somebody_else(&path), "a file that cannot be written");
+    assert!(as_another_user(&path), "a file that cannot be written");
     assert_eq!(everything(&path), before);
 }

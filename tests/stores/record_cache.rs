@@ -1,4 +1,4 @@
-//! Hot sessions: what is kept in memory is what the database has, whoever writes to it.
+//! Hot sessions: what is kept in memory is what the database has, after any write.
 
 use std::num::NonZeroU32;
 use std::ops::ControlFlow;
@@ -96,7 +96,7 @@ impl Several {
         delta
     }
 
-    /// Anything that anybody can do to the file.
+    /// Any operation on the file.
     fn step(&mut self) {
         self.now = self.now + Duration::from_secs(1);
         let store = self.stores[self.dice.roll(self.stores.len())].clone();
@@ -243,7 +243,7 @@ fn readers_see_at_once_what_another_process_has_written() {
     let (here, there) = (open(), open());
     let id_hash = create(&here, &setting("n", 0)).unwrap();
     let (before, after) = (Barrier::new(3), Barrier::new(3));
-    // Told at the end: who panics here keeps the others waiting.
+    // Reported at the end: a panic here would keep the others waiting.
     let wrong = Mutex::new(Vec::new());
     let see = |turn: u64, expected: &[u64]| {
         let n = value::<u64>(&live(&here, &id_hash).unwrap().unwrap(), "n").unwrap();

@@ -56,7 +56,7 @@ fn visits_sign_in_restart_and_sign_out(start: impl Fn() -> Server) {
         send(service.address, &Request::post("/set:a:b").cookie(format!("{COOKIE}={recorded}")));
     assert_eq!(late.unwrap().status, 200);
     let replayed = with_cookie(service.address, "/who/get:a", &recorded);
-    assert_eq!(replayed.text(), "none\nnone", "and nobody can write to it");
+    assert_eq!(replayed.text(), "none\nnone", "and no request can write to it");
 }
 
 #[test]

@@ -40,7 +40,7 @@ impl Bench {
     }
 
     fn open(&self, durability: Durability, journal: Journal) -> Result<SqliteStore> {
-        // Nobody keeps anybody waiting here: what waits for its time to be over does not end.
+        // No operation waits for another one here: what waits for its time to be over does not end.
         let build = SqliteStore::builder(self.folder.database());
         build.durability(durability).journal(journal).busy_timeout(HOUR).open()
     }

@@ -109,7 +109,7 @@ fn a_forked_process_is_refused_and_does_no_damage() {
         in_a_fork(|| {
             let file = SqliteStore::builder(&path);
             let steps: [&dyn Fn() -> bool; 20] = [
-                // Its activity is due to be recorded; here is nobody who would.
+                // Its activity is due to be recorded; this process has no cleaner.
                 &|| {
                     let closed = later.close(&read_before, Outcome::Completed);
                     closed.is_ok() && later.events().count(EventKind::TouchFailed) == 1
@@ -167,7 +167,7 @@ fn a_fork_that_drops_the_last_handle_undoes_nothing() {
     assert_sound(folder.database());
 }
 
-/// Forks at many moments of what three threads write, and looks whether all of that stands.
+/// Forks at many moments of what three threads write, and checks that nothing is lost.
 fn while_others_write(store: &SqliteStore, fork: impl Fn() -> Option<u8>) {
     const THREADS: usize = 3;
     let keys: Vec<_> = (0..THREADS).map(|_| create(store, &setting("n", 0)).unwrap()).collect();
@@ -247,7 +247,7 @@ fn the_last_handle_can_be_let_go_of_in_a_fork() {
 }
 
 /// In a process of its own: the threads of stores that other tests have closed may be about to end,
-/// and whoever opens a store in a fork would wait for locks that they had.
+/// and a store opened in a fork would wait for locks that they had.
 #[test]
 fn a_process_may_fork_first_and_open_the_store_then() {
     let folder = Folder::new();

@@ -1,4 +1,4 @@
-//! Many threads and several processes write one file: nobody is told it is locked, nothing is
+//! Many threads and several processes write one file: no write reports that it is locked, nothing is
 //! lost, and the log stays short. Many requests update one session: no other visitor fails.
 
 mod updates;
@@ -97,7 +97,7 @@ fn two_processes_write(maintenance: bool) {
         stop.store(true, Ordering::Relaxed);
         (watch.join().unwrap(), written)
     });
-    assert!(process.0.wait().unwrap().success(), "the other process was never told it is busy");
+    assert!(process.0.wait().unwrap().success(), "the other process never gets Busy");
     let mut words = String::new();
     output.read_to_string(&mut words).unwrap();
     let others: u64 = words
@@ -119,7 +119,7 @@ fn two_processes_that_write_without_a_pause_are_never_busy() {
 }
 
 #[test]
-fn the_log_stays_short_even_if_nobody_does_the_upkeep() {
+fn the_log_stays_short_even_without_maintenance() {
     two_processes_write(false);
 }
 
@@ -150,7 +150,7 @@ fn a_sweep_does_not_report_its_wait_for_another_writer() {
     assert!(swept.held <= after, "{:?}, of {after:?} with the lock", swept.held);
 }
 
-/// What `update` does: read, compute, commit if nobody came in between, else again.
+/// What `update` does: read, compute, commit if nothing has changed, else again.
 fn increment(store: &SqliteStore, id_hash: &SessionIdHash, threads: usize, times: u32) {
     std::thread::scope(|scope| {
         for _ in 0..threads {

@@ -44,7 +44,7 @@ fn updates_beyond_64_waiting_ones_are_refused_at_once() {
         let late = hot.open(&app.sessions);
         count_up(&late);
         assert!(request(&app, &hot));
-        let (tell, told) = channel();
+        let (sender, received) = channel();
         thread::scope(|scope| {
             // Its first commit finds that it was overtaken, the second is made in its turn.
             app.store.hold(Call::Commit).open();
@@ -53,17 +53,17 @@ fn updates_beyond_64_waiting_ones_are_refused_at_once() {
             let first = scope.spawn(|| app.sessions.close(late, Outcome::Completed).is_ok());
             keeper.wait_until_reached();
             for _ in 0..100 {
-                let tell = tell.clone();
-                scope.spawn(move || tell.send(request(app, hot)).unwrap());
+                let sender = sender.clone();
+                scope.spawn(move || sender.send(request(app, hot)).unwrap());
             }
             // While the first one is in the store.
             for _ in 0..36 {
-                assert!(!told.recv_timeout(PATIENCE).unwrap());
+                assert!(!received.recv_timeout(PATIENCE).unwrap());
             }
             assert!(request(app, &other));
             keeper.open();
             for _ in 0..64 {
-                assert!(told.recv_timeout(PATIENCE).unwrap());
+                assert!(received.recv_timeout(PATIENCE).unwrap());
             }
             assert!(first.join().unwrap());
         });
@@ -175,7 +175,7 @@ fn requests_beyond_64_waiting_ones_get_503_at_once() {
         gate.wait_until_reached();
         hot.post("/count");
         let count = hot.with_cookie(Request::post("/count"));
-        let (tell, told) = channel();
+        let (sender, received) = channel();
         thread::scope(|scope| {
             // Its first commit finds that it was overtaken, the second is made in its turn.
             store.hold(Call::Commit).open();
@@ -183,17 +183,17 @@ fn requests_beyond_64_waiting_ones_get_503_at_once() {
             gate.open();
             keeper.wait_until_reached();
             for _ in 0..99 {
-                let (tell, count) = (tell.clone(), &count);
-                scope.spawn(move || tell.send(send(address, count).unwrap().status).unwrap());
+                let (sender, count) = (sender.clone(), &count);
+                scope.spawn(move || sender.send(send(address, count).unwrap().status).unwrap());
             }
             // While the first one is in the store.
             for _ in 0..35 {
-                assert_eq!(told.recv_timeout(PATIENCE).unwrap(), 503);
+                assert_eq!(received.recv_timeout(PATIENCE).unwrap(), 503);
             }
             assert_eq!(other.post("/count").text(), "2");
             keeper.open();
             for _ in 0..64 {
-                assert_eq!(told.recv_timeout(PATIENCE).unwrap(), 200);
+                assert_eq!(received.recv_timeout(PATIENCE).unwrap(), 200);
             }
             assert_eq!(late.answer().unwrap().status, 200);
         });

@@ -14,7 +14,7 @@ use crate::common::app::{
 };
 use crate::common::faulty::Call;
 
-/// The text of an id that nobody has.
+/// The text of an unknown id.
 fn stranger() -> String {
     SessionId::generate().unwrap().reveal()
 }

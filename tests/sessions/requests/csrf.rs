@@ -74,7 +74,7 @@ fn every_token_is_masked_differently_and_all_of_them_hold() {
         }
         assert_eq!(tokens.len(), 6);
         assert!(tokens.iter().all(|token| token.len() == 86 && holds(&app, &browser, token)));
-        // Neither half stands still, so no part of a page tells of another.
+        // Both halves change, so no part of a page reveals another.
         for half in [0..43, 43..86] {
             let halves: HashSet<&str> = tokens.iter().map(|token| &token[half.clone()]).collect();
             assert_eq!(halves.len(), 6);

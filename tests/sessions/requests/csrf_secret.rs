@@ -220,19 +220,20 @@ fn a_page_whose_session_is_ended_meanwhile_brings_nothing_back() {
                     add(&session, 1);
                 }
                 end(&app, &mut browser);
-                let (rows, told) = (app.rows(), app.count(EventKind::ChangesDiscarded));
+                let (rows, discarded) = (app.rows(), app.count(EventKind::ChangesDiscarded));
                 // A page of an id that was replaced has nothing to lose, unless it has changes.
-                let is_told = index != 2 || changes;
-                let told = told + u64::from(is_told);
+                let is_reported = index != 2 || changes;
+                let discarded = discarded + u64::from(is_reported);
                 let token = session.csrf_token().unwrap();
-                assert_eq!(app.count(EventKind::ChangesDiscarded), told);
+                assert_eq!(app.count(EventKind::ChangesDiscarded), discarded);
                 assert_eq!(session.get::<u32>("n").unwrap(), None);
                 session.csrf_token().unwrap();
-                let saved = if is_told { CommitOutcome::Discarded } else { CommitOutcome::Stored };
+                let saved =
+                    if is_reported { CommitOutcome::Discarded } else { CommitOutcome::Stored };
                 assert_eq!(session.commit().unwrap(), saved);
                 let headers = complete(&app.sessions, &session);
-                assert_eq!((set_cookie(&headers), headers.discarded), (None, is_told));
-                assert_eq!((app.rows(), app.count(EventKind::ChangesDiscarded)), (rows, told));
+                assert_eq!((set_cookie(&headers), headers.discarded), (None, is_reported));
+                assert_eq!((app.rows(), app.count(EventKind::ChangesDiscarded)), (rows, discarded));
                 assert!(!holds(&app, &browser, &token), "{index} {changes}");
             }
         }

@@ -1,4 +1,4 @@
-//! A session that has ended stays ended, and late answers harm nobody.
+//! A session that has ended stays ended, and late responses do no harm.
 
 use std::num::NonZeroU32;
 
@@ -315,7 +315,7 @@ fn a_blind_write_is_late_when_its_session_has_ended() {
             assert_eq!(app.sessions.revoke_everyone().unwrap(), 1);
         }),
         ("a sign-in elsewhere, at the limit", |app, _| drop(app.signed_in("ada"))),
-        ("a sign-in as somebody else", |app, browser| {
+        ("a sign-in as another user", |app, browser| {
             browser.request(&app.sessions, |session| sign_in(session, "zoe"));
         }),
     ];
@@ -389,7 +389,7 @@ fn late_responses_for_a_replaced_id_carry_no_cookie() {
                         assert_eq!(set_cookie(&headers), None, "{case}");
                         assert_eq!(app.rows(), rows, "{case}");
                         assert_eq!(app.n(&browser), Some(1), "the new id lives on: {case}");
-                        // Whoever had something to store learns that it was not.
+                        // A request with changes learns that they were not stored.
                         let stores = !matches!(index, 0 | 1 | 5);
                         assert!(headers.discarded || !stores, "{case}");
                     }

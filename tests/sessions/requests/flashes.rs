@@ -178,7 +178,7 @@ fn a_flash_above_the_limit_is_refused() {
             session.flash("info", "small").unwrap();
             let error = session.flash("info", "x".repeat(Flash::MAX_BYTES)).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::TooLarge);
-            // What stands around a text: [{"kind":"info","text":"","mark":"…"},]
+            // The JSON around a text: [{"kind":"info","text":"","mark":"…"},]
             session.flash("info", "x".repeat(Flash::MAX_BYTES - 70)).unwrap();
             let error = session.flash("info", "x".repeat(Flash::MAX_BYTES - 69)).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::TooLarge);

@@ -133,7 +133,7 @@ fn only_a_destroy_that_was_done_clears_browser_data() {
 }
 
 #[test]
-fn what_is_shown_to_somebody_signed_in_is_not_stored() {
+fn a_page_of_a_signed_in_user_is_not_stored() {
     on_both_stores(asked_for, |app| {
         let acts: [fn(&Session); 8] = [
             |session| drop(session.user().unwrap()),
@@ -176,7 +176,7 @@ fn a_page_of_a_user_is_not_cached_though_the_session_ended() {
 }
 
 #[test]
-fn what_is_shown_to_nobody_in_particular_may_be_stored() {
+fn a_page_without_a_user_may_be_stored() {
     on_both_stores(asked_for, |app| {
         let browser = app.signed_in("ada");
         let headers = complete(&app.sessions, &browser.open(&app.sessions));

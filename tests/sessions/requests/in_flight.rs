@@ -30,16 +30,16 @@ fn a_read_of_an_unknown_id_waits_for_no_deletion_in_flight() {
     on_both_stores(defaults, |app| {
         for delete in deletions {
             let mut other = app.visitor(1);
-            let (tell, told) = channel();
+            let (sender, received) = channel();
             thread::scope(|scope| {
                 let keeper = app.store.hold(Call::Commit);
                 scope.spawn(|| other.request(&app.sessions, delete));
                 keeper.wait_until_reached();
                 scope.spawn(|| {
                     read_and_close(&app.sessions, &unknown());
-                    tell.send(()).unwrap();
+                    sender.send(()).unwrap();
                 });
-                told.recv_timeout(PATIENCE).expect("it does not wait");
+                received.recv_timeout(PATIENCE).expect("it does not wait");
                 keeper.open();
             });
         }

@@ -259,7 +259,7 @@ fn an_ignore_does_not_undo_commits_and_sign_ins() {
             session.set("n", 2).unwrap();
             session.ignore().unwrap();
         });
-        assert!(set_cookie(&headers).is_some(), "the browser needs the id of what stands");
+        assert!(set_cookie(&headers).is_some(), "the browser needs the id of what was stored");
         assert_eq!(app.n(&browser), Some(1));
         let headers = browser.request(&app.sessions, |session| {
             sign_in(session, "ada");
@@ -318,7 +318,7 @@ fn failing(app: &App, outcome: Outcome) {
     assert_eq!(app.n(&browser), Some(1));
     assert_eq!(get::<u32>(&app.sessions, &browser, "m"), None);
 
-    // What was committed stands.
+    // What was committed is kept.
     let commit = |session: &cloakroom::Session| {
         session.set("n", 3).unwrap();
         assert_eq!(session.commit().unwrap(), CommitOutcome::Stored);

@@ -1,4 +1,4 @@
-//! The cleaner's channel: what was handed over is written, whoever asks is answered, and the end
+//! The cleaner's channel: what was handed over is written, each question is answered, and the end
 //! comes.
 
 use std::num::NonZeroUsize;

@@ -21,7 +21,7 @@ fn lives(store: &impl Store, id_hash: &SessionIdHash) -> bool {
 
 type Cached = CachedStore<FaultyCache, SqliteStore>;
 
-/// Somebody ends a session, in the store, and has not told the cache yet. Then a revocation of all
+/// A session has ended in the store, and its invalidation is still due. Then a revocation of all
 /// the user's sessions is acknowledged: after that none of them is served.
 fn none_is_served_after_a_revocation(what: &str, end: impl Fn(&Cached, &SessionIdHash) + Sync) {
     let cache = FaultyCache::cache(MemoryStore::new());
@@ -34,7 +34,7 @@ fn none_is_served_after_a_revocation(what: &str, end: impl Fn(&Cached, &SessionI
 }
 
 /// Whether the session is served after a revocation of all the user's, acknowledged while `end`
-/// stands before the cache.
+/// waits before the cache.
 fn is_served_after_a_revocation(
     cache: &FaultyCache,
     store: &Cached,
@@ -176,7 +176,7 @@ fn a_change_whose_answer_failed_is_served() {
     assert_eq!(n(&store, &merged), Some(2));
     delete(&store, &ended).unwrap_err();
     assert_eq!(n(&store, &ended), None);
-    // Through its grace: nobody has said which key the session has.
+    // Through its grace: the answer with the id of the session is lost.
     delete(&store, &old).unwrap_err();
     assert_eq!(n(&store, &new), None);
 }
@@ -190,7 +190,7 @@ fn a_merge_through_a_grace_whose_answer_failed_is_served() {
         let id_hash = renew(&store, &old, Some(NOW + HOUR));
         assert_eq!(n(&store, &id_hash), Some(1), "it is in the cache from now on");
         backing.set_hides_success(true);
-        // In the second round nobody can say where the grace leads.
+        // In the second round the id of the session cannot be looked up.
         backing.fail(Call::Load, failing_loads, ErrorKind::Unavailable);
         merge(&store, &old, &setting("n", 2)).unwrap_err();
         assert_eq!(n(&store, &id_hash), Some(2));

@@ -101,7 +101,7 @@ fn an_entry_is_kept_no_longer_than_it_lives_or_its_session() {
 fn an_entry_expires_after_its_life_despite_touches() {
     Stage::on_each_cache(|stage| {
         let id_hash = stage.cached();
-        // Behind the back of everyone who could tell the cache.
+        // Past the cached store, so that nothing is invalidated.
         merge(&stage.backing, &id_hash, &setting("n", 2)).unwrap();
         assert_eq!(n(&stage.store, &id_hash), Some(1), "the one bound");
         let half = NOW + LIFE / 2;
@@ -164,7 +164,7 @@ fn a_touch_that_is_due_is_written_once_and_not_by_every_hit() {
 #[test]
 fn a_touch_that_comes_with_a_commit_of_nothing_is_seen_at_once() {
     Stage::on_each_cache(|stage| {
-        // Activity is due while the entry is still believed.
+        // Activity is due while the entry is still fresh.
         let (id_hash, nothing, later) = (new_key(), Delta::new(), NOW + LIFE / 2);
         let new_session = NewSession::new(Lifetime::idle(LIFE * 10).starting(NOW)).unwrap();
         let begin = Commit::new(&id_hash, Action::Create(new_session), nothing.clone(), NOW);
@@ -186,7 +186,7 @@ fn a_touch_that_comes_with_a_commit_of_nothing_is_seen_at_once() {
 fn a_process_believes_nothing_that_was_read_before_it_began() {
     Stage::on_each_cache(|stage| {
         let id_hash = stage.cached();
-        // It signs somebody out, and dies before it can tell the cache.
+        // It signs a user out, and dies before it can invalidate the cache.
         delete(&stage.backing, &id_hash).unwrap();
         let restarted = stage.another();
         let loaded = restarted.store.load(&id_hash, NOW + Duration::from_millis(1)).unwrap();

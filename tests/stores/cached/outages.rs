@@ -1,4 +1,4 @@
-//! What becomes of requests while the cache is down, and of what it could not be told.
+//! What becomes of requests while the cache is down, and of invalidations that fail.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::channel;
@@ -63,7 +63,7 @@ fn changes_during_the_repair_of_the_cache_are_invalidated() {
             while is_reached.recv_timeout(Duration::from_millis(2)).is_err() {
                 stage.store.load(&new_key(), NOW).unwrap();
             }
-            // The repair is telling what it found; this comes after that.
+            // The repair invalidates what it found; this comes after that.
             delete(&stage.store, &second).unwrap();
             keeper.join().unwrap().open();
         });
@@ -98,7 +98,7 @@ fn another_process_sees_a_change_within_the_life_of_an_entry() {
 #[test]
 fn an_outage_is_reported_once_and_costs_few_timeouts() {
     let server = Memcached::start();
-    let (events, told) = events();
+    let (events, raised) = events();
     let cache = server.hasty_store();
     let store = CachedStore::builder(cache, MemoryStore::new()).retry_after(HOUR);
     let store = store.events(events).build().unwrap();
@@ -112,7 +112,7 @@ fn an_outage_is_reported_once_and_costs_few_timeouts() {
     }
     // Three reads wait for 200 ms each, and not two thousand calls.
     assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
-    assert_eq!(told.try_iter().collect::<Vec<_>>(), [EventKind::CacheDown]);
+    assert_eq!(raised.try_iter().collect::<Vec<_>>(), [EventKind::CacheDown]);
 }
 
 #[test]
@@ -143,7 +143,7 @@ fn a_restart_of_memcached_under_load_fails_no_request() {
     let server = Memcached::start();
     let folder = Folder::new();
     let backing = SqliteStore::open(folder.database()).unwrap();
-    let (events, told) = events();
+    let (events, raised) = events();
     let store = CachedStore::builder(server.hasty_store(), backing).retry_after(RETRY);
     let store = store.events(events).build().unwrap();
     let sessions = SessionManager::new(store.clone()).unwrap();
@@ -185,12 +185,12 @@ fn a_restart_of_memcached_under_load_fails_no_request() {
             server.kill();
             more();
             server.start_again();
-            until_back(&store, &told);
+            until_back(&store, &raised);
             more();
             server.freeze();
             more();
             server.thaw();
-            until_back(&store, &told);
+            until_back(&store, &raised);
         }
         stop.store(true, Ordering::SeqCst);
         threads.into_iter().for_each(|thread| thread.join().unwrap());

@@ -40,7 +40,7 @@ fn a_slow_reader_fills_in_nothing_that_was_ended_meanwhile() {
             let keeper = stage.cache.hold(Call::Fill);
             thread::scope(|scope| {
                 let slow = scope.spawn(|| n(&stage.store, &id_hash));
-                // It has read the truth, and has not filled it in yet.
+                // It has read the store, and has not filled the cache yet.
                 keeper.wait_until_reached();
                 end(&stage, &id_hash);
                 keeper.open();
@@ -72,7 +72,7 @@ fn a_session_that_ends_while_it_moves_is_not_found() {
         let keeper = stage.cache.hold(Call::Forget);
         thread::scope(|scope| {
             let moves = scope.spawn(|| sign_in(&stage.store, &id_hash, None));
-            // It has a new key, and the cache has not been told to forget the old one.
+            // It has a new key, and the old one is not invalidated yet.
             keeper.wait_until_reached();
             let index = stage.store.index().unwrap();
             assert_eq!(index.revoke(&SessionFilter::User(&user()), None, NOW).unwrap().len(), 1);
@@ -204,7 +204,7 @@ fn a_change_once_seen_stays_seen_during_its_invalidation() {
         let keeper = stage.cache.hold(Call::Forget);
         thread::scope(|scope| {
             let change = scope.spawn(|| merge(&stage.store, &id_hash, &setting("n", 2)));
-            // The store has it, and the cache was not told yet.
+            // The store has it, and the invalidation is still due.
             keeper.wait_until_reached();
             match merge(&stage.store, &id_hash, &Delta::new()).unwrap() {
                 Committed::Unchanged(LiveSession { record, .. }) => {

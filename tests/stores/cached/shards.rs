@@ -45,7 +45,7 @@ struct Two {
     cache: FaultyCache,
     backing: Backing,
     store: CachedStore<FaultyCache, Backing>,
-    told: Receiver<EventKind>,
+    raised: Receiver<EventKind>,
 }
 
 const NAMESPACE: &str = "two";
@@ -55,10 +55,10 @@ impl Two {
         let servers = [Memcached::start(), Memcached::start()];
         let proxy = Proxy::to(servers[1].address);
         let cache = FaultyCache::cache(Two::cache(&servers, &proxy));
-        let (backing, (events, told)) = (backing(), events());
+        let (backing, (events, raised)) = (backing(), events());
         let store = CachedStore::builder(cache.clone(), backing.clone());
         let store = store.retry_after(retry).events(events).build().unwrap();
-        Two { servers, proxy, cache, backing, store, told }
+        Two { servers, proxy, cache, backing, store, raised }
     }
 
     fn cache(servers: &[Memcached; 2], proxy: &Proxy) -> MemcachedStore {
@@ -95,18 +95,18 @@ fn the_loss_of_one_server_loses_only_its_share_of_the_cache() {
     let (here, there) = ([two.cached(0), two.cached(0)], [two.cached(1), two.cached(1)]);
     two.proxy.plan(Plan::Down);
     delete(&two.store, &there[0]).unwrap();
-    assert_eq!(two.told.try_iter().collect::<Vec<_>>(), [EventKind::CacheDown]);
+    assert_eq!(two.raised.try_iter().collect::<Vec<_>>(), [EventKind::CacheDown]);
     assert_eq!(n(&two.store, &there[0]), None);
     assert!(!two.is_hit(&there[1]), "its share is read from the store");
     assert!(two.is_hit(&here[0]), "the other one is used as ever");
-    // And it is told at once, as another process sees.
+    // And it is invalidated at once, as another process sees.
     let theirs = CachedStore::new(Two::cache(&two.servers, &two.proxy), two.backing.clone());
     assert_eq!(n(&theirs, &here[0]), Some(1));
     merge(&two.store, &here[0], &setting("n", 2)).unwrap();
     delete(&two.store, &here[1]).unwrap();
     assert_eq!(n(&theirs, &here[0]), Some(2));
     assert_eq!(n(&theirs, &here[1]), None);
-    assert_eq!(two.told.try_iter().count(), 0);
+    assert_eq!(two.raised.try_iter().count(), 0);
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn pending_invalidations_of_one_server_reach_no_other() {
     assert!(two.is_hit(&here));
     two.proxy.plan(Plan::Pass);
     let deadline = Instant::now() + PATIENCE;
-    while !two.told.try_iter().any(|kind| kind == EventKind::CacheRecovered) {
+    while !two.raised.try_iter().any(|kind| kind == EventKind::CacheRecovered) {
         assert!(Instant::now() < deadline, "the server does not come back");
         assert_eq!(n(&two.store, &keys[1]), None);
     }

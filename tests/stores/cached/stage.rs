@@ -26,21 +26,21 @@ pub(crate) fn backing() -> Backing {
     Faulty::new(SqliteStore::in_memory().unwrap())
 }
 
-/// A cached store of a test, and what it stands on.
+/// A cached store of a test, and the layers below it.
 pub(crate) struct Stage {
     pub(crate) store: CachedStore<FaultyCache, Backing>,
     pub(crate) cache: FaultyCache,
     pub(crate) backing: Backing,
     pub(crate) events: Events,
-    pub(crate) told: Receiver<EventKind>,
+    pub(crate) raised: Receiver<EventKind>,
 }
 
 impl Stage {
     pub(crate) fn over(cache: FaultyCache, backing: Backing) -> Stage {
-        let (events, told) = events();
+        let (events, raised) = events();
         let store = CachedStore::builder(cache.clone(), backing.clone());
         let store = store.retry_after(RETRY).events(events.clone()).build().unwrap();
-        Stage { store, cache, backing, events, told }
+        Stage { store, cache, backing, events, raised }
     }
 
     /// One more process with the same cache and the same store.
@@ -71,15 +71,15 @@ impl Stage {
 
     /// Sends reads until the cache is back. Each may bring on the next probe.
     pub(crate) fn until_back(&self) {
-        until_back(&self.store, &self.told);
+        until_back(&self.store, &self.raised);
     }
 }
 
-pub(crate) fn until_back(store: &impl Store, told: &Receiver<EventKind>) {
+pub(crate) fn until_back(store: &impl Store, raised: &Receiver<EventKind>) {
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
         store.load(&new_key(), NOW).unwrap();
-        while let Ok(kind) = told.recv_timeout(Duration::from_millis(5)) {
+        while let Ok(kind) = raised.recv_timeout(Duration::from_millis(5)) {
             if kind == EventKind::CacheRecovered {
                 return;
             }

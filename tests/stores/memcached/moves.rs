@@ -79,7 +79,7 @@ impl Stopped {
         stopped
     }
 
-    /// A session of somebody, of ada, or of nobody, as the act needs it.
+    /// A session of a user, of ada, or anonymous, as the act needs it.
     fn session(&self, act: Act) -> SessionIdHash {
         let id_hash = create(&self.store, &setting("n", 1)).unwrap();
         if act != Act::SignInOverAnother {

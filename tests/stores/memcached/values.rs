@@ -1,4 +1,4 @@
-//! What stands under a key, for how long, and values that nobody of ours wrote.
+//! The values under a key, for how long they live, and values of other writers.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;

@@ -37,7 +37,7 @@ const SCRIPT: &[(&str, &str)] = &[
     ("POST", "/set:name:ada/commit/status:500"),
     ("POST", "/sign-in:ada/panics"),
     ("POST", "/set:big:x/ignore"),
-    ("GET", "/keys/stream:100000:nobody"),
+    ("GET", "/keys/stream:100000:nogate"),
     ("-GET", "/visits"),
     ("-POST", "/count/browser-session"),
     ("POST", "/destroy/flash:bye/redirect"),

@@ -56,14 +56,14 @@ fn errors_and_panics_reach_the_operator_and_not_the_client() {
                 || [EventKind::RequestFailed, EventKind::HandlerFailed].map(|k| site.count(k));
             let before = count();
             let response = site.browser().post(&format!("/own-cookie/public/count/{fails}"));
-            let told = [count()[0] - before[0], count()[1] - before[1]];
+            let raised = [count()[0] - before[0], count()[1] - before[1]];
             if own {
-                assert_eq!(told, [0, 0], "{fails}");
+                assert_eq!(raised, [0, 0], "{fails}");
                 continue;
             }
             assert_plain_failure(&response, status);
             let ours = fails.starts_with("fails-of-ours");
-            assert_eq!(told, if ours { [1, 0] } else { [0, 1] }, "{fails}");
+            assert_eq!(raised, if ours { [1, 0] } else { [0, 1] }, "{fails}");
             assert_eq!(response.one("Cache-Control"), None, "nothing of the handler's answer");
         }
     });

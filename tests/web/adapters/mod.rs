@@ -43,7 +43,7 @@ fn late(site: &Site, browser: &HttpClient, path: &str) -> (Exchange, Gatekeeper)
     (exchange, gate)
 }
 
-/// An answer that says nothing but that something failed, with no cookie of anybody's.
+/// An answer that says nothing but that something failed, without any cookie.
 #[track_caller]
 fn assert_plain_failure(response: &Response, status: u16) {
     assert_eq!(response.status, status);

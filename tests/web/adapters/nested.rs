@@ -24,9 +24,9 @@ impl Server {
     fn start(handler: impl Fn(&Request) -> Response + Send + Sync + 'static) -> Self {
         let server = rouille::Server::new("127.0.0.1:0", handler).unwrap();
         let (address, stopped) = (server.server_addr(), Arc::new(AtomicBool::new(false)));
-        let told = stopped.clone();
+        let stop_now = stopped.clone();
         let thread = thread::spawn(move || {
-            while !told.load(Ordering::Relaxed) {
+            while !stop_now.load(Ordering::Relaxed) {
                 server.poll_timeout(Duration::from_millis(10));
             }
         });
@@ -133,7 +133,7 @@ fn an_inner_handler_that_fails_or_panics_discards_the_changes() {
         assert_eq!(response.one("Set-Cookie"), None);
         fails.store(false, Ordering::Relaxed);
         assert_eq!(browser.get("/seen").text(), "1 1", "panics: {panics}, mended: {mended}");
-        assert_eq!(sessions.events().count(EventKind::HandlerFailed), 1, "told once");
+        assert_eq!(sessions.events().count(EventKind::HandlerFailed), 1, "stop_now once");
         browser.get("/inner/");
         assert_eq!(browser.get("/seen").text(), "2 2", "the next request is fine");
     }

@@ -35,7 +35,7 @@ fn a_writer_overtaken_by_a_sign_out_stores_nothing() {
             let response = writer.answer().unwrap();
             assert_eq!((response.status, response.text()), (200, text), "{path}");
             assert_eq!(response.one("Set-Cookie"), None, "{path}");
-            assert!(site.count(EventKind::ChangesDiscarded) > events, "{path}: nobody was told");
+            assert!(site.count(EventKind::ChangesDiscarded) > events, "{path}: no event");
             assert_eq!(site.sessions(), 0, "{path}");
             let replayed = site.send(&Request::get("/who/visits").cookie(recorded));
             assert_eq!(replayed.text(), "none\n0", "{path}");

@@ -180,7 +180,7 @@ fn the_id_travels_in_a_header_where_that_is_configured() {
 
 #[test]
 fn a_cookie_that_browsers_drop_is_reported_once_a_process() {
-    let told = AtomicU64::new(0);
+    let reported = AtomicU64::new(0);
     everywhere(|site| {
         let count = |host: &str| Request::post("/count").header("Host", host);
         let forwarded = |by: &str| count("example.org").header("X-Forwarded-Proto", by);
@@ -193,7 +193,7 @@ fn a_cookie_that_browsers_drop_is_reported_once_a_process() {
         assert_eq!(site.count(EventKind::InsecureConnection), 0, "no cookie, no warning");
         site.send(&forwarded("http"));
         site.send(&count("example.org"));
-        told.fetch_add(site.count(EventKind::InsecureConnection), Ordering::Relaxed);
+        reported.fetch_add(site.count(EventKind::InsecureConnection), Ordering::Relaxed);
     });
-    assert_eq!(told.into_inner(), 1);
+    assert_eq!(reported.into_inner(), 1);
 }

@@ -121,7 +121,7 @@ fn restoring_ends_the_sessions_of_the_copy_unless_they_are_kept() {
     assert_eq!(ran.out, format!("restored from {copy}; ended 1 session\n"));
     assert!(!is_live(&store, &revoked) && !is_live(&store, &later));
     assert_eq!(count(&folder), 0);
-    // A cache that has seen the former epoch must not be believed.
+    // A cache that has seen the former epoch must not be served.
     let raised = store.index().unwrap().epoch().unwrap();
     assert!(raised > epoch, "{raised} after {epoch}");
 
@@ -292,8 +292,8 @@ fn a_restore_that_is_killed_changes_everything_or_nothing() {
     assert!(is_live(&store, &begun));
     // What it has left, if it was killed in time, is found.
     let left = strangers(&folder).into_iter().any(|name| name.ends_with(".partial"));
-    let told = run(&folder, &["doctor"]).out.contains(".partial was not finished");
-    assert_eq!(told, left);
+    let reported = run(&folder, &["doctor"]).out.contains(".partial was not finished");
+    assert_eq!(reported, left);
 }
 
 /// Interrupts a restore when `now` says so; whether that came in time.

@@ -133,7 +133,7 @@ fn what_is_not_ours_is_refused_and_stays_as_it_is() {
     }
 }
 
-/// Runs it as somebody who may not write: root may write everything.
+/// Runs it as a user who may not write: root may write everything.
 fn as_a_reader(folder: &Folder, args: &[&str]) -> Ran {
     let mut program = program(folder, args);
     if fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0) {
@@ -146,7 +146,7 @@ fn set_mode(folder: &Folder, name: &str, mode: u32) {
     fs::set_permissions(folder.path(name), fs::Permissions::from_mode(mode)).unwrap();
 }
 
-/// Reads as somebody who may not write, and expects it to be done and nothing left behind.
+/// Reads as a user who may not write, and expects it to be done and nothing left behind.
 fn reads(folder: &Folder, public_id: &str) {
     let before = (fs::read(folder.database()).unwrap(), names(folder));
     let elsewhere = tempfile::tempdir().unwrap();

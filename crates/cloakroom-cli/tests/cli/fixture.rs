@@ -56,7 +56,7 @@ pub fn run(folder: &Folder, args: &[&str]) -> Ran {
     program(folder, args).output().unwrap().into()
 }
 
-/// Runs it and expects it to do what it was told.
+/// Runs it and expects it to succeed.
 pub fn done(folder: &Folder, args: &[&str]) -> String {
     let ran = run(folder, args);
     assert_eq!(ran.code, 0, "{args:?}: {}{}", ran.out, ran.err);
@@ -176,7 +176,7 @@ pub fn fill(folder: &Folder, sessions: u32, live: bool) {
             params![sessions, seen],
         )
         .unwrap();
-    // The log that this has written is nothing that happens while somebody waits.
+    // The log that this has written would not be written while a request waits.
     connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
 }
 

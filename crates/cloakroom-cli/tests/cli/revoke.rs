@@ -9,7 +9,7 @@ use crate::common::Folder;
 use crate::fixture::{DAY, answered, begin, count, done, fails, open, run};
 
 const MINUTE: Duration = Duration::from_secs(60);
-const NOBODY: &str = "0123456789abcdef0123456789abcdef";
+const UNKNOWN: &str = "0123456789abcdef0123456789abcdef";
 
 #[test]
 fn one_session_is_ended_by_its_handle() {
@@ -23,7 +23,7 @@ fn one_session_is_ended_by_its_handle() {
         fails(&folder, &["show", &public_id], 4);
     }
     assert_eq!(count(&folder), 2);
-    fails(&folder, &["revoke", NOBODY], 4);
+    fails(&folder, &["revoke", UNKNOWN], 4);
     let expired = begin(&store, None, 2 * DAY).public_id.to_string();
     fails(&folder, &["revoke", &expired], 4);
 }
@@ -37,7 +37,7 @@ fn all_sessions_of_a_user_are_ended_or_all_but_one() {
     begin(&store, Some("ada"), MINUTE);
     begin(&store, Some("ada"), 2 * DAY);
     let others = begin(&store, Some("bob"), MINUTE).public_id.to_string();
-    for wrong in [NOBODY, &others] {
+    for wrong in [UNKNOWN, &others] {
         let said = fails(&folder, &["revoke", "--user", "ada", "--except", wrong], 4);
         assert!(said.contains("nothing was ended"), "{said}");
     }
@@ -84,7 +84,7 @@ fn a_running_service_obeys_at_once() {
     let session = sessions.open(Some(cookie));
     assert_eq!(session.user().unwrap(), Some(ada));
     assert_eq!(done(&folder, &["revoke", "--user", "ada"]), "ended 1 session in all realms\n");
-    // The request that is under way comes too late, and the next one finds nobody.
+    // The request that is under way comes too late, and the next one finds no user.
     session.set("late", true).unwrap();
     sessions.close(&session, Outcome::Completed).unwrap();
     assert_eq!(count(&folder), 0);

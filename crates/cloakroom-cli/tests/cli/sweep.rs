@@ -117,7 +117,7 @@ fn compacting_gives_the_room_of_swept_sessions_back() {
     assert!(pages() * 10 < before, "{} pages of {before}", pages());
     assert_eq!(count(&folder), 1);
     assert!(is_sound(&folder.database()));
-    // A host is told what else a full one can do.
+    // The message says what else a full one can do.
     let host = Connection::open(folder.database()).unwrap();
     host.execute_batch("CREATE TABLE host (a)").unwrap();
     assert!(run(&folder, &["compact", "--yes"]).err.contains("Row ids"));
