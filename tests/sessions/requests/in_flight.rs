@@ -11,8 +11,6 @@ use crate::common::app::{Browser, complete, defaults, on_both_stores, set_cookie
 use crate::common::client::PATIENCE;
 use crate::common::faulty::Call;
 
-/// What takes longer than this hangs.
-
 fn unknown() -> Browser {
     Browser::with(format!("__Host-id={}", SessionId::generate().unwrap().reveal()))
 }
