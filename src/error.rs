@@ -31,9 +31,9 @@ type Source = Box<dyn error::Error + Send + Sync>;
 /// assert_eq!(error.to_string(), "cannot use that as a user key: it is empty");
 /// ```
 #[derive(Clone)]
-pub struct Error(Arc<Inner>);
+pub struct Error(Arc<ErrorInner>);
 
-struct Inner {
+struct ErrorInner {
     kind: ErrorKind,
     operation: Cow<'static, str>,
     source: Option<Source>,
@@ -123,7 +123,7 @@ impl Error {
     ///
     /// For authors of stores. `operation` must not contain an id.
     pub fn new(kind: ErrorKind, operation: impl Into<Cow<'static, str>>) -> Self {
-        Error(Arc::new(Inner { kind, operation: operation.into(), source: None }))
+        Error(Arc::new(ErrorInner { kind, operation: operation.into(), source: None }))
     }
 
     /// Makes an error with a reason: a text, or the error that caused it, which is written with its
@@ -133,7 +133,11 @@ impl Error {
         operation: impl Into<Cow<'static, str>>,
         source: impl Into<Box<dyn error::Error + Send + Sync>>,
     ) -> Self {
-        Error(Arc::new(Inner { kind, operation: operation.into(), source: Some(source.into()) }))
+        Error(Arc::new(ErrorInner {
+            kind,
+            operation: operation.into(),
+            source: Some(source.into()),
+        }))
     }
 
     /// Returns the kind.

@@ -18,7 +18,7 @@ stages=(
     "histories|each has an order|env CLOAKROOM_HISTORIES=10000 cargo test --locked --release --features memcached --test linearizability -- --nocapture --test-threads=1"
     "chains|chains,|env CLOAKROOM_CHAINS=10000 cargo test --locked --release --all-features --test sessions replaced_ids:: -- --nocapture"
     "schedules|schedules in|env CLOAKROOM_SCHEDULES=100000 cargo test --locked --release -p cloakroom-shuttle -- --nocapture --test-threads=2"
-    "hostile|inputs$|env CLOAKROOM_FUZZ=1000000 cargo test --locked --release --all-features --test hostile -- --nocapture"
+    "mutated|inputs$|env CLOAKROOM_FUZZ=1000000 cargo test --locked --release --all-features --test mutated_input -- --nocapture"
     "soak|requests in|env CLOAKROOM_SECONDS=600 cargo test --locked --release --all-features --test processes soak:: -- --nocapture"
     "busy|test result|env CLOAKROOM_BUSY_MILLISECONDS=5000 cargo test --locked --all-features --test stores store_errors::while_"
 )

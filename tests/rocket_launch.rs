@@ -80,7 +80,7 @@ fn refusal(rocket: Rocket<Build>, words: &str) -> String {
 }
 
 #[test]
-fn a_route_that_asks_for_a_session_without_a_manager_stops_the_launch_in_words() {
+fn a_session_route_without_a_manager_fails_the_launch() {
     let missing = "attach(sessions)";
     assert!(refusal(bare().mount("/", routes![visits]), missing).contains("Sentinel"));
     assert!(refusal(bare().mount("/", routes![status]), missing).contains("Sentinel"));
@@ -91,7 +91,7 @@ fn a_route_that_asks_for_a_session_without_a_manager_stops_the_launch_in_words()
 }
 
 #[test]
-fn a_second_manager_without_a_type_of_its_own_stops_the_launch_in_words() {
+fn a_second_manager_without_its_own_type_fails_the_launch() {
     let twice = bare().attach(memory()).attach(memory()).mount("/", routes![visits]);
     refusal(twice, "a second one needs a type of its own");
     let twice = bare().attach(memory()).attach(Sessions::<()>::of(memory()));
@@ -99,7 +99,7 @@ fn a_second_manager_without_a_type_of_its_own_stops_the_launch_in_words() {
 }
 
 #[test]
-fn a_current_thread_runtime_stops_the_launch_in_words_unless_calls_are_inline() {
+fn a_current_thread_runtime_fails_the_launch_unless_inline() {
     let lines = logged();
     let runtime = rocket::tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.unwrap().block_on(async {

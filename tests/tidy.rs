@@ -1,5 +1,6 @@
 //! Rules for the source tree that a program can check.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -28,11 +29,25 @@ const LAYERS: &[&[&str]] = &[
     &["readme_doctests"],
 ];
 
-/// The most lines a source file may have.
-const MOST_LINES: usize = 600;
+/// Names of types that several modules of `src` declare, and why.
+const SHARED_NAMES: &[(&str, &str)] = &[
+    ("Change", "a change of a delta, and one of the record cache"),
+    ("Result", "the alias of the crate, and those of the adapters for handlers"),
+    ("State", "the state of a session, and that of a job of the writer"),
+    ("Turn", "turns of updates, and of jobs"),
+    ("Waiter", "those that wait for an update's turn, and for a job"),
+];
 
-/// Files that may be longer: the file, its own limit, and why.
-const LONGER_FILES: &[(&str, usize, &str)] = &[];
+/// Words that the vocabulary has replaced by a noun or a name.
+const BANNED_WORDS: &[&str] =
+    &["anybody", "everybody", "liar", "nobody", "rung", "somebody", "told", "truth", "whoever"];
+
+/// Where those words may occur.
+const BANNED_WORDS_ALLOWED: &[&str] = &["README.md", "src/stores/sqlite/", "tests/tidy.rs"];
+
+/// The most characters that the name of a test may have, and where it may have more.
+const LONGEST_TEST_NAME: usize = 60;
+const LONG_TEST_NAMES_ALLOWED: &[&str] = &["src/stores/sqlite/"];
 
 /// Files whose tests may sleep, and why.
 const SLEEPERS: &[(&str, &str)] = &[(
@@ -77,7 +92,7 @@ fn modules_import_downwards_only() {
 }
 
 #[test]
-fn conditional_compilation_stands_only_on_modules_and_imports() {
+fn conditional_compilation_is_only_on_modules_and_imports() {
     let mut wrong = Vec::new();
     for file in rust_files("src") {
         let lines: Vec<_> = file.lines().filter(|(_, line)| !line.starts_with("//")).collect();
@@ -145,26 +160,12 @@ fn the_changelog_has_a_heading_for_this_version() {
 }
 
 #[test]
-fn the_readme_names_the_test_command_and_the_benchmark_command_once_each() {
-    let readme = root().join("README.md");
-    if !readme.exists() {
-        return;
-    }
-    let readme = fs::read_to_string(readme).unwrap();
-    for command in ["tests/run.sh", "cargo run --release"] {
-        assert_eq!(readme.matches(command).count(), 1, "how often README.md names `{command}`");
-    }
-}
-
-#[test]
 fn no_file_names_a_path_of_the_machine_it_was_written_on() {
     // In two halves, so that this file passes its own test.
     let forbidden = [["/wo", "rk/"].concat(), ["/ro", "ot/"].concat(), ["/ho", "me/"].concat()];
     let mut found = Vec::new();
     let folders = ["src", "tests", "examples", "migrations", "crates", ".ci"];
-    let pages = fs::read_dir(root()).unwrap().map(|entry| entry.unwrap().path());
-    let pages = pages.filter(|path| path.extension().is_some_and(|end| end == "md"));
-    for path in folders.iter().flat_map(|folder| files(&root().join(folder))).chain(pages) {
+    for path in folders.iter().flat_map(|folder| files(&root().join(folder))).chain(pages()) {
         // What is not text is a fixture.
         let Ok(text) = String::from_utf8(fs::read(&path).unwrap()) else { continue };
         for (number, line) in text.lines().enumerate() {
@@ -177,16 +178,66 @@ fn no_file_names_a_path_of_the_machine_it_was_written_on() {
 }
 
 #[test]
-fn no_source_file_is_too_long() {
+fn no_two_modules_declare_a_type_of_the_same_name() {
+    let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for file in rust_files("src") {
+        // Associated types are indented.
+        for line in file.text.lines().take_while(|line| *line != "#[cfg(test)]") {
+            let item = without_visibility(line);
+            for kind in ["struct ", "enum ", "trait ", "type "] {
+                let Some(rest) = item.strip_prefix(kind) else { continue };
+                let name = rest.split(|c: char| !c.is_alphanumeric()).next().unwrap();
+                places.entry(name.to_owned()).or_default().push(file.name.clone());
+            }
+        }
+    }
+    let is_shared = |name: &str| SHARED_NAMES.iter().any(|(shared, _)| *shared == name);
+    places.retain(|name, files| files.len() > 1 && !is_shared(name));
+    assert!(places.is_empty(), "{places:#?}");
+}
+
+#[test]
+fn no_text_has_a_banned_word() {
     let mut wrong = Vec::new();
-    for file in rust_files("src").into_iter().chain(rust_files("crates")) {
-        let exception = LONGER_FILES.iter().find(|(name, ..)| *name == file.name);
-        let limit = exception.map_or(MOST_LINES, |(_, limit, _)| *limit);
-        let length = file.lines().count();
-        if length > limit {
-            wrong.push(format!("{} has {length} lines, more than {limit}", file.name));
-        } else if exception.is_some() && length <= MOST_LINES {
-            wrong.push(format!("{} needs no exception any more", file.name));
+    for path in ["src", "tests", "crates", "docs"]
+        .iter()
+        .flat_map(|f| files(&root().join(f)))
+        .chain(pages())
+    {
+        let name = relative(&path);
+        if BANNED_WORDS_ALLOWED.iter().any(|allowed| name.starts_with(allowed)) {
+            continue;
+        }
+        let Ok(text) = String::from_utf8(fs::read(&path).unwrap()) else { continue };
+        for (number, line) in text.lines().enumerate() {
+            let line = line.to_lowercase();
+            let mut words = line.split(|c: char| !c.is_alphabetic());
+            if let Some(word) = words.find(|word| BANNED_WORDS.contains(word)) {
+                wrong.push(format!("{name}:{}: {word}", number + 1));
+            }
+        }
+    }
+    assert_none(&wrong);
+}
+
+#[test]
+fn names_of_tests_are_short() {
+    let mut wrong = Vec::new();
+    for file in ["src", "tests", "crates"].iter().flat_map(|folder| rust_files(folder)) {
+        if LONG_TEST_NAMES_ALLOWED.iter().any(|allowed| file.name.starts_with(allowed)) {
+            continue;
+        }
+        let lines: Vec<_> = file.lines().collect();
+        for (at, (number, line)) in lines.iter().enumerate() {
+            if !line.ends_with("test]") || !line.starts_with("#[") {
+                continue;
+            }
+            let item = item_after(&lines[at..]);
+            let name = item.trim_start_matches("async ").trim_start_matches("fn ");
+            let name = name.split('(').next().unwrap();
+            if name.len() > LONGEST_TEST_NAME {
+                wrong.push(format!("{}:{number}: {} characters: {name}", file.name, name.len()));
+            }
         }
     }
     assert_none(&wrong);
@@ -246,7 +297,7 @@ fn relative(path: &Path) -> String {
 }
 
 /// Every file below a folder, in order; none if there is no such folder. What cargo has built for a
-/// package of its own is nobody's source.
+/// package of its own is no source.
 fn files(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
     let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
@@ -256,6 +307,12 @@ fn files(folder: &Path) -> Vec<PathBuf> {
         .into_iter()
         .flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] })
         .collect()
+}
+
+/// The pages in the root folder.
+fn pages() -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(root()).unwrap().map(|entry| entry.unwrap().path());
+    entries.filter(|path| path.extension().is_some_and(|end| end == "md"))
 }
 
 fn rust_files(folder: &str) -> Vec<Source> {
@@ -285,6 +342,14 @@ fn paths_from_the_root(line: &str) -> impl Iterator<Item = &str> {
     })
 }
 
+fn without_visibility(line: &str) -> &str {
+    line.strip_prefix("pub").map_or(line, |rest| {
+        let rest =
+            rest.strip_prefix('(').and_then(|rest| rest.split_once(')')).map_or(rest, |r| r.1);
+        rest.trim_start()
+    })
+}
+
 /// The item under the attributes that the lines begin with, without its visibility.
 fn item_after<'a>(lines: &[(usize, &'a str)]) -> &'a str {
     let mut in_attribute = false;
@@ -292,10 +357,7 @@ fn item_after<'a>(lines: &[(usize, &'a str)]) -> &'a str {
         if in_attribute || line.starts_with("#[") {
             in_attribute = !line.ends_with(']');
         } else {
-            let item = line.strip_prefix("pub").map_or(line, |rest| {
-                rest.strip_prefix('(').and_then(|rest| rest.split_once(')')).map_or(rest, |r| r.1)
-            });
-            return item.trim_start();
+            return without_visibility(line);
         }
     }
     ""

@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_step_forward_of_more_than_an_hour_suspends_sweeps_for_ten_minutes() {
+    fn a_step_forward_of_over_an_hour_suspends_sweeps() {
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
         let at = |seconds: i64| Timestamp::from_millis(seconds * 1000);

@@ -17,11 +17,11 @@ pub(super) struct SweepSchedule {
     interval: Duration,
     next_sweep: Instant,
     batch: SweepBatch,
-    running: Option<Running>,
+    running: Option<RunningSweep>,
 }
 
 #[derive(Debug)]
-struct Running {
+struct RunningSweep {
     /// The sweep removes the sessions that have expired by this time, so that a step of the clock
     /// during the sweep has no effect.
     as_of: Timestamp,
@@ -66,7 +66,7 @@ impl SweepSchedule {
 
     /// Starts a sweep, or extends the running one, to sessions that have expired by `as_of`.
     pub(super) fn start(&mut self, as_of: Timestamp, now: Instant, reply: Option<Reply>) {
-        let sweep = self.running.get_or_insert_with(|| Running {
+        let sweep = self.running.get_or_insert_with(|| RunningSweep {
             as_of,
             removed: 0,
             next_batch: now,

@@ -23,21 +23,21 @@ use crate::sync::instant;
 
 /// The sentence of a failed check.
 #[derive(Debug)]
-pub(super) struct Failure(pub(super) String);
+pub(super) struct Violation(pub(super) String);
 
-impl From<Error> for Failure {
+impl From<Error> for Violation {
     fn from(error: Error) -> Self {
-        Failure(format!("the store returned an error: {error:?}"))
+        Violation(format!("the store returned an error: {error:?}"))
     }
 }
 
-pub(super) type Outcome<T = ()> = Result<T, Failure>;
+pub(super) type Passed<T = ()> = Result<T, Violation>;
 
 /// Runs `f` and turns a panic into a failure.
-pub(super) fn caught<T>(f: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
+pub(super) fn caught<T>(f: impl FnOnce() -> Passed<T>) -> Passed<T> {
     // Each check has its own store, so a panic in one check does not affect another.
     catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| {
-        Err(Failure(format!("the store panicked: {}", panic_message(panic.as_ref()))))
+        Err(Violation(format!("the store panicked: {}", panic_message(panic.as_ref()))))
     })
 }
 
@@ -46,14 +46,14 @@ fn panic_message(panic: &(dyn Any + Send)) -> &str {
 }
 
 /// The failure of a thread that panicked outside [`caught`].
-pub(super) fn panicked() -> Failure {
-    Failure("a thread of the check panicked".into())
+pub(super) fn panicked() -> Violation {
+    Violation("a thread of the check panicked".into())
 }
 
 macro_rules! ensure {
     ($holds:expr, $($otherwise:tt)+) => {
         if !$holds {
-            return Err($crate::conformance::fixture::Failure(format!($($otherwise)+)));
+            return Err($crate::conformance::fixture::Violation(format!($($otherwise)+)));
         }
     };
 }
@@ -71,20 +71,20 @@ pub(super) fn lifetime() -> Lifetime {
     Lifetime::idle(IDLE).with_absolute(ABSOLUTE)
 }
 
-pub(super) fn id_hash() -> Outcome<SessionIdHash> {
+pub(super) fn id_hash() -> Passed<SessionIdHash> {
     Ok(SessionId::generate()?.hash(Realm::default().tag()))
 }
 
-pub(super) fn user(name: &str) -> Outcome<UserKey> {
+pub(super) fn user(name: &str) -> Passed<UserKey> {
     Ok(UserKey::new(name)?)
 }
 
-pub(super) fn external(name: &str) -> Outcome<IdpSessionId> {
+pub(super) fn external(name: &str) -> Passed<IdpSessionId> {
     Ok(IdpSessionId::new(name)?)
 }
 
 /// Returns a delta that sets one name.
-pub(super) fn set(name: &str, value: impl Serialize) -> Outcome<Delta> {
+pub(super) fn set(name: &str, value: impl Serialize) -> Passed<Delta> {
     let mut delta = Delta::new();
     delta.set(name, Value::encode(&value)?);
     Ok(delta)
@@ -95,7 +95,7 @@ pub(super) fn nothing() -> Delta {
 }
 
 /// Returns whether `name` has this value in the record.
-pub(super) fn holds(record: &Record, name: &str, value: impl Serialize) -> Outcome<bool> {
+pub(super) fn holds(record: &Record, name: &str, value: impl Serialize) -> Passed<bool> {
     Ok(record.data.get(name) == Some(Value::encode(&value)?))
 }
 
@@ -106,12 +106,12 @@ pub(super) fn sign_in_to(to: SessionIdHash, user: &UserKey, new_session: &NewSes
 
 /// An id hash, and the record that the store returned when it stored the session.
 #[derive(Clone, Debug)]
-pub(super) struct Session {
+pub(super) struct Sample {
     pub(super) id_hash: SessionIdHash,
     pub(super) record: Record,
 }
 
-impl Session {
+impl Sample {
     pub(super) fn public_id(&self) -> PublicId {
         self.record.public_id
     }
@@ -160,18 +160,18 @@ fn why(missing: &Missing) -> &'static str {
 }
 
 /// Fails unless the result of `what` has this name.
-pub(super) fn answered(answer: &Committed, wanted: &str, what: &str) -> Outcome {
+pub(super) fn answered(answer: &Committed, wanted: &str, what: &str) -> Passed {
     ensure!(name_of(answer) == wanted, "{what} returned {}, not {wanted}", name_of(answer));
     Ok(())
 }
 
-pub(super) fn done(answer: Committed, what: &str) -> Outcome<Done> {
+pub(super) fn done(answer: Committed, what: &str) -> Passed<Done> {
     answered(&answer, "Done", what)?;
     match answer {
         Committed::Done { session: LiveSession { record, id_hash }, ended } => {
             Ok(Done { record, id_hash, ended })
         }
-        _ => Err(Failure(format!("{what} was not done"))),
+        _ => Err(Violation(format!("{what} was not done"))),
     }
 }
 
@@ -183,8 +183,8 @@ pub(super) struct Fixture {
 }
 
 impl Fixture {
-    pub(super) fn index(&self) -> Outcome<&dyn SessionIndex> {
-        self.store.index().ok_or_else(|| Failure("there is no session index".into()))
+    pub(super) fn index(&self) -> Passed<&dyn SessionIndex> {
+        self.store.index().ok_or_else(|| Violation("there is no session index".into()))
     }
 
     /// Returns the time `duration` after the start.
@@ -192,38 +192,34 @@ impl Fixture {
         self.now + duration
     }
 
-    pub(super) fn new_session(&self) -> Outcome<NewSession> {
+    pub(super) fn new_session(&self) -> Passed<NewSession> {
         Ok(NewSession::new(lifetime().starting(self.now))?)
     }
 
     /// Creates an anonymous session with the data `coat: "blue"`.
-    pub(super) fn session(&self) -> Outcome<Session> {
+    pub(super) fn session(&self) -> Passed<Sample> {
         self.session_from(self.now, &self.new_session()?)
     }
 
-    pub(super) fn session_for(&self, lifetime: Lifetime) -> Outcome<Session> {
+    pub(super) fn session_for(&self, lifetime: Lifetime) -> Passed<Sample> {
         self.session_from(self.now, &NewSession::new(lifetime.starting(self.now))?)
     }
 
-    pub(super) fn session_from(
-        &self,
-        now: Timestamp,
-        new_session: &NewSession,
-    ) -> Outcome<Session> {
+    pub(super) fn session_from(&self, now: Timestamp, new_session: &NewSession) -> Passed<Sample> {
         let id_hash = id_hash()?;
         let answer =
             self.commit(&id_hash, Action::Create(new_session.clone()), &set("coat", "blue")?, now)?;
         let done = done(answer, "a create")?;
         ensure!(done.id_hash == id_hash, "a create returned another id than the one in the commit");
         self.read(&id_hash, now)?;
-        Ok(Session { id_hash, record: done.record })
+        Ok(Sample { id_hash, record: done.record })
     }
 
     /// Creates a session by a sign-in of this user at `now`.
-    pub(super) fn session_of(&self, user: &UserKey, now: Timestamp) -> Outcome<Session> {
+    pub(super) fn session_of(&self, user: &UserKey, now: Timestamp) -> Passed<Sample> {
         let (id_hash, answer) = self.sign_in(&id_hash()?, user, now)?;
         self.read(&id_hash, now)?;
-        Ok(Session { id_hash, record: done(answer, "a sign-in without a session")?.record })
+        Ok(Sample { id_hash, record: done(answer, "a sign-in without a session")?.record })
     }
 
     /// Commits with default options. A check that needs others builds its own [`Commit`].
@@ -233,7 +229,7 @@ impl Fixture {
         action: Action,
         delta: &Delta,
         now: Timestamp,
-    ) -> Outcome<Committed> {
+    ) -> Passed<Committed> {
         Ok(self.store.commit(&Commit::new(id_hash, action, delta.clone(), now))?)
     }
 
@@ -242,11 +238,11 @@ impl Fixture {
         id_hash: &SessionIdHash,
         delta: &Delta,
         now: Timestamp,
-    ) -> Outcome<Committed> {
+    ) -> Passed<Committed> {
         self.commit(id_hash, Action::Merge, delta, now)
     }
 
-    pub(super) fn delete(&self, id_hash: &SessionIdHash, now: Timestamp) -> Outcome<Committed> {
+    pub(super) fn delete(&self, id_hash: &SessionIdHash, now: Timestamp) -> Passed<Committed> {
         self.commit(id_hash, Action::Delete, &nothing(), now)
     }
 
@@ -256,7 +252,7 @@ impl Fixture {
         id_hash: &SessionIdHash,
         grace_until: Option<Timestamp>,
         now: Timestamp,
-    ) -> Outcome<(SessionIdHash, Committed)> {
+    ) -> Passed<(SessionIdHash, Committed)> {
         let to = self::id_hash()?;
         let answer = self.commit(
             id_hash,
@@ -270,11 +266,11 @@ impl Fixture {
     /// Renews the session, and fails if the store does not.
     pub(super) fn renewed(
         &self,
-        session: &Session,
+        session: &Sample,
         grace_until: Option<Timestamp>,
-    ) -> Outcome<Session> {
+    ) -> Passed<Sample> {
         let (id_hash, answer) = self.renew(&session.id_hash, grace_until, self.now)?;
-        Ok(Session { id_hash, record: done(answer, "a renewal")?.record })
+        Ok(Sample { id_hash, record: done(answer, "a renewal")?.record })
     }
 
     /// Signs in to a new id that is not derived from the old one. Returns its hash and the result.
@@ -283,7 +279,7 @@ impl Fixture {
         id_hash: &SessionIdHash,
         user: &UserKey,
         now: Timestamp,
-    ) -> Outcome<(SessionIdHash, Committed)> {
+    ) -> Passed<(SessionIdHash, Committed)> {
         let to = self::id_hash()?;
         let new_session = NewSession::new(lifetime().starting(now))?;
         let action = sign_in_to(to, user, &new_session);
@@ -291,18 +287,13 @@ impl Fixture {
         Ok((to, answer))
     }
 
-    pub(super) fn touch(
-        &self,
-        id_hash: &SessionIdHash,
-        seen: Timestamp,
-        now: Timestamp,
-    ) -> Outcome {
+    pub(super) fn touch(&self, id_hash: &SessionIdHash, seen: Timestamp, now: Timestamp) -> Passed {
         Ok(self.store.touch(&[(*id_hash, Touch::at(seen))], now)?)
     }
 
     /// Sweeps a store that has expired sessions, and returns how many were removed. Returns `None`
     /// for a store without an index that removed none, because its server expires them by itself.
-    pub(super) fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Outcome<Option<usize>> {
+    pub(super) fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Passed<Option<usize>> {
         let began = instant();
         let SweepReport { removed, held } = self.store.sweep(now, limit)?;
         let took = instant().saturating_duration_since(began);
@@ -310,19 +301,19 @@ impl Fixture {
         Ok(Some(removed).filter(|removed| *removed > 0 || self.store.capabilities().indexed))
     }
 
-    pub(super) fn is_live(&self, id_hash: &SessionIdHash, now: Timestamp) -> Outcome<bool> {
+    pub(super) fn is_live(&self, id_hash: &SessionIdHash, now: Timestamp) -> Passed<bool> {
         Ok(matches!(self.load(id_hash, now)?, Lookup::Live { .. }))
     }
 
     /// Loads the session, so that a store with a cache caches it.
-    fn read(&self, id_hash: &SessionIdHash, now: Timestamp) -> Outcome {
+    fn read(&self, id_hash: &SessionIdHash, now: Timestamp) -> Passed {
         self.store.load(id_hash, now)?;
         self.store.try_load(id_hash, now);
         Ok(())
     }
 
     /// Loads, and fails if `try_load` returns another result.
-    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Outcome<Lookup> {
+    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Passed<Lookup> {
         let before = self.store.load(id_hash, now)?;
         let immediate = self.store.try_load(id_hash, now);
         let after = self.store.load(id_hash, now)?;
@@ -344,24 +335,26 @@ impl Fixture {
         id_hash: &SessionIdHash,
         now: Timestamp,
         what: &str,
-    ) -> Outcome<Session> {
+    ) -> Passed<Sample> {
         match self.load(id_hash, now)? {
             Lookup::Live { session: LiveSession { record, id_hash }, .. } => {
-                Ok(Session { id_hash, record })
+                Ok(Sample { id_hash, record })
             }
-            other => Err(Failure(format!("{what} is not found: a load returns {}", found(&other)))),
+            other => {
+                Err(Violation(format!("{what} is not found: a load returns {}", found(&other))))
+            }
         }
     }
 
     /// Fails unless the stored session equals `session`.
-    pub(super) fn is_intact(&self, session: &Session, what: &str) -> Outcome {
+    pub(super) fn is_intact(&self, session: &Sample, what: &str) -> Passed {
         let stored = self.live(&session.id_hash, self.now, &format!("after {what} the session"))?;
         ensure!(stored.id_hash == session.id_hash, "{what} changed the id of the session");
         ensure!(stored.record == session.record, "{what} changed the session");
         Ok(())
     }
 
-    pub(super) fn is_absent(&self, id_hash: &SessionIdHash, now: Timestamp, what: &str) -> Outcome {
+    pub(super) fn is_absent(&self, id_hash: &SessionIdHash, now: Timestamp, what: &str) -> Passed {
         let loaded = self.load(id_hash, now)?;
         ensure!(
             matches!(loaded, Lookup::Missing(Missing::NotFound { .. })),
@@ -378,7 +371,7 @@ impl Fixture {
         current: &SessionIdHash,
         now: Timestamp,
         what: &str,
-    ) -> Outcome<ReplacedId> {
+    ) -> Passed<ReplacedId> {
         match self.load(id_hash, now)? {
             Lookup::Missing(Missing::Replaced { id, session, .. }) => {
                 let LiveSession { record, id_hash: led_to } = session;
@@ -389,20 +382,20 @@ impl Fixture {
                 Ok(id)
             }
             other => {
-                Err(Failure(format!("{what} is not Replaced: a load returns {}", found(&other))))
+                Err(Violation(format!("{what} is not Replaced: a load returns {}", found(&other))))
             }
         }
     }
 
     /// Fails unless the commit returns an error of this kind.
-    pub(super) fn fails(&self, commit: &Commit, kind: ErrorKind, what: &str) -> Outcome {
+    pub(super) fn fails(&self, commit: &Commit, kind: ErrorKind, what: &str) -> Passed {
         match self.store.commit(commit) {
             Err(error) if error.kind() == kind => Ok(()),
             Err(error) => {
-                Err(Failure(format!("{what} failed with another error than {kind:?}: {error:?}")))
+                Err(Violation(format!("{what} failed with another error than {kind:?}: {error:?}")))
             }
             Ok(answer) => {
-                Err(Failure(format!("{what} did not fail but returned {}", name_of(&answer))))
+                Err(Violation(format!("{what} did not fail but returned {}", name_of(&answer))))
             }
         }
     }

@@ -5,14 +5,14 @@ use std::num::NonZeroUsize;
 
 use crate::backend::{Page, SessionFilter};
 use crate::conformance::fixture::{
-    ALL, Fixture, IDLE, Outcome, SECOND, Session, answered, done, ensure, external, set, user,
+    ALL, Fixture, IDLE, Passed, SECOND, Sample, answered, done, ensure, external, set, user,
 };
 use crate::delta::Delta;
 use crate::id::PublicId;
 use crate::lifetime::Lifetime;
 use crate::record::{Client, Stats, Summary};
 
-fn list(fixture: &Fixture, filter: &SessionFilter<'_>) -> Outcome<Vec<Summary>> {
+fn list(fixture: &Fixture, filter: &SessionFilter<'_>) -> Passed<Vec<Summary>> {
     Ok(fixture.index()?.list(filter, Page::first(ALL), fixture.now)?)
 }
 
@@ -25,8 +25,8 @@ fn revokes(
     fixture: &Fixture,
     filter: &SessionFilter<'_>,
     except: Option<&PublicId>,
-    sessions: &[&Session],
-) -> Outcome {
+    sessions: &[&Sample],
+) -> Passed {
     let revoked = fixture.index()?.revoke(filter, except, fixture.now)?;
     let wanted: BTreeSet<_> = sessions.iter().map(|session| session.id_hash).collect();
     let exact =
@@ -39,27 +39,27 @@ fn revokes(
 }
 
 /// Creates `count` sessions, each one second after the one before.
-fn sessions(fixture: &Fixture, count: u32) -> Outcome<Vec<Session>> {
+fn sessions(fixture: &Fixture, count: u32) -> Passed<Vec<Sample>> {
     let new_session = || fixture.new_session();
     (0..count).map(|n| fixture.session_from(fixture.after(SECOND * n), &new_session()?)).collect()
 }
 
-pub(super) fn the_newest_session_is_listed_first(fixture: &Fixture) -> Outcome {
+pub(super) fn the_newest_session_is_listed_first(fixture: &Fixture) -> Passed {
     let sessions = sessions(fixture, 5)?;
     // The order is that of creation: later changes do not move a session.
     if let Some(oldest) = sessions.first() {
         done(fixture.merge(&oldest.id_hash, &set("coat", "red")?, fixture.now)?, "a merge")?;
         fixture.touch(&oldest.id_hash, fixture.after(SECOND * 9), fixture.after(SECOND * 9))?;
     }
-    let newest_first: Vec<_> = sessions.iter().rev().map(Session::public_id).collect();
+    let newest_first: Vec<_> = sessions.iter().rev().map(Sample::public_id).collect();
     let listed = public_ids(&list(fixture, &SessionFilter::All)?);
     ensure!(listed == newest_first, "the list does not go from the newest to the oldest");
     Ok(())
 }
 
-pub(super) fn pages_have_no_gaps_and_no_repeats(fixture: &Fixture) -> Outcome {
+pub(super) fn pages_have_no_gaps_and_no_repeats(fixture: &Fixture) -> Passed {
     let sessions = sessions(fixture, 7)?;
-    let all: Vec<_> = sessions.iter().rev().map(Session::public_id).collect();
+    let all: Vec<_> = sessions.iter().rev().map(Sample::public_id).collect();
     let index = fixture.index()?;
     let three = NonZeroUsize::MIN.saturating_add(2);
     let (mut listed, mut sizes, mut page) = (Vec::new(), Vec::new(), Page::first(three));
@@ -78,7 +78,7 @@ pub(super) fn pages_have_no_gaps_and_no_repeats(fixture: &Fixture) -> Outcome {
     Ok(())
 }
 
-pub(super) fn a_summary_matches_its_record(fixture: &Fixture) -> Outcome {
+pub(super) fn a_summary_matches_its_record(fixture: &Fixture) -> Passed {
     let mut new_session = fixture.new_session()?;
     new_session.client = Some(Client::new("::1".parse().ok(), Some("curl")));
     new_session.idp_session_id = Some(external("sid-1")?);
@@ -131,7 +131,7 @@ fn names() -> Vec<String> {
     names
 }
 
-pub(super) fn names_of_users_match_exactly(fixture: &Fixture) -> Outcome {
+pub(super) fn names_of_users_match_exactly(fixture: &Fixture) -> Passed {
     let mut sessions = Vec::new();
     for name in names() {
         let owner = user(&name)?;
@@ -153,7 +153,7 @@ pub(super) fn names_of_users_match_exactly(fixture: &Fixture) -> Outcome {
     Ok(())
 }
 
-pub(super) fn names_of_the_identity_provider_match_exactly(fixture: &Fixture) -> Outcome {
+pub(super) fn names_of_the_identity_provider_match_exactly(fixture: &Fixture) -> Passed {
     let mut sessions = Vec::new();
     for name in names() {
         let mut new_session = fixture.new_session()?;
@@ -175,7 +175,7 @@ pub(super) fn names_of_the_identity_provider_match_exactly(fixture: &Fixture) ->
     Ok(())
 }
 
-pub(super) fn the_list_follows_the_user_of_a_session(fixture: &Fixture) -> Outcome {
+pub(super) fn the_list_follows_the_user_of_a_session(fixture: &Fixture) -> Passed {
     let session = fixture.session()?;
     let (first, second) = (user("u")?, user("u1")?);
     for owner in [Some(&first), Some(&second), None] {
@@ -191,7 +191,7 @@ pub(super) fn the_list_follows_the_user_of_a_session(fixture: &Fixture) -> Outco
     Ok(())
 }
 
-pub(super) fn the_list_has_one_entry_after_a_renewal(fixture: &Fixture) -> Outcome {
+pub(super) fn the_list_has_one_entry_after_a_renewal(fixture: &Fixture) -> Passed {
     let owner = user("u")?;
     let old = fixture.session_of(&owner, fixture.now)?;
     let new = fixture.renewed(&old, Some(fixture.after(IDLE)))?;
@@ -202,7 +202,7 @@ pub(super) fn the_list_has_one_entry_after_a_renewal(fixture: &Fixture) -> Outco
     revokes(fixture, &SessionFilter::User(&owner), None, &[&new])
 }
 
-pub(super) fn a_revocation_gives_the_ids_that_the_sessions_had(fixture: &Fixture) -> Outcome {
+pub(super) fn a_revocation_gives_the_ids_that_the_sessions_had(fixture: &Fixture) -> Passed {
     let owner = user("u")?;
     let of = |owner| fixture.session_of(owner, fixture.now);
     let (a, b, other) = (of(&owner)?, of(&owner)?, of(&user("u1")?)?);
@@ -218,7 +218,7 @@ pub(super) fn a_revocation_gives_the_ids_that_the_sessions_had(fixture: &Fixture
     revokes(fixture, &SessionFilter::All, None, &[&other])
 }
 
-pub(super) fn a_revocation_keeps_exactly_the_exception(fixture: &Fixture) -> Outcome {
+pub(super) fn a_revocation_keeps_exactly_the_exception(fixture: &Fixture) -> Passed {
     let owner = user("u")?;
     let of = |owner| fixture.session_of(owner, fixture.now);
     let (a, b, current) = (of(&owner)?, of(&owner)?, of(&owner)?);
@@ -236,7 +236,7 @@ pub(super) fn a_revocation_keeps_exactly_the_exception(fixture: &Fixture) -> Out
     fixture.is_intact(&current, "a revocation except this session")
 }
 
-pub(super) fn a_revocation_keeps_the_exception_whatever_its_id(fixture: &Fixture) -> Outcome {
+pub(super) fn a_revocation_keeps_the_exception_whatever_its_id(fixture: &Fixture) -> Passed {
     let owner = user("u")?;
     let mine = || fixture.session_of(&owner, fixture.now);
     for grace_until in [None, Some(fixture.after(SECOND))] {
@@ -249,7 +249,7 @@ pub(super) fn a_revocation_keeps_the_exception_whatever_its_id(fixture: &Fixture
     Ok(())
 }
 
-pub(super) fn an_unknown_public_id_is_no_exception(fixture: &Fixture) -> Outcome {
+pub(super) fn an_unknown_public_id_is_no_exception(fixture: &Fixture) -> Passed {
     let owner = user("u")?;
     let mine = || fixture.session_of(&owner, fixture.now);
     let (ended, a, b) = (mine()?, mine()?, mine()?);
@@ -257,7 +257,7 @@ pub(super) fn an_unknown_public_id_is_no_exception(fixture: &Fixture) -> Outcome
     revokes(fixture, &SessionFilter::User(&owner), Some(&ended.public_id()), &[&a, &b])
 }
 
-pub(super) fn a_public_id_of_another_user_is_not_revoked(fixture: &Fixture) -> Outcome {
+pub(super) fn a_public_id_of_another_user_is_not_revoked(fixture: &Fixture) -> Passed {
     let (owner, other) = (user("u")?, user("u1")?);
     let (mine, theirs) =
         (fixture.session_of(&owner, fixture.now)?, fixture.session_of(&other, fixture.now)?);
@@ -275,7 +275,7 @@ pub(super) fn a_public_id_of_another_user_is_not_revoked(fixture: &Fixture) -> O
     revokes(fixture, &SessionFilter::OfUser(&owner, &mine.public_id()), None, &[&mine])
 }
 
-pub(super) fn revoking_everyone_ends_all_and_raises_the_epoch(fixture: &Fixture) -> Outcome {
+pub(super) fn revoking_everyone_ends_all_and_raises_the_epoch(fixture: &Fixture) -> Passed {
     let old = fixture.session_of(&user("u")?, fixture.now)?;
     let new = fixture.renewed(&old, Some(fixture.after(IDLE * 9)))?;
     let other = fixture.session()?;
@@ -299,7 +299,7 @@ pub(super) fn revoking_everyone_ends_all_and_raises_the_epoch(fixture: &Fixture)
     Ok(())
 }
 
-pub(super) fn the_stats_count_the_stored_sessions(fixture: &Fixture) -> Outcome {
+pub(super) fn the_stats_count_the_stored_sessions(fixture: &Fixture) -> Passed {
     let index = fixture.index()?;
     let empty = index.stats(fixture.now)?;
     ensure!(empty == Stats::default(), "the stats of an empty store are {empty:?}");

@@ -6,8 +6,8 @@ use std::num::NonZeroU32;
 use crate::backend::{AtLimit, Commit, Committed, Page, SessionFilter, SessionLimit};
 use crate::clock::Timestamp;
 use crate::conformance::fixture::{
-    ALL, Fixture, IDLE, Outcome, SECOND, Session, answered, done, ensure, id_hash, lifetime,
-    nothing, sign_in_to, user,
+    ALL, Fixture, IDLE, Passed, SECOND, Sample, answered, done, ensure, id_hash, lifetime, nothing,
+    sign_in_to, user,
 };
 use crate::id::{SessionIdHash, UserKey};
 use crate::record::NewSession;
@@ -19,7 +19,7 @@ pub(super) fn sign_in(
     owner: &UserKey,
     (limit, at_limit): (u32, AtLimit),
     now: Timestamp,
-) -> Outcome<(SessionIdHash, Committed)> {
+) -> Passed<(SessionIdHash, Committed)> {
     let (to, new_session, delta) =
         (id_hash()?, NewSession::new(lifetime().starting(now))?, nothing());
     let limit = NonZeroU32::new(limit).unwrap_or(NonZeroU32::MIN);
@@ -30,18 +30,13 @@ pub(super) fn sign_in(
 }
 
 /// Creates three sessions of one user, signed in one second apart.
-fn three(fixture: &Fixture, owner: &UserKey) -> Outcome<[Session; 3]> {
+fn three(fixture: &Fixture, owner: &UserKey) -> Passed<[Sample; 3]> {
     let at = |seconds| fixture.session_of(owner, fixture.after(SECOND * seconds));
     Ok([at(0)?, at(1)?, at(2)?])
 }
 
 /// Fails unless exactly these sessions of the user are live.
-fn live_are(
-    fixture: &Fixture,
-    owner: &UserKey,
-    id_hashes: &[SessionIdHash],
-    what: &str,
-) -> Outcome {
+fn live_are(fixture: &Fixture, owner: &UserKey, id_hashes: &[SessionIdHash], what: &str) -> Passed {
     let now = fixture.after(SECOND * 10);
     for id_hash in id_hashes {
         fixture.live(id_hash, now, &format!("{what}, a session that should be live"))?;
@@ -60,7 +55,7 @@ fn same_ids(some: &[SessionIdHash], others: &[SessionIdHash]) -> bool {
         && some.iter().collect::<BTreeSet<_>>() == others.iter().collect::<BTreeSet<_>>()
 }
 
-pub(super) fn a_refused_sign_in_changes_nothing(fixture: &Fixture) -> Outcome {
+pub(super) fn a_refused_sign_in_changes_nothing(fixture: &Fixture) -> Passed {
     let owner = user("u")?;
     let [a, b, c] = three(fixture, &owner)?;
     let anonymous = fixture.session()?;
@@ -76,7 +71,7 @@ pub(super) fn a_refused_sign_in_changes_nothing(fixture: &Fixture) -> Outcome {
     live_are(fixture, &owner, &[a.id_hash, b.id_hash, c.id_hash], "after a refused sign-in")
 }
 
-pub(super) fn at_the_limit_the_longest_signed_in_ends(fixture: &Fixture) -> Outcome {
+pub(super) fn at_the_limit_the_longest_signed_in_ends(fixture: &Fixture) -> Passed {
     let owner = user("u")?;
     let [a, b, c] = three(fixture, &owner)?;
     // The limit orders sessions by their last sign-in. That of `a` is now the latest.
@@ -94,7 +89,7 @@ pub(super) fn at_the_limit_the_longest_signed_in_ends(fixture: &Fixture) -> Outc
     live_are(fixture, &owner, &[last], "after a sign-in under a lowered limit")
 }
 
-pub(super) fn at_the_limit_all_others_end(fixture: &Fixture) -> Outcome {
+pub(super) fn at_the_limit_all_others_end(fixture: &Fixture) -> Passed {
     let owner = user("u")?;
     let [a, b, c] = three(fixture, &owner)?;
     let graced = fixture.renewed(&c, Some(fixture.after(IDLE)))?;
@@ -110,7 +105,7 @@ pub(super) fn at_the_limit_all_others_end(fixture: &Fixture) -> Outcome {
     live_are(fixture, &owner, &[to], "after a sign-in that ends the others")
 }
 
-pub(super) fn below_the_limit_nothing_ends(fixture: &Fixture) -> Outcome {
+pub(super) fn below_the_limit_nothing_ends(fixture: &Fixture) -> Passed {
     let owner = user("u")?;
     let [a, b, c] = three(fixture, &owner)?;
     let then = fixture.after(SECOND * 10);
@@ -126,7 +121,7 @@ pub(super) fn below_the_limit_nothing_ends(fixture: &Fixture) -> Outcome {
     live_are(fixture, &owner, &id_hashes, "after sign-ins below the limit")
 }
 
-pub(super) fn sessions_that_ended_do_not_count(fixture: &Fixture) -> Outcome {
+pub(super) fn sessions_that_ended_do_not_count(fixture: &Fixture) -> Passed {
     let owner = user("u")?;
     three(fixture, &owner)?;
     let later = fixture.after(IDLE * 2);
@@ -136,7 +131,7 @@ pub(super) fn sessions_that_ended_do_not_count(fixture: &Fixture) -> Outcome {
     Ok(())
 }
 
-pub(super) fn signing_in_again_is_not_one_more(fixture: &Fixture) -> Outcome {
+pub(super) fn signing_in_again_is_not_one_more(fixture: &Fixture) -> Passed {
     let owner = user("u")?;
     let [a, b, c] = three(fixture, &owner)?;
     let then = fixture.after(SECOND * 10);
@@ -152,7 +147,7 @@ pub(super) fn signing_in_again_is_not_one_more(fixture: &Fixture) -> Outcome {
     live_are(fixture, &owner, &[to, to_b, c.id_hash], "after a second sign-in through the grace")
 }
 
-pub(super) fn another_users_session_does_not_count(fixture: &Fixture) -> Outcome {
+pub(super) fn another_users_session_does_not_count(fixture: &Fixture) -> Passed {
     let (owner, other) = (user("u")?, user("u1")?);
     let theirs = fixture.session_of(&other, fixture.now)?;
     let untouched = fixture.session_of(&other, fixture.now)?;

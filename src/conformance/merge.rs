@@ -2,13 +2,13 @@
 
 use crate::backend::{Action, Commit, Committed, LiveSession};
 use crate::conformance::fixture::{
-    Dice, Fixture, Outcome, Session, answered, done, ensure, holds, nothing, set,
+    Dice, Fixture, Passed, Sample, answered, done, ensure, holds, nothing, set,
 };
 use crate::data::Value;
 use crate::delta::Delta;
 use crate::id::UserKey;
 
-pub(super) fn two_requests_on_different_names_both_keep_their_change(fixture: &Fixture) -> Outcome {
+pub(super) fn two_requests_on_different_names_both_keep_their_change(fixture: &Fixture) -> Passed {
     let session = fixture.session()?;
     // Both have read the session before either commits.
     fixture.live(&session.id_hash, fixture.now, "a new session")?;
@@ -23,7 +23,7 @@ pub(super) fn two_requests_on_different_names_both_keep_their_change(fixture: &F
     Ok(())
 }
 
-pub(super) fn on_the_same_name_the_later_commit_wins(fixture: &Fixture) -> Outcome {
+pub(super) fn on_the_same_name_the_later_commit_wins(fixture: &Fixture) -> Passed {
     let session = fixture.session()?;
     for coat in ["red", "green"] {
         done(fixture.merge(&session.id_hash, &set("coat", coat)?, fixture.now)?, "a merge")?;
@@ -33,7 +33,7 @@ pub(super) fn on_the_same_name_the_later_commit_wins(fixture: &Fixture) -> Outco
     Ok(())
 }
 
-pub(super) fn writing_the_stored_value_is_no_change(fixture: &Fixture) -> Outcome {
+pub(super) fn writing_the_stored_value_is_no_change(fixture: &Fixture) -> Passed {
     let session = fixture.session()?;
     let mut absent = Delta::new();
     absent.remove("hat");
@@ -54,7 +54,7 @@ pub(super) fn writing_the_stored_value_is_no_change(fixture: &Fixture) -> Outcom
     Ok(())
 }
 
-pub(super) fn a_clear_removes_what_it_does_not_set(fixture: &Fixture) -> Outcome {
+pub(super) fn a_clear_removes_what_it_does_not_set(fixture: &Fixture) -> Passed {
     let session = fixture.session()?;
     done(fixture.merge(&session.id_hash, &set("hat", 1)?, fixture.now)?, "a merge")?;
     let mut delta = Delta::new();
@@ -67,9 +67,9 @@ pub(super) fn a_clear_removes_what_it_does_not_set(fixture: &Fixture) -> Outcome
     Ok(())
 }
 
-pub(super) fn a_condition_on_the_revision_holds(fixture: &Fixture) -> Outcome {
+pub(super) fn a_condition_on_the_revision_holds(fixture: &Fixture) -> Passed {
     let session = fixture.session()?;
-    let merge = |coat: &str, revision| -> Outcome<Committed> {
+    let merge = |coat: &str, revision| -> Passed<Committed> {
         let delta = set("coat", coat)?;
         let commit = Commit::new(&session.id_hash, Action::Merge, delta, fixture.now);
         Ok(fixture.store.commit(&Commit { if_revision: Some(revision), ..commit })?)
@@ -87,10 +87,10 @@ pub(super) fn a_condition_on_the_revision_holds(fixture: &Fixture) -> Outcome {
             }
         }
     }
-    fixture.is_intact(&Session { record: current.record, ..session }, "a stale merge")
+    fixture.is_intact(&Sample { record: current.record, ..session }, "a stale merge")
 }
 
-pub(super) fn the_revision_grows_by_one_with_each_change(fixture: &Fixture) -> Outcome {
+pub(super) fn the_revision_grows_by_one_with_each_change(fixture: &Fixture) -> Passed {
     let session = fixture.session()?;
     for revision in 2..10 {
         let merged =
@@ -108,7 +108,7 @@ pub(super) fn the_revision_grows_by_one_with_each_change(fixture: &Fixture) -> O
 
 /// [`Delta::apply`] defines the effect of a delta. A store that keeps names or users in another
 /// form must have the same effect.
-pub(super) fn many_deltas_do_what_they_do_to_a_record(fixture: &Fixture) -> Outcome {
+pub(super) fn many_deltas_do_what_they_do_to_a_record(fixture: &Fixture) -> Passed {
     let session = fixture.session()?;
     let mut model = session.record.clone();
     let mut dice = Dice(4);
@@ -126,7 +126,7 @@ pub(super) fn many_deltas_do_what_they_do_to_a_record(fixture: &Fixture) -> Outc
     Ok(())
 }
 
-fn random_delta(dice: &mut Dice) -> Outcome<Delta> {
+fn random_delta(dice: &mut Dice) -> Passed<Delta> {
     let mut delta = Delta::new();
     for _ in 0..=dice.roll(3) {
         let name = ["coat", "hat", "", "é \"'"].get(dice.roll(4)).copied().unwrap_or_default();

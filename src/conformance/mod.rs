@@ -33,10 +33,10 @@ use std::fmt;
 
 use crate::backend::Store;
 use crate::clock::{Clock, SystemClock};
-use fixture::{Failure, Fixture, Outcome, caught};
+use fixture::{Fixture, Passed, Violation, caught};
 
 /// Checks a guarantee in one situation.
-type Check = fn(&Fixture) -> Outcome;
+type Check = fn(&Fixture) -> Passed;
 
 /// The checks of a guarantee, or of another subject, with their names.
 struct Guarantee {
@@ -241,7 +241,7 @@ fn run_all(make: &dyn Fn() -> Box<dyn Store>) -> Result<(), Failures> {
                     check(&fixture)
                 }
             };
-            if let Err(Failure(what)) = caught(run) {
+            if let Err(Violation(what)) = caught(run) {
                 failures.push(format!("{}: {what} [{name}]", guarantee.name));
             }
         }

@@ -5,12 +5,12 @@ use std::num::NonZeroU32;
 use crate::backend::{AtLimit, Commit, Committed, Missing, SessionFilter, SessionLimit};
 use crate::clock::Timestamp;
 use crate::conformance::fixture::{
-    ALL, Fixture, IDLE, MILLI, Outcome, SECOND, Session, answered, done, ensure, id_hash, name_of,
+    ALL, Fixture, IDLE, MILLI, Passed, SECOND, Sample, answered, done, ensure, id_hash, name_of,
     nothing, set, sign_in_to, user,
 };
 use crate::id::SessionIdHash;
 
-pub(super) fn a_late_merge_stores_nothing(fixture: &Fixture) -> Outcome {
+pub(super) fn a_late_merge_stores_nothing(fixture: &Fixture) -> Passed {
     let session = fixture.session()?;
     answered(&fixture.delete(&session.id_hash, fixture.now)?, "Deleted", "a delete")?;
     let answer = fixture.merge(&session.id_hash, &set("coat", "red")?, fixture.now)?;
@@ -31,7 +31,7 @@ fn nothing_revives(
     id_hashes: &[SessionIdHash],
     now: Timestamp,
     end: &str,
-) -> Outcome {
+) -> Passed {
     for id_hash in id_hashes {
         ensure!(!fixture.is_live(id_hash, now)?, "after {end} a load still finds the session");
     }
@@ -60,7 +60,7 @@ fn nothing_revives(
     Ok(())
 }
 
-pub(super) fn nothing_brings_back_a_deleted_session(fixture: &Fixture) -> Outcome {
+pub(super) fn nothing_brings_back_a_deleted_session(fixture: &Fixture) -> Passed {
     let session = fixture.session()?;
     answered(&fixture.delete(&session.id_hash, fixture.now)?, "Deleted", "a delete")?;
     nothing_revives(fixture, &[session.id_hash], fixture.now, "a delete")
@@ -68,31 +68,27 @@ pub(super) fn nothing_brings_back_a_deleted_session(fixture: &Fixture) -> Outcom
 
 /// Creates and renews a session. Returns it with its current id and the replaced one, which is in
 /// its grace period.
-fn renewed_session(fixture: &Fixture) -> Outcome<(Session, [SessionIdHash; 2])> {
+fn renewed_session(fixture: &Fixture) -> Passed<(Sample, [SessionIdHash; 2])> {
     let first = fixture.session()?;
     let second = fixture.renewed(&first, Some(fixture.now + IDLE * 2))?;
     let id_hashes = [second.id_hash, first.id_hash];
     Ok((second, id_hashes))
 }
 
-pub(super) fn nothing_brings_back_a_session_deleted_after_its_renewal(
-    fixture: &Fixture,
-) -> Outcome {
+pub(super) fn nothing_brings_back_a_session_deleted_after_its_renewal(fixture: &Fixture) -> Passed {
     let (session, id_hashes) = renewed_session(fixture)?;
     answered(&fixture.delete(&session.id_hash, fixture.now)?, "Deleted", "a delete")?;
     nothing_revives(fixture, &id_hashes, fixture.now, "a delete")
 }
 
-pub(super) fn nothing_brings_back_a_session_deleted_through_its_grace(
-    fixture: &Fixture,
-) -> Outcome {
+pub(super) fn nothing_brings_back_a_session_deleted_through_its_grace(fixture: &Fixture) -> Passed {
     let (_, id_hashes) = renewed_session(fixture)?;
     let [_, old] = id_hashes;
     answered(&fixture.delete(&old, fixture.now)?, "Deleted", "a delete through the grace")?;
     nothing_revives(fixture, &id_hashes, fixture.now, "a delete through the grace")
 }
 
-pub(super) fn nothing_brings_back_a_swept_session(fixture: &Fixture) -> Outcome {
+pub(super) fn nothing_brings_back_a_swept_session(fixture: &Fixture) -> Passed {
     let (_, id_hashes) = renewed_session(fixture)?;
     let Some(swept) = fixture.sweep(fixture.after(IDLE), ALL)? else { return Ok(()) };
     ensure!(swept == 1, "a sweep of one expired session removed {swept}");
@@ -100,14 +96,14 @@ pub(super) fn nothing_brings_back_a_swept_session(fixture: &Fixture) -> Outcome 
     nothing_revives(fixture, &id_hashes, fixture.now, "a sweep")
 }
 
-pub(super) fn nothing_brings_back_an_expired_session(fixture: &Fixture) -> Outcome {
+pub(super) fn nothing_brings_back_an_expired_session(fixture: &Fixture) -> Passed {
     let (_, id_hashes) = renewed_session(fixture)?;
     nothing_revives(fixture, &id_hashes, fixture.after(IDLE), "the deadline")
 }
 
 pub(super) fn nothing_late_brings_back_a_session_ended_at_its_deadline(
     fixture: &Fixture,
-) -> Outcome {
+) -> Passed {
     let end = fixture.after(IDLE);
     let (session, id_hashes) = renewed_session(fixture)?;
     answered(&fixture.delete(&session.id_hash, end)?, "NotFound", "a delete at the deadline")?;
@@ -134,7 +130,7 @@ pub(super) fn nothing_late_brings_back_a_session_ended_at_its_deadline(
 
 pub(super) fn nothing_late_brings_back_a_session_revoked_at_its_deadline(
     fixture: &Fixture,
-) -> Outcome {
+) -> Passed {
     let (owner, end) = (user("u")?, fixture.after(IDLE));
     for filter in 0..4 {
         let session = fixture.session_of(&owner, fixture.now)?;
@@ -155,9 +151,7 @@ pub(super) fn nothing_late_brings_back_a_session_revoked_at_its_deadline(
     Ok(())
 }
 
-pub(super) fn nothing_late_brings_back_a_session_expired_at_a_sign_in(
-    fixture: &Fixture,
-) -> Outcome {
+pub(super) fn nothing_late_brings_back_a_session_expired_at_a_sign_in(fixture: &Fixture) -> Passed {
     let (owner, end) = (user("u")?, fixture.after(IDLE));
     let expired = fixture.session_of(&owner, fixture.now)?;
     let (new, to) = (id_hash()?, id_hash()?);
@@ -171,7 +165,7 @@ pub(super) fn nothing_late_brings_back_a_session_expired_at_a_sign_in(
     nothing_revives(fixture, &[expired.id_hash], end - MILLI, "a sign-in with a limit")
 }
 
-pub(super) fn nothing_brings_back_a_revoked_session(fixture: &Fixture) -> Outcome {
+pub(super) fn nothing_brings_back_a_revoked_session(fixture: &Fixture) -> Passed {
     let (session, id_hashes) = renewed_session(fixture)?;
     let public_id = session.public_id();
     let revoked =
@@ -180,7 +174,7 @@ pub(super) fn nothing_brings_back_a_revoked_session(fixture: &Fixture) -> Outcom
     nothing_revives(fixture, &id_hashes, fixture.now, "a revocation")
 }
 
-pub(super) fn nothing_brings_back_a_session_revoked_with_everyone(fixture: &Fixture) -> Outcome {
+pub(super) fn nothing_brings_back_a_session_revoked_with_everyone(fixture: &Fixture) -> Passed {
     let (_, [new, old]) = renewed_session(fixture)?;
     let other = fixture.session_of(&user("u")?, fixture.now)?;
     fixture.index()?.revoke_everyone(None, fixture.now)?;

@@ -3,7 +3,7 @@
 
 use crate::backend::{Action, Commit};
 use crate::conformance::fixture::{
-    Fixture, Outcome, SECOND, Session, answered, done, ensure, external, holds, id_hash, nothing,
+    Fixture, Passed, SECOND, Sample, answered, done, ensure, external, holds, id_hash, nothing,
     set, sign_in_to,
 };
 use crate::data::Value;
@@ -12,7 +12,7 @@ use crate::error::ErrorKind;
 use crate::id::{Realm, UserKey};
 use crate::record::Client;
 
-pub(super) fn an_unknown_id_is_absent(fixture: &Fixture) -> Outcome {
+pub(super) fn an_unknown_id_is_absent(fixture: &Fixture) -> Passed {
     let unknown = id_hash()?;
     fixture.is_absent(&unknown, fixture.now, "an unknown id is not absent")?;
     let answer = fixture.merge(&unknown, &set("coat", "red")?, fixture.now)?;
@@ -26,7 +26,7 @@ pub(super) fn an_unknown_id_is_absent(fixture: &Fixture) -> Outcome {
     Ok(())
 }
 
-pub(super) fn loading_stores_nothing(fixture: &Fixture) -> Outcome {
+pub(super) fn loading_stores_nothing(fixture: &Fixture) -> Passed {
     let unknown = id_hash()?;
     fixture.store.load(&unknown, fixture.now)?;
     fixture.merge(&unknown, &set("coat", "red")?, fixture.now)?;
@@ -39,7 +39,7 @@ pub(super) fn loading_stores_nothing(fixture: &Fixture) -> Outcome {
     Ok(())
 }
 
-pub(super) fn a_session_is_loaded_as_it_was_created(fixture: &Fixture) -> Outcome {
+pub(super) fn a_session_is_loaded_as_it_was_created(fixture: &Fixture) -> Passed {
     let mut new_session = fixture.new_session()?;
     new_session.persistent = false;
     new_session.client = Some(Client::new("2001:db8::1".parse().ok(), Some("curl/8 \"quoted\" é")));
@@ -65,7 +65,7 @@ pub(super) fn a_session_is_loaded_as_it_was_created(fixture: &Fixture) -> Outcom
     fixture.is_intact(&session, "a create")
 }
 
-pub(super) fn every_name_and_value_survives(fixture: &Fixture) -> Outcome {
+pub(super) fn every_name_and_value_survives(fixture: &Fixture) -> Passed {
     let mut delta = Delta::new();
     for name in ["", " ", "plain", "søren", "日本", "a \"b\" \\ '", "\u{1}\n\t", "%_", "$.a[0]"]
     {
@@ -92,7 +92,7 @@ pub(super) fn every_name_and_value_survives(fixture: &Fixture) -> Outcome {
     Ok(())
 }
 
-pub(super) fn a_merge_is_loaded_as_it_was_answered(fixture: &Fixture) -> Outcome {
+pub(super) fn a_merge_is_loaded_as_it_was_answered(fixture: &Fixture) -> Passed {
     let session = fixture.session()?;
     let answer = fixture.merge(&session.id_hash, &set("coat", "red")?, fixture.after(SECOND))?;
     let merged = done(answer, "a merge")?;
@@ -103,10 +103,10 @@ pub(super) fn a_merge_is_loaded_as_it_was_answered(fixture: &Fixture) -> Outcome
     ensure!(merged.ended.is_empty(), "a merge ended sessions");
     ensure!(holds(&merged.record, "coat", "red")?, "a merge does not return the new value");
     ensure!(merged.record.created == fixture.now, "a merge changed when the session was created");
-    fixture.is_intact(&Session { record: merged.record, ..session }, "a merge")
+    fixture.is_intact(&Sample { record: merged.record, ..session }, "a merge")
 }
 
-pub(super) fn a_session_is_one_row_whatever_is_done_to_it(fixture: &Fixture) -> Outcome {
+pub(super) fn a_session_is_one_row_whatever_is_done_to_it(fixture: &Fixture) -> Passed {
     let session = fixture.session()?;
     for coat in ["red", "green"] {
         done(fixture.merge(&session.id_hash, &set("coat", coat)?, fixture.now)?, "a merge")?;
@@ -119,7 +119,7 @@ pub(super) fn a_session_is_one_row_whatever_is_done_to_it(fixture: &Fixture) -> 
     Ok(())
 }
 
-pub(super) fn an_empty_session_exists(fixture: &Fixture) -> Outcome {
+pub(super) fn an_empty_session_exists(fixture: &Fixture) -> Passed {
     let (id_hash, new_session) = (id_hash()?, fixture.new_session()?);
     done(
         fixture.commit(&id_hash, Action::Create(new_session), &nothing(), fixture.now)?,
@@ -130,7 +130,7 @@ pub(super) fn an_empty_session_exists(fixture: &Fixture) -> Outcome {
     Ok(())
 }
 
-pub(super) fn a_second_delete_is_no_error(fixture: &Fixture) -> Outcome {
+pub(super) fn a_second_delete_is_no_error(fixture: &Fixture) -> Passed {
     let session = fixture.session()?;
     let other = fixture.session()?;
     answered(&fixture.delete(&session.id_hash, fixture.now)?, "Deleted", "a delete")?;
@@ -139,7 +139,7 @@ pub(super) fn a_second_delete_is_no_error(fixture: &Fixture) -> Outcome {
     fixture.is_intact(&other, "the delete of another session")
 }
 
-pub(super) fn the_index_exists_if_capabilities_say_so(fixture: &Fixture) -> Outcome {
+pub(super) fn the_index_exists_if_capabilities_say_so(fixture: &Fixture) -> Passed {
     match (fixture.store.capabilities().indexed, fixture.store.index().is_some()) {
         (true, false) => {
             ensure!(false, "the capabilities include an index, but the store has none")
@@ -152,7 +152,7 @@ pub(super) fn the_index_exists_if_capabilities_say_so(fixture: &Fixture) -> Outc
     Ok(())
 }
 
-pub(super) fn maintenance_changes_no_session(fixture: &Fixture) -> Outcome {
+pub(super) fn maintenance_changes_no_session(fixture: &Fixture) -> Passed {
     let session = fixture.session()?;
     if let Some(maintenance) = fixture.store.maintenance() {
         maintenance.on_due(Box::new(|| {}));
@@ -164,7 +164,7 @@ pub(super) fn maintenance_changes_no_session(fixture: &Fixture) -> Outcome {
 const MAX_BYTES: usize = 64 * 1024;
 
 /// Returns a delta of 10 MB, far above the limit.
-fn huge() -> Outcome<Delta> {
+fn huge() -> Passed<Delta> {
     set("huge", "x".repeat(10_000_000))
 }
 
@@ -172,7 +172,7 @@ fn limited(commit: Commit, max_bytes: usize) -> Commit {
     Commit { max_bytes, ..commit }
 }
 
-pub(super) fn too_large_at_creation_stores_nothing(fixture: &Fixture) -> Outcome {
+pub(super) fn too_large_at_creation_stores_nothing(fixture: &Fixture) -> Passed {
     let (id_hash, new_session, huge) = (id_hash()?, fixture.new_session()?, huge()?);
     let create =
         limited(Commit::new(&id_hash, Action::Create(new_session), huge, fixture.now), MAX_BYTES);
@@ -180,7 +180,7 @@ pub(super) fn too_large_at_creation_stores_nothing(fixture: &Fixture) -> Outcome
     fixture.is_absent(&id_hash, fixture.now, "a create that was too large stored something")
 }
 
-pub(super) fn too_large_leaves_the_old_data_intact(fixture: &Fixture) -> Outcome {
+pub(super) fn too_large_leaves_the_old_data_intact(fixture: &Fixture) -> Passed {
     let (session, huge, user) = (fixture.session()?, huge()?, UserKey::new("u")?);
     let (to, new_session) = (id_hash()?, fixture.new_session()?);
     for (action, what) in [
@@ -197,7 +197,7 @@ pub(super) fn too_large_leaves_the_old_data_intact(fixture: &Fixture) -> Outcome
     Ok(())
 }
 
-pub(super) fn the_limit_itself_is_not_too_large(fixture: &Fixture) -> Outcome {
+pub(super) fn the_limit_itself_is_not_too_large(fixture: &Fixture) -> Passed {
     let session = fixture.session()?;
     let delta = set("hat", "x".repeat(100))?;
     let mut expected = session.record.clone();
@@ -212,7 +212,7 @@ pub(super) fn the_limit_itself_is_not_too_large(fixture: &Fixture) -> Outcome {
     Ok(())
 }
 
-pub(super) fn a_session_over_a_lowered_limit_may_shrink(fixture: &Fixture) -> Outcome {
+pub(super) fn a_session_over_a_lowered_limit_may_shrink(fixture: &Fixture) -> Passed {
     let session = fixture.session()?;
     let long = set("hat", "x".repeat(1000))?;
     done(fixture.merge(&session.id_hash, &long, fixture.now)?, "a merge")?;

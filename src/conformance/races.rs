@@ -13,7 +13,7 @@ use crate::backend::{
 };
 use crate::clock::Timestamp;
 use crate::conformance::fixture::{
-    ALL, Dice, Failure, Fixture, IDLE, MILLI, Outcome, SECOND, Session, answered, caught, done,
+    ALL, Dice, Fixture, IDLE, MILLI, Passed, SECOND, Sample, Violation, answered, caught, done,
     ensure, holds, id_hash, name_of, nothing, panicked, set, user,
 };
 use crate::conformance::{limits, replaced_ids};
@@ -59,22 +59,22 @@ impl Start {
 
 /// Prepares every round, then runs `a` and `b` of each round concurrently, then judges the results.
 fn race<T: Sync, A, B: Send>(
-    prepare: impl Fn(u32) -> Outcome<T>,
-    a: impl Fn(&T) -> Outcome<A>,
-    b: impl Fn(&T) -> Outcome<B> + Sync,
-    judge: impl Fn(&T, A, B) -> Outcome,
-) -> Outcome {
+    prepare: impl Fn(u32) -> Passed<T>,
+    a: impl Fn(&T) -> Passed<A>,
+    b: impl Fn(&T) -> Passed<B> + Sync,
+    judge: impl Fn(&T, A, B) -> Passed,
+) -> Passed {
     race_for(ROUNDS, prepare, a, b, judge)
 }
 
 fn race_for<T: Sync, A, B: Send>(
     rounds: u32,
-    prepare: impl Fn(u32) -> Outcome<T>,
-    a: impl Fn(&T) -> Outcome<A>,
-    b: impl Fn(&T) -> Outcome<B> + Sync,
-    judge: impl Fn(&T, A, B) -> Outcome,
-) -> Outcome {
-    let rounds = (0..rounds).map(prepare).collect::<Outcome<Vec<T>>>()?;
+    prepare: impl Fn(u32) -> Passed<T>,
+    a: impl Fn(&T) -> Passed<A>,
+    b: impl Fn(&T) -> Passed<B> + Sync,
+    judge: impl Fn(&T, A, B) -> Passed,
+) -> Passed {
+    let rounds = (0..rounds).map(prepare).collect::<Passed<Vec<T>>>()?;
     let start = Start::new();
     // A thread goes on after a failure until its last round, or the other one would wait for ever.
     let (of_a, of_b) = thread::scope(|scope| {
@@ -99,7 +99,7 @@ fn race_for<T: Sync, A, B: Send>(
     Ok(())
 }
 
-pub(super) fn two_merges_at_once_both_keep_their_change(fixture: &Fixture) -> Outcome {
+pub(super) fn two_merges_at_once_both_keep_their_change(fixture: &Fixture) -> Passed {
     race(
         |_| fixture.session(),
         |session| fixture.merge(&session.id_hash, &set("hat", 1)?, fixture.now),
@@ -120,13 +120,13 @@ pub(super) fn two_merges_at_once_both_keep_their_change(fixture: &Fixture) -> Ou
     )
 }
 
-pub(super) fn no_increment_is_lost(fixture: &Fixture) -> Outcome {
+pub(super) fn no_increment_is_lost(fixture: &Fixture) -> Passed {
     const THREADS: u32 = 32;
     const EACH: u32 = 100;
     let session = fixture.session()?;
     // As in a session, the first attempt does not wait, and retries take turns.
     let turn = Mutex::new(());
-    let increment = || -> Outcome {
+    let increment = || -> Passed {
         let mut record = fixture.live(&session.id_hash, fixture.now, "a counter")?.record;
         let mut guard = None;
         loop {
@@ -155,7 +155,7 @@ pub(super) fn no_increment_is_lost(fixture: &Fixture) -> Outcome {
     Ok(())
 }
 
-pub(super) fn a_merge_at_the_moment_of_a_delete_revives_nothing(fixture: &Fixture) -> Outcome {
+pub(super) fn a_merge_at_the_moment_of_a_delete_revives_nothing(fixture: &Fixture) -> Passed {
     race(
         |_| fixture.session(),
         |session| fixture.merge(&session.id_hash, &set("coat", "red")?, fixture.now),
@@ -174,7 +174,7 @@ pub(super) fn a_merge_at_the_moment_of_a_delete_revives_nothing(fixture: &Fixtur
     )
 }
 
-pub(super) fn a_touch_at_the_moment_of_a_delete_revives_nothing(fixture: &Fixture) -> Outcome {
+pub(super) fn a_touch_at_the_moment_of_a_delete_revives_nothing(fixture: &Fixture) -> Passed {
     let then = fixture.after(SECOND);
     race(
         |_| fixture.session(),
@@ -189,7 +189,7 @@ pub(super) fn a_touch_at_the_moment_of_a_delete_revives_nothing(fixture: &Fixtur
     )
 }
 
-fn renewal_and_delete(fixture: &Fixture, grace_until: Option<Timestamp>) -> Outcome {
+fn renewal_and_delete(fixture: &Fixture, grace_until: Option<Timestamp>) -> Passed {
     race(
         |_| fixture.session(),
         |session| fixture.renew(&session.id_hash, grace_until, fixture.now),
@@ -215,17 +215,17 @@ fn renewal_and_delete(fixture: &Fixture, grace_until: Option<Timestamp>) -> Outc
     )
 }
 
-pub(super) fn a_renewal_at_the_moment_of_a_delete_revives_nothing(fixture: &Fixture) -> Outcome {
+pub(super) fn a_renewal_at_the_moment_of_a_delete_revives_nothing(fixture: &Fixture) -> Passed {
     renewal_and_delete(fixture, None)
 }
 
 pub(super) fn a_renewal_with_grace_at_the_moment_of_a_delete_revives_nothing(
     fixture: &Fixture,
-) -> Outcome {
+) -> Passed {
     renewal_and_delete(fixture, Some(fixture.after(IDLE)))
 }
 
-pub(super) fn a_sign_in_at_the_moment_of_a_delete_revives_nothing(fixture: &Fixture) -> Outcome {
+pub(super) fn a_sign_in_at_the_moment_of_a_delete_revives_nothing(fixture: &Fixture) -> Passed {
     let owner = user("u")?;
     race(
         |_| fixture.session(),
@@ -246,7 +246,7 @@ pub(super) fn a_sign_in_at_the_moment_of_a_delete_revives_nothing(fixture: &Fixt
                     fixture.is_absent(&to, fixture.now, "a session deleted after its sign-in")?
                 }
                 false => {
-                    let begun = Session { id_hash: to, record };
+                    let begun = Sample { id_hash: to, record };
                     fixture.is_intact(&begun, "a delete concurrent with a sign-in")?;
                 }
             }
@@ -257,7 +257,7 @@ pub(super) fn a_sign_in_at_the_moment_of_a_delete_revives_nothing(fixture: &Fixt
     )
 }
 
-pub(super) fn a_touch_at_the_moment_of_a_sweep_revives_nothing(fixture: &Fixture) -> Outcome {
+pub(super) fn a_touch_at_the_moment_of_a_sweep_revives_nothing(fixture: &Fixture) -> Passed {
     let begins = |round| fixture.after(SECOND * round);
     race(
         // Every round has its own deadline, so that its sweep finds no session of another round.
@@ -276,7 +276,7 @@ pub(super) fn a_touch_at_the_moment_of_a_sweep_revives_nothing(fixture: &Fixture
     )
 }
 
-pub(super) fn a_merge_at_the_moment_of_a_sweep_is_kept_or_reported(fixture: &Fixture) -> Outcome {
+pub(super) fn a_merge_at_the_moment_of_a_sweep_is_kept_or_reported(fixture: &Fixture) -> Passed {
     let begins = |round| fixture.after(SECOND * round);
     race(
         |round| Ok((fixture.session_from(begins(round), &new_session_at(begins(round))?)?, round)),
@@ -306,11 +306,11 @@ pub(super) fn a_merge_at_the_moment_of_a_sweep_is_kept_or_reported(fixture: &Fix
     )
 }
 
-fn new_session_at(now: Timestamp) -> Outcome<NewSession> {
+fn new_session_at(now: Timestamp) -> Passed<NewSession> {
     Ok(NewSession::new(Lifetime::idle(IDLE).starting(now))?)
 }
 
-pub(super) fn a_merge_at_the_moment_of_a_revocation_revives_nothing(fixture: &Fixture) -> Outcome {
+pub(super) fn a_merge_at_the_moment_of_a_revocation_revives_nothing(fixture: &Fixture) -> Passed {
     race(
         |_| fixture.session(),
         |session| fixture.merge(&session.id_hash, &set("coat", "red")?, fixture.now),
@@ -348,7 +348,7 @@ impl Drop for SetOnDrop<'_> {
     }
 }
 
-pub(super) fn a_list_by_public_id_during_a_sign_in_shows_the_session(fixture: &Fixture) -> Outcome {
+pub(super) fn a_list_by_public_id_during_a_sign_in_shows_the_session(fixture: &Fixture) -> Passed {
     let owner = user("u")?;
     // A list by the public id of an anonymous session scans all anonymous sessions.
     race_for(
@@ -382,7 +382,7 @@ pub(super) fn a_list_by_public_id_during_a_sign_in_shows_the_session(fixture: &F
     )
 }
 
-pub(super) fn a_merge_at_the_moment_of_a_renewal_is_kept_or_reported(fixture: &Fixture) -> Outcome {
+pub(super) fn a_merge_at_the_moment_of_a_renewal_is_kept_or_reported(fixture: &Fixture) -> Passed {
     race(
         |_| fixture.session(),
         |session| fixture.merge(&session.id_hash, &set("coat", "red")?, fixture.now),
@@ -406,8 +406,8 @@ pub(super) fn a_merge_at_the_moment_of_a_renewal_is_kept_or_reported(fixture: &F
     )
 }
 
-fn two_renewals(fixture: &Fixture, grace_until: Option<Timestamp>) -> Outcome {
-    let renew = |session: &Session| fixture.renew(&session.id_hash, grace_until, fixture.now);
+fn two_renewals(fixture: &Fixture, grace_until: Option<Timestamp>) -> Passed {
+    let renew = |session: &Sample| fixture.renew(&session.id_hash, grace_until, fixture.now);
     race(
         |_| fixture.session(),
         renew,
@@ -445,17 +445,17 @@ fn two_renewals(fixture: &Fixture, grace_until: Option<Timestamp>) -> Outcome {
     )
 }
 
-pub(super) fn of_two_renewals_at_once_one_moves_the_session(fixture: &Fixture) -> Outcome {
+pub(super) fn of_two_renewals_at_once_one_moves_the_session(fixture: &Fixture) -> Passed {
     two_renewals(fixture, None)
 }
 
 pub(super) fn of_two_renewals_with_grace_at_once_one_moves_the_session(
     fixture: &Fixture,
-) -> Outcome {
+) -> Passed {
     two_renewals(fixture, Some(fixture.after(IDLE)))
 }
 
-pub(super) fn of_two_sign_ins_through_one_id_the_later_can_join(fixture: &Fixture) -> Outcome {
+pub(super) fn of_two_sign_ins_through_one_id_the_later_can_join(fixture: &Fixture) -> Passed {
     let owner = user("u")?;
     race(
         |_| fixture.session(),
@@ -478,18 +478,18 @@ pub(super) fn of_two_sign_ins_through_one_id_the_later_can_join(fixture: &Fixtur
                 fixture.now,
                 "two concurrent sign-ins both gave the session a new id",
             )?;
-            fixture.is_intact(&Session { id_hash: first.to, record }, "two concurrent sign-ins")
+            fixture.is_intact(&Sample { id_hash: first.to, record }, "two concurrent sign-ins")
         },
     )
 }
 
-type SignIn = (SessionIdHash, Committed);
+type SignInRace = (SessionIdHash, Committed);
 
 fn two_sign_ins(
     fixture: &Fixture,
     at_limit: AtLimit,
-    judge: impl Fn(&SignIn, &SignIn) -> Outcome,
-) -> Outcome {
+    judge: impl Fn(&SignInRace, &SignInRace) -> Passed,
+) -> Passed {
     let sign_in = |owner: &UserKey| {
         let limit = (NonZeroU32::MIN.get(), at_limit);
         limits::sign_in(fixture, &id_hash()?, owner, limit, fixture.now)
@@ -512,7 +512,7 @@ fn two_sign_ins(
     )
 }
 
-pub(super) fn of_two_sign_ins_at_once_the_limit_refuses_one(fixture: &Fixture) -> Outcome {
+pub(super) fn of_two_sign_ins_at_once_the_limit_refuses_one(fixture: &Fixture) -> Passed {
     two_sign_ins(fixture, AtLimit::Refuse, |(_, a), (_, b)| {
         let one = matches!(
             (a, b),
@@ -525,12 +525,12 @@ pub(super) fn of_two_sign_ins_at_once_the_limit_refuses_one(fixture: &Fixture) -
     })
 }
 
-pub(super) fn of_two_sign_ins_at_once_the_limit_ends_one(fixture: &Fixture) -> Outcome {
+pub(super) fn of_two_sign_ins_at_once_the_limit_ends_one(fixture: &Fixture) -> Passed {
     for at_limit in [AtLimit::EndOldest, AtLimit::EndOthers] {
         two_sign_ins(fixture, at_limit, |(to_a, a), (to_b, b)| {
             let ends = |answer: &Committed, id_hash| match answer {
                 Committed::Done { ended, .. } => Ok(ended.contains(id_hash)),
-                other => Err(Failure(format!(
+                other => Err(Violation(format!(
                     "a sign-in that may end others returned {}",
                     name_of(other)
                 ))),

@@ -6,14 +6,14 @@ use crate::backend::{
 };
 use crate::clock::Timestamp;
 use crate::conformance::fixture::{
-    ABSOLUTE, Fixture, IDLE, MILLI, Outcome, SECOND, Session, TOUCH_DUE, answered, done, ensure,
+    ABSOLUTE, Fixture, IDLE, MILLI, Passed, SECOND, Sample, TOUCH_DUE, answered, done, ensure,
     holds, id_hash, nothing, set, sign_in_to, user,
 };
 use crate::error::ErrorKind;
 use crate::id::{Realm, SessionIdHash};
 use crate::record::{Record, Touch};
 
-pub(super) fn a_renewal_changes_the_id_and_nothing_else(fixture: &Fixture) -> Outcome {
+pub(super) fn a_renewal_changes_the_id_and_nothing_else(fixture: &Fixture) -> Passed {
     let owner = user("u")?;
     let session = fixture.session_of(&owner, fixture.now)?;
     done(fixture.merge(&session.id_hash, &set("coat", "blue")?, fixture.now)?, "a merge")?;
@@ -30,10 +30,10 @@ pub(super) fn a_renewal_changes_the_id_and_nothing_else(fixture: &Fixture) -> Ou
         renewed.record == expected,
         "a renewal changed more than the id, its time and the revision"
     );
-    fixture.is_intact(&Session { id_hash: to, record: expected }, "a renewal")
+    fixture.is_intact(&Sample { id_hash: to, record: expected }, "a renewal")
 }
 
-pub(super) fn a_renewal_carries_its_change_along(fixture: &Fixture) -> Outcome {
+pub(super) fn a_renewal_carries_its_change_along(fixture: &Fixture) -> Passed {
     let (session, to) = (fixture.session()?, id_hash()?);
     let then = fixture.after(TOUCH_DUE);
     let (action, delta) =
@@ -43,10 +43,10 @@ pub(super) fn a_renewal_carries_its_change_along(fixture: &Fixture) -> Outcome {
     let renewed = done(answer, "a renewal with a change")?.record;
     ensure!(holds(&renewed, "coat", "red")?, "a renewal lost the change that came with it");
     ensure!(renewed.seen == then, "a renewal did not record the touch that was due");
-    fixture.is_intact(&Session { id_hash: to, record: renewed }, "a renewal with a change")
+    fixture.is_intact(&Sample { id_hash: to, record: renewed }, "a renewal with a change")
 }
 
-pub(super) fn a_renewal_does_not_move_the_absolute_deadline(fixture: &Fixture) -> Outcome {
+pub(super) fn a_renewal_does_not_move_the_absolute_deadline(fixture: &Fixture) -> Passed {
     let session = fixture.session()?;
     let mut id_hash = session.id_hash;
     let mut now = fixture.now;
@@ -77,9 +77,9 @@ pub(super) fn a_renewal_does_not_move_the_absolute_deadline(fixture: &Fixture) -
 fn is_only_remembered(
     fixture: &Fixture,
     old: &SessionIdHash,
-    current: &Session,
+    current: &Sample,
     now: Timestamp,
-) -> Outcome {
+) -> Passed {
     fixture.is_replaced(old, &current.id_hash, now, "the replaced id of a renewal")?;
     let through = "through a replaced id";
     let merge = fixture.merge(old, &set("coat", "red")?, now)?;
@@ -92,7 +92,7 @@ fn is_only_remembered(
     fixture.is_intact(current, &format!("calls {through}"))
 }
 
-pub(super) fn the_id_from_before_a_renewal_is_unknown_after_a_while(fixture: &Fixture) -> Outcome {
+pub(super) fn the_id_from_before_a_renewal_is_unknown_after_a_while(fixture: &Fixture) -> Passed {
     for grace in [None, Some(SECOND)] {
         let old = fixture.session()?;
         let new = fixture.renewed(&old, grace.map(|grace| fixture.after(grace)))?;
@@ -112,13 +112,13 @@ pub(super) fn the_id_from_before_a_renewal_is_unknown_after_a_while(fixture: &Fi
     Ok(())
 }
 
-pub(super) fn the_id_from_before_a_renewal_is_answered_replaced(fixture: &Fixture) -> Outcome {
+pub(super) fn the_id_from_before_a_renewal_is_answered_replaced(fixture: &Fixture) -> Passed {
     let old = fixture.session()?;
     let new = fixture.renewed(&old, None)?;
     is_only_remembered(fixture, &old.id_hash, &new, fixture.after(SECOND))
 }
 
-pub(super) fn the_id_from_before_works_until_the_end_of_the_grace(fixture: &Fixture) -> Outcome {
+pub(super) fn the_id_from_before_works_until_the_end_of_the_grace(fixture: &Fixture) -> Passed {
     let old = fixture.session()?;
     let new = fixture.renewed(&old, Some(fixture.after(SECOND * 10)))?;
     let last = fixture.after(SECOND * 10) - MILLI;
@@ -148,13 +148,13 @@ pub(super) fn the_id_from_before_works_until_the_end_of_the_grace(fixture: &Fixt
 
 pub(super) fn the_id_from_before_does_not_work_at_the_end_of_the_grace(
     fixture: &Fixture,
-) -> Outcome {
+) -> Passed {
     let old = fixture.session()?;
     let new = fixture.renewed(&old, Some(fixture.after(SECOND * 10)))?;
     is_only_remembered(fixture, &old.id_hash, &new, fixture.after(SECOND * 10))
 }
 
-pub(super) fn a_delete_through_the_grace_ends_the_session(fixture: &Fixture) -> Outcome {
+pub(super) fn a_delete_through_the_grace_ends_the_session(fixture: &Fixture) -> Passed {
     let old = fixture.session()?;
     let new = fixture.renewed(&old, Some(fixture.after(SECOND)))?;
     match fixture.delete(&old.id_hash, fixture.now)? {
@@ -173,7 +173,7 @@ pub(super) fn a_delete_through_the_grace_ends_the_session(fixture: &Fixture) -> 
     Ok(())
 }
 
-pub(super) fn a_renewal_through_the_grace_merges_and_rotates_nothing(fixture: &Fixture) -> Outcome {
+pub(super) fn a_renewal_through_the_grace_merges_and_rotates_nothing(fixture: &Fixture) -> Passed {
     let old = fixture.session()?;
     let new = fixture.renewed(&old, Some(fixture.after(SECOND)))?;
     let (unused, answer) = fixture.renew(&old.id_hash, Some(fixture.after(IDLE)), fixture.now)?;
@@ -187,7 +187,7 @@ pub(super) fn a_renewal_through_the_grace_merges_and_rotates_nothing(fixture: &F
     ensure!(merged.id_hash == new.id_hash, "a renewal through the grace renewed the session");
     ensure!(merged.ended.is_empty(), "a renewal through the grace ended an id");
     fixture.is_absent(&unused, fixture.now, "a renewal through the grace used its new id")?;
-    fixture.is_intact(&Session { record: merged.record, ..new }, "a renewal through the grace")?;
+    fixture.is_intact(&Sample { record: merged.record, ..new }, "a renewal through the grace")?;
     let found = fixture.live(&old.id_hash, fixture.now, "after a renewal through it the grace")?;
     ensure!(
         found.id_hash == new.id_hash,
@@ -198,7 +198,7 @@ pub(super) fn a_renewal_through_the_grace_merges_and_rotates_nothing(fixture: &F
     Ok(())
 }
 
-pub(super) fn each_replaced_id_has_a_grace_of_its_own(fixture: &Fixture) -> Outcome {
+pub(super) fn each_replaced_id_has_a_grace_of_its_own(fixture: &Fixture) -> Passed {
     let first = fixture.session()?;
     let second = fixture.renewed(&first, Some(fixture.after(SECOND * 10)))?;
     let third = fixture.renewed(&second, None)?;
@@ -225,7 +225,7 @@ pub(super) fn each_replaced_id_has_a_grace_of_its_own(fixture: &Fixture) -> Outc
     fixture.is_intact(&fourth, "a chain of renewals")
 }
 
-pub(super) fn a_merge_leaves_the_grace_as_it_is(fixture: &Fixture) -> Outcome {
+pub(super) fn a_merge_leaves_the_grace_as_it_is(fixture: &Fixture) -> Passed {
     let old = fixture.session()?;
     let new = fixture.renewed(&old, Some(fixture.after(SECOND * 10)))?;
     let then = fixture.after(SECOND);
@@ -242,7 +242,7 @@ pub(super) fn a_merge_leaves_the_grace_as_it_is(fixture: &Fixture) -> Outcome {
     Ok(())
 }
 
-pub(super) fn a_stale_renewal_moves_nothing(fixture: &Fixture) -> Outcome {
+pub(super) fn a_stale_renewal_moves_nothing(fixture: &Fixture) -> Passed {
     let (session, to, delta) = (fixture.session()?, id_hash()?, nothing());
     let action = Action::Renew { to, realm: Realm::default(), grace_until: None };
     let renewal = Commit::new(&session.id_hash, action, delta, fixture.now);
@@ -255,10 +255,10 @@ pub(super) fn a_stale_renewal_moves_nothing(fixture: &Fixture) -> Outcome {
 /// One id of each kind that a new id may not equal, and the sessions of these ids.
 struct Taken {
     id_hashes: Vec<(SessionIdHash, &'static str)>,
-    all: Vec<Session>,
+    all: Vec<Sample>,
 }
 
-fn taken(fixture: &Fixture) -> Outcome<Taken> {
+fn taken(fixture: &Fixture) -> Passed<Taken> {
     let other = fixture.session()?;
     let before = fixture.session()?;
     let after = fixture.renewed(&before, None)?;
@@ -272,12 +272,12 @@ fn taken(fixture: &Fixture) -> Outcome<Taken> {
     Ok(Taken { id_hashes, all: vec![other, after, graced] })
 }
 
-fn conflicts(fixture: &Fixture, commit: &Commit, all: &[Session], what: &str) -> Outcome {
+fn conflicts(fixture: &Fixture, commit: &Commit, all: &[Sample], what: &str) -> Passed {
     fixture.fails(commit, ErrorKind::Conflict, what)?;
     all.iter().try_for_each(|session| fixture.is_intact(session, what))
 }
 
-pub(super) fn a_taken_id_is_a_conflict_at_creation(fixture: &Fixture) -> Outcome {
+pub(super) fn a_taken_id_is_a_conflict_at_creation(fixture: &Fixture) -> Passed {
     let Taken { id_hashes, all } = taken(fixture)?;
     let (new_session, delta) = (fixture.new_session()?, set("coat", "red")?);
     for (id_hash, whose) in id_hashes {
@@ -288,7 +288,7 @@ pub(super) fn a_taken_id_is_a_conflict_at_creation(fixture: &Fixture) -> Outcome
     Ok(())
 }
 
-pub(super) fn a_taken_id_is_a_conflict_at_renewal(fixture: &Fixture) -> Outcome {
+pub(super) fn a_taken_id_is_a_conflict_at_renewal(fixture: &Fixture) -> Passed {
     let Taken { mut id_hashes, mut all } = taken(fixture)?;
     let previous = fixture.session()?;
     let session = fixture.renewed(&previous, None)?;
@@ -314,7 +314,7 @@ pub(super) fn a_taken_id_is_a_conflict_at_renewal(fixture: &Fixture) -> Outcome 
     Ok(())
 }
 
-pub(super) fn a_taken_id_is_a_conflict_at_sign_in(fixture: &Fixture) -> Outcome {
+pub(super) fn a_taken_id_is_a_conflict_at_sign_in(fixture: &Fixture) -> Passed {
     let Taken { mut id_hashes, mut all } = taken(fixture)?;
     let session = fixture.session()?;
     id_hashes.push((session.id_hash, "the id that the session has"));
@@ -332,7 +332,7 @@ pub(super) fn a_taken_id_is_a_conflict_at_sign_in(fixture: &Fixture) -> Outcome 
     Ok(())
 }
 
-pub(super) fn a_revocation_ends_the_grace(fixture: &Fixture) -> Outcome {
+pub(super) fn a_revocation_ends_the_grace(fixture: &Fixture) -> Passed {
     let old = fixture.session()?;
     let new = fixture.renewed(&old, Some(fixture.after(SECOND * 10)))?;
     fixture.index()?.revoke(&SessionFilter::PublicId(&new.public_id()), None, fixture.now)?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::backend::{Action, Commit, Committed, LiveSession, Missing, ReplacedBy, ReplacedId};
 use crate::clock::Timestamp;
 use crate::conformance::fixture::{
-    Fixture, MILLI, Outcome, SECOND, Session, answered, done, ensure, external, holds, id_hash,
+    Fixture, MILLI, Passed, SECOND, Sample, answered, done, ensure, external, holds, id_hash,
     lifetime, name_of, nothing, set, sign_in_to, user,
 };
 use crate::id::{JoinSalt, SessionIdHash, UserKey};
@@ -14,7 +14,7 @@ use crate::record::NewSession;
 const LATE: Duration = ReplacedId::UNDER_WAY;
 
 /// A sign-in that later sign-ins through the same id can join.
-pub(super) struct SignIn {
+pub(super) struct SignInReply {
     pub(super) to: SessionIdHash,
     pub(super) salt: JoinSalt,
     pub(super) answer: Committed,
@@ -26,16 +26,16 @@ pub(super) fn sign_in(
     user: &UserKey,
     opened: Timestamp,
     now: Timestamp,
-) -> Outcome<SignIn> {
+) -> Passed<SignInReply> {
     let (to, salt, delta) = (id_hash()?, JoinSalt::generate()?, nothing());
     let new_session = NewSession::new(lifetime().starting(now))?;
     let action = Action::SignIn { to, user: user.clone(), new_session, join_salt: Some(salt) };
     let commit = Commit { opened, ..Commit::new(from, action, delta, now) };
-    Ok(SignIn { to, salt, answer: fixture.store.commit(&commit)? })
+    Ok(SignInReply { to, salt, answer: fixture.store.commit(&commit)? })
 }
 
 /// Fails unless `answer` lets its sign-in join the earlier one that gave the session the id `to`.
-pub(super) fn joins(answer: &Committed, to: &SessionIdHash, salt: &JoinSalt) -> Outcome {
+pub(super) fn joins(answer: &Committed, to: &SessionIdHash, salt: &JoinSalt) -> Passed {
     match answer {
         Committed::Missing(Missing::Replaced { id, session, .. }) => {
             ensure!(session.id_hash == *to, "a sign-in that can join got another current id");
@@ -52,15 +52,15 @@ pub(super) fn joins(answer: &Committed, to: &SessionIdHash, salt: &JoinSalt) -> 
 }
 
 /// Creates a session, signs `owner` in, and returns the replaced id, the session and the join salt.
-fn signed_in(fixture: &Fixture, owner: &UserKey) -> Outcome<(SessionIdHash, Session, JoinSalt)> {
+fn signed_in(fixture: &Fixture, owner: &UserKey) -> Passed<(SessionIdHash, Sample, JoinSalt)> {
     let old = fixture.session()?;
-    let SignIn { to, salt, answer } =
+    let SignInReply { to, salt, answer } =
         sign_in(fixture, &old.id_hash, owner, fixture.now, fixture.now)?;
     let record = done(answer, "a sign-in")?.record;
-    Ok((old.id_hash, Session { id_hash: to, record }, salt))
+    Ok((old.id_hash, Sample { id_hash: to, record }, salt))
 }
 
-pub(super) fn the_latest_replaced_ids_are_remembered(fixture: &Fixture) -> Outcome {
+pub(super) fn the_latest_replaced_ids_are_remembered(fixture: &Fixture) -> Passed {
     let mut session = fixture.session()?;
     let mut id_hashes = Vec::new();
     for _ in 0..=ReplacedId::MAX {
@@ -87,7 +87,7 @@ pub(super) fn the_latest_replaced_ids_are_remembered(fixture: &Fixture) -> Outco
     fixture.is_absent(&session.id_hash, fixture.now, "a session deleted eight renewals back")
 }
 
-pub(super) fn a_delete_through_a_replaced_id_ends_the_session(fixture: &Fixture) -> Outcome {
+pub(super) fn a_delete_through_a_replaced_id_ends_the_session(fixture: &Fixture) -> Passed {
     let owner = user("u")?;
     for then in [fixture.now, fixture.after(LATE), fixture.after(ReplacedId::REMEMBERED) - MILLI] {
         let old = fixture.session()?;
@@ -108,7 +108,7 @@ pub(super) fn a_delete_through_a_replaced_id_ends_the_session(fixture: &Fixture)
     Ok(())
 }
 
-pub(super) fn a_delete_through_a_forgotten_id_ends_nothing(fixture: &Fixture) -> Outcome {
+pub(super) fn a_delete_through_a_forgotten_id_ends_nothing(fixture: &Fixture) -> Passed {
     let old = fixture.session()?;
     let new = fixture.renewed(&old, None)?;
     let then = fixture.after(ReplacedId::REMEMBERED);
@@ -116,7 +116,7 @@ pub(super) fn a_delete_through_a_forgotten_id_ends_nothing(fixture: &Fixture) ->
     fixture.is_intact(&new, "a delete through a forgotten id")
 }
 
-pub(super) fn a_sign_in_joins_one_through_the_same_id(fixture: &Fixture) -> Outcome {
+pub(super) fn a_sign_in_joins_one_through_the_same_id(fixture: &Fixture) -> Passed {
     let owner = user("u")?;
     let (from, current, salt) = signed_in(fixture, &owner)?;
     for (opened, now) in [
@@ -140,7 +140,7 @@ pub(super) fn a_sign_in_joins_one_through_the_same_id(fixture: &Fixture) -> Outc
     Ok(())
 }
 
-pub(super) fn a_late_sign_in_moves_the_session(fixture: &Fixture) -> Outcome {
+pub(super) fn a_late_sign_in_moves_the_session(fixture: &Fixture) -> Passed {
     let owner = user("u")?;
     let (from, current, _) = signed_in(fixture, &owner)?;
     let then = fixture.after(LATE) + MILLI;
@@ -159,7 +159,7 @@ pub(super) fn a_late_sign_in_moves_the_session(fixture: &Fixture) -> Outcome {
     Ok(())
 }
 
-pub(super) fn a_sign_in_joins_only_the_current_id(fixture: &Fixture) -> Outcome {
+pub(super) fn a_sign_in_joins_only_the_current_id(fixture: &Fixture) -> Passed {
     let owner = user("u")?;
     let (from, current, _) = signed_in(fixture, &owner)?;
     let renewed = fixture.renewed(&current, Some(fixture.after(SECOND * 10)))?;
@@ -178,9 +178,9 @@ pub(super) fn a_sign_in_joins_only_the_current_id(fixture: &Fixture) -> Outcome 
     Ok(())
 }
 
-pub(super) fn a_sign_in_joins_one_that_proved_as_much(fixture: &Fixture) -> Outcome {
+pub(super) fn a_sign_in_joins_one_that_proved_as_much(fixture: &Fixture) -> Passed {
     let owner = user("u")?;
-    let changes: [fn(&mut NewSession) -> Outcome; 4] = [
+    let changes: [fn(&mut NewSession) -> Passed; 4] = [
         |new_session| {
             new_session.auth_level = 1;
             Ok(())
@@ -224,7 +224,7 @@ pub(super) fn a_sign_in_joins_one_that_proved_as_much(fixture: &Fixture) -> Outc
     Ok(())
 }
 
-pub(super) fn a_sign_in_joins_one_through_the_same_id_in_its_grace(fixture: &Fixture) -> Outcome {
+pub(super) fn a_sign_in_joins_one_through_the_same_id_in_its_grace(fixture: &Fixture) -> Passed {
     let owner = user("u")?;
     let old = fixture.session()?;
     let new = fixture.renewed(&old, Some(fixture.after(SECOND * 10)))?;
@@ -233,10 +233,10 @@ pub(super) fn a_sign_in_joins_one_through_the_same_id_in_its_grace(fixture: &Fix
     ensure!(record.public_id == new.public_id(), "a sign-in through a grace began another session");
     let again = sign_in(fixture, &old.id_hash, &owner, fixture.now, fixture.now)?;
     joins(&again.answer, &first.to, &first.salt)?;
-    fixture.is_intact(&Session { id_hash: first.to, record }, "a sign-in that can join")
+    fixture.is_intact(&Sample { id_hash: first.to, record }, "a sign-in that can join")
 }
 
-pub(super) fn a_sign_in_through_a_renewed_id_moves_the_session(fixture: &Fixture) -> Outcome {
+pub(super) fn a_sign_in_through_a_renewed_id_moves_the_session(fixture: &Fixture) -> Passed {
     let owner = user("u")?;
     for then in [fixture.now, fixture.after(LATE * 2)] {
         for old in [fixture.session()?, fixture.session_of(&owner, fixture.now)?] {
@@ -262,7 +262,7 @@ pub(super) fn a_sign_in_through_a_renewed_id_moves_the_session(fixture: &Fixture
     Ok(())
 }
 
-pub(super) fn another_user_takes_nothing_through_a_replaced_id(fixture: &Fixture) -> Outcome {
+pub(super) fn another_user_takes_nothing_through_a_replaced_id(fixture: &Fixture) -> Passed {
     let (owner, other) = (user("u")?, user("other")?);
     let old = fixture.session_of(&owner, fixture.now)?;
     done(fixture.merge(&old.id_hash, &set("coat", "blue")?, fixture.now)?, "a merge")?;
@@ -281,12 +281,12 @@ pub(super) fn another_user_takes_nothing_through_a_replaced_id(fixture: &Fixture
     )?;
     let again = sign_in(fixture, &old.id_hash, &other, fixture.now, fixture.now)?;
     joins(&again.answer, &theirs.to, &theirs.salt)?;
-    fixture.is_intact(&Session { id_hash: theirs.to, record: begun.record }, "a sign-in")
+    fixture.is_intact(&Sample { id_hash: theirs.to, record: begun.record }, "a sign-in")
 }
 
 pub(super) fn ids_of_an_ended_session_stay_unknown_when_the_next_moves(
     fixture: &Fixture,
-) -> Outcome {
+) -> Passed {
     let (owner, other) = (user("u")?, user("other")?);
     let (first, current, _) = signed_in(fixture, &owner)?;
     let theirs = sign_in(fixture, &current.id_hash, &other, fixture.now, fixture.now)?;
@@ -297,10 +297,10 @@ pub(super) fn ids_of_an_ended_session_stay_unknown_when_the_next_moves(
     let record = done(answer, "another user's second sign-in")?.record;
     fixture.is_absent(&first, fixture.now, "an id of a session that another user ended")?;
     answered(&fixture.delete(&first, fixture.now)?, "NotFound", "a delete through such an id")?;
-    fixture.is_intact(&Session { id_hash: to, record }, "a delete through an id of another session")
+    fixture.is_intact(&Sample { id_hash: to, record }, "a delete through an id of another session")
 }
 
-pub(super) fn another_user_leaves_a_session_bound_since(fixture: &Fixture) -> Outcome {
+pub(super) fn another_user_leaves_a_session_bound_since(fixture: &Fixture) -> Passed {
     let (owner, other) = (user("u")?, user("other")?);
     let (from, current, _) = signed_in(fixture, &owner)?;
     let theirs = sign_in(fixture, &from, &other, fixture.now, fixture.now)?;
@@ -311,10 +311,10 @@ pub(super) fn another_user_leaves_a_session_bound_since(fixture: &Fixture) -> Ou
     );
     ensure!(begun.record.data.is_empty(), "a sign-in took data of another user's session");
     fixture.is_intact(&current, "another user's sign-in")?;
-    fixture.is_intact(&Session { id_hash: theirs.to, record: begun.record }, "a sign-in")
+    fixture.is_intact(&Sample { id_hash: theirs.to, record: begun.record }, "a sign-in")
 }
 
-pub(super) fn a_stale_sign_in_through_a_replaced_id_moves_nothing(fixture: &Fixture) -> Outcome {
+pub(super) fn a_stale_sign_in_through_a_replaced_id_moves_nothing(fixture: &Fixture) -> Passed {
     let owner = user("u")?;
     let old = fixture.session()?;
     let new = fixture.renewed(&old, None)?;
@@ -332,7 +332,7 @@ pub(super) fn a_stale_sign_in_through_a_replaced_id_moves_nothing(fixture: &Fixt
     fixture.is_intact(&new, "a stale sign-in through a replaced id")
 }
 
-pub(super) fn a_sign_in_ends_the_id_that_a_thief_renewed(fixture: &Fixture) -> Outcome {
+pub(super) fn a_sign_in_ends_the_id_that_a_thief_renewed(fixture: &Fixture) -> Passed {
     // A thief who has the id makes the application renew it, and keeps the new id.
     let owner = user("u")?;
     let old = fixture.session_of(&owner, fixture.now)?;

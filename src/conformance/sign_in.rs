@@ -2,12 +2,12 @@
 
 use crate::backend::Commit;
 use crate::conformance::fixture::{
-    Fixture, IDLE, Outcome, SECOND, Session, TOUCH_DUE, answered, done, ensure, external, holds,
+    Fixture, IDLE, Passed, SECOND, Sample, TOUCH_DUE, answered, done, ensure, external, holds,
     id_hash, lifetime, nothing, set, sign_in_to, user,
 };
 use crate::record::{Client, NewSession};
 
-pub(super) fn a_sign_in_binds_the_user_and_restarts_both_clocks(fixture: &Fixture) -> Outcome {
+pub(super) fn a_sign_in_binds_the_user_and_restarts_both_clocks(fixture: &Fixture) -> Passed {
     let (session, to, owner) = (fixture.session()?, id_hash()?, user("søren 'ü'")?);
     let then = fixture.after(SECOND * 10);
     let longer = lifetime().with_absolute(IDLE * 20);
@@ -35,10 +35,10 @@ pub(super) fn a_sign_in_binds_the_user_and_restarts_both_clocks(fixture: &Fixtur
     ensure!(!record.persistent, "a sign-in did not record whether the cookie is persistent");
     ensure!(holds(&record, "hat", 1)?, "a sign-in lost the change that came with it");
     fixture.is_replaced(&session.id_hash, &to, then, "the replaced id of a sign-in")?;
-    fixture.is_intact(&Session { id_hash: to, record }, "a sign-in")
+    fixture.is_intact(&Sample { id_hash: to, record }, "a sign-in")
 }
 
-pub(super) fn a_sign_in_without_a_session_begins_one(fixture: &Fixture) -> Outcome {
+pub(super) fn a_sign_in_without_a_session_begins_one(fixture: &Fixture) -> Passed {
     let (absent, to, owner, new_session) =
         (id_hash()?, id_hash()?, user("u")?, fixture.new_session()?);
     let action = sign_in_to(to, &owner, &new_session);
@@ -52,10 +52,10 @@ pub(super) fn a_sign_in_without_a_session_begins_one(fixture: &Fixture) -> Outco
     ensure!(begun.record.user == Some(owner), "a sign-in without a session bound no user");
     ensure!(holds(&begun.record, "hat", 1)?, "a sign-in without a session lost its change");
     fixture.is_absent(&absent, fixture.now, "a sign-in adopted an unknown id")?;
-    fixture.is_intact(&Session { id_hash: to, record: begun.record }, "a sign-in")
+    fixture.is_intact(&Sample { id_hash: to, record: begun.record }, "a sign-in")
 }
 
-pub(super) fn a_sign_in_keeps_the_anonymous_session_and_its_data(fixture: &Fixture) -> Outcome {
+pub(super) fn a_sign_in_keeps_the_anonymous_session_and_its_data(fixture: &Fixture) -> Passed {
     let session = fixture.session()?;
     let (_, answer) = fixture.sign_in(&session.id_hash, &user("u")?, fixture.after(SECOND))?;
     let record = done(answer, "a sign-in")?.record;
@@ -67,7 +67,7 @@ pub(super) fn a_sign_in_keeps_the_anonymous_session_and_its_data(fixture: &Fixtu
     Ok(())
 }
 
-pub(super) fn a_sign_in_again_is_the_same_session(fixture: &Fixture) -> Outcome {
+pub(super) fn a_sign_in_again_is_the_same_session(fixture: &Fixture) -> Passed {
     let owner = user("u")?;
     let session = fixture.session_of(&owner, fixture.now)?;
     done(fixture.merge(&session.id_hash, &set("coat", "blue")?, fixture.now)?, "a merge")?;
@@ -78,10 +78,10 @@ pub(super) fn a_sign_in_again_is_the_same_session(fixture: &Fixture) -> Outcome 
     ensure!(holds(&again.record, "coat", "blue")?, "signing in again lost the data");
     ensure!(again.record.authenticated == Some(then), "signing in again did not record its time");
     ensure!(again.record.deadline() == then + IDLE, "signing in again did not restart the limits");
-    fixture.is_intact(&Session { id_hash: to, record: again.record }, "a second sign-in")
+    fixture.is_intact(&Sample { id_hash: to, record: again.record }, "a second sign-in")
 }
 
-pub(super) fn nothing_of_another_users_session_reaches_a_sign_in(fixture: &Fixture) -> Outcome {
+pub(super) fn nothing_of_another_users_session_reaches_a_sign_in(fixture: &Fixture) -> Passed {
     let theirs = fixture.session_of(&user("u1")?, fixture.now)?;
     done(fixture.merge(&theirs.id_hash, &set("coat", "blue")?, fixture.now)?, "a merge")?;
     let (to, answer) = fixture.sign_in(&theirs.id_hash, &user("u")?, fixture.after(SECOND))?;
@@ -97,10 +97,10 @@ pub(super) fn nothing_of_another_users_session_reaches_a_sign_in(fixture: &Fixtu
     ensure!(!still, "a sign-in left another user's session alive");
     let late = fixture.merge(&theirs.id_hash, &set("coat", "red")?, fixture.now)?;
     answered(&late, "Replaced", "a merge after another user's sign-in")?;
-    fixture.is_intact(&Session { id_hash: to, record: mine.record }, "a sign-in")
+    fixture.is_intact(&Sample { id_hash: to, record: mine.record }, "a sign-in")
 }
 
-pub(super) fn a_sign_in_ends_the_grace(fixture: &Fixture) -> Outcome {
+pub(super) fn a_sign_in_ends_the_grace(fixture: &Fixture) -> Passed {
     let first = fixture.session()?;
     let second = fixture.renewed(&first, Some(fixture.after(IDLE)))?;
     let (to, answer) = fixture.sign_in(&second.id_hash, &user("u")?, fixture.now)?;
@@ -113,7 +113,7 @@ pub(super) fn a_sign_in_ends_the_grace(fixture: &Fixture) -> Outcome {
     Ok(())
 }
 
-pub(super) fn a_sign_in_through_the_grace_moves_the_session(fixture: &Fixture) -> Outcome {
+pub(super) fn a_sign_in_through_the_grace_moves_the_session(fixture: &Fixture) -> Passed {
     let first = fixture.session()?;
     let second = fixture.renewed(&first, Some(fixture.after(IDLE)))?;
     let (to, answer) = fixture.sign_in(&first.id_hash, &user("u")?, fixture.now)?;
@@ -132,7 +132,7 @@ pub(super) fn a_sign_in_through_the_grace_moves_the_session(fixture: &Fixture) -
     Ok(())
 }
 
-pub(super) fn a_stale_sign_in_moves_nothing(fixture: &Fixture) -> Outcome {
+pub(super) fn a_stale_sign_in_moves_nothing(fixture: &Fixture) -> Passed {
     let (session, to, owner) = (fixture.session()?, id_hash()?, user("u")?);
     let (new_session, delta) = (fixture.new_session()?, nothing());
     let action = sign_in_to(to, &owner, &new_session);

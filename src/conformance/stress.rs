@@ -6,7 +6,7 @@ use std::thread;
 
 use crate::backend::{Committed, LiveSession, Lookup, SessionFilter};
 use crate::conformance::fixture::{
-    ALL, Dice, Fixture, Outcome, SECOND, Session, caught, ensure, panicked, set, user,
+    ALL, Dice, Fixture, Passed, SECOND, Sample, caught, ensure, panicked, set, user,
 };
 use crate::id::{PublicId, SessionIdHash};
 
@@ -18,7 +18,7 @@ const SESSIONS: usize = 16;
 struct Shared<'a> {
     fixture: &'a Fixture,
     /// Sessions as the last call on each returned them.
-    sessions: Vec<Mutex<Session>>,
+    sessions: Vec<Mutex<Sample>>,
     /// Sessions whose end was acknowledged.
     ended: Mutex<HashSet<PublicId>>,
     /// Every id that was ever used.
@@ -29,8 +29,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-pub(super) fn under_load_nothing_fails_and_nothing_comes_back(fixture: &Fixture) -> Outcome {
-    let sessions = (0..SESSIONS).map(|_| fixture.session()).collect::<Outcome<Vec<_>>>()?;
+pub(super) fn under_load_nothing_fails_and_nothing_comes_back(fixture: &Fixture) -> Passed {
+    let sessions = (0..SESSIONS).map(|_| fixture.session()).collect::<Passed<Vec<_>>>()?;
     let shared = Shared {
         fixture,
         id_hashes: Mutex::new(sessions.iter().map(|session| session.id_hash).collect()),
@@ -66,7 +66,7 @@ pub(super) fn under_load_nothing_fails_and_nothing_comes_back(fixture: &Fixture)
 
 impl Shared<'_> {
     /// Makes one random call on a random session.
-    fn call(&self, dice: &mut Dice) -> Outcome {
+    fn call(&self, dice: &mut Dice) -> Passed {
         let fixture = self.fixture;
         let Some(slot) = self.sessions.get(dice.roll(SESSIONS)) else { return Ok(()) };
         let session = lock(slot).clone();
@@ -113,7 +113,7 @@ impl Shared<'_> {
         Ok(())
     }
 
-    fn load(&self, id_hash: &SessionIdHash) -> Outcome {
+    fn load(&self, id_hash: &SessionIdHash) -> Passed {
         // A session that had ended before the load begins must not be found by it.
         let ended = lock(&self.ended).clone();
         if let Lookup::Live { session: LiveSession { record, .. }, .. } =
@@ -125,7 +125,7 @@ impl Shared<'_> {
     }
 
     /// Records the end of the session if the call deleted it.
-    fn note_end(&self, session: &Session, answer: &Committed) {
+    fn note_end(&self, session: &Sample, answer: &Committed) {
         if matches!(answer, Committed::Deleted(_)) {
             lock(&self.ended).insert(session.public_id());
         }
@@ -134,14 +134,14 @@ impl Shared<'_> {
     /// Records the end of the session, or its new id, after a renewal or a sign-in.
     fn note_new_id(
         &self,
-        slot: &Mutex<Session>,
-        session: &Session,
+        slot: &Mutex<Sample>,
+        session: &Sample,
         (to, answer): (SessionIdHash, Committed),
     ) {
         self.note_end(session, &answer);
         lock(&self.id_hashes).push(to);
         if let Committed::Done { session: LiveSession { record, id_hash }, .. } = answer {
-            *lock(slot) = Session { id_hash, record };
+            *lock(slot) = Sample { id_hash, record };
         }
     }
 }

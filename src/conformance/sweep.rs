@@ -2,11 +2,11 @@
 
 use std::num::NonZeroUsize;
 
-use crate::conformance::fixture::{ALL, Fixture, IDLE, MILLI, Outcome, SECOND, ensure, lifetime};
+use crate::conformance::fixture::{ALL, Fixture, IDLE, MILLI, Passed, SECOND, ensure, lifetime};
 use crate::lifetime::Lifetime;
 use crate::record::NewSession;
 
-pub(super) fn a_sweep_removes_exactly_what_has_ended(fixture: &Fixture) -> Outcome {
+pub(super) fn a_sweep_removes_exactly_what_has_ended(fixture: &Fixture) -> Passed {
     let end = fixture.after(IDLE);
     let idle = Lifetime::idle;
     let mut ended = Vec::new();
@@ -37,7 +37,7 @@ pub(super) fn a_sweep_removes_exactly_what_has_ended(fixture: &Fixture) -> Outco
     Ok(())
 }
 
-pub(super) fn a_sweep_removes_no_more_than_its_limit(fixture: &Fixture) -> Outcome {
+pub(super) fn a_sweep_removes_no_more_than_its_limit(fixture: &Fixture) -> Passed {
     for _ in 0..5 {
         fixture.session()?;
     }
@@ -51,7 +51,7 @@ pub(super) fn a_sweep_removes_no_more_than_its_limit(fixture: &Fixture) -> Outco
     Ok(())
 }
 
-pub(super) fn a_sweep_leaves_the_ids_of_live_sessions(fixture: &Fixture) -> Outcome {
+pub(super) fn a_sweep_leaves_the_ids_of_live_sessions(fixture: &Fixture) -> Passed {
     let old = fixture.session()?;
     let new = fixture.renewed(&old, Some(fixture.after(IDLE * 2)))?;
     let later = fixture.after(SECOND);

@@ -5,15 +5,15 @@ use std::time::Duration;
 use crate::backend::{Action, Commit, Page, SessionFilter};
 use crate::clock::Timestamp;
 use crate::conformance::fixture::{
-    ABSOLUTE, ALL, Fixture, IDLE, MILLI, Outcome, SECOND, answered, done, ensure, lifetime,
-    nothing, set, user,
+    ABSOLUTE, ALL, Fixture, IDLE, MILLI, Passed, SECOND, answered, done, ensure, lifetime, nothing,
+    set, user,
 };
 use crate::id::SessionIdHash;
 use crate::lifetime::{Lifetime, Limits};
 use crate::record::{NewSession, Touch};
 
 /// Fails unless the session is live until just before `deadline`, and not at it or after it.
-fn ends_at(fixture: &Fixture, id_hash: &SessionIdHash, deadline: Timestamp, what: &str) -> Outcome {
+fn ends_at(fixture: &Fixture, id_hash: &SessionIdHash, deadline: Timestamp, what: &str) -> Passed {
     let record =
         fixture.live(id_hash, deadline - MILLI, &format!("1 ms before its end {what}"))?.record;
     ensure!(record.deadline() == deadline, "{what} does not have the deadline it should have");
@@ -23,7 +23,7 @@ fn ends_at(fixture: &Fixture, id_hash: &SessionIdHash, deadline: Timestamp, what
     Ok(())
 }
 
-pub(super) fn an_idle_session_ends_at_its_deadline(fixture: &Fixture) -> Outcome {
+pub(super) fn an_idle_session_ends_at_its_deadline(fixture: &Fixture) -> Passed {
     let session = fixture.session()?;
     ends_at(fixture, &session.id_hash, fixture.after(IDLE), "an idle session")?;
     let touched = fixture.session()?;
@@ -32,7 +32,7 @@ pub(super) fn an_idle_session_ends_at_its_deadline(fixture: &Fixture) -> Outcome
     ends_at(fixture, &touched.id_hash, then + IDLE, "a touched session")
 }
 
-pub(super) fn an_absolute_limit_ends_a_busy_session(fixture: &Fixture) -> Outcome {
+pub(super) fn an_absolute_limit_ends_a_busy_session(fixture: &Fixture) -> Passed {
     let session = fixture.session()?;
     let mut now = fixture.now;
     while now + IDLE / 2 < fixture.after(ABSOLUTE) {
@@ -44,7 +44,7 @@ pub(super) fn an_absolute_limit_ends_a_busy_session(fixture: &Fixture) -> Outcom
     ends_at(fixture, &session.id_hash, fixture.after(ABSOLUTE), "a busy session")
 }
 
-pub(super) fn activity_does_not_move_a_fixed_lifetime(fixture: &Fixture) -> Outcome {
+pub(super) fn activity_does_not_move_a_fixed_lifetime(fixture: &Fixture) -> Passed {
     let session = fixture.session_for(Lifetime::fixed(IDLE))?;
     let then = fixture.after(IDLE - SECOND);
     fixture.touch(&session.id_hash, then, then)?;
@@ -57,7 +57,7 @@ pub(super) fn activity_does_not_move_a_fixed_lifetime(fixture: &Fixture) -> Outc
 
 pub(super) fn activity_moves_the_idle_deadline_to_the_absolute_one_at_most(
     fixture: &Fixture,
-) -> Outcome {
+) -> Passed {
     let session = fixture.session_for(Lifetime::idle(IDLE).with_absolute(IDLE + SECOND))?;
     let then = fixture.after(IDLE / 2);
     fixture.touch(&session.id_hash, then, then)?;
@@ -65,7 +65,7 @@ pub(super) fn activity_moves_the_idle_deadline_to_the_absolute_one_at_most(
     ends_at(fixture, &session.id_hash, fixture.after(IDLE + SECOND), "a session with both limits")
 }
 
-pub(super) fn every_call_takes_an_expired_session_as_absent(fixture: &Fixture) -> Outcome {
+pub(super) fn every_call_takes_an_expired_session_as_absent(fixture: &Fixture) -> Passed {
     let session = fixture.session()?;
     let end = fixture.after(IDLE);
     fixture.is_absent(
@@ -85,7 +85,7 @@ pub(super) fn every_call_takes_an_expired_session_as_absent(fixture: &Fixture) -
     fixture.is_absent(&to, end, "a renewal of an expired session stored something")
 }
 
-pub(super) fn a_touch_after_the_deadline_does_nothing(fixture: &Fixture) -> Outcome {
+pub(super) fn a_touch_after_the_deadline_does_nothing(fixture: &Fixture) -> Passed {
     let session = fixture.session()?;
     let end = fixture.after(IDLE);
     // The activity is before the deadline, but the touch is written at the deadline.
@@ -96,7 +96,7 @@ pub(super) fn a_touch_after_the_deadline_does_nothing(fixture: &Fixture) -> Outc
     Ok(())
 }
 
-pub(super) fn a_sign_in_over_an_expired_session_begins_a_new_one(fixture: &Fixture) -> Outcome {
+pub(super) fn a_sign_in_over_an_expired_session_begins_a_new_one(fixture: &Fixture) -> Passed {
     let session = fixture.session()?;
     let end = fixture.after(IDLE);
     let (to, answer) = fixture.sign_in(&session.id_hash, &user("u")?, end)?;
@@ -107,7 +107,7 @@ pub(super) fn a_sign_in_over_an_expired_session_begins_a_new_one(fixture: &Fixtu
     ends_at(fixture, &to, end + IDLE, "the session of a sign-in")
 }
 
-pub(super) fn a_session_without_an_end_lives_on(fixture: &Fixture) -> Outcome {
+pub(super) fn a_session_without_an_end_lives_on(fixture: &Fixture) -> Passed {
     let far = fixture.after(Duration::from_secs(400 * 365 * 86_400));
     for limits in [
         Limits::new(None, None),
@@ -125,7 +125,7 @@ pub(super) fn a_session_without_an_end_lives_on(fixture: &Fixture) -> Outcome {
     Ok(())
 }
 
-pub(super) fn expired_sessions_are_not_listed(fixture: &Fixture) -> Outcome {
+pub(super) fn expired_sessions_are_not_listed(fixture: &Fixture) -> Passed {
     let owner = user("u")?;
     let ended = fixture.session_of(&owner, fixture.now)?;
     let lives = fixture.session_of(&owner, fixture.after(SECOND))?;

@@ -3,13 +3,13 @@
 use crate::backend::{Action, Commit, Committed, LiveSession};
 use crate::clock::Timestamp;
 use crate::conformance::fixture::{
-    Fixture, MILLI, Outcome, SECOND, Session, TOUCH_DUE, answered, done, ensure, holds, id_hash,
+    Fixture, MILLI, Passed, SECOND, Sample, TOUCH_DUE, answered, done, ensure, holds, id_hash,
     nothing, set,
 };
 use crate::delta::Delta;
 use crate::record::{Record, Touch};
 
-pub(super) fn a_touch_changes_neither_data_nor_revision(fixture: &Fixture) -> Outcome {
+pub(super) fn a_touch_changes_neither_data_nor_revision(fixture: &Fixture) -> Passed {
     let session = fixture.session()?;
     let then = fixture.after(SECOND);
     fixture.touch(&session.id_hash, then, then)?;
@@ -21,7 +21,7 @@ pub(super) fn a_touch_changes_neither_data_nor_revision(fixture: &Fixture) -> Ou
     Ok(())
 }
 
-pub(super) fn a_touch_does_not_undo_what_was_written_since_the_read(fixture: &Fixture) -> Outcome {
+pub(super) fn a_touch_does_not_undo_what_was_written_since_the_read(fixture: &Fixture) -> Passed {
     let session = fixture.session()?;
     fixture.live(&session.id_hash, fixture.now, "a new session")?;
     done(fixture.merge(&session.id_hash, &set("coat", "red")?, fixture.now)?, "a merge")?;
@@ -32,7 +32,7 @@ pub(super) fn a_touch_does_not_undo_what_was_written_since_the_read(fixture: &Fi
     Ok(())
 }
 
-pub(super) fn a_touch_never_moves_time_back(fixture: &Fixture) -> Outcome {
+pub(super) fn a_touch_never_moves_time_back(fixture: &Fixture) -> Passed {
     let session = fixture.session()?;
     let then = fixture.after(SECOND * 10);
     fixture.touch(&session.id_hash, then, then)?;
@@ -42,7 +42,7 @@ pub(super) fn a_touch_never_moves_time_back(fixture: &Fixture) -> Outcome {
     Ok(())
 }
 
-pub(super) fn a_batch_touches_those_that_live(fixture: &Fixture) -> Outcome {
+pub(super) fn a_batch_touches_those_that_live(fixture: &Fixture) -> Passed {
     let (deleted, one, two) = (fixture.session()?, fixture.session()?, fixture.session()?);
     fixture.delete(&deleted.id_hash, fixture.now)?;
     let (soon, later) = (fixture.after(SECOND), fixture.after(SECOND * 2));
@@ -64,15 +64,15 @@ pub(super) fn a_batch_touches_those_that_live(fixture: &Fixture) -> Outcome {
 
 fn merge_with_touch(
     fixture: &Fixture,
-    session: &Session,
+    session: &Sample,
     delta: &Delta,
     now: Timestamp,
-) -> Outcome<Committed> {
+) -> Passed<Committed> {
     let commit = Commit::new(&session.id_hash, Action::Merge, delta.clone(), now);
     Ok(fixture.store.commit(&Commit { touch: Some(Touch::at(now)), ..commit })?)
 }
 
-pub(super) fn a_merge_with_a_touch_that_is_not_due_leaves_the_time(fixture: &Fixture) -> Outcome {
+pub(super) fn a_merge_with_a_touch_that_is_not_due_leaves_the_time(fixture: &Fixture) -> Passed {
     let session = fixture.session()?;
     let soon = fixture.after(TOUCH_DUE - MILLI);
     let answer = merge_with_touch(fixture, &session, &set("coat", "red")?, soon)?;
@@ -82,7 +82,7 @@ pub(super) fn a_merge_with_a_touch_that_is_not_due_leaves_the_time(fixture: &Fix
     Ok(())
 }
 
-pub(super) fn a_merge_with_a_touch_that_is_due_moves_the_time(fixture: &Fixture) -> Outcome {
+pub(super) fn a_merge_with_a_touch_that_is_due_moves_the_time(fixture: &Fixture) -> Passed {
     let session = fixture.session()?;
     let then = fixture.after(TOUCH_DUE);
     let answer = merge_with_touch(fixture, &session, &set("coat", "red")?, then)?;
@@ -96,7 +96,7 @@ pub(super) fn a_merge_with_a_touch_that_is_due_moves_the_time(fixture: &Fixture)
     Ok(())
 }
 
-pub(super) fn an_unchanged_merge_records_a_due_touch_only(fixture: &Fixture) -> Outcome {
+pub(super) fn an_unchanged_merge_records_a_due_touch_only(fixture: &Fixture) -> Passed {
     for (then, seen) in [
         (fixture.after(TOUCH_DUE - MILLI), fixture.now),
         (fixture.after(TOUCH_DUE), fixture.after(TOUCH_DUE)),

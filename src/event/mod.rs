@@ -320,10 +320,10 @@ pub trait Sink: Debug + Send + Sync + 'static {
 /// The events of a manager or store: a [`Sink`], and a counter for each kind of event. Clones share
 /// both.
 #[derive(Clone, Debug)]
-pub struct Events(Arc<Inner>);
+pub struct Events(Arc<EventsInner>);
 
 #[derive(Debug)]
-struct Inner {
+struct EventsInner {
     sink: Box<dyn Sink>,
     counters: [AtomicU64; EventKind::ALL.len()],
 }
@@ -332,7 +332,7 @@ impl Events {
     /// Makes counters in front of `sink`.
     pub fn new(sink: impl Sink) -> Self {
         let counters = [const { AtomicU64::new(0) }; EventKind::ALL.len()];
-        Events(Arc::new(Inner { sink: Box::new(sink), counters }))
+        Events(Arc::new(EventsInner { sink: Box::new(sink), counters }))
     }
 
     /// Counts the event and passes it to the sink.

@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn webkit_is_told_from_chromium() {
+    fn webkit_is_distinguished_from_chromium() {
         let mozilla = "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7)";
         let webkit = "AppleWebKit/605.1.15 (KHTML, like Gecko)";
         for (rest, expected) in [
@@ -49,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn loopback_names_are_told_from_others() {
+    fn loopback_names_are_distinguished_from_others() {
         for host in ["localhost", "LOCALHOST:8000", "a.localhost", "127.0.0.1:80", "[::1]:8000"] {
             assert!(is_loopback(host), "{host}");
         }

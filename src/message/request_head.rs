@@ -165,7 +165,7 @@ mod tests {
         };
         let own = || Some("10.0.0.1".to_owned());
         let client = || Some("192.0.2.7".to_owned());
-        assert_eq!(of(&["192.0.2.7"], 0), own(), "anybody can send the header");
+        assert_eq!(of(&["192.0.2.7"], 0), own(), "any client can send the header");
         assert_eq!(of(&["192.0.2.7"], 1), client());
         assert_eq!(of(&["1.1.1.1, 192.0.2.7"], 1), client(), "the client has lied");
         assert_eq!(of(&["1.1.1.1", "192.0.2.7 "], 1), client());
@@ -178,8 +178,8 @@ mod tests {
         for odd in ["", "unknown", "1.1.1.1 2.2.2.2", "192.0.2.7,"] {
             assert_eq!(of(&[odd], 1), None, "{odd:?}");
         }
-        let lies = ["1.1.1.1"; 100];
-        assert_eq!(of(&[&lies[..], &["192.0.2.7", "10.0.0.2"]].concat(), 2), client());
+        let forged = ["1.1.1.1"; 100];
+        assert_eq!(of(&[&forged[..], &["192.0.2.7", "10.0.0.2"]].concat(), 2), client());
     }
 
     #[test]

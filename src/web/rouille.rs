@@ -52,12 +52,13 @@ pub fn session(
         // The request of an inner call can be another value: an application removes a prefix from
         // its path, for example.
         let is_same =
-            |outer: &Open| outer.peer == peer && adapter.would_open(&outer.session, &head);
+            |outer: &OpenSession| outer.peer == peer && adapter.would_open(&outer.session, &head);
         if let Some(outer) = open_sessions(slots).find(|outer| is_same(outer)) {
             return outer.call(adapter, handler);
         }
-        let open = Open { session: sessions.open(head), peer, failure: Cell::new(None) };
-        let is_free = |slot: &&RefCell<Option<Open>>| slot.try_borrow().is_ok_and(|s| s.is_none());
+        let open = OpenSession { session: sessions.open(head), peer, failure: Cell::new(None) };
+        let is_free =
+            |slot: &&RefCell<Option<OpenSession>>| slot.try_borrow().is_ok_and(|s| s.is_none());
         let Some(slot) = slots.iter().find(is_free) else { return open.answer(adapter, handler) };
         slot.replace(Some(open));
         let _emptied = EmptyOnDrop(slot);
@@ -97,7 +98,7 @@ impl http::Response for Response {
 }
 
 /// The session of a request, made by the outermost call.
-struct Open {
+struct OpenSession {
     session: Session,
     /// The address of the peer of the request's connection.
     peer: SocketAddr,
@@ -105,7 +106,7 @@ struct Open {
     failure: Cell<Option<Outcome>>,
 }
 
-impl Open {
+impl OpenSession {
     /// Runs a handler of the request.
     fn call(&self, adapter: Adapter<'_>, handler: impl FnOnce(&Session) -> Result) -> Response {
         let (response, failure) = adapter.call(&self.session, handler, error_page);
@@ -125,17 +126,17 @@ impl Open {
 /// The open sessions of the request that this thread answers. They are stored in place, so that a
 /// request that does not use its session allocates nothing. If a request uses more managers than
 /// there are slots, inner calls for the surplus managers open separate sessions.
-type Slots = [RefCell<Option<Open>>; 4];
+type OpenSessions = [RefCell<Option<OpenSession>>; 4];
 
 thread_local! {
-    static OPEN: Slots = const { [const { RefCell::new(None) }; 4] };
+    static OPEN: OpenSessions = const { [const { RefCell::new(None) }; 4] };
 }
 
-fn open_sessions(slots: &Slots) -> impl Iterator<Item = Ref<'_, Open>> {
+fn open_sessions(slots: &OpenSessions) -> impl Iterator<Item = Ref<'_, OpenSession>> {
     slots.iter().filter_map(|slot| Ref::filter_map(slot.try_borrow().ok()?, Option::as_ref).ok())
 }
 
-struct EmptyOnDrop<'s>(&'s RefCell<Option<Open>>);
+struct EmptyOnDrop<'s>(&'s RefCell<Option<OpenSession>>);
 
 impl Drop for EmptyOnDrop<'_> {
     fn drop(&mut self) {

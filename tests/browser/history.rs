@@ -1,19 +1,19 @@
 //! What the Back button shows.
 
 use crate::common::Folder;
-use crate::common::browser::{Chromium, Programs, Tab};
+use crate::common::chromium::{Chromium, Programs, Tab};
 use crate::rounds;
-use crate::site::{Server, Setting, Site};
+use crate::site::{BrowserSite, Server, Setting};
 
 /// Runs a test on each adapter set up like this.
-fn on_each_adapter(setting: Setting, test: impl Fn(&Tab<'_>, &Site)) {
+fn on_each_adapter(setting: Setting, test: impl Fn(&Tab<'_>, &BrowserSite)) {
     let Some(programs) = Programs::find() else { return };
     let chromium = Chromium::start(&programs);
     for server in Server::TWO {
         println!("{server:?}");
         chromium.forget_cookies();
         let folder = Folder::new();
-        test(&chromium.tab(), &Site::start(server, setting, &folder));
+        test(&chromium.tab(), &BrowserSite::start(server, setting, &folder));
     }
 }
 
@@ -31,7 +31,7 @@ fn sign_out_silently(tab: &Tab<'_>) {
 }
 
 /// A page of ada's with a form, which is not the one that followed her sign-in.
-fn open_as_ada(tab: &Tab<'_>, site: &Site) {
+fn open_as_ada(tab: &Tab<'_>, site: &BrowserSite) {
     tab.open(&site.url("/"));
     tab.sign_in("ada", "demo");
     tab.open(&site.url("/?again"));

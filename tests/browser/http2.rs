@@ -2,15 +2,15 @@
 //! 8.2.3).
 
 use crate::common::Folder;
-use crate::common::browser::{Chromium, Page, Programs};
+use crate::common::chromium::{Chromium, Page, Programs};
 use crate::places;
-use crate::site::{Server, Setting, Site};
+use crate::site::{BrowserSite, Server, Setting};
 
 #[test]
-fn a_user_with_forty_other_cookies_signs_in_revokes_and_signs_out() {
+fn a_user_with_forty_other_cookies_can_do_everything() {
     let Some(programs) = Programs::find() else { return };
     let folder = Folder::new();
-    let site = Site::start(Server::RocketHttp2, Setting::Defaults, &folder);
+    let site = BrowserSite::start(Server::RocketHttp2, Setting::Defaults, &folder);
     let browsers = [Chromium::start(&programs), Chromium::start(&programs)];
     let [desk, phone] = browsers.each_ref().map(Chromium::tab);
     for tab in [&desk, &phone] {

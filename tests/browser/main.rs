@@ -16,7 +16,7 @@ use std::env;
 use std::time::SystemTime;
 
 use crate::common::Folder;
-use crate::common::browser::{Chromium, ELSEWHERE, Page, Programs, Tab};
+use crate::common::chromium::{Chromium, ELSEWHERE, Page, Programs, Tab};
 use crate::common::example::{CookieKind, Example};
 
 /// All that are the same application; `cargo test` builds them.
@@ -55,13 +55,13 @@ fn start(name: &str, folder: &Folder) -> Example {
 }
 
 #[test]
-fn a_sign_in_is_told_once_and_gives_the_browser_another_id() {
+fn a_sign_in_is_confirmed_once_and_gives_another_id() {
     everywhere(|chromium, name, folder| {
         let server = start(name, folder);
         let tab = chromium.tab();
         tab.open(&server.url("localhost"));
         assert_eq!(tab.page(), Page::new(1, None, &[]));
-        tab.look(&format!("{name}-nobody"));
+        tab.look(&format!("{name}-anonymous"));
         tab.reload();
         assert_eq!(tab.page(), Page::new(2, None, &[]));
         let before = tab.cookie();
@@ -89,7 +89,7 @@ fn a_sign_in_is_told_once_and_gives_the_browser_another_id() {
 }
 
 #[test]
-fn who_signs_out_in_one_tab_is_signed_out_in_the_other_at_its_next_request() {
+fn a_sign_out_in_one_tab_signs_out_the_other() {
     everywhere(|chromium, name, folder| {
         let server = start(name, folder);
         let (one, other) = (chromium.tab(), chromium.tab());
@@ -146,7 +146,7 @@ fn a_page_that_the_browser_prefetches_takes_no_message_away() {
     });
 }
 
-/// Where the user is signed in, as the page tells: for each place whether it is this one.
+/// Where the user is signed in, as the page shows: for each place whether it is this one.
 #[track_caller]
 fn places(tab: &Tab<'_>) -> Vec<bool> {
     let script = "return [...document.querySelectorAll('li')].map(
@@ -195,7 +195,7 @@ fn a_user_sees_all_sessions_and_ends_one_of_them_or_all_others() {
 }
 
 #[test]
-fn a_form_without_the_sessions_token_is_refused_and_does_nothing() {
+fn a_form_without_the_sessions_token_is_refused() {
     everywhere(|chromium, name, folder| {
         let server = start(name, folder);
         let tab = chromium.tab();
@@ -223,7 +223,7 @@ fn a_form_without_the_sessions_token_is_refused_and_does_nothing() {
 }
 
 #[test]
-fn who_is_signed_in_stays_so_when_the_server_is_restarted_or_killed() {
+fn a_user_stays_signed_in_over_restarts_and_kills() {
     everywhere(|chromium, name, folder| {
         let server = start(name, folder);
         let tab = chromium.tab();
@@ -299,7 +299,7 @@ fn the_default_cookie_works_behind_a_proxy_that_ends_tls() {
 }
 
 #[test]
-fn the_default_cookie_is_dropped_over_plain_http_elsewhere_and_the_log_says_so_once() {
+fn the_default_cookie_is_dropped_over_plain_http_elsewhere() {
     everywhere(|chromium, name, folder| {
         let server = start(name, folder);
         let tab = chromium.tab();

@@ -1,8 +1,8 @@
 //! A sign-in that the browser sends twice, or whose answer it does not wait for.
 
 use crate::common::Folder;
-use crate::common::browser::{Chromium, Programs, Tab};
-use crate::site::{Server, Setting, Site};
+use crate::common::chromium::{Chromium, Programs, Tab};
+use crate::site::{BrowserSite, Server, Setting};
 use crate::{places, rounds};
 
 /// Runs a test on each adapter in several rounds, with a form on the page and one visit counted.
@@ -12,7 +12,7 @@ fn on_each_adapter(few: usize, test: impl Fn(&Tab<'_>, usize)) {
     for server in Server::TWO {
         println!("{server:?}");
         let folder = Folder::new();
-        let site = Site::start(server, Setting::Defaults, &folder);
+        let site = BrowserSite::start(server, Setting::Defaults, &folder);
         let tab = chromium.tab();
         for round in 0..rounds(few) {
             chromium.forget_cookies();
@@ -27,7 +27,7 @@ fn on_each_adapter(few: usize, test: impl Fn(&Tab<'_>, usize)) {
 
 /// Ada is signed in with the session that counted the first visit, and it is the only one.
 #[track_caller]
-fn assert_signed_in(tab: &Tab<'_>, site: &Site) {
+fn assert_signed_in(tab: &Tab<'_>, site: &BrowserSite) {
     tab.open(&site.url("/"));
     let page = tab.page();
     assert_eq!(page.user.as_deref(), Some("ada"));

@@ -53,12 +53,12 @@ pub(crate) enum Setting {
 const SETTING: &str = "SETTING";
 
 /// The application, served at an origin such as `https://localhost:8000`.
-pub(crate) struct Site {
+pub(crate) struct BrowserSite {
     _process: Kept,
     pub(crate) origin: String,
 }
 
-impl Site {
+impl BrowserSite {
     /// Starts it on the database of this folder, and waits until it listens.
     pub(crate) fn start(server: Server, setting: Setting, folder: &Folder) -> Self {
         let mut child = child("browser", &format!("{server:?}"));
@@ -68,7 +68,7 @@ impl Site {
         let origin = lines
             .map_while(io::Result::ok)
             .find_map(|line| line.strip_prefix("serving ").map(str::to_owned));
-        Site { _process: process, origin: origin.expect("the server starts") }
+        BrowserSite { _process: process, origin: origin.expect("the server starts") }
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
@@ -100,7 +100,7 @@ pub(crate) fn serve(server: &str) -> ! {
     }
 }
 
-fn tell(origin: &str) {
+fn print_origin(origin: &str) {
     io::stdout().write_all(format!("\nserving {origin}\n").as_bytes()).unwrap();
 }
 
@@ -278,7 +278,10 @@ fn on_rouille(served: Arc<Served>) -> ! {
         })
     });
     let server = server.unwrap();
-    tell(&format!("https://localhost:{}", tls::proxy("localhost", server.server_addr()).port()));
+    print_origin(&format!(
+        "https://localhost:{}",
+        tls::proxy("localhost", server.server_addr()).port()
+    ));
     server.run();
     unreachable!("it runs until the process is killed");
 }
@@ -299,7 +302,7 @@ mod on_rocket {
     use rocket::tokio::task::block_in_place;
     use rocket::{Request, Response, State, routes};
 
-    use super::{ANY_ORIGIN, Asked, Reply, Served, answer, tell};
+    use super::{ANY_ORIGIN, Asked, Reply, Served, answer, print_origin};
     use crate::common::tls::self_signed;
 
     impl<'r> Responder<'r, 'static> for Reply {
@@ -358,10 +361,10 @@ mod on_rocket {
         };
         let rocket = rocket::custom(config)
             .attach(served.sessions.clone())
-            .attach(AdHoc::on_liftoff("tell where", |rocket| {
+            .attach(AdHoc::on_liftoff("print_origin where", |rocket| {
                 let config = rocket.config();
                 let scheme = if config.tls_enabled() { "https" } else { "http" };
-                tell(&format!("{scheme}://localhost:{}", config.port));
+                print_origin(&format!("{scheme}://localhost:{}", config.port));
                 Box::pin(async {})
             }))
             .manage(served)

@@ -5,21 +5,25 @@ use std::time::Instant;
 use cloakroom::stores::sqlite::rusqlite::Connection;
 
 use crate::common::Folder;
-use crate::common::browser::{Chromium, Page, Programs, Tab};
+use crate::common::chromium::{Chromium, Page, Programs, Tab};
 use crate::common::client::PATIENCE;
 use crate::rounds;
-use crate::site::{Server, Setting, Site};
+use crate::site::{BrowserSite, Server, Setting};
 
 /// Runs a test on these servers, with so many processes on one database file.
-fn on_servers(servers: &[Server], processes: &[usize], test: impl Fn(&Chromium, &Folder, &[Site])) {
+fn on_servers(
+    servers: &[Server],
+    processes: &[usize],
+    test: impl Fn(&Chromium, &Folder, &[BrowserSite]),
+) {
     let Some(programs) = Programs::find() else { return };
     let chromium = Chromium::start(&programs);
     for &server in servers {
         for &processes in processes {
             println!("{server:?}, processes: {processes}");
             let folder = Folder::new();
-            let start = |_| Site::start(server, Setting::Defaults, &folder);
-            let sites: Vec<Site> = (0..processes).map(start).collect();
+            let start = |_| BrowserSite::start(server, Setting::Defaults, &folder);
+            let sites: Vec<BrowserSite> = (0..processes).map(start).collect();
             chromium.forget_cookies();
             test(&chromium, &folder, &sites);
         }
@@ -88,7 +92,7 @@ struct Polls<'c> {
 }
 
 impl<'c> Polls<'c> {
-    fn start(chromium: &'c Chromium, site: &Site, gate: usize) -> Self {
+    fn start(chromium: &'c Chromium, site: &BrowserSite, gate: usize) -> Self {
         let tab = chromium.tab();
         tab.open(&site.url("/blank"));
         tab.script(&format!(

@@ -1,412 +1,247 @@
-//! One application for all frameworks: the path of a request lists what its handler does.
-//!
-//! `/set:name:ada/own-cookie/status:500` sets a session value, then a cookie of its own, and
-//! answers with 500. What the steps read is the body of the answer, a line each.
+//! A small application around a manager, on each of the stores, and the browsers that visit it.
 
-#![allow(dead_code, unreachable_pub, reason = "no test program uses all of it")]
+use std::sync::Mutex;
+use std::sync::mpsc::Receiver;
 
-use std::collections::HashMap;
-use std::error::Error;
-use std::fmt::{self, Display};
-use std::io::{self, Read};
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Mutex};
-use std::thread;
-use std::time::Duration;
+use cloakroom::backend::Store;
+use cloakroom::clock::ManualClock;
+use cloakroom::event::{EventKind, Events};
+use cloakroom::http::{Outcome, RequestHead, ResponseHeaders};
+use cloakroom::id::SessionId;
+use cloakroom::manager::SessionManagerBuilder;
+use cloakroom::record::Stats;
+use cloakroom::{MemoryStore, Result, Session, SessionManager, SqliteStore, UserKey};
 
-use cloakroom::{ErrorKind, Session, SessionManager, SignIn, UserKey, web};
+use super::faulty::Faulty;
+use super::{Folder, NOW, events};
 
-use crate::common::client::PATIENCE;
+/// What every cookie of the default configuration ends with.
+pub const ATTRIBUTES: &str = "Secure; HttpOnly; SameSite=Lax";
 
-/// A framework: its name, and how it serves the application.
-pub type Framework = (&'static str, fn(Arc<App>, SocketAddr) -> Server);
+/// How long a cookie lives that is issued at [`NOW`] by the default configuration.
+pub const MONTH: &str = "Max-Age=2592000; Expires=Thu, 14 Dec 2023 22:13:20 GMT";
 
-/// Everything that is tested over HTTP is tested on all of these.
-pub const FRAMEWORKS: &[Framework] = &[("rouille", rouille), ("Rocket", on_rocket::serve)];
+/// What ends a cookie.
+pub const ENDED: &str = "Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT";
 
-/// A server that stops when it is dropped.
-pub struct Server {
-    pub address: SocketAddr,
-    stop: Option<Box<dyn FnOnce() + Send>>,
-}
+/// The removal of the default cookie.
+pub const REMOVAL: &str = "__Host-id=; Path=/; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT; \
+                           Secure; HttpOnly; SameSite=Lax";
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        if let Some(stop) = self.stop.take() {
-            stop();
-        }
-    }
-}
-
-fn rouille(app: Arc<App>, address: SocketAddr) -> Server {
-    on_rouille(app, address, None)
-}
-
-/// rouille with so many threads for all requests, instead of one for each.
-pub fn rouille_pool(app: Arc<App>, address: SocketAddr, threads: usize) -> Server {
-    on_rouille(app, address, Some(threads))
-}
-
-fn on_rouille(app: Arc<App>, address: SocketAddr, threads: Option<usize>) -> Server {
-    let server = rouille::Server::new(address, move |request: &rouille::Request| {
-        web::rouille::session(&app.sessions, request, |session| {
-            let reply = act(&app, &request.url(), session)?;
-            Ok(rouille::Response {
-                status_code: reply.status,
-                headers: reply.headers.into_iter().map(|(n, v)| (n.into(), v.into())).collect(),
-                data: match reply.body {
-                    Body::Text(text) => rouille::ResponseBody::from_string(text),
-                    Body::Stream(stream) => rouille::ResponseBody::from_reader(stream),
-                },
-                upgrade: None,
-            })
-        })
-    })
-    .unwrap();
-    let server = match threads {
-        Some(threads) => server.pool_size(threads),
-        None => server,
-    };
-    let address = server.server_addr();
-    let stopped = Arc::new(AtomicBool::new(false));
-    let told = stopped.clone();
-    let thread = thread::spawn(move || {
-        while !told.load(Ordering::Relaxed) {
-            server.poll_timeout(Duration::from_millis(10));
-        }
-    });
-    let stop = move || {
-        stopped.store(true, Ordering::Relaxed);
-        thread.join().unwrap();
-    };
-    Server { address, stop: Some(Box::new(stop)) }
-}
-
-mod on_rocket {
-    use std::io::Cursor;
-    use std::sync::Arc;
-    use std::sync::mpsc;
-    use std::thread;
-
-    use cloakroom::Session;
-    use cloakroom::web::rocket::{Failure, Result};
-    use rocket::config::{Config, Ident, LogLevel, Shutdown};
-    use rocket::error::ErrorKind;
-    use rocket::fairing::AdHoc;
-    use rocket::http::uri::Origin;
-    use rocket::http::{ContentType, Header, Status};
-    use rocket::response::stream::ByteStream;
-    use rocket::response::{self, Responder};
-    use rocket::{Request, Response, State, catch, catchers, routes};
-
-    use super::{App, Body, Reply, Server, SocketAddr, act};
-
-    struct Answer(Reply);
-
-    impl<'r> Responder<'r, 'r> for Answer {
-        fn respond_to(self, request: &'r Request<'_>) -> response::Result<'r> {
-            let mut answer = match self.0.body {
-                Body::Text(text) => {
-                    Response::build().sized_body(text.len(), Cursor::new(text)).finalize()
-                }
-                Body::Stream(mut stream) => {
-                    let mut read = move || {
-                        let mut bytes = vec![0; 4096];
-                        // The body stops at a gate, which is not this thread's to wait at.
-                        let read = rocket::tokio::task::block_in_place(|| stream.read(&mut bytes));
-                        bytes.truncate(read.unwrap());
-                        bytes
-                    };
-                    let chunks = ByteStream! {
-                        loop {
-                            let chunk = read();
-                            if chunk.is_empty() {
-                                break;
-                            }
-                            yield chunk;
-                        }
-                    };
-                    let mut answer = chunks.respond_to(request)?;
-                    answer.remove_header("Content-Type");
-                    answer
-                }
-            };
-            answer.set_status(Status::new(self.0.status));
-            for (name, value) in self.0.headers {
-                answer.adjoin_header(Header::new(name, value));
-            }
-            Ok(answer)
-        }
-    }
-
-    fn answer(app: &Arc<App>, uri: &Origin<'_>, session: &Session) -> Result<Answer> {
-        let path = uri.path().percent_decode_lossy().into_owned();
-        // A step can stop at a gate, which is not for a thread of Rocket's to do.
-        let waits = path.contains("gate:");
-        let act = || act(app, &path, session);
-        let reply = if waits { rocket::tokio::task::block_in_place(act) } else { act() };
-        reply.map(Answer).map_err(Failure::new)
-    }
-
-    #[rocket::get("/<_..>")]
-    fn get(app: &State<Arc<App>>, uri: &Origin<'_>, session: &Session) -> Result<Answer> {
-        answer(app, uri, session)
-    }
-
-    #[rocket::post("/<_..>")]
-    async fn post(app: &State<Arc<App>>, uri: &Origin<'_>, session: &Session) -> Result<Answer> {
-        answer(app, uri, session)
-    }
-
-    /// What rouille's adapter answers, so that the two can be compared.
-    #[catch(default)]
-    fn failed(status: Status, _: &Request<'_>) -> (Status, (ContentType, &'static str)) {
-        let text = match status {
-            Status::ServiceUnavailable => {
-                "The service is not available right now. Please try again."
-            }
-            _ => "Something went wrong.",
-        };
-        (status, (ContentType::Plain, text))
-    }
-
-    pub fn serve(app: Arc<App>, address: SocketAddr) -> Server {
-        let (listening, listens) = mpsc::channel();
-        let thread = thread::spawn(move || {
-            let config = Config {
-                address: address.ip(),
-                port: address.port(),
-                keep_alive: 600,
-                ident: Ident::none(),
-                log_level: LogLevel::Off,
-                shutdown: Shutdown {
-                    ctrlc: false,
-                    signals: Default::default(),
-                    grace: 0,
-                    mercy: 0,
-                    ..Shutdown::default()
-                },
-                ..Config::debug_default()
-            };
-            let sessions = app.sessions.clone();
-            let rocket = rocket::custom(config)
-                .attach(sessions)
-                .attach(AdHoc::on_liftoff("tell the address", move |rocket| {
-                    Box::pin(async move {
-                        let config = rocket.config();
-                        let address = SocketAddr::from((config.address, config.port));
-                        listening.send((address, rocket.shutdown())).unwrap();
-                    })
-                }))
-                .manage(app)
-                .mount("/", routes![get, post])
-                .register("/", catchers![failed]);
-            match rocket::execute(rocket.launch()) {
-                Ok(_) => true,
-                // Clients that keep their connections.
-                Err(error) => matches!(error.kind(), ErrorKind::Shutdown(..)),
-            }
-        });
-        let (address, shutdown) = listens.recv().unwrap();
-        let stop = move || {
-            shutdown.notify();
-            assert!(thread.join().unwrap(), "the server was not stopped as it should");
-        };
-        Server { address, stop: Some(Box::new(stop)) }
-    }
-}
-
-/// What a handler answers, in no framework's words.
-pub struct Reply {
-    pub status: u16,
-    pub headers: Vec<(String, String)>,
-    pub body: Body,
-}
-
-pub enum Body {
-    Text(String),
-    Stream(Box<dyn Read + Send>),
-}
+pub type Inner = Faulty<Box<dyn Store>>;
 
 pub struct App {
     pub sessions: SessionManager,
-    gates: Mutex<HashMap<String, InnerSide>>,
+    pub store: Inner,
+    pub clock: ManualClock,
+    pub events: Events,
+    raised: Mutex<Receiver<EventKind>>,
+    pub folder: Folder,
+}
+
+/// Runs `test` with an application on each store.
+pub fn on_both_stores(
+    configure: impl Fn(SessionManagerBuilder) -> SessionManagerBuilder,
+    test: impl Fn(App),
+) {
+    for sqlite in [false, true] {
+        eprintln!("on {}", if sqlite { "SqliteStore" } else { "MemoryStore" });
+        test(App::new(sqlite, &configure));
+    }
+}
+
+/// No setting but the defaults.
+pub fn defaults(builder: SessionManagerBuilder) -> SessionManagerBuilder {
+    builder
 }
 
 impl App {
-    pub fn new(sessions: SessionManager) -> Arc<Self> {
-        Arc::new(App { sessions, gates: Mutex::default() })
+    pub fn new(
+        sqlite: bool,
+        configure: impl Fn(SessionManagerBuilder) -> SessionManagerBuilder,
+    ) -> App {
+        let folder = Folder::new();
+        let inner: Box<dyn Store> = match sqlite {
+            true => Box::new(SqliteStore::open(folder.database()).unwrap()),
+            false => Box::new(MemoryStore::new()),
+        };
+        App::on(inner, folder, configure)
     }
 
-    /// A gate at which the step `gate:NAME`, or a body made by `stream:N:NAME`, stops once.
-    pub fn gate(&self, name: &str) -> Gate {
-        let ((at_gate, arrived), (go, opened)) = (mpsc::channel(), mpsc::channel());
-        self.gates.lock().unwrap().insert(name.to_owned(), (at_gate, opened));
-        Gate { arrived, go }
+    pub fn on(
+        inner: Box<dyn Store>,
+        folder: Folder,
+        configure: impl Fn(SessionManagerBuilder) -> SessionManagerBuilder,
+    ) -> App {
+        let store = Faulty::new(inner);
+        let clock = ManualClock::new(NOW);
+        let (events, raised) = events();
+        let builder = SessionManager::builder(store.clone()).clock(clock.clone());
+        let sessions = configure(builder.events(events.clone())).build().unwrap();
+        App { sessions, store, clock, events, raised: Mutex::new(raised), folder }
     }
 
-    /// Stops at the gate of this name, if there is one, until it opens.
-    fn stop_at(&self, name: &str) {
-        let gate = self.gates.lock().unwrap().remove(name);
-        if let Some((at_gate, opened)) = gate {
-            // Nobody may be waiting for the arrival.
-            let _ = at_gate.send(());
-            opened.recv_timeout(PATIENCE).expect("the test opens its gates");
+    /// One more manager in the same application, on the same store.
+    pub fn another(
+        &self,
+        configure: impl Fn(SessionManagerBuilder) -> SessionManagerBuilder,
+    ) -> SessionManager {
+        let builder = SessionManager::builder(self.store.clone()).clock(self.clock.clone());
+        configure(builder.events(self.events.clone())).build().unwrap()
+    }
+
+    /// Returns when the next event of this kind is raised, or was raised since the last wait.
+    pub fn wait_for(&self, kind: EventKind) {
+        let raised = self.raised.lock().unwrap();
+        while raised.recv().unwrap() != kind {}
+    }
+
+    pub fn count(&self, kind: EventKind) -> u64 {
+        self.events.count(kind)
+    }
+
+    pub fn stats(&self) -> Stats {
+        use cloakroom::clock::Clock;
+        self.store.inner().index().unwrap().stats(self.clock.now()).unwrap()
+    }
+
+    /// Live sessions.
+    pub fn live(&self) -> u64 {
+        self.stats().live
+    }
+
+    /// All sessions, also those that have ended and were not swept.
+    pub fn rows(&self) -> u64 {
+        let stats = self.stats();
+        stats.live + stats.expired
+    }
+
+    /// A browser with a session of `n`.
+    pub fn visitor(&self, n: u32) -> Browser {
+        let mut browser = Browser::default();
+        browser.request(&self.sessions, |session| session.set("n", n).unwrap());
+        assert!(browser.cookie.is_some());
+        browser
+    }
+
+    /// A browser with a signed-in session.
+    pub fn signed_in(&self, name: &str) -> Browser {
+        let mut browser = Browser::default();
+        browser.request(&self.sessions, |session| sign_in(session, name));
+        browser
+    }
+
+    /// What a browser of this cookie sees as `n`.
+    pub fn n(&self, browser: &Browser) -> Option<u32> {
+        get(&self.sessions, browser, "n")
+    }
+}
+
+/// Makes a call as another request does, which runs on another thread.
+pub fn elsewhere<T: Send>(call: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| scope.spawn(call).join().unwrap())
+}
+
+pub fn sign_in(session: &Session, name: &str) {
+    let done = session.sign_in(user(name)).unwrap();
+    assert_eq!(done, cloakroom::SignIn::Done);
+}
+
+pub fn user(name: &str) -> UserKey {
+    UserKey::new(name).unwrap()
+}
+
+/// What a request of this cookie reads, without a trace in the browser.
+pub fn get<T: serde::de::DeserializeOwned>(
+    sessions: &SessionManager,
+    browser: &Browser,
+    name: &str,
+) -> Option<T> {
+    let session = browser.open(sessions);
+    let value = session.get(name).unwrap();
+    sessions.close(&session, Outcome::Completed).unwrap();
+    value
+}
+
+pub fn who(sessions: &SessionManager, browser: &Browser) -> Option<String> {
+    let session = browser.open(sessions);
+    let user = session.user().unwrap();
+    sessions.close(&session, Outcome::Completed).unwrap();
+    user.map(|user| user.as_str().to_owned())
+}
+
+pub fn complete(sessions: &SessionManager, session: &Session) -> ResponseHeaders {
+    sessions.close(session, Outcome::Completed).unwrap()
+}
+
+/// The values of all `Set-Cookie` fields, in order.
+pub fn set_cookies(headers: &ResponseHeaders) -> Vec<&str> {
+    headers.iter().filter(|(name, _)| *name == "Set-Cookie").map(|(_, value)| value).collect()
+}
+
+pub fn set_cookie(headers: &ResponseHeaders) -> Option<&str> {
+    let values = set_cookies(headers);
+    assert!(values.len() <= 1, "more than one Set-Cookie: {values:?}");
+    values.first().copied()
+}
+
+/// The id that a response gives, and the attributes after it.
+pub fn issued(headers: &ResponseHeaders) -> (SessionId, &str) {
+    let header = set_cookie(headers).expect("a Set-Cookie");
+    let (pair, attributes) = header.split_once("; ").unwrap();
+    let (_, value) = pair.split_once('=').unwrap();
+    (SessionId::parse(value).expect("an id"), attributes)
+}
+
+/// A browser, as far as it concerns one site: it keeps one cookie.
+#[derive(Clone, Debug, Default)]
+pub struct Browser {
+    /// Name and value, as it sends them.
+    pub cookie: Option<String>,
+}
+
+impl Browser {
+    pub fn with(cookie: impl Into<String>) -> Browser {
+        Browser { cookie: Some(cookie.into()) }
+    }
+
+    pub fn open(&self, sessions: &SessionManager) -> Session {
+        sessions.open(RequestHead::from(self.cookie.as_deref()))
+    }
+
+    /// Takes what a response brings.
+    pub fn take(&mut self, headers: &ResponseHeaders) {
+        for header in set_cookies(headers) {
+            let pair = header.split(';').next().unwrap();
+            self.cookie = (!header.contains("Max-Age=0")).then(|| pair.to_owned());
         }
     }
-}
 
-/// Where a request says that it has come, and where it waits.
-type InnerSide = (Sender<()>, Receiver<()>);
-
-#[must_use]
-pub struct Gate {
-    arrived: Receiver<()>,
-    go: Sender<()>,
-}
-
-impl Gate {
-    pub fn wait_for_arrival(&self) {
-        self.arrived.recv_timeout(PATIENCE).expect("a request comes to the gate");
+    /// A whole request, and what it adds to the response.
+    pub fn try_request(
+        &mut self,
+        sessions: &SessionManager,
+        outcome: Outcome,
+        handler: impl FnOnce(&Session),
+    ) -> Result<ResponseHeaders> {
+        let session = self.open(sessions);
+        handler(&session);
+        let headers = sessions.close(&session, outcome)?;
+        self.take(&headers);
+        Ok(headers)
     }
 
-    pub fn open(self) {
-        // Who hung up has not stayed to be let through.
-        let _ = self.go.send(());
+    /// A whole request that goes well.
+    pub fn request(
+        &mut self,
+        sessions: &SessionManager,
+        handler: impl FnOnce(&Session),
+    ) -> ResponseHeaders {
+        self.try_request(sessions, Outcome::Completed, handler).unwrap()
     }
-}
 
-/// Carries out the steps that the path lists.
-pub fn act(
-    app: &Arc<App>,
-    path: &str,
-    session: &Session,
-) -> Result<Reply, Box<dyn Error + Send + Sync>> {
-    let (mut status, mut headers, mut lines, mut stream) = (200, vec![], vec![], None);
-    let mut header = |name: &str, value: &str| headers.push((name.to_owned(), value.to_owned()));
-    for step in path.split('/').filter(|step| !step.is_empty()) {
-        let mut words = step.split(':');
-        let mut word = || words.next().unwrap_or_default();
-        match word() {
-            "hello" => lines.push("hello".to_owned()),
-            "count" => {
-                let count = |visits: Option<u32>| visits.unwrap_or(0) + 1;
-                lines.push(session.update("visits", count)?.to_string());
-            }
-            "visits" => lines.push(session.get::<u32>("visits")?.unwrap_or(0).to_string()),
-            "set" => session.set(word(), word())?,
-            "get" => lines.push(or_none(session.get::<String>(word())?)),
-            "remove" => session.remove(word())?,
-            "keys" => lines.push(session.keys()?.join(",")),
-            "clear" => session.clear()?,
-            "who" => lines.push(or_none(session.user()?.as_ref().map(UserKey::as_str))),
-            "handle" => lines.push(or_none(session.public_id()?)),
-            "sign-in" => match session.sign_in(UserKey::new(word())?)? {
-                SignIn::Done => {}
-                answer => lines.push(format!("{answer:?}")),
-            },
-            "renew" => session.renew()?,
-            "destroy" => session.destroy()?,
-            "ignore" => session.ignore()?,
-            "revoke-others" => lines.push(app.sessions.revoke_others(session)?.to_string()),
-            "revoke-user" => {
-                let user = UserKey::new(word())?;
-                lines.push(app.sessions.revoke_all(&user)?.to_string());
-            }
-            "browser-session" => session.set_persistent(false)?,
-            "commit" => lines.push(format!("{:?}", session.commit()?)),
-            "flash" => session.flash("info", word())?,
-            "flashes" => {
-                let texts = session.flashes()?.into_iter().map(|flash| flash.text);
-                lines.push(texts.collect::<Vec<_>>().join(","));
-            }
-            "status" => status = word().parse()?,
-            "redirect" => {
-                status = 303;
-                header("Location", "/who");
-            }
-            "own-cookie" => header("Set-Cookie", "theme=dark; Path=/"),
-            "public" => header("Cache-Control", "public, max-age=60"),
-            "vary" => header("Vary", word()),
-            "stream" => stream = Some(long_body(app, word().parse()?, word())),
-            "gate" => app.stop_at(word()),
-            "fails" => return Err("the printer is on fire".into()),
-            "fails-of-ours" => {
-                let secret = "the password is swordfish";
-                return Err(cloakroom::Error::with_source(kind(word()), "try", secret).into());
-            }
-            "wraps" => return Err(wrapped(word(), kind(word()))),
-            "panics" => panic!("the password is swordfish"),
-            step => return Err(format!("there is no step {step:?}").into()),
-        }
+    pub fn id(&self) -> SessionId {
+        let (_, value) = self.cookie.as_deref().unwrap().split_once('=').unwrap();
+        SessionId::parse(value).unwrap()
     }
-    let body = stream.map_or_else(|| Body::Text(lines.join("\n")), Body::Stream);
-    Ok(Reply { status, headers, body })
-}
-
-fn or_none(value: Option<impl Display>) -> String {
-    value.map_or_else(|| "none".to_owned(), |value| value.to_string())
-}
-
-/// An error of the application around one of ours, as libraries for errors make it.
-fn wrapped(how: &str, kind: ErrorKind) -> Box<dyn Error + Send + Sync> {
-    let ours = cloakroom::Error::with_source(kind, "try", "the password is swordfish");
-    match how {
-        "anyhow" => anyhow::Error::new(ours).into(),
-        "context" => anyhow::Error::new(ours).context("no cart").into(),
-        "io" => io::Error::other(ours).into(),
-        "transparent" => Shop::Transparent(ours).into(),
-        _ => Shop::Session(ours).into(),
-    }
-}
-
-/// An application's error, as `thiserror` derives it.
-#[derive(Debug)]
-enum Shop {
-    Session(cloakroom::Error),
-    Transparent(cloakroom::Error),
-}
-
-impl Display for Shop {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Shop::Session(_) => f.write_str("no cart"),
-            Shop::Transparent(error) => error.fmt(f),
-        }
-    }
-}
-
-impl Error for Shop {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match self {
-            Shop::Session(error) => Some(error),
-            Shop::Transparent(error) => error.source(),
-        }
-    }
-}
-
-fn kind(name: &str) -> ErrorKind {
-    match name {
-        "Busy" => ErrorKind::Busy,
-        "Unavailable" => ErrorKind::Unavailable,
-        "TooLarge" => ErrorKind::TooLarge,
-        _ => ErrorKind::Unexpected,
-    }
-}
-
-/// As many bytes, after half of which the gate is.
-fn long_body(app: &Arc<App>, bytes: u64, gate: &str) -> Box<dyn Read + Send> {
-    struct AtGate(Option<(Arc<App>, String)>);
-    impl Read for AtGate {
-        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-            if let Some((app, gate)) = self.0.take() {
-                app.stop_at(&gate);
-            }
-            Ok(0)
-        }
-    }
-    let half = || io::repeat(b'x').take(bytes / 2);
-    Box::new(half().chain(AtGate(Some((app.clone(), gate.to_owned())))).chain(half()))
 }

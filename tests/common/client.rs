@@ -1,4 +1,4 @@
-//! A client that sends exactly the bytes it is told to and shows exactly those that come back.
+//! A client that sends exactly the given bytes and shows exactly those that come back.
 
 #![allow(dead_code, unreachable_pub, reason = "no test program uses all of it")]
 
@@ -251,14 +251,14 @@ pub fn send(address: SocketAddr, request: &Request) -> io::Result<Response> {
 
 /// A client that keeps the session cookie as a browser does, and takes no other.
 #[derive(Clone, Debug)]
-pub struct Browser {
+pub struct HttpClient {
     pub address: SocketAddr,
     pub id: Option<String>,
 }
 
-impl Browser {
+impl HttpClient {
     pub fn new(address: SocketAddr) -> Self {
-        Browser { address, id: None }
+        HttpClient { address, id: None }
     }
 
     /// With the session cookie, if there is one.

@@ -1,4 +1,4 @@
-//! The application of [`in_process`](super::in_process) on each store, and behind each cache.
+//! The application of [`app`](super::app) on each store, and behind each cache.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -8,7 +8,7 @@ use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::{MemoryStore, SqliteStore};
 
-use super::in_process::App;
+use super::app::App;
 use super::memcached::shared;
 use super::{Folder, NOW};
 

@@ -1,36 +1,22 @@
-//! A store that counts its calls, and fails, panics or waits in those it is told to.
+//! A store or a cache that counts its calls and, as a test plans, fails, panics or waits in them.
 
 use std::collections::VecDeque;
-use std::fmt::Debug;
-use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use cloakroom::backend::{
-    Commit, Committed, Lookup, Maintenance, Store, StoreWrapper, SweepReport,
-};
-use cloakroom::clock::Timestamp;
-use cloakroom::id::SessionIdHash;
-use cloakroom::record::Touch;
+use cloakroom::backend::{Cache, SweepReport};
 use cloakroom::{Error, ErrorKind, Result};
 
-/// The calls of a store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Call {
-    Load,
-    Commit,
-    Touch,
-    Sweep,
-    /// The question for its upkeep.
-    Maintenance,
-}
+use super::gate::{Gate, Gatekeeper};
+pub use super::hooked::Call;
+use super::hooked::{Hook, Hooked};
 
-impl Call {
-    pub const ALL: [Call; 5] =
-        [Call::Load, Call::Commit, Call::Touch, Call::Sweep, Call::Maintenance];
-}
+/// A store or a cache with plans for its calls.
+pub type Faulty<T> = Hooked<T, Faults>;
+
+/// A cache of any type, with plans.
+pub type FaultyCache = Faulty<dyn Cache>;
 
 /// What a call does instead of its work, or before it.
 #[derive(Debug)]
@@ -41,133 +27,114 @@ pub enum Fault {
     Wait(Gate),
 }
 
-/// Where a call waits.
-#[derive(Debug)]
-pub struct Gate {
-    reached: Sender<()>,
-    opened: Receiver<()>,
-}
-
-/// Who opens a gate. Dropped it opens the gate too.
-#[derive(Debug)]
-pub struct Gatekeeper {
-    reached: Receiver<()>,
-    open: Sender<()>,
-}
-
-impl Gate {
-    pub fn new() -> (Gate, Gatekeeper) {
-        let (is_reached, reached) = channel();
-        let (open, opened) = channel();
-        (Gate { reached: is_reached, opened }, Gatekeeper { reached, open })
-    }
-
-    pub fn pass(self) {
-        let _ = self.reached.send(());
-        let _ = self.opened.recv();
-    }
-}
-
-impl Gatekeeper {
-    /// Returns when a call stands before the gate.
-    pub fn wait_until_reached(&self) {
-        self.reached.recv().unwrap();
-    }
-
-    pub fn open(self) {
-        let _ = self.open.send(());
-    }
-}
-
 #[derive(Debug, Default)]
 struct Verb {
     calls: AtomicU64,
+    /// All calls fail with it.
+    failing: Mutex<Option<ErrorKind>>,
     /// For the next calls, in this order.
     faults: Mutex<VecDeque<Fault>>,
 }
 
-/// A store around another.
-#[derive(Debug)]
-pub struct Faulty<S> {
-    inner: S,
-    verbs: [Verb; Call::ALL.len()],
+/// What is planned for the calls, and how many there were.
+#[derive(Debug, Default)]
+pub struct Faults {
+    verbs: [Verb; Call::COUNT],
     /// Where the next commit waits when it is done.
     commit_answer: Mutex<Option<Gate>>,
-    /// So many sweeps say that they removed as many as they might, and held others up for so long.
+    /// Commits and revocations are done and say that they failed.
+    hides_success: AtomicBool,
+    /// The number of sweeps that report their limit as removed, and the time that they report.
     full_sweeps: Mutex<(u64, Duration)>,
     /// The sessions named in touches.
     touched: AtomicU64,
-    /// How many sessions each sweep was allowed to remove.
+    /// The limit of each sweep.
     limits: Mutex<Vec<usize>>,
-    /// Rung after each call.
+    /// Notified after each call.
     called: Condvar,
-    bell: Mutex<()>,
+    counting: Mutex<()>,
 }
 
-impl<S: Store> Faulty<S> {
-    pub fn new(inner: S) -> Self {
-        Faulty {
-            inner,
-            verbs: Default::default(),
-            commit_answer: Mutex::default(),
-            full_sweeps: Mutex::new((0, Duration::ZERO)),
-            touched: AtomicU64::new(0),
-            limits: Mutex::new(Vec::new()),
-            called: Condvar::new(),
-            bell: Mutex::new(()),
-        }
+impl<T> Faulty<T> {
+    pub fn new(inner: T) -> Self {
+        Hooked::with(Faults::default(), Arc::new(inner))
     }
+}
 
-    pub fn inner(&self) -> &S {
-        &self.inner
+impl FaultyCache {
+    pub fn cache(inner: impl Cache) -> Self {
+        Hooked::with(Faults::default(), Arc::new(inner))
     }
+}
 
-    /// How many calls of this kind were begun.
+impl<T: ?Sized> Faulty<T> {
+    /// The number of calls of this kind that have begun.
     pub fn calls(&self, call: Call) -> u64 {
-        self.verbs[call as usize].calls.load(Ordering::SeqCst)
+        self.hook.calls(call)
     }
 
-    /// How many calls of any kind were begun, but for what a manager asks when it starts.
+    /// The number of loads, commits, touches and sweeps that have begun.
     pub fn all_calls(&self) -> u64 {
-        Call::ALL
+        [Call::Load, Call::Commit, Call::Touch, Call::Sweep]
+            .map(|call| self.calls(call))
             .iter()
-            .filter(|call| **call != Call::Maintenance)
-            .map(|call| self.calls(*call))
             .sum()
     }
 
-    /// How many sessions were named in touches that did not fail.
+    /// The number of fetches, fills and invalidations that have begun.
+    pub fn cache_calls(&self) -> u64 {
+        Call::CACHE.map(|call| self.calls(call)).iter().sum()
+    }
+
+    /// The number of sessions named in touches that did not fail.
     pub fn touched(&self) -> u64 {
-        self.touched.load(Ordering::SeqCst)
+        self.hook.touched.load(Ordering::SeqCst)
     }
 
-    /// How many sessions each sweep was allowed to remove, from the first on.
+    /// The number of sessions that each sweep was allowed to remove, from the first on.
     pub fn limits(&self) -> Vec<usize> {
-        self.limits.lock().unwrap().clone()
+        self.hook.limits.lock().unwrap().clone()
     }
 
-    /// Returns when so many calls of this kind were begun.
+    /// Returns when so many calls of this kind have begun.
     pub fn wait_for(&self, call: Call, count: u64) {
-        let mut bell = self.bell.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counting = self.hook.counting.lock().unwrap_or_else(PoisonError::into_inner);
         while self.calls(call) < count {
-            bell = self.called.wait(bell).unwrap_or_else(PoisonError::into_inner);
+            counting = self.hook.called.wait(counting).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    /// The next `count` sweeps say that they removed as many as they might, and held others up for
-    /// so long.
+    /// The next `count` sweeps report that they removed as many sessions as they might, and that
+    /// they blocked writers for this time.
     pub fn sweep_fully(&self, count: u64, held: Duration) {
-        *self.full_sweeps.lock().unwrap() = (count, held);
+        *self.hook.full_sweeps.lock().unwrap() = (count, held);
     }
 
     /// The next call of this kind for which nothing is planned yet does this.
     pub fn plan(&self, call: Call, fault: Fault) {
-        self.verbs[call as usize].faults.lock().unwrap().push_back(fault);
+        self.hook.verbs[call as usize].faults.lock().unwrap().push_back(fault);
     }
 
     /// The next `count` calls of this kind fail.
     pub fn fail(&self, call: Call, count: usize, kind: ErrorKind) {
         (0..count).for_each(|_| self.plan(call, Fault::Fail(kind)));
+    }
+
+    /// All calls of this kind fail from now on; with `None` they work again.
+    pub fn set_failing(&self, call: Call, kind: impl Into<Option<ErrorKind>>) {
+        *self.hook.verbs[call as usize].failing.lock().unwrap() = kind.into();
+    }
+
+    /// Whether all calls of a cache fail.
+    pub fn set_down(&self, down: bool) {
+        for call in Call::CACHE {
+            self.set_failing(call, down.then_some(ErrorKind::Unavailable));
+        }
+    }
+
+    /// Whether commits and revocations that are done say that they failed.
+    pub fn set_hides_success(&self, hides: bool) {
+        self.hook.hides_success.store(hides, Ordering::SeqCst);
     }
 
     /// The next call of this kind waits.
@@ -180,22 +147,32 @@ impl<S: Store> Faulty<S> {
     /// The next commit waits when it is done, before its caller knows.
     pub fn hold_commit_answer(&self) -> Gatekeeper {
         let (gate, keeper) = Gate::new();
-        *self.commit_answer.lock().unwrap() = Some(gate);
+        *self.hook.commit_answer.lock().unwrap() = Some(gate);
         keeper
+    }
+}
+
+impl Faults {
+    fn calls(&self, call: Call) -> u64 {
+        self.verbs[call as usize].calls.load(Ordering::SeqCst)
     }
 
     fn enter(&self, call: Call) -> Result<()> {
         let verb = &self.verbs[call as usize];
-        let fault = verb.faults.lock().unwrap().pop_front();
+        let failing = *verb.failing.lock().unwrap();
+        let fault = match failing {
+            Some(kind) => Some(Fault::Fail(kind)),
+            None => verb.faults.lock().unwrap().pop_front(),
+        };
         {
-            let _bell = self.bell.lock().unwrap_or_else(PoisonError::into_inner);
+            let _counting = self.counting.lock().unwrap_or_else(PoisonError::into_inner);
             verb.calls.fetch_add(1, Ordering::SeqCst);
             self.called.notify_all();
         }
         match fault {
             None => {}
             Some(Fault::Fail(kind)) => {
-                return Err(Error::with_source(kind, "play a faulty store", "as planned"));
+                return Err(Error::with_source(kind, "simulate a fault", "as planned"));
             }
             Some(Fault::Panic) => panic!("as planned"),
             Some(Fault::Wait(gate)) => gate.pass(),
@@ -204,49 +181,43 @@ impl<S: Store> Faulty<S> {
     }
 }
 
-impl<S: Store> StoreWrapper for Faulty<S> {
-    type Wrapped = S;
-
-    fn wrapped(&self) -> &S {
-        &self.inner
-    }
-
-    fn on_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Lookup> {
-        self.enter(Call::Load)?;
-        self.inner.load(id_hash, now)
-    }
-
-    fn on_commit(&self, commit: &Commit) -> Result<Committed> {
-        self.enter(Call::Commit)?;
-        let answer = self.inner.commit(commit);
-        let gate = self.commit_answer.lock().unwrap().take();
+impl Hook for Faults {
+    fn around<R>(&self, call: Call, work: impl FnOnce() -> Result<R>) -> Result<R> {
+        self.enter(call)?;
+        let answer = work();
+        let gate = match call {
+            Call::Commit => self.commit_answer.lock().unwrap().take(),
+            _ => None,
+        };
         if let Some(gate) = gate {
             gate.pass();
+        }
+        let changes = matches!(call, Call::Commit | Call::Revoke | Call::RevokeEveryone);
+        if changes && answer.is_ok() && self.hides_success.load(Ordering::SeqCst) {
+            return Err(Error::new(ErrorKind::Unavailable, "simulate a lost answer"));
         }
         answer
     }
 
-    fn on_touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
-        self.enter(Call::Touch)?;
-        self.touched.fetch_add(batch.len() as u64, Ordering::SeqCst);
-        self.inner.touch(batch, now)
+    fn touch(&self, sessions: usize, work: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.around(Call::Touch, || {
+            self.touched.fetch_add(sessions as u64, Ordering::SeqCst);
+            work()
+        })
     }
 
-    fn on_sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {
-        self.limits.lock().unwrap().push(limit.get());
-        self.enter(Call::Sweep)?;
-        let swept = self.inner.sweep(now, limit)?;
+    fn sweep(
+        &self,
+        limit: usize,
+        work: impl FnOnce() -> Result<SweepReport>,
+    ) -> Result<SweepReport> {
+        self.limits.lock().unwrap().push(limit);
+        let swept = self.around(Call::Sweep, work)?;
         let (count, held) = &mut *self.full_sweeps.lock().unwrap();
         if *count == 0 {
             return Ok(swept);
         }
         *count -= 1;
-        Ok(SweepReport::new(limit.get(), *held))
-    }
-
-    fn on_maintenance(&self) -> Option<&dyn Maintenance> {
-        // It cannot fail here; a plan for it would be a mistake of the test.
-        self.enter(Call::Maintenance).unwrap();
-        self.inner.maintenance()
+        Ok(SweepReport::new(limit, *held))
     }
 }

@@ -17,7 +17,7 @@ use crate::common::{NOW, hex, key_of, value};
 /// A change to one life of a session, or to several at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// A session begins with `n` = 0. A brief one can be swept by anybody.
+    /// A session begins with `n` = 0. Any process can sweep a brief one.
     Create { life: String, id_hash: SessionIdHash, brief: bool },
     /// `n` is set.
     Merge { life: String, n: u64 },
@@ -195,7 +195,7 @@ struct Life {
     beyond: Vec<SessionIdHash>,
     /// Keys that must find nothing.
     ended: Vec<SessionIdHash>,
-    /// Somebody else may have ended it.
+    /// Another process may have ended it.
     doubtful: bool,
     /// Any sweep may end it.
     brief: bool,
@@ -314,7 +314,7 @@ struct Open {
     everyone: Vec<String>,
     /// Those of them that nothing else can have ended: all are there, or none is.
     together: Vec<String>,
-    /// Everyone was being ended at the same time: nobody knows which came first.
+    /// All sessions were being ended at the same time: which came first is unknown.
     overlapped: bool,
 }
 
@@ -324,7 +324,7 @@ pub struct Ledger {
     lives: Lives,
     /// By worker.
     open: HashMap<String, Open>,
-    /// Failed, so that nobody knows.
+    /// Failed, so its outcome is unknown.
     unknown: Vec<Open>,
     /// Changes that were acknowledged, and how many of them were revocations.
     pub acknowledged: u64,
@@ -354,7 +354,7 @@ impl Ledger {
                 for life in open.change.lives() {
                     let life = self.lives.get_mut(life).unwrap();
                     let ended = life.doubtful || life.now.is_none();
-                    assert!(ended, "{}: nobody ended {life:?}", open.change);
+                    assert!(ended, "{}: no process ended {life:?}", open.change);
                     life.end();
                 }
             }
@@ -397,7 +397,7 @@ impl Ledger {
         })
     }
 
-    /// Looks whether the store keeps all of it, and takes from it what was not known. Nobody may
+    /// Looks whether the store keeps all of it, and takes from it what was not known. No process may
     /// be at work.
     pub fn check(&mut self, store: &dyn Store) {
         let open: Vec<Open> =

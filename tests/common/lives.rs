@@ -25,7 +25,7 @@ const MOST: usize = 6;
 
 const MANY: NonZeroUsize = NonZeroUsize::new(1000).unwrap();
 
-/// One worker: its sessions are its own, and nobody else changes or ends them, but for those who
+/// One worker: its sessions are its own, and no other worker changes or ends them, except those who
 /// end everyone, and for sweeps of the brief ones.
 pub struct Worker<'w> {
     name: String,

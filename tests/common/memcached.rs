@@ -13,9 +13,10 @@ use cloakroom::id::SessionIdHash;
 use cloakroom::stores::memcached::{MemcachedStore, MemcachedStoreBuilder};
 
 use super::Kept;
+use super::client::PATIENCE;
 
-/// What takes longer than this hangs.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// A store waits so long for a busy machine: the most that it can be set to.
+pub const LONG_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A memcached of the test's own. It goes with the test, however that ends.
 #[derive(Debug)]
@@ -32,7 +33,7 @@ impl Memcached {
 
     /// With options of memcached's command line.
     pub fn with(options: &[&str]) -> Memcached {
-        // Somebody may take a free port between the look at it and the start.
+        // Another process may take a free port before the start.
         for _ in 0..20 {
             let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
             let server = Memcached {
@@ -51,7 +52,7 @@ impl Memcached {
     fn run(&self) -> bool {
         let mut command = Command::new("memcached");
         command.args(["-l", "127.0.0.1", "-U", "0", "-p", &self.address.port().to_string()]);
-        // Memcached refuses to run as root unless it is told so.
+        // Memcached runs as root only with this option.
         command.args(["-u", &user()]).args(&self.options);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().expect("memcached is installed; tests/run.sh does it");
@@ -108,7 +109,7 @@ impl Memcached {
         Raw::over(TcpStream::connect(self.address).unwrap())
     }
 
-    /// A store on it, in a namespace that nobody has used before.
+    /// A store on it, in a fresh namespace.
     pub fn store(&self) -> MemcachedStore {
         self.builder().open().unwrap()
     }
@@ -133,7 +134,7 @@ impl Memcached {
 /// A store on these servers, with time: a busy machine is no server that is down.
 pub fn on(servers: impl IntoIterator<Item = String>) -> MemcachedStoreBuilder {
     let builder = MemcachedStore::builder().servers(servers);
-    builder.connect_timeout(PATIENCE).io_timeout(PATIENCE)
+    builder.connect_timeout(LONG_TIMEOUT).io_timeout(LONG_TIMEOUT)
 }
 
 /// Whether all threads of a process have been stopped, as Linux says it.
@@ -152,7 +153,7 @@ fn user() -> String {
 }
 
 /// One memcached for all tests of a program that do it no harm. A process that outlives its tests
-/// is ended by the one after: nobody drops what is static.
+/// is ended by the one after: a static is never dropped.
 pub fn shared() -> &'static Memcached {
     static SHARED: LazyLock<Memcached> = LazyLock::new(|| {
         let server = Memcached::with(&["-m", "256"]);

@@ -2,10 +2,10 @@
 
 #![allow(dead_code, unreachable_pub, reason = "no test program uses all of it")]
 
-#[cfg(all(feature = "rocket", feature = "rouille", feature = "sqlite"))]
+#[cfg(feature = "sqlite")]
 pub mod app;
 #[cfg(all(feature = "rocket", feature = "rouille", feature = "sqlite"))]
-pub mod browser;
+pub mod chromium;
 pub mod client;
 pub mod dice;
 #[cfg(all(feature = "memcached", feature = "sqlite"))]
@@ -13,9 +13,8 @@ pub mod every_store;
 #[cfg(all(feature = "rocket", feature = "rouille", feature = "sqlite"))]
 pub mod example;
 pub mod faulty;
-pub mod gated;
-#[cfg(feature = "sqlite")]
-pub mod in_process;
+pub mod gate;
+pub mod hooked;
 pub mod ledger;
 pub mod lives;
 #[cfg(feature = "memcached")]
@@ -24,6 +23,8 @@ pub mod memcached;
 pub mod proxy;
 #[cfg(all(feature = "rocket", feature = "testing"))]
 pub mod rocket_server;
+#[cfg(all(feature = "rocket", feature = "rouille", feature = "sqlite"))]
+pub mod scripted_app;
 #[cfg(all(feature = "rocket", feature = "rouille", feature = "sqlite"))]
 pub mod served;
 #[cfg(all(feature = "rocket", feature = "rouille", feature = "sqlite"))]
@@ -38,12 +39,15 @@ pub mod tls;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use cloakroom::backend::{Action, Commit, Committed, LiveSession, Lookup, Store};
 use cloakroom::clock::Timestamp;
 use cloakroom::data::Value;
 use cloakroom::delta::Delta;
+use cloakroom::event::{Event, EventKind, Events, Sink};
 use cloakroom::id::{Realm, SessionId, SessionIdHash};
 use cloakroom::record::{NewSession, Record};
 use cloakroom::{Lifetime, Result};
@@ -128,6 +132,22 @@ pub fn live(store: &impl Store, id_hash: &SessionIdHash) -> Result<Option<Record
 
 pub fn value<T: serde::de::DeserializeOwned>(record: &Record, name: &str) -> Option<T> {
     record.data.get(name).map(|value| value.decode().unwrap())
+}
+
+#[derive(Debug)]
+struct SendKind(Mutex<Sender<EventKind>>);
+
+impl Sink for SendKind {
+    fn record(&self, event: &Event<'_>) {
+        // At the end of a test the receiver is gone.
+        let _ = self.0.lock().unwrap_or_else(PoisonError::into_inner).send(event.kind());
+    }
+}
+
+/// Events whose kinds arrive at the receiver.
+pub fn events() -> (Events, Receiver<EventKind>) {
+    let (sender, raised) = channel();
+    (Events::new(SendKind(Mutex::new(sender))), raised)
 }
 
 const ROLE: &str = "CLOAKROOM_TEST_ROLE";

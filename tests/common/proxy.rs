@@ -2,13 +2,10 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
 
-/// What takes longer than this hangs.
-const PATIENCE: Duration = Duration::from_secs(30);
+use super::gate::{Gate, Gatekeeper};
 
 /// What becomes of requests from now on. They are counted from 0.
 #[derive(Debug, Default)]
@@ -22,7 +19,7 @@ pub enum Plan {
     /// The answer to it is lost, with its connection. Another one works.
     LoseOneAnswer(usize),
     /// It waits until the gate is opened.
-    Hold(usize, Sender<()>, Receiver<()>),
+    Hold(usize, Gate),
     /// The server is out of reach.
     Down,
 }
@@ -31,33 +28,13 @@ enum Act {
     Pass,
     Lose,
     LoseAnswer,
-    Hold(Sender<()>, Receiver<()>),
+    Hold(Gate),
 }
 
 #[derive(Debug)]
 pub struct Proxy {
     pub address: SocketAddr,
     plan: Arc<Mutex<Plan>>,
-}
-
-/// Who lets the request that was held go on. Dropped, it does so too.
-pub struct Held {
-    reached: Receiver<()>,
-    _open: Sender<()>,
-}
-
-impl Held {
-    /// False if no request of that number came.
-    pub fn is_reached(&self) -> bool {
-        self.reached.recv_timeout(PATIENCE).is_ok()
-    }
-}
-
-impl Held {
-    /// Whether it has come so far; waits a moment for it.
-    pub fn is_reached_now(&self) -> bool {
-        self.reached.recv_timeout(Duration::from_millis(1)).is_ok()
-    }
 }
 
 impl Proxy {
@@ -84,10 +61,10 @@ impl Proxy {
     }
 
     /// The request of this number waits until the answer is dropped.
-    pub fn hold(&self, number: usize) -> Held {
-        let ((at_gate, reached), (open, opened)) = (channel(), channel());
-        self.plan(Plan::Hold(number, at_gate, opened));
-        Held { reached, _open: open }
+    pub fn hold(&self, number: usize) -> Gatekeeper {
+        let (gate, keeper) = Gate::new();
+        self.plan(Plan::Hold(number, gate));
+        keeper
     }
 }
 
@@ -109,14 +86,14 @@ fn next(plan: &Mutex<Plan>) -> Act {
             *plan = Plan::Pass;
             Act::LoseAnswer
         }
-        Plan::Hold(0, ..) => match std::mem::take(&mut *plan) {
-            Plan::Hold(_, at_gate, opened) => Act::Hold(at_gate, opened),
+        Plan::Hold(0, _) => match std::mem::take(&mut *plan) {
+            Plan::Hold(_, gate) => Act::Hold(gate),
             _ => Act::Pass,
         },
         Plan::LoseRequest(number)
         | Plan::LoseAnswer(number)
         | Plan::LoseOneAnswer(number)
-        | Plan::Hold(number, ..) => {
+        | Plan::Hold(number, _) => {
             *number -= 1;
             Act::Pass
         }
@@ -144,10 +121,7 @@ fn carry(mut client: TcpStream, mut server: TcpStream, plan: &Mutex<Plan>) {
             Act::Pass => {}
             Act::Lose => break,
             Act::LoseAnswer => *lose_answer.lock().unwrap() = true,
-            Act::Hold(at_gate, opened) => {
-                let _ = at_gate.send(());
-                let _ = opened.recv();
-            }
+            Act::Hold(gate) => gate.pass(),
         }
         if server.write_all(&bytes[..read]).is_err() {
             break;

@@ -23,12 +23,13 @@ impl Server {
         let shutdown = Shutdown { ctrlc: false, grace: 0, mercy: 0, ..Shutdown::default() };
         let config =
             Config { port: 0, shutdown, log_level: LogLevel::Off, ..Config::debug_default() };
-        let rocket = rocket.configure(config).attach(AdHoc::on_liftoff("tell", |rocket| {
-            Box::pin(async move {
-                let address = SocketAddr::from((rocket.config().address, rocket.config().port));
-                listening.send((address, rocket.shutdown())).unwrap();
-            })
-        }));
+        let rocket =
+            rocket.configure(config).attach(AdHoc::on_liftoff("send the address", |rocket| {
+                Box::pin(async move {
+                    let address = SocketAddr::from((rocket.config().address, rocket.config().port));
+                    listening.send((address, rocket.shutdown())).unwrap();
+                })
+            }));
         let thread = thread::spawn(move || {
             let runtime =
                 runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();

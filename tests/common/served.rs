@@ -8,13 +8,13 @@ use std::process::Stdio;
 
 use cloakroom::SessionManager;
 
-use crate::common::app::{App, FRAMEWORKS};
+use crate::common::scripted_app::{FRAMEWORKS, ScriptedApp};
 use crate::common::{Folder, Kept, child};
 
 /// In a child: serves on the framework of this name, until the process is killed.
 pub fn serve(framework: &str, sessions: SessionManager) -> ! {
     let (_, serve) = FRAMEWORKS.iter().find(|(name, _)| *name == framework).unwrap();
-    let server = serve(App::new(sessions), SocketAddr::from(([127, 0, 0, 1], 0)));
+    let server = serve(ScriptedApp::new(sessions), SocketAddr::from(([127, 0, 0, 1], 0)));
     io::stdout().write_all(format!("\nserving {}\n", server.address).as_bytes()).unwrap();
     loop {
         std::thread::park();

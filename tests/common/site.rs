@@ -5,83 +5,21 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use cloakroom::backend::{Commit, Committed, Lookup, Store, StoreWrapper};
+use cloakroom::backend::Store;
 use cloakroom::clock::{Clock, ManualClock, Timestamp};
 use cloakroom::event::EventKind;
-use cloakroom::id::SessionIdHash;
 use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::record::Stats;
-use cloakroom::{Error, ErrorKind, MemoryStore, Result, SessionManager, SqliteStore};
+use cloakroom::{MemoryStore, SessionManager, SqliteStore};
 
-use crate::common::app::{App, FRAMEWORKS, Framework, Gate, Server};
-use crate::common::client::{Browser, Exchange, Request, Response, send};
+use crate::common::client::{Exchange, HttpClient, Request, Response, send};
+use crate::common::faulty::{Call, Faulty};
+use crate::common::gate::Gatekeeper;
+use crate::common::scripted_app::{FRAMEWORKS, Framework, ScriptedApp, Server};
 use crate::common::{Folder, NOW};
-
-/// A store that is watched, and that fails when it is told to.
-#[derive(Clone, Debug)]
-pub struct Watched(Arc<Inner>);
-
-#[derive(Debug)]
-struct Inner {
-    store: Box<dyn Store>,
-    calls: AtomicUsize,
-    failing_loads: Mutex<Option<ErrorKind>>,
-    failing_commits: Mutex<Option<ErrorKind>>,
-}
-
-impl Watched {
-    fn new(store: Box<dyn Store>) -> Self {
-        Watched(Arc::new(Inner {
-            store,
-            calls: AtomicUsize::new(0),
-            failing_loads: Mutex::default(),
-            failing_commits: Mutex::default(),
-        }))
-    }
-
-    /// How many calls have come that ask for a session or change one.
-    pub fn calls(&self) -> usize {
-        self.0.calls.load(Ordering::SeqCst)
-    }
-
-    pub fn fail_loads(&self, kind: impl Into<Option<ErrorKind>>) {
-        *self.0.failing_loads.lock().unwrap() = kind.into();
-    }
-
-    pub fn fail_commits(&self, kind: impl Into<Option<ErrorKind>>) {
-        *self.0.failing_commits.lock().unwrap() = kind.into();
-    }
-
-    fn called(&self, failing: &Mutex<Option<ErrorKind>>) -> Result<()> {
-        self.0.calls.fetch_add(1, Ordering::SeqCst);
-        match *failing.lock().unwrap() {
-            Some(kind) => Err(Error::with_source(kind, "use the store", "the test wants it so")),
-            None => Ok(()),
-        }
-    }
-}
-
-impl StoreWrapper for Watched {
-    type Wrapped = dyn Store;
-
-    fn wrapped(&self) -> &dyn Store {
-        &*self.0.store
-    }
-
-    fn on_load(&self, key: &SessionIdHash, now: Timestamp) -> Result<Lookup> {
-        self.called(&self.0.failing_loads)?;
-        self.0.store.load(key, now)
-    }
-
-    fn on_commit(&self, commit: &Commit) -> Result<Committed> {
-        self.called(&self.0.failing_commits)?;
-        self.0.store.commit(commit)
-    }
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Storage {
@@ -108,8 +46,8 @@ impl fmt::Display for Plan {
 pub struct Site {
     plan: Plan,
     server: Option<Server>,
-    pub app: Arc<App>,
-    pub store: Watched,
+    pub app: Arc<ScriptedApp>,
+    pub store: Faulty<Box<dyn Store>>,
     pub clock: ManualClock,
     folder: Folder,
 }
@@ -123,8 +61,12 @@ impl Site {
         Site { plan, server: Some(server), app, store, clock, folder }
     }
 
-    fn application(plan: &Plan, folder: &Folder, clock: &ManualClock) -> (Arc<App>, Watched) {
-        let store = Watched::new(match plan.storage {
+    fn application(
+        plan: &Plan,
+        folder: &Folder,
+        clock: &ManualClock,
+    ) -> (Arc<ScriptedApp>, Faulty<Box<dyn Store>>) {
+        let store = Faulty::<Box<dyn Store>>::new(match plan.storage {
             Storage::Memory => Box::new(MemoryStore::new()),
             Storage::File => {
                 let store = SqliteStore::builder(folder.database());
@@ -132,10 +74,10 @@ impl Site {
             }
         });
         let sessions = SessionManager::builder(store.clone()).clock(clock.clone());
-        (App::new((plan.configure)(sessions).build().unwrap()), store)
+        (ScriptedApp::new((plan.configure)(sessions).build().unwrap()), store)
     }
 
-    fn serve(plan: &Plan, app: &Arc<App>) -> Server {
+    fn serve(plan: &Plan, app: &Arc<ScriptedApp>) -> Server {
         plan.framework.1(app.clone(), SocketAddr::from(([127, 0, 0, 1], 0)))
     }
 
@@ -155,8 +97,8 @@ impl Site {
         self.server.as_ref().unwrap().address
     }
 
-    pub fn browser(&self) -> Browser {
-        Browser::new(self.address())
+    pub fn browser(&self) -> HttpClient {
+        HttpClient::new(self.address())
     }
 
     #[track_caller]
@@ -168,7 +110,7 @@ impl Site {
         Exchange::connect(self.address()).unwrap()
     }
 
-    pub fn gate(&self, name: &str) -> Gate {
+    pub fn gate(&self, name: &str) -> Gatekeeper {
         self.app.gate(name)
     }
 
@@ -182,6 +124,11 @@ impl Site {
 
     pub fn stats(&self) -> Stats {
         self.store.index().unwrap().stats(self.now()).unwrap()
+    }
+
+    /// The number of loads and commits that have begun.
+    pub fn store_calls(&self) -> u64 {
+        self.store.calls(Call::Load) + self.store.calls(Call::Commit)
     }
 
     /// How many sessions live.

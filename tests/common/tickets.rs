@@ -5,7 +5,7 @@ use cloakroom::http::{Outcome, RequestHead, ResponseHeaders};
 use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{CookieConfig, Session, SessionManager};
 
-use super::in_process::sign_in;
+use super::app::sign_in;
 
 /// What a client was given: name and value of a cookie, or the value of a header.
 #[derive(Clone, Debug, PartialEq)]

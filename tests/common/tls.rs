@@ -14,7 +14,7 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use crate::common::client::PATIENCE;
 
-/// Listens for TLS under this name, with a certificate that nobody has signed, and passes requests
+/// Listens for TLS under this name, with a self-signed certificate, and passes requests
 /// on to the server. It goes on until the test program ends.
 pub fn proxy(name: &str, server: SocketAddr) -> SocketAddr {
     let config = Arc::new(config(name));
@@ -30,7 +30,7 @@ pub fn proxy(name: &str, server: SocketAddr) -> SocketAddr {
     address
 }
 
-/// A certificate for this name that nobody has signed, and its key.
+/// A self-signed certificate for this name, and its key.
 pub fn self_signed(name: &str) -> CertifiedKey<KeyPair> {
     rcgen::generate_simple_self_signed([name.to_owned()]).unwrap()
 }

@@ -14,7 +14,7 @@ pub trait Model {
     type Answer;
 
     /// The states that may follow if the operation is done here and is answered so. Without an
-    /// answer, nobody knows what was answered.
+    /// answer, the answer is unknown.
     fn step(
         &self,
         state: &Self::State,
@@ -73,7 +73,7 @@ impl<M: Model> Search<'_, '_, M> {
     fn from(&mut self, done: Done, state: &M::State) -> bool {
         let left = |at: &usize| done >> at & 1 == 0;
         let waiting = || (0..self.history.len()).filter(left).map(|at| (at, &self.history[at]));
-        // Whoever begins after the first of these has ended comes after it.
+        // An operation that begins after the first of these has ended comes after it.
         let Some(first_end) =
             waiting().filter(|(_, entry)| entry.answer.is_some()).map(|(_, e)| e.end).min()
         else {

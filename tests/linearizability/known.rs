@@ -1,4 +1,4 @@
-//! The checker and the model, on histories of which everybody can see what they are.
+//! The checker and the model, on histories that are easy to judge.
 
 use std::collections::BTreeMap;
 
@@ -108,7 +108,7 @@ fn of_two_updates_on_one_revision_the_second_is_stale() {
 }
 
 #[test]
-fn a_read_during_a_change_sees_either_and_a_read_after_it_the_new() {
+fn a_read_during_a_change_sees_either_value() {
     let (old, new) = (session(1, &[]), session(2, &[(1, 7)]));
     for (read, time, fine) in
         [(&old, 3..4, true), (&new, 3..4, true), (&new, 6..7, true), (&old, 6..7, false)]
@@ -166,7 +166,7 @@ fn a_session_that_has_expired_is_read_and_touched_no_more() {
     }
 }
 
-/// Somebody signs in at the deadline of the session under key 1, and gets key 2.
+/// A user signs in at the deadline of the session under key 1, and gets key 2.
 fn sign_in_at_the_deadline() -> (Call, Answer) {
     let (begins, changes) = (Begins { public_id: 2, ..BEGINS }, Vec::new());
     let call = Call::SignIn { id_hash: 1, to: 2, user: 1, begins, changes, limit: None };
@@ -194,7 +194,7 @@ fn what_was_ended_at_its_deadline_is_gone_for_who_is_late_too() {
 }
 
 #[test]
-fn who_is_late_may_see_the_two_steps_of_a_sign_in_over_an_expired_session() {
+fn a_late_read_may_see_both_steps_of_a_sign_in() {
     let mut history = History::of_one_session();
     let (sign_in, signed_in) = sign_in_at_the_deadline();
     history.add_at(IDLE, 2..9, sign_in, signed_in);
@@ -208,7 +208,7 @@ fn who_is_late_may_see_the_two_steps_of_a_sign_in_over_an_expired_session() {
 }
 
 #[test]
-fn of_two_renewals_of_one_key_one_is_told_that_it_was_renewed() {
+fn of_two_renewals_of_one_id_one_gets_renewed() {
     for both in [false, true] {
         let mut history = History::of_one_session();
         history.add(2..5, renew(2), done(session(2, &[]), 2, &[1]));
@@ -247,7 +247,7 @@ fn a_limit_is_never_passed_by_two_sign_ins_at_once() {
 }
 
 #[test]
-fn what_has_an_unknown_outcome_may_be_done_late_or_never_but_not_twice() {
+fn an_unknown_outcome_may_be_late_or_never_but_not_twice() {
     let seven = session(2, &[(1, 7)]);
     let mut history = History::of_one_session();
     history.add(2..3, set(1, 7, None), unknown());

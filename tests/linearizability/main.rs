@@ -50,7 +50,7 @@ fn every_history_of_several_processes_on_one_file_has_an_order() {
 }
 
 #[test]
-fn every_history_of_processes_of_which_some_are_killed_has_an_order() {
+fn histories_of_processes_with_kills_have_an_order() {
     search("killed processes", &Several::of_which_one_is_killed(), 20);
 }
 
@@ -60,7 +60,7 @@ fn every_history_of_memcached_has_an_order() {
 }
 
 #[test]
-fn every_history_of_a_memcached_that_restarts_and_stands_still_has_an_order() {
+fn histories_of_a_failing_memcached_have_an_order() {
     search("failing memcached", &InFailing::new(), 40);
 }
 
@@ -75,7 +75,7 @@ fn every_history_of_memcached_before_sqlite_has_an_order() {
 }
 
 #[test]
-fn every_history_of_sqlite_behind_a_memcached_that_restarts_and_stands_still_has_an_order() {
+fn histories_of_sqlite_behind_a_failing_memcached_have_an_order() {
     let failing = Failing::new();
     let before = Before::sqlite(|| failing.store());
     search("failing memcached before sqlite", &BehindFailing { failing: &failing, before }, 40);
@@ -87,7 +87,7 @@ fn processes_behind_one_memcached_see_what_was_acknowledged() {
 }
 
 #[test]
-fn a_process_that_could_not_tell_the_cache_is_not_seen_by_another_for_the_life_of_an_entry() {
+fn without_invalidation_a_change_is_seen_within_the_entry_life() {
     search("an outage for one of two", &TwoInstances::new(true), 30);
 }
 

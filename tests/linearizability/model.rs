@@ -28,7 +28,7 @@ pub struct Sessions {
     /// between a request that is late, by whose time it would live, finds neither.
     pub moves_in_steps: bool,
     /// It looks for ended sessions first and removes them then; one that is renewed in between, by
-    /// somebody for whom it has not ended yet, is left to the next sweep.
+    /// an operation for which it has not ended yet, is left to the next sweep.
     pub sweeps_in_two_steps: bool,
     pub reads: Reads,
 }
@@ -44,11 +44,11 @@ impl Sessions {
 pub enum Reads {
     /// What is stored.
     Latest,
-    /// Also what was stored before changes of other processes that are still under way: somebody
+    /// Also what was stored before changes of other processes that are still under way: an operation
     /// may have seen those by then, and may even have ended a session at the new key that one of
     /// them has given it.
     LatestAcknowledged,
-    /// Also what was stored, at the latest, so long before: another process could not tell the
+    /// Also what was stored, at the latest, so long before: another process could not invalidate the
     /// cache.
     Within(Moment),
 }
@@ -67,8 +67,8 @@ struct Past {
     changed_by: usize,
     changed_until: u64,
     /// The keys that the cache was made to forget by then; all if none are named.
-    told: Option<Vec<Number>>,
-    /// The latest time that anybody was given until then.
+    invalidated: Option<Vec<Number>>,
+    /// The latest time that any operation had been given until then.
     latest: Moment,
 }
 
@@ -108,7 +108,7 @@ enum By {
     SignInAnew {
         begins: bool,
     },
-    /// Nobody presented the key that it replaced.
+    /// The key that it replaced was never presented.
     SignInThroughAnotherKey,
 }
 
@@ -374,8 +374,8 @@ impl Sessions {
             }
             Call::RevokeEveryone => {
                 let live = store.rows.iter().filter(|row| row.session.lives(now)).count();
-                let nobody = Store { rows: Vec::new(), ..store.clone() };
-                vec![(nobody, Answer::RevokedEveryone(Some(live as u64)))]
+                let empty = Store { rows: Vec::new(), ..store.clone() };
+                vec![(empty, Answer::RevokedEveryone(Some(live as u64)))]
             }
             Call::Stats => {
                 let (live, expired): (Vec<&Row>, Vec<&Row>) =
@@ -584,8 +584,8 @@ impl Sessions {
         let id_hash = load.operation.call.id_hash().unwrap_or_default();
         let mut is_untold = false;
         for past in world.past.iter().rev() {
-            // Whatever the cache has under this key, it has from before it was told of this.
-            if past.told.as_ref().is_none_or(|told| told.contains(&id_hash)) {
+            // Whatever the cache has under this key, it has from before this invalidation.
+            if past.invalidated.as_ref().is_none_or(|invalidated| invalidated.contains(&id_hash)) {
                 let may_be_untold = match self.reads {
                     Reads::Latest => false,
                     Reads::LatestAcknowledged => {
@@ -607,7 +607,7 @@ impl Sessions {
     }
 
     /// The keys that the cache is made to forget; none if it is all of them.
-    fn told(happened: &Happened) -> Option<Vec<Number>> {
+    fn invalidated(happened: &Happened) -> Option<Vec<Number>> {
         let asked = happened.operation.call.id_hash().into_iter();
         Some(match &happened.answer {
             Answer::Done { id_hash, ended, .. } => {
@@ -629,7 +629,7 @@ impl Sessions {
                 sessions: world.sessions.clone(),
                 changed_by: happened.process,
                 changed_until: happened.end,
-                told: Self::told(happened),
+                invalidated: Self::invalidated(happened),
                 latest: happened.latest,
             });
         }

@@ -207,7 +207,7 @@ pub struct Happened {
     pub answer: Answer,
     pub start: u64,
     pub end: u64,
-    /// The latest time that anybody was given until its end.
+    /// The latest time that any operation had been given at its end.
     pub latest: Moment,
 }
 

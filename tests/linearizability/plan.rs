@@ -83,7 +83,7 @@ impl Plan {
         let times = match theme {
             Theme::Time => AROUND,
             Theme::Anything if chance.one_in(2) => AROUND,
-            // What cannot be told is over with time.
+            // A missed invalidation ends with the life of the entry.
             _ if abilities.slow && chance.one_in(2) => AROUND,
             _ => STILL,
         };
@@ -209,9 +209,9 @@ impl Maker<'_> {
         }
     }
 
-    /// This key, or one that somebody can know. Memcached begins or moves a session in several
-    /// steps. They are as good as one as long as nobody uses its new key before they are done; and
-    /// nobody knows that by then.
+    /// This key, or one that a client can know. Memcached begins or moves a session in several
+    /// steps. They are as good as one as long as its new key is unused before they are done; and
+    /// no client knows it by then.
     fn key_given_out(&mut self, id_hash: Number) -> Number {
         match self.abilities.lists {
             true => id_hash,

@@ -4,7 +4,6 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Mutex;
-use std::time::Duration;
 
 use cloakroom::SqliteStore;
 use cloakroom::backend::Store;
@@ -12,11 +11,11 @@ use cloakroom::stores::cached::CachedStore;
 use serde::{Deserialize, Serialize};
 
 use super::chance::Chance;
-use super::common::memcached::Memcached;
+use super::common::memcached::{LONG_TIMEOUT, Memcached};
 use super::common::{Folder, Kept, child};
 use super::model::{Reads, Sessions};
 use super::operations::{Answer, Operation};
-use super::pausing::Pausing;
+use super::pausing::pausing;
 use super::plan::Abilities;
 use super::search::{Caller, Subject};
 use super::subjects::wait;
@@ -27,9 +26,6 @@ const THREADS: usize = 2;
 
 /// The role of the processes.
 pub const ROLE: &str = "carry out";
-
-/// What takes longer than this hangs.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Serialize, Deserialize)]
 struct Order {
@@ -66,11 +62,11 @@ pub fn carry_out() {
         Ok(address) => {
             let cache = cloakroom::stores::memcached::MemcachedStore::builder()
                 .servers([address])
-                .connect_timeout(PATIENCE)
-                .io_timeout(PATIENCE)
+                .connect_timeout(LONG_TIMEOUT)
+                .io_timeout(LONG_TIMEOUT)
                 .open()
                 .unwrap();
-            Box::new(CachedStore::new(Pausing(cache), Pausing(backing)))
+            Box::new(CachedStore::new(pausing(cache), pausing(backing)))
         }
         Err(_) => Box::new(backing),
     };

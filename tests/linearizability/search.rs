@@ -196,7 +196,7 @@ impl<S: Subject> Runner<'_, S> {
 /// What all threads of a history know of time.
 #[derive(Default)]
 struct Clock {
-    /// How often somebody has begun or ended an operation.
+    /// The number of beginnings and ends of operations.
     stamps: AtomicU64,
     /// The latest time that an operation was given.
     now: AtomicI64,
@@ -262,7 +262,7 @@ impl<'t, 'c> Thread<'t, 'c> {
     fn carry_out(&mut self, operation: &Operation) {
         let start = self.clock.stamp();
         let operation = operation.at(self.clock.at_least(operation.now));
-        // Nobody waits for ever for a thread that has panicked.
+        // No thread waits for ever for one that has panicked.
         let answer = catch_unwind(AssertUnwindSafe(|| (self.caller)(&operation)))
             .unwrap_or_else(|_| Answer::Failed("it panicked".to_owned()));
         let end = self.clock.stamp();

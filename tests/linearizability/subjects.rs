@@ -11,11 +11,11 @@ use cloakroom::{MemoryStore, SqliteStore};
 
 use super::chance::Chance;
 use super::common::Folder;
-use super::common::gated::{Gated, Shared};
+use super::common::faulty::FaultyCache;
 use super::common::memcached::Memcached;
 use super::model::{Reads, Sessions};
 use super::operations::{Answer, Call, Operation};
-use super::pausing::Pausing;
+use super::pausing::pausing;
 use super::plan::Abilities;
 use super::search::{Caller, Subject};
 use super::target::{Names, failed};
@@ -107,7 +107,8 @@ impl<C: Cache, F: Fn() -> C + Sync> Subject for Before<F> {
 
     fn begin(&self, names: Names) -> Vec<Caller<'_>> {
         self.backing.store.admin().clear().unwrap();
-        let (cache, backing) = (Pausing((self.make_cache)()), Pausing(self.backing.store.clone()));
+        let cache = pausing((self.make_cache)());
+        let backing = pausing(self.backing.store.clone());
         let store = CachedStore::builder(cache, backing).retry_after(Duration::from_millis(1));
         let store = store.build().unwrap();
         let caller = |_| -> Caller<'_> {
@@ -156,7 +157,7 @@ impl Subject for InMemcached {
     }
 }
 
-/// A memcached that is started again, or frozen for a while. It is never told to flush: that also
+/// A memcached that is started again, or frozen for a while. It is never flushed: that also
 /// takes what is stored within the same second, after the answer.
 pub struct Failing {
     pub server: Memcached,
@@ -231,7 +232,7 @@ impl Subject for InFailing {
     }
 }
 
-/// A memcached that fails, before SQLite: nobody notices.
+/// A memcached that fails, before SQLite: no operation fails.
 pub struct BehindFailing<'f, F> {
     pub failing: &'f Failing,
     pub before: Before<F>,
@@ -256,12 +257,12 @@ impl<C: Cache, F: Fn() -> C + Sync> Subject for BehindFailing<'_, F> {
     }
 }
 
-/// Two stores that share a truth and a cache, as two processes do. From the cache the first one is
+/// Two stores that share a database and a cache, as two processes do. From the cache the first one is
 /// cut off now and then, if it is to be.
 pub struct TwoInstances {
     backing: Sqlite,
     outages: bool,
-    first: Mutex<Option<Arc<Gated>>>,
+    first: Mutex<Option<FaultyCache>>,
 }
 
 impl TwoInstances {
@@ -292,11 +293,11 @@ impl Subject for TwoInstances {
 
     fn begin(&self, names: Names) -> Vec<Caller<'_>> {
         self.backing.store.admin().clear().unwrap();
-        let cache = Gated::new(MemoryStore::new());
+        let cache = FaultyCache::cache(MemoryStore::new());
         let instance = || {
-            let link = Gated::new(Shared(cache.clone()));
-            let (cache, backing) = (Shared(link.clone()), Pausing(self.backing.store.clone()));
-            let store = CachedStore::builder(Pausing(cache), backing);
+            let link = FaultyCache::cache(cache.clone());
+            let backing = pausing(self.backing.store.clone());
+            let store = CachedStore::builder(pausing(link.clone()), backing);
             let store = store.entry_life(Self::LIFE).retry_after(Duration::from_millis(1));
             (link, store.build().unwrap())
         };

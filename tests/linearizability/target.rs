@@ -187,7 +187,7 @@ impl Names {
                 let (live, expired, signed_in) = (stats.live, stats.expired, stats.signed_in);
                 Answer::Counts { live, expired, signed_in }
             }
-            Call::Lose => unreachable!("no store is told to lose what it has"),
+            Call::Lose => unreachable!("no store loses its content on demand"),
         })
     }
 

@@ -7,7 +7,7 @@ mod adapters;
 #[path = "../common/mod.rs"]
 mod common;
 
-use crate::common::in_process::{App, Browser, defaults, on_both_stores};
+use crate::common::app::{App, Browser, defaults, on_both_stores};
 use cloakroom::http::{Adapter, Outcome, RequestHead};
 
 /// Allocations and calls of the store from the opening of a session to its end.
@@ -23,7 +23,7 @@ fn cost(app: &App, head: RequestHead<'_>) -> (u64, u64) {
 }
 
 #[test]
-fn a_request_without_our_cookie_that_ignores_the_session_allocates_nothing_and_asks_no_store() {
+fn an_ignored_request_without_our_cookie_costs_nothing() {
     on_both_stores(defaults, |app| {
         let none = RequestHead::new;
         let others = "theme=dark; __Host-id2=x; id=y; _Host-id=z; __host-id=w; broken; =; ;;";
@@ -68,7 +68,7 @@ fn any_number_of_other_cookies_costs_nothing() {
 }
 
 #[test]
-fn a_live_session_behind_other_cookies_that_is_ignored_costs_nothing() {
+fn an_ignored_live_session_behind_other_cookies_costs_nothing() {
     on_both_stores(defaults, |app| {
         let ours = app.visitor(1).cookie.unwrap();
         for mut fields in other_cookies() {

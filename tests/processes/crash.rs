@@ -179,12 +179,12 @@ fn kills_of_two_processes_on_one_file_lose_nothing_of_either() {
 }
 
 #[test]
-fn kills_of_two_processes_under_full_durability_lose_nothing_of_either() {
+fn kills_of_two_processes_lose_nothing_under_full_durability() {
     kill_and_look("full", 2, 10);
 }
 
 #[test]
-fn a_killed_writer_keeps_nobody_out() {
+fn a_killed_writer_keeps_no_process_out() {
     let folder = Folder::new();
     let mut writer = Worked::start("normal", &folder, "w", 1);
     // The other process is known to be writing.
@@ -250,7 +250,7 @@ fn visit_for_ever() {
 }
 
 #[test]
-fn a_kill_makes_no_session_end_more_than_a_twentieth_of_its_idle_limit_early() {
+fn a_kill_ends_no_session_more_than_a_twentieth_early() {
     let folder = Folder::new();
     let mut command = child(module_path!(), "visitors");
     command.env("DATABASE", folder.database()).stdout(Stdio::piped());

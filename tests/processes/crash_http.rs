@@ -4,9 +4,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::mpsc::{self, Sender};
 
-use crate::common::app::FRAMEWORKS;
-use crate::common::client::{Browser, COOKIE, Request, send};
+use crate::common::client::{COOKIE, HttpClient, Request, send};
 use crate::common::dice::Dice;
+use crate::common::scripted_app::FRAMEWORKS;
 use crate::common::served::{serve, start};
 use crate::common::sound::assert_sound;
 use crate::common::{Folder, role};
@@ -25,7 +25,7 @@ fn child_process() {
 #[derive(Default)]
 struct Promised {
     /// The session that counts, and how far it has counted.
-    counter: Option<(Browser, u64)>,
+    counter: Option<(HttpClient, u64)>,
     /// Users who are signed in.
     signed_in: Vec<(String, String)>,
     /// Ids that are of no use any more: from before a sign-in, or signed out.
@@ -44,7 +44,7 @@ impl Promised {
     }
 
     fn step(&mut self, address: SocketAddr, client: usize) -> io::Result<()> {
-        let (counter, promised) = self.counter.get_or_insert_with(|| (Browser::new(address), 0));
+        let (counter, promised) = self.counter.get_or_insert_with(|| (HttpClient::new(address), 0));
         counter.address = address;
         for _ in 0..3 {
             let response = counter.try_send(Request::post("/count"))?;
@@ -55,7 +55,7 @@ impl Promised {
         }
         self.users += 1;
         let user = format!("user-{client}-{}", self.users);
-        let mut visitor = Browser::new(address);
+        let mut visitor = HttpClient::new(address);
         visitor.try_send(Request::post("/count"))?;
         let before = visitor.id().to_owned();
         visitor.try_send(Request::post(format!("/sign-in:{user}/redirect")))?;
@@ -102,7 +102,7 @@ impl Promised {
 }
 
 #[test]
-fn kills_under_load_lose_nothing_that_was_answered_and_revive_no_session() {
+fn kills_under_load_lose_no_answer_and_revive_no_session() {
     let mut dice = Dice::new(crate::common::dice::seed());
     let kills =
         crate::common::dice::number("CLOAKROOM_KILLS").map_or(10, |kills| kills.div_ceil(10));

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::common::app::FRAMEWORKS;
-use crate::common::client::{Browser, Request, Response};
+use crate::common::client::{HttpClient, Request, Response};
+use crate::common::scripted_app::FRAMEWORKS;
 use crate::common::served::{serve, start};
 use crate::common::{Folder, Kept, role};
 use cloakroom::stores::sqlite::rusqlite::Connection;
@@ -50,7 +50,7 @@ struct Client<'s> {
 impl Client<'_> {
     /// Sends a request and demands that it is answered well. Held for so long is the address: a
     /// service that is replaced serves what it has begun.
-    fn request(&mut self, browser: &mut Browser, path: &str) -> Response {
+    fn request(&mut self, browser: &mut HttpClient, path: &str) -> Response {
         let address = self.service.address.read().unwrap();
         browser.address = *address;
         let began = Instant::now();
@@ -61,7 +61,7 @@ impl Client<'_> {
     }
 
     fn is_out(&mut self, id: &str) {
-        let mut thief = Browser::new(*self.service.address.read().unwrap());
+        let mut thief = HttpClient::new(*self.service.address.read().unwrap());
         thief.id = Some(id.to_owned());
         let answer = self.request(&mut thief, "/who/visits");
         assert_eq!(answer.text(), "none\n0", "an ended session is back");
@@ -70,7 +70,7 @@ impl Client<'_> {
     /// A visitor who comes again and again, and users who come and go, until it is over.
     fn live(mut self, number: usize) -> Vec<Duration> {
         let address = *self.service.address.read().unwrap();
-        let (mut regular, mut visits) = (Browser::new(address), 0_u64);
+        let (mut regular, mut visits) = (HttpClient::new(address), 0_u64);
         let user = format!("user-{number}");
         while !self.service.over.load(Ordering::Relaxed) {
             for _ in 0..4 {
@@ -79,8 +79,8 @@ impl Client<'_> {
                 assert_eq!(counted.text(), visits.to_string(), "a visit is lost");
             }
             self.request(&mut regular, "/renew");
-            let mut here = Browser::new(address);
-            let mut there = Browser::new(address);
+            let mut here = HttpClient::new(address);
+            let mut there = HttpClient::new(address);
             for browser in [&mut here, &mut there] {
                 self.request(browser, "/count");
                 self.request(browser, &format!("/sign-in:{user}"));
@@ -201,7 +201,7 @@ fn soak(framework: &str, seconds: u64) {
     assert_eq!(check, "ok");
 }
 
-/// Tells the clients that it is over, also where the test fails.
+/// Stops the clients, also where the test fails.
 struct Over<'s>(&'s AtomicBool);
 
 impl Drop for Over<'_> {

@@ -199,7 +199,7 @@ fn count(session: &Session) -> cloakroom::Result<String> {
 }
 
 #[test]
-fn the_answer_to_a_failed_commit_has_what_rocket_adds_to_every_answer() {
+fn the_response_to_a_failed_commit_has_rockets_headers() {
     let store = PausingStore::new(MemoryStore::new());
     let sessions = SessionManager::new(store.clone()).unwrap();
     let client = client(bare().attach(sessions).mount("/", routes![count]));
@@ -260,7 +260,7 @@ fn visits(session: &Session) -> cloakroom::Result<String> {
 }
 
 #[test]
-fn a_failure_of_one_manager_does_not_lose_the_id_that_another_has_issued() {
+fn a_failure_of_one_manager_loses_no_id_of_another() {
     let visitors = memory();
     let store = PausingStore::new(MemoryStore::new());
     let cookies = CookieConfig::new().name("__Host-admin");
@@ -287,7 +287,7 @@ fn two_managers_of_one_cookie_name_do_not_launch() {
     let visitor = with_session(&visitors, |session| session.set("visits", 7)).unwrap();
     let rocket = bare().attach(visitors).attach(Sessions::<Admin>::of(memory()));
     match blocking::Client::untracked(rocket.mount("/", routes![look])) {
-        // One that nobody looks at panics when it is dropped.
+        // One that is not inspected panics when it is dropped.
         Err(error) => assert!(format!("{:?}", error.kind()).contains("FailedFairings")),
         Ok(client) => {
             let response = client.get("/both").header(cookie(&visitor)).dispatch();
@@ -305,23 +305,23 @@ fn free() -> &'static str {
 }
 
 #[test]
-fn a_change_after_the_end_of_the_request_is_refused_also_where_the_session_is_new() {
-    let (tell, told) = mpsc::channel();
+fn a_change_after_the_request_is_refused_in_new_sessions_too() {
+    let (sender, received) = mpsc::channel();
     let late = AdHoc::on_response("late", move |request, _| {
-        let tell = tell.clone();
+        let sender = sender.clone();
         Box::pin(async move {
             let session = request.guard::<&Session>().await.succeeded().unwrap();
-            tell.send(session.set("n", 1).is_ok()).unwrap();
+            sender.send(session.set("n", 1).is_ok()).unwrap();
         })
     });
     let client = client(bare().attach(memory()).attach(late).mount("/", routes![free]));
     let response = client.get("/free").dispatch();
-    let accepted = told.recv().unwrap();
+    let accepted = received.recv().unwrap();
     assert_eq!(accepted, given(&response).is_some(), "accepted, and lost without a word");
 }
 
 #[test]
-fn where_calls_cannot_cross_the_launch_fails_and_not_each_request() {
+fn where_threads_cannot_block_the_launch_fails() {
     let runtime = rocket::tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let set = LocalSet::new();
     runtime.block_on(set.run_until(async {
@@ -381,7 +381,7 @@ fn a_panic_within_a_call_is_the_requests_own() {
 // The warning about plain HTTP. It comes once a process, so one test asks for it.
 
 #[test]
-fn a_proxys_header_of_rockets_setting_says_that_the_client_has_tls() {
+fn rockets_proxy_header_says_that_the_client_has_tls() {
     let sessions = memory();
     let rocket = bare().configure(
         rocket::Config::figment()
@@ -418,7 +418,7 @@ async fn unwell(session: &Session) -> cloakroom::Result<&'static str> {
 }
 
 #[test]
-fn requests_that_panic_beside_others_on_the_same_threads_are_told_apart() {
+fn requests_that_panic_on_shared_threads_are_distinguished() {
     let builder = SessionManager::builder(MemoryStore::new()).keep_on_server_error(true);
     let sessions = builder.build().unwrap();
     let server = Server::start(bare().attach(sessions).mount("/", routes![fine, unwell]));

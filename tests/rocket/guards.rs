@@ -83,7 +83,7 @@ fn admin_status(sessions: ManagerOf<'_, Admin>) -> String {
 }
 
 #[test]
-fn two_managers_are_told_apart_by_type_and_cookie() {
+fn two_managers_are_distinguished_by_type_and_cookie() {
     let cookies = CookieConfig::new().name("__Host-admin");
     let admins = SessionManager::builder(MemoryStore::new()).cookie(cookies).build().unwrap();
     let rocket = bare()
@@ -137,16 +137,16 @@ async fn home(user: User, first: &Session, second: &Session) -> cloakroom::Resul
 }
 
 #[get("/home", rank = 2)]
-fn home_of_nobody() -> Redirect {
+fn home_of_anonymous() -> Redirect {
     Redirect::to("/sign-in")
 }
 
 #[test]
-fn a_guard_of_the_application_can_ask_the_session_forward_and_fail() {
+fn an_applications_guard_can_use_the_session() {
     let store = PausingStore::new(MemoryStore::new());
     let sessions = SessionManager::new(store.clone()).unwrap();
     let ada = signed_in(&sessions, UserKey::new("ada").unwrap()).unwrap();
-    let rocket = bare().attach(sessions.clone()).mount("/", routes![home, home_of_nobody]);
+    let rocket = bare().attach(sessions.clone()).mount("/", routes![home, home_of_anonymous]);
     let client = client(rocket);
     let response = client.get("/home").header(cookie(&ada)).dispatch();
     assert_eq!(response.into_string().unwrap(), "ada true");
@@ -206,7 +206,7 @@ fn fails_itself(_: &Request<'_>) -> Result<&'static str, Status> {
 }
 
 #[test]
-fn a_failed_commit_is_answered_by_the_catcher_that_rocket_would_choose() {
+fn a_failed_commit_is_answered_by_rockets_catcher() {
     let answer = |rocket: Rocket<Build>, base: &'static str, kind| {
         let store = PausingStore::new(MemoryStore::new());
         let sessions = SessionManager::new(store.clone()).unwrap();
@@ -238,7 +238,7 @@ fn a_failed_commit_is_answered_by_the_catcher_that_rocket_would_choose() {
 }
 
 #[test]
-fn what_a_sign_in_did_stands_and_its_cookie_is_sent_though_the_commit_after_it_fails() {
+fn a_sign_in_survives_the_failure_of_a_later_commit() {
     let store = PausingStore::new(MemoryStore::new());
     let sessions = SessionManager::new(store.clone()).unwrap();
     let client = client(bare().attach(sessions.clone()).mount("/", routes![sign_in]));
@@ -314,9 +314,9 @@ fn a_catcher_that_answers_200_makes_no_success_of_a_failure() {
         let session = sessions.open(Some(after.as_deref().unwrap_or(&before)));
         assert_eq!(session.get::<u32>("n").unwrap(), Some(1), "{how}");
         assert!(!session.contains("name").unwrap(), "{how}");
-        let told = sessions.events().count(EventKind::HandlerFailed)
+        let logged = sessions.events().count(EventKind::HandlerFailed)
             + sessions.events().count(EventKind::RequestFailed);
-        assert_eq!(told, failed + 1, "{how}");
+        assert_eq!(logged, failed + 1, "{how}");
     }
 }
 
@@ -332,7 +332,7 @@ impl Sink for Words {
 }
 
 #[test]
-fn a_panic_is_told_from_a_500_and_the_programs_own_hook_still_runs() {
+fn a_panic_is_no_500_and_the_programs_own_hook_still_runs() {
     static OWN: AtomicUsize = AtomicUsize::new(0);
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
@@ -353,9 +353,9 @@ fn a_panic_is_told_from_a_500_and_the_programs_own_hook_still_runs() {
         assert_eq!(session.contains("name").unwrap(), kept, "{how}");
     }
     assert!(OWN.load(Ordering::SeqCst) > own);
-    let told = words.0.lock().unwrap();
-    assert_eq!(told.len(), 3, "{told:?}");
-    assert!(told.iter().all(|line| line.ends_with("the printer is on fire")), "{told:?}");
+    let logged = words.0.lock().unwrap();
+    assert_eq!(logged.len(), 3, "{logged:?}");
+    assert!(logged.iter().all(|line| line.ends_with("the printer is on fire")), "{logged:?}");
 }
 
 #[get("/task")]
@@ -394,7 +394,7 @@ async fn begin(session: &Session) -> cloakroom::Result<&'static str> {
 }
 
 #[test]
-fn while_64_requests_wait_for_the_store_a_route_without_a_session_answers() {
+fn routes_without_a_session_answer_while_64_requests_wait() {
     let store = PausingStore::new(MemoryStore::new());
     let sessions = SessionManager::new(store.clone()).unwrap();
     let routes = routes![visits, commit, begin, sign_in, sign_out, free];
@@ -488,8 +488,8 @@ fn an_error_around_ours_is_answered_with_its_status() {
             .unwrap();
     assert_eq!(response.status, 503);
     assert!(!response.text().contains("session"), "{}", response.text());
-    let told = words.0.lock().unwrap();
-    assert_eq!(*told, ["a handler failed: no cart: cannot load a session: the store is busy"]);
+    let logged = words.0.lock().unwrap();
+    assert_eq!(*logged, ["a handler failed: no cart: cannot load a session: the store is busy"]);
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::common::app::{App, Browser, complete, on_both_stores};
 use crate::common::faulty::{Call, Fault};
-use crate::common::in_process::{App, Browser, complete, on_both_stores};
 use crate::common::{HOUR, NOW};
 use cloakroom::clock::Clock;
 use cloakroom::event::{Event, EventKind, Events, Sink};
@@ -75,7 +75,7 @@ fn a_large_sweep_goes_in_batches_and_counts_all_of_them() {
 }
 
 #[test]
-fn a_sweep_that_waits_long_and_holds_others_up_shortly_keeps_the_size_of_its_batches() {
+fn a_sweep_that_waits_but_blocks_briefly_keeps_its_batch_size() {
     on_both_stores(on_demand, |app| {
         let browser = app.visitor(1);
         app.store.sweep_fully(4, Duration::ZERO);
@@ -96,7 +96,7 @@ fn a_sweep_that_waits_long_and_holds_others_up_shortly_keeps_the_size_of_its_bat
 }
 
 #[test]
-fn a_sweep_goes_on_though_its_store_overstates_for_how_long_it_held_others_up() {
+fn a_sweep_continues_though_its_store_overstates_its_blocking() {
     on_both_stores(on_demand, |app| {
         app.store.sweep_fully(4, Duration::MAX);
         let swept = app.sessions.sweep_now().unwrap();
@@ -135,7 +135,7 @@ fn a_session_is_not_swept_while_its_activity_is_on_the_way() {
 }
 
 #[test]
-fn a_clock_that_steps_far_forward_is_told_and_sweeps_nothing_for_a_while() {
+fn a_clock_that_steps_far_forward_suspends_sweeps() {
     on_both_stores(all_the_time, |app| {
         app.visitor(1);
         // The step comes at the worst moment: a regular sweep has been decided on.
@@ -150,13 +150,13 @@ fn a_clock_that_steps_far_forward_is_told_and_sweeps_nothing_for_a_while() {
         app.store.wait_for(Call::Maintenance, app.store.calls(Call::Maintenance) + 3);
         assert_eq!((app.rows(), app.store.calls(Call::Sweep)), (1, sweeps));
         assert_eq!(app.count(EventKind::ClockStepped), 1);
-        // Whoever asks for it gets it.
+        // A call that asks for it gets it.
         assert_eq!(app.sessions.sweep_now().unwrap(), 1);
     });
 }
 
 #[test]
-fn activity_outlives_a_store_that_fails_or_panics_and_the_change_is_told_once() {
+fn activity_outlives_a_store_that_fails_or_panics() {
     on_both_stores(on_demand, |app| {
         let (first, second) = (app.visitor(1), app.visitor(2));
         app.clock.advance(HOUR);
@@ -186,7 +186,7 @@ fn activity_outlives_a_store_that_fails_or_panics_and_the_change_is_told_once() 
 }
 
 #[test]
-fn a_sweep_that_fails_or_panics_tells_who_asked_and_the_next_one_works() {
+fn a_sweep_that_fails_or_panics_is_reported_to_its_caller() {
     on_both_stores(on_demand, |app| {
         app.visitor(1);
         app.clock.advance(HOUR * 24);
@@ -203,7 +203,7 @@ fn a_sweep_that_fails_or_panics_tells_who_asked_and_the_next_one_works() {
 }
 
 #[test]
-fn a_failure_that_lasts_is_told_once_though_other_work_goes_well() {
+fn a_lasting_failure_is_reported_once() {
     on_both_stores(all_the_time, |app| {
         let browser = app.visitor(1);
         app.clock.advance(MINUTE);
@@ -264,7 +264,7 @@ fn dropping_the_manager_while_the_store_fails_ends_all_the_same() {
 }
 
 #[test]
-fn a_session_that_outlives_its_manager_is_closed_by_the_last_of_them() {
+fn a_session_that_outlives_its_manager_is_closed() {
     on_both_stores(on_demand, |app| {
         let browser = app.visitor(1);
         app.clock.advance(HOUR);

@@ -3,8 +3,8 @@
 use std::thread;
 use std::time::Duration;
 
+use crate::common::app::{App, Browser, complete, on_both_stores, set_cookie, user};
 use crate::common::faulty::Call;
-use crate::common::in_process::{App, Browser, complete, on_both_stores, set_cookie, user};
 use crate::common::memcached::shared;
 use crate::common::{Folder, HOUR, NOW};
 use cloakroom::clock::{Clock, ManualClock};
@@ -46,7 +46,7 @@ fn look(sessions: &SessionManager, browser: &Browser) -> bool {
 }
 
 #[test]
-fn activity_extends_a_session_and_silence_ends_it_without_a_sweep() {
+fn activity_extends_a_session_and_inactivity_ends_it() {
     on_both_stores(idle(HOUR), |app| {
         let mut browser = app.visitor(1);
         for _ in 0..5 {
@@ -151,7 +151,7 @@ fn requests_of_one_moment_are_written_as_one_touch() {
 }
 
 #[test]
-fn a_manager_without_a_cleaner_lets_each_request_write_its_own_activity() {
+fn without_a_cleaner_each_request_writes_its_activity() {
     on_both_stores(idle_alone(HOUR * 24), |app| {
         let browser = app.visitor(1);
         app.clock.advance(HOUR);
@@ -232,7 +232,7 @@ fn a_write_that_changes_nothing_is_activity_too() {
 }
 
 #[test]
-fn the_activity_of_an_idle_limit_under_a_minute_is_written_by_its_request() {
+fn a_short_idle_limit_lets_each_request_write_its_activity() {
     for (limit, by_the_request) in [(SECOND * 59, 1), (SECOND * 60, 0)] {
         on_both_stores(idle(limit), |app| {
             let browser = app.visitor(1);
@@ -413,7 +413,7 @@ fn far_from_the_idle_limit_activity_is_written_at_the_end() {
 }
 
 #[test]
-fn a_clock_that_steps_back_neither_ends_a_session_early_nor_lets_it_live_longer() {
+fn a_clock_that_steps_back_changes_no_lifetime() {
     for back in [MILLI, MINUTE, HOUR * 5, HOUR * 24 * 400] {
         on_both_stores(idle(HOUR), |app| {
             let mut browser = app.visitor(1);
@@ -444,7 +444,7 @@ fn a_clock_that_steps_back_neither_ends_a_session_early_nor_lets_it_live_longer(
 }
 
 #[test]
-fn a_clock_that_steps_back_and_forth_under_requests_breaks_nothing() {
+fn a_clock_that_steps_back_and_forth_breaks_nothing() {
     on_both_stores(idle(HOUR), |app| {
         let browser = app.visitor(0);
         for step in 0..200u32 {
@@ -461,7 +461,7 @@ fn a_clock_that_steps_back_and_forth_under_requests_breaks_nothing() {
 }
 
 #[test]
-fn a_clock_set_back_across_a_restart_lets_a_session_live_longer_by_as_much_and_no_more() {
+fn a_clock_set_back_over_a_restart_extends_a_session_by_as_much() {
     let folder = Folder::new();
     let start = |now| {
         let (store, clock) = (SqliteStore::open(folder.database()).unwrap(), ManualClock::new(now));
@@ -481,7 +481,7 @@ fn a_clock_set_back_across_a_restart_lets_a_session_live_longer_by_as_much_and_n
     for back in [MILLI, MINUTE, HOUR * 5, HOUR * 24 * 400] {
         let (sessions, clock) = start(NOW + HOUR - back);
         assert_eq!(sessions.sweep_now().unwrap(), 0);
-        assert!(look(&sessions, &browser), "back {back:?}: nobody knows that it had ended");
+        assert!(look(&sessions, &browser), "back {back:?}: no record says that it had ended");
         assert!(!look(&sessions, &left), "back {back:?}: what was ended stays so");
         clock.advance(back - MILLI);
         assert!(look(&sessions, &browser), "back {back:?}");

@@ -3,10 +3,8 @@
 use std::sync::{Arc, Barrier};
 use std::thread;
 
+use crate::common::app::{App, Browser, complete, defaults, get, on_both_stores, set_cookie};
 use crate::common::faulty::Call;
-use crate::common::in_process::{
-    App, Browser, complete, defaults, get, on_both_stores, set_cookie,
-};
 use cloakroom::Session;
 use cloakroom::http::Outcome;
 use cloakroom::id::Realm;
@@ -53,7 +51,7 @@ fn writers_of_different_names_all_keep_their_changes() {
 }
 
 #[test]
-fn of_writers_of_the_same_name_the_last_wins_and_nothing_else_is_lost() {
+fn of_writers_of_the_same_name_the_last_wins() {
     on_both_stores(defaults, |app| {
         let browser = app.visitor(1);
         at_once(&app, &browser, 16, |session, number| {
@@ -76,7 +74,7 @@ fn of_writers_of_the_same_name_the_last_wins_and_nothing_else_is_lost() {
 }
 
 #[test]
-fn three_thousand_two_hundred_increments_at_once_make_three_thousand_two_hundred() {
+fn concurrent_increments_lose_none() {
     on_both_stores(defaults, |app| {
         let browser = app.visitor(0);
         let barrier = Barrier::new(32);
@@ -110,7 +108,7 @@ fn increments_that_all_saw_the_same_number_all_count() {
 }
 
 #[test]
-fn an_update_overtaken_is_computed_again_with_the_steps_around_it() {
+fn an_overtaken_update_is_recomputed_with_the_steps_around_it() {
     on_both_stores(defaults, |app| {
         let mut browser = app.visitor(1);
         let late = browser.open(&app.sessions);
@@ -136,7 +134,7 @@ fn an_update_overtaken_is_computed_again_with_the_steps_around_it() {
 }
 
 #[test]
-fn an_update_that_no_longer_fits_what_is_stored_is_an_error_and_changes_nothing() {
+fn an_update_that_fits_no_longer_changes_nothing() {
     on_both_stores(defaults, |app| {
         let mut browser = app.visitor(1);
         let late = browser.open(&app.sessions);
@@ -169,14 +167,14 @@ fn a_sign_in_overtaken_by_a_write_takes_that_along() {
         let late = browser.open(&app.sessions);
         late.update("n", |n: Option<u32>| n.unwrap() + 1).unwrap();
         browser.request(&app.sessions, |session| session.set("n", 10).unwrap());
-        crate::common::in_process::sign_in(&late, "ada");
+        crate::common::app::sign_in(&late, "ada");
         browser.take(&complete(&app.sessions, &late));
         assert_eq!(app.n(&browser), Some(11));
     });
 }
 
 #[test]
-fn of_renewals_at_once_one_wins_and_the_session_lives_on_under_it() {
+fn of_concurrent_renewals_one_wins() {
     on_both_stores(defaults, |app| {
         for grace in [false, true] {
             let sessions = app.another(|builder| match grace {
@@ -225,7 +223,7 @@ fn first_requests_at_once_get_sessions_of_their_own() {
                         let session = app.sessions.open(None);
                         session.set("n", number).unwrap();
                         barrier.wait();
-                        crate::common::in_process::issued(&complete(&app.sessions, &session))
+                        crate::common::app::issued(&complete(&app.sessions, &session))
                             .0
                             .hash(Realm::default().tag())
                     })
@@ -238,7 +236,7 @@ fn first_requests_at_once_get_sessions_of_their_own() {
 }
 
 #[test]
-fn a_destroy_among_writers_ends_the_session_whoever_comes_first() {
+fn a_destroy_among_writers_ends_the_session_in_any_order() {
     on_both_stores(defaults, |app| {
         for _ in 0..20 {
             let browser = app.visitor(1);
@@ -256,7 +254,7 @@ fn a_destroy_among_writers_ends_the_session_whoever_comes_first() {
                         }
                         barrier.wait();
                         let headers = complete(&app.sessions, &session);
-                        let removal = (number == 0).then_some(crate::common::in_process::REMOVAL);
+                        let removal = (number == 0).then_some(crate::common::app::REMOVAL);
                         assert_eq!(set_cookie(&headers), removal);
                     });
                 }

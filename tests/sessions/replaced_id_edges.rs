@@ -15,10 +15,8 @@ use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{Authentication, MemoryStore, SessionManager};
 
 use crate::common::HOUR;
+use crate::common::app::{App, Browser, complete, defaults, get, set_cookie, sign_in, user, who};
 use crate::common::every_store::on_every_store;
-use crate::common::in_process::{
-    App, Browser, complete, defaults, get, set_cookie, sign_in, user, who,
-};
 
 const GRACE: Duration = Duration::from_secs(30);
 const SECOND: Duration = Duration::from_secs(1);
@@ -31,7 +29,7 @@ fn sign_in_at(session: &cloakroom::Session, how: &Authentication) {
     assert_eq!(session.sign_in_with(user("ada"), how).unwrap(), cloakroom::SignIn::Done);
 }
 
-/// Somebody who knows the password and a replaced id (a planted one, say), but has no second factor.
+/// An attacker who knows the password and a replaced id (a planted one, say), but has no second factor.
 #[test]
 fn a_join_gives_no_higher_level_than_was_proved() {
     on_every_store(defaults, |app| {
@@ -64,7 +62,7 @@ fn a_join_keeps_what_the_second_sign_in_said() {
 
 #[test]
 fn a_join_can_be_revoked_by_its_external_key() {
-    crate::common::in_process::on_both_stores(defaults, |app| {
+    crate::common::app::on_both_stores(defaults, |app| {
         let client = app.visitor(1);
         let how = |sid: &str| Authentication::new().idp_session_id(IdpSessionId::new(sid).unwrap());
         let mut first = client.clone();
@@ -183,7 +181,7 @@ fn a_sign_in_does_not_end_its_own_session_after_a_renewal() {
 
 /// Old and new servers run side by side while a release is rolled out.
 #[test]
-fn a_double_clicked_sign_in_succeeds_while_a_rename_is_rolled_out() {
+fn a_double_clicked_sign_in_succeeds_during_a_rename() {
     on_every_store(defaults, |app| {
         let before = app.another(|builder| builder.cookie(CookieConfig::new().name("old")));
         let after =
@@ -275,10 +273,10 @@ fn a_sink_that_panics_takes_no_id_from_a_sign_in() {
     let signs_in = std::panic::AssertUnwindSafe(|| session.sign_in(user("ada")));
     assert!(std::panic::catch_unwind(signs_in).is_err());
     browser.take(&loud.close(&session, Outcome::Panicked).unwrap());
-    assert_eq!(who(&quiet, &browser).as_deref(), Some("ada"), "what it did stands");
+    assert_eq!(who(&quiet, &browser).as_deref(), Some("ada"), "what it did is kept");
 }
 
-/// A replaced id that somebody planted stands in front of the user's own, which was just replaced.
+/// A planted replaced id comes before the user's own, which was just replaced.
 #[test]
 fn a_planted_late_id_makes_no_write_under_way_a_new_session() {
     on_every_store(defaults, |app| {
@@ -338,7 +336,7 @@ fn another_users_double_clicked_sign_in_is_one_session() {
     let configure = |builder: SessionManagerBuilder| {
         builder.max_sessions_per_user(NonZeroU32::MIN, AtLimit::EndOldest)
     };
-    crate::common::in_process::on_both_stores(configure, |app: App| {
+    crate::common::app::on_both_stores(configure, |app: App| {
         let old = app.signed_in("ada");
         old.clone().request(&app.sessions, |session| session.renew().unwrap());
         let slow = old.open(&app.sessions);
@@ -423,15 +421,15 @@ fn a_forgotten_salt_is_not_left_in_the_file() {
 }
 
 /// A change of the password: all sessions end, and the user is signed in again here. Meanwhile
-/// somebody else signs out.
+/// another user signs out.
 #[test]
 fn a_sign_in_after_ones_own_revocation_stays_signed_in() {
-    crate::common::in_process::on_both_stores(defaults, |app| {
+    crate::common::app::on_both_stores(defaults, |app| {
         let (mut ada, mut zoe) = (app.signed_in("ada"), app.signed_in("zoe"));
         ada.request(&app.sessions, |session| {
             app.sessions.revoke_all(&user("ada")).unwrap();
             sign_in(session, "ada");
-            crate::common::in_process::elsewhere(|| {
+            crate::common::app::elsewhere(|| {
                 zoe.request(&app.sessions, |session| session.destroy().unwrap());
             });
             session.flash("info", "The password is changed.").unwrap();
@@ -444,12 +442,12 @@ fn a_sign_in_after_ones_own_revocation_stays_signed_in() {
 /// The same, where what is begun anew is a visitor's session, and the other request renews.
 #[test]
 fn a_session_begun_after_ones_own_revocation_is_kept() {
-    crate::common::in_process::on_both_stores(defaults, |app| {
+    crate::common::app::on_both_stores(defaults, |app| {
         let (mut ada, mut zoe) = (app.signed_in("ada"), app.signed_in("zoe"));
         let headers = ada.request(&app.sessions, |session| {
             app.sessions.revoke_all(&user("ada")).unwrap();
             session.flash("info", "All your sessions have ended.").unwrap();
-            crate::common::in_process::elsewhere(|| {
+            crate::common::app::elsewhere(|| {
                 zoe.request(&app.sessions, |session| session.renew().unwrap());
             });
         });

@@ -3,8 +3,8 @@
 use std::sync::Barrier;
 use std::thread;
 
+use crate::common::app::{App, Browser, complete, defaults, sign_in, user, who};
 use crate::common::every_store::{on_every_store, with_ticking_clock};
-use crate::common::in_process::{App, Browser, complete, defaults, sign_in, user, who};
 use cloakroom::Session;
 
 fn rounds() -> u64 {

@@ -13,12 +13,12 @@ use cloakroom::http::{Adapter, Outcome, ResponseHeaders};
 use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{ErrorKind, Session, SignIn, SqliteStore};
 
+use crate::common::app::{
+    App, Browser, REMOVAL, complete, defaults, get, issued, set_cookie, sign_in, user, who,
+};
 use crate::common::dice::Dice;
 use crate::common::every_store::{on_every_store, with_ticking_clock};
 use crate::common::faulty::Call;
-use crate::common::in_process::{
-    App, Browser, REMOVAL, complete, defaults, get, issued, set_cookie, sign_in, user, who,
-};
 use crate::common::tickets::{Ticket, WAYS};
 use crate::common::{Folder, HOUR};
 
@@ -91,7 +91,7 @@ fn is_untouched(app: &App, new: &Browser, by: By, case: &str) {
 }
 
 #[test]
-fn reading_by_a_replaced_id_finds_nothing_and_is_an_event_when_late() {
+fn a_read_by_a_replaced_id_finds_nothing() {
     on_every_store(defaults, |app| {
         for by in ALL {
             for (after, event) in [
@@ -134,7 +134,7 @@ fn a_request_is_under_way_by_when_it_was_opened() {
 }
 
 #[test]
-fn writing_by_a_replaced_id_is_discarded_under_way_and_begins_anew_when_late() {
+fn a_write_by_a_replaced_id_is_discarded_or_begins_anew() {
     let writes: [fn(&Session); 4] = [
         |session| session.set("n", 2).unwrap(),
         |session| session.update("n", |n: Option<u32>| n.unwrap_or(0) + 2).map(drop).unwrap(),
@@ -232,7 +232,7 @@ fn verify(app: &App, browser: &Browser, token: &str) -> bool {
 }
 
 #[test]
-fn a_form_token_under_way_holds_while_the_replaced_id_is_presented() {
+fn a_form_token_under_way_is_valid_with_the_replaced_id() {
     on_every_store(defaults, |app| {
         for by in ALL {
             let (mut old, new) = by.replace(&app);
@@ -274,7 +274,7 @@ fn a_form_token_that_comes_late_begins_a_session() {
 }
 
 #[test]
-fn a_sign_out_by_a_replaced_id_ends_the_session_and_removes_the_cookie() {
+fn a_sign_out_by_a_replaced_id_ends_the_session() {
     on_every_store(defaults, |app| {
         for by in ALL {
             for (after, ends) in
@@ -344,7 +344,7 @@ fn double_click(app: &App, client: &Browser, names: [&str; 2]) -> [Browser; 2] {
 }
 
 #[test]
-fn a_double_clicked_sign_in_keeps_user_and_cart_whichever_answer_is_kept() {
+fn a_double_clicked_sign_in_keeps_user_and_cart() {
     let limits = [None, Some(AtLimit::Refuse), Some(AtLimit::EndOldest), Some(AtLimit::EndOthers)];
     for at_limit in limits {
         let configure = |builder: SessionManagerBuilder| match at_limit {
@@ -368,13 +368,13 @@ fn a_double_clicked_sign_in_keeps_user_and_cart_whichever_answer_is_kept() {
         };
         match at_limit {
             None => on_every_store(configure, test),
-            Some(_) => crate::common::in_process::on_both_stores(configure, test),
+            Some(_) => crate::common::app::on_both_stores(configure, test),
         }
     }
 }
 
 #[test]
-fn a_sign_in_that_joins_merges_its_changes_and_keeps_the_form_secret() {
+fn a_sign_in_that_joins_merges_its_changes() {
     on_every_store(defaults, |app| {
         let mut client = app.visitor(1);
         // Forms of before are invalid after a sign-in; there is a secret to replace.
@@ -459,7 +459,7 @@ fn a_sign_in_joins_one_that_read_the_time_later() {
 }
 
 #[test]
-fn a_sign_in_again_after_a_lost_answer_ends_signed_in_with_the_data() {
+fn a_sign_in_after_a_lost_response_keeps_the_data() {
     on_every_store(defaults, |app| {
         for after in [Duration::ZERO, UNDER_WAY, LATE, FORGOTTEN - MILLI] {
             let client = app.visitor(1);
@@ -595,7 +595,7 @@ fn after_a_join_and_a_renewal_a_third_sign_in_moves() {
 }
 
 #[test]
-fn a_thief_who_renewed_a_stolen_id_is_out_after_the_users_sign_out_or_sign_in() {
+fn a_thief_who_renewed_an_id_is_signed_out_by_the_user() {
     on_every_store(with_grace, |app| {
         let acts: [fn(&Session); 2] =
             [|session| session.destroy().unwrap(), |session| sign_in(session, "ada")];
@@ -637,8 +637,8 @@ fn a_late_replaced_id_ends_the_session_where_that_is_asked_for() {
 }
 
 #[test]
-fn a_failing_store_signs_nobody_in_by_a_join() {
-    crate::common::in_process::on_both_stores(defaults, |app| {
+fn a_failing_store_signs_no_user_in_by_a_join() {
+    crate::common::app::on_both_stores(defaults, |app| {
         use crate::common::faulty::Call;
         let client = app.visitor(1);
         let mut first = client.clone();
@@ -746,7 +746,7 @@ fn a_sign_out_racing_with_a_renewal_leaves_no_session_alive() {
 
 #[test]
 fn a_failed_end_of_request_still_sends_the_joined_id() {
-    crate::common::in_process::on_both_stores(defaults, |app| {
+    crate::common::app::on_both_stores(defaults, |app| {
         let client = app.visitor(1);
         let mut first = client.clone();
         let late = client.open(&app.sessions);
@@ -888,7 +888,7 @@ fn sign_ins_by_two_stores_on_one_file_end_in_one_session() {
 }
 
 #[test]
-fn a_sign_out_by_another_store_on_the_file_ends_a_renewed_session() {
+fn a_sign_out_by_another_store_ends_a_renewed_session() {
     for configure in [defaults as fn(SessionManagerBuilder) -> SessionManagerBuilder, with_grace] {
         two_on_one_file(configure, |one, other| {
             for round in 0..100 {

@@ -298,7 +298,7 @@ impl Sink for TracedEvents {
 }
 
 /// A visitor's browser, the site, and what was seen of both.
-struct Site {
+struct TracedSite {
     sessions: SessionManager,
     clock: ManualClock,
     trace: Shared<Trace>,
@@ -406,8 +406,8 @@ fn said<T>(result: Result<T>, text: impl FnOnce(T) -> String) -> String {
     }
 }
 
-impl Site {
-    fn new(dice: &mut Dice) -> Site {
+impl TracedSite {
+    fn new(dice: &mut Dice) -> TracedSite {
         let trace = Shared::<Trace>::default();
         let plan = Arc::new(Plan::default());
         let clock = ManualClock::new(NOW);
@@ -441,7 +441,7 @@ impl Site {
             2 => builder = builder.max_bytes(300),
             _ => {}
         }
-        Site {
+        TracedSite {
             sessions: builder.build().unwrap(),
             clock,
             trace,
@@ -620,7 +620,7 @@ fn faults(dice: &mut Dice) -> VecDeque<Fault> {
     (0..1 + dice.roll(3)).map(|_| fault(dice)).collect()
 }
 
-fn advance(site: &Site, dice: &mut Dice) {
+fn advance(site: &TracedSite, dice: &mut Dice) {
     let seconds = [1, 5, 11, 61, 601, 3_000, 40_000, 90_000][dice.roll(8)];
     site.clock.advance(Duration::from_secs(seconds));
     site.write(&format!("{seconds} s later"));
@@ -629,7 +629,7 @@ fn advance(site: &Site, dice: &mut Dice) {
 /// One sequence from its first request to what is left of it.
 fn trace(seed: u64) -> String {
     let mut dice = Dice::new(seed);
-    let site = Arc::new(Site::new(&mut dice));
+    let site = Arc::new(TracedSite::new(&mut dice));
     for _ in 0..dice.roll(3) {
         let request = site.open('-', &mut dice);
         for _ in 0..1 + dice.roll(2) {

@@ -5,7 +5,7 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
 
-use crate::common::in_process::{
+use crate::common::app::{
     App, Browser, REMOVAL, complete, defaults, elsewhere, get, on_both_stores, set_cookie, sign_in,
     user, who,
 };
@@ -47,7 +47,7 @@ fn is_out(app: &App, browser: &mut Browser) -> bool {
 // Lists.
 
 #[test]
-fn a_list_has_the_sessions_of_its_user_only_and_marks_the_current_one() {
+fn a_list_has_the_sessions_of_its_user_only() {
     let recording =
         |builder: SessionManagerBuilder| builder.record_address(true).record_user_agent(true);
     on_both_stores(recording, |app| {
@@ -96,7 +96,7 @@ fn a_list_has_the_sessions_of_its_user_only_and_marks_the_current_one() {
 }
 
 #[test]
-fn expired_sessions_are_not_listed_and_a_renewed_one_is_listed_once_under_the_same_handle() {
+fn expired_sessions_are_not_listed_and_renewed_ones_once() {
     on_both_stores(defaults, |app| {
         app.signed_in("ada");
         app.clock.advance(HOUR * 23);
@@ -131,7 +131,7 @@ fn a_long_list_comes_in_pages_and_is_counted_whole() {
 }
 
 #[test]
-fn odd_names_are_names_like_any_other_and_impossible_ones_are_refused() {
+fn odd_user_names_work_and_impossible_ones_are_refused() {
     let odd = ["a%", "a_", "a'b", "\"", "søren", "ßtraße", "☃", " a", "A", "a"];
     on_both_stores(defaults, |app| {
         let browsers: Vec<Browser> = odd.iter().map(|name| app.signed_in(name)).collect();
@@ -192,7 +192,7 @@ fn all_others_are_revoked_and_exactly_the_current_one_is_kept() {
         current.request(&app.sessions, |session| session.renew().unwrap());
         assert_eq!(app.sessions.revoke_others(&changes_the_password).unwrap(), 1);
         assert_eq!(who(&app.sessions, &current).as_deref(), Some("ada"));
-        // Nobody has no others.
+        // An anonymous request has no others.
         app.visitor(1).request(&app.sessions, |session| {
             assert_eq!(app.sessions.revoke_others(session).unwrap(), 0);
         });
@@ -200,7 +200,7 @@ fn all_others_are_revoked_and_exactly_the_current_one_is_kept() {
 }
 
 #[test]
-fn a_request_that_revokes_its_own_session_goes_on_as_after_a_sign_out() {
+fn a_request_that_revokes_its_own_session_is_signed_out() {
     type Revoke = fn(&App, &Session);
     let kinds: [Revoke; 4] = [
         |app, _| assert_eq!(app.sessions.revoke_all(&user("ada")).unwrap(), 2),
@@ -275,7 +275,7 @@ fn all_sessions_of_a_user_end_the_current_one_too() {
 }
 
 #[test]
-fn every_revocation_is_final_for_requests_under_way_that_read_or_only_write() {
+fn every_revocation_is_final_for_requests_under_way() {
     type Revoke = fn(&App, &Browser) -> usize;
     let kinds: [Revoke; 5] = [
         |app, ada| usize::from(app.sessions.revoke(&user("ada"), &public_id(app, ada)).unwrap()),
@@ -315,7 +315,7 @@ fn every_revocation_is_final_for_requests_under_way_that_read_or_only_write() {
 }
 
 #[test]
-fn a_renewal_and_a_sign_in_that_meet_a_revocation_leave_nobody_signed_in_by_the_old_session() {
+fn a_renewal_or_sign_in_meets_a_revocation_which_is_final() {
     on_both_stores(defaults, |app| {
         let mut ada = app.signed_in("ada");
         let session = ada.open(&app.sessions);
@@ -329,7 +329,7 @@ fn a_renewal_and_a_sign_in_that_meet_a_revocation_leave_nobody_signed_in_by_the_
 }
 
 #[test]
-fn revocations_and_writers_released_together_leave_no_session_alive() {
+fn concurrent_revocations_and_writers_leave_no_session() {
     on_both_stores(defaults, |app| {
         for _ in 0..20 {
             let browsers: Vec<Browser> = (0..4).map(|_| app.signed_in("ada")).collect();
@@ -398,7 +398,7 @@ fn a_store_that_cannot_list_says_so() {
 // Limits.
 
 #[test]
-fn of_two_sign_ins_released_together_at_a_limit_of_one_exactly_one_session_lives() {
+fn of_two_sign_ins_at_a_limit_of_one_one_session_lives() {
     for at_limit in [AtLimit::Refuse, AtLimit::EndOldest, AtLimit::EndOthers] {
         let limited = |builder: SessionManagerBuilder| {
             builder.max_sessions_per_user(NonZeroU32::MIN, at_limit)
@@ -427,7 +427,7 @@ fn of_two_sign_ins_released_together_at_a_limit_of_one_exactly_one_session_lives
 }
 
 #[test]
-fn a_renewal_and_a_sign_in_of_the_same_session_are_never_refused() {
+fn renewals_and_sign_ins_of_one_session_are_never_refused() {
     let limited = |builder: SessionManagerBuilder| {
         builder.max_sessions_per_user(NonZeroU32::MIN, AtLimit::Refuse)
     };
@@ -451,7 +451,7 @@ fn recent(app: &App, browser: &Browser, max_age: Duration) -> RecentAuth {
 }
 
 #[test]
-fn recent_authentication_is_told_from_an_old_one_and_comes_back_with_the_next() {
+fn a_recent_sign_in_is_distinguished_from_an_old_one() {
     on_both_stores(defaults, |app| {
         let mut ada = app.signed_in("ada");
         assert_eq!(recent(&app, &ada, SECOND), RecentAuth::Recent);
@@ -464,14 +464,14 @@ fn recent_authentication_is_told_from_an_old_one_and_comes_back_with_the_next() 
         assert_eq!(recent(&app, &ada, SECOND), RecentAuth::TooOld, "a renewal proves nothing");
         ada.request(&app.sessions, |session| sign_in(session, "ada"));
         assert_eq!(recent(&app, &ada, SECOND), RecentAuth::Recent);
-        for nobody in [Browser::default(), app.visitor(1)] {
-            assert_eq!(recent(&app, &nobody, Duration::MAX), RecentAuth::NotSignedIn);
+        for anonymous in [Browser::default(), app.visitor(1)] {
+            assert_eq!(recent(&app, &anonymous, Duration::MAX), RecentAuth::NotSignedIn);
         }
     });
 }
 
 #[test]
-fn a_step_up_raises_the_level_under_a_new_id_and_a_weaker_sign_in_lowers_it() {
+fn a_step_up_raises_the_level_under_a_new_id() {
     on_both_stores(defaults, |app| {
         let mut ada = app.signed_in("ada");
         let level = |browser: &Browser| browser.open(&app.sessions).auth_level().unwrap();
@@ -495,7 +495,7 @@ fn a_step_up_raises_the_level_under_a_new_id_and_a_weaker_sign_in_lowers_it() {
 }
 
 #[test]
-fn a_session_of_an_identity_provider_ends_when_the_provider_says_and_never_later_than_ours() {
+fn a_session_ends_with_the_identity_providers_at_the_latest() {
     on_both_stores(defaults, |app| {
         let federated = |ends: Duration| {
             let mut browser = Browser::default();
@@ -530,7 +530,7 @@ fn a_session_of_an_identity_provider_ends_when_the_provider_says_and_never_later
 // Policies.
 
 #[test]
-fn policies_carry_the_figures_of_the_standard_and_can_be_changed() {
+fn policies_have_the_figures_of_the_standard() {
     let minutes = |policy: Policy| {
         let (life, minute) = (policy.lifetime(), Duration::from_secs(60));
         [life.idle_limit(), life.absolute_limit()]
@@ -566,7 +566,7 @@ fn a_configuration_without_an_absolute_limit_is_warned_of() {
 }
 
 #[test]
-fn a_review_says_what_a_configuration_meets_and_what_it_does_not() {
+fn a_review_says_what_a_configuration_meets() {
     let review = |configure: fn(SessionManagerBuilder) -> SessionManagerBuilder| {
         configure(SessionManager::builder(MemoryStore::new())).build().unwrap().review()
     };

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use crate::common::Folder;
-use crate::common::in_process::{Browser, get};
+use crate::common::app::{Browser, get};
 use crate::common::memcached::shared;
 use cloakroom::backend::Store;
 use cloakroom::http::Outcome;
@@ -20,19 +20,19 @@ use serde_json::Value;
 const DEEPEST: usize = 127;
 
 /// An application on one store: where requests write, and where they read.
-struct App {
+struct TwoManagers {
     store: &'static str,
     writer: SessionManager,
     reader: SessionManager,
 }
 
 /// On each store. What has a file is read by another store on it, which has nothing in memory.
-fn apps(folder: &Folder) -> Vec<App> {
+fn pairs(folder: &Folder) -> Vec<TwoManagers> {
     fn manager(store: impl Store) -> SessionManager {
         SessionManager::new(store).unwrap()
     }
 
-    let one = |store: &'static str, sessions: SessionManager| App {
+    let one = |store: &'static str, sessions: SessionManager| TwoManagers {
         store,
         writer: sessions.clone(),
         reader: sessions,
@@ -42,7 +42,7 @@ fn apps(folder: &Folder) -> Vec<App> {
     let behind = || SqliteStore::open(folder.fresh()).unwrap();
     vec![
         one("memory", manager(MemoryStore::new())),
-        App { store: "SQLite", writer: manager(sqlite()), reader: manager(sqlite()) },
+        TwoManagers { store: "SQLite", writer: manager(sqlite()), reader: manager(sqlite()) },
         one("memcached", manager(shared().store())),
         one("memory in front of SQLite", manager(CachedStore::new(MemoryStore::new(), behind()))),
         one("memcached in front of SQLite", manager(CachedStore::new(shared().store(), behind()))),
@@ -52,12 +52,12 @@ fn apps(folder: &Folder) -> Vec<App> {
 /// Runs `test` with many inputs on each store.
 fn on_each_store<S: Strategy>(
     inputs: &S,
-    test: impl Fn(&App, S::Value) -> Result<(), TestCaseError>,
+    test: impl Fn(&TwoManagers, S::Value) -> Result<(), TestCaseError>,
 ) where
     S::Value: Clone,
 {
     let folder = Folder::in_memory();
-    let apps = apps(&folder);
+    let apps = pairs(&folder);
     let config = ProptestConfig { cases: 100, failure_persistence: None, ..Default::default() };
     let run = |input: S::Value| {
         apps.iter().try_for_each(|app| {
@@ -217,7 +217,7 @@ fn request<T>(
 }
 
 /// What a request reads, as text: two values may be equal that are not the same, such as zeros.
-fn read(app: &App, browser: &Browser, name: &str) -> Option<String> {
+fn read(app: &TwoManagers, browser: &Browser, name: &str) -> Option<String> {
     let first: Option<Value> = get(&app.reader, browser, name);
     // The second time it may come from memory.
     assert_eq!(get(&app.reader, browser, name), first);

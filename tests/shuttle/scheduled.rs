@@ -1,5 +1,5 @@
 //! What the crate runs on in the tests of schedules: shuttle decides who goes on. Time passes
-//! where somebody looks at it, a little, and where somebody waits for it, if shuttle will have it.
+//! where a thread reads it, a little, and where a thread waits for it, by choice of shuttle.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a schedule fails")]
 
@@ -24,7 +24,7 @@ pub(crate) fn instant() -> Instant {
     *BEGINNING + PASSED.get()
 }
 
-/// Nobody looks without being looked at: the scheduler lets the others go on when this one waits.
+/// No thread reads the time without a switch: the scheduler lets the others go on when this one waits.
 pub(crate) fn spin_until(_is_over: impl Fn() -> bool) {}
 
 fn pass(time: Duration) {
@@ -40,7 +40,7 @@ pub(crate) mod thread {
 
     pub(crate) use shuttle::thread::*;
 
-    /// Whoever sleeps lets others go on.
+    /// A thread that sleeps lets others run.
     pub(crate) fn sleep(_time: Duration) {
         yield_now();
     }
@@ -69,8 +69,8 @@ impl Condvar {
         self.0.wait(guard)
     }
 
-    /// Now and then the time is over before anybody has notified: the lock is free for a moment,
-    /// as it is in such a wait. Otherwise somebody has to notify; the schedule ends if nobody does.
+    /// Now and then the time is over before a notification: the lock is free for a moment,
+    /// as it is in such a wait. Otherwise a thread has to notify, or the schedule ends.
     pub(crate) fn wait_timeout<'m, T>(
         &self,
         guard: MutexGuard<'m, T>,

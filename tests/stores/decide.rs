@@ -42,7 +42,7 @@ const LIVE: &[&str] = FOUND.split_at(2).0;
 const REPLACED: &[&str] = FOUND.split_at(2).1.split_at(6).0;
 
 /// Whose session it is. `since`: the session got its user after the presented id was replaced.
-const OWNERS: [&str; 5] = ["nobody", "ada", "bob", "ada since", "bob since"];
+const OWNERS: [&str; 5] = ["anonymous", "ada", "bob", "ada since", "bob since"];
 
 /// The sign-ins are Ada's. `unsalted`: the new id does not follow from the presented one.
 /// `stronger`: with another level than the session has.
@@ -59,7 +59,7 @@ const CHANGES: [&str; 5] = ["nothing", "data", "user", "too large", "shrinks"];
 /// Whether activity is recorded.
 const TOUCHES: [&str; 3] = ["none", "due", "not due"];
 
-/// `*` stands for anything, `live` and `replaced` for all ids of such a session, `sign in*` for the
+/// `*` matches anything, `live` and `replaced` for all ids of such a session, `sign in*` for the
 /// three sign-ins.
 const TABLE: &str = "
 found                  | session of     | action           | revision | change    | touch | decision
@@ -171,7 +171,7 @@ fn text(bytes: usize) -> Value<'static> {
 impl Case {
     fn owner(&self) -> Option<&'static str> {
         match self.owner.split(' ').next() {
-            Some("nobody") => None,
+            Some("anonymous") => None,
             name => name,
         }
     }

@@ -64,7 +64,7 @@ fn child_process() {
 }
 
 #[test]
-fn a_file_that_was_replaced_is_written_to_no_more_and_goes_on_when_it_is_back() {
+fn a_replaced_file_is_not_written_to_until_it_is_back() {
     let folder = Folder::new();
     let (store, events) = open(&folder.database());
     let id_hash = create(&store, &setting("n", 1)).unwrap();
@@ -80,7 +80,7 @@ fn a_file_that_was_replaced_is_written_to_no_more_and_goes_on_when_it_is_back() 
         assert_unavailable(store.admin().clear());
     }
     assert!(live(&store, &id_hash).unwrap().is_some(), "reads of what was open go on");
-    // Nobody reads the new file with the old one's log, or copies that log into it.
+    // No process reads the new file with the old one's log, or copies that log into it.
     let barrier = Barrier::new(4);
     std::thread::scope(|scope| {
         for _ in 0..4 {
@@ -129,7 +129,7 @@ fn let_it_rest(folder: &Path) {
 }
 
 #[test]
-fn in_a_folder_where_nothing_has_happened_a_file_that_goes_is_missed_at_once() {
+fn a_removed_file_in_a_quiet_folder_is_noticed_at_once() {
     for name in ["app.db", "app.db-wal"] {
         let folder = Folder::new();
         let (store, events) = open(&folder.database());
@@ -151,7 +151,7 @@ fn in_a_folder_where_nothing_has_happened_a_file_that_goes_is_missed_at_once() {
 }
 
 #[test]
-fn a_revocation_in_a_folder_that_was_moved_as_a_whole_is_an_error_at_once() {
+fn a_revocation_in_a_moved_folder_is_an_error_at_once() {
     let folder = Folder::new();
     fs::create_dir(folder.path("data")).unwrap();
     let (store, _) = open(&folder.path("data/app.db"));
@@ -187,7 +187,7 @@ fn a_program_that_is_started_inherits_no_file_of_the_store() {
 }
 
 #[test]
-fn no_call_of_an_operator_drops_the_locks_of_a_store_that_is_open() {
+fn no_operator_call_drops_the_locks_of_an_open_store() {
     let folder = Folder::new();
     let (store, _) = open(&folder.database());
     let id_hash = create(&store, &setting("n", 1)).unwrap();
@@ -247,7 +247,7 @@ fn fill_and_go_on(store: &SqliteStore, make_room: impl FnOnce()) {
         }
         let _ = store.maintenance().unwrap().run();
     };
-    // Linux tells a limit on the size of files as it tells a broken disk, by SQLite's lights.
+    // SQLite cannot distinguish a limit on file sizes from a broken disk.
     assert!(matches!(error.kind(), ErrorKind::Full | ErrorKind::Unavailable), "{error:?}");
     assert!(keys.len() > 20, "{}", keys.len());
     for id_hash in &keys {
@@ -264,7 +264,7 @@ fn fill_and_go_on(store: &SqliteStore, make_room: impl FnOnce()) {
 }
 
 #[test]
-fn a_limit_on_the_size_of_files_loses_nothing_and_the_store_goes_on_when_it_is_raised() {
+fn a_file_size_limit_loses_nothing_and_can_be_raised() {
     if Command::new("prlimit").arg("--version").output().is_err() {
         println!("SKIPPED: no prlimit");
         return;
@@ -315,7 +315,7 @@ impl Drop for SmallDisk {
 }
 
 #[test]
-fn a_full_disk_loses_nothing_and_is_written_to_again_when_there_is_room() {
+fn a_full_disk_loses_nothing_and_is_used_again_later() {
     let Some(disk) = SmallDisk::new() else { return };
     let (store, _) = open(&disk.0.database());
     fill_and_go_on(&store, || assert!(disk.again("size=4m")));
@@ -365,7 +365,7 @@ impl FailingDisk {
         run(mount.arg(self.at.path("")))
     }
 
-    /// What makes the system believe that it has met an error on this disk.
+    /// Makes the system report an error on this disk.
     fn switch(&self) -> Option<PathBuf> {
         let mut find = Command::new("findmnt");
         let found = find.args(["-no", "SOURCE"]).arg(self.at.path("")).output().ok()?;
@@ -382,7 +382,7 @@ impl FailingDisk {
     }
 
     fn repair(&self) {
-        assert!(run(Command::new("umount").arg(self.at.path(""))), "nobody has a file open");
+        assert!(run(Command::new("umount").arg(self.at.path(""))), "no process has a file open");
         // It says 1 when it has mended something.
         let _ = run(Command::new("e2fsck").arg("-p").arg(self.image.path("disk")));
         assert!(self.mount());
@@ -400,7 +400,7 @@ fn run(command: &mut Command) -> bool {
 }
 
 #[test]
-fn a_disk_that_becomes_read_only_under_the_store_can_be_read_and_has_what_had_to_survive() {
+fn a_disk_that_becomes_read_only_keeps_what_must_survive() {
     let Some(disk) = FailingDisk::new() else { return };
     let path = disk.at.database();
     let (store, _) = open(&path);
@@ -448,7 +448,7 @@ fn serve_while_the_disk_fails(store: &SqliteStore, ended: &SessionIdHash, id_has
 }
 
 #[test]
-fn a_long_reader_lets_the_log_grow_and_the_operator_is_told_once_each_way() {
+fn a_long_reader_lets_the_log_grow_and_two_events_say_so() {
     let folder = Folder::new();
     let (store, events) = open(&folder.database());
     let note = setting("note", "x".repeat(60_000));
@@ -487,7 +487,7 @@ fn a_long_reader_lets_the_log_grow_and_the_operator_is_told_once_each_way() {
 }
 
 #[test]
-fn when_all_readers_are_in_use_the_next_one_is_busy_and_later_served() {
+fn while_all_readers_are_in_use_the_next_one_is_busy() {
     let folder = Folder::new();
     let store = SqliteStore::builder(folder.database())
         .journal(Journal::Keep)

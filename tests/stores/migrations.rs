@@ -34,7 +34,7 @@ fn child_process() {
 }
 
 #[test]
-fn eight_processes_that_start_at_once_on_an_empty_file_all_succeed() {
+fn eight_processes_can_start_at_once_on_an_empty_file() {
     for round in 0..10 {
         let folder = Folder::new();
         let shot = folder.path("shot");
@@ -157,7 +157,7 @@ fn a_foreign_thing_of_any_name_we_would_use_is_refused() {
 }
 
 #[test]
-fn without_migrating_an_unset_file_is_refused_and_a_missing_one_is_not_created() {
+fn without_migrations_an_empty_file_is_refused() {
     let folder = Folder::new();
     let open = || SqliteStore::builder(folder.database()).migrate(false).open().unwrap_err();
     assert_eq!(open().kind(), ErrorKind::NotSetUp);
@@ -259,7 +259,7 @@ const TAKEN_OVER: [&str; 4] = [
 ];
 
 #[test]
-fn a_table_of_the_hosts_in_place_of_one_of_ours_is_neither_used_nor_dropped() {
+fn a_table_of_the_host_under_our_name_is_left_alone() {
     for theirs in TAKEN_OVER {
         let folder = Folder::new();
         let store = SqliteStore::builder(folder.database()).table("session").open().unwrap();
@@ -285,7 +285,7 @@ fn a_table_of_the_hosts_in_place_of_one_of_ours_is_neither_used_nor_dropped() {
 }
 
 #[test]
-fn a_table_the_host_makes_after_ours_were_dropped_is_not_dropped() {
+fn a_table_made_by_the_host_after_a_drop_is_left_alone() {
     for theirs in TAKEN_OVER {
         let folder = Folder::new();
         let store = SqliteStore::builder(folder.database()).table("session").open().unwrap();
@@ -332,8 +332,8 @@ fn the_readable_view_shows_sessions_to_a_person() {
     assert_eq!(row.5, "__Host-id");
 }
 
-/// Root may write everything, so the refusal is seen by a child that is somebody else.
-fn as_somebody_else(path: &Path) -> bool {
+/// Root may write everything, so the refusal is seen by a child that runs as another user.
+fn as_another_user(path: &Path) -> bool {
     use std::os::unix::process::CommandExt;
     let mut command = child(module_path!(), "open read-only");
     command.env("DATABASE", path);
@@ -357,11 +357,11 @@ fn a_read_only_file_or_folder_is_refused_with_its_kind() {
     set(path.parent().unwrap(), 0o555);
     let program = std::env::current_exe().unwrap();
     assert!(program.exists());
-    assert!(as_somebody_else(&path), "a file that cannot be created");
+    assert!(as_another_user(&path), "a file that cannot be created");
     set(path.parent().unwrap(), 0o755);
     Connection::open(&path).unwrap().execute_batch("CREATE TABLE host (a)").unwrap();
     set(&path, 0o444);
     let before = everything(&path);
-    assert!(as_somebody_else(&path), "a file that cannot be written");
+    assert!(as_another_user(&path), "a file that cannot be written");
     assert_eq!(everything(&path), before);
 }

@@ -1,4 +1,4 @@
-//! Hot sessions: what is kept in memory is what the database has, whoever writes to it.
+//! Hot sessions: what is kept in memory is what the database has, after any write.
 
 use std::num::NonZeroU32;
 use std::ops::ControlFlow;
@@ -96,7 +96,7 @@ impl Several {
         delta
     }
 
-    /// Anything that anybody can do to the file.
+    /// Any operation on the file.
     fn step(&mut self) {
         self.now = self.now + Duration::from_secs(1);
         let store = self.stores[self.dice.roll(self.stores.len())].clone();
@@ -225,7 +225,7 @@ impl Several {
 }
 
 #[test]
-fn whoever_writes_what_is_kept_is_what_a_query_finds() {
+fn the_record_cache_equals_the_database_after_any_write() {
     let mut dice = Dice::new(crate::common::dice::seed());
     for _ in 0..crate::common::dice::number("CLOAKROOM_FUZZ").unwrap_or(12) {
         let mut several = Several::new(dice.other());
@@ -243,7 +243,7 @@ fn readers_see_at_once_what_another_process_has_written() {
     let (here, there) = (open(), open());
     let id_hash = create(&here, &setting("n", 0)).unwrap();
     let (before, after) = (Barrier::new(3), Barrier::new(3));
-    // Told at the end: who panics here keeps the others waiting.
+    // Reported at the end: a panic here would keep the others waiting.
     let wrong = Mutex::new(Vec::new());
     let see = |turn: u64, expected: &[u64]| {
         let n = value::<u64>(&live(&here, &id_hash).unwrap().unwrap(), "n").unwrap();
@@ -274,7 +274,7 @@ fn readers_see_at_once_what_another_process_has_written() {
 }
 
 #[test]
-fn a_late_request_does_not_find_what_a_sign_in_has_removed_as_expired() {
+fn a_late_request_does_not_find_a_removed_expired_session() {
     let folder = Folder::in_memory();
     let store = SqliteStore::open(folder.database()).unwrap();
     let user = UserKey::new("user").unwrap();
@@ -336,7 +336,7 @@ fn what_a_trigger_of_the_host_changes_is_not_found_as_it_was() {
 }
 
 #[test]
-fn a_deadline_that_an_operator_has_set_by_hand_counts_when_it_comes() {
+fn a_deadline_that_an_operator_has_set_takes_effect() {
     let folder = Folder::in_memory();
     let store = SqliteStore::open(folder.database()).unwrap();
     let others = Connection::open(folder.database()).unwrap();

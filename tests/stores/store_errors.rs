@@ -52,7 +52,7 @@ fn settings_that_make_no_sense_are_refused() {
 }
 
 #[test]
-fn a_store_opened_by_a_relative_path_survives_a_change_of_the_working_folder() {
+fn a_relative_path_survives_a_change_of_the_working_folder() {
     let folder = Folder::new();
     let output =
         child(module_path!(), "change the folder").env("FOLDER", folder.path("")).output().unwrap();
@@ -259,7 +259,7 @@ fn of_two_backups_to_one_name_one_is_made_and_the_other_refused() {
 }
 
 #[test]
-fn while_another_process_holds_the_lock_reads_go_on_and_writes_are_busy() {
+fn while_another_process_holds_the_lock_writes_are_busy() {
     let folder = Folder::new();
     let timeout = crate::common::dice::number("CLOAKROOM_BUSY_MILLISECONDS").unwrap_or(100);
     let timeout = Duration::from_millis(timeout);
@@ -280,7 +280,7 @@ fn while_another_process_holds_the_lock_reads_go_on_and_writes_are_busy() {
 }
 
 #[test]
-fn many_who_wait_for_a_held_lock_are_all_told_it_is_busy_and_all_succeed_later() {
+fn all_writers_that_wait_for_a_held_lock_get_busy() {
     let folder = Folder::new();
     let timeout = Duration::from_millis(100);
     let store = SqliteStore::builder(folder.database()).busy_timeout(timeout).open().unwrap();
@@ -309,7 +309,7 @@ fn many_who_wait_for_a_held_lock_are_all_told_it_is_busy_and_all_succeed_later()
 }
 
 #[test]
-fn a_full_database_keeps_what_it_has_and_goes_on_when_there_is_room() {
+fn a_full_database_keeps_its_content_and_continues_later() {
     let folder = Folder::new();
     let build = SqliteStore::builder(folder.database()).max_file_size(200_000);
     let store = build.open().unwrap();

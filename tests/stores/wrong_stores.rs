@@ -60,7 +60,7 @@ impl StoreWrapper for Upsert {
 }
 
 #[test]
-fn a_store_that_inserts_what_it_cannot_update_breaks_no_resurrection() {
+fn a_store_that_upserts_breaks_no_resurrection() {
     let failures = failures_of::<Upsert>();
     let logout = "a merge after a delete (a logout in between) brought the session back";
     says(&failures, "no-resurrection:", logout);
@@ -107,7 +107,7 @@ fn copy(record: &Record) -> Delta {
 }
 
 #[test]
-fn a_store_that_renews_by_beginning_another_session_breaks_atomic_renewal() {
+fn a_store_that_renews_by_creation_breaks_atomic_renewal() {
     let failures = failures_of::<DeleteThenCreate>();
     let guarantee = "atomic-renewal:";
     says(&failures, guarantee, "a renewal lost the public id");
@@ -131,7 +131,7 @@ impl StoreWrapper for NoExpiryAtRead {
 }
 
 #[test]
-fn a_store_that_leaves_expiry_to_the_sweep_breaks_expiry_at_read() {
+fn a_store_without_expiry_at_read_breaks_that_guarantee() {
     let failures = failures_of::<NoExpiryAtRead>();
     let guarantee = "expiry-at-read:";
     says(&failures, guarantee, "at its deadline an idle session is still live");
@@ -161,7 +161,7 @@ impl StoreWrapper for BelievesItsMemory {
 }
 
 #[test]
-fn a_store_that_answers_at_once_what_was_true_once_breaks_guarantees() {
+fn a_store_whose_try_load_is_outdated_breaks_guarantees() {
     let failures = failures_of::<BelievesItsMemory>();
     let words = "try_load returns another result than load, which returns";
     says(&failures, "no-resurrection:", words);
@@ -203,7 +203,7 @@ impl StoreWrapper for TouchWritesData {
 }
 
 #[test]
-fn a_store_that_touches_by_writing_the_session_breaks_reads_do_not_write() {
+fn a_store_that_touches_by_writing_breaks_reads_do_not_write() {
     let failures = failures_of::<TouchWritesData>();
     let guarantee = "reads-do-not-write:";
     says(&failures, guarantee, "a touch undid the write of another request");
@@ -347,7 +347,7 @@ impl StoreWrapper for OverstatesItsHold {
 }
 
 #[test]
-fn a_store_that_says_it_held_others_up_for_longer_than_it_took_breaks_cleanup() {
+fn a_store_that_overstates_its_blocking_breaks_cleanup() {
     let failures = failures_of::<OverstatesItsHold>();
     says(&failures, "background-cleanup:", "reported that it blocked writers for");
 }

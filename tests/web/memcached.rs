@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 
 use crate::common::Folder;
-use crate::common::app::{App, FRAMEWORKS, Framework, Server};
-use crate::common::client::{Browser, COOKIE, Request, Response, send};
+use crate::common::client::{COOKIE, HttpClient, Request, Response, send};
 use crate::common::memcached::Memcached;
+use crate::common::scripted_app::{FRAMEWORKS, Framework, ScriptedApp, Server};
 use cloakroom::backend::Store;
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::stores::memcached::MemcachedStore;
@@ -16,7 +16,7 @@ type Act = fn(&Memcached);
 
 /// Starts a service on a store, as its process does when it is started again.
 fn serve(framework: &Framework, store: impl Store) -> Server {
-    let app = App::new(SessionManager::new(store).unwrap());
+    let app = ScriptedApp::new(SessionManager::new(store).unwrap());
     (framework.1)(app, SocketAddr::from(([127, 0, 0, 1], 0)))
 }
 
@@ -27,7 +27,7 @@ fn with_cookie(address: SocketAddr, path: &str, id: &str) -> Response {
 /// The story that the author of the memcached seed wished for.
 fn visits_sign_in_restart_and_sign_out(start: impl Fn() -> Server) {
     let service = start();
-    let mut browser = Browser::new(service.address);
+    let mut browser = HttpClient::new(service.address);
     for visit in 1..=3 {
         assert_eq!(browser.post("/count").text(), visit.to_string());
     }
@@ -56,11 +56,11 @@ fn visits_sign_in_restart_and_sign_out(start: impl Fn() -> Server) {
         send(service.address, &Request::post("/set:a:b").cookie(format!("{COOKIE}={recorded}")));
     assert_eq!(late.unwrap().status, 200);
     let replayed = with_cookie(service.address, "/who/get:a", &recorded);
-    assert_eq!(replayed.text(), "none\nnone", "and nobody can write to it");
+    assert_eq!(replayed.text(), "none\nnone", "and no request can write to it");
 }
 
 #[test]
-fn a_service_on_memcached_counts_keeps_the_user_over_a_restart_and_signs_out_for_good() {
+fn a_service_on_memcached_survives_restarts() {
     for framework in FRAMEWORKS {
         let server = Memcached::start();
         let store = || server.builder_in("http").open().unwrap();
@@ -69,7 +69,7 @@ fn a_service_on_memcached_counts_keeps_the_user_over_a_restart_and_signs_out_for
 }
 
 #[test]
-fn a_service_behind_memcached_counts_keeps_the_user_over_a_restart_and_signs_out_for_good() {
+fn a_service_behind_memcached_survives_restarts() {
     for framework in FRAMEWORKS {
         let (server, folder) = (Memcached::start(), Folder::new());
         visits_sign_in_restart_and_sign_out(|| {
@@ -90,7 +90,7 @@ fn two_services_on_one_memcached_share_their_sessions() {
         let server = Memcached::start();
         let store = || server.builder_in("http").open().unwrap();
         let (one, other) = (serve(framework, store()), serve(framework, store()));
-        let mut browser = Browser::new(one.address);
+        let mut browser = HttpClient::new(one.address);
         browser.post("/sign-in:ada/count");
         browser.address = other.address;
         assert_eq!(browser.post("/who/count").text(), "ada\n2");
@@ -101,12 +101,12 @@ fn two_services_on_one_memcached_share_their_sessions() {
 }
 
 #[test]
-fn a_service_whose_memcached_is_down_answers_503_and_takes_no_cookie_away() {
+fn a_service_without_its_memcached_answers_503() {
     for framework in FRAMEWORKS {
         let server = Memcached::start();
         let store: MemcachedStore = server.store();
         let service = serve(framework, store);
-        let mut browser = Browser::new(service.address);
+        let mut browser = HttpClient::new(service.address);
         browser.post("/sign-in:ada/count");
         let id = browser.id().to_owned();
         server.kill();
@@ -126,12 +126,12 @@ fn a_service_whose_memcached_is_down_answers_503_and_takes_no_cookie_away() {
 }
 
 #[test]
-fn a_service_whose_cache_is_down_goes_on_and_signs_nobody_out() {
+fn a_service_without_its_cache_signs_no_user_out() {
     for framework in FRAMEWORKS {
         let (server, folder) = (Memcached::start(), Folder::new());
         let backing = SqliteStore::open(folder.database()).unwrap();
         let service = serve(framework, CachedStore::new(server.store(), backing));
-        let mut browser = Browser::new(service.address);
+        let mut browser = HttpClient::new(service.address);
         browser.post("/sign-in:ada/count");
         assert_eq!(browser.get("/who").text(), "ada");
         let break_and_mend: [(Act, Act); 2] =

@@ -91,11 +91,11 @@ pub(super) struct CircuitBreaker {
     closed: AtomicBool,
     /// The time of the first failure in the current window, and the number of failures since.
     failures: Mutex<Option<(Instant, u32)>>,
-    open: Mutex<Option<Open>>,
+    open: Mutex<Option<OpenBreaker>>,
 }
 
 #[derive(Debug)]
-struct Open {
+struct OpenBreaker {
     pending: PendingInvalidations,
     next_probe: Instant,
     probing: bool,
@@ -113,7 +113,7 @@ impl CircuitBreaker {
         }
     }
 
-    fn open(&self) -> MutexGuard<'_, Option<Open>> {
+    fn open(&self) -> MutexGuard<'_, Option<OpenBreaker>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -151,7 +151,7 @@ impl CircuitBreaker {
             None => {
                 let next_probe = at + self.retry_after;
                 let (probing, half_open) = (false, false);
-                *open = Some(Open { pending, next_probe, probing, half_open });
+                *open = Some(OpenBreaker { pending, next_probe, probing, half_open });
                 self.closed.store(false, Ordering::SeqCst);
                 true
             }

@@ -65,7 +65,7 @@ pub use builder::CachedStoreBuilder;
 /// # Ok::<(), cloakroom::Error>(())
 /// ```
 #[derive(Debug)]
-pub struct CachedStore<C, S>(Arc<Inner<C, S>>);
+pub struct CachedStore<C, S>(Arc<CachedInner<C, S>>);
 
 impl<C, S> Clone for CachedStore<C, S> {
     fn clone(&self) -> Self {
@@ -74,7 +74,7 @@ impl<C, S> Clone for CachedStore<C, S> {
 }
 
 #[derive(Debug)]
-struct Inner<C, S> {
+struct CachedInner<C, S> {
     /// A forked process has a copy of this state that receives no changes, so it must not use it.
     process: Process,
     cache: C,
@@ -99,7 +99,7 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
     }
 
     fn with(cache: C, backing: S, life: Duration, retry: Duration, events: Events) -> Self {
-        CachedStore(Arc::new(Inner {
+        CachedStore(Arc::new(CachedInner {
             process: Process::current(),
             freshness: Freshness::new(life),
             epoch: Epoch::new(),
@@ -192,7 +192,7 @@ enum CacheRead {
     Unusable,
 }
 
-impl<C: Cache, S: Store> Inner<C, S> {
+impl<C: Cache, S: Store> CachedInner<C, S> {
     fn read_cache(&self, id_hash: &SessionIdHash, now: Timestamp) -> CacheRead {
         self.fetch(id_hash, now).unwrap_or_else(|error| {
             self.failed(id_hash, &error);

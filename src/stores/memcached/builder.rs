@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
-use crate::stores::memcached::client::{Client, Reach};
-use crate::stores::memcached::{Inner, MemcachedStore};
+use crate::stores::memcached::client::{Reach, ServerClient};
+use crate::stores::memcached::{MemcachedInner, MemcachedStore};
 
 /// The maximum length of a namespace. With epoch and id hash, a key stays below memcached's 250
 /// bytes.
@@ -96,11 +96,11 @@ impl MemcachedStoreBuilder {
     /// - [`ErrorKind::Unavailable`]: a server name does not resolve now.
     pub fn open(self) -> Result<MemcachedStore> {
         self.validate()?;
-        let client = Client::new(self.reach.clone())?;
+        let client = ServerClient::new(self.reach.clone())?;
         let servers = self.reach.servers.join(", ");
         self.events.raise(&Event::StoreOpened { store: &format!("memcached at {servers}") });
         let busy_timeout = self.reach.io_timeout;
-        Ok(MemcachedStore(Arc::new(Inner { client, busy_timeout, events: self.events })))
+        Ok(MemcachedStore(Arc::new(MemcachedInner { client, busy_timeout, events: self.events })))
     }
 
     fn validate(&self) -> Result<()> {

@@ -3,12 +3,12 @@
 //! A session is one item, so a merge, a touch and a delete are one command. A renewal and a sign-in
 //! move it to another id, by four commands:
 //!
-//! 1. `add` the new id as [`Arriving`](State::Arriving) from the old one. It finds nothing yet. An
-//!    id that is taken is detected here, before anything has changed.
-//! 2. Replace the old item by [`Moved`](State::Moved), with the session in it. This is the
+//! 1. `add` the new id as [`Arriving`](ItemState::Arriving) from the old one. It finds nothing yet.
+//!    An id that is taken is detected here, before anything has changed.
+//! 2. Replace the old item by [`Moved`](ItemState::Moved), with the session in it. This is the
 //!    linearization point.
 //! 3. Replace the arriving item by the session.
-//! 4. Replace the moved item by [`Left`](State::Left), a small tombstone.
+//! 4. Replace the moved item by [`Left`](ItemState::Left), a small tombstone.
 //!
 //! A request that meets a session between 2 and 4 completes the move. Only command 1 adds an item,
 //! and the item is not a live session: so no late command brings an ended session back.
@@ -26,8 +26,8 @@ use crate::id::SessionIdHash;
 use crate::record::{Record, Touch};
 use crate::stores::memcached::client::{Replacement, Space, Stamp, Written};
 use crate::stores::memcached::lookup::ItemVersion;
-use crate::stores::memcached::value::{State, Way};
-use crate::stores::memcached::{Inner, life_of};
+use crate::stores::memcached::value::{ItemState, Way};
+use crate::stores::memcached::{MemcachedInner, life_of};
 
 /// The longest pause before another attempt.
 const LONGEST_PAUSE: Duration = Duration::from_millis(4);
@@ -48,7 +48,7 @@ enum Attempt {
     Overtaken,
 }
 
-impl Inner {
+impl MemcachedInner {
     pub(super) fn commit(&self, commit: &Commit) -> Result<Committed> {
         let mut reserved = None;
         let answer = self.attempts(commit, &mut reserved);
@@ -148,14 +148,14 @@ impl Inner {
         if let Some(Reserved { to, stamp, .. }) = reserved {
             self.client.remove(Space::Sessions, &to, stamp, operation)?;
         }
-        self.claim(*id_hash, &State::Live(record.clone()), record, now, operation).map(drop)
+        self.claim(*id_hash, &ItemState::Live(record.clone()), record, now, operation).map(drop)
     }
 
     /// Stores a state under an id that must be free, or hold a foreign value.
     fn claim(
         &self,
         id_hash: SessionIdHash,
-        state: &State,
+        state: &ItemState,
         record: &Record,
         now: Timestamp,
         operation: &'static str,
@@ -189,7 +189,7 @@ impl Inner {
         let (now, operation) = (commit.now, commit.action.operation());
         let record = &session.record;
         let arriving = self.reserve(old.id_hash, way.to, record, reserved, now, operation)?;
-        let (value, life) = (State::Moved(*way, record.clone()).encode(), life_of(record, now));
+        let (value, life) = (ItemState::Moved(*way, record.clone()).encode(), life_of(record, now));
         let new = Replacement { id_hash: old.id_hash, stamp: old.stamp, value, life };
         let moved = match self.client.replace_within_reach(Space::Sessions, &new, operation) {
             Ok((Written::Stored(stamp), true)) => stamp,
@@ -242,7 +242,7 @@ impl Inner {
             }
             self.client.remove(Space::Sessions, &before.to, before.stamp, operation)?;
         }
-        let stamp = self.claim(to, &State::Arriving(from), record, now, operation)?;
+        let stamp = self.claim(to, &ItemState::Arriving(from), record, now, operation)?;
         *reserved = Some(Reserved { to, from, stamp });
         Ok(stamp)
     }

@@ -6,8 +6,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionIdHash;
 use crate::record::Record;
 use crate::stores::memcached::client::{Item, Replacement, Space, Stamp, Written};
-use crate::stores::memcached::value::{State, Way};
-use crate::stores::memcached::{Inner, life, life_of};
+use crate::stores::memcached::value::{ItemState, Way};
+use crate::stores::memcached::{MemcachedInner, life, life_of};
 
 /// The maximum number of items read for one id: one for each replaced id of its session, and some
 /// twice because the session moved meanwhile.
@@ -20,7 +20,7 @@ pub(super) struct ItemVersion {
     pub(super) stamp: Stamp,
 }
 
-impl Inner {
+impl MemcachedInner {
     pub(super) fn find(
         &self,
         id_hash: &SessionIdHash,
@@ -41,8 +41,10 @@ impl Inner {
                     let undecodable = Missing::Undecodable { public_id: None, error, at: version };
                     return Ok(Lookup::Missing(undecodable));
                 }
-                Ok(Some(State::Live(record))) => return Ok(live(version, record, replaced, now)),
-                Ok(Some(State::Left(way))) => {
+                Ok(Some(ItemState::Live(record))) => {
+                    return Ok(live(version, record, replaced, now));
+                }
+                Ok(Some(ItemState::Left(way))) => {
                     if way.leads_nowhere || way.begins_session && replaced.is_some() {
                         return Ok(Lookup::not_found());
                     }
@@ -57,10 +59,10 @@ impl Inner {
                     }
                     (at, later) = (way.to, later + 1);
                 }
-                Ok(Some(State::Moved(way, record))) => {
+                Ok(Some(ItemState::Moved(way, record))) => {
                     self.arrive(version, &way, record, now, operation)?;
                 }
-                Ok(Some(State::Arriving(from))) => {
+                Ok(Some(ItemState::Arriving(from))) => {
                     if !self.has_set_out(&from, &at, now, operation)? {
                         return Ok(Lookup::not_found());
                     }
@@ -71,11 +73,11 @@ impl Inner {
     }
 
     /// Completes a move from `old` to `way.to`. Any request that finds a move unfinished calls
-    /// this. The new id is current since the old item became [`Moved`](State::Moved); this stores
-    /// the session under the new id and marks the old item as [`Left`](State::Left).
+    /// this. The new id is current since the old item became [`Moved`](ItemState::Moved); this
+    /// stores the session under the new id and marks the old item as [`Left`](ItemState::Left).
     ///
-    /// It replaces the [`Arriving`](State::Arriving) item in the version that was read and never
-    /// adds one. So a session that has ended under its new id meanwhile stays ended.
+    /// It replaces the [`Arriving`](ItemState::Arriving) item in the version that was read and
+    /// never adds one. So a session that has ended under its new id meanwhile stays ended.
     pub(super) fn arrive(
         &self,
         old: ItemVersion,
@@ -85,7 +87,7 @@ impl Inner {
         operation: &'static str,
     ) -> Result<()> {
         if let Some(item) = self.client.get(Space::Sessions, &way.to, operation)?
-            && let Ok(Some(State::Arriving(from))) = self.read(&item)
+            && let Ok(Some(ItemState::Arriving(from))) = self.read(&item)
             && from == old.id_hash
         {
             self.settle(way.to, item.stamp, record, now, operation)?;
@@ -102,7 +104,7 @@ impl Inner {
         operation: &'static str,
     ) -> Result<Written> {
         let life = life_of(&record, now);
-        let value = State::Live(record).encode();
+        let value = ItemState::Live(record).encode();
         let new = Replacement { id_hash: to, stamp: arriving, value, life };
         self.client.replace(Space::Sessions, &new, operation)
     }
@@ -114,7 +116,7 @@ impl Inner {
         now: Timestamp,
         operation: &'static str,
     ) -> Result<()> {
-        let value = State::Left(*way).encode();
+        let value = ItemState::Left(*way).encode();
         let life = life(way.replaced_id(old.id_hash).forget_at(), now);
         let new = Replacement { id_hash: old.id_hash, stamp: old.stamp, value, life };
         // If another request was faster, it has stored the same.
@@ -127,7 +129,7 @@ impl Inner {
     pub(super) fn remember_anew(&self, id_hash: &SessionIdHash, way: Way, now: Timestamp) {
         const OPERATION: &str = "store a replaced id";
         if let Ok(Some(item)) = self.client.get(Space::Sessions, id_hash, OPERATION)
-            && let Ok(Some(State::Left(before))) = self.read(&item)
+            && let Ok(Some(ItemState::Left(before))) = self.read(&item)
         {
             let way = Way { begins_session: way.begins_session || before.begins_session, ..way };
             let place = ItemVersion { id_hash: *id_hash, stamp: item.stamp };
@@ -148,12 +150,12 @@ impl Inner {
         };
         let stamp = item.stamp;
         match self.read(&item) {
-            Ok(Some(State::Moved(way, record))) if way.to == *to => {
+            Ok(Some(ItemState::Moved(way, record))) if way.to == *to => {
                 self.arrive(ItemVersion { id_hash: *from, stamp }, &way, record, now, operation)?;
                 Ok(true)
             }
             // The move was completed between the two reads.
-            Ok(Some(State::Left(way))) => Ok(way.to == *to),
+            Ok(Some(ItemState::Left(way))) => Ok(way.to == *to),
             _ => Ok(false),
         }
     }

@@ -22,8 +22,8 @@ use crate::error::{Error, Result};
 use crate::event::{Event, Events};
 use crate::id::SessionIdHash;
 use crate::record::{Record, Touch};
-use crate::stores::memcached::client::{Client, Item, Replacement, Space, Written};
-use crate::stores::memcached::value::{State, Unreadable};
+use crate::stores::memcached::client::{Item, Replacement, ServerClient, Space, Written};
+use crate::stores::memcached::value::{ItemState, Unreadable};
 
 pub use builder::MemcachedStoreBuilder;
 
@@ -50,11 +50,11 @@ const MARGIN: Duration = Duration::from_secs(60);
 /// # Ok::<(), cloakroom::Error>(())
 /// ```
 #[derive(Clone, Debug)]
-pub struct MemcachedStore(Arc<Inner>);
+pub struct MemcachedStore(Arc<MemcachedInner>);
 
 #[derive(Debug)]
-struct Inner {
-    client: Client,
+struct MemcachedInner {
+    client: ServerClient,
     /// How long a change is retried after conflicts with concurrent changes.
     busy_timeout: Duration,
     events: Events,
@@ -90,10 +90,10 @@ impl MemcachedStore {
     }
 }
 
-impl Inner {
+impl MemcachedInner {
     /// Decodes an item; `None` if this program has not written it.
-    fn read(&self, item: &Item) -> Result<Option<State>, Error> {
-        match State::decode(&item.value) {
+    fn read(&self, item: &Item) -> Result<Option<ItemState>, Error> {
+        match ItemState::decode(&item.value) {
             Ok(state) => Ok(Some(state)),
             Err(Unreadable::Undecodable(error)) => Err(error),
             Err(Unreadable::Garbage(error)) => {
@@ -149,7 +149,7 @@ impl Store for MemcachedStore {
     }
 }
 
-impl Inner {
+impl MemcachedInner {
     /// Replaces each item, in exactly the version that was read, by one with a new `seen`. Touches
     /// that conflict with another change, or whose id was replaced, are done one by one like
     /// commits.
@@ -169,18 +169,18 @@ impl Inner {
                 }
             };
             match self.read(&item) {
-                Ok(Some(State::Live(mut record))) if record.is_live(now) => {
+                Ok(Some(ItemState::Live(mut record))) if record.is_live(now) => {
                     if record.touch(*touch) {
                         let life = life_of(&record, now);
-                        let (stamp, value) = (item.stamp, State::Live(record).encode());
+                        let (stamp, value) = (item.stamp, ItemState::Live(record).encode());
                         touched
                             .push((*touch, Replacement { id_hash: *id_hash, stamp, value, life }));
                     }
                 }
-                Ok(Some(State::Arriving(_) | State::Moved(..) | State::Left(_))) => {
+                Ok(Some(ItemState::Arriving(_) | ItemState::Moved(..) | ItemState::Left(_))) => {
                     again.push((*id_hash, *touch));
                 }
-                Ok(Some(State::Live(_)) | None) | Err(_) => {}
+                Ok(Some(ItemState::Live(_)) | None) | Err(_) => {}
             }
         }
         let (touches, replacements): (Vec<_>, Vec<_>) = touched.into_iter().unzip();

@@ -14,13 +14,13 @@ const LAST_FORMAT: u8 = 31;
 /// The state of a session's item.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(clippy::large_enum_variant)] // it lives on the stack for one request
-pub(super) enum State {
+pub(super) enum ItemState {
     /// A live session.
     Live(Record),
     /// A session is moving here from this id. It lives here as soon as the item of that id is
     /// [`Moved`] to here.
     ///
-    /// [`Moved`]: State::Moved
+    /// [`Moved`]: ItemState::Moved
     Arriving(SessionIdHash),
     /// The session has moved. The record is to be stored under the new id.
     Moved(Way, Record),
@@ -63,7 +63,7 @@ impl Way {
     }
 }
 
-/// Why a value does not decode to a [`State`].
+/// Why a value does not decode to a [`ItemState`].
 #[derive(Debug)]
 pub(super) enum Unreadable {
     /// A value of this program that this version cannot decode, perhaps of a newer version.
@@ -85,32 +85,32 @@ impl Unreadable {
     }
 }
 
-impl State {
+impl ItemState {
     pub(super) fn encode(&self) -> Vec<u8> {
         match self {
-            State::Live(record) => [&[FORMAT, b'L'], record.to_json().as_bytes()].concat(),
-            State::Arriving(from) => [&[FORMAT, b'A'], &from.as_bytes()[..]].concat(),
-            State::Moved(way, record) => {
+            ItemState::Live(record) => [&[FORMAT, b'L'], record.to_json().as_bytes()].concat(),
+            ItemState::Arriving(from) => [&[FORMAT, b'A'], &from.as_bytes()[..]].concat(),
+            ItemState::Moved(way, record) => {
                 [&[FORMAT, b'M'], &way.encode()[..], record.to_json().as_bytes()].concat()
             }
-            State::Left(way) => [&[FORMAT, b'F'], &way.encode()[..]].concat(),
+            ItemState::Left(way) => [&[FORMAT, b'F'], &way.encode()[..]].concat(),
         }
     }
 
-    pub(super) fn decode(value: &[u8]) -> Result<State, Unreadable> {
+    pub(super) fn decode(value: &[u8]) -> Result<ItemState, Unreadable> {
         let short = || Unreadable::garbage("it ends too early");
         match open(value)? {
-            (b'L', body) => record(body).map(State::Live),
+            (b'L', body) => record(body).map(ItemState::Live),
             (b'A', body) => {
                 let from = body.try_into().map_err(|_| short())?;
-                Ok(State::Arriving(SessionIdHash::from_bytes(from)))
+                Ok(ItemState::Arriving(SessionIdHash::from_bytes(from)))
             }
             (b'M', body) => {
                 let (way, body) = Way::decode(body).ok_or_else(short)?;
-                Ok(State::Moved(way, record(body)?))
+                Ok(ItemState::Moved(way, record(body)?))
             }
             (b'F', body) => match Way::decode(body).ok_or_else(short)? {
-                (way, []) => Ok(State::Left(way)),
+                (way, []) => Ok(ItemState::Left(way)),
                 _ => Err(Unreadable::garbage("bytes follow its end")),
             },
             _ => Err(Unreadable::garbage("its kind is unknown")),
@@ -218,7 +218,7 @@ mod tests {
         Record::create(&NewSession::new(Lifetime::default().starting(NOW)).unwrap(), NOW)
     }
 
-    fn states() -> Vec<State> {
+    fn states() -> Vec<ItemState> {
         let by = ReplacedBy::Renewal { grace_until: None };
         let way = Way {
             to: KEY,
@@ -232,21 +232,21 @@ mod tests {
         let graced = Way { by, had_user: false, begins_session: true, leads_nowhere: true, ..way };
         let sign_in = |salt| Way { by: ReplacedBy::SignIn { salt }, ..way };
         vec![
-            State::Live(a_record()),
-            State::Arriving(KEY),
-            State::Moved(way, a_record()),
-            State::Moved(graced, a_record()),
-            State::Left(way),
-            State::Left(graced),
-            State::Left(sign_in(None)),
-            State::Moved(sign_in(Some(JoinSalt::from_bytes([9; 32]))), a_record()),
+            ItemState::Live(a_record()),
+            ItemState::Arriving(KEY),
+            ItemState::Moved(way, a_record()),
+            ItemState::Moved(graced, a_record()),
+            ItemState::Left(way),
+            ItemState::Left(graced),
+            ItemState::Left(sign_in(None)),
+            ItemState::Moved(sign_in(Some(JoinSalt::from_bytes([9; 32]))), a_record()),
         ]
     }
 
     #[test]
     fn every_state_survives_its_encoding() {
         for state in states() {
-            assert_eq!(State::decode(&state.encode()).unwrap(), state);
+            assert_eq!(ItemState::decode(&state.encode()).unwrap(), state);
         }
         let entry = CacheEntry::new(a_record(), NOW);
         assert_eq!(decode_entry(&encode_entry(&entry)).unwrap(), entry);
@@ -257,13 +257,13 @@ mod tests {
         for state in states() {
             let value = state.encode();
             for end in 0..value.len() {
-                assert!(State::decode(&value[..end]).is_err(), "{state:?} cut at {end}");
+                assert!(ItemState::decode(&value[..end]).is_err(), "{state:?} cut at {end}");
                 assert!(decode_entry(&value[..end]).is_err());
             }
         }
         for garbage in [&b""[..], b"\0", b"\x01", b"\x01?", b"{}", b"hello", b"\xff\xff", b"\x01Lx"]
         {
-            assert!(State::decode(garbage).is_err(), "{garbage:?}");
+            assert!(ItemState::decode(garbage).is_err(), "{garbage:?}");
             assert!(decode_entry(garbage).is_err(), "{garbage:?}");
         }
     }
@@ -271,17 +271,20 @@ mod tests {
     #[test]
     fn a_value_of_a_newer_format_is_not_taken_for_garbage() {
         for value in [&b"\x02Lwhatever"[..], b"\x02", b"\x1f"] {
-            assert!(matches!(State::decode(value), Err(Unreadable::Undecodable(_))), "{value:?}");
+            assert!(
+                matches!(ItemState::decode(value), Err(Unreadable::Undecodable(_))),
+                "{value:?}"
+            );
             assert!(matches!(decode_entry(value), Err(Unreadable::Undecodable(_))), "{value:?}");
         }
         let newer = a_record().to_json().replace("\"format\":1", "\"format\":2");
         let value = [&b"\x01L"[..], newer.as_bytes()].concat();
-        assert!(matches!(State::decode(&value), Err(Unreadable::Undecodable(_))));
+        assert!(matches!(ItemState::decode(&value), Err(Unreadable::Undecodable(_))));
     }
 
     #[test]
-    fn whatever_is_changed_in_a_value_it_is_read_or_refused_and_read_the_same_again() {
-        let mut values: Vec<_> = states().iter().map(State::encode).collect();
+    fn a_changed_value_is_refused_or_read_the_same_every_time() {
+        let mut values: Vec<_> = states().iter().map(ItemState::encode).collect();
         values.push(encode_entry(&CacheEntry::new(a_record(), NOW)));
         let change = (any::<Index>(), 0_usize..9, prop::collection::vec(any::<u8>(), 0..9));
         let changes = (0..values.len(), prop::collection::vec(change, 0..5));
@@ -293,9 +296,9 @@ mod tests {
                 let at = at.index(value.len() + 1);
                 value.splice(at..(at + removed).min(value.len()), new);
             }
-            if let Ok(state) = State::decode(&value) {
-                assert_eq!(State::decode(&state.encode()).unwrap(), state);
-                if let State::Moved(way, _) | State::Left(way) = state {
+            if let Ok(state) = ItemState::decode(&value) {
+                assert_eq!(ItemState::decode(&state.encode()).unwrap(), state);
+                if let ItemState::Moved(way, _) | ItemState::Left(way) = state {
                     // No time causes an overflow.
                     let id = way.replaced_id(KEY);
                     let _ = (id.forget_at(), id.status(NOW), id.was_under_way(NOW));

@@ -15,14 +15,14 @@ use crate::stores::memory::MemoryStore;
 const LEASE: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
-pub(super) struct Entries {
+pub(super) struct CacheEntries {
     capacity: usize,
-    slots: Mutex<Slots>,
+    slots: Mutex<CacheSlots>,
 }
 
 #[derive(Debug, Default)]
-struct Slots {
-    by_key: HashMap<SessionIdHash, Slot>,
+struct CacheSlots {
+    by_key: HashMap<SessionIdHash, CacheSlot>,
     /// The number of the last lease. It grows with every lease, so no number is used twice, even
     /// after an invalidation.
     last_lease: u128,
@@ -30,30 +30,30 @@ struct Slots {
 
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant)] // nearly all are filled
-enum Slot {
+enum CacheSlot {
     Leased { lease: FillLease, taken: Timestamp },
     Filled { lease: FillLease, entry: CacheEntry },
 }
 
-impl Slot {
+impl CacheSlot {
     fn lease(&self) -> FillLease {
         match self {
-            Slot::Leased { lease, .. } | Slot::Filled { lease, .. } => *lease,
+            CacheSlot::Leased { lease, .. } | CacheSlot::Filled { lease, .. } => *lease,
         }
     }
 }
 
-impl Entries {
+impl CacheEntries {
     pub(super) fn new(capacity: usize) -> Self {
-        Entries { capacity, slots: Mutex::default() }
+        CacheEntries { capacity, slots: Mutex::default() }
     }
 
-    fn slots(&self) -> MutexGuard<'_, Slots> {
+    fn slots(&self) -> MutexGuard<'_, CacheSlots> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Slots {
+impl CacheSlots {
     fn make_room(&mut self, capacity: usize) {
         if self.by_key.len() < capacity {
             return;
@@ -78,10 +78,10 @@ impl Cache for MemoryStore {
     fn fetch(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<CacheLookup> {
         let mut slots = self.cache.slots();
         match slots.by_key.get(id_hash) {
-            Some(Slot::Filled { entry, .. }) if entry.record.is_live(now) => {
+            Some(CacheSlot::Filled { entry, .. }) if entry.record.is_live(now) => {
                 return Ok(CacheLookup::Hit(entry.clone()));
             }
-            Some(Slot::Leased { taken, .. }) if now.since(*taken) < LEASE => {
+            Some(CacheSlot::Leased { taken, .. }) if now.since(*taken) < LEASE => {
                 return Ok(CacheLookup::Miss(None));
             }
             _ => {}
@@ -89,7 +89,7 @@ impl Cache for MemoryStore {
         slots.make_room(self.cache.capacity);
         slots.last_lease += 1;
         let lease = FillLease::new(slots.last_lease);
-        slots.by_key.insert(*id_hash, Slot::Leased { lease, taken: now });
+        slots.by_key.insert(*id_hash, CacheSlot::Leased { lease, taken: now });
         Ok(CacheLookup::Miss(Some(lease)))
     }
 
@@ -103,10 +103,10 @@ impl Cache for MemoryStore {
     ) -> Result<bool> {
         let mut slots = self.cache.slots();
         match slots.by_key.get_mut(id_hash) {
-            Some(slot @ Slot::Leased { .. })
+            Some(slot @ CacheSlot::Leased { .. })
                 if slot.lease() == lease && entry.record.is_live(now) =>
             {
-                *slot = Slot::Filled { lease, entry: entry.clone() };
+                *slot = CacheSlot::Filled { lease, entry: entry.clone() };
                 Ok(true)
             }
             _ => Ok(false),

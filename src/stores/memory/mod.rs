@@ -28,15 +28,15 @@ use crate::sync::{instant, thread};
 #[derive(Debug)]
 pub struct MemoryStore {
     capacity: usize,
-    sessions: RwLock<Sessions>,
+    sessions: RwLock<SessionTable>,
     /// The number of threads that wait for the write lock.
     waiting: AtomicUsize,
     epoch: AtomicU64,
-    cache: cache::Entries,
+    cache: cache::CacheEntries,
 }
 
 #[derive(Debug, Default)]
-struct Sessions {
+struct SessionTable {
     rows: HashMap<SessionIdHash, Row>,
     /// The remembered replaced ids, with the current id of each session.
     replaced: HashMap<SessionIdHash, SessionIdHash>,
@@ -71,17 +71,17 @@ impl MemoryStore {
             sessions: RwLock::default(),
             waiting: AtomicUsize::new(0),
             epoch: AtomicU64::new(0),
-            cache: cache::Entries::new(capacity),
+            cache: cache::CacheEntries::new(capacity),
         }
     }
 
     // No application code runs under the lock, and no code of this crate that can panic halfway, so
     // the data behind a poisoned lock is consistent.
-    fn read(&self) -> RwLockReadGuard<'_, Sessions> {
+    fn read(&self) -> RwLockReadGuard<'_, SessionTable> {
         self.sessions.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, Sessions> {
+    fn write(&self) -> RwLockWriteGuard<'_, SessionTable> {
         match self.sessions.try_write() {
             Ok(sessions) => sessions,
             Err(TryLockError::Poisoned(sessions)) => sessions.into_inner(),
@@ -109,7 +109,7 @@ impl Default for MemoryStore {
     }
 }
 
-impl Sessions {
+impl SessionTable {
     /// The current id and the row of the session that `id_hash` leads to, and the replaced id that
     /// was presented, if its grace period is over.
     fn locate(
@@ -439,7 +439,7 @@ impl SessionIndex for MemoryStore {
             None => {
                 let live = sessions.live(&SessionFilter::All, now).len();
                 let last_place = sessions.last_place;
-                *sessions = Sessions { last_place, ..Sessions::default() };
+                *sessions = SessionTable { last_place, ..SessionTable::default() };
                 live
             }
         };

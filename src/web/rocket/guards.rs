@@ -19,12 +19,12 @@ use crate::session::Session;
 use crate::web::rocket::{Managed, ProxyProto, error_response};
 
 /// A request's session for one manager, made by the first guard.
-pub(super) struct Opened {
+pub(super) struct OpenedSession {
     pub(super) session: Session,
     pub(super) sessions: SessionManager,
 }
 
-impl Drop for Opened {
+impl Drop for OpenedSession {
     /// Rocket ends some requests without calling fairings: those it cannot parse, and those in
     /// which another fairing panics. Their sign-outs and revocations still take effect.
     fn drop(&mut self) {
@@ -37,15 +37,15 @@ impl Drop for Opened {
 }
 
 /// The session in the request's local cache.
-struct Slot<M> {
-    opened: OnceLock<Opened>,
+struct RequestSlot<M> {
+    opened: OnceLock<OpenedSession>,
     /// The fairing has taken it, and nothing can be stored any more.
     has_ended: AtomicBool,
     marker: PhantomData<fn() -> M>,
 }
 
-fn slot<'r, M: 'static>(request: &'r Request<'_>) -> &'r Slot<M> {
-    request.local_cache(|| Slot::<M> {
+fn slot<'r, M: 'static>(request: &'r Request<'_>) -> &'r RequestSlot<M> {
+    request.local_cache(|| RequestSlot::<M> {
         opened: OnceLock::new(),
         has_ended: AtomicBool::new(false),
         marker: PhantomData,
@@ -53,7 +53,7 @@ fn slot<'r, M: 'static>(request: &'r Request<'_>) -> &'r Slot<M> {
 }
 
 /// Ends the use of the slot, and returns the session that this request has opened, if any.
-pub(super) fn end<'r, M: 'static>(request: &'r Request<'_>) -> Option<&'r Opened> {
+pub(super) fn end<'r, M: 'static>(request: &'r Request<'_>) -> Option<&'r OpenedSession> {
     let slot = slot::<M>(request);
     slot.has_ended.store(true, Ordering::Relaxed);
     slot.opened.get()
@@ -84,7 +84,7 @@ fn session_for<'r, M: 'static>(request: &'r Request<'_>) -> Result<&'r Session> 
             // A closed session can be read but not changed. There is nothing to store yet.
             let _ = sessions.close(&session, http::Outcome::Completed);
         }
-        Opened { session, sessions: sessions.clone() }
+        OpenedSession { session, sessions: sessions.clone() }
     };
     Ok(&slot.opened.get_or_init(open).session)
 }

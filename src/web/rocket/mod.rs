@@ -66,7 +66,7 @@ use rocket::{Build, Data, Request, Response, Rocket};
 use crate::http::{self, Adapter};
 use crate::manager::SessionManager;
 use crate::session;
-use crate::web::rocket::guards::Opened;
+use crate::web::rocket::guards::OpenedSession;
 
 pub use error_response::Failure;
 pub use guards::{ManagerOf, SessionOf, outcome};
@@ -252,7 +252,7 @@ fn can_block() -> bool {
 
 /// Closes the request's session of this kind, if it has one, and completes the response.
 async fn end<'r, M: 'static>(request: &'r Request<'_>, response: &mut Response<'r>) {
-    let Some(Opened { session, sessions }) = guards::end::<M>(request) else { return };
+    let Some(OpenedSession { session, sessions }) = guards::end::<M>(request) else { return };
     let adapter = Adapter::new(sessions);
     let (outcome, panic) = error_response::outcome(request, response);
     if let Some(panic) = panic {

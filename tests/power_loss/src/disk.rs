@@ -1,7 +1,7 @@
 //! The files as they are on the disk at some moment of a recording.
 //!
 //! What a file's last sync covers is there. Everything after it is there or not, each write on its
-//! own, in whole or in sectors, or in its place stands garbage; so any of several writes to one
+//! own, in whole or in sectors, or is replaced by garbage; so any of several writes to one
 //! place can be the one that is found. A length can have grown before the bytes arrived. What
 //! became of a name since the folder was last synced can be undone, from the end.
 
@@ -54,7 +54,7 @@ pub struct Disk {
     renamed: Vec<(usize, String, Option<usize>)>,
     at: usize,
     /// It says that it has synced, and has not.
-    pub lies: bool,
+    pub ignores_syncs: bool,
 }
 
 fn write(content: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
@@ -95,7 +95,7 @@ impl Disk {
                 self.files.insert(*file, File { synced: content.clone(), since: vec![] });
                 match content.is_empty() {
                     true => self.renamed.push((at, name.clone(), Some(*file))),
-                    // It was there before anybody looked.
+                    // It existed before the recording.
                     false => drop(self.folder.insert(name.clone(), *file)),
                 }
             }
@@ -106,14 +106,14 @@ impl Disk {
             Event::Truncate { file, length } => {
                 self.file(*file).since.push((at, Change::Truncate { length: *length }));
             }
-            Event::Sync { file, covers } if !self.lies => {
+            Event::Sync { file, covers } if !self.ignores_syncs => {
                 let file = self.file(*file);
                 for (_, change) in file.since.extract_if(.., |(at, _)| *at < *covers) {
                     change.apply(&mut file.synced);
                 }
             }
             Event::Delete { name } => self.renamed.push((at, name.clone(), None)),
-            Event::SyncFolder { covers } if !self.lies => {
+            Event::SyncFolder { covers } if !self.ignores_syncs => {
                 for (_, name, file) in self.renamed.extract_if(.., |(at, ..)| *at < *covers) {
                     rename(&mut self.folder, name, file);
                 }

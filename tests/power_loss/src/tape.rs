@@ -17,7 +17,7 @@ pub enum Event {
     Truncate { file: usize, length: usize },
     /// A sync has ended. It covers what had happened when it began, before this event.
     Sync { file: usize, covers: usize },
-    /// A name stands for nothing any more.
+    /// A name was removed.
     Delete { name: String },
     /// The folder was synced: what had become of names before this event.
     SyncFolder { covers: usize },

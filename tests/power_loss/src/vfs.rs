@@ -1,4 +1,4 @@
-//! The file system in front of SQLite's own: it forwards everything, and tells the tape.
+//! The file system in front of SQLite's own: it forwards everything and records it on the tape.
 
 #![allow(non_snake_case, reason = "the names are SQLite's")]
 
@@ -12,11 +12,11 @@ use cloakroom::stores::sqlite::rusqlite::ffi;
 
 use crate::tape::{Event, Operation, Tape};
 
-/// One open file, as SQLite sees it. Its own file system's stands behind it in the same memory.
+/// One open file, as SQLite sees it. That of its own file system follows it in the same memory.
 #[repr(C)]
 struct File {
     base: ffi::sqlite3_file,
-    /// Null for a file that nobody records.
+    /// Null for a file that is not recorded.
     recorded: *mut Recorded,
 }
 

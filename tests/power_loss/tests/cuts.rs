@@ -20,13 +20,13 @@ fn cuts() -> usize {
 }
 
 /// Several stories with other numbers, where there are many cuts.
-fn in_stories(tell: impl Fn(&mut Dice) -> Story, promise: Promise) {
+fn in_stories(story_of: impl Fn(&mut Dice) -> Story, promise: Promise) {
     let mut dice = Dice::new(common::dice::seed());
     let mut left = cuts();
     let mut tried = story::Tried::default();
     while left > 0 {
         let some = left.min(400);
-        let story = tell(&mut dice);
+        let story = story_of(&mut dice);
         tried.add(&story.cut(promise, some, &mut dice, false));
         left -= some;
     }
@@ -36,39 +36,42 @@ fn in_stories(tell: impl Fn(&mut Dice) -> Story, promise: Promise) {
 }
 
 #[test]
-fn what_was_ended_stays_ended_and_the_rest_is_lost_from_the_end_only() {
-    let tell = |dice: &mut Dice| Story::of_workers(Durability::Normal, Journal::Wal, 1, 1, dice);
-    in_stories(tell, Promise::Normal);
+fn a_cut_revives_no_session_and_loses_only_the_latest_writes() {
+    let story_of =
+        |dice: &mut Dice| Story::of_workers(Durability::Normal, Journal::Wal, 1, 1, dice);
+    in_stories(story_of, Promise::Normal);
 }
 
 #[test]
 fn the_same_holds_when_many_threads_of_two_stores_write() {
-    let tell = |dice: &mut Dice| Story::of_workers(Durability::Normal, Journal::Wal, 2, 4, dice);
-    in_stories(tell, Promise::Normal);
+    let story_of =
+        |dice: &mut Dice| Story::of_workers(Durability::Normal, Journal::Wal, 2, 4, dice);
+    in_stories(story_of, Promise::Normal);
 }
 
 #[test]
 fn under_full_durability_nothing_acknowledged_is_lost() {
-    let tell = |dice: &mut Dice| Story::of_workers(Durability::Full, Journal::Wal, 1, 1, dice);
-    in_stories(tell, Promise::Full);
+    let story_of = |dice: &mut Dice| Story::of_workers(Durability::Full, Journal::Wal, 1, 1, dice);
+    in_stories(story_of, Promise::Full);
 }
 
 #[test]
-fn under_full_durability_nothing_acknowledged_is_lost_by_many_threads_of_two_stores() {
-    let tell = |dice: &mut Dice| Story::of_workers(Durability::Full, Journal::Wal, 2, 2, dice);
-    in_stories(tell, Promise::Full);
+fn full_durability_loses_nothing_with_two_stores() {
+    let story_of = |dice: &mut Dice| Story::of_workers(Durability::Full, Journal::Wal, 2, 2, dice);
+    in_stories(story_of, Promise::Full);
 }
 
 #[test]
 fn under_a_kept_rollback_journal_the_same_holds() {
-    let tell = |dice: &mut Dice| Story::of_workers(Durability::Normal, Journal::Keep, 1, 1, dice);
-    in_stories(tell, Promise::Normal);
+    let story_of =
+        |dice: &mut Dice| Story::of_workers(Durability::Normal, Journal::Keep, 1, 1, dice);
+    in_stories(story_of, Promise::Normal);
 }
 
 #[test]
-fn under_a_kept_rollback_journal_and_full_durability_nothing_is_lost() {
-    let tell = |dice: &mut Dice| Story::of_workers(Durability::Full, Journal::Keep, 1, 2, dice);
-    in_stories(tell, Promise::Full);
+fn full_durability_loses_nothing_with_a_rollback_journal() {
+    let story_of = |dice: &mut Dice| Story::of_workers(Durability::Full, Journal::Keep, 1, 2, dice);
+    in_stories(story_of, Promise::Full);
 }
 
 /// Everything an operator can do to all sessions at once, each with a mark when it was acknowledged.

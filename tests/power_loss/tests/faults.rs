@@ -40,7 +40,7 @@ impl Bench {
     }
 
     fn open(&self, durability: Durability, journal: Journal) -> Result<SqliteStore> {
-        // Nobody keeps anybody waiting here: what waits for its time to be over does not end.
+        // No operation waits for another one here: what waits for its time to be over does not end.
         let build = SqliteStore::builder(self.folder.database());
         build.durability(durability).journal(journal).busy_timeout(HOUR).open()
     }
@@ -135,22 +135,22 @@ fn fail_in_all_ways(operation: Operation, codes: &[i32]) {
 }
 
 #[test]
-fn a_write_that_fails_anywhere_loses_nothing_acknowledged_and_the_store_goes_on() {
+fn a_failed_write_loses_nothing_acknowledged() {
     fail_in_all_ways(Operation::Write, &[ffi::SQLITE_IOERR_WRITE, ffi::SQLITE_FULL]);
 }
 
 #[test]
-fn a_sync_that_fails_anywhere_loses_nothing_acknowledged_and_the_store_goes_on() {
+fn a_failed_sync_loses_nothing_acknowledged() {
     fail_in_all_ways(Operation::Sync, &[ffi::SQLITE_IOERR_FSYNC]);
 }
 
 #[test]
-fn a_read_that_fails_anywhere_loses_nothing_acknowledged_and_the_store_goes_on() {
+fn a_failed_read_loses_nothing_acknowledged() {
     fail_in_all_ways(Operation::Read, &[ffi::SQLITE_IOERR_READ, ffi::SQLITE_IOERR_SHORT_READ]);
 }
 
 #[test]
-fn an_opening_that_fails_anywhere_is_a_typed_error_and_the_next_one_finds_everything() {
+fn a_failed_opening_is_a_typed_error_and_loses_nothing() {
     let mut dice = Dice::new(common::dice::seed());
     let faults = [
         (Operation::Open, ffi::SQLITE_CANTOPEN),

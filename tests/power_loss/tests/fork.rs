@@ -79,7 +79,7 @@ fn all_hold(steps: &[&dyn Fn() -> bool]) -> std::result::Result<(), u8> {
 }
 
 #[test]
-fn a_forked_process_is_refused_at_once_and_what_goes_on_in_the_other_is_unharmed() {
+fn a_forked_process_is_refused_and_does_no_damage() {
     let _alone = alone();
     let folder = Folder::new();
     let path = folder.database();
@@ -109,7 +109,7 @@ fn a_forked_process_is_refused_at_once_and_what_goes_on_in_the_other_is_unharmed
         in_a_fork(|| {
             let file = SqliteStore::builder(&path);
             let steps: [&dyn Fn() -> bool; 20] = [
-                // Its activity is due to be recorded; here is nobody who would.
+                // Its activity is due to be recorded; this process has no cleaner.
                 &|| {
                     let closed = later.close(&read_before, Outcome::Completed);
                     closed.is_ok() && later.events().count(EventKind::TouchFailed) == 1
@@ -151,7 +151,7 @@ fn a_forked_process_is_refused_at_once_and_what_goes_on_in_the_other_is_unharmed
 }
 
 #[test]
-fn a_fork_that_lets_go_of_the_last_handle_in_mid_commit_undoes_nothing() {
+fn a_fork_that_drops_the_last_handle_undoes_nothing() {
     let _alone = alone();
     let folder = Folder::new();
     let store = SqliteStore::open(folder.database()).unwrap();
@@ -167,7 +167,7 @@ fn a_fork_that_lets_go_of_the_last_handle_in_mid_commit_undoes_nothing() {
     assert_sound(folder.database());
 }
 
-/// Forks at many moments of what three threads write, and looks whether all of that stands.
+/// Forks at many moments of what three threads write, and checks that nothing is lost.
 fn while_others_write(store: &SqliteStore, fork: impl Fn() -> Option<u8>) {
     const THREADS: usize = 3;
     let keys: Vec<_> = (0..THREADS).map(|_| create(store, &setting("n", 0)).unwrap()).collect();
@@ -247,9 +247,9 @@ fn the_last_handle_can_be_let_go_of_in_a_fork() {
 }
 
 /// In a process of its own: the threads of stores that other tests have closed may be about to end,
-/// and whoever opens a store in a fork would wait for locks that they had.
+/// and a store opened in a fork would wait for locks that they had.
 #[test]
-fn a_process_that_forks_first_opens_the_store_in_the_fork_and_nothing_is_amiss() {
+fn a_process_may_fork_first_and_open_the_store_then() {
     let folder = Folder::new();
     let ended =
         child(module_path!(), "fork first").env("DATABASE", folder.database()).output().unwrap();

@@ -1,4 +1,4 @@
-//! Many threads and several processes write one file: nobody is told it is locked, nothing is
+//! Many threads and several processes write one file: no write reports that it is locked, nothing is
 //! lost, and the log stays short. Many requests update one session: no other visitor fails.
 
 mod updates;
@@ -97,7 +97,7 @@ fn two_processes_write(maintenance: bool) {
         stop.store(true, Ordering::Relaxed);
         (watch.join().unwrap(), written)
     });
-    assert!(process.0.wait().unwrap().success(), "the other process was never told it is busy");
+    assert!(process.0.wait().unwrap().success(), "the other process never gets Busy");
     let mut words = String::new();
     output.read_to_string(&mut words).unwrap();
     let others: u64 = words
@@ -114,17 +114,17 @@ fn two_processes_write(maintenance: bool) {
 }
 
 #[test]
-fn two_processes_that_write_without_a_pause_are_never_busy_and_the_log_stays_short() {
+fn two_processes_that_write_without_a_pause_are_never_busy() {
     two_processes_write(true);
 }
 
 #[test]
-fn the_log_stays_short_even_if_nobody_does_the_upkeep() {
+fn the_log_stays_short_even_without_maintenance() {
     two_processes_write(false);
 }
 
 #[test]
-fn the_wait_for_another_writer_is_no_part_of_the_time_for_which_a_sweep_holds_others_up() {
+fn a_sweep_does_not_report_its_wait_for_another_writer() {
     let folder = Folder::new();
     let store = SqliteStore::open(folder.database()).unwrap();
     create(&store, &Delta::new()).unwrap();
@@ -150,7 +150,7 @@ fn the_wait_for_another_writer_is_no_part_of_the_time_for_which_a_sweep_holds_ot
     assert!(swept.held <= after, "{:?}, of {after:?} with the lock", swept.held);
 }
 
-/// What `update` does: read, compute, commit if nobody came in between, else again.
+/// What `update` does: read, compute, commit if nothing has changed, else again.
 fn increment(store: &SqliteStore, id_hash: &SessionIdHash, threads: usize, times: u32) {
     std::thread::scope(|scope| {
         for _ in 0..threads {
@@ -199,7 +199,7 @@ fn increments_of_two_processes_are_all_counted() {
 }
 
 #[test]
-fn a_log_that_is_left_to_another_program_is_not_made_to_start_again() {
+fn a_log_left_to_another_program_is_not_restarted() {
     let length = |checkpoints: bool| {
         let folder = Folder::new();
         let builder = SqliteStore::builder(folder.database()).checkpoints(checkpoints);

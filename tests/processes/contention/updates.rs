@@ -11,17 +11,18 @@ use cloakroom::http::Outcome;
 use cloakroom::{ErrorKind, Session, SessionManager, SqliteStore};
 
 use crate::common::Folder;
-use crate::common::app::{self, App, Server};
+use crate::common::app::{App, Browser, defaults, get, on_both_stores};
 use crate::common::client::{self, PATIENCE, Request, send};
-use crate::common::faulty::{Call, Faulty, Gate};
-use crate::common::in_process::{self, Browser, defaults, get, on_both_stores};
+use crate::common::faulty::{Call, Faulty};
+use crate::common::gate::Gate;
+use crate::common::scripted_app::{self, ScriptedApp, Server};
 
 fn count_up(session: &Session) {
     session.update("n", |n: Option<u32>| n.unwrap_or(0) + 1).unwrap();
 }
 
 /// A request that counts up; false if it was refused because others were in its way.
-fn request(app: &in_process::App, browser: &Browser) -> bool {
+fn request(app: &App, browser: &Browser) -> bool {
     let session = browser.open(&app.sessions);
     count_up(&session);
     match app.sessions.close(&session, Outcome::Completed) {
@@ -43,7 +44,7 @@ fn updates_beyond_64_waiting_ones_are_refused_at_once() {
         let late = hot.open(&app.sessions);
         count_up(&late);
         assert!(request(&app, &hot));
-        let (tell, told) = channel();
+        let (sender, received) = channel();
         thread::scope(|scope| {
             // Its first commit finds that it was overtaken, the second is made in its turn.
             app.store.hold(Call::Commit).open();
@@ -52,17 +53,17 @@ fn updates_beyond_64_waiting_ones_are_refused_at_once() {
             let first = scope.spawn(|| app.sessions.close(late, Outcome::Completed).is_ok());
             keeper.wait_until_reached();
             for _ in 0..100 {
-                let tell = tell.clone();
-                scope.spawn(move || tell.send(request(app, hot)).unwrap());
+                let sender = sender.clone();
+                scope.spawn(move || sender.send(request(app, hot)).unwrap());
             }
             // While the first one is in the store.
             for _ in 0..36 {
-                assert!(!told.recv_timeout(PATIENCE).unwrap());
+                assert!(!received.recv_timeout(PATIENCE).unwrap());
             }
             assert!(request(app, &other));
             keeper.open();
             for _ in 0..64 {
-                assert!(told.recv_timeout(PATIENCE).unwrap());
+                assert!(received.recv_timeout(PATIENCE).unwrap());
             }
             assert!(first.join().unwrap());
         });
@@ -137,11 +138,11 @@ fn an_update_function_that_blocks_holds_up_no_other_session() {
 }
 
 /// Serves the application with few threads and with many, from a file.
-fn on_servers(test: impl Fn(SocketAddr, &App, &Faulty<SqliteStore>)) {
-    type Serve = fn(Arc<App>, SocketAddr) -> Server;
-    let on_rocket = app::FRAMEWORKS.iter().find(|(name, _)| *name == "Rocket").unwrap().1;
+fn on_servers(test: impl Fn(SocketAddr, &ScriptedApp, &Faulty<SqliteStore>)) {
+    type Serve = fn(Arc<ScriptedApp>, SocketAddr) -> Server;
+    let on_rocket = scripted_app::FRAMEWORKS.iter().find(|(name, _)| *name == "Rocket").unwrap().1;
     let servers: [(&str, Serve); 2] = [
-        ("rouille with 100 threads", |app, address| app::rouille_pool(app, address, 100)),
+        ("rouille with 100 threads", |app, address| scripted_app::rouille_pool(app, address, 100)),
         ("Rocket", on_rocket),
     ];
     for (name, serve) in servers {
@@ -151,13 +152,13 @@ fn on_servers(test: impl Fn(SocketAddr, &App, &Faulty<SqliteStore>)) {
 }
 
 fn served(
-    serve: impl Fn(Arc<App>, SocketAddr) -> Server,
-    test: impl Fn(SocketAddr, &App, &Faulty<SqliteStore>),
+    serve: impl Fn(Arc<ScriptedApp>, SocketAddr) -> Server,
+    test: impl Fn(SocketAddr, &ScriptedApp, &Faulty<SqliteStore>),
 ) {
     let folder = Folder::new();
-    let store = Arc::new(Faulty::new(SqliteStore::open(folder.database()).unwrap()));
+    let store = Faulty::new(SqliteStore::open(folder.database()).unwrap());
     let sessions = SessionManager::new(store.clone()).unwrap();
-    let app = App::new(sessions);
+    let app = ScriptedApp::new(sessions);
     let server = serve(app.clone(), SocketAddr::from(([127, 0, 0, 1], 0)));
     test(server.address, &app, &store);
 }
@@ -165,15 +166,16 @@ fn served(
 #[test]
 fn requests_beyond_64_waiting_ones_get_503_at_once() {
     on_servers(|address, app, store| {
-        let (mut hot, mut other) = (client::Browser::new(address), client::Browser::new(address));
+        let (mut hot, mut other) =
+            (client::HttpClient::new(address), client::HttpClient::new(address));
         hot.post("/count");
         other.post("/count");
         let gate = app.gate("late");
         let mut late = hot.start(Request::post("/count/gate:late"));
-        gate.wait_for_arrival();
+        gate.wait_until_reached();
         hot.post("/count");
         let count = hot.with_cookie(Request::post("/count"));
-        let (tell, told) = channel();
+        let (sender, received) = channel();
         thread::scope(|scope| {
             // Its first commit finds that it was overtaken, the second is made in its turn.
             store.hold(Call::Commit).open();
@@ -181,17 +183,17 @@ fn requests_beyond_64_waiting_ones_get_503_at_once() {
             gate.open();
             keeper.wait_until_reached();
             for _ in 0..99 {
-                let (tell, count) = (tell.clone(), &count);
-                scope.spawn(move || tell.send(send(address, count).unwrap().status).unwrap());
+                let (sender, count) = (sender.clone(), &count);
+                scope.spawn(move || sender.send(send(address, count).unwrap().status).unwrap());
             }
             // While the first one is in the store.
             for _ in 0..35 {
-                assert_eq!(told.recv_timeout(PATIENCE).unwrap(), 503);
+                assert_eq!(received.recv_timeout(PATIENCE).unwrap(), 503);
             }
             assert_eq!(other.post("/count").text(), "2");
             keeper.open();
             for _ in 0..64 {
-                assert_eq!(told.recv_timeout(PATIENCE).unwrap(), 200);
+                assert_eq!(received.recv_timeout(PATIENCE).unwrap(), 200);
             }
             assert_eq!(late.answer().unwrap().status, 200);
         });
@@ -201,8 +203,8 @@ fn requests_beyond_64_waiting_ones_get_503_at_once() {
 
 #[test]
 fn beside_100_clients_of_one_session_no_visitor_fails() {
-    let test = |address: SocketAddr, _: &App, _: &Faulty<SqliteStore>| {
-        let mut hot = client::Browser::new(address);
+    let test = |address: SocketAddr, _: &ScriptedApp, _: &Faulty<SqliteStore>| {
+        let mut hot = client::HttpClient::new(address);
         hot.post("/count");
         let count = hot.with_cookie(Request::post("/count"));
         let counted = AtomicU32::new(1);
@@ -219,7 +221,7 @@ fn beside_100_clients_of_one_session_no_visitor_fails() {
             }
             for _ in 0..8 {
                 scope.spawn(|| {
-                    let mut visitor = client::Browser::new(address);
+                    let mut visitor = client::HttpClient::new(address);
                     for n in 1..=25 {
                         let response = visitor.post("/count");
                         assert_eq!((response.status, response.text()), (200, &*n.to_string()));
@@ -231,5 +233,5 @@ fn beside_100_clients_of_one_session_no_visitor_fails() {
     };
     on_servers(test);
     println!("rouille with 16 threads");
-    served(|app, address| app::rouille_pool(app, address, 16), test);
+    served(|app, address| scripted_app::rouille_pool(app, address, 16), test);
 }

@@ -6,8 +6,8 @@ use cloakroom::event::EventKind;
 use cloakroom::http::{Adapter, RequestHead, Response};
 use cloakroom::{ErrorKind, Session};
 
+use crate::common::app::{App, Browser, REMOVAL, defaults, on_both_stores, sign_in};
 use crate::common::faulty::Call;
-use crate::common::in_process::{App, Browser, REMOVAL, defaults, on_both_stores, sign_in};
 
 struct Page {
     status: u16,
@@ -84,7 +84,7 @@ fn vary_and_cache_control_are_merged_with_the_responses_own() {
 }
 
 #[test]
-fn all_fields_are_appended_to_a_response_that_cannot_be_changed_otherwise() {
+fn all_fields_can_be_appended_to_a_response() {
     on_both_stores(defaults, |app| {
         let own = || Plain(vec![("Vary".to_owned(), "Accept".to_owned())]);
         let write = |session: &Session| {
@@ -111,7 +111,7 @@ fn a_response_whose_session_was_not_used_stays_as_it_is() {
 }
 
 #[test]
-fn a_failed_or_panicking_handler_gets_the_error_page_and_discards_its_changes() {
+fn a_failed_or_panicking_handler_discards_its_changes() {
     type Case = (fn(&Session) -> Handled, u16, EventKind);
     let cases: [Case; 4] = [
         (|_| Err("the printer is on fire".into()), 500, EventKind::HandlerFailed),
@@ -155,7 +155,7 @@ fn a_handler_that_signs_out_and_panics_has_signed_out() {
 }
 
 #[test]
-fn a_failed_close_replaces_the_response_and_sends_the_id_of_a_sign_in() {
+fn a_failed_close_replaces_the_response() {
     on_both_stores(defaults, |app| {
         let answer = run(&app, &Browser::default(), |session| {
             sign_in(session, "ada");

@@ -8,13 +8,13 @@ use cloakroom::http::{Adapter, RequestHead};
 use cloakroom::id::{Realm, SessionId};
 use cloakroom::{ErrorKind, Lifetime, MemoryStore, SessionManager};
 
-use crate::common::faulty::Call;
-use crate::common::in_process::{
+use crate::common::app::{
     ATTRIBUTES, Browser, ENDED, MONTH, REMOVAL, complete, defaults, get, issued, on_both_stores,
     set_cookie, sign_in,
 };
+use crate::common::faulty::Call;
 
-/// The text of an id that nobody has.
+/// The text of an unknown id.
 fn stranger() -> String {
     SessionId::generate().unwrap().reveal()
 }
@@ -46,7 +46,7 @@ fn malformed() -> Vec<String> {
 }
 
 #[test]
-fn a_malformed_cookie_reaches_no_store_and_a_write_begins_a_session() {
+fn a_malformed_cookie_reaches_no_store() {
     on_both_stores(defaults, |app| {
         for (index, value) in malformed().into_iter().enumerate() {
             let cookie = format!("theme=dark; __Host-id={value}");
@@ -147,7 +147,7 @@ fn an_id_counts_only_as_the_value_of_our_cookie() {
 }
 
 #[test]
-fn of_several_cookies_the_first_live_one_wins_in_one_header_and_in_several() {
+fn of_several_cookies_the_first_live_one_wins() {
     on_both_stores(defaults, |app| {
         let (one, two) = (app.visitor(1), app.visitor(2));
         let (one, two) = (one.cookie.unwrap(), two.cookie.unwrap());
@@ -216,7 +216,7 @@ fn at_most_sixteen_ids_of_a_request_are_tried() {
 }
 
 #[test]
-fn a_hundred_cookie_headers_and_a_megabyte_of_cookies_are_no_harm() {
+fn many_and_large_cookie_headers_do_no_harm() {
     on_both_stores(defaults, |app| {
         let live = app.visitor(1).cookie.unwrap();
         let head = RequestHead::new().cookie(&live);
@@ -229,7 +229,7 @@ fn a_hundred_cookie_headers_and_a_megabyte_of_cookies_are_no_harm() {
 }
 
 #[test]
-fn wrong_combinations_are_refused_in_words_when_the_manager_is_built() {
+fn wrong_combinations_are_refused_when_the_manager_is_built() {
     let new = CookieConfig::new;
     let wrong = [
         (new().domain("example.org"), "no Domain"),
@@ -379,7 +379,7 @@ fn a_manager_may_make_browser_sessions_the_rule() {
 }
 
 #[test]
-fn max_age_is_what_is_left_of_the_absolute_limit_and_at_most_400_days() {
+fn max_age_is_the_rest_of_the_absolute_limit_up_to_400_days() {
     let day = Duration::from_secs(86_400);
     let longest = ("34560000", "Wed, 18 Dec 2024 22");
     let an_hour_later = ("34560000", "Wed, 18 Dec 2024 23");
@@ -408,7 +408,7 @@ fn max_age_is_what_is_left_of_the_absolute_limit_and_at_most_400_days() {
 }
 
 #[test]
-fn in_header_mode_the_id_travels_in_the_header_and_cookies_do_not_count() {
+fn in_header_mode_cookies_do_not_count() {
     on_both_stores(
         |builder| builder.header("X-Session"),
         |app| {
@@ -448,7 +448,7 @@ fn in_header_mode_the_id_travels_in_the_header_and_cookies_do_not_count() {
 }
 
 #[test]
-fn vary_and_cache_control_are_merged_with_what_the_application_set() {
+fn vary_and_cache_control_are_merged_with_the_applications() {
     on_both_stores(defaults, |app| {
         let headers = Browser::default().request(&app.sessions, |s| s.set("n", 1).unwrap());
         assert_eq!(
@@ -470,7 +470,7 @@ fn vary_and_cache_control_are_merged_with_what_the_application_set() {
 
 #[test]
 fn no_key_out_of_the_database_is_an_id() {
-    let app = crate::common::in_process::App::new(true, defaults);
+    let app = crate::common::app::App::new(true, defaults);
     let browser = app.visitor(1);
     let path = app.folder.database();
     let other = cloakroom::stores::sqlite::rusqlite::Connection::open(&path).unwrap();

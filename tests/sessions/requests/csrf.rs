@@ -9,10 +9,10 @@ use cloakroom::{ErrorKind, Session, SignIn};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
-use crate::common::faulty::Call;
-use crate::common::in_process::{
+use crate::common::app::{
     App, Browser, complete, defaults, issued, on_both_stores, sign_in, user, who,
 };
+use crate::common::faulty::Call;
 
 /// What a page of this browser shows.
 pub(super) fn token(app: &App, browser: &mut Browser) -> String {
@@ -74,7 +74,7 @@ fn every_token_is_masked_differently_and_all_of_them_hold() {
         }
         assert_eq!(tokens.len(), 6);
         assert!(tokens.iter().all(|token| token.len() == 86 && holds(&app, &browser, token)));
-        // Neither half stands still, so no part of a page tells of another.
+        // Both halves change, so no part of a page reveals another.
         for half in [0..43, 43..86] {
             let halves: HashSet<&str> = tokens.iter().map(|token| &token[half.clone()]).collect();
             assert_eq!(halves.len(), 6);
@@ -223,7 +223,7 @@ fn a_token_from_before_a_sign_in_is_refused_after_it() {
 }
 
 #[test]
-fn a_sign_in_replaces_the_secret_with_itself_and_no_page_after_it_writes_one() {
+fn a_sign_in_replaces_the_secret_in_its_own_commit() {
     on_both_stores(defaults, |app| {
         let (mut browser, _) = visitor_with_token(&app);
         let commits = app.store.calls(Call::Commit);

@@ -10,14 +10,14 @@ use cloakroom::manager::OnLoadFailure;
 use cloakroom::session::CommitOutcome;
 use cloakroom::{ErrorKind, Session};
 
-use crate::common::faulty::{Call, Fault};
-use crate::common::in_process::{
+use crate::common::app::{
     App, Browser, complete, defaults, get, on_both_stores, set_cookie, sign_in, who,
 };
+use crate::common::faulty::{Call, Fault};
 use crate::requests::csrf::{holds, token, visitor_with_token};
 
 #[test]
-fn a_secret_made_while_a_sign_in_is_under_way_does_not_outlive_it() {
+fn a_secret_made_during_a_sign_in_does_not_outlive_it() {
     on_both_stores(defaults, |app| {
         let browser = app.visitor(1);
         let session = browser.open(&app.sessions);
@@ -33,7 +33,7 @@ fn a_secret_made_while_a_sign_in_is_under_way_does_not_outlive_it() {
 }
 
 #[test]
-fn two_parallel_pages_of_a_session_without_a_secret_both_show_tokens_that_hold() {
+fn two_parallel_first_pages_both_show_valid_tokens() {
     on_both_stores(defaults, |app| {
         let browser = app.visitor(1);
         let pages = [browser.open(&app.sessions), browser.open(&app.sessions)];
@@ -45,7 +45,7 @@ fn two_parallel_pages_of_a_session_without_a_secret_both_show_tokens_that_hold()
 }
 
 #[test]
-fn a_page_whose_secret_is_overtaken_on_its_way_shows_a_token_of_the_other() {
+fn a_page_whose_secret_is_overtaken_uses_the_other_secret() {
     on_both_stores(defaults, |app| {
         let browser = app.visitor(1);
         let slow = browser.open(&app.sessions);
@@ -76,7 +76,7 @@ fn many_pages_at_once_agree_on_one_secret() {
 }
 
 #[test]
-fn a_secret_stored_at_once_carries_no_other_change_of_the_request() {
+fn a_secret_stored_at_once_carries_no_other_change() {
     on_both_stores(defaults, |app| {
         let mut browser = app.visitor(1);
         let session = browser.open(&app.sessions);
@@ -100,7 +100,7 @@ fn a_secret_stored_at_once_carries_no_other_change_of_the_request() {
 }
 
 #[test]
-fn a_secret_stored_at_once_stands_when_the_request_fails_and_the_rest_does_not() {
+fn a_secret_stored_at_once_survives_a_failed_request() {
     on_both_stores(defaults, |app| {
         for outcome in [Outcome::ServerError, Outcome::Panicked] {
             let (mut browser, mut token) = (app.visitor(1), String::new());
@@ -127,7 +127,7 @@ fn add(session: &Session, by: u32) -> u32 {
 }
 
 #[test]
-fn an_update_from_before_the_secret_is_computed_again_on_what_is_stored_then() {
+fn an_update_from_before_the_secret_is_recomputed() {
     on_both_stores(defaults, |app| {
         // The other request changes the session before the secret is made, or while that is on its
         // way, which then is stale.
@@ -164,7 +164,7 @@ fn an_update_from_before_the_secret_is_computed_again_on_what_is_stored_then() {
 }
 
 #[test]
-fn an_update_from_before_a_secret_that_could_not_be_stored_is_not_lost_either() {
+fn an_update_from_before_an_unstored_secret_is_not_lost() {
     on_both_stores(defaults, |app| {
         let browser = app.visitor(1);
         let session = browser.open(&app.sessions);
@@ -220,19 +220,20 @@ fn a_page_whose_session_is_ended_meanwhile_brings_nothing_back() {
                     add(&session, 1);
                 }
                 end(&app, &mut browser);
-                let (rows, told) = (app.rows(), app.count(EventKind::ChangesDiscarded));
+                let (rows, discarded) = (app.rows(), app.count(EventKind::ChangesDiscarded));
                 // A page of an id that was replaced has nothing to lose, unless it has changes.
-                let is_told = index != 2 || changes;
-                let told = told + u64::from(is_told);
+                let is_reported = index != 2 || changes;
+                let discarded = discarded + u64::from(is_reported);
                 let token = session.csrf_token().unwrap();
-                assert_eq!(app.count(EventKind::ChangesDiscarded), told);
+                assert_eq!(app.count(EventKind::ChangesDiscarded), discarded);
                 assert_eq!(session.get::<u32>("n").unwrap(), None);
                 session.csrf_token().unwrap();
-                let saved = if is_told { CommitOutcome::Discarded } else { CommitOutcome::Stored };
+                let saved =
+                    if is_reported { CommitOutcome::Discarded } else { CommitOutcome::Stored };
                 assert_eq!(session.commit().unwrap(), saved);
                 let headers = complete(&app.sessions, &session);
-                assert_eq!((set_cookie(&headers), headers.discarded), (None, is_told));
-                assert_eq!((app.rows(), app.count(EventKind::ChangesDiscarded)), (rows, told));
+                assert_eq!((set_cookie(&headers), headers.discarded), (None, is_reported));
+                assert_eq!((app.rows(), app.count(EventKind::ChangesDiscarded)), (rows, discarded));
                 assert!(!holds(&app, &browser, &token), "{index} {changes}");
             }
         }
@@ -240,7 +241,7 @@ fn a_page_whose_session_is_ended_meanwhile_brings_nothing_back() {
 }
 
 #[test]
-fn a_page_that_comes_late_for_an_id_that_was_renewed_leaves_the_new_one_alone() {
+fn a_late_page_of_a_renewed_id_leaves_the_new_one_alone() {
     on_both_stores(defaults, |app| {
         let (mut browser, token) = visitor_with_token(&app);
         let mut late = browser.clone();
@@ -275,7 +276,7 @@ fn a_token_from_before_a_sign_out_is_not_valid_after_it() {
 }
 
 #[test]
-fn within_its_grace_an_old_id_makes_the_secret_of_the_renewed_session() {
+fn an_old_id_in_its_grace_makes_the_sessions_secret() {
     on_both_stores(
         |builder| builder.renewal_grace(std::time::Duration::from_secs(10)),
         |app| {
@@ -292,7 +293,7 @@ fn within_its_grace_an_old_id_makes_the_secret_of_the_renewed_session() {
 }
 
 #[test]
-fn a_clear_removes_the_secret_unless_a_token_is_asked_for_after_it() {
+fn a_clear_removes_the_secret_unless_a_token_follows() {
     on_both_stores(defaults, |app| {
         let (mut browser, first) = visitor_with_token(&app);
         let mut second = String::new();
@@ -342,7 +343,7 @@ fn an_ignored_request_stores_no_secret() {
 }
 
 #[test]
-fn after_the_end_of_a_request_tokens_are_given_only_of_a_secret_that_is_there() {
+fn a_closed_session_gives_tokens_only_of_a_stored_secret() {
     on_both_stores(defaults, |app| {
         let browser = app.visitor(1);
         let session = browser.open(&app.sessions);
@@ -389,7 +390,7 @@ fn a_store_that_fails_is_an_error_and_the_next_request_is_fine() {
 }
 
 #[test]
-fn where_the_session_is_read_as_empty_no_token_is_given_and_none_holds() {
+fn a_session_treated_as_anonymous_has_no_valid_token() {
     on_both_stores(
         |builder| builder.on_load_failure(OnLoadFailure::TreatAsAnonymous),
         |app| {

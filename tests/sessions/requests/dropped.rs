@@ -7,7 +7,7 @@ use cloakroom::Session;
 use cloakroom::event::EventKind;
 use cloakroom::http::Outcome;
 
-use crate::common::in_process::{App, Browser, defaults, on_both_stores, sign_in};
+use crate::common::app::{App, Browser, defaults, on_both_stores, sign_in};
 
 /// How many events there are once a request was dropped, a second after whatever came before.
 fn after(app: &App, browser: &Browser, handler: impl FnOnce(&Session)) -> u64 {

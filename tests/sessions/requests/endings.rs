@@ -1,4 +1,4 @@
-//! A session that has ended stays ended, and late answers harm nobody.
+//! A session that has ended stays ended, and late responses do no harm.
 
 use std::num::NonZeroU32;
 
@@ -10,11 +10,11 @@ use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::session::CommitOutcome;
 use cloakroom::{ErrorKind, Session};
 
-use crate::common::faulty::Call;
-use crate::common::in_process::{
+use crate::common::app::{
     App, Browser, REMOVAL, complete, defaults, elsewhere, get, issued, on_both_stores, set_cookie,
     sign_in, user, who,
 };
+use crate::common::faulty::Call;
 
 #[test]
 fn a_destroyed_session_is_gone_and_its_cookie_removed() {
@@ -62,7 +62,7 @@ fn a_destroy_ends_every_session_that_the_request_presented() {
 }
 
 #[test]
-fn a_cookie_recorded_before_a_sign_out_is_signed_in_nowhere_after_it() {
+fn a_cookie_from_before_a_sign_out_is_signed_in_nowhere() {
     on_both_stores(defaults, |app| {
         let mut browser = app.signed_in("ada");
         let recorded = browser.clone();
@@ -76,7 +76,7 @@ fn a_cookie_recorded_before_a_sign_out_is_signed_in_nowhere_after_it() {
 }
 
 #[test]
-fn a_flash_after_a_sign_out_is_read_in_a_new_session_in_which_nobody_is_signed_in() {
+fn a_flash_after_a_sign_out_is_read_anonymously() {
     on_both_stores(defaults, |app| {
         let mut browser = app.signed_in("ada");
         let old = browser.clone();
@@ -175,7 +175,7 @@ fn signing_in_as_another_user_leaks_nothing_of_the_first() {
 }
 
 #[test]
-fn a_session_that_another_user_signs_in_to_meanwhile_leaks_nothing_either() {
+fn a_session_with_another_user_meanwhile_leaks_nothing() {
     on_both_stores(defaults, |app| {
         // Anonymous, as this request sees it, and Ada's under another id by the time it signs in.
         let mut browser = app.visitor(41);
@@ -199,7 +199,7 @@ fn in_flight(app: &App, browser: &Browser) -> Session {
 }
 
 #[test]
-fn a_writer_under_way_learns_that_its_session_was_ended_and_stores_nothing() {
+fn a_writer_under_way_whose_session_ended_stores_nothing() {
     on_both_stores(defaults, |app| {
         let writes: [fn(&Session); 4] = [
             |session| session.set("n", 2).unwrap(),
@@ -221,7 +221,7 @@ fn a_writer_under_way_learns_that_its_session_was_ended_and_stores_nothing() {
 }
 
 #[test]
-fn a_renewal_that_has_not_read_learns_that_its_session_was_ended() {
+fn a_blind_renewal_learns_that_its_session_has_ended() {
     on_both_stores(defaults, |app| {
         for reads in [true, false] {
             let browser = app.signed_in("ada");
@@ -239,7 +239,7 @@ fn a_renewal_that_has_not_read_learns_that_its_session_was_ended() {
 }
 
 #[test]
-fn a_commit_under_way_learns_it_too_and_later_writes_begin_nothing() {
+fn a_commit_whose_session_ended_begins_nothing() {
     on_both_stores(defaults, |app| {
         let mut browser = app.visitor(1);
         let session = in_flight(&app, &browser);
@@ -256,7 +256,7 @@ fn a_commit_under_way_learns_it_too_and_later_writes_begin_nothing() {
 }
 
 #[test]
-fn a_writer_under_way_does_not_bring_back_a_session_revoked_swept_or_run_out() {
+fn a_writer_under_way_revives_no_ended_session() {
     on_both_stores(defaults, |app| {
         let ends: [fn(&App); 3] = [
             |app| {
@@ -284,7 +284,7 @@ fn a_writer_under_way_does_not_bring_back_a_session_revoked_swept_or_run_out() {
 }
 
 #[test]
-fn a_reader_under_way_does_not_bring_back_a_session_by_its_activity() {
+fn a_reader_under_way_revives_no_ended_session() {
     on_both_stores(defaults, |app| {
         let mut browser = app.visitor(1);
         app.clock.advance(crate::common::HOUR);
@@ -298,7 +298,7 @@ fn a_reader_under_way_does_not_bring_back_a_session_by_its_activity() {
 }
 
 #[test]
-fn a_write_that_never_saw_its_session_is_late_when_that_was_ended_meanwhile() {
+fn a_blind_write_is_late_when_its_session_has_ended() {
     type End = fn(&App, &mut Browser);
     let ends: [(&str, End); 6] = [
         ("a sign-out", |app, browser| {
@@ -315,7 +315,7 @@ fn a_write_that_never_saw_its_session_is_late_when_that_was_ended_meanwhile() {
             assert_eq!(app.sessions.revoke_everyone().unwrap(), 1);
         }),
         ("a sign-in elsewhere, at the limit", |app, _| drop(app.signed_in("ada"))),
-        ("a sign-in as somebody else", |app, browser| {
+        ("a sign-in as another user", |app, browser| {
             browser.request(&app.sessions, |session| sign_in(session, "zoe"));
         }),
     ];
@@ -337,7 +337,7 @@ fn a_write_that_never_saw_its_session_is_late_when_that_was_ended_meanwhile() {
 }
 
 #[test]
-fn a_write_that_comes_after_the_end_begins_a_session_with_nothing_of_the_old_one() {
+fn a_write_after_the_end_begins_an_empty_session() {
     on_both_stores(defaults, |app| {
         let mut browser = app.signed_in("ada");
         browser.request(&app.sessions, |session| session.set("n", 1).unwrap());
@@ -363,7 +363,7 @@ const LATE: [fn(&Session); 6] = [
 ];
 
 #[test]
-fn late_answers_for_an_id_that_a_parallel_request_replaced_carry_no_cookie() {
+fn late_responses_for_a_replaced_id_carry_no_cookie() {
     let replacements: [fn(&Session); 2] =
         [|session| sign_in(session, "ada"), |session| session.renew().unwrap()];
     on_both_stores(defaults, |app| {
@@ -389,7 +389,7 @@ fn late_answers_for_an_id_that_a_parallel_request_replaced_carry_no_cookie() {
                         assert_eq!(set_cookie(&headers), None, "{case}");
                         assert_eq!(app.rows(), rows, "{case}");
                         assert_eq!(app.n(&browser), Some(1), "the new id lives on: {case}");
-                        // Whoever had something to store learns that it was not.
+                        // A request with changes learns that they were not stored.
                         let stores = !matches!(index, 0 | 1 | 5);
                         assert!(headers.discarded || !stores, "{case}");
                     }
@@ -465,7 +465,7 @@ fn a_dead_id_beside_a_renewed_one_removes_no_cookie_either() {
 }
 
 #[test]
-fn a_late_request_takes_no_newer_id_away_however_it_uses_its_session() {
+fn a_late_request_never_removes_a_newer_id() {
     let late: [fn(&Session); 4] = [
         |session| assert!(!session.contains("n").unwrap()),
         |session| session.set("n", 2).unwrap(),
@@ -499,7 +499,7 @@ fn a_late_request_takes_no_newer_id_away_however_it_uses_its_session() {
 }
 
 #[test]
-fn the_id_of_a_sign_in_is_sent_although_the_end_of_its_request_fails() {
+fn the_id_of_a_sign_in_is_sent_although_the_close_fails() {
     on_both_stores(defaults, |app| {
         let mut browser = app.visitor(1);
         let session = browser.open(&app.sessions);
@@ -521,7 +521,7 @@ fn the_id_of_a_sign_in_is_sent_although_the_end_of_its_request_fails() {
 }
 
 #[test]
-fn a_destroy_counts_although_the_session_was_to_be_ignored_before() {
+fn a_destroy_after_an_ignore_counts() {
     on_both_stores(defaults, |app| {
         let mut browser = app.signed_in("ada");
         browser.request(&app.sessions, |session| {

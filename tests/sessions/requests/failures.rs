@@ -6,11 +6,11 @@ use cloakroom::manager::OnLoadFailure;
 use cloakroom::session::CommitOutcome;
 use cloakroom::{ErrorKind, Session};
 
-use crate::common::faulty::{Call, Fault};
-use crate::common::in_process::{
+use crate::common::app::{
     App, Browser, REMOVAL, complete, defaults, get, issued, on_both_stores, set_cookie, sign_in,
     user, who,
 };
+use crate::common::faulty::{Call, Fault};
 
 #[test]
 fn a_store_that_fails_at_the_end_is_an_error_and_no_cookie() {
@@ -192,7 +192,7 @@ fn read_as_empty_refuses_a_change_that_is_the_first_to_load() {
 }
 
 #[test]
-fn read_as_empty_does_not_drop_a_change_from_before_the_failure_in_silence() {
+fn treat_as_anonymous_does_not_drop_an_earlier_change() {
     on_both_stores(reading_as_empty, |app| {
         let mut browser = app.visitor(1);
         let blind = |session: &Session| {
@@ -289,7 +289,7 @@ fn spoil(app: &App) {
 }
 
 #[test]
-fn a_row_that_does_not_decode_is_a_new_session_at_the_first_write_and_stays_in_place() {
+fn an_undecodable_row_stays_beside_a_new_session() {
     for read_before in [true, false] {
         let app = App::new(true, defaults);
         let mut browser = app.signed_in("ada");
@@ -328,7 +328,7 @@ fn a_row_that_does_not_decode_is_a_new_session_at_the_first_write_and_stays_in_p
 }
 
 #[test]
-fn a_row_that_does_not_decode_can_be_signed_in_over_and_destroyed() {
+fn an_undecodable_row_can_be_signed_in_over_and_destroyed() {
     let app = App::new(true, defaults);
     let mut browser = app.visitor(1);
     let old = browser.clone();

@@ -4,10 +4,8 @@ use cloakroom::backend::Committed;
 use cloakroom::http::Outcome;
 use cloakroom::{ErrorKind, Flash, Session};
 
+use crate::common::app::{App, Browser, complete, defaults, get, on_both_stores, set_cookie};
 use crate::common::faulty::Call;
-use crate::common::in_process::{
-    App, Browser, complete, defaults, get, on_both_stores, set_cookie,
-};
 use crate::common::{merge, setting};
 
 fn texts(session: &Session) -> Vec<String> {
@@ -70,7 +68,7 @@ fn a_page_that_fails_leaves_the_flashes_it_read() {
 }
 
 #[test]
-fn reading_takes_away_what_was_read_and_no_message_of_a_parallel_request() {
+fn reading_flashes_removes_only_what_was_read() {
     on_both_stores(defaults, |app| {
         let mut browser = Browser::default();
         browser.request(&app.sessions, |session| session.flash("info", "same").unwrap());
@@ -180,7 +178,7 @@ fn a_flash_above_the_limit_is_refused() {
             session.flash("info", "small").unwrap();
             let error = session.flash("info", "x".repeat(Flash::MAX_BYTES)).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::TooLarge);
-            // What stands around a text: [{"kind":"info","text":"","mark":"…"},]
+            // The JSON around a text: [{"kind":"info","text":"","mark":"…"},]
             session.flash("info", "x".repeat(Flash::MAX_BYTES - 70)).unwrap();
             let error = session.flash("info", "x".repeat(Flash::MAX_BYTES - 69)).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::TooLarge);

@@ -1,4 +1,4 @@
-//! Who presents many ids that are none of ours is told of.
+//! A client that presents many unknown ids is reported.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
@@ -9,16 +9,16 @@ use cloakroom::http::{Outcome, RequestHead};
 use cloakroom::id::SessionId;
 use cloakroom::{Session, SessionManager};
 
-use crate::common::in_process::{App, Browser, complete, defaults, on_both_stores};
+use crate::common::app::{App, Browser, complete, defaults, on_both_stores};
 
 /// Keeps what is said of guessing.
 #[derive(Clone, Debug, Default)]
-struct Told(Arc<Mutex<Vec<Suspicion>>>);
+struct Reported(Arc<Mutex<Vec<Suspicion>>>);
 
 /// The address, the number of ids, and the event in words.
 type Suspicion = (Option<IpAddr>, u64, String);
 
-impl Sink for Told {
+impl Sink for Reported {
     fn record(&self, event: &Event<'_>) {
         if let Event::IdGuessing { address, count } = event {
             self.0.lock().unwrap().push((*address, *count, event.to_string()));
@@ -47,10 +47,10 @@ fn read(session: &Session) {
 }
 
 #[test]
-fn many_unknown_ids_from_one_address_are_told_of_once_and_at_each_doubling() {
+fn many_unknown_ids_are_reported_at_each_doubling() {
     on_both_stores(defaults, |app| {
-        let told = Told::default();
-        let sessions = app.another(|builder| builder.events(Events::new(told.clone())));
+        let reported = Reported::default();
+        let sessions = app.another(|builder| builder.events(Events::new(reported.clone())));
         for n in 1..=85 {
             // Those who write without a look are found out at the end of the request.
             match n % 2 {
@@ -60,10 +60,10 @@ fn many_unknown_ids_from_one_address_are_told_of_once_and_at_each_doubling() {
             guess(&sessions, Some(&format!("198.51.100.{n}")), read);
         }
         let address = Some("192.0.2.7".parse().unwrap());
-        let told = told.0.lock().unwrap();
-        let counts: Vec<_> = told.iter().map(|(from, count, _)| (*from, *count)).collect();
+        let reported = reported.0.lock().unwrap();
+        let counts: Vec<_> = reported.iter().map(|(from, count, _)| (*from, *count)).collect();
         assert_eq!(counts, [(address, 20), (address, 40), (address, 80)]);
-        assert_eq!(told[0].2, "20 odd ids within a minute came from 192.0.2.7: a guesser?");
+        assert_eq!(reported[0].2, "20 odd ids within a minute came from 192.0.2.7: a guesser?");
         assert_eq!(sessions.events().count(EventKind::IdGuessing), 3);
     });
 }
@@ -71,23 +71,23 @@ fn many_unknown_ids_from_one_address_are_told_of_once_and_at_each_doubling() {
 #[test]
 fn malformed_ids_count_and_an_ipv6_network_is_one_client() {
     on_both_stores(defaults, |app| {
-        let told = Told::default();
-        let sessions = app.another(|builder| builder.events(Events::new(told.clone())));
+        let reported = Reported::default();
+        let sessions = app.another(|builder| builder.events(Events::new(reported.clone())));
         for n in 0..10 {
             let address = format!("2001:db8::{n}:1");
             guess(&sessions, Some(&address), read);
             // It is not looked up, so a request that does not use its session is counted too.
             drop(sessions.open(head(&format!("__Host-id=garbage{n}"), Some(&address))));
         }
-        let told = told.0.lock().unwrap();
-        assert_eq!(told.len(), 1);
-        assert_eq!((told[0].0, told[0].1), (Some("2001:db8::".parse().unwrap()), 20));
-        assert!(told[0].2.contains("2001:db8::/64"), "{}", told[0].2);
+        let reported = reported.0.lock().unwrap();
+        assert_eq!(reported.len(), 1);
+        assert_eq!((reported[0].0, reported[0].1), (Some("2001:db8::".parse().unwrap()), 20));
+        assert!(reported[0].2.contains("2001:db8::/64"), "{}", reported[0].2);
     });
 }
 
 #[test]
-fn unknown_addresses_are_counted_together_and_a_minute_later_anew() {
+fn unknown_addresses_are_counted_together_for_a_minute() {
     on_both_stores(defaults, |app| {
         (0..19).for_each(|_| guess(&app.sessions, None, read));
         app.clock.advance(Duration::from_secs(60));
@@ -116,7 +116,7 @@ fn a_client_that_keeps_the_id_of_an_ended_session_is_no_guesser() {
 }
 
 #[test]
-fn those_who_have_a_session_or_were_just_renewed_are_not_counted() {
+fn live_and_just_renewed_ids_are_not_counted() {
     on_both_stores(defaults, |app| {
         let App { sessions, .. } = &app;
         for _ in 0..30 {

@@ -5,11 +5,11 @@ use cloakroom::http::{Adapter, Outcome, ResponseHeaders};
 use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{ErrorKind, Session};
 
-use crate::common::faulty::Call;
-use crate::common::in_process::{
+use crate::common::app::{
     Browser, REMOVAL, complete, defaults, issued, on_both_stores, set_cookie, set_cookies, sign_in,
     who,
 };
+use crate::common::faulty::Call;
 
 fn asked_for(builder: SessionManagerBuilder) -> SessionManagerBuilder {
     builder.clear_site_data(true).no_store_when_signed_in(true)
@@ -47,7 +47,7 @@ fn neither_header_is_sent_unless_it_is_asked_for() {
 }
 
 #[test]
-fn the_response_of_a_request_that_destroyed_a_session_clears_what_the_browser_keeps() {
+fn a_sign_out_clears_what_the_browser_keeps() {
     on_both_stores(asked_for, |app| {
         let mut browser = app.visitor(1);
         let old = browser.clone();
@@ -111,7 +111,7 @@ fn a_request_that_destroyed_nothing_clears_nothing() {
 }
 
 #[test]
-fn a_destroy_that_was_done_before_the_end_failed_clears_and_one_that_failed_does_not() {
+fn only_a_destroy_that_was_done_clears_browser_data() {
     on_both_stores(asked_for, |app| {
         let browser = app.visitor(1);
         let session = browser.open(&app.sessions);
@@ -133,7 +133,7 @@ fn a_destroy_that_was_done_before_the_end_failed_clears_and_one_that_failed_does
 }
 
 #[test]
-fn what_is_shown_to_somebody_signed_in_is_not_stored() {
+fn a_page_of_a_signed_in_user_is_not_stored() {
     on_both_stores(asked_for, |app| {
         let acts: [fn(&Session); 8] = [
             |session| drop(session.user().unwrap()),
@@ -163,7 +163,7 @@ fn what_is_shown_to_somebody_signed_in_is_not_stored() {
 }
 
 #[test]
-fn what_was_seen_of_a_user_is_not_stored_although_the_session_was_ended_meanwhile() {
+fn a_page_of_a_user_is_not_cached_though_the_session_ended() {
     on_both_stores(asked_for, |app| {
         let mut browser = app.signed_in("ada");
         let late = browser.open(&app.sessions);
@@ -176,7 +176,7 @@ fn what_was_seen_of_a_user_is_not_stored_although_the_session_was_ended_meanwhil
 }
 
 #[test]
-fn what_is_shown_to_nobody_in_particular_may_be_stored() {
+fn a_page_without_a_user_may_be_stored() {
     on_both_stores(asked_for, |app| {
         let browser = app.signed_in("ada");
         let headers = complete(&app.sessions, &browser.open(&app.sessions));
@@ -240,7 +240,7 @@ fn the_value_that_overwrites_is_ignored_without_an_event() {
 }
 
 #[test]
-fn a_page_with_a_form_token_is_not_stored_unless_that_is_asked_for() {
+fn a_page_with_a_form_token_is_not_cached_by_default() {
     let pages: [fn(&Session); 2] = [
         |session| drop(session.csrf_token().unwrap()),
         |session| drop(session.csrf_field().unwrap()),

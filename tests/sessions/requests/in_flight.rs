@@ -2,17 +2,14 @@
 
 use std::sync::mpsc::channel;
 use std::thread;
-use std::time::Duration;
 
 use cloakroom::event::EventKind;
 use cloakroom::id::SessionId;
 use cloakroom::{Session, SessionManager};
 
+use crate::common::app::{Browser, complete, defaults, on_both_stores, set_cookie, sign_in};
+use crate::common::client::PATIENCE;
 use crate::common::faulty::Call;
-use crate::common::in_process::{Browser, complete, defaults, on_both_stores, set_cookie, sign_in};
-
-/// What takes longer than this hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 fn unknown() -> Browser {
     Browser::with(format!("__Host-id={}", SessionId::generate().unwrap().reveal()))
@@ -31,16 +28,16 @@ fn a_read_of_an_unknown_id_waits_for_no_deletion_in_flight() {
     on_both_stores(defaults, |app| {
         for delete in deletions {
             let mut other = app.visitor(1);
-            let (tell, told) = channel();
+            let (sender, received) = channel();
             thread::scope(|scope| {
                 let keeper = app.store.hold(Call::Commit);
                 scope.spawn(|| other.request(&app.sessions, delete));
                 keeper.wait_until_reached();
                 scope.spawn(|| {
                     read_and_close(&app.sessions, &unknown());
-                    tell.send(()).unwrap();
+                    sender.send(()).unwrap();
                 });
-                told.recv_timeout(PATIENCE).expect("it does not wait");
+                received.recv_timeout(PATIENCE).expect("it does not wait");
                 keeper.open();
             });
         }

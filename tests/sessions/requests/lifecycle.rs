@@ -8,11 +8,11 @@ use cloakroom::http::{Outcome, RequestHead};
 use cloakroom::session::CommitOutcome;
 use cloakroom::{ErrorKind, Lifetime, Session};
 
-use crate::common::faulty::Call;
-use crate::common::in_process::{
+use crate::common::app::{
     ATTRIBUTES, App, Browser, ENDED, MONTH, complete, defaults, get, issued, on_both_stores,
     set_cookie, sign_in, who,
 };
+use crate::common::faulty::Call;
 
 #[test]
 fn a_handler_that_ignores_the_session_leaves_no_trace() {
@@ -46,7 +46,7 @@ fn a_handler_that_only_reads_gets_no_cookie_and_no_row() {
 }
 
 #[test]
-fn a_write_makes_one_row_and_sends_one_cookie_with_every_default() {
+fn a_write_makes_one_row_and_sends_one_cookie() {
     on_both_stores(defaults, |app| {
         let mut browser = Browser::default();
         let headers = browser.request(&app.sessions, |session| {
@@ -157,7 +157,7 @@ fn the_wrong_type_is_an_error_and_absent_is_none() {
 }
 
 #[test]
-fn a_second_close_is_closed_and_so_is_every_change_after_the_first() {
+fn a_second_close_is_an_error_and_so_is_a_later_change() {
     on_both_stores(defaults, |app| {
         let mut browser = app.visitor(1);
         let session = browser.open(&app.sessions);
@@ -177,7 +177,7 @@ fn a_second_close_is_closed_and_so_is_every_change_after_the_first() {
         closed(session.ignore());
         closed(session.set_persistent(true));
         closed(session.commit().map(drop));
-        closed(session.sign_in(crate::common::in_process::user("ada")).map(drop));
+        closed(session.sign_in(crate::common::app::user("ada")).map(drop));
         assert_eq!((app.n(&browser), app.rows()), (Some(2), 1));
     });
 }
@@ -250,7 +250,7 @@ fn an_ignored_request_is_no_activity() {
 }
 
 #[test]
-fn what_commit_and_sign_in_did_stands_in_a_request_that_is_ignored_afterwards() {
+fn an_ignore_does_not_undo_commits_and_sign_ins() {
     on_both_stores(defaults, |app| {
         let mut browser = Browser::default();
         let headers = browser.request(&app.sessions, |session| {
@@ -259,7 +259,7 @@ fn what_commit_and_sign_in_did_stands_in_a_request_that_is_ignored_afterwards() 
             session.set("n", 2).unwrap();
             session.ignore().unwrap();
         });
-        assert!(set_cookie(&headers).is_some(), "the browser needs the id of what stands");
+        assert!(set_cookie(&headers).is_some(), "the browser needs the id of what was stored");
         assert_eq!(app.n(&browser), Some(1));
         let headers = browser.request(&app.sessions, |session| {
             sign_in(session, "ada");
@@ -289,7 +289,7 @@ fn ignore_keeps_a_failed_deletion_that_a_sign_in_requires() {
 }
 
 #[test]
-fn a_commit_is_visible_to_others_before_the_request_ends_and_is_not_repeated() {
+fn a_commit_is_visible_before_the_request_ends() {
     on_both_stores(defaults, |app| {
         let mut browser = app.visitor(1);
         let session = browser.open(&app.sessions);
@@ -334,7 +334,7 @@ fn failing(app: &App, outcome: Outcome) {
     assert_eq!(app.n(&browser), Some(1));
     assert_eq!(get::<u32>(&app.sessions, &browser, "m"), None);
 
-    // What was committed stands.
+    // What was committed is kept.
     let commit = |session: &cloakroom::Session| {
         session.set("n", 3).unwrap();
         assert_eq!(session.commit().unwrap(), CommitOutcome::Stored);
@@ -360,7 +360,7 @@ fn failing(app: &App, outcome: Outcome) {
             session.flash("info", "bye").unwrap();
         })
         .unwrap();
-    assert_eq!(set_cookie(&headers), Some(crate::common::in_process::REMOVAL));
+    assert_eq!(set_cookie(&headers), Some(crate::common::app::REMOVAL));
     assert_eq!(app.rows(), 0);
 }
 
@@ -393,7 +393,7 @@ fn a_renewal_is_done_after_a_server_error_and_not_after_a_panic() {
 }
 
 #[test]
-fn a_manager_may_keep_the_changes_of_a_server_error_but_not_those_of_a_panic() {
+fn changes_of_a_server_error_can_be_kept_but_not_of_a_panic() {
     on_both_stores(
         |builder| builder.keep_on_server_error(true),
         |app| {
@@ -436,7 +436,7 @@ fn a_handler_that_panics_breaks_nothing_for_the_next_request() {
 }
 
 #[test]
-fn several_managers_in_one_application_keep_to_their_own_cookies() {
+fn several_managers_keep_to_their_own_cookies() {
     on_both_stores(defaults, |app| {
         let admin = app.another(|builder| {
             builder.cookie(CookieConfig::new().name("__Secure-admin").path("/admin"))
@@ -532,7 +532,7 @@ fn renewed_after(app: &App) -> Option<u32> {
 }
 
 #[test]
-fn an_id_is_renewed_before_its_cookie_is_gone_where_the_session_outlives_it() {
+fn an_id_is_renewed_before_its_cookie_expires() {
     let idle = Lifetime::idle(DAY * 2);
     on_both_stores(
         |builder| builder.lifetime(idle),

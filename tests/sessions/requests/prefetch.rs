@@ -3,7 +3,7 @@
 use cloakroom::http::{Adapter, RequestHead};
 use cloakroom::{Session, SessionManager};
 
-use crate::common::in_process::{Browser, complete, defaults, on_both_stores};
+use crate::common::app::{Browser, complete, defaults, on_both_stores};
 
 fn texts(session: &Session) -> Vec<String> {
     session.flashes().unwrap().into_iter().map(|flash| flash.text).collect()

@@ -8,8 +8,8 @@ use cloakroom::http::{Adapter, RequestHead};
 use cloakroom::id::SessionId;
 use cloakroom::{Session, SessionManager};
 
+use crate::common::app::{App, Browser, complete, defaults, on_both_stores, set_cookie};
 use crate::common::faulty::Call;
-use crate::common::in_process::{App, Browser, complete, defaults, on_both_stores, set_cookie};
 
 /// A cookie of ours with an id that was never issued.
 fn planted() -> String {
@@ -183,15 +183,15 @@ fn fifteen_planted_ids_do_not_hide_the_real_one() {
 #[test]
 fn more_ids_than_are_looked_up_are_an_event_with_the_address() {
     on_both_stores(defaults, |app| {
-        let told = TooMany::default();
-        let sessions = app.another(|builder| builder.events(Events::new(told.clone())));
+        let reported = TooMany::default();
+        let sessions = app.another(|builder| builder.events(Events::new(reported.clone())));
         let cookies: Vec<String> = (0..17).map(|_| planted()).collect();
         let address = "192.0.2.7".parse().unwrap();
         for head in heads(&sessions, &cookies) {
-            // Also where the session is not used: somebody planted them.
+            // Also where the session is not used: an attacker may have planted them.
             complete(&sessions, &sessions.open(head.peer_addr(address)));
         }
-        assert_eq!(*told.0.lock().unwrap(), [Some(address); 2]);
+        assert_eq!(*reported.0.lock().unwrap(), [Some(address); 2]);
     });
 }
 
@@ -277,13 +277,13 @@ fn the_client_is_found_in_the_last_of_many_forwarded_fields() {
     on_both_stores(
         |builder| builder.behind_proxies(2).record_address(true),
         |app| {
-            let lies: Vec<String> = (0..40).map(|n| format!("203.0.113.{n}")).collect();
+            let forged: Vec<String> = (0..40).map(|n| format!("203.0.113.{n}")).collect();
             let client = ["192.0.2.7", "10.0.0.2"];
-            let fields = lies.iter().map(String::as_str).chain(client);
+            let fields = forged.iter().map(String::as_str).chain(client);
             let head =
                 Adapter::new(&app.sessions).head(fields.map(|field| ("X-Forwarded-For", field)));
             let session = app.sessions.open(head.peer_addr("10.0.0.1".parse().unwrap()));
-            crate::common::in_process::sign_in(&session, "ada");
+            crate::common::app::sign_in(&session, "ada");
             complete(&app.sessions, &session);
             let user = cloakroom::UserKey::new("ada").unwrap();
             let list = app.sessions.list_for_user(&user, None).unwrap().sessions;

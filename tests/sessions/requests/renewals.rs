@@ -9,10 +9,10 @@ use cloakroom::event::EventKind;
 use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{ErrorKind, Lifetime, SignIn, UserKey};
 
-use crate::common::faulty::Call;
-use crate::common::in_process::{
+use crate::common::app::{
     App, Browser, complete, defaults, get, issued, on_both_stores, set_cookie, sign_in, user, who,
 };
+use crate::common::faulty::Call;
 use crate::common::{HOUR, NOW};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -29,7 +29,7 @@ fn handles_of(app: &App, name: &str) -> Vec<cloakroom::id::PublicId> {
 }
 
 #[test]
-fn a_renewal_gives_the_same_session_a_new_id_and_the_old_one_is_dead() {
+fn a_renewal_gives_the_session_a_new_id() {
     on_both_stores(defaults, |app| {
         for read_before in [true, false] {
             let mut browser = app.signed_in("ada");
@@ -70,7 +70,7 @@ fn a_renewal_without_a_session_begins_one_only_for_a_write() {
 }
 
 #[test]
-fn within_the_grace_the_old_id_works_on_the_same_row_and_not_after_it() {
+fn the_old_id_works_within_the_grace_and_not_after_it() {
     on_both_stores(with_grace, |app| {
         let mut browser = app.visitor(1);
         let mut old = browser.clone();
@@ -91,7 +91,7 @@ fn within_the_grace_the_old_id_works_on_the_same_row_and_not_after_it() {
 }
 
 #[test]
-fn a_renewal_through_an_id_in_its_grace_merges_and_rotates_nothing() {
+fn a_renewal_through_an_id_in_its_grace_only_merges() {
     on_both_stores(with_grace, |app| {
         for read_before in [false, true] {
             let mut browser = app.visitor(1);
@@ -159,13 +159,13 @@ fn an_id_in_its_grace_may_sign_out_and_sign_in() {
         let mut old = browser.clone();
         browser.request(&app.sessions, |session| session.renew().unwrap());
         let headers = old.request(&app.sessions, |session| session.destroy().unwrap());
-        assert_eq!(set_cookie(&headers), Some(crate::common::in_process::REMOVAL));
+        assert_eq!(set_cookie(&headers), Some(crate::common::app::REMOVAL));
         assert_eq!(app.n(&browser), None);
     });
 }
 
 #[test]
-fn a_renewal_leaves_the_absolute_deadline_and_a_sign_in_restarts_both_clocks() {
+fn only_a_sign_in_restarts_the_absolute_limit() {
     let lifetime = Lifetime::idle(HOUR).with_absolute(HOUR * 2);
     on_both_stores(
         |builder| builder.lifetime(lifetime).without_cleaner(),

@@ -10,8 +10,8 @@ use std::time::Duration;
 use cloakroom::http::{Adapter, Outcome};
 use cloakroom::{ErrorKind, Session};
 
+use crate::common::app::{Browser, complete, defaults, get, on_both_stores, user};
 use crate::common::faulty::Call;
-use crate::common::in_process::{Browser, complete, defaults, get, on_both_stores, user};
 
 fn add_one(n: Option<u32>) -> u32 {
     n.unwrap_or(0) + 1
@@ -22,17 +22,17 @@ fn from_within<T: Send + 'static>(
     session: &Arc<Session>,
     use_it: impl Fn(&Session) -> T + Send + 'static,
 ) -> T {
-    let (tell, told) = channel();
+    let (sender, received) = channel();
     let own = session.clone();
     let updated = session.update("n", move |n: Option<u32>| {
-        // When it is computed again, nobody listens any more.
-        drop(tell.send(use_it(&own)));
+        // When it is computed again, the receiver is gone.
+        drop(sender.send(use_it(&own)));
         add_one(n)
     });
     assert_eq!(updated.unwrap(), 2);
     session.remove("n").unwrap();
     session.set("n", 1).unwrap();
-    told.recv().unwrap()
+    received.recv().unwrap()
 }
 
 fn is_refused<T: Debug + Send + 'static>(
@@ -94,16 +94,16 @@ fn an_update_computed_again_gets_an_error_of_its_own_session() {
     on_both_stores(defaults, |app| {
         let mut browser = app.visitor(1);
         let session = Arc::new(browser.open(&app.sessions));
-        let (tell, told) = channel();
+        let (sender, received) = channel();
         let own = session.clone();
         let update = move |n: Option<u32>| {
-            tell.send(own.get::<u32>("n").unwrap_err().kind()).unwrap();
+            sender.send(own.get::<u32>("n").unwrap_err().kind()).unwrap();
             add_one(n)
         };
         session.update("n", update).unwrap();
         browser.request(&app.sessions, |parallel| parallel.set("n", 10).unwrap());
         complete(&app.sessions, &session);
-        let errors: Vec<_> = told.try_iter().collect();
+        let errors: Vec<_> = received.try_iter().collect();
         assert_eq!(errors, [ErrorKind::Invalid; 2], "once at once, and once at the end");
         assert_eq!(app.n(&browser), Some(11));
     });
@@ -150,7 +150,7 @@ fn an_update_may_use_another_session() {
 }
 
 thread_local! {
-    /// The session that code uses to which nobody can hand it.
+    /// The session that code uses that cannot receive it as an argument.
     static CURRENT: RefCell<Option<Arc<Session>>> = const { RefCell::new(None) };
 }
 

@@ -10,8 +10,8 @@ use serde::de::{Deserialize, Deserializer, SeqAccess, Visitor};
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
+use crate::common::app::{Browser, complete, defaults, get, on_both_stores};
 use crate::common::faulty::Call;
-use crate::common::in_process::{Browser, complete, defaults, get, on_both_stores};
 
 /// So many arrays inside of each other. It takes no memory and is dropped without recursion.
 #[derive(Debug, PartialEq)]

@@ -1,8 +1,7 @@
-//! The cleaner's channel: what was handed over is written, whoever asks is answered, and the end
+//! The cleaner's channel: what was handed over is written, each question is answered, and the end
 //! comes.
 
 use std::num::NonZeroUsize;
-use std::sync::Arc;
 use std::time::Duration;
 
 use cloakroom::backend::{Action, Commit, LiveSession, Lookup, Store};
@@ -17,12 +16,12 @@ use shuttle::thread;
 
 use super::common::NOW;
 use super::explore;
-use super::pausing::Pausing;
+use super::pausing::{Pausing, pausing};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
 pub struct Stage {
-    pub store: Arc<Pausing<MemoryStore>>,
+    pub store: Pausing<MemoryStore>,
     pub clock: ManualClock,
     pub sessions: SessionManager,
 }
@@ -33,7 +32,7 @@ impl Stage {
     }
 
     pub fn with(configure: impl FnOnce(SessionManagerBuilder) -> SessionManagerBuilder) -> Stage {
-        let (store, clock) = (Arc::new(Pausing(MemoryStore::new())), ManualClock::new(NOW));
+        let (store, clock) = (pausing(MemoryStore::new()), ManualClock::new(NOW));
         let builder = SessionManager::builder(store.clone()).clock(clock.clone());
         let builder = configure(builder);
         Stage { sessions: builder.build().unwrap(), store, clock }
@@ -93,7 +92,7 @@ fn activity_that_was_handed_over_is_written_before_the_end() {
 }
 
 #[test]
-fn a_flush_and_a_sweep_are_answered_and_have_done_what_came_before() {
+fn a_flush_and_a_sweep_finish_what_came_before() {
     explore("flush and sweep", 1500, || {
         let stage = Stage::new();
         let (id_hash, cookie) = stage.visitor();

@@ -1,7 +1,7 @@
 //! The places where threads meet, under a scheduler that tries their orders: each schedule is one
 //! run in which it decides, at every lock, wait, atomic and send, who goes on.
 //!
-//! A schedule in which nobody can go on fails, and so does one after which something is not as it
+//! A schedule in which no thread can continue fails, and so does one after which something is not as it
 //! must be. A failure prints its seed and the schedule.
 
 #![allow(unreachable_pub, dead_code, reason = "the parts of one program, some shared")]
@@ -13,6 +13,8 @@ mod checker;
 mod cleaner;
 #[path = "../../common/dice.rs"]
 mod dice;
+#[path = "../../common/hooked.rs"]
+mod hooked;
 #[path = "../../linearizability/model.rs"]
 mod model;
 #[path = "../../linearizability/operations.rs"]
@@ -35,7 +37,7 @@ use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::{Config, Runner};
 
 mod common {
-    pub(crate) use super::dice;
+    pub(crate) use super::{dice, hooked};
     use cloakroom::clock::Timestamp;
 
     pub const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);

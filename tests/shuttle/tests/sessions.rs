@@ -51,7 +51,7 @@ fn requests_that_count_up_at_once_lose_none() {
             })
             .collect();
         let counted: u32 = threads.into_iter().map(|t| u32::from(t.join().unwrap())).sum();
-        // Whoever gave up has left the queue.
+        // A request that gave up has left the queue.
         assert!(count_up(&stage.sessions, &cookie));
         assert_eq!(n(&stage, &id_hash, "n"), Some(counted + 1));
     });

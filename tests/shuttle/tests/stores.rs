@@ -1,24 +1,22 @@
 //! The group commit of SQLite, and the cached store with its breaker: histories, as in the test of
 //! that name, one a schedule.
 
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use cloakroom::backend::{Cache, CacheEntry, CacheLookup, FillLease, Store};
-use cloakroom::clock::Timestamp;
-use cloakroom::id::SessionIdHash;
+use cloakroom::backend::Store;
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::{Error, ErrorKind, MemoryStore, Result, SqliteStore};
 use shuttle::rand::Rng;
 use shuttle::thread;
 
 use super::chance::Chance;
+use super::common::hooked::{self, Hook, Hooked};
 use super::explore;
 use super::model::Sessions;
 use super::operations::{Answer, Begins, Call, Change, Happened, Operation, Who, readable};
-use super::pausing::Pausing;
+use super::pausing::pausing;
 use super::plan::{Abilities, Plan, Step};
 use super::target::Names;
 
@@ -120,7 +118,7 @@ fn take(store: &impl Store, steps: &[Step], thread: usize, clock: &Clock) -> Vec
 }
 
 #[test]
-fn whoever_waits_in_line_is_answered_and_what_is_answered_was_done() {
+fn every_waiting_writer_is_answered_truthfully() {
     explore("group commit", 1000, || {
         // In a schedule the time may be over at any wait.
         has_an_order(short_plan(), SqliteStore::in_memory().unwrap(), Sessions::PLAIN, || ());
@@ -128,9 +126,9 @@ fn whoever_waits_in_line_is_answered_and_what_is_answered_was_done() {
 }
 
 #[test]
-fn nobody_reads_from_the_cache_what_was_changed_before() {
+fn no_read_returns_from_the_cache_what_was_changed_before() {
     explore("cached", 2000, || {
-        let (cache, backing) = (Pausing(MemoryStore::new()), Pausing(MemoryStore::new()));
+        let (cache, backing) = (pausing(MemoryStore::new()), pausing(MemoryStore::new()));
         let model = Sessions { sweeps_in_two_steps: true, ..Sessions::PLAIN };
         has_an_order(some_plan(), CachedStore::new(cache, backing), model, || ());
     });
@@ -138,50 +136,14 @@ fn nobody_reads_from_the_cache_what_was_changed_before() {
 
 /// A cache that is down from time to time.
 #[derive(Debug)]
-struct Failing {
-    cache: MemoryStore,
-    is_down: Arc<AtomicBool>,
-}
+struct Down(Arc<AtomicBool>);
 
-impl Failing {
-    fn ask<T>(&self, call: impl FnOnce(&MemoryStore) -> Result<T>) -> Result<T> {
-        match self.is_down.load(Ordering::SeqCst) {
-            true => Err(Error::new(ErrorKind::Unavailable, "play a cache that is down")),
-            false => call(&self.cache),
+impl Hook for Down {
+    fn around<R>(&self, _: hooked::Call, work: impl FnOnce() -> Result<R>) -> Result<R> {
+        match self.0.load(Ordering::SeqCst) {
+            true => Err(Error::new(ErrorKind::Unavailable, "simulate a cache that is down")),
+            false => work(),
         }
-    }
-}
-
-impl Cache for Failing {
-    fn fetch(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<CacheLookup> {
-        self.ask(|cache| cache.fetch(id_hash, now))
-    }
-
-    fn fill(
-        &self,
-        id_hash: &SessionIdHash,
-        lease: FillLease,
-        entry: &CacheEntry,
-        until: Timestamp,
-        now: Timestamp,
-    ) -> Result<bool> {
-        self.ask(|cache| cache.fill(id_hash, lease, entry, until, now))
-    }
-
-    fn forget(&self, keys: &[SessionIdHash], now: Timestamp) -> Result<()> {
-        self.ask(|cache| cache.forget(keys, now))
-    }
-
-    fn shards(&self) -> NonZeroUsize {
-        NonZeroUsize::MIN
-    }
-
-    fn shard_of(&self, _: &SessionIdHash) -> usize {
-        0
-    }
-
-    fn forget_shard(&self, shard: usize, now: Timestamp) -> Result<()> {
-        self.ask(|cache| cache.forget_shard(shard, now))
     }
 }
 
@@ -189,8 +151,8 @@ impl Cache for Failing {
 fn a_cache_that_fails_and_comes_back_hides_nothing() {
     explore("failing cache", 2000, || {
         let is_down = Arc::new(AtomicBool::new(false));
-        let cache = Failing { cache: MemoryStore::new(), is_down: is_down.clone() };
-        let builder = CachedStore::builder(Pausing(cache), Pausing(MemoryStore::new()));
+        let cache = Hooked::with(Down(is_down.clone()), Arc::new(MemoryStore::new()));
+        let builder = CachedStore::builder(pausing(cache), pausing(MemoryStore::new()));
         let store = builder.retry_after(Duration::from_millis(1)).build().unwrap();
         let model = Sessions { sweeps_in_two_steps: true, ..Sessions::PLAIN };
         has_an_order(some_plan(), store, model, || {

@@ -1,7 +1,5 @@
 //! Revocations that meet others, and changes that fail and are done all the same.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
@@ -13,22 +11,21 @@ use cloakroom::id::{Realm, SessionIdHash};
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::{ErrorKind, MemoryStore, SqliteStore};
 
-use crate::cached::stage::{Liar, n, renew, sign_in, user};
-use crate::common::faulty::{Call, Faulty, Gate};
-use crate::common::gated::{Gated, Shared};
+use crate::cached::stage::{Backing, backing, n, renew, sign_in, user};
+use crate::common::faulty::{Call, FaultyCache};
 use crate::common::{HOUR, NOW, create, delete, live, merge, new_key, setting};
 
 fn lives(store: &impl Store, id_hash: &SessionIdHash) -> bool {
     live(store, id_hash).unwrap().is_some()
 }
 
-type Cached = CachedStore<Shared, SqliteStore>;
+type Cached = CachedStore<FaultyCache, SqliteStore>;
 
-/// Somebody ends a session, in the store, and has not told the cache yet. Then a revocation of all
+/// A session has ended in the store, and its invalidation is still due. Then a revocation of all
 /// the user's sessions is acknowledged: after that none of them is served.
 fn none_is_served_after_a_revocation(what: &str, end: impl Fn(&Cached, &SessionIdHash) + Sync) {
-    let cache = Gated::new(MemoryStore::new());
-    let store = CachedStore::new(Shared(cache.clone()), SqliteStore::in_memory().unwrap());
+    let cache = FaultyCache::cache(MemoryStore::new());
+    let store = CachedStore::new(cache.clone(), SqliteStore::in_memory().unwrap());
     let id_hash = sign_in(&store, &new_key(), None);
     assert!(lives(&store, &id_hash), "it is in the cache from now on");
     let served = is_served_after_a_revocation(&cache, &store, &id_hash, || end(&store, &id_hash));
@@ -37,14 +34,14 @@ fn none_is_served_after_a_revocation(what: &str, end: impl Fn(&Cached, &SessionI
 }
 
 /// Whether the session is served after a revocation of all the user's, acknowledged while `end`
-/// stands before the cache.
+/// waits before the cache.
 fn is_served_after_a_revocation(
-    cache: &Gated,
+    cache: &FaultyCache,
     store: &Cached,
     id_hash: &SessionIdHash,
     end: impl FnOnce() + Send,
 ) -> bool {
-    let keeper = cache.hold_forget();
+    let keeper = cache.hold(Call::Forget);
     thread::scope(|scope| {
         let first = scope.spawn(end);
         keeper.wait_until_reached();
@@ -81,8 +78,8 @@ fn a_revocation_that_meets_a_sign_in_at_the_limit() {
 
 #[test]
 fn a_revocation_that_meets_a_sign_out_through_a_grace() {
-    let cache = Gated::new(MemoryStore::new());
-    let store = CachedStore::new(Shared(cache.clone()), SqliteStore::in_memory().unwrap());
+    let cache = FaultyCache::cache(MemoryStore::new());
+    let store = CachedStore::new(cache.clone(), SqliteStore::in_memory().unwrap());
     let old = sign_in(&store, &new_key(), None);
     let (id_hash, nothing) = (new_key(), Delta::new());
     let action =
@@ -98,9 +95,8 @@ fn a_revocation_that_meets_a_sign_out_through_a_grace() {
 /// has looked for it.
 #[test]
 fn a_revocation_that_meets_a_sign_in_whose_key_was_just_renewed() {
-    let (cache, backing) = (Gated::new(MemoryStore::new()), SqliteStore::in_memory().unwrap());
-    let backing = Arc::new(Faulty::new(backing));
-    let store = CachedStore::new(Shared(cache.clone()), backing.clone());
+    let (cache, backing) = (FaultyCache::cache(MemoryStore::new()), backing());
+    let store = CachedStore::new(cache.clone(), backing.clone());
     let old = sign_in(&store, &new_key(), None);
     let (id_hash, nothing) = (new_key(), Delta::new());
     let at_commit = backing.hold(Call::Commit);
@@ -111,7 +107,7 @@ fn a_revocation_that_meets_a_sign_in_whose_key_was_just_renewed() {
             Action::Renew { to: id_hash, realm: Realm::default(), grace_until: Some(NOW + HOUR) };
         store.commit(&Commit::new(&old, action, nothing.clone(), NOW)).unwrap();
         assert!(lives(&store, &id_hash), "it is in the cache from now on");
-        let keeper = cache.hold_forget();
+        let keeper = cache.hold(Call::Forget);
         at_commit.open();
         keeper.wait_until_reached();
         let revoked =
@@ -126,13 +122,12 @@ fn a_revocation_that_meets_a_sign_in_whose_key_was_just_renewed() {
 }
 
 /// It waits for the store while a reader fills the cache, is done then, and says that it failed.
-fn not_served_after_a_failure(end: impl Fn(&CachedStore<MemoryStore, Arc<Liar>>) + Sync) {
-    let liar = Liar::new();
-    let store = CachedStore::new(MemoryStore::new(), liar.clone());
+fn not_served_after_a_failure(call: Call, end: impl Fn(&CachedStore<MemoryStore, Backing>) + Sync) {
+    let backing = backing();
+    let store = CachedStore::new(MemoryStore::new(), backing.clone());
     let id_hash = sign_in(&store, &new_key(), None);
-    let (gate, keeper) = Gate::new();
-    *liar.gate.lock().unwrap() = Some(gate);
-    liar.lies.store(true, Ordering::SeqCst);
+    let keeper = backing.hold(call);
+    backing.set_hides_success(true);
     let later = NOW + Duration::from_secs(2);
     thread::scope(|scope| {
         let failing = scope.spawn(|| end(&store));
@@ -142,7 +137,7 @@ fn not_served_after_a_failure(end: impl Fn(&CachedStore<MemoryStore, Arc<Liar>>)
         failing.join().unwrap();
     });
     assert!(
-        matches!(liar.load(&id_hash, later).unwrap(), Lookup::Missing(Missing::NotFound { .. })),
+        matches!(backing.load(&id_hash, later).unwrap(), Lookup::Missing(Missing::NotFound { .. })),
         "it was done"
     );
     let served = store.load(&id_hash, later + Duration::from_secs(1)).unwrap();
@@ -150,25 +145,24 @@ fn not_served_after_a_failure(end: impl Fn(&CachedStore<MemoryStore, Arc<Liar>>)
 }
 
 #[test]
-fn what_was_read_while_a_revocation_was_failing_is_not_believed() {
-    not_served_after_a_failure(|store| {
+fn a_read_during_a_failing_revocation_is_not_cached() {
+    not_served_after_a_failure(Call::Revoke, |store| {
         let index = store.index().unwrap();
         index.revoke(&SessionFilter::User(&user()), None, NOW).unwrap_err();
     });
 }
 
 #[test]
-fn what_was_read_while_the_end_of_everyone_was_failing_is_not_believed() {
-    not_served_after_a_failure(|store| {
+fn a_read_during_a_failing_revocation_of_all_is_not_cached() {
+    not_served_after_a_failure(Call::RevokeEveryone, |store| {
         store.index().unwrap().revoke_everyone(None, NOW).unwrap_err();
     });
 }
 
 #[test]
-fn what_failed_and_was_done_all_the_same_is_not_served_as_it_was() {
-    let liar = Liar::new();
-    let store = CachedStore::new(MemoryStore::new(), liar.clone());
-    let lie = |lies| liar.lies.store(lies, Ordering::SeqCst);
+fn a_change_whose_answer_failed_is_served() {
+    let backing = backing();
+    let store = CachedStore::new(MemoryStore::new(), backing.clone());
     let cached = || {
         let id_hash = create(&store, &setting("n", 1)).unwrap();
         assert_eq!(n(&store, &id_hash), Some(1));
@@ -177,27 +171,26 @@ fn what_failed_and_was_done_all_the_same_is_not_served_as_it_was() {
     let (merged, ended, old) = (cached(), cached(), cached());
     let new = renew(&store, &old, Some(NOW + HOUR));
     assert_eq!(n(&store, &new), Some(1));
-    lie(true);
+    backing.set_hides_success(true);
     merge(&store, &merged, &setting("n", 2)).unwrap_err();
     assert_eq!(n(&store, &merged), Some(2));
     delete(&store, &ended).unwrap_err();
     assert_eq!(n(&store, &ended), None);
-    // Through its grace: nobody has said which key the session has.
+    // Through its grace: the answer with the id of the session is lost.
     delete(&store, &old).unwrap_err();
     assert_eq!(n(&store, &new), None);
 }
 
 #[test]
-fn what_a_failed_merge_has_changed_through_a_grace_is_not_served_as_it_was() {
+fn a_merge_through_a_grace_whose_answer_failed_is_served() {
     for failing_loads in [0, 1] {
-        let liar = Liar::new();
-        let backing = Arc::new(Faulty::new(liar.clone()));
+        let backing = backing();
         let store = CachedStore::new(MemoryStore::new(), backing.clone());
         let old = create(&store, &setting("n", 1)).unwrap();
         let id_hash = renew(&store, &old, Some(NOW + HOUR));
         assert_eq!(n(&store, &id_hash), Some(1), "it is in the cache from now on");
-        liar.lies.store(true, Ordering::SeqCst);
-        // In the second round nobody can say where the grace leads.
+        backing.set_hides_success(true);
+        // In the second round the id of the session cannot be looked up.
         backing.fail(Call::Load, failing_loads, ErrorKind::Unavailable);
         merge(&store, &old, &setting("n", 2)).unwrap_err();
         assert_eq!(n(&store, &id_hash), Some(2));

@@ -13,13 +13,13 @@ use cloakroom::stores::cached::CachedStore;
 use cloakroom::{Lifetime, MemoryStore, SessionManager};
 
 use crate::cached::stage::{LIFE, SECOND, Stage, backing, n, renew, sign_in};
-use crate::common::gated::Gated;
-use crate::common::in_process::{Browser, get};
+use crate::common::app::{Browser, get};
+use crate::common::faulty::FaultyCache;
 use crate::common::memcached::{Memcached, shared};
 use crate::common::{HOUR, NOW, create, delete, live, merge, new_key, setting, value};
 
 #[test]
-fn what_is_in_the_cache_costs_the_store_nothing_until_it_changes() {
+fn a_cached_session_costs_the_store_nothing_until_it_changes() {
     Stage::on_each_cache(|stage| {
         let id_hash = stage.cached();
         merge(&stage.store, &id_hash, &setting("n", 2)).unwrap();
@@ -66,7 +66,7 @@ fn what_a_key_in_its_grace_leads_to_is_not_filed_under_it() {
 #[test]
 fn what_the_cache_has_lost_is_read_from_the_store() {
     let server = Memcached::start();
-    let stage = Stage::over(Gated::new(server.store()), backing());
+    let stage = Stage::over(FaultyCache::cache(server.store()), backing());
     let id_hash = stage.cached();
     assert_eq!(server.raw().ask("flush_all"), "OK");
     assert_eq!(n(&stage.store, &id_hash), Some(1));
@@ -98,11 +98,11 @@ fn an_entry_is_kept_no_longer_than_it_lives_or_its_session() {
 }
 
 #[test]
-fn an_entry_is_not_believed_after_its_life_and_a_touch_does_not_make_it_longer() {
+fn an_entry_expires_after_its_life_despite_touches() {
     Stage::on_each_cache(|stage| {
         let id_hash = stage.cached();
-        // Behind the back of everyone who could tell the cache.
-        merge(&*stage.backing, &id_hash, &setting("n", 2)).unwrap();
+        // Past the cached store, so that nothing is invalidated.
+        merge(&stage.backing, &id_hash, &setting("n", 2)).unwrap();
         assert_eq!(n(&stage.store, &id_hash), Some(1), "the one bound");
         let half = NOW + LIFE / 2;
         assert!(matches!(stage.store.load(&id_hash, half).unwrap(), Lookup::Live { .. }));
@@ -164,7 +164,7 @@ fn a_touch_that_is_due_is_written_once_and_not_by_every_hit() {
 #[test]
 fn a_touch_that_comes_with_a_commit_of_nothing_is_seen_at_once() {
     Stage::on_each_cache(|stage| {
-        // Activity is due while the entry is still believed.
+        // Activity is due while the entry is still fresh.
         let (id_hash, nothing, later) = (new_key(), Delta::new(), NOW + LIFE / 2);
         let new_session = NewSession::new(Lifetime::idle(LIFE * 10).starting(NOW)).unwrap();
         let begin = Commit::new(&id_hash, Action::Create(new_session), nothing.clone(), NOW);
@@ -186,8 +186,8 @@ fn a_touch_that_comes_with_a_commit_of_nothing_is_seen_at_once() {
 fn a_process_believes_nothing_that_was_read_before_it_began() {
     Stage::on_each_cache(|stage| {
         let id_hash = stage.cached();
-        // It signs somebody out, and dies before it can tell the cache.
-        delete(&*stage.backing, &id_hash).unwrap();
+        // It signs a user out, and dies before it can invalidate the cache.
+        delete(&stage.backing, &id_hash).unwrap();
         let restarted = stage.another();
         let loaded = restarted.store.load(&id_hash, NOW + Duration::from_millis(1)).unwrap();
         assert!(matches!(loaded, Lookup::Missing(Missing::NotFound { .. })), "{loaded:?}");
@@ -204,14 +204,14 @@ fn what_the_store_knows_better_is_forgotten() {
             stage.store.commit(&merge).unwrap()
         };
         let id_hash = stage.cached();
-        merge(&*stage.backing, &id_hash, &setting("n", 2)).unwrap();
+        merge(&stage.backing, &id_hash, &setting("n", 2)).unwrap();
         assert!(matches!(stale(&id_hash), Committed::RevisionMismatch(_)));
         assert_eq!(n(&stage.store, &id_hash), Some(2));
-        delete(&*stage.backing, &id_hash).unwrap();
+        delete(&stage.backing, &id_hash).unwrap();
         assert!(matches!(stale(&id_hash), Committed::Missing(Missing::NotFound { .. })));
         assert_eq!(n(&stage.store, &id_hash), None);
         let id_hash = stage.cached();
-        renew(&*stage.backing, &id_hash, None);
+        renew(&stage.backing, &id_hash, None);
         assert!(matches!(stale(&id_hash), Committed::Missing(Missing::Replaced { .. })));
         assert_eq!(n(&stage.store, &id_hash), None);
     });

@@ -1,4 +1,4 @@
-//! What becomes of requests while the cache is down, and of what it could not be told.
+//! What becomes of requests while the cache is down, and of invalidations that fail.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::channel;
@@ -11,15 +11,16 @@ use cloakroom::http::Outcome;
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::{MemoryStore, SessionManager, SqliteStore};
 
-use crate::cached::stage::{ENDINGS, LIFE, PATIENCE, RETRY, Stage, backing, events, n, until_back};
-use crate::common::gated::Shared;
-use crate::common::in_process::{Browser, get, sign_in, who};
+use crate::cached::stage::{ENDINGS, LIFE, RETRY, Stage, backing, n, until_back};
+use crate::common::app::{Browser, get, sign_in, who};
+use crate::common::client::PATIENCE;
+use crate::common::faulty::Call;
 use crate::common::memcached::{Memcached, on, shared};
 use crate::common::proxy::{Plan, Proxy};
-use crate::common::{Folder, HOUR, NOW, create, delete, live, merge, new_key, setting};
+use crate::common::{Folder, HOUR, NOW, create, delete, events, live, merge, new_key, setting};
 
 #[test]
-fn what_changed_while_the_cache_was_down_is_never_served_as_it_was() {
+fn changes_during_an_outage_of_the_cache_are_never_missed() {
     Stage::on_each_cache(|stage| {
         for (what, end) in ENDINGS {
             let (id_hash, kept) = (stage.cached(), stage.cached());
@@ -45,13 +46,13 @@ fn what_changed_while_the_cache_was_down_is_never_served_as_it_was() {
 }
 
 #[test]
-fn what_changes_while_the_cache_is_being_repaired_is_told_as_well() {
+fn changes_during_the_repair_of_the_cache_are_invalidated() {
     Stage::on_each_cache(|stage| {
         let (first, second, third) = (stage.cached(), stage.cached(), stage.cached());
         stage.cache.set_down(true);
         delete(&stage.store, &first).unwrap();
         stage.cache.set_down(false);
-        let keeper = stage.cache.hold_forget();
+        let keeper = stage.cache.hold(Call::Forget);
         let (reached, is_reached) = channel();
         thread::scope(|scope| {
             let keeper = scope.spawn(move || {
@@ -62,7 +63,7 @@ fn what_changes_while_the_cache_is_being_repaired_is_told_as_well() {
             while is_reached.recv_timeout(Duration::from_millis(2)).is_err() {
                 stage.store.load(&new_key(), NOW).unwrap();
             }
-            // The repair is telling what it found; this comes after that.
+            // The repair invalidates what it found; this comes after that.
             delete(&stage.store, &second).unwrap();
             keeper.join().unwrap().open();
         });
@@ -74,7 +75,7 @@ fn what_changes_while_the_cache_is_being_repaired_is_told_as_well() {
 }
 
 #[test]
-fn another_process_sees_what_this_one_could_not_tell_within_the_life_of_an_entry() {
+fn another_process_sees_a_change_within_the_life_of_an_entry() {
     let server = shared();
     let proxy = Proxy::to(server.address);
     let backing = backing();
@@ -95,9 +96,9 @@ fn another_process_sees_what_this_one_could_not_tell_within_the_life_of_an_entry
 }
 
 #[test]
-fn an_outage_is_told_once_and_costs_a_few_timeouts_at_most() {
+fn an_outage_is_reported_once_and_costs_few_timeouts() {
     let server = Memcached::start();
-    let (events, told) = events();
+    let (events, raised) = events();
     let cache = server.hasty_store();
     let store = CachedStore::builder(cache, MemoryStore::new()).retry_after(HOUR);
     let store = store.events(events).build().unwrap();
@@ -111,38 +112,38 @@ fn an_outage_is_told_once_and_costs_a_few_timeouts_at_most() {
     }
     // Three reads wait for 200 ms each, and not two thousand calls.
     assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
-    assert_eq!(told.try_iter().collect::<Vec<_>>(), [EventKind::CacheDown]);
+    assert_eq!(raised.try_iter().collect::<Vec<_>>(), [EventKind::CacheDown]);
 }
 
 #[test]
-fn while_the_cache_is_open_nobody_waits_for_it() {
+fn while_the_breaker_is_open_no_request_waits_for_the_cache() {
     Stage::on_each_cache(|stage| {
         let id_hash = stage.cached();
         stage.cache.set_down(true);
         for _ in 0..3 {
             assert_eq!(n(&stage.store, &id_hash), Some(1));
         }
-        let patient = CachedStore::builder(Shared(stage.cache.clone()), stage.backing.clone());
+        let patient = CachedStore::builder(stage.cache.clone(), stage.backing.clone());
         let patient = patient.retry_after(HOUR).build().unwrap();
         for _ in 0..3 {
             assert_eq!(n(&patient, &id_hash), Some(1));
         }
-        let calls = stage.cache.calls();
+        let calls = stage.cache.cache_calls();
         for n in 0..100 {
             merge(&patient, &id_hash, &setting("n", n)).unwrap();
             assert!(live(&patient, &id_hash).unwrap().is_some());
         }
-        let probes_of_the_other = stage.cache.calls() - calls;
+        let probes_of_the_other = stage.cache.cache_calls() - calls;
         assert!(probes_of_the_other < 50, "{probes_of_the_other} calls of a cache that is down");
     });
 }
 
 #[test]
-fn under_load_a_kill_and_a_restart_of_memcached_fail_no_request_and_lose_no_sign_in() {
+fn a_restart_of_memcached_under_load_fails_no_request() {
     let server = Memcached::start();
     let folder = Folder::new();
     let backing = SqliteStore::open(folder.database()).unwrap();
-    let (events, told) = events();
+    let (events, raised) = events();
     let store = CachedStore::builder(server.hasty_store(), backing).retry_after(RETRY);
     let store = store.events(events).build().unwrap();
     let sessions = SessionManager::new(store.clone()).unwrap();
@@ -184,12 +185,12 @@ fn under_load_a_kill_and_a_restart_of_memcached_fail_no_request_and_lose_no_sign
             server.kill();
             more();
             server.start_again();
-            until_back(&store, &told);
+            until_back(&store, &raised);
             more();
             server.freeze();
             more();
             server.thaw();
-            until_back(&store, &told);
+            until_back(&store, &raised);
         }
         stop.store(true, Ordering::SeqCst);
         threads.into_iter().for_each(|thread| thread.join().unwrap());

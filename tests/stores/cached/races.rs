@@ -14,7 +14,7 @@ use cloakroom::stores::cached::CachedStore;
 use cloakroom::stores::memcached::MemcachedStore;
 
 use crate::cached::stage::{ENDINGS, LIFE, SECOND, Stage, backing, n, sign_in, user};
-use crate::common::gated::Gated;
+use crate::common::faulty::{Call, FaultyCache};
 use crate::common::memcached::{Memcached, shared};
 use crate::common::{NOW, create, delete, live, merge, new_key, setting, value};
 
@@ -37,10 +37,10 @@ fn a_slow_reader_fills_in_nothing_that_was_ended_meanwhile() {
     Stage::on_each_cache(|stage| {
         for (what, end) in ENDINGS {
             let id_hash = create(&stage.store, &setting("n", 1)).unwrap();
-            let keeper = stage.cache.hold_fill();
+            let keeper = stage.cache.hold(Call::Fill);
             thread::scope(|scope| {
                 let slow = scope.spawn(|| n(&stage.store, &id_hash));
-                // It has read the truth, and has not filled it in yet.
+                // It has read the store, and has not filled the cache yet.
                 keeper.wait_until_reached();
                 end(&stage, &id_hash);
                 keeper.open();
@@ -51,7 +51,7 @@ fn a_slow_reader_fills_in_nothing_that_was_ended_meanwhile() {
         }
         // A change is as good as an end.
         let id_hash = create(&stage.store, &setting("n", 1)).unwrap();
-        let keeper = stage.cache.hold_fill();
+        let keeper = stage.cache.hold(Call::Fill);
         thread::scope(|scope| {
             let slow = scope.spawn(|| n(&stage.store, &id_hash));
             keeper.wait_until_reached();
@@ -66,13 +66,13 @@ fn a_slow_reader_fills_in_nothing_that_was_ended_meanwhile() {
 }
 
 #[test]
-fn a_session_that_is_ended_while_it_moves_is_not_found_by_its_old_key() {
+fn a_session_that_ends_while_it_moves_is_not_found() {
     Stage::on_each_cache(|stage| {
         let id_hash = stage.cached();
-        let keeper = stage.cache.hold_forget();
+        let keeper = stage.cache.hold(Call::Forget);
         thread::scope(|scope| {
             let moves = scope.spawn(|| sign_in(&stage.store, &id_hash, None));
-            // It has a new key, and the cache has not been told to forget the old one.
+            // It has a new key, and the old one is not invalidated yet.
             keeper.wait_until_reached();
             let index = stage.store.index().unwrap();
             assert_eq!(index.revoke(&SessionFilter::User(&user()), None, NOW).unwrap().len(), 1);
@@ -87,17 +87,17 @@ fn a_session_that_is_ended_while_it_moves_is_not_found_by_its_old_key() {
 #[test]
 fn a_lease_from_before_a_restart_of_memcached_fills_nothing() {
     let server = Memcached::start();
-    let stage = Stage::over(Gated::new(server.store()), backing());
+    let stage = Stage::over(FaultyCache::cache(server.store()), backing());
     // Versions are numbered from the beginning after a restart, so numbers come again.
     for _ in 0..3 {
         let id_hash = create(&stage.store, &setting("n", 1)).unwrap();
-        let keeper = stage.cache.hold_fill();
+        let keeper = stage.cache.hold(Call::Fill);
         thread::scope(|scope| {
             let slow = scope.spawn(|| n(&stage.store, &id_hash));
             keeper.wait_until_reached();
             server.kill();
             server.start_again();
-            delete(&*stage.backing, &id_hash).unwrap();
+            delete(&stage.backing, &id_hash).unwrap();
             for _ in 0..9 {
                 assert_eq!(n(&stage.store, &new_key()), None);
             }
@@ -110,7 +110,7 @@ fn a_lease_from_before_a_restart_of_memcached_fills_nothing() {
 }
 
 #[test]
-fn a_version_whose_number_comes_again_after_a_restart_is_not_taken_for_the_old_one() {
+fn a_version_number_reused_after_a_restart_is_not_confused() {
     let server = Memcached::start();
     let cache = server.store();
     let id_hash = new_key();
@@ -161,7 +161,7 @@ fn a_lease_is_good_for_one_epoch() {
 }
 
 #[test]
-fn who_has_not_heard_of_a_new_epoch_makes_the_cache_forget_all_the_same() {
+fn a_process_with_an_old_epoch_still_invalidates() {
     let (backing, server) = (backing(), shared());
     let open = || server.builder_in("heard").open().unwrap();
     let mine = CachedStore::new(open(), backing.clone());
@@ -176,7 +176,7 @@ fn who_has_not_heard_of_a_new_epoch_makes_the_cache_forget_all_the_same() {
 }
 
 #[test]
-fn that_everyone_was_revoked_past_the_cache_is_seen_within_a_second() {
+fn a_revocation_of_all_past_the_cache_is_seen_in_a_second() {
     Stage::on_each_cache(|stage| {
         let keys = [stage.cached(), stage.cached()];
         // By a program that has no connection to the cache.
@@ -198,13 +198,13 @@ fn that_everyone_was_revoked_past_the_cache_is_seen_within_a_second() {
 }
 
 #[test]
-fn a_change_that_somebody_has_seen_is_not_unseen_while_the_cache_is_being_told() {
+fn a_change_once_seen_stays_seen_during_its_invalidation() {
     Stage::on_each_cache(|stage| {
         let id_hash = stage.cached();
-        let keeper = stage.cache.hold_forget();
+        let keeper = stage.cache.hold(Call::Forget);
         thread::scope(|scope| {
             let change = scope.spawn(|| merge(&stage.store, &id_hash, &setting("n", 2)));
-            // The store has it, and the cache was not told yet.
+            // The store has it, and the invalidation is still due.
             keeper.wait_until_reached();
             match merge(&stage.store, &id_hash, &Delta::new()).unwrap() {
                 Committed::Unchanged(LiveSession { record, .. }) => {
@@ -220,10 +220,10 @@ fn a_change_that_somebody_has_seen_is_not_unseen_while_the_cache_is_being_told()
 }
 
 #[test]
-fn activity_that_somebody_has_seen_is_not_unseen_while_the_cache_is_being_told() {
+fn activity_once_seen_stays_seen_during_its_invalidation() {
     Stage::on_each_cache(|stage| {
         let (id_hash, later) = (stage.cached(), NOW + SECOND);
-        let keeper = stage.cache.hold_forget();
+        let keeper = stage.cache.hold(Call::Forget);
         thread::scope(|scope| {
             let touch = scope.spawn(|| stage.store.touch(&[(id_hash, Touch::at(later))], later));
             keeper.wait_until_reached();

@@ -1,6 +1,5 @@
 //! Several servers, of which one fails.
 
-use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
@@ -11,15 +10,15 @@ use cloakroom::id::SessionIdHash;
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::stores::memcached::MemcachedStore;
 
-use crate::cached::stage::{PATIENCE, Truth, backing, events, n};
-use crate::common::faulty::Call;
-use crate::common::gated::{Gated, Shared};
+use crate::cached::stage::{Backing, backing, n};
+use crate::common::client::PATIENCE;
+use crate::common::faulty::{Call, FaultyCache};
 use crate::common::memcached::{Memcached, on};
 use crate::common::proxy::{Plan, Proxy};
-use crate::common::{HOUR, NOW, create, delete, live, merge, new_key, setting};
+use crate::common::{HOUR, NOW, create, delete, events, live, merge, new_key, setting};
 
 #[test]
-fn an_outage_of_one_of_several_servers_costs_a_few_timeouts_at_most() {
+fn an_outage_of_one_of_several_servers_costs_few_timeouts() {
     let servers: Vec<Memcached> = (0..8).map(|_| Memcached::start()).collect();
     let addresses = servers.iter().map(|server| server.address.to_string());
     let cache = MemcachedStore::builder().servers(addresses).open().unwrap();
@@ -43,10 +42,10 @@ fn an_outage_of_one_of_several_servers_costs_a_few_timeouts_at_most() {
 struct Two {
     servers: [Memcached; 2],
     proxy: Proxy,
-    cache: Arc<Gated>,
-    backing: Truth,
-    store: CachedStore<Shared, Truth>,
-    told: Receiver<EventKind>,
+    cache: FaultyCache,
+    backing: Backing,
+    store: CachedStore<FaultyCache, Backing>,
+    raised: Receiver<EventKind>,
 }
 
 const NAMESPACE: &str = "two";
@@ -55,11 +54,11 @@ impl Two {
     fn new(retry: Duration) -> Two {
         let servers = [Memcached::start(), Memcached::start()];
         let proxy = Proxy::to(servers[1].address);
-        let cache = Gated::new(Two::cache(&servers, &proxy));
-        let (backing, (events, told)) = (backing(), events());
-        let store = CachedStore::builder(Shared(cache.clone()), backing.clone());
+        let cache = FaultyCache::cache(Two::cache(&servers, &proxy));
+        let (backing, (events, raised)) = (backing(), events());
+        let store = CachedStore::builder(cache.clone(), backing.clone());
         let store = store.retry_after(retry).events(events).build().unwrap();
-        Two { servers, proxy, cache, backing, store, told }
+        Two { servers, proxy, cache, backing, store, raised }
     }
 
     fn cache(servers: &[Memcached; 2], proxy: &Proxy) -> MemcachedStore {
@@ -71,7 +70,7 @@ impl Two {
     fn cached(&self, shard: usize) -> SessionIdHash {
         loop {
             let id_hash = create(&self.store, &setting("n", 1)).unwrap();
-            if Shared(self.cache.clone()).shard_of(&id_hash) == shard {
+            if self.cache.shard_of(&id_hash) == shard {
                 assert_eq!(n(&self.store, &id_hash), Some(1));
                 assert!(self.is_hit(&id_hash));
                 return id_hash;
@@ -96,39 +95,39 @@ fn the_loss_of_one_server_loses_only_its_share_of_the_cache() {
     let (here, there) = ([two.cached(0), two.cached(0)], [two.cached(1), two.cached(1)]);
     two.proxy.plan(Plan::Down);
     delete(&two.store, &there[0]).unwrap();
-    assert_eq!(two.told.try_iter().collect::<Vec<_>>(), [EventKind::CacheDown]);
+    assert_eq!(two.raised.try_iter().collect::<Vec<_>>(), [EventKind::CacheDown]);
     assert_eq!(n(&two.store, &there[0]), None);
     assert!(!two.is_hit(&there[1]), "its share is read from the store");
     assert!(two.is_hit(&here[0]), "the other one is used as ever");
-    // And it is told at once, as another process sees.
+    // And it is invalidated at once, as another process sees.
     let theirs = CachedStore::new(Two::cache(&two.servers, &two.proxy), two.backing.clone());
     assert_eq!(n(&theirs, &here[0]), Some(1));
     merge(&two.store, &here[0], &setting("n", 2)).unwrap();
     delete(&two.store, &here[1]).unwrap();
     assert_eq!(n(&theirs, &here[0]), Some(2));
     assert_eq!(n(&theirs, &here[1]), None);
-    assert_eq!(two.told.try_iter().count(), 0);
+    assert_eq!(two.raised.try_iter().count(), 0);
 }
 
 #[test]
-fn what_is_owed_to_one_server_is_told_to_no_other() {
+fn pending_invalidations_of_one_server_reach_no_other() {
     let two = Two::new(Duration::from_millis(1));
     let keys = [two.cached(0), two.cached(1)];
     two.proxy.plan(Plan::Down);
     two.store.index().unwrap().revoke_everyone(None, NOW).unwrap();
     let (epoch, here) = (two.epoch_of_the_first(), two.cached(0));
-    let calls = two.cache.calls();
+    let calls = two.cache.cache_calls();
     let deadline = Instant::now() + PATIENCE;
     // Reads of its share bring on probes, and are no calls of the cache themselves.
-    while two.cache.calls() < calls + 3 && Instant::now() < deadline {
+    while two.cache.cache_calls() < calls + 3 && Instant::now() < deadline {
         assert_eq!(n(&two.store, &keys[1]), None);
     }
-    assert!(two.cache.calls() >= calls + 3, "it is not asked again");
+    assert!(two.cache.cache_calls() >= calls + 3, "it is not asked again");
     assert_eq!(two.epoch_of_the_first(), epoch);
     assert!(two.is_hit(&here));
     two.proxy.plan(Plan::Pass);
     let deadline = Instant::now() + PATIENCE;
-    while !two.told.try_iter().any(|kind| kind == EventKind::CacheRecovered) {
+    while !two.raised.try_iter().any(|kind| kind == EventKind::CacheRecovered) {
         assert!(Instant::now() < deadline, "the server does not come back");
         assert_eq!(n(&two.store, &keys[1]), None);
     }
@@ -139,7 +138,7 @@ fn what_is_owed_to_one_server_is_told_to_no_other() {
 }
 
 #[test]
-fn thousands_of_keys_are_forgotten_and_cost_a_server_that_stands_still_one_timeout() {
+fn thousands_of_invalidations_cost_a_frozen_server_one_timeout() {
     let server = Memcached::start();
     let cache = server.hasty_store();
     let store = CachedStore::new(cache.clone(), MemoryStore::new());

@@ -12,7 +12,8 @@ use cloakroom::id::SessionIdHash;
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::stores::memcached::MemcachedStore;
 
-use crate::cached::stage::{PATIENCE, n, renew, sign_in};
+use crate::cached::stage::{n, renew, sign_in};
+use crate::common::client::PATIENCE;
 use crate::common::memcached::Memcached;
 use crate::common::proxy::{Plan, Proxy};
 use crate::common::{HOUR, NOW, create, delete, live, merge, setting};
@@ -80,7 +81,7 @@ fn live_and_end(
 }
 
 #[test]
-fn in_a_storm_nothing_that_was_ended_is_served_and_nothing_that_was_changed_is_lost() {
+fn a_storm_revives_nothing_and_loses_no_change() {
     let servers = [Memcached::start(), Memcached::start()];
     let proxies = servers.each_ref().map(|server| Proxy::to(server.address));
     let addresses = proxies.each_ref().map(|proxy| proxy.address.to_string());

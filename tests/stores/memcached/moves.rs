@@ -1,6 +1,7 @@
 //! Requests that stop between any two of their commands.
 
 use std::thread;
+use std::time::Duration;
 
 use cloakroom::backend::{Committed, LiveSession, Lookup, Missing, Store};
 use cloakroom::id::SessionIdHash;
@@ -8,6 +9,7 @@ use cloakroom::record::Touch;
 use cloakroom::stores::memcached::MemcachedStore;
 use cloakroom::{ErrorKind, Result};
 
+use crate::common::client::PATIENCE;
 use crate::common::memcached::{Memcached, on, shared};
 use crate::common::proxy::{Plan, Proxy};
 use crate::common::{HOUR, NOW, create, delete, live, merge, new_key, setting, value};
@@ -77,7 +79,7 @@ impl Stopped {
         stopped
     }
 
-    /// A session of somebody, of ada, or of nobody, as the act needs it.
+    /// A session of a user, of ada, or anonymous, as the act needs it.
     fn session(&self, act: Act) -> SessionIdHash {
         let id_hash = create(&self.store, &setting("n", 1)).unwrap();
         if act != Act::SignInOverAnother {
@@ -104,7 +106,7 @@ impl Stopped {
 }
 
 #[test]
-fn a_request_that_stops_between_any_two_commands_leaves_one_living_id() {
+fn a_request_that_stops_anywhere_leaves_one_live_id() {
     let stopped = Stopped::new();
     for act in Act::ALL {
         for number in 0..8 {
@@ -149,7 +151,7 @@ fn a_request_that_stops_between_any_two_commands_leaves_one_living_id() {
 
 /// It has reserved its new key for the session as it was found, and must not move another one there.
 #[test]
-fn a_sign_in_that_a_renewal_came_before_leaves_one_living_id_wherever_it_stops() {
+fn a_sign_in_after_a_renewal_that_stops_leaves_one_live_id() {
     let stopped = Stopped::new();
     for act in [Act::SignIn, Act::SignInOverAnother] {
         for number in 0..10 {
@@ -161,7 +163,7 @@ fn a_sign_in_that_a_renewal_came_before_leaves_one_living_id_wherever_it_stops()
                 let held = stopped.proxy.hold(2);
                 let answer = thread::scope(|scope| {
                     let request = scope.spawn(|| act.run(&stopped.through, &id_hash, &to));
-                    assert!(held.is_reached(), "{what}");
+                    assert!(held.is_reached_within(PATIENCE), "{what}");
                     renew(&stopped.store, &id_hash, &renewed, Some(NOW + HOUR)).unwrap();
                     stopped.proxy.plan(lost);
                     drop(held);
@@ -181,7 +183,7 @@ fn a_sign_in_that_a_renewal_came_before_leaves_one_living_id_wherever_it_stops()
 }
 
 #[test]
-fn a_sign_out_while_a_request_stands_between_any_two_commands_is_final() {
+fn a_sign_out_between_any_two_commands_is_final() {
     let stopped = Stopped::new();
     for act in Act::ALL {
         for number in 0..6 {
@@ -199,7 +201,7 @@ fn a_sign_out_while_a_request_stands_between_any_two_commands_is_final() {
                 // It may need fewer commands than that.
                 let mut reached = false;
                 while !reached && is_done.try_recv().is_err() {
-                    reached = held.is_reached_now();
+                    reached = held.is_reached_within(Duration::from_millis(1));
                 }
                 let ended =
                     matches!(delete(&stopped.store, &id_hash).unwrap(), Committed::Deleted(_));
@@ -238,7 +240,7 @@ fn a_touch_that_a_change_came_before_is_recorded_all_the_same() {
     let held = stopped.proxy.hold(1);
     thread::scope(|scope| {
         let touch = scope.spawn(|| stopped.through.touch(&[(id_hash, Touch::at(later))], later));
-        assert!(held.is_reached());
+        held.wait_until_reached();
         merge(&stopped.store, &id_hash, &setting("n", 2)).unwrap();
         drop(held);
         touch.join().unwrap().unwrap();
@@ -260,7 +262,7 @@ fn on_its_way(stopped: &Stopped, act: Act) -> (SessionIdHash, SessionIdHash) {
 }
 
 #[test]
-fn whoever_comes_by_either_key_finishes_a_move() {
+fn a_request_with_either_id_finishes_a_move() {
     let stopped = Stopped::new();
     for act in [Act::Renew, Act::RenewWithGrace, Act::SignIn, Act::SignInOverAnother] {
         let (_, to) = on_its_way(&stopped, act);
@@ -295,7 +297,7 @@ fn whoever_comes_by_either_key_finishes_a_move() {
 }
 
 #[test]
-fn a_move_to_a_server_that_goes_away_is_finished_when_it_is_back() {
+fn a_move_to_a_lost_server_is_finished_when_it_is_back() {
     let (one, other) = (Memcached::start(), Memcached::start());
     let proxy = Proxy::to(other.address);
     let servers = [one.address, proxy.address].map(|address| address.to_string());
@@ -344,7 +346,7 @@ fn who_finishes_a_move_late_brings_nothing_back() {
                     });
                     let mut reached = false;
                     while !reached && is_done.try_recv().is_err() {
-                        reached = held.is_reached_now();
+                        reached = held.is_reached_within(Duration::from_millis(1));
                     }
                     let ended = delete(&stopped.store, &to).unwrap();
                     assert!(matches!(ended, Committed::Deleted(_)), "{act:?} {number}");
@@ -378,7 +380,7 @@ fn what_is_reserved_does_not_live_and_goes_when_it_is_not_used() {
     let held = stopped.proxy.hold(2);
     thread::scope(|scope| {
         let request = scope.spawn(|| Act::Renew.run(&stopped.through, &id_hash, &to).unwrap());
-        assert!(held.is_reached());
+        held.wait_until_reached();
         delete(&stopped.store, &id_hash).unwrap();
         drop(held);
         assert!(matches!(request.join().unwrap(), Committed::Missing(Missing::NotFound { .. })));

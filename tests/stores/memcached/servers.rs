@@ -18,7 +18,7 @@ use crate::common::{HOUR, NOW, create, live, merge, new_key, setting, value};
 use crate::memcached::given::{SOON, all_fail, is_absent, is_live};
 
 #[test]
-fn a_server_that_is_down_is_unavailable_and_never_an_empty_session() {
+fn a_server_that_is_down_is_never_an_empty_session() {
     let server = Memcached::start();
     let store = server.store();
     let id_hash = create(&store, &setting("n", 1)).unwrap();
@@ -31,7 +31,7 @@ fn a_server_that_is_down_is_unavailable_and_never_an_empty_session() {
 }
 
 #[test]
-fn a_frozen_server_is_unavailable_after_the_timeout_and_has_lost_nothing() {
+fn a_frozen_server_is_unavailable_and_loses_nothing() {
     let server = Memcached::start();
     let patient = server.builder_in("frozen").open().unwrap();
     let id_hash = create(&patient, &setting("n", 1)).unwrap();
@@ -79,7 +79,7 @@ fn a_wrong_port_is_unavailable() {
 }
 
 #[test]
-fn a_name_that_does_not_resolve_is_told_when_the_store_is_opened() {
+fn a_name_that_does_not_resolve_is_an_error_at_open() {
     let error = MemcachedStore::builder().servers(["no-such-host.invalid:11211"]).open();
     let error = error.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
@@ -111,7 +111,7 @@ fn a_server_that_may_not_drop_anything_is_full() {
 }
 
 #[test]
-fn the_loss_of_one_server_loses_its_share_only_and_nothing_moves_over() {
+fn the_loss_of_one_server_loses_its_shard_only() {
     let (one, other) = (Memcached::start(), Memcached::start());
     let addresses = [one.address.to_string(), other.address.to_string()];
     let store = on(addresses.clone()).open().unwrap();
@@ -147,7 +147,7 @@ fn the_loss_of_one_server_loses_its_share_only_and_nothing_moves_over() {
 }
 
 #[test]
-fn under_load_a_kill_fails_requests_but_is_never_an_answer_of_its_own() {
+fn a_kill_under_load_fails_requests_and_answers_none() {
     let server = Arc::new(Memcached::start());
     let store = server.store();
     thread::scope(|scope| {

@@ -1,4 +1,4 @@
-//! What stands under a key, for how long, and values that nobody of ours wrote.
+//! The values under a key, for how long they live, and values of other writers.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -35,7 +35,7 @@ fn two_applications_on_one_server_do_not_meet() {
 }
 
 #[test]
-fn garbage_under_a_key_counts_as_absent_is_told_and_is_overwritten() {
+fn garbage_counts_as_absent_and_raises_an_event() {
     let events = Events::new(LogSink::new());
     let store = shared().builder_in("garbage").events(events.clone()).open().unwrap();
     let id_hash = create(&store, &setting("n", 1)).unwrap();
@@ -90,7 +90,7 @@ fn a_value_of_a_newer_version_is_undecodable_and_stays_in_place() {
 }
 
 #[test]
-fn a_session_over_the_limit_of_an_item_is_too_large_and_the_old_one_is_intact() {
+fn a_session_over_the_item_limit_is_too_large() {
     let server = Memcached::with(&["-I", "512k"]);
     let store = server.builder().item_limit(512 << 10).open().unwrap();
     let id_hash = create(&store, &setting("n", 1)).unwrap();
@@ -107,7 +107,7 @@ fn a_session_over_the_limit_of_an_item_is_too_large_and_the_old_one_is_intact() 
 }
 
 #[test]
-fn a_limit_that_the_server_does_not_have_is_an_error_of_the_same_kind() {
+fn an_item_limit_beyond_the_servers_is_too_large_too() {
     let server = Memcached::with(&["-I", "512k"]);
     let store = server.store();
     let large = setting("n", "x".repeat(700 << 10));
@@ -164,7 +164,7 @@ fn the_injected_clock_decides_about_the_deadline() {
 }
 
 #[test]
-fn what_was_ended_at_its_deadline_is_not_brought_back_by_who_is_late() {
+fn a_late_request_revives_no_session_that_has_expired() {
     let store = shared().store();
     let acts: [fn(&MemcachedStore, &SessionIdHash, Timestamp) -> Committed; 2] = [
         |store, id_hash, at| {

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use crate::common::app::FRAMEWORKS;
-use crate::common::client::{Browser, Request, Response};
+use crate::common::client::{HttpClient, Request, Response};
+use crate::common::scripted_app::FRAMEWORKS;
 use crate::common::site::{Site, on};
 
 /// What a browser does, one request after the other. `-` before a path means without the cookie.
@@ -37,7 +37,7 @@ const SCRIPT: &[(&str, &str)] = &[
     ("POST", "/set:name:ada/commit/status:500"),
     ("POST", "/sign-in:ada/panics"),
     ("POST", "/set:big:x/ignore"),
-    ("GET", "/keys/stream:100000:nobody"),
+    ("GET", "/keys/stream:100000:nogate"),
     ("-GET", "/visits"),
     ("-POST", "/count/browser-session"),
     ("POST", "/destroy/flash:bye/redirect"),
@@ -80,8 +80,8 @@ fn play(site: &Site) -> Vec<String> {
     let (mut browser, mut ids) = (site.browser(), HashMap::new());
     let step = |&(method, path): &(&'static str, &str)| {
         let visitor = &mut match method.starts_with('-') {
-            true => Browser::new(site.address()),
-            false => std::mem::replace(&mut browser, Browser::new(site.address())),
+            true => HttpClient::new(site.address()),
+            false => std::mem::replace(&mut browser, HttpClient::new(site.address())),
         };
         let request = match method.trim_start_matches('-') {
             "POST" => Request::post(path),

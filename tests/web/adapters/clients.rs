@@ -5,7 +5,7 @@ use crate::common::client::{PATIENCE, Request};
 use crate::common::site::{everywhere, on_files};
 
 #[test]
-fn a_client_that_hangs_up_in_mid_response_has_its_change_kept_and_harms_nobody() {
+fn a_client_that_hangs_up_in_mid_response_keeps_its_change() {
     everywhere(|site| {
         let mut browser = site.browser();
         for n in 1..10 {
@@ -19,7 +19,7 @@ fn a_client_that_hangs_up_in_mid_response_has_its_change_kept_and_harms_nobody()
 }
 
 #[test]
-fn a_client_that_hangs_up_before_the_response_has_its_change_kept() {
+fn a_client_that_hangs_up_early_keeps_its_change() {
     everywhere(|site| {
         let mut browser = site.browser();
         browser.post("/count");
@@ -36,7 +36,7 @@ fn a_client_that_hangs_up_before_the_response_has_its_change_kept() {
 }
 
 #[test]
-fn a_client_that_hangs_up_in_mid_request_harms_nobody() {
+fn a_client_that_hangs_up_in_mid_request_does_no_harm() {
     everywhere(|site| {
         let mut browser = site.browser();
         browser.post("/count");
@@ -51,7 +51,7 @@ fn a_client_that_hangs_up_in_mid_request_harms_nobody() {
 }
 
 #[test]
-fn sessions_outlive_a_restart_of_the_server_and_signed_out_ones_do_not_come_back() {
+fn only_live_sessions_outlive_a_restart_of_the_server() {
     on_files(LONG, |site| {
         let (mut ada, mut bob) = (site.browser(), site.browser());
         ada.post("/count/sign-in:ada");

@@ -29,7 +29,7 @@ fn signing_in_replaces_the_id_and_keeps_the_data() {
 }
 
 #[test]
-fn a_cookie_recorded_before_the_sign_out_is_not_signed_in_after_it() {
+fn a_cookie_from_before_a_sign_out_is_not_signed_in_after_it() {
     everywhere(|site| {
         let mut browser = site.browser();
         browser.post("/sign-in:ada/count");
@@ -48,7 +48,7 @@ fn a_cookie_recorded_before_the_sign_out_is_not_signed_in_after_it() {
 }
 
 #[test]
-fn a_flash_after_sign_out_begins_a_new_session_that_is_not_signed_in() {
+fn a_flash_after_a_sign_out_begins_an_anonymous_session() {
     everywhere(|site| {
         let mut browser = site.browser();
         browser.post("/sign-in:ada/count");
@@ -97,7 +97,7 @@ fn signing_out_without_a_session_is_no_error() {
 }
 
 #[test]
-fn at_the_limit_of_sessions_a_sign_in_is_refused_unless_the_request_has_ended_one_before() {
+fn a_sign_in_at_the_limit_is_refused_unless_one_was_ended() {
     let configure = |builder: SessionManagerBuilder| {
         builder.max_sessions_per_user(NonZeroU32::MIN, AtLimit::Refuse)
     };
@@ -113,7 +113,7 @@ fn at_the_limit_of_sessions_a_sign_in_is_refused_unless_the_request_has_ended_on
 }
 
 #[test]
-fn renewal_gives_a_new_id_to_the_same_session_and_the_old_one_is_dead() {
+fn a_renewal_gives_a_new_id_and_kills_the_old_one() {
     everywhere(|site| {
         let mut browser = site.browser();
         browser.post("/count/sign-in:ada");
@@ -150,7 +150,7 @@ fn signing_in_again_restarts_the_absolute_deadline() {
 }
 
 #[test]
-fn renewal_without_a_session_begins_none_unless_something_is_written() {
+fn a_renewal_without_a_session_begins_none() {
     everywhere(|site| {
         assert_eq!(site.browser().post("/renew").one("Set-Cookie"), None);
         assert_eq!(site.sessions(), 0);

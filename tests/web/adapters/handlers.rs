@@ -25,7 +25,7 @@ const FAILURES: [(&str, u16, bool); 13] = [
 ];
 
 #[test]
-fn a_handler_that_fails_discards_its_changes_and_the_next_request_is_fine() {
+fn a_failed_handler_discards_its_changes() {
     everywhere(|site| {
         let mut browser = site.browser();
         browser.post("/count/set:name:ada");
@@ -49,21 +49,21 @@ fn a_handler_that_fails_discards_its_changes_and_the_next_request_is_fine() {
 }
 
 #[test]
-fn nothing_of_an_error_or_a_panic_is_told_to_the_client_and_the_operator_learns_it() {
+fn errors_and_panics_reach_the_operator_and_not_the_client() {
     everywhere(|site| {
         for (fails, status, own) in FAILURES {
             let count =
                 || [EventKind::RequestFailed, EventKind::HandlerFailed].map(|k| site.count(k));
             let before = count();
             let response = site.browser().post(&format!("/own-cookie/public/count/{fails}"));
-            let told = [count()[0] - before[0], count()[1] - before[1]];
+            let raised = [count()[0] - before[0], count()[1] - before[1]];
             if own {
-                assert_eq!(told, [0, 0], "{fails}");
+                assert_eq!(raised, [0, 0], "{fails}");
                 continue;
             }
             assert_plain_failure(&response, status);
             let ours = fails.starts_with("fails-of-ours");
-            assert_eq!(told, if ours { [1, 0] } else { [0, 1] }, "{fails}");
+            assert_eq!(raised, if ours { [1, 0] } else { [0, 1] }, "{fails}");
             assert_eq!(response.one("Cache-Control"), None, "nothing of the handler's answer");
         }
     });
@@ -87,7 +87,7 @@ fn a_handler_that_fails_after_a_destroy_has_still_destroyed() {
 }
 
 #[test]
-fn a_handler_that_fails_after_a_renewal_has_still_renewed_but_for_a_panic() {
+fn a_failed_handler_has_still_renewed_unless_it_panicked() {
     everywhere(|site| {
         for (fails, status, _) in FAILURES {
             let mut browser = site.browser();
@@ -103,7 +103,7 @@ fn a_handler_that_fails_after_a_renewal_has_still_renewed_but_for_a_panic() {
 }
 
 #[test]
-fn a_sign_in_stands_and_its_cookie_is_sent_however_the_handler_fails() {
+fn a_sign_in_and_its_cookie_survive_any_failure_of_the_handler() {
     everywhere(|site| {
         for (fails, status, _) in FAILURES {
             let mut browser = site.browser();
@@ -117,7 +117,7 @@ fn a_sign_in_stands_and_its_cookie_is_sent_however_the_handler_fails() {
 }
 
 #[test]
-fn what_a_handler_committed_stands_however_it_fails() {
+fn what_a_handler_committed_survives_any_failure() {
     everywhere(|site| {
         for (fails, status, _) in FAILURES {
             let mut browser = site.browser();

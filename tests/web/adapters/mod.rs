@@ -1,6 +1,6 @@
 //! Sessions as a client sees them: over real sockets, on every framework and store.
 //!
-//! A case says in its path what the handler does; tests/common/app.rs has the steps.
+//! A case says in its path what the handler does; tests/common/scripted_app.rs has the steps.
 
 mod alike;
 mod clients;
@@ -16,8 +16,8 @@ mod stores;
 
 use std::time::Duration;
 
-use crate::common::app::Gate;
-use crate::common::client::{Browser, COOKIE, Exchange, Request, Response};
+use crate::common::client::{COOKIE, Exchange, HttpClient, Request, Response};
+use crate::common::gate::Gatekeeper;
 use crate::common::site::Site;
 use cloakroom::id::SessionId;
 
@@ -36,14 +36,14 @@ fn cookie(id: &str) -> String {
 }
 
 /// Sends the request of a path that stops at the gate `late`; says when it has come there.
-fn late(site: &Site, browser: &Browser, path: &str) -> (Exchange, Gate) {
+fn late(site: &Site, browser: &HttpClient, path: &str) -> (Exchange, Gatekeeper) {
     let gate = site.gate("late");
     let exchange = browser.start(Request::post(path));
-    gate.wait_for_arrival();
+    gate.wait_until_reached();
     (exchange, gate)
 }
 
-/// An answer that says nothing but that something failed, with no cookie of anybody's.
+/// An answer that says nothing but that something failed, without any cookie.
 #[track_caller]
 fn assert_plain_failure(response: &Response, status: u16) {
     assert_eq!(response.status, status);

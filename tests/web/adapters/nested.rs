@@ -11,7 +11,7 @@ use cloakroom::web::rouille::session;
 use cloakroom::{CookieConfig, MemoryStore, Session, SessionManager};
 use rouille::{Request, Response};
 
-use crate::common::client::{Browser, Request as Sent, send};
+use crate::common::client::{HttpClient, Request as Sent, send};
 
 /// A server of rouille's that stops when it is dropped.
 struct Server {
@@ -24,9 +24,9 @@ impl Server {
     fn start(handler: impl Fn(&Request) -> Response + Send + Sync + 'static) -> Self {
         let server = rouille::Server::new("127.0.0.1:0", handler).unwrap();
         let (address, stopped) = (server.server_addr(), Arc::new(AtomicBool::new(false)));
-        let told = stopped.clone();
+        let stop_now = stopped.clone();
         let thread = thread::spawn(move || {
-            while !told.load(Ordering::Relaxed) {
+            while !stop_now.load(Ordering::Relaxed) {
                 server.poll_timeout(Duration::from_millis(10));
             }
         });
@@ -90,7 +90,7 @@ fn an_inner_call_gets_the_session_of_the_outer_one() {
         };
         nested(&manager, request, inner, |response| response)
     });
-    let mut browser = Browser::new(server.address);
+    let mut browser = HttpClient::new(server.address);
     let first = browser.get("/inner/");
     assert_eq!(first.text(), "1 1", "the inner one sees what the outer one has changed");
     assert_eq!(first.all("Set-Cookie").len(), 1, "one id");
@@ -123,7 +123,7 @@ fn an_inner_handler_that_fails_or_panics_discards_the_changes() {
             };
             nested(&manager, request, inner, mend)
         });
-        let mut browser = Browser::new(server.address);
+        let mut browser = HttpClient::new(server.address);
         browser.get("/inner/");
         fails.store(true, Ordering::Relaxed);
         let response = browser.get("/inner/");
@@ -133,7 +133,7 @@ fn an_inner_handler_that_fails_or_panics_discards_the_changes() {
         assert_eq!(response.one("Set-Cookie"), None);
         fails.store(false, Ordering::Relaxed);
         assert_eq!(browser.get("/seen").text(), "1 1", "panics: {panics}, mended: {mended}");
-        assert_eq!(sessions.events().count(EventKind::HandlerFailed), 1, "told once");
+        assert_eq!(sessions.events().count(EventKind::HandlerFailed), 1, "stop_now once");
         browser.get("/inner/");
         assert_eq!(browser.get("/seen").text(), "2 2", "the next request is fine");
     }

@@ -11,7 +11,7 @@ use crate::common::client::{Request, send};
 use crate::common::site::everywhere;
 
 #[test]
-fn a_writer_that_is_overtaken_by_a_sign_out_stores_nothing_and_sends_no_cookie() {
+fn a_writer_overtaken_by_a_sign_out_stores_nothing() {
     everywhere(|site| {
         for (path, text) in [
             ("/count/gate:late", "2"),
@@ -35,7 +35,7 @@ fn a_writer_that_is_overtaken_by_a_sign_out_stores_nothing_and_sends_no_cookie()
             let response = writer.answer().unwrap();
             assert_eq!((response.status, response.text()), (200, text), "{path}");
             assert_eq!(response.one("Set-Cookie"), None, "{path}");
-            assert!(site.count(EventKind::ChangesDiscarded) > events, "{path}: nobody was told");
+            assert!(site.count(EventKind::ChangesDiscarded) > events, "{path}: no event");
             assert_eq!(site.sessions(), 0, "{path}");
             let replayed = site.send(&Request::get("/who/visits").cookie(recorded));
             assert_eq!(replayed.text(), "none\n0", "{path}");
@@ -44,7 +44,7 @@ fn a_writer_that_is_overtaken_by_a_sign_out_stores_nothing_and_sends_no_cookie()
 }
 
 #[test]
-fn a_writer_that_had_not_read_is_late_too_when_its_session_was_signed_out_meanwhile() {
+fn a_blind_writer_overtaken_by_a_sign_out_stores_nothing() {
     everywhere(|site| {
         let mut browser = site.browser();
         browser.post("/sign-in:ada/count");
@@ -60,7 +60,7 @@ fn a_writer_that_had_not_read_is_late_too_when_its_session_was_signed_out_meanwh
 }
 
 #[test]
-fn a_writer_that_comes_after_the_sign_out_begins_an_anonymous_session() {
+fn a_writer_after_the_sign_out_begins_an_anonymous_session() {
     everywhere(|site| {
         let mut browser = site.browser();
         browser.post("/sign-in:ada/count");
@@ -72,7 +72,7 @@ fn a_writer_that_comes_after_the_sign_out_begins_an_anonymous_session() {
 }
 
 #[test]
-fn a_sign_in_that_is_overtaken_by_another_or_by_a_sign_out_is_no_error() {
+fn a_sign_in_that_is_overtaken_is_no_error() {
     everywhere(|site| {
         for overtaken_by in ["/sign-in:ada", "/sign-in:bob", "/destroy", "/renew"] {
             for path in ["/visits/gate:late/sign-in:ada", "/gate:late/sign-in:ada"] {
@@ -117,7 +117,7 @@ fn a_reader_that_is_overtaken_by_a_sign_out_revives_nothing() {
 }
 
 #[test]
-fn a_late_answer_for_the_id_from_before_a_sign_in_leaves_the_new_cookie_alone() {
+fn a_late_response_leaves_the_cookie_of_a_sign_in_alone() {
     everywhere(|site| {
         for path in [
             "/gate:late/visits",
@@ -146,7 +146,7 @@ fn a_late_answer_for_the_id_from_before_a_sign_in_leaves_the_new_cookie_alone() 
 }
 
 #[test]
-fn a_late_sign_out_by_the_id_from_before_a_sign_in_ends_the_session() {
+fn a_late_sign_out_by_a_replaced_id_ends_the_session() {
     everywhere(|site| {
         for (path, removes) in [
             ("/gate:late/destroy", true),
@@ -169,7 +169,7 @@ fn a_late_sign_out_by_the_id_from_before_a_sign_in_ends_the_session() {
 }
 
 #[test]
-fn a_writer_that_is_overtaken_by_a_revocation_stores_nothing_and_sends_no_cookie() {
+fn a_writer_overtaken_by_a_revocation_stores_nothing() {
     everywhere(|site| {
         let mut browser = site.browser();
         browser.post("/sign-in:ada/count");
@@ -201,7 +201,7 @@ fn a_sign_in_after_a_lost_change_begins_anew() {
 }
 
 #[test]
-fn two_requests_that_change_different_names_both_keep_their_change() {
+fn two_requests_with_different_names_both_keep_their_change() {
     everywhere(|site| {
         let mut browser = site.browser();
         browser.post("/set:a:0/set:b:0/set:c:0");
@@ -283,7 +283,7 @@ fn sign_outs_amid_many_writers_are_final() {
 }
 
 #[test]
-fn a_slow_handler_keeps_nobody_waiting() {
+fn a_slow_handler_keeps_no_other_request_waiting() {
     everywhere(|site| {
         let mut browser = site.browser();
         browser.post("/count");

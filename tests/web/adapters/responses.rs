@@ -45,7 +45,7 @@ fn vary_names_the_cookie_once_and_keeps_what_the_handler_said() {
 }
 
 #[test]
-fn the_headers_that_are_sent_when_asked_for_come_beside_all_others() {
+fn optional_headers_come_beside_all_others() {
     let asked_for = |builder: SessionManagerBuilder| {
         builder.no_store_when_signed_in(true).clear_site_data(true)
     };
@@ -179,8 +179,8 @@ fn the_id_travels_in_a_header_where_that_is_configured() {
 }
 
 #[test]
-fn once_a_process_the_operator_is_told_that_browsers_drop_the_cookie_on_plain_http() {
-    let told = AtomicU64::new(0);
+fn a_cookie_that_browsers_drop_is_reported_once_a_process() {
+    let reported = AtomicU64::new(0);
     everywhere(|site| {
         let count = |host: &str| Request::post("/count").header("Host", host);
         let forwarded = |by: &str| count("example.org").header("X-Forwarded-Proto", by);
@@ -193,7 +193,7 @@ fn once_a_process_the_operator_is_told_that_browsers_drop_the_cookie_on_plain_ht
         assert_eq!(site.count(EventKind::InsecureConnection), 0, "no cookie, no warning");
         site.send(&forwarded("http"));
         site.send(&count("example.org"));
-        told.fetch_add(site.count(EventKind::InsecureConnection), Ordering::Relaxed);
+        reported.fetch_add(site.count(EventKind::InsecureConnection), Ordering::Relaxed);
     });
-    assert_eq!(told.into_inner(), 1);
+    assert_eq!(reported.into_inner(), 1);
 }

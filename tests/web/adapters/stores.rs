@@ -10,10 +10,11 @@ use cloakroom::stores::sqlite::rusqlite::Connection;
 
 use crate::adapters::{LONG, assert_plain_failure, cookie, unknown_id};
 use crate::common::client::Request;
+use crate::common::faulty::Call;
 use crate::common::site::{everywhere, everywhere_with, on_files};
 
 #[test]
-fn a_failed_commit_is_a_plain_error_without_any_cookie_not_the_handlers_either() {
+fn a_failed_commit_is_a_plain_error_without_any_cookie() {
     everywhere(|site| {
         let mut browser = site.browser();
         browser.post("/count");
@@ -24,7 +25,7 @@ fn a_failed_commit_is_a_plain_error_without_any_cookie_not_the_handlers_either()
             (ErrorKind::ReadOnly, 500),
             (ErrorKind::Corrupt, 500),
         ] {
-            site.store.fail_commits(kind);
+            site.store.set_failing(Call::Commit, kind);
             for path in ["/own-cookie/count/redirect", "/own-cookie/renew", "/own-cookie/destroy"] {
                 let events = site.count(EventKind::RequestFailed);
                 assert_plain_failure(&browser.post(path), status);
@@ -36,7 +37,7 @@ fn a_failed_commit_is_a_plain_error_without_any_cookie_not_the_handlers_either()
             assert_plain_failure(&site.send(&dead), status);
             let read = browser.get("/visits");
             assert_eq!((read.status, read.text()), (200, "1"), "reads go on");
-            site.store.fail_commits(None);
+            site.store.set_failing(Call::Commit, None);
         }
         assert_eq!(site.sessions(), 1);
         assert_eq!(browser.post("/count").text(), "2");
@@ -48,27 +49,27 @@ fn a_failed_load_is_a_plain_error_without_any_cookie() {
     everywhere(|site| {
         let mut browser = site.browser();
         browser.post("/count");
-        site.store.fail_loads(ErrorKind::Unavailable);
+        site.store.set_failing(Call::Load, ErrorKind::Unavailable);
         for path in ["/visits", "/own-cookie/count", "/who", "/own-cookie/sign-in:ada/redirect"] {
             assert_plain_failure(&browser.post(path), 503);
         }
         let stranger = Request::get("/visits").cookie(cookie(&unknown_id()));
         assert_plain_failure(&site.send(&stranger), 503);
         assert_eq!(browser.get("/hello").text(), "hello");
-        site.store.fail_loads(None);
+        site.store.set_failing(Call::Load, None);
         assert_eq!(browser.get("/visits").text(), "1");
     });
 }
 
 #[test]
-fn where_it_is_configured_so_a_failed_load_reads_as_empty_and_sets_and_removes_no_cookie() {
+fn a_failed_load_treated_as_anonymous_changes_no_cookie() {
     let configure =
         |builder: SessionManagerBuilder| builder.on_load_failure(OnLoadFailure::TreatAsAnonymous);
     everywhere_with(configure, |site| {
         let mut browser = site.browser();
         browser.post("/count/sign-in:ada");
         let id = browser.id().to_owned();
-        site.store.fail_loads(ErrorKind::Unavailable);
+        site.store.set_failing(Call::Load, ErrorKind::Unavailable);
         let response = browser.get("/visits/who");
         assert_eq!((response.status, response.text()), (200, "0\nnone"));
         assert_eq!(response.one("Set-Cookie"), None);
@@ -81,14 +82,14 @@ fn where_it_is_configured_so_a_failed_load_reads_as_empty_and_sets_and_removes_n
         }
         assert_eq!(browser.post("/set:name:x/visits/ignore").status, 200);
         assert_eq!(site.sessions(), 1);
-        site.store.fail_loads(None);
+        site.store.set_failing(Call::Load, None);
         assert_eq!(browser.get("/visits/who").text(), "1\nada");
         assert_eq!(browser.id(), id);
     });
 }
 
 #[test]
-fn while_another_process_holds_the_lock_writes_are_answered_503_and_reads_go_on() {
+fn while_another_process_holds_the_lock_writes_get_503() {
     on_files(Duration::from_millis(100), |site| {
         let mut browser = site.browser();
         browser.post("/count");
@@ -120,7 +121,7 @@ fn while_another_process_holds_the_lock_writes_are_answered_503_and_reads_go_on(
 }
 
 #[test]
-fn a_session_that_is_too_large_is_refused_and_what_was_stored_stays() {
+fn a_session_that_is_too_large_is_refused() {
     let configure = |builder: SessionManagerBuilder| builder.max_bytes(1000);
     everywhere_with(configure, |site| {
         let mut browser = site.browser();
@@ -134,7 +135,7 @@ fn a_session_that_is_too_large_is_refused_and_what_was_stored_stays() {
 }
 
 #[test]
-fn an_undecodable_row_is_a_new_session_for_its_visitor_and_stays_in_place() {
+fn an_undecodable_row_stays_and_its_visitor_gets_a_new_session() {
     on_files(LONG, |site| {
         let mut browser = site.browser();
         browser.post("/count");

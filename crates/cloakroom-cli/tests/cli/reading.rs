@@ -180,7 +180,7 @@ fn a_list_can_be_limited_to_a_user_or_to_expired_ones() {
     assert_eq!(public_ids(&["list", "--expired", "--json"]), names(&[&others, &old]));
     assert_eq!(public_ids(&["list", "--expired", "--user", "ada", "--json"]), names(&[&old]));
     fails(&folder, &["list", "--user", "bob"], 4);
-    fails(&folder, &["list", "--user", "nobody", "--expired"], 4);
+    fails(&folder, &["list", "--user", "unknown", "--expired"], 4);
     let nothing = run(&folder, &["list", "--user", "bob", "--json"]);
     assert_eq!((nothing.code, nothing.out.as_str()), (4, "{\"sessions\":[],\"more\":false}\n"));
     let answer = json(&folder, &["list", "--user", "ada", "--json"]);

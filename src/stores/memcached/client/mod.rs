@@ -99,23 +99,23 @@ pub(super) struct Replacement {
     pub(super) life: Option<Duration>,
 }
 
-pub(super) struct Client {
+pub(super) struct ServerClient {
     servers: Vec<Server>,
     reach: Reach,
 }
 
-impl Debug for Client {
+impl Debug for ServerClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").field("reach", &self.reach).finish_non_exhaustive()
+        f.debug_struct("ServerClient").field("reach", &self.reach).finish_non_exhaustive()
     }
 }
 
-impl Client {
+impl ServerClient {
     /// Resolves the names of the servers. Connections are opened on demand.
     pub(super) fn new(reach: Reach) -> Result<Self> {
         let server = |name: &String| Server::find(name, &reach);
         let servers = reach.servers.iter().map(server).collect::<Result<_>>()?;
-        Ok(Client { servers, reach })
+        Ok(ServerClient { servers, reach })
     }
 
     /// The number of servers.

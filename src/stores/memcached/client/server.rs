@@ -41,12 +41,12 @@ pub(super) struct Server {
     client: MetaClient,
     /// The contribution of its name to rendezvous scores.
     weight: u64,
-    epochs: [Epoch; 2],
+    epochs: [SpaceEpoch; 2],
     /// How long to wait for a closed space.
     busy_timeout: Duration,
 }
 
-struct Epoch {
+struct SpaceEpoch {
     /// The key of the item that holds it.
     item: String,
     /// The last known value; 0 if unknown.
@@ -62,7 +62,7 @@ impl Server {
             .io_timeout(Some(reach.io_timeout))
             .connect(name)
             .map_err(|source| failure(format!("find the memcached server {name}"), source))?;
-        let epoch = |space: Space| Epoch {
+        let epoch = |space: Space| SpaceEpoch {
             item: format!("{}:{}:epoch", reach.namespace, space.letter()),
             seen: AtomicU64::new(0),
         };
@@ -80,7 +80,7 @@ impl Server {
         self.weight
     }
 
-    fn epoch(&self, space: Space) -> &Epoch {
+    fn epoch(&self, space: Space) -> &SpaceEpoch {
         let [sessions, entries] = &self.epochs;
         match space {
             Space::Sessions => sessions,

@@ -40,7 +40,7 @@ impl Promise {
     }
 }
 
-/// All that stands in our tables.
+/// The content of our tables.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct State {
     /// By key: `n`, and when it was seen.
@@ -281,7 +281,13 @@ impl Story {
     }
 
     /// Cuts the power at so many moments, and looks what is left.
-    pub fn cut(&self, promise: Promise, cuts: usize, dice: &mut Dice, lies: bool) -> Tried {
+    pub fn cut(
+        &self,
+        promise: Promise,
+        cuts: usize,
+        dice: &mut Dice,
+        ignores_syncs: bool,
+    ) -> Tried {
         let mut places: Vec<usize> = (0..cuts)
             .map(|cut| match cut % 3 {
                 0 => dice.roll(self.tape.len() + 1),
@@ -298,7 +304,7 @@ impl Story {
             ..Tried::default()
         };
         let mut disk = Disk::default();
-        disk.lies = lies;
+        disk.ignores_syncs = ignores_syncs;
         for place in places {
             disk.play(&self.tape, place);
             let of_a_hundred = [5, 30, 60, 95][dice.roll(4)];

@@ -6,10 +6,10 @@ mod common;
 use cloakroom::cookie::CookieConfig;
 use cloakroom::event::EventKind;
 use cloakroom::http::RequestHead;
-use common::in_process::{complete, defaults, on_both_stores, set_cookie};
+use common::app::{complete, defaults, on_both_stores, set_cookie};
 
 #[test]
-fn a_secure_cookie_sent_where_browsers_drop_it_is_told_once_in_a_process() {
+fn a_secure_cookie_over_plain_http_is_reported_once() {
     let far = || RequestHead::new().host("example.org");
     // Nothing is sent that a browser drops.
     on_both_stores(defaults, |app| {
@@ -36,7 +36,7 @@ fn a_secure_cookie_sent_where_browsers_drop_it_is_told_once_in_a_process() {
     let webkit = "Mozilla/5.0 (Macintosh) AppleWebKit/605.1.15 (KHTML, like Gecko) Safari/605.1.15";
     let chromium = "Mozilla/5.0 (X11) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0";
     let local = |agent| RequestHead::new().host("localhost:8000").user_agent(agent);
-    let told = std::cell::Cell::new(0);
+    let reported = std::cell::Cell::new(0);
     on_both_stores(defaults, |app| {
         for head in [local(chromium), local(webkit).secure(true)] {
             let session = app.sessions.open(head);
@@ -49,17 +49,17 @@ fn a_secure_cookie_sent_where_browsers_drop_it_is_told_once_in_a_process() {
             session.set("n", 1).unwrap();
             complete(&app.sessions, &session);
         }
-        told.set(told.get() + app.count(EventKind::InsecureConnection));
+        reported.set(reported.get() + app.count(EventKind::InsecureConnection));
     });
-    assert_eq!(told.get(), 1, "Safari drops it on loopback names too");
-    let told = std::cell::Cell::new(0);
+    assert_eq!(reported.get(), 1, "Safari drops it on loopback names too");
+    let reported = std::cell::Cell::new(0);
     on_both_stores(defaults, |app| {
         for _ in 0..3 {
             let session = app.sessions.open(far());
             session.set("n", 1).unwrap();
             assert!(set_cookie(&complete(&app.sessions, &session)).is_some(), "it is sent");
         }
-        told.set(told.get() + app.count(EventKind::InsecureConnection));
+        reported.set(reported.get() + app.count(EventKind::InsecureConnection));
     });
-    assert_eq!(told.get(), 1);
+    assert_eq!(reported.get(), 1);
 }

@@ -1,8 +1,6 @@
 //! Mutations of a corpus, and random bytes, for every target.
 
-#[path = "hostile/mutations.rs"]
 mod mutations;
-#[path = "hostile/targets.rs"]
 mod targets;
 
 use std::fs;
@@ -16,7 +14,7 @@ fn drive(name: &str, cases: u32) {
 }
 
 #[test]
-fn a_cookie_header_finds_the_session_whose_id_is_in_it_and_no_other() {
+fn a_cookie_header_finds_only_the_session_of_its_id() {
     drive("cookie_header", 4000);
 }
 
@@ -26,7 +24,7 @@ fn a_sealed_cookie_opens_only_as_it_was_issued() {
 }
 
 #[test]
-fn other_headers_neither_choose_the_session_nor_break_the_answer() {
+fn other_headers_choose_no_session_and_break_no_response() {
     drive("request_head", 2000);
 }
 
@@ -41,7 +39,7 @@ fn data_is_read_as_json_is() {
 }
 
 #[test]
-fn a_row_in_which_anything_stands_breaks_no_call() {
+fn a_row_with_any_content_breaks_no_call() {
     drive("row", 1000);
 }
 

@@ -11,7 +11,7 @@ use proptest::test_runner::{Config, TestRunner};
 
 /// The corpus of a target, in the package of the test.
 pub(crate) fn folder(target: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hostile/corpus").join(target)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mutated_input/corpus").join(target)
 }
 
 fn corpus(target: &str) -> Vec<Vec<u8>> {

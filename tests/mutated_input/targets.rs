@@ -1,7 +1,7 @@
 //! What strangers send or leave behind, as functions of bytes. Each of them says what must hold
 //! for any bytes whatever, and panics where it does not.
 //!
-//! `tests/hostile.rs` drives them with mutations of `corpus/`; so does `fuzz/`, guided by coverage.
+//! `tests/mutated_input` drives them with mutations of `corpus/`; so does `fuzz/`, guided by coverage.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -81,7 +81,7 @@ fn is_header(text: &str) {
     assert!(text.bytes().all(|byte| byte >= b' ' && byte != 127), "{text:?}");
 }
 
-/// What stands in a `Cookie` header under the name of the session cookie, read another way.
+/// The value in a `Cookie` header under the name of the session cookie, read another way.
 fn session_cookies(header: &str) -> Vec<&str> {
     let blank = |c: char| c == ' ' || c == '\t';
     let pairs = header.split(';').filter_map(|pair| {
@@ -116,7 +116,7 @@ pub(crate) fn cookie_header(bytes: &[u8]) {
     assert_eq!(is_known(&SESSIONS, RequestHead::new().cookie(&header)), expected, "{header:?}");
 }
 
-/// Only what was sealed with our keys is opened: nobody makes a cookie, or another one of ours.
+/// Only what was sealed with our keys is opened: no client can make a cookie or change one.
 pub(crate) fn sealed_cookie(bytes: &[u8]) {
     static SEALS: LazyLock<[(SessionManager, String); 2]> = LazyLock::new(|| {
         let keys = || CookieKeys::new([[7; 64]]).expect("long enough");
@@ -214,7 +214,7 @@ pub(crate) fn data(bytes: &[u8]) {
     }
 }
 
-/// A row in which anything stands is a session or undecodable, in every call that meets it.
+/// A row with any content is a session or undecodable, in every call that meets it.
 pub(crate) fn row(bytes: &[u8]) {
     thread_local! {
         static DATABASE: (tempfile::TempDir, SqliteStore, Connection) = {

@@ -2,7 +2,7 @@
 
 #[path = "../../../../tests/common/mod.rs"]
 mod common;
-#[path = "../../../../tests/hostile/mutations.rs"]
+#[path = "../../../../tests/mutated_input/mutations.rs"]
 mod mutations;
 mod targets;
 
@@ -20,7 +20,7 @@ fn remove_old_copies() {
 #[test]
 fn every_command_line_ends_with_a_documented_code() {
     // A child process, whose output is discarded.
-    let mut child = common::child("hostile", "arguments");
+    let mut child = common::child("mutated_input", "arguments");
     let folder = common::Folder::new();
     child.current_dir(folder.path("")).stdout(Stdio::null()).stderr(Stdio::piped());
     let ended = child.output().unwrap();

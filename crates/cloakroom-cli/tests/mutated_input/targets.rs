@@ -1,4 +1,4 @@
-//! Command lines as a function of bytes, driven by `tests/hostile` with mutations of its corpus and
+//! Command lines as a function of bytes, driven by `tests/mutated_input` with mutations of its corpus and
 //! by `fuzz/`, guided by coverage.
 
 use std::cell::RefCell;

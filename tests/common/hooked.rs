@@ -1,0 +1,183 @@
+//! A store, or a cache, around whose calls a hook acts: the one wrapper for tests.
+
+#![allow(dead_code, unreachable_pub, reason = "no test program uses all of it")]
+
+use std::fmt::Debug;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use cloakroom::Result;
+use cloakroom::backend::{
+    Cache, CacheEntry, CacheLookup, Commit, Committed, FillLease, Lookup, Maintenance, Page,
+    SessionFilter, SessionIndex, Store, StoreWrapper, SweepReport,
+};
+use cloakroom::clock::Timestamp;
+use cloakroom::id::{PublicId, Realm, SessionIdHash};
+use cloakroom::record::{Stats, Summary, Touch};
+
+/// The calls of a store, of its session index, and of a cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    Load,
+    Commit,
+    Touch,
+    Sweep,
+    /// The question for the maintenance.
+    Maintenance,
+    List,
+    Revoke,
+    RevokeEveryone,
+    Epoch,
+    Stats,
+    Fetch,
+    Fill,
+    /// Of ids, or of a shard.
+    Forget,
+}
+
+impl Call {
+    pub const COUNT: usize = Call::Forget as usize + 1;
+    pub const CACHE: [Call; 3] = [Call::Fetch, Call::Fill, Call::Forget];
+}
+
+/// What happens around calls.
+pub trait Hook: Debug + Send + Sync + 'static {
+    fn around<R>(&self, call: Call, work: impl FnOnce() -> Result<R>) -> Result<R>;
+
+    /// A touch of so many sessions.
+    fn touch(&self, _sessions: usize, work: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.around(Call::Touch, work)
+    }
+
+    /// A sweep that may remove so many sessions.
+    fn sweep(
+        &self,
+        _limit: usize,
+        work: impl FnOnce() -> Result<SweepReport>,
+    ) -> Result<SweepReport> {
+        self.around(Call::Sweep, work)
+    }
+}
+
+/// A store or a cache with a hook. Clones share both.
+#[derive(Debug)]
+pub struct Hooked<T: ?Sized, H> {
+    pub hook: Arc<H>,
+    inner: Arc<T>,
+}
+
+impl<T: ?Sized, H> Clone for Hooked<T, H> {
+    fn clone(&self) -> Self {
+        Hooked { hook: self.hook.clone(), inner: self.inner.clone() }
+    }
+}
+
+impl<T: ?Sized, H> Hooked<T, H> {
+    pub fn with(hook: H, inner: Arc<T>) -> Self {
+        Hooked { hook: Arc::new(hook), inner }
+    }
+
+    pub fn inner(&self) -> &T {
+        &self.inner
+    }
+}
+
+impl<S: Store + ?Sized, H: Hook> StoreWrapper for Hooked<S, H> {
+    type Wrapped = S;
+
+    fn wrapped(&self) -> &S {
+        &self.inner
+    }
+
+    fn on_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Lookup> {
+        self.hook.around(Call::Load, || self.inner.load(id_hash, now))
+    }
+
+    fn on_commit(&self, commit: &Commit) -> Result<Committed> {
+        self.hook.around(Call::Commit, || self.inner.commit(commit))
+    }
+
+    fn on_touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
+        self.hook.touch(batch.len(), || self.inner.touch(batch, now))
+    }
+
+    fn on_sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {
+        self.hook.sweep(limit.get(), || self.inner.sweep(now, limit))
+    }
+
+    fn on_index(&self) -> Option<&dyn SessionIndex> {
+        self.inner.index().map(|_| self as &dyn SessionIndex)
+    }
+
+    fn on_maintenance(&self) -> Option<&dyn Maintenance> {
+        // It cannot fail; a plan for it would be a mistake of the test.
+        self.hook.around(Call::Maintenance, || Ok(())).unwrap();
+        self.inner.maintenance()
+    }
+}
+
+impl<S: Store + ?Sized, H> Hooked<S, H> {
+    fn listing(&self) -> &dyn SessionIndex {
+        self.inner.index().expect("a store that lists")
+    }
+}
+
+impl<S: Store + ?Sized, H: Hook> SessionIndex for Hooked<S, H> {
+    fn list(&self, filter: &SessionFilter<'_>, page: Page, now: Timestamp) -> Result<Vec<Summary>> {
+        self.hook.around(Call::List, || self.listing().list(filter, page, now))
+    }
+
+    fn revoke(
+        &self,
+        filter: &SessionFilter<'_>,
+        except: Option<&PublicId>,
+        now: Timestamp,
+    ) -> Result<Vec<SessionIdHash>> {
+        self.hook.around(Call::Revoke, || self.listing().revoke(filter, except, now))
+    }
+
+    fn revoke_everyone(&self, realm: Option<&Realm>, now: Timestamp) -> Result<u64> {
+        self.hook.around(Call::RevokeEveryone, || self.listing().revoke_everyone(realm, now))
+    }
+
+    fn epoch(&self) -> Result<u64> {
+        self.hook.around(Call::Epoch, || self.listing().epoch())
+    }
+
+    fn stats(&self, now: Timestamp) -> Result<Stats> {
+        self.hook.around(Call::Stats, || self.listing().stats(now))
+    }
+}
+
+impl<C: Cache + ?Sized, H: Hook> Cache for Hooked<C, H> {
+    fn shards(&self) -> NonZeroUsize {
+        self.inner.shards()
+    }
+
+    fn shard_of(&self, id_hash: &SessionIdHash) -> usize {
+        self.inner.shard_of(id_hash)
+    }
+
+    fn fetch(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<CacheLookup> {
+        self.hook.around(Call::Fetch, || self.inner.fetch(id_hash, now))
+    }
+
+    fn fill(
+        &self,
+        id_hash: &SessionIdHash,
+        lease: FillLease,
+        entry: &CacheEntry,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Result<bool> {
+        self.hook.around(Call::Fill, || self.inner.fill(id_hash, lease, entry, until, now))
+    }
+
+    fn forget(&self, id_hashes: &[SessionIdHash], now: Timestamp) -> Result<()> {
+        self.hook.around(Call::Forget, || self.inner.forget(id_hashes, now))
+    }
+
+    fn forget_shard(&self, shard: usize, now: Timestamp) -> Result<()> {
+        self.hook.around(Call::Forget, || self.inner.forget_shard(shard, now))
+    }
+}

@@ -1,0 +1,393 @@
+//! One application for all frameworks: the path of a request lists what its handler does.
+//!
+//! `/set:name:ada/own-cookie/status:500` sets a session value, then a cookie of its own, and
+//! answers with 500. What the steps read is the body of the answer, a line each.
+
+#![allow(dead_code, unreachable_pub, reason = "no test program uses all of it")]
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::fmt::{self, Display};
+use std::io::{self, Read};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use cloakroom::{ErrorKind, Session, SessionManager, SignIn, UserKey, web};
+
+use crate::common::gate::{Gate, Gatekeeper};
+
+/// A framework: its name, and how it serves the application.
+pub type Framework = (&'static str, fn(Arc<ScriptedApp>, SocketAddr) -> Server);
+
+/// Everything that is tested over HTTP is tested on all of these.
+pub const FRAMEWORKS: &[Framework] = &[("rouille", rouille), ("Rocket", on_rocket::serve)];
+
+/// A server that stops when it is dropped.
+pub struct Server {
+    pub address: SocketAddr,
+    stop: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            stop();
+        }
+    }
+}
+
+fn rouille(app: Arc<ScriptedApp>, address: SocketAddr) -> Server {
+    on_rouille(app, address, None)
+}
+
+/// rouille with so many threads for all requests, instead of one for each.
+pub fn rouille_pool(app: Arc<ScriptedApp>, address: SocketAddr, threads: usize) -> Server {
+    on_rouille(app, address, Some(threads))
+}
+
+fn on_rouille(app: Arc<ScriptedApp>, address: SocketAddr, threads: Option<usize>) -> Server {
+    let server = rouille::Server::new(address, move |request: &rouille::Request| {
+        web::rouille::session(&app.sessions, request, |session| {
+            let reply = act(&app, &request.url(), session)?;
+            Ok(rouille::Response {
+                status_code: reply.status,
+                headers: reply.headers.into_iter().map(|(n, v)| (n.into(), v.into())).collect(),
+                data: match reply.body {
+                    Body::Text(text) => rouille::ResponseBody::from_string(text),
+                    Body::Stream(stream) => rouille::ResponseBody::from_reader(stream),
+                },
+                upgrade: None,
+            })
+        })
+    })
+    .unwrap();
+    let server = match threads {
+        Some(threads) => server.pool_size(threads),
+        None => server,
+    };
+    let address = server.server_addr();
+    let stopped = Arc::new(AtomicBool::new(false));
+    let stop_now = stopped.clone();
+    let thread = thread::spawn(move || {
+        while !stop_now.load(Ordering::Relaxed) {
+            server.poll_timeout(Duration::from_millis(10));
+        }
+    });
+    let stop = move || {
+        stopped.store(true, Ordering::Relaxed);
+        thread.join().unwrap();
+    };
+    Server { address, stop: Some(Box::new(stop)) }
+}
+
+mod on_rocket {
+    use std::io::Cursor;
+    use std::sync::Arc;
+    use std::sync::mpsc;
+    use std::thread;
+
+    use cloakroom::Session;
+    use cloakroom::web::rocket::{Failure, Result};
+    use rocket::config::{Config, Ident, LogLevel, Shutdown};
+    use rocket::error::ErrorKind;
+    use rocket::fairing::AdHoc;
+    use rocket::http::uri::Origin;
+    use rocket::http::{ContentType, Header, Status};
+    use rocket::response::stream::ByteStream;
+    use rocket::response::{self, Responder};
+    use rocket::{Request, Response, State, catch, catchers, routes};
+
+    use super::{Body, Reply, ScriptedApp, Server, SocketAddr, act};
+
+    struct Answer(Reply);
+
+    impl<'r> Responder<'r, 'r> for Answer {
+        fn respond_to(self, request: &'r Request<'_>) -> response::Result<'r> {
+            let mut answer = match self.0.body {
+                Body::Text(text) => {
+                    Response::build().sized_body(text.len(), Cursor::new(text)).finalize()
+                }
+                Body::Stream(mut stream) => {
+                    let mut read = move || {
+                        let mut bytes = vec![0; 4096];
+                        // The body stops at a gate, which is not this thread's to wait at.
+                        let read = rocket::tokio::task::block_in_place(|| stream.read(&mut bytes));
+                        bytes.truncate(read.unwrap());
+                        bytes
+                    };
+                    let chunks = ByteStream! {
+                        loop {
+                            let chunk = read();
+                            if chunk.is_empty() {
+                                break;
+                            }
+                            yield chunk;
+                        }
+                    };
+                    let mut answer = chunks.respond_to(request)?;
+                    answer.remove_header("Content-Type");
+                    answer
+                }
+            };
+            answer.set_status(Status::new(self.0.status));
+            for (name, value) in self.0.headers {
+                answer.adjoin_header(Header::new(name, value));
+            }
+            Ok(answer)
+        }
+    }
+
+    fn answer(app: &Arc<ScriptedApp>, uri: &Origin<'_>, session: &Session) -> Result<Answer> {
+        let path = uri.path().percent_decode_lossy().into_owned();
+        // A step can stop at a gate, which is not for a thread of Rocket's to do.
+        let waits = path.contains("gate:");
+        let act = || act(app, &path, session);
+        let reply = if waits { rocket::tokio::task::block_in_place(act) } else { act() };
+        reply.map(Answer).map_err(Failure::new)
+    }
+
+    #[rocket::get("/<_..>")]
+    fn get(app: &State<Arc<ScriptedApp>>, uri: &Origin<'_>, session: &Session) -> Result<Answer> {
+        answer(app, uri, session)
+    }
+
+    #[rocket::post("/<_..>")]
+    async fn post(
+        app: &State<Arc<ScriptedApp>>,
+        uri: &Origin<'_>,
+        session: &Session,
+    ) -> Result<Answer> {
+        answer(app, uri, session)
+    }
+
+    /// What rouille's adapter answers, so that the two can be compared.
+    #[catch(default)]
+    fn failed(status: Status, _: &Request<'_>) -> (Status, (ContentType, &'static str)) {
+        let text = match status {
+            Status::ServiceUnavailable => {
+                "The service is not available right now. Please try again."
+            }
+            _ => "Something went wrong.",
+        };
+        (status, (ContentType::Plain, text))
+    }
+
+    pub fn serve(app: Arc<ScriptedApp>, address: SocketAddr) -> Server {
+        let (listening, listens) = mpsc::channel();
+        let thread = thread::spawn(move || {
+            let config = Config {
+                address: address.ip(),
+                port: address.port(),
+                keep_alive: 600,
+                ident: Ident::none(),
+                log_level: LogLevel::Off,
+                shutdown: Shutdown {
+                    ctrlc: false,
+                    signals: Default::default(),
+                    grace: 0,
+                    mercy: 0,
+                    ..Shutdown::default()
+                },
+                ..Config::debug_default()
+            };
+            let sessions = app.sessions.clone();
+            let rocket = rocket::custom(config)
+                .attach(sessions)
+                .attach(AdHoc::on_liftoff("send the address", move |rocket| {
+                    Box::pin(async move {
+                        let config = rocket.config();
+                        let address = SocketAddr::from((config.address, config.port));
+                        listening.send((address, rocket.shutdown())).unwrap();
+                    })
+                }))
+                .manage(app)
+                .mount("/", routes![get, post])
+                .register("/", catchers![failed]);
+            match rocket::execute(rocket.launch()) {
+                Ok(_) => true,
+                // Clients that keep their connections.
+                Err(error) => matches!(error.kind(), ErrorKind::Shutdown(..)),
+            }
+        });
+        let (address, shutdown) = listens.recv().unwrap();
+        let stop = move || {
+            shutdown.notify();
+            assert!(thread.join().unwrap(), "the server was not stopped as it should");
+        };
+        Server { address, stop: Some(Box::new(stop)) }
+    }
+}
+
+/// What a handler answers, in no framework's words.
+pub struct Reply {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Body,
+}
+
+pub enum Body {
+    Text(String),
+    Stream(Box<dyn Read + Send>),
+}
+
+pub struct ScriptedApp {
+    pub sessions: SessionManager,
+    gates: Mutex<HashMap<String, Gate>>,
+}
+
+impl ScriptedApp {
+    pub fn new(sessions: SessionManager) -> Arc<Self> {
+        Arc::new(ScriptedApp { sessions, gates: Mutex::default() })
+    }
+
+    /// A gate at which the step `gate:NAME`, or a body made by `stream:N:NAME`, stops once.
+    pub fn gate(&self, name: &str) -> Gatekeeper {
+        let (gate, keeper) = Gate::new();
+        self.gates.lock().unwrap().insert(name.to_owned(), gate);
+        keeper
+    }
+
+    /// Stops at the gate of this name, if there is one, until it opens.
+    fn stop_at(&self, name: &str) {
+        let gate = self.gates.lock().unwrap().remove(name);
+        if let Some(gate) = gate {
+            gate.pass();
+        }
+    }
+}
+
+/// Carries out the steps that the path lists.
+pub fn act(
+    app: &Arc<ScriptedApp>,
+    path: &str,
+    session: &Session,
+) -> Result<Reply, Box<dyn Error + Send + Sync>> {
+    let (mut status, mut headers, mut lines, mut stream) = (200, vec![], vec![], None);
+    let mut header = |name: &str, value: &str| headers.push((name.to_owned(), value.to_owned()));
+    for step in path.split('/').filter(|step| !step.is_empty()) {
+        let mut words = step.split(':');
+        let mut word = || words.next().unwrap_or_default();
+        match word() {
+            "hello" => lines.push("hello".to_owned()),
+            "count" => {
+                let count = |visits: Option<u32>| visits.unwrap_or(0) + 1;
+                lines.push(session.update("visits", count)?.to_string());
+            }
+            "visits" => lines.push(session.get::<u32>("visits")?.unwrap_or(0).to_string()),
+            "set" => session.set(word(), word())?,
+            "get" => lines.push(or_none(session.get::<String>(word())?)),
+            "remove" => session.remove(word())?,
+            "keys" => lines.push(session.keys()?.join(",")),
+            "clear" => session.clear()?,
+            "who" => lines.push(or_none(session.user()?.as_ref().map(UserKey::as_str))),
+            "handle" => lines.push(or_none(session.public_id()?)),
+            "sign-in" => match session.sign_in(UserKey::new(word())?)? {
+                SignIn::Done => {}
+                answer => lines.push(format!("{answer:?}")),
+            },
+            "renew" => session.renew()?,
+            "destroy" => session.destroy()?,
+            "ignore" => session.ignore()?,
+            "revoke-others" => lines.push(app.sessions.revoke_others(session)?.to_string()),
+            "revoke-user" => {
+                let user = UserKey::new(word())?;
+                lines.push(app.sessions.revoke_all(&user)?.to_string());
+            }
+            "browser-session" => session.set_persistent(false)?,
+            "commit" => lines.push(format!("{:?}", session.commit()?)),
+            "flash" => session.flash("info", word())?,
+            "flashes" => {
+                let texts = session.flashes()?.into_iter().map(|flash| flash.text);
+                lines.push(texts.collect::<Vec<_>>().join(","));
+            }
+            "status" => status = word().parse()?,
+            "redirect" => {
+                status = 303;
+                header("Location", "/who");
+            }
+            "own-cookie" => header("Set-Cookie", "theme=dark; Path=/"),
+            "public" => header("Cache-Control", "public, max-age=60"),
+            "vary" => header("Vary", word()),
+            "stream" => stream = Some(long_body(app, word().parse()?, word())),
+            "gate" => app.stop_at(word()),
+            "fails" => return Err("the printer is on fire".into()),
+            "fails-of-ours" => {
+                let secret = "the password is swordfish";
+                return Err(cloakroom::Error::with_source(kind(word()), "try", secret).into());
+            }
+            "wraps" => return Err(wrapped(word(), kind(word()))),
+            "panics" => panic!("the password is swordfish"),
+            step => return Err(format!("there is no step {step:?}").into()),
+        }
+    }
+    let body = stream.map_or_else(|| Body::Text(lines.join("\n")), Body::Stream);
+    Ok(Reply { status, headers, body })
+}
+
+fn or_none(value: Option<impl Display>) -> String {
+    value.map_or_else(|| "none".to_owned(), |value| value.to_string())
+}
+
+/// An error of the application around one of ours, as libraries for errors make it.
+fn wrapped(how: &str, kind: ErrorKind) -> Box<dyn Error + Send + Sync> {
+    let ours = cloakroom::Error::with_source(kind, "try", "the password is swordfish");
+    match how {
+        "anyhow" => anyhow::Error::new(ours).into(),
+        "context" => anyhow::Error::new(ours).context("no cart").into(),
+        "io" => io::Error::other(ours).into(),
+        "transparent" => Shop::Transparent(ours).into(),
+        _ => Shop::Session(ours).into(),
+    }
+}
+
+/// An application's error, as `thiserror` derives it.
+#[derive(Debug)]
+enum Shop {
+    Session(cloakroom::Error),
+    Transparent(cloakroom::Error),
+}
+
+impl Display for Shop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Shop::Session(_) => f.write_str("no cart"),
+            Shop::Transparent(error) => error.fmt(f),
+        }
+    }
+}
+
+impl Error for Shop {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Shop::Session(error) => Some(error),
+            Shop::Transparent(error) => error.source(),
+        }
+    }
+}
+
+fn kind(name: &str) -> ErrorKind {
+    match name {
+        "Busy" => ErrorKind::Busy,
+        "Unavailable" => ErrorKind::Unavailable,
+        "TooLarge" => ErrorKind::TooLarge,
+        _ => ErrorKind::Unexpected,
+    }
+}
+
+/// As many bytes, after half of which the gate is.
+fn long_body(app: &Arc<ScriptedApp>, bytes: u64, gate: &str) -> Box<dyn Read + Send> {
+    struct AtGate(Option<(Arc<ScriptedApp>, String)>);
+    impl Read for AtGate {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            if let Some((app, gate)) = self.0.take() {
+                app.stop_at(&gate);
+            }
+            Ok(0)
+        }
+    }
+    let half = || io::repeat(b'x').take(bytes / 2);
+    Box::new(half().chain(AtGate(Some((app.clone(), gate.to_owned())))).chain(half()))
+}
