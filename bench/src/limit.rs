@@ -451,7 +451,8 @@ fn open_and_list(report: &mut Report, dir: &Path, all: usize) {
                 |(random, connection)| {
                     for _ in 0..5 {
                         let id_hash = &random.pick(&known).id_hash;
-                        let sql = "SELECT data, deadline FROM cloakroom_sessions WHERE key = ?1";
+                        let sql =
+                            "SELECT data, deadline FROM cloakroom_sessions WHERE id_hash = ?1";
                         let row: (String, i64) = connection
                             .prepare_cached(sql)
                             .and_then(|mut s| {

@@ -73,7 +73,7 @@ pub fn fill(
 pub fn insert(connection: &Connection, clock: &ManualClock, rows: impl Iterator<Item = Row>) {
     connection.execute_batch("BEGIN").expect("begin");
     let sql =
-        "INSERT INTO cloakroom_sessions (key, handle, realm, user_key, created, seen, id_issued,
+        "INSERT INTO cloakroom_sessions (id_hash, public_id, realm, user_key, created, seen, id_issued,
                idle, deadline, persistent, revision, format, data)
                VALUES (?1, randomblob(16), '__Host-id', ?2, ?3, ?3, ?3, ?4, ?5, 1, 1, 1, ?6)";
     let mut insert = connection.prepare(sql).expect("prepare");

@@ -3,12 +3,12 @@ CREATE TABLE "{t}" (
     -- Keeps recent sessions together on few pages. Only cursors of lists contain it.
     id             INTEGER PRIMARY KEY,
     -- SHA-256 of the realm's tag and the id. The id itself is not stored.
-    key            BLOB    NOT NULL UNIQUE CHECK (length(key) = 32),
-    handle         BLOB    NOT NULL CHECK (length(handle) = 16),
-    -- The realm, which is also part of the hash in the key.
+    id_hash        BLOB    NOT NULL UNIQUE CHECK (length(id_hash) = 32),
+    public_id      BLOB    NOT NULL CHECK (length(public_id) = 16),
+    -- The realm, which is also part of the hash of the id.
     realm          TEXT    NOT NULL,
     user_key       TEXT,
-    external_key   TEXT,
+    idp_session_id TEXT,
     auth_level     INTEGER NOT NULL DEFAULT 0,
     created        INTEGER NOT NULL,
     authenticated  INTEGER,
@@ -26,20 +26,20 @@ CREATE TABLE "{t}" (
     data           TEXT    NOT NULL
 ) STRICT;
 
--- Most sessions are anonymous and rarely looked up by handle: the next three indexes omit them.
-CREATE UNIQUE INDEX "{t}_handle" ON "{t}" (handle) WHERE user_key IS NOT NULL;
+-- Most sessions are anonymous and rarely looked up by public id: the next three indexes omit them.
+CREATE UNIQUE INDEX "{t}_public_id" ON "{t}" (public_id) WHERE user_key IS NOT NULL;
 CREATE INDEX "{t}_user" ON "{t}" (user_key) WHERE user_key IS NOT NULL;
-CREATE INDEX "{t}_external" ON "{t}" (external_key) WHERE external_key IS NOT NULL;
+CREATE INDEX "{t}_idp_session_id" ON "{t}" (idp_session_id) WHERE idp_session_id IS NOT NULL;
 CREATE INDEX "{t}_deadline" ON "{t}" (deadline);
 
 -- Replaced ids of sessions, each for ten minutes after its replacement and its grace.
 CREATE TABLE "{t}_replaced" (
     id             INTEGER PRIMARY KEY,
-    key            BLOB    NOT NULL UNIQUE CHECK (length(key) = 32),
-    -- The session, by row number and handle, because a row number can be reused.
+    id_hash        BLOB    NOT NULL UNIQUE CHECK (length(id_hash) = 32),
+    -- The session, by row number and public id, because a row number can be reused.
     session        INTEGER NOT NULL,
-    handle         BLOB    NOT NULL CHECK (length(handle) = 16),
-    -- The key of the id that replaced it.
+    public_id      BLOB    NOT NULL CHECK (length(public_id) = 16),
+    -- The hash of the id that replaced it.
     successor      BLOB    NOT NULL CHECK (length(successor) = 32),
     replaced_at    INTEGER NOT NULL,
     -- The end of the grace of a renewal.
@@ -64,8 +64,8 @@ INSERT INTO "{t}_meta" (name, value) VALUES ('epoch', '0');
 -- For the sqlite3 shell. The program never reads this view, so SQL may read the clock here.
 CREATE VIEW "{t}_readable" AS
 SELECT
-    lower(hex(substr(key, 1, 4))) AS key_prefix,
-    lower(hex(handle)) AS handle,
+    lower(hex(substr(id_hash, 1, 4))) AS id_hash_prefix,
+    lower(hex(public_id)) AS public_id,
     realm,
     user_key AS user,
     strftime('%Y-%m-%d %H:%M:%S', created / 1000, 'unixepoch') AS created_utc,

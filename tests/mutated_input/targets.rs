@@ -240,8 +240,8 @@ pub(crate) fn row(bytes: &[u8]) {
         let now = NOW.as_millis();
         connection
             .execute(
-                "INSERT OR REPLACE INTO cloakroom_sessions (id, key, handle, data, user_key,
-                 external_key, client, created, seen, idle, absolute, deadline, persistent,
+                "INSERT OR REPLACE INTO cloakroom_sessions (id, id_hash, public_id, data, user_key,
+                 idp_session_id, client, created, seen, idle, absolute, deadline, persistent,
                  revision, format, auth_level, realm, id_issued) VALUES (1, ?1, zeroblob(16), CAST(?2 AS TEXT),
                  CAST(nullif(?3, x'') AS TEXT), CAST(nullif(?4, x'') AS TEXT),
                  CAST(nullif(?5, x'') AS TEXT), ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14,

@@ -108,7 +108,7 @@ fn leave_expired(connection: &Connection) -> u64 {
     if there as u64 >= MOST_EXPIRED {
         return 0;
     }
-    let sql = "INSERT INTO cloakroom_sessions (key, handle, realm, created, seen, id_issued, idle, deadline,
+    let sql = "INSERT INTO cloakroom_sessions (id_hash, public_id, realm, created, seen, id_issued, idle, deadline,
                persistent, revision, format, data)
                VALUES (randomblob(32), randomblob(16), '__Host-id', 0, 0, 0, 1, 1, 1, 1, 1, '{}')";
     connection.execute_batch("BEGIN IMMEDIATE").unwrap();

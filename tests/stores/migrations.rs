@@ -316,7 +316,7 @@ fn the_readable_view_shows_sessions_to_a_person() {
     let folder = Folder::new();
     let store = SqliteStore::open(folder.database()).unwrap();
     create(&store, &setting("n", 1)).unwrap();
-    let sql = "SELECT key_prefix, length(handle), created_utc, state, data, realm
+    let sql = "SELECT id_hash_prefix, length(public_id), created_utc, state, data, realm
                FROM cloakroom_sessions_readable";
     let row: (String, i64, String, String, String, String) = Connection::open(folder.database())
         .unwrap()

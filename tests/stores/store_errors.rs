@@ -164,7 +164,7 @@ fn an_undecodable_session_stays_in_place_until_its_deadline() {
         "revision = -1",
         "idle = -1",
         "user_key = CAST(x'ff' AS TEXT)",
-        "external_key = CAST(x'ff' AS TEXT)",
+        "idp_session_id = CAST(x'ff' AS TEXT)",
         "data = CAST(x'22ff22' AS TEXT)",
     ] {
         let folder = Folder::new();

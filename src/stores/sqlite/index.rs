@@ -28,14 +28,14 @@ fn conditions(filter: &SessionFilter<'_>) -> Vec<Condition> {
         // Only sessions with a user are indexed by public id. The others need a scan, which is
         // acceptable for an operator's commands and too slow for requests.
         SessionFilter::PublicId(public_id) => vec![
-            ("handle = ?3 AND user_key IS NOT NULL".to_owned(), vec![blob(public_id)]),
-            ("handle = ?3 AND user_key IS NULL".to_owned(), vec![blob(public_id)]),
+            ("public_id = ?3 AND user_key IS NOT NULL".to_owned(), vec![blob(public_id)]),
+            ("public_id = ?3 AND user_key IS NULL".to_owned(), vec![blob(public_id)]),
         ],
         SessionFilter::OfUser(user, public_id) => {
-            single("handle = ?3 AND user_key = ?4", vec![blob(public_id), text(user.as_str())])
+            single("public_id = ?3 AND user_key = ?4", vec![blob(public_id), text(user.as_str())])
         }
         SessionFilter::IdpSession(id_hash) => {
-            single("external_key = ?3", vec![text(id_hash.as_str())])
+            single("idp_session_id = ?3", vec![text(id_hash.as_str())])
         }
         SessionFilter::InRealm(realm, filter) => {
             let in_realm = |(condition, mut args): Condition| {

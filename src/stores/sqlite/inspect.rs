@@ -117,7 +117,7 @@ impl Admin {
         shared.readers.read(OPERATION, |connection| {
             // One snapshot for the summary and the record.
             let snapshot = connection.unchecked_transaction().map_err(while_doing(OPERATION))?;
-            for sql in [&shared.sql.by_handle_of_user, &shared.sql.by_handle_of_anonymous] {
+            for sql in [&shared.sql.by_public_id_of_user, &shared.sql.by_public_id_of_anonymous] {
                 let summary = snapshot
                     .query_row(sql, [public_id.as_bytes()], row::summary)
                     .optional()

@@ -121,9 +121,9 @@ fn objects(connection: &Connection, table: &TableName) -> rusqlite::Result<Vec<O
         "_replaced_session",
         "_replaced_forget",
         "_readable",
-        "_handle",
+        "_public_id",
         "_user",
-        "_external",
+        "_idp_session_id",
         "_deadline",
     ];
     let found = suffixes

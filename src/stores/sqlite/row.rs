@@ -40,31 +40,31 @@ pub(super) fn find(
     now: Timestamp,
 ) -> Result<Lookup<FoundRow>> {
     let failed = || while_doing("look a session up");
-    if let Some(found) = by_key(connection, sql, id_hash, now).map_err(failed())? {
+    if let Some(found) = by_id_hash(connection, sql, id_hash, now).map_err(failed())? {
         return Ok(found);
     }
-    let replaced = by_replaced_key(connection, sql, id_hash, now).map_err(failed())?;
+    let replaced = by_replaced_id(connection, sql, id_hash, now).map_err(failed())?;
     Ok(replaced.unwrap_or(Lookup::not_found()))
 }
 
-fn by_key(
+fn by_id_hash(
     connection: &Connection,
     sql: &Sql,
     id_hash: &SessionIdHash,
     now: Timestamp,
 ) -> rusqlite::Result<Option<Lookup<FoundRow>>> {
-    let mut statement = connection.prepare_cached(&sql.by_key)?;
+    let mut statement = connection.prepare_cached(&sql.by_id_hash)?;
     let mut rows = statement.query([id_hash.as_bytes()])?;
     rows.next()?.map(|row| session(row, now)).transpose()
 }
 
-fn by_replaced_key(
+fn by_replaced_id(
     connection: &Connection,
     sql: &Sql,
     id_hash: &SessionIdHash,
     now: Timestamp,
 ) -> rusqlite::Result<Option<Lookup<FoundRow>>> {
-    let mut statement = connection.prepare_cached(&sql.by_replaced_key)?;
+    let mut statement = connection.prepare_cached(&sql.by_replaced_id)?;
     let mut rows = statement.query([id_hash.as_bytes()])?;
     let Some(row) = rows.next()? else { return Ok(None) };
     let id = replaced_id(row, *id_hash)?;
@@ -171,7 +171,7 @@ struct Owner {
     auth_level: u16,
 }
 
-/// Decodes the columns `user_key`, `external_key` and `auth_level`, from `at`; `None` if they are
+/// Decodes the columns `user_key`, `idp_session_id` and `auth_level`, from `at`; `None` if they are
 /// malformed.
 fn owner(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<Owner>> {
     let user = text(row, at)?.map(|user| user.map(UserKey::new).transpose());
@@ -261,12 +261,12 @@ pub(super) fn times(
             id_hash: SessionIdHash::from_bytes(row.get(5)?),
         })
     };
-    let mut by_key = connection.prepare_cached(&sql.times_by_key)?;
-    if let Some(found) = by_key.query_row([id_hash.as_bytes()], times).optional()? {
+    let mut by_id_hash = connection.prepare_cached(&sql.times_by_id_hash)?;
+    if let Some(found) = by_id_hash.query_row([id_hash.as_bytes()], times).optional()? {
         return Ok(Some(found));
     }
     let params = params![id_hash.as_bytes(), now.as_millis()];
-    connection.prepare_cached(&sql.times_by_replaced_key)?.query_row(params, times).optional()
+    connection.prepare_cached(&sql.times_by_replaced_id)?.query_row(params, times).optional()
 }
 
 /// The number of sessions that are live at `now`.

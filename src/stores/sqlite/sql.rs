@@ -7,12 +7,12 @@ use crate::stores::sqlite::write::WriteStatement;
 pub(super) const HISTORY: &str = "cloakroom_migrations";
 
 /// The columns of a session that [`row`](super::row) decodes, in its order.
-const COLUMNS: &str = "id, key, id_issued, handle, user_key, external_key, auth_level, \
+const COLUMNS: &str = "id, id_hash, id_issued, public_id, user_key, idp_session_id, auth_level, \
      created, authenticated, seen, idle, absolute, deadline, persistent, revision, client, \
      format, data, realm";
 
 /// The columns that a sign-in can change, in the order of `WriteTx::write_record`.
-const RECORD: &str = "user_key, external_key, auth_level, authenticated, seen, idle, absolute, \
+const RECORD: &str = "user_key, idp_session_id, auth_level, authenticated, seen, idle, absolute, \
      deadline, persistent, revision, client, format, data, id_issued, realm";
 
 /// The columns of a replaced id that [`row`](super::row) decodes, in its order, after those of its
@@ -20,11 +20,11 @@ const RECORD: &str = "user_key, external_key, auth_level, authenticated, seen, i
 const REPLACED: &str = "successor, replaced_at, grace_until, by_sign_in, join_salt, had_user";
 
 /// The columns that [`row::summary`](super::row::summary) decodes, in its order.
-const SUMMARY: &str = "id, handle, user_key, external_key, auth_level, created, authenticated, \
+const SUMMARY: &str = "id, public_id, user_key, idp_session_id, auth_level, created, authenticated, \
      seen, deadline, persistent, client, length(CAST(data AS BLOB)), realm";
 
 /// The columns that a touch needs.
-const TIMES: &str = "id, seen, deadline, idle, absolute, key";
+const TIMES: &str = "id, seen, deadline, idle, absolute, id_hash";
 
 /// A table name that is safe inside double quotes and short enough for suffixes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,21 +57,21 @@ impl TableName {
 
 #[derive(Debug)]
 pub(super) struct Sql {
-    pub(super) by_key: String,
-    pub(super) by_replaced_key: String,
+    pub(super) by_id_hash: String,
+    pub(super) by_replaced_id: String,
     pub(super) is_taken: String,
     pub(super) insert: WriteStatement,
     pub(super) id_change: WriteStatement,
     pub(super) end_graces: WriteStatement,
     pub(super) forget_replaced_of: WriteStatement,
     pub(super) forget_replaced: WriteStatement,
-    pub(super) forget_replaced_key: WriteStatement,
+    pub(super) forget_replaced_one: WriteStatement,
     pub(super) remember_replaced: WriteStatement,
     pub(super) update_all: WriteStatement,
     pub(super) update_data: WriteStatement,
     pub(super) update_data_and_seen: WriteStatement,
-    pub(super) times_by_key: String,
-    pub(super) times_by_replaced_key: String,
+    pub(super) times_by_id_hash: String,
+    pub(super) times_by_replaced_id: String,
     pub(super) update_seen: WriteStatement,
     pub(super) delete: WriteStatement,
     pub(super) delete_expired_of: WriteStatement,
@@ -80,8 +80,8 @@ pub(super) struct Sql {
     pub(super) list: String,
     pub(super) list_expired: String,
     pub(super) list_ended_among: String,
-    pub(super) by_handle_of_user: String,
-    pub(super) by_handle_of_anonymous: String,
+    pub(super) by_public_id_of_user: String,
+    pub(super) by_public_id_of_anonymous: String,
     pub(super) by_id: String,
     pub(super) after_id: String,
     pub(super) revoke: WriteStatement,
@@ -114,8 +114,9 @@ impl Sql {
         let meta = format!("\"{}_meta\"", table.0);
         let replaced = format!("\"{}_replaced\"", table.0);
         // A replaced id joined with its session, if that still exists.
-        let and_session =
-            format!("{replaced} AS r JOIN {t} AS s ON s.id = r.session AND s.handle = r.handle");
+        let and_session = format!(
+            "{replaced} AS r JOIN {t} AS s ON s.id = r.session AND s.public_id = r.public_id"
+        );
         let of = |table: &str, columns: &str| {
             let columns = columns.split(", ").map(|column| format!("{table}.{column}"));
             columns.collect::<Vec<_>>().join(", ")
@@ -123,23 +124,23 @@ impl Sql {
         let write = WriteStatement::new;
         let placeholders = |columns: &str| vec!["?"; columns.split(", ").count()].join(", ");
         Sql {
-            by_key: format!("SELECT {COLUMNS} FROM {t} WHERE key = ?1"),
-            by_replaced_key: format!(
-                "SELECT {}, {} FROM {and_session} WHERE r.key = ?1",
+            by_id_hash: format!("SELECT {COLUMNS} FROM {t} WHERE id_hash = ?1"),
+            by_replaced_id: format!(
+                "SELECT {}, {} FROM {and_session} WHERE r.id_hash = ?1",
                 of("s", COLUMNS),
                 of("r", REPLACED)
             ),
             is_taken: format!(
-                "SELECT 1 FROM {t} WHERE key = ?1 UNION ALL \
-                 SELECT 1 FROM {replaced} WHERE key = ?1 LIMIT 1"
+                "SELECT 1 FROM {t} WHERE id_hash = ?1 UNION ALL \
+                 SELECT 1 FROM {replaced} WHERE id_hash = ?1 LIMIT 1"
             ),
             insert: write(format!(
-                "INSERT INTO {t} ({RECORD}, key, handle, created) VALUES ({}, ?, ?, ?)",
+                "INSERT INTO {t} ({RECORD}, id_hash, public_id, created) VALUES ({}, ?, ?, ?)",
                 placeholders(RECORD)
             )),
             // SQLite rewrites an index when a statement names one of its columns, even if the value
             // stays the same. So the frequent updates name as few columns as possible.
-            id_change: write(format!("UPDATE {t} SET key = ?2 WHERE id = ?1")),
+            id_change: write(format!("UPDATE {t} SET id_hash = ?2 WHERE id = ?1")),
             end_graces: write(format!(
                 "UPDATE {replaced} SET grace_until = NULL WHERE session = ?1 \
                  AND grace_until IS NOT NULL"
@@ -147,17 +148,17 @@ impl Sql {
             // All but the latest replaced ids of this session, and those of a deleted session with
             // the same row id.
             forget_replaced_of: write(format!(
-                "DELETE FROM {replaced} WHERE session = ?1 AND (handle <> ?2 OR id NOT IN \
-                 (SELECT id FROM {replaced} WHERE session = ?1 AND handle = ?2 \
+                "DELETE FROM {replaced} WHERE session = ?1 AND (public_id <> ?2 OR id NOT IN \
+                 (SELECT id FROM {replaced} WHERE session = ?1 AND public_id = ?2 \
                  ORDER BY id DESC LIMIT ?3))"
             )),
             forget_replaced: write(format!(
                 "DELETE FROM {replaced} WHERE id IN \
                  (SELECT id FROM {replaced} WHERE forget_at <= ?1 LIMIT ?2)"
             )),
-            forget_replaced_key: write(format!("DELETE FROM {replaced} WHERE key = ?1")),
+            forget_replaced_one: write(format!("DELETE FROM {replaced} WHERE id_hash = ?1")),
             remember_replaced: write(format!(
-                "INSERT INTO {replaced} (key, session, handle, {REPLACED}, forget_at) \
+                "INSERT INTO {replaced} (id_hash, session, public_id, {REPLACED}, forget_at) \
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"
             )),
             update_all: write(format!(
@@ -171,9 +172,9 @@ impl Sql {
                 "UPDATE {t} SET revision = ?2, format = ?3, data = ?4, seen = ?5, deadline = ?6 \
                  WHERE id = ?1"
             )),
-            times_by_key: format!("SELECT {TIMES} FROM {t} WHERE key = ?1"),
-            times_by_replaced_key: format!(
-                "SELECT {} FROM {and_session} WHERE r.key = ?1 AND r.grace_until > ?2",
+            times_by_id_hash: format!("SELECT {TIMES} FROM {t} WHERE id_hash = ?1"),
+            times_by_replaced_id: format!(
+                "SELECT {} FROM {and_session} WHERE r.id_hash = ?1 AND r.grace_until > ?2",
                 of("s", TIMES)
             ),
             update_seen: write(format!("UPDATE {t} SET seen = ?2, deadline = ?3 WHERE id = ?1")),
@@ -182,7 +183,7 @@ impl Sql {
                 "DELETE FROM {t} WHERE user_key = ?1 AND realm = ?3 AND +deadline <= ?2"
             )),
             by_sign_in: format!(
-                "SELECT id, key FROM {t} WHERE user_key = ?1 AND realm = ?4 AND deadline > ?2 \
+                "SELECT id, id_hash FROM {t} WHERE user_key = ?1 AND realm = ?4 AND deadline > ?2 \
                  AND id <> ?3 ORDER BY authenticated, id"
             ),
             sweep: write(format!(
@@ -200,15 +201,15 @@ impl Sql {
             list_ended_among: format!(
                 "SELECT {SUMMARY} FROM {t} WHERE +deadline <= ?1 AND id < ?2 AND "
             ),
-            by_handle_of_user: format!(
-                "SELECT {SUMMARY} FROM {t} WHERE handle = ?1 AND user_key IS NOT NULL"
+            by_public_id_of_user: format!(
+                "SELECT {SUMMARY} FROM {t} WHERE public_id = ?1 AND user_key IS NOT NULL"
             ),
-            by_handle_of_anonymous: format!(
-                "SELECT {SUMMARY} FROM {t} WHERE handle = ?1 AND user_key IS NULL"
+            by_public_id_of_anonymous: format!(
+                "SELECT {SUMMARY} FROM {t} WHERE public_id = ?1 AND user_key IS NULL"
             ),
             by_id: format!("SELECT {COLUMNS} FROM {t} WHERE id = ?1"),
             after_id: format!("SELECT {COLUMNS} FROM {t} WHERE id > ?1 ORDER BY id LIMIT 500"),
-            revoke: write(format!("DELETE FROM {t} WHERE (?2 IS NULL OR handle <> ?2) AND ")),
+            revoke: write(format!("DELETE FROM {t} WHERE (?2 IS NULL OR public_id <> ?2) AND ")),
             count_live: format!("SELECT count(*) FROM {t} WHERE deadline > ?1"),
             count_expired: format!("SELECT count(*) FROM {t} WHERE deadline <= ?1"),
             count_all: format!("SELECT count(*) FROM {t}"),

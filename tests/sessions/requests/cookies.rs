@@ -475,7 +475,7 @@ fn no_key_out_of_the_database_is_an_id() {
     let path = app.folder.database();
     let other = cloakroom::stores::sqlite::rusqlite::Connection::open(&path).unwrap();
     let id_hash: Vec<u8> =
-        other.query_row("SELECT key FROM cloakroom_sessions", [], |row| row.get(0)).unwrap();
+        other.query_row("SELECT id_hash FROM cloakroom_sessions", [], |row| row.get(0)).unwrap();
     assert_eq!(id_hash, browser.id().hash(Realm::default().tag()).as_bytes());
     // 32 bytes as text, the way an id is written.
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";

@@ -343,8 +343,9 @@ fn what_is_stored_cannot_be_presented_as_a_cookie() {
         let mut browser = site.browser();
         browser.post("/sign-in:ada");
         let database = Connection::open(site.database()).unwrap();
-        let key: Vec<u8> =
-            database.query_row("SELECT key FROM cloakroom_sessions", [], |row| row.get(0)).unwrap();
+        let key: Vec<u8> = database
+            .query_row("SELECT id_hash FROM cloakroom_sessions", [], |row| row.get(0))
+            .unwrap();
         let stolen = URL_SAFE_NO_PAD.encode(&key);
         assert_ne!(stolen, browser.id());
         let response = site.send(&Request::get("/who").cookie(cookie(&stolen)));

@@ -169,7 +169,7 @@ pub fn fill(folder: &Folder, sessions: u32, live: bool) {
         .execute(
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
              INSERT INTO cloakroom_sessions
-             (key, handle, realm, created, seen, id_issued, idle, deadline, persistent, revision,
+             (id_hash, public_id, realm, created, seen, id_issued, idle, deadline, persistent, revision,
              format, data)
              SELECT randomblob(32), randomblob(16), '__Host-id', ?2, ?2, ?2, 86400000, ?2 + 86400000, 1, 1, 1,
              '{\"n\":\"' || hex(randomblob(80)) || '\"}' FROM n",

@@ -49,7 +49,7 @@ fn the_json_of_statistics_is_as_documented() {
         Connection::open(folder.database())
             .unwrap()
             .execute(
-                "UPDATE cloakroom_sessions SET deadline = deadline + 864000000 WHERE handle = ?1",
+                "UPDATE cloakroom_sessions SET deadline = deadline + 864000000 WHERE public_id = ?1",
                 [begun.public_id.as_bytes()],
             )
             .unwrap();

@@ -327,7 +327,7 @@ impl WriteTx<'_> {
         id: &ReplacedId,
     ) -> Result<()> {
         let params = [id.id_hash.as_bytes()];
-        self.execute(&self.sql.forget_replaced_key, params, |_| Effect::NoSession)?;
+        self.execute(&self.sql.forget_replaced_one, params, |_| Effect::NoSession)?;
         self.remember(session, public_id, id)
     }
 

@@ -62,7 +62,7 @@ impl State {
         let mut state = State { epoch: Some(epoch), ..State::default() };
         let mut hasher = DefaultHasher::new();
         epoch.hash(&mut hasher);
-        let all = "SELECT key, coalesce(json_extract(data, '$.n'), 0), seen, * \
+        let all = "SELECT id_hash, coalesce(json_extract(data, '$.n'), 0), seen, * \
                    FROM cloakroom_sessions ORDER BY id";
         let mut statement = connection.prepare(all)?;
         let columns = statement.column_count();
