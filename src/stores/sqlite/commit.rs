@@ -77,7 +77,7 @@ fn make_room(
     found: Option<FoundRow>,
 ) -> Result<Option<Vec<SessionIdHash>>> {
     if tx.is_taken(to)? {
-        return Err(Error::new(ErrorKind::Conflict, "give a session its new key"));
+        return Err(Error::new(ErrorKind::Conflict, "give a session its new id"));
     }
     let Some((session_limit, user, realm)) = commit.session_limit_of() else {
         return Ok(Some(Vec::new()));

@@ -399,7 +399,7 @@ impl WriteTx<'_> {
         let except =
             except.map_or(Column::Null, |public_id| Column::Blob(public_id.as_bytes().to_vec()));
         let params = [Column::Integer(now.as_millis()), except].into_iter().chain(args);
-        let text = format!("{}{condition} RETURNING key, deadline > ?1", self.sql.revoke.0);
+        let text = format!("{}{condition} RETURNING id_hash, deadline > ?1", self.sql.revoke.0);
         let mut statement = self.connection.prepare(&text).map_err(self.failed())?;
         let removed = statement
             .query_map(params_from_iter(params), |row| {
