@@ -15,7 +15,7 @@ const CALLS_EACH: usize = 150;
 const SESSIONS: usize = 16;
 
 /// The state that the threads share.
-struct Shared<'a> {
+struct StressRun<'a> {
     fixture: &'a Fixture,
     /// Sessions as the last call on each returned them.
     sessions: Vec<Mutex<Sample>>,
@@ -31,7 +31,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 pub(super) fn under_load_nothing_fails_and_nothing_comes_back(fixture: &Fixture) -> Passed {
     let sessions = (0..SESSIONS).map(|_| fixture.session()).collect::<Passed<Vec<_>>>()?;
-    let shared = Shared {
+    let shared = StressRun {
         fixture,
         id_hashes: Mutex::new(sessions.iter().map(|session| session.id_hash).collect()),
         sessions: sessions.into_iter().map(Mutex::new).collect(),
@@ -64,7 +64,7 @@ pub(super) fn under_load_nothing_fails_and_nothing_comes_back(fixture: &Fixture)
     Ok(())
 }
 
-impl Shared<'_> {
+impl StressRun<'_> {
     /// Makes one random call on a random session.
     fn call(&self, dice: &mut Dice) -> Passed {
         let fixture = self.fixture;

@@ -182,17 +182,17 @@ impl fmt::Debug for Value<'_> {
 
 /// The data of a session: values by name. Cloning is cheap.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Data(Option<Arc<Object>>);
+pub struct Data(Option<Arc<JsonObject>>);
 
 /// A JSON object that is not empty, with its names sorted.
 #[derive(PartialEq, Eq)]
-struct Object {
+struct JsonObject {
     json: String,
     /// Each name, without escapes, and where its value is in `json`.
     names: Vec<(Box<str>, Range<usize>)>,
 }
 
-impl Object {
+impl JsonObject {
     fn value(&self, range: &Range<usize>) -> &str {
         self.json.get(range.clone()).unwrap_or_default()
     }
@@ -219,7 +219,7 @@ impl Data {
             names.push(((*name).into(), start..json.len()));
         }
         json.push('}');
-        Data((!names.is_empty()).then(|| Arc::new(Object { json, names })))
+        Data((!names.is_empty()).then(|| Arc::new(JsonObject { json, names })))
     }
 
     /// Returns the value of `name`.
@@ -315,7 +315,7 @@ impl Data {
     pub fn memory_size(&self) -> usize {
         let Some(object) = &self.0 else { return 0 };
         let names: usize = object.names.iter().map(|(name, _)| name.len()).sum();
-        size_of::<Object>() + object.json.len() + names + size_of_val(&*object.names)
+        size_of::<JsonObject>() + object.json.len() + names + size_of_val(&*object.names)
     }
 }
 

@@ -239,7 +239,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_restart_that_was_prevented_is_not_tried_again_at_every_commit() {
+    fn a_blocked_restart_is_not_repeated_at_every_commit() {
         let log = Log::new(4096, true, Events::default());
         let due = log.pages(DUE_BYTES);
         assert_eq!(log.is_due(Some(due)), Some(due));

@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_commit_invalidates_all_and_an_own_commit_nothing_else() {
+    fn only_a_commit_of_another_process_invalidates_everything() {
         let (folder, store) = store();
         let (one, two) = (create(&store), create(&store));
         merge(&store, &one, 1);

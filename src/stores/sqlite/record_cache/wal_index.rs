@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn every_commit_of_any_connection_changes_the_header_and_reading_does_not() {
+    fn every_commit_and_no_read_changes_the_header() {
         let database = database();
         let index = database.index();
         let other = Connection::open(database.folder.path().join("a.db")).unwrap();
