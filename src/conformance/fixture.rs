@@ -2,15 +2,17 @@
 //! that fail with a sentence.
 
 use std::any::Any;
+use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::backend::{
-    Action, Commit, Committed, LiveSession, Lookup, Missing, ReplacedId, SessionIndex, Store,
-    SweepReport,
+    Action, Commit, Committed, LiveSession, Lookup, Missing, Page, ReplacedId, SessionFilter,
+    SessionIndex, Store, SweepReport,
 };
 use crate::clock::Timestamp;
 use crate::data::Value;
@@ -18,7 +20,7 @@ use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, panic_words};
 use crate::id::{IdpSessionId, PublicId, Realm, SessionId, SessionIdHash, UserKey};
 use crate::lifetime::Lifetime;
-use crate::record::{NewSession, Record, Touch};
+use crate::record::{NewSession, Record, Summary, Touch};
 use crate::sync::instant;
 
 /// The sentence of a failed check.
@@ -50,10 +52,13 @@ pub(super) fn panicked() -> Violation {
     Violation("a thread of the check panicked".into())
 }
 
+/// Fails with the sentence unless the condition holds.
 macro_rules! ensure {
     ($holds:expr, $($otherwise:tt)+) => {
-        if !$holds {
-            return Err($crate::conformance::fixture::Violation(format!($($otherwise)+)));
+        if $holds {
+            Ok(())
+        } else {
+            Err($crate::conformance::fixture::Violation(format!($($otherwise)+)))
         }
     };
 }
@@ -102,6 +107,14 @@ pub(super) fn holds(record: &Record, name: &str, value: impl Serialize) -> Passe
 /// A sign-in whose new id is not derived from the presented id, so that no other sign-in can join.
 pub(super) fn sign_in_to(to: SessionIdHash, user: &UserKey, new_session: &NewSession) -> Action {
     Action::SignIn { to, user: user.clone(), new_session: new_session.clone(), join_salt: None }
+}
+
+pub(super) fn renew_to(to: SessionIdHash, grace_until: Option<Timestamp>) -> Action {
+    Action::Renew { to, realm: Realm::default(), grace_until }
+}
+
+pub(super) fn same_record(record: &Record, expected: &Record, what: &str) -> Passed {
+    ensure!(record == expected, "{what} returned {record:?}, not {expected:?}")
 }
 
 /// An id hash, and the record that the store returned when it stored the session.
@@ -159,10 +172,25 @@ fn why(missing: &Missing) -> &'static str {
     }
 }
 
+pub(super) fn public_ids(summaries: &[Summary]) -> Vec<PublicId> {
+    summaries.iter().map(|summary| summary.public_id).collect()
+}
+
+/// Returns whether both have the same id hashes, in any order.
+pub(super) fn same_ids(some: &[SessionIdHash], others: &[SessionIdHash]) -> bool {
+    some.len() == others.len()
+        && some.iter().collect::<HashSet<_>>() == others.iter().collect::<HashSet<_>>()
+}
+
+/// Fails unless the result of `what` has one of these names.
+pub(super) fn answered_one_of(answer: &Committed, wanted: &[&str], what: &str) -> Passed {
+    let name = name_of(answer);
+    ensure!(wanted.contains(&name), "{what} returned {name}, not {}", wanted.join(" or "))
+}
+
 /// Fails unless the result of `what` has this name.
 pub(super) fn answered(answer: &Committed, wanted: &str, what: &str) -> Passed {
-    ensure!(name_of(answer) == wanted, "{what} returned {}, not {wanted}", name_of(answer));
-    Ok(())
+    answered_one_of(answer, &[wanted], what)
 }
 
 pub(super) fn done(answer: Committed, what: &str) -> Passed<Done> {
@@ -175,10 +203,45 @@ pub(super) fn done(answer: Committed, what: &str) -> Passed<Done> {
     }
 }
 
-/// A store that is empty at first, and the start time of the check.
-#[derive(Debug)]
+/// Fails unless the result has this name and carries the session as it is stored.
+pub(super) fn returned(answer: &Committed, wanted: &str, stored: &Sample, what: &str) -> Passed {
+    answered(answer, wanted, what)?;
+    match answer {
+        Committed::Unchanged(session) | Committed::RevisionMismatch(session) => ensure!(
+            session.id_hash == stored.id_hash && session.record == stored.record,
+            "{what} returned another session than the stored one"
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// Fails unless the commit gave this session the id `to` and ended its former id.
+pub(super) fn moved(
+    answer: Committed,
+    session: &Sample,
+    to: &SessionIdHash,
+    what: &str,
+) -> Passed<Sample> {
+    let Done { record, id_hash, ended } = done(answer, what)?;
+    ensure!(id_hash == *to, "{what} gave the session no new id")?;
+    ensure!(record.public_id == session.public_id(), "{what} lost the public id")?;
+    ensure!(ended == [session.id_hash], "{what} did not name the id that it ended")?;
+    Ok(Sample { id_hash, record })
+}
+
+/// Fails unless the commit began a session that has nothing of `other`.
+pub(super) fn begun(answer: Committed, other: &Sample, what: &str) -> Passed<Done> {
+    let done = done(answer, what)?;
+    ensure!(done.record.public_id != other.public_id(), "{what} took another session's public id")?;
+    ensure!(done.record.data.is_empty(), "{what} took another session's data")?;
+    Ok(done)
+}
+
+/// A store that is empty at first, and the time of the calls: the start of the check, unless
+/// [`at`](Self::at) sets another.
+#[derive(Clone, Debug)]
 pub(super) struct Fixture {
-    pub(super) store: Box<dyn Store>,
+    pub(super) store: Arc<dyn Store>,
     pub(super) now: Timestamp,
 }
 
@@ -192,33 +255,45 @@ impl Fixture {
         self.now + duration
     }
 
+    /// Returns the same store, whose calls are made at `now`.
+    pub(super) fn at(&self, now: Timestamp) -> Fixture {
+        Fixture { now, ..self.clone() }
+    }
+
+    /// Returns the same store, whose calls are made `duration` after the start.
+    pub(super) fn later(&self, duration: Duration) -> Fixture {
+        self.at(self.after(duration))
+    }
+
     pub(super) fn new_session(&self) -> Passed<NewSession> {
         Ok(NewSession::new(lifetime().starting(self.now))?)
     }
 
     /// Creates an anonymous session with the data `coat: "blue"`.
     pub(super) fn session(&self) -> Passed<Sample> {
-        self.session_from(self.now, &self.new_session()?)
+        self.session_from(&self.new_session()?)
     }
 
     pub(super) fn session_for(&self, lifetime: Lifetime) -> Passed<Sample> {
-        self.session_from(self.now, &NewSession::new(lifetime.starting(self.now))?)
+        self.session_from(&NewSession::new(lifetime.starting(self.now))?)
     }
 
-    pub(super) fn session_from(&self, now: Timestamp, new_session: &NewSession) -> Passed<Sample> {
+    pub(super) fn session_from(&self, new_session: &NewSession) -> Passed<Sample> {
         let id_hash = id_hash()?;
-        let answer =
-            self.commit(&id_hash, Action::Create(new_session.clone()), &set("coat", "blue")?, now)?;
-        let done = done(answer, "a create")?;
-        ensure!(done.id_hash == id_hash, "a create returned another id than the one in the commit");
-        self.read(&id_hash, now)?;
+        let create = Action::Create(new_session.clone());
+        let done = done(self.commit(&id_hash, create, &set("coat", "blue")?)?, "a create")?;
+        ensure!(
+            done.id_hash == id_hash,
+            "a create returned another id than the one in the commit"
+        )?;
+        self.read(&id_hash)?;
         Ok(Sample { id_hash, record: done.record })
     }
 
-    /// Creates a session by a sign-in of this user at `now`.
-    pub(super) fn session_of(&self, user: &UserKey, now: Timestamp) -> Passed<Sample> {
-        let (id_hash, answer) = self.sign_in(&id_hash()?, user, now)?;
-        self.read(&id_hash, now)?;
+    /// Creates a session by a sign-in of this user.
+    pub(super) fn session_of(&self, user: &UserKey) -> Passed<Sample> {
+        let (id_hash, answer) = self.sign_in(&id_hash()?, user)?;
+        self.read(&id_hash)?;
         Ok(Sample { id_hash, record: done(answer, "a sign-in without a session")?.record })
     }
 
@@ -228,22 +303,41 @@ impl Fixture {
         id_hash: &SessionIdHash,
         action: Action,
         delta: &Delta,
-        now: Timestamp,
     ) -> Passed<Committed> {
-        Ok(self.store.commit(&Commit::new(id_hash, action, delta.clone(), now))?)
+        Ok(self.store.commit(&Commit::new(id_hash, action, delta.clone(), self.now))?)
     }
 
-    pub(super) fn merge(
+    pub(super) fn merge(&self, id_hash: &SessionIdHash, delta: &Delta) -> Passed<Committed> {
+        self.commit(id_hash, Action::Merge, delta)
+    }
+
+    /// Merges the delta and records activity at the time of the call.
+    pub(super) fn merge_and_touch(
         &self,
         id_hash: &SessionIdHash,
         delta: &Delta,
-        now: Timestamp,
     ) -> Passed<Committed> {
-        self.commit(id_hash, Action::Merge, delta, now)
+        let merge = Commit::new(id_hash, Action::Merge, delta.clone(), self.now);
+        Ok(self.store.commit(&Commit { touch: Some(Touch::at(self.now)), ..merge })?)
     }
 
-    pub(super) fn delete(&self, id_hash: &SessionIdHash, now: Timestamp) -> Passed<Committed> {
-        self.commit(id_hash, Action::Delete, &nothing(), now)
+    pub(super) fn delete(&self, id_hash: &SessionIdHash) -> Passed<Committed> {
+        self.commit(id_hash, Action::Delete, &nothing())
+    }
+
+    /// Deletes the session `current` by `id_hash`, and fails if the store does not.
+    pub(super) fn deleted(
+        &self,
+        id_hash: &SessionIdHash,
+        current: &SessionIdHash,
+        what: &str,
+    ) -> Passed {
+        match self.delete(id_hash)? {
+            Committed::Deleted(deleted) => {
+                ensure!(deleted == *current, "{what} does not return the current id")
+            }
+            other => answered(&other, "Deleted", what),
+        }
     }
 
     /// Renews to a new id. Returns its hash and the result.
@@ -251,16 +345,9 @@ impl Fixture {
         &self,
         id_hash: &SessionIdHash,
         grace_until: Option<Timestamp>,
-        now: Timestamp,
     ) -> Passed<(SessionIdHash, Committed)> {
         let to = self::id_hash()?;
-        let answer = self.commit(
-            id_hash,
-            Action::Renew { to, realm: Realm::default(), grace_until },
-            &nothing(),
-            now,
-        )?;
-        Ok((to, answer))
+        Ok((to, self.commit(id_hash, renew_to(to, grace_until), &nothing())?))
     }
 
     /// Renews the session, and fails if the store does not.
@@ -269,8 +356,8 @@ impl Fixture {
         session: &Sample,
         grace_until: Option<Timestamp>,
     ) -> Passed<Sample> {
-        let (id_hash, answer) = self.renew(&session.id_hash, grace_until, self.now)?;
-        Ok(Sample { id_hash, record: done(answer, "a renewal")?.record })
+        let (to, answer) = self.renew(&session.id_hash, grace_until)?;
+        moved(answer, session, &to, "a renewal")
     }
 
     /// Signs in to a new id that is not derived from the old one. Returns its hash and the result.
@@ -278,45 +365,56 @@ impl Fixture {
         &self,
         id_hash: &SessionIdHash,
         user: &UserKey,
-        now: Timestamp,
     ) -> Passed<(SessionIdHash, Committed)> {
         let to = self::id_hash()?;
-        let new_session = NewSession::new(lifetime().starting(now))?;
-        let action = sign_in_to(to, user, &new_session);
-        let answer = self.commit(id_hash, action, &nothing(), now)?;
-        Ok((to, answer))
+        let action = sign_in_to(to, user, &self.new_session()?);
+        Ok((to, self.commit(id_hash, action, &nothing())?))
     }
 
-    pub(super) fn touch(&self, id_hash: &SessionIdHash, seen: Timestamp, now: Timestamp) -> Passed {
-        Ok(self.store.touch(&[(*id_hash, Touch::at(seen))], now)?)
+    /// Records activity at the time of the call.
+    pub(super) fn touch(&self, id_hash: &SessionIdHash) -> Passed {
+        self.touch_at(id_hash, self.now)
+    }
+
+    pub(super) fn touch_at(&self, id_hash: &SessionIdHash, seen: Timestamp) -> Passed {
+        Ok(self.store.touch(&[(*id_hash, Touch::at(seen))], self.now)?)
     }
 
     /// Sweeps a store that has expired sessions, and returns how many were removed. Returns `None`
     /// for a store without an index that removed none, because its server expires them by itself.
-    pub(super) fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Passed<Option<usize>> {
+    pub(super) fn sweep(&self, limit: NonZeroUsize) -> Passed<Option<usize>> {
         let began = instant();
-        let SweepReport { removed, held } = self.store.sweep(now, limit)?;
+        let SweepReport { removed, held } = self.store.sweep(self.now, limit)?;
         let took = instant().saturating_duration_since(began);
-        ensure!(held <= took, "a sweep of {took:?} reported that it blocked writers for {held:?}");
+        ensure!(held <= took, "a sweep of {took:?} reported that it blocked writers for {held:?}")?;
         Ok(Some(removed).filter(|removed| *removed > 0 || self.store.capabilities().indexed))
     }
 
-    pub(super) fn is_live(&self, id_hash: &SessionIdHash, now: Timestamp) -> Passed<bool> {
-        Ok(matches!(self.load(id_hash, now)?, Lookup::Live { .. }))
+    pub(super) fn list(&self, filter: &SessionFilter<'_>) -> Passed<Vec<Summary>> {
+        Ok(self.index()?.list(filter, Page::first(ALL), self.now)?)
+    }
+
+    pub(super) fn is_live(&self, id_hash: &SessionIdHash) -> Passed<bool> {
+        Ok(matches!(self.load(id_hash)?, Lookup::Live { .. }))
+    }
+
+    /// Fails with this sentence if a load finds a session by one of these ids.
+    pub(super) fn none_live(&self, id_hashes: &[SessionIdHash], otherwise: &str) -> Passed {
+        id_hashes.iter().try_for_each(|id_hash| ensure!(!self.is_live(id_hash)?, "{otherwise}"))
     }
 
     /// Loads the session, so that a store with a cache caches it.
-    fn read(&self, id_hash: &SessionIdHash, now: Timestamp) -> Passed {
-        self.store.load(id_hash, now)?;
-        self.store.try_load(id_hash, now);
+    fn read(&self, id_hash: &SessionIdHash) -> Passed {
+        self.store.load(id_hash, self.now)?;
+        self.store.try_load(id_hash, self.now);
         Ok(())
     }
 
     /// Loads, and fails if `try_load` returns another result.
-    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Passed<Lookup> {
-        let before = self.store.load(id_hash, now)?;
-        let immediate = self.store.try_load(id_hash, now);
-        let after = self.store.load(id_hash, now)?;
+    fn load(&self, id_hash: &SessionIdHash) -> Passed<Lookup> {
+        let before = self.store.load(id_hash, self.now)?;
+        let immediate = self.store.try_load(id_hash, self.now);
+        let after = self.store.load(id_hash, self.now)?;
         // Other threads may write between the loads. Two equal results mean that none did, because
         // a session never returns to an earlier state.
         if let Some(immediate) = immediate.filter(|_| is_same(&before, &after)) {
@@ -324,19 +422,14 @@ impl Fixture {
             ensure!(
                 is_same(&immediate, &after),
                 "try_load returns another result than load, which returns {loaded}"
-            );
+            )?;
         }
         Ok(after)
     }
 
     /// Loads the session, and fails unless it is live. Its current id hash may be another one.
-    pub(super) fn live(
-        &self,
-        id_hash: &SessionIdHash,
-        now: Timestamp,
-        what: &str,
-    ) -> Passed<Sample> {
-        match self.load(id_hash, now)? {
+    pub(super) fn live(&self, id_hash: &SessionIdHash, what: &str) -> Passed<Sample> {
+        match self.load(id_hash)? {
             Lookup::Live { session: LiveSession { record, id_hash }, .. } => {
                 Ok(Sample { id_hash, record })
             }
@@ -348,20 +441,15 @@ impl Fixture {
 
     /// Fails unless the stored session equals `session`.
     pub(super) fn is_intact(&self, session: &Sample, what: &str) -> Passed {
-        let stored = self.live(&session.id_hash, self.now, &format!("after {what} the session"))?;
-        ensure!(stored.id_hash == session.id_hash, "{what} changed the id of the session");
-        ensure!(stored.record == session.record, "{what} changed the session");
-        Ok(())
+        let stored = self.live(&session.id_hash, &format!("after {what} the session"))?;
+        ensure!(stored.id_hash == session.id_hash, "{what} changed the id of the session")?;
+        ensure!(stored.record == session.record, "{what} changed the session")
     }
 
-    pub(super) fn is_absent(&self, id_hash: &SessionIdHash, now: Timestamp, what: &str) -> Passed {
-        let loaded = self.load(id_hash, now)?;
-        ensure!(
-            matches!(loaded, Lookup::Missing(Missing::NotFound { .. })),
-            "{what}: a load returns {}",
-            found(&loaded)
-        );
-        Ok(())
+    pub(super) fn is_absent(&self, id_hash: &SessionIdHash, what: &str) -> Passed {
+        let loaded = self.load(id_hash)?;
+        let loaded = found(&loaded);
+        ensure!(loaded == "NotFound", "{what}: a load returns {loaded}")
     }
 
     /// Fails unless the store remembers the id as a replaced id of the session `current`.
@@ -369,22 +457,37 @@ impl Fixture {
         &self,
         id_hash: &SessionIdHash,
         current: &SessionIdHash,
-        now: Timestamp,
         what: &str,
     ) -> Passed<ReplacedId> {
-        match self.load(id_hash, now)? {
+        match self.load(id_hash)? {
             Lookup::Missing(Missing::Replaced { id, session, .. }) => {
                 let LiveSession { record, id_hash: led_to } = session;
-                ensure!(id.id_hash == *id_hash, "{what} is remembered as another id");
-                ensure!(led_to == *current, "{what} does not lead to the session's current id");
-                let live = self.live(current, now, what)?.record;
-                ensure!(live == record, "{what} does not lead to the session as it is stored");
+                ensure!(id.id_hash == *id_hash, "{what} is remembered as another id")?;
+                ensure!(led_to == *current, "{what} does not lead to the session's current id")?;
+                let live = self.live(current, what)?.record;
+                ensure!(live == record, "{what} does not lead to the session as it is stored")?;
                 Ok(id)
             }
             other => {
                 Err(Violation(format!("{what} is not Replaced: a load returns {}", found(&other))))
             }
         }
+    }
+
+    /// Commits at a revision that is not stored, and fails unless that leaves `current` as it is.
+    pub(super) fn is_stale(
+        &self,
+        from: &SessionIdHash,
+        to: &SessionIdHash,
+        action: Action,
+        current: &Sample,
+    ) -> Passed {
+        let commit = Commit::new(from, action, nothing(), self.now);
+        let answer = self.store.commit(&Commit { if_revision: Some(7), ..commit })?;
+        let what = "a commit at a revision that is not stored";
+        returned(&answer, "RevisionMismatch", current, what)?;
+        self.is_absent(to, &format!("{what} stored something"))?;
+        self.is_intact(current, what)
     }
 
     /// Fails unless the commit returns an error of this kind.

@@ -1,24 +1,13 @@
 //! Checks of the session index: lists, revocations and statistics, with exact matching of names.
 
-use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 
 use crate::backend::{Page, SessionFilter};
-use crate::conformance::fixture::{
-    ALL, Fixture, IDLE, Passed, SECOND, Sample, answered, done, ensure, external, set, user,
-};
+use crate::conformance::fixture::*;
 use crate::delta::Delta;
 use crate::id::PublicId;
 use crate::lifetime::Lifetime;
 use crate::record::{Client, Stats, Summary};
-
-fn list(fixture: &Fixture, filter: &SessionFilter<'_>) -> Passed<Vec<Summary>> {
-    Ok(fixture.index()?.list(filter, Page::first(ALL), fixture.now)?)
-}
-
-fn public_ids(summaries: &[Summary]) -> Vec<PublicId> {
-    summaries.iter().map(|summary| summary.public_id).collect()
-}
 
 /// Revokes, and fails unless the result is exactly the ids of these sessions.
 fn revokes(
@@ -28,12 +17,13 @@ fn revokes(
     sessions: &[&Sample],
 ) -> Passed {
     let revoked = fixture.index()?.revoke(filter, except, fixture.now)?;
-    let wanted: BTreeSet<_> = sessions.iter().map(|session| session.id_hash).collect();
-    let exact =
-        revoked.len() == wanted.len() && revoked.iter().all(|id_hash| wanted.contains(id_hash));
-    ensure!(exact, "a revocation of {filter:?} returned {revoked:?}, not {wanted:?}");
+    let wanted: Vec<_> = sessions.iter().map(|session| session.id_hash).collect();
+    ensure!(
+        same_ids(&revoked, &wanted),
+        "a revocation of {filter:?} returned {revoked:?}, not {wanted:?}"
+    )?;
     for id_hash in &wanted {
-        fixture.is_absent(id_hash, fixture.now, "a revoked session is not absent")?;
+        fixture.is_absent(id_hash, "a revoked session is not absent")?;
     }
     Ok(())
 }
@@ -41,20 +31,19 @@ fn revokes(
 /// Creates `count` sessions, each one second after the one before.
 fn sessions(fixture: &Fixture, count: u32) -> Passed<Vec<Sample>> {
     let new_session = || fixture.new_session();
-    (0..count).map(|n| fixture.session_from(fixture.after(SECOND * n), &new_session()?)).collect()
+    (0..count).map(|n| fixture.later(SECOND * n).session_from(&new_session()?)).collect()
 }
 
 pub(super) fn the_newest_session_is_listed_first(fixture: &Fixture) -> Passed {
     let sessions = sessions(fixture, 5)?;
     // The order is that of creation: later changes do not move a session.
     if let Some(oldest) = sessions.first() {
-        done(fixture.merge(&oldest.id_hash, &set("coat", "red")?, fixture.now)?, "a merge")?;
-        fixture.touch(&oldest.id_hash, fixture.after(SECOND * 9), fixture.after(SECOND * 9))?;
+        done(fixture.merge(&oldest.id_hash, &set("coat", "red")?)?, "a merge")?;
+        fixture.later(SECOND * 9).touch(&oldest.id_hash)?;
     }
     let newest_first: Vec<_> = sessions.iter().rev().map(Sample::public_id).collect();
-    let listed = public_ids(&list(fixture, &SessionFilter::All)?);
-    ensure!(listed == newest_first, "the list does not go from the newest to the oldest");
-    Ok(())
+    let listed = public_ids(&fixture.list(&SessionFilter::All)?);
+    ensure!(listed == newest_first, "the list does not go from the newest to the oldest")
 }
 
 pub(super) fn pages_have_no_gaps_and_no_repeats(fixture: &Fixture) -> Passed {
@@ -68,14 +57,13 @@ pub(super) fn pages_have_no_gaps_and_no_repeats(fixture: &Fixture) -> Passed {
         sizes.push(summaries.len());
         listed.extend(public_ids(&summaries));
         let Some(last) = summaries.last() else { break };
-        ensure!(sizes.len() < 10, "the pages of a list have no end");
+        ensure!(sizes.len() < 10, "the pages of a list have no end")?;
         page = Page::after(three, last.cursor);
         // A session created while the pages are read comes before the first page.
         fixture.session()?;
     }
-    ensure!(listed == all, "pages of 3 of 7 sessions have gaps or repeats: {sizes:?}");
-    ensure!(sizes == [3, 3, 1, 0], "pages of 3 of 7 sessions had {sizes:?}");
-    Ok(())
+    ensure!(listed == all, "pages of 3 of 7 sessions have gaps or repeats: {sizes:?}")?;
+    ensure!(sizes == [3, 3, 1, 0], "pages of 3 of 7 sessions had {sizes:?}")
 }
 
 pub(super) fn a_summary_matches_its_record(fixture: &Fixture) -> Passed {
@@ -84,17 +72,17 @@ pub(super) fn a_summary_matches_its_record(fixture: &Fixture) -> Passed {
     new_session.idp_session_id = Some(external("sid-1")?);
     new_session.auth_level = 3;
     new_session.persistent = false;
-    let begun = fixture.session_from(fixture.now, &new_session)?;
+    let begun = fixture.session_from(&new_session)?;
     let then = fixture.after(SECOND);
-    fixture.touch(&begun.id_hash, then, then)?;
-    let signed_in = fixture.session_of(&user("u")?, fixture.now)?;
+    fixture.at(then).touch(&begun.id_hash)?;
+    let signed_in = fixture.session_of(&user("u")?)?;
     for session in [begun, signed_in] {
-        let record = fixture.live(&session.id_hash, then, "a new session")?.record;
-        let listed = list(fixture, &SessionFilter::PublicId(&record.public_id))?;
+        let record = fixture.at(then).live(&session.id_hash, "a new session")?.record;
+        let listed = fixture.list(&SessionFilter::PublicId(&record.public_id))?;
         let cursor = listed.first().map(|summary| summary.cursor);
         let wanted = cursor.map(|cursor| Summary::of(&record, cursor));
-        ensure!(listed.first() == wanted.as_ref(), "a list returns {listed:?} for {record:?}");
-        ensure!(listed.len() == 1, "a public id is listed {} times", listed.len());
+        ensure!(listed.first() == wanted.as_ref(), "a list returns {listed:?} for {record:?}")?;
+        ensure!(listed.len() == 1, "a public id is listed {} times", listed.len())?;
     }
     Ok(())
 }
@@ -135,20 +123,17 @@ pub(super) fn names_of_users_match_exactly(fixture: &Fixture) -> Passed {
     let mut sessions = Vec::new();
     for name in names() {
         let owner = user(&name)?;
-        sessions.push((fixture.session_of(&owner, fixture.now)?, owner));
+        sessions.push((fixture.session_of(&owner)?, owner));
     }
     for (session, owner) in &sessions {
-        let listed = public_ids(&list(fixture, &SessionFilter::User(owner))?);
-        ensure!(
-            listed == [session.public_id()],
-            "the list of the user {owner:?} has {} sessions, of which some are other users'",
-            listed.len()
-        );
+        let listed = public_ids(&fixture.list(&SessionFilter::User(owner))?);
+        let only = listed == [session.public_id()];
+        ensure!(only, "the list of the user {owner:?} has {} sessions or others'", listed.len())?;
     }
     for (at, (session, owner)) in sessions.iter().enumerate() {
         revokes(fixture, &SessionFilter::User(owner), None, &[session])?;
-        let left = list(fixture, &SessionFilter::All)?.len();
-        ensure!(left + at + 1 == sessions.len(), "a revocation ended another user's session");
+        let left = fixture.list(&SessionFilter::All)?.len();
+        ensure!(left + at + 1 == sessions.len(), "a revocation ended another user's session")?;
     }
     Ok(())
 }
@@ -158,21 +143,17 @@ pub(super) fn names_of_the_identity_provider_match_exactly(fixture: &Fixture) ->
     for name in names() {
         let mut new_session = fixture.new_session()?;
         new_session.idp_session_id = Some(external(&name)?);
-        sessions.push((fixture.session_from(fixture.now, &new_session)?, external(&name)?));
+        sessions.push((fixture.session_from(&new_session)?, external(&name)?));
     }
     fixture.session()?;
     for (session, name) in &sessions {
-        let listed = public_ids(&list(fixture, &SessionFilter::IdpSession(name))?);
-        ensure!(
-            listed == [session.public_id()],
-            "the IdP session id {name:?} lists {}",
-            listed.len()
-        );
+        let listed = public_ids(&fixture.list(&SessionFilter::IdpSession(name))?);
+        let only = listed == [session.public_id()];
+        ensure!(only, "the IdP session id {name:?} lists {}", listed.len())?;
         revokes(fixture, &SessionFilter::IdpSession(name), None, &[session])?;
     }
-    let left = list(fixture, &SessionFilter::All)?.len();
-    ensure!(left == 1, "after all with an IdP session id were revoked, {left} are left, not 1");
-    Ok(())
+    let left = fixture.list(&SessionFilter::All)?.len();
+    ensure!(left == 1, "after all with an IdP session id were revoked, {left} are left, not 1")
 }
 
 pub(super) fn the_list_follows_the_user_of_a_session(fixture: &Fixture) -> Passed {
@@ -181,11 +162,11 @@ pub(super) fn the_list_follows_the_user_of_a_session(fixture: &Fixture) -> Passe
     for owner in [Some(&first), Some(&second), None] {
         let mut delta = Delta::new();
         delta.set_user(owner.cloned());
-        done(fixture.merge(&session.id_hash, &delta, fixture.now)?, "a merge of a user")?;
+        done(fixture.merge(&session.id_hash, &delta)?, "a merge of a user")?;
         for name in [&first, &second] {
-            let listed = list(fixture, &SessionFilter::User(name))?.len();
+            let listed = fixture.list(&SessionFilter::User(name))?.len();
             let wanted = usize::from(owner == Some(name));
-            ensure!(listed == wanted, "after a merge of its user a session is listed wrongly");
+            ensure!(listed == wanted, "after a merge of its user a session is listed wrongly")?;
         }
     }
     Ok(())
@@ -193,18 +174,18 @@ pub(super) fn the_list_follows_the_user_of_a_session(fixture: &Fixture) -> Passe
 
 pub(super) fn the_list_has_one_entry_after_a_renewal(fixture: &Fixture) -> Passed {
     let owner = user("u")?;
-    let old = fixture.session_of(&owner, fixture.now)?;
+    let old = fixture.session_of(&owner)?;
     let new = fixture.renewed(&old, Some(fixture.after(IDLE)))?;
     for filter in [SessionFilter::User(&owner), SessionFilter::PublicId(&old.public_id())] {
-        let listed = public_ids(&list(fixture, &filter)?);
-        ensure!(listed == [new.public_id()], "after a renewal {} are listed", listed.len());
+        let listed = public_ids(&fixture.list(&filter)?);
+        ensure!(listed == [new.public_id()], "after a renewal {} are listed", listed.len())?;
     }
     revokes(fixture, &SessionFilter::User(&owner), None, &[&new])
 }
 
 pub(super) fn a_revocation_gives_the_ids_that_the_sessions_had(fixture: &Fixture) -> Passed {
     let owner = user("u")?;
-    let of = |owner| fixture.session_of(owner, fixture.now);
+    let of = |owner| fixture.session_of(owner);
     let (a, b, other) = (of(&owner)?, of(&owner)?, of(&user("u1")?)?);
     let b = fixture.renewed(&b, None)?;
     let anonymous = fixture.session()?;
@@ -212,7 +193,7 @@ pub(super) fn a_revocation_gives_the_ids_that_the_sessions_had(fixture: &Fixture
     revokes(fixture, &SessionFilter::PublicId(&public_id), None, &[&anonymous])?;
     revokes(fixture, &SessionFilter::PublicId(&public_id), None, &[])?;
     revokes(fixture, &SessionFilter::User(&owner), None, &[&a, &b])?;
-    let late = fixture.merge(&a.id_hash, &set("coat", "red")?, fixture.now)?;
+    let late = fixture.merge(&a.id_hash, &set("coat", "red")?)?;
     answered(&late, "NotFound", "a merge after a revocation")?;
     fixture.is_intact(&other, "the revocation of another user")?;
     revokes(fixture, &SessionFilter::All, None, &[&other])
@@ -220,7 +201,7 @@ pub(super) fn a_revocation_gives_the_ids_that_the_sessions_had(fixture: &Fixture
 
 pub(super) fn a_revocation_keeps_exactly_the_exception(fixture: &Fixture) -> Passed {
     let owner = user("u")?;
-    let of = |owner| fixture.session_of(owner, fixture.now);
+    let of = |owner| fixture.session_of(owner);
     let (a, b, current) = (of(&owner)?, of(&owner)?, of(&owner)?);
     let other = of(&user("u1")?)?;
     revokes(fixture, &SessionFilter::User(&owner), Some(&current.public_id()), &[&a, &b])?;
@@ -238,7 +219,7 @@ pub(super) fn a_revocation_keeps_exactly_the_exception(fixture: &Fixture) -> Pas
 
 pub(super) fn a_revocation_keeps_the_exception_whatever_its_id(fixture: &Fixture) -> Passed {
     let owner = user("u")?;
-    let mine = || fixture.session_of(&owner, fixture.now);
+    let mine = || fixture.session_of(&owner);
     for grace_until in [None, Some(fixture.after(SECOND))] {
         let (other, old) = (mine()?, mine()?);
         let current = fixture.renewed(&old, grace_until)?;
@@ -251,24 +232,23 @@ pub(super) fn a_revocation_keeps_the_exception_whatever_its_id(fixture: &Fixture
 
 pub(super) fn an_unknown_public_id_is_no_exception(fixture: &Fixture) -> Passed {
     let owner = user("u")?;
-    let mine = || fixture.session_of(&owner, fixture.now);
+    let mine = || fixture.session_of(&owner);
     let (ended, a, b) = (mine()?, mine()?, mine()?);
-    fixture.delete(&ended.id_hash, fixture.now)?;
+    fixture.delete(&ended.id_hash)?;
     revokes(fixture, &SessionFilter::User(&owner), Some(&ended.public_id()), &[&a, &b])
 }
 
 pub(super) fn a_public_id_of_another_user_is_not_revoked(fixture: &Fixture) -> Passed {
     let (owner, other) = (user("u")?, user("u1")?);
-    let (mine, theirs) =
-        (fixture.session_of(&owner, fixture.now)?, fixture.session_of(&other, fixture.now)?);
+    let (mine, theirs) = (fixture.session_of(&owner)?, fixture.session_of(&other)?);
     let anonymous = fixture.session()?;
     for session in [&theirs, &anonymous] {
         let public_id = session.public_id();
         let filter = SessionFilter::OfUser(&owner, &public_id);
         ensure!(
-            list(fixture, &filter)?.is_empty(),
+            fixture.list(&filter)?.is_empty(),
             "another user's public id is listed as the user's own"
-        );
+        )?;
         revokes(fixture, &filter, None, &[])?;
         fixture.is_intact(session, "a revocation of another user's public id")?;
     }
@@ -276,7 +256,7 @@ pub(super) fn a_public_id_of_another_user_is_not_revoked(fixture: &Fixture) -> P
 }
 
 pub(super) fn revoking_everyone_ends_all_and_raises_the_epoch(fixture: &Fixture) -> Passed {
-    let old = fixture.session_of(&user("u")?, fixture.now)?;
+    let old = fixture.session_of(&user("u")?)?;
     let new = fixture.renewed(&old, Some(fixture.after(IDLE * 9)))?;
     let other = fixture.session()?;
     let later = fixture.after(SECOND);
@@ -284,28 +264,28 @@ pub(super) fn revoking_everyone_ends_all_and_raises_the_epoch(fixture: &Fixture)
     let index = fixture.index()?;
     let epoch = index.epoch()?;
     let revoked = index.revoke_everyone(None, later)?;
-    ensure!(revoked == 2, "revoking everyone returned {revoked}, not the 2 live sessions");
+    ensure!(revoked == 2, "revoking everyone returned {revoked}, not the 2 live sessions")?;
     let raised = index.epoch()?;
-    ensure!(raised > epoch, "revoking everyone did not raise the epoch");
-    for id_hash in [old.id_hash, new.id_hash, other.id_hash, expired.id_hash] {
-        let still = fixture.is_live(&id_hash, fixture.now)? || fixture.is_live(&id_hash, later)?;
-        ensure!(!still, "after revoking everyone a session is still found");
+    ensure!(raised > epoch, "revoking everyone did not raise the epoch")?;
+    let id_hashes = [old.id_hash, new.id_hash, other.id_hash, expired.id_hash];
+    for now in [fixture.now, later] {
+        let found = "after revoking everyone a session is still found";
+        fixture.at(now).none_live(&id_hashes, found)?;
     }
     let rows = index.stats(later)?;
-    ensure!(rows.live == 0, "after revoking everyone the stats count {rows:?}");
+    ensure!(rows.live == 0, "after revoking everyone the stats count {rows:?}")?;
     let again = fixture.session()?;
     fixture.is_intact(&again, "a create after revoking everyone")?;
-    ensure!(index.epoch()? == raised, "a create changed the epoch");
-    Ok(())
+    ensure!(index.epoch()? == raised, "a create changed the epoch")
 }
 
 pub(super) fn the_stats_count_the_stored_sessions(fixture: &Fixture) -> Passed {
     let index = fixture.index()?;
     let empty = index.stats(fixture.now)?;
-    ensure!(empty == Stats::default(), "the stats of an empty store are {empty:?}");
+    ensure!(empty == Stats::default(), "the stats of an empty store are {empty:?}")?;
     sessions(fixture, 3)?;
     fixture.session_for(Lifetime::fixed(SECOND))?;
-    fixture.session_of(&user("u")?, fixture.after(SECOND * 5))?;
+    fixture.later(SECOND * 5).session_of(&user("u")?)?;
     let stats = index.stats(fixture.after(SECOND * 5))?;
     let wanted = Stats {
         live: 4,
@@ -314,6 +294,5 @@ pub(super) fn the_stats_count_the_stored_sessions(fixture: &Fixture) -> Passed {
         oldest: Some(fixture.now),
         newest: Some(fixture.after(SECOND * 5)),
     };
-    ensure!(stats == wanted, "the stats are {stats:?}, not {wanted:?}");
-    Ok(())
+    ensure!(stats == wanted, "the stats are {stats:?}, not {wanted:?}")
 }

@@ -1,16 +1,10 @@
 //! Checks that a sign-in applies the limit of sessions per user.
 
-use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 
-use crate::backend::{AtLimit, Commit, Committed, Page, SessionFilter, SessionLimit};
-use crate::clock::Timestamp;
-use crate::conformance::fixture::{
-    ALL, Fixture, IDLE, Passed, SECOND, Sample, answered, done, ensure, id_hash, lifetime, nothing,
-    sign_in_to, user,
-};
+use crate::backend::{AtLimit, Commit, Committed, SessionFilter, SessionLimit};
+use crate::conformance::fixture::*;
 use crate::id::{SessionIdHash, UserKey};
-use crate::record::NewSession;
 
 /// Signs in under a limit to a new id. Returns its hash and the result.
 pub(super) fn sign_in(
@@ -18,53 +12,41 @@ pub(super) fn sign_in(
     from: &SessionIdHash,
     owner: &UserKey,
     (limit, at_limit): (u32, AtLimit),
-    now: Timestamp,
 ) -> Passed<(SessionIdHash, Committed)> {
-    let (to, new_session, delta) =
-        (id_hash()?, NewSession::new(lifetime().starting(now))?, nothing());
+    let to = id_hash()?;
     let limit = NonZeroU32::new(limit).unwrap_or(NonZeroU32::MIN);
-    let action = sign_in_to(to, owner, &new_session);
-    let commit = Commit::new(from, action, delta, now);
+    let action = sign_in_to(to, owner, &fixture.new_session()?);
+    let commit = Commit::new(from, action, nothing(), fixture.now);
     let session_limit = Some(SessionLimit::new(limit, at_limit));
     Ok((to, fixture.store.commit(&Commit { session_limit, ..commit })?))
 }
 
 /// Creates three sessions of one user, signed in one second apart.
 fn three(fixture: &Fixture, owner: &UserKey) -> Passed<[Sample; 3]> {
-    let at = |seconds| fixture.session_of(owner, fixture.after(SECOND * seconds));
+    let at = |seconds| fixture.later(SECOND * seconds).session_of(owner);
     Ok([at(0)?, at(1)?, at(2)?])
 }
 
 /// Fails unless exactly these sessions of the user are live.
 fn live_are(fixture: &Fixture, owner: &UserKey, id_hashes: &[SessionIdHash], what: &str) -> Passed {
-    let now = fixture.after(SECOND * 10);
+    let later = fixture.later(SECOND * 10);
     for id_hash in id_hashes {
-        fixture.live(id_hash, now, &format!("{what}, a session that should be live"))?;
+        later.live(id_hash, &format!("{what}, a session that should be live"))?;
     }
-    let listed = fixture.index()?.list(&SessionFilter::User(owner), Page::first(ALL), now)?.len();
-    ensure!(
-        listed == id_hashes.len(),
-        "{what}, {listed} sessions are live, not {}",
-        id_hashes.len()
-    );
-    Ok(())
-}
-
-fn same_ids(some: &[SessionIdHash], others: &[SessionIdHash]) -> bool {
-    some.len() == others.len()
-        && some.iter().collect::<BTreeSet<_>>() == others.iter().collect::<BTreeSet<_>>()
+    let (listed, wanted) = (later.list(&SessionFilter::User(owner))?.len(), id_hashes.len());
+    ensure!(listed == wanted, "{what}, {listed} sessions are live, not {wanted}")
 }
 
 pub(super) fn a_refused_sign_in_changes_nothing(fixture: &Fixture) -> Passed {
     let owner = user("u")?;
     let [a, b, c] = three(fixture, &owner)?;
     let anonymous = fixture.session()?;
-    let others = fixture.session_of(&user("other")?, fixture.now)?;
+    let others = fixture.session_of(&user("other")?)?;
     for from in [id_hash()?, anonymous.id_hash, others.id_hash] {
         let then = fixture.after(SECOND * 10);
-        let (to, answer) = sign_in(fixture, &from, &owner, (3, AtLimit::Refuse), then)?;
+        let (to, answer) = sign_in(&fixture.at(then), &from, &owner, (3, AtLimit::Refuse))?;
         answered(&answer, "LimitReached", "a sign-in that exceeds the limit")?;
-        fixture.is_absent(&to, then, "a refused sign-in stored something")?;
+        fixture.at(then).is_absent(&to, "a refused sign-in stored something")?;
     }
     fixture.is_intact(&anonymous, "a refused sign-in")?;
     fixture.is_intact(&others, "a refused sign-in")?;
@@ -75,17 +57,17 @@ pub(super) fn at_the_limit_the_longest_signed_in_ends(fixture: &Fixture) -> Pass
     let owner = user("u")?;
     let [a, b, c] = three(fixture, &owner)?;
     // The limit orders sessions by their last sign-in. That of `a` is now the latest.
-    let (a_again, answer) = fixture.sign_in(&a.id_hash, &owner, fixture.after(SECOND * 3))?;
+    let (a_again, answer) = fixture.later(SECOND * 3).sign_in(&a.id_hash, &owner)?;
     done(answer, "a second sign-in")?;
     let then = fixture.after(SECOND * 10);
-    let (to, answer) = sign_in(fixture, &id_hash()?, &owner, (3, AtLimit::EndOldest), then)?;
+    let (to, answer) = sign_in(&fixture.at(then), &id_hash()?, &owner, (3, AtLimit::EndOldest))?;
     let ended = done(answer, "a sign-in that ends the oldest")?.ended;
-    ensure!(ended == [b.id_hash], "a sign-in did not name exactly the oldest session as ended");
+    ensure!(ended == [b.id_hash], "a sign-in did not name exactly the oldest session as ended")?;
     live_are(fixture, &owner, &[a_again, c.id_hash, to], "after a sign-in that ends the oldest")?;
-    let (last, answer) = sign_in(fixture, &to, &owner, (1, AtLimit::EndOldest), then)?;
+    let (last, answer) = sign_in(&fixture.at(then), &to, &owner, (1, AtLimit::EndOldest))?;
     let ended = done(answer, "a sign-in under a lowered limit")?.ended;
     let named = same_ids(&ended, &[a_again, c.id_hash, to]);
-    ensure!(named, "a sign-in under a lowered limit did not name all that it ended");
+    ensure!(named, "a sign-in under a lowered limit did not name all that it ended")?;
     live_are(fixture, &owner, &[last], "after a sign-in under a lowered limit")
 }
 
@@ -96,12 +78,13 @@ pub(super) fn at_the_limit_all_others_end(fixture: &Fixture) -> Passed {
     let anonymous = fixture.session()?;
     let then = fixture.after(SECOND * 10);
     let limit = (3, AtLimit::EndOthers);
-    let (to, answer) = sign_in(fixture, &anonymous.id_hash, &owner, limit, then)?;
+    let (to, answer) = sign_in(&fixture.at(then), &anonymous.id_hash, &owner, limit)?;
     let ended = done(answer, "a sign-in that ends the others")?.ended;
     let named = same_ids(&ended, &[a.id_hash, b.id_hash, graced.id_hash, anonymous.id_hash]);
-    ensure!(named, "a sign-in that ends the others did not name all that it ended");
-    let still = fixture.is_live(&c.id_hash, then)?;
-    ensure!(!still, "a session that a limit ended is still found through its grace");
+    ensure!(named, "a sign-in that ends the others did not name all that it ended")?;
+    fixture
+        .at(then)
+        .none_live(&[c.id_hash], "a session that a limit ended is still found through its grace")?;
     live_are(fixture, &owner, &[to], "after a sign-in that ends the others")
 }
 
@@ -113,9 +96,9 @@ pub(super) fn below_the_limit_nothing_ends(fixture: &Fixture) -> Passed {
     for (limit, at_limit) in
         [(4, AtLimit::Refuse), (5, AtLimit::EndOldest), (6, AtLimit::EndOthers)]
     {
-        let (to, answer) = sign_in(fixture, &id_hash()?, &owner, (limit, at_limit), then)?;
+        let (to, answer) = sign_in(&fixture.at(then), &id_hash()?, &owner, (limit, at_limit))?;
         let ended = done(answer, "a sign-in below the limit")?.ended;
-        ensure!(ended.is_empty(), "a sign-in below the limit ended sessions");
+        ensure!(ended.is_empty(), "a sign-in below the limit ended sessions")?;
         id_hashes.push(to);
     }
     live_are(fixture, &owner, &id_hashes, "after sign-ins below the limit")
@@ -125,36 +108,35 @@ pub(super) fn sessions_that_ended_do_not_count(fixture: &Fixture) -> Passed {
     let owner = user("u")?;
     three(fixture, &owner)?;
     let later = fixture.after(IDLE * 2);
-    let (_, answer) = sign_in(fixture, &id_hash()?, &owner, (1, AtLimit::Refuse), later)?;
+    let (_, answer) = sign_in(&fixture.at(later), &id_hash()?, &owner, (1, AtLimit::Refuse))?;
     let ended = done(answer, "a sign-in when all others have expired")?.ended;
-    ensure!(ended.is_empty(), "a sign-in ended sessions that had expired already");
-    Ok(())
+    ensure!(ended.is_empty(), "a sign-in ended sessions that had expired already")
 }
 
 pub(super) fn signing_in_again_is_not_one_more(fixture: &Fixture) -> Passed {
     let owner = user("u")?;
     let [a, b, c] = three(fixture, &owner)?;
     let then = fixture.after(SECOND * 10);
-    let (to, answer) = sign_in(fixture, &a.id_hash, &owner, (3, AtLimit::Refuse), then)?;
+    let (to, answer) = sign_in(&fixture.at(then), &a.id_hash, &owner, (3, AtLimit::Refuse))?;
     let ended = done(answer, "a second sign-in of a session at the limit")?.ended;
-    ensure!(ended == [a.id_hash], "a second sign-in of a session did not end exactly its old id");
+    ensure!(ended == [a.id_hash], "a second sign-in of a session did not end exactly its old id")?;
     live_are(fixture, &owner, &[to, b.id_hash, c.id_hash], "after a second sign-in")?;
     // An id in its grace leads to the same session, so this is no further session either.
     let graced = fixture.renewed(&b, Some(fixture.after(IDLE)))?;
-    let (to_b, answer) = sign_in(fixture, &b.id_hash, &owner, (3, AtLimit::EndOthers), then)?;
+    let (to_b, answer) = sign_in(&fixture.at(then), &b.id_hash, &owner, (3, AtLimit::EndOthers))?;
     done(answer, "a second sign-in through the grace at the limit")?;
-    fixture.is_replaced(&graced.id_hash, &to_b, then, "the replaced id of a sign-in")?;
+    fixture.at(then).is_replaced(&graced.id_hash, &to_b, "the replaced id of a sign-in")?;
     live_are(fixture, &owner, &[to, to_b, c.id_hash], "after a second sign-in through the grace")
 }
 
 pub(super) fn another_users_session_does_not_count(fixture: &Fixture) -> Passed {
     let (owner, other) = (user("u")?, user("u1")?);
-    let theirs = fixture.session_of(&other, fixture.now)?;
-    let untouched = fixture.session_of(&other, fixture.now)?;
+    let theirs = fixture.session_of(&other)?;
+    let untouched = fixture.session_of(&other)?;
     fixture.session()?;
     let then = fixture.after(SECOND * 10);
     let limit = (1, AtLimit::Refuse);
-    let (to, answer) = sign_in(fixture, &theirs.id_hash, &owner, limit, then)?;
+    let (to, answer) = sign_in(&fixture.at(then), &theirs.id_hash, &owner, limit)?;
     done(answer, "a first sign-in over another user's session")?;
     live_are(fixture, &owner, &[to], "after a first sign-in")?;
     live_are(fixture, &other, &[untouched.id_hash], "after a sign-in over another user's session")

@@ -1,9 +1,7 @@
 //! Checks that a delta is merged into the session as it is stored at the commit.
 
-use crate::backend::{Action, Commit, Committed, LiveSession};
-use crate::conformance::fixture::{
-    Dice, Fixture, Passed, Sample, answered, done, ensure, holds, nothing, set,
-};
+use crate::backend::{Action, Commit, Committed};
+use crate::conformance::fixture::*;
 use crate::data::Value;
 use crate::delta::Delta;
 use crate::id::UserKey;
@@ -11,26 +9,24 @@ use crate::id::UserKey;
 pub(super) fn two_requests_on_different_names_both_keep_their_change(fixture: &Fixture) -> Passed {
     let session = fixture.session()?;
     // Both have read the session before either commits.
-    fixture.live(&session.id_hash, fixture.now, "a new session")?;
-    fixture.live(&session.id_hash, fixture.now, "a new session")?;
-    done(fixture.merge(&session.id_hash, &set("hat", 1)?, fixture.now)?, "a merge")?;
-    done(fixture.merge(&session.id_hash, &set("scarf", 2)?, fixture.now)?, "a merge")?;
-    let record = fixture.live(&session.id_hash, fixture.now, "a merged session")?.record;
+    fixture.live(&session.id_hash, "a new session")?;
+    fixture.live(&session.id_hash, "a new session")?;
+    done(fixture.merge(&session.id_hash, &set("hat", 1)?)?, "a merge")?;
+    done(fixture.merge(&session.id_hash, &set("scarf", 2)?)?, "a merge")?;
+    let record = fixture.live(&session.id_hash, "a merged session")?.record;
     for (name, value) in [("hat", 1), ("scarf", 2)] {
-        ensure!(holds(&record, name, value)?, "of two merges on different names one was lost");
+        ensure!(holds(&record, name, value)?, "of two merges on different names one was lost")?;
     }
-    ensure!(holds(&record, "coat", "blue")?, "a merge lost a name that it does not mention");
-    Ok(())
+    ensure!(holds(&record, "coat", "blue")?, "a merge lost a name that it does not mention")
 }
 
 pub(super) fn on_the_same_name_the_later_commit_wins(fixture: &Fixture) -> Passed {
     let session = fixture.session()?;
     for coat in ["red", "green"] {
-        done(fixture.merge(&session.id_hash, &set("coat", coat)?, fixture.now)?, "a merge")?;
+        done(fixture.merge(&session.id_hash, &set("coat", coat)?)?, "a merge")?;
     }
-    let record = fixture.live(&session.id_hash, fixture.now, "a merged session")?.record;
-    ensure!(holds(&record, "coat", "green")?, "of two merges on one name the earlier one won");
-    Ok(())
+    let record = fixture.live(&session.id_hash, "a merged session")?.record;
+    ensure!(holds(&record, "coat", "green")?, "of two merges on one name the earlier one won")
 }
 
 pub(super) fn writing_the_stored_value_is_no_change(fixture: &Fixture) -> Passed {
@@ -42,13 +38,7 @@ pub(super) fn writing_the_stored_value_is_no_change(fixture: &Fixture) -> Passed
         (absent, "a merge that removes a name that is not stored"),
         (nothing(), "a merge of an empty delta"),
     ] {
-        match fixture.merge(&session.id_hash, &delta, fixture.now)? {
-            Committed::Unchanged(LiveSession { record, id_hash }) => ensure!(
-                (&record, &id_hash) == (&session.record, &session.id_hash),
-                "{what} returned another session than the stored one"
-            ),
-            other => answered(&other, "Unchanged", what)?,
-        }
+        returned(&fixture.merge(&session.id_hash, &delta)?, "Unchanged", &session, what)?;
         fixture.is_intact(&session, what)?;
     }
     Ok(())
@@ -56,15 +46,14 @@ pub(super) fn writing_the_stored_value_is_no_change(fixture: &Fixture) -> Passed
 
 pub(super) fn a_clear_removes_what_it_does_not_set(fixture: &Fixture) -> Passed {
     let session = fixture.session()?;
-    done(fixture.merge(&session.id_hash, &set("hat", 1)?, fixture.now)?, "a merge")?;
+    done(fixture.merge(&session.id_hash, &set("hat", 1)?)?, "a merge")?;
     let mut delta = Delta::new();
     delta.clear();
     delta.set("scarf", Value::encode(&2)?);
-    done(fixture.merge(&session.id_hash, &delta, fixture.now)?, "a merge that clears")?;
-    let record = fixture.live(&session.id_hash, fixture.now, "a cleared session")?.record;
-    ensure!(record.data.len() == 1, "a clear left {} names, not 1", record.data.len());
-    ensure!(holds(&record, "scarf", 2)?, "a clear removed what was set after it");
-    Ok(())
+    done(fixture.merge(&session.id_hash, &delta)?, "a merge that clears")?;
+    let record = fixture.live(&session.id_hash, "a cleared session")?.record;
+    ensure!(record.data.len() == 1, "a clear left {} names, not 1", record.data.len())?;
+    ensure!(holds(&record, "scarf", 2)?, "a clear removed what was set after it")
 }
 
 pub(super) fn a_condition_on_the_revision_holds(fixture: &Fixture) -> Passed {
@@ -75,35 +64,27 @@ pub(super) fn a_condition_on_the_revision_holds(fixture: &Fixture) -> Passed {
         Ok(fixture.store.commit(&Commit { if_revision: Some(revision), ..commit })?)
     };
     let seen = session.record.revision;
-    let current = done(merge("red", seen)?, "a merge at the revision it saw")?;
+    let merged = done(merge("red", seen)?, "a merge at the revision it saw")?;
+    let current = Sample { record: merged.record, id_hash: merged.id_hash };
     for revision in [seen, current.record.revision + 1, 0] {
-        match merge("green", revision)? {
-            Committed::RevisionMismatch(LiveSession { record, id_hash }) => ensure!(
-                (&record, &id_hash) == (&current.record, &current.id_hash),
-                "RevisionMismatch does not carry the session as it is stored"
-            ),
-            other => {
-                answered(&other, "RevisionMismatch", "a merge at a revision that is not stored")?
-            }
-        }
+        let what = "a merge at a revision that is not stored";
+        returned(&merge("green", revision)?, "RevisionMismatch", &current, what)?;
     }
-    fixture.is_intact(&Sample { record: current.record, ..session }, "a stale merge")
+    fixture.is_intact(&current, "a stale merge")
 }
 
 pub(super) fn the_revision_grows_by_one_with_each_change(fixture: &Fixture) -> Passed {
     let session = fixture.session()?;
     for revision in 2..10 {
-        let merged =
-            done(fixture.merge(&session.id_hash, &set("n", revision)?, fixture.now)?, "a merge")?;
+        let merged = done(fixture.merge(&session.id_hash, &set("n", revision)?)?, "a merge")?;
         let answered = merged.record.revision;
-        ensure!(answered == revision, "revision {answered} follows revision {}", revision - 1);
-        fixture.merge(&session.id_hash, &nothing(), fixture.now)?;
+        ensure!(answered == revision, "revision {answered} follows revision {}", revision - 1)?;
+        fixture.merge(&session.id_hash, &nothing())?;
     }
-    let before = fixture.live(&session.id_hash, fixture.now, "a merged session")?;
+    let before = fixture.live(&session.id_hash, "a merged session")?;
     let renewed = fixture.renewed(&before, None)?.record.revision;
     let wanted = before.record.revision + 1;
-    ensure!(renewed == wanted, "a renewal gave revision {renewed}, not {wanted}");
-    Ok(())
+    ensure!(renewed == wanted, "a renewal gave revision {renewed}, not {wanted}")
 }
 
 /// [`Delta::apply`] defines the effect of a delta. A store that keeps names or users in another
@@ -117,11 +98,11 @@ pub(super) fn many_deltas_do_what_they_do_to_a_record(fixture: &Fixture) -> Pass
         let before = model.clone();
         let changed = delta.apply(&mut model);
         model.revision += u64::from(changed);
-        let answer = fixture.merge(&session.id_hash, &delta, fixture.now)?;
+        let answer = fixture.merge(&session.id_hash, &delta)?;
         let wanted = if changed { "Done" } else { "Unchanged" };
         answered(&answer, wanted, &format!("delta {step} of a random sequence"))?;
-        let stored = fixture.live(&session.id_hash, fixture.now, "a merged session")?.record;
-        ensure!(stored == model, "delta {step}, {delta:?}, on {before:?} gave {stored:?}");
+        let stored = fixture.live(&session.id_hash, "a merged session")?.record;
+        ensure!(stored == model, "delta {step}, {delta:?}, on {before:?} gave {stored:?}")?;
     }
     Ok(())
 }

@@ -30,6 +30,7 @@ mod touch;
 
 use std::error;
 use std::fmt;
+use std::sync::Arc;
 
 use crate::backend::Store;
 use crate::clock::{Clock, SystemClock};
@@ -219,7 +220,7 @@ const GUARANTEES: &[Guarantee] = guarantees! {
 /// # Errors
 /// The checks that failed: a guarantee does not hold, the store returned an error, or it panicked.
 pub fn check<S: Store>(make: impl Fn() -> S) -> Result<(), Failures> {
-    run_all(&|| Box::new(make()))
+    run_all(&|| Arc::new(make()))
 }
 
 /// The names of all checks, in the order in which they run.
@@ -227,7 +228,7 @@ pub fn checks() -> impl Iterator<Item = &'static str> {
     GUARANTEES.iter().flat_map(|guarantee| guarantee.checks).map(|(name, _)| *name)
 }
 
-fn run_all(make: &dyn Fn() -> Box<dyn Store>) -> Result<(), Failures> {
+fn run_all(make: &dyn Fn() -> Arc<dyn Store>) -> Result<(), Failures> {
     // A store that passes deadlines to a server needs them to be later than the server's clock.
     let now = SystemClock.now();
     let mut failures = Vec::new();

@@ -5,9 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use crate::backend::{Committed, LiveSession, Lookup, SessionFilter};
-use crate::conformance::fixture::{
-    ALL, Dice, Fixture, Passed, SECOND, Sample, caught, ensure, panicked, set, user,
-};
+use crate::conformance::fixture::*;
 use crate::id::{PublicId, SessionIdHash};
 
 const THREADS: u64 = 32;
@@ -50,15 +48,11 @@ pub(super) fn under_load_nothing_fails_and_nothing_comes_back(fixture: &Fixture)
         threads.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_| Err(panicked())))
     })?;
     let ended = lock(&shared.ended);
-    ensure!(!ended.is_empty(), "under load no delete found a session");
+    ensure!(!ended.is_empty(), "under load no delete found a session")?;
     for id_hash in lock(&shared.id_hashes).iter() {
-        if let Lookup::Live { session: LiveSession { record, .. }, .. } =
-            fixture.store.load(id_hash, fixture.now)?
-        {
-            ensure!(
-                !ended.contains(&record.public_id),
-                "after the load an ended session is live again"
-            );
+        if let Lookup::Live { session, .. } = fixture.store.load(id_hash, fixture.now)? {
+            let is_back = ended.contains(&session.record.public_id);
+            ensure!(!is_back, "after the load an ended session is live again")?;
         }
     }
     Ok(())
@@ -75,23 +69,23 @@ impl StressRun<'_> {
             0..=6 => self.load(&id_hash)?,
             7..=11 => {
                 let name = ["a", "b", "c"].get(dice.roll(3)).copied().unwrap_or_default();
-                let answer = fixture.merge(&id_hash, &set(name, dice.roll(9))?, now)?;
+                let answer = fixture.at(now).merge(&id_hash, &set(name, dice.roll(9))?)?;
                 self.note_end(&session, &answer);
             }
-            12..=13 => fixture.touch(&id_hash, now, now)?,
+            12..=13 => fixture.at(now).touch(&id_hash)?,
             14..=15 => {
                 let grace = Some(fixture.after(SECOND * 9)).filter(|_| dice.roll(2) == 0);
-                self.note_new_id(slot, &session, fixture.renew(&id_hash, grace, now)?);
+                self.note_new_id(slot, &session, fixture.at(now).renew(&id_hash, grace)?);
             }
             16 => {
-                self.note_new_id(slot, &session, fixture.sign_in(&id_hash, &user("u")?, now)?);
+                self.note_new_id(slot, &session, fixture.at(now).sign_in(&id_hash, &user("u")?)?);
             }
             17 => {
                 let swept = fixture.store.sweep(now, ALL)?.removed;
-                ensure!(swept == 0, "under load a sweep removed a session that had not expired");
+                ensure!(swept == 0, "under load a sweep removed a session that had not expired")?;
             }
             18 => {
-                let answer = fixture.delete(&id_hash, now)?;
+                let answer = fixture.at(now).delete(&id_hash)?;
                 self.note_end(&session, &answer);
             }
             _ => match fixture.store.index() {
@@ -119,7 +113,10 @@ impl StressRun<'_> {
         if let Lookup::Live { session: LiveSession { record, .. }, .. } =
             self.fixture.store.load(id_hash, self.fixture.now)?
         {
-            ensure!(!ended.contains(&record.public_id), "under load a load found an ended session");
+            ensure!(
+                !ended.contains(&record.public_id),
+                "under load a load found an ended session"
+            )?;
         }
         Ok(())
     }

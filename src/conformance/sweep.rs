@@ -2,9 +2,8 @@
 
 use std::num::NonZeroUsize;
 
-use crate::conformance::fixture::{ALL, Fixture, IDLE, MILLI, Passed, SECOND, ensure, lifetime};
+use crate::conformance::fixture::*;
 use crate::lifetime::Lifetime;
-use crate::record::NewSession;
 
 pub(super) fn a_sweep_removes_exactly_what_has_ended(fixture: &Fixture) -> Passed {
     let end = fixture.after(IDLE);
@@ -20,19 +19,19 @@ pub(super) fn a_sweep_removes_exactly_what_has_ended(fixture: &Fixture) -> Passe
         live.push(fixture.session_for(lifetime)?);
     }
     if let Some(session) = live.last() {
-        fixture.touch(&session.id_hash, fixture.after(SECOND), fixture.after(SECOND))?;
+        fixture.later(SECOND).touch(&session.id_hash)?;
     }
     let early = fixture.store.sweep(fixture.now, ALL)?.removed;
-    ensure!(early == 0, "a sweep before any deadline removed {early}");
-    let Some(swept) = fixture.sweep(end, ALL)? else { return Ok(()) };
-    ensure!(swept == ended.len(), "a sweep removed {swept}, though {} had expired", ended.len());
+    ensure!(early == 0, "a sweep before any deadline removed {early}")?;
+    let Some(swept) = fixture.at(end).sweep(ALL)? else { return Ok(()) };
+    ensure!(swept == ended.len(), "a sweep removed {swept}, though {} had expired", ended.len())?;
     for session in ended {
         // With a time before the deadline a load would find the session if it were still stored.
-        let kept = fixture.is_live(&session.id_hash, fixture.now)?;
-        ensure!(!kept, "a sweep counted a session that it did not remove");
+        let what = "a sweep counted a session that it did not remove";
+        fixture.none_live(&[session.id_hash], what)?;
     }
     for session in live {
-        fixture.live(&session.id_hash, end, "after a sweep a session that has not expired")?;
+        fixture.at(end).live(&session.id_hash, "after a sweep a session that has not expired")?;
     }
     Ok(())
 }
@@ -43,27 +42,21 @@ pub(super) fn a_sweep_removes_no_more_than_its_limit(fixture: &Fixture) -> Passe
     }
     let two = NonZeroUsize::MIN.saturating_add(1);
     for wanted in [2, 2, 1] {
-        let Some(swept) = fixture.sweep(fixture.after(IDLE), two)? else { return Ok(()) };
-        ensure!(swept == wanted, "of 5 expired sessions, 2 at a time, a sweep removed {swept}");
+        let Some(swept) = fixture.later(IDLE).sweep(two)? else { return Ok(()) };
+        ensure!(swept == wanted, "of 5 expired sessions, 2 at a time, a sweep removed {swept}")?;
     }
     let swept = fixture.store.sweep(fixture.after(IDLE), two)?.removed;
-    ensure!(swept == 0, "a sweep of a store without expired sessions removed {swept}");
-    Ok(())
+    ensure!(swept == 0, "a sweep of a store without expired sessions removed {swept}")
 }
 
 pub(super) fn a_sweep_leaves_the_ids_of_live_sessions(fixture: &Fixture) -> Passed {
     let old = fixture.session()?;
     let new = fixture.renewed(&old, Some(fixture.after(IDLE * 2)))?;
     let later = fixture.after(SECOND);
-    fixture.touch(&new.id_hash, later, later)?;
-    fixture.session_from(
-        fixture.now,
-        &NewSession::new(Lifetime::idle(SECOND).starting(fixture.now))?,
-    )?;
-    let swept = fixture.sweep(fixture.after(IDLE), ALL)?.unwrap_or(1);
-    ensure!(swept == 1, "a sweep removed {swept} sessions, not the one that had expired");
-    let through =
-        fixture.live(&old.id_hash, fixture.after(IDLE), "after a sweep the id in its grace")?;
-    ensure!(through.id_hash == new.id_hash, "a sweep changed what an id in its grace leads to");
-    Ok(())
+    fixture.at(later).touch(&new.id_hash)?;
+    fixture.session_for(Lifetime::idle(SECOND))?;
+    let swept = fixture.later(IDLE).sweep(ALL)?.unwrap_or(1);
+    ensure!(swept == 1, "a sweep removed {swept} sessions, not the one that had expired")?;
+    let through = fixture.later(IDLE).live(&old.id_hash, "after a sweep the id in its grace")?;
+    ensure!(through.id_hash == new.id_hash, "a sweep changed what an id in its grace leads to")
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use crate::event::Event;
+use crate::id::PublicId;
 
 impl fmt::Display for Event<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -15,11 +16,9 @@ impl fmt::Display for Event<'_> {
             Event::Migrated { table, from, to } => {
                 write!(f, "migrated table {table} from schema version {from} to {to}")
             }
-            Event::Undecodable { public_id: Some(public_id), error } => {
-                write!(f, "session {public_id} does not decode and stays in the store: {error}")
-            }
-            Event::Undecodable { public_id: None, error } => {
-                write!(f, "a session does not decode and stays in the store: {error}")
+            Event::Undecodable { public_id, error } => {
+                let session = Named(*public_id);
+                write!(f, "{session} does not decode and stays in the store: {error}")
             }
             Event::CheckpointBlocked { pages } => {
                 write!(
@@ -74,11 +73,8 @@ impl fmt::Display for Event<'_> {
                 write!(f, "user {:?} signed in to session {public_id}", user.as_str())
             }
             Event::SignInRefused { user } => {
-                write!(
-                    f,
-                    "user {:?} was refused a sign-in: the limit of sessions is reached",
-                    user.as_str()
-                )
+                let user = user.as_str();
+                write!(f, "user {user:?} was refused a sign-in: the limit of sessions is reached")
             }
             Event::SignedOut => f.write_str("a session was signed out"),
             Event::Revoked { sessions } => write!(f, "{sessions} sessions were revoked"),
@@ -86,28 +82,18 @@ impl fmt::Display for Event<'_> {
                 "sessions have no absolute limit: a session in use never ends; set a limit, or \
                  document why there is none (OWASP ASVS 7.3.2)",
             ),
-            Event::ChangesDiscarded { public_id: Some(public_id) } => {
-                write!(
-                    f,
-                    "changes to session {public_id} were discarded: it has ended or has a new id"
-                )
+            Event::ChangesDiscarded { public_id } => {
+                let session = Named(*public_id);
+                write!(f, "changes to {session} were discarded: it has ended or has a new id")
             }
-            Event::ChangesDiscarded { public_id: None } => {
-                f.write_str("changes to a session were discarded: it has ended or has a new id")
-            }
-            Event::Dropped { public_id: Some(public_id) } => {
-                write!(f, "changes to session {public_id} were lost: it was dropped and not closed")
-            }
-            Event::Dropped { public_id: None } => {
-                f.write_str("changes to a session were lost: it was dropped and not closed")
+            Event::Dropped { public_id } => {
+                let session = Named(*public_id);
+                write!(f, "changes to {session} were lost: it was dropped and not closed")
             }
             Event::TouchFailed { error } => {
                 write!(f, "activity was not recorded, so the session may end early: {error}")
             }
-            Event::WrongType { public_id: Some(public_id), error } => {
-                write!(f, "session {public_id}: {error:?}")
-            }
-            Event::WrongType { public_id: None, error } => write!(f, "a session: {error:?}"),
+            Event::WrongType { public_id, error } => write!(f, "{}: {error:?}", Named(*public_id)),
             Event::TreatedAsAnonymous { error } => {
                 write!(
                     f,
@@ -125,15 +111,25 @@ impl fmt::Display for Event<'_> {
             Event::InvalidCacheValue { error } => {
                 write!(f, "an invalid value counts as absent: {error}")
             }
-            Event::CacheDown { shard, of, error } => {
-                write!(
-                    f,
-                    "shard {shard} of {of} of the cache is not used until it works again: {error}"
-                )
-            }
+            Event::CacheDown { shard, of, error } => write!(
+                f,
+                "shard {shard} of {of} of the cache is not used until it works again: {error}"
+            ),
             Event::CacheRecovered { shard, of } => {
                 write!(f, "shard {shard} of {of} of the cache works again")
             }
+        }
+    }
+}
+
+/// A session, with its public id if that is known.
+struct Named<'a>(Option<&'a PublicId>);
+
+impl fmt::Display for Named<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(public_id) => write!(f, "session {public_id}"),
+            None => f.write_str("a session"),
         }
     }
 }

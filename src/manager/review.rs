@@ -78,7 +78,8 @@ impl SessionManager {
     pub fn review(&self) -> Review {
         let settings = &self.context.settings;
         let mut findings = Vec::new();
-        let mut find = |requirement, met, why: String| {
+        let mut find = |requirement, met, why: &str, otherwise: &str| {
+            let why = if met { why } else { otherwise }.to_owned();
             findings.push(Finding { requirement, met, why });
         };
 
@@ -96,108 +97,76 @@ impl SessionManager {
         find(
             "ASVS 7.1.1",
             idle && absolute,
-            match idle && absolute {
-                true => format!("{lifetimes}: document these, and why"),
-                false => format!("{lifetimes}: set both limits, or document why one is missing"),
-            },
+            &format!("{lifetimes}: document these, and why"),
+            &format!("{lifetimes}: set both limits, or document why one is missing"),
         );
+        let session_limit = settings.session_limit.map(|session_limit| {
+            let effect = match session_limit.at_limit {
+                AtLimit::Refuse => "a sign-in is refused",
+                AtLimit::EndOldest => "the oldest ends",
+                AtLimit::EndOthers => "all others end",
+            };
+            format!("at most {} sessions per user; at the limit {effect}", session_limit.limit)
+        });
         find(
             "ASVS 7.1.2",
-            settings.session_limit.is_some(),
-            match settings.session_limit {
-                Some(session_limit) => format!(
-                    "at most {} sessions per user; at the limit {}",
-                    session_limit.limit,
-                    match session_limit.at_limit {
-                        AtLimit::Refuse => "a sign-in is refused",
-                        AtLimit::EndOldest => "the oldest ends",
-                        AtLimit::EndOthers => "all others end",
-                    }
-                ),
-                None => {
-                    "any number of sessions per user: set max_sessions_per_user, or document that \
-                     there is no limit"
-                        .to_owned()
-                }
-            },
+            session_limit.is_some(),
+            &session_limit.unwrap_or_default(),
+            "any number of sessions per user: set max_sessions_per_user, or document that there \
+             is no limit",
         );
-        find(
-            "ASVS 7.3.1",
-            idle,
-            match idle {
-                true => lifetimes.clone(),
-                false => format!("{lifetimes}: set an idle limit, as with Lifetime::idle"),
-            },
-        );
-        find(
-            "ASVS 7.3.2",
-            absolute,
-            match absolute {
-                true => lifetimes.clone(),
-                false => {
-                    format!("{lifetimes}: set an absolute limit, with Lifetime::with_absolute")
-                }
-            },
-        );
-        let lists = self.context.store.capabilities().indexed;
-        let listing = match lists {
-            true => "the store can list and revoke by user",
-            false => "the store cannot list sessions by user: choose one that can",
-        };
+        let without_idle = format!("{lifetimes}: set an idle limit, as with Lifetime::idle");
+        find("ASVS 7.3.1", idle, &lifetimes, &without_idle);
+        let without_absolute =
+            format!("{lifetimes}: set an absolute limit, with Lifetime::with_absolute");
+        find("ASVS 7.3.2", absolute, &lifetimes, &without_absolute);
         for requirement in ["ASVS 7.4.2", "ASVS 7.4.3", "ASVS 7.4.5", "ASVS 7.5.2"] {
-            find(requirement, lists, listing.to_owned());
+            find(
+                requirement,
+                self.context.store.capabilities().indexed,
+                "the store can list and revoke by user",
+                "the store cannot list sessions by user: choose one that can",
+            );
         }
         match &settings.transport {
             Transport::Cookie(cookie) => {
                 let name = cookie.name_text();
                 let host = name.starts_with("__Host-");
                 let prefixed = host || name.starts_with("__Secure-");
+                let otherwise = if cookie.is_secure() {
+                    "is Secure, but its name does not require it: let it begin with __Host- or \
+                     __Secure-"
+                } else {
+                    "is not Secure: serve it over TLS, with CookieConfig::new()"
+                };
                 find(
                     "ASVS 3.3.1",
                     cookie.is_secure() && prefixed,
-                    match (cookie.is_secure(), prefixed) {
-                        (true, true) => format!("the cookie {name:?} is Secure"),
-                        (true, false) => format!(
-                            "the cookie {name:?} is Secure, but its name does not require it: let \
-                             it begin with __Host- or __Secure-"
-                        ),
-                        (false, _) => format!(
-                            "the cookie {name:?} is not Secure: serve it over TLS, with \
-                             CookieConfig::new()"
-                        ),
-                    },
+                    &format!("the cookie {name:?} is Secure"),
+                    &format!("the cookie {name:?} {otherwise}"),
                 );
                 let same_site = cookie.same_site_mode();
-                let is_restricted = same_site != SameSite::None;
                 find(
                     "ASVS 3.3.2",
-                    is_restricted,
-                    match is_restricted {
-                        true => format!("SameSite={same_site:?}"),
-                        false => "SameSite=None, so requests that other sites cause carry the \
-                                  cookie: choose Lax or Strict, or document why not"
-                            .to_owned(),
-                    },
+                    same_site != SameSite::None,
+                    &format!("SameSite={same_site:?}"),
+                    "SameSite=None, so requests that other sites cause carry the cookie: choose \
+                     Lax or Strict, or document why not",
                 );
                 find(
                     "ASVS 3.3.3",
                     host,
-                    match host {
-                        true => format!("only this host can set the cookie {name:?}"),
-                        false => format!(
-                            "other hosts of the domain can plant the cookie {name:?}: let its name \
-                             begin with __Host-, or document which hosts share it"
-                        ),
-                    },
+                    &format!("only this host can set the cookie {name:?}"),
+                    &format!(
+                        "other hosts of the domain can plant the cookie {name:?}: let its name \
+                         begin with __Host-, or document which hosts share it"
+                    ),
                 );
                 find(
                     "ASVS 3.3.4",
                     cookie.is_http_only(),
-                    match cookie.is_http_only() {
-                        true => "the cookie is HttpOnly".to_owned(),
-                        false => "scripts in a page can read the cookie: leave http_only at true"
-                            .to_owned(),
-                    },
+                    "the cookie is HttpOnly",
+                    "scripts in a page can read the cookie: leave http_only at true",
                 );
             }
             Transport::Header(name) => {
@@ -205,30 +174,22 @@ impl SessionManager {
                     "scripts can read the id, because the header {name:?} carries it: use a cookie \
                      for browsers"
                 );
-                find("ASVS 3.3.4", false, why);
+                find("ASVS 3.3.4", false, "", &why);
             }
         }
         find(
             "ASVS 14.3.1",
             settings.clear_site_data,
-            match settings.clear_site_data {
-                true => "a sign-out clears the site's data in the browser".to_owned(),
-                false => "a sign-out leaves the site's data in the browser: set \
-                          clear_site_data(true), or send Clear-Site-Data from the page that \
-                          signs out"
-                    .to_owned(),
-            },
+            "a sign-out clears the site's data in the browser",
+            "a sign-out leaves the site's data in the browser: set clear_site_data(true), or send \
+             Clear-Site-Data from the page that signs out",
         );
         find(
             "ASVS 14.3.2",
             settings.no_store_when_signed_in,
-            match settings.no_store_when_signed_in {
-                true => "no cache stores the pages of a signed-in user".to_owned(),
-                false => "caches may store the pages of a signed-in user: set \
-                          no_store_when_signed_in(true), or send Cache-Control: no-store with \
-                          every sensitive response"
-                    .to_owned(),
-            },
+            "no cache stores the pages of a signed-in user",
+            "caches may store the pages of a signed-in user: set no_store_when_signed_in(true), or \
+             send Cache-Control: no-store with every sensitive response",
         );
         let is_persistent = kinds.iter().any(|(_, persistent)| *persistent);
         for (level, asks_for_idle, policy, name) in [
@@ -239,19 +200,18 @@ impl SessionManager {
             let within = |limit: Option<Duration>, most: Option<Duration>| {
                 limit.is_some_and(|limit| most.is_some_and(|most| limit <= most))
             };
-            let met = all(&|lifetime| {
-                within(lifetime.absolute_limit(), policy.absolute_limit())
-                    && (!asks_for_idle || within(lifetime.idle_limit(), policy.idle_limit()))
-            });
-            let persistence = match is_persistent {
-                true => "; browsers keep the cookie when closed, which the level forbids",
-                false => "",
+            let met = !is_persistent
+                && all(&|lifetime| {
+                    within(lifetime.absolute_limit(), policy.absolute_limit())
+                        && (!asks_for_idle || within(lifetime.idle_limit(), policy.idle_limit()))
+                });
+            let persistence = if is_persistent {
+                "; browsers keep the cookie when closed, which the level forbids"
+            } else {
+                ""
             };
-            let why = match met && !is_persistent {
-                true => lifetimes.clone(),
-                false => format!("{lifetimes}{persistence}: set policy(Policy::{name}())"),
-            };
-            find(level, met && !is_persistent, why);
+            let unmet = format!("{lifetimes}{persistence}: set policy(Policy::{name}())");
+            find(level, met, &lifetimes, &unmet);
         }
         Review { findings }
     }

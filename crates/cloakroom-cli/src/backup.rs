@@ -3,27 +3,21 @@
 use std::fs;
 use std::io::Write;
 use std::ops::ControlFlow;
-use std::time::Duration;
 
 use cloakroom::{Error, ErrorKind};
 use indicatif::HumanBytes;
 
 use crate::Context;
 use crate::arguments::{Backup, Restore};
-use crate::failure::{Done, Failure, NOT_SET_UP};
+use crate::failure::{Failure, NOT_SET_UP, Outcome};
 use crate::output::{ask, one_line, sessions};
 use crate::progress::bar;
 use crate::signals::Interrupt;
 
-pub(crate) fn backup(
-    args: &Backup,
-    context: &Context,
-    out: &mut dyn Write,
-) -> Result<Done, Failure> {
+pub(crate) fn backup(args: &Backup, context: &Context, out: &mut dyn Write) -> Outcome {
     let store = context.admin()?.read_only_store()?;
     let interrupt = Interrupt::listen()?;
     let bar = bar("copying", "pages");
-    bar.enable_steady_tick(Duration::from_millis(200));
     let copied = store.admin().backup_checked(&args.file, interrupt.watch(&bar))?;
     bar.finish_and_clear();
     if copied.is_break() {
@@ -31,15 +25,10 @@ pub(crate) fn backup(
     }
     let bytes = fs::metadata(&args.file).map_or(0, |file| file.len());
     let file = one_line(&args.file.display().to_string());
-    writeln!(out, "copied to {file}: {}, checked", HumanBytes(bytes))?;
-    Ok(Done::Success)
+    Ok(writeln!(out, "copied to {file}: {}, checked", HumanBytes(bytes))?)
 }
 
-pub(crate) fn restore(
-    args: &Restore,
-    context: &Context,
-    out: &mut dyn Write,
-) -> Result<Done, Failure> {
+pub(crate) fn restore(args: &Restore, context: &Context, out: &mut dyn Write) -> Outcome {
     let admin = context.admin()?;
     let from = args.file.display().to_string();
     let replaced = match admin.info() {
@@ -70,7 +59,6 @@ pub(crate) fn restore(
     context.cache.check(context.now)?;
     let interrupt = Interrupt::listen()?;
     let bar = bar("restoring", "pages");
-    bar.enable_steady_tick(Duration::from_millis(200));
     let done = admin.restore(&args.file, args.keep, context.now, interrupt.watch(&bar));
     bar.finish_and_clear();
     match done.map_err(restore_failure)? {
@@ -79,7 +67,7 @@ pub(crate) fn restore(
             context.cache.invalidate_all(context.now)?;
             let verb = if restored.kept { "kept" } else { "ended" };
             writeln!(out, "restored from {}; {verb} {}", one_line(&from), sessions(restored.live))?;
-            Ok(Done::Success)
+            Ok(())
         }
     }
 }

@@ -7,7 +7,7 @@ use cloakroom::clock::Timestamp;
 use cloakroom::id::SessionIdHash;
 use cloakroom::stores::memcached::MemcachedStore;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, Outcome};
 
 /// The arguments that name the cache, if there is one.
 #[derive(Clone, Debug, Default, Args)]
@@ -23,7 +23,7 @@ pub(crate) struct CacheArgs {
 }
 
 impl CacheArgs {
-    fn open(&self) -> Result<Option<MemcachedStore>, Failure> {
+    fn open(&self) -> Outcome<Option<MemcachedStore>> {
         if self.memcached.is_empty() {
             return Ok(None);
         }
@@ -37,7 +37,7 @@ impl CacheArgs {
 
     /// Fails unless every server can be written, before a command ends anything: afterwards the
     /// ids are gone from the database, and a second attempt would invalidate nothing.
-    pub(crate) fn check(&self, now: Timestamp) -> Result<(), Failure> {
+    pub(crate) fn check(&self, now: Timestamp) -> Outcome {
         let Some(cache) = self.open()? else { return Ok(()) };
         let unused_in = |shard| unused_ids().find(|id_hash| cache.shard_of(id_hash) == shard);
         let unused: Vec<_> = (0..cache.shards().get()).filter_map(unused_in).collect();
@@ -49,15 +49,11 @@ impl CacheArgs {
         })
     }
 
-    pub(crate) fn invalidate(
-        &self,
-        id_hashes: &[SessionIdHash],
-        now: Timestamp,
-    ) -> Result<(), Failure> {
+    pub(crate) fn invalidate(&self, id_hashes: &[SessionIdHash], now: Timestamp) -> Outcome {
         invalidated(self.open()?.map_or(Ok(()), |cache| cache.forget(id_hashes, now)))
     }
 
-    pub(crate) fn invalidate_all(&self, now: Timestamp) -> Result<(), Failure> {
+    pub(crate) fn invalidate_all(&self, now: Timestamp) -> Outcome {
         let Some(cache) = self.open()? else { return Ok(()) };
         // The others are invalidated although one is down.
         let results = (0..cache.shards().get()).map(|shard| cache.forget_shard(shard, now));
@@ -74,7 +70,7 @@ fn unused_ids() -> impl Iterator<Item = SessionIdHash> {
     })
 }
 
-fn invalidated(result: Result<(), Error>) -> Result<(), Failure> {
+fn invalidated(result: Result<(), Error>) -> Outcome {
     result.map_err(|error| {
         Failure::new(format!(
             "ended in the database, but memcached was not invalidated: {error}; its entries may \

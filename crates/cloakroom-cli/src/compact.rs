@@ -1,23 +1,18 @@
 //! `compact`.
 
 use std::io::Write;
-use std::time::Duration;
 
 use cloakroom::stores::sqlite::CompactMode;
 use indicatif::HumanBytes;
 
 use crate::Context;
 use crate::arguments::Compact;
-use crate::failure::{Done, Failure};
+use crate::failure::{Failure, Outcome};
 use crate::output::ask;
 use crate::progress::{bar, spinner};
 use crate::signals::Interrupt;
 
-pub(crate) fn compact(
-    args: &Compact,
-    context: &Context,
-    out: &mut dyn Write,
-) -> Result<Done, Failure> {
+pub(crate) fn compact(args: &Compact, context: &Context, out: &mut dyn Write) -> Outcome {
     let admin = context.admin()?;
     // Refuses a database without our table.
     admin.store()?;
@@ -44,7 +39,6 @@ pub(crate) fn compact(
         }
         _ => bar("releasing", "pages"),
     };
-    bar.enable_steady_tick(Duration::from_millis(200));
     let interrupt = Interrupt::listen()?;
     let done = admin.compact(mode, interrupt.watch(&bar))?;
     bar.finish_and_clear();
@@ -54,6 +48,5 @@ pub(crate) fn compact(
             _ => "the pages released so far stay released",
         }));
     }
-    writeln!(out, "{bytes} before, {} now", HumanBytes(admin.info()?.bytes))?;
-    Ok(Done::Success)
+    Ok(writeln!(out, "{bytes} before, {} now", HumanBytes(admin.info()?.bytes))?)
 }

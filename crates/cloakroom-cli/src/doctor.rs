@@ -17,7 +17,7 @@ use indicatif::{HumanBytes, HumanCount};
 use serde_json::json;
 
 use crate::arguments::Doctor;
-use crate::failure::{Done, Failure, advice};
+use crate::failure::{Failure, Outcome, advice};
 use crate::output::{self, Colour, one_line};
 use crate::progress::{bar, spinner};
 use crate::sessions::index;
@@ -47,6 +47,17 @@ enum Severity {
     /// Not a problem, or not known.
     Note,
     Problem,
+}
+
+impl Severity {
+    /// Returns the name in JSON, and the colour and the mark in text.
+    fn look(self) -> (&'static str, Colour, &'static str) {
+        match self {
+            Severity::Ok => ("ok", Colour::Green, "ok     "),
+            Severity::Note => ("note", Colour::Yellow, "note   "),
+            Severity::Problem => ("problem", Colour::Red, "PROBLEM"),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -85,11 +96,7 @@ impl Findings {
     }
 }
 
-pub(crate) fn doctor(
-    args: &Doctor,
-    context: &Context,
-    out: &mut dyn Write,
-) -> Result<Done, Failure> {
+pub(crate) fn doctor(args: &Doctor, context: &Context, out: &mut dyn Write) -> Outcome {
     let admin = context.admin()?;
     let interrupt = Interrupt::listen()?;
     let mut findings = Findings::default();
@@ -202,9 +209,8 @@ fn check_integrity(
     admin: &Admin,
     quick: bool,
     interrupt: &Interrupt,
-) -> Result<bool, Failure> {
+) -> Outcome<bool> {
     let spinner = spinner("checking the file");
-    spinner.enable_steady_tick(Duration::from_millis(200));
     let checked = admin.check_file(quick, interrupt.watch(&spinner));
     spinner.finish_and_clear();
     match checked {
@@ -235,7 +241,7 @@ fn check_sessions(
     args: &Doctor,
     context: &Context,
     interrupt: &Interrupt,
-) -> Result<(), Failure> {
+) -> Outcome {
     let overdue = context.now - BACKLOG;
     let index = index(store)?;
     match index.stats(overdue) {
@@ -345,41 +351,21 @@ fn check_configuration(findings: &mut Findings, context: &Context) {
     }
 }
 
-fn print(
-    findings: &Findings,
-    as_json: bool,
-    context: &Context,
-    out: &mut dyn Write,
-) -> Result<Done, Failure> {
+fn print(findings: &Findings, as_json: bool, context: &Context, out: &mut dyn Write) -> Outcome {
     let problems =
         findings.0.iter().filter(|finding| finding.severity == Severity::Problem).count();
     if as_json {
-        let all: Vec<_> = findings
-            .0
-            .iter()
-            .map(|finding| {
-                json!({
-                    "check": finding.check,
-                    "severity": match finding.severity {
-                        Severity::Ok => "ok",
-                        Severity::Note => "note",
-                        Severity::Problem => "problem",
-                    },
-                    "found": finding.found,
-                    "remedy": finding.remedy,
-                })
-            })
-            .collect();
+        let json = |Finding { check, severity, found, remedy }: &Finding| {
+            let severity = severity.look().0;
+            json!({ "check": check, "severity": severity, "found": found, "remedy": remedy })
+        };
+        let all: Vec<_> = findings.0.iter().map(json).collect();
         let answer = json!({ "problems": problems, "findings": all });
         writeln!(out, "{}", output::json(&answer))?;
     } else {
-        let style = &context.style;
         for finding in &findings.0 {
-            let mark = match finding.severity {
-                Severity::Ok => style.paint(Colour::Green, "ok     "),
-                Severity::Note => style.paint(Colour::Yellow, "note   "),
-                Severity::Problem => style.paint(Colour::Red, "PROBLEM"),
-            };
+            let (_, colour, mark) = finding.severity.look();
+            let mark = context.style.paint(colour, mark);
             writeln!(out, "{mark} {:<12} {}", finding.check, one_line(&finding.found))?;
             if let Some(remedy) = &finding.remedy {
                 writeln!(out, "{:20} -> {}", "", one_line(remedy))?;
@@ -387,7 +373,7 @@ fn print(
         }
     }
     match problems {
-        0 => Ok(Done::Success),
+        0 => Ok(()),
         1 => Err(Failure::new("1 problem; its remedy is listed with it")),
         _ => Err(Failure::new(format!("{problems} problems; their remedies are listed with them"))),
     }

@@ -11,13 +11,7 @@ pub(crate) const USAGE: u8 = 2;
 pub(crate) const NOT_SET_UP: u8 = 3;
 pub(crate) const NOTHING_MATCHED: u8 = 4;
 
-/// The result of a command that did not fail.
-#[derive(Debug)]
-pub(crate) enum Done {
-    Success,
-    /// No session matched; the message says which was asked for.
-    NothingMatched(String),
-}
+pub(crate) type Outcome<T = ()> = Result<T, Failure>;
 
 /// The reason why a command failed.
 #[derive(Debug)]
@@ -35,6 +29,11 @@ impl Failure {
 
     pub(crate) fn usage(message: impl Into<String>) -> Self {
         Failure::Message(USAGE, message.into())
+    }
+
+    /// No session matched; the message says which was asked for.
+    pub(crate) fn nothing_matched(message: impl Into<String>) -> Self {
+        Failure::Message(NOTHING_MATCHED, message.into())
     }
 
     pub(crate) fn interrupted(state: impl fmt::Display) -> Self {

@@ -5,17 +5,17 @@ use std::io::Write;
 use clap::CommandFactory;
 
 use crate::arguments::{Arguments, Completions, Man};
-use crate::failure::{Done, Failure};
+use crate::failure::{Failure, Outcome};
 
-pub(crate) fn completions(args: &Completions, out: &mut dyn Write) -> Result<Done, Failure> {
+pub(crate) fn completions(args: &Completions, out: &mut dyn Write) -> Outcome {
     // The generator panics when a write fails, so it writes to memory.
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Arguments::command(), "cloakroom", &mut script);
     out.write_all(&script)?;
-    Ok(Done::Success)
+    Ok(())
 }
 
-pub(crate) fn man(args: &Man, out: &mut dyn Write) -> Result<Done, Failure> {
+pub(crate) fn man(args: &Man, out: &mut dyn Write) -> Outcome {
     let mut command = Arguments::command();
     command.build();
     let page = match &args.command {
@@ -28,5 +28,5 @@ pub(crate) fn man(args: &Man, out: &mut dyn Write) -> Result<Done, Failure> {
         },
     };
     clap_mangen::Man::new(page).render(out)?;
-    Ok(Done::Success)
+    Ok(())
 }

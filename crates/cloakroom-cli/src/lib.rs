@@ -64,7 +64,7 @@ use cloakroom::stores::sqlite::Admin;
 
 use crate::arguments::Command;
 use crate::cache::CacheArgs;
-use crate::failure::{Done, Failure};
+use crate::failure::{Failure, Outcome};
 use crate::output::Style;
 
 pub use target::Target;
@@ -80,7 +80,7 @@ struct Context {
 }
 
 impl Context {
-    fn admin(&self) -> Result<&Admin, Failure> {
+    fn admin(&self) -> Outcome<&Admin> {
         let missing = || Failure::usage("no database: give --db PATH, or set CLOAKROOM_DB");
         self.admin.as_ref().ok_or_else(missing)
     }
@@ -134,31 +134,29 @@ where
     };
     let mut out = io::BufWriter::new(stdout.lock());
     let style = Style::new(arguments.utc, io::stdout().is_terminal());
-    let done = target::admin(target, &arguments)
-        .and_then(|admin| {
-            let (now, cache) = (SystemClock.now(), arguments.cache.clone());
-            let context = Context { admin, now, style, cache, review };
-            dispatch(&arguments.command, &context, &mut out)
-        })
-        .and_then(|done| out.flush().map(|()| done).map_err(Failure::from));
+    let done = target::admin(target, &arguments).and_then(|admin| {
+        let (now, cache) = (SystemClock.now(), arguments.cache.clone());
+        let context = Context { admin, now, style, cache, review };
+        dispatch(&arguments.command, &context, &mut out)
+    });
+    // The output before a failure comes before its message.
+    let flushed = out.flush().map_err(Failure::from);
+    let done = match done {
+        Err(failure) if failure.code() != failure::NOTHING_MATCHED => Err(failure),
+        done => flushed.and(done),
+    };
     match done {
-        Ok(Done::Success) => ExitCode::SUCCESS,
-        Ok(Done::NothingMatched(message)) => {
-            let _ = writeln!(stderr, "cloakroom: {}", output::one_line(&message));
-            ExitCode::from(failure::NOTHING_MATCHED)
-        }
+        Ok(()) => ExitCode::SUCCESS,
         // The reader, such as `head`, has read enough.
         Err(failure) if failure.is_broken_pipe() => ExitCode::SUCCESS,
         Err(failure) => {
-            // The output before the failure comes before its message.
-            let _ = out.flush();
             let _ = writeln!(stderr, "cloakroom: {}", output::one_line(&failure.to_string()));
             ExitCode::from(failure.code())
         }
     }
 }
 
-fn dispatch(command: &Command, context: &Context, out: &mut dyn Write) -> Result<Done, Failure> {
+fn dispatch(command: &Command, context: &Context, out: &mut dyn Write) -> Outcome {
     match command {
         Command::Setup(args) => schema::setup(args, context, out),
         Command::Migrate(args) => schema::migrate(args, context, out),

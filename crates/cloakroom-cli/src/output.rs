@@ -10,7 +10,7 @@ use indicatif::HumanCount;
 use jiff::tz::TimeZone;
 use serde_json::Value as Json;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, Outcome};
 /// The style of output for people.
 #[derive(Clone, Debug)]
 pub(crate) struct Style {
@@ -245,7 +245,7 @@ pub(crate) fn sessions(count: u64) -> String {
 
 /// Prints what the command is about to do, and asks for confirmation unless `--yes` gave it. Only
 /// `yes` confirms; any other input, and a closed one, does not.
-pub(crate) fn ask(about: &str, yes: bool) -> Result<(), Failure> {
+pub(crate) fn ask(about: &str, yes: bool) -> Outcome {
     let mut stderr = io::stderr();
     let about = one_line(about);
     if yes {

@@ -1,5 +1,7 @@
 //! Progress bars on standard error, shown where that is a terminal.
 
+use std::time::Duration;
+
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// A bar that counts `unit`.
@@ -7,13 +9,18 @@ pub(crate) fn bar(operation: &'static str, unit: &str) -> ProgressBar {
     let template =
         format!("{operation} [{{bar:30}}] {{human_pos}}/{{human_len}} {unit}, {{eta}} left");
     let bar = ProgressBar::new(0).with_message(operation);
-    match ProgressStyle::with_template(&template) {
+    ticking(match ProgressStyle::with_template(&template) {
         Ok(style) => bar.with_style(style.progress_chars("=> ")),
         Err(_) => bar,
-    }
+    })
 }
 
 /// For work whose length is not known.
 pub(crate) fn spinner(operation: &'static str) -> ProgressBar {
-    ProgressBar::new_spinner().with_message(operation)
+    ticking(ProgressBar::new_spinner().with_message(operation))
+}
+
+fn ticking(bar: ProgressBar) -> ProgressBar {
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
 }

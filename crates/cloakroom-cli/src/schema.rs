@@ -4,31 +4,25 @@ use std::io::Write;
 
 use crate::Context;
 use crate::arguments::{Confirm, Migrate, Setup};
-use crate::failure::{Done, Failure};
+use crate::failure::Outcome;
 use crate::output::{ask, one_line, sessions};
 use crate::sessions::{count_live, live_sessions, scope};
 use crate::target::name;
 
-pub(crate) fn setup(args: &Setup, context: &Context, out: &mut dyn Write) -> Result<Done, Failure> {
+pub(crate) fn setup(args: &Setup, context: &Context, out: &mut dyn Write) -> Outcome {
     let admin = context.admin()?;
     let is_set_up = admin.pending_migrations().is_ok_and(|pending| pending.is_empty());
     let store = if args.keep_journal { admin.migrate()? } else { admin.setup()? };
     let done = if is_set_up { "already set up" } else { "set up" };
-    writeln!(out, "{done}: {}", one_line(&name(&store)))?;
-    Ok(Done::Success)
+    Ok(writeln!(out, "{done}: {}", one_line(&name(&store)))?)
 }
 
-pub(crate) fn migrate(
-    args: &Migrate,
-    context: &Context,
-    out: &mut dyn Write,
-) -> Result<Done, Failure> {
+pub(crate) fn migrate(args: &Migrate, context: &Context, out: &mut dyn Write) -> Outcome {
     let admin = context.admin()?;
     // Refuses a missing file and a foreign table.
     let pending = admin.pending_migrations()?;
     if pending.is_empty() {
-        writeln!(out, "nothing to do: the tables have this version's schema")?;
-        return Ok(Done::Success);
+        return Ok(writeln!(out, "nothing to do: the tables have this version's schema")?);
     }
     if !args.dry_run {
         admin.migrate()?;
@@ -37,14 +31,10 @@ pub(crate) fn migrate(
     for migration in pending {
         writeln!(out, "{done} migration {}, {}", migration.version, migration.name)?;
     }
-    Ok(Done::Success)
+    Ok(())
 }
 
-pub(crate) fn clear(
-    args: &Confirm,
-    context: &Context,
-    out: &mut dyn Write,
-) -> Result<Done, Failure> {
+pub(crate) fn clear(args: &Confirm, context: &Context, out: &mut dyn Write) -> Outcome {
     let store = context.admin()?.store()?;
     ask(
         &format!(
@@ -58,15 +48,10 @@ pub(crate) fn clear(
     context.cache.check(context.now)?;
     let ended = store.admin().clear()?;
     context.cache.invalidate_all(context.now)?;
-    writeln!(out, "ended {} {}, expired ones included", sessions(ended), scope(None))?;
-    Ok(Done::Success)
+    Ok(writeln!(out, "ended {} {}, expired ones included", sessions(ended), scope(None))?)
 }
 
-pub(crate) fn drop_tables(
-    args: &Confirm,
-    context: &Context,
-    out: &mut dyn Write,
-) -> Result<Done, Failure> {
+pub(crate) fn drop_tables(args: &Confirm, context: &Context, out: &mut dyn Write) -> Outcome {
     let store = context.admin()?.store()?;
     let other_tables = match store.path() {
         Some(_) => store.admin().info()?.other_tables,
@@ -88,6 +73,5 @@ pub(crate) fn drop_tables(
     context.cache.check(context.now)?;
     store.admin().drop_tables()?;
     context.cache.invalidate_all(context.now)?;
-    writeln!(out, "removed {}", one_line(&name(&store)))?;
-    Ok(Done::Success)
+    Ok(writeln!(out, "removed {}", one_line(&name(&store)))?)
 }

@@ -13,7 +13,7 @@ use serde_json::{Value as Json, json};
 
 use crate::Context;
 use crate::arguments::{List, Revoke, Show};
-use crate::failure::{Done, Failure};
+use crate::failure::{Failure, Outcome};
 use crate::output::{self, Colour, Table, ask, json_time, one_line, sessions};
 use crate::target::name;
 
@@ -21,11 +21,11 @@ use crate::target::name;
 /// no long read transaction.
 const PAGE: usize = 5000;
 
-pub(crate) fn index(store: &SqliteStore) -> Result<&dyn SessionIndex, Failure> {
+pub(crate) fn index(store: &SqliteStore) -> Outcome<&dyn SessionIndex> {
     store.index().ok_or_else(|| Failure::new("this store cannot list its sessions"))
 }
 
-pub(crate) fn list(args: &List, context: &Context, out: &mut dyn Write) -> Result<Done, Failure> {
+pub(crate) fn list(args: &List, context: &Context, out: &mut dyn Write) -> Outcome {
     let store = context.admin()?.read_only_store()?;
     let (admin, index) = (store.admin(), index(&store)?);
     let realm = args.realm.as_ref();
@@ -70,17 +70,13 @@ pub(crate) fn list(args: &List, context: &Context, out: &mut dyn Write) -> Resul
     }
     printer.end(more, out)?;
     let kind = if args.expired { "expired" } else { "live" };
+    let nothing = |message: String| nothing_in(&message, realm, &store);
     match &args.user {
-        _ if any => Ok(Done::Success),
-        Some(user) => nothing_in(&format!("user {user} has no {kind} session"), realm, &store),
-        None if realm.is_some() => {
-            nothing_in(&format!("there is no {kind} session"), realm, &store)
-        }
-        None if !args.json => {
-            writeln!(out, "There are none.")?;
-            Ok(Done::Success)
-        }
-        _ => Ok(Done::Success),
+        _ if any => Ok(()),
+        Some(user) => nothing(format!("user {user} has no {kind} session")),
+        None if realm.is_some() => nothing(format!("there is no {kind} session")),
+        None if !args.json => Ok(writeln!(out, "There are none.")?),
+        _ => Ok(()),
     }
 }
 
@@ -91,16 +87,16 @@ fn in_realm<'a>(realm: Option<&'a Realm>, which: &'a SessionFilter<'a>) -> Sessi
 
 /// Reports that nothing matched, and the realms that exist if the named one has no session at all,
 /// since its name may be mistyped.
-fn nothing_in(message: &str, realm: Option<&Realm>, store: &SqliteStore) -> Result<Done, Failure> {
+fn nothing_in(message: &str, realm: Option<&Realm>, store: &SqliteStore) -> Outcome {
     const MOST: usize = 10;
     let Some(realm) = realm else {
-        return Ok(Done::NothingMatched(message.to_owned()));
+        return Err(Failure::nothing_matched(message.to_owned()));
     };
     let message = format!("{message} {}", scope(Some(realm)));
     let realms = store.admin().realms()?;
     let mut names = realms.iter().map(Realm::as_str);
     let some = names.by_ref().take(MOST).collect::<Vec<_>>().join(", ");
-    Ok(Done::NothingMatched(match names.count() {
+    Err(Failure::nothing_matched(match names.count() {
         _ if realms.contains(realm) => message,
         _ if realms.is_empty() => format!("{message}; no realm has sessions"),
         0 => format!("{message}; the realms with sessions are {some}"),
@@ -122,12 +118,7 @@ enum Printer {
 }
 
 impl Printer {
-    fn page(
-        &mut self,
-        page: &[Summary],
-        context: &Context,
-        out: &mut dyn Write,
-    ) -> Result<(), Failure> {
+    fn page(&mut self, page: &[Summary], context: &Context, out: &mut dyn Write) -> Outcome {
         match self {
             Printer::Table { table, shows_realm } => {
                 let row = |summary| row(summary, *shows_realm, context);
@@ -145,7 +136,7 @@ impl Printer {
         Ok(())
     }
 
-    fn end(self, more: bool, out: &mut dyn Write) -> Result<(), Failure> {
+    fn end(self, more: bool, out: &mut dyn Write) -> Outcome {
         match self {
             Printer::Table { .. } if more => writeln!(out, "There are more; --limit shows them.")?,
             Printer::Table { .. } => {}
@@ -168,18 +159,17 @@ fn row(summary: &Summary, shows_realm: bool, context: &Context) -> Vec<String> {
     let mut row = vec![
         summary.public_id.to_string(),
         summary.user.as_ref().map_or("-".to_owned(), ToString::to_string),
-    ];
-    if shows_realm {
-        row.push(summary.realm.as_str().to_owned());
-    }
-    row.extend([
+        summary.realm.as_str().to_owned(),
         style.time(summary.created),
         style.time(summary.seen),
         style.time(summary.deadline),
         address.map_or("-".to_owned(), |address| address.to_string()),
         summary.bytes.to_string(),
         short,
-    ]);
+    ];
+    if !shows_realm {
+        row.remove(2);
+    }
     row
 }
 
@@ -202,10 +192,10 @@ fn summary_json(summary: &Summary) -> Json {
     })
 }
 
-pub(crate) fn show(args: &Show, context: &Context, out: &mut dyn Write) -> Result<Done, Failure> {
+pub(crate) fn show(args: &Show, context: &Context, out: &mut dyn Write) -> Outcome {
     let found = context.admin()?.find(&args.public_id)?;
     let Some(SessionDetails { summary, record, .. }) = found else {
-        return Ok(Done::NothingMatched(format!("there is no session {}", args.public_id)));
+        return Err(Failure::nothing_matched(format!("there is no session {}", args.public_id)));
     };
     let expired = summary.deadline <= context.now;
     let undecodable = record.as_ref().err().map(ToString::to_string);
@@ -230,7 +220,7 @@ pub(crate) fn show(args: &Show, context: &Context, out: &mut dyn Write) -> Resul
             }
             _ => writeln!(out, "{answer}")?,
         }
-        return Ok(Done::Success);
+        return Ok(());
     }
     let style = &context.style;
     let mut line = |name: &str, value: &str| {
@@ -260,14 +250,10 @@ pub(crate) fn show(args: &Show, context: &Context, out: &mut dyn Write) -> Resul
     if let Some(data) = data {
         writeln!(out, "{}", output::json_text(data, true))?;
     }
-    Ok(Done::Success)
+    Ok(())
 }
 
-pub(crate) fn revoke(
-    args: &Revoke,
-    context: &Context,
-    out: &mut dyn Write,
-) -> Result<Done, Failure> {
+pub(crate) fn revoke(args: &Revoke, context: &Context, out: &mut dyn Write) -> Outcome {
     let store = context.admin()?.store()?;
     let index = index(&store)?;
     let (now, realm) = (context.now, args.realm.as_ref());
@@ -284,8 +270,7 @@ pub(crate) fn revoke(
         context.cache.check(now)?;
         let ended = index.revoke_everyone(realm, now)?;
         context.cache.invalidate_all(now)?;
-        writeln!(out, "ended {} {}", sessions(ended), one_line(&scope))?;
-        return Ok(Done::Success);
+        return Ok(writeln!(out, "ended {} {}", sessions(ended), one_line(&scope))?);
     }
     context.cache.check(now)?;
     let (which, nothing) = match (&args.user, &args.except, &args.public_id) {
@@ -319,7 +304,7 @@ pub(crate) fn revoke(
         SessionFilter::PublicId(_) => writeln!(out, "ended {ended}")?,
         _ => writeln!(out, "ended {ended} {}", one_line(&scope))?,
     }
-    Ok(Done::Success)
+    Ok(())
 }
 
 /// The number of live sessions, for questions; `None` where the table is too damaged to count, which
@@ -328,7 +313,7 @@ pub(crate) fn count_live(
     store: &SqliteStore,
     context: &Context,
     realm: Option<&Realm>,
-) -> Result<Option<u64>, Failure> {
+) -> Outcome<Option<u64>> {
     let live = match realm {
         Some(realm) => store.admin().count_in_realm(realm, context.now),
         None => index(store)?.stats(context.now).map(|stats| stats.live),

@@ -12,7 +12,7 @@ use serde_json::{Value as Json, json};
 
 use crate::Context;
 use crate::arguments::Stats;
-use crate::failure::{Done, Failure};
+use crate::failure::Outcome;
 use crate::output::{self, Colour, Style, one_line};
 use crate::sessions::index;
 use crate::signals::Interrupt;
@@ -20,11 +20,11 @@ use crate::signals::Interrupt;
 /// The number of days that have a line of their own.
 const DAYS: usize = 7;
 
-pub(crate) fn stats(args: &Stats, context: &Context, out: &mut dyn Write) -> Result<Done, Failure> {
+pub(crate) fn stats(args: &Stats, context: &Context, out: &mut dyn Write) -> Outcome {
     let store = context.admin()?.read_only_store()?;
     let Some(seconds) = args.watch else {
         Report::new(&store, context, context.now, args.json)?.print(args.json, context, out)?;
-        return Ok(Done::Success);
+        return Ok(());
     };
     let interrupt = Interrupt::listen()?;
     while !interrupt.is_set() {
@@ -37,7 +37,7 @@ pub(crate) fn stats(args: &Stats, context: &Context, out: &mut dyn Write) -> Res
         out.flush()?;
         interrupt.wait(Duration::from_secs(u64::from(seconds)));
     }
-    Ok(Done::Success)
+    Ok(())
 }
 
 struct Report {
@@ -52,12 +52,7 @@ struct Report {
 }
 
 impl Report {
-    fn new(
-        store: &SqliteStore,
-        context: &Context,
-        now: Timestamp,
-        utc: bool,
-    ) -> Result<Self, Failure> {
+    fn new(store: &SqliteStore, context: &Context, now: Timestamp, utc: bool) -> Outcome<Self> {
         let admin = store.admin();
         let sessions = index(store)?.stats(now)?;
         let style: Style = if utc { context.style.in_utc() } else { context.style.clone() };
@@ -77,7 +72,7 @@ impl Report {
         })
     }
 
-    fn print(&self, json: bool, context: &Context, out: &mut dyn Write) -> Result<(), Failure> {
+    fn print(&self, json: bool, context: &Context, out: &mut dyn Write) -> Outcome {
         if json {
             writeln!(out, "{}", output::json(&self.to_json()))?;
             return Ok(());

@@ -5,12 +5,12 @@ use std::ops::ControlFlow;
 
 use crate::Context;
 use crate::arguments::Sweep;
-use crate::failure::{Done, Failure};
+use crate::failure::{Failure, Outcome};
 use crate::output::sessions;
 use crate::progress::bar;
 use crate::signals::Interrupt;
 
-pub(crate) fn sweep(args: &Sweep, context: &Context, out: &mut dyn Write) -> Result<Done, Failure> {
+pub(crate) fn sweep(args: &Sweep, context: &Context, out: &mut dyn Write) -> Outcome {
     let limit = args.limit.map_or(u64::MAX, |limit| u64::try_from(limit.get()).unwrap_or(u64::MAX));
     let interrupt = Interrupt::listen()?;
     let bar = bar("sweeping", "sessions");
@@ -30,5 +30,5 @@ pub(crate) fn sweep(args: &Sweep, context: &Context, out: &mut dyn Write) -> Res
             return Err(error.into());
         }
     }
-    Ok(Done::Success)
+    Ok(())
 }

@@ -4,7 +4,7 @@ use cloakroom::SqliteStore;
 use cloakroom::stores::sqlite::{Admin, SqliteStoreBuilder};
 
 use crate::arguments::Arguments;
-use crate::failure::Failure;
+use crate::failure::{Failure, Outcome};
 
 /// The database that the commands work on.
 #[derive(Clone, Debug)]
@@ -21,7 +21,7 @@ pub enum Target {
 }
 
 /// The database, if one was named.
-pub(crate) fn admin(target: Target, arguments: &Arguments) -> Result<Option<Admin>, Failure> {
+pub(crate) fn admin(target: Target, arguments: &Arguments) -> Outcome<Option<Admin>> {
     Ok(match target {
         Target::Sqlite(store) => Some(store.admin()),
         Target::Builder(settings) => Some(Admin::new(settings)),

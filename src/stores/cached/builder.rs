@@ -1,14 +1,17 @@
 //! The builder of a [`CachedStore`] and its settings.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::{Cache, Store};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Events;
-use crate::stores::cached::CachedStore;
-
-pub(super) const LIFE: Duration = Duration::from_secs(60);
-pub(super) const RETRY: Duration = Duration::from_secs(1);
+use crate::process::Process;
+use crate::stores::cached::circuit_breaker::Shards;
+use crate::stores::cached::epoch::Epoch;
+use crate::stores::cached::freshness::Freshness;
+use crate::stores::cached::in_flight::InFlight;
+use crate::stores::cached::{CachedInner, CachedStore};
 
 /// The settings of a [`CachedStore`]. Start with [`CachedStore::builder`].
 #[derive(Clone, Debug)]
@@ -23,7 +26,8 @@ pub struct CachedStoreBuilder<C, S> {
 
 impl<C: Cache, S: Store> CachedStoreBuilder<C, S> {
     pub(super) fn new(cache: C, backing: S) -> Self {
-        CachedStoreBuilder { cache, backing, life: LIFE, retry: RETRY, events: Events::default() }
+        let (life, retry) = (Duration::from_secs(60), Duration::from_secs(1));
+        CachedStoreBuilder { cache, backing, life, retry, events: Events::default() }
     }
 
     /// How long a cache entry is valid after it was read from the backing store; 1 second to 1
@@ -56,10 +60,23 @@ impl<C: Cache, S: Store> CachedStoreBuilder<C, S> {
         } else if !(Duration::from_millis(1)..=hour).contains(&self.retry) {
             "the retry interval is from one millisecond to one hour"
         } else {
-            let CachedStoreBuilder { cache, backing, life, retry, events } = self;
-            return Ok(CachedStore::with(cache, backing, life, retry, events));
+            return Ok(self.valid());
         };
         Err(Error::with_source(ErrorKind::Invalid, "configure a cached store", why))
+    }
+
+    /// Builds the store from valid settings, as the defaults are.
+    pub(super) fn valid(self) -> CachedStore<C, S> {
+        CachedStore(Arc::new(CachedInner {
+            process: Process::current(),
+            freshness: Freshness::new(self.life),
+            epoch: Epoch::new(),
+            shards: Shards::new(self.cache.shards(), self.retry),
+            in_flight: InFlight::default(),
+            cache: self.cache,
+            backing: self.backing,
+            events: self.events,
+        }))
     }
 }
 

@@ -12,7 +12,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::backend::{
     Action, Cache, CacheEntry, CacheLookup, Capabilities, Commit, Committed, FillLease,
@@ -89,26 +89,12 @@ struct CachedInner<C, S> {
 impl<C: Cache, S: Store> CachedStore<C, S> {
     /// A store with `cache` in front of `backing`, with all defaults.
     pub fn new(cache: C, backing: S) -> Self {
-        let (life, retry) = (builder::LIFE, builder::RETRY);
-        CachedStore::with(cache, backing, life, retry, Events::default())
+        CachedStore::builder(cache, backing).valid()
     }
 
     /// Starts a builder with the defaults.
     pub fn builder(cache: C, backing: S) -> CachedStoreBuilder<C, S> {
         CachedStoreBuilder::new(cache, backing)
-    }
-
-    fn with(cache: C, backing: S, life: Duration, retry: Duration, events: Events) -> Self {
-        CachedStore(Arc::new(CachedInner {
-            process: Process::current(),
-            freshness: Freshness::new(life),
-            epoch: Epoch::new(),
-            shards: Shards::new(cache.shards(), retry),
-            in_flight: InFlight::default(),
-            cache,
-            backing,
-            events,
-        }))
     }
 
     /// The backing store.

@@ -14,10 +14,14 @@ use crate::error::Result;
 use crate::event::Event;
 use crate::id::SessionIdHash;
 use crate::stores::memcached::MemcachedStore;
-use crate::stores::memcached::client::{Leased, Replacement, Space, Stamp, Written};
+use crate::stores::memcached::client::{Access, ItemVersion, Leased, Replacement, Space, Stamp};
 use crate::stores::memcached::value::{Unreadable, decode_entry, encode_entry};
 
-const INVALIDATING: &str = "invalidate entries in memcached";
+const INVALIDATING: Access = entries("invalidate entries in memcached");
+
+const fn entries(operation: &'static str) -> Access {
+    Access { space: Space::Entries, operation }
+}
 
 impl Stamp {
     fn lease(self) -> FillLease {
@@ -41,8 +45,8 @@ impl Cache for MemcachedStore {
     }
 
     fn fetch(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<CacheLookup> {
-        const OPERATION: &str = "look a session up in memcached";
-        let item = match self.0.client.get_or_lease(Space::Entries, id_hash, OPERATION)? {
+        const LOOKING_UP: Access = entries("look a session up in memcached");
+        let item = match self.0.client.get_or_lease(LOOKING_UP, id_hash)? {
             Leased::Item(item) => item,
             Leased::Granted(stamp) => return Ok(CacheLookup::Miss(Some(stamp.lease()))),
             Leased::Busy => return Ok(CacheLookup::Miss(None)),
@@ -57,7 +61,8 @@ impl Cache for MemcachedStore {
             }
         }
         // The next miss gets a lease.
-        self.0.client.remove(Space::Entries, id_hash, item.stamp, OPERATION)?;
+        let at = ItemVersion { id_hash: *id_hash, stamp: item.stamp };
+        self.0.client.remove(LOOKING_UP, at)?;
         Ok(CacheLookup::Miss(None))
     }
 
@@ -70,23 +75,19 @@ impl Cache for MemcachedStore {
         now: Timestamp,
     ) -> Result<bool> {
         let life = until.min(entry.record.deadline()).since(now);
-        let stamp = Stamp::of(lease);
-        if life < Duration::from_secs(1)
-            || !self.0.client.is_within_reach(Space::Entries, id_hash, stamp)
-        {
+        let at = ItemVersion { id_hash: *id_hash, stamp: Stamp::of(lease) };
+        if life < Duration::from_secs(1) || !self.0.client.is_within_reach(Space::Entries, at) {
             return Ok(false);
         }
-        let value = encode_entry(entry);
-        let new = Replacement { id_hash: *id_hash, stamp, value, life: Some(life) };
-        let written = self.0.client.replace(Space::Entries, &new, "fill memcached")?;
-        Ok(matches!(written, Written::Stored(_)))
+        let new = Replacement { at, value: encode_entry(entry), life: Some(life) };
+        Ok(self.0.client.replace(entries("fill memcached"), &new)?.is_stored())
     }
 
     fn forget(&self, id_hashes: &[SessionIdHash], _now: Timestamp) -> Result<()> {
-        self.0.client.remove_all(Space::Entries, id_hashes, INVALIDATING)
+        self.0.client.remove_all(INVALIDATING, id_hashes)
     }
 
     fn forget_shard(&self, shard: usize, _now: Timestamp) -> Result<()> {
-        self.0.client.raise_epoch(shard, Space::Entries, INVALIDATING)
+        self.0.client.raise_epoch(shard, INVALIDATING)
     }
 }

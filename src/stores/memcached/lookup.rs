@@ -5,33 +5,22 @@ use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionIdHash;
 use crate::record::Record;
-use crate::stores::memcached::client::{Item, Replacement, Space, Stamp, Written};
+use crate::stores::memcached::client::{Item, ItemVersion, Replacement, Written};
 use crate::stores::memcached::value::{ItemState, Way};
-use crate::stores::memcached::{MemcachedInner, life, life_of};
+use crate::stores::memcached::{Call, MemcachedInner, life, life_of};
 
 /// The maximum number of items read for one id: one for each replaced id of its session, and some
 /// twice because the session moved meanwhile.
 const STEPS: usize = ReplacedId::MAX + 8;
 
-/// An item in the version that was read.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct ItemVersion {
-    pub(super) id_hash: SessionIdHash,
-    pub(super) stamp: Stamp,
-}
-
 impl MemcachedInner {
-    pub(super) fn find(
-        &self,
-        id_hash: &SessionIdHash,
-        now: Timestamp,
-        operation: &'static str,
-    ) -> Result<Lookup<ItemVersion>> {
+    pub(super) fn find(&self, id_hash: &SessionIdHash, call: Call) -> Result<Lookup<ItemVersion>> {
         // The id to read next, what is remembered of the requested id, and the number of later
         // replaced ids.
         let (mut at, mut replaced, mut later) = (*id_hash, None::<ReplacedId>, 0);
+        let now = call.now;
         for _ in 0..STEPS {
-            let Some(item) = self.client.get(Space::Sessions, &at, operation)? else {
+            let Some(item) = self.client.get(call.access, &at)? else {
                 return Ok(Lookup::not_found());
             };
             let version = ItemVersion { id_hash: at, stamp: item.stamp };
@@ -60,98 +49,78 @@ impl MemcachedInner {
                     (at, later) = (way.to, later + 1);
                 }
                 Ok(Some(ItemState::Moved(way, record))) => {
-                    self.arrive(version, &way, record, now, operation)?;
+                    self.arrive(version, &way, record, call)?;
                 }
                 Ok(Some(ItemState::Arriving(from))) => {
-                    if !self.has_set_out(&from, &at, now, operation)? {
+                    if !self.has_set_out(&from, &at, call)? {
                         return Ok(Lookup::not_found());
                     }
                 }
             }
         }
-        Err(Error::with_source(ErrorKind::Busy, operation, "the session keeps moving"))
+        Err(Error::with_source(ErrorKind::Busy, call.access.operation, "the session keeps moving"))
     }
 
     /// Completes a move from `old` to `way.to`. Any request that finds a move unfinished calls
-    /// this. The new id is current since the old item became [`Moved`](ItemState::Moved); this
-    /// stores the session under the new id and marks the old item as [`Left`](ItemState::Left).
+    /// this. The new id is current since the old item became [`Moved`](ItemState::Moved); this stores
+    /// the session under the new id and marks the old item as [`Left`](ItemState::Left).
     ///
-    /// It replaces the [`Arriving`](ItemState::Arriving) item in the version that was read and
-    /// never adds one. So a session that has ended under its new id meanwhile stays ended.
+    /// It replaces the [`Arriving`](ItemState::Arriving) item in the version that was read and never
+    /// adds one. So a session that has ended under its new id meanwhile stays ended.
     pub(super) fn arrive(
         &self,
         old: ItemVersion,
         way: &Way,
         record: Record,
-        now: Timestamp,
-        operation: &'static str,
+        call: Call,
     ) -> Result<()> {
-        if let Some(item) = self.client.get(Space::Sessions, &way.to, operation)?
+        if let Some(item) = self.client.get(call.access, &way.to)?
             && let Ok(Some(ItemState::Arriving(from))) = self.read(&item)
             && from == old.id_hash
         {
-            self.settle(way.to, item.stamp, record, now, operation)?;
+            let at = ItemVersion { id_hash: way.to, stamp: item.stamp };
+            self.settle(at, record, call)?;
         }
-        self.leave(old, way, now, operation)
+        self.leave(old, way, call)
     }
 
-    pub(super) fn settle(
-        &self,
-        to: SessionIdHash,
-        arriving: Stamp,
-        record: Record,
-        now: Timestamp,
-        operation: &'static str,
-    ) -> Result<Written> {
-        let life = life_of(&record, now);
-        let value = ItemState::Live(record).encode();
-        let new = Replacement { id_hash: to, stamp: arriving, value, life };
-        self.client.replace(Space::Sessions, &new, operation)
+    /// Stores a live session in place of this version of an item.
+    pub(super) fn settle(&self, at: ItemVersion, record: Record, call: Call) -> Result<Written> {
+        let life = life_of(&record, call.now);
+        let new = Replacement { at, value: ItemState::Live(record).encode(), life };
+        self.client.replace(call.access, &new)
     }
 
-    pub(super) fn leave(
-        &self,
-        old: ItemVersion,
-        way: &Way,
-        now: Timestamp,
-        operation: &'static str,
-    ) -> Result<()> {
-        let value = ItemState::Left(*way).encode();
-        let life = life(way.replaced_id(old.id_hash).forget_at(), now);
-        let new = Replacement { id_hash: old.id_hash, stamp: old.stamp, value, life };
+    pub(super) fn leave(&self, old: ItemVersion, way: &Way, call: Call) -> Result<()> {
+        let life = life(way.replaced_id(old.id_hash).forget_at(), call.now);
+        let new = Replacement { at: old, value: ItemState::Left(*way).encode(), life };
         // If another request was faster, it has stored the same.
-        self.client.replace(Space::Sessions, &new, operation).map(drop)
+        self.client.replace(call.access, &new).map(drop)
     }
 
     /// Replaces what is remembered of an id that was replaced before. The session has moved
     /// already, so if this fails, the id leads to it as before. An item that begins a session keeps
     /// that flag, so that older ids still do not lead to the new session.
     pub(super) fn remember_anew(&self, id_hash: &SessionIdHash, way: Way, now: Timestamp) {
-        const OPERATION: &str = "store a replaced id";
-        if let Ok(Some(item)) = self.client.get(Space::Sessions, id_hash, OPERATION)
+        let call = Call::new(now, "store a replaced id");
+        if let Ok(Some(item)) = self.client.get(call.access, id_hash)
             && let Ok(Some(ItemState::Left(before))) = self.read(&item)
         {
             let way = Way { begins_session: way.begins_session || before.begins_session, ..way };
             let place = ItemVersion { id_hash: *id_hash, stamp: item.stamp };
-            let _ = self.leave(place, &way, now, OPERATION);
+            let _ = self.leave(place, &way, call);
         }
     }
 
     /// Whether a session moves from `from` to `to`. If so, completes the move.
-    fn has_set_out(
-        &self,
-        from: &SessionIdHash,
-        to: &SessionIdHash,
-        now: Timestamp,
-        operation: &'static str,
-    ) -> Result<bool> {
-        let Some(item) = self.client.get(Space::Sessions, from, operation)? else {
+    fn has_set_out(&self, from: &SessionIdHash, to: &SessionIdHash, call: Call) -> Result<bool> {
+        let Some(item) = self.client.get(call.access, from)? else {
             return Ok(false);
         };
         let stamp = item.stamp;
         match self.read(&item) {
             Ok(Some(ItemState::Moved(way, record))) if way.to == *to => {
-                self.arrive(ItemVersion { id_hash: *from, stamp }, &way, record, now, operation)?;
+                self.arrive(ItemVersion { id_hash: *from, stamp }, &way, record, call)?;
                 Ok(true)
             }
             // The move was completed between the two reads.

@@ -22,7 +22,9 @@ use crate::error::{Error, Result};
 use crate::event::{Event, Events};
 use crate::id::SessionIdHash;
 use crate::record::{Record, Touch};
-use crate::stores::memcached::client::{Item, Replacement, ServerClient, Space, Written};
+use crate::stores::memcached::client::{
+    Access, Item, ItemVersion, Replacement, ServerClient, Space, Written,
+};
 use crate::stores::memcached::value::{ItemState, Unreadable};
 
 pub use builder::MemcachedStoreBuilder;
@@ -60,6 +62,19 @@ struct MemcachedInner {
     events: Events,
 }
 
+/// A call of the store: its time, and its access to the items of sessions.
+#[derive(Clone, Copy, Debug)]
+struct Call {
+    now: Timestamp,
+    access: Access,
+}
+
+impl Call {
+    fn new(now: Timestamp, operation: &'static str) -> Self {
+        Call { now, access: Access { space: Space::Sessions, operation } }
+    }
+}
+
 impl MemcachedStore {
     /// Opens a store in the memcached server at `127.0.0.1:11211`, with all defaults.
     ///
@@ -86,7 +101,8 @@ impl MemcachedStore {
     /// [`Unavailable`](crate::ErrorKind::Unavailable) when a server cannot be reached. The other
     /// servers are cleared; call this again.
     pub fn clear(&self) -> Result<()> {
-        self.0.client.clear(Space::Sessions, "end all sessions in memcached")
+        let operation = "end all sessions in memcached";
+        self.0.client.clear(Access { space: Space::Sessions, operation })
     }
 }
 
@@ -116,7 +132,7 @@ fn life_of(record: &Record, now: Timestamp) -> Option<Duration> {
 #[deny(clippy::missing_trait_methods)]
 impl Store for MemcachedStore {
     fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Lookup> {
-        self.0.find(id_hash, now, "load a session").map(Lookup::without_position)
+        self.0.find(id_hash, Call::new(now, "load a session")).map(Lookup::without_position)
     }
 
     fn try_load(&self, _: &SessionIdHash, _: Timestamp) -> Option<Lookup> {
@@ -154,9 +170,9 @@ impl MemcachedInner {
     /// that conflict with another change, or whose id was replaced, are done one by one like
     /// commits.
     fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
-        const OPERATION: &str = "record activity";
+        let call = Call::new(now, "record activity");
         let id_hashes: Vec<SessionIdHash> = batch.iter().map(|(id_hash, _)| *id_hash).collect();
-        let items = self.client.get_many(Space::Sessions, &id_hashes, OPERATION);
+        let items = self.client.get_many(call.access, &id_hashes);
         let (mut failed, mut again, mut touched) = (None, Vec::new(), Vec::new());
         for ((id_hash, touch), item) in batch.iter().zip(items) {
             let item = match item {
@@ -172,9 +188,9 @@ impl MemcachedInner {
                 Ok(Some(ItemState::Live(mut record))) if record.is_live(now) => {
                     if record.touch(*touch) {
                         let life = life_of(&record, now);
-                        let (stamp, value) = (item.stamp, ItemState::Live(record).encode());
-                        touched
-                            .push((*touch, Replacement { id_hash: *id_hash, stamp, value, life }));
+                        let at = ItemVersion { id_hash: *id_hash, stamp: item.stamp };
+                        let value = ItemState::Live(record).encode();
+                        touched.push((*touch, Replacement { at, value, life }));
                     }
                 }
                 Ok(Some(ItemState::Arriving(_) | ItemState::Moved(..) | ItemState::Left(_))) => {
@@ -184,16 +200,16 @@ impl MemcachedInner {
             }
         }
         let (touches, replacements): (Vec<_>, Vec<_>) = touched.into_iter().unzip();
-        let written = self.client.replace_many(Space::Sessions, &replacements, OPERATION);
+        let written = self.client.replace_many(call.access, &replacements);
         for ((touch, replacement), written) in touches.into_iter().zip(&replacements).zip(written) {
             match written {
                 Ok(Written::Stored(_) | Written::Missing) => {}
-                Ok(Written::Changed) => again.push((replacement.id_hash, touch)),
+                Ok(Written::Changed) => again.push((replacement.at.id_hash, touch)),
                 Err(error) => failed = failed.or(Some(error)),
             }
         }
         for (id_hash, touch) in again {
-            if let Err(error) = self.touch_one(&id_hash, touch, now) {
+            if let Err(error) = self.touch_one(&id_hash, touch, call) {
                 failed = failed.or(Some(error));
             }
         }

@@ -414,10 +414,9 @@ impl SessionIndex for MemoryStore {
         let mut sessions = self.write();
         let (mut live, mut expired) = (Vec::new(), Vec::new());
         for (id_hash, row) in sessions.select(filter) {
-            match row.record.is_live(now) {
-                _ if except == Some(&row.record.public_id) => {}
-                true => live.push(*id_hash),
-                false => expired.push(*id_hash),
+            if except != Some(&row.record.public_id) {
+                let ids = if row.record.is_live(now) { &mut live } else { &mut expired };
+                ids.push(*id_hash);
             }
         }
         sessions.end(&live);
@@ -427,22 +426,12 @@ impl SessionIndex for MemoryStore {
 
     fn revoke_everyone(&self, realm: Option<&Realm>, now: Timestamp) -> Result<u64> {
         let mut sessions = self.write();
-        let live = match realm {
-            Some(realm) => {
-                let filter = SessionFilter::InRealm(realm, &SessionFilter::All);
-                let live = sessions.live(&filter, now).len();
-                let id_hashes: Vec<_> =
-                    sessions.select(&filter).iter().map(|(id_hash, _)| **id_hash).collect();
-                sessions.end(&id_hashes);
-                live
-            }
-            None => {
-                let live = sessions.live(&SessionFilter::All, now).len();
-                let last_place = sessions.last_place;
-                *sessions = SessionTable { last_place, ..SessionTable::default() };
-                live
-            }
-        };
+        let all = SessionFilter::All;
+        let filter = realm.map_or(all, |realm| SessionFilter::InRealm(realm, &all));
+        let found = sessions.select(&filter);
+        let live = found.iter().filter(|(_, row)| row.record.is_live(now)).count();
+        let id_hashes: Vec<_> = found.iter().map(|(id_hash, _)| **id_hash).collect();
+        sessions.end(&id_hashes);
         self.epoch.fetch_add(1, Ordering::SeqCst);
         Ok(live as u64)
     }

@@ -16,7 +16,7 @@ use crate::event::Event;
 use crate::http::{self, Adapter, RequestHead};
 use crate::manager::SessionManager;
 use crate::session::Session;
-use crate::web::rocket::{Managed, ProxyProto, error_response};
+use crate::web::rocket::{ProxyProto, Sessions, error_response};
 
 /// A request's session for one manager, made by the first guard.
 pub(super) struct OpenedSession {
@@ -60,7 +60,7 @@ pub(super) fn end<'r, M: 'static>(request: &'r Request<'_>) -> Option<&'r Opened
 }
 
 pub(super) fn manager<M: 'static, P: Phase>(rocket: &Rocket<P>) -> Option<&SessionManager> {
-    rocket.state::<Managed<M>>().map(|managed| &managed.sessions)
+    rocket.state::<Sessions<M>>().map(|managed| &managed.sessions)
 }
 
 fn manager_for<'r, M: 'static>(request: &'r Request<'_>) -> Result<&'r SessionManager> {
@@ -171,38 +171,24 @@ fn is_missing<M: 'static>(rocket: &Rocket<Ignite>) -> bool {
     missing
 }
 
-#[rocket::async_trait]
-impl<'r> FromRequest<'r> for &'r Session {
-    type Error = Error;
-
-    async fn from_request(request: &'r Request<'_>) -> Outcome<Self, Error> {
-        outcome(request, session_for::<()>(request))
-    }
-}
-
-impl Sentinel for &Session {
-    fn abort(rocket: &Rocket<Ignite>) -> bool {
-        is_missing::<()>(rocket)
-    }
-}
-
-#[rocket::async_trait]
-impl<'r> FromRequest<'r> for &'r SessionManager {
-    type Error = Error;
-
-    async fn from_request(request: &'r Request<'_>) -> Outcome<Self, Error> {
-        outcome(request, manager_for::<()>(request))
-    }
-}
-
-impl Sentinel for &SessionManager {
-    fn abort(rocket: &Rocket<Ignite>) -> bool {
-        is_missing::<()>(rocket)
-    }
-}
-
-macro_rules! guard_of_a_kind {
+/// Defines the guard `$name` for one of several managers, and `&$target` for the only one.
+macro_rules! guards {
     ($(#[$doc:meta])* $name:ident, $target:ty, $find:ident) => {
+        #[rocket::async_trait]
+        impl<'r> FromRequest<'r> for &'r $target {
+            type Error = Error;
+
+            async fn from_request(request: &'r Request<'_>) -> Outcome<Self, Error> {
+                outcome(request, $find::<()>(request))
+            }
+        }
+
+        impl Sentinel for &$target {
+            fn abort(rocket: &Rocket<Ignite>) -> bool {
+                is_missing::<()>(rocket)
+            }
+        }
+
         $(#[$doc])*
         pub struct $name<'r, M> {
             found: &'r $target,
@@ -241,12 +227,12 @@ macro_rules! guard_of_a_kind {
     };
 }
 
-guard_of_a_kind! {
+guards! {
     /// The guard for the session of one of several managers. It dereferences to [`Session`].
     SessionOf, Session, session_for
 }
 
-guard_of_a_kind! {
+guards! {
     /// The guard for one of several managers. It dereferences to [`SessionManager`].
     ManagerOf, SessionManager, manager_for
 }

@@ -128,12 +128,6 @@ impl<M> Debug for Sessions<M> {
     }
 }
 
-/// The manager of a marker type, in the state of Rocket.
-struct Managed<M> {
-    sessions: SessionManager,
-    marker: PhantomData<fn() -> M>,
-}
-
 /// The cookies and headers that carry the ids of all managers of a Rocket.
 struct IdTransports(Mutex<Vec<String>>);
 
@@ -156,8 +150,54 @@ impl<M: Send + Sync + 'static> Fairing for Sessions<M> {
         Info { name: "cloakroom sessions", kind: Kind::Ignite | Kind::Request | Kind::Response }
     }
 
-    async fn on_ignite(&self, rocket: Rocket<Build>) -> fairing::Result {
-        ignite::<M>(rocket, &self.sessions, self.inline)
+    async fn on_ignite(&self, mut rocket: Rocket<Build>) -> fairing::Result {
+        let sessions = &self.sessions;
+        if rocket.state::<Sessions<M>>().is_some() {
+            log::error!(
+                target: "cloakroom",
+                "this Rocket has a session manager already; a second one needs a type of its own: \
+                 attach web::rocket::Sessions::<Marker>::of(manager)"
+            );
+            return Err(rocket);
+        }
+        let id_transport = Adapter::new(sessions).id_transport();
+        if let Some(IdTransports(others)) = rocket.state() {
+            let mut others = others.lock().unwrap_or_else(PoisonError::into_inner);
+            if others.contains(&id_transport) {
+                log::error!(
+                    target: "cloakroom",
+                    "two session managers of this Rocket use {id_transport:?}, and would take each \
+                     other's sessions away: give one another name"
+                );
+                drop(others);
+                return Err(rocket);
+            }
+            others.push(id_transport.clone());
+        }
+        panic_watch::watch();
+        let sessions = if self.inline {
+            sessions.clone()
+        } else {
+            // Found by trying: a task of a `LocalSet` cannot block, on any runtime.
+            if !panic_watch::block_for(&mut || ()) {
+                log::error!(
+                    target: "cloakroom",
+                    "sessions need a multi-threaded runtime, as #[rocket::launch], #[rocket::main] \
+                     and rocket::execute make it; on this one, attach \
+                     web::rocket::Sessions::<()>::of(manager).inline(true)"
+                );
+                return Err(rocket);
+            }
+            sessions.with_blocking_hook(run_blocking)
+        };
+        if rocket.state::<IdTransports>().is_none() {
+            let proto = rocket.figment().extract_inner("proxy_proto_header").map(ProxyProto);
+            rocket = rocket.manage(IdTransports(Mutex::new(vec![id_transport])));
+            if let Ok(proto) = proto {
+                rocket = rocket.manage(proto);
+            }
+        }
+        Ok(rocket.manage(Sessions::<M>::of(sessions)))
     }
 
     async fn on_request(&self, _: &mut Request<'_>, _: &mut Data<'_>) {
@@ -176,7 +216,7 @@ impl Fairing for SessionManager {
     }
 
     async fn on_ignite(&self, rocket: Rocket<Build>) -> fairing::Result {
-        ignite::<()>(rocket, self, false)
+        Sessions::<()>::of(self.clone()).on_ignite(rocket).await
     }
 
     async fn on_request(&self, _: &mut Request<'_>, _: &mut Data<'_>) {
@@ -186,68 +226,6 @@ impl Fairing for SessionManager {
     async fn on_response<'r>(&self, request: &'r Request<'_>, response: &mut Response<'r>) {
         end::<()>(request, response).await;
     }
-}
-
-#[allow(clippy::result_large_err)] // it is Rocket's
-fn ignite<M: 'static>(
-    rocket: Rocket<Build>,
-    sessions: &SessionManager,
-    inline: bool,
-) -> fairing::Result {
-    if rocket.state::<Managed<M>>().is_some() {
-        log::error!(
-            target: "cloakroom",
-            "this Rocket has a session manager already; a second one needs a type of its own: \
-             attach web::rocket::Sessions::<Marker>::of(manager)"
-        );
-        return Err(rocket);
-    }
-    let id_transport = Adapter::new(sessions).id_transport();
-    if let Some(IdTransports(others)) = rocket.state() {
-        let mut others = others.lock().unwrap_or_else(PoisonError::into_inner);
-        if others.contains(&id_transport) {
-            log::error!(
-                target: "cloakroom",
-                "two session managers of this Rocket use {id_transport:?}, and would take each other's \
-                 sessions away: give one another name"
-            );
-            drop(others);
-            return Err(rocket);
-        }
-        others.push(id_transport.clone());
-    }
-    panic_watch::watch();
-    let sessions = if inline {
-        sessions.clone()
-    } else {
-        if !can_block() {
-            log::error!(
-                target: "cloakroom",
-                "sessions need a multi-threaded runtime, as #[rocket::launch], #[rocket::main] and \
-                 rocket::execute make it; on this one, attach \
-                 web::rocket::Sessions::<()>::of(manager).inline(true)"
-            );
-            return Err(rocket);
-        }
-        sessions.with_blocking_hook(run_blocking)
-    };
-    let rocket = match rocket.state::<IdTransports>() {
-        Some(_) => rocket,
-        None => {
-            let proto = rocket.figment().extract_inner("proxy_proto_header").map(ProxyProto);
-            let rocket = rocket.manage(IdTransports(Mutex::new(vec![id_transport])));
-            match proto {
-                Ok(proto) => rocket.manage(proto),
-                Err(_) => rocket,
-            }
-        }
-    };
-    Ok(rocket.manage(Managed::<M> { sessions, marker: PhantomData }))
-}
-
-/// Whether this thread can block, found by trying: a task of a `LocalSet` cannot, on any runtime.
-fn can_block() -> bool {
-    panic_watch::block_for(&mut || ())
 }
 
 /// Closes the request's session of this kind, if it has one, and completes the response.

@@ -15,12 +15,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use memcache::exp::{
-    Delete, Get, GetResult, GetStatus, Meta, MutationResult, MutationStatus, OpResult, Set, Ttl,
+    Delete, Get, GetResult, GetStatus, Meta, MutationResult, MutationStatus, Op, OpResult, Set, Ttl,
 };
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionIdHash;
-use crate::stores::memcached::client::server::{SURELY_CLOSED_FOR, Server};
+use crate::stores::memcached::client::server::{Answers, SURELY_CLOSED_FOR, Server};
 use crate::stores::memcached::rendezvous;
 
 /// The maximum number of keys in one batch. A batch has the timeout of one command.
@@ -48,6 +48,13 @@ impl Space {
     }
 }
 
+/// The kind of the items that commands concern, and the operation that errors name.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Access {
+    pub(super) space: Space,
+    pub(super) operation: &'static str,
+}
+
 /// The connection settings.
 #[derive(Clone, Debug)]
 pub(super) struct Reach {
@@ -66,6 +73,13 @@ pub(super) struct Stamp {
     pub(super) cas: u64,
 }
 
+/// An item in the version that was read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ItemVersion {
+    pub(super) id_hash: SessionIdHash,
+    pub(super) stamp: Stamp,
+}
+
 #[derive(Debug)]
 pub(super) struct Item {
     pub(super) value: Vec<u8>,
@@ -82,6 +96,12 @@ pub(super) enum Written {
     Missing,
 }
 
+impl Written {
+    pub(super) fn is_stored(self) -> bool {
+        matches!(self, Written::Stored(_))
+    }
+}
+
 /// The result of a read that takes a lease on a miss.
 #[derive(Debug)]
 pub(super) enum Leased {
@@ -93,8 +113,7 @@ pub(super) enum Leased {
 
 /// A value to store in place of one version of an item.
 pub(super) struct Replacement {
-    pub(super) id_hash: SessionIdHash,
-    pub(super) stamp: Stamp,
+    pub(super) at: ItemVersion,
     pub(super) value: Vec<u8>,
     pub(super) life: Option<Duration>,
 }
@@ -150,53 +169,47 @@ impl ServerClient {
         name
     }
 
-    /// Reads the item of `id_hash`.
-    pub(super) fn get(
+    /// Sends one command on the item of `id_hash` in the current epoch.
+    fn exchange_one(
         &self,
-        space: Space,
+        access: Access,
         id_hash: &SessionIdHash,
-        operation: &'static str,
-    ) -> Result<Option<Item>> {
-        let (epoch, mut answers) =
-            self.server(id_hash)?.exchange(space, operation, |epoch, batch| {
-                batch
-                    .push(Get::new(self.name(space, epoch, id_hash)).meta(Meta::NONE.cas()).into());
-            })?;
-        item(epoch, got(answers.next(), operation)?)
+        command: impl Fn(String) -> Op,
+    ) -> Result<(u64, Answers)> {
+        self.server(id_hash)?.exchange(access, |epoch, batch| {
+            batch.push(command(self.name(access.space, epoch, id_hash)));
+        })
+    }
+
+    /// Reads the item of `id_hash`.
+    pub(super) fn get(&self, access: Access, id_hash: &SessionIdHash) -> Result<Option<Item>> {
+        let get = |name| Get::new(name).meta(Meta::NONE.cas()).into();
+        let (epoch, mut answers) = self.exchange_one(access, id_hash, get)?;
+        item(epoch, got(answers.next(), access.operation)?)
     }
 
     /// Reads the items of many id hashes.
     pub(super) fn get_many(
         &self,
-        space: Space,
+        access: Access,
         id_hashes: &[SessionIdHash],
-        operation: &'static str,
     ) -> Vec<Result<Option<Item>>> {
         let ask = |server: &Server, chunk: &[&SessionIdHash]| {
-            let (epoch, answers) = server.exchange(space, operation, |epoch, batch| {
-                let get =
-                    |id_hash| Get::new(self.name(space, epoch, id_hash)).meta(Meta::NONE.cas());
-                batch.extend(chunk.iter().map(|id_hash| get(id_hash).into()));
+            let (epoch, answers) = server.exchange(access, |epoch, batch| {
+                let name = |id_hash: &SessionIdHash| self.name(access.space, epoch, id_hash);
+                let get = |id_hash: &&_| Get::new(name(id_hash)).meta(Meta::NONE.cas()).into();
+                batch.extend(chunk.iter().map(get));
             })?;
-            Ok(answers.map(|answer| item(epoch, got(Some(answer), operation)?)).collect())
+            Ok(answers.map(|answer| item(epoch, got(Some(answer), access.operation)?)).collect())
         };
-        self.in_batches(id_hashes, |id_hash| id_hash, ask, operation)
+        self.in_batches(id_hashes, |id_hash| id_hash, ask, access.operation)
     }
 
     /// Reads the item of `id_hash`, or takes a fill lease if there is none.
-    pub(super) fn get_or_lease(
-        &self,
-        space: Space,
-        id_hash: &SessionIdHash,
-        operation: &'static str,
-    ) -> Result<Leased> {
-        let (epoch, mut answers) =
-            self.server(id_hash)?.exchange(space, operation, |epoch, batch| {
-                batch.push(
-                    Get::new(self.name(space, epoch, id_hash)).lease_ttl(LEASE_SECONDS).into(),
-                );
-            })?;
-        let result = got(answers.next(), operation)?;
+    pub(super) fn get_or_lease(&self, access: Access, id_hash: &SessionIdHash) -> Result<Leased> {
+        let get = |name| Get::new(name).lease_ttl(LEASE_SECONDS).into();
+        let (epoch, mut answers) = self.exchange_one(access, id_hash, get)?;
+        let result = got(answers.next(), access.operation)?;
         Ok(match result.item.cas {
             Some(cas) if result.won_lease() => Leased::Granted(Stamp { epoch, cas }),
             _ => item(epoch, result)?.map_or(Leased::Busy, Leased::Item),
@@ -206,124 +219,96 @@ impl ServerClient {
     /// Stores a value if there is no item; returns `None` if there is one.
     pub(super) fn add(
         &self,
-        space: Space,
+        access: Access,
         id_hash: &SessionIdHash,
         value: &[u8],
         life: Option<Duration>,
-        operation: &'static str,
     ) -> Result<Option<Stamp>> {
-        self.check_size(value, operation)?;
-        let (epoch, mut answers) =
-            self.server(id_hash)?.exchange(space, operation, |epoch, batch| {
-                let set =
-                    Set::new(self.name(space, epoch, id_hash), value).ttl(ttl(life)).return_cas();
-                batch.push(set.add().into());
-            })?;
-        Ok(match written(epoch, mutated(answers.next(), operation)?) {
+        self.check_size(value, access.operation)?;
+        let add = |name| Set::new(name, value).ttl(ttl(life)).return_cas().add().into();
+        let (epoch, mut answers) = self.exchange_one(access, id_hash, add)?;
+        Ok(match written(epoch, mutated(answers.next(), access.operation)?) {
             Written::Stored(stamp) => Some(stamp),
             Written::Changed | Written::Missing => None,
         })
     }
 
     /// Whether an item of this version is reachable as far as this process knows. Sends nothing.
-    pub(super) fn is_within_reach(
-        &self,
-        space: Space,
-        id_hash: &SessionIdHash,
-        stamp: Stamp,
-    ) -> bool {
-        self.server(id_hash).is_ok_and(|server| server.seen(space) == stamp.epoch)
+    pub(super) fn is_within_reach(&self, space: Space, at: ItemVersion) -> bool {
+        self.server(&at.id_hash).is_ok_and(|server| server.seen(space) == at.stamp.epoch)
     }
 
     /// [`replace`](Self::replace), and whether the epoch of the version was still current after it.
     /// If not, the stored item is unreachable.
     pub(super) fn replace_within_reach(
         &self,
-        space: Space,
+        access: Access,
         new: &Replacement,
-        operation: &'static str,
     ) -> Result<(Written, bool)> {
-        self.check_size(&new.value, operation)?;
-        let server = self.server(&new.id_hash)?;
-        let mut answers = server.run_all(operation, || {
-            vec![self.set(space, new).into(), server.get_epoch(space).into()]
+        self.check_size(&new.value, access.operation)?;
+        let server = self.server(&new.at.id_hash)?;
+        let mut answers = server.run_all(access.operation, || {
+            vec![self.set(access.space, new).into(), server.get_epoch(access.space).into()]
         })?;
-        let written = written(new.stamp.epoch, mutated(answers.next(), operation)?);
-        let current = server.is_current(space, new.stamp.epoch, answers.next(), operation)?;
+        let epoch = new.at.stamp.epoch;
+        let written = written(epoch, mutated(answers.next(), access.operation)?);
+        let current = server.is_current(access, epoch, answers.next())?;
         Ok((written, current))
     }
 
     /// Stores a value in place of one version of an item.
-    pub(super) fn replace(
-        &self,
-        space: Space,
-        new: &Replacement,
-        operation: &'static str,
-    ) -> Result<Written> {
-        self.check_size(&new.value, operation)?;
-        let result = self.server(&new.id_hash)?.run(operation, || self.set(space, new))?;
-        Ok(written(new.stamp.epoch, result))
+    pub(super) fn replace(&self, access: Access, new: &Replacement) -> Result<Written> {
+        self.check_size(&new.value, access.operation)?;
+        let server = self.server(&new.at.id_hash)?;
+        let result = server.run(access.operation, || self.set(access.space, new))?;
+        Ok(written(new.at.stamp.epoch, result))
     }
 
     /// [`replace`](Self::replace) for many items.
-    pub(super) fn replace_many(
-        &self,
-        space: Space,
-        all: &[Replacement],
-        operation: &'static str,
-    ) -> Vec<Result<Written>> {
+    pub(super) fn replace_many(&self, access: Access, all: &[Replacement]) -> Vec<Result<Written>> {
         let send = |server: &Server, chunk: &[&Replacement]| {
             // An item that is too large does not keep the others from being stored.
-            let fits = |new: &&&Replacement| self.check_size(&new.value, operation).is_ok();
-            let (_, mut answers) = server.exchange(space, operation, |_, batch| {
-                batch.extend(chunk.iter().filter(fits).map(|new| self.set(space, new).into()));
+            let fits = |new: &&&Replacement| self.check_size(&new.value, access.operation).is_ok();
+            let (_, mut answers) = server.exchange(access, |_, batch| {
+                let set = |new: &&Replacement| self.set(access.space, new).into();
+                batch.extend(chunk.iter().filter(fits).map(set));
             })?;
             let answer = |new: &&Replacement| {
-                self.check_size(&new.value, operation)?;
-                Ok(written(new.stamp.epoch, mutated(answers.next(), operation)?))
+                self.check_size(&new.value, access.operation)?;
+                Ok(written(new.at.stamp.epoch, mutated(answers.next(), access.operation)?))
             };
             Ok(chunk.iter().map(answer).collect())
         };
-        self.in_batches(all, |new| &new.id_hash, send, operation)
+        self.in_batches(all, |new| &new.at.id_hash, send, access.operation)
     }
 
     fn set(&self, space: Space, new: &Replacement) -> Set {
         // The key under which this version was read. Under the key of another epoch the version
         // number would be meaningless.
-        let Stamp { epoch, cas } = new.stamp;
-        let set = Set::new(self.name(space, epoch, &new.id_hash), &new.value);
+        let Stamp { epoch, cas } = new.at.stamp;
+        let set = Set::new(self.name(space, epoch, &new.at.id_hash), &new.value);
         set.ttl(ttl(new.life)).compare_cas(cas).return_cas()
     }
 
     /// Removes one version of an item. Returns true if the item had that version and was removed.
-    pub(super) fn remove(
-        &self,
-        space: Space,
-        id_hash: &SessionIdHash,
-        stamp: Stamp,
-        operation: &'static str,
-    ) -> Result<bool> {
-        let name = self.name(space, stamp.epoch, id_hash);
+    pub(super) fn remove(&self, access: Access, at: ItemVersion) -> Result<bool> {
+        let ItemVersion { id_hash, stamp } = at;
+        let name = self.name(access.space, stamp.epoch, &id_hash);
         let delete = || Delete::new(&name).compare_cas(stamp.cas);
-        self.server(id_hash)?.run(operation, delete).map(|result| result.applied())
+        self.server(&id_hash)?.run(access.operation, delete).map(|result| result.applied())
     }
 
     /// Removes the items of these id hashes in any version, and ends their fill leases.
-    pub(super) fn remove_all(
-        &self,
-        space: Space,
-        id_hashes: &[SessionIdHash],
-        operation: &'static str,
-    ) -> Result<()> {
+    pub(super) fn remove_all(&self, access: Access, id_hashes: &[SessionIdHash]) -> Result<()> {
         let send = |server: &Server, chunk: &[&SessionIdHash]| {
-            let (_, answers) = server.exchange(space, operation, |epoch, batch| {
-                let delete = |id_hash| Delete::new(self.name(space, epoch, id_hash));
+            let (_, answers) = server.exchange(access, |epoch, batch| {
+                let delete = |id_hash| Delete::new(self.name(access.space, epoch, id_hash));
                 batch.extend(chunk.iter().map(|id_hash| delete(id_hash).into()));
             })?;
-            Ok(answers.map(|answer| mutated(Some(answer), operation).map(drop)).collect())
+            Ok(answers.map(|answer| mutated(Some(answer), access.operation).map(drop)).collect())
         };
         // If a server fails, the other servers still receive theirs.
-        self.in_batches(id_hashes, |id_hash| id_hash, send, operation).into_iter().collect()
+        self.in_batches(id_hashes, |id_hash| id_hash, send, access.operation).into_iter().collect()
     }
 
     /// Groups many items by server, and sends each group in batches. The answers are in the order
@@ -357,10 +342,8 @@ impl ServerClient {
                 let mine: Vec<&T> = chunk.iter().map(|(_, item)| *item).collect();
                 match down.clone().map_or_else(|| send(server, &mine), Err) {
                     Ok(answers) => {
-                        chunk
-                            .iter()
-                            .zip(answers)
-                            .for_each(|((index, _), answer)| put(*index, answer));
+                        let answers = chunk.iter().zip(answers);
+                        answers.for_each(|((index, _), answer)| put(*index, answer));
                     }
                     Err(error) => {
                         chunk.iter().for_each(|(index, _)| put(*index, Err(error.clone())));
@@ -373,35 +356,26 @@ impl ServerClient {
     }
 
     /// Makes all items of this space on one server unreachable.
-    pub(super) fn raise_epoch(
-        &self,
-        place: usize,
-        space: Space,
-        operation: &'static str,
-    ) -> Result<()> {
-        self.at(place)?.raise_epoch(space, operation)
+    pub(super) fn raise_epoch(&self, place: usize, access: Access) -> Result<()> {
+        self.at(place)?.raise_epoch(access)
     }
 
     /// Makes all items of this space unreachable on all servers. At one time all servers are
     /// closed, so no session escapes by moving from one server to another.
-    pub(super) fn clear(&self, space: Space, operation: &'static str) -> Result<()> {
+    pub(super) fn clear(&self, access: Access) -> Result<()> {
         let mut outcome = Ok(());
         if self.servers.len() > 1 {
             let began = Instant::now();
             // If a server fails, the others are cleared all the same.
-            self.servers
-                .iter()
-                .for_each(|server| keep_first(&mut outcome, server.close(space, operation)));
+            self.servers.iter().for_each(|server| keep_first(&mut outcome, server.close(access)));
             if began.elapsed() > SURELY_CLOSED_FOR {
                 let why = "the servers answered too slowly to be cleared together";
-                keep_first(
-                    &mut outcome,
-                    Err(Error::with_source(ErrorKind::Unavailable, operation, why)),
-                );
+                let late = Error::with_source(ErrorKind::Unavailable, access.operation, why);
+                keep_first(&mut outcome, Err(late));
             }
         }
         for server in &self.servers {
-            keep_first(&mut outcome, server.raise_epoch(space, operation));
+            keep_first(&mut outcome, server.raise_epoch(access));
         }
         outcome
     }
@@ -410,14 +384,11 @@ impl ServerClient {
     /// refuses a new one.
     fn check_size(&self, value: &[u8], operation: &'static str) -> Result<()> {
         let (bytes, limit) = (value.len() + OVERHEAD, self.reach.item_limit);
-        match bytes <= limit {
-            true => Ok(()),
-            false => Err(Error::with_source(
-                ErrorKind::TooLarge,
-                operation,
-                format!("the item would have {bytes} bytes, the limit is {limit}"),
-            )),
+        if bytes <= limit {
+            return Ok(());
         }
+        let why = format!("the item would have {bytes} bytes, the limit is {limit}");
+        Err(Error::with_source(ErrorKind::TooLarge, operation, why))
     }
 }
 
