@@ -12,9 +12,9 @@ use cloakroom::backend::{
     Capabilities, Commit, Committed, Decision, IdChange, LiveSession, Lookup, Maintenance, Missing,
     ReplacedId, ReplacedIdStatus, SessionIndex, Store, SweepReport,
 };
+use cloakroom::backend::{Record, Touch};
 use cloakroom::clock::Timestamp;
 use cloakroom::id::SessionIdHash;
-use cloakroom::record::{Record, Touch};
 use cloakroom::{Error, ErrorKind, Result, conformance};
 
 #[derive(Debug, Default)]

@@ -18,7 +18,7 @@ use crate::lifetime::Limits;
 /// The version of the record format that this crate writes. A record of a higher version was
 /// written by a newer version of the crate and is [`Undecodable`](crate::ErrorKind::Undecodable)
 /// here.
-pub const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 1;
 
 /// The client that began a session or signed in to it, if the application records it.
 ///

@@ -38,7 +38,7 @@
 //! ```
 
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::backend::{Commit, Committed, Lookup, Store, StoreWrapper};
@@ -49,6 +49,7 @@ use crate::manager::SessionManager;
 use crate::message::Outcome;
 use crate::record::Touch;
 use crate::session::{Session, SignIn};
+use crate::sync::IgnorePoison;
 
 /// Signs `user` in, and returns the value of the `Cookie` header that the user's browser then
 /// sends, or of the header that carries the id instead.
@@ -163,12 +164,12 @@ impl<S: Store> PausingStore<S> {
     }
 
     fn plan(&self, call: Call, plan: Plan) {
-        self.plans.lock().unwrap_or_else(PoisonError::into_inner).push((call, plan));
+        self.plans.lock().ignore_poison().push((call, plan));
     }
 
     fn enter(&self, call: Call) -> Result<()> {
         let plan = {
-            let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut plans = self.plans.lock().ignore_poison();
             let next = plans.iter().position(|(planned, _)| *planned == call);
             next.map(|at| plans.remove(at).1)
         };

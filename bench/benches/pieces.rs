@@ -4,12 +4,12 @@
 #[path = "../src/workload.rs"]
 mod workload;
 
+use cloakroom::backend::Delta;
+use cloakroom::backend::{Data, Value};
+use cloakroom::backend::{NewSession, Record};
 use cloakroom::clock::Timestamp;
-use cloakroom::data::{Data, Value};
-use cloakroom::delta::Delta;
 use cloakroom::http::Outcome;
 use cloakroom::id::{Realm, SessionId};
-use cloakroom::record::{NewSession, Record};
 use cloakroom::{Lifetime, MemoryStore, SessionManager};
 use divan::{Bencher, black_box};
 use workload::{Random, session_json};

@@ -6,12 +6,12 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use cloakroom::backend::Delta;
+use cloakroom::backend::Value;
 use cloakroom::backend::{Action, Commit, Committed, LiveSession, Lookup, Store};
+use cloakroom::backend::{NewSession, Touch};
 use cloakroom::clock::Timestamp;
-use cloakroom::data::Value;
-use cloakroom::delta::Delta;
 use cloakroom::id::{Realm, SessionId, SessionIdHash};
-use cloakroom::record::{NewSession, Touch};
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::stores::memcached::MemcachedStore;
 use cloakroom::{Lifetime, SqliteStore};

@@ -21,8 +21,11 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{PublicId, Realm, SessionIdHash};
-use crate::record::{Cursor, Stats, Summary, Touch};
 
+pub use crate::data::{Data, Value};
+pub use crate::delta::{Change, Delta};
+pub use crate::lifetime::Limits;
+pub use crate::record::{Client, Cursor, NewSession, Record, Stats, Summary, Touch};
 pub use cache::{Cache, CacheEntry, CacheLookup, FillLease};
 pub use commit::{Action, AtLimit, Commit, Committed, Decision, IdChange, SessionLimit};
 pub use filter::SessionFilter;

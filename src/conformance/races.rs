@@ -3,7 +3,7 @@
 
 use std::hint;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Barrier, Mutex, PoisonError};
+use std::sync::{Barrier, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use crate::conformance::fixture::*;
 use crate::conformance::{limits, replaced_ids};
 use crate::id::{SessionIdHash, UserKey};
 use crate::lifetime::Lifetime;
+use crate::sync::IgnorePoison;
 
 const ROUNDS: u32 = 1000;
 
@@ -130,7 +131,7 @@ pub(super) fn no_increment_is_lost(fixture: &Fixture) -> Passed {
                 }
             }
             if guard.is_none() {
-                guard = Some(turn.lock().unwrap_or_else(PoisonError::into_inner));
+                guard = Some(turn.lock().ignore_poison());
             }
         }
     };

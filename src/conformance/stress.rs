@@ -1,12 +1,13 @@
 //! Checks with random calls from many threads on a few sessions.
 
 use std::collections::HashSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 use std::thread;
 
 use crate::backend::{Committed, LiveSession, Lookup, SessionFilter};
 use crate::conformance::fixture::*;
 use crate::id::{PublicId, SessionIdHash};
+use crate::sync::IgnorePoison;
 
 const THREADS: u64 = 32;
 const CALLS_EACH: usize = 150;
@@ -21,10 +22,6 @@ struct StressRun<'a> {
     ended: Mutex<HashSet<PublicId>>,
     /// Every id that was ever used.
     id_hashes: Mutex<Vec<SessionIdHash>>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 pub(super) fn under_load_nothing_fails_and_nothing_comes_back(fixture: &Fixture) -> Passed {
@@ -47,9 +44,9 @@ pub(super) fn under_load_nothing_fails_and_nothing_comes_back(fixture: &Fixture)
             .collect();
         threads.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_| Err(panicked())))
     })?;
-    let ended = lock(&shared.ended);
+    let ended = shared.ended.lock().ignore_poison();
     ensure!(!ended.is_empty(), "under load no delete found a session")?;
-    for id_hash in lock(&shared.id_hashes).iter() {
+    for id_hash in shared.id_hashes.lock().ignore_poison().iter() {
         if let Lookup::Live { session, .. } = fixture.store.load(id_hash, fixture.now)? {
             let is_back = ended.contains(&session.record.public_id);
             ensure!(!is_back, "after the load an ended session is live again")?;
@@ -63,7 +60,7 @@ impl StressRun<'_> {
     fn call(&self, dice: &mut Dice) -> Passed {
         let fixture = self.fixture;
         let Some(slot) = self.sessions.get(dice.roll(SESSIONS)) else { return Ok(()) };
-        let session = lock(slot).clone();
+        let session = slot.lock().ignore_poison().clone();
         let (id_hash, now) = (session.id_hash, fixture.after(SECOND));
         match dice.roll(20) {
             0..=6 => self.load(&id_hash)?,
@@ -92,24 +89,24 @@ impl StressRun<'_> {
                 Some(index) => {
                     let public_id = session.public_id();
                     if !index.revoke(&SessionFilter::PublicId(&public_id), None, now)?.is_empty() {
-                        lock(&self.ended).insert(public_id);
+                        self.ended.lock().ignore_poison().insert(public_id);
                     }
                 }
                 None => self.load(&id_hash)?,
             },
         }
         // Replaces some of the ended sessions, so that later calls find live ones.
-        if dice.roll(4) == 0 && lock(&self.ended).contains(&session.public_id()) {
+        if dice.roll(4) == 0 && self.ended.lock().ignore_poison().contains(&session.public_id()) {
             let fresh = fixture.session()?;
-            lock(&self.id_hashes).push(fresh.id_hash);
-            *lock(slot) = fresh;
+            self.id_hashes.lock().ignore_poison().push(fresh.id_hash);
+            *slot.lock().ignore_poison() = fresh;
         }
         Ok(())
     }
 
     fn load(&self, id_hash: &SessionIdHash) -> Passed {
         // A session that had ended before the load begins must not be found by it.
-        let ended = lock(&self.ended).clone();
+        let ended = self.ended.lock().ignore_poison().clone();
         if let Lookup::Live { session: LiveSession { record, .. }, .. } =
             self.fixture.store.load(id_hash, self.fixture.now)?
         {
@@ -124,7 +121,7 @@ impl StressRun<'_> {
     /// Records the end of the session if the call deleted it.
     fn note_end(&self, session: &Sample, answer: &Committed) {
         if matches!(answer, Committed::Deleted(_)) {
-            lock(&self.ended).insert(session.public_id());
+            self.ended.lock().ignore_poison().insert(session.public_id());
         }
     }
 
@@ -136,9 +133,9 @@ impl StressRun<'_> {
         (to, answer): (SessionIdHash, Committed),
     ) {
         self.note_end(session, &answer);
-        lock(&self.id_hashes).push(to);
+        self.id_hashes.lock().ignore_poison().push(to);
         if let Committed::Done { session: LiveSession { record, id_hash }, .. } = answer {
-            *lock(slot) = Sample { id_hash, record };
+            *slot.lock().ignore_poison() = Sample { id_hash, record };
         }
     }
 }

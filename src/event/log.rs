@@ -6,11 +6,12 @@
 use std::collections::HashMap;
 use std::fmt::{self, Debug, Write};
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::event::{Event, EventKind, Sink};
+use crate::sync::IgnorePoison;
 
 /// The target of all log records.
 const TARGET: &str = "cloakroom";
@@ -122,7 +123,7 @@ impl<C: Clock> LogSink<C> {
     /// if it is suppressed.
     fn admit(&self, kind: EventKind, line: &str) -> Option<Suppressed> {
         let (hash, now) = (self.hasher.hash_one(line), self.clock.now());
-        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut recent = self.recent.lock().ignore_poison();
         recent.entry(kind).or_default().admit(hash, now)
     }
 }

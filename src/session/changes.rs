@@ -4,12 +4,12 @@
 //! revision has changed.
 
 use std::fmt::{self, Debug};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use crate::data::{Data, Value};
 use crate::delta::{Change, Delta};
 use crate::error::Result;
-use crate::sync::Mutex;
+use crate::sync::{IgnorePoison, Mutex};
 
 /// Computes a new value from the current one; `None` is no value.
 type Update = Box<dyn Fn(Option<&Value<'_>>) -> Result<Option<Value<'static>>> + Send>;
@@ -38,11 +38,11 @@ pub(crate) struct Latest(Arc<Mutex<Option<Value<'static>>>>);
 impl Latest {
     /// Returns the result; `None` if the update removed the value.
     pub(super) fn value(&self) -> Option<Value<'static>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.lock().ignore_poison().clone()
     }
 
     fn set(&self, value: Option<&Value<'static>>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = value.cloned();
+        *self.0.lock().ignore_poison() = value.cloned();
     }
 
     fn is(&self, other: &Latest) -> bool {

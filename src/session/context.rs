@@ -7,8 +7,8 @@ use std::borrow::Cow;
 use std::fmt::{self, Debug};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use crate::backend::{LiveSession, Lookup, ReplacedId, SessionLimit, Store};
@@ -25,7 +25,7 @@ use crate::record::{Client, Touch};
 use crate::session::guess_detector::GuessDetector;
 use crate::session::recently_ended::RecentlyEnded;
 use crate::session::update_queue::UpdateQueues;
-use crate::sync::Mutex;
+use crate::sync::{IgnorePoison, Mutex};
 
 /// Sessions with a shorter idle limit are touched without waiting for a batch.
 const SHORT_IDLE: Duration = Duration::from_secs(60);
@@ -382,7 +382,7 @@ impl Context {
             return;
         }
         let now = self.now();
-        let mut last = self.dropped.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.dropped.lock().ignore_poison();
         // If the clock was set back, the event is raised.
         if last.is_none_or(|last| now < last || now.since(last) >= Duration::from_secs(1)) {
             *last = Some(now);

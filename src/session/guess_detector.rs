@@ -6,11 +6,12 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::id::SessionIdHash;
+use crate::sync::IgnorePoison;
 
 /// The number of ids within a window that raises the first event.
 const THRESHOLD: u64 = 20;
@@ -74,7 +75,7 @@ impl GuessDetector {
         now: Timestamp,
     ) -> Option<(Option<IpAddr>, u64)> {
         let address = address.map(client_network);
-        let mut windows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut windows = self.0.lock().ignore_poison();
         let window = windows.of(address, now);
         // A repeated id comes from a client that has not noticed the end of its session.
         if window.seen.contains(&hash) {

@@ -19,7 +19,7 @@ mod values;
 
 use std::fmt::{self, Debug};
 use std::net::IpAddr;
-use std::sync::{Arc, OnceLock, PoisonError, TryLockError};
+use std::sync::{Arc, OnceLock, TryLockError};
 
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -27,7 +27,7 @@ use crate::event::Event;
 use crate::id::{PublicId, SessionIdHash, UserKey};
 use crate::message::RequestHead;
 use crate::record::{Client, Record};
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::{IgnorePoison, Mutex, MutexGuard};
 use changes::Changes;
 use last_used::SessionNumber;
 use load::{Absence, LoadState};
@@ -193,7 +193,7 @@ impl Debug for Session {
 /// does not say so.
 impl Drop for Session {
     fn drop(&mut self) {
-        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state.get_mut().ignore_poison();
         let done = state.closed || state.ignored;
         if !done
             && (!state.changes.is_empty()
@@ -261,7 +261,7 @@ impl Session {
 
     fn state(&self) -> MutexGuard<'_, State> {
         // A panic in the application's `Serialize` leaves the state as it was before the call.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().ignore_poison()
     }
 
     /// Locks the state. Fails if this thread holds the lock already, in an update.

@@ -6,13 +6,12 @@
 //! manager.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use crate::id::SessionIdHash;
 use crate::session::last_used::SessionNumber;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Condvar, Mutex, MutexGuard, instant};
+use crate::sync::{Condvar, IgnorePoison, Mutex, MutexGuard, instant};
 
 /// The age at which a generation is replaced. An ending is remembered for at least this time,
 /// unless more than [`GENERATION_SIZE`] others follow it. The changes of a request that takes
@@ -69,7 +68,7 @@ struct Generations {
 
 impl RecentlyEnded {
     fn lock(&self) -> MutexGuard<'_, Generations> {
-        self.generations.lock().unwrap_or_else(PoisonError::into_inner)
+        self.generations.lock().ignore_poison()
     }
 
     /// Returns the number of the last ending.
@@ -162,7 +161,7 @@ impl RecentlyEnded {
             if generations.in_flight.first().is_none_or(|first| *first > last) {
                 return false;
             }
-            generations = self.changed.wait(generations).unwrap_or_else(PoisonError::into_inner);
+            generations = self.changed.wait(generations).ignore_poison();
         }
     }
 }

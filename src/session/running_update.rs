@@ -2,9 +2,9 @@
 //! under the session's lock, so a use of the session in it would deadlock; the session checks this
 //! first and fails instead.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
-use crate::sync::{Mutex, MutexGuard, thread};
+use crate::sync::{IgnorePoison, Mutex, MutexGuard, thread};
 
 /// The running closure of a session, if there is one. Clones share it: the session holds one, and
 /// each of its closures holds one.
@@ -26,7 +26,7 @@ impl RunningUpdate {
     }
 
     fn thread(&self) -> MutexGuard<'_, Option<thread::ThreadId>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().ignore_poison()
     }
 }
 

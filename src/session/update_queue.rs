@@ -7,7 +7,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -15,7 +15,7 @@ use crate::id::SessionIdHash;
 use crate::record::Record;
 use crate::session::context::{BlockingHook, run_blocking};
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::{Condvar, Mutex, MutexGuard, instant, spin_until, thread};
+use crate::sync::{Condvar, IgnorePoison, Mutex, MutexGuard, instant, spin_until, thread};
 
 /// The maximum number of requests that wait for one session.
 const MAX_WAITING: usize = 64;
@@ -112,11 +112,6 @@ enum Entered<'q> {
     QueueFull,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // No code under these locks panics, so the data is consistent.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Default for UpdateQueues {
     fn default() -> Self {
         UpdateQueues { shards: std::array::from_fn(|_| Mutex::default()) }
@@ -127,7 +122,7 @@ impl UpdateQueues {
     fn shard(&self, id_hash: &SessionIdHash) -> MutexGuard<'_, Shard> {
         let [first, ..] = *id_hash.as_bytes();
         let [zeroth, ..] = &self.shards;
-        lock(self.shards.get(usize::from(first) % SHARDS).unwrap_or(zeroth))
+        self.shards.get(usize::from(first) % SHARDS).unwrap_or(zeroth).lock().ignore_poison()
     }
 
     /// Waits for a turn to update the session of `id_hash`, if its queue exists; else returns
@@ -201,7 +196,7 @@ impl UpdateQueues {
             return;
         };
         // Under both locks: a waiter that is not in the queue has the turn.
-        let mut state = lock(&next.state);
+        let mut state = next.state.lock().ignore_poison();
         *state = WaiterState::Granted(newest);
         next.is_granted.store(true, Ordering::Relaxed);
         drop(shard);
@@ -226,7 +221,7 @@ impl Turn<'_> {
         if let Some(next) = next
             && !next.is_next.swap(true, Ordering::Relaxed)
         {
-            next.wake(lock(&next.state));
+            next.wake(next.state.lock().ignore_poison());
         }
     }
 
@@ -247,13 +242,13 @@ impl<'q> QueuePosition<'q> {
     fn wait(self) -> Option<Turn<'q>> {
         let waiter = &*self.waiter;
         let mut has_spun = false;
-        let mut state = lock(&waiter.state);
+        let mut state = waiter.state.lock().ignore_poison();
         while matches!(*state, WaiterState::Waiting) {
             if !has_spun && waiter.is_next.load(Ordering::Relaxed) {
                 has_spun = true;
                 drop(state);
                 spin_until(|| waiter.is_granted.load(Ordering::Relaxed));
-                state = lock(&waiter.state);
+                state = waiter.state.lock().ignore_poison();
                 continue;
             }
             let left = self.deadline.saturating_duration_since(instant());
@@ -265,7 +260,7 @@ impl<'q> QueuePosition<'q> {
             }
             waiter.is_asleep.store(true, Ordering::Relaxed);
             let waited = waiter.changed.wait_timeout(state, left);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            state = waited.ignore_poison().0;
         }
         drop(state);
         self.take()
@@ -273,7 +268,7 @@ impl<'q> QueuePosition<'q> {
 
     /// Returns the turn, if it was granted.
     fn take(&self) -> Option<Turn<'q>> {
-        match std::mem::replace(&mut *lock(&self.waiter.state), WaiterState::Gone) {
+        match std::mem::replace(&mut *self.waiter.state.lock().ignore_poison(), WaiterState::Gone) {
             WaiterState::Granted(newest) => {
                 let QueuePosition { queues, id_hash, deadline, .. } = *self;
                 Some(Turn { queues, id_hash, deadline, newest })
@@ -285,7 +280,7 @@ impl<'q> QueuePosition<'q> {
 
 impl Drop for QueuePosition<'_> {
     fn drop(&mut self) {
-        let has_left = matches!(*lock(&self.waiter.state), WaiterState::Gone);
+        let has_left = matches!(*self.waiter.state.lock().ignore_poison(), WaiterState::Gone);
         if !has_left {
             self.queues.remove(&self.id_hash, &self.waiter);
             // A turn that was granted is passed on.
@@ -335,7 +330,7 @@ mod tests {
     }
 
     fn is_empty(queues: &UpdateQueues) -> bool {
-        queues.shards.iter().all(|shard| lock(shard).is_empty())
+        queues.shards.iter().all(|shard| shard.lock().ignore_poison().is_empty())
     }
 
     #[test]

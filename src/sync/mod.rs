@@ -4,6 +4,8 @@
 //! Re-exports the standard library and crossbeam; in the schedule tests, the types of a scheduler
 //! that chooses the order of threads and when timeouts expire. Imports nothing of this crate.
 
+use std::sync::{LockResult, PoisonError};
+
 #[cfg(schedules)]
 #[path = "../../tests/shuttle/scheduled.rs"]
 mod scheduled;
@@ -14,3 +16,20 @@ mod std_impl;
 pub(crate) use scheduled::*;
 #[cfg(not(schedules))]
 pub(crate) use std_impl::*;
+
+/// Access to a lock although a thread has panicked while it held it. Every value behind a lock of
+/// this crate is consistent whenever code that can panic runs.
+pub(crate) trait IgnorePoison {
+    /// The guard, or the value.
+    type Locked;
+
+    fn ignore_poison(self) -> Self::Locked;
+}
+
+impl<T> IgnorePoison for LockResult<T> {
+    type Locked = T;
+
+    fn ignore_poison(self) -> T {
+        self.unwrap_or_else(PoisonError::into_inner)
+    }
+}

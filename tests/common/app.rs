@@ -3,13 +3,13 @@
 use std::sync::Mutex;
 use std::sync::mpsc::Receiver;
 
+use cloakroom::backend::Stats;
 use cloakroom::backend::Store;
 use cloakroom::clock::ManualClock;
 use cloakroom::event::{EventKind, Events};
 use cloakroom::http::{Outcome, RequestHead, ResponseHeaders};
 use cloakroom::id::SessionId;
 use cloakroom::manager::SessionManagerBuilder;
-use cloakroom::record::Stats;
 use cloakroom::{MemoryStore, Result, Session, SessionManager, SqliteStore, UserKey};
 
 use super::faulty::Faulty;

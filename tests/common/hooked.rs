@@ -11,9 +11,9 @@ use cloakroom::backend::{
     Cache, CacheEntry, CacheLookup, Commit, Committed, FillLease, Lookup, Maintenance, Page,
     SessionFilter, SessionIndex, Store, StoreWrapper, SweepReport,
 };
+use cloakroom::backend::{Stats, Summary, Touch};
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{PublicId, Realm, SessionIdHash};
-use cloakroom::record::{Stats, Summary, Touch};
 
 /// The calls of a store, of its session index, and of a cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,14 +6,14 @@ use std::collections::VecDeque;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
+use cloakroom::backend::Delta;
+use cloakroom::backend::Touch;
 use cloakroom::backend::{
     Action, AtLimit, Commit, Committed, LiveSession, Missing, ReplacedId, SessionFilter,
     SessionLimit, Store,
 };
 use cloakroom::clock::Timestamp;
-use cloakroom::delta::Delta;
 use cloakroom::id::{IdpSessionId, PublicId, Realm, SessionIdHash, UserKey};
-use cloakroom::record::Touch;
 use cloakroom::{Lifetime, Result};
 
 use crate::common::dice::Dice;

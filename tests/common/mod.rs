@@ -43,13 +43,13 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use cloakroom::backend::Delta;
+use cloakroom::backend::Value;
 use cloakroom::backend::{Action, Commit, Committed, LiveSession, Lookup, Store};
+use cloakroom::backend::{NewSession, Record};
 use cloakroom::clock::Timestamp;
-use cloakroom::data::Value;
-use cloakroom::delta::Delta;
 use cloakroom::event::{Event, EventKind, Events, Sink};
 use cloakroom::id::{Realm, SessionId, SessionIdHash};
-use cloakroom::record::{NewSession, Record};
 use cloakroom::{Lifetime, Result};
 use tempfile::TempDir;
 

@@ -8,11 +8,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cloakroom::backend::Stats;
 use cloakroom::backend::Store;
 use cloakroom::clock::{Clock, ManualClock, Timestamp};
 use cloakroom::event::EventKind;
 use cloakroom::manager::SessionManagerBuilder;
-use cloakroom::record::Stats;
 use cloakroom::{MemoryStore, SessionManager, SqliteStore};
 
 use crate::common::client::{Exchange, HttpClient, Request, Response, send};

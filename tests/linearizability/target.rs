@@ -3,16 +3,16 @@
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
+use cloakroom::backend::Delta;
+use cloakroom::backend::Value;
 use cloakroom::backend::{
     self, Action, Commit, Committed, LiveSession, Lookup, Missing, Page, SessionFilter,
     SessionIndex, SessionLimit, Store,
 };
+use cloakroom::backend::{NewSession, Record, Touch};
 use cloakroom::clock::Timestamp;
-use cloakroom::data::Value;
-use cloakroom::delta::Delta;
 use cloakroom::id::{IdpSessionId, JoinSalt, PublicId, Realm, SessionIdHash};
 use cloakroom::lifetime::Limits;
-use cloakroom::record::{NewSession, Record, Touch};
 use cloakroom::{Error, ErrorKind, Result, UserKey};
 
 use super::common::NOW;

@@ -9,15 +9,15 @@ use std::sync::LazyLock;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use cloakroom::backend::Delta;
 use cloakroom::backend::{Action, Commit, Lookup, Missing, Page, SessionFilter, Store};
+use cloakroom::backend::{Data, Value};
+use cloakroom::backend::{NewSession, Record};
 use cloakroom::clock::{ManualClock, Timestamp};
 use cloakroom::cookie::CookieKeys;
 use cloakroom::csrf::CsrfToken;
-use cloakroom::data::{Data, Value};
-use cloakroom::delta::Delta;
 use cloakroom::http::{Outcome, RequestHead};
 use cloakroom::id::{Realm, SessionId};
-use cloakroom::record::{NewSession, Record};
 use cloakroom::stores::sqlite::rusqlite::{Connection, params};
 use cloakroom::{CookieConfig, ErrorKind, Lifetime, MemoryStore, SessionManager, SqliteStore};
 use serde_json::value::RawValue;

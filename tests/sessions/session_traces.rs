@@ -17,16 +17,16 @@ use std::time::Duration;
 
 use crate::common::NOW;
 use crate::common::dice::Dice;
+use cloakroom::backend::Delta;
 use cloakroom::backend::{
     Action, AtLimit, Commit, Committed, LiveSession, Lookup, Missing, Store, StoreWrapper,
 };
+use cloakroom::backend::{Record, Touch};
 use cloakroom::clock::{ManualClock, Timestamp};
 use cloakroom::csrf::CsrfToken;
-use cloakroom::delta::Delta;
 use cloakroom::event::{Event, Events, Sink};
 use cloakroom::http::{Adapter, Outcome, RequestHead, ResponseHeaders};
 use cloakroom::id::{PublicId, SessionIdHash};
-use cloakroom::record::{Record, Touch};
 use cloakroom::session::{CommitOutcome, OnLoadFailure};
 use cloakroom::{
     CookieConfig, Error, ErrorKind, MemoryStore, RecentAuth, Result, Session, SessionManager,

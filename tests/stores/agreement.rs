@@ -4,16 +4,16 @@ use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use cloakroom::backend::Delta;
+use cloakroom::backend::Value;
 use cloakroom::backend::{
     Action, AtLimit, Capabilities, Commit, LiveSession, Lookup, Maintenance, Missing,
     SessionFilter, SessionLimit, Store, StoreWrapper,
 };
+use cloakroom::backend::{NewSession, Touch};
 use cloakroom::clock::Timestamp;
-use cloakroom::data::Value;
-use cloakroom::delta::Delta;
 use cloakroom::id::{JoinSalt, Realm, SessionIdHash, UserKey};
 use cloakroom::lifetime::Lifetime;
-use cloakroom::record::{NewSession, Touch};
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::{MemoryStore, SqliteStore};
 

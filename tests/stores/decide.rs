@@ -4,16 +4,16 @@
 use std::panic::catch_unwind;
 use std::time::Duration;
 
+use cloakroom::backend::Delta;
+use cloakroom::backend::Value;
 use cloakroom::backend::{
     Action, Commit, Committed, Decision, IdChange, LiveSession, Lookup, Missing, ReplacedBy,
     ReplacedId,
 };
+use cloakroom::backend::{NewSession, Record, Touch};
 use cloakroom::clock::Timestamp;
-use cloakroom::data::Value;
-use cloakroom::delta::Delta;
 use cloakroom::id::{JoinSalt, PublicId, Realm, SessionIdHash, UserKey};
 use cloakroom::lifetime::Lifetime;
-use cloakroom::record::{NewSession, Record, Touch};
 use cloakroom::{Error, ErrorKind};
 
 /// What the presented id finds, in the order of the table's first column.

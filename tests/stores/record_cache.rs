@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use crate::common::dice::Dice;
 use crate::common::{Folder, NOW, create, live, merge, new_key, new_session, setting, value};
+use cloakroom::backend::Delta;
 use cloakroom::backend::{
     Action, AtLimit, Commit, Committed, LiveSession, Lookup, Missing, SessionFilter, SessionLimit,
     Store,
 };
+use cloakroom::backend::{NewSession, Touch};
 use cloakroom::clock::Timestamp;
-use cloakroom::delta::Delta;
 use cloakroom::id::{IdpSessionId, PublicId, Realm, SessionIdHash};
-use cloakroom::record::{NewSession, Touch};
 use cloakroom::stores::sqlite::rusqlite::Connection;
 use cloakroom::stores::sqlite::{Admin, CompactMode, ProgressFn};
 use cloakroom::{Lifetime, SqliteStore, UserKey};

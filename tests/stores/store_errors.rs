@@ -11,9 +11,9 @@ use crate::common::sound::assert_sound;
 use crate::common::{
     Folder, NOW, child, create, delete, live, merge, new_key, new_session, role, setting, value,
 };
+use cloakroom::backend::Delta;
 use cloakroom::backend::{Action, Commit, Committed, Lookup, Missing, Page, SessionFilter, Store};
 use cloakroom::clock::Timestamp;
-use cloakroom::delta::Delta;
 use cloakroom::id::{Realm, SessionId};
 use cloakroom::stores::sqlite::rusqlite::Connection;
 use cloakroom::{ErrorKind, Lifetime, MemoryStore, SqliteStore};
@@ -467,7 +467,7 @@ fn a_session_without_any_limit_in_time_never_ends() {
     let store = SqliteStore::in_memory().unwrap();
     let id_hash = new_key();
     let endless = Lifetime::fixed(Duration::MAX).starting(NOW);
-    let new_session = cloakroom::record::NewSession::new(endless).unwrap();
+    let new_session = cloakroom::backend::NewSession::new(endless).unwrap();
     store.commit(&Commit::new(&id_hash, Action::Create(new_session), Delta::new(), NOW)).unwrap();
     let in_ages = NOW + Duration::from_secs(3_000_000_000);
     assert!(matches!(store.load(&id_hash, in_ages).unwrap(), Lookup::Live { .. }));

@@ -5,15 +5,15 @@ use std::num::NonZeroUsize;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
+use cloakroom::backend::Delta;
 use cloakroom::backend::{
     Action, Commit, Committed, LiveSession, Lookup, Missing, Page, SessionFilter, SessionIndex,
     Store, StoreWrapper, SweepReport,
 };
+use cloakroom::backend::{NewSession, Record, Stats, Summary, Touch};
 use cloakroom::clock::Timestamp;
 use cloakroom::conformance::{Failures, check};
-use cloakroom::delta::Delta;
 use cloakroom::id::{PublicId, Realm, SessionIdHash};
-use cloakroom::record::{NewSession, Record, Stats, Summary, Touch};
 use cloakroom::{Lifetime, MemoryStore, Result};
 
 /// A store that changes some calls of a right one.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cloakroom::SqliteStore;
 use cloakroom::clock::{Clock, SystemClock, Timestamp};
-use cloakroom::record;
+use cloakroom::manager;
 use cloakroom::stores::sqlite::{DataSizes, DatabaseInfo};
 use indicatif::{HumanBytes, HumanCount};
 use serde_json::{Value as Json, json};
@@ -44,7 +44,7 @@ struct Report {
     at: Timestamp,
     table: String,
     info: Option<DatabaseInfo>,
-    sessions: record::Stats,
+    sessions: manager::Stats,
     sizes: DataSizes,
     /// Live sessions by the day of their creation, and those of the days before.
     days: Vec<(String, u64)>,
@@ -94,7 +94,7 @@ impl Report {
             _ => String::new(),
         };
         line("table", format!("{}{version}", self.table))?;
-        let record::Stats { live, expired, signed_in, oldest, newest, .. } = self.sessions;
+        let manager::Stats { live, expired, signed_in, oldest, newest, .. } = self.sessions;
         let (live, signed_in) = (HumanCount(live), HumanCount(signed_in));
         line("live", format!("{live}, {signed_in} of them signed in"))?;
         line("expired", format!("{}, to be swept", HumanCount(expired)))?;

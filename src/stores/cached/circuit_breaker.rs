@@ -8,12 +8,11 @@
 
 use std::collections::HashSet;
 use std::num::NonZeroUsize;
-use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use crate::id::SessionIdHash;
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::{IgnorePoison, Mutex, MutexGuard};
 
 /// The number of failures within [`FAILURE_WINDOW`] that opens the breaker. A single failure may be
 /// transient.
@@ -114,7 +113,7 @@ impl CircuitBreaker {
     }
 
     fn open(&self) -> MutexGuard<'_, Option<OpenBreaker>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        self.open.lock().ignore_poison()
     }
 
     /// Whether reads may use the shard.
@@ -130,7 +129,7 @@ impl CircuitBreaker {
     }
 
     fn count(&self, at: Instant) -> u32 {
-        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failures = self.failures.lock().ignore_poison();
         let (first, count) = match *failures {
             Some((first, count)) if at.duration_since(first) < FAILURE_WINDOW => (first, count + 1),
             _ => (at, 1),
@@ -209,7 +208,7 @@ impl CircuitBreaker {
         let is_done = open.as_ref().is_some_and(|open| open.pending.is_empty() && open.half_open);
         if is_done {
             *open = None;
-            *self.failures.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            *self.failures.lock().ignore_poison() = None;
             self.closed.store(true, Ordering::SeqCst);
         }
         is_done

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use crate::backend::{Cache, CacheEntry, CacheLookup, FillLease};
@@ -10,6 +10,7 @@ use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::SessionIdHash;
 use crate::stores::memory::MemoryStore;
+use crate::sync::IgnorePoison;
 
 /// How long a fill lease lasts. After that, the next miss gets a new lease.
 const LEASE: Duration = Duration::from_secs(10);
@@ -49,7 +50,7 @@ impl CacheEntries {
     }
 
     fn slots(&self) -> MutexGuard<'_, CacheSlots> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+        self.slots.lock().ignore_poison()
     }
 }
 

@@ -6,7 +6,7 @@ mod cache;
 use std::collections::{BTreeSet, HashMap};
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
+use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 use std::time::Duration;
 
 use crate::backend::{
@@ -17,7 +17,7 @@ use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
 use crate::record::{Cursor, Record, Stats, Summary, Touch};
-use crate::sync::{instant, thread};
+use crate::sync::{IgnorePoison, instant, thread};
 
 /// A volatile store. It has every guarantee but durability.
 ///
@@ -78,7 +78,7 @@ impl MemoryStore {
     // No application code runs under the lock, and no code of this crate that can panic halfway, so
     // the data behind a poisoned lock is consistent.
     fn read(&self) -> RwLockReadGuard<'_, SessionTable> {
-        self.sessions.read().unwrap_or_else(PoisonError::into_inner)
+        self.sessions.read().ignore_poison()
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, SessionTable> {
@@ -87,7 +87,7 @@ impl MemoryStore {
             Err(TryLockError::Poisoned(sessions)) => sessions.into_inner(),
             Err(TryLockError::WouldBlock) => {
                 self.waiting.fetch_add(1, Ordering::Relaxed);
-                let sessions = self.sessions.write().unwrap_or_else(PoisonError::into_inner);
+                let sessions = self.sessions.write().ignore_poison();
                 self.waiting.fetch_sub(1, Ordering::Relaxed);
                 sessions
             }

@@ -5,7 +5,7 @@ use std::fs;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,7 @@ use crate::stores::sqlite::file::{Access, Opened, Purpose, with_suffix};
 use crate::stores::sqlite::sql::{HISTORY, Sql, TableName};
 use crate::stores::sqlite::write::CommitMode;
 use crate::stores::sqlite::{CHECKPOINT, Journal, Shared, SqliteStore, migrate, wal};
+use crate::sync::IgnorePoison;
 
 /// The progress of a long call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -208,14 +209,14 @@ fn with_progress<T>(
     let shared = Arc::new(Mutex::new(callback));
     let handler = shared.clone();
     let is_cancelled = move || {
-        let mut progress = handler.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut progress = handler.lock().ignore_poison();
         progress(Progress::default()).is_break()
     };
     connection.progress_handler(STEPS, Some(is_cancelled)).map_err(failed())?;
     let result = work(connection);
     connection.progress_handler(0, None::<fn() -> bool>).map_err(failed())?;
     if let Some(callback) = Arc::into_inner(shared) {
-        *progress = callback.into_inner().unwrap_or_else(PoisonError::into_inner);
+        *progress = callback.into_inner().ignore_poison();
     }
     match result {
         Ok(answer) => Ok(ControlFlow::Continue(answer)),

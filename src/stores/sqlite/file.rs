@@ -6,13 +6,14 @@ use std::io::{self, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use rusqlite::{Connection, OpenFlags};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::Process;
 use crate::stores::sqlite::error::{self, while_doing};
+use crate::sync::IgnorePoison;
 
 /// The purpose of opening a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,7 +143,7 @@ impl Drop for InUse {
 }
 
 fn in_use() -> MutexGuard<'static, Vec<Use>> {
-    IN_USE.lock().unwrap_or_else(PoisonError::into_inner)
+    IN_USE.lock().ignore_poison()
 }
 
 fn file_id(path: &Path) -> io::Result<(u64, u64)> {
@@ -249,7 +250,7 @@ fn create_private(path: &Path) -> io::Result<()> {
     // Closing a file drops all locks of the process on it, including SQLite's. So no thread of this
     // process may open the file between its creation and that close.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let _turn = ONE_AT_A_TIME.lock().ignore_poison();
     match create_new_private(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
         _ => Ok(()),

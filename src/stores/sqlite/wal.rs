@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::fmt::{self, Debug};
-use std::sync::PoisonError;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,8 +11,8 @@ use rusqlite::hooks::Wal;
 use crate::error::Result;
 use crate::event::{Event, Events};
 use crate::stores::sqlite::error::{retry_while_busy, while_doing};
-use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{IgnorePoison, Mutex};
 
 /// From this size on, a commit requests a checkpoint by the callback.
 const DUE_BYTES: u64 = 16 << 20;
@@ -109,7 +108,7 @@ impl Log {
     }
 
     pub(super) fn set_callback(&self, callback: Box<dyn Fn() + Send + Sync>) {
-        *self.callback.lock().unwrap_or_else(PoisonError::into_inner) = Some(callback);
+        *self.callback.lock().ignore_poison() = Some(callback);
     }
 
     /// The number of pages in the log, if a checkpoint is due. `frames` is the result of
@@ -132,7 +131,7 @@ impl Log {
     /// connection.
     pub(super) fn request_checkpoint(&self, connection: &Connection, pages: u32) {
         if !self.is_requested.swap(true, Ordering::Relaxed) {
-            let callback = self.callback.lock().unwrap_or_else(PoisonError::into_inner);
+            let callback = self.callback.lock().ignore_poison();
             if let Some(callback) = &*callback {
                 callback();
             }
@@ -144,7 +143,7 @@ impl Log {
     }
 
     fn may_restart(&self, pages: u32) -> bool {
-        let blocked = self.blocked.lock().unwrap_or_else(PoisonError::into_inner);
+        let blocked = self.blocked.lock().ignore_poison();
         blocked.is_none_or(|before| before.at.elapsed() >= RETRY || pages / 3 >= before.pages / 2)
     }
 
@@ -198,7 +197,7 @@ impl Log {
 
     fn record_result(&self, pages: u32, blocked: bool) {
         let before = blocked.then(|| Blocked { at: Instant::now(), pages });
-        *self.blocked.lock().unwrap_or_else(PoisonError::into_inner) = before;
+        *self.blocked.lock().ignore_poison() = before;
         // A blocked checkpoint of a short log is a short contention; of a long log it means an old
         // reader.
         let reported = blocked && pages >= self.pages(DUE_BYTES);

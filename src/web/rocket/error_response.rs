@@ -3,7 +3,7 @@
 use std::error;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock};
 
 use rocket::catcher::Catcher;
 use rocket::futures::FutureExt;
@@ -14,6 +14,7 @@ use rocket::{Request, Response};
 use crate::error::{Error, ErrorKind, described};
 use crate::http::{Adapter, Outcome, ResponseHeaders};
 use crate::manager::SessionManager;
+use crate::sync::IgnorePoison;
 use crate::web::rocket::guards;
 use crate::web::rocket::panic_watch::Watched;
 
@@ -101,7 +102,7 @@ fn remove_mark(response: &mut Response<'_>) -> bool {
 /// id that one manager has issued is valid even if the session of another manager fails.
 pub(super) fn keep(request: &Request<'_>, headers: &ResponseHeaders) {
     let fields = headers.rest().map(|(name, value)| (name.to_owned(), value.to_owned()));
-    failing(request).kept.lock().unwrap_or_else(PoisonError::into_inner).extend(fields);
+    failing(request).kept.lock().ignore_poison().extend(fields);
 }
 
 /// Replaces the whole response by that of the catcher for this status. It keeps the ids of other
@@ -118,7 +119,7 @@ pub(super) async fn replace<'r>(
             response.set_raw_header(name.to_owned(), header.value().to_owned());
         }
     }
-    let kept = failing(request).kept.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let kept = failing(request).kept.lock().ignore_poison().clone();
     for (name, value) in kept {
         response.adjoin_raw_header(name, value);
     }

@@ -57,7 +57,7 @@ mod panic_watch;
 
 use std::fmt::{self, Debug};
 use std::marker::PhantomData;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use rocket::fairing::{self, Fairing, Info, Kind};
 use rocket::tokio::runtime::{Handle, RuntimeFlavor};
@@ -66,6 +66,7 @@ use rocket::{Build, Data, Request, Response, Rocket};
 use crate::http::{self, Adapter};
 use crate::manager::SessionManager;
 use crate::session;
+use crate::sync::IgnorePoison;
 use crate::web::rocket::guards::OpenedSession;
 
 pub use error_response::Failure;
@@ -162,7 +163,7 @@ impl<M: Send + Sync + 'static> Fairing for Sessions<M> {
         }
         let id_transport = Adapter::new(sessions).id_transport();
         if let Some(IdTransports(others)) = rocket.state() {
-            let mut others = others.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut others = others.lock().ignore_poison();
             if others.contains(&id_transport) {
                 log::error!(
                     target: "cloakroom",

@@ -7,12 +7,13 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo, catch_unwind, resume_unwind};
-use std::sync::{LazyLock, Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard, Once};
 use std::thread::{self, ThreadId};
 
 use rocket::tokio::task::{self, block_in_place};
 
 use crate::error::panic_words;
+use crate::sync::IgnorePoison;
 
 /// The task or thread that runs a request.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -30,7 +31,7 @@ fn current() -> Executor {
 static REQUESTS: LazyLock<Mutex<HashMap<Executor, Option<String>>>> = LazyLock::new(Mutex::default);
 
 fn requests() -> MutexGuard<'static, HashMap<Executor, Option<String>>> {
-    REQUESTS.lock().unwrap_or_else(PoisonError::into_inner)
+    REQUESTS.lock().ignore_poison()
 }
 
 /// Installs the hook, once per process.

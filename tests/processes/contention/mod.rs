@@ -15,8 +15,8 @@ use crate::common::{
     Folder, HOUR, Kept, NOW, child, create, hex, key_of, live, merge, role, setting, value,
 };
 use cloakroom::SqliteStore;
+use cloakroom::backend::Delta;
 use cloakroom::backend::{Action, Commit, Committed, LiveSession, Lookup, Store};
-use cloakroom::delta::Delta;
 use cloakroom::id::SessionIdHash;
 use cloakroom::stores::sqlite::rusqlite::Connection;
 

@@ -4,13 +4,13 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use cloakroom::backend::Delta;
+use cloakroom::backend::NewSession;
 use cloakroom::backend::{Action, Commit, LiveSession, Lookup, Store};
 use cloakroom::clock::{Clock, ManualClock};
-use cloakroom::delta::Delta;
 use cloakroom::http::Outcome;
 use cloakroom::id::{Realm, SessionId, SessionIdHash};
 use cloakroom::manager::SessionManagerBuilder;
-use cloakroom::record::NewSession;
 use cloakroom::{Lifetime, MemoryStore, SessionManager};
 use shuttle::thread;
 

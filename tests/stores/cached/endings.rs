@@ -3,10 +3,10 @@
 use std::thread;
 use std::time::Duration;
 
+use cloakroom::backend::Delta;
 use cloakroom::backend::{
     Action, AtLimit, Commit, Lookup, Missing, SessionFilter, SessionLimit, Store,
 };
-use cloakroom::delta::Delta;
 use cloakroom::id::{Realm, SessionIdHash};
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::{ErrorKind, MemoryStore, SqliteStore};

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
+use cloakroom::backend::Delta;
 use cloakroom::backend::{
     Action, AtLimit, Commit, Committed, LiveSession, Lookup, Missing, SessionLimit, Store,
 };
+use cloakroom::backend::{NewSession, Touch};
 use cloakroom::clock::ManualClock;
-use cloakroom::delta::Delta;
 use cloakroom::id::SessionIdHash;
-use cloakroom::record::{NewSession, Touch};
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::{Lifetime, MemoryStore, SessionManager};
 
@@ -81,7 +81,7 @@ fn an_entry_is_kept_no_longer_than_it_lives_or_its_session() {
         let cache = shared().builder_in("lives").open().unwrap();
         let store = CachedStore::new(cache, MemoryStore::new());
         let (id_hash, delta) = (new_key(), Delta::new());
-        let new_session = cloakroom::record::NewSession::new(lifetime.starting(NOW)).unwrap();
+        let new_session = cloakroom::backend::NewSession::new(lifetime.starting(NOW)).unwrap();
         store.commit(&Commit::new(&id_hash, Action::Create(new_session), delta, NOW)).unwrap();
         assert!(live(&store, &id_hash).unwrap().is_some());
         let mut raw = shared().raw();
@@ -121,7 +121,7 @@ fn a_session_that_looks_ended_in_the_cache_is_looked_up() {
     Stage::on_each_cache(|stage| {
         let (id_hash, delta) = (new_key(), setting("n", 1));
         let new_session = Lifetime::idle(SECOND * 40).starting(NOW);
-        let new_session = cloakroom::record::NewSession::new(new_session).unwrap();
+        let new_session = cloakroom::backend::NewSession::new(new_session).unwrap();
         stage
             .store
             .commit(&Commit::new(&id_hash, Action::Create(new_session), delta, NOW))

@@ -4,12 +4,12 @@ use std::num::NonZeroUsize;
 use std::thread;
 
 use cloakroom::MemoryStore;
+use cloakroom::backend::Delta;
+use cloakroom::backend::Touch;
 use cloakroom::backend::{
     Cache, CacheEntry, CacheLookup, Committed, FillLease, LiveSession, Lookup, Missing, Page,
     SessionFilter, Store,
 };
-use cloakroom::delta::Delta;
-use cloakroom::record::Touch;
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::stores::memcached::MemcachedStore;
 

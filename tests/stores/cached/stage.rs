@@ -3,9 +3,9 @@
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
+use cloakroom::backend::Delta;
 use cloakroom::backend::{Action, Commit, Committed, SessionFilter, SessionLimit, Store};
 use cloakroom::clock::Timestamp;
-use cloakroom::delta::Delta;
 use cloakroom::event::{EventKind, Events};
 use cloakroom::id::{Realm, SessionIdHash, UserKey};
 use cloakroom::stores::cached::CachedStore;

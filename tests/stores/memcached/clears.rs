@@ -7,9 +7,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cloakroom::ErrorKind;
+use cloakroom::backend::Delta;
 use cloakroom::backend::{Action, Cache, Commit, Committed, Lookup, Missing, Store};
 use cloakroom::clock::Timestamp;
-use cloakroom::delta::Delta;
 use cloakroom::id::{Realm, SessionIdHash};
 use cloakroom::stores::memcached::MemcachedStore;
 

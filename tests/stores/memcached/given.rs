@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use cloakroom::backend::Delta;
+use cloakroom::backend::Touch;
 use cloakroom::backend::{Action, Commit, Committed, Lookup, Missing, Store};
 use cloakroom::clock::Timestamp;
-use cloakroom::delta::Delta;
 use cloakroom::id::{Realm, SessionIdHash, UserKey};
-use cloakroom::record::Touch;
 use cloakroom::stores::memcached::MemcachedStore;
 use cloakroom::{ErrorKind, Result};
 

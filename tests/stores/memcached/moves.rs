@@ -3,9 +3,9 @@
 use std::thread;
 use std::time::Duration;
 
+use cloakroom::backend::Touch;
 use cloakroom::backend::{Committed, LiveSession, Lookup, Missing, Store};
 use cloakroom::id::SessionIdHash;
-use cloakroom::record::Touch;
 use cloakroom::stores::memcached::MemcachedStore;
 use cloakroom::{ErrorKind, Result};
 

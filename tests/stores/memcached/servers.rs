@@ -7,10 +7,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cloakroom::ErrorKind;
+use cloakroom::backend::Delta;
+use cloakroom::backend::Touch;
 use cloakroom::backend::{Committed, LiveSession, Lookup, Missing, Store};
-use cloakroom::delta::Delta;
 use cloakroom::id::SessionIdHash;
-use cloakroom::record::Touch;
 use cloakroom::stores::memcached::MemcachedStore;
 
 use crate::common::memcached::{Memcached, on};

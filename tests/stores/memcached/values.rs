@@ -3,12 +3,12 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use cloakroom::backend::Delta;
 use cloakroom::backend::{Action, AtLimit, Commit, Committed, Lookup, Missing, ReplacedId, Store};
+use cloakroom::backend::{NewSession, Touch};
 use cloakroom::clock::Timestamp;
-use cloakroom::delta::Delta;
 use cloakroom::event::{EventKind, Events, LogSink};
 use cloakroom::id::{Realm, SessionIdHash};
-use cloakroom::record::{NewSession, Touch};
 use cloakroom::stores::memcached::MemcachedStore;
 use cloakroom::{ErrorKind, Lifetime, SessionManager};
 

@@ -3,9 +3,9 @@
 use std::num::NonZeroUsize;
 
 use cloakroom::UserKey;
+use cloakroom::backend::Client;
 use cloakroom::backend::{Page, SessionFilter, Store};
 use cloakroom::manager::SessionManagerBuilder;
-use cloakroom::record::Client;
 
 use crate::common::client::{Request, Response};
 use crate::common::site::{Site, everywhere, everywhere_with};

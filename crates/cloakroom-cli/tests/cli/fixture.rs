@@ -11,10 +11,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cloakroom::backend::{Action, Commit, Committed, Store};
+use cloakroom::backend::{Client, NewSession};
 use cloakroom::clock::{Clock, SystemClock, Timestamp};
 use cloakroom::http::Outcome;
 use cloakroom::id::{PublicId, Realm, SessionId, SessionIdHash};
-use cloakroom::record::{Client, NewSession};
 use cloakroom::stores::sqlite::rusqlite::{Connection, params};
 use cloakroom::{ErrorKind, Lifetime, Result, SessionManager, SignIn, SqliteStore, UserKey};
 use rustix::process::{Pid, Signal, kill_process};

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use cloakroom::SqliteStore;
+use cloakroom::backend::Delta;
 use cloakroom::backend::{Action, Commit, Committed, Lookup, Missing, Store};
-use cloakroom::delta::Delta;
 use cloakroom::id::{Realm, SessionIdHash};
 
 use crate::common::{Folder, new_key};

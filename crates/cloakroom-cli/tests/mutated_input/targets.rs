@@ -4,11 +4,11 @@
 use std::cell::RefCell;
 use std::process::ExitCode;
 
+use cloakroom::backend::Delta;
+use cloakroom::backend::NewSession;
 use cloakroom::backend::{Action, Commit, Lookup, Store};
 use cloakroom::clock::{Clock, SystemClock};
-use cloakroom::delta::Delta;
 use cloakroom::id::{Realm, SessionId};
-use cloakroom::record::NewSession;
 use cloakroom::{Lifetime, SqliteStore};
 use cloakroom_cli::Target;
 

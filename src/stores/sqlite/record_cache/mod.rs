@@ -17,13 +17,12 @@ mod pending;
 mod wal_index;
 
 use std::path::Path;
-use std::sync::PoisonError;
 
 use crate::clock::Timestamp;
 use crate::id::SessionIdHash;
 use crate::record::Record;
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::{IgnorePoison, Mutex, MutexGuard};
 use clock_cache::ClockCache;
 use wal_index::{Header, WalIndex};
 
@@ -73,7 +72,7 @@ impl RecordCache {
     /// Locks the state. Callers that empty the cache declare a variable for the removed sessions
     /// before the guard, so that the sessions are dropped after the lock is released.
     fn state(&self) -> MutexGuard<'_, CacheState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().ignore_poison()
     }
 
     fn is_disabled(&self) -> bool {

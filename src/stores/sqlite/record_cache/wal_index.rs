@@ -16,7 +16,9 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
+
+use crate::sync::IgnorePoison;
 
 const COPY: usize = 48;
 const VERSION: u32 = 3_007_000;
@@ -82,7 +84,7 @@ impl WalIndex {
 
 impl Drop for WalIndex {
     fn drop(&mut self) {
-        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = OPEN.lock().ignore_poison();
         // `self.0` is dropped after this, so it still counts as a handle.
         open.retain(|file| {
             Arc::strong_count(file) > 1 + usize::from(Arc::ptr_eq(file, &self.0)) || has_name(file)
@@ -103,7 +105,7 @@ fn has_name(file: &File) -> bool {
 }
 
 fn open_once(path: &Path) -> io::Result<Arc<File>> {
-    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut open = OPEN.lock().ignore_poison();
     open.retain(|file| Arc::strong_count(file) > 1 || has_name(file));
     let wanted = fs::metadata(path)?;
     let is_wanted = |file: &&Arc<File>| {

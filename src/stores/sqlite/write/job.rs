@@ -2,13 +2,12 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::PoisonError;
 use std::time::Instant;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::stores::sqlite::write::tx::WriteTx;
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::{Condvar, Mutex, MutexGuard, instant, spin_until};
+use crate::sync::{Condvar, IgnorePoison, Mutex, instant, spin_until};
 
 /// How a job is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,11 +18,6 @@ pub(crate) enum CommitMode {
     Synced,
     /// Alone, and outside a transaction.
     Exclusive,
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A panic can leave a transaction open; `WriteConnection::idle` rolls it back.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A job in the queue, and the thread that waits for it.
@@ -94,7 +88,7 @@ impl<T, F> Job<T, F> {
     }
 
     pub(super) fn wait(&self, deadline: Option<Instant>) -> Turn {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock().ignore_poison();
         loop {
             match state.phase {
                 Phase::Leading(_) => return Turn::Leader,
@@ -103,11 +97,9 @@ impl<T, F> Job<T, F> {
             }
             state.is_sleeping = true;
             state = match deadline.map(|deadline| deadline.saturating_duration_since(instant())) {
-                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+                None => self.changed.wait(state).ignore_poison(),
                 Some(left) if left.is_zero() => return Turn::TimedOut,
-                Some(left) => {
-                    self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
-                }
+                Some(left) => self.changed.wait_timeout(state, left).ignore_poison().0,
             };
         }
     }
@@ -119,7 +111,7 @@ impl<T, F> Job<T, F> {
     }
 
     pub(super) fn answer(&self) -> Result<T> {
-        match std::mem::replace(&mut lock(&self.state).phase, Phase::Running) {
+        match std::mem::replace(&mut self.state.lock().ignore_poison().phase, Phase::Running) {
             Phase::Completed(answer) => answer,
             // A panic of the work continues on the thread of its caller, whichever ran it.
             Phase::Panicked(panic) => resume_unwind(panic),
@@ -138,7 +130,7 @@ impl<T: Send, F: FnOnce(&mut WriteTx<'_>) -> Result<T> + Send> Waiter for Job<T,
     }
 
     fn promote(&self) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock().ignore_poison();
         state.phase = match std::mem::replace(&mut state.phase, Phase::Running) {
             Phase::Waiting(work) => Phase::Leading(work),
             other => other,
@@ -147,19 +139,19 @@ impl<T: Send, F: FnOnce(&mut WriteTx<'_>) -> Result<T> + Send> Waiter for Job<T,
     }
 
     fn run(&self, tx: &mut WriteTx<'_>) -> Result<()> {
-        let phase = std::mem::replace(&mut lock(&self.state).phase, Phase::Running);
+        let phase = std::mem::replace(&mut self.state.lock().ignore_poison().phase, Phase::Running);
         let (Phase::Waiting(work) | Phase::Leading(work)) = phase else { return Ok(()) };
         let (phase, failure) = match catch_unwind(AssertUnwindSafe(|| work(tx))) {
             Ok(Ok(answer)) => (Phase::Ran(Ok(answer)), None),
             Ok(Err(error)) => (Phase::Ran(Err(error.clone())), Some(error)),
             Err(panic) => (Phase::Panicked(panic), Some(panicked(self.operation))),
         };
-        lock(&self.state).phase = phase;
+        self.state.lock().ignore_poison().phase = phase;
         failure.map_or(Ok(()), Err)
     }
 
     fn complete(&self, failure: Option<&Error>) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock().ignore_poison();
         state.phase = match (std::mem::replace(&mut state.phase, Phase::Running), failure) {
             (Phase::Completed(answer), _) => Phase::Completed(answer),
             (Phase::Panicked(panic), _) => Phase::Panicked(panic),

@@ -23,9 +23,9 @@ use crate::stores::sqlite::file_identity::FileIdentity;
 use crate::stores::sqlite::record_cache::RecordCache;
 use crate::stores::sqlite::sql::Sql;
 use crate::stores::sqlite::wal::Log;
-use crate::sync::{Mutex, instant, thread};
+use crate::sync::{IgnorePoison, Mutex, instant, thread};
 use connection::WriteConnection;
-use job::{Job, Turn, Waiter, lock, panicked};
+use job::{Job, Turn, Waiter, panicked};
 
 pub(super) use job::CommitMode;
 pub(super) use statement::WriteStatement;
@@ -89,7 +89,7 @@ impl Drop for Leader<'_> {
     fn drop(&mut self) {
         // The next leader comes first: it begins while this thread still wakes the others.
         {
-            let mut queue = lock(&self.writer.queue);
+            let mut queue = self.writer.queue.lock().ignore_poison();
             match queue.waiting.pop_front() {
                 Some(next) => next.promote(),
                 None => queue.has_leader = false,
@@ -155,7 +155,7 @@ impl Writer {
         let turn = |_: &mut WriteTx<'_>| Ok(());
         self.take_turn(&Arc::new(Job::new(CommitMode::Exclusive, operation, turn)), deadline)?;
         let _leader = Leader { writer: self, operation, group: Vec::new(), failure: None };
-        let write_connection = lock(&self.write_connection);
+        let write_connection = self.write_connection.lock().ignore_poison();
         self.settings.file_identity.check()?;
         work(write_connection.idle()?)
     }
@@ -163,7 +163,7 @@ impl Writer {
     /// Runs a read on the write connection, if there is no other.
     pub(super) fn read<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
         self.process.check()?;
-        work(lock(&self.write_connection).get())
+        work(self.write_connection.lock().ignore_poison().get())
     }
 
     /// Waits in the queue. Returns true if the caller is the leader now, and false if another
@@ -174,7 +174,7 @@ impl Writer {
         F: FnOnce(&mut WriteTx<'_>) -> Result<T> + Send + 'static,
     {
         let is_next = {
-            let mut queue = lock(&self.queue);
+            let mut queue = self.queue.lock().ignore_poison();
             if !queue.has_leader {
                 queue.has_leader = true;
                 return Ok(true);
@@ -188,7 +188,7 @@ impl Writer {
         }
         let mut turn = job.wait(Some(deadline));
         if matches!(turn, Turn::TimedOut) {
-            let mut queue = lock(&self.queue);
+            let mut queue = self.queue.lock().ignore_poison();
             let own = Arc::as_ptr(job).cast::<()>();
             let position = queue.waiting.iter().position(|w| Arc::as_ptr(w).cast::<()>() == own);
             if let Some(position) = position {
@@ -204,7 +204,7 @@ impl Writer {
 
     fn lead(&self, own: Arc<dyn Waiter>, operation: &'static str, deadline: Instant) {
         let mut leader = Leader { writer: self, operation, group: vec![own], failure: None };
-        let mut write_connection = lock(&self.write_connection);
+        let mut write_connection = self.write_connection.lock().ignore_poison();
         match self.write_group(&mut write_connection, &mut leader, deadline) {
             Ok(frames) => {
                 if let Some(pages) = self.settings.log.is_due(frames) {
@@ -243,7 +243,7 @@ impl Writer {
 
     /// Whether a job that could be in the next group must be synced.
     fn needs_sync(&self, group: &[Arc<dyn Waiter>]) -> bool {
-        let queue = lock(&self.queue);
+        let queue = self.queue.lock().ignore_poison();
         let waiting = queue.waiting.iter();
         let mut modes = group
             .iter()
@@ -255,7 +255,7 @@ impl Writer {
 
     /// Adds the jobs that are queued now, in their order, up to the first that needs another mode.
     fn fill_group(&self, group: &mut Vec<Arc<dyn Waiter>>, is_synced: bool) {
-        let mut queue = lock(&self.queue);
+        let mut queue = self.queue.lock().ignore_poison();
         while group.len() < MAX_GROUP_SIZE {
             let may_join = |waiter: &Arc<dyn Waiter>| match waiter.commit_mode() {
                 CommitMode::Normal => true,
@@ -324,7 +324,7 @@ mod tests {
                 let writer = self.writer.clone();
                 threads.push(thread::spawn(move || write(&writer, commit_mode, work)));
                 let is_queued = || {
-                    let queue = lock(&self.writer.queue);
+                    let queue = self.writer.queue.lock().ignore_poison();
                     queue.has_leader && queue.waiting.len() == queued
                 };
                 while !is_queued() {
@@ -462,7 +462,10 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::Busy);
         end.send(()).unwrap();
         long.join().unwrap().unwrap();
-        assert!(lock(&bench.writer.queue).waiting.is_empty(), "it has left the queue");
+        assert!(
+            bench.writer.queue.lock().ignore_poison().waiting.is_empty(),
+            "it has left the queue"
+        );
         write(&bench.writer, CommitMode::Normal, insert()).unwrap();
     }
 }
