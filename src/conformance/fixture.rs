@@ -207,10 +207,10 @@ pub(super) fn done(answer: Committed, what: &str) -> Outcome<Done> {
 pub(super) fn returned(answer: &Committed, wanted: &str, stored: &Session, what: &str) -> Outcome {
     answered(answer, wanted, what)?;
     match answer {
-        Committed::Unchanged(session) | Committed::RevisionMismatch(session) => ensure!(
-            session.id_hash == stored.id_hash && session.record == stored.record,
-            "{what} returned another session than the stored one"
-        ),
+        Committed::Unchanged(session) | Committed::RevisionMismatch(session) => {
+            let same = session.id_hash == stored.id_hash && session.record == stored.record;
+            ensure!(same, "{what} returned another session than the stored one")
+        }
         _ => Ok(()),
     }
 }
@@ -282,10 +282,7 @@ impl Fixture {
         let id_hash = id_hash()?;
         let create = Action::Create(new_session.clone());
         let done = done(self.commit(&id_hash, create, &set("coat", "blue")?)?, "a create")?;
-        ensure!(
-            done.id_hash == id_hash,
-            "a create returned another id than the one in the commit"
-        )?;
+        ensure!(done.id_hash == id_hash, "a create returned another id")?;
         self.read(&id_hash)?;
         Ok(Session { id_hash, record: done.record })
     }
@@ -418,11 +415,8 @@ impl Fixture {
         // Other threads may write between the loads. Two equal results mean that none did, because
         // a session never returns to an earlier state.
         if let Some(immediate) = immediate.filter(|_| is_same(&before, &after)) {
-            let loaded = found(&after);
-            ensure!(
-                is_same(&immediate, &after),
-                "try_load returns another result than load, which returns {loaded}"
-            )?;
+            let (same, loaded) = (is_same(&immediate, &after), found(&after));
+            ensure!(same, "try_load returns another result than load, which returns {loaded}")?;
         }
         Ok(after)
     }

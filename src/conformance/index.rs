@@ -18,10 +18,8 @@ fn revokes(
 ) -> Outcome {
     let revoked = fixture.index()?.revoke(filter, except, fixture.now)?;
     let wanted: Vec<_> = sessions.iter().map(|session| session.id_hash).collect();
-    ensure!(
-        same_ids(&revoked, &wanted),
-        "a revocation of {filter:?} returned {revoked:?}, not {wanted:?}"
-    )?;
+    let exact = same_ids(&revoked, &wanted);
+    ensure!(exact, "a revocation of {filter:?} returned {revoked:?}, not {wanted:?}")?;
     for id_hash in &wanted {
         fixture.is_absent(id_hash, "a revoked session is not absent")?;
     }
@@ -90,31 +88,12 @@ pub(super) fn a_summary_matches_its_record(fixture: &Fixture) -> Outcome {
 /// Names that an inexact comparison confuses with one another or takes for a pattern.
 fn names() -> Vec<String> {
     let mut names: Vec<String> = [
-        "u",
-        "u1",
-        "U",
-        "u ",
-        " u",
-        "u%",
-        "%",
-        "_",
-        "u_",
-        "*",
-        "?",
-        "'",
-        "\"",
-        "u' OR 'u'='u",
-        "\\",
-        "ü",
-        "u\u{308}",
-        "Ü",
-        "u\n",
-        "1",
-        "01",
-        "1.0",
+        "u", "u1", "U", "u ", " u", "u%", "%", "_", "u_", "*", "?", "'", "\"", "\\", "ü", "Ü",
+        "u\n", "1", "01", "1.0",
     ]
     .map(String::from)
     .into();
+    names.extend(["u\u{308}", "u' OR 'u'='u"].map(String::from));
     names.extend(["x".repeat(254), "x".repeat(255)]);
     names
 }
@@ -245,10 +224,8 @@ pub(super) fn a_public_id_of_another_user_is_not_revoked(fixture: &Fixture) -> O
     for session in [&theirs, &anonymous] {
         let public_id = session.public_id();
         let filter = SessionFilter::OfUser(&owner, &public_id);
-        ensure!(
-            fixture.list(&filter)?.is_empty(),
-            "another user's public id is listed as the user's own"
-        )?;
+        let listed = fixture.list(&filter)?;
+        ensure!(listed.is_empty(), "another user's public id is listed as the user's own")?;
         revokes(fixture, &filter, None, &[])?;
         fixture.is_intact(session, "a revocation of another user's public id")?;
     }

@@ -165,10 +165,7 @@ impl Style {
             Colour::Yellow => 33,
             Colour::Red => 31,
         };
-        match self.colours {
-            true => format!("\u{1b}[{code}m{text}\u{1b}[0m"),
-            false => text.to_owned(),
-        }
+        if self.colours { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
     }
 
     /// A table of at most the terminal's width. The first column is never wrapped.

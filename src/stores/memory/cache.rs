@@ -29,18 +29,12 @@ struct Slots {
 }
 
 #[derive(Debug)]
-#[allow(clippy::large_enum_variant)] // nearly all are filled
-enum Slot {
-    Leased { lease: FillLease, taken: Timestamp },
-    Filled { lease: FillLease, entry: CacheEntry },
-}
-
-impl Slot {
-    fn lease(&self) -> FillLease {
-        match self {
-            Slot::Leased { lease, .. } | Slot::Filled { lease, .. } => *lease,
-        }
-    }
+struct Slot {
+    lease: FillLease,
+    /// The time at which the lease was granted.
+    taken: Timestamp,
+    /// The entry that was filled in by the lease.
+    entry: Option<CacheEntry>,
 }
 
 impl Entries {
@@ -58,11 +52,10 @@ impl Slots {
         if self.by_key.len() < capacity {
             return;
         }
-        let mut leases: Vec<u128> =
-            self.by_key.values().map(|slot| slot.lease().number()).collect();
+        let mut leases: Vec<_> = self.by_key.values().map(|slot| slot.lease.number()).collect();
         leases.sort_unstable();
         let median = leases.get(leases.len() / 2).copied().unwrap_or(u128::MAX);
-        self.by_key.retain(|_, slot| slot.lease().number() > median);
+        self.by_key.retain(|_, slot| slot.lease.number() > median);
     }
 }
 
@@ -78,10 +71,10 @@ impl Cache for MemoryStore {
     fn fetch(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<CacheLookup> {
         let mut slots = self.cache.slots();
         match slots.by_key.get(id_hash) {
-            Some(Slot::Filled { entry, .. }) if entry.record.is_live(now) => {
+            Some(Slot { entry: Some(entry), .. }) if entry.record.is_live(now) => {
                 return Ok(CacheLookup::Hit(entry.clone()));
             }
-            Some(Slot::Leased { taken, .. }) if now.since(*taken) < LEASE => {
+            Some(Slot { entry: None, taken, .. }) if now.since(*taken) < LEASE => {
                 return Ok(CacheLookup::Miss(None));
             }
             _ => {}
@@ -89,7 +82,7 @@ impl Cache for MemoryStore {
         slots.make_room(self.cache.capacity);
         slots.last_lease += 1;
         let lease = FillLease::new(slots.last_lease);
-        slots.by_key.insert(*id_hash, Slot::Leased { lease, taken: now });
+        slots.by_key.insert(*id_hash, Slot { lease, taken: now, entry: None });
         Ok(CacheLookup::Miss(Some(lease)))
     }
 
@@ -102,15 +95,11 @@ impl Cache for MemoryStore {
         now: Timestamp,
     ) -> Result<bool> {
         let mut slots = self.cache.slots();
-        match slots.by_key.get_mut(id_hash) {
-            Some(slot @ Slot::Leased { .. })
-                if slot.lease() == lease && entry.record.is_live(now) =>
-            {
-                *slot = Slot::Filled { lease, entry: entry.clone() };
-                Ok(true)
-            }
-            _ => Ok(false),
-        }
+        let open = |slot: &&mut Slot| slot.entry.is_none() && slot.lease == lease;
+        let slot = slots.by_key.get_mut(id_hash).filter(open);
+        let Some(slot) = slot.filter(|_| entry.record.is_live(now)) else { return Ok(false) };
+        slot.entry = Some(entry.clone());
+        Ok(true)
     }
 
     fn forget(&self, id_hashes: &[SessionIdHash], _now: Timestamp) -> Result<()> {
