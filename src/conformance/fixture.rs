@@ -1,7 +1,6 @@
-//! The helpers of the checks: a store with a start time, short forms of its calls, and assertions
-//! that fail with a sentence.
+//! The helpers of the checks: a store with the time of its calls, short forms of the calls, and
+//! assertions that fail with a sentence. The checks import all of them.
 
-use std::any::Any;
 use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -39,12 +38,9 @@ pub(super) type Outcome<T = ()> = Result<T, Failure>;
 pub(super) fn caught<T>(f: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
     // Each check has its own store, so a panic in one check does not affect another.
     catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| {
-        Err(Failure(format!("the store panicked: {}", panic_message(panic.as_ref()))))
+        let message = panic_words(panic.as_ref()).unwrap_or("without a message");
+        Err(Failure(format!("the store panicked: {message}")))
     })
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> &str {
-    panic_words(panic).unwrap_or("without a message")
 }
 
 /// The failure of a thread that panicked outside [`caught`].

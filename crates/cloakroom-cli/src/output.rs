@@ -168,6 +168,11 @@ impl Style {
         if self.colours { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
     }
 
+    /// A line with a name in a column of this width, and a value.
+    pub(crate) fn line(&self, width: usize, name: &str, value: &str) -> String {
+        format!("{} {}", self.paint(Colour::Bold, &format!("{name:<width$}")), one_line(value))
+    }
+
     /// A table of at most the terminal's width. The first column is never wrapped.
     pub(crate) fn table(&self, header: &'static [&'static str]) -> Table {
         Table { header, width: self.width, columns: Vec::new() }
