@@ -246,7 +246,7 @@ impl Fixture {
         self.store.index().ok_or_else(|| Failure("there is no session index".into()))
     }
 
-    /// Returns the time `duration` after the start.
+    /// Returns the time `duration` after that of the calls.
     pub(super) fn after(&self, duration: Duration) -> Timestamp {
         self.now + duration
     }
@@ -256,7 +256,7 @@ impl Fixture {
         Fixture { now, ..self.clone() }
     }
 
-    /// Returns the same store, whose calls are made `duration` after the start.
+    /// Returns the same store, whose calls are made `duration` later.
     pub(super) fn later(&self, duration: Duration) -> Fixture {
         self.at(self.after(duration))
     }

@@ -71,11 +71,11 @@ pub(super) fn a_summary_matches_its_record(fixture: &Fixture) -> Outcome {
     new_session.auth_level = 3;
     new_session.persistent = false;
     let begun = fixture.session_from(&new_session)?;
-    let then = fixture.after(SECOND);
-    fixture.at(then).touch(&begun.id_hash)?;
+    let later = fixture.later(SECOND);
+    later.touch(&begun.id_hash)?;
     let signed_in = fixture.session_of(&user("u")?)?;
     for session in [begun, signed_in] {
-        let record = fixture.at(then).live(&session.id_hash, "a new session")?.record;
+        let record = later.live(&session.id_hash, "a new session")?.record;
         let listed = fixture.list(&SessionFilter::PublicId(&record.public_id))?;
         let cursor = listed.first().map(|summary| summary.cursor);
         let wanted = cursor.map(|cursor| Summary::of(&record, cursor));
