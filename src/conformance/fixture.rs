@@ -1,7 +1,6 @@
-//! The helpers of the checks: a store with a start time, short forms of its calls, and assertions
-//! that fail with a sentence.
+//! The helpers of the checks: a store with the time of its calls, short forms of the calls, and
+//! assertions that fail with a sentence. The checks import all of them.
 
-use std::any::Any;
 use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -39,12 +38,9 @@ pub(super) type Passed<T = ()> = Result<T, Violation>;
 pub(super) fn caught<T>(f: impl FnOnce() -> Passed<T>) -> Passed<T> {
     // Each check has its own store, so a panic in one check does not affect another.
     catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| {
-        Err(Violation(format!("the store panicked: {}", panic_message(panic.as_ref()))))
+        let message = panic_words(panic.as_ref()).unwrap_or("without a message");
+        Err(Violation(format!("the store panicked: {message}")))
     })
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> &str {
-    panic_words(panic).unwrap_or("without a message")
 }
 
 /// The failure of a thread that panicked outside [`caught`].
@@ -207,10 +203,10 @@ pub(super) fn done(answer: Committed, what: &str) -> Passed<Done> {
 pub(super) fn returned(answer: &Committed, wanted: &str, stored: &Sample, what: &str) -> Passed {
     answered(answer, wanted, what)?;
     match answer {
-        Committed::Unchanged(session) | Committed::RevisionMismatch(session) => ensure!(
-            session.id_hash == stored.id_hash && session.record == stored.record,
-            "{what} returned another session than the stored one"
-        ),
+        Committed::Unchanged(session) | Committed::RevisionMismatch(session) => {
+            let same = session.id_hash == stored.id_hash && session.record == stored.record;
+            ensure!(same, "{what} returned another session than the stored one")
+        }
         _ => Ok(()),
     }
 }
@@ -250,7 +246,7 @@ impl Fixture {
         self.store.index().ok_or_else(|| Violation("there is no session index".into()))
     }
 
-    /// Returns the time `duration` after the start.
+    /// Returns the time `duration` after that of the calls.
     pub(super) fn after(&self, duration: Duration) -> Timestamp {
         self.now + duration
     }
@@ -260,7 +256,7 @@ impl Fixture {
         Fixture { now, ..self.clone() }
     }
 
-    /// Returns the same store, whose calls are made `duration` after the start.
+    /// Returns the same store, whose calls are made `duration` later.
     pub(super) fn later(&self, duration: Duration) -> Fixture {
         self.at(self.after(duration))
     }
@@ -282,10 +278,7 @@ impl Fixture {
         let id_hash = id_hash()?;
         let create = Action::Create(new_session.clone());
         let done = done(self.commit(&id_hash, create, &set("coat", "blue")?)?, "a create")?;
-        ensure!(
-            done.id_hash == id_hash,
-            "a create returned another id than the one in the commit"
-        )?;
+        ensure!(done.id_hash == id_hash, "a create returned another id")?;
         self.read(&id_hash)?;
         Ok(Sample { id_hash, record: done.record })
     }
@@ -418,11 +411,8 @@ impl Fixture {
         // Other threads may write between the loads. Two equal results mean that none did, because
         // a session never returns to an earlier state.
         if let Some(immediate) = immediate.filter(|_| is_same(&before, &after)) {
-            let loaded = found(&after);
-            ensure!(
-                is_same(&immediate, &after),
-                "try_load returns another result than load, which returns {loaded}"
-            )?;
+            let (same, loaded) = (is_same(&immediate, &after), found(&after));
+            ensure!(same, "try_load returns another result than load, which returns {loaded}")?;
         }
         Ok(after)
     }

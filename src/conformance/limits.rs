@@ -43,10 +43,10 @@ pub(super) fn a_refused_sign_in_changes_nothing(fixture: &Fixture) -> Passed {
     let anonymous = fixture.session()?;
     let others = fixture.session_of(&user("other")?)?;
     for from in [id_hash()?, anonymous.id_hash, others.id_hash] {
-        let then = fixture.after(SECOND * 10);
-        let (to, answer) = sign_in(&fixture.at(then), &from, &owner, (3, AtLimit::Refuse))?;
+        let later = fixture.later(SECOND * 10);
+        let (to, answer) = sign_in(&later, &from, &owner, (3, AtLimit::Refuse))?;
         answered(&answer, "LimitReached", "a sign-in that exceeds the limit")?;
-        fixture.at(then).is_absent(&to, "a refused sign-in stored something")?;
+        later.is_absent(&to, "a refused sign-in stored something")?;
     }
     fixture.is_intact(&anonymous, "a refused sign-in")?;
     fixture.is_intact(&others, "a refused sign-in")?;
@@ -59,12 +59,12 @@ pub(super) fn at_the_limit_the_longest_signed_in_ends(fixture: &Fixture) -> Pass
     // The limit orders sessions by their last sign-in. That of `a` is now the latest.
     let (a_again, answer) = fixture.later(SECOND * 3).sign_in(&a.id_hash, &owner)?;
     done(answer, "a second sign-in")?;
-    let then = fixture.after(SECOND * 10);
-    let (to, answer) = sign_in(&fixture.at(then), &id_hash()?, &owner, (3, AtLimit::EndOldest))?;
+    let later = fixture.later(SECOND * 10);
+    let (to, answer) = sign_in(&later, &id_hash()?, &owner, (3, AtLimit::EndOldest))?;
     let ended = done(answer, "a sign-in that ends the oldest")?.ended;
     ensure!(ended == [b.id_hash], "a sign-in did not name exactly the oldest session as ended")?;
     live_are(fixture, &owner, &[a_again, c.id_hash, to], "after a sign-in that ends the oldest")?;
-    let (last, answer) = sign_in(&fixture.at(then), &to, &owner, (1, AtLimit::EndOldest))?;
+    let (last, answer) = sign_in(&later, &to, &owner, (1, AtLimit::EndOldest))?;
     let ended = done(answer, "a sign-in under a lowered limit")?.ended;
     let named = same_ids(&ended, &[a_again, c.id_hash, to]);
     ensure!(named, "a sign-in under a lowered limit did not name all that it ended")?;
@@ -116,16 +116,16 @@ pub(super) fn sessions_that_ended_do_not_count(fixture: &Fixture) -> Passed {
 pub(super) fn signing_in_again_is_not_one_more(fixture: &Fixture) -> Passed {
     let owner = user("u")?;
     let [a, b, c] = three(fixture, &owner)?;
-    let then = fixture.after(SECOND * 10);
-    let (to, answer) = sign_in(&fixture.at(then), &a.id_hash, &owner, (3, AtLimit::Refuse))?;
+    let later = fixture.later(SECOND * 10);
+    let (to, answer) = sign_in(&later, &a.id_hash, &owner, (3, AtLimit::Refuse))?;
     let ended = done(answer, "a second sign-in of a session at the limit")?.ended;
     ensure!(ended == [a.id_hash], "a second sign-in of a session did not end exactly its old id")?;
     live_are(fixture, &owner, &[to, b.id_hash, c.id_hash], "after a second sign-in")?;
     // An id in its grace leads to the same session, so this is no further session either.
     let graced = fixture.renewed(&b, Some(fixture.after(IDLE)))?;
-    let (to_b, answer) = sign_in(&fixture.at(then), &b.id_hash, &owner, (3, AtLimit::EndOthers))?;
+    let (to_b, answer) = sign_in(&later, &b.id_hash, &owner, (3, AtLimit::EndOthers))?;
     done(answer, "a second sign-in through the grace at the limit")?;
-    fixture.at(then).is_replaced(&graced.id_hash, &to_b, "the replaced id of a sign-in")?;
+    later.is_replaced(&graced.id_hash, &to_b, "the replaced id of a sign-in")?;
     live_are(fixture, &owner, &[to, to_b, c.id_hash], "after a second sign-in through the grace")
 }
 

@@ -89,20 +89,20 @@ pub(super) fn nothing_brings_back_an_expired_session(fixture: &Fixture) -> Passe
 pub(super) fn nothing_late_brings_back_a_session_ended_at_its_deadline(
     fixture: &Fixture,
 ) -> Passed {
-    let end = fixture.after(IDLE);
+    let end = fixture.later(IDLE);
     let (session, id_hashes) = renewed_session(fixture)?;
-    answered(&fixture.at(end).delete(&session.id_hash)?, "NotFound", "a delete at the deadline")?;
-    nothing_revives(&fixture.at(end - MILLI), &id_hashes, "a delete at the deadline")?;
+    answered(&end.delete(&session.id_hash)?, "NotFound", "a delete at the deadline")?;
+    nothing_revives(&fixture.at(end.now - MILLI), &id_hashes, "a delete at the deadline")?;
 
     let (_, id_hashes) = renewed_session(fixture)?;
     let [_, old] = id_hashes;
     let what = "a delete through the grace at the deadline";
-    answered(&fixture.at(end).delete(&old)?, "NotFound", what)?;
-    nothing_revives(&fixture.at(end - MILLI), &id_hashes, what)?;
+    answered(&end.delete(&old)?, "NotFound", what)?;
+    nothing_revives(&fixture.at(end.now - MILLI), &id_hashes, what)?;
 
     let (session, id_hashes) = renewed_session(fixture)?;
-    fixture.at(end).sign_in(&session.id_hash, &user("u")?)?;
-    nothing_revives(&fixture.at(end - MILLI), &id_hashes, "a sign-in at the deadline")
+    end.sign_in(&session.id_hash, &user("u")?)?;
+    nothing_revives(&fixture.at(end.now - MILLI), &id_hashes, "a sign-in at the deadline")
 }
 
 pub(super) fn nothing_late_brings_back_a_session_revoked_at_its_deadline(

@@ -68,11 +68,11 @@ pub(super) fn the_id_from_before_a_renewal_is_unknown_after_a_while(fixture: &Fi
     for grace in [None, Some(SECOND)] {
         let old = fixture.session()?;
         let new = fixture.renewed(&old, grace.map(|grace| fixture.after(grace)))?;
-        let end = fixture.after(grace.unwrap_or_default() + ReplacedId::REMEMBERED);
-        let last = fixture.at(end - MILLI);
+        let end = fixture.later(grace.unwrap_or_default() + ReplacedId::REMEMBERED);
+        let last = fixture.at(end.now - MILLI);
         last.is_replaced(&old.id_hash, &new.id_hash, "a replaced id until it is forgotten")?;
-        fixture.at(end).is_absent(&old.id_hash, "a replaced id was remembered for too long")?;
-        fixture.at(end).live(&new.id_hash, "a session whose old id is forgotten")?;
+        end.is_absent(&old.id_hash, "a replaced id was remembered for too long")?;
+        end.live(&new.id_hash, "a session whose old id is forgotten")?;
     }
     Ok(())
 }
@@ -149,19 +149,19 @@ pub(super) fn each_replaced_id_has_a_grace_of_its_own(fixture: &Fixture) -> Pass
         answered(&merged, "Unchanged", "a merge through a grace from before the last renewal")?;
     }
     fixture.is_replaced(&second.id_hash, &fourth.id_hash, "an id replaced without grace")?;
-    let then = fixture.after(SECOND * 10);
-    fixture.at(then).is_replaced(&first.id_hash, &fourth.id_hash, "an id whose grace is over")?;
-    fixture.at(then).live(&third.id_hash, "an id whose grace is longer")?;
+    let later = fixture.later(SECOND * 10);
+    later.is_replaced(&first.id_hash, &fourth.id_hash, "an id whose grace is over")?;
+    later.live(&third.id_hash, "an id whose grace is longer")?;
     fixture.is_intact(&fourth, "a chain of renewals")
 }
 
 pub(super) fn a_merge_leaves_the_grace_as_it_is(fixture: &Fixture) -> Passed {
     let old = fixture.session()?;
     let new = fixture.renewed(&old, Some(fixture.after(SECOND * 10)))?;
-    let then = fixture.after(SECOND);
-    done(fixture.at(then).merge(&new.id_hash, &set("coat", "red")?)?, "a merge after a renewal")?;
-    fixture.at(then).touch(&new.id_hash)?;
-    let found = fixture.at(then).live(&old.id_hash, "after a merge the id within its grace")?;
+    let later = fixture.later(SECOND);
+    done(later.merge(&new.id_hash, &set("coat", "red")?)?, "a merge after a renewal")?;
+    later.touch(&new.id_hash)?;
+    let found = later.live(&old.id_hash, "after a merge the id within its grace")?;
     ensure!(found.id_hash == new.id_hash, "a merge changed what the grace leads to")?;
     let over = fixture.later(SECOND * 10);
     over.is_replaced(&old.id_hash, &new.id_hash, "after a merge an id past its grace").map(drop)

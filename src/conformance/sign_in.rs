@@ -5,23 +5,23 @@ use crate::record::{Client, NewSession, Record};
 
 pub(super) fn a_sign_in_binds_the_user_and_restarts_both_clocks(fixture: &Fixture) -> Passed {
     let (session, to, owner) = (fixture.session()?, id_hash()?, user("søren 'ü'")?);
-    let then = fixture.after(SECOND * 10);
+    let later = fixture.later(SECOND * 10);
     let longer = lifetime().with_absolute(IDLE * 20);
-    let mut new_session = NewSession::new(longer.starting(then))?;
+    let mut new_session = NewSession::new(longer.starting(later.now))?;
     new_session.auth_level = 2;
     new_session.idp_session_id = Some(external("sid-1")?);
     new_session.client = Some(Client::new("127.0.0.1".parse().ok(), None));
     new_session.persistent = false;
     let action = sign_in_to(to, &owner, &new_session);
-    let answer = fixture.at(then).commit(&session.id_hash, action, &set("hat", 1)?)?;
+    let answer = later.commit(&session.id_hash, action, &set("hat", 1)?)?;
     let signed_in = moved(answer, &session, &to, "a sign-in")?;
     let mut expected = Record {
         user: Some(owner),
         idp_session_id: new_session.idp_session_id,
         auth_level: 2,
-        authenticated: Some(then),
-        seen: then,
-        id_issued: then,
+        authenticated: Some(later.now),
+        seen: later.now,
+        id_issued: later.now,
         limits: new_session.limits,
         persistent: false,
         revision: session.record.revision + 1,
@@ -30,7 +30,7 @@ pub(super) fn a_sign_in_binds_the_user_and_restarts_both_clocks(fixture: &Fixtur
     };
     set("hat", 1)?.apply(&mut expected);
     same_record(&signed_in.record, &expected, "a sign-in")?;
-    fixture.at(then).is_replaced(&session.id_hash, &to, "the replaced id of a sign-in")?;
+    later.is_replaced(&session.id_hash, &to, "the replaced id of a sign-in")?;
     fixture.is_intact(&Sample { id_hash: to, record: expected }, "a sign-in")
 }
 

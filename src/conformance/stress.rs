@@ -110,10 +110,8 @@ impl StressRun<'_> {
         if let Lookup::Live { session: LiveSession { record, .. }, .. } =
             self.fixture.store.load(id_hash, self.fixture.now)?
         {
-            ensure!(
-                !ended.contains(&record.public_id),
-                "under load a load found an ended session"
-            )?;
+            let is_back = ended.contains(&record.public_id);
+            ensure!(!is_back, "under load a load found an ended session")?;
         }
         Ok(())
     }

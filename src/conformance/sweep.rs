@@ -6,7 +6,7 @@ use crate::conformance::fixture::*;
 use crate::lifetime::Lifetime;
 
 pub(super) fn a_sweep_removes_exactly_what_has_ended(fixture: &Fixture) -> Passed {
-    let end = fixture.after(IDLE);
+    let end = fixture.later(IDLE);
     let idle = Lifetime::idle;
     let mut ended = Vec::new();
     for lifetime in [idle(IDLE - SECOND), idle(IDLE - MILLI), idle(IDLE), Lifetime::fixed(IDLE)] {
@@ -23,7 +23,7 @@ pub(super) fn a_sweep_removes_exactly_what_has_ended(fixture: &Fixture) -> Passe
     }
     let early = fixture.store.sweep(fixture.now, ALL)?.removed;
     ensure!(early == 0, "a sweep before any deadline removed {early}")?;
-    let Some(swept) = fixture.at(end).sweep(ALL)? else { return Ok(()) };
+    let Some(swept) = end.sweep(ALL)? else { return Ok(()) };
     ensure!(swept == ended.len(), "a sweep removed {swept}, though {} had expired", ended.len())?;
     for session in ended {
         // With a time before the deadline a load would find the session if it were still stored.
@@ -31,7 +31,7 @@ pub(super) fn a_sweep_removes_exactly_what_has_ended(fixture: &Fixture) -> Passe
         fixture.none_live(&[session.id_hash], what)?;
     }
     for session in live {
-        fixture.at(end).live(&session.id_hash, "after a sweep a session that has not expired")?;
+        end.live(&session.id_hash, "after a sweep a session that has not expired")?;
     }
     Ok(())
 }

@@ -54,9 +54,9 @@ pub(super) fn activity_moves_the_idle_deadline_to_the_absolute_one_at_most(
     fixture: &Fixture,
 ) -> Passed {
     let session = fixture.session_for(Lifetime::idle(IDLE).with_absolute(IDLE + SECOND))?;
-    let then = fixture.after(IDLE / 2);
-    fixture.at(then).touch(&session.id_hash)?;
-    fixture.at(then).touch_at(&session.id_hash, fixture.now)?;
+    let later = fixture.later(IDLE / 2);
+    later.touch(&session.id_hash)?;
+    later.touch_at(&session.id_hash, fixture.now)?;
     ends_at(fixture, &session.id_hash, fixture.after(IDLE + SECOND), "a session with both limits")
 }
 
@@ -84,11 +84,11 @@ pub(super) fn a_touch_after_the_deadline_does_nothing(fixture: &Fixture) -> Pass
 
 pub(super) fn a_sign_in_over_an_expired_session_begins_a_new_one(fixture: &Fixture) -> Passed {
     let session = fixture.session()?;
-    let end = fixture.after(IDLE);
-    let (to, answer) = fixture.at(end).sign_in(&session.id_hash, &user("u")?)?;
+    let end = fixture.later(IDLE);
+    let (to, answer) = end.sign_in(&session.id_hash, &user("u")?)?;
     begun(answer, &session, "a sign-in over an expired session")?;
-    fixture.at(end).is_absent(&session.id_hash, "a sign-in brought an expired session back")?;
-    ends_at(fixture, &to, end + IDLE, "the session of a sign-in")
+    end.is_absent(&session.id_hash, "a sign-in brought an expired session back")?;
+    ends_at(fixture, &to, end.now + IDLE, "the session of a sign-in")
 }
 
 pub(super) fn a_session_without_an_end_lives_on(fixture: &Fixture) -> Passed {

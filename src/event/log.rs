@@ -71,34 +71,6 @@ impl fmt::Display for Suppressed {
     }
 }
 
-impl Recent {
-    /// Counts this line. Returns the numbers of suppressed lines if it is to be logged, or `None`
-    /// if it is suppressed.
-    fn admit(&mut self, hash: u64, now: Timestamp) -> Option<Suppressed> {
-        // If the clock was set back, no line is suppressed.
-        let is_over = |line: &Line| now < line.logged || now.since(line.logged) >= SECOND;
-        let mut identical = 0;
-        if let Some(line) = self.lines.iter_mut().find(|line| line.hash == hash) {
-            if !is_over(line) {
-                line.suppressed += 1;
-                return None;
-            }
-            line.logged = now;
-            identical = std::mem::take(&mut line.suppressed);
-        } else {
-            if self.lines.len() >= MAX_LINES {
-                let Some(old) = self.lines.iter().position(is_over) else {
-                    self.others += 1;
-                    return None;
-                };
-                self.others += self.lines.swap_remove(old).suppressed;
-            }
-            self.lines.push(Line { hash, logged: now, suppressed: 0 });
-        }
-        Some(Suppressed { identical, others: std::mem::take(&mut self.others) })
-    }
-}
-
 impl LogSink {
     /// Makes a sink that reads the system clock.
     #[must_use]
@@ -124,7 +96,28 @@ impl<C: Clock> LogSink<C> {
     fn admit(&self, kind: EventKind, line: &str) -> Option<Suppressed> {
         let (hash, now) = (self.hasher.hash_one(line), self.clock.now());
         let mut recent = self.recent.lock().ignore_poison();
-        recent.entry(kind).or_default().admit(hash, now)
+        let Recent { lines, others } = recent.entry(kind).or_default();
+        // If the clock was set back, no line is suppressed.
+        let is_over = |line: &Line| now < line.logged || now.since(line.logged) >= SECOND;
+        let mut identical = 0;
+        if let Some(line) = lines.iter_mut().find(|line| line.hash == hash) {
+            if !is_over(line) {
+                line.suppressed += 1;
+                return None;
+            }
+            line.logged = now;
+            identical = std::mem::take(&mut line.suppressed);
+        } else {
+            if lines.len() >= MAX_LINES {
+                let Some(old) = lines.iter().position(is_over) else {
+                    *others += 1;
+                    return None;
+                };
+                *others += lines.swap_remove(old).suppressed;
+            }
+            lines.push(Line { hash, logged: now, suppressed: 0 });
+        }
+        Some(Suppressed { identical, others: std::mem::take(others) })
     }
 }
 

@@ -449,15 +449,11 @@ impl SessionManagerBuilder {
             self.events.raise(&Event::NoAbsoluteLimit);
         }
         self.resolve_realms()?;
-        let cleaner = match self.sweep_every {
-            Some(interval) => Some(Cleaner::start(
-                self.store.clone(),
-                self.clock.clone(),
-                self.events.clone(),
-                interval,
-            )?),
-            None => None,
+        let start = |interval| {
+            let (store, clock) = (self.store.clone(), self.clock.clone());
+            Cleaner::start(store, clock, self.events.clone(), interval)
         };
+        let cleaner = self.sweep_every.map(start).transpose()?;
         let context = Arc::new(Context {
             process: Process::current(),
             store: self.store,

@@ -26,12 +26,6 @@ pub struct SessionPage<T = Summary> {
     pub next: Option<Cursor>,
 }
 
-impl<T> SessionPage<T> {
-    fn map<U>(self, f: impl FnMut(T) -> U) -> SessionPage<U> {
-        SessionPage { sessions: self.sessions.into_iter().map(f).collect(), next: self.next }
-    }
-}
-
 impl<T> IntoIterator for SessionPage<T> {
     type Item = T;
     type IntoIter = std::vec::IntoIter<T>;
@@ -74,10 +68,12 @@ impl SessionManager {
     ) -> Result<SessionPage<UserSession>> {
         let current = current.map(Session::public_id).transpose()?.flatten();
         let page = self.list_page(&SessionFilter::User(user), Page::first(PAGE_SIZE))?;
-        Ok(page.map(|summary| {
+        let marked = |summary: Summary| {
             let is_current = current == Some(summary.public_id);
             UserSession { summary, is_current }
-        }))
+        };
+        let sessions = page.sessions.into_iter().map(marked).collect();
+        Ok(SessionPage { sessions, next: page.next })
     }
 
     /// Lists one page of the live sessions of this manager's realm, the newest first.

@@ -1,6 +1,7 @@
 //! The commands, their arguments, and messages about wrong ones.
 
 use std::ffi::OsString;
+use std::iter::successors;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -235,21 +236,15 @@ pub(crate) fn command(target: &Target) -> clap::Command {
     }
 }
 
-pub(crate) fn parse<I, A>(args: I, target: &Target) -> Result<Arguments, clap::Error>
-where
-    I: IntoIterator<Item = A>,
-    A: Into<OsString> + Clone,
-{
+pub(crate) fn parse(
+    args: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+    target: &Target,
+) -> Result<Arguments, clap::Error> {
     let mut command = command(target);
     let matches = command.try_get_matches_from_mut(args)?;
     let is_given = |name: &str| {
-        let mut level = Some(&matches);
-        std::iter::from_fn(|| {
-            let here = level?;
-            level = here.subcommand().map(|(_, below)| below);
-            Some(here.value_source(name))
-        })
-        .any(|source| source == Some(ValueSource::CommandLine))
+        let mut levels = successors(Some(&matches), |level| Some(level.subcommand()?.1));
+        levels.any(|level| level.value_source(name) == Some(ValueSource::CommandLine))
     };
     if !matches!(target, Target::Arguments) && (is_given("db") || is_given("table")) {
         let why = "--db and --table cannot be given: this program has a database of its own\n";
@@ -264,14 +259,9 @@ pub(crate) fn in_one_line(error: &clap::Error) -> String {
         return "no command given; `help` lists them".to_owned();
     }
     let text = error.render().to_string();
-    let mut lines: Vec<&str> = Vec::new();
-    for line in text.lines().map(str::trim) {
-        // Usage and a reference to the help follow the first empty line.
-        if line.is_empty() {
-            break;
-        }
-        lines.push(line.trim_start_matches("error: "));
-    }
+    // Usage and a reference to the help follow the first empty line.
+    let lines = text.lines().map(str::trim).take_while(|line| !line.is_empty());
+    let lines: Vec<_> = lines.map(|line| line.trim_start_matches("error: ")).collect();
     let mut message = lines.join(" ");
     for (kind, value) in error.context() {
         if kind == ContextKind::SuggestedSubcommand || kind == ContextKind::SuggestedArg {

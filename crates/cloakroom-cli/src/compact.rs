@@ -19,10 +19,8 @@ pub(crate) fn compact(args: &Compact, context: &Context, out: &mut dyn Write) ->
     let before = admin.info()?;
     let free = HumanBytes(before.free_pages.saturating_mul(before.page_size));
     let (path, bytes) = (before.path.display().to_string(), HumanBytes(before.bytes));
-    let mode = match before.incremental && !args.full {
-        true => CompactMode::Incremental,
-        false => CompactMode::Full,
-    };
+    let full = args.full || !before.incremental;
+    let mode = if full { CompactMode::Full } else { CompactMode::Incremental };
     let bar = match mode {
         CompactMode::Full => {
             let others = match before.other_tables {

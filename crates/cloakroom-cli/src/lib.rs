@@ -95,29 +95,28 @@ impl Context {
 /// second ends the process, besides the application's own handlers. Call this last, or handle them.
 ///
 /// The exit codes are 0 done, 1 failed, 2 usage, 3 not set up, 4 nothing matched.
-pub fn run<I, A>(args: I, target: Target) -> ExitCode
-where
-    I: IntoIterator<Item = A>,
-    A: Into<OsString> + Clone,
-{
+pub fn run(
+    args: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+    target: Target,
+) -> ExitCode {
     run_all(args, target, None)
 }
 
 /// As [`run`], with the application's [`SessionManager::review`](cloakroom::SessionManager::review),
 /// so that `doctor` checks the cookie and the limits too.
-pub fn run_reviewed<I, A>(args: I, target: Target, review: Review) -> ExitCode
-where
-    I: IntoIterator<Item = A>,
-    A: Into<OsString> + Clone,
-{
+pub fn run_reviewed(
+    args: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+    target: Target,
+    review: Review,
+) -> ExitCode {
     run_all(args, target, Some(review))
 }
 
-fn run_all<I, A>(args: I, target: Target, review: Option<Review>) -> ExitCode
-where
-    I: IntoIterator<Item = A>,
-    A: Into<OsString> + Clone,
-{
+fn run_all(
+    args: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+    target: Target,
+    review: Option<Review>,
+) -> ExitCode {
     let (stdout, mut stderr) = (io::stdout(), io::stderr());
     let arguments = match arguments::parse(args, &target) {
         Ok(arguments) => arguments,

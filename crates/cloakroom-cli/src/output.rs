@@ -165,10 +165,12 @@ impl Style {
             Colour::Yellow => 33,
             Colour::Red => 31,
         };
-        match self.colours {
-            true => format!("\u{1b}[{code}m{text}\u{1b}[0m"),
-            false => text.to_owned(),
-        }
+        if self.colours { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
+    }
+
+    /// A line with a name in a column of this width, and a value.
+    pub(crate) fn line(&self, width: usize, name: &str, value: &str) -> String {
+        format!("{} {}", self.paint(Colour::Bold, &format!("{name:<width$}")), one_line(value))
     }
 
     /// A table of at most the terminal's width. The first column is never wrapped.

@@ -14,7 +14,7 @@ use serde_json::{Value as Json, json};
 use crate::Context;
 use crate::arguments::{List, Revoke, Show};
 use crate::failure::{Failure, Outcome};
-use crate::output::{self, Colour, Table, ask, json_time, one_line, sessions};
+use crate::output::{self, Table, ask, json_time, one_line, sessions};
 use crate::target::name;
 
 /// The sessions that are read and printed at a time, so that a long list needs little memory and
@@ -46,8 +46,8 @@ pub(crate) fn list(args: &List, context: &Context, out: &mut dyn Write) -> Outco
         }
     };
     let (mut left, mut last) = (args.limit.get(), None);
-    let (mut any, mut more) = (false, false);
-    loop {
+    let mut any = false;
+    let more = loop {
         // One more than is printed, to know whether there are more.
         let wanted = NonZeroUsize::MIN.saturating_add(left.min(PAGE));
         let mut page = next(match last {
@@ -60,14 +60,10 @@ pub(crate) fn list(args: &List, context: &Context, out: &mut dyn Write) -> Outco
         any |= !page.is_empty();
         left -= page.len();
         last = page.last().map(|summary| summary.cursor);
-        if read < wanted.get() {
-            break;
+        if read < wanted.get() || left == 0 {
+            break read == wanted.get();
         }
-        if left == 0 {
-            more = true;
-            break;
-        }
-    }
+    };
     printer.end(more, out)?;
     let kind = if args.expired { "expired" } else { "live" };
     let nothing = |message: String| nothing_in(&message, realm, &store);
@@ -223,9 +219,7 @@ pub(crate) fn show(args: &Show, context: &Context, out: &mut dyn Write) -> Outco
         return Ok(());
     }
     let style = &context.style;
-    let mut line = |name: &str, value: &str| {
-        writeln!(out, "{} {}", style.paint(Colour::Bold, &format!("{name:<13}")), one_line(value))
-    };
+    let mut line = |name: &str, value: &str| writeln!(out, "{}", style.line(13, name, value));
     line("public id", &summary.public_id.to_string())?;
     line("user", summary.user.as_ref().map_or("-", UserKey::as_str))?;
     line("realm", summary.realm.as_str())?;

@@ -72,10 +72,7 @@ impl Interrupt {
             } else {
                 bar.tick();
             }
-            match interrupt.is_set() {
-                true => ControlFlow::Break(()),
-                false => ControlFlow::Continue(()),
-            }
+            if interrupt.is_set() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })
     }
 }

@@ -13,7 +13,7 @@ use serde_json::{Value as Json, json};
 use crate::Context;
 use crate::arguments::Stats;
 use crate::failure::Outcome;
-use crate::output::{self, Colour, Style, one_line};
+use crate::output::{self, Style};
 use crate::sessions::index;
 use crate::signals::Interrupt;
 
@@ -78,14 +78,7 @@ impl Report {
             return Ok(());
         }
         let style = &context.style;
-        let mut line = |name: &str, value: String| {
-            writeln!(
-                out,
-                "{} {}",
-                style.paint(Colour::Bold, &format!("{name:<9}")),
-                one_line(&value)
-            )
-        };
+        let mut line = |name: &str, value: String| writeln!(out, "{}", style.line(9, name, &value));
         if let Some(info) = &self.info {
             line("file", info.path.display().to_string())?;
         }
@@ -103,12 +96,8 @@ impl Report {
         }
         if expired > 0 || self.sessions.live > 0 {
             let DataSizes { sampled, average, largest, .. } = self.sizes;
-            let average = HumanBytes(average);
-            let largest = HumanBytes(largest);
-            line(
-                "data",
-                format!("{average} a session, {largest} at most, by a sample of {sampled}"),
-            )?;
+            let (average, most) = (HumanBytes(average), HumanBytes(largest));
+            line("data", format!("{average} a session, {most} at most, by a sample of {sampled}"))?;
         }
         if let Some(info) = &self.info {
             let free = HumanBytes(info.free_pages.saturating_mul(info.page_size));
@@ -116,11 +105,9 @@ impl Report {
             line("size", format!("{bytes}, {free} of it free; log {log}"))?;
             line("journal", info.journal.clone())?;
         }
-        for (day, count) in &self.days {
-            line(
-                if Some(day) == self.days.first().map(|(day, _)| day) { "by day" } else { "" },
-                format!("{day}  {:>9}", HumanCount(*count).to_string()),
-            )?;
+        for (at, (day, count)) in self.days.iter().enumerate() {
+            let name = if at == 0 { "by day" } else { "" };
+            line(name, format!("{day}  {:>9}", HumanCount(*count).to_string()))?;
         }
         if !self.days.is_empty() {
             line("", format!("before      {:>9}", HumanCount(self.earlier).to_string()))?;

@@ -170,36 +170,19 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
     }
 }
 
-/// The result of a read of the cache.
-#[allow(clippy::large_enum_variant)] // it lives on the stack for one request
-enum CacheRead {
-    Hit(Record),
-    Fill(FillLease),
-    Unusable,
-}
-
 impl<C: Cache, S: Store> CachedInner<C, S> {
-    fn read_cache(&self, id_hash: &SessionIdHash, now: Timestamp) -> CacheRead {
-        self.fetch(id_hash, now).unwrap_or_else(|error| {
-            self.failed(id_hash, &error);
-            CacheRead::Unusable
-        })
-    }
-
-    fn fetch(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<CacheRead> {
-        let entry = match self.cache.fetch(id_hash, now)? {
-            CacheLookup::Hit(entry) => entry,
-            CacheLookup::Miss(Some(lease)) => return Ok(CacheRead::Fill(lease)),
-            CacheLookup::Miss(None) => return Ok(CacheRead::Unusable),
-        };
-        match self.freshness.judge(&entry, now) {
-            Verdict::Fresh => return Ok(CacheRead::Hit(entry.record)),
-            Verdict::Early => return Ok(CacheRead::Unusable),
+    /// Reads the cache. Returns fresh entries only.
+    fn fetch(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<CacheLookup> {
+        let found = self.cache.fetch(id_hash, now)?;
+        let CacheLookup::Hit(entry) = &found else { return Ok(found) };
+        match self.freshness.judge(entry, now) {
+            Verdict::Fresh => return Ok(found),
+            Verdict::Early => return Ok(CacheLookup::Miss(None)),
             Verdict::Stale => self.cache.forget(&[*id_hash], now)?,
         }
         Ok(match self.cache.fetch(id_hash, now)? {
-            CacheLookup::Miss(Some(lease)) => CacheRead::Fill(lease),
-            CacheLookup::Miss(None) | CacheLookup::Hit(_) => CacheRead::Unusable,
+            CacheLookup::Hit(_) => CacheLookup::Miss(None),
+            miss => miss,
         })
     }
 
@@ -328,18 +311,24 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
         if is_changing || !self.0.is_in_epoch(now) {
             return self.0.backing.load(id_hash, now);
         }
-        let cached = self.0.read_cache(id_hash, now);
-        if let CacheRead::Hit(record) = cached {
-            let session = LiveSession { record, id_hash: *id_hash };
-            return Ok(Lookup::Live { session, at: () });
-        }
+        let lease = match self.0.fetch(id_hash, now) {
+            Ok(CacheLookup::Hit(CacheEntry { record, .. })) => {
+                let session = LiveSession { record, id_hash: *id_hash };
+                return Ok(Lookup::Live { session, at: () });
+            }
+            Ok(CacheLookup::Miss(lease)) => lease,
+            Err(error) => {
+                self.0.failed(id_hash, &error);
+                None
+            }
+        };
         let found = self.0.backing.load(id_hash, now)?;
         // An entry under a replaced id would never be invalidated, because invalidations name
         // current ids.
-        if let (CacheRead::Fill(lease), Lookup::Live { session, .. }) = (&cached, &found)
+        if let (Some(lease), Lookup::Live { session, .. }) = (lease, &found)
             && session.id_hash == *id_hash
         {
-            self.0.fill(id_hash, *lease, &session.record, now);
+            self.0.fill(id_hash, lease, &session.record, now);
         }
         Ok(found)
     }

@@ -30,18 +30,12 @@ struct CacheSlots {
 }
 
 #[derive(Debug)]
-#[allow(clippy::large_enum_variant)] // nearly all are filled
-enum CacheSlot {
-    Leased { lease: FillLease, taken: Timestamp },
-    Filled { lease: FillLease, entry: CacheEntry },
-}
-
-impl CacheSlot {
-    fn lease(&self) -> FillLease {
-        match self {
-            CacheSlot::Leased { lease, .. } | CacheSlot::Filled { lease, .. } => *lease,
-        }
-    }
+struct CacheSlot {
+    lease: FillLease,
+    /// The time at which the lease was granted.
+    taken: Timestamp,
+    /// The entry that was filled in by the lease.
+    entry: Option<CacheEntry>,
 }
 
 impl CacheEntries {
@@ -59,11 +53,10 @@ impl CacheSlots {
         if self.by_key.len() < capacity {
             return;
         }
-        let mut leases: Vec<u128> =
-            self.by_key.values().map(|slot| slot.lease().number()).collect();
+        let mut leases: Vec<_> = self.by_key.values().map(|slot| slot.lease.number()).collect();
         leases.sort_unstable();
         let median = leases.get(leases.len() / 2).copied().unwrap_or(u128::MAX);
-        self.by_key.retain(|_, slot| slot.lease().number() > median);
+        self.by_key.retain(|_, slot| slot.lease.number() > median);
     }
 }
 
@@ -79,10 +72,10 @@ impl Cache for MemoryStore {
     fn fetch(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<CacheLookup> {
         let mut slots = self.cache.slots();
         match slots.by_key.get(id_hash) {
-            Some(CacheSlot::Filled { entry, .. }) if entry.record.is_live(now) => {
+            Some(CacheSlot { entry: Some(entry), .. }) if entry.record.is_live(now) => {
                 return Ok(CacheLookup::Hit(entry.clone()));
             }
-            Some(CacheSlot::Leased { taken, .. }) if now.since(*taken) < LEASE => {
+            Some(CacheSlot { entry: None, taken, .. }) if now.since(*taken) < LEASE => {
                 return Ok(CacheLookup::Miss(None));
             }
             _ => {}
@@ -90,7 +83,7 @@ impl Cache for MemoryStore {
         slots.make_room(self.cache.capacity);
         slots.last_lease += 1;
         let lease = FillLease::new(slots.last_lease);
-        slots.by_key.insert(*id_hash, CacheSlot::Leased { lease, taken: now });
+        slots.by_key.insert(*id_hash, CacheSlot { lease, taken: now, entry: None });
         Ok(CacheLookup::Miss(Some(lease)))
     }
 
@@ -103,15 +96,11 @@ impl Cache for MemoryStore {
         now: Timestamp,
     ) -> Result<bool> {
         let mut slots = self.cache.slots();
-        match slots.by_key.get_mut(id_hash) {
-            Some(slot @ CacheSlot::Leased { .. })
-                if slot.lease() == lease && entry.record.is_live(now) =>
-            {
-                *slot = CacheSlot::Filled { lease, entry: entry.clone() };
-                Ok(true)
-            }
-            _ => Ok(false),
-        }
+        let open = |slot: &&mut CacheSlot| slot.entry.is_none() && slot.lease == lease;
+        let slot = slots.by_key.get_mut(id_hash).filter(open);
+        let Some(slot) = slot.filter(|_| entry.record.is_live(now)) else { return Ok(false) };
+        slot.entry = Some(entry.clone());
+        Ok(true)
     }
 
     fn forget(&self, id_hashes: &[SessionIdHash], _now: Timestamp) -> Result<()> {

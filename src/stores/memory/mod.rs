@@ -44,6 +44,8 @@ struct SessionTable {
     last_place: i64,
 }
 
+type Rows<'s> = Vec<(&'s SessionIdHash, &'s Row)>;
+
 #[derive(Debug)]
 struct Row {
     record: Record,
@@ -145,10 +147,6 @@ impl SessionTable {
         }
     }
 
-    fn is_taken(&self, id_hash: &SessionIdHash) -> bool {
-        self.rows.contains_key(id_hash) || self.replaced.contains_key(id_hash)
-    }
-
     fn put(&mut self, id_hash: SessionIdHash, row: Row) {
         if let Some(user) = &row.record.user {
             self.users.entry(user.clone()).or_default().insert(id_hash);
@@ -176,18 +174,14 @@ impl SessionTable {
     }
 
     /// The rows that match `filter` and are live at `now`, in no order.
-    fn live<'s>(
-        &'s self,
-        filter: &SessionFilter<'_>,
-        now: Timestamp,
-    ) -> Vec<(&'s SessionIdHash, &'s Row)> {
+    fn live<'s>(&'s self, filter: &SessionFilter<'_>, now: Timestamp) -> Rows<'s> {
         let mut rows = self.select(filter);
         rows.retain(|(_, row)| row.record.is_live(now));
         rows
     }
 
     /// The rows that match `filter`, expired ones included, in no order.
-    fn select<'s>(&'s self, filter: &SessionFilter<'_>) -> Vec<(&'s SessionIdHash, &'s Row)> {
+    fn select<'s>(&'s self, filter: &SessionFilter<'_>) -> Rows<'s> {
         let wanted = |(_, row): &(&SessionIdHash, &Row)| filter.includes(&row.record);
         let mut narrowest = filter;
         while let SessionFilter::InRealm(_, inner) = narrowest {
@@ -203,20 +197,6 @@ impl SessionTable {
             }
             _ => self.rows.iter().filter(wanted).collect(),
         }
-    }
-
-    /// The ids of the live sessions that match `filter`, without `except`, ordered by sign-in time,
-    /// the earliest first.
-    fn by_sign_in(
-        &self,
-        filter: &SessionFilter<'_>,
-        except: Option<SessionIdHash>,
-        now: Timestamp,
-    ) -> Vec<SessionIdHash> {
-        let mut others = self.live(filter, now);
-        others.retain(|(id_hash, _)| Some(**id_hash) != except);
-        others.sort_by_key(|(_, row)| (row.record.authenticated, row.place));
-        others.into_iter().map(|(id_hash, _)| *id_hash).collect()
     }
 
     fn commit(&mut self, commit: &Commit, capacity: usize) -> Result<Committed> {
@@ -287,7 +267,7 @@ impl SessionTable {
         to: &SessionIdHash,
         except: Option<SessionIdHash>,
     ) -> Result<Option<Vec<SessionIdHash>>> {
-        if self.is_taken(to) {
+        if self.rows.contains_key(to) || self.replaced.contains_key(to) {
             return Err(Error::new(ErrorKind::Conflict, "give a session its new id"));
         }
         let Some((session_limit, user, realm)) = commit.session_limit_of() else {
@@ -299,7 +279,10 @@ impl SessionTable {
         let expired = found.filter(|(_, row)| !row.record.is_live(commit.now));
         let expired: Vec<_> = expired.map(|(id_hash, _)| *id_hash).collect();
         self.end(&expired);
-        let others = self.by_sign_in(&theirs, except, commit.now);
+        let mut others = self.live(&theirs, commit.now);
+        others.retain(|(id_hash, _)| Some(**id_hash) != except);
+        others.sort_by_key(|(_, row)| (row.record.authenticated, row.place));
+        let others: Vec<_> = others.into_iter().map(|(id_hash, _)| *id_hash).collect();
         Ok(session_limit.sessions_to_end(&others).map(<[_]>::to_vec))
     }
 

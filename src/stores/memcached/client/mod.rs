@@ -145,7 +145,7 @@ impl ServerClient {
     /// The index of the server that holds `id_hash`.
     pub(super) fn place(&self, id_hash: &SessionIdHash) -> usize {
         let score = |place: &usize| {
-            self.servers.get(*place).map(|server| rendezvous::score(server.weight(), id_hash))
+            self.servers.get(*place).map(|server| rendezvous::score(server.weight, id_hash))
         };
         (0..self.servers.len()).max_by_key(score).unwrap_or(0)
     }

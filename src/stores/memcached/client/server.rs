@@ -40,7 +40,7 @@ pub(super) struct Server {
     name: String,
     client: MetaClient,
     /// The contribution of its name to rendezvous scores.
-    weight: u64,
+    pub(super) weight: u64,
     epochs: [SpaceEpoch; 2],
     /// How long to wait for a closed space.
     busy_timeout: Duration,
@@ -74,10 +74,6 @@ impl Server {
             epochs: [epoch(Space::Sessions), epoch(Space::Entries)],
             busy_timeout: reach.io_timeout,
         })
-    }
-
-    pub(super) fn weight(&self) -> u64 {
-        self.weight
     }
 
     fn epoch(&self, space: Space) -> &SpaceEpoch {
