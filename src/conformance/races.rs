@@ -144,6 +144,11 @@ pub(super) fn no_increment_is_lost(fixture: &Fixture) -> Outcome {
     ensure!(holds(&record, "n", wanted)?, "of {wanted} concurrent increments some were lost")
 }
 
+/// Deletes the session, and fails unless the store found it.
+fn delete(fixture: &Fixture, session: &Session) -> Outcome {
+    answered(&fixture.delete(&session.id_hash)?, "Deleted", "a delete concurrent with a change")
+}
+
 /// Races a change with the end of the session. The change returns the id that the session has after
 /// it.
 fn change_and_end(
@@ -164,13 +169,8 @@ pub(super) fn a_merge_at_the_moment_of_a_delete_revives_nothing(fixture: &Fixtur
         fixture,
         ("a merge", "a delete"),
         |session| Ok((session.id_hash, fixture.merge(&session.id_hash, &set("coat", "red")?)?)),
-        |session| ends(fixture, session),
+        |session| delete(fixture, session),
     )
-}
-
-/// Deletes the session, and fails unless the store found it.
-fn ends(fixture: &Fixture, session: &Session) -> Outcome {
-    answered(&fixture.delete(&session.id_hash)?, "Deleted", "a delete concurrent with a change")
 }
 
 pub(super) fn a_touch_at_the_moment_of_a_delete_revives_nothing(fixture: &Fixture) -> Outcome {
@@ -178,7 +178,7 @@ pub(super) fn a_touch_at_the_moment_of_a_delete_revives_nothing(fixture: &Fixtur
     race(
         fixture,
         |session| later.touch(&session.id_hash),
-        |session| ends(&later, session),
+        |session| delete(&later, session),
         |session, (), ()| {
             let back = "a touch concurrent with a delete brought the session back";
             later.none_live(&[session.id_hash], back)
@@ -189,14 +189,14 @@ pub(super) fn a_touch_at_the_moment_of_a_delete_revives_nothing(fixture: &Fixtur
 pub(super) fn a_renewal_at_the_moment_of_a_delete_revives_nothing(fixture: &Fixture) -> Outcome {
     // A delete ends the session in either order, because a replaced id leads to it too.
     let renew = |session: &Session| fixture.renew(&session.id_hash, None);
-    change_and_end(fixture, ("a renewal", "a delete"), renew, |session| ends(fixture, session))
+    change_and_end(fixture, ("a renewal", "a delete"), renew, |session| delete(fixture, session))
 }
 
 pub(super) fn a_renewal_with_grace_at_the_moment_of_a_delete_revives_nothing(
     fixture: &Fixture,
 ) -> Outcome {
     let renew = |session: &Session| fixture.renew(&session.id_hash, Some(fixture.after(IDLE)));
-    change_and_end(fixture, ("a renewal", "a delete"), renew, |session| ends(fixture, session))
+    change_and_end(fixture, ("a renewal", "a delete"), renew, |session| delete(fixture, session))
 }
 
 pub(super) fn a_sign_in_at_the_moment_of_a_delete_revives_nothing(fixture: &Fixture) -> Outcome {
@@ -204,7 +204,7 @@ pub(super) fn a_sign_in_at_the_moment_of_a_delete_revives_nothing(fixture: &Fixt
     race(
         fixture,
         |session| fixture.sign_in(&session.id_hash, &owner),
-        |session| ends(fixture, session),
+        |session| delete(fixture, session),
         |session, (to, sign_in), ()| {
             let record = done(sign_in, "a sign-in concurrent with a delete")?.record;
             // A delete after the sign-in ends the session that signed in. A sign-in after the
