@@ -145,6 +145,11 @@ pub(super) fn no_increment_is_lost(fixture: &Fixture) -> Passed {
     ensure!(holds(&record, "n", wanted)?, "of {wanted} concurrent increments some were lost")
 }
 
+/// Deletes the session, and fails unless the store found it.
+fn delete(fixture: &Fixture, session: &Sample) -> Passed {
+    answered(&fixture.delete(&session.id_hash)?, "Deleted", "a delete concurrent with a change")
+}
+
 /// Races a change with the end of the session. The change returns the id that the session has after
 /// it.
 fn change_and_end(
@@ -165,13 +170,8 @@ pub(super) fn a_merge_at_the_moment_of_a_delete_revives_nothing(fixture: &Fixtur
         fixture,
         ("a merge", "a delete"),
         |session| Ok((session.id_hash, fixture.merge(&session.id_hash, &set("coat", "red")?)?)),
-        |session| ends(fixture, session),
+        |session| delete(fixture, session),
     )
-}
-
-/// Deletes the session, and fails unless the store found it.
-fn ends(fixture: &Fixture, session: &Sample) -> Passed {
-    answered(&fixture.delete(&session.id_hash)?, "Deleted", "a delete concurrent with a change")
 }
 
 pub(super) fn a_touch_at_the_moment_of_a_delete_revives_nothing(fixture: &Fixture) -> Passed {
@@ -179,7 +179,7 @@ pub(super) fn a_touch_at_the_moment_of_a_delete_revives_nothing(fixture: &Fixtur
     race(
         fixture,
         |session| later.touch(&session.id_hash),
-        |session| ends(&later, session),
+        |session| delete(&later, session),
         |session, (), ()| {
             let back = "a touch concurrent with a delete brought the session back";
             later.none_live(&[session.id_hash], back)
@@ -190,14 +190,14 @@ pub(super) fn a_touch_at_the_moment_of_a_delete_revives_nothing(fixture: &Fixtur
 pub(super) fn a_renewal_at_the_moment_of_a_delete_revives_nothing(fixture: &Fixture) -> Passed {
     // A delete ends the session in either order, because a replaced id leads to it too.
     let renew = |session: &Sample| fixture.renew(&session.id_hash, None);
-    change_and_end(fixture, ("a renewal", "a delete"), renew, |session| ends(fixture, session))
+    change_and_end(fixture, ("a renewal", "a delete"), renew, |session| delete(fixture, session))
 }
 
 pub(super) fn a_renewal_with_grace_at_the_moment_of_a_delete_revives_nothing(
     fixture: &Fixture,
 ) -> Passed {
     let renew = |session: &Sample| fixture.renew(&session.id_hash, Some(fixture.after(IDLE)));
-    change_and_end(fixture, ("a renewal", "a delete"), renew, |session| ends(fixture, session))
+    change_and_end(fixture, ("a renewal", "a delete"), renew, |session| delete(fixture, session))
 }
 
 pub(super) fn a_sign_in_at_the_moment_of_a_delete_revives_nothing(fixture: &Fixture) -> Passed {
@@ -205,7 +205,7 @@ pub(super) fn a_sign_in_at_the_moment_of_a_delete_revives_nothing(fixture: &Fixt
     race(
         fixture,
         |session| fixture.sign_in(&session.id_hash, &owner),
-        |session| ends(fixture, session),
+        |session| delete(fixture, session),
         |session, (to, sign_in), ()| {
             let record = done(sign_in, "a sign-in concurrent with a delete")?.record;
             // A delete after the sign-in ends the session that signed in. A sign-in after the
@@ -382,12 +382,12 @@ pub(super) fn of_two_sign_ins_through_one_id_the_later_can_join(fixture: &Fixtur
     })
 }
 
-type SignInReply = (SessionIdHash, Committed);
+type SignInAnswer = (SessionIdHash, Committed);
 
 fn two_sign_ins(
     fixture: &Fixture,
     at_limit: AtLimit,
-    judge: impl Fn(&SignInReply, &SignInReply) -> Passed,
+    judge: impl Fn(&SignInAnswer, &SignInAnswer) -> Passed,
 ) -> Passed {
     let sign_in = |owner: &UserKey| limits::sign_in(fixture, &id_hash()?, owner, (1, at_limit));
     let owners = (0..ROUNDS).map(|round| user(&format!("user {round}")));

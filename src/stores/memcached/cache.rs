@@ -14,13 +14,13 @@ use crate::error::Result;
 use crate::event::Event;
 use crate::id::SessionIdHash;
 use crate::stores::memcached::MemcachedStore;
-use crate::stores::memcached::client::{Access, ItemVersion, Leased, Replacement, Space, Stamp};
+use crate::stores::memcached::client::{ItemVersion, Leased, Replacement, Space, Stamp, Target};
 use crate::stores::memcached::value::{Unreadable, decode_entry, encode_entry};
 
-const INVALIDATING: Access = entries("invalidate entries in memcached");
+const INVALIDATING: Target = entries("invalidate entries in memcached");
 
-const fn entries(operation: &'static str) -> Access {
-    Access { space: Space::Entries, operation }
+const fn entries(operation: &'static str) -> Target {
+    Target { space: Space::Entries, operation }
 }
 
 impl Stamp {
@@ -45,7 +45,7 @@ impl Cache for MemcachedStore {
     }
 
     fn fetch(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<CacheLookup> {
-        const LOOKING_UP: Access = entries("look a session up in memcached");
+        const LOOKING_UP: Target = entries("look a session up in memcached");
         let item = match self.0.client.get_or_lease(LOOKING_UP, id_hash)? {
             Leased::Item(item) => item,
             Leased::Granted(stamp) => return Ok(CacheLookup::Miss(Some(stamp.lease()))),

@@ -25,7 +25,7 @@ use crate::id::SessionIdHash;
 use crate::record::{Record, Touch};
 use crate::stores::memcached::client::{ItemVersion, Replacement, Written};
 use crate::stores::memcached::value::{ItemState, Way};
-use crate::stores::memcached::{Call, MemcachedInner, life_of};
+use crate::stores::memcached::{MemcachedInner, StoreCall, life_of};
 
 /// The longest pause before another attempt.
 const LONGEST_PAUSE: Duration = Duration::from_millis(4);
@@ -41,18 +41,18 @@ struct Reserved {
 struct Attempts<'a> {
     inner: &'a MemcachedInner,
     commit: &'a Commit,
-    call: Call,
+    call: StoreCall,
     reserved: Option<Reserved>,
 }
 
 impl MemcachedInner {
     pub(super) fn commit(&self, commit: &Commit) -> Result<Committed> {
-        let call = Call::new(commit.now, commit.action.operation());
+        let call = StoreCall::new(commit.now, commit.action.operation());
         let mut attempts = Attempts { inner: self, commit, call, reserved: None };
         let answer = attempts.run();
         if let Some(Reserved { at, .. }) = attempts.reserved {
             // If this fails, the item finds nothing, and expires.
-            let _ = self.client.remove(call.access, at);
+            let _ = self.client.remove(call.target, at);
         }
         answer
     }
@@ -63,21 +63,21 @@ impl MemcachedInner {
         id_hash: SessionIdHash,
         state: &ItemState,
         record: &Record,
-        call: Call,
+        call: StoreCall,
     ) -> Result<ItemVersion> {
         let (value, life) = (state.encode(), life_of(record, call.now));
-        if let Some(stamp) = self.client.add(call.access, &id_hash, &value, life)? {
+        if let Some(stamp) = self.client.add(call.target, &id_hash, &value, life)? {
             return Ok(ItemVersion { id_hash, stamp });
         }
-        if let Some(item) = self.client.get(call.access, &id_hash)?
+        if let Some(item) = self.client.get(call.target, &id_hash)?
             && self.is_garbage(&item)
         {
             let new = Replacement { at: ItemVersion { id_hash, stamp: item.stamp }, value, life };
-            if let Written::Stored(stamp) = self.client.replace(call.access, &new)? {
+            if let Written::Stored(stamp) = self.client.replace(call.target, &new)? {
                 return Ok(ItemVersion { id_hash, stamp });
             }
         }
-        Err(Error::new(ErrorKind::Conflict, call.access.operation))
+        Err(Error::new(ErrorKind::Conflict, call.target.operation))
     }
 
     /// Records activity by an id that was replaced, or beside other changes of the session.
@@ -85,7 +85,7 @@ impl MemcachedInner {
         &self,
         id_hash: &SessionIdHash,
         touch: Touch,
-        call: Call,
+        call: StoreCall,
     ) -> Result<()> {
         let began = Instant::now();
         loop {
@@ -99,7 +99,7 @@ impl MemcachedInner {
                 Written::Stored(_) => return Ok(()),
                 Written::Changed | Written::Missing if began.elapsed() < self.busy_timeout => {}
                 Written::Changed | Written::Missing => {
-                    return Err(Error::new(ErrorKind::Busy, call.access.operation));
+                    return Err(Error::new(ErrorKind::Busy, call.target.operation));
                 }
             }
         }
@@ -116,7 +116,7 @@ impl Attempts<'_> {
             }
             if began.elapsed() >= self.inner.busy_timeout {
                 let why = "other requests kept changing the session";
-                return Err(Error::with_source(ErrorKind::Busy, self.call.access.operation, why));
+                return Err(Error::with_source(ErrorKind::Busy, self.call.target.operation, why));
             }
             // Random, or requests that collided once would collide again.
             let shard = RandomState::new().hash_one(()) % 1000;
@@ -134,7 +134,7 @@ impl Attempts<'_> {
             _ => inner.find(&commit.id_hash, call)?,
         };
         if let Some(expired) = commit.expired_to_remove(&found)
-            && !inner.client.remove(call.access, *expired)?
+            && !inner.client.remove(call.target, *expired)?
         {
             return Ok(None);
         }
@@ -163,7 +163,7 @@ impl Attempts<'_> {
             }
             // Only this version: by now it may be the old id of a session.
             Decision::Remove { at } => {
-                inner.client.remove(call.access, at)?.then_some(Committed::Deleted(at.id_hash))
+                inner.client.remove(call.target, at)?.then_some(Committed::Deleted(at.id_hash))
             }
         })
     }
@@ -173,7 +173,7 @@ impl Attempts<'_> {
         let Attempts { inner, call, .. } = *self;
         // Reserved by an earlier attempt that found a session to move, which has ended since.
         if let Some(Reserved { at, .. }) = self.reserved.take() {
-            inner.client.remove(call.access, at)?;
+            inner.client.remove(call.target, at)?;
         }
         inner.claim(*id_hash, &ItemState::Live(record.clone()), record, call).map(drop)
     }
@@ -192,7 +192,7 @@ impl Attempts<'_> {
         let arriving = self.reserve(old.id_hash, way.to, record)?;
         let value = ItemState::Moved(*way, record.clone()).encode();
         let new = Replacement { at: old, value, life: life_of(record, call.now) };
-        let moved = match inner.client.replace_within_reach(call.access, &new) {
+        let moved = match inner.client.replace_within_reach(call.target, &new) {
             Ok((Written::Stored(stamp), true)) => stamp,
             // The old item's name has the epoch in which it was read; the new one's may have the
             // epoch after a `clear`, which has ended the session then.
@@ -238,7 +238,7 @@ impl Attempts<'_> {
                 return Ok(at);
             }
             self.reserved = None;
-            inner.client.remove(call.access, at)?;
+            inner.client.remove(call.target, at)?;
         }
         let at = inner.claim(to, &ItemState::Arriving(from), record, call)?;
         self.reserved = Some(Reserved { at, from });

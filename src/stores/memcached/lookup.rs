@@ -7,20 +7,24 @@ use crate::id::SessionIdHash;
 use crate::record::Record;
 use crate::stores::memcached::client::{Item, ItemVersion, Replacement, Written};
 use crate::stores::memcached::value::{ItemState, Way};
-use crate::stores::memcached::{Call, MemcachedInner, life, life_of};
+use crate::stores::memcached::{MemcachedInner, StoreCall, life, life_of};
 
 /// The maximum number of items read for one id: one for each replaced id of its session, and some
 /// twice because the session moved meanwhile.
 const STEPS: usize = ReplacedId::MAX + 8;
 
 impl MemcachedInner {
-    pub(super) fn find(&self, id_hash: &SessionIdHash, call: Call) -> Result<Lookup<ItemVersion>> {
+    pub(super) fn find(
+        &self,
+        id_hash: &SessionIdHash,
+        call: StoreCall,
+    ) -> Result<Lookup<ItemVersion>> {
         // The id to read next, what is remembered of the requested id, and the number of later
         // replaced ids.
         let (mut at, mut replaced, mut later) = (*id_hash, None::<ReplacedId>, 0);
         let now = call.now;
         for _ in 0..STEPS {
-            let Some(item) = self.client.get(call.access, &at)? else {
+            let Some(item) = self.client.get(call.target, &at)? else {
                 return Ok(Lookup::not_found());
             };
             let version = ItemVersion { id_hash: at, stamp: item.stamp };
@@ -58,7 +62,7 @@ impl MemcachedInner {
                 }
             }
         }
-        Err(Error::with_source(ErrorKind::Busy, call.access.operation, "the session keeps moving"))
+        Err(Error::with_source(ErrorKind::Busy, call.target.operation, "the session keeps moving"))
     }
 
     /// Completes a move from `old` to `way.to`. Any request that finds a move unfinished calls
@@ -72,9 +76,9 @@ impl MemcachedInner {
         old: ItemVersion,
         way: &Way,
         record: Record,
-        call: Call,
+        call: StoreCall,
     ) -> Result<()> {
-        if let Some(item) = self.client.get(call.access, &way.to)?
+        if let Some(item) = self.client.get(call.target, &way.to)?
             && let Ok(Some(ItemState::Arriving(from))) = self.read(&item)
             && from == old.id_hash
         {
@@ -85,25 +89,30 @@ impl MemcachedInner {
     }
 
     /// Stores a live session in place of this version of an item.
-    pub(super) fn settle(&self, at: ItemVersion, record: Record, call: Call) -> Result<Written> {
+    pub(super) fn settle(
+        &self,
+        at: ItemVersion,
+        record: Record,
+        call: StoreCall,
+    ) -> Result<Written> {
         let life = life_of(&record, call.now);
         let new = Replacement { at, value: ItemState::Live(record).encode(), life };
-        self.client.replace(call.access, &new)
+        self.client.replace(call.target, &new)
     }
 
-    pub(super) fn leave(&self, old: ItemVersion, way: &Way, call: Call) -> Result<()> {
+    pub(super) fn leave(&self, old: ItemVersion, way: &Way, call: StoreCall) -> Result<()> {
         let life = life(way.replaced_id(old.id_hash).forget_at(), call.now);
         let new = Replacement { at: old, value: ItemState::Left(*way).encode(), life };
         // If another request was faster, it has stored the same.
-        self.client.replace(call.access, &new).map(drop)
+        self.client.replace(call.target, &new).map(drop)
     }
 
     /// Replaces what is remembered of an id that was replaced before. The session has moved
     /// already, so if this fails, the id leads to it as before. An item that begins a session keeps
     /// that flag, so that older ids still do not lead to the new session.
     pub(super) fn remember_anew(&self, id_hash: &SessionIdHash, way: Way, now: Timestamp) {
-        let call = Call::new(now, "store a replaced id");
-        if let Ok(Some(item)) = self.client.get(call.access, id_hash)
+        let call = StoreCall::new(now, "store a replaced id");
+        if let Ok(Some(item)) = self.client.get(call.target, id_hash)
             && let Ok(Some(ItemState::Left(before))) = self.read(&item)
         {
             let way = Way { begins_session: way.begins_session || before.begins_session, ..way };
@@ -113,8 +122,13 @@ impl MemcachedInner {
     }
 
     /// Whether a session moves from `from` to `to`. If so, completes the move.
-    fn has_set_out(&self, from: &SessionIdHash, to: &SessionIdHash, call: Call) -> Result<bool> {
-        let Some(item) = self.client.get(call.access, from)? else {
+    fn has_set_out(
+        &self,
+        from: &SessionIdHash,
+        to: &SessionIdHash,
+        call: StoreCall,
+    ) -> Result<bool> {
+        let Some(item) = self.client.get(call.target, from)? else {
             return Ok(false);
         };
         let stamp = item.stamp;

@@ -23,7 +23,7 @@ use crate::event::{Event, Events};
 use crate::id::SessionIdHash;
 use crate::record::{Record, Touch};
 use crate::stores::memcached::client::{
-    Access, Item, ItemVersion, Replacement, ServerClient, Space, Written,
+    Item, ItemVersion, Replacement, ServerClient, Space, Target, Written,
 };
 use crate::stores::memcached::value::{ItemState, Unreadable};
 
@@ -62,16 +62,16 @@ struct MemcachedInner {
     events: Events,
 }
 
-/// A call of the store: its time, and its access to the items of sessions.
+/// A call of the store: its time, and its target to the items of sessions.
 #[derive(Clone, Copy, Debug)]
-struct Call {
+struct StoreCall {
     now: Timestamp,
-    access: Access,
+    target: Target,
 }
 
-impl Call {
+impl StoreCall {
     fn new(now: Timestamp, operation: &'static str) -> Self {
-        Call { now, access: Access { space: Space::Sessions, operation } }
+        StoreCall { now, target: Target { space: Space::Sessions, operation } }
     }
 }
 
@@ -102,7 +102,7 @@ impl MemcachedStore {
     /// servers are cleared; call this again.
     pub fn clear(&self) -> Result<()> {
         let operation = "end all sessions in memcached";
-        self.0.client.clear(Access { space: Space::Sessions, operation })
+        self.0.client.clear(Target { space: Space::Sessions, operation })
     }
 }
 
@@ -132,7 +132,7 @@ fn life_of(record: &Record, now: Timestamp) -> Option<Duration> {
 #[deny(clippy::missing_trait_methods)]
 impl Store for MemcachedStore {
     fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Lookup> {
-        self.0.find(id_hash, Call::new(now, "load a session")).map(Lookup::without_position)
+        self.0.find(id_hash, StoreCall::new(now, "load a session")).map(Lookup::without_position)
     }
 
     fn try_load(&self, _: &SessionIdHash, _: Timestamp) -> Option<Lookup> {
@@ -170,9 +170,9 @@ impl MemcachedInner {
     /// that conflict with another change, or whose id was replaced, are done one by one like
     /// commits.
     fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
-        let call = Call::new(now, "record activity");
+        let call = StoreCall::new(now, "record activity");
         let id_hashes: Vec<SessionIdHash> = batch.iter().map(|(id_hash, _)| *id_hash).collect();
-        let items = self.client.get_many(call.access, &id_hashes);
+        let items = self.client.get_many(call.target, &id_hashes);
         let (mut failed, mut again, mut touched) = (None, Vec::new(), Vec::new());
         for ((id_hash, touch), item) in batch.iter().zip(items) {
             let item = match item {
@@ -200,7 +200,7 @@ impl MemcachedInner {
             }
         }
         let (touches, replacements): (Vec<_>, Vec<_>) = touched.into_iter().unzip();
-        let written = self.client.replace_many(call.access, &replacements);
+        let written = self.client.replace_many(call.target, &replacements);
         for ((touch, replacement), written) in touches.into_iter().zip(&replacements).zip(written) {
             match written {
                 Ok(Written::Stored(_) | Written::Missing) => {}

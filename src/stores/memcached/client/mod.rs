@@ -50,7 +50,7 @@ impl Space {
 
 /// The kind of the items that commands concern, and the operation that errors name.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Access {
+pub(super) struct Target {
     pub(super) space: Space,
     pub(super) operation: &'static str,
 }
@@ -172,44 +172,44 @@ impl ServerClient {
     /// Sends one command on the item of `id_hash` in the current epoch.
     fn exchange_one(
         &self,
-        access: Access,
+        target: Target,
         id_hash: &SessionIdHash,
         command: impl Fn(String) -> Op,
     ) -> Result<(u64, Answers)> {
-        self.server(id_hash)?.exchange(access, |epoch, batch| {
-            batch.push(command(self.name(access.space, epoch, id_hash)));
+        self.server(id_hash)?.exchange(target, |epoch, batch| {
+            batch.push(command(self.name(target.space, epoch, id_hash)));
         })
     }
 
     /// Reads the item of `id_hash`.
-    pub(super) fn get(&self, access: Access, id_hash: &SessionIdHash) -> Result<Option<Item>> {
+    pub(super) fn get(&self, target: Target, id_hash: &SessionIdHash) -> Result<Option<Item>> {
         let get = |name| Get::new(name).meta(Meta::NONE.cas()).into();
-        let (epoch, mut answers) = self.exchange_one(access, id_hash, get)?;
-        item(epoch, got(answers.next(), access.operation)?)
+        let (epoch, mut answers) = self.exchange_one(target, id_hash, get)?;
+        item(epoch, got(answers.next(), target.operation)?)
     }
 
     /// Reads the items of many id hashes.
     pub(super) fn get_many(
         &self,
-        access: Access,
+        target: Target,
         id_hashes: &[SessionIdHash],
     ) -> Vec<Result<Option<Item>>> {
         let ask = |server: &Server, chunk: &[&SessionIdHash]| {
-            let (epoch, answers) = server.exchange(access, |epoch, batch| {
-                let name = |id_hash: &SessionIdHash| self.name(access.space, epoch, id_hash);
+            let (epoch, answers) = server.exchange(target, |epoch, batch| {
+                let name = |id_hash: &SessionIdHash| self.name(target.space, epoch, id_hash);
                 let get = |id_hash: &&_| Get::new(name(id_hash)).meta(Meta::NONE.cas()).into();
                 batch.extend(chunk.iter().map(get));
             })?;
-            Ok(answers.map(|answer| item(epoch, got(Some(answer), access.operation)?)).collect())
+            Ok(answers.map(|answer| item(epoch, got(Some(answer), target.operation)?)).collect())
         };
-        self.in_batches(id_hashes, |id_hash| id_hash, ask, access.operation)
+        self.in_batches(id_hashes, |id_hash| id_hash, ask, target.operation)
     }
 
     /// Reads the item of `id_hash`, or takes a fill lease if there is none.
-    pub(super) fn get_or_lease(&self, access: Access, id_hash: &SessionIdHash) -> Result<Leased> {
+    pub(super) fn get_or_lease(&self, target: Target, id_hash: &SessionIdHash) -> Result<Leased> {
         let get = |name| Get::new(name).lease_ttl(LEASE_SECONDS).into();
-        let (epoch, mut answers) = self.exchange_one(access, id_hash, get)?;
-        let result = got(answers.next(), access.operation)?;
+        let (epoch, mut answers) = self.exchange_one(target, id_hash, get)?;
+        let result = got(answers.next(), target.operation)?;
         Ok(match result.item.cas {
             Some(cas) if result.won_lease() => Leased::Granted(Stamp { epoch, cas }),
             _ => item(epoch, result)?.map_or(Leased::Busy, Leased::Item),
@@ -219,15 +219,15 @@ impl ServerClient {
     /// Stores a value if there is no item; returns `None` if there is one.
     pub(super) fn add(
         &self,
-        access: Access,
+        target: Target,
         id_hash: &SessionIdHash,
         value: &[u8],
         life: Option<Duration>,
     ) -> Result<Option<Stamp>> {
-        self.check_size(value, access.operation)?;
+        self.check_size(value, target.operation)?;
         let add = |name| Set::new(name, value).ttl(ttl(life)).return_cas().add().into();
-        let (epoch, mut answers) = self.exchange_one(access, id_hash, add)?;
-        Ok(match written(epoch, mutated(answers.next(), access.operation)?) {
+        let (epoch, mut answers) = self.exchange_one(target, id_hash, add)?;
+        Ok(match written(epoch, mutated(answers.next(), target.operation)?) {
             Written::Stored(stamp) => Some(stamp),
             Written::Changed | Written::Missing => None,
         })
@@ -242,44 +242,44 @@ impl ServerClient {
     /// If not, the stored item is unreachable.
     pub(super) fn replace_within_reach(
         &self,
-        access: Access,
+        target: Target,
         new: &Replacement,
     ) -> Result<(Written, bool)> {
-        self.check_size(&new.value, access.operation)?;
+        self.check_size(&new.value, target.operation)?;
         let server = self.server(&new.at.id_hash)?;
-        let mut answers = server.run_all(access.operation, || {
-            vec![self.set(access.space, new).into(), server.get_epoch(access.space).into()]
+        let mut answers = server.run_all(target.operation, || {
+            vec![self.set(target.space, new).into(), server.get_epoch(target.space).into()]
         })?;
         let epoch = new.at.stamp.epoch;
-        let written = written(epoch, mutated(answers.next(), access.operation)?);
-        let current = server.is_current(access, epoch, answers.next())?;
+        let written = written(epoch, mutated(answers.next(), target.operation)?);
+        let current = server.is_current(target, epoch, answers.next())?;
         Ok((written, current))
     }
 
     /// Stores a value in place of one version of an item.
-    pub(super) fn replace(&self, access: Access, new: &Replacement) -> Result<Written> {
-        self.check_size(&new.value, access.operation)?;
+    pub(super) fn replace(&self, target: Target, new: &Replacement) -> Result<Written> {
+        self.check_size(&new.value, target.operation)?;
         let server = self.server(&new.at.id_hash)?;
-        let result = server.run(access.operation, || self.set(access.space, new))?;
+        let result = server.run(target.operation, || self.set(target.space, new))?;
         Ok(written(new.at.stamp.epoch, result))
     }
 
     /// [`replace`](Self::replace) for many items.
-    pub(super) fn replace_many(&self, access: Access, all: &[Replacement]) -> Vec<Result<Written>> {
+    pub(super) fn replace_many(&self, target: Target, all: &[Replacement]) -> Vec<Result<Written>> {
         let send = |server: &Server, chunk: &[&Replacement]| {
             // An item that is too large does not keep the others from being stored.
-            let fits = |new: &&&Replacement| self.check_size(&new.value, access.operation).is_ok();
-            let (_, mut answers) = server.exchange(access, |_, batch| {
-                let set = |new: &&Replacement| self.set(access.space, new).into();
+            let fits = |new: &&&Replacement| self.check_size(&new.value, target.operation).is_ok();
+            let (_, mut answers) = server.exchange(target, |_, batch| {
+                let set = |new: &&Replacement| self.set(target.space, new).into();
                 batch.extend(chunk.iter().filter(fits).map(set));
             })?;
             let answer = |new: &&Replacement| {
-                self.check_size(&new.value, access.operation)?;
-                Ok(written(new.at.stamp.epoch, mutated(answers.next(), access.operation)?))
+                self.check_size(&new.value, target.operation)?;
+                Ok(written(new.at.stamp.epoch, mutated(answers.next(), target.operation)?))
             };
             Ok(chunk.iter().map(answer).collect())
         };
-        self.in_batches(all, |new| &new.at.id_hash, send, access.operation)
+        self.in_batches(all, |new| &new.at.id_hash, send, target.operation)
     }
 
     fn set(&self, space: Space, new: &Replacement) -> Set {
@@ -291,24 +291,24 @@ impl ServerClient {
     }
 
     /// Removes one version of an item. Returns true if the item had that version and was removed.
-    pub(super) fn remove(&self, access: Access, at: ItemVersion) -> Result<bool> {
+    pub(super) fn remove(&self, target: Target, at: ItemVersion) -> Result<bool> {
         let ItemVersion { id_hash, stamp } = at;
-        let name = self.name(access.space, stamp.epoch, &id_hash);
+        let name = self.name(target.space, stamp.epoch, &id_hash);
         let delete = || Delete::new(&name).compare_cas(stamp.cas);
-        self.server(&id_hash)?.run(access.operation, delete).map(|result| result.applied())
+        self.server(&id_hash)?.run(target.operation, delete).map(|result| result.applied())
     }
 
     /// Removes the items of these id hashes in any version, and ends their fill leases.
-    pub(super) fn remove_all(&self, access: Access, id_hashes: &[SessionIdHash]) -> Result<()> {
+    pub(super) fn remove_all(&self, target: Target, id_hashes: &[SessionIdHash]) -> Result<()> {
         let send = |server: &Server, chunk: &[&SessionIdHash]| {
-            let (_, answers) = server.exchange(access, |epoch, batch| {
-                let delete = |id_hash| Delete::new(self.name(access.space, epoch, id_hash));
+            let (_, answers) = server.exchange(target, |epoch, batch| {
+                let delete = |id_hash| Delete::new(self.name(target.space, epoch, id_hash));
                 batch.extend(chunk.iter().map(|id_hash| delete(id_hash).into()));
             })?;
-            Ok(answers.map(|answer| mutated(Some(answer), access.operation).map(drop)).collect())
+            Ok(answers.map(|answer| mutated(Some(answer), target.operation).map(drop)).collect())
         };
         // If a server fails, the other servers still receive theirs.
-        self.in_batches(id_hashes, |id_hash| id_hash, send, access.operation).into_iter().collect()
+        self.in_batches(id_hashes, |id_hash| id_hash, send, target.operation).into_iter().collect()
     }
 
     /// Groups many items by server, and sends each group in batches. The answers are in the order
@@ -356,26 +356,26 @@ impl ServerClient {
     }
 
     /// Makes all items of this space on one server unreachable.
-    pub(super) fn raise_epoch(&self, place: usize, access: Access) -> Result<()> {
-        self.at(place)?.raise_epoch(access)
+    pub(super) fn raise_epoch(&self, place: usize, target: Target) -> Result<()> {
+        self.at(place)?.raise_epoch(target)
     }
 
     /// Makes all items of this space unreachable on all servers. At one time all servers are
     /// closed, so no session escapes by moving from one server to another.
-    pub(super) fn clear(&self, access: Access) -> Result<()> {
+    pub(super) fn clear(&self, target: Target) -> Result<()> {
         let mut outcome = Ok(());
         if self.servers.len() > 1 {
             let began = Instant::now();
             // If a server fails, the others are cleared all the same.
-            self.servers.iter().for_each(|server| keep_first(&mut outcome, server.close(access)));
+            self.servers.iter().for_each(|server| keep_first(&mut outcome, server.close(target)));
             if began.elapsed() > SURELY_CLOSED_FOR {
                 let why = "the servers answered too slowly to be cleared together";
-                let late = Error::with_source(ErrorKind::Unavailable, access.operation, why);
+                let late = Error::with_source(ErrorKind::Unavailable, target.operation, why);
                 keep_first(&mut outcome, Err(late));
             }
         }
         for server in &self.servers {
-            keep_first(&mut outcome, server.raise_epoch(access));
+            keep_first(&mut outcome, server.raise_epoch(target));
         }
         outcome
     }

@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::PublicId;
 use crate::process::Process;
 use crate::stores::memcached::client::error::{failure, uninterrupted};
-use crate::stores::memcached::client::{Access, Reach, Space, got};
+use crate::stores::memcached::client::{Reach, Space, Target, got};
 use crate::stores::memcached::rendezvous;
 
 /// The maximum number of attempts for a batch, or for reading an epoch, while other clients raise
@@ -126,24 +126,24 @@ impl Server {
     /// epoch was outdated, the operations have affected only unreachable items, and are sent again.
     pub(super) fn exchange(
         &self,
-        access: Access,
+        target: Target,
         operations: impl Fn(u64, &mut Vec<Op>),
     ) -> Result<(u64, Answers)> {
         for _ in 0..MAX_ATTEMPTS {
-            let epoch = match self.seen(access.space) {
-                0 => self.learn_epoch(access)?,
+            let epoch = match self.seen(target.space) {
+                0 => self.learn_epoch(target)?,
                 epoch => epoch,
             };
-            let mut answers = self.run_all(access.operation, || {
-                let mut batch = vec![self.get_epoch(access.space).into()];
+            let mut answers = self.run_all(target.operation, || {
+                let mut batch = vec![self.get_epoch(target.space).into()];
                 operations(epoch, &mut batch);
                 batch
             })?;
-            if self.is_current(access, epoch, answers.next())? {
+            if self.is_current(target, epoch, answers.next())? {
                 return Ok((epoch, answers));
             }
         }
-        Err(being_cleared(access.operation))
+        Err(being_cleared(target.operation))
     }
 
     /// The operation that reads the epoch, to be sent in a batch with others.
@@ -155,20 +155,20 @@ impl Server {
     /// or raised, and the next exchange reads it again.
     pub(super) fn is_current(
         &self,
-        access: Access,
+        target: Target,
         epoch: u64,
         answer: Option<Result<OpResult>>,
     ) -> Result<bool> {
-        let is_current = read_epoch(&got(answer, access.operation)?) == Some(epoch);
+        let is_current = read_epoch(&got(answer, target.operation)?) == Some(epoch);
         if !is_current {
-            self.remember_epoch(access.space, 0);
+            self.remember_epoch(target.space, 0);
         }
         Ok(is_current)
     }
 
     /// Reads the epoch. A lost epoch is replaced by a new random number, because the old one could
     /// make cleared items reachable again.
-    fn learn_epoch(&self, Access { space, operation }: Access) -> Result<u64> {
+    fn learn_epoch(&self, Target { space, operation }: Target) -> Result<u64> {
         let (began, mut attempts) = (Instant::now(), 0);
         loop {
             let found = self.run(operation, || self.get_epoch(space).meta(Meta::NONE.cas()))?;
@@ -208,7 +208,7 @@ impl Server {
     }
 
     /// Makes all items of this space unreachable, and opens the space if it was closed.
-    pub(super) fn raise_epoch(&self, Access { space, operation }: Access) -> Result<()> {
+    pub(super) fn raise_epoch(&self, Target { space, operation }: Target) -> Result<()> {
         let epoch = new_epoch()?;
         self.run(operation, || self.set_epoch(space, &format!("{epoch:016x}"), Ttl::NEVER))?;
         self.remember_epoch(space, epoch);
@@ -217,7 +217,7 @@ impl Server {
 
     /// Makes all items of this space unreachable, and keeps new items out until the epoch is
     /// raised.
-    pub(super) fn close(&self, Access { space, operation }: Access) -> Result<()> {
+    pub(super) fn close(&self, Target { space, operation }: Target) -> Result<()> {
         self.run(operation, || self.set_epoch(space, CLOSED, Ttl::secs(CLOSED_FOR)))?;
         self.remember_epoch(space, 0);
         Ok(())
