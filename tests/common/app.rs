@@ -3,8 +3,7 @@
 use std::sync::Mutex;
 use std::sync::mpsc::Receiver;
 
-use cloakroom::backend::Stats;
-use cloakroom::backend::Store;
+use cloakroom::backend::{Stats, Store};
 use cloakroom::clock::ManualClock;
 use cloakroom::event::{EventKind, Events};
 use cloakroom::http::{Outcome, RequestHead, ResponseHeaders};

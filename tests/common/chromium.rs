@@ -102,7 +102,7 @@ impl Chromium {
                 break port.trim_end_matches('.').parse().unwrap();
             }
         };
-        // Kept open, since a write to a closed pipe would end the driver.
+        // KillOnDrop open, since a write to a closed pipe would end the driver.
         group.0.stdout = Some(out.into_inner());
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         let body = capabilities(&programs.chromium, &folder.path("data"));

@@ -8,7 +8,7 @@ use std::time::Duration;
 use cloakroom::backend::{Cache, SweepReport};
 use cloakroom::{Error, ErrorKind, Result};
 
-use super::gate::{Gate, Gatekeeper};
+use super::gate::{Gate, GateControl};
 pub use super::hooked::Call;
 use super::hooked::{Hook, Hooked};
 
@@ -138,14 +138,14 @@ impl<T: ?Sized> Faulty<T> {
     }
 
     /// The next call of this kind waits.
-    pub fn hold(&self, call: Call) -> Gatekeeper {
+    pub fn hold(&self, call: Call) -> GateControl {
         let (gate, keeper) = Gate::new();
         self.plan(call, Fault::Wait(gate));
         keeper
     }
 
     /// The next commit waits when it is done, before its caller knows.
-    pub fn hold_commit_answer(&self) -> Gatekeeper {
+    pub fn hold_commit_answer(&self) -> GateControl {
         let (gate, keeper) = Gate::new();
         *self.hook.commit_answer.lock().unwrap() = Some(gate);
         keeper

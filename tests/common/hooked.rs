@@ -9,9 +9,8 @@ use std::sync::Arc;
 use cloakroom::Result;
 use cloakroom::backend::{
     Cache, CacheEntry, CacheLookup, Commit, Committed, FillLease, Lookup, Maintenance, Page,
-    SessionFilter, SessionIndex, Store, StoreWrapper, SweepReport,
+    SessionFilter, SessionIndex, Stats, Store, StoreWrapper, Summary, SweepReport, Touch,
 };
-use cloakroom::backend::{Stats, Summary, Touch};
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{PublicId, Realm, SessionIdHash};
 

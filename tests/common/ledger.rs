@@ -12,7 +12,7 @@ use std::str::FromStr;
 use cloakroom::backend::{LiveSession, Lookup, Missing, ReplacedId, Store};
 use cloakroom::id::SessionIdHash;
 
-use crate::common::{NOW, hex, key_of, value};
+use crate::common::{NOW, hex, id_hash_of, value};
 
 /// A change to one life of a session, or to several at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,7 +103,7 @@ impl FromStr for Change {
         Ok(match words[..] {
             ["create", life, id_hash, brief] => Change::Create {
                 life: life.to_owned(),
-                id_hash: key_of(id_hash),
+                id_hash: id_hash_of(id_hash),
                 brief: brief.parse().map_err(drop)?,
             },
             ["merge", life, n] => {
@@ -119,12 +119,12 @@ impl FromStr for Change {
             }
             ["renew", life, id_hash, grace] => Change::Renew {
                 life: life.to_owned(),
-                id_hash: key_of(id_hash),
+                id_hash: id_hash_of(id_hash),
                 grace: grace.parse().map_err(drop)?,
             },
             ["sign-in", life, id_hash, n, user, ref ends @ ..] => Change::SignIn {
                 life: life.to_owned(),
-                id_hash: key_of(id_hash),
+                id_hash: id_hash_of(id_hash),
                 n: n.parse().map_err(drop)?,
                 user: user.to_owned(),
                 ends: owned(ends),
@@ -441,7 +441,7 @@ impl Ledger {
         let wrong = |lives: &Lives| -> Vec<String> {
             lives.values().filter_map(|life| life.wrong(store)).collect()
         };
-        let not_made = wrong(&with_new_key(change, &before)).is_empty();
+        let not_made = wrong(&with_new_id_hash(change, &before)).is_empty();
         let made = wrong(&after).is_empty();
         if made {
             self.lives.extend(after);
@@ -465,7 +465,7 @@ impl Ledger {
 }
 
 /// The lives as they are while the change is not made: its new key finds nothing.
-fn with_new_key(change: &Change, before: &Lives) -> Lives {
+fn with_new_id_hash(change: &Change, before: &Lives) -> Lives {
     let mut lives = before.clone();
     if let Change::Create { life, id_hash, .. }
     | Change::Renew { life, id_hash, .. }

@@ -3,13 +3,10 @@
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
-use cloakroom::backend::Delta;
-use cloakroom::backend::Value;
 use cloakroom::backend::{
-    self, Action, Commit, Committed, LiveSession, Lookup, Missing, Page, SessionFilter,
-    SessionIndex, SessionLimit, Store,
+    self, Action, Commit, Committed, Delta, LiveSession, Lookup, Missing, NewSession, Page, Record,
+    SessionFilter, SessionIndex, SessionLimit, Store, Touch, Value,
 };
-use cloakroom::backend::{NewSession, Record, Touch};
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{IdpSessionId, JoinSalt, PublicId, Realm, SessionIdHash};
 use cloakroom::lifetime::Limits;

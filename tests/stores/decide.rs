@@ -4,13 +4,10 @@
 use std::panic::catch_unwind;
 use std::time::Duration;
 
-use cloakroom::backend::Delta;
-use cloakroom::backend::Value;
 use cloakroom::backend::{
-    Action, Commit, Committed, Decision, IdChange, LiveSession, Lookup, Missing, ReplacedBy,
-    ReplacedId,
+    Action, Commit, Committed, Decision, Delta, IdChange, LiveSession, Lookup, Missing, NewSession,
+    Record, ReplacedBy, ReplacedId, Touch, Value,
 };
-use cloakroom::backend::{NewSession, Record, Touch};
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{JoinSalt, PublicId, Realm, SessionIdHash, UserKey};
 use cloakroom::lifetime::Lifetime;

@@ -6,13 +6,11 @@ use std::sync::{Barrier, Mutex};
 use std::time::Duration;
 
 use crate::common::dice::Dice;
-use crate::common::{Folder, NOW, create, live, merge, new_key, new_session, setting, value};
-use cloakroom::backend::Delta;
+use crate::common::{Folder, NOW, create, live, merge, new_id_hash, new_session, setting, value};
 use cloakroom::backend::{
-    Action, AtLimit, Commit, Committed, LiveSession, Lookup, Missing, SessionFilter, SessionLimit,
-    Store,
+    Action, AtLimit, Commit, Committed, Delta, LiveSession, Lookup, Missing, NewSession,
+    SessionFilter, SessionLimit, Store, Touch,
 };
-use cloakroom::backend::{NewSession, Touch};
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{IdpSessionId, PublicId, Realm, SessionIdHash};
 use cloakroom::stores::sqlite::rusqlite::Connection;
@@ -60,13 +58,13 @@ impl Several {
 
     fn any_key(&mut self) -> SessionIdHash {
         match self.keys.len() {
-            0 => new_key(),
+            0 => new_id_hash(),
             many => self.keys[self.dice.roll(many)],
         }
     }
 
     fn fresh_key(&mut self) -> SessionIdHash {
-        self.keys.push(new_key());
+        self.keys.push(new_id_hash());
         self.keys[self.keys.len() - 1]
     }
 
@@ -279,7 +277,7 @@ fn a_late_request_does_not_find_a_removed_expired_session() {
     let store = SqliteStore::open(folder.database()).unwrap();
     let user = UserKey::new("user").unwrap();
     let sign_in = |now| {
-        let (none, to) = (new_key(), new_key());
+        let (none, to) = (new_id_hash(), new_id_hash());
         let new_session =
             NewSession::new(Lifetime::idle(Duration::from_secs(60)).starting(now)).unwrap();
         let (delta, limit) = (Delta::new(), NonZeroU32::MIN);
@@ -302,7 +300,7 @@ fn sessions_that_all_end_at_once_are_not_found_any_more() {
         let store = SqliteStore::open(folder.database()).unwrap();
         let mut in_realm = new_session();
         in_realm.realm = Realm::new("other").unwrap();
-        let commit = Commit::new(&new_key(), Action::Create(in_realm), Delta::new(), NOW);
+        let commit = Commit::new(&new_id_hash(), Action::Create(in_realm), Delta::new(), NOW);
         store.commit(&commit).unwrap();
         let id_hash = create(&store, &setting("n", 1)).unwrap();
         assert!(live(&store, &id_hash).unwrap().is_some());

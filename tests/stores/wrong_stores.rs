@@ -5,12 +5,10 @@ use std::num::NonZeroUsize;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-use cloakroom::backend::Delta;
 use cloakroom::backend::{
-    Action, Commit, Committed, LiveSession, Lookup, Missing, Page, SessionFilter, SessionIndex,
-    Store, StoreWrapper, SweepReport,
+    Action, Commit, Committed, Delta, LiveSession, Lookup, Missing, NewSession, Page, Record,
+    SessionFilter, SessionIndex, Stats, Store, StoreWrapper, Summary, SweepReport, Touch,
 };
-use cloakroom::backend::{NewSession, Record, Stats, Summary, Touch};
 use cloakroom::clock::Timestamp;
 use cloakroom::conformance::{Failures, check};
 use cloakroom::id::{PublicId, Realm, SessionIdHash};
@@ -140,12 +138,12 @@ fn a_store_without_expiry_at_read_breaks_that_guarantee() {
 
 /// Knows without waiting what it has once read.
 #[derive(Debug, Default)]
-struct BelievesItsMemory {
+struct StaleTryLoad {
     right: MemoryStore,
     known: Mutex<HashMap<SessionIdHash, Record>>,
 }
 
-impl StoreWrapper for BelievesItsMemory {
+impl StoreWrapper for StaleTryLoad {
     wraps_a_right_store!();
 
     fn on_try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Lookup> {
@@ -162,7 +160,7 @@ impl StoreWrapper for BelievesItsMemory {
 
 #[test]
 fn a_store_whose_try_load_is_outdated_breaks_guarantees() {
-    let failures = failures_of::<BelievesItsMemory>();
+    let failures = failures_of::<StaleTryLoad>();
     let words = "try_load returns another result than load, which returns";
     says(&failures, "no-resurrection:", words);
     says(&failures, "expiry-at-read:", words);

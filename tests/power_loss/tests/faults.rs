@@ -2,8 +2,8 @@
 
 #[path = "../../common/mod.rs"]
 mod common;
-#[path = "../../common/sound.rs"]
-mod sound;
+#[path = "../../common/integrity.rs"]
+mod integrity;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -15,9 +15,9 @@ use cloakroom::{ErrorKind, Result, SqliteStore};
 use cloakroom_power_loss::{Fault, Operation, Tape, install};
 use common::dice::Dice;
 use common::ledger::{Ledger, Said};
-use common::lives::Worker;
+use common::workload::Worker;
 use common::{Folder, HOUR, NOW, create, setting};
-use sound::assert_sound;
+use integrity::assert_integrity;
 
 /// How often each kind of fault is tried.
 fn tries() -> usize {
@@ -110,7 +110,7 @@ fn fail_everywhere(
         drop(store);
         let store = bench.open(durability, journal).unwrap();
         bench.check(&store);
-        assert_sound(bench.folder.database());
+        assert_integrity(bench.folder.database());
         bench.tape.take();
     }
     println!(

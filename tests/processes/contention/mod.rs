@@ -12,11 +12,11 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use crate::common::{
-    Folder, HOUR, Kept, NOW, child, create, hex, key_of, live, merge, role, setting, value,
+    Folder, HOUR, KillOnDrop, NOW, child, create, hex, id_hash_of, live, merge, role, setting,
+    value,
 };
 use cloakroom::SqliteStore;
-use cloakroom::backend::Delta;
-use cloakroom::backend::{Action, Commit, Committed, LiveSession, Lookup, Store};
+use cloakroom::backend::{Action, Commit, Committed, Delta, LiveSession, Lookup, Store};
 use cloakroom::id::SessionIdHash;
 use cloakroom::stores::sqlite::rusqlite::Connection;
 
@@ -36,7 +36,7 @@ fn child_process() {
         }
         Some("increment") => {
             let store = SqliteStore::open(std::env::var("DATABASE").unwrap()).unwrap();
-            increment(&store, &key_of(&std::env::var("KEY").unwrap()), 8, 50);
+            increment(&store, &id_hash_of(&std::env::var("KEY").unwrap()), 8, 50);
         }
         _ => {}
     }
@@ -71,7 +71,7 @@ fn write_as_fast_as_possible(store: &SqliteStore, threads: usize, time: Duration
 fn two_processes_write(maintenance: bool) {
     let folder = Folder::new();
     let store = SqliteStore::open(folder.database()).unwrap();
-    let mut process = Kept(
+    let mut process = KillOnDrop(
         child(module_path!(), "write")
             .env("DATABASE", folder.database())
             .stdout(Stdio::piped())
@@ -184,7 +184,7 @@ fn increments_of_two_processes_are_all_counted() {
     let folder = Folder::new();
     let store = SqliteStore::open(folder.database()).unwrap();
     let id_hash = create(&store, &Delta::new()).unwrap();
-    let mut other = Kept(
+    let mut other = KillOnDrop(
         child(module_path!(), "increment")
             .env("DATABASE", folder.database())
             .env("KEY", hex(&id_hash))

@@ -16,7 +16,7 @@ use cloakroom_power_loss::{Disk, Event, Files, Loss, Tape, install, put};
 
 use crate::common::dice::Dice;
 use crate::common::ledger::{Change, Ledger, Said};
-use crate::common::lives::Worker;
+use crate::common::workload::Worker;
 use crate::common::{Folder, NOW};
 
 /// Changes of a story.

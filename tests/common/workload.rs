@@ -6,11 +6,9 @@ use std::collections::VecDeque;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
-use cloakroom::backend::Delta;
-use cloakroom::backend::Touch;
 use cloakroom::backend::{
-    Action, AtLimit, Commit, Committed, LiveSession, Missing, ReplacedId, SessionFilter,
-    SessionLimit, Store,
+    Action, AtLimit, Commit, Committed, Delta, LiveSession, Missing, ReplacedId, SessionFilter,
+    SessionLimit, Store, Touch,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{IdpSessionId, PublicId, Realm, SessionIdHash, UserKey};
@@ -18,7 +16,7 @@ use cloakroom::{Lifetime, Result};
 
 use crate::common::dice::Dice;
 use crate::common::ledger::{Change, Said};
-use crate::common::{HOUR, NOW, new_key, new_session, setting};
+use crate::common::{HOUR, NOW, new_id_hash, new_session, setting};
 
 /// Sessions that one worker has under way at most.
 const MOST: usize = 6;
@@ -135,7 +133,7 @@ impl<'w> Worker<'w> {
     }
 
     fn create(&mut self) -> Result<()> {
-        let (life, id_hash, new_session) = (self.new_life(), new_key(), new_session());
+        let (life, id_hash, new_session) = (self.new_life(), new_id_hash(), new_session());
         let change = Change::Create { life: life.clone(), id_hash, brief: false };
         self.carry_out(&change, |worker| {
             let delta = worker.data(0);
@@ -209,7 +207,7 @@ impl<'w> Worker<'w> {
     }
 
     fn renew(&mut self, at: usize) -> Result<()> {
-        let (life, to, grace) = (self.lives[at].life.clone(), new_key(), self.dice.chance(30));
+        let (life, to, grace) = (self.lives[at].life.clone(), new_id_hash(), self.dice.chance(30));
         self.carry_out(&Change::Renew { life, id_hash: to, grace }, |worker| {
             let own = &mut worker.lives[at];
             let grace_until = grace.then(|| NOW + HOUR);
@@ -225,7 +223,7 @@ impl<'w> Worker<'w> {
     }
 
     fn sign_in(&mut self, at: usize) -> Result<()> {
-        let (life, to, user) = (self.lives[at].life.clone(), new_key(), self.user());
+        let (life, to, user) = (self.lives[at].life.clone(), new_id_hash(), self.user());
         let ends: Vec<String> = self
             .lives
             .iter()
@@ -292,7 +290,7 @@ impl<'w> Worker<'w> {
 
     /// A session that is over within a second, and a sweep an hour later.
     fn brief(&mut self) -> Result<()> {
-        let (life, id_hash, mut new_session) = (self.new_life(), new_key(), new_session());
+        let (life, id_hash, mut new_session) = (self.new_life(), new_id_hash(), new_session());
         new_session.limits = Lifetime::fixed(Duration::from_secs(1)).starting(NOW);
         let change = Change::Create { life: life.clone(), id_hash, brief: true };
         self.carry_out(&change, |worker| {
