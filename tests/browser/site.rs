@@ -25,7 +25,7 @@ use crate::common::client::PATIENCE;
 use crate::common::tls;
 use crate::common::{Folder, KillOnDrop, child};
 
-/// What serves the application, each over HTTP/1.1 but for the last.
+/// The servers of the application, all over HTTP/1.1 except the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Server {
     /// Behind a proxy that ends TLS and makes a connection for each request: a browser that keeps

@@ -1,4 +1,4 @@
-//! What a client presents, whatever carries the id: a cookie, plain or sealed, or a header.
+//! The credential of a client, by each transport: a cookie, plain or sealed, or a header.
 
 use cloakroom::cookie::CookieKeys;
 use cloakroom::http::{Outcome, RequestHead, ResponseHeaders};
@@ -7,7 +7,7 @@ use cloakroom::{CookieConfig, Session, SessionManager};
 
 use super::app::sign_in;
 
-/// What a client was given: name and value of a cookie, or the value of a header.
+/// The id that a client received: name and value of a cookie or a header.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Credential {
     pub name: String,

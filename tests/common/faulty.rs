@@ -18,7 +18,7 @@ pub type Faulty<T> = Hooked<T, Faults>;
 /// A cache of any type, with plans.
 pub type FaultyCache = Faulty<dyn Cache>;
 
-/// What a call does instead of its work, or before it.
+/// A fault that replaces a call's work or precedes it.
 #[derive(Debug)]
 pub enum Fault {
     Fail(ErrorKind),
@@ -36,7 +36,7 @@ struct Verb {
     faults: Mutex<VecDeque<Fault>>,
 }
 
-/// What is planned for the calls, and how many there were.
+/// The planned faults of each call, and the number of calls.
 #[derive(Debug, Default)]
 pub struct Faults {
     verbs: [Verb; Call::COUNT],

@@ -1,4 +1,4 @@
-//! A store, or a cache, around whose calls a hook acts: the one wrapper for tests.
+//! A wrapper of a store or a cache that calls a hook around each call.
 
 #![allow(dead_code, unreachable_pub, reason = "no test program uses all of it")]
 

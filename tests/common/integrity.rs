@@ -1,4 +1,4 @@
-//! Whether SQLite finds nothing wrong with a database.
+//! SQLite's check of a database's integrity.
 
 use std::path::Path;
 

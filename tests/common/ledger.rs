@@ -1,4 +1,4 @@
-//! What workers were promised, and whether a store keeps it.
+//! Records the operations that a store acknowledged to workers, and checks that it kept them.
 //!
 //! A worker says each change before it begins and after it was acknowledged. What was acknowledged
 //! must stand; what was only begun may stand or not, but as a whole.
@@ -53,7 +53,7 @@ impl Change {
         }
     }
 
-    /// Whether it ends something: a session, a key, or what a user may do with it.
+    /// True if it ends a session, an id, or a user's access.
     pub fn is_revocation(&self) -> bool {
         match self {
             // What is swept was dead already.
@@ -137,7 +137,7 @@ impl FromStr for Change {
     }
 }
 
-/// What a worker says.
+/// A message of a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Said {
     /// The change comes next.
@@ -209,7 +209,7 @@ impl Life {
         self.doubtful = false;
     }
 
-    /// What is wrong with it in this store.
+    /// The difference between it and the store, if there is one.
     fn wrong(&self, store: &dyn Store) -> Option<String> {
         let dead = self.replaced.iter().filter(|(_, grace)| !grace).map(|(id_hash, _)| id_hash);
         for id_hash in self.ended.iter().chain(dead) {
@@ -318,7 +318,7 @@ struct Open {
     overlapped: bool,
 }
 
-/// What was promised.
+/// The acknowledged operations.
 #[derive(Debug, Default)]
 pub struct Ledger {
     lives: Lives,
@@ -430,7 +430,7 @@ impl Ledger {
         );
     }
 
-    /// Whether the change was made, which must be seen in all lives alike.
+    /// True if the change was made; all lives must show the same.
     fn settle(&mut self, change: &Change, store: &dyn Store) {
         let mut after = Lives::new();
         for life in change.lives() {

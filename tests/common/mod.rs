@@ -1,4 +1,4 @@
-//! What several test programs need.
+//! Helpers of several test programs.
 
 #![allow(dead_code, unreachable_pub, reason = "no test program uses all of it")]
 
@@ -87,12 +87,12 @@ pub fn new_id_hash() -> SessionIdHash {
     SessionId::generate().unwrap().hash(Realm::default().tag())
 }
 
-/// A key as text, to hand it to another process.
+/// An id hash as text, for another process.
 pub fn hex(id_hash: &SessionIdHash) -> String {
     id_hash.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The key that [`hex`] wrote.
+/// Parses the text of [`hex`].
 pub fn id_hash_of(hex: &str) -> SessionIdHash {
     let byte = |at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
     SessionIdHash::from_bytes(std::array::from_fn(|n| byte(n * 2)))
@@ -170,7 +170,7 @@ pub fn role() -> Option<String> {
     std::env::var(ROLE).ok()
 }
 
-/// A child that does not outlive the test, however that ends.
+/// A child process that is killed when this is dropped.
 #[derive(Debug)]
 pub struct KillOnDrop(pub Child);
 

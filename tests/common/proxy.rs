@@ -7,7 +7,7 @@ use std::thread;
 
 use super::gate::{Gate, GateControl};
 
-/// What becomes of requests from now on. They are counted from 0.
+/// The plan for requests from now on. They are counted from 0.
 #[derive(Debug, Default)]
 pub enum Plan {
     #[default]

@@ -3,7 +3,7 @@
 use super::chance::Chance;
 use super::operations::{AtLimit, Begins, Call, Change, Moment, Number, Operation, Who};
 
-/// What a history is run on can do.
+/// The capabilities of a history's subject.
 #[derive(Clone, Copy, Debug)]
 pub struct Abilities {
     /// It lists, revokes, and obeys limits per user.
@@ -156,9 +156,9 @@ impl Maker<'_> {
         let idle = (!self.chance.one_in(4)).then_some(self.scale);
         let absolute = self.chance.one_in(3).then_some(self.scale * 3 / 2);
         let absolute = if idle.is_none() { Some(self.scale) } else { absolute };
-        let external = self.chance.one_in(4).then_some(1);
+        let idp_session_id = self.chance.one_in(4).then_some(1);
         let level = if self.chance.one_in(3) { 2 } else { 0 };
-        Begins { public_id: self.next_handle, external, level, idle, absolute }
+        Begins { public_id: self.next_handle, idp_session_id, level, idle, absolute }
     }
 
     fn before(&mut self) -> Vec<Step> {
@@ -231,7 +231,7 @@ impl Maker<'_> {
             1 | 2 => Who::User(user),
             3 | 4 => Who::PublicId(public_id),
             5 => Who::OfUser(user, public_id),
-            _ => Who::External(1),
+            _ => Who::IdpSession(1),
         }
     }
 

@@ -59,7 +59,7 @@ fn child_process() {
     let mut dice = Dice::new(std::env::var("SEED").unwrap().parse().unwrap());
     std::thread::scope(|scope| {
         for number in 0..WORKERS {
-            let mut worker = Worker::new(format!("{name}w{number}"), &store, dice.other(), &say);
+            let mut worker = Worker::new(format!("{name}w{number}"), &store, dice.fork(), &say);
             // The lines of two processes have no order, and this needs one.
             worker.ends_everyone = number == 0 && role.ends_with("alone");
             scope.spawn(move || {

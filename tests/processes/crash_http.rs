@@ -21,7 +21,7 @@ fn child_process() {
     serve(&role, SessionManager::new(store).unwrap());
 }
 
-/// What the answers have promised to one client.
+/// The promises of the responses to one client.
 #[derive(Default)]
 struct Promised {
     /// The session that counts, and how far it has counted.

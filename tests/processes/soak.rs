@@ -125,7 +125,7 @@ fn memory_of(process: &KillOnDrop) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }
 
-/// What is watched while the service is loaded.
+/// Measurements of the service under load.
 #[derive(Clone, Copy, Debug, Default)]
 struct DataSizes {
     memory: u64,

@@ -43,7 +43,11 @@ fn managers_of_one_realm_share_their_sessions() {
             let other = app.another(|builder| realm(builder.header("x-other")));
             let credential = sign_in_as(&one, "ada");
             if transport == "plain" || transport == "header" {
-                assert_eq!(credential.user(&other, "x-other").as_deref(), Some("ada"), "{transport}");
+                assert_eq!(
+                    credential.user(&other, "x-other").as_deref(),
+                    Some("ada"),
+                    "{transport}"
+                );
             } else {
                 assert_eq!(credential.user(&other, "x-other"), None, "what is sealed is no id");
             }
@@ -160,7 +164,9 @@ fn names(headers: &ResponseHeaders) -> Vec<(String, bool)> {
 
 #[test]
 fn a_renamed_cookie_keeps_its_session() {
-    for (transport, configure) in TRANSPORTS.into_iter().filter(|(transport, _)| *transport != "header") {
+    for (transport, configure) in
+        TRANSPORTS.into_iter().filter(|(transport, _)| *transport != "header")
+    {
         on_every_store(defaults, |app| {
             let before = app.another(|builder| configure(builder, "old"));
             let after = app.another(|builder| configure(builder, "new").also_read("old"));
@@ -239,7 +245,7 @@ fn the_cookie_of_today_counts_before_that_of_yesterday() {
         request(&after, &[("old", &old), ("new", &new)], |session| {
             assert_eq!(session.user().unwrap(), Some(user("ada")));
         });
-        // An id of the former name is none of today's, and the other transport round.
+        // An id of the former name is none of today's, nor the reverse.
         assert_eq!(old.user(&after, "new"), None);
         assert_eq!(new.user(&after, "old"), None);
     });

@@ -819,7 +819,7 @@ fn after_a_sign_out_no_id_of_a_chain_finds_the_session() {
 
 #[test]
 fn two_sign_ins_join_whatever_carries_the_id() {
-    for (way, configure) in TRANSPORTS {
+    for (transport, configure) in TRANSPORTS {
         on_every_store(defaults, |app| {
             let sessions = app.another(|builder| configure(builder, "x-id"));
             let visitor = sessions.open(None);
@@ -832,18 +832,18 @@ fn two_sign_ins_join_whatever_carries_the_id() {
             });
             let ids = given.each_ref().map(|credential| {
                 let session = credential.open(&sessions, "x-id");
-                assert_eq!(session.user().unwrap(), Some(user("ada")), "{way}");
-                assert_eq!(session.get("n").unwrap(), Some(1), "{way}");
+                assert_eq!(session.user().unwrap(), Some(user("ada")), "{transport}");
+                assert_eq!(session.get("n").unwrap(), Some(1), "{transport}");
                 session.public_id().unwrap()
             });
-            assert_eq!(ids[0], ids[1], "{way}");
+            assert_eq!(ids[0], ids[1], "{transport}");
             // A sign-out by the id from before ends it.
             let late = client.open(&sessions, "x-id");
             late.destroy().unwrap();
             let headers = complete(&sessions, &late);
-            assert_eq!(headers.id_fields.is_empty(), way == "header", "{way}");
+            assert_eq!(headers.id_fields.is_empty(), transport == "header", "{transport}");
             for credential in given.iter().chain([&client]) {
-                assert_eq!(credential.user(&sessions, "x-id"), None, "{way}");
+                assert_eq!(credential.user(&sessions, "x-id"), None, "{transport}");
             }
         });
     }

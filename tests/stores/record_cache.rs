@@ -99,7 +99,7 @@ impl Several {
         self.now = self.now + Duration::from_secs(1);
         let store = self.stores[self.dice.roll(self.stores.len())].clone();
         let store = if self.dice.chance(20) { self.plain.clone() } else { store };
-        // Some requests come late.
+        // Some requests carry an earlier time.
         let late = Duration::from_secs(if self.dice.chance(10) { 600 } else { 0 });
         let now = self.now - late;
         let (id_hash, delta, new_session) = (self.any_key(), self.delta(), self.new_session());
@@ -151,8 +151,8 @@ impl Several {
                 store.index().unwrap().revoke(&SessionFilter::User(&user), None, now).map(drop)
             }
             35 => {
-                let external = IdpSessionId::new("1").unwrap();
-                let which = SessionFilter::IdpSession(&external);
+                let idp_session_id = IdpSessionId::new("1").unwrap();
+                let which = SessionFilter::IdpSession(&idp_session_id);
                 store.index().unwrap().revoke(&which, None, now).map(drop)
             }
             36 => match self.dice.roll(20) {
@@ -226,7 +226,7 @@ impl Several {
 fn the_record_cache_equals_the_database_after_any_write() {
     let mut dice = Dice::new(crate::common::dice::seed());
     for _ in 0..crate::common::dice::number("CLOAKROOM_FUZZ").unwrap_or(12) {
-        let mut several = Several::new(dice.other());
+        let mut several = Several::new(dice.fork());
         for step in 0..150 {
             several.step();
             several.check(step);

@@ -14,7 +14,7 @@ use cloakroom::conformance::{Failures, check};
 use cloakroom::id::{PublicId, Realm, SessionIdHash};
 use cloakroom::{Lifetime, MemoryStore, Result};
 
-/// A store that changes some calls of a right one.
+/// Makes a store a wrapper of a correct one, some of whose calls it overrides.
 macro_rules! wraps_a_right_store {
     () => {
         type Wrapped = MemoryStore;
@@ -136,7 +136,7 @@ fn a_store_without_expiry_at_read_breaks_that_guarantee() {
     says(&failures, guarantee, "an expired session that was not swept is not absent");
 }
 
-/// Knows without waiting what it has once read.
+/// Its `try_load` returns the record of the first load for ever.
 #[derive(Debug, Default)]
 struct StaleTryLoad {
     right: MemoryStore,

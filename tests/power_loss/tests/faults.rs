@@ -77,7 +77,7 @@ fn fail_everywhere(
         let bench = Bench::new();
         let store = bench.open(durability, journal).unwrap();
         let say = bench.say();
-        let mut worker = Worker::new("w", &store, dice.other(), &say);
+        let mut worker = Worker::new("w", &store, dice.fork(), &say);
         worker.ends_everyone = true;
         (0..12).for_each(|_| worker.step().unwrap());
         let witness = create(&store, &setting("n", 1)).unwrap();
@@ -182,7 +182,7 @@ fn a_failed_opening_is_a_typed_error_and_loses_nothing() {
                 let store = bench.open(Durability::Normal, Journal::Wal).unwrap();
                 bench.check(&store);
                 let say = bench.say();
-                let mut worker = Worker::new(format!("{is_new}"), &store, dice.other(), &say);
+                let mut worker = Worker::new(format!("{is_new}"), &store, dice.fork(), &say);
                 (0..6).for_each(|_| worker.step().unwrap());
                 // Never closed, so that its log is left as it is.
                 std::mem::forget(store);

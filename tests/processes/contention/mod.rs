@@ -150,7 +150,7 @@ fn a_sweep_does_not_report_its_wait_for_another_writer() {
     assert!(swept.held <= after, "{:?}, of {after:?} with the lock", swept.held);
 }
 
-/// What `update` does: read, compute, commit if nothing has changed, else again.
+/// Works as `update` does: reads, computes, commits, and repeats on a revision mismatch.
 fn increment(store: &SqliteStore, id_hash: &SessionIdHash, threads: usize, times: u32) {
     std::thread::scope(|scope| {
         for _ in 0..threads {

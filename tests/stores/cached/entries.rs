@@ -1,4 +1,4 @@
-//! What is in the cache, for how long, and what is not.
+//! The entries of the cache: their contents and their lifetime.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What becomes of requests while the cache is down, and of invalidations that fail.
+//! Requests while the cache is down, and invalidations that fail.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::channel;

@@ -1,4 +1,4 @@
-//! What the tests do to a store.
+//! Operations of the tests on a store.
 
 use std::time::{Duration, Instant};
 

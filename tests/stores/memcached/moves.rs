@@ -14,7 +14,7 @@ use crate::common::proxy::{Plan, Proxy};
 use crate::common::{HOUR, NOW, create, delete, live, merge, new_id_hash, setting, value};
 use crate::memcached::given::{create_at, is_absent, is_live, renew, sign_in};
 
-/// What a request does to a session.
+/// An action of a request on a session.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Act {
     Renew,

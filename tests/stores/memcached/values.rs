@@ -49,7 +49,7 @@ fn garbage_counts_as_absent_and_raises_an_event() {
         let before = events.count(EventKind::InvalidCacheValue);
         assert!(is_absent(&store, &id_hash), "{garbage:?}");
         assert_eq!(events.count(EventKind::InvalidCacheValue), before + 1);
-        // A late writer brings nothing back; only what begins a session may take the place.
+        // A concurrent write revives nothing; only an action that begins a session succeeds.
         assert!(matches!(
             merge(&store, &id_hash, &setting("n", 2)).unwrap(),
             Committed::Missing(Missing::NotFound { .. })

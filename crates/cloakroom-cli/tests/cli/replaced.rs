@@ -34,7 +34,7 @@ fn renewed(store: &SqliteStore) -> Renewed {
     Renewed { in_grace: first, replaced: second, now: renew(&second, false) }
 }
 
-/// Whether the store remembers both.
+/// True if the store remembers both.
 fn are_remembered(store: &SqliteStore, ids: &Renewed) -> bool {
     let found = [&ids.in_grace, &ids.replaced].map(|id_hash| store.load(id_hash, now()).unwrap());
     match &found {
