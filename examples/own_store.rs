@@ -10,9 +10,8 @@ use std::time::Instant;
 
 use cloakroom::backend::{
     Capabilities, Commit, Committed, Decision, IdChange, LiveSession, Lookup, Maintenance, Missing,
-    ReplacedId, ReplacedIdStatus, SessionIndex, Store, SweepReport,
+    Record, ReplacedId, ReplacedIdStatus, SessionIndex, Store, SweepReport, Touch,
 };
-use cloakroom::backend::{Record, Touch};
 use cloakroom::clock::Timestamp;
 use cloakroom::id::SessionIdHash;
 use cloakroom::{Error, ErrorKind, Result, conformance};

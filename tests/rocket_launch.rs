@@ -1,4 +1,4 @@
-//! What stops a Rocket from launching, and in which words. A program of its own, because it keeps
+//! Mistakes that stop a launch of Rocket, and their messages. A program of its own, because it keeps
 //! what is logged.
 
 use std::sync::{Mutex, Once};

@@ -49,10 +49,8 @@ const BANNED_WORDS_ALLOWED: &[&str] = &["tests/tidy.rs"];
 const LONGEST_TEST_NAME: usize = 60;
 
 /// Files whose tests may sleep, and why.
-const SLEEPERS: &[(&str, &str)] = &[(
-    "tests/shuttle/scheduled.rs",
-    "it says what it is to sleep where a scheduler lets others go on",
-)];
+const SLEEPERS: &[(&str, &str)] =
+    &[("tests/shuttle/scheduled.rs", "it defines sleeping for the scheduler's threads")];
 
 #[test]
 fn modules_import_downwards_only() {
@@ -165,7 +163,7 @@ fn no_file_names_a_path_of_the_machine_it_was_written_on() {
     let mut found = Vec::new();
     let folders = ["src", "tests", "examples", "migrations", "crates", ".ci"];
     for path in folders.iter().flat_map(|folder| files(&root().join(folder))).chain(pages()) {
-        // What is not text is a fixture.
+        // Binary files are fixtures.
         let Ok(text) = String::from_utf8(fs::read(&path).unwrap()) else { continue };
         for (number, line) in text.lines().enumerate() {
             if forbidden.iter().any(|part| line.contains(part)) {
@@ -213,6 +211,24 @@ fn no_text_has_a_banned_word() {
             let mut words = line.split(|c: char| !c.is_alphabetic());
             if let Some(word) = words.find(|word| BANNED_WORDS.contains(word)) {
                 wrong.push(format!("{name}:{}: {word}", number + 1));
+            }
+        }
+    }
+    assert_none(&wrong);
+}
+
+#[test]
+fn cited_test_files_contain_tests() {
+    let mut wrong = Vec::new();
+    for page in ["DESIGN.md", "SECURITY.md", "RELIABILITY.md"] {
+        let text = fs::read_to_string(root().join(page)).unwrap();
+        for cited in text.split('`').filter(|cited| cited.ends_with(".rs")) {
+            if !cited.starts_with("tests/") || cited.ends_with("/main.rs") {
+                continue;
+            }
+            let test = fs::read_to_string(root().join(cited));
+            if !test.is_ok_and(|test| test.contains("#[test]")) {
+                wrong.push(format!("{page}: {cited}"));
             }
         }
     }
@@ -319,7 +335,7 @@ fn rust_files(folder: &str) -> Vec<Source> {
         .collect()
 }
 
-/// `src/stores/memory/mod.rs` holds the module `store`, `memory`.
+/// `src/stores/memory/mod.rs` holds the module `stores::memory`.
 fn module_path(file: &str) -> Vec<&str> {
     let inner = file.trim_start_matches("src/").trim_end_matches(".rs");
     inner.trim_end_matches("/mod").split('/').collect()
@@ -329,7 +345,7 @@ fn layer(module: &str) -> Option<usize> {
     LAYERS.iter().position(|layer| layer.contains(&module))
 }
 
-/// What follows each `crate::` of a line, up to the end of the name. A group (`crate::{…}`)
+/// The name after each `crate::` of a line. A group (`crate::{…}`)
 /// yields the empty name, which is of no layer, so that groups are refused.
 fn paths_from_the_root(line: &str) -> impl Iterator<Item = &str> {
     line.split("crate::").skip(1).map(|rest| {

@@ -4,9 +4,7 @@
 #[path = "../src/workload.rs"]
 mod workload;
 
-use cloakroom::backend::Delta;
-use cloakroom::backend::{Data, Value};
-use cloakroom::backend::{NewSession, Record};
+use cloakroom::backend::{Data, Delta, NewSession, Record, Value};
 use cloakroom::clock::Timestamp;
 use cloakroom::http::Outcome;
 use cloakroom::id::{Realm, SessionId};

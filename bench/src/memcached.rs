@@ -6,10 +6,9 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use cloakroom::backend::Delta;
-use cloakroom::backend::Value;
-use cloakroom::backend::{Action, Commit, Committed, LiveSession, Lookup, Store};
-use cloakroom::backend::{NewSession, Touch};
+use cloakroom::backend::{
+    Action, Commit, Committed, Delta, LiveSession, Lookup, NewSession, Store, Touch, Value,
+};
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{Realm, SessionId, SessionIdHash};
 use cloakroom::stores::cached::CachedStore;

@@ -58,12 +58,12 @@ impl Report {
         Report { only, figures: Vec::new(), began: Used::now() }
     }
 
-    /// Whether the command line selects the ratio `name`.
+    /// True if the command line selects the ratio `name`.
     pub fn wants(&self, name: &str) -> bool {
         self.only.as_ref().is_none_or(|only| name.starts_with(only.as_str()))
     }
 
-    /// Whether the command line selects only names that begin with `family`.
+    /// True if the command line selects only names that begin with `family`.
     pub fn is_only(&self, family: &str) -> bool {
         self.only.as_ref().is_some_and(|only| only.starts_with(family))
     }

@@ -1,4 +1,4 @@
-//! Whether response times reveal anything about ids and tokens.
+//! Compares response times, which must reveal nothing about ids and tokens.
 //!
 //! Ids are looked up by their hashes, so an id that is similar to an issued one must take as long
 //! as any other; and a CSRF token is compared as a whole. Each pair of classes is compared by

@@ -1,4 +1,4 @@
-//! What the Back button shows.
+//! Pages that the Back button shows.
 
 use crate::common::Folder;
 use crate::common::chromium::{Chromium, Programs, Tab};

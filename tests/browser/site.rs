@@ -23,9 +23,9 @@ use cloakroom::{Result, Session, SessionManager, SqliteStore, UserKey, web};
 use self::app::Answer;
 use crate::common::client::PATIENCE;
 use crate::common::tls;
-use crate::common::{Folder, Kept, child};
+use crate::common::{Folder, KillOnDrop, child};
 
-/// What serves the application, each over HTTP/1.1 but for the last.
+/// The servers of the application, all over HTTP/1.1 except the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Server {
     /// Behind a proxy that ends TLS and makes a connection for each request: a browser that keeps
@@ -54,7 +54,7 @@ const SETTING: &str = "SETTING";
 
 /// The application, served at an origin such as `https://localhost:8000`.
 pub(crate) struct BrowserSite {
-    _process: Kept,
+    _process: KillOnDrop,
     pub(crate) origin: String,
 }
 
@@ -63,7 +63,7 @@ impl BrowserSite {
     pub(crate) fn start(server: Server, setting: Setting, folder: &Folder) -> Self {
         let mut child = child("browser", &format!("{server:?}"));
         child.env("DATABASE", folder.database()).env(SETTING, format!("{setting:?}"));
-        let mut process = Kept(child.stdout(Stdio::piped()).spawn().unwrap());
+        let mut process = KillOnDrop(child.stdout(Stdio::piped()).spawn().unwrap());
         let lines = BufReader::new(process.0.stdout.take().unwrap()).lines();
         let origin = lines
             .map_while(io::Result::ok)

@@ -3,8 +3,7 @@
 use std::sync::Mutex;
 use std::sync::mpsc::Receiver;
 
-use cloakroom::backend::Stats;
-use cloakroom::backend::Store;
+use cloakroom::backend::{Stats, Store};
 use cloakroom::clock::ManualClock;
 use cloakroom::event::{EventKind, Events};
 use cloakroom::http::{Outcome, RequestHead, ResponseHeaders};
@@ -15,13 +14,13 @@ use cloakroom::{MemoryStore, Result, Session, SessionManager, SqliteStore, UserK
 use super::faulty::Faulty;
 use super::{Folder, NOW, events};
 
-/// What every cookie of the default configuration ends with.
+/// The last attributes of every cookie of the default configuration.
 pub const ATTRIBUTES: &str = "Secure; HttpOnly; SameSite=Lax";
 
-/// How long a cookie lives that is issued at [`NOW`] by the default configuration.
+/// The lifetime of a cookie that the default configuration issues at [`NOW`].
 pub const MONTH: &str = "Max-Age=2592000; Expires=Thu, 14 Dec 2023 22:13:20 GMT";
 
-/// What ends a cookie.
+/// The attributes of a removal.
 pub const ENDED: &str = "Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT";
 
 /// The removal of the default cookie.
@@ -131,7 +130,7 @@ impl App {
         browser
     }
 
-    /// What a browser of this cookie sees as `n`.
+    /// The value `n` of the session of this cookie.
     pub fn n(&self, browser: &Browser) -> Option<u32> {
         get(&self.sessions, browser, "n")
     }
@@ -151,7 +150,7 @@ pub fn user(name: &str) -> UserKey {
     UserKey::new(name).unwrap()
 }
 
-/// What a request of this cookie reads, without a trace in the browser.
+/// Runs a read with this cookie; the browser ignores the response.
 pub fn get<T: serde::de::DeserializeOwned>(
     sessions: &SessionManager,
     browser: &Browser,

@@ -102,7 +102,7 @@ impl Chromium {
                 break port.trim_end_matches('.').parse().unwrap();
             }
         };
-        // Kept open, since a write to a closed pipe would end the driver.
+        // KillOnDrop open, since a write to a closed pipe would end the driver.
         group.0.stdout = Some(out.into_inner());
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         let body = capabilities(&programs.chromium, &folder.path("data"));
@@ -181,7 +181,7 @@ fn capabilities(chromium: &Path, data: &Path) -> Value {
     json!({ "capabilities": { "alwaysMatch": always } })
 }
 
-/// What a page of the application shows.
+/// The contents of a page of the application.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 pub struct Page {
     pub visits: u64,
@@ -246,7 +246,7 @@ impl Tab<'_> {
         self.command("POST", "/refresh", &json!({}));
     }
 
-    /// What a script in the page returns.
+    /// Runs a script in the page and returns its result.
     #[track_caller]
     pub fn script(&self, script: &str) -> Value {
         self.command("POST", "/execute/sync", &json!({ "script": script, "args": [] }))
@@ -290,7 +290,7 @@ impl Tab<'_> {
         }
     }
 
-    /// What a script of the page fetches from this path, as text.
+    /// Fetches this path by a script of the page and returns the text.
     #[track_caller]
     pub fn fetch(&self, path: &str) -> String {
         let script = format!("return fetch('{path}').then(answer => answer.text())");

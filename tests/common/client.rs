@@ -6,7 +6,7 @@ use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// What takes longer than this hangs.
+/// The longest wait for anything; a test that exceeds it fails.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The cookie that the default configuration sets.

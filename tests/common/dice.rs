@@ -1,15 +1,15 @@
-//! Numbers that look random and can be had again: the seed is printed, and can be set.
+//! Reproducible random numbers: the seed is printed, and can be set.
 
 #![allow(dead_code, unreachable_pub, reason = "no test program uses all of it")]
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// A generator of the same numbers from the same seed (SplitMix64).
+/// A generator that repeats its numbers for the same seed (SplitMix64).
 #[derive(Clone, Debug)]
 pub struct Dice(u64);
 
-/// The seed of this run: `CLOAKROOM_SEED`, or one that no run had before. It is printed, because
-/// a failure is of use only to who can repeat it.
+/// The seed of this run: `CLOAKROOM_SEED`, or the time. It is printed, so that a failure can be
+/// repeated.
 pub fn seed() -> u64 {
     let seed = number("CLOAKROOM_SEED").unwrap_or_else(|| {
         let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
@@ -30,8 +30,8 @@ impl Dice {
         Dice(seed)
     }
 
-    /// Other dice, whose numbers have nothing to do with those of these.
-    pub fn other(&mut self) -> Dice {
+    /// Independent dice, seeded by the next number of these.
+    pub fn fork(&mut self) -> Dice {
         Dice(self.next())
     }
 

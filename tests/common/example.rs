@@ -12,7 +12,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 
 use crate::common::client::PATIENCE;
-use crate::common::{Folder, Kept};
+use crate::common::{Folder, KillOnDrop};
 
 /// Which cookie an example sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub enum CookieKind {
 
 /// An example that listens.
 pub struct Example {
-    process: Kept,
+    process: KillOnDrop,
     pub address: SocketAddr,
     out: BufReader<ChildStdout>,
     log: Receiver<String>,
@@ -40,7 +40,7 @@ impl Example {
         };
         command.env("RUST_LOG", "cloakroom=info").stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut process = Kept(command.spawn().unwrap());
+        let mut process = KillOnDrop(command.spawn().unwrap());
 
         let (heard, log) = mpsc::channel();
         let errors = BufReader::new(process.0.stderr.take().unwrap());

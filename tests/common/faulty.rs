@@ -8,7 +8,7 @@ use std::time::Duration;
 use cloakroom::backend::{Cache, SweepReport};
 use cloakroom::{Error, ErrorKind, Result};
 
-use super::gate::{Gate, Gatekeeper};
+use super::gate::{Gate, GateControl};
 pub use super::hooked::Call;
 use super::hooked::{Hook, Hooked};
 
@@ -18,7 +18,7 @@ pub type Faulty<T> = Hooked<T, Faults>;
 /// A cache of any type, with plans.
 pub type FaultyCache = Faulty<dyn Cache>;
 
-/// What a call does instead of its work, or before it.
+/// A fault that replaces a call's work or precedes it.
 #[derive(Debug)]
 pub enum Fault {
     Fail(ErrorKind),
@@ -36,7 +36,7 @@ struct Verb {
     faults: Mutex<VecDeque<Fault>>,
 }
 
-/// What is planned for the calls, and how many there were.
+/// The planned faults of each call, and the number of calls.
 #[derive(Debug, Default)]
 pub struct Faults {
     verbs: [Verb; Call::COUNT],
@@ -138,14 +138,14 @@ impl<T: ?Sized> Faulty<T> {
     }
 
     /// The next call of this kind waits.
-    pub fn hold(&self, call: Call) -> Gatekeeper {
+    pub fn hold(&self, call: Call) -> GateControl {
         let (gate, keeper) = Gate::new();
         self.plan(call, Fault::Wait(gate));
         keeper
     }
 
     /// The next commit waits when it is done, before its caller knows.
-    pub fn hold_commit_answer(&self) -> Gatekeeper {
+    pub fn hold_commit_answer(&self) -> GateControl {
         let (gate, keeper) = Gate::new();
         *self.hook.commit_answer.lock().unwrap() = Some(gate);
         keeper

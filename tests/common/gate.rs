@@ -15,16 +15,16 @@ pub struct Gate {
 /// The test's side of a gate. Dropping it opens the gate too.
 #[derive(Debug)]
 #[must_use]
-pub struct Gatekeeper {
+pub struct GateControl {
     reached: Receiver<()>,
     open: Sender<()>,
 }
 
 impl Gate {
-    pub fn new() -> (Gate, Gatekeeper) {
+    pub fn new() -> (Gate, GateControl) {
         let (is_reached, reached) = channel();
         let (open, opened) = channel();
-        (Gate { reached: is_reached, opened }, Gatekeeper { reached, open })
+        (Gate { reached: is_reached, opened }, GateControl { reached, open })
     }
 
     pub fn pass(self) {
@@ -33,7 +33,7 @@ impl Gate {
     }
 }
 
-impl Gatekeeper {
+impl GateControl {
     /// Returns when a call waits at the gate.
     #[track_caller]
     pub fn wait_until_reached(&self) {

@@ -1,4 +1,4 @@
-//! A store, or a cache, around whose calls a hook acts: the one wrapper for tests.
+//! A wrapper of a store or a cache that calls a hook around each call.
 
 #![allow(dead_code, unreachable_pub, reason = "no test program uses all of it")]
 
@@ -9,9 +9,8 @@ use std::sync::Arc;
 use cloakroom::Result;
 use cloakroom::backend::{
     Cache, CacheEntry, CacheLookup, Commit, Committed, FillLease, Lookup, Maintenance, Page,
-    SessionFilter, SessionIndex, Store, StoreWrapper, SweepReport,
+    SessionFilter, SessionIndex, Stats, Store, StoreWrapper, Summary, SweepReport, Touch,
 };
-use cloakroom::backend::{Stats, Summary, Touch};
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{PublicId, Realm, SessionIdHash};
 

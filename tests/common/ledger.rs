@@ -1,4 +1,4 @@
-//! What workers were promised, and whether a store keeps it.
+//! Records the operations that a store acknowledged to workers, and checks that it kept them.
 //!
 //! A worker says each change before it begins and after it was acknowledged. What was acknowledged
 //! must stand; what was only begun may stand or not, but as a whole.
@@ -12,7 +12,7 @@ use std::str::FromStr;
 use cloakroom::backend::{LiveSession, Lookup, Missing, ReplacedId, Store};
 use cloakroom::id::SessionIdHash;
 
-use crate::common::{NOW, hex, key_of, value};
+use crate::common::{NOW, hex, id_hash_of, value};
 
 /// A change to one life of a session, or to several at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +53,7 @@ impl Change {
         }
     }
 
-    /// Whether it ends something: a session, a key, or what a user may do with it.
+    /// True if it ends a session, an id, or a user's access.
     pub fn is_revocation(&self) -> bool {
         match self {
             // What is swept was dead already.
@@ -103,7 +103,7 @@ impl FromStr for Change {
         Ok(match words[..] {
             ["create", life, id_hash, brief] => Change::Create {
                 life: life.to_owned(),
-                id_hash: key_of(id_hash),
+                id_hash: id_hash_of(id_hash),
                 brief: brief.parse().map_err(drop)?,
             },
             ["merge", life, n] => {
@@ -119,12 +119,12 @@ impl FromStr for Change {
             }
             ["renew", life, id_hash, grace] => Change::Renew {
                 life: life.to_owned(),
-                id_hash: key_of(id_hash),
+                id_hash: id_hash_of(id_hash),
                 grace: grace.parse().map_err(drop)?,
             },
             ["sign-in", life, id_hash, n, user, ref ends @ ..] => Change::SignIn {
                 life: life.to_owned(),
-                id_hash: key_of(id_hash),
+                id_hash: id_hash_of(id_hash),
                 n: n.parse().map_err(drop)?,
                 user: user.to_owned(),
                 ends: owned(ends),
@@ -137,7 +137,7 @@ impl FromStr for Change {
     }
 }
 
-/// What a worker says.
+/// A message of a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Said {
     /// The change comes next.
@@ -209,7 +209,7 @@ impl Life {
         self.doubtful = false;
     }
 
-    /// What is wrong with it in this store.
+    /// The difference between it and the store, if there is one.
     fn wrong(&self, store: &dyn Store) -> Option<String> {
         let dead = self.replaced.iter().filter(|(_, grace)| !grace).map(|(id_hash, _)| id_hash);
         for id_hash in self.ended.iter().chain(dead) {
@@ -318,7 +318,7 @@ struct Open {
     overlapped: bool,
 }
 
-/// What was promised.
+/// The acknowledged operations.
 #[derive(Debug, Default)]
 pub struct Ledger {
     lives: Lives,
@@ -430,7 +430,7 @@ impl Ledger {
         );
     }
 
-    /// Whether the change was made, which must be seen in all lives alike.
+    /// True if the change was made; all lives must show the same.
     fn settle(&mut self, change: &Change, store: &dyn Store) {
         let mut after = Lives::new();
         for life in change.lives() {
@@ -441,7 +441,7 @@ impl Ledger {
         let wrong = |lives: &Lives| -> Vec<String> {
             lives.values().filter_map(|life| life.wrong(store)).collect()
         };
-        let not_made = wrong(&with_new_key(change, &before)).is_empty();
+        let not_made = wrong(&with_new_id_hash(change, &before)).is_empty();
         let made = wrong(&after).is_empty();
         if made {
             self.lives.extend(after);
@@ -465,7 +465,7 @@ impl Ledger {
 }
 
 /// The lives as they are while the change is not made: its new key finds nothing.
-fn with_new_key(change: &Change, before: &Lives) -> Lives {
+fn with_new_id_hash(change: &Change, before: &Lives) -> Lives {
     let mut lives = before.clone();
     if let Change::Create { life, id_hash, .. }
     | Change::Renew { life, id_hash, .. }

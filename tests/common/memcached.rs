@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use cloakroom::id::SessionIdHash;
 use cloakroom::stores::memcached::{MemcachedStore, MemcachedStoreBuilder};
 
-use super::Kept;
+use super::KillOnDrop;
 use super::client::PATIENCE;
 
 /// A store waits so long for a busy machine: the most that it can be set to.
@@ -23,7 +23,7 @@ pub const LONG_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct Memcached {
     pub address: SocketAddr,
     options: Vec<String>,
-    child: Mutex<Option<Kept>>,
+    child: Mutex<Option<KillOnDrop>>,
 }
 
 impl Memcached {
@@ -56,7 +56,7 @@ impl Memcached {
         command.args(["-u", &user()]).args(&self.options);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().expect("memcached is installed; tests/run.sh does it");
-        let mut child = Kept(child);
+        let mut child = KillOnDrop(child);
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
             if child.0.try_wait().unwrap().is_some() {
@@ -172,7 +172,7 @@ fn watch(server: &Memcached) {
     // Its standard input is a pipe from us: it reads its end when we are gone.
     watcher.args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
     // Neither it nor the pipe is let go before this process ends.
-    std::mem::forget(Kept(watcher.spawn().unwrap()));
+    std::mem::forget(KillOnDrop(watcher.spawn().unwrap()));
 }
 
 /// A connection on which a test says what it likes.

@@ -1,4 +1,4 @@
-//! What several test programs need.
+//! Helpers of several test programs.
 
 #![allow(dead_code, unreachable_pub, reason = "no test program uses all of it")]
 
@@ -7,6 +7,8 @@ pub mod app;
 #[cfg(all(feature = "rocket", feature = "rouille", feature = "sqlite"))]
 pub mod chromium;
 pub mod client;
+#[cfg(all(feature = "cookie-keys", feature = "sqlite"))]
+pub mod credentials;
 pub mod dice;
 #[cfg(all(feature = "memcached", feature = "sqlite"))]
 pub mod every_store;
@@ -15,8 +17,9 @@ pub mod example;
 pub mod faulty;
 pub mod gate;
 pub mod hooked;
+#[cfg(feature = "sqlite")]
+pub mod integrity;
 pub mod ledger;
-pub mod lives;
 #[cfg(feature = "memcached")]
 pub mod memcached;
 #[cfg(feature = "memcached")]
@@ -26,15 +29,12 @@ pub mod rocket_server;
 #[cfg(all(feature = "rocket", feature = "rouille", feature = "sqlite"))]
 pub mod scripted_app;
 #[cfg(all(feature = "rocket", feature = "rouille", feature = "sqlite"))]
-pub mod served;
+pub mod server_process;
 #[cfg(all(feature = "rocket", feature = "rouille", feature = "sqlite"))]
 pub mod site;
-#[cfg(feature = "sqlite")]
-pub mod sound;
-#[cfg(all(feature = "cookie-keys", feature = "sqlite"))]
-pub mod tickets;
 #[cfg(all(feature = "rocket", feature = "rouille", feature = "sqlite"))]
 pub mod tls;
+pub mod workload;
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -43,10 +43,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use cloakroom::backend::Delta;
-use cloakroom::backend::Value;
-use cloakroom::backend::{Action, Commit, Committed, LiveSession, Lookup, Store};
-use cloakroom::backend::{NewSession, Record};
+use cloakroom::backend::{
+    Action, Commit, Committed, Delta, LiveSession, Lookup, NewSession, Record, Store, Value,
+};
 use cloakroom::clock::Timestamp;
 use cloakroom::event::{Event, EventKind, Events, Sink};
 use cloakroom::id::{Realm, SessionId, SessionIdHash};
@@ -84,17 +83,17 @@ impl Folder {
     }
 }
 
-pub fn new_key() -> SessionIdHash {
+pub fn new_id_hash() -> SessionIdHash {
     SessionId::generate().unwrap().hash(Realm::default().tag())
 }
 
-/// A key as text, to hand it to another process.
+/// An id hash as text, for another process.
 pub fn hex(id_hash: &SessionIdHash) -> String {
     id_hash.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The key that [`hex`] wrote.
-pub fn key_of(hex: &str) -> SessionIdHash {
+/// Parses the text of [`hex`].
+pub fn id_hash_of(hex: &str) -> SessionIdHash {
     let byte = |at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
     SessionIdHash::from_bytes(std::array::from_fn(|n| byte(n * 2)))
 }
@@ -110,7 +109,7 @@ pub fn setting(name: &str, value: impl serde::Serialize) -> Delta {
 }
 
 pub fn create(store: &impl Store, delta: &Delta) -> Result<SessionIdHash> {
-    let id_hash = new_key();
+    let id_hash = new_id_hash();
     store.commit(&Commit::new(&id_hash, Action::Create(new_session()), delta.clone(), NOW))?;
     Ok(id_hash)
 }
@@ -171,11 +170,11 @@ pub fn role() -> Option<String> {
     std::env::var(ROLE).ok()
 }
 
-/// A child that does not outlive the test, however that ends.
+/// A child process that is killed when this is dropped.
 #[derive(Debug)]
-pub struct Kept(pub Child);
+pub struct KillOnDrop(pub Child);
 
-impl Drop for Kept {
+impl Drop for KillOnDrop {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();

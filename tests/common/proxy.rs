@@ -5,9 +5,9 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use super::gate::{Gate, Gatekeeper};
+use super::gate::{Gate, GateControl};
 
-/// What becomes of requests from now on. They are counted from 0.
+/// The plan for requests from now on. They are counted from 0.
 #[derive(Debug, Default)]
 pub enum Plan {
     #[default]
@@ -61,7 +61,7 @@ impl Proxy {
     }
 
     /// The request of this number waits until the answer is dropped.
-    pub fn hold(&self, number: usize) -> Gatekeeper {
+    pub fn hold(&self, number: usize) -> GateControl {
         let (gate, keeper) = Gate::new();
         self.plan(Plan::Hold(number, gate));
         keeper

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use cloakroom::{ErrorKind, Session, SessionManager, SignIn, UserKey, web};
 
-use crate::common::gate::{Gate, Gatekeeper};
+use crate::common::gate::{Gate, GateControl};
 
 /// A framework: its name, and how it serves the application.
 pub type Framework = (&'static str, fn(Arc<ScriptedApp>, SocketAddr) -> Server);
@@ -244,7 +244,7 @@ impl ScriptedApp {
     }
 
     /// A gate at which the step `gate:NAME`, or a body made by `stream:N:NAME`, stops once.
-    pub fn gate(&self, name: &str) -> Gatekeeper {
+    pub fn gate(&self, name: &str) -> GateControl {
         let (gate, keeper) = Gate::new();
         self.gates.lock().unwrap().insert(name.to_owned(), gate);
         keeper

@@ -8,8 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cloakroom::backend::Stats;
-use cloakroom::backend::Store;
+use cloakroom::backend::{Stats, Store};
 use cloakroom::clock::{Clock, ManualClock, Timestamp};
 use cloakroom::event::EventKind;
 use cloakroom::manager::SessionManagerBuilder;
@@ -17,7 +16,7 @@ use cloakroom::{MemoryStore, SessionManager, SqliteStore};
 
 use crate::common::client::{Exchange, HttpClient, Request, Response, send};
 use crate::common::faulty::{Call, Faulty};
-use crate::common::gate::Gatekeeper;
+use crate::common::gate::GateControl;
 use crate::common::scripted_app::{FRAMEWORKS, Framework, ScriptedApp, Server};
 use crate::common::{Folder, NOW};
 
@@ -110,7 +109,7 @@ impl Site {
         Exchange::connect(self.address()).unwrap()
     }
 
-    pub fn gate(&self, name: &str) -> Gatekeeper {
+    pub fn gate(&self, name: &str) -> GateControl {
         self.app.gate(name)
     }
 

@@ -9,7 +9,7 @@ use super::operations::{
 
 const IDLE: Moment = 1000;
 const BEGINS: Begins =
-    Begins { public_id: 1, external: None, level: 0, idle: Some(IDLE), absolute: None };
+    Begins { public_id: 1, idp_session_id: None, level: 0, idle: Some(IDLE), absolute: None };
 
 /// A history that is being written down.
 #[derive(Default)]
@@ -48,7 +48,7 @@ fn session(revision: u64, data: &[(Number, Number)]) -> Session {
     Session {
         public_id: 1,
         user: None,
-        external: None,
+        idp_session_id: None,
         level: 0,
         created: 0,
         authenticated: None,

@@ -7,13 +7,13 @@ use super::operations::{
     UserSession, Who,
 };
 
-/// For so long a replaced key is remembered, after it was replaced and after its grace.
+/// For so long a replaced id hash is remembered, after it was replaced and after its grace.
 const REMEMBERED: Moment = 600_000;
 
-/// This many replaced keys of a session are remembered.
+/// This many replaced id hashes of a session are remembered.
 const MOST_REPLACED: usize = 8;
 
-/// A request that came up to so long after its key was replaced was under way by then.
+/// A request that came up to so long after its id was replaced counts as concurrent.
 const UNDER_WAY: Moment = 10_000;
 
 /// A touch is due after this share of the idle limit.
@@ -25,7 +25,7 @@ pub struct Sessions {
     /// As memcached does. A renewal that is done may find the session ended when it comes back to
     /// it; it says so.
     /// A sign-in over a session that has expired removes it first, and begins another then: in
-    /// between a request that is late, by whose time it would live, finds neither.
+    /// between a request with an earlier time, at which it would be live, finds neither.
     pub moves_in_steps: bool,
     /// It looks for ended sessions first and removes them then; one that is renewed in between, by
     /// an operation for which it has not ended yet, is left to the next sweep.
@@ -44,7 +44,7 @@ impl Sessions {
 pub enum Reads {
     /// What is stored.
     Latest,
-    /// Also what was stored before changes of other processes that are still under way: an operation
+    /// Also what was stored before changes in flight of other processes: an operation
     /// may have seen those by then, and may even have ended a session at the new key that one of
     /// them has given it.
     LatestAcknowledged,
@@ -134,7 +134,7 @@ impl Session {
         Session {
             public_id: begins.public_id,
             user: None,
-            external: begins.external,
+            idp_session_id: begins.idp_session_id,
             level: begins.level,
             created: now,
             authenticated: None,
@@ -155,7 +155,7 @@ impl Session {
                 Change::Clear => self.data.clear(),
                 Change::User(user) => {
                     (self.user, self.authenticated) = (*user, None);
-                    (self.level, self.external) = (0, None);
+                    (self.level, self.idp_session_id) = (0, None);
                 }
             }
         }
@@ -164,7 +164,7 @@ impl Session {
 
     fn sign_in(&mut self, user: Number, begins: &Begins, now: Moment) {
         (self.user, self.authenticated, self.level) = (Some(user), Some(now), begins.level);
-        self.external = begins.external.or(self.external);
+        self.idp_session_id = begins.idp_session_id.or(self.idp_session_id);
     }
 
     fn touch_is_due(&self, seen: Moment) -> bool {
@@ -180,7 +180,7 @@ impl Session {
             Who::OfUser(user, public_id) => {
                 self.user == Some(*user) && self.public_id == *public_id
             }
-            Who::External(id_hash) => self.external == Some(*id_hash),
+            Who::IdpSession(id) => self.idp_session_id == Some(*id),
         }
     }
 }
@@ -554,7 +554,7 @@ impl Sessions {
 fn says_the_same(begins: &Begins, session: &Session) -> bool {
     let end = |absolute: Option<Moment>| absolute.unwrap_or(Moment::MAX);
     begins.level == session.level
-        && (begins.external.is_none() || begins.external == session.external)
+        && (begins.idp_session_id.is_none() || begins.idp_session_id == session.idp_session_id)
         && begins.idle == session.idle
         && end(begins.absolute).saturating_add(UNDER_WAY) >= end(session.absolute)
 }

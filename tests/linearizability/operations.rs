@@ -1,4 +1,4 @@
-//! What a history is made of: operations on small numbers instead of keys, and what was answered.
+//! The parts of a history: operations, on small numbers instead of ids, and their results.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +23,7 @@ pub enum Change {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Begins {
     pub public_id: Number,
-    pub external: Option<Number>,
+    pub idp_session_id: Option<Number>,
     pub level: u16,
     pub idle: Option<Moment>,
     pub absolute: Option<Moment>,
@@ -42,7 +42,7 @@ pub enum Who {
     User(Number),
     PublicId(Number),
     OfUser(Number, Number),
-    External(Number),
+    IdpSession(Number),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -133,7 +133,7 @@ impl Operation {
 pub struct Session {
     pub public_id: Number,
     pub user: Option<Number>,
-    pub external: Option<Number>,
+    pub idp_session_id: Option<Number>,
     pub level: u16,
     pub created: Moment,
     pub authenticated: Option<Moment>,

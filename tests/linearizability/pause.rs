@@ -1,4 +1,4 @@
-//! A little pause by chance.
+//! Short pauses at random.
 
 use std::cell::RefCell;
 use std::thread;

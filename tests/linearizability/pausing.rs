@@ -1,5 +1,5 @@
-//! A store, or a cache, whose calls pause a little by chance, before and after: what may happen
-//! between two of them happens more often.
+//! A store or a cache that pauses at random before and after each call, so that operations of
+//! other threads come between two calls more often.
 
 use std::sync::Arc;
 

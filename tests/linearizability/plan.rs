@@ -3,7 +3,7 @@
 use super::chance::Chance;
 use super::operations::{AtLimit, Begins, Call, Change, Moment, Number, Operation, Who};
 
-/// What a history is run on can do.
+/// The capabilities of a history's subject.
 #[derive(Clone, Copy, Debug)]
 pub struct Abilities {
     /// It lists, revokes, and obeys limits per user.
@@ -145,7 +145,7 @@ impl Plan {
 }
 
 impl Maker<'_> {
-    fn new_key(&mut self) -> Number {
+    fn new_id_hash(&mut self) -> Number {
         self.next_key += 1;
         self.keys.push(self.next_key);
         self.next_key
@@ -156,15 +156,15 @@ impl Maker<'_> {
         let idle = (!self.chance.one_in(4)).then_some(self.scale);
         let absolute = self.chance.one_in(3).then_some(self.scale * 3 / 2);
         let absolute = if idle.is_none() { Some(self.scale) } else { absolute };
-        let external = self.chance.one_in(4).then_some(1);
+        let idp_session_id = self.chance.one_in(4).then_some(1);
         let level = if self.chance.one_in(3) { 2 } else { 0 };
-        Begins { public_id: self.next_handle, external, level, idle, absolute }
+        Begins { public_id: self.next_handle, idp_session_id, level, idle, absolute }
     }
 
     fn before(&mut self) -> Vec<Step> {
         let mut steps = Vec::new();
         for _ in 0..1 + self.chance.below(2) {
-            let (id_hash, begins) = (self.new_key(), self.begins());
+            let (id_hash, begins) = (self.new_id_hash(), self.begins());
             let changes = self.changes();
             let mut changes: Vec<Change> =
                 changes.into_iter().filter(|change| !matches!(change, Change::User(_))).collect();
@@ -176,7 +176,7 @@ impl Maker<'_> {
         // Sometimes one is already on its second key.
         if self.chance.one_in(3) {
             let (id_hash, call) = (self.keys[0], self.chance.below(3));
-            let to = self.new_key();
+            let to = self.new_id_hash();
             let begins = self.begins();
             let call = match call {
                 0 => {
@@ -231,7 +231,7 @@ impl Maker<'_> {
             1 | 2 => Who::User(user),
             3 | 4 => Who::PublicId(public_id),
             5 => Who::OfUser(user, public_id),
-            _ => Who::External(1),
+            _ => Who::IdpSession(1),
         }
     }
 
@@ -292,7 +292,7 @@ impl Maker<'_> {
                 let grace = self.chance.one_in(2);
                 let grace_until = grace.then(|| now + self.scale / self.chance.pick(&[1, 2]));
                 let changes = if self.chance.one_in(2) { self.changes() } else { Vec::new() };
-                Call::Renew { id_hash, to: self.new_key(), grace_until, changes }
+                Call::Renew { id_hash, to: self.new_id_hash(), grace_until, changes }
             }
             4 => {
                 let id_hash = self.key_given_out(id_hash);
@@ -300,7 +300,7 @@ impl Maker<'_> {
                 // From the sign-in on.
                 begins.absolute = begins.absolute.map(|absolute| now + absolute);
                 let changes = if self.chance.one_in(3) { self.changes() } else { Vec::new() };
-                Call::SignIn { id_hash, to: self.new_key(), user, begins, changes, limit }
+                Call::SignIn { id_hash, to: self.new_id_hash(), user, begins, changes, limit }
             }
             5 => Call::Delete { id_hash: self.key_given_out(id_hash) },
             6 if self.abilities.lists && self.chance.one_in(4) => Call::Sweep,

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::chance::Chance;
 use super::common::memcached::{LONG_TIMEOUT, Memcached};
-use super::common::{Folder, Kept, child};
+use super::common::{Folder, KillOnDrop, child};
 use super::model::{Reads, Sessions};
 use super::operations::{Answer, Operation};
 use super::pausing::pausing;
@@ -90,7 +90,7 @@ pub struct Several<'m> {
     folder: Folder,
     memcached: Option<&'m Memcached>,
     listener: TcpListener,
-    children: Mutex<Vec<Kept>>,
+    children: Mutex<Vec<KillOnDrop>>,
     /// Those of each thread; none while its process is dead.
     connections: Vec<Mutex<Option<Connection>>>,
     /// In every history one is killed.
@@ -120,7 +120,7 @@ impl<'m> Several<'m> {
         Several { kills: true, ..Several::on_sqlite(None) }
     }
 
-    fn start(&self, process: usize) -> Kept {
+    fn start(&self, process: usize) -> KillOnDrop {
         let mut command = child("linearizability", ROLE);
         command.env("PARENT", self.listener.local_addr().unwrap().to_string());
         command.env("DATABASE", self.folder.database());
@@ -128,7 +128,7 @@ impl<'m> Several<'m> {
             command.env("MEMCACHED", memcached.address.to_string());
         }
         command.stdout(std::process::Stdio::null());
-        let child = Kept(command.spawn().unwrap());
+        let child = KillOnDrop(command.spawn().unwrap());
         for thread in 0..THREADS {
             let (stream, _) = self.listener.accept().unwrap();
             let connection = Connection::over(stream);

@@ -24,7 +24,7 @@ const TRIES: usize = 300;
 /// Carries out the operations of one thread.
 pub type Caller<'s> = Box<dyn FnMut(&Operation) -> Answer + Send + 's>;
 
-/// What histories are made on.
+/// The subject of histories.
 pub trait Subject: Sync {
     fn abilities(&self) -> Abilities;
 
@@ -35,7 +35,7 @@ pub trait Subject: Sync {
         self.abilities().threads
     }
 
-    /// Whether operations may fail in a way that leaves open what was done.
+    /// True if operations may fail with an unknown outcome.
     fn may_fail(&self) -> bool {
         false
     }
@@ -193,7 +193,7 @@ impl<S: Subject> Runner<'_, S> {
     }
 }
 
-/// What all threads of a history know of time.
+/// The clock that all threads of a history share.
 #[derive(Default)]
 struct Clock {
     /// The number of beginnings and ends of operations.

@@ -3,13 +3,10 @@
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
-use cloakroom::backend::Delta;
-use cloakroom::backend::Value;
 use cloakroom::backend::{
-    self, Action, Commit, Committed, LiveSession, Lookup, Missing, Page, SessionFilter,
-    SessionIndex, SessionLimit, Store,
+    self, Action, Commit, Committed, Delta, LiveSession, Lookup, Missing, NewSession, Page, Record,
+    SessionFilter, SessionIndex, SessionLimit, Store, Touch, Value,
 };
-use cloakroom::backend::{NewSession, Record, Touch};
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{IdpSessionId, JoinSalt, PublicId, Realm, SessionIdHash};
 use cloakroom::lifetime::Limits;
@@ -79,7 +76,7 @@ impl Names {
         let mut new_session = NewSession::new(limits).unwrap();
         new_session.public_id = self.public_id(begins.public_id);
         new_session.auth_level = begins.level;
-        new_session.idp_session_id = begins.external.map(external);
+        new_session.idp_session_id = begins.idp_session_id.map(idp_session_id);
         new_session
     }
 
@@ -91,7 +88,7 @@ impl Names {
         Session {
             public_id: number,
             user: user.as_ref().map(|user| user.as_str().parse().unwrap()),
-            external: idp_session_id.as_ref().map(|id_hash| id_hash.as_str().parse().unwrap()),
+            idp_session_id: idp_session_id.as_ref().map(|id| id.as_str().parse().unwrap()),
             level: record.auth_level,
             created: self.moment(record.created),
             authenticated: record.authenticated.map(|time| self.moment(time)),
@@ -199,7 +196,7 @@ impl Names {
             Who::OfUser(user, public_id) => {
                 then(&SessionFilter::OfUser(&name_of_user(*user), &self.public_id(*public_id)))
             }
-            Who::External(id_hash) => then(&SessionFilter::IdpSession(&external(*id_hash))),
+            Who::IdpSession(id) => then(&SessionFilter::IdpSession(&idp_session_id(*id))),
         }
     }
 
@@ -235,7 +232,7 @@ fn name_of_user(number: Number) -> UserKey {
     UserKey::new(number.to_string()).unwrap()
 }
 
-fn external(number: Number) -> IdpSessionId {
+fn idp_session_id(number: Number) -> IdpSessionId {
     IdpSessionId::new(number.to_string()).unwrap()
 }
 

@@ -9,10 +9,10 @@ use std::sync::LazyLock;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use cloakroom::backend::Delta;
-use cloakroom::backend::{Action, Commit, Lookup, Missing, Page, SessionFilter, Store};
-use cloakroom::backend::{Data, Value};
-use cloakroom::backend::{NewSession, Record};
+use cloakroom::backend::{
+    Action, Commit, Data, Delta, Lookup, Missing, NewSession, Page, Record, SessionFilter, Store,
+    Value,
+};
 use cloakroom::clock::{ManualClock, Timestamp};
 use cloakroom::cookie::CookieKeys;
 use cloakroom::csrf::CsrfToken;

@@ -8,10 +8,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::common::dice::Dice;
+use crate::common::integrity::assert_integrity;
 use crate::common::ledger::{Ledger, Said};
-use crate::common::lives::Worker;
-use crate::common::sound::assert_sound;
-use crate::common::{Folder, HOUR, Kept, NOW, child, create, role, setting};
+use crate::common::workload::Worker;
+use crate::common::{Folder, HOUR, KillOnDrop, NOW, child, create, role, setting};
 use cloakroom::backend::{Lookup, Maintenance, Missing, Store};
 use cloakroom::clock::{Clock, Timestamp};
 use cloakroom::http::Outcome;
@@ -59,7 +59,7 @@ fn child_process() {
     let mut dice = Dice::new(std::env::var("SEED").unwrap().parse().unwrap());
     std::thread::scope(|scope| {
         for number in 0..WORKERS {
-            let mut worker = Worker::new(format!("{name}w{number}"), &store, dice.other(), &say);
+            let mut worker = Worker::new(format!("{name}w{number}"), &store, dice.fork(), &say);
             // The lines of two processes have no order, and this needs one.
             worker.ends_everyone = number == 0 && role.ends_with("alone");
             scope.spawn(move || {
@@ -79,7 +79,7 @@ fn child_process() {
 
 /// A child at work, and what it says.
 struct Worked {
-    process: Kept,
+    process: KillOnDrop,
     said: Receiver<(String, Said)>,
     listener: JoinHandle<()>,
 }
@@ -88,7 +88,7 @@ impl Worked {
     fn start(role: &str, folder: &Folder, name: &str, seed: u64) -> Self {
         let mut command = child(module_path!(), role);
         command.env("DATABASE", folder.database()).env("NAME", name).env("SEED", seed.to_string());
-        let mut process = Kept(command.stdout(Stdio::piped()).spawn().unwrap());
+        let mut process = KillOnDrop(command.stdout(Stdio::piped()).spawn().unwrap());
         let lines = BufReader::new(process.0.stdout.take().unwrap()).lines();
         let (sender, said) = mpsc::channel();
         let listener = std::thread::spawn(move || {
@@ -160,7 +160,7 @@ fn kill_and_look(role: &str, processes: u64, shard: u64) {
 
 fn look(folder: &Folder, durability: Durability, ledger: &mut Ledger) {
     ledger.check(&open(folder, durability));
-    assert_sound(folder.database());
+    assert_integrity(folder.database());
 }
 
 #[test]
@@ -254,7 +254,7 @@ fn a_kill_ends_no_session_more_than_a_twentieth_early() {
     let folder = Folder::new();
     let mut command = child(module_path!(), "visitors");
     command.env("DATABASE", folder.database()).stdout(Stdio::piped());
-    let mut process = Kept(command.spawn().unwrap());
+    let mut process = KillOnDrop(command.spawn().unwrap());
     let lines = BufReader::new(process.0.stdout.take().unwrap()).lines();
     let (mut ids, mut visited, mut killed) = (vec![], NOW, false);
     for line in lines {

@@ -6,9 +6,9 @@ use std::sync::mpsc::{self, Sender};
 
 use crate::common::client::{COOKIE, HttpClient, Request, send};
 use crate::common::dice::Dice;
+use crate::common::integrity::assert_integrity;
 use crate::common::scripted_app::FRAMEWORKS;
-use crate::common::served::{serve, start};
-use crate::common::sound::assert_sound;
+use crate::common::server_process::{serve, start};
 use crate::common::{Folder, role};
 use cloakroom::{SessionManager, SqliteStore};
 
@@ -21,7 +21,7 @@ fn child_process() {
     serve(&role, SessionManager::new(store).unwrap());
 }
 
-/// What the answers have promised to one client.
+/// The promises of the responses to one client.
 #[derive(Default)]
 struct Promised {
     /// The session that counts, and how far it has counted.
@@ -128,7 +128,7 @@ fn kills_under_load_lose_no_answer_and_revive_no_session() {
                 client.check(address);
             }
         }
-        assert_sound(folder.database());
+        assert_integrity(folder.database());
         let ended: usize = clients.iter().map(|client| client.ended.len()).sum();
         let counted: u64 = clients.iter().flat_map(|c| &c.counter).map(|(_, n)| n).sum();
         println!("{framework}: {counted} changes and {ended} ended sessions over {kills} kills");

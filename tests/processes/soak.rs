@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use crate::common::client::{HttpClient, Request, Response};
 use crate::common::scripted_app::FRAMEWORKS;
-use crate::common::served::{serve, start};
-use crate::common::{Folder, Kept, role};
+use crate::common::server_process::{serve, start};
+use crate::common::{Folder, KillOnDrop, role};
 use cloakroom::stores::sqlite::rusqlite::Connection;
 use cloakroom::{SessionManager, SqliteStore};
 
@@ -119,13 +119,13 @@ fn leave_expired(connection: &Connection) -> u64 {
     EXPIRED
 }
 
-fn memory_of(process: &Kept) -> u64 {
+fn memory_of(process: &KillOnDrop) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", process.0.id())).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }
 
-/// What is watched while the service is loaded.
+/// Measurements of the service under load.
 #[derive(Clone, Copy, Debug, Default)]
 struct DataSizes {
     memory: u64,
@@ -136,7 +136,7 @@ struct DataSizes {
 }
 
 /// The highest of each until a moment; of the expired ones, their sum.
-fn watch(until: Instant, process: &Kept, folder: &Folder, other: &Connection) -> DataSizes {
+fn watch(until: Instant, process: &KillOnDrop, folder: &Folder, other: &Connection) -> DataSizes {
     let mut most = DataSizes::default();
     let size = |name: &str| fs::metadata(folder.path(name)).map_or(0, |file| file.len());
     while Instant::now() < until {

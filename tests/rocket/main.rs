@@ -1,4 +1,4 @@
-//! What is particular to Rocket. The process is its own, since some warnings come once a process.
+//! Behaviour of Rocket alone. The process is its own, since some warnings come once a process.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -1,4 +1,4 @@
-//! The thread behind a manager: it sweeps, writes activity, heals, and stops.
+//! The cleaner of a manager sweeps, writes touches, recovers from failures, and stops.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
@@ -16,7 +16,7 @@ use cloakroom::{ErrorKind, Lifetime};
 const MILLI: Duration = Duration::from_millis(1);
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Nothing happens by the time of the wall but the writing of touches.
+/// The system clock triggers only the writing of touches.
 fn on_demand(builder: SessionManagerBuilder) -> SessionManagerBuilder {
     builder.sweep_every(HOUR)
 }

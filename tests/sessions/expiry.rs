@@ -18,7 +18,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 
 fn idle(limit: Duration) -> impl Fn(SessionManagerBuilder) -> SessionManagerBuilder {
-    // Nothing but what a test asks for happens by the time of the wall.
+    // The system clock triggers nothing; a test asks for each sweep.
     move |builder| builder.lifetime(Lifetime::idle(limit)).sweep_every(HOUR)
 }
 
@@ -34,7 +34,7 @@ fn read(app: &App, browser: &Browser) -> bool {
     live
 }
 
-/// Whether the session lives; no activity.
+/// True if the session is live; records no activity.
 fn lives(app: &App, browser: &Browser) -> bool {
     look(&app.sessions, browser)
 }

@@ -10,26 +10,26 @@ use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{CookieConfig, ErrorKind, MemoryStore, Session, SessionManager, SignIn};
 
 use crate::common::app::{App, defaults, user};
+use crate::common::credentials::{Credential, TRANSPORTS, sign_in_as};
 use crate::common::every_store::on_every_store;
-use crate::common::tickets::{Ticket, WAYS, sign_in_as};
 
 #[test]
 fn an_id_of_one_manager_is_nothing_to_another() {
     on_every_store(defaults, |app| {
-        for (way, configure) in WAYS {
+        for (transport, configure) in TRANSPORTS {
             let visitors = app.another(|builder| configure(builder, "x-visitor"));
             let admins = app.another(|builder| configure(builder, "x-admin"));
             let (visitor, admin) = (sign_in_as(&visitors, "ada"), sign_in_as(&admins, "root"));
-            assert_eq!(visitor.user(&visitors, "x-visitor").as_deref(), Some("ada"), "{way}");
-            assert_eq!(admin.user(&admins, "x-admin").as_deref(), Some("root"), "{way}");
-            assert_eq!(visitor.user(&admins, "x-admin"), None, "{way}");
-            assert_eq!(admin.user(&visitors, "x-visitor"), None, "{way}");
+            assert_eq!(visitor.user(&visitors, "x-visitor").as_deref(), Some("ada"), "{transport}");
+            assert_eq!(admin.user(&admins, "x-admin").as_deref(), Some("root"), "{transport}");
+            assert_eq!(visitor.user(&admins, "x-admin"), None, "{transport}");
+            assert_eq!(admin.user(&visitors, "x-visitor"), None, "{transport}");
             // Nor can it end, change, or sign in to, what it does not find.
             let session = visitor.open(&admins, "x-admin");
             session.destroy().unwrap();
             session.set("n", 1).unwrap();
             admins.close(&session, Outcome::Completed).unwrap();
-            assert_eq!(visitor.user(&visitors, "x-visitor").as_deref(), Some("ada"), "{way}");
+            assert_eq!(visitor.user(&visitors, "x-visitor").as_deref(), Some("ada"), "{transport}");
         }
     });
 }
@@ -37,19 +37,23 @@ fn an_id_of_one_manager_is_nothing_to_another() {
 #[test]
 fn managers_of_one_realm_share_their_sessions() {
     on_every_store(defaults, |app| {
-        for (way, configure) in WAYS {
+        for (transport, configure) in TRANSPORTS {
             let realm = |builder: SessionManagerBuilder| builder.realm("shared");
             let one = app.another(|builder| realm(configure(builder, "x-one")));
             let other = app.another(|builder| realm(builder.header("x-other")));
-            let ticket = sign_in_as(&one, "ada");
-            if way == "plain" || way == "header" {
-                assert_eq!(ticket.user(&other, "x-other").as_deref(), Some("ada"), "{way}");
+            let credential = sign_in_as(&one, "ada");
+            if transport == "plain" || transport == "header" {
+                assert_eq!(
+                    credential.user(&other, "x-other").as_deref(),
+                    Some("ada"),
+                    "{transport}"
+                );
             } else {
-                assert_eq!(ticket.user(&other, "x-other"), None, "what is sealed is no id");
+                assert_eq!(credential.user(&other, "x-other"), None, "what is sealed is no id");
             }
-            let ticket = sign_in_as(&other, "zoe");
-            if way == "plain" || way == "header" {
-                assert_eq!(ticket.user(&one, "x-one").as_deref(), Some("zoe"), "{way}");
+            let credential = sign_in_as(&other, "zoe");
+            if transport == "plain" || transport == "header" {
+                assert_eq!(credential.user(&one, "x-one").as_deref(), Some("zoe"), "{transport}");
             }
         }
     });
@@ -58,19 +62,19 @@ fn managers_of_one_realm_share_their_sessions() {
 #[test]
 fn equal_names_with_other_realms_are_apart() {
     on_every_store(defaults, |app| {
-        for (way, configure) in WAYS {
+        for (transport, configure) in TRANSPORTS {
             let of = |realm: &'static str| {
                 app.another(move |builder| configure(builder, "x-id").realm(realm))
             };
             let (one, other, again) = (of("one"), of("other"), of("one"));
-            let ticket = sign_in_as(&one, "ada");
-            assert_eq!(ticket.user(&other, "x-id"), None, "{way}");
-            assert_eq!(ticket.user(&again, "x-id").as_deref(), Some("ada"), "{way}");
+            let credential = sign_in_as(&one, "ada");
+            assert_eq!(credential.user(&other, "x-id"), None, "{transport}");
+            assert_eq!(credential.user(&again, "x-id").as_deref(), Some("ada"), "{transport}");
             let malformed = app.count(EventKind::MalformedId);
-            ticket.user(&other, "x-id");
-            let is_sealed = matches!(way, "signed" | "encrypted");
+            credential.user(&other, "x-id");
+            let is_sealed = matches!(transport, "signed" | "encrypted");
             let raised = app.count(EventKind::MalformedId) - malformed;
-            assert_eq!(raised, u64::from(is_sealed), "a seal covers the realm: {way}");
+            assert_eq!(raised, u64::from(is_sealed), "a seal covers the realm: {transport}");
         }
     });
 }
@@ -86,8 +90,8 @@ fn lists_limits_and_revocations_act_within_a_realm() {
         };
         let (one, other) = (limited("one"), limited("other"));
         let (ada_one, ada_other) = (sign_in_as(&one, "ada"), sign_in_as(&other, "ada"));
-        let alive = |ticket: &Ticket, sessions: &SessionManager| {
-            ticket.user(sessions, &ticket.name).is_some()
+        let alive = |credential: &Credential, sessions: &SessionManager| {
+            credential.user(sessions, &credential.name).is_some()
         };
         assert!(alive(&ada_one, &one) && alive(&ada_other, &other), "one of each is no more");
         for (sessions, name) in [(&one, "one"), (&other, "other")] {
@@ -139,11 +143,11 @@ fn everyone_of_a_realm_is_revoked_behind_a_cache_too() {
 /// Presents these cookies.
 fn request(
     sessions: &SessionManager,
-    cookies: &[(&str, &Ticket)],
+    cookies: &[(&str, &Credential)],
     handler: impl FnOnce(&Session),
 ) -> ResponseHeaders {
     let pairs: Vec<_> =
-        cookies.iter().map(|(name, ticket)| format!("{name}={}", ticket.value)).collect();
+        cookies.iter().map(|(name, credential)| format!("{name}={}", credential.value)).collect();
     let field = pairs.join("; ");
     let session = sessions.open(Some(field.as_str()));
     handler(&session);
@@ -160,7 +164,9 @@ fn names(headers: &ResponseHeaders) -> Vec<(String, bool)> {
 
 #[test]
 fn a_renamed_cookie_keeps_its_session() {
-    for (way, configure) in WAYS.into_iter().filter(|(way, _)| *way != "header") {
+    for (transport, configure) in
+        TRANSPORTS.into_iter().filter(|(transport, _)| *transport != "header")
+    {
         on_every_store(defaults, |app| {
             let before = app.another(|builder| configure(builder, "old"));
             let after = app.another(|builder| configure(builder, "new").also_read("old"));
@@ -169,33 +175,33 @@ fn a_renamed_cookie_keeps_its_session() {
 
             // A read finds it, and changes nothing in the browser.
             let headers = request(&after, &[("old", &old)], |session| {
-                assert_eq!(session.user().unwrap(), Some(user("ada")), "{way}");
+                assert_eq!(session.user().unwrap(), Some(user("ada")), "{transport}");
             });
-            assert_eq!(names(&headers), [], "{way}");
+            assert_eq!(names(&headers), [], "{transport}");
 
             // A change moves it, read before or not.
             for reads in [true, false] {
                 let old = sign_in_as(&before, "ada");
                 let headers = request(&after, &[("old", &old)], |session| {
                     if reads {
-                        assert_eq!(session.user().unwrap(), Some(user("ada")), "{way}");
+                        assert_eq!(session.user().unwrap(), Some(user("ada")), "{transport}");
                     }
                     session.set("n", 2).unwrap();
                 });
                 let moved = [("new".to_owned(), false), ("old".to_owned(), true)];
-                assert_eq!(names(&headers), moved, "{way}");
-                let new = Ticket::of(&headers);
-                assert_eq!(new.user(&after, "new").as_deref(), Some("ada"), "{way}");
-                assert_eq!(old.user(&before, "old"), None, "it has moved: {way}");
+                assert_eq!(names(&headers), moved, "{transport}");
+                let new = Credential::of(&headers);
+                assert_eq!(new.user(&after, "new").as_deref(), Some("ada"), "{transport}");
+                assert_eq!(old.user(&before, "old"), None, "it has moved: {transport}");
                 request(&after, &[("new", &new)], |session| {
-                    assert_eq!(session.get("n").unwrap(), Some(2), "{way}");
+                    assert_eq!(session.get("n").unwrap(), Some(2), "{transport}");
                 });
                 if let Some(index) = app.store.inner().index() {
                     let now = cloakroom::clock::Clock::now(&app.clock);
                     let many = Page::first(NonZeroUsize::new(10).unwrap());
                     let realm = Realm::new("new").unwrap();
                     let which = SessionFilter::InRealm(&realm, &SessionFilter::All);
-                    assert_eq!(index.list(&which, many, now).unwrap().len(), 1, "{way}");
+                    assert_eq!(index.list(&which, many, now).unwrap().len(), 1, "{transport}");
                     index.revoke(&which, None, now).unwrap();
                 }
             }
@@ -204,9 +210,9 @@ fn a_renamed_cookie_keeps_its_session() {
             let headers = request(&after, &[("old", &old)], |session| {
                 assert_eq!(session.sign_in(user("ada")).unwrap(), SignIn::Done);
             });
-            let new = Ticket::of(&headers);
+            let new = Credential::of(&headers);
             request(&after, &[("new", &new)], |session| {
-                assert_eq!(session.get("n").unwrap(), Some(1), "{way}");
+                assert_eq!(session.get("n").unwrap(), Some(1), "{transport}");
             });
         });
     }
@@ -239,7 +245,7 @@ fn the_cookie_of_today_counts_before_that_of_yesterday() {
         request(&after, &[("old", &old), ("new", &new)], |session| {
             assert_eq!(session.user().unwrap(), Some(user("ada")));
         });
-        // An id of the former name is none of today's, and the other way round.
+        // An id of the former name is none of today's, nor the reverse.
         assert_eq!(old.user(&after, "new"), None);
         assert_eq!(new.user(&after, "old"), None);
     });

@@ -61,7 +61,7 @@ fn a_join_keeps_what_the_second_sign_in_said() {
 }
 
 #[test]
-fn a_join_can_be_revoked_by_its_external_key() {
+fn a_join_can_be_revoked_by_its_idp_session() {
     crate::common::app::on_both_stores(defaults, |app| {
         let client = app.visitor(1);
         let how = |sid: &str| Authentication::new().idp_session_id(IdpSessionId::new(sid).unwrap());

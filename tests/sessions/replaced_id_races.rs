@@ -11,7 +11,7 @@ fn rounds() -> u64 {
     crate::common::dice::number("CLOAKROOM_ROUNDS").unwrap_or(50)
 }
 
-/// What one request does with its session.
+/// The action of one request on its session.
 type Act<'a> = &'a (dyn Fn(&App, &Session) + Sync);
 
 /// Runs these requests of one client at once; the browser of each with its answer alone.

@@ -16,10 +16,10 @@ use cloakroom::{ErrorKind, Session, SignIn, SqliteStore};
 use crate::common::app::{
     App, Browser, REMOVAL, complete, defaults, get, issued, set_cookie, sign_in, user, who,
 };
+use crate::common::credentials::{Credential, TRANSPORTS};
 use crate::common::dice::Dice;
 use crate::common::every_store::{on_every_store, with_ticking_clock};
 use crate::common::faulty::Call;
-use crate::common::tickets::{Ticket, WAYS};
 use crate::common::{Folder, HOUR};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -819,31 +819,31 @@ fn after_a_sign_out_no_id_of_a_chain_finds_the_session() {
 
 #[test]
 fn two_sign_ins_join_whatever_carries_the_id() {
-    for (way, configure) in WAYS {
+    for (transport, configure) in TRANSPORTS {
         on_every_store(defaults, |app| {
             let sessions = app.another(|builder| configure(builder, "x-id"));
             let visitor = sessions.open(None);
             visitor.set("n", 1).unwrap();
-            let client = Ticket::of(&complete(&sessions, &visitor));
+            let client = Credential::of(&complete(&sessions, &visitor));
             let both = [client.open(&sessions, "x-id"), client.open(&sessions, "x-id")];
-            let given: [Ticket; 2] = both.map(|session| {
+            let given: [Credential; 2] = both.map(|session| {
                 sign_in(&session, "ada");
-                Ticket::of(&complete(&sessions, &session))
+                Credential::of(&complete(&sessions, &session))
             });
-            let ids = given.each_ref().map(|ticket| {
-                let session = ticket.open(&sessions, "x-id");
-                assert_eq!(session.user().unwrap(), Some(user("ada")), "{way}");
-                assert_eq!(session.get("n").unwrap(), Some(1), "{way}");
+            let ids = given.each_ref().map(|credential| {
+                let session = credential.open(&sessions, "x-id");
+                assert_eq!(session.user().unwrap(), Some(user("ada")), "{transport}");
+                assert_eq!(session.get("n").unwrap(), Some(1), "{transport}");
                 session.public_id().unwrap()
             });
-            assert_eq!(ids[0], ids[1], "{way}");
+            assert_eq!(ids[0], ids[1], "{transport}");
             // A sign-out by the id from before ends it.
             let late = client.open(&sessions, "x-id");
             late.destroy().unwrap();
             let headers = complete(&sessions, &late);
-            assert_eq!(headers.id_fields.is_empty(), way == "header", "{way}");
-            for ticket in given.iter().chain([&client]) {
-                assert_eq!(ticket.user(&sessions, "x-id"), None, "{way}");
+            assert_eq!(headers.id_fields.is_empty(), transport == "header", "{transport}");
+            for credential in given.iter().chain([&client]) {
+                assert_eq!(credential.user(&sessions, "x-id"), None, "{transport}");
             }
         });
     }

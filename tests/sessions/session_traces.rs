@@ -17,11 +17,10 @@ use std::time::Duration;
 
 use crate::common::NOW;
 use crate::common::dice::Dice;
-use cloakroom::backend::Delta;
 use cloakroom::backend::{
-    Action, AtLimit, Commit, Committed, LiveSession, Lookup, Missing, Store, StoreWrapper,
+    Action, AtLimit, Commit, Committed, Delta, LiveSession, Lookup, Missing, Record, Store,
+    StoreWrapper, Touch,
 };
-use cloakroom::backend::{Record, Touch};
 use cloakroom::clock::{ManualClock, Timestamp};
 use cloakroom::csrf::CsrfToken;
 use cloakroom::event::{Event, Events, Sink};

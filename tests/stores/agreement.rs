@@ -4,13 +4,10 @@ use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use cloakroom::backend::Delta;
-use cloakroom::backend::Value;
 use cloakroom::backend::{
-    Action, AtLimit, Capabilities, Commit, LiveSession, Lookup, Maintenance, Missing,
-    SessionFilter, SessionLimit, Store, StoreWrapper,
+    Action, AtLimit, Capabilities, Commit, Delta, LiveSession, Lookup, Maintenance, Missing,
+    NewSession, SessionFilter, SessionLimit, Store, StoreWrapper, Touch, Value,
 };
-use cloakroom::backend::{NewSession, Touch};
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{JoinSalt, Realm, SessionIdHash, UserKey};
 use cloakroom::lifetime::Lifetime;

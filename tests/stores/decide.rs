@@ -1,35 +1,33 @@
-//! What a commit does, as a table: every kind of session that can be found, times every action,
-//! times every condition. The first line of the table that fits a case is its decision.
+//! `Commit::decide` as a table: every kind of session that an id can find, times every action, times
+//! every condition. The first line of the table that fits a case is its decision.
 
 use std::panic::catch_unwind;
 use std::time::Duration;
 
-use cloakroom::backend::Delta;
-use cloakroom::backend::Value;
 use cloakroom::backend::{
-    Action, Commit, Committed, Decision, IdChange, LiveSession, Lookup, Missing, ReplacedBy,
-    ReplacedId,
+    Action, Commit, Committed, Decision, Delta, IdChange, LiveSession, Lookup, Missing, NewSession,
+    Record, ReplacedBy, ReplacedId, Touch, Value,
 };
-use cloakroom::backend::{NewSession, Record, Touch};
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{JoinSalt, PublicId, Realm, SessionIdHash, UserKey};
 use cloakroom::lifetime::Lifetime;
 use cloakroom::{Error, ErrorKind};
 
-/// What the presented id finds, in the order of the table's first column.
+/// Kinds of sessions that the presented id finds, in the order of the table's first column.
 ///
 /// - `current`, `in grace`: a live session by its current id, or by one in its grace.
-/// - `renewed`: a renewal replaced the id, and the request was under way then.
+/// - `renewed`: a renewal replaced the id, and the request is concurrent.
 /// - `signed in`: the same for a sign-in, whose salt is remembered.
-/// - `late`: not under way. `unsalted`: no salt. `moved`: the session has moved on since.
+/// - `stale`: opened more than ten seconds after. `unsalted`: no salt.
+/// - `moved`: the session has moved on since.
 /// - `expired`: the deadline has passed; a store finds it and answers as for `not found`.
 const FOUND: [&str; 11] = [
     "current",
     "in grace",
     "renewed",
-    "renewed late",
+    "renewed stale",
     "signed in",
-    "signed in late",
+    "signed in stale",
     "signed in unsalted",
     "signed in moved",
     "expired",
@@ -56,7 +54,7 @@ const REVISIONS: [&str; 3] = ["any", "same", "other"];
 /// data is beyond the limit, before and after.
 const CHANGES: [&str; 5] = ["nothing", "data", "user", "too large", "shrinks"];
 
-/// Whether activity is recorded.
+/// Touches of a commit.
 const TOUCHES: [&str; 3] = ["none", "due", "not due"];
 
 /// `*` matches anything, `live` and `replaced` for all ids of such a session, `sign in*` for the
@@ -253,11 +251,11 @@ impl Case {
 
     /// When the request was opened: what `replaced` says depends on it.
     fn opened(&self) -> Timestamp {
-        let since = if self.found.ends_with("late") { 11 * SECOND } else { Duration::ZERO };
+        let since = if self.found.ends_with("stale") { 11 * SECOND } else { Duration::ZERO };
         self.replaced().at + since
     }
 
-    /// What `Commit::decide` says, and whether the record in it is as it should be.
+    /// Calls `Commit::decide` and checks the record in the decision.
     fn decision(&self) -> &'static str {
         let level = if self.action == "sign in stronger" { LEVEL + 1 } else { LEVEL };
         let new_session = new_session(level);
@@ -409,7 +407,7 @@ impl Case {
         assert_eq!(record.limits, new_session(level).limits);
     }
 
-    /// Whether a line of the table is about this case.
+    /// True if the line of the table covers this case.
     fn fits(&self, line: &[&str]) -> bool {
         let columns = [self.found, self.owner, self.action, self.revision, self.change, self.touch];
         columns.iter().zip(line).all(|(value, cell)| match *cell {

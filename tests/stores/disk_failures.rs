@@ -7,9 +7,10 @@ use std::process::{Command, Stdio};
 use std::sync::Barrier;
 use std::time::{Duration, SystemTime};
 
-use crate::common::sound::assert_sound;
+use crate::common::integrity::assert_integrity;
 use crate::common::{
-    Folder, Kept, NOW, child, create, delete, hex, key_of, live, merge, role, setting, value,
+    Folder, KillOnDrop, NOW, child, create, delete, hex, id_hash_of, live, merge, role, setting,
+    value,
 };
 use cloakroom::backend::{Committed, SessionIndex, Store};
 use cloakroom::event::{Event, EventKind, Events, Sink};
@@ -57,7 +58,7 @@ fn child_process() {
             let keys = std::env::var("KEYS").unwrap();
             let (ended, id_hash) = keys.split_once(' ').unwrap();
             let store = SqliteStore::open(path).unwrap();
-            serve_while_the_disk_fails(&store, &key_of(ended), &key_of(id_hash));
+            serve_while_the_disk_fails(&store, &id_hash_of(ended), &id_hash_of(id_hash));
         }
         other => panic!("no role {other}"),
     }
@@ -281,7 +282,7 @@ fn a_file_size_limit_loses_nothing_and_can_be_raised() {
     }
     let done = limited.env("DATABASE", folder.database()).output().unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    assert_sound(folder.database());
+    assert_integrity(folder.database());
 }
 
 /// A small disk of its own, where we may have one.
@@ -323,7 +324,7 @@ fn a_full_disk_loses_nothing_and_is_used_again_later() {
     drop(store);
     let (store, _) = open(&disk.0.database());
     assert!(live(&store, &id_hash).unwrap().is_some());
-    assert_sound(disk.0.database());
+    assert_integrity(disk.0.database());
 }
 
 #[test]
@@ -411,7 +412,7 @@ fn a_disk_that_becomes_read_only_keeps_what_must_survive() {
     let mut serving = child(module_path!(), "serve while the disk fails");
     serving.env("DATABASE", &path).env("KEYS", format!("{} {}", hex(&ended), hex(&id_hash)));
     serving.stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut serving = Kept(serving.spawn().unwrap());
+    let mut serving = KillOnDrop(serving.spawn().unwrap());
     let mut words = BufReader::new(serving.0.stdout.take().unwrap()).lines();
     words.find(|line| line.as_ref().unwrap().contains("revoked")).expect("it says so").unwrap();
     if !disk.fail() {
@@ -429,7 +430,7 @@ fn a_disk_that_becomes_read_only_keeps_what_must_survive() {
     assert!(live(&store, &ended).unwrap().is_none());
     assert!(matches!(merge(&store, &id_hash, &setting("n", 3)).unwrap(), Committed::Done { .. }));
     drop(store);
-    assert_sound(path);
+    assert_integrity(path);
 }
 
 /// What the process does under which the disk becomes read-only.

@@ -6,8 +6,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use crate::common::{Folder, NOW, child, create, live, role, setting};
-use cloakroom::backend::SessionIndex;
-use cloakroom::backend::Store;
+use cloakroom::backend::{SessionIndex, Store};
 use cloakroom::stores::sqlite::Journal;
 use cloakroom::stores::sqlite::rusqlite::Connection;
 use cloakroom::{ErrorKind, SqliteStore};

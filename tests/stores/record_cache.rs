@@ -6,13 +6,11 @@ use std::sync::{Barrier, Mutex};
 use std::time::Duration;
 
 use crate::common::dice::Dice;
-use crate::common::{Folder, NOW, create, live, merge, new_key, new_session, setting, value};
-use cloakroom::backend::Delta;
+use crate::common::{Folder, NOW, create, live, merge, new_id_hash, new_session, setting, value};
 use cloakroom::backend::{
-    Action, AtLimit, Commit, Committed, LiveSession, Lookup, Missing, SessionFilter, SessionLimit,
-    Store,
+    Action, AtLimit, Commit, Committed, Delta, LiveSession, Lookup, Missing, NewSession,
+    SessionFilter, SessionLimit, Store, Touch,
 };
-use cloakroom::backend::{NewSession, Touch};
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{IdpSessionId, PublicId, Realm, SessionIdHash};
 use cloakroom::stores::sqlite::rusqlite::Connection;
@@ -60,13 +58,13 @@ impl Several {
 
     fn any_key(&mut self) -> SessionIdHash {
         match self.keys.len() {
-            0 => new_key(),
+            0 => new_id_hash(),
             many => self.keys[self.dice.roll(many)],
         }
     }
 
     fn fresh_key(&mut self) -> SessionIdHash {
-        self.keys.push(new_key());
+        self.keys.push(new_id_hash());
         self.keys[self.keys.len() - 1]
     }
 
@@ -101,7 +99,7 @@ impl Several {
         self.now = self.now + Duration::from_secs(1);
         let store = self.stores[self.dice.roll(self.stores.len())].clone();
         let store = if self.dice.chance(20) { self.plain.clone() } else { store };
-        // Some requests come late.
+        // Some requests carry an earlier time.
         let late = Duration::from_secs(if self.dice.chance(10) { 600 } else { 0 });
         let now = self.now - late;
         let (id_hash, delta, new_session) = (self.any_key(), self.delta(), self.new_session());
@@ -153,8 +151,8 @@ impl Several {
                 store.index().unwrap().revoke(&SessionFilter::User(&user), None, now).map(drop)
             }
             35 => {
-                let external = IdpSessionId::new("1").unwrap();
-                let which = SessionFilter::IdpSession(&external);
+                let idp_session_id = IdpSessionId::new("1").unwrap();
+                let which = SessionFilter::IdpSession(&idp_session_id);
                 store.index().unwrap().revoke(&which, None, now).map(drop)
             }
             36 => match self.dice.roll(20) {
@@ -228,7 +226,7 @@ impl Several {
 fn the_record_cache_equals_the_database_after_any_write() {
     let mut dice = Dice::new(crate::common::dice::seed());
     for _ in 0..crate::common::dice::number("CLOAKROOM_FUZZ").unwrap_or(12) {
-        let mut several = Several::new(dice.other());
+        let mut several = Several::new(dice.fork());
         for step in 0..150 {
             several.step();
             several.check(step);
@@ -279,7 +277,7 @@ fn a_late_request_does_not_find_a_removed_expired_session() {
     let store = SqliteStore::open(folder.database()).unwrap();
     let user = UserKey::new("user").unwrap();
     let sign_in = |now| {
-        let (none, to) = (new_key(), new_key());
+        let (none, to) = (new_id_hash(), new_id_hash());
         let new_session =
             NewSession::new(Lifetime::idle(Duration::from_secs(60)).starting(now)).unwrap();
         let (delta, limit) = (Delta::new(), NonZeroU32::MIN);
@@ -302,7 +300,7 @@ fn sessions_that_all_end_at_once_are_not_found_any_more() {
         let store = SqliteStore::open(folder.database()).unwrap();
         let mut in_realm = new_session();
         in_realm.realm = Realm::new("other").unwrap();
-        let commit = Commit::new(&new_key(), Action::Create(in_realm), Delta::new(), NOW);
+        let commit = Commit::new(&new_id_hash(), Action::Create(in_realm), Delta::new(), NOW);
         store.commit(&commit).unwrap();
         let id_hash = create(&store, &setting("n", 1)).unwrap();
         assert!(live(&store, &id_hash).unwrap().is_some());

@@ -7,12 +7,13 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::common::sound::assert_sound;
+use crate::common::integrity::assert_integrity;
 use crate::common::{
-    Folder, NOW, child, create, delete, live, merge, new_key, new_session, role, setting, value,
+    Folder, NOW, child, create, delete, live, merge, new_id_hash, new_session, role, setting, value,
 };
-use cloakroom::backend::Delta;
-use cloakroom::backend::{Action, Commit, Committed, Lookup, Missing, Page, SessionFilter, Store};
+use cloakroom::backend::{
+    Action, Commit, Committed, Delta, Lookup, Missing, Page, SessionFilter, Store,
+};
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{Realm, SessionId};
 use cloakroom::stores::sqlite::rusqlite::Connection;
@@ -86,7 +87,7 @@ fn a_file_that_cannot_be_opened_any_more_is_unavailable_at_once() {
         .busy_timeout(Duration::from_secs(3600))
         .open()
         .unwrap();
-    let id_hash = new_key();
+    let id_hash = new_id_hash();
     fs::remove_file(folder.database()).unwrap();
     // Within the hour of the busy timeout, or this test does not end.
     let error = store.load(&id_hash, NOW).unwrap_err();
@@ -222,7 +223,7 @@ fn without_grace_the_old_key_is_dead_at_any_time() {
     let stores: [Box<dyn Store>; 2] =
         [Box::new(SqliteStore::in_memory().unwrap()), Box::new(MemoryStore::new())];
     for store in stores {
-        let (id_hash, to, new_session) = (new_key(), new_key(), new_session());
+        let (id_hash, to, new_session) = (new_id_hash(), new_id_hash(), new_session());
         let commit = |id_hash, action| {
             store.commit(&Commit::new(id_hash, action, Delta::new(), before_1970)).unwrap()
         };
@@ -443,7 +444,7 @@ fn a_backup_taken_under_load_is_whole() {
         stop.store(true, Ordering::Relaxed);
         copied.unwrap();
     });
-    assert_sound(&copy);
+    assert_integrity(&copy);
     let restored = SqliteStore::open(&copy).unwrap();
     for id_hash in &keys {
         assert!(live(&restored, id_hash).unwrap().is_some());
@@ -465,7 +466,7 @@ fn a_backup_taken_under_load_is_whole() {
 #[test]
 fn a_session_without_any_limit_in_time_never_ends() {
     let store = SqliteStore::in_memory().unwrap();
-    let id_hash = new_key();
+    let id_hash = new_id_hash();
     let endless = Lifetime::fixed(Duration::MAX).starting(NOW);
     let new_session = cloakroom::backend::NewSession::new(endless).unwrap();
     store.commit(&Commit::new(&id_hash, Action::Create(new_session), Delta::new(), NOW)).unwrap();

@@ -5,18 +5,16 @@ use std::num::NonZeroUsize;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-use cloakroom::backend::Delta;
 use cloakroom::backend::{
-    Action, Commit, Committed, LiveSession, Lookup, Missing, Page, SessionFilter, SessionIndex,
-    Store, StoreWrapper, SweepReport,
+    Action, Commit, Committed, Delta, LiveSession, Lookup, Missing, NewSession, Page, Record,
+    SessionFilter, SessionIndex, Stats, Store, StoreWrapper, Summary, SweepReport, Touch,
 };
-use cloakroom::backend::{NewSession, Record, Stats, Summary, Touch};
 use cloakroom::clock::Timestamp;
 use cloakroom::conformance::{Failures, check};
 use cloakroom::id::{PublicId, Realm, SessionIdHash};
 use cloakroom::{Lifetime, MemoryStore, Result};
 
-/// A store that changes some calls of a right one.
+/// Makes a store a wrapper of a correct one, some of whose calls it overrides.
 macro_rules! wraps_a_right_store {
     () => {
         type Wrapped = MemoryStore;
@@ -138,14 +136,14 @@ fn a_store_without_expiry_at_read_breaks_that_guarantee() {
     says(&failures, guarantee, "an expired session that was not swept is not absent");
 }
 
-/// Knows without waiting what it has once read.
+/// Its `try_load` returns the record of the first load for ever.
 #[derive(Debug, Default)]
-struct BelievesItsMemory {
+struct StaleTryLoad {
     right: MemoryStore,
     known: Mutex<HashMap<SessionIdHash, Record>>,
 }
 
-impl StoreWrapper for BelievesItsMemory {
+impl StoreWrapper for StaleTryLoad {
     wraps_a_right_store!();
 
     fn on_try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Lookup> {
@@ -162,7 +160,7 @@ impl StoreWrapper for BelievesItsMemory {
 
 #[test]
 fn a_store_whose_try_load_is_outdated_breaks_guarantees() {
-    let failures = failures_of::<BelievesItsMemory>();
+    let failures = failures_of::<StaleTryLoad>();
     let words = "try_load returns another result than load, which returns";
     says(&failures, "no-resurrection:", words);
     says(&failures, "expiry-at-read:", words);

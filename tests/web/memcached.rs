@@ -11,7 +11,7 @@ use cloakroom::stores::cached::CachedStore;
 use cloakroom::stores::memcached::MemcachedStore;
 use cloakroom::{MemoryStore, SessionManager, SqliteStore};
 
-/// What is done to a memcached.
+/// An intervention in a memcached.
 type Act = fn(&Memcached);
 
 /// Starts a service on a store, as its process does when it is started again.

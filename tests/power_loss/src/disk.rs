@@ -17,7 +17,7 @@ const SECTOR: usize = 512;
 /// The content of files, by name.
 pub type Files = HashMap<String, Vec<u8>>;
 
-/// What is lost of that which was not synced.
+/// The loss of unsynced writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
     /// Nothing: the power did not fail.

@@ -1,4 +1,4 @@
-//! What was done to the files of one folder, in order, and what shall fail.
+//! A record of all operations on the files of one folder, and the planned failures.
 
 use std::collections::HashMap;
 use std::ffi::c_int;
@@ -25,7 +25,7 @@ pub enum Event {
     Mark(String),
 }
 
-/// What can be made to fail.
+/// Operations that can fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
     Read,
@@ -36,7 +36,7 @@ pub enum Operation {
     Open,
 }
 
-/// What shall fail, and how.
+/// A planned failure.
 #[derive(Clone, Copy, Debug)]
 pub struct Fault {
     pub operation: Operation,

@@ -2,8 +2,8 @@
 
 #[path = "../../common/mod.rs"]
 mod common;
-#[path = "../../common/sound.rs"]
-mod sound;
+#[path = "../../common/integrity.rs"]
+mod integrity;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -15,9 +15,9 @@ use cloakroom::{ErrorKind, Result, SqliteStore};
 use cloakroom_power_loss::{Fault, Operation, Tape, install};
 use common::dice::Dice;
 use common::ledger::{Ledger, Said};
-use common::lives::Worker;
+use common::workload::Worker;
 use common::{Folder, HOUR, NOW, create, setting};
-use sound::assert_sound;
+use integrity::assert_integrity;
 
 /// How often each kind of fault is tried.
 fn tries() -> usize {
@@ -77,7 +77,7 @@ fn fail_everywhere(
         let bench = Bench::new();
         let store = bench.open(durability, journal).unwrap();
         let say = bench.say();
-        let mut worker = Worker::new("w", &store, dice.other(), &say);
+        let mut worker = Worker::new("w", &store, dice.fork(), &say);
         worker.ends_everyone = true;
         (0..12).for_each(|_| worker.step().unwrap());
         let witness = create(&store, &setting("n", 1)).unwrap();
@@ -110,7 +110,7 @@ fn fail_everywhere(
         drop(store);
         let store = bench.open(durability, journal).unwrap();
         bench.check(&store);
-        assert_sound(bench.folder.database());
+        assert_integrity(bench.folder.database());
         bench.tape.take();
     }
     println!(
@@ -182,7 +182,7 @@ fn a_failed_opening_is_a_typed_error_and_loses_nothing() {
                 let store = bench.open(Durability::Normal, Journal::Wal).unwrap();
                 bench.check(&store);
                 let say = bench.say();
-                let mut worker = Worker::new(format!("{is_new}"), &store, dice.other(), &say);
+                let mut worker = Worker::new(format!("{is_new}"), &store, dice.fork(), &say);
                 (0..6).for_each(|_| worker.step().unwrap());
                 // Never closed, so that its log is left as it is.
                 std::mem::forget(store);

@@ -2,8 +2,8 @@
 
 #[path = "../../common/mod.rs"]
 mod common;
-#[path = "../../common/sound.rs"]
-mod sound;
+#[path = "../../common/integrity.rs"]
+mod integrity;
 
 use std::io;
 use std::net::TcpListener;
@@ -21,8 +21,8 @@ use cloakroom::stores::cached::CachedStore;
 use cloakroom::stores::memcached::MemcachedStore;
 use cloakroom::stores::sqlite::Admin;
 use cloakroom::{Error, ErrorKind, MemoryStore, Result, SessionManager, SqliteStore};
-use common::{Folder, NOW, child, create, live, merge, new_key, role, setting, value};
-use sound::assert_sound;
+use common::{Folder, NOW, child, create, live, merge, new_id_hash, role, setting, value};
+use integrity::assert_integrity;
 
 unsafe extern "C" {
     fn fork() -> i32;
@@ -147,7 +147,7 @@ fn a_forked_process_is_refused_and_does_no_damage() {
     });
     assert_eq!(sessions.open(Some(cookie)).get::<u32>("n").unwrap(), Some(1));
     drop((sessions, later, store));
-    assert_sound(&path);
+    assert_integrity(&path);
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn a_fork_that_drops_the_last_handle_undoes_nothing() {
         })
     });
     drop(store);
-    assert_sound(folder.database());
+    assert_integrity(folder.database());
 }
 
 /// Forks at many moments of what three threads write, and checks that nothing is lost.
@@ -254,7 +254,7 @@ fn a_process_may_fork_first_and_open_the_store_then() {
     let ended =
         child(module_path!(), "fork first").env("DATABASE", folder.database()).output().unwrap();
     assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stdout));
-    assert_sound(folder.database());
+    assert_integrity(folder.database());
 }
 
 #[test]
@@ -289,7 +289,7 @@ fn a_forked_process_says_nothing_to_memcached() {
     let store = MemcachedStore::builder().servers([address]).open().unwrap();
     let word = in_a_fork(|| {
         let steps: [&dyn Fn() -> bool; 3] = [
-            &|| refused(live(&store, &new_key())),
+            &|| refused(live(&store, &new_id_hash())),
             &|| refused(create(&store, &setting("n", 0))),
             &|| refused(store.clear()),
         ];

@@ -12,11 +12,11 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use crate::common::{
-    Folder, HOUR, Kept, NOW, child, create, hex, key_of, live, merge, role, setting, value,
+    Folder, HOUR, KillOnDrop, NOW, child, create, hex, id_hash_of, live, merge, role, setting,
+    value,
 };
 use cloakroom::SqliteStore;
-use cloakroom::backend::Delta;
-use cloakroom::backend::{Action, Commit, Committed, LiveSession, Lookup, Store};
+use cloakroom::backend::{Action, Commit, Committed, Delta, LiveSession, Lookup, Store};
 use cloakroom::id::SessionIdHash;
 use cloakroom::stores::sqlite::rusqlite::Connection;
 
@@ -36,7 +36,7 @@ fn child_process() {
         }
         Some("increment") => {
             let store = SqliteStore::open(std::env::var("DATABASE").unwrap()).unwrap();
-            increment(&store, &key_of(&std::env::var("KEY").unwrap()), 8, 50);
+            increment(&store, &id_hash_of(&std::env::var("KEY").unwrap()), 8, 50);
         }
         _ => {}
     }
@@ -71,7 +71,7 @@ fn write_as_fast_as_possible(store: &SqliteStore, threads: usize, time: Duration
 fn two_processes_write(maintenance: bool) {
     let folder = Folder::new();
     let store = SqliteStore::open(folder.database()).unwrap();
-    let mut process = Kept(
+    let mut process = KillOnDrop(
         child(module_path!(), "write")
             .env("DATABASE", folder.database())
             .stdout(Stdio::piped())
@@ -150,7 +150,7 @@ fn a_sweep_does_not_report_its_wait_for_another_writer() {
     assert!(swept.held <= after, "{:?}, of {after:?} with the lock", swept.held);
 }
 
-/// What `update` does: read, compute, commit if nothing has changed, else again.
+/// Works as `update` does: reads, computes, commits, and repeats on a revision mismatch.
 fn increment(store: &SqliteStore, id_hash: &SessionIdHash, threads: usize, times: u32) {
     std::thread::scope(|scope| {
         for _ in 0..threads {
@@ -184,7 +184,7 @@ fn increments_of_two_processes_are_all_counted() {
     let folder = Folder::new();
     let store = SqliteStore::open(folder.database()).unwrap();
     let id_hash = create(&store, &Delta::new()).unwrap();
-    let mut other = Kept(
+    let mut other = KillOnDrop(
         child(module_path!(), "increment")
             .env("DATABASE", folder.database())
             .env("KEY", hex(&id_hash))

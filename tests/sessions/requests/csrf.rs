@@ -14,7 +14,7 @@ use crate::common::app::{
 };
 use crate::common::faulty::Call;
 
-/// What a page of this browser shows.
+/// The token on a page of this browser.
 pub(super) fn token(app: &App, browser: &mut Browser) -> String {
     let mut token = String::new();
     browser.request(&app.sessions, |session| token = session.csrf_token().unwrap());

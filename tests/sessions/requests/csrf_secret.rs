@@ -1,4 +1,4 @@
-//! What giving out tokens stores, beside everything else that happens to the session.
+//! The CSRF secret in the store, with concurrent changes of the session.
 
 use std::thread;
 

@@ -1,4 +1,4 @@
-//! What a session takes as a value, and what it gives back.
+//! Values that a session accepts and rejects, and values that it returns.
 
 use std::cell::Cell;
 use std::fmt;

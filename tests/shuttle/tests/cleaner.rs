@@ -4,9 +4,7 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use cloakroom::backend::Delta;
-use cloakroom::backend::NewSession;
-use cloakroom::backend::{Action, Commit, LiveSession, Lookup, Store};
+use cloakroom::backend::{Action, Commit, Delta, LiveSession, Lookup, NewSession, Store};
 use cloakroom::clock::{Clock, ManualClock};
 use cloakroom::http::Outcome;
 use cloakroom::id::{Realm, SessionId, SessionIdHash};

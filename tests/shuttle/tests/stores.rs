@@ -41,8 +41,8 @@ fn plan_of_reads() -> Plan {
         pause: 0,
     };
     let create = |id_hash| {
-        let (external, level, idle, absolute) = (None, 0, Some(1000), None);
-        let begins = Begins { public_id: id_hash, external, level, idle, absolute };
+        let (idp_session_id, level, idle, absolute) = (None, 0, Some(1000), None);
+        let begins = Begins { public_id: id_hash, idp_session_id, level, idle, absolute };
         step(Call::Create { id_hash, begins, changes: Vec::new() })
     };
     let mut call = || {

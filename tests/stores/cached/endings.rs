@@ -3,9 +3,8 @@
 use std::thread;
 use std::time::Duration;
 
-use cloakroom::backend::Delta;
 use cloakroom::backend::{
-    Action, AtLimit, Commit, Lookup, Missing, SessionFilter, SessionLimit, Store,
+    Action, AtLimit, Commit, Delta, Lookup, Missing, SessionFilter, SessionLimit, Store,
 };
 use cloakroom::id::{Realm, SessionIdHash};
 use cloakroom::stores::cached::CachedStore;
@@ -13,7 +12,7 @@ use cloakroom::{ErrorKind, MemoryStore, SqliteStore};
 
 use crate::cached::stage::{Backing, backing, n, renew, sign_in, user};
 use crate::common::faulty::{Call, FaultyCache};
-use crate::common::{HOUR, NOW, create, delete, live, merge, new_key, setting};
+use crate::common::{HOUR, NOW, create, delete, live, merge, new_id_hash, setting};
 
 fn lives(store: &impl Store, id_hash: &SessionIdHash) -> bool {
     live(store, id_hash).unwrap().is_some()
@@ -26,7 +25,7 @@ type Cached = CachedStore<FaultyCache, SqliteStore>;
 fn none_is_served_after_a_revocation(what: &str, end: impl Fn(&Cached, &SessionIdHash) + Sync) {
     let cache = FaultyCache::cache(MemoryStore::new());
     let store = CachedStore::new(cache.clone(), SqliteStore::in_memory().unwrap());
-    let id_hash = sign_in(&store, &new_key(), None);
+    let id_hash = sign_in(&store, &new_id_hash(), None);
     assert!(lives(&store, &id_hash), "it is in the cache from now on");
     let served = is_served_after_a_revocation(&cache, &store, &id_hash, || end(&store, &id_hash));
     assert!(!served, "{what}: served after a revocation was acknowledged");
@@ -72,7 +71,7 @@ fn a_revocation_that_meets_the_end_of_everyone() {
 fn a_revocation_that_meets_a_sign_in_at_the_limit() {
     none_is_served_after_a_revocation("a sign-in at the limit", |store, _| {
         let session_limit = SessionLimit::new(1.try_into().unwrap(), AtLimit::EndOldest);
-        sign_in(store, &new_key(), Some(session_limit));
+        sign_in(store, &new_id_hash(), Some(session_limit));
     });
 }
 
@@ -80,8 +79,8 @@ fn a_revocation_that_meets_a_sign_in_at_the_limit() {
 fn a_revocation_that_meets_a_sign_out_through_a_grace() {
     let cache = FaultyCache::cache(MemoryStore::new());
     let store = CachedStore::new(cache.clone(), SqliteStore::in_memory().unwrap());
-    let old = sign_in(&store, &new_key(), None);
-    let (id_hash, nothing) = (new_key(), Delta::new());
+    let old = sign_in(&store, &new_id_hash(), None);
+    let (id_hash, nothing) = (new_id_hash(), Delta::new());
     let action =
         Action::Renew { to: id_hash, realm: Realm::default(), grace_until: Some(NOW + HOUR) };
     store.commit(&Commit::new(&old, action, nothing, NOW)).unwrap();
@@ -97,8 +96,8 @@ fn a_revocation_that_meets_a_sign_out_through_a_grace() {
 fn a_revocation_that_meets_a_sign_in_whose_key_was_just_renewed() {
     let (cache, backing) = (FaultyCache::cache(MemoryStore::new()), backing());
     let store = CachedStore::new(cache.clone(), backing.clone());
-    let old = sign_in(&store, &new_key(), None);
-    let (id_hash, nothing) = (new_key(), Delta::new());
+    let old = sign_in(&store, &new_id_hash(), None);
+    let (id_hash, nothing) = (new_id_hash(), Delta::new());
     let at_commit = backing.hold(Call::Commit);
     let served = thread::scope(|scope| {
         let first = scope.spawn(|| sign_in(&store, &old, None));
@@ -125,7 +124,7 @@ fn a_revocation_that_meets_a_sign_in_whose_key_was_just_renewed() {
 fn not_served_after_a_failure(call: Call, end: impl Fn(&CachedStore<MemoryStore, Backing>) + Sync) {
     let backing = backing();
     let store = CachedStore::new(MemoryStore::new(), backing.clone());
-    let id_hash = sign_in(&store, &new_key(), None);
+    let id_hash = sign_in(&store, &new_id_hash(), None);
     let keeper = backing.hold(call);
     backing.set_hides_success(true);
     let later = NOW + Duration::from_secs(2);

@@ -1,12 +1,11 @@
-//! What is in the cache, for how long, and what is not.
+//! The entries of the cache: their contents and their lifetime.
 
 use std::time::Duration;
 
-use cloakroom::backend::Delta;
 use cloakroom::backend::{
-    Action, AtLimit, Commit, Committed, LiveSession, Lookup, Missing, SessionLimit, Store,
+    Action, AtLimit, Commit, Committed, Delta, LiveSession, Lookup, Missing, NewSession,
+    SessionLimit, Store, Touch,
 };
-use cloakroom::backend::{NewSession, Touch};
 use cloakroom::clock::ManualClock;
 use cloakroom::id::SessionIdHash;
 use cloakroom::stores::cached::CachedStore;
@@ -16,7 +15,7 @@ use crate::cached::stage::{LIFE, SECOND, Stage, backing, n, renew, sign_in};
 use crate::common::app::{Browser, get};
 use crate::common::faulty::FaultyCache;
 use crate::common::memcached::{Memcached, shared};
-use crate::common::{HOUR, NOW, create, delete, live, merge, new_key, setting, value};
+use crate::common::{HOUR, NOW, create, delete, live, merge, new_id_hash, setting, value};
 
 #[test]
 fn a_cached_session_costs_the_store_nothing_until_it_changes() {
@@ -34,11 +33,11 @@ fn a_cached_session_costs_the_store_nothing_until_it_changes() {
 #[test]
 fn the_sessions_that_a_limit_ends_leave_the_cache() {
     Stage::on_each_cache(|stage| {
-        let first = sign_in(&stage.store, &new_key(), None);
+        let first = sign_in(&stage.store, &new_id_hash(), None);
         assert!(live(&stage.store, &first).unwrap().is_some());
         assert!(live(&stage.store, &first).unwrap().is_some());
         let session_limit = SessionLimit::new(1.try_into().unwrap(), AtLimit::EndOldest);
-        let second = sign_in(&stage.store, &new_key(), Some(session_limit));
+        let second = sign_in(&stage.store, &new_id_hash(), Some(session_limit));
         assert!(live(&stage.store, &first).unwrap().is_none());
         assert!(live(&stage.store, &second).unwrap().is_some());
     });
@@ -80,7 +79,7 @@ fn an_entry_is_kept_no_longer_than_it_lives_or_its_session() {
     let store = |lifetime: Lifetime| {
         let cache = shared().builder_in("lives").open().unwrap();
         let store = CachedStore::new(cache, MemoryStore::new());
-        let (id_hash, delta) = (new_key(), Delta::new());
+        let (id_hash, delta) = (new_id_hash(), Delta::new());
         let new_session = cloakroom::backend::NewSession::new(lifetime.starting(NOW)).unwrap();
         store.commit(&Commit::new(&id_hash, Action::Create(new_session), delta, NOW)).unwrap();
         assert!(live(&store, &id_hash).unwrap().is_some());
@@ -119,7 +118,7 @@ fn an_entry_expires_after_its_life_despite_touches() {
 #[test]
 fn a_session_that_looks_ended_in_the_cache_is_looked_up() {
     Stage::on_each_cache(|stage| {
-        let (id_hash, delta) = (new_key(), setting("n", 1));
+        let (id_hash, delta) = (new_id_hash(), setting("n", 1));
         let new_session = Lifetime::idle(SECOND * 40).starting(NOW);
         let new_session = cloakroom::backend::NewSession::new(new_session).unwrap();
         stage
@@ -165,7 +164,7 @@ fn a_touch_that_is_due_is_written_once_and_not_by_every_hit() {
 fn a_touch_that_comes_with_a_commit_of_nothing_is_seen_at_once() {
     Stage::on_each_cache(|stage| {
         // Activity is due while the entry is still fresh.
-        let (id_hash, nothing, later) = (new_key(), Delta::new(), NOW + LIFE / 2);
+        let (id_hash, nothing, later) = (new_id_hash(), Delta::new(), NOW + LIFE / 2);
         let new_session = NewSession::new(Lifetime::idle(LIFE * 10).starting(NOW)).unwrap();
         let begin = Commit::new(&id_hash, Action::Create(new_session), nothing.clone(), NOW);
         stage.store.commit(&begin).unwrap();

@@ -1,4 +1,4 @@
-//! What becomes of requests while the cache is down, and of invalidations that fail.
+//! Requests while the cache is down, and invalidations that fail.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::channel;
@@ -17,7 +17,7 @@ use crate::common::client::PATIENCE;
 use crate::common::faulty::Call;
 use crate::common::memcached::{Memcached, on, shared};
 use crate::common::proxy::{Plan, Proxy};
-use crate::common::{Folder, HOUR, NOW, create, delete, events, live, merge, new_key, setting};
+use crate::common::{Folder, HOUR, NOW, create, delete, events, live, merge, new_id_hash, setting};
 
 #[test]
 fn changes_during_an_outage_of_the_cache_are_never_missed() {
@@ -61,7 +61,7 @@ fn changes_during_the_repair_of_the_cache_are_invalidated() {
                 keeper
             });
             while is_reached.recv_timeout(Duration::from_millis(2)).is_err() {
-                stage.store.load(&new_key(), NOW).unwrap();
+                stage.store.load(&new_id_hash(), NOW).unwrap();
             }
             // The repair invalidates what it found; this comes after that.
             delete(&stage.store, &second).unwrap();

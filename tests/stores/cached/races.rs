@@ -4,11 +4,9 @@ use std::num::NonZeroUsize;
 use std::thread;
 
 use cloakroom::MemoryStore;
-use cloakroom::backend::Delta;
-use cloakroom::backend::Touch;
 use cloakroom::backend::{
-    Cache, CacheEntry, CacheLookup, Committed, FillLease, LiveSession, Lookup, Missing, Page,
-    SessionFilter, Store,
+    Cache, CacheEntry, CacheLookup, Committed, Delta, FillLease, LiveSession, Lookup, Missing,
+    Page, SessionFilter, Store, Touch,
 };
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::stores::memcached::MemcachedStore;
@@ -16,7 +14,7 @@ use cloakroom::stores::memcached::MemcachedStore;
 use crate::cached::stage::{ENDINGS, LIFE, SECOND, Stage, backing, n, sign_in, user};
 use crate::common::faulty::{Call, FaultyCache};
 use crate::common::memcached::{Memcached, shared};
-use crate::common::{NOW, create, delete, live, merge, new_key, setting, value};
+use crate::common::{NOW, create, delete, live, merge, new_id_hash, setting, value};
 
 #[test]
 fn whatever_ends_a_session_the_cache_does_not_have_it_any_more() {
@@ -99,7 +97,7 @@ fn a_lease_from_before_a_restart_of_memcached_fills_nothing() {
             server.start_again();
             delete(&stage.backing, &id_hash).unwrap();
             for _ in 0..9 {
-                assert_eq!(n(&stage.store, &new_key()), None);
+                assert_eq!(n(&stage.store, &new_id_hash()), None);
             }
             assert_eq!(n(&stage.store, &id_hash), None);
             keeper.open();
@@ -113,13 +111,13 @@ fn a_lease_from_before_a_restart_of_memcached_fills_nothing() {
 fn a_version_number_reused_after_a_restart_is_not_confused() {
     let server = Memcached::start();
     let cache = server.store();
-    let id_hash = new_key();
+    let id_hash = new_id_hash();
     let lease = || match cache.fetch(&id_hash, NOW).unwrap() {
         CacheLookup::Miss(Some(lease)) => lease,
         other => panic!("{other:?}"),
     };
     for _ in 0..20 {
-        cache.fetch(&new_key(), NOW).unwrap();
+        cache.fetch(&new_id_hash(), NOW).unwrap();
     }
     let old = lease();
     server.kill();
@@ -140,7 +138,7 @@ fn a_version_number_reused_after_a_restart_is_not_confused() {
 #[test]
 fn a_lease_is_good_for_one_epoch() {
     let cache = shared().store();
-    let id_hash = new_key();
+    let id_hash = new_id_hash();
     let lease = |cache: &MemcachedStore| match cache.fetch(&id_hash, NOW).unwrap() {
         CacheLookup::Miss(Some(lease)) => lease,
         other => panic!("{other:?}"),

@@ -15,7 +15,7 @@ use crate::common::client::PATIENCE;
 use crate::common::faulty::{Call, FaultyCache};
 use crate::common::memcached::{Memcached, on};
 use crate::common::proxy::{Plan, Proxy};
-use crate::common::{HOUR, NOW, create, delete, events, live, merge, new_key, setting};
+use crate::common::{HOUR, NOW, create, delete, events, live, merge, new_id_hash, setting};
 
 #[test]
 fn an_outage_of_one_of_several_servers_costs_few_timeouts() {
@@ -147,7 +147,7 @@ fn thousands_of_invalidations_cost_a_frozen_server_one_timeout() {
     for id_hash in &keys {
         assert!(live(&store, id_hash).unwrap().is_some() && is_cached(id_hash));
     }
-    let others = (0..10_000).map(|_| new_key());
+    let others = (0..10_000).map(|_| new_id_hash());
     let all: Vec<_> = keys.iter().copied().chain(others).collect();
     cache.forget(&all, NOW).unwrap();
     assert!(!keys.iter().any(is_cached));

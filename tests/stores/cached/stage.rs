@@ -3,8 +3,7 @@
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use cloakroom::backend::Delta;
-use cloakroom::backend::{Action, Commit, Committed, SessionFilter, SessionLimit, Store};
+use cloakroom::backend::{Action, Commit, Committed, Delta, SessionFilter, SessionLimit, Store};
 use cloakroom::clock::Timestamp;
 use cloakroom::event::{EventKind, Events};
 use cloakroom::id::{Realm, SessionIdHash, UserKey};
@@ -14,7 +13,7 @@ use cloakroom::{MemoryStore, SqliteStore};
 use crate::common::client::PATIENCE;
 use crate::common::faulty::{Call, Faulty, FaultyCache};
 use crate::common::memcached::shared;
-use crate::common::{NOW, create, delete, events, live, new_key, new_session, setting, value};
+use crate::common::{NOW, create, delete, events, live, new_id_hash, new_session, setting, value};
 
 pub(crate) const LIFE: Duration = Duration::from_secs(60);
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
@@ -78,7 +77,7 @@ impl Stage {
 pub(crate) fn until_back(store: &impl Store, raised: &Receiver<EventKind>) {
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
-        store.load(&new_key(), NOW).unwrap();
+        store.load(&new_id_hash(), NOW).unwrap();
         while let Ok(kind) = raised.recv_timeout(Duration::from_millis(5)) {
             if kind == EventKind::CacheRecovered {
                 return;
@@ -101,7 +100,7 @@ pub(crate) fn renew(
     id_hash: &SessionIdHash,
     grace: Option<Timestamp>,
 ) -> SessionIdHash {
-    let to = new_key();
+    let to = new_id_hash();
     let action = Action::Renew { to, realm: Realm::default(), grace_until: grace };
     let answer = store.commit(&Commit::new(id_hash, action, Delta::new(), NOW)).unwrap();
     assert!(matches!(answer, Committed::Done { .. }), "{answer:?}");
@@ -113,7 +112,7 @@ pub(crate) fn sign_in(
     id_hash: &SessionIdHash,
     session_limit: Option<SessionLimit>,
 ) -> SessionIdHash {
-    let (to, user, new_session, delta) = (new_key(), user(), new_session(), Delta::new());
+    let (to, user, new_session, delta) = (new_id_hash(), user(), new_session(), Delta::new());
     let action = Action::SignIn { to, user, new_session, join_salt: None };
     let mut commit = Commit::new(id_hash, action, delta, NOW);
     commit.session_limit = session_limit;

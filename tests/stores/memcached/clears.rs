@@ -7,15 +7,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cloakroom::ErrorKind;
-use cloakroom::backend::Delta;
-use cloakroom::backend::{Action, Cache, Commit, Committed, Lookup, Missing, Store};
+use cloakroom::backend::{Action, Cache, Commit, Committed, Delta, Lookup, Missing, Store};
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{Realm, SessionIdHash};
 use cloakroom::stores::memcached::MemcachedStore;
 
 use crate::common::memcached::{Memcached, on, shared};
 use crate::common::proxy::{Plan, Proxy};
-use crate::common::{HOUR, NOW, create, live, merge, new_key, setting};
+use crate::common::{HOUR, NOW, create, live, merge, new_id_hash, setting};
 use crate::memcached::given::{create_at, is_absent, is_live, renew};
 
 #[test]
@@ -88,7 +87,7 @@ fn no_session_slips_from_server_to_server_through_a_clear() {
                     let mut id_hash = create(store, &setting("n", 1)).unwrap();
                     scope.spawn(move || {
                         while !stop.load(Ordering::SeqCst) {
-                            let (to, nothing) = (new_key(), Delta::new());
+                            let (to, nothing) = (new_id_hash(), Delta::new());
                             let action =
                                 Action::Renew { to, realm: Realm::default(), grace_until: None };
                             match store
@@ -117,9 +116,9 @@ fn cleared_in_between(number: usize, grace_until: Option<Timestamp>) {
     let store = server.builder_in(namespace).open().unwrap();
     let proxy = Proxy::to(server.address);
     let through = on([proxy.address.to_string()]).namespace(namespace).open().unwrap();
-    let (id_hash, to) = (create(&store, &setting("n", 1)).unwrap(), new_key());
+    let (id_hash, to) = (create(&store, &setting("n", 1)).unwrap(), new_id_hash());
     // It has learned the epoch before requests are counted.
-    assert!(live(&through, &new_key()).unwrap().is_none());
+    assert!(live(&through, &new_id_hash()).unwrap().is_none());
     let held = proxy.hold(number);
     let answer = thread::scope(|scope| {
         let (done, is_done) = channel();
@@ -190,7 +189,7 @@ impl Clearing {
 
     fn key_at(&self, server: usize) -> SessionIdHash {
         loop {
-            let id_hash = new_key();
+            let id_hash = new_id_hash();
             if self.store.shard_of(&id_hash) == server {
                 return id_hash;
             }

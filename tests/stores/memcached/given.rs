@@ -1,16 +1,14 @@
-//! What the tests do to a store.
+//! Operations of the tests on a store.
 
 use std::time::{Duration, Instant};
 
-use cloakroom::backend::Delta;
-use cloakroom::backend::Touch;
-use cloakroom::backend::{Action, Commit, Committed, Lookup, Missing, Store};
+use cloakroom::backend::{Action, Commit, Committed, Delta, Lookup, Missing, Store, Touch};
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{Realm, SessionIdHash, UserKey};
 use cloakroom::stores::memcached::MemcachedStore;
 use cloakroom::{ErrorKind, Result};
 
-use crate::common::{NOW, create, delete, live, merge, new_key, new_session, setting};
+use crate::common::{NOW, create, delete, live, merge, new_id_hash, new_session, setting};
 
 /// Far more than the timeouts, far less than a client's own patience would be.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
@@ -60,8 +58,8 @@ pub(crate) fn all_fail(store: &MemcachedStore, id_hash: &SessionIdHash, kind: Er
         create(store, &Delta::new()).map(drop),
         merge(store, id_hash, &setting("n", 1)).map(drop),
         delete(store, id_hash).map(drop),
-        renew(store, id_hash, &new_key(), None).map(drop),
-        sign_in(store, id_hash, &new_key(), "ada").map(drop),
+        renew(store, id_hash, &new_id_hash(), None).map(drop),
+        sign_in(store, id_hash, &new_id_hash(), "ada").map(drop),
         store.touch(&[(*id_hash, Touch::at(NOW))], NOW),
         store.clear(),
     ];

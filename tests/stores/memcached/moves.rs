@@ -3,8 +3,7 @@
 use std::thread;
 use std::time::Duration;
 
-use cloakroom::backend::Touch;
-use cloakroom::backend::{Committed, LiveSession, Lookup, Missing, Store};
+use cloakroom::backend::{Committed, LiveSession, Lookup, Missing, Store, Touch};
 use cloakroom::id::SessionIdHash;
 use cloakroom::stores::memcached::MemcachedStore;
 use cloakroom::{ErrorKind, Result};
@@ -12,10 +11,10 @@ use cloakroom::{ErrorKind, Result};
 use crate::common::client::PATIENCE;
 use crate::common::memcached::{Memcached, on, shared};
 use crate::common::proxy::{Plan, Proxy};
-use crate::common::{HOUR, NOW, create, delete, live, merge, new_key, setting, value};
+use crate::common::{HOUR, NOW, create, delete, live, merge, new_id_hash, setting, value};
 use crate::memcached::given::{create_at, is_absent, is_live, renew, sign_in};
 
-/// What a request does to a session.
+/// An action of a request on a session.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Act {
     Renew,
@@ -75,7 +74,7 @@ impl Stopped {
         let through = on([proxy.address.to_string()]).namespace(namespace).open().unwrap();
         let stopped = Stopped { store, proxy, through };
         // It has learned the epoch before requests are counted.
-        assert!(is_absent(&stopped.through, &new_key()));
+        assert!(is_absent(&stopped.through, &new_id_hash()));
         stopped
     }
 
@@ -85,7 +84,7 @@ impl Stopped {
         if act != Act::SignInOverAnother {
             return id_hash;
         }
-        let to = new_key();
+        let to = new_id_hash();
         sign_in(&self.store, &id_hash, &to, "ada").unwrap();
         to
     }
@@ -113,7 +112,7 @@ fn a_request_that_stops_anywhere_leaves_one_live_id() {
             let one = Plan::LoseOneAnswer(number);
             for lost in [Plan::LoseRequest(number), Plan::LoseAnswer(number), one] {
                 let what = format!("{act:?}, {lost:?}");
-                let (id_hash, to) = (stopped.session(act), new_key());
+                let (id_hash, to) = (stopped.session(act), new_id_hash());
                 stopped.proxy.plan(lost);
                 let answer = act.run(&stopped.through, &id_hash, &to);
                 stopped.proxy.plan(Plan::Pass);
@@ -158,7 +157,7 @@ fn a_sign_in_after_a_renewal_that_stops_leaves_one_live_id() {
             let one = Plan::LoseOneAnswer(number);
             for lost in [Plan::LoseRequest(number), Plan::LoseAnswer(number), one] {
                 let what = format!("{act:?}, {lost:?}");
-                let (id_hash, renewed, to) = (stopped.session(act), new_key(), new_key());
+                let (id_hash, renewed, to) = (stopped.session(act), new_id_hash(), new_id_hash());
                 // It has found the session and reserved, and is about to move it.
                 let held = stopped.proxy.hold(2);
                 let answer = thread::scope(|scope| {
@@ -187,7 +186,7 @@ fn a_sign_out_between_any_two_commands_is_final() {
     let stopped = Stopped::new();
     for act in Act::ALL {
         for number in 0..6 {
-            let (id_hash, to) = (stopped.session(act), new_key());
+            let (id_hash, to) = (stopped.session(act), new_id_hash());
             let what = format!("{act:?} held before its command {number}");
             let held = stopped.proxy.hold(number);
             let (ended, answer) = thread::scope(|scope| {
@@ -253,7 +252,7 @@ fn a_touch_that_a_change_came_before_is_recorded_all_the_same() {
 /// A session that is on its way, as it is when the request dies right after the moment of its
 /// commit; the key it leaves, and the one to which it goes.
 fn on_its_way(stopped: &Stopped, act: Act) -> (SessionIdHash, SessionIdHash) {
-    let (id_hash, to) = (stopped.session(act), new_key());
+    let (id_hash, to) = (stopped.session(act), new_id_hash());
     // It looks, reserves, and moves.
     stopped.proxy.plan(Plan::LoseRequest(3));
     act.run(&stopped.through, &id_hash, &to).unwrap();
@@ -305,7 +304,7 @@ fn a_move_to_a_lost_server_is_finished_when_it_is_back() {
     let here_or_there = || {
         proxy.plan(Plan::Down);
         let (there, here): (Vec<_>, Vec<_>) =
-            (0..100).map(|_| new_key()).partition(|id_hash| store.load(id_hash, NOW).is_err());
+            (0..100).map(|_| new_id_hash()).partition(|id_hash| store.load(id_hash, NOW).is_err());
         proxy.plan(Plan::Pass);
         (here[0], there[0])
     };
@@ -332,10 +331,10 @@ fn a_move_to_a_lost_server_is_finished_when_it_is_back() {
 fn who_finishes_a_move_late_brings_nothing_back() {
     let stopped = Stopped::new();
     for act in [Act::Renew, Act::RenewWithGrace, Act::SignIn] {
-        for by_new_key in [false, true] {
+        for by_new_id_hash in [false, true] {
             for number in 0..8 {
                 let (id_hash, to) = on_its_way(&stopped, act);
-                let asked = if by_new_key { to } else { id_hash };
+                let asked = if by_new_id_hash { to } else { id_hash };
                 let held = stopped.proxy.hold(number);
                 thread::scope(|scope| {
                     let (done, is_done) = std::sync::mpsc::channel();
@@ -355,7 +354,7 @@ fn who_finishes_a_move_late_brings_nothing_back() {
                 });
                 stopped.proxy.plan(Plan::Pass);
                 let alive = stopped.alive([&id_hash, &to]);
-                assert!(alive.is_empty(), "{act:?}, by the new key: {by_new_key}, {number}");
+                assert!(alive.is_empty(), "{act:?}, by the new key: {by_new_id_hash}, {number}");
             }
         }
     }
@@ -364,7 +363,7 @@ fn who_finishes_a_move_late_brings_nothing_back() {
 #[test]
 fn what_is_reserved_does_not_live_and_goes_when_it_is_not_used() {
     let stopped = Stopped::new();
-    let (id_hash, to) = (stopped.session(Act::Renew), new_key());
+    let (id_hash, to) = (stopped.session(Act::Renew), new_id_hash());
     // The request dies after it has reserved.
     stopped.proxy.plan(Plan::LoseRequest(2));
     act_fails(Act::Renew.run(&stopped.through, &id_hash, &to));
@@ -376,7 +375,7 @@ fn what_is_reserved_does_not_live_and_goes_when_it_is_not_used() {
         Committed::Missing(Missing::NotFound { .. })
     ));
     // A renewal that is overtaken by a sign-out leaves nothing behind.
-    let (id_hash, to) = (stopped.session(Act::Renew), new_key());
+    let (id_hash, to) = (stopped.session(Act::Renew), new_id_hash());
     let held = stopped.proxy.hold(2);
     thread::scope(|scope| {
         let request = scope.spawn(|| Act::Renew.run(&stopped.through, &id_hash, &to).unwrap());

@@ -7,14 +7,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cloakroom::ErrorKind;
-use cloakroom::backend::Delta;
-use cloakroom::backend::Touch;
-use cloakroom::backend::{Committed, LiveSession, Lookup, Missing, Store};
+use cloakroom::backend::{Committed, Delta, LiveSession, Lookup, Missing, Store, Touch};
 use cloakroom::id::SessionIdHash;
 use cloakroom::stores::memcached::MemcachedStore;
 
 use crate::common::memcached::{Memcached, on};
-use crate::common::{HOUR, NOW, create, live, merge, new_key, setting, value};
+use crate::common::{HOUR, NOW, create, live, merge, new_id_hash, setting, value};
 use crate::memcached::given::{SOON, all_fail, is_absent, is_live};
 
 #[test]
@@ -54,7 +52,7 @@ fn a_server_that_accepts_and_never_answers_is_unavailable() {
     let address = listener.local_addr().unwrap().to_string();
     let timeout = Duration::from_millis(50);
     let builder = MemcachedStore::builder().servers([address]).io_timeout(timeout);
-    all_fail(&builder.open().unwrap(), &new_key(), ErrorKind::Unavailable);
+    all_fail(&builder.open().unwrap(), &new_id_hash(), ErrorKind::Unavailable);
 }
 
 #[test]
@@ -68,14 +66,14 @@ fn what_is_no_memcached_is_unavailable() {
         }
     });
     let store = MemcachedStore::builder().servers([address]).open().unwrap();
-    all_fail(&store, &new_key(), ErrorKind::Unavailable);
+    all_fail(&store, &new_id_hash(), ErrorKind::Unavailable);
 }
 
 #[test]
 fn a_wrong_port_is_unavailable() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let store = MemcachedStore::builder().servers([free.to_string()]).open().unwrap();
-    all_fail(&store, &new_key(), ErrorKind::Unavailable);
+    all_fail(&store, &new_id_hash(), ErrorKind::Unavailable);
 }
 
 #[test]
@@ -191,9 +189,10 @@ fn a_kill_under_load_fails_requests_and_answers_none() {
 fn a_server_without_versions_is_refused_in_words() {
     let server = Memcached::with(&["-C"]);
     let store = server.store();
-    for error in
-        [store.load(&new_key(), NOW).unwrap_err(), create(&store, &setting("n", 1)).unwrap_err()]
-    {
+    for error in [
+        store.load(&new_id_hash(), NOW).unwrap_err(),
+        create(&store, &setting("n", 1)).unwrap_err(),
+    ] {
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert!(format!("{error:?}").contains("-C"), "{error:?}");
     }
@@ -205,7 +204,7 @@ fn a_failure_names_the_server() {
     let addresses = [&one, &other].map(|server| server.address.to_string());
     let store = on(addresses.clone()).open().unwrap();
     other.kill();
-    let error = (0..100).find_map(|_| store.load(&new_key(), NOW).err()).unwrap();
+    let error = (0..100).find_map(|_| store.load(&new_id_hash(), NOW).err()).unwrap();
     let words = format!("{error:?}");
     assert!(words.contains(&addresses[1]) && !words.contains(&addresses[0]), "{words}");
 }

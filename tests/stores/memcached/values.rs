@@ -3,9 +3,10 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use cloakroom::backend::Delta;
-use cloakroom::backend::{Action, AtLimit, Commit, Committed, Lookup, Missing, ReplacedId, Store};
-use cloakroom::backend::{NewSession, Touch};
+use cloakroom::backend::{
+    Action, AtLimit, Commit, Committed, Delta, Lookup, Missing, NewSession, ReplacedId, Store,
+    Touch,
+};
 use cloakroom::clock::Timestamp;
 use cloakroom::event::{EventKind, Events, LogSink};
 use cloakroom::id::{Realm, SessionIdHash};
@@ -13,7 +14,9 @@ use cloakroom::stores::memcached::MemcachedStore;
 use cloakroom::{ErrorKind, Lifetime, SessionManager};
 
 use crate::common::memcached::{Memcached, shared};
-use crate::common::{HOUR, NOW, create, delete, live, merge, new_key, new_session, setting, value};
+use crate::common::{
+    HOUR, NOW, create, delete, live, merge, new_id_hash, new_session, setting, value,
+};
 use crate::memcached::given::{create_at, is_absent, is_live, renew, sign_in, user};
 
 #[test]
@@ -46,7 +49,7 @@ fn garbage_counts_as_absent_and_raises_an_event() {
         let before = events.count(EventKind::InvalidCacheValue);
         assert!(is_absent(&store, &id_hash), "{garbage:?}");
         assert_eq!(events.count(EventKind::InvalidCacheValue), before + 1);
-        // A late writer brings nothing back; only what begins a session may take the place.
+        // A concurrent write revives nothing; only an action that begins a session succeeds.
         assert!(matches!(
             merge(&store, &id_hash, &setting("n", 2)).unwrap(),
             Committed::Missing(Missing::NotFound { .. })
@@ -76,11 +79,11 @@ fn a_value_of_a_newer_version_is_undecodable_and_stays_in_place() {
         ));
         let merged = merge(&store, &id_hash, &setting("n", 2)).unwrap();
         assert!(matches!(merged, Committed::Missing(Missing::Undecodable { .. })));
-        let renewed = renew(&store, &id_hash, &new_key(), None).unwrap();
+        let renewed = renew(&store, &id_hash, &new_id_hash(), None).unwrap();
         assert!(matches!(renewed, Committed::Missing(Missing::Undecodable { .. })));
         store.touch(&[(id_hash, Touch::at(NOW + HOUR))], NOW + HOUR).unwrap();
         assert_eq!(create_at(&store, &id_hash).unwrap_err().kind(), ErrorKind::Conflict);
-        let to = new_key();
+        let to = new_id_hash();
         assert!(matches!(sign_in(&store, &id_hash, &to, "ada").unwrap(), Committed::Done { .. }));
         assert!(is_live(&store, &to));
         assert_eq!(raw.get(&name).unwrap(), newer);
@@ -97,13 +100,16 @@ fn a_session_over_the_item_limit_is_too_large() {
     let large = setting("n", "x".repeat(512 << 10));
     assert_eq!(create(&store, &large).unwrap_err().kind(), ErrorKind::TooLarge);
     assert_eq!(merge(&store, &id_hash, &large).unwrap_err().kind(), ErrorKind::TooLarge);
-    let action = Action::Renew { to: new_key(), realm: Realm::default(), grace_until: None };
+    let action = Action::Renew { to: new_id_hash(), realm: Realm::default(), grace_until: None };
     let renewal = store.commit(&Commit::new(&id_hash, action, large, NOW));
     assert_eq!(renewal.unwrap_err().kind(), ErrorKind::TooLarge);
     assert_eq!(value(&live(&store, &id_hash).unwrap().unwrap(), "n"), Some(1));
     let fits = setting("n", "x".repeat(500 << 10));
     assert!(matches!(merge(&store, &id_hash, &fits).unwrap(), Committed::Done { .. }));
-    assert!(matches!(renew(&store, &id_hash, &new_key(), None).unwrap(), Committed::Done { .. }));
+    assert!(matches!(
+        renew(&store, &id_hash, &new_id_hash(), None).unwrap(),
+        Committed::Done { .. }
+    ));
 }
 
 #[test]
@@ -120,7 +126,8 @@ fn an_item_is_kept_for_what_remains_and_a_minute() {
     let mut raw = shared().raw();
     let day = HOUR * 24;
     let mut seconds_for = |lifetime: Lifetime| {
-        let (id_hash, new_session) = (new_key(), NewSession::new(lifetime.starting(NOW)).unwrap());
+        let (id_hash, new_session) =
+            (new_id_hash(), NewSession::new(lifetime.starting(NOW)).unwrap());
         store
             .commit(&Commit::new(&id_hash, Action::Create(new_session), Delta::new(), NOW))
             .unwrap();
@@ -139,12 +146,12 @@ fn an_item_is_kept_for_what_remains_and_a_minute() {
     assert_eq!(seconds_for(Lifetime::fixed(Duration::MAX)), -1);
     // A touch keeps it longer, and what is left behind by a renewal goes soon.
     let (id_hash, new_session) =
-        (new_key(), NewSession::new(Lifetime::idle(HOUR).starting(NOW)).unwrap());
+        (new_id_hash(), NewSession::new(Lifetime::idle(HOUR).starting(NOW)).unwrap());
     store.commit(&Commit::new(&id_hash, Action::Create(new_session), Delta::new(), NOW)).unwrap();
     let name = raw.name("kept", 's', &id_hash);
     store.touch(&[(id_hash, Touch::at(NOW + HOUR / 2))], NOW).unwrap();
     assert!(raw.seconds_left(&name).unwrap() > 3660 + 1700);
-    renew(&store, &id_hash, &new_key(), None).unwrap();
+    renew(&store, &id_hash, &new_id_hash(), None).unwrap();
     let remembered = i64::try_from(ReplacedId::REMEMBERED.as_secs()).unwrap() + 60;
     let seconds = raw.seconds_left(&name).unwrap();
     assert!((remembered - 5..=remembered).contains(&seconds), "{seconds} s");
@@ -171,7 +178,7 @@ fn a_late_request_revives_no_session_that_has_expired() {
             store.commit(&Commit::new(id_hash, Action::Delete, Delta::new(), at)).unwrap()
         },
         |store, id_hash, at| {
-            let (to, ada, new_session) = (new_key(), user("ada"), new_session());
+            let (to, ada, new_session) = (new_id_hash(), user("ada"), new_session());
             let action = Action::SignIn { to, user: ada, new_session, join_salt: None };
             store.commit(&Commit::new(id_hash, action, Delta::new(), at)).unwrap()
         },
@@ -180,7 +187,7 @@ fn a_late_request_revives_no_session_that_has_expired() {
         for through_grace in [false, true] {
             let old = create(&store, &setting("n", 1)).unwrap();
             let end = live(&store, &old).unwrap().unwrap().deadline();
-            let id_hash = new_key();
+            let id_hash = new_id_hash();
             renew(&store, &old, &id_hash, Some(end + HOUR)).unwrap();
             let answer = act(&store, if through_grace { &old } else { &id_hash }, end);
             assert!(

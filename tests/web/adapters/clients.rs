@@ -1,6 +1,6 @@
 //! Clients that hang up, and servers that stop.
 
-use crate::adapters::{LONG, cookie, late};
+use crate::adapters::{LONG, cookie, start_gated};
 use crate::common::client::{PATIENCE, Request};
 use crate::common::site::{everywhere, on_files};
 
@@ -23,7 +23,7 @@ fn a_client_that_hangs_up_early_keeps_its_change() {
     everywhere(|site| {
         let mut browser = site.browser();
         browser.post("/count");
-        let (exchange, gate) = late(site, &browser, "/count/gate:late");
+        let (exchange, gate) = start_gated(site, &browser, "/count/gate:slow");
         drop(exchange);
         assert_eq!(browser.get("/visits").text(), "1");
         gate.open();

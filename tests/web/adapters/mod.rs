@@ -17,7 +17,7 @@ mod stores;
 use std::time::Duration;
 
 use crate::common::client::{COOKIE, Exchange, HttpClient, Request, Response};
-use crate::common::gate::Gatekeeper;
+use crate::common::gate::GateControl;
 use crate::common::site::Site;
 use cloakroom::id::SessionId;
 
@@ -35,9 +35,9 @@ fn cookie(id: &str) -> String {
     format!("{COOKIE}={id}")
 }
 
-/// Sends the request of a path that stops at the gate `late`; says when it has come there.
-fn late(site: &Site, browser: &HttpClient, path: &str) -> (Exchange, Gatekeeper) {
-    let gate = site.gate("late");
+/// Sends the request of a path that stops at the gate `slow`, and returns when it is there.
+fn start_gated(site: &Site, browser: &HttpClient, path: &str) -> (Exchange, GateControl) {
+    let gate = site.gate("slow");
     let exchange = browser.start(Request::post(path));
     gate.wait_until_reached();
     (exchange, gate)

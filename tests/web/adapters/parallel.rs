@@ -1,4 +1,4 @@
-//! Several requests at once.
+//! Concurrent requests.
 
 use std::sync::Barrier;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use cloakroom::backend::{SessionFilter, Store};
 use cloakroom::event::EventKind;
 
-use crate::adapters::{REMOVAL, cookie, late};
+use crate::adapters::{REMOVAL, cookie, start_gated};
 use crate::common::client::{Request, send};
 use crate::common::site::everywhere;
 
@@ -14,21 +14,21 @@ use crate::common::site::everywhere;
 fn a_writer_overtaken_by_a_sign_out_stores_nothing() {
     everywhere(|site| {
         for (path, text) in [
-            ("/count/gate:late", "2"),
-            ("/visits/set:name:x/gate:late", "1"),
-            ("/visits/gate:late/set:name:x", "1"),
-            ("/who/clear/gate:late", "ada"),
-            ("/flash:hi/gate:late", ""),
-            ("/count/renew/gate:late", "2"),
-            ("/visits/renew/gate:late", "1"),
-            ("/count/gate:late/commit", "2\nDiscarded"),
-            ("/visits/gate:late/commit/count", "1\nStored\n2"),
-            ("/count/gate:late/commit/set:again:1/commit", "2\nDiscarded\nDiscarded"),
+            ("/count/gate:slow", "2"),
+            ("/visits/set:name:x/gate:slow", "1"),
+            ("/visits/gate:slow/set:name:x", "1"),
+            ("/who/clear/gate:slow", "ada"),
+            ("/flash:hi/gate:slow", ""),
+            ("/count/renew/gate:slow", "2"),
+            ("/visits/renew/gate:slow", "1"),
+            ("/count/gate:slow/commit", "2\nDiscarded"),
+            ("/visits/gate:slow/commit/count", "1\nStored\n2"),
+            ("/count/gate:slow/commit/set:again:1/commit", "2\nDiscarded\nDiscarded"),
         ] {
             let mut browser = site.browser();
             browser.post("/sign-in:ada/count");
             let recorded = cookie(browser.id());
-            let (mut writer, gate) = late(site, &browser, path);
+            let (mut writer, gate) = start_gated(site, &browser, path);
             assert_eq!(browser.post("/destroy").one("Set-Cookie"), Some(REMOVAL));
             let events = site.count(EventKind::ChangesDiscarded);
             gate.open();
@@ -49,7 +49,7 @@ fn a_blind_writer_overtaken_by_a_sign_out_stores_nothing() {
         let mut browser = site.browser();
         browser.post("/sign-in:ada/count");
         let recorded = browser.id().to_owned();
-        let (mut writer, gate) = late(site, &browser, "/set:name:x/gate:late");
+        let (mut writer, gate) = start_gated(site, &browser, "/set:name:x/gate:slow");
         browser.post("/destroy");
         gate.open();
         let response = writer.answer().unwrap();
@@ -75,11 +75,11 @@ fn a_writer_after_the_sign_out_begins_an_anonymous_session() {
 fn a_sign_in_that_is_overtaken_is_no_error() {
     everywhere(|site| {
         for overtaken_by in ["/sign-in:ada", "/sign-in:bob", "/destroy", "/renew"] {
-            for path in ["/visits/gate:late/sign-in:ada", "/gate:late/sign-in:ada"] {
+            for path in ["/visits/gate:slow/sign-in:ada", "/gate:slow/sign-in:ada"] {
                 let mut browser = site.browser();
                 browser.post("/count");
                 let old = cookie(browser.id());
-                let (mut slow, gate) = late(site, &browser, path);
+                let (mut slow, gate) = start_gated(site, &browser, path);
                 let other = browser.post(overtaken_by);
                 gate.open();
                 let response = slow.answer().unwrap();
@@ -103,7 +103,7 @@ fn a_reader_that_is_overtaken_by_a_sign_out_revives_nothing() {
         let mut browser = site.browser();
         browser.post("/sign-in:ada");
         site.clock.advance(Duration::from_secs(43_200));
-        let (mut reader, gate) = late(site, &browser, "/who/gate:late");
+        let (mut reader, gate) = start_gated(site, &browser, "/who/gate:slow");
         let recorded = browser.id().to_owned();
         browser.post("/destroy");
         gate.open();
@@ -120,19 +120,19 @@ fn a_reader_that_is_overtaken_by_a_sign_out_revives_nothing() {
 fn a_late_response_leaves_the_cookie_of_a_sign_in_alone() {
     everywhere(|site| {
         for path in [
-            "/gate:late/visits",
-            "/visits/gate:late",
-            "/count/gate:late",
-            "/gate:late/count",
-            "/set:name:x/gate:late",
-            "/renew/gate:late",
-            "/visits/renew/gate:late",
-            "/count/gate:late/panics",
-            "/gate:late/count/status:500",
+            "/gate:slow/visits",
+            "/visits/gate:slow",
+            "/count/gate:slow",
+            "/gate:slow/count",
+            "/set:name:x/gate:slow",
+            "/renew/gate:slow",
+            "/visits/renew/gate:slow",
+            "/count/gate:slow/panics",
+            "/gate:slow/count/status:500",
         ] {
             let mut browser = site.browser();
             browser.post("/count");
-            let (mut older, gate) = late(site, &browser, path);
+            let (mut older, gate) = start_gated(site, &browser, path);
             browser.post("/sign-in:ada");
             gate.open();
             let response = older.answer().unwrap();
@@ -149,13 +149,13 @@ fn a_late_response_leaves_the_cookie_of_a_sign_in_alone() {
 fn a_late_sign_out_by_a_replaced_id_ends_the_session() {
     everywhere(|site| {
         for (path, removes) in [
-            ("/gate:late/destroy", true),
-            ("/visits/gate:late/destroy", true),
-            ("/destroy/gate:late/flash:bye", false),
+            ("/gate:slow/destroy", true),
+            ("/visits/gate:slow/destroy", true),
+            ("/destroy/gate:slow/flash:bye", false),
         ] {
             let mut browser = site.browser();
             browser.post("/count");
-            let (mut older, gate) = late(site, &browser, path);
+            let (mut older, gate) = start_gated(site, &browser, path);
             browser.post("/sign-in:ada");
             gate.open();
             let response = older.answer().unwrap();
@@ -173,7 +173,7 @@ fn a_writer_overtaken_by_a_revocation_stores_nothing() {
     everywhere(|site| {
         let mut browser = site.browser();
         browser.post("/sign-in:ada/count");
-        let (mut writer, gate) = late(site, &browser, "/count/gate:late");
+        let (mut writer, gate) = start_gated(site, &browser, "/count/gate:slow");
         let now = site.now();
         site.store.index().unwrap().revoke(&SessionFilter::All, None, now).unwrap();
         gate.open();
@@ -189,8 +189,8 @@ fn a_sign_in_after_a_lost_change_begins_anew() {
     everywhere(|site| {
         let mut browser = site.browser();
         browser.post("/sign-in:ada/count");
-        let path = "/count/gate:late/commit/sign-in:bob/count/commit";
-        let (mut slow, gate) = late(site, &browser, path);
+        let path = "/count/gate:slow/commit/sign-in:bob/count/commit";
+        let (mut slow, gate) = start_gated(site, &browser, path);
         browser.post("/destroy");
         gate.open();
         let response = slow.answer().unwrap();
@@ -205,7 +205,7 @@ fn two_requests_with_different_names_both_keep_their_change() {
     everywhere(|site| {
         let mut browser = site.browser();
         browser.post("/set:a:0/set:b:0/set:c:0");
-        let (mut slow, gate) = late(site, &browser, "/get:a/set:a:1/set:c:1/gate:late");
+        let (mut slow, gate) = start_gated(site, &browser, "/get:a/set:a:1/set:c:1/gate:slow");
         browser.post("/set:b:2/set:c:2");
         gate.open();
         slow.answer().unwrap();
@@ -218,7 +218,7 @@ fn an_update_that_was_overtaken_is_computed_again() {
     everywhere(|site| {
         let mut browser = site.browser();
         browser.post("/count");
-        let (mut slow, gate) = late(site, &browser, "/count/gate:late");
+        let (mut slow, gate) = start_gated(site, &browser, "/count/gate:slow");
         for n in 2..5 {
             assert_eq!(browser.post("/count").text(), n.to_string());
         }
@@ -287,7 +287,7 @@ fn a_slow_handler_keeps_no_other_request_waiting() {
     everywhere(|site| {
         let mut browser = site.browser();
         browser.post("/count");
-        let (mut slow, gate) = late(site, &browser, "/count/gate:late");
+        let (mut slow, gate) = start_gated(site, &browser, "/count/gate:slow");
         assert_eq!(browser.get("/visits").text(), "1");
         assert_eq!(browser.post("/set:name:x/get:name").text(), "x");
         assert_eq!(site.browser().post("/count").text(), "1");

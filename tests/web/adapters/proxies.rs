@@ -3,8 +3,7 @@
 use std::num::NonZeroUsize;
 
 use cloakroom::UserKey;
-use cloakroom::backend::Client;
-use cloakroom::backend::{Page, SessionFilter, Store};
+use cloakroom::backend::{Client, Page, SessionFilter, Store};
 use cloakroom::manager::SessionManagerBuilder;
 
 use crate::common::client::{Request, Response};

@@ -13,7 +13,7 @@ use cloakroom::stores::sqlite::rusqlite::Connection;
 use crate::common::{Folder, live};
 use crate::fixture::{
     Begun, answered, begin, beside_a_service, count, damage, done, fails, fill, interrupt,
-    is_sound, number, open, program, run, start, strangers,
+    is_intact, number, open, program, run, start, strangers,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -34,7 +34,7 @@ fn a_copy_made_beside_writers_is_complete_and_private() {
     open(&folder);
     fill(&folder, 5000, true);
     let (copy, _) = beside_a_service(&folder, || backup(&folder));
-    assert!(is_sound(Path::new(&copy)));
+    assert!(is_intact(Path::new(&copy)));
     assert_eq!(number(Path::new(&copy), "SELECT count(*) FROM cloakroom_sessions"), 5001);
     assert_eq!(fs::metadata(&copy).unwrap().permissions().mode() & 0o777, 0o600);
 }
@@ -129,7 +129,7 @@ fn restoring_ends_sessions_unless_they_are_kept() {
     assert_eq!(ran.out, format!("restored from {copy}; kept 1 session\n"), "{}", ran.err);
     assert!(is_live(&store, &revoked), "which is what --keep says");
     assert!(store.index().unwrap().epoch().unwrap() > raised);
-    assert!(is_sound(&folder.database()));
+    assert!(is_intact(&folder.database()));
     let wal = "SELECT journal_mode = 'wal' FROM pragma_journal_mode";
     assert_eq!(number(&folder.database(), wal), 1);
 }
@@ -153,7 +153,7 @@ fn a_service_keeps_running_through_a_restore() {
     assert_eq!(name, "Ada", "a connection that was open all the time sees what was restored");
     let begun = begin(&store, None, MINUTE);
     assert!(is_live(&store, &begun));
-    assert!(is_sound(&folder.database()));
+    assert!(is_intact(&folder.database()));
     assert_eq!(strangers(&folder).len(), 1, "the copy alone");
 }
 
@@ -187,10 +187,10 @@ fn a_damaged_database_is_replaced_by_its_copy() {
     drop(store);
     fs::remove_file(folder.database()).unwrap();
     damaged(&folder);
-    assert!(!is_sound(&folder.database()));
+    assert!(!is_intact(&folder.database()));
     let ran = run(&folder, &["restore", &copy, "--keep", "--yes"]);
     assert_eq!(ran.code, 0, "{}", ran.err);
-    assert!(is_sound(&folder.database()));
+    assert!(is_intact(&folder.database()));
     assert!(is_live(&open(&folder), &kept));
 }
 
@@ -209,7 +209,7 @@ fn pages_of_another_size_are_restored_too() {
     assert_eq!(ran.code, 0, "{}", ran.err);
     assert!(is_live(&store, &kept));
     assert_eq!(number(&folder.database(), "PRAGMA page_size"), 8192);
-    assert!(is_sound(&folder.database()));
+    assert!(is_intact(&folder.database()));
 }
 
 #[test]
@@ -286,7 +286,7 @@ fn a_killed_restore_changes_everything_or_nothing() {
     }
     child.kill().unwrap();
     child.wait().unwrap();
-    assert!(is_sound(&folder.database()));
+    assert!(is_intact(&folder.database()));
     assert!([0, 50_000].contains(&count(&folder)), "{} sessions", count(&folder));
     let begun = begin(&store, None, MINUTE);
     assert!(is_live(&store, &begun));
@@ -304,7 +304,7 @@ fn interrupted(folder: &Folder, copy: &str, now: impl Fn() -> bool) -> bool {
     }
     interrupt(&child);
     let output = child.wait_with_output().unwrap();
-    assert!(is_sound(&folder.database()));
+    assert!(is_intact(&folder.database()));
     let said = String::from_utf8(output.stderr).unwrap();
     match output.status.code() {
         Some(1) => {

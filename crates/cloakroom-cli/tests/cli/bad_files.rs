@@ -10,7 +10,7 @@ use cloakroom::stores::sqlite::rusqlite::Connection;
 
 use crate::common::Folder;
 use crate::fixture::{
-    Ran, begin, count, damage, done, fill, is_sound, names, number, open, program, run,
+    Ran, begin, count, damage, done, fill, is_intact, names, number, open, program, run,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -165,7 +165,7 @@ fn reads(folder: &Folder, public_id: &str) {
         let ran = as_a_reader(folder, words);
         assert_eq!(ran.code, 0, "{words:?}: {}", ran.err);
     }
-    assert!(is_sound(Path::new(&copy)));
+    assert!(is_intact(Path::new(&copy)));
     let ran = as_a_reader(folder, &["doctor"]);
     assert!(ran.out.contains("note    access       here the file can only be read"), "{}", ran.out);
     for check in ["journal      wal", "integrity    ok", "sessions     all "] {
@@ -291,7 +291,7 @@ fn a_link_is_followed_to_its_file() {
     for args in [&["restore", link.as_str(), "--yes"][..], &["backup", &link]] {
         assert_eq!(run(&folder, args).code, 1, "{args:?}");
     }
-    assert!(is_sound(&folder.database()));
+    assert!(is_intact(&folder.database()));
 }
 
 #[test]
@@ -353,6 +353,6 @@ fn damage_anywhere_is_one_line_with_a_remedy() {
         let ran = run(&folder, &["restore", &copy, "--keep", "--yes"]);
         assert_eq!(ran.code, 0, "{place}: {}", ran.err);
         assert!(!ran.err.contains("other table"), "{place}: {}", ran.err);
-        assert!(is_sound(&folder.database()) && count(&folder) == 1, "{place}");
+        assert!(is_intact(&folder.database()) && count(&folder) == 1, "{place}");
     }
 }

@@ -10,8 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cloakroom::backend::{Action, Commit, Committed, Store};
-use cloakroom::backend::{Client, NewSession};
+use cloakroom::backend::{Action, Client, Commit, Committed, NewSession, Store};
 use cloakroom::clock::{Clock, SystemClock, Timestamp};
 use cloakroom::http::Outcome;
 use cloakroom::id::{PublicId, Realm, SessionId, SessionIdHash};
@@ -265,7 +264,7 @@ pub fn count(folder: &Folder) -> i64 {
     number(&folder.database(), "SELECT count(*) FROM cloakroom_sessions")
 }
 
-pub fn is_sound(path: &Path) -> bool {
+pub fn is_intact(path: &Path) -> bool {
     number(path, "SELECT integrity_check = 'ok' FROM pragma_integrity_check") == 1
 }
 

@@ -8,7 +8,7 @@ use cloakroom::{ErrorKind, SessionManager};
 
 use crate::common::Folder;
 use crate::fixture::{
-    begin, beside_a_service, count, done, fill, is_sound, open, program, run, start, strangers,
+    begin, beside_a_service, count, done, fill, is_intact, open, program, run, start, strangers,
     visit,
 };
 
@@ -48,9 +48,9 @@ fn reading_and_sweeping_do_not_disturb_a_service() {
         assert_eq!(ran.code, 0, "{args:?}: {}{}", ran.out, ran.err);
         assert!(seen.requests > 10, "{args:?}: {seen:?}");
         assert_eq!((seen.busy, seen.ended), (0, 0), "{args:?}: {seen:?}");
-        assert!(is_sound(&folder.database()), "{args:?}");
+        assert!(is_intact(&folder.database()), "{args:?}");
     }
-    assert!(is_sound(Path::new(&copy)));
+    assert!(is_intact(Path::new(&copy)));
     assert_eq!(strangers(&folder), ["copy.db"]);
 }
 
@@ -71,7 +71,7 @@ fn ended_sessions_are_ended_for_a_running_service() {
         let (ran, seen) = beside_a_service(&folder, || run(&folder, args));
         assert_eq!(ran.code, 0, "{args:?}: {}", ran.err);
         assert_eq!((seen.busy, seen.ended), (0, 1), "{args:?}: {seen:?}");
-        assert!(is_sound(&folder.database()), "{args:?}");
+        assert!(is_intact(&folder.database()), "{args:?}");
     }
     // The kept sessions, and the new one of the visitor.
     assert_eq!(count(&folder), 501);
@@ -103,7 +103,7 @@ fn two_concurrent_operators_do_not_interfere() {
     let mut codes = both([&["backup", &copy], &["backup", &copy]]);
     codes.sort_unstable();
     assert_eq!(codes, [0, 1], "one of them finds the name taken");
-    assert!(is_sound(Path::new(&copy)));
+    assert!(is_intact(Path::new(&copy)));
     assert_eq!(both([&["sweep"], &["compact", "--yes"]]), [0, 0]);
     fill(&folder, 20_000, false);
     assert_eq!(both([&["sweep"], &["sweep"]]), [0, 0]);
@@ -111,7 +111,7 @@ fn two_concurrent_operators_do_not_interfere() {
     let restore = &["restore", copy.as_str(), "--yes"];
     assert_eq!(both([restore, &[restore, &["--keep"][..]].concat()]), [0, 0]);
     assert!([0, 20_000].contains(&count(&folder)), "the one or the other");
-    assert!(is_sound(&folder.database()));
+    assert!(is_intact(&folder.database()));
     // Of two processes that close a database at the same time, neither may remove its empty log.
     for suffix in ["", "-wal", "-shm"] {
         let _ = fs::remove_file(format!("{copy}{suffix}"));

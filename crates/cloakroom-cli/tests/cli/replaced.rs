@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use cloakroom::SqliteStore;
-use cloakroom::backend::Delta;
-use cloakroom::backend::{Action, Commit, Committed, Lookup, Missing, Store};
+use cloakroom::backend::{Action, Commit, Committed, Delta, Lookup, Missing, Store};
 use cloakroom::id::{Realm, SessionIdHash};
 
-use crate::common::{Folder, new_key};
-use crate::fixture::{DAY, begin, done, fill, is_sound, now, number, open, run};
+use crate::common::{Folder, new_id_hash};
+use crate::fixture::{DAY, begin, done, fill, is_intact, now, number, open, run};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -23,7 +22,7 @@ struct Renewed {
 fn renewed(store: &SqliteStore) -> Renewed {
     let first = begin(store, Some("ada"), MINUTE).id_hash;
     let renew = |from: &SessionIdHash, grace| {
-        let to = new_key();
+        let to = new_id_hash();
         let grace_until = Some(now() + MINUTE).filter(|_| grace);
         let action = Action::Renew { to, realm: Realm::default(), grace_until };
         let renewed = store.commit(&Commit::new(from, action, Delta::new(), now())).unwrap();
@@ -35,7 +34,7 @@ fn renewed(store: &SqliteStore) -> Renewed {
     Renewed { in_grace: first, replaced: second, now: renew(&second, false) }
 }
 
-/// Whether the store remembers both.
+/// True if the store remembers both.
 fn are_remembered(store: &SqliteStore, ids: &Renewed) -> bool {
     let found = [&ids.in_grace, &ids.replaced].map(|id_hash| store.load(id_hash, now()).unwrap());
     match &found {
@@ -62,7 +61,7 @@ fn a_replaced_id_finds_its_session_after_compacting() {
     let ran = run(&folder, &["compact", "--full", "--yes"]);
     assert_eq!(ran.code, 0, "{}", ran.err);
     assert!(!ran.err.contains("other tables"), "{}", ran.err);
-    assert!(are_remembered(&store, &ids) && is_sound(&folder.database()));
+    assert!(are_remembered(&store, &ids) && is_intact(&folder.database()));
 }
 
 #[test]

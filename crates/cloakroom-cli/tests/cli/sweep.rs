@@ -8,7 +8,7 @@ use cloakroom::stores::sqlite::rusqlite::Connection;
 
 use crate::common::{Folder, create, setting};
 use crate::fixture::{
-    DAY, Seen, begin, beside_a_service, count, done, fill, interrupt, is_sound, number, open,
+    DAY, Seen, begin, beside_a_service, count, done, fill, interrupt, is_intact, number, open,
     program, run, start,
 };
 
@@ -66,7 +66,7 @@ fn a_service_reads_while_the_file_is_compacted() {
     println!("compacted in {:?}: {}", began.elapsed(), waits(&during));
     assert_eq!(ran.code, 0, "{}", ran.err);
     assert_eq!(during.ended, 0, "{during:?}");
-    assert!(is_sound(&folder.database()));
+    assert!(is_intact(&folder.database()));
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn an_interrupted_sweep_reports_its_progress() {
         interrupt(&child);
         let output = child.wait_with_output().unwrap();
         let swept = before - count(&folder);
-        assert!(is_sound(&folder.database()));
+        assert!(is_intact(&folder.database()));
         if output.status.code() == Some(1) {
             let said = String::from_utf8(output.stderr).unwrap().replace(',', "");
             let expected = format!("cloakroom: interrupted: swept {swept} sessions until then\n");
@@ -116,7 +116,7 @@ fn compacting_releases_the_space_of_swept_sessions() {
     assert!(ran.out.contains(" before, ") && ran.out.ends_with(" now\n"), "{}", ran.out);
     assert!(pages() * 10 < before, "{} pages of {before}", pages());
     assert_eq!(count(&folder), 1);
-    assert!(is_sound(&folder.database()));
+    assert!(is_intact(&folder.database()));
     // The question mentions the effect on other tables.
     let host = Connection::open(folder.database()).unwrap();
     host.execute_batch("CREATE TABLE host (a)").unwrap();
@@ -137,7 +137,7 @@ fn an_incremental_file_is_compacted_without_a_question() {
     create(&store, &setting("n", 1)).unwrap();
     let ran = run(&folder, &["compact", "--full"]);
     assert!(ran.code == 1 && ran.err.contains("nothing was changed"), "a full one asks");
-    assert!(is_sound(&folder.database()));
+    assert!(is_intact(&folder.database()));
 }
 
 #[test]
@@ -159,7 +159,7 @@ fn interrupted_compacting_changes_nothing() {
     }
     interrupt(&child);
     let output = child.wait_with_output().unwrap();
-    assert!(is_sound(&folder.database()));
+    assert!(is_intact(&folder.database()));
     assert_eq!(count(&folder), 60_000);
     let said = String::from_utf8(output.stderr).unwrap();
     match output.status.code() {

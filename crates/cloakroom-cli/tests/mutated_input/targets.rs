@@ -4,9 +4,7 @@
 use std::cell::RefCell;
 use std::process::ExitCode;
 
-use cloakroom::backend::Delta;
-use cloakroom::backend::NewSession;
-use cloakroom::backend::{Action, Commit, Lookup, Store};
+use cloakroom::backend::{Action, Commit, Delta, Lookup, NewSession, Store};
 use cloakroom::clock::{Clock, SystemClock};
 use cloakroom::id::{Realm, SessionId};
 use cloakroom::{Lifetime, SqliteStore};

@@ -16,13 +16,13 @@ use cloakroom_power_loss::{Disk, Event, Files, Loss, Tape, install, put};
 
 use crate::common::dice::Dice;
 use crate::common::ledger::{Change, Ledger, Said};
-use crate::common::lives::Worker;
+use crate::common::workload::Worker;
 use crate::common::{Folder, NOW};
 
 /// Changes of a story.
 const STEPS: usize = 260;
 
-/// What must survive.
+/// The changes that must survive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Promise {
     /// What ends something.
@@ -106,7 +106,7 @@ pub struct Story {
     acknowledged: Vec<Acknowledged>,
 }
 
-/// What came of some cuts.
+/// The results of some power cuts.
 #[derive(Debug, Default)]
 pub struct Tried {
     cuts: usize,
@@ -160,7 +160,7 @@ impl Story {
                 for (at, store) in stores.iter().enumerate() {
                     for number in 0..threads {
                         let name = format!("s{at}t{number}");
-                        let mut worker = Worker::new(name, store, dice.other(), &say);
+                        let mut worker = Worker::new(name, store, dice.fork(), &say);
                         worker.ends_everyone = at == 0 && number == 0;
                         let take = &take;
                         scope.spawn(move || {

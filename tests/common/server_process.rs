@@ -9,7 +9,7 @@ use std::process::Stdio;
 use cloakroom::SessionManager;
 
 use crate::common::scripted_app::{FRAMEWORKS, ScriptedApp};
-use crate::common::{Folder, Kept, child};
+use crate::common::{Folder, KillOnDrop, child};
 
 /// In a child: serves on the framework of this name, until the process is killed.
 pub fn serve(framework: &str, sessions: SessionManager) -> ! {
@@ -22,10 +22,10 @@ pub fn serve(framework: &str, sessions: SessionManager) -> ! {
 }
 
 /// Starts a child that serves in this role of `module`, and waits until it listens.
-pub fn start(module: &str, role: &str, folder: &Folder) -> (Kept, SocketAddr) {
+pub fn start(module: &str, role: &str, folder: &Folder) -> (KillOnDrop, SocketAddr) {
     let mut child = child(module, role);
     child.env("DATABASE", folder.database()).stdout(Stdio::piped());
-    let mut process = Kept(child.spawn().unwrap());
+    let mut process = KillOnDrop(child.spawn().unwrap());
     let lines = BufReader::new(process.0.stdout.take().unwrap()).lines();
     let address = lines
         .map_while(Result::ok)

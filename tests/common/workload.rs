@@ -1,4 +1,4 @@
-//! Workers that lead sessions through random lives, and say what they are about to do.
+//! Workers that perform random operations on sessions and announce each in advance.
 
 #![allow(dead_code, unreachable_pub, reason = "no test program uses all of it")]
 
@@ -6,11 +6,9 @@ use std::collections::VecDeque;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
-use cloakroom::backend::Delta;
-use cloakroom::backend::Touch;
 use cloakroom::backend::{
-    Action, AtLimit, Commit, Committed, LiveSession, Missing, ReplacedId, SessionFilter,
-    SessionLimit, Store,
+    Action, AtLimit, Commit, Committed, Delta, LiveSession, Missing, ReplacedId, SessionFilter,
+    SessionLimit, Store, Touch,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{IdpSessionId, PublicId, Realm, SessionIdHash, UserKey};
@@ -18,9 +16,9 @@ use cloakroom::{Lifetime, Result};
 
 use crate::common::dice::Dice;
 use crate::common::ledger::{Change, Said};
-use crate::common::{HOUR, NOW, new_key, new_session, setting};
+use crate::common::{HOUR, NOW, new_id_hash, new_session, setting};
 
-/// Sessions that one worker has under way at most.
+/// The most sessions of one worker at a time.
 const MOST: usize = 6;
 
 const MANY: NonZeroUsize = NonZeroUsize::new(1000).unwrap();
@@ -37,7 +35,7 @@ pub struct Worker<'w> {
     /// Changes that failed: from then on the users are others, because a sign-in would end what
     /// such a change may have left.
     failed: u64,
-    /// Whether it ends everyone's sessions now and then.
+    /// True if it sometimes ends all sessions.
     pub ends_everyone: bool,
 }
 
@@ -51,10 +49,10 @@ struct Own {
     n: u64,
     seen: i64,
     user: Option<UserKey>,
-    external: Option<IdpSessionId>,
+    idp_session_id: Option<IdpSessionId>,
 }
 
-/// What became of a change.
+/// The outcome of a change.
 enum Answer {
     Done,
     Gone,
@@ -135,7 +133,7 @@ impl<'w> Worker<'w> {
     }
 
     fn create(&mut self) -> Result<()> {
-        let (life, id_hash, new_session) = (self.new_life(), new_key(), new_session());
+        let (life, id_hash, new_session) = (self.new_life(), new_id_hash(), new_session());
         let change = Change::Create { life: life.clone(), id_hash, brief: false };
         self.carry_out(&change, |worker| {
             let delta = worker.data(0);
@@ -146,7 +144,7 @@ impl<'w> Worker<'w> {
                 NOW,
             ))?;
             let (public_id, seen) = (new_session.public_id, NOW.as_millis());
-            let (replaced, user, external) = (VecDeque::new(), None, None);
+            let (replaced, user, idp_session_id) = (VecDeque::new(), None, None);
             worker.lives.push(Own {
                 life,
                 id_hash,
@@ -155,7 +153,7 @@ impl<'w> Worker<'w> {
                 n: 0,
                 seen,
                 user,
-                external,
+                idp_session_id,
             });
             Ok(Answer::Done)
         })
@@ -185,7 +183,7 @@ impl<'w> Worker<'w> {
         self.carry_out(&Change::Bind { life, n, user: name }, |worker| {
             let own = &mut worker.lives[at];
             // Whom the provider authenticated is another matter from here on.
-            (own.n, own.user, own.external) = (n, user.clone(), None);
+            (own.n, own.user, own.idp_session_id) = (n, user.clone(), None);
             let mut delta = setting("n", n);
             delta.set_user(user);
             let merged = worker.store.commit(&Commit::new(
@@ -209,7 +207,7 @@ impl<'w> Worker<'w> {
     }
 
     fn renew(&mut self, at: usize) -> Result<()> {
-        let (life, to, grace) = (self.lives[at].life.clone(), new_key(), self.dice.chance(30));
+        let (life, to, grace) = (self.lives[at].life.clone(), new_id_hash(), self.dice.chance(30));
         self.carry_out(&Change::Renew { life, id_hash: to, grace }, |worker| {
             let own = &mut worker.lives[at];
             let grace_until = grace.then(|| NOW + HOUR);
@@ -225,7 +223,7 @@ impl<'w> Worker<'w> {
     }
 
     fn sign_in(&mut self, at: usize) -> Result<()> {
-        let (life, to, user) = (self.lives[at].life.clone(), new_key(), self.user());
+        let (life, to, user) = (self.lives[at].life.clone(), new_id_hash(), self.user());
         let ends: Vec<String> = self
             .lives
             .iter()
@@ -249,7 +247,8 @@ impl<'w> Worker<'w> {
                     let own = &mut worker.lives[at];
                     (own.id_hash, own.replaced) = (to, VecDeque::new());
                     (own.public_id, own.user) = (record.public_id, record.user);
-                    (own.external, own.seen) = (record.idp_session_id, record.seen.as_millis());
+                    (own.idp_session_id, own.seen) =
+                        (record.idp_session_id, record.seen.as_millis());
                     worker.lives.retain(|own| !ends.contains(&own.life));
                     Ok(Answer::Done)
                 }
@@ -261,7 +260,7 @@ impl<'w> Worker<'w> {
     fn end(&mut self, at: usize) -> Result<()> {
         let own = &self.lives[at];
         let (id_hash, public_id) = (own.id_hash, own.public_id);
-        let (user, external) = (own.user.clone(), own.external.clone());
+        let (user, idp_session_id) = (own.user.clone(), own.idp_session_id.clone());
         let how = self.dice.roll(if user.is_some() { 5 } else { 2 });
         let lives: Vec<String> = match (how, &user) {
             (4, Some(user)) => {
@@ -271,10 +270,10 @@ impl<'w> Worker<'w> {
             _ => vec![self.lives[at].life.clone()],
         };
         self.carry_out(&Change::End { lives: lives.clone() }, |worker| {
-            let which = match (how, &user, &external) {
+            let which = match (how, &user, &idp_session_id) {
                 (1, ..) => SessionFilter::PublicId(&public_id),
                 (2, Some(user), _) => SessionFilter::OfUser(user, &public_id),
-                (3, _, Some(external)) => SessionFilter::IdpSession(external),
+                (3, _, Some(idp_session_id)) => SessionFilter::IdpSession(idp_session_id),
                 (4, Some(user), _) => SessionFilter::User(user),
                 _ => {
                     let delete = Delta::new();
@@ -292,7 +291,7 @@ impl<'w> Worker<'w> {
 
     /// A session that is over within a second, and a sweep an hour later.
     fn brief(&mut self) -> Result<()> {
-        let (life, id_hash, mut new_session) = (self.new_life(), new_key(), new_session());
+        let (life, id_hash, mut new_session) = (self.new_life(), new_id_hash(), new_session());
         new_session.limits = Lifetime::fixed(Duration::from_secs(1)).starting(NOW);
         let change = Change::Create { life: life.clone(), id_hash, brief: true };
         self.carry_out(&change, |worker| {

@@ -1,4 +1,4 @@
-//! What a client presents, whatever carries the id: a cookie, plain or sealed, or a header.
+//! The credential of a client, by each transport: a cookie, plain or sealed, or a header.
 
 use cloakroom::cookie::CookieKeys;
 use cloakroom::http::{Outcome, RequestHead, ResponseHeaders};
@@ -7,22 +7,22 @@ use cloakroom::{CookieConfig, Session, SessionManager};
 
 use super::app::sign_in;
 
-/// What a client was given: name and value of a cookie, or the value of a header.
+/// The id that a client received: name and value of a cookie or a header.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Ticket {
+pub struct Credential {
     pub name: String,
     pub value: String,
 }
 
-impl Ticket {
-    pub fn of(headers: &ResponseHeaders) -> Ticket {
+impl Credential {
+    pub fn of(headers: &ResponseHeaders) -> Credential {
         let (field, text) = headers.id_fields.first().expect("an id");
         match field.eq_ignore_ascii_case("Set-Cookie") {
             true => {
                 let (name, value) = text.split(';').next().unwrap().split_once('=').unwrap();
-                Ticket { name: name.to_owned(), value: value.to_owned() }
+                Credential { name: name.to_owned(), value: value.to_owned() }
             }
-            false => Ticket { name: field.to_string(), value: text.clone() },
+            false => Credential { name: field.to_string(), value: text.clone() },
         }
     }
 
@@ -40,10 +40,10 @@ impl Ticket {
     }
 }
 
-pub fn sign_in_as(sessions: &SessionManager, name: &str) -> Ticket {
+pub fn sign_in_as(sessions: &SessionManager, name: &str) -> Credential {
     let session = sessions.open(None);
     sign_in(&session, name);
-    Ticket::of(&sessions.close(&session, Outcome::Completed).unwrap())
+    Credential::of(&sessions.close(&session, Outcome::Completed).unwrap())
 }
 
 fn keys() -> CookieKeys {
@@ -53,7 +53,7 @@ fn keys() -> CookieKeys {
 pub type Configure = fn(SessionManagerBuilder, &str) -> SessionManagerBuilder;
 
 /// The ways in which a manager's ids can travel, under this name.
-pub const WAYS: [(&str, Configure); 4] = [
+pub const TRANSPORTS: [(&str, Configure); 4] = [
     ("plain", |builder, name| builder.cookie(CookieConfig::new().name(name))),
     ("signed", |builder, name| builder.cookie(CookieConfig::new().name(name).signed(keys()))),
     ("encrypted", |builder, name| builder.cookie(CookieConfig::new().name(name).encrypted(keys()))),
