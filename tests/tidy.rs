@@ -30,13 +30,8 @@ const LAYERS: &[&[&str]] = &[
 ];
 
 /// Names of types that several modules of `src` declare, and why.
-const SHARED_NAMES: &[(&str, &str)] = &[
-    ("Change", "a change of a delta, and one of the record cache"),
-    ("Result", "the alias of the crate, and those of the adapters for handlers"),
-    ("State", "the state of a session, and that of a job of the writer"),
-    ("Turn", "turns of updates, and of jobs"),
-    ("Waiter", "those that wait for an update's turn, and for a job"),
-];
+const SHARED_NAMES: &[(&str, &str)] =
+    &[("Result", "the alias of the crate, and those of the adapters for handlers")];
 
 /// Words that the vocabulary has replaced by a noun or a name.
 const BANNED_WORDS: &[&str] =

@@ -1,4 +1,4 @@
-//! The cleaner: one thread of each manager that writes touches, sweeps ended sessions and runs the
+//! The cleaner: one thread of each manager that writes touches, sweeps expired sessions and runs the
 //! store's maintenance. Requests reach it through a channel and never wait for it.
 
 mod clock_guard;
@@ -110,7 +110,7 @@ impl Cleaner {
 
     /// Removes all expired sessions, and returns their number.
     pub(crate) fn sweep_now(&self) -> Result<usize> {
-        self.ask(Message::Sweep, "sweep ended sessions")
+        self.ask(Message::Sweep, "sweep expired sessions")
     }
 
     /// Waits until all touches sent before are written.
@@ -163,7 +163,7 @@ impl Task {
     fn operation(self) -> &'static str {
         match self {
             Task::Touch => "record activity",
-            Task::Sweep => "sweep ended sessions",
+            Task::Sweep => "sweep expired sessions",
             Task::Maintenance => "maintain the store",
         }
     }

@@ -106,7 +106,7 @@ impl SessionManager {
     /// # Errors
     /// The store's errors; [`ErrorKind::Unsupported`] without a cleaner.
     pub fn sweep_now(&self) -> Result<usize> {
-        let cleaner = self.cleaner("sweep ended sessions")?;
+        let cleaner = self.cleaner("sweep expired sessions")?;
         run_blocking(self.blocking_hook, || cleaner.sweep_now())
     }
 

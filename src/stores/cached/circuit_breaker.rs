@@ -1,10 +1,4 @@
-//! A circuit breaker for each shard of the cache.
-//!
-//! Closed, reads and invalidations use the cache. The breaker opens after [`FAILURE_THRESHOLD`]
-//! failed reads or fills within [`FAILURE_WINDOW`], or immediately after a failed invalidation.
-//! Open, reads bypass the shard and invalidations are queued; one probe at a time sends the queue.
-//! Half-open, invalidations are sent directly and reads still bypass the shard. When no
-//! invalidation is pending, the breaker closes.
+//! A circuit breaker for each shard of the cache: [`CircuitBreaker`].
 
 use std::collections::HashSet;
 use std::num::NonZeroUsize;
@@ -27,29 +21,29 @@ const MAX_PENDING: usize = 10_000;
 /// Invalidations that a shard has not received.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum PendingInvalidations {
-    Keys(HashSet<SessionIdHash>),
+    IdHashes(HashSet<SessionIdHash>),
     Everything,
 }
 
 impl Default for PendingInvalidations {
     fn default() -> Self {
-        PendingInvalidations::Keys(HashSet::new())
+        PendingInvalidations::IdHashes(HashSet::new())
     }
 }
 
 impl PendingInvalidations {
-    pub(super) fn keys(id_hashes: impl IntoIterator<Item = SessionIdHash>) -> Self {
-        PendingInvalidations::Keys(id_hashes.into_iter().collect())
+    pub(super) fn id_hashes(id_hashes: impl IntoIterator<Item = SessionIdHash>) -> Self {
+        PendingInvalidations::IdHashes(id_hashes.into_iter().collect())
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        matches!(self, PendingInvalidations::Keys(id_hashes) if id_hashes.is_empty())
+        matches!(self, PendingInvalidations::IdHashes(id_hashes) if id_hashes.is_empty())
     }
 
     fn add(&mut self, more: PendingInvalidations) {
         match (&mut *self, more) {
             (PendingInvalidations::Everything, _) => {}
-            (PendingInvalidations::Keys(id_hashes), PendingInvalidations::Keys(more))
+            (PendingInvalidations::IdHashes(id_hashes), PendingInvalidations::IdHashes(more))
                 if id_hashes.len() + more.len() <= MAX_PENDING =>
             {
                 id_hashes.extend(more);
@@ -83,6 +77,11 @@ impl Shards {
     }
 }
 
+/// Closed, reads and invalidations use the cache. The breaker opens after [`FAILURE_THRESHOLD`]
+/// failed reads or fills within [`FAILURE_WINDOW`], or immediately after a failed invalidation.
+/// Open, reads bypass the shard and invalidations are queued; one probe at a time sends the queue.
+/// Half-open, invalidations are sent directly and reads still bypass the shard. When no
+/// invalidation is pending, the breaker closes.
 #[derive(Debug)]
 pub(super) struct CircuitBreaker {
     retry_after: Duration,
@@ -122,10 +121,11 @@ impl CircuitBreaker {
     }
 
     /// Counts a failed read or fill of `id_hash`. Returns true if this failure opened the breaker.
-    pub(super) fn failed(&self, id_hash: SessionIdHash, at: Instant) -> bool {
+    pub(super) fn record_failure(&self, id_hash: SessionIdHash, at: Instant) -> bool {
         let failures = self.count(at);
         // The probe invalidates this id hash, which shows whether the server has recovered.
-        failures >= FAILURE_THRESHOLD && self.missed(PendingInvalidations::keys([id_hash]), at)
+        failures >= FAILURE_THRESHOLD
+            && self.record_missed_invalidation(PendingInvalidations::id_hashes([id_hash]), at)
     }
 
     fn count(&self, at: Instant) -> u32 {
@@ -139,7 +139,11 @@ impl CircuitBreaker {
     }
 
     /// Records a failed invalidation, and opens the breaker. Returns true if it was closed before.
-    pub(super) fn missed(&self, pending: PendingInvalidations, at: Instant) -> bool {
+    pub(super) fn record_missed_invalidation(
+        &self,
+        pending: PendingInvalidations,
+        at: Instant,
+    ) -> bool {
         let mut open = self.open();
         match &mut *open {
             Some(open) => {
@@ -238,13 +242,13 @@ mod tests {
         SessionIdHash::from_bytes(bytes)
     }
 
-    fn keys(range: std::ops::Range<u32>) -> PendingInvalidations {
-        PendingInvalidations::keys(range.map(id_hash))
+    fn id_hashes(range: std::ops::Range<u32>) -> PendingInvalidations {
+        PendingInvalidations::id_hashes(range.map(id_hash))
     }
 
     fn open_at(at: Instant) -> CircuitBreaker {
         let circuit_breaker = CircuitBreaker::new(RETRY);
-        assert!(circuit_breaker.missed(keys(0..1), at));
+        assert!(circuit_breaker.record_missed_invalidation(id_hashes(0..1), at));
         circuit_breaker
     }
 
@@ -259,20 +263,20 @@ mod tests {
     fn failures_open_it_only_within_the_window() {
         let (circuit_breaker, mut at) = (CircuitBreaker::new(RETRY), Instant::now());
         for _ in 0..5 {
-            assert!(!circuit_breaker.failed(id_hash(0), at));
-            assert!(!circuit_breaker.failed(id_hash(0), at));
+            assert!(!circuit_breaker.record_failure(id_hash(0), at));
+            assert!(!circuit_breaker.record_failure(id_hash(0), at));
             at += FAILURE_WINDOW;
         }
         assert!(circuit_breaker.is_closed());
-        assert!(!circuit_breaker.failed(id_hash(0), at));
-        assert!(!circuit_breaker.failed(id_hash(0), at));
-        assert!(circuit_breaker.failed(id_hash(0), at), "reported once");
-        assert!(!circuit_breaker.failed(id_hash(0), at), "reported once");
+        assert!(!circuit_breaker.record_failure(id_hash(0), at));
+        assert!(!circuit_breaker.record_failure(id_hash(0), at));
+        assert!(circuit_breaker.record_failure(id_hash(0), at), "reported once");
+        assert!(!circuit_breaker.record_failure(id_hash(0), at), "reported once");
         assert!(!circuit_breaker.is_closed());
     }
 
     #[test]
-    fn a_failed_invalidation_opens_it_at_once() {
+    fn a_failed_invalidation_opens_it_immediately() {
         assert!(!open_at(Instant::now()).is_closed());
     }
 
@@ -295,12 +299,12 @@ mod tests {
     fn a_failed_probe_queues_what_it_has_not_sent() {
         let at = Instant::now();
         let circuit_breaker = open_at(at);
-        assert_eq!(circuit_breaker.queue_if_open(keys(1..2)), None);
+        assert_eq!(circuit_breaker.queue_if_open(id_hashes(1..2)), None);
         let unsent = circuit_breaker.take_pending();
-        assert_eq!(unsent, keys(0..2));
-        assert_eq!(circuit_breaker.queue_if_open(keys(2..3)), None);
+        assert_eq!(unsent, id_hashes(0..2));
+        assert_eq!(circuit_breaker.queue_if_open(id_hashes(2..3)), None);
         circuit_breaker.end_probe(unsent, at);
-        assert_eq!(circuit_breaker.take_pending(), keys(0..3));
+        assert_eq!(circuit_breaker.take_pending(), id_hashes(0..3));
     }
 
     #[test]
@@ -309,29 +313,29 @@ mod tests {
         let circuit_breaker = open_at(at);
         assert!(!circuit_breaker.close(), "nothing was sent yet");
         circuit_breaker.take_pending();
-        assert_eq!(circuit_breaker.queue_if_open(keys(1..2)), None);
-        assert_eq!(circuit_breaker.half_open(), keys(1..2));
+        assert_eq!(circuit_breaker.queue_if_open(id_hashes(1..2)), None);
+        assert_eq!(circuit_breaker.half_open(), id_hashes(1..2));
         assert_eq!(
-            circuit_breaker.queue_if_open(keys(2..3)),
-            Some(keys(2..3)),
+            circuit_breaker.queue_if_open(id_hashes(2..3)),
+            Some(id_hashes(2..3)),
             "sent by the caller"
         );
-        assert!(!circuit_breaker.missed(keys(2..3), at));
+        assert!(!circuit_breaker.record_missed_invalidation(id_hashes(2..3), at));
         assert!(!circuit_breaker.close(), "that failed");
         circuit_breaker.end_probe(PendingInvalidations::default(), at);
-        assert_eq!(circuit_breaker.queue_if_open(keys(3..4)), None);
-        assert_eq!(circuit_breaker.take_pending(), keys(2..4));
+        assert_eq!(circuit_breaker.queue_if_open(id_hashes(3..4)), None);
+        assert_eq!(circuit_breaker.take_pending(), id_hashes(2..4));
         circuit_breaker.half_open();
         assert!(circuit_breaker.close());
-        assert_eq!(circuit_breaker.queue_if_open(keys(4..5)), Some(keys(4..5)));
+        assert_eq!(circuit_breaker.queue_if_open(id_hashes(4..5)), Some(id_hashes(4..5)));
     }
 
     #[test]
     fn too_many_invalidations_become_everything() {
         let circuit_breaker = open_at(Instant::now());
-        assert_eq!(circuit_breaker.queue_if_open(keys(1..9_000)), None);
-        assert_eq!(circuit_breaker.queue_if_open(keys(10_000..20_000)), None);
-        assert_eq!(circuit_breaker.queue_if_open(keys(0..1)), None);
+        assert_eq!(circuit_breaker.queue_if_open(id_hashes(1..9_000)), None);
+        assert_eq!(circuit_breaker.queue_if_open(id_hashes(10_000..20_000)), None);
+        assert_eq!(circuit_breaker.queue_if_open(id_hashes(0..1)), None);
         assert_eq!(circuit_breaker.take_pending(), PendingInvalidations::Everything);
     }
 }

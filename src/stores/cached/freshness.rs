@@ -52,7 +52,7 @@ impl Freshness {
     }
 
     /// Makes all entries stale that were read at or before `now`, or the latest time of any call.
-    pub(super) fn expire_until(&self, now: Timestamp) {
+    pub(super) fn mark_stale_until(&self, now: Timestamp) {
         self.observe(now);
         let latest = Timestamp::from_millis(self.latest.load(Ordering::SeqCst));
         let after = latest.max(now) + Duration::from_millis(1);
@@ -60,7 +60,7 @@ impl Freshness {
     }
 
     /// When `entry` expires.
-    pub(super) fn expires(&self, entry: &CacheEntry) -> Timestamp {
+    pub(super) fn expires_at(&self, entry: &CacheEntry) -> Timestamp {
         entry.read + self.life
     }
 
@@ -69,7 +69,7 @@ impl Freshness {
         // swept from the backing store without an invalidation.
         let latest = Timestamp::from_millis(self.latest.load(Ordering::SeqCst)).max(now);
         if entry.read.as_millis() < self.since.load(Ordering::SeqCst)
-            || self.expires(entry) <= latest
+            || self.expires_at(entry) <= latest
             // An entry does not receive touches, so its deadline may be too early.
             || !entry.record.is_live(latest)
         {
@@ -118,10 +118,10 @@ mod tests {
         freshness.observe(NOW);
         freshness.observe(NOW - SECOND);
         assert_eq!(freshness.judge(&entry(NOW - Duration::from_millis(1)), NOW), Verdict::Stale);
-        freshness.expire_until(NOW);
+        freshness.mark_stale_until(NOW);
         assert_eq!(freshness.judge(&entry(NOW), NOW), Verdict::Stale);
         assert_eq!(freshness.judge(&entry(NOW + SECOND), NOW + SECOND), Verdict::Fresh);
-        freshness.expire_until(NOW - SECOND);
+        freshness.mark_stale_until(NOW - SECOND);
         assert_eq!(freshness.judge(&entry(NOW), NOW), Verdict::Stale, "it does not move back");
     }
 

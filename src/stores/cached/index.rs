@@ -19,7 +19,7 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
     /// If a revocation failed with an uncertain outcome, makes all entries read so far stale.
     fn expire_on_error<T>(&self, answer: Result<T>, now: Timestamp, began: Instant) -> Result<T> {
         if answer.as_ref().is_err_and(is_uncertain) {
-            self.0.expire_entries(now, began);
+            self.0.mark_entries_stale(now, began);
         }
         answer
     }

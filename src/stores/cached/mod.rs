@@ -141,7 +141,7 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
             shards.entry(self.0.cache.shard_of(&id_hash)).or_default().insert(id_hash);
         }
         for (shard, id_hashes) in shards {
-            self.invalidate(shard, PendingInvalidations::Keys(id_hashes), now);
+            self.invalidate(shard, PendingInvalidations::IdHashes(id_hashes), now);
         }
     }
 
@@ -157,13 +157,13 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
         let mut id_hashes = vec![asked];
         if commit.is_revocation() {
             // It may have ended sessions whose id hashes are unknown.
-            self.0.expire_entries(now, began);
+            self.0.mark_entries_stale(now, began);
         } else if matches!(commit.action, Action::Merge) {
-            // An id in its grace period leads to a session with another id hash.
+            // An id in its grace finds a session with another id hash.
             match self.0.backing.load(&asked, now) {
                 Ok(Lookup::Live { session, .. }) => id_hashes.push(session.id_hash),
                 Ok(_) => {}
-                Err(_) => self.0.expire_entries(now, began),
+                Err(_) => self.0.mark_entries_stale(now, began),
             }
         }
         self.invalidate_sessions(id_hashes, now);
@@ -191,23 +191,23 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
         // is.
         let entry = CacheEntry::new(record.clone(), now);
         if let Err(error) =
-            self.cache.fill(id_hash, lease, &entry, self.freshness.expires(&entry), now)
+            self.cache.fill(id_hash, lease, &entry, self.freshness.expires_at(&entry), now)
         {
-            self.failed(id_hash, &error);
+            self.record_failure(id_hash, &error);
         }
     }
 
     /// Counts a failed read or fill.
-    fn failed(&self, id_hash: &SessionIdHash, error: &Error) {
+    fn record_failure(&self, id_hash: &SessionIdHash, error: &Error) {
         let shard = self.cache.shard_of(id_hash);
-        if self.shards.of(shard).failed(*id_hash, instant()) {
+        if self.shards.of(shard).record_failure(*id_hash, instant()) {
             self.report_down(shard, error);
         }
     }
 
     fn invalidate_now(&self, shard: usize, pending: PendingInvalidations, now: Timestamp) {
         if let Err(error) = self.send(shard, &pending, now)
-            && self.shards.of(shard).missed(pending, instant())
+            && self.shards.of(shard).record_missed_invalidation(pending, instant())
         {
             self.report_down(shard, &error);
         }
@@ -220,8 +220,8 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
 
     fn send(&self, shard: usize, pending: &PendingInvalidations, now: Timestamp) -> Result<()> {
         match pending {
-            PendingInvalidations::Keys(id_hashes) if id_hashes.is_empty() => Ok(()),
-            PendingInvalidations::Keys(id_hashes) => {
+            PendingInvalidations::IdHashes(id_hashes) if id_hashes.is_empty() => Ok(()),
+            PendingInvalidations::IdHashes(id_hashes) => {
                 let id_hashes: Vec<SessionIdHash> = id_hashes.iter().copied().collect();
                 self.cache.forget(&id_hashes, now)
             }
@@ -255,14 +255,14 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
     /// epoch has changed.
     fn is_in_epoch(&self, now: Timestamp) -> bool {
         let Some(index) = self.backing.index() else { return true };
-        self.epoch.allows(now, || index.epoch(), || self.freshness.expire_until(now))
+        self.epoch.allows(now, || index.epoch(), || self.freshness.mark_stale_until(now))
     }
 
     /// Makes all entries stale that were read before the end of a change that began at `began` and
     /// failed with an uncertain outcome. While the change waited, other requests may have filled in
     /// sessions that it has ended.
-    fn expire_entries(&self, now: Timestamp, began: Instant) {
-        self.freshness.expire_until(now + instant().saturating_duration_since(began));
+    fn mark_entries_stale(&self, now: Timestamp, began: Instant) {
+        self.freshness.mark_stale_until(now + instant().saturating_duration_since(began));
     }
 }
 
@@ -318,7 +318,7 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
             }
             Ok(CacheLookup::Miss(lease)) => lease,
             Err(error) => {
-                self.0.failed(id_hash, &error);
+                self.0.record_failure(id_hash, &error);
                 None
             }
         };

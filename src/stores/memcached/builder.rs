@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
-use crate::stores::memcached::client::{Reach, ServerClient};
+use crate::stores::memcached::client::{ConnectionSettings, ServerClient};
 use crate::stores::memcached::{MemcachedInner, MemcachedStore};
 
 /// The maximum length of a namespace. With epoch and id hash, a key stays below memcached's 250
@@ -16,7 +16,7 @@ const LONGEST_NAMESPACE: usize = 100;
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct MemcachedStoreBuilder {
-    reach: Reach,
+    settings: ConnectionSettings,
     events: Events,
 }
 
@@ -24,7 +24,7 @@ impl MemcachedStoreBuilder {
     pub(super) fn new() -> Self {
         let timeout = Duration::from_millis(200);
         MemcachedStoreBuilder {
-            reach: Reach {
+            settings: ConnectionSettings {
                 servers: vec!["127.0.0.1:11211".to_owned()],
                 namespace: "cloakroom".to_owned(),
                 connections: 16,
@@ -44,34 +44,34 @@ impl MemcachedStoreBuilder {
     ///
     /// [`clear`]: MemcachedStore::clear
     pub fn servers<T: Into<String>>(mut self, servers: impl IntoIterator<Item = T>) -> Self {
-        self.reach.servers = servers.into_iter().map(Into::into).collect();
+        self.settings.servers = servers.into_iter().map(Into::into).collect();
         self
     }
 
     /// The prefix of all keys, so that several applications can share a server: 1 to 100 ASCII
     /// letters, digits, `.`, `_` and `-`. Defaults to `cloakroom`.
     pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
-        self.reach.namespace = namespace.into();
+        self.settings.namespace = namespace.into();
         self
     }
 
     /// The maximum number of idle connections kept to each server; 1 to 1,000. Concurrent calls
     /// open more. Defaults to 16.
     pub fn connections(mut self, connections: usize) -> Self {
-        self.reach.connections = connections;
+        self.settings.connections = connections;
         self
     }
 
     /// The timeout of connecting; 1 millisecond to 30 seconds. Defaults to 200 milliseconds.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.reach.connect_timeout = timeout;
+        self.settings.connect_timeout = timeout;
         self
     }
 
     /// The timeout of a command, and of the retries of a change that conflicts with concurrent
     /// changes; 1 millisecond to 30 seconds. Defaults to 200 milliseconds.
     pub fn io_timeout(mut self, timeout: Duration) -> Self {
-        self.reach.io_timeout = timeout;
+        self.settings.io_timeout = timeout;
         self
     }
 
@@ -79,7 +79,7 @@ impl MemcachedStoreBuilder {
     /// fit fails with [`ErrorKind::TooLarge`] and is not sent, because a server that refuses a new
     /// value drops the old one. At least 1,024. Defaults to 1 MiB, as memcached does.
     pub fn item_limit(mut self, bytes: usize) -> Self {
-        self.reach.item_limit = bytes;
+        self.settings.item_limit = bytes;
         self
     }
 
@@ -96,33 +96,37 @@ impl MemcachedStoreBuilder {
     /// - [`ErrorKind::Unavailable`]: a server name does not resolve now.
     pub fn open(self) -> Result<MemcachedStore> {
         self.validate()?;
-        let client = ServerClient::new(self.reach.clone())?;
-        let servers = self.reach.servers.join(", ");
+        let client = ServerClient::new(self.settings.clone())?;
+        let servers = self.settings.servers.join(", ");
         self.events.raise(&Event::StoreOpened { store: &format!("memcached at {servers}") });
-        let busy_timeout = self.reach.io_timeout;
+        let busy_timeout = self.settings.io_timeout;
         Ok(MemcachedStore(Arc::new(MemcachedInner { client, busy_timeout, events: self.events })))
     }
 
     fn validate(&self) -> Result<()> {
-        let reach = &self.reach;
+        let settings = &self.settings;
         let possible = Duration::from_millis(1)..=Duration::from_secs(30);
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-        let repeated = |server| reach.servers.iter().filter(|other| *other == server).count() > 1;
-        let why = if reach.servers.is_empty() {
+        let repeated =
+            |server| settings.servers.iter().filter(|other| *other == server).count() > 1;
+        let why = if settings.servers.is_empty() {
             "there is no server"
-        } else if !reach.servers.iter().all(|server| is_address(server)) {
+        } else if !settings.servers.iter().all(|server| is_address(server)) {
             "a server is given as host:port or [IPv6 address]:port"
-        } else if reach.servers.iter().any(repeated) {
+        } else if settings.servers.iter().any(repeated) {
             "a server is given twice"
-        } else if !(1..=LONGEST_NAMESPACE).contains(&reach.namespace.len())
-            || !reach.namespace.bytes().all(plain)
+        } else if !(1..=LONGEST_NAMESPACE).contains(&settings.namespace.len())
+            || !settings.namespace.bytes().all(plain)
         {
             "a namespace has 1 to 100 ASCII letters, digits, dots, underscores and hyphens"
-        } else if !(1..=1000).contains(&reach.connections) {
+        } else if !(1..=1000).contains(&settings.connections) {
             "there are from 1 to 1,000 connections"
-        } else if ![reach.connect_timeout, reach.io_timeout].iter().all(|t| possible.contains(t)) {
+        } else if ![settings.connect_timeout, settings.io_timeout]
+            .iter()
+            .all(|t| possible.contains(t))
+        {
             "a timeout is from one millisecond to 30 seconds"
-        } else if reach.item_limit < 1024 {
+        } else if settings.item_limit < 1024 {
             "an item may have at least 1,024 bytes"
         } else {
             return Ok(());

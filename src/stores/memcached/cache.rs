@@ -1,7 +1,7 @@
 //! [`Cache`] for [`MemcachedStore`].
 //!
 //! A miss takes memcached's own lease, and a fill replaces exactly the item version that the lease
-//! has created. An invalidation deletes the item and thus the lease, so no tombstone is needed. A
+//! has created. An invalidation deletes the item and thus the lease, so no mark must stay behind. A
 //! [`FillLease`] includes the epoch, because memcached restarts its version numbers when it
 //! restarts.
 
@@ -41,7 +41,7 @@ impl Cache for MemcachedStore {
     }
 
     fn shard_of(&self, id_hash: &SessionIdHash) -> usize {
-        self.0.client.place(id_hash)
+        self.0.client.server_index(id_hash)
     }
 
     fn fetch(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<CacheLookup> {
@@ -76,7 +76,7 @@ impl Cache for MemcachedStore {
     ) -> Result<bool> {
         let life = until.min(entry.record.deadline()).since(now);
         let at = ItemVersion { id_hash: *id_hash, stamp: Stamp::of(lease) };
-        if life < Duration::from_secs(1) || !self.0.client.is_within_reach(Space::Entries, at) {
+        if life < Duration::from_secs(1) || !self.0.client.epoch_is_current(Space::Entries, at) {
             return Ok(false);
         }
         let new = Replacement { at, value: encode_entry(entry), life: Some(life) };

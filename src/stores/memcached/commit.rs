@@ -1,17 +1,7 @@
 //! Commits, by single commands that each change one version of one item, or nothing.
 //!
 //! A session is one item, so a merge, a touch and a delete are one command. A renewal and a sign-in
-//! move it to another id, by four commands:
-//!
-//! 1. `add` the new id as [`Arriving`](ItemState::Arriving) from the old one. It finds nothing yet. An
-//!    id that is taken is detected here, before anything has changed.
-//! 2. Replace the old item by [`Moved`](ItemState::Moved), with the session in it. This is the
-//!    linearization point.
-//! 3. Replace the arriving item by the session.
-//! 4. Replace the moved item by [`Left`](ItemState::Left), a small tombstone.
-//!
-//! A request that meets a session between 2 and 4 completes the move. Only command 1 adds an item,
-//! and the item is not a live session: so no late command brings an ended session back.
+//! move it to another id, by the four commands of `move_session`.
 
 use std::hash::{BuildHasher, RandomState};
 use std::thread;
@@ -24,13 +14,13 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionIdHash;
 use crate::record::{Record, Touch};
 use crate::stores::memcached::client::{ItemVersion, Replacement, Written};
-use crate::stores::memcached::value::{ItemState, Way};
+use crate::stores::memcached::value::{ItemState, Redirect};
 use crate::stores::memcached::{MemcachedInner, StoreCall, life_of};
 
 /// The longest pause before another attempt.
 const LONGEST_PAUSE: Duration = Duration::from_millis(4);
 
-/// An id that is reserved for a session that moves from another.
+/// An id that is reserved for the session of another id.
 #[derive(Clone, Copy, Debug)]
 struct Reserved {
     at: ItemVersion,
@@ -95,7 +85,7 @@ impl MemcachedInner {
             if !session.record.touch(touch) {
                 return Ok(());
             }
-            match self.settle(at, session.record, call)? {
+            match self.store_live(at, session.record, call)? {
                 Written::Stored(_) => return Ok(()),
                 Written::Changed | Written::Missing if began.elapsed() < self.busy_timeout => {}
                 Written::Changed | Written::Missing => {
@@ -119,8 +109,8 @@ impl Attempts<'_> {
                 return Err(Error::with_source(ErrorKind::Busy, self.call.target.operation, why));
             }
             // Random, or requests that collided once would collide again.
-            let shard = RandomState::new().hash_one(()) % 1000;
-            thread::sleep(pause * u32::try_from(shard).unwrap_or(0) / 1000);
+            let per_mille = RandomState::new().hash_one(()) % 1000;
+            thread::sleep(pause * u32::try_from(per_mille).unwrap_or(0) / 1000);
             pause = LONGEST_PAUSE.min(pause * 2);
         }
     }
@@ -145,20 +135,20 @@ impl Attempts<'_> {
                 Some(Committed::Done { session, ended: Vec::new() })
             }
             Decision::Insert { session, replaces: Some((presented, at)) } => {
-                let way = Way::to_new(&presented, at.id_hash);
-                let anew = (presented.id_hash != at.id_hash).then_some((presented, true));
-                self.relocate(at, &way, session, anew)?
+                let redirect = Redirect::to_new(&presented, at.id_hash);
+                let presented = (presented.id_hash != at.id_hash).then_some((presented, true));
+                self.move_session(at, &redirect, session, presented)?
             }
             Decision::Update { at, session, id_change: Some(id_change) } => {
-                let anew = id_change.presented.map(|presented| (presented, false));
-                self.relocate(at, &Way::of(&id_change.left), session, anew)?
+                let presented = id_change.presented.map(|presented| (presented, false));
+                self.move_session(at, &Redirect::of(&id_change.left), session, presented)?
             }
             Decision::Update { at, session, id_change: None } => {
-                let written = inner.settle(at, session.record.clone(), call)?;
+                let written = inner.store_live(at, session.record.clone(), call)?;
                 written.is_stored().then(|| Committed::Done { session, ended: Vec::new() })
             }
             Decision::Touch { at, session } => {
-                let written = inner.settle(at, session.record.clone(), call)?;
+                let written = inner.store_live(at, session.record.clone(), call)?;
                 written.is_stored().then_some(Committed::Unchanged(session))
             }
             // Only this version: by now it may be the old id of a session.
@@ -178,21 +168,33 @@ impl Attempts<'_> {
         inner.claim(*id_hash, &ItemState::Live(record.clone()), record, call).map(drop)
     }
 
-    /// Moves the session at `old` to another id, as `session`. Also stores the entry `anew` of the
-    /// presented id, and whether it leads to a new session.
-    fn relocate(
+    /// Moves the session at `old` to another id, as `session`, by four commands:
+    ///
+    /// 1. `add` the new id as [`Reserved`](ItemState::Reserved). It finds no session yet. A taken id
+    ///    is detected here, before anything has changed.
+    /// 2. Replace the old item by [`Moved`](ItemState::Moved), with the session in it. This is the
+    ///    linearization point.
+    /// 3. Replace the reserved item by the session.
+    /// 4. Replace the moved item by [`Redirected`](ItemState::Redirected), without the session.
+    ///
+    /// A request that finds a session between 2 and 4 completes the move. Only command 1 adds an
+    /// item, and that is not a live session: so no delayed command restores an ended session.
+    ///
+    /// Then replaces the redirect of `presented`, if that id was replaced before; its flag says
+    /// whether the session is a new one.
+    fn move_session(
         &mut self,
         old: ItemVersion,
-        way: &Way,
+        redirect: &Redirect,
         session: LiveSession,
-        anew: Option<(ReplacedId, bool)>,
+        presented: Option<(ReplacedId, bool)>,
     ) -> Result<Option<Committed>> {
         let Attempts { inner, commit, call, .. } = *self;
         let record = &session.record;
-        let arriving = self.reserve(old.id_hash, way.to, record)?;
-        let value = ItemState::Moved(*way, record.clone()).encode();
+        let reserved = self.reserve(old.id_hash, redirect.to, record)?;
+        let value = ItemState::Moved(*redirect, record.clone()).encode();
         let new = Replacement { at: old, value, life: life_of(record, call.now) };
-        let moved = match inner.client.replace_within_reach(call.target, &new) {
+        let moved = match inner.client.replace_in_epoch(call.target, &new) {
             Ok((Written::Stored(stamp), true)) => stamp,
             // The old item's name has the epoch in which it was read; the new one's may have the
             // epoch after a `clear`, which has ended the session then.
@@ -204,11 +206,11 @@ impl Attempts<'_> {
                 return Err(error);
             }
         };
-        // Now the session has moved. If a later command fails, another request completes the move.
+        // Now the new id is current. If a later command fails, another request completes the move.
         self.reserved = None;
-        match inner.settle(arriving, record.clone(), call) {
+        match inner.store_live(reserved, record.clone(), call) {
             Ok(Written::Stored(_) | Written::Changed) => {
-                let _ = inner.leave(ItemVersion { stamp: moved, ..old }, way, call);
+                let _ = inner.store_redirect(ItemVersion { stamp: moved, ..old }, redirect, call);
             }
             // The old item stays as it is: the next request needs the session in it.
             Err(_) => {}
@@ -219,9 +221,9 @@ impl Attempts<'_> {
             }
             Ok(Written::Missing) => {}
         }
-        if let Some((presented, begins_session)) = anew {
-            let way = Way { begins_session, ..Way::of(&presented) };
-            inner.remember_anew(&presented.id_hash, way, call.now);
+        if let Some((presented, begins_session)) = presented {
+            let redirect = Redirect { begins_session, ..Redirect::of(&presented) };
+            inner.replace_redirect(&presented.id_hash, redirect, call.now);
         }
         Ok(Some(Committed::Done { session, ended: vec![old.id_hash] }))
     }
@@ -240,7 +242,7 @@ impl Attempts<'_> {
             self.reserved = None;
             inner.client.remove(call.target, at)?;
         }
-        let at = inner.claim(to, &ItemState::Arriving(from), record, call)?;
+        let at = inner.claim(to, &ItemState::Reserved(from), record, call)?;
         self.reserved = Some(Reserved { at, from });
         Ok(at)
     }

@@ -1,4 +1,4 @@
-//! Lookups. They complete moves of sessions to new ids that other requests have left unfinished.
+//! Lookups. They complete moves of sessions to new ids that other requests did not finish.
 
 use crate::backend::{LiveSession, Lookup, Missing, ReplacedId, ReplacedIdStatus};
 use crate::clock::Timestamp;
@@ -6,11 +6,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionIdHash;
 use crate::record::Record;
 use crate::stores::memcached::client::{Item, ItemVersion, Replacement, Written};
-use crate::stores::memcached::value::{ItemState, Way};
+use crate::stores::memcached::value::{ItemState, Redirect};
 use crate::stores::memcached::{MemcachedInner, StoreCall, life, life_of};
 
 /// The maximum number of items read for one id: one for each replaced id of its session, and some
-/// twice because the session moved meanwhile.
+/// twice because the session was moved meanwhile.
 const STEPS: usize = ReplacedId::MAX + 8;
 
 impl MemcachedInner {
@@ -37,11 +37,11 @@ impl MemcachedInner {
                 Ok(Some(ItemState::Live(record))) => {
                     return Ok(live(version, record, replaced, now));
                 }
-                Ok(Some(ItemState::Left(way))) => {
-                    if way.leads_nowhere || way.begins_session && replaced.is_some() {
+                Ok(Some(ItemState::Redirected(redirect))) => {
+                    if redirect.is_dead || redirect.begins_session && replaced.is_some() {
                         return Ok(Lookup::not_found());
                     }
-                    let id = way.replaced_id(at);
+                    let id = redirect.replaced_id(at);
                     let first = replaced.get_or_insert(id);
                     if id.ends_graces() {
                         *first = first.without_grace();
@@ -50,46 +50,45 @@ impl MemcachedInner {
                     {
                         return Ok(Lookup::not_found());
                     }
-                    (at, later) = (way.to, later + 1);
+                    (at, later) = (redirect.to, later + 1);
                 }
-                Ok(Some(ItemState::Moved(way, record))) => {
-                    self.arrive(version, &way, record, call)?;
+                Ok(Some(ItemState::Moved(redirect, record))) => {
+                    self.complete_move(version, &redirect, record, call)?;
                 }
-                Ok(Some(ItemState::Arriving(from))) => {
-                    if !self.has_set_out(&from, &at, call)? {
+                Ok(Some(ItemState::Reserved(from))) => {
+                    if !self.is_moving(&from, &at, call)? {
                         return Ok(Lookup::not_found());
                     }
                 }
             }
         }
-        Err(Error::with_source(ErrorKind::Busy, call.target.operation, "the session keeps moving"))
+        Err(Error::with_source(ErrorKind::Busy, call.target.operation, "its id keeps changing"))
     }
 
-    /// Completes a move from `old` to `way.to`. Any request that finds a move unfinished calls
-    /// this. The new id is current since the old item became [`Moved`](ItemState::Moved); this stores
-    /// the session under the new id and marks the old item as [`Left`](ItemState::Left).
+    /// Completes a move from `old` to `redirect.to`; for any request that finds a
+    /// [`Moved`](ItemState::Moved) item. Stores the session under the new id, and then the redirect.
     ///
-    /// It replaces the [`Arriving`](ItemState::Arriving) item in the version that was read and never
+    /// It replaces the [`Reserved`](ItemState::Reserved) item in the version that was read and never
     /// adds one. So a session that has ended under its new id meanwhile stays ended.
-    pub(super) fn arrive(
+    pub(super) fn complete_move(
         &self,
         old: ItemVersion,
-        way: &Way,
+        redirect: &Redirect,
         record: Record,
         call: StoreCall,
     ) -> Result<()> {
-        if let Some(item) = self.client.get(call.target, &way.to)?
-            && let Ok(Some(ItemState::Arriving(from))) = self.read(&item)
+        if let Some(item) = self.client.get(call.target, &redirect.to)?
+            && let Ok(Some(ItemState::Reserved(from))) = self.read(&item)
             && from == old.id_hash
         {
-            let at = ItemVersion { id_hash: way.to, stamp: item.stamp };
-            self.settle(at, record, call)?;
+            let at = ItemVersion { id_hash: redirect.to, stamp: item.stamp };
+            self.store_live(at, record, call)?;
         }
-        self.leave(old, way, call)
+        self.store_redirect(old, redirect, call)
     }
 
     /// Stores a live session in place of this version of an item.
-    pub(super) fn settle(
+    pub(super) fn store_live(
         &self,
         at: ItemVersion,
         record: Record,
@@ -100,45 +99,54 @@ impl MemcachedInner {
         self.client.replace(call.target, &new)
     }
 
-    pub(super) fn leave(&self, old: ItemVersion, way: &Way, call: StoreCall) -> Result<()> {
-        let life = life(way.replaced_id(old.id_hash).forget_at(), call.now);
-        let new = Replacement { at: old, value: ItemState::Left(*way).encode(), life };
+    /// Stores a redirect in place of this version of an item.
+    pub(super) fn store_redirect(
+        &self,
+        old: ItemVersion,
+        redirect: &Redirect,
+        call: StoreCall,
+    ) -> Result<()> {
+        let life = life(redirect.replaced_id(old.id_hash).forget_at(), call.now);
+        let new = Replacement { at: old, value: ItemState::Redirected(*redirect).encode(), life };
         // If another request was faster, it has stored the same.
         self.client.replace(call.target, &new).map(drop)
     }
 
-    /// Replaces what is remembered of an id that was replaced before. The session has moved
-    /// already, so if this fails, the id leads to it as before. An item that begins a session keeps
-    /// that flag, so that older ids still do not lead to the new session.
-    pub(super) fn remember_anew(&self, id_hash: &SessionIdHash, way: Way, now: Timestamp) {
+    /// Replaces the redirect of an id that was replaced before. If this fails, the previous redirect
+    /// stays. A redirect to a new session keeps that flag, so that older ids still do not find the
+    /// session.
+    pub(super) fn replace_redirect(
+        &self,
+        id_hash: &SessionIdHash,
+        redirect: Redirect,
+        now: Timestamp,
+    ) {
         let call = StoreCall::new(now, "store a replaced id");
         if let Ok(Some(item)) = self.client.get(call.target, id_hash)
-            && let Ok(Some(ItemState::Left(before))) = self.read(&item)
+            && let Ok(Some(ItemState::Redirected(before))) = self.read(&item)
         {
-            let way = Way { begins_session: way.begins_session || before.begins_session, ..way };
-            let place = ItemVersion { id_hash: *id_hash, stamp: item.stamp };
-            let _ = self.leave(place, &way, call);
+            let redirect = Redirect {
+                begins_session: redirect.begins_session || before.begins_session,
+                ..redirect
+            };
+            let at = ItemVersion { id_hash: *id_hash, stamp: item.stamp };
+            let _ = self.store_redirect(at, &redirect, call);
         }
     }
 
-    /// Whether a session moves from `from` to `to`. If so, completes the move.
-    fn has_set_out(
-        &self,
-        from: &SessionIdHash,
-        to: &SessionIdHash,
-        call: StoreCall,
-    ) -> Result<bool> {
+    /// Whether the session of `from` is being moved to `to`. If so, completes the move.
+    fn is_moving(&self, from: &SessionIdHash, to: &SessionIdHash, call: StoreCall) -> Result<bool> {
         let Some(item) = self.client.get(call.target, from)? else {
             return Ok(false);
         };
         let stamp = item.stamp;
         match self.read(&item) {
-            Ok(Some(ItemState::Moved(way, record))) if way.to == *to => {
-                self.arrive(ItemVersion { id_hash: *from, stamp }, &way, record, call)?;
+            Ok(Some(ItemState::Moved(redirect, record))) if redirect.to == *to => {
+                self.complete_move(ItemVersion { id_hash: *from, stamp }, &redirect, record, call)?;
                 Ok(true)
             }
             // The move was completed between the two reads.
-            Ok(Some(ItemState::Left(way))) => Ok(way.to == *to),
+            Ok(Some(ItemState::Redirected(redirect))) => Ok(redirect.to == *to),
             _ => Ok(false),
         }
     }

@@ -92,10 +92,10 @@ impl MemcachedStore {
     /// Ends every session of this namespace, and of no other, for every process. memcached reclaims
     /// their memory over time.
     ///
-    /// With several servers, all of them are closed first and then opened again, so that a session
-    /// cannot escape by moving. Requests wait meanwhile, and fail with
-    /// [`Busy`](crate::ErrorKind::Busy) after the I/O timeout. If this process ends in between, the
-    /// servers open again after ten seconds.
+    /// With several servers, all of them are blocked first and then cleared, because a renewal can
+    /// move a session from a server to one that was cleared before. Requests wait meanwhile, and
+    /// fail with [`Busy`](crate::ErrorKind::Busy) after the I/O timeout. If this process ends in
+    /// between, the servers are unblocked after ten seconds.
     ///
     /// # Errors
     /// [`Unavailable`](crate::ErrorKind::Unavailable) when a server cannot be reached. The other
@@ -193,7 +193,9 @@ impl MemcachedInner {
                         touched.push((*touch, Replacement { at, value, life }));
                     }
                 }
-                Ok(Some(ItemState::Arriving(_) | ItemState::Moved(..) | ItemState::Left(_))) => {
+                Ok(Some(
+                    ItemState::Reserved(_) | ItemState::Moved(..) | ItemState::Redirected(_),
+                )) => {
                     again.push((*id_hash, *touch));
                 }
                 Ok(Some(ItemState::Live(_)) | None) | Err(_) => {}

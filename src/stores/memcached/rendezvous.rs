@@ -17,7 +17,7 @@ pub(super) fn score(weight: u64, id_hash: &SessionIdHash) -> u64 {
     mix(first_number(id_hash.as_bytes()) ^ weight)
 }
 
-pub(super) fn first_number(bytes: &[u8]) -> u64 {
+fn first_number(bytes: &[u8]) -> u64 {
     bytes.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
@@ -35,7 +35,7 @@ mod tests {
     fn shards(servers: &[&str]) -> Vec<usize> {
         let id_hash = |n: u32| SessionIdHash::from_bytes(Sha256::digest(n.to_be_bytes()).into());
         let best = |id_hash| {
-            let score = |place: &usize| score(weight(servers[*place]), &id_hash);
+            let score = |index: &usize| score(weight(servers[*index]), &id_hash);
             (0..servers.len()).max_by_key(score).unwrap()
         };
         (0..3000).map(|n| best(id_hash(n))).collect()
@@ -46,7 +46,7 @@ mod tests {
         let all = shards(&["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"]);
         let fewer = shards(&["127.0.0.1:1", "127.0.0.1:2"]);
         for server in 0..3 {
-            let shard = all.iter().filter(|place| **place == server).count();
+            let shard = all.iter().filter(|index| **index == server).count();
             assert!((800..1200).contains(&shard), "server {server} has {shard} of 3000");
         }
         for (before, after) in all.iter().zip(&fewer) {

@@ -17,48 +17,46 @@ const LAST_FORMAT: u8 = 31;
 pub(super) enum ItemState {
     /// A live session.
     Live(Record),
-    /// A session is moving here from this id. It lives here as soon as the item of that id is
-    /// [`Moved`] to here.
-    ///
-    /// [`Moved`]: ItemState::Moved
-    Arriving(SessionIdHash),
-    /// The session has moved. The record is to be stored under the new id.
-    Moved(Way, Record),
-    /// The session has moved, and the move is complete. Only the replaced id is remembered.
-    Left(Way),
+    /// Reserved for the session of this id. Becomes its current id when the item of that id is
+    /// [`Moved`](ItemState::Moved) to this one.
+    Reserved(SessionIdHash),
+    /// The session was moved. Its record must still be stored under the new id.
+    Moved(Redirect, Record),
+    /// The session was moved, and its record is stored under the new id.
+    Redirected(Redirect),
 }
 
-/// Where and when a session moved: what is remembered of a replaced id, except for the id itself,
-/// under which the item is stored.
+/// What is remembered of a replaced id, with its successor. The item is stored under the replaced
+/// id itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Way {
+pub(super) struct Redirect {
     pub(super) to: SessionIdHash,
     pub(super) at: Timestamp,
     pub(super) by: ReplacedBy,
     pub(super) had_user: bool,
-    /// A new session replaced the one that was here, as at the sign-in of another user. Older ids
-    /// of the previous session do not lead to it.
+    /// The successor is the id of a new session, as at the sign-in of another user. Older ids of
+    /// the previous session do not find it.
     pub(super) begins_session: bool,
-    /// This id does not lead there either, because it was not the id that was presented.
-    pub(super) leads_nowhere: bool,
+    /// This id finds no session either, because it was not the presented id.
+    pub(super) is_dead: bool,
 }
 
-impl Way {
-    /// The move of a session away from the id `left`.
+impl Redirect {
+    /// The redirect from the replaced id `left`.
     pub(super) fn of(left: &ReplacedId) -> Self {
         let ReplacedId { successor: to, at, by, had_user, .. } = *left;
-        Way { to, at, by, had_user, begins_session: false, leads_nowhere: false }
+        Redirect { to, at, by, had_user, begins_session: false, is_dead: false }
     }
 
-    /// The move to a new session that replaces the one at `id_hash`, by the id `presented`.
+    /// The redirect from `id_hash` to a new session, created by a request with the id `presented`.
     pub(super) fn to_new(presented: &ReplacedId, id_hash: SessionIdHash) -> Self {
-        let leads_nowhere = presented.id_hash != id_hash;
-        Way { begins_session: true, leads_nowhere, ..Way::of(presented) }
+        let is_dead = presented.id_hash != id_hash;
+        Redirect { begins_session: true, is_dead, ..Redirect::of(presented) }
     }
 
     /// What is remembered of the id under which this is stored.
     pub(super) fn replaced_id(&self, id_hash: SessionIdHash) -> ReplacedId {
-        let Way { to, at, by, had_user, .. } = *self;
+        let Redirect { to, at, by, had_user, .. } = *self;
         ReplacedId { id_hash, successor: to, at, by, had_user }
     }
 }
@@ -89,11 +87,11 @@ impl ItemState {
     pub(super) fn encode(&self) -> Vec<u8> {
         match self {
             ItemState::Live(record) => [&[FORMAT, b'L'], record.to_json().as_bytes()].concat(),
-            ItemState::Arriving(from) => [&[FORMAT, b'A'], &from.as_bytes()[..]].concat(),
-            ItemState::Moved(way, record) => {
-                [&[FORMAT, b'M'], &way.encode()[..], record.to_json().as_bytes()].concat()
+            ItemState::Reserved(from) => [&[FORMAT, b'A'], &from.as_bytes()[..]].concat(),
+            ItemState::Moved(redirect, record) => {
+                [&[FORMAT, b'M'], &redirect.encode()[..], record.to_json().as_bytes()].concat()
             }
-            ItemState::Left(way) => [&[FORMAT, b'F'], &way.encode()[..]].concat(),
+            ItemState::Redirected(redirect) => [&[FORMAT, b'F'], &redirect.encode()[..]].concat(),
         }
     }
 
@@ -103,14 +101,14 @@ impl ItemState {
             (b'L', body) => record(body).map(ItemState::Live),
             (b'A', body) => {
                 let from = body.try_into().map_err(|_| short())?;
-                Ok(ItemState::Arriving(SessionIdHash::from_bytes(from)))
+                Ok(ItemState::Reserved(SessionIdHash::from_bytes(from)))
             }
             (b'M', body) => {
-                let (way, body) = Way::decode(body).ok_or_else(short)?;
-                Ok(ItemState::Moved(way, record(body)?))
+                let (redirect, body) = Redirect::decode(body).ok_or_else(short)?;
+                Ok(ItemState::Moved(redirect, record(body)?))
             }
-            (b'F', body) => match Way::decode(body).ok_or_else(short)? {
-                (way, []) => Ok(ItemState::Left(way)),
+            (b'F', body) => match Redirect::decode(body).ok_or_else(short)? {
+                (redirect, []) => Ok(ItemState::Redirected(redirect)),
                 _ => Err(Unreadable::garbage("bytes follow its end")),
             },
             _ => Err(Unreadable::garbage("its kind is unknown")),
@@ -118,11 +116,11 @@ impl ItemState {
     }
 }
 
-/// New id, time, kind of replacement, flags, end of the grace period, salt.
-const WAY_BYTES: usize = 32 + 8 + 1 + 1 + 8 + 32;
+/// New id, time, kind of replacement, flags, end of the grace, salt.
+const REDIRECT_BYTES: usize = 32 + 8 + 1 + 1 + 8 + 32;
 
-impl Way {
-    fn encode(&self) -> [u8; WAY_BYTES] {
+impl Redirect {
+    fn encode(&self) -> [u8; REDIRECT_BYTES] {
         let (by, grace, salt) = match &self.by {
             ReplacedBy::Renewal { grace_until } => (b'R', *grace_until, None),
             ReplacedBy::SignIn { salt: None } => (b'I', None, None),
@@ -131,12 +129,12 @@ impl Way {
         let grace = grace.map_or(i64::MIN, Timestamp::as_millis).to_be_bytes();
         let at = self.at.as_millis().to_be_bytes();
         let all = self.to.as_bytes().iter().chain(&at).copied();
-        let flags = [self.had_user, self.begins_session, self.leads_nowhere];
+        let flags = [self.had_user, self.begins_session, self.is_dead];
         let flags = flags.iter().rev().fold(0, |bits, flag| bits << 1 | u8::from(*flag));
         let all = all.chain([by, flags]).chain(grace);
         let all = all.chain(salt.map_or([0; 32], |salt| *salt.as_bytes()));
-        let mut bytes = [0; WAY_BYTES];
-        bytes.iter_mut().zip(all).for_each(|(place, byte)| *place = byte);
+        let mut bytes = [0; REDIRECT_BYTES];
+        bytes.iter_mut().zip(all).for_each(|(target, byte)| *target = byte);
         bytes
     }
 
@@ -155,15 +153,15 @@ impl Way {
             b'J' => ReplacedBy::SignIn { salt: Some(JoinSalt::from_bytes(*salt)) },
             _ => return None,
         };
-        let way = Way {
+        let redirect = Redirect {
             to: SessionIdHash::from_bytes(*to),
             at: Timestamp::from_millis(i64::from_be_bytes(*at)),
             by,
             had_user: flags & 1 != 0,
             begins_session: flags & 2 != 0,
-            leads_nowhere: flags & 4 != 0,
+            is_dead: flags & 4 != 0,
         };
-        Some((way, rest))
+        Some((redirect, rest))
     }
 }
 
@@ -220,25 +218,26 @@ mod tests {
 
     fn states() -> Vec<ItemState> {
         let by = ReplacedBy::Renewal { grace_until: None };
-        let way = Way {
+        let redirect = Redirect {
             to: KEY,
             at: NOW,
             by,
             had_user: true,
             begins_session: false,
-            leads_nowhere: false,
+            is_dead: false,
         };
         let by = ReplacedBy::Renewal { grace_until: Some(NOW + ReplacedId::REMEMBERED) };
-        let graced = Way { by, had_user: false, begins_session: true, leads_nowhere: true, ..way };
-        let sign_in = |salt| Way { by: ReplacedBy::SignIn { salt }, ..way };
+        let graced =
+            Redirect { by, had_user: false, begins_session: true, is_dead: true, ..redirect };
+        let sign_in = |salt| Redirect { by: ReplacedBy::SignIn { salt }, ..redirect };
         vec![
             ItemState::Live(a_record()),
-            ItemState::Arriving(KEY),
-            ItemState::Moved(way, a_record()),
+            ItemState::Reserved(KEY),
+            ItemState::Moved(redirect, a_record()),
             ItemState::Moved(graced, a_record()),
-            ItemState::Left(way),
-            ItemState::Left(graced),
-            ItemState::Left(sign_in(None)),
+            ItemState::Redirected(redirect),
+            ItemState::Redirected(graced),
+            ItemState::Redirected(sign_in(None)),
             ItemState::Moved(sign_in(Some(JoinSalt::from_bytes([9; 32]))), a_record()),
         ]
     }
@@ -298,9 +297,9 @@ mod tests {
             }
             if let Ok(state) = ItemState::decode(&value) {
                 assert_eq!(ItemState::decode(&state.encode()).unwrap(), state);
-                if let ItemState::Moved(way, _) | ItemState::Left(way) = state {
+                if let ItemState::Moved(redirect, _) | ItemState::Redirected(redirect) = state {
                     // No time causes an overflow.
-                    let id = way.replaced_id(KEY);
+                    let id = redirect.replaced_id(KEY);
                     let _ = (id.forget_at(), id.status(NOW), id.was_under_way(NOW));
                 }
             }

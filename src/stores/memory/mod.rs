@@ -1,4 +1,4 @@
-//! [`MemoryStore`] keeps sessions in the memory of one process. It serves tests, programs that may
+//! [`MemoryStore`] keeps sessions in the memory of one process: for tests, for programs that may
 //! lose all sessions at a restart, and as a cache in front of another store.
 
 mod cache;
@@ -41,7 +41,7 @@ struct SessionTable {
     /// The remembered replaced ids, with the current id of each session.
     replaced: HashMap<SessionIdHash, SessionIdHash>,
     users: HashMap<UserKey, BTreeSet<SessionIdHash>>,
-    last_place: i64,
+    last_position: i64,
 }
 
 type Rows<'s> = Vec<(&'s SessionIdHash, &'s Row)>;
@@ -52,7 +52,7 @@ struct Row {
     /// Its replaced ids, the oldest first.
     replaced: Vec<ReplacedId>,
     /// Its position in lists. A later session has a higher one.
-    place: i64,
+    position: i64,
 }
 
 impl MemoryStore {
@@ -98,7 +98,7 @@ impl MemoryStore {
 
     /// Yields to waiting writers. The lock is not fair: a thread that takes it repeatedly would
     /// starve them.
-    fn let_others_in(&self) {
+    fn yield_to_writers(&self) {
         if self.waiting.load(Ordering::Relaxed) > 0 {
             thread::yield_now();
         }
@@ -113,7 +113,7 @@ impl Default for MemoryStore {
 
 impl SessionTable {
     /// The current id and the row of the session that `id_hash` leads to, and the replaced id that
-    /// was presented, if its grace period is over.
+    /// was presented, if its grace is over.
     fn locate(
         &self,
         id_hash: &SessionIdHash,
@@ -214,10 +214,10 @@ impl SessionTable {
                     return Err(Error::new(ErrorKind::Full, "begin a session in memory"));
                 }
                 self.end(&ended);
-                self.last_place += 1;
-                let place = self.last_place;
+                self.last_position += 1;
+                let position = self.last_position;
                 let replaced = replaces.into_iter().map(|(presented, _)| presented).collect();
-                let row = Row { record: session.record.clone(), replaced, place };
+                let row = Row { record: session.record.clone(), replaced, position };
                 self.put(session.id_hash, row);
                 Ok(Committed::Done { session, ended })
             }
@@ -230,7 +230,7 @@ impl SessionTable {
                     }
                 }
                 self.end(&ended);
-                let Some(Row { mut replaced, place, .. }) = self.take(&at) else {
+                let Some(Row { mut replaced, position, .. }) = self.take(&at) else {
                     return Err(Error::new(ErrorKind::Unexpected, commit.action.operation()));
                 };
                 if let Some(IdChange { left, presented }) = id_change {
@@ -240,7 +240,7 @@ impl SessionTable {
                         remember(&mut replaced, presented, commit.now);
                     }
                 }
-                let row = Row { record: session.record.clone(), replaced, place };
+                let row = Row { record: session.record.clone(), replaced, position };
                 self.put(session.id_hash, row);
                 Ok(Committed::Done { session, ended })
             }
@@ -281,7 +281,7 @@ impl SessionTable {
         self.end(&expired);
         let mut others = self.live(&theirs, commit.now);
         others.retain(|(id_hash, _)| Some(**id_hash) != except);
-        others.sort_by_key(|(_, row)| (row.record.authenticated, row.place));
+        others.sort_by_key(|(_, row)| (row.record.authenticated, row.position));
         let others: Vec<_> = others.into_iter().map(|(id_hash, _)| *id_hash).collect();
         Ok(session_limit.sessions_to_end(&others).map(<[_]>::to_vec))
     }
@@ -317,7 +317,7 @@ impl Store for MemoryStore {
 
     fn commit(&self, commit: &Commit) -> Result<Committed> {
         let committed = self.write().commit(commit, self.capacity);
-        self.let_others_in();
+        self.yield_to_writers();
         committed
     }
 
@@ -381,11 +381,11 @@ impl SessionIndex for MemoryStore {
         let sessions = self.read();
         let mut rows = sessions.live(filter, now);
         if let Some(after) = page.after {
-            rows.retain(|(_, row)| row.place < after.position());
+            rows.retain(|(_, row)| row.position < after.position());
         }
-        rows.sort_by_key(|(_, row)| std::cmp::Reverse(row.place));
+        rows.sort_by_key(|(_, row)| std::cmp::Reverse(row.position));
         let page = rows.into_iter().take(page.limit.get());
-        Ok(page.map(|(_, row)| Summary::of(&row.record, Cursor::new(row.place))).collect())
+        Ok(page.map(|(_, row)| Summary::of(&row.record, Cursor::new(row.position))).collect())
     }
 
     fn revoke(

@@ -19,7 +19,7 @@ use crate::stores::sqlite::builder::SqliteStoreBuilder;
 use crate::stores::sqlite::error::{self, SqliteError, retry_while_busy, while_doing};
 use crate::stores::sqlite::file::{Access, Opened, Purpose, with_suffix};
 use crate::stores::sqlite::sql::{HISTORY, Sql, TableName};
-use crate::stores::sqlite::write::CommitMode;
+use crate::stores::sqlite::write::JobKind;
 use crate::stores::sqlite::{CHECKPOINT, Journal, Shared, SqliteStore, migrate, wal};
 use crate::sync::IgnorePoison;
 
@@ -150,7 +150,7 @@ fn info(
     table: &TableName,
 ) -> Result<DatabaseInfo> {
     let size = |path: &Path| fs::metadata(path).map_or(0, |file| file.len());
-    let journal = match access.is_frozen() {
+    let journal = match access.is_immutable() {
         // Only a database with a write-ahead log is opened as immutable, which hides the log.
         true => "wal".to_owned(),
         false => connection
@@ -459,8 +459,8 @@ impl Admin {
     pub fn clear(&self) -> Result<u64> {
         let store = self.store()?;
         let table = store.0.table.clone();
-        store.0.writer.write(CommitMode::Synced, "clear the table", move |tx| {
-            match tx.opaque(|connection| migrate::version(connection, &table))? {
+        store.0.writer.write(JobKind::Synced, "clear the table", move |tx| {
+            match tx.with_connection(|connection| migrate::version(connection, &table))? {
                 0 => Ok(0),
                 // Every deadline is later than this time, so every session counts.
                 _ => tx.delete_all(Timestamp::from_millis(i64::MIN)),
@@ -474,8 +474,8 @@ impl Admin {
         const OPERATION: &str = "drop the tables";
         let store = self.store()?;
         let (sql, table) = (store.0.sql.clone(), store.0.table.clone());
-        store.0.writer.write(CommitMode::Synced, OPERATION, move |tx| {
-            tx.opaque(|connection| {
+        store.0.writer.write(JobKind::Synced, OPERATION, move |tx| {
+            tx.with_connection(|connection| {
                 // Fails for a foreign table.
                 migrate::version(connection, &table)?;
                 migrate::remove(connection, &table, &sql).map_err(while_doing(OPERATION))
@@ -509,8 +509,8 @@ impl Admin {
                 return Ok(ControlFlow::Break(()));
             }
             batch = batch.after(held);
-            let log = store.0.writer.log();
-            store.0.readers.read(CHECKPOINT, |c| log.checkpoint_if_requested(c))?;
+            let wal = store.0.writer.wal();
+            store.0.readers.read(CHECKPOINT, |c| wal.checkpoint_if_requested(c))?;
             thread::sleep(held);
         }
         store.maintenance().map_or(Ok(()), |maintenance| maintenance.run())?;

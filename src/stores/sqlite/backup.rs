@@ -12,7 +12,7 @@ use rusqlite::{Connection, ErrorCode};
 
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::PublicId;
+use crate::id;
 use crate::stores::sqlite::admin::{self, Progress, ProgressFn};
 use crate::stores::sqlite::error::while_doing;
 use crate::stores::sqlite::file::{self, Access, Opened, Purpose, with_suffix};
@@ -42,7 +42,8 @@ pub(super) fn copy(
         return Ok(copied);
     }
     if check {
-        let connection = Access::whole(&partial.0).connect().map_err(while_doing(BACKING_UP))?;
+        let connection =
+            Access::read_write(&partial.0).connect().map_err(while_doing(BACKING_UP))?;
         if refuse_damaged(&connection, BACKING_UP, progress)?.is_break() {
             return Ok(ControlFlow::Break(()));
         }
@@ -56,7 +57,8 @@ struct Partial(PathBuf);
 
 impl Partial {
     fn beside(to: &Path) -> Result<Self> {
-        Ok(Partial(with_suffix(to, &format!(".{}.partial", PublicId::generate()?))))
+        let number = u128::from_be_bytes(id::random("name a partial copy")?);
+        Ok(Partial(with_suffix(to, &format!(".{number:032x}.partial"))))
     }
 
     /// Gives the complete file its final name, unless that exists meanwhile.
@@ -121,7 +123,7 @@ fn copy_all(
 ) -> Result<ControlFlow<()>> {
     let failed = || while_doing(operation);
     file::create_new_private(to).map_err(|source| failed_io(operation, source))?;
-    let mut target = Access::whole(to).connect().map_err(failed())?;
+    let mut target = Access::read_write(to).connect().map_err(failed())?;
     // A read transaction holds one snapshot. Without it the copy would restart at each commit of
     // another connection, and never finish under load.
     let snapshot = source.unchecked_transaction().map_err(failed())?;
@@ -146,7 +148,7 @@ fn transfer(
         match backup.step(STEP).map_err(failed())? {
             StepResult::Done => return Ok(ControlFlow::Continue(())),
             StepResult::Busy | StepResult::Locked if Instant::now() >= deadline => {
-                let why = "others kept the database locked";
+                let why = "other connections kept the database locked";
                 return Err(Error::with_source(ErrorKind::Busy, operation, why));
             }
             StepResult::Busy | StepResult::Locked => thread::sleep(Duration::from_millis(1)),
@@ -198,7 +200,7 @@ impl Restore<'_> {
         let mut target = None;
         if exists {
             file::check_inherited(self.to)?;
-            let connection = Access::whole(self.to).connect().map_err(failed())?;
+            let connection = Access::read_write(self.to).connect().map_err(failed())?;
             connection.busy_timeout(self.busy_timeout).map_err(failed())?;
             if connection.is_readonly("main").map_err(failed())? {
                 return Err(Error::new(ErrorKind::ReadOnly, RESTORING));
@@ -231,7 +233,7 @@ impl Restore<'_> {
             return Ok(ControlFlow::Break(()));
         }
         drop(source);
-        let prepared = Access::whole(&partial.0).connect().map_err(failed())?;
+        let prepared = Access::read_write(&partial.0).connect().map_err(failed())?;
         if refuse_damaged(&prepared, RESTORING, progress)?.is_break() {
             return Ok(ControlFlow::Break(()));
         }

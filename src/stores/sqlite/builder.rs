@@ -15,7 +15,7 @@ use crate::stores::sqlite::file_identity::FileIdentity;
 use crate::stores::sqlite::read_pool::{self, Readers};
 use crate::stores::sqlite::record_cache::RecordCache;
 use crate::stores::sqlite::sql::{Sql, TableName};
-use crate::stores::sqlite::wal::Log;
+use crate::stores::sqlite::wal::Wal;
 use crate::stores::sqlite::write::{Writer, WriterSettings};
 use crate::stores::sqlite::{Durability, Journal, Shared, SqliteStore, migrate};
 
@@ -195,19 +195,19 @@ impl SqliteStoreBuilder {
                 .query_row(&bound, [], |_| Ok(()))
                 .map_err(while_doing("bound the size of the database"))?;
         }
-        Log::register_hook(&connection);
+        Wal::register_hook(&connection);
         let mode: String = connection
             .query_row("PRAGMA journal_mode", [], |row| row.get(0))
             .map_err(while_doing("read a setting of the database"))?;
-        let wal = mode.eq_ignore_ascii_case("wal");
+        let has_wal = mode.eq_ignore_ascii_case("wal");
         let files = file.iter().flat_map(|(_, path)| {
             // Under a rollback journal there is no log, and a missing file is ignored.
             [path.clone(), with_suffix(path, "-wal")]
         });
         let file_identity = Arc::new(FileIdentity::of(files.collect(), self.events.clone()));
-        let log = Log::new(page_size, self.checkpoints, self.events.clone());
+        let wal = Wal::new(page_size, self.checkpoints, self.events.clone());
         let record_cache = match &file {
-            Some((_, path)) if wal && self.cache_bytes > 0 && !self.read_only => {
+            Some((_, path)) if has_wal && self.cache_bytes > 0 && !self.read_only => {
                 RecordCache::new(&with_suffix(path, "-shm"), self.cache_bytes).map(Arc::new)
             }
             _ => None,
@@ -217,13 +217,13 @@ impl SqliteStoreBuilder {
             sql: sql.clone(),
             busy_timeout,
             full,
-            log,
+            wal,
             file_identity: file_identity.clone(),
             record_cache: record_cache.clone(),
         };
-        let writer = Arc::new(Writer::new(connection, wal, settings));
+        let writer = Arc::new(Writer::new(connection, has_wal, settings));
         let (readers, name) = match &file {
-            None => (Readers::Writer(writer.clone()), "a database in memory".to_owned()),
+            None => (Readers::SharedWriter(writer.clone()), "a database in memory".to_owned()),
             Some((access, path)) => {
                 let readers = Readers::pool(access, file_identity, self.readers, self.busy_timeout);
                 (readers, format!("table {} in {}", table.as_str(), path.display()))

@@ -4,13 +4,10 @@ use crate::backend::{Action, Commit, Committed, Decision, Lookup};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionIdHash;
 use crate::stores::sqlite::row::FoundRow;
-use crate::stores::sqlite::write::{CommitMode, WriteTx};
+use crate::stores::sqlite::write::{JobKind, WriteTx};
 
-pub(super) fn commit_mode(commit: &Commit) -> CommitMode {
-    match commit.is_revocation() {
-        true => CommitMode::Synced,
-        false => CommitMode::Normal,
-    }
+pub(super) fn job_kind(commit: &Commit) -> JobKind {
+    if commit.is_revocation() { JobKind::Synced } else { JobKind::Normal }
 }
 
 /// Finds the session and applies the decision.
@@ -26,7 +23,7 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<Committed> 
     match commit.decide(found)? {
         Decision::Insert { session, replaces } => {
             let found = replaces.map(|(_, at)| at);
-            let Some(mut ended) = make_room(commit, tx, &session.id_hash, found)? else {
+            let Some(mut ended) = apply_session_limit(commit, tx, &session.id_hash, found)? else {
                 return Ok(Committed::LimitReached);
             };
             if let Some(at) = found {
@@ -35,12 +32,13 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<Committed> 
             }
             let id = tx.insert(&session)?;
             if let Some((presented, _)) = &replaces {
-                tx.remember_anew(id, &session.record.public_id, presented)?;
+                tx.replace_remembered(id, &session.record.public_id, presented)?;
             }
             Ok(Committed::Done { session, ended })
         }
         Decision::Update { at, session, id_change: Some(id_change) } => {
-            let Some(mut ended) = make_room(commit, tx, &session.id_hash, Some(at))? else {
+            let Some(mut ended) = apply_session_limit(commit, tx, &session.id_hash, Some(at))?
+            else {
                 return Ok(Committed::LimitReached);
             };
             tx.change_id(at, &id_change)?;
@@ -68,9 +66,9 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<Committed> 
     }
 }
 
-/// Checks that the id `to` is free, and obeys the limit per user. Returns the ids of the sessions
-/// that it ended; `None` if the user has too many.
-fn make_room(
+/// Checks that the id `to` is free, and applies the session limit per user. Returns the ids of the
+/// sessions that it ended; `None` if the user has too many.
+fn apply_session_limit(
     commit: &Commit,
     tx: &mut WriteTx<'_>,
     to: &SessionIdHash,

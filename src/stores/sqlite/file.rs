@@ -36,14 +36,14 @@ pub(super) struct Access {
 
 impl Access {
     /// An existing file, opened for writing if permitted, for use by one thread at a time.
-    pub(super) fn whole(path: &Path) -> Self {
+    pub(super) fn read_write(path: &Path) -> Self {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         Access { name: path.to_owned(), flags }
     }
 
     /// A file that does not change while it is read: SQLite takes no locks and creates no files
     /// beside it.
-    fn frozen(path: &Path) -> Self {
+    fn immutable(path: &Path) -> Self {
         let mut uri = b"file:".to_vec();
         for byte in path.as_os_str().as_bytes() {
             match byte {
@@ -68,7 +68,7 @@ impl Access {
         self.flags
     }
 
-    pub(super) fn is_frozen(&self) -> bool {
+    pub(super) fn is_immutable(&self) -> bool {
         self.flags.contains(OpenFlags::SQLITE_OPEN_URI)
     }
 
@@ -90,7 +90,7 @@ pub(super) struct Opened {
 pub(super) fn check_path(path: &Path) -> Result<()> {
     let invalid = |why| Err(Error::with_source(ErrorKind::Invalid, operation(path), why));
     if path.as_os_str().is_empty() || path.as_os_str() == ":memory:" {
-        return invalid("that is no file; for a database in memory use SqliteStore::in_memory");
+        return invalid("not a file; for a database in memory use SqliteStore::in_memory");
     }
     if path.as_os_str().as_bytes().contains(&0) {
         return invalid("a path has no NUL");
@@ -176,17 +176,17 @@ pub(super) fn open(path: &Path, purpose: Purpose) -> Result<Opened> {
         return Err(Error::with_source(ErrorKind::Unavailable, operation(&path), why));
     }
     check_inherited(&path)?;
-    let access = Access::whole(&path);
+    let access = Access::read_write(&path);
     let connection = access.connect().map_err(while_doing(operation(&path)))?;
     // SQLite silently opens a file without write permission read-only.
     let read_only = connection.is_readonly("main").map_err(while_doing(operation(&path)))?;
     if purpose == Purpose::Read {
         return open_to_read(path, connection, read_only);
     }
-    match read_only {
-        true => Err(Error::new(ErrorKind::ReadOnly, operation(&path))),
-        false => Ok(Opened { connection, access, path }),
+    if read_only {
+        return Err(Error::new(ErrorKind::ReadOnly, operation(&path)));
     }
+    Ok(Opened { connection, access, path })
 }
 
 /// Chooses how to read a file that may not be writable, or whose folder may not.
@@ -196,7 +196,7 @@ pub(super) fn open(path: &Path, purpose: Purpose) -> Result<Opened> {
 /// files would remain and keep the owner from writing. In these cases the file is opened as
 /// immutable if there is no log: then it is complete, and no process has it open.
 fn open_to_read(path: PathBuf, connection: Connection, read_only: bool) -> Result<Opened> {
-    let access = Access::whole(&path);
+    let access = Access::read_write(&path);
     let shared = sibling_size(&path, "-shm").is_some();
     let logged = sibling_size(&path, "-wal");
     let complete = logged.is_none() || (logged == Some(0) && !shared);
@@ -211,12 +211,12 @@ fn open_to_read(path: PathBuf, connection: Connection, read_only: bool) -> Resul
     };
     match read {
         Err(ErrorKind::ReadOnly | ErrorKind::Unavailable) if complete => {
-            let access = Access::frozen(&path);
+            let access = Access::immutable(&path);
             let connection = access.connect().map_err(while_doing(operation(&path)))?;
             Ok(Opened { connection, access, path })
         }
         Err(ErrorKind::ReadOnly | ErrorKind::Unavailable) => {
-            let why = "its newest changes stand in the log beside it (-wal), which SQLite can \
+            let why = "its newest changes are in the log beside it (-wal), which SQLite can \
                        read only with the file -shm, and that cannot be made or used here";
             Err(Error::with_source(ErrorKind::ReadOnly, operation(&path), why))
         }

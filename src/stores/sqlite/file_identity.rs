@@ -45,7 +45,7 @@ impl FileIdentity {
         }
         let Some((path, _)) = moved else { return Ok(()) };
         let why = "it was deleted or replaced while it was open; put it back, or stop the program, \
-                   remove what -wal and -shm are left beside the new file, and start it again";
+                   remove any remaining -wal and -shm files beside the new one, and start it again";
         Err(Error::with_source(ErrorKind::Unavailable, format!("find {}", path.display()), why))
     }
 }

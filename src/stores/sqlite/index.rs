@@ -10,7 +10,7 @@ use crate::id::{PublicId, Realm, SessionIdHash};
 use crate::record::{Stats, Summary};
 use crate::stores::sqlite::error::while_doing;
 use crate::stores::sqlite::sql::Sql;
-use crate::stores::sqlite::write::CommitMode;
+use crate::stores::sqlite::write::JobKind;
 use crate::stores::sqlite::{Shared, row};
 
 /// An SQL condition to follow an `AND`, with its parameters from `?3` on.
@@ -90,7 +90,7 @@ impl SessionIndex for Shared {
         now: Timestamp,
     ) -> Result<Vec<SessionIdHash>> {
         let (except, conditions) = (except.copied(), conditions(filter));
-        self.writer.write(CommitMode::Synced, "revoke sessions", move |tx| {
+        self.writer.write(JobKind::Synced, "revoke sessions", move |tx| {
             for (condition, args) in conditions {
                 let revoked = tx.revoke(&condition, args, except.as_ref(), now)?;
                 if !revoked.is_empty() {
@@ -103,7 +103,7 @@ impl SessionIndex for Shared {
 
     fn revoke_everyone(&self, realm: Option<&Realm>, now: Timestamp) -> Result<u64> {
         let realm = realm.cloned();
-        self.writer.write(CommitMode::Synced, "revoke everyone", move |tx| match realm {
+        self.writer.write(JobKind::Synced, "revoke everyone", move |tx| match realm {
             None => tx.delete_all(now),
             Some(realm) => tx.delete_all_of(&realm, now),
         })
@@ -142,7 +142,7 @@ fn stats(connection: &Connection, sql: &Sql, now: Timestamp) -> rusqlite::Result
     } else {
         count(&sql.count_live_with_user)?
     };
-    let (oldest, newest) = snapshot.query_row(&sql.live_ends, [now.as_millis()], |row| {
+    let (oldest, newest) = snapshot.query_row(&sql.live_id_range, [now.as_millis()], |row| {
         let (first, last): (Option<i64>, Option<i64>) = (row.get(0)?, row.get(1)?);
         Ok((first.map(Timestamp::from_millis), last.map(Timestamp::from_millis)))
     })?;

@@ -72,7 +72,7 @@ impl Admin {
                     let mut list = connection.prepare_cached(&shared.sql.list_expired)?;
                     list.query_map([now.as_millis(), after, limit], row::summary)?.collect()
                 }
-                _ => index::list(connection, &shared.sql.list_ended_among, filter, page, now),
+                _ => index::list(connection, &shared.sql.list_expired_matching, filter, page, now),
             };
             run().map_err(while_doing(OPERATION))
         })
@@ -224,10 +224,10 @@ impl Admin {
         shared.readers.read(OPERATION, |connection| {
             let run = || {
                 let snapshot = connection.unchecked_transaction()?;
-                let ends = snapshot.query_row(&shared.sql.ends, [], |row| {
+                let id_range = snapshot.query_row(&shared.sql.id_range, [], |row| {
                     Ok(row.get::<_, Option<i64>>(0)?.zip(row.get::<_, Option<i64>>(1)?))
                 })?;
-                let Some((first, last)) = ends else { return Ok(DataSizes::default()) };
+                let Some((first, last)) = id_range else { return Ok(DataSizes::default()) };
                 let step = (last.saturating_sub(first) / PROBES).max(1);
                 let mut probe = snapshot.prepare_cached(&shared.sql.size_at)?;
                 let (mut sizes, mut total, mut at) = (DataSizes::default(), 0, first);

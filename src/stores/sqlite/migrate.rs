@@ -167,7 +167,7 @@ fn recorded_version(connection: &Connection, table: &TableName) -> Result<u32> {
         return Err(Error::with_source(
             ErrorKind::NewerSchema,
             OPERATION,
-            format!("the table has schema version {last}, this program knows up to {}", newest()),
+            format!("the table has schema version {last}, this version reads up to {}", newest()),
         ));
     }
     for (version, checksum) in &rows {
@@ -176,7 +176,7 @@ fn recorded_version(connection: &Connection, table: &TableName) -> Result<u32> {
             return Err(Error::with_source(
                 ErrorKind::ForeignTable,
                 OPERATION,
-                format!("its migration {version} is not the one this program knows"),
+                format!("its migration {version} differs from that of this version"),
             ));
         }
     }
@@ -192,7 +192,7 @@ pub(super) fn migrate(
     deadline: Instant,
 ) -> Result<()> {
     let mut tx = WriteTx::begin(connection, sql, None, OPERATION, deadline)?;
-    let from = tx.opaque(|connection| apply(connection, table, sql))?;
+    let from = tx.with_connection(|connection| apply(connection, table, sql))?;
     tx.commit(deadline)?;
     if from < newest() {
         let table = table.as_str();

@@ -40,7 +40,7 @@ use crate::stores::sqlite::file::{Access, InUse};
 use crate::stores::sqlite::read_pool::Readers;
 use crate::stores::sqlite::record_cache::RecordCache;
 use crate::stores::sqlite::sql::{Sql, TableName};
-use crate::stores::sqlite::write::{CommitMode, Writer};
+use crate::stores::sqlite::write::{JobKind, Writer};
 use crate::sync::instant;
 
 pub use admin::{
@@ -53,16 +53,16 @@ pub use rusqlite;
 /// Which acknowledged changes survive a power loss.
 ///
 /// In either case all acknowledged changes survive a crash of the process, and changes that end a
-/// session or replace an id (destroying, revoking, renewing, signing in) are on the disk before they
-/// are acknowledged.
+/// session or replace an id (destroying, revoking, renewing, signing in) are on the disk before
+/// they are acknowledged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Durability {
     /// The newest ordinary changes may be lost, whole transactions at a time.
     #[default]
     Normal,
-    /// All acknowledged changes survive. A change without others at the same time takes several times
-    /// as long.
+    /// All acknowledged changes survive. A change without concurrent ones takes several times as
+    /// long.
     Full,
 }
 
@@ -74,8 +74,8 @@ pub enum Journal {
     /// setting in the file.
     #[default]
     Wal,
-    /// The present mode of the file. Under a rollback journal reads wait for commits, and commits for
-    /// reads: during a long read, such as a backup, changes fail with
+    /// The present mode of the file. Under a rollback journal reads wait for commits, and commits
+    /// for reads: during a long read, such as a backup, changes fail with
     /// [`Busy`](crate::ErrorKind::Busy).
     Keep,
 }
@@ -113,9 +113,9 @@ struct Shared {
     readers: Readers,
     events: Events,
     busy_timeout: Duration,
-    /// Declared after the connections, so that they are closed before it is dropped.
+    /// Declared after the connections, so that they are closed before the wal-index file.
     record_cache: Option<Arc<RecordCache>>,
-    /// Declared last, for the same reason.
+    /// Declared last, so that all connections are closed before the file counts as unused.
     _in_use: Option<InUse>,
 }
 
@@ -148,8 +148,8 @@ impl SqliteStore {
         SqliteStore::builder(path).open()
     }
 
-    /// Opens a new database in memory, which is deleted with the last clone of the store. It has one
-    /// connection, so that reads wait for writes without a limit in time.
+    /// Opens a new database in memory, which is deleted with the last clone of the store. It has
+    /// one connection, so that reads wait for writes without a time limit.
     ///
     /// # Errors
     /// As [`SqliteStoreBuilder::open`].
@@ -217,8 +217,8 @@ impl Store for SqliteStore {
 
     fn commit(&self, commit: &Commit) -> Result<Committed> {
         let commit = commit.clone();
-        let (mode, operation) = (commit::commit_mode(&commit), commit.action.operation());
-        self.0.writer.write(mode, operation, move |tx| commit::apply(&commit, tx))
+        let (kind, operation) = (commit::job_kind(&commit), commit.action.operation());
+        self.0.writer.write(kind, operation, move |tx| commit::apply(&commit, tx))
     }
 
     fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
@@ -226,15 +226,15 @@ impl Store for SqliteStore {
             return Ok(());
         }
         let batch = batch.to_vec();
-        self.0.writer.write(CommitMode::Normal, "record activity", move |tx| {
+        self.0.writer.write(JobKind::Normal, "record activity", move |tx| {
             batch.into_iter().try_for_each(|(id_hash, touch)| tx.touch(id_hash, touch, now))
         })
     }
 
     fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {
-        const OPERATION: &str = "sweep ended sessions";
+        const OPERATION: &str = "sweep expired sessions";
         let limit = i64::try_from(limit.get()).unwrap_or(i64::MAX);
-        let (removed, began) = self.0.writer.write(CommitMode::Normal, OPERATION, move |tx| {
+        let (removed, began) = self.0.writer.write(JobKind::Normal, OPERATION, move |tx| {
             // The transaction holds the write lock by now, and releases it by the commit.
             let began = instant();
             Ok((tx.sweep(now, limit)?, began))
@@ -248,7 +248,7 @@ impl Store for SqliteStore {
 
     fn maintenance(&self) -> Option<&dyn Maintenance> {
         match self.0.file {
-            Some(_) if self.0.writer.log().runs_checkpoints() => Some(&*self.0),
+            Some(_) if self.0.writer.wal().runs_checkpoints() => Some(&*self.0),
             _ => None,
         }
     }
@@ -262,17 +262,17 @@ impl Maintenance for Shared {
     /// Runs passive checkpoints beside the writers; what is left then is copied while writers wait,
     /// so that the log starts again from its beginning.
     fn run(&self) -> Result<()> {
-        let log = self.writer.log();
-        match self.readers.read(CHECKPOINT, |connection| log.checkpoint_passive(connection))? {
-            true => self.writer.exclusive(CHECKPOINT, |connection| log.restart(connection)),
-            false => Ok(()),
+        let wal = self.writer.wal();
+        if self.readers.read(CHECKPOINT, |connection| wal.checkpoint_passive(connection))? {
+            return self.writer.exclusive(CHECKPOINT, |connection| wal.restart(connection));
         }
+        Ok(())
     }
 
     fn on_due(&self, callback: Box<dyn Fn() + Send + Sync>) {
         // A forked process never writes, and the lock of the callback may stay locked there.
         if self.writer.process().is_current() {
-            self.writer.log().set_callback(callback);
+            self.writer.wal().set_callback(callback);
         }
     }
 }

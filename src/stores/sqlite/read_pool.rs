@@ -31,7 +31,7 @@ pub(super) enum Readers {
     },
     /// A database in memory has a single connection: locks of SQLite's shared cache ignore the busy
     /// timeout.
-    Writer(Arc<Writer>),
+    SharedWriter(Arc<Writer>),
 }
 
 impl Readers {
@@ -69,7 +69,7 @@ impl Readers {
         work: impl FnOnce(&Connection) -> Result<T>,
     ) -> Result<T> {
         match self {
-            Readers::Writer(writer) => writer.read(work),
+            Readers::SharedWriter(writer) => writer.read(work),
             Readers::Pool { process, pool, access, file_identity, busy_timeout } => {
                 process.check()?;
                 if let Some(connection) = pool.try_get() {

@@ -175,9 +175,9 @@ struct Owner {
 /// malformed.
 fn owner(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<Owner>> {
     let user = text(row, at)?.map(|user| user.map(UserKey::new).transpose());
-    let external = text(row, at + 1)?.map(|id_hash| id_hash.map(IdpSessionId::new).transpose());
+    let idp_session_id = text(row, at + 1)?.map(|id| id.map(IdpSessionId::new).transpose());
     let auth_level = u16::try_from(row.get::<_, i64>(at + 2)?);
-    Ok(match (user, external, auth_level) {
+    Ok(match (user, idp_session_id, auth_level) {
         (Some(Ok(user)), Some(Ok(idp_session_id)), Ok(auth_level)) => {
             Some(Owner { user, idp_session_id, auth_level })
         }
@@ -235,7 +235,7 @@ pub(super) fn revision_column(record: &Record) -> i64 {
 }
 
 /// What a touch needs to know of a session.
-pub(super) struct Times {
+pub(super) struct TouchRow {
     pub(super) id: i64,
     pub(super) id_hash: SessionIdHash,
     pub(super) seen: Timestamp,
@@ -245,15 +245,15 @@ pub(super) struct Times {
     pub(super) limits: Option<Limits>,
 }
 
-/// The times of the session with this id, which may be a replaced one within its grace.
-pub(super) fn times(
+/// What a touch needs of the session with this id, which may be a replaced one within its grace.
+pub(super) fn touch_row(
     connection: &Connection,
     sql: &Sql,
     id_hash: &SessionIdHash,
     now: Timestamp,
-) -> rusqlite::Result<Option<Times>> {
-    let times = |row: &Row<'_>| {
-        Ok(Times {
+) -> rusqlite::Result<Option<TouchRow>> {
+    let decode = |row: &Row<'_>| {
+        Ok(TouchRow {
             id: row.get(0)?,
             seen: Timestamp::from_millis(row.get(1)?),
             deadline: Timestamp::from_millis(row.get(2)?),
@@ -261,12 +261,12 @@ pub(super) fn times(
             id_hash: SessionIdHash::from_bytes(row.get(5)?),
         })
     };
-    let mut by_id_hash = connection.prepare_cached(&sql.times_by_id_hash)?;
-    if let Some(found) = by_id_hash.query_row([id_hash.as_bytes()], times).optional()? {
+    let mut by_id_hash = connection.prepare_cached(&sql.touch_row_by_id_hash)?;
+    if let Some(found) = by_id_hash.query_row([id_hash.as_bytes()], decode).optional()? {
         return Ok(Some(found));
     }
     let params = params![id_hash.as_bytes(), now.as_millis()];
-    connection.prepare_cached(&sql.times_by_replaced_id)?.query_row(params, times).optional()
+    connection.prepare_cached(&sql.touch_row_by_replaced_id)?.query_row(params, decode).optional()
 }
 
 /// The number of sessions that are live at `now`.

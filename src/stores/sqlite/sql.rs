@@ -24,7 +24,7 @@ const SUMMARY: &str = "id, public_id, user_key, idp_session_id, auth_level, crea
      seen, deadline, persistent, client, length(CAST(data AS BLOB)), realm";
 
 /// The columns that a touch needs.
-const TIMES: &str = "id, seen, deadline, idle, absolute, id_hash";
+const TOUCH_ROW: &str = "id, seen, deadline, idle, absolute, id_hash";
 
 /// A table name that is safe inside double quotes and short enough for suffixes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,8 +70,8 @@ pub(super) struct Sql {
     pub(super) update_all: WriteStatement,
     pub(super) update_data: WriteStatement,
     pub(super) update_data_and_seen: WriteStatement,
-    pub(super) times_by_id_hash: String,
-    pub(super) times_by_replaced_id: String,
+    pub(super) touch_row_by_id_hash: String,
+    pub(super) touch_row_by_replaced_id: String,
     pub(super) update_seen: WriteStatement,
     pub(super) delete: WriteStatement,
     pub(super) delete_expired_of: WriteStatement,
@@ -79,7 +79,7 @@ pub(super) struct Sql {
     pub(super) sweep: WriteStatement,
     pub(super) list: String,
     pub(super) list_expired: String,
-    pub(super) list_ended_among: String,
+    pub(super) list_expired_matching: String,
     pub(super) by_public_id_of_user: String,
     pub(super) by_public_id_of_anonymous: String,
     pub(super) by_id: String,
@@ -93,9 +93,9 @@ pub(super) struct Sql {
     pub(super) count_expired_with_user: String,
     pub(super) count_by_period: String,
     pub(super) first_from: String,
-    pub(super) ends: String,
+    pub(super) id_range: String,
     pub(super) size_at: String,
-    pub(super) live_ends: String,
+    pub(super) live_id_range: String,
     pub(super) delete_all: WriteStatement,
     pub(super) delete_all_of: WriteStatement,
     pub(super) count_live_of: String,
@@ -172,10 +172,10 @@ impl Sql {
                 "UPDATE {t} SET revision = ?2, format = ?3, data = ?4, seen = ?5, deadline = ?6 \
                  WHERE id = ?1"
             )),
-            times_by_id_hash: format!("SELECT {TIMES} FROM {t} WHERE id_hash = ?1"),
-            times_by_replaced_id: format!(
+            touch_row_by_id_hash: format!("SELECT {TOUCH_ROW} FROM {t} WHERE id_hash = ?1"),
+            touch_row_by_replaced_id: format!(
                 "SELECT {} FROM {and_session} WHERE r.id_hash = ?1 AND r.grace_until > ?2",
-                of("s", TIMES)
+                of("s", TOUCH_ROW)
             ),
             update_seen: write(format!("UPDATE {t} SET seen = ?2, deadline = ?3 WHERE id = ?1")),
             delete: write(format!("DELETE FROM {t} WHERE id = ?1")),
@@ -198,7 +198,7 @@ impl Sql {
                 "SELECT {SUMMARY} FROM {t} WHERE id IN (SELECT id FROM {t} WHERE deadline <= ?1 \
                  AND +id < ?2 ORDER BY +id DESC LIMIT ?3) ORDER BY id DESC"
             ),
-            list_ended_among: format!(
+            list_expired_matching: format!(
                 "SELECT {SUMMARY} FROM {t} WHERE +deadline <= ?1 AND id < ?2 AND "
             ),
             by_public_id_of_user: format!(
@@ -223,13 +223,13 @@ impl Sql {
             ),
             count_by_period: format!("SELECT count(*){{counts}} FROM {t} WHERE deadline > ?1"),
             first_from: format!("SELECT id, created FROM {t} WHERE id >= ?1 ORDER BY id LIMIT 1"),
-            ends: format!("SELECT (SELECT min(id) FROM {t}), (SELECT max(id) FROM {t})"),
+            id_range: format!("SELECT (SELECT min(id) FROM {t}), (SELECT max(id) FROM {t})"),
             size_at: format!(
                 "SELECT id, length(CAST(data AS BLOB)) FROM {t} WHERE id >= ?1 ORDER BY id LIMIT 1"
             ),
             // The pluses force SQLite to use the deadline index, which contains the row ids: in row
             // id order it might scan every expired row to find the first live one.
-            live_ends: format!(
+            live_id_range: format!(
                 "SELECT (SELECT created FROM {t} WHERE id = ends.first), \
                  (SELECT created FROM {t} WHERE id = ends.last) FROM \
                  (SELECT min(+id) AS first, max(+id) AS last FROM {t} WHERE deadline > ?1) AS ends"

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
-use rusqlite::hooks::Wal;
+use rusqlite::hooks;
 
 use crate::error::Result;
 use crate::event::{Event, Events};
@@ -39,7 +39,7 @@ thread_local! {
     static PAGES: Cell<u32> = const { Cell::new(0) };
 }
 
-pub(super) struct Log {
+pub(super) struct Wal {
     page_size: u64,
     /// If false, another program runs them.
     runs_checkpoints: bool,
@@ -59,9 +59,9 @@ struct Blocked {
     pages: u32,
 }
 
-impl Debug for Log {
+impl Debug for Wal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Log").field("page_size", &self.page_size).finish_non_exhaustive()
+        f.debug_struct("Wal").field("page_size", &self.page_size).finish_non_exhaustive()
     }
 }
 
@@ -76,9 +76,9 @@ pub(super) struct Checkpoint {
     copied: u32,
 }
 
-impl Log {
+impl Wal {
     pub(super) fn new(page_size: u64, runs_checkpoints: bool, events: Events) -> Self {
-        Log {
+        Wal {
             page_size,
             runs_checkpoints,
             events,
@@ -92,7 +92,7 @@ impl Log {
     /// Registers a hook that records the size of the log. It replaces SQLite's automatic
     /// checkpoints.
     pub(super) fn register_hook(connection: &Connection) {
-        fn record_pages(_: &Wal, pages: std::ffi::c_int) -> rusqlite::Result<()> {
+        fn record_pages(_: &hooks::Wal, pages: std::ffi::c_int) -> rusqlite::Result<()> {
             PAGES.set(u32::try_from(pages).unwrap_or(0));
             Ok(())
         }
@@ -121,10 +121,10 @@ impl Log {
     /// Runs a passive checkpoint if one was requested and maintenance has not begun it. It does not
     /// restart the log, so pages written meanwhile can wait.
     pub(super) fn checkpoint_if_requested(&self, connection: &Connection) -> Result<()> {
-        match self.is_requested.swap(false, Ordering::Relaxed) {
-            true => checkpoint(connection, "PASSIVE").map(drop),
-            false => Ok(()),
+        if self.is_requested.swap(false, Ordering::Relaxed) {
+            checkpoint(connection, "PASSIVE")?;
         }
+        Ok(())
     }
 
     /// Requests a checkpoint by the callback. If the log is too large, runs one on the write
@@ -198,8 +198,8 @@ impl Log {
     fn record_result(&self, pages: u32, blocked: bool) {
         let before = blocked.then(|| Blocked { at: Instant::now(), pages });
         *self.blocked.lock().ignore_poison() = before;
-        // A blocked checkpoint of a short log is a short contention; of a long log it means an old
-        // reader.
+        // A blocked checkpoint of a short log is a short contention. A blocked checkpoint of a long
+        // log means that a reader holds an old snapshot.
         let reported = blocked && pages >= self.pages(DUE_BYTES);
         if reported != self.reported.swap(reported, Ordering::Relaxed) {
             self.events.raise(&match reported {
@@ -239,15 +239,15 @@ mod tests {
 
     #[test]
     fn a_blocked_restart_is_not_repeated_at_every_commit() {
-        let log = Log::new(4096, true, Events::default());
-        let due = log.pages(DUE_BYTES);
-        assert_eq!(log.is_due(Some(due)), Some(due));
-        log.record_result(due, true);
+        let wal = Wal::new(4096, true, Events::default());
+        let due = wal.pages(DUE_BYTES);
+        assert_eq!(wal.is_due(Some(due)), Some(due));
+        wal.record_result(due, true);
         for pages in [due, due + 1, due + due / 3] {
-            assert_eq!(log.is_due(Some(pages)), None, "{pages} of {due}");
+            assert_eq!(wal.is_due(Some(pages)), None, "{pages} of {due}");
         }
-        assert_eq!(log.is_due(Some(due * 2)), Some(due * 2), "it has grown");
-        log.record_result(100, false);
-        assert_eq!(log.is_due(Some(due)), Some(due), "the reader has gone");
+        assert_eq!(wal.is_due(Some(due * 2)), Some(due * 2), "it has grown");
+        wal.record_result(100, false);
+        assert_eq!(wal.is_due(Some(due)), Some(due), "the reader has gone");
     }
 }

@@ -1,10 +1,8 @@
 //! The only module that uses the `memcache` crate: commands, and the choice of the server for each
 //! id hash.
 //!
-//! Every key contains the epoch of its server, a random number stored in memcached itself. Reads,
-//! additions and deletions are sent in one batch with a read of the epoch, and repeated under the
-//! new keys if it has changed. So a raised epoch, a lost epoch and a restarted server have the same
-//! effect: all earlier items are unreachable for good.
+//! Every key contains the epoch of its server, a random number stored in memcached itself: a raised
+//! epoch, a lost epoch and a restarted server make all earlier items unreachable for good.
 
 mod error;
 mod server;
@@ -20,7 +18,7 @@ use memcache::exp::{
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionIdHash;
-use crate::stores::memcached::client::server::{Answers, SURELY_CLOSED_FOR, Server};
+use crate::stores::memcached::client::server::{Answers, SURELY_BLOCKED_FOR, Server};
 use crate::stores::memcached::rendezvous;
 
 /// The maximum number of keys in one batch. A batch has the timeout of one command.
@@ -57,7 +55,7 @@ pub(super) struct Target {
 
 /// The connection settings.
 #[derive(Clone, Debug)]
-pub(super) struct Reach {
+pub(super) struct ConnectionSettings {
     pub(super) servers: Vec<String>,
     pub(super) namespace: String,
     pub(super) connections: usize,
@@ -120,21 +118,21 @@ pub(super) struct Replacement {
 
 pub(super) struct ServerClient {
     servers: Vec<Server>,
-    reach: Reach,
+    settings: ConnectionSettings,
 }
 
 impl Debug for ServerClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ServerClient").field("reach", &self.reach).finish_non_exhaustive()
+        f.debug_struct("ServerClient").field("settings", &self.settings).finish_non_exhaustive()
     }
 }
 
 impl ServerClient {
     /// Resolves the names of the servers. Connections are opened on demand.
-    pub(super) fn new(reach: Reach) -> Result<Self> {
-        let server = |name: &String| Server::find(name, &reach);
-        let servers = reach.servers.iter().map(server).collect::<Result<_>>()?;
-        Ok(ServerClient { servers, reach })
+    pub(super) fn new(settings: ConnectionSettings) -> Result<Self> {
+        let server = |name: &String| Server::find(name, &settings);
+        let servers = settings.servers.iter().map(server).collect::<Result<_>>()?;
+        Ok(ServerClient { servers, settings })
     }
 
     /// The number of servers.
@@ -143,25 +141,25 @@ impl ServerClient {
     }
 
     /// The index of the server that holds `id_hash`.
-    pub(super) fn place(&self, id_hash: &SessionIdHash) -> usize {
-        let score = |place: &usize| {
-            self.servers.get(*place).map(|server| rendezvous::score(server.weight, id_hash))
+    pub(super) fn server_index(&self, id_hash: &SessionIdHash) -> usize {
+        let score = |server_index: &usize| {
+            self.servers.get(*server_index).map(|server| rendezvous::score(server.weight, id_hash))
         };
         (0..self.servers.len()).max_by_key(score).unwrap_or(0)
     }
 
-    fn at(&self, place: usize) -> Result<&Server> {
+    fn at(&self, server_index: usize) -> Result<&Server> {
         let why = "there is none";
         let none = || Error::with_source(ErrorKind::Invalid, "choose a memcached server", why);
-        self.servers.get(place).ok_or_else(none)
+        self.servers.get(server_index).ok_or_else(none)
     }
 
     fn server(&self, id_hash: &SessionIdHash) -> Result<&Server> {
-        self.at(self.place(id_hash))
+        self.at(self.server_index(id_hash))
     }
 
     fn name(&self, space: Space, epoch: u64, id_hash: &SessionIdHash) -> String {
-        let (namespace, letter) = (&self.reach.namespace, space.letter());
+        let (namespace, letter) = (&self.settings.namespace, space.letter());
         let mut name = String::with_capacity(namespace.len() + 64);
         // Writing to a string cannot fail.
         let _ = write!(name, "{namespace}:{letter}:{epoch:016x}:");
@@ -233,14 +231,14 @@ impl ServerClient {
         })
     }
 
-    /// Whether an item of this version is reachable as far as this process knows. Sends nothing.
-    pub(super) fn is_within_reach(&self, space: Space, at: ItemVersion) -> bool {
+    /// Whether the epoch of this version is the last one that this process has seen. Sends nothing.
+    pub(super) fn epoch_is_current(&self, space: Space, at: ItemVersion) -> bool {
         self.server(&at.id_hash).is_ok_and(|server| server.seen(space) == at.stamp.epoch)
     }
 
     /// [`replace`](Self::replace), and whether the epoch of the version was still current after it.
     /// If not, the stored item is unreachable.
-    pub(super) fn replace_within_reach(
+    pub(super) fn replace_in_epoch(
         &self,
         target: Target,
         new: &Replacement,
@@ -320,25 +318,25 @@ impl ServerClient {
         send: impl Fn(&Server, &[&'a T]) -> Result<Vec<Result<A>>>,
         operation: &'static str,
     ) -> Vec<Result<A>> {
-        let mut shards: Vec<Vec<(usize, &T)>> = Vec::new();
-        shards.resize_with(self.servers.len(), Vec::new);
+        let mut by_server: Vec<Vec<(usize, &T)>> = Vec::new();
+        by_server.resize_with(self.servers.len(), Vec::new);
         for (index, item) in items.iter().enumerate() {
-            if let Some(shard) = shards.get_mut(self.place(id_hash(item))) {
-                shard.push((index, item));
+            if let Some(group) = by_server.get_mut(self.server_index(id_hash(item))) {
+                group.push((index, item));
             }
         }
         let missing = || Err(Error::with_source(ErrorKind::Unavailable, operation, MISSING));
         let mut done: Vec<Result<A>> = items.iter().map(|_| missing()).collect();
         let mut put = |index: usize, answer| {
-            if let Some(place) = done.get_mut(index) {
-                *place = answer;
+            if let Some(slot) = done.get_mut(index) {
+                *slot = answer;
             }
         };
-        for (server, shard) in self.servers.iter().zip(&shards) {
+        for (server, group) in self.servers.iter().zip(&by_server) {
             // After a failure the other batches to this server are skipped: each would wait for a
             // timeout.
             let mut down = None;
-            for chunk in shard.chunks(BATCH) {
+            for chunk in group.chunks(BATCH) {
                 let mine: Vec<&T> = chunk.iter().map(|(_, item)| *item).collect();
                 match down.clone().map_or_else(|| send(server, &mine), Err) {
                     Ok(answers) => {
@@ -356,19 +354,19 @@ impl ServerClient {
     }
 
     /// Makes all items of this space on one server unreachable.
-    pub(super) fn raise_epoch(&self, place: usize, target: Target) -> Result<()> {
-        self.at(place)?.raise_epoch(target)
+    pub(super) fn raise_epoch(&self, server_index: usize, target: Target) -> Result<()> {
+        self.at(server_index)?.raise_epoch(target)
     }
 
     /// Makes all items of this space unreachable on all servers. At one time all servers are
-    /// closed, so no session escapes by moving from one server to another.
+    /// blocked, so no session is moved from one server to another that was cleared before.
     pub(super) fn clear(&self, target: Target) -> Result<()> {
         let mut outcome = Ok(());
         if self.servers.len() > 1 {
             let began = Instant::now();
             // If a server fails, the others are cleared all the same.
-            self.servers.iter().for_each(|server| keep_first(&mut outcome, server.close(target)));
-            if began.elapsed() > SURELY_CLOSED_FOR {
+            self.servers.iter().for_each(|server| keep_first(&mut outcome, server.block(target)));
+            if began.elapsed() > SURELY_BLOCKED_FOR {
                 let why = "the servers answered too slowly to be cleared together";
                 let late = Error::with_source(ErrorKind::Unavailable, target.operation, why);
                 keep_first(&mut outcome, Err(late));
@@ -383,7 +381,7 @@ impl ServerClient {
     /// Checks the size before a value is sent, because memcached drops the old value when it
     /// refuses a new one.
     fn check_size(&self, value: &[u8], operation: &'static str) -> Result<()> {
-        let (bytes, limit) = (value.len() + OVERHEAD, self.reach.item_limit);
+        let (bytes, limit) = (value.len() + OVERHEAD, self.settings.item_limit);
         if bytes <= limit {
             return Ok(());
         }

@@ -9,27 +9,27 @@ use memcache::exp::{
 };
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::PublicId;
+use crate::id;
 use crate::process::Process;
 use crate::stores::memcached::client::error::{failure, uninterrupted};
-use crate::stores::memcached::client::{Reach, Space, Target, got};
+use crate::stores::memcached::client::{ConnectionSettings, Space, Target, got};
 use crate::stores::memcached::rendezvous;
 
 /// The maximum number of attempts for a batch, or for reading an epoch, while other clients raise
 /// it.
 const MAX_ATTEMPTS: usize = 8;
 
-/// The value of the epoch's item while a space is closed.
-const CLOSED: &str = "closed";
+/// The value of the epoch's item while a space is blocked; it is not a valid epoch.
+const BLOCKED: &str = "closed";
 
-/// The maximum time for which a space stays closed, in seconds, if the process that closed it ends.
-const CLOSED_FOR: u32 = 10;
+/// How long a space stays blocked, in seconds, if the process that blocked it ends.
+const BLOCKED_FOR: u32 = 10;
 
-/// The time for which a closed space certainly stays closed: memcached counts in whole seconds and
-/// may open it earlier than [`CLOSED_FOR`].
-pub(super) const SURELY_CLOSED_FOR: Duration = Duration::from_secs(CLOSED_FOR as u64 - 2);
+/// The time for which a space certainly stays blocked: memcached counts in whole seconds and may
+/// unblock it earlier than [`BLOCKED_FOR`].
+pub(super) const SURELY_BLOCKED_FOR: Duration = Duration::from_secs(BLOCKED_FOR as u64 - 2);
 
-/// The pause between two reads of a closed epoch.
+/// The pause between two reads of a blocked epoch.
 const PAUSE: Duration = Duration::from_millis(1);
 
 pub(super) type Answers = std::vec::IntoIter<Result<OpResult>>;
@@ -42,7 +42,7 @@ pub(super) struct Server {
     /// The contribution of its name to rendezvous scores.
     pub(super) weight: u64,
     epochs: [SpaceEpoch; 2],
-    /// How long to wait for a closed space.
+    /// How long to wait for a blocked space.
     busy_timeout: Duration,
 }
 
@@ -55,15 +55,15 @@ struct SpaceEpoch {
 
 impl Server {
     /// Resolves the server's name. Connections are opened on demand.
-    pub(super) fn find(name: &str, reach: &Reach) -> Result<Self> {
+    pub(super) fn find(name: &str, settings: &ConnectionSettings) -> Result<Self> {
         let client = MetaClient::builder()
-            .max_idle(reach.connections)
-            .connect_timeout(Some(reach.connect_timeout))
-            .io_timeout(Some(reach.io_timeout))
+            .max_idle(settings.connections)
+            .connect_timeout(Some(settings.connect_timeout))
+            .io_timeout(Some(settings.io_timeout))
             .connect(name)
             .map_err(|source| failure(format!("find the memcached server {name}"), source))?;
         let epoch = |space: Space| SpaceEpoch {
-            item: format!("{}:{}:epoch", reach.namespace, space.letter()),
+            item: format!("{}:{}:epoch", settings.namespace, space.letter()),
             seen: AtomicU64::new(0),
         };
         Ok(Server {
@@ -72,7 +72,7 @@ impl Server {
             client,
             weight: rendezvous::weight(name),
             epochs: [epoch(Space::Sessions), epoch(Space::Entries)],
-            busy_timeout: reach.io_timeout,
+            busy_timeout: settings.io_timeout,
         })
     }
 
@@ -180,7 +180,7 @@ impl Server {
                 self.remember_epoch(space, epoch);
                 return Ok(epoch);
             }
-            if found.value.as_deref() == Some(CLOSED.as_bytes()) {
+            if found.value.as_deref() == Some(BLOCKED.as_bytes()) {
                 if began.elapsed() >= self.busy_timeout {
                     return Err(being_cleared(operation));
                 }
@@ -207,7 +207,7 @@ impl Server {
         Set::new(&self.epoch(space).item, value).ttl(ttl)
     }
 
-    /// Makes all items of this space unreachable, and opens the space if it was closed.
+    /// Makes all items of this space unreachable, and unblocks the space.
     pub(super) fn raise_epoch(&self, Target { space, operation }: Target) -> Result<()> {
         let epoch = new_epoch()?;
         self.run(operation, || self.set_epoch(space, &format!("{epoch:016x}"), Ttl::NEVER))?;
@@ -215,10 +215,9 @@ impl Server {
         Ok(())
     }
 
-    /// Makes all items of this space unreachable, and keeps new items out until the epoch is
-    /// raised.
-    pub(super) fn close(&self, Target { space, operation }: Target) -> Result<()> {
-        self.run(operation, || self.set_epoch(space, CLOSED, Ttl::secs(CLOSED_FOR)))?;
+    /// Makes all items of this space unreachable, and prevents new ones until the epoch is raised.
+    pub(super) fn block(&self, Target { space, operation }: Target) -> Result<()> {
+        self.run(operation, || self.set_epoch(space, BLOCKED, Ttl::secs(BLOCKED_FOR)))?;
         self.remember_epoch(space, 0);
         Ok(())
     }
@@ -235,5 +234,5 @@ fn read_epoch(found: &GetResult) -> Option<u64> {
 }
 
 fn new_epoch() -> Result<u64> {
-    Ok(rendezvous::first_number(PublicId::generate()?.as_bytes()).max(1))
+    Ok(u64::from_be_bytes(id::random("draw an epoch for memcached")?).max(1))
 }

@@ -23,9 +23,9 @@ pub(super) struct ClockCache {
     hand: usize,
     /// Sessions with a deadline up to this time may have been swept from the database. Which ones
     /// is unknown, so none of them is returned, even if the clock is set back.
-    swept: Option<Timestamp>,
+    swept_until: Option<Timestamp>,
     /// The next slot to check for such a session.
-    sweep_hand: usize,
+    next_sweep_check: usize,
     positions: HashMap<SessionIdHash, usize>,
     slots: Vec<Slot>,
 }
@@ -46,9 +46,9 @@ pub(crate) struct CachedSession {
 }
 
 impl CachedSession {
-    /// Whether the session may have been removed by a sweep of the deadlines up to `swept`.
-    pub(super) fn may_be_swept(&self, swept: Option<Timestamp>) -> bool {
-        Some(self.record.deadline()) <= swept
+    /// Whether the session may have been removed by a sweep of the deadlines up to `swept_until`.
+    pub(super) fn may_have_been_swept(&self, swept_until: Option<Timestamp>) -> bool {
+        Some(self.record.deadline()) <= swept_until
     }
 }
 
@@ -59,8 +59,8 @@ impl ClockCache {
             budget,
             weight: 0,
             hand: 0,
-            swept: None,
-            sweep_hand: 0,
+            swept_until: None,
+            next_sweep_check: 0,
             positions: HashMap::new(),
             slots: Vec::new(),
         }
@@ -74,16 +74,16 @@ impl ClockCache {
 
     pub(super) fn get(&mut self, id_hash: &SessionIdHash) -> Option<&CachedSession> {
         let slot = self.slots.get_mut(*self.positions.get(id_hash)?)?;
-        if slot.session.may_be_swept(self.swept) {
+        if slot.session.may_have_been_swept(self.swept_until) {
             return None;
         }
         slot.referenced = true;
         Some(&slot.session)
     }
 
-    /// Records that sessions with a deadline up to `then` may have been swept.
-    pub(super) fn sweep(&mut self, then: Option<Timestamp>) {
-        self.swept = self.swept.max(then);
+    /// Records that sessions with a deadline up to `until` may have been swept.
+    pub(super) fn record_sweep(&mut self, until: Option<Timestamp>) {
+        self.swept_until = self.swept_until.max(until);
     }
 
     pub(super) fn put(&mut self, id_hash: SessionIdHash, session: CachedSession) {
@@ -101,7 +101,7 @@ impl ClockCache {
                 self.weight += weight;
                 self.positions.insert(id_hash, self.slots.len());
                 self.slots.push(Slot { id_hash, session, weight, referenced: false });
-                self.remove_swept();
+                self.remove_some_swept();
             }
         }
         while self.weight > self.budget {
@@ -119,15 +119,15 @@ impl ClockCache {
 
     /// Removes sessions that may have been swept. Checks two slots for each session that is added,
     /// so the work is bounded, and all of them are removed after about as many additions.
-    fn remove_swept(&mut self) {
+    fn remove_some_swept(&mut self) {
         for _ in 0..2 {
-            match self.slots.get(self.sweep_hand) {
-                Some(slot) if slot.session.may_be_swept(self.swept) => {
+            match self.slots.get(self.next_sweep_check) {
+                Some(slot) if slot.session.may_have_been_swept(self.swept_until) => {
                     let id_hash = slot.id_hash;
                     self.remove(&id_hash);
                 }
-                Some(_) => self.sweep_hand += 1,
-                None => self.sweep_hand = 0,
+                Some(_) => self.next_sweep_check += 1,
+                None => self.next_sweep_check = 0,
             }
         }
     }
@@ -165,11 +165,11 @@ impl ClockCache {
 /// The approximate memory of a record, in bytes.
 fn weight(record: &Record) -> usize {
     let user = record.user.as_ref().map_or(0, |user| UserKey::as_str(user).len());
-    let external =
-        record.idp_session_id.as_ref().map_or(0, |id_hash| IdpSessionId::as_str(id_hash).len());
+    let idp_session_id =
+        record.idp_session_id.as_ref().map_or(0, |id| IdpSessionId::as_str(id).len());
     let agent = record.client.as_ref().and_then(|client| client.user_agent.as_ref());
     let agent = agent.map_or(0, |agent| agent.len());
-    OVERHEAD + user + external + agent + record.data.memory_size()
+    OVERHEAD + user + idp_session_id + agent + record.data.memory_size()
 }
 
 #[cfg(test)]
@@ -205,10 +205,10 @@ mod tests {
         for number in 0..20 {
             cache.put(id_hash(number), if number % 2 == 0 { session(1, 10) } else { later(1) });
         }
-        cache.sweep(Some(deadline - Duration::from_millis(1)));
+        cache.record_sweep(Some(deadline - Duration::from_millis(1)));
         assert!((0..20).all(|number| cache.get(&id_hash(number)).is_some()));
-        cache.sweep(Some(deadline));
-        cache.sweep(None);
+        cache.record_sweep(Some(deadline));
+        cache.record_sweep(None);
         let found = (0..20).filter(|number| cache.get(&id_hash(*number)).is_some());
         assert!(found.eq((0..20).filter(|number| number % 2 == 1)));
         (20..40).for_each(|number| cache.put(id_hash(number), later(1)));

@@ -1,16 +1,8 @@
-//! Caches recently loaded or written sessions. An entry is valid as long as the database is known
-//! not to have changed since.
+//! Caches recently loaded or written sessions.
 //!
-//! Validity is checked by the header of the wal-index, which changes with every commit; a lookup
-//! costs one read of the header. While the header is the one for which the entries are valid, a
-//! lookup returns what a query would return. A commit of this process applies its changes to the
-//! entries and makes them valid for the next header. A commit of another process invalidates all
-//! entries.
-//!
-//! The header is read by a system call, but SQLite writes it through a memory map of the same file.
-//! If the system does not keep the two coherent, the cache must not be used. So it is used only
-//! after a commit of this process was seen to change the header as expected, and never again after
-//! a commit that seemed to leave the header unchanged.
+//! Invariant: while the header of the wal-index is the one for which the entries are valid, a
+//! lookup returns what a query would return. A commit of this process changes the entries and makes
+//! them valid for the next header; a commit of another process invalidates all entries.
 
 mod clock_cache;
 mod pending;
@@ -30,6 +22,11 @@ pub(super) use clock_cache::CachedSession;
 pub(super) use pending::{Effect, PendingEffects};
 
 /// The record cache of one store.
+///
+/// The header is read by a system call, but SQLite writes it through a memory map of the same file.
+/// If the system does not keep the two coherent, the cache must not be used. So it is used only
+/// after a commit of this process was seen to change the header as expected, and never again after
+/// a commit that seemed to leave the header unchanged.
 #[derive(Debug)]
 pub(super) struct RecordCache {
     wal_index: WalIndex,
@@ -69,8 +66,14 @@ impl RecordCache {
         Some(RecordCache { wal_index, disabled: AtomicBool::new(false), state: Mutex::new(state) })
     }
 
-    /// Locks the state. Callers that empty the cache declare a variable for the removed sessions
-    /// before the guard, so that the sessions are dropped after the lock is released.
+    /// Calls `work` under the lock. `work` moves entries that it clears to its second argument, which
+    /// is dropped after the lock is released.
+    fn with_state<T>(&self, work: impl FnOnce(&mut CacheState, &mut Option<ClockCache>) -> T) -> T {
+        let mut removed = None;
+        let mut state = self.state();
+        work(&mut state, &mut removed)
+    }
+
     fn state(&self) -> MutexGuard<'_, CacheState> {
         self.state.lock().ignore_poison()
     }
@@ -95,31 +98,31 @@ impl RecordCache {
             return Err(UNUSABLE);
         }
         let header = self.wal_index.read().ok_or(UNUSABLE)?;
-        let mut _removed = None;
-        let mut state = self.state();
-        if !state.is_verified {
-            return Err(UNUSABLE);
-        }
-        if state.valid_for != Some(header) {
-            if state.is_committing {
+        self.with_state(|state, removed| {
+            if !state.is_verified {
                 return Err(UNUSABLE);
             }
-            // Read again under the lock: another thread may have read a newer header meanwhile.
-            let header = self.wal_index.read().ok_or(UNUSABLE)?;
             if state.valid_for != Some(header) {
-                _removed = Some(state.clear(Some(header)));
+                if state.is_committing {
+                    return Err(UNUSABLE);
+                }
+                // Read again under the lock: another thread may have read a newer header meanwhile.
+                let header = self.wal_index.read().ok_or(UNUSABLE)?;
+                if state.valid_for != Some(header) {
+                    *removed = Some(state.clear(Some(header)));
+                }
             }
-        }
-        let found = state.entries.get(id_hash).filter(|session| session.record.is_live(now));
-        found.map(|session| session.record.clone()).ok_or(CacheMiss(state.valid_for))
+            let found = state.entries.get(id_hash).filter(|session| session.record.is_live(now));
+            found.map(|session| session.record.clone()).ok_or(CacheMiss(state.valid_for))
+        })
     }
 
     /// Adds the result of a query that followed `miss`.
     ///
-    /// The query has seen the state of the database at the miss, or a later one. If the header of
-    /// the entries is still the same, the session is valid for it. Or a newer commit is under way
-    /// or unnoticed: then the entries are used again only after the commit has been applied,
-    /// including any change of this session, or they are invalidated.
+    /// Invariant: an entry is returned only for a header for which it is valid. The session is added
+    /// only if the header of the entries has stayed the same since the miss. Either the query has
+    /// read the state of that header, or the state of a newer commit. Before the entries are used
+    /// for that commit's header, its changes are applied to them, or they are invalidated.
     pub(super) fn keep(&self, miss: CacheMiss, id_hash: SessionIdHash, id: i64, record: &Record) {
         let Some(header) = miss.0 else { return };
         let session = CachedSession { id, record: record.clone() };
@@ -133,10 +136,10 @@ impl RecordCache {
     /// not valid for that are removed.
     fn begin(&self) -> Option<Header> {
         let before = self.wal_index.read();
-        let mut _removed = None;
-        let mut state = self.state();
-        _removed = (state.valid_for != before).then(|| state.clear(before));
-        state.is_committing = true;
+        self.with_state(|state, removed| {
+            *removed = (state.valid_for != before).then(|| state.clear(before));
+            state.is_committing = true;
+        });
         before
     }
 }
@@ -167,7 +170,7 @@ mod tests {
     use crate::lifetime::Lifetime;
     use crate::record::NewSession;
     use crate::stores::sqlite::SqliteStore;
-    use crate::stores::sqlite::write::CommitMode;
+    use crate::stores::sqlite::write::JobKind;
 
     const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 
@@ -398,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn a_commit_under_way_does_not_invalidate_the_cache() {
+    fn an_open_transaction_does_not_invalidate_the_cache() {
         let (_folder, store) = store();
         let (one, two) = (create(&store), create(&store));
         let mut effects = PendingEffects::begin(Some(record_cache(&store)));
@@ -435,7 +438,7 @@ mod tests {
         let id_hash = create(&store);
         let before = record_cache(&store).find(&id_hash, NOW).unwrap();
         for (kind, is_kept) in [(ErrorKind::Full, true), (ErrorKind::Unexpected, false)] {
-            let failed = store.0.writer.write(CommitMode::Normal, "test", move |tx| {
+            let failed = store.0.writer.write(JobKind::Normal, "test", move |tx| {
                 let found = tx.find(id_hash, NOW)?;
                 let Lookup::Live { mut session, at } = found else { panic!("{found:?}") };
                 session.record.revision += 1;
@@ -452,7 +455,7 @@ mod tests {
     fn work_on_the_connection_itself_empties_the_cache() {
         let (_folder, store) = store();
         let id_hash = create(&store);
-        store.0.writer.write(CommitMode::Normal, "test", |tx| tx.opaque(|_| Ok(()))).unwrap();
+        store.0.writer.write(JobKind::Normal, "test", |tx| tx.with_connection(|_| Ok(()))).unwrap();
         assert!(!is_cached(&store, &id_hash));
     }
 }

@@ -1,10 +1,8 @@
 //! The effects of one write transaction on the record cache, applied when it commits.
 //!
-//! Invariants: between `begin` and the end no other connection commits, because the caller holds
-//! the write lock of the database. The entries stay valid for the header of `begin` until
-//! [`publish`](PendingEffects::publish) applies all effects and makes them valid for the next
-//! header, in one step under the lock of the cache. A transaction that ends otherwise, or that
-//! changed a row without an effect, empties the cache.
+//! Invariant: the entries are valid for the header of [`begin`](PendingEffects::begin) until
+//! [`publish`](PendingEffects::publish) applies all effects under the lock of the cache, or a
+//! transaction that fails, or changes a row without an effect, empties it.
 
 use crate::clock::Timestamp;
 use crate::id::SessionIdHash;
@@ -39,7 +37,7 @@ impl Effect<'_> {
 
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant)] // they are few, and live for one transaction
-enum Change {
+enum RecordChange {
     Put(CachedSession),
     Seen(Timestamp),
     Removed,
@@ -52,7 +50,7 @@ pub(crate) struct PendingEffects<'c> {
     /// Whether any session may have changed.
     pub(super) is_unknown: bool,
     /// Changes by id hash, in their order.
-    changes: Vec<(SessionIdHash, Change)>,
+    changes: Vec<(SessionIdHash, RecordChange)>,
     /// The latest time up to which expired sessions were removed.
     expired: Option<Timestamp>,
     /// The number of changed rows that the effects explain.
@@ -67,7 +65,8 @@ pub(crate) struct Mark {
 }
 
 impl<'c> PendingEffects<'c> {
-    /// Starts recording. The caller must hold the write lock of the database.
+    /// Starts recording. The caller must hold the write lock of the database until the end, so that
+    /// no other connection commits.
     pub(crate) fn begin(cache: Option<&'c RecordCache>) -> Self {
         let cache = cache.filter(|cache| !cache.is_disabled()).map(|cache| (cache, cache.begin()));
         PendingEffects { cache, is_unknown: false, changes: Vec::new(), expired: None, rows: 0 }
@@ -80,7 +79,11 @@ impl<'c> PendingEffects<'c> {
             return None;
         }
         let mut state = cache.state();
-        state.entries.get(id_hash).filter(|session| !session.may_be_swept(self.expired)).cloned()
+        state
+            .entries
+            .get(id_hash)
+            .filter(|session| !session.may_have_been_swept(self.expired))
+            .cloned()
     }
 
     /// Records the effect of a statement that changed `rows` rows.
@@ -92,10 +95,10 @@ impl<'c> PendingEffects<'c> {
         match effect {
             Effect::Put(id, id_hash, record) => {
                 let session = CachedSession { id, record: record.clone() };
-                self.changes.push((id_hash, Change::Put(session)));
+                self.changes.push((id_hash, RecordChange::Put(session)));
             }
-            Effect::Seen(id_hash, seen) => self.changes.push((id_hash, Change::Seen(seen))),
-            Effect::Removed(id_hash) => self.changes.push((id_hash, Change::Removed)),
+            Effect::Seen(id_hash, seen) => self.changes.push((id_hash, RecordChange::Seen(seen))),
+            Effect::Removed(id_hash) => self.changes.push((id_hash, RecordChange::Removed)),
             Effect::Expired(now) if rows > 0 => self.expired = self.expired.max(Some(now)),
             Effect::Expired(_) | Effect::NoSession => {}
             Effect::Unknown => self.is_unknown = true,
@@ -123,37 +126,38 @@ impl<'c> PendingEffects<'c> {
     /// is the number of frames in the log that SQLite has reported, `None` if it wrote none.
     pub(crate) fn publish(&mut self, frames: Option<u32>) {
         let Some((cache, before)) = self.cache.take() else { return };
-        let mut _removed = None;
-        let mut state = cache.state();
-        // Read under the lock: no entry is added meanwhile, and the entries added before are older.
-        let after = cache.wal_index.read();
-        state.is_committing = false;
-        let is_only_commit = match (&before, &after, frames) {
-            (Some(before), Some(after), None) => before == after,
-            (Some(before), Some(after), Some(frames)) => {
-                let follows = after.follows(before, frames);
-                match before == after {
-                    true => cache.disable(),
-                    false => state.is_verified |= follows,
+        cache.with_state(|state, removed| {
+            // Read under the lock: no entry is added meanwhile, and the entries added before are
+            // older.
+            let after = cache.wal_index.read();
+            state.is_committing = false;
+            let is_only_commit = match (&before, &after, frames) {
+                (Some(before), Some(after), None) => before == after,
+                (Some(before), Some(after), Some(frames)) => {
+                    let follows = after.follows(before, frames);
+                    match before == after {
+                        true => cache.disable(),
+                        false => state.is_verified |= follows,
+                    }
+                    follows
                 }
-                follows
+                _ => false,
+            };
+            let is_usable = state.is_verified && !cache.is_disabled();
+            if !is_only_commit || self.is_unknown || !is_usable {
+                *removed = Some(state.clear(after.filter(|_| is_only_commit)));
+                return;
             }
-            _ => false,
-        };
-        let is_usable = state.is_verified && !cache.is_disabled();
-        if !is_only_commit || self.is_unknown || !is_usable {
-            _removed = Some(state.clear(after.filter(|_| is_only_commit)));
-            return;
-        }
-        state.valid_for = after;
-        state.entries.sweep(self.expired);
-        for (id_hash, change) in self.changes.drain(..) {
-            match change {
-                Change::Put(session) => state.entries.put(id_hash, session),
-                Change::Seen(seen) => state.entries.seen(&id_hash, seen),
-                Change::Removed => state.entries.remove(&id_hash),
+            state.valid_for = after;
+            state.entries.record_sweep(self.expired);
+            for (id_hash, change) in self.changes.drain(..) {
+                match change {
+                    RecordChange::Put(session) => state.entries.put(id_hash, session),
+                    RecordChange::Seen(seen) => state.entries.seen(&id_hash, seen),
+                    RecordChange::Removed => state.entries.remove(&id_hash),
+                }
             }
-        }
+        });
     }
 }
 
@@ -162,10 +166,10 @@ impl Drop for PendingEffects<'_> {
     /// the database.
     fn drop(&mut self) {
         if let Some((cache, _)) = self.cache.take() {
-            let mut _removed = None;
-            let mut state = cache.state();
-            state.is_committing = false;
-            _removed = Some(state.clear(None));
+            cache.with_state(|state, removed| {
+                state.is_committing = false;
+                *removed = Some(state.clear(None));
+            });
         }
     }
 }

@@ -1,15 +1,7 @@
 //! Reads the header of SQLite's wal-index, the memory shared by all processes that have the
-//! database open.
-//!
-//! Invariants: equal headers mean the same state of the database, because the header changes with
-//! every commit of any process. A file is opened at most once per process, and not closed while it
-//! has a name or a user.
-//!
-//! The layout is SQLite's "WAL-index header" (<https://www.sqlite.org/walformat.html>, section
-//! 2.1): two copies of 48 bytes each, in native byte order; writers write the second copy first.
-//! Fields of a copy: format version at 0, number of transactions at 8, initialised flag at 12,
-//! number of frames in the log at 16, running checksum of the log at 24, and the two salts of the
-//! log at 32. The first salt is incremented at each restart of the log; the second is random.
+//! database open. Invariants: equal headers mean the same state of the database, because the header
+//! changes with every commit of any process. A file is opened at most once per process, and not
+//! closed while it has a name or a user.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -25,6 +17,12 @@ const VERSION: u32 = 3_007_000;
 
 /// A copy of the header, which identifies the state of the database: as long as there is a log, no
 /// two states have the same header.
+///
+/// The layout is SQLite's "WAL-index header" (<https://www.sqlite.org/walformat.html>, section
+/// 2.1): two copies of 48 bytes each, in native byte order; writers write the second copy first.
+/// Fields of a copy: format version at 0, number of transactions at 8, initialised flag at 12,
+/// number of frames in the log at 16, running checksum of the log at 24, and the two salts of the
+/// log at 32. The first salt is incremented at each restart of the log; the second is random.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Header([u8; COPY]);
 

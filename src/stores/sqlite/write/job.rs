@@ -9,9 +9,9 @@ use crate::stores::sqlite::write::tx::WriteTx;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Condvar, IgnorePoison, Mutex, instant, spin_until};
 
-/// How a job is written.
+/// How a job is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum CommitMode {
+pub(crate) enum JobKind {
     /// In a group, as durable as the store is.
     Normal,
     /// In a group that is synced to the disk before any of its jobs is answered.
@@ -21,8 +21,8 @@ pub(crate) enum CommitMode {
 }
 
 /// A job in the queue, and the thread that waits for it.
-pub(super) trait Waiter: Send + Sync {
-    fn commit_mode(&self) -> CommitMode;
+pub(super) trait QueuedJob: Send + Sync {
+    fn job_kind(&self) -> JobKind;
     fn operation(&self) -> &'static str;
     /// Makes the waiting thread the leader.
     fn promote(&self);
@@ -34,15 +34,15 @@ pub(super) trait Waiter: Send + Sync {
 }
 
 pub(super) struct Job<T, F> {
-    commit_mode: CommitMode,
+    job_kind: JobKind,
     operation: &'static str,
-    state: Mutex<State<T, F>>,
+    state: Mutex<JobState<T, F>>,
     changed: Condvar,
     /// Whether the waiting thread was promoted or answered.
     is_notified: AtomicBool,
 }
 
-struct State<T, F> {
+struct JobState<T, F> {
     phase: Phase<T, F>,
     /// Whether the waiting thread sleeps. To notify no thread costs a system call too.
     is_sleeping: bool,
@@ -58,18 +58,18 @@ enum Phase<T, F> {
 }
 
 /// Why a wait ended.
-pub(super) enum Turn {
+pub(super) enum WaitResult {
     Leader,
     Completed,
     TimedOut,
 }
 
 impl<T, F> Job<T, F> {
-    pub(super) fn new(commit_mode: CommitMode, operation: &'static str, work: F) -> Self {
+    pub(super) fn new(job_kind: JobKind, operation: &'static str, work: F) -> Self {
         Job {
-            commit_mode,
+            job_kind,
             operation,
-            state: Mutex::new(State { phase: Phase::Waiting(work), is_sleeping: false }),
+            state: Mutex::new(JobState { phase: Phase::Waiting(work), is_sleeping: false }),
             changed: Condvar::new(),
             is_notified: AtomicBool::new(false),
         }
@@ -80,25 +80,25 @@ impl<T, F> Job<T, F> {
         spin_until(|| self.is_notified.load(Ordering::Relaxed));
     }
 
-    fn notify(&self, state: &mut State<T, F>) {
+    fn notify(&self, state: &mut JobState<T, F>) {
         self.is_notified.store(true, Ordering::Relaxed);
         if std::mem::take(&mut state.is_sleeping) {
             self.changed.notify_one();
         }
     }
 
-    pub(super) fn wait(&self, deadline: Option<Instant>) -> Turn {
+    pub(super) fn wait(&self, deadline: Option<Instant>) -> WaitResult {
         let mut state = self.state.lock().ignore_poison();
         loop {
             match state.phase {
-                Phase::Leading(_) => return Turn::Leader,
-                Phase::Completed(_) | Phase::Panicked(_) => return Turn::Completed,
+                Phase::Leading(_) => return WaitResult::Leader,
+                Phase::Completed(_) | Phase::Panicked(_) => return WaitResult::Completed,
                 Phase::Waiting(_) | Phase::Running | Phase::Ran(_) => {}
             }
             state.is_sleeping = true;
             state = match deadline.map(|deadline| deadline.saturating_duration_since(instant())) {
                 None => self.changed.wait(state).ignore_poison(),
-                Some(left) if left.is_zero() => return Turn::TimedOut,
+                Some(left) if left.is_zero() => return WaitResult::TimedOut,
                 Some(left) => self.changed.wait_timeout(state, left).ignore_poison().0,
             };
         }
@@ -106,7 +106,7 @@ impl<T, F> Job<T, F> {
 
     /// The error of a job that was not begun in time.
     pub(super) fn busy(&self) -> Error {
-        let why = "others in this process were still writing";
+        let why = "other threads of this process were still writing";
         Error::with_source(ErrorKind::Busy, self.operation, why)
     }
 
@@ -120,9 +120,9 @@ impl<T, F> Job<T, F> {
     }
 }
 
-impl<T: Send, F: FnOnce(&mut WriteTx<'_>) -> Result<T> + Send> Waiter for Job<T, F> {
-    fn commit_mode(&self) -> CommitMode {
-        self.commit_mode
+impl<T: Send, F: FnOnce(&mut WriteTx<'_>) -> Result<T> + Send> QueuedJob for Job<T, F> {
+    fn job_kind(&self) -> JobKind {
+        self.job_kind
     }
 
     fn operation(&self) -> &'static str {

@@ -22,12 +22,12 @@ use crate::process::Process;
 use crate::stores::sqlite::file_identity::FileIdentity;
 use crate::stores::sqlite::record_cache::RecordCache;
 use crate::stores::sqlite::sql::Sql;
-use crate::stores::sqlite::wal::Log;
+use crate::stores::sqlite::wal::Wal;
 use crate::sync::{IgnorePoison, Mutex, instant, thread};
 use connection::WriteConnection;
-use job::{Job, Turn, Waiter, panicked};
+use job::{Job, QueuedJob, WaitResult, panicked};
 
-pub(super) use job::CommitMode;
+pub(super) use job::JobKind;
 pub(super) use statement::WriteStatement;
 pub(super) use tx::WriteTx;
 
@@ -45,7 +45,7 @@ pub(super) struct WriterSettings {
     pub(super) busy_timeout: Duration,
     /// Whether every group is synced.
     pub(super) full: bool,
-    pub(super) log: Log,
+    pub(super) wal: Wal,
     pub(super) file_identity: Arc<FileIdentity>,
     pub(super) record_cache: Option<Arc<RecordCache>>,
 }
@@ -53,7 +53,7 @@ pub(super) struct WriterSettings {
 #[derive(Default)]
 struct WriteQueue {
     has_leader: bool,
-    waiting: VecDeque<Arc<dyn Waiter>>,
+    waiting: VecDeque<Arc<dyn QueuedJob>>,
 }
 
 impl Debug for Writer {
@@ -68,7 +68,7 @@ impl Debug for Writer {
 struct Leader<'w> {
     writer: &'w Writer,
     operation: &'static str,
-    group: Vec<Arc<dyn Waiter>>,
+    group: Vec<Arc<dyn QueuedJob>>,
     /// Why no work of the group is stored.
     failure: Option<Error>,
 }
@@ -79,8 +79,8 @@ impl Leader<'_> {
             None if thread::panicking() => Some(panicked(self.operation)),
             failure => failure,
         };
-        for waiter in self.group.drain(..) {
-            waiter.complete(failure.as_ref());
+        for job in self.group.drain(..) {
+            job.complete(failure.as_ref());
         }
     }
 }
@@ -114,8 +114,8 @@ impl Writer {
         self.process
     }
 
-    pub(super) fn log(&self) -> &Log {
-        &self.settings.log
+    pub(super) fn wal(&self) -> &Wal {
+        &self.settings.wal
     }
 
     /// Runs `work` in a write transaction, and returns its result when that is committed.
@@ -123,7 +123,7 @@ impl Writer {
     /// Fails with [`ErrorKind::Busy`](crate::ErrorKind::Busy) if its turn does not come in time.
     pub(super) fn write<T, F>(
         &self,
-        commit_mode: CommitMode,
+        job_kind: JobKind,
         operation: &'static str,
         work: F,
     ) -> Result<T>
@@ -133,7 +133,7 @@ impl Writer {
     {
         self.process.check()?;
         let deadline = instant() + self.settings.busy_timeout;
-        let job = Arc::new(Job::new(commit_mode, operation, work));
+        let job = Arc::new(Job::new(job_kind, operation, work));
         if self.take_turn(&job, deadline)? {
             self.lead(job.clone(), operation, deadline);
         }
@@ -153,7 +153,7 @@ impl Writer {
         let deadline = instant() + self.settings.busy_timeout;
         // No leader adds an exclusive job to its group, so it runs here.
         let turn = |_: &mut WriteTx<'_>| Ok(());
-        self.take_turn(&Arc::new(Job::new(CommitMode::Exclusive, operation, turn)), deadline)?;
+        self.take_turn(&Arc::new(Job::new(JobKind::Exclusive, operation, turn)), deadline)?;
         let _leader = Leader { writer: self, operation, group: Vec::new(), failure: None };
         let write_connection = self.write_connection.lock().ignore_poison();
         self.settings.file_identity.check()?;
@@ -186,8 +186,8 @@ impl Writer {
         if is_next && !self.settings.full {
             job.spin();
         }
-        let mut turn = job.wait(Some(deadline));
-        if matches!(turn, Turn::TimedOut) {
+        let mut result = job.wait(Some(deadline));
+        if matches!(result, WaitResult::TimedOut) {
             let mut queue = self.queue.lock().ignore_poison();
             let own = Arc::as_ptr(job).cast::<()>();
             let position = queue.waiting.iter().position(|w| Arc::as_ptr(w).cast::<()>() == own);
@@ -197,20 +197,20 @@ impl Writer {
             }
             drop(queue);
             // No longer queued: in an open transaction, or promoted.
-            turn = job.wait(None);
+            result = job.wait(None);
         }
-        Ok(matches!(turn, Turn::Leader))
+        Ok(matches!(result, WaitResult::Leader))
     }
 
-    fn lead(&self, own: Arc<dyn Waiter>, operation: &'static str, deadline: Instant) {
+    fn lead(&self, own: Arc<dyn QueuedJob>, operation: &'static str, deadline: Instant) {
         let mut leader = Leader { writer: self, operation, group: vec![own], failure: None };
         let mut write_connection = self.write_connection.lock().ignore_poison();
         match self.write_group(&mut write_connection, &mut leader, deadline) {
             Ok(frames) => {
-                if let Some(pages) = self.settings.log.is_due(frames) {
+                if let Some(pages) = self.settings.wal.is_due(frames) {
                     // Committed jobs are answered before any checkpoint.
                     leader.complete();
-                    self.settings.log.request_checkpoint(write_connection.get(), pages);
+                    self.settings.wal.request_checkpoint(write_connection.get(), pages);
                 }
             }
             Err(error) => leader.failure = Some(error),
@@ -235,32 +235,32 @@ impl Writer {
         let mut tx = WriteTx::begin(connection, sql, record_cache, operation, deadline)?;
         self.fill_group(&mut leader.group, is_synced);
         let is_grouped = leader.group.len() > 1;
-        for waiter in &leader.group {
-            tx.run_job(is_grouped, waiter.operation(), |tx| waiter.run(tx))?;
+        for job in &leader.group {
+            tx.run_job(is_grouped, job.operation(), |tx| job.run(tx))?;
         }
         tx.commit(deadline)
     }
 
     /// Whether a job that could be in the next group must be synced.
-    fn needs_sync(&self, group: &[Arc<dyn Waiter>]) -> bool {
+    fn needs_sync(&self, group: &[Arc<dyn QueuedJob>]) -> bool {
         let queue = self.queue.lock().ignore_poison();
         let waiting = queue.waiting.iter();
-        let mut modes = group
+        let mut kinds = group
             .iter()
-            .chain(waiting.take_while(|waiter| waiter.commit_mode() != CommitMode::Exclusive))
+            .chain(waiting.take_while(|job| job.job_kind() != JobKind::Exclusive))
             .take(MAX_GROUP_SIZE)
-            .map(|waiter| waiter.commit_mode());
-        modes.any(|mode| mode == CommitMode::Synced)
+            .map(|job| job.job_kind());
+        kinds.any(|kind| kind == JobKind::Synced)
     }
 
     /// Adds the jobs that are queued now, in their order, up to the first that needs another mode.
-    fn fill_group(&self, group: &mut Vec<Arc<dyn Waiter>>, is_synced: bool) {
+    fn fill_group(&self, group: &mut Vec<Arc<dyn QueuedJob>>, is_synced: bool) {
         let mut queue = self.queue.lock().ignore_poison();
         while group.len() < MAX_GROUP_SIZE {
-            let may_join = |waiter: &Arc<dyn Waiter>| match waiter.commit_mode() {
-                CommitMode::Normal => true,
-                CommitMode::Synced => is_synced,
-                CommitMode::Exclusive => false,
+            let may_join = |job: &Arc<dyn QueuedJob>| match job.job_kind() {
+                JobKind::Normal => true,
+                JobKind::Synced => is_synced,
+                JobKind::Exclusive => false,
             };
             match queue.waiting.front() {
                 Some(first) if may_join(first) => group.extend(queue.waiting.pop_front()),
@@ -299,14 +299,14 @@ mod tests {
         let connection = open();
         let set_up = format!("PRAGMA journal_mode = {journal}; CREATE TABLE t (n)");
         connection.execute_batch(&set_up).unwrap();
-        let log = Log::new(4096, true, Events::default());
+        let wal = Wal::new(4096, true, Events::default());
         let file_identity = Arc::new(FileIdentity::of(vec![], Events::default()));
         let sql = Arc::new(Sql::new(&TableName::new("t").unwrap()));
         let settings = WriterSettings {
             sql,
             busy_timeout,
             full: false,
-            log,
+            wal,
             file_identity,
             record_cache: None,
         };
@@ -317,12 +317,12 @@ mod tests {
     impl Bench {
         /// Runs these as one group, in this order: another connection's lock blocks the first one
         /// until the others are queued.
-        fn group(&self, jobs: Vec<(CommitMode, WriteJob)>) -> Vec<thread::Result<Result<i64>>> {
+        fn group(&self, jobs: Vec<(JobKind, WriteJob)>) -> Vec<thread::Result<Result<i64>>> {
             self.other.execute_batch("BEGIN IMMEDIATE").unwrap();
             let mut threads = vec![];
-            for (queued, (commit_mode, work)) in jobs.into_iter().enumerate() {
+            for (queued, (job_kind, work)) in jobs.into_iter().enumerate() {
                 let writer = self.writer.clone();
-                threads.push(thread::spawn(move || write(&writer, commit_mode, work)));
+                threads.push(thread::spawn(move || write(&writer, job_kind, work)));
                 let is_queued = || {
                     let queue = self.writer.queue.lock().ignore_poison();
                     queue.has_leader && queue.waiting.len() == queued
@@ -340,8 +340,8 @@ mod tests {
         }
     }
 
-    fn write(writer: &Writer, commit_mode: CommitMode, work: WriteJob) -> Result<i64> {
-        writer.write(commit_mode, "test", |tx| tx.opaque(work))
+    fn write(writer: &Writer, job_kind: JobKind, work: WriteJob) -> Result<i64> {
+        writer.write(job_kind, "test", |tx| tx.with_connection(work))
     }
 
     fn insert() -> WriteJob {
@@ -355,12 +355,12 @@ mod tests {
     #[test]
     fn a_synced_job_never_runs_in_an_unsynced_group() {
         let bench = bench("WAL", LONG);
-        assert_eq!(write(&bench.writer, CommitMode::Normal, level()).unwrap(), 1);
-        assert_eq!(write(&bench.writer, CommitMode::Synced, level()).unwrap(), 3);
+        assert_eq!(write(&bench.writer, JobKind::Normal, level()).unwrap(), 1);
+        assert_eq!(write(&bench.writer, JobKind::Synced, level()).unwrap(), 3);
         let jobs = vec![
-            (CommitMode::Normal, level()),
-            (CommitMode::Synced, level()),
-            (CommitMode::Normal, level()),
+            (JobKind::Normal, level()),
+            (JobKind::Synced, level()),
+            (JobKind::Normal, level()),
         ];
         let levels: Vec<_> = bench.group(jobs).into_iter().map(|l| l.unwrap().unwrap()).collect();
         assert_eq!(levels[1..], [3, 3], "the third joins the second");
@@ -373,17 +373,14 @@ mod tests {
             c.execute_batch("ROLLBACK").unwrap();
             Err(Error::new(ErrorKind::Full, "test"))
         });
-        let jobs = vec![
-            (CommitMode::Normal, insert()),
-            (CommitMode::Normal, fail),
-            (CommitMode::Normal, insert()),
-        ];
+        let jobs =
+            vec![(JobKind::Normal, insert()), (JobKind::Normal, fail), (JobKind::Normal, insert())];
         let answers = bench.group(jobs);
         let kinds: Vec<_> =
             answers.into_iter().map(|answer| answer.unwrap().map_err(|e| e.kind())).collect();
         assert_eq!(kinds, [Err(ErrorKind::Full); 3]);
         assert_eq!(bench.stored(), 0);
-        write(&bench.writer, CommitMode::Normal, insert()).unwrap();
+        write(&bench.writer, JobKind::Normal, insert()).unwrap();
         assert_eq!(bench.stored(), 1);
     }
 
@@ -395,9 +392,9 @@ mod tests {
             panic!("test")
         });
         let jobs = vec![
-            (CommitMode::Normal, insert()),
-            (CommitMode::Normal, panic),
-            (CommitMode::Normal, insert()),
+            (JobKind::Normal, insert()),
+            (JobKind::Normal, panic),
+            (JobKind::Normal, insert()),
         ];
         let answers = bench.group(jobs);
         let panicked: Vec<_> = answers.iter().map(Result::is_err).collect();
@@ -405,8 +402,8 @@ mod tests {
         assert_eq!(bench.stored(), 2);
         let alone: WriteJob = Box::new(|_| panic!("test"));
         let writer = bench.writer.clone();
-        thread::spawn(move || write(&writer, CommitMode::Normal, alone)).join().unwrap_err();
-        write(&bench.writer, CommitMode::Normal, insert()).unwrap();
+        thread::spawn(move || write(&writer, JobKind::Normal, alone)).join().unwrap_err();
+        write(&bench.writer, JobKind::Normal, insert()).unwrap();
         assert_eq!(bench.stored(), 3);
     }
 
@@ -416,14 +413,12 @@ mod tests {
         let reader = Connection::open(bench.folder.path().join("a.db")).unwrap();
         reader.execute_batch("BEGIN").unwrap();
         reader.query_row("SELECT count(*) FROM t", [], |_| Ok(())).unwrap();
-        for answer in
-            bench.group(vec![(CommitMode::Normal, insert()), (CommitMode::Normal, insert())])
-        {
+        for answer in bench.group(vec![(JobKind::Normal, insert()), (JobKind::Normal, insert())]) {
             assert_eq!(answer.unwrap().unwrap_err().kind(), ErrorKind::Busy);
         }
         reader.execute_batch("COMMIT").unwrap();
         assert_eq!(bench.stored(), 0);
-        write(&bench.writer, CommitMode::Normal, insert()).unwrap();
+        write(&bench.writer, JobKind::Normal, insert()).unwrap();
         assert_eq!(bench.stored(), 1);
     }
 
@@ -434,7 +429,7 @@ mod tests {
         reader.execute_batch("BEGIN").unwrap();
         reader.query_row("SELECT count(*) FROM t", [], |_| Ok(())).unwrap();
         let writer = bench.writer.clone();
-        let waiting = thread::spawn(move || write(&writer, CommitMode::Normal, insert()));
+        let waiting = thread::spawn(move || write(&writer, JobKind::Normal, insert()));
         // From its COMMIT on, no other connection can begin to read.
         while bench.other.query_row("SELECT count(*) FROM t", [], |_| Ok(())).is_ok() {
             thread::yield_now();
@@ -451,14 +446,14 @@ mod tests {
         let (end, ended) = mpsc::channel::<()>();
         let writer = bench.writer.clone();
         let long = thread::spawn(move || {
-            writer.write(CommitMode::Normal, "test", move |_| {
+            writer.write(JobKind::Normal, "test", move |_| {
                 began.send(()).unwrap();
                 ended.recv().unwrap();
                 Ok(())
             })
         });
         has_begun.recv().unwrap();
-        let error = write(&bench.writer, CommitMode::Normal, insert()).unwrap_err();
+        let error = write(&bench.writer, JobKind::Normal, insert()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Busy);
         end.send(()).unwrap();
         long.join().unwrap().unwrap();
@@ -466,6 +461,6 @@ mod tests {
             bench.writer.queue.lock().ignore_poison().waiting.is_empty(),
             "it has left the queue"
         );
-        write(&bench.writer, CommitMode::Normal, insert()).unwrap();
+        write(&bench.writer, JobKind::Normal, insert()).unwrap();
     }
 }

@@ -15,7 +15,7 @@ use crate::id::{IdpSessionId, JoinSalt, PublicId, Realm, SessionIdHash, UserKey}
 use crate::record::{Client, FORMAT, Record, Touch};
 use crate::stores::sqlite::error::{retry_while_busy, while_doing};
 use crate::stores::sqlite::record_cache::{CachedSession, Effect, PendingEffects, RecordCache};
-use crate::stores::sqlite::row::{self, FoundRow, Times};
+use crate::stores::sqlite::row::{self, FoundRow, TouchRow};
 use crate::stores::sqlite::sql::Sql;
 use crate::stores::sqlite::wal;
 use crate::stores::sqlite::write::statement::WriteStatement;
@@ -130,7 +130,10 @@ impl<'c> WriteTx<'c> {
     }
 
     /// Runs work on the connection itself, after which any session may have changed.
-    pub(crate) fn opaque<T>(&mut self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+    pub(crate) fn with_connection<T>(
+        &mut self,
+        work: impl FnOnce(&Connection) -> Result<T>,
+    ) -> Result<T> {
         self.effects.record(Effect::Unknown, 0);
         work(self.connection)
     }
@@ -282,12 +285,14 @@ impl WriteTx<'_> {
         let found = match self.effects.find(&id_hash) {
             Some(CachedSession { id, record }) => {
                 let (seen, deadline) = (record.seen, record.deadline());
-                Some(Times { id, id_hash, seen, deadline, limits: Some(record.limits) })
+                Some(TouchRow { id, id_hash, seen, deadline, limits: Some(record.limits) })
             }
-            None => row::times(self.connection, self.sql, &id_hash, now).map_err(self.failed())?,
+            None => {
+                row::touch_row(self.connection, self.sql, &id_hash, now).map_err(self.failed())?
+            }
         };
         match found {
-            Some(Times { id, id_hash, seen, deadline, limits: Some(limits) })
+            Some(TouchRow { id, id_hash, seen, deadline, limits: Some(limits) })
                 if now < deadline && seen < touch.seen =>
             {
                 self.update_seen(id, id_hash, touch.seen, limits.deadline(touch.seen))
@@ -314,13 +319,13 @@ impl WriteTx<'_> {
         }
         self.remember(at.id, &at.public_id, left)?;
         match presented {
-            Some(presented) => self.remember_anew(at.id, &at.public_id, presented),
+            Some(presented) => self.replace_remembered(at.id, &at.public_id, presented),
             None => Ok(()),
         }
     }
 
     /// Remembers a replaced id of a session in place of what is remembered of it.
-    pub(crate) fn remember_anew(
+    pub(crate) fn replace_remembered(
         &mut self,
         session: i64,
         public_id: &PublicId,
