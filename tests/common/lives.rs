@@ -273,7 +273,7 @@ impl<'w> Worker<'w> {
         self.carry_out(&Change::End { lives: lives.clone() }, |worker| {
             let which = match (how, &user, &external) {
                 (1, ..) => SessionFilter::PublicId(&public_id),
-                (2, Some(user), _) => SessionFilter::OfUser(user, &public_id),
+                (2, Some(user), _) => SessionFilter::PublicIdOfUser(user, &public_id),
                 (3, _, Some(external)) => SessionFilter::IdpSession(external),
                 (4, Some(user), _) => SessionFilter::User(user),
                 _ => {

@@ -3,12 +3,11 @@
 //! A session is one item, so a merge, a touch and a delete are one command. A renewal and a sign-in
 //! move it to another id, by four commands:
 //!
-//! 1. `add` the new id as [`Arriving`](ItemState::Arriving) from the old one. It finds nothing yet. An
-//!    id that is taken is detected here, before anything has changed.
-//! 2. Replace the old item by [`Moved`](ItemState::Moved), with the session in it. This is the
-//!    linearization point.
-//! 3. Replace the arriving item by the session.
-//! 4. Replace the moved item by [`Left`](ItemState::Left), a small tombstone.
+//! 1. `add` the new id as [`Arriving`](ItemState::Arriving) from the old one. It finds nothing yet.
+//! An id that is taken is detected here, before anything has changed. 2. Replace the old item by
+//! [`Moved`](ItemState::Moved), with the session in it. This is the linearization point. 3. Replace
+//! the arriving item by the session. 4. Replace the moved item by [`Left`](ItemState::Left), a
+//! small tombstone.
 //!
 //! A request that meets a session between 2 and 4 completes the move. Only command 1 adds an item,
 //! and the item is not a live session: so no late command brings an ended session back.
@@ -151,7 +150,7 @@ impl Attempts<'_> {
             }
             Decision::Update { at, session, id_change: Some(id_change) } => {
                 let anew = id_change.presented.map(|presented| (presented, false));
-                self.relocate(at, &Way::of(&id_change.left), session, anew)?
+                self.relocate(at, &Way::of(&id_change.replaced), session, anew)?
             }
             Decision::Update { at, session, id_change: None } => {
                 let written = inner.settle(at, session.record.clone(), call)?;

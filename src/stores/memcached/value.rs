@@ -46,7 +46,7 @@ pub(super) struct Way {
 impl Way {
     /// The move of a session away from the id `left`.
     pub(super) fn of(left: &ReplacedId) -> Self {
-        let ReplacedId { successor: to, at, by, had_user, .. } = *left;
+        let ReplacedId { successor: to, replaced_at: at, by, had_user, .. } = *left;
         Way { to, at, by, had_user, begins_session: false, leads_nowhere: false }
     }
 
@@ -59,7 +59,7 @@ impl Way {
     /// What is remembered of the id under which this is stored.
     pub(super) fn replaced_id(&self, id_hash: SessionIdHash) -> ReplacedId {
         let Way { to, at, by, had_user, .. } = *self;
-        ReplacedId { id_hash, successor: to, at, by, had_user }
+        ReplacedId { id_hash, successor: to, replaced_at: at, by, had_user }
     }
 }
 
@@ -301,7 +301,7 @@ mod tests {
                 if let ItemState::Moved(way, _) | ItemState::Left(way) = state {
                     // No time causes an overflow.
                     let id = way.replaced_id(KEY);
-                    let _ = (id.forget_at(), id.status(NOW), id.was_under_way(NOW));
+                    let _ = (id.forget_at(), id.status(NOW), id.counts_as_concurrent(NOW));
                 }
             }
             if let Ok(entry) = decode_entry(&value) {
