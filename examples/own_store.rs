@@ -145,19 +145,19 @@ impl Store for OwnStore {
                 rows.replace(&at, &session.record);
                 Ok(Committed::Done { session, ended: Vec::new() })
             }
-            Decision::Update { at, session, id_change: Some(IdChange { left, presented }) } => {
+            Decision::Update { at, session, id_change: Some(IdChange { replaced, presented }) } => {
                 // Check before anything is changed: if the renewal fails, the old id still works.
                 rows.check_free(&session.id_hash)?;
-                let mut replaced = rows.remove(&at);
-                if left.ends_graces() {
-                    replaced.iter_mut().for_each(|id| *id = id.without_grace());
+                let mut ids = rows.remove(&at);
+                if replaced.ends_graces() {
+                    ids.iter_mut().for_each(|id| *id = id.without_grace());
                 }
-                for id in [Some(left), presented].into_iter().flatten() {
-                    replaced.retain(|old| old.id_hash != id.id_hash);
-                    replaced.push(id);
+                for id in [Some(replaced), presented].into_iter().flatten() {
+                    ids.retain(|old| old.id_hash != id.id_hash);
+                    ids.push(id);
                 }
-                let excess = replaced.len().saturating_sub(ReplacedId::MAX);
-                rows.put(session.id_hash, &session.record, replaced.split_off(excess));
+                let excess = ids.len().saturating_sub(ReplacedId::MAX);
+                rows.put(session.id_hash, &session.record, ids.split_off(excess));
                 Ok(Committed::Done { session, ended: vec![at] })
             }
             Decision::Touch { at, session } => {

@@ -99,7 +99,7 @@ impl Session {
     pub fn verify_csrf(&self, token: &str) -> Result<CsrfToken> {
         let Some(claimed) = unmasked(token) else { return Ok(CsrfToken::Invalid) };
         Ok(match self.secret_if_any()? {
-            Some(secret) if secret.is(&claimed) => CsrfToken::Valid,
+            Some(secret) if secret.matches(&claimed) => CsrfToken::Valid,
             _ => CsrfToken::Invalid,
         })
     }

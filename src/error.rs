@@ -73,7 +73,7 @@ pub enum ErrorKind {
     Unsupported,
     /// The request was closed already.
     Closed,
-    /// Any other failure; the text describes it.
+    /// An assumption of this crate about a store or a library does not hold; the text describes it.
     Unexpected,
 }
 
@@ -95,7 +95,7 @@ impl ErrorKind {
             ErrorKind::Invalid => "an argument or a setting is invalid",
             ErrorKind::Unsupported => "the store cannot do this",
             ErrorKind::Closed => "the request has been closed",
-            ErrorKind::Unexpected => "the store returned an answer that does not fit the call",
+            ErrorKind::Unexpected => "an internal assumption does not hold",
         }
     }
 }
@@ -126,8 +126,9 @@ impl Error {
         Error(Arc::new(ErrorInner { kind, operation: operation.into(), source: None }))
     }
 
-    /// Makes an error with a reason: a text, or the error that caused it, which is written with its
-    /// own sources. It must not contain an id either.
+    /// Makes an error with a reason: a text, or the error that caused it. The reason and its own
+    /// sources become part of the text, and [`source`](error::Error::source) stays `None`. They
+    /// must not contain an id either.
     pub fn with_source(
         kind: ErrorKind,
         operation: impl Into<Cow<'static, str>>,
@@ -164,7 +165,7 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        note(self.0.kind);
+        note_kind(self.0.kind);
         write!(f, "cannot {}: ", self.0.operation)?;
         match &self.0.source {
             Some(source) => f.write_str(&sentence(source.as_ref())),
@@ -197,14 +198,14 @@ fn sentence(error: &(dyn error::Error + 'static)) -> String {
 }
 
 thread_local! {
-    /// The kind of the first error of this crate within the application's error that is being
-    /// written.
-    static NOTED: Cell<Option<Option<ErrorKind>>> = const { Cell::new(None) };
+    /// While an application's error is written: the kind of this crate's first error in it, `None`
+    /// inside until that is written. `None` outside at any other time.
+    static FIRST_KIND: Cell<Option<Option<ErrorKind>>> = const { Cell::new(None) };
 }
 
-fn note(kind: ErrorKind) {
-    if let Some(None) = NOTED.get() {
-        NOTED.set(Some(Some(kind)));
+fn note_kind(kind: ErrorKind) {
+    if let Some(None) = FIRST_KIND.get() {
+        FIRST_KIND.set(Some(Some(kind)));
     }
 }
 
@@ -213,15 +214,16 @@ fn note(kind: ErrorKind) {
 ///
 /// A search of the sources does not find every such error. `anyhow` in a `Box`, a transparent
 /// variant of an enum, and `std::io::Error::other` return the sources of the error that they
-/// contain and not the error itself. But they all write it.
+/// contain and not the error itself. Each of them writes that error, whose `Display` notes its
+/// kind.
 pub(crate) fn described(error: &(dyn error::Error + 'static)) -> (String, Option<ErrorKind>) {
-    let outer = NOTED.replace(Some(None));
+    let outer = FIRST_KIND.replace(Some(None));
     let sentence = sentence(error);
-    (sentence, NOTED.replace(outer).flatten())
+    (sentence, FIRST_KIND.replace(outer).flatten())
 }
 
 /// The message of a panic, if it has one.
-pub(crate) fn panic_words(panic: &(dyn Any + Send)) -> Option<&str> {
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> Option<&str> {
     let message = panic.downcast_ref::<String>().map(String::as_str);
     message.or_else(|| panic.downcast_ref::<&str>().copied())
 }

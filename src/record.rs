@@ -216,7 +216,7 @@ impl Record {
             public_id: self.public_id.to_string(),
             realm: self.realm.as_str().to_owned(),
             user: self.user.as_ref().map(|user| user.as_str().into()),
-            idp_session_id: self.idp_session_id.as_ref().map(|id_hash| id_hash.as_str().into()),
+            idp_session_id: self.idp_session_id.as_ref().map(|id| id.as_str().into()),
             auth_level: self.auth_level,
             created: self.created.as_millis(),
             authenticated: self.authenticated.map(Timestamp::as_millis),

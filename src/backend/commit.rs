@@ -31,8 +31,8 @@ pub struct Commit {
     pub session_limit: Option<SessionLimit>,
     /// The maximum size of the data, in bytes of JSON.
     pub max_bytes: usize,
-    /// The time at which the request was opened. It shows whether the request was under way when
-    /// its id was replaced.
+    /// The time at which the request was opened. It shows whether the request counts as
+    /// concurrent with the replacement of its id.
     pub opened: Timestamp,
     /// The current time.
     pub now: Timestamp,
@@ -46,8 +46,8 @@ pub enum Action {
     Create(NewSession),
     /// Changes the session under its current id.
     Merge,
-    /// Gives the session a new id; its absolute deadline stays. Through an id in its grace this is
-    /// a [`Merge`](Action::Merge), and the answer has the current id instead of `to`.
+    /// Gives the session a new id; its absolute deadline stays. Through an id within its grace this
+    /// is a [`Merge`](Action::Merge), and the answer has the current id instead of `to`.
     Renew {
         /// The hash of the new id.
         to: SessionIdHash,
@@ -62,7 +62,7 @@ pub enum Action {
     ///
     /// Through an id that was [replaced](ReplacedId):
     /// - The session is this user's, and an earlier sign-in with the same claims replaced the id
-    ///   while this request was under way: the answer is [`Missing::Replaced`], and this sign-in
+    ///   concurrently: the answer is [`Missing::Replaced`], and this sign-in
     ///   joins that one.
     /// - The session is this user's otherwise, or has no user: it gets a new id, as through its
     ///   current id.
@@ -80,24 +80,24 @@ pub enum Action {
         /// derived.
         join_salt: Option<JoinSalt>,
     },
-    /// Ends the session, also through an id in its grace or a [replaced](ReplacedId) one. The
-    /// delta, the condition and the touch do not matter.
+    /// Ends the session, also through an id within its grace or a [replaced](ReplacedId) one. The
+    /// delta, the condition and the touch are ignored.
     Delete,
 }
 
 /// The result of [`Store::commit`](crate::backend::Store::commit).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-#[allow(clippy::large_enum_variant)] // one on the stack of a request
+#[allow(clippy::large_enum_variant)] // one per request, on the stack
 pub enum Committed {
     /// The change is stored.
     Done {
-        /// The session as stored. After a renewal through an id in its grace, its id is not the one
-        /// that the commit named.
+        /// The session as stored. After a renewal through an id within its grace, its id is not the
+        /// one that the commit named.
         session: LiveSession,
         /// The current ids that no longer find a session, for the invalidation of caches: the
-        /// replaced one, and those of sessions that the limit per user ended. Ids within their
-        /// grace are not among them, because a cache has no entries under those.
+        /// replaced one, and those of sessions that the limit per user ended. There are no ids
+        /// within their grace among them, because a cache has no entries under such ids.
         ended: Vec<SessionIdHash>,
     },
     /// The delta changed nothing. A touch was recorded if it was due.
@@ -163,7 +163,7 @@ impl SessionLimit {
 /// Unlike other enums here it is exhaustive, so that a store without code for a new decision does
 /// not compile.
 #[derive(Clone, Debug)]
-#[allow(clippy::large_enum_variant)] // one on the stack of a request
+#[allow(clippy::large_enum_variant)] // one per request, on the stack
 pub enum Decision<P = ()> {
     /// Apply the commit's limit per user, then store a new session. Answer [`Committed::Done`];
     /// fail with [`Conflict`](ErrorKind::Conflict) if any session has or had its id.
@@ -205,13 +205,13 @@ pub enum Decision<P = ()> {
 pub struct IdChange {
     /// The replaced id. Remember it beside the earlier ones, at most [`ReplacedId::MAX`] in all; if
     /// [it ends graces](ReplacedId::ends_graces), end theirs.
-    pub left: ReplacedId,
+    pub replaced: ReplacedId,
     /// The presented id of a sign-in, if it had been replaced before. Remember this in place of the
     /// earlier entry, so that another sign-in through it can join.
     pub presented: Option<ReplacedId>,
 }
 
-/// Whether a sign-in claims the same as the one that made `record`, as the second one of a double
+/// Whether a sign-in claims the same as the one that made `record`. The second sign-in of a double
 /// click does. A join must not grant a level that was not proved, nor lose the identity provider's
 /// session id or the end that it has set.
 ///
@@ -224,7 +224,7 @@ fn has_same_claims(new_session: &NewSession, record: &Record) -> bool {
             || new_session.idp_session_id == record.idp_session_id)
         && new_session.persistent == record.persistent
         && new_session.limits.idle == record.limits.idle
-        && end(&new_session.limits) + ReplacedId::UNDER_WAY >= end(&record.limits)
+        && end(&new_session.limits) + ReplacedId::CONCURRENT_FOR >= end(&record.limits)
 }
 
 impl Action {
@@ -298,8 +298,8 @@ impl Commit {
         }
     }
 
-    /// Decides what the commit does, from the look-up of its id at its `now`. For
-    /// [`Action::Create`] a store may pass [`Lookup::not_found`] without a look-up, because it
+    /// Decides what the commit does, from the lookup of its id at its `now`. For
+    /// [`Action::Create`] a store may pass [`Lookup::not_found`] without a lookup, because it
     /// detects a conflict itself.
     ///
     /// # Errors
@@ -334,13 +334,13 @@ impl Commit {
         let mut record = Record::create(new_session, self.now);
         self.delta.apply(&mut record);
         if let Some(user) = user {
-            self.stamp(&mut record, user, new_session);
+            self.set_authentication(&mut record, user, new_session);
         }
         self.check_size(&record, 0)?;
         Ok(Decision::Insert { session: LiveSession { record, id_hash }, replaces })
     }
 
-    fn stamp(&self, record: &mut Record, user: &UserKey, new_session: &NewSession) {
+    fn set_authentication(&self, record: &mut Record, user: &UserKey, new_session: &NewSession) {
         record.user = Some(user.clone());
         record.authenticated = Some(self.now);
         record.auth_level = new_session.auth_level;
@@ -367,16 +367,16 @@ impl Commit {
                 return self.begin(to, new_session, Some(user), None);
             }
         };
-        let leave = |id_hash, salt, had_user| {
+        let replaced_id = |id_hash, salt, had_user| {
             let by = ReplacedBy::SignIn { salt };
-            ReplacedId { id_hash, successor: to, at: self.now, by, had_user }
+            ReplacedId { id_hash, successor: to, replaced_at: self.now, by, had_user }
         };
         let owner = session.record.user.as_ref();
         if owner.is_some_and(|owner| owner != user) {
             // No data of one user's session may reach another user's. A session that got its user
             // when the id was replaced belongs to another client.
             let ends = replaced.is_none_or(|id| id.had_user);
-            let presented = leave(self.id_hash, join_salt, true);
+            let presented = replaced_id(self.id_hash, join_salt, true);
             return self.begin(to, new_session, Some(user), ends.then_some((presented, at)));
         }
         if let Some(id) = replaced
@@ -395,12 +395,12 @@ impl Commit {
         // The salt belongs to the id that was presented.
         let (had_user, is_current) = (record.user.is_some(), id_hash == self.id_hash);
         let id_change = IdChange {
-            left: leave(id_hash, join_salt.filter(|_| is_current), had_user),
-            presented: (!is_current).then(|| leave(self.id_hash, join_salt, had_user)),
+            replaced: replaced_id(id_hash, join_salt.filter(|_| is_current), had_user),
+            presented: (!is_current).then(|| replaced_id(self.id_hash, join_salt, had_user)),
         };
         let bytes = record.data.json_len();
         self.delta.apply(&mut record);
-        self.stamp(&mut record, user, new_session);
+        self.set_authentication(&mut record, user, new_session);
         record.realm.clone_from(&new_session.realm);
         record.limits = new_session.limits;
         record.persistent = new_session.persistent;
@@ -418,7 +418,7 @@ impl Commit {
     fn can_join(&self, id: &ReplacedId, current: &SessionIdHash) -> bool {
         matches!(id.by, ReplacedBy::SignIn { salt: Some(_) })
             && id.successor == *current
-            && id.was_under_way(self.opened)
+            && id.counts_as_concurrent(self.opened)
     }
 
     /// A merge or a renewal.
@@ -435,23 +435,24 @@ impl Commit {
             _ => false,
         };
         let id_change = match &self.action {
-            // Not through an id in its grace: another request has already renewed it, and a second
-            // renewal would replace that request's new id.
+            // Not through an id within its grace: another request has already renewed it, and a
+            // second renewal would replace that request's new id.
             Action::Renew { to, realm, grace_until } if session.id_hash == self.id_hash => {
                 record.id_issued = self.now;
                 record.realm.clone_from(realm);
                 let by = ReplacedBy::Renewal { grace_until: *grace_until };
-                let (id_hash, successor, at) = (self.id_hash, *to, self.now);
+                let (id_hash, successor, replaced_at) = (self.id_hash, *to, self.now);
                 session.id_hash = successor;
-                let left = ReplacedId { id_hash, successor, at, by, had_user };
-                Some(IdChange { left, presented: None })
+                let replaced = ReplacedId { id_hash, successor, replaced_at, by, had_user };
+                Some(IdChange { replaced, presented: None })
             }
             _ => None,
         };
         if !changed && id_change.is_none() {
-            return Ok(match touched {
-                true => Decision::Touch { at, session },
-                false => Decision::Answer(Committed::Unchanged(session)),
+            return Ok(if touched {
+                Decision::Touch { at, session }
+            } else {
+                Decision::Answer(Committed::Unchanged(session))
             });
         }
         session.record.revision += 1;

@@ -15,7 +15,7 @@ pub enum SessionFilter<'a> {
     /// The session of this public id.
     PublicId(&'a PublicId),
     /// The session of this public id, if it is this user's.
-    OfUser(&'a UserKey, &'a PublicId),
+    PublicIdOfUser(&'a UserKey, &'a PublicId),
     /// The sessions that belong to this session of the identity provider.
     IdpSession(&'a IdpSessionId),
     /// The sessions of the inner filter that belong to this realm.
@@ -30,10 +30,12 @@ impl SessionFilter<'_> {
             SessionFilter::All => true,
             SessionFilter::User(user) => record.user.as_ref() == Some(*user),
             SessionFilter::PublicId(public_id) => record.public_id == **public_id,
-            SessionFilter::OfUser(user, public_id) => {
+            SessionFilter::PublicIdOfUser(user, public_id) => {
                 record.public_id == **public_id && record.user.as_ref() == Some(*user)
             }
-            SessionFilter::IdpSession(id_hash) => record.idp_session_id.as_ref() == Some(*id_hash),
+            SessionFilter::IdpSession(idp_session_id) => {
+                record.idp_session_id.as_ref() == Some(*idp_session_id)
+            }
             SessionFilter::InRealm(realm, filter) => {
                 record.realm == **realm && filter.includes(record)
             }

@@ -1,4 +1,4 @@
-//! The results of look-ups, which loads, commits and the session of a request share.
+//! The results of lookups, which loads, commits and the session of a request share.
 
 use crate::backend::ReplacedId;
 use crate::error::Error;
@@ -14,13 +14,13 @@ pub struct LiveSession {
     pub id_hash: SessionIdHash,
 }
 
-/// The result of a look-up of an id hash in a store.
+/// The result of a lookup of an id hash in a store.
 ///
 /// `P` is the position of the session in the store, such as a row number:
 /// [`Commit::decide`](crate::backend::Commit::decide) returns it in its decision, so that a store
 /// can change only the session that it found. In the answer to a load it is `()`.
 #[derive(Clone, Debug)]
-#[allow(clippy::large_enum_variant)] // one on the stack of a request
+#[allow(clippy::large_enum_variant)] // one per request, on the stack
 pub enum Lookup<P = ()> {
     /// A live session, found by its current id or by one within its grace.
     Live {
@@ -36,7 +36,7 @@ pub enum Lookup<P = ()> {
 /// The reason why a store found no live session under an id.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-#[allow(clippy::large_enum_variant)] // one on the stack of a request
+#[allow(clippy::large_enum_variant)] // one per request, on the stack
 pub enum Missing<P = ()> {
     /// A renewal or a sign-in replaced the id less than [`ReplacedId::REMEMBERED`] ago. A request
     /// with this id may end the session or sign in, and must not read the session.
@@ -59,7 +59,8 @@ pub enum Missing<P = ()> {
     },
     /// There is no such session, or its deadline has passed.
     NotFound {
-        /// The position of a session whose deadline has passed. `None` in answers.
+        /// The position of a session whose deadline has passed. `None` in the answer to a
+        /// load or a commit.
         expired: Option<P>,
     },
 }
@@ -71,7 +72,7 @@ impl<P> Lookup<P> {
         Lookup::Missing(Missing::not_found())
     }
 
-    /// The answer to a load.
+    /// Returns the answer to a load.
     #[must_use]
     pub fn without_position(self) -> Lookup {
         match self {
@@ -88,7 +89,7 @@ impl<P> Missing<P> {
         Missing::NotFound { expired: None }
     }
 
-    /// The same for an answer.
+    /// Returns the same without a position, for an answer.
     #[must_use]
     pub fn without_position(self) -> Missing {
         match self {

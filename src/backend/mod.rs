@@ -1,10 +1,7 @@
-//! The interface of stores. A store implements [`Store`]; listing and background work are in
-//! [`SessionIndex`] and [`Maintenance`], for stores that have them. [`Commit::decide`] decides for
-//! all stores what a commit does.
-//!
-//! The methods of [`Store`] have no defaults, so that no implementation omits one. A store that
-//! wraps another one implements [`StoreWrapper`] instead. This module may change in a minor
-//! version.
+//! The interface of stores, which may change in a minor version. A store implements [`Store`],
+//! whose methods have no defaults, so that no implementation omits one; a store around another one
+//! implements [`StoreWrapper`]. [`SessionIndex`] and [`Maintenance`] are for stores that can list
+//! sessions or have background work. [`Commit::decide`] decides for all stores what a commit does.
 
 mod cache;
 mod commit;
@@ -164,14 +161,14 @@ pub struct SweepReport {
     /// to it, and pauses for as long. The sweep's own wait for the lock is not included: beside
     /// busy writers that may be most of the time, and a smaller sweep waits as long. A store that
     /// cannot measure this returns the duration of the whole call.
-    pub held: Duration,
+    pub blocked_for: Duration,
 }
 
 impl SweepReport {
-    /// Makes a report of `removed` sessions and a blocking time of `held`.
+    /// Makes a report of `removed` sessions and a blocking time of `blocked_for`.
     #[must_use]
-    pub const fn new(removed: usize, held: Duration) -> Self {
-        SweepReport { removed, held }
+    pub const fn new(removed: usize, blocked_for: Duration) -> Self {
+        SweepReport { removed, blocked_for }
     }
 }
 

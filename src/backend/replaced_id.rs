@@ -15,7 +15,7 @@ pub struct ReplacedId {
     /// The hash of the id that replaced it.
     pub successor: SessionIdHash,
     /// The time of the replacement.
-    pub at: Timestamp,
+    pub replaced_at: Timestamp,
     /// The kind of the replacement.
     pub by: ReplacedBy,
     /// Whether the session had a user before the replacement.
@@ -45,7 +45,7 @@ pub enum ReplacedBy {
 pub enum ReplacedIdStatus {
     /// It finds the session, because its grace has not ended.
     InGrace,
-    /// It is remembered, and a look-up gives
+    /// It is remembered, and a lookup gives
     /// [`Missing::Replaced`](crate::backend::Missing::Replaced).
     Remembered,
     /// It finds nothing, like an id that was never issued.
@@ -53,21 +53,22 @@ pub enum ReplacedIdStatus {
 }
 
 impl ReplacedId {
-    /// The time for which it is remembered after the replacement, and after its grace.
+    /// The time for which it is remembered after the later of the replacement and the end of its
+    /// grace.
     pub const REMEMBERED: Duration = Duration::from_secs(600);
 
     /// The maximum number of remembered ids of one session: the latest ones.
     pub const MAX: usize = 8;
 
-    /// The time after the replacement in which a request with this id counts as under way, as does
-    /// one within the grace: it was sent before the response with the new id arrived. A request
-    /// that is opened later comes from a client that lost that response, or from a thief.
-    pub const UNDER_WAY: Duration = Duration::from_secs(10);
+    /// A request with this id that is opened within this time after the replacement, or within the
+    /// grace, counts as concurrent: sent before the response with the new id arrived. One that is
+    /// opened later comes from a client that lost that response, or from a thief.
+    pub const CONCURRENT_FOR: Duration = Duration::from_secs(10);
 
     /// Returns its effect at `now`.
     #[must_use]
     pub fn status(&self, now: Timestamp) -> ReplacedIdStatus {
-        // The grace is no part of `at`: if the clock was set back over a restart, an id replaced
+        // Compares with the grace only: if the clock was set back over a restart, an id replaced
         // without grace must not find the session again.
         if self.grace_until().is_some_and(|until| now < until) {
             ReplacedIdStatus::InGrace
@@ -90,15 +91,15 @@ impl ReplacedId {
     /// Returns the time after which a store may drop it.
     #[must_use]
     pub fn forget_at(&self) -> Timestamp {
-        self.at.max(self.grace_until().unwrap_or(self.at)) + Self::REMEMBERED
+        self.replaced_at.max(self.grace_until().unwrap_or(self.replaced_at)) + Self::REMEMBERED
     }
 
-    /// Returns whether a request that was opened at that time was under way when the id was
-    /// replaced.
+    /// Returns whether a request with this id that was opened at that time counts as concurrent
+    /// with the replacement.
     #[must_use]
-    pub fn was_under_way(&self, opened: Timestamp) -> bool {
+    pub fn counts_as_concurrent(&self, opened: Timestamp) -> bool {
         let is_in_grace = self.grace_until().is_some_and(|until| opened < until);
-        is_in_grace || opened <= self.at + Self::UNDER_WAY
+        is_in_grace || opened <= self.replaced_at + Self::CONCURRENT_FOR
     }
 
     /// Returns this id without its grace, as after a sign-in of its session.

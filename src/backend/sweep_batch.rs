@@ -23,8 +23,8 @@ impl SweepBatch {
 
     /// Returns the next batch, after this one has blocked writers for this long.
     #[must_use]
-    pub(crate) fn after(self, held: Duration) -> Self {
-        let next = if held > Self::TIME { self.0.get() / 2 } else { self.0.get() * 2 };
+    pub(crate) fn after(self, blocked_for: Duration) -> Self {
+        let next = if blocked_for > Self::TIME { self.0.get() / 2 } else { self.0.get() * 2 };
         let next = NonZeroUsize::new(next.max(Self::SMALLEST)).unwrap_or(Self::LARGEST.0);
         SweepBatch(next.min(Self::LARGEST.0))
     }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use crate::backend::Store;
 use crate::clock::{Clock, Timestamp};
-use crate::error::{Error, ErrorKind, Result, panic_words};
+use crate::error::{Error, ErrorKind, Result, panic_message};
 use crate::event::{Event, Events};
 use crate::id::SessionIdHash;
 use crate::process::Process;
@@ -72,7 +72,12 @@ impl Cleaner {
         let now = instant();
         let worker = Worker {
             clock_guard: ClockGuard::new(clock.now(), now),
-            guard: Guard { store, events: events.clone(), failing: Vec::new(), stop: stop.clone() },
+            caller: StoreCaller {
+                store,
+                events: events.clone(),
+                failing: vec![],
+                stop: stop.clone(),
+            },
             clock,
             events,
             touches,
@@ -101,7 +106,7 @@ impl Cleaner {
         }
         match self.touches.send(id_hash, touch) {
             Sent::NoRoom => return false,
-            Sent::Quietly => {}
+            Sent::Queued => {}
             // If the channel is full, the thread is awake, and will read the touches too.
             Sent::WakeThread => drop(self.sender.try_send(Message::Touches)),
         }
@@ -170,7 +175,7 @@ impl Task {
 }
 
 struct Worker {
-    guard: Guard,
+    caller: StoreCaller,
     clock: Arc<dyn Clock>,
     events: Events,
     touches: TouchBuffer,
@@ -181,10 +186,10 @@ struct Worker {
 impl Worker {
     fn run(mut self, messages: &Receiver<Message>) {
         loop {
-            // Calls of the store have their own guard; this one is for the application's clock and
-            // event sink. A caller that waits for an answer in such a round gets an error.
-            let turn = catch_unwind(AssertUnwindSafe(|| self.turn(messages)));
-            if let Ok(ControlFlow::Break(())) = turn {
+            // A panic in a call of the store is caught there; here, one in the application's clock
+            // or event sink. A caller that waits for an answer in such a round gets an error.
+            let round = catch_unwind(AssertUnwindSafe(|| self.run_once(messages)));
+            if let Ok(ControlFlow::Break(())) = round {
                 break;
             }
         }
@@ -198,7 +203,7 @@ impl Worker {
         let _ = self.write_touches();
     }
 
-    fn turn(&mut self, messages: &Receiver<Message>) -> ControlFlow<()> {
+    fn run_once(&mut self, messages: &Receiver<Message>) -> ControlFlow<()> {
         let sweep = self.sweeps.next_due();
         let due = self.touches.next_due().map_or(sweep, |touches| touches.min(sweep));
         match messages.recv_deadline(due) {
@@ -217,7 +222,7 @@ impl Worker {
     }
 
     fn do_what_is_due(&mut self, now: Instant) {
-        if self.touches.is_due(now, self.guard.failing.contains(&Task::Touch)) {
+        if self.touches.is_due(now, self.caller.failing.contains(&Task::Touch)) {
             // An event was raised for the failure; the touches wait for the next attempt.
             let _ = self.write_touches();
         }
@@ -237,10 +242,10 @@ impl Worker {
     }
 
     fn write_touches(&mut self) -> Result<()> {
-        let (guard, clock, events) = (&mut self.guard, &self.clock, &self.events);
+        let (caller, clock, events) = (&mut self.caller, &self.clock, &self.events);
         self.touches.write(
             instant(),
-            |batch| guard.call(Task::Touch, |store| store.touch(batch, clock.now())),
+            |batch| caller.call(Task::Touch, |store| store.touch(batch, clock.now())),
             |error| events.raise(&Event::TouchFailed { error }),
         )
     }
@@ -250,7 +255,7 @@ impl Worker {
         // the sweep continues, because every read treats the session as ended anyway.
         let _ = self.write_touches();
         let began = instant();
-        let swept = self.guard.call(Task::Sweep, |store| store.sweep(as_of, limit));
+        let swept = self.caller.call(Task::Sweep, |store| store.sweep(as_of, limit));
         let Some(finished) = self.sweeps.batch_done(swept, began, instant()) else { return };
         if let Ok(sessions @ 1..) = finished.removed {
             self.events.raise(&Event::Swept { sessions });
@@ -260,7 +265,7 @@ impl Worker {
 
     fn maintain(&mut self) {
         // An event was raised for a failure; the next attempt follows the next sweep.
-        let _ = self.guard.call(Task::Maintenance, |store| match store.maintenance() {
+        let _ = self.caller.call(Task::Maintenance, |store| match store.maintenance() {
             Some(maintenance) => maintenance.run(),
             None => Ok(()),
         });
@@ -268,7 +273,7 @@ impl Worker {
 }
 
 /// Calls the store, and turns an error or a panic into an event, so that the thread continues.
-struct Guard {
+struct StoreCaller {
     store: Arc<dyn Store>,
     events: Events,
     /// The tasks whose last attempt failed. An event is raised when the first fails and when the
@@ -277,7 +282,7 @@ struct Guard {
     stop: Arc<AtomicBool>,
 }
 
-impl Guard {
+impl StoreCaller {
     fn call<T>(&mut self, task: Task, call: impl FnOnce(&dyn Store) -> Result<T>) -> Result<T> {
         let result = catch_unwind(AssertUnwindSafe(|| call(&*self.store)))
             .unwrap_or_else(|panic| Err(panicked(task, &*panic)));
@@ -304,6 +309,6 @@ impl Guard {
 }
 
 fn panicked(task: Task, panic: &(dyn Any + Send)) -> Error {
-    let message = panic_words(panic).unwrap_or("it panicked");
+    let message = panic_message(panic).unwrap_or("it panicked");
     Error::with_source(ErrorKind::Unexpected, task.operation(), message.to_owned())
 }

@@ -94,14 +94,14 @@ impl SweepSchedule {
     ) -> Option<FinishedSweep> {
         let mut sweep = self.running.take()?;
         let removed = match result {
-            Ok(SweepReport { removed, held }) => {
+            Ok(SweepReport { removed, blocked_for }) => {
                 sweep.removed = sweep.removed.saturating_add(removed);
                 // A store may report too much, but no writer was blocked for longer than the call.
-                let held = held.min(ended.saturating_duration_since(began));
+                let blocked_for = blocked_for.min(ended.saturating_duration_since(began));
                 let limit = self.batch.limit().get();
-                self.batch = self.batch.after(held);
+                self.batch = self.batch.after(blocked_for);
                 if removed >= limit {
-                    sweep.next_batch = ended + held;
+                    sweep.next_batch = ended + blocked_for;
                     self.running = Some(sweep);
                     return None;
                 }
@@ -136,8 +136,8 @@ mod tests {
         Timestamp::from_millis(second * 1000)
     }
 
-    fn full(held: Duration) -> Result<SweepReport> {
-        Ok(SweepReport::new(usize::MAX, held))
+    fn full(blocked_for: Duration) -> Result<SweepReport> {
+        Ok(SweepReport::new(usize::MAX, blocked_for))
     }
 
     #[test]

@@ -40,7 +40,7 @@ pub(super) enum Sent {
     /// The channel is full, and the touch was not sent.
     NoRoom,
     /// The touch is in the channel, and the thread was already woken.
-    Quietly,
+    Queued,
     /// The touch is in the channel, and the thread must be woken.
     WakeThread,
 }
@@ -74,10 +74,8 @@ impl TouchSender {
             return Sent::NoRoom;
         }
         let is_first = !self.notified.swap(true, Ordering::AcqRel);
-        match is_first || self.channel.len().is_multiple_of(BATCH) {
-            true => Sent::WakeThread,
-            false => Sent::Quietly,
-        }
+        let wakes = is_first || self.channel.len().is_multiple_of(BATCH);
+        if wakes { Sent::WakeThread } else { Sent::Queued }
     }
 }
 
@@ -186,7 +184,7 @@ mod tests {
         let now = Instant::now();
         assert!(!buffer.is_due(now, false));
         assert_eq!(sender.send(id_hash(1), touch(1)), Sent::WakeThread);
-        assert_eq!(sender.send(id_hash(2), touch(1)), Sent::Quietly);
+        assert_eq!(sender.send(id_hash(2), touch(1)), Sent::Queued);
         assert!(!buffer.is_due(now, false));
         assert_eq!(buffer.next_due(), Some(now + WAIT));
         assert!(buffer.is_due(now + WAIT, false));

@@ -16,7 +16,7 @@ use crate::backend::{
 use crate::clock::Timestamp;
 use crate::data::Value;
 use crate::delta::Delta;
-use crate::error::{Error, ErrorKind, panic_words};
+use crate::error::{Error, ErrorKind, panic_message};
 use crate::id::{IdpSessionId, PublicId, Realm, SessionId, SessionIdHash, UserKey};
 use crate::lifetime::Lifetime;
 use crate::record::{NewSession, Record, Summary, Touch};
@@ -38,7 +38,7 @@ pub(super) type Passed<T = ()> = Result<T, Violation>;
 pub(super) fn caught<T>(f: impl FnOnce() -> Passed<T>) -> Passed<T> {
     // Each check has its own store, so a panic in one check does not affect another.
     catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| {
-        let message = panic_words(panic.as_ref()).unwrap_or("without a message");
+        let message = panic_message(panic.as_ref()).unwrap_or("without a message");
         Err(Violation(format!("the store panicked: {message}")))
     })
 }
@@ -80,7 +80,7 @@ pub(super) fn user(name: &str) -> Passed<UserKey> {
     Ok(UserKey::new(name)?)
 }
 
-pub(super) fn external(name: &str) -> Passed<IdpSessionId> {
+pub(super) fn idp_session_id(name: &str) -> Passed<IdpSessionId> {
     Ok(IdpSessionId::new(name)?)
 }
 
@@ -377,9 +377,12 @@ impl Fixture {
     /// for a store without an index that removed none, because its server expires them by itself.
     pub(super) fn sweep(&self, limit: NonZeroUsize) -> Passed<Option<usize>> {
         let began = instant();
-        let SweepReport { removed, held } = self.store.sweep(self.now, limit)?;
+        let SweepReport { removed, blocked_for } = self.store.sweep(self.now, limit)?;
         let took = instant().saturating_duration_since(began);
-        ensure!(held <= took, "a sweep of {took:?} reported that it blocked writers for {held:?}")?;
+        ensure!(
+            blocked_for <= took,
+            "a sweep of {took:?} reported that it blocked writers for {blocked_for:?}"
+        )?;
         Ok(Some(removed).filter(|removed| *removed > 0 || self.store.capabilities().indexed))
     }
 

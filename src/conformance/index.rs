@@ -67,7 +67,7 @@ pub(super) fn pages_have_no_gaps_and_no_repeats(fixture: &Fixture) -> Passed {
 pub(super) fn a_summary_matches_its_record(fixture: &Fixture) -> Passed {
     let mut new_session = fixture.new_session()?;
     new_session.client = Some(Client::new("::1".parse().ok(), Some("curl")));
-    new_session.idp_session_id = Some(external("sid-1")?);
+    new_session.idp_session_id = Some(idp_session_id("sid-1")?);
     new_session.auth_level = 3;
     new_session.persistent = false;
     let begun = fixture.session_from(&new_session)?;
@@ -121,8 +121,8 @@ pub(super) fn names_of_the_identity_provider_match_exactly(fixture: &Fixture) ->
     let mut sessions = Vec::new();
     for name in names() {
         let mut new_session = fixture.new_session()?;
-        new_session.idp_session_id = Some(external(&name)?);
-        sessions.push((fixture.session_from(&new_session)?, external(&name)?));
+        new_session.idp_session_id = Some(idp_session_id(&name)?);
+        sessions.push((fixture.session_from(&new_session)?, idp_session_id(&name)?));
     }
     fixture.session()?;
     for (session, name) in &sessions {
@@ -223,13 +223,13 @@ pub(super) fn a_public_id_of_another_user_is_not_revoked(fixture: &Fixture) -> P
     let anonymous = fixture.session()?;
     for session in [&theirs, &anonymous] {
         let public_id = session.public_id();
-        let filter = SessionFilter::OfUser(&owner, &public_id);
+        let filter = SessionFilter::PublicIdOfUser(&owner, &public_id);
         let listed = fixture.list(&filter)?;
         ensure!(listed.is_empty(), "another user's public id is listed as the user's own")?;
         revokes(fixture, &filter, None, &[])?;
         fixture.is_intact(session, "a revocation of another user's public id")?;
     }
-    revokes(fixture, &SessionFilter::OfUser(&owner, &mine.public_id()), None, &[&mine])
+    revokes(fixture, &SessionFilter::PublicIdOfUser(&owner, &mine.public_id()), None, &[&mine])
 }
 
 pub(super) fn revoking_everyone_ends_all_and_raises_the_epoch(fixture: &Fixture) -> Passed {

@@ -113,7 +113,7 @@ pub(super) fn nothing_late_brings_back_a_session_revoked_at_its_deadline(
         |_, _| SessionFilter::All,
         |owner, _| SessionFilter::User(owner),
         |_, public_id| SessionFilter::PublicId(public_id),
-        |owner, public_id| SessionFilter::OfUser(owner, public_id),
+        |owner, public_id| SessionFilter::PublicIdOfUser(owner, public_id),
     ];
     for filter in filters {
         let Sample { id_hash, record } = fixture.session_of(&owner)?;

@@ -38,7 +38,7 @@ pub(super) fn a_session_is_loaded_as_it_was_created(fixture: &Fixture) -> Passed
     let mut new_session = fixture.new_session()?;
     new_session.persistent = false;
     new_session.client = Some(Client::new("2001:db8::1".parse().ok(), Some("curl/8 \"quoted\" é")));
-    new_session.idp_session_id = Some(external("sid '1'")?);
+    new_session.idp_session_id = Some(idp_session_id("sid '1'")?);
     new_session.auth_level = u16::MAX;
     let session = fixture.session_from(&new_session)?;
     let mut expected = Record::create(&new_session, fixture.now);

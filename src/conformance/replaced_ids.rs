@@ -8,7 +8,7 @@ use crate::conformance::fixture::*;
 use crate::id::{JoinSalt, SessionIdHash, UserKey};
 use crate::record::NewSession;
 
-const LATE: Duration = ReplacedId::UNDER_WAY;
+const LATE: Duration = ReplacedId::CONCURRENT_FOR;
 
 /// A sign-in that later sign-ins through the same id can join.
 pub(super) struct SignInReply {
@@ -69,7 +69,7 @@ pub(super) fn the_latest_replaced_ids_are_remembered(fixture: &Fixture) -> Passe
     fixture.is_absent(first, "the ninth replaced id of a session is remembered")?;
     for id_hash in rest {
         let id = fixture.is_replaced(id_hash, &session.id_hash, "one of the latest ids")?;
-        let same = id.at == fixture.now && !id.had_user;
+        let same = id.replaced_at == fixture.now && !id.had_user;
         ensure!(same, "a replaced id is remembered with another time or user")?;
     }
     fixture.is_intact(&session, "nine renewals")?;
@@ -161,7 +161,7 @@ pub(super) fn a_sign_in_joins_one_that_proved_as_much(fixture: &Fixture) -> Pass
             Ok(())
         },
         |new_session| {
-            new_session.idp_session_id = Some(external("sid-2")?);
+            new_session.idp_session_id = Some(idp_session_id("sid-2")?);
             Ok(())
         },
         |new_session| {
@@ -171,7 +171,7 @@ pub(super) fn a_sign_in_joins_one_that_proved_as_much(fixture: &Fixture) -> Pass
         |new_session| {
             // Concurrent requests read the clock in either order, so a smaller difference is
             // allowed.
-            let earlier = ReplacedId::UNDER_WAY + SECOND;
+            let earlier = ReplacedId::CONCURRENT_FOR + SECOND;
             new_session.limits.absolute = new_session.limits.absolute.map(|end| end - earlier);
             Ok(())
         },

@@ -119,7 +119,9 @@ pub(super) fn expired_sessions_are_not_listed(fixture: &Fixture) -> Passed {
         let listed = public_ids(&end.list(&filter)?);
         ensure!(listed == [lives.public_id()], "an expired session is listed")?;
     }
-    for filter in [SessionFilter::PublicId(&public_id), SessionFilter::OfUser(&owner, &public_id)] {
+    for filter in
+        [SessionFilter::PublicId(&public_id), SessionFilter::PublicIdOfUser(&owner, &public_id)]
+    {
         ensure!(end.list(&filter)?.is_empty(), "an expired session is listed by its public id")?;
         let revoked = end.index()?.revoke(&filter, None, end.now)?;
         ensure!(revoked.is_empty(), "an expired session was revoked")?;

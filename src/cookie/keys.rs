@@ -49,10 +49,10 @@ impl CookieKeys {
                 Key::try_from(secret).map_err(|why| invalid(why.to_string()))
             })
             .collect::<Result<Vec<_>>>()?;
-        match keys.is_empty() {
-            true => Err(invalid("there is no key".to_owned())),
-            false => Ok(CookieKeys(keys)),
+        if keys.is_empty() {
+            return Err(invalid("there is no key".to_owned()));
         }
+        Ok(CookieKeys(keys))
     }
 }
 
@@ -155,10 +155,8 @@ mod tests {
 
     fn config(encrypted: bool, secrets: &[u8]) -> CookieConfig {
         let keys = CookieKeys::new(secrets.iter().map(|byte| [*byte; 64])).unwrap();
-        match encrypted {
-            true => CookieConfig::new().encrypted(keys),
-            false => CookieConfig::new().signed(keys),
-        }
+        let config = CookieConfig::new();
+        if encrypted { config.encrypted(keys) } else { config.signed(keys) }
     }
 
     #[test]

@@ -29,10 +29,10 @@ struct Bounded(usize);
 impl Bounded {
     fn open(&mut self) -> io::Result<()> {
         self.0 += 1;
-        match self.0 > MAX_DEPTH {
-            true => Err(io::Error::other(format!("it is nested more than {MAX_DEPTH} deep"))),
-            false => Ok(()),
+        if self.0 > MAX_DEPTH {
+            return Err(io::Error::other(format!("it is nested more than {MAX_DEPTH} deep")));
         }
+        Ok(())
     }
 
     fn close(&mut self) {
@@ -87,10 +87,10 @@ impl Formatter for Bounded {
 struct Finite<T>(T);
 
 fn check<E: ser::Error>(float: f64) -> Result<(), E> {
-    match float.is_finite() {
-        true => Ok(()),
-        false => Err(E::custom(format_args!("JSON has no number for {float}"))),
+    if float.is_finite() {
+        return Ok(());
     }
+    Err(E::custom(format_args!("JSON has no number for {float}")))
 }
 
 impl<T: Serialize + ?Sized> Serialize for Finite<&T> {

@@ -211,7 +211,7 @@ impl Data {
         let mut names = Vec::with_capacity(entries.len());
         for (name, value) in entries {
             json.push_str(if names.is_empty() { "" } else { "," });
-            // A text serializes always.
+            // A string always serializes.
             json.push_str(&serde_json::to_string(name).unwrap_or_default());
             json.push(':');
             let start = json.len();

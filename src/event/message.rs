@@ -53,7 +53,11 @@ impl fmt::Display for Event<'_> {
             Event::IdGuessing { address, count } => {
                 let network = if matches!(address, Some(IpAddr::V6(_))) { "/64" } else { "" };
                 let from = Address(*address);
-                write!(f, "{count} odd ids within a minute came from {from}{network}: a guesser?")
+                write!(
+                    f,
+                    "{count} malformed or unknown ids within a minute came from {from}{network}: \
+                     possible guessing"
+                )
             }
             Event::ReplacedIdUsed { public_id, address } => write!(
                 f,

@@ -87,7 +87,8 @@ pub enum Event<'a> {
         address: Option<IpAddr>,
     },
     /// One address has presented many different malformed or unknown ids within a minute, which may
-    /// be an attempt to guess ids. Raised at 20 ids, and each time that number doubles.
+    /// be an attempt to guess ids. Ids of ended sessions count too. Raised at 20 ids, and each time
+    /// that number doubles.
     ///
     /// A repeated id counts once within the minute, because a client may not have noticed that its
     /// session ended. Requests without a known address are counted together. Behind a proxy, all
@@ -199,7 +200,8 @@ pub enum Event<'a> {
         /// The host of the request.
         host: &'a str,
     },
-    /// A value under a key of this crate was not written by any version of it. It counts as absent.
+    /// The cache has a value under a key of this crate that no version of it wrote. The value
+    /// counts as absent.
     InvalidCacheValue {
         /// The reason.
         error: &'a Error,
@@ -250,8 +252,9 @@ macro_rules! event_kinds {
             }
 
             /// Returns the level at which [`LogSink`] logs events of this kind. `Error`: a request
-            /// failed or data was discarded. `Warn`: the state of the system changed. `Info`: start
-            /// and migration. `Debug`: single requests.
+            /// failed, or data was lost or is invalid. `Warn`: a part failed or recovered while
+            /// requests continue, or a setting or a client needs attention. `Info`: start and
+            /// migration. `Debug`: single requests, and sweeps.
             const fn level(self) -> ::log::Level {
                 match self {
                     $(EventKind::$kind => ::log::Level::$level,)*

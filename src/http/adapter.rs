@@ -1,11 +1,13 @@
-//! The common part of the adapters for all web frameworks.
+//! The common part of the adapters for all web frameworks. [`Adapter::run`] opens the session, runs
+//! the handler (`run_handler`), and completes the response (`complete`): it stores the changes
+//! ([`finish`](Adapter::finish)) and adds the header fields.
 
 use std::any::Any;
 use std::error::Error as StdError;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::cookie::CookieConfig;
-use crate::error::{Error, described, panic_words};
+use crate::error::{Error, described, panic_message};
 use crate::event::Event;
 use crate::manager::SessionManager;
 use crate::message::{Outcome, RequestHead, Response, ResponseHeaders};
@@ -88,13 +90,13 @@ impl<'m> Adapter<'m> {
         error_page: impl Fn(u16) -> R,
     ) -> R {
         let session = self.sessions.open(head);
-        let (response, failure) = self.call(&session, handler, &error_page);
+        let (response, failure) = self.run_handler(&session, handler, &error_page);
         self.complete(&session, response, failure, error_page)
     }
 
     /// Runs the handler. If it fails, reports the reason, and returns the error page and the
     /// outcome.
-    pub(crate) fn call<R>(
+    pub(crate) fn run_handler<R>(
         self,
         session: &Session,
         handler: impl FnOnce(&Session) -> Result<R, BoxError>,
@@ -110,7 +112,7 @@ impl<'m> Adapter<'m> {
         (error_page(status), Some(outcome))
     }
 
-    /// Finishes the request, and returns the response to send.
+    /// Finishes the request, and returns the response with its header fields, or the error page.
     pub(crate) fn complete<R: Response>(
         self,
         session: &Session,
@@ -172,7 +174,7 @@ impl<'m> Adapter<'m> {
 
     /// Raises an event for a panic of the handler, and returns the status of the response.
     pub fn report_panic(self, panic: &(dyn Any + Send)) -> u16 {
-        let error = panic_words(panic).unwrap_or("it panicked");
+        let error = panic_message(panic).unwrap_or("it panicked");
         self.sessions.events().raise(&Event::HandlerFailed { error });
         500
     }
@@ -189,7 +191,7 @@ impl<'m> Adapter<'m> {
         for (name, value) in headers {
             let is = |other: &str| name.eq_ignore_ascii_case(other);
             if is("Cookie") {
-                if self.sessions.context.settings.is_in_cookie(value) {
+                if self.sessions.context.settings.may_contain_id(value) {
                     head = head.cookie(value);
                 }
             } else if is("Host") {
@@ -251,7 +253,7 @@ impl<'m> Adapter<'m> {
     /// Returns whether `session` belongs to this manager and to a request with the ids of this
     /// head.
     #[allow(dead_code, reason = "the adapter for rouille, which is a feature, is the only caller")]
-    pub(crate) fn would_open(self, session: &Session, head: &RequestHead<'_>) -> bool {
+    pub(crate) fn is_session_of(self, session: &Session, head: &RequestHead<'_>) -> bool {
         session.is_of(&self.sessions.context, head)
     }
 }

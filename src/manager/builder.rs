@@ -79,8 +79,9 @@ const RESERVED_HEADER_PREFIXES: [&str; 8] = [
     "X-Forwarded-",
 ];
 
-/// The maximum grace of a replaced id. Requests under way are assumed to take no longer, and a
-/// longer grace would keep a stolen id valid after a renewal that is meant to invalidate it.
+/// The maximum grace of a replaced id. A longer one would keep a stolen id valid after a renewal
+/// that is meant to invalidate it. Concurrent requests may take longer: they need the grace only
+/// until they have read the session.
 const MAX_GRACE: Duration = Duration::from_secs(60);
 
 fn is_reserved(header: &str) -> bool {
@@ -226,7 +227,7 @@ impl SessionManagerBuilder {
     }
 
     /// Sets how long the old id stays valid after [`Session::renew`](crate::Session::renew), for
-    /// requests under way. At most one minute, because a renewal may be meant to invalidate a
+    /// concurrent requests. At most one minute, because a renewal may be meant to invalidate a
     /// stolen id. Defaults to none. A sign-in has no grace.
     pub fn renewal_grace(self, grace: Duration) -> Self {
         self.with(|settings| settings.grace = Some(grace))

@@ -96,7 +96,6 @@ impl SessionManager {
     /// [headers](crate::http::Adapter::headers_on_error) of what was stored before, as
     /// [`Adapter::run`](crate::http::Adapter::run) does.
     pub fn close(&self, session: &Session, outcome: Outcome) -> Result<ResponseHeaders> {
-        session.check_not_updating("close a session")?;
         session.close(outcome)
     }
 

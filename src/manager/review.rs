@@ -62,7 +62,7 @@ impl fmt::Display for Review {
 
 fn describe(lifetime: &Lifetime) -> String {
     let idle = lifetime.idle_limit().map_or("no idle limit".to_owned(), |limit| {
-        format!("ends after {} of silence", humanize(limit))
+        format!("ends after {} without a request", humanize(limit))
     });
     let absolute = lifetime.absolute_limit().map_or("no absolute limit".to_owned(), |limit| {
         format!("after {} in any case", humanize(limit))
@@ -78,7 +78,7 @@ impl SessionManager {
     pub fn review(&self) -> Review {
         let settings = &self.context.settings;
         let mut findings = Vec::new();
-        let mut find = |requirement, met, why: &str, otherwise: &str| {
+        let mut add = |requirement, met, why: &str, otherwise: &str| {
             let why = if met { why } else { otherwise }.to_owned();
             findings.push(Finding { requirement, met, why });
         };
@@ -94,7 +94,7 @@ impl SessionManager {
             kinds.iter().map(|(lifetime, _)| describe(lifetime)).collect::<Vec<_>>().join("; or ");
         let idle = all(&|lifetime| lifetime.idle_limit().is_some());
         let absolute = all(&|lifetime| lifetime.absolute_limit().is_some());
-        find(
+        add(
             "ASVS 7.1.1",
             idle && absolute,
             &format!("{lifetimes}: document these, and why"),
@@ -108,7 +108,7 @@ impl SessionManager {
             };
             format!("at most {} sessions per user; at the limit {effect}", session_limit.limit)
         });
-        find(
+        add(
             "ASVS 7.1.2",
             session_limit.is_some(),
             &session_limit.unwrap_or_default(),
@@ -116,12 +116,12 @@ impl SessionManager {
              is no limit",
         );
         let without_idle = format!("{lifetimes}: set an idle limit, as with Lifetime::idle");
-        find("ASVS 7.3.1", idle, &lifetimes, &without_idle);
+        add("ASVS 7.3.1", idle, &lifetimes, &without_idle);
         let without_absolute =
             format!("{lifetimes}: set an absolute limit, with Lifetime::with_absolute");
-        find("ASVS 7.3.2", absolute, &lifetimes, &without_absolute);
+        add("ASVS 7.3.2", absolute, &lifetimes, &without_absolute);
         for requirement in ["ASVS 7.4.2", "ASVS 7.4.3", "ASVS 7.4.5", "ASVS 7.5.2"] {
-            find(
+            add(
                 requirement,
                 self.context.store.capabilities().indexed,
                 "the store can list and revoke by user",
@@ -139,21 +139,21 @@ impl SessionManager {
                 } else {
                     "is not Secure: serve it over TLS, with CookieConfig::new()"
                 };
-                find(
+                add(
                     "ASVS 3.3.1",
                     cookie.is_secure() && prefixed,
                     &format!("the cookie {name:?} is Secure"),
                     &format!("the cookie {name:?} {otherwise}"),
                 );
                 let same_site = cookie.same_site_mode();
-                find(
+                add(
                     "ASVS 3.3.2",
                     same_site != SameSite::None,
                     &format!("SameSite={same_site:?}"),
                     "SameSite=None, so requests that other sites cause carry the cookie: choose \
                      Lax or Strict, or document why not",
                 );
-                find(
+                add(
                     "ASVS 3.3.3",
                     host,
                     &format!("only this host can set the cookie {name:?}"),
@@ -162,7 +162,7 @@ impl SessionManager {
                          begin with __Host-, or document which hosts share it"
                     ),
                 );
-                find(
+                add(
                     "ASVS 3.3.4",
                     cookie.is_http_only(),
                     "the cookie is HttpOnly",
@@ -174,17 +174,17 @@ impl SessionManager {
                     "scripts can read the id, because the header {name:?} carries it: use a cookie \
                      for browsers"
                 );
-                find("ASVS 3.3.4", false, "", &why);
+                add("ASVS 3.3.4", false, "", &why);
             }
         }
-        find(
+        add(
             "ASVS 14.3.1",
             settings.clear_site_data,
             "a sign-out clears the site's data in the browser",
             "a sign-out leaves the site's data in the browser: set clear_site_data(true), or send \
              Clear-Site-Data from the page that signs out",
         );
-        find(
+        add(
             "ASVS 14.3.2",
             settings.no_store_when_signed_in,
             "no cache stores the pages of a signed-in user",
@@ -211,7 +211,7 @@ impl SessionManager {
                 ""
             };
             let unmet = format!("{lifetimes}{persistence}: set policy(Policy::{name}())");
-            find(level, met, &lifetimes, &unmet);
+            add(level, met, &lifetimes, &unmet);
         }
         Review { findings }
     }

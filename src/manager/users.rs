@@ -1,7 +1,7 @@
 //! The calls of a manager that list, count and revoke sessions.
 //!
 //! Uses the store's [`SessionIndex`]. Applications call these; revocations are recorded for
-//! requests under way.
+//! concurrent requests.
 
 use std::num::NonZeroUsize;
 
@@ -125,7 +125,7 @@ impl SessionManager {
     /// # Errors
     /// The store's errors. After [`ErrorKind::Unavailable`] the session may have ended.
     pub fn revoke(&self, user: &UserKey, public_id: &PublicId) -> Result<bool> {
-        self.end(&SessionFilter::OfUser(user, public_id), None).map(|ended| ended > 0)
+        self.end(&SessionFilter::PublicIdOfUser(user, public_id), None).map(|ended| ended > 0)
     }
 
     /// Ends all sessions of the user of `session` except `session` itself, and returns their
@@ -154,8 +154,8 @@ impl SessionManager {
     ///
     /// # Errors
     /// As [`revoke`](Self::revoke).
-    pub fn revoke_by_idp_session(&self, key: &IdpSessionId) -> Result<usize> {
-        self.end(&SessionFilter::IdpSession(key), None)
+    pub fn revoke_by_idp_session(&self, idp_session_id: &IdpSessionId) -> Result<usize> {
+        self.end(&SessionFilter::IdpSession(idp_session_id), None)
     }
 
     /// Ends all sessions of this manager's realm, those without a user included, and returns the
@@ -181,8 +181,8 @@ impl SessionManager {
         let revoke = || index.revoke(&filter, except, self.context.now());
         let ending = self.context.recently_ended.begin();
         let ended = run_blocking(self.blocking_hook, revoke)?;
-        // Changes of requests under way are then discarded, instead of beginning new sessions.
-        ended.iter().for_each(|key| self.context.recently_ended.record_revocation(*key));
+        // Changes of concurrent requests are then discarded, instead of beginning new sessions.
+        ended.iter().for_each(|id_hash| self.context.recently_ended.record_revocation(*id_hash));
         drop(ending);
         if !ended.is_empty() {
             let sessions = u64::try_from(ended.len()).unwrap_or(u64::MAX);

@@ -3,17 +3,17 @@
 //! These types do not depend on a framework or on the manager. The public module `http` re-exports
 //! them for authors of adapters.
 
-mod few;
 mod host;
 mod outcome;
 mod request_head;
 mod response;
 mod response_headers;
+mod small_list;
 
-pub(crate) use few::Few;
 pub(crate) use host::{is_loopback, is_webkit};
 pub use outcome::Outcome;
 pub(crate) use request_head::MAX_PROXIES;
 pub use request_head::RequestHead;
 pub use response::Response;
 pub use response_headers::ResponseHeaders;
+pub(crate) use small_list::SmallList;

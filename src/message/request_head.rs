@@ -3,7 +3,7 @@
 use std::fmt::{self, Debug};
 use std::net::{IpAddr, SocketAddr};
 
-use crate::message::few::Few;
+use crate::message::small_list::SmallList;
 
 /// The fields of a request head that sessions read. It borrows them, and allocates only where one
 /// name has many fields. `Debug` shows neither cookies nor ids.
@@ -18,8 +18,8 @@ use crate::message::few::Few;
 #[derive(Clone, Default)]
 #[must_use]
 pub struct RequestHead<'r> {
-    pub(crate) cookies: Few<&'r str, 4>,
-    pub(crate) ids: Few<&'r str, 1>,
+    pub(crate) cookies: SmallList<&'r str, 4>,
+    pub(crate) ids: SmallList<&'r str, 1>,
     pub(crate) host: Option<&'r str>,
     pub(crate) secure: bool,
     pub(crate) peer_addr: Option<IpAddr>,

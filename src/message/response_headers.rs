@@ -23,7 +23,8 @@ pub struct ResponseHeaders {
     /// meanwhile.
     pub discarded: bool,
     /// No cache, the browser's included, may store the response:
-    /// [`no_store_when_signed_in`](crate::manager::SessionManagerBuilder::no_store_when_signed_in).
+    /// [`no_store_when_signed_in`](crate::manager::SessionManagerBuilder::no_store_when_signed_in)
+    /// or [`form_pages_no_store`](crate::manager::SessionManagerBuilder::form_pages_no_store).
     pub no_store: bool,
     /// The browser should delete everything that it stores of this site except cookies:
     /// [`clear_site_data`](crate::manager::SessionManagerBuilder::clear_site_data).
@@ -50,7 +51,7 @@ const CLEAR_SITE_DATA: (&str, &str) = ("Clear-Site-Data", "\"cache\", \"storage\
 const NO_CACHE: &str = "no-cache=\"Set-Cookie\"";
 
 /// The directive that keeps an id in another field than Set-Cookie out of shared caches.
-fn guard(header: &str) -> &'static str {
+fn directive_for(header: &str) -> &'static str {
     match header {
         "Set-Cookie" => NO_CACHE,
         _ => "no-store",
@@ -64,29 +65,29 @@ impl ResponseHeaders {
         response.merge_header("Vary", &|values| self.vary(joined(values).as_deref()));
         response
             .merge_header("Cache-Control", &|values| self.cache_control(joined(values).as_deref()));
-        for (name, value) in self.rest() {
+        for (name, value) in self.appended_fields() {
             response.append_header(name, value);
         }
     }
 
     /// Names and values to append to a response whose own fields cannot be changed.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        let guard = self.guard().map(|value| ("Cache-Control", value));
+        let directive = self.directive().map(|value| ("Cache-Control", value));
         let vary = self.vary_on.as_deref().map(|name| ("Vary", name));
-        self.rest().chain(guard).chain(vary)
+        self.appended_fields().chain(directive).chain(vary)
     }
 
     /// Names and values to append beside the values of [`vary`](Self::vary) and
     /// [`cache_control`](Self::cache_control).
-    pub fn rest(&self) -> impl Iterator<Item = (&str, &str)> {
+    pub fn appended_fields(&self) -> impl Iterator<Item = (&str, &str)> {
         let id = self.id_fields.iter().map(|(name, value)| (&**name, value.as_str()));
         id.chain(self.clear_site_data.then_some(CLEAR_SITE_DATA))
     }
 
-    fn guard(&self) -> Option<&'static str> {
+    fn directive(&self) -> Option<&'static str> {
         match self.id_fields.first() {
             _ if self.no_store => Some("no-store"),
-            Some((name, _)) => Some(guard(name)),
+            Some((name, _)) => Some(directive_for(name)),
             None => None,
         }
     }
@@ -110,23 +111,23 @@ impl ResponseHeaders {
     /// A directive that is already there is not repeated.
     #[must_use]
     pub fn cache_control(&self, now: Option<&str>) -> Option<String> {
-        let guard = self.guard()?;
+        let directive = self.directive()?;
         let parts: Vec<&str> = directives(now.unwrap_or_default()).collect();
         if parts.iter().any(|part| is_directive(part, "no-store")) {
             return None;
         }
         let shared = |part: &&str| is_directive(part, "public") || is_directive(part, "s-maxage");
         let was_shared = parts.iter().any(shared);
-        let is_guarded = guard == NO_CACHE && parts.iter().any(|part| covers_set_cookie(part));
-        if is_guarded && !was_shared {
+        let is_covered = directive == NO_CACHE && parts.iter().any(|part| covers_set_cookie(part));
+        if is_covered && !was_shared {
             return None;
         }
         let mut kept: Vec<&str> = parts.into_iter().filter(|part| !shared(part)).collect();
         if was_shared && !kept.iter().any(|part| is_directive(part, "private")) {
             kept.push("private");
         }
-        if !is_guarded {
-            kept.push(guard);
+        if !is_covered {
+            kept.push(directive);
         }
         Some(kept.join(", "))
     }
@@ -241,17 +242,17 @@ mod tests {
             let cache = headers.cache_control(Some("public, max-age=60"));
             assert_eq!(cache.as_deref(), Some("max-age=60, private, no-store"));
             assert_eq!(headers.cache_control(Some("No-Store")), None);
-            let is_guard =
+            let is_no_store =
                 |(name, value): &(&str, &str)| *name == "Cache-Control" && *value == "no-store";
-            assert_eq!(headers.iter().filter(is_guard).count(), 1);
+            assert_eq!(headers.iter().filter(is_no_store).count(), 1);
         }
     }
 
     #[test]
-    fn rest_is_all_but_the_merged_fields() {
+    fn appended_fields_are_all_but_the_merged_fields() {
         let headers = ResponseHeaders { no_store: true, clear_site_data: true, ..headers() };
         let clear = ("Clear-Site-Data", "\"cache\", \"storage\"");
-        assert_eq!(headers.rest().collect::<Vec<_>>(), [("Set-Cookie", "id=x"), clear]);
+        assert_eq!(headers.appended_fields().collect::<Vec<_>>(), [("Set-Cookie", "id=x"), clear]);
         let all: Vec<_> = headers.iter().collect();
         let merged = [("Cache-Control", "no-store"), ("Vary", "Cookie")];
         assert_eq!(all, [&[("Set-Cookie", "id=x"), clear], &merged[..]].concat());
@@ -263,9 +264,9 @@ mod tests {
         let field = |value: &str| ("Set-Cookie".into(), value.to_owned());
         let headers = ResponseHeaders { id_fields: vec![field("a=1"), field("b=2")], ..headers() };
         let expected = [("Set-Cookie", "a=1"), ("Set-Cookie", "b=2")];
-        assert_eq!(headers.rest().collect::<Vec<_>>(), expected);
-        let guard = headers.cache_control(None);
-        assert_eq!(guard.as_deref(), Some("no-cache=\"Set-Cookie\""));
+        assert_eq!(headers.appended_fields().collect::<Vec<_>>(), expected);
+        let directive = headers.cache_control(None);
+        assert_eq!(directive.as_deref(), Some("no-cache=\"Set-Cookie\""));
     }
 
     #[test]

@@ -48,12 +48,13 @@ impl Authentication {
     /// Sets the identity provider's id of the session, by which the provider
     /// [revokes](crate::SessionManager::revoke_by_idp_session) it. Without one, a session of the
     /// same user keeps the id that it has.
-    pub fn idp_session_id(self, key: IdpSessionId) -> Self {
-        Authentication { idp_session_id: Some(key), ..self }
+    pub fn idp_session_id(self, idp_session_id: IdpSessionId) -> Self {
+        Authentication { idp_session_id: Some(idp_session_id), ..self }
     }
 
-    /// Sets the latest end of the session, for example from an identity provider. The limits of the
-    /// manager apply too. A later sign-in restarts all limits, so it must set the end again.
+    /// Sets the time at which the session ends at the latest, for example from an identity
+    /// provider. The limits of the manager apply too. A later sign-in restarts all limits, so it
+    /// must set the end again.
     pub fn ends(self, at: Timestamp) -> Self {
         Authentication { ends: Some(at), ..self }
     }

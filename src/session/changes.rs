@@ -21,21 +21,21 @@ pub(super) struct Changes {
     /// The steps, from the first update on; before it the delta is enough.
     steps: Vec<Step>,
     /// The revision that the steps were computed on; `None` if the result depends on no revision.
-    pub(super) basis: Option<u64>,
+    pub(super) base_revision: Option<u64>,
     /// Whether the session gets a new id.
     pub(super) renew: bool,
 }
 
 enum Step {
     Plain(Delta),
-    Update { name: Box<str>, compute: Update, latest: Latest },
+    Update { name: Box<str>, compute: Update, result: UpdateResult },
 }
 
 /// The result of an update when it was last computed. Clones belong to the same update.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Latest(Arc<Mutex<Option<Value<'static>>>>);
+pub(crate) struct UpdateResult(Arc<Mutex<Option<Value<'static>>>>);
 
-impl Latest {
+impl UpdateResult {
     /// Returns the result; `None` if the update removed the value.
     pub(super) fn value(&self) -> Option<Value<'static>> {
         self.0.lock().ignore_poison().clone()
@@ -45,7 +45,7 @@ impl Latest {
         *self.0.lock().ignore_poison() = value.cloned();
     }
 
-    fn is(&self, other: &Latest) -> bool {
+    fn is(&self, other: &UpdateResult) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 }
@@ -117,59 +117,60 @@ impl Changes {
         data: Option<&Data>,
         revision: Option<u64>,
         compute: Update,
-    ) -> Result<Latest> {
+    ) -> Result<UpdateResult> {
         let value = compute(effective_value(self.delta(), data, name).as_ref())?;
         if self.steps.is_empty() {
             self.steps.push(Step::Plain(self.delta().clone()));
-            self.basis = revision;
+            self.base_revision = revision;
         }
-        let latest = Latest::default();
-        latest.set(value.as_ref());
+        let result = UpdateResult::default();
+        result.set(value.as_ref());
         put(self.delta_mut(), name, value);
-        self.steps.push(Step::Update { name: name.into(), compute, latest: latest.clone() });
-        Ok(latest)
+        self.steps.push(Step::Update { name: name.into(), compute, result: result.clone() });
+        Ok(result)
     }
 
     /// Withdraws an update, unless it was stored. Recomputes the other changes on `data`, the data
     /// that they were computed on.
-    pub(super) fn withdraw(&mut self, update: &Latest, data: Option<&Data>) -> Result<()> {
+    pub(super) fn withdraw(&mut self, update: &UpdateResult, data: Option<&Data>) -> Result<()> {
         let is_update =
-            |step: &Step| matches!(step, Step::Update { latest, .. } if latest.is(update));
+            |step: &Step| matches!(step, Step::Update { result, .. } if result.is(update));
         let Some(at) = self.steps.iter().position(is_update) else { return Ok(()) };
         self.steps.remove(at);
-        self.delta = Some(self.computed_on(data.unwrap_or(&Data::default()))?.into());
+        self.delta = Some(self.rebased_delta(data.unwrap_or(&Data::default()))?.into());
         if self.steps.iter().all(|step| matches!(step, Step::Plain(_))) {
             self.steps.clear();
-            self.basis = None;
+            self.base_revision = None;
         }
         Ok(())
     }
 
     /// Recomputes all changes on a newer revision of the session.
-    pub(super) fn recompute_on(&mut self, data: &Data, revision: u64) -> Result<()> {
-        self.delta = Some(self.computed_on(data)?.into());
-        self.basis = Some(revision);
+    pub(super) fn rebase_on(&mut self, data: &Data, revision: u64) -> Result<()> {
+        self.delta = Some(self.rebased_delta(data)?.into());
+        self.base_revision = Some(revision);
         Ok(())
     }
 
     /// Returns the changes recomputed on empty data, for another session: they contain nothing of
     /// the session that was read.
     pub(super) fn rebased_on_empty(&self) -> Result<Self> {
-        let delta = match self.steps.is_empty() {
-            true => self.delta.clone(),
-            false => Some(self.computed_on(&Data::default())?.into()),
+        let delta = if self.steps.is_empty() {
+            self.delta.clone()
+        } else {
+            Some(self.rebased_delta(&Data::default())?.into())
         };
         Ok(Changes { delta, ..Changes::default() })
     }
 
-    fn computed_on(&self, data: &Data) -> Result<Delta> {
+    fn rebased_delta(&self, data: &Data) -> Result<Delta> {
         let mut delta = Delta::new();
         for step in &self.steps {
             match step {
                 Step::Plain(plain) => delta = delta.then(plain.clone()),
-                Step::Update { name, compute, latest } => {
+                Step::Update { name, compute, result } => {
                     let value = compute(effective_value(&delta, Some(data), name).as_ref())?;
-                    latest.set(value.as_ref());
+                    result.set(value.as_ref());
                     put(&mut delta, name, value);
                 }
             }
@@ -199,19 +200,19 @@ mod tests {
         let new = Data::from_json("{\"a\":10,\"b\":20,\"c\":30}").unwrap();
         let mut changes = Changes::default();
         changes.edit(set("b", 5));
-        assert_eq!(changes.basis, None);
+        assert_eq!(changes.base_revision, None);
         changes.update("a", Some(&old), Some(3), add(1)).unwrap();
         changes.update("b", Some(&old), Some(3), add(1)).unwrap();
         changes.edit(|delta| delta.remove("c"));
         changes.update("c", Some(&old), Some(3), add(7)).unwrap();
-        assert_eq!(changes.basis, Some(3));
+        assert_eq!(changes.base_revision, Some(3));
         let value = |changes: &Changes, name| match changes.delta().change(name) {
             Change::Set(value) => value.decode::<u32>().unwrap(),
             other => panic!("{other:?}"),
         };
         assert_eq!(["a", "b", "c"].map(|name| value(&changes, name)), [2, 6, 7]);
-        changes.recompute_on(&new, 4).unwrap();
-        assert_eq!(changes.basis, Some(4));
+        changes.rebase_on(&new, 4).unwrap();
+        assert_eq!(changes.base_revision, Some(4));
         assert_eq!(["a", "b", "c"].map(|name| value(&changes, name)), [11, 6, 7]);
     }
 }

@@ -26,6 +26,8 @@ use crate::sync::instant;
 /// the updates of one process take turns, so only constant writes by other processes reach it.
 pub(super) const TRIES: usize = 100;
 
+const CLOSE: &str = "close a session";
+
 /// The age at which an id is renewed if the session may outlive its cookie: half of the 400 days
 /// for which browsers keep a cookie at most.
 const COOKIE_RENEWAL_AGE: Duration = Duration::from_secs(200 * 86_400);
@@ -43,7 +45,7 @@ impl Session {
         }
         self.carry_out_deletions(&mut state)?;
         self.store_changes(&mut state)?;
-        Ok(if state.found.is_lost() { CommitOutcome::Discarded } else { CommitOutcome::Stored })
+        Ok(if state.loaded.is_lost() { CommitOutcome::Discarded } else { CommitOutcome::Stored })
     }
 
     /// Returns the id of this hash, if it was presented or was issued by this request.
@@ -62,15 +64,16 @@ impl Session {
         self.presented.ids.iter().any(|id| id.former && id.id_hash() == *id_hash)
     }
 
-    /// Ends the request: stores its changes and returns the headers of the response.
+    /// Ends the request: stores its changes and returns the headers of the response. Fails in the
+    /// closure of an update, like every call.
     pub(crate) fn close(&self, outcome: Outcome) -> Result<ResponseHeaders> {
-        let mut state = self.state();
-        self.follow_own_revocation(&mut state);
+        let mut state = self.lock(CLOSE)?;
+        self.apply_own_revocation(&mut state);
         if std::mem::replace(&mut state.closed, true) {
-            return Err(Error::new(ErrorKind::Closed, "close a session"));
+            return Err(Error::new(ErrorKind::Closed, CLOSE));
         }
         let headers = self.end(&mut state, outcome);
-        self.number.finish();
+        self.session_number.finish();
         if headers.is_err() {
             // The code that handles the error must not read changes that were not stored.
             state.changes = Changes::default();
@@ -96,11 +99,11 @@ impl Session {
         self.carry_out_deletions(state)?;
         state.changes.renew |= !discard && self.is_cookie_old(state);
         if !state.changes.is_empty() {
-            // The changes may be older than the failed load.
+            // Changes that were made before the load failed are not stored either.
             state.check_readable("store the session's changes")?;
             self.store_changes(state)?;
         }
-        if let Some(session) = state.found.session().filter(|_| !state.ignored) {
+        if let Some(session) = state.loaded.session().filter(|_| !state.ignored) {
             let now = self.context.now();
             self.context.touch(self.blocking_hook, session, state.used.unwrap_or(now), now);
         }
@@ -112,7 +115,7 @@ impl Session {
     pub(crate) fn headers_for_stored(&self) -> ResponseHeaders {
         let state = self.state();
         let mut headers = self.headers(&state);
-        if state.found.issued().is_none() {
+        if state.loaded.issued().is_none() {
             headers.id_fields = Vec::new();
         }
         headers
@@ -122,7 +125,7 @@ impl Session {
         let transport = &self.context.settings.transport;
         let settings = &self.context.settings;
         let mut id_fields = Vec::new();
-        match &state.found {
+        match &state.loaded {
             LoadState::Unreadable(_) => {}
             found if state.ignored && found.issued().is_none() => {}
             LoadState::Live(Live { session, issued, .. }) => {
@@ -159,7 +162,7 @@ impl Session {
     /// Returns whether the cookie may expire in the browser before the session ends, and is old
     /// enough to be renewed.
     fn is_cookie_old(&self, state: &State) -> bool {
-        let Some(LiveSession { record, .. }) = state.found.session() else { return false };
+        let Some(LiveSession { record, .. }) = state.loaded.session() else { return false };
         let outlives = |end: Timestamp| end.since(record.id_issued) > cookie::MAX_LIFETIME;
         matches!(self.context.settings.transport, Transport::Cookie(_))
             && record.persistent
@@ -217,18 +220,18 @@ impl Session {
         Ok(true)
     }
 
-    /// Stores the changes, or discards them if they are late.
+    /// Stores the changes, or discards them if the session ended or was renewed meanwhile.
     fn store_changes(&self, state: &mut State) -> Result<()> {
         if state.changes.is_empty() {
             return Ok(());
         }
-        match &state.found {
+        match &state.loaded {
             // The first live session of the presented ids takes the changes, without a load.
             LoadState::Unread => {
                 let has_ended = |id_hash: &_| self.has_ended_meanwhile(id_hash).map(Some);
                 let merge = |id_hash: &_| self.change(state, id_hash);
                 if let Err(absence) = self.first_live(merge, has_ended)? {
-                    state.found = LoadState::Absent(absence);
+                    state.loaded = LoadState::Absent(absence);
                 }
             }
             LoadState::Live(live) => {
@@ -240,15 +243,15 @@ impl Session {
             LoadState::Absent(_) | LoadState::Unreadable(_) => {}
         }
         // If a session was found, it has taken the changes. Here there is none.
-        if let LoadState::Absent(absence) = &state.found {
+        if let LoadState::Absent(absence) = &state.loaded {
             let has_data = !state.changes.delta().is_empty();
-            let is_late = absence.discards_changes();
+            let discards = absence.discards_changes();
             let has_ended = match absence.ended {
                 Ended::No => false,
-                Ended::InDoubt => !is_late && self.was_ended_in_flight()?,
+                Ended::InDoubt => !discards && self.was_ended_in_flight()?,
                 Ended::Yes => true,
             };
-            if has_ended || has_data && is_late {
+            if has_ended || has_data && discards {
                 self.discard_changes(state, None);
             } else if has_data {
                 self.begin(state)?;
@@ -263,20 +266,22 @@ impl Session {
     fn was_ended_in_flight(&self) -> Result<bool> {
         // In a forked process no deletion in flight ever completes.
         self.context.process.check()?;
-        let mut presented = self.presented.keys();
+        let mut presented = self.presented.id_hashes();
         presented.try_fold(false, |ended, id_hash| Ok(ended || self.has_ended_meanwhile(&id_hash)?))
     }
 
     /// Returns whether the session of this id has ended since this request began.
     fn has_ended_meanwhile(&self, id_hash: &SessionIdHash) -> Result<bool> {
-        self.run_blocking(|| Ok(self.context.recently_ended.has_ended_since(id_hash, self.opened)))
+        self.run_blocking(|| {
+            Ok(self.context.recently_ended.has_ended_since(id_hash, self.endings_at_open))
+        })
     }
 
     /// Merges the changes into the session of this id, or renews it with them. Returns the reason
     /// if there is no such session.
     fn change(&self, state: &mut State, id_hash: &SessionIdHash) -> Result<Result<(), Missing>> {
-        // A replaced id in its grace is not renewed, because the client was sent a newer one.
-        let rotates = state.changes.renew && self.own_id(&state.found, id_hash).is_some()
+        // A replaced id within its grace is not renewed, because the client was sent a newer one.
+        let rotates = state.changes.renew && self.own_id(&state.loaded, id_hash).is_some()
             || self.is_former(id_hash);
         let id = rotates.then(SessionId::generate).transpose()?;
         let to = id.as_ref().map(|id| id.hash(self.realm()));
@@ -300,17 +305,17 @@ impl Session {
         let public_id = session.record.public_id;
         match issued {
             Some(id) => {
-                state.found = Live::issued(session, id);
+                state.loaded = Live::issued(session, id);
                 // Raised last, so that a panicking listener cannot undo the renewal.
                 self.context.events.raise(&Event::Renewed { public_id: &public_id });
             }
-            None => state.found.update(session, id_hash),
+            None => state.loaded.update(session, id_hash),
         }
         Ok(Ok(()))
     }
 
     pub(super) fn discard_changes(&self, state: &mut State, public_id: Option<&PublicId>) {
-        if let LoadState::Absent(absence) = &mut state.found {
+        if let LoadState::Absent(absence) = &mut state.loaded {
             absence.lost = true;
         }
         state.response.discarded = true;
@@ -325,7 +330,7 @@ impl Session {
         if !state.changes.delta().apply(&mut Record::create(&new_session, now)) {
             return Ok(());
         }
-        let next_id = match &mut state.found {
+        let next_id = match &mut state.loaded {
             LoadState::Absent(absence) => absence.next_id.take(),
             _ => None,
         };
@@ -334,7 +339,7 @@ impl Session {
         match self.commit_to(state, Proposal::new(&id_hash, Action::Create(new_session)))? {
             Committed::Done { session, .. } => {
                 let public_id = session.record.public_id;
-                state.found = Live::issued(session, id);
+                state.loaded = Live::issued(session, id);
                 self.context.events.raise(&Event::Created { public_id: &public_id });
                 Ok(())
             }
@@ -344,7 +349,7 @@ impl Session {
 
     pub(super) fn new_session(&self, state: &State) -> Result<NewSession> {
         let settings = &self.context.settings;
-        let persistent = state.persistent.unwrap_or(match &state.found {
+        let persistent = state.persistent.unwrap_or(match &state.loaded {
             LoadState::Live(live) => live.session.record.persistent,
             found => found.replaced().map_or(settings.persistent, |it| it.persistent),
         });
@@ -362,10 +367,10 @@ impl Session {
     /// Commits the proposal, and recomputes its changes on the stored session after each revision
     /// mismatch, at most [`TRIES`] times.
     pub(super) fn commit_to(&self, state: &mut State, proposal: Proposal<'_>) -> Result<Committed> {
-        let Proposal { id_hash, action, changes, scope } = proposal;
-        let (found, changes) = (&mut state.found, changes.unwrap_or(&mut state.changes));
+        let Proposal { id_hash, action, changes, kind } = proposal;
+        let (found, changes) = (&mut state.loaded, changes.unwrap_or(&mut state.changes));
         let entered = instant();
-        let mut turn = match changes.basis {
+        let mut turn = match changes.base_revision {
             Some(_) => {
                 // In a forked process a lock of the queues may never be released.
                 self.context.process.check()?;
@@ -375,14 +380,14 @@ impl Session {
         };
         let newest = turn.as_mut().and_then(|turn| turn.newest.take());
         if let (Some(newest), LoadState::Live(Live { session, .. })) = (newest, &mut *found)
-            && Some(newest.revision) > changes.basis
+            && Some(newest.revision) > changes.base_revision
         {
-            changes.recompute_on(&newest.data, newest.revision)?;
+            changes.rebase_on(&newest.data, newest.revision)?;
             session.record = newest;
         }
-        let delta = scope.delta(changes, found)?;
+        let delta = kind.delta(changes, found)?;
         let mut commit = Commit::new(id_hash, action, delta, self.context.now());
-        commit.if_revision = changes.basis;
+        commit.if_revision = changes.base_revision;
         commit.session_limit = self.context.settings.session_limit;
         commit.max_bytes = self.context.settings.max_bytes;
         for _ in 0..TRIES {
@@ -405,12 +410,12 @@ impl Session {
                     let newest = turn.newest.take();
                     let newest = newest.filter(|newest| newest.revision > record.revision);
                     let record = newest.unwrap_or(record);
-                    changes.recompute_on(&record.data, record.revision)?;
-                    commit.if_revision = changes.basis;
+                    changes.rebase_on(&record.data, record.revision)?;
+                    commit.if_revision = changes.base_revision;
                     if let LoadState::Live(live) = found {
                         live.session.record = record;
                     }
-                    commit.delta = scope.delta(changes, found)?;
+                    commit.delta = kind.delta(changes, found)?;
                     commit.now = self.context.now();
                 }
                 answer => {
@@ -433,17 +438,17 @@ pub(super) struct Proposal<'p> {
     pub(super) action: Action,
     /// The changes to commit, if not those of the request.
     pub(super) changes: Option<&'p mut Changes>,
-    pub(super) scope: Scope<'p>,
+    pub(super) kind: DeltaKind<'p>,
 }
 
 impl<'p> Proposal<'p> {
     pub(super) fn new(id_hash: &'p SessionIdHash, action: Action) -> Self {
-        Proposal { id_hash, action, changes: None, scope: Scope::All }
+        Proposal { id_hash, action, changes: None, kind: DeltaKind::All }
     }
 }
 
 /// The part of the changes that a commit stores.
-pub(super) enum Scope<'p> {
+pub(super) enum DeltaKind<'p> {
     All,
     /// All, with this secret in place of any earlier one.
     SignIn(&'p Secret),
@@ -452,12 +457,14 @@ pub(super) enum Scope<'p> {
     Join,
 }
 
-impl Scope<'_> {
+impl DeltaKind<'_> {
     fn delta(&self, changes: &Changes, found: &LoadState) -> Result<Arc<Delta>> {
         Ok(match self {
-            Scope::All => changes.shared(),
-            Scope::SignIn(secret) => secret.replacing_others(changes.delta(), found.data())?.into(),
-            Scope::Join => changes.delta().without_clear(csrf_secret::NAME).into(),
+            DeltaKind::All => changes.shared(),
+            DeltaKind::SignIn(secret) => {
+                secret.replacing_others(changes.delta(), found.data())?.into()
+            }
+            DeltaKind::Join => changes.delta().without_clear(csrf_secret::NAME).into(),
         })
     }
 }

@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::id::{PublicId, Realm, RealmTag, SessionId, SessionIdHash};
 use crate::lifetime::Lifetime;
-use crate::message::{Few, RequestHead, is_loopback, is_webkit};
+use crate::message::{RequestHead, SmallList, is_loopback, is_webkit};
 use crate::process::Process;
 use crate::record::{Client, Touch};
 use crate::session::guess_detector::GuessDetector;
@@ -32,10 +32,11 @@ const SHORT_IDLE: Duration = Duration::from_secs(60);
 
 /// Sessions that reach their idle limit within this time are touched without waiting for a batch,
 /// because the cleaner takes up to a second.
-const SOON: Duration = Duration::from_secs(2);
+const TOUCH_IMMEDIATELY_WITHIN: Duration = Duration::from_secs(2);
 
-/// The maximum expected duration of a request. A session that would reach its idle limit within
-/// this time is touched at its first use, others at the end of the request.
+/// The maximum expected duration of a request, uploads and long polls included. A session that
+/// would reach its idle limit within this time is touched at its first use, others at the end of
+/// the request.
 const MAX_REQUEST_TIME: Duration = ReplacedId::REMEMBERED;
 
 /// The behavior of a request whose session cannot be read because the store fails.
@@ -161,7 +162,7 @@ impl PresentedId {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Presented {
     /// The distinct ids in the order of the request, those of former names last.
-    pub(crate) ids: Few<PresentedId, 4>,
+    pub(crate) ids: SmallList<PresentedId, 4>,
     /// The hash of the first malformed id, if there was one.
     pub(crate) malformed: Option<u64>,
     /// Whether the request exceeded a bound.
@@ -188,7 +189,7 @@ impl Presented {
         (realm, former): (RealmTag, bool),
         fields: impl Iterator<Item = &'r str>,
     ) {
-        let mut unsealed: Few<&str, 4> = Few::default();
+        let mut unsealed: SmallList<&str, 4> = SmallList::default();
         let values = fields.flat_map(|field| cookie.values(field));
         for (number, value) in values.enumerate() {
             if number == Self::MAX_COOKIES {
@@ -210,7 +211,8 @@ impl Presented {
                 unsealed.push(value);
             }
             let read = cookie.read(value);
-            // A value that was sealed for one realm of a former name does not open for the other.
+            // Several realms can have one former name. A value that does not open for this one is
+            // not malformed, because it may be sealed for another.
             if former && read.is_none() {
                 continue;
             }
@@ -240,7 +242,7 @@ impl Presented {
         self.malformed.is_none() && self.ids.is_empty()
     }
 
-    pub(crate) fn keys(&self) -> impl Iterator<Item = SessionIdHash> {
+    pub(crate) fn id_hashes(&self) -> impl Iterator<Item = SessionIdHash> {
         self.ids.iter().map(PresentedId::id_hash)
     }
 }
@@ -276,7 +278,7 @@ impl Settings {
 
     /// Returns whether a `Cookie` field may contain an id: a fast search for the names anywhere in
     /// it.
-    pub(crate) fn is_in_cookie(&self, field: &str) -> bool {
+    pub(crate) fn may_contain_id(&self, field: &str) -> bool {
         match &self.transport {
             Transport::Cookie(cookie) => {
                 let former = self.former.iter().map(|former| former.cookie.name_text());
@@ -405,9 +407,10 @@ impl Context {
             return;
         }
         let touch = Touch::at(used);
-        let at_once = idle < SHORT_IDLE || (record.seen + idle).since(now) <= SOON;
+        let left = (record.seen + idle).since(now);
+        let immediately = idle < SHORT_IDLE || left <= TOUCH_IMMEDIATELY_WITHIN;
         let written = match &self.cleaner {
-            Some(cleaner) if !at_once && cleaner.touch(*id_hash, touch) => Ok(()),
+            Some(cleaner) if !immediately && cleaner.touch(*id_hash, touch) => Ok(()),
             _ => self
                 .store()
                 .and_then(|store| run_blocking(hook, || store.touch(&[(*id_hash, touch)], now))),
@@ -443,7 +446,7 @@ impl Context {
         presented: &Presented,
         now: Timestamp,
     ) {
-        for id_hash in presented.keys() {
+        for id_hash in presented.id_hashes() {
             let found = self.store().ok().and_then(|store| store.try_load(&id_hash, now));
             if let Some(Lookup::Live { mut session, .. }) = found {
                 return self.touch_early(hook, &mut session, now);

@@ -70,7 +70,7 @@ impl Secret {
     }
 
     /// Compares in constant time.
-    pub(crate) fn is(&self, bytes: &[u8; 32]) -> bool {
+    pub(crate) fn matches(&self, bytes: &[u8; 32]) -> bool {
         let pairs = self.0.iter().zip(bytes);
         // Without `black_box` the optimizer could end the loop at the first difference.
         pairs.fold(0, |different, (own, other)| black_box(different | (own ^ other))) == 0
@@ -83,16 +83,16 @@ impl State {
         match self.changes.delta().change(NAME) {
             Change::Set(value) => Secret::read(value),
             Change::Removed => None,
-            Change::Untouched => self.found.data().and_then(Secret::of),
+            Change::Untouched => self.loaded.data().and_then(Secret::of),
         }
     }
 
     /// If an id of this request was replaced: derives the secret from that id, so that the tokens
-    /// of pages agree for a client that still presents it, and returns whether the request was
-    /// under way at the replacement. Stores nothing.
+    /// of pages agree for a client that still presents it, and returns whether the request counts
+    /// as concurrent with the replacement. Stores nothing.
     fn secret_of_replaced_id(&self) -> Option<(Secret, bool)> {
-        let replaced = self.found.replaced()?;
-        Some((Secret::of_id(replaced.id.as_ref()?), replaced.under_way))
+        let replaced = self.loaded.replaced()?;
+        Some((Secret::of_id(replaced.id.as_ref()?), replaced.concurrent))
     }
 }
 
@@ -104,14 +104,14 @@ impl Session {
         Ok(state.secret().or_else(|| state.secret_of_replaced_id().map(|(secret, _)| secret)))
     }
 
-    /// Makes a secret for the live session, or for the one that begins, whose id is thereby fixed.
+    /// Makes a secret for the live session, or for the one that begins next, whose id it generates.
     fn new_secret(&self, found: &mut LoadState) -> Result<Secret> {
         let id = match found {
             LoadState::Absent(Absence { next_id, .. }) => {
                 let id = next_id.take().map_or_else(SessionId::generate, Ok)?;
                 Some(next_id.insert(id).clone())
             }
-            // If the request presents an id in its grace, the current id is not known.
+            // If the request presents an id within its grace, the current id is not known.
             _ => found.session().and_then(|session| self.own_id(found, &session.id_hash)),
         };
         id.map_or_else(Secret::generate, |id| Ok(Secret::of_id(&id)))
@@ -134,9 +134,9 @@ impl Session {
             return Err(Error::new(ErrorKind::Closed, OPERATION));
         }
         state.check_readable(OPERATION)?;
-        let is_live = state.found.session().is_some() && !state.ignored;
+        let is_live = state.loaded.session().is_some() && !state.ignored;
         let secret = if is_live { self.stored_secret(state)? } else { None };
-        if secret.is_none() && (is_live || state.found.is_lost()) {
+        if secret.is_none() && (is_live || state.loaded.is_lost()) {
             return match state.secret_of_replaced_id() {
                 Some((secret, _)) => Ok(secret),
                 // The session has ended, and no token of this request can become valid.
@@ -148,7 +148,7 @@ impl Session {
             // Sets the secret again after a `clear` in the same request, because earlier pages
             // contain it.
             (secret, _) => {
-                let secret = secret.map_or_else(|| self.new_secret(&mut state.found), Ok)?;
+                let secret = secret.map_or_else(|| self.new_secret(&mut state.loaded), Ok)?;
                 let value = secret.value()?;
                 state.changes.edit(|delta| delta.set(NAME, value.clone()));
                 Ok(secret)
@@ -161,24 +161,24 @@ impl Session {
     /// request, it would replace the secret of a page that was rendered in the meantime. Returns
     /// `None` if the session has ended.
     fn stored_secret(&self, state: &mut State) -> Result<Option<Secret>> {
-        let Some(session) = state.found.session() else { return Ok(None) };
+        let Some(session) = state.loaded.session() else { return Ok(None) };
         if let Some(secret) = Secret::of(&session.record.data) {
             return Ok(Some(secret));
         }
         let id_hash = session.id_hash;
-        let new = self.new_secret(&mut state.found)?.value()?;
-        let mut alone = Changes::default();
+        let new = self.new_secret(&mut state.loaded)?.value()?;
+        let mut separate = Changes::default();
         let keep_stored = move |now: Option<&Value<'_>>| {
             let kept = now.filter(|now| Secret::read(now).is_some()).unwrap_or(&new);
             Ok(Some(kept.clone().into_owned()))
         };
-        let (data, revision) = (state.found.data(), state.found.revision());
-        alone.update(NAME, data, revision, Box::new(keep_stored))?;
+        let (data, revision) = (state.loaded.data(), state.loaded.revision());
+        separate.update(NAME, data, revision, Box::new(keep_stored))?;
         let merge = Proposal::new(&id_hash, Action::Merge);
-        match self.commit_to(state, Proposal { changes: Some(&mut alone), ..merge })? {
+        match self.commit_to(state, Proposal { changes: Some(&mut separate), ..merge })? {
             Committed::Done { session, .. } | Committed::Unchanged(session) => {
                 let secret = Secret::of(&session.record.data);
-                state.found.update(session, &id_hash);
+                state.loaded.update(session, &id_hash);
                 let none = || Error::new(ErrorKind::Unexpected, OPERATION);
                 secret.map(Some).ok_or_else(none)
             }

@@ -34,7 +34,7 @@ pub(crate) struct GuessDetector(Mutex<Windows>);
 struct Windows {
     /// The number of windows begun so far.
     begun: u64,
-    of: HashMap<Option<IpAddr>, Window>,
+    by_address: HashMap<Option<IpAddr>, Window>,
 }
 
 #[derive(Debug)]
@@ -76,7 +76,7 @@ impl GuessDetector {
     ) -> Option<(Option<IpAddr>, u64)> {
         let address = address.map(client_network);
         let mut windows = self.0.lock().ignore_poison();
-        let window = windows.of(address, now);
+        let window = windows.window_of(address, now);
         // A repeated id comes from a client that has not noticed the end of its session.
         if window.seen.contains(&hash) {
             return None;
@@ -94,18 +94,18 @@ impl GuessDetector {
 }
 
 impl Windows {
-    fn of(&mut self, address: Option<IpAddr>, now: Timestamp) -> &mut Window {
-        if self.of.len() >= MAX_ADDRESSES && !self.of.contains_key(&address) {
+    fn window_of(&mut self, address: Option<IpAddr>, now: Timestamp) -> &mut Window {
+        if self.by_address.len() >= MAX_ADDRESSES && !self.by_address.contains_key(&address) {
             // Removing half of the windows at a time keeps the cost per address low.
             let newer = self.begun - (MAX_ADDRESSES / 2) as u64;
-            self.of.retain(|_, window| window.number > newer);
+            self.by_address.retain(|_, window| window.number > newer);
         }
         let fresh = |begun: &mut u64| {
             *begun += 1;
             Window { number: *begun, began: now, count: 0, report_at: THRESHOLD, seen: Vec::new() }
         };
         let begun = &mut self.begun;
-        let window = self.of.entry(address).or_insert_with(|| fresh(begun));
+        let window = self.by_address.entry(address).or_insert_with(|| fresh(begun));
         if now.since(window.began) >= WINDOW {
             *window = fresh(begun);
         }
@@ -157,7 +157,7 @@ mod tests {
         for _ in 0..100 {
             assert_eq!(reported(&guess_detector, None, 0..19, NOW), [0; 0]);
         }
-        assert_eq!(guess_detector.0.lock().unwrap().of[&None].count, 19);
+        assert_eq!(guess_detector.0.lock().unwrap().by_address[&None].count, 19);
         assert_eq!(reported(&guess_detector, None, 19..20, NOW), [20], "a new id");
     }
 
@@ -165,7 +165,7 @@ mod tests {
     fn the_memory_per_address_is_bounded() {
         let guess_detector = GuessDetector::default();
         assert_eq!(reported(&guess_detector, None, 0..1000, NOW), [20, 40, 80, 160, 320, 640]);
-        assert_eq!(guess_detector.0.lock().unwrap().of[&None].seen.len(), MAX_SEEN);
+        assert_eq!(guess_detector.0.lock().unwrap().by_address[&None].seen.len(), MAX_SEEN);
     }
 
     #[test]
@@ -193,8 +193,12 @@ mod tests {
         for n in 0..10_000 {
             assert_eq!(count(n, 0), None);
             let windows = guess_detector.0.lock().unwrap();
-            assert!(windows.of.len() <= MAX_ADDRESSES);
-            assert!(windows.of.contains_key(&address(n.saturating_sub(MAX_ADDRESSES as u32 / 2))));
+            assert!(windows.by_address.len() <= MAX_ADDRESSES);
+            assert!(
+                windows
+                    .by_address
+                    .contains_key(&address(n.saturating_sub(MAX_ADDRESSES as u32 / 2)))
+            );
         }
         (1..19).for_each(|id| assert_eq!(count(9_999, id), None));
         assert_eq!(count(9_999, 19), Some((address(9_999), 20)));

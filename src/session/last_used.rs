@@ -41,19 +41,19 @@ impl SessionNumber {
     }
 
     /// Records that this thread uses this session.
-    pub(crate) fn use_here(self) {
+    pub(crate) fn mark_last_used(self) {
         LAST_USED.with(|last| last.set(Some(self)));
     }
 
     /// Records the end of this session's request.
     pub(crate) fn finish(self) {
         if SessionNumber::last_used_here() == Some(self) {
-            SessionNumber::clear_here();
+            SessionNumber::clear_last_used();
         }
     }
 
     /// Records that this thread begins another request, which has used no session yet.
-    pub(crate) fn clear_here() {
+    pub(crate) fn clear_last_used() {
         LAST_USED.with(|last| last.set(None));
     }
 

@@ -1,5 +1,5 @@
-//! The states of a request's session: unread, live, absent, unreadable; and the load that leaves the
-//! first of them.
+//! The state of a request's session: unread, live, absent or unreadable; and the load, which ends
+//! the first of them.
 //!
 //! Uses the store and the context. Called by every method that reads the session, and by commits,
 //! which find a session or lose it.
@@ -47,7 +47,7 @@ pub(super) struct Absence {
     pub(super) next_id: Option<SessionId>,
 }
 
-/// Whether the session ended while the request was under way.
+/// Whether the session ended during the request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Ended {
     #[default]
@@ -66,12 +66,16 @@ pub(super) struct Replaced {
     pub(super) id: Option<SessionId>,
     /// The public id of the session.
     pub(super) public_id: PublicId,
-    /// The request was under way at the replacement: the client receives its new id in another
-    /// response.
-    pub(super) under_way: bool,
+    /// The request counts as concurrent with the replacement: the client receives its new id in
+    /// another response.
+    pub(super) concurrent: bool,
     /// Whether the browser keeps the session's cookie when it is closed.
     pub(super) persistent: bool,
 }
+
+/// The revision of an empty session while the session lives under another id. Revisions count from
+/// 1, so it matches none, and a sign-in recomputes the updates of the empty session.
+const NO_REVISION: u64 = 0;
 
 impl Live {
     /// Returns the session of an id that this request issues.
@@ -129,18 +133,15 @@ impl LoadState {
     pub(super) fn revision(&self) -> Option<u64> {
         match self {
             LoadState::Live(live) => Some(live.session.record.revision),
-            // An update of an empty session matches no revision of the session that lives under
-            // another id, so a sign-in recomputes it. Revisions count from 1.
-            _ => self.replaced().map(|_| 0),
+            _ => self.replaced().map(|_| NO_REVISION),
         }
     }
 }
 
 impl Absence {
-    /// Returns whether the changes of this request are too late. They are then discarded and do not
-    /// begin a new session.
+    /// Returns whether the changes of this request are discarded and do not begin a new session.
     pub(super) fn discards_changes(&self) -> bool {
-        let is_replaced = self.replaced.as_ref().is_some_and(|replaced| replaced.under_way);
+        let is_replaced = self.replaced.as_ref().is_some_and(|replaced| replaced.concurrent);
         self.lost || self.ended == Ended::Yes || is_replaced
     }
 }
@@ -149,11 +150,11 @@ impl Session {
     /// Loads the session at the first call, and returns the result of that load.
     pub(super) fn read<'s>(&self, state: &'s mut State) -> Result<&'s LoadState> {
         state.response.varies = true;
-        self.follow_own_revocation(state);
-        if let LoadState::Unread = state.found {
+        self.apply_own_revocation(state);
+        if let LoadState::Unread = state.loaded {
             let now = self.context.now();
             state.used.get_or_insert(now);
-            state.found =
+            state.loaded =
                 self.load(now).or_else(|error| match self.context.settings.on_load_failure {
                     OnLoadFailure::Fail => Err(error),
                     OnLoadFailure::TreatAsAnonymous => {
@@ -161,19 +162,19 @@ impl Session {
                         Ok(LoadState::Unreadable(error))
                     }
                 })?;
-            if let LoadState::Live(live) = &mut state.found
+            if let LoadState::Live(live) = &mut state.loaded
                 && !state.ignored
             {
                 self.context.touch_early(self.blocking_hook, &mut live.session, now);
             }
         }
-        Ok(&state.found)
+        Ok(&state.loaded)
     }
 
     /// Loads the session of the first presented id that finds one.
     fn load(&self, now: Timestamp) -> Result<LoadState> {
         let attempt = |asked: &SessionIdHash| {
-            // Here, so that a request without ids does not pay for it.
+            // Checked for each id, so that a request without ids skips the check.
             let store = self.context.store()?;
             let immediate = self.blocking_hook.and_then(|_| store.try_load(asked, now));
             let found = match immediate {
@@ -188,7 +189,8 @@ impl Session {
             })
         };
         let recently_ended = &self.context.recently_ended;
-        let has_ended = |asked: &_| Ok(recently_ended.try_has_ended_since(asked, self.opened));
+        let has_ended =
+            |asked: &_| Ok(recently_ended.try_has_ended_since(asked, self.endings_at_open));
         Ok(self.first_live(attempt, has_ended)?.map_or_else(LoadState::Absent, LoadState::Live))
     }
 
@@ -200,15 +202,15 @@ impl Session {
         has_ended: impl Fn(&SessionIdHash) -> Result<Option<bool>>,
     ) -> Result<Result<T, Absence>> {
         let mut absence = Absence::default();
-        for asked in self.presented.keys() {
+        for asked in self.presented.id_hashes() {
             match attempt(&asked)? {
                 Ok(found) => return Ok(Ok(found)),
                 Err(Missing::Replaced { id, session, .. }) => {
-                    let new = self.replaced(&LoadState::Unread, &id, &session.record);
-                    // One that was replaced while the request was under way comes first, so that a
-                    // planted id does not hide it.
+                    let new = self.new_replaced(&LoadState::Unread, &id, &session.record);
+                    // One that was replaced concurrently comes first, so that a planted id does not
+                    // hide it.
                     let have = absence.replaced.as_ref();
-                    if have.is_none_or(|have| new.under_way && !have.under_way) {
+                    if have.is_none_or(|have| new.concurrent && !have.concurrent) {
                         absence.replaced = Some(new);
                     }
                 }
@@ -227,7 +229,7 @@ impl Session {
                 },
             }
         }
-        self.report_late_use(&mut absence)?;
+        self.report_stale_id(&mut absence)?;
         Ok(Err(absence))
     }
 
@@ -236,13 +238,13 @@ impl Session {
         // If another request replaced the id, a renewal without data changes loses nothing.
         let has_data = !state.changes.delta().is_empty();
         let is_lost = has_data || !matches!(missing, Missing::Replaced { .. });
-        let public_id = state.found.public_id();
+        let public_id = state.loaded.public_id();
         let mut absence = Absence::default();
-        match (missing, state.found.session()) {
+        match (missing, state.loaded.session()) {
             (Missing::Replaced { id, .. }, Some(session)) => {
                 // An id that this request issued is not used after its changes were lost.
-                let found = if is_lost { &LoadState::Unread } else { &state.found };
-                absence.replaced = Some(self.replaced(found, id, &session.record));
+                let found = if is_lost { &LoadState::Unread } else { &state.loaded };
+                absence.replaced = Some(self.new_replaced(found, id, &session.record));
             }
             (Missing::Undecodable { public_id, error, .. }, _) => {
                 let public_id = public_id.as_ref();
@@ -256,23 +258,23 @@ impl Session {
         }
     }
 
-    fn replaced(&self, found: &LoadState, id: &ReplacedId, record: &Record) -> Replaced {
-        // If the clock was set back, the request does not count as late.
+    fn new_replaced(&self, found: &LoadState, id: &ReplacedId, record: &Record) -> Replaced {
+        // If the clock was set back, the id does not count as stale.
         let opened = self.opened_at.min(self.context.now());
         Replaced {
             id_hash: id.id_hash,
             id: self.own_id(found, &id.id_hash),
             public_id: record.public_id,
-            under_way: id.was_under_way(opened),
+            concurrent: id.counts_as_concurrent(opened),
             persistent: record.persistent,
         }
     }
 
-    /// Raises an event if the request presents a replaced id late and no id of a live session, and
-    /// ends the session if the settings say so.
-    fn report_late_use(&self, absence: &mut Absence) -> Result<()> {
-        let late = absence.replaced.as_ref().filter(|replaced| !replaced.under_way);
-        let Some(Replaced { id_hash, public_id, .. }) = late else { return Ok(()) };
+    /// Raises an event if the request presents a stale id and no id of a live session, and ends the
+    /// session if the settings say so.
+    fn report_stale_id(&self, absence: &mut Absence) -> Result<()> {
+        let stale = absence.replaced.as_ref().filter(|replaced| !replaced.concurrent);
+        let Some(Replaced { id_hash, public_id, .. }) = stale else { return Ok(()) };
         self.context.events.raise(&Event::ReplacedIdUsed { public_id, address: self.address });
         if self.context.settings.end_session_on_replaced_id {
             self.end_session_of(id_hash)?;

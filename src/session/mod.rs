@@ -45,7 +45,7 @@ pub(crate) use update_queue::UpdateQueues;
 /// to no session until the request uses one.
 #[allow(dead_code)] // called only by the adapter for Rocket, whose threads switch between requests
 pub(crate) fn begin_request() {
-    SessionNumber::clear_here();
+    SessionNumber::clear_last_used();
 }
 
 /// The session of one request.
@@ -55,9 +55,10 @@ pub(crate) fn begin_request() {
 /// step, and values that this request did not change stay as they are. Until the application
 /// writes, nothing is stored and no cookie is sent.
 ///
-/// Activity counts from the first use, however long the request takes after it. A request that only
-/// writes keeps its session from reaching the idle limit: from its first write if the store has the
-/// session in memory, else from the commit of its changes.
+/// The idle limit counts from a request's first use of its session, however long the request takes
+/// after it. A session that would reach the limit during the request stays live from the first
+/// read; if the request only writes, from the first write if the store has the session in memory,
+/// else from the commit of the changes.
 ///
 /// Threads can share a session. It should not outlive its request. If it is dropped without being
 /// closed, its changes are lost, it ends no session, and an [event](Event::Dropped) is raised.
@@ -65,10 +66,12 @@ pub struct Session {
     context: Arc<Context>,
     blocking_hook: Option<BlockingHook>,
     presented: Presented,
-    /// When the request began: by the endings of this process, and by the clock.
-    opened: SequenceNumber,
+    /// The last ending of this process before the request was opened.
+    endings_at_open: SequenceNumber,
+    /// The time at which the request was opened.
     opened_at: Timestamp,
-    number: SessionNumber,
+    /// Identifies this value within the process, and so the request that calls the manager.
+    session_number: SessionNumber,
     /// The host, if the browser drops the cookie and no event was raised for the host yet.
     insecure_host: Option<Box<str>>,
     address: Option<IpAddr>,
@@ -84,15 +87,15 @@ pub struct Session {
 #[derive(Debug, Default)]
 struct State {
     /// What the presented ids find.
-    found: LoadState,
+    loaded: LoadState,
     /// The changes that are not stored; none after the close.
     changes: Changes,
     /// The choice made with [`set_persistent`](Session::set_persistent).
     persistent: Option<bool>,
-    /// Sessions to end, because the handler destroyed them.
+    /// Sessions that the handler destroyed; they end with the next commit or the request.
     requested_deletions: Vec<SessionIdHash>,
-    /// Other presented sessions to end after a sign-in. `ignore` does not clear them, because it
-    /// does not undo the sign-in.
+    /// Other presented sessions, which end after a sign-in. `ignore` does not clear these, because
+    /// it does not undo the sign-in.
     required_deletions: Vec<SessionIdHash>,
     sign_out: SignOut,
     ignored: bool,
@@ -100,8 +103,8 @@ struct State {
     response: ResponseFacts,
     /// The time at which the request first used its session.
     used: Option<Timestamp>,
-    /// The last ending of this process that was examined: this request may have caused it.
-    endings_seen: SequenceNumber,
+    /// The last ending of this process for which it was checked whether this request caused it.
+    last_checked_ending: SequenceNumber,
 }
 
 /// Whether the request signs out: the response then removes the cookie.
@@ -114,7 +117,7 @@ enum SignOut {
     Done,
 }
 
-/// What the response must say beside the id. Each is only ever set.
+/// What the response must say beside the id. A fact is never reset.
 #[derive(Debug, Default)]
 struct ResponseFacts {
     /// The response depends on the session.
@@ -140,18 +143,18 @@ impl State {
     /// Records that there is no session any more.
     fn set_absent(&mut self, absence: Absence) {
         self.response.saw_user = self.has_seen_user();
-        self.found = LoadState::Absent(absence);
+        self.loaded = LoadState::Absent(absence);
     }
 
     fn has_seen_user(&self) -> bool {
-        let session = self.found.session();
+        let session = self.loaded.session();
         self.response.saw_user || session.is_some_and(|session| session.record.user.is_some())
     }
 
     /// Fails if the load failed and the request is treated as anonymous: such a request must not
     /// change its session.
     fn check_readable(&self, operation: &'static str) -> Result<()> {
-        match &self.found {
+        match &self.loaded {
             LoadState::Unreadable(error) => {
                 Err(Error::with_source(ErrorKind::Unavailable, operation, error.clone()))
             }
@@ -198,9 +201,9 @@ impl Drop for Session {
         if !done
             && (!state.changes.is_empty()
                 || !state.requested_deletions.is_empty()
-                || state.found.issued().is_some())
+                || state.loaded.issued().is_some())
         {
-            self.context.dropped(state.found.public_id().as_ref());
+            self.context.dropped(state.loaded.public_id().as_ref());
         }
     }
 }
@@ -224,26 +227,23 @@ impl Session {
         }
         let client = context.settings.client(head, address);
         let insecure_host = context.insecure_host(head).map(Box::from);
-        let opened = context.recently_ended.sequence();
-        let number = SessionNumber::new();
-        number.use_here();
+        let endings_at_open = context.recently_ended.sequence();
+        let session_number = SessionNumber::new();
+        session_number.mark_last_used();
         // Without a presented id this time is not used, so the clock is not read.
-        let opened_at = match presented.is_empty() {
-            true => Timestamp::MAX,
-            false => context.now(),
-        };
+        let opened_at = if presented.is_empty() { Timestamp::MAX } else { context.now() };
         Session {
             context,
             blocking_hook,
             presented,
-            opened,
+            endings_at_open,
             opened_at,
-            number,
+            session_number,
             insecure_host,
             address,
             prefetch: head.prefetch,
             client,
-            state: Mutex::new(State { endings_seen: opened, ..State::default() }),
+            state: Mutex::new(State { last_checked_ending: endings_at_open, ..State::default() }),
             running_update: OnceLock::new(),
         }
     }
@@ -251,7 +251,8 @@ impl Session {
     /// Returns whether this is a session of the same manager for a request with the same ids.
     pub(crate) fn is_of(&self, context: &Arc<Context>, head: &RequestHead<'_>) -> bool {
         let presented = || context.settings.presented(head);
-        Arc::ptr_eq(&self.context, context) && presented().keys().eq(self.presented.keys())
+        Arc::ptr_eq(&self.context, context)
+            && presented().id_hashes().eq(self.presented.id_hashes())
     }
 
     /// Returns whether the browser prefetches the page, and may never show it.
@@ -281,13 +282,11 @@ impl Session {
     /// # Errors
     /// [`ErrorKind::Invalid`] on the thread on which such a closure runs.
     pub(crate) fn check_not_updating(&self, operation: &'static str) -> Result<()> {
-        match self.running_update.get().is_some_and(RunningUpdate::is_on_this_thread) {
-            true => {
-                let why = "the closure of an update must not use its own session";
-                Err(Error::with_source(ErrorKind::Invalid, operation, why))
-            }
-            false => Ok(()),
+        if self.running_update.get().is_some_and(RunningUpdate::is_on_this_thread) {
+            let why = "the closure of an update must not use its own session";
+            return Err(Error::with_source(ErrorKind::Invalid, operation, why));
         }
+        Ok(())
     }
 
     /// Makes a call that may block, inside the blocking hook if there is one.
@@ -298,22 +297,22 @@ impl Session {
     /// Locks the state. Fails after the end of the request.
     fn lock_open(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
         let state = self.lock(operation)?;
-        match state.closed {
-            true => Err(Error::new(ErrorKind::Closed, operation)),
-            false => Ok(state),
+        if state.closed {
+            return Err(Error::new(ErrorKind::Closed, operation));
         }
+        Ok(state)
     }
 
     /// Locks the state for a change. Fails if changes are not possible.
     fn writable(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
         let mut state = self.lock_open(operation)?;
-        self.follow_own_revocation(&mut state);
+        self.apply_own_revocation(&mut state);
         state.check_readable(operation)?;
         state.response.varies = true;
         if state.used.is_none() {
             let now = self.context.now();
             state.used = Some(now);
-            if matches!(state.found, LoadState::Unread) && !state.ignored {
+            if matches!(state.loaded, LoadState::Unread) && !state.ignored {
                 self.context.touch_unread(self.blocking_hook, &self.presented, now);
             }
         }
@@ -379,7 +378,7 @@ impl Session {
     pub fn set_persistent(&self, persistent: bool) -> Result<()> {
         const OPERATION: &str = "choose how long the cookie lives";
         let mut state = self.writable(OPERATION)?;
-        if state.found.issued().is_some() {
+        if state.loaded.issued().is_some() {
             let why = "the session has begun or was signed in to already: choose before that";
             return Err(Error::with_source(ErrorKind::Invalid, OPERATION, why));
         }
@@ -388,7 +387,7 @@ impl Session {
     }
 
     /// Gives the session a new id at the end of this request and changes nothing else of it. The
-    /// old id then works only for the manager's grace period, if there is one.
+    /// old id then works only within the manager's grace, if there is one.
     ///
     /// The call has no effect if there is no session and none is written, if the presented id has
     /// already been renewed, or if this request has already issued a new id, for example by
@@ -398,7 +397,7 @@ impl Session {
     /// [`ErrorKind::Closed`] after the end of the request.
     pub fn renew(&self) -> Result<()> {
         let mut state = self.writable("renew the session")?;
-        state.changes.renew = state.found.issued().is_none();
+        state.changes.renew = state.loaded.issued().is_none();
         Ok(())
     }
 
@@ -414,8 +413,8 @@ impl Session {
     /// [`ErrorKind::Closed`] after the end of the request.
     pub fn destroy(&self) -> Result<()> {
         let mut state = self.lock_open("destroy the session")?;
-        let current = state.found.session().map(|session| session.id_hash);
-        for id_hash in current.into_iter().chain(self.presented.keys()) {
+        let current = state.loaded.session().map(|session| session.id_hash);
+        for id_hash in current.into_iter().chain(self.presented.id_hashes()) {
             if !state.requested_deletions.contains(&id_hash) {
                 state.requested_deletions.push(id_hash);
             }
@@ -426,17 +425,17 @@ impl Session {
 
     /// Continues as after [`destroy`](Self::destroy) if this request has ended its own session by a
     /// call of the manager.
-    fn follow_own_revocation(&self, state: &mut State) {
-        self.number.use_here();
+    fn apply_own_revocation(&self, state: &mut State) {
+        self.session_number.mark_last_used();
         let now = self.context.recently_ended.sequence();
-        let seen = std::mem::replace(&mut state.endings_seen, now);
+        let seen = std::mem::replace(&mut state.last_checked_ending, now);
         if seen == now || state.closed {
             return;
         }
-        let current = state.found.session().map(|session| session.id_hash);
+        let current = state.loaded.session().map(|session| session.id_hash);
         let recently_ended = &self.context.recently_ended;
-        let mut own = current.into_iter().chain(self.presented.keys());
-        if own.any(|id_hash| recently_ended.was_revoked_by(&id_hash, self.number, seen)) {
+        let mut own = current.into_iter().chain(self.presented.id_hashes());
+        if own.any(|id_hash| recently_ended.was_revoked_by(&id_hash, self.session_number, seen)) {
             state.reset(SignOut::Done);
         }
     }
@@ -458,8 +457,8 @@ impl Session {
     ///
     /// An ignored request does not count as activity, so it does not extend the idle limit. Call
     /// this before the first use of the session: if the session would reach its idle limit within
-    /// the next ten minutes, its first use records activity immediately, and a later `ignore` does
-    /// not undo that.
+    /// ten minutes (the maximum expected duration of a request), its first use records activity
+    /// immediately, and a later `ignore` does not undo that.
     ///
     /// # Errors
     /// [`ErrorKind::Closed`] after the end of the request.

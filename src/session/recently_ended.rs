@@ -1,9 +1,8 @@
 //! The sessions that this process has ended recently.
 //!
 //! A request that only writes does not read its session before it commits. If the commit finds no
-//! session, this decides whether the session ended while the request was under way, which discards
-//! the changes, or before, in which case they begin a new session. Called by the session and the
-//! manager.
+//! session, this decides whether the session ended during the request, which discards the changes,
+//! or before, in which case they begin a new session. Called by the session and the manager.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
@@ -56,8 +55,8 @@ struct EndedSession {
 #[derive(Debug, Default)]
 struct Generations {
     began: Option<Instant>,
-    young: HashMap<SessionIdHash, EndedSession>,
-    old: HashMap<SessionIdHash, EndedSession>,
+    current: HashMap<SessionIdHash, EndedSession>,
+    previous: HashMap<SessionIdHash, EndedSession>,
     /// The last revocation of all sessions.
     all: Option<EndedSession>,
     /// The number of deletions begun so far.
@@ -107,11 +106,11 @@ impl RecentlyEnded {
         let now = instant();
         let mut generations = self.lock();
         let began = *generations.began.get_or_insert(now);
-        if generations.young.len() >= GENERATION_SIZE || now.duration_since(began) >= RETENTION {
-            generations.old = std::mem::take(&mut generations.young);
+        if generations.current.len() >= GENERATION_SIZE || now.duration_since(began) >= RETENTION {
+            generations.previous = std::mem::take(&mut generations.current);
             generations.began = Some(now);
         }
-        generations.young.insert(id_hash, EndedSession { number: self.next(), revoked_by });
+        generations.current.insert(id_hash, EndedSession { number: self.next(), revoked_by });
     }
 
     /// Records that a call of the manager has ended all sessions, and attributes it in the same
@@ -130,21 +129,21 @@ impl RecentlyEnded {
         by: SessionNumber,
         since: SequenceNumber,
     ) -> bool {
-        self.lock().of(id_hash).any(|ending| since < ending.number && ending.revoked_by == Some(by))
+        self.lock()
+            .endings_of(id_hash)
+            .any(|ending| since < ending.number && ending.revoked_by == Some(by))
     }
 
     /// Returns whether the session of `id_hash`, which is not live, was ended after `since`, or
-    /// `None` if deletions in flight leave that open. Never blocks.
+    /// `None` if deletions in flight leave it undecided. Never blocks.
     pub(crate) fn try_has_ended_since(
         &self,
         id_hash: &SessionIdHash,
         since: SequenceNumber,
     ) -> Option<bool> {
         let generations = self.lock();
-        match generations.has_ended_since(id_hash, since) {
-            true => Some(true),
-            false => generations.in_flight.is_empty().then_some(false),
-        }
+        let has_ended = generations.has_ended_since(id_hash, since);
+        (has_ended || generations.in_flight.is_empty()).then_some(has_ended)
     }
 
     /// Returns whether the session of `id_hash`, which is not live, was ended after `since`. Blocks
@@ -168,11 +167,11 @@ impl RecentlyEnded {
 
 impl Generations {
     fn has_ended_since(&self, id_hash: &SessionIdHash, since: SequenceNumber) -> bool {
-        self.of(id_hash).any(|ending| since < ending.number)
+        self.endings_of(id_hash).any(|ending| since < ending.number)
     }
 
-    fn of(&self, id_hash: &SessionIdHash) -> impl Iterator<Item = &EndedSession> {
-        let ended = self.young.get(id_hash).or_else(|| self.old.get(id_hash));
+    fn endings_of(&self, id_hash: &SessionIdHash) -> impl Iterator<Item = &EndedSession> {
+        let ended = self.current.get(id_hash).or_else(|| self.previous.get(id_hash));
         ended.into_iter().chain(&self.all)
     }
 }
@@ -204,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn the_result_is_open_while_a_deletion_is_in_flight() {
+    fn the_result_is_undecided_while_a_deletion_is_in_flight() {
         let recently_ended = RecentlyEnded::default();
         let (id_hash, other) =
             (SessionIdHash::from_bytes([1; 32]), SessionIdHash::from_bytes([2; 32]));
@@ -230,7 +229,7 @@ mod tests {
         recently_ended.record((0..5 * GENERATION_SIZE).map(id_hash));
         let kept = {
             let generations = recently_ended.lock();
-            generations.young.len() + generations.old.len()
+            generations.current.len() + generations.previous.len()
         };
         assert!(kept <= 2 * GENERATION_SIZE);
         assert!(recently_ended.has_ended_since(&id_hash(5 * GENERATION_SIZE - 1), before));

@@ -8,7 +8,7 @@ use crate::event::Event;
 use crate::id::{JoinSalt, PublicId, SessionId, SessionIdHash, UserKey};
 use crate::record::NewSession;
 use crate::session::changes::Changes;
-use crate::session::commit::{Proposal, Scope, TRIES};
+use crate::session::commit::{DeltaKind, Proposal, TRIES};
 use crate::session::csrf_secret::Secret;
 use crate::session::load::{Live, LoadState};
 use crate::session::update_queue::contention_error;
@@ -30,7 +30,7 @@ impl Session {
     ///
     /// - A request that was opened at most ten seconds after the first sign-in was stored *joins*
     ///   it: its changes are merged into that session, and its response carries the id that the
-    ///   first one issued. It must claim the same: the same level, persistence and limits.
+    ///   first one issued. Both must have the same level, persistence and limits.
     /// - A request that was opened later comes from a client that did not receive the first
     ///   response. It gives the session another new id, and the id in the first response no longer
     ///   finds the session.
@@ -67,7 +67,7 @@ impl Session {
         how.apply(&mut new_session, self.context.now())?;
         // Neither the data of one user's session nor changes computed from it may reach the session
         // of another user.
-        let owner = state.found.session().and_then(|session| session.record.user.as_ref());
+        let owner = state.loaded.session().and_then(|session| session.record.user.as_ref());
         let mut rebased = match owner {
             Some(owner) if *owner != user => Some(state.changes.rebased_on_empty()?),
             _ => None,
@@ -87,21 +87,21 @@ impl Session {
         user: &UserKey,
         new_session: &NewSession,
     ) -> Result<SignIn> {
-        let found = &state.found;
+        let found = &state.loaded;
         let (from, mut presented) = match found {
             LoadState::Live(live) => match self.own_id(found, &live.session.id_hash) {
-                // A replaced id in its grace has found the session. The current id is not known,
-                // and no request could join a sign-in through it.
+                // A replaced id within its grace has found the session. The current id is not
+                // known, and no request could join a sign-in through it.
                 None => (live.found_by, self.own_id(found, &live.found_by)),
                 id => (live.session.id_hash, id),
             },
             found => match found.replaced() {
                 Some(replaced) => (replaced.id_hash, replaced.id.clone()),
-                // Without a session, the commit needs an id hash that finds none.
+                // No session exists, so the commit gets an id hash that finds none.
                 None => (SessionId::generate()?.hash(self.realm()), None),
             },
         };
-        let others = self.other_sessions(&from, state.found.public_id())?;
+        let others = self.other_sessions(&from, state.loaded.public_id())?;
         for _ in 0..TRIES {
             let join_salt = presented.as_ref().map(|_| JoinSalt::generate()).transpose()?;
             let id = match (&presented, &join_salt) {
@@ -118,14 +118,14 @@ impl Session {
             };
             let proposal = Proposal {
                 changes: changes.as_deref_mut(),
-                scope: Scope::SignIn(&Secret::of_id(&id)),
+                kind: DeltaKind::SignIn(&Secret::of_id(&id)),
                 ..Proposal::new(&from, sign_in)
             };
             match self.commit_to(state, proposal)? {
                 Committed::Done { session, ended } => {
                     self.context.recently_ended.record(ended);
                     drop(ending);
-                    state.found = Live::issued(session, id);
+                    state.loaded = Live::issued(session, id);
                 }
                 Committed::Missing(Missing::Replaced { id: replaced, session, .. }) => {
                     let id_hash = session.id_hash;
@@ -135,7 +135,7 @@ impl Session {
                         ReplacedBy::Renewal { .. } => None,
                     };
                     let joined = presented.as_ref().zip(salt).map(|(id, salt)| id.derive(&salt));
-                    // The new id may be of another realm, in which this manager must not issue it.
+                    // A manager of another realm may have issued that id, which this one must not.
                     let Some(joined) = joined.filter(|joined| joined.hash(self.realm()) == id_hash)
                     else {
                         presented = None;
@@ -150,7 +150,7 @@ impl Session {
             }
             state.required_deletions.extend(others);
             // Raised last, so that a panicking listener cannot undo the sign-in.
-            if let Some(public_id) = &state.found.public_id() {
+            if let Some(public_id) = &state.loaded.public_id() {
                 self.context.events.raise(&Event::SignedIn { public_id, user });
             }
             return Ok(SignIn::Done);
@@ -169,9 +169,9 @@ impl Session {
     ) -> Result<bool> {
         let id_hash = id.hash(self.realm());
         let merge = Proposal::new(&id_hash, Action::Merge);
-        match self.commit_to(state, Proposal { changes, scope: Scope::Join, ..merge })? {
+        match self.commit_to(state, Proposal { changes, kind: DeltaKind::Join, ..merge })? {
             Committed::Done { session, .. } | Committed::Unchanged(session) => {
-                state.found = Live::issued(session, id);
+                state.loaded = Live::issued(session, id);
                 Ok(true)
             }
             Committed::Missing(_) => Ok(false),
@@ -188,7 +188,7 @@ impl Session {
         own: Option<PublicId>,
     ) -> Result<Vec<SessionIdHash>> {
         let (mut others, now) = (Vec::new(), self.context.now());
-        for id_hash in self.presented.keys().filter(|id_hash| id_hash != from) {
+        for id_hash in self.presented.id_hashes().filter(|id_hash| id_hash != from) {
             // Loaded before the sign-in, because afterwards an id may lead to the signed-in
             // session.
             let found = self.run_blocking(|| self.context.store()?.load(&id_hash, now))?;

@@ -1,9 +1,7 @@
-//! Fair queues of requests that update one session: one at a time, in the order of their arrival.
-//!
-//! An update is committed with optimistic concurrency. Its first try does not wait; a request that
-//! finds a newer revision joins the queue of its session, and while the queue exists, so does every
-//! other request before its first try. Called by commits only; no code of the application runs
-//! under its locks.
+//! Fair queues of requests that update one session, one at a time in the order of their arrival.
+//! The first try of a commit does not wait; a request that finds a newer revision joins the queue
+//! of its session, and while the queue exists, so does every other request before its first try.
+//! Called by commits only; no code of the application runs under its locks.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -144,7 +142,7 @@ impl UpdateQueues {
     /// request has `entered` its commit.
     ///
     /// # Errors
-    /// [`ErrorKind::Busy`] when the time is over, or at once when 64 requests wait already.
+    /// [`ErrorKind::Busy`] when the time is over, or immediately when 64 requests wait already.
     pub(crate) fn turn(
         &self,
         hook: Option<BlockingHook>,
@@ -157,8 +155,8 @@ impl UpdateQueues {
                 run_blocking(hook, || position.wait().ok_or_else(contention_error))
             }
             Entered::QueueFull => {
-                // Without this, refused requests that retry at once would keep the waiting ones off
-                // the processor.
+                // Without this, refused requests that retry immediately would keep the waiting ones
+                // off the processor.
                 thread::yield_now();
                 let why = "too many requests wait to change the session";
                 Err(Error::with_source(ErrorKind::Busy, OPERATION, why))

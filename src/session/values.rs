@@ -11,7 +11,7 @@ use crate::delta::{Change, Delta};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::id::PublicId;
-use crate::session::changes::Latest;
+use crate::session::changes::UpdateResult;
 use crate::session::running_update::RunningUpdate;
 use crate::session::{CommitOutcome, Session, State};
 
@@ -42,7 +42,7 @@ impl Session {
                 data.as_ref().and_then(|data| data.get(name))
             }
         };
-        let public_id = state.found.public_id();
+        let public_id = state.loaded.public_id();
         // Decoding runs code of the application, so the lock is released first.
         drop(state);
         let Some(value) = value else { return Ok(None) };
@@ -134,7 +134,7 @@ impl Session {
         Ok(())
     }
 
-    /// Changes the value of `name` by `f` without losing a change of a parallel request.
+    /// Changes the value of `name` with `f` without losing a change of a parallel request.
     ///
     /// `f` runs immediately on the value that [`get`](Self::get) would return, and this returns its
     /// result. The result is stored at the end of the request. If another request has changed the
@@ -143,8 +143,8 @@ impl Session {
     /// from the stored one. If that matters, use [`update_now`](Self::update_now).
     ///
     /// Of the requests that update one session at the same time, 64 wait for each other. For the
-    /// others [`commit`](Self::commit), or the end of the request, fails with [`ErrorKind::Busy`]
-    /// at once.
+    /// others [`commit`](Self::commit), or the end of the request, immediately fails with
+    /// [`ErrorKind::Busy`].
     ///
     /// `f` must not use this session, whose lock is held meanwhile: on the thread that runs `f`
     /// every call fails with [`ErrorKind::Invalid`], and other threads wait until `f` returns.
@@ -162,7 +162,7 @@ impl Session {
         updated(name, &update)
     }
 
-    /// Changes the value of `name` by `f` and stores it immediately, together with the other
+    /// Changes the value of `name` with `f` and stores it immediately, together with the other
     /// changes of this request: [`update`](Self::update) and [`commit`](Self::commit) in one.
     ///
     /// Returns the stored result. Returns `None` if nothing was stored, because the session had
@@ -202,15 +202,15 @@ impl Session {
             Ok(CommitOutcome::Discarded) => Ok(None),
             Err(error) => {
                 let mut state = self.lock(UPDATE)?;
-                let State { found, changes, .. } = &mut *state;
-                changes.withdraw(&update, found.data())?;
+                let State { loaded, changes, .. } = &mut *state;
+                changes.withdraw(&update, loaded.data())?;
                 Err(error)
             }
         }
     }
 
     /// Records an update, for both public methods.
-    fn compute<T, F>(&self, name: &str, f: F) -> Result<Latest>
+    fn compute<T, F>(&self, name: &str, f: F) -> Result<UpdateResult>
     where
         T: Serialize + DeserializeOwned,
         F: Fn(Option<T>) -> T + Send + 'static,
@@ -227,7 +227,7 @@ impl Session {
     }
 
     /// Records an update of the value as JSON. It may remove the value, and has no size limit.
-    pub(crate) fn compute_json<F>(&self, name: &str, f: F) -> Result<Latest>
+    pub(crate) fn compute_json<F>(&self, name: &str, f: F) -> Result<UpdateResult>
     where
         F: Fn(Option<&Value<'_>>) -> Result<Option<Value<'static>>> + Send + 'static,
     {
@@ -239,9 +239,9 @@ impl Session {
             let _running = updating.begin();
             f(now)
         };
-        let State { found, changes, .. } = &mut *state;
-        let update = changes.update(name, found.data(), found.revision(), Box::new(compute));
-        update.inspect_err(|error| self.report(error, state.found.public_id()))
+        let State { loaded, changes, .. } = &mut *state;
+        let update = changes.update(name, loaded.data(), loaded.revision(), Box::new(compute));
+        update.inspect_err(|error| self.report(error, state.loaded.public_id()))
     }
 
     /// Raises an event if a value has the wrong type.
@@ -253,7 +253,7 @@ impl Session {
 }
 
 /// Returns the result of an update when it was last computed.
-fn updated<T: DeserializeOwned>(name: &str, update: &Latest) -> Result<T> {
+fn updated<T: DeserializeOwned>(name: &str, update: &UpdateResult) -> Result<T> {
     let none = || Error::new(ErrorKind::Unexpected, UPDATE);
     update.value().ok_or_else(none)?.decode_named(name)
 }
@@ -284,11 +284,9 @@ fn encode(
 
 /// Refuses the names of this crate, because a value of another type there would fail later.
 fn check_name(name: &str, operation: &'static str) -> Result<()> {
-    match name.starts_with("cloakroom.") {
-        true => {
-            let why = "names that begin with `cloakroom.` are reserved";
-            Err(Error::with_source(ErrorKind::Invalid, operation, why))
-        }
-        false => Ok(()),
+    if name.starts_with("cloakroom.") {
+        let why = "names that begin with `cloakroom.` are reserved";
+        return Err(Error::with_source(ErrorKind::Invalid, operation, why));
     }
+    Ok(())
 }

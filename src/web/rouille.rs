@@ -51,8 +51,9 @@ pub fn session(
     OPEN.with(|slots| {
         // The request of an inner call can be another value: an application removes a prefix from
         // its path, for example.
-        let is_same =
-            |outer: &OpenSession| outer.peer == peer && adapter.would_open(&outer.session, &head);
+        let is_same = |outer: &OpenSession| {
+            outer.peer == peer && adapter.is_session_of(&outer.session, &head)
+        };
         if let Some(outer) = open_sessions(slots).find(|outer| is_same(outer)) {
             return outer.call(adapter, handler);
         }
@@ -109,7 +110,7 @@ struct OpenSession {
 impl OpenSession {
     /// Runs a handler of the request.
     fn call(&self, adapter: Adapter<'_>, handler: impl FnOnce(&Session) -> Result) -> Response {
-        let (response, failure) = adapter.call(&self.session, handler, error_page);
+        let (response, failure) = adapter.run_handler(&self.session, handler, error_page);
         if failure.is_some() && self.failure.get() != Some(Outcome::Panicked) {
             self.failure.set(failure);
         }

@@ -272,7 +272,7 @@ impl<'w> Worker<'w> {
         self.carry_out(&Change::End { lives: lives.clone() }, |worker| {
             let which = match (how, &user, &idp_session_id) {
                 (1, ..) => SessionFilter::PublicId(&public_id),
-                (2, Some(user), _) => SessionFilter::OfUser(user, &public_id),
+                (2, Some(user), _) => SessionFilter::PublicIdOfUser(user, &public_id),
                 (3, _, Some(idp_session_id)) => SessionFilter::IdpSession(idp_session_id),
                 (4, Some(user), _) => SessionFilter::User(user),
                 _ => {

@@ -193,9 +193,10 @@ impl Names {
             Who::All => then(&SessionFilter::All),
             Who::User(user) => then(&SessionFilter::User(&name_of_user(*user))),
             Who::PublicId(public_id) => then(&SessionFilter::PublicId(&self.public_id(*public_id))),
-            Who::OfUser(user, public_id) => {
-                then(&SessionFilter::OfUser(&name_of_user(*user), &self.public_id(*public_id)))
-            }
+            Who::OfUser(user, public_id) => then(&SessionFilter::PublicIdOfUser(
+                &name_of_user(*user),
+                &self.public_id(*public_id),
+            )),
             Who::IdpSession(id) => then(&SessionFilter::IdpSession(&idp_session_id(*id))),
         }
     }

@@ -600,7 +600,9 @@ fn a_review_says_what_a_configuration_meets() {
 
     let text = review(|builder| builder.policy(Policy::aal2())).to_string();
     println!("{text}");
-    assert!(text.contains("met   NIST AAL2  ends after 1 h of silence, after 1 d in any case"));
+    assert!(
+        text.contains("met   NIST AAL2  ends after 1 h without a request, after 1 d in any case")
+    );
     assert!(text.contains("UNMET NIST AAL3"));
 }
 

@@ -50,8 +50,8 @@ const ACTIONS: [&str; 7] =
 /// The revision that the commit demands.
 const REVISIONS: [&str; 3] = ["any", "same", "other"];
 
-/// The delta. `user`: it sets the user. `too large`: the data grows beyond the limit. `shrinks`: the
-/// data is beyond the limit, before and after.
+/// The delta. `user`: it sets the user. `too large`: the data grows beyond the limit. `shrinks`:
+/// the data is beyond the limit, before and after.
 const CHANGES: [&str; 5] = ["nothing", "data", "user", "too large", "shrinks"];
 
 /// Touches of a commit.
@@ -212,7 +212,7 @@ impl Case {
         ReplacedId {
             id_hash: PRESENTED,
             successor: if self.found.ends_with("moved") { BETWEEN } else { CURRENT },
-            at: NOW - 60 * SECOND,
+            replaced_at: NOW - 60 * SECOND,
             by: match self.found.starts_with("renewed") {
                 true => ReplacedBy::Renewal { grace_until: None },
                 false => ReplacedBy::SignIn { salt },
@@ -252,7 +252,7 @@ impl Case {
     /// When the request was opened: what `replaced` says depends on it.
     fn opened(&self) -> Timestamp {
         let since = if self.found.ends_with("stale") { 11 * SECOND } else { Duration::ZERO };
-        self.replaced().at + since
+        self.replaced().replaced_at + since
     }
 
     /// Calls `Commit::decide` and checks the record in the decision.
@@ -307,11 +307,11 @@ impl Case {
                 self.check_changed(&session.record);
                 match id_change {
                     None => "update",
-                    Some(IdChange { left, presented: None }) => {
+                    Some(IdChange { replaced: left, presented: None }) => {
                         assert_eq!(left, self.left(PRESENTED, join_salt));
                         if self.is_sign_in() { "move" } else { "renew" }
                     }
-                    Some(IdChange { left, presented: Some(presented) }) => {
+                    Some(IdChange { replaced: left, presented: Some(presented) }) => {
                         assert_eq!(left, self.left(CURRENT, None));
                         assert_eq!(presented, self.left(PRESENTED, join_salt));
                         "move by old id"
@@ -337,7 +337,7 @@ impl Case {
             false => ReplacedBy::Renewal { grace_until: Some(GRACE_UNTIL) },
         };
         let had_user = self.owner().is_some();
-        ReplacedId { id_hash, successor: NEW, at: NOW, by, had_user }
+        ReplacedId { id_hash, successor: NEW, replaced_at: NOW, by, had_user }
     }
 
     fn check_answer(&self, answer: &Committed) -> &'static str {

@@ -23,7 +23,8 @@
 //!
 //! No command prints a session id or its hash, and only `show --data` prints a session's data.
 //! `clear`, `drop`, `revoke --all`, `restore` and a full `compact` ask for confirmation. An
-//! interrupted command leaves nothing partial. Exit codes: 0 done, 1 failed, 2 usage, 3 not set up, 4 nothing matched.
+//! interrupted command leaves nothing partial. Exit codes: 0 done, 1 failed, 2 usage, 3 not set up,
+//! 4 nothing matched.
 //!
 //! Features: `bundled` (on by default) compiles SQLite into the binary; `memcached` invalidates
 //! the entries of a memcached in front of the database.
@@ -102,8 +103,9 @@ pub fn run(
     run_all(args, target, None)
 }
 
-/// As [`run`], with the application's [`SessionManager::review`](cloakroom::SessionManager::review),
-/// so that `doctor` checks the cookie and the limits too.
+/// As [`run`], with the application's
+/// [`SessionManager::review`](cloakroom::SessionManager::review), so that `doctor` checks the
+/// cookie and the limits too.
 pub fn run_reviewed(
     args: impl IntoIterator<Item = impl Into<OsString> + Clone>,
     target: Target,

@@ -11,6 +11,7 @@ use jiff::tz::TimeZone;
 use serde_json::Value as Json;
 
 use crate::failure::{Failure, Outcome};
+
 /// The style of output for people.
 #[derive(Clone, Debug)]
 pub(crate) struct Style {

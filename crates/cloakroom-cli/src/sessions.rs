@@ -270,7 +270,7 @@ pub(crate) fn revoke(args: &Revoke, context: &Context, out: &mut dyn Write) -> O
     let (which, nothing) = match (&args.user, &args.except, &args.public_id) {
         (Some(user), Some(except), _) => {
             // Checked first, so that a mistyped public id ends no session.
-            let theirs = SessionFilter::OfUser(user, except);
+            let theirs = SessionFilter::PublicIdOfUser(user, except);
             let kept = Page::first(NonZeroUsize::MIN);
             if index.list(&in_realm(realm, &theirs), kept, now)?.is_empty() {
                 let message =
@@ -301,8 +301,8 @@ pub(crate) fn revoke(args: &Revoke, context: &Context, out: &mut dyn Write) -> O
     Ok(())
 }
 
-/// The number of live sessions, for questions; `None` where the table is too damaged to count, which
-/// does not prevent emptying it.
+/// The number of live sessions, for questions; `None` where the table is too damaged to count,
+/// which does not prevent emptying it.
 pub(crate) fn count_live(
     store: &SqliteStore,
     context: &Context,

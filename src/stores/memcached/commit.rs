@@ -141,7 +141,7 @@ impl Attempts<'_> {
             }
             Decision::Update { at, session, id_change: Some(id_change) } => {
                 let presented = id_change.presented.map(|presented| (presented, false));
-                self.move_session(at, &Redirect::of(&id_change.left), session, presented)?
+                self.move_session(at, &Redirect::of(&id_change.replaced), session, presented)?
             }
             Decision::Update { at, session, id_change: None } => {
                 let written = inner.store_live(at, session.record.clone(), call)?;

@@ -44,7 +44,7 @@ pub(super) struct Redirect {
 impl Redirect {
     /// The redirect from the replaced id `left`.
     pub(super) fn of(left: &ReplacedId) -> Self {
-        let ReplacedId { successor: to, at, by, had_user, .. } = *left;
+        let ReplacedId { successor: to, replaced_at: at, by, had_user, .. } = *left;
         Redirect { to, at, by, had_user, begins_session: false, is_dead: false }
     }
 
@@ -57,7 +57,7 @@ impl Redirect {
     /// What is remembered of the id under which this is stored.
     pub(super) fn replaced_id(&self, id_hash: SessionIdHash) -> ReplacedId {
         let Redirect { to, at, by, had_user, .. } = *self;
-        ReplacedId { id_hash, successor: to, at, by, had_user }
+        ReplacedId { id_hash, successor: to, replaced_at: at, by, had_user }
     }
 }
 
@@ -300,7 +300,7 @@ mod tests {
                 if let ItemState::Moved(redirect, _) | ItemState::Redirected(redirect) = state {
                     // No time causes an overflow.
                     let id = redirect.replaced_id(KEY);
-                    let _ = (id.forget_at(), id.status(NOW), id.was_under_way(NOW));
+                    let _ = (id.forget_at(), id.status(NOW), id.counts_as_concurrent(NOW));
                 }
             }
             if let Ok(entry) = decode_entry(&value) {

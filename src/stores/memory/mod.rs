@@ -188,7 +188,7 @@ impl SessionTable {
             narrowest = inner;
         }
         match narrowest {
-            SessionFilter::User(user) | SessionFilter::OfUser(user, _) => {
+            SessionFilter::User(user) | SessionFilter::PublicIdOfUser(user, _) => {
                 let id_hashes = self.users.get(*user).into_iter().flatten();
                 id_hashes
                     .filter_map(|id_hash| self.rows.get_key_value(id_hash))
@@ -233,7 +233,7 @@ impl SessionTable {
                 let Some(Row { mut replaced, position, .. }) = self.take(&at) else {
                     return Err(Error::new(ErrorKind::Unexpected, commit.action.operation()));
                 };
-                if let Some(IdChange { left, presented }) = id_change {
+                if let Some(IdChange { replaced: left, presented }) = id_change {
                     ended.push(at);
                     remember(&mut replaced, left, commit.now);
                     if let Some(presented) = presented {
@@ -345,7 +345,7 @@ impl Store for MemoryStore {
                 let began = instant();
                 let ended = sessions.rows.iter().filter(|(_, row)| !row.record.is_live(now));
                 let found = ended.map(|(id_hash, _)| *id_hash).take(room).collect();
-                swept.held += instant().saturating_duration_since(began);
+                swept.blocked_for += instant().saturating_duration_since(began);
                 found
             };
             let mut sessions = self.write();
@@ -356,7 +356,7 @@ impl Store for MemoryStore {
                     swept.removed += 1;
                 }
             }
-            swept.held += instant().saturating_duration_since(began);
+            swept.blocked_for += instant().saturating_duration_since(began);
             if found.len() < room || swept.removed == limit.get() {
                 return Ok(swept);
             }

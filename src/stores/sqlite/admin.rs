@@ -83,9 +83,9 @@ pub enum CompactMode {
     /// Releases free pages in batches, between which other connections can write. For files with
     /// `auto_vacuum = INCREMENTAL`.
     Incremental,
-    /// Rewrites the file (`VACUUM`). Other writers wait until it is done. It needs as much free disk
-    /// space as the file has, most of it for the write-ahead log. The row ids of other tables without
-    /// an `INTEGER PRIMARY KEY` may change.
+    /// Rewrites the file (`VACUUM`). Other writers wait until it is done. It needs as much free
+    /// disk space as the file has, most of it for the write-ahead log. The row ids of other tables
+    /// without an `INTEGER PRIMARY KEY` may change.
     Full,
 }
 
@@ -338,9 +338,9 @@ impl Admin {
         info(&connection, &access, &path, &table)
     }
 
-    /// Runs SQLite's integrity check, and returns the first problems. A quick check does not compare
-    /// indexes with tables. Other connections can read and write meanwhile; the write-ahead log cannot
-    /// be reset until the check ends.
+    /// Runs SQLite's integrity check, and returns the first problems. A quick check does not
+    /// compare indexes with tables. Other connections can read and write meanwhile; the write-ahead
+    /// log cannot be reset until the check ends.
     pub fn check_file(
         &self,
         quick: bool,
@@ -378,8 +378,8 @@ impl Admin {
         Ok(done)
     }
 
-    /// Copies a snapshot of the whole database to a new file at `to`. Other connections can read and
-    /// write meanwhile. The file `to` appears when the copy is complete.
+    /// Copies a snapshot of the whole database to a new file at `to`. Other connections can read
+    /// and write meanwhile. The file `to` appears when the copy is complete.
     ///
     /// Sessions that are revoked later are live in the copy. Under a rollback journal
     /// ([`Journal::Keep`]) commits wait until the copy is complete.
@@ -391,8 +391,8 @@ impl Admin {
         self.back_up(to.as_ref(), false, Box::new(|_| ControlFlow::Continue(()))).map(drop)
     }
 
-    /// As [`backup`](Self::backup), with progress, and with a full check of the copy before its file
-    /// appears. If cancelled, it leaves no file.
+    /// As [`backup`](Self::backup), with progress, and with a full check of the copy before its
+    /// file appears. If cancelled, it leaves no file.
     ///
     /// # Errors
     /// As [`backup`](Self::backup), and [`ErrorKind::Corrupt`] if the copy is damaged.
@@ -420,8 +420,9 @@ impl Admin {
     }
 
     /// Replaces all tables of this database with those of the copy `from`, which was made by
-    /// [`backup`](Self::backup) or is another database with the store's table. Unless `keep_sessions`
-    /// is true, it ends all sessions, because some may have been revoked since the copy was made.
+    /// [`backup`](Self::backup) or is another database with the store's table. Unless
+    /// `keep_sessions` is true, it ends all sessions, because some may have been revoked since the
+    /// copy was made.
     ///
     /// The database may be in use: other connections see one transaction that rewrites it. They can
     /// read meanwhile, and wait to write. A missing file appears when it is complete. The copy is
@@ -483,9 +484,10 @@ impl Admin {
         })
     }
 
-    /// Removes at most `limit` sessions that had expired at `now`, and returns their number. It works
-    /// in batches, as the background cleaner does, pauses after each for as long as it blocked other
-    /// writers, and checkpoints the write-ahead log. `progress` runs after each batch.
+    /// Removes at most `limit` sessions that had expired at `now`, and returns their number. It
+    /// works in batches, as the background cleaner does, pauses after each for as long as it
+    /// blocked other writers, and checkpoints the write-ahead log. `progress` runs after each
+    /// batch.
     pub fn sweep_all(
         &self,
         now: Timestamp,
@@ -499,7 +501,7 @@ impl Admin {
             let left = usize::try_from(limit.saturating_sub(done)).unwrap_or(usize::MAX);
             let Some(left) = NonZeroUsize::new(left) else { break };
             let batch_limit = batch.limit().min(left);
-            let SweepReport { removed, held } = store.sweep(now, batch_limit)?;
+            let SweepReport { removed, blocked_for } = store.sweep(now, batch_limit)?;
             done += u64::try_from(removed).unwrap_or(0);
             let cancelled = progress(Progress { done, total }).is_break();
             if removed < batch_limit.get() {
@@ -508,10 +510,10 @@ impl Admin {
             if cancelled {
                 return Ok(ControlFlow::Break(()));
             }
-            batch = batch.after(held);
+            batch = batch.after(blocked_for);
             let wal = store.0.writer.wal();
             store.0.readers.read(CHECKPOINT, |c| wal.checkpoint_if_requested(c))?;
-            thread::sleep(held);
+            thread::sleep(blocked_for);
         }
         store.maintenance().map_or(Ok(()), |maintenance| maintenance.run())?;
         Ok(ControlFlow::Continue(done))

@@ -31,7 +31,7 @@ fn conditions(filter: &SessionFilter<'_>) -> Vec<Condition> {
             ("public_id = ?3 AND user_key IS NOT NULL".to_owned(), vec![blob(public_id)]),
             ("public_id = ?3 AND user_key IS NULL".to_owned(), vec![blob(public_id)]),
         ],
-        SessionFilter::OfUser(user, public_id) => {
+        SessionFilter::PublicIdOfUser(user, public_id) => {
             single("public_id = ?3 AND user_key = ?4", vec![blob(public_id), text(user.as_str())])
         }
         SessionFilter::IdpSession(id_hash) => {

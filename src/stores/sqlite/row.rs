@@ -86,7 +86,7 @@ fn replaced_id(row: &Row<'_>, id_hash: SessionIdHash) -> rusqlite::Result<Replac
     Ok(ReplacedId {
         id_hash,
         successor: SessionIdHash::from_bytes(row.get(19)?),
-        at: Timestamp::from_millis(row.get(20)?),
+        replaced_at: Timestamp::from_millis(row.get(20)?),
         by: match row.get(22)? {
             true => ReplacedBy::SignIn {
                 salt: row.get::<_, Option<[u8; 32]>>(23)?.map(JoinSalt::from_bytes),

@@ -20,31 +20,31 @@ use crate::web::rocket::panic_watch::Watched;
 
 /// The failure of a request, for all managers that it uses.
 #[derive(Default)]
-struct Failing {
+struct FailureState {
     /// The manager that reports errors.
     sessions: OnceLock<SessionManager>,
     /// The status for the catcher after an error or a panic; 0 for none.
     status: AtomicU16,
     watched: OnceLock<Watched>,
     /// Whether a catcher has made the response.
-    caught: OnceLock<bool>,
+    is_from_catcher: OnceLock<bool>,
     /// The header fields that all managers of the request have appended so far.
     kept: Mutex<Vec<(String, String)>>,
 }
 
-fn failing<'r>(request: &'r Request<'_>) -> &'r Failing {
-    request.local_cache(Failing::default)
+fn failure_state<'r>(request: &'r Request<'_>) -> &'r FailureState {
+    request.local_cache(FailureState::default)
 }
 
 /// Sets the manager that reports the errors of this request, if there is none yet.
 pub(super) fn report_to(request: &Request<'_>, sessions: &SessionManager) {
-    failing(request).sessions.get_or_init(|| sessions.clone());
+    failure_state(request).sessions.get_or_init(|| sessions.clone());
 }
 
 /// Starts to record a panic of this request.
 pub(super) fn watch(request: &Request<'_>) {
-    failing(request).watched.get_or_init(|| {
-        request.cookies().add(Cookie::new(MARK, ""));
+    failure_state(request).watched.get_or_init(|| {
+        request.cookies().add(Cookie::new(NO_CATCHER_MARK, ""));
         Watched::new()
     });
 }
@@ -57,16 +57,16 @@ pub(super) fn outcome(
     request: &Request<'_>,
     response: &mut Response<'_>,
 ) -> (Outcome, Option<String>) {
-    let failing = failing(request);
-    let caught = *failing.caught.get_or_init(|| !remove_mark(response));
+    let failure = failure_state(request);
+    let is_from_catcher = *failure.is_from_catcher.get_or_init(|| !remove_mark(response));
     let status = response.status().code;
-    if let Some(panic) = failing.watched.get().and_then(Watched::panic)
-        && (status >= 500 || caught)
+    if let Some(panic) = failure.watched.get().and_then(Watched::panic)
+        && (status >= 500 || is_from_catcher)
     {
-        failing.status.store(Status::InternalServerError.code, Ordering::Relaxed);
+        failure.status.store(Status::InternalServerError.code, Ordering::Relaxed);
         return (Outcome::Panicked, Some(panic));
     }
-    match failing.status.load(Ordering::Relaxed) {
+    match failure.status.load(Ordering::Relaxed) {
         0 => (Outcome::of_status(status), None),
         _ => (Outcome::ServerError, None),
     }
@@ -74,18 +74,18 @@ pub(super) fn outcome(
 
 /// Whether a catcher has already answered a failure with this status, and need not be called again.
 pub(super) fn has_answered(request: &Request<'_>, code: u16) -> bool {
-    let failing = failing(request);
-    failing.caught.get() == Some(&true)
-        && failing.status.load(Ordering::Relaxed) == status(code).code
+    let failure = failure_state(request);
+    failure.is_from_catcher.get() == Some(&true)
+        && failure.status.load(Ordering::Relaxed) == status(code).code
 }
 
 /// A cookie that is added to the jar when a session is opened, and never sent. Rocket empties the
 /// jar before it calls a catcher, so a missing cookie shows that a catcher was called.
-const MARK: &str = "cloakroom-no-catcher";
+const NO_CATCHER_MARK: &str = "cloakroom-no-catcher";
 
 /// Removes the mark from a response, and returns whether it was there.
 fn remove_mark(response: &mut Response<'_>) -> bool {
-    let is_mark = |value: &str| value.split('=').next() == Some(MARK);
+    let is_mark = |value: &str| value.split('=').next() == Some(NO_CATCHER_MARK);
     let cookies: Vec<String> =
         response.headers().get("Set-Cookie").map(ToOwned::to_owned).collect();
     let has_mark = cookies.iter().any(|value| is_mark(value));
@@ -101,8 +101,8 @@ fn remove_mark(response: &mut Response<'_>) -> bool {
 /// Keeps the fields that a manager has appended, for a response that replaces this one: an
 /// id that one manager has issued is valid even if the session of another manager fails.
 pub(super) fn keep(request: &Request<'_>, headers: &ResponseHeaders) {
-    let fields = headers.rest().map(|(name, value)| (name.to_owned(), value.to_owned()));
-    failing(request).kept.lock().ignore_poison().extend(fields);
+    let fields = headers.appended_fields().map(|(name, value)| (name.to_owned(), value.to_owned()));
+    failure_state(request).kept.lock().ignore_poison().extend(fields);
 }
 
 /// Replaces the whole response by that of the catcher for this status. It keeps the ids of other
@@ -112,14 +112,14 @@ pub(super) async fn replace<'r>(
     response: &mut Response<'r>,
     status: u16,
 ) {
-    let handlers = std::mem::replace(response, caught(status, request).await);
+    let handlers = std::mem::replace(response, catcher_response(status, request).await);
     for header in handlers.headers().iter() {
         let name = header.name().as_str();
         if is_of_every_response(name) && !response.headers().contains(name) {
             response.set_raw_header(name.to_owned(), header.value().to_owned());
         }
     }
-    let kept = failing(request).kept.lock().ignore_poison().clone();
+    let kept = failure_state(request).kept.lock().ignore_poison().clone();
     for (name, value) in kept {
         response.adjoin_raw_header(name, value);
     }
@@ -154,9 +154,9 @@ pub(super) fn failed(
     request: &Request<'_>,
     error: &(dyn error::Error + Send + Sync + 'static),
 ) -> Status {
-    let failing = failing(request);
+    let failure = failure_state(request);
     // A request without a session guard got the error from a manager that the handler holds.
-    let sessions = failing.sessions.get().or_else(|| guards::manager::<(), _>(request.rocket()));
+    let sessions = failure.sessions.get().or_else(|| guards::manager::<(), _>(request.rocket()));
     let status = status(match sessions {
         Some(sessions) => Adapter::new(sessions).report_error(error),
         None => {
@@ -165,7 +165,7 @@ pub(super) fn failed(
             kind.map_or(500, ErrorKind::default_status)
         }
     });
-    failing.status.store(status.code, Ordering::Relaxed);
+    failure.status.store(status.code, Ordering::Relaxed);
     status
 }
 
@@ -198,7 +198,7 @@ fn status(code: u16) -> Status {
 }
 
 /// The response of the catcher for this status; if that fails, of the one for 500, as in Rocket.
-async fn caught<'r>(code: u16, request: &'r Request<'_>) -> Response<'r> {
+async fn catcher_response<'r>(code: u16, request: &'r Request<'_>) -> Response<'r> {
     for status in [status(code), Status::InternalServerError] {
         let catcher = matching(status, request).unwrap_or_default();
         if let Some(response) = call(&catcher, status, request).await {

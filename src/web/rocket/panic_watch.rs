@@ -12,7 +12,7 @@ use std::thread::{self, ThreadId};
 
 use rocket::tokio::task::{self, block_in_place};
 
-use crate::error::panic_words;
+use crate::error::panic_message;
 use crate::sync::IgnorePoison;
 
 /// The task or thread that runs a request.
@@ -76,7 +76,7 @@ pub(super) fn block_for(call: &mut dyn FnMut()) -> bool {
 fn record(info: &PanicHookInfo<'_>) {
     let executor = current();
     if let Some(message) = requests().get_mut(&executor) {
-        *message = Some(panic_words(info.payload()).unwrap_or("it panicked").to_owned());
+        *message = Some(panic_message(info.payload()).unwrap_or("it panicked").to_owned());
     }
 }
 

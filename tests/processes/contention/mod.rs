@@ -1,5 +1,5 @@
-//! Many threads and several processes write one file: no write reports that it is locked, nothing is
-//! lost, and the log stays short. Many requests update one session: no other visitor fails.
+//! Many threads and several processes write one file: no write reports that it is locked, nothing
+//! is lost, and the log stays short. Many requests update one session: no other visitor fails.
 
 mod updates;
 
@@ -147,7 +147,7 @@ fn a_sweep_does_not_report_its_wait_for_another_writer() {
         (swept, ended - free)
     });
     assert_eq!(swept.removed, 1);
-    assert!(swept.held <= after, "{:?}, of {after:?} with the lock", swept.held);
+    assert!(swept.blocked_for <= after, "{:?}, of {after:?} with the lock", swept.blocked_for);
 }
 
 /// Works as `update` does: reads, computes, commits, and repeats on a revision mismatch.

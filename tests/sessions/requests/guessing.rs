@@ -63,7 +63,9 @@ fn many_unknown_ids_are_reported_at_each_doubling() {
         let reported = reported.0.lock().unwrap();
         let counts: Vec<_> = reported.iter().map(|(from, count, _)| (*from, *count)).collect();
         assert_eq!(counts, [(address, 20), (address, 40), (address, 80)]);
-        assert_eq!(reported[0].2, "20 odd ids within a minute came from 192.0.2.7: a guesser?");
+        let text =
+            "20 malformed or unknown ids within a minute came from 192.0.2.7: possible guessing";
+        assert_eq!(reported[0].2, text);
         assert_eq!(sessions.events().count(EventKind::IdGuessing), 3);
     });
 }

@@ -195,7 +195,7 @@ fn a_sign_out_overwrites_the_cookie_before_it_removes_it() {
         let mut browser = app.signed_in("ada");
         let headers = browser.request(&app.sessions, |session| session.destroy().unwrap());
         assert_eq!(set_cookies(&headers), [OVERWRITE, REMOVAL]);
-        assert_eq!(headers.rest().filter(|(name, _)| *name == "Set-Cookie").count(), 2);
+        assert_eq!(headers.appended_fields().filter(|(name, _)| *name == "Set-Cookie").count(), 2);
         assert_eq!(browser.cookie, None);
     });
 }

@@ -310,14 +310,14 @@ impl WriteTx<'_> {
     pub(crate) fn change_id(
         &mut self,
         at: FoundRow,
-        IdChange { left, presented }: &IdChange,
+        IdChange { replaced, presented }: &IdChange,
     ) -> Result<()> {
-        let params = params![at.id, left.successor.as_bytes()];
+        let params = params![at.id, replaced.successor.as_bytes()];
         self.execute(&self.sql.id_change, params, |_| Effect::Removed(at.id_hash))?;
-        if left.ends_graces() {
+        if replaced.ends_graces() {
             self.execute(&self.sql.end_graces, [at.id], |_| Effect::NoSession)?;
         }
-        self.remember(at.id, &at.public_id, left)?;
+        self.remember(at.id, &at.public_id, replaced)?;
         match presented {
             Some(presented) => self.replace_remembered(at.id, &at.public_id, presented),
             None => Ok(()),
@@ -343,7 +343,7 @@ impl WriteTx<'_> {
         let others = i64::try_from(ReplacedId::MAX - 1).unwrap_or(i64::MAX);
         let params = params![session, public_id.as_bytes(), others];
         self.execute(&self.sql.forget_replaced_of, params, |_| Effect::NoSession)?;
-        self.forget_replaced(id.at, 2)?;
+        self.forget_replaced(id.replaced_at, 2)?;
         let (by_sign_in, salt) = match &id.by {
             ReplacedBy::Renewal { .. } => (false, None),
             ReplacedBy::SignIn { salt } => (true, salt.as_ref()),
@@ -353,7 +353,7 @@ impl WriteTx<'_> {
             session,
             public_id.as_bytes(),
             id.successor.as_bytes(),
-            id.at.as_millis(),
+            id.replaced_at.as_millis(),
             id.grace_until().map(Timestamp::as_millis),
             by_sign_in,
             salt.map(JoinSalt::as_bytes),

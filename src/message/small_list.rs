@@ -2,18 +2,18 @@
 
 /// A list whose first `N` items are stored in place, without an allocation.
 #[derive(Clone, Debug)]
-pub(crate) struct Few<T, const N: usize> {
+pub(crate) struct SmallList<T, const N: usize> {
     first: [Option<T>; N],
     more: Vec<T>,
 }
 
-impl<T, const N: usize> Default for Few<T, N> {
+impl<T, const N: usize> Default for SmallList<T, N> {
     fn default() -> Self {
-        Few { first: [const { None }; N], more: Vec::new() }
+        SmallList { first: [const { None }; N], more: Vec::new() }
     }
 }
 
-impl<T, const N: usize> Few<T, N> {
+impl<T, const N: usize> SmallList<T, N> {
     pub(crate) fn push(&mut self, item: T) {
         match self.first.iter_mut().find(|slot| slot.is_none()) {
             Some(free) => *free = Some(item),
