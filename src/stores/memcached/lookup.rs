@@ -113,8 +113,8 @@ impl MemcachedInner {
     }
 
     /// Replaces the redirect of an id that was replaced before. If this fails, the previous
-    /// redirect stays. A redirect to a new session keeps that flag, so that older ids still do not find the
-    /// session.
+    /// redirect stays. A redirect to a new session keeps that flag, so that older ids still do
+    /// not find the session.
     pub(super) fn replace_redirect(
         &self,
         id_hash: &SessionIdHash,
