@@ -122,7 +122,8 @@ impl RecordCache {
     /// Invariant: an entry is returned only for a header for which it is valid. The session is
     /// added only if the header of the entries has stayed the same since the miss. Either the
     /// query has read the state of that header, or the state of a newer commit. Before the
-    /// entries are used for that commit's header, its changes are applied to them, or they are invalidated.
+    /// entries are used for that commit's header, its changes are applied to them, or they are
+    /// invalidated.
     pub(super) fn keep(&self, miss: CacheMiss, id_hash: SessionIdHash, id: i64, record: &Record) {
         let Some(header) = miss.0 else { return };
         let session = CachedSession { id, record: record.clone() };
