@@ -1,5 +1,5 @@
-//! The cleaner: one thread of each manager that writes touches, sweeps expired sessions and runs the
-//! store's maintenance. Requests reach it through a channel and never wait for it.
+//! The cleaner: one thread of each manager that writes touches, sweeps expired sessions and runs
+//! the store's maintenance. Requests reach it through a channel and never wait for it.
 
 mod clock_guard;
 mod sweep_schedule;

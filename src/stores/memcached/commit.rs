@@ -170,8 +170,8 @@ impl Attempts<'_> {
 
     /// Moves the session at `old` to another id, as `session`, by four commands:
     ///
-    /// 1. `add` the new id as [`Reserved`](ItemState::Reserved). It finds no session yet. A taken id
-    ///    is detected here, before anything has changed.
+    /// 1. `add` the new id as [`Reserved`](ItemState::Reserved). It finds no session yet. A taken
+    ///    id is detected here, before anything has changed.
     /// 2. Replace the old item by [`Moved`](ItemState::Moved), with the session in it. This is the
     ///    linearization point.
     /// 3. Replace the reserved item by the session.

@@ -66,10 +66,10 @@ impl MemcachedInner {
     }
 
     /// Completes a move from `old` to `redirect.to`; for any request that finds a
-    /// [`Moved`](ItemState::Moved) item. Stores the session under the new id, and then the redirect.
+    /// [`Moved`](ItemState::Moved) item. Stores the session under the new id, then the redirect.
     ///
-    /// It replaces the [`Reserved`](ItemState::Reserved) item in the version that was read and never
-    /// adds one. So a session that has ended under its new id meanwhile stays ended.
+    /// It replaces the [`Reserved`](ItemState::Reserved) item in the version that was read and
+    /// never adds one. So a session that has ended under its new id meanwhile stays ended.
     pub(super) fn complete_move(
         &self,
         old: ItemVersion,
@@ -112,9 +112,9 @@ impl MemcachedInner {
         self.client.replace(call.target, &new).map(drop)
     }
 
-    /// Replaces the redirect of an id that was replaced before. If this fails, the previous redirect
-    /// stays. A redirect to a new session keeps that flag, so that older ids still do not find the
-    /// session.
+    /// Replaces the redirect of an id that was replaced before. If this fails, the previous
+    /// redirect stays. A redirect to a new session keeps that flag, so that older ids still do
+    /// not find the session.
     pub(super) fn replace_redirect(
         &self,
         id_hash: &SessionIdHash,

@@ -66,8 +66,8 @@ impl RecordCache {
         Some(RecordCache { wal_index, disabled: AtomicBool::new(false), state: Mutex::new(state) })
     }
 
-    /// Calls `work` under the lock. `work` moves entries that it clears to its second argument, which
-    /// is dropped after the lock is released.
+    /// Calls `work` under the lock. `work` moves entries that it clears to its second argument,
+    /// which is dropped after the lock is released.
     fn with_state<T>(&self, work: impl FnOnce(&mut CacheState, &mut Option<ClockCache>) -> T) -> T {
         let mut removed = None;
         let mut state = self.state();
@@ -119,10 +119,11 @@ impl RecordCache {
 
     /// Adds the result of a query that followed `miss`.
     ///
-    /// Invariant: an entry is returned only for a header for which it is valid. The session is added
-    /// only if the header of the entries has stayed the same since the miss. Either the query has
-    /// read the state of that header, or the state of a newer commit. Before the entries are used
-    /// for that commit's header, its changes are applied to them, or they are invalidated.
+    /// Invariant: an entry is returned only for a header for which it is valid. The session is
+    /// added only if the header of the entries has stayed the same since the miss. Either the
+    /// query has read the state of that header, or the state of a newer commit. Before the
+    /// entries are used for that commit's header, its changes are applied to them, or they are
+    /// invalidated.
     pub(super) fn keep(&self, miss: CacheMiss, id_hash: SessionIdHash, id: i64, record: &Record) {
         let Some(header) = miss.0 else { return };
         let session = CachedSession { id, record: record.clone() };
