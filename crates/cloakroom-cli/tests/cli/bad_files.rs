@@ -256,7 +256,7 @@ fn a_log_that_cannot_be_read_is_an_error() {
         for words in [&["stats"][..], &["list"]] {
             let ran = as_a_reader(&copied, words);
             assert_eq!(ran.code, 1, "{words:?}: {ran:?}");
-            assert!(ran.err.contains("changes stand in the log beside it"), "{}", ran.err);
+            assert!(ran.err.contains("changes are in the log beside it"), "{}", ran.err);
             assert_eq!(names(&copied).len(), 2, "{words:?}");
         }
     }
