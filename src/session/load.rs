@@ -233,7 +233,7 @@ impl Session {
         Ok(Err(absence))
     }
 
-    /// Follows the loss of the live session, which another request has ended or given a new id.
+    /// Records the loss of the live session, which another request has ended or given a new id.
     pub(super) fn lose_session(&self, state: &mut State, missing: &Missing) {
         // If another request replaced the id, a renewal without data changes loses nothing.
         let has_data = !state.changes.delta().is_empty();

@@ -310,10 +310,9 @@ fn apply(change: &Change, lives: &mut Lives) {
 #[derive(Clone, Debug)]
 struct Open {
     change: Change,
-    /// For [`Change::Everyone`]: the lives that it must end, because nothing else happened to them.
-    everyone: Vec<String>,
-    /// Those of them that nothing else can have ended: all are there, or none is.
-    together: Vec<String>,
+    /// For [`Change::Everyone`]: the lives that it must end, because nothing else happened to them;
+    /// true if nothing else can have ended them before either, so that all are there or none is.
+    everyone: Vec<(String, bool)>,
     /// All sessions were being ended at the same time: which came first is unknown.
     overlapped: bool,
 }
@@ -343,7 +342,7 @@ impl Ledger {
                 self.acknowledged += 1;
                 self.revocations += u64::from(open.change.is_revocation());
                 apply(&open.change, &mut self.lives);
-                for life in &open.everyone {
+                for (life, _) in &open.everyone {
                     self.lives.get_mut(life).unwrap().end();
                 }
                 for life in open.change.lives() {
@@ -365,10 +364,9 @@ impl Ledger {
     fn begin(&mut self, worker: &str, change: &Change) {
         // What others do at the same time is nothing that a revocation of everyone must end.
         for open in self.open.values_mut().chain(&mut self.unknown) {
-            open.everyone.retain(|life| !change.lives().contains(&life));
-            open.together.retain(|life| !change.lives().contains(&life));
+            open.everyone.retain(|(life, _)| !change.lives().contains(&life));
         }
-        let (mut everyone, mut together) = (vec![], vec![]);
+        let mut everyone = vec![];
         let overlapped = self.open.values().any(|open| open.change == Change::Everyone);
         if *change == Change::Everyone {
             self.open.values_mut().for_each(|open| open.overlapped = true);
@@ -376,15 +374,12 @@ impl Ledger {
                 self.open.values().flat_map(|open| open.change.lives()).collect();
             for (name, life) in self.lives.iter_mut().filter(|(_, life)| life.now.is_some()) {
                 if !busy.contains(&name) {
-                    everyone.push(name.clone());
-                    if !life.doubtful {
-                        together.push(name.clone());
-                    }
+                    everyone.push((name.clone(), !life.doubtful));
                 }
                 life.doubtful = true;
             }
         }
-        let open = Open { change: change.clone(), everyone, together, overlapped };
+        let open = Open { change: change.clone(), everyone, overlapped };
         let before = self.open.insert(worker.to_owned(), open);
         assert!(before.is_none(), "{worker} began two changes: {before:?} and {change}");
     }
@@ -420,7 +415,12 @@ impl Ledger {
     }
 
     fn settle_everyone(&self, open: &Open, store: &dyn Store) {
-        let lives: Vec<_> = open.together.iter().map(|name| (name, &self.lives[name])).collect();
+        let lives: Vec<_> = open
+            .everyone
+            .iter()
+            .filter(|(_, only_by_this)| *only_by_this)
+            .map(|(name, _)| (name, &self.lives[name]))
+            .collect();
         let ended: Vec<_> =
             lives.iter().filter_map(|(name, life)| Some((name, life.wrong(store)?))).collect();
         assert!(

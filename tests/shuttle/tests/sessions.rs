@@ -93,49 +93,49 @@ fn sign_out(stage: &Stage, cookie: &str) -> thread::JoinHandle<()> {
     })
 }
 
+/// Revokes all sessions on a thread of its own.
+fn revoke_everyone(stage: &Stage, _cookie: &str) -> thread::JoinHandle<()> {
+    let sessions = stage.sessions.clone();
+    thread::spawn(move || {
+        sessions.revoke_everyone().unwrap();
+    })
+}
+
+/// A request writes after `reads`, while `end` ends its session.
+fn a_write_begins_no_session(
+    stage: &Stage,
+    end: fn(&Stage, &str) -> thread::JoinHandle<()>,
+    reads: fn(&Session),
+) {
+    let (_, cookie) = stage.visitor();
+    let late = stage.sessions.open(Some(cookie.as_str()));
+    let ending = end(stage, &cookie);
+    reads(&late);
+    late.set("n", 1).unwrap();
+    stage.sessions.close(&late, Outcome::Completed).unwrap();
+    ending.join().unwrap();
+    let stats = stage.store.index().unwrap().stats(stage.clock.now()).unwrap();
+    assert_eq!(stats.live, 0, "the late write has begun a session");
+}
+
 #[test]
 fn a_session_that_is_destroyed_meanwhile_is_not_begun_anew() {
-    explore("a late write", 1000, || {
-        let stage = stage();
-        let (_, cookie) = stage.visitor();
-        let late = stage.sessions.open(Some(cookie.as_str()));
-        let leaving = sign_out(&stage, &cookie);
-        late.set("n", 1).unwrap();
-        stage.sessions.close(&late, Outcome::Completed).unwrap();
-        leaving.join().unwrap();
-        let stats = stage.store.index().unwrap().stats(stage.clock.now()).unwrap();
-        assert_eq!(stats.live, 0, "the late write has begun a session");
-    });
+    explore("a late write", 1000, || a_write_begins_no_session(&stage(), sign_out, |_| {}));
 }
 
 #[test]
 fn a_session_that_is_destroyed_beside_a_read_is_not_begun_anew() {
-    explore("a late write after a read", 2000, || {
-        let stage = stage();
-        let (_, cookie) = stage.visitor();
-        let late = stage.sessions.open(Some(cookie.as_str()));
-        let leaving = sign_out(&stage, &cookie);
+    let reads = |late: &Session| {
         late.contains("n").unwrap();
-        late.set("n", 1).unwrap();
-        stage.sessions.close(&late, Outcome::Completed).unwrap();
-        leaving.join().unwrap();
-        let stats = stage.store.index().unwrap().stats(stage.clock.now()).unwrap();
-        assert_eq!(stats.live, 0, "the late write has begun a session");
+    };
+    explore("a late write after a read", 2000, move || {
+        a_write_begins_no_session(&stage(), sign_out, reads);
     });
 }
 
 #[test]
 fn a_session_that_is_revoked_meanwhile_is_not_begun_anew() {
     explore("a late write after a revocation", 1000, || {
-        let stage = stage();
-        let (_, cookie) = stage.visitor();
-        let late = stage.sessions.open(Some(cookie.as_str()));
-        let sessions = stage.sessions.clone();
-        let revoking = thread::spawn(move || sessions.revoke_everyone().unwrap());
-        late.set("n", 1).unwrap();
-        stage.sessions.close(&late, Outcome::Completed).unwrap();
-        revoking.join().unwrap();
-        let stats = stage.store.index().unwrap().stats(stage.clock.now()).unwrap();
-        assert_eq!(stats.live, 0, "the late write has begun a session");
+        a_write_begins_no_session(&stage(), revoke_everyone, |_| {});
     });
 }
