@@ -122,6 +122,11 @@ impl fmt::Display for Event<'_> {
             Event::CacheRecovered { shard, of } => {
                 write!(f, "shard {shard} of {of} of the cache works again")
             }
+            Event::MemcachedMoved { server, from, to } => write!(
+                f,
+                "the memcached server {server} has moved from {from} to {to}; what {to} held before \
+                 is not used"
+            ),
         }
     }
 }

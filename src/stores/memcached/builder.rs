@@ -96,7 +96,7 @@ impl MemcachedStoreBuilder {
     /// - [`ErrorKind::Unavailable`]: a server name does not resolve now.
     pub fn open(self) -> Result<MemcachedStore> {
         self.validate()?;
-        let client = ServerClient::new(self.settings.clone())?;
+        let client = ServerClient::new(self.settings.clone(), &self.events)?;
         let servers = self.settings.servers.join(", ");
         self.events.raise(&Event::StoreOpened { store: &format!("memcached at {servers}") });
         let busy_timeout = self.settings.io_timeout;

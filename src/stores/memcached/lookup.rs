@@ -27,7 +27,7 @@ impl MemcachedInner {
             let Some(item) = self.client.get(call.target, &at)? else {
                 return Ok(Lookup::not_found());
             };
-            let version = ItemVersion { id_hash: at, stamp: item.stamp };
+            let version = item.at;
             match self.read(&item) {
                 Ok(None) => return Ok(Lookup::not_found()),
                 Err(error) => {
@@ -81,8 +81,7 @@ impl MemcachedInner {
             && let Ok(Some(ItemState::Reserved(from))) = self.read(&item)
             && from == old.id_hash
         {
-            let at = ItemVersion { id_hash: redirect.to, stamp: item.stamp };
-            self.store_live(at, record, call)?;
+            self.store_live(item.at, record, call)?;
         }
         self.store_redirect(old, redirect, call)
     }
@@ -95,7 +94,8 @@ impl MemcachedInner {
         call: StoreCall,
     ) -> Result<Written> {
         let life = life_of(&record, call.now);
-        let new = Replacement { at, value: ItemState::Live(record).encode(), life };
+        let value = ItemState::Live(record).encode(&at.id_hash);
+        let new = Replacement { at, value, life };
         self.client.replace(call.target, &new)
     }
 
@@ -107,7 +107,8 @@ impl MemcachedInner {
         call: StoreCall,
     ) -> Result<()> {
         let life = life(redirect.replaced_id(old.id_hash).forget_at(), call.now);
-        let new = Replacement { at: old, value: ItemState::Redirected(*redirect).encode(), life };
+        let value = ItemState::Redirected(*redirect).encode(&old.id_hash);
+        let new = Replacement { at: old, value, life };
         // If another request was faster, it has stored the same.
         self.client.replace(call.target, &new).map(drop)
     }
@@ -129,8 +130,7 @@ impl MemcachedInner {
                 begins_session: redirect.begins_session || before.begins_session,
                 ..redirect
             };
-            let at = ItemVersion { id_hash: *id_hash, stamp: item.stamp };
-            let _ = self.store_redirect(at, &redirect, call);
+            let _ = self.store_redirect(item.at, &redirect, call);
         }
     }
 
@@ -139,10 +139,9 @@ impl MemcachedInner {
         let Some(item) = self.client.get(call.target, from)? else {
             return Ok(false);
         };
-        let stamp = item.stamp;
         match self.read(&item) {
             Ok(Some(ItemState::Moved(redirect, record))) if redirect.to == *to => {
-                self.complete_move(ItemVersion { id_hash: *from, stamp }, &redirect, record, call)?;
+                self.complete_move(item.at, &redirect, record, call)?;
                 Ok(true)
             }
             // The move was completed between the two reads.

@@ -22,9 +22,7 @@ use crate::error::{Error, Result};
 use crate::event::{Event, Events};
 use crate::id::SessionIdHash;
 use crate::record::{Record, Touch};
-use crate::stores::memcached::client::{
-    Item, ItemVersion, Replacement, ServerClient, Space, Target, Written,
-};
+use crate::stores::memcached::client::{Item, Replacement, ServerClient, Space, Target, Written};
 use crate::stores::memcached::value::{ItemState, Unreadable};
 
 pub use builder::MemcachedStoreBuilder;
@@ -109,7 +107,7 @@ impl MemcachedStore {
 impl MemcachedInner {
     /// Decodes an item; `None` if this program has not written it.
     fn read(&self, item: &Item) -> Result<Option<ItemState>, Error> {
-        match ItemState::decode(&item.value) {
+        match ItemState::decode(&item.value, &item.at.id_hash) {
             Ok(state) => Ok(Some(state)),
             Err(Unreadable::Undecodable(error)) => Err(error),
             Err(Unreadable::Garbage(error)) => {
@@ -188,9 +186,8 @@ impl MemcachedInner {
                 Ok(Some(ItemState::Live(mut record))) if record.is_live(now) => {
                     if record.touch(*touch) {
                         let life = life_of(&record, now);
-                        let at = ItemVersion { id_hash: *id_hash, stamp: item.stamp };
-                        let value = ItemState::Live(record).encode();
-                        touched.push((*touch, Replacement { at, value, life }));
+                        let value = ItemState::Live(record).encode(id_hash);
+                        touched.push((*touch, Replacement { at: item.at, value, life }));
                     }
                 }
                 Ok(Some(

@@ -11,7 +11,7 @@ use cloakroom::backend::{Committed, Delta, LiveSession, Lookup, Missing, Store, 
 use cloakroom::id::SessionIdHash;
 use cloakroom::stores::memcached::MemcachedStore;
 
-use crate::common::memcached::{Memcached, on};
+use crate::common::memcached::{LONG_TIMEOUT, Memcached, on};
 use crate::common::{HOUR, NOW, create, live, merge, new_id_hash, setting, value};
 use crate::memcached::given::{SOON, all_fail, is_absent, is_live};
 
@@ -77,11 +77,13 @@ fn a_wrong_port_is_unavailable() {
 }
 
 #[test]
-fn a_name_that_does_not_resolve_is_an_error_at_open() {
-    let error = MemcachedStore::builder().servers(["no-such-host.invalid:11211"]).open();
-    let error = error.unwrap_err();
+fn a_name_that_does_not_resolve_fails_each_call() {
+    let builder = MemcachedStore::builder().servers(["no-such-host.invalid:11211"]);
+    let store = builder.connect_timeout(LONG_TIMEOUT).open().unwrap();
+    let error = store.load(&new_id_hash(), NOW).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
-    assert!(format!("{error:?}").contains("no-such-host.invalid:11211"), "{error:?}");
+    let words = error.to_string();
+    assert!(words.contains("no-such-host.invalid:11211: its name has no address"), "{words}");
 }
 
 #[test]
