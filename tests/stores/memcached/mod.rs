@@ -3,5 +3,7 @@
 mod clears;
 mod given;
 mod moves;
+mod names;
+mod replies;
 mod servers;
 mod values;

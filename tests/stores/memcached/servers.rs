@@ -217,7 +217,7 @@ fn a_server_is_found_by_its_ipv6_address() {
         eprintln!("skipped: this machine has no IPv6");
         return;
     }
-    let server = Memcached::with(&["-l", "::1"]);
+    let server = Memcached::at("::1", &[]);
     let address = format!("[::1]:{}", server.address.port());
     let store = on([address]).open().unwrap();
     let id_hash = create(&store, &setting("n", 1)).unwrap();
