@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::backend::{
-    Action, Commit, Committed, Decision, LiveSession, Lookup, Missing, ReplacedId,
+    Action, Commit, Committed, Decision, IdChange, LiveSession, Lookup, Missing, ReplacedId,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionIdHash;
@@ -140,8 +140,13 @@ impl Attempts<'_> {
                 self.move_session(at, &redirect, session, presented)?
             }
             Decision::Update { at, session, id_change: Some(id_change) } => {
-                let presented = id_change.presented.map(|presented| (presented, false));
-                self.move_session(at, &Redirect::of(&id_change.replaced), session, presented)?
+                let IdChange { replaced, presented } = id_change;
+                let redirect = match &presented {
+                    Some(presented) => Redirect::by_sign_in(presented, replaced.id_hash),
+                    None => Redirect::of(&replaced),
+                };
+                let presented = presented.map(|presented| (presented, false));
+                self.move_session(at, &redirect, session, presented)?
             }
             Decision::Update { at, session, id_change: None } => {
                 let written = inner.store_live(at, session.record.clone(), call)?;

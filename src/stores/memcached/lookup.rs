@@ -37,6 +37,14 @@ impl MemcachedInner {
                 Ok(Some(ItemState::Live(record))) => {
                     return Ok(live(version, record, replaced, now));
                 }
+                // The sign-in of the requested id replaced this one. The redirect of the requested
+                // id may not say so yet.
+                Ok(Some(ItemState::Redirected(redirect)))
+                    if redirect.presented == Some(*id_hash) =>
+                {
+                    replaced = Some(redirect.replaced_id(*id_hash));
+                    (at, later) = (redirect.to, 1);
+                }
                 Ok(Some(ItemState::Redirected(redirect))) => {
                     if redirect.is_dead || redirect.begins_session && replaced.is_some() {
                         return Ok(Lookup::not_found());
@@ -46,8 +54,7 @@ impl MemcachedInner {
                     if id.ends_graces() {
                         *first = first.without_grace();
                     }
-                    if later == ReplacedId::MAX || first.status(now) == ReplacedIdStatus::Forgotten
-                    {
+                    if later == ReplacedId::MAX {
                         return Ok(Lookup::not_found());
                     }
                     (at, later) = (redirect.to, later + 1);
@@ -167,8 +174,11 @@ fn live(
         return Lookup::Missing(Missing::NotFound { expired: Some(at) });
     }
     let session = LiveSession { record, id_hash: at.id_hash };
-    match replaced.filter(|id| id.status(now) == ReplacedIdStatus::Remembered) {
-        Some(id) => Lookup::Missing(Missing::Replaced { id, session, at }),
-        None => Lookup::Live { session, at },
+    match replaced.map(|id| (id.status(now), id)) {
+        Some((ReplacedIdStatus::Forgotten, _)) => Lookup::not_found(),
+        Some((ReplacedIdStatus::Remembered, id)) => {
+            Lookup::Missing(Missing::Replaced { id, session, at })
+        }
+        Some((ReplacedIdStatus::InGrace, _)) | None => Lookup::Live { session, at },
     }
 }

@@ -31,7 +31,7 @@ pub use builder::MemcachedStoreBuilder;
 /// with this margin only the deadline inside the item counts.
 const MARGIN: Duration = Duration::from_secs(60);
 
-/// Sessions in one or more memcached servers, version 1.6 or newer. Clones share one store.
+/// Sessions in one or more memcached servers, version 1.6.18 or newer. Clones share one store.
 ///
 /// The store is volatile: a restart, a flush or a full server loses whole sessions without an
 /// error. The sessions are sharded over the servers. While a server is down, its sessions are

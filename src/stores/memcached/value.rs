@@ -40,24 +40,41 @@ pub(super) struct Redirect {
     pub(super) begins_session: bool,
     /// This id finds no session either, because it was not the presented id.
     pub(super) is_dead: bool,
+    /// The presented id of the sign-in, if it is another id that was replaced before. From this
+    /// replacement on it counts as replaced by it.
+    pub(super) presented: Option<SessionIdHash>,
 }
 
 impl Redirect {
     /// The redirect from the replaced id `left`.
     pub(super) fn of(left: &ReplacedId) -> Self {
         let ReplacedId { successor: to, replaced_at: at, by, had_user, .. } = *left;
-        Redirect { to, at, by, had_user, begins_session: false, is_dead: false }
+        let (begins_session, is_dead) = (false, false);
+        Redirect { to, at, by, had_user, begins_session, is_dead, presented: None }
+    }
+
+    /// The redirect from `id_hash` to the same session, replaced by a sign-in with the id
+    /// `presented`.
+    pub(super) fn by_sign_in(presented: &ReplacedId, id_hash: SessionIdHash) -> Self {
+        let other = (presented.id_hash != id_hash).then_some(presented.id_hash);
+        Redirect { presented: other, ..Redirect::of(presented) }
     }
 
     /// The redirect from `id_hash` to a new session, created by a request with the id `presented`.
     pub(super) fn to_new(presented: &ReplacedId, id_hash: SessionIdHash) -> Self {
-        let is_dead = presented.id_hash != id_hash;
-        Redirect { begins_session: true, is_dead, ..Redirect::of(presented) }
+        let redirect = Redirect::by_sign_in(presented, id_hash);
+        Redirect { begins_session: true, is_dead: redirect.presented.is_some(), ..redirect }
     }
 
-    /// What is remembered of the id under which this is stored.
+    /// What is remembered of the id under which this is stored, or of the presented id.
     pub(super) fn replaced_id(&self, id_hash: SessionIdHash) -> ReplacedId {
-        let Redirect { to, at, by, had_user, .. } = *self;
+        let Redirect { to, at, mut by, had_user, presented, .. } = *self;
+        if let ReplacedBy::SignIn { salt } = &mut by
+            && presented.is_some_and(|presented| presented != id_hash)
+        {
+            // The salt belongs to the presented id.
+            *salt = None;
+        }
         ReplacedId { id_hash, successor: to, replaced_at: at, by, had_user }
     }
 }
@@ -119,8 +136,8 @@ impl ItemState {
     }
 }
 
-/// New id, time, kind of replacement, flags, end of the grace, salt.
-const REDIRECT_BYTES: usize = 32 + 8 + 1 + 1 + 8 + 32;
+/// New id, time, kind of replacement, flags, end of the grace, salt, presented id.
+const REDIRECT_BYTES: usize = 32 + 8 + 1 + 1 + 8 + 32 + 32;
 
 impl Redirect {
     fn encode(&self) -> [u8; REDIRECT_BYTES] {
@@ -132,10 +149,11 @@ impl Redirect {
         let grace = grace.map_or(i64::MIN, Timestamp::as_millis).to_be_bytes();
         let at = self.at.as_millis().to_be_bytes();
         let all = self.to.as_bytes().iter().chain(&at).copied();
-        let flags = [self.had_user, self.begins_session, self.is_dead];
+        let flags = [self.had_user, self.begins_session, self.is_dead, self.presented.is_some()];
         let flags = flags.iter().rev().fold(0, |bits, flag| bits << 1 | u8::from(*flag));
         let all = all.chain([by, flags]).chain(grace);
         let all = all.chain(salt.map_or([0; 32], |salt| *salt.as_bytes()));
+        let all = all.chain(self.presented.map_or([0; 32], |id_hash| *id_hash.as_bytes()));
         let mut bytes = [0; REDIRECT_BYTES];
         bytes.iter_mut().zip(all).for_each(|(target, byte)| *target = byte);
         bytes
@@ -144,9 +162,10 @@ impl Redirect {
     fn decode(bytes: &[u8]) -> Option<(Self, &[u8])> {
         let (to, rest) = bytes.split_first_chunk::<32>()?;
         let (at, rest) = rest.split_first_chunk::<8>()?;
-        let ([by, flags @ 0..=7], rest) = rest.split_first_chunk::<2>()? else { return None };
+        let ([by, flags @ 0..=15], rest) = rest.split_first_chunk::<2>()? else { return None };
         let (grace, rest) = rest.split_first_chunk::<8>()?;
         let (salt, rest) = rest.split_first_chunk::<32>()?;
+        let (presented, rest) = rest.split_first_chunk::<32>()?;
         let grace = i64::from_be_bytes(*grace);
         let by = match by {
             b'R' => ReplacedBy::Renewal {
@@ -163,6 +182,7 @@ impl Redirect {
             had_user: flags & 1 != 0,
             begins_session: flags & 2 != 0,
             is_dead: flags & 4 != 0,
+            presented: (flags & 8 != 0).then_some(SessionIdHash::from_bytes(*presented)),
         };
         Some((redirect, rest))
     }
@@ -239,6 +259,7 @@ mod tests {
             had_user: true,
             begins_session: false,
             is_dead: false,
+            presented: None,
         };
         let by = ReplacedBy::Renewal { grace_until: Some(NOW + ReplacedId::REMEMBERED) };
         let graced =
@@ -253,6 +274,7 @@ mod tests {
             ItemState::Redirected(graced),
             ItemState::Redirected(sign_in(None)),
             ItemState::Moved(sign_in(Some(JoinSalt::from_bytes([9; 32]))), a_record()),
+            ItemState::Redirected(Redirect { presented: Some(KEY), ..sign_in(None) }),
         ]
     }
 
