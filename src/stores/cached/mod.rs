@@ -197,8 +197,11 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
         }
     }
 
-    /// Counts a failed read or fill.
+    /// Counts a failed read or fill. A cache that has no room for an entry works for others.
     fn record_failure(&self, id_hash: &SessionIdHash, error: &Error) {
+        if matches!(error.kind(), ErrorKind::TooLarge | ErrorKind::Full) {
+            return;
+        }
         let shard = self.cache.shard_of(id_hash);
         if self.shards.of(shard).record_failure(*id_hash, instant()) {
             self.report_down(shard, error);

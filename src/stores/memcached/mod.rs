@@ -34,9 +34,19 @@ const MARGIN: Duration = Duration::from_secs(60);
 /// Sessions in one or more memcached servers, version 1.6.18 or newer. Clones share one store.
 ///
 /// The store is volatile: a restart, a flush or a full server loses whole sessions without an
-/// error. The sessions are sharded over the servers. While a server is down, its sessions are
+/// error. With memcached's option `-M` a full server refuses new sessions with
+/// [`Full`](crate::ErrorKind::Full) instead, and a session that it cannot store again is lost. The
+/// sessions are sharded over the servers. While a server is down, its sessions are
 /// [`Unavailable`](crate::ErrorKind::Unavailable) and do not move to another server. The store
 /// cannot list sessions, so it has no [`SessionIndex`] and supports no session limit per user.
+///
+/// Deadlines are compared with the clock of the machine that serves the request, so the clocks of
+/// several machines must be synchronized. memcached drops an item a minute after its session's
+/// deadline at the latest; sessions of more than 30 days stay there until it needs their memory.
+///
+/// Two applications on one memcached need different [namespaces](MemcachedStoreBuilder::namespace)
+/// or [realms](crate::manager::SessionManagerBuilder::realm). Otherwise the sessions of one are
+/// sessions of the other.
 ///
 /// As a [`Cache`](crate::backend::Cache) in front of another store it holds cache entries, separate
 /// from its sessions: see [`CachedStore`](crate::stores::cached::CachedStore).
