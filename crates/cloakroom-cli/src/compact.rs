@@ -5,14 +5,18 @@ use std::io::Write;
 use cloakroom::stores::sqlite::CompactMode;
 use indicatif::HumanBytes;
 
-use crate::Context;
-use crate::arguments::Compact;
-use crate::failure::{Failure, Outcome};
+use crate::CommandContext;
+use crate::arguments::CompactArgs;
+use crate::error::{CommandError, CommandResult};
 use crate::output::ask;
 use crate::progress::{bar, spinner};
 use crate::signals::Interrupt;
 
-pub(crate) fn compact(args: &Compact, context: &Context, out: &mut dyn Write) -> Outcome {
+pub(crate) fn compact(
+    args: &CompactArgs,
+    context: &CommandContext,
+    out: &mut dyn Write,
+) -> CommandResult {
     let admin = context.admin()?;
     // Refuses a database without our table.
     admin.store()?;
@@ -41,7 +45,7 @@ pub(crate) fn compact(args: &Compact, context: &Context, out: &mut dyn Write) ->
     let done = admin.compact(mode, interrupt.watch(&bar))?;
     bar.finish_and_clear();
     if done.is_break() {
-        return Err(Failure::interrupted(match mode {
+        return Err(CommandError::interrupted(match mode {
             CompactMode::Full => "the file is unchanged",
             _ => "the pages released so far stay released",
         }));

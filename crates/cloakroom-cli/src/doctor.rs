@@ -16,25 +16,25 @@ use cloakroom::{Error, ErrorKind, SqliteStore};
 use indicatif::{HumanBytes, HumanCount};
 use serde_json::json;
 
-use crate::arguments::Doctor;
-use crate::failure::{Failure, Outcome, advice};
+use crate::arguments::DoctorArgs;
+use crate::error::{CommandError, CommandResult, advice};
 use crate::output::{self, Colour, one_line};
 use crate::progress::{bar, spinner};
 use crate::sessions::index;
 use crate::signals::Interrupt;
-use crate::{Context, host_checks};
+use crate::{CommandContext, host_checks};
 
-/// A session this long after its deadline should have been swept: the cleaner runs every minute,
-/// and pauses for ten minutes after a step of the clock.
+/// The time after its deadline by which a session should have been swept: the cleaner runs every
+/// minute, and pauses for ten minutes after a step of the clock.
 const BACKLOG: Duration = Duration::from_secs(15 * 60);
 
-/// The store resets the write-ahead log at half of this.
+/// The largest write-ahead log that is no problem; the store resets it at half of this.
 const MAX_LOG_BYTES: u64 = 64 << 20;
 
-/// A disk with less free space than this counts as full.
+/// The free space below which a disk counts as full.
 const MIN_FREE_BYTES: u64 = 256 << 20;
 
-/// The tolerated difference of two machines' clocks.
+/// The largest difference between the clocks of two machines that is no problem.
 const MAX_CLOCK_SKEW: Duration = Duration::from_secs(60);
 
 /// The remedy for a database with damaged pages.
@@ -61,30 +61,40 @@ impl Severity {
 }
 
 #[derive(Debug)]
-struct Finding {
+struct CheckResult {
     check: &'static str,
     severity: Severity,
     found: String,
-    /// What the operator can do about a problem.
+    /// The advice to the operator.
     remedy: Option<String>,
 }
 
 #[derive(Debug, Default)]
-struct Findings(Vec<Finding>);
+struct CheckResults(Vec<CheckResult>);
 
-impl Findings {
+impl CheckResults {
     fn ok(&mut self, check: &'static str, found: impl Into<String>) {
-        self.0.push(Finding { check, severity: Severity::Ok, found: found.into(), remedy: None });
+        self.0.push(CheckResult {
+            check,
+            severity: Severity::Ok,
+            found: found.into(),
+            remedy: None,
+        });
     }
 
     fn note(&mut self, check: &'static str, found: impl Into<String>, remedy: &str) {
         let remedy = Some(remedy.to_owned());
-        self.0.push(Finding { check, severity: Severity::Note, found: found.into(), remedy });
+        self.0.push(CheckResult { check, severity: Severity::Note, found: found.into(), remedy });
     }
 
     fn problem(&mut self, check: &'static str, found: impl Into<String>, remedy: &str) {
         let remedy = Some(remedy.to_owned());
-        self.0.push(Finding { check, severity: Severity::Problem, found: found.into(), remedy });
+        self.0.push(CheckResult {
+            check,
+            severity: Severity::Problem,
+            found: found.into(),
+            remedy,
+        });
     }
 
     fn failed(&mut self, check: &'static str, error: &Error) {
@@ -96,10 +106,14 @@ impl Findings {
     }
 }
 
-pub(crate) fn doctor(args: &Doctor, context: &Context, out: &mut dyn Write) -> Outcome {
+pub(crate) fn doctor(
+    args: &DoctorArgs,
+    context: &CommandContext,
+    out: &mut dyn Write,
+) -> CommandResult {
     let admin = context.admin()?;
     let interrupt = Interrupt::listen()?;
-    let mut findings = Findings::default();
+    let mut findings = CheckResults::default();
     let info = match admin.info() {
         // There is nothing to examine: an error, not a finding.
         Err(error) if error.kind() == ErrorKind::NotSetUp => return Err(error.into()),
@@ -130,7 +144,7 @@ pub(crate) fn doctor(args: &Doctor, context: &Context, out: &mut dyn Write) -> O
     print(&findings, args.json, context, out)
 }
 
-fn check_host(findings: &mut Findings, path: &Path, info: &DatabaseInfo) {
+fn check_host(findings: &mut CheckResults, path: &Path, info: &DatabaseInfo) {
     let wrong = host_checks::permissions(path);
     if wrong.is_empty() {
         findings.ok("permissions", "only the owner can use the file");
@@ -165,7 +179,7 @@ fn check_host(findings: &mut Findings, path: &Path, info: &DatabaseInfo) {
     }
 }
 
-fn check_properties(findings: &mut Findings, info: &DatabaseInfo) {
+fn check_properties(findings: &mut CheckResults, info: &DatabaseInfo) {
     match info.journal.as_str() {
         "wal" => findings.ok("journal", "wal"),
         other => findings.problem(
@@ -203,18 +217,18 @@ fn check_properties(findings: &mut Findings, info: &DatabaseInfo) {
     }
 }
 
-/// Whether the sessions can be read.
+/// Checks the file, and returns whether its sessions can be read.
 fn check_integrity(
-    findings: &mut Findings,
+    findings: &mut CheckResults,
     admin: &Admin,
     quick: bool,
     interrupt: &Interrupt,
-) -> Outcome<bool> {
+) -> CommandResult<bool> {
     let spinner = spinner("checking the file");
     let checked = admin.check_file(quick, interrupt.watch(&spinner));
     spinner.finish_and_clear();
     match checked {
-        Ok(ControlFlow::Break(())) => Err(Failure::interrupted("the file was not checked")),
+        Ok(ControlFlow::Break(())) => Err(CommandError::interrupted("the file was not checked")),
         Ok(ControlFlow::Continue(problems)) if problems.is_empty() => {
             findings.ok("integrity", if quick { "ok, by a quick check" } else { "ok" });
             Ok(true)
@@ -236,12 +250,12 @@ fn check_integrity(
 }
 
 fn check_sessions(
-    findings: &mut Findings,
+    findings: &mut CheckResults,
     store: &SqliteStore,
-    args: &Doctor,
-    context: &Context,
+    args: &DoctorArgs,
+    context: &CommandContext,
     interrupt: &Interrupt,
-) -> Outcome {
+) -> CommandResult {
     let overdue = context.now - BACKLOG;
     let index = index(store)?;
     match index.stats(overdue) {
@@ -270,7 +284,7 @@ fn check_sessions(
     match scanned {
         Err(error) => findings.failed("sessions", &error),
         Ok(ControlFlow::Break(())) => {
-            return Err(Failure::interrupted("not every session was read"));
+            return Err(CommandError::interrupted("not every session was read"));
         }
         Ok(ControlFlow::Continue(report)) => {
             if report.undecodable == 0 {
@@ -301,7 +315,7 @@ fn check_sessions(
     Ok(())
 }
 
-/// The number of sessions of each realm, in descending order.
+/// Returns the number of sessions of each realm as text, in descending order.
 fn realms(realms: &BTreeMap<Realm, u64>) -> String {
     const MOST: usize = 10;
     let mut realms: Vec<_> = realms.iter().collect();
@@ -316,7 +330,7 @@ fn realms(realms: &BTreeMap<Realm, u64>) -> String {
     }
 }
 
-fn check_clock(findings: &mut Findings, latest: Option<Timestamp>, context: &Context) {
+fn check_clock(findings: &mut CheckResults, latest: Option<Timestamp>, context: &CommandContext) {
     match latest.map(|latest| latest.since(context.now)) {
         Some(ahead) if ahead > MAX_CLOCK_SKEW => findings.problem(
             "clock",
@@ -327,7 +341,7 @@ fn check_clock(findings: &mut Findings, latest: Option<Timestamp>, context: &Con
     }
 }
 
-fn check_configuration(findings: &mut Findings, context: &Context) {
+fn check_configuration(findings: &mut CheckResults, context: &CommandContext) {
     let Some(review) = &context.review else {
         findings.note(
             "cookie",
@@ -351,11 +365,16 @@ fn check_configuration(findings: &mut Findings, context: &Context) {
     }
 }
 
-fn print(findings: &Findings, as_json: bool, context: &Context, out: &mut dyn Write) -> Outcome {
+fn print(
+    findings: &CheckResults,
+    as_json: bool,
+    context: &CommandContext,
+    out: &mut dyn Write,
+) -> CommandResult {
     let problems =
         findings.0.iter().filter(|finding| finding.severity == Severity::Problem).count();
     if as_json {
-        let json = |Finding { check, severity, found, remedy }: &Finding| {
+        let json = |CheckResult { check, severity, found, remedy }: &CheckResult| {
             let severity = severity.look().0;
             json!({ "check": check, "severity": severity, "found": found, "remedy": remedy })
         };
@@ -374,7 +393,9 @@ fn print(findings: &Findings, as_json: bool, context: &Context, out: &mut dyn Wr
     }
     match problems {
         0 => Ok(()),
-        1 => Err(Failure::new("1 problem; its remedy is listed with it")),
-        _ => Err(Failure::new(format!("{problems} problems; their remedies are listed with them"))),
+        1 => Err(CommandError::new("1 problem; its remedy is listed with it")),
+        _ => Err(CommandError::new(format!(
+            "{problems} problems; their remedies are listed with them"
+        ))),
     }
 }

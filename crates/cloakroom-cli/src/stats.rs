@@ -10,25 +10,30 @@ use cloakroom::stores::sqlite::{DataSizes, DatabaseInfo};
 use indicatif::{HumanBytes, HumanCount};
 use serde_json::{Value as Json, json};
 
-use crate::Context;
-use crate::arguments::Stats;
-use crate::failure::Outcome;
+use crate::CommandContext;
+use crate::arguments::StatsArgs;
+use crate::error::CommandResult;
 use crate::output::{self, Style};
 use crate::sessions::index;
 use crate::signals::Interrupt;
 
-/// The number of days that have a line of their own.
+/// The number of days with a separate line.
 const DAYS: usize = 7;
 
-pub(crate) fn stats(args: &Stats, context: &Context, out: &mut dyn Write) -> Outcome {
+pub(crate) fn stats(
+    args: &StatsArgs,
+    context: &CommandContext,
+    out: &mut dyn Write,
+) -> CommandResult {
     let store = context.admin()?.read_only_store()?;
     let Some(seconds) = args.watch else {
-        Report::new(&store, context, context.now, args.json)?.print(args.json, context, out)?;
+        StatsReport::new(&store, context, context.now, args.json)?
+            .print(args.json, context, out)?;
         return Ok(());
     };
     let interrupt = Interrupt::listen()?;
     while !interrupt.is_set() {
-        let report = Report::new(&store, context, SystemClock.now(), args.json)?;
+        let report = StatsReport::new(&store, context, SystemClock.now(), args.json)?;
         if !args.json && context.style.is_terminal() {
             // Clears the screen and moves the cursor to its top.
             write!(out, "\u{1b}[2J\u{1b}[H")?;
@@ -40,7 +45,7 @@ pub(crate) fn stats(args: &Stats, context: &Context, out: &mut dyn Write) -> Out
     Ok(())
 }
 
-struct Report {
+struct StatsReport {
     at: Timestamp,
     table: String,
     info: Option<DatabaseInfo>,
@@ -51,8 +56,13 @@ struct Report {
     earlier: u64,
 }
 
-impl Report {
-    fn new(store: &SqliteStore, context: &Context, now: Timestamp, utc: bool) -> Outcome<Self> {
+impl StatsReport {
+    fn new(
+        store: &SqliteStore,
+        context: &CommandContext,
+        now: Timestamp,
+        utc: bool,
+    ) -> CommandResult<Self> {
         let admin = store.admin();
         let sessions = index(store)?.stats(now)?;
         let style: Style = if utc { context.style.in_utc() } else { context.style.clone() };
@@ -60,7 +70,7 @@ impl Report {
         let counts = admin.count_created_since(&moments, now)?;
         let days: Vec<_> = names.into_iter().zip(counts).collect();
         let listed: u64 = days.iter().map(|(_, count)| count).sum();
-        Ok(Report {
+        Ok(StatsReport {
             at: now,
             table: store.table().to_owned(),
             info: store.path().map(|_| admin.info()).transpose()?,
@@ -72,7 +82,7 @@ impl Report {
         })
     }
 
-    fn print(&self, json: bool, context: &Context, out: &mut dyn Write) -> Outcome {
+    fn print(&self, json: bool, context: &CommandContext, out: &mut dyn Write) -> CommandResult {
         if json {
             writeln!(out, "{}", output::json(&self.to_json()))?;
             return Ok(());
