@@ -43,7 +43,7 @@ pub(super) fn caught<T>(f: impl FnOnce() -> Passed<T>) -> Passed<T> {
     })
 }
 
-/// The failure of a thread that panicked outside [`caught`].
+/// Returns the failure of a thread that panicked outside [`caught`].
 pub(super) fn panicked() -> Violation {
     Violation("a thread of the check panicked".into())
 }
@@ -100,7 +100,8 @@ pub(super) fn holds(record: &Record, name: &str, value: impl Serialize) -> Passe
     Ok(record.data.get(name) == Some(Value::encode(&value)?))
 }
 
-/// A sign-in whose new id is not derived from the presented id, so that no other sign-in can join.
+/// Returns a sign-in whose new id is not derived from the presented id, so that no other sign-in
+/// can join it.
 pub(super) fn sign_in_to(to: SessionIdHash, user: &UserKey, new_session: &NewSession) -> Action {
     Action::SignIn { to, user: user.clone(), new_session: new_session.clone(), join_salt: None }
 }
