@@ -5,18 +5,14 @@ use std::io::Write;
 use cloakroom::stores::sqlite::CompactMode;
 use indicatif::HumanBytes;
 
-use crate::CommandContext;
+use crate::CliContext;
 use crate::arguments::CompactArgs;
-use crate::error::{CommandError, CommandResult};
+use crate::error::{CliError, CliResult};
 use crate::output::ask;
 use crate::progress::{bar, spinner};
 use crate::signals::Interrupt;
 
-pub(crate) fn compact(
-    args: &CompactArgs,
-    context: &CommandContext,
-    out: &mut dyn Write,
-) -> CommandResult {
+pub(crate) fn compact(args: &CompactArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let admin = context.admin()?;
     // Refuses a database without our table.
     admin.store()?;
@@ -45,7 +41,7 @@ pub(crate) fn compact(
     let done = admin.compact(mode, interrupt.watch(&bar))?;
     bar.finish_and_clear();
     if done.is_break() {
-        return Err(CommandError::interrupted(match mode {
+        return Err(CliError::interrupted(match mode {
             CompactMode::Full => "the file is unchanged",
             _ => "the pages released so far stay released",
         }));

@@ -17,12 +17,12 @@ use indicatif::{HumanBytes, HumanCount};
 use serde_json::json;
 
 use crate::arguments::DoctorArgs;
-use crate::error::{CommandError, CommandResult, advice};
+use crate::error::{CliError, CliResult, advice};
 use crate::output::{self, Colour, one_line};
 use crate::progress::{bar, spinner};
 use crate::sessions::index;
 use crate::signals::Interrupt;
-use crate::{CommandContext, host_checks};
+use crate::{CliContext, host_checks};
 
 /// The time after its deadline by which a session should have been swept: the cleaner runs every
 /// minute, and pauses for ten minutes after a step of the clock.
@@ -61,7 +61,7 @@ impl Severity {
 }
 
 #[derive(Debug)]
-struct CheckResult {
+struct DoctorFinding {
     check: &'static str,
     severity: Severity,
     found: String,
@@ -70,31 +70,25 @@ struct CheckResult {
 }
 
 #[derive(Debug, Default)]
-struct CheckResults(Vec<CheckResult>);
+struct Findings(Vec<DoctorFinding>);
 
-impl CheckResults {
+impl Findings {
     fn ok(&mut self, check: &'static str, found: impl Into<String>) {
-        self.0.push(CheckResult {
-            check,
-            severity: Severity::Ok,
-            found: found.into(),
-            remedy: None,
-        });
+        let (severity, found) = (Severity::Ok, found.into());
+        self.0.push(DoctorFinding { check, severity, found, remedy: None });
     }
 
     fn note(&mut self, check: &'static str, found: impl Into<String>, remedy: &str) {
-        let remedy = Some(remedy.to_owned());
-        self.0.push(CheckResult { check, severity: Severity::Note, found: found.into(), remedy });
+        self.add(Severity::Note, check, found.into(), remedy);
     }
 
     fn problem(&mut self, check: &'static str, found: impl Into<String>, remedy: &str) {
+        self.add(Severity::Problem, check, found.into(), remedy);
+    }
+
+    fn add(&mut self, severity: Severity, check: &'static str, found: String, remedy: &str) {
         let remedy = Some(remedy.to_owned());
-        self.0.push(CheckResult {
-            check,
-            severity: Severity::Problem,
-            found: found.into(),
-            remedy,
-        });
+        self.0.push(DoctorFinding { check, severity, found, remedy });
     }
 
     fn failed(&mut self, check: &'static str, error: &Error) {
@@ -106,14 +100,10 @@ impl CheckResults {
     }
 }
 
-pub(crate) fn doctor(
-    args: &DoctorArgs,
-    context: &CommandContext,
-    out: &mut dyn Write,
-) -> CommandResult {
+pub(crate) fn doctor(args: &DoctorArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let admin = context.admin()?;
     let interrupt = Interrupt::listen()?;
-    let mut findings = CheckResults::default();
+    let mut findings = Findings::default();
     let info = match admin.info() {
         // There is nothing to examine: an error, not a finding.
         Err(error) if error.kind() == ErrorKind::NotSetUp => return Err(error.into()),
@@ -144,7 +134,7 @@ pub(crate) fn doctor(
     print(&findings, args.json, context, out)
 }
 
-fn check_host(findings: &mut CheckResults, path: &Path, info: &DatabaseInfo) {
+fn check_host(findings: &mut Findings, path: &Path, info: &DatabaseInfo) {
     let wrong = host_checks::permissions(path);
     if wrong.is_empty() {
         findings.ok("permissions", "only the owner can use the file");
@@ -179,7 +169,7 @@ fn check_host(findings: &mut CheckResults, path: &Path, info: &DatabaseInfo) {
     }
 }
 
-fn check_properties(findings: &mut CheckResults, info: &DatabaseInfo) {
+fn check_properties(findings: &mut Findings, info: &DatabaseInfo) {
     match info.journal.as_str() {
         "wal" => findings.ok("journal", "wal"),
         other => findings.problem(
@@ -219,16 +209,16 @@ fn check_properties(findings: &mut CheckResults, info: &DatabaseInfo) {
 
 /// Checks the file, and returns whether its sessions can be read.
 fn check_integrity(
-    findings: &mut CheckResults,
+    findings: &mut Findings,
     admin: &Admin,
     quick: bool,
     interrupt: &Interrupt,
-) -> CommandResult<bool> {
+) -> CliResult<bool> {
     let spinner = spinner("checking the file");
     let checked = admin.check_file(quick, interrupt.watch(&spinner));
     spinner.finish_and_clear();
     match checked {
-        Ok(ControlFlow::Break(())) => Err(CommandError::interrupted("the file was not checked")),
+        Ok(ControlFlow::Break(())) => Err(CliError::interrupted("the file was not checked")),
         Ok(ControlFlow::Continue(problems)) if problems.is_empty() => {
             findings.ok("integrity", if quick { "ok, by a quick check" } else { "ok" });
             Ok(true)
@@ -250,12 +240,12 @@ fn check_integrity(
 }
 
 fn check_sessions(
-    findings: &mut CheckResults,
+    findings: &mut Findings,
     store: &SqliteStore,
     args: &DoctorArgs,
-    context: &CommandContext,
+    context: &CliContext,
     interrupt: &Interrupt,
-) -> CommandResult {
+) -> CliResult {
     let overdue = context.now - BACKLOG;
     let index = index(store)?;
     match index.stats(overdue) {
@@ -284,7 +274,7 @@ fn check_sessions(
     match scanned {
         Err(error) => findings.failed("sessions", &error),
         Ok(ControlFlow::Break(())) => {
-            return Err(CommandError::interrupted("not every session was read"));
+            return Err(CliError::interrupted("not every session was read"));
         }
         Ok(ControlFlow::Continue(report)) => {
             if report.undecodable == 0 {
@@ -330,7 +320,7 @@ fn realms(realms: &BTreeMap<Realm, u64>) -> String {
     }
 }
 
-fn check_clock(findings: &mut CheckResults, latest: Option<Timestamp>, context: &CommandContext) {
+fn check_clock(findings: &mut Findings, latest: Option<Timestamp>, context: &CliContext) {
     match latest.map(|latest| latest.since(context.now)) {
         Some(ahead) if ahead > MAX_CLOCK_SKEW => findings.problem(
             "clock",
@@ -341,7 +331,7 @@ fn check_clock(findings: &mut CheckResults, latest: Option<Timestamp>, context: 
     }
 }
 
-fn check_configuration(findings: &mut CheckResults, context: &CommandContext) {
+fn check_configuration(findings: &mut Findings, context: &CliContext) {
     let Some(review) = &context.review else {
         findings.note(
             "cookie",
@@ -366,15 +356,15 @@ fn check_configuration(findings: &mut CheckResults, context: &CommandContext) {
 }
 
 fn print(
-    findings: &CheckResults,
+    findings: &Findings,
     as_json: bool,
-    context: &CommandContext,
+    context: &CliContext,
     out: &mut dyn Write,
-) -> CommandResult {
+) -> CliResult {
     let problems =
         findings.0.iter().filter(|finding| finding.severity == Severity::Problem).count();
     if as_json {
-        let json = |CheckResult { check, severity, found, remedy }: &CheckResult| {
+        let json = |DoctorFinding { check, severity, found, remedy }: &DoctorFinding| {
             let severity = severity.look().0;
             json!({ "check": check, "severity": severity, "found": found, "remedy": remedy })
         };
@@ -393,9 +383,9 @@ fn print(
     }
     match problems {
         0 => Ok(()),
-        1 => Err(CommandError::new("1 problem; its remedy is listed with it")),
-        _ => Err(CommandError::new(format!(
-            "{problems} problems; their remedies are listed with them"
-        ))),
+        1 => Err(CliError::new("1 problem; its remedy is listed with it")),
+        _ => {
+            Err(CliError::new(format!("{problems} problems; their remedies are listed with them")))
+        }
     }
 }

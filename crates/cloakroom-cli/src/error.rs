@@ -11,69 +11,69 @@ pub(crate) const USAGE: u8 = 2;
 pub(crate) const NOT_SET_UP: u8 = 3;
 pub(crate) const NOTHING_MATCHED: u8 = 4;
 
-pub(crate) type CommandResult<T = ()> = Result<T, CommandError>;
+pub(crate) type CliResult<T = ()> = Result<T, CliError>;
 
 /// The reason why a command failed.
 #[derive(Debug)]
-pub(crate) enum CommandError {
+pub(crate) enum CliError {
     /// An exit code, and a message of one line that ends with advice.
     Message(u8, String),
     Store(Error),
     Output(io::Error),
 }
 
-impl CommandError {
+impl CliError {
     pub(crate) fn new(message: impl Into<String>) -> Self {
-        CommandError::Message(FAILED, message.into())
+        CliError::Message(FAILED, message.into())
     }
 
     pub(crate) fn usage(message: impl Into<String>) -> Self {
-        CommandError::Message(USAGE, message.into())
+        CliError::Message(USAGE, message.into())
     }
 
     /// Returns the error for a request that matched no session; the message names the request.
     pub(crate) fn nothing_matched(message: impl Into<String>) -> Self {
-        CommandError::Message(NOTHING_MATCHED, message.into())
+        CliError::Message(NOTHING_MATCHED, message.into())
     }
 
     pub(crate) fn interrupted(state: impl fmt::Display) -> Self {
-        CommandError::new(format!("interrupted: {state}"))
+        CliError::new(format!("interrupted: {state}"))
     }
 
     pub(crate) fn code(&self) -> u8 {
         match self {
-            CommandError::Message(code, _) => *code,
-            CommandError::Store(error) if error.kind() == ErrorKind::NotSetUp => NOT_SET_UP,
-            CommandError::Store(_) | CommandError::Output(_) => FAILED,
+            CliError::Message(code, _) => *code,
+            CliError::Store(error) if error.kind() == ErrorKind::NotSetUp => NOT_SET_UP,
+            CliError::Store(_) | CliError::Output(_) => FAILED,
         }
     }
 
     pub(crate) fn is_broken_pipe(&self) -> bool {
-        matches!(self, CommandError::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
+        matches!(self, CliError::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
     }
 }
 
-impl From<Error> for CommandError {
+impl From<Error> for CliError {
     fn from(error: Error) -> Self {
-        CommandError::Store(error)
+        CliError::Store(error)
     }
 }
 
-impl From<io::Error> for CommandError {
+impl From<io::Error> for CliError {
     fn from(error: io::Error) -> Self {
-        CommandError::Output(error)
+        CliError::Output(error)
     }
 }
 
-impl fmt::Display for CommandError {
+impl fmt::Display for CliError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            CommandError::Message(_, message) => f.write_str(message),
-            CommandError::Store(error) => {
+            CliError::Message(_, message) => f.write_str(message),
+            CliError::Store(error) => {
                 write!(f, "{error}")?;
                 advice(error).map_or(Ok(()), |advice| write!(f, "; {advice}"))
             }
-            CommandError::Output(error) => write!(f, "cannot write the output: {error}"),
+            CliError::Output(error) => write!(f, "cannot write the output: {error}"),
         }
     }
 }

@@ -67,13 +67,13 @@ use crate::arguments::Command;
 use crate::cache::MemcachedArgs as CacheArgs;
 #[cfg(not(feature = "memcached"))]
 use crate::cache_stub::NoCacheArgs as CacheArgs;
-use crate::error::{CommandError, CommandResult};
+use crate::error::{CliError, CliResult};
 use crate::output::Style;
 
 pub use target::Target;
 
 /// The input of a command besides its own arguments.
-struct CommandContext {
+struct CliContext {
     admin: Option<Admin>,
     now: Timestamp,
     style: Style,
@@ -82,9 +82,9 @@ struct CommandContext {
     review: Option<Review>,
 }
 
-impl CommandContext {
-    fn admin(&self) -> CommandResult<&Admin> {
-        let missing = || CommandError::usage("no database: give --db PATH, or set CLOAKROOM_DB");
+impl CliContext {
+    fn admin(&self) -> CliResult<&Admin> {
+        let missing = || CliError::usage("no database: give --db PATH, or set CLOAKROOM_DB");
         self.admin.as_ref().ok_or_else(missing)
     }
 }
@@ -140,11 +140,11 @@ fn run_all(
     let style = Style::new(arguments.utc, io::stdout().is_terminal());
     let done = target::admin(target, &arguments).and_then(|admin| {
         let (now, cache) = (SystemClock.now(), arguments.cache.clone());
-        let context = CommandContext { admin, now, style, cache, review };
+        let context = CliContext { admin, now, style, cache, review };
         dispatch(&arguments.command, &context, &mut out)
     });
     // The output before a failure comes before its message.
-    let flushed = out.flush().map_err(CommandError::from);
+    let flushed = out.flush().map_err(CliError::from);
     let done = match done {
         Err(failure) if failure.code() != error::NOTHING_MATCHED => Err(failure),
         done => flushed.and(done),
@@ -160,7 +160,7 @@ fn run_all(
     }
 }
 
-fn dispatch(command: &Command, context: &CommandContext, out: &mut dyn Write) -> CommandResult {
+fn dispatch(command: &Command, context: &CliContext, out: &mut dyn Write) -> CliResult {
     match command {
         Command::Setup(args) => schema::setup(args, context, out),
         Command::Migrate(args) => schema::migrate(args, context, out),

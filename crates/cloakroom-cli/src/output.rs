@@ -10,7 +10,7 @@ use indicatif::HumanCount;
 use jiff::tz::TimeZone;
 use serde_json::Value as Json;
 
-use crate::error::{CommandError, CommandResult};
+use crate::error::{CliError, CliResult};
 
 /// The style of output for people.
 #[derive(Clone, Debug)]
@@ -252,7 +252,7 @@ pub(crate) fn sessions(count: u64) -> String {
 
 /// Prints what the command is about to do, and asks for confirmation unless `--yes` gave it. Only
 /// `yes` confirms; any other input, and a closed one, does not.
-pub(crate) fn ask(about: &str, yes: bool) -> CommandResult {
+pub(crate) fn ask(about: &str, yes: bool) -> CliResult {
     let mut stderr = io::stderr();
     let about = one_line(about);
     if yes {
@@ -269,7 +269,7 @@ pub(crate) fn ask(about: &str, yes: bool) -> CommandResult {
     if !answer.ends_with('\n') {
         writeln!(stderr)?;
     }
-    Err(CommandError::new("nothing was changed; answer yes, or give --yes"))
+    Err(CliError::new("nothing was changed; answer yes, or give --yes"))
 }
 
 #[cfg(test)]

@@ -2,18 +2,14 @@
 
 use std::io::Write;
 
-use crate::CommandContext;
+use crate::CliContext;
 use crate::arguments::{ConfirmArgs, MigrateArgs, SetupArgs};
-use crate::error::CommandResult;
+use crate::error::CliResult;
 use crate::output::{ask, one_line, sessions};
 use crate::sessions::{count_live, live_sessions, scope};
 use crate::target::name;
 
-pub(crate) fn setup(
-    args: &SetupArgs,
-    context: &CommandContext,
-    out: &mut dyn Write,
-) -> CommandResult {
+pub(crate) fn setup(args: &SetupArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let admin = context.admin()?;
     let is_set_up = admin.pending_migrations().is_ok_and(|pending| pending.is_empty());
     let store = if args.keep_journal { admin.migrate()? } else { admin.setup()? };
@@ -21,11 +17,7 @@ pub(crate) fn setup(
     Ok(writeln!(out, "{done}: {}", one_line(&name(&store)))?)
 }
 
-pub(crate) fn migrate(
-    args: &MigrateArgs,
-    context: &CommandContext,
-    out: &mut dyn Write,
-) -> CommandResult {
+pub(crate) fn migrate(args: &MigrateArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let admin = context.admin()?;
     // Refuses a missing file and a foreign table.
     let pending = admin.pending_migrations()?;
@@ -42,11 +34,7 @@ pub(crate) fn migrate(
     Ok(())
 }
 
-pub(crate) fn clear(
-    args: &ConfirmArgs,
-    context: &CommandContext,
-    out: &mut dyn Write,
-) -> CommandResult {
+pub(crate) fn clear(args: &ConfirmArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let store = context.admin()?.store()?;
     ask(
         &format!(
@@ -65,9 +53,9 @@ pub(crate) fn clear(
 
 pub(crate) fn drop_tables(
     args: &ConfirmArgs,
-    context: &CommandContext,
+    context: &CliContext,
     out: &mut dyn Write,
-) -> CommandResult {
+) -> CliResult {
     let store = context.admin()?.store()?;
     let other_tables = match store.path() {
         Some(_) => store.admin().info()?.other_tables,

@@ -11,9 +11,9 @@ use cloakroom::{ErrorKind, SqliteStore};
 use indicatif::HumanCount;
 use serde_json::{Value as Json, json};
 
-use crate::CommandContext;
+use crate::CliContext;
 use crate::arguments::{ListArgs, RevokeArgs, ShowArgs};
-use crate::error::{CommandError, CommandResult};
+use crate::error::{CliError, CliResult};
 use crate::output::{self, PagedTable, ask, json_time, one_line, sessions};
 use crate::target::name;
 
@@ -21,15 +21,11 @@ use crate::target::name;
 /// memory and no long read transaction.
 const PAGE: usize = 5000;
 
-pub(crate) fn index(store: &SqliteStore) -> CommandResult<&dyn SessionIndex> {
-    store.index().ok_or_else(|| CommandError::new("this store cannot list its sessions"))
+pub(crate) fn index(store: &SqliteStore) -> CliResult<&dyn SessionIndex> {
+    store.index().ok_or_else(|| CliError::new("this store cannot list its sessions"))
 }
 
-pub(crate) fn list(
-    args: &ListArgs,
-    context: &CommandContext,
-    out: &mut dyn Write,
-) -> CommandResult {
+pub(crate) fn list(args: &ListArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let store = context.admin()?.read_only_store()?;
     let (admin, index) = (store.admin(), index(&store)?);
     let realm = args.realm.as_ref();
@@ -87,16 +83,16 @@ fn in_realm<'a>(realm: Option<&'a Realm>, which: &'a SessionFilter<'a>) -> Sessi
 
 /// Reports that nothing matched, and the realms that exist if the named one has no session at all,
 /// since its name may be mistyped.
-fn nothing_in(message: &str, realm: Option<&Realm>, store: &SqliteStore) -> CommandResult {
+fn nothing_in(message: &str, realm: Option<&Realm>, store: &SqliteStore) -> CliResult {
     const MOST: usize = 10;
     let Some(realm) = realm else {
-        return Err(CommandError::nothing_matched(message.to_owned()));
+        return Err(CliError::nothing_matched(message.to_owned()));
     };
     let message = format!("{message} {}", scope(Some(realm)));
     let realms = store.admin().realms()?;
     let mut names = realms.iter().map(Realm::as_str);
     let some = names.by_ref().take(MOST).collect::<Vec<_>>().join(", ");
-    Err(CommandError::nothing_matched(match names.count() {
+    Err(CliError::nothing_matched(match names.count() {
         _ if realms.contains(realm) => message,
         _ if realms.is_empty() => format!("{message}; no realm has sessions"),
         0 => format!("{message}; the realms with sessions are {some}"),
@@ -118,12 +114,7 @@ enum Printer {
 }
 
 impl Printer {
-    fn page(
-        &mut self,
-        page: &[Summary],
-        context: &CommandContext,
-        out: &mut dyn Write,
-    ) -> CommandResult {
+    fn page(&mut self, page: &[Summary], context: &CliContext, out: &mut dyn Write) -> CliResult {
         match self {
             Printer::Table { table, shows_realm } => {
                 let row = |summary| row(summary, *shows_realm, context);
@@ -141,7 +132,7 @@ impl Printer {
         Ok(())
     }
 
-    fn end(self, more: bool, out: &mut dyn Write) -> CommandResult {
+    fn end(self, more: bool, out: &mut dyn Write) -> CliResult {
         match self {
             Printer::Table { .. } if more => writeln!(out, "There are more; --limit shows them.")?,
             Printer::Table { .. } => {}
@@ -154,7 +145,7 @@ impl Printer {
     }
 }
 
-fn row(summary: &Summary, shows_realm: bool, context: &CommandContext) -> Vec<String> {
+fn row(summary: &Summary, shows_realm: bool, context: &CliContext) -> Vec<String> {
     let style = &context.style;
     let client = summary.client.as_ref();
     let address = client.and_then(|client| client.address);
@@ -197,17 +188,10 @@ fn summary_json(summary: &Summary) -> Json {
     })
 }
 
-pub(crate) fn show(
-    args: &ShowArgs,
-    context: &CommandContext,
-    out: &mut dyn Write,
-) -> CommandResult {
+pub(crate) fn show(args: &ShowArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let found = context.admin()?.find(&args.public_id)?;
     let Some(SessionDetails { summary, record, .. }) = found else {
-        return Err(CommandError::nothing_matched(format!(
-            "there is no session {}",
-            args.public_id
-        )));
+        return Err(CliError::nothing_matched(format!("there is no session {}", args.public_id)));
     };
     let expired = summary.deadline <= context.now;
     let undecodable = record.as_ref().err().map(ToString::to_string);
@@ -263,11 +247,7 @@ pub(crate) fn show(
     Ok(())
 }
 
-pub(crate) fn revoke(
-    args: &RevokeArgs,
-    context: &CommandContext,
-    out: &mut dyn Write,
-) -> CommandResult {
+pub(crate) fn revoke(args: &RevokeArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let store = context.admin()?.store()?;
     let index = index(&store)?;
     let (now, realm) = (context.now, args.realm.as_ref());
@@ -305,7 +285,7 @@ pub(crate) fn revoke(
         (None, _, Some(public_id)) => {
             (SessionFilter::PublicId(public_id), format!("there is no live session {public_id}"))
         }
-        (None, _, None) => return Err(CommandError::usage("give a public id, --user or --all")),
+        (None, _, None) => return Err(CliError::usage("give a public id, --user or --all")),
     };
     let ended = index.revoke(&in_realm(realm, &which), args.except.as_ref(), now)?;
     if ended.is_empty() {
@@ -325,9 +305,9 @@ pub(crate) fn revoke(
 /// count; it can be emptied nevertheless.
 pub(crate) fn count_live(
     store: &SqliteStore,
-    context: &CommandContext,
+    context: &CliContext,
     realm: Option<&Realm>,
-) -> CommandResult<Option<u64>> {
+) -> CliResult<Option<u64>> {
     let live = match realm {
         Some(realm) => store.admin().count_in_realm(realm, context.now),
         None => index(store)?.stats(context.now).map(|stats| stats.live),

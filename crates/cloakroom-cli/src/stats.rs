@@ -10,9 +10,9 @@ use cloakroom::stores::sqlite::{DataSizes, DatabaseInfo};
 use indicatif::{HumanBytes, HumanCount};
 use serde_json::{Value as Json, json};
 
-use crate::CommandContext;
+use crate::CliContext;
 use crate::arguments::StatsArgs;
-use crate::error::CommandResult;
+use crate::error::CliResult;
 use crate::output::{self, Style};
 use crate::sessions::index;
 use crate::signals::Interrupt;
@@ -20,20 +20,15 @@ use crate::signals::Interrupt;
 /// The number of days with a separate line.
 const DAYS: usize = 7;
 
-pub(crate) fn stats(
-    args: &StatsArgs,
-    context: &CommandContext,
-    out: &mut dyn Write,
-) -> CommandResult {
+pub(crate) fn stats(args: &StatsArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let store = context.admin()?.read_only_store()?;
     let Some(seconds) = args.watch else {
-        StatsReport::new(&store, context, context.now, args.json)?
-            .print(args.json, context, out)?;
+        Report::new(&store, context, context.now, args.json)?.print(args.json, context, out)?;
         return Ok(());
     };
     let interrupt = Interrupt::listen()?;
     while !interrupt.is_set() {
-        let report = StatsReport::new(&store, context, SystemClock.now(), args.json)?;
+        let report = Report::new(&store, context, SystemClock.now(), args.json)?;
         if !args.json && context.style.is_terminal() {
             // Clears the screen and moves the cursor to its top.
             write!(out, "\u{1b}[2J\u{1b}[H")?;
@@ -45,7 +40,7 @@ pub(crate) fn stats(
     Ok(())
 }
 
-struct StatsReport {
+struct Report {
     at: Timestamp,
     table: String,
     info: Option<DatabaseInfo>,
@@ -56,13 +51,13 @@ struct StatsReport {
     earlier: u64,
 }
 
-impl StatsReport {
+impl Report {
     fn new(
         store: &SqliteStore,
-        context: &CommandContext,
+        context: &CliContext,
         now: Timestamp,
         utc: bool,
-    ) -> CommandResult<Self> {
+    ) -> CliResult<Self> {
         let admin = store.admin();
         let sessions = index(store)?.stats(now)?;
         let style: Style = if utc { context.style.in_utc() } else { context.style.clone() };
@@ -70,7 +65,7 @@ impl StatsReport {
         let counts = admin.count_created_since(&moments, now)?;
         let days: Vec<_> = names.into_iter().zip(counts).collect();
         let listed: u64 = days.iter().map(|(_, count)| count).sum();
-        Ok(StatsReport {
+        Ok(Report {
             at: now,
             table: store.table().to_owned(),
             info: store.path().map(|_| admin.info()).transpose()?,
@@ -82,7 +77,7 @@ impl StatsReport {
         })
     }
 
-    fn print(&self, json: bool, context: &CommandContext, out: &mut dyn Write) -> CommandResult {
+    fn print(&self, json: bool, context: &CliContext, out: &mut dyn Write) -> CliResult {
         if json {
             writeln!(out, "{}", output::json(&self.to_json()))?;
             return Ok(());

@@ -3,18 +3,14 @@
 use std::io::Write;
 use std::ops::ControlFlow;
 
-use crate::CommandContext;
+use crate::CliContext;
 use crate::arguments::SweepArgs;
-use crate::error::{CommandError, CommandResult};
+use crate::error::{CliError, CliResult};
 use crate::output::sessions;
 use crate::progress::bar;
 use crate::signals::Interrupt;
 
-pub(crate) fn sweep(
-    args: &SweepArgs,
-    context: &CommandContext,
-    out: &mut dyn Write,
-) -> CommandResult {
+pub(crate) fn sweep(args: &SweepArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let limit = args.limit.map_or(u64::MAX, |limit| u64::try_from(limit.get()).unwrap_or(u64::MAX));
     let interrupt = Interrupt::listen()?;
     let bar = bar("sweeping", "sessions");
@@ -25,7 +21,7 @@ pub(crate) fn sweep(
     match ended {
         Ok(ControlFlow::Continue(swept)) => writeln!(out, "swept {}", sessions(swept))?,
         Ok(ControlFlow::Break(())) => {
-            return Err(CommandError::interrupted(format!("swept {} until then", sessions(swept))));
+            return Err(CliError::interrupted(format!("swept {} until then", sessions(swept))));
         }
         Err(error) => {
             if swept > 0 {

@@ -4,7 +4,7 @@ use cloakroom::SqliteStore;
 use cloakroom::stores::sqlite::{Admin, SqliteStoreBuilder};
 
 use crate::arguments::Arguments;
-use crate::error::{CommandError, CommandResult};
+use crate::error::{CliError, CliResult};
 
 /// The database that the commands work on.
 #[derive(Clone, Debug)]
@@ -21,7 +21,7 @@ pub enum Target {
 }
 
 /// Returns the operator's calls on the database, if one was named.
-pub(crate) fn admin(target: Target, arguments: &Arguments) -> CommandResult<Option<Admin>> {
+pub(crate) fn admin(target: Target, arguments: &Arguments) -> CliResult<Option<Admin>> {
     Ok(match target {
         Target::Sqlite(store) => Some(store.admin()),
         Target::Builder(settings) => Some(Admin::new(settings)),
@@ -33,7 +33,7 @@ pub(crate) fn admin(target: Target, arguments: &Arguments) -> CommandResult<Opti
                     settings = settings.table(table);
                 }
                 // Here the arguments are wrong, not the file.
-                settings.validate().map_err(|error| CommandError::usage(error.to_string()))?;
+                settings.validate().map_err(|error| CliError::usage(error.to_string()))?;
                 Some(Admin::new(settings))
             }
         },
