@@ -42,7 +42,7 @@ impl Start {
         // most of them short, make the calls overlap in fast and in slow stores.
         if round % 2 == thread {
             let most = 100_usize << (round / 2 % 12);
-            let delay = Dice(round as u64).roll(most) as u64;
+            let delay = PseudoRandom(round as u64).below(most) as u64;
             let go = Instant::now() + Duration::from_nanos(delay);
             while Instant::now() < go {
                 hint::spin_loop();
