@@ -1,4 +1,4 @@
-//! `compact`.
+//! The command `compact`.
 
 use std::io::Write;
 

@@ -1,4 +1,4 @@
-//! `doctor`: finds problems and their remedies.
+//! The command `doctor`: finds problems and their remedies.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;

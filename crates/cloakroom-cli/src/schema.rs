@@ -1,4 +1,4 @@
-//! `setup`, `migrate`, `clear` and `drop`.
+//! The commands `setup`, `migrate`, `clear` and `drop`.
 
 use std::io::Write;
 

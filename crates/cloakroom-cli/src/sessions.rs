@@ -1,4 +1,4 @@
-//! `list`, `show` and `revoke`.
+//! The commands `list`, `show` and `revoke`, and the number and realms of sessions for the others.
 
 use std::io::Write;
 use std::num::NonZeroUsize;

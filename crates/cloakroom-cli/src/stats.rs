@@ -1,4 +1,4 @@
-//! `stats`.
+//! The command `stats`: counts of sessions, and sizes.
 
 use std::io::Write;
 use std::time::Duration;

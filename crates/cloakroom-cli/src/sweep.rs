@@ -1,4 +1,4 @@
-//! `sweep`.
+//! The command `sweep`: removes expired sessions in batches.
 
 use std::io::Write;
 use std::ops::ControlFlow;
