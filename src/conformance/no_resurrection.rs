@@ -77,7 +77,7 @@ pub(super) fn nothing_brings_back_a_swept_session(fixture: &Fixture) -> Passed {
     let (_, id_hashes) = renewed_session(fixture)?;
     let Some(swept) = fixture.later(IDLE).sweep(ALL)? else { return Ok(()) };
     ensure!(swept == 1, "a sweep of one expired session removed {swept}")?;
-    // These calls have a time before the deadline, like those of a request that read the clock early.
+    // These calls have a time before the deadline, as if the request read the clock early.
     nothing_revives(fixture, &id_hashes, "a sweep")
 }
 

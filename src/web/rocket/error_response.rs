@@ -126,7 +126,7 @@ pub(super) async fn replace<'r>(
     }
 }
 
-/// Returns whether a header of this name comes from the server or a fairing, and not from a handler.
+/// Returns whether a header of this name comes from the server or a fairing, not from a handler.
 fn is_of_every_response(name: &str) -> bool {
     const NAMES: [&str; 9] = [
         "server",
