@@ -18,7 +18,7 @@ use serde_json::json;
 
 use crate::arguments::DoctorArgs;
 use crate::error::{CliError, CliResult, advice};
-use crate::output::{self, Colour, one_line};
+use crate::output::{self, Colour, Style, one_line};
 use crate::progress::{bar, spinner};
 use crate::sessions::index;
 use crate::signals::Interrupt;
@@ -131,7 +131,7 @@ pub(crate) fn doctor(args: &DoctorArgs, context: &CliContext, out: &mut dyn Writ
         }
     }
     check_configuration(&mut findings, context);
-    print(&findings, args.json, context, out)
+    print(&findings.0, args.json, &context.style, out)
 }
 
 fn check_host(findings: &mut Findings, path: &Path, info: &DatabaseInfo) {
@@ -355,26 +355,20 @@ fn check_configuration(findings: &mut Findings, context: &CliContext) {
     }
 }
 
-fn print(
-    findings: &Findings,
-    as_json: bool,
-    context: &CliContext,
-    out: &mut dyn Write,
-) -> CliResult {
-    let problems =
-        findings.0.iter().filter(|finding| finding.severity == Severity::Problem).count();
+fn print(all: &[DoctorFinding], as_json: bool, style: &Style, out: &mut dyn Write) -> CliResult {
+    let problems = all.iter().filter(|finding| finding.severity == Severity::Problem).count();
     if as_json {
         let json = |DoctorFinding { check, severity, found, remedy }: &DoctorFinding| {
             let severity = severity.look().0;
             json!({ "check": check, "severity": severity, "found": found, "remedy": remedy })
         };
-        let all: Vec<_> = findings.0.iter().map(json).collect();
+        let all: Vec<_> = all.iter().map(json).collect();
         let answer = json!({ "problems": problems, "findings": all });
         writeln!(out, "{}", output::json(&answer))?;
     } else {
-        for finding in &findings.0 {
+        for finding in all {
             let (_, colour, mark) = finding.severity.look();
-            let mark = context.style.paint(colour, mark);
+            let mark = style.paint(colour, mark);
             writeln!(out, "{mark} {:<12} {}", finding.check, one_line(&finding.found))?;
             if let Some(remedy) = &finding.remedy {
                 writeln!(out, "{:20} -> {}", "", one_line(remedy))?;
@@ -384,8 +378,6 @@ fn print(
     match problems {
         0 => Ok(()),
         1 => Err(CliError::new("1 problem; its remedy is listed with it")),
-        _ => {
-            Err(CliError::new(format!("{problems} problems; their remedies are listed with them")))
-        }
+        n => Err(CliError::new(format!("{n} problems; their remedies are listed with them"))),
     }
 }

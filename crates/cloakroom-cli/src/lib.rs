@@ -165,7 +165,7 @@ fn dispatch(command: &Command, context: &CliContext, out: &mut dyn Write) -> Cli
         Command::Setup(args) => schema::setup(args, context, out),
         Command::Migrate(args) => schema::migrate(args, context, out),
         Command::Clear(args) => schema::clear(args, context, out),
-        Command::Drop(args) => schema::drop_tables(args, context, out),
+        Command::Drop(args) => schema::drop_all(args, context, out),
         Command::Stats(args) => stats::stats(args, context, out),
         Command::List(args) => sessions::list(args, context, out),
         Command::Show(args) => sessions::show(args, context, out),

@@ -51,11 +51,7 @@ pub(crate) fn clear(args: &ConfirmArgs, context: &CliContext, out: &mut dyn Writ
     Ok(writeln!(out, "ended {} {}, expired ones included", sessions(ended), scope(None))?)
 }
 
-pub(crate) fn drop_tables(
-    args: &ConfirmArgs,
-    context: &CliContext,
-    out: &mut dyn Write,
-) -> CliResult {
+pub(crate) fn drop_all(args: &ConfirmArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let store = context.admin()?.store()?;
     let other_tables = match store.path() {
         Some(_) => store.admin().info()?.other_tables,
