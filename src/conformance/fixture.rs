@@ -43,7 +43,7 @@ pub(super) fn caught<T>(f: impl FnOnce() -> Passed<T>) -> Passed<T> {
     })
 }
 
-/// The failure of a thread that panicked outside [`caught`].
+/// Returns the failure of a thread that panicked outside [`caught`].
 pub(super) fn panicked() -> Violation {
     Violation("a thread of the check panicked".into())
 }
@@ -100,7 +100,8 @@ pub(super) fn holds(record: &Record, name: &str, value: impl Serialize) -> Passe
     Ok(record.data.get(name) == Some(Value::encode(&value)?))
 }
 
-/// A sign-in whose new id is not derived from the presented id, so that no other sign-in can join.
+/// Returns a sign-in whose new id is not derived from the presented id, so that no other sign-in
+/// can join it.
 pub(super) fn sign_in_to(to: SessionIdHash, user: &UserKey, new_session: &NewSession) -> Action {
     Action::SignIn { to, user: user.clone(), new_session: new_session.clone(), join_salt: None }
 }
@@ -502,16 +503,16 @@ impl Fixture {
 /// A pseudo-random generator (SplitMix64) with the same numbers in every run, so that failures can
 /// be reproduced.
 #[derive(Debug)]
-pub(super) struct Dice(pub(super) u64);
+pub(super) struct PseudoRandom(pub(super) u64);
 
-impl Dice {
-    /// Returns a number below `sides`.
-    pub(super) fn roll(&mut self, sides: usize) -> usize {
+impl PseudoRandom {
+    /// Returns a number below `bound`.
+    pub(super) fn below(&mut self, bound: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^= z >> 31;
-        usize::try_from(z >> 33).unwrap_or(0) % sides.max(1)
+        usize::try_from(z >> 33).unwrap_or(0) % bound.max(1)
     }
 }

@@ -85,7 +85,7 @@ pub(super) fn a_summary_matches_its_record(fixture: &Fixture) -> Passed {
     Ok(())
 }
 
-/// Names that an inexact comparison confuses with one another or takes for a pattern.
+/// Returns names that an inexact comparison confuses with one another or takes for a pattern.
 fn names() -> Vec<String> {
     let mut names: Vec<String> = [
         "u", "u1", "U", "u ", " u", "u%", "%", "_", "u_", "*", "?", "'", "\"", "\\", "ü", "Ü",

@@ -92,9 +92,9 @@ pub(super) fn the_revision_grows_by_one_with_each_change(fixture: &Fixture) -> P
 pub(super) fn many_deltas_do_what_they_do_to_a_record(fixture: &Fixture) -> Passed {
     let session = fixture.session()?;
     let mut model = session.record.clone();
-    let mut dice = Dice(4);
+    let mut random = PseudoRandom(4);
     for step in 0..300 {
-        let delta = random_delta(&mut dice)?;
+        let delta = random_delta(&mut random)?;
         let before = model.clone();
         let changed = delta.apply(&mut model);
         model.revision += u64::from(changed);
@@ -107,16 +107,16 @@ pub(super) fn many_deltas_do_what_they_do_to_a_record(fixture: &Fixture) -> Pass
     Ok(())
 }
 
-fn random_delta(dice: &mut Dice) -> Passed<Delta> {
+fn random_delta(random: &mut PseudoRandom) -> Passed<Delta> {
     let mut delta = Delta::new();
-    for _ in 0..=dice.roll(3) {
-        let name = ["coat", "hat", "", "é \"'"].get(dice.roll(4)).copied().unwrap_or_default();
-        match dice.roll(10) {
-            0..=4 => delta.set(name, Value::encode(&dice.roll(3))?),
+    for _ in 0..=random.below(3) {
+        let name = ["coat", "hat", "", "é \"'"].get(random.below(4)).copied().unwrap_or_default();
+        match random.below(10) {
+            0..=4 => delta.set(name, Value::encode(&random.below(3))?),
             5..=7 => delta.remove(name),
             8 => delta.clear(),
             _ => {
-                let user = ["u", "u1"].get(dice.roll(3)).copied();
+                let user = ["u", "u1"].get(random.below(3)).copied();
                 delta.set_user(user.map(UserKey::new).transpose()?);
             }
         }

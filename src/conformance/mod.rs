@@ -36,13 +36,13 @@ use crate::backend::Store;
 use crate::clock::{Clock, SystemClock};
 use fixture::{Fixture, Passed, Violation, caught};
 
-/// Checks a guarantee in one situation.
+/// The check of a guarantee in one situation.
 type Check = fn(&Fixture) -> Passed;
 
 /// The checks of a guarantee, or of another subject, with their names.
 struct Guarantee {
     name: &'static str,
-    /// Whether the checks run only on stores with a session index.
+    /// True for checks that run only on stores with a session index.
     needs_index: bool,
     checks: &'static [(&'static str, Check)],
 }
@@ -223,7 +223,7 @@ pub fn check<S: Store>(make: impl Fn() -> S) -> Result<(), Failures> {
     run_all(&|| Arc::new(make()))
 }
 
-/// The names of all checks, in the order in which they run.
+/// Returns the names of all checks, in the order in which they run.
 pub fn checks() -> impl Iterator<Item = &'static str> {
     GUARANTEES.iter().flat_map(|guarantee| guarantee.checks).map(|(name, _)| *name)
 }

@@ -1,4 +1,4 @@
-//! Checks that an ended session stays ended, for every kind of late call with every one of its ids.
+//! Checks that an ended session stays ended, whatever call follows with any of its ids.
 
 use crate::backend::{AtLimit, SessionFilter};
 use crate::conformance::fixture::*;
@@ -19,7 +19,7 @@ pub(super) fn a_late_merge_stores_nothing(fixture: &Fixture) -> Passed {
     Ok(())
 }
 
-/// Makes every kind of late call with these ids, of which none is live any more, and fails if one
+/// Makes every kind of call with these ids of an ended session, and fails if one of the calls
 /// brings the session back.
 fn nothing_revives(fixture: &Fixture, id_hashes: &[SessionIdHash], end: &str) -> Passed {
     fixture.none_live(id_hashes, &format!("after {end} a load still finds the session"))?;
@@ -52,7 +52,7 @@ pub(super) fn nothing_brings_back_a_deleted_session(fixture: &Fixture) -> Passed
 }
 
 /// Creates and renews a session. Returns it with its current id and the replaced one, which is in
-/// its grace period.
+/// its grace.
 fn renewed_session(fixture: &Fixture) -> Passed<(Sample, [SessionIdHash; 2])> {
     let first = fixture.session()?;
     let second = fixture.renewed(&first, Some(fixture.now + IDLE * 2))?;
@@ -77,7 +77,7 @@ pub(super) fn nothing_brings_back_a_swept_session(fixture: &Fixture) -> Passed {
     let (_, id_hashes) = renewed_session(fixture)?;
     let Some(swept) = fixture.later(IDLE).sweep(ALL)? else { return Ok(()) };
     ensure!(swept == 1, "a sweep of one expired session removed {swept}")?;
-    // The time of the late calls is before the deadline, as of a writer that read the clock early.
+    // These calls have a time before the deadline, as if the request read the clock early.
     nothing_revives(fixture, &id_hashes, "a sweep")
 }
 

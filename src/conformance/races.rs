@@ -17,7 +17,7 @@ use crate::sync::IgnorePoison;
 
 const ROUNDS: u32 = 1000;
 
-/// Starts two threads at the same time, or one of them a little later.
+/// The start of two threads, at the same time or one of them slightly later.
 struct Start {
     barrier: Barrier,
     awake: AtomicUsize,
@@ -42,7 +42,7 @@ impl Start {
         // most of them short, make the calls overlap in fast and in slow stores.
         if round % 2 == thread {
             let most = 100_usize << (round / 2 % 12);
-            let delay = Dice(round as u64).roll(most) as u64;
+            let delay = PseudoRandom(round as u64).below(most) as u64;
             let go = Instant::now() + Duration::from_nanos(delay);
             while Instant::now() < go {
                 hint::spin_loop();
@@ -61,7 +61,7 @@ fn race<A, B: Send>(
     race_on((0..ROUNDS).map(|_| fixture.session()), a, b, judge)
 }
 
-/// As [`race`], on other things than sessions.
+/// Runs a race as [`race`] does, on other subjects than sessions.
 fn race_on<T: Sync, A, B: Send>(
     prepared: impl Iterator<Item = Passed<T>>,
     a: impl Fn(&T) -> Passed<A>,
@@ -283,7 +283,7 @@ pub(super) fn a_merge_at_the_moment_of_a_revocation_revives_nothing(fixture: &Fi
     )
 }
 
-/// Sets the flag when it is dropped, also by a panic of the store.
+/// A flag that is set when this is dropped, also by a panic of the store.
 struct SetOnDrop<'d>(&'d AtomicBool);
 
 impl Drop for SetOnDrop<'_> {

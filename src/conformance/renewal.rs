@@ -1,5 +1,5 @@
 //! Checks that a renewal gives a session a new id and changes nothing else of it, and that the
-//! replaced id works until the end of its grace period.
+//! replaced id works until the end of its grace.
 
 use crate::backend::{Action, Commit, ReplacedId, SessionFilter};
 use crate::conformance::fixture::*;

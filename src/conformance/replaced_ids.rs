@@ -25,7 +25,7 @@ pub(super) fn sign_in(
     sign_in_opened(fixture, from, user, fixture.now)
 }
 
-/// As [`sign_in`], by a request that was opened at another time.
+/// Returns a sign-in as [`sign_in`] does, by a request that was opened at another time.
 fn sign_in_opened(
     fixture: &Fixture,
     from: &SessionIdHash,

@@ -37,8 +37,8 @@ pub(super) fn under_load_nothing_fails_and_nothing_comes_back(fixture: &Fixture)
             .map(|seed| {
                 let shared = &shared;
                 scope.spawn(move || {
-                    let mut dice = Dice(seed);
-                    (0..CALLS_EACH).try_for_each(|_| caught(|| shared.call(&mut dice)))
+                    let mut random = PseudoRandom(seed);
+                    (0..CALLS_EACH).try_for_each(|_| caught(|| shared.call(&mut random)))
                 })
             })
             .collect();
@@ -57,21 +57,21 @@ pub(super) fn under_load_nothing_fails_and_nothing_comes_back(fixture: &Fixture)
 
 impl StressRun<'_> {
     /// Makes one random call on a random session.
-    fn call(&self, dice: &mut Dice) -> Passed {
+    fn call(&self, random: &mut PseudoRandom) -> Passed {
         let fixture = self.fixture;
-        let Some(slot) = self.sessions.get(dice.roll(SESSIONS)) else { return Ok(()) };
+        let Some(slot) = self.sessions.get(random.below(SESSIONS)) else { return Ok(()) };
         let session = slot.lock().ignore_poison().clone();
         let (id_hash, now) = (session.id_hash, fixture.after(SECOND));
-        match dice.roll(20) {
+        match random.below(20) {
             0..=6 => self.load(&id_hash)?,
             7..=11 => {
-                let name = ["a", "b", "c"].get(dice.roll(3)).copied().unwrap_or_default();
-                let answer = fixture.at(now).merge(&id_hash, &set(name, dice.roll(9))?)?;
+                let name = ["a", "b", "c"].get(random.below(3)).copied().unwrap_or_default();
+                let answer = fixture.at(now).merge(&id_hash, &set(name, random.below(9))?)?;
                 self.note_end(&session, &answer);
             }
             12..=13 => fixture.at(now).touch(&id_hash)?,
             14..=15 => {
-                let grace = Some(fixture.after(SECOND * 9)).filter(|_| dice.roll(2) == 0);
+                let grace = Some(fixture.after(SECOND * 9)).filter(|_| random.below(2) == 0);
                 self.note_new_id(slot, &session, fixture.at(now).renew(&id_hash, grace)?);
             }
             16 => {
@@ -96,7 +96,8 @@ impl StressRun<'_> {
             },
         }
         // Replaces some of the ended sessions, so that later calls find live ones.
-        if dice.roll(4) == 0 && self.ended.lock().ignore_poison().contains(&session.public_id()) {
+        if random.below(4) == 0 && self.ended.lock().ignore_poison().contains(&session.public_id())
+        {
             let fresh = fixture.session()?;
             self.id_hashes.lock().ignore_poison().push(fresh.id_hash);
             *slot.lock().ignore_poison() = fresh;

@@ -15,7 +15,7 @@ use crate::session::{Session, Transport};
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 
-/// Runs the requests of a web framework with sessions of one manager.
+/// The runner of a web framework's requests, with sessions of one manager.
 ///
 /// [`run`](Self::run) does everything for a framework that calls a function for each request. For
 /// other frameworks the parts are methods too: [`head`](Self::head), [`SessionManager::open`],

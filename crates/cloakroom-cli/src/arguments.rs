@@ -10,7 +10,7 @@ use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use cloakroom::id::{PublicId, Realm, UserKey};
 
-use crate::cache::CacheArgs;
+use crate::CacheArgs;
 use crate::target::Target;
 
 /// Operates the database in which an application keeps its sessions with cloakroom, while it runs.
@@ -39,60 +39,60 @@ With --json the output is for programs; its format is documented in docs/operati
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Create file and tables, or migrate them to this version
-    Setup(Setup),
+    Setup(SetupArgs),
     /// Migrate the tables of an existing file to this version
-    Migrate(Migrate),
+    Migrate(MigrateArgs),
     /// End every session of all realms; the tables stay
-    Clear(Confirm),
+    Clear(ConfirmArgs),
     /// Remove the tables with all sessions
-    Drop(Confirm),
+    Drop(ConfirmArgs),
     /// Count the sessions of all realms, and show the size of the file
-    Stats(Stats),
+    Stats(StatsArgs),
     /// List sessions, the newest first
-    List(List),
+    List(ListArgs),
     /// Show one session
-    Show(Show),
+    Show(ShowArgs),
     /// End sessions now and permanently
-    Revoke(Revoke),
+    Revoke(RevokeArgs),
     /// Remove expired sessions of all realms
-    Sweep(Sweep),
+    Sweep(SweepArgs),
     /// Make the file smaller
-    Compact(Compact),
+    Compact(CompactArgs),
     /// Copy the database while it is in use
-    Backup(Backup),
+    Backup(BackupArgs),
     /// Replace the database with a copy, also while it is in use
-    Restore(Restore),
+    Restore(RestoreArgs),
     /// Find problems and their remedies
-    Doctor(Doctor),
+    Doctor(DoctorArgs),
     /// Print completions for a shell
-    Completions(Completions),
+    Completions(CompletionsArgs),
     /// Print a manual page
-    Man(Man),
+    Man(ManArgs),
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Setup {
+pub(crate) struct SetupArgs {
     /// Keep the file's journal mode instead of switching to a write-ahead log
     #[arg(long)]
     pub(crate) keep_journal: bool,
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Migrate {
+pub(crate) struct MigrateArgs {
     /// Only show what would be done
     #[arg(long)]
     pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Confirm {
+pub(crate) struct ConfirmArgs {
     /// Do not ask for confirmation
     #[arg(long)]
     pub(crate) yes: bool,
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Stats {
+pub(crate) struct StatsArgs {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -103,7 +103,7 @@ pub(crate) struct Stats {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct List {
+pub(crate) struct ListArgs {
     /// Only sessions of this user
     #[arg(long, value_parser = user)]
     pub(crate) user: Option<UserKey>,
@@ -122,7 +122,7 @@ pub(crate) struct List {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Show {
+pub(crate) struct ShowArgs {
     /// The session's public id, as `list` shows it
     #[arg(value_parser = public_id)]
     pub(crate) public_id: PublicId,
@@ -137,7 +137,7 @@ pub(crate) struct Show {
 #[derive(Debug, Args)]
 #[group(skip)]
 #[command(group = clap::ArgGroup::new("which").required(true).args(["public_id", "user", "all"]))]
-pub(crate) struct Revoke {
+pub(crate) struct RevokeArgs {
     /// The public id of the session to end, as `list` shows it
     #[arg(value_parser = public_id)]
     pub(crate) public_id: Option<PublicId>,
@@ -159,14 +159,14 @@ pub(crate) struct Revoke {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Sweep {
+pub(crate) struct SweepArgs {
     /// The maximum number of sessions
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<NonZeroUsize>,
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Compact {
+pub(crate) struct CompactArgs {
     /// Rewrite the whole file even where free pages can be released some at a time
     #[arg(long)]
     pub(crate) full: bool,
@@ -176,13 +176,13 @@ pub(crate) struct Compact {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Backup {
+pub(crate) struct BackupArgs {
     /// The copy; the file must not exist
     pub(crate) file: PathBuf,
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Restore {
+pub(crate) struct RestoreArgs {
     /// The copy
     pub(crate) file: PathBuf,
     /// Keep the sessions of the copy live, including those revoked since it was made
@@ -194,7 +194,7 @@ pub(crate) struct Restore {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Doctor {
+pub(crate) struct DoctorArgs {
     /// Neither compare indexes with tables nor read every session
     #[arg(long)]
     pub(crate) quick: bool,
@@ -204,13 +204,13 @@ pub(crate) struct Doctor {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Completions {
+pub(crate) struct CompletionsArgs {
     /// The shell
     pub(crate) shell: clap_complete::Shell,
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Man {
+pub(crate) struct ManArgs {
     /// The command of the page, instead of the program
     pub(crate) command: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! `backup` and `restore`.
+//! The commands `backup` and `restore`.
 
 use std::fs;
 use std::io::Write;
@@ -7,28 +7,28 @@ use std::ops::ControlFlow;
 use cloakroom::{Error, ErrorKind};
 use indicatif::HumanBytes;
 
-use crate::Context;
-use crate::arguments::{Backup, Restore};
-use crate::failure::{Failure, NOT_SET_UP, Outcome};
+use crate::CliContext;
+use crate::arguments::{BackupArgs, RestoreArgs};
+use crate::error::{CliError, CliResult, NOT_SET_UP};
 use crate::output::{ask, one_line, sessions};
 use crate::progress::bar;
 use crate::signals::Interrupt;
 
-pub(crate) fn backup(args: &Backup, context: &Context, out: &mut dyn Write) -> Outcome {
+pub(crate) fn backup(args: &BackupArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let store = context.admin()?.read_only_store()?;
     let interrupt = Interrupt::listen()?;
     let bar = bar("copying", "pages");
     let copied = store.admin().backup_checked(&args.file, interrupt.watch(&bar))?;
     bar.finish_and_clear();
     if copied.is_break() {
-        return Err(Failure::interrupted("there is no copy"));
+        return Err(CliError::interrupted("there is no copy"));
     }
     let bytes = fs::metadata(&args.file).map_or(0, |file| file.len());
     let file = one_line(&args.file.display().to_string());
     Ok(writeln!(out, "copied to {file}: {}, checked", HumanBytes(bytes))?)
 }
 
-pub(crate) fn restore(args: &Restore, context: &Context, out: &mut dyn Write) -> Outcome {
+pub(crate) fn restore(args: &RestoreArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let admin = context.admin()?;
     let from = args.file.display().to_string();
     let replaced = match admin.info() {
@@ -62,7 +62,7 @@ pub(crate) fn restore(args: &Restore, context: &Context, out: &mut dyn Write) ->
     let done = admin.restore(&args.file, args.keep, context.now, interrupt.watch(&bar));
     bar.finish_and_clear();
     match done.map_err(restore_failure)? {
-        ControlFlow::Break(()) => Err(Failure::interrupted("nothing was changed")),
+        ControlFlow::Break(()) => Err(CliError::interrupted("nothing was changed")),
         ControlFlow::Continue(restored) => {
             context.cache.invalidate_all(context.now)?;
             let verb = if restored.kept { "kept" } else { "ended" };
@@ -72,13 +72,14 @@ pub(crate) fn restore(args: &Restore, context: &Context, out: &mut dyn Write) ->
     }
 }
 
-/// Here [`ErrorKind::NotSetUp`] is about the copy, so that `setup` would be the wrong advice.
-fn restore_failure(error: Error) -> Failure {
+/// Returns the error of a restore. [`ErrorKind::NotSetUp`] concerns the copy here, which `setup`
+/// would not help.
+fn restore_failure(error: Error) -> CliError {
     match error.kind() {
         ErrorKind::NotSetUp => {
             let advice = "check --db and --table, and that this is the copy you mean";
-            Failure::Message(NOT_SET_UP, format!("{error}; {advice}"))
+            CliError::Message(NOT_SET_UP, format!("{error}; {advice}"))
         }
-        _ => Failure::Store(error),
+        _ => CliError::Store(error),
     }
 }

@@ -7,11 +7,11 @@ use cloakroom::clock::Timestamp;
 use cloakroom::id::SessionIdHash;
 use cloakroom::stores::memcached::MemcachedStore;
 
-use crate::failure::{Failure, Outcome};
+use crate::error::{CliError, CliResult};
 
 /// The arguments that name the cache, if there is one.
 #[derive(Clone, Debug, Default, Args)]
-pub(crate) struct CacheArgs {
+pub(crate) struct MemcachedArgs {
     /// The memcached servers in front of the database, as the service has them; entries of
     /// sessions that a command ends are invalidated there
     #[arg(long, env = "CLOAKROOM_MEMCACHED", value_name = "HOST:PORT", value_delimiter = ',')]
@@ -22,8 +22,8 @@ pub(crate) struct CacheArgs {
     namespace: Option<String>,
 }
 
-impl CacheArgs {
-    fn open(&self) -> Outcome<Option<MemcachedStore>> {
+impl MemcachedArgs {
+    fn open(&self) -> CliResult<Option<MemcachedStore>> {
         if self.memcached.is_empty() {
             return Ok(None);
         }
@@ -37,23 +37,23 @@ impl CacheArgs {
 
     /// Fails unless every server can be written, before a command ends anything: afterwards the
     /// ids are gone from the database, and a second attempt would invalidate nothing.
-    pub(crate) fn check(&self, now: Timestamp) -> Outcome {
+    pub(crate) fn check(&self, now: Timestamp) -> CliResult {
         let Some(cache) = self.open()? else { return Ok(()) };
         let unused_in = |shard| unused_ids().find(|id_hash| cache.shard_of(id_hash) == shard);
         let unused: Vec<_> = (0..cache.shards().get()).filter_map(unused_in).collect();
         cache.forget(&unused, now).map_err(|error| {
-            Failure::new(format!(
+            CliError::new(format!(
                 "nothing was ended, since memcached cannot be invalidated: {error}; without \
                  --memcached only the database is changed"
             ))
         })
     }
 
-    pub(crate) fn invalidate(&self, id_hashes: &[SessionIdHash], now: Timestamp) -> Outcome {
+    pub(crate) fn invalidate(&self, id_hashes: &[SessionIdHash], now: Timestamp) -> CliResult {
         invalidated(self.open()?.map_or(Ok(()), |cache| cache.forget(id_hashes, now)))
     }
 
-    pub(crate) fn invalidate_all(&self, now: Timestamp) -> Outcome {
+    pub(crate) fn invalidate_all(&self, now: Timestamp) -> CliResult {
         let Some(cache) = self.open()? else { return Ok(()) };
         // The others are invalidated although one is down.
         let results = (0..cache.shards().get()).map(|shard| cache.forget_shard(shard, now));
@@ -61,7 +61,7 @@ impl CacheArgs {
     }
 }
 
-/// Hashes of no session's id, enough of them that every server has one.
+/// Returns hashes that belong to no session, enough of them that every server has one.
 fn unused_ids() -> impl Iterator<Item = SessionIdHash> {
     (0..=u16::MAX).map(|number| {
         let mut bytes = [0; 32];
@@ -70,9 +70,9 @@ fn unused_ids() -> impl Iterator<Item = SessionIdHash> {
     })
 }
 
-fn invalidated(result: Result<(), Error>) -> Outcome {
+fn invalidated(result: Result<(), Error>) -> CliResult {
     result.map_err(|error| {
-        Failure::new(format!(
+        CliError::new(format!(
             "ended in the database, but memcached was not invalidated: {error}; its entries may \
              be used until they expire, 60 seconds after they were read by default"
         ))

@@ -1,25 +1,25 @@
-//! Takes the place of `cache` without the feature `memcached`.
+//! The substitute for `cache` without the feature `memcached`.
 
 use clap::Args;
 use cloakroom::clock::Timestamp;
 use cloakroom::id::SessionIdHash;
 
-use crate::failure::Outcome;
+use crate::error::CliResult;
 
-/// No cache, and no arguments for one.
+/// No arguments: there is no cache.
 #[derive(Clone, Debug, Default, Args)]
-pub(crate) struct CacheArgs {}
+pub(crate) struct NoCacheArgs {}
 
-impl CacheArgs {
-    pub(crate) fn check(&self, _: Timestamp) -> Outcome {
+impl NoCacheArgs {
+    pub(crate) fn check(&self, _: Timestamp) -> CliResult {
         Ok(())
     }
 
-    pub(crate) fn invalidate(&self, _: &[SessionIdHash], _: Timestamp) -> Outcome {
+    pub(crate) fn invalidate(&self, _: &[SessionIdHash], _: Timestamp) -> CliResult {
         Ok(())
     }
 
-    pub(crate) fn invalidate_all(&self, _: Timestamp) -> Outcome {
+    pub(crate) fn invalidate_all(&self, _: Timestamp) -> CliResult {
         Ok(())
     }
 }

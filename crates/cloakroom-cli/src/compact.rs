@@ -1,18 +1,18 @@
-//! `compact`.
+//! The command `compact`.
 
 use std::io::Write;
 
 use cloakroom::stores::sqlite::CompactMode;
 use indicatif::HumanBytes;
 
-use crate::Context;
-use crate::arguments::Compact;
-use crate::failure::{Failure, Outcome};
+use crate::CliContext;
+use crate::arguments::CompactArgs;
+use crate::error::{CliError, CliResult};
 use crate::output::ask;
 use crate::progress::{bar, spinner};
 use crate::signals::Interrupt;
 
-pub(crate) fn compact(args: &Compact, context: &Context, out: &mut dyn Write) -> Outcome {
+pub(crate) fn compact(args: &CompactArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let admin = context.admin()?;
     // Refuses a database without our table.
     admin.store()?;
@@ -41,7 +41,7 @@ pub(crate) fn compact(args: &Compact, context: &Context, out: &mut dyn Write) ->
     let done = admin.compact(mode, interrupt.watch(&bar))?;
     bar.finish_and_clear();
     if done.is_break() {
-        return Err(Failure::interrupted(match mode {
+        return Err(CliError::interrupted(match mode {
             CompactMode::Full => "the file is unchanged",
             _ => "the pages released so far stay released",
         }));

@@ -1,4 +1,4 @@
-//! `doctor`: finds problems and their remedies.
+//! The command `doctor`: finds problems and their remedies.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -16,25 +16,25 @@ use cloakroom::{Error, ErrorKind, SqliteStore};
 use indicatif::{HumanBytes, HumanCount};
 use serde_json::json;
 
-use crate::arguments::Doctor;
-use crate::failure::{Failure, Outcome, advice};
-use crate::output::{self, Colour, one_line};
+use crate::arguments::DoctorArgs;
+use crate::error::{CliError, CliResult, advice};
+use crate::output::{self, Colour, Style, one_line};
 use crate::progress::{bar, spinner};
 use crate::sessions::index;
 use crate::signals::Interrupt;
-use crate::{Context, host_checks};
+use crate::{CliContext, host_checks};
 
-/// A session this long after its deadline should have been swept: the cleaner runs every minute,
-/// and pauses for ten minutes after a step of the clock.
+/// The time after its deadline by which a session should have been swept: the cleaner runs every
+/// minute, and pauses for ten minutes after a step of the clock.
 const BACKLOG: Duration = Duration::from_secs(15 * 60);
 
-/// The store resets the write-ahead log at half of this.
+/// The largest write-ahead log that is no problem; the store resets it at half of this.
 const MAX_LOG_BYTES: u64 = 64 << 20;
 
-/// A disk with less free space than this counts as full.
+/// The free space below which a disk counts as full.
 const MIN_FREE_BYTES: u64 = 256 << 20;
 
-/// The tolerated difference of two machines' clocks.
+/// The largest difference between the clocks of two machines that is no problem.
 const MAX_CLOCK_SKEW: Duration = Duration::from_secs(60);
 
 /// The remedy for a database with damaged pages.
@@ -61,30 +61,34 @@ impl Severity {
 }
 
 #[derive(Debug)]
-struct Finding {
+struct DoctorFinding {
     check: &'static str,
     severity: Severity,
     found: String,
-    /// What the operator can do about a problem.
+    /// The advice to the operator.
     remedy: Option<String>,
 }
 
 #[derive(Debug, Default)]
-struct Findings(Vec<Finding>);
+struct Findings(Vec<DoctorFinding>);
 
 impl Findings {
     fn ok(&mut self, check: &'static str, found: impl Into<String>) {
-        self.0.push(Finding { check, severity: Severity::Ok, found: found.into(), remedy: None });
+        let (severity, found) = (Severity::Ok, found.into());
+        self.0.push(DoctorFinding { check, severity, found, remedy: None });
     }
 
     fn note(&mut self, check: &'static str, found: impl Into<String>, remedy: &str) {
-        let remedy = Some(remedy.to_owned());
-        self.0.push(Finding { check, severity: Severity::Note, found: found.into(), remedy });
+        self.add(Severity::Note, check, found.into(), remedy);
     }
 
     fn problem(&mut self, check: &'static str, found: impl Into<String>, remedy: &str) {
+        self.add(Severity::Problem, check, found.into(), remedy);
+    }
+
+    fn add(&mut self, severity: Severity, check: &'static str, found: String, remedy: &str) {
         let remedy = Some(remedy.to_owned());
-        self.0.push(Finding { check, severity: Severity::Problem, found: found.into(), remedy });
+        self.0.push(DoctorFinding { check, severity, found, remedy });
     }
 
     fn failed(&mut self, check: &'static str, error: &Error) {
@@ -96,7 +100,7 @@ impl Findings {
     }
 }
 
-pub(crate) fn doctor(args: &Doctor, context: &Context, out: &mut dyn Write) -> Outcome {
+pub(crate) fn doctor(args: &DoctorArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let admin = context.admin()?;
     let interrupt = Interrupt::listen()?;
     let mut findings = Findings::default();
@@ -127,7 +131,7 @@ pub(crate) fn doctor(args: &Doctor, context: &Context, out: &mut dyn Write) -> O
         }
     }
     check_configuration(&mut findings, context);
-    print(&findings, args.json, context, out)
+    print(&findings.0, args.json, &context.style, out)
 }
 
 fn check_host(findings: &mut Findings, path: &Path, info: &DatabaseInfo) {
@@ -203,18 +207,18 @@ fn check_properties(findings: &mut Findings, info: &DatabaseInfo) {
     }
 }
 
-/// Whether the sessions can be read.
+/// Checks the file, and returns whether its sessions can be read.
 fn check_integrity(
     findings: &mut Findings,
     admin: &Admin,
     quick: bool,
     interrupt: &Interrupt,
-) -> Outcome<bool> {
+) -> CliResult<bool> {
     let spinner = spinner("checking the file");
     let checked = admin.check_file(quick, interrupt.watch(&spinner));
     spinner.finish_and_clear();
     match checked {
-        Ok(ControlFlow::Break(())) => Err(Failure::interrupted("the file was not checked")),
+        Ok(ControlFlow::Break(())) => Err(CliError::interrupted("the file was not checked")),
         Ok(ControlFlow::Continue(problems)) if problems.is_empty() => {
             findings.ok("integrity", if quick { "ok, by a quick check" } else { "ok" });
             Ok(true)
@@ -238,10 +242,10 @@ fn check_integrity(
 fn check_sessions(
     findings: &mut Findings,
     store: &SqliteStore,
-    args: &Doctor,
-    context: &Context,
+    args: &DoctorArgs,
+    context: &CliContext,
     interrupt: &Interrupt,
-) -> Outcome {
+) -> CliResult {
     let overdue = context.now - BACKLOG;
     let index = index(store)?;
     match index.stats(overdue) {
@@ -270,7 +274,7 @@ fn check_sessions(
     match scanned {
         Err(error) => findings.failed("sessions", &error),
         Ok(ControlFlow::Break(())) => {
-            return Err(Failure::interrupted("not every session was read"));
+            return Err(CliError::interrupted("not every session was read"));
         }
         Ok(ControlFlow::Continue(report)) => {
             if report.undecodable == 0 {
@@ -301,7 +305,7 @@ fn check_sessions(
     Ok(())
 }
 
-/// The number of sessions of each realm, in descending order.
+/// Returns the number of sessions of each realm as text, in descending order.
 fn realms(realms: &BTreeMap<Realm, u64>) -> String {
     const MOST: usize = 10;
     let mut realms: Vec<_> = realms.iter().collect();
@@ -316,7 +320,7 @@ fn realms(realms: &BTreeMap<Realm, u64>) -> String {
     }
 }
 
-fn check_clock(findings: &mut Findings, latest: Option<Timestamp>, context: &Context) {
+fn check_clock(findings: &mut Findings, latest: Option<Timestamp>, context: &CliContext) {
     match latest.map(|latest| latest.since(context.now)) {
         Some(ahead) if ahead > MAX_CLOCK_SKEW => findings.problem(
             "clock",
@@ -327,7 +331,7 @@ fn check_clock(findings: &mut Findings, latest: Option<Timestamp>, context: &Con
     }
 }
 
-fn check_configuration(findings: &mut Findings, context: &Context) {
+fn check_configuration(findings: &mut Findings, context: &CliContext) {
     let Some(review) = &context.review else {
         findings.note(
             "cookie",
@@ -351,21 +355,20 @@ fn check_configuration(findings: &mut Findings, context: &Context) {
     }
 }
 
-fn print(findings: &Findings, as_json: bool, context: &Context, out: &mut dyn Write) -> Outcome {
-    let problems =
-        findings.0.iter().filter(|finding| finding.severity == Severity::Problem).count();
+fn print(all: &[DoctorFinding], as_json: bool, style: &Style, out: &mut dyn Write) -> CliResult {
+    let problems = all.iter().filter(|finding| finding.severity == Severity::Problem).count();
     if as_json {
-        let json = |Finding { check, severity, found, remedy }: &Finding| {
+        let json = |DoctorFinding { check, severity, found, remedy }: &DoctorFinding| {
             let severity = severity.look().0;
             json!({ "check": check, "severity": severity, "found": found, "remedy": remedy })
         };
-        let all: Vec<_> = findings.0.iter().map(json).collect();
+        let all: Vec<_> = all.iter().map(json).collect();
         let answer = json!({ "problems": problems, "findings": all });
         writeln!(out, "{}", output::json(&answer))?;
     } else {
-        for finding in &findings.0 {
+        for finding in all {
             let (_, colour, mark) = finding.severity.look();
-            let mark = context.style.paint(colour, mark);
+            let mark = style.paint(colour, mark);
             writeln!(out, "{mark} {:<12} {}", finding.check, one_line(&finding.found))?;
             if let Some(remedy) = &finding.remedy {
                 writeln!(out, "{:20} -> {}", "", one_line(remedy))?;
@@ -374,7 +377,7 @@ fn print(findings: &Findings, as_json: bool, context: &Context, out: &mut dyn Wr
     }
     match problems {
         0 => Ok(()),
-        1 => Err(Failure::new("1 problem; its remedy is listed with it")),
-        _ => Err(Failure::new(format!("{problems} problems; their remedies are listed with them"))),
+        1 => Err(CliError::new("1 problem; its remedy is listed with it")),
+        n => Err(CliError::new(format!("{n} problems; their remedies are listed with them"))),
     }
 }

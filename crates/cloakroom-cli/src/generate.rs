@@ -4,10 +4,10 @@ use std::io::Write;
 
 use clap::CommandFactory;
 
-use crate::arguments::{Arguments, Completions, Man};
-use crate::failure::{Failure, Outcome};
+use crate::arguments::{Arguments, CompletionsArgs, ManArgs};
+use crate::error::{CliError, CliResult};
 
-pub(crate) fn completions(args: &Completions, out: &mut dyn Write) -> Outcome {
+pub(crate) fn completions(args: &CompletionsArgs, out: &mut dyn Write) -> CliResult {
     // The generator panics when a write fails, so it writes to memory.
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Arguments::command(), "cloakroom", &mut script);
@@ -15,7 +15,7 @@ pub(crate) fn completions(args: &Completions, out: &mut dyn Write) -> Outcome {
     Ok(())
 }
 
-pub(crate) fn man(args: &Man, out: &mut dyn Write) -> Outcome {
+pub(crate) fn man(args: &ManArgs, out: &mut dyn Write) -> CliResult {
     let mut command = Arguments::command();
     command.build();
     let page = match &args.command {
@@ -23,7 +23,7 @@ pub(crate) fn man(args: &Man, out: &mut dyn Write) -> Outcome {
         Some(name) => match command.find_subcommand(name) {
             Some(found) => found.clone(),
             None => {
-                return Err(Failure::usage(format!("there is no command {name}; see `help`")));
+                return Err(CliError::usage(format!("there is no command {name}; see `help`")));
             }
         },
     };

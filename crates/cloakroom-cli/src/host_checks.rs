@@ -27,19 +27,19 @@ const NETWORK: [&str; 17] = [
     "fuse.s3fs",
 ];
 
-/// The free bytes of the file system of `path`, without those reserved for root.
+/// Returns the free bytes of the file system of `path`, without those reserved for root.
 pub(crate) fn free_bytes(path: &Path) -> io::Result<u64> {
     let folder = rustix::fs::statvfs(path)?;
     Ok(folder.f_bavail.saturating_mul(folder.f_frsize))
 }
 
-/// The kind of the file system of `path`, where the operating system lists its mounts.
+/// Returns the kind of the file system of `path`, where the operating system lists its mounts.
 pub(crate) fn file_system(path: &Path) -> Option<String> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
     kind_of_mount(&mounts, path)
 }
 
-/// Whether that is the kind of a network file system.
+/// Returns whether this kind of file system is a network file system.
 pub(crate) fn is_network(kind: &str) -> bool {
     NETWORK.contains(&kind)
 }
@@ -83,7 +83,7 @@ fn unescape(text: &str) -> PathBuf {
     PathBuf::from(std::ffi::OsStr::from_bytes(&bytes))
 }
 
-/// Problems with the permissions of the database's files and their folder.
+/// Returns the problems with the permissions of the database's files and their folder.
 pub(crate) fn permissions(path: &Path) -> Vec<String> {
     let mut wrong = Vec::new();
     for suffix in ["", "-wal", "-shm"] {
@@ -111,7 +111,7 @@ pub(crate) fn permissions(path: &Path) -> Vec<String> {
     wrong
 }
 
-/// Files beside the database that a killed backup or restore has left behind.
+/// Returns the files beside the database that a killed backup or restore has left behind.
 pub(crate) fn unfinished(path: &Path) -> Vec<PathBuf> {
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Vec::new() };
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };

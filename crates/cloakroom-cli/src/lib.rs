@@ -37,11 +37,10 @@ mod backup;
 #[cfg(feature = "memcached")]
 mod cache;
 #[cfg(not(feature = "memcached"))]
-#[path = "cache_stub.rs"]
-mod cache;
+mod cache_stub;
 mod compact;
 mod doctor;
-mod failure;
+mod error;
 mod generate;
 mod host_checks;
 mod output;
@@ -64,14 +63,17 @@ use cloakroom::manager::Review;
 use cloakroom::stores::sqlite::Admin;
 
 use crate::arguments::Command;
-use crate::cache::CacheArgs;
-use crate::failure::{Failure, Outcome};
+#[cfg(feature = "memcached")]
+use crate::cache::MemcachedArgs as CacheArgs;
+#[cfg(not(feature = "memcached"))]
+use crate::cache_stub::NoCacheArgs as CacheArgs;
+use crate::error::{CliError, CliResult};
 use crate::output::Style;
 
 pub use target::Target;
 
-/// What commands use besides their arguments.
-struct Context {
+/// The input of a command besides its own arguments.
+struct CliContext {
     admin: Option<Admin>,
     now: Timestamp,
     style: Style,
@@ -80,9 +82,9 @@ struct Context {
     review: Option<Review>,
 }
 
-impl Context {
-    fn admin(&self) -> Outcome<&Admin> {
-        let missing = || Failure::usage("no database: give --db PATH, or set CLOAKROOM_DB");
+impl CliContext {
+    fn admin(&self) -> CliResult<&Admin> {
+        let missing = || CliError::usage("no database: give --db PATH, or set CLOAKROOM_DB");
         self.admin.as_ref().ok_or_else(missing)
     }
 }
@@ -92,8 +94,9 @@ impl Context {
 /// standard error.
 ///
 /// Long commands handle SIGINT, SIGTERM and SIGHUP, unless the process ignores them, and the
-/// handlers stay registered: after the command the first of these signals does nothing, and the
-/// second ends the process, besides the application's own handlers. Call this last, or handle them.
+/// handlers stay registered. After the command, the first of these signals does nothing and the
+/// second ends the process; the application's own handlers run as well. Call this last, or handle
+/// the signals.
 ///
 /// The exit codes are 0 done, 1 failed, 2 usage, 3 not set up, 4 nothing matched.
 pub fn run(
@@ -103,9 +106,9 @@ pub fn run(
     run_all(args, target, None)
 }
 
-/// As [`run`], with the application's
-/// [`SessionManager::review`](cloakroom::SessionManager::review), so that `doctor` checks the
-/// cookie and the limits too.
+/// Runs one command as [`run`] does, with the application's
+/// [`SessionManager::review`](cloakroom::SessionManager::review): `doctor` then also checks the
+/// cookie and the limits.
 pub fn run_reviewed(
     args: impl IntoIterator<Item = impl Into<OsString> + Clone>,
     target: Target,
@@ -130,20 +133,20 @@ fn run_all(
         Err(error) => {
             let message = arguments::in_one_line(&error);
             let _ = writeln!(stderr, "cloakroom: {}", output::one_line(&message));
-            return ExitCode::from(failure::USAGE);
+            return ExitCode::from(error::USAGE);
         }
     };
     let mut out = io::BufWriter::new(stdout.lock());
     let style = Style::new(arguments.utc, io::stdout().is_terminal());
     let done = target::admin(target, &arguments).and_then(|admin| {
         let (now, cache) = (SystemClock.now(), arguments.cache.clone());
-        let context = Context { admin, now, style, cache, review };
+        let context = CliContext { admin, now, style, cache, review };
         dispatch(&arguments.command, &context, &mut out)
     });
     // The output before a failure comes before its message.
-    let flushed = out.flush().map_err(Failure::from);
+    let flushed = out.flush().map_err(CliError::from);
     let done = match done {
-        Err(failure) if failure.code() != failure::NOTHING_MATCHED => Err(failure),
+        Err(failure) if failure.code() != error::NOTHING_MATCHED => Err(failure),
         done => flushed.and(done),
     };
     match done {
@@ -157,12 +160,12 @@ fn run_all(
     }
 }
 
-fn dispatch(command: &Command, context: &Context, out: &mut dyn Write) -> Outcome {
+fn dispatch(command: &Command, context: &CliContext, out: &mut dyn Write) -> CliResult {
     match command {
         Command::Setup(args) => schema::setup(args, context, out),
         Command::Migrate(args) => schema::migrate(args, context, out),
         Command::Clear(args) => schema::clear(args, context, out),
-        Command::Drop(args) => schema::drop_tables(args, context, out),
+        Command::Drop(args) => schema::drop_all(args, context, out),
         Command::Stats(args) => stats::stats(args, context, out),
         Command::List(args) => sessions::list(args, context, out),
         Command::Show(args) => sessions::show(args, context, out),

@@ -10,7 +10,7 @@ use indicatif::HumanCount;
 use jiff::tz::TimeZone;
 use serde_json::Value as Json;
 
-use crate::failure::{Failure, Outcome};
+use crate::error::{CliError, CliResult};
 
 /// The style of output for people.
 #[derive(Clone, Debug)]
@@ -31,13 +31,16 @@ pub(crate) enum Colour {
     Red,
 }
 
-/// Control characters, and those that change the direction of text.
+/// Returns whether `c` is a control character or changes the direction of text.
 fn is_control(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    let changes_direction = matches!(
+        c,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+    );
+    c.is_control() || changes_direction
 }
 
-/// Untrusted text (users, user agents, errors) as one line without control characters.
+/// Returns untrusted text (users, user agents, errors) as one line without control characters.
 pub(crate) fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for c in text.chars() {
@@ -49,13 +52,13 @@ pub(crate) fn one_line(text: &str) -> String {
     line
 }
 
-/// JSON on one line, with control characters escaped.
+/// Returns JSON on one line, with control characters escaped.
 pub(crate) fn json(value: &Json) -> String {
     json_text(&value.to_string(), false)
 }
 
-/// JSON `text` laid out anew, on one line or with a line for each value. Control characters, which
-/// occur inside strings only, are escaped; numbers stay as they were written.
+/// Formats JSON `text` anew, on one line or with a line for each value. Escapes control characters,
+/// which occur inside strings only, and leaves numbers as they were written.
 pub(crate) fn json_text(text: &str, pretty: bool) -> String {
     let mut out = String::with_capacity(text.len());
     let (mut depth, mut is_empty) = (0_usize, false);
@@ -99,7 +102,7 @@ pub(crate) fn json_text(text: &str, pretty: bool) -> String {
     out
 }
 
-/// A time in JSON: RFC 3339 in UTC with milliseconds; null for the infinite future.
+/// Returns a time in JSON: RFC 3339 in UTC with milliseconds; null for the infinite future.
 pub(crate) fn json_time(time: Timestamp) -> Json {
     match jiff::Timestamp::from_millisecond(time.as_millis()) {
         Ok(time) => Json::String(format!("{time:.3}")),
@@ -135,7 +138,7 @@ impl Style {
         self.terminal
     }
 
-    /// The last days up to `now`, in order: their names and start times.
+    /// Returns the last days up to `now`, in order: their names and start times.
     pub(crate) fn days(&self, now: Timestamp, days: usize) -> Vec<(String, Timestamp)> {
         let Ok(now) = jiff::Timestamp::from_millisecond(now.as_millis()) else {
             return Vec::new();
@@ -154,7 +157,7 @@ impl Style {
         begun
     }
 
-    /// This style with times in UTC.
+    /// Returns this style with times in UTC.
     pub(crate) fn in_utc(&self) -> Style {
         Style { zone: TimeZone::UTC, utc: true, ..self.clone() }
     }
@@ -169,27 +172,27 @@ impl Style {
         if self.colours { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
     }
 
-    /// A line with a name in a column of this width, and a value.
+    /// Returns a line with a name in a column of this width, and a value.
     pub(crate) fn line(&self, width: usize, name: &str, value: &str) -> String {
         format!("{} {}", self.paint(Colour::Bold, &format!("{name:<width$}")), one_line(value))
     }
 
-    /// A table of at most the terminal's width. The first column is never wrapped.
-    pub(crate) fn table(&self, header: &'static [&'static str]) -> Table {
-        Table { header, width: self.width, columns: Vec::new() }
+    /// Returns a table of at most the terminal's width. The first column is never wrapped.
+    pub(crate) fn table(&self, header: &'static [&'static str]) -> PagedTable {
+        PagedTable { header, width: self.width, columns: Vec::new() }
     }
 }
 
 /// A table that is printed page by page, with one header.
-pub(crate) struct Table {
+pub(crate) struct PagedTable {
     header: &'static [&'static str],
     width: Option<u16>,
     /// The widths of the columns so far; empty before the first page.
     columns: Vec<u16>,
 }
 
-impl Table {
-    /// The next rows, in columns at least as wide as before.
+impl PagedTable {
+    /// Formats the next rows, in columns at least as wide as before.
     pub(crate) fn page(&mut self, rows: &[Vec<String>]) -> String {
         if rows.is_empty() {
             return String::new();
@@ -232,13 +235,14 @@ impl Table {
 /// Spaces between two columns.
 const GAP: u16 = 2;
 
-/// Colours are for terminals, unless `NO_COLOR` is set (<https://no-color.org>).
+/// Returns whether the output may have colours: a terminal, unless `NO_COLOR` is set
+/// (<https://no-color.org>).
 fn allows_colours(is_terminal: bool, variable: impl Fn(&str) -> Option<String>) -> bool {
     let refused = variable("NO_COLOR").is_some_and(|value| !value.is_empty());
     is_terminal && !refused && variable("TERM").is_none_or(|term| term != "dumb")
 }
 
-/// The number of sessions in words.
+/// Returns a number of sessions as text.
 pub(crate) fn sessions(count: u64) -> String {
     match count {
         1 => "1 session".to_owned(),
@@ -248,7 +252,7 @@ pub(crate) fn sessions(count: u64) -> String {
 
 /// Prints what the command is about to do, and asks for confirmation unless `--yes` gave it. Only
 /// `yes` confirms; any other input, and a closed one, does not.
-pub(crate) fn ask(about: &str, yes: bool) -> Outcome {
+pub(crate) fn ask(about: &str, yes: bool) -> CliResult {
     let mut stderr = io::stderr();
     let about = one_line(about);
     if yes {
@@ -265,7 +269,7 @@ pub(crate) fn ask(about: &str, yes: bool) -> Outcome {
     if !answer.ends_with('\n') {
         writeln!(stderr)?;
     }
-    Err(Failure::new("nothing was changed; answer yes, or give --yes"))
+    Err(CliError::new("nothing was changed; answer yes, or give --yes"))
 }
 
 #[cfg(test)]

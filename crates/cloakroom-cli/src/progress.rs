@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// A bar that counts `unit`.
+/// Returns a progress bar that counts `unit`.
 pub(crate) fn bar(operation: &'static str, unit: &str) -> ProgressBar {
     let template =
         format!("{operation} [{{bar:30}}] {{human_pos}}/{{human_len}} {unit}, {{eta}} left");
@@ -15,7 +15,7 @@ pub(crate) fn bar(operation: &'static str, unit: &str) -> ProgressBar {
     })
 }
 
-/// For work whose length is not known.
+/// Returns a progress display for work of unknown length.
 pub(crate) fn spinner(operation: &'static str) -> ProgressBar {
     ticking(ProgressBar::new_spinner().with_message(operation))
 }

@@ -1,15 +1,15 @@
-//! `setup`, `migrate`, `clear` and `drop`.
+//! The commands `setup`, `migrate`, `clear` and `drop`.
 
 use std::io::Write;
 
-use crate::Context;
-use crate::arguments::{Confirm, Migrate, Setup};
-use crate::failure::Outcome;
+use crate::CliContext;
+use crate::arguments::{ConfirmArgs, MigrateArgs, SetupArgs};
+use crate::error::CliResult;
 use crate::output::{ask, one_line, sessions};
 use crate::sessions::{count_live, live_sessions, scope};
 use crate::target::name;
 
-pub(crate) fn setup(args: &Setup, context: &Context, out: &mut dyn Write) -> Outcome {
+pub(crate) fn setup(args: &SetupArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let admin = context.admin()?;
     let is_set_up = admin.pending_migrations().is_ok_and(|pending| pending.is_empty());
     let store = if args.keep_journal { admin.migrate()? } else { admin.setup()? };
@@ -17,7 +17,7 @@ pub(crate) fn setup(args: &Setup, context: &Context, out: &mut dyn Write) -> Out
     Ok(writeln!(out, "{done}: {}", one_line(&name(&store)))?)
 }
 
-pub(crate) fn migrate(args: &Migrate, context: &Context, out: &mut dyn Write) -> Outcome {
+pub(crate) fn migrate(args: &MigrateArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let admin = context.admin()?;
     // Refuses a missing file and a foreign table.
     let pending = admin.pending_migrations()?;
@@ -34,7 +34,7 @@ pub(crate) fn migrate(args: &Migrate, context: &Context, out: &mut dyn Write) ->
     Ok(())
 }
 
-pub(crate) fn clear(args: &Confirm, context: &Context, out: &mut dyn Write) -> Outcome {
+pub(crate) fn clear(args: &ConfirmArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let store = context.admin()?.store()?;
     ask(
         &format!(
@@ -51,7 +51,7 @@ pub(crate) fn clear(args: &Confirm, context: &Context, out: &mut dyn Write) -> O
     Ok(writeln!(out, "ended {} {}, expired ones included", sessions(ended), scope(None))?)
 }
 
-pub(crate) fn drop_tables(args: &Confirm, context: &Context, out: &mut dyn Write) -> Outcome {
+pub(crate) fn drop_all(args: &ConfirmArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let store = context.admin()?.store()?;
     let other_tables = match store.path() {
         Some(_) => store.admin().info()?.other_tables,

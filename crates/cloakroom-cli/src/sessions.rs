@@ -1,4 +1,4 @@
-//! `list`, `show` and `revoke`.
+//! The commands `list`, `show` and `revoke`, and the number and realms of sessions for the others.
 
 use std::io::Write;
 use std::num::NonZeroUsize;
@@ -11,21 +11,21 @@ use cloakroom::{ErrorKind, SqliteStore};
 use indicatif::HumanCount;
 use serde_json::{Value as Json, json};
 
-use crate::Context;
-use crate::arguments::{List, Revoke, Show};
-use crate::failure::{Failure, Outcome};
-use crate::output::{self, Table, ask, json_time, one_line, sessions};
+use crate::CliContext;
+use crate::arguments::{ListArgs, RevokeArgs, ShowArgs};
+use crate::error::{CliError, CliResult};
+use crate::output::{self, PagedTable, ask, json_time, one_line, sessions};
 use crate::target::name;
 
-/// The sessions that are read and printed at a time, so that a long list needs little memory and
-/// no long read transaction.
+/// The number of sessions that are read and printed at a time, so that a long list needs little
+/// memory and no long read transaction.
 const PAGE: usize = 5000;
 
-pub(crate) fn index(store: &SqliteStore) -> Outcome<&dyn SessionIndex> {
-    store.index().ok_or_else(|| Failure::new("this store cannot list its sessions"))
+pub(crate) fn index(store: &SqliteStore) -> CliResult<&dyn SessionIndex> {
+    store.index().ok_or_else(|| CliError::new("this store cannot list its sessions"))
 }
 
-pub(crate) fn list(args: &List, context: &Context, out: &mut dyn Write) -> Outcome {
+pub(crate) fn list(args: &ListArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let store = context.admin()?.read_only_store()?;
     let (admin, index) = (store.admin(), index(&store)?);
     let realm = args.realm.as_ref();
@@ -76,23 +76,23 @@ pub(crate) fn list(args: &List, context: &Context, out: &mut dyn Write) -> Outco
     }
 }
 
-/// `which`, limited to the realm if one was named.
+/// Returns `which`, limited to the realm if one was named.
 fn in_realm<'a>(realm: Option<&'a Realm>, which: &'a SessionFilter<'a>) -> SessionFilter<'a> {
     realm.map_or(*which, |realm| SessionFilter::InRealm(realm, which))
 }
 
 /// Reports that nothing matched, and the realms that exist if the named one has no session at all,
 /// since its name may be mistyped.
-fn nothing_in(message: &str, realm: Option<&Realm>, store: &SqliteStore) -> Outcome {
+fn nothing_in(message: &str, realm: Option<&Realm>, store: &SqliteStore) -> CliResult {
     const MOST: usize = 10;
     let Some(realm) = realm else {
-        return Err(Failure::nothing_matched(message.to_owned()));
+        return Err(CliError::nothing_matched(message.to_owned()));
     };
     let message = format!("{message} {}", scope(Some(realm)));
     let realms = store.admin().realms()?;
     let mut names = realms.iter().map(Realm::as_str);
     let some = names.by_ref().take(MOST).collect::<Vec<_>>().join(", ");
-    Err(Failure::nothing_matched(match names.count() {
+    Err(CliError::nothing_matched(match names.count() {
         _ if realms.contains(realm) => message,
         _ if realms.is_empty() => format!("{message}; no realm has sessions"),
         0 => format!("{message}; the realms with sessions are {some}"),
@@ -103,18 +103,18 @@ fn nothing_in(message: &str, realm: Option<&Realm>, store: &SqliteStore) -> Outc
 const HEADER: [&str; 9] =
     ["PUBLIC_ID", "USER", "REALM", "CREATED", "SEEN", "DEADLINE", "ADDRESS", "BYTES", "AGENT"];
 
-/// For sessions of one realm.
+/// The header for sessions of one realm.
 const HEADER_IN_REALM: [&str; 8] =
     ["PUBLIC_ID", "USER", "CREATED", "SEEN", "DEADLINE", "ADDRESS", "BYTES", "AGENT"];
 
-/// Prints a list page by page.
+/// The output of a list, page by page.
 enum Printer {
     Json { any: bool },
-    Table { table: Table, shows_realm: bool },
+    Table { table: PagedTable, shows_realm: bool },
 }
 
 impl Printer {
-    fn page(&mut self, page: &[Summary], context: &Context, out: &mut dyn Write) -> Outcome {
+    fn page(&mut self, page: &[Summary], context: &CliContext, out: &mut dyn Write) -> CliResult {
         match self {
             Printer::Table { table, shows_realm } => {
                 let row = |summary| row(summary, *shows_realm, context);
@@ -132,7 +132,7 @@ impl Printer {
         Ok(())
     }
 
-    fn end(self, more: bool, out: &mut dyn Write) -> Outcome {
+    fn end(self, more: bool, out: &mut dyn Write) -> CliResult {
         match self {
             Printer::Table { .. } if more => writeln!(out, "There are more; --limit shows them.")?,
             Printer::Table { .. } => {}
@@ -145,7 +145,7 @@ impl Printer {
     }
 }
 
-fn row(summary: &Summary, shows_realm: bool, context: &Context) -> Vec<String> {
+fn row(summary: &Summary, shows_realm: bool, context: &CliContext) -> Vec<String> {
     let style = &context.style;
     let client = summary.client.as_ref();
     let address = client.and_then(|client| client.address);
@@ -188,10 +188,10 @@ fn summary_json(summary: &Summary) -> Json {
     })
 }
 
-pub(crate) fn show(args: &Show, context: &Context, out: &mut dyn Write) -> Outcome {
+pub(crate) fn show(args: &ShowArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let found = context.admin()?.find(&args.public_id)?;
     let Some(SessionDetails { summary, record, .. }) = found else {
-        return Err(Failure::nothing_matched(format!("there is no session {}", args.public_id)));
+        return Err(CliError::nothing_matched(format!("there is no session {}", args.public_id)));
     };
     let expired = summary.deadline <= context.now;
     let undecodable = record.as_ref().err().map(ToString::to_string);
@@ -247,7 +247,7 @@ pub(crate) fn show(args: &Show, context: &Context, out: &mut dyn Write) -> Outco
     Ok(())
 }
 
-pub(crate) fn revoke(args: &Revoke, context: &Context, out: &mut dyn Write) -> Outcome {
+pub(crate) fn revoke(args: &RevokeArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let store = context.admin()?.store()?;
     let index = index(&store)?;
     let (now, realm) = (context.now, args.realm.as_ref());
@@ -285,7 +285,7 @@ pub(crate) fn revoke(args: &Revoke, context: &Context, out: &mut dyn Write) -> O
         (None, _, Some(public_id)) => {
             (SessionFilter::PublicId(public_id), format!("there is no live session {public_id}"))
         }
-        (None, _, None) => return Err(Failure::usage("give a public id, --user or --all")),
+        (None, _, None) => return Err(CliError::usage("give a public id, --user or --all")),
     };
     let ended = index.revoke(&in_realm(realm, &which), args.except.as_ref(), now)?;
     if ended.is_empty() {
@@ -301,13 +301,13 @@ pub(crate) fn revoke(args: &Revoke, context: &Context, out: &mut dyn Write) -> O
     Ok(())
 }
 
-/// The number of live sessions, for questions; `None` where the table is too damaged to count,
-/// which does not prevent emptying it.
+/// Returns the number of live sessions, for questions, or `None` if the table is too damaged to
+/// count; it can be emptied nevertheless.
 pub(crate) fn count_live(
     store: &SqliteStore,
-    context: &Context,
+    context: &CliContext,
     realm: Option<&Realm>,
-) -> Outcome<Option<u64>> {
+) -> CliResult<Option<u64>> {
     let live = match realm {
         Some(realm) => store.admin().count_in_realm(realm, context.now),
         None => index(store)?.stats(context.now).map(|stats| stats.live),
@@ -319,7 +319,7 @@ pub(crate) fn count_live(
     }
 }
 
-/// The result of [`count_live`] in words.
+/// Returns the result of [`count_live`] as text.
 pub(crate) fn live_sessions(live: Option<u64>) -> String {
     match live {
         None => "all sessions".to_owned(),
@@ -328,7 +328,7 @@ pub(crate) fn live_sessions(live: Option<u64>) -> String {
     }
 }
 
-/// The realms that a command covers, in words.
+/// Returns the realms that a command acts on, as text.
 pub(crate) fn scope(realm: Option<&Realm>) -> String {
     match realm {
         Some(realm) => format!("in realm {}", realm.as_str()),

@@ -12,7 +12,7 @@ use indicatif::ProgressBar;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 
-use crate::failure::{FAILED, Outcome};
+use crate::error::{CliResult, FAILED};
 
 /// A flag that the first signal sets.
 #[derive(Clone, Debug)]
@@ -23,7 +23,7 @@ impl Interrupt {
     ///
     /// They stay registered after the command, because the previous handler cannot be restored
     /// without unsafe code. So a process registers once, however many commands it runs.
-    pub(crate) fn listen() -> Outcome<Self> {
+    pub(crate) fn listen() -> CliResult<Self> {
         static LISTENING: Mutex<Option<Interrupt>> = Mutex::new(None);
         let mut listening = LISTENING.lock().unwrap_or_else(PoisonError::into_inner);
         let interrupt = match listening.take() {
@@ -36,7 +36,7 @@ impl Interrupt {
         Ok(interrupt)
     }
 
-    fn register() -> Outcome<Self> {
+    fn register() -> CliResult<Self> {
         let flag = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| !is_ignored(*signal)) {
             // In this order, so that the second signal finds the flag set by the first.
@@ -77,7 +77,7 @@ impl Interrupt {
     }
 }
 
-/// Whether the parent process (`nohup`, a script's `&`) has this signal ignored. Where the
+/// Returns whether the parent process (`nohup`, a script's `&`) has this signal ignored. Where the
 /// operating system does not say, only SIGHUP counts as ignored, and keeps its default action.
 fn is_ignored(signal: i32) -> bool {
     let ignored = fs::read_to_string("/proc/self/status").ok().and_then(|status| {

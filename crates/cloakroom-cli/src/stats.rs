@@ -1,4 +1,4 @@
-//! `stats`.
+//! The command `stats`: counts of sessions, and sizes.
 
 use std::io::Write;
 use std::time::Duration;
@@ -10,17 +10,17 @@ use cloakroom::stores::sqlite::{DataSizes, DatabaseInfo};
 use indicatif::{HumanBytes, HumanCount};
 use serde_json::{Value as Json, json};
 
-use crate::Context;
-use crate::arguments::Stats;
-use crate::failure::Outcome;
+use crate::CliContext;
+use crate::arguments::StatsArgs;
+use crate::error::CliResult;
 use crate::output::{self, Style};
 use crate::sessions::index;
 use crate::signals::Interrupt;
 
-/// The number of days that have a line of their own.
+/// The number of days with a separate line.
 const DAYS: usize = 7;
 
-pub(crate) fn stats(args: &Stats, context: &Context, out: &mut dyn Write) -> Outcome {
+pub(crate) fn stats(args: &StatsArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let store = context.admin()?.read_only_store()?;
     let Some(seconds) = args.watch else {
         Report::new(&store, context, context.now, args.json)?.print(args.json, context, out)?;
@@ -52,7 +52,12 @@ struct Report {
 }
 
 impl Report {
-    fn new(store: &SqliteStore, context: &Context, now: Timestamp, utc: bool) -> Outcome<Self> {
+    fn new(
+        store: &SqliteStore,
+        context: &CliContext,
+        now: Timestamp,
+        utc: bool,
+    ) -> CliResult<Self> {
         let admin = store.admin();
         let sessions = index(store)?.stats(now)?;
         let style: Style = if utc { context.style.in_utc() } else { context.style.clone() };
@@ -72,7 +77,7 @@ impl Report {
         })
     }
 
-    fn print(&self, json: bool, context: &Context, out: &mut dyn Write) -> Outcome {
+    fn print(&self, json: bool, context: &CliContext, out: &mut dyn Write) -> CliResult {
         if json {
             writeln!(out, "{}", output::json(&self.to_json()))?;
             return Ok(());

@@ -1,16 +1,16 @@
-//! `sweep`.
+//! The command `sweep`: removes expired sessions in batches.
 
 use std::io::Write;
 use std::ops::ControlFlow;
 
-use crate::Context;
-use crate::arguments::Sweep;
-use crate::failure::{Failure, Outcome};
+use crate::CliContext;
+use crate::arguments::SweepArgs;
+use crate::error::{CliError, CliResult};
 use crate::output::sessions;
 use crate::progress::bar;
 use crate::signals::Interrupt;
 
-pub(crate) fn sweep(args: &Sweep, context: &Context, out: &mut dyn Write) -> Outcome {
+pub(crate) fn sweep(args: &SweepArgs, context: &CliContext, out: &mut dyn Write) -> CliResult {
     let limit = args.limit.map_or(u64::MAX, |limit| u64::try_from(limit.get()).unwrap_or(u64::MAX));
     let interrupt = Interrupt::listen()?;
     let bar = bar("sweeping", "sessions");
@@ -21,7 +21,7 @@ pub(crate) fn sweep(args: &Sweep, context: &Context, out: &mut dyn Write) -> Out
     match ended {
         Ok(ControlFlow::Continue(swept)) => writeln!(out, "swept {}", sessions(swept))?,
         Ok(ControlFlow::Break(())) => {
-            return Err(Failure::interrupted(format!("swept {} until then", sessions(swept))));
+            return Err(CliError::interrupted(format!("swept {} until then", sessions(swept))));
         }
         Err(error) => {
             if swept > 0 {

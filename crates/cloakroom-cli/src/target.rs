@@ -4,7 +4,7 @@ use cloakroom::SqliteStore;
 use cloakroom::stores::sqlite::{Admin, SqliteStoreBuilder};
 
 use crate::arguments::Arguments;
-use crate::failure::{Failure, Outcome};
+use crate::error::{CliError, CliResult};
 
 /// The database that the commands work on.
 #[derive(Clone, Debug)]
@@ -20,8 +20,8 @@ pub enum Target {
     Sqlite(SqliteStore),
 }
 
-/// The database, if one was named.
-pub(crate) fn admin(target: Target, arguments: &Arguments) -> Outcome<Option<Admin>> {
+/// Returns the operator's calls on the database, if one was named.
+pub(crate) fn admin(target: Target, arguments: &Arguments) -> CliResult<Option<Admin>> {
     Ok(match target {
         Target::Sqlite(store) => Some(store.admin()),
         Target::Builder(settings) => Some(Admin::new(settings)),
@@ -33,14 +33,14 @@ pub(crate) fn admin(target: Target, arguments: &Arguments) -> Outcome<Option<Adm
                     settings = settings.table(table);
                 }
                 // Here the arguments are wrong, not the file.
-                settings.validate().map_err(|error| Failure::usage(error.to_string()))?;
+                settings.validate().map_err(|error| CliError::usage(error.to_string()))?;
                 Some(Admin::new(settings))
             }
         },
     })
 }
 
-/// The table's name in questions and answers.
+/// Returns the table's name for questions and answers.
 pub(crate) fn name(store: &SqliteStore) -> String {
     match store.path() {
         Some(path) => format!("table {} in {}", store.table(), path.display()),

@@ -26,7 +26,7 @@ struct FailureState {
     /// The status for the catcher after an error or a panic; 0 for none.
     status: AtomicU16,
     watched: OnceLock<Watched>,
-    /// Whether a catcher has made the response.
+    /// True once a catcher has made the response.
     is_from_catcher: OnceLock<bool>,
     /// The header fields that all managers of the request have appended so far.
     kept: Mutex<Vec<(String, String)>>,
@@ -49,7 +49,7 @@ pub(super) fn watch(request: &Request<'_>) {
     });
 }
 
-/// The outcome of the request, and the message of the panic if the handler panicked.
+/// Returns the outcome of the request, and the message of the panic if the handler panicked.
 ///
 /// A catcher can answer a failure with any status, and a handler can catch its own panic and
 /// answer. The mark distinguishes them.
@@ -72,7 +72,8 @@ pub(super) fn outcome(
     }
 }
 
-/// Whether a catcher has already answered a failure with this status, and need not be called again.
+/// Returns whether a catcher has already answered a failure with this status, and need not be
+/// called again.
 pub(super) fn has_answered(request: &Request<'_>, code: u16) -> bool {
     let failure = failure_state(request);
     failure.is_from_catcher.get() == Some(&true)
@@ -125,7 +126,7 @@ pub(super) async fn replace<'r>(
     }
 }
 
-/// Whether a header of this name comes from the server or a fairing, and not from a handler.
+/// Returns whether a header of this name comes from the server or a fairing, not from a handler.
 fn is_of_every_response(name: &str) -> bool {
     const NAMES: [&str; 9] = [
         "server",
@@ -197,7 +198,8 @@ fn status(code: u16) -> Status {
     Status::from_code(code).unwrap_or(Status::InternalServerError)
 }
 
-/// The response of the catcher for this status; if that fails, of the one for 500, as in Rocket.
+/// Returns the response of the catcher for this status; if that fails, of the one for 500, as
+/// Rocket does.
 async fn catcher_response<'r>(code: u16, request: &'r Request<'_>) -> Response<'r> {
     for status in [status(code), Status::InternalServerError] {
         let catcher = matching(status, request).unwrap_or_default();
@@ -220,7 +222,8 @@ async fn call<'r>(
     AssertUnwindSafe(future).catch_unwind().await.ok()?.ok()
 }
 
-/// The application's catcher that Rocket would choose: by the deepest base, then by the code.
+/// Returns the application's catcher that Rocket would choose: by the deepest base, then by the
+/// code.
 fn matching(status: Status, request: &Request<'_>) -> Option<Catcher> {
     let path = request.uri().path();
     let covers = |catcher: &&Catcher| {

@@ -25,8 +25,9 @@ pub(super) struct OpenedSession {
 }
 
 impl Drop for OpenedSession {
-    /// Rocket ends some requests without calling fairings: those it cannot parse, and those in
-    /// which another fairing panics. Their sign-outs and revocations still take effect.
+    /// Closes the session of a request that Rocket ends without calling fairings: one that it
+    /// cannot parse, or one in which another fairing panics. Its sign-outs and revocations still
+    /// take effect.
     fn drop(&mut self) {
         if self.session.is_changed() {
             self.sessions.events().raise(&Event::ChangesDiscarded { public_id: None });
@@ -104,8 +105,8 @@ fn head<'r>(sessions: &'r SessionManager, request: &'r Request<'_>) -> RequestHe
     }
 }
 
-/// The session cookies of Rocket's jar that no `Cookie` header has: tests with the local client add
-/// cookies to the jar.
+/// Returns the session cookies of Rocket's jar that no `Cookie` header has: tests with the local
+/// client add cookies to the jar.
 ///
 /// The jar also has the cookies of the headers, but with percent-decoded names and values. Those
 /// are read from the headers only: browsers do not enforce the prefix `__Host-` for the name
@@ -121,8 +122,8 @@ fn cookies_of_jar(sessions: &SessionManager, request: &Request<'_>) -> Vec<Strin
     Adapter::new(sessions).cookie_names().filter_map(of_name).collect()
 }
 
-/// The outcome of an application's own guard that uses the session: an error has the manager's
-/// [status](SessionManager::status_of), and is reported as an event.
+/// Returns the outcome of an application's own guard that uses the session. An error has the
+/// manager's [status](SessionManager::status_of), and is reported as an event.
 ///
 /// ```
 /// use cloakroom::web::rocket::outcome;

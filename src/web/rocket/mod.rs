@@ -20,36 +20,44 @@
 //! # Ok::<(), cloakroom::Error>(())
 //! ```
 //!
-//! `&SessionManager` is a guard too. An [`Error`](crate::Error) of this crate that a handler
-//! returns goes to the catcher of its [status](SessionManager::status_of), and its details to an
-//! event. Handlers that return [`Result`] can fail with any other error too. It goes to the catcher
-//! of the status of the error of this crate that it contains, else to that of 500.
+//! `&SessionManager` is a guard too.
+//!
+//! # Errors
+//! If a handler returns an [`Error`](crate::Error) of this crate, the catcher of its
+//! [status](SessionManager::status_of) makes the response, and an event has the details. Handlers
+//! that return [`Result`] can fail with any other error too. If that error contains one of this
+//! crate, its status counts, else 500.
 //!
 //! # Storing of changes
-//! The session's changes are stored after the handler and, if one was called, the catcher have
-//! returned, and before the response is sent. If the status of the response is 5xx, or the handler
-//! panicked or returned an error of this crate, changes of data are discarded, and a sign-out or
-//! revocation is kept. If storing fails, the matching catcher makes the response, without the
-//! cookies that the handler or the catcher itself has added to Rocket's jar.
+//! The session's changes are stored before the response is sent, after the handler and, if one was
+//! called, the catcher have returned. Changes of data are discarded if the status of the response
+//! is 5xx, or if the handler panicked or returned an error of this crate; a sign-out or revocation
+//! is kept. If storing fails, the matching catcher makes the response. Cookies that the handler or
+//! this catcher has added to Rocket's jar are then not sent.
 //!
+//! A response that replaces another keeps the headers that the server, or a fairing that was
+//! attached before, adds to every response (`Server`, CORS). Attach sessions after such fairings.
+//!
+//! A streamed body is read after the session is closed: it can read the session, but not change it.
+//!
+//! # Panics
 //! To detect panics, launching installs a hook that calls the program's [panic
 //! hook](std::panic::set_hook), once. A hook that is set later must call the previous one;
 //! otherwise a panic counts as a 500 or, if a catcher answers it with a success, as a success. The
 //! same applies to a panic that is continued with [`resume_unwind`](std::panic::resume_unwind),
 //! which calls no hook. `unwrap` on the result of a joined task does call it.
 //!
-//! A response that replaces another keeps the headers that the server, or a fairing that was
-//! attached before, adds to every response (`Server`, CORS). Attach sessions after such fairings. A
-//! streamed body is read after the session is closed: it can read the session, but not change it.
-//!
 //! # Threads
 //! Rocket runs handlers, plain `fn` ones too, on threads that must not block. A call of the session
 //! that may block therefore runs in `block_in_place`, which moves the thread's other tasks to
-//! another thread; a call that does not reach the store does not. This costs some microseconds a
-//! call, which [`Sessions::inline`] saves. Where `block_in_place` is not possible, as in a task of
-//! a `LocalSet`, calls block the thread. Rocket's setting `max_blocking`, 512 by default, is the
-//! maximum number of waiting calls: at that number, nothing else makes progress. A current-thread
-//! runtime cannot do it: launching fails there.
+//! another thread. This costs some microseconds a call, which [`Sessions::inline`] saves. A call
+//! that does not reach the store needs no `block_in_place`.
+//!
+//! - In a task of a `LocalSet`, where `block_in_place` is not possible, calls block the thread.
+//! - Rocket's setting `max_blocking`, 512 by default, is the maximum number of waiting calls: at
+//!   that number, nothing else makes progress.
+//! - Launching fails on a current-thread runtime, which has no other thread, unless calls are
+//!   [`inline`](Sessions::inline).
 
 mod error_response;
 mod guards;

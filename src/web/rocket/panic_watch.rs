@@ -49,7 +49,7 @@ pub(super) fn watch() {
 }
 
 thread_local! {
-    /// Whether this thread is testing if it may block. Tokio panics in that test if it may not.
+    /// True while this thread tests if it may block. Tokio panics in that test if it may not.
     static IS_PROBING: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -91,7 +91,7 @@ impl Watched {
         Watched(executor)
     }
 
-    /// The message of the request's last panic, if it panicked.
+    /// Returns the message of the request's last panic, if it panicked.
     pub(super) fn panic(&self) -> Option<String> {
         requests().get(&self.0)?.clone()
     }

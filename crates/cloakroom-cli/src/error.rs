@@ -11,74 +11,74 @@ pub(crate) const USAGE: u8 = 2;
 pub(crate) const NOT_SET_UP: u8 = 3;
 pub(crate) const NOTHING_MATCHED: u8 = 4;
 
-pub(crate) type Outcome<T = ()> = Result<T, Failure>;
+pub(crate) type CliResult<T = ()> = Result<T, CliError>;
 
 /// The reason why a command failed.
 #[derive(Debug)]
-pub(crate) enum Failure {
+pub(crate) enum CliError {
     /// An exit code, and a message of one line that ends with advice.
     Message(u8, String),
     Store(Error),
     Output(io::Error),
 }
 
-impl Failure {
+impl CliError {
     pub(crate) fn new(message: impl Into<String>) -> Self {
-        Failure::Message(FAILED, message.into())
+        CliError::Message(FAILED, message.into())
     }
 
     pub(crate) fn usage(message: impl Into<String>) -> Self {
-        Failure::Message(USAGE, message.into())
+        CliError::Message(USAGE, message.into())
     }
 
-    /// No session matched; the message says which was asked for.
+    /// Returns the error for a request that matched no session; the message names the request.
     pub(crate) fn nothing_matched(message: impl Into<String>) -> Self {
-        Failure::Message(NOTHING_MATCHED, message.into())
+        CliError::Message(NOTHING_MATCHED, message.into())
     }
 
     pub(crate) fn interrupted(state: impl fmt::Display) -> Self {
-        Failure::new(format!("interrupted: {state}"))
+        CliError::new(format!("interrupted: {state}"))
     }
 
     pub(crate) fn code(&self) -> u8 {
         match self {
-            Failure::Message(code, _) => *code,
-            Failure::Store(error) if error.kind() == ErrorKind::NotSetUp => NOT_SET_UP,
-            Failure::Store(_) | Failure::Output(_) => FAILED,
+            CliError::Message(code, _) => *code,
+            CliError::Store(error) if error.kind() == ErrorKind::NotSetUp => NOT_SET_UP,
+            CliError::Store(_) | CliError::Output(_) => FAILED,
         }
     }
 
     pub(crate) fn is_broken_pipe(&self) -> bool {
-        matches!(self, Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
+        matches!(self, CliError::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
     }
 }
 
-impl From<Error> for Failure {
+impl From<Error> for CliError {
     fn from(error: Error) -> Self {
-        Failure::Store(error)
+        CliError::Store(error)
     }
 }
 
-impl From<io::Error> for Failure {
+impl From<io::Error> for CliError {
     fn from(error: io::Error) -> Self {
-        Failure::Output(error)
+        CliError::Output(error)
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for CliError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Message(_, message) => f.write_str(message),
-            Failure::Store(error) => {
+            CliError::Message(_, message) => f.write_str(message),
+            CliError::Store(error) => {
                 write!(f, "{error}")?;
                 advice(error).map_or(Ok(()), |advice| write!(f, "; {advice}"))
             }
-            Failure::Output(error) => write!(f, "cannot write the output: {error}"),
+            CliError::Output(error) => write!(f, "cannot write the output: {error}"),
         }
     }
 }
 
-/// What the operator can do about an error.
+/// Returns advice to the operator about an error.
 pub(crate) fn advice(error: &Error) -> Option<&'static str> {
     Some(match error.kind() {
         ErrorKind::Busy => "another process holds the file's lock: try again, or find that process",
