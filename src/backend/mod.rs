@@ -9,6 +9,7 @@ mod filter;
 mod lookup;
 mod replaced_id;
 mod sweep_batch;
+mod touch_error;
 mod wrapper;
 
 use std::fmt::Debug;
@@ -29,6 +30,7 @@ pub use filter::SessionFilter;
 pub use lookup::{LiveSession, Lookup, Missing};
 pub use replaced_id::{ReplacedBy, ReplacedId, ReplacedIdStatus};
 pub(crate) use sweep_batch::SweepBatch;
+pub use touch_error::TouchError;
 pub use wrapper::StoreWrapper;
 
 /// A store of sessions. Every call blocks until it is done.
@@ -61,7 +63,11 @@ pub trait Store: Debug + Send + Sync + 'static {
 
     /// Records activity for all live sessions of the batch. It never moves a time back, and changes
     /// neither data nor revision.
-    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()>;
+    ///
+    /// A session that cannot be touched, or a server that fails, does not keep the other sessions of
+    /// the batch from being touched. The error names those that were not; the caller tries them
+    /// again.
+    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError>;
 
     /// Removes at most `limit` expired sessions. If it removes fewer, none is left.
     fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport>;

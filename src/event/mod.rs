@@ -165,8 +165,10 @@ pub enum Event<'a> {
         /// The session's public id, if the request has read the session.
         public_id: Option<&'a PublicId>,
     },
-    /// Activity could not be recorded, so the session may end early.
+    /// The activity of sessions could not be recorded, and is not tried again. They may end early.
     TouchFailed {
+        /// The number of sessions.
+        sessions: usize,
         /// The reason.
         error: &'a Error,
     },

@@ -411,13 +411,13 @@ impl Context {
         let immediately = idle < SHORT_IDLE || left <= TOUCH_IMMEDIATELY_WITHIN;
         let written = match &self.cleaner {
             Some(cleaner) if !immediately && cleaner.touch(*id_hash, touch) => Ok(()),
-            _ => self
-                .store()
-                .and_then(|store| run_blocking(hook, || store.touch(&[(*id_hash, touch)], now))),
+            _ => self.store().and_then(|store| {
+                run_blocking(hook, || Ok(store.touch(&[(*id_hash, touch)], now)?))
+            }),
         };
         // A failed touch must not fail a request that only reads.
         if let Err(error) = written {
-            self.events.raise(&Event::TouchFailed { error: &error });
+            self.events.raise(&Event::TouchFailed { sessions: 1, error: &error });
         }
     }
 

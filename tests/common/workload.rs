@@ -202,7 +202,8 @@ impl<'w> Worker<'w> {
             let own = &mut worker.lives[at];
             own.seen = seen;
             let touch = Touch::at(Timestamp::from_millis(seen));
-            worker.store.touch(&[(own.id_hash, touch)], NOW).map(|()| Answer::Done)
+            worker.store.touch(&[(own.id_hash, touch)], NOW)?;
+            Ok(Answer::Done)
         })
     }
 

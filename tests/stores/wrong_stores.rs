@@ -8,6 +8,7 @@ use std::time::Duration;
 use cloakroom::backend::{
     Action, Commit, Committed, Delta, LiveSession, Lookup, Missing, NewSession, Page, Record,
     SessionFilter, SessionIndex, Stats, Store, StoreWrapper, Summary, SweepReport, Touch,
+    TouchError,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::conformance::{Failures, check};
@@ -190,7 +191,7 @@ impl StoreWrapper for TouchWritesData {
         Ok(loaded)
     }
 
-    fn on_touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
+    fn on_touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError> {
         for (id_hash, _) in batch {
             if let Some(record) = self.read().get(id_hash) {
                 self.right.commit(&Commit::new(id_hash, Action::Merge, copy(record), now))?;

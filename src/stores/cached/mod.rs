@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use crate::backend::{
     Action, Cache, CacheEntry, CacheLookup, Capabilities, Commit, Committed, FillLease,
-    LiveSession, Lookup, Maintenance, SessionIndex, Store, SweepReport,
+    LiveSession, Lookup, Maintenance, SessionIndex, Store, SweepReport, TouchError,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -383,13 +383,14 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
 
     /// Invalidates the touched sessions. An outdated entry would make every request send another
     /// touch.
-    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
+    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError> {
         self.0.process.check()?;
         self.0.freshness.observe(now);
         let _changing = self.0.in_flight.begin();
-        self.0.backing.touch(batch, now)?;
+        let touched = self.0.backing.touch(batch, now);
+        // Also those that failed: their outcome may be unknown.
         self.invalidate_sessions(batch.iter().map(|(id_hash, _)| *id_hash), now);
-        Ok(())
+        touched
     }
 
     fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use crate::backend::{
     Capabilities, Commit, Committed, Lookup, Maintenance, SessionIndex, Store, SweepReport,
+    TouchError,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, Result};
@@ -151,7 +152,7 @@ impl Store for MemcachedStore {
         self.0.commit(commit)
     }
 
-    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
+    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError> {
         self.0.touch(batch, now)
     }
 
@@ -177,18 +178,17 @@ impl MemcachedInner {
     /// Replaces each item, in exactly the version that was read, by one with a new `seen`. Touches
     /// that conflict with another change, or whose id was replaced, are done one by one like
     /// commits.
-    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
+    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError> {
         let call = StoreCall::new(now, "record activity");
         let id_hashes: Vec<SessionIdHash> = batch.iter().map(|(id_hash, _)| *id_hash).collect();
         let items = self.client.get_many(call.target, &id_hashes);
-        let (mut failed, mut again, mut touched) = (None, Vec::new(), Vec::new());
+        let (mut failed, mut again, mut touched) = (Vec::new(), Vec::new(), Vec::new());
         for ((id_hash, touch), item) in batch.iter().zip(items) {
             let item = match item {
                 Ok(Some(item)) => item,
                 Ok(None) => continue,
-                // A failing server does not keep touches from the others.
                 Err(error) => {
-                    failed = failed.or(Some(error));
+                    failed.push((*id_hash, error));
                     continue;
                 }
             };
@@ -214,14 +214,14 @@ impl MemcachedInner {
             match written {
                 Ok(Written::Stored(_) | Written::Missing) => {}
                 Ok(Written::Changed) => again.push((replacement.at.id_hash, touch)),
-                Err(error) => failed = failed.or(Some(error)),
+                Err(error) => failed.push((replacement.at.id_hash, error)),
             }
         }
         for (id_hash, touch) in again {
             if let Err(error) = self.touch_one(&id_hash, touch, call) {
-                failed = failed.or(Some(error));
+                failed.push((id_hash, error));
             }
         }
-        failed.map_or(Ok(()), Err)
+        TouchError::check(failed)
     }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::backend::{
     Capabilities, Commit, Committed, Decision, IdChange, LiveSession, Lookup, Maintenance, Missing,
     Page, ReplacedId, ReplacedIdStatus, SessionFilter, SessionIndex, Store, SweepReport,
+    TouchError,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -321,7 +322,7 @@ impl Store for MemoryStore {
         committed
     }
 
-    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
+    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError> {
         let mut sessions = self.write();
         for (id_hash, touch) in batch {
             if let Some((current, row, None)) = sessions.locate(id_hash, now)

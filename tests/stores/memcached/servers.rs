@@ -7,7 +7,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cloakroom::ErrorKind;
-use cloakroom::backend::{Committed, Delta, LiveSession, Lookup, Missing, Store, Touch};
+use cloakroom::backend::{
+    Committed, Delta, LiveSession, Lookup, Missing, Store, Touch, TouchError,
+};
 use cloakroom::id::SessionIdHash;
 use cloakroom::stores::memcached::MemcachedStore;
 
@@ -132,7 +134,10 @@ fn the_loss_of_one_server_loses_its_shard_only() {
     // What can be touched is, although one server fails the call.
     let later = NOW + HOUR;
     let batch: Vec<_> = keys.iter().map(|id_hash| (*id_hash, Touch::at(later))).collect();
-    assert_eq!(store.touch(&batch, later).unwrap_err().kind(), ErrorKind::Unavailable);
+    let TouchError::Sessions(failed) = store.touch(&batch, later).unwrap_err() else { panic!() };
+    let lost = keys.iter().zip(&alive).filter(|(_, alive)| !**alive).map(|(id_hash, _)| id_hash);
+    assert!(failed.iter().map(|(id_hash, _)| id_hash).eq(lost), "each is named, and no other");
+    assert!(failed.iter().all(|(_, error)| error.kind() == ErrorKind::Unavailable));
     for (id_hash, _) in keys.iter().zip(&alive).filter(|(_, alive)| **alive) {
         assert_eq!(live(&store, id_hash).unwrap().unwrap().seen, later);
     }
