@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::id::{PublicId, RealmTag, SessionId, SessionIdHash};
 use crate::message::{Outcome, ResponseHeaders};
-use crate::record::{NewSession, Record, Touch};
+use crate::record::{NewSession, Record};
 use crate::session::changes::Changes;
 use crate::session::csrf_secret::Secret;
 use crate::session::load::{Ended, Live, LoadState};
@@ -103,10 +103,7 @@ impl Session {
             state.check_readable("store the session's changes")?;
             self.store_changes(state)?;
         }
-        if let Some(session) = state.loaded.session().filter(|_| !state.ignored) {
-            let now = self.context.now();
-            self.context.touch(self.blocking_hook, session, state.used.unwrap_or(now), now);
-        }
+        self.touch_at_end(state);
         Ok(self.headers(state))
     }
 
@@ -391,7 +388,7 @@ impl Session {
         commit.session_limit = self.context.settings.session_limit;
         commit.max_bytes = self.context.settings.max_bytes;
         for _ in 0..TRIES {
-            commit.touch = Some(Touch::at(state.used.unwrap_or(commit.now)));
+            commit.touch = Some(state.activity.touch(commit.now));
             commit.opened = self.opened_at.min(commit.now);
             if let Some(turn) = &turn {
                 turn.wake_next();

@@ -153,7 +153,7 @@ impl Session {
         self.apply_own_revocation(state);
         if let LoadState::Unread = state.loaded {
             let now = self.context.now();
-            state.used.get_or_insert(now);
+            state.activity.use_at(now);
             state.loaded =
                 self.load(now).or_else(|error| match self.context.settings.on_load_failure {
                     OnLoadFailure::Fail => Err(error),
@@ -162,11 +162,7 @@ impl Session {
                         Ok(LoadState::Unreadable(error))
                     }
                 })?;
-            if let LoadState::Live(live) = &mut state.loaded
-                && !state.ignored
-            {
-                self.context.touch_early(self.blocking_hook, &mut live.session, now);
-            }
+            self.touch_loaded(state, now);
         }
         Ok(&state.loaded)
     }

@@ -3,7 +3,9 @@
 //! Owns [`Session`] and its state; its submodules implement the operations. Uses stores only
 //! through the `Context`. Called by the manager and the adapters.
 
+mod activity;
 mod authentication;
+mod blocking_hook;
 mod changes;
 mod commit;
 mod context;
@@ -11,8 +13,10 @@ mod csrf_secret;
 mod guess_detector;
 mod last_used;
 mod load;
+mod presented;
 mod recently_ended;
 mod running_update;
+mod settings;
 mod sign_in;
 mod update_queue;
 mod values;
@@ -28,17 +32,22 @@ use crate::id::{PublicId, SessionIdHash, UserKey};
 use crate::message::RequestHead;
 use crate::record::{Client, Record};
 use crate::sync::{IgnorePoison, Mutex, MutexGuard};
+use activity::Activity;
 use changes::Changes;
 use last_used::SessionNumber;
 use load::{Absence, LoadState};
+use presented::Presented;
 use recently_ended::SequenceNumber;
 use running_update::RunningUpdate;
 
 pub use authentication::{Authentication, RecentAuth};
-pub use context::{BlockingHook, OnLoadFailure};
-pub(crate) use context::{Context, FormerCookie, Presented, Settings, Transport, run_blocking};
+pub use blocking_hook::BlockingHook;
+pub(crate) use blocking_hook::run_blocking;
+pub(crate) use context::Context;
 pub(crate) use guess_detector::GuessDetector;
 pub(crate) use recently_ended::RecentlyEnded;
+pub use settings::OnLoadFailure;
+pub(crate) use settings::{FormerCookie, Settings, Transport};
 pub(crate) use update_queue::UpdateQueues;
 
 /// Records that a request begins on this thread. Calls of the manager on this thread are attributed
@@ -101,8 +110,7 @@ struct State {
     ignored: bool,
     closed: bool,
     response: ResponseFacts,
-    /// The time at which the request first used its session.
-    used: Option<Timestamp>,
+    activity: Activity,
     /// The last ending of this process for which it was checked whether this request caused it.
     last_checked_ending: SequenceNumber,
 }
@@ -309,13 +317,7 @@ impl Session {
         self.apply_own_revocation(&mut state);
         state.check_readable(operation)?;
         state.response.varies = true;
-        if state.used.is_none() {
-            let now = self.context.now();
-            state.used = Some(now);
-            if matches!(state.loaded, LoadState::Unread) && !state.ignored {
-                self.context.touch_unread(self.blocking_hook, &self.presented, now);
-            }
-        }
+        self.touch_first_written(&mut state);
         Ok(state)
     }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionIdHash;
 use crate::record::Record;
-use crate::session::context::{BlockingHook, run_blocking};
+use crate::session::{BlockingHook, run_blocking};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Condvar, IgnorePoison, Mutex, MutexGuard, instant, spin_until, thread};
 
