@@ -17,7 +17,8 @@ use crate::message::{Outcome, ResponseHeaders};
 use crate::record::{NewSession, Record};
 use crate::session::changes::Changes;
 use crate::session::csrf_secret::Secret;
-use crate::session::load::{Ended, Live, LoadState};
+use crate::session::load::{Live, LoadState};
+use crate::session::recently_ended::Ended;
 use crate::session::update_queue::contention_error;
 use crate::session::{CommitOutcome, Session, SignOut, State, Transport, csrf_secret};
 use crate::sync::instant;
@@ -225,15 +226,12 @@ impl Session {
         match &state.loaded {
             // The first live session of the presented ids takes the changes, without a load.
             LoadState::Unread => {
-                let has_ended = |id_hash: &_| self.has_ended_meanwhile(id_hash).map(Some);
-                let merge = |id_hash: &_| self.change(state, id_hash);
-                if let Err(absence) = self.first_live(merge, has_ended)? {
-                    state.loaded = LoadState::Absent(absence);
-                }
+                let merge = |state: &mut State, id_hash: &_| self.change(state, id_hash);
+                self.first_live(state, merge, |id_hash| self.has_ended_meanwhile(id_hash))?;
             }
             LoadState::Live(live) => {
                 let id_hash = live.session.id_hash;
-                if let Err(missing) = self.change(state, &id_hash)? {
+                if let Some(missing) = self.change(state, &id_hash)? {
                     self.lose_session(state, &missing);
                 }
             }
@@ -264,11 +262,13 @@ impl Session {
         // In a forked process no deletion in flight ever completes.
         self.context.process.check()?;
         let mut presented = self.presented.id_hashes();
-        presented.try_fold(false, |ended, id_hash| Ok(ended || self.has_ended_meanwhile(&id_hash)?))
+        presented.try_fold(false, |ended, id_hash| {
+            Ok(ended || self.has_ended_meanwhile(&id_hash)? == Ended::Yes)
+        })
     }
 
     /// Returns whether the session of this id has ended since this request began.
-    fn has_ended_meanwhile(&self, id_hash: &SessionIdHash) -> Result<bool> {
+    fn has_ended_meanwhile(&self, id_hash: &SessionIdHash) -> Result<Ended> {
         self.run_blocking(|| {
             Ok(self.context.recently_ended.has_ended_since(id_hash, self.endings_at_open))
         })
@@ -276,7 +276,7 @@ impl Session {
 
     /// Merges the changes into the session of this id, or renews it with them. Returns the reason
     /// if there is no such session.
-    fn change(&self, state: &mut State, id_hash: &SessionIdHash) -> Result<Result<(), Missing>> {
+    fn change(&self, state: &mut State, id_hash: &SessionIdHash) -> Result<Option<Missing>> {
         // A replaced id within its grace is not renewed, because the client was sent a newer one.
         let rotates = state.changes.renew && self.own_id(&state.loaded, id_hash).is_some()
             || self.is_former(id_hash);
@@ -295,7 +295,7 @@ impl Session {
                 (session, issued)
             }
             Committed::Unchanged(session) => (session, None),
-            Committed::Missing(missing) => return Ok(Err(missing)),
+            Committed::Missing(missing) => return Ok(Some(missing)),
             _ => return Err(Error::new(ErrorKind::Unexpected, "change a session")),
         };
         state.changes = Changes::default();
@@ -308,7 +308,7 @@ impl Session {
             }
             None => state.loaded.update(session, id_hash),
         }
-        Ok(Ok(()))
+        Ok(None)
     }
 
     pub(super) fn discard_changes(&self, state: &mut State, public_id: Option<&PublicId>) {

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::id::{PublicId, SessionId, SessionIdHash};
 use crate::record::Record;
+use crate::session::recently_ended::Ended;
 use crate::session::{GuessDetector, OnLoadFailure, Session, State};
 
 /// What the presented ids find.
@@ -45,17 +46,6 @@ pub(super) struct Absence {
     pub(super) lost: bool,
     /// The id for the session that begins next, from which its CSRF secret is derived.
     pub(super) next_id: Option<SessionId>,
-}
-
-/// Whether the session ended during the request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Ended {
-    #[default]
-    No,
-    /// Deletions were in flight when a read found no session. The commit checks whether one of them
-    /// has ended it.
-    InDoubt,
-    Yes,
 }
 
 /// An id of this request that was replaced.
@@ -154,54 +144,54 @@ impl Session {
         if let LoadState::Unread = state.loaded {
             let now = self.context.now();
             state.activity.use_at(now);
-            state.loaded =
-                self.load(now).or_else(|error| match self.context.settings.on_load_failure {
-                    OnLoadFailure::Fail => Err(error),
-                    OnLoadFailure::TreatAsAnonymous => {
-                        self.context.events.raise(&Event::TreatedAsAnonymous { error: &error });
-                        Ok(LoadState::Unreadable(error))
-                    }
-                })?;
+            if let Err(error) = self.load(state, now) {
+                if self.context.settings.on_load_failure == OnLoadFailure::Fail {
+                    return Err(error);
+                }
+                self.context.events.raise(&Event::TreatedAsAnonymous { error: &error });
+                state.loaded = LoadState::Unreadable(error);
+            }
             self.touch_loaded(state, now);
         }
         Ok(&state.loaded)
     }
 
     /// Loads the session of the first presented id that finds one.
-    fn load(&self, now: Timestamp) -> Result<LoadState> {
-        let attempt = |asked: &SessionIdHash| {
+    fn load(&self, state: &mut State, now: Timestamp) -> Result<()> {
+        let attempt = |state: &mut State, id_hash: &SessionIdHash| {
             // Checked for each id, so that a request without ids skips the check.
             let store = self.context.store()?;
-            let immediate = self.blocking_hook.and_then(|_| store.try_load(asked, now));
-            let found = match immediate {
-                Some(found) => found,
-                None => self.run_blocking(|| store.load(asked, now))?,
-            };
-            Ok(match found {
+            let immediate = self.blocking_hook.and_then(|_| store.try_load(id_hash, now));
+            let found =
+                immediate.map_or_else(|| self.run_blocking(|| store.load(id_hash, now)), Ok);
+            Ok(match found? {
                 Lookup::Live { session, .. } => {
-                    Ok(Live { session, found_by: *asked, issued: None })
+                    state.loaded.update(session, id_hash);
+                    None
                 }
-                Lookup::Missing(missing) => Err(missing),
+                Lookup::Missing(missing) => Some(missing),
             })
         };
         let recently_ended = &self.context.recently_ended;
         let has_ended =
-            |asked: &_| Ok(recently_ended.try_has_ended_since(asked, self.endings_at_open));
-        Ok(self.first_live(attempt, has_ended)?.map_or_else(LoadState::Absent, LoadState::Live))
+            |id_hash: &_| Ok(recently_ended.try_has_ended_since(id_hash, self.endings_at_open));
+        self.first_live(state, attempt, has_ended)
     }
 
-    /// Tries the presented ids until one finds a live session. Returns the reasons if none does.
-    /// `has_ended` returns whether the session of an unknown id ended meanwhile; `None`: in doubt.
-    pub(super) fn first_live<T>(
+    /// Attempts a load or a change by each presented id until one finds a live session. If none does,
+    /// the session is absent. An attempt returns the reason why its id found none; `has_ended` says
+    /// whether the session of an unknown id has ended meanwhile.
+    pub(super) fn first_live(
         &self,
-        mut attempt: impl FnMut(&SessionIdHash) -> Result<Result<T, Missing>>,
-        has_ended: impl Fn(&SessionIdHash) -> Result<Option<bool>>,
-    ) -> Result<Result<T, Absence>> {
+        state: &mut State,
+        mut attempt: impl FnMut(&mut State, &SessionIdHash) -> Result<Option<Missing>>,
+        has_ended: impl Fn(&SessionIdHash) -> Result<Ended>,
+    ) -> Result<()> {
         let mut absence = Absence::default();
-        for asked in self.presented.id_hashes() {
-            match attempt(&asked)? {
-                Ok(found) => return Ok(Ok(found)),
-                Err(Missing::Replaced { id, session, .. }) => {
+        for id_hash in self.presented.id_hashes() {
+            let Some(missing) = attempt(state, &id_hash)? else { return Ok(()) };
+            match missing {
+                Missing::Replaced { id, session, .. } => {
                     let new = self.new_replaced(&LoadState::Unread, &id, &session.record);
                     // One that was replaced concurrently comes first, so that a planted id does not
                     // hide it.
@@ -210,23 +200,23 @@ impl Session {
                         absence.replaced = Some(new);
                     }
                 }
-                Err(Missing::Undecodable { public_id, error, .. }) => {
+                Missing::Undecodable { public_id, error, .. } => {
                     let public_id = public_id.as_ref();
                     self.context.events.raise(&Event::Undecodable { public_id, error: &error });
                 }
-                Err(Missing::NotFound { .. }) => match has_ended(&asked)? {
-                    Some(true) => absence.ended = Ended::Yes,
-                    ended => {
-                        let doubt = ended.map_or(Ended::InDoubt, |_| Ended::No);
-                        absence.ended = absence.ended.max(doubt);
+                Missing::NotFound { .. } => {
+                    let ended = has_ended(&id_hash)?;
+                    absence.ended = absence.ended.max(ended);
+                    if ended != Ended::Yes {
                         self.context.events.raise(&Event::UnknownId { address: self.address });
-                        self.context.count_guess(self.address, GuessDetector::hash_of(&asked));
+                        self.context.count_guess(self.address, GuessDetector::hash_of(&id_hash));
                     }
-                },
+                }
             }
         }
         self.report_stale_id(&mut absence)?;
-        Ok(Err(absence))
+        state.loaded = LoadState::Absent(absence);
+        Ok(())
     }
 
     /// Records the loss of the live session, which another request has ended or given a new id.

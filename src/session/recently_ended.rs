@@ -42,6 +42,16 @@ pub(crate) struct DeletionInFlight<'e> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct SequenceNumber(u64);
 
+/// Whether a session that is not live ended after some time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Ended {
+    #[default]
+    No,
+    /// Deletions are in flight, and one of them may end it.
+    InDoubt,
+    Yes,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct EndedSession {
     number: SequenceNumber,
@@ -134,31 +144,36 @@ impl RecentlyEnded {
             .any(|ending| since < ending.number && ending.revoked_by == Some(by))
     }
 
-    /// Returns whether the session of `id_hash`, which is not live, was ended after `since`, or
-    /// `None` if deletions in flight leave it undecided. Never blocks.
+    /// Returns whether the session of `id_hash`, which is not live, was ended after `since`. Never
+    /// blocks.
     pub(crate) fn try_has_ended_since(
         &self,
         id_hash: &SessionIdHash,
         since: SequenceNumber,
-    ) -> Option<bool> {
+    ) -> Ended {
         let generations = self.lock();
-        let has_ended = generations.has_ended_since(id_hash, since);
-        (has_ended || generations.in_flight.is_empty()).then_some(has_ended)
+        if generations.has_ended_since(id_hash, since) {
+            Ended::Yes
+        } else if generations.in_flight.is_empty() {
+            Ended::No
+        } else {
+            Ended::InDoubt
+        }
     }
 
-    /// Returns whether the session of `id_hash`, which is not live, was ended after `since`. Blocks
-    /// until the deletions in flight have recorded their endings. For writes only, which would
-    /// otherwise begin a new session for a visitor who has just signed out.
-    pub(crate) fn has_ended_since(&self, id_hash: &SessionIdHash, since: SequenceNumber) -> bool {
+    /// Returns the same without doubt: blocks until the deletions in flight have recorded their
+    /// endings. For writes only, which would otherwise begin a new session for a visitor who has
+    /// just signed out.
+    pub(crate) fn has_ended_since(&self, id_hash: &SessionIdHash, since: SequenceNumber) -> Ended {
         let mut generations = self.lock();
         // A deletion that begins later does not find the session, so it is not awaited.
         let last = generations.begun;
         loop {
             if generations.has_ended_since(id_hash, since) {
-                return true;
+                return Ended::Yes;
             }
             if generations.in_flight.first().is_none_or(|first| *first > last) {
-                return false;
+                return Ended::No;
             }
             generations = self.changed.wait(generations).ignore_poison();
         }
@@ -193,13 +208,16 @@ mod tests {
         let id_hash = SessionIdHash::from_bytes([1; 32]);
         let before = recently_ended.sequence();
         recently_ended.record([id_hash]);
-        assert!(recently_ended.has_ended_since(&id_hash, before));
-        assert!(!recently_ended.has_ended_since(&id_hash, recently_ended.sequence()));
-        assert!(!recently_ended.has_ended_since(&SessionIdHash::from_bytes([2; 32]), before));
+        assert_eq!(recently_ended.has_ended_since(&id_hash, before), Ended::Yes);
+        assert_eq!(recently_ended.has_ended_since(&id_hash, recently_ended.sequence()), Ended::No);
+        assert_eq!(
+            recently_ended.has_ended_since(&SessionIdHash::from_bytes([2; 32]), before),
+            Ended::No
+        );
         let between = recently_ended.sequence();
         recently_ended.record_revocation_of_all();
-        assert!(recently_ended.has_ended_since(&id_hash, between));
-        assert!(!recently_ended.has_ended_since(&id_hash, recently_ended.sequence()));
+        assert_eq!(recently_ended.has_ended_since(&id_hash, between), Ended::Yes);
+        assert_eq!(recently_ended.has_ended_since(&id_hash, recently_ended.sequence()), Ended::No);
     }
 
     #[test]
@@ -209,12 +227,12 @@ mod tests {
             (SessionIdHash::from_bytes([1; 32]), SessionIdHash::from_bytes([2; 32]));
         let before = recently_ended.sequence();
         let in_flight = recently_ended.begin();
-        assert_eq!(recently_ended.try_has_ended_since(&id_hash, before), None);
+        assert_eq!(recently_ended.try_has_ended_since(&id_hash, before), Ended::InDoubt);
         recently_ended.record([id_hash]);
-        assert_eq!(recently_ended.try_has_ended_since(&id_hash, before), Some(true));
-        assert_eq!(recently_ended.try_has_ended_since(&other, before), None);
+        assert_eq!(recently_ended.try_has_ended_since(&id_hash, before), Ended::Yes);
+        assert_eq!(recently_ended.try_has_ended_since(&other, before), Ended::InDoubt);
         drop(in_flight);
-        assert_eq!(recently_ended.try_has_ended_since(&other, before), Some(false));
+        assert_eq!(recently_ended.try_has_ended_since(&other, before), Ended::No);
     }
 
     #[test]
@@ -232,6 +250,9 @@ mod tests {
             generations.current.len() + generations.previous.len()
         };
         assert!(kept <= 2 * GENERATION_SIZE);
-        assert!(recently_ended.has_ended_since(&id_hash(5 * GENERATION_SIZE - 1), before));
+        assert_eq!(
+            recently_ended.has_ended_since(&id_hash(5 * GENERATION_SIZE - 1), before),
+            Ended::Yes
+        );
     }
 }
