@@ -12,15 +12,16 @@ use crate::cookie;
 use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
-use crate::id::{PublicId, RealmTag, SessionId, SessionIdHash};
+use crate::id::{RealmTag, SessionId, SessionIdHash};
 use crate::message::{Outcome, ResponseHeaders};
 use crate::record::{NewSession, Record};
 use crate::session::changes::Changes;
 use crate::session::csrf_secret::Secret;
 use crate::session::load::{Live, LoadState};
-use crate::session::recently_ended::Ended;
 use crate::session::update_queue::contention_error;
-use crate::session::{CommitOutcome, Session, SignOut, State, Transport, csrf_secret};
+use crate::session::{
+    CommitOutcome, RecentlyEnded, Session, SignOut, State, Transport, csrf_secret,
+};
 use crate::sync::instant;
 
 /// The maximum number of tries of a commit whose revision does not match. From the second try on,
@@ -206,16 +207,28 @@ impl Session {
     /// Ends the session of this id, which may be a remembered replaced id. Returns whether there
     /// was one.
     pub(super) fn end_session_of(&self, id_hash: &SessionIdHash) -> Result<bool> {
-        let (store, now) = (self.context.store()?, self.context.now());
-        let end = Commit::new(id_hash, Action::Delete, Delta::new(), now);
-        let ending = self.context.recently_ended.begin();
-        let Committed::Deleted(current) = self.run_blocking(|| store.commit(&end))? else {
-            return Ok(false);
+        let end = Commit::new(id_hash, Action::Delete, Delta::new(), self.context.now());
+        let has_ended = matches!(self.commit_once(&end)?, Committed::Deleted(_));
+        if has_ended {
+            self.context.events.raise(&Event::SignedOut);
+        }
+        Ok(has_ended)
+    }
+
+    /// Makes a commit, and records which sessions it has ended.
+    fn commit_once(&self, commit: &Commit) -> Result<Committed> {
+        let (store, recently_ended) = (self.context.store()?, &self.context.recently_ended);
+        let call = || self.run_blocking(|| store.commit(commit));
+        let record = |recently_ended: &RecentlyEnded, committed: &Committed| match committed {
+            Committed::Done { ended, .. } => recently_ended.record(ended),
+            Committed::Deleted(current) => recently_ended.record(&[*current, commit.id_hash]),
+            _ => {}
         };
-        self.context.recently_ended.record([current, *id_hash]);
-        drop(ending);
-        self.context.events.raise(&Event::SignedOut);
-        Ok(true)
+        if matches!(commit.action, Action::SignIn { .. } | Action::Delete) {
+            return recently_ended.while_ending(call, record);
+        }
+        // A merge ends no session, and the store remembers an id that a renewal replaces.
+        call().inspect(|committed| record(recently_ended, committed))
     }
 
     /// Stores the changes, or discards them if the session ended or was renewed meanwhile.
@@ -226,8 +239,7 @@ impl Session {
         match &state.loaded {
             // The first live session of the presented ids takes the changes, without a load.
             LoadState::Unread => {
-                let merge = |state: &mut State, id_hash: &_| self.change(state, id_hash);
-                self.first_live(state, merge, |id_hash| self.has_ended_meanwhile(id_hash))?;
+                self.first_live(state, true, |state, id_hash| self.change(state, id_hash))?;
             }
             LoadState::Live(live) => {
                 let id_hash = live.session.id_hash;
@@ -237,41 +249,10 @@ impl Session {
             }
             LoadState::Absent(_) | LoadState::Unreadable(_) => {}
         }
-        // If a session was found, it has taken the changes. Here there is none.
-        if let LoadState::Absent(absence) = &state.loaded {
-            let has_data = !state.changes.delta().is_empty();
-            let discards = absence.discards_changes();
-            let has_ended = match absence.ended {
-                Ended::No => false,
-                Ended::InDoubt => !discards && self.was_ended_in_flight()?,
-                Ended::Yes => true,
-            };
-            if has_ended || has_data && discards {
-                self.discard_changes(state, None);
-            } else if has_data {
-                self.begin(state)?;
-            }
-        }
+        // If a session was found, it has taken the changes.
+        self.store_without_session(state)?;
         state.changes = Changes::default();
         Ok(())
-    }
-
-    /// Returns whether a deletion that was in flight when the load found no session has ended the
-    /// session of a presented id.
-    fn was_ended_in_flight(&self) -> Result<bool> {
-        // In a forked process no deletion in flight ever completes.
-        self.context.process.check()?;
-        let mut presented = self.presented.id_hashes();
-        presented.try_fold(false, |ended, id_hash| {
-            Ok(ended || self.has_ended_meanwhile(&id_hash)? == Ended::Yes)
-        })
-    }
-
-    /// Returns whether the session of this id has ended since this request began.
-    fn has_ended_meanwhile(&self, id_hash: &SessionIdHash) -> Result<Ended> {
-        self.run_blocking(|| {
-            Ok(self.context.recently_ended.has_ended_since(id_hash, self.endings_at_open))
-        })
     }
 
     /// Merges the changes into the session of this id, or renews it with them. Returns the reason
@@ -288,19 +269,14 @@ impl Session {
             realm: settings.realm.clone(),
             grace_until: settings.grace.map(|grace| self.context.now() + grace),
         });
-        let (session, issued) = match self.commit_to(state, Proposal::new(id_hash, action))? {
-            Committed::Done { session, ended } => {
-                self.context.recently_ended.record(ended);
-                let issued = id.filter(|_| to == Some(session.id_hash));
-                (session, issued)
-            }
-            Committed::Unchanged(session) => (session, None),
+        let session = match self.commit_to(state, Proposal::new(id_hash, action))? {
+            Committed::Done { session, .. } | Committed::Unchanged(session) => session,
             Committed::Missing(missing) => return Ok(Some(missing)),
             _ => return Err(Error::new(ErrorKind::Unexpected, "change a session")),
         };
         state.changes = Changes::default();
         let public_id = session.record.public_id;
-        match issued {
+        match id.filter(|_| to == Some(session.id_hash)) {
             Some(id) => {
                 state.loaded = Live::issued(session, id);
                 // Raised last, so that a panicking listener cannot undo the renewal.
@@ -311,17 +287,8 @@ impl Session {
         Ok(None)
     }
 
-    pub(super) fn discard_changes(&self, state: &mut State, public_id: Option<&PublicId>) {
-        if let LoadState::Absent(absence) = &mut state.loaded {
-            absence.lost = true;
-        }
-        state.response.discarded = true;
-        state.changes.drop_data();
-        self.context.events.raise(&Event::ChangesDiscarded { public_id });
-    }
-
     /// Creates a session with the changes so far, unless they have no effect on an empty session.
-    fn begin(&self, state: &mut State) -> Result<()> {
+    pub(super) fn begin(&self, state: &mut State) -> Result<()> {
         let now = self.context.now();
         let new_session = self.new_session(state)?;
         if !state.changes.delta().apply(&mut Record::create(&new_session, now)) {
@@ -393,7 +360,7 @@ impl Session {
             if let Some(turn) = &turn {
                 turn.wake_next();
             }
-            match self.run_blocking(|| self.context.store()?.commit(&commit))? {
+            match self.commit_once(&commit)? {
                 Committed::RevisionMismatch(LiveSession { record, .. }) => {
                     let turn = match &mut turn {
                         Some(turn) if turn.is_over() => break,

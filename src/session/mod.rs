@@ -3,6 +3,7 @@
 //! Owns [`Session`] and its state; its submodules implement the operations. Uses stores only
 //! through the `Context`. Called by the manager and the adapters.
 
+mod absence;
 mod activity;
 mod authentication;
 mod blocking_hook;
@@ -32,10 +33,11 @@ use crate::id::{PublicId, SessionIdHash, UserKey};
 use crate::message::RequestHead;
 use crate::record::{Client, Record};
 use crate::sync::{IgnorePoison, Mutex, MutexGuard};
+use absence::Absence;
 use activity::Activity;
 use changes::Changes;
 use last_used::SessionNumber;
-use load::{Absence, LoadState};
+use load::LoadState;
 use presented::Presented;
 use recently_ended::SequenceNumber;
 use running_update::RunningUpdate;
@@ -423,23 +425,6 @@ impl Session {
         }
         state.reset(SignOut::Requested);
         Ok(())
-    }
-
-    /// Continues as after [`destroy`](Self::destroy) if this request has ended its own session by a
-    /// call of the manager.
-    fn apply_own_revocation(&self, state: &mut State) {
-        self.session_number.mark_last_used();
-        let now = self.context.recently_ended.sequence();
-        let seen = std::mem::replace(&mut state.last_checked_ending, now);
-        if seen == now || state.closed {
-            return;
-        }
-        let current = state.loaded.session().map(|session| session.id_hash);
-        let recently_ended = &self.context.recently_ended;
-        let mut own = current.into_iter().chain(self.presented.id_hashes());
-        if own.any(|id_hash| recently_ended.was_revoked_by(&id_hash, self.session_number, seen)) {
-            state.reset(SignOut::Done);
-        }
     }
 
     /// Returns whether this request has changes that are not stored yet. A write of the value that

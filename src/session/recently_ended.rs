@@ -7,6 +7,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
+use crate::error::Result;
 use crate::id::SessionIdHash;
 use crate::session::last_used::SessionNumber;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -33,7 +34,7 @@ pub(crate) struct RecentlyEnded {
 
 /// A guard: a deletion is in flight until this is dropped. Which sessions it has ended is known
 /// only after the store has returned.
-pub(crate) struct DeletionInFlight<'e> {
+struct DeletionInFlight<'e> {
     recently_ended: &'e RecentlyEnded,
     number: u64,
 }
@@ -91,9 +92,20 @@ impl RecentlyEnded {
         SequenceNumber(self.count.fetch_add(1, Ordering::SeqCst) + 1)
     }
 
-    /// Records that a deletion is in flight. Call this before the store deletes, and drop the guard
-    /// after all endings are recorded.
-    pub(crate) fn begin(&self) -> DeletionInFlight<'_> {
+    /// Makes a call that deletes sessions, and records by `record` which ones it has ended. A
+    /// deletion is in flight meanwhile.
+    pub(crate) fn while_ending<T>(
+        &self,
+        delete: impl FnOnce() -> Result<T>,
+        record: impl FnOnce(&Self, &T),
+    ) -> Result<T> {
+        let _in_flight = self.begin();
+        let deleted = delete()?;
+        record(self, &deleted);
+        Ok(deleted)
+    }
+
+    fn begin(&self) -> DeletionInFlight<'_> {
         let mut generations = self.lock();
         generations.begun += 1;
         let number = generations.begun;
@@ -102,14 +114,15 @@ impl RecentlyEnded {
     }
 
     /// Records that the request of a session has ended the sessions of these id hashes.
-    pub(crate) fn record(&self, ended: impl IntoIterator<Item = SessionIdHash>) {
-        ended.into_iter().for_each(|id_hash| self.insert(id_hash, None));
+    pub(crate) fn record(&self, ended: &[SessionIdHash]) {
+        ended.iter().for_each(|id_hash| self.insert(*id_hash, None));
     }
 
-    /// Records that a call of the manager has ended the session of `id_hash`. The call is
-    /// attributed to the session that this thread has used last.
-    pub(crate) fn record_revocation(&self, id_hash: SessionIdHash) {
-        self.insert(id_hash, SessionNumber::last_used_here());
+    /// Records that a call of the manager has ended them. The call is attributed to the session
+    /// that this thread has used last.
+    pub(crate) fn record_revocations(&self, ended: &[SessionIdHash]) {
+        let revoked_by = SessionNumber::last_used_here();
+        ended.iter().for_each(|id_hash| self.insert(*id_hash, revoked_by));
     }
 
     fn insert(&self, id_hash: SessionIdHash, revoked_by: Option<SessionNumber>) {
@@ -144,36 +157,28 @@ impl RecentlyEnded {
             .any(|ending| since < ending.number && ending.revoked_by == Some(by))
     }
 
-    /// Returns whether the session of `id_hash`, which is not live, was ended after `since`. Never
-    /// blocks.
-    pub(crate) fn try_has_ended_since(
+    /// Returns whether the session of `id_hash`, which is not live, was ended after `since`. With
+    /// `wait` it is never in doubt: the call blocks until the deletions in flight have recorded
+    /// their endings. That is for writes, which would otherwise begin a new session for a visitor
+    /// who has just signed out.
+    pub(crate) fn has_ended(
         &self,
         id_hash: &SessionIdHash,
         since: SequenceNumber,
+        wait: bool,
     ) -> Ended {
-        let generations = self.lock();
-        if generations.has_ended_since(id_hash, since) {
-            Ended::Yes
-        } else if generations.in_flight.is_empty() {
-            Ended::No
-        } else {
-            Ended::InDoubt
-        }
-    }
-
-    /// Returns the same without doubt: blocks until the deletions in flight have recorded their
-    /// endings. For writes only, which would otherwise begin a new session for a visitor who has
-    /// just signed out.
-    pub(crate) fn has_ended_since(&self, id_hash: &SessionIdHash, since: SequenceNumber) -> Ended {
         let mut generations = self.lock();
         // A deletion that begins later does not find the session, so it is not awaited.
         let last = generations.begun;
         loop {
-            if generations.has_ended_since(id_hash, since) {
+            if generations.endings_of(id_hash).any(|ending| since < ending.number) {
                 return Ended::Yes;
             }
             if generations.in_flight.first().is_none_or(|first| *first > last) {
                 return Ended::No;
+            }
+            if !wait {
+                return Ended::InDoubt;
             }
             generations = self.changed.wait(generations).ignore_poison();
         }
@@ -181,10 +186,6 @@ impl RecentlyEnded {
 }
 
 impl Generations {
-    fn has_ended_since(&self, id_hash: &SessionIdHash, since: SequenceNumber) -> bool {
-        self.endings_of(id_hash).any(|ending| since < ending.number)
-    }
-
     fn endings_of(&self, id_hash: &SessionIdHash) -> impl Iterator<Item = &EndedSession> {
         let ended = self.current.get(id_hash).or_else(|| self.previous.get(id_hash));
         ended.into_iter().chain(&self.all)
@@ -207,17 +208,17 @@ mod tests {
         let recently_ended = RecentlyEnded::default();
         let id_hash = SessionIdHash::from_bytes([1; 32]);
         let before = recently_ended.sequence();
-        recently_ended.record([id_hash]);
-        assert_eq!(recently_ended.has_ended_since(&id_hash, before), Ended::Yes);
-        assert_eq!(recently_ended.has_ended_since(&id_hash, recently_ended.sequence()), Ended::No);
+        recently_ended.record(&[id_hash]);
+        assert_eq!(recently_ended.has_ended(&id_hash, before, true), Ended::Yes);
+        assert_eq!(recently_ended.has_ended(&id_hash, recently_ended.sequence(), true), Ended::No);
         assert_eq!(
-            recently_ended.has_ended_since(&SessionIdHash::from_bytes([2; 32]), before),
+            recently_ended.has_ended(&SessionIdHash::from_bytes([2; 32]), before, true),
             Ended::No
         );
         let between = recently_ended.sequence();
         recently_ended.record_revocation_of_all();
-        assert_eq!(recently_ended.has_ended_since(&id_hash, between), Ended::Yes);
-        assert_eq!(recently_ended.has_ended_since(&id_hash, recently_ended.sequence()), Ended::No);
+        assert_eq!(recently_ended.has_ended(&id_hash, between, true), Ended::Yes);
+        assert_eq!(recently_ended.has_ended(&id_hash, recently_ended.sequence(), true), Ended::No);
     }
 
     #[test]
@@ -227,12 +228,12 @@ mod tests {
             (SessionIdHash::from_bytes([1; 32]), SessionIdHash::from_bytes([2; 32]));
         let before = recently_ended.sequence();
         let in_flight = recently_ended.begin();
-        assert_eq!(recently_ended.try_has_ended_since(&id_hash, before), Ended::InDoubt);
-        recently_ended.record([id_hash]);
-        assert_eq!(recently_ended.try_has_ended_since(&id_hash, before), Ended::Yes);
-        assert_eq!(recently_ended.try_has_ended_since(&other, before), Ended::InDoubt);
+        assert_eq!(recently_ended.has_ended(&id_hash, before, false), Ended::InDoubt);
+        recently_ended.record(&[id_hash]);
+        assert_eq!(recently_ended.has_ended(&id_hash, before, false), Ended::Yes);
+        assert_eq!(recently_ended.has_ended(&other, before, false), Ended::InDoubt);
         drop(in_flight);
-        assert_eq!(recently_ended.try_has_ended_since(&other, before), Ended::No);
+        assert_eq!(recently_ended.has_ended(&other, before, false), Ended::No);
     }
 
     #[test]
@@ -244,14 +245,14 @@ mod tests {
             SessionIdHash::from_bytes(bytes)
         };
         let before = recently_ended.sequence();
-        recently_ended.record((0..5 * GENERATION_SIZE).map(id_hash));
+        recently_ended.record(&(0..5 * GENERATION_SIZE).map(id_hash).collect::<Vec<_>>());
         let kept = {
             let generations = recently_ended.lock();
             generations.current.len() + generations.previous.len()
         };
         assert!(kept <= 2 * GENERATION_SIZE);
         assert_eq!(
-            recently_ended.has_ended_since(&id_hash(5 * GENERATION_SIZE - 1), before),
+            recently_ended.has_ended(&id_hash(5 * GENERATION_SIZE - 1), before, true),
             Ended::Yes
         );
     }

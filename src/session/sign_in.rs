@@ -109,7 +109,6 @@ impl Session {
                 _ => SessionId::generate()?,
             };
             let to = id.hash(self.realm());
-            let ending = self.context.recently_ended.begin();
             let sign_in = Action::SignIn {
                 to,
                 user: user.clone(),
@@ -122,14 +121,9 @@ impl Session {
                 ..Proposal::new(&from, sign_in)
             };
             match self.commit_to(state, proposal)? {
-                Committed::Done { session, ended } => {
-                    self.context.recently_ended.record(ended);
-                    drop(ending);
-                    state.loaded = Live::issued(session, id);
-                }
+                Committed::Done { session, .. } => state.loaded = Live::issued(session, id),
                 Committed::Missing(Missing::Replaced { id: replaced, session, .. }) => {
                     let id_hash = session.id_hash;
-                    drop(ending);
                     let salt = match replaced.by {
                         ReplacedBy::SignIn { salt } => salt,
                         ReplacedBy::Renewal { .. } => None,
