@@ -18,12 +18,8 @@ use crate::lifetime::Lifetime;
 use crate::manager::SessionManager;
 use crate::message::MAX_PROXIES;
 use crate::policy::Policy;
-use crate::process::Process;
-use crate::session::{
-    Context, FormerCookie, GuessDetector, OnLoadFailure, RecentlyEnded, Settings, Transport,
-    UpdateQueues,
-};
-use crate::sync::Mutex;
+use crate::process::ProcessBound;
+use crate::session::{Context, FormerCookie, OnLoadFailure, RecentlyEnded, Settings, Transport};
 
 /// The names of headers that cannot carry an id, because they have another meaning in requests or
 /// responses.
@@ -456,16 +452,16 @@ impl SessionManagerBuilder {
         };
         let cleaner = self.sweep_every.map(start).transpose()?;
         let context = Arc::new(Context {
-            process: Process::current(),
-            store: self.store,
+            capabilities: self.store.capabilities(),
+            store: ProcessBound::new(self.store),
             clock: self.clock,
             events: self.events,
             cleaner,
             settings: self.settings,
             recently_ended: RecentlyEnded::default(),
-            guess_detector: GuessDetector::default(),
-            dropped: Mutex::default(),
-            updates: UpdateQueues::default(),
+            guess_detector: ProcessBound::default(),
+            dropped: ProcessBound::default(),
+            updates: ProcessBound::default(),
         });
         Ok(SessionManager { context, blocking_hook: None })
     }

@@ -195,6 +195,6 @@ impl SessionManager {
             let why = "this store cannot list sessions by user";
             Error::with_source(ErrorKind::Unsupported, operation, why)
         };
-        self.context.store()?.index().ok_or_else(none)
+        self.context.store.get()?.index().ok_or_else(none)
     }
 }

@@ -74,8 +74,6 @@ impl Session {
     /// Returns whether a deletion that was in flight when the load found no session has ended the
     /// session of a presented id.
     fn was_ended_in_flight(&self) -> Result<bool> {
-        // In a forked process no deletion in flight ever completes.
-        self.context.process.check()?;
         let mut presented = self.presented.id_hashes();
         presented.try_fold(false, |ended, id_hash| {
             Ok(ended || self.has_ended(&id_hash, true)? == Ended::Yes)
@@ -85,7 +83,7 @@ impl Session {
     /// Returns whether the session of this id has ended since this request was opened.
     pub(super) fn has_ended(&self, id_hash: &SessionIdHash, wait: bool) -> Result<Ended> {
         let (recently_ended, since) = (&self.context.recently_ended, self.endings_at_open);
-        let ask = || Ok(recently_ended.has_ended(id_hash, since, wait));
+        let ask = || recently_ended.has_ended(id_hash, since, wait);
         if wait { self.run_blocking(ask) } else { ask() }
     }
 

@@ -73,7 +73,8 @@ impl Session {
             return;
         }
         for id_hash in self.presented.id_hashes() {
-            let found = self.context.store().ok().and_then(|store| store.try_load(&id_hash, now));
+            let found =
+                self.context.store.get().ok().and_then(|store| store.try_load(&id_hash, now));
             if let Some(Lookup::Live { mut session, .. }) = found {
                 return self.touch_early(&mut session, now);
             }
@@ -109,7 +110,7 @@ impl Session {
         let immediately = idle < SHORT_IDLE || left <= TOUCH_IMMEDIATELY_WITHIN;
         let written = match &self.context.cleaner {
             Some(cleaner) if !immediately && cleaner.touch(*id_hash, touch) => Ok(()),
-            _ => self.run_blocking(|| self.context.store()?.touch(&[(*id_hash, touch)], now)),
+            _ => self.run_blocking(|| self.context.store.get()?.touch(&[(*id_hash, touch)], now)),
         };
         // A failed touch must not fail a request that only reads.
         if let Err(error) = written {

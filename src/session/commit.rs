@@ -176,7 +176,7 @@ impl Session {
         let mut outdated = self.presented.ids.iter().filter(|id| id.outdated && !id.former);
         let id = &outdated.find(|id| id.id_hash() == *id_hash)?.id;
         // Loads again, because another response may have given the client a newer id meanwhile.
-        match self.run_blocking(|| self.context.store()?.load(id_hash, self.context.now())) {
+        match self.run_blocking(|| self.context.store.get()?.load(id_hash, self.context.now())) {
             Ok(Lookup::Live { session, .. }) if session.id_hash == *id_hash => Some(id),
             _ => None,
         }
@@ -217,7 +217,7 @@ impl Session {
 
     /// Makes a commit, and records which sessions it has ended.
     fn commit_once(&self, commit: &Commit) -> Result<Committed> {
-        let (store, recently_ended) = (self.context.store()?, &self.context.recently_ended);
+        let (store, recently_ended) = (self.context.store.get()?, &self.context.recently_ended);
         let call = || self.run_blocking(|| store.commit(commit));
         let record = |recently_ended: &RecentlyEnded, committed: &Committed| match committed {
             Committed::Done { ended, .. } => recently_ended.record(ended),
@@ -335,11 +335,11 @@ impl Session {
         let (found, changes) = (&mut state.loaded, changes.unwrap_or(&mut state.changes));
         let entered = instant();
         let mut turn = match changes.base_revision {
-            Some(_) => {
-                // In a forked process a lock of the queues may never be released.
-                self.context.process.check()?;
-                self.context.updates.turn_if_contended(self.blocking_hook, id_hash, entered)?
-            }
+            Some(_) => self.context.updates.get()?.turn_if_contended(
+                self.blocking_hook,
+                id_hash,
+                entered,
+            )?,
             None => None,
         };
         let newest = turn.as_mut().and_then(|turn| turn.newest.take());
@@ -365,7 +365,7 @@ impl Session {
                     let turn = match &mut turn {
                         Some(turn) if turn.is_over() => break,
                         Some(turn) => turn,
-                        None => turn.insert(self.context.updates.turn(
+                        None => turn.insert(self.context.updates.get()?.turn(
                             self.blocking_hook,
                             id_hash,
                             entered,

@@ -2,20 +2,18 @@
 //!
 //! Uses the modules below `session`. The manager makes one context; every session holds it.
 
-use std::fmt::{self, Debug};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::backend::Store;
+use crate::backend::{Capabilities, Store};
 use crate::cleaner::Cleaner;
 use crate::clock::{Clock, Timestamp};
-use crate::error::Result;
 use crate::event::{Event, Events};
 use crate::id::PublicId;
 use crate::message::{RequestHead, is_loopback, is_webkit};
-use crate::process::Process;
+use crate::process::ProcessBound;
 use crate::session::guess_detector::GuessDetector;
 use crate::session::recently_ended::RecentlyEnded;
 use crate::session::update_queue::UpdateQueues;
@@ -23,24 +21,17 @@ use crate::session::{Settings, Transport};
 use crate::sync::{IgnorePoison, Mutex};
 
 pub(crate) struct Context {
-    /// The process that made the manager.
-    pub(crate) process: Process,
-    pub(crate) store: Arc<dyn Store>,
+    pub(crate) store: ProcessBound<Arc<dyn Store>>,
+    pub(crate) capabilities: Capabilities,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) events: Events,
     pub(crate) cleaner: Option<Cleaner>,
     pub(crate) settings: Settings,
     pub(crate) recently_ended: RecentlyEnded,
-    pub(crate) guess_detector: GuessDetector,
+    pub(crate) guess_detector: ProcessBound<GuessDetector>,
     /// The time at which a session was last dropped without being closed.
-    pub(crate) dropped: Mutex<Option<Timestamp>>,
-    pub(crate) updates: UpdateQueues,
-}
-
-impl Debug for Context {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Context").field("store", &self.store).finish_non_exhaustive()
-    }
+    pub(crate) dropped: ProcessBound<Mutex<Option<Timestamp>>>,
+    pub(crate) updates: ProcessBound<UpdateQueues>,
 }
 
 impl Context {
@@ -48,20 +39,10 @@ impl Context {
         self.clock.now()
     }
 
-    /// Returns the store.
-    ///
-    /// # Errors
-    /// [`Unavailable`](crate::ErrorKind::Unavailable) in a process that was forked from the manager's.
-    pub(crate) fn store(&self) -> Result<&dyn Store> {
-        self.process.check()?;
-        Ok(&*self.store)
-    }
-
     /// Counts a malformed or unknown id by its hash, and raises the event when it is due.
     pub(crate) fn count_guess(&self, address: Option<IpAddr>, hash: u64) {
-        // In a forked process the lock may never be released.
-        if self.process.is_current()
-            && let Some((address, count)) = self.guess_detector.count(address, hash, self.now())
+        if let Ok(detector) = self.guess_detector.get()
+            && let Some((address, count)) = detector.count(address, hash, self.now())
         {
             self.events.raise(&Event::IdGuessing { address, count });
         }
@@ -69,12 +50,8 @@ impl Context {
 
     /// Raises the event that a session was dropped without being closed, at most once a second.
     pub(crate) fn dropped(&self, public_id: Option<&PublicId>) {
-        // In a forked process the lock may never be released.
-        if !self.process.is_current() {
-            return;
-        }
-        let now = self.now();
-        let mut last = self.dropped.lock().ignore_poison();
+        let (Ok(last), now) = (self.dropped.get(), self.now()) else { return };
+        let mut last = last.lock().ignore_poison();
         // If the clock was set back, the event is raised.
         if last.is_none_or(|last| now < last || now.since(last) >= Duration::from_secs(1)) {
             *last = Some(now);

@@ -128,7 +128,7 @@ impl Session {
     fn load(&self, state: &mut State, now: Timestamp) -> Result<()> {
         let attempt = |state: &mut State, id_hash: &SessionIdHash| {
             // Checked for each id, so that a request without ids skips the check.
-            let store = self.context.store()?;
+            let store = self.context.store.get()?;
             let immediate = self.blocking_hook.and_then(|_| store.try_load(id_hash, now));
             let found =
                 immediate.map_or_else(|| self.run_blocking(|| store.load(id_hash, now)), Ok);

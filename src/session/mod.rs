@@ -24,7 +24,7 @@ mod values;
 
 use std::fmt::{self, Debug};
 use std::net::IpAddr;
-use std::sync::{Arc, OnceLock, TryLockError};
+use std::sync::{Arc, OnceLock};
 
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -50,7 +50,6 @@ pub(crate) use guess_detector::GuessDetector;
 pub(crate) use recently_ended::RecentlyEnded;
 pub use settings::OnLoadFailure;
 pub(crate) use settings::{FormerCookie, Settings, Transport};
-pub(crate) use update_queue::UpdateQueues;
 
 /// Records that a request begins on this thread. Calls of the manager on this thread are attributed
 /// to no session until the request uses one.
@@ -275,16 +274,10 @@ impl Session {
         self.state.lock().ignore_poison()
     }
 
-    /// Locks the state. Fails if this thread holds the lock already, in an update.
+    /// Locks the state. Fails on a thread that holds the lock already, in an update.
     fn lock(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
-        match self.state.try_lock() {
-            Ok(state) => Ok(state),
-            Err(TryLockError::Poisoned(state)) => Ok(state.into_inner()),
-            Err(TryLockError::WouldBlock) => {
-                self.check_not_updating(operation)?;
-                Ok(self.state())
-            }
-        }
+        self.check_not_updating(operation)?;
+        Ok(self.state())
     }
 
     /// Refuses calls that a closure of [`update`](Self::update) makes on its own session.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::Result;
 use crate::id::SessionIdHash;
+use crate::process::ProcessBound;
 use crate::session::last_used::SessionNumber;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Condvar, IgnorePoison, Mutex, MutexGuard, instant};
@@ -27,7 +28,7 @@ pub(crate) struct RecentlyEnded {
     /// The number of endings recorded so far. Every request reads it, which costs less than reading
     /// a clock.
     count: AtomicU64,
-    generations: Mutex<Generations>,
+    generations: ProcessBound<Mutex<Generations>>,
     /// Notified when a deletion is no longer in flight.
     changed: Condvar,
 }
@@ -77,8 +78,8 @@ struct Generations {
 }
 
 impl RecentlyEnded {
-    fn lock(&self) -> MutexGuard<'_, Generations> {
-        self.generations.lock().ignore_poison()
+    fn lock(&self) -> Result<MutexGuard<'_, Generations>> {
+        Ok(self.generations.get()?.lock().ignore_poison())
     }
 
     /// Returns the number of the last ending.
@@ -99,18 +100,18 @@ impl RecentlyEnded {
         delete: impl FnOnce() -> Result<T>,
         record: impl FnOnce(&Self, &T),
     ) -> Result<T> {
-        let _in_flight = self.begin();
+        let _in_flight = self.begin()?;
         let deleted = delete()?;
         record(self, &deleted);
         Ok(deleted)
     }
 
-    fn begin(&self) -> DeletionInFlight<'_> {
-        let mut generations = self.lock();
+    fn begin(&self) -> Result<DeletionInFlight<'_>> {
+        let mut generations = self.lock()?;
         generations.begun += 1;
         let number = generations.begun;
         generations.in_flight.insert(number);
-        DeletionInFlight { recently_ended: self, number }
+        Ok(DeletionInFlight { recently_ended: self, number })
     }
 
     /// Records that the request of a session has ended the sessions of these id hashes.
@@ -127,7 +128,7 @@ impl RecentlyEnded {
 
     fn insert(&self, id_hash: SessionIdHash, revoked_by: Option<SessionNumber>) {
         let now = instant();
-        let mut generations = self.lock();
+        let Ok(mut generations) = self.lock() else { return };
         let began = *generations.began.get_or_insert(now);
         if generations.current.len() >= GENERATION_SIZE || now.duration_since(began) >= RETENTION {
             generations.previous = std::mem::take(&mut generations.current);
@@ -139,7 +140,7 @@ impl RecentlyEnded {
     /// Records that a call of the manager has ended all sessions, and attributes it in the same
     /// way.
     pub(crate) fn record_revocation_of_all(&self) {
-        let mut generations = self.lock();
+        let Ok(mut generations) = self.lock() else { return };
         generations.all =
             Some(EndedSession { number: self.next(), revoked_by: SessionNumber::last_used_here() });
     }
@@ -152,9 +153,8 @@ impl RecentlyEnded {
         by: SessionNumber,
         since: SequenceNumber,
     ) -> bool {
-        self.lock()
-            .endings_of(id_hash)
-            .any(|ending| since < ending.number && ending.revoked_by == Some(by))
+        let is_own = |ending: &EndedSession| since < ending.number && ending.revoked_by == Some(by);
+        self.lock().is_ok_and(|generations| generations.endings_of(id_hash).any(is_own))
     }
 
     /// Returns whether the session of `id_hash`, which is not live, was ended after `since`. With
@@ -166,19 +166,19 @@ impl RecentlyEnded {
         id_hash: &SessionIdHash,
         since: SequenceNumber,
         wait: bool,
-    ) -> Ended {
-        let mut generations = self.lock();
+    ) -> Result<Ended> {
+        let mut generations = self.lock()?;
         // A deletion that begins later does not find the session, so it is not awaited.
         let last = generations.begun;
         loop {
             if generations.endings_of(id_hash).any(|ending| since < ending.number) {
-                return Ended::Yes;
+                return Ok(Ended::Yes);
             }
             if generations.in_flight.first().is_none_or(|first| *first > last) {
-                return Ended::No;
+                return Ok(Ended::No);
             }
             if !wait {
-                return Ended::InDoubt;
+                return Ok(Ended::InDoubt);
             }
             generations = self.changed.wait(generations).ignore_poison();
         }
@@ -194,8 +194,10 @@ impl Generations {
 
 impl Drop for DeletionInFlight<'_> {
     fn drop(&mut self) {
-        self.recently_ended.lock().in_flight.remove(&self.number);
-        self.recently_ended.changed.notify_all();
+        if let Ok(mut generations) = self.recently_ended.lock() {
+            generations.in_flight.remove(&self.number);
+            self.recently_ended.changed.notify_all();
+        }
     }
 }
 
@@ -209,16 +211,22 @@ mod tests {
         let id_hash = SessionIdHash::from_bytes([1; 32]);
         let before = recently_ended.sequence();
         recently_ended.record(&[id_hash]);
-        assert_eq!(recently_ended.has_ended(&id_hash, before, true), Ended::Yes);
-        assert_eq!(recently_ended.has_ended(&id_hash, recently_ended.sequence(), true), Ended::No);
+        assert_eq!(recently_ended.has_ended(&id_hash, before, true).unwrap(), Ended::Yes);
         assert_eq!(
-            recently_ended.has_ended(&SessionIdHash::from_bytes([2; 32]), before, true),
+            recently_ended.has_ended(&id_hash, recently_ended.sequence(), true).unwrap(),
+            Ended::No
+        );
+        assert_eq!(
+            recently_ended.has_ended(&SessionIdHash::from_bytes([2; 32]), before, true).unwrap(),
             Ended::No
         );
         let between = recently_ended.sequence();
         recently_ended.record_revocation_of_all();
-        assert_eq!(recently_ended.has_ended(&id_hash, between, true), Ended::Yes);
-        assert_eq!(recently_ended.has_ended(&id_hash, recently_ended.sequence(), true), Ended::No);
+        assert_eq!(recently_ended.has_ended(&id_hash, between, true).unwrap(), Ended::Yes);
+        assert_eq!(
+            recently_ended.has_ended(&id_hash, recently_ended.sequence(), true).unwrap(),
+            Ended::No
+        );
     }
 
     #[test]
@@ -227,13 +235,13 @@ mod tests {
         let (id_hash, other) =
             (SessionIdHash::from_bytes([1; 32]), SessionIdHash::from_bytes([2; 32]));
         let before = recently_ended.sequence();
-        let in_flight = recently_ended.begin();
-        assert_eq!(recently_ended.has_ended(&id_hash, before, false), Ended::InDoubt);
+        let in_flight = recently_ended.begin().unwrap();
+        assert_eq!(recently_ended.has_ended(&id_hash, before, false).unwrap(), Ended::InDoubt);
         recently_ended.record(&[id_hash]);
-        assert_eq!(recently_ended.has_ended(&id_hash, before, false), Ended::Yes);
-        assert_eq!(recently_ended.has_ended(&other, before, false), Ended::InDoubt);
+        assert_eq!(recently_ended.has_ended(&id_hash, before, false).unwrap(), Ended::Yes);
+        assert_eq!(recently_ended.has_ended(&other, before, false).unwrap(), Ended::InDoubt);
         drop(in_flight);
-        assert_eq!(recently_ended.has_ended(&other, before, false), Ended::No);
+        assert_eq!(recently_ended.has_ended(&other, before, false).unwrap(), Ended::No);
     }
 
     #[test]
@@ -247,12 +255,12 @@ mod tests {
         let before = recently_ended.sequence();
         recently_ended.record(&(0..5 * GENERATION_SIZE).map(id_hash).collect::<Vec<_>>());
         let kept = {
-            let generations = recently_ended.lock();
+            let generations = recently_ended.lock().unwrap();
             generations.current.len() + generations.previous.len()
         };
         assert!(kept <= 2 * GENERATION_SIZE);
         assert_eq!(
-            recently_ended.has_ended(&id_hash(5 * GENERATION_SIZE - 1), before, true),
+            recently_ended.has_ended(&id_hash(5 * GENERATION_SIZE - 1), before, true).unwrap(),
             Ended::Yes
         );
     }

@@ -72,12 +72,7 @@ impl Session {
             Some(owner) if *owner != user => Some(state.changes.rebased_on_empty()?),
             _ => None,
         };
-        let signed_in = self.sign_in_as(&mut state, rebased.as_mut(), &user, &new_session)?;
-        match signed_in {
-            SignIn::Done => state.changes = Changes::default(),
-            SignIn::Refused => self.context.events.raise(&Event::SignInRefused { user: &user }),
-        }
-        Ok(signed_in)
+        self.sign_in_as(&mut state, rebased.as_mut(), &user, &new_session)
     }
 
     fn sign_in_as(
@@ -139,10 +134,14 @@ impl Session {
                         continue;
                     }
                 }
-                Committed::LimitReached => return Ok(SignIn::Refused),
+                Committed::LimitReached => {
+                    self.context.events.raise(&Event::SignInRefused { user });
+                    return Ok(SignIn::Refused);
+                }
                 _ => return Err(Error::new(ErrorKind::Unexpected, SIGN_IN)),
             }
             state.required_deletions.extend(others);
+            state.changes = Changes::default();
             // Raised last, so that a panicking listener cannot undo the sign-in.
             if let Some(public_id) = &state.loaded.public_id() {
                 self.context.events.raise(&Event::SignedIn { public_id, user });
@@ -185,7 +184,7 @@ impl Session {
         for id_hash in self.presented.id_hashes().filter(|id_hash| id_hash != from) {
             // Loaded before the sign-in, because afterwards an id may lead to the signed-in
             // session.
-            let found = self.run_blocking(|| self.context.store()?.load(&id_hash, now))?;
+            let found = self.run_blocking(|| self.context.store.get()?.load(&id_hash, now))?;
             if let Lookup::Live { session, .. } = found
                 && Some(session.record.public_id) != own
             {
