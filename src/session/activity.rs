@@ -22,30 +22,25 @@ const TOUCH_IMMEDIATELY_WITHIN: Duration = Duration::from_secs(2);
 /// The maximum expected duration of a request, uploads and long polls included.
 const MAX_REQUEST_TIME: Duration = ReplacedId::REMEMBERED;
 
-/// The activity of one request. A request counts as active at its first use of the session,
-/// however long it takes after that. This is written, if it is
-/// [due](crate::lifetime::Limits::touch_due), at the first possible of these points:
+/// The activity of one request, which counts at its first use of the session. It is written, if
+/// that is [due](crate::lifetime::Limits::touch_due), at the first of these points:
 ///
 /// | point | condition | written by |
 /// |---|---|---|
-/// | first read | the session may reach its idle limit during the request | a touch |
-/// | first write, if no read came before | the same, and the store has the session in memory | a touch |
-/// | each commit | | the commit |
-/// | end of the request | | a touch |
+/// | first read | the session may reach its idle limit before the request ends | a touch |
+/// | first write without a read | the same, and the store has the session in memory | a touch |
+/// | a commit | none | the commit |
+/// | end of the request | none | a touch |
 ///
-/// The cleaner writes touches within a second; if the session would end before, the request writes
-/// its touch itself. After [`Session::ignore`] a request writes no touch.
+/// The cleaner writes a touch within a second. If the session may end before, or there is no
+/// cleaner, the request writes it. A request that [ignores](Session::ignore) its session writes
+/// none.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Activity {
-    first_use: Option<Timestamp>,
+    pub(super) first_use: Option<Timestamp>,
 }
 
 impl Activity {
-    /// Records a use of the session.
-    pub(super) fn use_at(&mut self, now: Timestamp) {
-        self.first_use.get_or_insert(now);
-    }
-
     /// Returns the touch to write at `now`.
     pub(super) fn touch(self, now: Timestamp) -> Touch {
         Touch::at(self.first_use.unwrap_or(now))
@@ -68,7 +63,7 @@ impl Session {
             return;
         }
         let now = self.context.now();
-        state.activity.use_at(now);
+        state.activity.first_use = Some(now);
         if state.ignored || !matches!(state.loaded, LoadState::Unread) {
             return;
         }

@@ -227,7 +227,7 @@ impl Session {
         if matches!(commit.action, Action::SignIn { .. } | Action::Delete) {
             return recently_ended.while_ending(call, record);
         }
-        // A merge ends no session, and the store remembers an id that a renewal replaces.
+        // The others end no session; a renewal replaces an id.
         call().inspect(|committed| record(recently_ended, committed))
     }
 
@@ -333,28 +333,27 @@ impl Session {
     pub(super) fn commit_to(&self, state: &mut State, proposal: Proposal<'_>) -> Result<Committed> {
         let Proposal { id_hash, action, changes, kind } = proposal;
         let (found, changes) = (&mut state.loaded, changes.unwrap_or(&mut state.changes));
-        let entered = instant();
+        let (updates, hook, entered) = (&self.context.updates, self.blocking_hook, instant());
         let mut turn = match changes.base_revision {
-            Some(_) => self.context.updates.get()?.turn_if_contended(
-                self.blocking_hook,
-                id_hash,
-                entered,
-            )?,
+            Some(_) => updates.get()?.turn_if_contended(hook, id_hash, entered)?,
             None => None,
         };
         let newest = turn.as_mut().and_then(|turn| turn.newest.take());
-        if let (Some(newest), LoadState::Live(Live { session, .. })) = (newest, &mut *found)
-            && Some(newest.revision) > changes.base_revision
-        {
-            changes.rebase_on(&newest.data, newest.revision)?;
-            session.record = newest;
-        }
-        let delta = kind.delta(changes, found)?;
-        let mut commit = Commit::new(id_hash, action, delta, self.context.now());
-        commit.if_revision = changes.base_revision;
+        let mut newer = newest.filter(|newest| {
+            found.session().is_some() && Some(newest.revision) > changes.base_revision
+        });
+        let mut commit = Commit::new(id_hash, action, Delta::new(), self.context.now());
         commit.session_limit = self.context.settings.session_limit;
         commit.max_bytes = self.context.settings.max_bytes;
         for _ in 0..TRIES {
+            if let Some(record) = newer.take() {
+                changes.rebase_on(&record.data, record.revision)?;
+                if let LoadState::Live(live) = found {
+                    live.session.record = record;
+                }
+            }
+            commit.delta = kind.delta(changes, found)?;
+            commit.if_revision = changes.base_revision;
             commit.touch = Some(state.activity.touch(commit.now));
             commit.opened = self.opened_at.min(commit.now);
             if let Some(turn) = &turn {
@@ -365,21 +364,11 @@ impl Session {
                     let turn = match &mut turn {
                         Some(turn) if turn.is_over() => break,
                         Some(turn) => turn,
-                        None => turn.insert(self.context.updates.get()?.turn(
-                            self.blocking_hook,
-                            id_hash,
-                            entered,
-                        )?),
+                        None => turn.insert(updates.get()?.turn(hook, id_hash, entered)?),
                     };
                     let newest = turn.newest.take();
                     let newest = newest.filter(|newest| newest.revision > record.revision);
-                    let record = newest.unwrap_or(record);
-                    changes.rebase_on(&record.data, record.revision)?;
-                    commit.if_revision = changes.base_revision;
-                    if let LoadState::Live(live) = found {
-                        live.session.record = record;
-                    }
-                    commit.delta = kind.delta(changes, found)?;
+                    newer = Some(newest.unwrap_or(record));
                     commit.now = self.context.now();
                 }
                 answer => {

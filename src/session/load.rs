@@ -2,7 +2,7 @@
 //! the first of them.
 //!
 //! Uses the store and the context. Called by every method that reads the session, and by commits,
-//! which find a session or lose it.
+//! which find a session.
 
 use crate::backend::{LiveSession, Lookup, Missing};
 use crate::clock::Timestamp;
@@ -111,7 +111,7 @@ impl Session {
         self.apply_own_revocation(state);
         if let LoadState::Unread = state.loaded {
             let now = self.context.now();
-            state.activity.use_at(now);
+            state.activity.first_use.get_or_insert(now);
             if let Err(error) = self.load(state, now) {
                 if self.context.settings.on_load_failure == OnLoadFailure::Fail {
                     return Err(error);
@@ -144,8 +144,8 @@ impl Session {
     }
 
     /// Attempts a load or a change by each presented id until one finds a live session. If none
-    /// does, the session is absent. An attempt returns the reason why its id found none. With `wait`,
-    /// deletions in flight are awaited that may have ended the session of an unknown id.
+    /// does, the session is absent. An attempt returns the reason why its id found none. With
+    /// `wait`, deletions in flight are awaited that may have ended the session of an unknown id.
     pub(super) fn first_live(
         &self,
         state: &mut State,

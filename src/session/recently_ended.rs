@@ -87,10 +87,10 @@ impl RecentlyEnded {
         SequenceNumber(self.count.load(Ordering::SeqCst))
     }
 
-    /// Returns the number of a new ending, which is higher than every earlier
-    /// [`sequence`](Self::sequence).
-    fn next(&self) -> SequenceNumber {
-        SequenceNumber(self.count.fetch_add(1, Ordering::SeqCst) + 1)
+    /// Returns a new ending. Its number is higher than every earlier [`sequence`](Self::sequence).
+    fn ending(&self, revoked_by: Option<SessionNumber>) -> EndedSession {
+        let number = SequenceNumber(self.count.fetch_add(1, Ordering::SeqCst) + 1);
+        EndedSession { number, revoked_by }
     }
 
     /// Makes a call that deletes sessions, and records by `record` which ones it has ended. A
@@ -134,15 +134,14 @@ impl RecentlyEnded {
             generations.previous = std::mem::take(&mut generations.current);
             generations.began = Some(now);
         }
-        generations.current.insert(id_hash, EndedSession { number: self.next(), revoked_by });
+        generations.current.insert(id_hash, self.ending(revoked_by));
     }
 
     /// Records that a call of the manager has ended all sessions, and attributes it in the same
     /// way.
     pub(crate) fn record_revocation_of_all(&self) {
         let Ok(mut generations) = self.lock() else { return };
-        generations.all =
-            Some(EndedSession { number: self.next(), revoked_by: SessionNumber::last_used_here() });
+        generations.all = Some(self.ending(SessionNumber::last_used_here()));
     }
 
     /// Returns whether the session of `id_hash` was ended after `since` by a call of the manager in
