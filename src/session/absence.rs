@@ -40,8 +40,8 @@ pub(super) struct Replaced {
 }
 
 impl Session {
-    /// Begins a session with the changes of a request that finds none, or discards them. Only this
-    /// decides which:
+    /// Begins a session with the changes of a request that has none, or discards them. No other
+    /// code decides which:
     ///
     /// | why there is no session | changed values | only a renewal |
     /// |---|---|---|
@@ -52,18 +52,19 @@ impl Session {
     /// | this request has lost it before: [`lost`](Absence::lost) | discarded | no effect |
     /// | it was ended from elsewhere since this request was opened | discarded | discarded |
     ///
-    /// A [lost session](Self::lose_session) of the same call has had its changes discarded.
+    /// The changes for a live session that the store no longer finds are discarded before, in
+    /// [`lose_session`](Self::lose_session).
     pub(super) fn store_without_session(&self, state: &mut State) -> Result<()> {
         let LoadState::Absent(absence) = &state.loaded else { return Ok(()) };
         let has_data = !state.changes.delta().is_empty();
         let is_replaced = absence.replaced.as_ref().is_some_and(|replaced| replaced.concurrent);
-        let is_lost = absence.lost || is_replaced;
+        let discards_data = absence.lost || is_replaced;
         let has_ended = match absence.ended {
             Ended::Yes => true,
-            Ended::InDoubt => !is_lost && self.was_ended_in_flight()?,
+            Ended::InDoubt => !discards_data && self.was_ended_in_flight()?,
             Ended::No => false,
         };
-        if has_ended || has_data && is_lost {
+        if has_ended || has_data && discards_data {
             self.discard_changes(state, None);
         } else if has_data {
             self.begin(state)?;
