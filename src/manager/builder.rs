@@ -18,66 +18,20 @@ use crate::lifetime::Lifetime;
 use crate::manager::SessionManager;
 use crate::message::MAX_PROXIES;
 use crate::policy::Policy;
-use crate::process::Process;
-use crate::session::{
-    Context, FormerCookie, GuessDetector, OnLoadFailure, RecentlyEnded, Settings, Transport,
-    UpdateQueues,
-};
-use crate::sync::Mutex;
+use crate::process::ProcessBound;
+use crate::session::{Context, FormerCookie, OnLoadFailure, RecentlyEnded, Settings, Transport};
 
 /// The names of headers that cannot carry an id, because they have another meaning in requests or
 /// responses.
-const RESERVED_HEADERS: [&str; 37] = [
-    "Age",
-    "Allow",
-    "Authorization",
-    "Cache-Control",
-    "Connection",
-    "Cookie",
-    "Date",
-    "ETag",
-    "Expect",
-    "Expires",
-    "Forwarded",
-    "From",
-    "Host",
-    "Keep-Alive",
-    "Last-Modified",
-    "Link",
-    "Location",
-    "Max-Forwards",
-    "Origin",
-    "Pragma",
-    "Range",
-    "Referer",
-    "Refresh",
-    "Retry-After",
-    "Server",
-    "Set-Cookie",
-    "Strict-Transport-Security",
-    "TE",
-    "Trailer",
-    "Transfer-Encoding",
-    "Upgrade",
-    "User-Agent",
-    "Vary",
-    "Via",
-    "Warning",
-    "WWW-Authenticate",
-    "X-Real-IP",
-];
+const RESERVED_HEADERS: &str = "\
+    Age Allow Authorization Cache-Control Connection Cookie Date ETag Expect Expires Forwarded \
+    From Host Keep-Alive Last-Modified Link Location Max-Forwards Origin Pragma Range Referer \
+    Refresh Retry-After Server Set-Cookie Strict-Transport-Security TE Trailer \
+    Transfer-Encoding Upgrade User-Agent Vary Via Warning WWW-Authenticate X-Real-IP";
 
 /// The prefixes of further such names.
-const RESERVED_HEADER_PREFIXES: [&str; 8] = [
-    "Accept",
-    "Access-Control-",
-    "Clear-Site-",
-    "Content-",
-    "If-",
-    "Proxy-",
-    "Sec-",
-    "X-Forwarded-",
-];
+const RESERVED_HEADER_PREFIXES: &str =
+    "Accept Access-Control- Clear-Site- Content- If- Proxy- Sec- X-Forwarded-";
 
 /// The maximum grace of a replaced id. A longer one would keep a stolen id valid after a renewal
 /// that is meant to invalidate it. Concurrent requests may take longer: they need the grace only
@@ -85,11 +39,11 @@ const RESERVED_HEADER_PREFIXES: [&str; 8] = [
 const MAX_GRACE: Duration = Duration::from_secs(60);
 
 fn is_reserved(header: &str) -> bool {
-    let has_prefix = |prefix: &&str| {
+    let has_prefix = |prefix: &str| {
         header.get(..prefix.len()).is_some_and(|have| have.eq_ignore_ascii_case(prefix))
     };
-    RESERVED_HEADERS.iter().any(|reserved| header.eq_ignore_ascii_case(reserved))
-        || RESERVED_HEADER_PREFIXES.iter().any(has_prefix)
+    RESERVED_HEADERS.split(' ').any(|reserved| header.eq_ignore_ascii_case(reserved))
+        || RESERVED_HEADER_PREFIXES.split(' ').any(has_prefix)
 }
 
 /// The builder of a [`SessionManager`]. Start with [`SessionManager::builder`].
@@ -456,16 +410,16 @@ impl SessionManagerBuilder {
         };
         let cleaner = self.sweep_every.map(start).transpose()?;
         let context = Arc::new(Context {
-            process: Process::current(),
-            store: self.store,
+            capabilities: self.store.capabilities(),
+            store: ProcessBound::new(self.store),
             clock: self.clock,
             events: self.events,
             cleaner,
             settings: self.settings,
             recently_ended: RecentlyEnded::default(),
-            guess_detector: GuessDetector::default(),
-            dropped: Mutex::default(),
-            updates: UpdateQueues::default(),
+            guess_detector: ProcessBound::default(),
+            dropped: ProcessBound::default(),
+            updates: ProcessBound::default(),
         });
         Ok(SessionManager { context, blocking_hook: None })
     }

@@ -123,7 +123,7 @@ impl SessionManager {
         for requirement in ["ASVS 7.4.2", "ASVS 7.4.3", "ASVS 7.4.5", "ASVS 7.5.2"] {
             add(
                 requirement,
-                self.context.store.capabilities().indexed,
+                self.context.capabilities.indexed,
                 "the store can list and revoke by user",
                 "the store cannot list sessions by user: choose one that can",
             );

@@ -165,12 +165,11 @@ impl SessionManager {
     /// As [`revoke`](Self::revoke).
     pub fn revoke_everyone(&self) -> Result<u64> {
         let index = self.index("revoke all sessions")?;
-        let ending = self.context.recently_ended.begin();
-        let ended = run_blocking(self.blocking_hook, || {
-            index.revoke_everyone(Some(self.realm()), self.context.now())
-        })?;
-        self.context.recently_ended.record_revocation_of_all();
-        drop(ending);
+        let revoke = || index.revoke_everyone(Some(self.realm()), self.context.now());
+        let ended = self.context.recently_ended.while_ending(
+            || run_blocking(self.blocking_hook, revoke),
+            |recently_ended, _| recently_ended.record_revocation_of_all(),
+        )?;
         self.context.events.raise(&Event::Revoked { sessions: ended });
         Ok(ended)
     }
@@ -179,11 +178,11 @@ impl SessionManager {
         let index = self.index("revoke sessions")?;
         let filter = SessionFilter::InRealm(self.realm(), filter);
         let revoke = || index.revoke(&filter, except, self.context.now());
-        let ending = self.context.recently_ended.begin();
-        let ended = run_blocking(self.blocking_hook, revoke)?;
         // Changes of concurrent requests are then discarded, instead of beginning new sessions.
-        ended.iter().for_each(|id_hash| self.context.recently_ended.record_revocation(*id_hash));
-        drop(ending);
+        let ended = self.context.recently_ended.while_ending(
+            || run_blocking(self.blocking_hook, revoke),
+            |recently_ended, ended| recently_ended.record_revocations(ended),
+        )?;
         if !ended.is_empty() {
             let sessions = u64::try_from(ended.len()).unwrap_or(u64::MAX);
             self.context.events.raise(&Event::Revoked { sessions });
@@ -196,6 +195,6 @@ impl SessionManager {
             let why = "this store cannot list sessions by user";
             Error::with_source(ErrorKind::Unsupported, operation, why)
         };
-        self.context.store()?.index().ok_or_else(none)
+        self.context.store.get()?.index().ok_or_else(none)
     }
 }

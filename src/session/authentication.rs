@@ -103,13 +103,9 @@ impl Session {
     /// # Errors
     /// The store's errors when this is the first read.
     pub fn require_recent_auth(&self, max_age: Duration) -> Result<RecentAuth> {
-        let authenticated = match self.user()? {
-            Some(_) => self.authenticated_at()?,
-            None => return Ok(RecentAuth::NotSignedIn),
-        };
-        let now = self.context.now();
-        Ok(match authenticated {
-            Some(at) if now < at + max_age => RecentAuth::Recent,
+        Ok(match (self.user()?, self.authenticated_at()?) {
+            (None, _) => RecentAuth::NotSignedIn,
+            (_, Some(at)) if self.context.now() < at + max_age => RecentAuth::Recent,
             _ => RecentAuth::TooOld,
         })
     }

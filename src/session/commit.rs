@@ -12,14 +12,16 @@ use crate::cookie;
 use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
-use crate::id::{PublicId, RealmTag, SessionId, SessionIdHash};
+use crate::id::{RealmTag, SessionId, SessionIdHash};
 use crate::message::{Outcome, ResponseHeaders};
-use crate::record::{NewSession, Record, Touch};
+use crate::record::{NewSession, Record};
 use crate::session::changes::Changes;
 use crate::session::csrf_secret::Secret;
-use crate::session::load::{Ended, Live, LoadState};
+use crate::session::load::{Live, LoadState};
 use crate::session::update_queue::contention_error;
-use crate::session::{CommitOutcome, Session, SignOut, State, Transport, csrf_secret};
+use crate::session::{
+    CommitOutcome, RecentlyEnded, Session, SignOut, State, Transport, csrf_secret,
+};
 use crate::sync::instant;
 
 /// The maximum number of tries of a commit whose revision does not match. From the second try on,
@@ -103,10 +105,7 @@ impl Session {
             state.check_readable("store the session's changes")?;
             self.store_changes(state)?;
         }
-        if let Some(session) = state.loaded.session().filter(|_| !state.ignored) {
-            let now = self.context.now();
-            self.context.touch(self.blocking_hook, session, state.used.unwrap_or(now), now);
-        }
+        self.touch_at_end(state);
         Ok(self.headers(state))
     }
 
@@ -177,7 +176,7 @@ impl Session {
         let mut outdated = self.presented.ids.iter().filter(|id| id.outdated && !id.former);
         let id = &outdated.find(|id| id.id_hash() == *id_hash)?.id;
         // Loads again, because another response may have given the client a newer id meanwhile.
-        match self.run_blocking(|| self.context.store()?.load(id_hash, self.context.now())) {
+        match self.run_blocking(|| self.context.store.get()?.load(id_hash, self.context.now())) {
             Ok(Lookup::Live { session, .. }) if session.id_hash == *id_hash => Some(id),
             _ => None,
         }
@@ -208,16 +207,28 @@ impl Session {
     /// Ends the session of this id, which may be a remembered replaced id. Returns whether there
     /// was one.
     pub(super) fn end_session_of(&self, id_hash: &SessionIdHash) -> Result<bool> {
-        let (store, now) = (self.context.store()?, self.context.now());
-        let end = Commit::new(id_hash, Action::Delete, Delta::new(), now);
-        let ending = self.context.recently_ended.begin();
-        let Committed::Deleted(current) = self.run_blocking(|| store.commit(&end))? else {
-            return Ok(false);
+        let end = Commit::new(id_hash, Action::Delete, Delta::new(), self.context.now());
+        let has_ended = matches!(self.commit_once(&end)?, Committed::Deleted(_));
+        if has_ended {
+            self.context.events.raise(&Event::SignedOut);
+        }
+        Ok(has_ended)
+    }
+
+    /// Makes a commit, and records which sessions it has ended.
+    fn commit_once(&self, commit: &Commit) -> Result<Committed> {
+        let (store, recently_ended) = (self.context.store.get()?, &self.context.recently_ended);
+        let call = || self.run_blocking(|| store.commit(commit));
+        let record = |recently_ended: &RecentlyEnded, committed: &Committed| match committed {
+            Committed::Done { ended, .. } => recently_ended.record(ended),
+            Committed::Deleted(current) => recently_ended.record(&[*current, commit.id_hash]),
+            _ => {}
         };
-        self.context.recently_ended.record([current, *id_hash]);
-        drop(ending);
-        self.context.events.raise(&Event::SignedOut);
-        Ok(true)
+        if matches!(commit.action, Action::SignIn { .. } | Action::Delete) {
+            return recently_ended.while_ending(call, record);
+        }
+        // The others end no session; a renewal replaces an id.
+        call().inspect(|committed| record(recently_ended, committed))
     }
 
     /// Stores the changes, or discards them if the session ended or was renewed meanwhile.
@@ -228,58 +239,25 @@ impl Session {
         match &state.loaded {
             // The first live session of the presented ids takes the changes, without a load.
             LoadState::Unread => {
-                let has_ended = |id_hash: &_| self.has_ended_meanwhile(id_hash).map(Some);
-                let merge = |id_hash: &_| self.change(state, id_hash);
-                if let Err(absence) = self.first_live(merge, has_ended)? {
-                    state.loaded = LoadState::Absent(absence);
-                }
+                self.first_live(state, true, |state, id_hash| self.change(state, id_hash))?;
             }
             LoadState::Live(live) => {
                 let id_hash = live.session.id_hash;
-                if let Err(missing) = self.change(state, &id_hash)? {
+                if let Some(missing) = self.change(state, &id_hash)? {
                     self.lose_session(state, &missing);
                 }
             }
             LoadState::Absent(_) | LoadState::Unreadable(_) => {}
         }
-        // If a session was found, it has taken the changes. Here there is none.
-        if let LoadState::Absent(absence) = &state.loaded {
-            let has_data = !state.changes.delta().is_empty();
-            let discards = absence.discards_changes();
-            let has_ended = match absence.ended {
-                Ended::No => false,
-                Ended::InDoubt => !discards && self.was_ended_in_flight()?,
-                Ended::Yes => true,
-            };
-            if has_ended || has_data && discards {
-                self.discard_changes(state, None);
-            } else if has_data {
-                self.begin(state)?;
-            }
-        }
+        // If a session was found, it has taken the changes.
+        self.store_without_session(state)?;
         state.changes = Changes::default();
         Ok(())
     }
 
-    /// Returns whether a deletion that was in flight when the load found no session has ended the
-    /// session of a presented id.
-    fn was_ended_in_flight(&self) -> Result<bool> {
-        // In a forked process no deletion in flight ever completes.
-        self.context.process.check()?;
-        let mut presented = self.presented.id_hashes();
-        presented.try_fold(false, |ended, id_hash| Ok(ended || self.has_ended_meanwhile(&id_hash)?))
-    }
-
-    /// Returns whether the session of this id has ended since this request began.
-    fn has_ended_meanwhile(&self, id_hash: &SessionIdHash) -> Result<bool> {
-        self.run_blocking(|| {
-            Ok(self.context.recently_ended.has_ended_since(id_hash, self.endings_at_open))
-        })
-    }
-
     /// Merges the changes into the session of this id, or renews it with them. Returns the reason
     /// if there is no such session.
-    fn change(&self, state: &mut State, id_hash: &SessionIdHash) -> Result<Result<(), Missing>> {
+    fn change(&self, state: &mut State, id_hash: &SessionIdHash) -> Result<Option<Missing>> {
         // A replaced id within its grace is not renewed, because the client was sent a newer one.
         let rotates = state.changes.renew && self.own_id(&state.loaded, id_hash).is_some()
             || self.is_former(id_hash);
@@ -291,19 +269,14 @@ impl Session {
             realm: settings.realm.clone(),
             grace_until: settings.grace.map(|grace| self.context.now() + grace),
         });
-        let (session, issued) = match self.commit_to(state, Proposal::new(id_hash, action))? {
-            Committed::Done { session, ended } => {
-                self.context.recently_ended.record(ended);
-                let issued = id.filter(|_| to == Some(session.id_hash));
-                (session, issued)
-            }
-            Committed::Unchanged(session) => (session, None),
-            Committed::Missing(missing) => return Ok(Err(missing)),
+        let session = match self.commit_to(state, Proposal::new(id_hash, action))? {
+            Committed::Done { session, .. } | Committed::Unchanged(session) => session,
+            Committed::Missing(missing) => return Ok(Some(missing)),
             _ => return Err(Error::new(ErrorKind::Unexpected, "change a session")),
         };
         state.changes = Changes::default();
         let public_id = session.record.public_id;
-        match issued {
+        match id.filter(|_| to == Some(session.id_hash)) {
             Some(id) => {
                 state.loaded = Live::issued(session, id);
                 // Raised last, so that a panicking listener cannot undo the renewal.
@@ -311,20 +284,11 @@ impl Session {
             }
             None => state.loaded.update(session, id_hash),
         }
-        Ok(Ok(()))
-    }
-
-    pub(super) fn discard_changes(&self, state: &mut State, public_id: Option<&PublicId>) {
-        if let LoadState::Absent(absence) = &mut state.loaded {
-            absence.lost = true;
-        }
-        state.response.discarded = true;
-        state.changes.drop_data();
-        self.context.events.raise(&Event::ChangesDiscarded { public_id });
+        Ok(None)
     }
 
     /// Creates a session with the changes so far, unless they have no effect on an empty session.
-    fn begin(&self, state: &mut State) -> Result<()> {
+    pub(super) fn begin(&self, state: &mut State) -> Result<()> {
         let now = self.context.now();
         let new_session = self.new_session(state)?;
         if !state.changes.delta().apply(&mut Record::create(&new_session, now)) {
@@ -369,53 +333,42 @@ impl Session {
     pub(super) fn commit_to(&self, state: &mut State, proposal: Proposal<'_>) -> Result<Committed> {
         let Proposal { id_hash, action, changes, kind } = proposal;
         let (found, changes) = (&mut state.loaded, changes.unwrap_or(&mut state.changes));
-        let entered = instant();
+        let (updates, hook, entered) = (&self.context.updates, self.blocking_hook, instant());
         let mut turn = match changes.base_revision {
-            Some(_) => {
-                // In a forked process a lock of the queues may never be released.
-                self.context.process.check()?;
-                self.context.updates.turn_if_contended(self.blocking_hook, id_hash, entered)?
-            }
+            Some(_) => updates.get()?.turn_if_contended(hook, id_hash, entered)?,
             None => None,
         };
         let newest = turn.as_mut().and_then(|turn| turn.newest.take());
-        if let (Some(newest), LoadState::Live(Live { session, .. })) = (newest, &mut *found)
-            && Some(newest.revision) > changes.base_revision
-        {
-            changes.rebase_on(&newest.data, newest.revision)?;
-            session.record = newest;
-        }
-        let delta = kind.delta(changes, found)?;
-        let mut commit = Commit::new(id_hash, action, delta, self.context.now());
-        commit.if_revision = changes.base_revision;
+        let mut newer = newest.filter(|newest| {
+            found.session().is_some() && Some(newest.revision) > changes.base_revision
+        });
+        let mut commit = Commit::new(id_hash, action, Delta::new(), self.context.now());
         commit.session_limit = self.context.settings.session_limit;
         commit.max_bytes = self.context.settings.max_bytes;
         for _ in 0..TRIES {
-            commit.touch = Some(Touch::at(state.used.unwrap_or(commit.now)));
+            if let Some(record) = newer.take() {
+                changes.rebase_on(&record.data, record.revision)?;
+                if let LoadState::Live(live) = found {
+                    live.session.record = record;
+                }
+            }
+            commit.delta = kind.delta(changes, found)?;
+            commit.if_revision = changes.base_revision;
+            commit.touch = Some(state.activity.touch(commit.now));
             commit.opened = self.opened_at.min(commit.now);
             if let Some(turn) = &turn {
                 turn.wake_next();
             }
-            match self.run_blocking(|| self.context.store()?.commit(&commit))? {
+            match self.commit_once(&commit)? {
                 Committed::RevisionMismatch(LiveSession { record, .. }) => {
                     let turn = match &mut turn {
                         Some(turn) if turn.is_over() => break,
                         Some(turn) => turn,
-                        None => turn.insert(self.context.updates.turn(
-                            self.blocking_hook,
-                            id_hash,
-                            entered,
-                        )?),
+                        None => turn.insert(updates.get()?.turn(hook, id_hash, entered)?),
                     };
                     let newest = turn.newest.take();
                     let newest = newest.filter(|newest| newest.revision > record.revision);
-                    let record = newest.unwrap_or(record);
-                    changes.rebase_on(&record.data, record.revision)?;
-                    commit.if_revision = changes.base_revision;
-                    if let LoadState::Live(live) = found {
-                        live.session.record = record;
-                    }
-                    commit.delta = kind.delta(changes, found)?;
+                    newer = Some(newest.unwrap_or(record));
                     commit.now = self.context.now();
                 }
                 answer => {

@@ -14,9 +14,10 @@ use crate::data::{Data, Value};
 use crate::delta::{Change, Delta};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{SessionId, random};
+use crate::session::absence::Absence;
 use crate::session::changes::Changes;
 use crate::session::commit::Proposal;
-use crate::session::load::{Absence, LoadState};
+use crate::session::load::LoadState;
 use crate::session::{Session, State};
 
 /// The name of the stored secret.

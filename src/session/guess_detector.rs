@@ -85,11 +85,10 @@ impl GuessDetector {
             window.seen.push(hash);
         }
         window.count += 1;
-        let due = window.count >= window.report_at;
-        if due {
+        (window.count >= window.report_at).then(|| {
             window.report_at *= 2;
-        }
-        due.then_some((address, window.count))
+            (address, window.count)
+        })
     }
 }
 

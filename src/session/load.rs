@@ -2,15 +2,16 @@
 //! the first of them.
 //!
 //! Uses the store and the context. Called by every method that reads the session, and by commits,
-//! which find a session or lose it.
+//! which find a session.
 
-use crate::backend::{LiveSession, Lookup, Missing, ReplacedId};
+use crate::backend::{LiveSession, Lookup, Missing};
 use crate::clock::Timestamp;
 use crate::data::Data;
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::id::{PublicId, SessionId, SessionIdHash};
-use crate::record::Record;
+use crate::session::absence::{Absence, Replaced};
+use crate::session::recently_ended::Ended;
 use crate::session::{GuessDetector, OnLoadFailure, Session, State};
 
 /// What the presented ids find.
@@ -35,44 +36,6 @@ pub(super) struct Live {
     pub(super) issued: Option<SessionId>,
 }
 
-/// The reasons why a request finds no session, and what a write does then.
-#[derive(Debug, Default)]
-pub(super) struct Absence {
-    pub(super) ended: Ended,
-    /// The id that was replaced, if the store remembers one.
-    pub(super) replaced: Option<Replaced>,
-    /// Whether the session ended, or its id was replaced, before its changes were stored.
-    pub(super) lost: bool,
-    /// The id for the session that begins next, from which its CSRF secret is derived.
-    pub(super) next_id: Option<SessionId>,
-}
-
-/// Whether the session ended during the request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Ended {
-    #[default]
-    No,
-    /// Deletions were in flight when a read found no session. The commit checks whether one of them
-    /// has ended it.
-    InDoubt,
-    Yes,
-}
-
-/// An id of this request that was replaced.
-#[derive(Debug)]
-pub(super) struct Replaced {
-    pub(super) id_hash: SessionIdHash,
-    /// The id itself, if the request presented or issued it.
-    pub(super) id: Option<SessionId>,
-    /// The public id of the session.
-    pub(super) public_id: PublicId,
-    /// The request counts as concurrent with the replacement: the client receives its new id in
-    /// another response.
-    pub(super) concurrent: bool,
-    /// Whether the browser keeps the session's cookie when it is closed.
-    pub(super) persistent: bool,
-}
-
 /// The revision of an empty session while the session lives under another id. Revisions count from
 /// 1, so it matches none, and a sign-in recomputes the updates of the empty session.
 const NO_REVISION: u64 = 0;
@@ -86,11 +49,22 @@ impl Live {
 }
 
 impl LoadState {
-    pub(super) fn session(&self) -> Option<&LiveSession> {
+    fn live(&self) -> Option<&Live> {
         match self {
-            LoadState::Live(live) => Some(&live.session),
+            LoadState::Live(live) => Some(live),
             _ => None,
         }
+    }
+
+    fn absence(&self) -> Option<&Absence> {
+        match self {
+            LoadState::Absent(absence) => Some(absence),
+            _ => None,
+        }
+    }
+
+    pub(super) fn session(&self) -> Option<&LiveSession> {
+        self.live().map(|live| &live.session)
     }
 
     pub(super) fn public_id(&self) -> Option<PublicId> {
@@ -102,23 +76,17 @@ impl LoadState {
     }
 
     pub(super) fn issued(&self) -> Option<&SessionId> {
-        match self {
-            LoadState::Live(live) => live.issued.as_ref(),
-            _ => None,
-        }
+        self.live()?.issued.as_ref()
     }
 
     /// Returns the replaced id because of which there is no session.
     pub(super) fn replaced(&self) -> Option<&Replaced> {
-        match self {
-            LoadState::Absent(absence) => absence.replaced.as_ref(),
-            _ => None,
-        }
+        self.absence()?.replaced.as_ref()
     }
 
     /// Returns whether changes of this request were lost with the session.
     pub(super) fn is_lost(&self) -> bool {
-        matches!(self, LoadState::Absent(absence) if absence.lost)
+        self.absence().is_some_and(|absence| absence.lost)
     }
 
     /// Records the session that a commit by this id hash has found.
@@ -131,18 +99,8 @@ impl LoadState {
 
     /// Returns the revision on which an update is computed.
     pub(super) fn revision(&self) -> Option<u64> {
-        match self {
-            LoadState::Live(live) => Some(live.session.record.revision),
-            _ => self.replaced().map(|_| NO_REVISION),
-        }
-    }
-}
-
-impl Absence {
-    /// Returns whether the changes of this request are discarded and do not begin a new session.
-    pub(super) fn discards_changes(&self) -> bool {
-        let is_replaced = self.replaced.as_ref().is_some_and(|replaced| replaced.concurrent);
-        self.lost || self.ended == Ended::Yes || is_replaced
+        let revision = self.session().map(|session| session.record.revision);
+        revision.or_else(|| self.replaced().map(|_| NO_REVISION))
     }
 }
 
@@ -153,59 +111,52 @@ impl Session {
         self.apply_own_revocation(state);
         if let LoadState::Unread = state.loaded {
             let now = self.context.now();
-            state.used.get_or_insert(now);
-            state.loaded =
-                self.load(now).or_else(|error| match self.context.settings.on_load_failure {
-                    OnLoadFailure::Fail => Err(error),
-                    OnLoadFailure::TreatAsAnonymous => {
-                        self.context.events.raise(&Event::TreatedAsAnonymous { error: &error });
-                        Ok(LoadState::Unreadable(error))
-                    }
-                })?;
-            if let LoadState::Live(live) = &mut state.loaded
-                && !state.ignored
-            {
-                self.context.touch_early(self.blocking_hook, &mut live.session, now);
+            state.activity.first_use.get_or_insert(now);
+            if let Err(error) = self.load(state, now) {
+                if self.context.settings.on_load_failure == OnLoadFailure::Fail {
+                    return Err(error);
+                }
+                self.context.events.raise(&Event::TreatedAsAnonymous { error: &error });
+                state.loaded = LoadState::Unreadable(error);
             }
+            self.touch_loaded(state, now);
         }
         Ok(&state.loaded)
     }
 
     /// Loads the session of the first presented id that finds one.
-    fn load(&self, now: Timestamp) -> Result<LoadState> {
-        let attempt = |asked: &SessionIdHash| {
+    fn load(&self, state: &mut State, now: Timestamp) -> Result<()> {
+        let attempt = |state: &mut State, id_hash: &SessionIdHash| {
             // Checked for each id, so that a request without ids skips the check.
-            let store = self.context.store()?;
-            let immediate = self.blocking_hook.and_then(|_| store.try_load(asked, now));
-            let found = match immediate {
-                Some(found) => found,
-                None => self.run_blocking(|| store.load(asked, now))?,
-            };
-            Ok(match found {
+            let store = self.context.store.get()?;
+            let immediate = self.blocking_hook.and_then(|_| store.try_load(id_hash, now));
+            let found =
+                immediate.map_or_else(|| self.run_blocking(|| store.load(id_hash, now)), Ok);
+            Ok(match found? {
                 Lookup::Live { session, .. } => {
-                    Ok(Live { session, found_by: *asked, issued: None })
+                    state.loaded.update(session, id_hash);
+                    None
                 }
-                Lookup::Missing(missing) => Err(missing),
+                Lookup::Missing(missing) => Some(missing),
             })
         };
-        let recently_ended = &self.context.recently_ended;
-        let has_ended =
-            |asked: &_| Ok(recently_ended.try_has_ended_since(asked, self.endings_at_open));
-        Ok(self.first_live(attempt, has_ended)?.map_or_else(LoadState::Absent, LoadState::Live))
+        self.first_live(state, false, attempt)
     }
 
-    /// Tries the presented ids until one finds a live session. Returns the reasons if none does.
-    /// `has_ended` returns whether the session of an unknown id ended meanwhile; `None`: in doubt.
-    pub(super) fn first_live<T>(
+    /// Attempts a load or a change by each presented id until one finds a live session. If none
+    /// does, the session is absent. An attempt returns the reason why its id found none. With
+    /// `wait`, deletions in flight are awaited that may have ended the session of an unknown id.
+    pub(super) fn first_live(
         &self,
-        mut attempt: impl FnMut(&SessionIdHash) -> Result<Result<T, Missing>>,
-        has_ended: impl Fn(&SessionIdHash) -> Result<Option<bool>>,
-    ) -> Result<Result<T, Absence>> {
+        state: &mut State,
+        wait: bool,
+        mut attempt: impl FnMut(&mut State, &SessionIdHash) -> Result<Option<Missing>>,
+    ) -> Result<()> {
         let mut absence = Absence::default();
-        for asked in self.presented.id_hashes() {
-            match attempt(&asked)? {
-                Ok(found) => return Ok(Ok(found)),
-                Err(Missing::Replaced { id, session, .. }) => {
+        for id_hash in self.presented.id_hashes() {
+            let Some(missing) = attempt(state, &id_hash)? else { return Ok(()) };
+            match missing {
+                Missing::Replaced { id, session, .. } => {
                     let new = self.new_replaced(&LoadState::Unread, &id, &session.record);
                     // One that was replaced concurrently comes first, so that a planted id does not
                     // hide it.
@@ -214,72 +165,22 @@ impl Session {
                         absence.replaced = Some(new);
                     }
                 }
-                Err(Missing::Undecodable { public_id, error, .. }) => {
+                Missing::Undecodable { public_id, error, .. } => {
                     let public_id = public_id.as_ref();
                     self.context.events.raise(&Event::Undecodable { public_id, error: &error });
                 }
-                Err(Missing::NotFound { .. }) => match has_ended(&asked)? {
-                    Some(true) => absence.ended = Ended::Yes,
-                    ended => {
-                        let doubt = ended.map_or(Ended::InDoubt, |_| Ended::No);
-                        absence.ended = absence.ended.max(doubt);
+                Missing::NotFound { .. } => {
+                    let ended = self.has_ended(&id_hash, wait)?;
+                    absence.ended = absence.ended.max(ended);
+                    if ended != Ended::Yes {
                         self.context.events.raise(&Event::UnknownId { address: self.address });
-                        self.context.count_guess(self.address, GuessDetector::hash_of(&asked));
+                        self.context.count_guess(self.address, GuessDetector::hash_of(&id_hash));
                     }
-                },
+                }
             }
         }
         self.report_stale_id(&mut absence)?;
-        Ok(Err(absence))
-    }
-
-    /// Records the loss of the live session, which another request has ended or given a new id.
-    pub(super) fn lose_session(&self, state: &mut State, missing: &Missing) {
-        // If another request replaced the id, a renewal without data changes loses nothing.
-        let has_data = !state.changes.delta().is_empty();
-        let is_lost = has_data || !matches!(missing, Missing::Replaced { .. });
-        let public_id = state.loaded.public_id();
-        let mut absence = Absence::default();
-        match (missing, state.loaded.session()) {
-            (Missing::Replaced { id, .. }, Some(session)) => {
-                // An id that this request issued is not used after its changes were lost.
-                let found = if is_lost { &LoadState::Unread } else { &state.loaded };
-                absence.replaced = Some(self.new_replaced(found, id, &session.record));
-            }
-            (Missing::Undecodable { public_id, error, .. }, _) => {
-                let public_id = public_id.as_ref();
-                self.context.events.raise(&Event::Undecodable { public_id, error });
-            }
-            _ => {}
-        }
-        state.set_absent(absence);
-        if is_lost {
-            self.discard_changes(state, public_id.as_ref());
-        }
-    }
-
-    fn new_replaced(&self, found: &LoadState, id: &ReplacedId, record: &Record) -> Replaced {
-        // If the clock was set back, the id does not count as stale.
-        let opened = self.opened_at.min(self.context.now());
-        Replaced {
-            id_hash: id.id_hash,
-            id: self.own_id(found, &id.id_hash),
-            public_id: record.public_id,
-            concurrent: id.counts_as_concurrent(opened),
-            persistent: record.persistent,
-        }
-    }
-
-    /// Raises an event if the request presents a stale id and no id of a live session, and ends the
-    /// session if the settings say so.
-    fn report_stale_id(&self, absence: &mut Absence) -> Result<()> {
-        let stale = absence.replaced.as_ref().filter(|replaced| !replaced.concurrent);
-        let Some(Replaced { id_hash, public_id, .. }) = stale else { return Ok(()) };
-        self.context.events.raise(&Event::ReplacedIdUsed { public_id, address: self.address });
-        if self.context.settings.end_session_on_replaced_id {
-            self.end_session_of(id_hash)?;
-            absence.replaced = None;
-        }
+        state.loaded = LoadState::Absent(absence);
         Ok(())
     }
 }

@@ -3,7 +3,10 @@
 //! Owns [`Session`] and its state; its submodules implement the operations. Uses stores only
 //! through the `Context`. Called by the manager and the adapters.
 
+mod absence;
+mod activity;
 mod authentication;
+mod blocking_hook;
 mod changes;
 mod commit;
 mod context;
@@ -11,15 +14,17 @@ mod csrf_secret;
 mod guess_detector;
 mod last_used;
 mod load;
+mod presented;
 mod recently_ended;
 mod running_update;
+mod settings;
 mod sign_in;
 mod update_queue;
 mod values;
 
 use std::fmt::{self, Debug};
 use std::net::IpAddr;
-use std::sync::{Arc, OnceLock, TryLockError};
+use std::sync::{Arc, OnceLock};
 
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -28,18 +33,23 @@ use crate::id::{PublicId, SessionIdHash, UserKey};
 use crate::message::RequestHead;
 use crate::record::{Client, Record};
 use crate::sync::{IgnorePoison, Mutex, MutexGuard};
+use absence::Absence;
+use activity::Activity;
 use changes::Changes;
 use last_used::SessionNumber;
-use load::{Absence, LoadState};
+use load::LoadState;
+use presented::Presented;
 use recently_ended::SequenceNumber;
 use running_update::RunningUpdate;
 
 pub use authentication::{Authentication, RecentAuth};
-pub use context::{BlockingHook, OnLoadFailure};
-pub(crate) use context::{Context, FormerCookie, Presented, Settings, Transport, run_blocking};
+pub use blocking_hook::BlockingHook;
+pub(crate) use blocking_hook::run_blocking;
+pub(crate) use context::Context;
 pub(crate) use guess_detector::GuessDetector;
 pub(crate) use recently_ended::RecentlyEnded;
-pub(crate) use update_queue::UpdateQueues;
+pub use settings::OnLoadFailure;
+pub(crate) use settings::{FormerCookie, Settings, Transport};
 
 /// Records that a request begins on this thread. Calls of the manager on this thread are attributed
 /// to no session until the request uses one.
@@ -101,8 +111,7 @@ struct State {
     ignored: bool,
     closed: bool,
     response: ResponseFacts,
-    /// The time at which the request first used its session.
-    used: Option<Timestamp>,
+    activity: Activity,
     /// The last ending of this process for which it was checked whether this request caused it.
     last_checked_ending: SequenceNumber,
 }
@@ -265,16 +274,10 @@ impl Session {
         self.state.lock().ignore_poison()
     }
 
-    /// Locks the state. Fails if this thread holds the lock already, in an update.
+    /// Locks the state. Fails on a thread that holds the lock already, in an update.
     fn lock(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
-        match self.state.try_lock() {
-            Ok(state) => Ok(state),
-            Err(TryLockError::Poisoned(state)) => Ok(state.into_inner()),
-            Err(TryLockError::WouldBlock) => {
-                self.check_not_updating(operation)?;
-                Ok(self.state())
-            }
-        }
+        self.check_not_updating(operation)?;
+        Ok(self.state())
     }
 
     /// Refuses calls that a closure of [`update`](Self::update) makes on its own session.
@@ -309,13 +312,7 @@ impl Session {
         self.apply_own_revocation(&mut state);
         state.check_readable(operation)?;
         state.response.varies = true;
-        if state.used.is_none() {
-            let now = self.context.now();
-            state.used = Some(now);
-            if matches!(state.loaded, LoadState::Unread) && !state.ignored {
-                self.context.touch_unread(self.blocking_hook, &self.presented, now);
-            }
-        }
+        self.touch_first_written(&mut state);
         Ok(state)
     }
 
@@ -421,23 +418,6 @@ impl Session {
         }
         state.reset(SignOut::Requested);
         Ok(())
-    }
-
-    /// Continues as after [`destroy`](Self::destroy) if this request has ended its own session by a
-    /// call of the manager.
-    fn apply_own_revocation(&self, state: &mut State) {
-        self.session_number.mark_last_used();
-        let now = self.context.recently_ended.sequence();
-        let seen = std::mem::replace(&mut state.last_checked_ending, now);
-        if seen == now || state.closed {
-            return;
-        }
-        let current = state.loaded.session().map(|session| session.id_hash);
-        let recently_ended = &self.context.recently_ended;
-        let mut own = current.into_iter().chain(self.presented.id_hashes());
-        if own.any(|id_hash| recently_ended.was_revoked_by(&id_hash, self.session_number, seen)) {
-            state.reset(SignOut::Done);
-        }
     }
 
     /// Returns whether this request has changes that are not stored yet. A write of the value that

@@ -7,7 +7,9 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
+use crate::error::Result;
 use crate::id::SessionIdHash;
+use crate::process::ProcessBound;
 use crate::session::last_used::SessionNumber;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Condvar, IgnorePoison, Mutex, MutexGuard, instant};
@@ -26,14 +28,14 @@ pub(crate) struct RecentlyEnded {
     /// The number of endings recorded so far. Every request reads it, which costs less than reading
     /// a clock.
     count: AtomicU64,
-    generations: Mutex<Generations>,
+    generations: ProcessBound<Mutex<Generations>>,
     /// Notified when a deletion is no longer in flight.
     changed: Condvar,
 }
 
 /// A guard: a deletion is in flight until this is dropped. Which sessions it has ended is known
 /// only after the store has returned.
-pub(crate) struct DeletionInFlight<'e> {
+struct DeletionInFlight<'e> {
     recently_ended: &'e RecentlyEnded,
     number: u64,
 }
@@ -41,6 +43,16 @@ pub(crate) struct DeletionInFlight<'e> {
 /// A position in the order of endings: the number of endings up to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct SequenceNumber(u64);
+
+/// Whether a session that is not live ended after some time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Ended {
+    #[default]
+    No,
+    /// Deletions are in flight, and one of them may end it.
+    InDoubt,
+    Yes,
+}
 
 #[derive(Clone, Copy, Debug)]
 struct EndedSession {
@@ -66,8 +78,8 @@ struct Generations {
 }
 
 impl RecentlyEnded {
-    fn lock(&self) -> MutexGuard<'_, Generations> {
-        self.generations.lock().ignore_poison()
+    fn lock(&self) -> Result<MutexGuard<'_, Generations>> {
+        Ok(self.generations.get()?.lock().ignore_poison())
     }
 
     /// Returns the number of the last ending.
@@ -75,50 +87,61 @@ impl RecentlyEnded {
         SequenceNumber(self.count.load(Ordering::SeqCst))
     }
 
-    /// Returns the number of a new ending, which is higher than every earlier
-    /// [`sequence`](Self::sequence).
-    fn next(&self) -> SequenceNumber {
-        SequenceNumber(self.count.fetch_add(1, Ordering::SeqCst) + 1)
+    /// Returns a new ending. Its number is higher than every earlier [`sequence`](Self::sequence).
+    fn ending(&self, revoked_by: Option<SessionNumber>) -> EndedSession {
+        let number = SequenceNumber(self.count.fetch_add(1, Ordering::SeqCst) + 1);
+        EndedSession { number, revoked_by }
     }
 
-    /// Records that a deletion is in flight. Call this before the store deletes, and drop the guard
-    /// after all endings are recorded.
-    pub(crate) fn begin(&self) -> DeletionInFlight<'_> {
-        let mut generations = self.lock();
+    /// Makes a call that deletes sessions, and records by `record` which ones it has ended. A
+    /// deletion is in flight meanwhile.
+    pub(crate) fn while_ending<T>(
+        &self,
+        delete: impl FnOnce() -> Result<T>,
+        record: impl FnOnce(&Self, &T),
+    ) -> Result<T> {
+        let _in_flight = self.begin()?;
+        let deleted = delete()?;
+        record(self, &deleted);
+        Ok(deleted)
+    }
+
+    fn begin(&self) -> Result<DeletionInFlight<'_>> {
+        let mut generations = self.lock()?;
         generations.begun += 1;
         let number = generations.begun;
         generations.in_flight.insert(number);
-        DeletionInFlight { recently_ended: self, number }
+        Ok(DeletionInFlight { recently_ended: self, number })
     }
 
     /// Records that the request of a session has ended the sessions of these id hashes.
-    pub(crate) fn record(&self, ended: impl IntoIterator<Item = SessionIdHash>) {
-        ended.into_iter().for_each(|id_hash| self.insert(id_hash, None));
+    pub(crate) fn record(&self, ended: &[SessionIdHash]) {
+        ended.iter().for_each(|id_hash| self.insert(*id_hash, None));
     }
 
-    /// Records that a call of the manager has ended the session of `id_hash`. The call is
-    /// attributed to the session that this thread has used last.
-    pub(crate) fn record_revocation(&self, id_hash: SessionIdHash) {
-        self.insert(id_hash, SessionNumber::last_used_here());
+    /// Records that a call of the manager has ended them. The call is attributed to the session
+    /// that this thread has used last.
+    pub(crate) fn record_revocations(&self, ended: &[SessionIdHash]) {
+        let revoked_by = SessionNumber::last_used_here();
+        ended.iter().for_each(|id_hash| self.insert(*id_hash, revoked_by));
     }
 
     fn insert(&self, id_hash: SessionIdHash, revoked_by: Option<SessionNumber>) {
         let now = instant();
-        let mut generations = self.lock();
+        let Ok(mut generations) = self.lock() else { return };
         let began = *generations.began.get_or_insert(now);
         if generations.current.len() >= GENERATION_SIZE || now.duration_since(began) >= RETENTION {
             generations.previous = std::mem::take(&mut generations.current);
             generations.began = Some(now);
         }
-        generations.current.insert(id_hash, EndedSession { number: self.next(), revoked_by });
+        generations.current.insert(id_hash, self.ending(revoked_by));
     }
 
     /// Records that a call of the manager has ended all sessions, and attributes it in the same
     /// way.
     pub(crate) fn record_revocation_of_all(&self) {
-        let mut generations = self.lock();
-        generations.all =
-            Some(EndedSession { number: self.next(), revoked_by: SessionNumber::last_used_here() });
+        let Ok(mut generations) = self.lock() else { return };
+        generations.all = Some(self.ending(SessionNumber::last_used_here()));
     }
 
     /// Returns whether the session of `id_hash` was ended after `since` by a call of the manager in
@@ -129,36 +152,32 @@ impl RecentlyEnded {
         by: SessionNumber,
         since: SequenceNumber,
     ) -> bool {
-        self.lock()
-            .endings_of(id_hash)
-            .any(|ending| since < ending.number && ending.revoked_by == Some(by))
+        let is_own = |ending: &EndedSession| since < ending.number && ending.revoked_by == Some(by);
+        self.lock().is_ok_and(|generations| generations.endings_of(id_hash).any(is_own))
     }
 
-    /// Returns whether the session of `id_hash`, which is not live, was ended after `since`, or
-    /// `None` if deletions in flight leave it undecided. Never blocks.
-    pub(crate) fn try_has_ended_since(
+    /// Returns whether the session of `id_hash`, which is not live, was ended after `since`. With
+    /// `wait` it is never in doubt: the call blocks until the deletions in flight have recorded
+    /// their endings. That is for writes, which would otherwise begin a new session for a visitor
+    /// who has just signed out.
+    pub(crate) fn has_ended(
         &self,
         id_hash: &SessionIdHash,
         since: SequenceNumber,
-    ) -> Option<bool> {
-        let generations = self.lock();
-        let has_ended = generations.has_ended_since(id_hash, since);
-        (has_ended || generations.in_flight.is_empty()).then_some(has_ended)
-    }
-
-    /// Returns whether the session of `id_hash`, which is not live, was ended after `since`. Blocks
-    /// until the deletions in flight have recorded their endings. For writes only, which would
-    /// otherwise begin a new session for a visitor who has just signed out.
-    pub(crate) fn has_ended_since(&self, id_hash: &SessionIdHash, since: SequenceNumber) -> bool {
-        let mut generations = self.lock();
+        wait: bool,
+    ) -> Result<Ended> {
+        let mut generations = self.lock()?;
         // A deletion that begins later does not find the session, so it is not awaited.
         let last = generations.begun;
         loop {
-            if generations.has_ended_since(id_hash, since) {
-                return true;
+            if generations.endings_of(id_hash).any(|ending| since < ending.number) {
+                return Ok(Ended::Yes);
             }
             if generations.in_flight.first().is_none_or(|first| *first > last) {
-                return false;
+                return Ok(Ended::No);
+            }
+            if !wait {
+                return Ok(Ended::InDoubt);
             }
             generations = self.changed.wait(generations).ignore_poison();
         }
@@ -166,10 +185,6 @@ impl RecentlyEnded {
 }
 
 impl Generations {
-    fn has_ended_since(&self, id_hash: &SessionIdHash, since: SequenceNumber) -> bool {
-        self.endings_of(id_hash).any(|ending| since < ending.number)
-    }
-
     fn endings_of(&self, id_hash: &SessionIdHash) -> impl Iterator<Item = &EndedSession> {
         let ended = self.current.get(id_hash).or_else(|| self.previous.get(id_hash));
         ended.into_iter().chain(&self.all)
@@ -178,8 +193,10 @@ impl Generations {
 
 impl Drop for DeletionInFlight<'_> {
     fn drop(&mut self) {
-        self.recently_ended.lock().in_flight.remove(&self.number);
-        self.recently_ended.changed.notify_all();
+        if let Ok(mut generations) = self.recently_ended.lock() {
+            generations.in_flight.remove(&self.number);
+            self.recently_ended.changed.notify_all();
+        }
     }
 }
 
@@ -192,14 +209,23 @@ mod tests {
         let recently_ended = RecentlyEnded::default();
         let id_hash = SessionIdHash::from_bytes([1; 32]);
         let before = recently_ended.sequence();
-        recently_ended.record([id_hash]);
-        assert!(recently_ended.has_ended_since(&id_hash, before));
-        assert!(!recently_ended.has_ended_since(&id_hash, recently_ended.sequence()));
-        assert!(!recently_ended.has_ended_since(&SessionIdHash::from_bytes([2; 32]), before));
+        recently_ended.record(&[id_hash]);
+        assert_eq!(recently_ended.has_ended(&id_hash, before, true).unwrap(), Ended::Yes);
+        assert_eq!(
+            recently_ended.has_ended(&id_hash, recently_ended.sequence(), true).unwrap(),
+            Ended::No
+        );
+        assert_eq!(
+            recently_ended.has_ended(&SessionIdHash::from_bytes([2; 32]), before, true).unwrap(),
+            Ended::No
+        );
         let between = recently_ended.sequence();
         recently_ended.record_revocation_of_all();
-        assert!(recently_ended.has_ended_since(&id_hash, between));
-        assert!(!recently_ended.has_ended_since(&id_hash, recently_ended.sequence()));
+        assert_eq!(recently_ended.has_ended(&id_hash, between, true).unwrap(), Ended::Yes);
+        assert_eq!(
+            recently_ended.has_ended(&id_hash, recently_ended.sequence(), true).unwrap(),
+            Ended::No
+        );
     }
 
     #[test]
@@ -208,13 +234,13 @@ mod tests {
         let (id_hash, other) =
             (SessionIdHash::from_bytes([1; 32]), SessionIdHash::from_bytes([2; 32]));
         let before = recently_ended.sequence();
-        let in_flight = recently_ended.begin();
-        assert_eq!(recently_ended.try_has_ended_since(&id_hash, before), None);
-        recently_ended.record([id_hash]);
-        assert_eq!(recently_ended.try_has_ended_since(&id_hash, before), Some(true));
-        assert_eq!(recently_ended.try_has_ended_since(&other, before), None);
+        let in_flight = recently_ended.begin().unwrap();
+        assert_eq!(recently_ended.has_ended(&id_hash, before, false).unwrap(), Ended::InDoubt);
+        recently_ended.record(&[id_hash]);
+        assert_eq!(recently_ended.has_ended(&id_hash, before, false).unwrap(), Ended::Yes);
+        assert_eq!(recently_ended.has_ended(&other, before, false).unwrap(), Ended::InDoubt);
         drop(in_flight);
-        assert_eq!(recently_ended.try_has_ended_since(&other, before), Some(false));
+        assert_eq!(recently_ended.has_ended(&other, before, false).unwrap(), Ended::No);
     }
 
     #[test]
@@ -226,12 +252,15 @@ mod tests {
             SessionIdHash::from_bytes(bytes)
         };
         let before = recently_ended.sequence();
-        recently_ended.record((0..5 * GENERATION_SIZE).map(id_hash));
+        recently_ended.record(&(0..5 * GENERATION_SIZE).map(id_hash).collect::<Vec<_>>());
         let kept = {
-            let generations = recently_ended.lock();
+            let generations = recently_ended.lock().unwrap();
             generations.current.len() + generations.previous.len()
         };
         assert!(kept <= 2 * GENERATION_SIZE);
-        assert!(recently_ended.has_ended_since(&id_hash(5 * GENERATION_SIZE - 1), before));
+        assert_eq!(
+            recently_ended.has_ended(&id_hash(5 * GENERATION_SIZE - 1), before, true).unwrap(),
+            Ended::Yes
+        );
     }
 }

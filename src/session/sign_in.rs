@@ -72,12 +72,7 @@ impl Session {
             Some(owner) if *owner != user => Some(state.changes.rebased_on_empty()?),
             _ => None,
         };
-        let signed_in = self.sign_in_as(&mut state, rebased.as_mut(), &user, &new_session)?;
-        match signed_in {
-            SignIn::Done => state.changes = Changes::default(),
-            SignIn::Refused => self.context.events.raise(&Event::SignInRefused { user: &user }),
-        }
-        Ok(signed_in)
+        self.sign_in_as(&mut state, rebased.as_mut(), &user, &new_session)
     }
 
     fn sign_in_as(
@@ -109,7 +104,6 @@ impl Session {
                 _ => SessionId::generate()?,
             };
             let to = id.hash(self.realm());
-            let ending = self.context.recently_ended.begin();
             let sign_in = Action::SignIn {
                 to,
                 user: user.clone(),
@@ -122,14 +116,9 @@ impl Session {
                 ..Proposal::new(&from, sign_in)
             };
             match self.commit_to(state, proposal)? {
-                Committed::Done { session, ended } => {
-                    self.context.recently_ended.record(ended);
-                    drop(ending);
-                    state.loaded = Live::issued(session, id);
-                }
+                Committed::Done { session, .. } => state.loaded = Live::issued(session, id),
                 Committed::Missing(Missing::Replaced { id: replaced, session, .. }) => {
                     let id_hash = session.id_hash;
-                    drop(ending);
                     let salt = match replaced.by {
                         ReplacedBy::SignIn { salt } => salt,
                         ReplacedBy::Renewal { .. } => None,
@@ -145,10 +134,14 @@ impl Session {
                         continue;
                     }
                 }
-                Committed::LimitReached => return Ok(SignIn::Refused),
+                Committed::LimitReached => {
+                    self.context.events.raise(&Event::SignInRefused { user });
+                    return Ok(SignIn::Refused);
+                }
                 _ => return Err(Error::new(ErrorKind::Unexpected, SIGN_IN)),
             }
             state.required_deletions.extend(others);
+            state.changes = Changes::default();
             // Raised last, so that a panicking listener cannot undo the sign-in.
             if let Some(public_id) = &state.loaded.public_id() {
                 self.context.events.raise(&Event::SignedIn { public_id, user });
@@ -191,7 +184,7 @@ impl Session {
         for id_hash in self.presented.id_hashes().filter(|id_hash| id_hash != from) {
             // Loaded before the sign-in, because afterwards an id may lead to the signed-in
             // session.
-            let found = self.run_blocking(|| self.context.store()?.load(&id_hash, now))?;
+            let found = self.run_blocking(|| self.context.store.get()?.load(&id_hash, now))?;
             if let Lookup::Live { session, .. } = found
                 && Some(session.record.public_id) != own
             {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionIdHash;
 use crate::record::Record;
-use crate::session::context::{BlockingHook, run_blocking};
+use crate::session::{BlockingHook, run_blocking};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Condvar, IgnorePoison, Mutex, MutexGuard, instant, spin_until, thread};
 
@@ -54,7 +54,7 @@ struct QueuePosition<'q> {
     waiter: Arc<Waiter>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Waiter {
     state: Mutex<WaiterState>,
     changed: Condvar,
@@ -68,16 +68,6 @@ struct Waiter {
 }
 
 impl Waiter {
-    fn new(is_next: bool) -> Self {
-        Waiter {
-            state: Mutex::new(WaiterState::Waiting),
-            changed: Condvar::new(),
-            is_next: AtomicBool::new(is_next),
-            is_granted: AtomicBool::new(false),
-            is_asleep: AtomicBool::new(false),
-        }
-    }
-
     /// Wakes the thread, if it sleeps. The thread sets `is_asleep` under the lock of the state.
     fn wake(&self, state: MutexGuard<'_, WaiterState>) {
         let is_asleep = self.is_asleep.swap(false, Ordering::Relaxed);
@@ -88,9 +78,10 @@ impl Waiter {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 #[allow(clippy::large_enum_variant)] // one per waiting request
 enum WaiterState {
+    #[default]
     Waiting,
     /// The waiter has the turn, with the value of [`Turn::newest`].
     Granted(Option<Record>),
@@ -181,7 +172,8 @@ impl UpdateQueues {
         if waiting.len() >= MAX_WAITING {
             return Entered::QueueFull;
         }
-        let waiter = Arc::new(Waiter::new(waiting.is_empty()));
+        let is_next = AtomicBool::new(waiting.is_empty());
+        let waiter = Arc::new(Waiter { is_next, ..Waiter::default() });
         waiting.push_back(waiter.clone());
         Entered::Queued(QueuePosition { queues: self, id_hash: *id_hash, deadline, waiter })
     }

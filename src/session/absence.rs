@@ -1,0 +1,171 @@
+//! Requests without a session: why there is none, and what their changes do.
+//!
+//! Uses `recently_ended`. Called by the load and by the commit, which find a session or lose it.
+
+use crate::backend::{Missing, ReplacedId};
+use crate::error::Result;
+use crate::event::Event;
+use crate::id::{PublicId, SessionId, SessionIdHash};
+use crate::record::Record;
+use crate::session::load::LoadState;
+use crate::session::recently_ended::Ended;
+use crate::session::{Session, SignOut, State};
+
+/// The reasons why a request finds no session.
+#[derive(Debug, Default)]
+pub(super) struct Absence {
+    /// Whether it was ended from elsewhere since this request was opened.
+    pub(super) ended: Ended,
+    /// The id that was replaced, if the store remembers one.
+    pub(super) replaced: Option<Replaced>,
+    /// Whether the session ended, or its id was replaced, before its changes were stored.
+    pub(super) lost: bool,
+    /// The id for the session that begins next, from which its CSRF secret is derived.
+    pub(super) next_id: Option<SessionId>,
+}
+
+/// An id of this request that was replaced.
+#[derive(Debug)]
+pub(super) struct Replaced {
+    pub(super) id_hash: SessionIdHash,
+    /// The id itself, if the request presented or issued it.
+    pub(super) id: Option<SessionId>,
+    /// The public id of the session.
+    pub(super) public_id: PublicId,
+    /// The request counts as concurrent with the replacement: the client receives its new id in
+    /// another response.
+    pub(super) concurrent: bool,
+    /// Whether the browser keeps the session's cookie when it is closed.
+    pub(super) persistent: bool,
+}
+
+impl Session {
+    /// Begins a session with the changes of a request that has none, or discards them. No other
+    /// code decides which:
+    ///
+    /// | why there is no session | changed values | only a renewal |
+    /// |---|---|---|
+    /// | there was none, it has expired, or it cannot be decoded | begin one | no effect |
+    /// | this request has ended it, by `destroy` or a call of the manager | begin one | no effect |
+    /// | its id was replaced earlier: a stale id | begin one | no effect |
+    /// | its id was replaced concurrently | discarded | no effect |
+    /// | this request has lost it before: [`lost`](Absence::lost) | discarded | no effect |
+    /// | it was ended from elsewhere since this request was opened | discarded | discarded |
+    ///
+    /// The changes for a live session that the store no longer finds are discarded before, in
+    /// [`lose_session`](Self::lose_session).
+    pub(super) fn store_without_session(&self, state: &mut State) -> Result<()> {
+        let LoadState::Absent(absence) = &state.loaded else { return Ok(()) };
+        let has_data = !state.changes.delta().is_empty();
+        let is_replaced = absence.replaced.as_ref().is_some_and(|replaced| replaced.concurrent);
+        let discards_data = absence.lost || is_replaced;
+        let has_ended = match absence.ended {
+            Ended::Yes => true,
+            Ended::InDoubt => !discards_data && self.was_ended_in_flight()?,
+            Ended::No => false,
+        };
+        if has_ended || has_data && discards_data {
+            self.discard_changes(state, None);
+        } else if has_data {
+            self.begin(state)?;
+        }
+        Ok(())
+    }
+
+    /// Returns whether a deletion that was in flight when the load found no session has ended the
+    /// session of a presented id.
+    fn was_ended_in_flight(&self) -> Result<bool> {
+        let mut presented = self.presented.id_hashes();
+        presented.try_fold(false, |ended, id_hash| {
+            Ok(ended || self.has_ended(&id_hash, true)? == Ended::Yes)
+        })
+    }
+
+    /// Returns whether the session of this id has ended since this request was opened.
+    pub(super) fn has_ended(&self, id_hash: &SessionIdHash, wait: bool) -> Result<Ended> {
+        let (recently_ended, since) = (&self.context.recently_ended, self.endings_at_open);
+        let ask = || recently_ended.has_ended(id_hash, since, wait);
+        if wait { self.run_blocking(ask) } else { ask() }
+    }
+
+    /// Continues as after [`destroy`](Self::destroy) if this request has ended its own session by a
+    /// call of the manager.
+    pub(super) fn apply_own_revocation(&self, state: &mut State) {
+        self.session_number.mark_last_used();
+        let now = self.context.recently_ended.sequence();
+        let seen = std::mem::replace(&mut state.last_checked_ending, now);
+        if seen == now || state.closed {
+            return;
+        }
+        let current = state.loaded.session().map(|session| session.id_hash);
+        let recently_ended = &self.context.recently_ended;
+        let mut own = current.into_iter().chain(self.presented.id_hashes());
+        if own.any(|id_hash| recently_ended.was_revoked_by(&id_hash, self.session_number, seen)) {
+            state.reset(SignOut::Done);
+        }
+    }
+
+    /// Records the loss of the live session, which another request has ended or given a new id.
+    pub(super) fn lose_session(&self, state: &mut State, missing: &Missing) {
+        // If another request replaced the id, a renewal without data changes loses nothing.
+        let has_data = !state.changes.delta().is_empty();
+        let is_lost = has_data || !matches!(missing, Missing::Replaced { .. });
+        let public_id = state.loaded.public_id();
+        let mut absence = Absence::default();
+        match (missing, state.loaded.session()) {
+            (Missing::Replaced { id, .. }, Some(session)) => {
+                // An id that this request issued is not used after its changes were lost.
+                let found = if is_lost { &LoadState::Unread } else { &state.loaded };
+                absence.replaced = Some(self.new_replaced(found, id, &session.record));
+            }
+            (Missing::Undecodable { public_id, error, .. }, _) => {
+                let public_id = public_id.as_ref();
+                self.context.events.raise(&Event::Undecodable { public_id, error });
+            }
+            _ => {}
+        }
+        state.set_absent(absence);
+        if is_lost {
+            self.discard_changes(state, public_id.as_ref());
+        }
+    }
+
+    pub(super) fn new_replaced(
+        &self,
+        found: &LoadState,
+        id: &ReplacedId,
+        record: &Record,
+    ) -> Replaced {
+        // If the clock was set back, the id does not count as stale.
+        let opened = self.opened_at.min(self.context.now());
+        Replaced {
+            id_hash: id.id_hash,
+            id: self.own_id(found, &id.id_hash),
+            public_id: record.public_id,
+            concurrent: id.counts_as_concurrent(opened),
+            persistent: record.persistent,
+        }
+    }
+
+    fn discard_changes(&self, state: &mut State, public_id: Option<&PublicId>) {
+        if let LoadState::Absent(absence) = &mut state.loaded {
+            absence.lost = true;
+        }
+        state.response.discarded = true;
+        state.changes.drop_data();
+        self.context.events.raise(&Event::ChangesDiscarded { public_id });
+    }
+
+    /// Raises an event if the request presents a stale id and no id of a live session, and ends the
+    /// session if the settings say so.
+    pub(super) fn report_stale_id(&self, absence: &mut Absence) -> Result<()> {
+        let stale = absence.replaced.as_ref().filter(|replaced| !replaced.concurrent);
+        let Some(Replaced { id_hash, public_id, .. }) = stale else { return Ok(()) };
+        self.context.events.raise(&Event::ReplacedIdUsed { public_id, address: self.address });
+        if self.context.settings.end_session_on_replaced_id {
+            self.end_session_of(id_hash)?;
+            absence.replaced = None;
+        }
+        Ok(())
+    }
+}

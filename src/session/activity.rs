@@ -1,0 +1,116 @@
+//! The activity of a session, from which its idle limit counts: when it is written, and how.
+//!
+//! Uses the cleaner and the store. Called by the first read, the first write, the commits and the
+//! end of a request.
+
+use std::time::Duration;
+
+use crate::backend::{LiveSession, Lookup, ReplacedId};
+use crate::clock::Timestamp;
+use crate::event::Event;
+use crate::record::Touch;
+use crate::session::load::LoadState;
+use crate::session::{Session, State};
+
+/// Sessions with a shorter idle limit are touched without waiting for a batch.
+const SHORT_IDLE: Duration = Duration::from_secs(60);
+
+/// Sessions that reach their idle limit within this time are touched without waiting for a batch,
+/// because the cleaner takes up to a second.
+const TOUCH_IMMEDIATELY_WITHIN: Duration = Duration::from_secs(2);
+
+/// The maximum expected duration of a request, uploads and long polls included.
+const MAX_REQUEST_TIME: Duration = ReplacedId::REMEMBERED;
+
+/// The activity of one request, which counts at its first use of the session. It is written, if
+/// that is [due](crate::lifetime::Limits::touch_due), at the first of these points:
+///
+/// | point | condition | written by |
+/// |---|---|---|
+/// | first read | the session may reach its idle limit before the request ends | a touch |
+/// | first write without a read | the same, and the store has the session in memory | a touch |
+/// | a commit | none | the commit |
+/// | end of the request | none | a touch |
+///
+/// The cleaner writes a touch within a second. If the session may end before, or there is no
+/// cleaner, the request writes it. A request that [ignores](Session::ignore) its session writes
+/// none.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Activity {
+    pub(super) first_use: Option<Timestamp>,
+}
+
+impl Activity {
+    /// Returns the touch to write at `now`.
+    pub(super) fn touch(self, now: Timestamp) -> Touch {
+        Touch::at(self.first_use.unwrap_or(now))
+    }
+}
+
+impl Session {
+    /// Touches the session that the first read has loaded.
+    pub(super) fn touch_loaded(&self, state: &mut State, now: Timestamp) {
+        if let LoadState::Live(live) = &mut state.loaded
+            && !state.ignored
+        {
+            self.touch_early(&mut live.session, now);
+        }
+    }
+
+    /// Touches the session at the first write.
+    pub(super) fn touch_first_written(&self, state: &mut State) {
+        if state.activity.first_use.is_some() {
+            return;
+        }
+        let now = self.context.now();
+        state.activity.first_use = Some(now);
+        if state.ignored || !matches!(state.loaded, LoadState::Unread) {
+            return;
+        }
+        for id_hash in self.presented.id_hashes() {
+            let found =
+                self.context.store.get().ok().and_then(|store| store.try_load(&id_hash, now));
+            if let Some(Lookup::Live { mut session, .. }) = found {
+                return self.touch_early(&mut session, now);
+            }
+        }
+    }
+
+    /// Touches the session at the end of the request.
+    pub(super) fn touch_at_end(&self, state: &State) {
+        if let Some(session) = state.loaded.session().filter(|_| !state.ignored) {
+            let now = self.context.now();
+            self.touch(session, state.activity.touch(now), now);
+        }
+    }
+
+    fn touch_early(&self, session: &mut LiveSession, now: Timestamp) {
+        let record = &session.record;
+        let ends = record.limits.idle.map(|idle| record.seen + idle);
+        if ends.is_some_and(|ends| ends.since(now) <= MAX_REQUEST_TIME) {
+            let touch = Touch::at(now);
+            self.touch(session, touch, now);
+            // The end of the request then does not write it again.
+            session.record.touch(touch);
+        }
+    }
+
+    fn touch(&self, session: &LiveSession, touch: Touch, now: Timestamp) {
+        let LiveSession { record, id_hash } = session;
+        let Some(idle) = record.limits.idle else { return };
+        if !record.limits.touch_due(record.seen, touch.seen) {
+            return;
+        }
+        let left = (record.seen + idle).since(now);
+        let immediately = idle < SHORT_IDLE || left <= TOUCH_IMMEDIATELY_WITHIN;
+        let written = match &self.context.cleaner {
+            Some(cleaner) if !immediately && cleaner.touch(*id_hash, touch) => Ok(()),
+            _ => self
+                .run_blocking(|| Ok(self.context.store.get()?.touch(&[(*id_hash, touch)], now)?)),
+        };
+        // A failed touch must not fail a request that only reads.
+        if let Err(error) = written {
+            self.context.events.raise(&Event::TouchFailed { sessions: 1, error: &error });
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! The ids that a request presents.
+//!
+//! Uses the settings, which say where a request carries them. Called when a session is opened.
+
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+
+use crate::cookie::{CookieConfig, OVERWRITTEN};
+use crate::id::{RealmTag, SessionId, SessionIdHash};
+use crate::message::{RequestHead, SmallList};
+use crate::session::{Settings, Transport};
+
+/// An id that a request presents.
+#[derive(Clone, Debug)]
+pub(crate) struct PresentedId {
+    pub(crate) id: SessionId,
+    pub(crate) realm: RealmTag,
+    /// The cookie was sealed with an old key.
+    pub(crate) outdated: bool,
+    /// The cookie has a former name.
+    pub(crate) former: bool,
+}
+
+impl PresentedId {
+    pub(crate) fn id_hash(&self) -> SessionIdHash {
+        self.id.hash(self.realm)
+    }
+
+    fn is_same(&self, other: &PresentedId) -> bool {
+        self.id == other.id && self.realm == other.realm
+    }
+}
+
+/// The ids that a request presents, within the bounds below.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Presented {
+    /// The distinct ids in the order of the request, those of former names last.
+    pub(crate) ids: SmallList<PresentedId, 4>,
+    /// The hash of the first malformed id, if there was one.
+    pub(crate) malformed: Option<u64>,
+    /// Whether the request exceeded a bound.
+    pub(crate) too_many: bool,
+}
+
+impl Presented {
+    /// The maximum number of distinct ids that are looked up, and of distinct values that are
+    /// unsealed. A browser presents one; further ones may be planted by other hosts or paths.
+    const MAX_IDS: usize = 16;
+
+    /// The maximum number of cookies of the session cookie's name that are examined, well-formed or
+    /// not. Cookies of other names do not count, so only a host that can plant one of this name can
+    /// hide the id.
+    const MAX_COOKIES: usize = 256;
+
+    /// The number of bytes of a malformed id that are hashed.
+    const MAX_HASHED: usize = 4096;
+
+    /// Searches the `Cookie` fields of a request for ids.
+    fn look_in_cookies<'r>(
+        &mut self,
+        cookie: &CookieConfig,
+        (realm, former): (RealmTag, bool),
+        fields: impl Iterator<Item = &'r str>,
+    ) {
+        let mut unsealed: SmallList<&str, 4> = SmallList::default();
+        let values = fields.flat_map(|field| cookie.values(field));
+        for (number, value) in values.enumerate() {
+            if number == Self::MAX_COOKIES {
+                self.too_many = true;
+                break;
+            }
+            // Some clients keep an empty value after a removal.
+            if value.is_empty() || value == OVERWRITTEN {
+                continue;
+            }
+            if cookie.is_sealed() {
+                if unsealed.iter().any(|have| *have == value) {
+                    continue;
+                }
+                if unsealed.len() == Self::MAX_IDS {
+                    self.too_many = true;
+                    break;
+                }
+                unsealed.push(value);
+            }
+            let read = cookie.read(value);
+            // Several realms can have one former name. A value that does not open for this one is
+            // not malformed, because it may be sealed for another.
+            if former && read.is_none() {
+                continue;
+            }
+            self.add(value, read.map(|(id, outdated)| PresentedId { id, realm, outdated, former }));
+            if self.too_many {
+                break;
+            }
+        }
+    }
+
+    fn add(&mut self, text: &str, read: Option<PresentedId>) {
+        match read {
+            None => {
+                self.malformed.get_or_insert_with(|| {
+                    let start = text.as_bytes().chunks(Self::MAX_HASHED).next();
+                    BuildHasherDefault::<DefaultHasher>::default().hash_one((start, text.len()))
+                });
+            }
+            Some(new) if self.ids.iter().any(|have| have.is_same(&new)) => {}
+            Some(_) if self.ids.len() == Self::MAX_IDS => self.too_many = true,
+            Some(read) => self.ids.push(read),
+        }
+    }
+
+    /// Returns whether the request presented neither an id nor a malformed one.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.malformed.is_none() && self.ids.is_empty()
+    }
+
+    pub(crate) fn id_hashes(&self) -> impl Iterator<Item = SessionIdHash> {
+        self.ids.iter().map(PresentedId::id_hash)
+    }
+}
+impl Settings {
+    /// Finds the ids of a request. Does no I/O, and allocates only if there are many.
+    pub(crate) fn presented(&self, head: &RequestHead<'_>) -> Presented {
+        let mut presented = Presented::default();
+        match &self.transport {
+            Transport::Cookie(cookie) => {
+                let own = (cookie, self.realm_tag, false);
+                let former = self.former.iter().map(|former| (&former.cookie, former.realm, true));
+                for (cookie, realm, former) in std::iter::once(own).chain(former) {
+                    let fields = head.cookies.iter().copied();
+                    let fields = fields.filter(|field| field.contains(cookie.name_text()));
+                    presented.look_in_cookies(cookie, (realm, former), fields);
+                }
+            }
+            Transport::Header(_) => {
+                for text in head.ids.iter() {
+                    let read = SessionId::parse(text).map(|id| PresentedId {
+                        id,
+                        realm: self.realm_tag,
+                        outdated: false,
+                        former: false,
+                    });
+                    presented.add(text, read);
+                }
+            }
+        }
+        presented
+    }
+}

@@ -1,0 +1,152 @@
+//! The settings of a manager, and the carrier of the id that they choose.
+//!
+//! Uses `cookie` and `message`. Built by the manager; read by every session.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::backend::SessionLimit;
+use crate::clock::Timestamp;
+use crate::cookie::CookieConfig;
+use crate::error::ErrorKind;
+use crate::id::{Realm, RealmTag, SessionId};
+use crate::lifetime::Lifetime;
+use crate::message::RequestHead;
+use crate::record::Client;
+
+/// The behavior of a request whose session cannot be read because the store fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnLoadFailure {
+    /// The request receives the error.
+    #[default]
+    Fail,
+    /// The request continues without a session: reads find no values, every change fails with
+    /// [`Unavailable`](ErrorKind::Unavailable), and the response neither sends nor removes a
+    /// cookie.
+    TreatAsAnonymous,
+}
+
+/// The carrier of the id: a cookie or a header.
+#[derive(Clone, Debug)]
+pub(crate) enum Transport {
+    Cookie(CookieConfig),
+    Header(String),
+}
+
+/// A former name of the cookie, with the realm of its ids.
+#[derive(Clone, Debug)]
+pub(crate) struct FormerCookie {
+    pub(crate) cookie: CookieConfig,
+    pub(crate) realm: RealmTag,
+}
+
+/// A response header field that carries or removes the id: name and value.
+pub(crate) type IdField = (Cow<'static, str>, String);
+
+/// The configuration of a manager.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) transport: Transport,
+    /// The realm of this manager, and its tag in the hashes of ids.
+    pub(crate) realm: Realm,
+    pub(crate) realm_tag: RealmTag,
+    /// The former names of the cookie. Sessions under them move to the current name.
+    pub(crate) former: Vec<FormerCookie>,
+    pub(crate) lifetime: Lifetime,
+    /// The lifetime of sessions whose cookie the browser drops when it is closed; `lifetime` if
+    /// `None`.
+    pub(crate) browser_session: Option<Lifetime>,
+    pub(crate) persistent: bool,
+    pub(crate) max_bytes: usize,
+    pub(crate) grace: Option<Duration>,
+    pub(crate) on_load_failure: OnLoadFailure,
+    pub(crate) keep_on_server_error: bool,
+    pub(crate) session_limit: Option<SessionLimit>,
+    pub(crate) status_of: fn(ErrorKind) -> u16,
+    /// The number of proxies that add to `X-Forwarded-For`.
+    pub(crate) proxies: u8,
+    pub(crate) record_address: bool,
+    pub(crate) record_user_agent: bool,
+    pub(crate) no_store_when_signed_in: bool,
+    pub(crate) form_pages_no_store: bool,
+    pub(crate) end_session_on_replaced_id: bool,
+    pub(crate) clear_site_data: bool,
+}
+
+impl Settings {
+    /// Returns whether a `Cookie` field may contain an id: a fast search for the names anywhere in
+    /// it.
+    pub(crate) fn may_contain_id(&self, field: &str) -> bool {
+        match &self.transport {
+            Transport::Cookie(cookie) => {
+                let former = self.former.iter().map(|former| former.cookie.name_text());
+                std::iter::once(cookie.name_text()).chain(former).any(|name| field.contains(name))
+            }
+            Transport::Header(_) => false,
+        }
+    }
+
+    /// Returns the response header fields that remove the cookies of former names.
+    pub(crate) fn remove_former(&self) -> impl Iterator<Item = IdField> {
+        self.former_cookies().map(|cookie| set_cookie(cookie.remove()))
+    }
+
+    /// Returns one cookie for each former name, whatever its number of realms.
+    pub(crate) fn former_cookies(&self) -> impl Iterator<Item = &CookieConfig> {
+        let mut last = None;
+        self.former.iter().map(|former| &former.cookie).filter(move |cookie| {
+            let name = Some(cookie.name_text());
+            std::mem::replace(&mut last, name) != name
+        })
+    }
+
+    /// Returns the parts of the client that the settings record.
+    pub(crate) fn client(&self, head: &RequestHead<'_>, address: Option<IpAddr>) -> Option<Client> {
+        (self.record_address || self.record_user_agent).then(|| {
+            let address = address.filter(|_| self.record_address);
+            Client::new(address, head.user_agent.filter(|_| self.record_user_agent))
+        })
+    }
+}
+
+impl Transport {
+    /// Returns the request header that carries the id.
+    pub(crate) fn request_header(&self) -> Cow<'static, str> {
+        match self {
+            Transport::Cookie(_) => Cow::Borrowed("Cookie"),
+            Transport::Header(name) => Cow::Owned(name.clone()),
+        }
+    }
+
+    /// Returns the response header field that issues an id.
+    pub(crate) fn issue(
+        &self,
+        id: &SessionId,
+        max_age: Option<Duration>,
+        now: Timestamp,
+    ) -> Vec<IdField> {
+        vec![match self {
+            Transport::Cookie(cookie) => set_cookie(cookie.issue(id, max_age, now)),
+            Transport::Header(name) => (Cow::Owned(name.clone()), id.reveal()),
+        }]
+    }
+
+    /// Returns the response header fields that remove the id; none if a header carries it. With
+    /// `overwrite`, the cookie is overwritten first: a browser notices that even where it would
+    /// ignore the removal because of an older write of the same page.
+    pub(crate) fn remove(&self, overwrite: bool) -> Vec<IdField> {
+        match self {
+            Transport::Cookie(cookie) if overwrite => {
+                vec![set_cookie(cookie.overwrite()), set_cookie(cookie.remove())]
+            }
+            Transport::Cookie(cookie) => vec![set_cookie(cookie.remove())],
+            Transport::Header(_) => Vec::new(),
+        }
+    }
+}
+
+fn set_cookie(value: String) -> IdField {
+    (Cow::Borrowed("Set-Cookie"), value)
+}
