@@ -236,7 +236,7 @@ fn other_programs_on_the_port_are_unavailable() {
 }
 
 #[test]
-fn errors_of_the_server_are_told_apart() {
+fn errors_of_the_server_have_their_kinds() {
     let server = Memcached::start();
     let proxy = Changing::before(&server);
     let store = proxy.store("errors");
@@ -299,7 +299,7 @@ fn no_more_connections_are_opened_than_the_settings_allow() {
 }
 
 #[test]
-fn who_gets_no_connection_in_time_is_told() {
+fn a_call_that_gets_no_connection_in_time_fails() {
     let server = Memcached::start();
     let patience = Duration::from_millis(300);
     let store = server.builder().connections(1).io_timeout(patience).open().unwrap();
@@ -314,11 +314,11 @@ fn who_gets_no_connection_in_time_is_told() {
     let words: Vec<String> =
         failures.into_iter().map(|failure| failure.unwrap_err().to_string()).collect();
     assert!(words.iter().any(|words| words.contains("all 1 connections are in use")), "{words:?}");
-    assert!(is_live(&server_patiently(&store), &id_hash));
+    assert!(is_live(&after_a_success(&store), &id_hash));
 }
 
 /// The same store after the server has gone on.
-fn server_patiently(store: &MemcachedStore) -> MemcachedStore {
+fn after_a_success(store: &MemcachedStore) -> MemcachedStore {
     let began = Instant::now();
     while store.load(&new_id_hash(), NOW).is_err() {
         assert!(began.elapsed() < SOON);

@@ -19,7 +19,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Events;
 use crate::id::SessionIdHash;
-use crate::stores::memcached::client::protocol::{Batch, Condition, ItemReply, LeaseReply, Reply};
+use crate::stores::memcached::client::protocol::{
+    Batch, ItemReply, LeaseReply, Reply, WriteCondition,
+};
 use crate::stores::memcached::client::server::{Answers, SURELY_BLOCKED_FOR, Server};
 use crate::stores::memcached::{MARGIN, rendezvous};
 
@@ -226,7 +228,7 @@ impl ServerClient {
     ) -> Result<Option<Stamp>> {
         self.check_size(value, target.operation)?;
         let add = |batch: &mut Batch, key: &dyn Display| {
-            batch.set(key, value, seconds(life), Condition::Absent);
+            batch.set(key, value, seconds(life), WriteCondition::Absent);
         };
         let (epoch, reply) = self.exchange_one(target, id_hash, add)?;
         Ok(match written(epoch, &reply) {
@@ -289,14 +291,14 @@ impl ServerClient {
         // number would be meaningless.
         let Stamp { epoch, cas } = new.at.stamp;
         let key = self.key(space, epoch, &new.at.id_hash);
-        batch.set(key, &new.value, seconds(new.life), Condition::Version(cas));
+        batch.set(key, &new.value, seconds(new.life), WriteCondition::Version(cas));
     }
 
     /// Removes one version of an item. Returns true if the item had that version and was removed.
     pub(super) fn remove(&self, target: Target, at: ItemVersion) -> Result<bool> {
         let ItemVersion { id_hash, stamp } = at;
         let key = self.key(target.space, stamp.epoch, &id_hash);
-        let delete = |batch: &mut Batch| batch.delete(key, Condition::Version(stamp.cas));
+        let delete = |batch: &mut Batch| batch.delete(key, WriteCondition::Version(stamp.cas));
         let reply = self.server(&id_hash)?.run(target.operation, delete)?;
         Ok(matches!(reply, Reply::Done { .. }))
     }
@@ -306,7 +308,7 @@ impl ServerClient {
         let send = |server: &Server, chunk: &[&SessionIdHash]| {
             let (_, answers) = server.exchange(target, |epoch, batch| {
                 for id_hash in chunk {
-                    batch.delete(self.key(target.space, epoch, id_hash), Condition::Always);
+                    batch.delete(self.key(target.space, epoch, id_hash), WriteCondition::Always);
                 }
             })?;
             Ok(answers.map(|answer| answer.map(drop)).collect())

@@ -2,7 +2,7 @@
 //! `md`. The facts are from memcached's `doc/protocol.txt`.
 //!
 //! Every command carries a token, which the server repeats in its reply. So a reply that is late,
-//! doubled or meant for somebody else is never taken for another command's.
+//! doubled or meant for another client is never taken for another command's.
 
 use std::fmt::{self, Display};
 
@@ -26,7 +26,7 @@ pub(super) struct Batch {
 
 /// The condition of a write.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Condition {
+pub(super) enum WriteCondition {
     Always,
     /// There is no item.
     Absent,
@@ -99,7 +99,13 @@ impl Batch {
     }
 
     /// Stores an item for so many seconds; 0: for ever.
-    pub(super) fn set(&mut self, key: impl Display, value: &[u8], seconds: u32, when: Condition) {
+    pub(super) fn set(
+        &mut self,
+        key: impl Display,
+        value: &[u8],
+        seconds: u32,
+        when: WriteCondition,
+    ) {
         self.writes = true;
         self.begin(format_args!("ms {key} {} T{seconds} c", value.len()));
         self.when(when);
@@ -108,7 +114,7 @@ impl Batch {
     }
 
     /// Removes an item.
-    pub(super) fn delete(&mut self, key: impl Display, when: Condition) {
+    pub(super) fn delete(&mut self, key: impl Display, when: WriteCondition) {
         self.writes = true;
         self.begin(format_args!("md {key}"));
         self.when(when);
@@ -120,11 +126,11 @@ impl Batch {
         self.text(format_args!("{command} O{token:x}"));
     }
 
-    fn when(&mut self, condition: Condition) {
+    fn when(&mut self, condition: WriteCondition) {
         match condition {
-            Condition::Always => self.text(format_args!("\r\n")),
-            Condition::Absent => self.text(format_args!(" ME\r\n")),
-            Condition::Version(cas) => self.text(format_args!(" C{cas}\r\n")),
+            WriteCondition::Always => self.text(format_args!("\r\n")),
+            WriteCondition::Absent => self.text(format_args!(" ME\r\n")),
+            WriteCondition::Version(cas) => self.text(format_args!(" C{cas}\r\n")),
         }
     }
 
@@ -249,9 +255,9 @@ mod tests {
         let mut batch = Batch::new(0xfe);
         batch.get("a", None);
         batch.get("b", Some(10));
-        batch.set("c", b"xyz", 60, Condition::Absent);
-        batch.set("d", b"", 0, Condition::Version(7));
-        batch.delete("e", Condition::Always);
+        batch.set("c", b"xyz", 60, WriteCondition::Absent);
+        batch.set("d", b"", 0, WriteCondition::Version(7));
+        batch.delete("e", WriteCondition::Always);
         let text = String::from_utf8(batch.bytes).unwrap();
         let lines: Vec<&str> = text.split_terminator("\r\n").collect();
         let expected = [

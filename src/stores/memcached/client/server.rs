@@ -12,7 +12,7 @@ use crate::id;
 use crate::process::Process;
 use crate::stores::memcached::client::connection::Failure;
 use crate::stores::memcached::client::pool::Pool;
-use crate::stores::memcached::client::protocol::{Batch, Condition, ItemReply, Reply};
+use crate::stores::memcached::client::protocol::{Batch, ItemReply, Reply, WriteCondition};
 use crate::stores::memcached::client::{ConnectionSettings, MISSING, Space, Target};
 use crate::stores::memcached::rendezvous;
 use crate::sync::IgnorePoison;
@@ -197,7 +197,7 @@ impl Server {
                 return Err(being_cleared(operation));
             }
             // If another client was faster, its epoch is read in the next round.
-            let when = cas.map_or(Condition::Absent, Condition::Version);
+            let when = cas.map_or(WriteCondition::Absent, WriteCondition::Version);
             self.store_epoch(target, new_epoch()?, when)?;
         }
     }
@@ -214,7 +214,7 @@ impl Server {
         Ok(())
     }
 
-    fn store_epoch(&self, target: Target, epoch: u64, when: Condition) -> Result<Reply> {
+    fn store_epoch(&self, target: Target, epoch: u64, when: WriteCondition) -> Result<Reply> {
         self.set_epoch_item(target, &format!("{epoch:016x}"), 0, when)
     }
 
@@ -223,7 +223,7 @@ impl Server {
         Target { space, operation }: Target,
         value: &str,
         seconds: u32,
-        when: Condition,
+        when: WriteCondition,
     ) -> Result<Reply> {
         let key = &self.epoch(space).item;
         self.run(operation, |batch| batch.set(key, value.as_bytes(), seconds, when))
@@ -232,14 +232,14 @@ impl Server {
     /// Makes all items of this space unreachable, and unblocks the space.
     pub(super) fn raise_epoch(&self, target: Target) -> Result<()> {
         let epoch = new_epoch()?;
-        self.store_epoch(target, epoch, Condition::Always)?;
+        self.store_epoch(target, epoch, WriteCondition::Always)?;
         self.remember_epoch(target.space, epoch);
         Ok(())
     }
 
     /// Makes all items of this space unreachable, and prevents new ones until the epoch is raised.
     pub(super) fn block(&self, target: Target) -> Result<()> {
-        self.set_epoch_item(target, BLOCKED, BLOCKED_FOR, Condition::Always)?;
+        self.set_epoch_item(target, BLOCKED, BLOCKED_FOR, WriteCondition::Always)?;
         self.remember_epoch(target.space, 0);
         Ok(())
     }
