@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::error::ErrorKind;
-use crate::stores::memcached::client::connection::Failure;
+use crate::stores::memcached::client::connection::ReplyFailure;
 
 /// Finds the one address of a server.
 ///
@@ -15,7 +15,7 @@ use crate::stores::memcached::client::connection::Failure;
 ///   `timeout`.
 /// - [`ErrorKind::Invalid`]: it has several addresses, which may be several servers. Of these, a
 ///   session that was ended in one would be alive in another.
-pub(super) fn resolve(name: &str, timeout: Duration) -> Result<SocketAddr, Failure> {
+pub(super) fn resolve(name: &str, timeout: Duration) -> Result<SocketAddr, ReplyFailure> {
     if let Ok(address) = name.parse() {
         return Ok(address);
     }
@@ -38,7 +38,7 @@ pub(super) fn resolve(name: &str, timeout: Duration) -> Result<SocketAddr, Failu
 
 /// A host may have one address of each IP version. Then the IPv4 address is used, always, because
 /// another program may listen at the other one.
-fn only_one(mut addresses: Vec<SocketAddr>) -> Result<SocketAddr, Failure> {
+fn only_one(mut addresses: Vec<SocketAddr>) -> Result<SocketAddr, ReplyFailure> {
     addresses.sort();
     addresses.dedup();
     let of_version = |v4: bool| addresses.iter().filter(move |a| a.is_ipv4() == v4);
@@ -58,7 +58,7 @@ fn only_one(mut addresses: Vec<SocketAddr>) -> Result<SocketAddr, Failure> {
 mod tests {
     use super::*;
 
-    fn only(addresses: &[&str]) -> Result<SocketAddr, Failure> {
+    fn only(addresses: &[&str]) -> Result<SocketAddr, ReplyFailure> {
         only_one(addresses.iter().map(|address| address.parse().unwrap()).collect())
     }
 

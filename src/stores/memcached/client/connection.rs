@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::error::ErrorKind;
 use crate::stores::memcached::client::ConnectionSettings;
 use crate::stores::memcached::client::protocol::{
-    Batch, Head, ItemReply, MAX_LINE, Refusal, Reply, check_version,
+    Batch, Head, ItemReply, MAX_LINE, MetaReply, Refusal, check_version,
 };
 
 /// A connection that was idle for longer is not used again: a firewall may have forgotten it
@@ -18,12 +18,12 @@ const MAX_IDLE: Duration = Duration::from_secs(60);
 const TIMED_OUT: &str = "the server did not answer in time";
 
 /// Why an exchange failed: an error's kind and text.
-pub(super) type Failure = (ErrorKind, String);
+pub(super) type ReplyFailure = (ErrorKind, String);
 
 /// The replies to a batch, in the order of its commands.
 #[derive(Debug)]
 pub(super) struct Replies {
-    pub(super) all: Vec<Result<Reply, Failure>>,
+    pub(super) all: Vec<Result<MetaReply, ReplyFailure>>,
     /// Whether the connection can be used again.
     pub(super) reusable: bool,
 }
@@ -43,7 +43,7 @@ impl Connection {
     pub(super) fn open(
         address: SocketAddr,
         settings: &ConnectionSettings,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, ReplyFailure> {
         let stream = TcpStream::connect_timeout(&address, settings.connect_timeout);
         let stream = stream.map_err(|error| unavailable(&error))?;
         // Without it a command can wait for the acknowledgement of the one before.
@@ -105,7 +105,7 @@ impl Connection {
         replies
     }
 
-    fn reply(&mut self, token: u64, deadline: Instant) -> Result<Reply, Refusal> {
+    fn reply(&mut self, token: u64, deadline: Instant) -> Result<MetaReply, Refusal> {
         let line = self.line(deadline)?;
         match Head::parse(&line, token)? {
             Head::Complete(reply) => Ok(reply),
@@ -122,13 +122,13 @@ impl Connection {
                     return Err(Refusal::Connection(ErrorKind::Unavailable, why));
                 }
                 value.truncate(bytes);
-                Ok(Reply::Item(ItemReply { value, cas: cas.unwrap_or_default(), lease }))
+                Ok(MetaReply::Item(ItemReply { value, cas: cas.unwrap_or_default(), lease }))
             }
         }
     }
 
     /// Reads a line, without its end.
-    fn line(&mut self, deadline: Instant) -> Result<Vec<u8>, Failure> {
+    fn line(&mut self, deadline: Instant) -> Result<Vec<u8>, ReplyFailure> {
         let mut line = Vec::new();
         loop {
             let buffer = self.fill(deadline)?;
@@ -147,7 +147,7 @@ impl Connection {
         }
     }
 
-    fn read_exact(&mut self, mut target: &mut [u8], deadline: Instant) -> Result<(), Failure> {
+    fn read_exact(&mut self, mut target: &mut [u8], deadline: Instant) -> Result<(), ReplyFailure> {
         while !target.is_empty() {
             self.fill(deadline)?;
             let read = self.stream.read(target).map_err(|error| unavailable(&error))?;
@@ -157,7 +157,7 @@ impl Connection {
     }
 
     /// Waits until there are bytes in the buffer.
-    fn fill(&mut self, deadline: Instant) -> Result<&[u8], Failure> {
+    fn fill(&mut self, deadline: Instant) -> Result<&[u8], ReplyFailure> {
         while self.stream.buffer().is_empty() {
             self.arm(deadline)?;
             match self.stream.fill_buf() {
@@ -173,7 +173,7 @@ impl Connection {
         Ok(self.stream.buffer())
     }
 
-    fn write(&mut self, mut bytes: &[u8], deadline: Instant) -> Result<(), Failure> {
+    fn write(&mut self, mut bytes: &[u8], deadline: Instant) -> Result<(), ReplyFailure> {
         while !bytes.is_empty() {
             self.arm(deadline)?;
             match self.stream.get_mut().write(bytes) {
@@ -187,7 +187,7 @@ impl Connection {
 
     /// Sets the socket's timeouts to the rest of the time, or at most an eighth longer: most
     /// exchanges thus make no system call for it.
-    fn arm(&mut self, deadline: Instant) -> Result<(), Failure> {
+    fn arm(&mut self, deadline: Instant) -> Result<(), ReplyFailure> {
         let rest = deadline.saturating_duration_since(Instant::now());
         if rest.is_zero() {
             return Err((ErrorKind::Unavailable, TIMED_OUT.to_owned()));
@@ -204,13 +204,13 @@ impl Connection {
     }
 }
 
-impl From<Failure> for Refusal {
-    fn from((kind, why): Failure) -> Self {
+impl From<ReplyFailure> for Refusal {
+    fn from((kind, why): ReplyFailure) -> Self {
         Refusal::Connection(kind, why)
     }
 }
 
-fn unavailable(error: &io::Error) -> Failure {
+fn unavailable(error: &io::Error) -> ReplyFailure {
     let timed_out = matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
     let why = if timed_out { TIMED_OUT.to_owned() } else { error.to_string() };
     (ErrorKind::Unavailable, why)

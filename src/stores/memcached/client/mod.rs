@@ -20,7 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Events;
 use crate::id::SessionIdHash;
 use crate::stores::memcached::client::protocol::{
-    Batch, ItemReply, LeaseReply, Reply, WriteCondition,
+    Batch, ItemReply, LeaseReply, MetaReply, WriteCondition,
 };
 use crate::stores::memcached::client::server::{Answers, SURELY_BLOCKED_FOR, Server};
 use crate::stores::memcached::{MARGIN, rendezvous};
@@ -174,7 +174,7 @@ impl ServerClient {
         target: Target,
         id_hash: &SessionIdHash,
         command: impl Fn(&mut Batch, &dyn Display),
-    ) -> Result<(u64, Reply)> {
+    ) -> Result<(u64, MetaReply)> {
         let (epoch, mut answers) = self.server(id_hash)?.exchange(target, |epoch, batch| {
             command(batch, &self.key(target.space, epoch, id_hash));
         })?;
@@ -211,7 +211,7 @@ impl ServerClient {
         let get = |batch: &mut Batch, key: &dyn Display| batch.get(key, Some(LEASE_SECONDS));
         let (epoch, reply) = self.exchange_one(target, id_hash, get)?;
         Ok(match reply {
-            Reply::Item(ItemReply { lease: Some(LeaseReply::Granted), cas, .. }) => {
+            MetaReply::Item(ItemReply { lease: Some(LeaseReply::Granted), cas, .. }) => {
                 Leased::Granted(Stamp { epoch, cas })
             }
             reply => item(epoch, id_hash, reply).map_or(Leased::Busy, Leased::Item),
@@ -300,7 +300,7 @@ impl ServerClient {
         let key = self.key(target.space, stamp.epoch, &id_hash);
         let delete = |batch: &mut Batch| batch.delete(key, WriteCondition::Version(stamp.cas));
         let reply = self.server(&id_hash)?.run(target.operation, delete)?;
-        Ok(matches!(reply, Reply::Done { .. }))
+        Ok(matches!(reply, MetaReply::Done { .. }))
     }
 
     /// Removes the items of these id hashes in any version, and ends their fill leases.
@@ -407,15 +407,15 @@ fn keep_first(outcome: &mut Result<()>, next: Result<()>) {
     }
 }
 
-fn next(answers: &mut Answers, target: Target) -> Result<Reply> {
+fn next(answers: &mut Answers, target: Target) -> Result<MetaReply> {
     let missing = || Err(Error::with_source(ErrorKind::Unavailable, target.operation, MISSING));
     answers.next().unwrap_or_else(missing)
 }
 
 /// The item of a read; `None` for a miss, also while another client holds the lease.
-fn item(epoch: u64, id_hash: &SessionIdHash, reply: Reply) -> Option<Item> {
+fn item(epoch: u64, id_hash: &SessionIdHash, reply: MetaReply) -> Option<Item> {
     match reply {
-        Reply::Item(ItemReply { value, cas, lease: None }) => {
+        MetaReply::Item(ItemReply { value, cas, lease: None }) => {
             let at = ItemVersion { id_hash: *id_hash, stamp: Stamp { epoch, cas } };
             Some(Item { at, value })
         }
@@ -423,11 +423,11 @@ fn item(epoch: u64, id_hash: &SessionIdHash, reply: Reply) -> Option<Item> {
     }
 }
 
-fn written(epoch: u64, reply: &Reply) -> Written {
+fn written(epoch: u64, reply: &MetaReply) -> Written {
     match reply {
-        Reply::Done { cas } => Written::Stored(Stamp { epoch, cas: cas.unwrap_or_default() }),
-        Reply::Missing => Written::Missing,
-        Reply::Unmet | Reply::Item(_) => Written::Changed,
+        MetaReply::Done { cas } => Written::Stored(Stamp { epoch, cas: cas.unwrap_or_default() }),
+        MetaReply::Missing => Written::Missing,
+        MetaReply::Unmet | MetaReply::Item(_) => Written::Changed,
     }
 }
 

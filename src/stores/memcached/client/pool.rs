@@ -7,8 +7,8 @@ use crate::error::ErrorKind;
 use crate::event::{Event, Events};
 use crate::stores::memcached::client::ConnectionSettings;
 use crate::stores::memcached::client::address::resolve;
-use crate::stores::memcached::client::connection::{Connection, Failure};
-use crate::stores::memcached::client::protocol::{Batch, Reply};
+use crate::stores::memcached::client::connection::{Connection, ReplyFailure};
+use crate::stores::memcached::client::protocol::{Batch, MetaReply};
 use crate::sync::IgnorePoison;
 
 #[derive(Debug)]
@@ -52,7 +52,7 @@ impl Pool {
         name: &str,
         settings: &ConnectionSettings,
         events: Events,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, ReplyFailure> {
         let address = match resolve(name, settings.connect_timeout) {
             Ok(address) => Some(address),
             Err((ErrorKind::Unavailable, _)) => None,
@@ -77,7 +77,10 @@ impl Pool {
     }
 
     /// Sends the commands of a batch and reads their replies.
-    pub(super) fn exchange(&self, batch: &Batch) -> Result<Vec<Result<Reply, Failure>>, Failure> {
+    pub(super) fn exchange(
+        &self,
+        batch: &Batch,
+    ) -> Result<Vec<Result<MetaReply, ReplyFailure>>, ReplyFailure> {
         let permit = self.permit()?;
         let (mut connection, address) = self.connection()?;
         let replies = connection.exchange(batch);
@@ -92,7 +95,7 @@ impl Pool {
     }
 
     /// Waits until fewer connections are in use than the settings allow.
-    fn permit(&self) -> Result<Permit<'_>, Failure> {
+    fn permit(&self) -> Result<Permit<'_>, ReplyFailure> {
         let is_full = |state: &mut State| state.in_use >= self.settings.connections;
         let timeout = self.settings.io_timeout;
         let (mut state, waited) = self
@@ -108,7 +111,7 @@ impl Pool {
     }
 
     /// Returns an idle connection, or opens one.
-    fn connection(&self) -> Result<(Connection, SocketAddr), Failure> {
+    fn connection(&self) -> Result<(Connection, SocketAddr), ReplyFailure> {
         let address = loop {
             let mut state = self.state();
             let Some(address) = state.address else { break None };
@@ -123,7 +126,10 @@ impl Pool {
 
     /// Opens a connection to this address. If that fails, resolves the name again, and goes to the
     /// address that it has now.
-    fn connect(&self, address: Option<SocketAddr>) -> Result<(Connection, SocketAddr), Failure> {
+    fn connect(
+        &self,
+        address: Option<SocketAddr>,
+    ) -> Result<(Connection, SocketAddr), ReplyFailure> {
         let open = |address| Connection::open(address, &self.settings).map(|c| (c, address));
         let failed = match address.map(|address| (address, open(address))) {
             Some((_, Ok(opened))) => return Ok(opened),

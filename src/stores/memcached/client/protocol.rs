@@ -36,7 +36,7 @@ pub(super) enum WriteCondition {
 
 /// The reply to one command.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Reply {
+pub(super) enum MetaReply {
     /// The item that was read.
     Item(ItemReply),
     /// The command was carried out. A write has stored this version.
@@ -71,7 +71,7 @@ pub(super) enum Head {
         cas: Option<u64>,
         lease: Option<LeaseReply>,
     },
-    Complete(Reply),
+    Complete(MetaReply),
 }
 
 /// Why a reply is none to the command that was sent.
@@ -171,9 +171,9 @@ impl Head {
         match (code, bytes) {
             ("VA", Some(bytes)) => Ok(Head::Value { bytes, cas, lease }),
             ("VA", None) => Err(no_reply()),
-            ("HD", _) => Ok(Head::Complete(Reply::Done { cas })),
-            ("EN" | "NF", _) => Ok(Head::Complete(Reply::Missing)),
-            _ => Ok(Head::Complete(Reply::Unmet)),
+            ("HD", _) => Ok(Head::Complete(MetaReply::Done { cas })),
+            ("EN" | "NF", _) => Ok(Head::Complete(MetaReply::Missing)),
+            _ => Ok(Head::Complete(MetaReply::Unmet)),
         }
     }
 }
@@ -280,13 +280,13 @@ mod tests {
             ("VA 0 W c5 Oab", value(0, Some(LeaseReply::Granted))),
             ("VA 0 c5 Oab Z", value(0, Some(LeaseReply::Busy))),
             ("VA 0 c5 Oab W Z", value(0, Some(LeaseReply::Granted))),
-            ("HD c9 Oab", Head::Complete(Reply::Done { cas: Some(9) })),
-            ("HD Oab", Head::Complete(Reply::Done { cas: None })),
-            ("EN Oab", Head::Complete(Reply::Missing)),
-            ("EN", Head::Complete(Reply::Missing)),
-            ("NF Oab", Head::Complete(Reply::Missing)),
-            ("NS Oab", Head::Complete(Reply::Unmet)),
-            ("EX Oab", Head::Complete(Reply::Unmet)),
+            ("HD c9 Oab", Head::Complete(MetaReply::Done { cas: Some(9) })),
+            ("HD Oab", Head::Complete(MetaReply::Done { cas: None })),
+            ("EN Oab", Head::Complete(MetaReply::Missing)),
+            ("EN", Head::Complete(MetaReply::Missing)),
+            ("NF Oab", Head::Complete(MetaReply::Missing)),
+            ("NS Oab", Head::Complete(MetaReply::Unmet)),
+            ("EX Oab", Head::Complete(MetaReply::Unmet)),
         ] {
             assert_eq!(head(line).unwrap(), expected, "{line}");
         }

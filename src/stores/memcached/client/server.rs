@@ -10,9 +10,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Events;
 use crate::id;
 use crate::process::Process;
-use crate::stores::memcached::client::connection::Failure;
+use crate::stores::memcached::client::connection::ReplyFailure;
 use crate::stores::memcached::client::pool::Pool;
-use crate::stores::memcached::client::protocol::{Batch, ItemReply, Reply, WriteCondition};
+use crate::stores::memcached::client::protocol::{Batch, ItemReply, MetaReply, WriteCondition};
 use crate::stores::memcached::client::{ConnectionSettings, MISSING, Space, Target};
 use crate::stores::memcached::rendezvous;
 use crate::sync::IgnorePoison;
@@ -37,7 +37,7 @@ pub(super) const SURELY_BLOCKED_FOR: Duration = Duration::from_secs(BLOCKED_FOR 
 /// The pause between two reads of a blocked epoch.
 const PAUSE: Duration = Duration::from_millis(1);
 
-pub(super) type Answers = std::vec::IntoIter<Result<Reply>>;
+pub(super) type Answers = std::vec::IntoIter<Result<MetaReply>>;
 
 pub(super) struct Server {
     /// The process that owns the connections. A forked process would read this one's answers.
@@ -120,7 +120,7 @@ impl Server {
         &self,
         operation: &'static str,
         command: impl FnOnce(&mut Batch),
-    ) -> Result<Reply> {
+    ) -> Result<MetaReply> {
         self.run_all(operation, command)?.next().unwrap_or_else(|| Err(missing(operation)))
     }
 
@@ -158,7 +158,7 @@ impl Server {
         &self,
         target: Target,
         epoch: u64,
-        answer: Option<Result<Reply>>,
+        answer: Option<Result<MetaReply>>,
     ) -> Result<bool> {
         let found = item_of(answer.unwrap_or_else(|| Err(missing(target.operation)))?);
         let is_current = found.and_then(|found| read_epoch(&found.value)) == Some(epoch);
@@ -214,7 +214,7 @@ impl Server {
         Ok(())
     }
 
-    fn store_epoch(&self, target: Target, epoch: u64, when: WriteCondition) -> Result<Reply> {
+    fn store_epoch(&self, target: Target, epoch: u64, when: WriteCondition) -> Result<MetaReply> {
         self.set_epoch_item(target, &format!("{epoch:016x}"), 0, when)
     }
 
@@ -224,7 +224,7 @@ impl Server {
         value: &str,
         seconds: u32,
         when: WriteCondition,
-    ) -> Result<Reply> {
+    ) -> Result<MetaReply> {
         let key = &self.epoch(space).item;
         self.run(operation, |batch| batch.set(key, value.as_bytes(), seconds, when))
     }
@@ -245,7 +245,7 @@ impl Server {
     }
 }
 
-fn failed(operation: impl Into<Cow<'static, str>>, (kind, why): Failure) -> Error {
+fn failed(operation: impl Into<Cow<'static, str>>, (kind, why): ReplyFailure) -> Error {
     Error::with_source(kind, operation, why)
 }
 
@@ -253,9 +253,9 @@ fn missing(operation: &'static str) -> Error {
     Error::with_source(ErrorKind::Unavailable, operation, MISSING)
 }
 
-fn item_of(reply: Reply) -> Option<ItemReply> {
+fn item_of(reply: MetaReply) -> Option<ItemReply> {
     match reply {
-        Reply::Item(item) => Some(item),
+        MetaReply::Item(item) => Some(item),
         _ => None,
     }
 }
