@@ -17,13 +17,13 @@ pub(super) struct Pool {
     name: String,
     settings: ConnectionSettings,
     events: Events,
-    state: Mutex<State>,
+    state: Mutex<PoolState>,
     /// Notified when a connection is no longer in use.
     returned: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct PoolState {
     idle: Vec<Connection>,
     /// The number of connections in use.
     in_use: usize,
@@ -62,12 +62,12 @@ impl Pool {
             name: name.to_owned(),
             settings: settings.clone(),
             events,
-            state: Mutex::new(State { address, ..State::default() }),
+            state: Mutex::new(PoolState { address, ..PoolState::default() }),
             returned: Condvar::new(),
         })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, PoolState> {
         self.state.lock().ignore_poison()
     }
 
@@ -96,7 +96,7 @@ impl Pool {
 
     /// Waits until fewer connections are in use than the settings allow.
     fn permit(&self) -> Result<Permit<'_>, ReplyFailure> {
-        let is_full = |state: &mut State| state.in_use >= self.settings.connections;
+        let is_full = |state: &mut PoolState| state.in_use >= self.settings.connections;
         let timeout = self.settings.io_timeout;
         let (mut state, waited) = self
             .returned
