@@ -1,6 +1,7 @@
 //! Memcached as the store.
 
 mod clears;
+mod fleet;
 mod given;
 mod moves;
 mod names;
