@@ -100,6 +100,20 @@ impl Site {
         HttpClient::new(self.address())
     }
 
+    /// A browser that has posted to this path.
+    #[track_caller]
+    pub fn visitor(&self, path: &str) -> HttpClient {
+        let mut browser = self.browser();
+        browser.post(path);
+        browser
+    }
+
+    /// The text of a page that is read with this `Cookie` header.
+    #[track_caller]
+    pub fn read(&self, path: &str, cookie: impl AsRef<[u8]>) -> String {
+        self.send(&Request::get(path).cookie(cookie)).text().to_owned()
+    }
+
     #[track_caller]
     pub fn send(&self, request: &Request) -> Response {
         send(self.address(), request).unwrap()
