@@ -118,13 +118,9 @@ fn sessions_are_swept_without_being_asked_for_it() {
 fn a_session_is_not_swept_while_its_activity_is_on_the_way() {
     on_both_stores(on_demand, |app| {
         let browser = app.visitor(1);
-        let keeper = app.store.hold(Call::Sweep);
-        thread::scope(|scope| {
-            scope.spawn(|| app.sessions.sweep_now().unwrap());
-            keeper.wait_until_reached();
+        app.during_sweep(|| {
             app.clock.set(NOW + HOUR * 24 - MINUTE);
             read(&app, &browser);
-            keeper.open();
         });
         // The touch waits in the channel, or in the cleaner.
         assert_eq!(app.sessions.sweep_now().unwrap(), 0);
@@ -283,17 +279,13 @@ fn a_touch_that_finds_no_room_is_written_by_its_own_request() {
     on_both_stores(on_demand, |app| {
         let browser = app.visitor(1);
         app.clock.advance(HOUR);
-        let keeper = app.store.hold(Call::Sweep);
-        thread::scope(|scope| {
-            scope.spawn(|| app.sessions.sweep_now().unwrap());
-            keeper.wait_until_reached();
+        app.during_sweep(|| {
             (0..4096).for_each(|_| read(&app, &browser));
             assert_eq!(app.store.calls(Call::Touch), 0, "all are waiting");
             read(&app, &browser);
             assert_eq!(app.store.calls(Call::Touch), 1);
             app.clock.set(NOW + HOUR * 25 - MILLI);
             assert_eq!(app.live(), 1);
-            keeper.open();
         });
         app.sessions.flush().unwrap();
         assert_eq!(app.count(EventKind::TouchFailed), 0);
@@ -304,14 +296,10 @@ fn a_touch_that_finds_no_room_is_written_by_its_own_request() {
 fn a_sweep_under_way_holds_up_no_request() {
     on_both_stores(on_demand, |app| {
         let mut browser = app.visitor(1);
-        let keeper = app.store.hold(Call::Sweep);
-        thread::scope(|scope| {
-            scope.spawn(|| app.sessions.sweep_now().unwrap());
-            keeper.wait_until_reached();
+        app.during_sweep(|| {
             read(&app, &browser);
             browser.request(&app.sessions, |session| session.set("n", 2).unwrap());
             browser.request(&app.sessions, |session| session.destroy().unwrap());
-            keeper.open();
         });
         assert_eq!(app.rows(), 0);
     });

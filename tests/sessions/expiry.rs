@@ -1,6 +1,5 @@
 //! When sessions end, and what keeps them alive.
 
-use std::thread;
 use std::time::Duration;
 
 use crate::common::app::{App, Browser, complete, on_both_stores, set_cookie, user};
@@ -137,13 +136,9 @@ fn requests_of_one_moment_are_written_as_one_touch() {
         let browser = app.visitor(1);
         app.clock.advance(HOUR);
         // While the cleaner is held up elsewhere, touches come together.
-        let keeper = app.store.hold(Call::Sweep);
-        thread::scope(|scope| {
-            scope.spawn(|| app.sessions.sweep_now().unwrap());
-            keeper.wait_until_reached();
+        app.during_sweep(|| {
             (0..1000).for_each(|_| assert!(read(&app, &browser)));
             assert_eq!(app.store.calls(Call::Touch), 0);
-            keeper.open();
         });
         app.sessions.flush().unwrap();
         assert_eq!((app.store.touched(), app.store.calls(Call::Touch)), (1, 1));
@@ -237,13 +232,9 @@ fn a_short_idle_limit_lets_each_request_write_its_activity() {
         on_both_stores(idle(limit), |app| {
             let browser = app.visitor(1);
             app.clock.advance(SECOND * 2);
-            let keeper = app.store.hold(Call::Sweep);
-            thread::scope(|scope| {
-                scope.spawn(|| app.sessions.sweep_now().unwrap());
-                keeper.wait_until_reached();
+            app.during_sweep(|| {
                 assert!(read(&app, &browser));
                 assert_eq!(app.store.calls(Call::Touch), by_the_request, "{limit:?}");
-                keeper.open();
             });
             app.sessions.flush().unwrap();
             assert_eq!(app.store.calls(Call::Touch), 1);
@@ -271,13 +262,9 @@ fn activity_is_judged_when_it_is_written() {
     on_both_stores(idle(HOUR), |app| {
         let browser = app.visitor(1);
         app.clock.advance(HOUR - SECOND * 3);
-        let keeper = app.store.hold(Call::Sweep);
-        thread::scope(|scope| {
-            scope.spawn(|| app.sessions.sweep_now().unwrap());
-            keeper.wait_until_reached();
+        app.during_sweep(|| {
             assert!(read(&app, &browser));
             app.clock.advance(SECOND * 3);
-            keeper.open();
         });
         app.sessions.flush().unwrap();
         assert_eq!(app.store.touched(), 1);
@@ -307,8 +294,7 @@ fn outlast(builder: SessionManagerBuilder, cleaner: bool, during: Use) {
         false => idle_alone(limit)(builder),
     };
     let sessions = builder.clock(clock.clone()).build().unwrap();
-    let mut browser = Browser::default();
-    browser.request(&sessions, |session| {
+    let browser = Browser::default().after(&sessions, |session| {
         assert_eq!(session.sign_in(user("ada")).unwrap(), SignIn::Done);
         session.set("n", 1).unwrap();
     });
@@ -378,15 +364,11 @@ fn within_2_s_of_the_idle_limit_activity_is_written_at_once() {
         on_both_stores(idle(SECOND * 900), |app| {
             let browser = app.visitor(1);
             app.clock.advance(SECOND * 900 - left);
-            let keeper = app.store.hold(Call::Sweep);
-            thread::scope(|scope| {
-                scope.spawn(|| app.sessions.sweep_now().unwrap());
-                keeper.wait_until_reached();
+            app.during_sweep(|| {
                 let session = browser.open(&app.sessions);
                 assert_eq!(session.get("n").unwrap(), Some(1));
                 assert_eq!(app.store.calls(Call::Touch), by_the_request, "before its end");
                 complete(&app.sessions, &session);
-                keeper.open();
             });
             app.sessions.flush().unwrap();
             assert_eq!(app.store.calls(Call::Touch), 1);
@@ -431,8 +413,7 @@ fn a_clock_that_steps_back_changes_no_lifetime() {
             browser.request(&app.sessions, |session| session.flash("info", "x").unwrap());
             app.sessions.flush().unwrap();
             assert_eq!(app.sessions.sweep_now().unwrap(), 0);
-            let mut other = Browser::default();
-            other.request(&app.sessions, |session| session.set("n", 1).unwrap());
+            let other = app.visitor_after(|session| session.set("n", 1).unwrap());
             assert!(lives(&app, &other));
 
             app.clock.set(seen + HOUR - MILLI);

@@ -322,8 +322,7 @@ fn a_sign_out_three_renewals_back_ends_the_session() {
                 for _ in 0..back {
                     new.request(&app.sessions, |session| session.renew().unwrap());
                 }
-                let mut signs_out = first.clone();
-                signs_out.request(&app.sessions, |session| session.destroy().unwrap());
+                first.clone().request(&app.sessions, |session| session.destroy().unwrap());
                 assert_eq!(who(&app.sessions, &new), None, "{back} renewals back");
             }
         });
@@ -337,8 +336,7 @@ fn double_click(app: &App, client: &Browser, names: [&str; 2]) -> [Browser; 2] {
         sign_in(session, name);
     }
     both.map(|session| {
-        let mut browser = client.clone();
-        browser.take(&complete(&app.sessions, &session));
+        let browser = client.answered(&complete(&app.sessions, &session));
         browser
     })
 }
@@ -391,8 +389,7 @@ fn a_sign_in_that_joins_merges_its_changes() {
         both[1].set("c", 3).unwrap();
         let answers = both.map(|session| complete(&app.sessions, &session));
         for headers in &answers {
-            let mut browser = client.clone();
-            browser.take(headers);
+            let browser = client.answered(headers);
             let values = ["a", "b", "c", "n"].map(|name| get(&app.sessions, &browser, name));
             assert_eq!(values, [Some(1), Some(2), Some(3), Some(11)]);
             assert!(verify(&app, &browser, &shown));
@@ -404,18 +401,15 @@ fn a_sign_in_that_joins_merges_its_changes() {
 fn a_sign_in_joins_one_that_was_done_while_it_was_computed() {
     on_every_store(defaults, |app| {
         // It has read the session before the other one signs in.
-        let client = app.visitor(1);
-        let late = client.open(&app.sessions);
+        let (client, late) = app.open_visitor(1);
         assert_eq!(late.get("n").unwrap(), Some(1));
         late.update("n", |n: Option<u32>| n.unwrap() + 1).unwrap();
-        let mut first = client.clone();
-        first.request(&app.sessions, |session| {
+        let first = client.after(&app.sessions, |session| {
             session.update("n", |n: Option<u32>| n.unwrap() + 10).unwrap();
             sign_in(session, "ada");
         });
         sign_in(&late, "ada");
-        let mut second = client.clone();
-        second.take(&complete(&app.sessions, &late));
+        let second = client.answered(&complete(&app.sessions, &late));
         assert_eq!(first.cookie, second.cookie);
         assert_eq!(app.n(&first), Some(12), "both changes count");
     });
@@ -425,8 +419,7 @@ fn a_sign_in_joins_one_that_was_done_while_it_was_computed() {
 fn a_sign_in_joins_one_that_read_the_time_later() {
     on_every_store(defaults, |app| {
         for (after, has_read) in [(MILLI, false), (MILLI, true), (UNDER_WAY, false)] {
-            let client = app.visitor(1);
-            let session = client.open(&app.sessions);
+            let (client, session) = app.open_visitor(1);
             if has_read {
                 assert_eq!(session.get("n").unwrap(), Some(1));
             }
@@ -434,14 +427,12 @@ fn a_sign_in_joins_one_that_read_the_time_later() {
             let (first, second) = thread::scope(|scope| {
                 let second = scope.spawn(|| {
                     sign_in(&session, "ada");
-                    let mut browser = client.clone();
-                    browser.take(&complete(&app.sessions, &session));
+                    let browser = client.answered(&complete(&app.sessions, &session));
                     browser
                 });
                 held.wait_until_reached();
                 app.clock.advance(after);
-                let mut first = client.clone();
-                first.request(&app.sessions, |session| {
+                let first = client.after(&app.sessions, |session| {
                     sign_in(session, "ada");
                     session.flash("info", "welcome").unwrap();
                 });
@@ -463,11 +454,9 @@ fn a_sign_in_after_a_lost_response_keeps_the_data() {
     on_every_store(defaults, |app| {
         for after in [Duration::ZERO, UNDER_WAY, LATE, FORGOTTEN - MILLI] {
             let client = app.visitor(1);
-            let mut lost = client.clone();
-            lost.request(&app.sessions, |session| sign_in(session, "ada"));
+            let lost = client.after(&app.sessions, |session| sign_in(session, "ada"));
             app.clock.advance(after);
-            let mut again = client.clone();
-            again.request(&app.sessions, |session| sign_in(session, "ada"));
+            let mut again = client.after(&app.sessions, |session| sign_in(session, "ada"));
             let case = format!("after {after:?}");
             assert_eq!(who(&app.sessions, &again).as_deref(), Some("ada"), "{case}");
             assert_eq!(app.n(&again), Some(1), "{case}");
@@ -478,8 +467,7 @@ fn a_sign_in_after_a_lost_response_keeps_the_data() {
         }
         // When the id is forgotten, it is a new session.
         let client = app.visitor(1);
-        let mut lost = client.clone();
-        lost.request(&app.sessions, |session| sign_in(session, "ada"));
+        let lost = client.after(&app.sessions, |session| sign_in(session, "ada"));
         app.clock.advance(FORGOTTEN);
         let mut again = client;
         again.request(&app.sessions, |session| sign_in(session, "ada"));
@@ -509,8 +497,7 @@ fn a_form_sent_again_with_its_replaced_id_is_valid() {
                 // This answer is lost.
                 client.clone().request(&app.sessions, submit);
                 app.clock.advance(after);
-                let mut again = client.clone();
-                again.request(&app.sessions, submit);
+                let again = client.after(&app.sessions, submit);
                 assert_eq!(who(&app.sessions, &again).as_deref(), Some("ada"), "{after:?}");
                 assert_eq!(app.n(&again), Some(2), "{after:?}");
                 assert!(!verify(&app, &again, &shown), "a token from before the sign-in");
@@ -536,8 +523,7 @@ fn a_sign_in_by_a_renewed_id_moves_the_session() {
             for after in [Duration::ZERO, UNDER_WAY, LATE] {
                 let (old, new) = by.replace(&app);
                 app.clock.advance(after);
-                let mut again = old.clone();
-                again.request(&app.sessions, |session| sign_in(session, "ada"));
+                let again = old.after(&app.sessions, |session| sign_in(session, "ada"));
                 let case = format!("{by:?} after {after:?}");
                 assert_eq!(who(&app.sessions, &again).as_deref(), Some("ada"), "{case}");
                 assert_eq!(app.n(&again), Some(1), "{case}");
@@ -556,8 +542,7 @@ fn another_user_gets_a_session_of_their_own_by_a_replaced_id() {
             for after in [Duration::ZERO, UNDER_WAY, LATE, FORGOTTEN] {
                 let (old, new) = by.replace(&app);
                 app.clock.advance(after);
-                let mut zoe = old.clone();
-                zoe.request(&app.sessions, |session| sign_in(session, "zoe"));
+                let zoe = old.after(&app.sessions, |session| sign_in(session, "zoe"));
                 let case = format!("{by:?} after {after:?}");
                 assert_eq!(who(&app.sessions, &zoe).as_deref(), Some("zoe"), "{case}");
                 assert_eq!(app.n(&zoe), None, "nothing of ada's: {case}");
@@ -587,8 +572,7 @@ fn after_a_join_and_a_renewal_a_third_sign_in_moves() {
         let client = app.visitor(1);
         let [mut first, _] = double_click(&app, &client, ["ada", "ada"]);
         first.request(&app.sessions, |session| session.renew().unwrap());
-        let mut third = client.clone();
-        third.request(&app.sessions, |session| sign_in(session, "ada"));
+        let third = client.after(&app.sessions, |session| sign_in(session, "ada"));
         assert_ne!(third.cookie, first.cookie);
         assert_eq!((app.n(&third), app.n(&first)), (Some(1), None));
     });
@@ -650,8 +634,7 @@ fn a_failing_store_signs_no_user_in_by_a_join() {
         assert_eq!(error.kind(), ErrorKind::Unavailable);
         assert_eq!(late.user().unwrap(), None);
         assert_eq!(late.sign_in(user("ada")).unwrap(), SignIn::Done);
-        let mut second = client.clone();
-        second.take(&complete(&app.sessions, &late));
+        let second = client.answered(&complete(&app.sessions, &late));
         assert_eq!(second.cookie, first.cookie);
     });
 }
@@ -681,8 +664,7 @@ fn two_sign_ins_of_two_users_at_once_mix_nothing() {
         for round in 0..rounds() {
             let client = app.visitor(1);
             let sign = |name: &'static str| {
-                let mut browser = client.clone();
-                browser.request(&app.sessions, |session| {
+                let browser = client.after(&app.sessions, |session| {
                     session.set("mine", name).unwrap();
                     sign_in(session, name);
                 });
@@ -708,11 +690,7 @@ fn two_sign_ins_of_one_user_at_once_end_in_one_session() {
         on_every_store(configure, |app| {
             for round in 0..rounds() {
                 let client = app.visitor(1);
-                let sign = || {
-                    let mut browser = client.clone();
-                    browser.request(&app.sessions, |session| sign_in(session, "ada"));
-                    browser
-                };
+                let sign = || client.after(&app.sessions, |session| sign_in(session, "ada"));
                 let (one, other) = race(sign, sign);
                 assert_eq!(one.cookie, other.cookie, "round {round}");
                 assert_eq!(app.n(&one), Some(1), "round {round}");
@@ -728,11 +706,7 @@ fn a_sign_out_racing_with_a_renewal_leaves_no_session_alive() {
             for round in 0..rounds() {
                 let client = app.signed_in("ada");
                 let (renewed, headers) = race(
-                    || {
-                        let mut browser = client.clone();
-                        browser.request(&app.sessions, |session| session.renew().unwrap());
-                        browser
-                    },
+                    || client.after(&app.sessions, |session| session.renew().unwrap()),
                     || client.clone().request(&app.sessions, |session| session.destroy().unwrap()),
                 );
                 assert_eq!(set_cookie(&headers), Some(REMOVAL), "round {round}");
@@ -755,8 +729,7 @@ fn a_failed_end_of_request_still_sends_the_joined_id() {
         late.set("a", "x".repeat(40_000)).unwrap();
         late.set("b", "x".repeat(40_000)).unwrap();
         app.sessions.close(&late, Outcome::Completed).unwrap_err();
-        let mut second = client.clone();
-        second.take(&Adapter::new(&app.sessions).headers_on_error(&late));
+        let second = client.answered(&Adapter::new(&app.sessions).headers_on_error(&late));
         assert_eq!(second.cookie, first.cookie);
         app.clock.advance(SECOND);
         assert_eq!(who(&app.sessions, &second).as_deref(), Some("ada"));
@@ -871,11 +844,8 @@ fn sign_ins_by_two_stores_on_one_file_end_in_one_session() {
         two_on_one_file(configure, |one, other| {
             for round in 0..100 {
                 let client = one.visitor(1);
-                let sign = |app: &App| {
-                    let mut browser = client.clone();
-                    browser.request(&app.sessions, |session| sign_in(session, "ada"));
-                    browser
-                };
+                let sign =
+                    |app: &App| client.after(&app.sessions, |session| sign_in(session, "ada"));
                 let (a, b) = race(|| sign(one), || sign(other));
                 assert_eq!(a.cookie, b.cookie, "round {round}");
                 for app in [one, other] {
@@ -894,14 +864,9 @@ fn a_sign_out_by_another_store_ends_a_renewed_session() {
             for round in 0..100 {
                 let client = one.signed_in("ada");
                 let (renewed, _) = race(
+                    || client.after(&one.sessions, |session| session.renew().unwrap()),
                     || {
-                        let mut browser = client.clone();
-                        browser.request(&one.sessions, |session| session.renew().unwrap());
-                        browser
-                    },
-                    || {
-                        let mut browser = client.clone();
-                        browser.request(&other.sessions, |session| session.destroy().unwrap());
+                        client.after(&other.sessions, |session| session.destroy().unwrap());
                     },
                 );
                 for app in [one, other] {

@@ -58,8 +58,7 @@ fn a_list_has_the_sessions_of_its_user_only() {
             let head = RequestHead::new().peer_addr([192, 0, 2, n].into()).user_agent(&agent);
             let session = app.sessions.open(head);
             sign_in(&session, "ada");
-            let mut browser = Browser::default();
-            browser.take(&complete(&app.sessions, &session));
+            let browser = Browser::default().answered(&complete(&app.sessions, &session));
             adas.push(browser);
         }
         let bob = app.signed_in("bob");
@@ -218,8 +217,7 @@ fn a_request_that_revokes_its_own_session_is_signed_out() {
         for (kind, revoke) in kinds.iter().enumerate() {
             for reads in [true, false] {
                 let case = format!("kind {kind}, reads {reads}");
-                let mut ada = Browser::default();
-                ada.request(&app.sessions, |session| {
+                let mut ada = app.visitor_after(|session| {
                     let how =
                         Authentication::new().idp_session_id(IdpSessionId::new("sid").unwrap());
                     assert_eq!(session.sign_in_with(user("ada"), &how).unwrap(), SignIn::Done);
@@ -290,8 +288,7 @@ fn every_revocation_is_final_for_requests_under_way() {
     on_both_stores(defaults, |app| {
         for (kind, revoke) in kinds.iter().enumerate() {
             for reads in [true, false] {
-                let mut ada = Browser::default();
-                ada.request(&app.sessions, |session| {
+                let ada = app.visitor_after(|session| {
                     let how =
                         Authentication::new().idp_session_id(IdpSessionId::new("sid").unwrap());
                     assert_eq!(session.sign_in_with(user("ada"), &how).unwrap(), SignIn::Done);

@@ -93,8 +93,7 @@ fn updates_of_400_threads_that_are_tried_again_all_count() {
 #[test]
 fn an_update_function_that_panics_leaves_the_session_to_others() {
     on_both_stores(defaults, |app| {
-        let browser = app.visitor(1);
-        let late = browser.open(&app.sessions);
+        let (browser, late) = app.open_visitor(1);
         let panics = |n: Option<u32>| match n {
             Some(1) => 2,
             _ => panic!("as planned"),

@@ -19,14 +19,12 @@ use crate::requests::csrf::{holds, token, visitor_with_token};
 #[test]
 fn a_secret_made_during_a_sign_in_does_not_outlive_it() {
     on_both_stores(defaults, |app| {
-        let browser = app.visitor(1);
-        let session = browser.open(&app.sessions);
+        let (browser, session) = app.open_visitor(1);
         assert_eq!(session.user().unwrap(), None);
         // Neither the stored session nor this request knows of a secret yet.
         let page = token(&app, &mut browser.clone());
         sign_in(&session, "ada");
-        let mut ada = browser.clone();
-        ada.take(&complete(&app.sessions, &session));
+        let ada = browser.answered(&complete(&app.sessions, &session));
         assert_eq!(who(&app.sessions, &ada).as_deref(), Some("ada"));
         assert!(!holds(&app, &ada, &page));
     });
@@ -47,8 +45,7 @@ fn two_parallel_first_pages_both_show_valid_tokens() {
 #[test]
 fn a_page_whose_secret_is_overtaken_uses_the_other_secret() {
     on_both_stores(defaults, |app| {
-        let browser = app.visitor(1);
-        let slow = browser.open(&app.sessions);
+        let (browser, slow) = app.open_visitor(1);
         let gate = app.store.hold(Call::Commit);
         let tokens = thread::scope(|scope| {
             let waiting = scope.spawn(|| slow.csrf_token().unwrap());
@@ -78,8 +75,7 @@ fn many_pages_at_once_agree_on_one_secret() {
 #[test]
 fn a_secret_stored_at_once_carries_no_other_change() {
     on_both_stores(defaults, |app| {
-        let mut browser = app.visitor(1);
-        let session = browser.open(&app.sessions);
+        let (mut browser, session) = app.open_visitor(1);
         session.set("m", 2).unwrap();
         session.remove("n").unwrap();
         session.renew().unwrap();
@@ -132,8 +128,7 @@ fn an_update_from_before_the_secret_is_recomputed() {
         // The other request changes the session before the secret is made, or while that is on its
         // way, which then is stale.
         for on_its_way in [false, true] {
-            let mut browser = app.visitor(1);
-            let session = browser.open(&app.sessions);
+            let (mut browser, session) = app.open_visitor(1);
             assert_eq!(add(&session, 10), 11);
             let gate = on_its_way.then(|| app.store.hold(Call::Commit));
             thread::scope(|scope| {
@@ -166,8 +161,7 @@ fn an_update_from_before_the_secret_is_recomputed() {
 #[test]
 fn an_update_from_before_an_unstored_secret_is_not_lost() {
     on_both_stores(defaults, |app| {
-        let browser = app.visitor(1);
-        let session = browser.open(&app.sessions);
+        let (browser, session) = app.open_visitor(1);
         assert_eq!(add(&session, 10), 11);
         browser.clone().request(&app.sessions, |session| {
             add(session, 100);
@@ -189,8 +183,7 @@ fn an_update_from_before_an_unstored_secret_is_not_lost() {
 #[test]
 fn an_update_after_the_secret_needs_no_second_try() {
     on_both_stores(defaults, |app| {
-        let browser = app.visitor(1);
-        let session = browser.open(&app.sessions);
+        let (browser, session) = app.open_visitor(1);
         session.csrf_token().unwrap();
         add(&session, 10);
         let commits = app.store.calls(Call::Commit);
@@ -213,8 +206,7 @@ fn a_page_whose_session_is_ended_meanwhile_brings_nothing_back() {
     on_both_stores(defaults, |app| {
         for (index, end) in ends.into_iter().enumerate() {
             for changes in [false, true] {
-                let mut browser = app.visitor(1);
-                let session = browser.open(&app.sessions);
+                let (mut browser, session) = app.open_visitor(1);
                 assert_eq!(session.get("n").unwrap(), Some(1));
                 if changes {
                     add(&session, 1);
@@ -280,8 +272,7 @@ fn an_old_id_in_its_grace_makes_the_sessions_secret() {
     on_both_stores(
         |builder| builder.renewal_grace(std::time::Duration::from_secs(10)),
         |app| {
-            let mut browser = app.visitor(1);
-            let old = browser.open(&app.sessions);
+            let (mut browser, old) = app.open_visitor(1);
             assert_eq!(add(&old, 1), 2);
             browser.request(&app.sessions, |session| session.renew().unwrap());
             let token = old.csrf_token().unwrap();
@@ -345,8 +336,7 @@ fn an_ignored_request_stores_no_secret() {
 #[test]
 fn a_closed_session_gives_tokens_only_of_a_stored_secret() {
     on_both_stores(defaults, |app| {
-        let browser = app.visitor(1);
-        let session = browser.open(&app.sessions);
+        let (browser, session) = app.open_visitor(1);
         complete(&app.sessions, &session);
         assert_eq!(session.csrf_token().unwrap_err().kind(), ErrorKind::Closed);
         assert_eq!(session.verify_csrf(&"A".repeat(86)).unwrap(), CsrfToken::Invalid);

@@ -178,13 +178,11 @@ fn signing_in_as_another_user_leaks_nothing_of_the_first() {
 fn a_session_with_another_user_meanwhile_leaks_nothing() {
     on_both_stores(defaults, |app| {
         // Anonymous, as this request sees it, and Ada's under another id by the time it signs in.
-        let mut browser = app.visitor(41);
-        let session = browser.open(&app.sessions);
+        let (mut browser, session) = app.open_visitor(41);
         session.update("n", |n: Option<u32>| n.unwrap_or(0) + 1).unwrap();
         browser.request(&app.sessions, |session| sign_in(session, "ada"));
         sign_in(&session, "ben");
-        let mut late = Browser::default();
-        late.take(&complete(&app.sessions, &session));
+        let late = Browser::default().answered(&complete(&app.sessions, &session));
         assert_eq!(who(&app.sessions, &late).as_deref(), Some("ben"));
         assert_eq!(who(&app.sessions, &browser).as_deref(), Some("ada"));
         assert_eq!(app.n(&browser), Some(41));
@@ -343,8 +341,7 @@ fn a_write_after_the_end_begins_an_empty_session() {
         browser.request(&app.sessions, |session| session.set("n", 1).unwrap());
         let old = browser.clone();
         browser.request(&app.sessions, |session| session.destroy().unwrap());
-        let mut late = old.clone();
-        late.request(&app.sessions, |session| session.set("m", 2).unwrap());
+        let late = old.after(&app.sessions, |session| session.set("m", 2).unwrap());
         assert_ne!(late.id(), old.id());
         assert_eq!((who(&app.sessions, &late), app.n(&late)), (None, None));
         assert_eq!(get(&app.sessions, &late, "m"), Some(2));
@@ -371,8 +368,7 @@ fn late_responses_for_a_replaced_id_carry_no_cookie() {
             for (index, late) in LATE.into_iter().enumerate() {
                 for read_before in [true, false] {
                     for act_before in [true, false] {
-                        let mut browser = app.visitor(1);
-                        let session = browser.open(&app.sessions);
+                        let (mut browser, session) = app.open_visitor(1);
                         if read_before {
                             assert_eq!(session.get("n").unwrap(), Some(1));
                         }
@@ -483,8 +479,7 @@ fn a_late_request_never_removes_a_newer_id() {
     on_both_stores(defaults, |app| {
         for end in endings {
             for act in late {
-                let mut browser = app.visitor(1);
-                let session = browser.open(&app.sessions);
+                let (mut browser, session) = app.open_visitor(1);
                 browser.request(&app.sessions, end);
                 browser.request(&app.sessions, |session| sign_in(session, "ada"));
                 act(&session);
@@ -501,8 +496,7 @@ fn a_late_request_never_removes_a_newer_id() {
 #[test]
 fn the_id_of_a_sign_in_is_sent_although_the_close_fails() {
     on_both_stores(defaults, |app| {
-        let mut browser = app.visitor(1);
-        let session = browser.open(&app.sessions);
+        let (mut browser, session) = app.open_visitor(1);
         sign_in(&session, "ada");
         session.set("a", "x".repeat(40_000)).unwrap();
         session.set("b", "x".repeat(40_000)).unwrap();

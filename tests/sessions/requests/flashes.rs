@@ -15,8 +15,7 @@ fn texts(session: &Session) -> Vec<String> {
 #[test]
 fn a_flash_is_read_in_the_second_request_and_gone_in_the_third() {
     on_both_stores(defaults, |app| {
-        let mut browser = Browser::default();
-        browser.request(&app.sessions, |session| {
+        let mut browser = app.visitor_after(|session| {
             session.flash("info", "saved").unwrap();
             session.flash("error", "or not").unwrap();
         });
@@ -34,8 +33,7 @@ fn a_flash_is_read_in_the_second_request_and_gone_in_the_third() {
 #[test]
 fn a_request_that_does_not_read_flashes_does_not_eat_them() {
     on_both_stores(defaults, |app| {
-        let mut browser = Browser::default();
-        browser.request(&app.sessions, |session| session.flash("info", "saved").unwrap());
+        let mut browser = app.visitor_after(|session| session.flash("info", "saved").unwrap());
         browser.request(&app.sessions, |session| assert!(!session.contains("n").unwrap()));
         browser.request(&app.sessions, |session| session.set("n", 1).unwrap());
         browser.request(&app.sessions, |session| assert_eq!(texts(session), ["saved"]));
@@ -45,8 +43,7 @@ fn a_request_that_does_not_read_flashes_does_not_eat_them() {
 #[test]
 fn flashes_that_are_kept_come_once_more() {
     on_both_stores(defaults, |app| {
-        let mut browser = Browser::default();
-        browser.request(&app.sessions, |session| session.flash("info", "saved").unwrap());
+        let mut browser = app.visitor_after(|session| session.flash("info", "saved").unwrap());
         browser.request(&app.sessions, |session| {
             let flashes = session.flashes().unwrap();
             session.keep_flashes(&flashes).unwrap();
@@ -59,8 +56,7 @@ fn flashes_that_are_kept_come_once_more() {
 #[test]
 fn a_page_that_fails_leaves_the_flashes_it_read() {
     on_both_stores(defaults, |app| {
-        let mut browser = Browser::default();
-        browser.request(&app.sessions, |session| session.flash("info", "saved").unwrap());
+        let mut browser = app.visitor_after(|session| session.flash("info", "saved").unwrap());
         let read = |session: &Session| assert_eq!(texts(session), ["saved"]);
         browser.try_request(&app.sessions, cloakroom::http::Outcome::Panicked, read).unwrap();
         browser.request(&app.sessions, read);
@@ -70,8 +66,7 @@ fn a_page_that_fails_leaves_the_flashes_it_read() {
 #[test]
 fn reading_flashes_removes_only_what_was_read() {
     on_both_stores(defaults, |app| {
-        let mut browser = Browser::default();
-        browser.request(&app.sessions, |session| session.flash("info", "same").unwrap());
+        let mut browser = app.visitor_after(|session| session.flash("info", "same").unwrap());
         let reader = browser.open(&app.sessions);
         assert_eq!(texts(&reader), ["same"]);
         // An equal text is another message all the same.
@@ -134,8 +129,7 @@ fn numbers(from: usize, to: usize) -> Vec<String> {
 #[test]
 fn the_newest_flashes_of_one_request_are_kept() {
     on_both_stores(defaults, |app| {
-        let mut browser = Browser::default();
-        browser.request(&app.sessions, |session| {
+        let mut browser = app.visitor_after(|session| {
             (0..10_000).for_each(|n| session.flash("info", n.to_string()).unwrap());
         });
         let newest = numbers(10_000 - Flash::MAX, 10_000);
@@ -173,8 +167,7 @@ fn large_flashes_make_room_for_newer_ones() {
 #[test]
 fn a_flash_above_the_limit_is_refused() {
     on_both_stores(defaults, |app| {
-        let mut browser = Browser::default();
-        browser.request(&app.sessions, |session| {
+        let mut browser = app.visitor_after(|session| {
             session.flash("info", "small").unwrap();
             let error = session.flash("info", "x".repeat(Flash::MAX_BYTES)).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::TooLarge);
@@ -192,8 +185,7 @@ fn a_flash_above_the_limit_is_refused() {
 #[test]
 fn unread_flashes_leave_room_for_everything_else() {
     on_both_stores(defaults, |app| {
-        let mut browser = Browser::default();
-        browser.request(&app.sessions, |session| {
+        let mut browser = app.visitor_after(|session| {
             (0..5).for_each(|_| session.flash("info", "x".repeat(3000)).unwrap());
             // {"a":"…"} has 8 bytes besides the value.
             session.set("a", "x".repeat(65_536 - 1000)).unwrap();

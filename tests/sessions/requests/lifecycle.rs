@@ -139,8 +139,7 @@ fn changes_that_come_to_nothing_begin_no_session() {
 #[test]
 fn the_wrong_type_is_an_error_and_absent_is_none() {
     on_both_stores(defaults, |app| {
-        let mut browser = Browser::default();
-        browser.request(&app.sessions, |session| session.set("name", "Ada").unwrap());
+        let mut browser = app.visitor_after(|session| session.set("name", "Ada").unwrap());
         browser.request(&app.sessions, |session| {
             let kind = session.get::<u32>("name").unwrap_err().kind();
             assert_eq!(kind, ErrorKind::WrongType);
@@ -159,8 +158,7 @@ fn the_wrong_type_is_an_error_and_absent_is_none() {
 #[test]
 fn a_second_close_is_an_error_and_so_is_a_later_change() {
     on_both_stores(defaults, |app| {
-        let mut browser = app.visitor(1);
-        let session = browser.open(&app.sessions);
+        let (mut browser, session) = app.open_visitor(1);
         session.set("n", 2).unwrap();
         browser.take(&complete(&app.sessions, &session));
         let closed = |result: cloakroom::Result<()>| {
@@ -185,8 +183,7 @@ fn a_second_close_is_an_error_and_so_is_a_later_change() {
 #[test]
 fn a_session_dropped_unclosed_stores_nothing() {
     on_both_stores(defaults, |app| {
-        let browser = app.visitor(1);
-        let session = browser.open(&app.sessions);
+        let (browser, session) = app.open_visitor(1);
         session.set("n", 2).unwrap();
         session.renew().unwrap();
         drop(session);
@@ -291,8 +288,7 @@ fn ignore_keeps_a_failed_deletion_that_a_sign_in_requires() {
 #[test]
 fn a_commit_is_visible_before_the_request_ends() {
     on_both_stores(defaults, |app| {
-        let mut browser = app.visitor(1);
-        let session = browser.open(&app.sessions);
+        let (mut browser, session) = app.open_visitor(1);
         session.update("n", |n: Option<u32>| n.unwrap() + 1).unwrap();
         assert_eq!(session.commit().unwrap(), CommitOutcome::Stored);
         assert_eq!(app.n(&browser), Some(2));
@@ -420,8 +416,7 @@ fn a_status_below_500_is_no_failure() {
 #[test]
 fn a_handler_that_panics_breaks_nothing_for_the_next_request() {
     on_both_stores(defaults, |app| {
-        let mut browser = app.visitor(1);
-        let session = browser.open(&app.sessions);
+        let (mut browser, session) = app.open_visitor(1);
         let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             session.set("n", 2).unwrap();
             session.update("n", |_: Option<u32>| -> u32 { panic!("as planned") })
@@ -478,8 +473,7 @@ fn managers_are_cloned_and_shared_by_threads() {
                 scope.spawn(move || session.set(name, 1).unwrap());
             }
         });
-        let mut browser = Browser::default();
-        browser.take(&complete(&app.sessions, &session));
+        let mut browser = Browser::default().answered(&complete(&app.sessions, &session));
         browser.request(&app.sessions, |session| {
             assert_eq!(session.keys().unwrap(), ["a", "b", "c"]);
         });
