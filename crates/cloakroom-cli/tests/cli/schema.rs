@@ -8,7 +8,8 @@ use cloakroom::stores::sqlite::rusqlite::Connection;
 
 use crate::common::Folder;
 use crate::fixture::{
-    DAY, answered, begin, count, done, fails, masked, number, open, program, run, start,
+    DAY, answered, begin, count, done, fails, masked, number, open, program, run, set_up, start,
+    with_store,
 };
 
 #[test]
@@ -65,8 +66,7 @@ fn a_dry_run_lists_migrations_and_changes_nothing() {
 
 #[test]
 fn destructive_commands_ask_and_accept_only_yes() {
-    let folder = Folder::new();
-    let store = open(&folder);
+    let (folder, store) = with_store();
     begin(&store, Some("ada"), DAY / 2);
     for command in [vec!["clear"], vec!["drop"], vec!["revoke", "--all"], vec!["compact"]] {
         for answer in ["", "\n", "y\n", "no\n", "yes please\n", "YES\n"] {
@@ -117,8 +117,7 @@ fn dropping_removes_our_tables_and_no_other() {
 
 #[test]
 fn invalid_arguments_are_refused_in_one_line() {
-    let folder = Folder::new();
-    open(&folder);
+    let folder = set_up();
     for wrong in [
         &[][..],
         &["lost"],
