@@ -83,6 +83,14 @@ impl Folder {
     }
 }
 
+/// A store on a new file.
+#[cfg(feature = "sqlite")]
+pub fn sqlite() -> (Folder, cloakroom::SqliteStore) {
+    let folder = Folder::new();
+    let store = cloakroom::SqliteStore::open(folder.database()).unwrap();
+    (folder, store)
+}
+
 pub fn new_id_hash() -> SessionIdHash {
     SessionId::generate().unwrap().hash(Realm::default().tag())
 }
@@ -123,7 +131,15 @@ pub fn delete(store: &impl Store, id_hash: &SessionIdHash) -> Result<Committed> 
 }
 
 pub fn live(store: &impl Store, id_hash: &SessionIdHash) -> Result<Option<Record>> {
-    Ok(match store.load(id_hash, NOW)? {
+    live_at(store, id_hash, NOW)
+}
+
+pub fn live_at(
+    store: &impl Store,
+    id_hash: &SessionIdHash,
+    now: Timestamp,
+) -> Result<Option<Record>> {
+    Ok(match store.load(id_hash, now)? {
         Lookup::Live { session: LiveSession { record, .. }, .. } => Some(record),
         _ => None,
     })

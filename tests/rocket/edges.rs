@@ -6,40 +6,20 @@ use std::sync::mpsc;
 
 use crate::common::client::send;
 use crate::common::rocket_server::Server;
+use crate::{bare, client, cookie, given, memory, pausing};
 use cloakroom::event::EventKind;
 use cloakroom::http::Outcome;
 use cloakroom::testing::{Call, PausingStore, signed_in, with_session};
 use cloakroom::web::rocket::{SessionOf, Sessions};
 use cloakroom::{CookieConfig, Error, ErrorKind, MemoryStore, Session, SessionManager, UserKey};
-use rocket::config::{Config, LogLevel};
+use rocket::config::LogLevel;
 use rocket::fairing::AdHoc;
 use rocket::http::{CookieJar, Header, Status};
 use rocket::local::{asynchronous, blocking};
 use rocket::response::Redirect;
 use rocket::tokio::runtime::Handle;
 use rocket::tokio::task::LocalSet;
-use rocket::{Build, Rocket, catch, catchers, get, post, routes};
-
-fn memory() -> SessionManager {
-    SessionManager::new(MemoryStore::new()).unwrap()
-}
-
-fn bare() -> Rocket<Build> {
-    rocket::custom(Config { log_level: LogLevel::Off, ..Config::debug_default() })
-}
-
-fn client(rocket: Rocket<Build>) -> blocking::Client {
-    blocking::Client::untracked(rocket).unwrap()
-}
-
-fn cookie(value: &str) -> Header<'static> {
-    Header::new("Cookie", value.to_owned())
-}
-
-fn given(response: &blocking::LocalResponse<'_>) -> Option<String> {
-    let set = response.headers().get("Set-Cookie").find(|value| value.starts_with("__Host-id="))?;
-    Some(set.split(';').next().unwrap().to_owned())
-}
+use rocket::{catch, catchers, get, post, routes};
 
 // Panics.
 
@@ -140,8 +120,7 @@ fn a_catcher_that_has_answered_the_failure_is_not_asked_again() {
         ASKED.fetch_add(1, Ordering::SeqCst);
         format!("caught {}", status.code)
     }
-    let store = PausingStore::new(MemoryStore::new());
-    let sessions = SessionManager::new(store.clone()).unwrap();
+    let (store, sessions) = pausing();
     let rocket = bare().attach(sessions.clone()).mount("/", routes![fails_twice]);
     let server = Server::start(rocket.register("/", catchers![counts_all]));
     let visitor = with_session(&sessions, |session| session.set("n", 1)).unwrap();
@@ -200,8 +179,7 @@ fn count(session: &Session) -> cloakroom::Result<String> {
 
 #[test]
 fn the_response_to_a_failed_commit_has_rockets_headers() {
-    let store = PausingStore::new(MemoryStore::new());
-    let sessions = SessionManager::new(store.clone()).unwrap();
+    let (store, sessions) = pausing();
     let client = client(bare().attach(sessions).mount("/", routes![count]));
     let names = |response: &blocking::LocalResponse<'_>| -> Vec<String> {
         response.headers().iter().map(|header| header.name().to_string()).collect()
@@ -454,8 +432,7 @@ fn touchy(session: &Session) -> cloakroom::Result<String> {
 
 #[test]
 fn an_update_that_panics_when_it_runs_again_is_a_plain_failure() {
-    let store = PausingStore::new(MemoryStore::new());
-    let sessions = SessionManager::new(store.clone()).unwrap();
+    let (store, sessions) = pausing();
     let visitor = with_session(&sessions, |session| session.set("n", 1)).unwrap();
     let server = Server::start(bare().attach(sessions.clone()).mount("/", routes![touchy]));
     let pause = store.pause(Call::Commit);

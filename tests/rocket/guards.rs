@@ -7,46 +7,20 @@ use std::thread;
 
 use crate::common::client::{Exchange, send};
 use crate::common::rocket_server::Server;
+use crate::{bare, client, cookie, given, memory, pausing};
 use cloakroom::event::{Event, EventKind, Events, Sink};
 use cloakroom::http::Adapter;
-use cloakroom::testing::{Call, PausingStore, signed_in, with_session};
+use cloakroom::testing::{Call, signed_in, with_session};
 use cloakroom::web::rocket::{ManagerOf, SessionOf, Sessions, outcome};
 use cloakroom::{
     CookieConfig, Error, ErrorKind, MemoryStore, Session, SessionManager, UserKey, web,
 };
-use rocket::config::{Config, Ident, LogLevel};
 use rocket::http::{ContentType, Cookie, CookieJar, Header, Status};
 use rocket::local::blocking;
 use rocket::outcome::try_outcome;
 use rocket::request::{FromRequest, Outcome};
 use rocket::response::{Redirect, Responder};
 use rocket::{Build, Request, Rocket, catch, catchers, get, post, routes};
-
-fn memory() -> SessionManager {
-    SessionManager::new(MemoryStore::new()).unwrap()
-}
-
-fn quiet() -> Config {
-    Config { log_level: LogLevel::Off, ident: Ident::none(), ..Config::debug_default() }
-}
-
-fn bare() -> Rocket<Build> {
-    rocket::custom(quiet())
-}
-
-fn client(rocket: Rocket<Build>) -> blocking::Client {
-    blocking::Client::untracked(rocket).unwrap()
-}
-
-fn cookie(value: &str) -> Header<'static> {
-    Header::new("Cookie", value.to_owned())
-}
-
-/// The session cookie that a response sets, as a request sends it back.
-fn given(response: &blocking::LocalResponse<'_>) -> Option<String> {
-    let set = response.headers().get("Set-Cookie").find(|value| value.starts_with("__Host-"))?;
-    Some(set.split(';').next().unwrap().to_owned())
-}
 
 #[get("/visits")]
 fn visits(session: &Session) -> cloakroom::Result<String> {
@@ -143,8 +117,7 @@ fn home_of_anonymous() -> Redirect {
 
 #[test]
 fn an_applications_guard_can_use_the_session() {
-    let store = PausingStore::new(MemoryStore::new());
-    let sessions = SessionManager::new(store.clone()).unwrap();
+    let (store, sessions) = pausing();
     let ada = signed_in(&sessions, UserKey::new("ada").unwrap()).unwrap();
     let rocket = bare().attach(sessions.clone()).mount("/", routes![home, home_of_anonymous]);
     let client = client(rocket);
@@ -208,8 +181,7 @@ fn fails_itself(_: &Request<'_>) -> Result<&'static str, Status> {
 #[test]
 fn a_failed_commit_is_answered_by_rockets_catcher() {
     let answer = |rocket: Rocket<Build>, base: &'static str, kind| {
-        let store = PausingStore::new(MemoryStore::new());
-        let sessions = SessionManager::new(store.clone()).unwrap();
+        let (store, sessions) = pausing();
         store.fail(Call::Commit, kind);
         let client = client(rocket.attach(sessions).mount(base, routes![jar]));
         let response = client.post(format!("{base}/jar")).dispatch();
@@ -239,8 +211,7 @@ fn a_failed_commit_is_answered_by_rockets_catcher() {
 
 #[test]
 fn a_sign_in_survives_the_failure_of_a_later_commit() {
-    let store = PausingStore::new(MemoryStore::new());
-    let sessions = SessionManager::new(store.clone()).unwrap();
+    let (store, sessions) = pausing();
     let client = client(bare().attach(sessions.clone()).mount("/", routes![sign_in]));
     // The first commit is the sign-in.
     let first = store.pause(Call::Commit);
@@ -395,8 +366,7 @@ async fn begin(session: &Session) -> cloakroom::Result<&'static str> {
 
 #[test]
 fn routes_without_a_session_answer_while_64_requests_wait() {
-    let store = PausingStore::new(MemoryStore::new());
-    let sessions = SessionManager::new(store.clone()).unwrap();
+    let (store, sessions) = pausing();
     let routes = routes![visits, commit, begin, sign_in, sign_out, free];
     let server = Server::start(bare().attach(sessions.clone()).mount("/", routes));
     for (call, request, answer) in [
@@ -495,8 +465,7 @@ fn an_error_around_ours_is_answered_with_its_status() {
 #[test]
 fn our_error_without_a_guard_of_ours_has_its_status_too() {
     for attached in [true, false] {
-        let store = PausingStore::new(MemoryStore::new());
-        let sessions = SessionManager::new(store.clone()).unwrap();
+        let (store, sessions) = pausing();
         store.fail(Call::Load, ErrorKind::Busy);
         let rocket = bare().manage(sessions.clone()).mount("/", routes![held]);
         let client = client(if attached { rocket.attach(sessions.clone()) } else { rocket });

@@ -26,6 +26,13 @@ struct TwoManagers {
     reader: SessionManager,
 }
 
+impl TwoManagers {
+    /// A browser after its first request.
+    fn visitor(&self, handler: impl FnOnce(&Session)) -> Browser {
+        Browser::default().after(&self.writer, handler)
+    }
+}
+
 /// On each store. What has a file is read by another store on it, which has nothing in memory.
 fn pairs(folder: &Folder) -> Vec<TwoManagers> {
     fn manager(store: impl Store) -> SessionManager {
@@ -227,8 +234,7 @@ fn read(app: &TwoManagers, browser: &Browser, name: &str) -> Option<String> {
 #[test]
 fn a_value_that_is_set_comes_back() {
     on_each_store(&(text(), json()), |app, (name, value)| {
-        let mut browser = Browser::default();
-        request(&app.writer, &mut browser, |session| {
+        let browser = app.visitor(|session| {
             session.set(&name, &value).unwrap();
             let now: Option<Value> = session.get(&name).unwrap();
             assert_eq!(now.map(|now| now.to_string()), Some(value.to_string()));
@@ -241,8 +247,7 @@ fn a_value_that_is_set_comes_back() {
 #[test]
 fn a_value_that_is_updated_comes_back() {
     on_each_store(&(text(), json(), json()), |app, (name, old, new)| {
-        let mut browser = Browser::default();
-        request(&app.writer, &mut browser, |session| session.set(&name, &old).unwrap());
+        let mut browser = app.visitor(|session| session.set(&name, &old).unwrap());
         let (before, after) = (old.to_string(), new.to_string());
         let update = move |now: Option<Value>| {
             assert_eq!(now.map(|now| now.to_string()), Some(before.clone()));
@@ -274,8 +279,7 @@ fn a_typed_float_comes_back() {
     let floats = (finite(), any::<u32>().prop_map(f32::from_bits));
     on_each_store(&floats, |app, (double, single)| {
         prop_assume!(single.is_finite());
-        let mut browser = Browser::default();
-        request(&app.writer, &mut browser, |session| session.set("x", (double, single)).unwrap());
+        let browser = app.visitor(|session| session.set("x", (double, single)).unwrap());
         let read: Option<(f64, f32)> = get(&app.reader, &browser, "x");
         let bits = read.map(|(double, single)| (double.to_bits(), single.to_bits()));
         prop_assert_eq!(bits, Some((double.to_bits(), single.to_bits())));
@@ -286,8 +290,7 @@ fn a_typed_float_comes_back() {
 #[test]
 fn a_large_integer_comes_back() {
     on_each_store(&(any::<i128>(), any::<u128>()), |app, numbers| {
-        let mut browser = Browser::default();
-        request(&app.writer, &mut browser, |session| session.set("x", numbers).unwrap());
+        let browser = app.visitor(|session| session.set("x", numbers).unwrap());
         prop_assert_eq!(get(&app.reader, &browser, "x"), Some(numbers));
         Ok(())
     });
@@ -296,8 +299,7 @@ fn a_large_integer_comes_back() {
 #[test]
 fn a_flash_comes_back() {
     on_each_store(&prop::collection::vec((text(), text()), 1..4), |app, flashes| {
-        let mut browser = Browser::default();
-        request(&app.writer, &mut browser, |session| {
+        let mut browser = app.visitor(|session| {
             for (kind, text) in &flashes {
                 session.flash(kind, text).unwrap();
             }
@@ -312,8 +314,7 @@ fn a_flash_comes_back() {
 #[test]
 fn a_value_that_cannot_come_back_is_refused() {
     on_each_store(&(text(), json(), bad()), |app, (name, old, bad)| {
-        let mut browser = Browser::default();
-        request(&app.writer, &mut browser, |session| session.set(&name, &old).unwrap());
+        let mut browser = app.visitor(|session| session.set(&name, &old).unwrap());
         request(&app.writer, &mut browser, |session| {
             let refused = session.set(&name, &bad).unwrap_err();
             assert_eq!(refused.kind(), ErrorKind::WrongType);
@@ -344,8 +345,7 @@ fn an_update_that_fails_changes_nothing() {
 
     let inputs = (json(), json(), bad(), any::<bool>());
     on_each_store(&inputs, |app, (old, set, bad, panics)| {
-        let mut browser = Browser::default();
-        request(&app.writer, &mut browser, |session| session.set("x", &old).unwrap());
+        let mut browser = app.visitor(|session| session.set("x", &old).unwrap());
         request(&app.writer, &mut browser, |session| {
             session.set("y", &set).unwrap();
             let bad = Written(bad.clone());
@@ -386,8 +386,7 @@ fn reads<T: serde::de::DeserializeOwned + PartialEq + Debug>(
 fn a_null_is_none_and_a_wrong_type_an_error() {
     let values = prop_oneof![1 => Just(Value::Null), 3 => json()];
     on_each_store(&values, |app, value| {
-        let mut browser = Browser::default();
-        request(&app.writer, &mut browser, |session| session.set("x", &value).unwrap());
+        let browser = app.visitor(|session| session.set("x", &value).unwrap());
         let session = browser.open(&app.reader);
         prop_assert!(session.contains("x").unwrap());
         reads::<()>(&session, &value)?;

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
 
-use crate::common::{Folder, NOW, child, create, live, role, setting};
+use crate::common::{Folder, NOW, child, create, live, role, setting, sqlite};
 use cloakroom::backend::{SessionIndex, Store};
 use cloakroom::stores::sqlite::Journal;
 use cloakroom::stores::sqlite::rusqlite::Connection;
@@ -94,8 +94,7 @@ fn refused(path: &Path, kind: ErrorKind) {
 
 #[test]
 fn opening_twice_sets_up_once_and_keeps_the_sessions() {
-    let folder = Folder::new();
-    let store = SqliteStore::open(folder.database()).unwrap();
+    let (folder, store) = sqlite();
     let id_hash = create(&store, &setting("n", 1)).unwrap();
     drop(store);
     let before = everything(&folder.database());
@@ -108,8 +107,7 @@ fn opening_twice_sets_up_once_and_keeps_the_sessions() {
 
 #[test]
 fn a_new_file_is_readable_by_its_owner_only() {
-    let folder = Folder::new();
-    let store = SqliteStore::open(folder.database()).unwrap();
+    let (folder, store) = sqlite();
     create(&store, &setting("n", 1)).unwrap();
     for name in ["app.db", "app.db-wal", "app.db-shm"] {
         let mode = fs::metadata(folder.path(name)).unwrap().permissions().mode();
@@ -230,8 +228,7 @@ fn two_stores_in_one_file_do_not_touch_each_other() {
 
 #[test]
 fn clearing_raises_the_epoch() {
-    let folder = Folder::new();
-    let store = SqliteStore::open(folder.database()).unwrap();
+    let (_folder, store) = sqlite();
     let index: &dyn SessionIndex = store.index().unwrap();
     assert_eq!(index.epoch().unwrap(), 0);
     store.admin().clear().unwrap();
@@ -312,8 +309,7 @@ fn a_table_name_in_another_case_is_the_same_table() {
 
 #[test]
 fn the_readable_view_shows_sessions_to_a_person() {
-    let folder = Folder::new();
-    let store = SqliteStore::open(folder.database()).unwrap();
+    let (folder, store) = sqlite();
     create(&store, &setting("n", 1)).unwrap();
     let sql = "SELECT id_hash_prefix, length(public_id), created_utc, state, data, realm
                FROM cloakroom_sessions_readable";

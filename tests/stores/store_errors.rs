@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use crate::common::integrity::assert_integrity;
 use crate::common::{
-    Folder, NOW, child, create, delete, live, merge, new_id_hash, new_session, role, setting, value,
+    Folder, NOW, child, create, delete, live, merge, new_id_hash, new_session, role, setting,
+    sqlite, value,
 };
 use cloakroom::backend::{
     Action, Commit, Committed, Delta, Lookup, Missing, Page, SessionFilter, Store,
@@ -106,8 +107,7 @@ fn a_file_that_is_no_database_is_refused_and_left_as_it_is() {
 
 #[test]
 fn a_damaged_page_fails_its_own_sessions_only() {
-    let folder = Folder::new();
-    let store = SqliteStore::open(folder.database()).unwrap();
+    let (folder, store) = sqlite();
     let note = "x".repeat(500);
     let keys: Vec<_> = (0..500).map(|_| create(&store, &setting("n", &note)).unwrap()).collect();
     drop(store);
@@ -168,8 +168,7 @@ fn an_undecodable_session_stays_in_place_until_its_deadline() {
         "idp_session_id = CAST(x'ff' AS TEXT)",
         "data = CAST(x'22ff22' AS TEXT)",
     ] {
-        let folder = Folder::new();
-        let store = SqliteStore::open(folder.database()).unwrap();
+        let (folder, store) = sqlite();
         let id_hash = create(&store, &setting("n", 1)).unwrap();
         let sql = format!("UPDATE cloakroom_sessions SET {spoil}");
         let other = Connection::open(folder.database()).unwrap();
@@ -204,8 +203,7 @@ fn an_undecodable_session_stays_in_place_until_its_deadline() {
 
 #[test]
 fn a_client_that_does_not_decode_is_none_and_its_session_lives() {
-    let folder = Folder::new();
-    let store = SqliteStore::open(folder.database()).unwrap();
+    let (folder, store) = sqlite();
     let id_hash = create(&store, &setting("n", 1)).unwrap();
     let other = Connection::open(folder.database()).unwrap();
     for client in ["'no JSON'", "CAST(x'ff' AS TEXT)", "'{}'"] {
@@ -238,8 +236,7 @@ fn without_grace_the_old_key_is_dead_at_any_time() {
 
 #[test]
 fn of_two_backups_to_one_name_one_is_made_and_the_other_refused() {
-    let folder = Folder::new();
-    let store = SqliteStore::open(folder.database()).unwrap();
+    let (folder, store) = sqlite();
     for n in 0..500 {
         create(&store, &setting("n", n)).unwrap();
     }
@@ -335,8 +332,7 @@ fn a_full_database_keeps_its_content_and_continues_later() {
 
 #[test]
 fn one_who_fails_in_a_group_does_not_fail_the_others() {
-    let folder = Folder::new();
-    let store = SqliteStore::open(folder.database()).unwrap();
+    let (_folder, store) = sqlite();
     let taken = create(&store, &Delta::new()).unwrap();
     std::thread::scope(|scope| {
         for _ in 0..8 {
@@ -362,8 +358,7 @@ fn one_who_fails_in_a_group_does_not_fail_the_others() {
 
 #[test]
 fn no_byte_of_an_id_is_in_the_files() {
-    let folder = Folder::new();
-    let store = SqliteStore::open(folder.database()).unwrap();
+    let (folder, store) = sqlite();
     let (id, renewed) = (SessionId::generate().unwrap(), SessionId::generate().unwrap());
     let (id_hash, to) = (id.hash(Realm::default().tag()), renewed.hash(Realm::default().tag()));
     let new_session = new_session();
@@ -428,8 +423,7 @@ fn encoded(bytes: &[u8]) -> String {
 
 #[test]
 fn a_backup_taken_under_load_is_whole() {
-    let folder = Folder::new();
-    let store = SqliteStore::open(folder.database()).unwrap();
+    let (folder, store) = sqlite();
     let keys: Vec<_> = (0..2000).map(|n| create(&store, &setting("n", n)).unwrap()).collect();
     let (stop, copy) = (AtomicBool::new(false), folder.path("copy.db"));
     std::thread::scope(|scope| {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::{
     Folder, HOUR, KillOnDrop, NOW, child, create, hex, id_hash_of, live, merge, role, setting,
-    value,
+    sqlite, value,
 };
 use cloakroom::SqliteStore;
 use cloakroom::backend::{Action, Commit, Committed, Delta, LiveSession, Lookup, Store};
@@ -69,8 +69,7 @@ fn write_as_fast_as_possible(store: &SqliteStore, threads: usize, time: Duration
 }
 
 fn two_processes_write(maintenance: bool) {
-    let folder = Folder::new();
-    let store = SqliteStore::open(folder.database()).unwrap();
+    let (folder, store) = sqlite();
     let mut process = KillOnDrop(
         child(module_path!(), "write")
             .env("DATABASE", folder.database())
@@ -125,8 +124,7 @@ fn the_log_stays_short_even_without_maintenance() {
 
 #[test]
 fn a_sweep_does_not_report_its_wait_for_another_writer() {
-    let folder = Folder::new();
-    let store = SqliteStore::open(folder.database()).unwrap();
+    let (folder, store) = sqlite();
     create(&store, &Delta::new()).unwrap();
     let other = Connection::open(folder.database()).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
@@ -181,8 +179,7 @@ fn increment(store: &SqliteStore, id_hash: &SessionIdHash, threads: usize, times
 
 #[test]
 fn increments_of_two_processes_are_all_counted() {
-    let folder = Folder::new();
-    let store = SqliteStore::open(folder.database()).unwrap();
+    let (folder, store) = sqlite();
     let id_hash = create(&store, &Delta::new()).unwrap();
     let mut other = KillOnDrop(
         child(module_path!(), "increment")
