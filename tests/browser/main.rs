@@ -22,8 +22,8 @@ use crate::common::example::{CookieKind, Example};
 /// All that are the same application; `cargo test` builds them.
 const EXAMPLES: &[&str] = &["rouille", "rocket"];
 
-/// How often a test repeats what it does on each server: `CLOAKROOM_BROWSER_ROUNDS` times, or as
-/// few times as it says itself.
+/// The number of repetitions of a test on each server: `CLOAKROOM_BROWSER_ROUNDS`, or `few` without
+/// it.
 fn rounds(few: usize) -> usize {
     env::var("CLOAKROOM_BROWSER_ROUNDS").map_or(few, |rounds| rounds.parse().unwrap())
 }
@@ -93,7 +93,7 @@ fn a_sign_in_is_confirmed_once_and_gives_another_id() {
         assert_eq!(tab.page(), Page::new(5, "ada", &[]));
         assert_eq!(tab.cookie().value, after.value);
 
-        // Who knew the id from before knows nothing now.
+        // The id from before the sign-in is of no use now.
         tab.take_cookie(&before);
         tab.reload();
         assert_eq!(tab.page(), Page::new(1, None, &[]));
@@ -257,7 +257,7 @@ fn assert_default_cookie(tab: &Tab<'_>, host: &str, example: &str) {
     assert_as_every_cookie(tab, host);
 }
 
-/// What holds for both cookies, the default one and that for plain HTTP.
+/// Checks the properties that the default cookie and that for plain HTTP share.
 #[track_caller]
 fn assert_as_every_cookie(tab: &Tab<'_>, host: &str) {
     let cookie = tab.cookie();

@@ -42,7 +42,7 @@ impl Server {
     pub(crate) const TWO: [Server; 2] = [Server::Rouille, Server::RocketHttp2];
 }
 
-/// How the sessions are set up.
+/// The settings of the manager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Setting {
     Defaults,

@@ -32,7 +32,7 @@ pub enum Change {
     SignIn { life: String, id_hash: SessionIdHash, n: u64, user: String, ends: Vec<String> },
     /// These lives end.
     End { lives: Vec<String> },
-    /// What is over is removed, this life too.
+    /// Expired sessions are removed, this one too.
     Sweep { life: String },
     /// Every session ends.
     Everyone,
@@ -56,7 +56,7 @@ impl Change {
     /// True if it ends a session, an id, or a user's access.
     pub fn is_revocation(&self) -> bool {
         match self {
-            // What is swept was dead already.
+            // A swept session had expired before.
             Change::Create { .. }
             | Change::Merge { .. }
             | Change::Touch { .. }
@@ -190,8 +190,8 @@ struct Life {
     /// The keys before the last renewals, the oldest first, and whether each had a grace, in which
     /// it finds the session too.
     replaced: VecDeque<(SessionIdHash, bool)>,
-    /// Keys in their grace that a store need not remember: so many later ones were replaced. It may,
-    /// where a sweep has made room.
+    /// Keys in their grace that a store need not remember: so many later ones were replaced. It
+    /// may, where a sweep has made room.
     beyond: Vec<SessionIdHash>,
     /// Keys that must find nothing.
     ended: Vec<SessionIdHash>,
@@ -362,7 +362,7 @@ impl Ledger {
     }
 
     fn begin(&mut self, worker: &str, change: &Change) {
-        // What others do at the same time is nothing that a revocation of everyone must end.
+        // A revocation of everyone need not end sessions that others change at the same time.
         for open in self.open.values_mut().chain(&mut self.unknown) {
             open.everyone.retain(|(life, _)| !change.lives().contains(&life));
         }
@@ -392,8 +392,8 @@ impl Ledger {
         })
     }
 
-    /// Looks whether the store keeps all of it, and takes from it what was not known. No process may
-    /// be at work.
+    /// Looks whether the store keeps all of it, and takes from it what was not known. No process
+    /// may be at work.
     pub fn check(&mut self, store: &dyn Store) {
         let open: Vec<Open> =
             self.open.drain().map(|(_, open)| open).chain(self.unknown.drain(..)).collect();

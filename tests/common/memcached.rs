@@ -137,7 +137,7 @@ pub fn on(servers: impl IntoIterator<Item = String>) -> MemcachedStoreBuilder {
     builder.connect_timeout(LONG_TIMEOUT).io_timeout(LONG_TIMEOUT)
 }
 
-/// Whether all threads of a process have been stopped, as Linux says it.
+/// Returns true if all threads of a process are stopped, by Linux's `/proc`.
 fn all_stopped(id: &str) -> bool {
     let Ok(threads) = fs::read_dir(format!("/proc/{id}/task")) else { return true };
     threads.flatten().all(|thread| {

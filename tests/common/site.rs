@@ -26,7 +26,7 @@ pub enum Storage {
     File,
 }
 
-/// How a site is set up.
+/// The settings of a site.
 #[derive(Clone, Copy)]
 pub struct Plan {
     pub framework: Framework,
@@ -144,7 +144,7 @@ impl Site {
         self.store.calls(Call::Load) + self.store.calls(Call::Commit)
     }
 
-    /// How many sessions live.
+    /// The number of live sessions.
     pub fn sessions(&self) -> u64 {
         self.stats().live
     }

@@ -1,5 +1,5 @@
-//! Whether a history has an order: one in which every operation takes effect at one moment between
-//! its beginning and its end, and in which every answer is what the model says.
+//! Checks that a history is linearizable: that every operation takes effect at one moment between
+//! its beginning and its end, with the answer of the model.
 //!
 //! The search is Wing and Gong's, with Lowe's memory of the configurations that lead nowhere.
 
@@ -26,7 +26,8 @@ pub trait Model {
 /// One operation of a history.
 pub struct CacheEntry<'h, O, A> {
     pub operation: &'h O,
-    /// None if it is not known whether it was done: then it may be done at any later time, or never.
+    /// None if it is not known whether it was done: then it may be done at any later time, or
+    /// never.
     pub answer: Option<&'h A>,
     pub start: u64,
     pub end: u64,
@@ -63,7 +64,7 @@ pub fn check<M: Model>(
 struct Search<'m, 'h, M: Model> {
     model: &'m M,
     history: &'h [CacheEntry<'h, M::Operation, M::Answer>],
-    /// What was done and the state after it, for all from which there is no way on.
+    /// The sets of executed operations, with the state after them, from which no order goes on.
     dead: HashSet<(Done, M::State)>,
     path: Vec<usize>,
     furthest: NoOrder<M::State>,

@@ -1,5 +1,5 @@
-//! What sessions are, one operation after the other: written from the documentation, and not by
-//! the code of the crate that decides it.
+//! A sequential model of sessions, written from the documentation and not from the code of the
+//! crate that decides it.
 
 use super::checker::{CacheEntry, Model, check};
 use super::operations::{
@@ -39,28 +39,28 @@ impl Sessions {
         Sessions { moves_in_steps: false, sweeps_in_two_steps: false, reads: Reads::Latest };
 }
 
-/// What a load may find.
+/// The states that a load may read.
 #[derive(Clone, Copy, Debug)]
 pub enum Reads {
-    /// What is stored.
+    /// The stored one.
     Latest,
     /// Also what was stored before changes in flight of other processes: an operation
     /// may have seen those by then, and may even have ended a session at the new key that one of
     /// them has given it.
     LatestAcknowledged,
-    /// Also what was stored, at the latest, so long before: another process could not invalidate the
-    /// cache.
+    /// Also what was stored, at the latest, so long before: another process could not invalidate
+    /// the cache.
     Within(Moment),
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct World {
     sessions: Store,
-    /// What was stored before, the last at the end; only where a load may find that.
+    /// Earlier states, the last at the end; only where a load may read them.
     past: Vec<Past>,
 }
 
-/// What was stored before a change.
+/// The state before a change.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Past {
     sessions: Store,
@@ -188,7 +188,7 @@ impl Session {
 type Outcomes = Vec<(Store, Answer)>;
 
 impl Store {
-    /// What `id_hash` finds.
+    /// Looks `id_hash` up.
     fn find(&self, id_hash: Number, now: Moment) -> Found {
         let at = |index: usize| match self.rows[index].session.lives(now) {
             true => Found::Live(index),
@@ -237,8 +237,8 @@ impl Store {
         self.rows.iter().any(|row| row.id_hash == id_hash || had(row))
     }
 
-    /// What ends sessions removes those that it finds expired, and names none of them: a write that
-    /// has waited since before the deadline must not find them any more.
+    /// An operation that ends sessions removes the expired ones too, without naming them: a write
+    /// that has waited since before the deadline must not find them any more.
     fn without_expired(mut self, operation: &Operation) -> Store {
         let now = operation.now;
         let (id_hash, which) = match &operation.call {
@@ -316,7 +316,7 @@ impl Sessions {
                 each(store, *id_hash, &|store, found| {
                     let change = Merged { changes, if_revision: None, seen: None };
                     let (id_hash, to, grace_until) = (*id_hash, *to, *grace_until);
-                    // Whether it had a user is seen where it is found.
+                    // The lookup determines whether it had a user.
                     let (by, had_user) = (By::Renewal, false);
                     let left = Replaced { id_hash, to, at: now, grace_until, by, had_user };
                     vec![self.go_on(store, found, &change, Some(left))]
@@ -458,7 +458,7 @@ impl Sessions {
                 return outcomes;
             }
         }
-        // What was bound to another user only when the key was replaced is another client's.
+        // A session that got another user only when the id was replaced is another client's.
         let is_others = |row: &Row| row.session.user.is_some() && row.session.user != Some(*user);
         let is_found = |had_user: bool| from.clone().filter(|row| !is_others(row) || had_user);
         let had_user = replaced.is_none_or(|replaced| replaced.had_user);
@@ -684,7 +684,7 @@ impl Sessions {
                 }
                 _ => agrees(&expected).then_some((store, expected)),
             });
-        // What has failed half-way has gone no further than that.
+        // An operation that failed half-way has gone no further than that.
         let half_way = Some(&sessions).filter(|half| answer.is_none() && **half != world.sessions);
         let after = agreeing.map(|(store, _)| store).chain(half_way.cloned());
         after.map(|store| self.after(world, store, happened)).collect()
@@ -692,7 +692,7 @@ impl Sessions {
 }
 
 impl Sessions {
-    /// Whether what happened has an order; if not, how far any goes.
+    /// Checks that the history has an order; the error is the longest one that was found.
     pub fn judge(&self, history: &[Happened]) -> Result<(), String> {
         let entries = history.iter().map(|happened| CacheEntry {
             operation: happened,

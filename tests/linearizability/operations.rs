@@ -19,7 +19,7 @@ pub enum Change {
     User(Option<Number>),
 }
 
-/// What a session begins with, or has from its sign-in on.
+/// The values of a session from its beginning or its sign-in on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Begins {
     pub public_id: Number,
@@ -212,7 +212,7 @@ pub struct Happened {
 }
 
 impl Happened {
-    /// Whether it may have been done, may be done yet, or never.
+    /// Returns true if it may have been executed, may still be, or may never be.
     pub fn is_open(&self) -> bool {
         matches!(self.answer, Answer::Unknown(_))
     }

@@ -1,4 +1,5 @@
-//! What the threads of a history are to do: made by chance, and made smaller while it still fails.
+//! The operations of the threads of a history: chosen at random, and shrunk while the history
+//! fails.
 
 use super::chance::Chance;
 use super::operations::{AtLimit, Begins, Call, Change, Moment, Number, Operation, Who};
@@ -8,7 +9,7 @@ use super::operations::{AtLimit, Begins, Call, Change, Moment, Number, Operation
 pub struct Abilities {
     /// It lists, revokes, and obeys limits per user.
     pub lists: bool,
-    /// How many threads call it.
+    /// The number of threads that call it.
     pub threads: usize,
     /// The threads take so long that something can happen to a server meanwhile.
     pub slow: bool,
@@ -31,11 +32,11 @@ pub struct Plan {
     /// One after the other, before the threads begin.
     pub before: Vec<Step>,
     pub threads: Vec<Vec<Step>>,
-    /// Whether the threads wait for each other before every operation, not only the first.
+    /// The threads wait for each other before every operation, not only before the first.
     pub in_rounds: bool,
 }
 
-/// What a history is mostly about: few kinds of operations meet more often than many do.
+/// The operations that a history mostly has: few kinds meet more often than many do.
 #[derive(Clone, Copy, Debug)]
 enum Theme {
     Data,
@@ -53,7 +54,7 @@ struct Maker<'c> {
     theme: Theme,
     /// Keys that were given to some session of the plan.
     keys: Vec<Number>,
-    /// How many of them are given out before the threads begin.
+    /// The number of ids that are in use before the threads begin.
     given_out: usize,
     next_key: Number,
     next_handle: Number,

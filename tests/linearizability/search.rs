@@ -30,7 +30,7 @@ pub trait Subject: Sync {
 
     fn model(&self) -> Sessions;
 
-    /// How many threads share a process; the first ones are in the first.
+    /// The number of threads of a process; the first threads are in the first process.
     fn threads_per_process(&self) -> usize {
         self.abilities().threads
     }
@@ -80,7 +80,7 @@ pub fn search(name: &str, subject: &impl Subject, histories: u64) {
     );
 }
 
-/// Whether the history has an order; if not, why not.
+/// Checks that the history has an order; the error says why not.
 fn judge(subject: &impl Subject, history: &[Happened]) -> Result<(), String> {
     let is_bad = |happened: &&Happened| match happened.answer {
         Answer::Failed(_) => true,

@@ -257,8 +257,8 @@ impl<C: Cache, F: Fn() -> C + Sync> Subject for BehindFailing<'_, F> {
     }
 }
 
-/// Two stores that share a database and a cache, as two processes do. From the cache the first one is
-/// cut off now and then, if it is to be.
+/// Two stores that share a database and a cache, as two processes do. From the cache the first one
+/// is cut off now and then, if it is to be.
 pub struct TwoInstances {
     backing: Sqlite,
     outages: bool,
@@ -266,7 +266,7 @@ pub struct TwoInstances {
 }
 
 impl TwoInstances {
-    /// How long an entry lives: so short that histories go beyond it.
+    /// The lifetime of an entry: so short that histories go beyond it.
     const LIFE: Duration = Duration::from_secs(1);
 
     pub fn new(outages: bool) -> Self {

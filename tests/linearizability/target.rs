@@ -20,8 +20,8 @@ use super::operations::{
 /// The most that a sweep removes or a list shows at once: more than any history has.
 const MANY: NonZeroUsize = NonZeroUsize::MIN.saturating_add(999);
 
-/// What the numbers of one history mean. No two histories share a key or a moment, so that one
-/// store can serve them in turn.
+/// The ids and times of one history. No two histories share an id or a moment, so that one store
+/// can serve them in turn.
 #[derive(Clone, Copy, Debug)]
 pub struct Names {
     pub history: u64,

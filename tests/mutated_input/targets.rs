@@ -1,7 +1,8 @@
-//! What strangers send or leave behind, as functions of bytes. Each of them says what must hold
-//! for any bytes whatever, and panics where it does not.
+//! Untrusted input as functions of bytes. Each function checks what must hold for any bytes
+//! whatever, and panics where it does not.
 //!
-//! `tests/mutated_input` drives them with mutations of `corpus/`; so does `fuzz/`, guided by coverage.
+//! `tests/mutated_input` drives them with mutations of `corpus/`; so does `fuzz/`, guided by
+//! coverage.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -63,7 +64,7 @@ fn manager(delta: Delta, cookie: CookieConfig) -> SessionManager {
     builder.cookie(cookie).without_cleaner().build().expect("it builds")
 }
 
-/// Whether a request with this `Cookie` header is the known session's.
+/// Returns true if a request with this `Cookie` header finds the known session.
 fn is_known(sessions: &SessionManager, head: RequestHead<'_>) -> bool {
     let session = sessions.open(head);
     let n: Option<u32> = session.get("n").expect("the store does not fail");

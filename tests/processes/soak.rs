@@ -131,7 +131,7 @@ struct DataSizes {
     memory: u64,
     file: u64,
     log: u64,
-    /// How many expired sessions were left meanwhile.
+    /// The number of expired sessions that were left meanwhile.
     expired: u64,
 }
 

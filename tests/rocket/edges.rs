@@ -127,7 +127,7 @@ fn a_catcher_that_has_answered_the_failure_is_not_asked_again() {
     for (how, kind, status, asked) in [
         ("panic", ErrorKind::Full, 500, 1),
         ("error", ErrorKind::Full, 500, 1),
-        // What is not stored is answered with another status than what the handler has met.
+        // A failed commit has another status than an error of the handler.
         ("panic", ErrorKind::Busy, 503, 2),
         ("error", ErrorKind::Busy, 503, 2),
     ] {
@@ -170,7 +170,7 @@ fn a_sign_out_is_done_though_another_fairing_panics() {
     assert!(!session.contains("n").unwrap(), "it is still signed in");
 }
 
-// What a failed commit is answered with.
+// Responses to failed commits.
 
 #[post("/count")]
 fn count(session: &Session) -> cloakroom::Result<String> {

@@ -1,5 +1,5 @@
-//! What Rocket alone asks for: launching, guards, catchers, panics, and threads that must not
-//! block. What it has in common with other frameworks is in tests/web/adapters/mod.rs.
+//! Behaviour of Rocket alone: launching, guards, catchers, panics, and threads that must not block.
+//! tests/web/adapters/mod.rs has what it shares with other frameworks.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -498,7 +498,7 @@ fn a_cookie_of_a_local_request_is_read() {
     assert_eq!(local().dispatch().into_string().unwrap(), "7");
     let other = Header::new("Cookie", "theme=dark");
     assert_eq!(local().header(other).dispatch().into_string().unwrap(), "7");
-    // What a Cookie header says of ours counts.
+    // A Cookie header with the name of the session cookie counts.
     let unknown = cookie("__Host-id=0000000000000000000000000000000000000000000");
     assert_eq!(local().header(unknown).dispatch().into_string().unwrap(), "0");
     assert_eq!(sessions.events().count(EventKind::UnknownId), 1);

@@ -140,7 +140,7 @@ fn a_clock_that_steps_far_forward_suspends_sweeps() {
         app.clock.advance(HOUR * 2);
         keeper.open();
         app.wait_for(EventKind::ClockStepped);
-        // What was decided on before is done by the time of the second run from here.
+        // Sweeps that were decided on before are done by the second run from here.
         app.store.wait_for(Call::Maintenance, app.store.calls(Call::Maintenance) + 2);
         let sweeps = app.store.calls(Call::Sweep);
         app.store.wait_for(Call::Maintenance, app.store.calls(Call::Maintenance) + 3);

@@ -45,7 +45,8 @@ fn sign_in_at(session: &Session, how: &Authentication) {
     assert_eq!(session.sign_in_with(user("ada"), how).unwrap(), cloakroom::SignIn::Done);
 }
 
-/// An attacker who knows the password and a replaced id (a planted one, say), but has no second factor.
+/// An attacker who knows the password and a replaced id (a planted one, say), but has no second
+/// factor.
 #[test]
 fn a_join_gives_no_higher_level_than_was_proved() {
     on_every_store(defaults, |app| {

@@ -35,7 +35,7 @@ fn lists(app: &App) -> bool {
     app.store.inner().capabilities().indexed
 }
 
-/// How an id came to be replaced.
+/// The call that replaced an id.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum By {
     /// A renewal of a visitor's session.
@@ -653,7 +653,7 @@ fn race<A: Send, B: Send>(a: impl FnOnce() -> A + Send, b: impl FnOnce() -> B + 
     })
 }
 
-/// How often a race is run on each store: 1,000 times in `tests/long.sh`.
+/// The number of runs of a race on each store: 1,000 in `tests/long.sh`.
 fn rounds() -> u64 {
     (chains() * 2).min(1000)
 }
@@ -736,7 +736,7 @@ fn a_failed_end_of_request_still_sends_the_joined_id() {
     });
 }
 
-/// How many chains are tried on each store: a share of what `tests/long.sh` does.
+/// The number of chains on each store: a share of those of `tests/long.sh`.
 fn chains() -> u64 {
     crate::common::dice::number("CLOAKROOM_CHAINS").unwrap_or(100)
 }

@@ -36,7 +36,7 @@ fn public_ids(app: &App, name: &str) -> Vec<PublicId> {
     list.iter().map(|listed| listed.summary.public_id).collect()
 }
 
-/// What the next request of this browser finds, and the removal of its cookie.
+/// Returns true if the next request of this browser finds no user and sets no cookie.
 fn is_out(app: &App, browser: &mut Browser) -> bool {
     let headers = browser.request(&app.sessions, |session| {
         assert_eq!(session.user().unwrap(), None);

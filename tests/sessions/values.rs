@@ -16,7 +16,7 @@ use proptest::test_runner::TestRunner;
 use serde::Serialize;
 use serde_json::Value;
 
-/// How deep a value may be nested.
+/// The greatest depth of a value.
 const DEEPEST: usize = 127;
 
 /// An application on one store: where requests write, and where they read.
@@ -178,7 +178,7 @@ fn nested(value: Value, levels: usize, objects: bool) -> Value {
     })
 }
 
-/// What a session must refuse, and what surrounds it.
+/// A value that a session must refuse, within good ones.
 #[derive(Clone, Debug, Serialize)]
 #[serde(untagged)]
 enum Bad {
@@ -223,7 +223,7 @@ fn request<T>(
     result
 }
 
-/// What a request reads, as text: two values may be equal that are not the same, such as zeros.
+/// The value that a request reads, as text: values that compare equal may differ, such as zeros.
 fn read(app: &TwoManagers, browser: &Browser, name: &str) -> Option<String> {
     let first: Option<Value> = get(&app.reader, browser, name);
     // The second time it may come from memory.
@@ -327,7 +327,7 @@ fn a_value_that_cannot_come_back_is_refused() {
 
 #[test]
 fn an_update_that_fails_changes_nothing() {
-    /// What is bad to write may be anything to read.
+    /// A value that must not be written, read as any value.
     #[derive(Clone, Debug)]
     struct Written(Bad);
 

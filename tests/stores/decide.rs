@@ -1,5 +1,5 @@
-//! `Commit::decide` as a table: every kind of session that an id can find, times every action, times
-//! every condition. The first line of the table that fits a case is its decision.
+//! `Commit::decide` as a table: every kind of session that an id can find, times every action,
+//! times every condition. The first line of the table that fits a case is its decision.
 
 use std::panic::catch_unwind;
 use std::time::Duration;

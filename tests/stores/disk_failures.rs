@@ -232,7 +232,7 @@ fn no_operator_call_drops_the_locks_of_an_open_store() {
         assert!(is_locked(), "{name}");
         assert!(live(&store, &id_hash).unwrap().is_some(), "{name}");
     }
-    // What all of these avoid, and what the look above would see.
+    // Closing another descriptor of the file ends the lock, which the calls above avoid.
     drop(fs::File::open(folder.database()).unwrap());
     assert!(!is_locked());
 }
@@ -375,7 +375,7 @@ impl FailingDisk {
         Some(Path::new("/sys/fs/ext4").join(name).join("trigger_fs_error"))
     }
 
-    /// Whether the system refuses what is written to open files from here on.
+    /// Returns true if the system refuses writes to open files from here on.
     fn fail(&self) -> bool {
         let mut file = fs::File::create(self.at.path("open")).unwrap();
         fs::write(self.switch().unwrap(), "test").unwrap();
@@ -433,7 +433,7 @@ fn a_disk_that_becomes_read_only_keeps_what_must_survive() {
     assert_integrity(path);
 }
 
-/// What the process does under which the disk becomes read-only.
+/// The process whose disk becomes read-only.
 fn serve_while_the_disk_fails(store: &SqliteStore, ended: &SessionIdHash, id_hash: &SessionIdHash) {
     merge(store, id_hash, &setting("n", 1)).unwrap();
     assert!(matches!(delete(store, ended).unwrap(), Committed::Deleted(_)));

@@ -246,7 +246,7 @@ fn tables_dropped_by_hand_are_set_up_anew() {
     create(&store, &setting("n", 1)).unwrap();
 }
 
-/// What the host makes of our names after it has removed our tables by hand.
+/// The host's own objects under our names, after it has removed our tables by hand.
 const TAKEN_OVER: [&str; 4] = [
     "CREATE TABLE session (customer TEXT)",
     "CREATE TABLE session_meta (customer TEXT)",

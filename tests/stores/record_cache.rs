@@ -21,7 +21,7 @@ fn watch() -> ProgressFn {
     Box::new(|_| ControlFlow::Continue(()))
 }
 
-/// What a load says, to be compared.
+/// The result of a load as text, for comparisons.
 fn said(store: &SqliteStore, id_hash: &SessionIdHash, now: Timestamp) -> String {
     match store.load(id_hash, now).unwrap() {
         Lookup::Live { session: LiveSession { record, id_hash }, .. } => {
@@ -174,7 +174,7 @@ impl Several {
         .unwrap();
     }
 
-    /// What no store of ours does.
+    /// Changes the file as no store of ours does.
     fn by_others(&mut self) {
         let path = self.folder.database();
         let connection = Connection::open(&path).unwrap();

@@ -73,7 +73,7 @@ fn child_process() {
     std::env::set_current_dir("/").unwrap();
     assert!(live(&store, &id_hash).unwrap().is_some());
     store.admin().backup(format!("{folder}/copy.db")).unwrap();
-    // What looks like a URI is a file of that name, not a database in memory.
+    // A path that looks like a URI is a file of that name, not a database in memory.
     std::env::set_current_dir(&folder).unwrap();
     let store = SqliteStore::open("file::memory:").unwrap();
     let id_hash = create(&store, &setting("n", 1)).unwrap();
@@ -377,7 +377,7 @@ fn no_byte_of_an_id_is_in_the_files() {
         // Any 32 bytes are an id: the decoded text, found through an id of the same bytes.
         assert!(!contains(&decoded(&text)));
     }
-    // What is in the database cannot be presented as a cookie.
+    // The id hash in the database cannot be presented as a cookie.
     let stolen = SessionId::parse(&encoded(to.as_bytes())).unwrap();
     assert!(matches!(
         store.load(&stolen.hash(Realm::default().tag()), NOW).unwrap(),

@@ -14,7 +14,7 @@ use common::dice::Dice;
 use common::{Folder, NOW, create, setting};
 use story::{Promise, Story};
 
-/// How many cuts one story gets.
+/// The number of cuts of one test.
 fn cuts() -> usize {
     usize::try_from(common::dice::number("CLOAKROOM_CUTS").unwrap_or(60)).unwrap()
 }
@@ -70,7 +70,8 @@ fn full_durability_loses_nothing_with_a_rollback_journal() {
     in_stories_of_workers(Durability::Full, Journal::Keep, 1, 2);
 }
 
-/// Everything an operator can do to all sessions at once, each with a mark when it was acknowledged.
+/// Everything an operator can do to all sessions at once, each with a mark when it was
+/// acknowledged.
 fn operate(path: &Path, say: &dyn Fn(&str)) {
     let open = || SqliteStore::builder(path).open().unwrap();
     let watch = || -> cloakroom::stores::sqlite::ProgressFn {

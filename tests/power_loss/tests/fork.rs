@@ -31,16 +31,16 @@ unsafe extern "C" {
     fn _exit(code: i32) -> !;
 }
 
-/// What one test does with SQLite must not be under way when another one forks: a process that
-/// opens a database in the fork would wait for ever for one of SQLite's own locks.
+/// No test may use SQLite while another one forks: a process that opens a database in the fork
+/// would wait for ever for one of SQLite's own locks.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs `child` in a process that is forked here, and says what that said: a short word in place
-/// of output, because a lock that another thread had on the output is never released there.
-/// What does not end in time is killed, and has no word.
+/// Runs `child` in a fork and returns its word, or `None` if it was killed because it took too
+/// long. A word stands for output, because a lock that another thread had on the output is never
+/// released there.
 fn in_a_fork(child: impl FnOnce() -> std::result::Result<(), u8>) -> Option<u8> {
     // SAFETY: these are the C library's, with the types that it documents. Of the child only this
     // thread goes on; it allocates, for which the library prepares its locks, and ends by `_exit`,

@@ -20,7 +20,7 @@ use cloakroom::backend::{Action, Commit, Committed, Delta, LiveSession, Lookup, 
 use cloakroom::id::SessionIdHash;
 use cloakroom::stores::sqlite::rusqlite::Connection;
 
-/// How long the two processes write. A minute by hand: `CLOAKROOM_SECONDS=60`.
+/// The time for which the two processes write. A minute by hand: `CLOAKROOM_SECONDS=60`.
 fn seconds() -> Duration {
     let seconds = std::env::var("CLOAKROOM_SECONDS").ok().and_then(|text| text.parse().ok());
     Duration::from_secs(seconds.unwrap_or(5))

@@ -21,7 +21,7 @@ pub(super) fn token(app: &App, browser: &mut Browser) -> String {
     token
 }
 
-/// Whether this browser may send `token`, without a trace.
+/// Returns true if this browser may send `token`; changes nothing.
 pub(super) fn holds(app: &App, browser: &Browser, token: &str) -> bool {
     let (session, commits) = (browser.open(&app.sessions), app.store.calls(Call::Commit));
     let holds = session.verify_csrf(token).unwrap() == CsrfToken::Valid;

@@ -349,7 +349,7 @@ fn a_write_after_the_end_begins_an_empty_session() {
     });
 }
 
-/// What requests under way with the old id may have done by the time it is replaced.
+/// The calls that requests in flight with the old id may have made before it is replaced.
 const LATE: [fn(&Session); 6] = [
     |_| {},
     |session| assert!(!session.contains("x").unwrap()),

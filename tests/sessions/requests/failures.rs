@@ -203,7 +203,7 @@ fn treat_as_anonymous_does_not_drop_an_earlier_change() {
         let closed = browser.try_request(&app.sessions, Outcome::Completed, blind);
         assert_eq!(closed.unwrap_err().kind(), ErrorKind::Unavailable);
         assert_eq!(get::<u32>(&app.sessions, &browser, "m"), None);
-        // What is discarded anyway is no loss.
+        // Changes that would be discarded anyway are no loss.
         app.store.fail(Call::Load, 1, ErrorKind::Busy);
         let closed = browser.try_request(&app.sessions, Outcome::ServerError, blind);
         assert_eq!(set_cookie(&closed.unwrap()), None);

@@ -15,7 +15,7 @@ fn asked_for(builder: SessionManagerBuilder) -> SessionManagerBuilder {
     builder.clear_site_data(true).no_store_when_signed_in(true)
 }
 
-/// What comes before a removal where pages of users are not to be stored.
+/// The cookie before a removal where pages of users are not to be stored.
 const OVERWRITE: &str = "__Host-id=signed-out; Path=/; Secure; HttpOnly; SameSite=Lax";
 
 fn value<'h>(headers: &'h ResponseHeaders, name: &str) -> Option<&'h str> {

@@ -314,7 +314,7 @@ fn a_sign_in_is_stored_before_the_response_is_sent() {
     });
 }
 
-/// What a handler does that is then said to have failed, and what must be left of it.
+/// Checks which changes of a handler are kept although it failed.
 fn failing(app: &App, outcome: Outcome) {
     // Data changes are discarded, in a new session and in an old one.
     let headers = Browser::default()
@@ -330,7 +330,7 @@ fn failing(app: &App, outcome: Outcome) {
     assert_eq!(app.n(&browser), Some(1));
     assert_eq!(get::<u32>(&app.sessions, &browser, "m"), None);
 
-    // What was committed is kept.
+    // Committed changes are kept.
     let commit = |session: &cloakroom::Session| {
         session.set("n", 3).unwrap();
         assert_eq!(session.commit().unwrap(), CommitOutcome::Stored);
@@ -505,8 +505,8 @@ fn the_choice_of_persistence_is_refused_once_it_comes_too_late() {
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// How long after its beginning the id of a session is renewed that is used each day; `None` if it
-/// is not, in 600 days.
+/// The day on which the id of a session that is used each day is renewed; `None` if it is not, in
+/// 600 days.
 fn renewed_after(app: &App) -> Option<u32> {
     let mut browser = app.visitor(1);
     for day in 1..=600 {

@@ -1,4 +1,4 @@
-//! Which ids a request presents: in many fields, in long ones, in quotes, and beside planted ones.
+//! The ids that a request presents: in many fields, in long ones, in quotes, beside planted ones.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};

@@ -46,7 +46,7 @@ impl<'de> Deserialize<'de> for Nested {
 /// The deepest value that a session takes.
 const DEEPEST: u32 = 127;
 
-/// What JSON has no number for.
+/// The floats that JSON has no number for.
 const NOT_FINITE: [f64; 3] = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY];
 
 #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]

@@ -148,7 +148,8 @@ fn a_request_that_stops_anywhere_leaves_one_live_id() {
     }
 }
 
-/// It has reserved its new key for the session as it was found, and must not move another one there.
+/// It has reserved its new key for the session as it was found, and must not move another one
+/// there.
 #[test]
 fn a_sign_in_after_a_renewal_that_stops_leaves_one_live_id() {
     let stopped = Stopped::new();
@@ -211,8 +212,8 @@ fn a_sign_out_between_any_two_commands_is_final() {
             let alive = stopped.alive([&id_hash, &to]);
             let said = format!("{what}: ended {ended}, {answer:?}, alive {alive:?}");
             match act {
-                // A sign-in is an act of its own: it begins a session where it finds none. A sign-out
-                // that comes after it ends its session, through the replaced key too.
+                // A sign-in is an act of its own: it begins a session where it finds none. A
+                // sign-out that comes after it ends its session, through the replaced key too.
                 Act::SignIn | Act::SignInOverAnother => {
                     assert!(matches!(answer, Ok(Committed::Done { .. })), "{said}");
                     if alive.is_empty() {

@@ -127,7 +127,7 @@ fn the_loss_of_one_server_loses_its_shard_only() {
         let written = merge(&store, id_hash, &setting("n", 0));
         assert_eq!(written.is_ok(), *alive, "nothing is written to the other server instead");
     }
-    // What can be touched is, although one server fails the call.
+    // The other sessions are touched, although one server fails the call.
     let later = NOW + HOUR;
     let batch: Vec<_> = keys.iter().map(|id_hash| (*id_hash, Touch::at(later))).collect();
     assert_eq!(store.touch(&batch, later).unwrap_err().kind(), ErrorKind::Unavailable);

@@ -25,7 +25,7 @@ const STEPS: usize = 260;
 /// The changes that must survive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Promise {
-    /// What ends something.
+    /// Changes that end something.
     Normal,
     /// Everything acknowledged.
     Full,
@@ -339,7 +339,7 @@ impl Story {
         found.unwrap_or(start) + dice.roll(2)
     }
 
-    /// Whether a cut at this place may leave this; and if so, whether anything was lost.
+    /// Checks that a cut at this place may leave this; returns true if anything was lost.
     fn judge(&self, promise: Promise, place: usize, image: &Image) -> Result<bool, String> {
         let mut ledger = Ledger::default();
         for event in &self.tape[..place] {
