@@ -1,4 +1,4 @@
-//! A browser with several requests under way: no answer takes the cookie away that another gives.
+//! A browser with several requests in flight: no answer takes the cookie away that another gives.
 
 use std::time::Instant;
 

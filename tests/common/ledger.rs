@@ -27,8 +27,8 @@ pub enum Change {
     Touch { session: String, seen: i64 },
     /// The session gets a new id; the one before goes on for a while, or not.
     Renew { session: String, id_hash: SessionIdHash, grace: bool },
-    /// The session gets a new id and a user, and the other sessions of that user end. Where there is
-    /// no session any more, one begins with this `n`.
+    /// The session gets a new id and a user, and the other sessions of that user end. Where there
+    /// is no session any more, one begins with this `n`.
     SignIn { session: String, id_hash: SessionIdHash, n: u64, user: String, ends: Vec<String> },
     /// These sessions end.
     End { sessions: Vec<String> },
@@ -187,11 +187,11 @@ struct Now {
 struct TrackedSession {
     /// `None` when it has ended.
     now: Option<Now>,
-    /// The id hashes before the last renewals, the oldest first, and whether each had a grace, in which
-    /// it finds the session too.
+    /// The id hashes before the last renewals, the oldest first, and whether each had a grace, in
+    /// which it finds the session too.
     replaced: VecDeque<(SessionIdHash, bool)>,
-    /// Id hashes in their grace that a store need not remember: so many later ones were replaced. It
-    /// may, where a sweep has made room.
+    /// Id hashes in their grace that a store need not remember: so many later ones were replaced.
+    /// It may, where a sweep has made room.
     beyond: Vec<SessionIdHash>,
     /// Id hashes that must find nothing.
     ended: Vec<SessionIdHash>,
@@ -316,8 +316,9 @@ fn apply(change: &Change, sessions: &mut TrackedSessions) {
 #[derive(Clone, Debug)]
 struct Open {
     change: Change,
-    /// For [`Change::Everyone`]: the sessions that it must end, because nothing else happened to them;
-    /// true if nothing else can have ended them before either, so that all are there or none is.
+    /// For [`Change::Everyone`]: the sessions that it must end, because nothing else happened to
+    /// them; true if nothing else can have ended them before either, so that all are there or none
+    /// is.
     everyone: Vec<(String, bool)>,
     /// All sessions were being ended at the same time: which came first is unknown.
     overlapped: bool,

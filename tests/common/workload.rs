@@ -42,8 +42,8 @@ pub struct Worker<'w> {
 struct Own {
     session: String,
     id_hash: SessionIdHash,
-    /// The id hashes before that a store remembers, the oldest first, and whether each finds the session
-    /// too.
+    /// The id hashes before that a store remembers, the oldest first, and whether each finds the
+    /// session too.
     replaced: VecDeque<(SessionIdHash, bool)>,
     public_id: PublicId,
     n: u64,

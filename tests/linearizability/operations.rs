@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// A key, handle, user, name or value, by a small number.
+/// An id, handle, user, name or value, by a small number.
 pub type Number = u8;
 
 /// Milliseconds since the beginning of the history.
@@ -92,7 +92,7 @@ pub enum Call {
 }
 
 impl Call {
-    /// The key it goes to, if it goes to one.
+    /// The id it goes to, if it goes to one.
     pub fn id_hash(&self) -> Option<Number> {
         match self {
             Call::Load { id_hash }
@@ -158,7 +158,7 @@ pub enum Answer {
         session: Session,
         id_hash: Number,
     },
-    /// The key was replaced; the session has this one.
+    /// The id was replaced; the session has this one.
     Replaced {
         id_hash: Number,
     },

@@ -53,10 +53,10 @@ struct Maker<'c> {
     abilities: Abilities,
     theme: Theme,
     /// Keys that were given to some session of the plan.
-    keys: Vec<Number>,
+    ids: Vec<Number>,
     /// The number of ids that are in use before the threads begin.
     given_out: usize,
-    next_key: Number,
+    next_id: Number,
     next_handle: Number,
     /// The limit that times are chosen around.
     scale: Moment,
@@ -92,21 +92,21 @@ impl Plan {
         let limit = 1 + u32::try_from(chance.below(2)).unwrap();
         let limited = abilities.lists && (matches!(theme, Theme::Limits) || chance.one_in(3));
         let limit = limited.then_some((limit, at_limit));
-        let (keys, given_out, next_key, next_handle) = (Vec::new(), 0, 0, 0);
+        let (ids, given_out, next_id, next_handle) = (Vec::new(), 0, 0, 0);
         let mut maker = Maker {
             chance,
             abilities,
             theme,
-            keys,
+            ids,
             given_out,
-            next_key,
+            next_id,
             next_handle,
             scale,
             times,
             limit,
         };
         let before = maker.before();
-        maker.given_out = maker.keys.len();
+        maker.given_out = maker.ids.len();
         let (fewest, most) = (3, 6);
         let threads = (0..abilities.threads).map(|_| {
             let length = fewest + maker.chance.below(most - fewest + 1);
@@ -147,9 +147,9 @@ impl Plan {
 
 impl Maker<'_> {
     fn new_id_hash(&mut self) -> Number {
-        self.next_key += 1;
-        self.keys.push(self.next_key);
-        self.next_key
+        self.next_id += 1;
+        self.ids.push(self.next_id);
+        self.next_id
     }
 
     fn begins(&mut self) -> Begins {
@@ -174,9 +174,9 @@ impl Maker<'_> {
             }
             steps.push(self.at(Call::Create { id_hash, begins, changes }, 0));
         }
-        // Sometimes one is already on its second key.
+        // Sometimes one is already on its second id.
         if self.chance.one_in(3) {
-            let (id_hash, call) = (self.keys[0], self.chance.below(3));
+            let (id_hash, call) = (self.ids[0], self.chance.below(3));
             let to = self.new_id_hash();
             let begins = self.begins();
             let call = match call {
@@ -205,18 +205,18 @@ impl Maker<'_> {
     fn id_hash(&mut self) -> Number {
         // Mostly those that the history begins with, on which all threads meet.
         match self.chance.one_in(3) {
-            true => self.chance.pick(&self.keys),
-            false => self.keys[self.chance.below(self.keys.len().min(3))],
+            true => self.chance.pick(&self.ids),
+            false => self.ids[self.chance.below(self.ids.len().min(3))],
         }
     }
 
-    /// This key, or one that a client can know. Memcached begins or moves a session in several
-    /// steps. They are as good as one as long as its new key is unused before they are done; and
-    /// no client knows it by then.
+    /// This id, or one that a client can know. Memcached begins or moves a session in several
+    /// steps. They are as good as one as long as its new id is unused before they are done; and no
+    /// client knows it by then.
     fn key_given_out(&mut self, id_hash: Number) -> Number {
         match self.abilities.lists {
             true => id_hash,
-            false => self.keys[self.chance.below(self.given_out)],
+            false => self.ids[self.chance.below(self.given_out)],
         }
     }
 

@@ -207,8 +207,8 @@ impl Clock {
         self.stamps.fetch_add(1, Ordering::SeqCst)
     }
 
-    /// This time, or a later one if others are there already: time goes on while an operation is
-    /// under way, and never back.
+    /// This time, or a later one if others are there already: time goes on while an operation is in
+    /// flight, and never back.
     fn at_least(&self, now: Moment) -> Moment {
         self.now.fetch_max(now, Ordering::SeqCst).max(now)
     }

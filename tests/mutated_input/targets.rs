@@ -231,7 +231,7 @@ pub(crate) fn row(bytes: &[u8]) {
     }
     let mut parts = bytes.split(|byte| *byte == b'\n');
     let mut part = || parts.next().unwrap_or_default();
-    let (data, user, external, client, numbers) = (part(), part(), part(), part(), part());
+    let (data, user, idp_session, client, numbers) = (part(), part(), part(), part(), part());
     let number = |at: usize| {
         let bytes = numbers.chunks(8).nth(at).unwrap_or_default();
         bytes.iter().fold(0_i64, |number, byte| (number << 8) | i64::from(*byte))
@@ -251,7 +251,7 @@ pub(crate) fn row(bytes: &[u8]) {
                     id_hash.as_bytes(),
                     data,
                     user,
-                    external,
+                    idp_session,
                     client,
                     now.wrapping_sub(number(0)),
                     now.wrapping_sub(number(1)),

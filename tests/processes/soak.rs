@@ -1,4 +1,4 @@
-//! Load over HTTP for a while, with everything under way that happens in the life of a service: no
+//! Load over HTTP for a while, with everything that happens in the life of a service: no
 //! request fails, nothing grows without end.
 //!
 //! `CLOAKROOM_SECONDS=n` loads each framework for n seconds, in place of a bounded share.

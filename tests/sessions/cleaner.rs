@@ -293,7 +293,7 @@ fn a_touch_that_finds_no_room_is_written_by_its_own_request() {
 }
 
 #[test]
-fn a_sweep_under_way_holds_up_no_request() {
+fn a_running_sweep_holds_up_no_request() {
     on_both_stores(on_demand, |app| {
         let mut browser = app.visitor(1);
         app.during_sweep(|| {

@@ -149,7 +149,7 @@ fn a_double_clicked_sign_in_that_renews_keeps_either_answer() {
     });
 }
 
-/// The answer of a renewal is under way while the user double-clicks "sign in".
+/// The answer of a renewal is in flight while the user double-clicks "sign in".
 #[test]
 fn a_double_clicked_sign_in_within_a_grace_keeps_either_answer() {
     on_every_store(with_grace, |app| {
@@ -271,7 +271,7 @@ fn a_sink_that_panics_takes_no_id_from_a_sign_in() {
 
 /// A planted replaced id comes before the user's own, which was just replaced.
 #[test]
-fn a_planted_late_id_makes_no_write_under_way_a_new_session() {
+fn a_planted_late_id_makes_no_write_in_flight_a_new_session() {
     on_every_store(defaults, |app| {
         let mut planted = app.visitor(1);
         let first = planted.clone();
@@ -322,7 +322,7 @@ fn a_renewal_that_another_overtook_discards_nothing() {
     });
 }
 
-/// ada's id was renewed, and the answer is under way. bob double-clicks "sign in".
+/// ada's id was renewed, and the answer is in flight. bob double-clicks "sign in".
 #[test]
 fn another_users_double_clicked_sign_in_is_one_session() {
     let configure = |builder: SessionManagerBuilder| {

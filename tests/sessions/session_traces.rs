@@ -40,7 +40,7 @@ const PER_LINE: u64 = 100;
 #[derive(Debug, Default)]
 struct Trace {
     text: String,
-    keys: HashMap<SessionIdHash, usize>,
+    id_hashes: HashMap<SessionIdHash, usize>,
     public_ids: HashMap<PublicId, usize>,
     cookies: HashMap<String, usize>,
 }
@@ -57,7 +57,7 @@ impl Trace {
     }
 
     fn id_hash(&mut self, id_hash: &SessionIdHash) -> String {
-        format!("k{}", number(&mut self.keys, *id_hash))
+        format!("k{}", number(&mut self.id_hashes, *id_hash))
     }
 
     fn public_id(&mut self, public_id: Option<&PublicId>) -> String {

@@ -273,7 +273,7 @@ fn all_sessions_of_a_user_end_the_current_one_too() {
 }
 
 #[test]
-fn every_revocation_is_final_for_requests_under_way() {
+fn every_revocation_is_final_for_requests_in_flight() {
     type Revoke = fn(&App, &Browser) -> usize;
     let kinds: [Revoke; 5] = [
         |app, ada| usize::from(app.sessions.revoke(&user("ada"), &public_id(app, ada)).unwrap()),
@@ -293,13 +293,13 @@ fn every_revocation_is_final_for_requests_under_way() {
                         Authentication::new().idp_session_id(IdpSessionId::new("sid").unwrap());
                     assert_eq!(session.sign_in_with(user("ada"), &how).unwrap(), SignIn::Done);
                 });
-                let under_way = ada.open(&app.sessions);
+                let in_flight = ada.open(&app.sessions);
                 if reads {
-                    assert!(under_way.user().unwrap().is_some());
+                    assert!(in_flight.user().unwrap().is_some());
                 }
-                under_way.set("late", true).unwrap();
+                in_flight.set("late", true).unwrap();
                 elsewhere(|| assert_eq!(revoke(&app, &ada), 1, "kind {kind}"));
-                let headers = complete(&app.sessions, &under_way);
+                let headers = complete(&app.sessions, &in_flight);
                 assert!(headers.discarded, "kind {kind}, reads {reads}: it learns it");
                 assert_eq!(set_cookie(&headers), None);
                 assert_eq!(who(&app.sessions, &ada), None);

@@ -55,8 +55,8 @@ fn child_process() {
             });
         }
         "serve while the disk fails" => {
-            let keys = std::env::var("KEYS").unwrap();
-            let (ended, id_hash) = keys.split_once(' ').unwrap();
+            let id_hashes = std::env::var("ID_HASHES").unwrap();
+            let (ended, id_hash) = id_hashes.split_once(' ').unwrap();
             let store = SqliteStore::open(path).unwrap();
             serve_while_the_disk_fails(&store, &id_hash_of(ended), &id_hash_of(id_hash));
         }
@@ -156,14 +156,14 @@ fn a_revocation_in_a_moved_folder_is_an_error_at_once() {
     let folder = Folder::new();
     fs::create_dir(folder.path("data")).unwrap();
     let (store, _) = open(&folder.path("data/app.db"));
-    let keys = [(); 3].map(|()| create(&store, &setting("n", 1)).unwrap());
+    let id_hashes = [(); 3].map(|()| create(&store, &setting("n", 1)).unwrap());
     let_it_rest(&folder.path("data"));
-    merge(&store, &keys[0], &setting("n", 2)).unwrap();
+    merge(&store, &id_hashes[0], &setting("n", 2)).unwrap();
     fs::rename(folder.path("data"), folder.path("elsewhere")).unwrap();
-    assert_unavailable(delete(&store, &keys[1]));
+    assert_unavailable(delete(&store, &id_hashes[1]));
     assert_unavailable(store.index().unwrap().revoke_everyone(None, NOW));
     fs::rename(folder.path("elsewhere"), folder.path("data")).unwrap();
-    delete(&store, &keys[1]).unwrap();
+    delete(&store, &id_hashes[1]).unwrap();
 }
 
 #[test]
@@ -240,26 +240,26 @@ fn no_operator_call_drops_the_locks_of_an_open_store() {
 /// Fills the disk, makes room, and goes on.
 fn fill_and_go_on(store: &SqliteStore, make_room: impl FnOnce()) {
     let note = "x".repeat(2000);
-    let mut keys = vec![];
+    let mut id_hashes = vec![];
     let error = loop {
         match create(store, &setting("n", &note)) {
-            Ok(id_hash) => keys.push(id_hash),
+            Ok(id_hash) => id_hashes.push(id_hash),
             Err(error) => break error,
         }
         let _ = store.maintenance().unwrap().run();
     };
     // SQLite cannot distinguish a limit on file sizes from a broken disk.
     assert!(matches!(error.kind(), ErrorKind::Full | ErrorKind::Unavailable), "{error:?}");
-    assert!(keys.len() > 20, "{}", keys.len());
-    for id_hash in &keys {
+    assert!(id_hashes.len() > 20, "{}", id_hashes.len());
+    for id_hash in &id_hashes {
         assert!(live(store, id_hash).unwrap().is_some(), "nothing acknowledged is lost");
     }
     make_room();
-    for id_hash in keys.drain(..10) {
+    for id_hash in id_hashes.drain(..10) {
         assert!(matches!(delete(store, &id_hash).unwrap(), Committed::Deleted(_)));
         assert!(live(store, &id_hash).unwrap().is_none());
     }
-    for id_hash in &keys {
+    for id_hash in &id_hashes {
         assert!(live(store, id_hash).unwrap().is_some());
     }
 }
@@ -410,7 +410,7 @@ fn a_disk_that_becomes_read_only_keeps_what_must_survive() {
     drop(store);
     // In a process that ends: a disk with open files cannot be taken away to be repaired.
     let mut serving = child(module_path!(), "serve while the disk fails");
-    serving.env("DATABASE", &path).env("KEYS", format!("{} {}", hex(&ended), hex(&id_hash)));
+    serving.env("DATABASE", &path).env("ID_HASHES", format!("{} {}", hex(&ended), hex(&id_hash)));
     serving.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut serving = KillOnDrop(serving.spawn().unwrap());
     let mut words = BufReader::new(serving.0.stdout.take().unwrap()).lines();

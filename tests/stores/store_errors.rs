@@ -109,7 +109,8 @@ fn a_file_that_is_no_database_is_refused_and_left_as_it_is() {
 fn a_damaged_page_fails_its_own_sessions_only() {
     let (folder, store) = sqlite();
     let note = "x".repeat(500);
-    let keys: Vec<_> = (0..500).map(|_| create(&store, &setting("n", &note)).unwrap()).collect();
+    let id_hashes: Vec<_> =
+        (0..500).map(|_| create(&store, &setting("n", &note)).unwrap()).collect();
     drop(store);
     let leaves: Vec<u64> = Connection::open(folder.database())
         .unwrap()
@@ -126,7 +127,7 @@ fn a_damaged_page_fails_its_own_sessions_only() {
 
     let store = SqliteStore::open(folder.database()).unwrap();
     let mut damaged = 0;
-    for id_hash in &keys {
+    for id_hash in &id_hashes {
         match store.load(id_hash, NOW) {
             Ok(Lookup::Live { .. }) => {}
             Ok(other) => panic!("a damaged session is an error, not {other:?}"),
@@ -312,19 +313,19 @@ fn a_full_database_keeps_its_content_and_continues_later() {
     let build = SqliteStore::builder(folder.database()).max_file_size(200_000);
     let store = build.open().unwrap();
     let note = "x".repeat(2000);
-    let mut keys = vec![];
+    let mut id_hashes = vec![];
     let error = loop {
         match create(&store, &setting("n", &note)) {
-            Ok(id_hash) => keys.push(id_hash),
+            Ok(id_hash) => id_hashes.push(id_hash),
             Err(error) => break error,
         }
     };
     assert_eq!(error.kind(), ErrorKind::Full, "{error:?}");
-    assert!(keys.len() > 20);
-    for id_hash in &keys {
+    assert!(id_hashes.len() > 20);
+    for id_hash in &id_hashes {
         assert!(live(&store, id_hash).unwrap().is_some(), "nothing stored is lost");
     }
-    for id_hash in keys.drain(..10) {
+    for id_hash in id_hashes.drain(..10) {
         assert!(matches!(delete(&store, &id_hash).unwrap(), Committed::Deleted(_)));
     }
     create(&store, &setting("n", &note)).unwrap();
@@ -424,13 +425,13 @@ fn encoded(bytes: &[u8]) -> String {
 #[test]
 fn a_backup_taken_under_load_is_whole() {
     let (folder, store) = sqlite();
-    let keys: Vec<_> = (0..2000).map(|n| create(&store, &setting("n", n)).unwrap()).collect();
+    let id_hashes: Vec<_> = (0..2000).map(|n| create(&store, &setting("n", n)).unwrap()).collect();
     let (stop, copy) = (AtomicBool::new(false), folder.path("copy.db"));
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
                 for n in (0..).take_while(|_| !stop.load(Ordering::Relaxed)) {
-                    merge(&store, &keys[n % keys.len()], &setting("m", n)).unwrap();
+                    merge(&store, &id_hashes[n % id_hashes.len()], &setting("m", n)).unwrap();
                 }
             });
         }
@@ -440,7 +441,7 @@ fn a_backup_taken_under_load_is_whole() {
     });
     assert_integrity(&copy);
     let restored = SqliteStore::open(&copy).unwrap();
-    for id_hash in &keys {
+    for id_hash in &id_hashes {
         assert!(live(&restored, id_hash).unwrap().is_some());
     }
     assert_eq!(

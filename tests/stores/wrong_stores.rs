@@ -248,15 +248,15 @@ impl SessionIndex for UsersByPrefix {
         except: Option<&PublicId>,
         now: Timestamp,
     ) -> Result<Vec<SessionIdHash>> {
-        let mut keys = Vec::new();
+        let mut id_hashes = Vec::new();
         for summary in self.matching(which, now)? {
-            keys.extend(self.right.revoke(
+            id_hashes.extend(self.right.revoke(
                 &SessionFilter::PublicId(&summary.public_id),
                 except,
                 now,
             )?);
         }
-        Ok(keys)
+        Ok(id_hashes)
     }
 
     fn revoke_everyone(&self, realm: Option<&Realm>, now: Timestamp) -> Result<u64> {
@@ -281,11 +281,11 @@ fn a_store_that_matches_users_by_prefix_ends_the_wrong_sessions() {
 
 /// Renews, and remembers nothing of the id from before.
 #[derive(Debug, Default)]
-struct ForgetsReplacedKeys {
+struct ForgetsReplacedIds {
     right: MemoryStore,
 }
 
-impl StoreWrapper for ForgetsReplacedKeys {
+impl StoreWrapper for ForgetsReplacedIds {
     wraps_a_right_store!();
 
     fn on_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Lookup> {
@@ -297,8 +297,8 @@ impl StoreWrapper for ForgetsReplacedKeys {
 }
 
 #[test]
-fn a_store_that_forgets_replaced_keys_breaks_atomic_renewal() {
-    let failures = failures_of::<ForgetsReplacedKeys>();
+fn a_store_that_forgets_replaced_ids_breaks_atomic_renewal() {
+    let failures = failures_of::<ForgetsReplacedIds>();
     says(
         &failures,
         "atomic-renewal:",

@@ -170,7 +170,7 @@ fn a_fork_that_drops_the_last_handle_undoes_nothing() {
 /// Forks at many moments of what three threads write, and checks that nothing is lost.
 fn while_others_write(store: &SqliteStore, fork: impl Fn() -> Option<u8>) {
     const THREADS: usize = 3;
-    let keys: Vec<_> = (0..THREADS).map(|_| create(store, &setting("n", 0)).unwrap()).collect();
+    let ids: Vec<_> = (0..THREADS).map(|_| create(store, &setting("n", 0)).unwrap()).collect();
     let (over, written) = (AtomicBool::new(false), AtomicU64::new(0));
     let (over, written, began) = (&over, &written, &Barrier::new(THREADS + 1));
     std::thread::scope(|scope| {
@@ -188,7 +188,7 @@ fn while_others_write(store: &SqliteStore, fork: impl Fn() -> Option<u8>) {
                 last
             }
         };
-        let writers: Vec<_> = keys.iter().map(|id_hash| scope.spawn(write(id_hash))).collect();
+        let writers: Vec<_> = ids.iter().map(|id_hash| scope.spawn(write(id_hash))).collect();
         began.wait();
         let mut word = Some(0);
         for round in 0..100 {
@@ -207,7 +207,7 @@ fn while_others_write(store: &SqliteStore, fork: impl Fn() -> Option<u8>) {
         over.store(true, Ordering::Relaxed);
         let last: Vec<u32> = writers.into_iter().map(|writer| writer.join().unwrap()).collect();
         assert_eq!(word, Some(0), "what the fork said");
-        for (id_hash, last) in keys.iter().zip(last) {
+        for (id_hash, last) in ids.iter().zip(last) {
             let record = live(store, id_hash).unwrap().unwrap();
             assert_eq!(value::<u32>(&record, "n"), Some(last));
         }

@@ -340,7 +340,7 @@ fn a_closed_session_gives_tokens_only_of_a_stored_secret() {
         complete(&app.sessions, &session);
         assert_eq!(session.csrf_token().unwrap_err().kind(), ErrorKind::Closed);
         assert_eq!(session.verify_csrf(&"A".repeat(86)).unwrap(), CsrfToken::Invalid);
-        // The page may be written while the response is under way.
+        // The page may be written while the response is in flight.
         let session = browser.open(&app.sessions);
         session.csrf_token().unwrap();
         complete(&app.sessions, &session);

@@ -197,7 +197,7 @@ fn in_flight(app: &App, browser: &Browser) -> Session {
 }
 
 #[test]
-fn a_writer_under_way_whose_session_ended_stores_nothing() {
+fn a_writer_in_flight_whose_session_ended_stores_nothing() {
     on_both_stores(defaults, |app| {
         let writes: [fn(&Session); 4] = [
             |session| session.set("n", 2).unwrap(),
@@ -254,7 +254,7 @@ fn a_commit_whose_session_ended_begins_nothing() {
 }
 
 #[test]
-fn a_writer_under_way_revives_no_ended_session() {
+fn a_writer_in_flight_revives_no_ended_session() {
     on_both_stores(defaults, |app| {
         let ends: [fn(&App); 3] = [
             |app| {
@@ -282,7 +282,7 @@ fn a_writer_under_way_revives_no_ended_session() {
 }
 
 #[test]
-fn a_reader_under_way_revives_no_ended_session() {
+fn a_reader_in_flight_revives_no_ended_session() {
     on_both_stores(defaults, |app| {
         let mut browser = app.visitor(1);
         app.clock.advance(crate::common::HOUR);

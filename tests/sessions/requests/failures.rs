@@ -341,7 +341,7 @@ fn an_undecodable_row_can_be_signed_in_over_and_destroyed() {
 }
 
 #[test]
-fn a_session_that_stops_decoding_under_way_takes_no_changes() {
+fn a_session_that_stops_decoding_in_a_request_takes_no_changes() {
     let app = App::new(true, defaults);
     let (_, session) = app.open_visitor(1);
     session.update("n", |n: Option<u32>| n.unwrap() + 1).unwrap();

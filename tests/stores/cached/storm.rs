@@ -22,25 +22,25 @@ use crate::common::{HOUR, NOW, create, delete, live, merge, setting};
 const SESSIONS: u64 = 300;
 const CHANGES: usize = 100;
 
-/// The keys that readers look for.
+/// The ids that readers look for.
 struct LoadState(Mutex<Vec<SessionIdHash>>);
 
 impl LoadState {
     fn add(&self, id_hash: SessionIdHash) {
-        let mut keys = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if keys.len() > 16 {
-            keys.clear();
+        let mut id_hashes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if id_hashes.len() > 16 {
+            id_hashes.clear();
         }
-        keys.push(id_hash);
+        id_hashes.push(id_hash);
     }
 
     fn some(&self, number: usize) -> Option<SessionIdHash> {
-        let keys = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        keys.get(number % keys.len().max(1)).copied()
+        let id_hashes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        id_hashes.get(number % id_hashes.len().max(1)).copied()
     }
 }
 
-/// The life of one session. The keys that lead nowhere after it, and the one that leads to it.
+/// The life of one session. The ids that lead nowhere after it, and the one that leads to it.
 fn live_and_end(
     store: &impl Store,
     known: &LoadState,

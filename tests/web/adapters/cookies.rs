@@ -331,10 +331,10 @@ fn what_is_stored_cannot_be_presented_as_a_cookie() {
     on_files(LONG, |site| {
         let mut browser = site.visitor("/sign-in:ada");
         let database = Connection::open(site.database()).unwrap();
-        let key: Vec<u8> = database
+        let id_hash: Vec<u8> = database
             .query_row("SELECT id_hash FROM cloakroom_sessions", [], |row| row.get(0))
             .unwrap();
-        let stolen = URL_SAFE_NO_PAD.encode(&key);
+        let stolen = URL_SAFE_NO_PAD.encode(&id_hash);
         assert_ne!(stolen, browser.id());
         assert_eq!(site.read("/who", cookie(&stolen)), "none");
         assert_eq!(browser.get("/who").text(), "ada");

@@ -81,7 +81,7 @@ fn a_revocation_affects_the_next_request_of_a_service() {
     let session = sessions.open(Some(cookie));
     assert_eq!(session.user().unwrap(), Some(ada));
     assert_eq!(done(&folder, &["revoke", "--user", "ada"]), "ended 1 session in all realms\n");
-    // The request under way is late, and the next one finds no user.
+    // The request in flight is late, and the next one finds no user.
     session.set("late", true).unwrap();
     sessions.close(&session, Outcome::Completed).unwrap();
     assert_eq!(count(&folder), 0);
