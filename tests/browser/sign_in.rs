@@ -2,14 +2,14 @@
 
 use crate::common::Folder;
 use crate::common::chromium::{Chromium, Programs, Tab};
-use crate::site::{BrowserSite, Server, Setting};
+use crate::site::{BrowserSite, ServerKind, Setting};
 use crate::{places, rounds};
 
 /// Runs a test on each adapter in several rounds, with a form on the page and one visit counted.
 fn on_each_adapter(few: usize, test: impl Fn(&Tab<'_>, usize)) {
     let Some(programs) = Programs::find() else { return };
     let chromium = Chromium::start(&programs);
-    for server in Server::TWO {
+    for server in ServerKind::TWO {
         println!("{server:?}");
         let folder = Folder::new();
         let site = BrowserSite::start(server, Setting::Defaults, &folder);

@@ -24,7 +24,7 @@ pub trait Model {
 }
 
 /// One operation of a history.
-pub struct CacheEntry<'h, O, A> {
+pub struct HistoryEntry<'h, O, A> {
     pub operation: &'h O,
     /// None if it is not known whether it was done: then it may be done at any later time, or
     /// never.
@@ -50,7 +50,7 @@ pub const MOST: usize = Done::BITS as usize;
 pub fn check<M: Model>(
     model: &M,
     initial: M::State,
-    history: &[CacheEntry<'_, M::Operation, M::Answer>],
+    history: &[HistoryEntry<'_, M::Operation, M::Answer>],
 ) -> Result<(), NoOrder<M::State>> {
     assert!(history.len() <= MOST, "a history of {} operations is too long", history.len());
     let furthest = NoOrder { furthest: Vec::new(), state: initial.clone() };
@@ -63,7 +63,7 @@ pub fn check<M: Model>(
 
 struct Search<'m, 'h, M: Model> {
     model: &'m M,
-    history: &'h [CacheEntry<'h, M::Operation, M::Answer>],
+    history: &'h [HistoryEntry<'h, M::Operation, M::Answer>],
     /// The sets of executed operations, with the state after them, from which no order goes on.
     dead: HashSet<(Done, M::State)>,
     path: Vec<usize>,
@@ -83,7 +83,7 @@ impl<M: Model> Search<'_, '_, M> {
         let next: Vec<usize> =
             waiting().filter(|(_, entry)| entry.start <= first_end).map(|(at, _)| at).collect();
         for at in next {
-            let CacheEntry { operation, answer, .. } = self.history[at];
+            let HistoryEntry { operation, answer, .. } = self.history[at];
             for after in self.model.step(state, operation, answer) {
                 let done = done | 1 << at;
                 if !self.dead.insert((done, after.clone())) {

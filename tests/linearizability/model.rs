@@ -1,7 +1,7 @@
 //! A sequential model of sessions, written from the documentation and not from the code of the
 //! crate that decides it.
 
-use super::checker::{CacheEntry, Model, check};
+use super::checker::{HistoryEntry, Model, check};
 use super::operations::{
     Answer, AtLimit, Begins, Call, Change, Happened, Moment, Number, Operation, Session,
     UserSession, Who,
@@ -694,7 +694,7 @@ impl Sessions {
 impl Sessions {
     /// Checks that the history has an order; the error is the longest one that was found.
     pub fn judge(&self, history: &[Happened]) -> Result<(), String> {
-        let entries = history.iter().map(|happened| CacheEntry {
+        let entries = history.iter().map(|happened| HistoryEntry {
             operation: happened,
             answer: (!happened.is_open()).then_some(&happened.answer),
             start: happened.start,

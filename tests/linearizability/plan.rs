@@ -17,7 +17,7 @@ pub struct Abilities {
 
 /// One operation to come.
 #[derive(Clone, Debug)]
-pub struct Step {
+pub struct PlannedStep {
     pub operation: Operation,
     /// A merge on the condition that the session is as this thread saw it last.
     pub conditional: bool,
@@ -28,10 +28,10 @@ pub struct Step {
 }
 
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct HistoryPlan {
     /// One after the other, before the threads begin.
-    pub before: Vec<Step>,
-    pub threads: Vec<Vec<Step>>,
+    pub before: Vec<PlannedStep>,
+    pub threads: Vec<Vec<PlannedStep>>,
     /// The threads wait for each other before every operation, not only before the first.
     pub in_rounds: bool,
 }
@@ -69,8 +69,8 @@ struct Maker<'c> {
 const STILL: &[Moment] = &[0];
 const AROUND: &[Moment] = &[0, 0, 0, 2, 3, 50, 99, 100, 101, 103, 150];
 
-impl Plan {
-    pub fn by(chance: &mut Chance, abilities: Abilities) -> Plan {
+impl HistoryPlan {
+    pub fn by(chance: &mut Chance, abilities: Abilities) -> HistoryPlan {
         let theme = match chance.below(if abilities.lists { 7 } else { 6 }) {
             0 => Theme::Data,
             1 => Theme::Reading,
@@ -113,7 +113,7 @@ impl Plan {
             (0..length).map(|_| maker.step()).collect()
         });
         let threads = threads.collect();
-        Plan { before, threads, in_rounds: maker.chance.one_in(2) }
+        HistoryPlan { before, threads, in_rounds: maker.chance.one_in(2) }
     }
 
     pub fn operations(&self) -> usize {
@@ -121,9 +121,9 @@ impl Plan {
     }
 
     /// Smaller plans, the smallest first: without a thread, and without one operation.
-    pub fn smaller(&self) -> Vec<Plan> {
+    pub fn smaller(&self) -> Vec<HistoryPlan> {
         let mut plans = Vec::new();
-        let mut with = |change: &dyn Fn(&mut Plan)| {
+        let mut with = |change: &dyn Fn(&mut HistoryPlan)| {
             let mut plan = self.clone();
             change(&mut plan);
             plans.push(plan);
@@ -162,7 +162,7 @@ impl Maker<'_> {
         Begins { public_id: self.next_handle, idp_session_id, level, idle, absolute }
     }
 
-    fn before(&mut self) -> Vec<Step> {
+    fn before(&mut self) -> Vec<PlannedStep> {
         let mut steps = Vec::new();
         for _ in 0..1 + self.chance.below(2) {
             let (id_hash, begins) = (self.new_id_hash(), self.begins());
@@ -193,13 +193,13 @@ impl Maker<'_> {
         steps
     }
 
-    fn at(&mut self, call: Call, now: Moment) -> Step {
+    fn at(&mut self, call: Call, now: Moment) -> PlannedStep {
         let pause = self.chance.pick(match self.abilities.slow {
             true => &[0, 200, 20_000, 50_000, 100_000],
             false => &[0, 0, 20, 200, 2000],
         });
         let operation = Operation { call, now };
-        Step { operation, conditional: false, counts_up: None, pause }
+        PlannedStep { operation, conditional: false, counts_up: None, pause }
     }
 
     fn id_hash(&mut self) -> Number {
@@ -255,7 +255,7 @@ impl Maker<'_> {
         self.scale * self.chance.pick(self.times) / 100
     }
 
-    fn step(&mut self) -> Step {
+    fn step(&mut self) -> PlannedStep {
         let now = self.now();
         // Out of a hundred: load, merge, counting up, renew, sign in, delete, touch, registry.
         let weights: [usize; 8] = match self.theme {
@@ -314,6 +314,6 @@ impl Maker<'_> {
                 _ => Call::Revoke(self.who()),
             },
         };
-        Step { conditional, counts_up, ..self.at(call, now) }
+        PlannedStep { conditional, counts_up, ..self.at(call, now) }
     }
 }

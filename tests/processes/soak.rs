@@ -127,7 +127,7 @@ fn memory_of(process: &KillOnDrop) -> u64 {
 
 /// Measurements of the service under load.
 #[derive(Clone, Copy, Debug, Default)]
-struct DataSizes {
+struct Measurements {
     memory: u64,
     file: u64,
     log: u64,
@@ -136,8 +136,13 @@ struct DataSizes {
 }
 
 /// The highest of each until a moment; of the expired ones, their sum.
-fn watch(until: Instant, process: &KillOnDrop, folder: &Folder, other: &Connection) -> DataSizes {
-    let mut most = DataSizes::default();
+fn watch(
+    until: Instant,
+    process: &KillOnDrop,
+    folder: &Folder,
+    other: &Connection,
+) -> Measurements {
+    let mut most = Measurements::default();
     let size = |name: &str| fs::metadata(folder.path(name)).map_or(0, |file| file.len());
     while Instant::now() < until {
         most.expired += leave_expired(other);

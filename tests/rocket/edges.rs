@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 
 use crate::common::client::send;
-use crate::common::rocket_server::Server;
+use crate::common::rocket_server::RocketServer;
 use crate::{bare, client, cookie, given, memory, pausing};
 use cloakroom::event::EventKind;
 use cloakroom::http::Outcome;
@@ -37,7 +37,7 @@ fn a_panic_that_the_handler_has_caught_discards_nothing() {
     assert_eq!(response.status(), Status::Ok);
     assert!(given(&response).is_some(), "it answered 200, so its changes are stored");
 
-    let server = Server::start(bare().attach(memory()).mount("/", routes![caught]));
+    let server = RocketServer::start(bare().attach(memory()).mount("/", routes![caught]));
     let response = send(server.address, &crate::common::client::Request::post("/caught")).unwrap();
     assert_eq!(response.status, 200);
     assert!(response.id().is_some(), "the same on a socket");
@@ -77,7 +77,7 @@ fn counts() -> Redirect {
 fn the_catcher_of_a_panic_runs_once_and_nothing_is_stored() {
     let sessions = memory();
     let rocket = bare().attach(sessions.clone()).mount("/", routes![panics, caught, jar]);
-    let server = Server::start(rocket.register("/", catchers![counts]));
+    let server = RocketServer::start(rocket.register("/", catchers![counts]));
     let send = |path| send(server.address, &crate::common::client::Request::post(path)).unwrap();
     let response = send("/panics");
     assert_eq!((response.status, response.one("Location")), (303, Some("/sorry")));
@@ -122,7 +122,7 @@ fn a_catcher_that_has_answered_the_failure_is_not_asked_again() {
     }
     let (store, sessions) = pausing();
     let rocket = bare().attach(sessions.clone()).mount("/", routes![fails_twice]);
-    let server = Server::start(rocket.register("/", catchers![counts_all]));
+    let server = RocketServer::start(rocket.register("/", catchers![counts_all]));
     let visitor = with_session(&sessions, |session| session.set("n", 1)).unwrap();
     for (how, kind, status, asked) in [
         ("panic", ErrorKind::Full, 500, 1),
@@ -163,7 +163,7 @@ fn a_sign_out_is_done_though_another_fairing_panics() {
     let visitor = with_session(&sessions, |session| session.set("n", 1)).unwrap();
     let bad = AdHoc::on_response("bad", |_, _| Box::pin(async { panic!("as planned") }));
     let rocket = bare().attach(bad).attach(sessions.clone()).mount("/", routes![out]);
-    let server = Server::start(rocket);
+    let server = RocketServer::start(rocket);
     let request = crate::common::client::Request::post("/out").cookie(&visitor);
     assert!(send(server.address, &request).is_err(), "Rocket gives no answer");
     let session = sessions.open(Some(visitor.as_str()));
@@ -327,8 +327,9 @@ async fn in_local_set(sessions: &SessionManager) -> cloakroom::Result<String> {
 #[test]
 fn a_manager_works_within_a_local_set_of_rockets_runtime() {
     let sessions = memory();
-    let server =
-        Server::start(bare().attach(sessions.clone()).mount("/", routes![in_local_set, count]));
+    let server = RocketServer::start(
+        bare().attach(sessions.clone()).mount("/", routes![in_local_set, count]),
+    );
     let send = |path| send(server.address, &crate::common::client::Request::post(path)).unwrap();
     for _ in 0..3 {
         let response = send("/local-set");
@@ -349,7 +350,8 @@ fn update_panics(session: &Session) -> cloakroom::Result<String> {
 #[test]
 fn a_panic_within_a_call_is_the_requests_own() {
     let sessions = memory();
-    let server = Server::start(bare().attach(sessions.clone()).mount("/", routes![update_panics]));
+    let server =
+        RocketServer::start(bare().attach(sessions.clone()).mount("/", routes![update_panics]));
     let response =
         send(server.address, &crate::common::client::Request::post("/update-panics")).unwrap();
     assert_eq!((response.status, response.id()), (500, None));
@@ -399,7 +401,7 @@ async fn unwell(session: &Session) -> cloakroom::Result<&'static str> {
 fn requests_that_panic_on_shared_threads_are_distinguished() {
     let builder = SessionManager::builder(MemoryStore::new()).keep_on_server_error(true);
     let sessions = builder.build().unwrap();
-    let server = Server::start(bare().attach(sessions).mount("/", routes![fine, unwell]));
+    let server = RocketServer::start(bare().attach(sessions).mount("/", routes![fine, unwell]));
     std::thread::scope(|scope| {
         for n in 0..8 {
             let path = if n % 2 == 0 { "/fine" } else { "/unwell" };
@@ -434,7 +436,7 @@ fn touchy(session: &Session) -> cloakroom::Result<String> {
 fn an_update_that_panics_when_it_runs_again_is_a_plain_failure() {
     let (store, sessions) = pausing();
     let visitor = with_session(&sessions, |session| session.set("n", 1)).unwrap();
-    let server = Server::start(bare().attach(sessions.clone()).mount("/", routes![touchy]));
+    let server = RocketServer::start(bare().attach(sessions.clone()).mount("/", routes![touchy]));
     let pause = store.pause(Call::Commit);
     let request = crate::common::client::Request::post("/touchy").cookie(&visitor);
     let mut exchange = crate::common::client::Exchange::start(server.address, &request).unwrap();

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use crate::common::client::{Exchange, send};
-use crate::common::rocket_server::Server;
+use crate::common::rocket_server::RocketServer;
 use crate::{bare, client, cookie, given, memory, pausing};
 use cloakroom::event::{Event, EventKind, Events, Sink};
 use cloakroom::http::Adapter;
@@ -368,7 +368,7 @@ async fn begin(session: &Session) -> cloakroom::Result<&'static str> {
 fn routes_without_a_session_answer_while_64_requests_wait() {
     let (store, sessions) = pausing();
     let routes = routes![visits, commit, begin, sign_in, sign_out, free];
-    let server = Server::start(bare().attach(sessions.clone()).mount("/", routes));
+    let server = RocketServer::start(bare().attach(sessions.clone()).mount("/", routes));
     for (call, request, answer) in [
         (Call::Load, crate::common::client::Request::get("/visits"), "7"),
         (Call::Load, crate::common::client::Request::post("/sign-in"), "done"),
@@ -454,7 +454,7 @@ fn an_error_around_ours_is_answered_with_its_status() {
     let sessions = builder.build().unwrap();
     let rocket = bare().attach(sessions).mount("/", routes![wrapped]);
     let response =
-        send(Server::start(rocket).address, &crate::common::client::Request::get("/wrapped"))
+        send(RocketServer::start(rocket).address, &crate::common::client::Request::get("/wrapped"))
             .unwrap();
     assert_eq!(response.status, 503);
     assert!(!response.text().contains("session"), "{}", response.text());
@@ -508,7 +508,7 @@ fn a_cookie_of_a_local_request_is_read() {
 #[test]
 fn an_id_in_jar_and_header_is_read_once() {
     let sessions = memory();
-    let server = Server::start(bare().attach(sessions.clone()).mount("/", routes![visits]));
+    let server = RocketServer::start(bare().attach(sessions.clone()).mount("/", routes![visits]));
     let ids = "__Host-id=0000000000000000000000000000000000000000000; a=b; __Host-id=x";
     let request = crate::common::client::Request::get("/visits").cookie(ids).cookie("c=d");
     assert_eq!(send(server.address, &request).unwrap().text(), "0");
@@ -520,7 +520,7 @@ fn an_id_in_jar_and_header_is_read_once() {
 fn a_name_that_only_rockets_jar_takes_for_ours_is_not_ours() {
     let sessions = memory();
     let visitor = with_session(&sessions, |session| session.set("visits", 7)).unwrap();
-    let server = Server::start(bare().attach(sessions).mount("/", routes![visits]));
+    let server = RocketServer::start(bare().attach(sessions).mount("/", routes![visits]));
     let read = |cookie: &str| {
         let request = crate::common::client::Request::get("/visits").cookie(cookie);
         send(server.address, &request).unwrap().text().to_owned()

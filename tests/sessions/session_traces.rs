@@ -94,11 +94,11 @@ type Shared<T> = Arc<Mutex<T>>;
 struct Traced {
     inner: MemoryStore,
     trace: Shared<Trace>,
-    plan: Arc<Plan>,
+    plan: Arc<PlannedFaults>,
 }
 
 #[derive(Debug, Default)]
-struct Plan {
+struct PlannedFaults {
     faults: Mutex<VecDeque<Fault>>,
     /// The interruption is due before the next call.
     interrupt: AtomicBool,
@@ -301,7 +301,7 @@ struct TracedSite {
     sessions: SessionManager,
     clock: ManualClock,
     trace: Shared<Trace>,
-    plan: Arc<Plan>,
+    plan: Arc<PlannedFaults>,
     /// All that were ever sent, the latest last.
     cookies: Mutex<Vec<String>>,
     tokens: Mutex<Vec<String>>,
@@ -408,7 +408,7 @@ fn said<T>(result: Result<T>, text: impl FnOnce(T) -> String) -> String {
 impl TracedSite {
     fn new(dice: &mut Dice) -> TracedSite {
         let trace = Shared::<Trace>::default();
-        let plan = Arc::new(Plan::default());
+        let plan = Arc::new(PlannedFaults::default());
         let clock = ManualClock::new(NOW);
         let store = Traced { inner: MemoryStore::new(), trace: trace.clone(), plan: plan.clone() };
         let mut builder = SessionManager::builder(store)

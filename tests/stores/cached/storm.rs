@@ -23,9 +23,9 @@ const SESSIONS: u64 = 300;
 const CHANGES: usize = 100;
 
 /// The ids that readers look for.
-struct LoadState(Mutex<Vec<SessionIdHash>>);
+struct KnownIds(Mutex<Vec<SessionIdHash>>);
 
-impl LoadState {
+impl KnownIds {
     fn add(&self, id_hash: SessionIdHash) {
         let mut id_hashes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if id_hashes.len() > 16 {
@@ -43,7 +43,7 @@ impl LoadState {
 /// The life of one session. The ids that lead nowhere after it, and the one that leads to it.
 fn live_and_end(
     store: &impl Store,
-    known: &LoadState,
+    known: &KnownIds,
     round: u32,
 ) -> (Vec<SessionIdHash>, Option<SessionIdHash>) {
     let id_hash = create(store, &setting("n", round)).unwrap();
@@ -88,7 +88,7 @@ fn a_storm_revives_nothing_and_loses_no_change() {
     let cache = MemcachedStore::builder().servers(addresses).open().unwrap();
     let store = CachedStore::builder(cache, SqliteStore::in_memory().unwrap());
     let store = store.retry_after(Duration::from_millis(2)).build().unwrap();
-    let known = LoadState(Mutex::default());
+    let known = KnownIds(Mutex::default());
     let (sessions, over) = (AtomicU64::new(0), AtomicBool::new(false));
     thread::scope(|scope| {
         for reader in 0..3 {
