@@ -359,15 +359,15 @@ impl Sink for PanicsOnce {
 
 #[test]
 fn an_event_sink_that_panics_does_not_stop_the_cleaner() {
-    on_both_stores(
-        |builder| on_demand(builder).events(Events::new(PanicsOnce::default())),
-        |app| {
-            app.visitor(1);
-            app.clock.advance(HOUR * 24);
-            assert_eq!(app.sessions.sweep_now().unwrap_err().kind(), ErrorKind::Unavailable);
-            app.visitor(2);
-            app.clock.advance(HOUR * 24);
-            assert_eq!(app.sessions.sweep_now().unwrap(), 1);
-        },
-    );
+    let configure = |builder: SessionManagerBuilder| {
+        on_demand(builder).events(Events::new(PanicsOnce::default()))
+    };
+    on_both_stores(configure, |app| {
+        app.visitor(1);
+        app.clock.advance(HOUR * 24);
+        assert_eq!(app.sessions.sweep_now().unwrap_err().kind(), ErrorKind::Unavailable);
+        app.visitor(2);
+        app.clock.advance(HOUR * 24);
+        assert_eq!(app.sessions.sweep_now().unwrap(), 1);
+    });
 }

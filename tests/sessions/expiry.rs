@@ -67,45 +67,41 @@ fn activity_extends_a_session_and_inactivity_ends_it() {
 #[test]
 fn constant_activity_ends_at_the_absolute_limit() {
     let lifetime = Lifetime::idle(HOUR).with_absolute(HOUR * 3);
-    on_both_stores(
-        |builder| builder.lifetime(lifetime).sweep_every(HOUR),
-        |app| {
-            let browser = app.visitor(1);
-            for minutes in 1..18 {
-                app.clock.set(NOW + MINUTE * 10 * minutes);
-                assert!(read(&app, &browser));
-                app.sessions.flush().unwrap();
-            }
-            app.clock.set(NOW + HOUR * 3 - MILLI);
+    let configure = |builder: SessionManagerBuilder| builder.lifetime(lifetime).sweep_every(HOUR);
+    on_both_stores(configure, |app| {
+        let browser = app.visitor(1);
+        for minutes in 1..18 {
+            app.clock.set(NOW + MINUTE * 10 * minutes);
             assert!(read(&app, &browser));
-            app.clock.set(NOW + HOUR * 3);
-            assert!(!read(&app, &browser));
-        },
-    );
+            app.sessions.flush().unwrap();
+        }
+        app.clock.set(NOW + HOUR * 3 - MILLI);
+        assert!(read(&app, &browser));
+        app.clock.set(NOW + HOUR * 3);
+        assert!(!read(&app, &browser));
+    });
 }
 
 #[test]
 fn in_fixed_mode_neither_reads_nor_writes_move_the_end() {
-    on_both_stores(
-        |builder| builder.lifetime(Lifetime::fixed(HOUR)),
-        |app| {
-            let mut browser = app.visitor(1);
-            for _ in 0..59 {
-                app.clock.advance(MINUTE);
-                assert!(read(&app, &browser));
-                browser.request(&app.sessions, |session| {
-                    session.update("m", |m: Option<u32>| m.unwrap_or(0) + 1).unwrap();
-                });
-            }
-            browser.request(&app.sessions, |session| session.renew().unwrap());
-            app.sessions.flush().unwrap();
-            assert_eq!(app.store.calls(Call::Touch), 0);
-            app.clock.set(NOW + HOUR - MILLI);
-            assert!(lives(&app, &browser));
-            app.clock.set(NOW + HOUR);
-            assert!(!lives(&app, &browser));
-        },
-    );
+    let configure = |builder: SessionManagerBuilder| builder.lifetime(Lifetime::fixed(HOUR));
+    on_both_stores(configure, |app| {
+        let mut browser = app.visitor(1);
+        for _ in 0..59 {
+            app.clock.advance(MINUTE);
+            assert!(read(&app, &browser));
+            browser.request(&app.sessions, |session| {
+                session.update("m", |m: Option<u32>| m.unwrap_or(0) + 1).unwrap();
+            });
+        }
+        browser.request(&app.sessions, |session| session.renew().unwrap());
+        app.sessions.flush().unwrap();
+        assert_eq!(app.store.calls(Call::Touch), 0);
+        app.clock.set(NOW + HOUR - MILLI);
+        assert!(lives(&app, &browser));
+        app.clock.set(NOW + HOUR);
+        assert!(!lives(&app, &browser));
+    });
 }
 
 #[test]
@@ -474,14 +470,12 @@ fn a_clock_set_back_over_a_restart_extends_a_session_by_as_much() {
 #[test]
 fn limits_that_end_never_or_at_once() {
     let endless = Lifetime::idle(Duration::MAX).with_absolute(Duration::MAX);
-    on_both_stores(
-        |builder| builder.lifetime(endless),
-        |app| {
-            let browser = app.visitor(1);
-            app.clock.advance(HOUR * 24 * 365 * 1000);
-            assert!(read(&app, &browser));
-        },
-    );
+    let configure = |builder: SessionManagerBuilder| builder.lifetime(endless);
+    on_both_stores(configure, |app| {
+        let browser = app.visitor(1);
+        app.clock.advance(HOUR * 24 * 365 * 1000);
+        assert!(read(&app, &browser));
+    });
     on_both_stores(idle(MILLI), |app| {
         let browser = app.visitor(1);
         assert!(lives(&app, &browser));

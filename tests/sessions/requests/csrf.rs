@@ -175,28 +175,27 @@ fn no_bytes_make_the_check_panic_or_pass() {
 
 #[test]
 fn a_token_holds_through_changes_and_renewals() {
-    on_both_stores(
-        |builder| builder.renewal_grace(std::time::Duration::from_secs(10)),
-        |app| {
-            let (mut browser, token) = visitor_with_token(&app);
-            let before = browser.clone();
-            let acts: [fn(&Session); 4] = [
-                |session| session.set("n", 2).unwrap(),
-                |session| session.renew().unwrap(),
-                |session| session.flash("info", "hello").unwrap(),
-                |session| {
-                    session.renew().unwrap();
-                    session.csrf_token().unwrap();
-                },
-            ];
-            for act in acts {
-                browser.request(&app.sessions, act);
-                assert!(holds(&app, &browser, &token));
-            }
-            assert_ne!(browser.id(), before.id());
-            assert!(holds(&app, &browser, &self::token(&app, &mut browser.clone())));
-        },
-    );
+    let configure =
+        |builder: SessionManagerBuilder| builder.renewal_grace(std::time::Duration::from_secs(10));
+    on_both_stores(configure, |app| {
+        let (mut browser, token) = visitor_with_token(&app);
+        let before = browser.clone();
+        let acts: [fn(&Session); 4] = [
+            |session| session.set("n", 2).unwrap(),
+            |session| session.renew().unwrap(),
+            |session| session.flash("info", "hello").unwrap(),
+            |session| {
+                session.renew().unwrap();
+                session.csrf_token().unwrap();
+            },
+        ];
+        for act in acts {
+            browser.request(&app.sessions, act);
+            assert!(holds(&app, &browser, &token));
+        }
+        assert_ne!(browser.id(), before.id());
+        assert!(holds(&app, &browser, &self::token(&app, &mut browser.clone())));
+    });
 }
 
 #[test]

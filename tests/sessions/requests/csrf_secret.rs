@@ -6,7 +6,7 @@ use cloakroom::backend::SessionFilter;
 use cloakroom::csrf::CsrfToken;
 use cloakroom::event::EventKind;
 use cloakroom::http::Outcome;
-use cloakroom::manager::OnLoadFailure;
+use cloakroom::manager::{OnLoadFailure, SessionManagerBuilder};
 use cloakroom::session::CommitOutcome;
 use cloakroom::{ErrorKind, Session};
 
@@ -269,18 +269,17 @@ fn a_token_from_before_a_sign_out_is_not_valid_after_it() {
 
 #[test]
 fn an_old_id_in_its_grace_makes_the_sessions_secret() {
-    on_both_stores(
-        |builder| builder.renewal_grace(std::time::Duration::from_secs(10)),
-        |app| {
-            let (mut browser, old) = app.open_visitor(1);
-            assert_eq!(add(&old, 1), 2);
-            browser.request(&app.sessions, |session| session.renew().unwrap());
-            let token = old.csrf_token().unwrap();
-            assert_eq!(set_cookie(&complete(&app.sessions, &old)), None);
-            assert!(holds(&app, &browser, &token));
-            assert_eq!(app.n(&browser), Some(2));
-        },
-    );
+    let configure =
+        |builder: SessionManagerBuilder| builder.renewal_grace(std::time::Duration::from_secs(10));
+    on_both_stores(configure, |app| {
+        let (mut browser, old) = app.open_visitor(1);
+        assert_eq!(add(&old, 1), 2);
+        browser.request(&app.sessions, |session| session.renew().unwrap());
+        let token = old.csrf_token().unwrap();
+        assert_eq!(set_cookie(&complete(&app.sessions, &old)), None);
+        assert!(holds(&app, &browser, &token));
+        assert_eq!(app.n(&browser), Some(2));
+    });
 }
 
 #[test]
@@ -381,30 +380,27 @@ fn a_store_that_fails_is_an_error_and_the_next_request_is_fine() {
 
 #[test]
 fn a_session_treated_as_anonymous_has_no_valid_token() {
-    on_both_stores(
-        |builder| builder.on_load_failure(OnLoadFailure::TreatAsAnonymous),
-        |app| {
-            let (browser, token) = visitor_with_token(&app);
-            app.store.fail(Call::Load, 1, ErrorKind::Busy);
-            let session = browser.open(&app.sessions);
-            assert_eq!(session.verify_csrf(&token).unwrap(), CsrfToken::Invalid);
-            assert_eq!(session.csrf_token().unwrap_err().kind(), ErrorKind::Unavailable);
-            assert_eq!(set_cookie(&complete(&app.sessions, &session)), None);
-            assert!(holds(&app, &browser, &token));
-        },
-    );
+    let configure =
+        |builder: SessionManagerBuilder| builder.on_load_failure(OnLoadFailure::TreatAsAnonymous);
+    on_both_stores(configure, |app| {
+        let (browser, token) = visitor_with_token(&app);
+        app.store.fail(Call::Load, 1, ErrorKind::Busy);
+        let session = browser.open(&app.sessions);
+        assert_eq!(session.verify_csrf(&token).unwrap(), CsrfToken::Invalid);
+        assert_eq!(session.csrf_token().unwrap_err().kind(), ErrorKind::Unavailable);
+        assert_eq!(set_cookie(&complete(&app.sessions, &session)), None);
+        assert!(holds(&app, &browser, &token));
+    });
 }
 
 #[test]
 fn a_session_that_is_full_says_so() {
-    on_both_stores(
-        |builder| builder.max_bytes(40),
-        |app| {
-            let mut browser = app.visitor(1);
-            browser.request(&app.sessions, |session| {
-                assert_eq!(session.csrf_token().unwrap_err().kind(), ErrorKind::TooLarge);
-            });
-            assert_eq!(app.n(&browser), Some(1));
-        },
-    );
+    let configure = |builder: SessionManagerBuilder| builder.max_bytes(40);
+    on_both_stores(configure, |app| {
+        let mut browser = app.visitor(1);
+        browser.request(&app.sessions, |session| {
+            assert_eq!(session.csrf_token().unwrap_err().kind(), ErrorKind::TooLarge);
+        });
+        assert_eq!(app.n(&browser), Some(1));
+    });
 }

@@ -2,7 +2,7 @@
 
 use cloakroom::event::EventKind;
 use cloakroom::http::{Adapter, Outcome};
-use cloakroom::manager::OnLoadFailure;
+use cloakroom::manager::{OnLoadFailure, SessionManagerBuilder};
 use cloakroom::session::CommitOutcome;
 use cloakroom::{ErrorKind, Session};
 
@@ -47,13 +47,11 @@ fn a_store_that_fails_at_the_end_is_an_error_and_no_cookie() {
 
 #[test]
 fn the_status_of_an_error_can_be_chosen() {
-    on_both_stores(
-        |builder| builder.error_status(|_| 507),
-        |app| {
-            let error = cloakroom::Error::new(ErrorKind::Full, "test");
-            assert_eq!(Adapter::new(&app.sessions).report_error(&error), 507);
-        },
-    );
+    let configure = |builder: SessionManagerBuilder| builder.error_status(|_| 507);
+    on_both_stores(configure, |app| {
+        let error = cloakroom::Error::new(ErrorKind::Full, "test");
+        assert_eq!(Adapter::new(&app.sessions).report_error(&error), 507);
+    });
 }
 
 #[test]
@@ -213,52 +211,44 @@ fn treat_as_anonymous_does_not_drop_an_earlier_change() {
 
 #[test]
 fn data_that_would_be_too_large_is_refused_and_the_old_stays() {
-    on_both_stores(
-        |builder| builder.max_bytes(1000),
-        |app| {
-            let mut browser = app.visitor(1);
-            browser.request(&app.sessions, |session| {
-                let error = session.set("big", "x".repeat(10 << 20)).unwrap_err();
-                assert_eq!(error.kind(), ErrorKind::TooLarge);
-                session.set("n", 2).unwrap();
-            });
-            assert_eq!(app.n(&browser), Some(2));
+    let configure = |builder: SessionManagerBuilder| builder.max_bytes(1000);
+    on_both_stores(configure, |app| {
+        let mut browser = app.visitor(1);
+        browser.request(&app.sessions, |session| {
+            let error = session.set("big", "x".repeat(10 << 20)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::TooLarge);
+            session.set("n", 2).unwrap();
+        });
+        assert_eq!(app.n(&browser), Some(2));
 
-            // Each value is small enough, all of them are not: in an old session and in a new one.
-            for mut browser in [browser.clone(), Browser::default()] {
-                let fill = |session: &Session| {
-                    (0..20).for_each(|i| session.set(&format!("k{i}"), "x".repeat(90)).unwrap());
-                };
-                let error =
-                    browser.try_request(&app.sessions, Outcome::Completed, fill).unwrap_err();
-                assert_eq!(
-                    (error.kind(), app.sessions.status_of(&error)),
-                    (ErrorKind::TooLarge, 500)
-                );
-                let updates = |session: &Session| {
-                    let too_large = session.update("u", |_: Option<String>| "x".repeat(2000));
-                    assert_eq!(too_large.unwrap_err().kind(), ErrorKind::TooLarge);
-                    (0..20).for_each(|i| {
-                        session
-                            .update(&format!("k{i}"), |_: Option<String>| "x".repeat(90))
-                            .unwrap();
-                    });
-                };
-                let error =
-                    browser.try_request(&app.sessions, Outcome::Completed, updates).unwrap_err();
-                assert_eq!(error.kind(), ErrorKind::TooLarge);
-            }
-            assert_eq!((app.n(&browser), app.rows()), (Some(2), 1));
-
-            // One byte decides: {"a":"…"} has 8 besides the value.
-            let fits = |len: usize| {
-                let set = |session: &Session| session.set("a", "x".repeat(len)).unwrap();
-                Browser::default().try_request(&app.sessions, Outcome::Completed, set)
+        // Each value is small enough, all of them are not: in an old session and in a new one.
+        for mut browser in [browser.clone(), Browser::default()] {
+            let fill = |session: &Session| {
+                (0..20).for_each(|i| session.set(&format!("k{i}"), "x".repeat(90)).unwrap());
             };
-            fits(1000 - 8).unwrap();
-            assert_eq!(fits(1000 - 7).unwrap_err().kind(), ErrorKind::TooLarge);
-        },
-    );
+            let error = browser.try_request(&app.sessions, Outcome::Completed, fill).unwrap_err();
+            assert_eq!((error.kind(), app.sessions.status_of(&error)), (ErrorKind::TooLarge, 500));
+            let updates = |session: &Session| {
+                let too_large = session.update("u", |_: Option<String>| "x".repeat(2000));
+                assert_eq!(too_large.unwrap_err().kind(), ErrorKind::TooLarge);
+                (0..20).for_each(|i| {
+                    session.update(&format!("k{i}"), |_: Option<String>| "x".repeat(90)).unwrap();
+                });
+            };
+            let error =
+                browser.try_request(&app.sessions, Outcome::Completed, updates).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::TooLarge);
+        }
+        assert_eq!((app.n(&browser), app.rows()), (Some(2), 1));
+
+        // One byte decides: {"a":"…"} has 8 besides the value.
+        let fits = |len: usize| {
+            let set = |session: &Session| session.set("a", "x".repeat(len)).unwrap();
+            Browser::default().try_request(&app.sessions, Outcome::Completed, set)
+        };
+        fits(1000 - 8).unwrap();
+        assert_eq!(fits(1000 - 7).unwrap_err().kind(), ErrorKind::TooLarge);
+    });
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use cloakroom::backend::Committed;
 use cloakroom::http::Outcome;
+use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{ErrorKind, Flash, Session};
 
 use crate::common::app::{App, Browser, complete, defaults, get, on_both_stores, set_cookie};
@@ -202,20 +203,18 @@ fn unread_flashes_leave_room_for_everything_else() {
 
 #[test]
 fn flashes_need_no_room_of_a_small_session() {
-    on_both_stores(
-        |builder| builder.max_bytes(100),
-        |app| {
-            let mut browser = app.visitor(1);
-            browser.request(&app.sessions, |session| {
-                session.flash("info", "x".repeat(1000)).unwrap();
-                session.set("a", "x".repeat(80)).unwrap();
-            });
-            browser.request(&app.sessions, |session| assert_eq!(texts(session).len(), 1));
-            let too_large = |session: &Session| session.set("b", "x".repeat(80)).unwrap();
-            let closed = browser.try_request(&app.sessions, Outcome::Completed, too_large);
-            assert_eq!(closed.unwrap_err().kind(), ErrorKind::TooLarge);
-        },
-    );
+    let configure = |builder: SessionManagerBuilder| builder.max_bytes(100);
+    on_both_stores(configure, |app| {
+        let mut browser = app.visitor(1);
+        browser.request(&app.sessions, |session| {
+            session.flash("info", "x".repeat(1000)).unwrap();
+            session.set("a", "x".repeat(80)).unwrap();
+        });
+        browser.request(&app.sessions, |session| assert_eq!(texts(session).len(), 1));
+        let too_large = |session: &Session| session.set("b", "x".repeat(80)).unwrap();
+        let closed = browser.try_request(&app.sessions, Outcome::Completed, too_large);
+        assert_eq!(closed.unwrap_err().kind(), ErrorKind::TooLarge);
+    });
 }
 
 #[test]
@@ -260,17 +259,15 @@ fn the_debug_output_of_a_flash_hides_its_text() {
 
 #[test]
 fn flashes_left_by_a_reader_may_exceed_the_session_limit() {
-    on_both_stores(
-        |builder| builder.max_bytes(100),
-        |app| {
-            let mut browser = app.visitor(1);
-            browser.request(&app.sessions, |session| session.flash("info", "old").unwrap());
-            let reader = browser.open(&app.sessions);
-            assert_eq!(texts(&reader), ["old"]);
-            let long = "x".repeat(1000);
-            browser.request(&app.sessions, |session| session.flash("info", &*long).unwrap());
-            complete(&app.sessions, &reader);
-            browser.request(&app.sessions, |session| assert_eq!(texts(session), [&*long]));
-        },
-    );
+    let configure = |builder: SessionManagerBuilder| builder.max_bytes(100);
+    on_both_stores(configure, |app| {
+        let mut browser = app.visitor(1);
+        browser.request(&app.sessions, |session| session.flash("info", "old").unwrap());
+        let reader = browser.open(&app.sessions);
+        assert_eq!(texts(&reader), ["old"]);
+        let long = "x".repeat(1000);
+        browser.request(&app.sessions, |session| session.flash("info", &*long).unwrap());
+        complete(&app.sessions, &reader);
+        browser.request(&app.sessions, |session| assert_eq!(texts(session), [&*long]));
+    });
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use cloakroom::cookie::CookieConfig;
 use cloakroom::event::EventKind;
 use cloakroom::http::{Outcome, RequestHead};
+use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::session::CommitOutcome;
 use cloakroom::{ErrorKind, Lifetime, Session};
 
@@ -232,18 +233,16 @@ fn an_ignored_request_leaves_everything_as_it_was() {
 
 #[test]
 fn an_ignored_request_is_no_activity() {
-    on_both_stores(
-        |builder| builder.without_cleaner(),
-        |app| {
-            let browser = app.visitor(1);
-            app.clock.advance(crate::common::HOUR);
-            let session = browser.open(&app.sessions);
-            assert_eq!(session.get("n").unwrap(), Some(1));
-            session.ignore().unwrap();
-            complete(&app.sessions, &session);
-            assert_eq!(app.store.calls(Call::Touch), 0);
-        },
-    );
+    let configure = |builder: SessionManagerBuilder| builder.without_cleaner();
+    on_both_stores(configure, |app| {
+        let browser = app.visitor(1);
+        app.clock.advance(crate::common::HOUR);
+        let session = browser.open(&app.sessions);
+        assert_eq!(session.get("n").unwrap(), Some(1));
+        session.ignore().unwrap();
+        complete(&app.sessions, &session);
+        assert_eq!(app.store.calls(Call::Touch), 0);
+    });
 }
 
 #[test]
@@ -390,17 +389,15 @@ fn a_renewal_is_done_after_a_server_error_and_not_after_a_panic() {
 
 #[test]
 fn changes_of_a_server_error_can_be_kept_but_not_of_a_panic() {
-    on_both_stores(
-        |builder| builder.keep_on_server_error(true),
-        |app| {
-            let mut browser = app.visitor(1);
-            let set = |n| move |session: &cloakroom::Session| session.set("n", n).unwrap();
-            browser.try_request(&app.sessions, Outcome::ServerError, set(2)).unwrap();
-            assert_eq!(app.n(&browser), Some(2));
-            browser.try_request(&app.sessions, Outcome::Panicked, set(3)).unwrap();
-            assert_eq!(app.n(&browser), Some(2));
-        },
-    );
+    let configure = |builder: SessionManagerBuilder| builder.keep_on_server_error(true);
+    on_both_stores(configure, |app| {
+        let mut browser = app.visitor(1);
+        let set = |n| move |session: &cloakroom::Session| session.set("n", n).unwrap();
+        browser.try_request(&app.sessions, Outcome::ServerError, set(2)).unwrap();
+        assert_eq!(app.n(&browser), Some(2));
+        browser.try_request(&app.sessions, Outcome::Panicked, set(3)).unwrap();
+        assert_eq!(app.n(&browser), Some(2));
+    });
 }
 
 #[test]
@@ -528,39 +525,36 @@ fn renewed_after(app: &App) -> Option<u32> {
 #[test]
 fn an_id_is_renewed_before_its_cookie_expires() {
     let idle = Lifetime::idle(DAY * 2);
-    on_both_stores(
-        |builder| builder.lifetime(idle),
-        |app| {
-            assert_eq!(renewed_after(&app), Some(200));
-            assert_eq!(app.count(EventKind::Renewed), 1);
-            // The next time it is 200 days after that.
-            let mut browser = app.visitor(1);
-            let mut days = Vec::new();
-            for day in 1..=600 {
-                app.clock.advance(DAY);
-                let old = browser.cookie.clone();
-                browser.request(&app.sessions, |session| assert!(session.contains("n").unwrap()));
-                app.sessions.flush().unwrap();
-                if browser.cookie != old {
-                    days.push(day);
-                }
+    let configure = |builder: SessionManagerBuilder| builder.lifetime(idle);
+    on_both_stores(configure, |app| {
+        assert_eq!(renewed_after(&app), Some(200));
+        assert_eq!(app.count(EventKind::Renewed), 1);
+        // The next time it is 200 days after that.
+        let mut browser = app.visitor(1);
+        let mut days = Vec::new();
+        for day in 1..=600 {
+            app.clock.advance(DAY);
+            let old = browser.cookie.clone();
+            browser.request(&app.sessions, |session| assert!(session.contains("n").unwrap()));
+            app.sessions.flush().unwrap();
+            if browser.cookie != old {
+                days.push(day);
             }
-            assert_eq!(days, [200, 400, 600]);
-        },
-    );
+        }
+        assert_eq!(days, [200, 400, 600]);
+    });
     on_both_stores(
         |builder| builder.lifetime(idle.with_absolute(DAY * 401)),
         |app| assert_eq!(renewed_after(&app), Some(200)),
     );
     // Where the cookie lasts as long as the session there is nothing to do: the next id is that of
     // the next session.
-    on_both_stores(
-        |builder| builder.lifetime(idle.with_absolute(DAY * 400)),
-        |app| {
-            assert_eq!(renewed_after(&app), Some(400));
-            assert_eq!(app.count(EventKind::Renewed), 0);
-        },
-    );
+    let configure =
+        |builder: SessionManagerBuilder| builder.lifetime(idle.with_absolute(DAY * 400));
+    on_both_stores(configure, |app| {
+        assert_eq!(renewed_after(&app), Some(400));
+        assert_eq!(app.count(EventKind::Renewed), 0);
+    });
     on_both_stores(
         |builder| builder.lifetime(idle).persistent(false),
         |app| assert_eq!(renewed_after(&app), None),
@@ -569,19 +563,17 @@ fn an_id_is_renewed_before_its_cookie_expires() {
 
 #[test]
 fn a_request_without_its_session_renews_no_id() {
-    on_both_stores(
-        |builder| builder.lifetime(Lifetime::idle(DAY * 400)),
-        |app| {
-            let mut browser = app.visitor(1);
-            app.clock.advance(DAY * 300);
-            let headers = browser.request(&app.sessions, |_| {});
-            assert_eq!(set_cookie(&headers), None);
-            let headers = browser.request(&app.sessions, |session| session.ignore().unwrap());
-            assert_eq!(set_cookie(&headers), None);
-            let headers = browser.request(&app.sessions, |session| {
-                assert!(session.contains("n").unwrap());
-            });
-            issued(&headers);
-        },
-    );
+    let configure = |builder: SessionManagerBuilder| builder.lifetime(Lifetime::idle(DAY * 400));
+    on_both_stores(configure, |app| {
+        let mut browser = app.visitor(1);
+        app.clock.advance(DAY * 300);
+        let headers = browser.request(&app.sessions, |_| {});
+        assert_eq!(set_cookie(&headers), None);
+        let headers = browser.request(&app.sessions, |session| session.ignore().unwrap());
+        assert_eq!(set_cookie(&headers), None);
+        let headers = browser.request(&app.sessions, |session| {
+            assert!(session.contains("n").unwrap());
+        });
+        issued(&headers);
+    });
 }

@@ -167,28 +167,26 @@ fn an_id_in_its_grace_may_sign_out_and_sign_in() {
 #[test]
 fn only_a_sign_in_restarts_the_absolute_limit() {
     let lifetime = Lifetime::idle(HOUR).with_absolute(HOUR * 2);
-    on_both_stores(
-        |builder| builder.lifetime(lifetime).without_cleaner(),
-        |app| {
-            let half = HOUR / 2;
-            let mut renewed = app.visitor(1);
-            let mut signed_in = renewed.clone();
-            signed_in.cookie = app.visitor(1).cookie;
-            for _ in 0..3 {
-                app.clock.advance(half);
-                renewed.request(&app.sessions, |session| session.renew().unwrap());
-                signed_in.request(&app.sessions, |session| sign_in(session, "ada"));
-                let at = signed_in.open(&app.sessions).authenticated_at().unwrap();
-                assert_eq!(at, Some(app.clock.now()));
-            }
-            app.clock.set(NOW + HOUR * 2 - Duration::from_millis(1));
-            assert_eq!((app.n(&renewed), app.n(&signed_in)), (Some(1), Some(1)));
-            app.clock.set(NOW + HOUR * 2);
-            assert_eq!((app.n(&renewed), app.n(&signed_in)), (None, Some(1)));
+    let configure = |builder: SessionManagerBuilder| builder.lifetime(lifetime).without_cleaner();
+    on_both_stores(configure, |app| {
+        let half = HOUR / 2;
+        let mut renewed = app.visitor(1);
+        let mut signed_in = renewed.clone();
+        signed_in.cookie = app.visitor(1).cookie;
+        for _ in 0..3 {
             app.clock.advance(half);
-            assert_eq!(app.n(&signed_in), Some(1), "idle limits are counted from the sign-in too");
-        },
-    );
+            renewed.request(&app.sessions, |session| session.renew().unwrap());
+            signed_in.request(&app.sessions, |session| sign_in(session, "ada"));
+            let at = signed_in.open(&app.sessions).authenticated_at().unwrap();
+            assert_eq!(at, Some(app.clock.now()));
+        }
+        app.clock.set(NOW + HOUR * 2 - Duration::from_millis(1));
+        assert_eq!((app.n(&renewed), app.n(&signed_in)), (Some(1), Some(1)));
+        app.clock.set(NOW + HOUR * 2);
+        assert_eq!((app.n(&renewed), app.n(&signed_in)), (None, Some(1)));
+        app.clock.advance(half);
+        assert_eq!(app.n(&signed_in), Some(1), "idle limits are counted from the sign-in too");
+    });
 }
 
 #[test]
