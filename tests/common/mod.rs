@@ -91,6 +91,15 @@ pub fn sqlite() -> (Folder, cloakroom::SqliteStore) {
     (folder, store)
 }
 
+/// Runs `work` on so many threads at once.
+pub fn on_threads(threads: usize, work: impl Fn() + Sync) {
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(&work);
+        }
+    });
+}
+
 pub fn new_id_hash() -> SessionIdHash {
     SessionId::generate().unwrap().hash(Realm::default().tag())
 }

@@ -411,10 +411,8 @@ fn requests_that_panic_on_shared_threads_are_distinguished() {
                     let response =
                         send(address, &crate::common::client::Request::post(path)).unwrap();
                     let stored = response.id().is_some();
-                    assert_eq!(
-                        (response.status == 200, stored),
-                        (path == "/fine", path == "/fine")
-                    );
+                    let results = (response.status == 200, stored);
+                    assert_eq!(results, (path == "/fine", path == "/fine"));
                 }
             });
         }

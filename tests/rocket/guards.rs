@@ -78,10 +78,8 @@ fn two_managers_are_distinguished_by_type_and_cookie() {
     let response = client.get("/admin").header(cookie(&swapped)).dispatch();
     assert_eq!(response.into_string().unwrap(), "1");
     assert_eq!(client.get("/status").dispatch().into_string().unwrap(), "503");
-    assert_eq!(
-        client.get("/admin/status").dispatch().into_string().unwrap(),
-        "the cookie __Host-admin"
-    );
+    let text = client.get("/admin/status").dispatch().into_string().unwrap();
+    assert_eq!(text, "the cookie __Host-admin");
 }
 
 // Guards.
@@ -401,10 +399,8 @@ fn inline_calls_do_the_same_work() {
     let client = client(bare().attach(sessions).mount("/", routes![visits, count, sign_in]));
     let response = client.post("/count").dispatch();
     let visitor = cookie(&given(&response).unwrap());
-    assert_eq!(
-        client.get("/visits").header(visitor.clone()).dispatch().into_string().unwrap(),
-        "1"
-    );
+    let text = client.get("/visits").header(visitor.clone()).dispatch().into_string().unwrap();
+    assert_eq!(text, "1");
     let ada = given(&client.post("/sign-in").header(visitor.clone()).dispatch()).unwrap();
     let again = client.get("/visits").header(visitor).dispatch();
     assert_eq!(again.headers().get_one("Set-Cookie"), None, "a newer id is on its way");

@@ -484,9 +484,7 @@ fn limits_that_end_never_or_at_once() {
     });
     for none in [Lifetime::idle(Duration::ZERO), Lifetime::fixed(Duration::from_micros(1))] {
         let builder = cloakroom::SessionManager::builder(cloakroom::MemoryStore::new());
-        assert_eq!(
-            builder.lifetime(none).build().unwrap_err().kind(),
-            cloakroom::ErrorKind::Invalid
-        );
+        let kind = builder.lifetime(none).build().unwrap_err().kind();
+        assert_eq!(kind, cloakroom::ErrorKind::Invalid);
     }
 }

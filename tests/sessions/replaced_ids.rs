@@ -504,11 +504,8 @@ fn a_form_sent_again_with_its_replaced_id_is_valid() {
                 assert!(!verify(&app, &Browser::default(), &shown), "with no id");
                 if lists(&app) {
                     let user = user("ada");
-                    assert_eq!(
-                        app.sessions.list_for_user(&user, None).unwrap().sessions.len(),
-                        1,
-                        "{after:?}"
-                    );
+                    let listed = app.sessions.list_for_user(&user, None).unwrap().sessions.len();
+                    assert_eq!(listed, 1, "{after:?}");
                     app.sessions.revoke_all(&user).unwrap();
                 }
             }

@@ -66,10 +66,8 @@ fn a_list_has_the_sessions_of_its_user_only() {
         let current = adas[1].open(&app.sessions);
         let list = app.sessions.list_for_user(&user("ada"), Some(&current)).unwrap().sessions;
         let expected: Vec<PublicId> = adas.iter().rev().map(|b| public_id(&app, b)).collect();
-        assert_eq!(
-            list.iter().map(|listed| listed.summary.public_id).collect::<Vec<_>>(),
-            expected
-        );
+        let listed_ids = list.iter().map(|listed| listed.summary.public_id).collect::<Vec<_>>();
+        assert_eq!(listed_ids, expected);
         assert_eq!(list.iter().map(|l| l.is_current).collect::<Vec<_>>(), [false, true, false]);
         let client = list[1].summary.client.as_ref().unwrap();
         assert_eq!(client.address, Some([192, 0, 2, 1].into()));
@@ -78,10 +76,8 @@ fn a_list_has_the_sessions_of_its_user_only() {
             list[0].summary.created > list[1].summary.created
                 && list[1].summary.created > list[2].summary.created
         );
-        assert_eq!(
-            (list[0].summary.authenticated, list[0].summary.seen),
-            (Some(list[0].summary.created), list[0].summary.created)
-        );
+        let times = (list[0].summary.authenticated, list[0].summary.seen);
+        assert_eq!(times, (Some(list[0].summary.created), list[0].summary.created));
         assert_eq!(public_ids(&app, "bob"), [public_id(&app, &bob)]);
         assert_eq!(public_ids(&app, "eve"), []);
 
@@ -505,11 +501,8 @@ fn a_session_ends_with_the_identity_providers_at_the_latest() {
         let short = federated(HOUR);
         let long = federated(HOUR * 24 * 365);
         let listed = app.sessions.list_for_user(&user("ada"), None).unwrap().sessions;
-        assert_eq!(
-            listed[0].summary.deadline,
-            app.clock.now() + HOUR * 24,
-            "the idle limit of ours"
-        );
+        let deadline = listed[0].summary.deadline;
+        assert_eq!(deadline, app.clock.now() + HOUR * 24, "the idle limit of ours");
         app.clock.advance(HOUR - Duration::from_millis(1));
         assert!(who(&app.sessions, &short).is_some());
         app.clock.advance(Duration::from_millis(1));

@@ -79,25 +79,12 @@ fn on_each_store<S: Strategy>(
 
 fn number() -> impl Strategy<Value = Value> {
     let two_53 = 9_007_199_254_740_992_i64;
-    let edges = prop::sample::select(vec![
-        Value::from(0.0),
-        Value::from(-0.0),
-        Value::from(5e-324),
-        Value::from(2.225_073_858_507_201e-308),
-        Value::from(f64::MIN_POSITIVE),
-        Value::from(1e308),
-        Value::from(f64::MAX),
-        Value::from(f64::MIN),
-        Value::from(f64::EPSILON),
-        Value::from((two_53 - 1) as f64),
-        Value::from((two_53 + 2) as f64),
-        Value::from(two_53 - 1),
-        Value::from(two_53 + 1),
-        Value::from(-two_53 - 1),
-        Value::from(i64::MIN),
-        Value::from(i64::MAX),
-        Value::from(u64::MAX),
-    ]);
+    let small = [0.0, -0.0, 5e-324, 2.225_073_858_507_201e-308, f64::MIN_POSITIVE, f64::EPSILON];
+    let large = [1e308, f64::MAX, f64::MIN, (two_53 - 1) as f64, (two_53 + 2) as f64];
+    let integers = [two_53 - 1, two_53 + 1, -two_53 - 1, i64::MIN, i64::MAX];
+    let floats = small.into_iter().chain(large).map(Value::from);
+    let edges = floats.chain(integers.map(Value::from)).chain([Value::from(u64::MAX)]);
+    let edges = prop::sample::select(edges.collect::<Vec<_>>());
     prop_oneof![
         edges,
         any::<i64>().prop_map(Value::from),
@@ -113,32 +100,9 @@ fn finite() -> impl Strategy<Value = f64> {
 
 /// All of Unicode, and what JSON escapes more often than chance has it.
 fn text() -> impl Strategy<Value = String> {
-    let odd = prop::sample::select(vec![
-        '\0',
-        '\u{1}',
-        '\u{8}',
-        '\t',
-        '\n',
-        '\r',
-        '\u{1f}',
-        '"',
-        '\\',
-        '/',
-        '\u{7f}',
-        '\u{80}',
-        '\u{2028}',
-        '\u{2029}',
-        '\u{d7ff}',
-        '\u{e000}',
-        '\u{feff}',
-        '\u{ffff}',
-        '\u{10000}',
-        '\u{10ffff}',
-        'é',
-        '😀',
-        '[',
-        '{',
-    ]);
+    let odd = "\0\u{1}\u{8}\t\n\r\u{1f}\"\\/\u{7f}\u{80}\u{2028}\u{2029}\u{d7ff}\u{e000}\u{feff}\
+               \u{ffff}\u{10000}\u{10ffff}é😀[{";
+    let odd = prop::sample::select(odd.chars().collect::<Vec<_>>());
     prop::collection::vec(prop_oneof![odd, any::<char>()], 0..12).prop_map(String::from_iter)
 }
 

@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime};
 
 use crate::common::integrity::assert_integrity;
 use crate::common::{
-    Folder, KillOnDrop, NOW, child, create, delete, hex, id_hash_of, live, merge, role, setting,
-    value,
+    Folder, KillOnDrop, NOW, child, create, delete, hex, id_hash_of, live, merge, on_threads, role,
+    setting, value,
 };
 use cloakroom::backend::{Committed, SessionIndex, Store};
 use cloakroom::event::{Event, EventKind, Events, Sink};
@@ -83,15 +83,11 @@ fn a_replaced_file_is_not_written_to_until_it_is_back() {
     assert!(live(&store, &id_hash).unwrap().is_some(), "reads of what was open go on");
     // No process reads the new file with the old one's log, or copies that log into it.
     let barrier = Barrier::new(4);
-    std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                barrier.wait();
-                for _ in 0..50 {
-                    let _ = live(&store, &id_hash);
-                    let _ = store.maintenance().unwrap().run();
-                }
-            });
+    on_threads(4, || {
+        barrier.wait();
+        for _ in 0..50 {
+            let _ = live(&store, &id_hash);
+            let _ = store.maintenance().unwrap().run();
         }
     });
     assert_eq!(fs::read(folder.database()).unwrap(), copy, "the new file is as it was");
@@ -100,10 +96,8 @@ fn a_replaced_file_is_not_written_to_until_it_is_back() {
     fs::rename(folder.database(), folder.path("copy.db")).unwrap();
     fs::rename(folder.path("away.db"), folder.database()).unwrap();
     assert!(matches!(merge(&store, &id_hash, &setting("n", 3)).unwrap(), Committed::Done { .. }));
-    assert_eq!(
-        (events.count(EventKind::FileMoved), events.count(EventKind::FileRecovered)),
-        (1, 1)
-    );
+    let counts = (events.count(EventKind::FileMoved), events.count(EventKind::FileRecovered));
+    assert_eq!(counts, (1, 1));
     drop(store);
     let (store, _) = open(&folder.database());
     let record = live(&store, &id_hash).unwrap().unwrap();
@@ -501,14 +495,10 @@ fn while_all_readers_are_in_use_the_next_one_is_busy() {
     // Under a rollback journal this keeps readers out.
     other.execute_batch("BEGIN EXCLUSIVE").unwrap();
     let barrier = Barrier::new(4);
-    std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                barrier.wait();
-                let error = live(&store, &id_hash).unwrap_err();
-                assert_eq!(error.kind(), ErrorKind::Busy, "{error:?}");
-            });
-        }
+    on_threads(4, || {
+        barrier.wait();
+        let error = live(&store, &id_hash).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Busy, "{error:?}");
     });
     other.execute_batch("COMMIT").unwrap();
     assert!(live(&store, &id_hash).unwrap().is_some());

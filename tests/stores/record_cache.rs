@@ -213,11 +213,8 @@ impl Several {
             let (id_hash, store) = (self.any_key(), self.dice.roll(self.stores.len()));
             let late = Duration::from_secs(60 * self.dice.roll(15) as u64);
             let now = self.now - late;
-            assert_eq!(
-                said(&self.stores[store], &id_hash, now),
-                said(&self.plain, &id_hash, now),
-                "store {store} after step {step}"
-            );
+            let actual = said(&self.stores[store], &id_hash, now);
+            assert_eq!(actual, said(&self.plain, &id_hash, now), "store {store} after step {step}");
         }
     }
 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use crate::common::integrity::assert_integrity;
 use crate::common::{
-    Folder, NOW, child, create, delete, live, merge, new_id_hash, new_session, role, setting,
-    sqlite, value,
+    Folder, NOW, child, create, delete, live, merge, new_id_hash, new_session, on_threads, role,
+    setting, sqlite, value,
 };
 use cloakroom::backend::{
     Action, Commit, Committed, Delta, Lookup, Missing, Page, SessionFilter, Store,
@@ -228,10 +228,8 @@ fn without_grace_the_old_key_is_dead_at_any_time() {
         };
         commit(&id_hash, Action::Create(new_session.clone()));
         commit(&id_hash, Action::Renew { to, realm: Realm::default(), grace_until: None });
-        assert!(matches!(
-            store.load(&id_hash, before_1970).unwrap(),
-            Lookup::Missing(Missing::Replaced { .. })
-        ));
+        let found = store.load(&id_hash, before_1970).unwrap();
+        assert!(matches!(found, Lookup::Missing(Missing::Replaced { .. })));
     }
 }
 
@@ -335,23 +333,15 @@ fn a_full_database_keeps_its_content_and_continues_later() {
 fn one_who_fails_in_a_group_does_not_fail_the_others() {
     let (_folder, store) = sqlite();
     let taken = create(&store, &Delta::new()).unwrap();
-    std::thread::scope(|scope| {
-        for _ in 0..8 {
-            scope.spawn(|| {
-                for _ in 0..100 {
-                    let (new_session, delta) = (new_session(), Delta::new());
-                    let again = Commit::new(
-                        &taken,
-                        Action::Create(new_session.clone()),
-                        delta.clone(),
-                        NOW,
-                    );
-                    let error = store.commit(&again).unwrap_err();
-                    assert_eq!(error.kind(), ErrorKind::Conflict, "{error:?}");
-                    let id_hash = create(&store, &setting("n", 1)).unwrap();
-                    assert!(live(&store, &id_hash).unwrap().is_some());
-                }
-            });
+    on_threads(8, || {
+        for _ in 0..100 {
+            let (new_session, delta) = (new_session(), Delta::new());
+            let again =
+                Commit::new(&taken, Action::Create(new_session.clone()), delta.clone(), NOW);
+            let error = store.commit(&again).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Conflict, "{error:?}");
+            let id_hash = create(&store, &setting("n", 1)).unwrap();
+            assert!(live(&store, &id_hash).unwrap().is_some());
         }
     });
     assert_eq!(store.index().unwrap().stats(NOW).unwrap().live, 801);
@@ -380,10 +370,8 @@ fn no_byte_of_an_id_is_in_the_files() {
     }
     // The id hash in the database cannot be presented as a cookie.
     let stolen = SessionId::parse(&encoded(to.as_bytes())).unwrap();
-    assert!(matches!(
-        store.load(&stolen.hash(Realm::default().tag()), NOW).unwrap(),
-        Lookup::Missing(Missing::NotFound { .. })
-    ));
+    let loaded = store.load(&stolen.hash(Realm::default().tag()), NOW).unwrap();
+    assert!(matches!(loaded, Lookup::Missing(Missing::NotFound { .. })));
 }
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
@@ -444,11 +432,8 @@ fn a_backup_taken_under_load_is_whole() {
     for id_hash in &id_hashes {
         assert!(live(&restored, id_hash).unwrap().is_some());
     }
-    assert_eq!(
-        store.admin().backup(&copy).unwrap_err().kind(),
-        ErrorKind::Invalid,
-        "never overwrites"
-    );
+    let refused = store.admin().backup(&copy).unwrap_err().kind();
+    assert_eq!(refused, ErrorKind::Invalid, "never overwrites");
     let nowhere = store.admin().backup(folder.path("missing/copy.db")).unwrap_err();
     assert_eq!(nowhere.kind(), ErrorKind::Unavailable);
     let memory = SqliteStore::in_memory().unwrap();

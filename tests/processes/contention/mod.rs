@@ -12,8 +12,8 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use crate::common::{
-    Folder, HOUR, KillOnDrop, NOW, child, create, hex, id_hash_of, live, merge, role, setting,
-    sqlite, value,
+    Folder, HOUR, KillOnDrop, NOW, child, create, hex, id_hash_of, live, merge, on_threads, role,
+    setting, sqlite, value,
 };
 use cloakroom::SqliteStore;
 use cloakroom::backend::{Action, Commit, Committed, Delta, LiveSession, Lookup, Store};
@@ -46,24 +46,20 @@ fn child_process() {
 fn write_as_fast_as_possible(store: &SqliteStore, threads: usize, time: Duration) -> u64 {
     let end = Instant::now() + time;
     let written = AtomicU64::new(0);
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                let id_hash = create(store, &Delta::new()).unwrap();
-                let mut n = 0_u64;
-                while Instant::now() < end {
-                    n += 1;
-                    let done = merge(store, &id_hash, &setting("n", n)).unwrap();
-                    assert!(matches!(done, Committed::Done { .. }));
-                    if n.is_multiple_of(10) {
-                        create(store, &setting("note", "x".repeat(200))).unwrap();
-                    }
-                }
-                let record = live(store, &id_hash).unwrap().unwrap();
-                assert_eq!(value::<u64>(&record, "n"), Some(n));
-                written.fetch_add(n, Ordering::Relaxed);
-            });
+    on_threads(threads, || {
+        let id_hash = create(store, &Delta::new()).unwrap();
+        let mut n = 0_u64;
+        while Instant::now() < end {
+            n += 1;
+            let done = merge(store, &id_hash, &setting("n", n)).unwrap();
+            assert!(matches!(done, Committed::Done { .. }));
+            if n.is_multiple_of(10) {
+                create(store, &setting("note", "x".repeat(200))).unwrap();
+            }
         }
+        let record = live(store, &id_hash).unwrap().unwrap();
+        assert_eq!(value::<u64>(&record, "n"), Some(n));
+        written.fetch_add(n, Ordering::Relaxed);
     });
     written.into_inner()
 }
@@ -150,29 +146,25 @@ fn a_sweep_does_not_report_its_wait_for_another_writer() {
 
 /// Works as `update` does: reads, computes, commits, and repeats on a revision mismatch.
 fn increment(store: &SqliteStore, id_hash: &SessionIdHash, threads: usize, times: u32) {
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                for _ in 0..times {
-                    let found = store.load(id_hash, NOW).unwrap();
-                    let Lookup::Live { session: LiveSession { mut record, .. }, .. } = found else {
-                        panic!("it lives");
-                    };
-                    loop {
-                        let next = value::<u32>(&record, "n").unwrap_or(0) + 1;
-                        let delta = setting("n", next);
-                        let mut commit = Commit::new(id_hash, Action::Merge, delta.clone(), NOW);
-                        commit.if_revision = Some(record.revision);
-                        match store.commit(&commit).unwrap() {
-                            Committed::RevisionMismatch(LiveSession { record: newer, .. }) => {
-                                record = newer
-                            }
-                            Committed::Done { .. } => break,
-                            other => panic!("{other:?}"),
-                        }
+    on_threads(threads, || {
+        for _ in 0..times {
+            let found = store.load(id_hash, NOW).unwrap();
+            let Lookup::Live { session: LiveSession { mut record, .. }, .. } = found else {
+                panic!("it lives");
+            };
+            loop {
+                let next = value::<u32>(&record, "n").unwrap_or(0) + 1;
+                let delta = setting("n", next);
+                let mut commit = Commit::new(id_hash, Action::Merge, delta.clone(), NOW);
+                commit.if_revision = Some(record.revision);
+                match store.commit(&commit).unwrap() {
+                    Committed::RevisionMismatch(LiveSession { record: newer, .. }) => {
+                        record = newer
                     }
+                    Committed::Done { .. } => break,
+                    other => panic!("{other:?}"),
                 }
-            });
+            }
         }
     });
 }

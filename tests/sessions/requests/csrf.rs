@@ -45,11 +45,8 @@ fn a_page_without_a_session_begins_one_and_its_form_is_accepted() {
         let mut token = String::new();
         let headers = browser.request(&app.sessions, |session| {
             token = session.csrf_token().unwrap();
-            assert_eq!(
-                session.verify_csrf(&token).unwrap(),
-                CsrfToken::Valid,
-                "in the same request too"
-            );
+            let verified = session.verify_csrf(&token).unwrap();
+            assert_eq!(verified, CsrfToken::Valid, "in the same request too");
             assert_eq!(app.store.all_calls(), 0, "it is stored at the end");
             assert!(session.keys().unwrap().is_empty(), "the application's names only");
         });
@@ -107,10 +104,8 @@ fn a_page_of_a_session_that_has_a_secret_writes_nothing() {
         });
         assert_eq!(app.store.calls(Call::Commit), commits);
         assert_eq!(app.store.calls(Call::Load), loads + 1, "it is read once");
-        assert_eq!(
-            headers.iter().collect::<Vec<_>>(),
-            [("Cache-Control", "no-store"), ("Vary", "Cookie")]
-        );
+        let fields = headers.iter().collect::<Vec<_>>();
+        assert_eq!(fields, [("Cache-Control", "no-store"), ("Vary", "Cookie")]);
     });
 }
 

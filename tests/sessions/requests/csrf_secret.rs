@@ -83,11 +83,8 @@ fn a_secret_stored_at_once_carries_no_other_change() {
         assert_eq!(session.get("m").unwrap(), Some(2));
         assert_eq!(session.get::<u32>("n").unwrap(), None);
         let other = browser.open(&app.sessions);
-        assert_eq!(
-            other.verify_csrf(&token).unwrap(),
-            CsrfToken::Valid,
-            "already, under the id from before"
-        );
+        let verified = other.verify_csrf(&token).unwrap();
+        assert_eq!(verified, CsrfToken::Valid, "already, under the id from before");
         assert_eq!((other.get("n").unwrap(), other.get::<u32>("m").unwrap()), (Some(1), None));
         browser.take(&complete(&app.sessions, &session));
         assert_eq!((app.n(&browser), get(&app.sessions, &browser, "m")), (None, Some(2)));

@@ -27,10 +27,8 @@ fn a_store_that_fails_at_the_end_is_an_error_and_no_cookie() {
             session.set("n", 1).unwrap();
             app.store.fail(Call::Commit, 1, kind);
             let error = app.sessions.close(&session, Outcome::Completed).unwrap_err();
-            assert_eq!(
-                (error.kind(), Adapter::new(&app.sessions).report_error(&error)),
-                (kind, status)
-            );
+            let reported = (error.kind(), Adapter::new(&app.sessions).report_error(&error));
+            assert_eq!(reported, (kind, status));
             assert_eq!(app.count(EventKind::RequestFailed), index as u64 + 1);
             let again = app.sessions.close(&session, Outcome::Completed).unwrap_err();
             assert_eq!(again.kind(), ErrorKind::Closed);
@@ -122,10 +120,8 @@ fn a_failed_load_is_an_error_and_never_a_cookie() {
             app.store.fail(Call::Load, 1, ErrorKind::Unavailable);
             let session = browser.open(&app.sessions);
             let error = read(&session).unwrap_err();
-            assert_eq!(
-                (error.kind(), app.sessions.status_of(&error)),
-                (ErrorKind::Unavailable, 503)
-            );
+            let reported = (error.kind(), app.sessions.status_of(&error));
+            assert_eq!(reported, (ErrorKind::Unavailable, 503));
             // A handler may swallow it.
             let headers = complete(&app.sessions, &session);
             assert_eq!((set_cookie(&headers), headers.vary_on.as_deref()), (None, Some("Cookie")));

@@ -114,11 +114,8 @@ fn a_storm_revives_nothing_and_loses_no_change() {
                     let (ended, lives) = live_and_end(store, known, round);
                     for _ in 0..20 {
                         for id_hash in &ended {
-                            assert_eq!(
-                                n(store, id_hash),
-                                None,
-                                "in round {round} a session is back"
-                            );
+                            let actual = n(store, id_hash);
+                            assert_eq!(actual, None, "in round {round} a session is back");
                         }
                         let is_live = |id_hash| live(store, id_hash).unwrap().is_some();
                         assert!(lives.as_ref().is_none_or(is_live), "in round {round}");

@@ -29,10 +29,8 @@ fn a_clear_holds_for_every_process_at_once() {
     let new = create(&other, &setting("n", 2)).unwrap();
     assert!(is_live(&one, &new), "what begins after a clear is found by all");
     assert!(is_absent(&other, &id_hash));
-    assert!(matches!(
-        merge(&other, &id_hash, &setting("n", 3)).unwrap(),
-        Committed::Missing(Missing::NotFound { .. })
-    ));
+    let answer = merge(&other, &id_hash, &setting("n", 3)).unwrap();
+    assert!(matches!(answer, Committed::Missing(Missing::NotFound { .. })));
 }
 
 #[test]

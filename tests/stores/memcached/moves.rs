@@ -138,10 +138,8 @@ fn a_request_that_stops_anywhere_leaves_one_live_id() {
                     );
                 }
                 // And what lives can be ended, for good.
-                assert!(matches!(
-                    delete(&stopped.store, &alive[0]).unwrap(),
-                    Committed::Deleted(_)
-                ));
+                let outcome = delete(&stopped.store, &alive[0]).unwrap();
+                assert!(matches!(outcome, Committed::Deleted(_)));
                 assert!(stopped.alive([&id_hash, &to]).is_empty(), "{what}");
             }
         }
@@ -370,10 +368,8 @@ fn what_is_reserved_does_not_live_and_goes_when_it_is_not_used() {
     stopped.proxy.plan(Plan::Pass);
     assert!(is_absent(&stopped.store, &to));
     assert!(is_live(&stopped.store, &id_hash), "the old id works as if nothing had been");
-    assert!(matches!(
-        merge(&stopped.store, &to, &setting("n", 2)).unwrap(),
-        Committed::Missing(Missing::NotFound { .. })
-    ));
+    let answer = merge(&stopped.store, &to, &setting("n", 2)).unwrap();
+    assert!(matches!(answer, Committed::Missing(Missing::NotFound { .. })));
     // A renewal that is overtaken by a sign-out leaves nothing behind.
     let (id_hash, to) = (stopped.session(Act::Renew), new_id_hash());
     let held = stopped.proxy.hold(2);

@@ -93,10 +93,8 @@ fn a_full_server_drops_sessions_as_a_whole_and_fails_no_request() {
     let found: Vec<bool> = id_hashes.iter().map(|id_hash| is_live(&store, id_hash)).collect();
     assert!(!found[0], "40 MB do not fit into 8");
     assert!(found[1990..].iter().all(|found| *found), "the newest are there");
-    assert!(matches!(
-        merge(&store, &id_hashes[0], &data).unwrap(),
-        Committed::Missing(Missing::NotFound { .. })
-    ));
+    let answer = merge(&store, &id_hashes[0], &data).unwrap();
+    assert!(matches!(answer, Committed::Missing(Missing::NotFound { .. })));
 }
 
 #[test]

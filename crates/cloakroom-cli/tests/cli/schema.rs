@@ -19,10 +19,8 @@ fn a_second_setup_changes_nothing() {
     assert_eq!(masked(&folder, &first), "set up: table cloakroom_sessions in FOLDER/app.db\n");
     begin(&open(&folder), None, DAY / 2);
     let again = done(&folder, &["setup"]);
-    assert_eq!(
-        masked(&folder, &again),
-        "already set up: table cloakroom_sessions in FOLDER/app.db\n"
-    );
+    let text = masked(&folder, &again);
+    assert_eq!(text, "already set up: table cloakroom_sessions in FOLDER/app.db\n");
     assert_eq!(count(&folder), 1);
 }
 
@@ -57,10 +55,8 @@ fn a_dry_run_lists_migrations_and_changes_nothing() {
     assert_eq!(would, "would apply migration 1, sessions\n");
     fails(&folder, &["stats"], 3);
     assert_eq!(done(&folder, &["migrate"]), "applied migration 1, sessions\n");
-    assert_eq!(
-        done(&folder, &["migrate"]),
-        "nothing to do: the tables have this version's schema\n"
-    );
+    let text = done(&folder, &["migrate"]);
+    assert_eq!(text, "nothing to do: the tables have this version's schema\n");
     done(&folder, &["stats"]);
 }
 
@@ -83,10 +79,8 @@ fn destructive_commands_ask_and_accept_only_yes() {
     }
     assert_eq!(count(&folder), 1);
     let ran = answered(&folder, &["clear"], "yes\n");
-    assert_eq!(
-        (ran.code, ran.out.as_str()),
-        (0, "ended 1 session in all realms, expired ones included\n")
-    );
+    let status = (ran.code, ran.out.as_str());
+    assert_eq!(status, (0, "ended 1 session in all realms, expired ones included\n"));
     assert_eq!(
         masked(&folder, &ran.err),
         "This ends 1 live session of table cloakroom_sessions in FOLDER/app.db, in all realms: \
