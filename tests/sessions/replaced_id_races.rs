@@ -25,8 +25,7 @@ fn at_once(app: &App, client: &Browser, acts: &[Act<'_>]) -> Vec<Browser> {
                     let session = client.open(&app.sessions);
                     barrier.wait();
                     act(app, &session);
-                    let browser = client.answered(&complete(&app.sessions, &session));
-                    browser
+                    client.answered(&complete(&app.sessions, &session))
                 })
             })
             .collect();

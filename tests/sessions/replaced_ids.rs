@@ -335,10 +335,7 @@ fn double_click(app: &App, client: &Browser, names: [&str; 2]) -> [Browser; 2] {
     for (session, name) in both.iter().zip(names) {
         sign_in(session, name);
     }
-    both.map(|session| {
-        let browser = client.answered(&complete(&app.sessions, &session));
-        browser
-    })
+    both.map(|session| client.answered(&complete(&app.sessions, &session)))
 }
 
 #[test]
@@ -427,8 +424,7 @@ fn a_sign_in_joins_one_that_read_the_time_later() {
             let (first, second) = thread::scope(|scope| {
                 let second = scope.spawn(|| {
                     sign_in(&session, "ada");
-                    let browser = client.answered(&complete(&app.sessions, &session));
-                    browser
+                    client.answered(&complete(&app.sessions, &session))
                 });
                 held.wait_until_reached();
                 app.clock.advance(after);
@@ -661,11 +657,10 @@ fn two_sign_ins_of_two_users_at_once_mix_nothing() {
         for round in 0..rounds() {
             let client = app.visitor(1);
             let sign = |name: &'static str| {
-                let browser = client.after(&app.sessions, |session| {
+                client.after(&app.sessions, |session| {
                     session.set("mine", name).unwrap();
                     sign_in(session, name);
-                });
-                browser
+                })
             };
             let (ada, zoe) = race(|| sign("ada"), || sign("zoe"));
             let mut carts = Vec::new();
