@@ -59,8 +59,7 @@ fn back_shows_the_dead_form_where_form_pages_may_be_kept() {
         tab.back();
         assert_eq!(tab.page().user.as_deref(), Some("ada"));
         tab.sign_out();
-        let answer = tab.script("return document.body.textContent");
-        assert_eq!(answer, "This form has expired.");
+        assert_eq!(tab.script("return document.body.textContent"), "This form has expired.");
     });
 }
 

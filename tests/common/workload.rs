@@ -137,12 +137,8 @@ impl<'w> Worker<'w> {
         let change = Change::Create { session: session.clone(), id_hash, brief: false };
         self.carry_out(&change, |worker| {
             let delta = worker.data(0);
-            worker.store.commit(&Commit::new(
-                &id_hash,
-                Action::Create(new_session.clone()),
-                delta,
-                NOW,
-            ))?;
+            let create = Action::Create(new_session.clone());
+            worker.store.commit(&Commit::new(&id_hash, create, delta, NOW))?;
             let (public_id, seen) = (new_session.public_id, NOW.as_millis());
             let (replaced, user, idp_session_id) = (VecDeque::new(), None, None);
             worker.sessions.push(Own {
@@ -186,12 +182,8 @@ impl<'w> Worker<'w> {
             (own.n, own.user, own.idp_session_id) = (n, user.clone(), None);
             let mut delta = setting("n", n);
             delta.set_user(user);
-            let merged = worker.store.commit(&Commit::new(
-                &own.id_hash,
-                Action::Merge,
-                delta.clone(),
-                NOW,
-            ))?;
+            let merge = Commit::new(&own.id_hash, Action::Merge, delta.clone(), NOW);
+            let merged = worker.store.commit(&merge)?;
             Ok(answer(&merged))
         })
     }
@@ -302,12 +294,8 @@ impl<'w> Worker<'w> {
         let change = Change::Create { session: session.clone(), id_hash, brief: true };
         self.carry_out(&change, |worker| {
             let delta = setting("n", 0);
-            worker.store.commit(&Commit::new(
-                &id_hash,
-                Action::Create(new_session.clone()),
-                delta,
-                NOW,
-            ))?;
+            let create = Action::Create(new_session.clone());
+            worker.store.commit(&Commit::new(&id_hash, create, delta, NOW))?;
             Ok(Answer::Done)
         })?;
         self.carry_out(&Change::Sweep { session }, |worker| {

@@ -224,8 +224,7 @@ fn dropping_the_manager_writes_the_activity_that_is_pending() {
         drop(clone);
         assert_eq!(store.touched(), 10);
         clock.set(NOW + HOUR * 25 - MILLI);
-        let stats = store.inner().index().unwrap().stats(clock.now()).unwrap();
-        assert_eq!(stats.live, 10);
+        assert_eq!(store.inner().index().unwrap().stats(clock.now()).unwrap().live, 10);
         drop((store, folder));
     });
 }
@@ -309,8 +308,7 @@ fn a_running_sweep_holds_up_no_request() {
 fn sweeps_less_than_a_millisecond_apart_are_refused() {
     for wrong in [Duration::ZERO, Duration::from_micros(999)] {
         let builder = cloakroom::SessionManager::builder(cloakroom::MemoryStore::new());
-        let error = builder.sweep_every(wrong).build().unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert_eq!(builder.sweep_every(wrong).build().unwrap_err().kind(), ErrorKind::Invalid);
     }
 }
 

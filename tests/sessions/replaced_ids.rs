@@ -406,8 +406,7 @@ fn a_sign_in_joins_one_that_was_done_while_it_was_computed() {
             sign_in(session, "ada");
         });
         sign_in(&late, "ada");
-        let second = client.answered(&complete(&app.sessions, &late));
-        assert_eq!(first.cookie, second.cookie);
+        assert_eq!(first.cookie, client.answered(&complete(&app.sessions, &late)).cookie);
         assert_eq!(app.n(&first), Some(12), "both changes count");
     });
 }
@@ -623,12 +622,10 @@ fn a_failing_store_signs_no_user_in_by_a_join() {
         late.set("b", 1).unwrap();
         first.request(&app.sessions, |session| sign_in(session, "ada"));
         app.store.fail(Call::Commit, 1, ErrorKind::Unavailable);
-        let error = late.sign_in(user("ada")).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert_eq!(late.sign_in(user("ada")).unwrap_err().kind(), ErrorKind::Unavailable);
         assert_eq!(late.user().unwrap(), None);
         assert_eq!(late.sign_in(user("ada")).unwrap(), SignIn::Done);
-        let second = client.answered(&complete(&app.sessions, &late));
-        assert_eq!(second.cookie, first.cookie);
+        assert_eq!(client.answered(&complete(&app.sessions, &late)).cookie, first.cookie);
     });
 }
 

@@ -319,8 +319,7 @@ fn update_now_that_is_not_stored_is_not_stored_later() {
             session.update("n", |n: Option<u32>| n.unwrap() + 10).unwrap();
             session.set("other", 1).unwrap();
             app.store.fail(Call::Commit, 1, ErrorKind::Busy);
-            let error = session.update_now("n", add_one).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Busy);
+            assert_eq!(session.update_now("n", add_one).unwrap_err().kind(), ErrorKind::Busy);
             assert_eq!(session.get("n").unwrap(), Some(11), "the update before it goes on");
         });
         assert_eq!(app.n(&browser), Some(11));

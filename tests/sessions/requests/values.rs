@@ -261,8 +261,7 @@ fn a_null_inside_of_a_value_is_of_a_wrong_type() {
         let mut browser = app.visitor(1);
         browser.request(&app.sessions, |session| session.set("x", [Some(1), None]).unwrap());
         browser.request(&app.sessions, |session| {
-            let error = session.get::<Vec<u32>>("x").unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::WrongType);
+            assert_eq!(session.get::<Vec<u32>>("x").unwrap_err().kind(), ErrorKind::WrongType);
         });
     });
 }
@@ -316,8 +315,7 @@ fn take_of_a_value_of_a_wrong_type_leaves_it() {
     on_both_stores(defaults, |app| {
         let mut browser = app.visitor(1);
         browser.request(&app.sessions, |session| {
-            let error = session.take::<String>("n").unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::WrongType);
+            assert_eq!(session.take::<String>("n").unwrap_err().kind(), ErrorKind::WrongType);
         });
         assert_eq!(app.n(&browser), Some(1));
     });

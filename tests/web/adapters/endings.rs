@@ -32,8 +32,7 @@ fn a_cookie_from_before_a_sign_out_is_not_signed_in_after_it() {
     everywhere(|site| {
         let mut browser = site.visitor("/sign-in:ada/count");
         let recorded = browser.id().to_owned();
-        let response = browser.post("/destroy/redirect");
-        assert_eq!(response.one("Set-Cookie"), Some(REMOVAL));
+        assert_eq!(browser.post("/destroy/redirect").one("Set-Cookie"), Some(REMOVAL));
         assert_eq!((browser.id.as_ref(), site.sessions()), (None, 0));
         for _ in 0..2 {
             assert_eq!(site.read("/who/visits", cookie(&recorded)), "none\n0");
@@ -49,8 +48,7 @@ fn a_flash_after_a_sign_out_begins_an_anonymous_session() {
     everywhere(|site| {
         let mut browser = site.visitor("/sign-in:ada/count");
         let before = browser.id().to_owned();
-        let response = browser.post("/destroy/flash:bye/redirect");
-        assert_eq!(response.all("Set-Cookie").len(), 1);
+        assert_eq!(browser.post("/destroy/flash:bye/redirect").all("Set-Cookie").len(), 1);
         assert_ne!(browser.id(), before);
         assert_eq!(browser.get("/who/visits/flashes").text(), "none\n0\nbye");
         assert_eq!(browser.get("/flashes").text(), "", "read once");

@@ -195,6 +195,5 @@ fn another_request_within_a_request_gets_its_own_session() {
             }))
         })
     });
-    let response = send(server.address, &Sent::get("/")).unwrap();
-    assert_eq!(response.text(), "true 0 0");
+    assert_eq!(send(server.address, &Sent::get("/")).unwrap().text(), "true 0 0");
 }

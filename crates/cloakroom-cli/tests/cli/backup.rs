@@ -283,8 +283,7 @@ fn a_killed_restore_changes_everything_or_nothing() {
     assert!(is_live(&store, &begun));
     // If it was killed in time, `doctor` finds its unfinished file.
     let left = strangers(&folder).into_iter().any(|name| name.ends_with(".partial"));
-    let reported = run(&folder, &["doctor"]).out.contains(".partial was not finished");
-    assert_eq!(reported, left);
+    assert_eq!(run(&folder, &["doctor"]).out.contains(".partial was not finished"), left);
 }
 
 /// Interrupts a restore when `now` returns true. Returns whether that was in time.
