@@ -156,7 +156,7 @@ fn a_page_that_the_browser_prefetches_takes_no_message_away() {
     });
 }
 
-/// Where the user is signed in, as the page shows: for each place whether it is this one.
+/// The user's sessions on the page: true for the one of this tab.
 #[track_caller]
 fn places(tab: &Tab<'_>) -> Vec<bool> {
     let script = "return [...document.querySelectorAll('li')].map(

@@ -40,7 +40,7 @@ struct Verb {
 #[derive(Debug, Default)]
 pub struct Faults {
     verbs: [Verb; Call::COUNT],
-    /// Where the next commit waits when it is done.
+    /// The gate at which the next commit waits when it is done.
     commit_answer: Mutex<Option<Gate>>,
     /// Commits and revocations are done and say that they failed.
     hides_success: AtomicBool,

@@ -178,7 +178,7 @@ impl FromStr for Said {
 struct Now {
     id_hash: SessionIdHash,
     n: u64,
-    /// When it was last known to be seen, if that is known.
+    /// The time of its last activity, if that is known.
     seen: Option<i64>,
     user: Option<String>,
 }

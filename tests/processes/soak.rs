@@ -36,7 +36,7 @@ fn child_process() {
     serve(&role, sessions.build().unwrap());
 }
 
-/// Where the service is, and how long its answers took.
+/// The address of the service, and the times of its answers.
 struct Service {
     address: RwLock<SocketAddr>,
     over: AtomicBool,

@@ -275,7 +275,7 @@ fn two_managers_of_one_cookie_name_do_not_launch() {
     }
 }
 
-// Where nothing ends the request.
+// Requests that nothing ends.
 
 #[get("/free")]
 fn free() -> &'static str {

@@ -1,4 +1,4 @@
-//! When sessions end, and what keeps them alive.
+//! The limits of sessions, and the activity that keeps them alive.
 
 use std::time::Duration;
 

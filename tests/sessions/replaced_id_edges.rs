@@ -198,9 +198,8 @@ fn a_double_clicked_sign_in_succeeds_during_a_rename() {
 #[test]
 fn a_write_opened_within_the_grace_takes_no_new_session() {
     on_every_store(with_grace, |app| {
-        let mut new = app.signed_in("ada");
-        let old = new.clone();
-        new.request(&app.sessions, |session| session.renew().unwrap());
+        let old = app.signed_in("ada");
+        old.clone().request(&app.sessions, |session| session.renew().unwrap());
         app.clock.advance(GRACE - SECOND);
         let slow = old.open(&app.sessions);
         app.clock.advance(SECOND * 2);
@@ -215,9 +214,8 @@ fn a_request_opened_within_the_grace_ends_no_session() {
     let configure =
         |builder: SessionManagerBuilder| with_grace(builder).end_session_on_replaced_id(true);
     on_every_store(configure, |app| {
-        let mut new = app.signed_in("ada");
-        let old = new.clone();
-        new.request(&app.sessions, |session| session.renew().unwrap());
+        let old = app.signed_in("ada");
+        let new = old.after(&app.sessions, |session| session.renew().unwrap());
         app.clock.advance(GRACE - SECOND);
         let slow = old.open(&app.sessions);
         slow.set("n", 2).unwrap();
@@ -273,9 +271,8 @@ fn a_sink_that_panics_takes_no_id_from_a_sign_in() {
 #[test]
 fn a_planted_late_id_makes_no_write_in_flight_a_new_session() {
     on_every_store(defaults, |app| {
-        let mut planted = app.visitor(1);
-        let first = planted.clone();
-        planted.request(&app.sessions, |session| session.renew().unwrap());
+        let first = app.visitor(1);
+        first.clone().request(&app.sessions, |session| session.renew().unwrap());
         app.clock.advance(SECOND * 11);
         let old = app.signed_in("ada");
         old.clone().request(&app.sessions, |session| session.renew().unwrap());

@@ -329,7 +329,7 @@ fn an_update_that_fails_changes_nothing() {
     });
 }
 
-/// That a `T` is read from a value if it is one, nothing from a null, and else an error.
+/// Checks that a `T` is read from a value if it is one, nothing from a null, and else an error.
 fn reads<T: serde::de::DeserializeOwned + PartialEq + Debug>(
     session: &Session,
     value: &Value,

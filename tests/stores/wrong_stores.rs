@@ -64,11 +64,8 @@ fn a_store_that_upserts_breaks_no_resurrection() {
     says(&failures, "no-resurrection:", logout);
     says(&failures, "no-resurrection:", "[nothing_brings_back_a_swept_session]");
     says(&failures, "no-resurrection:", "[nothing_brings_back_a_revoked_session]");
-    says(
-        &failures,
-        "no-resurrection:",
-        "a merge at the moment of a delete brought the session back",
-    );
+    let delete = "a merge at the moment of a delete brought the session back";
+    says(&failures, "no-resurrection:", delete);
     says(&failures, "strict-ids:", "a merge under an unknown id returned Done, not NotFound");
 }
 
@@ -250,11 +247,8 @@ impl SessionIndex for UsersByPrefix {
     ) -> Result<Vec<SessionIdHash>> {
         let mut id_hashes = Vec::new();
         for summary in self.matching(which, now)? {
-            id_hashes.extend(self.right.revoke(
-                &SessionFilter::PublicId(&summary.public_id),
-                except,
-                now,
-            )?);
+            let which = SessionFilter::PublicId(&summary.public_id);
+            id_hashes.extend(self.right.revoke(&which, except, now)?);
         }
         Ok(id_hashes)
     }
@@ -299,11 +293,8 @@ impl StoreWrapper for ForgetsReplacedIds {
 #[test]
 fn a_store_that_forgets_replaced_ids_breaks_atomic_renewal() {
     let failures = failures_of::<ForgetsReplacedIds>();
-    says(
-        &failures,
-        "atomic-renewal:",
-        "the replaced id of a renewal is not Replaced: a load returns NotFound",
-    );
+    let renewal = "the replaced id of a renewal is not Replaced: a load returns NotFound";
+    says(&failures, "atomic-renewal:", renewal);
 }
 
 /// Panics where it should say no.

@@ -64,9 +64,8 @@ fn a_destroy_ends_every_session_that_the_request_presented() {
 #[test]
 fn a_cookie_from_before_a_sign_out_is_signed_in_nowhere() {
     on_both_stores(defaults, |app| {
-        let mut browser = app.signed_in("ada");
-        let recorded = browser.clone();
-        browser.request(&app.sessions, |session| session.destroy().unwrap());
+        let recorded = app.signed_in("ada");
+        recorded.clone().request(&app.sessions, |session| session.destroy().unwrap());
         assert_eq!(who(&app.sessions, &recorded), None);
         let headers = recorded.clone().request(&app.sessions, |s| s.set("n", 1).unwrap());
         assert_ne!(issued(&headers).0, recorded.id());
@@ -113,9 +112,8 @@ fn a_destroy_and_a_commit_before_the_flash_come_to_the_same() {
 #[test]
 fn a_sign_in_after_a_destroy_in_one_request_begins_anew() {
     on_both_stores(defaults, |app| {
-        let mut browser = app.signed_in("ada");
-        let old = browser.clone();
-        browser.request(&app.sessions, |session| session.set("n", 1).unwrap());
+        let old = app.signed_in("ada");
+        let mut browser = old.after(&app.sessions, |session| session.set("n", 1).unwrap());
         browser.request(&app.sessions, |session| {
             session.destroy().unwrap();
             sign_in(session, "ben");

@@ -9,7 +9,7 @@ use crate::common::app::{App, Browser, complete, defaults, get, on_both_stores, 
 use crate::common::faulty::Call;
 use crate::common::{merge, setting};
 
-fn texts(session: &Session) -> Vec<String> {
+pub(super) fn texts(session: &Session) -> Vec<String> {
     session.flashes().unwrap().into_iter().map(|flash| flash.text).collect()
 }
 

@@ -543,10 +543,9 @@ fn an_id_is_renewed_before_its_cookie_expires() {
         }
         assert_eq!(days, [200, 400, 600]);
     });
-    on_both_stores(
-        |builder| builder.lifetime(idle.with_absolute(DAY * 401)),
-        |app| assert_eq!(renewed_after(&app), Some(200)),
-    );
+    let configure =
+        |builder: SessionManagerBuilder| builder.lifetime(idle.with_absolute(DAY * 401));
+    on_both_stores(configure, |app| assert_eq!(renewed_after(&app), Some(200)));
     // Where the cookie lasts as long as the session there is nothing to do: the next id is that of
     // the next session.
     let configure =
@@ -555,10 +554,8 @@ fn an_id_is_renewed_before_its_cookie_expires() {
         assert_eq!(renewed_after(&app), Some(400));
         assert_eq!(app.count(EventKind::Renewed), 0);
     });
-    on_both_stores(
-        |builder| builder.lifetime(idle).persistent(false),
-        |app| assert_eq!(renewed_after(&app), None),
-    );
+    let configure = |builder: SessionManagerBuilder| builder.lifetime(idle).persistent(false);
+    on_both_stores(configure, |app| assert_eq!(renewed_after(&app), None));
 }
 
 #[test]

@@ -3,11 +3,8 @@
 use cloakroom::http::{Adapter, RequestHead};
 use cloakroom::{Session, SessionManager};
 
+use super::flashes::texts;
 use crate::common::app::{Browser, complete, defaults, on_both_stores};
-
-fn texts(session: &Session) -> Vec<String> {
-    session.flashes().unwrap().into_iter().map(|flash| flash.text).collect()
-}
 
 fn in_advance(sessions: &SessionManager, browser: &Browser) -> Session {
     let head = RequestHead::from(browser.cookie.as_deref());

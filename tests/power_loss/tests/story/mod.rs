@@ -91,7 +91,7 @@ impl State {
 /// Something that was acknowledged.
 #[derive(Debug)]
 struct Acknowledged {
-    /// Where on the tape.
+    /// The place on the tape.
     at: usize,
     /// The state from which on it is there.
     state: usize,
