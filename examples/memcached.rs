@@ -1,5 +1,5 @@
-//! Processes that share their sessions through memcached: a user who signs in at one is signed in at
-//! the other. The application is that of `examples/rouille.rs`.
+//! Processes that share their sessions through memcached: a user who signs in at one is signed in
+//! at the other. The application is that of `examples/rouille.rs`.
 //!
 //! `cargo run --release --features rouille,memcached --example memcached`, twice, the second time
 //! with `CLOAKROOM_ADDR=127.0.0.1:8001`; then open both addresses. `CLOAKROOM_MEMCACHED` names the

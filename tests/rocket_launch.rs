@@ -1,5 +1,5 @@
-//! Mistakes that stop a launch of Rocket, and their messages. A program of its own, because it keeps
-//! what is logged.
+//! Mistakes that stop a launch of Rocket, and their messages. A program of its own, because it
+//! keeps what is logged.
 
 use std::sync::{Mutex, Once};
 
@@ -46,7 +46,7 @@ fn admin_status(sessions: ManagerOf<'_, Admin>) -> String {
     format!("{sessions:?}")
 }
 
-/// What was logged by launches.
+/// The lines that launches logged.
 fn logged() -> &'static Mutex<Vec<String>> {
     struct Kept;
     static LINES: Mutex<Vec<String>> = Mutex::new(vec![]);

@@ -37,7 +37,7 @@ const SHARED_NAMES: &[(&str, &str)] =
 const BANNED_WORDS: &[&str] =
     &["anybody", "everybody", "liar", "nobody", "rung", "somebody", "told", "truth", "whoever"];
 
-/// Where those words may occur.
+/// The files that may have those words.
 const BANNED_WORDS_ALLOWED: &[&str] = &["tests/tidy.rs"];
 
 /// The most characters that the name of a test may have.

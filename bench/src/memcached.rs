@@ -99,16 +99,16 @@ pub fn run(quick: bool, report: &mut Report) {
     }
     let server = Server::start();
     let store = MemcachedStore::builder().servers([&server.1]).open().expect("open");
-    let keys = fill(&store, if quick { 2_000 } else { 20_000 });
+    let ids = fill(&store, if quick { 2_000 } else { 20_000 });
     let client = MetaClient::builder().max_idle(16).connect(server.1.as_str()).expect("connect");
     // A value as long as the store's.
-    let (record, _) = match store.load(&keys[0], NOW) {
+    let (record, _) = match store.load(&ids[0], NOW) {
         Ok(Lookup::Live { session: LiveSession { record, id_hash }, .. }) => {
             (record.to_json(), id_hash)
         }
         _ => panic!("it is there"),
     };
-    let names: Vec<String> = keys.iter().map(|id_hash| format!("raw:{id_hash:?}")).collect();
+    let names: Vec<String> = ids.iter().map(|id_hash| format!("raw:{id_hash:?}")).collect();
     for name in &names {
         client.set(name, &record).ttl(Ttl::secs(86_400)).send().expect("it is stored");
     }
@@ -116,7 +116,7 @@ pub fn run(quick: bool, report: &mut Report) {
     for (name, threads) in [("memcached_load_1t", 1), ("memcached_load_8t", 8)] {
         if report.wants(name) {
             let ours =
-                || per_operation(threads, slice, random, |random| load(&store, random.pick(&keys)));
+                || per_operation(threads, slice, random, |random| load(&store, random.pick(&ids)));
             let raw = || {
                 per_operation(threads, slice, random, |random| {
                     let got = client.get(random.pick(&names)).send().expect("it is read");
@@ -130,7 +130,7 @@ pub fn run(quick: bool, report: &mut Report) {
         let ours = || {
             per_operation(1, slice, random, |random| {
                 let n = random.next();
-                merge(&store, random.pick(&keys), n);
+                merge(&store, random.pick(&ids), n);
             })
         };
         let raw = || {
@@ -149,8 +149,8 @@ pub fn run(quick: bool, report: &mut Report) {
     if report.wants("memcached_sqlite") {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let sqlite = SqliteStore::open(folder.path().join("app.db")).expect("open");
-        let rows = fill(&sqlite, keys.len().min(2_000));
-        let ours = || per_operation(1, slice, random, |random| load(&store, random.pick(&keys)));
+        let rows = fill(&sqlite, ids.len().min(2_000));
+        let ours = || per_operation(1, slice, random, |random| load(&store, random.pick(&ids)));
         let local = || per_operation(1, slice, random, |random| load(&sqlite, random.pick(&rows)));
         let pairs = interleaved(rounds, ours, local);
         add(report, "memcached_sqlite", Goal::AtLeast(1.0), &pairs, "SQLite load");
@@ -163,21 +163,21 @@ fn down(rounds: usize, slice: Duration, report: &mut Report) {
     let backing = SqliteStore::open(folder.path().join("app.db")).expect("open");
     let cache = MemcachedStore::builder().servers([&server.1]).open().expect("open");
     let store = CachedStore::new(cache, backing.clone());
-    let keys = fill(&store, 2_000);
-    keys.iter().for_each(|id_hash| load(&store, id_hash));
+    let ids = fill(&store, 2_000);
+    ids.iter().for_each(|id_hash| load(&store, id_hash));
     server.freeze();
     // The first reads wait for the timeout, then the circuit breaker opens.
-    keys.iter().take(10).for_each(|id_hash| load(&store, id_hash));
-    fn request(store: &impl Store, keys: &[SessionIdHash], random: &mut Random) {
-        let (id_hash, n) = (random.pick(keys), random.next());
+    ids.iter().take(10).for_each(|id_hash| load(&store, id_hash));
+    fn request(store: &impl Store, ids: &[SessionIdHash], random: &mut Random) {
+        let (id_hash, n) = (random.pick(ids), random.next());
         load(store, id_hash);
         merge(store, id_hash, n);
     }
     let random = |thread| Random::new(thread as u64 + 1);
     let pairs = interleaved(
         rounds,
-        || per_operation(1, slice, random, |random| request(&store, &keys, random)),
-        || per_operation(1, slice, random, |random| request(&backing, &keys, random)),
+        || per_operation(1, slice, random, |random| request(&store, &ids, random)),
+        || per_operation(1, slice, random, |random| request(&backing, &ids, random)),
     );
     let more = (pairs.a - pairs.b) / 1e3;
     let from = format!("microseconds more than the {:.1} us without a cache", pairs.b / 1e3);
@@ -187,10 +187,10 @@ fn down(rounds: usize, slice: Duration, report: &mut Report) {
     let (mut random, began) = (Random::new(7), Instant::now());
     while began.elapsed() < Duration::from_secs(5) {
         let one = Instant::now();
-        request(&store, &keys, &mut random);
+        request(&store, &ids, &mut random);
         with.push(one.elapsed().as_nanos() as f64);
         let one = Instant::now();
-        request(&backing, &keys, &mut random);
+        request(&backing, &ids, &mut random);
         without.push(one.elapsed().as_nanos() as f64);
     }
     let slow = |mut times: Vec<f64>| {

@@ -1,4 +1,4 @@
-//! How long a service's requests wait while an operator's command runs in another process. The
+//! The waits of a service's requests while an operator's command runs in another process. The
 //! figures are milliseconds and not ratios, because they include fixed waiting times.
 
 use std::path::Path;

@@ -3,13 +3,13 @@
 use crate::common::Folder;
 use crate::common::chromium::{Chromium, Programs, Tab};
 use crate::rounds;
-use crate::site::{BrowserSite, Server, Setting};
+use crate::site::{BrowserSite, ServerKind, Setting};
 
 /// Runs a test on each adapter set up like this.
 fn on_each_adapter(setting: Setting, test: impl Fn(&Tab<'_>, &BrowserSite)) {
     let Some(programs) = Programs::find() else { return };
     let chromium = Chromium::start(&programs);
-    for server in Server::TWO {
+    for server in ServerKind::TWO {
         println!("{server:?}");
         chromium.forget_cookies();
         let folder = Folder::new();
@@ -59,8 +59,7 @@ fn back_shows_the_dead_form_where_form_pages_may_be_kept() {
         tab.back();
         assert_eq!(tab.page().user.as_deref(), Some("ada"));
         tab.sign_out();
-        let answer = tab.script("return document.body.textContent");
-        assert_eq!(answer, "This form has expired.");
+        assert_eq!(tab.script("return document.body.textContent"), "This form has expired.");
     });
 }
 

@@ -4,13 +4,13 @@
 use crate::common::Folder;
 use crate::common::chromium::{Chromium, Page, Programs};
 use crate::places;
-use crate::site::{BrowserSite, Server, Setting};
+use crate::site::{BrowserSite, ServerKind, Setting};
 
 #[test]
 fn a_user_with_forty_other_cookies_can_do_everything() {
     let Some(programs) = Programs::find() else { return };
     let folder = Folder::new();
-    let site = BrowserSite::start(Server::RocketHttp2, Setting::Defaults, &folder);
+    let site = BrowserSite::start(ServerKind::RocketHttp2, Setting::Defaults, &folder);
     let browsers = [Chromium::start(&programs), Chromium::start(&programs)];
     let [desk, phone] = browsers.each_ref().map(Chromium::tab);
     for tab in [&desk, &phone] {

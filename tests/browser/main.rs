@@ -22,8 +22,8 @@ use crate::common::example::{CookieKind, Example};
 /// All that are the same application; `cargo test` builds them.
 const EXAMPLES: &[&str] = &["rouille", "rocket"];
 
-/// How often a test repeats what it does on each server: `CLOAKROOM_BROWSER_ROUNDS` times, or as
-/// few times as it says itself.
+/// The number of repetitions of a test on each server: `CLOAKROOM_BROWSER_ROUNDS`, or `few` without
+/// it.
 fn rounds(few: usize) -> usize {
     env::var("CLOAKROOM_BROWSER_ROUNDS").map_or(few, |rounds| rounds.parse().unwrap())
 }
@@ -54,12 +54,24 @@ fn start(name: &str, folder: &Folder) -> Example {
     Example::start(name, folder, CookieKind::Default)
 }
 
+/// An example, and a tab that shows its first page.
+fn visit<'c>(chromium: &'c Chromium, name: &str, folder: &Folder) -> (Example, Tab<'c>) {
+    let server = start(name, folder);
+    let tab = chromium.tab();
+    tab.open(&server.url("localhost"));
+    (server, tab)
+}
+
+#[track_caller]
+fn assert_without_warning(server: Example) {
+    let log = server.stop();
+    assert!(!log.iter().any(|line| line.contains(WARNING)), "{log:#?}");
+}
+
 #[test]
 fn a_sign_in_is_confirmed_once_and_gives_another_id() {
     everywhere(|chromium, name, folder| {
-        let server = start(name, folder);
-        let tab = chromium.tab();
-        tab.open(&server.url("localhost"));
+        let (_server, tab) = visit(chromium, name, folder);
         assert_eq!(tab.page(), Page::new(1, None, &[]));
         tab.look(&format!("{name}-anonymous"));
         tab.reload();
@@ -81,7 +93,7 @@ fn a_sign_in_is_confirmed_once_and_gives_another_id() {
         assert_eq!(tab.page(), Page::new(5, "ada", &[]));
         assert_eq!(tab.cookie().value, after.value);
 
-        // Who knew the id from before knows nothing now.
+        // The id from before the sign-in is of no use now.
         tab.take_cookie(&before);
         tab.reload();
         assert_eq!(tab.page(), Page::new(1, None, &[]));
@@ -116,9 +128,7 @@ fn a_sign_out_in_one_tab_signs_out_the_other() {
 #[test]
 fn a_page_that_the_browser_prefetches_takes_no_message_away() {
     everywhere(|chromium, name, folder| {
-        let server = start(name, folder);
-        let tab = chromium.tab();
-        tab.open(&server.url("localhost"));
+        let (server, tab) = visit(chromium, name, folder);
         assert_eq!(tab.page(), Page::new(1, None, &[]));
         tab.type_into("input[name=user]", "ada");
         tab.type_into("input[name=password]", "demo");
@@ -146,7 +156,7 @@ fn a_page_that_the_browser_prefetches_takes_no_message_away() {
     });
 }
 
-/// Where the user is signed in, as the page shows: for each place whether it is this one.
+/// The user's sessions on the page: true for the one of this tab.
 #[track_caller]
 fn places(tab: &Tab<'_>) -> Vec<bool> {
     let script = "return [...document.querySelectorAll('li')].map(
@@ -197,9 +207,7 @@ fn a_user_sees_all_sessions_and_ends_one_of_them_or_all_others() {
 #[test]
 fn a_form_without_the_sessions_token_is_refused() {
     everywhere(|chromium, name, folder| {
-        let server = start(name, folder);
-        let tab = chromium.tab();
-        tab.open(&server.url("localhost"));
+        let (server, tab) = visit(chromium, name, folder);
         let forge = |value: &str| {
             let script = "document.querySelectorAll('input[name=csrf]').forEach(i => i.value = V)";
             tab.script(&script.replace('V', &format!("'{value}'")));
@@ -225,9 +233,7 @@ fn a_form_without_the_sessions_token_is_refused() {
 #[test]
 fn a_user_stays_signed_in_over_restarts_and_kills() {
     everywhere(|chromium, name, folder| {
-        let server = start(name, folder);
-        let tab = chromium.tab();
-        tab.open(&server.url("localhost"));
+        let (server, tab) = visit(chromium, name, folder);
         tab.sign_in("ada", "demo");
         assert_eq!(tab.page().visits, 2);
         server.stop();
@@ -251,7 +257,7 @@ fn assert_default_cookie(tab: &Tab<'_>, host: &str, example: &str) {
     assert_as_every_cookie(tab, host);
 }
 
-/// What holds for both cookies, the default one and that for plain HTTP.
+/// Checks the properties that the default cookie and that for plain HTTP share.
 #[track_caller]
 fn assert_as_every_cookie(tab: &Tab<'_>, host: &str) {
     let cookie = tab.cookie();
@@ -265,20 +271,24 @@ fn assert_as_every_cookie(tab: &Tab<'_>, host: &str) {
     assert_eq!(tab.script("return document.cookie"), "");
 }
 
+#[track_caller]
+fn assert_default_cookie_over_a_sign_in(tab: &Tab<'_>, url: &str, host: &str, example: &str) {
+    tab.open(url);
+    assert_default_cookie(tab, host, example);
+    tab.sign_in("ada", "demo");
+    assert_eq!(tab.page(), Page::new(2, "ada", &["You are signed in."]));
+    assert_default_cookie(tab, host, example);
+}
+
 #[test]
 fn the_default_cookie_works_over_plain_http_to_this_machine() {
     everywhere(|chromium, name, folder| {
         let server = start(name, folder);
         let tab = chromium.tab();
         for host in ["localhost", "127.0.0.1"] {
-            tab.open(&server.url(host));
-            assert_default_cookie(&tab, host, name);
-            tab.sign_in("ada", "demo");
-            assert_eq!(tab.page(), Page::new(2, "ada", &["You are signed in."]));
-            assert_default_cookie(&tab, host, name);
+            assert_default_cookie_over_a_sign_in(&tab, &server.url(host), host, name);
         }
-        let log = server.stop();
-        assert!(!log.iter().any(|line| line.contains(WARNING)), "{log:#?}");
+        assert_without_warning(server);
     });
 }
 
@@ -288,13 +298,9 @@ fn the_default_cookie_works_behind_a_proxy_that_ends_tls() {
         let server = start(name, folder);
         let proxy = crate::common::tls::proxy(ELSEWHERE, server.address);
         let tab = chromium.tab();
-        tab.open(&format!("https://{ELSEWHERE}:{}/", proxy.port()));
-        assert_default_cookie(&tab, ELSEWHERE, name);
-        tab.sign_in("ada", "demo");
-        assert_eq!(tab.page(), Page::new(2, "ada", &["You are signed in."]));
-        assert_default_cookie(&tab, ELSEWHERE, name);
-        let log = server.stop();
-        assert!(!log.iter().any(|line| line.contains(WARNING)), "{log:#?}");
+        let url = format!("https://{ELSEWHERE}:{}/", proxy.port());
+        assert_default_cookie_over_a_sign_in(&tab, &url, ELSEWHERE, name);
+        assert_without_warning(server);
     });
 }
 
@@ -333,7 +339,6 @@ fn the_cookie_for_insecure_http_works_over_plain_http_elsewhere() {
         assert_eq!(cookie.name, name);
         assert!(!cookie.secure);
         assert_as_every_cookie(&tab, ELSEWHERE);
-        let log = server.stop();
-        assert!(!log.iter().any(|line| line.contains(WARNING)), "{log:#?}");
+        assert_without_warning(server);
     });
 }

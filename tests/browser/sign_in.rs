@@ -2,14 +2,14 @@
 
 use crate::common::Folder;
 use crate::common::chromium::{Chromium, Programs, Tab};
-use crate::site::{BrowserSite, Server, Setting};
+use crate::site::{BrowserSite, ServerKind, Setting};
 use crate::{places, rounds};
 
 /// Runs a test on each adapter in several rounds, with a form on the page and one visit counted.
 fn on_each_adapter(few: usize, test: impl Fn(&Tab<'_>, usize)) {
     let Some(programs) = Programs::find() else { return };
     let chromium = Chromium::start(&programs);
-    for server in Server::TWO {
+    for server in ServerKind::TWO {
         println!("{server:?}");
         let folder = Folder::new();
         let site = BrowserSite::start(server, Setting::Defaults, &folder);
@@ -55,7 +55,7 @@ const ARRIVED: &str = "const arrived = url => fetch(url)
 /// at the gate. Then another script runs, of which `form` is the form.
 fn submit_and_hold(tab: &Tab<'_>, gate: usize, then: &str) {
     fill_in(tab);
-    // In one script: the driver waits for a page that is under way before it does anything else.
+    // In one script: the driver waits for a page that loads before it does anything else.
     tab.script(&format!(
         "const form = document.querySelector('form');
          form.action = '/sign-in?after={gate}';
@@ -111,10 +111,10 @@ fn a_sign_in_that_the_user_stopped_works_when_repeated() {
     on_each_adapter(2, |tab, round| {
         let before = tab.cookie();
         submit_and_hold(tab, round, "window.stop();");
-        // The driver waits until the page is under way no more.
+        // The driver waits until the page has loaded.
         assert_eq!(tab.fetch(&format!("/open?gate={round}")), "open");
         if round % 2 == 1 {
-            // So late that the first one is not under way any more.
+            // So late that the first one is not in flight any more.
             assert_eq!(tab.fetch("/advance?seconds=11"), "advanced");
         }
         assert_eq!(tab.cookie().value, before.value, "the answer was not taken");

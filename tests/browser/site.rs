@@ -27,7 +27,7 @@ use crate::common::{Folder, KillOnDrop, child};
 
 /// The servers of the application, all over HTTP/1.1 except the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Server {
+pub(crate) enum ServerKind {
     /// Behind a proxy that ends TLS and makes a connection for each request: a browser that keeps
     /// several connections to rouille's own server can find one that no thread serves.
     Rouille,
@@ -36,13 +36,14 @@ pub(crate) enum Server {
     RocketHttp2,
 }
 
-impl Server {
-    pub(crate) const ALL: [Server; 3] = [Server::Rouille, Server::Rocket, Server::RocketHttp2];
+impl ServerKind {
+    pub(crate) const ALL: [ServerKind; 3] =
+        [ServerKind::Rouille, ServerKind::Rocket, ServerKind::RocketHttp2];
     /// For what needs no third one: each adapter, and each version of HTTP.
-    pub(crate) const TWO: [Server; 2] = [Server::Rouille, Server::RocketHttp2];
+    pub(crate) const TWO: [ServerKind; 2] = [ServerKind::Rouille, ServerKind::RocketHttp2];
 }
 
-/// How the sessions are set up.
+/// The settings of the manager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Setting {
     Defaults,
@@ -60,7 +61,7 @@ pub(crate) struct BrowserSite {
 
 impl BrowserSite {
     /// Starts it on the database of this folder, and waits until it listens.
-    pub(crate) fn start(server: Server, setting: Setting, folder: &Folder) -> Self {
+    pub(crate) fn start(server: ServerKind, setting: Setting, folder: &Folder) -> Self {
         let mut child = child("browser", &format!("{server:?}"));
         child.env("DATABASE", folder.database()).env(SETTING, format!("{setting:?}"));
         let mut process = KillOnDrop(child.stdout(Stdio::piped()).spawn().unwrap());
@@ -93,10 +94,10 @@ pub(crate) fn serve(server: &str) -> ! {
     let sessions = sessions.build().unwrap();
     let served =
         Arc::new(Served { sessions, clock, gates: Mutex::default(), opened: Condvar::new() });
-    if server == format!("{:?}", Server::Rouille) {
+    if server == format!("{:?}", ServerKind::Rouille) {
         on_rouille(served)
     } else {
-        on_rocket::serve(served, server == format!("{:?}", Server::RocketHttp2))
+        on_rocket::serve(served, server == format!("{:?}", ServerKind::RocketHttp2))
     }
 }
 
@@ -117,18 +118,18 @@ impl Clock for ShiftedClock {
 struct Served {
     sessions: SessionManager,
     clock: ShiftedClock,
-    gates: Mutex<HashMap<String, Gate>>,
+    gates: Mutex<HashMap<String, NamedGate>>,
     opened: Condvar,
 }
 
 #[derive(Default)]
-struct Gate {
+struct NamedGate {
     arrived: u64,
     open: bool,
 }
 
 impl Served {
-    fn gate<R>(&self, name: &str, with: impl FnOnce(&mut Gate) -> R) -> R {
+    fn gate<R>(&self, name: &str, with: impl FnOnce(&mut NamedGate) -> R) -> R {
         with(self.gates.lock().unwrap().entry(name.to_owned()).or_default())
     }
 
@@ -136,7 +137,7 @@ impl Served {
         let Some(name) = name else { return };
         self.gate(name, |gate| gate.arrived += 1);
         let gates = self.gates.lock().unwrap();
-        let waits = |gates: &mut HashMap<String, Gate>| !gates[name].open;
+        let waits = |gates: &mut HashMap<String, NamedGate>| !gates[name].open;
         let (gates, waited) = self.opened.wait_timeout_while(gates, PATIENCE, waits).unwrap();
         drop(gates);
         assert!(!waited.timed_out(), "the test opens its gates");

@@ -1,4 +1,4 @@
-//! A browser with several requests under way: no answer takes the cookie away that another gives.
+//! A browser with several requests in flight: no answer takes the cookie away that another gives.
 
 use std::time::Instant;
 
@@ -8,11 +8,11 @@ use crate::common::Folder;
 use crate::common::chromium::{Chromium, Page, Programs, Tab};
 use crate::common::client::PATIENCE;
 use crate::rounds;
-use crate::site::{BrowserSite, Server, Setting};
+use crate::site::{BrowserSite, ServerKind, Setting};
 
 /// Runs a test on these servers, with so many processes on one database file.
 fn on_servers(
-    servers: &[Server],
+    servers: &[ServerKind],
     processes: &[usize],
     test: impl Fn(&Chromium, &Folder, &[BrowserSite]),
 ) {
@@ -45,7 +45,7 @@ fn end_all(round: usize, tab: &Tab<'_>, folder: &Folder) {
 
 #[test]
 fn the_first_form_of_a_visitor_with_a_dead_id_is_accepted() {
-    on_servers(&Server::ALL, &[1, 2], |chromium, folder, sites| {
+    on_servers(&ServerKind::ALL, &[1, 2], |chromium, folder, sites| {
         let (first, last) = (sites.first().unwrap(), sites.last().unwrap());
         let tab = chromium.tab();
         tab.open(&first.url("/blank"));
@@ -117,7 +117,7 @@ impl<'c> Polls<'c> {
 
 /// Signs ada in and out while another tab polls the same process, and one polls a second process.
 fn sign_out_during_polls(test: impl Fn(&Tab<'_>, [Polls<'_>; 2])) {
-    on_servers(&Server::TWO, &[2], |chromium, _, sites| {
+    on_servers(&ServerKind::TWO, &[2], |chromium, _, sites| {
         let tab = chromium.tab();
         tab.open(&sites[0].url("/"));
         for round in 0..rounds(1) {

@@ -11,7 +11,7 @@ use cloakroom::id::SessionId;
 use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{MemoryStore, Result, Session, SessionManager, SqliteStore, UserKey};
 
-use super::faulty::Faulty;
+use super::faulty::{Call, Faulty};
 use super::{Folder, NOW, events};
 
 /// The last attributes of every cookie of the default configuration.
@@ -117,17 +117,37 @@ impl App {
 
     /// A browser with a session of `n`.
     pub fn visitor(&self, n: u32) -> Browser {
-        let mut browser = Browser::default();
-        browser.request(&self.sessions, |session| session.set("n", n).unwrap());
+        let browser = self.visitor_after(|session| session.set("n", n).unwrap());
         assert!(browser.cookie.is_some());
         browser
     }
 
+    /// A browser with a session of `n`, and a request of it that is open.
+    pub fn open_visitor(&self, n: u32) -> (Browser, Session) {
+        let browser = self.visitor(n);
+        let session = browser.open(&self.sessions);
+        (browser, session)
+    }
+
+    /// A browser after its first request.
+    pub fn visitor_after(&self, handler: impl FnOnce(&Session)) -> Browser {
+        Browser::default().after(&self.sessions, handler)
+    }
+
+    /// Makes calls while a sweep waits for the store.
+    pub fn during_sweep(&self, calls: impl FnOnce()) {
+        let keeper = self.store.hold(Call::Sweep);
+        std::thread::scope(|scope| {
+            scope.spawn(|| self.sessions.sweep_now().unwrap());
+            keeper.wait_until_reached();
+            calls();
+            keeper.open();
+        });
+    }
+
     /// A browser with a signed-in session.
     pub fn signed_in(&self, name: &str) -> Browser {
-        let mut browser = Browser::default();
-        browser.request(&self.sessions, |session| sign_in(session, name));
-        browser
+        self.visitor_after(|session| sign_in(session, name))
     }
 
     /// The value `n` of the session of this cookie.
@@ -237,6 +257,20 @@ impl Browser {
         handler: impl FnOnce(&Session),
     ) -> ResponseHeaders {
         self.try_request(sessions, Outcome::Completed, handler).unwrap()
+    }
+
+    /// This browser as it is after a request, while the browser itself stays as it is.
+    pub fn after(&self, sessions: &SessionManager, handler: impl FnOnce(&Session)) -> Browser {
+        let mut browser = self.clone();
+        browser.request(sessions, handler);
+        browser
+    }
+
+    /// This browser as it is after a response.
+    pub fn answered(&self, headers: &ResponseHeaders) -> Browser {
+        let mut browser = self.clone();
+        browser.take(headers);
+        browser
     }
 
     pub fn id(&self) -> SessionId {

@@ -24,7 +24,7 @@ use crate::common::client::{PATIENCE, Request, send};
 /// A name that is not localhost and leads to this machine, in the browser only.
 pub const ELSEWHERE: &str = "app.test";
 
-/// Where Chromium is, and what drives it.
+/// The paths of Chromium and of its driver.
 pub struct Programs {
     chromium: PathBuf,
     driver: PathBuf,

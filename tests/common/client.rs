@@ -224,7 +224,7 @@ impl Exchange {
         let mut bytes = vec![];
         match self.stream.read_to_end(&mut bytes) {
             Ok(_) => bytes.is_empty(),
-            // What the server left unread turns the end into a reset.
+            // Bytes that the server left unread turn the end into a reset.
             Err(error) if error.kind() == ErrorKind::ConnectionReset => bytes.is_empty(),
             Err(error) => panic!("the connection hangs: {error}"),
         }

@@ -14,7 +14,7 @@ use std::thread;
 use crate::common::client::PATIENCE;
 use crate::common::{Folder, KillOnDrop};
 
-/// Which cookie an example sends.
+/// The cookie that an example sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CookieKind {
     Default,

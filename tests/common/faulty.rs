@@ -40,7 +40,7 @@ struct Verb {
 #[derive(Debug, Default)]
 pub struct Faults {
     verbs: [Verb; Call::COUNT],
-    /// Where the next commit waits when it is done.
+    /// The gate at which the next commit waits when it is done.
     commit_answer: Mutex<Option<Gate>>,
     /// Commits and revocations are done and say that they failed.
     hides_success: AtomicBool,
@@ -125,14 +125,14 @@ impl<T: ?Sized> Faulty<T> {
         *self.hook.verbs[call as usize].failing.lock().unwrap() = kind.into();
     }
 
-    /// Whether all calls of a cache fail.
+    /// Sets whether all calls of a cache fail.
     pub fn set_down(&self, down: bool) {
         for call in Call::CACHE {
             self.set_failing(call, down.then_some(ErrorKind::Unavailable));
         }
     }
 
-    /// Whether commits and revocations that are done say that they failed.
+    /// Sets whether commits and revocations that succeed return an error.
     pub fn set_hides_success(&self, hides: bool) {
         self.hook.hides_success.store(hides, Ordering::SeqCst);
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::client::PATIENCE;
 
-/// Where a call waits.
+/// The call's side of a gate, at which it waits.
 #[derive(Debug)]
 pub struct Gate {
     reached: Sender<()>,

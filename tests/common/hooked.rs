@@ -40,7 +40,7 @@ impl Call {
     pub const CACHE: [Call; 3] = [Call::Fetch, Call::Fill, Call::Forget];
 }
 
-/// What happens around calls.
+/// Code around the calls of a store or a cache.
 pub trait Hook: Debug + Send + Sync + 'static {
     fn around<R>(&self, call: Call, work: impl FnOnce() -> Result<R>) -> Result<R>;
 

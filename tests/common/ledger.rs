@@ -14,41 +14,41 @@ use cloakroom::id::SessionIdHash;
 
 use crate::common::{NOW, hex, id_hash_of, value};
 
-/// A change to one life of a session, or to several at once.
+/// A change to one session, or to several at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// A session begins with `n` = 0. Any process can sweep a brief one.
-    Create { life: String, id_hash: SessionIdHash, brief: bool },
+    Create { session: String, id_hash: SessionIdHash, brief: bool },
     /// `n` is set.
-    Merge { life: String, n: u64 },
+    Merge { session: String, n: u64 },
     /// `n` is set, and the user, or none.
-    Bind { life: String, n: u64, user: Option<String> },
+    Bind { session: String, n: u64, user: Option<String> },
     /// Activity is recorded at this time.
-    Touch { life: String, seen: i64 },
-    /// The session gets a new key; the one before goes on for a while, or not.
-    Renew { life: String, id_hash: SessionIdHash, grace: bool },
-    /// The session gets a new key and a user, and the other lives of that user end. Where there is
-    /// no session any more, one begins with this `n`.
-    SignIn { life: String, id_hash: SessionIdHash, n: u64, user: String, ends: Vec<String> },
-    /// These lives end.
-    End { lives: Vec<String> },
-    /// What is over is removed, this life too.
-    Sweep { life: String },
+    Touch { session: String, seen: i64 },
+    /// The session gets a new id; the one before goes on for a while, or not.
+    Renew { session: String, id_hash: SessionIdHash, grace: bool },
+    /// The session gets a new id and a user, and the other sessions of that user end. Where there
+    /// is no session any more, one begins with this `n`.
+    SignIn { session: String, id_hash: SessionIdHash, n: u64, user: String, ends: Vec<String> },
+    /// These sessions end.
+    End { sessions: Vec<String> },
+    /// Expired sessions are removed, this one too.
+    Sweep { session: String },
     /// Every session ends.
     Everyone,
 }
 
 impl Change {
-    pub fn lives(&self) -> Vec<&String> {
+    pub fn sessions(&self) -> Vec<&String> {
         match self {
-            Change::Create { life, .. }
-            | Change::Merge { life, .. }
-            | Change::Bind { life, .. }
-            | Change::Touch { life, .. }
-            | Change::Renew { life, .. }
-            | Change::Sweep { life } => vec![life],
-            Change::SignIn { life, ends, .. } => std::iter::once(life).chain(ends).collect(),
-            Change::End { lives } => lives.iter().collect(),
+            Change::Create { session, .. }
+            | Change::Merge { session, .. }
+            | Change::Bind { session, .. }
+            | Change::Touch { session, .. }
+            | Change::Renew { session, .. }
+            | Change::Sweep { session } => vec![session],
+            Change::SignIn { session, ends, .. } => std::iter::once(session).chain(ends).collect(),
+            Change::End { sessions } => sessions.iter().collect(),
             Change::Everyone => vec![],
         }
     }
@@ -56,7 +56,7 @@ impl Change {
     /// True if it ends a session, an id, or a user's access.
     pub fn is_revocation(&self) -> bool {
         match self {
-            // What is swept was dead already.
+            // A swept session had expired before.
             Change::Create { .. }
             | Change::Merge { .. }
             | Change::Touch { .. }
@@ -73,22 +73,22 @@ impl Change {
 impl Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Change::Create { life, id_hash, brief } => {
-                write!(f, "create {life} {} {brief}", hex(id_hash))
+            Change::Create { session, id_hash, brief } => {
+                write!(f, "create {session} {} {brief}", hex(id_hash))
             }
-            Change::Merge { life, n } => write!(f, "merge {life} {n}"),
-            Change::Bind { life, n, user } => {
-                write!(f, "bind {life} {n} {}", user.as_deref().unwrap_or_default())
+            Change::Merge { session, n } => write!(f, "merge {session} {n}"),
+            Change::Bind { session, n, user } => {
+                write!(f, "bind {session} {n} {}", user.as_deref().unwrap_or_default())
             }
-            Change::Touch { life, seen } => write!(f, "touch {life} {seen}"),
-            Change::Renew { life, id_hash, grace } => {
-                write!(f, "renew {life} {} {grace}", hex(id_hash))
+            Change::Touch { session, seen } => write!(f, "touch {session} {seen}"),
+            Change::Renew { session, id_hash, grace } => {
+                write!(f, "renew {session} {} {grace}", hex(id_hash))
             }
-            Change::SignIn { life, id_hash, n, user, ends } => {
-                write!(f, "sign-in {life} {} {n} {user} {}", hex(id_hash), ends.join(" "))
+            Change::SignIn { session, id_hash, n, user, ends } => {
+                write!(f, "sign-in {session} {} {n} {user} {}", hex(id_hash), ends.join(" "))
             }
-            Change::End { lives } => write!(f, "end {}", lives.join(" ")),
-            Change::Sweep { life } => write!(f, "sweep {life}"),
+            Change::End { sessions } => write!(f, "end {}", sessions.join(" ")),
+            Change::Sweep { session } => write!(f, "sweep {session}"),
             Change::Everyone => f.write_str("everyone"),
         }
     }
@@ -101,36 +101,36 @@ impl FromStr for Change {
         let words: Vec<&str> = text.split_whitespace().collect();
         let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
         Ok(match words[..] {
-            ["create", life, id_hash, brief] => Change::Create {
-                life: life.to_owned(),
+            ["create", session, id_hash, brief] => Change::Create {
+                session: session.to_owned(),
                 id_hash: id_hash_of(id_hash),
                 brief: brief.parse().map_err(drop)?,
             },
-            ["merge", life, n] => {
-                Change::Merge { life: life.to_owned(), n: n.parse().map_err(drop)? }
+            ["merge", session, n] => {
+                Change::Merge { session: session.to_owned(), n: n.parse().map_err(drop)? }
             }
-            ["bind", life, n, ref user @ ..] => Change::Bind {
-                life: life.to_owned(),
+            ["bind", session, n, ref user @ ..] => Change::Bind {
+                session: session.to_owned(),
                 n: n.parse().map_err(drop)?,
                 user: user.first().map(|user| (*user).to_owned()),
             },
-            ["touch", life, seen] => {
-                Change::Touch { life: life.to_owned(), seen: seen.parse().map_err(drop)? }
+            ["touch", session, seen] => {
+                Change::Touch { session: session.to_owned(), seen: seen.parse().map_err(drop)? }
             }
-            ["renew", life, id_hash, grace] => Change::Renew {
-                life: life.to_owned(),
+            ["renew", session, id_hash, grace] => Change::Renew {
+                session: session.to_owned(),
                 id_hash: id_hash_of(id_hash),
                 grace: grace.parse().map_err(drop)?,
             },
-            ["sign-in", life, id_hash, n, user, ref ends @ ..] => Change::SignIn {
-                life: life.to_owned(),
+            ["sign-in", session, id_hash, n, user, ref ends @ ..] => Change::SignIn {
+                session: session.to_owned(),
                 id_hash: id_hash_of(id_hash),
                 n: n.parse().map_err(drop)?,
                 user: user.to_owned(),
                 ends: owned(ends),
             },
-            ["end", ref lives @ ..] => Change::End { lives: owned(lives) },
-            ["sweep", life] => Change::Sweep { life: life.to_owned() },
+            ["end", ref sessions @ ..] => Change::End { sessions: owned(sessions) },
+            ["sweep", session] => Change::Sweep { session: session.to_owned() },
             ["everyone"] => Change::Everyone,
             _ => return Err(()),
         })
@@ -178,22 +178,22 @@ impl FromStr for Said {
 struct Now {
     id_hash: SessionIdHash,
     n: u64,
-    /// When it was last known to be seen, if that is known.
+    /// The time of its last activity, if that is known.
     seen: Option<i64>,
     user: Option<String>,
 }
 
 #[derive(Clone, Debug, Default)]
-struct Life {
+struct TrackedSession {
     /// `None` when it has ended.
     now: Option<Now>,
-    /// The keys before the last renewals, the oldest first, and whether each had a grace, in which
-    /// it finds the session too.
+    /// The id hashes before the last renewals, the oldest first, and whether each had a grace, in
+    /// which it finds the session too.
     replaced: VecDeque<(SessionIdHash, bool)>,
-    /// Keys in their grace that a store need not remember: so many later ones were replaced. It may,
-    /// where a sweep has made room.
+    /// Id hashes in their grace that a store need not remember: so many later ones were replaced.
+    /// It may, where a sweep has made room.
     beyond: Vec<SessionIdHash>,
-    /// Keys that must find nothing.
+    /// Id hashes that must find nothing.
     ended: Vec<SessionIdHash>,
     /// Another process may have ended it.
     doubtful: bool,
@@ -201,7 +201,7 @@ struct Life {
     brief: bool,
 }
 
-impl Life {
+impl TrackedSession {
     fn end(&mut self) {
         self.ended.extend(self.replaced.drain(..).map(|(id_hash, _)| id_hash));
         self.ended.append(&mut self.beyond);
@@ -216,7 +216,7 @@ impl Life {
             match store.load(id_hash, NOW).unwrap() {
                 Lookup::Missing(Missing::NotFound { .. })
                 | Lookup::Missing(Missing::Replaced { .. }) => {}
-                found => return Some(format!("an ended key finds {found:?}")),
+                found => return Some(format!("an ended id finds {found:?}")),
             }
         }
         let now = self.now.as_ref()?;
@@ -251,57 +251,63 @@ impl Life {
     }
 }
 
-type Lives = HashMap<String, Life>;
+type TrackedSessions = HashMap<String, TrackedSession>;
 
-fn apply(change: &Change, lives: &mut Lives) {
+fn apply(change: &Change, sessions: &mut TrackedSessions) {
     match change {
-        Change::Create { life, id_hash, brief } => {
+        Change::Create { session, id_hash, brief } => {
             let now = Now { id_hash: *id_hash, n: 0, seen: None, user: None };
-            let begun = Life { now: Some(now), doubtful: *brief, brief: *brief, ..Life::default() };
-            lives.insert(life.clone(), begun);
+            let begun = TrackedSession {
+                now: Some(now),
+                doubtful: *brief,
+                brief: *brief,
+                ..TrackedSession::default()
+            };
+            sessions.insert(session.clone(), begun);
         }
-        Change::Merge { life, n } => {
-            if let Some(now) = &mut lives.entry(life.clone()).or_default().now {
+        Change::Merge { session, n } => {
+            if let Some(now) = &mut sessions.entry(session.clone()).or_default().now {
                 now.n = *n;
             }
         }
-        Change::Bind { life, n, user } => {
-            if let Some(now) = &mut lives.entry(life.clone()).or_default().now {
+        Change::Bind { session, n, user } => {
+            if let Some(now) = &mut sessions.entry(session.clone()).or_default().now {
                 (now.n, now.user) = (*n, user.clone());
             }
         }
-        Change::Touch { life, seen } => {
-            if let Some(now) = &mut lives.entry(life.clone()).or_default().now {
+        Change::Touch { session, seen } => {
+            if let Some(now) = &mut sessions.entry(session.clone()).or_default().now {
                 now.seen = Some(*seen);
             }
         }
-        Change::Renew { life, id_hash, grace } => {
-            let life = lives.entry(life.clone()).or_default();
-            if let Some(now) = &mut life.now {
-                life.replaced.push_back((std::mem::replace(&mut now.id_hash, *id_hash), *grace));
-                if life.replaced.len() > ReplacedId::MAX {
-                    match life.replaced.pop_front() {
-                        Some((id_hash, true)) => life.beyond.push(id_hash),
-                        Some((id_hash, false)) => life.ended.push(id_hash),
+        Change::Renew { session, id_hash, grace } => {
+            let session = sessions.entry(session.clone()).or_default();
+            if let Some(now) = &mut session.now {
+                session.replaced.push_back((std::mem::replace(&mut now.id_hash, *id_hash), *grace));
+                if session.replaced.len() > ReplacedId::MAX {
+                    match session.replaced.pop_front() {
+                        Some((id_hash, true)) => session.beyond.push(id_hash),
+                        Some((id_hash, false)) => session.ended.push(id_hash),
                         None => {}
                     }
                 }
             }
         }
-        Change::SignIn { life, id_hash, n, user, ends } => {
-            let life = lives.entry(life.clone()).or_default();
-            life.end();
-            life.now = Some(Now { id_hash: *id_hash, n: *n, seen: None, user: Some(user.clone()) });
+        Change::SignIn { session, id_hash, n, user, ends } => {
+            let session = sessions.entry(session.clone()).or_default();
+            session.end();
+            session.now =
+                Some(Now { id_hash: *id_hash, n: *n, seen: None, user: Some(user.clone()) });
             for other in ends {
-                lives.entry(other.clone()).or_default().end();
+                sessions.entry(other.clone()).or_default().end();
             }
         }
-        Change::End { lives: ended } => {
-            for life in ended {
-                lives.entry(life.clone()).or_default().end();
+        Change::End { sessions: ended } => {
+            for session in ended {
+                sessions.entry(session.clone()).or_default().end();
             }
         }
-        Change::Sweep { life } => lives.entry(life.clone()).or_default().end(),
+        Change::Sweep { session } => sessions.entry(session.clone()).or_default().end(),
         Change::Everyone => {}
     }
 }
@@ -310,8 +316,9 @@ fn apply(change: &Change, lives: &mut Lives) {
 #[derive(Clone, Debug)]
 struct Open {
     change: Change,
-    /// For [`Change::Everyone`]: the lives that it must end, because nothing else happened to them;
-    /// true if nothing else can have ended them before either, so that all are there or none is.
+    /// For [`Change::Everyone`]: the sessions that it must end, because nothing else happened to
+    /// them; true if nothing else can have ended them before either, so that all are there or none
+    /// is.
     everyone: Vec<(String, bool)>,
     /// All sessions were being ended at the same time: which came first is unknown.
     overlapped: bool,
@@ -320,7 +327,7 @@ struct Open {
 /// The acknowledged operations.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    lives: Lives,
+    sessions: TrackedSessions,
     /// By worker.
     open: HashMap<String, Open>,
     /// Failed, so its outcome is unknown.
@@ -341,20 +348,20 @@ impl Ledger {
             Said::Done => {
                 self.acknowledged += 1;
                 self.revocations += u64::from(open.change.is_revocation());
-                apply(&open.change, &mut self.lives);
-                for (life, _) in &open.everyone {
-                    self.lives.get_mut(life).unwrap().end();
+                apply(&open.change, &mut self.sessions);
+                for (session, _) in &open.everyone {
+                    self.sessions.get_mut(session).unwrap().end();
                 }
-                for life in open.change.lives() {
-                    self.lives.get_mut(life).unwrap().doubtful |= open.overlapped;
+                for session in open.change.sessions() {
+                    self.sessions.get_mut(session).unwrap().doubtful |= open.overlapped;
                 }
             }
             Said::Gone => {
-                for life in open.change.lives() {
-                    let life = self.lives.get_mut(life).unwrap();
-                    let ended = life.doubtful || life.now.is_none();
-                    assert!(ended, "{}: no process ended {life:?}", open.change);
-                    life.end();
+                for session in open.change.sessions() {
+                    let session = self.sessions.get_mut(session).unwrap();
+                    let ended = session.doubtful || session.now.is_none();
+                    assert!(ended, "{}: no process ended {session:?}", open.change);
+                    session.end();
                 }
             }
             Said::Failed => self.unknown.push(open),
@@ -362,21 +369,23 @@ impl Ledger {
     }
 
     fn begin(&mut self, worker: &str, change: &Change) {
-        // What others do at the same time is nothing that a revocation of everyone must end.
+        // A revocation of everyone need not end sessions that others change at the same time.
         for open in self.open.values_mut().chain(&mut self.unknown) {
-            open.everyone.retain(|(life, _)| !change.lives().contains(&life));
+            open.everyone.retain(|(session, _)| !change.sessions().contains(&session));
         }
         let mut everyone = vec![];
         let overlapped = self.open.values().any(|open| open.change == Change::Everyone);
         if *change == Change::Everyone {
             self.open.values_mut().for_each(|open| open.overlapped = true);
             let busy: Vec<&String> =
-                self.open.values().flat_map(|open| open.change.lives()).collect();
-            for (name, life) in self.lives.iter_mut().filter(|(_, life)| life.now.is_some()) {
+                self.open.values().flat_map(|open| open.change.sessions()).collect();
+            for (name, session) in
+                self.sessions.iter_mut().filter(|(_, session)| session.now.is_some())
+            {
                 if !busy.contains(&name) {
-                    everyone.push((name.clone(), !life.doubtful));
+                    everyone.push((name.clone(), !session.doubtful));
                 }
-                life.doubtful = true;
+                session.doubtful = true;
             }
         }
         let open = Open { change: change.clone(), everyone, overlapped };
@@ -384,16 +393,17 @@ impl Ledger {
         assert!(before.is_none(), "{worker} began two changes: {before:?} and {change}");
     }
 
-    /// The keys that a revocation has ended.
+    /// The id hashes that a revocation has ended.
     pub fn ended(&self) -> impl Iterator<Item = &SessionIdHash> {
-        self.lives.values().filter(|life| !life.brief).flat_map(|life| {
-            let dead = life.replaced.iter().filter(|(_, grace)| !grace).map(|(id_hash, _)| id_hash);
-            life.ended.iter().chain(dead)
+        self.sessions.values().filter(|session| !session.brief).flat_map(|session| {
+            let dead =
+                session.replaced.iter().filter(|(_, grace)| !grace).map(|(id_hash, _)| id_hash);
+            session.ended.iter().chain(dead)
         })
     }
 
-    /// Looks whether the store keeps all of it, and takes from it what was not known. No process may
-    /// be at work.
+    /// Looks whether the store keeps all of it, and takes from it what was not known. No process
+    /// may be at work.
     pub fn check(&mut self, store: &dyn Store) {
         let open: Vec<Open> =
             self.open.drain().map(|(_, open)| open).chain(self.unknown.drain(..)).collect();
@@ -403,52 +413,54 @@ impl Ledger {
         for open in open {
             self.settle(&open.change, store);
         }
-        for (name, life) in &mut self.lives {
-            let Some(wrong) = life.wrong(store) else {
-                life.doubtful = life.brief;
+        for (name, session) in &mut self.sessions {
+            let Some(wrong) = session.wrong(store) else {
+                session.doubtful = session.brief;
                 continue;
             };
-            assert!(life.doubtful, "{name}: {wrong}");
-            life.end();
-            assert_eq!(life.wrong(store), None, "{name}");
+            assert!(session.doubtful, "{name}: {wrong}");
+            session.end();
+            assert_eq!(session.wrong(store), None, "{name}");
         }
     }
 
     fn settle_everyone(&self, open: &Open, store: &dyn Store) {
-        let lives: Vec<_> = open
+        let sessions: Vec<_> = open
             .everyone
             .iter()
             .filter(|(_, only_by_this)| *only_by_this)
-            .map(|(name, _)| (name, &self.lives[name]))
+            .map(|(name, _)| (name, &self.sessions[name]))
             .collect();
-        let ended: Vec<_> =
-            lives.iter().filter_map(|(name, life)| Some((name, life.wrong(store)?))).collect();
+        let ended: Vec<_> = sessions
+            .iter()
+            .filter_map(|(name, session)| Some((name, session.wrong(store)?)))
+            .collect();
         assert!(
-            ended.is_empty() || ended.len() == lives.len(),
+            ended.is_empty() || ended.len() == sessions.len(),
             "everyone was ended in part: {ended:?} of {}",
-            lives.len()
+            sessions.len()
         );
     }
 
-    /// True if the change was made; all lives must show the same.
+    /// True if the change was made; all sessions must show the same.
     fn settle(&mut self, change: &Change, store: &dyn Store) {
-        let mut after = Lives::new();
-        for life in change.lives() {
-            after.insert(life.clone(), self.lives.get(life).cloned().unwrap_or_default());
+        let mut after = TrackedSessions::new();
+        for session in change.sessions() {
+            after.insert(session.clone(), self.sessions.get(session).cloned().unwrap_or_default());
         }
         let before = after.clone();
         apply(change, &mut after);
-        let wrong = |lives: &Lives| -> Vec<String> {
-            lives.values().filter_map(|life| life.wrong(store)).collect()
+        let wrong = |sessions: &TrackedSessions| -> Vec<String> {
+            sessions.values().filter_map(|session| session.wrong(store)).collect()
         };
         let not_made = wrong(&with_new_id_hash(change, &before)).is_empty();
         let made = wrong(&after).is_empty();
         if made {
-            self.lives.extend(after);
+            self.sessions.extend(after);
         } else if not_made {
-            self.lives.extend(before);
+            self.sessions.extend(before);
         } else {
-            let doubtful = before.values().any(|life| life.doubtful);
+            let doubtful = before.values().any(|session| session.doubtful);
             assert!(
                 doubtful,
                 "{change} is half made: not before ({:?}), not after ({:?})",
@@ -457,22 +469,22 @@ impl Ledger {
             );
             for (name, before) in before {
                 let after = after.remove(&name).unwrap();
-                let life = if after.wrong(store).is_none() { after } else { before };
-                self.lives.insert(name, Life { doubtful: true, ..life });
+                let session = if after.wrong(store).is_none() { after } else { before };
+                self.sessions.insert(name, TrackedSession { doubtful: true, ..session });
             }
         }
     }
 }
 
-/// The lives as they are while the change is not made: its new key finds nothing.
-fn with_new_id_hash(change: &Change, before: &Lives) -> Lives {
-    let mut lives = before.clone();
-    if let Change::Create { life, id_hash, .. }
-    | Change::Renew { life, id_hash, .. }
-    | Change::SignIn { life, id_hash, .. } = change
-        && let Some(life) = lives.get_mut(life)
+/// The sessions as they are while the change is not made: its new id finds nothing.
+fn with_new_id_hash(change: &Change, before: &TrackedSessions) -> TrackedSessions {
+    let mut sessions = before.clone();
+    if let Change::Create { session, id_hash, .. }
+    | Change::Renew { session, id_hash, .. }
+    | Change::SignIn { session, id_hash, .. } = change
+        && let Some(session) = sessions.get_mut(session)
     {
-        life.ended.push(*id_hash);
+        session.ended.push(*id_hash);
     }
-    lives
+    sessions
 }

@@ -146,7 +146,7 @@ pub fn on(servers: impl IntoIterator<Item = String>) -> MemcachedStoreBuilder {
     builder.connect_timeout(LONG_TIMEOUT).io_timeout(LONG_TIMEOUT)
 }
 
-/// Whether all threads of a process have been stopped, as Linux says it.
+/// Returns true if all threads of a process are stopped, by Linux's `/proc`.
 fn all_stopped(id: &str) -> bool {
     let Ok(threads) = fs::read_dir(format!("/proc/{id}/task")) else { return true };
     threads.flatten().all(|thread| {
@@ -246,11 +246,11 @@ impl Raw {
         Some(answer.strip_prefix("HD t")?.parse().unwrap())
     }
 
-    /// The name of a key's item: sessions have the letter `s`, entries of a cache `c`.
-    pub fn name(&mut self, namespace: &str, letter: char, key: &SessionIdHash) -> String {
+    /// The name of the item of an id hash: sessions have the letter `s`, entries of a cache `c`.
+    pub fn name(&mut self, namespace: &str, letter: char, id_hash: &SessionIdHash) -> String {
         let epoch = self.get(&format!("{namespace}:{letter}:epoch")).expect("there is an epoch");
         let epoch = String::from_utf8(epoch).unwrap();
-        format!("{namespace}:{letter}:{epoch}:{}", base64url(key.as_bytes()))
+        format!("{namespace}:{letter}:{epoch}:{}", base64url(id_hash.as_bytes()))
     }
 }
 

@@ -83,6 +83,23 @@ impl Folder {
     }
 }
 
+/// A store on a new file.
+#[cfg(feature = "sqlite")]
+pub fn sqlite() -> (Folder, cloakroom::SqliteStore) {
+    let folder = Folder::new();
+    let store = cloakroom::SqliteStore::open(folder.database()).unwrap();
+    (folder, store)
+}
+
+/// Runs `work` on so many threads at once.
+pub fn on_threads(threads: usize, work: impl Fn() + Sync) {
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(&work);
+        }
+    });
+}
+
 pub fn new_id_hash() -> SessionIdHash {
     SessionId::generate().unwrap().hash(Realm::default().tag())
 }
@@ -123,7 +140,15 @@ pub fn delete(store: &impl Store, id_hash: &SessionIdHash) -> Result<Committed> 
 }
 
 pub fn live(store: &impl Store, id_hash: &SessionIdHash) -> Result<Option<Record>> {
-    Ok(match store.load(id_hash, NOW)? {
+    live_at(store, id_hash, NOW)
+}
+
+pub fn live_at(
+    store: &impl Store,
+    id_hash: &SessionIdHash,
+    now: Timestamp,
+) -> Result<Option<Record>> {
+    Ok(match store.load(id_hash, now)? {
         Lookup::Live { session: LiveSession { record, .. }, .. } => Some(record),
         _ => None,
     })

@@ -68,7 +68,7 @@ impl Proxy {
     }
 }
 
-/// What the plan says about the next request.
+/// The planned act for the next request.
 fn next(plan: &Mutex<Plan>) -> Act {
     let mut plan = plan.lock().unwrap();
     match &mut *plan {
@@ -107,7 +107,7 @@ fn carry(mut client: TcpStream, mut server: TcpStream, plan: &Mutex<Plan>) {
     let pump = thread::spawn(move || {
         let mut bytes = [0; 1 << 16];
         while let Ok(read @ 1..) = answers.read(&mut bytes) {
-            // Who hung up reads no answer.
+            // A client that hung up reads no answer.
             if *loses.lock().unwrap() || back.write_all(&bytes[..read]).is_err() {
                 break;
             }

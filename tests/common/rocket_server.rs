@@ -12,12 +12,12 @@ use rocket::tokio::runtime;
 use rocket::{Build, Rocket};
 
 /// Stops when it is dropped.
-pub struct Server {
+pub struct RocketServer {
     pub address: SocketAddr,
     stop: Option<(rocket::Shutdown, JoinHandle<()>)>,
 }
 
-impl Server {
+impl RocketServer {
     pub fn start(rocket: Rocket<Build>) -> Self {
         let (listening, listens) = mpsc::channel();
         let shutdown = Shutdown { ctrlc: false, grace: 0, mercy: 0, ..Shutdown::default() };
@@ -40,11 +40,11 @@ impl Server {
                 .map_err(|error| error.kind().to_string());
         });
         let (address, shutdown) = listens.recv().unwrap();
-        Server { address, stop: Some((shutdown, thread)) }
+        RocketServer { address, stop: Some((shutdown, thread)) }
     }
 }
 
-impl Drop for Server {
+impl Drop for RocketServer {
     fn drop(&mut self) {
         if let Some((shutdown, thread)) = self.stop.take() {
             shutdown.notify();

@@ -163,7 +163,7 @@ mod on_rocket {
         answer(app, uri, session)
     }
 
-    /// What rouille's adapter answers, so that the two can be compared.
+    /// The answers of rouille's adapter, so that the two can be compared.
     #[catch(default)]
     fn failed(status: Status, _: &Request<'_>) -> (Status, (ContentType, &'static str)) {
         let text = match status {
@@ -221,7 +221,7 @@ mod on_rocket {
     }
 }
 
-/// What a handler answers, in no framework's words.
+/// The answer of a handler, independent of a framework.
 pub struct Reply {
     pub status: u16,
     pub headers: Vec<(String, String)>,

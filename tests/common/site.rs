@@ -26,16 +26,16 @@ pub enum Storage {
     File,
 }
 
-/// How a site is set up.
+/// The settings of a site.
 #[derive(Clone, Copy)]
-pub struct Plan {
+pub struct SiteConfig {
     pub framework: Framework,
     pub storage: Storage,
     pub busy_timeout: Duration,
     pub configure: fn(SessionManagerBuilder) -> SessionManagerBuilder,
 }
 
-impl fmt::Display for Plan {
+impl fmt::Display for SiteConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} on {:?}", self.framework.0, self.storage)
     }
@@ -43,7 +43,7 @@ impl fmt::Display for Plan {
 
 /// The application, served.
 pub struct Site {
-    plan: Plan,
+    plan: SiteConfig,
     server: Option<Server>,
     pub app: Arc<ScriptedApp>,
     pub store: Faulty<Box<dyn Store>>,
@@ -52,7 +52,7 @@ pub struct Site {
 }
 
 impl Site {
-    pub fn start(plan: Plan) -> Self {
+    pub fn start(plan: SiteConfig) -> Self {
         let folder = Folder::new();
         let clock = ManualClock::new(NOW);
         let (app, store) = Site::application(&plan, &folder, &clock);
@@ -61,7 +61,7 @@ impl Site {
     }
 
     fn application(
-        plan: &Plan,
+        plan: &SiteConfig,
         folder: &Folder,
         clock: &ManualClock,
     ) -> (Arc<ScriptedApp>, Faulty<Box<dyn Store>>) {
@@ -76,7 +76,7 @@ impl Site {
         (ScriptedApp::new((plan.configure)(sessions).build().unwrap()), store)
     }
 
-    fn serve(plan: &Plan, app: &Arc<ScriptedApp>) -> Server {
+    fn serve(plan: &SiteConfig, app: &Arc<ScriptedApp>) -> Server {
         plan.framework.1(app.clone(), SocketAddr::from(([127, 0, 0, 1], 0)))
     }
 
@@ -98,6 +98,20 @@ impl Site {
 
     pub fn browser(&self) -> HttpClient {
         HttpClient::new(self.address())
+    }
+
+    /// A browser that has posted to this path.
+    #[track_caller]
+    pub fn visitor(&self, path: &str) -> HttpClient {
+        let mut browser = self.browser();
+        browser.post(path);
+        browser
+    }
+
+    /// The text of a page that is read with this `Cookie` header.
+    #[track_caller]
+    pub fn read(&self, path: &str, cookie: impl AsRef<[u8]>) -> String {
+        self.send(&Request::get(path).cookie(cookie)).text().to_owned()
     }
 
     #[track_caller]
@@ -130,7 +144,7 @@ impl Site {
         self.store.calls(Call::Load) + self.store.calls(Call::Commit)
     }
 
-    /// How many sessions live.
+    /// The number of live sessions.
     pub fn sessions(&self) -> u64 {
         self.stats().live
     }
@@ -142,9 +156,9 @@ impl Site {
 
 fn plans(
     configure: fn(SessionManagerBuilder) -> SessionManagerBuilder,
-) -> impl Iterator<Item = Plan> {
+) -> impl Iterator<Item = SiteConfig> {
     FRAMEWORKS.iter().flat_map(move |framework| {
-        [Storage::Memory, Storage::File].into_iter().map(move |storage| Plan {
+        [Storage::Memory, Storage::File].into_iter().map(move |storage| SiteConfig {
             framework: *framework,
             storage,
             busy_timeout: Duration::from_secs(30),
@@ -181,6 +195,6 @@ pub fn on(framework: &str, test: impl Fn(&mut Site)) {
 pub fn on_files(busy_timeout: Duration, test: impl Fn(&mut Site)) {
     for plan in plans(|builder| builder).filter(|plan| plan.storage == Storage::File) {
         println!("{plan}");
-        test(&mut Site::start(Plan { busy_timeout, ..plan }));
+        test(&mut Site::start(SiteConfig { busy_timeout, ..plan }));
     }
 }

@@ -30,7 +30,7 @@ pub struct Worker<'w> {
     store: &'w dyn Store,
     say: &'w (dyn Fn(&str, &Said) + Sync),
     dice: Dice,
-    lives: Vec<Own>,
+    sessions: Vec<Own>,
     begun: u64,
     /// Changes that failed: from then on the users are others, because a sign-in would end what
     /// such a change may have left.
@@ -40,10 +40,10 @@ pub struct Worker<'w> {
 }
 
 struct Own {
-    life: String,
+    session: String,
     id_hash: SessionIdHash,
-    /// The keys before that a store remembers, the oldest first, and whether each finds the session
-    /// too.
+    /// The id hashes before that a store remembers, the oldest first, and whether each finds the
+    /// session too.
     replaced: VecDeque<(SessionIdHash, bool)>,
     public_id: PublicId,
     n: u64,
@@ -65,18 +65,18 @@ impl<'w> Worker<'w> {
         dice: Dice,
         say: &'w (dyn Fn(&str, &Said) + Sync),
     ) -> Self {
-        let (name, lives) = (name.into(), vec![]);
-        Worker { name, store, say, dice, lives, begun: 0, failed: 0, ends_everyone: false }
+        let (name, sessions) = (name.into(), vec![]);
+        Worker { name, store, say, dice, sessions, begun: 0, failed: 0, ends_everyone: false }
     }
 
     /// One change, acknowledged or failed. The sessions of a change that failed are left alone
     /// from then on.
     pub fn step(&mut self) -> Result<()> {
         let roll = self.dice.roll(100);
-        if self.lives.is_empty() || (roll < 15 && self.lives.len() < MOST) {
+        if self.sessions.is_empty() || (roll < 15 && self.sessions.len() < MOST) {
             return self.create();
         }
-        let at = self.dice.roll(self.lives.len());
+        let at = self.dice.roll(self.sessions.len());
         match roll {
             0..40 => self.merge(at),
             40..46 => self.bind(at),
@@ -105,12 +105,12 @@ impl<'w> Worker<'w> {
         (self.say)(&self.name, &said);
         self.failed += u64::from(said == Said::Failed);
         if said != Said::Done {
-            self.lives.retain(|own| !change.lives().contains(&&own.life));
+            self.sessions.retain(|own| !change.sessions().contains(&&own.session));
         }
         result.map(drop)
     }
 
-    fn new_life(&mut self) -> String {
+    fn new_name(&mut self) -> String {
         self.begun += 1;
         format!("{}.{}", self.name, self.begun)
     }
@@ -133,20 +133,16 @@ impl<'w> Worker<'w> {
     }
 
     fn create(&mut self) -> Result<()> {
-        let (life, id_hash, new_session) = (self.new_life(), new_id_hash(), new_session());
-        let change = Change::Create { life: life.clone(), id_hash, brief: false };
+        let (session, id_hash, new_session) = (self.new_name(), new_id_hash(), new_session());
+        let change = Change::Create { session: session.clone(), id_hash, brief: false };
         self.carry_out(&change, |worker| {
             let delta = worker.data(0);
-            worker.store.commit(&Commit::new(
-                &id_hash,
-                Action::Create(new_session.clone()),
-                delta,
-                NOW,
-            ))?;
+            let create = Action::Create(new_session.clone());
+            worker.store.commit(&Commit::new(&id_hash, create, delta, NOW))?;
             let (public_id, seen) = (new_session.public_id, NOW.as_millis());
             let (replaced, user, idp_session_id) = (VecDeque::new(), None, None);
-            worker.lives.push(Own {
-                life,
+            worker.sessions.push(Own {
+                session,
                 id_hash,
                 replaced,
                 public_id,
@@ -160,10 +156,10 @@ impl<'w> Worker<'w> {
     }
 
     fn merge(&mut self, at: usize) -> Result<()> {
-        let (life, n) = (self.lives[at].life.clone(), self.lives[at].n + 1);
-        self.carry_out(&Change::Merge { life, n }, |worker| {
+        let (session, n) = (self.sessions[at].session.clone(), self.sessions[at].n + 1);
+        self.carry_out(&Change::Merge { session, n }, |worker| {
             let (delta, late) = (worker.data(n), worker.dice.chance(30));
-            let own = &mut worker.lives[at];
+            let own = &mut worker.sessions[at];
             own.n = n;
             // Some by a client that does not have its new id yet, nor those before it perhaps.
             let graces: Vec<_> = own.replaced.iter().filter(|(_, grace)| *grace).collect();
@@ -177,29 +173,25 @@ impl<'w> Worker<'w> {
     }
 
     fn bind(&mut self, at: usize) -> Result<()> {
-        let (life, n) = (self.lives[at].life.clone(), self.lives[at].n + 1);
+        let (session, n) = (self.sessions[at].session.clone(), self.sessions[at].n + 1);
         let user = self.dice.chance(50).then(|| self.user());
         let name = user.as_ref().map(|user| user.as_str().to_owned());
-        self.carry_out(&Change::Bind { life, n, user: name }, |worker| {
-            let own = &mut worker.lives[at];
+        self.carry_out(&Change::Bind { session, n, user: name }, |worker| {
+            let own = &mut worker.sessions[at];
             // Whom the provider authenticated is another matter from here on.
             (own.n, own.user, own.idp_session_id) = (n, user.clone(), None);
             let mut delta = setting("n", n);
             delta.set_user(user);
-            let merged = worker.store.commit(&Commit::new(
-                &own.id_hash,
-                Action::Merge,
-                delta.clone(),
-                NOW,
-            ))?;
+            let merge = Commit::new(&own.id_hash, Action::Merge, delta.clone(), NOW);
+            let merged = worker.store.commit(&merge)?;
             Ok(answer(&merged))
         })
     }
 
     fn touch(&mut self, at: usize) -> Result<()> {
-        let (life, seen) = (self.lives[at].life.clone(), self.lives[at].seen + 1000);
-        self.carry_out(&Change::Touch { life, seen }, |worker| {
-            let own = &mut worker.lives[at];
+        let (session, seen) = (self.sessions[at].session.clone(), self.sessions[at].seen + 1000);
+        self.carry_out(&Change::Touch { session, seen }, |worker| {
+            let own = &mut worker.sessions[at];
             own.seen = seen;
             let touch = Touch::at(Timestamp::from_millis(seen));
             worker.store.touch(&[(own.id_hash, touch)], NOW)?;
@@ -208,9 +200,10 @@ impl<'w> Worker<'w> {
     }
 
     fn renew(&mut self, at: usize) -> Result<()> {
-        let (life, to, grace) = (self.lives[at].life.clone(), new_id_hash(), self.dice.chance(30));
-        self.carry_out(&Change::Renew { life, id_hash: to, grace }, |worker| {
-            let own = &mut worker.lives[at];
+        let (session, to, grace) =
+            (self.sessions[at].session.clone(), new_id_hash(), self.dice.chance(30));
+        self.carry_out(&Change::Renew { session, id_hash: to, grace }, |worker| {
+            let own = &mut worker.sessions[at];
             let grace_until = grace.then(|| NOW + HOUR);
             let action = Action::Renew { to, realm: Realm::default(), grace_until };
             let renewed =
@@ -224,20 +217,25 @@ impl<'w> Worker<'w> {
     }
 
     fn sign_in(&mut self, at: usize) -> Result<()> {
-        let (life, to, user) = (self.lives[at].life.clone(), new_id_hash(), self.user());
+        let (session, to, user) = (self.sessions[at].session.clone(), new_id_hash(), self.user());
         let ends: Vec<String> = self
-            .lives
+            .sessions
             .iter()
-            .filter(|own| own.life != life && own.user.as_ref() == Some(&user))
-            .map(|own| own.life.clone())
+            .filter(|own| own.session != session && own.user.as_ref() == Some(&user))
+            .map(|own| own.session.clone())
             .collect();
-        let (n, name) = (self.lives[at].n, user.as_str().to_owned());
-        let change =
-            Change::SignIn { life: life.clone(), id_hash: to, n, user: name, ends: ends.clone() };
+        let (n, name) = (self.sessions[at].n, user.as_str().to_owned());
+        let change = Change::SignIn {
+            session: session.clone(),
+            id_hash: to,
+            n,
+            user: name,
+            ends: ends.clone(),
+        };
         self.carry_out(&change, |worker| {
-            let own = &worker.lives[at];
+            let own = &worker.sessions[at];
             let mut new_session = new_session();
-            new_session.idp_session_id = Some(IdpSessionId::new(format!("{life}-{n}")).unwrap());
+            new_session.idp_session_id = Some(IdpSessionId::new(format!("{session}-{n}")).unwrap());
             // Where there is no session any more one begins, and has nothing but this.
             let delta = setting("n", n);
             let action = Action::SignIn { to, user: user.clone(), new_session, join_salt: None };
@@ -245,12 +243,12 @@ impl<'w> Worker<'w> {
             commit.session_limit = Some(SessionLimit::new(NonZeroU32::MIN, AtLimit::EndOthers));
             match worker.store.commit(&commit)? {
                 Committed::Done { session: LiveSession { record, .. }, .. } => {
-                    let own = &mut worker.lives[at];
+                    let own = &mut worker.sessions[at];
                     (own.id_hash, own.replaced) = (to, VecDeque::new());
                     (own.public_id, own.user) = (record.public_id, record.user);
                     (own.idp_session_id, own.seen) =
                         (record.idp_session_id, record.seen.as_millis());
-                    worker.lives.retain(|own| !ends.contains(&own.life));
+                    worker.sessions.retain(|own| !ends.contains(&own.session));
                     Ok(Answer::Done)
                 }
                 other => panic!("a sign-in is answered {other:?}"),
@@ -259,18 +257,18 @@ impl<'w> Worker<'w> {
     }
 
     fn end(&mut self, at: usize) -> Result<()> {
-        let own = &self.lives[at];
+        let own = &self.sessions[at];
         let (id_hash, public_id) = (own.id_hash, own.public_id);
         let (user, idp_session_id) = (own.user.clone(), own.idp_session_id.clone());
         let how = self.dice.roll(if user.is_some() { 5 } else { 2 });
-        let lives: Vec<String> = match (how, &user) {
+        let sessions: Vec<String> = match (how, &user) {
             (4, Some(user)) => {
-                let theirs = self.lives.iter().filter(|own| own.user.as_ref() == Some(user));
-                theirs.map(|own| own.life.clone()).collect()
+                let theirs = self.sessions.iter().filter(|own| own.user.as_ref() == Some(user));
+                theirs.map(|own| own.session.clone()).collect()
             }
-            _ => vec![self.lives[at].life.clone()],
+            _ => vec![self.sessions[at].session.clone()],
         };
-        self.carry_out(&Change::End { lives: lives.clone() }, |worker| {
+        self.carry_out(&Change::End { sessions: sessions.clone() }, |worker| {
             let which = match (how, &user, &idp_session_id) {
                 (1, ..) => SessionFilter::PublicId(&public_id),
                 (2, Some(user), _) => SessionFilter::PublicIdOfUser(user, &public_id),
@@ -280,32 +278,28 @@ impl<'w> Worker<'w> {
                     let delete = Delta::new();
                     let delete = Commit::new(&id_hash, Action::Delete, delete, NOW);
                     let ended = worker.store.commit(&delete)?;
-                    worker.lives.retain(|own| !lives.contains(&own.life));
+                    worker.sessions.retain(|own| !sessions.contains(&own.session));
                     return Ok(answer(&ended));
                 }
             };
             let revoked = worker.store.index().unwrap().revoke(&which, None, NOW)?;
-            worker.lives.retain(|own| !lives.contains(&own.life));
+            worker.sessions.retain(|own| !sessions.contains(&own.session));
             Ok(if revoked.is_empty() { Answer::Gone } else { Answer::Done })
         })
     }
 
     /// A session that is over within a second, and a sweep an hour later.
     fn brief(&mut self) -> Result<()> {
-        let (life, id_hash, mut new_session) = (self.new_life(), new_id_hash(), new_session());
+        let (session, id_hash, mut new_session) = (self.new_name(), new_id_hash(), new_session());
         new_session.limits = Lifetime::fixed(Duration::from_secs(1)).starting(NOW);
-        let change = Change::Create { life: life.clone(), id_hash, brief: true };
+        let change = Change::Create { session: session.clone(), id_hash, brief: true };
         self.carry_out(&change, |worker| {
             let delta = setting("n", 0);
-            worker.store.commit(&Commit::new(
-                &id_hash,
-                Action::Create(new_session.clone()),
-                delta,
-                NOW,
-            ))?;
+            let create = Action::Create(new_session.clone());
+            worker.store.commit(&Commit::new(&id_hash, create, delta, NOW))?;
             Ok(Answer::Done)
         })?;
-        self.carry_out(&Change::Sweep { life }, |worker| {
+        self.carry_out(&Change::Sweep { session }, |worker| {
             worker.store.sweep(NOW + HOUR, MANY).map(|_| Answer::Done)
         })
     }
@@ -315,7 +309,7 @@ impl<'w> Worker<'w> {
             let index = worker.store.index().unwrap();
             index.revoke_everyone(None, NOW).map(|_| Answer::Done)
         })?;
-        self.lives.clear();
+        self.sessions.clear();
         Ok(())
     }
 }

@@ -1,5 +1,5 @@
-//! Whether a history has an order: one in which every operation takes effect at one moment between
-//! its beginning and its end, and in which every answer is what the model says.
+//! Checks that a history is linearizable: that every operation takes effect at one moment between
+//! its beginning and its end, with the answer of the model.
 //!
 //! The search is Wing and Gong's, with Lowe's memory of the configurations that lead nowhere.
 
@@ -24,9 +24,10 @@ pub trait Model {
 }
 
 /// One operation of a history.
-pub struct CacheEntry<'h, O, A> {
+pub struct HistoryEntry<'h, O, A> {
     pub operation: &'h O,
-    /// None if it is not known whether it was done: then it may be done at any later time, or never.
+    /// None if it is not known whether it was done: then it may be done at any later time, or
+    /// never.
     pub answer: Option<&'h A>,
     pub start: u64,
     pub end: u64,
@@ -49,7 +50,7 @@ pub const MOST: usize = Done::BITS as usize;
 pub fn check<M: Model>(
     model: &M,
     initial: M::State,
-    history: &[CacheEntry<'_, M::Operation, M::Answer>],
+    history: &[HistoryEntry<'_, M::Operation, M::Answer>],
 ) -> Result<(), NoOrder<M::State>> {
     assert!(history.len() <= MOST, "a history of {} operations is too long", history.len());
     let furthest = NoOrder { furthest: Vec::new(), state: initial.clone() };
@@ -62,8 +63,8 @@ pub fn check<M: Model>(
 
 struct Search<'m, 'h, M: Model> {
     model: &'m M,
-    history: &'h [CacheEntry<'h, M::Operation, M::Answer>],
-    /// What was done and the state after it, for all from which there is no way on.
+    history: &'h [HistoryEntry<'h, M::Operation, M::Answer>],
+    /// The sets of executed operations, with the state after them, from which no order goes on.
     dead: HashSet<(Done, M::State)>,
     path: Vec<usize>,
     furthest: NoOrder<M::State>,
@@ -82,7 +83,7 @@ impl<M: Model> Search<'_, '_, M> {
         let next: Vec<usize> =
             waiting().filter(|(_, entry)| entry.start <= first_end).map(|(at, _)| at).collect();
         for at in next {
-            let CacheEntry { operation, answer, .. } = self.history[at];
+            let HistoryEntry { operation, answer, .. } = self.history[at];
             for after in self.model.step(state, operation, answer) {
                 let done = done | 1 << at;
                 if !self.dead.insert((done, after.clone())) {

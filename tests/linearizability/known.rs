@@ -16,7 +16,7 @@ const BEGINS: Begins =
 struct History(Vec<Happened>);
 
 impl History {
-    /// One session under key 1.
+    /// One session under id 1.
     fn of_one_session() -> History {
         let mut history = History::default();
         let create = Call::Create { id_hash: 1, begins: BEGINS, changes: Vec::new() };
@@ -121,7 +121,7 @@ fn a_read_during_a_change_sees_either_value() {
 }
 
 #[test]
-fn what_was_seen_of_a_change_under_way_is_not_unseen() {
+fn what_was_seen_of_a_change_in_flight_is_not_unseen() {
     let (old, new) = (session(1, &[]), session(2, &[(1, 7)]));
     let mut history = History::of_one_session();
     history.add(2..9, set(1, 7, None), done(new.clone(), 1, &[]));
@@ -166,7 +166,7 @@ fn a_session_that_has_expired_is_read_and_touched_no_more() {
     }
 }
 
-/// A user signs in at the deadline of the session under key 1, and gets key 2.
+/// A user signs in at the deadline of the session under id 1, and gets id 2.
 fn sign_in_at_the_deadline() -> (Call, Answer) {
     let (begins, changes) = (Begins { public_id: 2, ..BEGINS }, Vec::new());
     let call = Call::SignIn { id_hash: 1, to: 2, user: 1, begins, changes, limit: None };
@@ -218,7 +218,7 @@ fn of_two_renewals_of_one_id_one_gets_renewed() {
         assert_eq!(history.has_an_order(), !both);
         if !both {
             history.add(6..7, LOAD, live(session(2, &[]), 1));
-            assert!(!history.has_an_order(), "the old key is dead");
+            assert!(!history.has_an_order(), "the old id is dead");
         }
     }
 }

@@ -1,7 +1,7 @@
-//! What sessions are, one operation after the other: written from the documentation, and not by
-//! the code of the crate that decides it.
+//! A sequential model of sessions, written from the documentation and not from the code of the
+//! crate that decides it.
 
-use super::checker::{CacheEntry, Model, check};
+use super::checker::{HistoryEntry, Model, check};
 use super::operations::{
     Answer, AtLimit, Begins, Call, Change, Happened, Moment, Number, Operation, Session,
     UserSession, Who,
@@ -14,7 +14,7 @@ const REMEMBERED: Moment = 600_000;
 const MOST_REPLACED: usize = 8;
 
 /// A request that came up to so long after its id was replaced counts as concurrent.
-const UNDER_WAY: Moment = 10_000;
+const CONCURRENT: Moment = 10_000;
 
 /// A touch is due after this share of the idle limit.
 const TOUCHES_PER_IDLE_LIMIT: Moment = 40;
@@ -39,34 +39,34 @@ impl Sessions {
         Sessions { moves_in_steps: false, sweeps_in_two_steps: false, reads: Reads::Latest };
 }
 
-/// What a load may find.
+/// The states that a load may read.
 #[derive(Clone, Copy, Debug)]
 pub enum Reads {
-    /// What is stored.
+    /// The stored one.
     Latest,
-    /// Also what was stored before changes in flight of other processes: an operation
-    /// may have seen those by then, and may even have ended a session at the new key that one of
-    /// them has given it.
+    /// Also what was stored before changes in flight of other processes: an operation may have seen
+    /// those by then, and may even have ended a session at the new id that one of them has given
+    /// it.
     LatestAcknowledged,
-    /// Also what was stored, at the latest, so long before: another process could not invalidate the
-    /// cache.
+    /// Also what was stored, at the latest, so long before: another process could not invalidate
+    /// the cache.
     Within(Moment),
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct World {
     sessions: Store,
-    /// What was stored before, the last at the end; only where a load may find that.
+    /// Earlier states, the last at the end; only where a load may read them.
     past: Vec<Past>,
 }
 
-/// What was stored before a change.
+/// The state before a change.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Past {
     sessions: Store,
     changed_by: usize,
     changed_until: u64,
-    /// The keys that the cache was made to forget by then; all if none are named.
+    /// The ids that the cache was made to forget by then; all if none are named.
     invalidated: Option<Vec<Number>>,
     /// The latest time that any operation had been given until then.
     latest: Moment,
@@ -76,14 +76,14 @@ struct Past {
 struct Store {
     /// In the order in which they began.
     rows: Vec<Row>,
-    /// No session may be at these keys after these stamps: its renewal has said that it has ended.
+    /// No session may be at these ids after these stamps: its renewal has said that it has ended.
     said_to_end: Vec<(Number, u64)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Row {
     id_hash: Number,
-    /// The latest keys it had, the oldest first.
+    /// The latest ids it had, the oldest first.
     replaced: Vec<Replaced>,
     session: Session,
 }
@@ -101,14 +101,14 @@ struct Replaced {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum By {
     Renewal,
-    /// Others can join it who come with the same key.
+    /// Others can join it who come with the same id.
     SignIn,
-    /// The same, remembered in place of what was remembered of the key before; and whether another
+    /// The same, remembered in place of what was remembered of the id before; and whether another
     /// session began by it.
     SignInAnew {
         begins: bool,
     },
-    /// The key that it replaced was never presented.
+    /// The id that it replaced was never presented.
     SignInThroughAnotherKey,
 }
 
@@ -188,7 +188,7 @@ impl Session {
 type Outcomes = Vec<(Store, Answer)>;
 
 impl Store {
-    /// What `id_hash` finds.
+    /// Looks `id_hash` up.
     fn find(&self, id_hash: Number, now: Moment) -> Found {
         let at = |index: usize| match self.rows[index].session.lives(now) {
             true => Found::Live(index),
@@ -237,8 +237,8 @@ impl Store {
         self.rows.iter().any(|row| row.id_hash == id_hash || had(row))
     }
 
-    /// What ends sessions removes those that it finds expired, and names none of them: a write that
-    /// has waited since before the deadline must not find them any more.
+    /// An operation that ends sessions removes the expired ones too, without naming them: a write
+    /// that has waited since before the deadline must not find them any more.
     fn without_expired(mut self, operation: &Operation) -> Store {
         let now = operation.now;
         let (id_hash, which) = match &operation.call {
@@ -260,9 +260,9 @@ impl Store {
     }
 }
 
-fn sorted(mut keys: Vec<Number>) -> Vec<Number> {
-    keys.sort_unstable();
-    keys
+fn sorted(mut numbers: Vec<Number>) -> Vec<Number> {
+    numbers.sort_unstable();
+    numbers
 }
 
 impl Sessions {
@@ -272,7 +272,7 @@ impl Sessions {
         let each = |store: &Store, id_hash: Number, then: &dyn Fn(Store, Found) -> Outcomes| {
             let found = store.find(id_hash, now);
             let mut outcomes = then(store.clone(), found);
-            // Until the key is remembered anew it leads to a session that is not there any more.
+            // Until the id is remembered anew it leads to a session that is not there any more.
             if let Found::Replaced(_, Replaced { by: By::SignInAnew { begins: true }, .. }) = found
                 && self.moves_in_steps
             {
@@ -316,7 +316,7 @@ impl Sessions {
                 each(store, *id_hash, &|store, found| {
                     let change = Merged { changes, if_revision: None, seen: None };
                     let (id_hash, to, grace_until) = (*id_hash, *to, *grace_until);
-                    // Whether it had a user is seen where it is found.
+                    // The lookup determines whether it had a user.
                     let (by, had_user) = (By::Renewal, false);
                     let left = Replaced { id_hash, to, at: now, grace_until, by, had_user };
                     vec![self.go_on(store, found, &change, Some(left))]
@@ -408,7 +408,7 @@ impl Sessions {
             let Row { id_hash, session, .. } = row.clone();
             return (store, Answer::Stale { session, id_hash });
         }
-        // Through a key within its grace nothing moves.
+        // Through an id within its grace nothing moves.
         let had_user = row.session.user.is_some();
         let renewal = renewal.filter(|left| left.id_hash == row.id_hash);
         let renewal = renewal.map(|left| Replaced { had_user, ..left });
@@ -440,7 +440,7 @@ impl Sessions {
             Found::Replaced(at, replaced) => (Some(store.rows[at].clone()), Some(replaced)),
             _ => (None, None),
         };
-        // That a key is remembered anew is a step of its own there, which can fail: then it is
+        // That an id is remembered anew is a step of its own there, which can fail: then it is
         // remembered as before.
         let may_be_as_before = self.moves_in_steps
             && replaced.is_some_and(|it| matches!(it.by, By::SignInAnew { .. }));
@@ -449,7 +449,7 @@ impl Sessions {
             && row.session.user == Some(*user)
             && matches!(replaced.by, By::SignIn | By::SignInAnew { .. })
             && replaced.to == row.id_hash
-            && operation.now <= replaced.at + UNDER_WAY
+            && operation.now <= replaced.at + CONCURRENT
             && says_the_same(begins, &row.session)
         {
             let id_hash = row.id_hash;
@@ -458,7 +458,7 @@ impl Sessions {
                 return outcomes;
             }
         }
-        // What was bound to another user only when the key was replaced is another client's.
+        // A session that got another user only when the id was replaced is another client's.
         let is_others = |row: &Row| row.session.user.is_some() && row.session.user != Some(*user);
         let is_found = |had_user: bool| from.clone().filter(|row| !is_others(row) || had_user);
         let had_user = replaced.is_none_or(|replaced| replaced.had_user);
@@ -556,7 +556,7 @@ fn says_the_same(begins: &Begins, session: &Session) -> bool {
     begins.level == session.level
         && (begins.idp_session_id.is_none() || begins.idp_session_id == session.idp_session_id)
         && begins.idle == session.idle
-        && end(begins.absolute).saturating_add(UNDER_WAY) >= end(session.absolute)
+        && end(begins.absolute).saturating_add(CONCURRENT) >= end(session.absolute)
 }
 
 struct Merged<'c> {
@@ -584,7 +584,7 @@ impl Sessions {
         let id_hash = load.operation.call.id_hash().unwrap_or_default();
         let mut is_untold = false;
         for past in world.past.iter().rev() {
-            // Whatever the cache has under this key, it has from before this invalidation.
+            // Whatever the cache has under this id, it has from before this invalidation.
             if past.invalidated.as_ref().is_none_or(|invalidated| invalidated.contains(&id_hash)) {
                 let may_be_untold = match self.reads {
                     Reads::Latest => false,
@@ -606,7 +606,7 @@ impl Sessions {
         found
     }
 
-    /// The keys that the cache is made to forget; none if it is all of them.
+    /// The ids that the cache is made to forget; none if it is all of them.
     fn invalidated(happened: &Happened) -> Option<Vec<Number>> {
         let asked = happened.operation.call.id_hash().into_iter();
         Some(match &happened.answer {
@@ -616,7 +616,7 @@ impl Sessions {
             Answer::Unchanged { id_hash, .. } | Answer::Deleted { id_hash } => {
                 asked.chain([*id_hash]).collect()
             }
-            Answer::Revoked(keys) => keys.clone(),
+            Answer::Revoked(id_hashes) => id_hashes.clone(),
             Answer::RevokedEveryone(_) | Answer::Unknown(_) => return None,
             _ => asked.collect(),
         })
@@ -684,7 +684,7 @@ impl Sessions {
                 }
                 _ => agrees(&expected).then_some((store, expected)),
             });
-        // What has failed half-way has gone no further than that.
+        // An operation that failed half-way has gone no further than that.
         let half_way = Some(&sessions).filter(|half| answer.is_none() && **half != world.sessions);
         let after = agreeing.map(|(store, _)| store).chain(half_way.cloned());
         after.map(|store| self.after(world, store, happened)).collect()
@@ -692,9 +692,9 @@ impl Sessions {
 }
 
 impl Sessions {
-    /// Whether what happened has an order; if not, how far any goes.
+    /// Checks that the history has an order; the error is the longest one that was found.
     pub fn judge(&self, history: &[Happened]) -> Result<(), String> {
-        let entries = history.iter().map(|happened| CacheEntry {
+        let entries = history.iter().map(|happened| HistoryEntry {
             operation: happened,
             answer: (!happened.is_open()).then_some(&happened.answer),
             start: happened.start,

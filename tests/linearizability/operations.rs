@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// A key, handle, user, name or value, by a small number.
+/// An id, handle, user, name or value, by a small number.
 pub type Number = u8;
 
 /// Milliseconds since the beginning of the history.
@@ -19,7 +19,7 @@ pub enum Change {
     User(Option<Number>),
 }
 
-/// What a session begins with, or has from its sign-in on.
+/// The values of a session from its beginning or its sign-in on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Begins {
     pub public_id: Number,
@@ -92,7 +92,7 @@ pub enum Call {
 }
 
 impl Call {
-    /// The key it goes to, if it goes to one.
+    /// The id it goes to, if it goes to one.
     pub fn id_hash(&self) -> Option<Number> {
         match self {
             Call::Load { id_hash }
@@ -158,7 +158,7 @@ pub enum Answer {
         session: Session,
         id_hash: Number,
     },
-    /// The key was replaced; the session has this one.
+    /// The id was replaced; the session has this one.
     Replaced {
         id_hash: Number,
     },
@@ -212,7 +212,7 @@ pub struct Happened {
 }
 
 impl Happened {
-    /// Whether it may have been done, may be done yet, or never.
+    /// Returns true if it may have been executed, may still be, or may never be.
     pub fn is_open(&self) -> bool {
         matches!(self.answer, Answer::Unknown(_))
     }

@@ -1,4 +1,5 @@
-//! What the threads of a history are to do: made by chance, and made smaller while it still fails.
+//! The operations of the threads of a history: chosen at random, and shrunk while the history
+//! fails.
 
 use super::chance::Chance;
 use super::operations::{AtLimit, Begins, Call, Change, Moment, Number, Operation, Who};
@@ -8,7 +9,7 @@ use super::operations::{AtLimit, Begins, Call, Change, Moment, Number, Operation
 pub struct Abilities {
     /// It lists, revokes, and obeys limits per user.
     pub lists: bool,
-    /// How many threads call it.
+    /// The number of threads that call it.
     pub threads: usize,
     /// The threads take so long that something can happen to a server meanwhile.
     pub slow: bool,
@@ -16,7 +17,7 @@ pub struct Abilities {
 
 /// One operation to come.
 #[derive(Clone, Debug)]
-pub struct Step {
+pub struct PlannedStep {
     pub operation: Operation,
     /// A merge on the condition that the session is as this thread saw it last.
     pub conditional: bool,
@@ -27,15 +28,15 @@ pub struct Step {
 }
 
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct HistoryPlan {
     /// One after the other, before the threads begin.
-    pub before: Vec<Step>,
-    pub threads: Vec<Vec<Step>>,
-    /// Whether the threads wait for each other before every operation, not only the first.
+    pub before: Vec<PlannedStep>,
+    pub threads: Vec<Vec<PlannedStep>>,
+    /// The threads wait for each other before every operation, not only before the first.
     pub in_rounds: bool,
 }
 
-/// What a history is mostly about: few kinds of operations meet more often than many do.
+/// The operations that a history mostly has: few kinds meet more often than many do.
 #[derive(Clone, Copy, Debug)]
 enum Theme {
     Data,
@@ -52,10 +53,10 @@ struct Maker<'c> {
     abilities: Abilities,
     theme: Theme,
     /// Keys that were given to some session of the plan.
-    keys: Vec<Number>,
-    /// How many of them are given out before the threads begin.
+    ids: Vec<Number>,
+    /// The number of ids that are in use before the threads begin.
     given_out: usize,
-    next_key: Number,
+    next_id: Number,
     next_handle: Number,
     /// The limit that times are chosen around.
     scale: Moment,
@@ -68,8 +69,8 @@ struct Maker<'c> {
 const STILL: &[Moment] = &[0];
 const AROUND: &[Moment] = &[0, 0, 0, 2, 3, 50, 99, 100, 101, 103, 150];
 
-impl Plan {
-    pub fn by(chance: &mut Chance, abilities: Abilities) -> Plan {
+impl HistoryPlan {
+    pub fn by(chance: &mut Chance, abilities: Abilities) -> HistoryPlan {
         let theme = match chance.below(if abilities.lists { 7 } else { 6 }) {
             0 => Theme::Data,
             1 => Theme::Reading,
@@ -91,28 +92,28 @@ impl Plan {
         let limit = 1 + u32::try_from(chance.below(2)).unwrap();
         let limited = abilities.lists && (matches!(theme, Theme::Limits) || chance.one_in(3));
         let limit = limited.then_some((limit, at_limit));
-        let (keys, given_out, next_key, next_handle) = (Vec::new(), 0, 0, 0);
+        let (ids, given_out, next_id, next_handle) = (Vec::new(), 0, 0, 0);
         let mut maker = Maker {
             chance,
             abilities,
             theme,
-            keys,
+            ids,
             given_out,
-            next_key,
+            next_id,
             next_handle,
             scale,
             times,
             limit,
         };
         let before = maker.before();
-        maker.given_out = maker.keys.len();
+        maker.given_out = maker.ids.len();
         let (fewest, most) = (3, 6);
         let threads = (0..abilities.threads).map(|_| {
             let length = fewest + maker.chance.below(most - fewest + 1);
             (0..length).map(|_| maker.step()).collect()
         });
         let threads = threads.collect();
-        Plan { before, threads, in_rounds: maker.chance.one_in(2) }
+        HistoryPlan { before, threads, in_rounds: maker.chance.one_in(2) }
     }
 
     pub fn operations(&self) -> usize {
@@ -120,9 +121,9 @@ impl Plan {
     }
 
     /// Smaller plans, the smallest first: without a thread, and without one operation.
-    pub fn smaller(&self) -> Vec<Plan> {
+    pub fn smaller(&self) -> Vec<HistoryPlan> {
         let mut plans = Vec::new();
-        let mut with = |change: &dyn Fn(&mut Plan)| {
+        let mut with = |change: &dyn Fn(&mut HistoryPlan)| {
             let mut plan = self.clone();
             change(&mut plan);
             plans.push(plan);
@@ -146,9 +147,9 @@ impl Plan {
 
 impl Maker<'_> {
     fn new_id_hash(&mut self) -> Number {
-        self.next_key += 1;
-        self.keys.push(self.next_key);
-        self.next_key
+        self.next_id += 1;
+        self.ids.push(self.next_id);
+        self.next_id
     }
 
     fn begins(&mut self) -> Begins {
@@ -161,7 +162,7 @@ impl Maker<'_> {
         Begins { public_id: self.next_handle, idp_session_id, level, idle, absolute }
     }
 
-    fn before(&mut self) -> Vec<Step> {
+    fn before(&mut self) -> Vec<PlannedStep> {
         let mut steps = Vec::new();
         for _ in 0..1 + self.chance.below(2) {
             let (id_hash, begins) = (self.new_id_hash(), self.begins());
@@ -173,9 +174,9 @@ impl Maker<'_> {
             }
             steps.push(self.at(Call::Create { id_hash, begins, changes }, 0));
         }
-        // Sometimes one is already on its second key.
+        // Sometimes one is already on its second id.
         if self.chance.one_in(3) {
-            let (id_hash, call) = (self.keys[0], self.chance.below(3));
+            let (id_hash, call) = (self.ids[0], self.chance.below(3));
             let to = self.new_id_hash();
             let begins = self.begins();
             let call = match call {
@@ -192,30 +193,30 @@ impl Maker<'_> {
         steps
     }
 
-    fn at(&mut self, call: Call, now: Moment) -> Step {
+    fn at(&mut self, call: Call, now: Moment) -> PlannedStep {
         let pause = self.chance.pick(match self.abilities.slow {
             true => &[0, 200, 20_000, 50_000, 100_000],
             false => &[0, 0, 20, 200, 2000],
         });
         let operation = Operation { call, now };
-        Step { operation, conditional: false, counts_up: None, pause }
+        PlannedStep { operation, conditional: false, counts_up: None, pause }
     }
 
     fn id_hash(&mut self) -> Number {
         // Mostly those that the history begins with, on which all threads meet.
         match self.chance.one_in(3) {
-            true => self.chance.pick(&self.keys),
-            false => self.keys[self.chance.below(self.keys.len().min(3))],
+            true => self.chance.pick(&self.ids),
+            false => self.ids[self.chance.below(self.ids.len().min(3))],
         }
     }
 
-    /// This key, or one that a client can know. Memcached begins or moves a session in several
-    /// steps. They are as good as one as long as its new key is unused before they are done; and
-    /// no client knows it by then.
+    /// This id, or one that a client can know. Memcached begins or moves a session in several
+    /// steps. They are as good as one as long as its new id is unused before they are done; and no
+    /// client knows it by then.
     fn key_given_out(&mut self, id_hash: Number) -> Number {
         match self.abilities.lists {
             true => id_hash,
-            false => self.keys[self.chance.below(self.given_out)],
+            false => self.ids[self.chance.below(self.given_out)],
         }
     }
 
@@ -254,7 +255,7 @@ impl Maker<'_> {
         self.scale * self.chance.pick(self.times) / 100
     }
 
-    fn step(&mut self) -> Step {
+    fn step(&mut self) -> PlannedStep {
         let now = self.now();
         // Out of a hundred: load, merge, counting up, renew, sign in, delete, touch, registry.
         let weights: [usize; 8] = match self.theme {
@@ -313,6 +314,6 @@ impl Maker<'_> {
                 _ => Call::Revoke(self.who()),
             },
         };
-        Step { conditional, counts_up, ..self.at(call, now) }
+        PlannedStep { conditional, counts_up, ..self.at(call, now) }
     }
 }

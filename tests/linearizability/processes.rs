@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::chance::Chance;
 use super::common::memcached::{LONG_TIMEOUT, Memcached};
-use super::common::{Folder, KillOnDrop, child};
+use super::common::{Folder, KillOnDrop, child, on_threads};
 use super::model::{Reads, Sessions};
 use super::operations::{Answer, Operation};
 use super::pausing::pausing;
@@ -71,15 +71,11 @@ pub fn carry_out() {
         Err(_) => Box::new(backing),
     };
     let parent: SocketAddr = given("PARENT").parse().unwrap();
-    std::thread::scope(|scope| {
-        for _ in 0..THREADS {
-            scope.spawn(|| {
-                let mut connection = Connection::over(TcpStream::connect(parent).unwrap());
-                while let Some(Order { history, operation }) = connection.receive() {
-                    let answer = Names { history }.call(&store, &operation);
-                    connection.send(&answer).unwrap();
-                }
-            });
+    on_threads(THREADS, || {
+        let mut connection = Connection::over(TcpStream::connect(parent).unwrap());
+        while let Some(Order { history, operation }) = connection.receive() {
+            let answer = Names { history }.call(&store, &operation);
+            connection.send(&answer).unwrap();
         }
     });
 }

@@ -11,7 +11,7 @@ use super::model::Sessions;
 use super::operations::{
     Answer, Call, Change, Happened, Moment, Number, Operation, Session, readable,
 };
-use super::plan::{Abilities, Plan, Step};
+use super::plan::{Abilities, HistoryPlan, PlannedStep};
 use super::target::Names;
 use crate::common::dice::number;
 
@@ -30,7 +30,7 @@ pub trait Subject: Sync {
 
     fn model(&self) -> Sessions;
 
-    /// How many threads share a process; the first ones are in the first.
+    /// The number of threads of a process; the first threads are in the first process.
     fn threads_per_process(&self) -> usize {
         self.abilities().threads
     }
@@ -61,7 +61,7 @@ pub fn search(name: &str, subject: &impl Subject, histories: u64) {
     let (began, mut operations, mut open) = (Instant::now(), 0, 0);
     let runner = Runner { subject, next: AtomicU64::new(0) };
     for seed in seed..seed + histories {
-        let plan = Plan::by(&mut Chance::new(seed), subject.abilities());
+        let plan = HistoryPlan::by(&mut Chance::new(seed), subject.abilities());
         let history = runner.run(&plan, seed);
         operations += history.len();
         open += history.iter().filter(|happened| happened.is_open()).count();
@@ -80,7 +80,7 @@ pub fn search(name: &str, subject: &impl Subject, histories: u64) {
     );
 }
 
-/// Whether the history has an order; if not, why not.
+/// Checks that the history has an order; the error says why not.
 fn judge(subject: &impl Subject, history: &[Happened]) -> Result<(), String> {
     let is_bad = |happened: &&Happened| match happened.answer {
         Answer::Failed(_) => true,
@@ -100,7 +100,7 @@ struct Runner<'s, S> {
 }
 
 impl<S: Subject> Runner<'_, S> {
-    fn run(&self, plan: &Plan, seed: u64) -> Vec<Happened> {
+    fn run(&self, plan: &HistoryPlan, seed: u64) -> Vec<Happened> {
         let names = Names { history: self.next.fetch_add(1, Ordering::SeqCst) };
         let mut callers = self.subject.begin(names);
         let clock = Clock::default();
@@ -158,7 +158,12 @@ impl<S: Subject> Runner<'_, S> {
     }
 
     /// Runs the plan until it fails, some times at most.
-    fn fails(&self, plan: &Plan, seed: u64, until: Instant) -> Option<(Vec<Happened>, String)> {
+    fn fails(
+        &self,
+        plan: &HistoryPlan,
+        seed: u64,
+        until: Instant,
+    ) -> Option<(Vec<Happened>, String)> {
         for _ in 0..TRIES {
             if Instant::now() >= until {
                 return None;
@@ -173,7 +178,7 @@ impl<S: Subject> Runner<'_, S> {
 
     fn shrink(
         &self,
-        mut plan: Plan,
+        mut plan: HistoryPlan,
         seed: u64,
         history: Vec<Happened>,
         why: String,
@@ -207,8 +212,8 @@ impl Clock {
         self.stamps.fetch_add(1, Ordering::SeqCst)
     }
 
-    /// This time, or a later one if others are there already: time goes on while an operation is
-    /// under way, and never back.
+    /// This time, or a later one if others are there already: time goes on while an operation is in
+    /// flight, and never back.
     fn at_least(&self, now: Moment) -> Moment {
         self.now.fetch_max(now, Ordering::SeqCst).max(now)
     }
@@ -229,7 +234,7 @@ impl<'t, 'c> Thread<'t, 'c> {
         Thread { number, process, clock, caller, happened: Vec::new(), seen: HashMap::new() }
     }
 
-    fn take(&mut self, step: &Step) {
+    fn take(&mut self, step: &PlannedStep) {
         (0..step.pause).for_each(|_| std::hint::spin_loop());
         let Operation { call, now } = &step.operation;
         let (Call::Merge { id_hash, changes, seen, .. }, true) = (call, step.conditional) else {

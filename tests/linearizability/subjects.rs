@@ -22,6 +22,11 @@ use super::target::{Names, failed};
 
 pub const THREADS: usize = 4;
 
+/// A caller for each thread.
+fn callers<'s>(call: impl Fn(&Operation) -> Answer + Clone + Send + 's) -> Vec<Caller<'s>> {
+    (0..THREADS).map(|_| -> Caller<'s> { Box::new(call.clone()) }).collect()
+}
+
 /// Lets the others work so long.
 pub fn wait(micros: usize) {
     let until = Instant::now() + Duration::from_micros(micros as u64);
@@ -46,11 +51,7 @@ impl<S: Store, F: Fn() -> S + Sync> Subject for Fresh<F> {
 
     fn begin(&self, names: Names) -> Vec<Caller<'_>> {
         let store = Arc::new((self.make)());
-        let caller = |_| -> Caller<'_> {
-            let store = store.clone();
-            Box::new(move |operation| names.call(&store, operation))
-        };
-        (0..THREADS).map(caller).collect()
+        callers(move |operation| names.call(&store, operation))
     }
 }
 
@@ -78,9 +79,7 @@ impl Subject for Sqlite {
 
     fn begin(&self, names: Names) -> Vec<Caller<'_>> {
         self.store.admin().clear().unwrap();
-        let caller =
-            |_| -> Caller<'_> { Box::new(move |operation| names.call(&self.store, operation)) };
-        (0..THREADS).map(caller).collect()
+        callers(move |operation| names.call(&self.store, operation))
     }
 }
 
@@ -111,11 +110,7 @@ impl<C: Cache, F: Fn() -> C + Sync> Subject for Before<F> {
         let backing = pausing(self.backing.store.clone());
         let store = CachedStore::builder(cache, backing).retry_after(Duration::from_millis(1));
         let store = store.build().unwrap();
-        let caller = |_| -> Caller<'_> {
-            let store = store.clone();
-            Box::new(move |operation| names.call(&store, operation))
-        };
-        (0..THREADS).map(caller).collect()
+        callers(move |operation| names.call(&store, operation))
     }
 }
 
@@ -150,10 +145,7 @@ impl Subject for InMemcached {
     }
 
     fn begin(&self, names: Names) -> Vec<Caller<'_>> {
-        let caller = |_| -> Caller<'_> {
-            Box::new(move |operation| call_memcached(&self.store, names, operation))
-        };
-        (0..THREADS).map(caller).collect()
+        callers(move |operation| call_memcached(&self.store, names, operation))
     }
 }
 
@@ -221,10 +213,7 @@ impl Subject for InFailing {
     }
 
     fn begin(&self, names: Names) -> Vec<Caller<'_>> {
-        let caller = |_| -> Caller<'_> {
-            Box::new(move |operation| call_memcached(&self.store, names, operation))
-        };
-        (0..THREADS).map(caller).collect()
+        callers(move |operation| call_memcached(&self.store, names, operation))
     }
 
     fn disturb(&self, chance: &mut Chance) -> bool {
@@ -257,8 +246,8 @@ impl<C: Cache, F: Fn() -> C + Sync> Subject for BehindFailing<'_, F> {
     }
 }
 
-/// Two stores that share a database and a cache, as two processes do. From the cache the first one is
-/// cut off now and then, if it is to be.
+/// Two stores that share a database and a cache, as two processes do. From the cache the first one
+/// is cut off now and then, if it is to be.
 pub struct TwoInstances {
     backing: Sqlite,
     outages: bool,
@@ -266,7 +255,7 @@ pub struct TwoInstances {
 }
 
 impl TwoInstances {
-    /// How long an entry lives: so short that histories go beyond it.
+    /// The lifetime of an entry: so short that histories go beyond it.
     const LIFE: Duration = Duration::from_secs(1);
 
     pub fn new(outages: bool) -> Self {

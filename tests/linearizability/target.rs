@@ -20,8 +20,8 @@ use super::operations::{
 /// The most that a sweep removes or a list shows at once: more than any history has.
 const MANY: NonZeroUsize = NonZeroUsize::MIN.saturating_add(999);
 
-/// What the numbers of one history mean. No two histories share a key or a moment, so that one
-/// store can serve them in turn.
+/// The ids and times of one history. No two histories share an id or a moment, so that one store
+/// can serve them in turn.
 #[derive(Clone, Copy, Debug)]
 pub struct Names {
     pub history: u64,
@@ -58,14 +58,14 @@ impl Names {
         PublicId::from_bytes(bytes)
     }
 
-    fn key_number(self, id_hash: &SessionIdHash) -> Number {
+    fn id_number(self, id_hash: &SessionIdHash) -> Number {
         let number = id_hash.as_bytes()[31];
-        assert_eq!(*id_hash, self.id_hash(number), "a key of another history");
+        assert_eq!(*id_hash, self.id_hash(number), "an id of another history");
         number
     }
 
-    fn keys(self, keys: &[SessionIdHash]) -> Vec<Number> {
-        let mut numbers: Vec<_> = keys.iter().map(|id_hash| self.key_number(id_hash)).collect();
+    fn id_hashes(self, id_hashes: &[SessionIdHash]) -> Vec<Number> {
+        let mut numbers: Vec<_> = id_hashes.iter().map(|id_hash| self.id_number(id_hash)).collect();
         numbers.sort_unstable();
         numbers
     }
@@ -114,10 +114,10 @@ impl Names {
             Call::Load { id_hash } => match store.load(&self.id_hash(*id_hash), now)? {
                 Lookup::Live { session: LiveSession { record, id_hash }, .. } => Answer::Live {
                     session: self.session(&record),
-                    id_hash: self.key_number(&id_hash),
+                    id_hash: self.id_number(&id_hash),
                 },
                 Lookup::Missing(Missing::Replaced { session, .. }) => {
-                    Answer::Replaced { id_hash: self.key_number(&session.id_hash) }
+                    Answer::Replaced { id_hash: self.id_number(&session.id_hash) }
                 }
                 Lookup::Missing(Missing::NotFound { .. }) => Answer::NotFound,
                 other => Answer::Failed(format!("{other:?}")),
@@ -173,8 +173,8 @@ impl Names {
                 Answer::List(listed.collect())
             }
             Call::Revoke(who) => {
-                let keys = self.which(who, |which| index(store).revoke(which, None, now))?;
-                Answer::Revoked(self.keys(&keys))
+                let id_hashes = self.which(who, |which| index(store).revoke(which, None, now))?;
+                Answer::Revoked(self.id_hashes(&id_hashes))
             }
             Call::RevokeEveryone => {
                 Answer::RevokedEveryone(Some(index(store).revoke_everyone(None, now)?))
@@ -205,18 +205,18 @@ impl Names {
         let session = |record: &Record| self.session(record);
         match &committed {
             Committed::Done { session: LiveSession { record, id_hash }, ended } => {
-                let (id_hash, ended) = (self.key_number(id_hash), self.keys(ended));
+                let (id_hash, ended) = (self.id_number(id_hash), self.id_hashes(ended));
                 Answer::Done { session: session(record), id_hash, ended }
             }
             Committed::Unchanged(LiveSession { record, id_hash }) => {
-                Answer::Unchanged { session: session(record), id_hash: self.key_number(id_hash) }
+                Answer::Unchanged { session: session(record), id_hash: self.id_number(id_hash) }
             }
             Committed::RevisionMismatch(LiveSession { record, id_hash }) => {
-                Answer::Stale { session: session(record), id_hash: self.key_number(id_hash) }
+                Answer::Stale { session: session(record), id_hash: self.id_number(id_hash) }
             }
-            Committed::Deleted(id_hash) => Answer::Deleted { id_hash: self.key_number(id_hash) },
+            Committed::Deleted(id_hash) => Answer::Deleted { id_hash: self.id_number(id_hash) },
             Committed::Missing(Missing::Replaced { session, .. }) => {
-                Answer::Replaced { id_hash: self.key_number(&session.id_hash) }
+                Answer::Replaced { id_hash: self.id_number(&session.id_hash) }
             }
             Committed::Missing(Missing::NotFound { .. }) => Answer::NotFound,
             Committed::LimitReached => Answer::Full,

@@ -23,7 +23,7 @@ fn corpus(target: &str) -> Vec<Vec<u8>> {
 
 /// One mutation of a seed.
 #[derive(Clone, Debug)]
-enum Step {
+enum Mutation {
     Replace(Index, u8),
     Insert(Index, Vec<u8>),
     Remove(Index, usize),
@@ -32,43 +32,43 @@ enum Step {
     Splice(Index, Index, Index),
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+fn steps() -> impl Strategy<Value = Vec<Mutation>> {
     // Bytes with a meaning to one of the parsers.
     let special = prop::sample::select(&b"\0\t\n\r \"\\,-./0129:;=ANZ_az{}[]\x7f\x80\xc3\xff"[..]);
     let byte = prop_oneof![special, any::<u8>()];
     let step = prop_oneof![
-        4 => (any::<Index>(), byte.clone()).prop_map(|(at, byte)| Step::Replace(at, byte)),
+        4 => (any::<Index>(), byte.clone()).prop_map(|(at, byte)| Mutation::Replace(at, byte)),
         2 => (any::<Index>(), prop::collection::vec(byte, 1..4))
-            .prop_map(|(at, bytes)| Step::Insert(at, bytes)),
-        2 => (any::<Index>(), 1_usize..16).prop_map(|(at, count)| Step::Remove(at, count)),
+            .prop_map(|(at, bytes)| Mutation::Insert(at, bytes)),
+        2 => (any::<Index>(), 1_usize..16).prop_map(|(at, count)| Mutation::Remove(at, count)),
         1 => (any::<Index>(), 1_usize..32, 1_u8..8)
-            .prop_map(|(at, count, times)| Step::Repeat(at, count, times)),
-        1 => any::<(Index, Index, Index)>().prop_map(|(at, seed, from)| Step::Splice(at, seed, from)),
+            .prop_map(|(at, count, times)| Mutation::Repeat(at, count, times)),
+        1 => any::<(Index, Index, Index)>().prop_map(|(at, seed, from)| Mutation::Splice(at, seed, from)),
     ];
     prop::collection::vec(step, 0..6)
 }
 
-fn apply(step: &Step, mut bytes: Vec<u8>, corpus: &[Vec<u8>]) -> Vec<u8> {
+fn apply(step: &Mutation, mut bytes: Vec<u8>, corpus: &[Vec<u8>]) -> Vec<u8> {
     match step {
-        Step::Replace(at, byte) if !bytes.is_empty() => {
+        Mutation::Replace(at, byte) if !bytes.is_empty() => {
             let at = at.index(bytes.len());
             bytes[at] = *byte;
         }
-        Step::Replace(..) => {}
-        Step::Insert(at, new) => {
+        Mutation::Replace(..) => {}
+        Mutation::Insert(at, new) => {
             let at = at.index(bytes.len() + 1);
             bytes.splice(at..at, new.iter().copied());
         }
-        Step::Remove(at, count) => {
+        Mutation::Remove(at, count) => {
             let at = at.index(bytes.len() + 1);
             bytes.drain(at..(at + count).min(bytes.len()));
         }
-        Step::Repeat(at, count, times) => {
+        Mutation::Repeat(at, count, times) => {
             let at = at.index(bytes.len() + 1);
             let part = bytes[at..(at + count).min(bytes.len())].repeat(usize::from(*times));
             bytes.splice(at..at, part);
         }
-        Step::Splice(at, seed, from) => {
+        Mutation::Splice(at, seed, from) => {
             bytes.truncate(at.index(bytes.len() + 1));
             let seed = &corpus[seed.index(corpus.len())];
             bytes.extend(&seed[from.index(seed.len() + 1)..]);

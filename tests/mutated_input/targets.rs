@@ -1,7 +1,8 @@
-//! What strangers send or leave behind, as functions of bytes. Each of them says what must hold
-//! for any bytes whatever, and panics where it does not.
+//! Untrusted input as functions of bytes. Each function checks what must hold for any bytes
+//! whatever, and panics where it does not.
 //!
-//! `tests/mutated_input` drives them with mutations of `corpus/`; so does `fuzz/`, guided by coverage.
+//! `tests/mutated_input` drives them with mutations of `corpus/`; so does `fuzz/`, guided by
+//! coverage.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -63,7 +64,7 @@ fn manager(delta: Delta, cookie: CookieConfig) -> SessionManager {
     builder.cookie(cookie).without_cleaner().build().expect("it builds")
 }
 
-/// Whether a request with this `Cookie` header is the known session's.
+/// Returns true if a request with this `Cookie` header finds the known session.
 fn is_known(sessions: &SessionManager, head: RequestHead<'_>) -> bool {
     let session = sessions.open(head);
     let n: Option<u32> = session.get("n").expect("the store does not fail");
@@ -230,7 +231,7 @@ pub(crate) fn row(bytes: &[u8]) {
     }
     let mut parts = bytes.split(|byte| *byte == b'\n');
     let mut part = || parts.next().unwrap_or_default();
-    let (data, user, external, client, numbers) = (part(), part(), part(), part(), part());
+    let (data, user, idp_session, client, numbers) = (part(), part(), part(), part(), part());
     let number = |at: usize| {
         let bytes = numbers.chunks(8).nth(at).unwrap_or_default();
         bytes.iter().fold(0_i64, |number, byte| (number << 8) | i64::from(*byte))
@@ -250,7 +251,7 @@ pub(crate) fn row(bytes: &[u8]) {
                     id_hash.as_bytes(),
                     data,
                     user,
-                    external,
+                    idp_session,
                     client,
                     now.wrapping_sub(number(0)),
                     now.wrapping_sub(number(1)),
@@ -275,8 +276,7 @@ pub(crate) fn row(bytes: &[u8]) {
         let delta = Delta::new();
         let merged = store.commit(&Commit::new(&id_hash, Action::Merge, delta, NOW));
         merged.expect("nothing changes");
-        let stats = index.stats(NOW).expect("it counts");
-        assert_eq!(stats.live, 1);
+        assert_eq!(index.stats(NOW).expect("it counts").live, 1);
     });
 }
 

@@ -6,7 +6,7 @@ use rocket::local::blocking::Client;
 
 use crate::other_cookies;
 
-/// How often a rouille request with these cookies allocates beside what the handler does.
+/// The number of allocations of a rouille request with these cookies, beside the handler's.
 fn in_rouille(sessions: &SessionManager, fields: &[String]) -> u64 {
     let headers = fields.iter().map(|field| ("Cookie".to_owned(), field.clone())).collect();
     let request = rouille::Request::fake_http("GET", "/", headers, vec![]);
@@ -33,7 +33,7 @@ fn with(_session: &cloakroom::Session) {}
 #[rocket::get("/without")]
 fn without() {}
 
-/// How often the guard of a request with these cookies makes Rocket allocate.
+/// The number of allocations of Rocket's guard in a request with these cookies.
 fn in_rocket(client: &Client, fields: &[String]) -> u64 {
     let send = |path: &'static str| {
         let add = |request, field: &String| -> rocket::local::blocking::LocalRequest<'_> {
@@ -43,7 +43,7 @@ fn in_rocket(client: &Client, fields: &[String]) -> u64 {
         let request = fields.iter().fold(client.get(path), add);
         allocation_counter::measure(|| drop(request.dispatch())).count_total
     };
-    // What is made once is made before.
+    // The first requests make the allocations that are made once.
     send("/with");
     send("/without");
     let without = send("/without");

@@ -88,7 +88,7 @@ impl Promised {
             && let Some(id) = &counter.id
         {
             let stored = read("/visits", id).parse().unwrap();
-            // One more may have been under way when the server was killed.
+            // One more may have been in flight when the server was killed.
             assert!((*promised..=*promised + 1).contains(&stored), "{stored}, not {promised}");
             *promised = stored;
         }

@@ -1,4 +1,4 @@
-//! Load over HTTP for a while, with everything under way that happens in the life of a service: no
+//! Load over HTTP for a while, with everything that happens in the life of a service: no
 //! request fails, nothing grows without end.
 //!
 //! `CLOAKROOM_SECONDS=n` loads each framework for n seconds, in place of a bounded share.
@@ -36,7 +36,7 @@ fn child_process() {
     serve(&role, sessions.build().unwrap());
 }
 
-/// Where the service is, and how long its answers took.
+/// The address of the service, and the times of its answers.
 struct Service {
     address: RwLock<SocketAddr>,
     over: AtomicBool,
@@ -127,17 +127,22 @@ fn memory_of(process: &KillOnDrop) -> u64 {
 
 /// Measurements of the service under load.
 #[derive(Clone, Copy, Debug, Default)]
-struct DataSizes {
+struct Measurements {
     memory: u64,
     file: u64,
     log: u64,
-    /// How many expired sessions were left meanwhile.
+    /// The number of expired sessions that were left meanwhile.
     expired: u64,
 }
 
 /// The highest of each until a moment; of the expired ones, their sum.
-fn watch(until: Instant, process: &KillOnDrop, folder: &Folder, other: &Connection) -> DataSizes {
-    let mut most = DataSizes::default();
+fn watch(
+    until: Instant,
+    process: &KillOnDrop,
+    folder: &Folder,
+    other: &Connection,
+) -> Measurements {
+    let mut most = Measurements::default();
     let size = |name: &str| fs::metadata(folder.path(name)).map_or(0, |file| file.len());
     while Instant::now() < until {
         most.expired += leave_expired(other);

@@ -5,41 +5,21 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 
 use crate::common::client::send;
-use crate::common::rocket_server::Server;
+use crate::common::rocket_server::RocketServer;
+use crate::{bare, client, cookie, given, memory, pausing};
 use cloakroom::event::EventKind;
 use cloakroom::http::Outcome;
 use cloakroom::testing::{Call, PausingStore, signed_in, with_session};
 use cloakroom::web::rocket::{SessionOf, Sessions};
 use cloakroom::{CookieConfig, Error, ErrorKind, MemoryStore, Session, SessionManager, UserKey};
-use rocket::config::{Config, LogLevel};
+use rocket::config::LogLevel;
 use rocket::fairing::AdHoc;
 use rocket::http::{CookieJar, Header, Status};
 use rocket::local::{asynchronous, blocking};
 use rocket::response::Redirect;
 use rocket::tokio::runtime::Handle;
 use rocket::tokio::task::LocalSet;
-use rocket::{Build, Rocket, catch, catchers, get, post, routes};
-
-fn memory() -> SessionManager {
-    SessionManager::new(MemoryStore::new()).unwrap()
-}
-
-fn bare() -> Rocket<Build> {
-    rocket::custom(Config { log_level: LogLevel::Off, ..Config::debug_default() })
-}
-
-fn client(rocket: Rocket<Build>) -> blocking::Client {
-    blocking::Client::untracked(rocket).unwrap()
-}
-
-fn cookie(value: &str) -> Header<'static> {
-    Header::new("Cookie", value.to_owned())
-}
-
-fn given(response: &blocking::LocalResponse<'_>) -> Option<String> {
-    let set = response.headers().get("Set-Cookie").find(|value| value.starts_with("__Host-id="))?;
-    Some(set.split(';').next().unwrap().to_owned())
-}
+use rocket::{catch, catchers, get, post, routes};
 
 // Panics.
 
@@ -57,7 +37,7 @@ fn a_panic_that_the_handler_has_caught_discards_nothing() {
     assert_eq!(response.status(), Status::Ok);
     assert!(given(&response).is_some(), "it answered 200, so its changes are stored");
 
-    let server = Server::start(bare().attach(memory()).mount("/", routes![caught]));
+    let server = RocketServer::start(bare().attach(memory()).mount("/", routes![caught]));
     let response = send(server.address, &crate::common::client::Request::post("/caught")).unwrap();
     assert_eq!(response.status, 200);
     assert!(response.id().is_some(), "the same on a socket");
@@ -97,7 +77,7 @@ fn counts() -> Redirect {
 fn the_catcher_of_a_panic_runs_once_and_nothing_is_stored() {
     let sessions = memory();
     let rocket = bare().attach(sessions.clone()).mount("/", routes![panics, caught, jar]);
-    let server = Server::start(rocket.register("/", catchers![counts]));
+    let server = RocketServer::start(rocket.register("/", catchers![counts]));
     let send = |path| send(server.address, &crate::common::client::Request::post(path)).unwrap();
     let response = send("/panics");
     assert_eq!((response.status, response.one("Location")), (303, Some("/sorry")));
@@ -140,15 +120,14 @@ fn a_catcher_that_has_answered_the_failure_is_not_asked_again() {
         ASKED.fetch_add(1, Ordering::SeqCst);
         format!("caught {}", status.code)
     }
-    let store = PausingStore::new(MemoryStore::new());
-    let sessions = SessionManager::new(store.clone()).unwrap();
+    let (store, sessions) = pausing();
     let rocket = bare().attach(sessions.clone()).mount("/", routes![fails_twice]);
-    let server = Server::start(rocket.register("/", catchers![counts_all]));
+    let server = RocketServer::start(rocket.register("/", catchers![counts_all]));
     let visitor = with_session(&sessions, |session| session.set("n", 1)).unwrap();
     for (how, kind, status, asked) in [
         ("panic", ErrorKind::Full, 500, 1),
         ("error", ErrorKind::Full, 500, 1),
-        // What is not stored is answered with another status than what the handler has met.
+        // A failed commit has another status than an error of the handler.
         ("panic", ErrorKind::Busy, 503, 2),
         ("error", ErrorKind::Busy, 503, 2),
     ] {
@@ -184,14 +163,14 @@ fn a_sign_out_is_done_though_another_fairing_panics() {
     let visitor = with_session(&sessions, |session| session.set("n", 1)).unwrap();
     let bad = AdHoc::on_response("bad", |_, _| Box::pin(async { panic!("as planned") }));
     let rocket = bare().attach(bad).attach(sessions.clone()).mount("/", routes![out]);
-    let server = Server::start(rocket);
+    let server = RocketServer::start(rocket);
     let request = crate::common::client::Request::post("/out").cookie(&visitor);
     assert!(send(server.address, &request).is_err(), "Rocket gives no answer");
     let session = sessions.open(Some(visitor.as_str()));
     assert!(!session.contains("n").unwrap(), "it is still signed in");
 }
 
-// What a failed commit is answered with.
+// Responses to failed commits.
 
 #[post("/count")]
 fn count(session: &Session) -> cloakroom::Result<String> {
@@ -200,8 +179,7 @@ fn count(session: &Session) -> cloakroom::Result<String> {
 
 #[test]
 fn the_response_to_a_failed_commit_has_rockets_headers() {
-    let store = PausingStore::new(MemoryStore::new());
-    let sessions = SessionManager::new(store.clone()).unwrap();
+    let (store, sessions) = pausing();
     let client = client(bare().attach(sessions).mount("/", routes![count]));
     let names = |response: &blocking::LocalResponse<'_>| -> Vec<String> {
         response.headers().iter().map(|header| header.name().to_string()).collect()
@@ -297,7 +275,7 @@ fn two_managers_of_one_cookie_name_do_not_launch() {
     }
 }
 
-// Where nothing ends the request.
+// Requests that nothing ends.
 
 #[get("/free")]
 fn free() -> &'static str {
@@ -349,8 +327,9 @@ async fn in_local_set(sessions: &SessionManager) -> cloakroom::Result<String> {
 #[test]
 fn a_manager_works_within_a_local_set_of_rockets_runtime() {
     let sessions = memory();
-    let server =
-        Server::start(bare().attach(sessions.clone()).mount("/", routes![in_local_set, count]));
+    let server = RocketServer::start(
+        bare().attach(sessions.clone()).mount("/", routes![in_local_set, count]),
+    );
     let send = |path| send(server.address, &crate::common::client::Request::post(path)).unwrap();
     for _ in 0..3 {
         let response = send("/local-set");
@@ -371,7 +350,8 @@ fn update_panics(session: &Session) -> cloakroom::Result<String> {
 #[test]
 fn a_panic_within_a_call_is_the_requests_own() {
     let sessions = memory();
-    let server = Server::start(bare().attach(sessions.clone()).mount("/", routes![update_panics]));
+    let server =
+        RocketServer::start(bare().attach(sessions.clone()).mount("/", routes![update_panics]));
     let response =
         send(server.address, &crate::common::client::Request::post("/update-panics")).unwrap();
     assert_eq!((response.status, response.id()), (500, None));
@@ -421,7 +401,7 @@ async fn unwell(session: &Session) -> cloakroom::Result<&'static str> {
 fn requests_that_panic_on_shared_threads_are_distinguished() {
     let builder = SessionManager::builder(MemoryStore::new()).keep_on_server_error(true);
     let sessions = builder.build().unwrap();
-    let server = Server::start(bare().attach(sessions).mount("/", routes![fine, unwell]));
+    let server = RocketServer::start(bare().attach(sessions).mount("/", routes![fine, unwell]));
     std::thread::scope(|scope| {
         for n in 0..8 {
             let path = if n % 2 == 0 { "/fine" } else { "/unwell" };
@@ -431,10 +411,8 @@ fn requests_that_panic_on_shared_threads_are_distinguished() {
                     let response =
                         send(address, &crate::common::client::Request::post(path)).unwrap();
                     let stored = response.id().is_some();
-                    assert_eq!(
-                        (response.status == 200, stored),
-                        (path == "/fine", path == "/fine")
-                    );
+                    let results = (response.status == 200, stored);
+                    assert_eq!(results, (path == "/fine", path == "/fine"));
                 }
             });
         }
@@ -454,10 +432,9 @@ fn touchy(session: &Session) -> cloakroom::Result<String> {
 
 #[test]
 fn an_update_that_panics_when_it_runs_again_is_a_plain_failure() {
-    let store = PausingStore::new(MemoryStore::new());
-    let sessions = SessionManager::new(store.clone()).unwrap();
+    let (store, sessions) = pausing();
     let visitor = with_session(&sessions, |session| session.set("n", 1)).unwrap();
-    let server = Server::start(bare().attach(sessions.clone()).mount("/", routes![touchy]));
+    let server = RocketServer::start(bare().attach(sessions.clone()).mount("/", routes![touchy]));
     let pause = store.pause(Call::Commit);
     let request = crate::common::client::Request::post("/touchy").cookie(&visitor);
     let mut exchange = crate::common::client::Exchange::start(server.address, &request).unwrap();

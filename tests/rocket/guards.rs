@@ -1,52 +1,26 @@
-//! What Rocket alone asks for: launching, guards, catchers, panics, and threads that must not
-//! block. What it has in common with other frameworks is in tests/web/adapters/mod.rs.
+//! Behaviour of Rocket alone: launching, guards, catchers, panics, and threads that must not block.
+//! tests/web/adapters/mod.rs has what it shares with other frameworks.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
 use crate::common::client::{Exchange, send};
-use crate::common::rocket_server::Server;
+use crate::common::rocket_server::RocketServer;
+use crate::{bare, client, cookie, given, memory, pausing};
 use cloakroom::event::{Event, EventKind, Events, Sink};
 use cloakroom::http::Adapter;
-use cloakroom::testing::{Call, PausingStore, signed_in, with_session};
+use cloakroom::testing::{Call, signed_in, with_session};
 use cloakroom::web::rocket::{ManagerOf, SessionOf, Sessions, outcome};
 use cloakroom::{
     CookieConfig, Error, ErrorKind, MemoryStore, Session, SessionManager, UserKey, web,
 };
-use rocket::config::{Config, Ident, LogLevel};
 use rocket::http::{ContentType, Cookie, CookieJar, Header, Status};
 use rocket::local::blocking;
 use rocket::outcome::try_outcome;
 use rocket::request::{FromRequest, Outcome};
 use rocket::response::{Redirect, Responder};
 use rocket::{Build, Request, Rocket, catch, catchers, get, post, routes};
-
-fn memory() -> SessionManager {
-    SessionManager::new(MemoryStore::new()).unwrap()
-}
-
-fn quiet() -> Config {
-    Config { log_level: LogLevel::Off, ident: Ident::none(), ..Config::debug_default() }
-}
-
-fn bare() -> Rocket<Build> {
-    rocket::custom(quiet())
-}
-
-fn client(rocket: Rocket<Build>) -> blocking::Client {
-    blocking::Client::untracked(rocket).unwrap()
-}
-
-fn cookie(value: &str) -> Header<'static> {
-    Header::new("Cookie", value.to_owned())
-}
-
-/// The session cookie that a response sets, as a request sends it back.
-fn given(response: &blocking::LocalResponse<'_>) -> Option<String> {
-    let set = response.headers().get("Set-Cookie").find(|value| value.starts_with("__Host-"))?;
-    Some(set.split(';').next().unwrap().to_owned())
-}
 
 #[get("/visits")]
 fn visits(session: &Session) -> cloakroom::Result<String> {
@@ -104,10 +78,8 @@ fn two_managers_are_distinguished_by_type_and_cookie() {
     let response = client.get("/admin").header(cookie(&swapped)).dispatch();
     assert_eq!(response.into_string().unwrap(), "1");
     assert_eq!(client.get("/status").dispatch().into_string().unwrap(), "503");
-    assert_eq!(
-        client.get("/admin/status").dispatch().into_string().unwrap(),
-        "the cookie __Host-admin"
-    );
+    let text = client.get("/admin/status").dispatch().into_string().unwrap();
+    assert_eq!(text, "the cookie __Host-admin");
 }
 
 // Guards.
@@ -143,8 +115,7 @@ fn home_of_anonymous() -> Redirect {
 
 #[test]
 fn an_applications_guard_can_use_the_session() {
-    let store = PausingStore::new(MemoryStore::new());
-    let sessions = SessionManager::new(store.clone()).unwrap();
+    let (store, sessions) = pausing();
     let ada = signed_in(&sessions, UserKey::new("ada").unwrap()).unwrap();
     let rocket = bare().attach(sessions.clone()).mount("/", routes![home, home_of_anonymous]);
     let client = client(rocket);
@@ -208,8 +179,7 @@ fn fails_itself(_: &Request<'_>) -> Result<&'static str, Status> {
 #[test]
 fn a_failed_commit_is_answered_by_rockets_catcher() {
     let answer = |rocket: Rocket<Build>, base: &'static str, kind| {
-        let store = PausingStore::new(MemoryStore::new());
-        let sessions = SessionManager::new(store.clone()).unwrap();
+        let (store, sessions) = pausing();
         store.fail(Call::Commit, kind);
         let client = client(rocket.attach(sessions).mount(base, routes![jar]));
         let response = client.post(format!("{base}/jar")).dispatch();
@@ -239,8 +209,7 @@ fn a_failed_commit_is_answered_by_rockets_catcher() {
 
 #[test]
 fn a_sign_in_survives_the_failure_of_a_later_commit() {
-    let store = PausingStore::new(MemoryStore::new());
-    let sessions = SessionManager::new(store.clone()).unwrap();
+    let (store, sessions) = pausing();
     let client = client(bare().attach(sessions.clone()).mount("/", routes![sign_in]));
     // The first commit is the sign-in.
     let first = store.pause(Call::Commit);
@@ -395,10 +364,9 @@ async fn begin(session: &Session) -> cloakroom::Result<&'static str> {
 
 #[test]
 fn routes_without_a_session_answer_while_64_requests_wait() {
-    let store = PausingStore::new(MemoryStore::new());
-    let sessions = SessionManager::new(store.clone()).unwrap();
+    let (store, sessions) = pausing();
     let routes = routes![visits, commit, begin, sign_in, sign_out, free];
-    let server = Server::start(bare().attach(sessions.clone()).mount("/", routes));
+    let server = RocketServer::start(bare().attach(sessions.clone()).mount("/", routes));
     for (call, request, answer) in [
         (Call::Load, crate::common::client::Request::get("/visits"), "7"),
         (Call::Load, crate::common::client::Request::post("/sign-in"), "done"),
@@ -431,10 +399,8 @@ fn inline_calls_do_the_same_work() {
     let client = client(bare().attach(sessions).mount("/", routes![visits, count, sign_in]));
     let response = client.post("/count").dispatch();
     let visitor = cookie(&given(&response).unwrap());
-    assert_eq!(
-        client.get("/visits").header(visitor.clone()).dispatch().into_string().unwrap(),
-        "1"
-    );
+    let text = client.get("/visits").header(visitor.clone()).dispatch().into_string().unwrap();
+    assert_eq!(text, "1");
     let ada = given(&client.post("/sign-in").header(visitor.clone()).dispatch()).unwrap();
     let again = client.get("/visits").header(visitor).dispatch();
     assert_eq!(again.headers().get_one("Set-Cookie"), None, "a newer id is on its way");
@@ -484,7 +450,7 @@ fn an_error_around_ours_is_answered_with_its_status() {
     let sessions = builder.build().unwrap();
     let rocket = bare().attach(sessions).mount("/", routes![wrapped]);
     let response =
-        send(Server::start(rocket).address, &crate::common::client::Request::get("/wrapped"))
+        send(RocketServer::start(rocket).address, &crate::common::client::Request::get("/wrapped"))
             .unwrap();
     assert_eq!(response.status, 503);
     assert!(!response.text().contains("session"), "{}", response.text());
@@ -495,8 +461,7 @@ fn an_error_around_ours_is_answered_with_its_status() {
 #[test]
 fn our_error_without_a_guard_of_ours_has_its_status_too() {
     for attached in [true, false] {
-        let store = PausingStore::new(MemoryStore::new());
-        let sessions = SessionManager::new(store.clone()).unwrap();
+        let (store, sessions) = pausing();
         store.fail(Call::Load, ErrorKind::Busy);
         let rocket = bare().manage(sessions.clone()).mount("/", routes![held]);
         let client = client(if attached { rocket.attach(sessions.clone()) } else { rocket });
@@ -529,7 +494,7 @@ fn a_cookie_of_a_local_request_is_read() {
     assert_eq!(local().dispatch().into_string().unwrap(), "7");
     let other = Header::new("Cookie", "theme=dark");
     assert_eq!(local().header(other).dispatch().into_string().unwrap(), "7");
-    // What a Cookie header says of ours counts.
+    // A Cookie header with the name of the session cookie counts.
     let unknown = cookie("__Host-id=0000000000000000000000000000000000000000000");
     assert_eq!(local().header(unknown).dispatch().into_string().unwrap(), "0");
     assert_eq!(sessions.events().count(EventKind::UnknownId), 1);
@@ -539,7 +504,7 @@ fn a_cookie_of_a_local_request_is_read() {
 #[test]
 fn an_id_in_jar_and_header_is_read_once() {
     let sessions = memory();
-    let server = Server::start(bare().attach(sessions.clone()).mount("/", routes![visits]));
+    let server = RocketServer::start(bare().attach(sessions.clone()).mount("/", routes![visits]));
     let ids = "__Host-id=0000000000000000000000000000000000000000000; a=b; __Host-id=x";
     let request = crate::common::client::Request::get("/visits").cookie(ids).cookie("c=d");
     assert_eq!(send(server.address, &request).unwrap().text(), "0");
@@ -551,7 +516,7 @@ fn an_id_in_jar_and_header_is_read_once() {
 fn a_name_that_only_rockets_jar_takes_for_ours_is_not_ours() {
     let sessions = memory();
     let visitor = with_session(&sessions, |session| session.set("visits", 7)).unwrap();
-    let server = Server::start(bare().attach(sessions).mount("/", routes![visits]));
+    let server = RocketServer::start(bare().attach(sessions).mount("/", routes![visits]));
     let read = |cookie: &str| {
         let request = crate::common::client::Request::get("/visits").cookie(cookie);
         send(server.address, &request).unwrap().text().to_owned()

@@ -10,14 +10,14 @@ use rocket::local::asynchronous::Client;
 use rocket::tokio::sync::Notify;
 use rocket::{State, get, post, routes};
 
-struct Gate {
+struct AsyncGate {
     reached: Notify,
     opened: Notify,
 }
 
 /// A page that asks another server for something.
 #[get("/slow")]
-async fn slow(session: &Session, gate: &State<Arc<Gate>>) -> cloakroom::Result<String> {
+async fn slow(session: &Session, gate: &State<Arc<AsyncGate>>) -> cloakroom::Result<String> {
     let user = session.user()?;
     gate.reached.notify_one();
     gate.opened.notified().await;
@@ -43,7 +43,7 @@ fn an_async_page_beside_a_change_of_password_removes_no_cookie() {
         let headers = sessions.close(&session, cloakroom::http::Outcome::Completed).unwrap();
         let (_, set) = headers.iter().find(|(name, _)| *name == "Set-Cookie").unwrap();
         let cookie = set.split(';').next().unwrap().to_owned();
-        let gate = Arc::new(Gate { reached: Notify::new(), opened: Notify::new() });
+        let gate = Arc::new(AsyncGate { reached: Notify::new(), opened: Notify::new() });
         let rocket = rocket::custom(Config { log_level: LogLevel::Off, ..Config::debug_default() });
         let rocket = rocket.attach(Sessions::<()>::of(sessions).inline(true)).manage(gate.clone());
         let client = Client::untracked(rocket.mount("/", routes![slow, password])).await.unwrap();

@@ -119,13 +119,9 @@ fn sessions_are_swept_without_being_asked_for_it() {
 fn a_session_is_not_swept_while_its_activity_is_on_the_way() {
     on_both_stores(on_demand, |app| {
         let browser = app.visitor(1);
-        let keeper = app.store.hold(Call::Sweep);
-        thread::scope(|scope| {
-            scope.spawn(|| app.sessions.sweep_now().unwrap());
-            keeper.wait_until_reached();
+        app.during_sweep(|| {
             app.clock.set(NOW + HOUR * 24 - MINUTE);
             read(&app, &browser);
-            keeper.open();
         });
         // The touch waits in the channel, or in the cleaner.
         assert_eq!(app.sessions.sweep_now().unwrap(), 0);
@@ -145,7 +141,7 @@ fn a_clock_that_steps_far_forward_suspends_sweeps() {
         app.clock.advance(HOUR * 2);
         keeper.open();
         app.wait_for(EventKind::ClockStepped);
-        // What was decided on before is done by the time of the second run from here.
+        // Sweeps that were decided on before are done by the second run from here.
         app.store.wait_for(Call::Maintenance, app.store.calls(Call::Maintenance) + 2);
         let sweeps = app.store.calls(Call::Sweep);
         app.store.wait_for(Call::Maintenance, app.store.calls(Call::Maintenance) + 3);
@@ -229,8 +225,7 @@ fn dropping_the_manager_writes_the_activity_that_is_pending() {
         drop(clone);
         assert_eq!(store.touched(), 10);
         clock.set(NOW + HOUR * 25 - MILLI);
-        let stats = store.inner().index().unwrap().stats(clock.now()).unwrap();
-        assert_eq!(stats.live, 10);
+        assert_eq!(store.inner().index().unwrap().stats(clock.now()).unwrap().live, 10);
         drop((store, folder));
     });
 }
@@ -284,17 +279,13 @@ fn a_touch_that_finds_no_room_is_written_by_its_own_request() {
     on_both_stores(on_demand, |app| {
         let browser = app.visitor(1);
         app.clock.advance(HOUR);
-        let keeper = app.store.hold(Call::Sweep);
-        thread::scope(|scope| {
-            scope.spawn(|| app.sessions.sweep_now().unwrap());
-            keeper.wait_until_reached();
+        app.during_sweep(|| {
             (0..4096).for_each(|_| read(&app, &browser));
             assert_eq!(app.store.calls(Call::Touch), 0, "all are waiting");
             read(&app, &browser);
             assert_eq!(app.store.calls(Call::Touch), 1);
             app.clock.set(NOW + HOUR * 25 - MILLI);
             assert_eq!(app.live(), 1);
-            keeper.open();
         });
         app.sessions.flush().unwrap();
         assert_eq!(app.count(EventKind::TouchFailed), 0);
@@ -302,17 +293,13 @@ fn a_touch_that_finds_no_room_is_written_by_its_own_request() {
 }
 
 #[test]
-fn a_sweep_under_way_holds_up_no_request() {
+fn a_running_sweep_holds_up_no_request() {
     on_both_stores(on_demand, |app| {
         let mut browser = app.visitor(1);
-        let keeper = app.store.hold(Call::Sweep);
-        thread::scope(|scope| {
-            scope.spawn(|| app.sessions.sweep_now().unwrap());
-            keeper.wait_until_reached();
+        app.during_sweep(|| {
             read(&app, &browser);
             browser.request(&app.sessions, |session| session.set("n", 2).unwrap());
             browser.request(&app.sessions, |session| session.destroy().unwrap());
-            keeper.open();
         });
         assert_eq!(app.rows(), 0);
     });
@@ -322,8 +309,7 @@ fn a_sweep_under_way_holds_up_no_request() {
 fn sweeps_less_than_a_millisecond_apart_are_refused() {
     for wrong in [Duration::ZERO, Duration::from_micros(999)] {
         let builder = cloakroom::SessionManager::builder(cloakroom::MemoryStore::new());
-        let error = builder.sweep_every(wrong).build().unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert_eq!(builder.sweep_every(wrong).build().unwrap_err().kind(), ErrorKind::Invalid);
     }
 }
 
@@ -395,15 +381,15 @@ impl Sink for PanicsOnce {
 
 #[test]
 fn an_event_sink_that_panics_does_not_stop_the_cleaner() {
-    on_both_stores(
-        |builder| on_demand(builder).events(Events::new(PanicsOnce::default())),
-        |app| {
-            app.visitor(1);
-            app.clock.advance(HOUR * 24);
-            assert_eq!(app.sessions.sweep_now().unwrap_err().kind(), ErrorKind::Unavailable);
-            app.visitor(2);
-            app.clock.advance(HOUR * 24);
-            assert_eq!(app.sessions.sweep_now().unwrap(), 1);
-        },
-    );
+    let configure = |builder: SessionManagerBuilder| {
+        on_demand(builder).events(Events::new(PanicsOnce::default()))
+    };
+    on_both_stores(configure, |app| {
+        app.visitor(1);
+        app.clock.advance(HOUR * 24);
+        assert_eq!(app.sessions.sweep_now().unwrap_err().kind(), ErrorKind::Unavailable);
+        app.visitor(2);
+        app.clock.advance(HOUR * 24);
+        assert_eq!(app.sessions.sweep_now().unwrap(), 1);
+    });
 }

@@ -1,6 +1,5 @@
-//! When sessions end, and what keeps them alive.
+//! The limits of sessions, and the activity that keeps them alive.
 
-use std::thread;
 use std::time::Duration;
 
 use crate::common::app::{App, Browser, complete, on_both_stores, set_cookie, user};
@@ -68,45 +67,41 @@ fn activity_extends_a_session_and_inactivity_ends_it() {
 #[test]
 fn constant_activity_ends_at_the_absolute_limit() {
     let lifetime = Lifetime::idle(HOUR).with_absolute(HOUR * 3);
-    on_both_stores(
-        |builder| builder.lifetime(lifetime).sweep_every(HOUR),
-        |app| {
-            let browser = app.visitor(1);
-            for minutes in 1..18 {
-                app.clock.set(NOW + MINUTE * 10 * minutes);
-                assert!(read(&app, &browser));
-                app.sessions.flush().unwrap();
-            }
-            app.clock.set(NOW + HOUR * 3 - MILLI);
+    let configure = |builder: SessionManagerBuilder| builder.lifetime(lifetime).sweep_every(HOUR);
+    on_both_stores(configure, |app| {
+        let browser = app.visitor(1);
+        for minutes in 1..18 {
+            app.clock.set(NOW + MINUTE * 10 * minutes);
             assert!(read(&app, &browser));
-            app.clock.set(NOW + HOUR * 3);
-            assert!(!read(&app, &browser));
-        },
-    );
+            app.sessions.flush().unwrap();
+        }
+        app.clock.set(NOW + HOUR * 3 - MILLI);
+        assert!(read(&app, &browser));
+        app.clock.set(NOW + HOUR * 3);
+        assert!(!read(&app, &browser));
+    });
 }
 
 #[test]
 fn in_fixed_mode_neither_reads_nor_writes_move_the_end() {
-    on_both_stores(
-        |builder| builder.lifetime(Lifetime::fixed(HOUR)),
-        |app| {
-            let mut browser = app.visitor(1);
-            for _ in 0..59 {
-                app.clock.advance(MINUTE);
-                assert!(read(&app, &browser));
-                browser.request(&app.sessions, |session| {
-                    session.update("m", |m: Option<u32>| m.unwrap_or(0) + 1).unwrap();
-                });
-            }
-            browser.request(&app.sessions, |session| session.renew().unwrap());
-            app.sessions.flush().unwrap();
-            assert_eq!(app.store.calls(Call::Touch), 0);
-            app.clock.set(NOW + HOUR - MILLI);
-            assert!(lives(&app, &browser));
-            app.clock.set(NOW + HOUR);
-            assert!(!lives(&app, &browser));
-        },
-    );
+    let configure = |builder: SessionManagerBuilder| builder.lifetime(Lifetime::fixed(HOUR));
+    on_both_stores(configure, |app| {
+        let mut browser = app.visitor(1);
+        for _ in 0..59 {
+            app.clock.advance(MINUTE);
+            assert!(read(&app, &browser));
+            browser.request(&app.sessions, |session| {
+                session.update("m", |m: Option<u32>| m.unwrap_or(0) + 1).unwrap();
+            });
+        }
+        browser.request(&app.sessions, |session| session.renew().unwrap());
+        app.sessions.flush().unwrap();
+        assert_eq!(app.store.calls(Call::Touch), 0);
+        app.clock.set(NOW + HOUR - MILLI);
+        assert!(lives(&app, &browser));
+        app.clock.set(NOW + HOUR);
+        assert!(!lives(&app, &browser));
+    });
 }
 
 #[test]
@@ -137,13 +132,9 @@ fn requests_of_one_moment_are_written_as_one_touch() {
         let browser = app.visitor(1);
         app.clock.advance(HOUR);
         // While the cleaner is held up elsewhere, touches come together.
-        let keeper = app.store.hold(Call::Sweep);
-        thread::scope(|scope| {
-            scope.spawn(|| app.sessions.sweep_now().unwrap());
-            keeper.wait_until_reached();
+        app.during_sweep(|| {
             (0..1000).for_each(|_| assert!(read(&app, &browser)));
             assert_eq!(app.store.calls(Call::Touch), 0);
-            keeper.open();
         });
         app.sessions.flush().unwrap();
         assert_eq!((app.store.touched(), app.store.calls(Call::Touch)), (1, 1));
@@ -237,13 +228,9 @@ fn a_short_idle_limit_lets_each_request_write_its_activity() {
         on_both_stores(idle(limit), |app| {
             let browser = app.visitor(1);
             app.clock.advance(SECOND * 2);
-            let keeper = app.store.hold(Call::Sweep);
-            thread::scope(|scope| {
-                scope.spawn(|| app.sessions.sweep_now().unwrap());
-                keeper.wait_until_reached();
+            app.during_sweep(|| {
                 assert!(read(&app, &browser));
                 assert_eq!(app.store.calls(Call::Touch), by_the_request, "{limit:?}");
-                keeper.open();
             });
             app.sessions.flush().unwrap();
             assert_eq!(app.store.calls(Call::Touch), 1);
@@ -271,13 +258,9 @@ fn activity_is_judged_when_it_is_written() {
     on_both_stores(idle(HOUR), |app| {
         let browser = app.visitor(1);
         app.clock.advance(HOUR - SECOND * 3);
-        let keeper = app.store.hold(Call::Sweep);
-        thread::scope(|scope| {
-            scope.spawn(|| app.sessions.sweep_now().unwrap());
-            keeper.wait_until_reached();
+        app.during_sweep(|| {
             assert!(read(&app, &browser));
             app.clock.advance(SECOND * 3);
-            keeper.open();
         });
         app.sessions.flush().unwrap();
         assert_eq!(app.store.touched(), 1);
@@ -307,8 +290,7 @@ fn outlast(builder: SessionManagerBuilder, cleaner: bool, during: Use) {
         false => idle_alone(limit)(builder),
     };
     let sessions = builder.clock(clock.clone()).build().unwrap();
-    let mut browser = Browser::default();
-    browser.request(&sessions, |session| {
+    let browser = Browser::default().after(&sessions, |session| {
         assert_eq!(session.sign_in(user("ada")).unwrap(), SignIn::Done);
         session.set("n", 1).unwrap();
     });
@@ -378,15 +360,11 @@ fn within_2_s_of_the_idle_limit_activity_is_written_at_once() {
         on_both_stores(idle(SECOND * 900), |app| {
             let browser = app.visitor(1);
             app.clock.advance(SECOND * 900 - left);
-            let keeper = app.store.hold(Call::Sweep);
-            thread::scope(|scope| {
-                scope.spawn(|| app.sessions.sweep_now().unwrap());
-                keeper.wait_until_reached();
+            app.during_sweep(|| {
                 let session = browser.open(&app.sessions);
                 assert_eq!(session.get("n").unwrap(), Some(1));
                 assert_eq!(app.store.calls(Call::Touch), by_the_request, "before its end");
                 complete(&app.sessions, &session);
-                keeper.open();
             });
             app.sessions.flush().unwrap();
             assert_eq!(app.store.calls(Call::Touch), 1);
@@ -431,8 +409,7 @@ fn a_clock_that_steps_back_changes_no_lifetime() {
             browser.request(&app.sessions, |session| session.flash("info", "x").unwrap());
             app.sessions.flush().unwrap();
             assert_eq!(app.sessions.sweep_now().unwrap(), 0);
-            let mut other = Browser::default();
-            other.request(&app.sessions, |session| session.set("n", 1).unwrap());
+            let other = app.visitor_after(|session| session.set("n", 1).unwrap());
             assert!(lives(&app, &other));
 
             app.clock.set(seen + HOUR - MILLI);
@@ -493,14 +470,12 @@ fn a_clock_set_back_over_a_restart_extends_a_session_by_as_much() {
 #[test]
 fn limits_that_end_never_or_at_once() {
     let endless = Lifetime::idle(Duration::MAX).with_absolute(Duration::MAX);
-    on_both_stores(
-        |builder| builder.lifetime(endless),
-        |app| {
-            let browser = app.visitor(1);
-            app.clock.advance(HOUR * 24 * 365 * 1000);
-            assert!(read(&app, &browser));
-        },
-    );
+    let configure = |builder: SessionManagerBuilder| builder.lifetime(endless);
+    on_both_stores(configure, |app| {
+        let browser = app.visitor(1);
+        app.clock.advance(HOUR * 24 * 365 * 1000);
+        assert!(read(&app, &browser));
+    });
     on_both_stores(idle(MILLI), |app| {
         let browser = app.visitor(1);
         assert!(lives(&app, &browser));
@@ -509,9 +484,7 @@ fn limits_that_end_never_or_at_once() {
     });
     for none in [Lifetime::idle(Duration::ZERO), Lifetime::fixed(Duration::from_micros(1))] {
         let builder = cloakroom::SessionManager::builder(cloakroom::MemoryStore::new());
-        assert_eq!(
-            builder.lifetime(none).build().unwrap_err().kind(),
-            cloakroom::ErrorKind::Invalid
-        );
+        let kind = builder.lifetime(none).build().unwrap_err().kind();
+        assert_eq!(kind, cloakroom::ErrorKind::Invalid);
     }
 }

@@ -86,8 +86,7 @@ fn concurrent_increments_lose_none() {
                     for _ in 0..100 {
                         let session = browser.open(&app.sessions);
                         session.update("n", |n: Option<u32>| n.unwrap_or(0) + 1).unwrap();
-                        let headers = complete(&app.sessions, &session);
-                        assert!(!headers.discarded);
+                        assert!(!complete(&app.sessions, &session).discarded);
                     }
                 });
             }
@@ -110,8 +109,7 @@ fn increments_that_all_saw_the_same_number_all_count() {
 #[test]
 fn an_overtaken_update_is_recomputed_with_the_steps_around_it() {
     on_both_stores(defaults, |app| {
-        let mut browser = app.visitor(1);
-        let late = browser.open(&app.sessions);
+        let (mut browser, late) = app.open_visitor(1);
         late.set("base", 10).unwrap();
         assert_eq!(late.update("n", |n: Option<u32>| n.unwrap_or(0) * 2).unwrap(), 2);
         late.update("base", |n: Option<u32>| n.unwrap() + 1).unwrap();
@@ -136,8 +134,7 @@ fn an_overtaken_update_is_recomputed_with_the_steps_around_it() {
 #[test]
 fn an_update_that_fits_no_longer_changes_nothing() {
     on_both_stores(defaults, |app| {
-        let mut browser = app.visitor(1);
-        let late = browser.open(&app.sessions);
+        let (mut browser, late) = app.open_visitor(1);
         late.update("n", |n: Option<u32>| n.unwrap() + 1).unwrap();
         browser.request(&app.sessions, |session| session.set("n", "text").unwrap());
         let error = app.sessions.close(&late, Outcome::Completed).unwrap_err();
@@ -149,8 +146,7 @@ fn an_update_that_fits_no_longer_changes_nothing() {
 #[test]
 fn writing_what_is_there_already_changes_nothing_for_others() {
     on_both_stores(defaults, |app| {
-        let mut browser = app.visitor(1);
-        let late = browser.open(&app.sessions);
+        let (mut browser, late) = app.open_visitor(1);
         late.update("n", |n: Option<u32>| n.unwrap() + 1).unwrap();
         browser.request(&app.sessions, |session| session.set("n", 1).unwrap());
         let commits = app.store.calls(Call::Commit);
@@ -163,8 +159,7 @@ fn writing_what_is_there_already_changes_nothing_for_others() {
 #[test]
 fn a_sign_in_overtaken_by_a_write_takes_that_along() {
     on_both_stores(defaults, |app| {
-        let mut browser = app.visitor(1);
-        let late = browser.open(&app.sessions);
+        let (mut browser, late) = app.open_visitor(1);
         late.update("n", |n: Option<u32>| n.unwrap() + 1).unwrap();
         browser.request(&app.sessions, |session| session.set("n", 10).unwrap());
         crate::common::app::sign_in(&late, "ada");

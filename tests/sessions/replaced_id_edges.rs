@@ -12,10 +12,13 @@ use cloakroom::event::{Event, EventKind, Events, Sink};
 use cloakroom::http::{Outcome, RequestHead};
 use cloakroom::id::IdpSessionId;
 use cloakroom::manager::SessionManagerBuilder;
-use cloakroom::{Authentication, MemoryStore, SessionManager};
+use cloakroom::{Authentication, MemoryStore, Session, SessionManager};
 
 use crate::common::HOUR;
-use crate::common::app::{App, Browser, complete, defaults, get, set_cookie, sign_in, user, who};
+use crate::common::app::{
+    App, Browser, complete, defaults, elsewhere, get, on_both_stores, set_cookie, sign_in, user,
+    who,
+};
 use crate::common::every_store::on_every_store;
 
 const GRACE: Duration = Duration::from_secs(30);
@@ -25,19 +28,31 @@ fn with_grace(builder: SessionManagerBuilder) -> SessionManagerBuilder {
     builder.renewal_grace(GRACE)
 }
 
-fn sign_in_at(session: &cloakroom::Session, how: &Authentication) {
+/// The users of the answers to a double click, whose first request was opened first and comes last.
+fn double_click(
+    app: &App,
+    client: &Browser,
+    slow: &Session,
+    handler: impl Fn(&Session),
+) -> [Option<String>; 2] {
+    let first = client.after(&app.sessions, &handler);
+    handler(slow);
+    let second = client.answered(&complete(&app.sessions, slow));
+    [first, second].map(|browser| who(&app.sessions, &browser))
+}
+
+fn sign_in_at(session: &Session, how: &Authentication) {
     assert_eq!(session.sign_in_with(user("ada"), how).unwrap(), cloakroom::SignIn::Done);
 }
 
-/// An attacker who knows the password and a replaced id (a planted one, say), but has no second factor.
+/// An attacker who knows the password and a replaced id (a planted one, say), but has no second
+/// factor.
 #[test]
 fn a_join_gives_no_higher_level_than_was_proved() {
     on_every_store(defaults, |app| {
         let client = app.visitor(1);
-        let mut victim = client.clone();
-        victim.request(&app.sessions, |s| sign_in_at(s, &Authentication::new().level(2)));
-        let mut thief = client.clone();
-        thief.request(&app.sessions, |s| sign_in_at(s, &Authentication::new().level(1)));
+        client.clone().request(&app.sessions, |s| sign_in_at(s, &Authentication::new().level(2)));
+        let thief = client.after(&app.sessions, |s| sign_in_at(s, &Authentication::new().level(1)));
         let session = thief.open(&app.sessions);
         assert_eq!(session.auth_level().unwrap(), 1);
     });
@@ -47,11 +62,9 @@ fn a_join_gives_no_higher_level_than_was_proved() {
 fn a_join_keeps_what_the_second_sign_in_said() {
     on_every_store(defaults, |app| {
         let client = app.visitor(1);
-        let mut first = client.clone();
-        first.request(&app.sessions, |session| sign_in(session, "ada"));
+        client.clone().request(&app.sessions, |session| sign_in(session, "ada"));
         let how = Authentication::new().level(2).ends(app.clock.now() + HOUR);
-        let mut second = client.clone();
-        second.request(&app.sessions, |session| sign_in_at(session, &how));
+        let second = client.after(&app.sessions, |session| sign_in_at(session, &how));
         let session = second.open(&app.sessions);
         assert_eq!(session.auth_level().unwrap(), 2, "the level it has proved");
         drop(session);
@@ -62,13 +75,11 @@ fn a_join_keeps_what_the_second_sign_in_said() {
 
 #[test]
 fn a_join_can_be_revoked_by_its_idp_session() {
-    crate::common::app::on_both_stores(defaults, |app| {
+    on_both_stores(defaults, |app| {
         let client = app.visitor(1);
         let how = |sid: &str| Authentication::new().idp_session_id(IdpSessionId::new(sid).unwrap());
-        let mut first = client.clone();
-        first.request(&app.sessions, |session| sign_in_at(session, &how("sid-1")));
-        let mut second = client.clone();
-        second.request(&app.sessions, |session| sign_in_at(session, &how("sid-2")));
+        client.clone().request(&app.sessions, |session| sign_in_at(session, &how("sid-1")));
+        let second = client.after(&app.sessions, |session| sign_in_at(session, &how("sid-2")));
         app.sessions.revoke_by_idp_session(&IdpSessionId::new("sid-2").unwrap()).unwrap();
         assert_eq!(who(&app.sessions, &second), None);
     });
@@ -88,14 +99,12 @@ fn a_join_raises_an_event_of_its_sign_in() {
 #[test]
 fn a_join_that_clears_keeps_form_secret_and_data() {
     on_every_store(defaults, |app| {
-        let handler = |session: &cloakroom::Session| {
+        let handler = |session: &Session| {
             session.clear().unwrap();
             sign_in(session, "ada");
         };
-        let client = app.visitor(1);
-        let slow = client.open(&app.sessions);
-        let mut first = client.clone();
-        first.request(&app.sessions, handler);
+        let (client, slow) = app.open_visitor(1);
+        let mut first = client.after(&app.sessions, handler);
         let mut token = String::new();
         first.request(&app.sessions, |session| {
             token = session.csrf_token().unwrap();
@@ -118,8 +127,7 @@ fn no_form_secret_from_before_a_sign_in_comes_back_by_a_join() {
         let slow = client.open(&app.sessions);
         slow.clear().unwrap();
         slow.csrf_token().unwrap();
-        let mut first = client.clone();
-        first.request(&app.sessions, |session| sign_in(session, "ada"));
+        let first = client.after(&app.sessions, |session| sign_in(session, "ada"));
         sign_in(&slow, "ada");
         complete(&app.sessions, &slow);
         let valid = first.open(&app.sessions).verify_csrf(&planted).unwrap();
@@ -131,33 +139,24 @@ fn no_form_secret_from_before_a_sign_in_comes_back_by_a_join() {
 #[test]
 fn a_double_clicked_sign_in_that_renews_keeps_either_answer() {
     on_every_store(defaults, |app| {
-        let handler = |session: &cloakroom::Session| {
+        let handler = |session: &Session| {
             sign_in(session, "ada");
             session.renew().unwrap();
         };
-        let client = app.visitor(1);
-        let slow = client.open(&app.sessions);
-        let (mut first, mut second) = (client.clone(), client.clone());
-        first.request(&app.sessions, handler);
-        handler(&slow);
-        second.take(&complete(&app.sessions, &slow));
-        let users = [&first, &second].map(|browser| who(&app.sessions, browser));
+        let (client, slow) = app.open_visitor(1);
+        let users = double_click(&app, &client, &slow, handler);
         assert_eq!(users, [Some("ada".to_owned()), Some("ada".to_owned())]);
     });
 }
 
-/// The answer of a renewal is under way while the user double-clicks "sign in".
+/// The answer of a renewal is in flight while the user double-clicks "sign in".
 #[test]
 fn a_double_clicked_sign_in_within_a_grace_keeps_either_answer() {
     on_every_store(with_grace, |app| {
         let client = app.visitor(1);
         client.clone().request(&app.sessions, |session| session.renew().unwrap());
         let slow = client.open(&app.sessions);
-        let (mut first, mut second) = (client.clone(), client.clone());
-        first.request(&app.sessions, |session| sign_in(session, "ada"));
-        sign_in(&slow, "ada");
-        second.take(&complete(&app.sessions, &slow));
-        let users = [&first, &second].map(|browser| who(&app.sessions, browser));
+        let users = double_click(&app, &client, &slow, |session| sign_in(session, "ada"));
         assert_eq!(users, [Some("ada".to_owned()), Some("ada".to_owned())]);
     });
 }
@@ -167,14 +166,12 @@ fn a_double_clicked_sign_in_within_a_grace_keeps_either_answer() {
 fn a_sign_in_does_not_end_its_own_session_after_a_renewal() {
     on_every_store(with_grace, |app| {
         let client = app.visitor(1);
-        let mut other = client.clone();
-        other.request(&app.sessions, |session| session.renew().unwrap());
+        let mut other = client.after(&app.sessions, |session| session.renew().unwrap());
         let slow = client.open(&app.sessions);
         assert_eq!(slow.user().unwrap(), None);
         other.request(&app.sessions, |session| session.renew().unwrap());
         sign_in(&slow, "ada");
-        let mut browser = client.clone();
-        browser.take(&complete(&app.sessions, &slow));
+        let browser = client.answered(&complete(&app.sessions, &slow));
         assert_eq!(who(&app.sessions, &browser).as_deref(), Some("ada"));
     });
 }
@@ -187,8 +184,7 @@ fn a_double_clicked_sign_in_succeeds_during_a_rename() {
         let after =
             app.another(|builder| builder.cookie(CookieConfig::new().name("new")).also_read("old"));
         for (one, other) in [(&before, &after), (&after, &before)] {
-            let mut client = Browser::default();
-            client.request(&before, |session| session.set("n", 1).unwrap());
+            let client = Browser::default().after(&before, |session| session.set("n", 1).unwrap());
             let (first, second) = (client.open(one), client.open(other));
             sign_in(&first, "ada");
             let signed_in = second.sign_in(user("ada"));
@@ -202,9 +198,8 @@ fn a_double_clicked_sign_in_succeeds_during_a_rename() {
 #[test]
 fn a_write_opened_within_the_grace_takes_no_new_session() {
     on_every_store(with_grace, |app| {
-        let mut new = app.signed_in("ada");
-        let old = new.clone();
-        new.request(&app.sessions, |session| session.renew().unwrap());
+        let old = app.signed_in("ada");
+        old.clone().request(&app.sessions, |session| session.renew().unwrap());
         app.clock.advance(GRACE - SECOND);
         let slow = old.open(&app.sessions);
         app.clock.advance(SECOND * 2);
@@ -219,9 +214,8 @@ fn a_request_opened_within_the_grace_ends_no_session() {
     let configure =
         |builder: SessionManagerBuilder| with_grace(builder).end_session_on_replaced_id(true);
     on_every_store(configure, |app| {
-        let mut new = app.signed_in("ada");
-        let old = new.clone();
-        new.request(&app.sessions, |session| session.renew().unwrap());
+        let old = app.signed_in("ada");
+        let new = old.after(&app.sessions, |session| session.renew().unwrap());
         app.clock.advance(GRACE - SECOND);
         let slow = old.open(&app.sessions);
         slow.set("n", 2).unwrap();
@@ -242,13 +236,11 @@ fn a_read_beside_a_revocation_on_its_thread_removes_no_cookie() {
         let read = ada.open(&app.sessions);
         assert_eq!(read.user().unwrap(), Some(user("ada")));
         // Another request changes the password, and signs ada in again.
-        let mut changes = ada.clone();
-        changes.request(&app.sessions, |session| {
+        let changes = ada.after(&app.sessions, |session| {
             app.sessions.revoke_all(&user("ada")).unwrap();
             sign_in(session, "ada");
         });
-        let mut browser = changes.clone();
-        browser.take(&complete(&app.sessions, &read));
+        let browser = changes.answered(&complete(&app.sessions, &read));
         assert_eq!(who(&app.sessions, &browser).as_deref(), Some("ada"));
     });
 }
@@ -267,8 +259,7 @@ fn a_sink_that_panics_takes_no_id_from_a_sign_in() {
     let store = std::sync::Arc::new(MemoryStore::new());
     let quiet = SessionManager::new(store.clone()).unwrap();
     let loud = SessionManager::builder(store).events(Events::new(Panics)).build().unwrap();
-    let mut browser = Browser::default();
-    browser.request(&quiet, |session| session.set("n", 1).unwrap());
+    let mut browser = Browser::default().after(&quiet, |session| session.set("n", 1).unwrap());
     let session = browser.open(&loud);
     let signs_in = std::panic::AssertUnwindSafe(|| session.sign_in(user("ada")));
     assert!(std::panic::catch_unwind(signs_in).is_err());
@@ -278,15 +269,13 @@ fn a_sink_that_panics_takes_no_id_from_a_sign_in() {
 
 /// A planted replaced id comes before the user's own, which was just replaced.
 #[test]
-fn a_planted_late_id_makes_no_write_under_way_a_new_session() {
+fn a_planted_late_id_makes_no_write_in_flight_a_new_session() {
     on_every_store(defaults, |app| {
-        let mut planted = app.visitor(1);
-        let first = planted.clone();
-        planted.request(&app.sessions, |session| session.renew().unwrap());
+        let first = app.visitor(1);
+        first.clone().request(&app.sessions, |session| session.renew().unwrap());
         app.clock.advance(SECOND * 11);
         let old = app.signed_in("ada");
-        let mut new = old.clone();
-        new.request(&app.sessions, |session| session.renew().unwrap());
+        old.clone().request(&app.sessions, |session| session.renew().unwrap());
         let field = [first.cookie.unwrap(), old.cookie.unwrap()].join("; ");
         let session = app.sessions.open(RequestHead::new().cookie(&field));
         session.set("n", 2).unwrap();
@@ -330,21 +319,17 @@ fn a_renewal_that_another_overtook_discards_nothing() {
     });
 }
 
-/// ada's id was renewed, and the answer is under way. bob double-clicks "sign in".
+/// ada's id was renewed, and the answer is in flight. bob double-clicks "sign in".
 #[test]
 fn another_users_double_clicked_sign_in_is_one_session() {
     let configure = |builder: SessionManagerBuilder| {
         builder.max_sessions_per_user(NonZeroU32::MIN, AtLimit::EndOldest)
     };
-    crate::common::app::on_both_stores(configure, |app: App| {
+    on_both_stores(configure, |app: App| {
         let old = app.signed_in("ada");
         old.clone().request(&app.sessions, |session| session.renew().unwrap());
         let slow = old.open(&app.sessions);
-        let (mut first, mut second) = (old.clone(), old.clone());
-        first.request(&app.sessions, |session| sign_in(session, "bob"));
-        sign_in(&slow, "bob");
-        second.take(&complete(&app.sessions, &slow));
-        let users = [&first, &second].map(|browser| who(&app.sessions, browser));
+        let users = double_click(&app, &old, &slow, |session| sign_in(session, "bob"));
         assert_eq!(users, [Some("bob".to_owned()), Some("bob".to_owned())]);
     });
 }
@@ -354,10 +339,8 @@ fn another_users_double_clicked_sign_in_is_one_session() {
 fn an_id_of_another_client_ends_no_session_of_the_next_user() {
     on_every_store(defaults, |app| {
         let old = app.signed_in("ada");
-        let mut other = old.clone();
-        other.request(&app.sessions, |session| session.renew().unwrap());
-        let mut bob = old.clone();
-        bob.request(&app.sessions, |session| sign_in(session, "bob"));
+        let mut other = old.after(&app.sessions, |session| session.renew().unwrap());
+        let bob = old.after(&app.sessions, |session| sign_in(session, "bob"));
         other.request(&app.sessions, |session| session.destroy().unwrap());
         assert_eq!(who(&app.sessions, &bob).as_deref(), Some("bob"));
     });
@@ -369,8 +352,7 @@ fn a_replaced_id_beside_the_current_one_ends_no_session() {
     let configure = |builder: SessionManagerBuilder| builder.end_session_on_replaced_id(true);
     on_every_store(configure, |app| {
         let old = app.visitor(1);
-        let mut new = old.clone();
-        new.request(&app.sessions, |session| sign_in(session, "ada"));
+        let new = old.after(&app.sessions, |session| sign_in(session, "ada"));
         app.clock.advance(SECOND * 11);
         let field = [old.cookie.unwrap(), new.cookie.clone().unwrap()].join("; ");
         let session = app.sessions.open(RequestHead::new().cookie(&field));
@@ -391,8 +373,7 @@ fn a_renamed_cookie_of_a_named_realm_keeps_its_session() {
         };
         let before = app.another(named("old"));
         let after = app.another(|builder| named("new")(builder).also_read("old"));
-        let mut ada = Browser::default();
-        ada.request(&before, |session| sign_in(session, "ada"));
+        let ada = Browser::default().after(&before, |session| sign_in(session, "ada"));
         assert_eq!(who(&after, &ada).as_deref(), Some("ada"));
     });
 }
@@ -424,12 +405,12 @@ fn a_forgotten_salt_is_not_left_in_the_file() {
 /// another user signs out.
 #[test]
 fn a_sign_in_after_ones_own_revocation_stays_signed_in() {
-    crate::common::app::on_both_stores(defaults, |app| {
+    on_both_stores(defaults, |app| {
         let (mut ada, mut zoe) = (app.signed_in("ada"), app.signed_in("zoe"));
         ada.request(&app.sessions, |session| {
             app.sessions.revoke_all(&user("ada")).unwrap();
             sign_in(session, "ada");
-            crate::common::app::elsewhere(|| {
+            elsewhere(|| {
                 zoe.request(&app.sessions, |session| session.destroy().unwrap());
             });
             session.flash("info", "The password is changed.").unwrap();
@@ -442,12 +423,12 @@ fn a_sign_in_after_ones_own_revocation_stays_signed_in() {
 /// The same, where what is begun anew is a visitor's session, and the other request renews.
 #[test]
 fn a_session_begun_after_ones_own_revocation_is_kept() {
-    crate::common::app::on_both_stores(defaults, |app| {
+    on_both_stores(defaults, |app| {
         let (mut ada, mut zoe) = (app.signed_in("ada"), app.signed_in("zoe"));
         let headers = ada.request(&app.sessions, |session| {
             app.sessions.revoke_all(&user("ada")).unwrap();
             session.flash("info", "All your sessions have ended.").unwrap();
-            crate::common::app::elsewhere(|| {
+            elsewhere(|| {
                 zoe.request(&app.sessions, |session| session.renew().unwrap());
             });
         });

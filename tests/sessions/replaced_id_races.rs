@@ -25,9 +25,7 @@ fn at_once(app: &App, client: &Browser, acts: &[Act<'_>]) -> Vec<Browser> {
                     let session = client.open(&app.sessions);
                     barrier.wait();
                     act(app, &session);
-                    let mut browser = client.clone();
-                    browser.take(&complete(&app.sessions, &session));
-                    browser
+                    client.answered(&complete(&app.sessions, &session))
                 })
             })
             .collect();

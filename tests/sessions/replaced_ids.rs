@@ -26,8 +26,8 @@ const SECOND: Duration = Duration::from_secs(1);
 const MILLI: Duration = Duration::from_millis(1);
 const GRACE: Duration = Duration::from_secs(5);
 
-/// A request that is opened so long after the replacement was under way.
-const UNDER_WAY: Duration = Duration::from_secs(10);
+/// A request that is opened up to so long after the replacement counts as concurrent.
+const CONCURRENT: Duration = Duration::from_secs(10);
 const LATE: Duration = Duration::from_millis(10_001);
 const FORGOTTEN: Duration = Duration::from_secs(600);
 
@@ -35,7 +35,7 @@ fn lists(app: &App) -> bool {
     app.store.inner().capabilities().indexed
 }
 
-/// How an id came to be replaced.
+/// The call that replaced an id.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum By {
     /// A renewal of a visitor's session.
@@ -96,7 +96,7 @@ fn a_read_by_a_replaced_id_finds_nothing() {
         for by in ALL {
             for (after, event) in [
                 (Duration::ZERO, None),
-                (UNDER_WAY, None),
+                (CONCURRENT, None),
                 (LATE, Some(EventKind::ReplacedIdUsed)),
                 (FORGOTTEN - MILLI, Some(EventKind::ReplacedIdUsed)),
                 (FORGOTTEN, Some(EventKind::UnknownId)),
@@ -117,13 +117,13 @@ fn a_read_by_a_replaced_id_finds_nothing() {
 }
 
 #[test]
-fn a_request_is_under_way_by_when_it_was_opened() {
+fn a_request_is_concurrent_by_when_it_was_opened() {
     on_every_store(defaults, |app| {
         for by in ALL {
             let (old, new) = by.replace(&app);
-            app.clock.advance(UNDER_WAY);
+            app.clock.advance(CONCURRENT);
             let slow = old.open(&app.sessions);
-            app.clock.advance(UNDER_WAY * 10);
+            app.clock.advance(CONCURRENT * 10);
             slow.set("n", 2).unwrap();
             let headers = complete(&app.sessions, &slow);
             assert_eq!((set_cookie(&headers), headers.discarded), (None, true), "{by:?}");
@@ -148,7 +148,7 @@ fn a_write_by_a_replaced_id_is_discarded_or_begins_anew() {
         for by in ALL {
             for (index, write) in writes.into_iter().enumerate() {
                 for (after, is_new) in
-                    [(Duration::ZERO, false), (UNDER_WAY, false), (LATE, true), (FORGOTTEN, true)]
+                    [(Duration::ZERO, false), (CONCURRENT, false), (LATE, true), (FORGOTTEN, true)]
                 {
                     let case = format!("{by:?}, write {index}, after {after:?}");
                     let (mut old, new) = by.replace(&app);
@@ -202,7 +202,7 @@ fn within_its_grace_a_replaced_id_reads_and_writes_the_session() {
 fn a_renewal_by_a_replaced_id_does_nothing() {
     on_every_store(defaults, |app| {
         for by in ALL {
-            for after in [Duration::ZERO, UNDER_WAY, LATE, FORGOTTEN] {
+            for after in [Duration::ZERO, CONCURRENT, LATE, FORGOTTEN] {
                 for reads in [true, false] {
                     let (mut old, new) = by.replace(&app);
                     app.clock.advance(after);
@@ -232,11 +232,11 @@ fn verify(app: &App, browser: &Browser, token: &str) -> bool {
 }
 
 #[test]
-fn a_form_token_under_way_is_valid_with_the_replaced_id() {
+fn a_form_token_in_flight_is_valid_with_the_replaced_id() {
     on_every_store(defaults, |app| {
         for by in ALL {
             let (mut old, new) = by.replace(&app);
-            for after in [Duration::ZERO, UNDER_WAY] {
+            for after in [Duration::ZERO, CONCURRENT] {
                 app.clock.advance(after);
                 let (shown, headers) = token(&app, &mut old);
                 assert_eq!((set_cookie(&headers), headers.discarded), (None, false), "{by:?}");
@@ -278,7 +278,7 @@ fn a_sign_out_by_a_replaced_id_ends_the_session() {
     on_every_store(defaults, |app| {
         for by in ALL {
             for (after, ends) in
-                [(Duration::ZERO, true), (UNDER_WAY, true), (LATE, true), (FORGOTTEN, false)]
+                [(Duration::ZERO, true), (CONCURRENT, true), (LATE, true), (FORGOTTEN, false)]
             {
                 for reads in [true, false] {
                     let case = format!("{by:?} after {after:?}");
@@ -322,8 +322,7 @@ fn a_sign_out_three_renewals_back_ends_the_session() {
                 for _ in 0..back {
                     new.request(&app.sessions, |session| session.renew().unwrap());
                 }
-                let mut signs_out = first.clone();
-                signs_out.request(&app.sessions, |session| session.destroy().unwrap());
+                first.clone().request(&app.sessions, |session| session.destroy().unwrap());
                 assert_eq!(who(&app.sessions, &new), None, "{back} renewals back");
             }
         });
@@ -336,11 +335,7 @@ fn double_click(app: &App, client: &Browser, names: [&str; 2]) -> [Browser; 2] {
     for (session, name) in both.iter().zip(names) {
         sign_in(session, name);
     }
-    both.map(|session| {
-        let mut browser = client.clone();
-        browser.take(&complete(&app.sessions, &session));
-        browser
-    })
+    both.map(|session| client.answered(&complete(&app.sessions, &session)))
 }
 
 #[test]
@@ -391,8 +386,7 @@ fn a_sign_in_that_joins_merges_its_changes() {
         both[1].set("c", 3).unwrap();
         let answers = both.map(|session| complete(&app.sessions, &session));
         for headers in &answers {
-            let mut browser = client.clone();
-            browser.take(headers);
+            let browser = client.answered(headers);
             let values = ["a", "b", "c", "n"].map(|name| get(&app.sessions, &browser, name));
             assert_eq!(values, [Some(1), Some(2), Some(3), Some(11)]);
             assert!(verify(&app, &browser, &shown));
@@ -404,19 +398,15 @@ fn a_sign_in_that_joins_merges_its_changes() {
 fn a_sign_in_joins_one_that_was_done_while_it_was_computed() {
     on_every_store(defaults, |app| {
         // It has read the session before the other one signs in.
-        let client = app.visitor(1);
-        let late = client.open(&app.sessions);
+        let (client, late) = app.open_visitor(1);
         assert_eq!(late.get("n").unwrap(), Some(1));
         late.update("n", |n: Option<u32>| n.unwrap() + 1).unwrap();
-        let mut first = client.clone();
-        first.request(&app.sessions, |session| {
+        let first = client.after(&app.sessions, |session| {
             session.update("n", |n: Option<u32>| n.unwrap() + 10).unwrap();
             sign_in(session, "ada");
         });
         sign_in(&late, "ada");
-        let mut second = client.clone();
-        second.take(&complete(&app.sessions, &late));
-        assert_eq!(first.cookie, second.cookie);
+        assert_eq!(first.cookie, client.answered(&complete(&app.sessions, &late)).cookie);
         assert_eq!(app.n(&first), Some(12), "both changes count");
     });
 }
@@ -424,9 +414,8 @@ fn a_sign_in_joins_one_that_was_done_while_it_was_computed() {
 #[test]
 fn a_sign_in_joins_one_that_read_the_time_later() {
     on_every_store(defaults, |app| {
-        for (after, has_read) in [(MILLI, false), (MILLI, true), (UNDER_WAY, false)] {
-            let client = app.visitor(1);
-            let session = client.open(&app.sessions);
+        for (after, has_read) in [(MILLI, false), (MILLI, true), (CONCURRENT, false)] {
+            let (client, session) = app.open_visitor(1);
             if has_read {
                 assert_eq!(session.get("n").unwrap(), Some(1));
             }
@@ -434,14 +423,11 @@ fn a_sign_in_joins_one_that_read_the_time_later() {
             let (first, second) = thread::scope(|scope| {
                 let second = scope.spawn(|| {
                     sign_in(&session, "ada");
-                    let mut browser = client.clone();
-                    browser.take(&complete(&app.sessions, &session));
-                    browser
+                    client.answered(&complete(&app.sessions, &session))
                 });
                 held.wait_until_reached();
                 app.clock.advance(after);
-                let mut first = client.clone();
-                first.request(&app.sessions, |session| {
+                let first = client.after(&app.sessions, |session| {
                     sign_in(session, "ada");
                     session.flash("info", "welcome").unwrap();
                 });
@@ -461,25 +447,22 @@ fn a_sign_in_joins_one_that_read_the_time_later() {
 #[test]
 fn a_sign_in_after_a_lost_response_keeps_the_data() {
     on_every_store(defaults, |app| {
-        for after in [Duration::ZERO, UNDER_WAY, LATE, FORGOTTEN - MILLI] {
+        for after in [Duration::ZERO, CONCURRENT, LATE, FORGOTTEN - MILLI] {
             let client = app.visitor(1);
-            let mut lost = client.clone();
-            lost.request(&app.sessions, |session| sign_in(session, "ada"));
+            let lost = client.after(&app.sessions, |session| sign_in(session, "ada"));
             app.clock.advance(after);
-            let mut again = client.clone();
-            again.request(&app.sessions, |session| sign_in(session, "ada"));
+            let mut again = client.after(&app.sessions, |session| sign_in(session, "ada"));
             let case = format!("after {after:?}");
             assert_eq!(who(&app.sessions, &again).as_deref(), Some("ada"), "{case}");
             assert_eq!(app.n(&again), Some(1), "{case}");
-            let joined = after <= UNDER_WAY;
+            let joined = after <= CONCURRENT;
             assert_eq!(lost.cookie == again.cookie, joined, "{case}");
             assert_eq!(who(&app.sessions, &lost).is_some(), joined, "one id lives: {case}");
             again.request(&app.sessions, |session| session.destroy().unwrap());
         }
         // When the id is forgotten, it is a new session.
         let client = app.visitor(1);
-        let mut lost = client.clone();
-        lost.request(&app.sessions, |session| sign_in(session, "ada"));
+        let lost = client.after(&app.sessions, |session| sign_in(session, "ada"));
         app.clock.advance(FORGOTTEN);
         let mut again = client;
         again.request(&app.sessions, |session| sign_in(session, "ada"));
@@ -498,7 +481,7 @@ fn a_form_sent_again_with_its_replaced_id_is_valid() {
     ];
     on_every_store(defaults, |app| {
         for client in clients {
-            for after in [Duration::ZERO, UNDER_WAY, LATE, FORGOTTEN - MILLI] {
+            for after in [Duration::ZERO, CONCURRENT, LATE, FORGOTTEN - MILLI] {
                 let mut client = client(&app);
                 let (shown, _) = token(&app, &mut client);
                 client.request(&app.sessions, |session| session.set("n", 2).unwrap());
@@ -509,19 +492,15 @@ fn a_form_sent_again_with_its_replaced_id_is_valid() {
                 // This answer is lost.
                 client.clone().request(&app.sessions, submit);
                 app.clock.advance(after);
-                let mut again = client.clone();
-                again.request(&app.sessions, submit);
+                let again = client.after(&app.sessions, submit);
                 assert_eq!(who(&app.sessions, &again).as_deref(), Some("ada"), "{after:?}");
                 assert_eq!(app.n(&again), Some(2), "{after:?}");
                 assert!(!verify(&app, &again, &shown), "a token from before the sign-in");
                 assert!(!verify(&app, &Browser::default(), &shown), "with no id");
                 if lists(&app) {
                     let user = user("ada");
-                    assert_eq!(
-                        app.sessions.list_for_user(&user, None).unwrap().sessions.len(),
-                        1,
-                        "{after:?}"
-                    );
+                    let listed = app.sessions.list_for_user(&user, None).unwrap().sessions.len();
+                    assert_eq!(listed, 1, "{after:?}");
                     app.sessions.revoke_all(&user).unwrap();
                 }
             }
@@ -533,11 +512,10 @@ fn a_form_sent_again_with_its_replaced_id_is_valid() {
 fn a_sign_in_by_a_renewed_id_moves_the_session() {
     on_every_store(defaults, |app| {
         for by in [By::Renewal, By::RenewalOfAda] {
-            for after in [Duration::ZERO, UNDER_WAY, LATE] {
+            for after in [Duration::ZERO, CONCURRENT, LATE] {
                 let (old, new) = by.replace(&app);
                 app.clock.advance(after);
-                let mut again = old.clone();
-                again.request(&app.sessions, |session| sign_in(session, "ada"));
+                let again = old.after(&app.sessions, |session| sign_in(session, "ada"));
                 let case = format!("{by:?} after {after:?}");
                 assert_eq!(who(&app.sessions, &again).as_deref(), Some("ada"), "{case}");
                 assert_eq!(app.n(&again), Some(1), "{case}");
@@ -553,11 +531,10 @@ fn another_user_gets_a_session_of_their_own_by_a_replaced_id() {
     on_every_store(defaults, |app| {
         for (by, ends) in [(By::RenewalOfAda, true), (By::SecondSignIn, true), (By::SignIn, false)]
         {
-            for after in [Duration::ZERO, UNDER_WAY, LATE, FORGOTTEN] {
+            for after in [Duration::ZERO, CONCURRENT, LATE, FORGOTTEN] {
                 let (old, new) = by.replace(&app);
                 app.clock.advance(after);
-                let mut zoe = old.clone();
-                zoe.request(&app.sessions, |session| sign_in(session, "zoe"));
+                let zoe = old.after(&app.sessions, |session| sign_in(session, "zoe"));
                 let case = format!("{by:?} after {after:?}");
                 assert_eq!(who(&app.sessions, &zoe).as_deref(), Some("zoe"), "{case}");
                 assert_eq!(app.n(&zoe), None, "nothing of ada's: {case}");
@@ -587,8 +564,7 @@ fn after_a_join_and_a_renewal_a_third_sign_in_moves() {
         let client = app.visitor(1);
         let [mut first, _] = double_click(&app, &client, ["ada", "ada"]);
         first.request(&app.sessions, |session| session.renew().unwrap());
-        let mut third = client.clone();
-        third.request(&app.sessions, |session| sign_in(session, "ada"));
+        let third = client.after(&app.sessions, |session| sign_in(session, "ada"));
         assert_ne!(third.cookie, first.cookie);
         assert_eq!((app.n(&third), app.n(&first)), (Some(1), None));
     });
@@ -622,13 +598,13 @@ fn a_late_replaced_id_ends_the_session_where_that_is_asked_for() {
     on_every_store(configure, |app| {
         for by in ALL {
             for (index, act) in uses.into_iter().enumerate() {
-                for (after, ends) in [(UNDER_WAY, false), (LATE, true), (FORGOTTEN, false)] {
+                for (after, ends) in [(CONCURRENT, false), (LATE, true), (FORGOTTEN, false)] {
                     let (mut old, new) = by.replace(&app);
                     app.clock.advance(after);
                     let headers = old.request(&app.sessions, act);
                     let case = format!("{by:?}, {index}, after {after:?}");
                     assert_eq!(app.n(&new), (!ends).then_some(1), "{case}");
-                    let begins = index == 1 && after > UNDER_WAY;
+                    let begins = index == 1 && after > CONCURRENT;
                     assert_eq!(set_cookie(&headers).is_some(), begins, "{case}");
                 }
             }
@@ -646,13 +622,10 @@ fn a_failing_store_signs_no_user_in_by_a_join() {
         late.set("b", 1).unwrap();
         first.request(&app.sessions, |session| sign_in(session, "ada"));
         app.store.fail(Call::Commit, 1, ErrorKind::Unavailable);
-        let error = late.sign_in(user("ada")).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert_eq!(late.sign_in(user("ada")).unwrap_err().kind(), ErrorKind::Unavailable);
         assert_eq!(late.user().unwrap(), None);
         assert_eq!(late.sign_in(user("ada")).unwrap(), SignIn::Done);
-        let mut second = client.clone();
-        second.take(&complete(&app.sessions, &late));
-        assert_eq!(second.cookie, first.cookie);
+        assert_eq!(client.answered(&complete(&app.sessions, &late)).cookie, first.cookie);
     });
 }
 
@@ -670,7 +643,7 @@ fn race<A: Send, B: Send>(a: impl FnOnce() -> A + Send, b: impl FnOnce() -> B + 
     })
 }
 
-/// How often a race is run on each store: 1,000 times in `tests/long.sh`.
+/// The number of runs of a race on each store: 1,000 in `tests/long.sh`.
 fn rounds() -> u64 {
     (chains() * 2).min(1000)
 }
@@ -681,12 +654,10 @@ fn two_sign_ins_of_two_users_at_once_mix_nothing() {
         for round in 0..rounds() {
             let client = app.visitor(1);
             let sign = |name: &'static str| {
-                let mut browser = client.clone();
-                browser.request(&app.sessions, |session| {
+                client.after(&app.sessions, |session| {
                     session.set("mine", name).unwrap();
                     sign_in(session, name);
-                });
-                browser
+                })
             };
             let (ada, zoe) = race(|| sign("ada"), || sign("zoe"));
             let mut carts = Vec::new();
@@ -708,11 +679,7 @@ fn two_sign_ins_of_one_user_at_once_end_in_one_session() {
         on_every_store(configure, |app| {
             for round in 0..rounds() {
                 let client = app.visitor(1);
-                let sign = || {
-                    let mut browser = client.clone();
-                    browser.request(&app.sessions, |session| sign_in(session, "ada"));
-                    browser
-                };
+                let sign = || client.after(&app.sessions, |session| sign_in(session, "ada"));
                 let (one, other) = race(sign, sign);
                 assert_eq!(one.cookie, other.cookie, "round {round}");
                 assert_eq!(app.n(&one), Some(1), "round {round}");
@@ -728,11 +695,7 @@ fn a_sign_out_racing_with_a_renewal_leaves_no_session_alive() {
             for round in 0..rounds() {
                 let client = app.signed_in("ada");
                 let (renewed, headers) = race(
-                    || {
-                        let mut browser = client.clone();
-                        browser.request(&app.sessions, |session| session.renew().unwrap());
-                        browser
-                    },
+                    || client.after(&app.sessions, |session| session.renew().unwrap()),
                     || client.clone().request(&app.sessions, |session| session.destroy().unwrap()),
                 );
                 assert_eq!(set_cookie(&headers), Some(REMOVAL), "round {round}");
@@ -755,15 +718,14 @@ fn a_failed_end_of_request_still_sends_the_joined_id() {
         late.set("a", "x".repeat(40_000)).unwrap();
         late.set("b", "x".repeat(40_000)).unwrap();
         app.sessions.close(&late, Outcome::Completed).unwrap_err();
-        let mut second = client.clone();
-        second.take(&Adapter::new(&app.sessions).headers_on_error(&late));
+        let second = client.answered(&Adapter::new(&app.sessions).headers_on_error(&late));
         assert_eq!(second.cookie, first.cookie);
         app.clock.advance(SECOND);
         assert_eq!(who(&app.sessions, &second).as_deref(), Some("ada"));
     });
 }
 
-/// How many chains are tried on each store: a share of what `tests/long.sh` does.
+/// The number of chains on each store: a share of those of `tests/long.sh`.
 fn chains() -> u64 {
     crate::common::dice::number("CLOAKROOM_CHAINS").unwrap_or(100)
 }
@@ -871,11 +833,8 @@ fn sign_ins_by_two_stores_on_one_file_end_in_one_session() {
         two_on_one_file(configure, |one, other| {
             for round in 0..100 {
                 let client = one.visitor(1);
-                let sign = |app: &App| {
-                    let mut browser = client.clone();
-                    browser.request(&app.sessions, |session| sign_in(session, "ada"));
-                    browser
-                };
+                let sign =
+                    |app: &App| client.after(&app.sessions, |session| sign_in(session, "ada"));
                 let (a, b) = race(|| sign(one), || sign(other));
                 assert_eq!(a.cookie, b.cookie, "round {round}");
                 for app in [one, other] {
@@ -894,14 +853,9 @@ fn a_sign_out_by_another_store_ends_a_renewed_session() {
             for round in 0..100 {
                 let client = one.signed_in("ada");
                 let (renewed, _) = race(
+                    || client.after(&one.sessions, |session| session.renew().unwrap()),
                     || {
-                        let mut browser = client.clone();
-                        browser.request(&one.sessions, |session| session.renew().unwrap());
-                        browser
-                    },
-                    || {
-                        let mut browser = client.clone();
-                        browser.request(&other.sessions, |session| session.destroy().unwrap());
+                        client.after(&other.sessions, |session| session.destroy().unwrap());
                     },
                 );
                 for app in [one, other] {

@@ -1,9 +1,9 @@
-//! What sessions do is recorded: 20,000 sequences of calls on two racing requests, with failures of
+//! A record of behaviour: 20,000 sequences of calls on two racing requests, with failures of
 //! the store and panics, give the same results, headers, events and calls of the store as when
 //! `tests/fixtures/session_traces.txt` was written.
 //!
-//! A difference is a change of behaviour. `CLOAKROOM_TRACES=FILE` writes all traces to a file, to be
-//! compared with those of another commit; `CLOAKROOM_TRACES_UPDATE=1` writes the fixture anew.
+//! A difference is a change of behaviour. `CLOAKROOM_TRACES=FILE` writes all traces to a file, to
+//! be compared with those of another commit; `CLOAKROOM_TRACES_UPDATE=1` writes the fixture anew.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
@@ -36,11 +36,11 @@ use sha2::{Digest, Sha256};
 const SEQUENCES: u64 = 20_000;
 const PER_LINE: u64 = 100;
 
-/// What is written down: what happens, with numbers in place of what is random.
+/// The text of a trace, with numbers in place of random values.
 #[derive(Debug, Default)]
 struct Trace {
     text: String,
-    keys: HashMap<SessionIdHash, usize>,
+    id_hashes: HashMap<SessionIdHash, usize>,
     public_ids: HashMap<PublicId, usize>,
     cookies: HashMap<String, usize>,
 }
@@ -57,7 +57,7 @@ impl Trace {
     }
 
     fn id_hash(&mut self, id_hash: &SessionIdHash) -> String {
-        format!("k{}", number(&mut self.keys, *id_hash))
+        format!("k{}", number(&mut self.id_hashes, *id_hash))
     }
 
     fn public_id(&mut self, public_id: Option<&PublicId>) -> String {
@@ -94,13 +94,13 @@ type Shared<T> = Arc<Mutex<T>>;
 struct Traced {
     inner: MemoryStore,
     trace: Shared<Trace>,
-    plan: Arc<Plan>,
+    plan: Arc<PlannedFaults>,
 }
 
 #[derive(Debug, Default)]
-struct Plan {
+struct PlannedFaults {
     faults: Mutex<VecDeque<Fault>>,
-    /// What comes in between is due before the next call.
+    /// The interruption is due before the next call.
     interrupt: AtomicBool,
 }
 
@@ -301,7 +301,7 @@ struct TracedSite {
     sessions: SessionManager,
     clock: ManualClock,
     trace: Shared<Trace>,
-    plan: Arc<Plan>,
+    plan: Arc<PlannedFaults>,
     /// All that were ever sent, the latest last.
     cookies: Mutex<Vec<String>>,
     tokens: Mutex<Vec<String>>,
@@ -349,7 +349,7 @@ enum Op {
     Close,
 }
 
-/// How often each comes.
+/// The relative frequencies of the operations.
 const OPS: &[(Op, usize)] = &[
     (Op::Get, 6),
     (Op::Keys, 1),
@@ -408,7 +408,7 @@ fn said<T>(result: Result<T>, text: impl FnOnce(T) -> String) -> String {
 impl TracedSite {
     fn new(dice: &mut Dice) -> TracedSite {
         let trace = Shared::<Trace>::default();
-        let plan = Arc::new(Plan::default());
+        let plan = Arc::new(PlannedFaults::default());
         let clock = ManualClock::new(NOW);
         let store = Traced { inner: MemoryStore::new(), trace: trace.clone(), plan: plan.clone() };
         let mut builder = SessionManager::builder(store)
@@ -608,7 +608,7 @@ impl TracedSite {
     }
 }
 
-/// What the store does wrong in the next calls.
+/// The faults of the store in the next calls.
 fn faults(dice: &mut Dice) -> VecDeque<Fault> {
     let kinds = [ErrorKind::Busy, ErrorKind::Unavailable, ErrorKind::Full];
     let fault = |dice: &mut Dice| match dice.roll(4) {

@@ -36,7 +36,7 @@ fn public_ids(app: &App, name: &str) -> Vec<PublicId> {
     list.iter().map(|listed| listed.summary.public_id).collect()
 }
 
-/// What the next request of this browser finds, and the removal of its cookie.
+/// Returns true if the next request of this browser finds no user and sets no cookie.
 fn is_out(app: &App, browser: &mut Browser) -> bool {
     let headers = browser.request(&app.sessions, |session| {
         assert_eq!(session.user().unwrap(), None);
@@ -58,8 +58,7 @@ fn a_list_has_the_sessions_of_its_user_only() {
             let head = RequestHead::new().peer_addr([192, 0, 2, n].into()).user_agent(&agent);
             let session = app.sessions.open(head);
             sign_in(&session, "ada");
-            let mut browser = Browser::default();
-            browser.take(&complete(&app.sessions, &session));
+            let browser = Browser::default().answered(&complete(&app.sessions, &session));
             adas.push(browser);
         }
         let bob = app.signed_in("bob");
@@ -67,10 +66,8 @@ fn a_list_has_the_sessions_of_its_user_only() {
         let current = adas[1].open(&app.sessions);
         let list = app.sessions.list_for_user(&user("ada"), Some(&current)).unwrap().sessions;
         let expected: Vec<PublicId> = adas.iter().rev().map(|b| public_id(&app, b)).collect();
-        assert_eq!(
-            list.iter().map(|listed| listed.summary.public_id).collect::<Vec<_>>(),
-            expected
-        );
+        let listed_ids = list.iter().map(|listed| listed.summary.public_id).collect::<Vec<_>>();
+        assert_eq!(listed_ids, expected);
         assert_eq!(list.iter().map(|l| l.is_current).collect::<Vec<_>>(), [false, true, false]);
         let client = list[1].summary.client.as_ref().unwrap();
         assert_eq!(client.address, Some([192, 0, 2, 1].into()));
@@ -79,10 +76,8 @@ fn a_list_has_the_sessions_of_its_user_only() {
             list[0].summary.created > list[1].summary.created
                 && list[1].summary.created > list[2].summary.created
         );
-        assert_eq!(
-            (list[0].summary.authenticated, list[0].summary.seen),
-            (Some(list[0].summary.created), list[0].summary.created)
-        );
+        let times = (list[0].summary.authenticated, list[0].summary.seen);
+        assert_eq!(times, (Some(list[0].summary.created), list[0].summary.created));
         assert_eq!(public_ids(&app, "bob"), [public_id(&app, &bob)]);
         assert_eq!(public_ids(&app, "eve"), []);
 
@@ -218,8 +213,7 @@ fn a_request_that_revokes_its_own_session_is_signed_out() {
         for (kind, revoke) in kinds.iter().enumerate() {
             for reads in [true, false] {
                 let case = format!("kind {kind}, reads {reads}");
-                let mut ada = Browser::default();
-                ada.request(&app.sessions, |session| {
+                let mut ada = app.visitor_after(|session| {
                     let how =
                         Authentication::new().idp_session_id(IdpSessionId::new("sid").unwrap());
                     assert_eq!(session.sign_in_with(user("ada"), &how).unwrap(), SignIn::Done);
@@ -275,7 +269,7 @@ fn all_sessions_of_a_user_end_the_current_one_too() {
 }
 
 #[test]
-fn every_revocation_is_final_for_requests_under_way() {
+fn every_revocation_is_final_for_requests_in_flight() {
     type Revoke = fn(&App, &Browser) -> usize;
     let kinds: [Revoke; 5] = [
         |app, ada| usize::from(app.sessions.revoke(&user("ada"), &public_id(app, ada)).unwrap()),
@@ -290,19 +284,18 @@ fn every_revocation_is_final_for_requests_under_way() {
     on_both_stores(defaults, |app| {
         for (kind, revoke) in kinds.iter().enumerate() {
             for reads in [true, false] {
-                let mut ada = Browser::default();
-                ada.request(&app.sessions, |session| {
+                let ada = app.visitor_after(|session| {
                     let how =
                         Authentication::new().idp_session_id(IdpSessionId::new("sid").unwrap());
                     assert_eq!(session.sign_in_with(user("ada"), &how).unwrap(), SignIn::Done);
                 });
-                let under_way = ada.open(&app.sessions);
+                let in_flight = ada.open(&app.sessions);
                 if reads {
-                    assert!(under_way.user().unwrap().is_some());
+                    assert!(in_flight.user().unwrap().is_some());
                 }
-                under_way.set("late", true).unwrap();
+                in_flight.set("late", true).unwrap();
                 elsewhere(|| assert_eq!(revoke(&app, &ada), 1, "kind {kind}"));
-                let headers = complete(&app.sessions, &under_way);
+                let headers = complete(&app.sessions, &in_flight);
                 assert!(headers.discarded, "kind {kind}, reads {reads}: it learns it");
                 assert_eq!(set_cookie(&headers), None);
                 assert_eq!(who(&app.sessions, &ada), None);
@@ -508,11 +501,8 @@ fn a_session_ends_with_the_identity_providers_at_the_latest() {
         let short = federated(HOUR);
         let long = federated(HOUR * 24 * 365);
         let listed = app.sessions.list_for_user(&user("ada"), None).unwrap().sessions;
-        assert_eq!(
-            listed[0].summary.deadline,
-            app.clock.now() + HOUR * 24,
-            "the idle limit of ours"
-        );
+        let deadline = listed[0].summary.deadline;
+        assert_eq!(deadline, app.clock.now() + HOUR * 24, "the idle limit of ours");
         app.clock.advance(HOUR - Duration::from_millis(1));
         assert!(who(&app.sessions, &short).is_some());
         app.clock.advance(Duration::from_millis(1));

@@ -16,7 +16,7 @@ use proptest::test_runner::TestRunner;
 use serde::Serialize;
 use serde_json::Value;
 
-/// How deep a value may be nested.
+/// The greatest depth of a value.
 const DEEPEST: usize = 127;
 
 /// An application on one store: where requests write, and where they read.
@@ -24,6 +24,13 @@ struct TwoManagers {
     store: &'static str,
     writer: SessionManager,
     reader: SessionManager,
+}
+
+impl TwoManagers {
+    /// A browser after its first request.
+    fn visitor(&self, handler: impl FnOnce(&Session)) -> Browser {
+        Browser::default().after(&self.writer, handler)
+    }
 }
 
 /// On each store. What has a file is read by another store on it, which has nothing in memory.
@@ -72,25 +79,12 @@ fn on_each_store<S: Strategy>(
 
 fn number() -> impl Strategy<Value = Value> {
     let two_53 = 9_007_199_254_740_992_i64;
-    let edges = prop::sample::select(vec![
-        Value::from(0.0),
-        Value::from(-0.0),
-        Value::from(5e-324),
-        Value::from(2.225_073_858_507_201e-308),
-        Value::from(f64::MIN_POSITIVE),
-        Value::from(1e308),
-        Value::from(f64::MAX),
-        Value::from(f64::MIN),
-        Value::from(f64::EPSILON),
-        Value::from((two_53 - 1) as f64),
-        Value::from((two_53 + 2) as f64),
-        Value::from(two_53 - 1),
-        Value::from(two_53 + 1),
-        Value::from(-two_53 - 1),
-        Value::from(i64::MIN),
-        Value::from(i64::MAX),
-        Value::from(u64::MAX),
-    ]);
+    let small = [0.0, -0.0, 5e-324, 2.225_073_858_507_201e-308, f64::MIN_POSITIVE, f64::EPSILON];
+    let large = [1e308, f64::MAX, f64::MIN, (two_53 - 1) as f64, (two_53 + 2) as f64];
+    let integers = [two_53 - 1, two_53 + 1, -two_53 - 1, i64::MIN, i64::MAX];
+    let floats = small.into_iter().chain(large).map(Value::from);
+    let edges = floats.chain(integers.map(Value::from)).chain([Value::from(u64::MAX)]);
+    let edges = prop::sample::select(edges.collect::<Vec<_>>());
     prop_oneof![
         edges,
         any::<i64>().prop_map(Value::from),
@@ -106,32 +100,9 @@ fn finite() -> impl Strategy<Value = f64> {
 
 /// All of Unicode, and what JSON escapes more often than chance has it.
 fn text() -> impl Strategy<Value = String> {
-    let odd = prop::sample::select(vec![
-        '\0',
-        '\u{1}',
-        '\u{8}',
-        '\t',
-        '\n',
-        '\r',
-        '\u{1f}',
-        '"',
-        '\\',
-        '/',
-        '\u{7f}',
-        '\u{80}',
-        '\u{2028}',
-        '\u{2029}',
-        '\u{d7ff}',
-        '\u{e000}',
-        '\u{feff}',
-        '\u{ffff}',
-        '\u{10000}',
-        '\u{10ffff}',
-        'é',
-        '😀',
-        '[',
-        '{',
-    ]);
+    let odd = "\0\u{1}\u{8}\t\n\r\u{1f}\"\\/\u{7f}\u{80}\u{2028}\u{2029}\u{d7ff}\u{e000}\u{feff}\
+               \u{ffff}\u{10000}\u{10ffff}é😀[{";
+    let odd = prop::sample::select(odd.chars().collect::<Vec<_>>());
     prop::collection::vec(prop_oneof![odd, any::<char>()], 0..12).prop_map(String::from_iter)
 }
 
@@ -171,7 +142,7 @@ fn nested(value: Value, levels: usize, objects: bool) -> Value {
     })
 }
 
-/// What a session must refuse, and what surrounds it.
+/// A value that a session must refuse, within good ones.
 #[derive(Clone, Debug, Serialize)]
 #[serde(untagged)]
 enum Bad {
@@ -216,7 +187,7 @@ fn request<T>(
     result
 }
 
-/// What a request reads, as text: two values may be equal that are not the same, such as zeros.
+/// The value that a request reads, as text: values that compare equal may differ, such as zeros.
 fn read(app: &TwoManagers, browser: &Browser, name: &str) -> Option<String> {
     let first: Option<Value> = get(&app.reader, browser, name);
     // The second time it may come from memory.
@@ -227,8 +198,7 @@ fn read(app: &TwoManagers, browser: &Browser, name: &str) -> Option<String> {
 #[test]
 fn a_value_that_is_set_comes_back() {
     on_each_store(&(text(), json()), |app, (name, value)| {
-        let mut browser = Browser::default();
-        request(&app.writer, &mut browser, |session| {
+        let browser = app.visitor(|session| {
             session.set(&name, &value).unwrap();
             let now: Option<Value> = session.get(&name).unwrap();
             assert_eq!(now.map(|now| now.to_string()), Some(value.to_string()));
@@ -241,8 +211,7 @@ fn a_value_that_is_set_comes_back() {
 #[test]
 fn a_value_that_is_updated_comes_back() {
     on_each_store(&(text(), json(), json()), |app, (name, old, new)| {
-        let mut browser = Browser::default();
-        request(&app.writer, &mut browser, |session| session.set(&name, &old).unwrap());
+        let mut browser = app.visitor(|session| session.set(&name, &old).unwrap());
         let (before, after) = (old.to_string(), new.to_string());
         let update = move |now: Option<Value>| {
             assert_eq!(now.map(|now| now.to_string()), Some(before.clone()));
@@ -274,8 +243,7 @@ fn a_typed_float_comes_back() {
     let floats = (finite(), any::<u32>().prop_map(f32::from_bits));
     on_each_store(&floats, |app, (double, single)| {
         prop_assume!(single.is_finite());
-        let mut browser = Browser::default();
-        request(&app.writer, &mut browser, |session| session.set("x", (double, single)).unwrap());
+        let browser = app.visitor(|session| session.set("x", (double, single)).unwrap());
         let read: Option<(f64, f32)> = get(&app.reader, &browser, "x");
         let bits = read.map(|(double, single)| (double.to_bits(), single.to_bits()));
         prop_assert_eq!(bits, Some((double.to_bits(), single.to_bits())));
@@ -286,8 +254,7 @@ fn a_typed_float_comes_back() {
 #[test]
 fn a_large_integer_comes_back() {
     on_each_store(&(any::<i128>(), any::<u128>()), |app, numbers| {
-        let mut browser = Browser::default();
-        request(&app.writer, &mut browser, |session| session.set("x", numbers).unwrap());
+        let browser = app.visitor(|session| session.set("x", numbers).unwrap());
         prop_assert_eq!(get(&app.reader, &browser, "x"), Some(numbers));
         Ok(())
     });
@@ -296,8 +263,7 @@ fn a_large_integer_comes_back() {
 #[test]
 fn a_flash_comes_back() {
     on_each_store(&prop::collection::vec((text(), text()), 1..4), |app, flashes| {
-        let mut browser = Browser::default();
-        request(&app.writer, &mut browser, |session| {
+        let mut browser = app.visitor(|session| {
             for (kind, text) in &flashes {
                 session.flash(kind, text).unwrap();
             }
@@ -312,11 +278,9 @@ fn a_flash_comes_back() {
 #[test]
 fn a_value_that_cannot_come_back_is_refused() {
     on_each_store(&(text(), json(), bad()), |app, (name, old, bad)| {
-        let mut browser = Browser::default();
-        request(&app.writer, &mut browser, |session| session.set(&name, &old).unwrap());
+        let mut browser = app.visitor(|session| session.set(&name, &old).unwrap());
         request(&app.writer, &mut browser, |session| {
-            let refused = session.set(&name, &bad).unwrap_err();
-            assert_eq!(refused.kind(), ErrorKind::WrongType);
+            assert_eq!(session.set(&name, &bad).unwrap_err().kind(), ErrorKind::WrongType);
             assert!(!session.is_changed());
         });
         prop_assert_eq!(read(app, &browser, &name), Some(old.to_string()));
@@ -326,7 +290,7 @@ fn a_value_that_cannot_come_back_is_refused() {
 
 #[test]
 fn an_update_that_fails_changes_nothing() {
-    /// What is bad to write may be anything to read.
+    /// A value that must not be written, read as any value.
     #[derive(Clone, Debug)]
     struct Written(Bad);
 
@@ -344,8 +308,7 @@ fn an_update_that_fails_changes_nothing() {
 
     let inputs = (json(), json(), bad(), any::<bool>());
     on_each_store(&inputs, |app, (old, set, bad, panics)| {
-        let mut browser = Browser::default();
-        request(&app.writer, &mut browser, |session| session.set("x", &old).unwrap());
+        let mut browser = app.visitor(|session| session.set("x", &old).unwrap());
         request(&app.writer, &mut browser, |session| {
             session.set("y", &set).unwrap();
             let bad = Written(bad.clone());
@@ -366,7 +329,7 @@ fn an_update_that_fails_changes_nothing() {
     });
 }
 
-/// That a `T` is read from a value if it is one, nothing from a null, and else an error.
+/// Checks that a `T` is read from a value if it is one, nothing from a null, and else an error.
 fn reads<T: serde::de::DeserializeOwned + PartialEq + Debug>(
     session: &Session,
     value: &Value,
@@ -386,8 +349,7 @@ fn reads<T: serde::de::DeserializeOwned + PartialEq + Debug>(
 fn a_null_is_none_and_a_wrong_type_an_error() {
     let values = prop_oneof![1 => Just(Value::Null), 3 => json()];
     on_each_store(&values, |app, value| {
-        let mut browser = Browser::default();
-        request(&app.writer, &mut browser, |session| session.set("x", &value).unwrap());
+        let browser = app.visitor(|session| session.set("x", &value).unwrap());
         let session = browser.open(&app.reader);
         prop_assert!(session.contains("x").unwrap());
         reads::<()>(&session, &value)?;

@@ -1,5 +1,5 @@
-//! What the crate runs on in the tests of schedules: shuttle decides who goes on. Time passes
-//! where a thread reads it, a little, and where a thread waits for it, by choice of shuttle.
+//! The crate's `sync` in the tests of schedules: shuttle chooses the next thread. Time passes where
+//! a thread reads it, a little, and where a thread waits for it, by choice of shuttle.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a schedule fails")]
 
@@ -24,7 +24,8 @@ pub(crate) fn instant() -> Instant {
     *BEGINNING + PASSED.get()
 }
 
-/// No thread reads the time without a switch: the scheduler lets the others go on when this one waits.
+/// No thread reads the time without a switch: the scheduler lets the others go on when this one
+/// waits.
 pub(crate) fn spin_until(_is_over: impl Fn() -> bool) {}
 
 fn pass(time: Duration) {
@@ -163,7 +164,7 @@ pub(crate) mod channel {
                 }
                 Err(_) => return,
             };
-            // What is dropped here may be a sender.
+            // The value that is dropped here may be a sender.
             drop(waiting);
             self.0.changed.notify_all();
         }

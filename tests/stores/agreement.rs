@@ -77,7 +77,7 @@ fn load(store: &dyn Store, id_hash: &SessionIdHash, now: Timestamp) -> String {
 fn run(stores: &[(&str, Box<dyn Store>)], seed: u64, limits: bool) {
     let mut rng = Rng(seed * 2 + 1);
     let mut now = Timestamp::from_millis(1_700_000_000_000);
-    let mut keys: Vec<SessionIdHash> = Vec::new();
+    let mut id_hashes: Vec<SessionIdHash> = Vec::new();
     let mut fresh = {
         let mut n = 0_u64;
         move || {
@@ -96,10 +96,10 @@ fn run(stores: &[(&str, Box<dyn Store>)], seed: u64, limits: bool) {
     for step in 0..200 {
         let jumps = [0, 0, 0, 1, 500, 5_000, 10_001, 61_000, 300_000, 600_001];
         now = now + Duration::from_millis(jumps[rng.next(10) as usize]);
-        let recent = keys.len().saturating_sub(14);
-        let id_hash = match keys.len() {
+        let recent = id_hashes.len().saturating_sub(14);
+        let id_hash = match id_hashes.len() {
             0 => fresh(),
-            len => keys[recent + rng.next((len - recent) as u64) as usize],
+            len => id_hashes[recent + rng.next((len - recent) as u64) as usize],
         };
         let to = fresh();
         let lifetime = if rng.next(4) == 0 {
@@ -170,10 +170,10 @@ fn run(stores: &[(&str, Box<dyn Store>)], seed: u64, limits: bool) {
         for ((name, _), answer) in stores.iter().zip(&answers) {
             assert_eq!(answer, &answers[0], "seed {seed}, {name}\n{}", log.join("\n"));
         }
-        keys.push(created);
-        keys.push(to);
-        let recent = keys.len().saturating_sub(30);
-        for id_hash in &keys[recent..] {
+        id_hashes.push(created);
+        id_hashes.push(to);
+        let recent = id_hashes.len().saturating_sub(30);
+        for id_hash in &id_hashes[recent..] {
             let first = load(&*stores[0].1, id_hash, now);
             for (name, store) in &stores[1..] {
                 let found = load(&**store, id_hash, now);
@@ -182,7 +182,7 @@ fn run(stores: &[(&str, Box<dyn Store>)], seed: u64, limits: bool) {
         }
         if rng.next(6) == 0 {
             let touched: Vec<_> =
-                keys[recent..].iter().map(|id_hash| (*id_hash, Touch::at(now))).collect();
+                id_hashes[recent..].iter().map(|id_hash| (*id_hash, Touch::at(now))).collect();
             for (_, store) in stores {
                 store.touch(&touched, now).unwrap();
             }

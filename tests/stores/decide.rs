@@ -1,5 +1,5 @@
-//! `Commit::decide` as a table: every kind of session that an id can find, times every action, times
-//! every condition. The first line of the table that fits a case is its decision.
+//! `Commit::decide` as a table: every kind of session that an id can find, times every action,
+//! times every condition. The first line of the table that fits a case is its decision.
 
 use std::panic::catch_unwind;
 use std::time::Duration;
@@ -249,7 +249,7 @@ impl Case {
         delta
     }
 
-    /// When the request was opened: what `replaced` says depends on it.
+    /// The time at which the request was opened: the meaning of `replaced` depends on it.
     fn opened(&self) -> Timestamp {
         let since = if self.found.ends_with("stale") { 11 * SECOND } else { Duration::ZERO };
         self.replaced().replaced_at + since

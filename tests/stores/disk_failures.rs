@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime};
 
 use crate::common::integrity::assert_integrity;
 use crate::common::{
-    Folder, KillOnDrop, NOW, child, create, delete, hex, id_hash_of, live, merge, role, setting,
-    value,
+    Folder, KillOnDrop, NOW, child, create, delete, hex, id_hash_of, live, merge, on_threads, role,
+    setting, value,
 };
 use cloakroom::backend::{Committed, SessionIndex, Store};
 use cloakroom::event::{Event, EventKind, Events, Sink};
@@ -55,8 +55,8 @@ fn child_process() {
             });
         }
         "serve while the disk fails" => {
-            let keys = std::env::var("KEYS").unwrap();
-            let (ended, id_hash) = keys.split_once(' ').unwrap();
+            let id_hashes = std::env::var("ID_HASHES").unwrap();
+            let (ended, id_hash) = id_hashes.split_once(' ').unwrap();
             let store = SqliteStore::open(path).unwrap();
             serve_while_the_disk_fails(&store, &id_hash_of(ended), &id_hash_of(id_hash));
         }
@@ -83,15 +83,11 @@ fn a_replaced_file_is_not_written_to_until_it_is_back() {
     assert!(live(&store, &id_hash).unwrap().is_some(), "reads of what was open go on");
     // No process reads the new file with the old one's log, or copies that log into it.
     let barrier = Barrier::new(4);
-    std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                barrier.wait();
-                for _ in 0..50 {
-                    let _ = live(&store, &id_hash);
-                    let _ = store.maintenance().unwrap().run();
-                }
-            });
+    on_threads(4, || {
+        barrier.wait();
+        for _ in 0..50 {
+            let _ = live(&store, &id_hash);
+            let _ = store.maintenance().unwrap().run();
         }
     });
     assert_eq!(fs::read(folder.database()).unwrap(), copy, "the new file is as it was");
@@ -100,10 +96,8 @@ fn a_replaced_file_is_not_written_to_until_it_is_back() {
     fs::rename(folder.database(), folder.path("copy.db")).unwrap();
     fs::rename(folder.path("away.db"), folder.database()).unwrap();
     assert!(matches!(merge(&store, &id_hash, &setting("n", 3)).unwrap(), Committed::Done { .. }));
-    assert_eq!(
-        (events.count(EventKind::FileMoved), events.count(EventKind::FileRecovered)),
-        (1, 1)
-    );
+    let counts = (events.count(EventKind::FileMoved), events.count(EventKind::FileRecovered));
+    assert_eq!(counts, (1, 1));
     drop(store);
     let (store, _) = open(&folder.database());
     let record = live(&store, &id_hash).unwrap().unwrap();
@@ -156,14 +150,14 @@ fn a_revocation_in_a_moved_folder_is_an_error_at_once() {
     let folder = Folder::new();
     fs::create_dir(folder.path("data")).unwrap();
     let (store, _) = open(&folder.path("data/app.db"));
-    let keys = [(); 3].map(|()| create(&store, &setting("n", 1)).unwrap());
+    let id_hashes = [(); 3].map(|()| create(&store, &setting("n", 1)).unwrap());
     let_it_rest(&folder.path("data"));
-    merge(&store, &keys[0], &setting("n", 2)).unwrap();
+    merge(&store, &id_hashes[0], &setting("n", 2)).unwrap();
     fs::rename(folder.path("data"), folder.path("elsewhere")).unwrap();
-    assert_unavailable(delete(&store, &keys[1]));
+    assert_unavailable(delete(&store, &id_hashes[1]));
     assert_unavailable(store.index().unwrap().revoke_everyone(None, NOW));
     fs::rename(folder.path("elsewhere"), folder.path("data")).unwrap();
-    delete(&store, &keys[1]).unwrap();
+    delete(&store, &id_hashes[1]).unwrap();
 }
 
 #[test]
@@ -232,7 +226,7 @@ fn no_operator_call_drops_the_locks_of_an_open_store() {
         assert!(is_locked(), "{name}");
         assert!(live(&store, &id_hash).unwrap().is_some(), "{name}");
     }
-    // What all of these avoid, and what the look above would see.
+    // Closing another descriptor of the file ends the lock, which the calls above avoid.
     drop(fs::File::open(folder.database()).unwrap());
     assert!(!is_locked());
 }
@@ -240,26 +234,26 @@ fn no_operator_call_drops_the_locks_of_an_open_store() {
 /// Fills the disk, makes room, and goes on.
 fn fill_and_go_on(store: &SqliteStore, make_room: impl FnOnce()) {
     let note = "x".repeat(2000);
-    let mut keys = vec![];
+    let mut id_hashes = vec![];
     let error = loop {
         match create(store, &setting("n", &note)) {
-            Ok(id_hash) => keys.push(id_hash),
+            Ok(id_hash) => id_hashes.push(id_hash),
             Err(error) => break error,
         }
         let _ = store.maintenance().unwrap().run();
     };
     // SQLite cannot distinguish a limit on file sizes from a broken disk.
     assert!(matches!(error.kind(), ErrorKind::Full | ErrorKind::Unavailable), "{error:?}");
-    assert!(keys.len() > 20, "{}", keys.len());
-    for id_hash in &keys {
+    assert!(id_hashes.len() > 20, "{}", id_hashes.len());
+    for id_hash in &id_hashes {
         assert!(live(store, id_hash).unwrap().is_some(), "nothing acknowledged is lost");
     }
     make_room();
-    for id_hash in keys.drain(..10) {
+    for id_hash in id_hashes.drain(..10) {
         assert!(matches!(delete(store, &id_hash).unwrap(), Committed::Deleted(_)));
         assert!(live(store, &id_hash).unwrap().is_none());
     }
-    for id_hash in &keys {
+    for id_hash in &id_hashes {
         assert!(live(store, id_hash).unwrap().is_some());
     }
 }
@@ -375,7 +369,7 @@ impl FailingDisk {
         Some(Path::new("/sys/fs/ext4").join(name).join("trigger_fs_error"))
     }
 
-    /// Whether the system refuses what is written to open files from here on.
+    /// Returns true if the system refuses writes to open files from here on.
     fn fail(&self) -> bool {
         let mut file = fs::File::create(self.at.path("open")).unwrap();
         fs::write(self.switch().unwrap(), "test").unwrap();
@@ -410,7 +404,7 @@ fn a_disk_that_becomes_read_only_keeps_what_must_survive() {
     drop(store);
     // In a process that ends: a disk with open files cannot be taken away to be repaired.
     let mut serving = child(module_path!(), "serve while the disk fails");
-    serving.env("DATABASE", &path).env("KEYS", format!("{} {}", hex(&ended), hex(&id_hash)));
+    serving.env("DATABASE", &path).env("ID_HASHES", format!("{} {}", hex(&ended), hex(&id_hash)));
     serving.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut serving = KillOnDrop(serving.spawn().unwrap());
     let mut words = BufReader::new(serving.0.stdout.take().unwrap()).lines();
@@ -433,7 +427,7 @@ fn a_disk_that_becomes_read_only_keeps_what_must_survive() {
     assert_integrity(path);
 }
 
-/// What the process does under which the disk becomes read-only.
+/// The process whose disk becomes read-only.
 fn serve_while_the_disk_fails(store: &SqliteStore, ended: &SessionIdHash, id_hash: &SessionIdHash) {
     merge(store, id_hash, &setting("n", 1)).unwrap();
     assert!(matches!(delete(store, ended).unwrap(), Committed::Deleted(_)));
@@ -501,14 +495,10 @@ fn while_all_readers_are_in_use_the_next_one_is_busy() {
     // Under a rollback journal this keeps readers out.
     other.execute_batch("BEGIN EXCLUSIVE").unwrap();
     let barrier = Barrier::new(4);
-    std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                barrier.wait();
-                let error = live(&store, &id_hash).unwrap_err();
-                assert_eq!(error.kind(), ErrorKind::Busy, "{error:?}");
-            });
-        }
+    on_threads(4, || {
+        barrier.wait();
+        let error = live(&store, &id_hash).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Busy, "{error:?}");
     });
     other.execute_batch("COMMIT").unwrap();
     assert!(live(&store, &id_hash).unwrap().is_some());

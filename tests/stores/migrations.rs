@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
 
-use crate::common::{Folder, NOW, child, create, live, role, setting};
+use crate::common::{Folder, NOW, child, create, live, role, setting, sqlite};
 use cloakroom::backend::{SessionIndex, Store};
 use cloakroom::stores::sqlite::Journal;
 use cloakroom::stores::sqlite::rusqlite::Connection;
@@ -94,8 +94,7 @@ fn refused(path: &Path, kind: ErrorKind) {
 
 #[test]
 fn opening_twice_sets_up_once_and_keeps_the_sessions() {
-    let folder = Folder::new();
-    let store = SqliteStore::open(folder.database()).unwrap();
+    let (folder, store) = sqlite();
     let id_hash = create(&store, &setting("n", 1)).unwrap();
     drop(store);
     let before = everything(&folder.database());
@@ -108,8 +107,7 @@ fn opening_twice_sets_up_once_and_keeps_the_sessions() {
 
 #[test]
 fn a_new_file_is_readable_by_its_owner_only() {
-    let folder = Folder::new();
-    let store = SqliteStore::open(folder.database()).unwrap();
+    let (folder, store) = sqlite();
     create(&store, &setting("n", 1)).unwrap();
     for name in ["app.db", "app.db-wal", "app.db-shm"] {
         let mode = fs::metadata(folder.path(name)).unwrap().permissions().mode();
@@ -230,8 +228,7 @@ fn two_stores_in_one_file_do_not_touch_each_other() {
 
 #[test]
 fn clearing_raises_the_epoch() {
-    let folder = Folder::new();
-    let store = SqliteStore::open(folder.database()).unwrap();
+    let (_folder, store) = sqlite();
     let index: &dyn SessionIndex = store.index().unwrap();
     assert_eq!(index.epoch().unwrap(), 0);
     store.admin().clear().unwrap();
@@ -249,7 +246,7 @@ fn tables_dropped_by_hand_are_set_up_anew() {
     create(&store, &setting("n", 1)).unwrap();
 }
 
-/// What the host makes of our names after it has removed our tables by hand.
+/// The host's own objects under our names, after it has removed our tables by hand.
 const TAKEN_OVER: [&str; 4] = [
     "CREATE TABLE session (customer TEXT)",
     "CREATE TABLE session_meta (customer TEXT)",
@@ -270,11 +267,8 @@ fn a_table_of_the_host_under_our_name_is_left_alone() {
         .unwrap();
         host.execute_batch(theirs).unwrap();
         let before = everything(&folder.database());
-        assert_eq!(
-            store.admin().drop_tables().unwrap_err().kind(),
-            ErrorKind::ForeignTable,
-            "{theirs}"
-        );
+        let refused = store.admin().drop_tables().unwrap_err().kind();
+        assert_eq!(refused, ErrorKind::ForeignTable, "{theirs}");
         assert_eq!(store.admin().clear().unwrap_err().kind(), ErrorKind::ForeignTable, "{theirs}");
         assert_eq!(store.admin().setup().unwrap_err().kind(), ErrorKind::ForeignTable, "{theirs}");
         let again = SqliteStore::builder(folder.database()).table("session").open();
@@ -291,11 +285,8 @@ fn a_table_made_by_the_host_after_a_drop_is_left_alone() {
         store.admin().drop_tables().unwrap();
         Connection::open(folder.database()).unwrap().execute_batch(theirs).unwrap();
         let before = everything(&folder.database());
-        assert_eq!(
-            store.admin().drop_tables().unwrap_err().kind(),
-            ErrorKind::ForeignTable,
-            "{theirs}"
-        );
+        let kind = store.admin().drop_tables().unwrap_err().kind();
+        assert_eq!(kind, ErrorKind::ForeignTable, "{theirs}");
         assert_eq!(everything(&folder.database()), before, "{theirs}");
     }
 }
@@ -312,8 +303,7 @@ fn a_table_name_in_another_case_is_the_same_table() {
 
 #[test]
 fn the_readable_view_shows_sessions_to_a_person() {
-    let folder = Folder::new();
-    let store = SqliteStore::open(folder.database()).unwrap();
+    let (folder, store) = sqlite();
     create(&store, &setting("n", 1)).unwrap();
     let sql = "SELECT id_hash_prefix, length(public_id), created_utc, state, data, realm
                FROM cloakroom_sessions_readable";

@@ -21,7 +21,7 @@ fn watch() -> ProgressFn {
     Box::new(|_| ControlFlow::Continue(()))
 }
 
-/// What a load says, to be compared.
+/// The result of a load as text, for comparisons.
 fn said(store: &SqliteStore, id_hash: &SessionIdHash, now: Timestamp) -> String {
     match store.load(id_hash, now).unwrap() {
         Lookup::Live { session: LiveSession { record, id_hash }, .. } => {
@@ -40,7 +40,7 @@ struct Several {
     stores: Vec<SqliteStore>,
     /// Keeps nothing.
     plain: SqliteStore,
-    keys: Vec<SessionIdHash>,
+    id_hashes: Vec<SessionIdHash>,
     public_ids: Vec<PublicId>,
     dice: Dice,
     now: Timestamp,
@@ -53,19 +53,19 @@ impl Several {
             |bytes| SqliteStore::builder(folder.database()).cache_bytes(bytes).open().unwrap();
         // One has room for a few sessions only.
         let (stores, plain) = (vec![open(64 << 20), open(64 << 20), open(10_000)], open(0));
-        Several { folder, stores, plain, keys: vec![], public_ids: vec![], dice, now: NOW }
+        Several { folder, stores, plain, id_hashes: vec![], public_ids: vec![], dice, now: NOW }
     }
 
     fn any_key(&mut self) -> SessionIdHash {
-        match self.keys.len() {
+        match self.id_hashes.len() {
             0 => new_id_hash(),
-            many => self.keys[self.dice.roll(many)],
+            many => self.id_hashes[self.dice.roll(many)],
         }
     }
 
     fn fresh_key(&mut self) -> SessionIdHash {
-        self.keys.push(new_id_hash());
-        self.keys[self.keys.len() - 1]
+        self.id_hashes.push(new_id_hash());
+        self.id_hashes[self.id_hashes.len() - 1]
     }
 
     fn user(&mut self) -> UserKey {
@@ -174,7 +174,7 @@ impl Several {
         .unwrap();
     }
 
-    /// What no store of ours does.
+    /// Changes the file as no store of ours does.
     fn by_others(&mut self) {
         let path = self.folder.database();
         let connection = Connection::open(&path).unwrap();
@@ -209,15 +209,12 @@ impl Several {
     }
 
     fn check(&mut self, step: usize) {
-        for _ in 0..self.keys.len().min(20) {
+        for _ in 0..self.id_hashes.len().min(20) {
             let (id_hash, store) = (self.any_key(), self.dice.roll(self.stores.len()));
             let late = Duration::from_secs(60 * self.dice.roll(15) as u64);
             let now = self.now - late;
-            assert_eq!(
-                said(&self.stores[store], &id_hash, now),
-                said(&self.plain, &id_hash, now),
-                "store {store} after step {step}"
-            );
+            let actual = said(&self.stores[store], &id_hash, now);
+            assert_eq!(actual, said(&self.plain, &id_hash, now), "store {store} after step {step}");
         }
     }
 }

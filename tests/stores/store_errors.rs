@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use crate::common::integrity::assert_integrity;
 use crate::common::{
-    Folder, NOW, child, create, delete, live, merge, new_id_hash, new_session, role, setting, value,
+    Folder, NOW, child, create, delete, live, merge, new_id_hash, new_session, on_threads, role,
+    setting, sqlite, value,
 };
 use cloakroom::backend::{
     Action, Commit, Committed, Delta, Lookup, Missing, Page, SessionFilter, Store,
@@ -72,7 +73,7 @@ fn child_process() {
     std::env::set_current_dir("/").unwrap();
     assert!(live(&store, &id_hash).unwrap().is_some());
     store.admin().backup(format!("{folder}/copy.db")).unwrap();
-    // What looks like a URI is a file of that name, not a database in memory.
+    // A path that looks like a URI is a file of that name, not a database in memory.
     std::env::set_current_dir(&folder).unwrap();
     let store = SqliteStore::open("file::memory:").unwrap();
     let id_hash = create(&store, &setting("n", 1)).unwrap();
@@ -106,10 +107,10 @@ fn a_file_that_is_no_database_is_refused_and_left_as_it_is() {
 
 #[test]
 fn a_damaged_page_fails_its_own_sessions_only() {
-    let folder = Folder::new();
-    let store = SqliteStore::open(folder.database()).unwrap();
+    let (folder, store) = sqlite();
     let note = "x".repeat(500);
-    let keys: Vec<_> = (0..500).map(|_| create(&store, &setting("n", &note)).unwrap()).collect();
+    let id_hashes: Vec<_> =
+        (0..500).map(|_| create(&store, &setting("n", &note)).unwrap()).collect();
     drop(store);
     let leaves: Vec<u64> = Connection::open(folder.database())
         .unwrap()
@@ -126,7 +127,7 @@ fn a_damaged_page_fails_its_own_sessions_only() {
 
     let store = SqliteStore::open(folder.database()).unwrap();
     let mut damaged = 0;
-    for id_hash in &keys {
+    for id_hash in &id_hashes {
         match store.load(id_hash, NOW) {
             Ok(Lookup::Live { .. }) => {}
             Ok(other) => panic!("a damaged session is an error, not {other:?}"),
@@ -168,8 +169,7 @@ fn an_undecodable_session_stays_in_place_until_its_deadline() {
         "idp_session_id = CAST(x'ff' AS TEXT)",
         "data = CAST(x'22ff22' AS TEXT)",
     ] {
-        let folder = Folder::new();
-        let store = SqliteStore::open(folder.database()).unwrap();
+        let (folder, store) = sqlite();
         let id_hash = create(&store, &setting("n", 1)).unwrap();
         let sql = format!("UPDATE cloakroom_sessions SET {spoil}");
         let other = Connection::open(folder.database()).unwrap();
@@ -204,8 +204,7 @@ fn an_undecodable_session_stays_in_place_until_its_deadline() {
 
 #[test]
 fn a_client_that_does_not_decode_is_none_and_its_session_lives() {
-    let folder = Folder::new();
-    let store = SqliteStore::open(folder.database()).unwrap();
+    let (folder, store) = sqlite();
     let id_hash = create(&store, &setting("n", 1)).unwrap();
     let other = Connection::open(folder.database()).unwrap();
     for client in ["'no JSON'", "CAST(x'ff' AS TEXT)", "'{}'"] {
@@ -229,17 +228,14 @@ fn without_grace_the_old_key_is_dead_at_any_time() {
         };
         commit(&id_hash, Action::Create(new_session.clone()));
         commit(&id_hash, Action::Renew { to, realm: Realm::default(), grace_until: None });
-        assert!(matches!(
-            store.load(&id_hash, before_1970).unwrap(),
-            Lookup::Missing(Missing::Replaced { .. })
-        ));
+        let found = store.load(&id_hash, before_1970).unwrap();
+        assert!(matches!(found, Lookup::Missing(Missing::Replaced { .. })));
     }
 }
 
 #[test]
 fn of_two_backups_to_one_name_one_is_made_and_the_other_refused() {
-    let folder = Folder::new();
-    let store = SqliteStore::open(folder.database()).unwrap();
+    let (folder, store) = sqlite();
     for n in 0..500 {
         create(&store, &setting("n", n)).unwrap();
     }
@@ -315,19 +311,19 @@ fn a_full_database_keeps_its_content_and_continues_later() {
     let build = SqliteStore::builder(folder.database()).max_file_size(200_000);
     let store = build.open().unwrap();
     let note = "x".repeat(2000);
-    let mut keys = vec![];
+    let mut id_hashes = vec![];
     let error = loop {
         match create(&store, &setting("n", &note)) {
-            Ok(id_hash) => keys.push(id_hash),
+            Ok(id_hash) => id_hashes.push(id_hash),
             Err(error) => break error,
         }
     };
     assert_eq!(error.kind(), ErrorKind::Full, "{error:?}");
-    assert!(keys.len() > 20);
-    for id_hash in &keys {
+    assert!(id_hashes.len() > 20);
+    for id_hash in &id_hashes {
         assert!(live(&store, id_hash).unwrap().is_some(), "nothing stored is lost");
     }
-    for id_hash in keys.drain(..10) {
+    for id_hash in id_hashes.drain(..10) {
         assert!(matches!(delete(&store, &id_hash).unwrap(), Committed::Deleted(_)));
     }
     create(&store, &setting("n", &note)).unwrap();
@@ -335,26 +331,17 @@ fn a_full_database_keeps_its_content_and_continues_later() {
 
 #[test]
 fn one_who_fails_in_a_group_does_not_fail_the_others() {
-    let folder = Folder::new();
-    let store = SqliteStore::open(folder.database()).unwrap();
+    let (_folder, store) = sqlite();
     let taken = create(&store, &Delta::new()).unwrap();
-    std::thread::scope(|scope| {
-        for _ in 0..8 {
-            scope.spawn(|| {
-                for _ in 0..100 {
-                    let (new_session, delta) = (new_session(), Delta::new());
-                    let again = Commit::new(
-                        &taken,
-                        Action::Create(new_session.clone()),
-                        delta.clone(),
-                        NOW,
-                    );
-                    let error = store.commit(&again).unwrap_err();
-                    assert_eq!(error.kind(), ErrorKind::Conflict, "{error:?}");
-                    let id_hash = create(&store, &setting("n", 1)).unwrap();
-                    assert!(live(&store, &id_hash).unwrap().is_some());
-                }
-            });
+    on_threads(8, || {
+        for _ in 0..100 {
+            let (new_session, delta) = (new_session(), Delta::new());
+            let again =
+                Commit::new(&taken, Action::Create(new_session.clone()), delta.clone(), NOW);
+            let error = store.commit(&again).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Conflict, "{error:?}");
+            let id_hash = create(&store, &setting("n", 1)).unwrap();
+            assert!(live(&store, &id_hash).unwrap().is_some());
         }
     });
     assert_eq!(store.index().unwrap().stats(NOW).unwrap().live, 801);
@@ -362,8 +349,7 @@ fn one_who_fails_in_a_group_does_not_fail_the_others() {
 
 #[test]
 fn no_byte_of_an_id_is_in_the_files() {
-    let folder = Folder::new();
-    let store = SqliteStore::open(folder.database()).unwrap();
+    let (folder, store) = sqlite();
     let (id, renewed) = (SessionId::generate().unwrap(), SessionId::generate().unwrap());
     let (id_hash, to) = (id.hash(Realm::default().tag()), renewed.hash(Realm::default().tag()));
     let new_session = new_session();
@@ -382,12 +368,10 @@ fn no_byte_of_an_id_is_in_the_files() {
         // Any 32 bytes are an id: the decoded text, found through an id of the same bytes.
         assert!(!contains(&decoded(&text)));
     }
-    // What is in the database cannot be presented as a cookie.
+    // The id hash in the database cannot be presented as a cookie.
     let stolen = SessionId::parse(&encoded(to.as_bytes())).unwrap();
-    assert!(matches!(
-        store.load(&stolen.hash(Realm::default().tag()), NOW).unwrap(),
-        Lookup::Missing(Missing::NotFound { .. })
-    ));
+    let loaded = store.load(&stolen.hash(Realm::default().tag()), NOW).unwrap();
+    assert!(matches!(loaded, Lookup::Missing(Missing::NotFound { .. })));
 }
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
@@ -428,15 +412,14 @@ fn encoded(bytes: &[u8]) -> String {
 
 #[test]
 fn a_backup_taken_under_load_is_whole() {
-    let folder = Folder::new();
-    let store = SqliteStore::open(folder.database()).unwrap();
-    let keys: Vec<_> = (0..2000).map(|n| create(&store, &setting("n", n)).unwrap()).collect();
+    let (folder, store) = sqlite();
+    let id_hashes: Vec<_> = (0..2000).map(|n| create(&store, &setting("n", n)).unwrap()).collect();
     let (stop, copy) = (AtomicBool::new(false), folder.path("copy.db"));
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
                 for n in (0..).take_while(|_| !stop.load(Ordering::Relaxed)) {
-                    merge(&store, &keys[n % keys.len()], &setting("m", n)).unwrap();
+                    merge(&store, &id_hashes[n % id_hashes.len()], &setting("m", n)).unwrap();
                 }
             });
         }
@@ -446,14 +429,11 @@ fn a_backup_taken_under_load_is_whole() {
     });
     assert_integrity(&copy);
     let restored = SqliteStore::open(&copy).unwrap();
-    for id_hash in &keys {
+    for id_hash in &id_hashes {
         assert!(live(&restored, id_hash).unwrap().is_some());
     }
-    assert_eq!(
-        store.admin().backup(&copy).unwrap_err().kind(),
-        ErrorKind::Invalid,
-        "never overwrites"
-    );
+    let refused = store.admin().backup(&copy).unwrap_err().kind();
+    assert_eq!(refused, ErrorKind::Invalid, "never overwrites");
     let nowhere = store.admin().backup(folder.path("missing/copy.db")).unwrap_err();
     assert_eq!(nowhere.kind(), ErrorKind::Unavailable);
     let memory = SqliteStore::in_memory().unwrap();

@@ -65,11 +65,8 @@ fn a_store_that_upserts_breaks_no_resurrection() {
     says(&failures, "no-resurrection:", logout);
     says(&failures, "no-resurrection:", "[nothing_brings_back_a_swept_session]");
     says(&failures, "no-resurrection:", "[nothing_brings_back_a_revoked_session]");
-    says(
-        &failures,
-        "no-resurrection:",
-        "a merge at the moment of a delete brought the session back",
-    );
+    let delete = "a merge at the moment of a delete brought the session back";
+    says(&failures, "no-resurrection:", delete);
     says(&failures, "strict-ids:", "a merge under an unknown id returned Done, not NotFound");
 }
 
@@ -249,15 +246,12 @@ impl SessionIndex for UsersByPrefix {
         except: Option<&PublicId>,
         now: Timestamp,
     ) -> Result<Vec<SessionIdHash>> {
-        let mut keys = Vec::new();
+        let mut id_hashes = Vec::new();
         for summary in self.matching(which, now)? {
-            keys.extend(self.right.revoke(
-                &SessionFilter::PublicId(&summary.public_id),
-                except,
-                now,
-            )?);
+            let which = SessionFilter::PublicId(&summary.public_id);
+            id_hashes.extend(self.right.revoke(&which, except, now)?);
         }
-        Ok(keys)
+        Ok(id_hashes)
     }
 
     fn revoke_everyone(&self, realm: Option<&Realm>, now: Timestamp) -> Result<u64> {
@@ -282,11 +276,11 @@ fn a_store_that_matches_users_by_prefix_ends_the_wrong_sessions() {
 
 /// Renews, and remembers nothing of the id from before.
 #[derive(Debug, Default)]
-struct ForgetsReplacedKeys {
+struct ForgetsReplacedIds {
     right: MemoryStore,
 }
 
-impl StoreWrapper for ForgetsReplacedKeys {
+impl StoreWrapper for ForgetsReplacedIds {
     wraps_a_right_store!();
 
     fn on_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Lookup> {
@@ -298,13 +292,10 @@ impl StoreWrapper for ForgetsReplacedKeys {
 }
 
 #[test]
-fn a_store_that_forgets_replaced_keys_breaks_atomic_renewal() {
-    let failures = failures_of::<ForgetsReplacedKeys>();
-    says(
-        &failures,
-        "atomic-renewal:",
-        "the replaced id of a renewal is not Replaced: a load returns NotFound",
-    );
+fn a_store_that_forgets_replaced_ids_breaks_atomic_renewal() {
+    let failures = failures_of::<ForgetsReplacedIds>();
+    let renewal = "the replaced id of a renewal is not Replaced: a load returns NotFound";
+    says(&failures, "atomic-renewal:", renewal);
 }
 
 /// Panics where it should say no.

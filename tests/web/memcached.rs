@@ -145,10 +145,8 @@ fn a_service_without_its_cache_signs_no_user_out() {
             }
             mends(&server);
             for visit in 6..=10 {
-                assert_eq!(
-                    browser.post("/who/count").text(),
-                    format!("ada\n{}", 1 + visit + n * 10)
-                );
+                let response = browser.post("/who/count");
+                assert_eq!(response.text(), format!("ada\n{}", 1 + visit + n * 10));
             }
         }
         let recorded = browser.id().to_owned();

@@ -1,9 +1,9 @@
 //! The files as they are on the disk at some moment of a recording.
 //!
-//! What a file's last sync covers is there. Everything after it is there or not, each write on its
-//! own, in whole or in sectors, or is replaced by garbage; so any of several writes to one
-//! place can be the one that is found. A length can have grown before the bytes arrived. What
-//! became of a name since the folder was last synced can be undone, from the end.
+//! Writes before a file's last sync are there. Each later one is there or not, on its own, in whole
+//! or in sectors, or is replaced by garbage; so any of several writes to one place can be the one
+//! that is found. A length can have grown before the bytes arrived. What became of a name since the
+//! folder was last synced can be undone, from the end.
 
 use std::collections::HashMap;
 use std::fs;
@@ -50,7 +50,7 @@ struct File {
 pub struct Disk {
     files: HashMap<usize, File>,
     folder: HashMap<String, usize>,
-    /// What became of names since the folder was synced, with the places on the tape.
+    /// The changes of names since the folder was synced, with the places on the tape.
     renamed: Vec<(usize, String, Option<usize>)>,
     at: usize,
     /// It says that it has synced, and has not.
@@ -75,7 +75,7 @@ impl Change {
 }
 
 impl Disk {
-    /// How much of the tape was played.
+    /// The length of the tape that was played.
     pub fn at(&self) -> usize {
         self.at
     }
@@ -126,7 +126,7 @@ impl Disk {
         self.files.get_mut(&file).expect("a file that was created")
     }
 
-    /// What is found after a power cut at this moment. `roll` gives a number below its argument.
+    /// The files after a power cut at this moment. `roll` returns a number below its argument.
     pub fn files(&self, loss: Loss, roll: &mut impl FnMut(usize) -> usize) -> Files {
         let mut folder = self.folder.clone();
         let mut undone: Vec<&String> = vec![];

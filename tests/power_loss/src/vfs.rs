@@ -131,7 +131,8 @@ unsafe extern "C" fn open(
     flags: c_int,
     out: *mut c_int,
 ) -> c_int {
-    // SAFETY: SQLite's own arguments; ours is the first part of the memory, the real file's the rest.
+    // SAFETY: SQLite's own arguments; ours is the first part of the memory, the real file's the
+    // rest.
     unsafe {
         let ours = file.cast::<File>();
         (*ours).base.pMethods = ptr::null();
@@ -250,7 +251,7 @@ unsafe extern "C" fn write(
             Event::Write { file: recorded.file, offset, bytes: bytes.into() }
         };
         if let Some(code) = recorded.tape.strike(Operation::Write) {
-            // What fails has done the half of it.
+            // A write that fails has written one half.
             let half = length / 2;
             let done = || forward!(file, xWrite, from, half, offset);
             recorded.tape.record(|| event(half), done);

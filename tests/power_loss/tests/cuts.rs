@@ -14,7 +14,7 @@ use common::dice::Dice;
 use common::{Folder, NOW, create, setting};
 use story::{Promise, Story};
 
-/// How many cuts one story gets.
+/// The number of cuts of one test.
 fn cuts() -> usize {
     usize::try_from(common::dice::number("CLOAKROOM_CUTS").unwrap_or(60)).unwrap()
 }
@@ -35,46 +35,43 @@ fn in_stories(story_of: impl Fn(&mut Dice) -> Story, promise: Promise) {
     assert!(tried.lost > 0 || promise == Promise::Full, "nothing was ever lost: {tried}");
 }
 
+fn in_stories_of_workers(durability: Durability, journal: Journal, stores: usize, threads: usize) {
+    let story_of = |dice: &mut Dice| Story::of_workers(durability, journal, stores, threads, dice);
+    in_stories(story_of, Promise::of(durability));
+}
+
 #[test]
 fn a_cut_revives_no_session_and_loses_only_the_latest_writes() {
-    let story_of =
-        |dice: &mut Dice| Story::of_workers(Durability::Normal, Journal::Wal, 1, 1, dice);
-    in_stories(story_of, Promise::Normal);
+    in_stories_of_workers(Durability::Normal, Journal::Wal, 1, 1);
 }
 
 #[test]
 fn the_same_holds_when_many_threads_of_two_stores_write() {
-    let story_of =
-        |dice: &mut Dice| Story::of_workers(Durability::Normal, Journal::Wal, 2, 4, dice);
-    in_stories(story_of, Promise::Normal);
+    in_stories_of_workers(Durability::Normal, Journal::Wal, 2, 4);
 }
 
 #[test]
 fn under_full_durability_nothing_acknowledged_is_lost() {
-    let story_of = |dice: &mut Dice| Story::of_workers(Durability::Full, Journal::Wal, 1, 1, dice);
-    in_stories(story_of, Promise::Full);
+    in_stories_of_workers(Durability::Full, Journal::Wal, 1, 1);
 }
 
 #[test]
 fn full_durability_loses_nothing_with_two_stores() {
-    let story_of = |dice: &mut Dice| Story::of_workers(Durability::Full, Journal::Wal, 2, 2, dice);
-    in_stories(story_of, Promise::Full);
+    in_stories_of_workers(Durability::Full, Journal::Wal, 2, 2);
 }
 
 #[test]
 fn under_a_kept_rollback_journal_the_same_holds() {
-    let story_of =
-        |dice: &mut Dice| Story::of_workers(Durability::Normal, Journal::Keep, 1, 1, dice);
-    in_stories(story_of, Promise::Normal);
+    in_stories_of_workers(Durability::Normal, Journal::Keep, 1, 1);
 }
 
 #[test]
 fn full_durability_loses_nothing_with_a_rollback_journal() {
-    let story_of = |dice: &mut Dice| Story::of_workers(Durability::Full, Journal::Keep, 1, 2, dice);
-    in_stories(story_of, Promise::Full);
+    in_stories_of_workers(Durability::Full, Journal::Keep, 1, 2);
 }
 
-/// Everything an operator can do to all sessions at once, each with a mark when it was acknowledged.
+/// Everything an operator can do to all sessions at once, each with a mark when it was
+/// acknowledged.
 fn operate(path: &Path, say: &dyn Fn(&str)) {
     let open = || SqliteStore::builder(path).open().unwrap();
     let watch = || -> cloakroom::stores::sqlite::ProgressFn {

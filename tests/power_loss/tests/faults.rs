@@ -19,7 +19,7 @@ use common::workload::Worker;
 use common::{Folder, HOUR, NOW, create, setting};
 use integrity::assert_integrity;
 
-/// How often each kind of fault is tried.
+/// The number of tries of each kind of fault.
 fn tries() -> usize {
     usize::try_from(common::dice::number("CLOAKROOM_FAULTS").unwrap_or(12)).unwrap()
 }
@@ -54,7 +54,7 @@ impl Bench {
     }
 }
 
-/// What a disk that fails may be called.
+/// Returns true for the kinds of errors that a failing disk may have.
 fn is_typed(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::Unavailable | ErrorKind::Full | ErrorKind::Corrupt | ErrorKind::Busy)
 }

@@ -31,16 +31,16 @@ unsafe extern "C" {
     fn _exit(code: i32) -> !;
 }
 
-/// What one test does with SQLite must not be under way when another one forks: a process that
-/// opens a database in the fork would wait for ever for one of SQLite's own locks.
+/// No test may use SQLite while another one forks: a process that opens a database in the fork
+/// would wait for ever for one of SQLite's own locks.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs `child` in a process that is forked here, and says what that said: a short word in place
-/// of output, because a lock that another thread had on the output is never released there.
-/// What does not end in time is killed, and has no word.
+/// Runs `child` in a fork and returns its word, or `None` if it was killed because it took too
+/// long. A word stands for output, because a lock that another thread had on the output is never
+/// released there.
 fn in_a_fork(child: impl FnOnce() -> std::result::Result<(), u8>) -> Option<u8> {
     // SAFETY: these are the C library's, with the types that it documents. Of the child only this
     // thread goes on; it allocates, for which the library prepares its locks, and ends by `_exit`,
@@ -170,7 +170,7 @@ fn a_fork_that_drops_the_last_handle_undoes_nothing() {
 /// Forks at many moments of what three threads write, and checks that nothing is lost.
 fn while_others_write(store: &SqliteStore, fork: impl Fn() -> Option<u8>) {
     const THREADS: usize = 3;
-    let keys: Vec<_> = (0..THREADS).map(|_| create(store, &setting("n", 0)).unwrap()).collect();
+    let ids: Vec<_> = (0..THREADS).map(|_| create(store, &setting("n", 0)).unwrap()).collect();
     let (over, written) = (AtomicBool::new(false), AtomicU64::new(0));
     let (over, written, began) = (&over, &written, &Barrier::new(THREADS + 1));
     std::thread::scope(|scope| {
@@ -188,7 +188,7 @@ fn while_others_write(store: &SqliteStore, fork: impl Fn() -> Option<u8>) {
                 last
             }
         };
-        let writers: Vec<_> = keys.iter().map(|id_hash| scope.spawn(write(id_hash))).collect();
+        let writers: Vec<_> = ids.iter().map(|id_hash| scope.spawn(write(id_hash))).collect();
         began.wait();
         let mut word = Some(0);
         for round in 0..100 {
@@ -207,7 +207,7 @@ fn while_others_write(store: &SqliteStore, fork: impl Fn() -> Option<u8>) {
         over.store(true, Ordering::Relaxed);
         let last: Vec<u32> = writers.into_iter().map(|writer| writer.join().unwrap()).collect();
         assert_eq!(word, Some(0), "what the fork said");
-        for (id_hash, last) in keys.iter().zip(last) {
+        for (id_hash, last) in ids.iter().zip(last) {
             let record = live(store, id_hash).unwrap().unwrap();
             assert_eq!(value::<u32>(&record, "n"), Some(last));
         }

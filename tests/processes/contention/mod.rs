@@ -12,15 +12,15 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use crate::common::{
-    Folder, HOUR, KillOnDrop, NOW, child, create, hex, id_hash_of, live, merge, role, setting,
-    value,
+    Folder, HOUR, KillOnDrop, NOW, child, create, hex, id_hash_of, live, merge, on_threads, role,
+    setting, sqlite, value,
 };
 use cloakroom::SqliteStore;
 use cloakroom::backend::{Action, Commit, Committed, Delta, LiveSession, Lookup, Store};
 use cloakroom::id::SessionIdHash;
 use cloakroom::stores::sqlite::rusqlite::Connection;
 
-/// How long the two processes write. A minute by hand: `CLOAKROOM_SECONDS=60`.
+/// The time for which the two processes write. A minute by hand: `CLOAKROOM_SECONDS=60`.
 fn seconds() -> Duration {
     let seconds = std::env::var("CLOAKROOM_SECONDS").ok().and_then(|text| text.parse().ok());
     Duration::from_secs(seconds.unwrap_or(5))
@@ -46,31 +46,26 @@ fn child_process() {
 fn write_as_fast_as_possible(store: &SqliteStore, threads: usize, time: Duration) -> u64 {
     let end = Instant::now() + time;
     let written = AtomicU64::new(0);
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                let id_hash = create(store, &Delta::new()).unwrap();
-                let mut n = 0_u64;
-                while Instant::now() < end {
-                    n += 1;
-                    let done = merge(store, &id_hash, &setting("n", n)).unwrap();
-                    assert!(matches!(done, Committed::Done { .. }));
-                    if n.is_multiple_of(10) {
-                        create(store, &setting("note", "x".repeat(200))).unwrap();
-                    }
-                }
-                let record = live(store, &id_hash).unwrap().unwrap();
-                assert_eq!(value::<u64>(&record, "n"), Some(n));
-                written.fetch_add(n, Ordering::Relaxed);
-            });
+    on_threads(threads, || {
+        let id_hash = create(store, &Delta::new()).unwrap();
+        let mut n = 0_u64;
+        while Instant::now() < end {
+            n += 1;
+            let done = merge(store, &id_hash, &setting("n", n)).unwrap();
+            assert!(matches!(done, Committed::Done { .. }));
+            if n.is_multiple_of(10) {
+                create(store, &setting("note", "x".repeat(200))).unwrap();
+            }
         }
+        let record = live(store, &id_hash).unwrap().unwrap();
+        assert_eq!(value::<u64>(&record, "n"), Some(n));
+        written.fetch_add(n, Ordering::Relaxed);
     });
     written.into_inner()
 }
 
 fn two_processes_write(maintenance: bool) {
-    let folder = Folder::new();
-    let store = SqliteStore::open(folder.database()).unwrap();
+    let (folder, store) = sqlite();
     let mut process = KillOnDrop(
         child(module_path!(), "write")
             .env("DATABASE", folder.database())
@@ -125,8 +120,7 @@ fn the_log_stays_short_even_without_maintenance() {
 
 #[test]
 fn a_sweep_does_not_report_its_wait_for_another_writer() {
-    let folder = Folder::new();
-    let store = SqliteStore::open(folder.database()).unwrap();
+    let (folder, store) = sqlite();
     create(&store, &Delta::new()).unwrap();
     let other = Connection::open(folder.database()).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
@@ -152,37 +146,32 @@ fn a_sweep_does_not_report_its_wait_for_another_writer() {
 
 /// Works as `update` does: reads, computes, commits, and repeats on a revision mismatch.
 fn increment(store: &SqliteStore, id_hash: &SessionIdHash, threads: usize, times: u32) {
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                for _ in 0..times {
-                    let found = store.load(id_hash, NOW).unwrap();
-                    let Lookup::Live { session: LiveSession { mut record, .. }, .. } = found else {
-                        panic!("it lives");
-                    };
-                    loop {
-                        let next = value::<u32>(&record, "n").unwrap_or(0) + 1;
-                        let delta = setting("n", next);
-                        let mut commit = Commit::new(id_hash, Action::Merge, delta.clone(), NOW);
-                        commit.if_revision = Some(record.revision);
-                        match store.commit(&commit).unwrap() {
-                            Committed::RevisionMismatch(LiveSession { record: newer, .. }) => {
-                                record = newer
-                            }
-                            Committed::Done { .. } => break,
-                            other => panic!("{other:?}"),
-                        }
+    on_threads(threads, || {
+        for _ in 0..times {
+            let found = store.load(id_hash, NOW).unwrap();
+            let Lookup::Live { session: LiveSession { mut record, .. }, .. } = found else {
+                panic!("it lives");
+            };
+            loop {
+                let next = value::<u32>(&record, "n").unwrap_or(0) + 1;
+                let delta = setting("n", next);
+                let mut commit = Commit::new(id_hash, Action::Merge, delta.clone(), NOW);
+                commit.if_revision = Some(record.revision);
+                match store.commit(&commit).unwrap() {
+                    Committed::RevisionMismatch(LiveSession { record: newer, .. }) => {
+                        record = newer
                     }
+                    Committed::Done { .. } => break,
+                    other => panic!("{other:?}"),
                 }
-            });
+            }
         }
     });
 }
 
 #[test]
 fn increments_of_two_processes_are_all_counted() {
-    let folder = Folder::new();
-    let store = SqliteStore::open(folder.database()).unwrap();
+    let (folder, store) = sqlite();
     let id_hash = create(&store, &Delta::new()).unwrap();
     let mut other = KillOnDrop(
         child(module_path!(), "increment")

@@ -10,12 +10,12 @@ use std::thread;
 use cloakroom::http::Outcome;
 use cloakroom::{ErrorKind, Session, SessionManager, SqliteStore};
 
-use crate::common::Folder;
 use crate::common::app::{App, Browser, defaults, get, on_both_stores};
 use crate::common::client::{self, PATIENCE, Request, send};
 use crate::common::faulty::{Call, Faulty};
 use crate::common::gate::Gate;
 use crate::common::scripted_app::{self, ScriptedApp, Server};
+use crate::common::{Folder, on_threads};
 
 fn count_up(session: &Session) {
     session.update("n", |n: Option<u32>| n.unwrap_or(0) + 1).unwrap();
@@ -75,15 +75,11 @@ fn updates_beyond_64_waiting_ones_are_refused_at_once() {
 fn updates_of_400_threads_that_are_tried_again_all_count() {
     on_both_stores(defaults, |app| {
         let browser = app.visitor(0);
-        thread::scope(|scope| {
-            for _ in 0..400 {
-                scope.spawn(|| {
-                    for _ in 0..8 {
-                        while !request(&app, &browser) {
-                            thread::yield_now();
-                        }
-                    }
-                });
+        on_threads(400, || {
+            for _ in 0..8 {
+                while !request(&app, &browser) {
+                    thread::yield_now();
+                }
             }
         });
         assert_eq!(app.n(&browser), Some(3200));
@@ -93,8 +89,7 @@ fn updates_of_400_threads_that_are_tried_again_all_count() {
 #[test]
 fn an_update_function_that_panics_leaves_the_session_to_others() {
     on_both_stores(defaults, |app| {
-        let browser = app.visitor(1);
-        let late = browser.open(&app.sessions);
+        let (browser, late) = app.open_visitor(1);
         let panics = |n: Option<u32>| match n {
             Some(1) => 2,
             _ => panic!("as planned"),

@@ -6,6 +6,7 @@ use cloakroom::cookie::{CookieConfig, SameSite};
 use cloakroom::event::EventKind;
 use cloakroom::http::{Adapter, RequestHead};
 use cloakroom::id::{Realm, SessionId};
+use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{ErrorKind, Lifetime, MemoryStore, SessionManager};
 
 use crate::common::app::{
@@ -289,33 +290,29 @@ fn a_removal_matches_the_cookie_that_was_set() {
         .domain("example.org")
         .same_site(SameSite::Strict)
         .partitioned(true);
-    on_both_stores(
-        |builder| builder.cookie(cookie.clone()),
-        |app| {
-            let rest = "Secure; HttpOnly; SameSite=Strict; Partitioned";
-            let mut browser = Browser::default();
-            let headers = browser.request(&app.sessions, |session| session.set("n", 1).unwrap());
-            let expected = format!("Path=/app; Domain=example.org; {MONTH}; {rest}");
-            assert_eq!(issued(&headers).1, expected);
-            let headers = browser.request(&app.sessions, |session| session.destroy().unwrap());
-            let expected = format!("sid=; Path=/app; Domain=example.org; {ENDED}; {rest}");
-            assert_eq!(set_cookie(&headers), Some(expected.as_str()));
-        },
-    );
+    let configure = |builder: SessionManagerBuilder| builder.cookie(cookie.clone());
+    on_both_stores(configure, |app| {
+        let rest = "Secure; HttpOnly; SameSite=Strict; Partitioned";
+        let mut browser = Browser::default();
+        let headers = browser.request(&app.sessions, |session| session.set("n", 1).unwrap());
+        let expected = format!("Path=/app; Domain=example.org; {MONTH}; {rest}");
+        assert_eq!(issued(&headers).1, expected);
+        let headers = browser.request(&app.sessions, |session| session.destroy().unwrap());
+        let expected = format!("sid=; Path=/app; Domain=example.org; {ENDED}; {rest}");
+        assert_eq!(set_cookie(&headers), Some(expected.as_str()));
+    });
 }
 
 #[test]
 fn insecure_http_is_a_cookie_of_another_name_without_secure() {
-    on_both_stores(
-        |builder| builder.cookie(CookieConfig::insecure_http()),
-        |app| {
-            let mut browser = Browser::default();
-            let headers = browser.request(&app.sessions, |session| session.set("n", 1).unwrap());
-            let id = issued(&headers).0.reveal();
-            let expected = format!("id={id}; Path=/; {MONTH}; HttpOnly; SameSite=Lax");
-            assert_eq!(set_cookie(&headers), Some(expected.as_str()));
-        },
-    );
+    let configure = |builder: SessionManagerBuilder| builder.cookie(CookieConfig::insecure_http());
+    on_both_stores(configure, |app| {
+        let mut browser = Browser::default();
+        let headers = browser.request(&app.sessions, |session| session.set("n", 1).unwrap());
+        let id = issued(&headers).0.reveal();
+        let expected = format!("id={id}; Path=/; {MONTH}; HttpOnly; SameSite=Lax");
+        assert_eq!(set_cookie(&headers), Some(expected.as_str()));
+    });
 }
 
 #[test]
@@ -363,19 +360,17 @@ fn a_browser_session_has_no_max_age_and_its_own_short_limit() {
 
 #[test]
 fn a_manager_may_make_browser_sessions_the_rule() {
-    on_both_stores(
-        |builder| builder.persistent(false),
-        |app| {
-            let mut browser = Browser::default();
-            let headers = browser.request(&app.sessions, |session| session.set("n", 1).unwrap());
-            assert_eq!(issued(&headers).1, format!("Path=/; {ATTRIBUTES}"));
-            let headers = Browser::default().request(&app.sessions, |session| {
-                session.set_persistent(true).unwrap();
-                session.set("n", 1).unwrap();
-            });
-            assert_eq!(issued(&headers).1, format!("Path=/; {MONTH}; {ATTRIBUTES}"));
-        },
-    );
+    let configure = |builder: SessionManagerBuilder| builder.persistent(false);
+    on_both_stores(configure, |app| {
+        let mut browser = Browser::default();
+        let headers = browser.request(&app.sessions, |session| session.set("n", 1).unwrap());
+        assert_eq!(issued(&headers).1, format!("Path=/; {ATTRIBUTES}"));
+        let headers = Browser::default().request(&app.sessions, |session| {
+            session.set_persistent(true).unwrap();
+            session.set("n", 1).unwrap();
+        });
+        assert_eq!(issued(&headers).1, format!("Path=/; {MONTH}; {ATTRIBUTES}"));
+    });
 }
 
 #[test]
@@ -389,62 +384,58 @@ fn max_age_is_the_rest_of_the_absolute_limit_up_to_400_days() {
         (Lifetime::idle(day), longest, an_hour_later),
     ];
     for (lifetime, at_first, an_hour_later) in ages {
-        on_both_stores(
-            |builder| builder.lifetime(lifetime).without_cleaner(),
-            |app| {
-                let mut browser = Browser::default();
-                let headers =
-                    browser.request(&app.sessions, |session| session.set("n", 1).unwrap());
-                let expected = |(age, hour)| {
-                    format!("Path=/; Max-Age={age}; Expires={hour}:13:20 GMT; {ATTRIBUTES}")
-                };
-                assert_eq!(issued(&headers).1, expected(at_first));
-                app.clock.advance(crate::common::HOUR);
-                let headers = browser.request(&app.sessions, |session| session.renew().unwrap());
-                assert_eq!(issued(&headers).1, expected(an_hour_later));
-            },
-        );
+        let configure =
+            |builder: SessionManagerBuilder| builder.lifetime(lifetime).without_cleaner();
+        on_both_stores(configure, |app| {
+            let mut browser = Browser::default();
+            let headers = browser.request(&app.sessions, |session| session.set("n", 1).unwrap());
+            let expected = |(age, hour)| {
+                format!("Path=/; Max-Age={age}; Expires={hour}:13:20 GMT; {ATTRIBUTES}")
+            };
+            assert_eq!(issued(&headers).1, expected(at_first));
+            app.clock.advance(crate::common::HOUR);
+            let headers = browser.request(&app.sessions, |session| session.renew().unwrap());
+            assert_eq!(issued(&headers).1, expected(an_hour_later));
+        });
     }
 }
 
 #[test]
 fn in_header_mode_cookies_do_not_count() {
-    on_both_stores(
-        |builder| builder.header("X-Session"),
-        |app| {
-            assert_eq!(Adapter::new(&app.sessions).header_names().last(), Some("X-Session"));
-            let session = app.sessions.open(None);
-            session.set("n", 1).unwrap();
-            let headers = complete(&app.sessions, &session);
-            let [(name, id)] = &headers.id_fields[..] else { panic!("{headers:?}") };
-            let expected = [
-                ("X-Session", &**id),
-                // No cache knows that this header is personal.
-                ("Cache-Control", "no-store"),
-                ("Vary", "X-Session"),
-            ];
-            assert_eq!(headers.iter().collect::<Vec<_>>(), expected);
-            assert_eq!(name, "X-Session");
-            assert!(SessionId::parse(id).is_some(), "the bare id");
+    let configure = |builder: SessionManagerBuilder| builder.header("X-Session");
+    on_both_stores(configure, |app| {
+        assert_eq!(Adapter::new(&app.sessions).header_names().last(), Some("X-Session"));
+        let session = app.sessions.open(None);
+        session.set("n", 1).unwrap();
+        let headers = complete(&app.sessions, &session);
+        let [(name, id)] = &headers.id_fields[..] else { panic!("{headers:?}") };
+        let expected = [
+            ("X-Session", &**id),
+            // No cache knows that this header is personal.
+            ("Cache-Control", "no-store"),
+            ("Vary", "X-Session"),
+        ];
+        assert_eq!(headers.iter().collect::<Vec<_>>(), expected);
+        assert_eq!(name, "X-Session");
+        assert!(SessionId::parse(id).is_some(), "the bare id");
 
-            let read = |head: RequestHead<'_>| {
-                let session = app.sessions.open(head);
-                let n = session.get::<u32>("n").unwrap();
-                (n, complete(&app.sessions, &session).id_fields)
-            };
-            assert_eq!(read(RequestHead::new().id(id)), (Some(1), vec![]));
-            let cookie = format!("__Host-id={id}; X-Session={id}");
-            assert_eq!(read(RequestHead::new().cookie(&cookie)), (None, vec![]));
-            assert_eq!(app.count(EventKind::MalformedId), 0);
-            assert_eq!(read(RequestHead::new().id("garbage").cookie(&cookie)), (None, vec![]));
-            assert_eq!(app.count(EventKind::MalformedId), 1);
+        let read = |head: RequestHead<'_>| {
+            let session = app.sessions.open(head);
+            let n = session.get::<u32>("n").unwrap();
+            (n, complete(&app.sessions, &session).id_fields)
+        };
+        assert_eq!(read(RequestHead::new().id(id)), (Some(1), vec![]));
+        let cookie = format!("__Host-id={id}; X-Session={id}");
+        assert_eq!(read(RequestHead::new().cookie(&cookie)), (None, vec![]));
+        assert_eq!(app.count(EventKind::MalformedId), 0);
+        assert_eq!(read(RequestHead::new().id("garbage").cookie(&cookie)), (None, vec![]));
+        assert_eq!(app.count(EventKind::MalformedId), 1);
 
-            let session = app.sessions.open(RequestHead::new().id(id));
-            session.destroy().unwrap();
-            assert_eq!(complete(&app.sessions, &session).id_fields, [], "nothing to remove");
-            assert_eq!(read(RequestHead::new().id(id)), (None, vec![]));
-        },
-    );
+        let session = app.sessions.open(RequestHead::new().id(id));
+        session.destroy().unwrap();
+        assert_eq!(complete(&app.sessions, &session).id_fields, [], "nothing to remove");
+        assert_eq!(read(RequestHead::new().id(id)), (None, vec![]));
+    });
 }
 
 #[test]

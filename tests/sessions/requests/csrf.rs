@@ -21,7 +21,7 @@ pub(super) fn token(app: &App, browser: &mut Browser) -> String {
     token
 }
 
-/// Whether this browser may send `token`, without a trace.
+/// Returns true if this browser may send `token`; changes nothing.
 pub(super) fn holds(app: &App, browser: &Browser, token: &str) -> bool {
     let (session, commits) = (browser.open(&app.sessions), app.store.calls(Call::Commit));
     let holds = session.verify_csrf(token).unwrap() == CsrfToken::Valid;
@@ -45,11 +45,8 @@ fn a_page_without_a_session_begins_one_and_its_form_is_accepted() {
         let mut token = String::new();
         let headers = browser.request(&app.sessions, |session| {
             token = session.csrf_token().unwrap();
-            assert_eq!(
-                session.verify_csrf(&token).unwrap(),
-                CsrfToken::Valid,
-                "in the same request too"
-            );
+            let verified = session.verify_csrf(&token).unwrap();
+            assert_eq!(verified, CsrfToken::Valid, "in the same request too");
             assert_eq!(app.store.all_calls(), 0, "it is stored at the end");
             assert!(session.keys().unwrap().is_empty(), "the application's names only");
         });
@@ -107,10 +104,8 @@ fn a_page_of_a_session_that_has_a_secret_writes_nothing() {
         });
         assert_eq!(app.store.calls(Call::Commit), commits);
         assert_eq!(app.store.calls(Call::Load), loads + 1, "it is read once");
-        assert_eq!(
-            headers.iter().collect::<Vec<_>>(),
-            [("Cache-Control", "no-store"), ("Vary", "Cookie")]
-        );
+        let fields = headers.iter().collect::<Vec<_>>();
+        assert_eq!(fields, [("Cache-Control", "no-store"), ("Vary", "Cookie")]);
     });
 }
 
@@ -175,28 +170,27 @@ fn no_bytes_make_the_check_panic_or_pass() {
 
 #[test]
 fn a_token_holds_through_changes_and_renewals() {
-    on_both_stores(
-        |builder| builder.renewal_grace(std::time::Duration::from_secs(10)),
-        |app| {
-            let (mut browser, token) = visitor_with_token(&app);
-            let before = browser.clone();
-            let acts: [fn(&Session); 4] = [
-                |session| session.set("n", 2).unwrap(),
-                |session| session.renew().unwrap(),
-                |session| session.flash("info", "hello").unwrap(),
-                |session| {
-                    session.renew().unwrap();
-                    session.csrf_token().unwrap();
-                },
-            ];
-            for act in acts {
-                browser.request(&app.sessions, act);
-                assert!(holds(&app, &browser, &token));
-            }
-            assert_ne!(browser.id(), before.id());
-            assert!(holds(&app, &browser, &self::token(&app, &mut browser.clone())));
-        },
-    );
+    let configure =
+        |builder: SessionManagerBuilder| builder.renewal_grace(std::time::Duration::from_secs(10));
+    on_both_stores(configure, |app| {
+        let (mut browser, token) = visitor_with_token(&app);
+        let before = browser.clone();
+        let acts: [fn(&Session); 4] = [
+            |session| session.set("n", 2).unwrap(),
+            |session| session.renew().unwrap(),
+            |session| session.flash("info", "hello").unwrap(),
+            |session| {
+                session.renew().unwrap();
+                session.csrf_token().unwrap();
+            },
+        ];
+        for act in acts {
+            browser.request(&app.sessions, act);
+            assert!(holds(&app, &browser, &token));
+        }
+        assert_ne!(browser.id(), before.id());
+        assert!(holds(&app, &browser, &self::token(&app, &mut browser.clone())));
+    });
 }
 
 #[test]

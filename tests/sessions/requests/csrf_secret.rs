@@ -6,7 +6,7 @@ use cloakroom::backend::SessionFilter;
 use cloakroom::csrf::CsrfToken;
 use cloakroom::event::EventKind;
 use cloakroom::http::Outcome;
-use cloakroom::manager::OnLoadFailure;
+use cloakroom::manager::{OnLoadFailure, SessionManagerBuilder};
 use cloakroom::session::CommitOutcome;
 use cloakroom::{ErrorKind, Session};
 
@@ -19,14 +19,12 @@ use crate::requests::csrf::{holds, token, visitor_with_token};
 #[test]
 fn a_secret_made_during_a_sign_in_does_not_outlive_it() {
     on_both_stores(defaults, |app| {
-        let browser = app.visitor(1);
-        let session = browser.open(&app.sessions);
+        let (browser, session) = app.open_visitor(1);
         assert_eq!(session.user().unwrap(), None);
         // Neither the stored session nor this request knows of a secret yet.
         let page = token(&app, &mut browser.clone());
         sign_in(&session, "ada");
-        let mut ada = browser.clone();
-        ada.take(&complete(&app.sessions, &session));
+        let ada = browser.answered(&complete(&app.sessions, &session));
         assert_eq!(who(&app.sessions, &ada).as_deref(), Some("ada"));
         assert!(!holds(&app, &ada, &page));
     });
@@ -47,8 +45,7 @@ fn two_parallel_first_pages_both_show_valid_tokens() {
 #[test]
 fn a_page_whose_secret_is_overtaken_uses_the_other_secret() {
     on_both_stores(defaults, |app| {
-        let browser = app.visitor(1);
-        let slow = browser.open(&app.sessions);
+        let (browser, slow) = app.open_visitor(1);
         let gate = app.store.hold(Call::Commit);
         let tokens = thread::scope(|scope| {
             let waiting = scope.spawn(|| slow.csrf_token().unwrap());
@@ -78,8 +75,7 @@ fn many_pages_at_once_agree_on_one_secret() {
 #[test]
 fn a_secret_stored_at_once_carries_no_other_change() {
     on_both_stores(defaults, |app| {
-        let mut browser = app.visitor(1);
-        let session = browser.open(&app.sessions);
+        let (mut browser, session) = app.open_visitor(1);
         session.set("m", 2).unwrap();
         session.remove("n").unwrap();
         session.renew().unwrap();
@@ -87,11 +83,8 @@ fn a_secret_stored_at_once_carries_no_other_change() {
         assert_eq!(session.get("m").unwrap(), Some(2));
         assert_eq!(session.get::<u32>("n").unwrap(), None);
         let other = browser.open(&app.sessions);
-        assert_eq!(
-            other.verify_csrf(&token).unwrap(),
-            CsrfToken::Valid,
-            "already, under the id from before"
-        );
+        let verified = other.verify_csrf(&token).unwrap();
+        assert_eq!(verified, CsrfToken::Valid, "already, under the id from before");
         assert_eq!((other.get("n").unwrap(), other.get::<u32>("m").unwrap()), (Some(1), None));
         browser.take(&complete(&app.sessions, &session));
         assert_eq!((app.n(&browser), get(&app.sessions, &browser, "m")), (None, Some(2)));
@@ -132,8 +125,7 @@ fn an_update_from_before_the_secret_is_recomputed() {
         // The other request changes the session before the secret is made, or while that is on its
         // way, which then is stale.
         for on_its_way in [false, true] {
-            let mut browser = app.visitor(1);
-            let session = browser.open(&app.sessions);
+            let (mut browser, session) = app.open_visitor(1);
             assert_eq!(add(&session, 10), 11);
             let gate = on_its_way.then(|| app.store.hold(Call::Commit));
             thread::scope(|scope| {
@@ -166,8 +158,7 @@ fn an_update_from_before_the_secret_is_recomputed() {
 #[test]
 fn an_update_from_before_an_unstored_secret_is_not_lost() {
     on_both_stores(defaults, |app| {
-        let browser = app.visitor(1);
-        let session = browser.open(&app.sessions);
+        let (browser, session) = app.open_visitor(1);
         assert_eq!(add(&session, 10), 11);
         browser.clone().request(&app.sessions, |session| {
             add(session, 100);
@@ -189,8 +180,7 @@ fn an_update_from_before_an_unstored_secret_is_not_lost() {
 #[test]
 fn an_update_after_the_secret_needs_no_second_try() {
     on_both_stores(defaults, |app| {
-        let browser = app.visitor(1);
-        let session = browser.open(&app.sessions);
+        let (browser, session) = app.open_visitor(1);
         session.csrf_token().unwrap();
         add(&session, 10);
         let commits = app.store.calls(Call::Commit);
@@ -213,8 +203,7 @@ fn a_page_whose_session_is_ended_meanwhile_brings_nothing_back() {
     on_both_stores(defaults, |app| {
         for (index, end) in ends.into_iter().enumerate() {
             for changes in [false, true] {
-                let mut browser = app.visitor(1);
-                let session = browser.open(&app.sessions);
+                let (mut browser, session) = app.open_visitor(1);
                 assert_eq!(session.get("n").unwrap(), Some(1));
                 if changes {
                     add(&session, 1);
@@ -277,19 +266,17 @@ fn a_token_from_before_a_sign_out_is_not_valid_after_it() {
 
 #[test]
 fn an_old_id_in_its_grace_makes_the_sessions_secret() {
-    on_both_stores(
-        |builder| builder.renewal_grace(std::time::Duration::from_secs(10)),
-        |app| {
-            let mut browser = app.visitor(1);
-            let old = browser.open(&app.sessions);
-            assert_eq!(add(&old, 1), 2);
-            browser.request(&app.sessions, |session| session.renew().unwrap());
-            let token = old.csrf_token().unwrap();
-            assert_eq!(set_cookie(&complete(&app.sessions, &old)), None);
-            assert!(holds(&app, &browser, &token));
-            assert_eq!(app.n(&browser), Some(2));
-        },
-    );
+    let configure =
+        |builder: SessionManagerBuilder| builder.renewal_grace(std::time::Duration::from_secs(10));
+    on_both_stores(configure, |app| {
+        let (mut browser, old) = app.open_visitor(1);
+        assert_eq!(add(&old, 1), 2);
+        browser.request(&app.sessions, |session| session.renew().unwrap());
+        let token = old.csrf_token().unwrap();
+        assert_eq!(set_cookie(&complete(&app.sessions, &old)), None);
+        assert!(holds(&app, &browser, &token));
+        assert_eq!(app.n(&browser), Some(2));
+    });
 }
 
 #[test]
@@ -345,12 +332,11 @@ fn an_ignored_request_stores_no_secret() {
 #[test]
 fn a_closed_session_gives_tokens_only_of_a_stored_secret() {
     on_both_stores(defaults, |app| {
-        let browser = app.visitor(1);
-        let session = browser.open(&app.sessions);
+        let (browser, session) = app.open_visitor(1);
         complete(&app.sessions, &session);
         assert_eq!(session.csrf_token().unwrap_err().kind(), ErrorKind::Closed);
         assert_eq!(session.verify_csrf(&"A".repeat(86)).unwrap(), CsrfToken::Invalid);
-        // The page may be written while the response is under way.
+        // The page may be written while the response is in flight.
         let session = browser.open(&app.sessions);
         session.csrf_token().unwrap();
         complete(&app.sessions, &session);
@@ -391,30 +377,27 @@ fn a_store_that_fails_is_an_error_and_the_next_request_is_fine() {
 
 #[test]
 fn a_session_treated_as_anonymous_has_no_valid_token() {
-    on_both_stores(
-        |builder| builder.on_load_failure(OnLoadFailure::TreatAsAnonymous),
-        |app| {
-            let (browser, token) = visitor_with_token(&app);
-            app.store.fail(Call::Load, 1, ErrorKind::Busy);
-            let session = browser.open(&app.sessions);
-            assert_eq!(session.verify_csrf(&token).unwrap(), CsrfToken::Invalid);
-            assert_eq!(session.csrf_token().unwrap_err().kind(), ErrorKind::Unavailable);
-            assert_eq!(set_cookie(&complete(&app.sessions, &session)), None);
-            assert!(holds(&app, &browser, &token));
-        },
-    );
+    let configure =
+        |builder: SessionManagerBuilder| builder.on_load_failure(OnLoadFailure::TreatAsAnonymous);
+    on_both_stores(configure, |app| {
+        let (browser, token) = visitor_with_token(&app);
+        app.store.fail(Call::Load, 1, ErrorKind::Busy);
+        let session = browser.open(&app.sessions);
+        assert_eq!(session.verify_csrf(&token).unwrap(), CsrfToken::Invalid);
+        assert_eq!(session.csrf_token().unwrap_err().kind(), ErrorKind::Unavailable);
+        assert_eq!(set_cookie(&complete(&app.sessions, &session)), None);
+        assert!(holds(&app, &browser, &token));
+    });
 }
 
 #[test]
 fn a_session_that_is_full_says_so() {
-    on_both_stores(
-        |builder| builder.max_bytes(40),
-        |app| {
-            let mut browser = app.visitor(1);
-            browser.request(&app.sessions, |session| {
-                assert_eq!(session.csrf_token().unwrap_err().kind(), ErrorKind::TooLarge);
-            });
-            assert_eq!(app.n(&browser), Some(1));
-        },
-    );
+    let configure = |builder: SessionManagerBuilder| builder.max_bytes(40);
+    on_both_stores(configure, |app| {
+        let mut browser = app.visitor(1);
+        browser.request(&app.sessions, |session| {
+            assert_eq!(session.csrf_token().unwrap_err().kind(), ErrorKind::TooLarge);
+        });
+        assert_eq!(app.n(&browser), Some(1));
+    });
 }

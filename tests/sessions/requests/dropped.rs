@@ -9,7 +9,7 @@ use cloakroom::http::Outcome;
 
 use crate::common::app::{App, Browser, defaults, on_both_stores, sign_in};
 
-/// How many events there are once a request was dropped, a second after whatever came before.
+/// The number of events of a request that is dropped, a second after the one before.
 fn after(app: &App, browser: &Browser, handler: impl FnOnce(&Session)) -> u64 {
     app.clock.advance(Duration::from_secs(1));
     let before = app.count(EventKind::Dropped);

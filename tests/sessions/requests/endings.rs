@@ -64,9 +64,8 @@ fn a_destroy_ends_every_session_that_the_request_presented() {
 #[test]
 fn a_cookie_from_before_a_sign_out_is_signed_in_nowhere() {
     on_both_stores(defaults, |app| {
-        let mut browser = app.signed_in("ada");
-        let recorded = browser.clone();
-        browser.request(&app.sessions, |session| session.destroy().unwrap());
+        let recorded = app.signed_in("ada");
+        recorded.clone().request(&app.sessions, |session| session.destroy().unwrap());
         assert_eq!(who(&app.sessions, &recorded), None);
         let headers = recorded.clone().request(&app.sessions, |s| s.set("n", 1).unwrap());
         assert_ne!(issued(&headers).0, recorded.id());
@@ -113,9 +112,8 @@ fn a_destroy_and_a_commit_before_the_flash_come_to_the_same() {
 #[test]
 fn a_sign_in_after_a_destroy_in_one_request_begins_anew() {
     on_both_stores(defaults, |app| {
-        let mut browser = app.signed_in("ada");
-        let old = browser.clone();
-        browser.request(&app.sessions, |session| session.set("n", 1).unwrap());
+        let old = app.signed_in("ada");
+        let mut browser = old.after(&app.sessions, |session| session.set("n", 1).unwrap());
         browser.request(&app.sessions, |session| {
             session.destroy().unwrap();
             sign_in(session, "ben");
@@ -178,13 +176,11 @@ fn signing_in_as_another_user_leaks_nothing_of_the_first() {
 fn a_session_with_another_user_meanwhile_leaks_nothing() {
     on_both_stores(defaults, |app| {
         // Anonymous, as this request sees it, and Ada's under another id by the time it signs in.
-        let mut browser = app.visitor(41);
-        let session = browser.open(&app.sessions);
+        let (mut browser, session) = app.open_visitor(41);
         session.update("n", |n: Option<u32>| n.unwrap_or(0) + 1).unwrap();
         browser.request(&app.sessions, |session| sign_in(session, "ada"));
         sign_in(&session, "ben");
-        let mut late = Browser::default();
-        late.take(&complete(&app.sessions, &session));
+        let late = Browser::default().answered(&complete(&app.sessions, &session));
         assert_eq!(who(&app.sessions, &late).as_deref(), Some("ben"));
         assert_eq!(who(&app.sessions, &browser).as_deref(), Some("ada"));
         assert_eq!(app.n(&browser), Some(41));
@@ -199,7 +195,7 @@ fn in_flight(app: &App, browser: &Browser) -> Session {
 }
 
 #[test]
-fn a_writer_under_way_whose_session_ended_stores_nothing() {
+fn a_writer_in_flight_whose_session_ended_stores_nothing() {
     on_both_stores(defaults, |app| {
         let writes: [fn(&Session); 4] = [
             |session| session.set("n", 2).unwrap(),
@@ -256,7 +252,7 @@ fn a_commit_whose_session_ended_begins_nothing() {
 }
 
 #[test]
-fn a_writer_under_way_revives_no_ended_session() {
+fn a_writer_in_flight_revives_no_ended_session() {
     on_both_stores(defaults, |app| {
         let ends: [fn(&App); 3] = [
             |app| {
@@ -284,7 +280,7 @@ fn a_writer_under_way_revives_no_ended_session() {
 }
 
 #[test]
-fn a_reader_under_way_revives_no_ended_session() {
+fn a_reader_in_flight_revives_no_ended_session() {
     on_both_stores(defaults, |app| {
         let mut browser = app.visitor(1);
         app.clock.advance(crate::common::HOUR);
@@ -343,8 +339,7 @@ fn a_write_after_the_end_begins_an_empty_session() {
         browser.request(&app.sessions, |session| session.set("n", 1).unwrap());
         let old = browser.clone();
         browser.request(&app.sessions, |session| session.destroy().unwrap());
-        let mut late = old.clone();
-        late.request(&app.sessions, |session| session.set("m", 2).unwrap());
+        let late = old.after(&app.sessions, |session| session.set("m", 2).unwrap());
         assert_ne!(late.id(), old.id());
         assert_eq!((who(&app.sessions, &late), app.n(&late)), (None, None));
         assert_eq!(get(&app.sessions, &late, "m"), Some(2));
@@ -352,7 +347,7 @@ fn a_write_after_the_end_begins_an_empty_session() {
     });
 }
 
-/// What requests under way with the old id may have done by the time it is replaced.
+/// The calls that requests in flight with the old id may have made before it is replaced.
 const LATE: [fn(&Session); 6] = [
     |_| {},
     |session| assert!(!session.contains("x").unwrap()),
@@ -371,8 +366,7 @@ fn late_responses_for_a_replaced_id_carry_no_cookie() {
             for (index, late) in LATE.into_iter().enumerate() {
                 for read_before in [true, false] {
                     for act_before in [true, false] {
-                        let mut browser = app.visitor(1);
-                        let session = browser.open(&app.sessions);
+                        let (mut browser, session) = app.open_visitor(1);
                         if read_before {
                             assert_eq!(session.get("n").unwrap(), Some(1));
                         }
@@ -483,8 +477,7 @@ fn a_late_request_never_removes_a_newer_id() {
     on_both_stores(defaults, |app| {
         for end in endings {
             for act in late {
-                let mut browser = app.visitor(1);
-                let session = browser.open(&app.sessions);
+                let (mut browser, session) = app.open_visitor(1);
                 browser.request(&app.sessions, end);
                 browser.request(&app.sessions, |session| sign_in(session, "ada"));
                 act(&session);
@@ -501,8 +494,7 @@ fn a_late_request_never_removes_a_newer_id() {
 #[test]
 fn the_id_of_a_sign_in_is_sent_although_the_close_fails() {
     on_both_stores(defaults, |app| {
-        let mut browser = app.visitor(1);
-        let session = browser.open(&app.sessions);
+        let (mut browser, session) = app.open_visitor(1);
         sign_in(&session, "ada");
         session.set("a", "x".repeat(40_000)).unwrap();
         session.set("b", "x".repeat(40_000)).unwrap();

@@ -2,7 +2,7 @@
 
 use cloakroom::event::EventKind;
 use cloakroom::http::{Adapter, Outcome};
-use cloakroom::manager::OnLoadFailure;
+use cloakroom::manager::{OnLoadFailure, SessionManagerBuilder};
 use cloakroom::session::CommitOutcome;
 use cloakroom::{ErrorKind, Session};
 
@@ -27,10 +27,8 @@ fn a_store_that_fails_at_the_end_is_an_error_and_no_cookie() {
             session.set("n", 1).unwrap();
             app.store.fail(Call::Commit, 1, kind);
             let error = app.sessions.close(&session, Outcome::Completed).unwrap_err();
-            assert_eq!(
-                (error.kind(), Adapter::new(&app.sessions).report_error(&error)),
-                (kind, status)
-            );
+            let reported = (error.kind(), Adapter::new(&app.sessions).report_error(&error));
+            assert_eq!(reported, (kind, status));
             assert_eq!(app.count(EventKind::RequestFailed), index as u64 + 1);
             let again = app.sessions.close(&session, Outcome::Completed).unwrap_err();
             assert_eq!(again.kind(), ErrorKind::Closed);
@@ -47,13 +45,11 @@ fn a_store_that_fails_at_the_end_is_an_error_and_no_cookie() {
 
 #[test]
 fn the_status_of_an_error_can_be_chosen() {
-    on_both_stores(
-        |builder| builder.error_status(|_| 507),
-        |app| {
-            let error = cloakroom::Error::new(ErrorKind::Full, "test");
-            assert_eq!(Adapter::new(&app.sessions).report_error(&error), 507);
-        },
-    );
+    let configure = |builder: SessionManagerBuilder| builder.error_status(|_| 507);
+    on_both_stores(configure, |app| {
+        let error = cloakroom::Error::new(ErrorKind::Full, "test");
+        assert_eq!(Adapter::new(&app.sessions).report_error(&error), 507);
+    });
 }
 
 #[test]
@@ -124,10 +120,8 @@ fn a_failed_load_is_an_error_and_never_a_cookie() {
             app.store.fail(Call::Load, 1, ErrorKind::Unavailable);
             let session = browser.open(&app.sessions);
             let error = read(&session).unwrap_err();
-            assert_eq!(
-                (error.kind(), app.sessions.status_of(&error)),
-                (ErrorKind::Unavailable, 503)
-            );
+            let reported = (error.kind(), app.sessions.status_of(&error));
+            assert_eq!(reported, (ErrorKind::Unavailable, 503));
             // A handler may swallow it.
             let headers = complete(&app.sessions, &session);
             assert_eq!((set_cookie(&headers), headers.vary_on.as_deref()), (None, Some("Cookie")));
@@ -203,7 +197,7 @@ fn treat_as_anonymous_does_not_drop_an_earlier_change() {
         let closed = browser.try_request(&app.sessions, Outcome::Completed, blind);
         assert_eq!(closed.unwrap_err().kind(), ErrorKind::Unavailable);
         assert_eq!(get::<u32>(&app.sessions, &browser, "m"), None);
-        // What is discarded anyway is no loss.
+        // Changes that would be discarded anyway are no loss.
         app.store.fail(Call::Load, 1, ErrorKind::Busy);
         let closed = browser.try_request(&app.sessions, Outcome::ServerError, blind);
         assert_eq!(set_cookie(&closed.unwrap()), None);
@@ -213,52 +207,44 @@ fn treat_as_anonymous_does_not_drop_an_earlier_change() {
 
 #[test]
 fn data_that_would_be_too_large_is_refused_and_the_old_stays() {
-    on_both_stores(
-        |builder| builder.max_bytes(1000),
-        |app| {
-            let mut browser = app.visitor(1);
-            browser.request(&app.sessions, |session| {
-                let error = session.set("big", "x".repeat(10 << 20)).unwrap_err();
-                assert_eq!(error.kind(), ErrorKind::TooLarge);
-                session.set("n", 2).unwrap();
-            });
-            assert_eq!(app.n(&browser), Some(2));
+    let configure = |builder: SessionManagerBuilder| builder.max_bytes(1000);
+    on_both_stores(configure, |app| {
+        let mut browser = app.visitor(1);
+        browser.request(&app.sessions, |session| {
+            let error = session.set("big", "x".repeat(10 << 20)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::TooLarge);
+            session.set("n", 2).unwrap();
+        });
+        assert_eq!(app.n(&browser), Some(2));
 
-            // Each value is small enough, all of them are not: in an old session and in a new one.
-            for mut browser in [browser.clone(), Browser::default()] {
-                let fill = |session: &Session| {
-                    (0..20).for_each(|i| session.set(&format!("k{i}"), "x".repeat(90)).unwrap());
-                };
-                let error =
-                    browser.try_request(&app.sessions, Outcome::Completed, fill).unwrap_err();
-                assert_eq!(
-                    (error.kind(), app.sessions.status_of(&error)),
-                    (ErrorKind::TooLarge, 500)
-                );
-                let updates = |session: &Session| {
-                    let too_large = session.update("u", |_: Option<String>| "x".repeat(2000));
-                    assert_eq!(too_large.unwrap_err().kind(), ErrorKind::TooLarge);
-                    (0..20).for_each(|i| {
-                        session
-                            .update(&format!("k{i}"), |_: Option<String>| "x".repeat(90))
-                            .unwrap();
-                    });
-                };
-                let error =
-                    browser.try_request(&app.sessions, Outcome::Completed, updates).unwrap_err();
-                assert_eq!(error.kind(), ErrorKind::TooLarge);
-            }
-            assert_eq!((app.n(&browser), app.rows()), (Some(2), 1));
-
-            // One byte decides: {"a":"…"} has 8 besides the value.
-            let fits = |len: usize| {
-                let set = |session: &Session| session.set("a", "x".repeat(len)).unwrap();
-                Browser::default().try_request(&app.sessions, Outcome::Completed, set)
+        // Each value is small enough, all of them are not: in an old session and in a new one.
+        for mut browser in [browser.clone(), Browser::default()] {
+            let fill = |session: &Session| {
+                (0..20).for_each(|i| session.set(&format!("k{i}"), "x".repeat(90)).unwrap());
             };
-            fits(1000 - 8).unwrap();
-            assert_eq!(fits(1000 - 7).unwrap_err().kind(), ErrorKind::TooLarge);
-        },
-    );
+            let error = browser.try_request(&app.sessions, Outcome::Completed, fill).unwrap_err();
+            assert_eq!((error.kind(), app.sessions.status_of(&error)), (ErrorKind::TooLarge, 500));
+            let updates = |session: &Session| {
+                let too_large = session.update("u", |_: Option<String>| "x".repeat(2000));
+                assert_eq!(too_large.unwrap_err().kind(), ErrorKind::TooLarge);
+                (0..20).for_each(|i| {
+                    session.update(&format!("k{i}"), |_: Option<String>| "x".repeat(90)).unwrap();
+                });
+            };
+            let error =
+                browser.try_request(&app.sessions, Outcome::Completed, updates).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::TooLarge);
+        }
+        assert_eq!((app.n(&browser), app.rows()), (Some(2), 1));
+
+        // One byte decides: {"a":"…"} has 8 besides the value.
+        let fits = |len: usize| {
+            let set = |session: &Session| session.set("a", "x".repeat(len)).unwrap();
+            Browser::default().try_request(&app.sessions, Outcome::Completed, set)
+        };
+        fits(1000 - 8).unwrap();
+        assert_eq!(fits(1000 - 7).unwrap_err().kind(), ErrorKind::TooLarge);
+    });
 }
 
 #[test]
@@ -341,10 +327,9 @@ fn an_undecodable_row_can_be_signed_in_over_and_destroyed() {
 }
 
 #[test]
-fn a_session_that_stops_decoding_under_way_takes_no_changes() {
+fn a_session_that_stops_decoding_in_a_request_takes_no_changes() {
     let app = App::new(true, defaults);
-    let browser = app.visitor(1);
-    let session = browser.open(&app.sessions);
+    let (_, session) = app.open_visitor(1);
     session.update("n", |n: Option<u32>| n.unwrap() + 1).unwrap();
     spoil(&app);
     assert_eq!(session.commit().unwrap(), CommitOutcome::Discarded);

@@ -2,21 +2,21 @@
 
 use cloakroom::backend::Committed;
 use cloakroom::http::Outcome;
+use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{ErrorKind, Flash, Session};
 
 use crate::common::app::{App, Browser, complete, defaults, get, on_both_stores, set_cookie};
 use crate::common::faulty::Call;
 use crate::common::{merge, setting};
 
-fn texts(session: &Session) -> Vec<String> {
+pub(super) fn texts(session: &Session) -> Vec<String> {
     session.flashes().unwrap().into_iter().map(|flash| flash.text).collect()
 }
 
 #[test]
 fn a_flash_is_read_in_the_second_request_and_gone_in_the_third() {
     on_both_stores(defaults, |app| {
-        let mut browser = Browser::default();
-        browser.request(&app.sessions, |session| {
+        let mut browser = app.visitor_after(|session| {
             session.flash("info", "saved").unwrap();
             session.flash("error", "or not").unwrap();
         });
@@ -34,8 +34,7 @@ fn a_flash_is_read_in_the_second_request_and_gone_in_the_third() {
 #[test]
 fn a_request_that_does_not_read_flashes_does_not_eat_them() {
     on_both_stores(defaults, |app| {
-        let mut browser = Browser::default();
-        browser.request(&app.sessions, |session| session.flash("info", "saved").unwrap());
+        let mut browser = app.visitor_after(|session| session.flash("info", "saved").unwrap());
         browser.request(&app.sessions, |session| assert!(!session.contains("n").unwrap()));
         browser.request(&app.sessions, |session| session.set("n", 1).unwrap());
         browser.request(&app.sessions, |session| assert_eq!(texts(session), ["saved"]));
@@ -45,8 +44,7 @@ fn a_request_that_does_not_read_flashes_does_not_eat_them() {
 #[test]
 fn flashes_that_are_kept_come_once_more() {
     on_both_stores(defaults, |app| {
-        let mut browser = Browser::default();
-        browser.request(&app.sessions, |session| session.flash("info", "saved").unwrap());
+        let mut browser = app.visitor_after(|session| session.flash("info", "saved").unwrap());
         browser.request(&app.sessions, |session| {
             let flashes = session.flashes().unwrap();
             session.keep_flashes(&flashes).unwrap();
@@ -59,8 +57,7 @@ fn flashes_that_are_kept_come_once_more() {
 #[test]
 fn a_page_that_fails_leaves_the_flashes_it_read() {
     on_both_stores(defaults, |app| {
-        let mut browser = Browser::default();
-        browser.request(&app.sessions, |session| session.flash("info", "saved").unwrap());
+        let mut browser = app.visitor_after(|session| session.flash("info", "saved").unwrap());
         let read = |session: &Session| assert_eq!(texts(session), ["saved"]);
         browser.try_request(&app.sessions, cloakroom::http::Outcome::Panicked, read).unwrap();
         browser.request(&app.sessions, read);
@@ -70,8 +67,7 @@ fn a_page_that_fails_leaves_the_flashes_it_read() {
 #[test]
 fn reading_flashes_removes_only_what_was_read() {
     on_both_stores(defaults, |app| {
-        let mut browser = Browser::default();
-        browser.request(&app.sessions, |session| session.flash("info", "same").unwrap());
+        let mut browser = app.visitor_after(|session| session.flash("info", "same").unwrap());
         let reader = browser.open(&app.sessions);
         assert_eq!(texts(&reader), ["same"]);
         // An equal text is another message all the same.
@@ -134,8 +130,7 @@ fn numbers(from: usize, to: usize) -> Vec<String> {
 #[test]
 fn the_newest_flashes_of_one_request_are_kept() {
     on_both_stores(defaults, |app| {
-        let mut browser = Browser::default();
-        browser.request(&app.sessions, |session| {
+        let mut browser = app.visitor_after(|session| {
             (0..10_000).for_each(|n| session.flash("info", n.to_string()).unwrap());
         });
         let newest = numbers(10_000 - Flash::MAX, 10_000);
@@ -173,8 +168,7 @@ fn large_flashes_make_room_for_newer_ones() {
 #[test]
 fn a_flash_above_the_limit_is_refused() {
     on_both_stores(defaults, |app| {
-        let mut browser = Browser::default();
-        browser.request(&app.sessions, |session| {
+        let mut browser = app.visitor_after(|session| {
             session.flash("info", "small").unwrap();
             let error = session.flash("info", "x".repeat(Flash::MAX_BYTES)).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::TooLarge);
@@ -192,8 +186,7 @@ fn a_flash_above_the_limit_is_refused() {
 #[test]
 fn unread_flashes_leave_room_for_everything_else() {
     on_both_stores(defaults, |app| {
-        let mut browser = Browser::default();
-        browser.request(&app.sessions, |session| {
+        let mut browser = app.visitor_after(|session| {
             (0..5).for_each(|_| session.flash("info", "x".repeat(3000)).unwrap());
             // {"a":"…"} has 8 bytes besides the value.
             session.set("a", "x".repeat(65_536 - 1000)).unwrap();
@@ -210,20 +203,18 @@ fn unread_flashes_leave_room_for_everything_else() {
 
 #[test]
 fn flashes_need_no_room_of_a_small_session() {
-    on_both_stores(
-        |builder| builder.max_bytes(100),
-        |app| {
-            let mut browser = app.visitor(1);
-            browser.request(&app.sessions, |session| {
-                session.flash("info", "x".repeat(1000)).unwrap();
-                session.set("a", "x".repeat(80)).unwrap();
-            });
-            browser.request(&app.sessions, |session| assert_eq!(texts(session).len(), 1));
-            let too_large = |session: &Session| session.set("b", "x".repeat(80)).unwrap();
-            let closed = browser.try_request(&app.sessions, Outcome::Completed, too_large);
-            assert_eq!(closed.unwrap_err().kind(), ErrorKind::TooLarge);
-        },
-    );
+    let configure = |builder: SessionManagerBuilder| builder.max_bytes(100);
+    on_both_stores(configure, |app| {
+        let mut browser = app.visitor(1);
+        browser.request(&app.sessions, |session| {
+            session.flash("info", "x".repeat(1000)).unwrap();
+            session.set("a", "x".repeat(80)).unwrap();
+        });
+        browser.request(&app.sessions, |session| assert_eq!(texts(session).len(), 1));
+        let too_large = |session: &Session| session.set("b", "x".repeat(80)).unwrap();
+        let closed = browser.try_request(&app.sessions, Outcome::Completed, too_large);
+        assert_eq!(closed.unwrap_err().kind(), ErrorKind::TooLarge);
+    });
 }
 
 #[test]
@@ -268,17 +259,15 @@ fn the_debug_output_of_a_flash_hides_its_text() {
 
 #[test]
 fn flashes_left_by_a_reader_may_exceed_the_session_limit() {
-    on_both_stores(
-        |builder| builder.max_bytes(100),
-        |app| {
-            let mut browser = app.visitor(1);
-            browser.request(&app.sessions, |session| session.flash("info", "old").unwrap());
-            let reader = browser.open(&app.sessions);
-            assert_eq!(texts(&reader), ["old"]);
-            let long = "x".repeat(1000);
-            browser.request(&app.sessions, |session| session.flash("info", &*long).unwrap());
-            complete(&app.sessions, &reader);
-            browser.request(&app.sessions, |session| assert_eq!(texts(session), [&*long]));
-        },
-    );
+    let configure = |builder: SessionManagerBuilder| builder.max_bytes(100);
+    on_both_stores(configure, |app| {
+        let mut browser = app.visitor(1);
+        browser.request(&app.sessions, |session| session.flash("info", "old").unwrap());
+        let reader = browser.open(&app.sessions);
+        assert_eq!(texts(&reader), ["old"]);
+        let long = "x".repeat(1000);
+        browser.request(&app.sessions, |session| session.flash("info", &*long).unwrap());
+        complete(&app.sessions, &reader);
+        browser.request(&app.sessions, |session| assert_eq!(texts(session), [&*long]));
+    });
 }

@@ -15,7 +15,7 @@ fn asked_for(builder: SessionManagerBuilder) -> SessionManagerBuilder {
     builder.clear_site_data(true).no_store_when_signed_in(true)
 }
 
-/// What comes before a removal where pages of users are not to be stored.
+/// The cookie before a removal where pages of users are not to be stored.
 const OVERWRITE: &str = "__Host-id=signed-out; Path=/; Secure; HttpOnly; SameSite=Lax";
 
 fn value<'h>(headers: &'h ResponseHeaders, name: &str) -> Option<&'h str> {
@@ -95,8 +95,7 @@ fn a_request_that_destroyed_nothing_clears_nothing() {
         // Nor does a sign-out without a session, or of one that has ended meanwhile.
         let destroy: fn(&Session) = |session| session.destroy().unwrap();
         assert!(!clears(&Browser::default().request(&app.sessions, destroy)));
-        let mut browser = app.visitor(1);
-        let late = browser.open(&app.sessions);
+        let (mut browser, late) = app.open_visitor(1);
         late.destroy().unwrap();
         assert!(clears(&browser.request(&app.sessions, destroy)));
         assert!(!clears(&complete(&app.sessions, &late)));
@@ -113,8 +112,7 @@ fn a_request_that_destroyed_nothing_clears_nothing() {
 #[test]
 fn only_a_destroy_that_was_done_clears_browser_data() {
     on_both_stores(asked_for, |app| {
-        let browser = app.visitor(1);
-        let session = browser.open(&app.sessions);
+        let (browser, session) = app.open_visitor(1);
         session.destroy().unwrap();
         app.store.fail(Call::Commit, 1, ErrorKind::Busy);
         app.sessions.close(&session, Outcome::Completed).unwrap_err();

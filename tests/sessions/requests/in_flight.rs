@@ -67,8 +67,7 @@ fn a_write_after_such_a_read_begins_a_session() {
 fn a_write_whose_session_a_sign_out_in_flight_ends_begins_none() {
     on_both_stores(defaults, |app| {
         for read_before in [true, false] {
-            let browser = app.visitor(1);
-            let late = browser.open(&app.sessions);
+            let (browser, late) = app.open_visitor(1);
             thread::scope(|scope| {
                 let keeper = app.store.hold_commit_answer();
                 let mut leaving = browser.clone();
@@ -92,8 +91,7 @@ fn a_write_whose_session_a_sign_out_in_flight_ends_begins_none() {
 #[test]
 fn a_sign_out_after_such_a_read_lets_a_write_begin_anew() {
     on_both_stores(defaults, |app| {
-        let browser = app.visitor(1);
-        let late = browser.open(&app.sessions);
+        let (browser, late) = app.open_visitor(1);
         thread::scope(|scope| {
             let keeper = app.store.hold_commit_answer();
             let (mut leaving, sessions) = (browser.clone(), &app.sessions);

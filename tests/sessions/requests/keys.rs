@@ -3,6 +3,7 @@
 use cloakroom::cookie::{CookieConfig, CookieKeys};
 use cloakroom::event::EventKind;
 use cloakroom::id::SessionId;
+use cloakroom::manager::SessionManagerBuilder;
 
 use crate::common::app::{
     ATTRIBUTES, Browser, MONTH, defaults, get, on_both_stores, set_cookie, sign_in,
@@ -24,8 +25,8 @@ fn rotated_keys_are_accepted_until_they_are_removed() {
             let manager =
                 |secrets: &[u8]| app.another(|builder| builder.cookie(config(encrypted, secrets)));
             let (old, both, new) = (manager(&[1]), manager(&[2, 1]), manager(&[2]));
-            let mut browser = Browser::default();
-            browser.request(&old, |session| session.set("n", 1).unwrap());
+            let mut browser =
+                Browser::default().after(&old, |session| session.set("n", 1).unwrap());
             let issued_by_old = browser.clone();
 
             // A request that does not look at its session sends nothing.
@@ -51,8 +52,7 @@ fn a_blind_write_with_an_old_key_is_sealed_again() {
     on_both_stores(defaults, |app| {
         let old = app.another(|builder| builder.cookie(config(false, &[1])));
         let both = app.another(|builder| builder.cookie(config(false, &[2, 1])));
-        let mut browser = Browser::default();
-        browser.request(&old, |session| session.set("n", 1).unwrap());
+        let mut browser = Browser::default().after(&old, |session| session.set("n", 1).unwrap());
         let stale = browser.clone();
         let headers = browser.request(&both, |session| session.set("n", 2).unwrap());
         assert!(set_cookie(&headers).is_some());
@@ -74,8 +74,7 @@ fn a_late_reader_that_seals_again_sends_no_replaced_id() {
     on_both_stores(defaults, |app| {
         let old = app.another(|builder| builder.cookie(config(false, &[1])));
         let both = app.another(|builder| builder.cookie(config(false, &[2, 1])));
-        let mut browser = Browser::default();
-        browser.request(&old, |session| session.set("n", 1).unwrap());
+        let mut browser = Browser::default().after(&old, |session| session.set("n", 1).unwrap());
         let late = browser.open(&both);
         assert_eq!(late.get("n").unwrap(), Some(1));
         browser.request(&both, |session| sign_in(session, "ada"));
@@ -88,66 +87,60 @@ fn a_late_reader_that_seals_again_sends_no_replaced_id() {
 #[test]
 fn a_bare_id_or_one_that_was_tampered_with_is_refused_unasked() {
     for encrypted in [false, true] {
-        on_both_stores(
-            |builder| builder.cookie(config(encrypted, &[1])),
-            |app| {
-                let mut browser = Browser::default();
-                browser.request(&app.sessions, |session| session.set("n", 1).unwrap());
-                let sealed = browser.cookie.clone().unwrap();
-                let bare = SessionId::generate().unwrap().reveal();
-                let last = sealed.chars().last().unwrap();
-                let other = if last == 'A' { 'B' } else { 'A' };
-                let tampered = format!("{}{other}", &sealed[..sealed.len() - 1]);
-                let swapped = format!("{}{bare}", &sealed[..sealed.len() - 43]);
-                let long = format!("__Host-id={}", "A".repeat(1 << 20));
-                for wrong in [format!("__Host-id={bare}"), tampered, swapped, long] {
-                    assert_eq!(app.n(&Browser::with(wrong)), None);
-                }
-                assert_eq!(app.store.calls(Call::Load), 0);
-                assert_eq!(app.n(&browser), Some(1));
-            },
-        );
+        let configure = |builder: SessionManagerBuilder| builder.cookie(config(encrypted, &[1]));
+        on_both_stores(configure, |app| {
+            let browser = app.visitor_after(|session| session.set("n", 1).unwrap());
+            let sealed = browser.cookie.clone().unwrap();
+            let bare = SessionId::generate().unwrap().reveal();
+            let last = sealed.chars().last().unwrap();
+            let other = if last == 'A' { 'B' } else { 'A' };
+            let tampered = format!("{}{other}", &sealed[..sealed.len() - 1]);
+            let swapped = format!("{}{bare}", &sealed[..sealed.len() - 43]);
+            let long = format!("__Host-id={}", "A".repeat(1 << 20));
+            for wrong in [format!("__Host-id={bare}"), tampered, swapped, long] {
+                assert_eq!(app.n(&Browser::with(wrong)), None);
+            }
+            assert_eq!(app.store.calls(Call::Load), 0);
+            assert_eq!(app.n(&browser), Some(1));
+        });
     }
 }
 
 #[test]
 fn a_sealed_id_in_quotes_is_the_id() {
     for encrypted in [false, true] {
-        on_both_stores(
-            |builder| builder.cookie(config(encrypted, &[1])),
-            |app| {
-                let sealed = app.visitor(1).cookie.unwrap();
-                let quoted = sealed.replacen('=', "=\"", 1) + "\"";
-                assert_eq!(app.n(&Browser::with(quoted)), Some(1));
-            },
-        );
+        let configure = |builder: SessionManagerBuilder| builder.cookie(config(encrypted, &[1]));
+        on_both_stores(configure, |app| {
+            let sealed = app.visitor(1).cookie.unwrap();
+            let quoted = sealed.replacen('=', "=\"", 1) + "\"";
+            assert_eq!(app.n(&Browser::with(quoted)), Some(1));
+        });
     }
 }
 
 #[test]
 fn sixteen_sealed_values_of_a_request_are_opened() {
     for encrypted in [false, true] {
-        on_both_stores(
-            |builder| builder.cookie(config(encrypted, &[1, 2, 3, 4, 5])),
-            |app| {
-                let sealed = app.visitor(1).cookie.unwrap();
-                let value = sealed.split_once('=').unwrap().1;
-                let forged = |n: usize| format!("__Host-id={n:03}{}; ", &value[3..]);
-                let behind = |many: usize| (0..many).map(forged).collect::<String>() + &sealed;
-                assert_eq!(app.n(&Browser::with(behind(15))), Some(1));
-                assert_eq!(app.count(EventKind::TooManyIds), 0);
-                assert_eq!(app.n(&Browser::with(behind(16))), None);
-                assert_eq!(app.count(EventKind::TooManyIds), 1);
+        let configure =
+            |builder: SessionManagerBuilder| builder.cookie(config(encrypted, &[1, 2, 3, 4, 5]));
+        on_both_stores(configure, |app| {
+            let sealed = app.visitor(1).cookie.unwrap();
+            let value = sealed.split_once('=').unwrap().1;
+            let forged = |n: usize| format!("__Host-id={n:03}{}; ", &value[3..]);
+            let behind = |many: usize| (0..many).map(forged).collect::<String>() + &sealed;
+            assert_eq!(app.n(&Browser::with(behind(15))), Some(1));
+            assert_eq!(app.count(EventKind::TooManyIds), 0);
+            assert_eq!(app.n(&Browser::with(behind(16))), None);
+            assert_eq!(app.count(EventKind::TooManyIds), 1);
 
-                // The same value again is opened once.
-                let repeated = forged(0).repeat(200) + &sealed;
-                assert_eq!(app.n(&Browser::with(repeated)), Some(1));
-                let loads = app.store.calls(Call::Load);
-                assert_eq!(app.n(&Browser::with(behind((1 << 20) / sealed.len()))), None);
-                assert_eq!(app.store.calls(Call::Load), loads, "a megabyte of them");
-                assert_eq!(app.count(EventKind::TooManyIds), 2);
-            },
-        );
+            // The same value again is opened once.
+            let repeated = forged(0).repeat(200) + &sealed;
+            assert_eq!(app.n(&Browser::with(repeated)), Some(1));
+            let loads = app.store.calls(Call::Load);
+            assert_eq!(app.n(&Browser::with(behind((1 << 20) / sealed.len()))), None);
+            assert_eq!(app.store.calls(Call::Load), loads, "a megabyte of them");
+            assert_eq!(app.count(EventKind::TooManyIds), 2);
+        });
     }
 }
 
@@ -155,8 +148,8 @@ fn sixteen_sealed_values_of_a_request_are_opened() {
 fn an_id_sealed_in_another_way_or_with_another_key_is_malformed() {
     on_both_stores(defaults, |app| {
         let of = |encrypted, key| app.another(|b| b.cookie(config(encrypted, &[key])));
-        let mut browser = Browser::default();
-        browser.request(&of(true, 1), |session| session.set("n", 1).unwrap());
+        let browser =
+            Browser::default().after(&of(true, 1), |session| session.set("n", 1).unwrap());
         let loads = app.store.calls(Call::Load);
         for sessions in [of(true, 2), of(false, 1), of(false, 2)] {
             assert_eq!(get::<u32>(&sessions, &browser, "n"), None);

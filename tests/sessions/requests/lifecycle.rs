@@ -5,6 +5,7 @@ use std::time::Duration;
 use cloakroom::cookie::CookieConfig;
 use cloakroom::event::EventKind;
 use cloakroom::http::{Outcome, RequestHead};
+use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::session::CommitOutcome;
 use cloakroom::{ErrorKind, Lifetime, Session};
 
@@ -139,8 +140,7 @@ fn changes_that_come_to_nothing_begin_no_session() {
 #[test]
 fn the_wrong_type_is_an_error_and_absent_is_none() {
     on_both_stores(defaults, |app| {
-        let mut browser = Browser::default();
-        browser.request(&app.sessions, |session| session.set("name", "Ada").unwrap());
+        let mut browser = app.visitor_after(|session| session.set("name", "Ada").unwrap());
         browser.request(&app.sessions, |session| {
             let kind = session.get::<u32>("name").unwrap_err().kind();
             assert_eq!(kind, ErrorKind::WrongType);
@@ -159,8 +159,7 @@ fn the_wrong_type_is_an_error_and_absent_is_none() {
 #[test]
 fn a_second_close_is_an_error_and_so_is_a_later_change() {
     on_both_stores(defaults, |app| {
-        let mut browser = app.visitor(1);
-        let session = browser.open(&app.sessions);
+        let (mut browser, session) = app.open_visitor(1);
         session.set("n", 2).unwrap();
         browser.take(&complete(&app.sessions, &session));
         let closed = |result: cloakroom::Result<()>| {
@@ -185,8 +184,7 @@ fn a_second_close_is_an_error_and_so_is_a_later_change() {
 #[test]
 fn a_session_dropped_unclosed_stores_nothing() {
     on_both_stores(defaults, |app| {
-        let browser = app.visitor(1);
-        let session = browser.open(&app.sessions);
+        let (browser, session) = app.open_visitor(1);
         session.set("n", 2).unwrap();
         session.renew().unwrap();
         drop(session);
@@ -235,18 +233,16 @@ fn an_ignored_request_leaves_everything_as_it_was() {
 
 #[test]
 fn an_ignored_request_is_no_activity() {
-    on_both_stores(
-        |builder| builder.without_cleaner(),
-        |app| {
-            let browser = app.visitor(1);
-            app.clock.advance(crate::common::HOUR);
-            let session = browser.open(&app.sessions);
-            assert_eq!(session.get("n").unwrap(), Some(1));
-            session.ignore().unwrap();
-            complete(&app.sessions, &session);
-            assert_eq!(app.store.calls(Call::Touch), 0);
-        },
-    );
+    let configure = |builder: SessionManagerBuilder| builder.without_cleaner();
+    on_both_stores(configure, |app| {
+        let browser = app.visitor(1);
+        app.clock.advance(crate::common::HOUR);
+        let session = browser.open(&app.sessions);
+        assert_eq!(session.get("n").unwrap(), Some(1));
+        session.ignore().unwrap();
+        complete(&app.sessions, &session);
+        assert_eq!(app.store.calls(Call::Touch), 0);
+    });
 }
 
 #[test]
@@ -291,8 +287,7 @@ fn ignore_keeps_a_failed_deletion_that_a_sign_in_requires() {
 #[test]
 fn a_commit_is_visible_before_the_request_ends() {
     on_both_stores(defaults, |app| {
-        let mut browser = app.visitor(1);
-        let session = browser.open(&app.sessions);
+        let (mut browser, session) = app.open_visitor(1);
         session.update("n", |n: Option<u32>| n.unwrap() + 1).unwrap();
         assert_eq!(session.commit().unwrap(), CommitOutcome::Stored);
         assert_eq!(app.n(&browser), Some(2));
@@ -318,7 +313,7 @@ fn a_sign_in_is_stored_before_the_response_is_sent() {
     });
 }
 
-/// What a handler does that is then said to have failed, and what must be left of it.
+/// Checks which changes of a handler are kept although it failed.
 fn failing(app: &App, outcome: Outcome) {
     // Data changes are discarded, in a new session and in an old one.
     let headers = Browser::default()
@@ -334,7 +329,7 @@ fn failing(app: &App, outcome: Outcome) {
     assert_eq!(app.n(&browser), Some(1));
     assert_eq!(get::<u32>(&app.sessions, &browser, "m"), None);
 
-    // What was committed is kept.
+    // Committed changes are kept.
     let commit = |session: &cloakroom::Session| {
         session.set("n", 3).unwrap();
         assert_eq!(session.commit().unwrap(), CommitOutcome::Stored);
@@ -394,17 +389,15 @@ fn a_renewal_is_done_after_a_server_error_and_not_after_a_panic() {
 
 #[test]
 fn changes_of_a_server_error_can_be_kept_but_not_of_a_panic() {
-    on_both_stores(
-        |builder| builder.keep_on_server_error(true),
-        |app| {
-            let mut browser = app.visitor(1);
-            let set = |n| move |session: &cloakroom::Session| session.set("n", n).unwrap();
-            browser.try_request(&app.sessions, Outcome::ServerError, set(2)).unwrap();
-            assert_eq!(app.n(&browser), Some(2));
-            browser.try_request(&app.sessions, Outcome::Panicked, set(3)).unwrap();
-            assert_eq!(app.n(&browser), Some(2));
-        },
-    );
+    let configure = |builder: SessionManagerBuilder| builder.keep_on_server_error(true);
+    on_both_stores(configure, |app| {
+        let mut browser = app.visitor(1);
+        let set = |n| move |session: &cloakroom::Session| session.set("n", n).unwrap();
+        browser.try_request(&app.sessions, Outcome::ServerError, set(2)).unwrap();
+        assert_eq!(app.n(&browser), Some(2));
+        browser.try_request(&app.sessions, Outcome::Panicked, set(3)).unwrap();
+        assert_eq!(app.n(&browser), Some(2));
+    });
 }
 
 #[test]
@@ -420,8 +413,7 @@ fn a_status_below_500_is_no_failure() {
 #[test]
 fn a_handler_that_panics_breaks_nothing_for_the_next_request() {
     on_both_stores(defaults, |app| {
-        let mut browser = app.visitor(1);
-        let session = browser.open(&app.sessions);
+        let (mut browser, session) = app.open_visitor(1);
         let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             session.set("n", 2).unwrap();
             session.update("n", |_: Option<u32>| -> u32 { panic!("as planned") })
@@ -478,8 +470,7 @@ fn managers_are_cloned_and_shared_by_threads() {
                 scope.spawn(move || session.set(name, 1).unwrap());
             }
         });
-        let mut browser = Browser::default();
-        browser.take(&complete(&app.sessions, &session));
+        let mut browser = Browser::default().answered(&complete(&app.sessions, &session));
         browser.request(&app.sessions, |session| {
             assert_eq!(session.keys().unwrap(), ["a", "b", "c"]);
         });
@@ -511,8 +502,8 @@ fn the_choice_of_persistence_is_refused_once_it_comes_too_late() {
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// How long after its beginning the id of a session is renewed that is used each day; `None` if it
-/// is not, in 600 days.
+/// The day on which the id of a session that is used each day is renewed; `None` if it is not, in
+/// 600 days.
 fn renewed_after(app: &App) -> Option<u32> {
     let mut browser = app.visitor(1);
     for day in 1..=600 {
@@ -534,60 +525,52 @@ fn renewed_after(app: &App) -> Option<u32> {
 #[test]
 fn an_id_is_renewed_before_its_cookie_expires() {
     let idle = Lifetime::idle(DAY * 2);
-    on_both_stores(
-        |builder| builder.lifetime(idle),
-        |app| {
-            assert_eq!(renewed_after(&app), Some(200));
-            assert_eq!(app.count(EventKind::Renewed), 1);
-            // The next time it is 200 days after that.
-            let mut browser = app.visitor(1);
-            let mut days = Vec::new();
-            for day in 1..=600 {
-                app.clock.advance(DAY);
-                let old = browser.cookie.clone();
-                browser.request(&app.sessions, |session| assert!(session.contains("n").unwrap()));
-                app.sessions.flush().unwrap();
-                if browser.cookie != old {
-                    days.push(day);
-                }
+    let configure = |builder: SessionManagerBuilder| builder.lifetime(idle);
+    on_both_stores(configure, |app| {
+        assert_eq!(renewed_after(&app), Some(200));
+        assert_eq!(app.count(EventKind::Renewed), 1);
+        // The next time it is 200 days after that.
+        let mut browser = app.visitor(1);
+        let mut days = Vec::new();
+        for day in 1..=600 {
+            app.clock.advance(DAY);
+            let old = browser.cookie.clone();
+            browser.request(&app.sessions, |session| assert!(session.contains("n").unwrap()));
+            app.sessions.flush().unwrap();
+            if browser.cookie != old {
+                days.push(day);
             }
-            assert_eq!(days, [200, 400, 600]);
-        },
-    );
-    on_both_stores(
-        |builder| builder.lifetime(idle.with_absolute(DAY * 401)),
-        |app| assert_eq!(renewed_after(&app), Some(200)),
-    );
+        }
+        assert_eq!(days, [200, 400, 600]);
+    });
+    let configure =
+        |builder: SessionManagerBuilder| builder.lifetime(idle.with_absolute(DAY * 401));
+    on_both_stores(configure, |app| assert_eq!(renewed_after(&app), Some(200)));
     // Where the cookie lasts as long as the session there is nothing to do: the next id is that of
     // the next session.
-    on_both_stores(
-        |builder| builder.lifetime(idle.with_absolute(DAY * 400)),
-        |app| {
-            assert_eq!(renewed_after(&app), Some(400));
-            assert_eq!(app.count(EventKind::Renewed), 0);
-        },
-    );
-    on_both_stores(
-        |builder| builder.lifetime(idle).persistent(false),
-        |app| assert_eq!(renewed_after(&app), None),
-    );
+    let configure =
+        |builder: SessionManagerBuilder| builder.lifetime(idle.with_absolute(DAY * 400));
+    on_both_stores(configure, |app| {
+        assert_eq!(renewed_after(&app), Some(400));
+        assert_eq!(app.count(EventKind::Renewed), 0);
+    });
+    let configure = |builder: SessionManagerBuilder| builder.lifetime(idle).persistent(false);
+    on_both_stores(configure, |app| assert_eq!(renewed_after(&app), None));
 }
 
 #[test]
 fn a_request_without_its_session_renews_no_id() {
-    on_both_stores(
-        |builder| builder.lifetime(Lifetime::idle(DAY * 400)),
-        |app| {
-            let mut browser = app.visitor(1);
-            app.clock.advance(DAY * 300);
-            let headers = browser.request(&app.sessions, |_| {});
-            assert_eq!(set_cookie(&headers), None);
-            let headers = browser.request(&app.sessions, |session| session.ignore().unwrap());
-            assert_eq!(set_cookie(&headers), None);
-            let headers = browser.request(&app.sessions, |session| {
-                assert!(session.contains("n").unwrap());
-            });
-            issued(&headers);
-        },
-    );
+    let configure = |builder: SessionManagerBuilder| builder.lifetime(Lifetime::idle(DAY * 400));
+    on_both_stores(configure, |app| {
+        let mut browser = app.visitor(1);
+        app.clock.advance(DAY * 300);
+        let headers = browser.request(&app.sessions, |_| {});
+        assert_eq!(set_cookie(&headers), None);
+        let headers = browser.request(&app.sessions, |session| session.ignore().unwrap());
+        assert_eq!(set_cookie(&headers), None);
+        let headers = browser.request(&app.sessions, |session| {
+            assert!(session.contains("n").unwrap());
+        });
+        issued(&headers);
+    });
 }

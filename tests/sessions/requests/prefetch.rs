@@ -3,11 +3,8 @@
 use cloakroom::http::{Adapter, RequestHead};
 use cloakroom::{Session, SessionManager};
 
+use super::flashes::texts;
 use crate::common::app::{Browser, complete, defaults, on_both_stores};
-
-fn texts(session: &Session) -> Vec<String> {
-    session.flashes().unwrap().into_iter().map(|flash| flash.text).collect()
-}
 
 fn in_advance(sessions: &SessionManager, browser: &Browser) -> Session {
     let head = RequestHead::from(browser.cookie.as_deref());
@@ -17,8 +14,7 @@ fn in_advance(sessions: &SessionManager, browser: &Browser) -> Session {
 #[test]
 fn a_page_fetched_in_advance_reads_flashes_and_leaves_them() {
     on_both_stores(defaults, |app| {
-        let mut browser = Browser::default();
-        browser.request(&app.sessions, |session| session.flash("info", "saved").unwrap());
+        let mut browser = app.visitor_after(|session| session.flash("info", "saved").unwrap());
         for _ in 0..2 {
             let session = in_advance(&app.sessions, &browser);
             assert_eq!(texts(&session), ["saved"]);
@@ -33,8 +29,7 @@ fn a_page_fetched_in_advance_reads_flashes_and_leaves_them() {
 #[test]
 fn flashes_kept_on_a_page_fetched_in_advance_stay_once() {
     on_both_stores(defaults, |app| {
-        let mut browser = Browser::default();
-        browser.request(&app.sessions, |session| session.flash("info", "saved").unwrap());
+        let mut browser = app.visitor_after(|session| session.flash("info", "saved").unwrap());
         let session = in_advance(&app.sessions, &browser);
         let flashes = session.flashes().unwrap();
         session.keep_flashes(&flashes).unwrap();

@@ -1,4 +1,4 @@
-//! Which ids a request presents: in many fields, in long ones, in quotes, and beside planted ones.
+//! The ids that a request presents: in many fields, in long ones, in quotes, beside planted ones.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use cloakroom::event::{Event, EventKind, Events, Sink};
 use cloakroom::http::{Adapter, RequestHead};
 use cloakroom::id::SessionId;
+use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{Session, SessionManager};
 
 use crate::common::app::{App, Browser, complete, defaults, on_both_stores, set_cookie};
@@ -225,30 +226,28 @@ fn a_megabyte_of_our_name_in_any_shape_is_no_harm() {
 
 #[test]
 fn every_field_of_the_header_that_carries_ids_is_read() {
-    on_both_stores(
-        |builder| builder.header("X-Session"),
-        |app| {
-            let session = app.sessions.open(None);
-            session.set("n", 1).unwrap();
-            let live = complete(&app.sessions, &session).id_fields[0].1.clone();
-            let dead = || SessionId::generate().unwrap().reveal();
-            let mut ids: Vec<String> = (0..15).map(|_| dead()).collect();
-            ids.push(live.clone());
-            ids.push("garbage".to_owned());
-            let pairs = || ids.iter().map(|id| ("x-session", id.as_str()));
-            assert_eq!(read(&app, Adapter::new(&app.sessions).head(pairs())), Some(1));
-            let one_by_one = ids.iter().fold(RequestHead::new(), |head, id| head.id(id));
-            assert_eq!(read(&app, one_by_one), Some(1));
-            assert_eq!(app.count(EventKind::TooManyIds), 0);
+    let configure = |builder: SessionManagerBuilder| builder.header("X-Session");
+    on_both_stores(configure, |app| {
+        let session = app.sessions.open(None);
+        session.set("n", 1).unwrap();
+        let live = complete(&app.sessions, &session).id_fields[0].1.clone();
+        let dead = || SessionId::generate().unwrap().reveal();
+        let mut ids: Vec<String> = (0..15).map(|_| dead()).collect();
+        ids.push(live.clone());
+        ids.push("garbage".to_owned());
+        let pairs = || ids.iter().map(|id| ("x-session", id.as_str()));
+        assert_eq!(read(&app, Adapter::new(&app.sessions).head(pairs())), Some(1));
+        let one_by_one = ids.iter().fold(RequestHead::new(), |head, id| head.id(id));
+        assert_eq!(read(&app, one_by_one), Some(1));
+        assert_eq!(app.count(EventKind::TooManyIds), 0);
 
-            let mut ids: Vec<String> = (0..16).map(|_| dead()).collect();
-            ids.push(live);
-            let many =
-                Adapter::new(&app.sessions).head(ids.iter().map(|id| ("X-Session", id.as_str())));
-            assert_eq!(read(&app, many), None);
-            assert_eq!(app.count(EventKind::TooManyIds), 1);
-        },
-    );
+        let mut ids: Vec<String> = (0..16).map(|_| dead()).collect();
+        ids.push(live);
+        let many =
+            Adapter::new(&app.sessions).head(ids.iter().map(|id| ("X-Session", id.as_str())));
+        assert_eq!(read(&app, many), None);
+        assert_eq!(app.count(EventKind::TooManyIds), 1);
+    });
 }
 
 #[test]
@@ -274,21 +273,18 @@ fn an_id_of_another_transport_is_not_looked_up() {
 
 #[test]
 fn the_client_is_found_in_the_last_of_many_forwarded_fields() {
-    on_both_stores(
-        |builder| builder.behind_proxies(2).record_address(true),
-        |app| {
-            let forged: Vec<String> = (0..40).map(|n| format!("203.0.113.{n}")).collect();
-            let client = ["192.0.2.7", "10.0.0.2"];
-            let fields = forged.iter().map(String::as_str).chain(client);
-            let head =
-                Adapter::new(&app.sessions).head(fields.map(|field| ("X-Forwarded-For", field)));
-            let session = app.sessions.open(head.peer_addr("10.0.0.1".parse().unwrap()));
-            crate::common::app::sign_in(&session, "ada");
-            complete(&app.sessions, &session);
-            let user = cloakroom::UserKey::new("ada").unwrap();
-            let list = app.sessions.list_for_user(&user, None).unwrap().sessions;
-            let address = list[0].summary.client.as_ref().unwrap().address;
-            assert_eq!(address, Some("192.0.2.7".parse().unwrap()));
-        },
-    );
+    let configure = |builder: SessionManagerBuilder| builder.behind_proxies(2).record_address(true);
+    on_both_stores(configure, |app| {
+        let forged: Vec<String> = (0..40).map(|n| format!("203.0.113.{n}")).collect();
+        let client = ["192.0.2.7", "10.0.0.2"];
+        let fields = forged.iter().map(String::as_str).chain(client);
+        let head = Adapter::new(&app.sessions).head(fields.map(|field| ("X-Forwarded-For", field)));
+        let session = app.sessions.open(head.peer_addr("10.0.0.1".parse().unwrap()));
+        crate::common::app::sign_in(&session, "ada");
+        complete(&app.sessions, &session);
+        let user = cloakroom::UserKey::new("ada").unwrap();
+        let list = app.sessions.list_for_user(&user, None).unwrap().sessions;
+        let address = list[0].summary.client.as_ref().unwrap().address;
+        assert_eq!(address, Some("192.0.2.7".parse().unwrap()));
+    });
 }

@@ -72,9 +72,8 @@ fn a_renewal_without_a_session_begins_one_only_for_a_write() {
 #[test]
 fn the_old_id_works_within_the_grace_and_not_after_it() {
     on_both_stores(with_grace, |app| {
-        let mut browser = app.visitor(1);
-        let mut old = browser.clone();
-        browser.request(&app.sessions, |session| session.renew().unwrap());
+        let mut old = app.visitor(1);
+        let browser = old.after(&app.sessions, |session| session.renew().unwrap());
         app.clock.advance(SECOND * 9);
         let headers = old.request(&app.sessions, |session| {
             assert_eq!(session.get("n").unwrap(), Some(1));
@@ -94,9 +93,8 @@ fn the_old_id_works_within_the_grace_and_not_after_it() {
 fn a_renewal_through_an_id_in_its_grace_only_merges() {
     on_both_stores(with_grace, |app| {
         for read_before in [false, true] {
-            let mut browser = app.visitor(1);
-            let mut old = browser.clone();
-            browser.request(&app.sessions, |session| session.renew().unwrap());
+            let mut old = app.visitor(1);
+            let browser = old.after(&app.sessions, |session| session.renew().unwrap());
             let headers = old.request(&app.sessions, |session| {
                 if read_before {
                     assert_eq!(session.get("n").unwrap(), Some(1));
@@ -117,9 +115,8 @@ fn a_sign_in_and_a_destroy_end_the_grace() {
         let ends: [fn(&cloakroom::Session); 2] =
             [|session| sign_in(session, "ada"), |session| session.destroy().unwrap()];
         for end in ends {
-            let mut browser = app.visitor(1);
-            let first = browser.clone();
-            browser.request(&app.sessions, |session| session.renew().unwrap());
+            let first = app.visitor(1);
+            let mut browser = first.after(&app.sessions, |session| session.renew().unwrap());
             assert_eq!(app.n(&first), Some(1));
             browser.request(&app.sessions, end);
             assert_eq!(app.n(&first), None);
@@ -148,16 +145,14 @@ fn each_of_three_renewals_has_a_grace_of_its_own() {
 #[test]
 fn an_id_in_its_grace_may_sign_out_and_sign_in() {
     on_both_stores(with_grace, |app| {
-        let mut browser = app.visitor(1);
-        let mut old = browser.clone();
-        browser.request(&app.sessions, |session| session.renew().unwrap());
+        let mut old = app.visitor(1);
+        let browser = old.after(&app.sessions, |session| session.renew().unwrap());
         let headers = old.request(&app.sessions, |session| sign_in(session, "ada"));
         issued(&headers);
         assert_eq!((app.n(&old), app.n(&browser), app.rows()), (Some(1), None, 1));
 
-        let mut browser = app.visitor(1);
-        let mut old = browser.clone();
-        browser.request(&app.sessions, |session| session.renew().unwrap());
+        let mut old = app.visitor(1);
+        let browser = old.after(&app.sessions, |session| session.renew().unwrap());
         let headers = old.request(&app.sessions, |session| session.destroy().unwrap());
         assert_eq!(set_cookie(&headers), Some(crate::common::app::REMOVAL));
         assert_eq!(app.n(&browser), None);
@@ -167,28 +162,26 @@ fn an_id_in_its_grace_may_sign_out_and_sign_in() {
 #[test]
 fn only_a_sign_in_restarts_the_absolute_limit() {
     let lifetime = Lifetime::idle(HOUR).with_absolute(HOUR * 2);
-    on_both_stores(
-        |builder| builder.lifetime(lifetime).without_cleaner(),
-        |app| {
-            let half = HOUR / 2;
-            let mut renewed = app.visitor(1);
-            let mut signed_in = renewed.clone();
-            signed_in.cookie = app.visitor(1).cookie;
-            for _ in 0..3 {
-                app.clock.advance(half);
-                renewed.request(&app.sessions, |session| session.renew().unwrap());
-                signed_in.request(&app.sessions, |session| sign_in(session, "ada"));
-                let at = signed_in.open(&app.sessions).authenticated_at().unwrap();
-                assert_eq!(at, Some(app.clock.now()));
-            }
-            app.clock.set(NOW + HOUR * 2 - Duration::from_millis(1));
-            assert_eq!((app.n(&renewed), app.n(&signed_in)), (Some(1), Some(1)));
-            app.clock.set(NOW + HOUR * 2);
-            assert_eq!((app.n(&renewed), app.n(&signed_in)), (None, Some(1)));
+    let configure = |builder: SessionManagerBuilder| builder.lifetime(lifetime).without_cleaner();
+    on_both_stores(configure, |app| {
+        let half = HOUR / 2;
+        let mut renewed = app.visitor(1);
+        let mut signed_in = renewed.clone();
+        signed_in.cookie = app.visitor(1).cookie;
+        for _ in 0..3 {
             app.clock.advance(half);
-            assert_eq!(app.n(&signed_in), Some(1), "idle limits are counted from the sign-in too");
-        },
-    );
+            renewed.request(&app.sessions, |session| session.renew().unwrap());
+            signed_in.request(&app.sessions, |session| sign_in(session, "ada"));
+            let at = signed_in.open(&app.sessions).authenticated_at().unwrap();
+            assert_eq!(at, Some(app.clock.now()));
+        }
+        app.clock.set(NOW + HOUR * 2 - Duration::from_millis(1));
+        assert_eq!((app.n(&renewed), app.n(&signed_in)), (Some(1), Some(1)));
+        app.clock.set(NOW + HOUR * 2);
+        assert_eq!((app.n(&renewed), app.n(&signed_in)), (None, Some(1)));
+        app.clock.advance(half);
+        assert_eq!(app.n(&signed_in), Some(1), "idle limits are counted from the sign-in too");
+    });
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 use cloakroom::http::{Adapter, Outcome};
 use cloakroom::{ErrorKind, Session};
 
-use crate::common::app::{Browser, complete, defaults, get, on_both_stores, user};
+use crate::common::app::{complete, defaults, get, on_both_stores, user};
 use crate::common::faulty::Call;
 
 fn add_one(n: Option<u32>) -> u32 {
@@ -237,8 +237,7 @@ fn of_parallel_updates_stored_at_once_one_is_the_first() {
 #[test]
 fn threads_of_one_request_get_a_result_each_from_update_now() {
     on_both_stores(defaults, |app| {
-        let browser = app.visitor(0);
-        let session = browser.open(&app.sessions);
+        let (_, session) = app.open_visitor(0);
         let mut uses: Vec<u32> = thread::scope(|scope| {
             let update = || session.update_now("uses", add_one).unwrap().unwrap();
             let threads: Vec<_> = (0..4).map(|_| scope.spawn(update)).collect();
@@ -252,8 +251,7 @@ fn threads_of_one_request_get_a_result_each_from_update_now() {
 #[test]
 fn update_now_returns_what_it_stored_over_a_parallel_change() {
     on_both_stores(defaults, |app| {
-        let mut browser = app.visitor(1);
-        let session = browser.open(&app.sessions);
+        let (mut browser, session) = app.open_visitor(1);
         assert_eq!(session.get("n").unwrap(), Some(1));
         session.set("before", 1).unwrap();
         browser.request(&app.sessions, |parallel| parallel.set("n", 10).unwrap());
@@ -268,8 +266,7 @@ fn update_now_returns_what_it_stored_over_a_parallel_change() {
 #[test]
 fn update_now_begins_a_session_where_there_is_none() {
     on_both_stores(defaults, |app| {
-        let mut browser = Browser::default();
-        browser.request(&app.sessions, |session| {
+        let browser = app.visitor_after(|session| {
             assert_eq!(session.update_now("n", add_one).unwrap(), Some(1));
             assert_eq!(app.rows(), 1);
         });
@@ -280,8 +277,7 @@ fn update_now_begins_a_session_where_there_is_none() {
 #[test]
 fn update_now_of_a_session_that_has_ended_returns_none() {
     on_both_stores(defaults, |app| {
-        let mut browser = app.visitor(1);
-        let late = browser.open(&app.sessions);
+        let (mut browser, late) = app.open_visitor(1);
         assert_eq!(late.get("n").unwrap(), Some(1));
         browser.request(&app.sessions, |session| session.destroy().unwrap());
         assert_eq!(late.update_now("n", add_one).unwrap(), None);
@@ -294,8 +290,7 @@ fn update_now_of_a_session_that_has_ended_returns_none() {
 #[test]
 fn update_now_of_a_session_that_was_renewed_returns_none() {
     on_both_stores(defaults, |app| {
-        let mut browser = app.visitor(1);
-        let late = browser.open(&app.sessions);
+        let (mut browser, late) = app.open_visitor(1);
         assert_eq!(late.get("n").unwrap(), Some(1));
         browser.request(&app.sessions, |session| session.renew().unwrap());
         assert_eq!(late.update_now("n", add_one).unwrap(), None);
@@ -324,8 +319,7 @@ fn update_now_that_is_not_stored_is_not_stored_later() {
             session.update("n", |n: Option<u32>| n.unwrap() + 10).unwrap();
             session.set("other", 1).unwrap();
             app.store.fail(Call::Commit, 1, ErrorKind::Busy);
-            let error = session.update_now("n", add_one).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Busy);
+            assert_eq!(session.update_now("n", add_one).unwrap_err().kind(), ErrorKind::Busy);
             assert_eq!(session.get("n").unwrap(), Some(11), "the update before it goes on");
         });
         assert_eq!(app.n(&browser), Some(11));

@@ -10,7 +10,7 @@ use serde::de::{Deserialize, Deserializer, SeqAccess, Visitor};
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
-use crate::common::app::{Browser, complete, defaults, get, on_both_stores};
+use crate::common::app::{complete, defaults, get, on_both_stores};
 use crate::common::faulty::Call;
 
 /// So many arrays inside of each other. It takes no memory and is dropped without recursion.
@@ -46,7 +46,7 @@ impl<'de> Deserialize<'de> for Nested {
 /// The deepest value that a session takes.
 const DEEPEST: u32 = 127;
 
-/// What JSON has no number for.
+/// The floats that JSON has no number for.
 const NOT_FINITE: [f64; 3] = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY];
 
 #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -94,8 +94,7 @@ fn floats_come_back_exactly() {
         0.1 + 0.2,
     ];
     on_both_stores(defaults, |app| {
-        let mut browser = Browser::default();
-        browser.request(&app.sessions, |session| session.set("x", floats).unwrap());
+        let browser = app.visitor_after(|session| session.set("x", floats).unwrap());
         let read: [f64; 10] = get(&app.sessions, &browser, "x").unwrap();
         assert_eq!(read.map(f64::to_bits), floats.map(f64::to_bits));
     });
@@ -115,8 +114,7 @@ fn set_of_a_float_that_is_not_finite_is_refused() {
 #[test]
 fn set_of_the_deepest_value_comes_back() {
     on_both_stores(defaults, |app| {
-        let mut browser = Browser::default();
-        browser.request(&app.sessions, |session| {
+        let browser = app.visitor_after(|session| {
             session.set("x", Nested(DEEPEST)).unwrap();
             session.set("y", json!({ "a": Nested(DEEPEST - 1) })).unwrap();
         });
@@ -151,8 +149,7 @@ fn set_of_raw_json_too_deep_to_be_read_is_refused() {
     is_refused(ErrorKind::WrongType, |session| session.set("n", raw(DEEPEST as usize + 1)));
     is_refused(ErrorKind::WrongType, |session| session.set("n", [raw(DEEPEST as usize)]));
     on_both_stores(defaults, |app| {
-        let mut browser = Browser::default();
-        browser.request(&app.sessions, |session| {
+        let browser = app.visitor_after(|session| {
             session.set("x", raw(DEEPEST as usize)).unwrap();
             session.set("y", [raw(DEEPEST as usize - 1), raw(1)]).unwrap();
         });
@@ -264,8 +261,7 @@ fn a_null_inside_of_a_value_is_of_a_wrong_type() {
         let mut browser = app.visitor(1);
         browser.request(&app.sessions, |session| session.set("x", [Some(1), None]).unwrap());
         browser.request(&app.sessions, |session| {
-            let error = session.get::<Vec<u32>>("x").unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::WrongType);
+            assert_eq!(session.get::<Vec<u32>>("x").unwrap_err().kind(), ErrorKind::WrongType);
         });
     });
 }
@@ -319,8 +315,7 @@ fn take_of_a_value_of_a_wrong_type_leaves_it() {
     on_both_stores(defaults, |app| {
         let mut browser = app.visitor(1);
         browser.request(&app.sessions, |session| {
-            let error = session.take::<String>("n").unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::WrongType);
+            assert_eq!(session.take::<String>("n").unwrap_err().kind(), ErrorKind::WrongType);
         });
         assert_eq!(app.n(&browser), Some(1));
     });

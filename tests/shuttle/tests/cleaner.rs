@@ -105,7 +105,7 @@ fn a_flush_and_a_sweep_finish_what_came_before() {
         assert!(stage.is_touched(&id_hash), "a flush was answered before the activity was written");
         assert_eq!(sweeper.join().unwrap(), 0);
         reader.join().unwrap();
-        // What has ended goes by one sweep, however many ask for it at once.
+        // One sweep removes the ended sessions, however many calls ask for it at once.
         stage.clock.advance(HOUR * 48);
         let sweepers: Vec<_> = (0..2)
             .map(|_| {

@@ -1,8 +1,8 @@
 //! The places where threads meet, under a scheduler that tries their orders: each schedule is one
 //! run in which it decides, at every lock, wait, atomic and send, who goes on.
 //!
-//! A schedule in which no thread can continue fails, and so does one after which something is not as it
-//! must be. A failure prints its seed and the schedule.
+//! A schedule in which no thread can continue fails, and so does one after which something is not
+//! as it must be. A failure prints its seed and the schedule.
 
 #![allow(unreachable_pub, dead_code, reason = "the parts of one program, some shared")]
 

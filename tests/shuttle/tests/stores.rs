@@ -17,24 +17,24 @@ use super::explore;
 use super::model::Sessions;
 use super::operations::{Answer, Begins, Call, Change, Happened, Operation, Who, readable};
 use super::pausing::pausing;
-use super::plan::{Abilities, Plan, Step};
+use super::plan::{Abilities, HistoryPlan, PlannedStep};
 use super::target::Names;
 
 const THREADS: usize = 3;
 
 /// A plan that is short enough for many schedules.
-fn short_plan() -> Plan {
+fn short_plan() -> HistoryPlan {
     let seed = shuttle::rand::thread_rng().r#gen();
     let abilities = Abilities { lists: true, threads: THREADS, slow: false };
-    let mut plan = Plan::by(&mut Chance::new(seed), abilities);
+    let mut plan = HistoryPlan::by(&mut Chance::new(seed), abilities);
     plan.threads.iter_mut().for_each(|steps| steps.truncate(3));
     plan
 }
 
 /// A plan of reads and changes of two sessions.
-fn plan_of_reads() -> Plan {
+fn plan_of_reads() -> HistoryPlan {
     let mut chance = Chance::new(shuttle::rand::thread_rng().r#gen());
-    let step = |call| Step {
+    let step = |call| PlannedStep {
         operation: Operation { call, now: 0 },
         conditional: false,
         counts_up: None,
@@ -59,11 +59,11 @@ fn plan_of_reads() -> Plan {
         }
     };
     let threads = (0..THREADS).map(|_| (0..5).map(|_| step(call())).collect()).collect();
-    Plan { before: [1, 2].map(create).into(), threads, in_rounds: false }
+    HistoryPlan { before: [1, 2].map(create).into(), threads, in_rounds: false }
 }
 
 /// Mostly one of reads, because those are what a cache answers.
-fn some_plan() -> Plan {
+fn some_plan() -> HistoryPlan {
     match shuttle::rand::thread_rng().gen_ratio(1, 4) {
         true => short_plan(),
         false => plan_of_reads(),
@@ -77,7 +77,12 @@ struct Clock {
 }
 
 /// One history of this store; what was refused for want of time was not done.
-fn has_an_order(plan: Plan, store: impl Store + Clone, model: Sessions, others: impl FnOnce()) {
+fn has_an_order(
+    plan: HistoryPlan,
+    store: impl Store + Clone,
+    model: Sessions,
+    others: impl FnOnce(),
+) {
     let clock = Arc::new(Clock::default());
     let mut history = take(&store, &plan.before, 0, &clock);
     let threads = plan.threads.into_iter().enumerate();
@@ -102,7 +107,7 @@ fn has_an_order(plan: Plan, store: impl Store + Clone, model: Sessions, others: 
     }
 }
 
-fn take(store: &impl Store, steps: &[Step], thread: usize, clock: &Clock) -> Vec<Happened> {
+fn take(store: &impl Store, steps: &[PlannedStep], thread: usize, clock: &Clock) -> Vec<Happened> {
     let mut history = Vec::new();
     for step in steps {
         let start = clock.stamps.fetch_add(1, Ordering::SeqCst);

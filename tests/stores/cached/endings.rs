@@ -32,8 +32,8 @@ fn none_is_served_after_a_revocation(what: &str, end: impl Fn(&Cached, &SessionI
     assert!(!lives(&store, &id_hash));
 }
 
-/// Whether the session is served after a revocation of all the user's, acknowledged while `end`
-/// waits before the cache.
+/// Returns true if the session is served after a revocation of all sessions of the user that is
+/// acknowledged while `end` waits for the cache.
 fn is_served_after_a_revocation(
     cache: &FaultyCache,
     store: &Cached,

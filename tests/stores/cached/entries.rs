@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, AtLimit, Commit, Committed, Delta, LiveSession, Lookup, Missing, NewSession,
-    SessionLimit, Store, Touch,
+    Action, AtLimit, Commit, Committed, Delta, Lookup, Missing, NewSession, SessionLimit, Store,
+    Touch,
 };
 use cloakroom::clock::ManualClock;
 use cloakroom::id::SessionIdHash;
@@ -15,7 +15,7 @@ use crate::cached::stage::{LIFE, SECOND, Stage, backing, n, renew, sign_in};
 use crate::common::app::{Browser, get};
 use crate::common::faulty::FaultyCache;
 use crate::common::memcached::{Memcached, shared};
-use crate::common::{HOUR, NOW, create, delete, live, merge, new_id_hash, setting, value};
+use crate::common::{HOUR, NOW, create, delete, live, live_at, merge, new_id_hash, setting, value};
 
 #[test]
 fn a_cached_session_costs_the_store_nothing_until_it_changes() {
@@ -106,11 +106,7 @@ fn an_entry_expires_after_its_life_despite_touches() {
         let half = NOW + LIFE / 2;
         assert!(matches!(stage.store.load(&id_hash, half).unwrap(), Lookup::Live { .. }));
         stage.backing.touch(&[(id_hash, Touch::at(half))], half).unwrap();
-        let Lookup::Live { session: LiveSession { record, .. }, .. } =
-            stage.store.load(&id_hash, NOW + LIFE).unwrap()
-        else {
-            panic!("it lives");
-        };
+        let record = live_at(&stage.store, &id_hash, NOW + LIFE).unwrap().expect("it lives");
         assert_eq!(value(&record, "n"), Some(2));
     });
 }
@@ -129,11 +125,7 @@ fn a_session_that_looks_ended_in_the_cache_is_looked_up() {
         let later = NOW + SECOND * 30;
         stage.backing.touch(&[(id_hash, Touch::at(later))], later).unwrap();
         let then = NOW + SECOND * 50;
-        let Lookup::Live { session: LiveSession { record, .. }, .. } =
-            stage.store.load(&id_hash, then).unwrap()
-        else {
-            panic!("it ended early");
-        };
+        let record = live_at(&stage.store, &id_hash, then).unwrap().expect("it ended early");
         assert_eq!(record.seen, later);
     });
 }
@@ -144,8 +136,7 @@ fn a_touch_that_is_due_is_written_once_and_not_by_every_hit() {
         let clock = ManualClock::new(NOW);
         let sessions = SessionManager::builder(stage.store.clone()).clock(clock.clone());
         let sessions = sessions.lifetime(Lifetime::idle(HOUR)).build().unwrap();
-        let mut browser = Browser::default();
-        browser.request(&sessions, |session| session.set("n", 1).unwrap());
+        let browser = Browser::default().after(&sessions, |session| session.set("n", 1).unwrap());
         assert_eq!(get::<u32>(&sessions, &browser, "n"), Some(1));
         clock.advance(HOUR / 40);
         for _ in 0..20 {
@@ -172,11 +163,7 @@ fn a_touch_that_comes_with_a_commit_of_nothing_is_seen_at_once() {
         let mut commit = Commit::new(&id_hash, Action::Merge, nothing, later);
         commit.touch = Some(Touch::at(later));
         assert!(matches!(stage.store.commit(&commit).unwrap(), Committed::Unchanged(_)));
-        let Lookup::Live { session: LiveSession { record, .. }, .. } =
-            stage.store.load(&id_hash, later).unwrap()
-        else {
-            panic!("it lives");
-        };
+        let record = live_at(&stage.store, &id_hash, later).unwrap().expect("it lives");
         assert_eq!(record.seen, later);
     });
 }

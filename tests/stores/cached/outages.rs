@@ -107,10 +107,8 @@ fn another_process_sees_a_change_within_the_life_of_an_entry() {
     assert_eq!(n(&mine, &id_hash), None);
     let last = NOW + LIFE - Duration::from_millis(1);
     assert!(matches!(theirs.load(&id_hash, last).unwrap(), Lookup::Live { .. }), "the one bound");
-    assert!(matches!(
-        theirs.load(&id_hash, NOW + LIFE).unwrap(),
-        Lookup::Missing(Missing::NotFound { .. })
-    ));
+    let found = theirs.load(&id_hash, NOW + LIFE).unwrap();
+    assert!(matches!(found, Lookup::Missing(Missing::NotFound { .. })));
 }
 
 #[test]

@@ -70,7 +70,7 @@ fn a_session_that_ends_while_it_moves_is_not_found() {
         let keeper = stage.cache.hold(Call::Forget);
         thread::scope(|scope| {
             let moves = scope.spawn(|| sign_in(&stage.store, &id_hash, None));
-            // It has a new key, and the old one is not invalidated yet.
+            // It has a new id, and the old one is not invalidated yet.
             keeper.wait_until_reached();
             let index = stage.store.index().unwrap();
             assert_eq!(index.revoke(&SessionFilter::User(&user()), None, NOW).unwrap().len(), 1);
@@ -176,12 +176,12 @@ fn a_process_with_an_old_epoch_still_invalidates() {
 #[test]
 fn a_revocation_of_all_past_the_cache_is_seen_in_a_second() {
     Stage::on_each_cache(|stage| {
-        let keys = [stage.cached(), stage.cached()];
+        let id_hashes = [stage.cached(), stage.cached()];
         // By a program that has no connection to the cache.
         let index = stage.backing.index().unwrap();
         assert_eq!(index.revoke_everyone(None, NOW).unwrap(), 2);
-        assert_eq!(n(&stage.store, &keys[0]), Some(1), "the entry lives for a minute");
-        for id_hash in keys {
+        assert_eq!(n(&stage.store, &id_hashes[0]), Some(1), "the entry lives for a minute");
+        for id_hash in id_hashes {
             let loaded = stage.store.load(&id_hash, NOW + SECOND).unwrap();
             assert!(matches!(loaded, Lookup::Missing(Missing::NotFound { .. })), "{loaded:?}");
         }

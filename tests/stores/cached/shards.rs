@@ -24,13 +24,13 @@ fn an_outage_of_one_of_several_servers_costs_few_timeouts() {
     let cache = MemcachedStore::builder().servers(addresses).open().unwrap();
     let store = CachedStore::builder(cache, MemoryStore::new());
     let store = store.retry_after(Duration::from_secs(3600)).build().unwrap();
-    let keys: Vec<_> = (0..64).map(|n| create(&store, &setting("n", n)).unwrap()).collect();
-    for id_hash in &keys {
+    let id_hashes: Vec<_> = (0..64).map(|n| create(&store, &setting("n", n)).unwrap()).collect();
+    for id_hash in &id_hashes {
         assert!(live(&store, id_hash).unwrap().is_some());
     }
     servers[0].freeze();
     let (mut slow, began) = (0, Instant::now());
-    for id_hash in keys.iter().cycle().take(320) {
+    for id_hash in id_hashes.iter().cycle().take(320) {
         let began = Instant::now();
         assert!(live(&store, id_hash).unwrap().is_some());
         slow += u32::from(began.elapsed() >= Duration::from_millis(150));
@@ -112,7 +112,7 @@ fn the_loss_of_one_server_loses_only_its_share_of_the_cache() {
 #[test]
 fn pending_invalidations_of_one_server_reach_no_other() {
     let two = Two::new(Duration::from_millis(1));
-    let keys = [two.cached(0), two.cached(1)];
+    let id_hashes = [two.cached(0), two.cached(1)];
     two.proxy.plan(Plan::Down);
     two.store.index().unwrap().revoke_everyone(None, NOW).unwrap();
     let (epoch, here) = (two.epoch_of_the_first(), two.cached(0));
@@ -120,7 +120,7 @@ fn pending_invalidations_of_one_server_reach_no_other() {
     let deadline = Instant::now() + PATIENCE;
     // Reads of its share bring on probes, and are no calls of the cache themselves.
     while two.cache.cache_calls() < calls + 3 && Instant::now() < deadline {
-        assert_eq!(n(&two.store, &keys[1]), None);
+        assert_eq!(n(&two.store, &id_hashes[1]), None);
     }
     assert!(two.cache.cache_calls() >= calls + 3, "it is not asked again");
     assert_eq!(two.epoch_of_the_first(), epoch);
@@ -129,9 +129,9 @@ fn pending_invalidations_of_one_server_reach_no_other() {
     let deadline = Instant::now() + PATIENCE;
     while !two.raised.try_iter().any(|kind| kind == EventKind::CacheRecovered) {
         assert!(Instant::now() < deadline, "the server does not come back");
-        assert_eq!(n(&two.store, &keys[1]), None);
+        assert_eq!(n(&two.store, &id_hashes[1]), None);
     }
-    assert_eq!(n(&two.store, &keys[1]), None);
+    assert_eq!(n(&two.store, &id_hashes[1]), None);
     assert!(two.is_hit(&two.cached(1)));
     assert_eq!(two.epoch_of_the_first(), epoch);
     assert!(two.is_hit(&here));
@@ -142,15 +142,15 @@ fn thousands_of_invalidations_cost_a_frozen_server_one_timeout() {
     let server = Memcached::start();
     let cache = server.hasty_store();
     let store = CachedStore::new(cache.clone(), MemoryStore::new());
-    let keys: Vec<_> = (0..200).map(|n| create(&store, &setting("n", n)).unwrap()).collect();
+    let id_hashes: Vec<_> = (0..200).map(|n| create(&store, &setting("n", n)).unwrap()).collect();
     let is_cached = |id_hash| matches!(cache.fetch(id_hash, NOW).unwrap(), CacheLookup::Hit(_));
-    for id_hash in &keys {
+    for id_hash in &id_hashes {
         assert!(live(&store, id_hash).unwrap().is_some() && is_cached(id_hash));
     }
     let others = (0..10_000).map(|_| new_id_hash());
-    let all: Vec<_> = keys.iter().copied().chain(others).collect();
+    let all: Vec<_> = id_hashes.iter().copied().chain(others).collect();
     cache.forget(&all, NOW).unwrap();
-    assert!(!keys.iter().any(is_cached));
+    assert!(!id_hashes.iter().any(is_cached));
     server.freeze();
     let began = Instant::now();
     cache.forget(&all, NOW).unwrap_err();

@@ -133,10 +133,8 @@ pub(crate) const ENDINGS: &[Ending] = &[
     ("a revocation", |stage, id_hash| {
         let public_id = live(&stage.backing, id_hash).unwrap().unwrap().public_id;
         let index = stage.store.index().unwrap();
-        assert_eq!(
-            index.revoke(&SessionFilter::PublicId(&public_id), None, NOW).unwrap(),
-            [*id_hash]
-        );
+        let revoked = index.revoke(&SessionFilter::PublicId(&public_id), None, NOW).unwrap();
+        assert_eq!(revoked, [*id_hash]);
     }),
     ("revoking everyone", |stage, _| {
         assert!(stage.store.index().unwrap().revoke_everyone(None, NOW).unwrap() > 0);

@@ -22,28 +22,28 @@ use crate::common::{HOUR, NOW, create, delete, live, merge, setting};
 const SESSIONS: u64 = 300;
 const CHANGES: usize = 100;
 
-/// The keys that readers look for.
-struct LoadState(Mutex<Vec<SessionIdHash>>);
+/// The ids that readers look for.
+struct KnownIds(Mutex<Vec<SessionIdHash>>);
 
-impl LoadState {
+impl KnownIds {
     fn add(&self, id_hash: SessionIdHash) {
-        let mut keys = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if keys.len() > 16 {
-            keys.clear();
+        let mut id_hashes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if id_hashes.len() > 16 {
+            id_hashes.clear();
         }
-        keys.push(id_hash);
+        id_hashes.push(id_hash);
     }
 
     fn some(&self, number: usize) -> Option<SessionIdHash> {
-        let keys = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        keys.get(number % keys.len().max(1)).copied()
+        let id_hashes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        id_hashes.get(number % id_hashes.len().max(1)).copied()
     }
 }
 
-/// The life of one session. The keys that lead nowhere after it, and the one that leads to it.
+/// The life of one session. The ids that lead nowhere after it, and the one that leads to it.
 fn live_and_end(
     store: &impl Store,
-    known: &LoadState,
+    known: &KnownIds,
     round: u32,
 ) -> (Vec<SessionIdHash>, Option<SessionIdHash>) {
     let id_hash = create(store, &setting("n", round)).unwrap();
@@ -88,7 +88,7 @@ fn a_storm_revives_nothing_and_loses_no_change() {
     let cache = MemcachedStore::builder().servers(addresses).open().unwrap();
     let store = CachedStore::builder(cache, SqliteStore::in_memory().unwrap());
     let store = store.retry_after(Duration::from_millis(2)).build().unwrap();
-    let known = LoadState(Mutex::default());
+    let known = KnownIds(Mutex::default());
     let (sessions, over) = (AtomicU64::new(0), AtomicBool::new(false));
     thread::scope(|scope| {
         for reader in 0..3 {
@@ -114,11 +114,8 @@ fn a_storm_revives_nothing_and_loses_no_change() {
                     let (ended, lives) = live_and_end(store, known, round);
                     for _ in 0..20 {
                         for id_hash in &ended {
-                            assert_eq!(
-                                n(store, id_hash),
-                                None,
-                                "in round {round} a session is back"
-                            );
+                            let actual = n(store, id_hash);
+                            assert_eq!(actual, None, "in round {round} a session is back");
                         }
                         let is_live = |id_hash| live(store, id_hash).unwrap().is_some();
                         assert!(lives.as_ref().is_none_or(is_live), "in round {round}");

@@ -29,10 +29,8 @@ fn a_clear_holds_for_every_process_at_once() {
     let new = create(&other, &setting("n", 2)).unwrap();
     assert!(is_live(&one, &new), "what begins after a clear is found by all");
     assert!(is_absent(&other, &id_hash));
-    assert!(matches!(
-        merge(&other, &id_hash, &setting("n", 3)).unwrap(),
-        Committed::Missing(Missing::NotFound { .. })
-    ));
+    let answer = merge(&other, &id_hash, &setting("n", 3)).unwrap();
+    assert!(matches!(answer, Committed::Missing(Missing::NotFound { .. })));
 }
 
 #[test]
@@ -41,11 +39,11 @@ fn a_clear_reaches_every_server() {
     let servers = [shared().address, second.address].map(|address| address.to_string());
     let open = || on(servers.clone()).namespace("all").open();
     let (one, other) = (open().unwrap(), open().unwrap());
-    let keys: Vec<SessionIdHash> =
+    let id_hashes: Vec<SessionIdHash> =
         (0..50).map(|n| create(&one, &setting("n", n)).unwrap()).collect();
-    assert!(keys.iter().all(|id_hash| is_live(&other, id_hash)));
+    assert!(id_hashes.iter().all(|id_hash| is_live(&other, id_hash)));
     one.clear().unwrap();
-    assert!(keys.iter().all(|id_hash| is_absent(&one, id_hash) && is_absent(&other, id_hash)));
+    assert!(id_hashes.iter().all(|id_hash| is_absent(&one, id_hash) && is_absent(&other, id_hash)));
 }
 
 #[test]
@@ -187,7 +185,7 @@ impl Clearing {
         Clearing { servers, proxies, store, clearer }
     }
 
-    fn key_at(&self, server: usize) -> SessionIdHash {
+    fn id_hash_at(&self, server: usize) -> SessionIdHash {
         loop {
             let id_hash = new_id_hash();
             if self.store.shard_of(&id_hash) == server {
@@ -200,17 +198,17 @@ impl Clearing {
 #[test]
 fn a_session_that_moves_does_not_escape_a_clear() {
     let clearing = Clearing::new();
-    let mut keys = vec![clearing.key_at(1)];
-    create_at(&clearing.store, &keys[0]).unwrap();
+    let mut id_hashes = vec![clearing.id_hash_at(1)];
+    create_at(&clearing.store, &id_hashes[0]).unwrap();
     let mut held = clearing.proxies[1].hold(0);
     thread::scope(|scope| {
         let clear = scope.spawn(|| clearing.clearer.clear());
         // Each time one server has had its command, and the other one waits for its.
         for waits in [1, 0, 1] {
             held.wait_until_reached();
-            let to = clearing.key_at(1 - waits);
-            if let Ok(Committed::Done { .. }) = renew(&clearing.store, &keys[0], &to, None) {
-                keys.insert(0, to);
+            let to = clearing.id_hash_at(1 - waits);
+            if let Ok(Committed::Done { .. }) = renew(&clearing.store, &id_hashes[0], &to, None) {
+                id_hashes.insert(0, to);
             }
             let next = clearing.proxies[1 - waits].hold(0);
             held = next;
@@ -218,7 +216,7 @@ fn a_session_that_moves_does_not_escape_a_clear() {
         drop(held);
         clear.join().unwrap().unwrap();
     });
-    for id_hash in keys {
+    for id_hash in id_hashes {
         let loaded = clearing.store.load(&id_hash, NOW).unwrap();
         assert!(!matches!(loaded, Lookup::Live { .. }), "{loaded:?}");
     }
@@ -227,7 +225,7 @@ fn a_session_that_moves_does_not_escape_a_clear() {
 #[test]
 fn servers_after_an_aborted_clear_recover_by_themselves() {
     let clearing = Clearing::new();
-    let id_hash = clearing.key_at(0);
+    let id_hash = clearing.id_hash_at(0);
     create_at(&clearing.store, &id_hash).unwrap();
     clearing.proxies[1].plan(Plan::LoseRequest(0));
     // The servers that could be reached are cleared all the same.

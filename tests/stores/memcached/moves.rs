@@ -93,10 +93,10 @@ impl Stopped {
         to
     }
 
-    /// The keys under which something lives, by its own key.
-    fn alive(&self, keys: [&SessionIdHash; 2]) -> Vec<SessionIdHash> {
+    /// The ids under which something lives, by its own id.
+    fn alive(&self, id_hashes: [&SessionIdHash; 2]) -> Vec<SessionIdHash> {
         let mut alive = Vec::new();
-        for asked in keys {
+        for asked in id_hashes {
             if let Lookup::Live { session: LiveSession { id_hash, .. }, .. } =
                 self.store.load(asked, NOW).unwrap()
                 && !alive.contains(&id_hash)
@@ -142,17 +142,15 @@ fn a_request_that_stops_anywhere_leaves_one_live_id() {
                     );
                 }
                 // And what lives can be ended, for good.
-                assert!(matches!(
-                    delete(&stopped.store, &alive[0]).unwrap(),
-                    Committed::Deleted(_)
-                ));
+                let outcome = delete(&stopped.store, &alive[0]).unwrap();
+                assert!(matches!(outcome, Committed::Deleted(_)));
                 assert!(stopped.alive([&id_hash, &to]).is_empty(), "{what}");
             }
         }
     }
 }
 
-/// It has reserved its new key for the session as it was found, and must not move another one there.
+/// It has reserved its new id for the session as it was found, and must not move another one there.
 #[test]
 fn a_sign_in_after_a_renewal_that_stops_leaves_one_live_id() {
     let stopped = Stopped::new();
@@ -215,8 +213,8 @@ fn a_sign_out_between_any_two_commands_is_final() {
             let alive = stopped.alive([&id_hash, &to]);
             let said = format!("{what}: ended {ended}, {answer:?}, alive {alive:?}");
             match act {
-                // A sign-in is an act of its own: it begins a session where it finds none. A sign-out
-                // that comes after it ends its session, through the replaced key too.
+                // A sign-in is an act of its own: it begins a session where it finds none. A
+                // sign-out that comes after it ends its session, through the replaced id too.
                 Act::SignIn | Act::SignInOverAnother => {
                     assert!(matches!(answer, Ok(Committed::Done { .. })), "{said}");
                     if alive.is_empty() {
@@ -254,7 +252,7 @@ fn a_touch_that_a_change_came_before_is_recorded_all_the_same() {
 }
 
 /// A session that is on its way, as it is when the request dies right after the moment of its
-/// commit; the key it leaves, and the one to which it goes.
+/// commit; the id it leaves, and the one to which it goes.
 fn on_its_way(stopped: &Stopped, act: Act) -> (SessionIdHash, SessionIdHash) {
     let (id_hash, to) = (stopped.session(act), new_id_hash());
     // It looks, reserves, and moves.
@@ -269,7 +267,7 @@ fn a_request_with_either_id_finishes_a_move() {
     let stopped = Stopped::new();
     for act in [Act::Renew, Act::RenewWithGrace, Act::SignIn, Act::SignInOverAnother] {
         let (_, to) = on_its_way(&stopped, act);
-        assert!(is_live(&stopped.store, &to), "{act:?}: by the new key");
+        assert!(is_live(&stopped.store, &to), "{act:?}: by the new id");
 
         let (id_hash, to) = on_its_way(&stopped, act);
         let graced = act == Act::RenewWithGrace;
@@ -278,7 +276,7 @@ fn a_request_with_either_id_finishes_a_move() {
                 assert_eq!(id_hash, to)
             }
             Lookup::Missing(Missing::Replaced { .. }) if !graced => {}
-            other => panic!("{act:?}: by the old key {other:?}"),
+            other => panic!("{act:?}: by the old id {other:?}"),
         }
         assert!(is_live(&stopped.store, &to));
 
@@ -315,7 +313,7 @@ fn a_move_to_a_lost_server_is_finished_when_it_is_back() {
     for act in [Act::Renew, Act::RenewWithGrace, Act::SignIn] {
         let (id_hash, to) = here_or_there();
         create_at(&store, &id_hash).unwrap();
-        // The other server reserves the key, and is gone when the session shall arrive.
+        // The other server reserves the id, and is gone when the session shall arrive.
         assert!(is_absent(&store, &to), "its epoch is known");
         proxy.plan(Plan::LoseRequest(1));
         let answer = act.run(&store, &id_hash, &to).unwrap();
@@ -358,7 +356,7 @@ fn who_finishes_a_move_late_brings_nothing_back() {
                 });
                 stopped.proxy.plan(Plan::Pass);
                 let alive = stopped.alive([&id_hash, &to]);
-                assert!(alive.is_empty(), "{act:?}, by the new key: {by_new_id_hash}, {number}");
+                assert!(alive.is_empty(), "{act:?}, by the new id: {by_new_id_hash}, {number}");
             }
         }
     }
@@ -374,10 +372,8 @@ fn what_is_reserved_does_not_live_and_goes_when_it_is_not_used() {
     stopped.proxy.plan(Plan::Pass);
     assert!(is_absent(&stopped.store, &to));
     assert!(is_live(&stopped.store, &id_hash), "the old id works as if nothing had been");
-    assert!(matches!(
-        merge(&stopped.store, &to, &setting("n", 2)).unwrap(),
-        Committed::Missing(Missing::NotFound { .. })
-    ));
+    let answer = merge(&stopped.store, &to, &setting("n", 2)).unwrap();
+    assert!(matches!(answer, Committed::Missing(Missing::NotFound { .. })));
     // A renewal that is overtaken by a sign-out leaves nothing behind.
     let (id_hash, to) = (stopped.session(Act::Renew), new_id_hash());
     let held = stopped.proxy.hold(2);
@@ -388,7 +384,7 @@ fn what_is_reserved_does_not_live_and_goes_when_it_is_not_used() {
         drop(held);
         assert!(matches!(request.join().unwrap(), Committed::Missing(Missing::NotFound { .. })));
     });
-    create_at(&stopped.store, &to).expect("the key is free");
+    create_at(&stopped.store, &to).expect("the id is free");
 }
 
 fn act_fails(answer: Result<Committed>) {

@@ -93,14 +93,12 @@ fn a_full_server_drops_sessions_as_a_whole_and_fails_no_request() {
     let server = Memcached::with(&["-m", "8"]);
     let store = server.store();
     let data = setting("n", "x".repeat(20_000));
-    let keys: Vec<SessionIdHash> = (0..2000).map(|_| create(&store, &data).unwrap()).collect();
-    let found: Vec<bool> = keys.iter().map(|id_hash| is_live(&store, id_hash)).collect();
+    let id_hashes: Vec<SessionIdHash> = (0..2000).map(|_| create(&store, &data).unwrap()).collect();
+    let found: Vec<bool> = id_hashes.iter().map(|id_hash| is_live(&store, id_hash)).collect();
     assert!(!found[0], "40 MB do not fit into 8");
     assert!(found[1990..].iter().all(|found| *found), "the newest are there");
-    assert!(matches!(
-        merge(&store, &keys[0], &data).unwrap(),
-        Committed::Missing(Missing::NotFound { .. })
-    ));
+    let answer = merge(&store, &id_hashes[0], &data).unwrap();
+    assert!(matches!(answer, Committed::Missing(Missing::NotFound { .. })));
 }
 
 #[test]
@@ -117,13 +115,14 @@ fn the_loss_of_one_server_loses_its_shard_only() {
     let (one, other) = (Memcached::start(), Memcached::start());
     let addresses = [one.address.to_string(), other.address.to_string()];
     let store = on(addresses.clone()).open().unwrap();
-    let keys: Vec<SessionIdHash> =
+    let id_hashes: Vec<SessionIdHash> =
         (0..100).map(|n| create(&store, &setting("n", n)).unwrap()).collect();
     one.kill();
-    let alive: Vec<bool> = keys.iter().map(|id_hash| store.load(id_hash, NOW).is_ok()).collect();
+    let alive: Vec<bool> =
+        id_hashes.iter().map(|id_hash| store.load(id_hash, NOW).is_ok()).collect();
     let shard = alive.iter().filter(|alive| **alive).count();
     assert!((20..80).contains(&shard), "{shard} of 100 are on one of two servers");
-    for (id_hash, alive) in keys.iter().zip(&alive) {
+    for (id_hash, alive) in id_hashes.iter().zip(&alive) {
         match store.load(id_hash, NOW) {
             Ok(loaded) => assert!(matches!(loaded, Lookup::Live { .. })),
             Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable),
@@ -131,21 +130,21 @@ fn the_loss_of_one_server_loses_its_shard_only() {
         let written = merge(&store, id_hash, &setting("n", 0));
         assert_eq!(written.is_ok(), *alive, "nothing is written to the other server instead");
     }
-    // What can be touched is, although one server fails the call.
+    // The other sessions are touched, although one server fails the call.
     let later = NOW + HOUR;
-    let batch: Vec<_> = keys.iter().map(|id_hash| (*id_hash, Touch::at(later))).collect();
+    let batch: Vec<_> = id_hashes.iter().map(|id_hash| (*id_hash, Touch::at(later))).collect();
     let TouchError::Sessions(failed) = store.touch(&batch, later).unwrap_err() else { panic!() };
-    let lost = keys.iter().zip(&alive).filter(|(_, alive)| !**alive).map(|(id_hash, _)| id_hash);
+    let lost = id_hashes.iter().zip(&alive).filter(|(_, alive)| !**alive).map(|(id_hash, _)| id_hash);
     assert!(failed.iter().map(|(id_hash, _)| id_hash).eq(lost), "each is named, and no other");
     assert!(failed.iter().all(|(_, error)| error.kind() == ErrorKind::Unavailable));
-    for (id_hash, _) in keys.iter().zip(&alive).filter(|(_, alive)| **alive) {
+    for (id_hash, _) in id_hashes.iter().zip(&alive).filter(|(_, alive)| **alive) {
         assert_eq!(live(&store, id_hash).unwrap().unwrap().seen, later);
     }
     one.start_again();
     // In another order the servers are the same.
     let [a, b] = addresses;
     let reversed = on([b, a]).open().unwrap();
-    for (id_hash, alive) in keys.iter().zip(&alive) {
+    for (id_hash, alive) in id_hashes.iter().zip(&alive) {
         assert_eq!(is_live(&store, id_hash), *alive);
         assert_eq!(is_live(&reversed, id_hash), *alive);
     }
@@ -235,11 +234,11 @@ fn one_server_under_two_names_loses_nothing_and_can_be_cleared() {
     let port = server.address.port();
     let names = [format!("127.0.0.1:{port}"), format!("localhost:{port}")];
     let store = on(names).open().unwrap();
-    let keys: Vec<SessionIdHash> =
+    let id_hashes: Vec<SessionIdHash> =
         (0..50).map(|n| create(&store, &setting("n", n)).unwrap()).collect();
-    assert!(keys.iter().all(|id_hash| is_live(&store, id_hash)));
+    assert!(id_hashes.iter().all(|id_hash| is_live(&store, id_hash)));
     store.clear().unwrap();
-    assert!(keys.iter().all(|id_hash| is_absent(&store, id_hash)));
+    assert!(id_hashes.iter().all(|id_hash| is_absent(&store, id_hash)));
     let id_hash = create(&store, &setting("n", 1)).unwrap();
     assert!(is_live(&store, &id_hash));
 }

@@ -50,14 +50,10 @@ fn garbage_counts_as_absent_and_raises_an_event() {
         assert!(is_absent(&store, &id_hash), "{garbage:?}");
         assert_eq!(events.count(EventKind::InvalidCacheValue), before + 1);
         // A concurrent write revives nothing; only an action that begins a session succeeds.
-        assert!(matches!(
-            merge(&store, &id_hash, &setting("n", 2)).unwrap(),
-            Committed::Missing(Missing::NotFound { .. })
-        ));
-        assert!(matches!(
-            delete(&store, &id_hash).unwrap(),
-            Committed::Missing(Missing::NotFound { .. })
-        ));
+        let answer = merge(&store, &id_hash, &setting("n", 2)).unwrap();
+        assert!(matches!(answer, Committed::Missing(Missing::NotFound { .. })));
+        let answer = delete(&store, &id_hash).unwrap();
+        assert!(matches!(answer, Committed::Missing(Missing::NotFound { .. })));
         store.touch(&[(id_hash, Touch::at(NOW + HOUR))], NOW + HOUR).unwrap();
         assert_eq!(raw.get(&name).unwrap(), garbage);
         assert!(matches!(create_at(&store, &id_hash).unwrap(), Committed::Done { .. }));
@@ -88,10 +84,8 @@ fn a_value_of_a_newer_version_is_undecodable_and_stays_in_place() {
     let newer_record = [b"\x01L", &id_hash.as_bytes()[..], b"{\"format\":2}"].concat();
     for newer in [b"\x02Lwho knows", &newer_record[..]] {
         raw.set(&name, newer);
-        assert!(matches!(
-            store.load(&id_hash, NOW).unwrap(),
-            Lookup::Missing(Missing::Undecodable { .. })
-        ));
+        let found = store.load(&id_hash, NOW).unwrap();
+        assert!(matches!(found, Lookup::Missing(Missing::Undecodable { .. })));
         let merged = merge(&store, &id_hash, &setting("n", 2)).unwrap();
         assert!(matches!(merged, Committed::Missing(Missing::Undecodable { .. })));
         let renewed = renew(&store, &id_hash, &new_id_hash(), None).unwrap();
@@ -121,10 +115,8 @@ fn a_session_over_the_item_limit_is_too_large() {
     assert_eq!(value(&live(&store, &id_hash).unwrap().unwrap(), "n"), Some(1));
     let fits = setting("n", "x".repeat(500 << 10));
     assert!(matches!(merge(&store, &id_hash, &fits).unwrap(), Committed::Done { .. }));
-    assert!(matches!(
-        renew(&store, &id_hash, &new_id_hash(), None).unwrap(),
-        Committed::Done { .. }
-    ));
+    let answer = renew(&store, &id_hash, &new_id_hash(), None).unwrap();
+    assert!(matches!(answer, Committed::Done { .. }));
 }
 
 #[test]
@@ -181,10 +173,8 @@ fn the_injected_clock_decides_about_the_deadline() {
     let store = shared().store();
     let id_hash = create(&store, &setting("n", 1)).unwrap();
     let deadline = live(&store, &id_hash).unwrap().unwrap().deadline();
-    assert!(matches!(
-        store.load(&id_hash, deadline).unwrap(),
-        Lookup::Missing(Missing::NotFound { .. })
-    ));
+    let found = store.load(&id_hash, deadline).unwrap();
+    assert!(matches!(found, Lookup::Missing(Missing::NotFound { .. })));
     assert!(is_live(&store, &id_hash), "it is there all the same");
     assert_eq!(store.sweep(deadline, NonZeroUsize::MIN).unwrap().removed, 0);
 }

@@ -6,7 +6,7 @@ use crate::common::client::{HttpClient, Request, Response};
 use crate::common::scripted_app::FRAMEWORKS;
 use crate::common::site::{Site, on};
 
-/// What a browser does, one request after the other. `-` before a path means without the cookie.
+/// The requests of a browser, in order. `-` before a method means without the cookie.
 const SCRIPT: &[(&str, &str)] = &[
     ("GET", "/hello"),
     ("GET", "/visits/who/keys"),

@@ -21,8 +21,7 @@ fn a_client_that_hangs_up_in_mid_response_keeps_its_change() {
 #[test]
 fn a_client_that_hangs_up_early_keeps_its_change() {
     everywhere(|site| {
-        let mut browser = site.browser();
-        browser.post("/count");
+        let mut browser = site.visitor("/count");
         let (exchange, gate) = start_gated(site, &browser, "/count/gate:slow");
         drop(exchange);
         assert_eq!(browser.get("/visits").text(), "1");
@@ -38,8 +37,7 @@ fn a_client_that_hangs_up_early_keeps_its_change() {
 #[test]
 fn a_client_that_hangs_up_in_mid_request_does_no_harm() {
     everywhere(|site| {
-        let mut browser = site.browser();
-        browser.post("/count");
+        let mut browser = site.visitor("/count");
         let request = browser.with_cookie(Request::post("/count")).bytes();
         for length in [0, 1, 20, request.len() / 2, request.len() - 1] {
             let mut exchange = site.connect();
@@ -53,9 +51,8 @@ fn a_client_that_hangs_up_in_mid_request_does_no_harm() {
 #[test]
 fn only_live_sessions_outlive_a_restart_of_the_server() {
     on_files(LONG, |site| {
-        let (mut ada, mut bob) = (site.browser(), site.browser());
-        ada.post("/count/sign-in:ada");
-        bob.post("/sign-in:bob");
+        let mut ada = site.visitor("/count/sign-in:ada");
+        let mut bob = site.visitor("/sign-in:bob");
         let bobs = bob.id().to_owned();
         bob.post("/destroy");
         for n in 1..4 {
@@ -63,8 +60,7 @@ fn only_live_sessions_outlive_a_restart_of_the_server() {
             ada.address = site.address();
             assert_eq!(ada.get("/who/visits").text(), format!("ada\n{n}"));
             assert_eq!(ada.post("/count").one("Set-Cookie"), None);
-            let replayed = site.send(&Request::get("/who").cookie(cookie(&bobs)));
-            assert_eq!(replayed.text(), "none");
+            assert_eq!(site.read("/who", cookie(&bobs)), "none");
         }
     });
 }

@@ -13,8 +13,7 @@ use crate::common::site::{everywhere, on, on_files};
 #[test]
 fn an_ignored_session_costs_no_store_call_and_no_header() {
     everywhere(|site| {
-        let mut browser = site.browser();
-        browser.post("/count");
+        let browser = site.visitor("/count");
         let calls = site.store_calls();
         for request in [
             Request::get("/hello"),
@@ -81,8 +80,7 @@ fn an_existing_session_gets_no_second_cookie() {
 #[test]
 fn writing_what_is_there_already_changes_nothing() {
     everywhere(|site| {
-        let mut browser = site.browser();
-        browser.post("/set:name:ada");
+        let mut browser = site.visitor("/set:name:ada");
         let public_id = browser.get("/handle").text().to_owned();
         assert_eq!(browser.post("/set:name:ada").one("Set-Cookie"), None);
         assert_eq!(browser.get("/handle/get:name").text(), format!("{public_id}\nada"));
@@ -111,8 +109,7 @@ fn an_unknown_id_is_not_adopted_and_a_write_gives_another() {
 #[test]
 fn a_malformed_cookie_never_reaches_the_store() {
     everywhere(|site| {
-        let mut browser = site.browser();
-        browser.post("/count");
+        let mut browser = site.visitor("/count");
         let live = browser.id().to_owned();
         let mut other_spelling = live.clone();
         // The last character carries four bits of the id; the two others must be zero.
@@ -156,8 +153,7 @@ fn a_malformed_cookie_never_reaches_the_store() {
 #[test]
 fn odd_cookie_headers_are_read_as_far_as_possible() {
     everywhere(|site| {
-        let mut browser = site.browser();
-        browser.post("/count");
+        let browser = site.visitor("/count");
         let (ours, id) = (cookie(browser.id()), browser.id());
         for (header, visits) in [
             (String::new(), "0"),
@@ -184,9 +180,8 @@ fn odd_cookie_headers_are_read_as_far_as_possible() {
 #[test]
 fn the_first_live_one_of_several_cookies_wins() {
     everywhere(|site| {
-        let (mut a, mut b) = (site.browser(), site.browser());
-        a.post("/set:name:a");
-        b.post("/set:name:b");
+        let a = site.visitor("/set:name:a");
+        let b = site.visitor("/set:name:b");
         let (a, b, dead) = (cookie(a.id()), cookie(b.id()), cookie(&unknown_id()));
         let (dead2, dead3) = (cookie(&unknown_id()), cookie(&unknown_id()));
         let bad = cookie("malformed");
@@ -219,8 +214,7 @@ fn the_first_live_one_of_several_cookies_wins() {
 #[test]
 fn a_session_goes_on_behind_forty_other_cookie_headers() {
     everywhere(|site| {
-        let mut browser = site.browser();
-        browser.post("/count");
+        let browser = site.visitor("/count");
         let ours = cookie(browser.id());
         let behind = |request: Request| {
             let others = (0..40).map(|n| format!("_ga_{n}=GS1.1.1700000000.{n}.1.1700000000"));
@@ -237,8 +231,7 @@ fn a_session_goes_on_behind_forty_other_cookie_headers() {
 #[test]
 fn a_cookie_in_quotes_is_read_as_without() {
     everywhere(|site| {
-        let mut browser = site.browser();
-        browser.post("/count");
+        let browser = site.visitor("/count");
         // As Java's CookieManager writes a cookie of RFC 2965.
         let header = format!("$Version=\"1\"; {COOKIE}=\"{}\";$Path=\"/\"", browser.id());
         let response = site.send(&Request::post("/count").cookie(header));
@@ -249,16 +242,14 @@ fn a_cookie_in_quotes_is_read_as_without() {
 #[test]
 fn of_a_hundred_cookies_sixteen_are_tried() {
     everywhere(|site| {
-        let mut browser = site.browser();
-        browser.post("/count");
+        let browser = site.visitor("/count");
         let ours = cookie(browser.id());
         let dead: Vec<_> = (0..99).map(|_| cookie(&unknown_id())).collect();
         for (place, visits) in [(0, "1"), (15, "1"), (16, "0"), (99, "0")] {
             let mut cookies = dead.clone();
             cookies.insert(place, ours.clone());
             let calls = site.store_calls();
-            let response = site.send(&Request::get("/visits").cookie(cookies.join("; ")));
-            assert_eq!(response.text(), visits, "in place {place}");
+            assert_eq!(site.read("/visits", cookies.join("; ")), visits, "in place {place}");
             assert!(site.store_calls() - calls <= 16);
         }
         let all = dead.iter().fold(Request::post("/count"), |r, c| r.cookie(c));
@@ -293,8 +284,7 @@ fn rouille_closes_the_connection_on_a_byte_beyond_ascii() {
 #[test]
 fn rocket_drops_a_header_that_is_not_utf_8_and_reads_the_rest() {
     on("Rocket", |site| {
-        let mut browser = site.browser();
-        browser.post("/count");
+        let browser = site.visitor("/count");
         let calls = site.store_calls();
         for value in [&b"__Host-id=\xff"[..], b"\x80"] {
             let response = site.send(&Request::get("/visits").cookie(value));
@@ -322,8 +312,7 @@ fn a_header_without_a_colon_is_answered_400() {
 #[test]
 fn an_id_anywhere_but_in_the_cookie_is_ignored() {
     everywhere(|site| {
-        let mut browser = site.browser();
-        browser.post("/count");
+        let browser = site.visitor("/count");
         let id = browser.id();
         for request in [
             Request::get(format!("/visits?{COOKIE}={id}")),
@@ -340,16 +329,14 @@ fn an_id_anywhere_but_in_the_cookie_is_ignored() {
 #[test]
 fn what_is_stored_cannot_be_presented_as_a_cookie() {
     on_files(LONG, |site| {
-        let mut browser = site.browser();
-        browser.post("/sign-in:ada");
+        let mut browser = site.visitor("/sign-in:ada");
         let database = Connection::open(site.database()).unwrap();
-        let key: Vec<u8> = database
+        let id_hash: Vec<u8> = database
             .query_row("SELECT id_hash FROM cloakroom_sessions", [], |row| row.get(0))
             .unwrap();
-        let stolen = URL_SAFE_NO_PAD.encode(&key);
+        let stolen = URL_SAFE_NO_PAD.encode(&id_hash);
         assert_ne!(stolen, browser.id());
-        let response = site.send(&Request::get("/who").cookie(cookie(&stolen)));
-        assert_eq!(response.text(), "none");
+        assert_eq!(site.read("/who", cookie(&stolen)), "none");
         assert_eq!(browser.get("/who").text(), "ada");
     });
 }

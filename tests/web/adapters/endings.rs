@@ -14,8 +14,7 @@ use crate::common::site::{everywhere, everywhere_with};
 #[test]
 fn signing_in_replaces_the_id_and_keeps_the_data() {
     everywhere(|site| {
-        let mut browser = site.browser();
-        browser.post("/count");
+        let mut browser = site.visitor("/count");
         let anonymous = browser.id().to_owned();
         let response = browser.post("/sign-in:ada/redirect");
         assert_eq!((response.status, response.one("Location")), (303, Some("/who")));
@@ -31,15 +30,12 @@ fn signing_in_replaces_the_id_and_keeps_the_data() {
 #[test]
 fn a_cookie_from_before_a_sign_out_is_not_signed_in_after_it() {
     everywhere(|site| {
-        let mut browser = site.browser();
-        browser.post("/sign-in:ada/count");
+        let mut browser = site.visitor("/sign-in:ada/count");
         let recorded = browser.id().to_owned();
-        let response = browser.post("/destroy/redirect");
-        assert_eq!(response.one("Set-Cookie"), Some(REMOVAL));
+        assert_eq!(browser.post("/destroy/redirect").one("Set-Cookie"), Some(REMOVAL));
         assert_eq!((browser.id.as_ref(), site.sessions()), (None, 0));
         for _ in 0..2 {
-            let replayed = site.send(&Request::get("/who/visits").cookie(cookie(&recorded)));
-            assert_eq!(replayed.text(), "none\n0");
+            assert_eq!(site.read("/who/visits", cookie(&recorded)), "none\n0");
         }
         let replayed = site.send(&Request::post("/count/who").cookie(cookie(&recorded)));
         assert_eq!(replayed.text(), "1\nnone");
@@ -50,16 +46,13 @@ fn a_cookie_from_before_a_sign_out_is_not_signed_in_after_it() {
 #[test]
 fn a_flash_after_a_sign_out_begins_an_anonymous_session() {
     everywhere(|site| {
-        let mut browser = site.browser();
-        browser.post("/sign-in:ada/count");
+        let mut browser = site.visitor("/sign-in:ada/count");
         let before = browser.id().to_owned();
-        let response = browser.post("/destroy/flash:bye/redirect");
-        assert_eq!(response.all("Set-Cookie").len(), 1);
+        assert_eq!(browser.post("/destroy/flash:bye/redirect").all("Set-Cookie").len(), 1);
         assert_ne!(browser.id(), before);
         assert_eq!(browser.get("/who/visits/flashes").text(), "none\n0\nbye");
         assert_eq!(browser.get("/flashes").text(), "", "read once");
-        let replayed = site.send(&Request::get("/who").cookie(cookie(&before)));
-        assert_eq!(replayed.text(), "none");
+        assert_eq!(site.read("/who", cookie(&before)), "none");
         assert_eq!(site.sessions(), 1);
     });
 }
@@ -67,9 +60,8 @@ fn a_flash_after_a_sign_out_begins_an_anonymous_session() {
 #[test]
 fn signing_out_ends_the_sessions_of_all_cookies_presented() {
     everywhere(|site| {
-        let (mut a, mut b) = (site.browser(), site.browser());
-        a.post("/sign-in:ada");
-        b.post("/sign-in:bob");
+        let mut a = site.visitor("/sign-in:ada");
+        let mut b = site.visitor("/sign-in:bob");
         let both = format!("{}; {}", cookie(a.id()), cookie(b.id()));
         let response = site.send(&Request::post("/destroy").cookie(both));
         assert_eq!((response.one("Set-Cookie"), site.sessions()), (Some(REMOVAL), 0));
@@ -115,8 +107,7 @@ fn a_sign_in_at_the_limit_is_refused_unless_one_was_ended() {
 #[test]
 fn a_renewal_gives_a_new_id_and_kills_the_old_one() {
     everywhere(|site| {
-        let mut browser = site.browser();
-        browser.post("/count/sign-in:ada");
+        let mut browser = site.visitor("/count/sign-in:ada");
         let (old, public_id) = (browser.id().to_owned(), browser.get("/handle").text().to_owned());
         site.clock.advance(Duration::from_secs(3600));
         let response = browser.post("/renew");
@@ -141,8 +132,7 @@ fn a_renewal_gives_a_new_id_and_kills_the_old_one() {
 #[test]
 fn signing_in_again_restarts_the_absolute_deadline() {
     everywhere(|site| {
-        let mut browser = site.browser();
-        browser.post("/sign-in:ada");
+        let mut browser = site.visitor("/sign-in:ada");
         site.clock.advance(Duration::from_secs(3600));
         let response = browser.post("/sign-in:ada");
         assert!(response.one("Set-Cookie").unwrap().contains("; Max-Age=2592000;"));
@@ -154,8 +144,7 @@ fn a_renewal_without_a_session_begins_none() {
     everywhere(|site| {
         assert_eq!(site.browser().post("/renew").one("Set-Cookie"), None);
         assert_eq!(site.sessions(), 0);
-        let mut browser = site.browser();
-        browser.post("/renew/count");
+        let mut browser = site.visitor("/renew/count");
         assert_eq!(browser.get("/visits").text(), "1");
     });
 }
@@ -164,8 +153,7 @@ fn a_renewal_without_a_session_begins_none() {
 fn with_a_grace_the_old_id_finds_the_same_session_until_it_ends() {
     let configure = |builder: SessionManagerBuilder| builder.renewal_grace(Duration::from_secs(10));
     everywhere_with(configure, |site| {
-        let mut browser = site.browser();
-        browser.post("/count");
+        let mut browser = site.visitor("/count");
         let old = browser.id().to_owned();
         browser.post("/renew");
         site.clock.advance(Duration::from_secs(9));
@@ -184,8 +172,7 @@ fn with_a_grace_the_old_id_finds_the_same_session_until_it_ends() {
 #[test]
 fn a_session_past_its_idle_limit_is_gone() {
     everywhere(|site| {
-        let mut browser = site.browser();
-        browser.post("/sign-in:ada");
+        let mut browser = site.visitor("/sign-in:ada");
         site.clock.advance(Duration::from_secs(86_400 - 1));
         assert_eq!(browser.get("/who").text(), "ada");
         site.app.sessions.flush().unwrap();
@@ -218,8 +205,7 @@ fn an_ignored_session_stays_as_it_was_and_none_begins() {
         let response = site.browser().post("/count/ignore");
         assert_eq!((response.text(), response.one("Set-Cookie")), ("1", None));
         assert_eq!(site.sessions(), 0);
-        let mut browser = site.browser();
-        browser.post("/count");
+        let mut browser = site.visitor("/count");
         for path in ["/count/ignore", "/ignore/count", "/renew/ignore", "/destroy/ignore"] {
             assert_eq!(browser.post(path).one("Set-Cookie"), None, "{path}");
             assert_eq!(browser.get("/visits").text(), "1", "{path}");

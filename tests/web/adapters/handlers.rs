@@ -4,7 +4,6 @@ use cloakroom::event::EventKind;
 use cloakroom::manager::SessionManagerBuilder;
 
 use crate::adapters::{REMOVAL, assert_plain_failure, cookie};
-use crate::common::client::Request;
 use crate::common::site::{everywhere, everywhere_with};
 
 /// The ways a handler can fail, the status of the answer, and whether it is the handler's own.
@@ -27,8 +26,7 @@ const FAILURES: [(&str, u16, bool); 13] = [
 #[test]
 fn a_failed_handler_discards_its_changes() {
     everywhere(|site| {
-        let mut browser = site.browser();
-        browser.post("/count/set:name:ada");
+        let mut browser = site.visitor("/count/set:name:ada");
         for (fails, status, own) in FAILURES {
             let path = format!("/count/set:name:eve/clear/remove:name/set:more:1/{fails}");
             let response = browser.post(&path);
@@ -73,14 +71,12 @@ fn errors_and_panics_reach_the_operator_and_not_the_client() {
 fn a_handler_that_fails_after_a_destroy_has_still_destroyed() {
     everywhere(|site| {
         for (fails, status, _) in FAILURES {
-            let mut browser = site.browser();
-            browser.post("/sign-in:ada");
+            let mut browser = site.visitor("/sign-in:ada");
             let id = browser.id().to_owned();
             let response = browser.post(&format!("/destroy/flash:bye/{fails}"));
             assert_eq!(response.status, status, "{fails}");
             assert_eq!(response.one("Set-Cookie"), Some(REMOVAL), "{fails}");
-            let replayed = site.send(&Request::get("/who").cookie(cookie(&id)));
-            assert_eq!(replayed.text(), "none", "{fails}");
+            assert_eq!(site.read("/who", cookie(&id)), "none", "{fails}");
             assert_eq!(site.sessions(), 0, "{fails}: the flash was discarded");
         }
     });
@@ -90,8 +86,7 @@ fn a_handler_that_fails_after_a_destroy_has_still_destroyed() {
 fn a_failed_handler_has_still_renewed_unless_it_panicked() {
     everywhere(|site| {
         for (fails, status, _) in FAILURES {
-            let mut browser = site.browser();
-            browser.post("/count");
+            let mut browser = site.visitor("/count");
             let id = browser.id().to_owned();
             let response = browser.post(&format!("/count/renew/{fails}"));
             assert_eq!(response.status, status, "{fails}");

@@ -43,6 +43,16 @@ fn start_gated(site: &Site, browser: &HttpClient, path: &str) -> (Exchange, Gate
     (exchange, gate)
 }
 
+/// Sends the request of a path that stops at the gate `slow`, posts to `by` from the same browser,
+/// and returns the answer to the first request.
+#[track_caller]
+fn overtaken(site: &Site, browser: &mut HttpClient, path: &str, by: &str) -> Response {
+    let (mut slow, gate) = start_gated(site, browser, path);
+    browser.post(by);
+    gate.open();
+    slow.answer().unwrap()
+}
+
 /// An answer that says nothing but that something failed, without any cookie.
 #[track_caller]
 fn assert_plain_failure(response: &Response, status: u16) {

@@ -14,13 +14,13 @@ use rouille::{Request, Response};
 use crate::common::client::{HttpClient, Request as Sent, send};
 
 /// A server of rouille's that stops when it is dropped.
-struct Server {
+struct RouilleServer {
     address: std::net::SocketAddr,
     stopped: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Server {
+impl RouilleServer {
     fn start(handler: impl Fn(&Request) -> Response + Send + Sync + 'static) -> Self {
         let server = rouille::Server::new("127.0.0.1:0", handler).unwrap();
         let (address, stopped) = (server.server_addr(), Arc::new(AtomicBool::new(false)));
@@ -30,11 +30,11 @@ impl Server {
                 server.poll_timeout(Duration::from_millis(10));
             }
         });
-        Server { address, stopped, thread: Some(thread) }
+        RouilleServer { address, stopped, thread: Some(thread) }
     }
 }
 
-impl Drop for Server {
+impl Drop for RouilleServer {
     fn drop(&mut self) {
         self.stopped.store(true, Ordering::Relaxed);
         self.thread.take().unwrap().join().unwrap();
@@ -83,7 +83,7 @@ fn nested(
 fn an_inner_call_gets_the_session_of_the_outer_one() {
     let sessions = memory();
     let manager = sessions.clone();
-    let server = Server::start(move |request| {
+    let server = RouilleServer::start(move |request| {
         let inner = |session: &Session| {
             add(session, "inner")?;
             Ok(Response::text(seen(session)?))
@@ -108,7 +108,7 @@ fn an_inner_handler_that_fails_or_panics_discards_the_changes() {
         let manager = sessions.clone();
         let fails = Arc::new(AtomicBool::new(false));
         let failing = fails.clone();
-        let server = Server::start(move |request| {
+        let server = RouilleServer::start(move |request| {
             let inner = |session: &Session| {
                 add(session, "inner")?;
                 match failing.load(Ordering::Relaxed) {
@@ -143,7 +143,7 @@ fn an_inner_handler_that_fails_or_panics_discards_the_changes() {
 fn an_inner_handler_that_signs_out_and_panics_has_signed_out() {
     let sessions = memory();
     let manager = sessions.clone();
-    let server = Server::start(move |request| {
+    let server = RouilleServer::start(move |request| {
         let inner = |session: &Session| {
             session.destroy()?;
             panic!("as planned")
@@ -161,7 +161,7 @@ fn managers_within_each_other_keep_their_own_sessions() {
     let visitors = memory();
     let cookie = CookieConfig::new().name("__Host-admin");
     let admins = SessionManager::builder(MemoryStore::new()).cookie(cookie).build().unwrap();
-    let server = Server::start(move |request| {
+    let server = RouilleServer::start(move |request| {
         session(&visitors, request, |visitor| {
             add(visitor, "outer")?;
             Ok(session(&admins, request, |admin| {
@@ -185,7 +185,7 @@ fn another_request_within_a_request_gets_its_own_session() {
     let sessions = memory();
     let ada = begun(&sessions);
     let manager = sessions.clone();
-    let server = Server::start(move |request| {
+    let server = RouilleServer::start(move |request| {
         session(&manager, request, |outer| {
             add(outer, "outer")?;
             let headers = vec![("Cookie".to_owned(), ada.clone())];
@@ -195,6 +195,5 @@ fn another_request_within_a_request_gets_its_own_session() {
             }))
         })
     });
-    let response = send(server.address, &Sent::get("/")).unwrap();
-    assert_eq!(response.text(), "true 0 0");
+    assert_eq!(send(server.address, &Sent::get("/")).unwrap().text(), "true 0 0");
 }

@@ -6,8 +6,7 @@ use crate::common::site::everywhere;
 #[test]
 fn a_page_fetched_in_advance_takes_no_flash_away() {
     everywhere(|site| {
-        let mut browser = site.browser();
-        browser.post("/flash:saved");
+        let mut browser = site.visitor("/flash:saved");
         for (name, value) in [
             ("Sec-Purpose", "prefetch"),
             ("Sec-Purpose", "prefetch;prerender"),
@@ -27,8 +26,7 @@ fn a_page_fetched_in_advance_takes_no_flash_away() {
 fn any_other_purpose_takes_flashes_away() {
     everywhere(|site| {
         for value in ["", "navigate", "prefetched", "x-prefetch"] {
-            let mut browser = site.browser();
-            browser.post("/flash:saved");
+            let mut browser = site.visitor("/flash:saved");
             let request = Request::get("/flashes").header("Sec-Purpose", value);
             assert_eq!(browser.try_send(request).unwrap().text(), "saved");
             assert_eq!(browser.get("/flashes").text(), "", "{value:?}");

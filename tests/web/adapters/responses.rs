@@ -146,8 +146,7 @@ fn a_sign_in_is_stored_before_its_redirect_can_be_read() {
         }
     });
     everywhere(|site| {
-        let mut browser = site.browser();
-        browser.post("/count");
+        let mut browser = site.visitor("/count");
         let before = browser.id().to_owned();
         let mut exchange = browser.start(Request::post("/count/sign-in:ada/redirect"));
         // A second connection follows the redirect while the first is still open.

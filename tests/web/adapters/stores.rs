@@ -15,8 +15,7 @@ use crate::common::site::{everywhere, everywhere_with, on_files};
 #[test]
 fn a_failed_commit_is_a_plain_error_without_any_cookie() {
     everywhere(|site| {
-        let mut browser = site.browser();
-        browser.post("/count");
+        let mut browser = site.visitor("/count");
         for (kind, status) in [
             (ErrorKind::Busy, 503),
             (ErrorKind::Unavailable, 503),
@@ -46,8 +45,7 @@ fn a_failed_commit_is_a_plain_error_without_any_cookie() {
 #[test]
 fn a_failed_load_is_a_plain_error_without_any_cookie() {
     everywhere(|site| {
-        let mut browser = site.browser();
-        browser.post("/count");
+        let mut browser = site.visitor("/count");
         site.store.set_failing(Call::Load, ErrorKind::Unavailable);
         for path in ["/visits", "/own-cookie/count", "/who", "/own-cookie/sign-in:ada/redirect"] {
             assert_plain_failure(&browser.post(path), 503);
@@ -65,8 +63,7 @@ fn a_failed_load_treated_as_anonymous_changes_no_cookie() {
     let configure =
         |builder: SessionManagerBuilder| builder.on_load_failure(OnLoadFailure::TreatAsAnonymous);
     everywhere_with(configure, |site| {
-        let mut browser = site.browser();
-        browser.post("/count/sign-in:ada");
+        let mut browser = site.visitor("/count/sign-in:ada");
         let id = browser.id().to_owned();
         site.store.set_failing(Call::Load, ErrorKind::Unavailable);
         let response = browser.get("/visits/who");
@@ -90,8 +87,7 @@ fn a_failed_load_treated_as_anonymous_changes_no_cookie() {
 #[test]
 fn while_another_process_holds_the_lock_writes_get_503() {
     on_files(Duration::from_millis(100), |site| {
-        let mut browser = site.browser();
-        browser.post("/count");
+        let mut browser = site.visitor("/count");
         let other = Connection::open(site.database()).unwrap();
         other.execute_batch("BEGIN IMMEDIATE; CREATE TABLE others (a)").unwrap();
         std::thread::scope(|scope| {
@@ -123,8 +119,7 @@ fn while_another_process_holds_the_lock_writes_get_503() {
 fn a_session_that_is_too_large_is_refused() {
     let configure = |builder: SessionManagerBuilder| builder.max_bytes(1000);
     everywhere_with(configure, |site| {
-        let mut browser = site.browser();
-        browser.post("/count");
+        let mut browser = site.visitor("/count");
         assert_plain_failure(&browser.post(&format!("/set:note:{}", "x".repeat(1000))), 500);
         let half = "x".repeat(600);
         assert_eq!(browser.post(&format!("/set:a:{half}")).status, 200);
@@ -136,8 +131,7 @@ fn a_session_that_is_too_large_is_refused() {
 #[test]
 fn an_undecodable_row_stays_and_its_visitor_gets_a_new_session() {
     on_files(LONG, |site| {
-        let mut browser = site.browser();
-        browser.post("/count");
+        let mut browser = site.visitor("/count");
         let old = browser.id().to_owned();
         let other = Connection::open(site.database()).unwrap();
         other.execute("UPDATE cloakroom_sessions SET data = 'no JSON'", []).unwrap();

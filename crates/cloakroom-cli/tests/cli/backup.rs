@@ -13,7 +13,7 @@ use cloakroom::stores::sqlite::rusqlite::Connection;
 use crate::common::{Folder, live};
 use crate::fixture::{
     Begun, answered, begin, beside_a_service, count, damage, done, fails, fill, interrupt,
-    is_intact, number, open, program, run, start, strangers,
+    is_intact, number, open, program, run, set_up, start, strangers, with_store,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -30,8 +30,7 @@ fn backup(folder: &Folder) -> String {
 
 #[test]
 fn a_copy_made_beside_writers_is_complete_and_private() {
-    let folder = Folder::new();
-    open(&folder);
+    let folder = set_up();
     fill(&folder, 5000, true);
     let (copy, _) = beside_a_service(&folder, || backup(&folder));
     assert!(is_intact(Path::new(&copy)));
@@ -41,8 +40,7 @@ fn a_copy_made_beside_writers_is_complete_and_private() {
 
 #[test]
 fn a_copy_never_overwrites_a_file() {
-    let folder = Folder::new();
-    open(&folder);
+    let folder = set_up();
     let copy = folder.path("copy.db").display().to_string();
     for name in ["copy.db", "copy.db-wal", "copy.db-journal"] {
         fs::write(folder.path(name), "mine").unwrap();
@@ -78,8 +76,7 @@ fn damaged(folder: &Folder) {
 
 #[test]
 fn an_interrupted_backup_leaves_nothing() {
-    let folder = Folder::new();
-    open(&folder);
+    let folder = set_up();
     fill(&folder, 100_000, true);
     let copy = folder.path("copy.db");
     for _ in 0..5 {
@@ -103,8 +100,7 @@ fn an_interrupted_backup_leaves_nothing() {
 
 #[test]
 fn restoring_ends_sessions_unless_they_are_kept() {
-    let folder = Folder::new();
-    let store = open(&folder);
+    let (folder, store) = with_store();
     let revoked = begin(&store, Some("ada"), MINUTE);
     let copy = backup(&folder);
     done(&folder, &["revoke", "--user", "ada"]);
@@ -136,8 +132,7 @@ fn restoring_ends_sessions_unless_they_are_kept() {
 
 #[test]
 fn a_service_keeps_running_through_a_restore() {
-    let folder = Folder::new();
-    let store = open(&folder);
+    let (folder, store) = with_store();
     let host = "CREATE TABLE customers (name TEXT); INSERT INTO customers VALUES ('Ada')";
     let host_connection = Connection::open(folder.database()).unwrap();
     host_connection.execute_batch(host).unwrap();
@@ -180,8 +175,7 @@ fn a_missing_file_is_restored() {
 
 #[test]
 fn a_damaged_database_is_replaced_by_its_copy() {
-    let folder = Folder::new();
-    let store = open(&folder);
+    let (folder, store) = with_store();
     let kept = begin(&store, None, MINUTE);
     let copy = backup(&folder);
     drop(store);
@@ -214,8 +208,7 @@ fn pages_of_another_size_are_restored_too() {
 
 #[test]
 fn a_foreign_copy_is_refused_and_changes_nothing() {
-    let folder = Folder::new();
-    let store = open(&folder);
+    let (folder, store) = with_store();
     let begun = begin(&store, None, MINUTE);
     let good = backup(&folder);
     let path = |name: &str| folder.path(name).display().to_string();
@@ -257,8 +250,7 @@ fn a_foreign_copy_is_refused_and_changes_nothing() {
 
 #[test]
 fn a_copy_without_tables_is_reported_as_such() {
-    let folder = Folder::new();
-    open(&folder);
+    let folder = set_up();
     fs::write(folder.path("empty.db"), "").unwrap();
     let empty = folder.path("empty.db").display().to_string();
     let ran = run(&folder, &["restore", &empty, "--yes"]);
@@ -272,8 +264,7 @@ fn a_copy_without_tables_is_reported_as_such() {
 
 #[test]
 fn a_killed_restore_changes_everything_or_nothing() {
-    let folder = Folder::new();
-    let store = open(&folder);
+    let (folder, store) = with_store();
     fill(&folder, 50_000, true);
     let copy = backup(&folder);
     store.admin().clear().unwrap();
@@ -292,8 +283,7 @@ fn a_killed_restore_changes_everything_or_nothing() {
     assert!(is_live(&store, &begun));
     // If it was killed in time, `doctor` finds its unfinished file.
     let left = strangers(&folder).into_iter().any(|name| name.ends_with(".partial"));
-    let reported = run(&folder, &["doctor"]).out.contains(".partial was not finished");
-    assert_eq!(reported, left);
+    assert_eq!(run(&folder, &["doctor"]).out.contains(".partial was not finished"), left);
 }
 
 /// Interrupts a restore when `now` returns true. Returns whether that was in time.
@@ -325,8 +315,7 @@ fn interrupted(folder: &Folder, copy: &str, now: impl Fn() -> bool) -> bool {
 
 #[test]
 fn an_interrupted_restore_changes_nothing() {
-    let folder = Folder::new();
-    let store = open(&folder);
+    let (folder, store) = with_store();
     fill(&folder, 100_000, true);
     let copy = backup(&folder);
     store.admin().clear().unwrap();

@@ -10,7 +10,8 @@ use cloakroom::stores::sqlite::rusqlite::Connection;
 
 use crate::common::Folder;
 use crate::fixture::{
-    Ran, begin, count, damage, done, fill, is_intact, names, number, open, program, run,
+    Ran, begin, count, damage, done, fill, is_intact, names, number, open, program, run, set_up,
+    with_store,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -243,8 +244,7 @@ fn a_file_in_a_read_only_folder_is_read_and_restored() {
 
 #[test]
 fn a_log_that_cannot_be_read_is_an_error() {
-    let folder = Folder::new();
-    let store = open(&folder);
+    let (folder, store) = with_store();
     begin(&store, Some("ada"), MINUTE);
     let copied = Folder::new();
     for name in ["app.db", "app.db-wal"] {
@@ -313,8 +313,7 @@ fn damage_anywhere_is_one_line_with_a_remedy() {
         root("sessions_user"),
         leaf,
     ] {
-        let folder = Folder::new();
-        open(&folder);
+        let folder = set_up();
         fill(&folder, 2000, true);
         damage(&folder, number(&folder.database(), &place));
         let before = fs::read(folder.database()).unwrap();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use cloakroom::stores::sqlite::rusqlite::Connection;
 
 use crate::common::Folder;
-use crate::fixture::{DAY, begin, done, fill, json, number, open, run};
+use crate::fixture::{DAY, begin, done, fill, json, number, open, run, set_up, with_store};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -94,8 +94,7 @@ fn a_kept_journal_mode_is_found() {
 
 #[test]
 fn a_damaged_index_is_found() {
-    let folder = Folder::new();
-    open(&folder);
+    let folder = set_up();
     fill(&folder, 300, true);
     let deadline = "SELECT rootpage FROM sqlite_schema WHERE name = 'cloakroom_sessions_deadline'";
     let page = usize::try_from(number(&folder.database(), deadline)).unwrap();
@@ -108,8 +107,7 @@ fn a_damaged_index_is_found() {
 
 #[test]
 fn sessions_that_do_not_decode_are_found() {
-    let folder = Folder::new();
-    let store = open(&folder);
+    let (folder, store) = with_store();
     begin(&store, Some("ada"), MINUTE);
     let spoilt = begin(&store, None, MINUTE).public_id;
     let spoil = "UPDATE cloakroom_sessions SET data = 'no' WHERE user_key IS NULL";
@@ -119,8 +117,7 @@ fn sessions_that_do_not_decode_are_found() {
 
 #[test]
 fn overdue_sessions_are_found() {
-    let folder = Folder::new();
-    let store = open(&folder);
+    let (folder, store) = with_store();
     // Expired, but the cleaner may not have run yet.
     begin(&store, None, DAY + MINUTE * 5);
     assert_eq!(wrong(&folder, &[]), []);

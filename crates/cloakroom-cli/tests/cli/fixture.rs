@@ -100,6 +100,18 @@ pub fn open(folder: &Folder) -> SqliteStore {
     SqliteStore::open(folder.database()).unwrap()
 }
 
+/// A folder with an empty database.
+pub fn set_up() -> Folder {
+    with_store().0
+}
+
+/// The same, and its store.
+pub fn with_store() -> (Folder, SqliteStore) {
+    let folder = Folder::new();
+    let store = open(&folder);
+    (folder, store)
+}
+
 pub struct Begun {
     pub id: SessionId,
     pub id_hash: SessionIdHash,

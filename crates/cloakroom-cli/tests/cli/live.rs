@@ -8,16 +8,15 @@ use cloakroom::{ErrorKind, SessionManager};
 
 use crate::common::Folder;
 use crate::fixture::{
-    begin, beside_a_service, count, done, fill, is_intact, open, program, run, start, strangers,
-    visit,
+    begin, beside_a_service, count, done, fill, is_intact, open, program, run, set_up, start,
+    strangers, visit, with_store,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
 
 #[test]
 fn reading_and_sweeping_do_not_disturb_a_service() {
-    let folder = Folder::new();
-    let store = open(&folder);
+    let (folder, store) = with_store();
     fill(&folder, 500, true);
     fill(&folder, 500, false);
     let public_id = begin(&store, Some("ada"), MINUTE).public_id.to_string();
@@ -56,8 +55,7 @@ fn reading_and_sweeping_do_not_disturb_a_service() {
 
 #[test]
 fn ended_sessions_are_ended_for_a_running_service() {
-    let folder = Folder::new();
-    open(&folder);
+    let folder = set_up();
     fill(&folder, 500, true);
     let copy = folder.path("copy.db").display().to_string();
     done(&folder, &["backup", &copy]);
@@ -92,8 +90,7 @@ fn a_service_recovers_when_dropped_tables_are_set_up() {
 
 #[test]
 fn two_concurrent_operators_do_not_interfere() {
-    let folder = Folder::new();
-    open(&folder);
+    let folder = set_up();
     fill(&folder, 20_000, true);
     let copy = folder.path("copy.db").display().to_string();
     let both = |args: [&[&str]; 2]| {

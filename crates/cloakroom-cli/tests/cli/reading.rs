@@ -9,18 +9,16 @@ use cloakroom::stores::sqlite::rusqlite::Connection;
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::common::Folder;
 use crate::fixture::{
-    DAY, begin, begin_with, count, done, fails, fill, interrupt, json, masked, open, program, run,
-    signal, start,
+    DAY, begin, begin_with, count, done, fails, fill, interrupt, json, masked, program, run,
+    set_up, signal, start, with_store,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
 
 #[test]
 fn statistics_count_sessions_and_measure_the_file() {
-    let folder = Folder::new();
-    let store = open(&folder);
+    let (folder, store) = with_store();
     begin(&store, Some("ada"), 3 * DAY);
     begin(&store, Some("ada"), MINUTE);
     begin(&store, None, MINUTE);
@@ -41,8 +39,7 @@ fn statistics_count_sessions_and_measure_the_file() {
 
 #[test]
 fn the_json_of_statistics_is_as_documented() {
-    let folder = Folder::new();
-    let store = open(&folder);
+    let (folder, store) = with_store();
     for days in [8, 3, 0] {
         // All live sessions, by any day of creation.
         let begun = begin(&store, None, days * DAY + MINUTE * 2);
@@ -112,8 +109,7 @@ fn lines(child: &mut Child, lines: usize) {
 
 #[test]
 fn a_watch_repeats_until_it_is_interrupted() {
-    let folder = Folder::new();
-    open(&folder);
+    let folder = set_up();
     for end in [Signal::INT, Signal::TERM, Signal::HUP] {
         let mut child = start(&mut program(&folder, &["stats", "--json", "--watch", "1"]));
         lines(&mut child, 2);
@@ -124,8 +120,7 @@ fn a_watch_repeats_until_it_is_interrupted() {
 
 #[test]
 fn a_command_under_nohup_survives_its_terminal() {
-    let folder = Folder::new();
-    open(&folder);
+    let folder = set_up();
     let mut nohup = Command::new("sh");
     let watch = "trap '' HUP; exec \"$0\" stats --json --watch 1";
     nohup.args(["-c", watch, env!("CARGO_BIN_EXE_cloakroom")]);
@@ -139,8 +134,7 @@ fn a_command_under_nohup_survives_its_terminal() {
 
 #[test]
 fn a_list_shows_live_sessions_newest_first() {
-    let folder = Folder::new();
-    let store = open(&folder);
+    let (folder, store) = with_store();
     begin(&store, Some("ada"), 2 * DAY);
     let first = begin(&store, Some("ada"), MINUTE * 2);
     let second = begin(&store, None, MINUTE);
@@ -163,8 +157,7 @@ HHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHH  ada   __Host-id  YYYY-MM-DD hh:mm:ss  YYYY-MM-
 
 #[test]
 fn a_list_can_be_limited_to_a_user_or_to_expired_ones() {
-    let folder = Folder::new();
-    let store = open(&folder);
+    let (folder, store) = with_store();
     let old = begin(&store, Some("ada"), 2 * DAY);
     let others = begin(&store, Some("bob"), 2 * DAY);
     let live = begin(&store, Some("ada"), MINUTE);
@@ -208,8 +201,7 @@ fn a_list_can_be_limited_to_a_user_or_to_expired_ones() {
 
 #[test]
 fn a_long_list_is_complete_and_in_order() {
-    let folder = Folder::new();
-    open(&folder);
+    let folder = set_up();
     // More than one page.
     fill(&folder, 5500, true);
     fill(&folder, 5500, false);
@@ -239,16 +231,14 @@ fn a_long_list_is_complete_and_in_order() {
 
 #[test]
 fn an_empty_list_says_so() {
-    let folder = Folder::new();
-    open(&folder);
+    let folder = set_up();
     assert_eq!(done(&folder, &["list"]), "There are none.\n");
     assert_eq!(done(&folder, &["list", "--expired"]), "There are none.\n");
 }
 
 #[test]
 fn session_data_is_shown_only_on_request() {
-    let folder = Folder::new();
-    let store = open(&folder);
+    let (folder, store) = with_store();
     let begun = begin(&store, Some("ada"), MINUTE);
     let public_id = begun.public_id.to_string();
     let shown = done(&folder, &["show", &public_id]);
@@ -281,8 +271,7 @@ data          29 bytes
 
 #[test]
 fn session_data_is_shown_as_it_is_stored() {
-    let folder = Folder::new();
-    let store = open(&folder);
+    let (folder, store) = with_store();
     let public_id = begin(&store, Some("ada"), MINUTE).public_id.to_string();
     let numbers = "[117.63331139400017,5e-324,-0.0,340282366920938463463374607431768211455]";
     Connection::open(folder.database())
@@ -299,8 +288,7 @@ fn session_data_is_shown_as_it_is_stored() {
 
 #[test]
 fn expired_and_undecodable_sessions_are_marked() {
-    let folder = Folder::new();
-    let store = open(&folder);
+    let (folder, store) = with_store();
     let expired = begin(&store, None, 2 * DAY).public_id.to_string();
     assert!(done(&folder, &["show", &expired]).contains(" (expired)\n"));
     assert_eq!(json(&folder, &["show", &expired, "--json"])["expired"], true);
@@ -318,8 +306,7 @@ fn expired_and_undecodable_sessions_are_marked() {
 
 #[test]
 fn no_command_shows_an_id_or_its_hash() {
-    let folder = Folder::new();
-    let store = open(&folder);
+    let (folder, store) = with_store();
     let begun = begin(&store, Some("ada"), MINUTE);
     let public_id = begun.public_id.to_string();
     let mut all = String::new();
@@ -345,8 +332,7 @@ fn no_command_shows_an_id_or_its_hash() {
 
 #[test]
 fn text_from_visitors_cannot_control_the_terminal() {
-    let folder = Folder::new();
-    let store = open(&folder);
+    let (folder, store) = with_store();
     let agent = "\u{1b}]0;owned\u{7}\n\u{9b}2J\u{202e}agent";
     let begun = begin_with(&store, Some("a\u{1b}[31mda"), MINUTE, "::1", agent);
     let public_id = begun.public_id.to_string();
@@ -367,8 +353,7 @@ fn text_from_visitors_cannot_control_the_terminal() {
 
 #[test]
 fn times_are_local_unless_utc_is_requested() {
-    let folder = Folder::new();
-    let store = open(&folder);
+    let (folder, store) = with_store();
     let public_id = begin(&store, None, MINUTE).public_id.to_string();
     let line = |args: &[&str], zone: &str| {
         let output = program(&folder, args).env("TZ", zone).output().unwrap();
@@ -385,8 +370,7 @@ fn times_are_local_unless_utc_is_requested() {
 
 #[test]
 fn a_closed_pipe_is_no_failure() {
-    let folder = Folder::new();
-    open(&folder);
+    let folder = set_up();
     fill(&folder, 3000, true);
     let mut command = program(&folder, &["list", "--limit", "3000"]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

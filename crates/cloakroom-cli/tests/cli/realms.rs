@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::common::Folder;
 use crate::fixture::{
     Begun, DAY, answered, begin_in, count, done, fails, fill, json, masked, number, open, run,
+    set_up, with_store,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -19,8 +20,7 @@ struct Given {
 
 impl Given {
     fn new() -> Self {
-        let folder = Folder::new();
-        let store = open(&folder);
+        let (folder, store) = with_store();
         begin_in(&store, "shop", Some("ada"), DAY * 2);
         begin_in(&store, "office", Some("ada"), DAY * 2);
         begin_in(&store, "shop", Some("ada"), MINUTE * 2);
@@ -72,8 +72,7 @@ fn a_table_has_a_column_of_realms_unless_one_is_named() {
 
 #[test]
 fn a_long_list_of_a_realm_is_complete_and_in_order() {
-    let folder = Folder::new();
-    open(&folder);
+    let folder = set_up();
     for live in [true, false] {
         fill(&folder, 11_000, live);
     }
@@ -225,8 +224,7 @@ fn a_realm_of_255_bytes_is_accepted_and_a_longer_refused() {
 
 #[test]
 fn a_realm_cannot_control_the_terminal() {
-    let folder = Folder::new();
-    let store = open(&folder);
+    let (folder, store) = with_store();
     let begun = begin_in(&store, "a\u{1b}[2J\nb", Some("ada"), MINUTE);
     let shown = [
         done(&folder, &["list"]),

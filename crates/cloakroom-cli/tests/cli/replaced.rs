@@ -7,7 +7,7 @@ use cloakroom::backend::{Action, Commit, Committed, Delta, Lookup, Missing, Stor
 use cloakroom::id::{Realm, SessionIdHash};
 
 use crate::common::{Folder, new_id_hash};
-use crate::fixture::{DAY, begin, done, fill, is_intact, now, number, open, run};
+use crate::fixture::{DAY, begin, done, fill, is_intact, now, number, run, with_store};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -52,8 +52,7 @@ fn rows(folder: &Folder) -> i64 {
 
 #[test]
 fn a_replaced_id_finds_its_session_after_compacting() {
-    let folder = Folder::new();
-    let store = open(&folder);
+    let (folder, store) = with_store();
     fill(&folder, 3000, false);
     let ids = renewed(&store);
     fill(&folder, 3000, false);
@@ -66,8 +65,7 @@ fn a_replaced_id_finds_its_session_after_compacting() {
 
 #[test]
 fn a_kept_copy_keeps_its_replaced_ids() {
-    let folder = Folder::new();
-    let store = open(&folder);
+    let (folder, store) = with_store();
     let ids = renewed(&store);
     let copy = folder.fresh().display().to_string();
     done(&folder, &["backup", &copy]);
@@ -89,8 +87,7 @@ fn assert_find_nothing(store: &SqliteStore, ids: &[SessionIdHash], command: &[&s
 
 #[test]
 fn ending_all_sessions_removes_their_replaced_ids() {
-    let folder = Folder::new();
-    let store = open(&folder);
+    let (folder, store) = with_store();
     let _ = renewed(&store);
     let copy = folder.fresh().display().to_string();
     done(&folder, &["backup", &copy]);
@@ -107,8 +104,7 @@ fn ending_all_sessions_removes_their_replaced_ids() {
 
 #[test]
 fn the_replaced_ids_of_a_revoked_session_find_nothing() {
-    let folder = Folder::new();
-    let store = open(&folder);
+    let (folder, store) = with_store();
     for command in [
         &["revoke", "--user", "ada"][..],
         &["revoke", "--user", "ada", "--realm", "__Host-id"],
@@ -123,8 +119,7 @@ fn the_replaced_ids_of_a_revoked_session_find_nothing() {
 
 #[test]
 fn a_sweep_removes_outdated_replaced_ids() {
-    let folder = Folder::new();
-    let store = open(&folder);
+    let (folder, store) = with_store();
     let _ = renewed(&store);
     done(&folder, &["sweep"]);
     assert_eq!(rows(&folder), 2, "both are remembered for minutes");

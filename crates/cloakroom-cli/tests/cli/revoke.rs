@@ -6,15 +6,14 @@ use cloakroom::http::Outcome;
 use cloakroom::{SessionManager, SignIn, UserKey};
 
 use crate::common::Folder;
-use crate::fixture::{DAY, answered, begin, count, done, fails, open, run};
+use crate::fixture::{DAY, answered, begin, count, done, fails, open, run, with_store};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const UNKNOWN: &str = "0123456789abcdef0123456789abcdef";
 
 #[test]
 fn one_session_is_ended_by_its_public_id() {
-    let folder = Folder::new();
-    let store = open(&folder);
+    let (folder, store) = with_store();
     for user in [Some("ada"), None] {
         let public_id = begin(&store, user, MINUTE).public_id.to_string();
         begin(&store, user, MINUTE);
@@ -30,8 +29,7 @@ fn one_session_is_ended_by_its_public_id() {
 
 #[test]
 fn all_sessions_of_a_user_are_ended_or_all_but_one() {
-    let folder = Folder::new();
-    let store = open(&folder);
+    let (folder, store) = with_store();
     let kept = begin(&store, Some("ada"), MINUTE).public_id.to_string();
     begin(&store, Some("ada"), MINUTE);
     begin(&store, Some("ada"), MINUTE);
@@ -53,8 +51,7 @@ fn all_sessions_of_a_user_are_ended_or_all_but_one() {
 
 #[test]
 fn all_sessions_are_ended_after_confirmation() {
-    let folder = Folder::new();
-    let store = open(&folder);
+    let (folder, store) = with_store();
     begin(&store, Some("ada"), MINUTE);
     begin(&store, None, MINUTE);
     begin(&store, None, 2 * DAY);
@@ -84,7 +81,7 @@ fn a_revocation_affects_the_next_request_of_a_service() {
     let session = sessions.open(Some(cookie));
     assert_eq!(session.user().unwrap(), Some(ada));
     assert_eq!(done(&folder, &["revoke", "--user", "ada"]), "ended 1 session in all realms\n");
-    // The request under way is late, and the next one finds no user.
+    // The request in flight is late, and the next one finds no user.
     session.set("late", true).unwrap();
     sessions.close(&session, Outcome::Completed).unwrap();
     assert_eq!(count(&folder), 0);

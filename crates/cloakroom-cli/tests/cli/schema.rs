@@ -8,7 +8,8 @@ use cloakroom::stores::sqlite::rusqlite::Connection;
 
 use crate::common::Folder;
 use crate::fixture::{
-    DAY, answered, begin, count, done, fails, masked, number, open, program, run, start,
+    DAY, answered, begin, count, done, fails, masked, number, open, program, run, set_up, start,
+    with_store,
 };
 
 #[test]
@@ -18,10 +19,8 @@ fn a_second_setup_changes_nothing() {
     assert_eq!(masked(&folder, &first), "set up: table cloakroom_sessions in FOLDER/app.db\n");
     begin(&open(&folder), None, DAY / 2);
     let again = done(&folder, &["setup"]);
-    assert_eq!(
-        masked(&folder, &again),
-        "already set up: table cloakroom_sessions in FOLDER/app.db\n"
-    );
+    let text = masked(&folder, &again);
+    assert_eq!(text, "already set up: table cloakroom_sessions in FOLDER/app.db\n");
     assert_eq!(count(&folder), 1);
 }
 
@@ -56,17 +55,14 @@ fn a_dry_run_lists_migrations_and_changes_nothing() {
     assert_eq!(would, "would apply migration 1, sessions\n");
     fails(&folder, &["stats"], 3);
     assert_eq!(done(&folder, &["migrate"]), "applied migration 1, sessions\n");
-    assert_eq!(
-        done(&folder, &["migrate"]),
-        "nothing to do: the tables have this version's schema\n"
-    );
+    let text = done(&folder, &["migrate"]);
+    assert_eq!(text, "nothing to do: the tables have this version's schema\n");
     done(&folder, &["stats"]);
 }
 
 #[test]
 fn destructive_commands_ask_and_accept_only_yes() {
-    let folder = Folder::new();
-    let store = open(&folder);
+    let (folder, store) = with_store();
     begin(&store, Some("ada"), DAY / 2);
     for command in [vec!["clear"], vec!["drop"], vec!["revoke", "--all"], vec!["compact"]] {
         for answer in ["", "\n", "y\n", "no\n", "yes please\n", "YES\n"] {
@@ -83,10 +79,8 @@ fn destructive_commands_ask_and_accept_only_yes() {
     }
     assert_eq!(count(&folder), 1);
     let ran = answered(&folder, &["clear"], "yes\n");
-    assert_eq!(
-        (ran.code, ran.out.as_str()),
-        (0, "ended 1 session in all realms, expired ones included\n")
-    );
+    let status = (ran.code, ran.out.as_str());
+    assert_eq!(status, (0, "ended 1 session in all realms, expired ones included\n"));
     assert_eq!(
         masked(&folder, &ran.err),
         "This ends 1 live session of table cloakroom_sessions in FOLDER/app.db, in all realms: \
@@ -117,8 +111,7 @@ fn dropping_removes_our_tables_and_no_other() {
 
 #[test]
 fn invalid_arguments_are_refused_in_one_line() {
-    let folder = Folder::new();
-    open(&folder);
+    let folder = set_up();
     for wrong in [
         &[][..],
         &["lost"],

@@ -9,15 +9,14 @@ use cloakroom::stores::sqlite::rusqlite::Connection;
 use crate::common::{Folder, create, setting};
 use crate::fixture::{
     DAY, Seen, begin, beside_a_service, count, done, fill, interrupt, is_intact, number, open,
-    program, run, start,
+    program, run, set_up, start, with_store,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
 
 #[test]
 fn a_sweep_removes_only_expired_sessions() {
-    let folder = Folder::new();
-    let store = open(&folder);
+    let (folder, store) = with_store();
     begin(&store, None, MINUTE);
     fill(&folder, 3000, false);
     assert_eq!(done(&folder, &["sweep", "--limit", "1"]), "swept 1 session\n");
@@ -40,8 +39,7 @@ fn waits(Seen { requests, p99, longest, .. }: &Seen) -> String {
 
 #[test]
 fn a_service_writes_while_a_sweep_runs() {
-    let folder = Folder::new();
-    open(&folder);
+    let folder = set_up();
     fill(&folder, expired(), true);
     fill(&folder, expired(), false);
     let ((), before) = beside_a_service(&folder, || drop(done(&folder, &["stats"])));
@@ -55,8 +53,7 @@ fn a_service_writes_while_a_sweep_runs() {
 
 #[test]
 fn a_service_reads_while_the_file_is_compacted() {
-    let folder = Folder::new();
-    open(&folder);
+    let folder = set_up();
     fill(&folder, expired(), true);
     fill(&folder, expired(), false);
     done(&folder, &["sweep"]);
@@ -71,8 +68,7 @@ fn a_service_reads_while_the_file_is_compacted() {
 
 #[test]
 fn an_interrupted_sweep_reports_its_progress() {
-    let folder = Folder::new();
-    open(&folder);
+    let folder = set_up();
     for _ in 0..5 {
         fill(&folder, 60_000, false);
         let before = count(&folder);
@@ -98,8 +94,7 @@ fn an_interrupted_sweep_reports_its_progress() {
 
 #[test]
 fn compacting_releases_the_space_of_swept_sessions() {
-    let folder = Folder::new();
-    let store = open(&folder);
+    let (folder, store) = with_store();
     begin(&store, None, MINUTE);
     fill(&folder, 20_000, false);
     done(&folder, &["sweep"]);
@@ -142,8 +137,7 @@ fn an_incremental_file_is_compacted_without_a_question() {
 
 #[test]
 fn interrupted_compacting_changes_nothing() {
-    let folder = Folder::new();
-    let store = open(&folder);
+    let (folder, store) = with_store();
     fill(&folder, 60_000, true);
     fill(&folder, 60_000, false);
     done(&folder, &["sweep"]);
@@ -188,8 +182,7 @@ fn on_a_terminal(folder: &Folder, args: &str, no_color: bool) -> Option<String> 
 
 #[test]
 fn a_terminal_shows_progress_and_respects_no_color() {
-    let folder = Folder::new();
-    open(&folder);
+    let folder = set_up();
     fill(&folder, 30_000, false);
     let Some(shown) = on_a_terminal(&folder, "sweep", false) else {
         println!("skipped: there is no program `script`");

@@ -1,5 +1,5 @@
-//! Command lines as a function of bytes, driven by `tests/mutated_input` with mutations of its corpus and
-//! by `fuzz/`, guided by coverage.
+//! Command lines as a function of bytes, driven by `tests/mutated_input` with mutations of its
+//! corpus and by `fuzz/`, guided by coverage.
 
 use std::cell::RefCell;
 use std::process::ExitCode;

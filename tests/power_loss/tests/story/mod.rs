@@ -25,7 +25,7 @@ const STEPS: usize = 260;
 /// The changes that must survive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Promise {
-    /// What ends something.
+    /// Changes that end something.
     Normal,
     /// Everything acknowledged.
     Full,
@@ -43,7 +43,7 @@ impl Promise {
 /// The content of our tables.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct State {
-    /// By key: `n`, and when it was seen.
+    /// By id hash: `n`, and when it was seen.
     rows: HashMap<SessionIdHash, (i64, i64)>,
     /// `None` without tables.
     epoch: Option<i64>,
@@ -91,7 +91,7 @@ impl State {
 /// Something that was acknowledged.
 #[derive(Debug)]
 struct Acknowledged {
-    /// Where on the tape.
+    /// The place on the tape.
     at: usize,
     /// The state from which on it is there.
     state: usize,
@@ -233,7 +233,7 @@ impl Story {
 
     fn find_acknowledged(&mut self, alone: bool) {
         let mut begun: HashMap<String, (usize, Change)> = HashMap::new();
-        let mut keys: HashMap<String, SessionIdHash> = HashMap::new();
+        let mut id_hashes: HashMap<String, SessionIdHash> = HashMap::new();
         for (at, event) in self.tape.iter().enumerate() {
             let Event::Mark(line) = event else { continue };
             let (worker, said) = heard(line);
@@ -250,17 +250,17 @@ impl Story {
                 Change::Create { id_hash, .. }
                 | Change::Renew { id_hash, .. }
                 | Change::SignIn { id_hash, .. } => state.rows.contains_key(id_hash),
-                Change::Merge { life, n } | Change::Bind { life, n, .. } => state
+                Change::Merge { session, n } | Change::Bind { session, n, .. } => state
                     .rows
-                    .get(&keys[life])
+                    .get(&id_hashes[session])
                     .is_some_and(|row| row.0 >= i64::try_from(*n).unwrap()),
-                Change::Touch { life, seen } => {
-                    state.rows.get(&keys[life]).is_some_and(|row| row.1 >= *seen)
+                Change::Touch { session, seen } => {
+                    state.rows.get(&id_hashes[session]).is_some_and(|row| row.1 >= *seen)
                 }
-                Change::End { lives } => {
-                    lives.iter().all(|life| !state.rows.contains_key(&keys[life]))
+                Change::End { sessions } => {
+                    sessions.iter().all(|session| !state.rows.contains_key(&id_hashes[session]))
                 }
-                Change::Sweep { life } => !state.rows.contains_key(&keys[life]),
+                Change::Sweep { session } => !state.rows.contains_key(&id_hashes[session]),
                 Change::Everyone => state.epoch > self.states[first].1.epoch,
             };
             // One who is alone knows: it is in the newest state. Of others something can have come
@@ -271,11 +271,11 @@ impl Story {
             };
             let is_revocation = change.is_revocation();
             self.acknowledged.push(Acknowledged { at, state, is_revocation });
-            if let Change::Create { life, id_hash, .. }
-            | Change::Renew { life, id_hash, .. }
-            | Change::SignIn { life, id_hash, .. } = change
+            if let Change::Create { session, id_hash, .. }
+            | Change::Renew { session, id_hash, .. }
+            | Change::SignIn { session, id_hash, .. } = change
             {
-                keys.insert(life, id_hash);
+                id_hashes.insert(session, id_hash);
             }
         }
     }
@@ -339,7 +339,7 @@ impl Story {
         found.unwrap_or(start) + dice.roll(2)
     }
 
-    /// Whether a cut at this place may leave this; and if so, whether anything was lost.
+    /// Checks that a cut at this place may leave this; returns true if anything was lost.
     fn judge(&self, promise: Promise, place: usize, image: &Image) -> Result<bool, String> {
         let mut ledger = Ledger::default();
         for event in &self.tape[..place] {
@@ -391,7 +391,7 @@ impl Image {
         State::read(&Connection::open(path)?)
     }
 
-    /// Opens the store on it, checks that every key that was ended is dead, and that the file is
+    /// Opens the store on it, checks that every id that was ended is dead, and that the file is
     /// sound; and gives the state.
     fn reopened(&self, ledger: &Ledger) -> Result<State, String> {
         let path = self.0.database();
@@ -404,7 +404,7 @@ impl Image {
                     match store.load(id_hash, NOW).map_err(text)? {
                         Lookup::Missing(Missing::NotFound { .. })
                         | Lookup::Missing(Missing::Replaced { .. }) => {}
-                        other => return Err(format!("an ended key finds {other:?}")),
+                        other => return Err(format!("an ended id finds {other:?}")),
                     }
                 }
                 let connection = Connection::open(&path).unwrap();
