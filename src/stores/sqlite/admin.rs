@@ -18,7 +18,7 @@ use crate::stores::sqlite::backup::{self, BACKING_UP, Restore};
 use crate::stores::sqlite::builder::SqliteStoreBuilder;
 use crate::stores::sqlite::error::{self, SqliteError, retry_while_busy, while_doing};
 use crate::stores::sqlite::file::{Access, Opened, Purpose, with_suffix};
-use crate::stores::sqlite::sql::{HISTORY, Sql, TableName};
+use crate::stores::sqlite::sql::{HISTORY, TableName};
 use crate::stores::sqlite::write::JobKind;
 use crate::stores::sqlite::{CHECKPOINT, Journal, Shared, SqliteStore, migrate, wal};
 use crate::sync::IgnorePoison;
@@ -296,10 +296,10 @@ impl Admin {
     pub fn setup(&self) -> Result<SqliteStore> {
         match &self.0 {
             Database::Open(store) => {
-                let Shared { writer, table, sql, events, busy_timeout, .. } = &*store.0;
+                let Shared { writer, table, events, busy_timeout, .. } = &*store.0;
                 let deadline = Instant::now() + *busy_timeout;
                 writer.exclusive("set up the tables", |connection| {
-                    migrate::migrate(connection, table, sql, events, deadline)
+                    migrate::migrate(connection, table, events, deadline)
                 })?;
                 Ok(store.clone())
             }
@@ -447,7 +447,6 @@ impl Admin {
             from: from.as_ref(),
             to: path,
             table: &table,
-            sql: &Sql::new(&table),
             keep_sessions,
             busy_timeout: settings.busy_timeout,
             now,
@@ -474,12 +473,12 @@ impl Admin {
     pub fn drop_tables(&self) -> Result<()> {
         const OPERATION: &str = "drop the tables";
         let store = self.store()?;
-        let (sql, table) = (store.0.sql.clone(), store.0.table.clone());
+        let table = store.0.table.clone();
         store.0.writer.write(JobKind::Synced, OPERATION, move |tx| {
             tx.with_connection(|connection| {
                 // Fails for a foreign table.
                 migrate::version(connection, &table)?;
-                migrate::remove(connection, &table, &sql).map_err(while_doing(OPERATION))
+                migrate::remove(connection, &table).map_err(while_doing(OPERATION))
             })
         })
     }

@@ -16,8 +16,8 @@ use crate::id;
 use crate::stores::sqlite::admin::{self, Progress, ProgressFn};
 use crate::stores::sqlite::error::while_doing;
 use crate::stores::sqlite::file::{self, Access, Opened, Purpose, with_suffix};
-use crate::stores::sqlite::sql::{Sql, TableName};
-use crate::stores::sqlite::write::WriteTx;
+use crate::stores::sqlite::sql::TableName;
+use crate::stores::sqlite::write::{Statements, WriteTx};
 use crate::stores::sqlite::{RestoreReport, migrate, row};
 
 pub(super) const BACKING_UP: &str = "back the database up";
@@ -187,7 +187,6 @@ pub(super) struct Restore<'r> {
     pub(super) from: &'r Path,
     pub(super) to: &'r Path,
     pub(super) table: &'r TableName,
-    pub(super) sql: &'r Sql,
     pub(super) keep_sessions: bool,
     pub(super) busy_timeout: Duration,
     pub(super) now: Timestamp,
@@ -299,10 +298,12 @@ impl Restore<'_> {
     /// epoch that a cache may have seen.
     fn prepare(&self, prepared: &Connection, target: Option<&Connection>) -> Result<RestoreReport> {
         let deadline = Instant::now() + self.busy_timeout;
-        let mut tx = WriteTx::begin(prepared, self.sql, None, RESTORING, deadline)?;
+        let statements = Statements::new(self.table);
+        let mut tx = WriteTx::begin(prepared, &statements, None, RESTORING, deadline)?;
         // A damaged or empty target has no readable epoch.
-        let seen = target.and_then(|target| row::epoch(target, self.sql).ok()).unwrap_or(0);
-        let live = row::count_live(prepared, self.sql, self.now).map_err(while_doing(RESTORING))?;
+        let seen = target.and_then(|target| row::epoch(target, &statements.read).ok()).unwrap_or(0);
+        let live = row::count_live(prepared, &statements.read, self.now)
+            .map_err(while_doing(RESTORING))?;
         if !self.keep_sessions {
             tx.delete_all(self.now)?;
         }

@@ -14,9 +14,9 @@ use crate::stores::sqlite::file::{self, InUse, Opened, Purpose, with_suffix};
 use crate::stores::sqlite::file_identity::FileIdentity;
 use crate::stores::sqlite::read_pool::{self, Readers};
 use crate::stores::sqlite::record_cache::RecordCache;
-use crate::stores::sqlite::sql::{Sql, TableName};
+use crate::stores::sqlite::sql::TableName;
 use crate::stores::sqlite::wal::Wal;
-use crate::stores::sqlite::write::{Writer, WriterSettings};
+use crate::stores::sqlite::write::{Statements, Writer, WriterSettings};
 use crate::stores::sqlite::{Durability, Journal, Shared, SqliteStore, migrate};
 
 const DEFAULT_CACHE_BYTES: usize = 80 << 20;
@@ -154,7 +154,6 @@ impl SqliteStoreBuilder {
     /// - [`ErrorKind::Busy`]: other connections kept the file locked for the whole busy timeout.
     pub fn open(self) -> Result<SqliteStore> {
         let table = TableName::new(&self.table)?;
-        let sql = Sql::new(&table);
         self.check()?;
         let deadline = Instant::now() + self.busy_timeout;
         let (connection, file) = match &self.place {
@@ -184,7 +183,7 @@ impl SqliteStoreBuilder {
         connection
             .execute_batch("PRAGMA fullfsync = ON; PRAGMA secure_delete = FAST")
             .map_err(while_doing("configure the connection"))?;
-        self.prepare(&connection, &table, &sql, deadline)?;
+        self.prepare(&connection, &table, deadline)?;
 
         let full = self.durability == Durability::Full;
         let page_size = pragma(&connection, "page_size")?;
@@ -212,9 +211,10 @@ impl SqliteStoreBuilder {
             }
             _ => None,
         };
-        let (sql, busy_timeout) = (Arc::new(sql), self.busy_timeout);
+        let statements = Statements::new(&table);
+        let (sql, busy_timeout) = (statements.read.clone(), self.busy_timeout);
         let settings = WriterSettings {
-            sql: sql.clone(),
+            statements,
             busy_timeout,
             full,
             wal,
@@ -290,13 +290,7 @@ impl SqliteStoreBuilder {
 
     /// Rejects foreign and newer tables before anything changes. Then sets the journal mode, then
     /// migrates the tables.
-    fn prepare(
-        &self,
-        connection: &Connection,
-        table: &TableName,
-        sql: &Sql,
-        deadline: Instant,
-    ) -> Result<()> {
+    fn prepare(&self, connection: &Connection, table: &TableName, deadline: Instant) -> Result<()> {
         connection
             .busy_timeout(self.busy_timeout)
             .map_err(while_doing("configure the connection"))?;
@@ -321,7 +315,7 @@ impl SqliteStoreBuilder {
             switch_to_wal(connection, deadline)?;
         }
         if version != migrate::newest() {
-            migrate::migrate(connection, table, sql, &self.events, deadline)?;
+            migrate::migrate(connection, table, &self.events, deadline)?;
         }
         Ok(())
     }

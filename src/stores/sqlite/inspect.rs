@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::id::{PublicId, Realm};
 use crate::record::{Record, Summary};
 use crate::stores::sqlite::admin::{Admin, Progress, ProgressFn};
+use crate::stores::sqlite::columns::{ROW_ID, session};
 use crate::stores::sqlite::error::while_doing;
 use crate::stores::sqlite::{index, row};
 
@@ -154,16 +155,19 @@ impl Admin {
                     let mut statement = connection.prepare_cached(&shared.sql.after_id)?;
                     let mut rows = statement.query([after])?;
                     while let Some(row) = rows.next()? {
-                        after = row.get(0)?;
+                        after = row.get(ROW_ID)?;
                         report.sessions += 1;
-                        let times = row.get::<_, i64>(7)?.max(row.get(9)?);
-                        report.latest = report.latest.max(Some(Timestamp::from_millis(times)));
+                        let (created, seen): (i64, i64) =
+                            (row.get(session::created)?, row.get(session::seen)?);
+                        let used = Timestamp::from_millis(created.max(seen));
+                        report.latest = report.latest.max(Some(used));
                         match row::decode(row)? {
                             Ok(record) => *report.realms.entry(record.realm).or_default() += 1,
                             Err(error) => {
                                 report.undecodable += 1;
                                 if report.examples.len() < EXAMPLES {
-                                    let public_id = PublicId::from_bytes(row.get(3)?);
+                                    let public_id =
+                                        PublicId::from_bytes(row.get(session::public_id)?);
                                     report.examples.push((public_id, error));
                                 }
                             }

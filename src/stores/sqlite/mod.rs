@@ -6,6 +6,7 @@
 mod admin;
 mod backup;
 mod builder;
+mod columns;
 mod commit;
 mod error;
 mod file;

@@ -7,7 +7,7 @@
 
 mod connection;
 mod job;
-mod statement;
+mod sql;
 mod tx;
 
 use std::collections::VecDeque;
@@ -21,14 +21,13 @@ use crate::error::{Error, Result};
 use crate::process::Process;
 use crate::stores::sqlite::file_identity::FileIdentity;
 use crate::stores::sqlite::record_cache::RecordCache;
-use crate::stores::sqlite::sql::Sql;
 use crate::stores::sqlite::wal::Wal;
 use crate::sync::{IgnorePoison, Mutex, instant, thread};
 use connection::WriteConnection;
 use job::{Job, QueuedJob, WaitResult, panicked};
 
 pub(super) use job::JobKind;
-pub(super) use statement::WriteStatement;
+pub(super) use sql::Statements;
 pub(super) use tx::WriteTx;
 
 const MAX_GROUP_SIZE: usize = 64;
@@ -41,7 +40,7 @@ pub(super) struct Writer {
 }
 
 pub(super) struct WriterSettings {
-    pub(super) sql: Arc<Sql>,
+    pub(super) statements: Statements,
     pub(super) busy_timeout: Duration,
     /// Whether every group is synced.
     pub(super) full: bool,
@@ -226,13 +225,13 @@ impl Writer {
         leader: &mut Leader<'_>,
         deadline: Instant,
     ) -> Result<Option<u32>> {
-        let WriterSettings { sql, full, file_identity, record_cache, .. } = &self.settings;
+        let WriterSettings { statements, full, file_identity, record_cache, .. } = &self.settings;
         let is_synced = *full || self.needs_sync(&leader.group);
         file_identity.check()?;
         let operation = leader.operation;
         let connection = write_connection.idle_with_sync(is_synced, operation, deadline)?;
         let record_cache = record_cache.as_deref();
-        let mut tx = WriteTx::begin(connection, sql, record_cache, operation, deadline)?;
+        let mut tx = WriteTx::begin(connection, statements, record_cache, operation, deadline)?;
         self.fill_group(&mut leader.group, is_synced);
         let is_grouped = leader.group.len() > 1;
         for job in &leader.group {
@@ -301,9 +300,9 @@ mod tests {
         connection.execute_batch(&set_up).unwrap();
         let wal = Wal::new(4096, true, Events::default());
         let file_identity = Arc::new(FileIdentity::of(vec![], Events::default()));
-        let sql = Arc::new(Sql::new(&TableName::new("t").unwrap()));
+        let statements = Statements::new(&TableName::new("t").unwrap());
         let settings = WriterSettings {
-            sql,
+            statements,
             busy_timeout,
             full: false,
             wal,
