@@ -17,7 +17,7 @@ macro_rules! columns {
     }) => {
         #[allow(dead_code, non_camel_case_types, non_upper_case_globals)]
         pub(super) mod $table {
-            use super::*;
+            use crate::stores::sqlite::columns::*;
 
             enum Position { $($column),* }
 

@@ -9,9 +9,10 @@ use crate::error::Result;
 use crate::id::{PublicId, Realm, SessionIdHash};
 use crate::record::{Stats, Summary};
 use crate::stores::sqlite::error::while_doing;
+use crate::stores::sqlite::row;
 use crate::stores::sqlite::sql::Sql;
+use crate::stores::sqlite::store::Shared;
 use crate::stores::sqlite::write::JobKind;
-use crate::stores::sqlite::{Shared, row};
 
 /// An SQL condition to follow an `AND`, with its parameters from `?3` on.
 type Condition = (String, Vec<Column>);

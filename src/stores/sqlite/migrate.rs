@@ -12,7 +12,6 @@ use sha2::{Digest, Sha256};
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
-use crate::stores::sqlite::admin::PendingMigration;
 use crate::stores::sqlite::error::{self, while_doing};
 use crate::stores::sqlite::sql::{HISTORY, TableName};
 use crate::stores::sqlite::write::{Statements, WriteTx};
@@ -29,6 +28,16 @@ const MIGRATIONS: &[Migration] = &[Migration {
     name: "sessions",
     sql: include_str!("../../../migrations/sqlite/V1__sessions.sql"),
 }];
+
+/// A migration that is not applied yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PendingMigration {
+    /// The schema version after it.
+    pub version: u32,
+    /// Its name.
+    pub name: &'static str,
+}
 
 const OPERATION: &str = "set up the tables";
 const READING: &str = "read the history of migrations";

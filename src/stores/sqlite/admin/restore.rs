@@ -1,199 +1,78 @@
-//! Online backup and restore.
+//! The operators' call that replaces the database by a copy.
 
-use std::fs::{self, File};
-use std::io;
+use std::fs;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
-use std::thread;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, ErrorCode};
 
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id;
-use crate::stores::sqlite::admin::{self, Progress, ProgressFn};
+use crate::stores::sqlite::admin::Admin;
+use crate::stores::sqlite::admin::backup::{
+    Partial, copy_all, failed_io, refuse_damaged, refuse_existing, transfer,
+};
+use crate::stores::sqlite::admin::report::{ProgressFn, RestoreReport};
 use crate::stores::sqlite::error::while_doing;
-use crate::stores::sqlite::file::{self, Access, Opened, Purpose, with_suffix};
+use crate::stores::sqlite::file::{self, Access, Opened, Purpose};
+use crate::stores::sqlite::migrate;
+use crate::stores::sqlite::row;
 use crate::stores::sqlite::sql::TableName;
 use crate::stores::sqlite::write::{Statements, WriteTx};
-use crate::stores::sqlite::{RestoreReport, migrate, row};
 
-pub(super) const BACKING_UP: &str = "back the database up";
 const RESTORING: &str = "restore the database";
 
-/// The number of pages copied between two progress reports.
-const STEP: i32 = 1024;
-
-/// Copies a snapshot of `source` into a new file. Writers are not blocked.
-pub(super) fn copy(
-    source: &Connection,
-    to: &Path,
-    check: bool,
-    progress: &mut ProgressFn,
-) -> Result<ControlFlow<()>> {
-    refuse_existing(to, BACKING_UP)?;
-    // Only a complete copy gets the name `to`. Until then the copy has a unique name, so that
-    // concurrent backups do not write into one file.
-    let partial = Partial::beside(to)?;
-    let copied = copy_all(source, &partial.0, progress, BACKING_UP)?;
-    if copied.is_break() {
-        return Ok(copied);
-    }
-    if check {
-        let connection =
-            Access::read_write(&partial.0).connect().map_err(while_doing(BACKING_UP))?;
-        if refuse_damaged(&connection, BACKING_UP, progress)?.is_break() {
-            return Ok(ControlFlow::Break(()));
-        }
-    }
-    partial.publish(to, BACKING_UP)?;
-    Ok(ControlFlow::Continue(()))
-}
-
-/// An incomplete file. Dropping it deletes the file.
-struct Partial(PathBuf);
-
-impl Partial {
-    fn beside(to: &Path) -> Result<Self> {
-        let number = u128::from_be_bytes(id::random("name a partial copy")?);
-        Ok(Partial(with_suffix(to, &format!(".{number:032x}.partial"))))
-    }
-
-    /// Gives the complete file its final name, unless that exists meanwhile.
-    fn publish(self, to: &Path, operation: &'static str) -> Result<()> {
-        let failed = |source| failed_io(operation, source);
-        File::open(&self.0).and_then(|file| file.sync_all()).map_err(failed)?;
-        match fs::hard_link(&self.0, to) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(already_exists(to, operation));
-            }
-            // Some file systems do not support hard links.
-            Err(_) => fs::rename(&self.0, to).map_err(failed)?,
-        }
-        // Some file systems cannot sync a folder; the copy exists nevertheless.
-        if let Some(folder) = to.parent() {
-            let _ = File::open(folder).and_then(|folder| folder.sync_all());
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Partial {
-    fn drop(&mut self) {
-        // After a link this is the second name of the file; after a failure it is the incomplete
-        // copy.
-        for suffix in ["", "-wal", "-shm", "-journal"] {
-            let _ = fs::remove_file(with_suffix(&self.0, suffix));
-        }
-    }
-}
-
-/// Rejects an existing file. SQLite would also apply a journal left behind by another database to
-/// the new file.
-fn refuse_existing(to: &Path, operation: &'static str) -> Result<()> {
-    for suffix in ["", "-wal", "-journal"] {
-        let path = with_suffix(to, suffix);
-        if fs::symlink_metadata(&path).is_ok() {
-            return Err(already_exists(&path, operation));
-        }
-    }
-    Ok(())
-}
-
-fn already_exists(path: &Path, operation: &'static str) -> Error {
-    Error::with_source(
-        ErrorKind::Invalid,
-        operation,
-        format!("{} exists: choose another name, or move it away", path.display()),
-    )
-}
-
-fn failed_io(operation: &'static str, source: io::Error) -> Error {
-    Error::with_source(file::kind_of_io(&source), operation, source)
-}
-
-fn copy_all(
-    source: &Connection,
-    to: &Path,
-    progress: &mut ProgressFn,
-    operation: &'static str,
-) -> Result<ControlFlow<()>> {
-    let failed = || while_doing(operation);
-    file::create_new_private(to).map_err(|source| failed_io(operation, source))?;
-    let mut target = Access::read_write(to).connect().map_err(failed())?;
-    // A read transaction holds one snapshot. Without it the copy would restart at each commit of
-    // another connection, and never finish under load.
-    let snapshot = source.unchecked_transaction().map_err(failed())?;
-    snapshot.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).map_err(failed())?;
-    let copied = transfer(&snapshot, &mut target, Duration::ZERO, progress, operation)?;
-    target.close().map_err(|(_, source)| while_doing(operation)(source))?;
-    Ok(copied)
-}
-
-/// Copies `source` to `target` in one transaction of `target`.
-fn transfer(
-    source: &Connection,
-    target: &mut Connection,
-    busy_timeout: Duration,
-    progress: &mut ProgressFn,
-    operation: &'static str,
-) -> Result<ControlFlow<()>> {
-    let failed = || while_doing(operation);
-    let deadline = Instant::now() + busy_timeout;
-    let backup = Backup::new(source, target).map_err(failed())?;
-    loop {
-        match backup.step(STEP).map_err(failed())? {
-            StepResult::Done => return Ok(ControlFlow::Continue(())),
-            StepResult::Busy | StepResult::Locked if Instant::now() >= deadline => {
-                let why = "other connections kept the database locked";
-                return Err(Error::with_source(ErrorKind::Busy, operation, why));
-            }
-            StepResult::Busy | StepResult::Locked => thread::sleep(Duration::from_millis(1)),
-            _ => {}
-        }
-        let copied = backup.progress();
-        let pages = |count: i32| u64::try_from(count).unwrap_or(0);
-        let total = pages(copied.pagecount);
-        let done = total.saturating_sub(pages(copied.remaining));
-        // An unfinished backup is rolled back when it is dropped.
-        if progress(Progress { done, total }).is_break() {
-            return Ok(ControlFlow::Break(()));
-        }
-    }
-}
-
-fn refuse_damaged(
-    connection: &Connection,
-    operation: &'static str,
-    progress: &mut ProgressFn,
-) -> Result<ControlFlow<()>> {
-    match admin::check(connection, false, progress, operation)? {
-        ControlFlow::Break(()) => Ok(ControlFlow::Break(())),
-        ControlFlow::Continue(problems) => match problems.into_iter().next() {
-            None => Ok(ControlFlow::Continue(())),
-            Some(problem) => {
-                let why = format!("the copy is damaged: {problem}");
-                Err(Error::with_source(ErrorKind::Corrupt, operation, why))
-            }
-        },
+#[allow(clippy::missing_errors_doc)] // documented once, at the type
+impl Admin {
+    /// Replaces all tables of this database with those of the copy `from`, which was made by
+    /// [`backup`](Self::backup) or is another database with the store's table. Unless
+    /// `keep_sessions` is true, it ends all sessions, because some may have been revoked since the
+    /// copy was made.
+    ///
+    /// The database may be in use: other connections see one transaction that rewrites it. They can
+    /// read meanwhile, and wait to write. A missing file appears when it is complete. The copy is
+    /// checked first, and not changed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if there is no such copy, or if the database does not exist but a
+    /// write-ahead log for it does; [`ErrorKind::NotSetUp`], [`ErrorKind::ForeignTable`] or
+    /// [`ErrorKind::NewerSchema`] if the copy does not have the store's table;
+    /// [`ErrorKind::Corrupt`] if the copy is damaged, or the file to be replaced is not a database;
+    /// [`ErrorKind::Full`] and so on.
+    pub fn restore(
+        &self,
+        from: impl AsRef<Path>,
+        keep_sessions: bool,
+        now: Timestamp,
+        mut progress: ProgressFn,
+    ) -> Result<ControlFlow<(), RestoreReport>> {
+        let settings = self.settings()?;
+        let (path, table) = (settings.path()?, settings.table_name()?);
+        let restore = Restore {
+            from: from.as_ref(),
+            to: path,
+            table: &table,
+            keep_sessions,
+            busy_timeout: settings.busy_timeout,
+            now,
+        };
+        restore.run(&mut progress)
     }
 }
 
 /// The parameters of a restore.
-pub(super) struct Restore<'r> {
-    pub(super) from: &'r Path,
-    pub(super) to: &'r Path,
-    pub(super) table: &'r TableName,
-    pub(super) keep_sessions: bool,
-    pub(super) busy_timeout: Duration,
-    pub(super) now: Timestamp,
+struct Restore<'r> {
+    from: &'r Path,
+    to: &'r Path,
+    table: &'r TableName,
+    keep_sessions: bool,
+    busy_timeout: Duration,
+    now: Timestamp,
 }
 
 impl Restore<'_> {
-    pub(super) fn run(&self, progress: &mut ProgressFn) -> Result<ControlFlow<(), RestoreReport>> {
+    fn run(&self, progress: &mut ProgressFn) -> Result<ControlFlow<(), RestoreReport>> {
         let failed = || while_doing(RESTORING);
         let exists = fs::exists(self.to).map_err(|source| failed_io(RESTORING, source))?;
         let mut target = None;

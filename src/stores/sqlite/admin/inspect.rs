@@ -1,57 +1,22 @@
 //! Operators' calls that read sessions: expired ones, single ones, counts, a scan of all.
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use rusqlite::{Connection, OptionalExtension};
 
 use crate::backend::{Page, SessionFilter};
 use crate::clock::Timestamp;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::id::{PublicId, Realm};
-use crate::record::{Record, Summary};
-use crate::stores::sqlite::admin::{Admin, Progress, ProgressFn};
+use crate::record::Summary;
+use crate::stores::sqlite::admin::Admin;
+use crate::stores::sqlite::admin::report::{
+    DataSizes, Progress, ProgressFn, ScanReport, SessionDetails,
+};
 use crate::stores::sqlite::columns::{ROW_ID, session};
 use crate::stores::sqlite::error::while_doing;
-use crate::stores::sqlite::{index, row};
-
-/// A session found by its public id.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct SessionDetails {
-    /// The summary, as in a list.
-    pub summary: Summary,
-    /// The whole session with its data, if it is decodable.
-    pub record: Result<Record>,
-}
-
-/// The result of a scan of all sessions.
-#[derive(Clone, Debug, Default)]
-#[non_exhaustive]
-pub struct ScanReport {
-    /// The number of sessions, expired ones included.
-    pub sessions: u64,
-    /// The number of decodable sessions of each realm.
-    pub realms: BTreeMap<Realm, u64>,
-    /// The number of undecodable sessions.
-    pub undecodable: u64,
-    /// The first undecodable sessions, with their errors.
-    pub examples: Vec<(PublicId, Error)>,
-    /// The latest time at which a session was created or used.
-    pub latest: Option<Timestamp>,
-}
-
-/// The sizes of sessions' data, estimated from a sample.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct DataSizes {
-    /// The size of the sample, which is spread evenly over all sessions.
-    pub sampled: u64,
-    /// The average in bytes.
-    pub average: u64,
-    /// The maximum in bytes.
-    pub largest: u64,
-}
+use crate::stores::sqlite::index;
+use crate::stores::sqlite::row;
 
 #[allow(clippy::missing_errors_doc)] // documented once, at the type
 impl Admin {
