@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rusqlite::Connection;
+
 use crate::backend::{
     Capabilities, Commit, Committed, LiveSession, Lookup, Maintenance, SessionIndex, Store,
     SweepReport,
@@ -17,6 +19,7 @@ use crate::event::Events;
 use crate::id::SessionIdHash;
 use crate::record::Touch;
 use crate::stores::sqlite::commit;
+use crate::stores::sqlite::error::while_doing;
 use crate::stores::sqlite::file::{Access, InUse};
 use crate::stores::sqlite::read_pool::Readers;
 use crate::stores::sqlite::record_cache::RecordCache;
@@ -72,6 +75,19 @@ impl Drop for Shared {
             // hold.
             mem::forget((self.writer.clone(), self.readers.clone()));
         }
+    }
+}
+
+impl Shared {
+    /// Runs a query on a read connection.
+    pub(super) fn query<T>(
+        &self,
+        operation: &'static str,
+        query: impl FnOnce(&Connection, &Sql) -> rusqlite::Result<T>,
+    ) -> Result<T> {
+        self.readers.read(operation, |connection| {
+            query(connection, &self.sql).map_err(while_doing(operation))
+        })
     }
 }
 
