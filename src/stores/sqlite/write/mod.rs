@@ -12,19 +12,20 @@ mod tx;
 
 use std::collections::VecDeque;
 use std::fmt::{self, Debug};
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::process::Process;
 use crate::stores::sqlite::file_identity::FileIdentity;
 use crate::stores::sqlite::record_cache::RecordCache;
 use crate::stores::sqlite::wal::Wal;
 use crate::sync::{IgnorePoison, Mutex, instant, thread};
 use connection::WriteConnection;
-use job::{Job, QueuedJob, WaitResult, panicked};
+use job::{Job, JobResult, WaitResult, panicked};
 
 pub(super) use job::JobKind;
 pub(super) use sql::Statements;
@@ -52,7 +53,7 @@ pub(super) struct WriterSettings {
 #[derive(Default)]
 struct WriteQueue {
     has_leader: bool,
-    waiting: VecDeque<Arc<dyn QueuedJob>>,
+    waiting: VecDeque<Arc<Job>>,
 }
 
 impl Debug for Writer {
@@ -67,7 +68,7 @@ impl Debug for Writer {
 struct Leader<'w> {
     writer: &'w Writer,
     operation: &'static str,
-    group: Vec<Arc<dyn QueuedJob>>,
+    group: Vec<(Arc<Job>, Option<JobResult>)>,
     /// Why no work of the group is stored.
     failure: Option<Error>,
 }
@@ -78,8 +79,13 @@ impl Leader<'_> {
             None if thread::panicking() => Some(panicked(self.operation)),
             failure => failure,
         };
-        for job in self.group.drain(..) {
-            job.complete(failure.as_ref());
+        for (job, result) in self.group.drain(..) {
+            let result = match (result, &failure) {
+                (None | Some(Ok(Ok(()))), Some(failure)) => Ok(Err(failure.clone())),
+                (Some(result), _) => result,
+                (None, None) => Ok(Err(panicked(job.operation))),
+            };
+            job.waiter.send(WaitResult::Completed(result));
         }
     }
 }
@@ -87,12 +93,12 @@ impl Leader<'_> {
 impl Drop for Leader<'_> {
     fn drop(&mut self) {
         // The next leader comes first: it begins while this thread still wakes the others.
-        {
-            let mut queue = self.writer.queue.lock().ignore_poison();
-            match queue.waiting.pop_front() {
-                Some(next) => next.promote(),
-                None => queue.has_leader = false,
-            }
+        let mut queue = self.writer.queue.lock().ignore_poison();
+        let next = queue.waiting.pop_front();
+        queue.has_leader = next.is_some();
+        drop(queue);
+        if let Some(next) = next {
+            next.waiter.send(WaitResult::Leader);
         }
         self.complete();
     }
@@ -119,7 +125,7 @@ impl Writer {
 
     /// Runs `work` in a write transaction, and returns its result when that is committed.
     ///
-    /// Fails with [`ErrorKind::Busy`](crate::ErrorKind::Busy) if its turn does not come in time.
+    /// Fails with [`ErrorKind::Busy`] if its turn does not come in time.
     pub(super) fn write<T, F>(
         &self,
         job_kind: JobKind,
@@ -132,17 +138,32 @@ impl Writer {
     {
         self.process.check()?;
         let deadline = instant() + self.settings.busy_timeout;
-        let job = Arc::new(Job::new(job_kind, operation, work));
-        if self.take_turn(&job, deadline)? {
-            self.lead(job.clone(), operation, deadline);
+        let answer = Arc::new(Mutex::new(None));
+        let to = answer.clone();
+        let work = move |tx: &mut WriteTx<'_>| {
+            *to.lock().ignore_poison() = Some(work(tx)?);
+            Ok(())
+        };
+        let job = Arc::new(Job::new(job_kind, operation, Box::new(work)));
+        let mut turn = self.take_turn(&job, deadline)?;
+        if let Some(WaitResult::Leader) = turn {
+            self.lead(&job, deadline);
+            turn = job.waiter.receive(None);
         }
-        job.answer()
+        match turn {
+            Some(WaitResult::Completed(Ok(result))) => result?,
+            // A panic of the work continues on the thread of its caller, whichever ran it.
+            Some(WaitResult::Completed(Err(panic))) => resume_unwind(panic),
+            Some(WaitResult::Leader) | None => return Err(panicked(operation)),
+        }
+        let answer = answer.lock().ignore_poison().take();
+        answer.ok_or_else(|| panicked(operation))
     }
 
     /// Runs `work` alone on the write connection, outside a transaction. The record cache learns
     /// of its changes as of those of another process: by the header of the wal-index.
     ///
-    /// Fails with [`ErrorKind::Busy`](crate::ErrorKind::Busy) if its turn does not come in time.
+    /// Fails with [`ErrorKind::Busy`] if its turn does not come in time.
     pub(super) fn exclusive<T>(
         &self,
         operation: &'static str,
@@ -151,8 +172,8 @@ impl Writer {
         self.process.check()?;
         let deadline = instant() + self.settings.busy_timeout;
         // No leader adds an exclusive job to its group, so it runs here.
-        let turn = |_: &mut WriteTx<'_>| Ok(());
-        self.take_turn(&Arc::new(Job::new(JobKind::Exclusive, operation, turn)), deadline)?;
+        let job = Job::new(JobKind::Exclusive, operation, Box::new(|_| Ok(())));
+        self.take_turn(&Arc::new(job), deadline)?;
         let _leader = Leader { writer: self, operation, group: Vec::new(), failure: None };
         let write_connection = self.write_connection.lock().ignore_poison();
         self.settings.file_identity.check()?;
@@ -165,46 +186,40 @@ impl Writer {
         work(self.write_connection.lock().ignore_poison().get())
     }
 
-    /// Waits in the queue. Returns true if the caller is the leader now, and false if another
-    /// leader has run the job.
-    fn take_turn<T, F>(&self, job: &Arc<Job<T, F>>, deadline: Instant) -> Result<bool>
-    where
-        T: Send + 'static,
-        F: FnOnce(&mut WriteTx<'_>) -> Result<T> + Send + 'static,
-    {
+    /// Waits in the queue until the caller is the leader, or another leader has run its job.
+    fn take_turn(&self, job: &Arc<Job>, deadline: Instant) -> Result<Option<WaitResult>> {
         let is_next = {
             let mut queue = self.queue.lock().ignore_poison();
             if !queue.has_leader {
                 queue.has_leader = true;
-                return Ok(true);
+                return Ok(Some(WaitResult::Leader));
             }
             queue.waiting.push_back(job.clone());
             queue.waiting.len() == 1
         };
         // A synced commit takes much longer than waking a thread.
         if is_next && !self.settings.full {
-            job.spin();
+            job.waiter.announce();
         }
-        let mut result = job.wait(Some(deadline));
-        if matches!(result, WaitResult::TimedOut) {
-            let mut queue = self.queue.lock().ignore_poison();
-            let own = Arc::as_ptr(job).cast::<()>();
-            let position = queue.waiting.iter().position(|w| Arc::as_ptr(w).cast::<()>() == own);
-            if let Some(position) = position {
-                queue.waiting.remove(position);
-                return Err(job.busy());
-            }
-            drop(queue);
-            // No longer queued: in an open transaction, or promoted.
-            result = job.wait(None);
+        if let Some(turn) = job.waiter.receive(Some(deadline)) {
+            return Ok(Some(turn));
         }
-        Ok(matches!(result, WaitResult::Leader))
+        let mut queue = self.queue.lock().ignore_poison();
+        if let Some(at) = queue.waiting.iter().position(|other| Arc::ptr_eq(other, job)) {
+            queue.waiting.remove(at);
+            let why = "other threads of this process were still writing";
+            return Err(Error::with_source(ErrorKind::Busy, job.operation, why));
+        }
+        drop(queue);
+        // No longer queued: in an open transaction, or the leader.
+        Ok(job.waiter.receive(None))
     }
 
-    fn lead(&self, own: Arc<dyn QueuedJob>, operation: &'static str, deadline: Instant) {
-        let mut leader = Leader { writer: self, operation, group: vec![own], failure: None };
+    fn lead(&self, own: &Arc<Job>, deadline: Instant) {
+        let (operation, group) = (own.operation, vec![(own.clone(), None)]);
+        let mut leader = Leader { writer: self, operation, group, failure: None };
         let mut write_connection = self.write_connection.lock().ignore_poison();
-        match self.write_group(&mut write_connection, &mut leader, deadline) {
+        match self.write_group(&mut write_connection, own.kind, &mut leader, deadline) {
             Ok(frames) => {
                 if let Some(pages) = self.settings.wal.is_due(frames) {
                     // Committed jobs are answered before any checkpoint.
@@ -222,49 +237,43 @@ impl Writer {
     fn write_group(
         &self,
         write_connection: &mut WriteConnection,
+        own: JobKind,
         leader: &mut Leader<'_>,
         deadline: Instant,
     ) -> Result<Option<u32>> {
         let WriterSettings { statements, full, file_identity, record_cache, .. } = &self.settings;
-        let is_synced = *full || self.needs_sync(&leader.group);
+        let is_synced = *full || self.needs_sync(own);
         file_identity.check()?;
         let operation = leader.operation;
         let connection = write_connection.idle_with_sync(is_synced, operation, deadline)?;
         let record_cache = record_cache.as_deref();
         let mut tx = WriteTx::begin(connection, statements, record_cache, operation, deadline)?;
-        self.fill_group(&mut leader.group, is_synced);
+        self.fill_group(leader, is_synced);
         let is_grouped = leader.group.len() > 1;
-        for job in &leader.group {
-            tx.run_job(is_grouped, job.operation(), |tx| job.run(tx))?;
+        for (job, result) in &mut leader.group {
+            tx.run_job(is_grouped, job.operation, |tx| job.run(tx, result))?;
         }
         tx.commit(deadline)
     }
 
     /// Whether a job that could be in the next group must be synced.
-    fn needs_sync(&self, group: &[Arc<dyn QueuedJob>]) -> bool {
+    fn needs_sync(&self, own: JobKind) -> bool {
         let queue = self.queue.lock().ignore_poison();
-        let waiting = queue.waiting.iter();
-        let mut kinds = group
-            .iter()
-            .chain(waiting.take_while(|job| job.job_kind() != JobKind::Exclusive))
-            .take(MAX_GROUP_SIZE)
-            .map(|job| job.job_kind());
-        kinds.any(|kind| kind == JobKind::Synced)
+        let waiting = queue.waiting.iter().take(MAX_GROUP_SIZE - 1).map(|job| job.kind);
+        let mut kinds = waiting.take_while(|kind| *kind != JobKind::Exclusive);
+        own == JobKind::Synced || kinds.any(|kind| kind == JobKind::Synced)
     }
 
     /// Adds the jobs that are queued now, in their order, up to the first that needs another mode.
-    fn fill_group(&self, group: &mut Vec<Arc<dyn QueuedJob>>, is_synced: bool) {
+    fn fill_group(&self, leader: &mut Leader<'_>, is_synced: bool) {
+        let may_join = |job: &Arc<Job>| match job.kind {
+            JobKind::Normal => true,
+            JobKind::Synced => is_synced,
+            JobKind::Exclusive => false,
+        };
         let mut queue = self.queue.lock().ignore_poison();
-        while group.len() < MAX_GROUP_SIZE {
-            let may_join = |job: &Arc<dyn QueuedJob>| match job.job_kind() {
-                JobKind::Normal => true,
-                JobKind::Synced => is_synced,
-                JobKind::Exclusive => false,
-            };
-            match queue.waiting.front() {
-                Some(first) if may_join(first) => group.extend(queue.waiting.pop_front()),
-                _ => return,
-            }
+        while leader.group.len() < MAX_GROUP_SIZE && queue.waiting.front().is_some_and(may_join) {
+            leader.group.extend(queue.waiting.pop_front().map(|job| (job, None)));
         }
     }
 }
@@ -274,7 +283,6 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
-    use crate::error::ErrorKind;
     use crate::event::Events;
     use crate::stores::sqlite::sql::TableName;
 
