@@ -18,6 +18,7 @@ pub(crate) enum JobKind {
     Exclusive,
 }
 
+/// What a job does in the transaction. It keeps its answer for the thread that waits.
 type Work = Box<dyn FnOnce(&mut WriteTx<'_>) -> Result<()> + Send>;
 
 /// The result of the work, or the panic that ended it.
@@ -31,6 +32,7 @@ pub(super) enum WaitResult {
     Completed(JobResult),
 }
 
+/// Work in the queue, and the thread that waits for it.
 pub(super) struct Job {
     pub(super) kind: JobKind,
     pub(super) operation: &'static str,

@@ -31,8 +31,10 @@ pub(super) use job::JobKind;
 pub(super) use sql::Statements;
 pub(super) use tx::WriteTx;
 
+/// The maximum number of jobs in one transaction.
 const MAX_GROUP_SIZE: usize = 64;
 
+/// The write connection of a store, and the queue of jobs for it.
 pub(super) struct Writer {
     process: Process,
     write_connection: Mutex<WriteConnection>,
@@ -40,6 +42,7 @@ pub(super) struct Writer {
     settings: WriterSettings,
 }
 
+/// What a writer needs beside its connection.
 pub(super) struct WriterSettings {
     pub(super) statements: Statements,
     pub(super) busy_timeout: Duration,
@@ -50,6 +53,7 @@ pub(super) struct WriterSettings {
     pub(super) record_cache: Option<Arc<RecordCache>>,
 }
 
+/// The jobs that wait for a leader, in the order of their arrival.
 #[derive(Default)]
 struct WriteQueue {
     has_leader: bool,
@@ -74,6 +78,8 @@ struct Leader<'w> {
 }
 
 impl Leader<'_> {
+    /// Answers the jobs of the group: with their own results, or with the failure of the group if
+    /// they succeeded.
     fn complete(&mut self) {
         let failure = match self.failure.take() {
             None if thread::panicking() => Some(panicked(self.operation)),
@@ -145,12 +151,12 @@ impl Writer {
             Ok(())
         };
         let job = Arc::new(Job::new(job_kind, operation, Box::new(work)));
-        let mut turn = self.take_turn(&job, deadline)?;
-        if let Some(WaitResult::Leader) = turn {
+        let mut waited = self.take_turn(&job, deadline)?;
+        if let Some(WaitResult::Leader) = waited {
             self.lead(&job, deadline);
-            turn = job.waiter.receive(None);
+            waited = job.waiter.receive(None);
         }
-        match turn {
+        match waited {
             Some(WaitResult::Completed(Ok(result))) => result?,
             // A panic of the work continues on the thread of its caller, whichever ran it.
             Some(WaitResult::Completed(Err(panic))) => resume_unwind(panic),
@@ -201,8 +207,9 @@ impl Writer {
         if is_next && !self.settings.full {
             job.waiter.announce();
         }
-        if let Some(turn) = job.waiter.receive(Some(deadline)) {
-            return Ok(Some(turn));
+        let waited = job.waiter.receive(Some(deadline));
+        if waited.is_some() {
+            return Ok(waited);
         }
         let mut queue = self.queue.lock().ignore_poison();
         if let Some(at) = queue.waiting.iter().position(|other| Arc::ptr_eq(other, job)) {
@@ -215,6 +222,7 @@ impl Writer {
         Ok(job.waiter.receive(None))
     }
 
+    /// Runs a group with the caller's job first.
     fn lead(&self, own: &Arc<Job>, deadline: Instant) {
         let (operation, group) = (own.operation, vec![(own.clone(), None)]);
         let mut leader = Leader { writer: self, operation, group, failure: None };
