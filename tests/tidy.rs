@@ -29,6 +29,18 @@ const LAYERS: &[&[&str]] = &[
     &["readme_doctests"],
 ];
 
+/// The layers within `stores/sqlite`.
+const SQLITE_LAYERS: &[&[&str]] = &[
+    &["columns", "error"],
+    &["file", "file_identity", "record_cache", "sql", "wal"],
+    &["row"],
+    &["write"],
+    &["commit", "migrate", "read_pool"],
+    &["store"],
+    &["builder", "index"],
+    &["admin"],
+];
+
 /// Names of types that several modules of `src` declare, and why.
 const SHARED_NAMES: &[(&str, &str)] =
     &[("Result", "the alias of the crate, and those of the adapters for handlers")];
@@ -49,13 +61,22 @@ const SLEEPERS: &[(&str, &str)] =
 
 #[test]
 fn modules_import_downwards_only() {
+    assert_none(&upward_imports("src", "crate::", LAYERS));
+    assert_none(&upward_imports("src/stores/sqlite", "crate::stores::sqlite::", SQLITE_LAYERS));
+}
+
+/// The imports from other layers than lower ones, by the modules of a folder whose paths begin with
+/// `root`.
+fn upward_imports(folder: &str, root: &str, layers: &[&[&str]]) -> Vec<String> {
+    let layer = |module: &str| layers.iter().position(|layer| layer.contains(&module));
     let mut wrong = Vec::new();
-    for file in rust_files("src") {
+    for file in rust_files(folder) {
+        let inner = file.name.strip_prefix(folder).unwrap().strip_prefix('/').unwrap();
         // The root names everything; it belongs to no layer.
-        if file.name == "src/lib.rs" {
+        if inner == "lib.rs" || inner == "mod.rs" {
             continue;
         }
-        let path = module_path(&file.name);
+        let path = module_path(inner);
         let own = path[0];
         let Some(own_layer) = layer(own) else {
             wrong.push(format!("{}: `{own}` has no layer in tests/tidy.rs", file.name));
@@ -68,19 +89,19 @@ fn modules_import_downwards_only() {
             if line.contains(&to_the_root) {
                 complain("reaches the root by `super`; write `crate::`".to_owned());
             }
-            for used in paths_from_the_root(line) {
+            for used in paths_from(root, line) {
                 match layer(used) {
                     _ if used == own => {}
                     Some(layer) if layer < own_layer => {}
                     Some(_) => {
                         complain(format!("`{own}` imports upwards, or across, from `{used}`"))
                     }
-                    None => complain(format!("`crate::{used}` does not name a module of a layer")),
+                    None => complain(format!("`{root}{used}` does not name a module of a layer")),
                 }
             }
         }
     }
-    assert_none(&wrong);
+    wrong
 }
 
 #[test]
@@ -330,20 +351,15 @@ fn rust_files(folder: &str) -> Vec<Source> {
         .collect()
 }
 
-/// `src/stores/memory/mod.rs` holds the module `stores::memory`.
+/// `stores/memory/mod.rs` holds the module `stores::memory`.
 fn module_path(file: &str) -> Vec<&str> {
-    let inner = file.trim_start_matches("src/").trim_end_matches(".rs");
-    inner.trim_end_matches("/mod").split('/').collect()
+    file.trim_end_matches(".rs").trim_end_matches("/mod").split('/').collect()
 }
 
-fn layer(module: &str) -> Option<usize> {
-    LAYERS.iter().position(|layer| layer.contains(&module))
-}
-
-/// The name after each `crate::` of a line. A group (`crate::{…}`)
-/// yields the empty name, which is of no layer, so that groups are refused.
-fn paths_from_the_root(line: &str) -> impl Iterator<Item = &str> {
-    line.split("crate::").skip(1).map(|rest| {
+/// The name after each `root` in a line. A group (`crate::{…}`) yields the empty name, which is of
+/// no layer, so that groups are refused.
+fn paths_from<'l>(root: &str, line: &'l str) -> impl Iterator<Item = &'l str> {
+    line.split(root).skip(1).map(|rest| {
         let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
         &rest[..end]
     })

@@ -12,8 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionIdHash;
 use crate::record::Record;
 use crate::session::{BlockingHook, run_blocking};
-use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::{Condvar, IgnorePoison, Mutex, MutexGuard, instant, spin_until, thread};
+use crate::sync::{Handoff, IgnorePoison, Mutex, MutexGuard, instant, thread};
 
 /// The maximum number of requests that wait for one session.
 const MAX_WAITING: usize = 64;
@@ -33,6 +32,9 @@ pub(crate) struct UpdateQueues {
 /// The sessions of one shard that are being updated, with their waiters.
 type Shard = HashMap<SessionIdHash, VecDeque<Arc<Waiter>>>;
 
+/// A waiting request, which receives the value of [`Turn::newest`] with its turn.
+type Waiter = Handoff<Option<Record>>;
+
 /// The exclusive right of one request to update a session in this process. Dropping it passes the
 /// turn to the first waiter.
 #[derive(Debug)]
@@ -51,42 +53,8 @@ struct QueuePosition<'q> {
     queues: &'q UpdateQueues,
     id_hash: SessionIdHash,
     deadline: Instant,
-    waiter: Arc<Waiter>,
-}
-
-#[derive(Debug, Default)]
-struct Waiter {
-    state: Mutex<WaiterState>,
-    changed: Condvar,
-    /// The waiter is the next in the queue and its turn is close.
-    is_next: AtomicBool,
-    /// The state may be [`WaiterState::Granted`]. Read without a lock while spinning.
-    is_granted: AtomicBool,
-    /// The thread sleeps. Checked because notifying a thread that does not sleep costs a system
-    /// call too.
-    is_asleep: AtomicBool,
-}
-
-impl Waiter {
-    /// Wakes the thread, if it sleeps. The thread sets `is_asleep` under the lock of the state.
-    fn wake(&self, state: MutexGuard<'_, WaiterState>) {
-        let is_asleep = self.is_asleep.swap(false, Ordering::Relaxed);
-        drop(state);
-        if is_asleep {
-            self.changed.notify_one();
-        }
-    }
-}
-
-#[derive(Debug, Default)]
-#[allow(clippy::large_enum_variant)] // one per waiting request
-enum WaiterState {
-    #[default]
-    Waiting,
-    /// The waiter has the turn, with the value of [`Turn::newest`].
-    Granted(Option<Record>),
-    /// The waiter has taken the turn or left the queue.
-    Gone,
+    /// `None` when the wait is over.
+    waiter: Option<Arc<Waiter>>,
 }
 
 /// The result of a request for a turn.
@@ -172,9 +140,12 @@ impl UpdateQueues {
         if waiting.len() >= MAX_WAITING {
             return Entered::QueueFull;
         }
-        let is_next = AtomicBool::new(waiting.is_empty());
-        let waiter = Arc::new(Waiter { is_next, ..Waiter::default() });
+        let waiter = Arc::new(Waiter::default());
+        if waiting.is_empty() {
+            waiter.announce();
+        }
         waiting.push_back(waiter.clone());
+        let waiter = Some(waiter);
         Entered::Queued(QueuePosition { queues: self, id_hash: *id_hash, deadline, waiter })
     }
 
@@ -185,19 +156,16 @@ impl UpdateQueues {
             shard.remove(id_hash);
             return;
         };
-        // Under both locks: a waiter that is not in the queue has the turn.
-        let mut state = next.state.lock().ignore_poison();
-        *state = WaiterState::Granted(newest);
-        next.is_granted.store(true, Ordering::Relaxed);
         drop(shard);
-        next.wake(state);
+        next.send(newest);
     }
 
-    /// Removes the waiter from the queue, if it is in it.
-    fn remove(&self, id_hash: &SessionIdHash, waiter: &Arc<Waiter>) {
-        if let Some(waiting) = self.shard(id_hash).get_mut(id_hash) {
-            waiting.retain(|other| !Arc::ptr_eq(other, waiter));
-        }
+    /// Removes the waiter from the queue, and returns whether it was in it.
+    fn remove(&self, id_hash: &SessionIdHash, waiter: &Arc<Waiter>) -> bool {
+        let mut shard = self.shard(id_hash);
+        let Some(waiting) = shard.get_mut(id_hash) else { return false };
+        let at = waiting.iter().position(|other| Arc::ptr_eq(other, waiter));
+        at.and_then(|at| waiting.remove(at)).is_some()
     }
 }
 
@@ -208,10 +176,8 @@ impl Turn<'_> {
         let shard = self.queues.shard(&self.id_hash);
         let next = shard.get(&self.id_hash).and_then(|waiting| waiting.front().cloned());
         drop(shard);
-        if let Some(next) = next
-            && !next.is_next.swap(true, Ordering::Relaxed)
-        {
-            next.wake(next.state.lock().ignore_poison());
+        if let Some(next) = next {
+            next.announce();
         }
     }
 
@@ -229,52 +195,32 @@ impl Drop for Turn<'_> {
 
 impl<'q> QueuePosition<'q> {
     /// Waits for the turn; returns `None` at the deadline.
-    fn wait(self) -> Option<Turn<'q>> {
-        let waiter = &*self.waiter;
-        let mut has_spun = false;
-        let mut state = waiter.state.lock().ignore_poison();
-        while matches!(*state, WaiterState::Waiting) {
-            if !has_spun && waiter.is_next.load(Ordering::Relaxed) {
-                has_spun = true;
-                drop(state);
-                spin_until(|| waiter.is_granted.load(Ordering::Relaxed));
-                state = waiter.state.lock().ignore_poison();
-                continue;
-            }
-            let left = self.deadline.saturating_duration_since(instant());
-            if left.is_zero() {
-                drop(state);
-                self.queues.remove(&self.id_hash, &self.waiter);
-                // The turn may have been granted before the waiter left the queue.
-                return self.take();
-            }
-            waiter.is_asleep.store(true, Ordering::Relaxed);
-            let waited = waiter.changed.wait_timeout(state, left);
-            state = waited.ignore_poison().0;
+    fn wait(mut self) -> Option<Turn<'q>> {
+        let waiter = self.waiter.take()?;
+        match waiter.receive(Some(self.deadline)) {
+            Some(newest) => Some(self.turn(newest)),
+            None => self.leave(&waiter),
         }
-        drop(state);
-        self.take()
     }
 
-    /// Returns the turn, if it was granted.
-    fn take(&self) -> Option<Turn<'q>> {
-        match std::mem::replace(&mut *self.waiter.state.lock().ignore_poison(), WaiterState::Gone) {
-            WaiterState::Granted(newest) => {
-                let QueuePosition { queues, id_hash, deadline, .. } = *self;
-                Some(Turn { queues, id_hash, deadline, newest })
-            }
-            WaiterState::Waiting | WaiterState::Gone => None,
-        }
+    /// Leaves the queue. Returns the turn if the waiter is not in the queue any more, because it
+    /// was granted.
+    fn leave(&self, waiter: &Arc<Waiter>) -> Option<Turn<'q>> {
+        let has_left = self.queues.remove(&self.id_hash, waiter);
+        if has_left { None } else { waiter.receive(None).map(|newest| self.turn(newest)) }
+    }
+
+    fn turn(&self, newest: Option<Record>) -> Turn<'q> {
+        let QueuePosition { queues, id_hash, deadline, .. } = *self;
+        Turn { queues, id_hash, deadline, newest }
     }
 }
 
 impl Drop for QueuePosition<'_> {
     fn drop(&mut self) {
-        let has_left = matches!(*self.waiter.state.lock().ignore_poison(), WaiterState::Gone);
-        if !has_left {
-            self.queues.remove(&self.id_hash, &self.waiter);
+        if let Some(waiter) = self.waiter.take() {
             // A turn that was granted is passed on.
-            drop(self.take());
+            drop(self.leave(&waiter));
         }
     }
 }

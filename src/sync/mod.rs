@@ -6,12 +6,14 @@
 
 use std::sync::{LockResult, PoisonError};
 
+mod handoff;
 #[cfg(schedules)]
 #[path = "../../tests/shuttle/scheduled.rs"]
 mod scheduled;
 #[cfg(not(schedules))]
 mod std_impl;
 
+pub(crate) use handoff::Handoff;
 #[cfg(schedules)]
 pub(crate) use scheduled::*;
 #[cfg(not(schedules))]

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::MutexGuard;
 use std::time::Duration;
 
 use crate::backend::{Cache, CacheEntry, CacheLookup, FillLease};
@@ -15,15 +15,11 @@ use crate::sync::IgnorePoison;
 /// How long a fill lease lasts. After that, the next miss gets a new lease.
 const LEASE: Duration = Duration::from_secs(10);
 
+/// The entries of the cache, and the leases to fill them.
 #[derive(Debug)]
-pub(super) struct CacheEntries {
+pub(super) struct CacheSlots {
     capacity: usize,
-    slots: Mutex<CacheSlots>,
-}
-
-#[derive(Debug, Default)]
-struct CacheSlots {
-    by_key: HashMap<SessionIdHash, CacheSlot>,
+    slots: HashMap<SessionIdHash, CacheSlot>,
     /// The number of the last lease. It grows with every lease, so no number is used twice, even
     /// after an invalidation.
     last_lease: u128,
@@ -38,25 +34,25 @@ struct CacheSlot {
     entry: Option<CacheEntry>,
 }
 
-impl CacheEntries {
+impl CacheSlots {
     pub(super) fn new(capacity: usize) -> Self {
-        CacheEntries { capacity, slots: Mutex::default() }
+        CacheSlots { capacity, slots: HashMap::new(), last_lease: 0 }
     }
 
-    fn slots(&self) -> MutexGuard<'_, CacheSlots> {
-        self.slots.lock().ignore_poison()
+    fn drop_older_half_if_full(&mut self) {
+        if self.slots.len() < self.capacity {
+            return;
+        }
+        let mut leases: Vec<_> = self.slots.values().map(|slot| slot.lease.number()).collect();
+        leases.sort_unstable();
+        let median = leases.get(leases.len() / 2).copied().unwrap_or(u128::MAX);
+        self.slots.retain(|_, slot| slot.lease.number() > median);
     }
 }
 
-impl CacheSlots {
-    fn make_room(&mut self, capacity: usize) {
-        if self.by_key.len() < capacity {
-            return;
-        }
-        let mut leases: Vec<_> = self.by_key.values().map(|slot| slot.lease.number()).collect();
-        leases.sort_unstable();
-        let median = leases.get(leases.len() / 2).copied().unwrap_or(u128::MAX);
-        self.by_key.retain(|_, slot| slot.lease.number() > median);
+impl MemoryStore {
+    fn cache(&self) -> MutexGuard<'_, CacheSlots> {
+        self.cache.lock().ignore_poison()
     }
 }
 
@@ -70,8 +66,8 @@ impl Cache for MemoryStore {
     }
 
     fn fetch(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<CacheLookup> {
-        let mut slots = self.cache.slots();
-        match slots.by_key.get(id_hash) {
+        let mut cache = self.cache();
+        match cache.slots.get(id_hash) {
             Some(CacheSlot { entry: Some(entry), .. }) if entry.record.is_live(now) => {
                 return Ok(CacheLookup::Hit(entry.clone()));
             }
@@ -80,10 +76,10 @@ impl Cache for MemoryStore {
             }
             _ => {}
         }
-        slots.make_room(self.cache.capacity);
-        slots.last_lease += 1;
-        let lease = FillLease::new(slots.last_lease);
-        slots.by_key.insert(*id_hash, CacheSlot { lease, taken: now, entry: None });
+        cache.drop_older_half_if_full();
+        cache.last_lease += 1;
+        let lease = FillLease::new(cache.last_lease);
+        cache.slots.insert(*id_hash, CacheSlot { lease, taken: now, entry: None });
         Ok(CacheLookup::Miss(Some(lease)))
     }
 
@@ -95,24 +91,24 @@ impl Cache for MemoryStore {
         _until: Timestamp,
         now: Timestamp,
     ) -> Result<bool> {
-        let mut slots = self.cache.slots();
+        let mut cache = self.cache();
         let open = |slot: &&mut CacheSlot| slot.entry.is_none() && slot.lease == lease;
-        let slot = slots.by_key.get_mut(id_hash).filter(open);
+        let slot = cache.slots.get_mut(id_hash).filter(open);
         let Some(slot) = slot.filter(|_| entry.record.is_live(now)) else { return Ok(false) };
         slot.entry = Some(entry.clone());
         Ok(true)
     }
 
     fn forget(&self, id_hashes: &[SessionIdHash], _now: Timestamp) -> Result<()> {
-        let mut slots = self.cache.slots();
+        let mut cache = self.cache();
         for id_hash in id_hashes {
-            slots.by_key.remove(id_hash);
+            cache.slots.remove(id_hash);
         }
         Ok(())
     }
 
-    fn forget_shard(&self, _share: usize, _now: Timestamp) -> Result<()> {
-        self.cache.slots().by_key.clear();
+    fn forget_shard(&self, _shard: usize, _now: Timestamp) -> Result<()> {
+        self.cache().slots.clear();
         Ok(())
     }
 }

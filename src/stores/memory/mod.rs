@@ -6,7 +6,7 @@ mod cache;
 use std::collections::{BTreeSet, HashMap};
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
+use std::sync::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 use std::time::Duration;
 
 use crate::backend::{
@@ -18,6 +18,7 @@ use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
 use crate::record::{Cursor, Record, Stats, Summary, Touch};
+use crate::stores::memory::cache::CacheSlots;
 use crate::sync::{IgnorePoison, instant, thread};
 
 /// A volatile store. It has every guarantee but durability.
@@ -31,9 +32,9 @@ pub struct MemoryStore {
     capacity: usize,
     sessions: RwLock<SessionTable>,
     /// The number of threads that wait for the write lock.
-    waiting: AtomicUsize,
+    waiting_writers: AtomicUsize,
     epoch: AtomicU64,
-    cache: cache::CacheEntries,
+    cache: Mutex<CacheSlots>,
 }
 
 #[derive(Debug, Default)]
@@ -72,9 +73,9 @@ impl MemoryStore {
         MemoryStore {
             capacity,
             sessions: RwLock::default(),
-            waiting: AtomicUsize::new(0),
+            waiting_writers: AtomicUsize::new(0),
             epoch: AtomicU64::new(0),
-            cache: cache::CacheEntries::new(capacity),
+            cache: Mutex::new(CacheSlots::new(capacity)),
         }
     }
 
@@ -89,9 +90,9 @@ impl MemoryStore {
             Ok(sessions) => sessions,
             Err(TryLockError::Poisoned(sessions)) => sessions.into_inner(),
             Err(TryLockError::WouldBlock) => {
-                self.waiting.fetch_add(1, Ordering::Relaxed);
+                self.waiting_writers.fetch_add(1, Ordering::Relaxed);
                 let sessions = self.sessions.write().ignore_poison();
-                self.waiting.fetch_sub(1, Ordering::Relaxed);
+                self.waiting_writers.fetch_sub(1, Ordering::Relaxed);
                 sessions
             }
         }
@@ -100,7 +101,7 @@ impl MemoryStore {
     /// Yields to waiting writers. The lock is not fair: a thread that takes it repeatedly would
     /// starve them.
     fn yield_to_writers(&self) {
-        if self.waiting.load(Ordering::Relaxed) > 0 {
+        if self.waiting_writers.load(Ordering::Relaxed) > 0 {
             thread::yield_now();
         }
     }
@@ -148,7 +149,7 @@ impl SessionTable {
         }
     }
 
-    fn put(&mut self, id_hash: SessionIdHash, row: Row) {
+    fn insert(&mut self, id_hash: SessionIdHash, row: Row) {
         if let Some(user) = &row.record.user {
             self.users.entry(user.clone()).or_default().insert(id_hash);
         }
@@ -158,7 +159,7 @@ impl SessionTable {
         self.rows.insert(id_hash, row);
     }
 
-    fn take(&mut self, id_hash: &SessionIdHash) -> Option<Row> {
+    fn remove(&mut self, id_hash: &SessionIdHash) -> Option<Row> {
         let row = self.rows.remove(id_hash)?;
         for id in &row.replaced {
             self.replaced.remove(&id.id_hash);
@@ -175,10 +176,8 @@ impl SessionTable {
     }
 
     /// The rows that match `filter` and are live at `now`, in no order.
-    fn live<'s>(&'s self, filter: &SessionFilter<'_>, now: Timestamp) -> Rows<'s> {
-        let mut rows = self.select(filter);
-        rows.retain(|(_, row)| row.record.is_live(now));
-        rows
+    fn select_live<'s>(&'s self, filter: &SessionFilter<'_>, now: Timestamp) -> Rows<'s> {
+        by_life(self.select(filter), now).0
     }
 
     /// The rows that match `filter`, expired ones included, in no order.
@@ -203,7 +202,7 @@ impl SessionTable {
     fn commit(&mut self, commit: &Commit, capacity: usize) -> Result<Committed> {
         let found = self.find(&commit.id_hash, commit.now);
         if let Some(expired) = commit.expired_to_remove(&found) {
-            self.take(expired);
+            self.remove(expired);
         }
         match commit.decide(found)? {
             Decision::Insert { session, replaces } => {
@@ -214,12 +213,12 @@ impl SessionTable {
                 if self.rows.len().saturating_sub(ended.len()) >= capacity {
                     return Err(Error::new(ErrorKind::Full, "begin a session in memory"));
                 }
-                self.end(&ended);
+                self.remove_all(&ended);
                 self.last_position += 1;
                 let position = self.last_position;
                 let replaced = replaces.into_iter().map(|(presented, _)| presented).collect();
                 let row = Row { record: session.record.clone(), replaced, position };
-                self.put(session.id_hash, row);
+                self.insert(session.id_hash, row);
                 Ok(Committed::Done { session, ended })
             }
             Decision::Update { at, session, id_change } => {
@@ -230,8 +229,8 @@ impl SessionTable {
                         None => return Ok(Committed::LimitReached),
                     }
                 }
-                self.end(&ended);
-                let Some(Row { mut replaced, position, .. }) = self.take(&at) else {
+                self.remove_all(&ended);
+                let Some(Row { mut replaced, position, .. }) = self.remove(&at) else {
                     return Err(Error::new(ErrorKind::Unexpected, commit.action.operation()));
                 };
                 if let Some(IdChange { replaced: left, presented }) = id_change {
@@ -242,7 +241,7 @@ impl SessionTable {
                     }
                 }
                 let row = Row { record: session.record.clone(), replaced, position };
-                self.put(session.id_hash, row);
+                self.insert(session.id_hash, row);
                 Ok(Committed::Done { session, ended })
             }
             Decision::Touch { at, session } => {
@@ -252,7 +251,7 @@ impl SessionTable {
                 Ok(Committed::Unchanged(session))
             }
             Decision::Remove { at } => {
-                self.take(&at);
+                self.remove(&at);
                 Ok(Committed::Deleted(at))
             }
             Decision::Answer(answer) => Ok(answer),
@@ -276,22 +275,45 @@ impl SessionTable {
         };
         let of_user = SessionFilter::User(user);
         let theirs = SessionFilter::InRealm(realm, &of_user);
-        let found = self.select(&theirs).into_iter();
-        let expired = found.filter(|(_, row)| !row.record.is_live(commit.now));
-        let expired: Vec<_> = expired.map(|(id_hash, _)| *id_hash).collect();
-        self.end(&expired);
-        let mut others = self.live(&theirs, commit.now);
+        let (mut others, expired) = by_life(self.select(&theirs), commit.now);
         others.retain(|(id_hash, _)| Some(**id_hash) != except);
         others.sort_by_key(|(_, row)| (row.record.authenticated, row.position));
-        let others: Vec<_> = others.into_iter().map(|(id_hash, _)| *id_hash).collect();
+        let (others, expired) = (ids(others), ids(expired));
+        self.remove_all(&expired);
         Ok(session_limit.sessions_to_end(&others).map(<[_]>::to_vec))
     }
 
-    fn end(&mut self, id_hashes: &[SessionIdHash]) {
+    /// Removes the rows that match `filter`, except the one with the public id `except`. Returns
+    /// the ids of those that were live.
+    fn revoke(
+        &mut self,
+        filter: &SessionFilter<'_>,
+        except: Option<&PublicId>,
+        now: Timestamp,
+    ) -> Vec<SessionIdHash> {
+        let mut rows = self.select(filter);
+        rows.retain(|(_, row)| except != Some(&row.record.public_id));
+        let (live, expired) = by_life(rows, now);
+        let (live, expired) = (ids(live), ids(expired));
+        self.remove_all(&live);
+        self.remove_all(&expired);
+        live
+    }
+
+    fn remove_all(&mut self, id_hashes: &[SessionIdHash]) {
         for id_hash in id_hashes {
-            self.take(id_hash);
+            self.remove(id_hash);
         }
     }
+}
+
+/// Splits rows into the live and the expired ones.
+fn by_life(rows: Rows<'_>, now: Timestamp) -> (Rows<'_>, Rows<'_>) {
+    rows.into_iter().partition(|(_, row)| row.record.is_live(now))
+}
+
+fn ids(rows: Rows<'_>) -> Vec<SessionIdHash> {
+    rows.into_iter().map(|(id_hash, _)| *id_hash).collect()
 }
 
 /// Adds a replaced id, and removes forgotten ids and the oldest above [`ReplacedId::MAX`].
@@ -340,12 +362,12 @@ impl Store for MemoryStore {
         // If other threads have removed some of them meanwhile, another search follows.
         let mut swept = SweepReport::new(0, Duration::ZERO);
         loop {
-            let room = limit.get() - swept.removed;
+            let left = limit.get() - swept.removed;
             let found: Vec<SessionIdHash> = {
                 let sessions = self.read();
                 let began = instant();
                 let ended = sessions.rows.iter().filter(|(_, row)| !row.record.is_live(now));
-                let found = ended.map(|(id_hash, _)| *id_hash).take(room).collect();
+                let found = ended.map(|(id_hash, _)| *id_hash).take(left).collect();
                 swept.blocked_for += instant().saturating_duration_since(began);
                 found
             };
@@ -353,12 +375,12 @@ impl Store for MemoryStore {
             let began = instant();
             for id_hash in &found {
                 if sessions.rows.get(id_hash).is_some_and(|row| !row.record.is_live(now)) {
-                    sessions.take(id_hash);
+                    sessions.remove(id_hash);
                     swept.removed += 1;
                 }
             }
             swept.blocked_for += instant().saturating_duration_since(began);
-            if found.len() < room || swept.removed == limit.get() {
+            if found.len() < left || swept.removed == limit.get() {
                 return Ok(swept);
             }
         }
@@ -380,7 +402,7 @@ impl Store for MemoryStore {
 impl SessionIndex for MemoryStore {
     fn list(&self, filter: &SessionFilter<'_>, page: Page, now: Timestamp) -> Result<Vec<Summary>> {
         let sessions = self.read();
-        let mut rows = sessions.live(filter, now);
+        let mut rows = sessions.select_live(filter, now);
         if let Some(after) = page.after {
             rows.retain(|(_, row)| row.position < after.position());
         }
@@ -395,29 +417,16 @@ impl SessionIndex for MemoryStore {
         except: Option<&PublicId>,
         now: Timestamp,
     ) -> Result<Vec<SessionIdHash>> {
-        let mut sessions = self.write();
-        let (mut live, mut expired) = (Vec::new(), Vec::new());
-        for (id_hash, row) in sessions.select(filter) {
-            if except != Some(&row.record.public_id) {
-                let ids = if row.record.is_live(now) { &mut live } else { &mut expired };
-                ids.push(*id_hash);
-            }
-        }
-        sessions.end(&live);
-        sessions.end(&expired);
-        Ok(live)
+        Ok(self.write().revoke(filter, except, now))
     }
 
     fn revoke_everyone(&self, realm: Option<&Realm>, now: Timestamp) -> Result<u64> {
         let mut sessions = self.write();
         let all = SessionFilter::All;
         let filter = realm.map_or(all, |realm| SessionFilter::InRealm(realm, &all));
-        let found = sessions.select(&filter);
-        let live = found.iter().filter(|(_, row)| row.record.is_live(now)).count();
-        let id_hashes: Vec<_> = found.iter().map(|(id_hash, _)| **id_hash).collect();
-        sessions.end(&id_hashes);
+        let revoked = sessions.revoke(&filter, None, now);
         self.epoch.fetch_add(1, Ordering::SeqCst);
-        Ok(live as u64)
+        Ok(revoked.len() as u64)
     }
 
     fn epoch(&self) -> Result<u64> {
@@ -426,7 +435,7 @@ impl SessionIndex for MemoryStore {
 
     fn stats(&self, now: Timestamp) -> Result<Stats> {
         let sessions = self.read();
-        let live = sessions.live(&SessionFilter::All, now);
+        let live = sessions.select_live(&SessionFilter::All, now);
         let created = || live.iter().map(|(_, row)| row.record.created);
         Ok(Stats {
             live: live.len() as u64,

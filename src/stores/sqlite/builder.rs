@@ -12,12 +12,43 @@ use crate::event::{Event, Events};
 use crate::stores::sqlite::error::{retry_while_busy, while_doing};
 use crate::stores::sqlite::file::{self, InUse, Opened, Purpose, with_suffix};
 use crate::stores::sqlite::file_identity::FileIdentity;
+use crate::stores::sqlite::migrate;
 use crate::stores::sqlite::read_pool::{self, Readers};
 use crate::stores::sqlite::record_cache::RecordCache;
-use crate::stores::sqlite::sql::{Sql, TableName};
+use crate::stores::sqlite::sql::TableName;
+use crate::stores::sqlite::store::{Shared, SqliteStore};
 use crate::stores::sqlite::wal::Wal;
-use crate::stores::sqlite::write::{Writer, WriterSettings};
-use crate::stores::sqlite::{Durability, Journal, Shared, SqliteStore, migrate};
+use crate::stores::sqlite::write::{Statements, Writer, WriterSettings};
+
+/// Which acknowledged changes survive a power loss.
+///
+/// In either case all acknowledged changes survive a crash of the process, and changes that end a
+/// session or replace an id (destroying, revoking, renewing, signing in) are on the disk before
+/// they are acknowledged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Durability {
+    /// The newest ordinary changes may be lost, whole transactions at a time.
+    #[default]
+    Normal,
+    /// All acknowledged changes survive. A change without concurrent ones takes several times as
+    /// long.
+    Full,
+}
+
+/// How SQLite journals the file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Journal {
+    /// A write-ahead log: readers and the writer do not wait for each other. SQLite stores the
+    /// setting in the file.
+    #[default]
+    Wal,
+    /// The present mode of the file. Under a rollback journal reads wait for commits, and commits
+    /// for reads: during a long read, such as a backup, changes fail with
+    /// [`Busy`](crate::ErrorKind::Busy).
+    Keep,
+}
 
 const DEFAULT_CACHE_BYTES: usize = 80 << 20;
 
@@ -45,12 +76,43 @@ enum Location {
     Memory,
 }
 
+impl SqliteStore {
+    /// Opens the database at `path` with the default settings. Creates the file, readable by its
+    /// owner only, and the tables if they do not exist.
+    ///
+    /// # Errors
+    /// As [`SqliteStoreBuilder::open`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        SqliteStore::builder(path).open()
+    }
+
+    /// Opens a new database in memory, which is deleted with the last clone of the store. It has
+    /// one connection, so that reads wait for writes without a time limit.
+    ///
+    /// # Errors
+    /// As [`SqliteStoreBuilder::open`].
+    pub fn in_memory() -> Result<Self> {
+        SqliteStore::builder_in_memory().open()
+    }
+
+    /// The default settings for a new database in memory. Readers, journal and durability have no
+    /// effect there.
+    pub fn builder_in_memory() -> SqliteStoreBuilder {
+        SqliteStoreBuilder::memory()
+    }
+
+    /// The default settings for the database at `path`.
+    pub fn builder(path: impl AsRef<Path>) -> SqliteStoreBuilder {
+        SqliteStoreBuilder::file(path.as_ref())
+    }
+}
+
 impl SqliteStoreBuilder {
-    pub(super) fn file(path: &Path) -> Self {
+    fn file(path: &Path) -> Self {
         SqliteStoreBuilder::at(Location::File(path.to_owned()))
     }
 
-    pub(super) fn memory() -> Self {
+    fn memory() -> Self {
         SqliteStoreBuilder::at(Location::Memory)
     }
 
@@ -154,7 +216,6 @@ impl SqliteStoreBuilder {
     /// - [`ErrorKind::Busy`]: other connections kept the file locked for the whole busy timeout.
     pub fn open(self) -> Result<SqliteStore> {
         let table = TableName::new(&self.table)?;
-        let sql = Sql::new(&table);
         self.check()?;
         let deadline = Instant::now() + self.busy_timeout;
         let (connection, file) = match &self.place {
@@ -184,7 +245,7 @@ impl SqliteStoreBuilder {
         connection
             .execute_batch("PRAGMA fullfsync = ON; PRAGMA secure_delete = FAST")
             .map_err(while_doing("configure the connection"))?;
-        self.prepare(&connection, &table, &sql, deadline)?;
+        self.prepare(&connection, &table, deadline)?;
 
         let full = self.durability == Durability::Full;
         let page_size = pragma(&connection, "page_size")?;
@@ -212,9 +273,10 @@ impl SqliteStoreBuilder {
             }
             _ => None,
         };
-        let (sql, busy_timeout) = (Arc::new(sql), self.busy_timeout);
+        let statements = Statements::new(&table);
+        let (sql, busy_timeout) = (statements.read.clone(), self.busy_timeout);
         let settings = WriterSettings {
-            sql: sql.clone(),
+            statements,
             busy_timeout,
             full,
             wal,
@@ -290,13 +352,7 @@ impl SqliteStoreBuilder {
 
     /// Rejects foreign and newer tables before anything changes. Then sets the journal mode, then
     /// migrates the tables.
-    fn prepare(
-        &self,
-        connection: &Connection,
-        table: &TableName,
-        sql: &Sql,
-        deadline: Instant,
-    ) -> Result<()> {
+    fn prepare(&self, connection: &Connection, table: &TableName, deadline: Instant) -> Result<()> {
         connection
             .busy_timeout(self.busy_timeout)
             .map_err(while_doing("configure the connection"))?;
@@ -321,7 +377,7 @@ impl SqliteStoreBuilder {
             switch_to_wal(connection, deadline)?;
         }
         if version != migrate::newest() {
-            migrate::migrate(connection, table, sql, &self.events, deadline)?;
+            migrate::migrate(connection, table, &self.events, deadline)?;
         }
         Ok(())
     }

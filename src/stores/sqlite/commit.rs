@@ -41,14 +41,14 @@ pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<Committed> 
             else {
                 return Ok(Committed::LimitReached);
             };
-            tx.change_id(at, &id_change)?;
-            tx.update_all(at.id, &session)?;
+            tx.remember_id_change(at, &id_change)?;
+            tx.update_all(at, &session)?;
             ended.push(at.id_hash);
             Ok(Committed::Done { session, ended })
         }
         Decision::Update { at, session, id_change: None } => {
             match commit.delta.user() {
-                Some(_) => tx.update_all(at.id, &session)?,
+                Some(_) => tx.update_all(at, &session)?,
                 None => tx.update_data(at, &session.record)?,
             }
             Ok(Committed::Done { session, ended: Vec::new() })

@@ -8,10 +8,10 @@ use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{PublicId, Realm, SessionIdHash};
 use crate::record::{Stats, Summary};
-use crate::stores::sqlite::error::while_doing;
+use crate::stores::sqlite::row;
 use crate::stores::sqlite::sql::Sql;
+use crate::stores::sqlite::store::Shared;
 use crate::stores::sqlite::write::JobKind;
-use crate::stores::sqlite::{Shared, row};
 
 /// An SQL condition to follow an `AND`, with its parameters from `?3` on.
 type Condition = (String, Vec<Column>);
@@ -77,9 +77,8 @@ pub(super) fn list(
 
 impl SessionIndex for Shared {
     fn list(&self, filter: &SessionFilter<'_>, page: Page, now: Timestamp) -> Result<Vec<Summary>> {
-        const OPERATION: &str = "list sessions";
-        self.readers.read(OPERATION, |connection| {
-            list(connection, &self.sql.list, filter, page, now).map_err(while_doing(OPERATION))
+        self.query("list sessions", |connection, sql| {
+            list(connection, &sql.list, filter, page, now)
         })
     }
 
@@ -110,18 +109,12 @@ impl SessionIndex for Shared {
     }
 
     fn epoch(&self) -> Result<u64> {
-        const OPERATION: &str = "read the epoch";
-        self.readers.read(OPERATION, |connection| {
-            let epoch = row::epoch(connection, &self.sql).map_err(while_doing(OPERATION))?;
-            Ok(u64::try_from(epoch).unwrap_or(0))
-        })
+        let epoch = self.query("read the epoch", row::epoch)?;
+        Ok(u64::try_from(epoch).unwrap_or(0))
     }
 
     fn stats(&self, now: Timestamp) -> Result<Stats> {
-        const OPERATION: &str = "count sessions";
-        self.readers.read(OPERATION, |connection| {
-            stats(connection, &self.sql, now).map_err(while_doing(OPERATION))
-        })
+        self.query("count sessions", |connection, sql| stats(connection, sql, now))
     }
 }
 

@@ -12,10 +12,9 @@ use sha2::{Digest, Sha256};
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
-use crate::stores::sqlite::admin::PendingMigration;
 use crate::stores::sqlite::error::{self, while_doing};
-use crate::stores::sqlite::sql::{HISTORY, Sql, TableName};
-use crate::stores::sqlite::write::WriteTx;
+use crate::stores::sqlite::sql::{HISTORY, TableName};
+use crate::stores::sqlite::write::{Statements, WriteTx};
 
 struct Migration {
     version: u32,
@@ -29,6 +28,16 @@ const MIGRATIONS: &[Migration] = &[Migration {
     name: "sessions",
     sql: include_str!("../../../migrations/sqlite/V1__sessions.sql"),
 }];
+
+/// A migration that is not applied yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PendingMigration {
+    /// The schema version after it.
+    pub version: u32,
+    /// Its name.
+    pub name: &'static str,
+}
 
 const OPERATION: &str = "set up the tables";
 const READING: &str = "read the history of migrations";
@@ -187,12 +196,12 @@ fn recorded_version(connection: &Connection, table: &TableName) -> Result<u32> {
 pub(super) fn migrate(
     connection: &Connection,
     table: &TableName,
-    sql: &Sql,
     events: &Events,
     deadline: Instant,
 ) -> Result<()> {
-    let mut tx = WriteTx::begin(connection, sql, None, OPERATION, deadline)?;
-    let from = tx.with_connection(|connection| apply(connection, table, sql))?;
+    let statements = Statements::new(table);
+    let mut tx = WriteTx::begin(connection, &statements, None, OPERATION, deadline)?;
+    let from = tx.with_connection(|connection| apply(connection, table))?;
     tx.commit(deadline)?;
     if from < newest() {
         let table = table.as_str();
@@ -202,7 +211,7 @@ pub(super) fn migrate(
 }
 
 /// Applies the missing migrations within a transaction. Returns the previous version.
-fn apply(connection: &Connection, table: &TableName, sql: &Sql) -> Result<u32> {
+fn apply(connection: &Connection, table: &TableName) -> Result<u32> {
     let failed = || while_doing(OPERATION);
     // Another process may have migrated while this one waited for the lock.
     let from = version(connection, table)?;
@@ -211,7 +220,7 @@ fn apply(connection: &Connection, table: &TableName, sql: &Sql) -> Result<u32> {
     }
     if from == 0 {
         // Objects that remained when an operator dropped the table.
-        remove(connection, table, sql).map_err(failed())?;
+        remove(connection, table).map_err(failed())?;
     }
     connection
         .execute_batch(&format!(
@@ -248,12 +257,12 @@ fn apply(connection: &Connection, table: &TableName, sql: &Sql) -> Result<u32> {
 
 /// Removes the tables and their history. The caller's transaction must have called [`version`]
 /// before, which checks that they are ours.
-pub(super) fn remove(
-    connection: &Connection,
-    table: &TableName,
-    sql: &Sql,
-) -> rusqlite::Result<()> {
-    connection.execute_batch(&sql.drop)?;
+pub(super) fn remove(connection: &Connection, table: &TableName) -> rusqlite::Result<()> {
+    connection.execute_batch(&format!(
+        "DROP VIEW IF EXISTS \"{0}_readable\"; DROP TABLE IF EXISTS \"{0}_meta\"; \
+         DROP TABLE IF EXISTS \"{0}_replaced\"; DROP TABLE IF EXISTS \"{0}\";",
+        table.as_str()
+    ))?;
     if object(connection, HISTORY)?.is_none() {
         return Ok(());
     }

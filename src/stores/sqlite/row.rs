@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, Row, params};
 
 use crate::backend::{LiveSession, Lookup, Missing, ReplacedBy, ReplacedId, ReplacedIdStatus};
 use crate::clock::Timestamp;
@@ -11,6 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{IdpSessionId, JoinSalt, PublicId, Realm, SessionIdHash, UserKey};
 use crate::lifetime::Limits;
 use crate::record::{self, Client, Cursor, Record, Summary};
+use crate::stores::sqlite::columns::{ROW_ID, replaced, session};
 use crate::stores::sqlite::error::while_doing;
 use crate::stores::sqlite::sql::Sql;
 
@@ -55,7 +56,7 @@ fn by_id_hash(
 ) -> rusqlite::Result<Option<Lookup<FoundRow>>> {
     let mut statement = connection.prepare_cached(&sql.by_id_hash)?;
     let mut rows = statement.query([id_hash.as_bytes()])?;
-    rows.next()?.map(|row| session(row, now)).transpose()
+    rows.next()?.map(|row| lookup(row, now)).transpose()
 }
 
 fn by_replaced_id(
@@ -67,12 +68,12 @@ fn by_replaced_id(
     let mut statement = connection.prepare_cached(&sql.by_replaced_id)?;
     let mut rows = statement.query([id_hash.as_bytes()])?;
     let Some(row) = rows.next()? else { return Ok(None) };
-    let id = replaced_id(row, *id_hash)?;
+    let id = replaced_id(row)?;
     let status = id.status(now);
     if status == ReplacedIdStatus::Forgotten {
         return Ok(None);
     }
-    Ok(Some(match session(row, now)? {
+    Ok(Some(match lookup(row, now)? {
         Lookup::Live { session, at } if status == ReplacedIdStatus::Remembered => {
             Lookup::Missing(Missing::Replaced { id, session, at })
         }
@@ -80,30 +81,31 @@ fn by_replaced_id(
     }))
 }
 
-/// Decodes the columns of a replaced id, which follow those of its session.
-fn replaced_id(row: &Row<'_>, id_hash: SessionIdHash) -> rusqlite::Result<ReplacedId> {
-    let grace_until = row.get::<_, Option<i64>>(21)?.map(Timestamp::from_millis);
+/// Decodes the columns of a replaced id.
+fn replaced_id(row: &Row<'_>) -> rusqlite::Result<ReplacedId> {
     Ok(ReplacedId {
-        id_hash,
-        successor: SessionIdHash::from_bytes(row.get(19)?),
-        replaced_at: Timestamp::from_millis(row.get(20)?),
-        by: match row.get(22)? {
-            true => ReplacedBy::SignIn {
-                salt: row.get::<_, Option<[u8; 32]>>(23)?.map(JoinSalt::from_bytes),
-            },
-            false => ReplacedBy::Renewal { grace_until },
+        id_hash: SessionIdHash::from_bytes(row.get(replaced::id_hash)?),
+        successor: SessionIdHash::from_bytes(row.get(replaced::successor)?),
+        replaced_at: time(row, replaced::replaced_at)?,
+        by: match row.get(replaced::by_sign_in)? {
+            true => {
+                let salt: Option<[u8; 32]> = row.get(replaced::join_salt)?;
+                ReplacedBy::SignIn { salt: salt.map(JoinSalt::from_bytes) }
+            }
+            false => {
+                ReplacedBy::Renewal { grace_until: optional_time(row, replaced::grace_until)? }
+            }
         },
-        had_user: row.get(24)?,
+        had_user: row.get(replaced::had_user)?,
     })
 }
 
 /// Decodes the session in a row.
-fn session(row: &Row<'_>, now: Timestamp) -> rusqlite::Result<Lookup<FoundRow>> {
-    let deadline = Timestamp::from_millis(row.get(12)?);
-    let id_hash = SessionIdHash::from_bytes(row.get(1)?);
-    let seen = Timestamp::from_millis(row.get(9)?);
-    let public_id = PublicId::from_bytes(row.get(3)?);
-    let at = FoundRow { id: row.get(0)?, id_hash, public_id, seen, deadline };
+fn lookup(row: &Row<'_>, now: Timestamp) -> rusqlite::Result<Lookup<FoundRow>> {
+    let id_hash = SessionIdHash::from_bytes(row.get(session::id_hash)?);
+    let public_id = PublicId::from_bytes(row.get(session::public_id)?);
+    let (seen, deadline) = (time(row, session::seen)?, time(row, session::deadline)?);
+    let at = FoundRow { id: row.get(ROW_ID)?, id_hash, public_id, seen, deadline };
     if deadline <= now {
         return Ok(Lookup::Missing(Missing::NotFound { expired: Some(at) }));
     }
@@ -117,35 +119,35 @@ fn session(row: &Row<'_>, now: Timestamp) -> rusqlite::Result<Lookup<FoundRow>> 
 
 /// Decodes a record. The outer error is SQLite's; the inner one reports a malformed row.
 pub(super) fn decode(row: &Row<'_>) -> rusqlite::Result<Result<Record>> {
-    let format: i64 = row.get(16)?;
+    let format: i64 = row.get(session::format)?;
     if let Err(error) = record::check_format(u32::try_from(format).unwrap_or(u32::MAX)) {
         return Ok(Err(error));
     }
-    let Ok(data) = row.get_ref(17)?.as_str() else { return Ok(Err(malformed("data"))) };
+    let Ok(data) = row.get_ref(session::data)?.as_str() else { return Ok(Err(malformed("data"))) };
     let data = match Data::from_json(data) {
         Ok(data) => data,
         Err(error) => return Ok(Err(error)),
     };
-    let Some(limits) = limits(row, 10)? else { return Ok(Err(malformed("idle"))) };
-    let Some(owner) = owner(row, 4)? else { return Ok(Err(malformed("user_key"))) };
-    let Ok(revision) = u64::try_from(row.get::<_, i64>(14)?) else {
+    let Some(limits) = limits(row)? else { return Ok(Err(malformed("idle"))) };
+    let Some(owner) = owner(row)? else { return Ok(Err(malformed("user_key"))) };
+    let Ok(revision) = u64::try_from(row.get::<_, i64>(session::revision)?) else {
         return Ok(Err(malformed("revision")));
     };
-    let Some(realm) = realm(row, 18)? else { return Ok(Err(malformed("realm"))) };
+    let Some(realm) = realm(row)? else { return Ok(Err(malformed("realm"))) };
     Ok(Ok(Record {
-        public_id: PublicId::from_bytes(row.get(3)?),
+        public_id: PublicId::from_bytes(row.get(session::public_id)?),
         realm,
         user: owner.user,
         idp_session_id: owner.idp_session_id,
         auth_level: owner.auth_level,
-        created: Timestamp::from_millis(row.get(7)?),
-        authenticated: row.get::<_, Option<i64>>(8)?.map(Timestamp::from_millis),
-        seen: Timestamp::from_millis(row.get(9)?),
-        id_issued: Timestamp::from_millis(row.get(2)?),
+        created: time(row, session::created)?,
+        authenticated: optional_time(row, session::authenticated)?,
+        seen: time(row, session::seen)?,
+        id_issued: time(row, session::id_issued)?,
         limits,
-        persistent: row.get(13)?,
+        persistent: row.get(session::persistent)?,
         revision,
-        client: client(row, 15)?,
+        client: client(row)?,
         data,
     }))
 }
@@ -158,25 +160,34 @@ fn malformed(column: &'static str) -> Error {
     )
 }
 
-/// Decodes the columns `idle` and `absolute`, from `at`; `None` if they are malformed.
-fn limits(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<Limits>> {
-    let idle = row.get::<_, Option<i64>>(at)?.map(u64::try_from).transpose();
-    let absolute = row.get::<_, Option<i64>>(at + 1)?.map(Timestamp::from_millis);
+fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<Timestamp> {
+    row.get(column).map(Timestamp::from_millis)
+}
+
+fn optional_time(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Timestamp>> {
+    Ok(row.get::<_, Option<i64>>(column)?.map(Timestamp::from_millis))
+}
+
+/// Decodes the columns `idle` and `absolute`; `None` if they are malformed.
+fn limits(row: &Row<'_>) -> rusqlite::Result<Option<Limits>> {
+    let idle = row.get::<_, Option<i64>>(session::idle)?.map(u64::try_from).transpose();
+    let absolute = optional_time(row, session::absolute)?;
     Ok(idle.ok().map(|idle| Limits::new(idle.map(Duration::from_millis), absolute)))
 }
 
+#[derive(Default)]
 struct Owner {
     user: Option<UserKey>,
     idp_session_id: Option<IdpSessionId>,
     auth_level: u16,
 }
 
-/// Decodes the columns `user_key`, `idp_session_id` and `auth_level`, from `at`; `None` if they are
-/// malformed.
-fn owner(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<Owner>> {
-    let user = text(row, at)?.map(|user| user.map(UserKey::new).transpose());
-    let idp_session_id = text(row, at + 1)?.map(|id| id.map(IdpSessionId::new).transpose());
-    let auth_level = u16::try_from(row.get::<_, i64>(at + 2)?);
+/// Decodes the columns `user_key`, `idp_session_id` and `auth_level`; `None` if they are malformed.
+fn owner(row: &Row<'_>) -> rusqlite::Result<Option<Owner>> {
+    let user = text(row, session::user_key)?.map(|user| user.map(UserKey::new).transpose());
+    let idp_session_id =
+        text(row, session::idp_session_id)?.map(|id| id.map(IdpSessionId::new).transpose());
+    let auth_level = u16::try_from(row.get::<_, i64>(session::auth_level)?);
     Ok(match (user, idp_session_id, auth_level) {
         (Some(Ok(user)), Some(Ok(idp_session_id)), Ok(auth_level)) => {
             Some(Owner { user, idp_session_id, auth_level })
@@ -186,87 +197,39 @@ fn owner(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<Owner>> {
 }
 
 /// Decodes the column `realm`; `None` if it is malformed.
-fn realm(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<Realm>> {
-    Ok(text(row, at)?.flatten().and_then(|name| Realm::new(name).ok()))
+fn realm(row: &Row<'_>) -> rusqlite::Result<Option<Realm>> {
+    Ok(text(row, session::realm)?.flatten().and_then(|name| Realm::new(name).ok()))
 }
 
 /// Reads a text column; the outer `None` if it is not UTF-8, which SQLite does not check.
-fn text<'r>(row: &'r Row<'_>, at: usize) -> rusqlite::Result<Option<Option<&'r str>>> {
-    Ok(row.get_ref(at)?.as_str_or_null().ok())
+fn text<'r>(row: &'r Row<'_>, column: usize) -> rusqlite::Result<Option<Option<&'r str>>> {
+    Ok(row.get_ref(column)?.as_str_or_null().ok())
 }
 
 /// Decodes the client's description. It is informative only, so a malformed one is read as `None`.
-fn client(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<Client>> {
-    Ok(text(row, at)?.flatten().and_then(Client::from_json))
+fn client(row: &Row<'_>) -> rusqlite::Result<Option<Client>> {
+    Ok(text(row, session::client)?.flatten().and_then(Client::from_json))
 }
 
-/// Decodes one row of a list. A malformed owner is shown as no owner, so that the row stays
-/// visible.
+/// Decodes one row of a list, which has the size of the data in its place. A malformed owner is
+/// shown as no owner, so that the row stays visible.
 pub(super) fn summary(row: &Row<'_>) -> rusqlite::Result<Summary> {
-    let owner = owner(row, 2)?;
-    let (user, idp_session_id, auth_level) = match owner {
-        Some(owner) => (owner.user, owner.idp_session_id, owner.auth_level),
-        None => (None, None, 0),
-    };
+    let owner = owner(row)?.unwrap_or_default();
     Ok(Summary {
-        public_id: PublicId::from_bytes(row.get(1)?),
-        realm: realm(row, 12)?.unwrap_or_default(),
-        user,
-        idp_session_id,
-        auth_level,
-        created: Timestamp::from_millis(row.get(5)?),
-        authenticated: row.get::<_, Option<i64>>(6)?.map(Timestamp::from_millis),
-        seen: Timestamp::from_millis(row.get(7)?),
-        deadline: Timestamp::from_millis(row.get(8)?),
-        persistent: row.get(9)?,
-        client: client(row, 10)?,
-        bytes: usize::try_from(row.get::<_, i64>(11)?).unwrap_or(0),
-        cursor: Cursor::new(row.get(0)?),
+        public_id: PublicId::from_bytes(row.get(session::public_id)?),
+        realm: realm(row)?.unwrap_or_default(),
+        user: owner.user,
+        idp_session_id: owner.idp_session_id,
+        auth_level: owner.auth_level,
+        created: time(row, session::created)?,
+        authenticated: optional_time(row, session::authenticated)?,
+        seen: time(row, session::seen)?,
+        deadline: time(row, session::deadline)?,
+        persistent: row.get(session::persistent)?,
+        client: client(row)?,
+        bytes: usize::try_from(row.get::<_, i64>(session::data)?).unwrap_or(0),
+        cursor: Cursor::new(row.get(ROW_ID)?),
     })
-}
-
-pub(super) fn idle_column(limits: &Limits) -> Option<i64> {
-    let millis = limits.idle.map(record::duration_to_millis);
-    millis.map(|millis| i64::try_from(millis).unwrap_or(i64::MAX))
-}
-
-pub(super) fn revision_column(record: &Record) -> i64 {
-    i64::try_from(record.revision).unwrap_or(i64::MAX)
-}
-
-/// What a touch needs to know of a session.
-pub(super) struct TouchRow {
-    pub(super) id: i64,
-    pub(super) id_hash: SessionIdHash,
-    pub(super) seen: Timestamp,
-    /// The deadline column.
-    pub(super) deadline: Timestamp,
-    /// `None` if they are malformed.
-    pub(super) limits: Option<Limits>,
-}
-
-/// What a touch needs of the session with this id, which may be a replaced one within its grace.
-pub(super) fn touch_row(
-    connection: &Connection,
-    sql: &Sql,
-    id_hash: &SessionIdHash,
-    now: Timestamp,
-) -> rusqlite::Result<Option<TouchRow>> {
-    let decode = |row: &Row<'_>| {
-        Ok(TouchRow {
-            id: row.get(0)?,
-            seen: Timestamp::from_millis(row.get(1)?),
-            deadline: Timestamp::from_millis(row.get(2)?),
-            limits: limits(row, 3)?,
-            id_hash: SessionIdHash::from_bytes(row.get(5)?),
-        })
-    };
-    let mut by_id_hash = connection.prepare_cached(&sql.touch_row_by_id_hash)?;
-    if let Some(found) = by_id_hash.query_row([id_hash.as_bytes()], decode).optional()? {
-        return Ok(Some(found));
-    }
-    let params = params![id_hash.as_bytes(), now.as_millis()];
-    connection.prepare_cached(&sql.touch_row_by_replaced_id)?.query_row(params, decode).optional()
 }
 
 /// The number of sessions that are live at `now`.

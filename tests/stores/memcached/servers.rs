@@ -134,7 +134,8 @@ fn the_loss_of_one_server_loses_its_shard_only() {
     let later = NOW + HOUR;
     let batch: Vec<_> = id_hashes.iter().map(|id_hash| (*id_hash, Touch::at(later))).collect();
     let TouchError::Sessions(failed) = store.touch(&batch, later).unwrap_err() else { panic!() };
-    let lost = id_hashes.iter().zip(&alive).filter(|(_, alive)| !**alive).map(|(id_hash, _)| id_hash);
+    let lost =
+        id_hashes.iter().zip(&alive).filter(|(_, alive)| !**alive).map(|(id_hash, _)| id_hash);
     assert!(failed.iter().map(|(id_hash, _)| id_hash).eq(lost), "each is named, and no other");
     assert!(failed.iter().all(|(_, error)| error.kind() == ErrorKind::Unavailable));
     for (id_hash, _) in id_hashes.iter().zip(&alive).filter(|(_, alive)| **alive) {

@@ -36,6 +36,7 @@ pub(super) struct RecordCache {
     state: Mutex<CacheState>,
 }
 
+/// The entries, and the header for which they are valid.
 #[derive(Debug)]
 struct CacheState {
     /// Whether a commit was seen to change the header as expected.

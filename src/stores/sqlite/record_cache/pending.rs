@@ -35,6 +35,7 @@ impl Effect<'_> {
     }
 }
 
+/// What a commit does to one entry of the cache.
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant)] // they are few, and live for one transaction
 enum RecordChange {
@@ -43,6 +44,7 @@ enum RecordChange {
     Removed,
 }
 
+/// The effects of an open transaction.
 #[derive(Debug)]
 pub(crate) struct PendingEffects<'c> {
     /// The cache, and the header before the transaction; `None` without a cache, and at the end.

@@ -1,4 +1,5 @@
-//! The write connection.
+//! The write connection, outside transactions: it rolls back what a failure left open, and sets
+//! whether commits are synced.
 
 use std::time::Instant;
 
@@ -7,6 +8,7 @@ use rusqlite::Connection;
 use crate::error::Result;
 use crate::stores::sqlite::error::{retry_while_busy, while_doing};
 
+/// The only connection of a store that writes.
 pub(super) struct WriteConnection {
     connection: Connection,
     /// Whether its commits are synced now, if that is known.

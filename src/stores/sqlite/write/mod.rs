@@ -7,32 +7,34 @@
 
 mod connection;
 mod job;
-mod statement;
+mod sql;
 mod tx;
 
 use std::collections::VecDeque;
 use std::fmt::{self, Debug};
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::process::Process;
 use crate::stores::sqlite::file_identity::FileIdentity;
 use crate::stores::sqlite::record_cache::RecordCache;
-use crate::stores::sqlite::sql::Sql;
 use crate::stores::sqlite::wal::Wal;
 use crate::sync::{IgnorePoison, Mutex, instant, thread};
 use connection::WriteConnection;
-use job::{Job, QueuedJob, WaitResult, panicked};
+use job::{Job, JobResult, WaitResult, panicked};
 
 pub(super) use job::JobKind;
-pub(super) use statement::WriteStatement;
+pub(super) use sql::Statements;
 pub(super) use tx::WriteTx;
 
+/// The maximum number of jobs in one transaction.
 const MAX_GROUP_SIZE: usize = 64;
 
+/// The write connection of a store, and the queue of jobs for it.
 pub(super) struct Writer {
     process: Process,
     write_connection: Mutex<WriteConnection>,
@@ -40,8 +42,9 @@ pub(super) struct Writer {
     settings: WriterSettings,
 }
 
+/// What a writer needs beside its connection.
 pub(super) struct WriterSettings {
-    pub(super) sql: Arc<Sql>,
+    pub(super) statements: Statements,
     pub(super) busy_timeout: Duration,
     /// Whether every group is synced.
     pub(super) full: bool,
@@ -50,10 +53,11 @@ pub(super) struct WriterSettings {
     pub(super) record_cache: Option<Arc<RecordCache>>,
 }
 
+/// The jobs that wait for a leader, in the order of their arrival.
 #[derive(Default)]
 struct WriteQueue {
     has_leader: bool,
-    waiting: VecDeque<Arc<dyn QueuedJob>>,
+    waiting: VecDeque<Arc<Job>>,
 }
 
 impl Debug for Writer {
@@ -68,19 +72,26 @@ impl Debug for Writer {
 struct Leader<'w> {
     writer: &'w Writer,
     operation: &'static str,
-    group: Vec<Arc<dyn QueuedJob>>,
+    group: Vec<(Arc<Job>, Option<JobResult>)>,
     /// Why no work of the group is stored.
     failure: Option<Error>,
 }
 
 impl Leader<'_> {
+    /// Answers the jobs of the group: with their own results, or with the failure of the group if
+    /// they succeeded.
     fn complete(&mut self) {
         let failure = match self.failure.take() {
             None if thread::panicking() => Some(panicked(self.operation)),
             failure => failure,
         };
-        for job in self.group.drain(..) {
-            job.complete(failure.as_ref());
+        for (job, result) in self.group.drain(..) {
+            let result = match (result, &failure) {
+                (None | Some(Ok(Ok(()))), Some(failure)) => Ok(Err(failure.clone())),
+                (Some(result), _) => result,
+                (None, None) => Ok(Err(panicked(job.operation))),
+            };
+            job.waiter.send(WaitResult::Completed(result));
         }
     }
 }
@@ -88,12 +99,12 @@ impl Leader<'_> {
 impl Drop for Leader<'_> {
     fn drop(&mut self) {
         // The next leader comes first: it begins while this thread still wakes the others.
-        {
-            let mut queue = self.writer.queue.lock().ignore_poison();
-            match queue.waiting.pop_front() {
-                Some(next) => next.promote(),
-                None => queue.has_leader = false,
-            }
+        let mut queue = self.writer.queue.lock().ignore_poison();
+        let next = queue.waiting.pop_front();
+        queue.has_leader = next.is_some();
+        drop(queue);
+        if let Some(next) = next {
+            next.waiter.send(WaitResult::Leader);
         }
         self.complete();
     }
@@ -120,7 +131,7 @@ impl Writer {
 
     /// Runs `work` in a write transaction, and returns its result when that is committed.
     ///
-    /// Fails with [`ErrorKind::Busy`](crate::ErrorKind::Busy) if its turn does not come in time.
+    /// Fails with [`ErrorKind::Busy`] if its turn does not come in time.
     pub(super) fn write<T, F>(
         &self,
         job_kind: JobKind,
@@ -133,17 +144,32 @@ impl Writer {
     {
         self.process.check()?;
         let deadline = instant() + self.settings.busy_timeout;
-        let job = Arc::new(Job::new(job_kind, operation, work));
-        if self.take_turn(&job, deadline)? {
-            self.lead(job.clone(), operation, deadline);
+        let answer = Arc::new(Mutex::new(None));
+        let to = answer.clone();
+        let work = move |tx: &mut WriteTx<'_>| {
+            *to.lock().ignore_poison() = Some(work(tx)?);
+            Ok(())
+        };
+        let job = Arc::new(Job::new(job_kind, operation, Box::new(work)));
+        let mut waited = self.take_turn(&job, deadline)?;
+        if let Some(WaitResult::Leader) = waited {
+            self.lead(&job, deadline);
+            waited = job.waiter.receive(None);
         }
-        job.answer()
+        match waited {
+            Some(WaitResult::Completed(Ok(result))) => result?,
+            // A panic of the work continues on the thread of its caller, whichever ran it.
+            Some(WaitResult::Completed(Err(panic))) => resume_unwind(panic),
+            Some(WaitResult::Leader) | None => return Err(panicked(operation)),
+        }
+        let answer = answer.lock().ignore_poison().take();
+        answer.ok_or_else(|| panicked(operation))
     }
 
     /// Runs `work` alone on the write connection, outside a transaction. The record cache learns
     /// of its changes as of those of another process: by the header of the wal-index.
     ///
-    /// Fails with [`ErrorKind::Busy`](crate::ErrorKind::Busy) if its turn does not come in time.
+    /// Fails with [`ErrorKind::Busy`] if its turn does not come in time.
     pub(super) fn exclusive<T>(
         &self,
         operation: &'static str,
@@ -152,8 +178,8 @@ impl Writer {
         self.process.check()?;
         let deadline = instant() + self.settings.busy_timeout;
         // No leader adds an exclusive job to its group, so it runs here.
-        let turn = |_: &mut WriteTx<'_>| Ok(());
-        self.take_turn(&Arc::new(Job::new(JobKind::Exclusive, operation, turn)), deadline)?;
+        let job = Job::new(JobKind::Exclusive, operation, Box::new(|_| Ok(())));
+        self.take_turn(&Arc::new(job), deadline)?;
         let _leader = Leader { writer: self, operation, group: Vec::new(), failure: None };
         let write_connection = self.write_connection.lock().ignore_poison();
         self.settings.file_identity.check()?;
@@ -166,46 +192,42 @@ impl Writer {
         work(self.write_connection.lock().ignore_poison().get())
     }
 
-    /// Waits in the queue. Returns true if the caller is the leader now, and false if another
-    /// leader has run the job.
-    fn take_turn<T, F>(&self, job: &Arc<Job<T, F>>, deadline: Instant) -> Result<bool>
-    where
-        T: Send + 'static,
-        F: FnOnce(&mut WriteTx<'_>) -> Result<T> + Send + 'static,
-    {
+    /// Waits in the queue until the caller is the leader, or another leader has run its job.
+    fn take_turn(&self, job: &Arc<Job>, deadline: Instant) -> Result<Option<WaitResult>> {
         let is_next = {
             let mut queue = self.queue.lock().ignore_poison();
             if !queue.has_leader {
                 queue.has_leader = true;
-                return Ok(true);
+                return Ok(Some(WaitResult::Leader));
             }
             queue.waiting.push_back(job.clone());
             queue.waiting.len() == 1
         };
         // A synced commit takes much longer than waking a thread.
         if is_next && !self.settings.full {
-            job.spin();
+            job.waiter.announce();
         }
-        let mut result = job.wait(Some(deadline));
-        if matches!(result, WaitResult::TimedOut) {
-            let mut queue = self.queue.lock().ignore_poison();
-            let own = Arc::as_ptr(job).cast::<()>();
-            let position = queue.waiting.iter().position(|w| Arc::as_ptr(w).cast::<()>() == own);
-            if let Some(position) = position {
-                queue.waiting.remove(position);
-                return Err(job.busy());
-            }
-            drop(queue);
-            // No longer queued: in an open transaction, or promoted.
-            result = job.wait(None);
+        let waited = job.waiter.receive(Some(deadline));
+        if waited.is_some() {
+            return Ok(waited);
         }
-        Ok(matches!(result, WaitResult::Leader))
+        let mut queue = self.queue.lock().ignore_poison();
+        if let Some(at) = queue.waiting.iter().position(|other| Arc::ptr_eq(other, job)) {
+            queue.waiting.remove(at);
+            let why = "other threads of this process were still writing";
+            return Err(Error::with_source(ErrorKind::Busy, job.operation, why));
+        }
+        drop(queue);
+        // No longer queued: in an open transaction, or the leader.
+        Ok(job.waiter.receive(None))
     }
 
-    fn lead(&self, own: Arc<dyn QueuedJob>, operation: &'static str, deadline: Instant) {
-        let mut leader = Leader { writer: self, operation, group: vec![own], failure: None };
+    /// Runs a group with the caller's job first.
+    fn lead(&self, own: &Arc<Job>, deadline: Instant) {
+        let (operation, group) = (own.operation, vec![(own.clone(), None)]);
+        let mut leader = Leader { writer: self, operation, group, failure: None };
         let mut write_connection = self.write_connection.lock().ignore_poison();
-        match self.write_group(&mut write_connection, &mut leader, deadline) {
+        match self.write_group(&mut write_connection, own.kind, &mut leader, deadline) {
             Ok(frames) => {
                 if let Some(pages) = self.settings.wal.is_due(frames) {
                     // Committed jobs are answered before any checkpoint.
@@ -223,49 +245,43 @@ impl Writer {
     fn write_group(
         &self,
         write_connection: &mut WriteConnection,
+        own: JobKind,
         leader: &mut Leader<'_>,
         deadline: Instant,
     ) -> Result<Option<u32>> {
-        let WriterSettings { sql, full, file_identity, record_cache, .. } = &self.settings;
-        let is_synced = *full || self.needs_sync(&leader.group);
+        let WriterSettings { statements, full, file_identity, record_cache, .. } = &self.settings;
+        let is_synced = *full || self.needs_sync(own);
         file_identity.check()?;
         let operation = leader.operation;
         let connection = write_connection.idle_with_sync(is_synced, operation, deadline)?;
         let record_cache = record_cache.as_deref();
-        let mut tx = WriteTx::begin(connection, sql, record_cache, operation, deadline)?;
-        self.fill_group(&mut leader.group, is_synced);
+        let mut tx = WriteTx::begin(connection, statements, record_cache, operation, deadline)?;
+        self.fill_group(leader, is_synced);
         let is_grouped = leader.group.len() > 1;
-        for job in &leader.group {
-            tx.run_job(is_grouped, job.operation(), |tx| job.run(tx))?;
+        for (job, result) in &mut leader.group {
+            tx.run_job(is_grouped, job.operation, |tx| job.run(tx, result))?;
         }
         tx.commit(deadline)
     }
 
     /// Whether a job that could be in the next group must be synced.
-    fn needs_sync(&self, group: &[Arc<dyn QueuedJob>]) -> bool {
+    fn needs_sync(&self, own: JobKind) -> bool {
         let queue = self.queue.lock().ignore_poison();
-        let waiting = queue.waiting.iter();
-        let mut kinds = group
-            .iter()
-            .chain(waiting.take_while(|job| job.job_kind() != JobKind::Exclusive))
-            .take(MAX_GROUP_SIZE)
-            .map(|job| job.job_kind());
-        kinds.any(|kind| kind == JobKind::Synced)
+        let waiting = queue.waiting.iter().take(MAX_GROUP_SIZE - 1).map(|job| job.kind);
+        let mut kinds = waiting.take_while(|kind| *kind != JobKind::Exclusive);
+        own == JobKind::Synced || kinds.any(|kind| kind == JobKind::Synced)
     }
 
     /// Adds the jobs that are queued now, in their order, up to the first that needs another mode.
-    fn fill_group(&self, group: &mut Vec<Arc<dyn QueuedJob>>, is_synced: bool) {
+    fn fill_group(&self, leader: &mut Leader<'_>, is_synced: bool) {
+        let may_join = |job: &Arc<Job>| match job.kind {
+            JobKind::Normal => true,
+            JobKind::Synced => is_synced,
+            JobKind::Exclusive => false,
+        };
         let mut queue = self.queue.lock().ignore_poison();
-        while group.len() < MAX_GROUP_SIZE {
-            let may_join = |job: &Arc<dyn QueuedJob>| match job.job_kind() {
-                JobKind::Normal => true,
-                JobKind::Synced => is_synced,
-                JobKind::Exclusive => false,
-            };
-            match queue.waiting.front() {
-                Some(first) if may_join(first) => group.extend(queue.waiting.pop_front()),
-                _ => return,
-            }
+        while leader.group.len() < MAX_GROUP_SIZE && queue.waiting.front().is_some_and(may_join) {
+            leader.group.extend(queue.waiting.pop_front().map(|job| (job, None)));
         }
     }
 }
@@ -275,7 +291,6 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
-    use crate::error::ErrorKind;
     use crate::event::Events;
     use crate::stores::sqlite::sql::TableName;
 
@@ -301,9 +316,9 @@ mod tests {
         connection.execute_batch(&set_up).unwrap();
         let wal = Wal::new(4096, true, Events::default());
         let file_identity = Arc::new(FileIdentity::of(vec![], Events::default()));
-        let sql = Arc::new(Sql::new(&TableName::new("t").unwrap()));
+        let statements = Statements::new(&TableName::new("t").unwrap());
         let settings = WriterSettings {
-            sql,
+            statements,
             busy_timeout,
             full: false,
             wal,

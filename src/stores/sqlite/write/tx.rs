@@ -6,26 +6,26 @@ use std::mem;
 use std::time::Instant;
 
 use rusqlite::types::Value as Column;
-use rusqlite::{Connection, Params, Row, ToSql, params, params_from_iter};
+use rusqlite::{Connection, Params, Row, ToSql, named_params, params, params_from_iter};
 
-use crate::backend::{IdChange, LiveSession, Lookup, Missing, ReplacedBy, ReplacedId};
+use crate::backend::{IdChange, LiveSession, Lookup, Missing, ReplacedId};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{IdpSessionId, JoinSalt, PublicId, Realm, SessionIdHash, UserKey};
-use crate::record::{Client, FORMAT, Record, Touch};
+use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
+use crate::record::{FORMAT, Record, Touch};
+use crate::stores::sqlite::columns::{self, replaced, session};
 use crate::stores::sqlite::error::{retry_while_busy, while_doing};
 use crate::stores::sqlite::record_cache::{CachedSession, Effect, PendingEffects, RecordCache};
-use crate::stores::sqlite::row::{self, FoundRow, TouchRow};
-use crate::stores::sqlite::sql::Sql;
+use crate::stores::sqlite::row::{self, FoundRow};
 use crate::stores::sqlite::wal;
-use crate::stores::sqlite::write::statement::WriteStatement;
+use crate::stores::sqlite::write::sql::Statements;
 
 /// An open write transaction.
 ///
 /// Dropping it rolls back and empties the record cache.
 pub(crate) struct WriteTx<'c> {
     connection: &'c Connection,
-    sql: &'c Sql,
+    sql: &'c Statements,
     effects: PendingEffects<'c>,
     /// What the transaction, or the job that runs in it, does; for errors.
     operation: &'static str,
@@ -37,7 +37,7 @@ impl<'c> WriteTx<'c> {
     /// Begins a transaction, and waits until the deadline for the write lock.
     pub(crate) fn begin(
         connection: &'c Connection,
-        sql: &'c Sql,
+        sql: &'c Statements,
         record_cache: Option<&'c RecordCache>,
         operation: &'static str,
         deadline: Instant,
@@ -112,13 +112,13 @@ impl<'c> WriteTx<'c> {
     /// insertion. Returns the number of changed rows.
     fn execute<'e>(
         &mut self,
-        statement: &WriteStatement,
+        statement: &str,
         params: impl Params,
         effect: impl FnOnce(i64) -> Effect<'e>,
     ) -> Result<usize> {
         let rows = self
             .connection
-            .prepare_cached(&statement.0)
+            .prepare_cached(statement)
             .and_then(|mut statement| statement.execute(params))
             .map_err(self.failed())?;
         let effect = effect(self.connection.last_insert_rowid());
@@ -157,7 +157,7 @@ impl WriteTx<'_> {
     /// Looks `id_hash` up at `now`, as a current or as a replaced id.
     pub(crate) fn find(&self, id_hash: SessionIdHash, now: Timestamp) -> Result<Lookup<FoundRow>> {
         let Some(CachedSession { id, record }) = self.effects.find(&id_hash) else {
-            return row::find(self.connection, self.sql, &id_hash, now);
+            return row::find(self.connection, &self.sql.read, &id_hash, now);
         };
         let (public_id, seen, deadline) = (record.public_id, record.seen, record.deadline());
         let at = FoundRow { id, id_hash, public_id, seen, deadline };
@@ -170,7 +170,7 @@ impl WriteTx<'_> {
     /// Whether `id_hash` is the id of a session, or a remembered replaced id.
     pub(crate) fn is_taken(&self, id_hash: &SessionIdHash) -> Result<bool> {
         self.connection
-            .prepare_cached(&self.sql.is_taken)
+            .prepare_cached(&self.sql.read.is_taken)
             .and_then(|mut statement| statement.exists([id_hash.as_bytes()]))
             .map_err(self.failed())
     }
@@ -185,7 +185,7 @@ impl WriteTx<'_> {
         now: Timestamp,
     ) -> Result<Vec<(i64, SessionIdHash)>> {
         let query = || -> rusqlite::Result<Vec<_>> {
-            let mut statement = self.connection.prepare_cached(&self.sql.by_sign_in)?;
+            let mut statement = self.connection.prepare_cached(&self.sql.read.by_sign_in)?;
             // No row has the id -1: SQLite assigns row ids from 1 upwards.
             let except = except.unwrap_or(-1);
             let params = params![user.as_str(), now.as_millis(), except, realm.as_str()];
@@ -199,66 +199,44 @@ impl WriteTx<'_> {
 /// Changes of single sessions.
 impl WriteTx<'_> {
     /// Inserts a session, and returns its row id.
-    pub(crate) fn insert(&mut self, session: &LiveSession) -> Result<i64> {
-        let LiveSession { record, id_hash } = session;
-        let more: &[&dyn ToSql] =
-            params![id_hash.as_bytes(), record.public_id.as_bytes(), record.created.as_millis()];
-        let effect = |id| Effect::Put(id, *id_hash, record);
-        self.write_record(&self.sql.insert, record, more, effect)?;
+    pub(crate) fn insert(&mut self, new: &LiveSession) -> Result<i64> {
+        session::with_values(new, |columns| {
+            let effect = |id| Effect::Put(id, new.id_hash, &new.record);
+            self.execute(&self.sql.write.insert, columns, effect)
+        })?;
         Ok(self.connection.last_insert_rowid())
     }
 
-    /// Writes all columns that a sign-in can change: all but the ids and the creation time.
-    pub(crate) fn update_all(
-        &mut self,
-        id: i64,
-        LiveSession { record, id_hash }: &LiveSession,
-    ) -> Result<()> {
-        let effect = |_| Effect::Put(id, *id_hash, record);
-        self.write_record(&self.sql.update_all, record, params![id], effect)
-    }
-
-    /// Executes a statement whose first parameters are the columns of `sql::RECORD`.
-    fn write_record<'e>(
-        &mut self,
-        statement: &WriteStatement,
-        record: &Record,
-        more: &[&dyn ToSql],
-        effect: impl FnOnce(i64) -> Effect<'e>,
-    ) -> Result<()> {
-        let columns: &[&dyn ToSql] = params![
-            record.user.as_ref().map(UserKey::as_str),
-            record.idp_session_id.as_ref().map(IdpSessionId::as_str),
-            record.auth_level,
-            record.authenticated.map(Timestamp::as_millis),
-            record.seen.as_millis(),
-            row::idle_column(&record.limits),
-            record.limits.absolute.map(Timestamp::as_millis),
-            record.deadline().as_millis(),
-            record.persistent,
-            row::revision_column(record),
-            record.client.as_ref().map(Client::to_json),
-            FORMAT,
-            record.data.as_json(),
-            record.id_issued.as_millis(),
-            record.realm.as_str(),
-        ];
-        let columns = columns.iter().chain(more);
-        self.execute(statement, params_from_iter(columns), effect).map(drop)
+    /// Writes all columns.
+    pub(crate) fn update_all(&mut self, at: FoundRow, new: &LiveSession) -> Result<()> {
+        if at.id_hash != new.id_hash {
+            self.effects.record(Effect::Removed(at.id_hash), 0);
+        }
+        session::with_values(new, |columns| {
+            let params = columns.iter().copied().chain([&at.id as &dyn ToSql]);
+            let effect = |_| Effect::Put(at.id, new.id_hash, &new.record);
+            self.execute(&self.sql.write.update_all, params_from_iter(params), effect)
+        })
+        .map(drop)
     }
 
     /// Writes the columns that a merge changes: the data, and the activity if it changed.
     pub(crate) fn update_data(&mut self, at: FoundRow, record: &Record) -> Result<()> {
-        let (revision, data) = (row::revision_column(record), record.data.as_json());
+        let (revision, data) = (columns::revision_number(record), record.data.as_json());
         let put = Effect::Put(at.id, at.id_hash, record);
         let rows = if record.seen == at.seen {
             // The deadline column, which stays, may be an operator's.
             let effect = if at.agrees_with(record) { put } else { Effect::Removed(at.id_hash) };
-            self.execute(&self.sql.update_data, params![at.id, revision, FORMAT, data], |_| effect)
+            let params = named_params! {
+                ":id": at.id, ":revision": revision, ":format": FORMAT, ":data": data,
+            };
+            self.execute(&self.sql.write.update_data, params, |_| effect)
         } else {
-            let (seen, deadline) = (record.seen.as_millis(), record.deadline().as_millis());
-            let params = params![at.id, revision, FORMAT, data, seen, deadline];
-            self.execute(&self.sql.update_data_and_seen, params, |_| put)
+            let params = named_params! {
+                ":id": at.id, ":revision": revision, ":format": FORMAT, ":data": data,
+                ":seen": record.seen.as_millis(), ":deadline": record.deadline().as_millis(),
+            };
+            self.execute(&self.sql.write.update_data_and_seen, params, |_| put)
         };
         rows.map(drop)
     }
@@ -271,8 +249,9 @@ impl WriteTx<'_> {
         seen: Timestamp,
         deadline: Timestamp,
     ) -> Result<()> {
-        let params = params![id, seen.as_millis(), deadline.as_millis()];
-        self.execute(&self.sql.update_seen, params, |_| Effect::Seen(id_hash, seen)).map(drop)
+        let (seen_millis, deadline) = (seen.as_millis(), deadline.as_millis());
+        let params = named_params! { ":id": id, ":seen": seen_millis, ":deadline": deadline };
+        self.execute(&self.sql.write.update_seen, params, |_| Effect::Seen(id_hash, seen)).map(drop)
     }
 
     /// Records activity if the session is live and the touch is newer than its last one.
@@ -282,40 +261,27 @@ impl WriteTx<'_> {
         touch: Touch,
         now: Timestamp,
     ) -> Result<()> {
-        let found = match self.effects.find(&id_hash) {
-            Some(CachedSession { id, record }) => {
-                let (seen, deadline) = (record.seen, record.deadline());
-                Some(TouchRow { id, id_hash, seen, deadline, limits: Some(record.limits) })
-            }
-            None => {
-                row::touch_row(self.connection, self.sql, &id_hash, now).map_err(self.failed())?
-            }
-        };
-        match found {
-            Some(TouchRow { id, id_hash, seen, deadline, limits: Some(limits) })
-                if now < deadline && seen < touch.seen =>
-            {
-                self.update_seen(id, id_hash, touch.seen, limits.deadline(touch.seen))
+        match self.find(id_hash, now)? {
+            Lookup::Live { session, at } if at.seen < touch.seen => {
+                let deadline = session.record.limits.deadline(touch.seen);
+                self.update_seen(at.id, at.id_hash, touch.seen, deadline)
             }
             _ => Ok(()),
         }
     }
 
     pub(crate) fn delete(&mut self, id: i64, id_hash: SessionIdHash) -> Result<()> {
-        self.execute(&self.sql.delete, [id], |_| Effect::Removed(id_hash)).map(drop)
+        self.execute(&self.sql.write.delete, [id], |_| Effect::Removed(id_hash)).map(drop)
     }
 
-    /// Changes the id of a session, and remembers the previous id and, if it differs, the one
-    /// presented.
-    pub(crate) fn change_id(
+    /// Remembers the previous id of a session and, if it differs, the one presented.
+    pub(crate) fn remember_id_change(
         &mut self,
         at: FoundRow,
         IdChange { replaced, presented }: &IdChange,
     ) -> Result<()> {
-        let params = params![at.id, replaced.successor.as_bytes()];
-        self.execute(&self.sql.id_change, params, |_| Effect::Removed(at.id_hash))?;
         if replaced.ends_graces() {
-            self.execute(&self.sql.end_graces, [at.id], |_| Effect::NoSession)?;
+            self.execute(&self.sql.write.end_graces, [at.id], |_| Effect::NoSession)?;
         }
         self.remember(at.id, &at.public_id, replaced)?;
         match presented {
@@ -332,7 +298,7 @@ impl WriteTx<'_> {
         id: &ReplacedId,
     ) -> Result<()> {
         let params = [id.id_hash.as_bytes()];
-        self.execute(&self.sql.forget_replaced_one, params, |_| Effect::NoSession)?;
+        self.execute(&self.sql.write.forget_replaced_one, params, |_| Effect::NoSession)?;
         self.remember(session, public_id, id)
     }
 
@@ -342,31 +308,18 @@ impl WriteTx<'_> {
     fn remember(&mut self, session: i64, public_id: &PublicId, id: &ReplacedId) -> Result<()> {
         let others = i64::try_from(ReplacedId::MAX - 1).unwrap_or(i64::MAX);
         let params = params![session, public_id.as_bytes(), others];
-        self.execute(&self.sql.forget_replaced_of, params, |_| Effect::NoSession)?;
+        self.execute(&self.sql.write.forget_replaced_of, params, |_| Effect::NoSession)?;
         self.forget_replaced(id.replaced_at, 2)?;
-        let (by_sign_in, salt) = match &id.by {
-            ReplacedBy::Renewal { .. } => (false, None),
-            ReplacedBy::SignIn { salt } => (true, salt.as_ref()),
-        };
-        let params = params![
-            id.id_hash.as_bytes(),
-            session,
-            public_id.as_bytes(),
-            id.successor.as_bytes(),
-            id.replaced_at.as_millis(),
-            id.grace_until().map(Timestamp::as_millis),
-            by_sign_in,
-            salt.map(JoinSalt::as_bytes),
-            id.had_user,
-            id.forget_at().as_millis(),
-        ];
-        self.execute(&self.sql.remember_replaced, params, |_| Effect::NoSession).map(drop)
+        replaced::with_values(session, public_id, id, |columns| {
+            self.execute(&self.sql.write.remember_replaced, columns, |_| Effect::NoSession)
+        })
+        .map(drop)
     }
 
     /// Deletes at most `limit` outdated replaced ids.
     fn forget_replaced(&mut self, now: Timestamp, limit: i64) -> Result<()> {
         let params = [now.as_millis(), limit];
-        self.execute(&self.sql.forget_replaced, params, |_| Effect::NoSession).map(drop)
+        self.execute(&self.sql.write.forget_replaced, params, |_| Effect::NoSession).map(drop)
     }
 }
 
@@ -380,14 +333,14 @@ impl WriteTx<'_> {
         now: Timestamp,
     ) -> Result<()> {
         let params = params![user.as_str(), now.as_millis(), realm.as_str()];
-        self.execute(&self.sql.delete_expired_of, params, |_| Effect::Expired(now)).map(drop)
+        self.execute(&self.sql.write.delete_expired_of, params, |_| Effect::Expired(now)).map(drop)
     }
 
     /// Deletes at most `limit` expired sessions, and as many outdated replaced ids. Returns the
     /// number of sessions.
     pub(crate) fn sweep(&mut self, now: Timestamp, limit: i64) -> Result<usize> {
         let params = [now.as_millis(), limit];
-        let removed = self.execute(&self.sql.sweep, params, |_| Effect::Expired(now))?;
+        let removed = self.execute(&self.sql.write.sweep, params, |_| Effect::Expired(now))?;
         self.forget_replaced(now, limit)?;
         Ok(removed)
     }
@@ -404,7 +357,7 @@ impl WriteTx<'_> {
         let except =
             except.map_or(Column::Null, |public_id| Column::Blob(public_id.as_bytes().to_vec()));
         let params = [Column::Integer(now.as_millis()), except].into_iter().chain(args);
-        let text = format!("{}{condition} RETURNING id_hash, deadline > ?1", self.sql.revoke.0);
+        let text = format!("{}{condition} RETURNING id_hash, deadline > ?1", self.sql.write.revoke);
         let mut statement = self.connection.prepare(&text).map_err(self.failed())?;
         let removed = statement
             .query_map(params_from_iter(params), |row| {
@@ -421,10 +374,10 @@ impl WriteTx<'_> {
     /// Deletes all sessions and replaced ids, and raises the epoch. Returns how many sessions were
     /// live at `now`.
     pub(crate) fn delete_all(&mut self, now: Timestamp) -> Result<u64> {
-        let live = row::count_live(self.connection, self.sql, now).map_err(self.failed())?;
-        self.execute(&self.sql.delete_all, [], |_| Effect::Unknown)?;
-        self.execute(&self.sql.delete_all_replaced, [], |_| Effect::NoSession)?;
-        self.execute(&self.sql.raise_epoch, [], |_| Effect::NoSession)?;
+        let live = row::count_live(self.connection, &self.sql.read, now).map_err(self.failed())?;
+        self.execute(&self.sql.write.delete_all, [], |_| Effect::Unknown)?;
+        self.execute(&self.sql.write.delete_all_replaced, [], |_| Effect::NoSession)?;
+        self.execute(&self.sql.write.raise_epoch, [], |_| Effect::NoSession)?;
         Ok(live)
     }
 
@@ -432,23 +385,23 @@ impl WriteTx<'_> {
     pub(crate) fn delete_all_of(&mut self, realm: &Realm, now: Timestamp) -> Result<u64> {
         let has_others: bool = self
             .connection
-            .query_row(&self.sql.has_other_realms, [realm.as_str()], |row| row.get(0))
+            .query_row(&self.sql.read.has_other_realms, [realm.as_str()], |row| row.get(0))
             .map_err(self.failed())?;
         if !has_others {
             // Without a condition SQLite drops whole pages, a thousand times as fast.
             return self.delete_all(now);
         }
-        let live =
-            row::count_live_of(self.connection, self.sql, realm, now).map_err(self.failed())?;
-        self.execute(&self.sql.delete_all_of, [realm.as_str()], |_| Effect::Unknown)?;
-        self.execute(&self.sql.raise_epoch, [], |_| Effect::NoSession)?;
+        let live = row::count_live_of(self.connection, &self.sql.read, realm, now)
+            .map_err(self.failed())?;
+        self.execute(&self.sql.write.delete_all_of, [realm.as_str()], |_| Effect::Unknown)?;
+        self.execute(&self.sql.write.raise_epoch, [], |_| Effect::NoSession)?;
         Ok(live)
     }
 
     /// Raises the epoch above its value and above `seen`.
     pub(crate) fn raise_epoch_above(&mut self, seen: i64) -> Result<()> {
-        let own = row::epoch(self.connection, self.sql).map_err(self.failed())?;
+        let own = row::epoch(self.connection, &self.sql.read).map_err(self.failed())?;
         let above = own.max(seen).saturating_add(1).to_string();
-        self.execute(&self.sql.set_epoch, [above], |_| Effect::NoSession).map(drop)
+        self.execute(&self.sql.write.set_epoch, [above], |_| Effect::NoSession).map(drop)
     }
 }

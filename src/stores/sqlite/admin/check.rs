@@ -1,0 +1,89 @@
+//! The operators' call that runs SQLite's check.
+
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex};
+
+use rusqlite::{Connection, ErrorCode};
+
+use crate::error::{ErrorKind, Result};
+use crate::stores::sqlite::admin::report::{Progress, ProgressFn};
+use crate::stores::sqlite::admin::{Admin, connect};
+use crate::stores::sqlite::error::{self, while_doing};
+use crate::stores::sqlite::file::{Opened, Purpose};
+use crate::sync::IgnorePoison;
+
+#[allow(clippy::missing_errors_doc)] // documented once, at the type
+impl Admin {
+    /// Runs SQLite's integrity check, and returns the first problems. A quick check does not
+    /// compare indexes with tables. Other connections can read and write meanwhile; the write-ahead
+    /// log cannot be reset until the check ends.
+    pub fn check_file(
+        &self,
+        quick: bool,
+        mut progress: ProgressFn,
+    ) -> Result<ControlFlow<(), Vec<String>>> {
+        let (Opened { connection, .. }, _) = connect(&self.settings()?, Purpose::Read)?;
+        check(&connection, quick, &mut progress, "check the database")
+    }
+}
+
+/// Runs SQLite's check, and returns the first problems, at most twenty.
+pub(super) fn check(
+    connection: &Connection,
+    quick: bool,
+    progress: &mut ProgressFn,
+    operation: &'static str,
+) -> Result<ControlFlow<(), Vec<String>>> {
+    let sql = if quick { "PRAGMA quick_check(20)" } else { "PRAGMA integrity_check(20)" };
+    let run = |connection: &Connection| {
+        let mut statement = connection.prepare(sql)?;
+        let mut found: Vec<String> = Vec::new();
+        for line in statement.query_map([], |row| row.get(0))? {
+            match line {
+                Ok(line) => found.push(line),
+                // SQLite could not continue; the earlier problems explain more than this error.
+                Err(error) if !found.is_empty() && error::kind(&error) == ErrorKind::Corrupt => {
+                    break;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        found.retain(|line| line != "ok");
+        Ok(found)
+    };
+    with_progress(connection, progress, run, operation)
+}
+
+/// Runs `work` with `progress` as SQLite's progress handler.
+pub(super) fn with_progress<T>(
+    connection: &Connection,
+    progress: &mut ProgressFn,
+    work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    operation: &'static str,
+) -> Result<ControlFlow<(), T>> {
+    const STEPS: i32 = 20_000;
+    let failed = || while_doing(operation);
+    // SQLite owns the handler, so it owns the callback during the call.
+    let callback = std::mem::replace(progress, Box::new(|_| ControlFlow::Continue(())));
+    let shared = Arc::new(Mutex::new(callback));
+    let handler = shared.clone();
+    let is_cancelled = move || {
+        let mut progress = handler.lock().ignore_poison();
+        progress(Progress::default()).is_break()
+    };
+    connection.progress_handler(STEPS, Some(is_cancelled)).map_err(failed())?;
+    let result = work(connection);
+    connection.progress_handler(0, None::<fn() -> bool>).map_err(failed())?;
+    if let Some(callback) = Arc::into_inner(shared) {
+        *progress = callback.into_inner().ignore_poison();
+    }
+    match result {
+        Ok(answer) => Ok(ControlFlow::Continue(answer)),
+        Err(rusqlite::Error::SqliteFailure(failure, _))
+            if failure.code == ErrorCode::OperationInterrupted =>
+        {
+            Ok(ControlFlow::Break(()))
+        }
+        Err(error) => Err(while_doing(operation)(error)),
+    }
+}

@@ -1,0 +1,81 @@
+//! The operators' call that describes the file.
+
+use std::fs;
+use std::path::Path;
+
+use rusqlite::Connection;
+
+use crate::error::{ErrorKind, Result};
+use crate::stores::sqlite::admin::report::DatabaseInfo;
+use crate::stores::sqlite::admin::{Admin, connect};
+use crate::stores::sqlite::error::while_doing;
+use crate::stores::sqlite::file::{Opened, Purpose, with_suffix};
+use crate::stores::sqlite::migrate;
+use crate::stores::sqlite::sql::{HISTORY, TableName};
+
+const READING: &str = "read the properties of the database";
+
+#[allow(clippy::missing_errors_doc)] // documented once, at the type
+impl Admin {
+    /// The properties of the file, which need not have the store's tables.
+    pub fn info(&self) -> Result<DatabaseInfo> {
+        let (opened, table) = connect(&self.settings()?, Purpose::Read)?;
+        info(&opened, &table)
+    }
+}
+
+pub(super) fn info(
+    Opened { connection, access, path }: &Opened,
+    table: &TableName,
+) -> Result<DatabaseInfo> {
+    let size = |path: &Path| fs::metadata(path).map_or(0, |file| file.len());
+    let journal = match access.is_immutable() {
+        // Only a database with a write-ahead log is opened as immutable, which hides the log.
+        true => "wal".to_owned(),
+        false => connection
+            .query_row("PRAGMA journal_mode", [], |row| row.get(0))
+            .map_err(while_doing(READING))?,
+    };
+    let schema = migrate::version_before(connection, table);
+    let tables = number(
+        connection,
+        "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' \
+         ESCAPE '\\'",
+    )?;
+    let is_ours = match &schema {
+        Ok(version) => *version > 0,
+        // In a damaged file the version is unreadable; a foreign table would have been found first.
+        Err(error) => error.kind() == ErrorKind::Corrupt,
+    };
+    let ours = match is_ours {
+        true => number(
+            connection,
+            &format!(
+                "SELECT count(*) FROM sqlite_schema WHERE type = 'table' \
+                 AND name COLLATE NOCASE IN ('{0}', '{0}_replaced', '{0}_meta', '{HISTORY}')",
+                table.as_str()
+            ),
+        )?,
+        false => 0,
+    };
+    Ok(DatabaseInfo {
+        path: path.clone(),
+        bytes: size(path),
+        log_bytes: size(&with_suffix(path, "-wal")),
+        page_size: number(connection, "PRAGMA page_size")?,
+        pages: number(connection, "PRAGMA page_count")?,
+        free_pages: number(connection, "PRAGMA freelist_count")?,
+        journal,
+        incremental: number(connection, "PRAGMA auto_vacuum")? == 2,
+        schema,
+        newest_schema: migrate::newest(),
+        other_tables: tables.saturating_sub(ours),
+        read_only: connection.is_readonly("main").map_err(while_doing(READING))?,
+    })
+}
+
+pub(super) fn number(connection: &Connection, sql: &str) -> Result<u64> {
+    let number: i64 =
+        connection.query_row(sql, [], |row| row.get(0)).map_err(while_doing(READING))?;
+    Ok(u64::try_from(number).unwrap_or(0))
+}

@@ -1,0 +1,132 @@
+//! Operators' calls that remove expired sessions, and compact the file.
+
+use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+
+use crate::backend::{SessionIndex, Store, SweepBatch, SweepReport};
+use crate::clock::Timestamp;
+use crate::error::{Error, ErrorKind, Result};
+use crate::stores::sqlite::admin::check::with_progress;
+use crate::stores::sqlite::admin::info::{info, number};
+use crate::stores::sqlite::admin::report::{CompactMode, DatabaseInfo, Progress, ProgressFn};
+use crate::stores::sqlite::admin::{Admin, connect};
+use crate::stores::sqlite::error::{retry_while_busy, while_doing};
+use crate::stores::sqlite::file::Purpose;
+use crate::stores::sqlite::store::CHECKPOINT;
+use crate::stores::sqlite::wal;
+
+#[allow(clippy::missing_errors_doc)] // documented once, at the type
+impl Admin {
+    /// Removes at most `limit` sessions that had expired at `now`, and returns their number. It
+    /// works in batches, as the background cleaner does, pauses after each for as long as it
+    /// blocked other writers, and checkpoints the write-ahead log. `progress` runs after each
+    /// batch.
+    pub fn sweep_all(
+        &self,
+        now: Timestamp,
+        limit: u64,
+        mut progress: ProgressFn,
+    ) -> Result<ControlFlow<(), u64>> {
+        let store = self.store()?;
+        let total = store.0.stats(now)?.expired.min(limit);
+        let (mut batch, mut done) = (SweepBatch::LARGEST, 0);
+        loop {
+            let left = usize::try_from(limit.saturating_sub(done)).unwrap_or(usize::MAX);
+            let Some(left) = NonZeroUsize::new(left) else { break };
+            let batch_limit = batch.limit().min(left);
+            let SweepReport { removed, blocked_for } = store.sweep(now, batch_limit)?;
+            done += u64::try_from(removed).unwrap_or(0);
+            let cancelled = progress(Progress { done, total }).is_break();
+            if removed < batch_limit.get() {
+                break;
+            }
+            if cancelled {
+                return Ok(ControlFlow::Break(()));
+            }
+            batch = batch.after(blocked_for);
+            let wal = store.0.writer.wal();
+            store.0.readers.read(CHECKPOINT, |c| wal.checkpoint_if_requested(c))?;
+            thread::sleep(blocked_for);
+        }
+        store.maintenance().map_or(Ok(()), |maintenance| maintenance.run())?;
+        Ok(ControlFlow::Continue(done))
+    }
+
+    /// Compacts the file. If cancelled, [`CompactMode::Full`] has changed nothing, and
+    /// [`CompactMode::Incremental`] has released some of the free pages.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if the file does not allow [`CompactMode::Incremental`].
+    pub fn compact(&self, mode: CompactMode, mut progress: ProgressFn) -> Result<ControlFlow<()>> {
+        const OPERATION: &str = "compact the database";
+        let settings = self.settings()?;
+        let (opened, table) = connect(&settings, Purpose::Write)?;
+        let deadline = Instant::now() + settings.busy_timeout;
+        let info = info(&opened, &table)?;
+        let connection = &opened.connection;
+        let done = match mode {
+            CompactMode::Incremental if !info.incremental => {
+                let why = "the file was not made with auto_vacuum = INCREMENTAL";
+                return Err(Error::with_source(ErrorKind::Invalid, OPERATION, why));
+            }
+            CompactMode::Incremental => release_pages(connection, &info, &mut progress)?,
+            CompactMode::Full => {
+                let vacuum = |connection: &Connection| {
+                    retry_while_busy(deadline, || connection.execute_batch("VACUUM"))
+                };
+                with_progress(connection, &mut progress, vacuum, OPERATION)?
+            }
+        };
+        truncate_log(connection, settings.busy_timeout)?;
+        Ok(done)
+    }
+}
+
+/// Checkpoints the whole write-ahead log and truncates it, so that the database file becomes
+/// smaller.
+///
+/// The passive checkpoint copies most of the log without blocking writers. The truncating one
+/// blocks them while it waits for readers, so it waits briefly and is retried.
+fn truncate_log(connection: &Connection, busy_timeout: Duration) -> Result<()> {
+    const WAIT: Duration = Duration::from_millis(25);
+    let deadline = Instant::now() + busy_timeout;
+    wal::checkpoint(connection, "PASSIVE")?;
+    connection.busy_timeout(WAIT).map_err(while_doing("configure the connection"))?;
+    // If a long read prevents this until the deadline, a later checkpoint truncates the log.
+    while wal::checkpoint(connection, "TRUNCATE")?.blocked && Instant::now() < deadline {
+        thread::sleep(WAIT);
+    }
+    Ok(())
+}
+
+fn release_pages(
+    connection: &Connection,
+    info: &DatabaseInfo,
+    progress: &mut ProgressFn,
+) -> Result<ControlFlow<()>> {
+    const PAGES: u64 = 256;
+    let total = info.free_pages;
+    let mut left = total;
+    while left > 0 {
+        let began = Instant::now();
+        connection
+            .execute_batch(&format!("PRAGMA incremental_vacuum({PAGES})"))
+            .map_err(while_doing("release free pages"))?;
+        let now = number(connection, "PRAGMA freelist_count")?;
+        if now >= left {
+            // Other writers free pages faster than this releases them.
+            break;
+        }
+        left = now;
+        if progress(Progress { done: total.saturating_sub(left), total }).is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+        // Leaves other writers as much time as this took.
+        thread::sleep(began.elapsed());
+    }
+    Ok(ControlFlow::Continue(()))
+}

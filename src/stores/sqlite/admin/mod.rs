@@ -1,0 +1,130 @@
+//! Operators' calls on the database, one file for each kind: `tables` creates and removes the
+//! tables, `info` and `check` read the file, `inspect` reads sessions, `maintenance` sweeps and
+//! compacts, `backup` and `restore` make and use copies. `report` has what they return.
+
+mod backup;
+mod check;
+mod info;
+mod inspect;
+mod maintenance;
+mod report;
+mod restore;
+mod tables;
+
+use rusqlite::ErrorCode;
+
+use crate::error::{Error, Result};
+use crate::stores::sqlite::builder::{Journal, SqliteStoreBuilder};
+use crate::stores::sqlite::error::{SqliteError, while_doing};
+use crate::stores::sqlite::file::{Opened, Purpose};
+use crate::stores::sqlite::sql::TableName;
+use crate::stores::sqlite::store::SqliteStore;
+
+pub use report::{
+    CompactMode, DataSizes, DatabaseInfo, Progress, ProgressFn, RestoreReport, ScanReport,
+    SessionDetails,
+};
+
+/// Operators' calls on a database, for tools such as the command line `cloakroom`.
+///
+/// [`SqliteStore::admin`] has the calls on an open store. [`Admin::new`] takes settings instead, so
+/// that a file can be examined and repaired if its store cannot be opened. Each call then opens the
+/// file itself; only [`setup`](Self::setup), [`migrate`](Self::migrate) and
+/// [`restore`](Self::restore) create or migrate anything.
+///
+/// # Errors
+/// Every call fails with the kinds of [`SqliteStoreBuilder::open`]:
+/// [`NotSetUp`](crate::ErrorKind::NotSetUp) if the file does not exist, or for a call that reads sessions
+/// the table; [`Busy`](crate::ErrorKind::Busy), [`Unavailable`](crate::ErrorKind::Unavailable),
+/// [`Corrupt`](crate::ErrorKind::Corrupt) and so on. Calls on the file ([`info`](Self::info),
+/// [`check_file`](Self::check_file), [`compact`](Self::compact), [`restore`](Self::restore)) fail
+/// with [`Invalid`](crate::ErrorKind::Invalid) for a database in memory. Further kinds are documented at
+/// the call.
+///
+/// ```
+/// # fn main() -> Result<(), cloakroom::Error> {
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let path = folder.path().join("app.db");
+/// use cloakroom::SqliteStore;
+///
+/// let store = SqliteStore::open(&path)?;
+/// store.admin().backup(path.with_extension("copy"))?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Admin(Database);
+
+#[derive(Clone, Debug)]
+enum Database {
+    Closed(SqliteStoreBuilder),
+    Open(SqliteStore),
+}
+
+impl SqliteStore {
+    /// Operators' calls on this database.
+    #[must_use]
+    pub fn admin(&self) -> Admin {
+        Admin(Database::Open(self.clone()))
+    }
+}
+
+#[allow(clippy::missing_errors_doc)] // documented once, at the type
+impl Admin {
+    /// The calls on the database with these settings. The database need not exist.
+    #[must_use]
+    pub fn new(settings: SqliteStoreBuilder) -> Self {
+        Admin(Database::Closed(settings))
+    }
+
+    /// The store. If this was made from settings, opens it, and changes nothing.
+    pub fn store(&self) -> Result<SqliteStore> {
+        match &self.0 {
+            Database::Open(store) => Ok(store.clone()),
+            Database::Closed(settings) => {
+                settings.clone().migrate(false).journal(Journal::Keep).open()
+            }
+        }
+    }
+
+    /// The store. If this was made from settings, opens it with [`SqliteStoreBuilder::read_only`],
+    /// which also works if nothing is writable.
+    pub fn read_only_store(&self) -> Result<SqliteStore> {
+        match &self.0 {
+            Database::Open(store) => Ok(store.clone()),
+            Database::Closed(settings) => settings.clone().read_only().open(),
+        }
+    }
+
+    /// Whether `error` means that the file is not a SQLite database, which is one reason for
+    /// [`Corrupt`](crate::ErrorKind::Corrupt). [`restore`](Self::restore) cannot replace such a file.
+    #[must_use]
+    pub fn is_not_a_database(error: &Error) -> bool {
+        let cause = error.cause().and_then(|cause| cause.downcast_ref::<SqliteError>());
+        let code = cause.and_then(|SqliteError(error)| error.sqlite_error_code());
+        code == Some(ErrorCode::NotADatabase)
+    }
+
+    /// The settings of the file.
+    fn settings(&self) -> Result<SqliteStoreBuilder> {
+        match &self.0 {
+            Database::Closed(settings) => Ok(settings.clone()),
+            Database::Open(store) => match store.path() {
+                Some(path) => Ok(SqliteStore::builder(path)
+                    .table(store.table())
+                    .busy_timeout(store.0.busy_timeout)),
+                None => Ok(SqliteStore::builder_in_memory()),
+            },
+        }
+    }
+}
+
+fn connect(settings: &SqliteStoreBuilder, purpose: Purpose) -> Result<(Opened, TableName)> {
+    let table = settings.table_name()?;
+    let opened = settings.open_existing(purpose)?;
+    opened
+        .connection
+        .busy_timeout(settings.busy_timeout)
+        .map_err(while_doing("configure the connection"))?;
+    Ok((opened, table))
+}

@@ -1,0 +1,210 @@
+//! The operators' call that replaces the database by a copy.
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, ErrorCode};
+
+use crate::clock::Timestamp;
+use crate::error::{Error, ErrorKind, Result};
+use crate::stores::sqlite::admin::Admin;
+use crate::stores::sqlite::admin::backup::{
+    Partial, copy_all, failed_io, refuse_damaged, refuse_existing, transfer,
+};
+use crate::stores::sqlite::admin::report::{ProgressFn, RestoreReport};
+use crate::stores::sqlite::error::while_doing;
+use crate::stores::sqlite::file::{self, Access, Opened, Purpose};
+use crate::stores::sqlite::migrate;
+use crate::stores::sqlite::row;
+use crate::stores::sqlite::sql::TableName;
+use crate::stores::sqlite::write::{Statements, WriteTx};
+
+const RESTORING: &str = "restore the database";
+
+#[allow(clippy::missing_errors_doc)] // documented once, at the type
+impl Admin {
+    /// Replaces all tables of this database with those of the copy `from`, which was made by
+    /// [`backup`](Self::backup) or is another database with the store's table. Unless
+    /// `keep_sessions` is true, it ends all sessions, because some may have been revoked since the
+    /// copy was made.
+    ///
+    /// The database may be in use: other connections see one transaction that rewrites it. They can
+    /// read meanwhile, and wait to write. A missing file appears when it is complete. The copy is
+    /// checked first, and not changed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if there is no such copy, or if the database does not exist but a
+    /// write-ahead log for it does; [`ErrorKind::NotSetUp`], [`ErrorKind::ForeignTable`] or
+    /// [`ErrorKind::NewerSchema`] if the copy does not have the store's table;
+    /// [`ErrorKind::Corrupt`] if the copy is damaged, or the file to be replaced is not a database;
+    /// [`ErrorKind::Full`] and so on.
+    pub fn restore(
+        &self,
+        from: impl AsRef<Path>,
+        keep_sessions: bool,
+        now: Timestamp,
+        mut progress: ProgressFn,
+    ) -> Result<ControlFlow<(), RestoreReport>> {
+        let settings = self.settings()?;
+        let (path, table) = (settings.path()?, settings.table_name()?);
+        let restore = Restore {
+            from: from.as_ref(),
+            to: path,
+            table: &table,
+            keep_sessions,
+            busy_timeout: settings.busy_timeout,
+            now,
+        };
+        restore.run(&mut progress)
+    }
+}
+
+/// The parameters of a restore.
+struct Restore<'r> {
+    from: &'r Path,
+    to: &'r Path,
+    table: &'r TableName,
+    keep_sessions: bool,
+    busy_timeout: Duration,
+    now: Timestamp,
+}
+
+impl Restore<'_> {
+    fn run(&self, progress: &mut ProgressFn) -> Result<ControlFlow<(), RestoreReport>> {
+        let failed = || while_doing(RESTORING);
+        let exists = fs::exists(self.to).map_err(|source| failed_io(RESTORING, source))?;
+        let mut target = None;
+        if exists {
+            file::check_inherited(self.to)?;
+            let connection = Access::read_write(self.to).connect().map_err(failed())?;
+            connection.busy_timeout(self.busy_timeout).map_err(failed())?;
+            if connection.is_readonly("main").map_err(failed())? {
+                return Err(Error::new(ErrorKind::ReadOnly, RESTORING));
+            }
+            self.refuse_foreign(&connection)?;
+            target = Some(connection);
+        } else {
+            refuse_existing(self.to, RESTORING)?;
+        }
+        if !fs::exists(self.from).unwrap_or(true) {
+            let why = format!("there is no file {}", self.from.display());
+            return Err(Error::with_source(ErrorKind::Invalid, RESTORING, why));
+        }
+        let same =
+            |a: &Path, b: &Path| Some(fs::canonicalize(a).ok()? == fs::canonicalize(b).ok()?);
+        if same(self.from, self.to) == Some(true) {
+            let why = "a database cannot be restored from itself";
+            return Err(Error::with_source(ErrorKind::Invalid, RESTORING, why));
+        }
+
+        // The copy is prepared in a separate file, so that other processes see one atomic change,
+        // and never a moment with live sessions that should have ended.
+        let partial = Partial::beside(self.to)?;
+        let source = self.open_copy()?;
+        if migrate::version_before(&source, self.table)? == 0 {
+            let why = format!("the copy has no table {}", self.table.as_str());
+            return Err(Error::with_source(ErrorKind::NotSetUp, RESTORING, why));
+        }
+        if copy_all(&source, &partial.0, progress, RESTORING)?.is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+        drop(source);
+        let prepared = Access::read_write(&partial.0).connect().map_err(failed())?;
+        if refuse_damaged(&prepared, RESTORING, progress)?.is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+        let mode: String =
+            prepared.query_row("PRAGMA journal_mode", [], |row| row.get(0)).map_err(failed())?;
+        journal(&prepared, "DELETE").map_err(failed())?;
+        let restored = self.prepare(&prepared, target.as_ref())?;
+
+        let Some(mut target) = target else {
+            // The new file gets the journal mode of the copy.
+            journal(&prepared, &mode).map_err(failed())?;
+            prepared.close().map_err(|(_, source)| while_doing(RESTORING)(source))?;
+            partial.publish(self.to, RESTORING)?;
+            return Ok(ControlFlow::Continue(restored));
+        };
+        self.match_page_size(&prepared, &target).map_err(failed())?;
+        // Revocations must be durable before they are acknowledged.
+        let synced = "PRAGMA synchronous = EXTRA; PRAGMA fullfsync = ON";
+        target.execute_batch(synced).map_err(failed())?;
+        let moved = transfer(&prepared, &mut target, self.busy_timeout, progress, RESTORING)?;
+        Ok(match moved {
+            ControlFlow::Continue(()) => ControlFlow::Continue(restored),
+            ControlFlow::Break(()) => ControlFlow::Break(()),
+        })
+    }
+
+    fn open_copy(&self) -> Result<Connection> {
+        let Opened { connection, .. } = file::open(self.from, Purpose::Read)?;
+        connection.busy_timeout(self.busy_timeout).map_err(while_doing(RESTORING))?;
+        let read = connection.query_row("PRAGMA schema_version", [], |_| Ok(()));
+        match read.as_ref().map_err(rusqlite::Error::sqlite_error_code) {
+            Err(Some(ErrorCode::NotADatabase)) => {
+                let why = format!("{} is not a database", self.from.display());
+                Err(Error::with_source(ErrorKind::Invalid, RESTORING, why))
+            }
+            _ => Ok(connection),
+        }
+    }
+
+    /// Rejects a target that does not belong to this program, because the copy was not made of it.
+    fn refuse_foreign(&self, target: &Connection) -> Result<()> {
+        let failed = || while_doing(RESTORING);
+        // A file that is not a database cannot be written to.
+        target.query_row("PRAGMA schema_version", [], |_| Ok(())).map_err(failed())?;
+        match migrate::version_before(target, self.table) {
+            Ok(0) => {
+                let tables = "SELECT count(*) FROM sqlite_schema";
+                let tables: i64 = target.query_row(tables, [], |r| r.get(0)).map_err(failed())?;
+                if tables == 0 {
+                    return Ok(());
+                }
+                let (table, path) = (self.table.as_str(), self.to.display());
+                let why = format!("{path} holds other tables and no table {table}");
+                Err(Error::with_source(ErrorKind::NotSetUp, RESTORING, why))
+            }
+            Err(error) if error.kind() == ErrorKind::ForeignTable => Err(error),
+            // The table is ours, of any version, or too damaged to tell.
+            _ => Ok(()),
+        }
+    }
+
+    /// Deletes the sessions of the copy unless they are kept, and raises the epoch above every
+    /// epoch that a cache may have seen.
+    fn prepare(&self, prepared: &Connection, target: Option<&Connection>) -> Result<RestoreReport> {
+        let deadline = Instant::now() + self.busy_timeout;
+        let statements = Statements::new(self.table);
+        let mut tx = WriteTx::begin(prepared, &statements, None, RESTORING, deadline)?;
+        // A damaged or empty target has no readable epoch.
+        let seen = target.and_then(|target| row::epoch(target, &statements.read).ok()).unwrap_or(0);
+        let live = row::count_live(prepared, &statements.read, self.now)
+            .map_err(while_doing(RESTORING))?;
+        if !self.keep_sessions {
+            tx.delete_all(self.now)?;
+        }
+        tx.raise_epoch_above(seen)?;
+        tx.commit(deadline)?;
+        Ok(RestoreReport { live, kept: self.keep_sessions })
+    }
+
+    /// Gives the copy the page size of the target: SQLite cannot change the page size of a file
+    /// with a write-ahead log.
+    fn match_page_size(&self, prepared: &Connection, target: &Connection) -> rusqlite::Result<()> {
+        let size = |connection: &Connection| -> rusqlite::Result<i64> {
+            connection.query_row("PRAGMA page_size", [], |row| row.get(0))
+        };
+        let wanted = size(target)?;
+        if size(prepared)? != wanted {
+            prepared.execute_batch(&format!("PRAGMA page_size = {wanted}; VACUUM"))?;
+        }
+        Ok(())
+    }
+}
+
+fn journal(connection: &Connection, mode: &str) -> rusqlite::Result<()> {
+    connection.query_row(&format!("PRAGMA journal_mode = {mode}"), [], |_| Ok(()))
+}

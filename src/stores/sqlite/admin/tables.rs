@@ -1,0 +1,85 @@
+//! Operators' calls that create, migrate, clear and remove the tables.
+
+use std::time::Instant;
+
+use crate::clock::Timestamp;
+use crate::error::Result;
+use crate::stores::sqlite::admin::{Admin, Database, connect};
+use crate::stores::sqlite::builder::Journal;
+use crate::stores::sqlite::error::while_doing;
+use crate::stores::sqlite::file::{Opened, Purpose};
+use crate::stores::sqlite::migrate::{self, PendingMigration};
+use crate::stores::sqlite::store::{Shared, SqliteStore};
+use crate::stores::sqlite::write::JobKind;
+
+#[allow(clippy::missing_errors_doc)] // documented once, at the type
+impl Admin {
+    /// Creates the tables, or migrates them to this version. If this was made from settings, opens
+    /// the store, which creates a missing file. Returns the store.
+    pub fn setup(&self) -> Result<SqliteStore> {
+        match &self.0 {
+            Database::Open(store) => {
+                let Shared { writer, table, events, busy_timeout, .. } = &*store.0;
+                let deadline = Instant::now() + *busy_timeout;
+                writer.exclusive("set up the tables", |connection| {
+                    migrate::migrate(connection, table, events, deadline)
+                })?;
+                Ok(store.clone())
+            }
+            Database::Closed(settings) => settings.clone().migrate(true).open(),
+        }
+    }
+
+    /// As [`setup`](Self::setup), but keeps the file's journal mode.
+    pub fn migrate(&self) -> Result<SqliteStore> {
+        match &self.0 {
+            Database::Open(_) => self.setup(),
+            Database::Closed(settings) => {
+                Admin::new(settings.clone().journal(Journal::Keep)).setup()
+            }
+        }
+    }
+
+    /// The migrations that [`migrate`](Self::migrate) would apply.
+    pub fn pending_migrations(&self) -> Result<Vec<PendingMigration>> {
+        let version = match &self.0 {
+            Database::Open(store) => store.0.readers.read("read the schema", |connection| {
+                migrate::version_before(connection, &store.0.table)
+            })?,
+            Database::Closed(settings) => {
+                let (Opened { connection, .. }, table) = connect(settings, Purpose::Read)?;
+                migrate::version_before(&connection, &table)?
+            }
+        };
+        Ok(migrate::pending(version))
+    }
+
+    /// Ends all sessions, and returns the number of rows deleted, expired ones included. The tables
+    /// stay. Without tables it does nothing.
+    pub fn clear(&self) -> Result<u64> {
+        let store = self.store()?;
+        let table = store.0.table.clone();
+        store.0.writer.write(JobKind::Synced, "clear the table", move |tx| {
+            match tx.with_connection(|connection| migrate::version(connection, &table))? {
+                0 => Ok(0),
+                // Every deadline is later than this time, so every session counts.
+                _ => tx.delete_all(Timestamp::from_millis(i64::MIN)),
+            }
+        })
+    }
+
+    /// Removes the store's tables with all sessions. Afterwards every call of the store fails with
+    /// [`NotSetUp`](crate::ErrorKind::NotSetUp) until [`setup`](Self::setup). Without tables it does nothing.
+    pub fn drop_tables(&self) -> Result<()> {
+        const OPERATION: &str = "drop the tables";
+        let store = self.store()?;
+        let table = store.0.table.clone();
+        store.0.writer.write(JobKind::Synced, OPERATION, move |tx| {
+            tx.with_connection(|connection| {
+                // Fails for a foreign table.
+                migrate::version(connection, &table)?;
+                migrate::remove(connection, &table).map_err(while_doing(OPERATION))
+            })
+        })
+    }
+}

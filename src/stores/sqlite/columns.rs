@@ -1,0 +1,88 @@
+//! The columns of the tables. One list for each table yields the names in its statements, the
+//! values that a write gives them, and the indexes at which a read finds them.
+
+use rusqlite::{ToSql, params};
+
+use crate::backend::{LiveSession, ReplacedBy, ReplacedId};
+use crate::clock::Timestamp;
+use crate::id::{IdpSessionId, JoinSalt, PublicId, UserKey};
+use crate::lifetime::Limits;
+use crate::record::{Client, FORMAT, Record, duration_to_millis};
+
+/// Declares a module with the constant `NAMES`, the function `with_values`, and for each column its
+/// index in a row whose columns begin at `first`.
+macro_rules! columns {
+    ($table:ident($($arg:ident: $type:ty),*), first: $first:expr, {
+        $($column:ident: $value:expr,)*
+    }) => {
+        #[allow(dead_code, non_camel_case_types, non_upper_case_globals)]
+        pub(super) mod $table {
+            use crate::stores::sqlite::columns::*;
+
+            enum Position { $($column),* }
+
+            $(pub(in crate::stores::sqlite) const $column: usize =
+                $first + Position::$column as usize;)*
+
+            pub(in crate::stores::sqlite) const NAMES: &[&str] = &[$(stringify!($column)),*];
+
+            /// Calls `write` with the values, in the order of the names.
+            pub(in crate::stores::sqlite) fn with_values<T>(
+                $($arg: $type,)*
+                write: impl FnOnce(&[&dyn ToSql]) -> T,
+            ) -> T {
+                write(params![$($value),*])
+            }
+        }
+    };
+}
+
+columns!(session(new: &LiveSession), first: 0, {
+    id_hash: new.id_hash.as_bytes(),
+    public_id: new.record.public_id.as_bytes(),
+    realm: new.record.realm.as_str(),
+    user_key: new.record.user.as_ref().map(UserKey::as_str),
+    idp_session_id: new.record.idp_session_id.as_ref().map(IdpSessionId::as_str),
+    auth_level: new.record.auth_level,
+    created: new.record.created.as_millis(),
+    authenticated: new.record.authenticated.map(Timestamp::as_millis),
+    seen: new.record.seen.as_millis(),
+    id_issued: new.record.id_issued.as_millis(),
+    idle: idle_millis(&new.record.limits),
+    absolute: new.record.limits.absolute.map(Timestamp::as_millis),
+    deadline: new.record.deadline().as_millis(),
+    persistent: new.record.persistent,
+    revision: revision_number(&new.record),
+    client: new.record.client.as_ref().map(Client::to_json),
+    format: FORMAT,
+    data: new.record.data.as_json(),
+});
+
+/// The index of a session's row id, which a read yields after the columns above.
+pub(super) const ROW_ID: usize = session::NAMES.len();
+
+// The columns of a replaced id, which a read yields after those of its session.
+columns!(replaced(session_row: i64, of: &PublicId, replaced_id: &ReplacedId), first: ROW_ID + 1, {
+    id_hash: replaced_id.id_hash.as_bytes(),
+    session: session_row,
+    public_id: of.as_bytes(),
+    successor: replaced_id.successor.as_bytes(),
+    replaced_at: replaced_id.replaced_at.as_millis(),
+    grace_until: replaced_id.grace_until().map(Timestamp::as_millis),
+    by_sign_in: matches!(replaced_id.by, ReplacedBy::SignIn { .. }),
+    join_salt: match &replaced_id.by {
+        ReplacedBy::SignIn { salt } => salt.as_ref().map(JoinSalt::as_bytes),
+        ReplacedBy::Renewal { .. } => None,
+    },
+    had_user: replaced_id.had_user,
+    forget_at: replaced_id.forget_at().as_millis(),
+});
+
+pub(super) fn revision_number(record: &Record) -> i64 {
+    i64::try_from(record.revision).unwrap_or(i64::MAX)
+}
+
+fn idle_millis(limits: &Limits) -> Option<i64> {
+    let millis = limits.idle.map(duration_to_millis);
+    millis.map(|millis| i64::try_from(millis).unwrap_or(i64::MAX))
+}

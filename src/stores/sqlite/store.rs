@@ -1,0 +1,223 @@
+//! The store: loads by the record cache or a read connection, and writes by the queue.
+
+use std::fmt::{self, Debug};
+use std::mem;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+use crate::backend::{
+    Capabilities, Commit, Committed, LiveSession, Lookup, Maintenance, SessionIndex, Store,
+    SweepReport, TouchError,
+};
+use crate::clock::Timestamp;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::Events;
+use crate::id::SessionIdHash;
+use crate::record::Touch;
+use crate::stores::sqlite::commit;
+use crate::stores::sqlite::error::while_doing;
+use crate::stores::sqlite::file::{Access, InUse};
+use crate::stores::sqlite::read_pool::Readers;
+use crate::stores::sqlite::record_cache::RecordCache;
+use crate::stores::sqlite::row;
+use crate::stores::sqlite::sql::{Sql, TableName};
+use crate::stores::sqlite::write::{JobKind, Writer};
+use crate::sync::instant;
+
+/// Sessions in a SQLite database. A clone refers to the same store.
+///
+/// The newest commit is visible to every later load, in this process and in others. Writes do not
+/// block reads. Changes of several threads are committed in groups.
+///
+/// A store belongs to the process that opened it. In a process forked from that, every call fails
+/// with [`Unavailable`](crate::ErrorKind::Unavailable), and so does opening the same file; opening
+/// another file there can block for ever, because a lock may belong to a thread that the fork did
+/// not copy. Fork before opening a store.
+///
+/// ```
+/// # fn main() -> Result<(), cloakroom::Error> {
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let path = folder.path().join("app.db");
+/// use cloakroom::SqliteStore;
+///
+/// let store = SqliteStore::builder(&path).table("session").open()?;
+/// assert_eq!(store.table(), "session");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct SqliteStore(pub(super) Arc<Shared>);
+
+pub(super) struct Shared {
+    /// How the file is opened, and its path; `None` for a database in memory.
+    pub(super) file: Option<(Access, PathBuf)>,
+    pub(super) table: TableName,
+    pub(super) sql: Arc<Sql>,
+    pub(super) writer: Arc<Writer>,
+    pub(super) readers: Readers,
+    pub(super) events: Events,
+    pub(super) busy_timeout: Duration,
+    /// Declared after the connections, so that they are closed before the wal-index file.
+    pub(super) record_cache: Option<Arc<RecordCache>>,
+    /// Declared last, so that all connections are closed before the file counts as unused.
+    pub(super) _in_use: Option<InUse>,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if !self.writer.process().is_current() {
+            // Closing a connection in a forked process can roll back a transaction of the other
+            // process. It also takes locks of SQLite, which a thread that the fork did not copy may
+            // hold.
+            mem::forget((self.writer.clone(), self.readers.clone()));
+        }
+    }
+}
+
+impl Shared {
+    /// Runs a query on a read connection.
+    pub(super) fn query<T>(
+        &self,
+        operation: &'static str,
+        query: impl FnOnce(&Connection, &Sql) -> rusqlite::Result<T>,
+    ) -> Result<T> {
+        self.readers.read(operation, |connection| {
+            query(connection, &self.sql).map_err(while_doing(operation))
+        })
+    }
+}
+
+impl Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Shared { file, table, .. } = self;
+        let path = file.as_ref().map(|(_, path)| path);
+        f.debug_struct("Shared").field("path", &path).field("table", table).finish_non_exhaustive()
+    }
+}
+
+impl SqliteStore {
+    /// The path of the file; `None` for a database in memory.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        self.0.file.as_ref().map(|(_, path)| path.as_path())
+    }
+
+    /// The name of the sessions table.
+    #[must_use]
+    pub fn table(&self) -> &str {
+        self.0.table.as_str()
+    }
+}
+
+pub(super) const CHECKPOINT: &str = "copy the log into the database";
+
+fn concerns_one_row(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Conflict | ErrorKind::Unexpected)
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl Store for SqliteStore {
+    fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Lookup> {
+        self.0.writer.process().check()?;
+        let record_cache = self.0.record_cache.as_deref();
+        let miss = match record_cache.map(|record_cache| record_cache.find(id_hash, now)) {
+            Some(Ok(record)) => {
+                let session = LiveSession { record, id_hash: *id_hash };
+                return Ok(Lookup::Live { session, at: () });
+            }
+            Some(Err(miss)) => Some(miss),
+            None => None,
+        };
+        let found = self.0.readers.read("load a session", |connection| {
+            row::find(connection, &self.0.sql, id_hash, now)
+        })?;
+        if let (Lookup::Live { session, at }, Some(record_cache), Some(miss)) =
+            (&found, record_cache, miss)
+            && at.agrees_with(&session.record)
+        {
+            record_cache.keep(miss, at.id_hash, at.id, &session.record);
+        }
+        Ok(found.without_position())
+    }
+
+    fn try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Lookup> {
+        self.0.writer.process().check().ok()?;
+        let record = self.0.record_cache.as_deref()?.find(id_hash, now).ok()?;
+        let session = LiveSession { record, id_hash: *id_hash };
+        Some(Lookup::Live { session, at: () })
+    }
+
+    fn commit(&self, commit: &Commit) -> Result<Committed> {
+        let commit = commit.clone();
+        let (kind, operation) = (commit::job_kind(&commit), commit.action.operation());
+        self.0.writer.write(kind, operation, move |tx| commit::apply(&commit, tx))
+    }
+
+    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let batch = batch.to_vec();
+        let failed = self.0.writer.write(JobKind::Normal, "record activity", move |tx| {
+            let mut failed = Vec::new();
+            for (id_hash, touch) in batch {
+                match tx.touch(id_hash, touch, now) {
+                    // Of this row, such as damage or a trigger; the transaction goes on.
+                    Err(error) if concerns_one_row(&error) => failed.push((id_hash, error)),
+                    touched => touched?,
+                }
+            }
+            Ok(failed)
+        })?;
+        TouchError::check(failed)
+    }
+
+    fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {
+        const OPERATION: &str = "sweep expired sessions";
+        let limit = i64::try_from(limit.get()).unwrap_or(i64::MAX);
+        let (removed, began) = self.0.writer.write(JobKind::Normal, OPERATION, move |tx| {
+            // The transaction holds the write lock by now, and releases it by the commit.
+            let began = instant();
+            Ok((tx.sweep(now, limit)?, began))
+        })?;
+        Ok(SweepReport::new(removed, instant().saturating_duration_since(began)))
+    }
+
+    fn index(&self) -> Option<&dyn SessionIndex> {
+        Some(&*self.0)
+    }
+
+    fn maintenance(&self) -> Option<&dyn Maintenance> {
+        match self.0.file {
+            Some(_) if self.0.writer.wal().runs_checkpoints() => Some(&*self.0),
+            _ => None,
+        }
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::new().with_durable(self.0.file.is_some()).with_indexed(true)
+    }
+}
+
+impl Maintenance for Shared {
+    /// Runs passive checkpoints beside the writers; what is left then is copied while writers wait,
+    /// so that the log starts again from its beginning.
+    fn run(&self) -> Result<()> {
+        let wal = self.writer.wal();
+        if self.readers.read(CHECKPOINT, |connection| wal.checkpoint_passive(connection))? {
+            return self.writer.exclusive(CHECKPOINT, |connection| wal.restart(connection));
+        }
+        Ok(())
+    }
+
+    fn on_due(&self, callback: Box<dyn Fn() + Send + Sync>) {
+        // A forked process never writes, and the lock of the callback may stay locked there.
+        if self.writer.process().is_current() {
+            self.writer.wal().set_callback(callback);
+        }
+    }
+}

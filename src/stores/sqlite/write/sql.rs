@@ -1,0 +1,83 @@
+//! The SQL statements that write. No module outside `write` can read their texts, so only `WriteTx`
+//! executes them.
+
+use std::sync::Arc;
+
+use crate::stores::sqlite::columns::{replaced, session};
+use crate::stores::sqlite::sql::{Sql, TableName, statements};
+
+/// The statements for one table.
+#[derive(Debug)]
+pub(crate) struct Statements {
+    pub(crate) read: Arc<Sql>,
+    pub(super) write: WriteSql,
+}
+
+impl Statements {
+    pub(crate) fn new(table: &TableName) -> Self {
+        Statements { read: Arc::new(Sql::new(table)), write: WriteSql::new(table) }
+    }
+}
+
+statements! {
+    WriteSql(table: &TableName) {
+        let t = format!("\"{}\"", table.as_str());
+        let meta = format!("\"{}_meta\"", table.as_str());
+        let replaced = format!("\"{}_replaced\"", table.as_str());
+        let placeholders = |names: &[&str]| vec!["?"; names.len()].join(", ");
+        let (session_names, session_values) =
+            (session::NAMES.join(", "), placeholders(session::NAMES));
+        let (replaced_names, replaced_values) =
+            (replaced::NAMES.join(", "), placeholders(replaced::NAMES));
+    }
+
+    insert: "INSERT INTO {t} ({session_names}) VALUES ({session_values})";
+    update_all: "UPDATE {t} SET ({session_names}) = ({session_values}) WHERE id = ?";
+    // SQLite rewrites an index when a statement names one of its columns, even if the value stays
+    // the same. So the frequent updates name as few columns as possible.
+    update_data:
+        "UPDATE {t} SET revision = :revision, format = :format, data = :data WHERE id = :id";
+    update_data_and_seen:
+        "UPDATE {t} SET revision = :revision, format = :format, data = :data, seen = :seen, \
+         deadline = :deadline WHERE id = :id";
+    update_seen: "UPDATE {t} SET seen = :seen, deadline = :deadline WHERE id = :id";
+    delete: "DELETE FROM {t} WHERE id = ?1";
+    delete_expired_of: "DELETE FROM {t} WHERE user_key = ?1 AND realm = ?3 AND +deadline <= ?2";
+    sweep: "DELETE FROM {t} WHERE id IN (SELECT id FROM {t} WHERE deadline <= ?1 LIMIT ?2)";
+    revoke: "DELETE FROM {t} WHERE (?2 IS NULL OR public_id <> ?2) AND ";
+    delete_all: "DELETE FROM {t}";
+    delete_all_of: "DELETE FROM {t} WHERE realm = ?1";
+    remember_replaced: "INSERT INTO {replaced} ({replaced_names}) VALUES ({replaced_values})";
+    end_graces:
+        "UPDATE {replaced} SET grace_until = NULL WHERE session = ?1 AND grace_until IS NOT NULL";
+    // All but the latest replaced ids of this session, and those of a deleted session with the same
+    // row id.
+    forget_replaced_of:
+        "DELETE FROM {replaced} WHERE session = ?1 AND (public_id <> ?2 OR id NOT IN \
+         (SELECT id FROM {replaced} WHERE session = ?1 AND public_id = ?2 \
+         ORDER BY id DESC LIMIT ?3))";
+    forget_replaced:
+        "DELETE FROM {replaced} WHERE id IN \
+         (SELECT id FROM {replaced} WHERE forget_at <= ?1 LIMIT ?2)";
+    forget_replaced_one: "DELETE FROM {replaced} WHERE id_hash = ?1";
+    delete_all_replaced: "DELETE FROM {replaced}";
+    raise_epoch:
+        "UPDATE {meta} SET value = CAST(CAST(value AS INTEGER) + 1 AS TEXT) WHERE name = 'epoch'";
+    set_epoch: "UPDATE {meta} SET value = ?1 WHERE name = 'epoch'";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_of_these_statements_writes() {
+        let sql = format!("{:#?}", WriteSql::new(&TableName::new("t").unwrap()));
+        let statements: Vec<_> = sql.lines().filter(|line| line.contains('"')).collect();
+        assert!(statements.len() > 10, "{sql}");
+        for line in statements {
+            let is_write = ["INSERT ", "UPDATE ", "DELETE "].iter().any(|w| line.contains(w));
+            assert!(is_write && !line.contains(": \"SELECT "), "{line}");
+        }
+    }
+}
