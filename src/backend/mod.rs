@@ -109,8 +109,32 @@ pub trait SessionIndex: Debug + Send + Sync {
     /// are invalid. A cached store calls this once a second.
     fn epoch(&self) -> Result<u64>;
 
+    /// Returns the identity of this set of sessions. A cached store reads it with the
+    /// [`epoch`](Self::epoch), so that two stores behind one cache never share an entry.
+    fn identity(&self) -> Result<StoreIdentity>;
+
     /// Counts the sessions.
     fn stats(&self, now: Timestamp) -> Result<Stats>;
+}
+
+/// A random number that a store draws when its tables are made, and again when they are restored
+/// from a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoreIdentity([u8; 16]);
+
+impl StoreIdentity {
+    /// Makes an identity of random bytes.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        StoreIdentity(bytes)
+    }
+
+    /// Returns the key of a session's entry in a cache: another one for each store.
+    pub(crate) fn cache_key(self, id_hash: &SessionIdHash) -> SessionIdHash {
+        let mut bytes = *id_hash.as_bytes();
+        bytes.iter_mut().zip(self.0).for_each(|(byte, own)| *byte ^= own);
+        SessionIdHash::from_bytes(bytes)
+    }
 }
 
 /// Background work of a store: for SQLite, checkpoints.

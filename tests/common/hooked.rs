@@ -9,8 +9,8 @@ use std::sync::Arc;
 use cloakroom::Result;
 use cloakroom::backend::{
     Cache, CacheEntry, CacheLookup, Commit, Committed, FillLease, Lookup, Maintenance, Page,
-    SessionFilter, SessionIndex, Stats, Store, StoreWrapper, Summary, SweepReport, Touch,
-    TouchError,
+    SessionFilter, SessionIndex, Stats, Store, StoreIdentity, StoreWrapper, Summary, SweepReport,
+    Touch, TouchError,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{PublicId, Realm, SessionIdHash};
@@ -146,6 +146,10 @@ impl<S: Store + ?Sized, H: Hook> SessionIndex for Hooked<S, H> {
 
     fn epoch(&self) -> Result<u64> {
         self.hook.around(Call::Epoch, || self.listing().epoch())
+    }
+
+    fn identity(&self) -> Result<StoreIdentity> {
+        self.hook.around(Call::Epoch, || self.listing().identity())
     }
 
     fn stats(&self, now: Timestamp) -> Result<Stats> {

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use cloakroom::backend::{
     Action, Commit, Committed, Delta, LiveSession, Lookup, Missing, NewSession, Page, Record,
-    SessionFilter, SessionIndex, Stats, Store, StoreWrapper, Summary, SweepReport, Touch,
-    TouchError,
+    SessionFilter, SessionIndex, Stats, Store, StoreIdentity, StoreWrapper, Summary, SweepReport,
+    Touch, TouchError,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::conformance::{Failures, check};
@@ -260,6 +260,10 @@ impl SessionIndex for UsersByPrefix {
 
     fn epoch(&self) -> Result<u64> {
         self.right.epoch()
+    }
+
+    fn identity(&self) -> Result<StoreIdentity> {
+        self.right.identity()
     }
 
     fn stats(&self, now: Timestamp) -> Result<Stats> {
