@@ -130,7 +130,8 @@ impl StoreIdentity {
     }
 
     /// Returns the key of a session's entry in a cache: another one for each store.
-    pub(crate) fn cache_key(self, id_hash: &SessionIdHash) -> SessionIdHash {
+    #[must_use]
+    pub fn cache_key(self, id_hash: &SessionIdHash) -> SessionIdHash {
         let mut bytes = *id_hash.as_bytes();
         bytes.iter_mut().zip(self.0).for_each(|(byte, own)| *byte ^= own);
         SessionIdHash::from_bytes(bytes)

@@ -13,7 +13,7 @@ use cloakroom::stores::cached::CachedStore;
 use cloakroom::stores::sqlite::Admin;
 use cloakroom::{Lifetime, MemoryStore, SessionManager, SqliteStore};
 
-use crate::cached::stage::{LIFE, SECOND, Stage, backing, n, renew, sign_in};
+use crate::cached::stage::{LIFE, SECOND, Stage, backing, key, n, renew, sign_in};
 use crate::common::app::{Browser, get};
 use crate::common::faulty::FaultyCache;
 use crate::common::memcached::{Memcached, shared};
@@ -88,7 +88,7 @@ fn an_entry_is_kept_no_longer_than_it_lives_or_its_session() {
         store.commit(&Commit::new(&id_hash, Action::Create(new_session), delta, NOW)).unwrap();
         assert!(live(&store, &id_hash).unwrap().is_some());
         let mut raw = shared().raw();
-        let name = raw.name("lives", 'c', &id_hash);
+        let name = raw.name("lives", 'c', &key(&store, &id_hash));
         raw.seconds_left(&name)
     };
     let most = |lifetime, most| {
@@ -214,8 +214,10 @@ fn garbage_and_newer_versions_in_the_cache_are_a_miss() {
     let id_hash = create(&store, &setting("n", 1)).unwrap();
     assert_eq!(n(&store, &id_hash), Some(1));
     let mut raw = shared().raw();
-    let name = raw.name("odd", 'c', &id_hash);
-    for odd in [&b""[..], b"hello", b"\x01", b"\x01E123", b"\x01L{}", b"\x02E", b"\x01E12345678{}"]
+    let name = raw.name("odd", 'c', &key(&store, &id_hash));
+    let newer = [b"\x01E", &key(&store, &id_hash).as_bytes()[..], b"12345678{}"].concat();
+    for odd in
+        [&b""[..], &newer, b"hello", b"\x01", b"\x01E123", b"\x01L{}", b"\x02E", b"\x01E12345678{}"]
     {
         raw.set(&name, odd);
         for _ in 0..3 {
