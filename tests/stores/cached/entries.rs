@@ -241,7 +241,7 @@ fn two_databases_behind_one_cache_share_no_session() {
     let (staging, production) = (behind(staging), behind(SqliteStore::in_memory().unwrap()));
     let id_hash = create(&staging, &setting("n", 1)).unwrap();
     assert_eq!([n(&staging, &id_hash), n(&staging, &id_hash)], [Some(1), Some(1)]);
-    assert_eq!(n(&production, &id_hash), None, "a user of one is nobody in the other");
+    assert_eq!(n(&production, &id_hash), None, "a user of one is unknown to the other");
 
     // A restored copy has the same sessions, which go their own ways.
     staging.backing().admin().backup(&copy).unwrap();
