@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use cloakroom::backend::{
     Capabilities, Commit, Committed, Decision, IdChange, LiveSession, Lookup, Maintenance, Missing,
-    Record, ReplacedId, ReplacedIdStatus, SessionIndex, Store, SweepReport, Touch,
+    Record, ReplacedId, ReplacedIdStatus, SessionIndex, Store, SweepReport, Touch, TouchError,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::SessionIdHash;
@@ -171,7 +171,7 @@ impl Store for OwnStore {
         }
     }
 
-    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
+    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError> {
         let mut rows = self.rows();
         for (id_hash, touch) in batch {
             // Read the record again under the lock: a touch must not write back an older record.

@@ -41,7 +41,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::backend::{Commit, Committed, Lookup, Store, StoreWrapper};
+use crate::backend::{Commit, Committed, Lookup, Store, StoreWrapper, TouchError};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{SessionIdHash, UserKey};
@@ -208,7 +208,7 @@ impl<S: Store> StoreWrapper for PausingStore<S> {
         self.store.commit(commit)
     }
 
-    fn on_touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
+    fn on_touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError> {
         self.enter(Call::Touch)?;
         self.store.touch(batch, now)
     }

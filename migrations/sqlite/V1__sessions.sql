@@ -60,6 +60,8 @@ CREATE TABLE "{t}_meta" (
     value TEXT NOT NULL
 ) STRICT;
 INSERT INTO "{t}_meta" (name, value) VALUES ('epoch', '0');
+-- Distinguishes the entries of several databases in one cache. A restored copy gets another one.
+INSERT INTO "{t}_meta" (name, value) VALUES ('identity', lower(hex(randomblob(16))));
 
 -- For the sqlite3 shell. The program never reads this view, so SQL may read the clock here.
 CREATE VIEW "{t}_readable" AS

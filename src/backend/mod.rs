@@ -9,6 +9,7 @@ mod filter;
 mod lookup;
 mod replaced_id;
 mod sweep_batch;
+mod touch_error;
 mod wrapper;
 
 use std::fmt::Debug;
@@ -29,6 +30,7 @@ pub use filter::SessionFilter;
 pub use lookup::{LiveSession, Lookup, Missing};
 pub use replaced_id::{ReplacedBy, ReplacedId, ReplacedIdStatus};
 pub(crate) use sweep_batch::SweepBatch;
+pub use touch_error::TouchError;
 pub use wrapper::StoreWrapper;
 
 /// A store of sessions. Every call blocks until it is done.
@@ -61,7 +63,11 @@ pub trait Store: Debug + Send + Sync + 'static {
 
     /// Records activity for all live sessions of the batch. It never moves a time back, and changes
     /// neither data nor revision.
-    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()>;
+    ///
+    /// A session that cannot be touched, or a server that fails, does not keep the other sessions of
+    /// the batch from being touched. The error names those that were not; the caller tries them
+    /// again.
+    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError>;
 
     /// Removes at most `limit` expired sessions. If it removes fewer, none is left.
     fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport>;
@@ -103,8 +109,33 @@ pub trait SessionIndex: Debug + Send + Sync {
     /// are invalid. A cached store calls this once a second.
     fn epoch(&self) -> Result<u64>;
 
+    /// Returns the identity of this set of sessions. A cached store reads it with the
+    /// [`epoch`](Self::epoch), so that two stores behind one cache never share an entry.
+    fn identity(&self) -> Result<StoreIdentity>;
+
     /// Counts the sessions.
     fn stats(&self, now: Timestamp) -> Result<Stats>;
+}
+
+/// A random number that a store draws when its tables are made, and again when they are restored
+/// from a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoreIdentity([u8; 16]);
+
+impl StoreIdentity {
+    /// Makes an identity of random bytes.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        StoreIdentity(bytes)
+    }
+
+    /// Returns the key of a session's entry in a cache: another one for each store.
+    #[must_use]
+    pub fn cache_key(self, id_hash: &SessionIdHash) -> SessionIdHash {
+        let mut bytes = *id_hash.as_bytes();
+        bytes.iter_mut().zip(self.0).for_each(|(byte, own)| *byte ^= own);
+        SessionIdHash::from_bytes(bytes)
+    }
 }
 
 /// Background work of a store: for SQLite, checkpoints.

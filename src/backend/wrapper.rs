@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::backend::{
     Capabilities, Commit, Committed, Lookup, Maintenance, SessionIndex, Store, SweepReport,
+    TouchError,
 };
 use crate::clock::Timestamp;
 use crate::error::Result;
@@ -75,7 +76,7 @@ pub trait StoreWrapper: Debug + Send + Sync + 'static {
     }
 
     /// Replaces [`Store::touch`].
-    fn on_touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
+    fn on_touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError> {
         self.wrapped().touch(batch, now)
     }
 
@@ -114,7 +115,7 @@ impl<W: StoreWrapper> Store for W {
         self.on_commit(commit)
     }
 
-    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
+    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError> {
         self.on_touch(batch, now)
     }
 

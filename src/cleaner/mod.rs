@@ -196,11 +196,11 @@ impl Worker {
         // Executes the flushes that were requested before the end.
         for message in messages.try_iter() {
             match message {
-                Message::Flush(answer) => drop(answer.send(self.write_touches())),
+                Message::Flush(answer) => drop(answer.send(self.flush())),
                 Message::Touches | Message::Maintenance | Message::Sweep(_) | Message::Stop => {}
             }
         }
-        let _ = self.write_touches();
+        let _ = self.flush();
     }
 
     fn run_once(&mut self, messages: &Receiver<Message>) -> ControlFlow<()> {
@@ -211,7 +211,7 @@ impl Worker {
                 return ControlFlow::Break(());
             }
             Ok(Message::Maintenance) => self.maintain(),
-            Ok(Message::Flush(answer)) => drop(answer.send(self.write_touches())),
+            Ok(Message::Flush(answer)) => drop(answer.send(self.flush())),
             Ok(Message::Sweep(reply)) => {
                 self.sweeps.start(self.clock.now(), instant(), Some(reply));
             }
@@ -241,13 +241,19 @@ impl Worker {
         }
     }
 
+    fn flush(&mut self) -> Result<()> {
+        self.touches.retry_at(instant());
+        self.write_touches()
+    }
+
     fn write_touches(&mut self) -> Result<()> {
-        let (caller, clock, events) = (&mut self.caller, &self.clock, &self.events);
-        self.touches.write(
+        let (caller, clock, events) = (&self.caller, &self.clock, &self.events);
+        let written = self.touches.write(
             instant(),
-            |batch| caller.call(Task::Touch, |store| store.touch(batch, clock.now())),
-            |error| events.raise(&Event::TouchFailed { error }),
-        )
+            |batch| caller.attempt(Task::Touch, |store| store.touch(batch, clock.now())),
+            |sessions, error| events.raise(&Event::TouchFailed { sessions, error }),
+        );
+        self.caller.record(Task::Touch, written)
     }
 
     fn sweep_a_batch(&mut self, as_of: Timestamp, limit: NonZeroUsize) {
@@ -284,8 +290,22 @@ struct StoreCaller {
 
 impl StoreCaller {
     fn call<T>(&mut self, task: Task, call: impl FnOnce(&dyn Store) -> Result<T>) -> Result<T> {
-        let result = catch_unwind(AssertUnwindSafe(|| call(&*self.store)))
-            .unwrap_or_else(|panic| Err(panicked(task, &*panic)));
+        let result = self.attempt(task, call);
+        self.record(task, result)
+    }
+
+    /// Calls the store once.
+    fn attempt<T, E: From<Error>>(
+        &self,
+        task: Task,
+        call: impl FnOnce(&dyn Store) -> Result<T, E>,
+    ) -> Result<T, E> {
+        catch_unwind(AssertUnwindSafe(|| call(&*self.store)))
+            .unwrap_or_else(|panic| Err(panicked(task, &*panic).into()))
+    }
+
+    /// Records the result of a task.
+    fn record<T>(&mut self, task: Task, result: Result<T>) -> Result<T> {
         match &result {
             Err(error) => {
                 // While the manager is dropped, a busy store raises no event.

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::backend::TouchError;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionIdHash;
 use crate::record::Touch;
@@ -18,12 +19,16 @@ const CHANNEL: usize = 4096;
 /// written without delay.
 const BATCH: usize = 256;
 
-/// The maximum number of touches that are kept for the next attempt while the store fails.
+/// The maximum number of touches that are kept for another attempt while the store, or a server of
+/// it, fails.
 const KEPT: usize = 16 * BATCH;
 
 /// How long touches wait for others. It is shorter than a fortieth of every idle limit for which
 /// the cleaner writes touches, so that no session is touched twice in that time.
 const WAIT: Duration = Duration::from_secs(1);
+
+/// The longest pause between two attempts to write a touch. It begins with [`WAIT`] and doubles.
+const LONGEST_PAUSE: Duration = Duration::from_secs(64);
 
 type IdTouch = (SessionIdHash, Touch);
 
@@ -51,19 +56,27 @@ pub(super) struct TouchBuffer {
     /// Whether the thread was woken since it last emptied the channel. Waking it costs a request
     /// several times as much as sending a touch.
     notified: Arc<AtomicBool>,
-    pending: HashMap<SessionIdHash, Touch>,
     due: Option<Instant>,
+    failed: Option<Failed>,
+}
+
+/// The touches that could not be written.
+struct Failed {
+    /// One for each session. Not empty.
+    touches: HashMap<SessionIdHash, Touch>,
+    /// Why the last of them was not written.
+    error: Error,
+    /// The time of the next attempt.
+    retry_at: Instant,
+    /// How long the last pause was.
+    pause: Duration,
 }
 
 pub(super) fn touch_channel() -> (TouchSender, TouchBuffer) {
     let (sender, receiver) = bounded(CHANNEL);
     let notified = Arc::new(AtomicBool::new(false));
-    let buffer = TouchBuffer {
-        channel: receiver,
-        notified: notified.clone(),
-        pending: HashMap::new(),
-        due: None,
-    };
+    let buffer =
+        TouchBuffer { channel: receiver, notified: notified.clone(), due: None, failed: None };
     (TouchSender { channel: sender, notified }, buffer)
 }
 
@@ -87,66 +100,102 @@ impl TouchBuffer {
             self.due = Some(now + WAIT);
         }
         let has_batch = self.channel.len() >= BATCH && !fails;
-        has_batch || self.due.is_some_and(|due| due <= now)
+        has_batch || self.next_due().is_some_and(|due| due <= now)
     }
 
     pub(super) fn next_due(&self) -> Option<Instant> {
-        self.due
+        let retry = self.failed.as_ref().map(|failed| failed.retry_at);
+        [self.due, retry].into_iter().flatten().min()
     }
 
-    /// Writes, by `write`, the touches sent before this call and those of failed attempts.
+    /// Makes the next [`write`](Self::write) try the failed touches again.
+    pub(super) fn retry_at(&mut self, now: Instant) {
+        if let Some(failed) = &mut self.failed {
+            failed.retry_at = now;
+        }
+    }
+
+    /// Writes, by `write`, the touches sent before this call, and the failed ones if their pause
+    /// has ended.
     ///
-    /// If the store fails, touches are kept for the next attempt, up to a bound. If only one
-    /// session fails (a damaged row), the others of its batch are written one by one. `on_lost`
-    /// receives the error of each touch or batch that is dropped.
+    /// A touch that fails because of a fault that may end is kept, up to a bound; later touches of
+    /// its session wait with it. `on_lost` receives the number of touches that are dropped, and the
+    /// error of one.
     ///
     /// # Errors
-    /// The error of the first batch that was not written; later batches are not tried then.
+    /// A touch is kept for another attempt; the error of the last one.
     pub(super) fn write(
         &mut self,
         now: Instant,
-        mut write: impl FnMut(&[IdTouch]) -> Result<()>,
-        mut on_lost: impl FnMut(&Error),
+        mut write: impl FnMut(&[IdTouch]) -> Result<(), TouchError>,
+        mut on_lost: impl FnMut(usize, &Error),
     ) -> Result<()> {
         self.due = None;
         // Before the channel is emptied: a request that sends a touch after that wakes the thread.
         self.notified.swap(false, Ordering::AcqRel);
-        for (id_hash, touch) in self.channel.try_iter().take(CHANNEL) {
-            let pending = self.pending.entry(id_hash).or_insert(touch);
-            pending.seen = pending.seen.max(touch.seen);
+        let (mut touches, mut pause) = (HashMap::new(), Duration::ZERO);
+        if let Some(failed) = self.failed.take_if(|failed| failed.retry_at <= now) {
+            (touches, pause) = (failed.touches, failed.pause);
         }
-        let touches: Vec<_> = self.pending.drain().collect();
-        let mut rest = touches.as_slice();
-        while !rest.is_empty() {
-            let (batch, later) = rest.split_at(rest.len().min(BATCH));
-            match write(batch) {
-                Ok(()) => {}
-                Err(error) if concerns_one_session(&error) => {
-                    for touch in batch {
-                        if let Err(error) = write(std::slice::from_ref(touch)) {
-                            on_lost(&error);
-                        }
-                    }
-                }
-                Err(error) => {
-                    if rest.len() <= KEPT {
-                        self.pending.extend(rest.iter().copied());
-                        self.due = Some(now + WAIT);
-                    } else {
-                        on_lost(&error);
-                    }
-                    return Err(error);
+        for (id_hash, touch) in self.channel.try_iter().take(CHANNEL) {
+            let waiting = self.failed.as_mut().filter(|f| f.touches.contains_key(&id_hash));
+            let all = waiting.map_or(&mut touches, |failed| &mut failed.touches);
+            let latest = all.entry(id_hash).or_insert(touch);
+            latest.seen = latest.seen.max(touch.seen);
+        }
+        let (mut lost, mut store_failed) = (None, None);
+        let touches: Vec<IdTouch> = touches.into_iter().collect();
+        for batch in touches.chunks(BATCH) {
+            // If the whole store fails, the other batches are not tried.
+            let error = match store_failed.clone().map_or_else(|| write(batch), Err) {
+                Ok(()) => continue,
+                Err(error) => error,
+            };
+            if let TouchError::Store(_) = &error {
+                store_failed = Some(error.clone());
+            }
+            for (id_hash, error) in error.failures(batch) {
+                let touch = batch.iter().find(|(touched, _)| *touched == id_hash);
+                let kept = touch.is_some_and(|(_, touch)| {
+                    may_end(&error) && self.keep(id_hash, *touch, &error, (now, pause))
+                });
+                if !kept {
+                    lost = Some((lost.map_or(1, |(count, _)| count + 1), error));
                 }
             }
-            rest = later;
         }
-        Ok(())
+        if let Some((count, error)) = lost {
+            on_lost(count, &error);
+        }
+        self.failed.as_ref().map_or(Ok(()), |failed| Err(failed.error.clone()))
+    }
+
+    /// Keeps a touch for another attempt. Returns false if there are too many.
+    fn keep(
+        &mut self,
+        id_hash: SessionIdHash,
+        touch: Touch,
+        error: &Error,
+        (now, pause): (Instant, Duration),
+    ) -> bool {
+        let failed = self.failed.get_or_insert_with(|| {
+            let pause = (pause * 2).clamp(WAIT, LONGEST_PAUSE);
+            let (touches, error) = (HashMap::new(), error.clone());
+            Failed { touches, error, retry_at: now + pause, pause }
+        });
+        let fits = failed.touches.len() < KEPT;
+        if fits {
+            failed.touches.insert(id_hash, touch);
+            failed.error = error.clone();
+        }
+        fits
     }
 }
 
-/// Whether a batch failed because of one of its sessions rather than of the whole store.
-fn concerns_one_session(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Conflict)
+/// Whether another attempt can succeed. A damaged row stays damaged.
+fn may_end(error: &Error) -> bool {
+    use ErrorKind::{Conflict, Corrupt, TooLarge, Undecodable};
+    !matches!(error.kind(), Corrupt | Conflict | TooLarge | Undecodable)
 }
 
 #[cfg(test)]
@@ -170,12 +219,16 @@ mod tests {
         }
     }
 
-    fn fails(kind: ErrorKind) -> Result<()> {
-        Err(Error::new(kind, "write a test's touches"))
+    fn error(kind: ErrorKind) -> Error {
+        Error::new(kind, "write a test's touches")
     }
 
-    fn none_lost(error: &Error) {
-        panic!("{error}");
+    fn fails(kind: ErrorKind) -> Result<(), TouchError> {
+        Err(error(kind).into())
+    }
+
+    fn none_lost(count: usize, error: &Error) {
+        panic!("{count}: {error}");
     }
 
     #[test]
@@ -226,6 +279,23 @@ mod tests {
         assert_eq!(written, [(id_hash(1), touch(3))]);
     }
 
+    /// Writes to a store that fails for some sessions. Returns the sessions that were tried.
+    fn write_around(
+        buffer: &mut TouchBuffer,
+        now: Instant,
+        fails: impl Fn(&SessionIdHash) -> Option<ErrorKind>,
+    ) -> (Vec<SessionIdHash>, usize) {
+        let (mut tried, mut lost) = (Vec::new(), 0);
+        let write = |batch: &[IdTouch]| {
+            tried.extend(batch.iter().map(|(session, _)| *session));
+            let failed = batch.iter().filter_map(|(id, _)| Some((*id, error(fails(id)?))));
+            TouchError::check(failed.collect())
+        };
+        let _ = buffer.write(now, write, |count, _| lost += count);
+        tried.sort_by_key(|session| *session.as_bytes());
+        (tried, lost)
+    }
+
     #[test]
     fn touches_survive_a_store_in_trouble_until_there_are_too_many() {
         let (sender, mut buffer) = touch_channel();
@@ -243,37 +313,80 @@ mod tests {
             written.push(batch.len());
             Ok(())
         };
-        buffer.write(now, write, none_lost).unwrap();
+        buffer.write(now + WAIT, write, none_lost).unwrap();
         assert_eq!(written, [1], "the first batch was written before");
 
+        let mut lost = 0;
         for n in 0..2 * KEPT {
             if sender.send(id_hash(n), touch(1)) == Sent::NoRoom {
-                assert!(buffer.write(now, |_| fails(ErrorKind::Busy), none_lost).is_err());
+                let failed =
+                    buffer.write(now, |_| fails(ErrorKind::Busy), |count, _| lost += count);
+                assert!(failed.is_err());
                 sender.send(id_hash(n), touch(1));
             }
         }
-        let mut lost = 0;
-        let result = buffer.write(now, |_| fails(ErrorKind::Busy), |_| lost += 1);
-        assert!(result.is_err());
-        assert_eq!(lost, 1);
+        let failed = buffer.write(now, |_| fails(ErrorKind::Busy), |count, _| lost += count);
+        assert!(failed.is_err());
+        assert_eq!(lost, KEPT);
+    }
+
+    #[test]
+    fn a_failing_server_does_not_hold_up_the_others() {
+        let (sender, mut buffer) = touch_channel();
+        let start = Instant::now();
+        let (dead, healthy) = (id_hash(0), id_hash(1));
+        let fails = |session: &SessionIdHash| (*session == dead).then_some(ErrorKind::Unavailable);
+        send(&sender, 2);
+        assert_eq!(write_around(&mut buffer, start, fails), (vec![dead, healthy], 0));
+        // Later touches of the session wait with it; the pause doubles up to a minute.
+        let (mut now, mut pauses) = (start, Vec::new());
+        for _ in 0..9 {
+            send(&sender, 2);
+            assert_eq!(write_around(&mut buffer, now, fails), (vec![healthy], 0));
+            let due = buffer.next_due().unwrap();
+            pauses.push((due - now).as_secs());
+            now = due;
+            assert!(buffer.is_due(now, true));
+            assert_eq!(write_around(&mut buffer, now, fails), (vec![dead], 0));
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 64, 64]);
+        // The server is back: the latest touch is written, and the pause is short again.
+        sender.send(dead, touch(7));
+        now = buffer.next_due().unwrap();
+        let mut written = Vec::new();
+        let write = |batch: &[IdTouch]| {
+            written.extend_from_slice(batch);
+            Ok(())
+        };
+        buffer.write(now, write, none_lost).unwrap();
+        assert_eq!(written, [(dead, touch(7))]);
+        assert_eq!(buffer.next_due(), None);
+        send(&sender, 1);
+        write_around(&mut buffer, now, fails);
+        assert_eq!(buffer.next_due(), Some(now + WAIT));
+    }
+
+    #[test]
+    fn a_flush_tries_the_failed_touches_at_once() {
+        let (sender, mut buffer) = touch_channel();
+        let now = Instant::now();
+        send(&sender, 1);
+        assert!(buffer.write(now, |_| fails(ErrorKind::Unavailable), none_lost).is_err());
+        assert!(buffer.write(now, |_| panic!("not yet"), none_lost).is_err());
+        buffer.retry_at(now);
+        buffer.write(now, |_| Ok(()), none_lost).unwrap();
         buffer.write(now, |_| panic!("none is left"), none_lost).unwrap();
     }
 
     #[test]
-    fn one_damaged_session_does_not_hold_up_the_others() {
+    fn a_damaged_session_is_given_up() {
         let (sender, mut buffer) = touch_channel();
+        let now = Instant::now();
         send(&sender, 3);
-        let (mut written, mut lost) = (Vec::new(), Vec::new());
-        let write = |batch: &[IdTouch]| {
-            if batch.iter().any(|(session, _)| *session == id_hash(1)) {
-                return fails(ErrorKind::Corrupt);
-            }
-            written.extend(batch.iter().map(|(session, _)| *session));
-            Ok(())
-        };
-        buffer.write(Instant::now(), write, |error| lost.push(error.kind())).unwrap();
-        written.sort_by_key(|session| *session.as_bytes());
-        assert_eq!(written, [id_hash(0), id_hash(2)]);
-        assert_eq!(lost, [ErrorKind::Corrupt]);
+        let damaged =
+            |session: &SessionIdHash| (*session != id_hash(0)).then_some(ErrorKind::Corrupt);
+        let all = vec![id_hash(0), id_hash(1), id_hash(2)];
+        assert_eq!(write_around(&mut buffer, now, damaged), (all, 2));
+        assert_eq!(buffer.next_due(), None);
     }
 }

@@ -371,7 +371,7 @@ impl Fixture {
     }
 
     pub(super) fn touch_at(&self, id_hash: &SessionIdHash, seen: Timestamp) -> Passed {
-        Ok(self.store.touch(&[(*id_hash, Touch::at(seen))], self.now)?)
+        Ok(self.store.touch(&[(*id_hash, Touch::at(seen))], self.now).map_err(Error::from)?)
     }
 
     /// Sweeps a store that has expired sessions, and returns how many were removed. Returns `None`

@@ -1,6 +1,7 @@
 //! Checks that a touch records activity and changes nothing else of the session.
 
 use crate::conformance::fixture::*;
+use crate::error::Error;
 use crate::record::{Record, Touch};
 
 pub(super) fn a_touch_changes_neither_data_nor_revision(fixture: &Fixture) -> Passed {
@@ -41,8 +42,8 @@ pub(super) fn a_batch_touches_those_that_live(fixture: &Fixture) -> Passed {
         (two.id_hash, Touch::at(soon)),
         (one.id_hash, Touch::at(soon)),
     ];
-    fixture.store.touch(&batch, later)?;
-    fixture.store.touch(&[], later)?;
+    fixture.store.touch(&batch, later).map_err(Error::from)?;
+    fixture.store.touch(&[], later).map_err(Error::from)?;
     for (session, seen) in [(one, later), (two, soon)] {
         let stored = fixture.at(later).live(&session.id_hash, "a session of a batch")?.record.seen;
         ensure!(stored == seen, "a batch did not record the latest activity of each session")?;

@@ -94,9 +94,10 @@ impl fmt::Display for Event<'_> {
                 let session = Named(*public_id);
                 write!(f, "changes to {session} were lost: it was dropped and not closed")
             }
-            Event::TouchFailed { error } => {
-                write!(f, "activity was not recorded, so the session may end early: {error}")
-            }
+            Event::TouchFailed { sessions, error } => write!(
+                f,
+                "the activity of {sessions} sessions was not recorded, so they may end early: {error}"
+            ),
             Event::WrongType { public_id, error } => write!(f, "{}: {error:?}", Named(*public_id)),
             Event::TreatedAsAnonymous { error } => {
                 write!(
@@ -122,6 +123,11 @@ impl fmt::Display for Event<'_> {
             Event::CacheRecovered { shard, of } => {
                 write!(f, "shard {shard} of {of} of the cache works again")
             }
+            Event::MemcachedMoved { server, from, to } => write!(
+                f,
+                "the memcached server {server} has moved from {from} to {to}; what {to} held before \
+                 is not used"
+            ),
         }
     }
 }

@@ -7,7 +7,7 @@ mod log;
 mod message;
 
 use std::fmt::Debug;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -165,8 +165,10 @@ pub enum Event<'a> {
         /// The session's public id, if the request has read the session.
         public_id: Option<&'a PublicId>,
     },
-    /// Activity could not be recorded, so the session may end early.
+    /// The activity of sessions could not be recorded, and is not tried again. They may end early.
     TouchFailed {
+        /// The number of sessions.
+        sessions: usize,
         /// The reason.
         error: &'a Error,
     },
@@ -222,6 +224,16 @@ pub enum Event<'a> {
         shard: usize,
         /// The number of shards.
         of: usize,
+    },
+    /// The name of a memcached server has another address. All items at that address are made
+    /// unreachable, because they may be older than changes at the previous one.
+    MemcachedMoved {
+        /// The server as it was named to the store.
+        server: &'a str,
+        /// The previous address.
+        from: SocketAddr,
+        /// The new address.
+        to: SocketAddr,
     },
 }
 
@@ -309,6 +321,7 @@ event_kinds! {
     InvalidCacheValue, "invalid_cache_value", Error;
     CacheDown, "cache_down", Warn;
     CacheRecovered, "cache_recovered", Warn;
+    MemcachedMoved, "memcached_moved", Warn;
 }
 
 /// A receiver of events: [`LogSink`] by default, or the application's own, for example for metrics.

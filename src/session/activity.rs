@@ -105,11 +105,12 @@ impl Session {
         let immediately = idle < SHORT_IDLE || left <= TOUCH_IMMEDIATELY_WITHIN;
         let written = match &self.context.cleaner {
             Some(cleaner) if !immediately && cleaner.touch(*id_hash, touch) => Ok(()),
-            _ => self.run_blocking(|| self.context.store.get()?.touch(&[(*id_hash, touch)], now)),
+            _ => self
+                .run_blocking(|| Ok(self.context.store.get()?.touch(&[(*id_hash, touch)], now)?)),
         };
         // A failed touch must not fail a request that only reads.
         if let Err(error) = written {
-            self.context.events.raise(&Event::TouchFailed { error: &error });
+            self.context.events.raise(&Event::TouchFailed { sessions: 1, error: &error });
         }
     }
 }

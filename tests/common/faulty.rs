@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use cloakroom::backend::{Cache, SweepReport};
+use cloakroom::backend::{Cache, SweepReport, TouchError};
 use cloakroom::{Error, ErrorKind, Result};
 
 use super::gate::{Gate, GateControl};
@@ -199,11 +199,15 @@ impl Hook for Faults {
         answer
     }
 
-    fn touch(&self, sessions: usize, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    fn touch(
+        &self,
+        sessions: usize,
+        work: impl FnOnce() -> Result<(), TouchError>,
+    ) -> Result<(), TouchError> {
         self.around(Call::Touch, || {
             self.touched.fetch_add(sessions as u64, Ordering::SeqCst);
-            work()
-        })
+            Ok(work())
+        })?
     }
 
     fn sweep(

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use cloakroom::Result;
 use cloakroom::backend::{
     Cache, CacheEntry, CacheLookup, Commit, Committed, FillLease, Lookup, Maintenance, Page,
-    SessionFilter, SessionIndex, Stats, Store, StoreWrapper, Summary, SweepReport, Touch,
+    SessionFilter, SessionIndex, Stats, Store, StoreIdentity, StoreWrapper, Summary, SweepReport,
+    Touch, TouchError,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{PublicId, Realm, SessionIdHash};
@@ -44,8 +45,12 @@ pub trait Hook: Debug + Send + Sync + 'static {
     fn around<R>(&self, call: Call, work: impl FnOnce() -> Result<R>) -> Result<R>;
 
     /// A touch of so many sessions.
-    fn touch(&self, _sessions: usize, work: impl FnOnce() -> Result<()>) -> Result<()> {
-        self.around(Call::Touch, work)
+    fn touch(
+        &self,
+        _sessions: usize,
+        work: impl FnOnce() -> Result<(), TouchError>,
+    ) -> Result<(), TouchError> {
+        self.around(Call::Touch, || Ok(work()))?
     }
 
     /// A sweep that may remove so many sessions.
@@ -96,7 +101,7 @@ impl<S: Store + ?Sized, H: Hook> StoreWrapper for Hooked<S, H> {
         self.hook.around(Call::Commit, || self.inner.commit(commit))
     }
 
-    fn on_touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
+    fn on_touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError> {
         self.hook.touch(batch.len(), || self.inner.touch(batch, now))
     }
 
@@ -141,6 +146,10 @@ impl<S: Store + ?Sized, H: Hook> SessionIndex for Hooked<S, H> {
 
     fn epoch(&self) -> Result<u64> {
         self.hook.around(Call::Epoch, || self.listing().epoch())
+    }
+
+    fn identity(&self) -> Result<StoreIdentity> {
+        self.hook.around(Call::Epoch, || self.listing().identity())
     }
 
     fn stats(&self, now: Timestamp) -> Result<Stats> {

@@ -33,25 +33,33 @@ impl Memcached {
 
     /// With options of memcached's command line.
     pub fn with(options: &[&str]) -> Memcached {
+        Memcached::at("127.0.0.1", options)
+    }
+
+    /// At this address of the machine, on a free port.
+    pub fn at(address: &str, options: &[&str]) -> Memcached {
         // Another process may take a free port before the start.
         for _ in 0..20 {
-            let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-            let server = Memcached {
-                address: free,
-                options: options.iter().map(|option| (*option).to_owned()).collect(),
-                child: Mutex::default(),
-            };
-            if server.run() {
+            let free = TcpListener::bind((address, 0)).unwrap().local_addr().unwrap();
+            if let Some(server) = Memcached::try_at(free, options) {
                 return server;
             }
         }
         panic!("memcached does not start; tests/run.sh installs it");
     }
 
+    /// At this address and port, if they are free.
+    pub fn try_at(address: SocketAddr, options: &[&str]) -> Option<Memcached> {
+        let options = options.iter().map(|option| (*option).to_owned()).collect();
+        let server = Memcached { address, options, child: Mutex::default() };
+        server.run().then_some(server)
+    }
+
     /// Starts the process, and returns when it answers. False if it ends instead.
     fn run(&self) -> bool {
         let mut command = Command::new("memcached");
-        command.args(["-l", "127.0.0.1", "-U", "0", "-p", &self.address.port().to_string()]);
+        let (address, port) = (self.address.ip().to_string(), self.address.port().to_string());
+        command.args(["-l", &address, "-U", "0", "-p", &port]);
         // Memcached runs as root only with this option.
         command.args(["-u", &user()]).args(&self.options);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -64,7 +72,8 @@ impl Memcached {
             }
             if let Ok(stream) = TcpStream::connect(self.address) {
                 let mut raw = Raw::over(stream);
-                if raw.ask("version").starts_with("VERSION") {
+                // One with `-Y` answers no question without a password.
+                if !raw.ask("version").is_empty() {
                     *self.child.lock().unwrap() = Some(child);
                     return true;
                 }
@@ -198,6 +207,18 @@ impl Raw {
         let mut line = String::new();
         let _ = self.0.read_line(&mut line);
         line.trim_end().to_owned()
+    }
+
+    /// A number that the server counts.
+    pub fn statistic(&mut self, name: &str) -> String {
+        let mut line = self.ask("stats");
+        let mut found = None;
+        while line != "END" {
+            let value = line.strip_prefix("STAT ").and_then(|line| line.split_once(' '));
+            found = found.or(value.filter(|(has, _)| *has == name).map(|(_, is)| is.to_owned()));
+            line = self.line();
+        }
+        found.expect("memcached counts it")
     }
 
     pub fn set(&mut self, name: &str, value: &[u8]) {

@@ -194,7 +194,8 @@ impl<'w> Worker<'w> {
             let own = &mut worker.sessions[at];
             own.seen = seen;
             let touch = Touch::at(Timestamp::from_millis(seen));
-            worker.store.touch(&[(own.id_hash, touch)], NOW).map(|()| Answer::Done)
+            worker.store.touch(&[(own.id_hash, touch)], NOW)?;
+            Ok(Answer::Done)
         })
     }
 

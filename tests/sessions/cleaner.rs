@@ -11,6 +11,7 @@ use crate::common::{HOUR, NOW};
 use cloakroom::clock::Clock;
 use cloakroom::event::{Event, EventKind, Events, Sink};
 use cloakroom::manager::SessionManagerBuilder;
+use cloakroom::stores::sqlite::rusqlite::Connection;
 use cloakroom::{ErrorKind, Lifetime};
 
 const MILLI: Duration = Duration::from_millis(1);
@@ -330,17 +331,40 @@ fn two_managers_on_one_store_sweep_side_by_side() {
 
 #[test]
 fn a_session_whose_activity_cannot_be_written_holds_up_no_other() {
+    let app = App::new(true, on_demand);
+    let (first, second) = (app.visitor(1), app.visitor(2));
+    let database = Connection::open(app.folder.database()).unwrap();
+    let trigger = "CREATE TRIGGER damaged BEFORE UPDATE ON cloakroom_sessions
+                   WHEN old.id = (SELECT min(id) FROM cloakroom_sessions)
+                   BEGIN SELECT RAISE(ABORT, 'as planned'); END";
+    database.execute_batch(trigger).unwrap();
+    app.clock.advance(HOUR);
+    read(&app, &first);
+    read(&app, &second);
+    let error = app.sessions.flush().unwrap_err();
+    assert!(error.to_string().contains("as planned"), "{error}");
+    app.clock.advance(HOUR * 23);
+    assert_eq!(app.sessions.sweep_now().unwrap(), 1, "the one that was not written");
+    app.sessions.flush().unwrap();
+}
+
+#[test]
+fn activity_is_written_when_the_store_works_again() {
     on_both_stores(on_demand, |app| {
         let (first, second) = (app.visitor(1), app.visitor(2));
         app.clock.advance(HOUR);
-        // The batch, and then one of its two alone.
-        app.store.fail(Call::Touch, 2, ErrorKind::Corrupt);
+        app.store.set_failing(Call::Touch, ErrorKind::Unavailable);
         read(&app, &first);
+        assert!(app.sessions.flush().is_err());
         read(&app, &second);
+        assert!(app.sessions.flush().is_err());
+        app.store.set_failing(Call::Touch, None);
         app.sessions.flush().unwrap();
-        assert_eq!((app.store.touched(), app.count(EventKind::TouchFailed)), (1, 1));
+        assert_eq!((app.store.touched(), app.count(EventKind::TouchFailed)), (2, 0));
+        assert_eq!(app.count(EventKind::CleanerFailed), 1);
+        assert_eq!(app.count(EventKind::CleanerRecovered), 1);
         app.clock.advance(HOUR * 23);
-        assert_eq!(app.sessions.sweep_now().unwrap(), 1, "the one that was not written");
+        assert_eq!(app.sessions.sweep_now().unwrap(), 0);
     });
 }
 

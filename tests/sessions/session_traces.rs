@@ -19,7 +19,7 @@ use crate::common::NOW;
 use crate::common::dice::Dice;
 use cloakroom::backend::{
     Action, AtLimit, Commit, Committed, Delta, LiveSession, Lookup, Missing, Record, Store,
-    StoreWrapper, Touch,
+    StoreWrapper, Touch, TouchError,
 };
 use cloakroom::clock::{ManualClock, Timestamp};
 use cloakroom::csrf::CsrfToken;
@@ -250,13 +250,13 @@ impl StoreWrapper for Traced {
         committed
     }
 
-    fn on_touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
-        let touched = self.call(true, || self.inner.touch(batch, now));
+    fn on_touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError> {
+        let touched = self.call(true, || Ok(self.inner.touch(batch, now)?));
         for (id_hash, touch) in batch {
             let (seen, done) = (touch.seen.since(NOW).as_secs(), touched.is_ok());
             self.write(|trace| format!("touch {} {seen}: {done}", trace.id_hash(id_hash)));
         }
-        touched
+        Ok(touched?)
     }
 }
 
@@ -285,7 +285,7 @@ impl Sink for TracedEvents {
             Event::MalformedId { .. } => "malformed".into(),
             Event::UnknownId { .. } => "unknown".into(),
             Event::IdGuessing { count, .. } => format!("guessing {count}"),
-            Event::TouchFailed { error } => format!("touch failed {:?}", error.kind()),
+            Event::TouchFailed { error, .. } => format!("touch failed {:?}", error.kind()),
             Event::TreatedAsAnonymous { error } => format!("anonymous {:?}", error.kind()),
             Event::WrongType { public_id, .. } => {
                 format!("wrong type {}", trace.public_id(*public_id))

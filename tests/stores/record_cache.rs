@@ -15,7 +15,7 @@ use cloakroom::clock::Timestamp;
 use cloakroom::id::{IdpSessionId, PublicId, Realm, SessionIdHash};
 use cloakroom::stores::sqlite::rusqlite::Connection;
 use cloakroom::stores::sqlite::{Admin, CompactMode, ProgressFn};
-use cloakroom::{Lifetime, SqliteStore, UserKey};
+use cloakroom::{Error, Lifetime, SqliteStore, UserKey};
 
 fn watch() -> ProgressFn {
     Box::new(|_| ControlFlow::Continue(()))
@@ -135,7 +135,7 @@ impl Several {
             26..28 => store.commit(&commit(Action::Delete)).map(drop),
             28..32 => {
                 let batch: Vec<_> = (0..3).map(|_| (self.any_key(), Touch::at(now))).collect();
-                store.touch(&batch, now)
+                store.touch(&batch, now).map_err(Error::from)
             }
             32 => store.sweep(now, 3.try_into().unwrap()).map(drop),
             33 => {

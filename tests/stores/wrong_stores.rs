@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use cloakroom::backend::{
     Action, Commit, Committed, Delta, LiveSession, Lookup, Missing, NewSession, Page, Record,
-    SessionFilter, SessionIndex, Stats, Store, StoreWrapper, Summary, SweepReport, Touch,
+    SessionFilter, SessionIndex, Stats, Store, StoreIdentity, StoreWrapper, Summary, SweepReport,
+    Touch, TouchError,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::conformance::{Failures, check};
@@ -187,7 +188,7 @@ impl StoreWrapper for TouchWritesData {
         Ok(loaded)
     }
 
-    fn on_touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
+    fn on_touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError> {
         for (id_hash, _) in batch {
             if let Some(record) = self.read().get(id_hash) {
                 self.right.commit(&Commit::new(id_hash, Action::Merge, copy(record), now))?;
@@ -259,6 +260,10 @@ impl SessionIndex for UsersByPrefix {
 
     fn epoch(&self) -> Result<u64> {
         self.right.epoch()
+    }
+
+    fn identity(&self) -> Result<StoreIdentity> {
+        self.right.identity()
     }
 
     fn stats(&self, now: Timestamp) -> Result<Stats> {

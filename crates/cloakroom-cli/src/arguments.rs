@@ -10,7 +10,6 @@ use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use cloakroom::id::{PublicId, Realm, UserKey};
 
-use crate::CacheArgs;
 use crate::target::Target;
 
 /// Operates the database in which an application keeps its sessions with cloakroom, while it runs.
@@ -26,8 +25,6 @@ pub(crate) struct Arguments {
     /// Show times in UTC instead of the local time zone
     #[arg(long, global = true)]
     pub(crate) utc: bool,
-    #[command(flatten)]
-    pub(crate) cache: CacheArgs,
     #[command(subcommand)]
     pub(crate) command: Command,
 }

@@ -56,7 +56,6 @@ pub(crate) fn restore(args: &RestoreArgs, context: &CliContext, out: &mut dyn Wr
         false => "every session in it is ended, since some may have been revoked since then.",
     };
     ask(&format!("{replaced}{effect}"), args.yes)?;
-    context.cache.check(context.now)?;
     let interrupt = Interrupt::listen()?;
     let bar = bar("restoring", "pages");
     let done = admin.restore(&args.file, args.keep, context.now, interrupt.watch(&bar));
@@ -64,7 +63,6 @@ pub(crate) fn restore(args: &RestoreArgs, context: &CliContext, out: &mut dyn Wr
     match done.map_err(restore_failure)? {
         ControlFlow::Break(()) => Err(CliError::interrupted("nothing was changed")),
         ControlFlow::Continue(restored) => {
-            context.cache.invalidate_all(context.now)?;
             let verb = if restored.kept { "kept" } else { "ended" };
             writeln!(out, "restored from {}; {verb} {}", one_line(&from), sessions(restored.live))?;
             Ok(())

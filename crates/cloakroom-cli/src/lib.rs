@@ -26,18 +26,13 @@
 //! interrupted command leaves nothing partial. Exit codes: 0 done, 1 failed, 2 usage, 3 not set up,
 //! 4 nothing matched.
 //!
-//! Features: `bundled` (on by default) compiles SQLite into the binary; `memcached` invalidates
-//! the entries of a memcached in front of the database.
+//! The feature `bundled` (on by default) compiles SQLite into the binary.
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 mod arguments;
 mod backup;
-#[cfg(feature = "memcached")]
-mod cache;
-#[cfg(not(feature = "memcached"))]
-mod cache_stub;
 mod compact;
 mod doctor;
 mod error;
@@ -63,10 +58,6 @@ use cloakroom::manager::Review;
 use cloakroom::stores::sqlite::Admin;
 
 use crate::arguments::Command;
-#[cfg(feature = "memcached")]
-use crate::cache::MemcachedArgs as CacheArgs;
-#[cfg(not(feature = "memcached"))]
-use crate::cache_stub::NoCacheArgs as CacheArgs;
 use crate::error::{CliError, CliResult};
 use crate::output::Style;
 
@@ -77,7 +68,6 @@ struct CliContext {
     admin: Option<Admin>,
     now: Timestamp,
     style: Style,
-    cache: CacheArgs,
     /// The application's own configuration, if it runs the command.
     review: Option<Review>,
 }
@@ -139,8 +129,7 @@ fn run_all(
     let mut out = io::BufWriter::new(stdout.lock());
     let style = Style::new(arguments.utc, io::stdout().is_terminal());
     let done = target::admin(target, &arguments).and_then(|admin| {
-        let (now, cache) = (SystemClock.now(), arguments.cache.clone());
-        let context = CliContext { admin, now, style, cache, review };
+        let context = CliContext { admin, now: SystemClock.now(), style, review };
         dispatch(&arguments.command, &context, &mut out)
     });
     // The output before a failure comes before its message.

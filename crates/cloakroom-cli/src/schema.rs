@@ -45,9 +45,7 @@ pub(crate) fn clear(args: &ConfirmArgs, context: &CliContext, out: &mut dyn Writ
         ),
         args.yes,
     )?;
-    context.cache.check(context.now)?;
     let ended = store.admin().clear()?;
-    context.cache.invalidate_all(context.now)?;
     Ok(writeln!(out, "ended {} {}, expired ones included", sessions(ended), scope(None))?)
 }
 
@@ -70,8 +68,6 @@ pub(crate) fn drop_all(args: &ConfirmArgs, context: &CliContext, out: &mut dyn W
         ),
         args.yes,
     )?;
-    context.cache.check(context.now)?;
     store.admin().drop_tables()?;
-    context.cache.invalidate_all(context.now)?;
     Ok(writeln!(out, "removed {}", one_line(&name(&store)))?)
 }

@@ -1,74 +1,119 @@
-//! The epoch of the backing store. A new epoch shows that another process has revoked all sessions,
-//! perhaps without invalidating the cache.
+//! The identity and the epoch of the backing store. A new epoch shows that another process has
+//! revoked all sessions, perhaps without invalidating the cache. A new identity shows that the store
+//! was restored from a copy.
 
 use std::sync::TryLockError;
 use std::time::Duration;
 
+use crate::backend::{SessionIndex, StoreIdentity};
 use crate::clock::Timestamp;
-use crate::error::Result;
-use crate::sync::Mutex;
+use crate::error::{ErrorKind, Result};
 use crate::sync::atomic::{AtomicI64, Ordering};
+use crate::sync::{IgnorePoison, Mutex};
 
 /// How long an epoch that was read is taken for the current one.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// The epoch as of the last read.
+/// How long the cache is not read after the identity has changed: until every process has noticed.
+/// Before that, the invalidations of a process that has not would name entries of the old identity.
+const SETTLING: Duration = Duration::from_secs(2 * FRESH.as_secs());
+
+/// The state of the backing store as of the last read.
 #[derive(Debug)]
 pub(super) struct Epoch {
     /// The time from which the epoch must be read again before the cache is used, in milliseconds.
     due: AtomicI64,
-    last: Mutex<Last>,
+    /// The time before which the cache is not read, in milliseconds.
+    usable_from: AtomicI64,
+    last: Mutex<Option<Version>>,
+    identity: Mutex<Option<StoreIdentity>>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Last {
-    #[default]
-    NotRead,
-    /// The first read failed.
-    Unknown,
-    Read(u64),
+/// What the cache entries of a backing store depend on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Version {
+    identity: StoreIdentity,
+    epoch: u64,
+}
+
+impl Version {
+    pub(super) fn read(index: &dyn SessionIndex) -> Result<Self> {
+        Ok(Version { identity: index.identity()?, epoch: index.epoch()? })
+    }
 }
 
 impl Epoch {
     pub(super) fn new() -> Self {
-        Epoch { due: AtomicI64::new(i64::MIN), last: Mutex::default() }
+        Epoch {
+            due: AtomicI64::new(i64::MIN),
+            usable_from: AtomicI64::new(i64::MIN),
+            last: Mutex::default(),
+            identity: Mutex::default(),
+        }
+    }
+
+    /// Returns the identity that was read last.
+    pub(super) fn identity(&self) -> Option<StoreIdentity> {
+        *self.identity.lock().ignore_poison()
     }
 
     fn is_due(&self, now: Timestamp) -> bool {
         self.due.load(Ordering::SeqCst) <= now.as_millis()
     }
 
-    /// Whether the cache may be read at `now`. If the last read of the epoch is older than
-    /// [`FRESH`], one caller calls `read`; concurrent callers get false and use the backing store.
-    /// If the epoch has changed, `raised` is called before this returns. A failed read does not
-    /// block the cache.
+    /// Returns whether the cache may be read at `now`. If the last read of the version is older
+    /// than [`FRESH`], one caller calls `read`; concurrent callers get false and use the backing
+    /// store. If the version has changed, `changed` is called before this returns. A failed read
+    /// does not block the cache, if there was a successful one before.
     pub(super) fn allows(
         &self,
         now: Timestamp,
-        read: impl FnOnce() -> Result<u64>,
-        raised: impl FnOnce(),
+        read: impl FnOnce() -> Result<Version>,
+        changed: impl FnOnce(),
     ) -> bool {
-        if !self.is_due(now) {
-            return true;
-        }
-        let mut last = match self.last.try_lock() {
-            Ok(last) => last,
-            Err(TryLockError::Poisoned(last)) => last.into_inner(),
-            Err(TryLockError::WouldBlock) => return false,
-        };
         if self.is_due(now) {
-            let before = *last;
-            *last = match (read(), before) {
-                (Ok(epoch), _) => Last::Read(epoch),
-                (Err(_), Last::NotRead) => Last::Unknown,
-                (Err(_), before) => before,
+            let mut last = match self.last.try_lock() {
+                Ok(last) => last,
+                Err(TryLockError::Poisoned(last)) => last.into_inner(),
+                Err(TryLockError::WouldBlock) => return false,
             };
-            if before != Last::NotRead && *last != before {
-                raised();
+            if self.is_due(now) {
+                self.update(&mut last, now, read(), changed);
+                self.due.store((now + FRESH).as_millis(), Ordering::SeqCst);
             }
-            self.due.store((now + FRESH).as_millis(), Ordering::SeqCst);
         }
-        true
+        self.usable_from.load(Ordering::SeqCst) <= now.as_millis() && self.identity().is_some()
+    }
+
+    fn update(
+        &self,
+        last: &mut Option<Version>,
+        now: Timestamp,
+        read: Result<Version>,
+        changed: impl FnOnce(),
+    ) {
+        let version = match read {
+            Ok(version) => version,
+            // The tables were removed.
+            Err(error) if error.kind() == ErrorKind::NotSetUp => {
+                if self.identity.lock().ignore_poison().take().is_some() {
+                    changed();
+                }
+                return;
+            }
+            Err(_) => return,
+        };
+        let before = last.replace(version);
+        if before == Some(version) && self.identity().is_some() {
+            return;
+        }
+        if before.is_some_and(|before| before.identity != version.identity) {
+            self.usable_from.store((now + SETTLING).as_millis(), Ordering::SeqCst);
+        }
+        *self.identity.lock().ignore_poison() = Some(version.identity);
+        if before.is_some() {
+            changed();
+        }
     }
 }
 
@@ -77,55 +122,78 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
-    use crate::error::{Error, ErrorKind};
+    use crate::error::Error;
 
     const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 
     /// Calls `allows` with the result `answer` of a read. Returns the number of reads and whether
     /// `raised` was called.
-    fn ask(epoch: &Epoch, now: Timestamp, answer: Result<u64>) -> (u32, bool) {
+    fn ask(epoch: &Epoch, now: Timestamp, answer: Result<Version>) -> (u32, bool) {
         let (reads, raised) = (Cell::new(0), Cell::new(false));
+        let is_known = answer.is_ok() || epoch.identity().is_some();
         let read = || {
             reads.set(reads.get() + 1);
             answer
         };
-        assert!(epoch.allows(now, read, || raised.set(true)));
+        assert_eq!(epoch.allows(now, read, || raised.set(true)), is_known);
         (reads.get(), raised.get())
     }
 
-    fn failed() -> Result<u64> {
+    fn version(identity: u8, epoch: u64) -> Result<Version> {
+        Ok(Version { identity: StoreIdentity::from_bytes([identity; 16]), epoch })
+    }
+
+    fn failed() -> Result<Version> {
         Err(Error::new(ErrorKind::Unavailable, "read the epoch"))
     }
 
     #[test]
     fn it_is_read_once_per_period_and_a_raise_is_reported_once() {
         let epoch = Epoch::new();
-        assert_eq!(ask(&epoch, NOW, Ok(7)), (1, false), "the first epoch is no raise");
-        assert_eq!(ask(&epoch, NOW + FRESH - Duration::from_millis(1), Ok(8)), (0, false));
-        assert_eq!(ask(&epoch, NOW + FRESH, Ok(8)), (1, true));
-        assert_eq!(ask(&epoch, NOW + FRESH, Ok(8)), (0, false));
-        assert_eq!(ask(&epoch, NOW + FRESH * 2, Ok(8)), (1, false));
+        assert_eq!(ask(&epoch, NOW, version(1, 7)), (1, false), "the first epoch is no raise");
+        assert_eq!(ask(&epoch, NOW + FRESH - Duration::from_millis(1), version(1, 8)), (0, false));
+        assert_eq!(ask(&epoch, NOW + FRESH, version(1, 8)), (1, true));
+        assert_eq!(ask(&epoch, NOW + FRESH, version(1, 8)), (0, false));
+        assert_eq!(ask(&epoch, NOW + FRESH * 2, version(1, 8)), (1, false));
     }
 
     #[test]
     fn one_that_could_not_be_read_is_read_later_and_misses_no_raise() {
         let epoch = Epoch::new();
         assert_eq!(ask(&epoch, NOW, failed()), (1, false));
-        assert_eq!(ask(&epoch, NOW + FRESH, Ok(7)), (1, true), "it may have been another one");
+        assert_eq!(
+            ask(&epoch, NOW + FRESH, version(1, 7)),
+            (1, false),
+            "nothing was cached before"
+        );
         assert_eq!(ask(&epoch, NOW + FRESH * 2, failed()), (1, false));
-        assert_eq!(ask(&epoch, NOW + FRESH * 3, Ok(7)), (1, false));
+        assert_eq!(ask(&epoch, NOW + FRESH * 3, version(1, 7)), (1, false));
         assert_eq!(ask(&epoch, NOW + FRESH * 4, failed()), (1, false));
-        assert_eq!(ask(&epoch, NOW + FRESH * 5, Ok(8)), (1, true));
+        assert_eq!(ask(&epoch, NOW + FRESH * 5, version(1, 8)), (1, true));
     }
 
     #[test]
     fn concurrent_callers_bypass_the_cache_during_a_read() {
         let epoch = Epoch::new();
         let read = || {
-            assert!(!epoch.allows(NOW, || Ok(7), || ()));
-            Ok(7)
+            assert!(!epoch.allows(NOW, || version(1, 7), || ()));
+            version(1, 7)
         };
         assert!(epoch.allows(NOW, read, || ()));
         assert!(epoch.allows(NOW, failed, || ()));
+    }
+
+    #[test]
+    fn after_another_identity_the_cache_is_not_read_for_a_while() {
+        let epoch = Epoch::new();
+        assert_eq!(ask(&epoch, NOW, version(1, 7)), (1, false));
+        let changed = Cell::new(false);
+        let at = NOW + FRESH;
+        assert!(!epoch.allows(at, || version(2, 7), || changed.set(true)));
+        assert!(changed.get());
+        let early = at + SETTLING - Duration::from_millis(1);
+        assert!(!epoch.allows(early, || version(2, 7), || panic!("it is the same")));
+        assert!(epoch.allows(at + SETTLING, || version(2, 7), || ()));
+        assert_eq!(epoch.identity(), Some(StoreIdentity::from_bytes([2; 16])));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::backend::{Cache, Page, SessionFilter, SessionIndex, Store};
+use crate::backend::{Cache, Page, SessionFilter, SessionIndex, Store, StoreIdentity};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{PublicId, Realm, SessionIdHash};
@@ -56,6 +56,10 @@ impl<C: Cache, S: Store> SessionIndex for CachedStore<C, S> {
 
     fn epoch(&self) -> Result<u64> {
         self.backing_index("read the epoch")?.epoch()
+    }
+
+    fn identity(&self) -> Result<StoreIdentity> {
+        self.backing_index("read the identity of the store")?.identity()
     }
 
     fn stats(&self, now: Timestamp) -> Result<Stats> {

@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use crate::backend::{
     Action, Cache, CacheEntry, CacheLookup, Capabilities, Commit, Committed, FillLease,
-    LiveSession, Lookup, Maintenance, SessionIndex, Store, SweepReport,
+    LiveSession, Lookup, Maintenance, SessionIndex, Store, StoreIdentity, SweepReport, TouchError,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -25,7 +25,7 @@ use crate::id::SessionIdHash;
 use crate::process::Process;
 use crate::record::{Record, Touch};
 use crate::stores::cached::circuit_breaker::{CircuitBreaker, PendingInvalidations, Shards};
-use crate::stores::cached::epoch::Epoch;
+use crate::stores::cached::epoch::{Epoch, Version};
 use crate::stores::cached::freshness::{Freshness, Verdict};
 use crate::stores::cached::in_flight::InFlight;
 use crate::sync::{instant, thread};
@@ -136,12 +136,14 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
         id_hashes: impl IntoIterator<Item = SessionIdHash>,
         now: Timestamp,
     ) {
+        let Some(identity) = self.0.identity(now) else { return self.invalidate_all(now) };
         let mut shards: HashMap<usize, HashSet<SessionIdHash>> = HashMap::new();
         for id_hash in id_hashes {
-            shards.entry(self.0.cache.shard_of(&id_hash)).or_default().insert(id_hash);
+            let key = identity.cache_key(&id_hash);
+            shards.entry(self.0.cache.shard_of(&key)).or_default().insert(key);
         }
-        for (shard, id_hashes) in shards {
-            self.invalidate(shard, PendingInvalidations::IdHashes(id_hashes), now);
+        for (shard, keys) in shards {
+            self.invalidate(shard, PendingInvalidations::IdHashes(keys), now);
         }
     }
 
@@ -172,35 +174,38 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
 
 impl<C: Cache, S: Store> CachedInner<C, S> {
     /// Reads the cache. Returns fresh entries only.
-    fn fetch(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<CacheLookup> {
-        let found = self.cache.fetch(id_hash, now)?;
+    fn fetch(&self, key: &SessionIdHash, now: Timestamp) -> Result<CacheLookup> {
+        let found = self.cache.fetch(key, now)?;
         let CacheLookup::Hit(entry) = &found else { return Ok(found) };
         match self.freshness.judge(entry, now) {
             Verdict::Fresh => return Ok(found),
             Verdict::Early => return Ok(CacheLookup::Miss(None)),
-            Verdict::Stale => self.cache.forget(&[*id_hash], now)?,
+            Verdict::Stale => self.cache.forget(&[*key], now)?,
         }
-        Ok(match self.cache.fetch(id_hash, now)? {
+        Ok(match self.cache.fetch(key, now)? {
             CacheLookup::Hit(_) => CacheLookup::Miss(None),
             miss => miss,
         })
     }
 
-    fn fill(&self, id_hash: &SessionIdHash, lease: FillLease, record: &Record, now: Timestamp) {
+    fn fill(&self, key: &SessionIdHash, lease: FillLease, record: &Record, now: Timestamp) {
         // `now` is from before the read of the backing store, so an entry never seems newer than it
         // is.
         let entry = CacheEntry::new(record.clone(), now);
         if let Err(error) =
-            self.cache.fill(id_hash, lease, &entry, self.freshness.expires_at(&entry), now)
+            self.cache.fill(key, lease, &entry, self.freshness.expires_at(&entry), now)
         {
-            self.record_failure(id_hash, &error);
+            self.record_failure(key, &error);
         }
     }
 
-    /// Counts a failed read or fill.
-    fn record_failure(&self, id_hash: &SessionIdHash, error: &Error) {
-        let shard = self.cache.shard_of(id_hash);
-        if self.shards.of(shard).record_failure(*id_hash, instant()) {
+    /// Counts a failed read or fill. A cache that has no room for an entry works for others.
+    fn record_failure(&self, key: &SessionIdHash, error: &Error) {
+        if matches!(error.kind(), ErrorKind::TooLarge | ErrorKind::Full) {
+            return;
+        }
+        let shard = self.cache.shard_of(key);
+        if self.shards.of(shard).record_failure(*key, instant()) {
             self.report_down(shard, error);
         }
     }
@@ -251,11 +256,23 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
         }
     }
 
-    /// Whether the cache may be read at `now` by the epoch. Makes older entries stale first if the
-    /// epoch has changed.
-    fn is_in_epoch(&self, now: Timestamp) -> bool {
+    /// Returns whether the cache may be read at `now` by the store's epoch and identity. Makes older
+    /// entries stale first if one has changed.
+    fn may_read_cache(&self, now: Timestamp) -> bool {
         let Some(index) = self.backing.index() else { return true };
-        self.epoch.allows(now, || index.epoch(), || self.freshness.mark_stale_until(now))
+        self.epoch.allows(now, || Version::read(index), || self.freshness.mark_stale_until(now))
+    }
+
+    /// Returns the identity of the backing store; `None` if it cannot be read.
+    fn identity(&self, now: Timestamp) -> Option<StoreIdentity> {
+        if self.backing.index().is_none() {
+            // Only stores with an index have one.
+            return Some(StoreIdentity::from_bytes([0; 16]));
+        }
+        self.epoch.identity().or_else(|| {
+            self.may_read_cache(now);
+            self.epoch.identity()
+        })
     }
 
     /// Makes all entries stale that were read before the end of a change that began at `began` and
@@ -303,22 +320,26 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
         // The order matters: a change whose invalidation failed opens the breaker before it leaves
         // `in_flight`.
         let is_changing = self.0.in_flight.is_active();
-        let shard = self.0.cache.shard_of(id_hash);
+        let may_read_cache = self.0.may_read_cache(now);
+        let Some(key) = self.0.identity(now).map(|identity| identity.cache_key(id_hash)) else {
+            return self.0.backing.load(id_hash, now);
+        };
+        let shard = self.0.cache.shard_of(&key);
         if !self.0.shards.of(shard).is_closed() {
             self.probe_if_due(shard, now);
             return self.0.backing.load(id_hash, now);
         }
-        if is_changing || !self.0.is_in_epoch(now) {
+        if is_changing || !may_read_cache {
             return self.0.backing.load(id_hash, now);
         }
-        let lease = match self.0.fetch(id_hash, now) {
+        let lease = match self.0.fetch(&key, now) {
             Ok(CacheLookup::Hit(CacheEntry { record, .. })) => {
                 let session = LiveSession { record, id_hash: *id_hash };
                 return Ok(Lookup::Live { session, at: () });
             }
             Ok(CacheLookup::Miss(lease)) => lease,
             Err(error) => {
-                self.0.record_failure(id_hash, &error);
+                self.0.record_failure(&key, &error);
                 None
             }
         };
@@ -328,7 +349,7 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
         if let (Some(lease), Lookup::Live { session, .. }) = (lease, &found)
             && session.id_hash == *id_hash
         {
-            self.0.fill(id_hash, lease, &session.record, now);
+            self.0.fill(&key, lease, &session.record, now);
         }
         Ok(found)
     }
@@ -380,13 +401,14 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
 
     /// Invalidates the touched sessions. An outdated entry would make every request send another
     /// touch.
-    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
+    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError> {
         self.0.process.check()?;
         self.0.freshness.observe(now);
         let _changing = self.0.in_flight.begin();
-        self.0.backing.touch(batch, now)?;
+        let touched = self.0.backing.touch(batch, now);
+        // Also those that failed: their outcome may be unknown.
         self.invalidate_sessions(batch.iter().map(|(id_hash, _)| *id_hash), now);
-        Ok(())
+        touched
     }
 
     fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {

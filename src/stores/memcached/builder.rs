@@ -38,9 +38,17 @@ impl MemcachedStoreBuilder {
 
     /// The servers, each as `host:port` or `[IPv6 address]:port`. Every process must name the same
     /// servers by the same text, in any order, because the text decides which server holds which
-    /// session. A server that is removed from the list and added again later still has its old
-    /// sessions; [`clear`] it before. Connections use TCP without authentication or encryption.
-    /// Defaults to `127.0.0.1:11211`.
+    /// session. Connections use TCP without authentication or encryption. Defaults to
+    /// `127.0.0.1:11211`.
+    ///
+    /// A host name must have one address; of an IPv4 and an IPv6 address the first is used. The
+    /// address is kept until a connection to it fails. If the name has another address then, the
+    /// event [`MemcachedMoved`](crate::event::Event::MemcachedMoved) is raised, and all that the
+    /// namespace has at the new address is made unreachable: sessions there may have ended
+    /// meanwhile.
+    ///
+    /// A server that is removed from the list and added again later still has its old sessions,
+    /// ended ones among them. [`clear`] it before, through a store with that server alone.
     ///
     /// [`clear`]: MemcachedStore::clear
     pub fn servers<T: Into<String>>(mut self, servers: impl IntoIterator<Item = T>) -> Self {
@@ -55,14 +63,15 @@ impl MemcachedStoreBuilder {
         self
     }
 
-    /// The maximum number of idle connections kept to each server; 1 to 1,000. Concurrent calls
-    /// open more. Defaults to 16.
+    /// The maximum number of connections to each server; 1 to 1,000. Calls above it wait for a
+    /// connection, at most for the [I/O timeout](Self::io_timeout). Defaults to 16.
     pub fn connections(mut self, connections: usize) -> Self {
         self.settings.connections = connections;
         self
     }
 
-    /// The timeout of connecting; 1 millisecond to 30 seconds. Defaults to 200 milliseconds.
+    /// The timeout of connecting, and of looking a server's name up; 1 millisecond to 30 seconds.
+    /// Defaults to 200 milliseconds.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.settings.connect_timeout = timeout;
         self
@@ -77,7 +86,8 @@ impl MemcachedStoreBuilder {
 
     /// The maximum item size of the servers, their option `-I`, in bytes. A session that does not
     /// fit fails with [`ErrorKind::TooLarge`] and is not sent, because a server that refuses a new
-    /// value drops the old one. At least 1,024. Defaults to 1 MiB, as memcached does.
+    /// value drops the old one; a longer reply is refused. At least 1,024. Defaults to 1 MiB, as
+    /// memcached does.
     pub fn item_limit(mut self, bytes: usize) -> Self {
         self.settings.item_limit = bytes;
         self
@@ -88,15 +98,15 @@ impl MemcachedStoreBuilder {
         MemcachedStoreBuilder { events, ..self }
     }
 
-    /// Validates the settings and resolves the server names once, for the life of the store. Opens
-    /// no connection, so an application may start before its memcached.
+    /// Validates the settings and resolves the server names. Opens no connection, and a name need
+    /// not resolve yet, so an application may start before its memcached.
     ///
     /// # Errors
-    /// - [`ErrorKind::Invalid`]: a setting is out of range or malformed.
-    /// - [`ErrorKind::Unavailable`]: a server name does not resolve now.
+    /// [`ErrorKind::Invalid`]: a setting is out of range or malformed, or a server name has several
+    /// addresses.
     pub fn open(self) -> Result<MemcachedStore> {
         self.validate()?;
-        let client = ServerClient::new(self.settings.clone())?;
+        let client = ServerClient::new(self.settings.clone(), &self.events)?;
         let servers = self.settings.servers.join(", ");
         self.events.raise(&Event::StoreOpened { store: &format!("memcached at {servers}") });
         let busy_timeout = self.settings.io_timeout;

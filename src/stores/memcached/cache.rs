@@ -51,7 +51,7 @@ impl Cache for MemcachedStore {
             Leased::Granted(stamp) => return Ok(CacheLookup::Miss(Some(stamp.lease()))),
             Leased::Busy => return Ok(CacheLookup::Miss(None)),
         };
-        match decode_entry(&item.value) {
+        match decode_entry(&item.value, id_hash) {
             Ok(entry) if entry.record.is_live(now) => return Ok(CacheLookup::Hit(entry)),
             // A newer version of this program may run beside this one.
             Err(Unreadable::Undecodable(_)) => return Ok(CacheLookup::Miss(None)),
@@ -61,8 +61,7 @@ impl Cache for MemcachedStore {
             }
         }
         // The next miss gets a lease.
-        let at = ItemVersion { id_hash: *id_hash, stamp: item.stamp };
-        self.0.client.remove(LOOKING_UP, at)?;
+        self.0.client.remove(LOOKING_UP, item.at)?;
         Ok(CacheLookup::Miss(None))
     }
 
@@ -79,7 +78,7 @@ impl Cache for MemcachedStore {
         if life < Duration::from_secs(1) || !self.0.client.epoch_is_current(Space::Entries, at) {
             return Ok(false);
         }
-        let new = Replacement { at, value: encode_entry(entry), life: Some(life) };
+        let new = Replacement { at, value: encode_entry(entry, id_hash), life: Some(life) };
         Ok(self.0.client.replace(entries("fill memcached"), &new)?.is_stored())
     }
 

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::backend::{
-    Action, Commit, Committed, Decision, LiveSession, Lookup, Missing, ReplacedId,
+    Action, Commit, Committed, Decision, IdChange, LiveSession, Lookup, Missing, ReplacedId,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionIdHash;
@@ -55,14 +55,14 @@ impl MemcachedInner {
         record: &Record,
         call: StoreCall,
     ) -> Result<ItemVersion> {
-        let (value, life) = (state.encode(), life_of(record, call.now));
+        let (value, life) = (state.encode(&id_hash), life_of(record, call.now));
         if let Some(stamp) = self.client.add(call.target, &id_hash, &value, life)? {
             return Ok(ItemVersion { id_hash, stamp });
         }
         if let Some(item) = self.client.get(call.target, &id_hash)?
             && self.is_garbage(&item)
         {
-            let new = Replacement { at: ItemVersion { id_hash, stamp: item.stamp }, value, life };
+            let new = Replacement { at: item.at, value, life };
             if let Written::Stored(stamp) = self.client.replace(call.target, &new)? {
                 return Ok(ItemVersion { id_hash, stamp });
             }
@@ -140,8 +140,13 @@ impl Attempts<'_> {
                 self.move_session(at, &redirect, session, presented)?
             }
             Decision::Update { at, session, id_change: Some(id_change) } => {
-                let presented = id_change.presented.map(|presented| (presented, false));
-                self.move_session(at, &Redirect::of(&id_change.replaced), session, presented)?
+                let IdChange { replaced, presented } = id_change;
+                let redirect = match &presented {
+                    Some(presented) => Redirect::by_sign_in(presented, replaced.id_hash),
+                    None => Redirect::of(&replaced),
+                };
+                let presented = presented.map(|presented| (presented, false));
+                self.move_session(at, &redirect, session, presented)?
             }
             Decision::Update { at, session, id_change: None } => {
                 let written = inner.store_live(at, session.record.clone(), call)?;
@@ -192,7 +197,7 @@ impl Attempts<'_> {
         let Attempts { inner, commit, call, .. } = *self;
         let record = &session.record;
         let reserved = self.reserve(old.id_hash, redirect.to, record)?;
-        let value = ItemState::Moved(*redirect, record.clone()).encode();
+        let value = ItemState::Moved(*redirect, record.clone()).encode(&old.id_hash);
         let new = Replacement { at: old, value, life: life_of(record, call.now) };
         let moved = match inner.client.replace_in_epoch(call.target, &new) {
             Ok((Written::Stored(stamp), true)) => stamp,

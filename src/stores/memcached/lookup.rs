@@ -27,7 +27,7 @@ impl MemcachedInner {
             let Some(item) = self.client.get(call.target, &at)? else {
                 return Ok(Lookup::not_found());
             };
-            let version = ItemVersion { id_hash: at, stamp: item.stamp };
+            let version = item.at;
             match self.read(&item) {
                 Ok(None) => return Ok(Lookup::not_found()),
                 Err(error) => {
@@ -36,6 +36,14 @@ impl MemcachedInner {
                 }
                 Ok(Some(ItemState::Live(record))) => {
                     return Ok(live(version, record, replaced, now));
+                }
+                // The sign-in of the requested id replaced this one. The redirect of the requested
+                // id may not say so yet.
+                Ok(Some(ItemState::Redirected(redirect)))
+                    if redirect.presented == Some(*id_hash) =>
+                {
+                    replaced = Some(redirect.replaced_id(*id_hash));
+                    (at, later) = (redirect.to, 1);
                 }
                 Ok(Some(ItemState::Redirected(redirect))) => {
                     if redirect.is_dead || redirect.begins_session && replaced.is_some() {
@@ -46,8 +54,7 @@ impl MemcachedInner {
                     if id.ends_graces() {
                         *first = first.without_grace();
                     }
-                    if later == ReplacedId::MAX || first.status(now) == ReplacedIdStatus::Forgotten
-                    {
+                    if later == ReplacedId::MAX {
                         return Ok(Lookup::not_found());
                     }
                     (at, later) = (redirect.to, later + 1);
@@ -81,8 +88,7 @@ impl MemcachedInner {
             && let Ok(Some(ItemState::Reserved(from))) = self.read(&item)
             && from == old.id_hash
         {
-            let at = ItemVersion { id_hash: redirect.to, stamp: item.stamp };
-            self.store_live(at, record, call)?;
+            self.store_live(item.at, record, call)?;
         }
         self.store_redirect(old, redirect, call)
     }
@@ -95,7 +101,8 @@ impl MemcachedInner {
         call: StoreCall,
     ) -> Result<Written> {
         let life = life_of(&record, call.now);
-        let new = Replacement { at, value: ItemState::Live(record).encode(), life };
+        let value = ItemState::Live(record).encode(&at.id_hash);
+        let new = Replacement { at, value, life };
         self.client.replace(call.target, &new)
     }
 
@@ -107,7 +114,8 @@ impl MemcachedInner {
         call: StoreCall,
     ) -> Result<()> {
         let life = life(redirect.replaced_id(old.id_hash).forget_at(), call.now);
-        let new = Replacement { at: old, value: ItemState::Redirected(*redirect).encode(), life };
+        let value = ItemState::Redirected(*redirect).encode(&old.id_hash);
+        let new = Replacement { at: old, value, life };
         // If another request was faster, it has stored the same.
         self.client.replace(call.target, &new).map(drop)
     }
@@ -129,8 +137,7 @@ impl MemcachedInner {
                 begins_session: redirect.begins_session || before.begins_session,
                 ..redirect
             };
-            let at = ItemVersion { id_hash: *id_hash, stamp: item.stamp };
-            let _ = self.store_redirect(at, &redirect, call);
+            let _ = self.store_redirect(item.at, &redirect, call);
         }
     }
 
@@ -139,10 +146,9 @@ impl MemcachedInner {
         let Some(item) = self.client.get(call.target, from)? else {
             return Ok(false);
         };
-        let stamp = item.stamp;
         match self.read(&item) {
             Ok(Some(ItemState::Moved(redirect, record))) if redirect.to == *to => {
-                self.complete_move(ItemVersion { id_hash: *from, stamp }, &redirect, record, call)?;
+                self.complete_move(item.at, &redirect, record, call)?;
                 Ok(true)
             }
             // The move was completed between the two reads.
@@ -168,8 +174,11 @@ fn live(
         return Lookup::Missing(Missing::NotFound { expired: Some(at) });
     }
     let session = LiveSession { record, id_hash: at.id_hash };
-    match replaced.filter(|id| id.status(now) == ReplacedIdStatus::Remembered) {
-        Some(id) => Lookup::Missing(Missing::Replaced { id, session, at }),
-        None => Lookup::Live { session, at },
+    match replaced.map(|id| (id.status(now), id)) {
+        Some((ReplacedIdStatus::Forgotten, _)) => Lookup::not_found(),
+        Some((ReplacedIdStatus::Remembered, id)) => {
+            Lookup::Missing(Missing::Replaced { id, session, at })
+        }
+        Some((ReplacedIdStatus::InGrace, _)) | None => Lookup::Live { session, at },
     }
 }

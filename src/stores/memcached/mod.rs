@@ -16,15 +16,14 @@ use std::time::Duration;
 
 use crate::backend::{
     Capabilities, Commit, Committed, Lookup, Maintenance, SessionIndex, Store, SweepReport,
+    TouchError,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, Result};
 use crate::event::{Event, Events};
 use crate::id::SessionIdHash;
 use crate::record::{Record, Touch};
-use crate::stores::memcached::client::{
-    Item, ItemVersion, Replacement, ServerClient, Space, Target, Written,
-};
+use crate::stores::memcached::client::{Item, Replacement, ServerClient, Space, Target, Written};
 use crate::stores::memcached::value::{ItemState, Unreadable};
 
 pub use builder::MemcachedStoreBuilder;
@@ -33,12 +32,22 @@ pub use builder::MemcachedStoreBuilder;
 /// with this margin only the deadline inside the item counts.
 const MARGIN: Duration = Duration::from_secs(60);
 
-/// Sessions in one or more memcached servers, version 1.6 or newer. Clones share one store.
+/// Sessions in one or more memcached servers, version 1.6.18 or newer. Clones share one store.
 ///
 /// The store is volatile: a restart, a flush or a full server loses whole sessions without an
-/// error. The sessions are sharded over the servers. While a server is down, its sessions are
+/// error. With memcached's option `-M` a full server refuses new sessions with
+/// [`Full`](crate::ErrorKind::Full) instead, and a session that it cannot store again is lost. The
+/// sessions are sharded over the servers. While a server is down, its sessions are
 /// [`Unavailable`](crate::ErrorKind::Unavailable) and do not move to another server. The store
 /// cannot list sessions, so it has no [`SessionIndex`] and supports no session limit per user.
+///
+/// Deadlines are compared with the clock of the machine that serves the request, so the clocks of
+/// several machines must be synchronized. memcached drops an item a minute after its session's
+/// deadline at the latest; sessions of more than 30 days stay there until it needs their memory.
+///
+/// Two applications on one memcached need different [namespaces](MemcachedStoreBuilder::namespace)
+/// or [realms](crate::manager::SessionManagerBuilder::realm). Otherwise the sessions of one are
+/// sessions of the other.
 ///
 /// As a [`Cache`](crate::backend::Cache) in front of another store it holds cache entries, separate
 /// from its sessions: see [`CachedStore`](crate::stores::cached::CachedStore).
@@ -109,7 +118,7 @@ impl MemcachedStore {
 impl MemcachedInner {
     /// Decodes an item; `None` if this program has not written it.
     fn read(&self, item: &Item) -> Result<Option<ItemState>, Error> {
-        match ItemState::decode(&item.value) {
+        match ItemState::decode(&item.value, &item.at.id_hash) {
             Ok(state) => Ok(Some(state)),
             Err(Unreadable::Undecodable(error)) => Err(error),
             Err(Unreadable::Garbage(error)) => {
@@ -143,7 +152,7 @@ impl Store for MemcachedStore {
         self.0.commit(commit)
     }
 
-    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
+    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError> {
         self.0.touch(batch, now)
     }
 
@@ -169,18 +178,17 @@ impl MemcachedInner {
     /// Replaces each item, in exactly the version that was read, by one with a new `seen`. Touches
     /// that conflict with another change, or whose id was replaced, are done one by one like
     /// commits.
-    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
+    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError> {
         let call = StoreCall::new(now, "record activity");
         let id_hashes: Vec<SessionIdHash> = batch.iter().map(|(id_hash, _)| *id_hash).collect();
         let items = self.client.get_many(call.target, &id_hashes);
-        let (mut failed, mut again, mut touched) = (None, Vec::new(), Vec::new());
+        let (mut failed, mut again, mut touched) = (Vec::new(), Vec::new(), Vec::new());
         for ((id_hash, touch), item) in batch.iter().zip(items) {
             let item = match item {
                 Ok(Some(item)) => item,
                 Ok(None) => continue,
-                // A failing server does not keep touches from the others.
                 Err(error) => {
-                    failed = failed.or(Some(error));
+                    failed.push((*id_hash, error));
                     continue;
                 }
             };
@@ -188,9 +196,8 @@ impl MemcachedInner {
                 Ok(Some(ItemState::Live(mut record))) if record.is_live(now) => {
                     if record.touch(*touch) {
                         let life = life_of(&record, now);
-                        let at = ItemVersion { id_hash: *id_hash, stamp: item.stamp };
-                        let value = ItemState::Live(record).encode();
-                        touched.push((*touch, Replacement { at, value, life }));
+                        let value = ItemState::Live(record).encode(id_hash);
+                        touched.push((*touch, Replacement { at: item.at, value, life }));
                     }
                 }
                 Ok(Some(
@@ -207,14 +214,14 @@ impl MemcachedInner {
             match written {
                 Ok(Written::Stored(_) | Written::Missing) => {}
                 Ok(Written::Changed) => again.push((replacement.at.id_hash, touch)),
-                Err(error) => failed = failed.or(Some(error)),
+                Err(error) => failed.push((replacement.at.id_hash, error)),
             }
         }
         for (id_hash, touch) in again {
             if let Err(error) = self.touch_one(&id_hash, touch, call) {
-                failed = failed.or(Some(error));
+                failed.push((id_hash, error));
             }
         }
-        failed.map_or(Ok(()), Err)
+        TouchError::check(failed)
     }
 }

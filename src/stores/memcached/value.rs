@@ -1,4 +1,5 @@
-//! Encoding of values in memcached: a format byte, a kind byte, and a body.
+//! Encoding of values in memcached: a format byte, a kind byte, the id hash, and a body. By the id
+//! hash a value that got under the key of another session is not taken for that session.
 
 use crate::backend::{CacheEntry, ReplacedBy, ReplacedId};
 use crate::clock::Timestamp;
@@ -39,24 +40,41 @@ pub(super) struct Redirect {
     pub(super) begins_session: bool,
     /// This id finds no session either, because it was not the presented id.
     pub(super) is_dead: bool,
+    /// The presented id of the sign-in, if it is another id that was replaced before. From this
+    /// replacement on it counts as replaced by it.
+    pub(super) presented: Option<SessionIdHash>,
 }
 
 impl Redirect {
     /// The redirect from the replaced id `left`.
     pub(super) fn of(left: &ReplacedId) -> Self {
         let ReplacedId { successor: to, replaced_at: at, by, had_user, .. } = *left;
-        Redirect { to, at, by, had_user, begins_session: false, is_dead: false }
+        let (begins_session, is_dead) = (false, false);
+        Redirect { to, at, by, had_user, begins_session, is_dead, presented: None }
+    }
+
+    /// The redirect from `id_hash` to the same session, replaced by a sign-in with the id
+    /// `presented`.
+    pub(super) fn by_sign_in(presented: &ReplacedId, id_hash: SessionIdHash) -> Self {
+        let other = (presented.id_hash != id_hash).then_some(presented.id_hash);
+        Redirect { presented: other, ..Redirect::of(presented) }
     }
 
     /// The redirect from `id_hash` to a new session, created by a request with the id `presented`.
     pub(super) fn to_new(presented: &ReplacedId, id_hash: SessionIdHash) -> Self {
-        let is_dead = presented.id_hash != id_hash;
-        Redirect { begins_session: true, is_dead, ..Redirect::of(presented) }
+        let redirect = Redirect::by_sign_in(presented, id_hash);
+        Redirect { begins_session: true, is_dead: redirect.presented.is_some(), ..redirect }
     }
 
-    /// What is remembered of the id under which this is stored.
+    /// What is remembered of the id under which this is stored, or of the presented id.
     pub(super) fn replaced_id(&self, id_hash: SessionIdHash) -> ReplacedId {
-        let Redirect { to, at, by, had_user, .. } = *self;
+        let Redirect { to, at, mut by, had_user, presented, .. } = *self;
+        if let ReplacedBy::SignIn { salt } = &mut by
+            && presented.is_some_and(|presented| presented != id_hash)
+        {
+            // The salt belongs to the presented id.
+            *salt = None;
+        }
         ReplacedId { id_hash, successor: to, replaced_at: at, by, had_user }
     }
 }
@@ -84,20 +102,22 @@ impl Unreadable {
 }
 
 impl ItemState {
-    pub(super) fn encode(&self) -> Vec<u8> {
+    /// Encodes the state of the item of `id_hash`.
+    pub(super) fn encode(&self, id_hash: &SessionIdHash) -> Vec<u8> {
         match self {
-            ItemState::Live(record) => [&[FORMAT, b'L'], record.to_json().as_bytes()].concat(),
-            ItemState::Reserved(from) => [&[FORMAT, b'A'], &from.as_bytes()[..]].concat(),
+            ItemState::Live(record) => seal(b'L', id_hash, &[record.to_json().as_bytes()]),
+            ItemState::Reserved(from) => seal(b'A', id_hash, &[from.as_bytes()]),
             ItemState::Moved(redirect, record) => {
-                [&[FORMAT, b'M'], &redirect.encode()[..], record.to_json().as_bytes()].concat()
+                seal(b'M', id_hash, &[&redirect.encode(), record.to_json().as_bytes()])
             }
-            ItemState::Redirected(redirect) => [&[FORMAT, b'F'], &redirect.encode()[..]].concat(),
+            ItemState::Redirected(redirect) => seal(b'F', id_hash, &[&redirect.encode()]),
         }
     }
 
-    pub(super) fn decode(value: &[u8]) -> Result<ItemState, Unreadable> {
+    /// Decodes the value of the item of `id_hash`.
+    pub(super) fn decode(value: &[u8], id_hash: &SessionIdHash) -> Result<ItemState, Unreadable> {
         let short = || Unreadable::garbage("it ends too early");
-        match open(value)? {
+        match open(value, id_hash)? {
             (b'L', body) => record(body).map(ItemState::Live),
             (b'A', body) => {
                 let from = body.try_into().map_err(|_| short())?;
@@ -116,8 +136,8 @@ impl ItemState {
     }
 }
 
-/// New id, time, kind of replacement, flags, end of the grace, salt.
-const REDIRECT_BYTES: usize = 32 + 8 + 1 + 1 + 8 + 32;
+/// New id, time, kind of replacement, flags, end of the grace, salt, presented id.
+const REDIRECT_BYTES: usize = 32 + 8 + 1 + 1 + 8 + 32 + 32;
 
 impl Redirect {
     fn encode(&self) -> [u8; REDIRECT_BYTES] {
@@ -129,10 +149,11 @@ impl Redirect {
         let grace = grace.map_or(i64::MIN, Timestamp::as_millis).to_be_bytes();
         let at = self.at.as_millis().to_be_bytes();
         let all = self.to.as_bytes().iter().chain(&at).copied();
-        let flags = [self.had_user, self.begins_session, self.is_dead];
+        let flags = [self.had_user, self.begins_session, self.is_dead, self.presented.is_some()];
         let flags = flags.iter().rev().fold(0, |bits, flag| bits << 1 | u8::from(*flag));
         let all = all.chain([by, flags]).chain(grace);
         let all = all.chain(salt.map_or([0; 32], |salt| *salt.as_bytes()));
+        let all = all.chain(self.presented.map_or([0; 32], |id_hash| *id_hash.as_bytes()));
         let mut bytes = [0; REDIRECT_BYTES];
         bytes.iter_mut().zip(all).for_each(|(target, byte)| *target = byte);
         bytes
@@ -141,9 +162,10 @@ impl Redirect {
     fn decode(bytes: &[u8]) -> Option<(Self, &[u8])> {
         let (to, rest) = bytes.split_first_chunk::<32>()?;
         let (at, rest) = rest.split_first_chunk::<8>()?;
-        let ([by, flags @ 0..=7], rest) = rest.split_first_chunk::<2>()? else { return None };
+        let ([by, flags @ 0..=15], rest) = rest.split_first_chunk::<2>()? else { return None };
         let (grace, rest) = rest.split_first_chunk::<8>()?;
         let (salt, rest) = rest.split_first_chunk::<32>()?;
+        let (presented, rest) = rest.split_first_chunk::<32>()?;
         let grace = i64::from_be_bytes(*grace);
         let by = match by {
             b'R' => ReplacedBy::Renewal {
@@ -160,19 +182,23 @@ impl Redirect {
             had_user: flags & 1 != 0,
             begins_session: flags & 2 != 0,
             is_dead: flags & 4 != 0,
+            presented: (flags & 8 != 0).then_some(SessionIdHash::from_bytes(*presented)),
         };
         Some((redirect, rest))
     }
 }
 
-/// Encodes a cache entry, with the time at which the backing store was read.
-pub(super) fn encode_entry(entry: &CacheEntry) -> Vec<u8> {
+/// Encodes the cache entry of `id_hash`, with the time at which the backing store was read.
+pub(super) fn encode_entry(entry: &CacheEntry, id_hash: &SessionIdHash) -> Vec<u8> {
     let read = entry.read.as_millis().to_be_bytes();
-    [&[FORMAT, b'E'], &read[..], entry.record.to_json().as_bytes()].concat()
+    seal(b'E', id_hash, &[&read, entry.record.to_json().as_bytes()])
 }
 
-pub(super) fn decode_entry(value: &[u8]) -> Result<CacheEntry, Unreadable> {
-    let (b'E', body) = open(value)? else {
+pub(super) fn decode_entry(
+    value: &[u8],
+    id_hash: &SessionIdHash,
+) -> Result<CacheEntry, Unreadable> {
+    let (b'E', body) = open(value, id_hash)? else {
         return Err(Unreadable::garbage("its kind is unknown"));
     };
     let Some((read, body)) = body.split_first_chunk::<8>() else {
@@ -181,10 +207,18 @@ pub(super) fn decode_entry(value: &[u8]) -> Result<CacheEntry, Unreadable> {
     Ok(CacheEntry::new(record(body)?, Timestamp::from_millis(i64::from_be_bytes(*read))))
 }
 
-/// Splits a value of this format into kind and body.
-fn open(value: &[u8]) -> Result<(u8, &[u8]), Unreadable> {
+/// Joins the parts of a value.
+fn seal(kind: u8, id_hash: &SessionIdHash, body: &[&[u8]]) -> Vec<u8> {
+    [&[FORMAT, kind], &id_hash.as_bytes()[..], &body.concat()].concat()
+}
+
+/// Splits a value of this format and this id hash into kind and body.
+fn open<'v>(value: &'v [u8], id_hash: &SessionIdHash) -> Result<(u8, &'v [u8]), Unreadable> {
     match value {
-        [FORMAT, kind, body @ ..] => Ok((*kind, body)),
+        [FORMAT, kind, rest @ ..] => match rest.strip_prefix(id_hash.as_bytes().as_slice()) {
+            Some(body) => Ok((*kind, body)),
+            None => Err(Unreadable::garbage("it belongs to another id")),
+        },
         [format, ..] if (FORMAT + 1..=LAST_FORMAT).contains(format) => {
             Err(Unreadable::newer(*format))
         }
@@ -225,6 +259,7 @@ mod tests {
             had_user: true,
             begins_session: false,
             is_dead: false,
+            presented: None,
         };
         let by = ReplacedBy::Renewal { grace_until: Some(NOW + ReplacedId::REMEMBERED) };
         let graced =
@@ -239,52 +274,67 @@ mod tests {
             ItemState::Redirected(graced),
             ItemState::Redirected(sign_in(None)),
             ItemState::Moved(sign_in(Some(JoinSalt::from_bytes([9; 32]))), a_record()),
+            ItemState::Redirected(Redirect { presented: Some(KEY), ..sign_in(None) }),
         ]
     }
 
     #[test]
     fn every_state_survives_its_encoding() {
         for state in states() {
-            assert_eq!(ItemState::decode(&state.encode()).unwrap(), state);
+            assert_eq!(ItemState::decode(&state.encode(&KEY), &KEY).unwrap(), state);
         }
         let entry = CacheEntry::new(a_record(), NOW);
-        assert_eq!(decode_entry(&encode_entry(&entry)).unwrap(), entry);
+        assert_eq!(decode_entry(&encode_entry(&entry, &KEY), &KEY).unwrap(), entry);
     }
 
     #[test]
     fn what_is_cut_short_or_is_not_ours_is_never_a_state() {
         for state in states() {
-            let value = state.encode();
+            let value = state.encode(&KEY);
             for end in 0..value.len() {
-                assert!(ItemState::decode(&value[..end]).is_err(), "{state:?} cut at {end}");
-                assert!(decode_entry(&value[..end]).is_err());
+                assert!(ItemState::decode(&value[..end], &KEY).is_err(), "{state:?} cut at {end}");
+                assert!(decode_entry(&value[..end], &KEY).is_err());
             }
         }
         for garbage in [&b""[..], b"\0", b"\x01", b"\x01?", b"{}", b"hello", b"\xff\xff", b"\x01Lx"]
         {
-            assert!(ItemState::decode(garbage).is_err(), "{garbage:?}");
-            assert!(decode_entry(garbage).is_err(), "{garbage:?}");
+            assert!(ItemState::decode(garbage, &KEY).is_err(), "{garbage:?}");
+            assert!(decode_entry(garbage, &KEY).is_err(), "{garbage:?}");
         }
+    }
+
+    #[test]
+    fn a_value_of_another_id_is_garbage() {
+        let other = SessionIdHash::from_bytes([8; 32]);
+        let refused = |error| matches!(error, Unreadable::Garbage(_));
+        for state in states() {
+            assert!(refused(ItemState::decode(&state.encode(&other), &KEY).unwrap_err()));
+        }
+        let entry = encode_entry(&CacheEntry::new(a_record(), NOW), &other);
+        assert!(refused(decode_entry(&entry, &KEY).unwrap_err()));
     }
 
     #[test]
     fn a_value_of_a_newer_format_is_not_taken_for_garbage() {
         for value in [&b"\x02Lwhatever"[..], b"\x02", b"\x1f"] {
             assert!(
-                matches!(ItemState::decode(value), Err(Unreadable::Undecodable(_))),
+                matches!(ItemState::decode(value, &KEY), Err(Unreadable::Undecodable(_))),
                 "{value:?}"
             );
-            assert!(matches!(decode_entry(value), Err(Unreadable::Undecodable(_))), "{value:?}");
+            assert!(
+                matches!(decode_entry(value, &KEY), Err(Unreadable::Undecodable(_))),
+                "{value:?}"
+            );
         }
         let newer = a_record().to_json().replace("\"format\":1", "\"format\":2");
-        let value = [&b"\x01L"[..], newer.as_bytes()].concat();
-        assert!(matches!(ItemState::decode(&value), Err(Unreadable::Undecodable(_))));
+        let value = [&b"\x01L"[..], KEY.as_bytes(), newer.as_bytes()].concat();
+        assert!(matches!(ItemState::decode(&value, &KEY), Err(Unreadable::Undecodable(_))));
     }
 
     #[test]
     fn a_changed_value_is_refused_or_read_the_same_every_time() {
-        let mut values: Vec<_> = states().iter().map(ItemState::encode).collect();
-        values.push(encode_entry(&CacheEntry::new(a_record(), NOW)));
+        let mut values: Vec<_> = states().iter().map(|state| state.encode(&KEY)).collect();
+        values.push(encode_entry(&CacheEntry::new(a_record(), NOW), &KEY));
         let change = (any::<Index>(), 0_usize..9, prop::collection::vec(any::<u8>(), 0..9));
         let changes = (0..values.len(), prop::collection::vec(change, 0..5));
         let cases = std::env::var("CLOAKROOM_FUZZ").map_or(2000, |count| count.parse().unwrap());
@@ -295,16 +345,16 @@ mod tests {
                 let at = at.index(value.len() + 1);
                 value.splice(at..(at + removed).min(value.len()), new);
             }
-            if let Ok(state) = ItemState::decode(&value) {
-                assert_eq!(ItemState::decode(&state.encode()).unwrap(), state);
+            if let Ok(state) = ItemState::decode(&value, &KEY) {
+                assert_eq!(ItemState::decode(&state.encode(&KEY), &KEY).unwrap(), state);
                 if let ItemState::Moved(redirect, _) | ItemState::Redirected(redirect) = state {
                     // No time causes an overflow.
                     let id = redirect.replaced_id(KEY);
                     let _ = (id.forget_at(), id.status(NOW), id.counts_as_concurrent(NOW));
                 }
             }
-            if let Ok(entry) = decode_entry(&value) {
-                assert_eq!(decode_entry(&encode_entry(&entry)).unwrap(), entry);
+            if let Ok(entry) = decode_entry(&value, &KEY) {
+                assert_eq!(decode_entry(&encode_entry(&entry, &KEY), &KEY).unwrap(), entry);
             }
             Ok(())
         });

@@ -4,6 +4,7 @@
 mod cache;
 
 use std::collections::{BTreeSet, HashMap};
+use std::hash::{BuildHasher, RandomState};
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
@@ -11,7 +12,8 @@ use std::time::Duration;
 
 use crate::backend::{
     Capabilities, Commit, Committed, Decision, IdChange, LiveSession, Lookup, Maintenance, Missing,
-    Page, ReplacedId, ReplacedIdStatus, SessionFilter, SessionIndex, Store, SweepReport,
+    Page, ReplacedId, ReplacedIdStatus, SessionFilter, SessionIndex, Store, StoreIdentity,
+    SweepReport, TouchError,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -33,6 +35,7 @@ pub struct MemoryStore {
     /// The number of threads that wait for the write lock.
     waiting_writers: AtomicUsize,
     epoch: AtomicU64,
+    identity: StoreIdentity,
     cache: Mutex<CacheSlots>,
 }
 
@@ -56,6 +59,15 @@ struct Row {
     position: i64,
 }
 
+/// Returns an identity for a new store. The standard library's random keys suffice, because it need
+/// not be secret.
+fn random_identity() -> StoreIdentity {
+    let [one, other] = [(); 2].map(|()| RandomState::new().hash_one(()).to_be_bytes());
+    let mut bytes = [0; 16];
+    bytes.iter_mut().zip(one.into_iter().chain(other)).for_each(|(byte, random)| *byte = random);
+    StoreIdentity::from_bytes(bytes)
+}
+
 impl MemoryStore {
     /// The maximum number of sessions in a store made by [`new`](Self::new).
     pub const DEFAULT_CAPACITY: usize = 100_000;
@@ -74,6 +86,7 @@ impl MemoryStore {
             sessions: RwLock::default(),
             waiting_writers: AtomicUsize::new(0),
             epoch: AtomicU64::new(0),
+            identity: random_identity(),
             cache: Mutex::new(CacheSlots::new(capacity)),
         }
     }
@@ -343,7 +356,7 @@ impl Store for MemoryStore {
         committed
     }
 
-    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
+    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError> {
         let mut sessions = self.write();
         for (id_hash, touch) in batch {
             if let Some((current, row, None)) = sessions.locate(id_hash, now)
@@ -430,6 +443,10 @@ impl SessionIndex for MemoryStore {
 
     fn epoch(&self) -> Result<u64> {
         Ok(self.epoch.load(Ordering::SeqCst))
+    }
+
+    fn identity(&self) -> Result<StoreIdentity> {
+        Ok(self.identity)
     }
 
     fn stats(&self, now: Timestamp) -> Result<Stats> {

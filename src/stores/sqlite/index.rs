@@ -3,7 +3,7 @@
 use rusqlite::types::Value as Column;
 use rusqlite::{Connection, params_from_iter};
 
-use crate::backend::{Page, SessionFilter, SessionIndex};
+use crate::backend::{Page, SessionFilter, SessionIndex, StoreIdentity};
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{PublicId, Realm, SessionIdHash};
@@ -11,14 +11,14 @@ use crate::record::{Stats, Summary};
 use crate::stores::sqlite::row;
 use crate::stores::sqlite::sql::Sql;
 use crate::stores::sqlite::store::Shared;
-use crate::stores::sqlite::write::JobKind;
+use crate::stores::sqlite::write::{JobKind, WriteTx};
 
 /// An SQL condition to follow an `AND`, with its parameters from `?3` on.
 type Condition = (String, Vec<Column>);
 
 /// The conditions that together match `filter`. Each is used only if the previous ones matched no
 /// row.
-fn conditions(filter: &SessionFilter<'_>) -> Vec<Condition> {
+pub(super) fn conditions(filter: &SessionFilter<'_>) -> Vec<Condition> {
     let text = |text: &str| Column::Text(text.to_owned());
     let blob = |public_id: &PublicId| Column::Blob(public_id.as_bytes().to_vec());
     let single = |condition: &str, args| vec![(condition.to_owned(), args)];
@@ -75,6 +75,22 @@ pub(super) fn list(
     Ok(Vec::new())
 }
 
+/// Revokes the sessions of the first condition that matches any.
+pub(super) fn revoke(
+    tx: &mut WriteTx<'_>,
+    conditions: Vec<Condition>,
+    except: Option<&PublicId>,
+    now: Timestamp,
+) -> Result<Vec<SessionIdHash>> {
+    for (condition, args) in conditions {
+        let revoked = tx.revoke(&condition, args, except, now)?;
+        if !revoked.is_empty() {
+            return Ok(revoked);
+        }
+    }
+    Ok(Vec::new())
+}
+
 impl SessionIndex for Shared {
     fn list(&self, filter: &SessionFilter<'_>, page: Page, now: Timestamp) -> Result<Vec<Summary>> {
         self.query("list sessions", |connection, sql| {
@@ -90,13 +106,7 @@ impl SessionIndex for Shared {
     ) -> Result<Vec<SessionIdHash>> {
         let (except, conditions) = (except.copied(), conditions(filter));
         self.writer.write(JobKind::Synced, "revoke sessions", move |tx| {
-            for (condition, args) in conditions {
-                let revoked = tx.revoke(&condition, args, except.as_ref(), now)?;
-                if !revoked.is_empty() {
-                    return Ok(revoked);
-                }
-            }
-            Ok(Vec::new())
+            revoke(tx, conditions, except.as_ref(), now)
         })
     }
 
@@ -111,6 +121,10 @@ impl SessionIndex for Shared {
     fn epoch(&self) -> Result<u64> {
         let epoch = self.query("read the epoch", row::epoch)?;
         Ok(u64::try_from(epoch).unwrap_or(0))
+    }
+
+    fn identity(&self) -> Result<StoreIdentity> {
+        self.query("read the identity of the store", row::identity)
     }
 
     fn stats(&self, now: Timestamp) -> Result<Stats> {

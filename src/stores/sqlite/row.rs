@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use rusqlite::types::Type;
 use rusqlite::{Connection, Row, params};
 
-use crate::backend::{LiveSession, Lookup, Missing, ReplacedBy, ReplacedId, ReplacedIdStatus};
+use crate::backend::{
+    LiveSession, Lookup, Missing, ReplacedBy, ReplacedId, ReplacedIdStatus, StoreIdentity,
+};
 use crate::clock::Timestamp;
 use crate::data::Data;
 use crate::error::{Error, ErrorKind, Result};
@@ -257,4 +260,12 @@ pub(super) fn count_live_of(
 /// The epoch, which rises when all sessions end.
 pub(super) fn epoch(connection: &Connection, sql: &Sql) -> rusqlite::Result<i64> {
     connection.prepare_cached(&sql.epoch)?.query_row([], |row| row.get(0))
+}
+
+pub(super) fn identity(connection: &Connection, sql: &Sql) -> rusqlite::Result<StoreIdentity> {
+    let hex: String = connection.prepare_cached(&sql.identity)?.query_row([], |row| row.get(0))?;
+    let number = u128::from_str_radix(&hex, 16).map_err(|source| {
+        rusqlite::Error::FromSqlConversionFailure(0, Type::Text, Box::new(source))
+    })?;
+    Ok(StoreIdentity::from_bytes(number.to_be_bytes()))
 }

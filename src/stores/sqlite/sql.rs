@@ -122,6 +122,7 @@ statements! {
     has_other_realms: "SELECT EXISTS (SELECT 1 FROM {t} WHERE realm <> ?1)";
     realms: "SELECT DISTINCT realm FROM {t} ORDER BY realm";
     epoch: "SELECT CAST(value AS INTEGER) FROM {meta} WHERE name = 'epoch'";
+    identity: "SELECT value FROM {meta} WHERE name = 'identity'";
 }
 
 #[cfg(test)]

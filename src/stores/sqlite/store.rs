@@ -11,10 +11,10 @@ use rusqlite::Connection;
 
 use crate::backend::{
     Capabilities, Commit, Committed, LiveSession, Lookup, Maintenance, SessionIndex, Store,
-    SweepReport,
+    SweepReport, TouchError,
 };
 use crate::clock::Timestamp;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::Events;
 use crate::id::SessionIdHash;
 use crate::record::Touch;
@@ -115,6 +115,10 @@ impl SqliteStore {
 
 pub(super) const CHECKPOINT: &str = "copy the log into the database";
 
+fn concerns_one_row(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Conflict | ErrorKind::Unexpected)
+}
+
 #[deny(clippy::missing_trait_methods)]
 impl Store for SqliteStore {
     fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Lookup> {
@@ -153,14 +157,23 @@ impl Store for SqliteStore {
         self.0.writer.write(kind, operation, move |tx| commit::apply(&commit, tx))
     }
 
-    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
+    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError> {
         if batch.is_empty() {
             return Ok(());
         }
         let batch = batch.to_vec();
-        self.0.writer.write(JobKind::Normal, "record activity", move |tx| {
-            batch.into_iter().try_for_each(|(id_hash, touch)| tx.touch(id_hash, touch, now))
-        })
+        let failed = self.0.writer.write(JobKind::Normal, "record activity", move |tx| {
+            let mut failed = Vec::new();
+            for (id_hash, touch) in batch {
+                match tx.touch(id_hash, touch, now) {
+                    // Of this row, such as damage or a trigger; the transaction goes on.
+                    Err(error) if concerns_one_row(&error) => failed.push((id_hash, error)),
+                    touched => touched?,
+                }
+            }
+            Ok(failed)
+        })?;
+        TouchError::check(failed)
     }
 
     fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<SweepReport> {

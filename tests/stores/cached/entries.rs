@@ -1,5 +1,6 @@
 //! The entries of the cache: their contents and their lifetime.
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use cloakroom::backend::{
@@ -9,13 +10,16 @@ use cloakroom::backend::{
 use cloakroom::clock::ManualClock;
 use cloakroom::id::SessionIdHash;
 use cloakroom::stores::cached::CachedStore;
-use cloakroom::{Lifetime, MemoryStore, SessionManager};
+use cloakroom::stores::sqlite::Admin;
+use cloakroom::{Lifetime, MemoryStore, SessionManager, SqliteStore};
 
-use crate::cached::stage::{LIFE, SECOND, Stage, backing, n, renew, sign_in};
+use crate::cached::stage::{LIFE, SECOND, Stage, backing, key, n, renew, sign_in};
 use crate::common::app::{Browser, get};
 use crate::common::faulty::FaultyCache;
 use crate::common::memcached::{Memcached, shared};
-use crate::common::{HOUR, NOW, create, delete, live, live_at, merge, new_id_hash, setting, value};
+use crate::common::{
+    Folder, HOUR, NOW, create, delete, live, live_at, merge, new_id_hash, setting, value,
+};
 
 #[test]
 fn a_cached_session_costs_the_store_nothing_until_it_changes() {
@@ -84,7 +88,7 @@ fn an_entry_is_kept_no_longer_than_it_lives_or_its_session() {
         store.commit(&Commit::new(&id_hash, Action::Create(new_session), delta, NOW)).unwrap();
         assert!(live(&store, &id_hash).unwrap().is_some());
         let mut raw = shared().raw();
-        let name = raw.name("lives", 'c', &id_hash);
+        let name = raw.name("lives", 'c', &key(&store, &id_hash));
         raw.seconds_left(&name)
     };
     let most = |lifetime, most| {
@@ -210,8 +214,10 @@ fn garbage_and_newer_versions_in_the_cache_are_a_miss() {
     let id_hash = create(&store, &setting("n", 1)).unwrap();
     assert_eq!(n(&store, &id_hash), Some(1));
     let mut raw = shared().raw();
-    let name = raw.name("odd", 'c', &id_hash);
-    for odd in [&b""[..], b"hello", b"\x01", b"\x01E123", b"\x01L{}", b"\x02E", b"\x01E12345678{}"]
+    let name = raw.name("odd", 'c', &key(&store, &id_hash));
+    let newer = [b"\x01E", &key(&store, &id_hash).as_bytes()[..], b"12345678{}"].concat();
+    for odd in
+        [&b""[..], &newer, b"hello", b"\x01", b"\x01E123", b"\x01L{}", b"\x02E", b"\x01E12345678{}"]
     {
         raw.set(&name, odd);
         for _ in 0..3 {
@@ -223,4 +229,29 @@ fn garbage_and_newer_versions_in_the_cache_are_a_miss() {
         assert_eq!(n(&store, &id_hash), Some(1));
     }
     assert_eq!(raw.get(&name).unwrap()[..2], *b"\x01E", "garbage gives way to an entry");
+}
+
+#[test]
+fn two_databases_behind_one_cache_share_no_session() {
+    let server = Memcached::start();
+    let folder = Folder::new();
+    let staging = SqliteStore::open(folder.path("staging.db")).unwrap();
+    let copy = folder.path("copy.db");
+    let behind = |database| CachedStore::new(server.builder_in("same").open().unwrap(), database);
+    let (staging, production) = (behind(staging), behind(SqliteStore::in_memory().unwrap()));
+    let id_hash = create(&staging, &setting("n", 1)).unwrap();
+    assert_eq!([n(&staging, &id_hash), n(&staging, &id_hash)], [Some(1), Some(1)]);
+    assert_eq!(n(&production, &id_hash), None, "a user of one is unknown to the other");
+
+    // A restored copy has the same sessions, which go their own ways.
+    staging.backing().admin().backup(&copy).unwrap();
+    let target = SqliteStore::builder(folder.path("restored.db"));
+    let admin = Admin::new(target.clone());
+    let watch = Box::new(|_| ControlFlow::Continue(()));
+    assert!(admin.restore(&copy, true, NOW, watch).unwrap().is_continue());
+    let restored = behind(target.open().unwrap());
+    assert_eq!(n(&restored, &id_hash), Some(1));
+    delete(&restored, &id_hash).unwrap();
+    assert_eq!(n(&staging, &id_hash), Some(1));
+    assert_eq!(n(&restored, &id_hash), None, "it stays ended");
 }

@@ -46,6 +46,24 @@ fn changes_during_an_outage_of_the_cache_are_never_missed() {
 }
 
 #[test]
+fn a_session_without_room_in_the_cache_is_no_outage() {
+    let full = Memcached::with(&["-m", "2", "-M"]);
+    let large = setting("n", "x".repeat(1 << 20));
+    let small = setting("n", "x".repeat(20_000));
+    for (server, delta, sessions) in [(shared(), large, 1), (&full, small, 500)] {
+        let (events, _raised) = events();
+        let cache = server.store();
+        let store = CachedStore::builder(cache, MemoryStore::new()).events(events.clone());
+        let store = store.build().unwrap();
+        let id_hashes: Vec<_> = (0..sessions).map(|_| create(&store, &delta).unwrap()).collect();
+        for id_hash in id_hashes.iter().cycle().take(500) {
+            assert!(live(&store, id_hash).unwrap().is_some());
+        }
+        assert_eq!(events.count(EventKind::CacheDown), 0);
+    }
+}
+
+#[test]
 fn changes_during_the_repair_of_the_cache_are_invalidated() {
     Stage::on_each_cache(|stage| {
         let (first, second, third) = (stage.cached(), stage.cached(), stage.cached());

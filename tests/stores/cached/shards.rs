@@ -10,7 +10,7 @@ use cloakroom::id::SessionIdHash;
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::stores::memcached::MemcachedStore;
 
-use crate::cached::stage::{Backing, backing, n};
+use crate::cached::stage::{Backing, backing, key, n};
 use crate::common::client::PATIENCE;
 use crate::common::faulty::{Call, FaultyCache};
 use crate::common::memcached::{Memcached, on};
@@ -70,7 +70,7 @@ impl Two {
     fn cached(&self, shard: usize) -> SessionIdHash {
         loop {
             let id_hash = create(&self.store, &setting("n", 1)).unwrap();
-            if self.cache.shard_of(&id_hash) == shard {
+            if self.cache.shard_of(&key(&self.store, &id_hash)) == shard {
                 assert_eq!(n(&self.store, &id_hash), Some(1));
                 assert!(self.is_hit(&id_hash));
                 return id_hash;
@@ -143,14 +143,15 @@ fn thousands_of_invalidations_cost_a_frozen_server_one_timeout() {
     let cache = server.hasty_store();
     let store = CachedStore::new(cache.clone(), MemoryStore::new());
     let id_hashes: Vec<_> = (0..200).map(|n| create(&store, &setting("n", n)).unwrap()).collect();
-    let is_cached = |id_hash| matches!(cache.fetch(id_hash, NOW).unwrap(), CacheLookup::Hit(_));
-    for id_hash in &id_hashes {
-        assert!(live(&store, id_hash).unwrap().is_some() && is_cached(id_hash));
+    let is_cached = |key| matches!(cache.fetch(key, NOW).unwrap(), CacheLookup::Hit(_));
+    let keys: Vec<_> = id_hashes.iter().map(|id_hash| key(&store, id_hash)).collect();
+    for (id_hash, key) in id_hashes.iter().zip(&keys) {
+        assert!(live(&store, id_hash).unwrap().is_some() && is_cached(key));
     }
     let others = (0..10_000).map(|_| new_id_hash());
-    let all: Vec<_> = id_hashes.iter().copied().chain(others).collect();
+    let all: Vec<_> = keys.iter().copied().chain(others).collect();
     cache.forget(&all, NOW).unwrap();
-    assert!(!id_hashes.iter().any(is_cached));
+    assert!(!keys.iter().any(is_cached));
     server.freeze();
     let began = Instant::now();
     cache.forget(&all, NOW).unwrap_err();

@@ -87,6 +87,11 @@ pub(crate) fn until_back(store: &impl Store, raised: &Receiver<EventKind>) {
     panic!("the cache does not come back");
 }
 
+/// The key of a session's entry in the cache.
+pub(crate) fn key(store: &impl Store, id_hash: &SessionIdHash) -> SessionIdHash {
+    store.index().unwrap().identity().unwrap().cache_key(id_hash)
+}
+
 pub(crate) fn n(store: &impl Store, id_hash: &SessionIdHash) -> Option<u32> {
     live(store, id_hash).unwrap().and_then(|record| value(&record, "n"))
 }

@@ -6,7 +6,7 @@ use cloakroom::backend::{Action, Commit, Committed, Delta, Lookup, Missing, Stor
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{Realm, SessionIdHash, UserKey};
 use cloakroom::stores::memcached::MemcachedStore;
-use cloakroom::{ErrorKind, Result};
+use cloakroom::{Error, ErrorKind, Result};
 
 use crate::common::{NOW, create, delete, live, merge, new_id_hash, new_session, setting};
 
@@ -60,7 +60,7 @@ pub(crate) fn all_fail(store: &MemcachedStore, id_hash: &SessionIdHash, kind: Er
         delete(store, id_hash).map(drop),
         renew(store, id_hash, &new_id_hash(), None).map(drop),
         sign_in(store, id_hash, &new_id_hash(), "ada").map(drop),
-        store.touch(&[(*id_hash, Touch::at(NOW))], NOW),
+        store.touch(&[(*id_hash, Touch::at(NOW))], NOW).map_err(Error::from),
         store.clear(),
     ];
     for (call, failure) in failures.into_iter().enumerate() {

@@ -3,16 +3,20 @@
 use std::thread;
 use std::time::Duration;
 
-use cloakroom::backend::{Committed, LiveSession, Lookup, Missing, Store, Touch};
-use cloakroom::id::SessionIdHash;
+use cloakroom::backend::{
+    Action, Commit, Committed, Delta, LiveSession, Lookup, Missing, ReplacedBy, Store, Touch,
+};
+use cloakroom::id::{JoinSalt, SessionIdHash};
 use cloakroom::stores::memcached::MemcachedStore;
 use cloakroom::{ErrorKind, Result};
 
 use crate::common::client::PATIENCE;
 use crate::common::memcached::{Memcached, on, shared};
 use crate::common::proxy::{Plan, Proxy};
-use crate::common::{HOUR, NOW, create, delete, live, merge, new_id_hash, setting, value};
-use crate::memcached::given::{create_at, is_absent, is_live, renew, sign_in};
+use crate::common::{
+    HOUR, NOW, create, delete, live, merge, new_id_hash, new_session, setting, value,
+};
+use crate::memcached::given::{create_at, is_absent, is_live, renew, sign_in, user};
 
 /// An action of a request on a session.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -396,4 +400,47 @@ fn a_write_whose_answer_was_lost_is_neither_done_nor_undone() {
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(format!("{error:?}").contains("whether it was done is not known"), "{error:?}");
     assert_eq!(value(&live(&stopped.store, &id_hash).unwrap().unwrap(), "n"), Some(2), "it was");
+}
+
+/// A sign-in through an id that was replaced before makes that id replaced by the sign-in, in the
+/// same step as its move.
+#[test]
+fn a_sign_in_by_a_replaced_id_replaces_it_again_at_once() {
+    let stopped = Stopped::new();
+    let [signed_in, loaded] = [590, 620].map(|seconds| NOW + Duration::from_secs(seconds));
+    for over_another in [false, true] {
+        let act = if over_another { Act::SignInOverAnother } else { Act::SignIn };
+        let (id_hash, renewed, to) = (stopped.session(act), new_id_hash(), new_id_hash());
+        renew(&stopped.store, &id_hash, &renewed, None).unwrap();
+        let action = Action::SignIn {
+            to,
+            user: user("bob"),
+            new_session: new_session(),
+            join_salt: Some(JoinSalt::from_bytes([7; 32])),
+        };
+        // It reads both ids, reserves the new one, moves, stores the session and the redirect; then
+        // it is lost.
+        stopped.proxy.plan(Plan::LoseRequest(6));
+        let commit = Commit::new(&id_hash, action, Delta::new(), signed_in);
+        assert!(matches!(stopped.through.commit(&commit).unwrap(), Committed::Done { .. }));
+        stopped.proxy.plan(Plan::Pass);
+        match stopped.store.load(&id_hash, loaded).unwrap() {
+            Lookup::Missing(Missing::Replaced { id, session, .. }) => {
+                assert_eq!(session.id_hash, to);
+                assert_eq!((id.id_hash, id.replaced_at), (id_hash, signed_in));
+                let salt = Some(JoinSalt::from_bytes([7; 32]));
+                assert_eq!(id.by, ReplacedBy::SignIn { salt }, "a second click can join");
+            }
+            other => panic!("{act:?}: {other:?}"),
+        }
+        // The id between them was not presented.
+        let between = stopped.store.load(&renewed, loaded).unwrap();
+        match (over_another, between) {
+            (true, Lookup::Missing(Missing::NotFound { .. })) => {}
+            (false, Lookup::Missing(Missing::Replaced { id, .. })) => {
+                assert_eq!(id.by, ReplacedBy::SignIn { salt: None });
+            }
+            (_, other) => panic!("{act:?}: {other:?}"),
+        }
+    }
 }

@@ -7,11 +7,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cloakroom::ErrorKind;
-use cloakroom::backend::{Committed, Delta, LiveSession, Lookup, Missing, Store, Touch};
+use cloakroom::backend::{
+    Committed, Delta, LiveSession, Lookup, Missing, Store, Touch, TouchError,
+};
 use cloakroom::id::SessionIdHash;
 use cloakroom::stores::memcached::MemcachedStore;
 
-use crate::common::memcached::{Memcached, on};
+use crate::common::memcached::{LONG_TIMEOUT, Memcached, on};
 use crate::common::{HOUR, NOW, create, live, merge, new_id_hash, setting, value};
 use crate::memcached::given::{SOON, all_fail, is_absent, is_live};
 
@@ -77,11 +79,13 @@ fn a_wrong_port_is_unavailable() {
 }
 
 #[test]
-fn a_name_that_does_not_resolve_is_an_error_at_open() {
-    let error = MemcachedStore::builder().servers(["no-such-host.invalid:11211"]).open();
-    let error = error.unwrap_err();
+fn a_name_that_does_not_resolve_fails_each_call() {
+    let builder = MemcachedStore::builder().servers(["no-such-host.invalid:11211"]);
+    let store = builder.connect_timeout(LONG_TIMEOUT).open().unwrap();
+    let error = store.load(&new_id_hash(), NOW).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
-    assert!(format!("{error:?}").contains("no-such-host.invalid:11211"), "{error:?}");
+    let words = error.to_string();
+    assert!(words.contains("no-such-host.invalid:11211: its name has no address"), "{words}");
 }
 
 #[test]
@@ -129,7 +133,11 @@ fn the_loss_of_one_server_loses_its_shard_only() {
     // The other sessions are touched, although one server fails the call.
     let later = NOW + HOUR;
     let batch: Vec<_> = id_hashes.iter().map(|id_hash| (*id_hash, Touch::at(later))).collect();
-    assert_eq!(store.touch(&batch, later).unwrap_err().kind(), ErrorKind::Unavailable);
+    let TouchError::Sessions(failed) = store.touch(&batch, later).unwrap_err() else { panic!() };
+    let lost =
+        id_hashes.iter().zip(&alive).filter(|(_, alive)| !**alive).map(|(id_hash, _)| id_hash);
+    assert!(failed.iter().map(|(id_hash, _)| id_hash).eq(lost), "each is named, and no other");
+    assert!(failed.iter().all(|(_, error)| error.kind() == ErrorKind::Unavailable));
     for (id_hash, _) in id_hashes.iter().zip(&alive).filter(|(_, alive)| **alive) {
         assert_eq!(live(&store, id_hash).unwrap().unwrap().seen, later);
     }
@@ -214,7 +222,7 @@ fn a_server_is_found_by_its_ipv6_address() {
         eprintln!("skipped: this machine has no IPv6");
         return;
     }
-    let server = Memcached::with(&["-l", "::1"]);
+    let server = Memcached::at("::1", &[]);
     let address = format!("[::1]:{}", server.address.port());
     let store = on([address]).open().unwrap();
     let id_hash = create(&store, &setting("n", 1)).unwrap();

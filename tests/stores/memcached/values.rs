@@ -62,12 +62,27 @@ fn garbage_counts_as_absent_and_raises_an_event() {
 }
 
 #[test]
+fn a_value_of_another_session_counts_as_absent() {
+    let events = Events::new(LogSink::new());
+    let store = shared().builder_in("copied").events(events.clone()).open().unwrap();
+    let [ada, bob] = [1, 2].map(|n| create(&store, &setting("n", n)).unwrap());
+    let mut raw = shared().raw();
+    let [of_ada, of_bob] = [ada, bob].map(|id_hash| raw.name("copied", 's', &id_hash));
+    let value = raw.get(&of_ada).unwrap();
+    raw.set(&of_bob, &value);
+    assert!(is_absent(&store, &bob), "it is not taken for the other user's");
+    assert_eq!(events.count(EventKind::InvalidCacheValue), 1);
+    assert!(is_live(&store, &ada));
+}
+
+#[test]
 fn a_value_of_a_newer_version_is_undecodable_and_stays_in_place() {
     let store = shared().builder_in("newer").open().unwrap();
     let id_hash = create(&store, &setting("n", 1)).unwrap();
     let mut raw = shared().raw();
     let name = raw.name("newer", 's', &id_hash);
-    for newer in [&b"\x02Lwho knows"[..], b"\x01L{\"format\":2}"] {
+    let newer_record = [b"\x01L", &id_hash.as_bytes()[..], b"{\"format\":2}"].concat();
+    for newer in [b"\x02Lwho knows", &newer_record[..]] {
         raw.set(&name, newer);
         let found = store.load(&id_hash, NOW).unwrap();
         assert!(matches!(found, Lookup::Missing(Missing::Undecodable { .. })));
@@ -128,12 +143,16 @@ fn an_item_is_kept_for_what_remains_and_a_minute() {
     };
     for (lifetime, wanted) in [
         (Lifetime::idle(HOUR), 3660),
-        (Lifetime::fixed(day * 30), 2_592_060),
-        // More than memcached takes for a number of seconds: it is sent as a moment.
-        (Lifetime::fixed(day * 400), 34_560_060),
+        (Lifetime::fixed(day * 29), 2_505_660),
+        // The most that memcached takes for a number of seconds.
+        (Lifetime::fixed(day * 30), 2_592_000),
     ] {
         let seconds = seconds_for(lifetime);
         assert!((wanted - 5..=wanted + 1).contains(&seconds), "{seconds} s, not {wanted}");
+    }
+    // Above that it would take the number for a time of its clock, which ends in January 2038.
+    for years in [1, 12, 200] {
+        assert_eq!(seconds_for(Lifetime::fixed(day * 365 * years)), -1);
     }
     assert_eq!(seconds_for(Lifetime::fixed(Duration::MAX)), -1);
     // A touch keeps it longer, and what is left behind by a renewal goes soon.

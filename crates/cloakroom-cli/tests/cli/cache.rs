@@ -1,65 +1,50 @@
-//! A memcached in front of the database: the entries of ended sessions are invalidated.
+//! A service with a cache in front of the database stops using it after operators' commands.
 
+use std::time::Duration;
+
+use cloakroom::clock::{Clock, ManualClock, SystemClock};
+use cloakroom::http::Outcome;
 use cloakroom::id::UserKey;
 use cloakroom::stores::cached::CachedStore;
-use cloakroom::{SessionManager, SignIn, SqliteStore};
+use cloakroom::{ErrorKind, MemoryStore, SessionManager, SignIn, SqliteStore};
 
 use crate::common::Folder;
-use crate::common::memcached::Memcached;
 use crate::fixture::run;
 
 #[test]
-fn a_revocation_invalidates_the_cache_of_the_service() {
-    let (folder, server) = (Folder::new(), Memcached::start());
-    let cache = server.builder_in("front").open().unwrap();
-    let store = CachedStore::builder(cache, SqliteStore::open(folder.database()).unwrap());
-    let sessions = SessionManager::new(store.build().unwrap()).unwrap();
+fn a_command_that_ends_sessions_reaches_caches_within_a_second() {
+    let folder = Folder::new();
+    let database = SqliteStore::open(folder.database()).unwrap();
+    let store = CachedStore::new(MemoryStore::new(), database);
+    let clock = ManualClock::new(SystemClock.now());
+    let sessions = SessionManager::builder(store).clock(clock.clone()).build().unwrap();
     let sign_in = || {
         let session = sessions.open(None);
         assert_eq!(session.sign_in(UserKey::new("ada").unwrap()).unwrap(), SignIn::Done);
-        let headers = sessions.close(&session, cloakroom::http::Outcome::Completed).unwrap();
+        let headers = sessions.close(&session, Outcome::Completed).unwrap();
         headers.id_fields[0].1.split(';').next().unwrap().to_owned()
     };
-    let is_in = |cookie: &str| sessions.open(Some(cookie)).user().unwrap().is_some();
-    let address = server.address.to_string();
-    let with = |words: &[&str]| {
-        let front = ["--memcached", &address, "--namespace", "front"];
-        run(&folder, &[words, &front].concat())
-    };
-    for words in
-        [&["revoke", "--user", "ada"][..], &["revoke", "--all", "--yes"], &["clear", "--yes"]]
-    {
+    let user = |cookie: &str| sessions.open(Some(cookie)).user();
+    let copy = folder.path("copy.db");
+    assert_eq!(run(&folder, &["backup", copy.to_str().unwrap()]).code, 0);
+    for words in [
+        &["revoke", "--user", "ada"][..],
+        &["revoke", "--all", "--yes"],
+        &["clear", "--yes"],
+        &["restore", copy.to_str().unwrap(), "--yes"],
+        &["drop", "--yes"],
+    ] {
         let cookie = sign_in();
-        assert!(is_in(&cookie) && is_in(&cookie), "from the cache by now");
-        let ran = with(words);
+        assert!(user(&cookie).unwrap().is_some());
+        assert!(user(&cookie).unwrap().is_some(), "from the cache by now");
+        let ran = run(&folder, words);
         assert_eq!(ran.code, 0, "{words:?}: {ran:?}");
-        assert!(!is_in(&cookie), "{words:?}");
-    }
-
-    let cookie = sign_in();
-    assert!(is_in(&cookie));
-    server.kill();
-    let ran = with(&["revoke", "--user", "ada"]);
-    assert_eq!(ran.code, 1, "{ran:?}");
-    assert!(ran.err.contains("nothing was ended"), "{ran:?}");
-    assert!(is_in(&cookie), "from the database");
-    assert_eq!(run(&folder, &["revoke", "--user", "ada"]).code, 0, "without --memcached");
-    assert!(!is_in(&cookie));
-}
-
-#[test]
-fn nothing_ends_while_a_cache_server_is_unreachable() {
-    let (folder, servers) = (Folder::new(), [Memcached::start(), Memcached::start()]);
-    assert_eq!(run(&folder, &["setup"]).code, 0);
-    let front = servers.each_ref().map(|server| server.address.to_string()).join(",");
-    let end_all = ["revoke", "--all", "--yes", "--memcached", &front];
-    for server in &servers {
-        server.kill();
-        let ran = run(&folder, &end_all);
-        assert_eq!(ran.code, 1, "{ran:?}");
-        assert!(ran.err.contains("nothing was ended"), "{ran:?}");
-        assert!(ran.err.contains(&server.address.to_string()), "it says which: {ran:?}");
-        server.start_again();
-        assert_eq!(run(&folder, &end_all).code, 0);
+        clock.advance(Duration::from_secs(1));
+        match user(&cookie) {
+            Ok(user) => assert_eq!(user, None, "{words:?}"),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::NotSetUp, "{words:?}"),
+        }
+        // After a restore the cache is not used for two seconds.
+        clock.advance(Duration::from_secs(4));
     }
 }

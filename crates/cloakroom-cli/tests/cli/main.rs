@@ -2,7 +2,6 @@
 
 mod backup;
 mod bad_files;
-#[cfg(feature = "memcached")]
 mod cache;
 #[path = "../../../../tests/common/mod.rs"]
 mod common;

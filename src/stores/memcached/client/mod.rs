@@ -4,22 +4,26 @@
 //! Every key contains the epoch of its server, a random number stored in memcached itself: a raised
 //! epoch, a lost epoch and a restarted server make all earlier items unreachable for good.
 
-mod error;
+mod address;
+mod connection;
+mod pool;
+mod protocol;
 mod server;
 
-use std::fmt::{self, Debug, Write};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::fmt::{self, Debug, Display};
+use std::time::{Duration, Instant};
 
-use base64::Engine;
+use base64::display::Base64Display;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use memcache::exp::{
-    Delete, Get, GetResult, GetStatus, Meta, MutationResult, MutationStatus, Op, OpResult, Set, Ttl,
-};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::event::Events;
 use crate::id::SessionIdHash;
+use crate::stores::memcached::client::protocol::{
+    Batch, ItemReply, LeaseReply, MetaReply, WriteCondition,
+};
 use crate::stores::memcached::client::server::{Answers, SURELY_BLOCKED_FOR, Server};
-use crate::stores::memcached::rendezvous;
+use crate::stores::memcached::{MARGIN, rendezvous};
 
 /// The maximum number of keys in one batch. A batch has the timeout of one command.
 const BATCH: usize = 64;
@@ -80,8 +84,8 @@ pub(super) struct ItemVersion {
 
 #[derive(Debug)]
 pub(super) struct Item {
+    pub(super) at: ItemVersion,
     pub(super) value: Vec<u8>,
-    pub(super) stamp: Stamp,
 }
 
 /// The result of a conditional write.
@@ -129,8 +133,8 @@ impl Debug for ServerClient {
 
 impl ServerClient {
     /// Resolves the names of the servers. Connections are opened on demand.
-    pub(super) fn new(settings: ConnectionSettings) -> Result<Self> {
-        let server = |name: &String| Server::find(name, &settings);
+    pub(super) fn new(settings: ConnectionSettings, events: &Events) -> Result<Self> {
+        let server = |name: &String| Server::find(name, &settings, events.clone());
         let servers = settings.servers.iter().map(server).collect::<Result<_>>()?;
         Ok(ServerClient { servers, settings })
     }
@@ -158,13 +162,10 @@ impl ServerClient {
         self.at(self.server_index(id_hash))
     }
 
-    fn name(&self, space: Space, epoch: u64, id_hash: &SessionIdHash) -> String {
+    fn key(&self, space: Space, epoch: u64, id_hash: &SessionIdHash) -> impl Display {
         let (namespace, letter) = (&self.settings.namespace, space.letter());
-        let mut name = String::with_capacity(namespace.len() + 64);
-        // Writing to a string cannot fail.
-        let _ = write!(name, "{namespace}:{letter}:{epoch:016x}:");
-        URL_SAFE_NO_PAD.encode_string(id_hash.as_bytes(), &mut name);
-        name
+        let id_hash = Base64Display::new(id_hash.as_bytes(), &URL_SAFE_NO_PAD);
+        format!("{namespace}:{letter}:{epoch:016x}:{id_hash}")
     }
 
     /// Sends one command on the item of `id_hash` in the current epoch.
@@ -172,18 +173,19 @@ impl ServerClient {
         &self,
         target: Target,
         id_hash: &SessionIdHash,
-        command: impl Fn(String) -> Op,
-    ) -> Result<(u64, Answers)> {
-        self.server(id_hash)?.exchange(target, |epoch, batch| {
-            batch.push(command(self.name(target.space, epoch, id_hash)));
-        })
+        command: impl Fn(&mut Batch, &dyn Display),
+    ) -> Result<(u64, MetaReply)> {
+        let (epoch, mut answers) = self.server(id_hash)?.exchange(target, |epoch, batch| {
+            command(batch, &self.key(target.space, epoch, id_hash));
+        })?;
+        Ok((epoch, next(&mut answers, target)?))
     }
 
     /// Reads the item of `id_hash`.
     pub(super) fn get(&self, target: Target, id_hash: &SessionIdHash) -> Result<Option<Item>> {
-        let get = |name| Get::new(name).meta(Meta::NONE.cas()).into();
-        let (epoch, mut answers) = self.exchange_one(target, id_hash, get)?;
-        item(epoch, got(answers.next(), target.operation)?)
+        let get = |batch: &mut Batch, key: &dyn Display| batch.get(key, None);
+        let (epoch, reply) = self.exchange_one(target, id_hash, get)?;
+        Ok(item(epoch, id_hash, reply))
     }
 
     /// Reads the items of many id hashes.
@@ -194,23 +196,25 @@ impl ServerClient {
     ) -> Vec<Result<Option<Item>>> {
         let ask = |server: &Server, chunk: &[&SessionIdHash]| {
             let (epoch, answers) = server.exchange(target, |epoch, batch| {
-                let name = |id_hash: &SessionIdHash| self.name(target.space, epoch, id_hash);
-                let get = |id_hash: &&_| Get::new(name(id_hash)).meta(Meta::NONE.cas()).into();
-                batch.extend(chunk.iter().map(get));
+                for id_hash in chunk {
+                    batch.get(self.key(target.space, epoch, id_hash), None);
+                }
             })?;
-            Ok(answers.map(|answer| item(epoch, got(Some(answer), target.operation)?)).collect())
+            let answers = chunk.iter().zip(answers);
+            Ok(answers.map(|(id_hash, answer)| Ok(item(epoch, id_hash, answer?))).collect())
         };
         self.in_batches(id_hashes, |id_hash| id_hash, ask, target.operation)
     }
 
     /// Reads the item of `id_hash`, or takes a fill lease if there is none.
     pub(super) fn get_or_lease(&self, target: Target, id_hash: &SessionIdHash) -> Result<Leased> {
-        let get = |name| Get::new(name).lease_ttl(LEASE_SECONDS).into();
-        let (epoch, mut answers) = self.exchange_one(target, id_hash, get)?;
-        let result = got(answers.next(), target.operation)?;
-        Ok(match result.item.cas {
-            Some(cas) if result.won_lease() => Leased::Granted(Stamp { epoch, cas }),
-            _ => item(epoch, result)?.map_or(Leased::Busy, Leased::Item),
+        let get = |batch: &mut Batch, key: &dyn Display| batch.get(key, Some(LEASE_SECONDS));
+        let (epoch, reply) = self.exchange_one(target, id_hash, get)?;
+        Ok(match reply {
+            MetaReply::Item(ItemReply { lease: Some(LeaseReply::Granted), cas, .. }) => {
+                Leased::Granted(Stamp { epoch, cas })
+            }
+            reply => item(epoch, id_hash, reply).map_or(Leased::Busy, Leased::Item),
         })
     }
 
@@ -223,9 +227,11 @@ impl ServerClient {
         life: Option<Duration>,
     ) -> Result<Option<Stamp>> {
         self.check_size(value, target.operation)?;
-        let add = |name| Set::new(name, value).ttl(ttl(life)).return_cas().add().into();
-        let (epoch, mut answers) = self.exchange_one(target, id_hash, add)?;
-        Ok(match written(epoch, mutated(answers.next(), target.operation)?) {
+        let add = |batch: &mut Batch, key: &dyn Display| {
+            batch.set(key, value, seconds(life), WriteCondition::Absent);
+        };
+        let (epoch, reply) = self.exchange_one(target, id_hash, add)?;
+        Ok(match written(epoch, &reply) {
             Written::Stored(stamp) => Some(stamp),
             Written::Changed | Written::Missing => None,
         })
@@ -245,11 +251,12 @@ impl ServerClient {
     ) -> Result<(Written, bool)> {
         self.check_size(&new.value, target.operation)?;
         let server = self.server(&new.at.id_hash)?;
-        let mut answers = server.run_all(target.operation, || {
-            vec![self.set(target.space, new).into(), server.get_epoch(target.space).into()]
+        let mut answers = server.run_all(target.operation, |batch| {
+            self.set(batch, target.space, new);
+            server.get_epoch(target.space, batch);
         })?;
         let epoch = new.at.stamp.epoch;
-        let written = written(epoch, mutated(answers.next(), target.operation)?);
+        let written = written(epoch, &next(&mut answers, target)?);
         let current = server.is_current(target, epoch, answers.next())?;
         Ok((written, current))
     }
@@ -257,9 +264,9 @@ impl ServerClient {
     /// Stores a value in place of one version of an item.
     pub(super) fn replace(&self, target: Target, new: &Replacement) -> Result<Written> {
         self.check_size(&new.value, target.operation)?;
-        let server = self.server(&new.at.id_hash)?;
-        let result = server.run(target.operation, || self.set(target.space, new))?;
-        Ok(written(new.at.stamp.epoch, result))
+        let set = |batch: &mut Batch| self.set(batch, target.space, new);
+        let reply = self.server(&new.at.id_hash)?.run(target.operation, set)?;
+        Ok(written(new.at.stamp.epoch, &reply))
     }
 
     /// [`replace`](Self::replace) for many items.
@@ -268,42 +275,43 @@ impl ServerClient {
             // An item that is too large does not keep the others from being stored.
             let fits = |new: &&&Replacement| self.check_size(&new.value, target.operation).is_ok();
             let (_, mut answers) = server.exchange(target, |_, batch| {
-                let set = |new: &&Replacement| self.set(target.space, new).into();
-                batch.extend(chunk.iter().filter(fits).map(set));
+                chunk.iter().filter(fits).for_each(|new| self.set(batch, target.space, new));
             })?;
             let answer = |new: &&Replacement| {
                 self.check_size(&new.value, target.operation)?;
-                Ok(written(new.at.stamp.epoch, mutated(answers.next(), target.operation)?))
+                Ok(written(new.at.stamp.epoch, &next(&mut answers, target)?))
             };
             Ok(chunk.iter().map(answer).collect())
         };
         self.in_batches(all, |new| &new.at.id_hash, send, target.operation)
     }
 
-    fn set(&self, space: Space, new: &Replacement) -> Set {
+    fn set(&self, batch: &mut Batch, space: Space, new: &Replacement) {
         // The key under which this version was read. Under the key of another epoch the version
         // number would be meaningless.
         let Stamp { epoch, cas } = new.at.stamp;
-        let set = Set::new(self.name(space, epoch, &new.at.id_hash), &new.value);
-        set.ttl(ttl(new.life)).compare_cas(cas).return_cas()
+        let key = self.key(space, epoch, &new.at.id_hash);
+        batch.set(key, &new.value, seconds(new.life), WriteCondition::Version(cas));
     }
 
     /// Removes one version of an item. Returns true if the item had that version and was removed.
     pub(super) fn remove(&self, target: Target, at: ItemVersion) -> Result<bool> {
         let ItemVersion { id_hash, stamp } = at;
-        let name = self.name(target.space, stamp.epoch, &id_hash);
-        let delete = || Delete::new(&name).compare_cas(stamp.cas);
-        self.server(&id_hash)?.run(target.operation, delete).map(|result| result.applied())
+        let key = self.key(target.space, stamp.epoch, &id_hash);
+        let delete = |batch: &mut Batch| batch.delete(key, WriteCondition::Version(stamp.cas));
+        let reply = self.server(&id_hash)?.run(target.operation, delete)?;
+        Ok(matches!(reply, MetaReply::Done { .. }))
     }
 
     /// Removes the items of these id hashes in any version, and ends their fill leases.
     pub(super) fn remove_all(&self, target: Target, id_hashes: &[SessionIdHash]) -> Result<()> {
         let send = |server: &Server, chunk: &[&SessionIdHash]| {
             let (_, answers) = server.exchange(target, |epoch, batch| {
-                let delete = |id_hash| Delete::new(self.name(target.space, epoch, id_hash));
-                batch.extend(chunk.iter().map(|id_hash| delete(id_hash).into()));
+                for id_hash in chunk {
+                    batch.delete(self.key(target.space, epoch, id_hash), WriteCondition::Always);
+                }
             })?;
-            Ok(answers.map(|answer| mutated(Some(answer), target.operation).map(drop)).collect())
+            Ok(answers.map(|answer| answer.map(drop)).collect())
         };
         // If a server fails, the other servers still receive theirs.
         self.in_batches(id_hashes, |id_hash| id_hash, send, target.operation).into_iter().collect()
@@ -399,51 +407,42 @@ fn keep_first(outcome: &mut Result<()>, next: Result<()>) {
     }
 }
 
-fn got(answer: Option<Result<OpResult>>, operation: &'static str) -> Result<GetResult> {
-    match answer {
-        Some(Ok(OpResult::Get(result))) => Ok(result),
-        Some(Err(error)) => Err(error),
-        _ => Err(Error::with_source(ErrorKind::Unavailable, operation, MISSING)),
-    }
-}
-
-fn mutated(answer: Option<Result<OpResult>>, operation: &'static str) -> Result<MutationResult> {
-    match answer {
-        Some(Ok(OpResult::Mutation(result))) => Ok(result),
-        Some(Err(error)) => Err(error),
-        _ => Err(Error::with_source(ErrorKind::Unavailable, operation, MISSING)),
-    }
+fn next(answers: &mut Answers, target: Target) -> Result<MetaReply> {
+    let missing = || Err(Error::with_source(ErrorKind::Unavailable, target.operation, MISSING));
+    answers.next().unwrap_or_else(missing)
 }
 
 /// The item of a read; `None` for a miss, also while another client holds the lease.
-fn item(epoch: u64, result: GetResult) -> Result<Option<Item>> {
-    match (result.status, result.item.cas) {
-        (GetStatus::Hit, Some(cas)) => {
-            let value = result.value.unwrap_or_default();
-            Ok(Some(Item { value, stamp: Stamp { epoch, cas } }))
+fn item(epoch: u64, id_hash: &SessionIdHash, reply: MetaReply) -> Option<Item> {
+    match reply {
+        MetaReply::Item(ItemReply { value, cas, lease: None }) => {
+            let at = ItemVersion { id_hash: *id_hash, stamp: Stamp { epoch, cas } };
+            Some(Item { at, value })
         }
-        _ => Ok(None),
+        _ => None,
     }
 }
 
-fn written(epoch: u64, result: MutationResult) -> Written {
-    match result.status {
-        MutationStatus::Applied => {
-            Written::Stored(Stamp { epoch, cas: result.cas.unwrap_or_default() })
-        }
-        MutationStatus::NotFound => Written::Missing,
-        _ => Written::Changed,
+fn written(epoch: u64, reply: &MetaReply) -> Written {
+    match reply {
+        MetaReply::Done { cas } => Written::Stored(Stamp { epoch, cas: cas.unwrap_or_default() }),
+        MetaReply::Missing => Written::Missing,
+        MetaReply::Unmet | MetaReply::Item(_) => Written::Changed,
     }
 }
 
-/// A time to live for the server's clock, in whole seconds and at least one. Above 30 days the
-/// client sends an absolute time. Times after the protocol's maximum in 2106 become "never".
-fn ttl(life: Option<Duration>) -> Ttl {
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let seconds = life.map(|life| life.as_secs().max(1));
-    match seconds.and_then(|seconds| u32::try_from(seconds).ok()) {
-        Some(seconds) if unix + u64::from(seconds) < u64::from(u32::MAX) => Ttl::secs(seconds),
-        _ => Ttl::NEVER,
+/// A time to live in whole seconds, at least one; 0: for ever.
+///
+/// Above 30 days memcached takes the number for a time of the server's clock, as a signed number
+/// of 32 bits: a wrong clock, and every time after January 2038, would end the session. Such items
+/// stay until memcached needs their memory; the deadline inside the item ends the session.
+fn seconds(life: Option<Duration>) -> u32 {
+    const LONGEST: u64 = 30 * 24 * 60 * 60;
+    match life.map(|life| life.as_secs().max(1)) {
+        Some(seconds) if seconds <= LONGEST + MARGIN.as_secs() => {
+            u32::try_from(seconds.min(LONGEST)).unwrap_or(0)
+        }
+        _ => 0,
     }
 }
 
@@ -452,12 +451,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_life_is_sent_in_seconds_and_never_as_zero() {
-        assert_eq!(ttl(None), Ttl::NEVER);
-        assert_eq!(ttl(Some(Duration::ZERO)), Ttl::secs(1));
-        assert_eq!(ttl(Some(Duration::from_millis(2999))), Ttl::secs(2));
-        assert_eq!(ttl(Some(Duration::from_secs(40 * 86_400))), Ttl::secs(40 * 86_400));
-        assert_eq!(ttl(Some(Duration::from_secs(200 * 365 * 86_400))), Ttl::NEVER);
-        assert_eq!(ttl(Some(Duration::MAX)), Ttl::NEVER);
+    fn a_life_is_sent_in_seconds_or_as_for_ever() {
+        const DAY: u64 = 86_400;
+        for (life, sent) in [
+            (None, 0),
+            (Some(Duration::ZERO), 1),
+            (Some(Duration::from_millis(2999)), 2),
+            (Some(Duration::from_secs(30 * DAY)), 2_592_000),
+            (Some(Duration::from_secs(30 * DAY + 60)), 2_592_000),
+            (Some(Duration::from_secs(30 * DAY + 61)), 0),
+            (Some(Duration::from_secs(12 * 365 * DAY)), 0),
+            (Some(Duration::MAX), 0),
+        ] {
+            assert_eq!(seconds(life), sent, "{life:?}");
+        }
     }
 }

@@ -1,23 +1,28 @@
 //! One server: its epochs and the commands sent to it.
 
+use std::borrow::Cow;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use memcache::exp::{
-    Error as ClientError, Get, GetResult, Meta, MetaClient, Op, OpResult, Operation, Set, Ttl,
-};
-
 use crate::error::{Error, ErrorKind, Result};
+use crate::event::Events;
 use crate::id;
 use crate::process::Process;
-use crate::stores::memcached::client::error::{failure, uninterrupted};
-use crate::stores::memcached::client::{ConnectionSettings, Space, Target, got};
+use crate::stores::memcached::client::connection::ReplyFailure;
+use crate::stores::memcached::client::pool::Pool;
+use crate::stores::memcached::client::protocol::{Batch, ItemReply, MetaReply, WriteCondition};
+use crate::stores::memcached::client::{ConnectionSettings, MISSING, Space, Target};
 use crate::stores::memcached::rendezvous;
+use crate::sync::IgnorePoison;
 
 /// The maximum number of attempts for a batch, or for reading an epoch, while other clients raise
 /// it.
 const MAX_ATTEMPTS: usize = 8;
+
+/// The number of tokens that are reserved for a batch, more than it has commands.
+const TOKENS_PER_BATCH: u64 = 1 << 16;
 
 /// The value of the epoch's item while a space is blocked; it is not a valid epoch.
 const BLOCKED: &str = "closed";
@@ -32,13 +37,15 @@ pub(super) const SURELY_BLOCKED_FOR: Duration = Duration::from_secs(BLOCKED_FOR 
 /// The pause between two reads of a blocked epoch.
 const PAUSE: Duration = Duration::from_millis(1);
 
-pub(super) type Answers = std::vec::IntoIter<Result<OpResult>>;
+pub(super) type Answers = std::vec::IntoIter<Result<MetaReply>>;
 
 pub(super) struct Server {
     /// The process that owns the connections. A forked process would read this one's answers.
     process: Process,
     name: String,
-    client: MetaClient,
+    pool: Pool,
+    /// The first token of the next batch. Begins at random, so that no two processes use the same.
+    next_token: AtomicU64,
     /// The contribution of its name to rendezvous scores.
     pub(super) weight: u64,
     epochs: [SpaceEpoch; 2],
@@ -51,25 +58,25 @@ struct SpaceEpoch {
     item: String,
     /// The last known value; 0 if unknown.
     seen: AtomicU64,
+    /// How many changes of the server's address the epoch was raised for.
+    moves: Mutex<u64>,
 }
 
 impl Server {
     /// Resolves the server's name. Connections are opened on demand.
-    pub(super) fn find(name: &str, settings: &ConnectionSettings) -> Result<Self> {
-        let client = MetaClient::builder()
-            .max_idle(settings.connections)
-            .connect_timeout(Some(settings.connect_timeout))
-            .io_timeout(Some(settings.io_timeout))
-            .connect(name)
-            .map_err(|source| failure(format!("find the memcached server {name}"), source))?;
+    pub(super) fn find(name: &str, settings: &ConnectionSettings, events: Events) -> Result<Self> {
+        let invalid = |failure| failed(format!("find the memcached server {name}"), failure);
         let epoch = |space: Space| SpaceEpoch {
             item: format!("{}:{}:epoch", settings.namespace, space.letter()),
             seen: AtomicU64::new(0),
+            moves: Mutex::default(),
         };
+        let token = u64::from_be_bytes(id::random("draw a token for memcached")?);
         Ok(Server {
             process: Process::current(),
             name: name.to_owned(),
-            client,
+            pool: Pool::new(name, settings, events).map_err(invalid)?,
+            next_token: AtomicU64::new(token),
             weight: rendezvous::weight(name),
             epochs: [epoch(Space::Sessions), epoch(Space::Entries)],
             busy_timeout: settings.io_timeout,
@@ -93,51 +100,45 @@ impl Server {
         self.epoch(space).seen.store(epoch, Ordering::SeqCst);
     }
 
-    pub(super) fn failure(&self, operation: &'static str, source: ClientError) -> Error {
-        failure(format!("{operation} at {}", self.name), source)
-    }
-
-    /// Sends one operation without checking the epoch.
-    pub(super) fn run<O: Operation>(
-        &self,
-        operation: &'static str,
-        request: impl Fn() -> O,
-    ) -> Result<O::Output> {
-        self.process.check()?;
-        uninterrupted(|| self.client.run(request()))
-            .map_err(|source| self.failure(operation, source))
-    }
-
-    /// Sends several operations in one batch without checking the epoch.
+    /// Sends commands in one batch without checking the epoch.
     pub(super) fn run_all(
         &self,
         operation: &'static str,
-        operations: impl Fn() -> Vec<Op>,
+        commands: impl FnOnce(&mut Batch),
     ) -> Result<Answers> {
         self.process.check()?;
-        let answers = uninterrupted(|| self.client.run_batch(operations()))
-            .map_err(|source| self.failure(operation, source))?;
-        let answer =
-            |answer: Result<_, _>| answer.map_err(|source| self.failure(operation, source));
-        Ok(answers.into_iter().map(answer).collect::<Vec<_>>().into_iter())
+        let mut batch = Batch::new(self.next_token.fetch_add(TOKENS_PER_BATCH, Ordering::Relaxed));
+        commands(&mut batch);
+        let error = |failure| failed(format!("{operation} at {}", self.name), failure);
+        let answers = self.pool.exchange(&batch).map_err(error)?;
+        let answers: Vec<_> = answers.into_iter().map(|answer| answer.map_err(error)).collect();
+        Ok(answers.into_iter())
     }
 
-    /// Sends operations on keys of the current epoch, together with a read of the epoch. If the
-    /// epoch was outdated, the operations have affected only unreachable items, and are sent again.
+    /// Sends one command without checking the epoch.
+    pub(super) fn run(
+        &self,
+        operation: &'static str,
+        command: impl FnOnce(&mut Batch),
+    ) -> Result<MetaReply> {
+        self.run_all(operation, command)?.next().unwrap_or_else(|| Err(missing(operation)))
+    }
+
+    /// Sends commands on keys of the current epoch, together with a read of the epoch. If the epoch
+    /// was outdated, the commands have affected only unreachable items, and are sent again.
     pub(super) fn exchange(
         &self,
         target: Target,
-        operations: impl Fn(u64, &mut Vec<Op>),
+        commands: impl Fn(u64, &mut Batch),
     ) -> Result<(u64, Answers)> {
         for _ in 0..MAX_ATTEMPTS {
             let epoch = match self.seen(target.space) {
                 0 => self.learn_epoch(target)?,
                 epoch => epoch,
             };
-            let mut answers = self.run_all(target.operation, || {
-                let mut batch = vec![self.get_epoch(target.space).into()];
-                operations(epoch, &mut batch);
-                batch
+            let mut answers = self.run_all(target.operation, |batch| {
+                self.get_epoch(target.space, batch);
+                commands(epoch, batch);
             })?;
             if self.is_current(target, epoch, answers.next())? {
                 return Ok((epoch, answers));
@@ -146,9 +147,9 @@ impl Server {
         Err(being_cleared(target.operation))
     }
 
-    /// The operation that reads the epoch, to be sent in a batch with others.
-    pub(super) fn get_epoch(&self, space: Space) -> Get {
-        Get::new(&self.epoch(space).item)
+    /// Adds the command that reads the epoch.
+    pub(super) fn get_epoch(&self, space: Space, batch: &mut Batch) {
+        batch.get(&self.epoch(space).item, None);
     }
 
     /// Whether the answer to [`get_epoch`](Self::get_epoch) is `epoch`. If not, the epoch was lost
@@ -157,9 +158,10 @@ impl Server {
         &self,
         target: Target,
         epoch: u64,
-        answer: Option<Result<OpResult>>,
+        answer: Option<Result<MetaReply>>,
     ) -> Result<bool> {
-        let is_current = read_epoch(&got(answer, target.operation)?) == Some(epoch);
+        let found = item_of(answer.unwrap_or_else(|| Err(missing(target.operation)))?);
+        let is_current = found.and_then(|found| read_epoch(&found.value)) == Some(epoch);
         if !is_current {
             self.remember_epoch(target.space, 0);
         }
@@ -168,19 +170,22 @@ impl Server {
 
     /// Reads the epoch. A lost epoch is replaced by a new random number, because the old one could
     /// make cleared items reachable again.
-    fn learn_epoch(&self, Target { space, operation }: Target) -> Result<u64> {
+    fn learn_epoch(&self, target: Target) -> Result<u64> {
+        let Target { space, operation } = target;
+        self.end_items_at_a_new_address(target)?;
         let (began, mut attempts) = (Instant::now(), 0);
         loop {
-            let found = self.run(operation, || self.get_epoch(space).meta(Meta::NONE.cas()))?;
-            if found.item.cas == Some(0) {
+            let found = item_of(self.run(operation, |batch| self.get_epoch(space, batch))?);
+            let (value, cas) = found.map_or((None, None), |f| (Some(f.value), Some(f.cas)));
+            if cas == Some(0) {
                 let why = "memcached was started without versions, by its option -C";
                 return Err(Error::with_source(ErrorKind::Unsupported, operation, why));
             }
-            if let Some(epoch) = read_epoch(&found) {
+            if let Some(epoch) = value.as_deref().and_then(read_epoch) {
                 self.remember_epoch(space, epoch);
                 return Ok(epoch);
             }
-            if found.value.as_deref() == Some(BLOCKED.as_bytes()) {
+            if value.as_deref() == Some(BLOCKED.as_bytes()) {
                 if began.elapsed() >= self.busy_timeout {
                     return Err(being_cleared(operation));
                 }
@@ -191,35 +196,67 @@ impl Server {
             if attempts > MAX_ATTEMPTS {
                 return Err(being_cleared(operation));
             }
-            let epoch = new_epoch()?;
             // If another client was faster, its epoch is read in the next round.
-            self.run(operation, || {
-                let set = self.set_epoch(space, &format!("{epoch:016x}"), Ttl::NEVER);
-                match found.item.cas {
-                    Some(cas) => set.compare_cas(cas),
-                    None => set.add(),
-                }
-            })?;
+            let when = cas.map_or(WriteCondition::Absent, WriteCondition::Version);
+            self.store_epoch(target, new_epoch()?, when)?;
         }
     }
 
-    fn set_epoch(&self, space: Space, value: &str, ttl: Ttl) -> Set {
-        Set::new(&self.epoch(space).item, value).ttl(ttl)
+    /// Makes the items at a new address of this server unreachable: they may be of a time before
+    /// changes that were made at the old address.
+    fn end_items_at_a_new_address(&self, target: Target) -> Result<()> {
+        let mut raised_for = self.epoch(target.space).moves.lock().ignore_poison();
+        let moves = self.pool.moves();
+        if *raised_for != moves {
+            self.raise_epoch(target)?;
+            *raised_for = moves;
+        }
+        Ok(())
+    }
+
+    fn store_epoch(&self, target: Target, epoch: u64, when: WriteCondition) -> Result<MetaReply> {
+        self.set_epoch_item(target, &format!("{epoch:016x}"), 0, when)
+    }
+
+    fn set_epoch_item(
+        &self,
+        Target { space, operation }: Target,
+        value: &str,
+        seconds: u32,
+        when: WriteCondition,
+    ) -> Result<MetaReply> {
+        let key = &self.epoch(space).item;
+        self.run(operation, |batch| batch.set(key, value.as_bytes(), seconds, when))
     }
 
     /// Makes all items of this space unreachable, and unblocks the space.
-    pub(super) fn raise_epoch(&self, Target { space, operation }: Target) -> Result<()> {
+    pub(super) fn raise_epoch(&self, target: Target) -> Result<()> {
         let epoch = new_epoch()?;
-        self.run(operation, || self.set_epoch(space, &format!("{epoch:016x}"), Ttl::NEVER))?;
-        self.remember_epoch(space, epoch);
+        self.store_epoch(target, epoch, WriteCondition::Always)?;
+        self.remember_epoch(target.space, epoch);
         Ok(())
     }
 
     /// Makes all items of this space unreachable, and prevents new ones until the epoch is raised.
-    pub(super) fn block(&self, Target { space, operation }: Target) -> Result<()> {
-        self.run(operation, || self.set_epoch(space, BLOCKED, Ttl::secs(BLOCKED_FOR)))?;
-        self.remember_epoch(space, 0);
+    pub(super) fn block(&self, target: Target) -> Result<()> {
+        self.set_epoch_item(target, BLOCKED, BLOCKED_FOR, WriteCondition::Always)?;
+        self.remember_epoch(target.space, 0);
         Ok(())
+    }
+}
+
+fn failed(operation: impl Into<Cow<'static, str>>, (kind, why): ReplyFailure) -> Error {
+    Error::with_source(kind, operation, why)
+}
+
+fn missing(operation: &'static str) -> Error {
+    Error::with_source(ErrorKind::Unavailable, operation, MISSING)
+}
+
+fn item_of(reply: MetaReply) -> Option<ItemReply> {
+    match reply {
+        MetaReply::Item(item) => Some(item),
+        _ => None,
     }
 }
 
@@ -227,8 +264,8 @@ fn being_cleared(operation: &'static str) -> Error {
     Error::with_source(ErrorKind::Busy, operation, "the store is being cleared")
 }
 
-fn read_epoch(found: &GetResult) -> Option<u64> {
-    let text = std::str::from_utf8(found.value.as_deref()?).ok()?;
+fn read_epoch(value: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(value).ok()?;
     let epoch = u64::from_str_radix(text, 16).ok().filter(|_| text.len() == 16);
     epoch.filter(|epoch| *epoch != 0)
 }

@@ -187,6 +187,7 @@ impl Restore<'_> {
             tx.delete_all(self.now)?;
         }
         tx.raise_epoch_above(seen)?;
+        tx.draw_identity()?;
         tx.commit(deadline)?;
         Ok(RestoreReport { live, kept: self.keep_sessions })
     }

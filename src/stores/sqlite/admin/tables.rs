@@ -2,12 +2,15 @@
 
 use std::time::Instant;
 
+use crate::backend::SessionFilter;
 use crate::clock::Timestamp;
 use crate::error::Result;
+use crate::id::PublicId;
 use crate::stores::sqlite::admin::{Admin, Database, connect};
 use crate::stores::sqlite::builder::Journal;
 use crate::stores::sqlite::error::while_doing;
 use crate::stores::sqlite::file::{Opened, Purpose};
+use crate::stores::sqlite::index;
 use crate::stores::sqlite::migrate::{self, PendingMigration};
 use crate::stores::sqlite::store::{Shared, SqliteStore};
 use crate::stores::sqlite::write::JobKind;
@@ -66,6 +69,30 @@ impl Admin {
                 _ => tx.delete_all(Timestamp::from_millis(i64::MIN)),
             }
         })
+    }
+
+    /// Ends sessions, except the one of the public id `except`, and returns the number of live ones.
+    /// Unlike [`SessionIndex::revoke`](crate::backend::SessionIndex::revoke) it raises the store's
+    /// epoch, because it knows no cache: a service with a [`CachedStore`] stops using its entries
+    /// within a second.
+    ///
+    /// [`CachedStore`]: crate::stores::cached::CachedStore
+    pub fn revoke(
+        &self,
+        filter: &SessionFilter<'_>,
+        except: Option<&PublicId>,
+        now: Timestamp,
+    ) -> Result<u64> {
+        let store = self.store()?;
+        let (except, conditions) = (except.copied(), index::conditions(filter));
+        let revoked = store.0.writer.write(JobKind::Synced, "revoke sessions", move |tx| {
+            let revoked = index::revoke(tx, conditions, except.as_ref(), now)?;
+            if !revoked.is_empty() {
+                tx.raise_epoch()?;
+            }
+            Ok(revoked)
+        })?;
+        Ok(u64::try_from(revoked.len()).unwrap_or(u64::MAX))
     }
 
     /// Removes the store's tables with all sessions. Afterwards every call of the store fails with

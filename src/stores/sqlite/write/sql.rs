@@ -63,6 +63,8 @@ statements! {
     delete_all_replaced: "DELETE FROM {replaced}";
     raise_epoch:
         "UPDATE {meta} SET value = CAST(CAST(value AS INTEGER) + 1 AS TEXT) WHERE name = 'epoch'";
+    draw_identity:
+        "UPDATE {meta} SET value = lower(hex(randomblob(16))) WHERE name = 'identity'";
     set_epoch: "UPDATE {meta} SET value = ?1 WHERE name = 'epoch'";
 }
 

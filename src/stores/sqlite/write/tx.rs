@@ -377,7 +377,7 @@ impl WriteTx<'_> {
         let live = row::count_live(self.connection, &self.sql.read, now).map_err(self.failed())?;
         self.execute(&self.sql.write.delete_all, [], |_| Effect::Unknown)?;
         self.execute(&self.sql.write.delete_all_replaced, [], |_| Effect::NoSession)?;
-        self.execute(&self.sql.write.raise_epoch, [], |_| Effect::NoSession)?;
+        self.raise_epoch()?;
         Ok(live)
     }
 
@@ -394,7 +394,7 @@ impl WriteTx<'_> {
         let live = row::count_live_of(self.connection, &self.sql.read, realm, now)
             .map_err(self.failed())?;
         self.execute(&self.sql.write.delete_all_of, [realm.as_str()], |_| Effect::Unknown)?;
-        self.execute(&self.sql.write.raise_epoch, [], |_| Effect::NoSession)?;
+        self.raise_epoch()?;
         Ok(live)
     }
 
@@ -403,5 +403,15 @@ impl WriteTx<'_> {
         let own = row::epoch(self.connection, &self.sql.read).map_err(self.failed())?;
         let above = own.max(seen).saturating_add(1).to_string();
         self.execute(&self.sql.write.set_epoch, [above], |_| Effect::NoSession).map(drop)
+    }
+
+    /// Gives a copy of the tables another identity than the original's.
+    pub(crate) fn draw_identity(&mut self) -> Result<()> {
+        self.execute(&self.sql.write.draw_identity, [], |_| Effect::NoSession).map(drop)
+    }
+
+    /// Raises the epoch, so that every process with a cache reads all sessions again.
+    pub(crate) fn raise_epoch(&mut self) -> Result<()> {
+        self.execute(&self.sql.write.raise_epoch, [], |_| Effect::NoSession).map(drop)
     }
 }

@@ -1,0 +1,217 @@
+//! One connection to a memcached server. Each exchange has one deadline, and all that is read is
+//! bounded.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use crate::error::ErrorKind;
+use crate::stores::memcached::client::ConnectionSettings;
+use crate::stores::memcached::client::protocol::{
+    Batch, Head, ItemReply, MAX_LINE, MetaReply, Refusal, check_version,
+};
+
+/// A connection that was idle for longer is not used again: a firewall may have forgotten it
+/// without a word.
+const MAX_IDLE: Duration = Duration::from_secs(60);
+
+const TIMED_OUT: &str = "the server did not answer in time";
+
+/// Why an exchange failed: an error's kind and text.
+pub(super) type ReplyFailure = (ErrorKind, String);
+
+/// The replies to a batch, in the order of its commands.
+#[derive(Debug)]
+pub(super) struct Replies {
+    pub(super) all: Vec<Result<MetaReply, ReplyFailure>>,
+    /// Whether the connection can be used again.
+    pub(super) reusable: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Connection {
+    stream: BufReader<TcpStream>,
+    timeout: Duration,
+    /// The timeout that the socket has.
+    armed: Duration,
+    max_value: usize,
+    last_used: Instant,
+}
+
+impl Connection {
+    /// Connects, and checks the server's version.
+    pub(super) fn open(
+        address: SocketAddr,
+        settings: &ConnectionSettings,
+    ) -> Result<Self, ReplyFailure> {
+        let stream = TcpStream::connect_timeout(&address, settings.connect_timeout);
+        let stream = stream.map_err(|error| unavailable(&error))?;
+        // Without it a command can wait for the acknowledgement of the one before.
+        stream.set_nodelay(true).map_err(|error| unavailable(&error))?;
+        let mut connection = Connection {
+            stream: BufReader::new(stream),
+            timeout: settings.io_timeout,
+            armed: Duration::ZERO,
+            max_value: settings.item_limit,
+            last_used: Instant::now(),
+        };
+        let deadline = Instant::now() + settings.io_timeout;
+        connection.write(b"version\r\n", deadline)?;
+        let line = connection.line(deadline)?;
+        check_version(&line)?;
+        Ok(connection)
+    }
+
+    /// Returns whether the server has kept this idle connection open and sent nothing on it.
+    pub(super) fn is_reusable(&mut self) -> bool {
+        if self.last_used.elapsed() > MAX_IDLE || !self.stream.buffer().is_empty() {
+            return false;
+        }
+        let stream = self.stream.get_ref();
+        // A read returns 0 at the end of the connection, and otherwise stray bytes.
+        let quiet = |error: io::Error| error.kind() == io::ErrorKind::WouldBlock;
+        stream.set_nonblocking(true).is_ok()
+            && stream.peek(&mut [0]).is_err_and(quiet)
+            && stream.set_nonblocking(false).is_ok()
+    }
+
+    /// Sends the commands of a batch and reads their replies. After a failure, the commands that
+    /// have no reply yet fail too.
+    pub(super) fn exchange(&mut self, batch: &Batch) -> Replies {
+        let deadline = Instant::now() + self.timeout;
+        let mut replies = Replies { all: Vec::new(), reusable: true };
+        let mut failure = self.write(&batch.bytes, deadline).err();
+        for number in 0..batch.commands {
+            let reply = match failure.clone() {
+                Some(failure) => Err(failure),
+                None => match self.reply(batch.first_token.wrapping_add(number), deadline) {
+                    Ok(reply) => Ok(reply),
+                    Err(Refusal::Server(kind, why)) => {
+                        replies.reusable = false;
+                        Err((kind, why))
+                    }
+                    Err(Refusal::Connection(kind, why)) => {
+                        let unknown = batch.writes && kind == ErrorKind::Unavailable;
+                        let prefix =
+                            if unknown { "whether it was done is not known: " } else { "" };
+                        Err(failure.insert((kind, format!("{prefix}{why}"))).clone())
+                    }
+                },
+            };
+            replies.all.push(reply);
+        }
+        replies.reusable &= failure.is_none();
+        self.last_used = Instant::now();
+        replies
+    }
+
+    fn reply(&mut self, token: u64, deadline: Instant) -> Result<MetaReply, Refusal> {
+        let line = self.line(deadline)?;
+        match Head::parse(&line, token)? {
+            Head::Complete(reply) => Ok(reply),
+            Head::Value { bytes, .. } if bytes > self.max_value => {
+                let why =
+                    format!("the server sends {bytes} bytes, the limit is {}", self.max_value);
+                Err(Refusal::Connection(ErrorKind::Unavailable, why))
+            }
+            Head::Value { bytes, cas, lease } => {
+                let mut value = vec![0; bytes + 2];
+                self.read_exact(&mut value, deadline)?;
+                if !value.ends_with(b"\r\n") {
+                    let why = "the server's value does not end where it said".to_owned();
+                    return Err(Refusal::Connection(ErrorKind::Unavailable, why));
+                }
+                value.truncate(bytes);
+                Ok(MetaReply::Item(ItemReply { value, cas: cas.unwrap_or_default(), lease }))
+            }
+        }
+    }
+
+    /// Reads a line, without its end.
+    fn line(&mut self, deadline: Instant) -> Result<Vec<u8>, ReplyFailure> {
+        let mut line = Vec::new();
+        loop {
+            let buffer = self.fill(deadline)?;
+            let end = buffer.iter().position(|byte| *byte == b'\n');
+            let part = buffer.get(..end.unwrap_or(buffer.len())).unwrap_or(buffer);
+            line.extend_from_slice(part);
+            let used = part.len() + usize::from(end.is_some());
+            self.stream.consume(used);
+            if line.len() > MAX_LINE {
+                return Err((ErrorKind::Unavailable, "the server's reply has no end".to_owned()));
+            }
+            if end.is_some() {
+                line.pop_if(|last| *last == b'\r');
+                return Ok(line);
+            }
+        }
+    }
+
+    fn read_exact(&mut self, mut target: &mut [u8], deadline: Instant) -> Result<(), ReplyFailure> {
+        while !target.is_empty() {
+            self.fill(deadline)?;
+            let read = self.stream.read(target).map_err(|error| unavailable(&error))?;
+            target = target.get_mut(read..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    /// Waits until there are bytes in the buffer.
+    fn fill(&mut self, deadline: Instant) -> Result<&[u8], ReplyFailure> {
+        while self.stream.buffer().is_empty() {
+            self.arm(deadline)?;
+            match self.stream.fill_buf() {
+                Ok([]) => {
+                    let why = "the server closed the connection".to_owned();
+                    return Err((ErrorKind::Unavailable, why));
+                }
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(unavailable(&error)),
+            }
+        }
+        Ok(self.stream.buffer())
+    }
+
+    fn write(&mut self, mut bytes: &[u8], deadline: Instant) -> Result<(), ReplyFailure> {
+        while !bytes.is_empty() {
+            self.arm(deadline)?;
+            match self.stream.get_mut().write(bytes) {
+                Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(unavailable(&error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets the socket's timeouts to the rest of the time, or at most an eighth longer: most
+    /// exchanges thus make no system call for it.
+    fn arm(&mut self, deadline: Instant) -> Result<(), ReplyFailure> {
+        let rest = deadline.saturating_duration_since(Instant::now());
+        if rest.is_zero() {
+            return Err((ErrorKind::Unavailable, TIMED_OUT.to_owned()));
+        }
+        if self.armed < rest || self.armed - rest > self.timeout / 8 {
+            let until = if rest > self.timeout / 8 * 7 { self.timeout } else { rest };
+            let stream = self.stream.get_ref();
+            let set = stream.set_read_timeout(Some(until));
+            let set = set.and_then(|()| stream.set_write_timeout(Some(until)));
+            set.map_err(|error| unavailable(&error))?;
+            self.armed = until;
+        }
+        Ok(())
+    }
+}
+
+impl From<ReplyFailure> for Refusal {
+    fn from((kind, why): ReplyFailure) -> Self {
+        Refusal::Connection(kind, why)
+    }
+}
+
+fn unavailable(error: &io::Error) -> ReplyFailure {
+    let timed_out = matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
+    let why = if timed_out { TIMED_OUT.to_owned() } else { error.to_string() };
+    (ErrorKind::Unavailable, why)
+}
