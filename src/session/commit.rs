@@ -70,12 +70,10 @@ impl Session {
     /// closure of an update, like every call.
     pub(crate) fn close(&self, outcome: Outcome) -> Result<ResponseHeaders> {
         let mut state = self.lock(CLOSE)?;
-        self.apply_own_revocation(&mut state);
         if std::mem::replace(&mut state.closed, true) {
             return Err(Error::new(ErrorKind::Closed, CLOSE));
         }
         let headers = self.end(&mut state, outcome);
-        self.session_number.finish();
         if headers.is_err() {
             // The code that handles the error must not read changes that were not stored.
             state.changes = Changes::default();

@@ -108,7 +108,6 @@ impl Session {
     /// Loads the session at the first call, and returns the result of that load.
     pub(super) fn read<'s>(&self, state: &'s mut State) -> Result<&'s LoadState> {
         state.response.varies = true;
-        self.apply_own_revocation(state);
         if let LoadState::Unread = state.loaded {
             let now = self.context.now();
             state.activity.first_use.get_or_insert(now);

@@ -12,7 +12,6 @@ mod commit;
 mod context;
 mod csrf_secret;
 mod guess_detector;
-mod last_used;
 mod load;
 mod presented;
 mod recently_ended;
@@ -36,7 +35,6 @@ use crate::sync::{IgnorePoison, Mutex, MutexGuard};
 use absence::Absence;
 use activity::Activity;
 use changes::Changes;
-use last_used::SessionNumber;
 use load::LoadState;
 use presented::Presented;
 use recently_ended::SequenceNumber;
@@ -50,13 +48,6 @@ pub(crate) use guess_detector::GuessDetector;
 pub(crate) use recently_ended::RecentlyEnded;
 pub use settings::OnLoadFailure;
 pub(crate) use settings::{FormerCookie, Settings, Transport};
-
-/// Records that a request begins on this thread. Calls of the manager on this thread are attributed
-/// to no session until the request uses one.
-#[allow(dead_code)] // called only by the adapter for Rocket, whose threads switch between requests
-pub(crate) fn begin_request() {
-    SessionNumber::clear_last_used();
-}
 
 /// The session of one request.
 ///
@@ -80,8 +71,6 @@ pub struct Session {
     endings_at_open: SequenceNumber,
     /// The time at which the request was opened.
     opened_at: Timestamp,
-    /// Identifies this value within the process, and so the request that calls the manager.
-    session_number: SessionNumber,
     /// The host, if the browser drops the cookie and no event was raised for the host yet.
     insecure_host: Option<Box<str>>,
     address: Option<IpAddr>,
@@ -112,8 +101,6 @@ struct State {
     closed: bool,
     response: ResponseFacts,
     activity: Activity,
-    /// The last ending of this process for which it was checked whether this request caused it.
-    last_checked_ending: SequenceNumber,
 }
 
 /// Whether the request signs out: the response then removes the cookie.
@@ -237,8 +224,6 @@ impl Session {
         let client = context.settings.client(head, address);
         let insecure_host = context.insecure_host(head).map(Box::from);
         let endings_at_open = context.recently_ended.sequence();
-        let session_number = SessionNumber::new();
-        session_number.mark_last_used();
         // Without a presented id this time is not used, so the clock is not read.
         let opened_at = if presented.is_empty() { Timestamp::MAX } else { context.now() };
         Session {
@@ -247,12 +232,11 @@ impl Session {
             presented,
             endings_at_open,
             opened_at,
-            session_number,
             insecure_host,
             address,
             prefetch: head.prefetch,
             client,
-            state: Mutex::new(State { last_checked_ending: endings_at_open, ..State::default() }),
+            state: Mutex::default(),
             running_update: OnceLock::new(),
         }
     }
@@ -309,7 +293,6 @@ impl Session {
     /// Locks the state for a change. Fails if changes are not possible.
     fn writable(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
         let mut state = self.lock_open(operation)?;
-        self.apply_own_revocation(&mut state);
         state.check_readable(operation)?;
         state.response.varies = true;
         self.touch_first_written(&mut state);
