@@ -75,17 +75,11 @@ impl Session {
     /// Returns whether a deletion that was in flight when the load found no session has ended the
     /// session of a presented id.
     fn was_ended_in_flight(&self) -> Result<bool> {
+        let (recently_ended, since) = (&self.context.recently_ended, self.endings_at_open);
         let mut presented = self.presented.id_hashes();
         presented.try_fold(false, |ended, id_hash| {
-            Ok(ended || self.has_ended(&id_hash, true)? == Ended::Yes)
+            Ok(ended || self.run_blocking(|| recently_ended.await_ended(&id_hash, since))?)
         })
-    }
-
-    /// Returns whether the session of this id has ended since this request was opened.
-    pub(super) fn has_ended(&self, id_hash: &SessionIdHash, wait: bool) -> Result<Ended> {
-        let (recently_ended, since) = (&self.context.recently_ended, self.endings_at_open);
-        let ask = || recently_ended.has_ended(id_hash, since, wait);
-        if wait { self.run_blocking(ask) } else { ask() }
     }
 
     /// Continues as after [`destroy`](Self::destroy) if a call of the manager, made by this request,

@@ -237,7 +237,7 @@ impl Session {
         match &state.loaded {
             // The first live session of the presented ids takes the changes, without a load.
             LoadState::Unread => {
-                self.first_live(state, true, |state, id_hash| self.change(state, id_hash))?;
+                self.first_live(state, |state, id_hash| self.change(state, id_hash))?;
             }
             LoadState::Live(live) => {
                 let id_hash = live.session.id_hash;

@@ -139,16 +139,14 @@ impl Session {
                 Lookup::Missing(missing) => Some(missing),
             })
         };
-        self.first_live(state, false, attempt)
+        self.first_live(state, attempt)
     }
 
     /// Attempts a load or a change by each presented id until one finds a live session. If none
-    /// does, the session is absent. An attempt returns the reason why its id found none. With
-    /// `wait`, deletions in flight are awaited that may have ended the session of an unknown id.
+    /// does, the session is absent. An attempt returns the reason why its id found none.
     pub(super) fn first_live(
         &self,
         state: &mut State,
-        wait: bool,
         mut attempt: impl FnMut(&mut State, &SessionIdHash) -> Result<Option<Missing>>,
     ) -> Result<()> {
         let mut absence = Absence::default();
@@ -169,7 +167,8 @@ impl Session {
                     self.context.events.raise(&Event::Undecodable { public_id, error: &error });
                 }
                 Missing::NotFound { .. } => {
-                    let ended = self.has_ended(&id_hash, wait)?;
+                    let recently_ended = &self.context.recently_ended;
+                    let ended = recently_ended.has_ended(&id_hash, self.endings_at_open)?;
                     absence.ended = absence.ended.max(ended);
                     if ended != Ended::Yes {
                         self.context.events.raise(&Event::UnknownId { address: self.address });

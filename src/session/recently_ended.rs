@@ -126,38 +126,47 @@ impl RecentlyEnded {
         generations.all = Some(self.ending());
     }
 
-    /// Returns whether the session of `id_hash`, which is not live, was ended after `since`. With
-    /// `wait` it is never in doubt: the call blocks until the deletions in flight have recorded
-    /// their endings. That is for writes, which would otherwise begin a new session for a visitor
-    /// who has just signed out.
+    /// Returns whether the session of `id_hash`, which is not live, was ended after `since`.
     pub(crate) fn has_ended(
         &self,
         id_hash: &SessionIdHash,
         since: SequenceNumber,
-        wait: bool,
     ) -> Result<Ended> {
+        let generations = self.lock()?;
+        Ok(generations.has_ended(id_hash, since, generations.begun))
+    }
+
+    /// As [`has_ended`](Self::has_ended), but is never in doubt: blocks until the deletions in
+    /// flight have recorded their endings. That is for writes, which would otherwise begin a new
+    /// session for a visitor who has just signed out.
+    pub(crate) fn await_ended(
+        &self,
+        id_hash: &SessionIdHash,
+        since: SequenceNumber,
+    ) -> Result<bool> {
         let mut generations = self.lock()?;
         // A deletion that begins later does not find the session, so it is not awaited.
         let last = generations.begun;
         loop {
-            if generations.endings_of(id_hash).any(|ending| since < *ending) {
-                return Ok(Ended::Yes);
+            match generations.has_ended(id_hash, since, last) {
+                Ended::InDoubt => generations = self.changed.wait(generations).ignore_poison(),
+                ended => return Ok(ended == Ended::Yes),
             }
-            if generations.in_flight.first().is_none_or(|first| *first > last) {
-                return Ok(Ended::No);
-            }
-            if !wait {
-                return Ok(Ended::InDoubt);
-            }
-            generations = self.changed.wait(generations).ignore_poison();
         }
     }
 }
 
 impl Generations {
-    fn endings_of(&self, id_hash: &SessionIdHash) -> impl Iterator<Item = &SequenceNumber> {
+    /// `last` is the number of the last deletion that counts as in flight.
+    fn has_ended(&self, id_hash: &SessionIdHash, since: SequenceNumber, last: u64) -> Ended {
         let ended = self.current.get(id_hash).or_else(|| self.previous.get(id_hash));
-        ended.into_iter().chain(&self.all)
+        if ended.into_iter().chain(&self.all).any(|ending| since < *ending) {
+            Ended::Yes
+        } else if self.in_flight.first().is_some_and(|first| *first <= last) {
+            Ended::InDoubt
+        } else {
+            Ended::No
+        }
     }
 }
 
@@ -180,22 +189,14 @@ mod tests {
         let id_hash = SessionIdHash::from_bytes([1; 32]);
         let before = recently_ended.sequence();
         recently_ended.record(&[id_hash]);
-        assert_eq!(recently_ended.has_ended(&id_hash, before, true).unwrap(), Ended::Yes);
-        assert_eq!(
-            recently_ended.has_ended(&id_hash, recently_ended.sequence(), true).unwrap(),
-            Ended::No
-        );
-        assert_eq!(
-            recently_ended.has_ended(&SessionIdHash::from_bytes([2; 32]), before, true).unwrap(),
-            Ended::No
-        );
+        assert!(recently_ended.await_ended(&id_hash, before).unwrap());
+        assert!(!recently_ended.await_ended(&id_hash, recently_ended.sequence()).unwrap());
+        let other = SessionIdHash::from_bytes([2; 32]);
+        assert!(!recently_ended.await_ended(&other, before).unwrap());
         let between = recently_ended.sequence();
         recently_ended.record_revocation_of_all();
-        assert_eq!(recently_ended.has_ended(&id_hash, between, true).unwrap(), Ended::Yes);
-        assert_eq!(
-            recently_ended.has_ended(&id_hash, recently_ended.sequence(), true).unwrap(),
-            Ended::No
-        );
+        assert!(recently_ended.await_ended(&id_hash, between).unwrap());
+        assert!(!recently_ended.await_ended(&id_hash, recently_ended.sequence()).unwrap());
     }
 
     #[test]
@@ -205,12 +206,12 @@ mod tests {
             (SessionIdHash::from_bytes([1; 32]), SessionIdHash::from_bytes([2; 32]));
         let before = recently_ended.sequence();
         let in_flight = recently_ended.begin().unwrap();
-        assert_eq!(recently_ended.has_ended(&id_hash, before, false).unwrap(), Ended::InDoubt);
+        assert_eq!(recently_ended.has_ended(&id_hash, before).unwrap(), Ended::InDoubt);
         recently_ended.record(&[id_hash]);
-        assert_eq!(recently_ended.has_ended(&id_hash, before, false).unwrap(), Ended::Yes);
-        assert_eq!(recently_ended.has_ended(&other, before, false).unwrap(), Ended::InDoubt);
+        assert_eq!(recently_ended.has_ended(&id_hash, before).unwrap(), Ended::Yes);
+        assert_eq!(recently_ended.has_ended(&other, before).unwrap(), Ended::InDoubt);
         drop(in_flight);
-        assert_eq!(recently_ended.has_ended(&other, before, false).unwrap(), Ended::No);
+        assert_eq!(recently_ended.has_ended(&other, before).unwrap(), Ended::No);
     }
 
     #[test]
@@ -228,9 +229,7 @@ mod tests {
             generations.current.len() + generations.previous.len()
         };
         assert!(kept <= 2 * GENERATION_SIZE);
-        assert_eq!(
-            recently_ended.has_ended(&id_hash(5 * GENERATION_SIZE - 1), before, true).unwrap(),
-            Ended::Yes
-        );
+        let last = id_hash(5 * GENERATION_SIZE - 1);
+        assert!(recently_ended.await_ended(&last, before).unwrap());
     }
 }
