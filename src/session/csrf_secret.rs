@@ -180,7 +180,7 @@ impl Session {
         let (data, revision) = (state.loaded.data(), state.loaded.revision());
         separate.update(NAME, data, revision, Box::new(keep_stored))?;
         let merge = Proposal::new(&id_hash, Action::Merge);
-        match self.commit_to(state, Proposal { changes: Some(&mut separate), ..merge })? {
+        match self.commit_to(&mut state.loaded, &mut separate, state.activity, merge)? {
             Committed::Done { session, .. } | Committed::Unchanged(session) => {
                 let secret = Secret::of(&session.record.data);
                 state.loaded.update(session, &id_hash);

@@ -40,15 +40,13 @@ pub(super) struct Live {
 /// 1, so it matches none, and a sign-in recomputes the updates of the empty session.
 const NO_REVISION: u64 = 0;
 
-impl Live {
+impl LoadState {
     /// Returns the session of an id that this request issues.
-    pub(super) fn issued(session: LiveSession, id: SessionId) -> LoadState {
+    pub(super) fn with_new_id(session: LiveSession, id: SessionId) -> LoadState {
         let found_by = session.id_hash;
         LoadState::Live(Live { session, found_by, issued: Some(id) })
     }
-}
 
-impl LoadState {
     fn live(&self) -> Option<&Live> {
         match self {
             LoadState::Live(live) => Some(live),
