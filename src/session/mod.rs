@@ -57,9 +57,8 @@ pub(crate) use settings::{FormerCookie, Settings, Transport};
 /// writes, nothing is stored and no cookie is sent.
 ///
 /// The idle limit counts from a request's first use of its session, however long the request takes
-/// after it. A session that would reach the limit during the request stays live from the first
-/// read; if the request only writes, from the first write if the store has the session in memory,
-/// else from the commit of the changes.
+/// after it. Read the session before long work: the read keeps it live. A request that only writes
+/// keeps it live from its commit; if the store has the session in memory, from its first write.
 ///
 /// Threads can share a session. It should not outlive its request. If it is dropped without being
 /// closed, its changes are lost, it ends no session, and an [event](Event::Dropped) is raised.
