@@ -151,6 +151,16 @@ impl SessionManager {
     /// Ends all sessions of `user`, `current` included, and returns their number. Use it when
     /// an account is disabled or deleted.
     ///
+    /// ```
+    /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
+    /// # let session = sessions.open(None);
+    /// # use cloakroom::UserKey;
+    /// let ada = UserKey::new("ada")?;
+    /// sessions.revoke_all(&ada, None)?; // an administrator disables the account
+    /// sessions.revoke_all(&ada, Some(&session))?; // ada closes it herself
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`revoke`](Self::revoke).
     pub fn revoke_all(&self, user: &UserKey, current: Option<&Session>) -> Result<usize> {

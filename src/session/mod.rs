@@ -383,6 +383,14 @@ impl Session {
     /// Ends the session for good, and every other session whose id this request presented. From now
     /// on the session is empty: a later write in this request begins a new, anonymous session.
     ///
+    /// ```
+    /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
+    /// # let session = sessions.open(None);
+    /// session.destroy()?;
+    /// session.flash("info", "You are signed out.")?;
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
+    ///
     /// The session ends at the end of the request, also if the handler fails or panics, or called
     /// [`ignore`](Self::ignore) before. If another request has replaced the presented id in the
     /// last ten minutes, by a renewal or a sign-in, the session ends too. The response removes the

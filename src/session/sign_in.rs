@@ -43,6 +43,16 @@ impl Session {
     /// the same step, and the old id no longer finds the session. Without a session, one begins.
     /// A session of another user ends, and a new one begins.
     ///
+    /// ```
+    /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
+    /// # let session = sessions.open(None);
+    /// # use cloakroom::{SignIn, UserKey};
+    /// // After the check of the password:
+    /// let signed_in = session.sign_in(UserKey::new("ada")?)?;
+    /// assert_eq!(signed_in, SignIn::Done);
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
+    ///
     /// The sign-in is committed when this returns. A later failure of the request does not undo it.
     ///
     /// # Repeated sign-ins
