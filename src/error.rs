@@ -165,7 +165,9 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        note_kind(self.0.kind);
+        if matches!(SEARCH.get(), Search::Looking) {
+            SEARCH.set(Search::Found(self.0.kind));
+        }
         write!(f, "cannot {}: ", self.0.operation)?;
         match &self.0.source {
             Some(source) => f.write_str(&sentence(source.as_ref())),
@@ -197,16 +199,16 @@ fn sentence(error: &(dyn error::Error + 'static)) -> String {
     sentence
 }
 
-thread_local! {
-    /// While an application's error is written: the kind of this crate's first error in it, `None`
-    /// inside until that is written. `None` outside at any other time.
-    static FIRST_KIND: Cell<Option<Option<ErrorKind>>> = const { Cell::new(None) };
+/// The search for this crate's first error in an application's error, while that is written.
+#[derive(Clone, Copy)]
+enum Search {
+    Off,
+    Looking,
+    Found(ErrorKind),
 }
 
-fn note_kind(kind: ErrorKind) {
-    if let Some(None) = FIRST_KIND.get() {
-        FIRST_KIND.set(Some(Some(kind)));
-    }
+thread_local! {
+    static SEARCH: Cell<Search> = const { Cell::new(Search::Off) };
 }
 
 /// An application's error with its sources, on one line; and the kind of this crate's error in it,
@@ -217,9 +219,12 @@ fn note_kind(kind: ErrorKind) {
 /// contain and not the error itself. Each of them writes that error, whose `Display` notes its
 /// kind.
 pub(crate) fn described(error: &(dyn error::Error + 'static)) -> (String, Option<ErrorKind>) {
-    let outer = FIRST_KIND.replace(Some(None));
+    let outer = SEARCH.replace(Search::Looking);
     let sentence = sentence(error);
-    (sentence, FIRST_KIND.replace(outer).flatten())
+    match SEARCH.replace(outer) {
+        Search::Found(kind) => (sentence, Some(kind)),
+        Search::Off | Search::Looking => (sentence, None),
+    }
 }
 
 /// The message of a panic, if it has one.

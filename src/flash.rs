@@ -69,6 +69,17 @@ impl Session {
     /// Adds a message for the next page that reads messages. Messages of parallel requests are all
     /// kept, up to the [limits](Flash).
     ///
+    /// ```
+    /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
+    /// # let session = sessions.open(None);
+    /// session.flash("info", "The order is placed.")?;
+    /// // In the template of the next page:
+    /// for flash in session.flashes()? {
+    ///     println!("{}: {}", flash.kind, flash.text);
+    /// }
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`update`](Self::update); [`ErrorKind::TooLarge`] for a message that alone exceeds the
     /// limit.

@@ -107,7 +107,7 @@ pub fn revoke(
         return Ok(Answer::Forbidden);
     }
     if let (Some(user), Ok(public_id)) = (session.user()?, public_id.parse()) {
-        let text = match sessions.revoke(&user, &public_id)? {
+        let text = match sessions.revoke(&user, &public_id, Some(session))? {
             true => "That session has ended.",
             false => "That session had already ended.",
         };

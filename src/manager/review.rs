@@ -6,12 +6,12 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::backend::AtLimit;
-use crate::cookie::SameSite;
+use crate::backend::{AtLimit, SessionLimit};
+use crate::cookie::{CookieConfig, SameSite};
 use crate::lifetime::Lifetime;
 use crate::manager::SessionManager;
 use crate::policy::{Policy, humanize};
-use crate::session::Transport;
+use crate::session::{Settings, Transport};
 
 /// One requirement, and whether the configuration meets it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +60,36 @@ impl fmt::Display for Review {
     }
 }
 
+impl Finding {
+    fn new(requirement: &'static str, met: bool, why: &str, otherwise: &str) -> Self {
+        Finding { requirement, met, why: if met { why } else { otherwise }.to_owned() }
+    }
+}
+
+/// The lifetimes that sessions can have. A handler can choose between two at every sign-in.
+struct Lifetimes {
+    all: Vec<Lifetime>,
+    /// Whether browsers can keep the cookie when they are closed.
+    persistent: bool,
+    /// Whether all have an idle limit.
+    idle: bool,
+    /// Whether all have an absolute limit.
+    absolute: bool,
+    text: String,
+}
+
+impl Lifetimes {
+    fn of(settings: &Settings) -> Self {
+        let all: Vec<_> =
+            std::iter::once(settings.lifetime).chain(settings.browser_session).collect();
+        let persistent = settings.persistent || settings.browser_session.is_some();
+        let text = all.iter().map(describe).collect::<Vec<_>>().join("; or ");
+        let idle = all.iter().all(|lifetime| lifetime.idle_limit().is_some());
+        let absolute = all.iter().all(|lifetime| lifetime.absolute_limit().is_some());
+        Lifetimes { all, persistent, idle, absolute, text }
+    }
+}
+
 fn describe(lifetime: &Lifetime) -> String {
     let idle = lifetime.idle_limit().map_or("no idle limit".to_owned(), |limit| {
         format!("ends after {} without a request", humanize(limit))
@@ -77,142 +107,162 @@ impl SessionManager {
     #[must_use]
     pub fn review(&self) -> Review {
         let settings = &self.context.settings;
-        let mut findings = Vec::new();
-        let mut add = |requirement, met, why: &str, otherwise: &str| {
-            let why = if met { why } else { otherwise }.to_owned();
-            findings.push(Finding { requirement, met, why });
-        };
-
-        // A handler can choose between the two kinds at every sign-in.
-        let kinds: Vec<(Lifetime, bool)> = match settings.browser_session {
-            Some(short) => vec![(settings.lifetime, true), (short, false)],
-            None => vec![(settings.lifetime, settings.persistent)],
-        };
-        let all =
-            |test: &dyn Fn(&Lifetime) -> bool| kinds.iter().all(|(lifetime, _)| test(lifetime));
-        let lifetimes =
-            kinds.iter().map(|(lifetime, _)| describe(lifetime)).collect::<Vec<_>>().join("; or ");
-        let idle = all(&|lifetime| lifetime.idle_limit().is_some());
-        let absolute = all(&|lifetime| lifetime.absolute_limit().is_some());
-        add(
-            "ASVS 7.1.1",
-            idle && absolute,
-            &format!("{lifetimes}: document these, and why"),
-            &format!("{lifetimes}: set both limits, or document why one is missing"),
-        );
-        let session_limit = settings.session_limit.map(|session_limit| {
-            let effect = match session_limit.at_limit {
-                AtLimit::Refuse => "a sign-in is refused",
-                AtLimit::EndOldest => "the oldest ends",
-                AtLimit::EndOthers => "all others end",
-            };
-            format!("at most {} sessions per user; at the limit {effect}", session_limit.limit)
+        let lifetimes = Lifetimes::of(settings);
+        let mut findings = documentation(&lifetimes, settings.session_limit);
+        findings.extend(timeouts(&lifetimes));
+        findings.extend(termination(self.context.capabilities.indexed));
+        findings.extend(match &settings.transport {
+            Transport::Cookie(cookie) => cookies(cookie),
+            Transport::Header(name) => header(name),
         });
-        add(
+        findings.extend(data_in_browsers(settings));
+        findings.extend(assurance_levels(&lifetimes));
+        Review { findings }
+    }
+}
+
+/// ASVS 7.1.
+fn documentation(lifetimes: &Lifetimes, session_limit: Option<SessionLimit>) -> Vec<Finding> {
+    let text = &lifetimes.text;
+    let limit = session_limit.map(|session_limit| {
+        let effect = match session_limit.at_limit {
+            AtLimit::Refuse => "a sign-in is refused",
+            AtLimit::EndOldest => "the oldest ends",
+            AtLimit::EndOthers => "all others end",
+        };
+        format!("at most {} sessions per user; at the limit {effect}", session_limit.limit)
+    });
+    vec![
+        Finding::new(
+            "ASVS 7.1.1",
+            lifetimes.idle && lifetimes.absolute,
+            &format!("{text}: document these, and why"),
+            &format!("{text}: set both limits, or document why one is missing"),
+        ),
+        Finding::new(
             "ASVS 7.1.2",
-            session_limit.is_some(),
-            &session_limit.unwrap_or_default(),
+            limit.is_some(),
+            &limit.unwrap_or_default(),
             "any number of sessions per user: set max_sessions_per_user, or document that there \
              is no limit",
-        );
-        let without_idle = format!("{lifetimes}: set an idle limit, as with Lifetime::idle");
-        add("ASVS 7.3.1", idle, &lifetimes, &without_idle);
-        let without_absolute =
-            format!("{lifetimes}: set an absolute limit, with Lifetime::with_absolute");
-        add("ASVS 7.3.2", absolute, &lifetimes, &without_absolute);
-        for requirement in ["ASVS 7.4.2", "ASVS 7.4.3", "ASVS 7.4.5", "ASVS 7.5.2"] {
-            add(
-                requirement,
-                self.context.capabilities.indexed,
-                "the store can list and revoke by user",
-                "the store cannot list sessions by user: choose one that can",
-            );
-        }
-        match &settings.transport {
-            Transport::Cookie(cookie) => {
-                let name = cookie.name_text();
-                let host = name.starts_with("__Host-");
-                let prefixed = host || name.starts_with("__Secure-");
-                let otherwise = if cookie.is_secure() {
-                    "is Secure, but its name does not require it: let it begin with __Host- or \
-                     __Secure-"
-                } else {
-                    "is not Secure: serve it over TLS, with CookieConfig::new()"
-                };
-                add(
-                    "ASVS 3.3.1",
-                    cookie.is_secure() && prefixed,
-                    &format!("the cookie {name:?} is Secure"),
-                    &format!("the cookie {name:?} {otherwise}"),
-                );
-                let same_site = cookie.same_site_mode();
-                add(
-                    "ASVS 3.3.2",
-                    same_site != SameSite::None,
-                    &format!("SameSite={same_site:?}"),
-                    "SameSite=None, so requests that other sites cause carry the cookie: choose \
-                     Lax or Strict, or document why not",
-                );
-                add(
-                    "ASVS 3.3.3",
-                    host,
-                    &format!("only this host can set the cookie {name:?}"),
-                    &format!(
-                        "other hosts of the domain can plant the cookie {name:?}: let its name \
-                         begin with __Host-, or document which hosts share it"
-                    ),
-                );
-                add(
-                    "ASVS 3.3.4",
-                    cookie.is_http_only(),
-                    "the cookie is HttpOnly",
-                    "scripts in a page can read the cookie: leave http_only at true",
-                );
-            }
-            Transport::Header(name) => {
-                let why = format!(
-                    "scripts can read the id, because the header {name:?} carries it: use a cookie \
-                     for browsers"
-                );
-                add("ASVS 3.3.4", false, "", &why);
-            }
-        }
-        add(
+        ),
+    ]
+}
+
+/// ASVS 7.3.
+fn timeouts(lifetimes: &Lifetimes) -> Vec<Finding> {
+    let text = &lifetimes.text;
+    let without_idle = format!("{text}: set an idle limit, as with Lifetime::idle");
+    let without_absolute = format!("{text}: set an absolute limit, with Lifetime::with_absolute");
+    vec![
+        Finding::new("ASVS 7.3.1", lifetimes.idle, text, &without_idle),
+        Finding::new("ASVS 7.3.2", lifetimes.absolute, text, &without_absolute),
+    ]
+}
+
+/// ASVS 7.4 and 7.5.
+fn termination(indexed: bool) -> Vec<Finding> {
+    let why = "the store can list and revoke by user";
+    let otherwise = "the store cannot list sessions by user: choose one that can";
+    let requirements = ["ASVS 7.4.2", "ASVS 7.4.3", "ASVS 7.4.5", "ASVS 7.5.2"];
+    requirements.map(|requirement| Finding::new(requirement, indexed, why, otherwise)).into()
+}
+
+/// ASVS 3.3, for a cookie.
+fn cookies(cookie: &CookieConfig) -> Vec<Finding> {
+    let name = cookie.name_text();
+    let host = name.starts_with("__Host-");
+    let prefixed = host || name.starts_with("__Secure-");
+    let insecure = if cookie.is_secure() {
+        "is Secure, but its name does not require it: let it begin with __Host- or __Secure-"
+    } else {
+        "is not Secure: serve it over TLS, with CookieConfig::new()"
+    };
+    let same_site = cookie.same_site_mode();
+    vec![
+        Finding::new(
+            "ASVS 3.3.1",
+            cookie.is_secure() && prefixed,
+            &format!("the cookie {name:?} is Secure"),
+            &format!("the cookie {name:?} {insecure}"),
+        ),
+        Finding::new(
+            "ASVS 3.3.2",
+            same_site != SameSite::None,
+            &format!("SameSite={same_site:?}"),
+            "SameSite=None, so requests that other sites cause carry the cookie: choose Lax or \
+             Strict, or document why not",
+        ),
+        Finding::new(
+            "ASVS 3.3.3",
+            host,
+            &format!("only this host can set the cookie {name:?}"),
+            &format!(
+                "other hosts of the domain can plant the cookie {name:?}: let its name begin with \
+                 __Host-, or document which hosts share it"
+            ),
+        ),
+        Finding::new(
+            "ASVS 3.3.4",
+            cookie.is_http_only(),
+            "the cookie is HttpOnly",
+            "scripts in a page can read the cookie: leave http_only at true",
+        ),
+    ]
+}
+
+/// ASVS 3.3, for an id in a header.
+fn header(name: &str) -> Vec<Finding> {
+    let why = format!(
+        "scripts can read the id, because the header {name:?} carries it: use a cookie for browsers"
+    );
+    vec![Finding::new("ASVS 3.3.4", false, "", &why)]
+}
+
+/// ASVS 14.3.
+fn data_in_browsers(settings: &Settings) -> Vec<Finding> {
+    vec![
+        Finding::new(
             "ASVS 14.3.1",
             settings.clear_site_data,
             "a sign-out clears the site's data in the browser",
             "a sign-out leaves the site's data in the browser: set clear_site_data(true), or send \
              Clear-Site-Data from the page that signs out",
-        );
-        add(
+        ),
+        Finding::new(
             "ASVS 14.3.2",
             settings.no_store_when_signed_in,
             "no cache stores the pages of a signed-in user",
             "caches may store the pages of a signed-in user: set no_store_when_signed_in(true), or \
              send Cache-Control: no-store with every sensitive response",
-        );
-        let is_persistent = kinds.iter().any(|(_, persistent)| *persistent);
-        for (level, asks_for_idle, policy, name) in [
-            ("NIST AAL1", false, Policy::aal1().lifetime(), "aal1"),
-            ("NIST AAL2", true, Policy::aal2().lifetime(), "aal2"),
-            ("NIST AAL3", true, Policy::aal3().lifetime(), "aal3"),
-        ] {
-            let within = |limit: Option<Duration>, most: Option<Duration>| {
-                limit.is_some_and(|limit| most.is_some_and(|most| limit <= most))
-            };
-            let met = !is_persistent
-                && all(&|lifetime| {
-                    within(lifetime.absolute_limit(), policy.absolute_limit())
-                        && (!asks_for_idle || within(lifetime.idle_limit(), policy.idle_limit()))
-                });
-            let persistence = if is_persistent {
-                "; browsers keep the cookie when closed, which the level forbids"
-            } else {
-                ""
-            };
-            let unmet = format!("{lifetimes}{persistence}: set policy(Policy::{name}())");
-            add(level, met, &lifetimes, &unmet);
-        }
-        Review { findings }
-    }
+        ),
+    ]
+}
+
+/// The levels of NIST SP 800-63B-4.
+fn assurance_levels(lifetimes: &Lifetimes) -> Vec<Finding> {
+    let within = |limit: Option<Duration>, most: Option<Duration>| {
+        limit.is_some_and(|limit| most.is_some_and(|most| limit <= most))
+    };
+    let persistence = if lifetimes.persistent {
+        "; browsers keep the cookie when closed, which the level forbids"
+    } else {
+        ""
+    };
+    let levels = [
+        ("NIST AAL1", false, Policy::aal1().lifetime(), "aal1"),
+        ("NIST AAL2", true, Policy::aal2().lifetime(), "aal2"),
+        ("NIST AAL3", true, Policy::aal3().lifetime(), "aal3"),
+    ];
+    let finding = |(level, asks_for_idle, policy, name): (_, bool, Lifetime, _)| {
+        let met = |lifetime: &Lifetime| {
+            within(lifetime.absolute_limit(), policy.absolute_limit())
+                && (!asks_for_idle || within(lifetime.idle_limit(), policy.idle_limit()))
+        };
+        let text = &lifetimes.text;
+        let unmet = format!("{text}{persistence}: set policy(Policy::{name}())");
+        let is_met = !lifetimes.persistent && lifetimes.all.iter().all(met);
+        Finding::new(level, is_met, text, &unmet)
+    };
+    levels.map(finding).into()
 }

@@ -47,9 +47,9 @@ pub struct UserSession {
 
 /// Lists and revocations, in this manager's [realm](SessionManager::realm).
 ///
-/// If a handler ends the session of its own request by one of these calls, on the thread on which
-/// it runs, the request continues as after [`Session::destroy`]. Requests on other threads are
-/// late: their changes are discarded.
+/// A revocation takes the session of the request that asks for it as `current`, or `None`. If it
+/// ends that session too, the request continues as after [`Session::destroy`]. The changes of other
+/// requests that use an ended session are discarded.
 ///
 /// All of these fail with [`ErrorKind::Unsupported`] if the store has no index
 /// ([`Capabilities::indexed`](crate::backend::Capabilities::indexed)).
@@ -66,7 +66,7 @@ impl SessionManager {
         user: &UserKey,
         current: Option<&Session>,
     ) -> Result<SessionPage<UserSession>> {
-        let current = current.map(Session::public_id).transpose()?.flatten();
+        let current = read(current)?;
         let page = self.list_page(&SessionFilter::User(user), Page::first(PAGE_SIZE))?;
         let marked = |summary: Summary| {
             let is_current = current == Some(summary.public_id);
@@ -124,8 +124,14 @@ impl SessionManager {
     ///
     /// # Errors
     /// The store's errors. After [`ErrorKind::Unavailable`] the session may have ended.
-    pub fn revoke(&self, user: &UserKey, public_id: &PublicId) -> Result<bool> {
-        self.end(&SessionFilter::PublicIdOfUser(user, public_id), None).map(|ended| ended > 0)
+    pub fn revoke(
+        &self,
+        user: &UserKey,
+        public_id: &PublicId,
+        current: Option<&Session>,
+    ) -> Result<bool> {
+        let filter = SessionFilter::PublicIdOfUser(user, public_id);
+        self.end(&filter, None, current).map(|ended| ended > 0)
     }
 
     /// Ends all sessions of the user of `session` except `session` itself, and returns their
@@ -135,18 +141,30 @@ impl SessionManager {
     /// As [`revoke`](Self::revoke).
     pub fn revoke_others(&self, session: &Session) -> Result<usize> {
         match session.user_and_public_id()? {
-            Some((user, public_id)) => self.end(&SessionFilter::User(&user), Some(&public_id)),
+            Some((user, public_id)) => {
+                self.end(&SessionFilter::User(&user), Some(&public_id), None)
+            }
             None => Ok(0),
         }
     }
 
-    /// Ends all sessions of `user`, the current one included, and returns their number. Use it when
+    /// Ends all sessions of `user`, `current` included, and returns their number. Use it when
     /// an account is disabled or deleted.
+    ///
+    /// ```
+    /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
+    /// # let session = sessions.open(None);
+    /// # use cloakroom::UserKey;
+    /// let ada = UserKey::new("ada")?;
+    /// sessions.revoke_all(&ada, None)?; // an administrator disables the account
+    /// sessions.revoke_all(&ada, Some(&session))?; // ada closes it herself
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`revoke`](Self::revoke).
-    pub fn revoke_all(&self, user: &UserKey) -> Result<usize> {
-        self.end(&SessionFilter::User(user), None)
+    pub fn revoke_all(&self, user: &UserKey, current: Option<&Session>) -> Result<usize> {
+        self.end(&SessionFilter::User(user), None, current)
     }
 
     /// Ends all sessions with this id of an identity provider, and returns their number. Use it for
@@ -154,8 +172,12 @@ impl SessionManager {
     ///
     /// # Errors
     /// As [`revoke`](Self::revoke).
-    pub fn revoke_by_idp_session(&self, idp_session_id: &IdpSessionId) -> Result<usize> {
-        self.end(&SessionFilter::IdpSession(idp_session_id), None)
+    pub fn revoke_by_idp_session(
+        &self,
+        idp_session_id: &IdpSessionId,
+        current: Option<&Session>,
+    ) -> Result<usize> {
+        self.end(&SessionFilter::IdpSession(idp_session_id), None, current)
     }
 
     /// Ends all sessions of this manager's realm, those without a user included, and returns the
@@ -163,26 +185,39 @@ impl SessionManager {
     ///
     /// # Errors
     /// As [`revoke`](Self::revoke).
-    pub fn revoke_everyone(&self) -> Result<u64> {
+    pub fn revoke_everyone(&self, current: Option<&Session>) -> Result<u64> {
         let index = self.index("revoke all sessions")?;
+        read(current)?;
         let revoke = || index.revoke_everyone(Some(self.realm()), self.context.now());
         let ended = self.context.recently_ended.while_ending(
             || run_blocking(self.blocking_hook, revoke),
             |recently_ended, _| recently_ended.record_revocation_of_all(),
         )?;
+        if let Some(current) = current {
+            current.apply_own_revocation(|live| live.record.realm == *self.realm());
+        }
         self.context.events.raise(&Event::Revoked { sessions: ended });
         Ok(ended)
     }
 
-    fn end(&self, filter: &SessionFilter<'_>, except: Option<&PublicId>) -> Result<usize> {
+    fn end(
+        &self,
+        filter: &SessionFilter<'_>,
+        except: Option<&PublicId>,
+        current: Option<&Session>,
+    ) -> Result<usize> {
         let index = self.index("revoke sessions")?;
+        read(current)?;
         let filter = SessionFilter::InRealm(self.realm(), filter);
         let revoke = || index.revoke(&filter, except, self.context.now());
         // Changes of concurrent requests are then discarded, instead of beginning new sessions.
         let ended = self.context.recently_ended.while_ending(
             || run_blocking(self.blocking_hook, revoke),
-            |recently_ended, ended| recently_ended.record_revocations(ended),
+            |recently_ended, ended| recently_ended.record(ended),
         )?;
+        if let Some(current) = current {
+            current.apply_own_revocation(|live| ended.contains(&live.id_hash));
+        }
         if !ended.is_empty() {
             let sessions = u64::try_from(ended.len()).unwrap_or(u64::MAX);
             self.context.events.raise(&Event::Revoked { sessions });
@@ -197,4 +232,10 @@ impl SessionManager {
         };
         self.context.store.get()?.index().ok_or_else(none)
     }
+}
+
+/// Reads the session of the request that asks for a revocation, whose id may be a replaced one.
+/// Returns its public id.
+fn read(current: Option<&Session>) -> Result<Option<PublicId>> {
+    current.map(Session::public_id).transpose().map(Option::flatten)
 }

@@ -2,7 +2,7 @@
 //!
 //! Uses `recently_ended`. Called by the load and by the commit, which find a session or lose it.
 
-use crate::backend::{Missing, ReplacedId};
+use crate::backend::{LiveSession, Missing, ReplacedId};
 use crate::error::Result;
 use crate::event::Event;
 use crate::id::{PublicId, SessionId, SessionIdHash};
@@ -75,32 +75,18 @@ impl Session {
     /// Returns whether a deletion that was in flight when the load found no session has ended the
     /// session of a presented id.
     fn was_ended_in_flight(&self) -> Result<bool> {
+        let (recently_ended, since) = (&self.context.recently_ended, self.endings_at_open);
         let mut presented = self.presented.id_hashes();
         presented.try_fold(false, |ended, id_hash| {
-            Ok(ended || self.has_ended(&id_hash, true)? == Ended::Yes)
+            Ok(ended || self.run_blocking(|| recently_ended.await_ended(&id_hash, since))?)
         })
     }
 
-    /// Returns whether the session of this id has ended since this request was opened.
-    pub(super) fn has_ended(&self, id_hash: &SessionIdHash, wait: bool) -> Result<Ended> {
-        let (recently_ended, since) = (&self.context.recently_ended, self.endings_at_open);
-        let ask = || recently_ended.has_ended(id_hash, since, wait);
-        if wait { self.run_blocking(ask) } else { ask() }
-    }
-
-    /// Continues as after [`destroy`](Self::destroy) if this request has ended its own session by a
-    /// call of the manager.
-    pub(super) fn apply_own_revocation(&self, state: &mut State) {
-        self.session_number.mark_last_used();
-        let now = self.context.recently_ended.sequence();
-        let seen = std::mem::replace(&mut state.last_checked_ending, now);
-        if seen == now || state.closed {
-            return;
-        }
-        let current = state.loaded.session().map(|session| session.id_hash);
-        let recently_ended = &self.context.recently_ended;
-        let mut own = current.into_iter().chain(self.presented.id_hashes());
-        if own.any(|id_hash| recently_ended.was_revoked_by(&id_hash, self.session_number, seen)) {
+    /// Continues as after [`destroy`](Self::destroy) if a call of the manager, made by this request,
+    /// has ended the session that it has read.
+    pub(crate) fn apply_own_revocation(&self, has_ended: impl FnOnce(&LiveSession) -> bool) {
+        let mut state = self.state();
+        if !state.closed && state.loaded.session().is_some_and(has_ended) {
             state.reset(SignOut::Done);
         }
     }

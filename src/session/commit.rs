@@ -15,6 +15,7 @@ use crate::event::Event;
 use crate::id::{RealmTag, SessionId, SessionIdHash};
 use crate::message::{Outcome, ResponseHeaders};
 use crate::record::{NewSession, Record};
+use crate::session::activity::Activity;
 use crate::session::changes::Changes;
 use crate::session::csrf_secret::Secret;
 use crate::session::load::{Live, LoadState};
@@ -70,12 +71,10 @@ impl Session {
     /// closure of an update, like every call.
     pub(crate) fn close(&self, outcome: Outcome) -> Result<ResponseHeaders> {
         let mut state = self.lock(CLOSE)?;
-        self.apply_own_revocation(&mut state);
         if std::mem::replace(&mut state.closed, true) {
             return Err(Error::new(ErrorKind::Closed, CLOSE));
         }
         let headers = self.end(&mut state, outcome);
-        self.session_number.finish();
         if headers.is_err() {
             // The code that handles the error must not read changes that were not stored.
             state.changes = Changes::default();
@@ -239,7 +238,7 @@ impl Session {
         match &state.loaded {
             // The first live session of the presented ids takes the changes, without a load.
             LoadState::Unread => {
-                self.first_live(state, true, |state, id_hash| self.change(state, id_hash))?;
+                self.first_live(state, |state, id_hash| self.change(state, id_hash))?;
             }
             LoadState::Live(live) => {
                 let id_hash = live.session.id_hash;
@@ -269,7 +268,9 @@ impl Session {
             realm: settings.realm.clone(),
             grace_until: settings.grace.map(|grace| self.context.now() + grace),
         });
-        let session = match self.commit_to(state, Proposal::new(id_hash, action))? {
+        let proposal = Proposal::new(id_hash, action);
+        let State { loaded, changes, activity, .. } = state;
+        let session = match self.commit_to(loaded, changes, *activity, proposal)? {
             Committed::Done { session, .. } | Committed::Unchanged(session) => session,
             Committed::Missing(missing) => return Ok(Some(missing)),
             _ => return Err(Error::new(ErrorKind::Unexpected, "change a session")),
@@ -278,7 +279,7 @@ impl Session {
         let public_id = session.record.public_id;
         match id.filter(|_| to == Some(session.id_hash)) {
             Some(id) => {
-                state.loaded = Live::issued(session, id);
+                state.loaded = LoadState::with_new_id(session, id);
                 // Raised last, so that a panicking listener cannot undo the renewal.
                 self.context.events.raise(&Event::Renewed { public_id: &public_id });
             }
@@ -300,10 +301,12 @@ impl Session {
         };
         let id = next_id.map_or_else(SessionId::generate, Ok)?;
         let id_hash = id.hash(self.realm());
-        match self.commit_to(state, Proposal::new(&id_hash, Action::Create(new_session)))? {
+        let proposal = Proposal::new(&id_hash, Action::Create(new_session));
+        let State { loaded, changes, activity, .. } = state;
+        match self.commit_to(loaded, changes, *activity, proposal)? {
             Committed::Done { session, .. } => {
                 let public_id = session.record.public_id;
-                state.loaded = Live::issued(session, id);
+                state.loaded = LoadState::with_new_id(session, id);
                 self.context.events.raise(&Event::Created { public_id: &public_id });
                 Ok(())
             }
@@ -328,75 +331,81 @@ impl Session {
         Ok(new_session)
     }
 
-    /// Commits the proposal, and recomputes its changes on the stored session after each revision
-    /// mismatch, at most [`TRIES`] times.
-    pub(super) fn commit_to(&self, state: &mut State, proposal: Proposal<'_>) -> Result<Committed> {
-        let Proposal { id_hash, action, changes, kind } = proposal;
-        let (found, changes) = (&mut state.loaded, changes.unwrap_or(&mut state.changes));
+    /// Commits the changes as the proposal says, and recomputes them on the stored session after
+    /// each revision mismatch, at most [`TRIES`] times.
+    pub(super) fn commit_to(
+        &self,
+        found: &mut LoadState,
+        changes: &mut Changes,
+        activity: Activity,
+        proposal: Proposal<'_>,
+    ) -> Result<Committed> {
+        let Proposal { id_hash, action, kind } = proposal;
         let (updates, hook, entered) = (&self.context.updates, self.blocking_hook, instant());
         let mut turn = match changes.base_revision {
             Some(_) => updates.get()?.turn_if_contended(hook, id_hash, entered)?,
             None => None,
         };
-        let newest = turn.as_mut().and_then(|turn| turn.newest.take());
-        let mut newer = newest.filter(|newest| {
-            found.session().is_some() && Some(newest.revision) > changes.base_revision
-        });
+        if let Some(turn) = &mut turn
+            && let Some(received) = turn.take_newer_than(changes.base_revision)
+            && found.session().is_some()
+        {
+            rebase(found, changes, received)?;
+        }
         let mut commit = Commit::new(id_hash, action, Delta::new(), self.context.now());
         commit.session_limit = self.context.settings.session_limit;
         commit.max_bytes = self.context.settings.max_bytes;
         for _ in 0..TRIES {
-            if let Some(record) = newer.take() {
-                changes.rebase_on(&record.data, record.revision)?;
-                if let LoadState::Live(live) = found {
-                    live.session.record = record;
-                }
-            }
             commit.delta = kind.delta(changes, found)?;
             commit.if_revision = changes.base_revision;
-            commit.touch = Some(state.activity.touch(commit.now));
+            commit.touch = Some(activity.touch(commit.now));
             commit.opened = self.opened_at.min(commit.now);
             if let Some(turn) = &turn {
                 turn.wake_next();
             }
-            match self.commit_once(&commit)? {
-                Committed::RevisionMismatch(LiveSession { record, .. }) => {
-                    let turn = match &mut turn {
-                        Some(turn) if turn.is_over() => break,
-                        Some(turn) => turn,
-                        None => turn.insert(updates.get()?.turn(hook, id_hash, entered)?),
-                    };
-                    let newest = turn.newest.take();
-                    let newest = newest.filter(|newest| newest.revision > record.revision);
-                    newer = Some(newest.unwrap_or(record));
-                    commit.now = self.context.now();
+            let committed = self.commit_once(&commit)?;
+            let Committed::RevisionMismatch(LiveSession { record, .. }) = committed else {
+                if let (Committed::Done { session, .. }, Some(turn)) = (&committed, &mut turn)
+                    && session.id_hash == *id_hash
+                {
+                    turn.stored = Some(session.record.clone());
                 }
-                answer => {
-                    if let (Committed::Done { session, .. }, Some(turn)) = (&answer, &mut turn)
-                        && session.id_hash == *id_hash
-                    {
-                        turn.newest = Some(session.record.clone());
-                    }
-                    return Ok(answer);
-                }
-            }
+                return Ok(committed);
+            };
+            let received = match &turn {
+                Some(turn) if turn.is_over() => break,
+                Some(_) => None,
+                None => turn
+                    .insert(updates.get()?.turn(hook, id_hash, entered)?)
+                    .take_newer_than(Some(record.revision)),
+            };
+            commit.now = self.context.now();
+            rebase(found, changes, received.unwrap_or(record))?;
         }
         Err(contention_error())
     }
 }
 
-/// A change of one session, as the session of the request asks for it.
+/// Recomputes the changes on a newer revision of the session.
+fn rebase(found: &mut LoadState, changes: &mut Changes, newer: Record) -> Result<()> {
+    changes.rebase_on(&newer.data, newer.revision)?;
+    if let LoadState::Live(live) = found {
+        live.session.record = newer;
+    }
+    Ok(())
+}
+
+/// A commit to the session of an id hash.
 pub(super) struct Proposal<'p> {
     pub(super) id_hash: &'p SessionIdHash,
     pub(super) action: Action,
-    /// The changes to commit, if not those of the request.
-    pub(super) changes: Option<&'p mut Changes>,
     pub(super) kind: DeltaKind<'p>,
 }
 
 impl<'p> Proposal<'p> {
+    /// Proposes to commit all changes.
     pub(super) fn new(id_hash: &'p SessionIdHash, action: Action) -> Self {
-        Proposal { id_hash, action, changes: None, kind: DeltaKind::All }
+        Proposal { id_hash, action, kind: DeltaKind::All }
     }
 }
 

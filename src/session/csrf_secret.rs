@@ -118,43 +118,47 @@ impl Session {
         id.map_or_else(Secret::generate, |id| Ok(Secret::of_id(&id)))
     }
 
-    /// Returns the session's secret, and makes one if there is none: for a live session it is
-    /// stored immediately; without a session it is a change like any other.
+    /// Returns the secret for the tokens of this response. The first row that applies decides:
+    ///
+    /// | the session of this request | secret | stored |
+    /// |---|---|---|
+    /// | has a secret, or this request has set one | that one | – |
+    /// | its id was replaced concurrently | that of the replaced id | never |
+    /// | the request is over, or the load failed | an error | – |
+    /// | live, and not ignored | the stored one, or a new one | now |
+    /// | lost, before or by this call | that of the replaced id, or a random one | never |
+    /// | none yet, or ignored | a new one | with the changes |
+    ///
+    /// After a [`clear`](Self::clear) in this request a stored secret is stored again with the
+    /// changes, because earlier pages contain it.
     pub(crate) fn secret(&self) -> Result<Secret> {
         let mut state = self.lock(OPERATION)?;
         let state = &mut *state;
         self.read(state)?;
         state.response.has_token = true;
-        if let Some(secret) = state.secret() {
-            return Ok(secret);
-        }
-        if let Some((secret, true)) = state.secret_of_replaced_id() {
+        let known = (state.secret(), state.secret_of_replaced_id());
+        if let (Some(secret), _) | (None, Some((secret, true))) = known {
             return Ok(secret);
         }
         if state.closed {
             return Err(Error::new(ErrorKind::Closed, OPERATION));
         }
         state.check_readable(OPERATION)?;
-        let is_live = state.loaded.session().is_some() && !state.ignored;
-        let secret = if is_live { self.stored_secret(state)? } else { None };
-        if secret.is_none() && (is_live || state.loaded.is_lost()) {
-            return match state.secret_of_replaced_id() {
-                Some((secret, _)) => Ok(secret),
-                // The session has ended, and no token of this request can become valid.
-                None => Secret::generate(),
-            };
+        let secret = match &mut state.loaded {
+            LoadState::Live(_) if !state.ignored => self.stored_secret(state)?,
+            found if found.is_lost() => None,
+            found => Some(self.new_secret(found)?),
+        };
+        let Some(secret) = secret else {
+            // No token of this request can become valid, unless it is sent with the replaced id.
+            let replaced = state.secret_of_replaced_id();
+            return replaced.map_or_else(Secret::generate, |(secret, _)| Ok(secret));
+        };
+        if state.secret().is_none() {
+            let value = secret.value()?;
+            state.changes.edit(|delta| delta.set(NAME, value.clone()));
         }
-        match (secret, state.changes.delta().change(NAME)) {
-            (Some(secret), Change::Untouched) => Ok(secret),
-            // Sets the secret again after a `clear` in the same request, because earlier pages
-            // contain it.
-            (secret, _) => {
-                let secret = secret.map_or_else(|| self.new_secret(&mut state.loaded), Ok)?;
-                let value = secret.value()?;
-                state.changes.edit(|delta| delta.set(NAME, value.clone()));
-                Ok(secret)
-            }
-        }
+        Ok(secret)
     }
 
     /// Returns the secret of the live session, and stores one if there is none and no other request
@@ -176,7 +180,7 @@ impl Session {
         let (data, revision) = (state.loaded.data(), state.loaded.revision());
         separate.update(NAME, data, revision, Box::new(keep_stored))?;
         let merge = Proposal::new(&id_hash, Action::Merge);
-        match self.commit_to(state, Proposal { changes: Some(&mut separate), ..merge })? {
+        match self.commit_to(&mut state.loaded, &mut separate, state.activity, merge)? {
             Committed::Done { session, .. } | Committed::Unchanged(session) => {
                 let secret = Secret::of(&session.record.data);
                 state.loaded.update(session, &id_hash);

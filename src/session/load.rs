@@ -40,15 +40,13 @@ pub(super) struct Live {
 /// 1, so it matches none, and a sign-in recomputes the updates of the empty session.
 const NO_REVISION: u64 = 0;
 
-impl Live {
+impl LoadState {
     /// Returns the session of an id that this request issues.
-    pub(super) fn issued(session: LiveSession, id: SessionId) -> LoadState {
+    pub(super) fn with_new_id(session: LiveSession, id: SessionId) -> LoadState {
         let found_by = session.id_hash;
         LoadState::Live(Live { session, found_by, issued: Some(id) })
     }
-}
 
-impl LoadState {
     fn live(&self) -> Option<&Live> {
         match self {
             LoadState::Live(live) => Some(live),
@@ -108,7 +106,6 @@ impl Session {
     /// Loads the session at the first call, and returns the result of that load.
     pub(super) fn read<'s>(&self, state: &'s mut State) -> Result<&'s LoadState> {
         state.response.varies = true;
-        self.apply_own_revocation(state);
         if let LoadState::Unread = state.loaded {
             let now = self.context.now();
             state.activity.first_use.get_or_insert(now);
@@ -140,16 +137,14 @@ impl Session {
                 Lookup::Missing(missing) => Some(missing),
             })
         };
-        self.first_live(state, false, attempt)
+        self.first_live(state, attempt)
     }
 
     /// Attempts a load or a change by each presented id until one finds a live session. If none
-    /// does, the session is absent. An attempt returns the reason why its id found none. With
-    /// `wait`, deletions in flight are awaited that may have ended the session of an unknown id.
+    /// does, the session is absent. An attempt returns the reason why its id found none.
     pub(super) fn first_live(
         &self,
         state: &mut State,
-        wait: bool,
         mut attempt: impl FnMut(&mut State, &SessionIdHash) -> Result<Option<Missing>>,
     ) -> Result<()> {
         let mut absence = Absence::default();
@@ -170,7 +165,8 @@ impl Session {
                     self.context.events.raise(&Event::Undecodable { public_id, error: &error });
                 }
                 Missing::NotFound { .. } => {
-                    let ended = self.has_ended(&id_hash, wait)?;
+                    let recently_ended = &self.context.recently_ended;
+                    let ended = recently_ended.has_ended(&id_hash, self.endings_at_open)?;
                     absence.ended = absence.ended.max(ended);
                     if ended != Ended::Yes {
                         self.context.events.raise(&Event::UnknownId { address: self.address });

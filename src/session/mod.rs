@@ -12,7 +12,6 @@ mod commit;
 mod context;
 mod csrf_secret;
 mod guess_detector;
-mod last_used;
 mod load;
 mod presented;
 mod recently_ended;
@@ -36,7 +35,6 @@ use crate::sync::{IgnorePoison, Mutex, MutexGuard};
 use absence::Absence;
 use activity::Activity;
 use changes::Changes;
-use last_used::SessionNumber;
 use load::LoadState;
 use presented::Presented;
 use recently_ended::SequenceNumber;
@@ -51,13 +49,6 @@ pub(crate) use recently_ended::RecentlyEnded;
 pub use settings::OnLoadFailure;
 pub(crate) use settings::{FormerCookie, Settings, Transport};
 
-/// Records that a request begins on this thread. Calls of the manager on this thread are attributed
-/// to no session until the request uses one.
-#[allow(dead_code)] // called only by the adapter for Rocket, whose threads switch between requests
-pub(crate) fn begin_request() {
-    SessionNumber::clear_last_used();
-}
-
 /// The session of one request.
 ///
 /// A session does no I/O until it is used. The first read loads it. Changes are collected in
@@ -66,9 +57,8 @@ pub(crate) fn begin_request() {
 /// writes, nothing is stored and no cookie is sent.
 ///
 /// The idle limit counts from a request's first use of its session, however long the request takes
-/// after it. A session that would reach the limit during the request stays live from the first
-/// read; if the request only writes, from the first write if the store has the session in memory,
-/// else from the commit of the changes.
+/// after it. Read the session before long work: the read keeps it live. A request that only writes
+/// keeps it live from its commit; if the store has the session in memory, from its first write.
 ///
 /// Threads can share a session. It should not outlive its request. If it is dropped without being
 /// closed, its changes are lost, it ends no session, and an [event](Event::Dropped) is raised.
@@ -80,8 +70,6 @@ pub struct Session {
     endings_at_open: SequenceNumber,
     /// The time at which the request was opened.
     opened_at: Timestamp,
-    /// Identifies this value within the process, and so the request that calls the manager.
-    session_number: SessionNumber,
     /// The host, if the browser drops the cookie and no event was raised for the host yet.
     insecure_host: Option<Box<str>>,
     address: Option<IpAddr>,
@@ -112,8 +100,6 @@ struct State {
     closed: bool,
     response: ResponseFacts,
     activity: Activity,
-    /// The last ending of this process for which it was checked whether this request caused it.
-    last_checked_ending: SequenceNumber,
 }
 
 /// Whether the request signs out: the response then removes the cookie.
@@ -237,8 +223,6 @@ impl Session {
         let client = context.settings.client(head, address);
         let insecure_host = context.insecure_host(head).map(Box::from);
         let endings_at_open = context.recently_ended.sequence();
-        let session_number = SessionNumber::new();
-        session_number.mark_last_used();
         // Without a presented id this time is not used, so the clock is not read.
         let opened_at = if presented.is_empty() { Timestamp::MAX } else { context.now() };
         Session {
@@ -247,12 +231,11 @@ impl Session {
             presented,
             endings_at_open,
             opened_at,
-            session_number,
             insecure_host,
             address,
             prefetch: head.prefetch,
             client,
-            state: Mutex::new(State { last_checked_ending: endings_at_open, ..State::default() }),
+            state: Mutex::default(),
             running_update: OnceLock::new(),
         }
     }
@@ -309,7 +292,6 @@ impl Session {
     /// Locks the state for a change. Fails if changes are not possible.
     fn writable(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
         let mut state = self.lock_open(operation)?;
-        self.apply_own_revocation(&mut state);
         state.check_readable(operation)?;
         state.response.varies = true;
         self.touch_first_written(&mut state);
@@ -400,6 +382,14 @@ impl Session {
 
     /// Ends the session for good, and every other session whose id this request presented. From now
     /// on the session is empty: a later write in this request begins a new, anonymous session.
+    ///
+    /// ```
+    /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
+    /// # let session = sessions.open(None);
+    /// session.destroy()?;
+    /// session.flash("info", "You are signed out.")?;
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
     ///
     /// The session ends at the end of the request, also if the handler fails or panics, or called
     /// [`ignore`](Self::ignore) before. If another request has replaced the presented id in the

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use crate::error::Result;
 use crate::id::SessionIdHash;
 use crate::process::ProcessBound;
-use crate::session::last_used::SessionNumber;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Condvar, IgnorePoison, Mutex, MutexGuard, instant};
 
@@ -54,23 +53,15 @@ pub(crate) enum Ended {
     Yes,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct EndedSession {
-    number: SequenceNumber,
-    /// The session whose request ended this one by a call of the manager; it may be the same
-    /// session.
-    revoked_by: Option<SessionNumber>,
-}
-
 /// Endings in two generations. A whole generation is dropped at a time, so forgetting costs a
 /// request nothing.
 #[derive(Debug, Default)]
 struct Generations {
     began: Option<Instant>,
-    current: HashMap<SessionIdHash, EndedSession>,
-    previous: HashMap<SessionIdHash, EndedSession>,
+    current: HashMap<SessionIdHash, SequenceNumber>,
+    previous: HashMap<SessionIdHash, SequenceNumber>,
     /// The last revocation of all sessions.
-    all: Option<EndedSession>,
+    all: Option<SequenceNumber>,
     /// The number of deletions begun so far.
     begun: u64,
     /// The numbers of the deletions in flight.
@@ -88,9 +79,8 @@ impl RecentlyEnded {
     }
 
     /// Returns a new ending. Its number is higher than every earlier [`sequence`](Self::sequence).
-    fn ending(&self, revoked_by: Option<SessionNumber>) -> EndedSession {
-        let number = SequenceNumber(self.count.fetch_add(1, Ordering::SeqCst) + 1);
-        EndedSession { number, revoked_by }
+    fn ending(&self) -> SequenceNumber {
+        SequenceNumber(self.count.fetch_add(1, Ordering::SeqCst) + 1)
     }
 
     /// Makes a call that deletes sessions, and records by `record` which ones it has ended. A
@@ -114,19 +104,12 @@ impl RecentlyEnded {
         Ok(DeletionInFlight { recently_ended: self, number })
     }
 
-    /// Records that the request of a session has ended the sessions of these id hashes.
+    /// Records the endings of the sessions of these id hashes.
     pub(crate) fn record(&self, ended: &[SessionIdHash]) {
-        ended.iter().for_each(|id_hash| self.insert(*id_hash, None));
+        ended.iter().for_each(|id_hash| self.insert(*id_hash));
     }
 
-    /// Records that a call of the manager has ended them. The call is attributed to the session
-    /// that this thread has used last.
-    pub(crate) fn record_revocations(&self, ended: &[SessionIdHash]) {
-        let revoked_by = SessionNumber::last_used_here();
-        ended.iter().for_each(|id_hash| self.insert(*id_hash, revoked_by));
-    }
-
-    fn insert(&self, id_hash: SessionIdHash, revoked_by: Option<SessionNumber>) {
+    fn insert(&self, id_hash: SessionIdHash) {
         let now = instant();
         let Ok(mut generations) = self.lock() else { return };
         let began = *generations.began.get_or_insert(now);
@@ -134,60 +117,56 @@ impl RecentlyEnded {
             generations.previous = std::mem::take(&mut generations.current);
             generations.began = Some(now);
         }
-        generations.current.insert(id_hash, self.ending(revoked_by));
+        generations.current.insert(id_hash, self.ending());
     }
 
-    /// Records that a call of the manager has ended all sessions, and attributes it in the same
-    /// way.
+    /// Records that a call of the manager has ended all sessions.
     pub(crate) fn record_revocation_of_all(&self) {
         let Ok(mut generations) = self.lock() else { return };
-        generations.all = Some(self.ending(SessionNumber::last_used_here()));
+        generations.all = Some(self.ending());
     }
 
-    /// Returns whether the session of `id_hash` was ended after `since` by a call of the manager in
-    /// the request of the session `by`.
-    pub(crate) fn was_revoked_by(
-        &self,
-        id_hash: &SessionIdHash,
-        by: SessionNumber,
-        since: SequenceNumber,
-    ) -> bool {
-        let is_own = |ending: &EndedSession| since < ending.number && ending.revoked_by == Some(by);
-        self.lock().is_ok_and(|generations| generations.endings_of(id_hash).any(is_own))
-    }
-
-    /// Returns whether the session of `id_hash`, which is not live, was ended after `since`. With
-    /// `wait` it is never in doubt: the call blocks until the deletions in flight have recorded
-    /// their endings. That is for writes, which would otherwise begin a new session for a visitor
-    /// who has just signed out.
+    /// Returns whether the session of `id_hash`, which is not live, was ended after `since`.
     pub(crate) fn has_ended(
         &self,
         id_hash: &SessionIdHash,
         since: SequenceNumber,
-        wait: bool,
     ) -> Result<Ended> {
+        let generations = self.lock()?;
+        Ok(generations.has_ended(id_hash, since, generations.begun))
+    }
+
+    /// As [`has_ended`](Self::has_ended), but is never in doubt: blocks until the deletions in
+    /// flight have recorded their endings. That is for writes, which would otherwise begin a new
+    /// session for a visitor who has just signed out.
+    pub(crate) fn await_ended(
+        &self,
+        id_hash: &SessionIdHash,
+        since: SequenceNumber,
+    ) -> Result<bool> {
         let mut generations = self.lock()?;
         // A deletion that begins later does not find the session, so it is not awaited.
         let last = generations.begun;
         loop {
-            if generations.endings_of(id_hash).any(|ending| since < ending.number) {
-                return Ok(Ended::Yes);
+            match generations.has_ended(id_hash, since, last) {
+                Ended::InDoubt => generations = self.changed.wait(generations).ignore_poison(),
+                ended => return Ok(ended == Ended::Yes),
             }
-            if generations.in_flight.first().is_none_or(|first| *first > last) {
-                return Ok(Ended::No);
-            }
-            if !wait {
-                return Ok(Ended::InDoubt);
-            }
-            generations = self.changed.wait(generations).ignore_poison();
         }
     }
 }
 
 impl Generations {
-    fn endings_of(&self, id_hash: &SessionIdHash) -> impl Iterator<Item = &EndedSession> {
+    /// `last` is the number of the last deletion that counts as in flight.
+    fn has_ended(&self, id_hash: &SessionIdHash, since: SequenceNumber, last: u64) -> Ended {
         let ended = self.current.get(id_hash).or_else(|| self.previous.get(id_hash));
-        ended.into_iter().chain(&self.all)
+        if ended.into_iter().chain(&self.all).any(|ending| since < *ending) {
+            Ended::Yes
+        } else if self.in_flight.first().is_some_and(|first| *first <= last) {
+            Ended::InDoubt
+        } else {
+            Ended::No
+        }
     }
 }
 
@@ -210,22 +189,14 @@ mod tests {
         let id_hash = SessionIdHash::from_bytes([1; 32]);
         let before = recently_ended.sequence();
         recently_ended.record(&[id_hash]);
-        assert_eq!(recently_ended.has_ended(&id_hash, before, true).unwrap(), Ended::Yes);
-        assert_eq!(
-            recently_ended.has_ended(&id_hash, recently_ended.sequence(), true).unwrap(),
-            Ended::No
-        );
-        assert_eq!(
-            recently_ended.has_ended(&SessionIdHash::from_bytes([2; 32]), before, true).unwrap(),
-            Ended::No
-        );
+        assert!(recently_ended.await_ended(&id_hash, before).unwrap());
+        assert!(!recently_ended.await_ended(&id_hash, recently_ended.sequence()).unwrap());
+        let other = SessionIdHash::from_bytes([2; 32]);
+        assert!(!recently_ended.await_ended(&other, before).unwrap());
         let between = recently_ended.sequence();
         recently_ended.record_revocation_of_all();
-        assert_eq!(recently_ended.has_ended(&id_hash, between, true).unwrap(), Ended::Yes);
-        assert_eq!(
-            recently_ended.has_ended(&id_hash, recently_ended.sequence(), true).unwrap(),
-            Ended::No
-        );
+        assert!(recently_ended.await_ended(&id_hash, between).unwrap());
+        assert!(!recently_ended.await_ended(&id_hash, recently_ended.sequence()).unwrap());
     }
 
     #[test]
@@ -235,12 +206,12 @@ mod tests {
             (SessionIdHash::from_bytes([1; 32]), SessionIdHash::from_bytes([2; 32]));
         let before = recently_ended.sequence();
         let in_flight = recently_ended.begin().unwrap();
-        assert_eq!(recently_ended.has_ended(&id_hash, before, false).unwrap(), Ended::InDoubt);
+        assert_eq!(recently_ended.has_ended(&id_hash, before).unwrap(), Ended::InDoubt);
         recently_ended.record(&[id_hash]);
-        assert_eq!(recently_ended.has_ended(&id_hash, before, false).unwrap(), Ended::Yes);
-        assert_eq!(recently_ended.has_ended(&other, before, false).unwrap(), Ended::InDoubt);
+        assert_eq!(recently_ended.has_ended(&id_hash, before).unwrap(), Ended::Yes);
+        assert_eq!(recently_ended.has_ended(&other, before).unwrap(), Ended::InDoubt);
         drop(in_flight);
-        assert_eq!(recently_ended.has_ended(&other, before, false).unwrap(), Ended::No);
+        assert_eq!(recently_ended.has_ended(&other, before).unwrap(), Ended::No);
     }
 
     #[test]
@@ -258,9 +229,7 @@ mod tests {
             generations.current.len() + generations.previous.len()
         };
         assert!(kept <= 2 * GENERATION_SIZE);
-        assert_eq!(
-            recently_ended.has_ended(&id_hash(5 * GENERATION_SIZE - 1), before, true).unwrap(),
-            Ended::Yes
-        );
+        let last = id_hash(5 * GENERATION_SIZE - 1);
+        assert!(recently_ended.await_ended(&last, before).unwrap());
     }
 }

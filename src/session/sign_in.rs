@@ -7,20 +7,51 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::id::{JoinSalt, PublicId, SessionId, SessionIdHash, UserKey};
 use crate::record::NewSession;
+use crate::session::activity::Activity;
 use crate::session::changes::Changes;
 use crate::session::commit::{DeltaKind, Proposal, TRIES};
 use crate::session::csrf_secret::Secret;
-use crate::session::load::{Live, LoadState};
+use crate::session::load::LoadState;
 use crate::session::update_queue::contention_error;
 use crate::session::{Authentication, Session, SignIn, State};
 
 const SIGN_IN: &str = "sign a user in";
+
+/// A sign-in, which may take several attempts.
+struct SignInRequest<'r> {
+    loaded: &'r mut LoadState,
+    changes: &'r mut Changes,
+    activity: Activity,
+    user: &'r UserKey,
+    new_session: NewSession,
+    /// The id hash that it replaces.
+    from: SessionIdHash,
+    /// The id that it replaces, if other requests that present it can join.
+    presented: Option<SessionId>,
+}
+
+/// The result of one attempt.
+enum Attempt {
+    Done,
+    Refused,
+    Retry,
+}
 
 impl Session {
     /// Signs `user` in: binds the session to the user, gives it a new id, restarts the idle and the
     /// absolute limit, and applies the limit per user. This request's changes so far are stored in
     /// the same step, and the old id no longer finds the session. Without a session, one begins.
     /// A session of another user ends, and a new one begins.
+    ///
+    /// ```
+    /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
+    /// # let session = sessions.open(None);
+    /// # use cloakroom::{SignIn, UserKey};
+    /// // After the check of the password:
+    /// let signed_in = session.sign_in(UserKey::new("ada")?)?;
+    /// assert_eq!(signed_in, SignIn::Done);
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
     ///
     /// The sign-in is committed when this returns. A later failure of the request does not undo it.
     ///
@@ -67,23 +98,45 @@ impl Session {
         how.apply(&mut new_session, self.context.now())?;
         // Neither the data of one user's session nor changes computed from it may reach the session
         // of another user.
-        let owner = state.loaded.session().and_then(|session| session.record.user.as_ref());
-        let mut rebased = match owner {
-            Some(owner) if *owner != user => Some(state.changes.rebased_on_empty()?),
-            _ => None,
+        let State { loaded, changes, activity, .. } = &mut *state;
+        let mut rebased;
+        let owner = loaded.session().and_then(|session| session.record.user.as_ref());
+        let changes = match owner {
+            Some(owner) if *owner != user => {
+                rebased = changes.rebased_on_empty()?;
+                &mut rebased
+            }
+            _ => changes,
         };
-        self.sign_in_as(&mut state, rebased.as_mut(), &user, &new_session)
+        let (from, presented) = self.replaced_by_sign_in(loaded)?;
+        let others = self.other_sessions(&from, loaded.public_id())?;
+        let (activity, user) = (*activity, &user);
+        let mut request =
+            SignInRequest { loaded, changes, activity, user, new_session, from, presented };
+        for _ in 0..TRIES {
+            match self.attempt(&mut request)? {
+                Attempt::Retry => {}
+                Attempt::Refused => {
+                    self.context.events.raise(&Event::SignInRefused { user });
+                    return Ok(SignIn::Refused);
+                }
+                Attempt::Done => {
+                    state.required_deletions.extend(others);
+                    state.changes = Changes::default();
+                    // Raised last, so that a panicking listener cannot undo the sign-in.
+                    if let Some(public_id) = &state.loaded.public_id() {
+                        self.context.events.raise(&Event::SignedIn { public_id, user });
+                    }
+                    return Ok(SignIn::Done);
+                }
+            }
+        }
+        Err(contention_error())
     }
 
-    fn sign_in_as(
-        &self,
-        state: &mut State,
-        mut changes: Option<&mut Changes>,
-        user: &UserKey,
-        new_session: &NewSession,
-    ) -> Result<SignIn> {
-        let found = &state.loaded;
-        let (from, mut presented) = match found {
+    /// Returns the id hash that the sign-in replaces, and its id if this request knows it.
+    fn replaced_by_sign_in(&self, found: &LoadState) -> Result<(SessionIdHash, Option<SessionId>)> {
+        Ok(match found {
             LoadState::Live(live) => match self.own_id(found, &live.session.id_hash) {
                 // A replaced id within its grace has found the session. The current id is not
                 // known, and no request could join a sign-in through it.
@@ -95,79 +148,64 @@ impl Session {
                 // No session exists, so the commit gets an id hash that finds none.
                 None => (SessionId::generate()?.hash(self.realm()), None),
             },
+        })
+    }
+
+    /// Signs the user in under a new id, or joins the sign-in that has replaced the id.
+    fn attempt(&self, request: &mut SignInRequest<'_>) -> Result<Attempt> {
+        let join_salt = request.presented.as_ref().map(|_| JoinSalt::generate()).transpose()?;
+        let id = match (&request.presented, &join_salt) {
+            (Some(presented), Some(salt)) => presented.derive(salt),
+            _ => SessionId::generate()?,
         };
-        let others = self.other_sessions(&from, state.loaded.public_id())?;
-        for _ in 0..TRIES {
-            let join_salt = presented.as_ref().map(|_| JoinSalt::generate()).transpose()?;
-            let id = match (&presented, &join_salt) {
-                (Some(presented), Some(salt)) => presented.derive(salt),
-                _ => SessionId::generate()?,
-            };
-            let to = id.hash(self.realm());
-            let sign_in = Action::SignIn {
-                to,
-                user: user.clone(),
-                new_session: new_session.clone(),
-                join_salt,
-            };
-            let proposal = Proposal {
-                changes: changes.as_deref_mut(),
-                kind: DeltaKind::SignIn(&Secret::of_id(&id)),
-                ..Proposal::new(&from, sign_in)
-            };
-            match self.commit_to(state, proposal)? {
-                Committed::Done { session, .. } => state.loaded = Live::issued(session, id),
-                Committed::Missing(Missing::Replaced { id: replaced, session, .. }) => {
-                    let id_hash = session.id_hash;
-                    let salt = match replaced.by {
-                        ReplacedBy::SignIn { salt } => salt,
-                        ReplacedBy::Renewal { .. } => None,
-                    };
-                    let joined = presented.as_ref().zip(salt).map(|(id, salt)| id.derive(&salt));
-                    // A manager of another realm may have issued that id, which this one must not.
-                    let Some(joined) = joined.filter(|joined| joined.hash(self.realm()) == id_hash)
-                    else {
-                        presented = None;
-                        continue;
-                    };
-                    if !self.join(state, changes.as_deref_mut(), joined)? {
-                        continue;
+        let action = Action::SignIn {
+            to: id.hash(self.realm()),
+            user: request.user.clone(),
+            new_session: request.new_session.clone(),
+            join_salt,
+        };
+        let kind = DeltaKind::SignIn(&Secret::of_id(&id));
+        let SignInRequest { loaded, changes, activity, from, .. } = &mut *request;
+        let proposal = Proposal { id_hash: from, action, kind };
+        match self.commit_to(loaded, changes, *activity, proposal)? {
+            Committed::Done { session, .. } => {
+                *request.loaded = LoadState::with_new_id(session, id);
+                Ok(Attempt::Done)
+            }
+            Committed::Missing(Missing::Replaced { id: replaced, session, .. }) => {
+                let salt = match replaced.by {
+                    ReplacedBy::SignIn { salt } => salt,
+                    ReplacedBy::Renewal { .. } => None,
+                };
+                let joined =
+                    request.presented.as_ref().zip(salt).map(|(id, salt)| id.derive(&salt));
+                // A manager of another realm may have issued that id, which this one must not.
+                match joined.filter(|joined| joined.hash(self.realm()) == session.id_hash) {
+                    Some(joined) => self.join(request, joined),
+                    None => {
+                        request.presented = None;
+                        Ok(Attempt::Retry)
                     }
                 }
-                Committed::LimitReached => {
-                    self.context.events.raise(&Event::SignInRefused { user });
-                    return Ok(SignIn::Refused);
-                }
-                _ => return Err(Error::new(ErrorKind::Unexpected, SIGN_IN)),
             }
-            state.required_deletions.extend(others);
-            state.changes = Changes::default();
-            // Raised last, so that a panicking listener cannot undo the sign-in.
-            if let Some(public_id) = &state.loaded.public_id() {
-                self.context.events.raise(&Event::SignedIn { public_id, user });
-            }
-            return Ok(SignIn::Done);
+            Committed::LimitReached => Ok(Attempt::Refused),
+            _ => Err(Error::new(ErrorKind::Unexpected, SIGN_IN)),
         }
-        Err(contention_error())
     }
 
     /// Joins the sign-in of the same user by another request through the same id: merges the
-    /// changes of this request into that session. Returns false if that session was renewed or has
-    /// ended since.
-    fn join(
-        &self,
-        state: &mut State,
-        changes: Option<&mut Changes>,
-        id: SessionId,
-    ) -> Result<bool> {
+    /// changes of this request into that session. It must be tried again if that session was
+    /// renewed or has ended since.
+    fn join(&self, request: &mut SignInRequest<'_>, id: SessionId) -> Result<Attempt> {
         let id_hash = id.hash(self.realm());
-        let merge = Proposal::new(&id_hash, Action::Merge);
-        match self.commit_to(state, Proposal { changes, kind: DeltaKind::Join, ..merge })? {
+        let proposal = Proposal { id_hash: &id_hash, action: Action::Merge, kind: DeltaKind::Join };
+        let SignInRequest { loaded, changes, activity, .. } = request;
+        match self.commit_to(loaded, changes, *activity, proposal)? {
             Committed::Done { session, .. } | Committed::Unchanged(session) => {
-                state.loaded = Live::issued(session, id);
-                Ok(true)
+                *request.loaded = LoadState::with_new_id(session, id);
+                Ok(Attempt::Done)
             }
-            Committed::Missing(_) => Ok(false),
+            Committed::Missing(_) => Ok(Attempt::Retry),
             _ => Err(Error::new(ErrorKind::Unexpected, SIGN_IN)),
         }
     }

@@ -32,7 +32,7 @@ pub(crate) struct UpdateQueues {
 /// The sessions of one shard that are being updated, with their waiters.
 type Shard = HashMap<SessionIdHash, VecDeque<Arc<Waiter>>>;
 
-/// A waiting request, which receives the value of [`Turn::newest`] with its turn.
+/// A waiting request. With its turn it receives what the holder before it has [stored](Turn::stored).
 type Waiter = Handoff<Option<Record>>;
 
 /// The exclusive right of one request to update a session in this process. Dropping it passes the
@@ -42,9 +42,10 @@ pub(crate) struct Turn<'q> {
     queues: &'q UpdateQueues,
     id_hash: SessionIdHash,
     deadline: Instant,
-    /// The session as the previous holder stored it, if it did; then as this holder stored it, for
-    /// the next.
-    pub(crate) newest: Option<Record>,
+    /// The session as the previous holder stored it, if it did.
+    received: Option<Record>,
+    /// The session as this holder stored it, for the next one.
+    pub(crate) stored: Option<Record>,
 }
 
 /// A position in a queue. Dropping it leaves the queue.
@@ -128,12 +129,7 @@ impl UpdateQueues {
         let waiting = match shard.entry(*id_hash) {
             Entry::Vacant(vacant) => {
                 vacant.insert(VecDeque::new());
-                return Entered::Turn(Turn {
-                    queues: self,
-                    id_hash: *id_hash,
-                    deadline,
-                    newest: None,
-                });
+                return Entered::Turn(Turn::new(self, id_hash, deadline, None));
             }
             Entry::Occupied(occupied) => occupied.into_mut(),
         };
@@ -150,14 +146,14 @@ impl UpdateQueues {
     }
 
     /// Passes the turn to the first waiter, or removes the queue if there is none.
-    fn pass(&self, id_hash: &SessionIdHash, newest: Option<Record>) {
+    fn pass(&self, id_hash: &SessionIdHash, stored: Option<Record>) {
         let mut shard = self.shard(id_hash);
         let Some(next) = shard.get_mut(id_hash).and_then(VecDeque::pop_front) else {
             shard.remove(id_hash);
             return;
         };
         drop(shard);
-        next.send(newest);
+        next.send(stored);
     }
 
     /// Removes the waiter from the queue, and returns whether it was in it.
@@ -169,7 +165,21 @@ impl UpdateQueues {
     }
 }
 
-impl Turn<'_> {
+impl<'q> Turn<'q> {
+    fn new(
+        queues: &'q UpdateQueues,
+        id_hash: &SessionIdHash,
+        deadline: Instant,
+        received: Option<Record>,
+    ) -> Self {
+        Turn { queues, id_hash: *id_hash, deadline, received, stored: None }
+    }
+
+    /// Takes the session as the previous holder stored it, if it is newer than `revision`.
+    pub(crate) fn take_newer_than(&mut self, revision: Option<u64>) -> Option<Record> {
+        self.received.take().filter(|received| Some(received.revision) > revision)
+    }
+
     /// Wakes the next waiter, because this turn ends with the commit that begins now. Waking a
     /// thread takes about as long as a commit, so the two overlap.
     pub(crate) fn wake_next(&self) {
@@ -189,7 +199,7 @@ impl Turn<'_> {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.queues.pass(&self.id_hash, self.newest.take());
+        self.queues.pass(&self.id_hash, self.stored.take());
     }
 }
 
@@ -210,9 +220,8 @@ impl<'q> QueuePosition<'q> {
         if has_left { None } else { waiter.receive(None).map(|newest| self.turn(newest)) }
     }
 
-    fn turn(&self, newest: Option<Record>) -> Turn<'q> {
-        let QueuePosition { queues, id_hash, deadline, .. } = *self;
-        Turn { queues, id_hash, deadline, newest }
+    fn turn(&self, received: Option<Record>) -> Turn<'q> {
+        Turn::new(self.queues, &self.id_hash, self.deadline, received)
     }
 }
 
@@ -348,15 +357,15 @@ mod tests {
         let (second, third) = (enqueue(&queues), enqueue(&queues));
         let now = Timestamp::from_millis(0);
         let new_session = NewSession::new(Lifetime::default().starting(now)).unwrap();
-        first.newest = Some(Record::create(&new_session, now));
+        first.stored = Some(Record::create(&new_session, now));
         drop(first);
         let mut second = second.wait().unwrap();
         assert_eq!(
-            second.newest.take().map(|record| record.public_id),
+            second.take_newer_than(None).map(|record| record.public_id),
             Some(new_session.public_id)
         );
         drop(second);
-        assert!(third.wait().unwrap().newest.is_none(), "the second has stored nothing");
+        assert!(third.wait().unwrap().received.is_none(), "the second has stored nothing");
     }
 
     #[test]

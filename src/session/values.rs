@@ -24,6 +24,15 @@ impl Session {
     /// Returns the value of `name`; `None` if there is no value, or if it is a JSON `null` that
     /// does not decode as a `T`.
     ///
+    /// ```
+    /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
+    /// # let session = sessions.open(None);
+    /// let cart: Vec<u32> = session.get("cart")?.unwrap_or_default();
+    /// let theme: Option<String> = session.get("theme")?;
+    /// # assert_eq!((cart, theme), (vec![], None));
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`ErrorKind::WrongType`] when the value is not a `T`; and the store's errors when this is
     /// the first read.
@@ -81,6 +90,14 @@ impl Session {
     /// Sets `name`. Does not load the session: the change is merged into the stored session at the
     /// end of the request.
     ///
+    /// ```
+    /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
+    /// # let session = sessions.open(None);
+    /// session.set("theme", "dark")?;
+    /// session.set("cart", [1, 2, 3])?;
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// After an error the previous value stays.
     /// - [`ErrorKind::WrongType`] for a value that [`get`](Self::get) could not decode: JSON has no
@@ -135,6 +152,14 @@ impl Session {
     }
 
     /// Changes the value of `name` with `f` without losing a change of a parallel request.
+    ///
+    /// ```
+    /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
+    /// # let session = sessions.open(None);
+    /// let visits = session.update("visits", |visits: Option<u32>| visits.unwrap_or(0) + 1)?;
+    /// assert_eq!(visits, 1);
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
     ///
     /// `f` runs immediately on the value that [`get`](Self::get) would return, and this returns its
     /// result. The result is stored at the end of the request. If another request has changed the

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 pub(crate) use crossbeam_channel as channel;
 pub(crate) use std::sync::atomic;
 pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
-pub(crate) use std::{thread, thread_local};
+pub(crate) use std::thread;
 
 /// Spins until `is_over` returns true, for at most 30 µs, which is about the time that putting a
 /// thread to sleep and waking it takes. On a machine with one processor it returns immediately,

@@ -229,7 +229,7 @@ fn answer(served: &Served, asked: &Asked, session: &Session) -> Result<Reply> {
             Reply::text(200, "advanced")
         }
         "/revoke-everyone" => {
-            served.sessions.revoke_everyone()?;
+            served.sessions.revoke_everyone(None)?;
             Reply::text(200, "revoked")
         }
         "/blank" => Reply::page("<!doctype html><title>Blank</title>"),

@@ -156,11 +156,6 @@ impl App {
     }
 }
 
-/// Makes a call as another request does, which runs on another thread.
-pub fn elsewhere<T: Send>(call: impl FnOnce() -> T + Send) -> T {
-    std::thread::scope(|scope| scope.spawn(call).join().unwrap())
-}
-
 pub fn sign_in(session: &Session, name: &str) {
     let done = session.sign_in(user(name)).unwrap();
     assert_eq!(done, cloakroom::SignIn::Done);

@@ -106,11 +106,11 @@ fn lists_limits_and_revocations_act_within_a_realm() {
         // By the other's handle either.
         let public_id =
             other.list_for_user(&user("ada"), None).unwrap().sessions[0].summary.public_id;
-        assert!(!one.revoke(&user("ada"), &public_id).unwrap());
-        assert_eq!(one.revoke_all(&user("ada")).unwrap(), 1);
+        assert!(!one.revoke(&user("ada"), &public_id, None).unwrap());
+        assert_eq!(one.revoke_all(&user("ada"), None).unwrap(), 1);
         assert!(!alive(&ada_one, &one) && alive(&ada_other, &other));
         sign_in_as(&one, "zoe");
-        assert_eq!(one.revoke_everyone().unwrap(), 1);
+        assert_eq!(one.revoke_everyone(None).unwrap(), 1);
         assert!(alive(&ada_other, &other));
         // A store's own calls go through all realms, unless they name one.
         let index = app.store.inner().index().unwrap();
@@ -131,7 +131,7 @@ fn everyone_of_a_realm_is_revoked_behind_a_cache_too() {
         let (ada, zoe) = (sign_in_as(&one, "ada"), sign_in_as(&other, "zoe"));
         // Into the cache, where there is one.
         assert!(ada.user(&one, "one").is_some() && zoe.user(&other, "other").is_some());
-        match one.revoke_everyone() {
+        match one.revoke_everyone(None) {
             Ok(count) => assert_eq!(count, 1),
             Err(error) => return assert_eq!(error.kind(), ErrorKind::Unsupported),
         }

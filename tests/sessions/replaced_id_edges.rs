@@ -16,8 +16,7 @@ use cloakroom::{Authentication, MemoryStore, Session, SessionManager};
 
 use crate::common::HOUR;
 use crate::common::app::{
-    App, Browser, complete, defaults, elsewhere, get, on_both_stores, set_cookie, sign_in, user,
-    who,
+    App, Browser, complete, defaults, get, on_both_stores, set_cookie, sign_in, user, who,
 };
 use crate::common::every_store::on_every_store;
 
@@ -80,7 +79,7 @@ fn a_join_can_be_revoked_by_its_idp_session() {
         let how = |sid: &str| Authentication::new().idp_session_id(IdpSessionId::new(sid).unwrap());
         client.clone().request(&app.sessions, |session| sign_in_at(session, &how("sid-1")));
         let second = client.after(&app.sessions, |session| sign_in_at(session, &how("sid-2")));
-        app.sessions.revoke_by_idp_session(&IdpSessionId::new("sid-2").unwrap()).unwrap();
+        app.sessions.revoke_by_idp_session(&IdpSessionId::new("sid-2").unwrap(), None).unwrap();
         assert_eq!(who(&app.sessions, &second), None);
     });
 }
@@ -237,7 +236,7 @@ fn a_read_beside_a_revocation_on_its_thread_removes_no_cookie() {
         assert_eq!(read.user().unwrap(), Some(user("ada")));
         // Another request changes the password, and signs ada in again.
         let changes = ada.after(&app.sessions, |session| {
-            app.sessions.revoke_all(&user("ada")).unwrap();
+            app.sessions.revoke_all(&user("ada"), Some(session)).unwrap();
             sign_in(session, "ada");
         });
         let browser = changes.answered(&complete(&app.sessions, &read));
@@ -408,11 +407,9 @@ fn a_sign_in_after_ones_own_revocation_stays_signed_in() {
     on_both_stores(defaults, |app| {
         let (mut ada, mut zoe) = (app.signed_in("ada"), app.signed_in("zoe"));
         ada.request(&app.sessions, |session| {
-            app.sessions.revoke_all(&user("ada")).unwrap();
+            app.sessions.revoke_all(&user("ada"), Some(session)).unwrap();
             sign_in(session, "ada");
-            elsewhere(|| {
-                zoe.request(&app.sessions, |session| session.destroy().unwrap());
-            });
+            zoe.request(&app.sessions, |session| session.destroy().unwrap());
             session.flash("info", "The password is changed.").unwrap();
         });
         assert_eq!(who(&app.sessions, &ada).as_deref(), Some("ada"));
@@ -426,11 +423,9 @@ fn a_session_begun_after_ones_own_revocation_is_kept() {
     on_both_stores(defaults, |app| {
         let (mut ada, mut zoe) = (app.signed_in("ada"), app.signed_in("zoe"));
         let headers = ada.request(&app.sessions, |session| {
-            app.sessions.revoke_all(&user("ada")).unwrap();
+            app.sessions.revoke_all(&user("ada"), Some(session)).unwrap();
             session.flash("info", "All your sessions have ended.").unwrap();
-            elsewhere(|| {
-                zoe.request(&app.sessions, |session| session.renew().unwrap());
-            });
+            zoe.request(&app.sessions, |session| session.renew().unwrap());
         });
         assert!(headers.id_fields.iter().any(|(_, set)| !set.contains("Max-Age=0")));
         let session = ada.open(&app.sessions);

@@ -582,12 +582,16 @@ impl TracedSite {
             Op::Ignore => said(session.ignore(), |it| any(&it)),
             Op::Commit => said(session.commit(), |it| any(&(it == CommitOutcome::Stored))),
             Op::IsChanged => any(&session.is_changed()),
-            Op::RevokeAll => said(self.sessions.revoke_all(&user("ada")), |it| any(&it)),
+            Op::RevokeAll => {
+                said(self.sessions.revoke_all(&user("ada"), Some(session)), |it| any(&it))
+            }
             Op::RevokeOne => {
                 let public_id = self.public_ids.lock().unwrap().last().copied();
                 match public_id {
                     Some(public_id) => {
-                        said(self.sessions.revoke(&user("ada"), &public_id), |it| any(&it))
+                        said(self.sessions.revoke(&user("ada"), &public_id, Some(session)), |it| {
+                            any(&it)
+                        })
                     }
                     None => "no handle".into(),
                 }

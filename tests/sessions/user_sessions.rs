@@ -6,8 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::common::app::{
-    App, Browser, REMOVAL, complete, defaults, elsewhere, get, on_both_stores, set_cookie, sign_in,
-    user, who,
+    App, Browser, REMOVAL, complete, defaults, get, on_both_stores, set_cookie, sign_in, user, who,
 };
 use cloakroom::backend::{AtLimit, Capabilities, Page, SessionFilter, SessionIndex, StoreWrapper};
 use cloakroom::clock::Clock;
@@ -133,7 +132,7 @@ fn odd_user_names_work_and_impossible_ones_are_refused() {
         for (name, browser) in odd.iter().zip(&browsers) {
             assert_eq!(public_ids(&app, name), [public_id(&app, browser)], "{name:?}");
         }
-        assert_eq!(app.sessions.revoke_all(&user("a_")).unwrap(), 1);
+        assert_eq!(app.sessions.revoke_all(&user("a_"), None).unwrap(), 1);
         assert_eq!(app.sessions.stats().unwrap().live, 9);
     });
     for impossible in [String::new(), "a\0b".to_owned(), "x".repeat(1_000_000)] {
@@ -149,11 +148,11 @@ fn one_session_is_revoked_by_its_handle_and_only_by_its_owner() {
         let (mut phone, laptop) = (app.signed_in("ada"), app.signed_in("ada"));
         let bob = app.signed_in("bob");
         let (phones, bobs) = (public_id(&app, &phone), public_id(&app, &bob));
-        assert!(!app.sessions.revoke(&user("ada"), &bobs).unwrap(), "it is not hers");
-        assert!(!app.sessions.revoke(&user("bob"), &phones).unwrap());
+        assert!(!app.sessions.revoke(&user("ada"), &bobs, None).unwrap(), "it is not hers");
+        assert!(!app.sessions.revoke(&user("bob"), &phones, None).unwrap());
         assert_eq!(app.count(EventKind::Revoked), 0);
-        assert!(app.sessions.revoke(&user("ada"), &phones).unwrap());
-        assert!(!app.sessions.revoke(&user("ada"), &phones).unwrap(), "it has gone");
+        assert!(app.sessions.revoke(&user("ada"), &phones, None).unwrap());
+        assert!(!app.sessions.revoke(&user("ada"), &phones, None).unwrap(), "it has gone");
         assert!(is_out(&app, &mut phone));
         assert_eq!(who(&app.sessions, &laptop).as_deref(), Some("ada"));
         assert_eq!(who(&app.sessions, &bob).as_deref(), Some("bob"));
@@ -198,16 +197,18 @@ fn all_others_are_revoked_and_exactly_the_current_one_is_kept() {
 fn a_request_that_revokes_its_own_session_is_signed_out() {
     type Revoke = fn(&App, &Session);
     let kinds: [Revoke; 4] = [
-        |app, _| assert_eq!(app.sessions.revoke_all(&user("ada")).unwrap(), 2),
+        |app, session| {
+            assert_eq!(app.sessions.revoke_all(&user("ada"), Some(session)).unwrap(), 2);
+        },
         |app, session| {
             let own = session.public_id().unwrap().unwrap();
-            assert!(app.sessions.revoke(&user("ada"), &own).unwrap());
+            assert!(app.sessions.revoke(&user("ada"), &own, Some(session)).unwrap());
         },
-        |app, _| {
+        |app, session| {
             let sid = IdpSessionId::new("sid").unwrap();
-            assert_eq!(app.sessions.revoke_by_idp_session(&sid).unwrap(), 1);
+            assert_eq!(app.sessions.revoke_by_idp_session(&sid, Some(session)).unwrap(), 1);
         },
-        |app, _| assert!(app.sessions.revoke_everyone().unwrap() > 0),
+        |app, session| assert!(app.sessions.revoke_everyone(Some(session)).unwrap() > 0),
     ];
     on_both_stores(defaults, |app| {
         for (kind, revoke) in kinds.iter().enumerate() {
@@ -240,8 +241,8 @@ fn a_request_that_revokes_its_own_session_is_signed_out() {
 
                 // Without another word the cookie is removed, as by a sign-out.
                 let mut again = app.signed_in("ada");
-                let headers = again.request(&app.sessions, |_| {
-                    app.sessions.revoke_everyone().unwrap();
+                let headers = again.request(&app.sessions, |session| {
+                    app.sessions.revoke_everyone(Some(session)).unwrap();
                 });
                 assert_eq!(set_cookie(&headers), Some(REMOVAL), "{case}");
                 assert_eq!(who(&app.sessions, &other), None, "{case}");
@@ -251,19 +252,63 @@ fn a_request_that_revokes_its_own_session_is_signed_out() {
 }
 
 #[test]
+fn an_own_revocation_is_applied_by_a_replaced_id() {
+    let grace = |builder: SessionManagerBuilder| builder.renewal_grace(Duration::from_secs(60));
+    on_both_stores(grace, |app| {
+        let old = app.signed_in("ada");
+        old.clone().request(&app.sessions, |session| session.renew().unwrap());
+        let session = old.open(&app.sessions);
+        assert_eq!(app.sessions.revoke_all(&user("ada"), Some(&session)).unwrap(), 1);
+        session.set("n", 1).unwrap();
+        let headers = complete(&app.sessions, &session);
+        assert!(!headers.discarded && set_cookie(&headers).is_some());
+    });
+}
+
+#[test]
+fn an_own_revocation_is_applied_to_an_ignored_session() {
+    on_both_stores(defaults, |app| {
+        let session = app.signed_in("ada").open(&app.sessions);
+        session.ignore().unwrap();
+        assert_eq!(app.sessions.revoke_all(&user("ada"), Some(&session)).unwrap(), 1);
+        assert_eq!(set_cookie(&complete(&app.sessions, &session)), Some(REMOVAL));
+    });
+}
+
+#[test]
+fn an_own_revocation_after_the_end_changes_nothing_of_it() {
+    on_both_stores(defaults, |app| {
+        let session = app.signed_in("ada").open(&app.sessions);
+        complete(&app.sessions, &session);
+        assert_eq!(app.sessions.revoke_all(&user("ada"), Some(&session)).unwrap(), 1);
+        assert_eq!(session.user().unwrap(), Some(user("ada")));
+    });
+}
+
+#[test]
+fn the_closure_of_an_update_cannot_revoke_its_session() {
+    let sessions = SessionManager::new(MemoryStore::new()).unwrap();
+    let session = std::sync::Arc::new(sessions.open(None));
+    let (own, manager) = (session.clone(), sessions.clone());
+    let update = move |_: Option<bool>| manager.revoke_everyone(Some(&own)).is_err();
+    assert!(session.update("refused", update).unwrap());
+    complete(&sessions, &session);
+}
+
+#[test]
 fn all_sessions_of_a_user_end_the_current_one_too() {
     on_both_stores(defaults, |app| {
         let (mut current, mut other) = (app.signed_in("ada"), app.signed_in("ada"));
         let mut visitor = app.visitor(1);
         let session = current.open(&app.sessions);
-        elsewhere(|| assert_eq!(app.sessions.revoke_all(&user("ada")).unwrap(), 2));
+        assert_eq!(app.sessions.revoke_all(&user("ada"), None).unwrap(), 2);
         session.set("late", true).unwrap();
         let late = complete(&app.sessions, &session);
         assert!(late.discarded && set_cookie(&late).is_none());
         assert!(is_out(&app, &mut current) && is_out(&app, &mut other));
         assert_eq!(app.n(&visitor), Some(1));
 
-        assert_eq!(app.sessions.revoke_everyone().unwrap(), 1);
+        assert_eq!(app.sessions.revoke_everyone(None).unwrap(), 1);
         assert!(is_out(&app, &mut visitor));
     });
 }
@@ -272,14 +317,18 @@ fn all_sessions_of_a_user_end_the_current_one_too() {
 fn every_revocation_is_final_for_requests_in_flight() {
     type Revoke = fn(&App, &Browser) -> usize;
     let kinds: [Revoke; 5] = [
-        |app, ada| usize::from(app.sessions.revoke(&user("ada"), &public_id(app, ada)).unwrap()),
-        |app, _| app.sessions.revoke_all(&user("ada")).unwrap(),
+        |app, ada| {
+            usize::from(app.sessions.revoke(&user("ada"), &public_id(app, ada), None).unwrap())
+        },
+        |app, _| app.sessions.revoke_all(&user("ada"), None).unwrap(),
         |app, _| {
             let another = app.signed_in("ada").open(&app.sessions);
             app.sessions.revoke_others(&another).unwrap()
         },
-        |app, _| app.sessions.revoke_by_idp_session(&IdpSessionId::new("sid").unwrap()).unwrap(),
-        |app, _| usize::from(app.sessions.revoke_everyone().unwrap() > 0),
+        |app, _| {
+            app.sessions.revoke_by_idp_session(&IdpSessionId::new("sid").unwrap(), None).unwrap()
+        },
+        |app, _| usize::from(app.sessions.revoke_everyone(None).unwrap() > 0),
     ];
     on_both_stores(defaults, |app| {
         for (kind, revoke) in kinds.iter().enumerate() {
@@ -294,13 +343,13 @@ fn every_revocation_is_final_for_requests_in_flight() {
                     assert!(in_flight.user().unwrap().is_some());
                 }
                 in_flight.set("late", true).unwrap();
-                elsewhere(|| assert_eq!(revoke(&app, &ada), 1, "kind {kind}"));
+                assert_eq!(revoke(&app, &ada), 1, "kind {kind}");
                 let headers = complete(&app.sessions, &in_flight);
                 assert!(headers.discarded, "kind {kind}, reads {reads}: it learns it");
                 assert_eq!(set_cookie(&headers), None);
                 assert_eq!(who(&app.sessions, &ada), None);
                 assert_eq!(get::<bool>(&app.sessions, &ada, "late"), None);
-                app.sessions.revoke_everyone().unwrap();
+                app.sessions.revoke_everyone(None).unwrap();
                 assert_eq!(app.live(), 0);
             }
         }
@@ -314,7 +363,7 @@ fn a_renewal_or_sign_in_meets_a_revocation_which_is_final() {
         let session = ada.open(&app.sessions);
         assert!(session.user().unwrap().is_some());
         session.renew().unwrap();
-        elsewhere(|| app.sessions.revoke_all(&user("ada")).unwrap());
+        app.sessions.revoke_all(&user("ada"), None).unwrap();
         assert_eq!(session.commit().unwrap(), CommitOutcome::Discarded);
         ada.take(&complete(&app.sessions, &session));
         assert_eq!((who(&app.sessions, &ada), app.live()), (None, 0));
@@ -339,7 +388,7 @@ fn concurrent_revocations_and_writers_leave_no_session() {
                     });
                 }
                 barrier.wait();
-                app.sessions.revoke_all(&user("ada")).unwrap();
+                app.sessions.revoke_all(&user("ada"), None).unwrap();
             });
             assert_eq!(app.sessions.count_for_user(&user("ada")).unwrap(), 0);
             assert_eq!(app.live(), 0);
@@ -377,9 +426,9 @@ fn a_store_that_cannot_list_says_so() {
     let kinds = [
         sessions.list_for_user(&ada, None).unwrap_err().kind(),
         sessions.count_for_user(&ada).unwrap_err().kind(),
-        sessions.revoke_all(&ada).unwrap_err().kind(),
+        sessions.revoke_all(&ada, None).unwrap_err().kind(),
         sessions.revoke_others(&session).unwrap_err().kind(),
-        sessions.revoke_everyone().unwrap_err().kind(),
+        sessions.revoke_everyone(None).unwrap_err().kind(),
         sessions.stats().unwrap_err().kind(),
     ];
     assert_eq!(kinds, [ErrorKind::Unsupported; 6]);
@@ -413,7 +462,7 @@ fn of_two_sign_ins_at_a_limit_of_one_one_session_lives() {
                 assert_eq!(app.sessions.count_for_user(&user("ada")).unwrap(), 1, "{at_limit:?}");
                 let refused = answers.iter().filter(|a| **a == SignIn::Refused).count();
                 assert_eq!(refused, usize::from(at_limit == AtLimit::Refuse));
-                app.sessions.revoke_everyone().unwrap();
+                app.sessions.revoke_everyone(None).unwrap();
             }
         });
     }

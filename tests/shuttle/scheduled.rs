@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use shuttle::rand::Rng;
 
 pub(crate) use shuttle::sync::{Mutex, MutexGuard, atomic};
-pub(crate) use shuttle::thread_local;
 
 std::thread_local! {
     /// All threads of a schedule are one thread of the machine.

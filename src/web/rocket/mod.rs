@@ -69,11 +69,10 @@ use std::sync::Mutex;
 
 use rocket::fairing::{self, Fairing, Info, Kind};
 use rocket::tokio::runtime::{Handle, RuntimeFlavor};
-use rocket::{Build, Data, Request, Response, Rocket};
+use rocket::{Build, Request, Response, Rocket};
 
 use crate::http::{self, Adapter};
 use crate::manager::SessionManager;
-use crate::session;
 use crate::sync::IgnorePoison;
 use crate::web::rocket::guards::OpenedSession;
 
@@ -156,7 +155,7 @@ fn run_blocking(call: &mut dyn FnMut()) {
 #[rocket::async_trait]
 impl<M: Send + Sync + 'static> Fairing for Sessions<M> {
     fn info(&self) -> Info {
-        Info { name: "cloakroom sessions", kind: Kind::Ignite | Kind::Request | Kind::Response }
+        Info { name: "cloakroom sessions", kind: Kind::Ignite | Kind::Response }
     }
 
     async fn on_ignite(&self, mut rocket: Rocket<Build>) -> fairing::Result {
@@ -209,10 +208,6 @@ impl<M: Send + Sync + 'static> Fairing for Sessions<M> {
         Ok(rocket.manage(Sessions::<M>::of(sessions)))
     }
 
-    async fn on_request(&self, _: &mut Request<'_>, _: &mut Data<'_>) {
-        session::begin_request();
-    }
-
     async fn on_response<'r>(&self, request: &'r Request<'_>, response: &mut Response<'r>) {
         end::<M>(request, response).await;
     }
@@ -221,15 +216,11 @@ impl<M: Send + Sync + 'static> Fairing for Sessions<M> {
 #[rocket::async_trait]
 impl Fairing for SessionManager {
     fn info(&self) -> Info {
-        Info { name: "cloakroom sessions", kind: Kind::Ignite | Kind::Request | Kind::Response }
+        Info { name: "cloakroom sessions", kind: Kind::Ignite | Kind::Response }
     }
 
     async fn on_ignite(&self, rocket: Rocket<Build>) -> fairing::Result {
         Sessions::<()>::of(self.clone()).on_ignite(rocket).await
-    }
-
-    async fn on_request(&self, _: &mut Request<'_>, _: &mut Data<'_>) {
-        session::begin_request();
     }
 
     async fn on_response<'r>(&self, request: &'r Request<'_>, response: &mut Response<'r>) {

@@ -122,7 +122,7 @@ fn a_forked_process_is_refused_and_does_no_damage() {
                 },
                 // No id, and no lock is taken to count who sends such things.
                 &|| matches!(sessions.open(Some(malformed.as_str())).get::<u32>("n"), Ok(None)),
-                &|| refused(sessions.revoke_everyone()),
+                &|| refused(sessions.revoke_everyone(None)),
                 &|| refused(sessions.flush()),
                 &|| refused(forgetful.open(Some(cookie)).get::<u32>("n")),
                 &|| refused(live(&store, &id_hash)),
@@ -140,7 +140,7 @@ fn a_forked_process_is_refused_and_does_no_damage() {
                     let watch = Box::new(|_| ControlFlow::Continue(()));
                     refused(Admin::new(file.clone()).restore(&copy, false, NOW, watch))
                 },
-                &|| refused(SessionManager::new(store.clone()).unwrap().revoke_everyone()),
+                &|| refused(SessionManager::new(store.clone()).unwrap().revoke_everyone(None)),
             ];
             all_hold(&steps)
         })

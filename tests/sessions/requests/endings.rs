@@ -11,8 +11,8 @@ use cloakroom::session::CommitOutcome;
 use cloakroom::{ErrorKind, Session};
 
 use crate::common::app::{
-    App, Browser, REMOVAL, complete, defaults, elsewhere, get, issued, on_both_stores, set_cookie,
-    sign_in, user, who,
+    App, Browser, REMOVAL, complete, defaults, get, issued, on_both_stores, set_cookie, sign_in,
+    user, who,
 };
 use crate::common::faulty::Call;
 
@@ -226,7 +226,7 @@ fn a_blind_renewal_learns_that_its_session_has_ended() {
                 assert!(session.user().unwrap().is_some());
             }
             session.renew().unwrap();
-            elsewhere(|| app.sessions.revoke_all(&user("ada")).unwrap());
+            app.sessions.revoke_all(&user("ada"), None).unwrap();
             assert_eq!(session.commit().unwrap(), CommitOutcome::Discarded, "reads: {reads}");
             let headers = complete(&app.sessions, &session);
             assert_eq!((set_cookie(&headers), headers.discarded), (None, true));
@@ -301,16 +301,16 @@ fn a_blind_write_is_late_when_its_session_has_ended() {
             browser.request(&app.sessions, |session| session.destroy().unwrap());
         }),
         ("a revocation of the user's", |app, _| {
-            assert_eq!(app.sessions.revoke_all(&user("ada")).unwrap(), 1);
+            assert_eq!(app.sessions.revoke_all(&user("ada"), None).unwrap(), 1);
         }),
         ("a revocation by handle", |app, browser| {
             let public_id = browser.open(&app.sessions).public_id().unwrap().unwrap();
-            assert!(app.sessions.revoke(&user("ada"), &public_id).unwrap());
+            assert!(app.sessions.revoke(&user("ada"), &public_id, None).unwrap());
         }),
         ("a revocation of everyone", |app, _| {
-            assert_eq!(app.sessions.revoke_everyone().unwrap(), 1);
+            assert_eq!(app.sessions.revoke_everyone(None).unwrap(), 1);
         }),
-        ("a sign-in elsewhere, at the limit", |app, _| drop(app.signed_in("ada"))),
+        ("a sign-in at the limit", |app, _| drop(app.signed_in("ada"))),
         ("a sign-in as another user", |app, browser| {
             browser.request(&app.sessions, |session| sign_in(session, "zoe"));
         }),
@@ -323,7 +323,7 @@ fn a_blind_write_is_late_when_its_session_has_ended() {
             let mut browser = app.signed_in("ada");
             let session = browser.open(&app.sessions);
             session.set("m", 2).unwrap();
-            elsewhere(|| end(&app, &mut browser));
+            end(&app, &mut browser);
             let rows = app.rows();
             let headers = complete(&app.sessions, &session);
             assert_eq!((set_cookie(&headers), headers.discarded), (None, true), "{how}");

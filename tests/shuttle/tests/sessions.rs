@@ -97,7 +97,7 @@ fn sign_out(stage: &Stage, cookie: &str) -> thread::JoinHandle<()> {
 fn revoke_everyone(stage: &Stage, _cookie: &str) -> thread::JoinHandle<()> {
     let sessions = stage.sessions.clone();
     thread::spawn(move || {
-        sessions.revoke_everyone().unwrap();
+        sessions.revoke_everyone(None).unwrap();
     })
 }
 
