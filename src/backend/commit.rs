@@ -95,10 +95,9 @@ pub enum Committed {
         /// The session as stored. After a renewal through an id within its grace, its id is not the
         /// one that the commit named.
         session: LiveSession,
-        /// The current ids that no longer find a session, for the invalidation of caches: the
-        /// replaced one, and those of sessions that the limit per user ended. There are no ids
-        /// within their grace among them, because a cache has no entries under such ids.
-        ended: Vec<SessionIdHash>,
+        /// The id hashes that were current before the commit and no longer are: the replaced one,
+        /// and those of sessions that it ended. Caches and other requests may still use them.
+        former_ids: Vec<SessionIdHash>,
     },
     /// The delta changed nothing. A touch was recorded if it was due.
     Unchanged(LiveSession),
@@ -262,10 +261,10 @@ impl Commit {
         }
     }
 
-    /// Whether this ends a session or an id, which must stay ended after a power cut. A durable
-    /// store then syncs it to the disk before it answers.
+    /// Returns whether the commit may end a session or replace an id, which a power cut must not
+    /// undo. A durable store then syncs it to the disk before it answers.
     #[must_use]
-    pub fn is_revocation(&self) -> bool {
+    pub fn must_survive_power_cut(&self) -> bool {
         match self.action {
             Action::Renew { .. } | Action::SignIn { .. } | Action::Delete => true,
             Action::Create(_) | Action::Merge => self.delta.user().is_some(),

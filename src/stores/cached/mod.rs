@@ -157,15 +157,19 @@ impl<C: Cache, S: Store> CachedStore<C, S> {
     fn invalidate_possible_change(&self, commit: &Commit, began: Instant) {
         let (asked, now) = (commit.id_hash, commit.now);
         let mut id_hashes = vec![asked];
-        if commit.is_revocation() {
-            // It may have ended sessions whose id hashes are unknown.
-            self.0.mark_entries_stale(now, began);
-        } else if matches!(commit.action, Action::Merge) {
+        match commit.action {
+            Action::Create(_) => {}
             // An id in its grace finds a session with another id hash.
-            match self.0.backing.load(&asked, now) {
-                Ok(Lookup::Live { session, .. }) => id_hashes.push(session.id_hash),
-                Ok(_) => {}
-                Err(_) => self.0.mark_entries_stale(now, began),
+            Action::Merge if commit.delta.user().is_none() => {
+                match self.0.backing.load(&asked, now) {
+                    Ok(Lookup::Live { session, .. }) => id_hashes.push(session.id_hash),
+                    Ok(_) => {}
+                    Err(_) => self.0.mark_entries_stale(now, began),
+                }
+            }
+            // It may have ended sessions, or bound one to a user, whose id hashes are unknown.
+            Action::Merge | Action::Renew { .. } | Action::SignIn { .. } | Action::Delete => {
+                self.0.mark_entries_stale(now, began);
             }
         }
         self.invalidate_sessions(id_hashes, now);
@@ -379,9 +383,9 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
         match &answer {
             // No request can have used the id before its session was created.
             Committed::Done { .. } if is_new => {}
-            Committed::Done { session, ended } => {
+            Committed::Done { session, former_ids } => {
                 let asked_and_current = [asked, session.id_hash].into_iter();
-                self.invalidate_sessions(asked_and_current.chain(ended.iter().copied()), now);
+                self.invalidate_sessions(asked_and_current.chain(former_ids.iter().copied()), now);
             }
             Committed::Unchanged(session) => {
                 if commit.touch.is_some_and(|touch| touch.seen <= session.record.seen) {

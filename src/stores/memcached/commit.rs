@@ -132,7 +132,7 @@ impl Attempts<'_> {
             Decision::Answer(answer) => Some(answer),
             Decision::Insert { session, replaces: None } => {
                 self.begin(&session)?;
-                Some(Committed::Done { session, ended: Vec::new() })
+                Some(Committed::Done { session, former_ids: Vec::new() })
             }
             Decision::Insert { session, replaces: Some((presented, at)) } => {
                 let redirect = Redirect::to_new(&presented, at.id_hash);
@@ -150,7 +150,7 @@ impl Attempts<'_> {
             }
             Decision::Update { at, session, id_change: None } => {
                 let written = inner.store_live(at, session.record.clone(), call)?;
-                written.is_stored().then(|| Committed::Done { session, ended: Vec::new() })
+                written.is_stored().then(|| Committed::Done { session, former_ids: Vec::new() })
             }
             Decision::Touch { at, session } => {
                 let written = inner.store_live(at, session.record.clone(), call)?;
@@ -230,7 +230,7 @@ impl Attempts<'_> {
             let redirect = Redirect { begins_session, ..Redirect::of(&presented) };
             inner.replace_redirect(&presented.id_hash, redirect, call.now);
         }
-        Ok(Some(Committed::Done { session, ended: vec![old.id_hash] }))
+        Ok(Some(Committed::Done { session, former_ids: vec![old.id_hash] }))
     }
 
     fn reserve(

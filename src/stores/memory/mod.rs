@@ -218,35 +218,36 @@ impl SessionTable {
         }
         match commit.decide(found)? {
             Decision::Insert { session, replaces } => {
-                let Some(mut ended) = self.sessions_to_end(commit, &session.id_hash, None)? else {
+                let Some(mut former_ids) = self.sessions_to_end(commit, &session.id_hash, None)?
+                else {
                     return Ok(Committed::LimitReached);
                 };
-                ended.extend(replaces.map(|(_, at)| at));
-                if self.rows.len().saturating_sub(ended.len()) >= capacity {
+                former_ids.extend(replaces.map(|(_, at)| at));
+                if self.rows.len().saturating_sub(former_ids.len()) >= capacity {
                     return Err(Error::new(ErrorKind::Full, "begin a session in memory"));
                 }
-                self.remove_all(&ended);
+                self.remove_all(&former_ids);
                 self.last_position += 1;
                 let position = self.last_position;
                 let replaced = replaces.into_iter().map(|(presented, _)| presented).collect();
                 let row = Row { record: session.record.clone(), replaced, position };
                 self.insert(session.id_hash, row);
-                Ok(Committed::Done { session, ended })
+                Ok(Committed::Done { session, former_ids })
             }
             Decision::Update { at, session, id_change } => {
-                let mut ended = Vec::new();
+                let mut former_ids = Vec::new();
                 if id_change.is_some() {
                     match self.sessions_to_end(commit, &session.id_hash, Some(at))? {
-                        Some(others) => ended = others,
+                        Some(others) => former_ids = others,
                         None => return Ok(Committed::LimitReached),
                     }
                 }
-                self.remove_all(&ended);
+                self.remove_all(&former_ids);
                 let Some(Row { mut replaced, position, .. }) = self.remove(&at) else {
                     return Err(Error::new(ErrorKind::Unexpected, commit.action.operation()));
                 };
                 if let Some(IdChange { replaced: left, presented }) = id_change {
-                    ended.push(at);
+                    former_ids.push(at);
                     remember(&mut replaced, left, commit.now);
                     if let Some(presented) = presented {
                         remember(&mut replaced, presented, commit.now);
@@ -254,7 +255,7 @@ impl SessionTable {
                 }
                 let row = Row { record: session.record.clone(), replaced, position };
                 self.insert(session.id_hash, row);
-                Ok(Committed::Done { session, ended })
+                Ok(Committed::Done { session, former_ids })
             }
             Decision::Touch { at, session } => {
                 if let Some(row) = self.rows.get_mut(&at) {
