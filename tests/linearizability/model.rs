@@ -66,7 +66,7 @@ struct Past {
     sessions: Store,
     changed_by: usize,
     changed_until: u64,
-    /// The ids that the cache was made to forget by then; all if none are named.
+    /// The ids that the cache was made to invalidate by then; all if none are named.
     invalidated: Option<Vec<Number>>,
     /// The latest time that any operation had been given until then.
     latest: Moment,
@@ -612,7 +612,7 @@ impl Sessions {
         found
     }
 
-    /// The ids that the cache is made to forget; none if it is all of them.
+    /// The ids that the cache is made to invalidate; none if it is all of them.
     fn invalidated(happened: &Happened) -> Option<Vec<Number>> {
         let asked = happened.operation.call.id_hash().into_iter();
         Some(match &happened.answer {

@@ -184,7 +184,7 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
         match self.freshness.judge(entry, now) {
             Verdict::Fresh => return Ok(found),
             Verdict::Early => return Ok(CacheLookup::Miss(None)),
-            Verdict::Stale => self.cache.forget(&[*key], now)?,
+            Verdict::Stale => self.cache.invalidate(&[*key], now)?,
         }
         Ok(match self.cache.fetch(key, now)? {
             CacheLookup::Hit(_) => CacheLookup::Miss(None),
@@ -232,9 +232,9 @@ impl<C: Cache, S: Store> CachedInner<C, S> {
             PendingInvalidations::IdHashes(id_hashes) if id_hashes.is_empty() => Ok(()),
             PendingInvalidations::IdHashes(id_hashes) => {
                 let id_hashes: Vec<SessionIdHash> = id_hashes.iter().copied().collect();
-                self.cache.forget(&id_hashes, now)
+                self.cache.invalidate(&id_hashes, now)
             }
-            PendingInvalidations::Everything => self.cache.forget_shard(shard, now),
+            PendingInvalidations::Everything => self.cache.invalidate_shard(shard, now),
         }
     }
 

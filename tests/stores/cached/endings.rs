@@ -40,7 +40,7 @@ fn is_served_after_a_revocation(
     id_hash: &SessionIdHash,
     end: impl FnOnce() + Send,
 ) -> bool {
-    let keeper = cache.hold(Call::Forget);
+    let keeper = cache.hold(Call::Invalidate);
     thread::scope(|scope| {
         let first = scope.spawn(end);
         keeper.wait_until_reached();
@@ -106,7 +106,7 @@ fn a_revocation_that_meets_a_sign_in_whose_key_was_just_renewed() {
             Action::Renew { to: id_hash, realm: Realm::default(), grace_until: Some(NOW + HOUR) };
         store.commit(&Commit::new(&old, action, nothing.clone(), NOW)).unwrap();
         assert!(lives(&store, &id_hash), "it is in the cache from now on");
-        let keeper = cache.hold(Call::Forget);
+        let keeper = cache.hold(Call::Invalidate);
         at_commit.open();
         keeper.wait_until_reached();
         let revoked =
