@@ -10,7 +10,7 @@ use rusqlite::Connection;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::stores::sqlite::error::{retry_while_busy, while_doing};
-use crate::stores::sqlite::file::{self, InUse, Opened, Purpose, with_suffix};
+use crate::stores::sqlite::file::{self, Access, InUse, Opened, Purpose, with_suffix};
 use crate::stores::sqlite::file_identity::FileIdentity;
 use crate::stores::sqlite::migrate;
 use crate::stores::sqlite::read_pool::{self, Readers};
@@ -18,7 +18,7 @@ use crate::stores::sqlite::record_cache::RecordCache;
 use crate::stores::sqlite::sql::TableName;
 use crate::stores::sqlite::store::{Shared, SqliteStore};
 use crate::stores::sqlite::wal::Wal;
-use crate::stores::sqlite::write::{Statements, Writer, WriterSettings};
+use crate::stores::sqlite::write::{TableSql, Writer, WriterSettings};
 
 /// Which acknowledged changes survive a power loss.
 ///
@@ -215,29 +215,32 @@ impl SqliteStoreBuilder {
     /// - [`ErrorKind::NotSetUp`]: with `migrate(false)`, the tables are missing or older.
     /// - [`ErrorKind::Busy`]: other connections kept the file locked for the whole busy timeout.
     pub fn open(self) -> Result<SqliteStore> {
-        let table = TableName::new(&self.table)?;
+        let table = self.table_name()?;
         self.check()?;
+        let (connection, file) = self.open_database()?;
+        let in_use = file.as_ref().map(|(_, path)| InUse::new(path)).transpose()?;
+        self.configure(&connection, &table)?;
+        self.assemble(connection, file, in_use, table)
+    }
+
+    /// Opens the write connection. Returns it, and the file if the database is in one.
+    fn open_database(&self) -> Result<(Connection, Option<(Access, PathBuf)>)> {
+        let Location::File(path) = &self.place else {
+            let memory = Connection::open_in_memory().map_err(while_doing("open a database"))?;
+            return Ok((memory, None));
+        };
+        let purpose = match (self.read_only, self.migrate) {
+            (true, _) => Purpose::Read,
+            (false, true) => Purpose::Create,
+            (false, false) => Purpose::Write,
+        };
+        let Opened { connection, access, path } = file::open(path, purpose)?;
+        Ok((connection, Some((access, path))))
+    }
+
+    /// Sets the write connection up, and prepares the database.
+    fn configure(&self, connection: &Connection, table: &TableName) -> Result<()> {
         let deadline = Instant::now() + self.busy_timeout;
-        let (connection, file) = match &self.place {
-            Location::Memory => {
-                let memory =
-                    Connection::open_in_memory().map_err(while_doing("open a database"))?;
-                (memory, None)
-            }
-            Location::File(path) => {
-                let purpose = match (self.read_only, self.migrate) {
-                    (true, _) => Purpose::Read,
-                    (false, true) => Purpose::Create,
-                    (false, false) => Purpose::Write,
-                };
-                let Opened { connection, access, path } = file::open(path, purpose)?;
-                (connection, Some((access, path)))
-            }
-        };
-        let in_use = match &file {
-            Some((_, path)) => Some(InUse::new(path)?),
-            None => None,
-        };
         connection.set_prepared_statement_cache_capacity(read_pool::PREPARED);
         // On macOS a plain fsync stops at the drive's cache; on other systems `fullfsync` has no
         // effect. `secure_delete` overwrites deleted content where that writes no additional page,
@@ -245,18 +248,26 @@ impl SqliteStoreBuilder {
         connection
             .execute_batch("PRAGMA fullfsync = ON; PRAGMA secure_delete = FAST")
             .map_err(while_doing("configure the connection"))?;
-        self.prepare(&connection, &table, deadline)?;
-
-        let full = self.durability == Durability::Full;
-        let page_size = pragma(&connection, "page_size")?;
+        self.prepare(connection, table, deadline)?;
         if let Some(bytes) = self.max_file_size {
-            let pages = bytes.checked_div(page_size).unwrap_or(bytes).max(1);
+            let pages = bytes.checked_div(page_size(connection)?).unwrap_or(bytes).max(1);
             let bound = format!("PRAGMA max_page_count = {pages}");
             connection
                 .query_row(&bound, [], |_| Ok(()))
                 .map_err(while_doing("bound the size of the database"))?;
         }
-        Wal::register_hook(&connection);
+        Wal::register_hook(connection);
+        Ok(())
+    }
+
+    /// Makes the store over the configured write connection.
+    fn assemble(
+        self,
+        connection: Connection,
+        file: Option<(Access, PathBuf)>,
+        in_use: Option<InUse>,
+        table: TableName,
+    ) -> Result<SqliteStore> {
         let mode: String = connection
             .query_row("PRAGMA journal_mode", [], |row| row.get(0))
             .map_err(while_doing("read a setting of the database"))?;
@@ -266,23 +277,21 @@ impl SqliteStoreBuilder {
             [path.clone(), with_suffix(path, "-wal")]
         });
         let file_identity = Arc::new(FileIdentity::of(files.collect(), self.events.clone()));
-        let wal = Wal::new(page_size, self.checkpoints, self.events.clone());
         let record_cache = match &file {
             Some((_, path)) if has_wal && self.cache_bytes > 0 && !self.read_only => {
                 RecordCache::new(&with_suffix(path, "-shm"), self.cache_bytes).map(Arc::new)
             }
             _ => None,
         };
-        let statements = Statements::new(&table);
-        let (sql, busy_timeout) = (statements.read.clone(), self.busy_timeout);
         let settings = WriterSettings {
-            statements,
-            busy_timeout,
-            full,
-            wal,
+            sql: TableSql::new(&table),
+            busy_timeout: self.busy_timeout,
+            full: self.durability == Durability::Full,
+            wal: Wal::new(page_size(&connection)?, self.checkpoints, self.events.clone()),
             file_identity: file_identity.clone(),
             record_cache: record_cache.clone(),
         };
+        let sql = settings.sql.read.clone();
         let writer = Arc::new(Writer::new(connection, has_wal, settings));
         let (readers, name) = match &file {
             None => (Readers::SharedWriter(writer.clone()), "a database in memory".to_owned()),
@@ -299,7 +308,7 @@ impl SqliteStoreBuilder {
             writer,
             readers,
             events: self.events,
-            busy_timeout,
+            busy_timeout: self.busy_timeout,
             record_cache,
             _in_use: in_use,
         })))
@@ -383,10 +392,11 @@ impl SqliteStoreBuilder {
     }
 }
 
-fn pragma(connection: &Connection, name: &str) -> Result<u64> {
+/// Returns the size of the database's pages, in bytes.
+fn page_size(connection: &Connection) -> Result<u64> {
     connection
-        .query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0))
-        .map(|value| u64::try_from(value).unwrap_or(0))
+        .query_row("PRAGMA page_size", [], |row| row.get::<_, i64>(0))
+        .map(|bytes| u64::try_from(bytes).unwrap_or(0))
         .map_err(while_doing("read a setting of the database"))
 }
 

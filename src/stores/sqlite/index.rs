@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::id::{PublicId, Realm, SessionIdHash};
 use crate::record::{Stats, Summary};
 use crate::stores::sqlite::row;
-use crate::stores::sqlite::sql::Sql;
+use crate::stores::sqlite::sql::ReadSql;
 use crate::stores::sqlite::store::Shared;
 use crate::stores::sqlite::write::{JobKind, WriteTx};
 
@@ -132,7 +132,7 @@ impl SessionIndex for Shared {
     }
 }
 
-fn stats(connection: &Connection, sql: &Sql, now: Timestamp) -> rusqlite::Result<Stats> {
+fn stats(connection: &Connection, sql: &ReadSql, now: Timestamp) -> rusqlite::Result<Stats> {
     // One snapshot for all counts.
     let snapshot = connection.unchecked_transaction()?;
     let count = |sql: &str| -> rusqlite::Result<u64> {

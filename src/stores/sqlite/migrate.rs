@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::stores::sqlite::error::{self, while_doing};
 use crate::stores::sqlite::sql::{HISTORY, TableName};
-use crate::stores::sqlite::write::{Statements, WriteTx};
+use crate::stores::sqlite::write::{TableSql, WriteTx};
 
 struct Migration {
     version: u32,
@@ -199,8 +199,8 @@ pub(super) fn migrate(
     events: &Events,
     deadline: Instant,
 ) -> Result<()> {
-    let statements = Statements::new(table);
-    let mut tx = WriteTx::begin(connection, &statements, None, OPERATION, deadline)?;
+    let sql = TableSql::new(table);
+    let mut tx = WriteTx::begin(connection, &sql, None, OPERATION, deadline)?;
     let from = tx.with_connection(|connection| apply(connection, table))?;
     tx.commit(deadline)?;
     if from < newest() {

@@ -54,7 +54,7 @@ macro_rules! statements {
 pub(super) use statements;
 
 statements! {
-    Sql(table: &TableName) {
+    ReadSql(table: &TableName) {
         let t = format!("\"{}\"", table.as_str());
         let meta = format!("\"{}_meta\"", table.as_str());
         let replaced = format!("\"{}_replaced\"", table.as_str());
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn these_statements_only_read() {
-        let sql = format!("{:#?}", Sql::new(&TableName::new("t").unwrap()));
+        let sql = format!("{:#?}", ReadSql::new(&TableName::new("t").unwrap()));
         let statements: Vec<_> = sql.lines().filter(|line| line.contains('"')).collect();
         assert!(statements.len() > 20, "{sql}");
         for line in statements {

@@ -24,7 +24,7 @@ use crate::stores::sqlite::file::{Access, InUse};
 use crate::stores::sqlite::read_pool::Readers;
 use crate::stores::sqlite::record_cache::RecordCache;
 use crate::stores::sqlite::row;
-use crate::stores::sqlite::sql::{Sql, TableName};
+use crate::stores::sqlite::sql::{ReadSql, TableName};
 use crate::stores::sqlite::write::{JobKind, Writer};
 use crate::sync::instant;
 
@@ -56,7 +56,7 @@ pub(super) struct Shared {
     /// How the file is opened, and its path; `None` for a database in memory.
     pub(super) file: Option<(Access, PathBuf)>,
     pub(super) table: TableName,
-    pub(super) sql: Arc<Sql>,
+    pub(super) sql: Arc<ReadSql>,
     pub(super) writer: Arc<Writer>,
     pub(super) readers: Readers,
     pub(super) events: Events,
@@ -83,7 +83,7 @@ impl Shared {
     pub(super) fn query<T>(
         &self,
         operation: &'static str,
-        query: impl FnOnce(&Connection, &Sql) -> rusqlite::Result<T>,
+        query: impl FnOnce(&Connection, &ReadSql) -> rusqlite::Result<T>,
     ) -> Result<T> {
         self.readers.read(operation, |connection| {
             query(connection, &self.sql).map_err(while_doing(operation))

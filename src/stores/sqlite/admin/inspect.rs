@@ -16,7 +16,7 @@ use crate::stores::sqlite::admin::report::{
 use crate::stores::sqlite::columns::{ROW_ID, session};
 use crate::stores::sqlite::index;
 use crate::stores::sqlite::row;
-use crate::stores::sqlite::sql::Sql;
+use crate::stores::sqlite::sql::ReadSql;
 
 #[allow(clippy::missing_errors_doc)] // documented once, at the type
 impl Admin {
@@ -176,7 +176,7 @@ impl Admin {
     fn query<T>(
         &self,
         operation: &'static str,
-        query: impl FnOnce(&Connection, &Sql) -> rusqlite::Result<T>,
+        query: impl FnOnce(&Connection, &ReadSql) -> rusqlite::Result<T>,
     ) -> Result<T> {
         self.read_only_store()?.0.query(operation, query)
     }

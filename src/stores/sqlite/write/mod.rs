@@ -28,7 +28,7 @@ use connection::WriteConnection;
 use job::{Job, JobResult, WaitResult, panicked};
 
 pub(super) use job::JobKind;
-pub(super) use sql::Statements;
+pub(super) use sql::TableSql;
 pub(super) use tx::WriteTx;
 
 /// The maximum number of jobs in one transaction.
@@ -44,7 +44,7 @@ pub(super) struct Writer {
 
 /// What a writer needs beside its connection.
 pub(super) struct WriterSettings {
-    pub(super) statements: Statements,
+    pub(super) sql: TableSql,
     pub(super) busy_timeout: Duration,
     /// Whether every group is synced.
     pub(super) full: bool,
@@ -249,13 +249,13 @@ impl Writer {
         leader: &mut Leader<'_>,
         deadline: Instant,
     ) -> Result<Option<u32>> {
-        let WriterSettings { statements, full, file_identity, record_cache, .. } = &self.settings;
+        let WriterSettings { sql, full, file_identity, record_cache, .. } = &self.settings;
         let is_synced = *full || self.needs_sync(own);
         file_identity.check()?;
         let operation = leader.operation;
         let connection = write_connection.idle_with_sync(is_synced, operation, deadline)?;
         let record_cache = record_cache.as_deref();
-        let mut tx = WriteTx::begin(connection, statements, record_cache, operation, deadline)?;
+        let mut tx = WriteTx::begin(connection, sql, record_cache, operation, deadline)?;
         self.fill_group(leader, is_synced);
         let is_grouped = leader.group.len() > 1;
         for (job, result) in &mut leader.group {
@@ -316,9 +316,9 @@ mod tests {
         connection.execute_batch(&set_up).unwrap();
         let wal = Wal::new(4096, true, Events::default());
         let file_identity = Arc::new(FileIdentity::of(vec![], Events::default()));
-        let statements = Statements::new(&TableName::new("t").unwrap());
+        let sql = TableSql::new(&TableName::new("t").unwrap());
         let settings = WriterSettings {
-            statements,
+            sql,
             busy_timeout,
             full: false,
             wal,

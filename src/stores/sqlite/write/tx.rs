@@ -18,14 +18,14 @@ use crate::stores::sqlite::error::{retry_while_busy, while_doing};
 use crate::stores::sqlite::record_cache::{CachedSession, Effect, PendingEffects, RecordCache};
 use crate::stores::sqlite::row::{self, FoundRow};
 use crate::stores::sqlite::wal;
-use crate::stores::sqlite::write::sql::Statements;
+use crate::stores::sqlite::write::sql::TableSql;
 
 /// An open write transaction.
 ///
 /// Dropping it rolls back and empties the record cache.
 pub(crate) struct WriteTx<'c> {
     connection: &'c Connection,
-    sql: &'c Statements,
+    sql: &'c TableSql,
     effects: PendingEffects<'c>,
     /// What the transaction, or the job that runs in it, does; for errors.
     operation: &'static str,
@@ -37,7 +37,7 @@ impl<'c> WriteTx<'c> {
     /// Begins a transaction, and waits until the deadline for the write lock.
     pub(crate) fn begin(
         connection: &'c Connection,
-        sql: &'c Statements,
+        sql: &'c TableSql,
         record_cache: Option<&'c RecordCache>,
         operation: &'static str,
         deadline: Instant,
